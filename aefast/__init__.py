@@ -1,0 +1,13 @@
+"""aefast: compiled kernels for the autoencoder family.
+
+>>> import torch, aefast
+>>> code = aefast.functional.linear_act(torch.zeros(2, 3), torch.ones(4, 3), activation="sigmoid")
+>>> code.shape
+torch.Size([2, 4])
+"""
+
+from aefast import functional, nn, random
+from aefast.backend import BackendUnavailableError, use_backend
+from aefast.version import __version__
+
+__all__ = ["BackendUnavailableError", "__version__", "functional", "nn", "random", "use_backend"]

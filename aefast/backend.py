@@ -1,0 +1,172 @@
+"""Which backend runs an op, and why.
+
+CPU tensors take ``cpp``, else ``numba``, else ``eager``; CUDA tensors take ``triton``, else
+``eager``; any other device, and float64, take ``eager``, the definition in plain PyTorch.
+``use_backend`` and the environment variable ``AEFAST_BACKEND`` force one.
+"""
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from types import ModuleType
+
+import torch
+
+BACKENDS = ("cpp", "numba", "triton", "eager")
+INSTRUCTION_SETS = ("baseline", "avx2", "avx512", "amx")
+KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+_PREFERENCE = {"cpu": ("cpp", "numba"), "cuda": ("triton",)}
+
+_forced: ContextVar[str | None] = ContextVar("aefast_backend", default=None)
+
+
+class BackendUnavailableError(RuntimeError):
+    """A backend was forced that cannot run here; the message says why."""
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Run every op inside the block on one backend.
+
+    Args:
+        name: ``"cpp"``, ``"numba"``, ``"triton"`` or ``"eager"``.
+
+    Raises:
+        ValueError: ``name`` is none of these.
+        BackendUnavailableError: the backend cannot run on this machine. An op inside the block
+            raises it too, for a tensor on a device that the backend does not serve.
+
+    >>> import torch, aefast
+    >>> with aefast.use_backend("eager"):
+    ...     aefast.functional.linear_act(torch.ones(1, 2), torch.ones(1, 2), activation="relu")
+    tensor([[2.]])
+    """
+    _check_name(name, "name")
+    reasons = [unavailable(name, device_type) for device_type in ("cpu", "cuda")]
+    if all(reasons):
+        raise BackendUnavailableError(f"backend {name!r} cannot run: {reasons[0]}")
+    token = _forced.set(name)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def select(device: torch.device, dtype: torch.dtype) -> str:
+    """The name of the backend that runs an op on tensors of this device and dtype."""
+    return _select(_forced.get() or _environment_choice(), device.type, dtype)
+
+
+def unavailable(name: str, device_type: str) -> str | None:
+    """Why backend ``name`` cannot run on ``device_type``; None where it can."""
+    if name == "eager":
+        return None
+    if name == "triton":
+        return _triton_unavailable(device_type)
+    if device_type != "cpu":
+        return f"it serves CPU tensors, not {device_type}"
+    return _extension_unavailable() if name == "cpp" else _numba_unavailable()
+
+
+def implementation(op: str, backend: str) -> ModuleType:
+    """The module ``aefast.ops.<op>.<backend>``, imported on first use."""
+    return _implementation(op, backend)
+
+
+def extension() -> ModuleType:
+    """The compiled module ``aefast._C``, capped to ``AEFAST_CPU_ISA``."""
+    return _extension()
+
+
+def cpu_isa() -> str:
+    """The instruction set that the C++ kernels use; ``"none"`` where there is no extension."""
+    return "none" if _extension_unavailable() else extension().instruction_set()
+
+
+def cpu_features() -> list[str]:
+    """The instruction sets that this processor and operating system offer to the C++ kernels."""
+    return [] if _extension_unavailable() else extension().detected_features()
+
+
+@cache
+def _select(forced: str | None, device_type: str, dtype: torch.dtype) -> str:
+    if forced is None:
+        if dtype not in KERNEL_DTYPES:
+            return "eager"
+        candidates = _PREFERENCE.get(device_type, ())
+        return next((name for name in candidates if not unavailable(name, device_type)), "eager")
+    reason = unavailable(forced, device_type)
+    if reason is None and forced != "eager" and dtype not in KERNEL_DTYPES:
+        reason = f"it takes float32, bfloat16 or float16, not {str(dtype).removeprefix('torch.')}"
+    if reason is not None:
+        raise BackendUnavailableError(f"backend {forced!r} cannot run: {reason}")
+    return forced
+
+
+@cache
+def _environment_choice() -> str | None:
+    name = os.environ.get("AEFAST_BACKEND") or None
+    if name is not None:
+        _check_name(name, "AEFAST_BACKEND")
+    return name
+
+
+def _check_name(name: str, argument: str) -> None:
+    if name not in BACKENDS:
+        raise ValueError(f"{argument} is {name!r}; it takes one of {', '.join(BACKENDS)}")
+
+
+@cache
+def _implementation(op: str, backend: str) -> ModuleType:
+    return importlib.import_module(f"aefast.ops.{op}.{backend}")
+
+
+@cache
+def _extension() -> ModuleType:
+    module = importlib.import_module("aefast._C")
+    cap = os.environ.get("AEFAST_CPU_ISA") or None
+    if cap is not None:
+        if cap not in INSTRUCTION_SETS:
+            raise ValueError(
+                f"AEFAST_CPU_ISA is {cap!r}; it takes one of {', '.join(INSTRUCTION_SETS)}"
+            )
+        module.cap_instruction_set(cap)
+    return module
+
+
+@cache
+def _extension_unavailable() -> str | None:
+    if importlib.util.find_spec("aefast._C") is None:
+        return "the C++ extension is not in this installation (a pure wheel, or not built yet)"
+    try:
+        _extension()
+    except ImportError as error:
+        return f"the C++ extension does not load: {error}"
+    return None
+
+
+@cache
+def _numba_unavailable() -> str | None:
+    try:
+        importlib.import_module("numba")
+    except ImportError as error:
+        return f"numba does not import: {error}"
+    return None
+
+
+@cache
+def _triton_unavailable(device_type: str) -> str | None:
+    try:
+        importlib.import_module("triton")
+    except ImportError as error:
+        return f"triton does not import: {error}"
+    if device_type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1":
+        return None
+    if device_type != "cuda":
+        return f"it serves CUDA tensors, not {device_type} (TRITON_INTERPRET=1 interprets it there)"
+    return None if torch.cuda.is_available() else "torch sees no CUDA device"

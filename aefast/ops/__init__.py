@@ -1,0 +1,1 @@
+"""The hot paths: a folder an op, a file a backend."""

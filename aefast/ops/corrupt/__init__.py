@@ -1,0 +1,122 @@
+"""Noise injection: the contract, autograd and the registration of ``aefast::corrupt``.
+
+The mask is a pure function of the seed, so backward draws it again instead of storing it: the
+gradient of masking, and of salt and pepper, is the incoming gradient masked by the same draw.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from aefast import backend, random
+from aefast.ops.corrupt import eager
+from aefast.ops.shared import contract
+
+KINDS = ("masking", "salt_and_pepper", "gaussian")
+
+
+def corrupt(
+    x: Tensor,
+    kind: str,
+    level: float,
+    *,
+    low: float = 0.0,
+    high: float = 1.0,
+    seed: int | None = None,
+    generator: torch.Generator | None = None,
+    row_offset: int = 0,
+) -> Tensor:
+    contract.check_tensor(x, "x")
+    contract.check_choice(kind, "kind", KINDS)
+    level = contract.check_number(level, "level", 0, math.inf if kind == "gaussian" else 1)
+    low = contract.check_number(low, "low")
+    high = contract.check_number(high, "high")
+    row_offset = contract.check_integer(row_offset, "row_offset", 2**63)
+    arguments = (kind, level, low, high, _seed(seed, generator, x), row_offset)
+    if contract.is_traced(x) and x.dtype in backend.KERNEL_DTYPES:
+        return torch.ops.aefast.corrupt(x, *arguments[:4], torch.as_tensor(arguments[4]), row_offset)
+    name = backend.select(x.device, x.dtype)
+    if name == "eager" or x.numel() == 0 or contract.is_transformed():
+        return eager.corrupt(x, *arguments)
+    return _corrupt(x, arguments, name)
+
+
+def _seed(seed: int | None, generator: torch.Generator | None, x: Tensor) -> int | Tensor:
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"generator is a {type(generator).__name__}; it takes a torch.Generator or None"
+        )
+    if seed is None:
+        return random.draw_seed(generator, x.device, as_tensor=contract.is_traced(x))
+    if generator is not None:
+        raise ValueError("seed and generator are both given; it takes one of them")
+    return contract.check_integer(seed, "seed", random.SEED_LIMIT)
+
+
+def _corrupt(x: Tensor, arguments: tuple[Any, ...], name: str) -> Tensor:
+    if x.requires_grad and torch.is_grad_enabled():
+        return _Corrupt.apply(x, arguments, name)
+    return backend.implementation("corrupt", name).corrupt(x, *arguments)
+
+
+def _masking(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments that zero what ``arguments`` touched."""
+    _, level, _, _, seed, row_offset = arguments
+    return "masking", level, 0.0, 0.0, seed, row_offset
+
+
+class _Corrupt(Function):
+    @staticmethod
+    def forward(x: Tensor, arguments: tuple[Any, ...], name: str) -> Tensor:
+        return backend.implementation("corrupt", name).corrupt(x, *arguments)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.arguments, ctx.name = inputs
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        if ctx.arguments[0] == "gaussian":
+            return grad, None, None
+        if contract.is_transformed():
+            return eager.corrupt(grad, *_masking(ctx.arguments)), None, None
+        return _corrupt(grad, _masking(ctx.arguments), ctx.name), None, None
+
+
+@torch.library.custom_op("aefast::corrupt", mutates_args=())
+def _registered(
+    x: Tensor, kind: str, level: float, low: float, high: float, seed: Tensor, row_offset: int
+) -> Tensor:
+    name = "eager" if x.numel() == 0 else backend.select(x.device, x.dtype)
+    return backend.implementation("corrupt", name).corrupt(
+        x, kind, level, low, high, seed, row_offset
+    )
+
+
+@_registered.register_fake
+def _(x: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, *arguments, seed, ctx.row_offset = inputs
+    ctx.arguments = arguments
+    ctx.save_for_backward(seed)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    if ctx.arguments[0] != "gaussian":
+        masking = _masking((*ctx.arguments, *ctx.saved_tensors, ctx.row_offset))
+        grad = torch.ops.aefast.corrupt(grad, *masking)
+    return grad, *(None,) * 6
+
+
+_registered.register_autograd(_backward, setup_context=_setup_context)
+
+
+@_registered.register_vmap
+def _(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
+    return torch.vmap(eager.corrupt, in_dims)(*arguments), 0

@@ -1,0 +1,58 @@
+"""Noise injection in C++: csrc/corrupt.cpp."""
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from aefast import random
+from aefast.backend import extension
+
+_C = extension()
+
+
+def corrupt(
+    x: Tensor,
+    kind: str,
+    level: float,
+    low: float,
+    high: float,
+    seed: int | Tensor,
+    row_offset: int,
+) -> Tensor:
+    dtype = x.dtype
+    touched = to_low = low_bits = high_bits = 0
+    if kind == "gaussian":
+        x = x.float()
+    else:
+        touched, to_low = random.threshold(level), random.threshold(level / 2)
+    if kind == "salt_and_pepper":
+        low_bits, high_bits = _bits(low, dtype), _bits(high, dtype)
+    if x.dim() != 2 or x.stride(1) != 1:
+        x = x.contiguous()
+    columns = x.shape[-1] if x.dim() else 1
+    output = torch.empty(x.shape, dtype=x.dtype)
+    _C.corrupt(
+        getattr(_C.Noise, kind),
+        x.data_ptr(),
+        output.data_ptr(),
+        x.numel() // columns,
+        columns,
+        x.stride(0) if x.dim() == 2 else columns,
+        x.element_size(),
+        int(seed),
+        row_offset,
+        touched,
+        to_low,
+        low_bits,
+        high_bits,
+        level,
+        torch.get_num_threads(),
+    )
+    return output.to(dtype)
+
+
+@cache
+def _bits(value: float, dtype: torch.dtype) -> int:
+    bits = torch.tensor([value], dtype=dtype).view(torch.uint8).tolist()
+    return int.from_bytes(bits, "little")

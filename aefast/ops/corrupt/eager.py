@@ -1,0 +1,37 @@
+"""Noise injection as the equations read.
+
+Reference: Vincent, Larochelle, Lajoie, Bengio, Manzagol, "Stacked denoising autoencoders", JMLR
+11, 2010, section 3.3.
+"""
+
+import torch
+from torch import Tensor
+
+from aefast import random
+
+
+def corrupt(
+    x: Tensor,
+    kind: str,
+    level: float,
+    low: float,
+    high: float,
+    seed: int | Tensor,
+    row_offset: int,
+) -> Tensor:
+    columns = x.shape[-1] if x.dim() else 1
+    rows = x.numel() // max(columns, 1)
+    block = {"row_offset": row_offset, "device": x.device}
+
+    if kind == "gaussian":
+        noise = random.normal(seed, rows, columns, **block).reshape(x.shape)
+        if x.dtype == torch.float64:
+            return x + level * noise
+        return (x.float() + level * noise).to(x.dtype)
+
+    u = random.uniform(seed, rows, columns, **block).reshape(x.shape)
+    level = torch.tensor(level, dtype=torch.float32, device=x.device)
+    if kind == "masking":
+        return torch.where(u < level, 0, x)
+    salt_or_pepper = torch.where(u < level / 2, x.new_tensor(low), x.new_tensor(high))
+    return torch.where(u < level, salt_or_pepper, x)

@@ -1,0 +1,206 @@
+"""A linear layer with its activation: the contract, autograd and the registered ops.
+
+A backend module has two functions, on ``x [B, D]`` and ``weight [H, D]``:
+
+``forward(x, weight, bias, activation, keep_preactivation) -> (output, preactivation or None)``
+    both ``[B, H]``; the pre-activation where it is asked for.
+``backward(grad, x, weight, saved, activation, needed) -> (grad_x, grad_weight, grad_bias)``
+    of which only the ``needed`` ones are made, the others None. ``saved`` is the pre-activation
+    for the activations in ``FROM_PREACTIVATION``, and the output for all others, whose derivative
+    the output tells.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from aefast import backend
+from aefast.ops.linear_act import eager
+from aefast.ops.shared import contract
+
+ACTIVATIONS = tuple(eager.ACTIVATIONS)
+FROM_PREACTIVATION = ("gelu", "silu")
+
+
+def linear_act(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "identity"
+) -> Tensor:
+    contract.check_choice(activation, "activation", ACTIVATIONS)
+    x, weight, bias = _autocast(x, weight, bias)
+    _check_tensors(x, weight, bias)
+    if contract.is_traced(x) and x.dtype in backend.KERNEL_DTYPES:
+        output = torch.ops.aefast.linear_act(x.reshape(-1, x.shape[-1]), weight, bias, activation)
+        return output[0].reshape(*x.shape[:-1], weight.shape[0])
+    name = backend.select(x.device, x.dtype)
+    if name == "eager" or 0 in (x.numel(), weight.numel()) or contract.is_transformed():
+        return eager.linear_act(x, weight, bias, activation)
+    if x.dim() == 2:
+        return _linear_act(x, weight, bias, activation, name)
+    output = _linear_act(x.reshape(-1, x.shape[-1]), weight, bias, activation, name)
+    return output.reshape(*x.shape[:-1], weight.shape[0])
+
+
+def _autocast(*tensors: Any) -> tuple[Any, ...]:
+    """Under autocast the same casts as torch.nn.functional.linear's."""
+    x = tensors[0]
+    if not isinstance(x, Tensor) or not torch.is_autocast_enabled(x.device.type):
+        return tensors
+    dtype = torch.get_autocast_dtype(x.device.type)
+    return tuple(
+        tensor.to(dtype)
+        if isinstance(tensor, Tensor) and tensor.dtype in backend.KERNEL_DTYPES
+        else tensor
+        for tensor in tensors
+    )
+
+
+def _check_tensors(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    contract.check_tensor(x, "x")
+    contract.check_like(weight, "weight", x, "x")
+    if weight.dim() != 2:
+        raise ValueError(f"weight has shape {list(weight.shape)}; it takes [H, D]")
+    if x.dim() < 1 or x.shape[-1] != weight.shape[1]:
+        raise ValueError(
+            f"x has shape {list(x.shape)}; "
+            f"with weight's shape {list(weight.shape)} it takes [..., {weight.shape[1]}]"
+        )
+    if bias is None:
+        return
+    contract.check_like(bias, "bias", x, "x")
+    if bias.shape != weight.shape[:1]:
+        raise ValueError(
+            f"bias has shape {list(bias.shape)}; "
+            f"with weight's shape {list(weight.shape)} it takes [{weight.shape[0]}]"
+        )
+
+
+def _linear_act(
+    x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, name: str
+) -> Tensor:
+    differentiated = torch.is_grad_enabled() and (
+        x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
+    )
+    if differentiated:
+        return _LinearAct.apply(x, weight, bias, activation, name)[0]
+    return backend.implementation("linear_act", name).forward(x, weight, bias, activation, False)[0]
+
+
+class _LinearAct(Function):
+    @staticmethod
+    def forward(
+        x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, name: str
+    ) -> tuple[Tensor, Tensor | None]:
+        keep_preactivation = activation in FROM_PREACTIVATION
+        return backend.implementation("linear_act", name).forward(
+            x, weight, bias, activation, keep_preactivation
+        )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> None:
+        x, weight, bias, ctx.activation, ctx.name = inputs
+        output, preactivation = outputs
+        if preactivation is not None:
+            ctx.mark_non_differentiable(preactivation)
+        saved = output if preactivation is None else preactivation
+        ctx.save_for_backward(x, weight, bias, saved)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 5
+        x, weight, bias, saved = ctx.saved_tensors
+        needed = tuple(ctx.needs_input_grad[:3])
+        if torch.is_grad_enabled() or contract.is_transformed():
+            # The gradient is to be differentiated again, or batched: the definition's can be.
+            gradients = eager.backward(grad, x, weight, bias, ctx.activation)
+        else:
+            gradients = backend.implementation("linear_act", ctx.name).backward(
+                grad, x, weight, saved, ctx.activation, needed
+            )
+        return *(g if need else None for g, need in zip(gradients, needed, strict=True)), None, None
+
+
+@torch.library.custom_op("aefast::linear_act", mutates_args=())
+def _registered(
+    x: Tensor, weight: Tensor, bias: Tensor | None, activation: str
+) -> tuple[Tensor, Tensor]:
+    name = backend.select(x.device, x.dtype)
+    keep_preactivation = activation in FROM_PREACTIVATION
+    if name == "eager" or 0 in (x.numel(), weight.numel()):
+        preactivation = eager.linear_act(x, weight, bias, "identity")
+        output = eager.ACTIVATIONS[activation](preactivation)
+        return output, preactivation if keep_preactivation else x.new_empty(0)
+    output, preactivation = backend.implementation("linear_act", name).forward(
+        x, weight, bias, activation, keep_preactivation
+    )
+    return output, x.new_empty(0) if preactivation is None else preactivation
+
+
+@_registered.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> tuple[Tensor, Tensor]:
+    output = x.new_empty(x.shape[0], weight.shape[0])
+    keep_preactivation = activation in FROM_PREACTIVATION
+    return output, torch.empty_like(output) if keep_preactivation else x.new_empty(0)
+
+
+@torch.library.custom_op("aefast::linear_act_backward", mutates_args=())
+def _registered_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    saved: Tensor,
+    activation: str,
+    needed: list[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    name = backend.select(x.device, x.dtype)
+    if name == "eager" or 0 in (x.numel(), weight.numel()):
+        gradients = eager.backward(grad, x, weight, bias, activation)
+    else:
+        gradients = backend.implementation("linear_act", name).backward(
+            grad, x, weight, saved, activation, tuple(needed)
+        )
+    grad_x, grad_weight, grad_bias = (
+        gradient if need else x.new_empty(0)
+        for gradient, need in zip(gradients, needed, strict=True)
+    )
+    return grad_x, grad_weight, grad_bias
+
+
+@_registered_backward.register_fake
+def _(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    saved: Tensor,
+    activation: str,
+    needed: list[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    shapes = (x.shape, weight.shape, weight.shape[:1])
+    grad_x, grad_weight, grad_bias = (
+        x.new_empty(shape if need else (0,)) for shape, need in zip(shapes, needed, strict=True)
+    )
+    return grad_x, grad_weight, grad_bias
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, weight, bias, ctx.activation = inputs
+    saved = output[1] if ctx.activation in FROM_PREACTIVATION else output[0]
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(x, weight, bias, saved)
+
+
+def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight, bias, saved = ctx.saved_tensors
+    needed = list(ctx.needs_input_grad[:3])
+    gradients = torch.ops.aefast.linear_act_backward(
+        grad, x, weight, bias, saved, ctx.activation, needed
+    )
+    return *(g if need else None for g, need in zip(gradients, needed, strict=True)), None
+
+
+_registered.register_autograd(_backward, setup_context=_setup_context)

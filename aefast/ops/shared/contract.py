@@ -1,0 +1,92 @@
+"""What the doors of all ops check, and how a call finds its way to a kernel."""
+
+import math
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def check_tensor(value: Any, argument: str) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{argument} is a {type(value).__name__}; it takes a torch.Tensor")
+    if value.dtype not in FLOATING:
+        raise TypeError(
+            f"{argument} has dtype {dtype_name(value)}; "
+            "it takes float32, float64, bfloat16 or float16"
+        )
+    if value.layout is not torch.strided:
+        raise TypeError(f"{argument} has layout {value.layout}; it takes a strided tensor")
+
+
+def check_like(value: Tensor, argument: str, reference: Tensor, reference_argument: str) -> None:
+    """The same dtype and device as another argument."""
+    check_tensor(value, argument)
+    if value.dtype != reference.dtype:
+        raise TypeError(
+            f"{argument} has dtype {dtype_name(value)}; "
+            f"it takes {reference_argument}'s, {dtype_name(reference)}"
+        )
+    if value.device != reference.device:
+        raise ValueError(
+            f"{argument} is on {value.device}; it takes {reference_argument}'s device, "
+            f"{reference.device}"
+        )
+
+
+def check_number(value: Any, argument: str, low: float = -math.inf, high: float = math.inf) -> float:
+    """A finite real number in [low, high], as a float."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{argument} is a {type(value).__name__}; it takes a real number")
+    if not math.isfinite(value) or not low <= value <= high:
+        if high < math.inf:
+            domain = f"a number in [{low:g}, {high:g}]"
+        else:
+            domain = "a finite number" if low == -math.inf else f"a finite number, at least {low:g}"
+        raise ValueError(f"{argument} is {value}; it takes {domain}")
+    return float(value)
+
+
+def check_integer(value: Any, argument: str, limit: int) -> int:
+    """An integer in [0, limit)."""
+    if isinstance(value, bool) or not hasattr(value, "__index__") or isinstance(value, Tensor):
+        raise TypeError(f"{argument} is a {type(value).__name__}; it takes an int")
+    if not 0 <= value < limit:
+        raise ValueError(f"{argument} is {value}; it takes an int in [0, 2**{limit.bit_length() - 1})")
+    return int(value)
+
+
+def check_choice(value: Any, argument: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{argument} is {value!r}; it takes one of {', '.join(choices)}")
+
+
+def dtype_name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def is_traced(tensor: Tensor) -> bool:
+    """Whether something looks on that must see a registered op instead of a pointer.
+
+    torch.compile, torch.export, fake tensors and other subclasses, dispatch modes. Elsewhere the
+    kernel is called directly: a registered op costs 10 to 17 us a call.
+    """
+    return (
+        torch.compiler.is_compiling()
+        or type(tensor) not in (Tensor, torch.nn.Parameter)
+        or torch._C._len_torch_dispatch_stack() > 0
+    )
+
+
+def is_transformed() -> bool:
+    """Whether vmap or forward-mode differentiation is at work, which only the definition serves."""
+    if torch.autograd.forward_ad._current_level >= 0:
+        return True
+    if not torch._C._are_functorch_transforms_active():
+        return False
+    grad = torch._C._functorch.TransformType.Grad
+    interpreters = torch._C._functorch.get_interpreter_stack() or ()
+    return any(interpreter.key() != grad for interpreter in interpreters)

@@ -1,0 +1,255 @@
+"""Device functions that every Triton kernel shares: random numbers, activations, rounding.
+
+The random numbers are those of :mod:`aefast.random`: Philox4x32-10 with the seed as its key and
+(column block, row low, row high, step) as its counter, one call for four adjacent columns.
+"""
+
+import contextlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+# Kernels take the activation as a number and branch on it once a tile: one binary serves them all.
+ACTIVATIONS = {
+    "identity": 0,
+    "relu": 1,
+    "leaky_relu": 2,
+    "sigmoid": 3,
+    "tanh": 4,
+    "softplus": 5,
+    "gelu": 6,
+    "silu": 7,
+}
+IDENTITY = tl.constexpr(ACTIVATIONS["identity"])
+RELU = tl.constexpr(ACTIVATIONS["relu"])
+LEAKY_RELU = tl.constexpr(ACTIVATIONS["leaky_relu"])
+SIGMOID = tl.constexpr(ACTIVATIONS["sigmoid"])
+TANH = tl.constexpr(ACTIVATIONS["tanh"])
+SOFTPLUS = tl.constexpr(ACTIVATIONS["softplus"])
+GELU = tl.constexpr(ACTIVATIONS["gelu"])
+SILU = tl.constexpr(ACTIVATIONS["silu"])
+LEAKY_SLOPE = tl.constexpr(0.01)
+
+INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
+
+# The names that triton gives the dtypes in a kernel's signature.
+TYPE_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One binary: a kernel, what it is specialized on, and how many threads run it.
+
+    The same record launches the kernel and compiles it ahead of time, so what the tests compile
+    is what runs. Kernels specialize on nothing else: integers have annotated types and, like
+    pointers, are not specialized by value or alignment.
+    """
+
+    kernel: Any
+    pointer_types: dict[str, str]
+    constants: dict[str, Any]
+    warps: int = 4
+    stages: int = 1
+    tensor_cores: bool = field(default=False, kw_only=True)
+
+    @property
+    def name(self) -> str:
+        values = (*self.pointer_types.values(), *self.constants.values(), self.warps, self.stages)
+        return "-".join(str(value) for value in (self.kernel.__name__, *values))
+
+    @property
+    def signature(self) -> dict[str, str]:
+        """The type of every parameter, as triton spells it."""
+        types = {}
+        for parameter in self.kernel.params:
+            if parameter.is_constexpr:
+                types[parameter.name] = "constexpr"
+            else:
+                types[parameter.name] = (
+                    self.pointer_types.get(parameter.name) or parameter.annotation_type
+                )
+        return types
+
+    def launch(self, programs: int, *arguments: Any) -> None:
+        self.kernel[(programs,)](
+            *arguments, **self.constants, num_warps=self.warps, num_stages=self.stages
+        )
+
+
+def device_of(tensor: torch.Tensor) -> contextlib.AbstractContextManager[Any]:
+    """Make the tensor's own device current: Triton launches on the current one."""
+    if tensor.device.type == "cuda":
+        return torch.cuda.device(tensor.device)
+    return contextlib.nullcontext()
+
+
+@triton.jit
+def philox(seed, column_block, row, step):
+    """The four 32-bit words that serve columns 4 * column_block .. 4 * column_block + 3 of a row.
+
+    seed, row: 64-bit; column_block, step: 32-bit. Shapes broadcast.
+    """
+    seed = seed.to(tl.uint64)
+    row = row.to(tl.uint64)
+    key_0 = seed.to(tl.uint32)
+    key_1 = (seed >> 32).to(tl.uint32)
+    word_0 = column_block.to(tl.uint32)
+    word_1 = row.to(tl.uint32)
+    word_2 = (row >> 32).to(tl.uint32)
+    word_3 = tl.to_tensor(step).to(tl.uint32)
+    for _ in tl.static_range(10):
+        # Written as one 64-bit product, so that ptxas makes it one multiplication, not two.
+        product_0 = word_0.to(tl.uint64) * 0xD2511F53
+        product_2 = word_2.to(tl.uint64) * 0xCD9E8D57
+        word_0 = (product_2 >> 32).to(tl.uint32) ^ word_1 ^ key_0
+        word_2 = (product_0 >> 32).to(tl.uint32) ^ word_3 ^ key_1
+        word_1 = product_2.to(tl.uint32)
+        word_3 = product_0.to(tl.uint32)
+        # The sum wraps; through 64 bits, for the interpreter checks 32-bit sums for overflow.
+        key_0 = (key_0.to(tl.uint64) + 0x9E3779B9).to(tl.uint32)
+        key_1 = (key_1.to(tl.uint64) + 0xBB67AE85).to(tl.uint32)
+    return word_0, word_1, word_2, word_3
+
+
+@triton.jit
+def interleave(first, second, third, fourth):
+    """Four tensors [..., n] as one [..., 4 n], their elements taken in turn."""
+    joined = tl.join(tl.join(first, third), tl.join(second, fourth))
+    return tl.reshape(joined, first.shape[:-1] + [4 * first.shape[-1]])
+
+
+@triton.jit
+def uniform_bits(word):
+    """A word's top 24 bits as an int32: the uniform is this * 2^-24, so u < p is an integer test."""
+    return (word >> 8).to(tl.int32)
+
+
+@triton.jit
+def uniform(word):
+    """A word as a float32 uniform in [0, 1)."""
+    return uniform_bits(word).to(tl.float32) * 5.9604644775390625e-08  # 2^-24
+
+
+@triton.jit
+def normal_pair(radius_word, angle_word):
+    """Two float32 standard normals (Box-Muller) from two words.
+
+    The angle is reduced to the nearest quarter turn in integers, exactly; sine and cosine of what
+    remains are polynomials within 1e-7 (tl.sin keeps a slow path with a table on the stack).
+    """
+    # In (0, 1], so that the logarithm is finite.
+    radius_uniform = radius_word.to(tl.float32) * 2.3283064365386963e-10 + 1.1641532182693481e-10
+    radius = tl.sqrt(-2.0 * tl.log(radius_uniform))
+    bits = uniform_bits(angle_word)
+    quarter = (bits + (1 << 21)) >> 22
+    remainder = (bits - (quarter << 22)).to(tl.float32) * 2.384185791015625e-07  # 2^-22
+    square = remainder * remainder
+    sine = -0.0046021491289138794 * square + 0.07968021929264069
+    sine = sine * square - 0.6459634900093079
+    sine = (sine * square + 1.5707963705062866) * remainder
+    cosine = 0.0009067399078048766 * square - 0.02086152881383896
+    cosine = cosine * square + 0.253669410943985
+    cosine = (cosine * square - 1.2337005138397217) * square + 1.0
+    odd = (quarter & 1) == 1
+    turned_cosine = tl.where(odd, sine, cosine)
+    turned_sine = tl.where(odd, cosine, sine)
+    turned_cosine = tl.where(((quarter + 1) & 2) == 2, -turned_cosine, turned_cosine)
+    turned_sine = tl.where((quarter & 2) == 2, -turned_sine, turned_sine)
+    return radius * turned_cosine, radius * turned_sine
+
+
+@triton.jit
+def one_minus_exp(y):
+    """1 - exp(-y) for y >= 0, to float32's relative accuracy down to y = 0."""
+    series = -0.0011234042467549443 * y + 0.008189613930881023
+    series = series * y - 0.04163007438182831
+    series = series * y + 0.16666242480278015
+    series = series * y - 0.4999998211860657
+    series = (series * y + 1.0) * y
+    return tl.where(y < 0.5, series, 1.0 - tl.exp(-y))
+
+
+@triton.jit
+def sigmoid(x):
+    return 1.0 / (1.0 + tl.exp(-x))
+
+
+@triton.jit
+def tanh(x):
+    rise = one_minus_exp(2.0 * tl.abs(x))
+    magnitude = rise / (2.0 - rise)
+    return tl.where(x < 0.0, -magnitude, magnitude)
+
+
+@triton.jit
+def softplus(x):
+    decay = tl.exp(-tl.abs(x))
+    one_plus = 1.0 + decay
+    # The last term gives back what the sum above rounded away.
+    return tl.where(x > 0.0, x, 0.0) + (tl.log(one_plus) + (decay - (one_plus - 1.0)) / one_plus)
+
+
+@triton.jit
+def normal_cdf(x):
+    return 0.5 + 0.5 * tl.erf(x * 0.7071067811865476)
+
+
+@triton.jit
+def activate(x, activation):
+    """act(x) in float32; `activation` is a number from ACTIVATIONS. NaN stays NaN."""
+    if activation == RELU:
+        x = tl.where(x < 0.0, 0.0, x)
+    elif activation == LEAKY_RELU:
+        x = tl.where(x < 0.0, x * LEAKY_SLOPE, x)
+    elif activation == SIGMOID:
+        x = sigmoid(x)
+    elif activation == TANH:
+        x = tanh(x)
+    elif activation == SOFTPLUS:
+        x = softplus(x)
+    elif activation == GELU:
+        x = x * normal_cdf(x)
+    elif activation == SILU:
+        x = x * sigmoid(x)
+    return x
+
+
+@triton.jit
+def activation_gradient(grad, saved, activation):
+    """grad * act'(preactivation) in float32.
+
+    saved: the pre-activation for gelu and silu, the output for every other activation.
+    """
+    if activation == RELU:
+        grad = tl.where(saved <= 0.0, 0.0, grad)
+    elif activation == LEAKY_RELU:
+        grad = tl.where(saved > 0.0, grad, grad * LEAKY_SLOPE)
+    elif activation == SIGMOID:
+        grad = grad * ((1.0 - saved) * saved)
+    elif activation == TANH:
+        grad = grad * (1.0 - saved * saved)
+    elif activation == SOFTPLUS:
+        grad = grad * one_minus_exp(saved)
+    elif activation == GELU:
+        density = 0.3989422804014327 * tl.exp(-0.5 * saved * saved)
+        grad = grad * (normal_cdf(saved) + saved * density)
+    elif activation == SILU:
+        share = sigmoid(saved)
+        grad = grad * (share * (1.0 + saved * (1.0 - share)))
+    return grad
+
+
+@triton.jit
+def round_to(x, dtype: tl.constexpr):
+    """float32 x to `dtype`, rounded to nearest even."""
+    if INTERPRETED and dtype == tl.bfloat16:
+        # The interpreter's own conversion cuts the low bits off.
+        bits = x.to(tl.uint32, bitcast=True)
+        rounded = (bits.to(tl.uint64) + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        rounded = tl.where(x == x, rounded, 0x7FC0)
+        return rounded.to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    else:
+        return x.to(dtype)

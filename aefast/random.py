@@ -1,0 +1,146 @@
+"""The random-number contract: Philox4x32-10, a pure function of (seed, step, row, column).
+
+Every backend draws these numbers bit for bit, so a sample does not depend on block sizes, on the
+number of threads or ranks, on the device or on the memory layout. A tensor of more than two
+dimensions counts as rows of its last one.
+
+=============  ===================================================================
+key            the seed: low 32 bits, high 32 bits
+counter        ``column // 4``, row (low 32 bits, high 32 bits), step
+words          the four outputs serve columns ``4 i`` to ``4 i + 3``, in order
+uniform        ``(word >> 8) * 2**-24``: 24 bits, exact in float32, in [0, 1)
+normal         Box-Muller on words (0, 1) and (2, 3): see :func:`normal`
+=============  ===================================================================
+
+This module is the definition, in plain PyTorch; the kernels' copies are ``csrc/philox.h``,
+``aefast/ops/shared/numba.py`` and ``aefast/ops/shared/triton.py``.
+
+Reference: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+KEY_INCREMENTS = (0x9E3779B9, 0xBB67AE85)
+ROUNDS = 10
+SEED_LIMIT = 2**63
+
+_LOW = 0xFFFFFFFF
+
+
+def philox(
+    counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Philox4x32-10 on int64 tensors that hold 32-bit words.
+
+    Each round multiplies two words to 64 bits; int64 products wrap, and keep the right 64 bits.
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(ROUNDS):
+        product0 = c0 * MULTIPLIERS[0]
+        product1 = c2 * MULTIPLIERS[1]
+        c0 = ((product1 >> 32) & _LOW) ^ c1 ^ k0
+        c1 = product1 & _LOW
+        c2 = ((product0 >> 32) & _LOW) ^ c3 ^ k1
+        c3 = product0 & _LOW
+        k0 = (k0 + KEY_INCREMENTS[0]) & _LOW
+        k1 = (k1 + KEY_INCREMENTS[1]) & _LOW
+    return c0, c1, c2, c3
+
+
+def words(
+    seed: int | Tensor,
+    rows: int,
+    columns: int,
+    *,
+    step: int = 0,
+    row_offset: int = 0,
+    device: torch.device | None = None,
+) -> Tensor:
+    """The 32-bit words of a ``[rows, columns]`` block, as int64."""
+    blocks = -(-columns // 4)
+    seed = torch.as_tensor(seed, dtype=torch.int64, device=device).reshape(())
+    row = torch.arange(rows, dtype=torch.int64, device=device)[:, None] + row_offset
+    column_block = torch.arange(blocks, dtype=torch.int64, device=device)[None, :]
+    counter = (column_block, row & _LOW, (row >> 32) & _LOW, torch.full_like(row, step))
+    output = philox(counter, (seed & _LOW, (seed >> 32) & _LOW))
+    return torch.stack(output, dim=-1).reshape(rows, 4 * blocks)[:, :columns]
+
+
+def uniform(
+    seed: int | Tensor,
+    rows: int,
+    columns: int,
+    *,
+    step: int = 0,
+    row_offset: int = 0,
+    device: torch.device | None = None,
+) -> Tensor:
+    """Uniforms in [0, 1) with 24 bits, float32 ``[rows, columns]``.
+
+    >>> uniform(0, 2, 3)
+    tensor([[0.3990, 0.8805, 0.7357],
+            [0.4172, 0.9146, 0.4517]])
+    """
+    word = words(seed, rows, columns, step=step, row_offset=row_offset, device=device)
+    return (word >> 8).to(torch.float32) * 2.0**-24
+
+
+def normal(
+    seed: int | Tensor,
+    rows: int,
+    columns: int,
+    *,
+    step: int = 0,
+    row_offset: int = 0,
+    device: torch.device | None = None,
+) -> Tensor:
+    """Standard normals by Box-Muller, float32 ``[rows, columns]``.
+
+    Of each pair of words (a, b): ``u = a * 2**-32 + 2**-33`` rounded to float32, in (0, 1], so
+    that the tail reaches 6.7 standard deviations, ``v = (b >> 8) * 2**-24``, and the two columns
+    are ``sqrt(-2 ln u)`` times ``cos(2 pi v)`` and ``sin(2 pi v)``. The transcendental functions
+    are taken in float64 here; a kernel's float32 ones differ in the last places only.
+    """
+    even = columns + columns % 2
+    pairs = words(seed, rows, even, step=step, row_offset=row_offset, device=device)
+    first, second = pairs[:, 0::2], pairs[:, 1::2]
+    u = (first.to(torch.float32) * 2.0**-32 + 2.0**-33).to(torch.float64)
+    angle = (second >> 8).to(torch.float64) * (2.0**-24 * 2 * math.pi)
+    radius = torch.sqrt(-2 * torch.log(u))
+    both = torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), dim=-1)
+    return both.reshape(rows, even)[:, :columns].to(torch.float32)
+
+
+def threshold(probability: float) -> int:
+    """The integer t with ``uniform < float32(probability)`` exactly where ``word >> 8 < t``.
+
+    >>> threshold(0.5) == 2**23
+    True
+    """
+    return math.ceil(float(np.float32(probability)) * 2**24)
+
+
+def draw_seed(
+    generator: torch.Generator | None, device: torch.device, *, as_tensor: bool = False
+) -> int | Tensor:
+    """A fresh seed from ``generator``, or from torch's default one.
+
+    It is drawn on the host, so that no device is waited for. Three cases keep it a tensor: where
+    the caller asks (a graph is traced), while a CUDA graph is captured (a replay must draw anew),
+    and where the generator itself lives on a device.
+    """
+    if generator is not None and generator.device.type != "cpu":
+        return torch.empty(1, dtype=torch.int64, device=generator.device).random_(
+            generator=generator
+        )
+    if as_tensor:
+        return torch.randint(SEED_LIMIT - 1, (1,), generator=generator)
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        return torch.empty(1, dtype=torch.int64, device=device).random_()
+    return int(torch.empty((), dtype=torch.int64).random_(generator=generator))

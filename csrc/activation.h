@@ -1,0 +1,203 @@
+// Activations and their derivatives in float32, free of branches so that the compiler vectorizes.
+//
+// The polynomials are minimax fits; beside each stands its largest relative error before rounding.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "isa.h"
+
+namespace aefast {
+
+enum class Activation { identity, relu, leaky_relu, sigmoid, tanh, softplus, gelu, silu };
+
+}  // namespace aefast
+
+namespace aefast::AEFAST_ISA {
+
+constexpr float kLeakySlope = 0.01f;        // torch.nn.functional.leaky_relu's default
+constexpr float kSoftplusThreshold = 20.f;  // torch.nn.functional.softplus's default
+
+inline float float_of(uint32_t bits) {
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+inline uint32_t bits_of(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+// e^x for x <= 0; 0 below -104, where float32 has no more numbers. NaN stays NaN.
+inline float exp_nonpositive(float x) {
+    x = x < -104.f ? -104.f : x;
+    // Adding 1.5 * 2^23 leaves the nearest integer in the low bits: no rounding instruction,
+    // which SSE2 lacks, and no conversion, which is undefined for NaN.
+    constexpr float kMagic = 12582912.f;
+    const float shifted = x * 1.44269504f + kMagic;
+    const float n = shifted - kMagic;
+    const float r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
+    float p = 0.001395172f;  // 3e-9
+    p = p * r + 0.008369599f;
+    p = p * r + 0.041666187f;
+    p = p * r + 0.16666512f;
+    p = p * r + 0.5f;
+    const float mantissa = (p * r * r + r) + 1.f;
+    // 2^n in two factors, so that subnormal results come out too.
+    const uint32_t exponent = bits_of(shifted) - bits_of(kMagic);
+    const uint32_t half = static_cast<uint32_t>(static_cast<int32_t>(exponent) >> 1);
+    return mantissa * float_of((half + 127u) << 23) * float_of((exponent - half + 127u) << 23);
+}
+
+// ln(1 + u) for u in [0, 1], as 2 atanh(u / (2 + u)).
+inline float log1p_unit(float u) {
+    const float s = u / (2.f + u);
+    const float q = s * s;
+    float p = 0.14015637f;  // 5e-9
+    p = p * q + 0.13998932f;
+    p = p * q + 0.20010886f;
+    p = p * q + 0.33333206f;
+    return 2.f * (s + s * q * p);
+}
+
+inline float sigmoid(float z) {
+    const float e = exp_nonpositive(-std::fabs(z));
+    return (z < 0.f ? e : 1.f) / (1.f + e);
+}
+
+inline float tanh(float z) {
+    const float magnitude = std::fabs(z);
+    const float t = exp_nonpositive(-2.f * magnitude);
+    const float large = std::copysign((1.f - t) / (1.f + t), z);
+    const float s = z * z;
+    float p = -0.0057170447f;  // 4e-9
+    p = p * s + 0.020650586f;
+    p = p * s + -0.053743497f;
+    p = p * s + 0.13331491f;
+    p = p * s + -0.33333284f;
+    const float small = z + z * s * p;
+    return magnitude < 0.625f ? small : large;
+}
+
+// 1 - e^-y for y >= 0, without cancellation where y is small.
+inline float one_minus_exp_negative(float y) {
+    const float t = tanh(0.5f * y);
+    return 2.f * t / (1.f + t);
+}
+
+inline float softplus(float z) {
+    const float positive = z > 0.f ? z : 0.f;
+    const float soft = positive + log1p_unit(exp_nonpositive(-std::fabs(z)));
+    return z > kSoftplusThreshold ? z : soft;
+}
+
+// The normal distribution's density times sqrt(2 pi), e^(-z^2 / 2), and its distribution function.
+struct NormalDistribution {
+    float density;
+    float cumulative;
+
+    explicit NormalDistribution(float z) {
+        const float x = std::fabs(z) * 0.70710678f;
+        density = exp_nonpositive(-0.5f * z * z);
+        const float t = 1.f / (1.f + 0.4f * x);
+        // erfc(x) e^(x^2) / t as a polynomial in t, 9e-9.
+        float p = -0.029205842f;
+        p = p * t + 0.19590314f;
+        p = p * t + -0.4938495f;
+        p = p * t + 0.5408184f;
+        p = p * t + -0.27886388f;
+        p = p * t + 0.26911318f;
+        p = p * t + 0.13070008f;
+        p = p * t + 0.21470053f;
+        p = p * t + 0.2249783f;
+        p = p * t + 0.22570556f;
+        const float tail = 0.5f * p * t * density;
+        cumulative = z < 0.f ? tail : 1.f - tail;
+    }
+};
+
+inline float gelu(float z) {
+    return z * NormalDistribution(z).cumulative;
+}
+
+inline float silu(float z) {
+    return z * sigmoid(z);
+}
+
+template <class Function>
+inline void map(const float* input, float* output, int64_t count, Function function) {
+#pragma GCC ivdep
+    for (int64_t i = 0; i < count; ++i) output[i] = function(input[i]);
+}
+
+// output = act(preactivation); the two may be the same array.
+inline void activate(Activation activation, const float* preactivation, float* output,
+                     int64_t count) {
+    switch (activation) {
+        case Activation::identity:
+            return map(preactivation, output, count, [](float z) { return z; });
+        case Activation::relu:
+            return map(preactivation, output, count, [](float z) { return z < 0.f ? 0.f : z; });
+        case Activation::leaky_relu:
+            return map(preactivation, output, count,
+                       [](float z) { return z < 0.f ? z * kLeakySlope : z; });
+        case Activation::sigmoid:
+            return map(preactivation, output, count, [](float z) { return sigmoid(z); });
+        case Activation::tanh:
+            return map(preactivation, output, count, [](float z) { return tanh(z); });
+        case Activation::softplus:
+            return map(preactivation, output, count, [](float z) { return softplus(z); });
+        case Activation::gelu:
+            return map(preactivation, output, count, [](float z) { return gelu(z); });
+        case Activation::silu:
+            return map(preactivation, output, count, [](float z) { return silu(z); });
+    }
+}
+
+template <class Function>
+inline void map(const float* first, const float* second, float* output, int64_t count,
+                Function function) {
+#pragma GCC ivdep
+    for (int64_t i = 0; i < count; ++i) output[i] = function(first[i], second[i]);
+}
+
+// output = gradient * act'. `saved` is the pre-activation for gelu and silu, whose output does not
+// tell it, and the output for all others.
+inline void activation_backward(Activation activation, const float* gradient, const float* saved,
+                                float* output, int64_t count) {
+    switch (activation) {
+        case Activation::identity:
+            return map(gradient, output, count, [](float g) { return g; });
+        case Activation::relu:
+            return map(gradient, saved, output, count,
+                               [](float g, float y) { return y <= 0.f ? 0.f : g; });
+        case Activation::leaky_relu:
+            return map(gradient, saved, output, count,
+                               [](float g, float y) { return y > 0.f ? g : g * kLeakySlope; });
+        case Activation::sigmoid:
+            return map(gradient, saved, output, count,
+                               [](float g, float y) { return g * (y * (1.f - y)); });
+        case Activation::tanh:
+            return map(gradient, saved, output, count,
+                               [](float g, float y) { return g * (1.f - y * y); });
+        case Activation::softplus:
+            return map(gradient, saved, output, count,
+                               [](float g, float y) { return g * one_minus_exp_negative(y); });
+        case Activation::gelu:
+            return map(gradient, saved, output, count, [](float g, float z) {
+                const NormalDistribution normal(z);
+                return g * (normal.cumulative + z * normal.density * 0.39894228f);
+            });
+        case Activation::silu:
+            return map(gradient, saved, output, count, [](float g, float z) {
+                const float s = sigmoid(z);
+                return g * (s * (1.f + z * (1.f - s)));
+            });
+    }
+}
+
+}  // namespace aefast::AEFAST_ISA

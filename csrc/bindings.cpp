@@ -1,0 +1,144 @@
+// The extension module aefast._C: argument checks, release of the GIL, choice of instruction set.
+//
+// It takes pointers, shapes and strides, never tensors: one build serves every torch version.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+#include <string>
+
+#include "kernels.h"
+
+namespace py = pybind11;
+
+namespace aefast {
+namespace {
+
+#ifdef AEFAST_X86
+// The matrix tiles of AMX have kernels of their own; all else runs there as on AVX-512.
+#define AEFAST_DISPATCH(kernel, ...)                                 \
+    do {                                                             \
+        py::gil_scoped_release release;                              \
+        const InstructionSet set = active_instruction_set();         \
+        if (set >= InstructionSet::avx512) {                         \
+            avx512::kernel(__VA_ARGS__);                             \
+        } else if (set == InstructionSet::avx2) {                    \
+            avx2::kernel(__VA_ARGS__);                               \
+        } else {                                                     \
+            baseline::kernel(__VA_ARGS__);                           \
+        }                                                            \
+    } while (false)
+#else
+#define AEFAST_DISPATCH(kernel, ...)        \
+    do {                                    \
+        py::gil_scoped_release release;     \
+        baseline::kernel(__VA_ARGS__);      \
+    } while (false)
+#endif
+
+template <class Pointer>
+Pointer pointer(uintptr_t address) {
+    return reinterpret_cast<Pointer>(address);
+}
+
+void check_block(int64_t rows, int64_t columns, int threads) {
+    if (rows < 1 || columns < 1) throw std::invalid_argument("rows and columns must be positive");
+    if (threads < 1) throw std::invalid_argument("threads must be positive");
+}
+
+void bind_corrupt(py::module_& module) {
+    py::enum_<Noise>(module, "Noise")
+        .value("masking", Noise::masking)
+        .value("salt_and_pepper", Noise::salt_and_pepper)
+        .value("gaussian", Noise::gaussian);
+    module.def(
+        "corrupt",
+        [](Noise noise, uintptr_t x, uintptr_t output, int64_t rows, int64_t columns,
+           int64_t row_stride, int element_size, uint64_t seed, int64_t row_offset,
+           uint32_t level_threshold, uint32_t low_threshold, uint32_t low_bits, uint32_t high_bits,
+           float level, int threads) {
+            check_block(rows, columns, threads);
+            if (element_size != 4 && (element_size != 2 || noise == Noise::gaussian)) {
+                throw std::invalid_argument("element_size does not fit the kind of noise");
+            }
+            AEFAST_DISPATCH(corrupt, noise,
+                            {pointer<const void*>(x), pointer<void*>(output), rows, columns,
+                             row_stride, element_size, seed, row_offset, level_threshold,
+                             low_threshold, low_bits, high_bits, level, threads});
+        },
+        py::arg("noise"), py::arg("x"), py::arg("output"), py::arg("rows"), py::arg("columns"),
+        py::arg("row_stride"), py::arg("element_size"), py::arg("seed"), py::arg("row_offset"),
+        py::arg("level_threshold"), py::arg("low_threshold"), py::arg("low_bits"),
+        py::arg("high_bits"), py::arg("level"), py::arg("threads"));
+}
+
+void bind_linear_act(py::module_& module) {
+    py::enum_<Activation>(module, "Activation")
+        .value("identity", Activation::identity)
+        .value("relu", Activation::relu)
+        .value("leaky_relu", Activation::leaky_relu)
+        .value("sigmoid", Activation::sigmoid)
+        .value("tanh", Activation::tanh)
+        .value("softplus", Activation::softplus)
+        .value("gelu", Activation::gelu)
+        .value("silu", Activation::silu);
+    py::enum_<ElementType>(module, "ElementType")
+        .value("float32", ElementType::float32)
+        .value("bfloat16", ElementType::bfloat16)
+        .value("float16", ElementType::float16);
+    module.def(
+        "activate",
+        [](uintptr_t values, ElementType element_type, int64_t count, Activation activation,
+           int threads) {
+            check_block(1, count, threads);
+            AEFAST_DISPATCH(activate,
+                            {pointer<void*>(values), element_type, count, activation, threads});
+        },
+        py::arg("values"), py::arg("element_type"), py::arg("count"), py::arg("activation"),
+        py::arg("threads"));
+    module.def(
+        "activation_backward",
+        [](uintptr_t gradient, int64_t gradient_row_stride, uintptr_t saved,
+           uintptr_t grad_preactivation, uintptr_t grad_bias, uintptr_t partial_sums,
+           ElementType element_type, int64_t rows, int64_t columns, Activation activation,
+           int threads) {
+            check_block(rows, columns, threads);
+            AEFAST_DISPATCH(activation_backward,
+                            {pointer<const void*>(gradient), gradient_row_stride,
+                             pointer<const void*>(saved), pointer<void*>(grad_preactivation),
+                             pointer<void*>(grad_bias), pointer<float*>(partial_sums), element_type,
+                             rows, columns, activation, threads});
+        },
+        py::arg("gradient"), py::arg("gradient_row_stride"), py::arg("saved"),
+        py::arg("grad_preactivation"), py::arg("grad_bias"), py::arg("partial_sums"),
+        py::arg("element_type"), py::arg("rows"), py::arg("columns"), py::arg("activation"),
+        py::arg("threads"));
+    module.attr("ROWS_PER_PARTIAL_SUM") = kRowsPerPartialSum;
+}
+
+InstructionSet instruction_set_named(const std::string& wanted) {
+    for (auto set : {InstructionSet::baseline, InstructionSet::avx2, InstructionSet::avx512,
+                     InstructionSet::amx}) {
+        if (wanted == name(set)) return set;
+    }
+    throw std::invalid_argument("instruction set is '" + wanted +
+                                "'; it takes one of baseline, avx2, avx512, amx");
+}
+
+void bind_instruction_sets(py::module_& module) {
+    module.def("instruction_set", [] { return name(active_instruction_set()); });
+    module.def("detected_features", &detected_features);
+    module.def(
+        "cap_instruction_set",
+        [](const std::string& cap) { cap_instruction_set(instruction_set_named(cap)); },
+        py::arg("cap"));
+}
+
+}  // namespace
+}  // namespace aefast
+
+PYBIND11_MODULE(_C, module) {
+    aefast::bind_instruction_sets(module);
+    aefast::bind_corrupt(module);
+    aefast::bind_linear_act(module);
+}

@@ -1,0 +1,70 @@
+// The kernels that are compiled once per instruction set: their arguments and declarations.
+#pragma once
+
+#include <cstdint>
+
+#include "activation.h"
+#include "element.h"
+#include "isa.h"
+
+namespace aefast {
+
+enum class Noise { masking, salt_and_pepper, gaussian };
+
+// x and output are [rows, columns]; x's rows lie row_stride elements apart, output's are dense.
+struct CorruptArguments {
+    const void* x;
+    void* output;
+    int64_t rows, columns, row_stride;
+    int element_size;  // bytes: 4 (float32), or 2 (masking and salt and pepper only)
+    uint64_t seed;
+    int64_t row_offset;
+    uint32_t level_threshold;  // an element is touched where word >> 8 is below this
+    uint32_t low_threshold;    // salt and pepper: it becomes `low` below this, else `high`
+    uint32_t low_bits, high_bits;
+    float level;  // gaussian: the standard deviation
+    int threads;
+};
+
+// values = act(values), in place.
+struct ActivateArguments {
+    void* values;
+    ElementType element_type;
+    int64_t count;
+    Activation activation;
+    int threads;
+};
+
+// gradient is [rows, columns], its rows gradient_row_stride elements apart; saved (null for
+// identity) and grad_preactivation are dense. grad_bias is [columns], or null; partial_sums holds
+// columns floats for each block of kRowsPerPartialSum rows.
+struct ActivationBackwardArguments {
+    const void* gradient;
+    int64_t gradient_row_stride;
+    const void* saved;
+    void* grad_preactivation;
+    void* grad_bias;
+    float* partial_sums;
+    ElementType element_type;
+    int64_t rows, columns;
+    Activation activation;
+    int threads;
+};
+
+// Whatever the thread count, rows are summed in blocks of this many: the bias gradient is the
+// same to the last bit.
+constexpr int64_t kRowsPerPartialSum = 32;
+
+#define AEFAST_DECLARE_KERNELS(isa)                           \
+    namespace isa {                                           \
+    void corrupt(Noise noise, const CorruptArguments&);       \
+    void activate(const ActivateArguments&);                  \
+    void activation_backward(const ActivationBackwardArguments&); \
+    }
+AEFAST_DECLARE_KERNELS(baseline)
+#ifdef AEFAST_X86
+AEFAST_DECLARE_KERNELS(avx2)
+AEFAST_DECLARE_KERNELS(avx512)
+#endif
+
+}  // namespace aefast

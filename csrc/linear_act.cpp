@@ -1,0 +1,106 @@
+// The element-wise halves of a linear layer with its activation; the products are gemm.cpp's or
+// the vendor's.
+#include <algorithm>
+
+#include "activation.h"
+#include "element.h"
+#include "kernels.h"
+#include "parallel.h"
+
+namespace aefast::AEFAST_ISA {
+namespace {
+
+constexpr int64_t kElementsPerTask = 16384;
+
+// float32 copies of a stretch this long stay in the first-level cache.
+constexpr int64_t kStretch = 1024;
+
+template <class Element>
+void activate_as(const ActivateArguments& a) {
+    const int64_t tasks = (a.count + kElementsPerTask - 1) / kElementsPerTask;
+    parallel_for(a.threads, tasks, [&](int64_t task) {
+        auto* values = static_cast<Element*>(a.values);
+        const int64_t last = std::min((task + 1) * kElementsPerTask, a.count);
+        for (int64_t i = task * kElementsPerTask; i < last; i += kStretch) {
+            const int64_t count = std::min(kStretch, last - i);
+            alignas(64) float buffer[kStretch];
+            load(values + i, buffer, count);
+            activate(a.activation, buffer, buffer, count);
+            store(buffer, values + i, count);
+        }
+    });
+}
+
+// grad_preactivation of one row's stretch; its float32 values, as rounded, are added to sums.
+template <class Element>
+void backward_stretch(const ActivationBackwardArguments& a, int64_t row, int64_t column,
+                      int64_t count, float* sums) {
+    alignas(64) float gradient[kStretch], saved[kStretch];
+    const auto* source = static_cast<const Element*>(a.gradient);
+    load(source + row * a.gradient_row_stride + column, gradient, count);
+    if (a.saved) {
+        load(static_cast<const Element*>(a.saved) + row * a.columns + column, saved, count);
+    }
+    activation_backward(a.activation, gradient, saved, gradient, count);
+    store(gradient, static_cast<Element*>(a.grad_preactivation) + row * a.columns + column, count);
+    if (!sums) return;
+    for (int64_t i = 0; i < count; ++i) sums[column + i] += gradient[i];
+}
+
+template <class Element>
+void add_partial_sums(const ActivationBackwardArguments& a, int64_t blocks) {
+    for (int64_t column = 0; column < a.columns; column += kStretch) {
+        const int64_t count = std::min(kStretch, a.columns - column);
+        double totals[kStretch] = {};
+        for (int64_t block = 0; block < blocks; ++block) {
+            const float* sums = a.partial_sums + block * a.columns + column;
+            for (int64_t i = 0; i < count; ++i) totals[i] += sums[i];
+        }
+        auto* grad_bias = static_cast<Element*>(a.grad_bias) + column;
+        for (int64_t i = 0; i < count; ++i) from_float(static_cast<float>(totals[i]), grad_bias[i]);
+    }
+}
+
+template <class Element>
+void activation_backward_as(const ActivationBackwardArguments& a) {
+    const int64_t blocks = (a.rows + kRowsPerPartialSum - 1) / kRowsPerPartialSum;
+    const int threads = a.rows * a.columns <= kElementsPerTask ? 1 : a.threads;
+    parallel_for(threads, blocks, [&](int64_t block) {
+        float* sums = a.grad_bias ? a.partial_sums + block * a.columns : nullptr;
+        if (sums) std::fill_n(sums, a.columns, 0.f);
+        const int64_t last = std::min((block + 1) * kRowsPerPartialSum, a.rows);
+        for (int64_t row = block * kRowsPerPartialSum; row < last; ++row) {
+            for (int64_t column = 0; column < a.columns; column += kStretch) {
+                const int64_t count = std::min(kStretch, a.columns - column);
+                backward_stretch<Element>(a, row, column, count, sums);
+            }
+        }
+    });
+    if (a.grad_bias) add_partial_sums<Element>(a, blocks);
+}
+
+}  // namespace
+
+void activate(const ActivateArguments& a) {
+    switch (a.element_type) {
+        case ElementType::float32:
+            return activate_as<float>(a);
+        case ElementType::bfloat16:
+            return activate_as<BFloat16>(a);
+        case ElementType::float16:
+            return activate_as<Float16>(a);
+    }
+}
+
+void activation_backward(const ActivationBackwardArguments& a) {
+    switch (a.element_type) {
+        case ElementType::float32:
+            return activation_backward_as<float>(a);
+        case ElementType::bfloat16:
+            return activation_backward_as<BFloat16>(a);
+        case ElementType::float16:
+            return activation_backward_as<Float16>(a);
+    }
+}
+
+}  // namespace aefast::AEFAST_ISA

@@ -1,0 +1,108 @@
+// Philox4x32-10 on fixed-width lanes: the random-number contract of aefast/random.py.
+#pragma once
+
+#include <cstdint>
+
+#include "isa.h"
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+namespace aefast::AEFAST_ISA {
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 8;
+#elif defined(__AVX2__)
+constexpr int kLanes = 4;
+#else
+constexpr int kLanes = 2;
+#endif
+
+// The words of kLanes consecutive counters: 4 * kLanes consecutive columns of one row.
+constexpr int kWords = 4 * kLanes;
+
+// What a kernel draws at a time: columns enough for the compiler to vectorize the loops over them.
+constexpr int64_t kStretch = 64;
+static_assert(kStretch % kWords == 0);
+
+// One 32-bit word in the low half of each 64-bit lane; the high half is ignored.
+typedef uint64_t WordLanes __attribute__((vector_size(8 * kLanes)));
+
+#if defined(__AVX512F__)
+constexpr WordLanes kLaneNumbers = {0, 1, 2, 3, 4, 5, 6, 7};
+#elif defined(__AVX2__)
+constexpr WordLanes kLaneNumbers = {0, 1, 2, 3};
+#else
+constexpr WordLanes kLaneNumbers = {0, 1};
+#endif
+
+// The 64-bit products of the low halves. Spelled out because a compiler that does not see that
+// the high halves are unused takes a full 64-bit multiplication, three times as many operations.
+inline WordLanes multiply_low_halves(WordLanes a, WordLanes b) {
+#if defined(__AVX512F__)
+    return (WordLanes)_mm512_mul_epu32((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+    return (WordLanes)_mm256_mul_epu32((__m256i)a, (__m256i)b);
+#elif defined(__SSE2__)
+    return (WordLanes)_mm_mul_epu32((__m128i)a, (__m128i)b);
+#else
+    return (a & 0xFFFFFFFFu) * (b & 0xFFFFFFFFu);
+#endif
+}
+
+struct PhiloxRow {
+    uint32_t seed_low, seed_high, row_low, row_high, step;
+
+    PhiloxRow(uint64_t seed, uint64_t row, uint32_t step)
+        : seed_low(static_cast<uint32_t>(seed)),
+          seed_high(static_cast<uint32_t>(seed >> 32)),
+          row_low(static_cast<uint32_t>(row)),
+          row_high(static_cast<uint32_t>(row >> 32)),
+          step(step) {}
+
+    // The kWords words from column 4 * column_block on, in column order.
+    void words(uint32_t column_block, uint32_t* output) const {
+        WordLanes c0 = kLaneNumbers + column_block, c1 = WordLanes{} + row_low;
+        WordLanes c2 = WordLanes{} + row_high, c3 = WordLanes{} + step;
+        uint32_t key0 = seed_low, key1 = seed_high;
+        const WordLanes multiplier0 = WordLanes{} + 0xD2511F53u;
+        const WordLanes multiplier1 = WordLanes{} + 0xCD9E8D57u;
+#pragma GCC unroll 10
+        for (int round = 0; round < 10; ++round) {
+            const WordLanes product0 = multiply_low_halves(c0, multiplier0);
+            const WordLanes product1 = multiply_low_halves(c2, multiplier1);
+            c0 = (product1 >> 32) ^ c1 ^ (WordLanes{} + key0);
+            c1 = product1;
+            c2 = (product0 >> 32) ^ c3 ^ (WordLanes{} + key1);
+            c3 = product0;
+            key0 += 0x9E3779B9u;
+            key1 += 0xBB67AE85u;
+        }
+        const WordLanes low_half = WordLanes{} + 0xFFFFFFFFu;
+        const WordLanes first = (c0 & low_half) | (c1 << 32);
+        const WordLanes second = (c2 & low_half) | (c3 << 32);
+        // Little endian: a 64-bit element holds two adjacent words.
+        WordLanes low, high;
+        interleave(first, second, low, high);
+        __builtin_memcpy(output, &low, sizeof low);
+        __builtin_memcpy(output + 2 * kLanes, &high, sizeof high);
+    }
+
+  private:
+    // (a0 b0 a1 b1 ...), the first half of it in `low`, the second in `high`.
+    static void interleave(WordLanes a, WordLanes b, WordLanes& low, WordLanes& high) {
+#if defined(__AVX512F__)
+        low = __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+        high = __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+#elif defined(__AVX2__)
+        low = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+        high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+#else
+        low = WordLanes{a[0], b[0]};
+        high = WordLanes{a[1], b[1]};
+#endif
+    }
+};
+
+}  // namespace aefast::AEFAST_ISA
