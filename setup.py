@@ -13,7 +13,7 @@ from setuptools import setup
 from setuptools.command.bdist_wheel import bdist_wheel
 
 KERNELS = ["csrc/corrupt.cpp", "csrc/linear_act.cpp"]
-COMMON = ["csrc/bindings.cpp", "csrc/isa.cpp", "csrc/parallel.cpp"]
+COMMON = ["csrc/bindings.cpp", "csrc/isa.cpp", "csrc/pages.cpp", "csrc/parallel.cpp"]
 
 FLAGS = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra"]
 # GCC 12 sees uninitialized values inside its own AVX-512 intrinsics.

@@ -188,10 +188,11 @@ def draw(out: Path, clean: Tensor, corrupted: Tensor, reconstruction: Tensor, er
     }
     figure = Figure(figsize=(SHOWN, 4.1), layout="constrained")
     figure.suptitle(f"Denoising autoencoder {VISIBLE}-{HIDDEN}-{VISIBLE} on handwritten digits")
-    for strip, (title, digits) in zip(figure.subfigures(len(rows)), rows.items(), strict=True):
+    strips = figure.subfigures(len(rows), squeeze=False)[:, 0]
+    for strip, (title, digits) in zip(strips, rows.items(), strict=True):
         strip.suptitle(title, fontsize=10, x=0.01, ha="left")
         for axes, digit in zip(strip.subplots(1, SHOWN), digits, strict=False):
-            axes.imshow(digit.reshape(8, 8), cmap="gray_r", vmin=0, vmax=1)
+            axes.imshow(digit.reshape(8, 8).numpy(), cmap="gray_r", vmin=0, vmax=1)
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_color("lightgray")
     figure.savefig(out, dpi=150)

@@ -32,6 +32,15 @@ inline uint32_t bits_of(float value) {
     return bits;
 }
 
+// c[0] x^n + c[1] x^(n-1) + ... + c[n].
+template <int count>
+inline float polynomial(float x, const float (&coefficients)[count]) {
+    float value = coefficients[0];
+#pragma GCC unroll 16
+    for (int i = 1; i < count; ++i) value = value * x + coefficients[i];
+    return value;
+}
+
 // e^x for x <= 0; 0 below -104, where float32 has no more numbers. NaN stays NaN.
 inline float exp_nonpositive(float x) {
     x = x < -104.f ? -104.f : x;
@@ -41,11 +50,8 @@ inline float exp_nonpositive(float x) {
     const float shifted = x * 1.44269504f + kMagic;
     const float n = shifted - kMagic;
     const float r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
-    float p = 0.001395172f;  // 3e-9
-    p = p * r + 0.008369599f;
-    p = p * r + 0.041666187f;
-    p = p * r + 0.16666512f;
-    p = p * r + 0.5f;
+    const float p =
+        polynomial(r, {0.001395172f, 0.008369599f, 0.041666187f, 0.16666512f, 0.5f});  // 3e-9
     const float mantissa = (p * r * r + r) + 1.f;
     // 2^n in two factors, so that subnormal results come out too.
     const uint32_t exponent = bits_of(shifted) - bits_of(kMagic);
@@ -57,10 +63,7 @@ inline float exp_nonpositive(float x) {
 inline float log1p_unit(float u) {
     const float s = u / (2.f + u);
     const float q = s * s;
-    float p = 0.14015637f;  // 5e-9
-    p = p * q + 0.13998932f;
-    p = p * q + 0.20010886f;
-    p = p * q + 0.33333206f;
+    const float p = polynomial(q, {0.14015637f, 0.13998932f, 0.20010886f, 0.33333206f});  // 5e-9
     return 2.f * (s + s * q * p);
 }
 
@@ -72,15 +75,12 @@ inline float sigmoid(float z) {
 inline float tanh(float z) {
     const float magnitude = std::fabs(z);
     const float t = exp_nonpositive(-2.f * magnitude);
-    const float large = std::copysign((1.f - t) / (1.f + t), z);
+    const float large = std::copysign(1.f - 2.f * t / (1.f + t), z);
     const float s = z * z;
-    float p = -0.0057170447f;  // 4e-9
-    p = p * s + 0.020650586f;
-    p = p * s + -0.053743497f;
-    p = p * s + 0.13331491f;
-    p = p * s + -0.33333284f;
+    const float p = polynomial(s, {-0.00036252566f, 0.0023154754f, -0.007965227f, 0.02149941f,
+                                   -0.053884108f, 0.13332412f, -0.333333f});  // 4e-9
     const float small = z + z * s * p;
-    return magnitude < 0.625f ? small : large;
+    return magnitude < 1.f ? small : large;
 }
 
 // 1 - e^-y for y >= 0, without cancellation where y is small.
@@ -105,28 +105,17 @@ struct NormalDistribution {
         density = exp_nonpositive(-0.5f * z * z);
         const float t = 1.f / (1.f + 0.4f * x);
         // erfc(x) e^(x^2) / t as a polynomial in t, 9e-9.
-        float p = -0.029205842f;
-        p = p * t + 0.19590314f;
-        p = p * t + -0.4938495f;
-        p = p * t + 0.5408184f;
-        p = p * t + -0.27886388f;
-        p = p * t + 0.26911318f;
-        p = p * t + 0.13070008f;
-        p = p * t + 0.21470053f;
-        p = p * t + 0.2249783f;
-        p = p * t + 0.22570556f;
+        const float p =
+            polynomial(t, {-0.029205842f, 0.19590314f, -0.4938495f, 0.5408184f, -0.27886388f,
+                           0.26911318f, 0.13070008f, 0.21470053f, 0.2249783f, 0.22570556f});
         const float tail = 0.5f * p * t * density;
         cumulative = z < 0.f ? tail : 1.f - tail;
     }
 };
 
-inline float gelu(float z) {
-    return z * NormalDistribution(z).cumulative;
-}
+inline float gelu(float z) { return z * NormalDistribution(z).cumulative; }
 
-inline float silu(float z) {
-    return z * sigmoid(z);
-}
+inline float silu(float z) { return z * sigmoid(z); }
 
 template <class Function>
 inline void map(const float* input, float* output, int64_t count, Function function) {
@@ -174,19 +163,19 @@ inline void activation_backward(Activation activation, const float* gradient, co
             return map(gradient, output, count, [](float g) { return g; });
         case Activation::relu:
             return map(gradient, saved, output, count,
-                               [](float g, float y) { return y <= 0.f ? 0.f : g; });
+                       [](float g, float y) { return y <= 0.f ? 0.f : g; });
         case Activation::leaky_relu:
             return map(gradient, saved, output, count,
-                               [](float g, float y) { return y > 0.f ? g : g * kLeakySlope; });
+                       [](float g, float y) { return y > 0.f ? g : g * kLeakySlope; });
         case Activation::sigmoid:
             return map(gradient, saved, output, count,
-                               [](float g, float y) { return g * (y * (1.f - y)); });
+                       [](float g, float y) { return g * (y * (1.f - y)); });
         case Activation::tanh:
             return map(gradient, saved, output, count,
-                               [](float g, float y) { return g * (1.f - y * y); });
+                       [](float g, float y) { return g * (1.f - y * y); });
         case Activation::softplus:
             return map(gradient, saved, output, count,
-                               [](float g, float y) { return g * one_minus_exp_negative(y); });
+                       [](float g, float y) { return g * one_minus_exp_negative(y); });
         case Activation::gelu:
             return map(gradient, saved, output, count, [](float g, float z) {
                 const NormalDistribution normal(z);

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "kernels.h"
+#include "pages.h"
 
 namespace py = pybind11;
 
@@ -16,23 +17,23 @@ namespace {
 
 #ifdef AEFAST_X86
 // The matrix tiles of AMX have kernels of their own; all else runs there as on AVX-512.
-#define AEFAST_DISPATCH(kernel, ...)                                 \
-    do {                                                             \
-        py::gil_scoped_release release;                              \
-        const InstructionSet set = active_instruction_set();         \
-        if (set >= InstructionSet::avx512) {                         \
-            avx512::kernel(__VA_ARGS__);                             \
-        } else if (set == InstructionSet::avx2) {                    \
-            avx2::kernel(__VA_ARGS__);                               \
-        } else {                                                     \
-            baseline::kernel(__VA_ARGS__);                           \
-        }                                                            \
+#define AEFAST_DISPATCH(kernel, ...)                         \
+    do {                                                     \
+        py::gil_scoped_release release;                      \
+        const InstructionSet set = active_instruction_set(); \
+        if (set >= InstructionSet::avx512) {                 \
+            avx512::kernel(__VA_ARGS__);                     \
+        } else if (set == InstructionSet::avx2) {            \
+            avx2::kernel(__VA_ARGS__);                       \
+        } else {                                             \
+            baseline::kernel(__VA_ARGS__);                   \
+        }                                                    \
     } while (false)
 #else
-#define AEFAST_DISPATCH(kernel, ...)        \
-    do {                                    \
-        py::gil_scoped_release release;     \
-        baseline::kernel(__VA_ARGS__);      \
+#define AEFAST_DISPATCH(kernel, ...)    \
+    do {                                \
+        py::gil_scoped_release release; \
+        baseline::kernel(__VA_ARGS__);  \
     } while (false)
 #endif
 
@@ -61,6 +62,7 @@ void bind_corrupt(py::module_& module) {
             if (element_size != 4 && (element_size != 2 || noise == Noise::gaussian)) {
                 throw std::invalid_argument("element_size does not fit the kind of noise");
             }
+            advise_huge_pages(pointer<void*>(output), rows * columns * element_size);
             AEFAST_DISPATCH(corrupt, noise,
                             {pointer<const void*>(x), pointer<void*>(output), rows, columns,
                              row_stride, element_size, seed, row_offset, level_threshold,
@@ -103,11 +105,11 @@ void bind_linear_act(py::module_& module) {
            ElementType element_type, int64_t rows, int64_t columns, Activation activation,
            int threads) {
             check_block(rows, columns, threads);
-            AEFAST_DISPATCH(activation_backward,
-                            {pointer<const void*>(gradient), gradient_row_stride,
-                             pointer<const void*>(saved), pointer<void*>(grad_preactivation),
-                             pointer<void*>(grad_bias), pointer<float*>(partial_sums), element_type,
-                             rows, columns, activation, threads});
+            AEFAST_DISPATCH(
+                activation_backward,
+                {pointer<const void*>(gradient), gradient_row_stride, pointer<const void*>(saved),
+                 pointer<void*>(grad_preactivation), pointer<void*>(grad_bias),
+                 pointer<double*>(partial_sums), element_type, rows, columns, activation, threads});
         },
         py::arg("gradient"), py::arg("gradient_row_stride"), py::arg("saved"),
         py::arg("grad_preactivation"), py::arg("grad_bias"), py::arg("partial_sums"),

@@ -17,14 +17,9 @@ inline float box_muller_radius(uint32_t word) {
     const uint32_t shifted = bits_of(u) - bits_of(0.70710678f);
     const float exponent = static_cast<float>(static_cast<int32_t>(shifted) >> 23);
     const float f = float_of((shifted & 0x7FFFFFu) + bits_of(0.70710678f)) - 1.f;
-    float p = -0.078596115f;  // ln(1 + f) = f - f^2 / 2 + f^3 p(f), 6e-9
-    p = p * f + 0.12881647f;
-    p = p * f + -0.13128754f;
-    p = p * f + 0.14181192f;
-    p = p * f + -0.16624554f;
-    p = p * f + 0.20002286f;
-    p = p * f + -0.2500081f;
-    p = p * f + 0.33333316f;
+    const float p = polynomial(
+        f, {-0.078596115f, 0.12881647f, -0.13128754f, 0.14181192f, -0.16624554f, 0.20002286f,
+            -0.2500081f, 0.33333316f});  // ln(1 + f) = f - f^2 / 2 + f^3 p(f), 6e-9
     const float fraction = (p * f - 0.5f) * f * f + f;
     const float logarithm = exponent * 0.693147181f + fraction;
     return std::sqrt(-2.f * logarithm);
@@ -32,21 +27,15 @@ inline float box_muller_radius(uint32_t word) {
 
 // cos and sin of 2 pi v for v = (word >> 8) * 2^-24, by quarter turns.
 inline void box_muller_angle(uint32_t word, float& cosine, float& sine) {
-    const uint32_t turn = word >> 8;                   // 2^24 a turn
+    const uint32_t turn = word >> 8;                    // 2^24 a turn
     const uint32_t quarter = (turn + 0x200000u) >> 22;  // the nearest quarter, 0 to 4
     const int32_t rest = static_cast<int32_t>(turn) - static_cast<int32_t>(quarter << 22);
     const float r = static_cast<float>(rest) * 0x1p-24f;  // in [-1/8, 1/8]
     const float s = r * r;
-    float p = -75.40207f;  // 2e-8
-    p = p * s + 81.59255f;
-    p = p * s + -41.341663f;
-    p = p * s + 6.2831855f;
-    const float sine_of_rest = p * r;
-    float q = 59.220406f;  // 5e-11
-    q = q * s + -85.442856f;
-    q = q * s + 64.939316f;
-    q = q * s + -19.739208f;
-    const float cosine_of_rest = q * s + 1.f;
+    const float sine_of_rest =
+        r * polynomial(s, {-75.40207f, 81.59255f, -41.341663f, 6.2831855f});  // 2e-8
+    const float cosine_of_rest =
+        polynomial(s, {59.220406f, -85.442856f, 64.939316f, -19.739208f, 1.f});  // 5e-11
     const float first = (quarter & 1) ? sine_of_rest : cosine_of_rest;
     const float second = (quarter & 1) ? cosine_of_rest : sine_of_rest;
     // cos turns negative in quarters 1 and 2, sin in quarters 2 and 3.
@@ -54,8 +43,8 @@ inline void box_muller_angle(uint32_t word, float& cosine, float& sine) {
     sine = float_of(bits_of(second) ^ ((quarter & 2) << 30));
 }
 
-// kStretch normals of kStretch words in column order. Loops of one thing each, over separate arrays:
-// in one loop over pairs the compiler vectorizes nothing.
+// kStretch normals of kStretch words in column order. Loops of one thing each, over separate
+// arrays: in one loop over pairs the compiler vectorizes nothing.
 inline void normals(const uint32_t* words, float* output) {
     constexpr int kPairs = kStretch / 2;
     float radius[kPairs], cosine[kPairs], sine[kPairs];

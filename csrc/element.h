@@ -19,13 +19,9 @@ using Float16 = _Float16;
 
 namespace aefast::AEFAST_ISA {
 
-inline float to_float(float value) {
-    return value;
-}
+inline float to_float(float value) { return value; }
 
-inline float to_float(Float16 value) {
-    return static_cast<float>(value);
-}
+inline float to_float(Float16 value) { return static_cast<float>(value); }
 
 inline float to_float(BFloat16 value) {
     const uint32_t bits = static_cast<uint32_t>(value.bits) << 16;
@@ -34,13 +30,9 @@ inline float to_float(BFloat16 value) {
     return result;
 }
 
-inline void from_float(float value, float& result) {
-    result = value;
-}
+inline void from_float(float value, float& result) { result = value; }
 
-inline void from_float(float value, Float16& result) {
-    result = static_cast<Float16>(value);
-}
+inline void from_float(float value, Float16& result) { result = static_cast<Float16>(value); }
 
 // To the nearest, ties to even; NaN stays NaN.
 inline void from_float(float value, BFloat16& result) {

@@ -10,9 +10,7 @@ namespace aefast {
 namespace {
 
 #ifdef AEFAST_X86
-bool has_avx2() {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-}
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 bool has_avx512() {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
@@ -62,12 +60,8 @@ std::vector<std::string> detected_features() {
     return features;
 }
 
-InstructionSet active_instruction_set() {
-    return active;
-}
+InstructionSet active_instruction_set() { return active; }
 
-void cap_instruction_set(InstructionSet cap) {
-    active = std::min(cap, detected_instruction_set());
-}
+void cap_instruction_set(InstructionSet cap) { active = std::min(cap, detected_instruction_set()); }
 
 }  // namespace aefast

@@ -37,28 +37,28 @@ struct ActivateArguments {
 
 // gradient is [rows, columns], its rows gradient_row_stride elements apart; saved (null for
 // identity) and grad_preactivation are dense. grad_bias is [columns], or null; partial_sums holds
-// columns floats for each block of kRowsPerPartialSum rows.
+// columns doubles for each block of kRowsPerPartialSum rows.
 struct ActivationBackwardArguments {
     const void* gradient;
     int64_t gradient_row_stride;
     const void* saved;
     void* grad_preactivation;
     void* grad_bias;
-    float* partial_sums;
+    double* partial_sums;
     ElementType element_type;
     int64_t rows, columns;
     Activation activation;
     int threads;
 };
 
-// Whatever the thread count, rows are summed in blocks of this many: the bias gradient is the
-// same to the last bit.
+// Whatever the thread count, rows are summed in blocks of this many, in float64: the bias gradient
+// is the same to the last bit, and no less accurate than torch's cascade of float32 sums.
 constexpr int64_t kRowsPerPartialSum = 32;
 
-#define AEFAST_DECLARE_KERNELS(isa)                           \
-    namespace isa {                                           \
-    void corrupt(Noise noise, const CorruptArguments&);       \
-    void activate(const ActivateArguments&);                  \
+#define AEFAST_DECLARE_KERNELS(isa)                               \
+    namespace isa {                                               \
+    void corrupt(Noise noise, const CorruptArguments&);           \
+    void activate(const ActivateArguments&);                      \
     void activation_backward(const ActivationBackwardArguments&); \
     }
 AEFAST_DECLARE_KERNELS(baseline)

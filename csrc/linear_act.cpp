@@ -10,7 +10,8 @@
 namespace aefast::AEFAST_ISA {
 namespace {
 
-constexpr int64_t kElementsPerTask = 16384;
+// Fewer elements than this are done before a second thread has woken.
+constexpr int64_t kElementsPerTask = 32768;
 
 // float32 copies of a stretch this long stay in the first-level cache.
 constexpr int64_t kStretch = 1024;
@@ -34,7 +35,7 @@ void activate_as(const ActivateArguments& a) {
 // grad_preactivation of one row's stretch; its float32 values, as rounded, are added to sums.
 template <class Element>
 void backward_stretch(const ActivationBackwardArguments& a, int64_t row, int64_t column,
-                      int64_t count, float* sums) {
+                      int64_t count, double* sums) {
     alignas(64) float gradient[kStretch], saved[kStretch];
     const auto* source = static_cast<const Element*>(a.gradient);
     load(source + row * a.gradient_row_stride + column, gradient, count);
@@ -53,7 +54,7 @@ void add_partial_sums(const ActivationBackwardArguments& a, int64_t blocks) {
         const int64_t count = std::min(kStretch, a.columns - column);
         double totals[kStretch] = {};
         for (int64_t block = 0; block < blocks; ++block) {
-            const float* sums = a.partial_sums + block * a.columns + column;
+            const double* sums = a.partial_sums + block * a.columns + column;
             for (int64_t i = 0; i < count; ++i) totals[i] += sums[i];
         }
         auto* grad_bias = static_cast<Element*>(a.grad_bias) + column;
@@ -66,8 +67,8 @@ void activation_backward_as(const ActivationBackwardArguments& a) {
     const int64_t blocks = (a.rows + kRowsPerPartialSum - 1) / kRowsPerPartialSum;
     const int threads = a.rows * a.columns <= kElementsPerTask ? 1 : a.threads;
     parallel_for(threads, blocks, [&](int64_t block) {
-        float* sums = a.grad_bias ? a.partial_sums + block * a.columns : nullptr;
-        if (sums) std::fill_n(sums, a.columns, 0.f);
+        double* sums = a.grad_bias ? a.partial_sums + block * a.columns : nullptr;
+        if (sums) std::fill_n(sums, a.columns, 0.0);
         const int64_t last = std::min((block + 1) * kRowsPerPartialSum, a.rows);
         for (int64_t row = block * kRowsPerPartialSum; row < last; ++row) {
             for (int64_t column = 0; column < a.columns; column += kStretch) {

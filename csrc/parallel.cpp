@@ -19,8 +19,6 @@ bool forked = false;
 
 }  // namespace
 
-bool in_forked_child() {
-    return forked;
-}
+bool in_forked_child() { return forked; }
 
 }  // namespace aefast

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
 from aefast import backend, random
 from aefast.ops.corrupt import eager
 from aefast.ops.shared import contract
+from aefast.ops.shared.autograd import KernelFunction
 
 KINDS = ("masking", "salt_and_pepper", "gaussian")
 
@@ -37,9 +37,11 @@ def corrupt(
     row_offset = contract.check_integer(row_offset, "row_offset", 2**63)
     arguments = (kind, level, low, high, _seed(seed, generator, x), row_offset)
     if contract.is_traced(x) and x.dtype in backend.KERNEL_DTYPES:
-        return torch.ops.aefast.corrupt(x, *arguments[:4], torch.as_tensor(arguments[4]), row_offset)
+        return torch.ops.aefast.corrupt(
+            x, *arguments[:4], torch.as_tensor(arguments[4]), row_offset
+        )
     name = backend.select(x.device, x.dtype)
-    if name == "eager" or x.numel() == 0 or contract.is_transformed():
+    if name == "eager" or x.numel() == 0 or contract.is_transformed(x):
         return eager.corrupt(x, *arguments)
     return _corrupt(x, arguments, name)
 
@@ -68,7 +70,7 @@ def _masking(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     return "masking", level, 0.0, 0.0, seed, row_offset
 
 
-class _Corrupt(Function):
+class _Corrupt(KernelFunction):
     @staticmethod
     def forward(x: Tensor, arguments: tuple[Any, ...], name: str) -> Tensor:
         return backend.implementation("corrupt", name).corrupt(x, *arguments)
@@ -81,7 +83,7 @@ class _Corrupt(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         if ctx.arguments[0] == "gaussian":
             return grad, None, None
-        if contract.is_transformed():
+        if contract.is_transformed(grad):
             return eager.corrupt(grad, *_masking(ctx.arguments)), None, None
         return _corrupt(grad, _masking(ctx.arguments), ctx.name), None, None
 

@@ -21,17 +21,18 @@ def corrupt(
 ) -> Tensor:
     columns = x.shape[-1] if x.dim() else 1
     rows = x.numel() // max(columns, 1)
-    block = {"row_offset": row_offset, "device": x.device}
 
     if kind == "gaussian":
-        noise = random.normal(seed, rows, columns, **block).reshape(x.shape)
+        noise = random.normal(seed, rows, columns, row_offset=row_offset, device=x.device).reshape(
+            x.shape
+        )
         if x.dtype == torch.float64:
             return x + level * noise
         return (x.float() + level * noise).to(x.dtype)
 
-    u = random.uniform(seed, rows, columns, **block).reshape(x.shape)
-    level = torch.tensor(level, dtype=torch.float32, device=x.device)
+    u = random.uniform(seed, rows, columns, row_offset=row_offset, device=x.device).reshape(x.shape)
+    probability = torch.tensor(level, dtype=torch.float32, device=x.device)
     if kind == "masking":
-        return torch.where(u < level, 0, x)
-    salt_or_pepper = torch.where(u < level / 2, x.new_tensor(low), x.new_tensor(high))
-    return torch.where(u < level, salt_or_pepper, x)
+        return torch.where(u < probability, 0, x)
+    salt_or_pepper = torch.where(u < probability / 2, x.new_tensor(low), x.new_tensor(high))
+    return torch.where(u < probability, salt_or_pepper, x)

@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs
 """Noise injection on the GPU: one pass over the data, the noise made in registers.
 
 The tensor is cut into units of adjacent columns of one row, 16 bytes wide where its layout allows,
@@ -243,17 +244,18 @@ def corrupt(
     )
     units_per_row = columns // width if aligned else -(-columns // 4)
 
-    seed_address = 0
-    if isinstance(seed, Tensor):
-        if seed.device.type == "cuda":
-            seed, seed_address = 0, seed.data_ptr()
-        else:
-            seed = int(seed.item())
+    seed_value, seed_address = 0, 0
+    if not isinstance(seed, Tensor):
+        seed_value = seed
+    elif x.device.type == "cuda" and seed.device == x.device:
+        seed_address = seed.data_ptr()
+    else:
+        seed_value = int(seed.item())
 
     arguments = (
         flat,
         output,
-        seed,
+        seed_value,
         seed_address,
         row_offset,
         rows * units_per_row,

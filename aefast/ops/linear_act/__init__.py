@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
 from aefast import backend
 from aefast.ops.linear_act import eager
 from aefast.ops.shared import contract
+from aefast.ops.shared.autograd import KernelFunction
 
 ACTIVATIONS = tuple(eager.ACTIVATIONS)
 FROM_PREACTIVATION = ("gelu", "silu")
@@ -28,13 +28,14 @@ def linear_act(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "identity"
 ) -> Tensor:
     contract.check_choice(activation, "activation", ACTIVATIONS)
+    contract.check_tensor(x, "x")
     x, weight, bias = _autocast(x, weight, bias)
     _check_tensors(x, weight, bias)
     if contract.is_traced(x) and x.dtype in backend.KERNEL_DTYPES:
         output = torch.ops.aefast.linear_act(x.reshape(-1, x.shape[-1]), weight, bias, activation)
         return output[0].reshape(*x.shape[:-1], weight.shape[0])
     name = backend.select(x.device, x.dtype)
-    if name == "eager" or 0 in (x.numel(), weight.numel()) or contract.is_transformed():
+    if name == "eager" or 0 in (x.numel(), weight.numel()) or contract.is_transformed(x):
         return eager.linear_act(x, weight, bias, activation)
     if x.dim() == 2:
         return _linear_act(x, weight, bias, activation, name)
@@ -44,10 +45,10 @@ def linear_act(
 
 def _autocast(*tensors: Any) -> tuple[Any, ...]:
     """Under autocast the same casts as torch.nn.functional.linear's."""
-    x = tensors[0]
-    if not isinstance(x, Tensor) or not torch.is_autocast_enabled(x.device.type):
+    device = tensors[0].device.type
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return tensors
-    dtype = torch.get_autocast_dtype(x.device.type)
+    dtype = torch.get_autocast_dtype(device)
     return tuple(
         tensor.to(dtype)
         if isinstance(tensor, Tensor) and tensor.dtype in backend.KERNEL_DTYPES
@@ -57,7 +58,6 @@ def _autocast(*tensors: Any) -> tuple[Any, ...]:
 
 
 def _check_tensors(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    contract.check_tensor(x, "x")
     contract.check_like(weight, "weight", x, "x")
     if weight.dim() != 2:
         raise ValueError(f"weight has shape {list(weight.shape)}; it takes [H, D]")
@@ -87,7 +87,7 @@ def _linear_act(
     return backend.implementation("linear_act", name).forward(x, weight, bias, activation, False)[0]
 
 
-class _LinearAct(Function):
+class _LinearAct(KernelFunction):
     @staticmethod
     def forward(
         x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, name: str
@@ -113,7 +113,7 @@ class _LinearAct(Function):
             return (None,) * 5
         x, weight, bias, saved = ctx.saved_tensors
         needed = tuple(ctx.needs_input_grad[:3])
-        if torch.is_grad_enabled() or contract.is_transformed():
+        if torch.is_grad_enabled() or contract.is_transformed(grad):
             # The gradient is to be differentiated again, or batched: the definition's can be.
             gradients = eager.backward(grad, x, weight, bias, ctx.activation)
         else:

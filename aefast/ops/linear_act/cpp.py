@@ -11,11 +11,8 @@ _C = extension()
 def forward(
     x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, keep_preactivation: bool
 ) -> tuple[Tensor, Tensor | None]:
-    output = x.new_empty(x.shape[0], weight.shape[0])
-    if bias is None:
-        torch.mm(x, weight.t(), out=output)
-    else:
-        torch.addmm(bias, x, weight.t(), out=output)
+    weight = weight.t()
+    output = torch.mm(x, weight) if bias is None else torch.addmm(bias, x, weight)
     preactivation = output.clone() if keep_preactivation else None
     if activation != "identity":
         _C.activate(
@@ -52,7 +49,7 @@ def _activation_backward(
     grad_preactivation = grad.new_empty(rows, columns)
     grad_bias = grad.new_empty(columns) if bias_needed else None
     blocks = -(-rows // _C.ROWS_PER_PARTIAL_SUM) if bias_needed else 0
-    partial_sums = torch.empty(blocks, columns)
+    partial_sums = torch.empty(blocks, columns, dtype=torch.float64)
     _C.activation_backward(
         grad.data_ptr(),
         grad.stride(0),

@@ -37,17 +37,20 @@ def check_like(value: Tensor, argument: str, reference: Tensor, reference_argume
         )
 
 
-def check_number(value: Any, argument: str, low: float = -math.inf, high: float = math.inf) -> float:
+def check_number(
+    value: Any, argument: str, low: float = -math.inf, high: float = math.inf
+) -> float:
     """A finite real number in [low, high], as a float."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{argument} is a {type(value).__name__}; it takes a real number")
+    value = float(value)
     if not math.isfinite(value) or not low <= value <= high:
         if high < math.inf:
             domain = f"a number in [{low:g}, {high:g}]"
         else:
             domain = "a finite number" if low == -math.inf else f"a finite number, at least {low:g}"
         raise ValueError(f"{argument} is {value}; it takes {domain}")
-    return float(value)
+    return value
 
 
 def check_integer(value: Any, argument: str, limit: int) -> int:
@@ -55,7 +58,9 @@ def check_integer(value: Any, argument: str, limit: int) -> int:
     if isinstance(value, bool) or not hasattr(value, "__index__") or isinstance(value, Tensor):
         raise TypeError(f"{argument} is a {type(value).__name__}; it takes an int")
     if not 0 <= value < limit:
-        raise ValueError(f"{argument} is {value}; it takes an int in [0, 2**{limit.bit_length() - 1})")
+        raise ValueError(
+            f"{argument} is {value}; it takes an int in [0, 2**{limit.bit_length() - 1})"
+        )
     return int(value)
 
 
@@ -81,8 +86,10 @@ def is_traced(tensor: Tensor) -> bool:
     )
 
 
-def is_transformed() -> bool:
+def is_transformed(tensor: Tensor) -> bool:
     """Whether vmap or forward-mode differentiation is at work, which only the definition serves."""
+    if torch._C._functorch.is_legacy_batchedtensor(tensor):  # autograd.grad(is_grads_batched=True)
+        return True
     if torch.autograd.forward_ad._current_level >= 0:
         return True
     if not torch._C._are_functorch_transforms_active():

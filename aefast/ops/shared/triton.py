@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs
 """Device functions that every Triton kernel shares: random numbers, activations, rounding.
 
 The random numbers are those of :mod:`aefast.random`: Philox4x32-10 with the seed as its key and
@@ -57,8 +58,9 @@ class Variant:
 
     @property
     def name(self) -> str:
-        values = (*self.pointer_types.values(), *self.constants.values(), self.warps, self.stages)
-        return "-".join(str(value) for value in (self.kernel.__name__, *values))
+        types = " ".join(dict.fromkeys(self.pointer_types.values()))
+        constants = " ".join(f"{name}={value}" for name, value in self.constants.items())
+        return f"{self.kernel.__name__} {types} {constants} warps={self.warps} stages={self.stages}"
 
     @property
     def signature(self) -> dict[str, str]:
@@ -116,14 +118,14 @@ def philox(seed, column_block, row, step):
 
 @triton.jit
 def interleave(first, second, third, fourth):
-    """Four tensors [..., n] as one [..., 4 n], their elements taken in turn."""
+    """Four tensors [m, n] as one [m, 4 n], their elements taken in turn."""
     joined = tl.join(tl.join(first, third), tl.join(second, fourth))
-    return tl.reshape(joined, first.shape[:-1] + [4 * first.shape[-1]])
+    return tl.reshape(joined, (first.shape[0], 4 * first.shape[1]))
 
 
 @triton.jit
 def uniform_bits(word):
-    """A word's top 24 bits as an int32: the uniform is this * 2^-24, so u < p is an integer test."""
+    """A word's top 24 bits: the uniform is this * 2^-24, so that u < p is a test of integers."""
     return (word >> 8).to(tl.int32)
 
 
@@ -230,7 +232,7 @@ def activation_gradient(grad, saved, activation):
     elif activation == SIGMOID:
         grad = grad * ((1.0 - saved) * saved)
     elif activation == TANH:
-        grad = grad * (1.0 - saved * saved)
+        grad = grad * ((1.0 - saved) * (1.0 + saved))
     elif activation == SOFTPLUS:
         grad = grad * one_minus_exp(saved)
     elif activation == GELU:

@@ -1,0 +1,55 @@
+# make demo | test | lint | bench | wheel | gpu-check; each makes .venv on first use.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := aefast benchmarks tests setup.py
+CPP := $(wildcard csrc/*.h csrc/*.cpp tests/csrc/*.cpp)
+
+.PHONY: setup demo test lint format bench wheel gpu-check clean
+
+setup: $(VENV)/built
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools wheel
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch pybind11
+	touch $@
+
+$(VENV)/built: $(VENV)/installed setup.py $(CPP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation \
+		--editable ".[test,lint]"
+	touch $@
+
+demo: setup
+	$(BIN)/aefast demo --out demo.png
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
+
+format: setup
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/clang-format -i $(CPP)
+
+bench: setup
+	$(BIN)/aefast bench --json bench.json
+
+wheel: setup
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+# For a machine with a CUDA GPU and no network: uses the Python at hand and installs nothing.
+gpu-check:
+	$(PYTHON) setup.py --quiet build_ext --inplace
+	$(PYTHON) -m pytest tests --quiet
+	$(PYTHON) -m pytest benchmarks --quiet --device cuda --benchmark-max-time 0.3 \
+		--benchmark-json gpu-check.json
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info aefast/_C.*.so

@@ -1,0 +1,179 @@
+"""Linear layer with its activation against what a user would write, and against bare GEMMs."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from harness import Case, Layer, Limit, forward
+from torch import Tensor
+
+from aefast.functional import linear_act
+
+# The spacing of the numbers next to 1 in the format to which a level may round what it multiplies:
+# float32 itself, TensorFloat-32 (11 significant bits), bfloat16 (8).
+ROUNDING = {"highest": 2**-23, "high": 2**-10, "medium": 2**-7, "bfloat16": 2**-7}
+
+
+def ours(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return linear_act(x, weight, bias, "sigmoid")
+
+
+def eager(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return torch.sigmoid(F.linear(x, weight, bias))
+
+
+def forward_backward(layer: Layer, *inputs: Tensor) -> tuple[Tensor, ...]:
+    """A middle layer's training step: gradients of input, weight and bias, all of them fresh."""
+    *arguments, grad_output = inputs
+    output = layer(*arguments)
+    return output, *torch.autograd.grad(output, arguments, grad_output)
+
+
+@pytest.mark.parametrize(
+    ("device", "batch", "inputs", "outputs"),
+    [
+        ("cpu", 1024, 784, 512),
+        ("cpu", 4096, 784, 1024),
+        ("cuda", 4096, 784, 1024),
+        ("cuda", 8192, 4096, 4096),
+    ],
+)
+@pytest.mark.parametrize("precision", ["highest", "high", "medium", "bfloat16"])
+def test_forward_backward(
+    compare: Callable[[Case], None],
+    matmul_precision: Callable[[str], None],
+    device: str,
+    batch: int,
+    inputs: int,
+    outputs: int,
+    precision: str,
+) -> None:
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    if dtype == torch.float32:
+        matmul_precision(precision)
+    layer = LayerInputs(device, dtype, batch, inputs, outputs)
+    compare(
+        Case(
+            op="linear_act",
+            name=f"sigmoid fwd+bwd {batch}x{inputs}->{outputs} {precision}",
+            device=device,
+            dtype=dtype,
+            make_inputs=layer.training,
+            ours=ours,
+            eager=eager,
+            check=lambda: check(forward_backward, layer.training(), precision),
+            run=forward_backward,
+            limit=layer.three_products(),
+        )
+    )
+
+
+@pytest.mark.parametrize(("device", "batch", "inputs", "outputs"), [("cuda", 8192, 4096, 4096)])
+def test_forward(
+    compare: Callable[[Case], None], device: str, batch: int, inputs: int, outputs: int
+) -> None:
+    layer = LayerInputs(device, torch.bfloat16, batch, inputs, outputs)
+    compare(
+        Case(
+            op="linear_act",
+            name=f"sigmoid fwd {batch}x{inputs}->{outputs} bfloat16",
+            device=device,
+            dtype=torch.bfloat16,
+            make_inputs=layer.inference,
+            ours=ours,
+            eager=eager,
+            check=lambda: check(forward, layer.inference(), "bfloat16"),
+            limit=Limit(
+                "torch.addmm",
+                lambda x, weight, bias: torch.addmm(bias, x, weight.t()),
+                work=2 * batch * inputs * outputs,
+                unit="TFLOP/s",
+            ),
+        )
+    )
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("training", [False, True], ids=["fwd", "fwd+bwd"])
+def test_call_overhead(compare: Callable[[Case], None], device: str, training: bool) -> None:
+    layer = LayerInputs(device, torch.float32, 8, 8, 8)
+    run = forward_backward if training else forward
+    make_inputs = layer.training if training else layer.inference
+    compare(
+        Case(
+            op="linear_act",
+            name=f"sigmoid {'fwd+bwd' if training else 'fwd'} 8x8->8",
+            device=device,
+            dtype=torch.float32,
+            make_inputs=make_inputs,
+            ours=ours,
+            eager=eager,
+            check=lambda: check(run, make_inputs(), "highest"),
+            run=run,
+            calls_in_round=500,
+        )
+    )
+
+
+class LayerInputs:
+    """The tensors of one layer shape."""
+
+    def __init__(
+        self, device: str, dtype: torch.dtype, batch: int, inputs: int, outputs: int
+    ) -> None:
+        self.options = {"device": device, "dtype": dtype}
+        self.batch, self.inputs, self.outputs = batch, inputs, outputs
+
+    def inference(self) -> tuple[Tensor, ...]:
+        """Input, weight and bias, scaled so that the sigmoid does not saturate."""
+        x = torch.randn(self.batch, self.inputs, **self.options)
+        weight = torch.randn(self.outputs, self.inputs, **self.options) / self.inputs**0.5
+        return x, weight, torch.randn(self.outputs, **self.options)
+
+    def training(self) -> tuple[Tensor, ...]:
+        """The same, asking for gradients, and the gradient that comes in from above."""
+        leaves = tuple(tensor.requires_grad_() for tensor in self.inference())
+        return *leaves, torch.randn(self.batch, self.outputs, **self.options)
+
+    def three_products(self) -> Limit:
+        """The layer's three matrix products alone, into memory that is there already."""
+        output = torch.empty(self.batch, self.outputs, **self.options)
+        grad_x = torch.empty(self.batch, self.inputs, **self.options)
+        grad_weight = torch.empty(self.outputs, self.inputs, **self.options)
+
+        def multiply(x: Tensor, weight: Tensor, bias: Tensor, grad_output: Tensor) -> None:
+            torch.mm(x, weight.t(), out=output)
+            torch.mm(grad_output, weight, out=grad_x)
+            torch.mm(grad_output.t(), x, out=grad_weight)
+
+        work = 3 * 2 * self.batch * self.inputs * self.outputs
+        return Limit("torch.mm", multiply, work=work, unit="TFLOP/s")
+
+
+def check(run: Callable[..., object], inputs: tuple[Tensor, ...], precision: str) -> None:
+    """Every result's error against float64 is at most twice torch's own, or its format's rounding.
+
+    Errors are relative, in the Frobenius norm.
+    """
+    exact = tuple(tensor.detach().double() for tensor in inputs)
+    if run is forward_backward:
+        exact = (*(tensor.requires_grad_() for tensor in exact[:3]), exact[3])
+    wanted = _as_tuple(run(eager, *exact))
+    names = ("output", "gradient of x", "gradient of weight", "gradient of bias")
+    results = zip(
+        names, wanted, _as_tuple(run(ours, *inputs)), _as_tuple(run(eager, *inputs)), strict=False
+    )
+    for name, want, got, torch_got in results:
+        error = _relative_error(got, want)
+        allowed = max(2 * _relative_error(torch_got, want), ROUNDING[precision])
+        assert error <= allowed, f"{name}: error {error:.2e}, allowed {allowed:.2e}"
+
+
+def _as_tuple(result: object) -> tuple[Tensor, ...]:
+    return result if isinstance(result, tuple) else (result,)
+
+
+def _relative_error(got: Tensor, want: Tensor) -> float:
+    difference = torch.linalg.norm(got.detach().double() - want)
+    return (difference / torch.linalg.norm(want)).item()

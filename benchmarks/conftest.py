@@ -1,0 +1,104 @@
+"""The suite's fixtures and hooks. Run it with ``pytest benchmarks`` or ``aefast bench``."""
+
+import os
+import sys
+
+import pytest
+
+# AEFAST_CPU_ISA caps this package's kernels. A fair comparison caps eager PyTorch too, and its
+# libraries read these variables once, when torch loads: so this must come before any import of it.
+EAGER_CAPS = {
+    "baseline": ("default", "SSE41", "SSE4_2"),
+    "avx2": ("avx2", "AVX2", "AVX2"),
+    "avx512": ("avx512", "AVX512_CORE", "AVX512"),
+}
+if (cap := os.environ.get("AEFAST_CPU_ISA")) in EAGER_CAPS:
+    if "torch" in sys.modules:
+        raise pytest.UsageError("torch is loaded already, so AEFAST_CPU_ISA cannot cap eager")
+    variables = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
+    os.environ.update(zip(variables, EAGER_CAPS[cap], strict=True))
+
+from collections.abc import Callable, Iterator  # noqa: E402
+from typing import Any  # noqa: E402
+
+import report  # noqa: E402
+import torch  # noqa: E402
+from harness import Case, race  # noqa: E402
+
+from aefast import environment  # noqa: E402
+
+RECORDS = pytest.StashKey[list[dict[str, Any]]]()
+FAILED = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture
+def compare(benchmark: Any, request: pytest.FixtureRequest) -> Callable[[Case], None]:
+    """Check a case, then race its contenders and keep the record."""
+    seconds = float(request.config.getoption("benchmark_max_time"))
+
+    def run(case: Case) -> None:
+        record = race(case, benchmark, seconds)
+        if record is not None:
+            benchmark.extra_info.update(record)
+            request.config.stash[RECORDS].append(record)
+
+    return run
+
+
+@pytest.fixture
+def matmul_precision() -> Iterator[Callable[[str], None]]:
+    """Set torch's float32 matmul precision, which both sides obey, for one case."""
+    before = torch.get_float32_matmul_precision()
+    yield torch.set_float32_matmul_precision
+    torch.set_float32_matmul_precision(before)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--device", choices=("cpu", "cuda"), help="only this device; else all that torch sees"
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("device") == "cuda" and not torch.cuda.is_available():
+        raise pytest.UsageError("--device cuda: torch sees no CUDA device")
+    config.addinivalue_line("python_files", "bench_*.py")
+    config.option.benchmark_quiet = True  # the table below takes the place of the plugin's own
+    config.stash[RECORDS] = []
+    config.stash[FAILED] = []
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    wanted = [config.getoption("device")] if config.getoption("device") else ["cpu", "cuda"]
+    if not torch.cuda.is_available():
+        wanted = ["cpu"]
+    others = [item for item in items if item.callspec.params["device"] not in wanted]
+    config.hook.pytest_deselected(items=others)
+    items[:] = [item for item in items if item not in others]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    outcome = yield
+    if outcome.failed:
+        item.config.stash[FAILED].append(item.name)
+    return outcome
+
+
+def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
+    for field in ("node", "release"):  # the names of a host and its kernel, not their speed
+        del machine_info[field]
+    machine_info["aefast"] = environment.describe()
+
+
+def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
+    output_json["failed"] = config.stash[FAILED]
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    if records := config.stash[RECORDS]:
+        terminalreporter.section("aefast against its baselines")
+        terminalreporter.write_line(
+            report.render(environment.describe(), records, config.stash[FAILED])
+        )

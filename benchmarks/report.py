@@ -1,0 +1,143 @@
+"""The results as Markdown, from the JSON file alone: ``python benchmarks/report.py RESULT.json``.
+
+Every case is shown, won or lost; one whose kernel was wrong is named, without a number.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+
+HEADING = [
+    "case",
+    "on",
+    "aefast",
+    "eager / aefast",
+    "compile / aefast",
+    "limit reached",
+    "peak MiB",
+]
+OVERHEAD_HEADING = ["call overhead", "on", "aefast", "eager", "aefast - eager", "compile"]
+
+
+def render(machine: dict[str, Any], records: list[Record], failed: list[str]) -> str:
+    """The whole report.
+
+    Args:
+        machine: what ``aefast.environment.describe`` returned where the numbers were taken.
+        records: one for each case that was timed.
+        failed: the names of the cases that got no number.
+    """
+    parts = [describe_machine(machine)]
+    for heading, overhead, row in (
+        (HEADING, False, case_row),
+        (OVERHEAD_HEADING, True, overhead_row),
+    ):
+        rows = [row(record) for record in records if record["overhead"] is overhead]
+        if rows:
+            parts.append(table([heading, *rows]))
+    parts.append(
+        "Ratios are medians of paired rounds, with quartiles: above 1x aefast is the faster. "
+        "Peak memory: aefast / eager."
+    )
+    parts += [f"No number: {reason}" for reason in missing_numbers(records, failed)]
+    return "\n\n".join(parts) + "\n"
+
+
+def render_file(path: Path) -> str:
+    """The report of one ``--benchmark-json`` file, with its commit and date."""
+    result = json.loads(path.read_text())
+    records = [benchmark["extra_info"] for benchmark in result["benchmarks"]]
+    commit = result["commit_info"].get("id") or "unknown"
+    dirty = " with local changes" if result["commit_info"].get("dirty") else ""
+    origin = f"Measured {result['datetime'][:10]}, commit {commit[:10]}{dirty}."
+    return origin + "\n\n" + render(result["machine_info"]["aefast"], records, result["failed"])
+
+
+def describe_machine(machine: dict[str, Any]) -> str:
+    versions = ", ".join(
+        f"{name} {version or '-'}" for name, version in machine["versions"].items()
+    )
+    processor = (
+        f"{machine['cpu']}, {machine['threads']} threads, instruction set {machine['cpu_isa']} "
+        f"(torch: {machine['torch_cpu_capability']})"
+    )
+    return "\n".join([f"- {line}" for line in (processor, *machine["gpus"], versions)])
+
+
+def case_row(record: Record) -> list[str]:
+    eager = record["baselines"]["eager"]
+    return [
+        f"{record['op']} {record['case']}",
+        f"{record['device']} {record['backend']}",
+        duration(record["seconds"]),
+        ratio(eager),
+        ratio(record["baselines"]["compile"]),
+        limit(record.get("limit")),
+        f"{mebibytes(record['peak_bytes'])} / {mebibytes(eager['peak_bytes'])}",
+    ]
+
+
+def overhead_row(record: Record) -> list[str]:
+    eager, compiled = record["baselines"]["eager"], record["baselines"]["compile"]
+    return [
+        f"{record['op']} {record['case']}",
+        f"{record['device']} {record['backend']}",
+        duration(record["seconds"]),
+        duration(eager["seconds"]),
+        f"{(record['seconds'] - eager['seconds']) * 1e6:+.1f} us",
+        "-" if "skipped" in compiled else duration(compiled["seconds"]),
+    ]
+
+
+def ratio(baseline: dict[str, Any]) -> str:
+    if "skipped" in baseline:
+        return "-"
+    spread = baseline["ratio"]
+    quartiles = f"{spread['lower_quartile']:.2f}-{spread['upper_quartile']:.2f}"
+    return f"{spread['median']:.2f}x ({quartiles})"
+
+
+def limit(measured: dict[str, Any] | None) -> str:
+    if measured is None:
+        return "-"
+    rate = f"{measured['name']} at {measured['rate']:.3g} {measured['unit']}"
+    return f"{measured['share']['median']:.0%} of {rate}"
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-4 else f"{seconds * 1e6:.1f} us"
+
+
+def mebibytes(count: int | None) -> str:
+    return "-" if count is None else f"{count / 2**20:.1f}"
+
+
+def missing_numbers(records: list[Record], failed: list[str]) -> list[str]:
+    """Why a number is not there: each failed case, and each reason that skipped a baseline."""
+    reasons = {
+        f"{name}, {baseline['skipped']}"
+        for record in records
+        for name, baseline in record["baselines"].items()
+        if "skipped" in baseline
+    }
+    return [f"{name} failed" for name in failed] + sorted(reasons)
+
+
+def table(rows: list[list[str]]) -> str:
+    """An aligned Markdown table; the first row is its heading."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in rows
+    ]
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python benchmarks/report.py RESULT.json")
+    print(render_file(Path(sys.argv[1])), end="")

@@ -1,0 +1,157 @@
+"""The command line: what it prints, and one line with exit code 2 for every mistake."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from aefast import backend, cli
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+def invoke(*arguments: str):
+    return CliRunner().invoke(cli.app, list(arguments))
+
+
+def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=REPOSITORY,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def assert_one_line(result: subprocess.CompletedProcess[str], message: str) -> None:
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith("aefast: ")
+    assert message in result.stderr
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The commands that ``bench`` would have run."""
+    seen: list[list[str]] = []
+
+    def run(command: list[str], check: bool) -> SimpleNamespace:
+        seen.append(command)
+        return SimpleNamespace(returncode=7)
+
+    monkeypatch.setattr(cli.subprocess, "run", run)
+    return seen
+
+
+def test_info_names_every_backend_and_what_runs() -> None:
+    result = invoke("info")
+    assert result.exit_code == 0
+    for name in backend.BACKENDS:
+        assert f"backend {name}" in result.output
+    assert f"torch {torch.__version__.split('+')[0]}" in result.output
+    chosen = backend.select(torch.device("cpu"), torch.float32)
+    assert f"CPU float32     runs {chosen}" in result.output
+
+
+def test_info_says_why_a_backend_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli.backend, "unavailable", lambda name, device: f"no {name} on {device}")
+    output = invoke("info").output
+    assert "not here: no cpp on cpu" in output
+    assert "not here: no triton on cuda" in output
+
+
+def test_info_still_prints_where_the_forced_backend_cannot_run() -> None:
+    result = python("-m", "aefast", "info", AEFAST_BACKEND="triton", TRITON_INTERPRET="0")
+    assert result.returncode == 0
+    assert "backend 'triton' cannot run" in result.stdout
+
+
+@pytest.mark.parametrize("variable", ["AEFAST_BACKEND", "AEFAST_CPU_ISA"])
+def test_a_wrong_setting_is_one_line(variable: str) -> None:
+    if variable == "AEFAST_CPU_ISA" and backend.unavailable("cpp", "cpu"):
+        pytest.skip("without the C++ extension AEFAST_CPU_ISA is not read")
+    result = python("-m", "aefast", "info", **{variable: "bogus"})
+    assert_one_line(result, f"{variable} is 'bogus'")
+
+
+def test_a_missing_typer_is_one_line() -> None:
+    program = (
+        "import sys, runpy; sys.modules['typer'] = None; "
+        "runpy.run_module('aefast', run_name='__main__')"
+    )
+    assert_one_line(python("-c", program), "typer")
+
+
+def test_bench_runs_the_suite_in_a_process_of_its_own(
+    commands: list[list[str]], tmp_path: Path
+) -> None:
+    file = tmp_path / "result.json"
+    result = invoke("bench", "corrupt", "--device", "cpu", "--json", str(file))
+    assert result.exit_code == 7  # pytest's own exit code comes through
+    suite = cli.find_suite() / "bench_corrupt.py"
+    expected = [str(suite), "--device", "cpu", "--benchmark-json", str(file)]
+    assert commands == [[sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *expected]]
+
+
+def test_bench_without_an_op_runs_the_whole_suite(commands: list[list[str]]) -> None:
+    invoke("bench")
+    assert commands[0][-1] == str(cli.find_suite())
+
+
+def test_the_suite_has_a_file_for_every_op() -> None:
+    found = {path.name for path in cli.find_suite().glob("bench_*.py")}
+    assert found == {"bench_corrupt.py", "bench_linear_act.py"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("bench", "fft"), "OP is 'fft'; it takes one of corrupt, linear_act"),
+        (("bench", "--device", "tpu"), "--device is 'tpu'; it takes one of cpu, cuda"),
+        (("bench", "--json", "nowhere/result.json"), "--json is 'nowhere/result.json'"),
+        (("demo", "--out", "nowhere/demo.png"), "--out is 'nowhere/demo.png'"),
+    ],
+)
+def test_a_wrong_argument_is_one_line(
+    arguments: tuple[str, ...], message: str, commands: list[list[str]]
+) -> None:
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert result.output.startswith(f"aefast: {message}")
+    assert result.output.count("\n") == 1
+    assert commands == []
+
+
+def test_bench_on_cuda_without_a_gpu_is_one_line(
+    commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    result = invoke("bench", "--device", "cuda")
+    assert result.exit_code == 2
+    assert result.output == "aefast: --device is 'cuda', but torch sees no CUDA device\n"
+    assert commands == []
+
+
+@pytest.mark.parametrize(
+    ("command", "package"),
+    [("bench", "pytest"), ("bench", "pytest_benchmark"), ("demo", "sklearn")],
+)
+def test_a_missing_package_is_one_line(
+    command: str, package: str, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        cli.importlib.util, "find_spec", lambda name: None if name == package else find_spec(name)
+    )
+    result = invoke(command)
+    assert result.exit_code == 2
+    assert result.output == f"aefast: {package} is missing: pip install 'aefast[{command}]'\n"
+    assert commands == []
