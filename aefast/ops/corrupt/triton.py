@@ -45,8 +45,8 @@ POINTERS = ["x_pointer", "output_pointer"]
 @triton.jit
 def _load_seed(seed, seed_address):
     """The seed itself, or what stands at its address: a CUDA graph's replays then differ."""
-    pointer = seed_address.to(tl.int64).to(tl.pointer_type(tl.int64))
-    return tl.load(pointer, mask=seed_address != 0, other=seed.to(tl.int64))
+    pointer = seed_address.to(tl.int64).to(tl.pointer_type(tl.uint64))
+    return tl.load(pointer, mask=seed_address != 0, other=seed.to(tl.uint64))
 
 
 @triton.jit

@@ -6,8 +6,8 @@ A backend module has two functions, on ``x [B, D]`` and ``weight [H, D]``:
     both ``[B, H]``; the pre-activation where it is asked for.
 ``backward(grad, x, weight, saved, activation, needed) -> (grad_x, grad_weight, grad_bias)``
     of which only the ``needed`` ones are made, the others None. ``saved`` is the pre-activation
-    for the activations in ``FROM_PREACTIVATION``, and the output for all others, whose derivative
-    the output tells.
+    for the activations in ``FROM_PREACTIVATION``, None for the identity, and the output for all
+    others, whose derivative the output tells.
 """
 
 from typing import Any
@@ -87,6 +87,13 @@ def _linear_act(
     return backend.implementation("linear_act", name).forward(x, weight, bias, activation, False)[0]
 
 
+def _saved(activation: str, output: Tensor, preactivation: Tensor | None) -> Tensor | None:
+    """What backward needs of forward's results."""
+    if activation == "identity":
+        return None
+    return preactivation if activation in FROM_PREACTIVATION else output
+
+
 class _LinearAct(KernelFunction):
     @staticmethod
     def forward(
@@ -103,7 +110,7 @@ class _LinearAct(KernelFunction):
         output, preactivation = outputs
         if preactivation is not None:
             ctx.mark_non_differentiable(preactivation)
-        saved = output if preactivation is None else preactivation
+        saved = _saved(ctx.activation, output, preactivation)
         ctx.save_for_backward(x, weight, bias, saved)
         ctx.set_materialize_grads(False)
 
@@ -152,7 +159,7 @@ def _registered_backward(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    saved: Tensor,
+    saved: Tensor | None,
     activation: str,
     needed: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -176,7 +183,7 @@ def _(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    saved: Tensor,
+    saved: Tensor | None,
     activation: str,
     needed: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -189,7 +196,7 @@ def _(
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     x, weight, bias, ctx.activation = inputs
-    saved = output[1] if ctx.activation in FROM_PREACTIVATION else output[0]
+    saved = _saved(ctx.activation, *output)
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(x, weight, bias, saved)
 

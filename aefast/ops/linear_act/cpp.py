@@ -29,11 +29,14 @@ def backward(
     grad: Tensor,
     x: Tensor,
     weight: Tensor,
-    saved: Tensor,
+    saved: Tensor | None,
     activation: str,
     needed: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    grad_preactivation, grad_bias = _activation_backward(grad, saved, activation, needed[2])
+    if saved is None:
+        grad_preactivation, grad_bias = grad, grad.sum(0) if needed[2] else None
+    else:
+        grad_preactivation, grad_bias = _activation_backward(grad, saved, activation, needed[2])
     grad_x = torch.mm(grad_preactivation, weight) if needed[0] else None
     grad_weight = torch.mm(grad_preactivation.t(), x) if needed[1] else None
     return grad_x, grad_weight, grad_bias

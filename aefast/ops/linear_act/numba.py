@@ -30,11 +30,11 @@ def backward(
     grad: Tensor,
     x: Tensor,
     weight: Tensor,
-    saved: Tensor,
+    saved: Tensor | None,
     activation: str,
     needed: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    if activation != "identity":
+    if saved is not None:
         grad = _map(shared.activation_backward(activation), grad, saved)
     grad_x = torch.mm(grad, weight) if needed[0] else None
     grad_weight = torch.mm(grad.t(), x) if needed[1] else None

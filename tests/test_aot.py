@@ -1,0 +1,151 @@
+"""Every Triton kernel, compiled for chips that are not here."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from aefast import aot
+from aefast.ops.linear_act import triton as linear_act
+
+SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
+TENSOR_CORES = {80: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma"}
+TENSOR_MEMORY_COLUMNS = 512
+
+
+def run(*arguments):
+    """A Python without the interpreter, whatever this one has."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, *arguments], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def binaries(tmp_path_factory):
+    report = tmp_path_factory.mktemp("aot") / "report.json"
+    run("-m", "aefast.aot", "--json", str(report), "--jobs", str(os.cpu_count()))
+    return json.loads(report.read_text())
+
+
+def described(binaries):
+    return [f"sm_{binary['arch']} {binary['variant']}" for binary in binaries]
+
+
+def test_every_variant_compiles(binaries):
+    expected = {
+        (op, arch, variant.name)
+        for arch in aot.ARCHS
+        for op in aot.OPS
+        for variant in aot.variants(op, arch)
+    }
+    assert {(b["op"], b["arch"], b["variant"]) for b in binaries} == expected
+    assert len(binaries) == len(expected)
+
+
+def test_nothing_is_spilled(binaries):
+    assert described(b for b in binaries if b["spilled_bytes"]) == []
+
+
+def test_on_chip_memory_suffices(binaries):
+    assert described(b for b in binaries if b["shared_bytes"] > SHARED_LIMIT[b["arch"]]) == []
+    assert (
+        described(b for b in binaries if b["tensor_memory_columns"] > TENSOR_MEMORY_COLUMNS) == []
+    )
+    assert described(b for b in binaries if b["traps"]) == []
+
+
+def test_products_run_on_the_tensor_cores(binaries):
+    products = [b for b in binaries if b["tensor_cores"]]
+    assert {b["arch"] for b in products} == set(aot.ARCHS)
+    wrong = [b for b in products if b["instructions"] != [TENSOR_CORES[b["arch"]]]]
+    assert described(wrong) == []
+
+
+def test_aligned_elementwise_kernels_access_16_bytes(binaries):
+    aligned = [b for b in binaries if "ALIGNED=True" in b["variant"]]
+    assert aligned
+    narrow = [b for b in aligned if (b["widest_load_bytes"], b["widest_store_bytes"]) != (16, 16)]
+    assert described(narrow) == []
+
+
+@pytest.mark.parametrize("arch", aot.ARCHS)
+def test_the_table_picks_only_listed_variants(arch):
+    listed = {variant.name for variant in linear_act.variants(arch)}
+    sizes = (1, 7, 64, 130, 1024, 8192, 65536, 10**6)
+    kinds = (
+        (torch.float32, "float32"),
+        (torch.float32, "tf32"),
+        (torch.bfloat16, "half"),
+        (torch.float16, "half"),
+    )
+    layouts = ((False, False), (False, True), (True, True))
+    picked = {
+        linear_act.plan(arch, multiprocessors, dtype, kind, shape, layout).variant.name
+        for multiprocessors in (1, 40, 108, 132, 148)
+        for dtype, kind in kinds
+        for shape in itertools.product(sizes, repeat=3)
+        for layout in layouts
+    }
+    gradients = {name for name in listed if name.startswith("gradient_kernel")}
+    assert picked == listed - gradients  # and none stands in the list for nothing
+
+
+SPECIALIZATIONS = """
+import sys
+
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import CUDABackend
+from triton.runtime.jit import create_function_from_signature
+
+from aefast.ops.corrupt import triton as corrupt
+from aefast.ops.linear_act import triton as linear_act
+from aefast.ops.shared.triton import Variant
+
+arch = int(sys.argv[1])
+backend = CUDABackend(GPUTarget("cuda", arch, 32))
+keys, names = set(), set()
+
+
+def record(variant, programs, *arguments):
+    kernel = variant.kernel
+    bind = create_function_from_signature(kernel.signature, kernel.params, backend)
+    options = {"num_warps": variant.warps, "num_stages": variant.stages}
+    _, specialization, _ = bind(*arguments, **variant.constants, **options)
+    types = [kind for kind, _ in specialization]
+    assert types == list(variant.signature.values()), (types, variant.signature)
+    assert not any(value for kind, value in specialization if kind != "constexpr"), specialization
+    keys.add((variant.name, str(specialization)))
+    names.add(variant.name)
+
+
+Variant.launch = record
+linear_act._chip = lambda device: (arch, 132)
+weight, bias = torch.zeros(100, 96), torch.zeros(100)
+for batch in [*range(1, 130), 1000, 1024, 4096, 5000, 8191, 16384, 40000]:
+    x = torch.zeros(batch, 96)
+    output, _ = linear_act.forward(x, weight, bias, "tanh", False)
+    linear_act.backward(output, x, weight, output, "tanh", (True, True, True))
+    for seed in (0, 1, 16, 2**40):
+        corrupt.corrupt(x, "masking", 0.5, 0.0, 0.0, seed, batch)
+print(len(keys), len(names))
+"""
+
+
+@pytest.mark.parametrize("arch", aot.ARCHS)
+def test_batch_sizes_and_seeds_share_binaries(arch):
+    """Triton's own cache keys: one a variant, and exactly what was compiled ahead of time."""
+    keys, names = map(int, run("-c", SPECIALIZATIONS, str(arch)).split())
+    assert keys == names
+    # A large and a small tile for each of the three products, one kernel for the activation's
+    # gradient (100 columns are whole 16-byte units), one for the noise.
+    assert names <= 8

@@ -1,0 +1,87 @@
+"""The build: wheels, what a failed compile says, and kernels that stay apart."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = ["aefast", "benchmarks", "csrc", "pyproject.toml", "setup.py", "README.md", "LICENSE"]
+
+needs_source = pytest.mark.skipif(
+    not (ROOT / "setup.py").exists() or shutil.which("g++") is None,
+    reason="needs the source tree and g++",
+)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A copy of the source tree without anything built."""
+    for name in SOURCES:
+        source = ROOT / name
+        if source.is_dir():
+            ignore = shutil.ignore_patterns("*.so", "__pycache__", "results")
+            shutil.copytree(source, tmp_path / name, ignore=ignore)
+        else:
+            shutil.copy(source, tmp_path / name)
+    return tmp_path
+
+
+def python(tree, *arguments, **environment):
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=tree,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@needs_source
+def test_a_pure_wheel_runs_everywhere_and_carries_the_benchmarks(tree):
+    built = python(tree, "setup.py", "-q", "bdist_wheel", AEFAST_BUILD_CPP="0")
+    assert built.returncode == 0, built.stderr
+    (wheel,) = (tree / "dist").glob("*.whl")
+    assert wheel.name.endswith("-py3-none-any.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert not [name for name in names if name.endswith(".so")]
+    assert "aefast/_benchmarks/harness.py" in names
+    assert "aefast/ops/corrupt/numba.py" in names
+
+
+@needs_source
+def test_a_failed_compile_ends_the_build_with_the_compilers_message(tree):
+    source = tree / "csrc" / "corrupt.cpp"
+    source.write_text(source.read_text() + "\n#error broken on purpose\n")
+    built = python(tree, "setup.py", "build_ext", "--inplace")
+    assert built.returncode != 0
+    assert "broken on purpose" in built.stdout + built.stderr
+    assert not list((tree / "aefast").glob("_C*"))
+
+
+@needs_source
+@pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm")
+@pytest.mark.parametrize("kernel", ["corrupt", "gemm", "linear_act"])
+def test_kernels_share_no_symbol_between_instruction_sets(kernel, tmp_path):
+    """The linker keeps one copy of an inline function that two objects define alike.
+
+    Were it AVX-512's, the baseline kernel would call it too and die with SIGILL on an old CPU.
+    """
+    compiled = tmp_path / "kernel.o"
+    command = ["g++", "-std=c++17", "-O3", "-fopenmp", "-mavx512f", "-mavx512bw", "-mavx512dq"]
+    command += ["-mavx512vl", "-mfma", "-mf16c", "-fPIC", "-fno-math-errno", "-fno-trapping-math"]
+    command += ["-w", "-DAEFAST_X86", "-DAEFAST_ISA=avx512", "-c", f"csrc/{kernel}.cpp"]
+    subprocess.run([*command, "-o", compiled], cwd=ROOT, check=True)
+    listing = subprocess.run(["nm", "-C", compiled], capture_output=True, text=True, check=True)
+    symbols = [line.split(maxsplit=2)[-2:] for line in listing.stdout.splitlines()]
+    shared = [
+        name
+        for kind, name in symbols
+        if kind in "WVu" and "aefast::avx512" not in name and not name.startswith("DW.ref.")
+    ]
+    assert shared == []
