@@ -5,6 +5,8 @@ AEFAST_BUILD_CPP=0 leaves the extension out, for a pure wheel on which numba ser
 
 import os
 import platform
+import shlex
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +14,8 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.bdist_wheel import bdist_wheel
 
-KERNELS = ["csrc/corrupt.cpp", "csrc/linear_act.cpp"]
+KERNELS = ["csrc/corrupt.cpp", "csrc/gemm.cpp", "csrc/linear_act.cpp"]
+MATRIX_UNIT_KERNELS = ["csrc/gemm.cpp", "csrc/gemm_amx.cpp"]
 COMMON = ["csrc/bindings.cpp", "csrc/isa.cpp", "csrc/pages.cpp", "csrc/parallel.cpp"]
 
 FLAGS = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra"]
@@ -25,9 +28,20 @@ AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
 AVX512 += ["-mprefer-vector-width=512"]
 
-IS_X86 = platform.machine().lower() in ("x86_64", "amd64", "i686")
+AMX = [*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"]
+
+IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 INSTRUCTION_SETS = {"baseline": []} | ({"avx2": AVX2, "avx512": AVX512} if IS_X86 else {})
 OPENMP = [] if sys.platform == "darwin" else ["-fopenmp"]
+
+
+def compiler_takes(flags):
+    """Whether the compiler knows these flags; what it says about them is of no interest."""
+    command = shlex.split(os.environ.get("CXX", "g++")) + [*flags, "-x", "c++", "-E", os.devnull]
+    try:
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
 
 
 def extension_arguments():
@@ -36,6 +50,9 @@ def extension_arguments():
 
     from pybind11.setup_helpers import Pybind11Extension
     from setuptools.command.build_ext import build_ext
+
+    has_amx = IS_X86 and sys.platform == "linux" and compiler_takes(AMX)
+    macros = [*(["-DAEFAST_X86"] if IS_X86 else []), *(["-DAEFAST_AMX"] if has_amx else [])]
 
     class BuildPerInstructionSet(build_ext):
         """Compiles the kernels' objects first; setuptools then links them with the rest."""
@@ -47,6 +64,9 @@ def extension_arguments():
                 for source in KERNELS
                 for name, flags in INSTRUCTION_SETS.items()
             ]
+            if has_amx:
+                flags = ["-DAEFAST_ISA=amx", *AMX]
+                jobs += [(source, build / "amx", flags) for source in MATRIX_UNIT_KERNELS]
 
             def compile_kernel(job):
                 source, folder, flags = job
@@ -67,7 +87,7 @@ def extension_arguments():
         COMMON,
         include_dirs=["csrc"],
         depends=sorted(str(path) for path in Path("csrc").glob("*.h")),
-        extra_compile_args=[*FLAGS, *OPENMP, *(["-DAEFAST_X86"] if IS_X86 else [])],
+        extra_compile_args=[*FLAGS, *OPENMP, *macros],
         extra_link_args=[*OPENMP, *(["-s"] if sys.platform == "linux" else [])],
     )
     return {"ext_modules": [extension], "cmdclass": {"build_ext": BuildPerInstructionSet}}

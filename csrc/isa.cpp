@@ -46,6 +46,15 @@ const char* name(InstructionSet instruction_set) {
     }
 }
 
+bool is_intel_processor() {
+#ifdef AEFAST_X86
+    __builtin_cpu_init();
+    return __builtin_cpu_is("intel");
+#else
+    return false;
+#endif
+}
+
 InstructionSet detected_instruction_set() {
     static const InstructionSet detected = detect();
     return detected;

@@ -15,6 +15,8 @@ enum class InstructionSet { baseline, avx2, avx512, amx };
 
 const char* name(InstructionSet instruction_set);
 
+bool is_intel_processor();
+
 // What the processor, the operating system and this build offer together.
 InstructionSet detected_instruction_set();
 std::vector<std::string> detected_features();

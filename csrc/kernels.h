@@ -5,6 +5,7 @@
 
 #include "activation.h"
 #include "element.h"
+#include "gemm.h"
 #include "isa.h"
 
 namespace aefast {
@@ -60,11 +61,17 @@ constexpr int64_t kRowsPerPartialSum = 32;
     void corrupt(Noise noise, const CorruptArguments&);           \
     void activate(const ActivateArguments&);                      \
     void activation_backward(const ActivationBackwardArguments&); \
+    void gemm(const GemmArguments&);                              \
     }
 AEFAST_DECLARE_KERNELS(baseline)
 #ifdef AEFAST_X86
 AEFAST_DECLARE_KERNELS(avx2)
 AEFAST_DECLARE_KERNELS(avx512)
+#endif
+#ifdef AEFAST_AMX
+namespace amx {
+void gemm(const GemmArguments&);
+}
 #endif
 
 }  // namespace aefast

@@ -1,4 +1,7 @@
-"""A linear layer with its activation in C++: csrc/linear_act.cpp around the vendor's products."""
+"""A linear layer with its activation in C++: csrc/gemm.cpp, gemm_amx.cpp and linear_act.cpp.
+
+Where the vendor's product is the faster one, it serves, with the activation in a pass after it.
+"""
 
 import torch
 from torch import Tensor
@@ -7,17 +10,25 @@ from aefast.backend import extension
 
 _C = extension()
 
+_ELEMENT_TYPES = {
+    torch.float32: _C.ElementType.float32,
+    torch.bfloat16: _C.ElementType.bfloat16,
+    torch.float16: _C.ElementType.float16,
+}
+
 
 def forward(
     x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, keep_preactivation: bool
 ) -> tuple[Tensor, Tensor | None]:
+    if _multiplies(x):
+        return _gemm(x, weight, bias, activation, keep_preactivation)
     weight = weight.t()
     output = torch.mm(x, weight) if bias is None else torch.addmm(bias, x, weight)
     preactivation = output.clone() if keep_preactivation else None
     if activation != "identity":
         _C.activate(
             output.data_ptr(),
-            _element_type(output),
+            _ELEMENT_TYPES[output.dtype],
             output.numel(),
             getattr(_C.Activation, activation),
             torch.get_num_threads(),
@@ -37,9 +48,50 @@ def backward(
         grad_preactivation, grad_bias = grad, grad.sum(0) if needed[2] else None
     else:
         grad_preactivation, grad_bias = _activation_backward(grad, saved, activation, needed[2])
-    grad_x = torch.mm(grad_preactivation, weight) if needed[0] else None
-    grad_weight = torch.mm(grad_preactivation.t(), x) if needed[1] else None
+    grad_x = _product(grad_preactivation, weight.t()) if needed[0] else None
+    grad_weight = _product(grad_preactivation.t(), x.t()) if needed[1] else None
     return grad_x, grad_weight, grad_bias
+
+
+def _multiplies(left: Tensor) -> bool:
+    """Whether our product with this left operand is faster than the vendor's.
+
+    With a single row it is not: packing the right operand takes longer than reading it once.
+    """
+    if left.dtype != torch.float32 or left.shape[0] == 1:
+        return False
+    return _C.outpaces_vendor_gemm(_precision())
+
+
+def _precision() -> object:
+    return getattr(_C.Precision, torch.get_float32_matmul_precision())
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """left [M, K] times the transpose of right [N, K]."""
+    if _multiplies(left):
+        return _gemm(left, right, None, "identity", False)[0]
+    return torch.mm(left, right.t())
+
+
+def _gemm(
+    left: Tensor, right: Tensor, bias: Tensor | None, activation: str, keep_preactivation: bool
+) -> tuple[Tensor, Tensor | None]:
+    output = torch.empty(left.shape[0], right.shape[0])
+    preactivation = torch.empty_like(output) if keep_preactivation else None
+    if bias is not None and bias.stride(0) != 1:
+        bias = bias.contiguous()
+    _C.gemm(
+        _C.Matrix(left.data_ptr(), *left.shape, *left.stride()),
+        _C.Matrix(right.data_ptr(), *right.shape, *right.stride()),
+        0 if bias is None else bias.data_ptr(),
+        getattr(_C.Activation, activation),
+        output.data_ptr(),
+        0 if preactivation is None else preactivation.data_ptr(),
+        _precision(),
+        torch.get_num_threads(),
+    )
+    return output, preactivation
 
 
 def _activation_backward(
@@ -58,23 +110,12 @@ def _activation_backward(
         grad.stride(0),
         saved.data_ptr(),
         grad_preactivation.data_ptr(),
-        grad_bias.data_ptr() if grad_bias is not None else 0,
+        0 if grad_bias is None else grad_bias.data_ptr(),
         partial_sums.data_ptr(),
-        _element_type(grad),
+        _ELEMENT_TYPES[grad.dtype],
         rows,
         columns,
         getattr(_C.Activation, activation),
         torch.get_num_threads(),
     )
     return grad_preactivation, grad_bias
-
-
-def _element_type(tensor: Tensor) -> object:
-    return _ELEMENT_TYPES[tensor.dtype]
-
-
-_ELEMENT_TYPES = {
-    torch.float32: _C.ElementType.float32,
-    torch.bfloat16: _C.ElementType.bfloat16,
-    torch.float16: _C.ElementType.float16,
-}

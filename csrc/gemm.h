@@ -1,0 +1,50 @@
+// activation(left * right^T + bias): the product in every dense layer and in both its gradients.
+#pragma once
+
+#include <cstdint>
+
+#include "activation.h"
+#include "isa.h"
+
+namespace aefast {
+
+// A float32 matrix of any layout. Strides are in elements and may be 0.
+struct MatrixView {
+    const float* data;
+    int64_t rows;
+    int64_t columns;
+    int64_t row_stride;
+    int64_t column_stride;
+};
+
+// The levels of torch.get_float32_matmul_precision(). Only matrix units make use of the lower two.
+enum class Precision { highest, high, medium };
+
+struct GemmArguments {
+    MatrixView left;    // [M, K]
+    MatrixView right;   // [N, K], multiplied transposed
+    const float* bias;  // [N], or nullptr for none
+    Activation activation;
+    float* output;  // [M, N], columns contiguous; overlaps no input
+    int64_t output_row_stride;
+    float* preactivation;  // [M, N] with the output's row stride, or nullptr where nobody wants it
+    Precision precision;
+    int threads;
+};
+
+namespace AEFAST_ISA {
+
+// The result is the same bit for bit for any number of threads.
+void gemm(const GemmArguments& arguments);
+
+// The same by float32 multiply-adds, whatever the precision and the matrix units.
+void gemm_float32(const GemmArguments& arguments);
+
+#if defined(__AMX_BF16__) || defined(AEFAST_EMULATE_TILES)
+// The same on bfloat16 matrix units. False where an output is not finite: the output is then
+// unspecified, and gemm_float32 tells whether that was right.
+bool gemm_tiles(const GemmArguments& arguments);
+#endif
+
+}  // namespace AEFAST_ISA
+}  // namespace aefast

@@ -1,0 +1,258 @@
+"""The C++ GEMM kernels, compiled alone and called through ctypes.
+
+The matrix-unit kernel runs on an emulation of its tile instructions (csrc/tiles.h), so packing,
+edges and blocking are tested on machines that have no such unit.
+"""
+
+import ctypes
+import functools
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+KERNELS = {"gemm": 0, "float32": 1, "tiles": 2}
+PRECISIONS = {"highest": 0, "high": 1, "medium": 2}
+ACTIVATIONS = {"identity": 0, "relu": 1, "sigmoid": 3}
+
+FLAGS = ["-std=c++17", "-O2", "-ftree-vectorize", "-fno-math-errno", "-fno-trapping-math"]
+FLAGS += ["-ffp-contract=fast", "-Wno-psabi", "-fopenmp", "-fPIC", "-shared", f"-I{ROOT / 'csrc'}"]
+AVX2 = ["-mavx2", "-mfma", "-mf16c"]
+AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
+TILES = ["-DAEFAST_EMULATE_TILES"]
+# name: (the processor must have, compiler flags, kernels in it)
+BUILDS = {
+    "baseline": ([], [], ["float32"]),
+    "avx2": (["avx2", "fma"], AVX2, ["float32"]),
+    "avx512": (["avx512f", "avx512bw", "avx512dq", "avx512vl"], AVX512, ["float32"]),
+    "tiles": ([], TILES, ["tiles", "gemm"]),
+    "tiles_avx512_bf16": (["avx512_bf16"], [*TILES, *AVX512, "-mavx512bf16"], ["tiles", "gemm"]),
+}
+VARIANTS = [(build, kernel) for build, (_, _, kernels) in BUILDS.items() for kernel in kernels]
+
+
+def processor_features():
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return set()
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("flags"):
+            return set(line.split(":")[1].split())
+    return set()
+
+
+def pointer(tensor):
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+
+
+@pytest.fixture(scope="session")
+def libraries(tmp_path_factory):
+    """Builds a library when it is first asked for."""
+    folder = tmp_path_factory.mktemp("gemm")
+    built = {}
+
+    def library(build):
+        needed, flags, _ = BUILDS[build]
+        if shutil.which("g++") is None:
+            pytest.skip("g++ is not installed")
+        if not set(needed) <= processor_features():
+            pytest.skip(f"the processor lacks {needed}")
+        if build not in built:
+            sources = ["csrc/gemm.cpp", "csrc/parallel.cpp", "tests/csrc/gemm_shim.cpp"]
+            sources += ["csrc/gemm_amx.cpp"] if "-DAEFAST_EMULATE_TILES" in flags else []
+            target = folder / f"{build}.so"
+            command = ["g++", *FLAGS, *flags, *(str(ROOT / source) for source in sources)]
+            subprocess.run([*command, "-o", str(target)], check=True)
+            built[build] = ctypes.CDLL(str(target)).multiply
+        return built[build]
+
+    return library
+
+
+@pytest.fixture(params=VARIANTS, ids="-".join)
+def multiply(request, libraries):
+    """multiply(left, right, ...) = act(left @ right.T + bias), by one kernel of one build."""
+    build, kernel = request.param
+    function = libraries(build)
+
+    def call(
+        left,
+        right,
+        bias=None,
+        activation="identity",
+        precision="highest",
+        threads=1,
+        preactivation=False,
+    ):
+        rows, columns = left.shape[0], right.shape[0]
+        # Poisoned, and wider than the result, to see that nothing past it is written.
+        buffer = torch.full((2, rows, columns + 3), float("nan"))
+        layouts = [(ctypes.c_int64 * 4)(*m.shape, *m.stride()) for m in (left, right)]
+        finished = function(
+            KERNELS[kernel], pointer(left), layouts[0], pointer(right), layouts[1], pointer(bias),
+            ACTIVATIONS[activation], pointer(buffer[0]), ctypes.c_int64(columns + 3),
+            pointer(buffer[1] if preactivation else None), PRECISIONS[precision], threads,
+        )  # fmt: skip
+        assert buffer[:, :, columns:].isnan().all()
+        call.finished = bool(finished)
+        output = buffer[0, :, :columns]
+        return (output, buffer[1, :, :columns]) if preactivation else output
+
+    call.kernel = kernel
+    return call
+
+
+def operand(rows, columns, layout, generator):
+    """A [rows, columns] matrix that lies in memory as `layout` says."""
+    if layout == "contiguous":
+        return torch.randn(rows, columns, generator=generator)
+    if layout == "transposed":
+        return torch.randn(columns, rows, generator=generator).T
+    if layout == "padded":
+        return torch.randn(rows, columns + 5, generator=generator)[:, 3:-2]
+    if layout == "sliced":
+        return torch.randn(2 * rows, 3 * columns, generator=generator)[::2, ::3]
+    return torch.randn(1, columns, generator=generator).expand(rows, columns)
+
+
+LAYOUTS = ["contiguous", "transposed", "padded", "sliced", "expanded"]
+LAYOUT_PAIRS = list(zip(LAYOUTS, LAYOUTS[1:] + LAYOUTS[:1], strict=True))
+SHAPES = [(1, 1, 1), (2, 3, 5), (17, 31, 13), (16, 32, 16), (33, 65, 37), (97, 197, 101),
+          (29, 1009, 67), (300, 40, 7), (7, 40, 300), (128, 784, 64)]  # fmt: skip
+
+
+def largest_error(result, expected):
+    return (result.double() - expected).abs().max().item()
+
+
+@functools.cache
+def torch_error(rows, depth, columns):
+    """torch's largest error among 10,000 or more outputs: a few can be right by luck."""
+    generator = torch.Generator().manual_seed(6)
+    largest = 0.0
+    for _ in range(10_000 // (rows * columns) + 1):
+        left = torch.randn(rows, depth, generator=generator)
+        right = torch.randn(columns, depth, generator=generator)
+        expected = left.double() @ right.double().T
+        largest = max(largest, largest_error(left @ right.T, expected))
+    return largest
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("layouts", LAYOUT_PAIRS, ids="-".join)
+def test_error_is_at_most_twice_torchs(multiply, shape, layouts):
+    rows, depth, columns = shape
+    generator = torch.Generator().manual_seed(0)
+    left = operand(rows, depth, layouts[0], generator)
+    right = operand(columns, depth, layouts[1], generator)
+    expected = left.double() @ right.double().T
+    result = multiply(left, right)
+    assert largest_error(result, expected) <= 2 * torch_error(*shape)
+
+
+@pytest.mark.parametrize("depth", [784, 4096])
+def test_error_does_not_grow_with_depth(multiply, depth):
+    """Root mean square, over positive operands too: a biased split would show there."""
+    generator = torch.Generator().manual_seed(1)
+    for sample in (torch.randn, torch.rand):
+        left = sample(32, depth, generator=generator)
+        right = sample(32, depth, generator=generator)
+        expected = left.double() @ right.double().T
+        error = (multiply(left, right).double() - expected).norm()
+        assert error <= 2 * (left @ right.T - expected).norm()
+
+
+@pytest.mark.parametrize(("terms", "precision"), [(1, "medium"), (2, "high")])
+def test_lower_precisions_keep_their_bound(multiply, terms, precision):
+    """A split into n terms leaves out 2^-8n of an operand, and a product of the rest that is as
+    small; float32's own summation comes on top."""
+    generator = torch.Generator().manual_seed(2)
+    left = torch.randn(70, 300, generator=generator)
+    right = torch.randn(50, 300, generator=generator)
+    expected = left.double() @ right.double().T
+    magnitude = left.double().abs() @ right.double().abs().T
+    bound = magnitude * (3 * 2.0 ** (-8 * terms) + 300 * 2.0**-24)
+    result = multiply(left, right, precision=precision)
+    assert ((result.double() - expected).abs() <= bound).all()
+    if multiply.kernel != "float32" and terms == 1:
+        rounded = left.bfloat16().double() @ right.bfloat16().double().T
+        assert ((result - rounded).abs() <= magnitude * 300 * 2.0**-24).all()
+
+
+@pytest.mark.parametrize("activation", list(ACTIVATIONS))
+@pytest.mark.parametrize("preactivation", [False, True])
+def test_bias_and_activation(multiply, activation, preactivation):
+    generator = torch.Generator().manual_seed(3)
+    left = torch.randn(45, 400, generator=generator) / 20
+    right = torch.randn(70, 400, generator=generator)
+    bias = torch.randn(70, generator=generator)
+    expected = torch.addmm(bias.double(), left.double(), right.double().T)
+    result = multiply(left, right, bias, activation, preactivation=preactivation)
+    if preactivation:
+        result, before = result
+        assert largest_error(before, expected) <= 2e-6
+    function = {"identity": lambda z: z, "relu": torch.relu, "sigmoid": torch.sigmoid}[activation]
+    assert largest_error(result, function(expected)) <= 2e-6
+
+
+@pytest.mark.parametrize("precision", list(PRECISIONS))
+@pytest.mark.parametrize("transposed", [False, True])
+def test_bits_do_not_depend_on_threads(multiply, precision, transposed):
+    generator = torch.Generator().manual_seed(4)
+    left = torch.randn(67, 330, generator=generator)
+    right = torch.randn(131, 330, generator=generator)
+    if transposed:
+        left, right = left.T.contiguous().T, right.T.contiguous().T
+    one = multiply(left, right, precision=precision)
+    for threads in (1, 2, 5):
+        again = multiply(left, right, precision=precision, threads=threads)
+        assert torch.equal(again, one)
+
+
+SPECIAL = {
+    "infinity": (float("inf"), 1.0),
+    "infinity times zero": (float("inf"), 0.0),
+    "minus infinity": (float("-inf"), 0.5),
+    "NaN": (float("nan"), 1.0),
+    "NaN with all bits": (torch.tensor(0x7FFFFFFF, dtype=torch.int32).view(torch.float32), 1.0),
+    "largest": (torch.finfo(torch.float32).max, 0.5),
+    "largest times zero": (torch.finfo(torch.float32).max, 0.0),
+    "overflow": (3e38, 2.0),
+}
+
+
+@pytest.mark.parametrize("precision", list(PRECISIONS))
+@pytest.mark.parametrize("name", list(SPECIAL))
+def test_not_finite_values_come_out_as_torchs(multiply, name, precision):
+    left, right = torch.ones(40, 64), torch.ones(40, 64)
+    left[3, 5], right[:, 5] = SPECIAL[name]
+    expected = left @ right.T
+    result = multiply(left, right, precision=precision)
+    if multiply.kernel == "tiles":
+        # Either it says that it cannot tell, or the result is right.
+        assert multiply.finished == result.isfinite().all()
+        if not multiply.finished:
+            return
+    torch.testing.assert_close(result, expected, equal_nan=True)
+
+
+def test_subnormal_terms_cost_an_absolute_error_only(multiply):
+    """The matrix unit takes subnormal numbers for zero: of each product it may lose that much."""
+    generator = torch.Generator().manual_seed(5)
+    left = torch.randn(32, 64, generator=generator) * 1e-35
+    right = torch.randn(32, 64, generator=generator)
+    expected = left.double() @ right.double().T
+    magnitude = right.double().abs().sum(1).max().item()
+    allowed = 64 * 6 * 1.2e-38 * (1 + magnitude)
+    bound = allowed if multiply.kernel != "float32" else 0
+    result = multiply(left, right)
+    assert largest_error(result, expected) <= bound + 2 * largest_error(left @ right.T, expected)
+
+
+def test_no_depth_gives_the_bias(multiply):
+    bias = torch.randn(50)
+    result = multiply(torch.empty(40, 0), torch.empty(50, 0), bias)
+    assert torch.equal(result, bias.expand(40, 50))
