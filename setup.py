@@ -86,7 +86,8 @@ def extension_arguments():
         "aefast._C",
         COMMON,
         include_dirs=["csrc"],
-        depends=sorted(str(path) for path in Path("csrc").glob("*.h")),
+        # Kernels too: setuptools links anew only where one of these has changed.
+        depends=sorted(str(path) for path in Path("csrc").iterdir()),
         extra_compile_args=[*FLAGS, *OPENMP, *macros],
         extra_link_args=[*OPENMP, *(["-s"] if sys.platform == "linux" else [])],
     )

@@ -24,6 +24,7 @@ from typing import Any  # noqa: E402
 import report  # noqa: E402
 import torch  # noqa: E402
 from harness import Case, race  # noqa: E402
+from memory import keep_freed_memory  # noqa: E402
 
 from aefast import environment  # noqa: E402
 
@@ -63,6 +64,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("device") == "cuda" and not torch.cuda.is_available():
         raise pytest.UsageError("--device cuda: torch sees no CUDA device")
+    keep_freed_memory()
     config.addinivalue_line("python_files", "bench_*.py")
     config.option.benchmark_quiet = True  # the table below takes the place of the plugin's own
     config.stash[RECORDS] = []

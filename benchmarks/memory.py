@@ -1,5 +1,6 @@
-"""The most memory that one call holds, results included, beyond what was held before it."""
+"""Memory: how much of it one call holds at the most, and freed memory that stays at hand."""
 
+import contextlib
 import ctypes
 import gc
 import re
@@ -8,6 +9,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what is freed, as the allocators do that serve PyTorch in production.
+
+    By default it gives large blocks back to the system, and the next call faults their pages in
+    anew: how many depends on what the contender before it freed. That took up to half of a call's
+    time, on either side, and is no property of a kernel.
+    """
+    if sys.platform == "linux":
+        trim_threshold, most_mappings = -1, -4  # malloc.h's M_TRIM_THRESHOLD and M_MMAP_MAX
+        with contextlib.suppress(AttributeError):  # another C library
+            ctypes.CDLL(None).mallopt(trim_threshold, 2**31 - 1)
+            ctypes.CDLL(None).mallopt(most_mappings, 0)
 
 
 def peak_bytes(call: Callable[[], object], device: str) -> int | None:

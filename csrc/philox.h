@@ -19,12 +19,13 @@ constexpr int kLanes = 4;
 constexpr int kLanes = 2;
 #endif
 
-// The words of kLanes consecutive counters: 4 * kLanes consecutive columns of one row.
-constexpr int kWords = 4 * kLanes;
+// A vector of counters gives the words of this many consecutive columns.
+constexpr int kVectorWords = 4 * kLanes;
 
-// What a kernel draws at a time: columns enough for the compiler to vectorize the loops over them.
-constexpr int64_t kStretch = 64;
-static_assert(kStretch % kWords == 0);
+// What a kernel draws at a time. A round waits for the one before: four vectors of counters in turn
+// keep the multipliers busy, 6.2 G words/s against 4.4 with one, on AVX-512.
+constexpr int kVectors = 4;
+constexpr int64_t kStretch = kVectors * kVectorWords;
 
 // One 32-bit word in the low half of each 64-bit lane; the high half is ignored.
 typedef uint64_t WordLanes __attribute__((vector_size(8 * kLanes)));
@@ -61,32 +62,44 @@ struct PhiloxRow {
           row_high(static_cast<uint32_t>(row >> 32)),
           step(step) {}
 
-    // The kWords words from column 4 * column_block on, in column order.
+    // The words of the kStretch columns from 4 * column_block on.
     void words(uint32_t column_block, uint32_t* output) const {
-        WordLanes c0 = kLaneNumbers + column_block, c1 = WordLanes{} + row_low;
-        WordLanes c2 = WordLanes{} + row_high, c3 = WordLanes{} + step;
-        uint32_t key0 = seed_low, key1 = seed_high;
         const WordLanes multiplier0 = WordLanes{} + 0xD2511F53u;
         const WordLanes multiplier1 = WordLanes{} + 0xCD9E8D57u;
+        WordLanes c0[kVectors], c1[kVectors], c2[kVectors], c3[kVectors];
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) {
+            c0[v] = kLaneNumbers + (column_block + v * kLanes);
+            c1[v] = WordLanes{} + row_low;
+            c2[v] = WordLanes{} + row_high;
+            c3[v] = WordLanes{} + step;
+        }
+        uint32_t key0 = seed_low, key1 = seed_high;
 #pragma GCC unroll 10
         for (int round = 0; round < 10; ++round) {
-            const WordLanes product0 = multiply_low_halves(c0, multiplier0);
-            const WordLanes product1 = multiply_low_halves(c2, multiplier1);
-            c0 = (product1 >> 32) ^ c1 ^ (WordLanes{} + key0);
-            c1 = product1;
-            c2 = (product0 >> 32) ^ c3 ^ (WordLanes{} + key1);
-            c3 = product0;
+            const WordLanes key0_lanes = WordLanes{} + key0, key1_lanes = WordLanes{} + key1;
+#pragma GCC unroll 4
+            for (int v = 0; v < kVectors; ++v) {
+                const WordLanes product0 = multiply_low_halves(c0[v], multiplier0);
+                const WordLanes product1 = multiply_low_halves(c2[v], multiplier1);
+                c0[v] = (product1 >> 32) ^ c1[v] ^ key0_lanes;
+                c1[v] = product1;
+                c2[v] = (product0 >> 32) ^ c3[v] ^ key1_lanes;
+                c3[v] = product0;
+            }
             key0 += 0x9E3779B9u;
             key1 += 0xBB67AE85u;
         }
-        const WordLanes low_half = WordLanes{} + 0xFFFFFFFFu;
-        const WordLanes first = (c0 & low_half) | (c1 << 32);
-        const WordLanes second = (c2 & low_half) | (c3 << 32);
-        // Little endian: a 64-bit element holds two adjacent words.
-        WordLanes low, high;
-        interleave(first, second, low, high);
-        __builtin_memcpy(output, &low, sizeof low);
-        __builtin_memcpy(output + 2 * kLanes, &high, sizeof high);
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) {
+            const WordLanes low_half = WordLanes{} + 0xFFFFFFFFu;
+            const WordLanes first = (c0[v] & low_half) | (c1[v] << 32);
+            const WordLanes second = (c2[v] & low_half) | (c3[v] << 32);
+            // Little endian: a 64-bit element holds two adjacent words.
+            WordLanes halves[2];
+            interleave(first, second, halves[0], halves[1]);
+            __builtin_memcpy(output + v * kVectorWords, halves, sizeof halves);
+        }
     }
 
   private:
