@@ -43,19 +43,20 @@ inline void box_muller_angle(uint32_t word, float& cosine, float& sine) {
     sine = float_of(bits_of(second) ^ ((quarter & 2) << 30));
 }
 
-// kStretch normals of kStretch words in column order. Loops of one thing each, over separate
+// As many normals as words, in column order. Loops of one thing each, over separate
 // arrays: in one loop over pairs the compiler vectorizes nothing.
+template <int64_t columns>
 inline void normals(const uint32_t* words, float* output) {
-    constexpr int kPairs = kStretch / 2;
+    constexpr int64_t kPairs = columns / 2;
     float radius[kPairs], cosine[kPairs], sine[kPairs];
     uint64_t pairs[kPairs];
     uint32_t first[kPairs], second[kPairs];
     std::memcpy(pairs, words, sizeof pairs);
-    for (int i = 0; i < kPairs; ++i) first[i] = static_cast<uint32_t>(pairs[i]);
-    for (int i = 0; i < kPairs; ++i) second[i] = static_cast<uint32_t>(pairs[i] >> 32);
-    for (int i = 0; i < kPairs; ++i) radius[i] = box_muller_radius(first[i]);
-    for (int i = 0; i < kPairs; ++i) box_muller_angle(second[i], cosine[i], sine[i]);
-    for (int i = 0; i < kPairs; ++i) {
+    for (int64_t i = 0; i < kPairs; ++i) first[i] = static_cast<uint32_t>(pairs[i]);
+    for (int64_t i = 0; i < kPairs; ++i) second[i] = static_cast<uint32_t>(pairs[i] >> 32);
+    for (int64_t i = 0; i < kPairs; ++i) radius[i] = box_muller_radius(first[i]);
+    for (int64_t i = 0; i < kPairs; ++i) box_muller_angle(second[i], cosine[i], sine[i]);
+    for (int64_t i = 0; i < kPairs; ++i) {
         output[2 * i] = radius[i] * cosine[i];
         output[2 * i + 1] = radius[i] * sine[i];
     }

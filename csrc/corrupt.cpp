@@ -38,83 +38,97 @@ void for_each_segment(const CorruptArguments& a, const Body& body) {
     });
 }
 
-// Writes change(x, words) for a whole stretch at a time.
+// `columns` columns, by the words drawn for them in one go.
+template <int64_t columns, class Element, class Change>
+void change_columns(const PhiloxRow& philox, int64_t column, const Element* x, Element* output,
+                    const Change& change) {
+    alignas(64) uint32_t words[columns];
+    philox.words<columns>(static_cast<uint32_t>(column / 4), words);
+    change.template apply<columns>(x, words, output);
+}
+
+// output = change(x, words), row by row: long stretches, then single vectors of counters, of which
+// the last may reach past the row.
 template <class Element, class Change>
-void transform(const CorruptArguments& a, Change change) {
-    for_each_segment(a, [&](int64_t row, int64_t first, int64_t last) {
+void transform(const CorruptArguments& a, const Change& change) {
+    for_each_segment(a, [&](int64_t row, int64_t column, int64_t last) {
         const auto* x = static_cast<const Element*>(a.x) + row * a.row_stride;
         auto* output = static_cast<Element*>(a.output) + row * a.columns;
         const PhiloxRow philox(a.seed, static_cast<uint64_t>(a.row_offset + row), 0);
-        alignas(64) uint32_t words[kStretch];
-        int64_t column = first;
         for (; column + kStretch <= last; column += kStretch) {
-            philox.words(static_cast<uint32_t>(column / 4), words);
-            change(x + column, words, output + column);
+            change_columns<kStretch>(philox, column, x + column, output + column, change);
+        }
+        for (; column + kVectorWords <= last; column += kVectorWords) {
+            change_columns<kVectorWords>(philox, column, x + column, output + column, change);
         }
         if (column == last) return;
-        alignas(64) Element rest[kStretch] = {}, changed[kStretch];
+        alignas(64) Element rest[kVectorWords] = {}, changed[kVectorWords];
         std::copy(x + column, x + last, rest);
-        philox.words(static_cast<uint32_t>(column / 4), words);
-        change(rest, words, changed);
+        change_columns<kVectorWords>(philox, column, rest, changed, change);
         std::copy(changed, changed + (last - column), output + column);
     });
 }
 
 // A copy to choose from. Chosen from memory, x would be loaded under the mask of what is kept, and
 // such a load took two and a half times as long where x is not in the cache.
-template <class Bits>
-struct Stretch {
-    alignas(64) Bits values[kStretch];
-    explicit Stretch(const Bits* x) { std::memcpy(values, x, sizeof values); }
+template <int64_t columns, class Bits>
+struct Copy {
+    alignas(64) Bits values[columns];
+    explicit Copy(const Bits* x) { std::memcpy(values, x, sizeof values); }
+};
+
+struct Masking {
+    uint32_t threshold;
+
+    template <int64_t columns, class Bits>
+    void apply(const Bits* x, const uint32_t* words, Bits* __restrict output) const {
+        const Copy<columns, Bits> kept(x);
+        for (int64_t i = 0; i < columns; ++i) {
+            output[i] = (words[i] >> 8) < threshold ? Bits{0} : kept.values[i];
+        }
+    }
 };
 
 template <class Bits>
-void mask(const CorruptArguments& a) {
-    transform<Bits>(a, [threshold = a.level_threshold](const Bits* x, const uint32_t* words,
-                                                       Bits* __restrict output) {
-        const Stretch<Bits> kept(x);
-        for (int64_t i = 0; i < kStretch; ++i) {
-            output[i] = (words[i] >> 8) < threshold ? Bits{0} : kept.values[i];
+struct SaltAndPepper {
+    uint32_t low_threshold, touched_threshold;
+    Bits low, high;
+
+    template <int64_t columns>
+    void apply(const Bits* x, const uint32_t* words, Bits* __restrict output) const {
+        const Copy<columns, Bits> kept(x);
+        for (int64_t i = 0; i < columns; ++i) {
+            const uint32_t uniform = words[i] >> 8;
+            const Bits replacement = uniform < low_threshold ? low : high;
+            output[i] = uniform < touched_threshold ? replacement : kept.values[i];
         }
-    });
-}
+    }
+};
+
+struct Gaussian {
+    float standard_deviation;
+
+    template <int64_t columns>
+    void apply(const float* x, const uint32_t* words, float* __restrict output) const {
+        alignas(64) float noise[columns];
+        normals<columns>(words, noise);
+        for (int64_t i = 0; i < columns; ++i) output[i] = x[i] + standard_deviation * noise[i];
+    }
+};
 
 template <class Bits>
-void salt_and_pepper(const CorruptArguments& a) {
+void corrupt_bits(Noise noise, const CorruptArguments& a) {
+    if (noise == Noise::masking) return transform<Bits>(a, Masking{a.level_threshold});
     const auto low = static_cast<Bits>(a.low_bits), high = static_cast<Bits>(a.high_bits);
-    transform<Bits>(a, [low, high, to_low = a.low_threshold, touched = a.level_threshold](
-                           const Bits* x, const uint32_t* words, Bits* __restrict output) {
-        const Stretch<Bits> kept(x);
-        for (int64_t i = 0; i < kStretch; ++i) {
-            const uint32_t uniform = words[i] >> 8;
-            const Bits replacement = uniform < to_low ? low : high;
-            output[i] = uniform < touched ? replacement : kept.values[i];
-        }
-    });
-}
-
-void add_gaussian(const CorruptArguments& a) {
-    transform<float>(a,
-                     [level = a.level](const float* __restrict x, const uint32_t* __restrict words,
-                                       float* __restrict output) {
-                         alignas(64) float noise[kStretch];
-                         normals(words, noise);
-                         for (int64_t i = 0; i < kStretch; ++i) output[i] = x[i] + level * noise[i];
-                     });
+    transform<Bits>(a, SaltAndPepper<Bits>{a.low_threshold, a.level_threshold, low, high});
 }
 
 }  // namespace
 
 void corrupt(Noise noise, const CorruptArguments& a) {
-    const bool wide = a.element_size == 4;
-    switch (noise) {
-        case Noise::masking:
-            return wide ? mask<uint32_t>(a) : mask<uint16_t>(a);
-        case Noise::salt_and_pepper:
-            return wide ? salt_and_pepper<uint32_t>(a) : salt_and_pepper<uint16_t>(a);
-        case Noise::gaussian:
-            return add_gaussian(a);
-    }
+    if (noise == Noise::gaussian) return transform<float>(a, Gaussian{a.level});
+    if (a.element_size == 4) return corrupt_bits<uint32_t>(noise, a);
+    corrupt_bits<uint16_t>(noise, a);
 }
 
 }  // namespace aefast::AEFAST_ISA

@@ -62,13 +62,16 @@ struct PhiloxRow {
           row_high(static_cast<uint32_t>(row >> 32)),
           step(step) {}
 
-    // The words of the kStretch columns from 4 * column_block on.
+    // The words of the columns from 4 * column_block on: kVectorWords of them, or kStretch.
+    template <int64_t columns>
     void words(uint32_t column_block, uint32_t* output) const {
+        constexpr int vectors = columns / kVectorWords;
+        static_assert(columns % kVectorWords == 0 && vectors <= kVectors);
         const WordLanes multiplier0 = WordLanes{} + 0xD2511F53u;
         const WordLanes multiplier1 = WordLanes{} + 0xCD9E8D57u;
-        WordLanes c0[kVectors], c1[kVectors], c2[kVectors], c3[kVectors];
+        WordLanes c0[vectors], c1[vectors], c2[vectors], c3[vectors];
 #pragma GCC unroll 4
-        for (int v = 0; v < kVectors; ++v) {
+        for (int v = 0; v < vectors; ++v) {
             c0[v] = kLaneNumbers + (column_block + v * kLanes);
             c1[v] = WordLanes{} + row_low;
             c2[v] = WordLanes{} + row_high;
@@ -79,7 +82,7 @@ struct PhiloxRow {
         for (int round = 0; round < 10; ++round) {
             const WordLanes key0_lanes = WordLanes{} + key0, key1_lanes = WordLanes{} + key1;
 #pragma GCC unroll 4
-            for (int v = 0; v < kVectors; ++v) {
+            for (int v = 0; v < vectors; ++v) {
                 const WordLanes product0 = multiply_low_halves(c0[v], multiplier0);
                 const WordLanes product1 = multiply_low_halves(c2[v], multiplier1);
                 c0[v] = (product1 >> 32) ^ c1[v] ^ key0_lanes;
@@ -91,7 +94,7 @@ struct PhiloxRow {
             key1 += 0xBB67AE85u;
         }
 #pragma GCC unroll 4
-        for (int v = 0; v < kVectors; ++v) {
+        for (int v = 0; v < vectors; ++v) {
             const WordLanes low_half = WordLanes{} + 0xFFFFFFFFu;
             const WordLanes first = (c0[v] & low_half) | (c1[v] << 32);
             const WordLanes second = (c2[v] & low_half) | (c3[v] << 32);
