@@ -139,31 +139,37 @@ void gemm(const GemmArguments& arguments) {
     AEFAST_DISPATCH(gemm, arguments);
 }
 
-MatrixView matrix(uintptr_t data, int64_t rows, int64_t columns, int64_t row_stride,
-                  int64_t column_stride) {
-    return {pointer<const float*>(data), rows, columns, row_stride, column_stride};
-}
-
 void bind_gemm(py::module_& module) {
     py::enum_<Precision>(module, "Precision")
         .value("highest", Precision::highest)
         .value("high", Precision::high)
         .value("medium", Precision::medium);
-    py::class_<MatrixView>(module, "Matrix")
-        .def(py::init(&matrix), py::arg("data"), py::arg("rows"), py::arg("columns"),
-             py::arg("row_stride"), py::arg("column_stride"));
     module.def(
         "gemm",
-        [](const MatrixView& left, const MatrixView& right, uintptr_t bias, Activation activation,
-           uintptr_t output, uintptr_t preactivation, Precision precision, int threads) {
-            check_block(left.rows, right.rows, threads);
-            if (left.columns != right.columns) throw std::invalid_argument("the depths differ");
-            advise_huge_pages(pointer<void*>(output), left.rows * right.rows * 4);
-            gemm({left, right, pointer<const float*>(bias), activation, pointer<float*>(output),
-                  right.rows, pointer<float*>(preactivation), precision, threads});
+        [](uintptr_t left, int64_t rows, int64_t depth, int64_t left_row_stride,
+           int64_t left_column_stride, uintptr_t right, int64_t columns, int64_t right_depth,
+           int64_t right_row_stride, int64_t right_column_stride, uintptr_t bias,
+           Activation activation, uintptr_t output, uintptr_t preactivation, Precision precision,
+           int threads) {
+            check_block(rows, columns, threads);
+            if (depth != right_depth) throw std::invalid_argument("the depths differ");
+            advise_huge_pages(pointer<void*>(output), rows * columns * 4);
+            gemm({{pointer<const float*>(left), rows, depth, left_row_stride, left_column_stride},
+                  {pointer<const float*>(right), columns, depth, right_row_stride,
+                   right_column_stride},
+                  pointer<const float*>(bias),
+                  activation,
+                  pointer<float*>(output),
+                  columns,
+                  pointer<float*>(preactivation),
+                  precision,
+                  threads});
         },
-        py::arg("left"), py::arg("right"), py::arg("bias"), py::arg("activation"),
-        py::arg("output"), py::arg("preactivation"), py::arg("precision"), py::arg("threads"));
+        py::arg("left"), py::arg("rows"), py::arg("depth"), py::arg("left_row_stride"),
+        py::arg("left_column_stride"), py::arg("right"), py::arg("columns"), py::arg("right_depth"),
+        py::arg("right_row_stride"), py::arg("right_column_stride"), py::arg("bias"),
+        py::arg("activation"), py::arg("output"), py::arg("preactivation"), py::arg("precision"),
+        py::arg("threads"));
     module.def("outpaces_vendor_gemm", &outpaces_vendor_gemm, py::arg("precision"));
 }
 

@@ -20,8 +20,9 @@ _ELEMENT_TYPES = {
 def forward(
     x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, keep_preactivation: bool
 ) -> tuple[Tensor, Tensor | None]:
-    if _multiplies(x):
-        return _gemm(x, weight, bias, activation, keep_preactivation)
+    precision = _own_precision(x)
+    if precision is not None and x.shape[0] > 1:
+        return _gemm(x, weight, bias, activation, keep_preactivation, precision)
     weight = weight.t()
     output = torch.mm(x, weight) if bias is None else torch.addmm(bias, x, weight)
     preactivation = output.clone() if keep_preactivation else None
@@ -48,47 +49,52 @@ def backward(
         grad_preactivation, grad_bias = grad, grad.sum(0) if needed[2] else None
     else:
         grad_preactivation, grad_bias = _activation_backward(grad, saved, activation, needed[2])
-    grad_x = _product(grad_preactivation, weight.t()) if needed[0] else None
-    grad_weight = _product(grad_preactivation.t(), x.t()) if needed[1] else None
+    precision = _own_precision(x)
+    grad_x = _product(grad_preactivation, weight.t(), precision) if needed[0] else None
+    grad_weight = _product(grad_preactivation.t(), x.t(), precision) if needed[1] else None
     return grad_x, grad_weight, grad_bias
 
 
-def _multiplies(left: Tensor) -> bool:
-    """Whether our product with this left operand is faster than the vendor's.
-
-    With a single row it is not: packing the right operand takes longer than reading it once.
-    """
-    if left.dtype != torch.float32 or left.shape[0] == 1:
-        return False
-    return _C.outpaces_vendor_gemm(_precision())
+def _own_precision(x: Tensor) -> object | None:
+    """The precision of our own product where it is faster than the vendor's; None elsewhere."""
+    if x.dtype != torch.float32:
+        return None
+    precision = getattr(_C.Precision, torch.get_float32_matmul_precision())
+    return precision if _C.outpaces_vendor_gemm(precision) else None
 
 
-def _precision() -> object:
-    return getattr(_C.Precision, torch.get_float32_matmul_precision())
-
-
-def _product(left: Tensor, right: Tensor) -> Tensor:
+def _product(left: Tensor, right: Tensor, precision: object | None) -> Tensor:
     """left [M, K] times the transpose of right [N, K]."""
-    if _multiplies(left):
-        return _gemm(left, right, None, "identity", False)[0]
-    return torch.mm(left, right.t())
+    # A single row reads the right operand once, which is quicker than packing it.
+    if precision is None or left.shape[0] == 1:
+        return torch.mm(left, right.t())
+    return _gemm(left, right, None, "identity", False, precision)[0]
 
 
 def _gemm(
-    left: Tensor, right: Tensor, bias: Tensor | None, activation: str, keep_preactivation: bool
+    left: Tensor,
+    right: Tensor,
+    bias: Tensor | None,
+    activation: str,
+    keep_preactivation: bool,
+    precision: object,
 ) -> tuple[Tensor, Tensor | None]:
     output = torch.empty(left.shape[0], right.shape[0])
     preactivation = torch.empty_like(output) if keep_preactivation else None
     if bias is not None and bias.stride(0) != 1:
         bias = bias.contiguous()
     _C.gemm(
-        _C.Matrix(left.data_ptr(), *left.shape, *left.stride()),
-        _C.Matrix(right.data_ptr(), *right.shape, *right.stride()),
+        left.data_ptr(),
+        *left.shape,
+        *left.stride(),
+        right.data_ptr(),
+        *right.shape,
+        *right.stride(),
         0 if bias is None else bias.data_ptr(),
         getattr(_C.Activation, activation),
         output.data_ptr(),
         0 if preactivation is None else preactivation.data_ptr(),
-        _precision(),
+        precision,
         torch.get_num_threads(),
     )
     return output, preactivation
