@@ -37,7 +37,8 @@ OPENMP = [] if sys.platform == "darwin" else ["-fopenmp"]
 
 def compiler_takes(flags):
     """Whether the compiler knows these flags; what it says about them is of no interest."""
-    command = shlex.split(os.environ.get("CXX", "g++")) + [*flags, "-x", "c++", "-E", os.devnull]
+    compiler = shlex.split(os.environ.get("CXX", "g++"))
+    command = [*compiler, *flags, "-x", "c++", "-E", os.devnull]
     try:
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
     except OSError:

@@ -111,7 +111,7 @@ def find_suite() -> Path:
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("demo.png"),
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training set.")] = 300,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training set.")] = 600,
 ) -> None:
     """Train a denoising autoencoder on handwritten digits, beside PCA and eager PyTorch."""
     check_folder(out, "--out")

@@ -22,7 +22,7 @@ from aefast.functional import corrupt
 from aefast.nn import DenoisingAutoencoder
 
 VISIBLE, HIDDEN, LEVEL = 64, 32, 0.3
-BATCH, LEARNING_RATE, SEED = 128, 1e-2, 0
+BATCH, LEARNING_RATE, SEED = 512, 1e-2, 0
 HELD_OUT = 360
 TIMED_EPOCHS = 40
 SHOWN = 10

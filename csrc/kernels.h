@@ -36,8 +36,8 @@ struct ActivateArguments {
     int threads;
 };
 
-// gradient is [rows, columns], its rows gradient_row_stride elements apart; saved (null for
-// identity) and grad_preactivation are dense. grad_bias is [columns], or null; partial_sums holds
+// gradient is [rows, columns], its rows gradient_row_stride elements apart; saved and
+// grad_preactivation are dense. grad_bias is [columns], or null; partial_sums holds
 // columns doubles for each block of kRowsPerPartialSum rows.
 struct ActivationBackwardArguments {
     const void* gradient;

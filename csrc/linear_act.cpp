@@ -1,6 +1,7 @@
 // The element-wise halves of a linear layer with its activation; the products are gemm.cpp's or
 // the vendor's.
 #include <algorithm>
+#include <type_traits>
 
 #include "activation.h"
 #include "element.h"
@@ -32,20 +33,29 @@ void activate_as(const ActivateArguments& a) {
     });
 }
 
-// grad_preactivation of one row's stretch; its float32 values, as rounded, are added to sums.
+// grad_preactivation of one row's stretch; its float32 values are added to sums.
 template <class Element>
 void backward_stretch(const ActivationBackwardArguments& a, int64_t row, int64_t column,
                       int64_t count, double* sums) {
-    alignas(64) float gradient[kStretch], saved[kStretch];
-    const auto* source = static_cast<const Element*>(a.gradient);
-    load(source + row * a.gradient_row_stride + column, gradient, count);
-    if (a.saved) {
-        load(static_cast<const Element*>(a.saved) + row * a.columns + column, saved, count);
+    const int64_t offset = row * a.columns + column;
+    const auto* gradient =
+        static_cast<const Element*>(a.gradient) + row * a.gradient_row_stride + column;
+    const auto* saved = static_cast<const Element*>(a.saved) + offset;
+    auto* output = static_cast<Element*>(a.grad_preactivation) + offset;
+    alignas(64) float buffers[2][kStretch];
+    const float* result;
+    if constexpr (std::is_same_v<Element, float>) {
+        activation_backward(a.activation, gradient, saved, output, count);
+        result = output;
+    } else {
+        load(gradient, buffers[0], count);
+        load(saved, buffers[1], count);
+        activation_backward(a.activation, buffers[0], buffers[1], buffers[0], count);
+        store(buffers[0], output, count);
+        result = buffers[0];
     }
-    activation_backward(a.activation, gradient, saved, gradient, count);
-    store(gradient, static_cast<Element*>(a.grad_preactivation) + row * a.columns + column, count);
     if (!sums) return;
-    for (int64_t i = 0; i < count; ++i) sums[column + i] += gradient[i];
+    for (int64_t i = 0; i < count; ++i) sums[column + i] += result[i];
 }
 
 template <class Element>

@@ -35,7 +35,7 @@ def test_the_digits_are_split_once_and_for_all() -> None:
 
 
 def test_an_epoch_sees_every_digit_once() -> None:
-    train = torch.arange(300.0)[:, None]
+    train = torch.arange(1200.0)[:, None]
     model = torch.nn.Linear(1, 1)
     seen: list[torch.Tensor] = []
 
@@ -44,7 +44,7 @@ def test_an_epoch_sees_every_digit_once() -> None:
         return model(batch).mean() * 0 + len(seen)
 
     mean = demo.train_epoch(loss, demo.make_optimizer(model), train)
-    assert [len(batch) for batch in seen] == [128, 128, 44]
+    assert [len(batch) for batch in seen] == [512, 512, 176]
     assert torch.equal(torch.cat(seen).sort(dim=0).values, train)
     assert mean == 2.0
 
@@ -55,7 +55,7 @@ def test_the_autoencoder_denoises_better_than_pca() -> None:
     corrupted = corrupt(held_out, "masking", demo.LEVEL, seed=0)
     model = DenoisingAutoencoder(demo.VISIBLE, demo.HIDDEN, corruption_level=demo.LEVEL)
     optimizer = demo.make_optimizer(model)
-    for _ in range(30):
+    for _ in range(120):
         demo.train_epoch(model.loss, optimizer, train)
     ours = demo.errors(model.eval(), held_out, corrupted)
     pca = demo.errors(demo.fit_pca(train), held_out, corrupted)
