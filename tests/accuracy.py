@@ -10,7 +10,7 @@ def assert_as_accurate_as_torch(kernel: Tensor, same_dtype: Tensor, reference: T
     """``same_dtype`` is torch's own result in the kernel's dtype, ``reference`` the one in float64.
 
     Of a few elements torch may be exact by luck: there torch's own tolerance for the dtype will do.
-    Everywhere the rounding of the result itself, half a unit in the last place, is let pass besides.
+    Everywhere half a unit in the last place, the result's own rounding, is let pass besides.
     """
     assert kernel.dtype == same_dtype.dtype
     assert kernel.shape == reference.shape
