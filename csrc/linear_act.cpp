@@ -25,10 +25,14 @@ void activate_as(const ActivateArguments& a) {
         const int64_t last = std::min((task + 1) * kElementsPerTask, a.count);
         for (int64_t i = task * kElementsPerTask; i < last; i += kStretch) {
             const int64_t count = std::min(kStretch, last - i);
-            alignas(64) float buffer[kStretch];
-            load(values + i, buffer, count);
-            activate(a.activation, buffer, buffer, count);
-            store(buffer, values + i, count);
+            if constexpr (std::is_same_v<Element, float>) {
+                activate(a.activation, values + i, values + i, count);
+            } else {
+                alignas(64) float buffer[kStretch];
+                load(values + i, buffer, count);
+                activate(a.activation, buffer, buffer, count);
+                store(buffer, values + i, count);
+            }
         }
     });
 }

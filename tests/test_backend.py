@@ -11,6 +11,7 @@ import torch
 import aefast
 from aefast import backend
 from aefast.functional import corrupt, linear_act
+from tests.places import is_interpreted
 
 CPU = torch.device("cpu")
 
@@ -172,7 +173,7 @@ def test_a_forked_child_of_a_process_with_threads_computes_the_same(name):
 
 def test_two_python_threads_at_once_compute_the_same(kernel_place):
     name = backend.select(kernel_place, torch.float32)
-    if (name, kernel_place.type) == ("triton", "cpu"):
+    if is_interpreted(kernel_place):
         pytest.skip("Triton's interpreter serves one thread")
     from concurrent.futures import ThreadPoolExecutor
 

@@ -1,7 +1,6 @@
 """Noise injection: every backend against the definition, and the definition by its distribution."""
 
 import math
-import os
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ from aefast import random
 from aefast.functional import corrupt
 from aefast.ops.corrupt import KINDS, eager
 from tests.accuracy import assert_as_accurate_as_torch
+from tests.places import is_interpreted
 
 BIT_KINDS = ["masking", "salt_and_pepper"]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -106,7 +106,7 @@ def test_a_batch_split_by_row_offset_draws_what_one_process_would(place, kind):
 @pytest.mark.parametrize("shape", [(700, 65), (2, 50000)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_and_two_threads_give_the_same_bits(kernel_place, kind, shape, threads):
-    if kernel_place.type == "cpu" and os.environ.get("TRITON_INTERPRET") and _is_triton():
+    if is_interpreted(kernel_place):
         shape = (20, 65)
     x = torch.randn(shape, device=kernel_place)
     threads(1)
@@ -114,10 +114,6 @@ def test_one_and_two_threads_give_the_same_bits(kernel_place, kind, shape, threa
     threads(2)
     assert torch.equal(corrupt(x, kind, 0.3, seed=6), serial)
     assert torch.equal(corrupt(x, kind, 0.3, seed=6), serial)
-
-
-def _is_triton():
-    return aefast.backend.select(torch.device("cpu"), torch.float32) == "triton"
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
-import aefast
 from aefast.functional import linear_act
 from aefast.ops.linear_act import ACTIVATIONS, FROM_PREACTIVATION, eager
 from tests.accuracy import assert_as_accurate_as_torch
+from tests.places import is_interpreted
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 # (batch, inputs, outputs): ones, primes, multiples, long sums, wide and tall.
@@ -89,7 +89,7 @@ def test_lower_precisions_stay_within_their_split(instruction_set, isa, level, t
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_activations_over_the_whole_range(kernel_place, activation):
     """Also far out, where an exponential under- or overflows."""
-    points = 61 if _is_interpreted() else 3001
+    points = 61 if is_interpreted(kernel_place) else 3001
     z = torch.cat([torch.linspace(-150, 150, points), torch.logspace(-30, 30, 61)])
     z = torch.cat([z, -z]).reshape(1, -1)
     x = z.to(kernel_place).t().contiguous().requires_grad_()
@@ -190,10 +190,7 @@ def test_only_the_gradients_asked_for_are_made(place, activation):
 
 @pytest.mark.parametrize("activation", ["sigmoid", "gelu"])
 def test_one_and_two_threads_give_the_same_bits(kernel_place, activation, threads):
-    if kernel_place.type == "cpu":
-        shape = (40, 30, 20) if _is_interpreted() else (500, 130, 190)
-    else:
-        shape = (500, 130, 190)
+    shape = (40, 30, 20) if is_interpreted(kernel_place) else (500, 130, 190)
     tensors = layer(kernel_place, *shape)
     gradient = torch.randn(shape[0], shape[2], device=kernel_place)
     threads(1)
@@ -202,10 +199,6 @@ def test_one_and_two_threads_give_the_same_bits(kernel_place, activation, thread
     for _ in range(2):
         for a, b in zip(results(linear_act, tensors, activation, gradient), serial, strict=True):
             assert torch.equal(a, b)
-
-
-def _is_interpreted():
-    return aefast.backend.select(torch.device("cpu"), torch.float32) == "triton"
 
 
 @pytest.mark.parametrize("activation", ["identity", "sigmoid", "gelu"])
