@@ -54,8 +54,8 @@ def corrupt(
         seed: an int in [0, 2**63); None draws one from ``generator``.
         generator: a ``torch.Generator``; None takes torch's default one, so that
             ``torch.manual_seed`` governs.
-        row_offset: the number of x's first row. A rank that holds rows n, n + 1, ... of a batch
-            passes n, and draws what one process would draw for the whole batch.
+        row_offset: the number of x's first row, an int in [0, 2**62). A rank that holds rows
+            n, n + 1, ... of a batch passes n, and draws what one process would draw for all.
 
     Returns:
         The corrupted copy, with x's shape, dtype and device, contiguous.

@@ -80,6 +80,13 @@ def test_nan_and_infinity_pass_through_gaussian_noise(place):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_view_that_negates_lazily_is_read_negated(place, kind):
+    x = torch.randn(6, 9, dtype=torch.complex64, device=place).conj().imag
+    assert x.is_neg()
+    assert torch.equal(corrupt(x, kind, 0.3, seed=2), corrupt(x.clone(), kind, 0.3, seed=2))
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_level_zero_touches_nothing(place, kind):
     x = torch.randn(9, 11, device=place)
     assert torch.equal(corrupt(x, kind, 0, seed=0), x)
@@ -208,6 +215,16 @@ def test_a_compiled_call_draws_anew_each_time():
     assert torch.equal(compiled(x), first)
 
 
+def test_one_compiled_graph_serves_every_batch_size(kernel_place):
+    compiled = torch.compile(
+        lambda x: corrupt(x, "masking", 0.5, seed=3), fullgraph=True, backend="aot_eager"
+    )
+    torch.compiler.reset()
+    for rows in (3, 5, 8):
+        x = torch.randn(rows, 7, device=kernel_place)
+        assert torch.equal(compiled(x), corrupt(x, "masking", 0.5, seed=3))
+
+
 def test_torch_export():
     class Corrupt(torch.nn.Module):
         def forward(self, x):
@@ -283,7 +300,7 @@ def test_more_than_two_to_the_31_elements():
             ValueError,
             "seed and generator are both given",
         ),
-        ({"row_offset": -1}, ValueError, r"row_offset is -1; it takes an int in \[0, 2\*\*63\)"),
+        ({"row_offset": -1}, ValueError, r"row_offset is -1; it takes an int in \[0, 2\*\*62\)"),
         ({"row_offset": 0.5}, TypeError, "row_offset is a float; it takes an int"),
     ],
 )

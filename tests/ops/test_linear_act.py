@@ -143,6 +143,30 @@ def test_any_strides_of_inputs_and_gradient(kernel_place, activation):
         assert_right(tensors, activation, gradient)
 
 
+def test_views_that_negate_lazily_are_read_negated(kernel_place):
+    lazy = [
+        torch.randn(shape, dtype=torch.complex64, device=kernel_place).conj().imag
+        for shape in ((6, 4), (5, 4), (5,), (6, 5))
+    ]
+    plain = [tensor.clone().requires_grad_() for tensor in lazy]
+    assert all(tensor.is_neg() for tensor in lazy)
+    expected = results(linear_act, plain[:3], "sigmoid", plain[3].detach())
+    output = linear_act(*lazy[:3], "sigmoid")
+    torch.testing.assert_close(output, expected[0])
+    x = plain[0]
+    (grad,) = torch.autograd.grad(linear_act(x, *plain[1:3], "sigmoid"), x, lazy[3])
+    torch.testing.assert_close(grad, expected[1])
+
+
+def test_an_incoming_gradient_that_requires_a_gradient(kernel_place):
+    tensors = layer(kernel_place, 6, 4, 5)
+    gradient = torch.randn(6, 5, device=kernel_place, requires_grad=True)
+    found = torch.autograd.grad(linear_act(*tensors, "tanh"), tensors, gradient)
+    expected = torch.autograd.grad(eager.linear_act(*tensors, "tanh"), tensors, gradient)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_second_order_gradients(kernel_place, activation):
     """A contractive loss: the squared gradient by x, differentiated again by every input."""
@@ -215,6 +239,17 @@ def test_torch_compile_in_one_graph_gives_the_same(kernel_place, activation):
     found = results(compiled, tensors, activation, gradient)
     for a, b in zip(found, results(linear_act, tensors, activation, gradient), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "gelu"])
+def test_one_compiled_graph_serves_every_batch_size(kernel_place, activation):
+    _, weight, bias = layer(kernel_place, 3, 4, 5)
+    torch.compiler.reset()
+    compiled = torch.compile(linear_act, fullgraph=True, backend="aot_eager")
+    for batch in (3, 5, 8):
+        x = torch.randn(batch, 4, device=kernel_place)
+        expected = linear_act(x, weight, bias, activation)
+        assert torch.equal(compiled(x, weight, bias, activation), expected)
 
 
 def test_torch_compile_with_inductor():

@@ -34,7 +34,7 @@ def corrupt(
     level = contract.check_number(level, "level", 0, math.inf if kind == "gaussian" else 1)
     low = contract.check_number(low, "low")
     high = contract.check_number(high, "high")
-    row_offset = contract.check_integer(row_offset, "row_offset", 2**63)
+    row_offset = contract.check_integer(row_offset, "row_offset", 2**62)
     arguments = (kind, level, low, high, _seed(seed, generator, x), row_offset)
     if contract.is_traced(x) and x.dtype in backend.KERNEL_DTYPES:
         return torch.ops.aefast.corrupt(
@@ -43,7 +43,7 @@ def corrupt(
     name = backend.select(x.device, x.dtype)
     if name == "eager" or x.numel() == 0 or contract.is_transformed(x):
         return eager.corrupt(x, *arguments)
-    return _corrupt(x, arguments, name)
+    return _corrupt(x.resolve_neg(), arguments, name)
 
 
 def _seed(seed: int | None, generator: torch.Generator | None, x: Tensor) -> int | Tensor:
@@ -85,7 +85,8 @@ class _Corrupt(KernelFunction):
             return grad, None, None
         if contract.is_transformed(grad):
             return eager.corrupt(grad, *_masking(ctx.arguments)), None, None
-        return _corrupt(grad, _masking(ctx.arguments), ctx.name), None, None
+        grad = _corrupt(grad.resolve_neg(), _masking(ctx.arguments), ctx.name)
+        return grad, None, None
 
 
 @torch.library.custom_op("aefast::corrupt", mutates_args=())

@@ -19,6 +19,7 @@ def corrupt(
     seed: int | Tensor,
     row_offset: int,
 ) -> Tensor:
+    x = x.contiguous()
     columns = x.shape[-1] if x.dim() else 1
     rows = x.numel() // max(columns, 1)
 

@@ -31,7 +31,7 @@ def linear_act(
     contract.check_tensor(x, "x")
     x, weight, bias = _autocast(x, weight, bias)
     _check_tensors(x, weight, bias)
-    if contract.is_traced(x) and x.dtype in backend.KERNEL_DTYPES:
+    if contract.is_traced(x, weight, bias) and x.dtype in backend.KERNEL_DTYPES:
         output = torch.ops.aefast.linear_act(x.reshape(-1, x.shape[-1]), weight, bias, activation)
         return output[0].reshape(*x.shape[:-1], weight.shape[0])
     name = backend.select(x.device, x.dtype)
@@ -79,6 +79,8 @@ def _check_tensors(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
 def _linear_act(
     x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, name: str
 ) -> Tensor:
+    x, weight = x.resolve_neg(), weight.resolve_neg()
+    bias = None if bias is None else bias.resolve_neg()
     differentiated = torch.is_grad_enabled() and (
         x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
     )
@@ -125,7 +127,7 @@ class _LinearAct(KernelFunction):
             gradients = eager.backward(grad, x, weight, bias, ctx.activation)
         else:
             gradients = backend.implementation("linear_act", ctx.name).backward(
-                grad, x, weight, saved, ctx.activation, needed
+                grad.resolve_neg(), x, weight, saved, ctx.activation, needed
             )
         return *(g if need else None for g, need in zip(gradients, needed, strict=True)), None, None
 

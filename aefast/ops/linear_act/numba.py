@@ -45,7 +45,7 @@ def backward(
 def _map(function: Callable[..., np.ndarray], *tensors: Tensor) -> Tensor:
     """function of the tensors' elements, in parallel over parts of them."""
     output = torch.empty(tensors[0].shape)
-    flat = [t.contiguous().float().numpy().reshape(-1) for t in (*tensors, output)]
+    flat = [t.detach().contiguous().float().numpy().reshape(-1) for t in (*tensors, output)]
 
     def task(index: int) -> None:
         part = slice(index * shared.ELEMENTS_PER_TASK, (index + 1) * shared.ELEMENTS_PER_TASK)

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_PLAIN = (Tensor, torch.nn.Parameter, type(None))
+
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -73,7 +75,7 @@ def dtype_name(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def is_traced(tensor: Tensor) -> bool:
+def is_traced(*tensors: Tensor | None) -> bool:
     """Whether something looks on that must see a registered op instead of a pointer.
 
     torch.compile, torch.export, fake tensors and other subclasses, dispatch modes. Elsewhere the
@@ -81,8 +83,8 @@ def is_traced(tensor: Tensor) -> bool:
     """
     return (
         torch.compiler.is_compiling()
-        or type(tensor) not in (Tensor, torch.nn.Parameter)
         or torch._C._len_torch_dispatch_stack() > 0
+        or any(type(tensor) not in _PLAIN for tensor in tensors)
     )
 
 
