@@ -48,7 +48,8 @@ def corrupt(
             rows of the last one.
         kind: ``"masking"``, ``"salt_and_pepper"`` or ``"gaussian"``.
         level: the probability of touching an element, in [0, 1]; for ``"gaussian"`` the
-            standard deviation, at least 0. A probability is rounded to float32.
+            standard deviation, at least 0. A probability is rounded to float32. Under
+            ``torch.compile`` it is a constant of the graph: each new one compiles anew.
         low: the value of salt and pepper's lower half.
         high: the value of its upper half.
         seed: an int in [0, 2**63); None draws one from ``generator``.

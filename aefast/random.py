@@ -140,7 +140,16 @@ def draw_seed(
             generator=generator
         )
     if as_tensor:
-        return torch.randint(SEED_LIMIT - 1, (1,), generator=generator)
+        return torch.randint(SEED_LIMIT - 1, (1,), generator=generator, device="cpu")
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         return torch.empty(1, dtype=torch.int64, device=device).random_()
-    return int(torch.empty((), dtype=torch.int64).random_(generator=generator))
+    return int(torch.empty((), dtype=torch.int64, device="cpu").random_(generator=generator))
+
+
+def seed_tensor(seed: int | Tensor) -> Tensor:
+    """A seed as the registered ops take it, an int64 tensor of one element."""
+    return (
+        seed
+        if isinstance(seed, Tensor)
+        else torch.scalar_tensor(seed, dtype=torch.int64, device="cpu")
+    )

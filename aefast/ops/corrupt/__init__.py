@@ -4,7 +4,6 @@ The mask is a pure function of the seed, so backward draws it again instead of s
 gradient of masking, and of salt and pepper, is the incoming gradient masked by the same draw.
 """
 
-import math
 from typing import Any
 
 import torch
@@ -31,19 +30,21 @@ def corrupt(
 ) -> Tensor:
     contract.check_tensor(x, "x")
     contract.check_choice(kind, "kind", KINDS)
-    level = contract.check_number(level, "level", 0, math.inf if kind == "gaussian" else 1)
-    low = contract.check_number(low, "low")
-    high = contract.check_number(high, "high")
+    largest = torch.finfo(x.dtype).max
+    level = contract.check_number(level, "level", 0, largest if kind == "gaussian" else 1)
+    low = contract.check_number(low, "low", -largest, largest)
+    high = contract.check_number(high, "high", -largest, largest)
     row_offset = contract.check_integer(row_offset, "row_offset", 2**62)
     arguments = (kind, level, low, high, _seed(seed, generator, x), row_offset)
-    if contract.is_traced(x) and x.dtype in backend.KERNEL_DTYPES:
-        return torch.ops.aefast.corrupt(
-            x, *arguments[:4], torch.as_tensor(arguments[4]), row_offset
-        )
+    if contract.is_traced(x):
+        if x.dtype not in backend.KERNEL_DTYPES or contract.is_in_functorch():
+            return eager.corrupt(x, *arguments)
+        seed_tensor = random.seed_tensor(arguments[4])
+        return torch.ops.aefast.corrupt(x, *arguments[:4], seed_tensor, row_offset)
     name = backend.select(x.device, x.dtype)
     if name == "eager" or x.numel() == 0 or contract.is_transformed(x):
         return eager.corrupt(x, *arguments)
-    return _corrupt(x.resolve_neg(), arguments, name)
+    return _corrupt(x, arguments, name)
 
 
 def _seed(seed: int | None, generator: torch.Generator | None, x: Tensor) -> int | Tensor:
@@ -61,7 +62,11 @@ def _seed(seed: int | None, generator: torch.Generator | None, x: Tensor) -> int
 def _corrupt(x: Tensor, arguments: tuple[Any, ...], name: str) -> Tensor:
     if x.requires_grad and torch.is_grad_enabled():
         return _Corrupt.apply(x, arguments, name)
-    return backend.implementation("corrupt", name).corrupt(x, *arguments)
+    return _run(x, arguments, name)
+
+
+def _run(x: Tensor, arguments: tuple[Any, ...], name: str) -> Tensor:
+    return backend.implementation("corrupt", name).corrupt(contract.readable(x, "x"), *arguments)
 
 
 def _masking(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -73,7 +78,7 @@ def _masking(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
 class _Corrupt(KernelFunction):
     @staticmethod
     def forward(x: Tensor, arguments: tuple[Any, ...], name: str) -> Tensor:
-        return backend.implementation("corrupt", name).corrupt(x, *arguments)
+        return _run(x, arguments, name)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -83,20 +88,25 @@ class _Corrupt(KernelFunction):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         if ctx.arguments[0] == "gaussian":
             return grad, None, None
-        if contract.is_transformed(grad):
+        if contract.is_transformed(grad) or contract.is_traced(grad):
             return eager.corrupt(grad, *_masking(ctx.arguments)), None, None
-        grad = _corrupt(grad.resolve_neg(), _masking(ctx.arguments), ctx.name)
-        return grad, None, None
+        return _corrupt(grad, _masking(ctx.arguments), ctx.name), None, None
 
 
 @torch.library.custom_op("aefast::corrupt", mutates_args=())
 def _registered(
     x: Tensor, kind: str, level: float, low: float, high: float, seed: Tensor, row_offset: int
 ) -> Tensor:
-    name = "eager" if x.numel() == 0 else backend.select(x.device, x.dtype)
-    return backend.implementation("corrupt", name).corrupt(
-        x, kind, level, low, high, seed, row_offset
-    )
+    contract.check_tensor(x, "x")
+    contract.check_choice(kind, "kind", KINDS)
+    contract.check_number(level, "level", 0, contract.LARGEST if kind == "gaussian" else 1)
+    if seed.numel() != 1 or seed.dtype != torch.int64:
+        raise ValueError(f"seed is {seed}; it takes one int64 number")
+    arguments = (kind, level, low, high, seed, row_offset)
+    name = backend.select(x.device, x.dtype)
+    if name == "eager" or x.numel() == 0:
+        return eager.corrupt(x, *arguments)
+    return _run(x, arguments, name)
 
 
 @_registered.register_fake

@@ -1,7 +1,5 @@
 """Noise injection in C++: csrc/corrupt.cpp."""
 
-from functools import cache
-
 import torch
 from torch import Tensor
 
@@ -31,7 +29,7 @@ def corrupt(
     if x.dim() != 2 or x.stride(1) != 1:
         x = x.contiguous()
     columns = x.shape[-1] if x.dim() else 1
-    output = torch.empty(x.shape, dtype=x.dtype)
+    output = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     _C.corrupt(
         getattr(_C.Noise, kind),
         x.data_ptr(),
@@ -52,7 +50,6 @@ def corrupt(
     return output.to(dtype)
 
 
-@cache
 def _bits(value: float, dtype: torch.dtype) -> int:
-    bits = torch.tensor([value], dtype=dtype).view(torch.uint8).tolist()
+    bits = torch.tensor([value], dtype=dtype, device="cpu").view(torch.uint8).tolist()
     return int.from_bytes(bits, "little")

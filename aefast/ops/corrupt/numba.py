@@ -29,7 +29,7 @@ def corrupt(
     else:
         bits = torch.uint32 if x.dtype == torch.float32 else torch.uint16
         source = source.reshape(-1).view(bits)
-        replacements = torch.tensor([low, high], dtype=x.dtype).view(bits).numpy()
+        replacements = torch.tensor([low, high], dtype=x.dtype, device="cpu").view(bits).numpy()
         if kind == "masking":
             replacements = np.zeros_like(replacements)
         thresholds = (np.uint32(random.threshold(p)) for p in (level, level / 2))

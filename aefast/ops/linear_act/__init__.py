@@ -10,6 +10,7 @@ A backend module has two functions, on ``x [B, D]`` and ``weight [H, D]``:
     others, whose derivative the output tells.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -31,8 +32,11 @@ def linear_act(
     contract.check_tensor(x, "x")
     x, weight, bias = _autocast(x, weight, bias)
     _check_tensors(x, weight, bias)
-    if contract.is_traced(x, weight, bias) and x.dtype in backend.KERNEL_DTYPES:
-        output = torch.ops.aefast.linear_act(x.reshape(-1, x.shape[-1]), weight, bias, activation)
+    if contract.is_traced(x, weight, bias):
+        if x.dtype not in backend.KERNEL_DTYPES or contract.is_in_functorch():
+            return eager.linear_act(x, weight, bias, activation)
+        rows = math.prod(x.shape[:-1])
+        output = torch.ops.aefast.linear_act(x.reshape(rows, x.shape[-1]), weight, bias, activation)
         return output[0].reshape(*x.shape[:-1], weight.shape[0])
     name = backend.select(x.device, x.dtype)
     if name == "eager" or 0 in (x.numel(), weight.numel()) or contract.is_transformed(x):
@@ -79,14 +83,43 @@ def _check_tensors(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
 def _linear_act(
     x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, name: str
 ) -> Tensor:
-    x, weight = x.resolve_neg(), weight.resolve_neg()
-    bias = None if bias is None else bias.resolve_neg()
     differentiated = torch.is_grad_enabled() and (
         x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
     )
     if differentiated:
         return _LinearAct.apply(x, weight, bias, activation, name)[0]
-    return backend.implementation("linear_act", name).forward(x, weight, bias, activation, False)[0]
+    return _forward(x, weight, bias, activation, name, False)[0]
+
+
+def _forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    activation: str,
+    name: str,
+    keep_preactivation: bool,
+) -> tuple[Tensor, Tensor | None]:
+    x, weight = contract.readable(x, "x"), contract.readable(weight, "weight")
+    bias = None if bias is None else contract.readable(bias, "bias")
+    return backend.implementation("linear_act", name).forward(
+        x, weight, bias, activation, keep_preactivation
+    )
+
+
+def _backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    saved: Tensor | None,
+    activation: str,
+    name: str,
+    needed: tuple[bool, ...],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    grad = contract.readable(grad, "the incoming gradient")
+    x, weight = contract.readable(x, "x"), contract.readable(weight, "weight")
+    return backend.implementation("linear_act", name).backward(
+        grad, x, weight, saved, activation, needed
+    )
 
 
 def _saved(activation: str, output: Tensor, preactivation: Tensor | None) -> Tensor | None:
@@ -101,10 +134,7 @@ class _LinearAct(KernelFunction):
     def forward(
         x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, name: str
     ) -> tuple[Tensor, Tensor | None]:
-        keep_preactivation = activation in FROM_PREACTIVATION
-        return backend.implementation("linear_act", name).forward(
-            x, weight, bias, activation, keep_preactivation
-        )
+        return _forward(x, weight, bias, activation, name, activation in FROM_PREACTIVATION)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> None:
@@ -122,13 +152,12 @@ class _LinearAct(KernelFunction):
             return (None,) * 5
         x, weight, bias, saved = ctx.saved_tensors
         needed = tuple(ctx.needs_input_grad[:3])
-        if torch.is_grad_enabled() or contract.is_transformed(grad):
-            # The gradient is to be differentiated again, or batched: the definition's can be.
+        gradients: tuple[Tensor | None, ...]
+        if torch.is_grad_enabled() or contract.is_transformed(grad) or contract.is_traced(grad):
+            # The gradient is to be differentiated again, batched or traced: the definition's can.
             gradients = eager.backward(grad, x, weight, bias, ctx.activation)
         else:
-            gradients = backend.implementation("linear_act", ctx.name).backward(
-                grad.resolve_neg(), x, weight, saved, ctx.activation, needed
-            )
+            gradients = _backward(grad, x, weight, saved, ctx.activation, ctx.name, needed)
         return *(g if need else None for g, need in zip(gradients, needed, strict=True)), None, None
 
 
@@ -136,16 +165,19 @@ class _LinearAct(KernelFunction):
 def _registered(
     x: Tensor, weight: Tensor, bias: Tensor | None, activation: str
 ) -> tuple[Tensor, Tensor]:
+    contract.check_choice(activation, "activation", ACTIVATIONS)
+    contract.check_tensor(x, "x")
+    _check_tensors(x, weight, bias)
+    if x.dim() != 2:
+        raise ValueError(f"x has shape {list(x.shape)}; the registered op takes [B, D]")
     name = backend.select(x.device, x.dtype)
     keep_preactivation = activation in FROM_PREACTIVATION
     if name == "eager" or 0 in (x.numel(), weight.numel()):
         preactivation = eager.linear_act(x, weight, bias, "identity")
         output = eager.ACTIVATIONS[activation](preactivation)
         return output, preactivation if keep_preactivation else x.new_empty(0)
-    output, preactivation = backend.implementation("linear_act", name).forward(
-        x, weight, bias, activation, keep_preactivation
-    )
-    return output, x.new_empty(0) if preactivation is None else preactivation
+    output, kept = _forward(x, weight, bias, activation, name, keep_preactivation)
+    return output, x.new_empty(0) if kept is None else kept
 
 
 @_registered.register_fake
@@ -165,15 +197,21 @@ def _registered_backward(
     activation: str,
     needed: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
+    _check_tensors(x, weight, bias)
+    contract.check_like(grad, "grad", x, "x")
+    if x.dim() != 2 or grad.shape != (x.shape[0], weight.shape[0]):
+        raise ValueError(
+            f"grad has shape {list(grad.shape)}; with x's {list(x.shape)} and weight's "
+            f"{list(weight.shape)} it takes [B, H]"
+        )
     name = backend.select(x.device, x.dtype)
+    gradients: tuple[Tensor | None, ...]
     if name == "eager" or 0 in (x.numel(), weight.numel()):
         gradients = eager.backward(grad, x, weight, bias, activation)
     else:
-        gradients = backend.implementation("linear_act", name).backward(
-            grad, x, weight, saved, activation, tuple(needed)
-        )
+        gradients = _backward(grad, x, weight, saved, activation, name, tuple(needed))
     grad_x, grad_weight, grad_bias = (
-        gradient if need else x.new_empty(0)
+        x.new_empty(0) if gradient is None or not need else gradient
         for gradient, need in zip(gradients, needed, strict=True)
     )
     return grad_x, grad_weight, grad_bias
@@ -203,7 +241,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     ctx.save_for_backward(x, weight, bias, saved)
 
 
-def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _registered_gradients(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, bias, saved = ctx.saved_tensors
     needed = list(ctx.needs_input_grad[:3])
     gradients = torch.ops.aefast.linear_act_backward(
@@ -212,4 +250,4 @@ def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     return *(g if need else None for g, need in zip(gradients, needed, strict=True)), None
 
 
-_registered.register_autograd(_backward, setup_context=_setup_context)
+_registered.register_autograd(_registered_gradients, setup_context=_setup_context)

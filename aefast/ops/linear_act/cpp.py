@@ -79,7 +79,7 @@ def _gemm(
     keep_preactivation: bool,
     precision: object,
 ) -> tuple[Tensor, Tensor | None]:
-    output = torch.empty(left.shape[0], right.shape[0])
+    output = left.new_empty(left.shape[0], right.shape[0])
     preactivation = torch.empty_like(output) if keep_preactivation else None
     if bias is not None and bias.stride(0) != 1:
         bias = bias.contiguous()
@@ -110,7 +110,7 @@ def _activation_backward(
     grad_preactivation = grad.new_empty(rows, columns)
     grad_bias = grad.new_empty(columns) if bias_needed else None
     blocks = -(-rows // _C.ROWS_PER_PARTIAL_SUM) if bias_needed else 0
-    partial_sums = torch.empty(blocks, columns, dtype=torch.float64)
+    partial_sums = grad.new_empty(blocks, columns, dtype=torch.float64)
     _C.activation_backward(
         grad.data_ptr(),
         grad.stride(0),

@@ -19,8 +19,8 @@ ACTIVATIONS = {
 
 DERIVATIVES = {
     "identity": torch.ones_like,
-    "relu": lambda z: (z > 0).to(z.dtype),
-    "leaky_relu": lambda z: torch.where(z > 0, 1.0, 0.01).to(z.dtype),
+    "relu": lambda z: torch.where(z <= 0, torch.zeros_like(z), torch.ones_like(z)),
+    "leaky_relu": lambda z: torch.where(z > 0, torch.ones_like(z), torch.full_like(z, 0.01)),
     "sigmoid": lambda z: torch.sigmoid(z) * (1 - torch.sigmoid(z)),
     "tanh": lambda z: 1 - torch.tanh(z) ** 2,
     "softplus": torch.sigmoid,

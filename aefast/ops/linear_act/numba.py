@@ -44,7 +44,7 @@ def backward(
 
 def _map(function: Callable[..., np.ndarray], *tensors: Tensor) -> Tensor:
     """function of the tensors' elements, in parallel over parts of them."""
-    output = torch.empty(tensors[0].shape)
+    output = torch.empty(tensors[0].shape, dtype=torch.float32, device="cpu")
     flat = [t.detach().contiguous().float().numpy().reshape(-1) for t in (*tensors, output)]
 
     def task(index: int) -> None:

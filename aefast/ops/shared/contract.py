@@ -1,13 +1,15 @@
 """What the doors of all ops check, and how a call finds its way to a kernel."""
 
-import math
-from numbers import Real
+import sys
+from numbers import Integral, Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
 _PLAIN = (Tensor, torch.nn.Parameter, type(None))
+
+LARGEST = sys.float_info.max
 
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -39,31 +41,30 @@ def check_like(value: Tensor, argument: str, reference: Tensor, reference_argume
         )
 
 
-def check_number(
-    value: Any, argument: str, low: float = -math.inf, high: float = math.inf
-) -> float:
+def check_number(value: Any, argument: str, low: float = -LARGEST, high: float = LARGEST) -> float:
     """A finite real number in [low, high], as a float."""
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if isinstance(value, bool) or not isinstance(value, int | float | Real):
         raise TypeError(f"{argument} is a {type(value).__name__}; it takes a real number")
-    value = float(value)
-    if not math.isfinite(value) or not low <= value <= high:
-        if high < math.inf:
+    value = value if isinstance(value, int | float) else float(value)
+    # Comparisons alone: a number that torch.compile traces knows no isfinite.
+    if not low <= value <= high:
+        if high < LARGEST:
             domain = f"a number in [{low:g}, {high:g}]"
         else:
-            domain = "a finite number" if low == -math.inf else f"a finite number, at least {low:g}"
+            domain = "a finite number" if low == -LARGEST else f"a finite number, at least {low:g}"
         raise ValueError(f"{argument} is {value}; it takes {domain}")
-    return value
+    return value if isinstance(value, float) else float(value)
 
 
 def check_integer(value: Any, argument: str, limit: int) -> int:
     """An integer in [0, limit)."""
-    if isinstance(value, bool) or not hasattr(value, "__index__") or isinstance(value, Tensor):
+    if isinstance(value, bool | Tensor) or not isinstance(value, int | Integral):
         raise TypeError(f"{argument} is a {type(value).__name__}; it takes an int")
+    value = value if isinstance(value, int) else int(value)
     if not 0 <= value < limit:
-        raise ValueError(
-            f"{argument} is {value}; it takes an int in [0, 2**{limit.bit_length() - 1})"
-        )
-    return int(value)
+        domain = f"[0, 2**{limit.bit_length() - 1})"
+        raise ValueError(f"{argument} is {value}; it takes an int in {domain}")
+    return value
 
 
 def check_choice(value: Any, argument: str, choices: tuple[str, ...]) -> None:
@@ -88,14 +89,34 @@ def is_traced(*tensors: Tensor | None) -> bool:
     )
 
 
+def readable(tensor: Tensor, argument: str) -> Tensor:
+    """The tensor as memory holds it, for a kernel that reads it through its pointer.
+
+    Raises:
+        ValueError: the storage was freed.
+    """
+    if tensor._is_zerotensor():
+        tensor = tensor.clone()
+    if tensor.layout is not torch.strided:  # an incoming gradient may be sparse
+        tensor = tensor.to_dense()
+    if tensor.data_ptr() == 0:
+        raise ValueError(f"{argument} has no memory: its storage was freed; it takes one that has")
+    return tensor.resolve_neg()
+
+
 def is_transformed(tensor: Tensor) -> bool:
     """Whether vmap or forward-mode differentiation is at work, which only the definition serves."""
     if torch._C._functorch.is_legacy_batchedtensor(tensor):  # autograd.grad(is_grads_batched=True)
         return True
     if torch.autograd.forward_ad._current_level >= 0:
         return True
-    if not torch._C._are_functorch_transforms_active():
+    if not is_in_functorch():
         return False
     grad = torch._C._functorch.TransformType.Grad
     interpreters = torch._C._functorch.get_interpreter_stack() or ()
     return any(interpreter.key() != grad for interpreter in interpreters)
+
+
+def is_in_functorch() -> bool:
+    """Whether any torch.func transform is at work. The registered ops serve none under a trace."""
+    return torch._C._are_functorch_transforms_active()

@@ -1,0 +1,131 @@
+"""What surrounds a call: defaults, subclasses, freed memory, and what torch.compile makes of it."""
+
+import pytest
+import torch
+from torch.testing._internal.two_tensor import TwoTensor
+
+from aefast.functional import corrupt, linear_act
+from aefast.nn import DenoisingAutoencoder
+from aefast.ops.corrupt import KINDS
+
+
+def both_ops(x):
+    """Both ops of x [6, 4], and their gradients."""
+    weight, bias = torch.ones(5, 4).to(x), torch.zeros(5).to(x)
+    results = []
+    for op in (
+        lambda x: corrupt(x, "salt_and_pepper", 0.4, low=-1.0, seed=1),
+        lambda x: linear_act(x, weight, bias, "sigmoid"),
+    ):
+        leaf = x.detach().clone().requires_grad_()
+        output = op(leaf)
+        results += [output.detach(), *torch.autograd.grad(output.sum(), leaf)]
+    return results
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_default_dtype_changes_nothing(kernel_place, dtype):
+    x = torch.randn(6, 4, device=kernel_place, dtype=torch.float32)
+    expected = both_ops(x)
+    torch.set_default_dtype(dtype)
+    try:
+        found = both_ops(x)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == b.dtype
+        assert torch.equal(a, b)
+
+
+def test_the_default_device_changes_nothing(kernel_place):
+    x = torch.randn(6, 4, device=kernel_place)
+    weight = torch.randn(5, 4, device=kernel_place)
+    expected = corrupt(x, "masking", 0.5, seed=1), linear_act(x, weight, None, "tanh")
+    with torch.device("meta"):
+        found = corrupt(x, "masking", 0.5, seed=1), linear_act(x, weight, None, "tanh")
+        corrupt(x, "masking", 0.5)
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_an_incoming_gradient_of_a_subclass(kernel_place):
+    x = torch.randn(6, 4, device=kernel_place, requires_grad=True)
+    weight = torch.randn(5, 4, device=kernel_place)
+    for output in (linear_act(x, weight, None, "sigmoid"), corrupt(x, "masking", 0.5, seed=1)):
+        gradient = torch.randn_like(output)
+        (expected,) = torch.autograd.grad(output, x, gradient, retain_graph=True)
+        (found,) = torch.autograd.grad(output, x, TwoTensor(gradient, gradient))
+        torch.testing.assert_close(found.a, expected)
+
+
+def test_a_tensor_without_memory_is_zero_or_named(kernel_place):
+    zeros = torch._efficientzerotensor((6, 4), device=kernel_place)
+    weight = torch.randn(5, 4, device=kernel_place)
+    assert torch.equal(corrupt(zeros, "masking", 0.5, seed=1), torch.zeros_like(zeros).clone())
+    assert torch.equal(linear_act(zeros, weight), torch.zeros(6, 5, device=kernel_place))
+    freed = torch.randn(6, 4, device=kernel_place)
+    freed.untyped_storage().resize_(0)
+    with pytest.raises(ValueError, match="x has no memory: its storage was freed"):
+        corrupt(freed, "masking", 0.5, seed=1)
+    with pytest.raises(ValueError, match="x has no memory: its storage was freed"):
+        linear_act(freed, weight)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_compiled_function_takes_many_seeds_and_offsets(kind):
+    torch.compiler.reset()
+    compiled = torch.compile(
+        lambda x, seed, offset: corrupt(x, kind, 0.3, seed=seed, row_offset=offset),
+        fullgraph=True,
+        backend="aot_eager",
+    )
+    x = torch.randn(6, 4)
+    for step in range(12):
+        expected = corrupt(x, kind, 0.3, seed=step, row_offset=6 * step)
+        assert torch.equal(compiled(x, step, 6 * step), expected)
+
+
+def test_a_denoising_autoencoder_compiles_with_dynamic_shapes():
+    torch.compiler.reset()
+    model = DenoisingAutoencoder(4, 3)
+    loss = torch.compile(model.loss, fullgraph=True, dynamic=True, backend="aot_eager")
+    for batch in (5, 6, 7):
+        loss(torch.rand(batch, 4)).backward()
+
+
+def test_compiled_function_transforms():
+    x, weight = torch.randn(6, 4), torch.randn(5, 4)
+    for function in (
+        torch.func.grad(lambda x: linear_act(x, weight, None, "gelu").sum()),
+        torch.vmap(lambda x: corrupt(x, "masking", 0.5, seed=1)),
+    ):
+        torch.compiler.reset()
+        compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(x), function(x))
+
+
+def test_compiled_layers_without_inputs():
+    torch.compiler.reset()
+    compiled = torch.compile(linear_act, fullgraph=True, backend="aot_eager")
+    bias = torch.arange(5.0)
+    for shape in ((4, 0), (2, 4, 0)):
+        output = compiled(torch.ones(shape), torch.ones(5, 0), bias, "relu")
+        assert torch.equal(output, bias.expand(*shape[:-1], 5))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((torch.ones(6, 4), torch.ones(5, 4), torch.ones(1), "relu"), ValueError, "bias has shape"),
+        (
+            (torch.ones(6, 4), torch.ones(5, 4).double(), None, "relu"),
+            TypeError,
+            "weight has dtype",
+        ),
+        ((torch.ones(4), torch.ones(5, 4), None, "relu"), ValueError, "x has shape"),
+        ((torch.ones(6, 4), torch.ones(5, 4), None, "swish"), ValueError, "activation is 'swish'"),
+    ],
+)
+def test_the_registered_op_checks_what_it_gets(arguments, error, message):
+    with pytest.raises(error, match=message):
+        torch.ops.aefast.linear_act(*arguments)
