@@ -1,4 +1,4 @@
-# make demo | test | lint | bench | wheel | gpu-check; each makes .venv on first use.
+# make setup | demo | test | lint | format | bench | wheel make .venv on first use; gpu-check does not.
 
 PYTHON ?= python3
 VENV := .venv
@@ -46,10 +46,7 @@ wheel: setup
 
 # For a machine with a CUDA GPU and no network: uses the Python at hand and installs nothing.
 gpu-check:
-	$(PYTHON) setup.py --quiet build_ext --inplace
-	$(PYTHON) -m pytest tests --quiet
-	$(PYTHON) -m pytest benchmarks --quiet --device cuda --benchmark-max-time 0.3 \
-		--benchmark-json gpu-check.json
+	$(PYTHON) benchmarks/gpu_check.py gpu-check.json
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info aefast/_C.*.so

@@ -127,6 +127,8 @@ def demo(
 
 def check_folder(file: Path, option: str) -> None:
     """A run must not end, after minutes, at a folder that was never there."""
+    if file.is_dir():
+        fail(f"{option} is {str(file)!r}, a folder; it takes a file")
     if not file.parent.is_dir():
         fail(f"{option} is {str(file)!r}, but there is no folder {str(file.parent)!r}")
 

@@ -9,6 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+
+pytest.importorskip("typer")
+
 from typer.testing import CliRunner
 
 from aefast import backend, cli
