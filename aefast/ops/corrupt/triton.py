@@ -160,8 +160,8 @@ def replace_kernel(
     x = tl.load(x_pointers, mask=mask)
     key = _load_seed(seed, seed_address)
     bits = _noise(_four_uniforms, key, row + row_offset, unit, WIDTH)
-    low = round_to(tl.to_tensor(low), x.dtype)
-    high = round_to(tl.to_tensor(high), x.dtype)
+    low = round_to(tl.full((), low, tl.float32), x.dtype)
+    high = round_to(tl.full((), high, tl.float32), x.dtype)
     output = tl.where(bits < low_threshold, low, tl.where(bits < high_threshold, high, x))
     tl.store(output_pointers, output, mask=mask)
 

@@ -101,7 +101,7 @@ def philox(seed, column_block, row, step):
     word_0 = column_block.to(tl.uint32)
     word_1 = row.to(tl.uint32)
     word_2 = (row >> 32).to(tl.uint32)
-    word_3 = tl.to_tensor(step).to(tl.uint32)
+    word_3 = tl.full((), step, tl.uint32)
     for _ in tl.static_range(10):
         # Written as one 64-bit product, so that ptxas makes it one multiplication, not two.
         product_0 = word_0.to(tl.uint64) * 0xD2511F53
