@@ -35,25 +35,29 @@ def corrupt(
     low = contract.check_number(low, "low", -largest, largest)
     high = contract.check_number(high, "high", -largest, largest)
     row_offset = contract.check_integer(row_offset, "row_offset", 2**62)
-    arguments = (kind, level, low, high, _seed(seed, generator, x), row_offset)
-    if contract.is_traced(x):
+    traced = contract.is_traced(x)
+    seed_or_tensor = _seed(seed, generator, x.device, traced)
+    arguments = (kind, level, low, high, seed_or_tensor, row_offset)
+    if traced:
         if x.dtype not in backend.KERNEL_DTYPES or contract.is_in_functorch():
             return eager.corrupt(x, *arguments)
-        seed_tensor = random.seed_tensor(arguments[4])
-        return torch.ops.aefast.corrupt(x, *arguments[:4], seed_tensor, row_offset)
+        seed_tensor = random.seed_tensor(seed_or_tensor)
+        return torch.ops.aefast.corrupt(x, kind, level, low, high, seed_tensor, row_offset)
     name = backend.select(x.device, x.dtype)
     if name == "eager" or x.numel() == 0 or contract.is_transformed(x):
         return eager.corrupt(x, *arguments)
     return _corrupt(x, arguments, name)
 
 
-def _seed(seed: int | None, generator: torch.Generator | None, x: Tensor) -> int | Tensor:
+def _seed(
+    seed: int | None, generator: torch.Generator | None, device: torch.device, traced: bool
+) -> int | Tensor:
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(
             f"generator is a {type(generator).__name__}; it takes a torch.Generator or None"
         )
     if seed is None:
-        return random.draw_seed(generator, x.device, as_tensor=contract.is_traced(x))
+        return random.draw_seed(generator, device, as_tensor=traced)
     if generator is not None:
         raise ValueError("seed and generator are both given; it takes one of them")
     return contract.check_integer(seed, "seed", random.SEED_LIMIT)
