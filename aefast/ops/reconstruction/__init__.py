@@ -1,0 +1,1 @@
+"""The reconstruction loss: contract to follow."""

@@ -1,0 +1,204 @@
+"""The loss of a reconstruction and its gradients, in one pass over panels of rows.
+
+A panel's code, its reconstruction and their gradients stay in cache from the encoder's product to
+the weights' gradients, and are then gone: beside the gradients asked for, nothing of the batch's
+size is ever written. With the encoder's weight E and bias b, the decoder's V and c:
+
+    a = corrupt(x) Et + b,  code = act(a),  z = code Vt + c,  loss = sum l(z, target)
+    dz = l'(z),             dV += dzt code,       dc += sum dz
+    da = dz V * act'(a),    dE += dat corrupt(x), db += sum da,  dx = corrupt'(da E)
+
+Tied weights are V = Et. The gradients are made here, in the forward pass: a backward pass that
+computed the code and z anew would take seven products instead of five. How the batch is cut into
+panels depends on its shape alone, so that the sums are the same for any number of threads.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+
+# What a panel's code and reconstruction, and their gradients, may take together.
+PANEL_BYTES = {"cpu": 4 << 20, "cuda": 32 << 20}
+FEWEST_ROWS = 128
+
+
+class PerInput(NamedTuple, Generic[T]):
+    """A tensor, a flag or a gradient for each input of the loss."""
+
+    x: T  # [B, D]
+    encoder_weight: T  # [H, D]
+    encoder_bias: T  # [H]
+    decoder_weight: T  # [D, H]; None ties it to the encoder's
+    decoder_bias: T  # [D]
+    target: T  # [B, D]; None takes x
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is computed."""
+
+    activation: str
+    output_activation: str
+    loss: str
+    corruption: str | None
+    corruption_level: float
+    seed: int | Tensor
+    row_offset: int
+
+
+class Wanted(NamedTuple):
+    """Which gradients a panel's comparison is to make."""
+
+    output: bool
+    bias: bool
+    target: bool
+
+
+class Compared(NamedTuple):
+    """What became of it; None for what was not wanted."""
+
+    loss: float | Tensor  # the sum over the panel, unscaled
+    grad_output: Tensor | None  # dz, [P, D]
+    grad_bias: Tensor | None  # [D], float32
+    grad_target: Tensor | None  # [P, D]
+
+
+class Kernels(Protocol):
+    """What a backend brings."""
+
+    def operand(self, right: Tensor) -> Any:
+        """The right operand [N, K] of a product left @ right.T, made ready for all panels."""
+
+    def corrupt(
+        self, x: Tensor, kind: str, level: float, seed: int | Tensor, row_offset: int
+    ) -> Tensor:
+        """The panel x [P, D] with noise; salt and pepper are 1 and 0."""
+
+    def encode(
+        self, x: Tensor, weight: Any, bias: Tensor | None, activation: str
+    ) -> tuple[Tensor, Tensor | None]:
+        """The code [P, H], and what its gradient needs: what linear_act calls ``saved``."""
+
+    def compare(
+        self,
+        code: Tensor,
+        weight: Any,
+        bias: Tensor | None,
+        target: Tensor,
+        settings: Settings,
+        scale: float,
+        wanted: Wanted,
+    ) -> Compared:
+        """Decode, compare with the target [P, D], and make ``scale`` times the gradients."""
+
+    def encode_backward(
+        self,
+        grad_output: Tensor,
+        weight: Any,
+        saved: Tensor | None,
+        activation: str,
+        bias_needed: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """da [P, H] = (dz @ weight.T) * act', and its sum over the rows [H]."""
+
+    def multiply(self, left: Tensor, right: Any) -> Tensor:
+        """left [P, K] @ right.T, for a right operand made ready."""
+
+    def add_product(self, left: Tensor, right: Tensor, total: Tensor | None) -> Tensor:
+        """total + left [P, M].T @ right [P, N], float32; total is given up to it, None for none."""
+
+
+def reconstruction_loss(
+    kernels: Kernels,
+    inputs: PerInput[Any],
+    settings: Settings,
+    scale: float,
+    needed: PerInput[bool],
+) -> tuple[float | Tensor, PerInput[Tensor | None]]:
+    """The summed loss, unscaled, and ``scale`` times the gradients that are needed.
+
+    The gradients of weights and biases come in float32, so that half precisions can be scaled
+    before they are rounded; those of x and the target in x's dtype.
+    """
+    x, encoder_weight, encoder_bias, decoder_weight, decoder_bias, target = inputs
+    tied = decoder_weight is None
+    if tied:
+        decoder_weight = encoder_weight.t()
+    code_needed = needed.x or needed.encoder_weight or needed.encoder_bias
+    target_needed = needed.x if target is None else needed.target
+    wanted = Wanted(code_needed or needed.decoder_weight, needed.decoder_bias, target_needed)
+
+    encoder, decoder = kernels.operand(encoder_weight), kernels.operand(decoder_weight)
+    decoder_transposed = kernels.operand(decoder_weight.t()) if code_needed else None
+    encoder_transposed = kernels.operand(encoder_weight.t()) if needed.x else None
+    total: float | Tensor = 0.0
+    grad_x = torch.empty_like(x) if needed.x else None
+    grad_target = torch.empty_like(target) if needed.target else None
+    grad_encoder = grad_encoder_bias = grad_decoder = grad_decoder_bias = None
+    for rows in _panels(x, encoder_weight.shape[0]):
+        clean = seen = x[rows]
+        noise = (settings.corruption_level, settings.seed, settings.row_offset + rows.start)
+        if settings.corruption is not None:
+            seen = kernels.corrupt(clean, settings.corruption, *noise)
+        code, saved = kernels.encode(seen, encoder, encoder_bias, settings.activation)
+        compared = kernels.compare(
+            code,
+            decoder,
+            decoder_bias,
+            clean if target is None else target[rows],
+            settings,
+            scale,
+            wanted,
+        )
+        total = total + compared.loss
+        if needed.decoder_bias:
+            grad_decoder_bias = _add(compared.grad_bias, grad_decoder_bias)
+        if needed.decoder_weight:
+            grad_decoder = kernels.add_product(compared.grad_output, code, grad_decoder)
+        if grad_target is not None:
+            grad_target[rows] = compared.grad_target
+        if not code_needed:
+            continue
+
+        grad_code, grad_bias = kernels.encode_backward(
+            compared.grad_output,
+            decoder_transposed,
+            saved,
+            settings.activation,
+            needed.encoder_bias,
+        )
+        if needed.encoder_bias:
+            grad_encoder_bias = _add(grad_bias, grad_encoder_bias)
+        if needed.encoder_weight:
+            grad_encoder = kernels.add_product(grad_code, seen, grad_encoder)
+            if tied:
+                grad_encoder = kernels.add_product(code, compared.grad_output, grad_encoder)
+        if grad_x is not None:
+            grad_seen = kernels.multiply(grad_code, encoder_transposed)
+            if settings.corruption in ("masking", "salt_and_pepper"):
+                grad_seen = kernels.corrupt(grad_seen, "masking", *noise)
+            grad_x[rows] = grad_seen if target is not None else grad_seen + compared.grad_target
+    return total, PerInput(
+        grad_x, grad_encoder, grad_encoder_bias, grad_decoder, grad_decoder_bias, grad_target
+    )
+
+
+def _add(part: Tensor, total: Tensor | None) -> Tensor:
+    """A bias's gradient is short: float64 costs nothing."""
+    return part.double() if total is None else total + part
+
+
+def _panels(x: Tensor, hidden: int) -> Iterator[slice]:
+    """Equal parts of the batch, each a multiple of 32 rows but for the last."""
+    batch, columns = x.shape
+    row_bytes = 2 * (columns + hidden) * x.element_size()
+    most_rows = max(FEWEST_ROWS, PANEL_BYTES[x.device.type] // row_bytes)
+    count = -(-batch // most_rows)
+    rows = -(-batch // (32 * count)) * 32
+    for start in range(0, batch, rows):
+        yield slice(start, min(start + rows, batch))
