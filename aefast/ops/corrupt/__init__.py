@@ -36,31 +36,35 @@ def corrupt(
     high = contract.check_number(high, "high", -largest, largest)
     row_offset = contract.check_integer(row_offset, "row_offset", 2**62)
     traced = contract.is_traced(x)
-    seed_or_tensor = _seed(seed, generator, x.device, traced)
-    arguments = (kind, level, low, high, seed_or_tensor, row_offset)
+    seed_or_tensor = contract.check_seed(seed, generator, x.device, traced)
+    return _dispatch(x, (kind, level, low, high, seed_or_tensor, row_offset), traced)
+
+
+def corrupt_with(
+    x: Tensor,
+    kind: str,
+    level: float,
+    low: float,
+    high: float,
+    seed: int | Tensor,
+    row_offset: int,
+) -> Tensor:
+    """``corrupt`` behind its checks, with a seed that was drawn."""
+    arguments = (kind, level, low, high, seed, row_offset)
+    return _dispatch(x, arguments, contract.is_traced(x))
+
+
+def _dispatch(x: Tensor, arguments: tuple[Any, ...], traced: bool) -> Tensor:
     if traced:
         if x.dtype not in backend.KERNEL_DTYPES or contract.is_in_functorch():
             return eager.corrupt(x, *arguments)
-        seed_tensor = random.seed_tensor(seed_or_tensor)
+        kind, level, low, high, seed, row_offset = arguments
+        seed_tensor = random.seed_tensor(seed)
         return torch.ops.aefast.corrupt(x, kind, level, low, high, seed_tensor, row_offset)
     name = backend.select(x.device, x.dtype)
     if name == "eager" or x.numel() == 0 or contract.is_transformed(x):
         return eager.corrupt(x, *arguments)
     return _corrupt(x, arguments, name)
-
-
-def _seed(
-    seed: int | None, generator: torch.Generator | None, device: torch.device, traced: bool
-) -> int | Tensor:
-    if generator is not None and not isinstance(generator, torch.Generator):
-        raise TypeError(
-            f"generator is a {type(generator).__name__}; it takes a torch.Generator or None"
-        )
-    if seed is None:
-        return random.draw_seed(generator, device, as_tensor=traced)
-    if generator is not None:
-        raise ValueError("seed and generator are both given; it takes one of them")
-    return contract.check_integer(seed, "seed", random.SEED_LIMIT)
 
 
 def _corrupt(x: Tensor, arguments: tuple[Any, ...], name: str) -> Tensor:

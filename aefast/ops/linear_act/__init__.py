@@ -49,10 +49,9 @@ def linear_act(
 
 def _autocast(*tensors: Any) -> tuple[Any, ...]:
     """Under autocast the same casts as torch.nn.functional.linear's."""
-    device = tensors[0].device.type
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+    dtype = contract.autocast_dtype(tensors[0].device)
+    if dtype is None:
         return tensors
-    dtype = torch.get_autocast_dtype(device)
     return tuple(
         tensor.to(dtype)
         if isinstance(tensor, Tensor) and tensor.dtype in backend.KERNEL_DTYPES

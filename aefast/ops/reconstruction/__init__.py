@@ -1,1 +1,358 @@
-"""The reconstruction loss: contract to follow."""
+"""An autoencoder from its input to the loss: the contract, autograd and the registered op.
+
+A backend module has one function, on ``inputs`` of a PerInput and in the dtypes of ``FUSED``:
+
+``reconstruction_loss(inputs, settings, scale, needed) -> (loss, gradients)``
+    the summed loss, a number or a 0-d tensor, and ``scale`` times its gradients: a PerInput, None
+    for those not ``needed``. A weight's or a bias's is float32 or float64 in every dtype.
+
+The gradients are made in the forward pass and wait for the incoming one, a number that they are
+multiplied with. Where the loss is wanted of every element, or nothing can be fused, the kernels of
+the parts serve one after the other.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aefast import backend, random
+from aefast.ops import corrupt as _corrupt
+from aefast.ops import linear_act as _linear_act
+from aefast.ops.reconstruction import eager
+from aefast.ops.reconstruction.settings import PerInput, Settings
+from aefast.ops.shared import contract
+from aefast.ops.shared.autograd import KernelFunction
+
+LOSSES = ("mse", "bce")
+REDUCTIONS = ("mean", "sum", "none")
+
+# A half-precision product is the vendor's on a CPU; in panels it gains nothing.
+FUSED = {
+    "cpp": (torch.float32,),
+    "numba": (torch.float32,),
+    "triton": backend.KERNEL_DTYPES,
+    "eager": (),
+}
+
+
+def autoencode(
+    x: Tensor,
+    encoder_weight: Tensor,
+    encoder_bias: Tensor | None,
+    decoder_weight: Tensor | None = None,
+    decoder_bias: Tensor | None = None,
+    *,
+    activation: str = "sigmoid",
+    output_activation: str = "identity",
+) -> tuple[Tensor, Tensor]:
+    contract.check_choice(activation, "activation", _linear_act.ACTIVATIONS)
+    contract.check_choice(output_activation, "output_activation", _linear_act.ACTIVATIONS)
+    parameters = encoder_weight, encoder_bias, decoder_weight, decoder_bias
+    _check_tensors(PerInput(x, *parameters, None))
+    return eager.autoencode(x, *parameters, activation, output_activation, _linear_act.linear_act)
+
+
+def reconstruction_loss(
+    x: Tensor,
+    encoder_weight: Tensor,
+    encoder_bias: Tensor | None,
+    decoder_weight: Tensor | None = None,
+    decoder_bias: Tensor | None = None,
+    *,
+    activation: str = "sigmoid",
+    output_activation: str = "identity",
+    loss: str = "mse",
+    target: Tensor | None = None,
+    corruption: str | None = None,
+    corruption_level: float = 0.0,
+    reduction: str = "mean",
+    seed: int | None = None,
+    generator: torch.Generator | None = None,
+    row_offset: int = 0,
+) -> Tensor:
+    inputs = PerInput(x, encoder_weight, encoder_bias, decoder_weight, decoder_bias, target)
+    _check_tensors(inputs)
+    contract.check_choice(activation, "activation", _linear_act.ACTIVATIONS)
+    contract.check_choice(output_activation, "output_activation", _linear_act.ACTIVATIONS)
+    contract.check_choice(loss, "loss", LOSSES)
+    contract.check_choice(reduction, "reduction", REDUCTIONS)
+    corruption_level = _check_corruption(x, corruption, corruption_level)
+    row_offset = contract.check_integer(row_offset, "row_offset", 2**62)
+    traced = contract.is_traced(*inputs)
+    drawn: int | Tensor = 0
+    if corruption is not None or seed is not None or generator is not None:
+        drawn = contract.check_seed(seed, generator, x.device, traced)
+    settings = Settings(
+        activation, output_activation, loss, corruption, corruption_level, drawn, row_offset
+    )
+    if not _is_fused(inputs, settings, reduction, traced):
+        return eager.reconstruction_loss(
+            inputs, settings, reduction, _linear_act.linear_act, _corrupt.corrupt_with
+        )
+    inputs, needed = _as_matrices(inputs), _needed(inputs)
+    if traced:
+        seed_tensor = random.seed_tensor(drawn)
+        flags = list(needed)
+        return torch.ops.aefast.reconstruction_loss(
+            *inputs, activation, output_activation, loss, corruption, corruption_level,
+            seed_tensor, row_offset, reduction, flags,
+        )[0]  # fmt: skip
+    if any(needed):
+        return _ReconstructionLoss.apply(*inputs, settings, reduction, needed, [])
+    return _run(inputs, settings, reduction, needed)[0]
+
+
+def _check_tensors(inputs: PerInput[Any]) -> None:
+    """Dtypes, devices and shapes; under autocast products cast their operands themselves."""
+    x, encoder_weight, encoder_bias, decoder_weight, decoder_bias, target = inputs
+    contract.check_tensor(x, "x")
+    autocast = contract.autocast_dtype(x.device) is not None
+    for argument, tensor in zip(inputs._fields[1:], inputs[1:], strict=True):
+        if tensor is None and argument != "encoder_weight":
+            continue
+        if autocast:
+            contract.check_tensor(tensor, argument)
+            contract.check_device(tensor, argument, x, "x")
+        else:
+            contract.check_like(tensor, argument, x, "x")
+    if encoder_weight.dim() != 2:
+        raise ValueError(f"encoder_weight has shape {list(encoder_weight.shape)}; it takes [H, D]")
+    hidden, visible = encoder_weight.shape
+    encoder = f"with encoder_weight's shape [{hidden}, {visible}] it takes"
+    if x.dim() < 1 or x.shape[-1] != visible:
+        raise ValueError(f"x has shape {list(x.shape)}; {encoder} [..., {visible}]")
+    for argument, tensor, shape in (
+        ("encoder_bias", encoder_bias, [hidden]),
+        ("decoder_weight", decoder_weight, [visible, hidden]),
+        ("decoder_bias", decoder_bias, [visible]),
+    ):
+        if tensor is not None and list(tensor.shape) != shape:
+            raise ValueError(f"{argument} has shape {list(tensor.shape)}; {encoder} {shape}")
+    if target is not None and target.shape != x.shape:
+        raise ValueError(
+            f"target has shape {list(target.shape)}; it takes x's shape, {list(x.shape)}"
+        )
+
+
+def _check_corruption(x: Tensor, corruption: str | None, level: float) -> float:
+    if corruption is not None:
+        contract.check_choice(corruption, "corruption", _corrupt.KINDS)
+        largest = torch.finfo(x.dtype).max
+        most = largest if corruption == "gaussian" else 1
+        return contract.check_number(level, "corruption_level", 0, most)
+    level = contract.check_number(level, "corruption_level", 0)
+    if level != 0:
+        kinds = ", ".join(_corrupt.KINDS)
+        raise ValueError(
+            f"corruption_level is {level} and corruption None; corruption takes one of {kinds}"
+        )
+    return level
+
+
+def _is_fused(inputs: PerInput[Any], settings: Settings, reduction: str, traced: bool) -> bool:
+    x = inputs.x
+    name = backend.select(x.device, x.dtype)
+    if x.dtype not in FUSED[name] or contract.autocast_dtype(x.device) is not None:
+        return False
+    if reduction == "none" or (settings.loss == "bce" and settings.output_activation != "sigmoid"):
+        return False
+    if traced:
+        return not contract.is_in_functorch()
+    empty = 0 in (x.numel(), inputs.encoder_weight.numel())
+    return not empty and not contract.is_transformed(x)
+
+
+def _as_matrices(inputs: PerInput[Any]) -> PerInput[Any]:
+    x, target = inputs.x, inputs.target
+    if x.dim() == 2:
+        return inputs
+    if target is not None:
+        target = target.reshape(-1, x.shape[-1])
+    return inputs._replace(x=x.reshape(-1, x.shape[-1]), target=target)
+
+
+def _needed(inputs: PerInput[Any]) -> PerInput[bool]:
+    enabled = torch.is_grad_enabled()
+    return PerInput(*(enabled and t is not None and t.requires_grad for t in inputs))
+
+
+def _run(
+    inputs: PerInput[Any], settings: Settings, reduction: str, needed: PerInput[bool]
+) -> tuple[Tensor, PerInput[Any]]:
+    """The loss, and the gradients that :func:`_scaled` finishes."""
+    x = inputs.x
+    inputs = PerInput(
+        *(
+            None if tensor is None else contract.readable(tensor, argument)
+            for argument, tensor in zip(inputs._fields, inputs, strict=True)
+        )
+    )
+    kernels = backend.implementation("reconstruction", backend.select(x.device, x.dtype))
+    scale = _scale(x, reduction)
+    total, gradients = kernels.reconstruction_loss(inputs, settings, scale, needed)
+    total = torch.as_tensor(total, dtype=torch.float64, device=x.device)
+    return (total / _count(x, reduction)).to(x.dtype), gradients
+
+
+def _count(x: Tensor, reduction: str) -> int:
+    return x.numel() if reduction == "mean" else 1
+
+
+def _scale(x: Tensor, reduction: str) -> float:
+    """What gradients are multiplied with at once; with the rest of 1 / count in backward.
+
+    A half precision's are divided last, in float32: they could vanish before.
+    """
+    return 1 / _count(x, reduction) if _accumulation(x.dtype) == x.dtype else 1.0
+
+
+def _accumulation(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _finished(gradients: PerInput[Any], grad: Tensor, x: Tensor, reduction: str) -> PerInput[Any]:
+    """What ``_run`` made, times the incoming gradient."""
+    if _accumulation(x.dtype) != x.dtype:
+        grad = grad.float() / _count(x, reduction)
+    return PerInput(*(None if g is None else (g * grad).to(x.dtype) for g in gradients))
+
+
+def _is_one(grad: Tensor) -> bool:
+    """Whether a gradient is 1, as that of a loss mostly is; False where asking would take time."""
+    return grad.device.type == "cpu" and not contract.is_transformed(grad) and grad.item() == 1
+
+
+class _ReconstructionLoss(KernelFunction):
+    """``made`` holds the gradients between the two passes.
+
+    Backward gives them away instead of copying them; a second one, through a graph that was
+    retained, makes them anew.
+    """
+
+    @staticmethod
+    def forward(*arguments: Any) -> Tensor:
+        *inputs, settings, reduction, needed, made = arguments
+        loss, gradients = _run(PerInput(*inputs), settings, reduction, needed)
+        made.append(gradients)
+        return loss
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        *tensors, ctx.settings, ctx.reduction, ctx.needed, ctx.made = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        inputs = PerInput(*ctx.saved_tensors)
+        if torch.is_grad_enabled() or contract.is_traced(grad):
+            # The gradient is to be differentiated again, or traced: the definition's can.
+            factor = grad / _count(inputs.x, ctx.reduction)
+            gradients = eager.gradients(inputs, ctx.settings)
+            gradients = PerInput(*(factor * gradient for gradient in gradients))
+        else:
+            made = ctx.made or [_run(inputs, ctx.settings, ctx.reduction, ctx.needed)[1]]
+            gradients = made.pop()
+            if inputs.x.dtype != torch.float32 or not _is_one(grad):
+                gradients = _finished(gradients, grad, inputs.x, ctx.reduction)
+        return *_only(gradients, ctx.needed), None, None, None, None
+
+
+def _only(gradients: PerInput[Any], needed: PerInput[bool]) -> PerInput[Any]:
+    return PerInput(*(g if need else None for g, need in zip(gradients, needed, strict=True)))
+
+
+@torch.library.custom_op("aefast::reconstruction_loss", mutates_args=())
+def _registered(
+    x: Tensor,
+    encoder_weight: Tensor,
+    encoder_bias: Tensor | None,
+    decoder_weight: Tensor | None,
+    decoder_bias: Tensor | None,
+    target: Tensor | None,
+    activation: str,
+    output_activation: str,
+    loss: str,
+    corruption: str | None,
+    corruption_level: float,
+    seed: Tensor,
+    row_offset: int,
+    reduction: str,
+    needed: list[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The loss and, float32, its gradients by the inputs that are needed; the others empty."""
+    inputs = PerInput(x, encoder_weight, encoder_bias, decoder_weight, decoder_bias, target)
+    settings = Settings(
+        activation, output_activation, loss, corruption, corruption_level, seed, row_offset
+    )
+    _check_registered(inputs, settings, reduction, needed)
+    flags = PerInput(*needed)
+    if _is_fused(inputs, settings, reduction, traced=False):
+        value, gradients = _run(inputs, settings, reduction, flags)
+    else:
+        value = eager.reconstruction_loss(inputs, settings, reduction)
+        scale = _scale(x, reduction)
+        gradients = PerInput(*(scale * g for g in eager.gradients(inputs, settings)))
+    return value, *_as_outputs(_only(gradients, flags), x)
+
+
+def _as_outputs(gradients: PerInput[Any], x: Tensor) -> PerInput[Tensor]:
+    """A registered op returns tensors only, and of dtypes that its inputs tell."""
+    types = PerInput(x.dtype, *[_accumulation(x.dtype)] * 4, x.dtype)
+    return PerInput(
+        *(
+            x.new_empty(0, dtype=dtype) if gradient is None else gradient.to(dtype)
+            for gradient, dtype in zip(gradients, types, strict=True)
+        )
+    )
+
+
+def _check_registered(
+    inputs: PerInput[Any], settings: Any, reduction: str, needed: list[bool]
+) -> None:
+    _check_tensors(inputs)
+    contract.check_choice(settings.activation, "activation", _linear_act.ACTIVATIONS)
+    contract.check_choice(settings.output_activation, "output_activation", _linear_act.ACTIVATIONS)
+    contract.check_choice(settings.loss, "loss", LOSSES)
+    contract.check_choice(reduction, "reduction", REDUCTIONS[:2])
+    _check_corruption(inputs.x, settings.corruption, settings.corruption_level)
+    if settings.loss == "bce" and settings.output_activation != "sigmoid":
+        raise ValueError(
+            f"output_activation is {settings.output_activation!r}; "
+            "with loss 'bce' the registered op takes 'sigmoid'"
+        )
+    if inputs.x.dim() != 2:
+        raise ValueError(f"x has shape {list(inputs.x.shape)}; the registered op takes [B, D]")
+    if settings.seed.numel() != 1 or settings.seed.dtype != torch.int64:
+        raise ValueError(f"seed is {settings.seed}; it takes one int64 number")
+    if len(needed) != len(inputs):
+        raise ValueError(f"needed has {len(needed)} flags; it takes {len(inputs)}")
+
+
+@_registered.register_fake
+def _(x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    inputs, needed = (x, *arguments[:5]), arguments[-1]
+    gradients = (
+        torch.empty_like(tensor, memory_format=torch.contiguous_format) if need else None
+        for tensor, need in zip(inputs, needed, strict=True)
+    )
+    return x.new_empty(()), *_as_outputs(PerInput(*gradients), x)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, *_, ctx.reduction, ctx.needed = inputs
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.save_for_backward(x, *output[1:])
+
+
+def _registered_gradients(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    x, *made = ctx.saved_tensors
+    if any(
+        asked and not made for asked, made in zip(ctx.needs_input_grad, ctx.needed, strict=False)
+    ):
+        raise ValueError("needed names fewer inputs than require a gradient")
+    gradients = _finished(PerInput(*made), grad, x, ctx.reduction)
+    return *_only(gradients, PerInput(*ctx.needed)), *(None,) * 9
+
+
+_registered.register_autograd(_registered_gradients, setup_context=_setup_context)

@@ -14,41 +14,16 @@ panels depends on its shape alone, so that the sums are the same for any number 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-T = TypeVar("T")
+from aefast.ops.reconstruction.settings import PerInput, Settings
 
 # What a panel's code and reconstruction, and their gradients, may take together.
 PANEL_BYTES = {"cpu": 4 << 20, "cuda": 32 << 20}
 FEWEST_ROWS = 128
-
-
-class PerInput(NamedTuple, Generic[T]):
-    """A tensor, a flag or a gradient for each input of the loss."""
-
-    x: T  # [B, D]
-    encoder_weight: T  # [H, D]
-    encoder_bias: T  # [H]
-    decoder_weight: T  # [D, H]; None ties it to the encoder's
-    decoder_bias: T  # [D]
-    target: T  # [B, D]; None takes x
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What is computed."""
-
-    activation: str
-    output_activation: str
-    loss: str
-    corruption: str | None
-    corruption_level: float
-    seed: int | Tensor
-    row_offset: int
 
 
 class Wanted(NamedTuple):
@@ -60,12 +35,12 @@ class Wanted(NamedTuple):
 
 
 class Compared(NamedTuple):
-    """What became of it; None for what was not wanted."""
+    """What became of it: tensors, and None for what was not wanted."""
 
     loss: float | Tensor  # the sum over the panel, unscaled
-    grad_output: Tensor | None  # dz, [P, D]
-    grad_bias: Tensor | None  # [D], float32
-    grad_target: Tensor | None  # [P, D]
+    grad_output: Any  # dz, [P, D]
+    grad_bias: Any  # [D], float32
+    grad_target: Any  # [P, D]
 
 
 class Kernels(Protocol):
@@ -188,7 +163,7 @@ def reconstruction_loss(
     )
 
 
-def _add(part: Tensor, total: Tensor | None) -> Tensor:
+def _add(part: Any, total: Tensor | None) -> Tensor:
     """A bias's gradient is short: float64 costs nothing."""
     return part.double() if total is None else total + part
 

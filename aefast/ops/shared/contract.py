@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aefast import random
+
 _PLAIN = (Tensor, torch.nn.Parameter, type(None))
 
 LARGEST = sys.float_info.max
@@ -34,6 +36,10 @@ def check_like(value: Tensor, argument: str, reference: Tensor, reference_argume
             f"{argument} has dtype {dtype_name(value)}; "
             f"it takes {reference_argument}'s, {dtype_name(reference)}"
         )
+    check_device(value, argument, reference, reference_argument)
+
+
+def check_device(value: Tensor, argument: str, reference: Tensor, reference_argument: str) -> None:
     if value.device != reference.device:
         raise ValueError(
             f"{argument} is on {value.device}; it takes {reference_argument}'s device, "
@@ -67,6 +73,21 @@ def check_integer(value: Any, argument: str, limit: int) -> int:
     return value
 
 
+def check_seed(
+    seed: int | None, generator: torch.Generator | None, device: torch.device, traced: bool
+) -> int | Tensor:
+    """The seed given, or one drawn from ``generator`` or from torch's default one."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"generator is a {type(generator).__name__}; it takes a torch.Generator or None"
+        )
+    if seed is None:
+        return random.draw_seed(generator, device, as_tensor=traced)
+    if generator is not None:
+        raise ValueError("seed and generator are both given; it takes one of them")
+    return check_integer(seed, "seed", random.SEED_LIMIT)
+
+
 def check_choice(value: Any, argument: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{argument} is {value!r}; it takes one of {', '.join(choices)}")
@@ -74,6 +95,15 @@ def check_choice(value: Any, argument: str, choices: tuple[str, ...]) -> None:
 
 def dtype_name(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """What autocast casts the operands of a product to; None where it is off."""
+    if not torch.amp.is_autocast_available(device.type):
+        return None
+    if not torch.is_autocast_enabled(device.type):
+        return None
+    return torch.get_autocast_dtype(device.type)
 
 
 def is_traced(*tensors: Tensor | None) -> bool:

@@ -1,0 +1,108 @@
+"""The reconstruction loss as the equations read, on the definitions of its parts or their kernels.
+
+Reference: Goodfellow, Bengio, Courville, "Deep Learning", MIT Press, 2016, chapter 14; Vincent,
+Larochelle, Lajoie, Bengio, Manzagol, "Stacked denoising autoencoders", JMLR 11, 2010, section 3.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from aefast.ops.corrupt.eager import corrupt
+from aefast.ops.linear_act.eager import ACTIVATIONS, DERIVATIVES, linear_act
+from aefast.ops.reconstruction.settings import PerInput, Settings
+
+Layer = Callable[[Tensor, Tensor, Tensor | None, str], Tensor]
+
+
+def autoencode(
+    x: Tensor,
+    encoder_weight: Tensor,
+    encoder_bias: Tensor | None,
+    decoder_weight: Tensor | None,
+    decoder_bias: Tensor | None,
+    activation: str,
+    output_activation: str,
+    linear_act: Layer = linear_act,
+) -> tuple[Tensor, Tensor]:
+    """The reconstruction and the code of x; a decoder's weight of None is the encoder's, tied."""
+    code = linear_act(x, encoder_weight, encoder_bias, activation)
+    tied = encoder_weight.t() if decoder_weight is None else decoder_weight
+    return linear_act(code, tied, decoder_bias, output_activation), code
+
+
+def reconstruction_loss(
+    inputs: PerInput[Any],
+    settings: Settings,
+    reduction: str,
+    linear_act: Layer = linear_act,
+    corrupt: Callable[..., Tensor] = corrupt,
+) -> Tensor:
+    """Corrupt, encode, decode, compare."""
+    x, encoder_weight, encoder_bias, decoder_weight, decoder_bias, target = inputs
+    target = x if target is None else target
+    x = _with_noise(x, settings.corruption, settings, corrupt)
+    from_logits = settings.loss == "bce" and settings.output_activation == "sigmoid"
+    output_activation = "identity" if from_logits else settings.output_activation
+    output, _ = autoencode(
+        x,
+        encoder_weight,
+        encoder_bias,
+        decoder_weight,
+        decoder_bias,
+        settings.activation,
+        output_activation,
+        linear_act,
+    )
+    if settings.loss == "mse":
+        return F.mse_loss(output, target, reduction=reduction)
+    if from_logits:
+        return F.binary_cross_entropy_with_logits(output, target, reduction=reduction)
+    return F.binary_cross_entropy(output, target, reduction=reduction)
+
+
+def gradients(inputs: PerInput[Any], settings: Settings) -> PerInput[Tensor]:
+    """Those of the summed loss, differentiable in their turn."""
+    x, encoder_weight, encoder_bias, decoder_weight, decoder_bias, target = inputs
+    tied = decoder_weight is None
+    decoder_weight = encoder_weight.t() if tied else decoder_weight
+    clean = x if target is None else target
+    seen = _with_noise(x, settings.corruption, settings)
+    hidden = F.linear(seen, encoder_weight, encoder_bias)
+    code = ACTIVATIONS[settings.activation](hidden)
+    output = F.linear(code, decoder_weight, decoder_bias)
+
+    if settings.loss == "mse":
+        difference = 2 * (ACTIVATIONS[settings.output_activation](output) - clean)
+        grad_output = difference * DERIVATIVES[settings.output_activation](output)
+        grad_target = -difference
+    else:
+        grad_output = torch.sigmoid(output) - clean
+        grad_target = -output
+    grad_hidden = grad_output @ decoder_weight * DERIVATIVES[settings.activation](hidden)
+    grad_encoder = grad_hidden.t() @ seen
+    grad_decoder = grad_output.t() @ code
+    grad_x = grad_hidden @ encoder_weight
+    if settings.corruption in ("masking", "salt_and_pepper"):
+        grad_x = _with_noise(grad_x, "masking", settings)
+    return PerInput(
+        grad_x + grad_target if target is None else grad_x,
+        grad_encoder + grad_decoder.t() if tied else grad_encoder,
+        grad_hidden.sum(0),
+        grad_decoder,
+        grad_output.sum(0),
+        grad_target,
+    )
+
+
+def _with_noise(
+    x: Tensor, kind: str | None, settings: Settings, corrupt: Callable[..., Tensor] = corrupt
+) -> Tensor:
+    """x with noise of this kind; salt and pepper are 1 and 0."""
+    if kind is None:
+        return x
+    level, seed, row_offset = settings.corruption_level, settings.seed, settings.row_offset
+    return corrupt(x, kind, level, 0.0, 1.0, seed, row_offset)
