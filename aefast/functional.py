@@ -6,13 +6,17 @@ Shapes: B batch, D visible or input units, H hidden units; weights are ``[out, i
 ``torch.vmap`` and in forward-mode differentiation the eager definition runs.
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
 from aefast.ops import corrupt as _corrupt
 from aefast.ops import linear_act as _linear_act
+from aefast.ops import mlp as _mlp
+from aefast.ops import reconstruction as _reconstruction
 
-__all__ = ["corrupt", "linear_act"]
+__all__ = ["autoencode", "corrupt", "linear_act", "mlp", "reconstruction_loss"]
 
 
 def corrupt(
@@ -116,3 +120,182 @@ def linear_act(
     tensor([[1., 0.]])
     """
     return _linear_act.linear_act(x, weight, bias, activation)
+
+
+def mlp(
+    x: Tensor,
+    weights: Iterable[Tensor],
+    biases: Iterable[Tensor | None],
+    activations: Iterable[str],
+) -> Tensor:
+    """A stack of layers: ``h = act_l(h Wt_l + b_l)`` for each layer l, starting from ``h = x``.
+
+    What a deep encoder or decoder is made of. Each layer is a :func:`linear_act`.
+
+    Args:
+        x: ``[..., D]``; float32, bfloat16, float16 or float64.
+        weights: ``[H1, D]``, ``[H2, H1]``, ..., of x's dtype and device; at least one.
+        biases: ``[H1]``, ``[H2]``, ... or None, one for each weight.
+        activations: the name of one of :func:`linear_act`'s for each weight.
+
+    Returns:
+        ``[..., H]`` with the H of the last layer, of x's dtype and device.
+
+    Raises:
+        TypeError: an argument is of a wrong type, or the dtypes differ.
+        ValueError: the lists differ in length or are empty, the shapes of two layers do not fit
+            (the message names both), the devices differ, or an activation is unknown.
+
+    Reference:
+        Hinton, Salakhutdinov, "Reducing the dimensionality of data with neural networks",
+        Science 313, 2006.
+
+    >>> weights = [torch.ones(3, 2), torch.ones(1, 3)]
+    >>> mlp(torch.ones(1, 2), weights, [None, torch.tensor([-4.0])], ["relu", "identity"])
+    tensor([[2.]])
+    """
+    return _mlp.mlp(x, weights, biases, activations)
+
+
+def autoencode(
+    x: Tensor,
+    encoder_weight: Tensor,
+    encoder_bias: Tensor | None,
+    decoder_weight: Tensor | None = None,
+    decoder_bias: Tensor | None = None,
+    *,
+    activation: str = "sigmoid",
+    output_activation: str = "identity",
+) -> tuple[Tensor, Tensor]:
+    """The reconstruction and the code of an autoencoder with one hidden layer.
+
+    ``code = act(x Et + b)`` and ``reconstruction = act'(code Vt + c)``, with the encoder's weight
+    E and bias b, the decoder's V and c, and the two activations. Where the loss alone is wanted,
+    :func:`reconstruction_loss` is faster and takes less memory.
+
+    Args:
+        x: ``[..., D]``; float32, bfloat16, float16 or float64.
+        encoder_weight: E, ``[H, D]``, of x's dtype and device, as all that follow.
+        encoder_bias: b, ``[H]``, or None.
+        decoder_weight: V, ``[D, H]``; None ties the decoder to the encoder: V = Et.
+        decoder_bias: c, ``[D]``, or None.
+        activation: the code's, one of :func:`linear_act`'s.
+        output_activation: the reconstruction's, likewise.
+
+    Returns:
+        The reconstruction ``[..., D]`` and the code ``[..., H]``.
+
+    Raises:
+        TypeError: an argument is not a floating-point tensor, or the dtypes differ.
+        ValueError: the shapes do not fit (the message names both), the devices differ, or an
+            activation is unknown.
+
+    Reference:
+        Goodfellow, Bengio, Courville, "Deep Learning", MIT Press, 2016, section 14.1.
+
+    >>> reconstruction, code = autoencode(
+    ...     torch.ones(1, 2), torch.ones(3, 2), None, activation="relu"
+    ... )
+    >>> reconstruction, code
+    (tensor([[6., 6.]]), tensor([[2., 2., 2.]]))
+    """
+    return _reconstruction.autoencode(
+        x,
+        encoder_weight,
+        encoder_bias,
+        decoder_weight,
+        decoder_bias,
+        activation=activation,
+        output_activation=output_activation,
+    )
+
+
+def reconstruction_loss(
+    x: Tensor,
+    encoder_weight: Tensor,
+    encoder_bias: Tensor | None,
+    decoder_weight: Tensor | None = None,
+    decoder_bias: Tensor | None = None,
+    *,
+    activation: str = "sigmoid",
+    output_activation: str = "identity",
+    loss: str = "mse",
+    target: Tensor | None = None,
+    corruption: str | None = None,
+    corruption_level: float = 0.0,
+    reduction: str = "mean",
+    seed: int | None = None,
+    generator: torch.Generator | None = None,
+    row_offset: int = 0,
+) -> Tensor:
+    """The loss of an autoencoder's reconstruction, from the input to the number in one op.
+
+    With ``x' = corrupt(x)``, the encoder's weight E and bias b, the decoder's V and c::
+
+        code = act(x' Et + b),  z = code Vt + c,  r = act'(z),  t = target
+        mse: (r - t)^2          bce: -(t ln r + (1 - t) ln(1 - r)), in nats
+
+    for each element, then reduced as ``torch.nn.functional.mse_loss`` and its like do. Under a
+    sigmoid, bce is taken from z as ``binary_cross_entropy_with_logits`` does. Neither the
+    reconstruction nor its gradient is written: where a gradient is required, it is made along
+    with the loss, over rows that stay in cache, and backward only multiplies it with the
+    incoming one. Call it under ``torch.no_grad()`` where no gradient is wanted: that takes less
+    than half the time.
+
+    ``reduction="none"``, bce of another output than a sigmoid's, half precisions on a CPU and
+    autocast take the kernels of the parts one after the other.
+
+    Args:
+        x: ``[..., D]``; float32, bfloat16, float16 or float64.
+        encoder_weight: E, ``[H, D]``, of x's dtype and device, as all that follow.
+        encoder_bias: b, ``[H]``, or None.
+        decoder_weight: V, ``[D, H]``; None ties the decoder to the encoder: V = Et.
+        decoder_bias: c, ``[D]``, or None.
+        activation: the code's, one of :func:`linear_act`'s.
+        output_activation: the reconstruction's, likewise.
+        loss: ``"mse"`` or ``"bce"``.
+        target: what the reconstruction is compared with, of x's shape; None takes x as it came
+            in. Gradients flow into it, too.
+        corruption: what noise the encoder sees, one of :func:`corrupt`'s kinds, salt and pepper
+            being 1 and 0; None for none. Its mask is drawn again where it is needed, never stored.
+        corruption_level: :func:`corrupt`'s level; 0 without corruption.
+        reduction: ``"mean"`` over all elements, ``"sum"``, or ``"none"``.
+        seed: an int in [0, 2**63); None draws one from ``generator``.
+        generator: a ``torch.Generator``; None takes torch's default one.
+        row_offset: the number of x's first row, as :func:`corrupt` takes it.
+
+    Returns:
+        A scalar, or with ``reduction="none"`` ``[..., D]``; of x's dtype and device.
+
+    Raises:
+        TypeError: an argument is of a wrong type, or the dtypes differ.
+        ValueError: the shapes do not fit (the message names both), the devices differ, a choice
+            is unknown, or a number outside its range.
+
+    Reference:
+        Vincent, Larochelle, Lajoie, Bengio, Manzagol, "Stacked denoising autoencoders", JMLR 11,
+        2010, sections 2.2 and 3.
+
+    >>> x, weight = torch.eye(2), torch.eye(2)
+    >>> reconstruction_loss(x, weight, None, activation="relu")
+    tensor(0.)
+    >>> reconstruction_loss(x, weight, None, activation="relu", target=2 * x, reduction="sum")
+    tensor(2.)
+    """
+    return _reconstruction.reconstruction_loss(
+        x,
+        encoder_weight,
+        encoder_bias,
+        decoder_weight,
+        decoder_bias,
+        activation=activation,
+        output_activation=output_activation,
+        loss=loss,
+        target=target,
+        corruption=corruption,
+        corruption_level=corruption_level,
+        reduction=reduction,
+        seed=seed,
+        generator=generator,
+        row_offset=row_offset,
+    )

@@ -121,7 +121,9 @@ def _backward(
     )
 
 
-def _saved(activation: str, output: Tensor, preactivation: Tensor | None) -> Tensor | None:
+def what_backward_needs(
+    activation: str, output: Tensor, preactivation: Tensor | None
+) -> Tensor | None:
     """What backward needs of forward's results."""
     if activation == "identity":
         return None
@@ -141,7 +143,7 @@ class _LinearAct(KernelFunction):
         output, preactivation = outputs
         if preactivation is not None:
             ctx.mark_non_differentiable(preactivation)
-        saved = _saved(ctx.activation, output, preactivation)
+        saved = what_backward_needs(ctx.activation, output, preactivation)
         ctx.save_for_backward(x, weight, bias, saved)
         ctx.set_materialize_grads(False)
 
@@ -235,7 +237,7 @@ def _(
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     x, weight, bias, ctx.activation = inputs
-    saved = _saved(ctx.activation, *output)
+    saved = what_backward_needs(ctx.activation, *output)
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(x, weight, bias, saved)
 

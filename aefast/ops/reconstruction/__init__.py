@@ -107,15 +107,13 @@ def _check_tensors(inputs: PerInput[Any]) -> None:
     """Dtypes, devices and shapes; under autocast products cast their operands themselves."""
     x, encoder_weight, encoder_bias, decoder_weight, decoder_bias, target = inputs
     contract.check_tensor(x, "x")
-    autocast = contract.autocast_dtype(x.device) is not None
+    check = contract.check_like
+    if contract.autocast_dtype(x.device) is not None:
+        check = contract.check_device
     for argument, tensor in zip(inputs._fields[1:], inputs[1:], strict=True):
         if tensor is None and argument != "encoder_weight":
             continue
-        if autocast:
-            contract.check_tensor(tensor, argument)
-            contract.check_device(tensor, argument, x, "x")
-        else:
-            contract.check_like(tensor, argument, x, "x")
+        check(tensor, argument, x, "x")
     if encoder_weight.dim() != 2:
         raise ValueError(f"encoder_weight has shape {list(encoder_weight.shape)}; it takes [H, D]")
     hidden, visible = encoder_weight.shape
@@ -298,7 +296,8 @@ def _registered(
 
 def _as_outputs(gradients: PerInput[Any], x: Tensor) -> PerInput[Tensor]:
     """A registered op returns tensors only, and of dtypes that its inputs tell."""
-    types = PerInput(x.dtype, *[_accumulation(x.dtype)] * 4, x.dtype)
+    wide = _accumulation(x.dtype)
+    types = PerInput(x.dtype, wide, wide, wide, wide, x.dtype)
     return PerInput(
         *(
             x.new_empty(0, dtype=dtype) if gradient is None else gradient.to(dtype)
@@ -336,7 +335,7 @@ def _(x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
         torch.empty_like(tensor, memory_format=torch.contiguous_format) if need else None
         for tensor, need in zip(inputs, needed, strict=True)
     )
-    return x.new_empty(()), *_as_outputs(PerInput(*gradients), x)
+    return x.new_empty(()), *_as_outputs(PerInput._make(gradients), x)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

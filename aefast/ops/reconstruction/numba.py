@@ -1,5 +1,6 @@
 """The reconstruction loss in numba, around the vendor's matrix products."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -7,9 +8,14 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from aefast import backend
+from aefast.ops.linear_act import what_backward_needs
 from aefast.ops.reconstruction import panels
 from aefast.ops.reconstruction.settings import PerInput, Settings
 from aefast.ops.shared import numba as shared
+
+# Rows whose losses are added up apart from the others', whatever the number of threads.
+ROWS_PER_TASK = 32
 
 
 def reconstruction_loss(
@@ -17,3 +23,120 @@ def reconstruction_loss(
 ) -> tuple[float | Tensor, PerInput[Any]]:
     detached = PerInput(*(None if tensor is None else tensor.detach() for tensor in inputs))
     return panels.reconstruction_loss(_Kernels(), detached, settings, scale, needed)
+
+
+class _Kernels:
+    """What panels.Kernels asks for."""
+
+    def __init__(self) -> None:
+        self.layer = backend.implementation("linear_act", "numba")
+        self.noise = backend.implementation("corrupt", "numba")
+
+    def operand(self, right: Tensor) -> Tensor:
+        return right
+
+    def corrupt(
+        self, x: Tensor, kind: str, level: float, seed: int | Tensor, row_offset: int
+    ) -> Tensor:
+        return self.noise.corrupt(x, kind, level, 0.0, 1.0, seed, row_offset)
+
+    def encode(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, activation: str
+    ) -> tuple[Tensor, Tensor | None]:
+        code, preactivation = self.layer.forward(x, weight, bias, activation, True)
+        return code, what_backward_needs(activation, code, preactivation)
+
+    def compare(
+        self,
+        code: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        target: Tensor,
+        settings: Settings,
+        scale: float,
+        wanted: panels.Wanted,
+    ) -> panels.Compared:
+        activation = "identity" if settings.loss == "bce" else settings.output_activation
+        output, preactivation = self.layer.forward(code, weight, bias, activation, True)
+        saved = what_backward_needs(activation, output, preactivation)
+        kernel = _cross_entropy if settings.loss == "bce" else _squared_error
+        loss, grad, grad_target = _compare(kernel, output, target, scale)
+        if saved is not None and (wanted.output or wanted.bias):
+            grad = shared.map_elements(shared.activation_backward(activation), grad, saved)
+        return panels.Compared(loss, grad, grad.sum(0) if wanted.bias else None, grad_target)
+
+    def encode_backward(
+        self,
+        grad_output: Tensor,
+        weight: Tensor,
+        saved: Tensor | None,
+        activation: str,
+        bias_needed: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        grad = torch.mm(grad_output, weight.t())
+        if saved is not None:
+            grad = shared.map_elements(shared.activation_backward(activation), grad, saved)
+        return grad, grad.sum(0) if bias_needed else None
+
+    def multiply(self, left: Tensor, right: Tensor) -> Tensor:
+        return torch.mm(left, right.t())
+
+    def add_product(self, left: Tensor, right: Tensor, total: Tensor | None) -> Tensor:
+        return torch.mm(left.t(), right) if total is None else total.addmm_(left.t(), right)
+
+
+def _compare(
+    kernel: Callable[..., float], output: Tensor, target: Tensor, scale: float
+) -> tuple[float, Tensor, Tensor]:
+    """The summed loss, and its gradients by the output and by the target."""
+    grad_output, grad_target = torch.empty_like(output), torch.empty_like(output)
+    arrays = [t.numpy() for t in (output, target.contiguous(), grad_output, grad_target)]
+    losses = np.empty(-(-output.shape[0] // ROWS_PER_TASK))
+
+    def task(index: int) -> None:
+        rows = slice(index * ROWS_PER_TASK, (index + 1) * ROWS_PER_TASK)
+        flat = (array[rows].reshape(-1) for array in arrays)
+        losses[index] = kernel(*flat, np.float32(scale))
+
+    shared.parallel_for(losses.size, task)
+    return float(losses.sum()), grad_output, grad_target
+
+
+# A sum in the order of its elements would keep the compiler from vectorizing.
+_vectorized = njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+
+
+@_vectorized
+def _squared_error(
+    output: np.ndarray,
+    target: np.ndarray,
+    grad_output: np.ndarray,
+    grad_target: np.ndarray,
+    scale: np.float32,
+) -> float:
+    total = 0.0
+    for i in range(output.size):
+        difference = output[i] - target[i]
+        total += difference * difference
+        grad_output[i] = np.float32(2) * scale * difference
+        grad_target[i] = -grad_output[i]
+    return total
+
+
+@_vectorized
+def _cross_entropy(
+    output: np.ndarray,
+    target: np.ndarray,
+    grad_output: np.ndarray,
+    grad_target: np.ndarray,
+    scale: np.float32,
+) -> float:
+    """From logits. Summed in this order, a confident and right prediction keeps its small loss."""
+    total = 0.0
+    for i in range(output.size):
+        z = output[i]
+        positive = z if z > np.float32(0) else np.float32(0)
+        total += (positive - z * target[i]) + shared.log1p_exp_negative(abs(z))
+        grad_output[i] = scale * (shared.sigmoid(z) - target[i])
+        grad_target[i] = -scale * z
+    return total

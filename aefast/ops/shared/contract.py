@@ -28,7 +28,7 @@ def check_tensor(value: Any, argument: str) -> None:
         raise TypeError(f"{argument} has layout {value.layout}; it takes a strided tensor")
 
 
-def check_like(value: Tensor, argument: str, reference: Tensor, reference_argument: str) -> None:
+def check_like(value: Any, argument: str, reference: Tensor, reference_argument: str) -> None:
     """The same dtype and device as another argument."""
     check_tensor(value, argument)
     if value.dtype != reference.dtype:
@@ -39,7 +39,9 @@ def check_like(value: Tensor, argument: str, reference: Tensor, reference_argume
     check_device(value, argument, reference, reference_argument)
 
 
-def check_device(value: Tensor, argument: str, reference: Tensor, reference_argument: str) -> None:
+def check_device(value: Any, argument: str, reference: Tensor, reference_argument: str) -> None:
+    """A floating-point tensor on the same device as another argument."""
+    check_tensor(value, argument)
     if value.device != reference.device:
         raise ValueError(
             f"{argument} is on {value.device}; it takes {reference_argument}'s device, "

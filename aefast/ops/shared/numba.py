@@ -19,6 +19,7 @@ import torch
 from llvmlite import ir
 from numba import njit, types, vectorize
 from numba.extending import intrinsic
+from torch import Tensor
 
 # Fewer elements than this are done before a second thread has woken.
 ELEMENTS_PER_TASK = 65536
@@ -42,6 +43,20 @@ def parallel_for(tasks: int, body: Callable[[int], None]) -> None:
 def _pool(process: int, threads: int) -> ThreadPoolExecutor:
     """A pool for this process: threads do not survive a fork."""
     return ThreadPoolExecutor(threads, thread_name_prefix="aefast")
+
+
+def map_elements(function: Callable[..., np.ndarray], *tensors: Tensor) -> Tensor:
+    """function of the tensors' elements in float32, in parallel over parts of them."""
+    output = torch.empty(tensors[0].shape, dtype=torch.float32, device="cpu")
+    flat = [t.detach().contiguous().float().numpy().reshape(-1) for t in (*tensors, output)]
+
+    def task(index: int) -> None:
+        part = slice(index * ELEMENTS_PER_TASK, (index + 1) * ELEMENTS_PER_TASK)
+        *inputs, result = (array[part] for array in flat)
+        function(*inputs, out=result)
+
+    parallel_for(-(-output.numel() // ELEMENTS_PER_TASK), task)
+    return output.to(tensors[0].dtype)
 
 
 @njit(nogil=True, cache=True)
@@ -201,12 +216,17 @@ def tanh(z: np.float32) -> np.float32:
 
 
 @njit
-def softplus(z: np.float32) -> np.float32:
-    u = exp_nonpositive(-abs(z))
+def log1p_exp_negative(magnitude: np.float32) -> np.float32:
+    """ln(1 + e^-m) for m >= 0."""
+    u = exp_nonpositive(-magnitude)
     s = u / (_f(2) + u)
     q = s * s
-    log1p = _f(2) * (s + s * q * polynomial(q, _ATANH))
-    soft = (z if z > _f(0) else _f(0)) + log1p
+    return _f(2) * (s + s * q * polynomial(q, _ATANH))
+
+
+@njit
+def softplus(z: np.float32) -> np.float32:
+    soft = (z if z > _f(0) else _f(0)) + log1p_exp_negative(abs(z))
     return z if z > _f(20) else soft
 
 

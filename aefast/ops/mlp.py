@@ -1,0 +1,63 @@
+"""A stack of linear layers with their activations: the contract; each layer is a linear_act."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+
+from aefast.ops import linear_act as _linear_act
+from aefast.ops.shared import contract
+
+
+def mlp(
+    x: Tensor,
+    weights: Iterable[Tensor],
+    biases: Iterable[Tensor | None],
+    activations: Iterable[str],
+) -> Tensor:
+    contract.check_tensor(x, "x")
+    layers = _layers(weights, biases, activations)
+    _check(x, layers)
+    for weight, bias, activation in layers:
+        x = _linear_act.linear_act(x, weight, bias, activation)
+    return x
+
+
+def _layers(weights: Any, biases: Any, activations: Any) -> list[tuple[Any, Any, Any]]:
+    columns = []
+    for argument, value in (("weights", weights), ("biases", biases), ("activations", activations)):
+        if isinstance(value, str | Tensor) or not isinstance(value, Iterable):
+            raise TypeError(f"{argument} is a {type(value).__name__}; it takes one entry a layer")
+        columns.append(list(value))
+    lengths = [len(column) for column in columns]
+    if min(lengths) == 0 or min(lengths) != max(lengths):
+        raise ValueError(
+            f"weights, biases and activations have {lengths[0]}, {lengths[1]} and {lengths[2]} "
+            "entries; they take one for each layer, and at least one layer"
+        )
+    return list(zip(*columns, strict=True))
+
+
+def _check(x: Tensor, layers: list[tuple[Any, Any, Any]]) -> None:
+    """All layers, before the first one runs."""
+    check = contract.check_like
+    if contract.autocast_dtype(x.device) is not None:
+        check = contract.check_device
+    before, shape, width = "x", list(x.shape), list(x.shape[-1:])
+    for layer, (weight, bias, activation) in enumerate(layers):
+        contract.check_choice(activation, f"activations[{layer}]", _linear_act.ACTIVATIONS)
+        check(weight, f"weights[{layer}]", x, "x")
+        if weight.dim() != 2 or width != [weight.shape[1]]:
+            raise ValueError(
+                f"weights[{layer}] has shape {list(weight.shape)}; "
+                f"with {before}'s shape {shape} it takes [H, {width[0] if width else 'D'}]"
+            )
+        before, shape, width = f"weights[{layer}]", list(weight.shape), list(weight.shape[:1])
+        if bias is None:
+            continue
+        check(bias, f"biases[{layer}]", x, "x")
+        if list(bias.shape) != width:
+            raise ValueError(
+                f"biases[{layer}] has shape {list(bias.shape)}; "
+                f"with {before}'s shape {shape} it takes {width}"
+            )
