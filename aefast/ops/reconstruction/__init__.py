@@ -28,12 +28,14 @@ LOSSES = ("mse", "bce")
 REDUCTIONS = ("mean", "sum", "none")
 
 # A half-precision product is the vendor's on a CPU; in panels it gains nothing.
-FUSED = {
+FUSED: dict[str, tuple[torch.dtype, ...]] = {
     "cpp": (torch.float32,),
     "numba": (torch.float32,),
     "triton": backend.KERNEL_DTYPES,
     "eager": (),
 }
+# What a graph is traced for, which may run on another backend than it was traced on.
+TRACED = {"cpu": FUSED["cpp"], "cuda": FUSED["triton"]}
 
 
 def autoencode(
@@ -150,15 +152,15 @@ def _check_corruption(x: Tensor, corruption: str | None, level: float) -> float:
 
 def _is_fused(inputs: PerInput[Any], settings: Settings, reduction: str, traced: bool) -> bool:
     x = inputs.x
-    name = backend.select(x.device, x.dtype)
-    if x.dtype not in FUSED[name] or contract.autocast_dtype(x.device) is not None:
+    if contract.autocast_dtype(x.device) is not None:
         return False
     if reduction == "none" or (settings.loss == "bce" and settings.output_activation != "sigmoid"):
         return False
     if traced:
-        return not contract.is_in_functorch()
-    empty = 0 in (x.numel(), inputs.encoder_weight.numel())
-    return not empty and not contract.is_transformed(x)
+        return x.dtype in TRACED.get(x.device.type, ()) and not contract.is_in_functorch()
+    if x.dtype not in FUSED[backend.select(x.device, x.dtype)]:
+        return False
+    return 0 not in (x.numel(), inputs.encoder_weight.numel()) and not contract.is_transformed(x)
 
 
 def _as_matrices(inputs: PerInput[Any]) -> PerInput[Any]:

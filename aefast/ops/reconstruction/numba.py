@@ -135,8 +135,8 @@ def _cross_entropy(
     total = 0.0
     for i in range(output.size):
         z = output[i]
-        positive = z if z > np.float32(0) else np.float32(0)
-        total += (positive - z * target[i]) + shared.log1p_exp_negative(abs(z))
+        negative = z if z < np.float32(0) else np.float32(0)
+        total += ((np.float32(1) - target[i]) * z - negative) + shared.log1p_exp_negative(abs(z))
         grad_output[i] = scale * (shared.sigmoid(z) - target[i])
         grad_target[i] = -scale * z
     return total

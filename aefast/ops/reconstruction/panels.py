@@ -69,7 +69,10 @@ class Kernels(Protocol):
         scale: float,
         wanted: Wanted,
     ) -> Compared:
-        """Decode, compare with the target [P, D], and make ``scale`` times the gradients."""
+        """Decode, compare with the target [P, D], and make ``scale`` times the gradients.
+
+        bce is (1 - t) z - min(z, 0) + ln(1 + e^-|z|), term by term, as torch takes it.
+        """
 
     def encode_backward(
         self,
