@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from harness import Case, Layer, Limit, forward
+from harness import Case, Layer, Limit, as_tuple, forward, relative_error
 from torch import Tensor
 
 from aefast.functional import linear_act
@@ -159,21 +159,12 @@ def check(run: Callable[..., object], inputs: tuple[Tensor, ...], precision: str
     exact = tuple(tensor.detach().double() for tensor in inputs)
     if run is forward_backward:
         exact = (*(tensor.requires_grad_() for tensor in exact[:3]), exact[3])
-    wanted = _as_tuple(run(eager, *exact))
+    wanted = as_tuple(run(eager, *exact))
     names = ("output", "gradient of x", "gradient of weight", "gradient of bias")
     results = zip(
-        names, wanted, _as_tuple(run(ours, *inputs)), _as_tuple(run(eager, *inputs)), strict=False
+        names, wanted, as_tuple(run(ours, *inputs)), as_tuple(run(eager, *inputs)), strict=False
     )
     for name, want, got, torch_got in results:
-        error = _relative_error(got, want)
-        allowed = max(2 * _relative_error(torch_got, want), ROUNDING[precision])
+        error = relative_error(got, want)
+        allowed = max(2 * relative_error(torch_got, want), ROUNDING[precision])
         assert error <= allowed, f"{name}: error {error:.2e}, allowed {allowed:.2e}"
-
-
-def _as_tuple(result: object) -> tuple[Tensor, ...]:
-    return result if isinstance(result, tuple) else (result,)
-
-
-def _relative_error(got: Tensor, want: Tensor) -> float:
-    difference = torch.linalg.norm(got.detach().double() - want)
-    return (difference / torch.linalg.norm(want)).item()
