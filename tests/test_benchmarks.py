@@ -22,6 +22,7 @@ memory = importlib.import_module("memory")
 report = importlib.import_module("report")
 bench_corrupt = importlib.import_module("bench_corrupt")
 bench_linear_act = importlib.import_module("bench_linear_act")
+bench_reconstruction = importlib.import_module("bench_reconstruction")
 
 MACHINE = {
     "versions": {"aefast": "0.1.0", "torch": "2.13.0", "triton": None},
@@ -239,6 +240,27 @@ def test_the_layer_check_passes_the_kernel_and_catches_a_wrong_one(
     with pytest.raises(AssertionError, match="error"):
         bench_linear_act.check(run, inputs, "highest")
     bench_linear_act.check(run, inputs, "medium")  # whose own rounding is larger than that
+
+
+@pytest.mark.parametrize("run", bench_reconstruction.RUNS)
+@pytest.mark.parametrize("widths", [(30, 20, 30), bench_reconstruction.DEEP_WIDTHS], ids=len)
+def test_the_reconstruction_check_passes_the_kernel_and_catches_a_wrong_one(
+    run: str, widths: tuple[int, ...]
+) -> None:
+    torch.manual_seed(0)
+    make_inputs = bench_reconstruction.Autoencoder("cpu", torch.float32, 40, widths)
+    kind = "" if len(widths) == 3 else "_deep"
+    ours, eager = (getattr(bench_reconstruction, name + kind) for name in ("ours", "eager"))
+    call, inputs = bench_reconstruction.RUNS[run], make_inputs()
+    bench_reconstruction.check(call, inputs, 2**-23, ours, eager)
+
+    def slightly_wrong(x: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
+        return eager(x * (1 + 1e-4), *parameters)
+
+    with pytest.raises(AssertionError, match="error"):
+        bench_reconstruction.check(call, inputs, 2**-23, slightly_wrong, eager)
+    with torch.no_grad():
+        make_inputs.products(run).call(*inputs)
 
 
 def test_the_report_shows_a_loss_its_spread_and_the_limit() -> None:

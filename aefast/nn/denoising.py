@@ -1,11 +1,11 @@
 """The denoising autoencoder."""
 
 import math
+from typing import cast
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aefast.functional import corrupt
+from aefast.functional import corrupt, reconstruction_loss
 from aefast.nn.linear import LinearAct
 from aefast.ops.corrupt import KINDS
 from aefast.ops.linear_act import ACTIVATIONS
@@ -85,8 +85,23 @@ class DenoisingAutoencoder(nn.Module):
         return self.decode(self.encode(x))
 
     def loss(self, x: Tensor) -> Tensor:
-        """The mean squared error, a scalar, between the reconstruction and the clean x."""
-        return F.mse_loss(self(x), x)
+        """The mean squared error, a scalar, between the reconstruction and the clean x.
+
+        One op: neither the reconstruction nor its gradient is written.
+        """
+        encoder = cast(LinearAct, self.get_submodule("0"))
+        decoder = cast(LinearAct, self.get_submodule("2"))
+        return reconstruction_loss(
+            x,
+            encoder.weight,
+            encoder.bias,
+            decoder.weight,
+            decoder.bias,
+            activation=encoder.activation,
+            output_activation=decoder.activation,
+            corruption=self.corruption if self.training else None,
+            corruption_level=self.corruption_level if self.training else 0.0,
+        )
 
     def extra_repr(self) -> str:
         return f"corruption={self.corruption!r}, corruption_level={self.corruption_level}"

@@ -4,18 +4,21 @@ import pytest
 import torch
 from torch.testing._internal.two_tensor import TwoTensor
 
-from aefast.functional import corrupt, linear_act
+from aefast.functional import corrupt, linear_act, reconstruction_loss
 from aefast.nn import DenoisingAutoencoder
 from aefast.ops.corrupt import KINDS
 
 
-def both_ops(x):
-    """Both ops of x [6, 4], and their gradients."""
-    weight, bias = torch.ones(5, 4).to(x), torch.zeros(5).to(x)
+def all_ops(x):
+    """Every op of x [6, 4], and its gradient."""
+    weight, bias = x.new_ones(5, 4), x.new_zeros(5)
     results = []
     for op in (
         lambda x: corrupt(x, "salt_and_pepper", 0.4, low=-1.0, seed=1),
         lambda x: linear_act(x, weight, bias, "sigmoid"),
+        lambda x: reconstruction_loss(
+            x, weight, bias, corruption="masking", corruption_level=0.4, seed=1
+        ),
     ):
         leaf = x.detach().clone().requires_grad_()
         output = op(leaf)
@@ -26,10 +29,10 @@ def both_ops(x):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_the_default_dtype_changes_nothing(kernel_place, dtype):
     x = torch.randn(6, 4, device=kernel_place, dtype=torch.float32)
-    expected = both_ops(x)
+    expected = all_ops(x)
     torch.set_default_dtype(dtype)
     try:
-        found = both_ops(x)
+        found = all_ops(x)
     finally:
         torch.set_default_dtype(torch.float32)
     for a, b in zip(found, expected, strict=True):
@@ -39,10 +42,9 @@ def test_the_default_dtype_changes_nothing(kernel_place, dtype):
 
 def test_the_default_device_changes_nothing(kernel_place):
     x = torch.randn(6, 4, device=kernel_place)
-    weight = torch.randn(5, 4, device=kernel_place)
-    expected = corrupt(x, "masking", 0.5, seed=1), linear_act(x, weight, None, "tanh")
+    expected = all_ops(x)
     with torch.device("meta"):
-        found = corrupt(x, "masking", 0.5, seed=1), linear_act(x, weight, None, "tanh")
+        found = all_ops(x)
         corrupt(x, "masking", 0.5)
     for a, b in zip(found, expected, strict=True):
         assert torch.equal(a, b)
@@ -51,7 +53,11 @@ def test_the_default_device_changes_nothing(kernel_place):
 def test_an_incoming_gradient_of_a_subclass(kernel_place):
     x = torch.randn(6, 4, device=kernel_place, requires_grad=True)
     weight = torch.randn(5, 4, device=kernel_place)
-    for output in (linear_act(x, weight, None, "sigmoid"), corrupt(x, "masking", 0.5, seed=1)):
+    for output in (
+        linear_act(x, weight, None, "sigmoid"),
+        corrupt(x, "masking", 0.5, seed=1),
+        reconstruction_loss(x, weight, None),
+    ):
         gradient = torch.randn_like(output)
         (expected,) = torch.autograd.grad(output, x, gradient, retain_graph=True)
         (found,) = torch.autograd.grad(output, x, TwoTensor(gradient, gradient))
@@ -69,6 +75,8 @@ def test_a_tensor_without_memory_is_zero_or_named(kernel_place):
         corrupt(freed, "masking", 0.5, seed=1)
     with pytest.raises(ValueError, match="x has no memory: its storage was freed"):
         linear_act(freed, weight)
+    with pytest.raises(ValueError, match="target has no memory: its storage was freed"):
+        reconstruction_loss(zeros, weight, None, target=freed)
 
 
 @pytest.mark.parametrize("kind", KINDS)
