@@ -6,6 +6,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "kernels.h"
 #include "pages.h"
@@ -15,28 +16,35 @@ namespace py = pybind11;
 namespace aefast {
 namespace {
 
-// Runs kernel(arguments) of the namespace of the active instruction set, without the GIL.
+// kernel(arguments) of the active instruction set's namespace, without the GIL. AMX has kernels of
+// its own for products only; `matrix_units` is the namespace that serves where it is active.
 #ifdef AEFAST_X86
-#define AEFAST_DISPATCH(kernel, ...)                                    \
-    do {                                                                \
-        py::gil_scoped_release release;                                 \
-        switch (active_instruction_set()) {                             \
-            case InstructionSet::baseline:                              \
-                baseline::kernel(__VA_ARGS__);                          \
-                break;                                                  \
-            case InstructionSet::avx2:                                  \
-                avx2::kernel(__VA_ARGS__);                              \
-                break;                                                  \
-            default: /* AMX has kernels of its own for products only */ \
-                avx512::kernel(__VA_ARGS__);                            \
-        }                                                               \
-    } while (false)
+#define AEFAST_CHOOSE(matrix_units, kernel, ...)          \
+    [&] {                                                 \
+        py::gil_scoped_release release;                   \
+        switch (active_instruction_set()) {               \
+            case InstructionSet::baseline:                \
+                return baseline::kernel(__VA_ARGS__);     \
+            case InstructionSet::avx2:                    \
+                return avx2::kernel(__VA_ARGS__);         \
+            case InstructionSet::avx512:                  \
+                return avx512::kernel(__VA_ARGS__);       \
+            default:                                      \
+                return matrix_units::kernel(__VA_ARGS__); \
+        }                                                 \
+    }()
 #else
-#define AEFAST_DISPATCH(kernel, ...)    \
-    do {                                \
-        py::gil_scoped_release release; \
-        baseline::kernel(__VA_ARGS__);  \
-    } while (false)
+#define AEFAST_CHOOSE(matrix_units, kernel, ...) \
+    [&] {                                        \
+        py::gil_scoped_release release;          \
+        return baseline::kernel(__VA_ARGS__);    \
+    }()
+#endif
+#define AEFAST_DISPATCH(kernel, ...) AEFAST_CHOOSE(avx512, kernel, __VA_ARGS__)
+#ifdef AEFAST_AMX
+#define AEFAST_DISPATCH_PRODUCT(kernel, ...) AEFAST_CHOOSE(amx, kernel, __VA_ARGS__)
+#else
+#define AEFAST_DISPATCH_PRODUCT(kernel, ...) AEFAST_CHOOSE(avx512, kernel, __VA_ARGS__)
 #endif
 
 template <class Pointer>
@@ -130,14 +138,9 @@ void bind_linear_act(py::module_& module) {
     module.attr("ROWS_PER_PARTIAL_SUM") = kRowsPerPartialSum;
 }
 
-void gemm(const GemmArguments& arguments) {
-#ifdef AEFAST_AMX
-    if (active_instruction_set() == InstructionSet::amx) {
-        py::gil_scoped_release release;
-        return amx::gemm(arguments);
-    }
-#endif
-    AEFAST_DISPATCH(gemm, arguments);
+MatrixView view(uintptr_t data, int64_t rows, int64_t columns, int64_t row_stride,
+                int64_t column_stride) {
+    return {pointer<const float*>(data), rows, columns, row_stride, column_stride};
 }
 
 void bind_gemm(py::module_& module) {
@@ -149,29 +152,74 @@ void bind_gemm(py::module_& module) {
         "gemm",
         [](uintptr_t left, int64_t rows, int64_t depth, int64_t left_row_stride,
            int64_t left_column_stride, uintptr_t right, int64_t columns, int64_t right_depth,
-           int64_t right_row_stride, int64_t right_column_stride, uintptr_t bias,
-           Activation activation, uintptr_t output, uintptr_t preactivation, Precision precision,
-           int threads) {
+           int64_t right_row_stride, int64_t right_column_stride, uintptr_t packed, uintptr_t bias,
+           Activation activation, uintptr_t output, uintptr_t preactivation, bool accumulate,
+           Precision precision, int threads) {
             check_block(rows, columns, threads);
             if (depth != right_depth) throw std::invalid_argument("the depths differ");
-            advise_huge_pages(pointer<void*>(output), rows * columns * 4);
-            gemm({{pointer<const float*>(left), rows, depth, left_row_stride, left_column_stride},
-                  {pointer<const float*>(right), columns, depth, right_row_stride,
-                   right_column_stride},
-                  pointer<const float*>(bias),
-                  activation,
-                  pointer<float*>(output),
-                  columns,
-                  pointer<float*>(preactivation),
-                  precision,
-                  threads});
+            if (!accumulate) advise_huge_pages(pointer<void*>(output), rows * columns * 4);
+            const MatrixView right_view =
+                view(right, columns, depth, right_row_stride, right_column_stride);
+            const int64_t bytes_per_column =
+                AEFAST_DISPATCH_PRODUCT(packed_bytes_per_column, right_view, precision);
+            AEFAST_DISPATCH_PRODUCT(gemm,
+                                    {view(left, rows, depth, left_row_stride, left_column_stride),
+                                     right_view,
+                                     {pointer<const unsigned char*>(packed), bytes_per_column},
+                                     pointer<const float*>(bias),
+                                     activation,
+                                     pointer<float*>(output),
+                                     columns,
+                                     pointer<float*>(preactivation),
+                                     accumulate,
+                                     precision,
+                                     threads});
         },
         py::arg("left"), py::arg("rows"), py::arg("depth"), py::arg("left_row_stride"),
         py::arg("left_column_stride"), py::arg("right"), py::arg("columns"), py::arg("right_depth"),
-        py::arg("right_row_stride"), py::arg("right_column_stride"), py::arg("bias"),
-        py::arg("activation"), py::arg("output"), py::arg("preactivation"), py::arg("precision"),
-        py::arg("threads"));
+        py::arg("right_row_stride"), py::arg("right_column_stride"), py::arg("packed"),
+        py::arg("bias"), py::arg("activation"), py::arg("output"), py::arg("preactivation"),
+        py::arg("accumulate"), py::arg("precision"), py::arg("threads"));
+    module.def(
+        "packed_bytes",
+        [](int64_t rows, int64_t depth, Precision precision) {
+            return AEFAST_DISPATCH_PRODUCT(packed_bytes, view(0, rows, depth, 0, 0), precision);
+        },
+        py::arg("rows"), py::arg("depth"), py::arg("precision"));
+    module.def(
+        "pack",
+        [](uintptr_t right, int64_t rows, int64_t depth, int64_t row_stride, int64_t column_stride,
+           Precision precision, uintptr_t packed, int threads) {
+            check_block(rows, depth, threads);
+            AEFAST_DISPATCH_PRODUCT(pack, view(right, rows, depth, row_stride, column_stride),
+                                    precision, pointer<unsigned char*>(packed), threads);
+        },
+        py::arg("right"), py::arg("rows"), py::arg("depth"), py::arg("row_stride"),
+        py::arg("column_stride"), py::arg("precision"), py::arg("packed"), py::arg("threads"));
     module.def("outpaces_vendor_gemm", &outpaces_vendor_gemm, py::arg("precision"));
+}
+
+void bind_reconstruction(py::module_& module) {
+    py::enum_<Loss>(module, "Loss")
+        .value("mse", Loss::squared_error)
+        .value("bce", Loss::cross_entropy);
+    module.def(
+        "compare",
+        [](uintptr_t output, uintptr_t target, int64_t target_row_stride, uintptr_t grad_target,
+           uintptr_t grad_bias, uintptr_t partial_sums, bool gradient_wanted, Loss loss,
+           Activation output_activation, float scale, int64_t rows, int64_t columns, int threads) {
+            check_block(rows, columns, threads);
+            std::vector<double> losses(row_blocks(rows));
+            return AEFAST_DISPATCH(
+                compare, {pointer<float*>(output), pointer<const float*>(target), target_row_stride,
+                          pointer<float*>(grad_target), pointer<float*>(grad_bias),
+                          pointer<double*>(partial_sums), losses.data(), gradient_wanted, loss,
+                          output_activation, scale, rows, columns, threads});
+        },
+        py::arg("output"), py::arg("target"), py::arg("target_row_stride"), py::arg("grad_target"),
+        py::arg("grad_bias"), py::arg("partial_sums"), py::arg("gradient_wanted"), py::arg("loss"),
+        py::arg("output_activation"), py::arg("scale"), py::arg("rows"), py::arg("columns"),
+        py::arg("threads"));
 }
 
 InstructionSet instruction_set_named(const std::string& wanted) {
@@ -200,4 +248,5 @@ PYBIND11_MODULE(_C, module) {
     aefast::bind_corrupt(module);
     aefast::bind_linear_act(module);
     aefast::bind_gemm(module);
+    aefast::bind_reconstruction(module);
 }

@@ -42,6 +42,13 @@ struct BlockShape {
     int64_t packing_cost;           // packing a row takes as long as multiplying this many columns
 };
 
+// pack_panels(range) for all panels, a range a thread.
+template <class PackPanels>
+void pack_in_parallel(int64_t panels, int threads, const PackPanels& pack_panels) {
+    const EvenParts parts(panels, smaller(panels, threads));
+    parallel_for(threads, parts.count(), [&](int64_t part) { pack_panels(parts[part]); });
+}
+
 // Some rows and columns of a product are a product too.
 inline GemmArguments block_of(const GemmArguments& arguments, Range rows, Range columns) {
     const int64_t offset = rows.begin * arguments.output_row_stride + columns.begin;
@@ -50,6 +57,8 @@ inline GemmArguments block_of(const GemmArguments& arguments, Range rows, Range 
     block.left.rows = rows.end - rows.begin;
     block.right.data += columns.begin * arguments.right.row_stride;
     block.right.rows = columns.end - columns.begin;
+    if (arguments.packed.data != nullptr)
+        block.packed.data += columns.begin * arguments.packed.bytes_per_column;
     block.output += offset;
     if (arguments.bias != nullptr) block.bias += columns.begin;
     if (arguments.preactivation != nullptr) block.preactivation += offset;

@@ -20,19 +20,34 @@ struct MatrixView {
 // The levels of torch.get_float32_matmul_precision(). Only matrix units make use of the lower two.
 enum class Precision { highest, high, medium };
 
+// What pack() made of a right operand, for the products of one precision on one instruction set.
+struct PackedOperand {
+    const unsigned char* data;  // nullptr: nothing was packed, each product packs for itself
+    int64_t bytes_per_column;
+};
+
 struct GemmArguments {
-    MatrixView left;    // [M, K]
-    MatrixView right;   // [N, K], multiplied transposed
-    const float* bias;  // [N], or nullptr for none
+    MatrixView left;       // [M, K]
+    MatrixView right;      // [N, K], multiplied transposed
+    PackedOperand packed;  // of the right operand
+    const float* bias;     // [N], or nullptr for none
     Activation activation;
     float* output;  // [M, N], columns contiguous; overlaps no input
     int64_t output_row_stride;
     float* preactivation;  // [M, N] with the output's row stride, or nullptr where nobody wants it
+    bool accumulate;       // add the product to the output; then neither bias nor activation
     Precision precision;
     int threads;
 };
 
 namespace AEFAST_ISA {
+
+// What pack() fills for a right operand [N, K]. Zero where gemm makes no use of it.
+int64_t packed_bytes_per_column(const MatrixView& right, Precision precision);
+int64_t packed_bytes(const MatrixView& right, Precision precision);
+
+// Packs a right operand for the products of one precision, whatever their left operand.
+void pack(const MatrixView& right, Precision precision, unsigned char* packed, int threads);
 
 // The result is the same bit for bit for any number of threads.
 void gemm(const GemmArguments& arguments);

@@ -7,11 +7,14 @@
 // Infinities and NaNs: an infinity, or a number that bfloat16 rounds to one, leaves infinities and
 // NaNs in its lower terms, where eager arithmetic has one infinity. So an output that is not finite
 // says nothing, and then gemm_float32 computes the whole product anew. A finite output is right.
+// A product that is added to an output cannot be computed anew: its operands are looked at first.
 //
 // Subnormal numbers: the unit takes them for zero. An operand below 1e-33 loses its lower terms and
 // a product below 1.2e-38 is lost. That is an absolute error, of 1.2e-38 for each product.
 #include <atomic>
+#include <cmath>
 #include <cstring>
+#include <type_traits>
 
 #include "bfloat16.h"
 #include "blocking.h"
@@ -133,6 +136,28 @@ void pack_panel(const MatrixView& operand, Side side, int64_t panel, Range steps
         }
 }
 
+// Steps of k in a block, of which every term of a panel takes kPanelBytes.
+template <int terms>
+constexpr int64_t kBlockSteps = kPanelBytes / (terms * kStepBytes);
+
+// The depth, cut into blocks of steps.
+template <int terms>
+EvenParts blocks_of(int64_t depth) {
+    const int64_t steps = ceil_divide(depth, kStepDepth);
+    return EvenParts(steps, larger(1, ceil_divide(steps, kBlockSteps<terms>)));
+}
+
+// Some panels of the right operand, [panel][block of k].
+template <int terms>
+void pack_right(const MatrixView& right, Range panels, Range blocks, unsigned char* packed) {
+    const EvenParts depth_blocks = blocks_of<terms>(right.columns);
+    const int64_t count = blocks.end - blocks.begin;
+    for (int64_t panel = panels.begin; panel < panels.end; ++panel)
+        for (int64_t block = 0; block < count; ++block)
+            pack_panel<terms>(right, Side::right, panel, depth_blocks[blocks.begin + block],
+                              packed + (panel * count + block) * kPanelBytes);
+}
+
 // ------------------------------------------------------------------------------------- one panel
 
 // sums[kPanelSide, kPanelSide] = left panel * right panel. The products of the smallest terms come
@@ -207,39 +232,41 @@ class TileProduct {
         : arguments_(arguments),
           row_panels_(ceil_divide(arguments.left.rows, kPanelSide)),
           column_panels_(ceil_divide(arguments.right.rows, kPanelSide)),
-          depth_blocks_(ceil_divide(arguments.left.columns, kStepDepth),
-                        larger(1, ceil_divide(arguments.left.columns, kBlockSteps * kStepDepth))) {}
+          depth_blocks_(blocks_of<terms>(arguments.left.columns)) {}
 
     // Whether every output came out finite.
     bool run() {
+        if (arguments_.packed.data == nullptr) return pack_and_run();
+        packed_right_ = arguments_.packed.data;
+        packed_blocks_ = {0, depth_blocks_.count()};
+        return multiply_all_rows();
+    }
+
+  private:
+    bool pack_and_run() {
         const int64_t block_bytes = column_panels_ * kPanelBytes;
         const int64_t blocks_at_once =
             larger(1, smaller(depth_blocks_.count(), kPackedBytes / block_bytes));
-        packed_right_ =
+        auto* packed =
             static_cast<unsigned char*>(right_scratch.reserve(blocks_at_once * block_bytes));
+        packed_right_ = packed;
         for (int64_t block = 0; block < depth_blocks_.count(); block += blocks_at_once) {
             packed_blocks_ = {block, smaller(block + blocks_at_once, depth_blocks_.count())};
-            pack_right();
-            for (int64_t panel = 0; panel < row_panels_; panel += kPanelsAtOnce)
-                if (!multiply_rows({panel, smaller(panel + kPanelsAtOnce, row_panels_)}))
-                    return false;
+            pack_right<terms>(arguments_.right, {0, column_panels_}, packed_blocks_, packed);
+            if (!multiply_all_rows()) return false;
         }
         return true;
     }
 
-  private:
-    static constexpr int64_t kBlockSteps = kPanelBytes / (terms * kStepBytes);
-
-    unsigned char* packed_panel(int64_t panel, int64_t block) const {
-        return packed_right_ +
-               ((block - packed_blocks_.begin) * column_panels_ + panel) * kPanelBytes;
+    bool multiply_all_rows() const {
+        for (int64_t panel = 0; panel < row_panels_; panel += kPanelsAtOnce)
+            if (!multiply_rows({panel, smaller(panel + kPanelsAtOnce, row_panels_)})) return false;
+        return true;
     }
 
-    void pack_right() const {
-        for (int64_t block = packed_blocks_.begin; block < packed_blocks_.end; ++block)
-            for (int64_t panel = 0; panel < column_panels_; ++panel)
-                pack_panel<terms>(arguments_.right, Side::right, panel, depth_blocks_[block],
-                                  packed_panel(panel, block));
+    const unsigned char* packed_panel(int64_t panel, int64_t block) const {
+        const int64_t blocks = packed_blocks_.end - packed_blocks_.begin;
+        return packed_right_ + (panel * blocks + block - packed_blocks_.begin) * kPanelBytes;
     }
 
     bool multiply_rows(Range panels) const {
@@ -277,29 +304,70 @@ class TileProduct {
         const int64_t columns = smaller(kPanelSide, arguments_.right.rows - column);
         const int64_t stride = arguments_.output_row_stride;
         float* target = sums_of(arguments_) + row * stride + column;
-        const float* addend = target;
-        if (block == 0) addend = arguments_.bias != nullptr ? arguments_.bias + column : kZeros;
-        return add_panel(sums, addend, block == 0 ? 0 : stride, target, stride, rows, columns);
+        if (block > 0 || arguments_.accumulate) {
+            const bool finite = add_panel(sums, target, stride, target, stride, rows, columns);
+            return finite || arguments_.accumulate;  // it may have been infinite before
+        }
+        const float* bias = arguments_.bias != nullptr ? arguments_.bias + column : kZeros;
+        return add_panel(sums, bias, 0, target, stride, rows, columns);
     }
 
     const GemmArguments& arguments_;
     int64_t row_panels_, column_panels_;
     EvenParts depth_blocks_;  // of steps
-    // The right operand's panels, [block][panel], for these blocks.
-    unsigned char* packed_right_;
+    // The right operand's panels, [panel][block], for these blocks.
+    const unsigned char* packed_right_;
     Range packed_blocks_;
 };
 
+// Calls body with the number of terms as a constant.
+template <class Body>
+auto with_terms(Precision precision, const Body& body) {
+    switch (precision) {
+        case Precision::highest:
+            return body(std::integral_constant<int, 3>());
+        case Precision::high:
+            return body(std::integral_constant<int, 2>());
+        default:
+            return body(std::integral_constant<int, 1>());
+    }
+}
+
 bool multiply_block(const GemmArguments& arguments) {
     const TileConfiguration configuration;
-    switch (arguments.precision) {
-        case Precision::highest:
-            return TileProduct<3>(arguments).run();
-        case Precision::high:
-            return TileProduct<2>(arguments).run();
-        default:
-            return TileProduct<1>(arguments).run();
-    }
+    return with_terms(arguments.precision,
+                      [&](auto terms) { return TileProduct<terms>(arguments).run(); });
+}
+
+// Below one panel most of a tile would be padding.
+bool fills_a_panel(const MatrixView& operand) {
+    return operand.rows >= kPanelSide && operand.columns >= kStepDepth;
+}
+
+// Whether no sum of products of two such operands, of up to 2^17 each, can leave the finite range.
+bool is_moderate(const MatrixView& operand, int threads) {
+    constexpr float kLimit = 0x1p55f;
+    const bool by_rows = operand.column_stride == 1;
+    const int64_t lines = by_rows ? operand.rows : operand.columns;
+    const int64_t length = by_rows ? operand.columns : operand.rows;
+    const int64_t line_stride = by_rows ? operand.row_stride : operand.column_stride;
+    const int64_t stride = by_rows ? 1 : operand.row_stride;
+    std::atomic<bool> moderate{true};
+    parallel_for(threads, lines, [&](int64_t line) {
+        const float* values = operand.data + line * line_stride;
+        bool below = true;
+        if (stride == 1)
+            for (int64_t i = 0; i < length; ++i) below &= std::fabs(values[i]) < kLimit;
+        else
+            for (int64_t i = 0; i < length; ++i) below &= std::fabs(values[i * stride]) < kLimit;
+        if (!below) moderate = false;
+    });
+    return moderate;
+}
+
+bool may_accumulate(const GemmArguments& arguments) {
+    return arguments.left.columns <= 1 << 17 && is_moderate(arguments.left, arguments.threads) &&
+           is_moderate(arguments.right, arguments.threads);
 }
 
 }  // namespace
@@ -314,12 +382,31 @@ bool gemm_tiles(const GemmArguments& arguments) {
 }
 
 void gemm(const GemmArguments& arguments) {
-    // Below one panel most of a tile would be padding.
-    const bool fills_a_panel = arguments.left.rows >= kPanelSide &&
-                               arguments.right.rows >= kPanelSide &&
-                               arguments.left.columns >= kStepDepth;
-    if (fills_a_panel && gemm_tiles(arguments)) return;
-    gemm_float32(arguments);
+    const bool served = fills_a_panel(arguments.left) && fills_a_panel(arguments.right) &&
+                        (!arguments.accumulate || may_accumulate(arguments));
+    if (served && gemm_tiles(arguments)) return;
+    GemmArguments unpacked = arguments;
+    unpacked.packed = {};
+    gemm_float32(unpacked);
+}
+
+int64_t packed_bytes_per_column(const MatrixView& right, Precision precision) {
+    return with_terms(precision, [&](auto terms) {
+        return blocks_of<terms>(right.columns).count() * kPanelBytes / kPanelSide;
+    });
+}
+
+int64_t packed_bytes(const MatrixView& right, Precision precision) {
+    return ceil_divide(right.rows, kPanelSide) * kPanelSide *
+           packed_bytes_per_column(right, precision);
+}
+
+void pack(const MatrixView& right, Precision precision, unsigned char* packed, int threads) {
+    with_terms(precision, [&](auto terms) {
+        const Range blocks = {0, blocks_of<terms>(right.columns).count()};
+        pack_in_parallel(ceil_divide(right.rows, kPanelSide), threads,
+                         [&](Range panels) { pack_right<terms>(right, panels, blocks, packed); });
+    });
 }
 
 }  // namespace aefast::AEFAST_ISA

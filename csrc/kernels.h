@@ -7,6 +7,7 @@
 #include "element.h"
 #include "gemm.h"
 #include "isa.h"
+#include "row_sums.h"
 
 namespace aefast {
 
@@ -52,16 +53,41 @@ struct ActivationBackwardArguments {
     int threads;
 };
 
-// Whatever the thread count, rows are summed in blocks of this many, in float64: the bias gradient
-// is the same to the last bit, and no less accurate than torch's cascade of float32 sums.
-constexpr int64_t kRowsPerPartialSum = 32;
+enum class Loss { squared_error, cross_entropy };
+
+// output is z, [rows, columns], and becomes the gradient by z where that is wanted. The target's
+// rows lie target_row_stride elements apart; grad_target is dense, or null. grad_bias is [columns],
+// or null; partial_sums then holds columns doubles for each block of kRowsPerPartialSum rows.
+// losses holds one double a block.
+struct CompareArguments {
+    float* output;
+    const float* target;
+    int64_t target_row_stride;
+    float* grad_target;
+    float* grad_bias;
+    double* partial_sums;
+    double* losses;
+    bool gradient_wanted;
+    Loss loss;
+    Activation output_activation;
+    float scale;  // of the gradients, not of the loss
+    int64_t rows, columns;
+    int threads;
+};
+
+#define AEFAST_DECLARE_GEMM                                                        \
+    void gemm(const GemmArguments&);                                               \
+    int64_t packed_bytes_per_column(const MatrixView& right, Precision precision); \
+    int64_t packed_bytes(const MatrixView& right, Precision precision);            \
+    void pack(const MatrixView& right, Precision precision, unsigned char* packed, int threads);
 
 #define AEFAST_DECLARE_KERNELS(isa)                               \
     namespace isa {                                               \
     void corrupt(Noise noise, const CorruptArguments&);           \
     void activate(const ActivateArguments&);                      \
     void activation_backward(const ActivationBackwardArguments&); \
-    void gemm(const GemmArguments&);                              \
+    double compare(const CompareArguments&);                      \
+    AEFAST_DECLARE_GEMM                                           \
     }
 AEFAST_DECLARE_KERNELS(baseline)
 #ifdef AEFAST_X86
@@ -70,7 +96,7 @@ AEFAST_DECLARE_KERNELS(avx512)
 #endif
 #ifdef AEFAST_AMX
 namespace amx {
-void gemm(const GemmArguments&);
+AEFAST_DECLARE_GEMM
 }
 #endif
 

@@ -7,6 +7,7 @@
 #include "element.h"
 #include "kernels.h"
 #include "parallel.h"
+#include "row_sums.h"
 
 namespace aefast::AEFAST_ISA {
 namespace {
@@ -63,22 +64,8 @@ void backward_stretch(const ActivationBackwardArguments& a, int64_t row, int64_t
 }
 
 template <class Element>
-void add_partial_sums(const ActivationBackwardArguments& a, int64_t blocks) {
-    for (int64_t column = 0; column < a.columns; column += kStretch) {
-        const int64_t count = std::min(kStretch, a.columns - column);
-        double totals[kStretch] = {};
-        for (int64_t block = 0; block < blocks; ++block) {
-            const double* sums = a.partial_sums + block * a.columns + column;
-            for (int64_t i = 0; i < count; ++i) totals[i] += sums[i];
-        }
-        auto* grad_bias = static_cast<Element*>(a.grad_bias) + column;
-        for (int64_t i = 0; i < count; ++i) from_float(static_cast<float>(totals[i]), grad_bias[i]);
-    }
-}
-
-template <class Element>
 void activation_backward_as(const ActivationBackwardArguments& a) {
-    const int64_t blocks = (a.rows + kRowsPerPartialSum - 1) / kRowsPerPartialSum;
+    const int64_t blocks = row_blocks(a.rows);
     const int threads = a.rows * a.columns <= kElementsPerTask ? 1 : a.threads;
     parallel_for(threads, blocks, [&](int64_t block) {
         double* sums = a.grad_bias ? a.partial_sums + block * a.columns : nullptr;
@@ -91,7 +78,8 @@ void activation_backward_as(const ActivationBackwardArguments& a) {
             }
         }
     });
-    if (a.grad_bias) add_partial_sums<Element>(a, blocks);
+    if (a.grad_bias)
+        add_partial_sums(a.partial_sums, blocks, a.columns, static_cast<Element*>(a.grad_bias));
 }
 
 }  // namespace

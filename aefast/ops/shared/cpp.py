@@ -1,0 +1,153 @@
+"""What the C++ backends of several ops call: products, activations, and their gradients.
+
+Where the vendor's product is the faster one, it serves, with the activation in a pass after it.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from aefast.backend import extension
+
+_C = extension()
+
+ELEMENT_TYPES = {
+    torch.float32: _C.ElementType.float32,
+    torch.bfloat16: _C.ElementType.bfloat16,
+    torch.float16: _C.ElementType.float16,
+}
+
+
+class RightOperand(NamedTuple):
+    """The right operand of a product left [M, K] @ matrix.T, and how the product is made."""
+
+    matrix: Tensor  # [N, K]
+    precision: object | None  # of our own product; None where the vendor's is faster
+    packed: Tensor | None = None  # the matrix as our product reads it
+
+
+def right_operand(matrix: Tensor) -> RightOperand:
+    """An operand of one product, which packs it as it goes."""
+    return RightOperand(matrix, _own_precision(matrix.dtype))
+
+
+def packed_operand(matrix: Tensor) -> RightOperand:
+    """An operand of several products, packed once."""
+    precision = _own_precision(matrix.dtype)
+    if precision is None:
+        return RightOperand(matrix, None)
+    size = _C.packed_bytes(*matrix.shape, precision)
+    packed = torch.empty(size, dtype=torch.uint8, device="cpu")
+    threads = torch.get_num_threads()
+    _C.pack(
+        matrix.data_ptr(), *matrix.shape, *matrix.stride(), precision, packed.data_ptr(), threads
+    )
+    return RightOperand(matrix, precision, packed)
+
+
+def linear_act(
+    x: Tensor, weight: RightOperand, bias: Tensor | None, activation: str, keep_preactivation: bool
+) -> tuple[Tensor, Tensor | None]:
+    """act(x Wt + b), and the pre-activation if it is to be kept."""
+    if weight.precision is not None and x.shape[0] > 1:
+        return _gemm(x, weight, bias, activation, keep_preactivation)
+    matrix = weight.matrix.t()
+    output = torch.mm(x, matrix) if bias is None else torch.addmm(bias, x, matrix)
+    preactivation = output.clone() if keep_preactivation else None
+    if activation != "identity":
+        _C.activate(
+            output.data_ptr(),
+            ELEMENT_TYPES[output.dtype],
+            output.numel(),
+            getattr(_C.Activation, activation),
+            torch.get_num_threads(),
+        )
+    return output, preactivation
+
+
+def multiply(left: Tensor, right: RightOperand) -> Tensor:
+    """left [M, K] times the transpose of right [N, K]."""
+    # A single row reads the right operand once, which is quicker than packing it.
+    if right.precision is None or left.shape[0] == 1:
+        return torch.mm(left, right.matrix.t())
+    return _gemm(left, right)[0]
+
+
+def add_product(left: Tensor, right: RightOperand, total: Tensor) -> Tensor:
+    """total + left [M, K] times the transpose of right [N, K], in total's memory."""
+    if right.precision is None or left.shape[0] == 1:
+        return total.addmm_(left, right.matrix.t())
+    return _gemm(left, right, total=total)[0]
+
+
+def activation_backward(
+    grad: Tensor, saved: Tensor, activation: str, bias_needed: bool, out: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """``grad * act'`` and, in the same pass, its sum over the rows; ``out`` may be ``grad``."""
+    if grad.stride(1) != 1:
+        grad = grad.contiguous()
+    rows, columns = grad.shape
+    grad_preactivation = grad.new_empty(rows, columns) if out is None else out
+    grad_bias = grad.new_empty(columns) if bias_needed else None
+    sums = partial_sums(rows if bias_needed else 0, columns)
+    _C.activation_backward(
+        grad.data_ptr(),
+        grad.stride(0),
+        saved.data_ptr(),
+        grad_preactivation.data_ptr(),
+        0 if grad_bias is None else grad_bias.data_ptr(),
+        sums.data_ptr(),
+        ELEMENT_TYPES[grad.dtype],
+        rows,
+        columns,
+        getattr(_C.Activation, activation),
+        torch.get_num_threads(),
+    )
+    return grad_preactivation, grad_bias
+
+
+def partial_sums(rows: int, columns: int) -> Tensor:
+    """Where a kernel adds up blocks of rows."""
+    blocks = -(-rows // _C.ROWS_PER_PARTIAL_SUM)
+    return torch.empty(blocks, columns, dtype=torch.float64, device="cpu")
+
+
+def _own_precision(dtype: torch.dtype) -> object | None:
+    """The precision of our own product where it is faster than the vendor's; None elsewhere."""
+    if dtype != torch.float32:
+        return None
+    precision = getattr(_C.Precision, torch.get_float32_matmul_precision())
+    return precision if _C.outpaces_vendor_gemm(precision) else None
+
+
+def _gemm(
+    left: Tensor,
+    right: RightOperand,
+    bias: Tensor | None = None,
+    activation: str = "identity",
+    keep_preactivation: bool = False,
+    total: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    matrix, precision, packed = right
+    output = left.new_empty(left.shape[0], matrix.shape[0]) if total is None else total
+    preactivation = torch.empty_like(output) if keep_preactivation else None
+    if bias is not None and bias.stride(0) != 1:
+        bias = bias.contiguous()
+    _C.gemm(
+        left.data_ptr(),
+        *left.shape,
+        *left.stride(),
+        matrix.data_ptr(),
+        *matrix.shape,
+        *matrix.stride(),
+        0 if packed is None else packed.data_ptr(),
+        0 if bias is None else bias.data_ptr(),
+        getattr(_C.Activation, activation),
+        output.data_ptr(),
+        0 if preactivation is None else preactivation.data_ptr(),
+        total is not None,
+        precision,
+        torch.get_num_threads(),
+    )
+    return output, preactivation
