@@ -16,35 +16,26 @@ namespace py = pybind11;
 namespace aefast {
 namespace {
 
-// kernel(arguments) of the active instruction set's namespace, without the GIL. AMX has kernels of
-// its own for products only; `matrix_units` is the namespace that serves where it is active.
+// kernel(arguments) of the active instruction set's namespace, without the GIL.
 #ifdef AEFAST_X86
-#define AEFAST_CHOOSE(matrix_units, kernel, ...)          \
-    [&] {                                                 \
-        py::gil_scoped_release release;                   \
-        switch (active_instruction_set()) {               \
-            case InstructionSet::baseline:                \
-                return baseline::kernel(__VA_ARGS__);     \
-            case InstructionSet::avx2:                    \
-                return avx2::kernel(__VA_ARGS__);         \
-            case InstructionSet::avx512:                  \
-                return avx512::kernel(__VA_ARGS__);       \
-            default:                                      \
-                return matrix_units::kernel(__VA_ARGS__); \
-        }                                                 \
+#define AEFAST_DISPATCH(kernel, ...)                                    \
+    [&] {                                                               \
+        py::gil_scoped_release release;                                 \
+        switch (active_instruction_set()) {                             \
+            case InstructionSet::baseline:                              \
+                return baseline::kernel(__VA_ARGS__);                   \
+            case InstructionSet::avx2:                                  \
+                return avx2::kernel(__VA_ARGS__);                       \
+            default: /* AMX has kernels of its own for products only */ \
+                return avx512::kernel(__VA_ARGS__);                     \
+        }                                                               \
     }()
 #else
-#define AEFAST_CHOOSE(matrix_units, kernel, ...) \
-    [&] {                                        \
-        py::gil_scoped_release release;          \
-        return baseline::kernel(__VA_ARGS__);    \
+#define AEFAST_DISPATCH(kernel, ...)          \
+    [&] {                                     \
+        py::gil_scoped_release release;       \
+        return baseline::kernel(__VA_ARGS__); \
     }()
-#endif
-#define AEFAST_DISPATCH(kernel, ...) AEFAST_CHOOSE(avx512, kernel, __VA_ARGS__)
-#ifdef AEFAST_AMX
-#define AEFAST_DISPATCH_PRODUCT(kernel, ...) AEFAST_CHOOSE(amx, kernel, __VA_ARGS__)
-#else
-#define AEFAST_DISPATCH_PRODUCT(kernel, ...) AEFAST_CHOOSE(avx512, kernel, __VA_ARGS__)
 #endif
 
 template <class Pointer>
@@ -143,6 +134,40 @@ MatrixView view(uintptr_t data, int64_t rows, int64_t columns, int64_t row_strid
     return {pointer<const float*>(data), rows, columns, row_stride, column_stride};
 }
 
+bool has_matrix_units() { return active_instruction_set() == InstructionSet::amx; }
+
+void gemm(GemmArguments arguments) {
+#ifdef AEFAST_AMX
+    if (has_matrix_units()) {
+        py::gil_scoped_release release;
+        arguments.packed.bytes_per_column =
+            amx::packed_bytes_per_column(arguments.right, arguments.precision);
+        return amx::gemm(arguments);
+    }
+#endif
+    AEFAST_DISPATCH(gemm, arguments);
+}
+
+// What pack_tiles fills; 0 where products have no use for it.
+int64_t packed_bytes(int64_t rows, int64_t depth, Precision precision) {
+#ifdef AEFAST_AMX
+    if (has_matrix_units()) return amx::packed_bytes(view(0, rows, depth, 0, 0), precision);
+#endif
+    (void)rows, (void)depth, (void)precision;
+    return 0;
+}
+
+void pack_tiles(const MatrixView& right, Precision precision, uintptr_t packed, int threads) {
+#ifdef AEFAST_AMX
+    if (has_matrix_units()) {
+        py::gil_scoped_release release;
+        return amx::pack_tiles(right, precision, pointer<unsigned char*>(packed), threads);
+    }
+#endif
+    (void)right, (void)precision, (void)packed, (void)threads;
+    throw std::logic_error("there are no matrix units to pack for");
+}
+
 void bind_gemm(py::module_& module) {
     py::enum_<Precision>(module, "Precision")
         .value("highest", Precision::highest)
@@ -158,41 +183,32 @@ void bind_gemm(py::module_& module) {
             check_block(rows, columns, threads);
             if (depth != right_depth) throw std::invalid_argument("the depths differ");
             if (!accumulate) advise_huge_pages(pointer<void*>(output), rows * columns * 4);
-            const MatrixView right_view =
-                view(right, columns, depth, right_row_stride, right_column_stride);
-            const int64_t bytes_per_column =
-                AEFAST_DISPATCH_PRODUCT(packed_bytes_per_column, right_view, precision);
-            AEFAST_DISPATCH_PRODUCT(gemm,
-                                    {view(left, rows, depth, left_row_stride, left_column_stride),
-                                     right_view,
-                                     {pointer<const unsigned char*>(packed), bytes_per_column},
-                                     pointer<const float*>(bias),
-                                     activation,
-                                     pointer<float*>(output),
-                                     columns,
-                                     pointer<float*>(preactivation),
-                                     accumulate,
-                                     precision,
-                                     threads});
+            gemm({view(left, rows, depth, left_row_stride, left_column_stride),
+                  view(right, columns, depth, right_row_stride, right_column_stride),
+                  {pointer<const unsigned char*>(packed), 0},
+                  pointer<const float*>(bias),
+                  activation,
+                  pointer<float*>(output),
+                  columns,
+                  pointer<float*>(preactivation),
+                  accumulate,
+                  precision,
+                  threads});
         },
         py::arg("left"), py::arg("rows"), py::arg("depth"), py::arg("left_row_stride"),
         py::arg("left_column_stride"), py::arg("right"), py::arg("columns"), py::arg("right_depth"),
         py::arg("right_row_stride"), py::arg("right_column_stride"), py::arg("packed"),
         py::arg("bias"), py::arg("activation"), py::arg("output"), py::arg("preactivation"),
         py::arg("accumulate"), py::arg("precision"), py::arg("threads"));
+    module.def("packed_bytes", &packed_bytes, py::arg("rows"), py::arg("depth"),
+               py::arg("precision"));
     module.def(
-        "packed_bytes",
-        [](int64_t rows, int64_t depth, Precision precision) {
-            return AEFAST_DISPATCH_PRODUCT(packed_bytes, view(0, rows, depth, 0, 0), precision);
-        },
-        py::arg("rows"), py::arg("depth"), py::arg("precision"));
-    module.def(
-        "pack",
+        "pack_tiles",
         [](uintptr_t right, int64_t rows, int64_t depth, int64_t row_stride, int64_t column_stride,
            Precision precision, uintptr_t packed, int threads) {
             check_block(rows, depth, threads);
-            AEFAST_DISPATCH_PRODUCT(pack, view(right, rows, depth, row_stride, column_stride),
-                                    precision, pointer<unsigned char*>(packed), threads);
+            pack_tiles(view(right, rows, depth, row_stride, column_stride), precision, packed,
+                       threads);
         },
         py::arg("right"), py::arg("rows"), py::arg("depth"), py::arg("row_stride"),
         py::arg("column_stride"), py::arg("precision"), py::arg("packed"), py::arg("threads"));

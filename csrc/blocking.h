@@ -42,13 +42,6 @@ struct BlockShape {
     int64_t packing_cost;           // packing a row takes as long as multiplying this many columns
 };
 
-// pack_panels(range) for all panels, a range a thread.
-template <class PackPanels>
-void pack_in_parallel(int64_t panels, int threads, const PackPanels& pack_panels) {
-    const EvenParts parts(panels, smaller(panels, threads));
-    parallel_for(threads, parts.count(), [&](int64_t part) { pack_panels(parts[part]); });
-}
-
 // Some rows and columns of a product are a product too.
 inline GemmArguments block_of(const GemmArguments& arguments, Range rows, Range columns) {
     const int64_t offset = rows.begin * arguments.output_row_stride + columns.begin;

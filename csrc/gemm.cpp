@@ -161,18 +161,6 @@ void pack_right_panel(const MatrixView& right, int64_t column, int64_t depth_beg
                 c < width ? source[c * right.row_stride + k * right.column_stride] : 0.f;
 }
 
-// Some panels of the right operand, [panel][k][column].
-void pack_right(const MatrixView& right, Range panels, Range depth, float* packed) {
-    const int64_t count = depth.end - depth.begin;
-    // Where k is not contiguous, a few k of all panels at a time: those are whole rows of it.
-    const int64_t chunk = right.row_stride == 1 ? 16 : count;
-    for (int64_t k = 0; k < count; k += chunk)
-        for (int64_t panel = panels.begin; panel < panels.end; ++panel)
-            pack_right_panel(right, panel * kTileColumns, depth.begin + k,
-                             smaller(chunk, count - k),
-                             packed + (panel * count + k) * kTileColumns);
-}
-
 // ------------------------------------------------------------------------------------- one tile
 
 // A matrix in memory that a tile is read from or written to.
@@ -182,9 +170,9 @@ struct Place {
     int64_t row_stride;
 };
 
-// target = left * right + addend. The addend is what earlier blocks of k left in the target, or the
-// bias, one row for all (row stride 0). It is added last: sums that began with it would be one long
-// chain of roundings instead of several short ones.
+// target = left * right + addend. The addend is what earlier blocks of k, or earlier products, left
+// in the target, or the bias, one row for all (row stride 0). It is added last: sums that began
+// with it would be one long chain of roundings instead of several short ones.
 using MultiplyTile = void (*)(int64_t depth, const float* left, const float* right,
                               Place<const float> addend, Place<float> target);
 
@@ -266,47 +254,37 @@ class BlockProduct {
           depth_blocks_(arguments.left.columns,
                         larger(1, ceil_divide(arguments.left.columns, kDepthBlock))) {}
 
-    void run() {
-        if (arguments_.packed.data != nullptr)
-            run_packed();
-        else
-            pack_and_run();
-    }
-
-  private:
-    void run_packed() {
-        packed_right_ = reinterpret_cast<const float*>(arguments_.packed.data);
-        packed_blocks_ = {0, depth_blocks_.count()};
-        packed_depth_ = {0, arguments_.right.columns};
-        multiply_all_rows();
-    }
-
     // As many blocks of k at a time as the memory for the packed right operand takes.
-    void pack_and_run() {
+    void run() {
         const int64_t block_floats = kDepthBlock * column_panels_ * kTileColumns;
         const int64_t blocks_at_once =
             larger(1, smaller(depth_blocks_.count(), kPackedFloats / block_floats));
-        auto* packed = static_cast<float*>(
+        packed_right_ = static_cast<float*>(
             right_scratch.reserve(sizeof(float) * blocks_at_once * block_floats));
-        packed_right_ = packed;
         for (int64_t block = 0; block < depth_blocks_.count(); block += blocks_at_once) {
             packed_blocks_ = {block, smaller(block + blocks_at_once, depth_blocks_.count())};
             packed_depth_ = {depth_blocks_.begin(packed_blocks_.begin),
                              depth_blocks_.begin(packed_blocks_.end)};
-            pack_right(arguments_.right, {0, column_panels_}, packed_depth_, packed);
-            multiply_all_rows();
+            pack_right();
+            for (int64_t tile = 0; tile < row_tiles_.count(); tile += kTilesAtOnce)
+                multiply_rows({tile, smaller(tile + kTilesAtOnce, row_tiles_.count())});
         }
     }
 
-    void multiply_all_rows() const {
-        for (int64_t tile = 0; tile < row_tiles_.count(); tile += kTilesAtOnce)
-            multiply_rows({tile, smaller(tile + kTilesAtOnce, row_tiles_.count())});
-    }
-
+  private:
     // What packed_right_ holds of a panel, from k on.
-    const float* packed_panel(int64_t panel, int64_t k) const {
+    float* packed_panel(int64_t panel, int64_t k) const {
         const int64_t packed = packed_depth_.end - packed_depth_.begin;
         return packed_right_ + (panel * packed + k - packed_depth_.begin) * kTileColumns;
+    }
+
+    void pack_right() const {
+        // Where k is not contiguous, a few k of all panels at a time: those are whole rows of it.
+        const int64_t chunk = arguments_.right.row_stride == 1 ? 16 : packed_depth_.end;
+        for (int64_t k = packed_depth_.begin; k < packed_depth_.end; k += chunk)
+            for (int64_t panel = 0; panel < column_panels_; ++panel)
+                pack_right_panel(arguments_.right, panel * kTileColumns, k,
+                                 smaller(chunk, packed_depth_.end - k), packed_panel(panel, k));
     }
 
     void multiply_rows(Range tiles) const {
@@ -363,7 +341,7 @@ class BlockProduct {
     int64_t column_panels_;
     EvenParts depth_blocks_;
     // The right operand's panels, [panel][k][column], for these blocks of k.
-    const float* packed_right_;
+    float* packed_right_;
     Range packed_blocks_, packed_depth_;
 };
 
@@ -378,21 +356,6 @@ void gemm_float32(const GemmArguments& arguments) {
 
 #if !defined(__AMX_BF16__) && !defined(AEFAST_EMULATE_TILES)
 void gemm(const GemmArguments& arguments) { gemm_float32(arguments); }
-
-int64_t packed_bytes_per_column(const MatrixView& right, Precision) {
-    return sizeof(float) * right.columns;
-}
-
-int64_t packed_bytes(const MatrixView& right, Precision precision) {
-    return ceil_divide(right.rows, kTileColumns) * kTileColumns *
-           packed_bytes_per_column(right, precision);
-}
-
-void pack(const MatrixView& right, Precision, unsigned char* packed, int threads) {
-    pack_in_parallel(ceil_divide(right.rows, kTileColumns), threads, [&](Range panels) {
-        pack_right(right, panels, {0, right.columns}, reinterpret_cast<float*>(packed));
-    });
-}
 #endif
 
 }  // namespace aefast::AEFAST_ISA

@@ -385,9 +385,7 @@ void gemm(const GemmArguments& arguments) {
     const bool served = fills_a_panel(arguments.left) && fills_a_panel(arguments.right) &&
                         (!arguments.accumulate || may_accumulate(arguments));
     if (served && gemm_tiles(arguments)) return;
-    GemmArguments unpacked = arguments;
-    unpacked.packed = {};
-    gemm_float32(unpacked);
+    gemm_float32(arguments);
 }
 
 int64_t packed_bytes_per_column(const MatrixView& right, Precision precision) {
@@ -401,11 +399,13 @@ int64_t packed_bytes(const MatrixView& right, Precision precision) {
            packed_bytes_per_column(right, precision);
 }
 
-void pack(const MatrixView& right, Precision precision, unsigned char* packed, int threads) {
+void pack_tiles(const MatrixView& right, Precision precision, unsigned char* packed, int threads) {
     with_terms(precision, [&](auto terms) {
+        const int64_t panels = ceil_divide(right.rows, kPanelSide);
         const Range blocks = {0, blocks_of<terms>(right.columns).count()};
-        pack_in_parallel(ceil_divide(right.rows, kPanelSide), threads,
-                         [&](Range panels) { pack_right<terms>(right, panels, blocks, packed); });
+        const EvenParts parts(panels, smaller(panels, threads));
+        parallel_for(threads, parts.count(),
+                     [&](int64_t part) { pack_right<terms>(right, parts[part], blocks, packed); });
     });
 }
 

@@ -75,19 +75,13 @@ struct CompareArguments {
     int threads;
 };
 
-#define AEFAST_DECLARE_GEMM                                                        \
-    void gemm(const GemmArguments&);                                               \
-    int64_t packed_bytes_per_column(const MatrixView& right, Precision precision); \
-    int64_t packed_bytes(const MatrixView& right, Precision precision);            \
-    void pack(const MatrixView& right, Precision precision, unsigned char* packed, int threads);
-
 #define AEFAST_DECLARE_KERNELS(isa)                               \
     namespace isa {                                               \
     void corrupt(Noise noise, const CorruptArguments&);           \
     void activate(const ActivateArguments&);                      \
     void activation_backward(const ActivationBackwardArguments&); \
     double compare(const CompareArguments&);                      \
-    AEFAST_DECLARE_GEMM                                           \
+    void gemm(const GemmArguments&);                              \
     }
 AEFAST_DECLARE_KERNELS(baseline)
 #ifdef AEFAST_X86
@@ -96,8 +90,11 @@ AEFAST_DECLARE_KERNELS(avx512)
 #endif
 #ifdef AEFAST_AMX
 namespace amx {
-AEFAST_DECLARE_GEMM
-}
+void gemm(const GemmArguments&);
+int64_t packed_bytes_per_column(const MatrixView& right, Precision precision);
+int64_t packed_bytes(const MatrixView& right, Precision precision);
+void pack_tiles(const MatrixView& right, Precision precision, unsigned char* packed, int threads);
+}  // namespace amx
 #endif
 
 }  // namespace aefast

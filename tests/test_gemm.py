@@ -86,15 +86,20 @@ def multiply(request, libraries):
         precision="highest",
         threads=1,
         preactivation=False,
+        total=None,
+        packed=False,
     ):
         rows, columns = left.shape[0], right.shape[0]
         # Poisoned, and wider than the result, to see that nothing past it is written.
         buffer = torch.full((2, rows, columns + 3), float("nan"))
+        if total is not None:
+            buffer[0, :, :columns] = total
         layouts = [(ctypes.c_int64 * 4)(*m.shape, *m.stride()) for m in (left, right)]
         finished = function(
             KERNELS[kernel], pointer(left), layouts[0], pointer(right), layouts[1], pointer(bias),
             ACTIVATIONS[activation], pointer(buffer[0]), ctypes.c_int64(columns + 3),
-            pointer(buffer[1] if preactivation else None), PRECISIONS[precision], threads,
+            pointer(buffer[1] if preactivation else None), int(total is not None), int(packed),
+            PRECISIONS[precision], threads,
         )  # fmt: skip
         assert buffer[:, :, columns:].isnan().all()
         call.finished = bool(finished)
@@ -237,6 +242,50 @@ def test_not_finite_values_come_out_as_torchs(multiply, name, precision):
         if not multiply.finished:
             return
     torch.testing.assert_close(result, expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("shape", [(33, 65, 37), (97, 520, 101), (7, 40, 300)], ids=str)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_product_is_added_to_what_is_there(multiply, shape, threads):
+    rows, depth, columns = shape
+    generator = torch.Generator().manual_seed(7)
+    left = torch.randn(depth, rows, generator=generator).T
+    right = torch.randn(depth, columns, generator=generator).T
+    total = torch.randn(rows, columns, generator=generator)
+    expected = total.double() + left.double() @ right.double().T
+    result = multiply(left, right, total=total, threads=threads)
+    allowed = 2 * torch_error(*shape) + 2.0**-24 * expected.abs().max().item()
+    assert largest_error(result, expected) <= allowed
+
+
+@pytest.mark.parametrize("name", list(SPECIAL))
+@pytest.mark.parametrize("already", [1.0, float("inf"), float("nan")])
+def test_not_finite_values_are_added_once_and_as_torch_adds_them(multiply, name, already):
+    if multiply.kernel == "tiles":
+        pytest.skip("gemm looks at the operands first")
+    left, right = torch.ones(40, 64), torch.ones(40, 64)
+    left[3, 5], right[:, 5] = SPECIAL[name]
+    total = torch.full((40, 40), 2.5)
+    total[7, 7] = already
+    expected = total + left @ right.T
+    torch.testing.assert_close(multiply(left, right, total=total), expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("precision", list(PRECISIONS))
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_packed_operand_gives_the_same_bits(multiply, precision, transposed):
+    if multiply.kernel == "float32":
+        pytest.skip("multiply-adds have no use for it")
+    rows, depth, columns = 40, 520, 101
+    generator = torch.Generator().manual_seed(8)
+    left = torch.randn(rows, depth, generator=generator)
+    right = torch.randn(columns, depth, generator=generator)
+    if transposed:
+        right = right.T.contiguous().T
+    expected = multiply(left, right, precision=precision)
+    for threads in (1, 2, 3):
+        result = multiply(left, right, precision=precision, threads=threads, packed=True)
+        assert torch.equal(result, expected)
 
 
 def test_subnormal_terms_cost_an_absolute_error_only(multiply):

@@ -24,7 +24,7 @@ class RightOperand(NamedTuple):
 
     matrix: Tensor  # [N, K]
     precision: object | None  # of our own product; None where the vendor's is faster
-    packed: Tensor | None = None  # the matrix as our product reads it
+    packed: Tensor | None = None  # the matrix as the matrix units read it
 
 
 def right_operand(matrix: Tensor) -> RightOperand:
@@ -33,17 +33,23 @@ def right_operand(matrix: Tensor) -> RightOperand:
 
 
 def packed_operand(matrix: Tensor) -> RightOperand:
-    """An operand of several products, packed once."""
-    precision = _own_precision(matrix.dtype)
-    if precision is None:
-        return RightOperand(matrix, None)
-    size = _C.packed_bytes(*matrix.shape, precision)
+    """An operand of several products, packed once where that pays: on matrix units."""
+    operand = right_operand(matrix)
+    size = 0
+    if operand.precision is not None:
+        size = _C.packed_bytes(*matrix.shape, operand.precision)
+    if size == 0:
+        return operand
     packed = torch.empty(size, dtype=torch.uint8, device="cpu")
-    threads = torch.get_num_threads()
-    _C.pack(
-        matrix.data_ptr(), *matrix.shape, *matrix.stride(), precision, packed.data_ptr(), threads
+    _C.pack_tiles(
+        matrix.data_ptr(),
+        *matrix.shape,
+        *matrix.stride(),
+        operand.precision,
+        packed.data_ptr(),
+        torch.get_num_threads(),
     )
-    return RightOperand(matrix, precision, packed)
+    return operand._replace(packed=packed)
 
 
 def linear_act(
