@@ -187,11 +187,17 @@ def tanh(x):
 
 
 @triton.jit
-def softplus(x):
-    decay = tl.exp(-tl.abs(x))
+def log1p_exp_negative(magnitude):
+    """ln(1 + e^-m) for m >= 0."""
+    decay = tl.exp(-magnitude)
     one_plus = 1.0 + decay
     # The last term gives back what the sum above rounded away.
-    return tl.where(x > 0.0, x, 0.0) + (tl.log(one_plus) + (decay - (one_plus - 1.0)) / one_plus)
+    return tl.log(one_plus) + (decay - (one_plus - 1.0)) / one_plus
+
+
+@triton.jit
+def softplus(x):
+    return tl.where(x > 0.0, x, 0.0) + log1p_exp_negative(tl.abs(x))
 
 
 @triton.jit

@@ -1,0 +1,345 @@
+# mypy: allow-untyped-defs
+"""The reconstruction loss on the GPU: the decoder's product is compared where it is made.
+
+``compare_kernel`` holds a tile of z in registers, makes the loss and its gradients of it and writes
+those alone; the other products are shared/triton_gemm.py's. Where no gradient is wanted and a
+code of up to 512 units fits on the chip, ``loss_kernel`` goes from x to the loss in one: it walks x
+once for the code of some rows, and a second time to compare.
+
+Sums are deterministic: each tile writes its own part, added up afterwards in the order of tiles.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from aefast import backend
+from aefast.ops.linear_act import FROM_PREACTIVATION, what_backward_needs
+from aefast.ops.reconstruction import panels
+from aefast.ops.reconstruction.settings import PerInput, Settings
+from aefast.ops.shared import triton_activation, triton_gemm
+from aefast.ops.shared.triton import (
+    ACTIVATIONS,
+    GELU,
+    SILU,
+    TYPE_NAMES,
+    Variant,
+    activate,
+    activation_gradient,
+    device_of,
+    log1p_exp_negative,
+    round_to,
+    sigmoid,
+)
+from aefast.ops.shared.triton_gemm import (
+    Tile,
+    multiply_tile,
+    place_of,
+)
+
+# How wide a piece of a tile is: an epilogue needs registers for every element in flight.
+PIECE = tl.constexpr(32)
+
+LOSSES = {"mse": 0, "bce": 1}
+CROSS_ENTROPY = tl.constexpr(LOSSES["bce"])
+
+
+@triton.jit
+def _compared(z, target, loss, activation, scale):
+    """The loss of each element, and its gradients by z and by the target, times scale."""
+    if loss == CROSS_ENTROPY:
+        # From logits. Summed in this order, a confident and right prediction keeps its small loss.
+        value = (1.0 - target) * z - tl.minimum(z, 0.0, propagate_nan=tl.PropagateNan.ALL)
+        value += log1p_exp_negative(tl.abs(z))
+        grad = scale * (sigmoid(z) - target)
+        grad_target = -scale * z
+    else:
+        reconstruction = activate(z, activation)
+        difference = reconstruction - target
+        value = difference * difference
+        saved = reconstruction
+        if (activation == GELU) | (activation == SILU):
+            saved = z
+        grad_target = -2.0 * scale * difference
+        grad = activation_gradient(-grad_target, saved, activation)
+    return value, grad, grad_target
+
+
+@triton.jit
+def _compare(
+    z,
+    row_start,
+    column_start,
+    rows,
+    columns,
+    padded_columns,
+    target_pointer,
+    bias_pointer,
+    grad_output_pointer,
+    grad_target_pointer,
+    grad_bias_pointer,
+    loss_pointer,
+    target_row_stride,
+    bias_size,
+    loss,
+    activation,
+    scale,
+    wants_output,
+    wants_bias,
+    wants_target,
+):
+    """Compare a tile of the decoder's product with the target, a narrow piece at a time."""
+    ROWS: tl.constexpr = z.shape[0]
+    COLUMNS: tl.constexpr = z.shape[1]
+    if COLUMNS > PIECE:
+        halves = z.reshape(ROWS, 2, COLUMNS // 2).permute(0, 2, 1)
+        first, second = tl.split(halves)
+        _compare(
+            first, row_start, column_start, rows, columns, padded_columns, target_pointer,
+            bias_pointer, grad_output_pointer, grad_target_pointer, grad_bias_pointer, loss_pointer,
+            target_row_stride, bias_size, loss, activation, scale, wants_output, wants_bias,
+            wants_target,
+        )  # fmt: skip
+        _compare(
+            second, row_start, column_start + COLUMNS // 2, rows, columns, padded_columns,
+            target_pointer, bias_pointer, grad_output_pointer, grad_target_pointer,
+            grad_bias_pointer, loss_pointer, target_row_stride, bias_size, loss, activation, scale,
+            wants_output, wants_bias, wants_target,
+        )  # fmt: skip
+    else:
+        row = row_start + tl.arange(0, ROWS)
+        column = column_start + tl.arange(0, COLUMNS)
+        wide_row = row.to(tl.int64)[:, None]
+        inside = (row < rows)[:, None] & (column < columns)[None, :]
+        written = (row < rows)[:, None] & (column < padded_columns)[None, :]
+        bias = tl.load(bias_pointer + column, mask=column < bias_size, other=0.0)
+        z += bias.to(tl.float32)[None, :]
+        target_pointers = target_pointer + wide_row * target_row_stride + column[None, :]
+        target = tl.load(tl.multiple_of(target_pointers, [1, 16]), mask=written, other=0.0)
+        value, grad, grad_target = _compared(z, target.to(tl.float32), loss, activation, scale)
+        value = tl.where(inside, value, 0.0)
+        grad = tl.where(inside, grad, 0.0)
+        part = (row_start // ROWS).to(tl.int64)
+        pieces = tl.cdiv(columns, COLUMNS)
+        piece = column_start // COLUMNS
+        tl.store(loss_pointer + part * pieces + piece, tl.sum(value), mask=piece < pieces)
+        if wants_bias != 0:
+            sums = tl.sum(grad, axis=0)
+            tl.store(grad_bias_pointer + part * columns + column, sums, mask=column < columns)
+        offset = wide_row * padded_columns + column[None, :]
+        dtype: tl.constexpr = grad_output_pointer.dtype.element_ty
+        if wants_output != 0:
+            pointers = tl.multiple_of(grad_output_pointer + offset, [1, 16])
+            tl.store(pointers, round_to(grad, dtype), mask=written)
+        if wants_target != 0:
+            pointers = tl.multiple_of(grad_target_pointer + offset, [1, 16])
+            tl.store(pointers, round_to(grad_target, dtype), mask=written)
+
+
+@triton.jit(
+    do_not_specialize=[
+        "left_row_stride",
+        "right_row_stride",
+        "target_row_stride",
+        "rows",
+        "columns",
+        "depth",
+        "bias_size",
+        "loss",
+        "activation",
+        "scale",
+        "wants_output",
+        "wants_bias",
+        "wants_target",
+    ],
+    do_not_specialize_on_alignment=[
+        "left",
+        "right",
+        "target_pointer",
+        "bias_pointer",
+        "grad_output_pointer",
+        "grad_target_pointer",
+        "grad_bias_pointer",
+        "loss_pointer",
+    ],
+)
+def compare_kernel(
+    left,  # the code, [rows, depth]
+    right,  # the decoder's weight, [columns, depth]; stored [depth, columns] if RIGHT_BY_DEPTH
+    target_pointer,  # [rows, columns padded to whole units]
+    bias_pointer,  # [bias_size]
+    grad_output_pointer,  # [rows, columns padded], written if wants_output
+    grad_target_pointer,  # [rows, columns padded], written if wants_target
+    grad_bias_pointer,  # [row tiles, columns] float32, written if wants_bias
+    loss_pointer,  # [row tiles, pieces of columns] float32
+    left_row_stride: tl.int64,
+    right_row_stride: tl.int64,
+    target_row_stride: tl.int64,
+    rows: tl.int32,
+    columns: tl.int32,
+    depth: tl.int32,
+    bias_size: tl.int32,  # columns, or 0 for no bias
+    loss: tl.int32,
+    activation: tl.int32,
+    scale: tl.float32,
+    wants_output: tl.int32,
+    wants_bias: tl.int32,
+    wants_target: tl.int32,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLUMNS: tl.constexpr,
+    BLOCK_DEPTH: tl.constexpr,
+    LEFT_BY_DEPTH: tl.constexpr,
+    RIGHT_BY_DEPTH: tl.constexpr,
+    UNIT: tl.constexpr,  # elements in 16 bytes
+    DESCRIPTORS: tl.constexpr,
+    TF32: tl.constexpr,
+    ROUND: tl.constexpr,
+    FLATTEN: tl.constexpr,
+):
+    """The loss of act(left @ right.T + bias) and its gradients; the product is never written."""
+    row_tiles = tl.cdiv(rows, BLOCK_ROWS)
+    column_tiles = tl.cdiv(columns, BLOCK_COLUMNS)
+    padded_columns = tl.cdiv(columns, UNIT) * UNIT
+    steps = tl.cdiv(depth, BLOCK_DEPTH)
+    tiles = row_tiles * column_tiles
+    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=FLATTEN):
+        row_start, column_start = place_of(tile, row_tiles, column_tiles, BLOCK_ROWS, BLOCK_COLUMNS)
+        z = multiply_tile(
+            left, right, left_row_stride, right_row_stride, row_start, column_start,
+            rows, columns, depth, 0, steps, BLOCK_ROWS, BLOCK_COLUMNS, BLOCK_DEPTH,
+            LEFT_BY_DEPTH, RIGHT_BY_DEPTH, UNIT, DESCRIPTORS, TF32, ROUND,
+        )  # fmt: skip
+        _compare(
+            z, row_start, column_start, rows, columns, padded_columns, target_pointer,
+            bias_pointer, grad_output_pointer, grad_target_pointer, grad_bias_pointer, loss_pointer,
+            target_row_stride, bias_size, loss, activation, scale, wants_output, wants_bias,
+            wants_target,
+        )  # fmt: skip
+
+
+def _compare_variant(
+    generation: int, dtype: torch.dtype, kind: str, tile: Tile, layout: tuple[bool, bool]
+) -> Variant:
+    pointer = f"*{TYPE_NAMES[dtype]}"
+    types = triton_gemm.operand_types(generation, dtype, tile, layout)
+    types |= dict.fromkeys(
+        ("target_pointer", "bias_pointer", "grad_output_pointer", "grad_target_pointer"), pointer
+    )
+    types |= dict.fromkeys(("grad_bias_pointer", "loss_pointer"), "*fp32")
+    constants = triton_gemm.tile_constants(generation, dtype, kind, tile, layout)
+    return Variant(compare_kernel, types, constants, tile.warps, tile.stages, tensor_cores=True)
+
+
+def variants(generation: int) -> Iterator[Variant]:
+    """What :func:`reconstruction_loss` can launch beside corrupt's and linear_act's kernels."""
+    for dtype in TYPE_NAMES:
+        for kind in ("float32", "tf32") if dtype == torch.float32 else ("half",):
+            for tile in triton_gemm.TILES[generation][kind]:
+                for right_by_depth in (False, True):
+                    layout = (False, right_by_depth)
+                    yield _compare_variant(generation, dtype, kind, tile, layout)
+
+
+def reconstruction_loss(
+    inputs: PerInput[Any], settings: Settings, scale: float, needed: PerInput[bool]
+) -> tuple[float | Tensor, PerInput[Any]]:
+    return panels.reconstruction_loss(_Kernels(), inputs, settings, scale, needed)
+
+
+class _Kernels:
+    """What panels.Kernels asks for."""
+
+    def operand(self, right: Tensor) -> Tensor:
+        return right
+
+    def corrupt(
+        self, x: Tensor, kind: str, level: float, seed: int | Tensor, row_offset: int
+    ) -> Tensor:
+        corrupt = backend.implementation("corrupt", "triton").corrupt
+        return corrupt(x, kind, level, 0.0, 1.0, seed, row_offset)
+
+    def encode(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, activation: str
+    ) -> tuple[Tensor, Tensor | None]:
+        keep_preactivation = activation in FROM_PREACTIVATION
+        code, preactivation = triton_gemm.multiply(x, weight, bias, activation, keep_preactivation)
+        return code, what_backward_needs(activation, code, preactivation)
+
+    def compare(
+        self,
+        code: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        target: Tensor,
+        settings: Settings,
+        scale: float,
+        wanted: panels.Wanted,
+    ) -> panels.Compared:
+        read = triton_gemm.factors(code, weight, plain=False)
+        rows, columns, _ = read.shape
+        generation, multiprocessors = triton_gemm.chip(code.device)
+        tile, _ = triton_gemm.choose_tile(generation, multiprocessors, read.kind, read.shape)
+        row_tiles = triton.cdiv(rows, tile.rows)
+        tiles = row_tiles * triton.cdiv(columns, tile.columns)
+        target = triton_gemm.aligned(target)
+        padded_columns = triton_gemm.padded(columns, code.dtype)
+        unwritten = code  # where a kernel takes a pointer that it makes no use of
+        grad_output = code.new_empty(rows, padded_columns) if wanted.output else None
+        grad_target = code.new_empty(rows, padded_columns) if wanted.target else None
+        float32 = partial(code.new_empty, dtype=torch.float32)
+        losses = float32(row_tiles, triton.cdiv(columns, PIECE.value))
+        grad_bias = float32(row_tiles, columns) if wanted.bias else None
+        chosen = _compare_variant(generation, code.dtype, read.kind, tile, read.layout)
+        with device_of(code):
+            chosen.launch(
+                min(tiles, multiprocessors) if tile.flatten else tiles,
+                *read.operands(generation, tile),
+                target,
+                unwritten if bias is None else bias.contiguous(),
+                unwritten if grad_output is None else grad_output,
+                unwritten if grad_target is None else grad_target,
+                losses if grad_bias is None else grad_bias,
+                losses,
+                *read.strides,
+                target.stride(0),
+                *read.shape,
+                0 if bias is None else columns,
+                LOSSES[settings.loss],
+                ACTIVATIONS[settings.output_activation],
+                scale,
+                int(wanted.output),
+                int(wanted.bias),
+                int(wanted.target),
+            )
+        return panels.Compared(
+            losses.sum(dtype=torch.float64),
+            None if grad_output is None else grad_output[:, :columns],
+            None if grad_bias is None else grad_bias.sum(0, dtype=torch.float64),
+            None if grad_target is None else grad_target[:, :columns],
+        )
+
+    def encode_backward(
+        self,
+        grad_output: Tensor,
+        weight: Tensor,
+        saved: Tensor | None,
+        activation: str,
+        bias_needed: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        grad, _ = triton_gemm.multiply(grad_output, weight)
+        if saved is None:
+            return grad, grad.sum(0, dtype=torch.float64) if bias_needed else None
+        grad, partials = triton_activation.activation_backward(grad, saved, activation)
+        grad_bias = partials.sum(0, dtype=torch.float64) if bias_needed else None
+        return grad[:, : weight.shape[0]], grad_bias
+
+    def multiply(self, left: Tensor, right: Tensor) -> Tensor:
+        return triton_gemm.multiply(left, right)[0]
+
+    def add_product(self, left: Tensor, right: Tensor, total: Tensor | None) -> Tensor:
+        return triton_gemm.add_product(left.t(), right.t(), total)
