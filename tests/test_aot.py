@@ -13,6 +13,7 @@ pytest.importorskip("triton")
 
 from aefast import aot
 from aefast.ops.linear_act import triton as linear_act
+from aefast.ops.shared import triton_gemm
 
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 TENSOR_CORES = {80: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma"}
@@ -89,11 +90,14 @@ def test_the_table_picks_only_listed_variants(arch):
     )
     layouts = ((False, False), (False, True), (True, True))
     picked = {
-        linear_act.plan(arch, multiprocessors, dtype, kind, shape, layout).variant.name
+        triton_gemm.plan(
+            arch, multiprocessors, dtype, kind, shape, layout, output_dtype
+        ).variant.name
         for multiprocessors in (1, 40, 108, 132, 148)
         for dtype, kind in kinds
         for shape in itertools.product(sizes, repeat=3)
         for layout in layouts
+        for output_dtype in ([None, torch.float32] if all(layout) else [None])
     }
     gradients = {name for name in listed if name.startswith("gradient_kernel")}
     assert picked == listed - gradients  # and none stands in the list for nothing
@@ -109,6 +113,9 @@ from triton.runtime.jit import create_function_from_signature
 
 from aefast.ops.corrupt import triton as corrupt
 from aefast.ops.linear_act import triton as linear_act
+from aefast.ops.reconstruction import triton as reconstruction
+from aefast.ops.reconstruction.settings import PerInput, Settings
+from aefast.ops.shared import triton_gemm
 from aefast.ops.shared.triton import Variant
 
 arch = int(sys.argv[1])
@@ -129,12 +136,16 @@ def record(variant, programs, *arguments):
 
 
 Variant.launch = record
-linear_act._chip = lambda device: (arch, 132)
+triton_gemm.chip = lambda device: (arch, 132)
 weight, bias = torch.zeros(100, 96), torch.zeros(100)
+settings = Settings("sigmoid", "identity", "mse", None, 0.0, 0, 0)
+needed = PerInput(False, True, True, True, True, False)
 for batch in [*range(1, 130), 1000, 1024, 4096, 5000, 8191, 16384, 40000]:
     x = torch.zeros(batch, 96)
     output, _ = linear_act.forward(x, weight, bias, "tanh", False)
     linear_act.backward(output, x, weight, output, "tanh", (True, True, True))
+    inputs = PerInput(x, weight, bias, weight.T.contiguous(), torch.zeros(96), None)
+    reconstruction.reconstruction_loss(inputs, settings, 0.5, needed)
     for seed in (0, 1, 16, 2**40):
         corrupt.corrupt(x, "masking", 0.5, 0.0, 0.0, seed, batch)
 print(len(keys), len(names))
@@ -146,6 +157,6 @@ def test_batch_sizes_and_seeds_share_binaries(arch):
     """Triton's own cache keys: one a variant, and exactly what was compiled ahead of time."""
     keys, names = map(int, run("-c", SPECIALIZATIONS, str(arch)).split())
     assert keys == names
-    # A large and a small tile for each of the three products, one kernel for the activation's
-    # gradient (100 columns are whole 16-byte units), one for the noise.
-    assert names <= 8
+    # A large and a small tile for each of the three products and the comparison, one kernel for the
+    # activation's gradient (100 columns are whole 16-byte units), one for the noise.
+    assert names <= 10

@@ -34,7 +34,6 @@ from aefast.ops.shared.triton import (
     device_of,
     log1p_exp_negative,
     round_to,
-    sigmoid,
 )
 from aefast.ops.shared.triton_gemm import (
     Tile,
@@ -52,21 +51,21 @@ CROSS_ENTROPY = tl.constexpr(LOSSES["bce"])
 @triton.jit
 def _compared(z, target, loss, activation, scale):
     """The loss of each element, and its gradients by z and by the target, times scale."""
+    reconstruction = activate(z, activation)
+    difference = reconstruction - target
+    value = difference * difference
+    grad_target = -2.0 * scale * difference
+    saved = reconstruction
+    if (activation == GELU) | (activation == SILU):
+        saved = z
+    grad = activation_gradient(-grad_target, saved, activation)
     if loss == CROSS_ENTROPY:
         # From logits. Summed in this order, a confident and right prediction keeps its small loss.
-        value = (1.0 - target) * z - tl.minimum(z, 0.0, propagate_nan=tl.PropagateNan.ALL)
-        value += log1p_exp_negative(tl.abs(z))
-        grad = scale * (sigmoid(z) - target)
+        value = (1.0 - target) * z - tl.where(z < 0.0, z, 0.0) + log1p_exp_negative(tl.abs(z))
+    if loss == CROSS_ENTROPY:
+        grad = scale * difference  # the activation is the sigmoid
+    if loss == CROSS_ENTROPY:
         grad_target = -scale * z
-    else:
-        reconstruction = activate(z, activation)
-        difference = reconstruction - target
-        value = difference * difference
-        saved = reconstruction
-        if (activation == GELU) | (activation == SILU):
-            saved = z
-        grad_target = -2.0 * scale * difference
-        grad = activation_gradient(-grad_target, saved, activation)
     return value, grad, grad_target
 
 
@@ -199,27 +198,25 @@ def compare_kernel(
     DESCRIPTORS: tl.constexpr,
     TF32: tl.constexpr,
     ROUND: tl.constexpr,
-    FLATTEN: tl.constexpr,
 ):
     """The loss of act(left @ right.T + bias) and its gradients; the product is never written."""
+    # A program a tile: Triton 3.7 cannot flatten a persistent loop around the branches below.
     row_tiles = tl.cdiv(rows, BLOCK_ROWS)
     column_tiles = tl.cdiv(columns, BLOCK_COLUMNS)
-    padded_columns = tl.cdiv(columns, UNIT) * UNIT
-    steps = tl.cdiv(depth, BLOCK_DEPTH)
-    tiles = row_tiles * column_tiles
-    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=FLATTEN):
-        row_start, column_start = place_of(tile, row_tiles, column_tiles, BLOCK_ROWS, BLOCK_COLUMNS)
-        z = multiply_tile(
-            left, right, left_row_stride, right_row_stride, row_start, column_start,
-            rows, columns, depth, 0, steps, BLOCK_ROWS, BLOCK_COLUMNS, BLOCK_DEPTH,
-            LEFT_BY_DEPTH, RIGHT_BY_DEPTH, UNIT, DESCRIPTORS, TF32, ROUND,
-        )  # fmt: skip
-        _compare(
-            z, row_start, column_start, rows, columns, padded_columns, target_pointer,
-            bias_pointer, grad_output_pointer, grad_target_pointer, grad_bias_pointer, loss_pointer,
-            target_row_stride, bias_size, loss, activation, scale, wants_output, wants_bias,
-            wants_target,
-        )  # fmt: skip
+    row_start, column_start = place_of(
+        tl.program_id(0), row_tiles, column_tiles, BLOCK_ROWS, BLOCK_COLUMNS
+    )
+    z = multiply_tile(
+        left, right, left_row_stride, right_row_stride, row_start, column_start,
+        rows, columns, depth, 0, tl.cdiv(depth, BLOCK_DEPTH), BLOCK_ROWS, BLOCK_COLUMNS,
+        BLOCK_DEPTH, LEFT_BY_DEPTH, RIGHT_BY_DEPTH, UNIT, DESCRIPTORS, TF32, ROUND,
+    )  # fmt: skip
+    _compare(
+        z, row_start, column_start, rows, columns, tl.cdiv(columns, UNIT) * UNIT, target_pointer,
+        bias_pointer, grad_output_pointer, grad_target_pointer, grad_bias_pointer, loss_pointer,
+        target_row_stride, bias_size, loss, activation, scale, wants_output, wants_bias,
+        wants_target,
+    )  # fmt: skip
 
 
 def _compare_variant(
@@ -285,7 +282,6 @@ class _Kernels:
         generation, multiprocessors = triton_gemm.chip(code.device)
         tile, _ = triton_gemm.choose_tile(generation, multiprocessors, read.kind, read.shape)
         row_tiles = triton.cdiv(rows, tile.rows)
-        tiles = row_tiles * triton.cdiv(columns, tile.columns)
         target = triton_gemm.aligned(target)
         padded_columns = triton_gemm.padded(columns, code.dtype)
         unwritten = code  # where a kernel takes a pointer that it makes no use of
@@ -297,7 +293,7 @@ class _Kernels:
         chosen = _compare_variant(generation, code.dtype, read.kind, tile, read.layout)
         with device_of(code):
             chosen.launch(
-                min(tiles, multiprocessors) if tile.flatten else tiles,
+                row_tiles * triton.cdiv(columns, tile.columns),
                 *read.operands(generation, tile),
                 target,
                 unwritten if bias is None else bias.contiguous(),

@@ -462,7 +462,6 @@ def tile_constants(
         "DESCRIPTORS": descriptors,
         "TF32": kind == "tf32",
         "ROUND": not (descriptors and DESCRIPTORS_ROUND),
-        "FLATTEN": tile.flatten,
     }
 
 
@@ -478,6 +477,7 @@ def _variant(
     types["output_pointer"] = types["preactivation_pointer"] = f"*{TYPE_NAMES[output_dtype]}"
     types["bias_pointer"] = f"*{TYPE_NAMES[dtype]}"
     constants = tile_constants(generation, dtype, kind, tile, layout)
+    constants["FLATTEN"] = tile.flatten
     return Variant(gemm_kernel, types, constants, tile.warps, tile.stages, tensor_cores=True)
 
 
