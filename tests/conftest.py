@@ -76,3 +76,10 @@ def instruction_set():
     with backend.use_backend("cpp"):
         yield cap
     backend.extension().cap_instruction_set(before)
+
+
+@pytest.fixture
+def matmul_precision():
+    """Sets torch's float32 matmul precision, and restores it."""
+    yield torch.set_float32_matmul_precision
+    torch.set_float32_matmul_precision("highest")

@@ -146,6 +146,8 @@ for batch in [*range(1, 130), 1000, 1024, 4096, 5000, 8191, 16384, 40000]:
     linear_act.backward(output, x, weight, output, "tanh", (True, True, True))
     inputs = PerInput(x, weight, bias, weight.T.contiguous(), torch.zeros(96), None)
     reconstruction.reconstruction_loss(inputs, settings, 0.5, needed)
+    halves = PerInput(*(None if t is None else t.bfloat16() for t in inputs))
+    reconstruction.reconstruction_loss(halves, settings, 1.0, PerInput(*[False] * 6))
     for seed in (0, 1, 16, 2**40):
         corrupt.corrupt(x, "masking", 0.5, 0.0, 0.0, seed, batch)
 print(len(keys), len(names))
@@ -158,5 +160,6 @@ def test_batch_sizes_and_seeds_share_binaries(arch):
     keys, names = map(int, run("-c", SPECIALIZATIONS, str(arch)).split())
     assert keys == names
     # A large and a small tile for each of the three products and the comparison, one kernel for the
-    # activation's gradient (100 columns are whole 16-byte units), one for the noise.
-    assert names <= 10
+    # activation's gradient (100 columns are whole 16-byte units), one for the noise; and in
+    # bfloat16 two tiles to encode and two to compare, and the loss alone in one.
+    assert names <= 15

@@ -21,8 +21,9 @@ from torch import Tensor
 
 from aefast.ops.reconstruction.settings import PerInput, Settings
 
-# What a panel's code and reconstruction, and their gradients, may take together.
-PANEL_BYTES = {"cpu": 4 << 20, "cuda": 32 << 20}
+# What a panel's code and reconstruction, and their gradients, may take together. On two CPU cores
+# 2 to 64 MiB ran within 10% of each other; a GPU's panel has to fill all its multiprocessors.
+PANEL_BYTES = {"cpu": 4 << 20, "cuda": 128 << 20}
 FEWEST_ROWS = 128
 
 

@@ -10,6 +10,7 @@ Sums are deterministic: each tile writes its own part, added up afterwards in th
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -37,8 +38,11 @@ from aefast.ops.shared.triton import (
 )
 from aefast.ops.shared.triton_gemm import (
     Tile,
+    as_operand,
+    load_tile,
     multiply_tile,
     place_of,
+    round_to_tf32,
 )
 
 # How wide a piece of a tile is: an epilogue needs registers for every element in flight.
@@ -49,24 +53,29 @@ CROSS_ENTROPY = tl.constexpr(LOSSES["bce"])
 
 
 @triton.jit
-def _compared(z, target, loss, activation, scale):
-    """The loss of each element, and its gradients by z and by the target, times scale."""
-    reconstruction = activate(z, activation)
+def _loss(z, reconstruction, target, loss):
+    """The loss of each element."""
     difference = reconstruction - target
     value = difference * difference
+    if loss == CROSS_ENTROPY:
+        # From logits. Summed in this order, a confident and right prediction keeps its small loss.
+        value = (1.0 - target) * z - tl.where(z < 0.0, z, 0.0) + log1p_exp_negative(tl.abs(z))
+    return value
+
+
+@triton.jit
+def _gradients(z, reconstruction, target, loss, activation, scale):
+    """The gradients by z and by the target, times scale."""
+    difference = reconstruction - target
     grad_target = -2.0 * scale * difference
     saved = reconstruction
     if (activation == GELU) | (activation == SILU):
         saved = z
     grad = activation_gradient(-grad_target, saved, activation)
     if loss == CROSS_ENTROPY:
-        # From logits. Summed in this order, a confident and right prediction keeps its small loss.
-        value = (1.0 - target) * z - tl.where(z < 0.0, z, 0.0) + log1p_exp_negative(tl.abs(z))
-    if loss == CROSS_ENTROPY:
-        grad = scale * difference  # the activation is the sigmoid
-    if loss == CROSS_ENTROPY:
+        grad = scale * difference  # the reconstruction is the sigmoid
         grad_target = -scale * z
-    return value, grad, grad_target
+    return grad, grad_target
 
 
 @triton.jit
@@ -120,8 +129,10 @@ def _compare(
         z += bias.to(tl.float32)[None, :]
         target_pointers = target_pointer + wide_row * target_row_stride + column[None, :]
         target = tl.load(tl.multiple_of(target_pointers, [1, 16]), mask=written, other=0.0)
-        value, grad, grad_target = _compared(z, target.to(tl.float32), loss, activation, scale)
-        value = tl.where(inside, value, 0.0)
+        target = target.to(tl.float32)
+        reconstruction = activate(z, activation)
+        value = tl.where(inside, _loss(z, reconstruction, target, loss), 0.0)
+        grad, grad_target = _gradients(z, reconstruction, target, loss, activation, scale)
         grad = tl.where(inside, grad, 0.0)
         part = (row_start // ROWS).to(tl.int64)
         pieces = tl.cdiv(columns, COLUMNS)
@@ -219,6 +230,231 @@ def compare_kernel(
     )  # fmt: skip
 
 
+@triton.jit(
+    do_not_specialize=[
+        "x_row_stride",
+        "encoder_row_stride",
+        "decoder_row_stride",
+        "target_row_stride",
+        "rows",
+        "columns",
+        "hidden",
+        "encoder_bias_size",
+        "decoder_bias_size",
+        "loss",
+        "activation",
+        "output_activation",
+    ],
+    do_not_specialize_on_alignment=[
+        "x_pointer",
+        "encoder_pointer",
+        "decoder_pointer",
+        "target_pointer",
+        "encoder_bias_pointer",
+        "decoder_bias_pointer",
+        "loss_pointer",
+    ],
+)
+def loss_kernel(
+    x_pointer,  # [rows, columns padded to whole units]
+    encoder_pointer,  # [hidden, columns padded]
+    decoder_pointer,  # [columns, hidden padded]
+    target_pointer,  # [rows, columns padded]
+    encoder_bias_pointer,  # [encoder_bias_size]
+    decoder_bias_pointer,  # [decoder_bias_size]
+    loss_pointer,  # [programs] float32
+    x_row_stride: tl.int64,
+    encoder_row_stride: tl.int64,
+    decoder_row_stride: tl.int64,
+    target_row_stride: tl.int64,
+    rows: tl.int32,
+    columns: tl.int32,
+    hidden: tl.int32,
+    encoder_bias_size: tl.int32,  # hidden, or 0 for no bias
+    decoder_bias_size: tl.int32,  # columns, or 0 for no bias
+    loss: tl.int32,
+    activation: tl.int32,
+    output_activation: tl.int32,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLUMNS: tl.constexpr,
+    PART: tl.constexpr,  # units of the code that are made at a time
+    PARTS: tl.constexpr,  # 1 or 2; together at least `hidden`
+    UNIT: tl.constexpr,  # elements in 16 bytes
+):
+    """From x to the loss of BLOCK_ROWS rows, whose code never leaves the chip."""
+    row_start = tl.program_id(0) * BLOCK_ROWS
+    code = _encode(
+        x_pointer, encoder_pointer, encoder_bias_pointer, x_row_stride, encoder_row_stride,
+        rows, columns, hidden, encoder_bias_size, activation, row_start, 0,
+        BLOCK_ROWS, BLOCK_COLUMNS, PART, UNIT,
+    )  # fmt: skip
+    if PARTS == 2:
+        second_code = _encode(
+            x_pointer, encoder_pointer, encoder_bias_pointer, x_row_stride, encoder_row_stride,
+            rows, columns, hidden, encoder_bias_size, activation, row_start, PART,
+            BLOCK_ROWS, BLOCK_COLUMNS, PART, UNIT,
+        )  # fmt: skip
+    row = row_start + tl.arange(0, BLOCK_ROWS)
+    total = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), dtype=tl.float32)
+    for start in range(0, columns, BLOCK_COLUMNS):
+        decoder = load_tile(
+            decoder_pointer, decoder_row_stride, start, 0, columns, hidden,
+            BLOCK_COLUMNS, PART, UNIT, False,
+        )  # fmt: skip
+        z = _dot(code, decoder.T, tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), dtype=tl.float32))
+        if PARTS == 2:
+            second_decoder = load_tile(
+                decoder_pointer, decoder_row_stride, start, PART, columns, hidden,
+                BLOCK_COLUMNS, PART, UNIT, False,
+            )  # fmt: skip
+            z = _dot(second_code, second_decoder.T, z)
+        target = load_tile(
+            target_pointer, target_row_stride, row_start, start, rows, columns,
+            BLOCK_ROWS, BLOCK_COLUMNS, UNIT, False,
+        )  # fmt: skip
+        column = start + tl.arange(0, BLOCK_COLUMNS)
+        bias = tl.load(decoder_bias_pointer + column, mask=column < decoder_bias_size, other=0.0)
+        z += bias.to(tl.float32)[None, :]
+        value = _loss(z, activate(z, output_activation), target.to(tl.float32), loss)
+        total += tl.where((row < rows)[:, None] & (column < columns)[None, :], value, 0.0)
+    tl.store(loss_pointer + tl.program_id(0), tl.sum(total))
+
+
+@triton.jit
+def _encode(
+    x_pointer,
+    encoder_pointer,
+    encoder_bias_pointer,
+    x_row_stride,
+    encoder_row_stride,
+    rows,
+    columns,
+    hidden,
+    encoder_bias_size,
+    activation,
+    row_start,
+    first_unit,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLUMNS: tl.constexpr,
+    PART: tl.constexpr,
+    UNIT: tl.constexpr,
+):
+    """PART units of the code of BLOCK_ROWS rows, rounded to the factors' dtype."""
+    code = tl.zeros((BLOCK_ROWS, PART), dtype=tl.float32)
+    for start in range(0, columns, BLOCK_COLUMNS):
+        x = load_tile(
+            x_pointer, x_row_stride, row_start, start, rows, columns,
+            BLOCK_ROWS, BLOCK_COLUMNS, UNIT, False,
+        )  # fmt: skip
+        weight = load_tile(
+            encoder_pointer, encoder_row_stride, first_unit, start, hidden, columns,
+            PART, BLOCK_COLUMNS, UNIT, False,
+        )  # fmt: skip
+        code = _dot(x, weight.T, code)
+    unit = first_unit + tl.arange(0, PART)
+    bias = tl.load(encoder_bias_pointer + unit, mask=unit < encoder_bias_size, other=0.0)
+    # Past `hidden` the code is act(0), and meets zeros of the decoder's weight.
+    code = activate(code + bias.to(tl.float32)[None, :], activation)
+    return round_to(code, x_pointer.dtype.element_ty)
+
+
+@triton.jit
+def _dot(left, right, accumulator):
+    """accumulator + left @ right; float32 factors are rounded to TF32."""
+    if left.dtype == tl.float32:
+        left, right = round_to_tf32(left), round_to_tf32(right)
+        return tl.dot(left, right, accumulator, input_precision="tf32")
+    else:
+        return tl.dot(as_operand(left, left.dtype), as_operand(right, right.dtype), accumulator)
+
+
+@dataclass(frozen=True)
+class Strip:
+    """The rows whose code one program of ``loss_kernel`` holds, and how."""
+
+    rows: int
+    columns: int  # of x and of the reconstruction at a time
+    part: int  # units of the code that are made at a time: a wider accumulator spills
+    parts: int
+    warps: int
+    stages: int
+
+
+# float32 at "highest" takes two kernels: the terms of its factors would not fit beside a code.
+STRIPS: dict[int, dict[str, tuple[Strip, ...]]] = {
+    80: {
+        "half": (Strip(64, 64, 256, 1, 8, 2), Strip(64, 64, 256, 2, 8, 2)),
+        "tf32": (Strip(64, 32, 256, 1, 8, 2), Strip(64, 16, 256, 2, 8, 1)),
+    },
+    90: {
+        "half": (Strip(64, 64, 256, 1, 8, 2), Strip(64, 64, 256, 2, 8, 2)),
+        "tf32": (Strip(64, 32, 256, 1, 8, 2), Strip(64, 16, 256, 2, 8, 2)),
+    },
+    100: {
+        "half": (Strip(64, 64, 128, 2, 8, 2), Strip(64, 64, 256, 2, 8, 2)),
+        "tf32": (Strip(64, 32, 256, 1, 8, 2),),
+    },
+}
+
+
+def _loss_variant(dtype: torch.dtype, strip: Strip) -> Variant:
+    names = ("x", "encoder", "decoder", "target", "encoder_bias", "decoder_bias")
+    types = {f"{name}_pointer": f"*{TYPE_NAMES[dtype]}" for name in names}
+    types["loss_pointer"] = "*fp32"
+    constants = {
+        "BLOCK_ROWS": strip.rows,
+        "BLOCK_COLUMNS": strip.columns,
+        "PART": strip.part,
+        "PARTS": strip.parts,
+        "UNIT": triton_gemm.unit(dtype),
+    }
+    return Variant(loss_kernel, types, constants, strip.warps, strip.stages, tensor_cores=True)
+
+
+def _strip(inputs: PerInput[Any]) -> Strip | None:
+    """How ``loss_kernel`` serves; None where two kernels do: a large code, or few rows."""
+    x, weight = inputs.x, inputs.encoder_weight
+    generation, multiprocessors = triton_gemm.chip(x.device)
+    fitting = [
+        strip
+        for strip in STRIPS[generation].get(triton_gemm.kind_of(x.dtype), ())
+        if strip.parts * strip.part >= weight.shape[0]
+        and 2 * triton.cdiv(x.shape[0], strip.rows) >= multiprocessors
+    ]
+    return fitting[0] if fitting else None
+
+
+def _loss_alone(inputs: PerInput[Any], settings: Settings, strip: Strip) -> Tensor:
+    x, encoder_weight, encoder_bias, decoder_weight, decoder_bias, target = inputs
+    if decoder_weight is None:
+        decoder_weight = encoder_weight.t()
+    hidden, columns = encoder_weight.shape
+    programs = triton.cdiv(x.shape[0], strip.rows)
+    losses = x.new_empty(programs, dtype=torch.float32)
+    tensors = [
+        triton_gemm.aligned(tensor)
+        for tensor in (x, encoder_weight, decoder_weight, x if target is None else target)
+    ]
+    with device_of(x):
+        _loss_variant(x.dtype, strip).launch(
+            programs,
+            *tensors,
+            x if encoder_bias is None else encoder_bias.contiguous(),
+            x if decoder_bias is None else decoder_bias.contiguous(),
+            losses,
+            *(tensor.stride(0) for tensor in tensors),
+            x.shape[0],
+            columns,
+            hidden,
+            0 if encoder_bias is None else hidden,
+            0 if decoder_bias is None else columns,
+            LOSSES[settings.loss],
+            ACTIVATIONS[settings.activation],
+            ACTIVATIONS[settings.output_activation],
+        )
+    return losses.sum(dtype=torch.float64)
+
+
 def _compare_variant(
     generation: int, dtype: torch.dtype, kind: str, tile: Tile, layout: tuple[bool, bool]
 ) -> Variant:
@@ -240,11 +476,17 @@ def variants(generation: int) -> Iterator[Variant]:
                 for right_by_depth in (False, True):
                     layout = (False, right_by_depth)
                     yield _compare_variant(generation, dtype, kind, tile, layout)
+            for strip in STRIPS[generation].get(kind, ()):
+                yield _loss_variant(dtype, strip)
 
 
 def reconstruction_loss(
     inputs: PerInput[Any], settings: Settings, scale: float, needed: PerInput[bool]
 ) -> tuple[float | Tensor, PerInput[Any]]:
+    if settings.corruption is None and not any(needed):
+        strip = _strip(inputs)
+        if strip is not None:
+            return _loss_alone(inputs, settings, strip), PerInput(*[None] * len(inputs))
     return panels.reconstruction_loss(_Kernels(), inputs, settings, scale, needed)
 
 

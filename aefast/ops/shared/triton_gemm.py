@@ -45,7 +45,7 @@ GROUP = tl.constexpr(8)  # row tiles that share a column tile's right operand in
 
 
 @triton.jit
-def _load_tile(
+def load_tile(
     source,  # a tensor descriptor, or a pointer to [rows, columns], rows 16-byte aligned
     row_stride,
     row_start,
@@ -154,22 +154,22 @@ def multiply_tile(
     for step in range(steps):
         depth_start = (first_step + step) * BLOCK_DEPTH
         if LEFT_BY_DEPTH:
-            left_tile = _load_tile(
+            left_tile = load_tile(
                 left, left_row_stride, depth_start, row_start, depth, rows,
                 BLOCK_DEPTH, BLOCK_ROWS, UNIT, DESCRIPTORS,
             ).T  # fmt: skip
         else:
-            left_tile = _load_tile(
+            left_tile = load_tile(
                 left, left_row_stride, row_start, depth_start, rows, depth,
                 BLOCK_ROWS, BLOCK_DEPTH, UNIT, DESCRIPTORS,
             )  # fmt: skip
         if RIGHT_BY_DEPTH:
-            right_tile = _load_tile(
+            right_tile = load_tile(
                 right, right_row_stride, depth_start, column_start, depth, columns,
                 BLOCK_DEPTH, BLOCK_COLUMNS, UNIT, DESCRIPTORS,
             )  # fmt: skip
         else:
-            right_tile = _load_tile(
+            right_tile = load_tile(
                 right, right_row_stride, column_start, depth_start, columns, depth,
                 BLOCK_COLUMNS, BLOCK_DEPTH, UNIT, DESCRIPTORS,
             ).T  # fmt: skip
@@ -406,10 +406,15 @@ def factors(left: Tensor, right: Tensor, *, plain: bool) -> Factors:
     left_by_depth = plain and right_by_depth and _is_transposed(left)
     left = aligned(left.T if left_by_depth else left)
     right = aligned(right.T if right_by_depth else right)
-    kind = "half"
-    if left.dtype == torch.float32:
-        kind = "float32" if torch.get_float32_matmul_precision() == "highest" else "tf32"
-    return Factors(left, right, (left_by_depth, right_by_depth), kind, shape)
+    layout = (left_by_depth, right_by_depth)
+    return Factors(left, right, layout, kind_of(left.dtype), shape)
+
+
+def kind_of(dtype: torch.dtype) -> str:
+    """How products of this dtype are made now: a key of TILES."""
+    if dtype != torch.float32:
+        return "half"
+    return "float32" if torch.get_float32_matmul_precision() == "highest" else "tf32"
 
 
 @cache
