@@ -62,6 +62,11 @@ def select(device: torch.device, dtype: torch.dtype) -> str:
     return _select(_forced.get() or _environment_choice(), device.type, dtype)
 
 
+def is_forced() -> bool:
+    """Whether a backend was chosen by name; then none steps aside for another that is quicker."""
+    return (_forced.get() or _environment_choice()) is not None
+
+
 def unavailable(name: str, device_type: str) -> str | None:
     """Why backend ``name`` cannot run on ``device_type``; None where it can."""
     if name == "eager":

@@ -200,6 +200,14 @@ void bind_gemm(py::module_& module) {
         py::arg("right_row_stride"), py::arg("right_column_stride"), py::arg("packed"),
         py::arg("bias"), py::arg("activation"), py::arg("output"), py::arg("preactivation"),
         py::arg("accumulate"), py::arg("precision"), py::arg("threads"));
+    module.def(
+        "fingerprint",
+        [](uintptr_t values, int64_t rows, int64_t columns, int threads) {
+            check_block(rows, columns, threads);
+            return AEFAST_DISPATCH(fingerprint, pointer<const float*>(values), rows, columns,
+                                   threads);
+        },
+        py::arg("values"), py::arg("rows"), py::arg("columns"), py::arg("threads"));
     module.def("packed_bytes", &packed_bytes, py::arg("rows"), py::arg("depth"),
                py::arg("precision"));
     module.def(

@@ -75,13 +75,14 @@ struct CompareArguments {
     int threads;
 };
 
-#define AEFAST_DECLARE_KERNELS(isa)                               \
-    namespace isa {                                               \
-    void corrupt(Noise noise, const CorruptArguments&);           \
-    void activate(const ActivateArguments&);                      \
-    void activation_backward(const ActivationBackwardArguments&); \
-    double compare(const CompareArguments&);                      \
-    void gemm(const GemmArguments&);                              \
+#define AEFAST_DECLARE_KERNELS(isa)                                                        \
+    namespace isa {                                                                        \
+    void corrupt(Noise noise, const CorruptArguments&);                                    \
+    void activate(const ActivateArguments&);                                               \
+    void activation_backward(const ActivationBackwardArguments&);                          \
+    double compare(const CompareArguments&);                                               \
+    uint64_t fingerprint(const float* values, int64_t rows, int64_t columns, int threads); \
+    void gemm(const GemmArguments&);                                                       \
     }
 AEFAST_DECLARE_KERNELS(baseline)
 #ifdef AEFAST_X86

@@ -42,7 +42,7 @@ def _check(x: Tensor, layers: list[tuple[Any, Any, Any]]) -> None:
     """All layers, before the first one runs."""
     check = contract.check_like
     if contract.autocast_dtype(x.device) is not None:
-        check = contract.check_device
+        check = contract.check_castable
     before, shape, width = "x", list(x.shape), list(x.shape[-1:])
     for layer, (weight, bias, activation) in enumerate(layers):
         contract.check_choice(activation, f"activations[{layer}]", _linear_act.ACTIVATIONS)

@@ -3,13 +3,13 @@
 from torch import Tensor
 
 from aefast.ops.shared import cpp as shared
+from aefast.ops.shared.packing import weight_operand
 
 
 def forward(
     x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, keep_preactivation: bool
 ) -> tuple[Tensor, Tensor | None]:
-    operand = shared.right_operand(weight)
-    return shared.linear_act(x, operand, bias, activation, keep_preactivation)
+    return shared.linear_act(x, weight_operand(weight), bias, activation, keep_preactivation)
 
 
 def backward(

@@ -8,7 +8,7 @@ A backend module has one function, on ``inputs`` of a PerInput and in the dtypes
 
 The gradients are made in the forward pass and wait for the incoming one, a number that they are
 multiplied with. Where the loss is wanted of every element, or nothing can be fused, the kernels of
-the parts serve one after the other.
+the parts serve one after the other; where all is small, eager PyTorch's.
 """
 
 from typing import Any
@@ -34,6 +34,9 @@ FUSED: dict[str, tuple[torch.dtype, ...]] = {
     "triton": backend.KERNEL_DTYPES,
     "eager": (),
 }
+# Below this many multiplications in a product of a CPU, eager PyTorch is done before the panels are
+# set up: at 64x64-32 in 0.10 ms against 0.16, at 128x784-64 in 0.51 against 0.39.
+FEWEST_PRODUCTS = 1 << 21
 # What a graph is traced for, which may run on another backend than it was traced on.
 TRACED = {"cpu": FUSED["cpp"], "cuda": FUSED["triton"]}
 
@@ -88,6 +91,8 @@ def reconstruction_loss(
     settings = Settings(
         activation, output_activation, loss, corruption, corruption_level, drawn, row_offset
     )
+    if not traced and _is_small(inputs):
+        return eager.reconstruction_loss(inputs, settings, reduction, corrupt=_corrupt.corrupt_with)
     if not _is_fused(inputs, settings, reduction, traced):
         return eager.reconstruction_loss(
             inputs, settings, reduction, _linear_act.linear_act, _corrupt.corrupt_with
@@ -111,7 +116,7 @@ def _check_tensors(inputs: PerInput[Any]) -> None:
     contract.check_tensor(x, "x")
     check = contract.check_like
     if contract.autocast_dtype(x.device) is not None:
-        check = contract.check_device
+        check = contract.check_castable
     for argument, tensor in zip(inputs._fields[1:], inputs[1:], strict=True):
         if tensor is None and argument != "encoder_weight":
             continue
@@ -148,6 +153,11 @@ def _check_corruption(x: Tensor, corruption: str | None, level: float) -> float:
             f"corruption_level is {level} and corruption None; corruption takes one of {kinds}"
         )
     return level
+
+
+def _is_small(inputs: PerInput[Any]) -> bool:
+    products = inputs.x.numel() * inputs.encoder_weight.shape[0]
+    return products < FEWEST_PRODUCTS and inputs.x.device.type == "cpu" and not backend.is_forced()
 
 
 def _is_fused(inputs: PerInput[Any], settings: Settings, reduction: str, traced: bool) -> bool:
@@ -191,8 +201,10 @@ def _run(
     kernels = backend.implementation("reconstruction", backend.select(x.device, x.dtype))
     scale = _scale(x, reduction)
     total, gradients = kernels.reconstruction_loss(inputs, settings, scale, needed)
-    total = torch.as_tensor(total, dtype=torch.float64, device=x.device)
-    return (total / _count(x, reduction)).to(x.dtype), gradients
+    total = total / _count(x, reduction)
+    if isinstance(total, Tensor):
+        return total.to(x.dtype), gradients
+    return torch.tensor(total, dtype=x.dtype, device=x.device), gradients
 
 
 def _count(x: Tensor, reduction: str) -> int:

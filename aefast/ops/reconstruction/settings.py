@@ -1,6 +1,5 @@
 """What a reconstruction's loss is made of: its inputs and its settings."""
 
-from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
 from torch import Tensor
@@ -19,8 +18,7 @@ class PerInput(NamedTuple, Generic[T]):
     target: T  # [B, D]; None takes x
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):
     """How the loss is computed."""
 
     activation: str

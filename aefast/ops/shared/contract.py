@@ -36,12 +36,16 @@ def check_like(value: Any, argument: str, reference: Tensor, reference_argument:
             f"{argument} has dtype {dtype_name(value)}; "
             f"it takes {reference_argument}'s, {dtype_name(reference)}"
         )
-    check_device(value, argument, reference, reference_argument)
+    _check_device(value, argument, reference, reference_argument)
 
 
-def check_device(value: Any, argument: str, reference: Tensor, reference_argument: str) -> None:
-    """A floating-point tensor on the same device as another argument."""
+def check_castable(value: Any, argument: str, reference: Tensor, reference_argument: str) -> None:
+    """As ``check_like``, of any dtype: autocast casts."""
     check_tensor(value, argument)
+    _check_device(value, argument, reference, reference_argument)
+
+
+def _check_device(value: Tensor, argument: str, reference: Tensor, reference_argument: str) -> None:
     if value.device != reference.device:
         raise ValueError(
             f"{argument} is on {value.device}; it takes {reference_argument}'s device, "

@@ -35,9 +35,7 @@ def right_operand(matrix: Tensor) -> RightOperand:
 def packed_operand(matrix: Tensor) -> RightOperand:
     """An operand of several products, packed once where that pays: on matrix units."""
     operand = right_operand(matrix)
-    size = 0
-    if operand.precision is not None:
-        size = _C.packed_bytes(*matrix.shape, operand.precision)
+    size = packed_bytes(operand)
     if size == 0:
         return operand
     packed = torch.empty(size, dtype=torch.uint8, device="cpu")
@@ -50,6 +48,18 @@ def packed_operand(matrix: Tensor) -> RightOperand:
         torch.get_num_threads(),
     )
     return operand._replace(packed=packed)
+
+
+def packed_bytes(operand: RightOperand) -> int:
+    """What an operand takes when packed; 0 where its products pack faster as they go."""
+    if operand.precision is None:
+        return 0
+    return _C.packed_bytes(*operand.matrix.shape, operand.precision)
+
+
+def fingerprint(matrix: Tensor) -> int:
+    """A number of 64 bits that tells whether a dense float32 matrix holds the same bits."""
+    return _C.fingerprint(matrix.data_ptr(), *matrix.shape, torch.get_num_threads())
 
 
 def linear_act(
