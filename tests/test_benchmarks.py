@@ -122,7 +122,7 @@ def test_a_wrong_kernel_is_never_timed() -> None:
 
 
 def test_a_race_records_ratios_and_the_share_of_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "compile", lambda layer: layer)
+    monkeypatch.setattr(torch, "compile", lambda layer, mode: layer)
     limit = harness.Limit("copy", torch.clone, work=32.0, unit="GB/s")
     record = harness.race(make_case(limit=limit), FakeBenchmark(), seconds=0.0)
     assert record["rounds"] == harness.MIN_ROUNDS
@@ -138,7 +138,7 @@ def test_a_compiler_that_fails_leaves_its_reason(monkeypatch: pytest.MonkeyPatch
     def no_compiler(*_: object) -> None:
         raise RuntimeError("no g++ here\nand a long trace")
 
-    monkeypatch.setattr(torch, "compile", lambda layer: no_compiler)
+    monkeypatch.setattr(torch, "compile", lambda layer, mode: no_compiler)
     record = harness.race(make_case(), FakeBenchmark(), seconds=0.0)
     assert record["baselines"]["compile"] == {"skipped": "no g++ here"}
     assert "ratio" in record["baselines"]["eager"]
@@ -153,7 +153,7 @@ def test_a_broken_eager_baseline_is_an_error() -> None:
 
 
 def test_calls_too_short_to_time_share_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "compile", lambda layer: layer)
+    monkeypatch.setattr(torch, "compile", lambda layer, mode: layer)
     record = harness.race(make_case(calls_in_round=4), FakeBenchmark(), seconds=0.0)
     assert record["overhead"]
     assert record["seconds"] == 0.25

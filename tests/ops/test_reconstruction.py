@@ -215,6 +215,15 @@ def test_the_loss_alone(kernel_place, matmul_precision, dtype, precision, roundi
         assert error <= max(2 * torchs, rounding * exact.item())
 
 
+def test_small_losses_are_eagers_unless_a_backend_is_forced():
+    inputs = autoencoder("cpu", 30, 8, 6)
+    found, expected = results(call, inputs), results(definition, inputs)
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b)
+    noise = {"corruption": "masking", "corruption_level": 0.3, "seed": 1}
+    torch.testing.assert_close(call(inputs, **noise), definition(inputs, **noise))
+
+
 def test_any_strides(kernel_place, small_panels):
     wide = torch.rand(90, 120, device=kernel_place)
     inputs = PerInput(
