@@ -23,8 +23,9 @@ OUTPUTS = [("mse", activation) for activation in ACTIVATIONS] + [("bce", "sigmoi
 @pytest.fixture
 def small_panels(monkeypatch):
     """Panels of 32 rows, so that small batches have several."""
-    monkeypatch.setattr(panels, "PANEL_BYTES", {"cpu": 1, "cuda": 1})
+    whole = panels.panels_of
     monkeypatch.setattr(panels, "FEWEST_ROWS", 32)
+    monkeypatch.setattr(panels, "panels_of", lambda x, hidden, _: whole(x, hidden, 0))
 
 
 def autoencoder(place, batch, visible, hidden, dtype=torch.float32, tied=False, target=False):

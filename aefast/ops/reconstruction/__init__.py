@@ -1,10 +1,12 @@
 """An autoencoder from its input to the loss: the contract, autograd and the registered op.
 
-A backend module has one function, on ``inputs`` of a PerInput and in the dtypes of ``FUSED``:
+A backend module has two functions, on ``inputs`` of a PerInput and in the dtypes of ``FUSED``:
 
 ``reconstruction_loss(inputs, settings, scale, needed) -> (loss, gradients)``
     the summed loss, a number or a 0-d tensor, and ``scale`` times its gradients: a PerInput, None
     for those not ``needed``. A weight's or a bias's is float32 or float64 in every dtype.
+``pays(inputs) -> bool``
+    whether that is quicker than eager PyTorch.
 
 The gradients are made in the forward pass and wait for the incoming one, a number that they are
 multiplied with. Where the loss is wanted of every element, or nothing can be fused, the kernels of
@@ -34,9 +36,6 @@ FUSED: dict[str, tuple[torch.dtype, ...]] = {
     "triton": backend.KERNEL_DTYPES,
     "eager": (),
 }
-# Below this many multiplications in a product of a CPU, eager PyTorch is done before the panels are
-# set up: at 64x64-32 in 0.10 ms against 0.16, at 128x784-64 in 0.51 against 0.39.
-FEWEST_PRODUCTS = 1 << 21
 # What a graph is traced for, which may run on another backend than it was traced on.
 TRACED = {"cpu": FUSED["cpp"], "cuda": FUSED["triton"]}
 
@@ -91,13 +90,13 @@ def reconstruction_loss(
     settings = Settings(
         activation, output_activation, loss, corruption, corruption_level, drawn, row_offset
     )
-    if not traced and _is_small(inputs):
-        return eager.reconstruction_loss(inputs, settings, reduction, corrupt=_corrupt.corrupt_with)
     if not _is_fused(inputs, settings, reduction, traced):
         return eager.reconstruction_loss(
             inputs, settings, reduction, _linear_act.linear_act, _corrupt.corrupt_with
         )
     inputs, needed = _as_matrices(inputs), _needed(inputs)
+    if not traced and not _pays(inputs):
+        return eager.reconstruction_loss(inputs, settings, reduction, corrupt=_corrupt.corrupt_with)
     if traced:
         seed_tensor = random.seed_tensor(drawn)
         flags = list(needed)
@@ -155,11 +154,6 @@ def _check_corruption(x: Tensor, corruption: str | None, level: float) -> float:
     return level
 
 
-def _is_small(inputs: PerInput[Any]) -> bool:
-    products = inputs.x.numel() * inputs.encoder_weight.shape[0]
-    return products < FEWEST_PRODUCTS and inputs.x.device.type == "cpu" and not backend.is_forced()
-
-
 def _is_fused(inputs: PerInput[Any], settings: Settings, reduction: str, traced: bool) -> bool:
     x = inputs.x
     if contract.autocast_dtype(x.device) is not None:
@@ -171,6 +165,14 @@ def _is_fused(inputs: PerInput[Any], settings: Settings, reduction: str, traced:
     if x.dtype not in FUSED[backend.select(x.device, x.dtype)]:
         return False
     return 0 not in (x.numel(), inputs.encoder_weight.numel()) and not contract.is_transformed(x)
+
+
+def _pays(inputs: PerInput[Any]) -> bool:
+    """Whether the kernels are quicker than eager PyTorch, or were asked for by name."""
+    if backend.is_forced():
+        return True
+    name = backend.select(inputs.x.device, inputs.x.dtype)
+    return backend.implementation("reconstruction", name).pays(inputs)
 
 
 def _as_matrices(inputs: PerInput[Any]) -> PerInput[Any]:

@@ -13,6 +13,14 @@ from aefast.ops.shared import cpp as shared
 
 _C = backend.extension()
 
+# Our product loses nothing on small panels. The vendor's, which packs both factors anew for each,
+# was 0.87 to 0.96 times as fast as on the whole batch with panels as small as ours.
+PANEL_BYTES = 4 << 20
+VENDOR_PANEL_BYTES = 16 << 20
+# Below this many multiplications in a product eager PyTorch is done before the panels are set up:
+# at 64x64-32 in 0.10 ms against 0.16; at 128x784-64 it takes 0.51 against 0.39.
+FEWEST_PRODUCTS = 1 << 21
+
 
 def reconstruction_loss(
     inputs: PerInput[Any], settings: Settings, scale: float, needed: PerInput[bool]
@@ -21,8 +29,20 @@ def reconstruction_loss(
     return panels.reconstruction_loss(_Kernels(), detached, settings, scale, needed)
 
 
+def pays(inputs: PerInput[Any]) -> bool:
+    """With the vendor's product only the memory is won, and only by several panels."""
+    hidden = inputs.encoder_weight.shape[0]
+    if shared.own_precision(inputs.x.dtype) is None:
+        return len(panels.panels_of(inputs.x, hidden, VENDOR_PANEL_BYTES)) > 1
+    return inputs.x.numel() * hidden >= FEWEST_PRODUCTS
+
+
 class _Kernels:
     """What panels.Kernels asks for."""
+
+    def __init__(self) -> None:
+        own = shared.own_precision(torch.float32) is not None
+        self.panel_bytes = PANEL_BYTES if own else VENDOR_PANEL_BYTES
 
     def operand(self, right: Tensor) -> shared.RightOperand:
         return shared.packed_operand(right)

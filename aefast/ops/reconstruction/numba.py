@@ -16,6 +16,8 @@ from aefast.ops.shared import numba as shared
 
 # Rows whose losses are added up apart from the others', whatever the number of threads.
 ROWS_PER_TASK = 32
+# As cpp.py's around the vendor's product.
+PANEL_BYTES = 16 << 20
 
 
 def reconstruction_loss(
@@ -25,8 +27,15 @@ def reconstruction_loss(
     return panels.reconstruction_loss(_Kernels(), detached, settings, scale, needed)
 
 
+def pays(inputs: PerInput[Any]) -> bool:
+    """With the vendor's product only the memory is won, and only by several panels."""
+    return len(panels.panels_of(inputs.x, inputs.encoder_weight.shape[0], PANEL_BYTES)) > 1
+
+
 class _Kernels:
     """What panels.Kernels asks for."""
+
+    panel_bytes = PANEL_BYTES
 
     def __init__(self) -> None:
         self.layer = backend.implementation("linear_act", "numba")

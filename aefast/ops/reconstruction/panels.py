@@ -13,7 +13,6 @@ computed the code and z anew would take seven products instead of five. How the 
 panels depends on its shape alone, so that the sums are the same for any number of threads.
 """
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -21,9 +20,6 @@ from torch import Tensor
 
 from aefast.ops.reconstruction.settings import PerInput, Settings
 
-# What a panel's code and reconstruction, and their gradients, may take together. On two CPU cores
-# 2 to 64 MiB ran within 10% of each other; a GPU's panel has to fill all its multiprocessors.
-PANEL_BYTES = {"cpu": 4 << 20, "cuda": 128 << 20}
 FEWEST_ROWS = 128
 
 
@@ -46,6 +42,8 @@ class Compared(NamedTuple):
 
 class Kernels(Protocol):
     """What a backend brings."""
+
+    panel_bytes: int  # what a panel's code and reconstruction, and their gradients, may take
 
     def operand(self, right: Tensor) -> Any:
         """The right operand [N, K] of a product left @ right.T, made ready for all panels."""
@@ -119,7 +117,7 @@ def reconstruction_loss(
     grad_x = torch.empty_like(x) if needed.x else None
     grad_target = torch.empty_like(target) if needed.target else None
     grad_encoder = grad_encoder_bias = grad_decoder = grad_decoder_bias = None
-    for rows in _panels(x, encoder_weight.shape[0]):
+    for rows in panels_of(x, encoder_weight.shape[0], kernels.panel_bytes):
         clean = seen = x[rows]
         noise = (settings.corruption_level, settings.seed, settings.row_offset + rows.start)
         if settings.corruption is not None:
@@ -172,12 +170,10 @@ def _add(part: Any, total: Tensor | None) -> Tensor:
     return part.double() if total is None else total + part
 
 
-def _panels(x: Tensor, hidden: int) -> Iterator[slice]:
+def panels_of(x: Tensor, hidden: int, panel_bytes: int) -> list[slice]:
     """Equal parts of the batch, each a multiple of 32 rows but for the last."""
     batch, columns = x.shape
     row_bytes = 2 * (columns + hidden) * x.element_size()
-    most_rows = max(FEWEST_ROWS, PANEL_BYTES[x.device.type] // row_bytes)
-    count = -(-batch // most_rows)
+    count = -(-batch // max(FEWEST_ROWS, panel_bytes // row_bytes))
     rows = -(-batch // (32 * count)) * 32
-    for start in range(0, batch, rows):
-        yield slice(start, min(start + rows, batch))
+    return [slice(start, min(start + rows, batch)) for start in range(0, batch, rows)]

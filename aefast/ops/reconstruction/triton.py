@@ -490,8 +490,14 @@ def reconstruction_loss(
     return panels.reconstruction_loss(_Kernels(), inputs, settings, scale, needed)
 
 
+def pays(inputs: PerInput[Any]) -> bool:
+    return True
+
+
 class _Kernels:
     """What panels.Kernels asks for."""
+
+    panel_bytes = 128 << 20  # a panel has to fill all multiprocessors several times
 
     def operand(self, right: Tensor) -> Tensor:
         return right

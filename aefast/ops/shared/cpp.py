@@ -19,6 +19,14 @@ ELEMENT_TYPES = {
 }
 
 
+def own_precision(dtype: torch.dtype) -> object | None:
+    """The precision of our own product where it is faster than the vendor's; None elsewhere."""
+    if dtype != torch.float32:
+        return None
+    precision = getattr(_C.Precision, torch.get_float32_matmul_precision())
+    return precision if _C.outpaces_vendor_gemm(precision) else None
+
+
 class RightOperand(NamedTuple):
     """The right operand of a product left [M, K] @ matrix.T, and how the product is made."""
 
@@ -29,7 +37,7 @@ class RightOperand(NamedTuple):
 
 def right_operand(matrix: Tensor) -> RightOperand:
     """An operand of one product, which packs it as it goes."""
-    return RightOperand(matrix, _own_precision(matrix.dtype))
+    return RightOperand(matrix, own_precision(matrix.dtype))
 
 
 def packed_operand(matrix: Tensor) -> RightOperand:
@@ -127,14 +135,6 @@ def partial_sums(rows: int, columns: int) -> Tensor:
     """Where a kernel adds up blocks of rows."""
     blocks = -(-rows // _C.ROWS_PER_PARTIAL_SUM)
     return torch.empty(blocks, columns, dtype=torch.float64, device="cpu")
-
-
-def _own_precision(dtype: torch.dtype) -> object | None:
-    """The precision of our own product where it is faster than the vendor's; None elsewhere."""
-    if dtype != torch.float32:
-        return None
-    precision = getattr(_C.Precision, torch.get_float32_matmul_precision())
-    return precision if _C.outpaces_vendor_gemm(precision) else None
 
 
 def _gemm(
