@@ -243,7 +243,8 @@ def reconstruction_loss(
     than half the time.
 
     ``reduction="none"``, bce of another output than a sigmoid's, half precisions on a CPU and
-    autocast take the kernels of the parts one after the other.
+    autocast take the kernels of the parts one after the other; a loss so small that setting up
+    would take longer than the work takes eager PyTorch's.
 
     Args:
         x: ``[..., D]``; float32, bfloat16, float16 or float64.
@@ -260,7 +261,7 @@ def reconstruction_loss(
             being 1 and 0; None for none. Its mask is drawn again where it is needed, never stored.
         corruption_level: :func:`corrupt`'s level; 0 without corruption.
         reduction: ``"mean"`` over all elements, ``"sum"``, or ``"none"``.
-        seed: an int in [0, 2**63); None draws one from ``generator``.
+        seed: an int in [0, 2**63); None draws one from ``generator``, if there is corruption.
         generator: a ``torch.Generator``; None takes torch's default one.
         row_offset: the number of x's first row, as :func:`corrupt` takes it.
 

@@ -148,13 +148,13 @@ void gemm(GemmArguments arguments) {
     AEFAST_DISPATCH(gemm, arguments);
 }
 
-// What pack_tiles fills; 0 where products have no use for it.
+// What pack_tiles fills.
 int64_t packed_bytes(int64_t rows, int64_t depth, Precision precision) {
 #ifdef AEFAST_AMX
     if (has_matrix_units()) return amx::packed_bytes(view(0, rows, depth, 0, 0), precision);
 #endif
     (void)rows, (void)depth, (void)precision;
-    return 0;
+    throw std::logic_error("there are no matrix units to pack for");
 }
 
 void pack_tiles(const MatrixView& right, Precision precision, uintptr_t packed, int threads) {
@@ -220,6 +220,7 @@ void bind_gemm(py::module_& module) {
         },
         py::arg("right"), py::arg("rows"), py::arg("depth"), py::arg("row_stride"),
         py::arg("column_stride"), py::arg("precision"), py::arg("packed"), py::arg("threads"));
+    module.def("has_matrix_units", &has_matrix_units);
     module.def("outpaces_vendor_gemm", &outpaces_vendor_gemm, py::arg("precision"));
 }
 

@@ -32,7 +32,7 @@ def packs(monkeypatch):
         made.append(matrix.detach().clone())
         return cpp.right_operand(matrix)._replace(packed=made[-1])
 
-    monkeypatch.setattr(packing.cpp, "packed_bytes", lambda operand: 1)
+    monkeypatch.setattr(packing.cpp, "packing_pays", lambda operand: True)
     monkeypatch.setattr(packing.cpp, "packed_operand", pack)
     return made
 

@@ -619,8 +619,8 @@ def test_shapes_that_do_not_fit_name_both(change, message):
         ),
         ({"corruption_level": "much"}, TypeError, "corruption_level is a str"),
         ({"corruption": "masking", "seed": -1}, ValueError, "seed is -1"),
-        ({"seed": 1.5}, TypeError, "seed is a float"),
-        ({"generator": 3}, TypeError, "generator is a int"),
+        ({"corruption": "masking", "seed": 1.5}, TypeError, "seed is a float"),
+        ({"corruption": "masking", "generator": 3}, TypeError, "generator is a int"),
         ({"row_offset": -1}, ValueError, "row_offset is -1"),
     ],
 )

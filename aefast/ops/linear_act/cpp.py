@@ -25,8 +25,9 @@ def backward(
         grad, grad_bias = shared.activation_backward(grad, saved, activation, needed[2])
     elif needed[2]:
         grad_bias = grad.sum(0)
+    precision = shared.own_precision(x.dtype)
     if needed[0]:
-        grad_x = shared.multiply(grad, shared.right_operand(weight.t()))
+        grad_x = shared.multiply(grad, shared.RightOperand(weight.t(), precision))
     if needed[1]:
-        grad_weight = shared.multiply(grad.t(), shared.right_operand(x.t()))
+        grad_weight = shared.multiply(grad.t(), shared.RightOperand(x.t(), precision))
     return grad_x, grad_weight, grad_bias

@@ -84,9 +84,7 @@ def reconstruction_loss(
     corruption_level = _check_corruption(x, corruption, corruption_level)
     row_offset = contract.check_integer(row_offset, "row_offset", 2**62)
     traced = contract.is_traced(*inputs)
-    drawn: int | Tensor = 0
-    if corruption is not None or seed is not None or generator is not None:
-        drawn = contract.check_seed(seed, generator, x.device, traced)
+    drawn = 0 if corruption is None else contract.check_seed(seed, generator, x.device, traced)
     settings = Settings(
         activation, output_activation, loss, corruption, corruption_level, drawn, row_offset
     )
@@ -192,7 +190,7 @@ def _needed(inputs: PerInput[Any]) -> PerInput[bool]:
 def _run(
     inputs: PerInput[Any], settings: Settings, reduction: str, needed: PerInput[bool]
 ) -> tuple[Tensor, PerInput[Any]]:
-    """The loss, and the gradients that :func:`_scaled` finishes."""
+    """The loss, and the gradients that :func:`_finished` finishes."""
     x = inputs.x
     inputs = PerInput(
         *(

@@ -43,9 +43,9 @@ def right_operand(matrix: Tensor) -> RightOperand:
 def packed_operand(matrix: Tensor) -> RightOperand:
     """An operand of several products, packed once where that pays: on matrix units."""
     operand = right_operand(matrix)
-    size = packed_bytes(operand)
-    if size == 0:
+    if not packing_pays(operand):
         return operand
+    size = _C.packed_bytes(*matrix.shape, operand.precision)
     packed = torch.empty(size, dtype=torch.uint8, device="cpu")
     _C.pack_tiles(
         matrix.data_ptr(),
@@ -58,11 +58,9 @@ def packed_operand(matrix: Tensor) -> RightOperand:
     return operand._replace(packed=packed)
 
 
-def packed_bytes(operand: RightOperand) -> int:
-    """What an operand takes when packed; 0 where its products pack faster as they go."""
-    if operand.precision is None:
-        return 0
-    return _C.packed_bytes(*operand.matrix.shape, operand.precision)
+def packing_pays(operand: RightOperand) -> bool:
+    """Whether packing an operand beforehand makes its products faster."""
+    return operand.precision is not None and _C.has_matrix_units()
 
 
 def fingerprint(matrix: Tensor) -> int:

@@ -31,7 +31,7 @@ _entries: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 def weight_operand(weight: Tensor) -> cpp.RightOperand:
     """A layer's weight [H, D] as the right operand of x @ weight.T."""
     operand = cpp.right_operand(weight)
-    if cpp.packed_bytes(operand) == 0 or not _is_cacheable(weight):
+    if not cpp.packing_pays(operand) or not _is_cacheable(weight):
         return operand
     key = (weight._version, weight.data_ptr(), weight.shape, operand.precision)
     entry = _entries.get(weight)
