@@ -3,6 +3,7 @@
 // The polynomials are minimax fits; beside each stands its largest relative error before rounding.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -185,6 +186,42 @@ inline void activation_backward(Activation activation, const float* gradient, co
             return map(gradient, saved, output, count, [](float g, float z) {
                 const float s = sigmoid(z);
                 return g * (s * (1.f + z * (1.f - s)));
+            });
+    }
+}
+
+// output = act', from what activation_backward() reads.
+inline void slopes(Activation activation, const float* saved, float* output, int64_t count) {
+    std::fill_n(output, count, 1.f);
+    activation_backward(activation, output, saved, output, count);
+}
+
+// output = act'', from the same.
+inline void curvatures(Activation activation, const float* saved, float* output, int64_t count) {
+    switch (activation) {
+        case Activation::identity:
+        case Activation::relu:
+        case Activation::leaky_relu:
+            std::fill_n(output, count, 0.f);
+            return;
+        case Activation::sigmoid:
+            return map(saved, output, count,
+                       [](float y) { return y * (1.f - y) * (1.f - 2.f * y); });
+        case Activation::tanh:
+            return map(saved, output, count, [](float y) { return -2.f * y * (1.f - y * y); });
+        case Activation::softplus:
+            return map(saved, output, count, [](float y) {
+                const float s = one_minus_exp_negative(y);
+                return s * exp_nonpositive(-y);
+            });
+        case Activation::gelu:
+            return map(saved, output, count, [](float z) {
+                return (2.f - z * z) * exp_nonpositive(-0.5f * z * z) * 0.39894228f;
+            });
+        case Activation::silu:
+            return map(saved, output, count, [](float z) {
+                const float s = sigmoid(z);
+                return s * sigmoid(-z) * (2.f + z * (1.f - 2.f * s));
             });
     }
 }

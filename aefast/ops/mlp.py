@@ -16,11 +16,19 @@ def mlp(
     activations: Iterable[str],
 ) -> Tensor:
     contract.check_tensor(x, "x")
-    layers = _layers(weights, biases, activations)
-    _check(x, layers)
+    layers = check_layers(x, weights, biases, activations)
     for weight, bias, activation in layers:
         x = _linear_act.linear_act(x, weight, bias, activation)
     return x
+
+
+def check_layers(
+    x: Tensor, weights: Any, biases: Any, activations: Any
+) -> list[tuple[Any, Any, str]]:
+    """(weight, bias, activation) of every layer; an error names what does not fit."""
+    layers = _layers(weights, biases, activations)
+    _check(x, layers)
+    return layers
 
 
 def _layers(weights: Any, biases: Any, activations: Any) -> list[tuple[Any, Any, Any]]:

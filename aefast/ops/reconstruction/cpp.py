@@ -112,7 +112,4 @@ class _Kernels:
         return shared.multiply(left, right)
 
     def add_product(self, left: Tensor, right: Tensor, total: Tensor | None) -> Tensor:
-        operand = shared.right_operand(right.t())
-        if total is None:
-            return shared.multiply(left.t(), operand)
-        return shared.add_product(left.t(), operand, total)
+        return shared.add_transposed_product(left, right, total)

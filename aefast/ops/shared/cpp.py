@@ -103,6 +103,14 @@ def add_product(left: Tensor, right: RightOperand, total: Tensor) -> Tensor:
     return _gemm(left, right, total=total)[0]
 
 
+def add_transposed_product(left: Tensor, right: Tensor, total: Tensor | None) -> Tensor:
+    """total + the transpose of left [P, M] times right [P, N], in total's memory; None for none."""
+    operand = right_operand(right.t())
+    if total is None:
+        return multiply(left.t(), operand)
+    return add_product(left.t(), operand, total)
+
+
 def activation_backward(
     grad: Tensor, saved: Tensor, activation: str, bias_needed: bool, out: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:

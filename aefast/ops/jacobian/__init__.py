@@ -1,0 +1,365 @@
+"""The contractive penalty, the Jacobian and its tangents: the contract, autograd, registered ops.
+
+A backend module has one function:
+
+``kernels() -> Kernels``
+    what passes.py and rows.py make the two passes of; see kernels.py.
+
+A call goes to them in the dtypes of ``FUSED``; in half precisions only one layer's exact penalty,
+which makes no intermediate product. All else takes the definition.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aefast import backend, random
+from aefast.ops import mlp as _mlp
+from aefast.ops.jacobian import eager, passes
+from aefast.ops.jacobian.kernels import Kernels
+from aefast.ops.jacobian.passes import Gradients, Needed, Point
+from aefast.ops.jacobian.settings import Layer, Settings
+from aefast.ops.shared import contract
+from aefast.ops.shared.autograd import KernelFunction
+
+METHODS = ("exact", "hutchinson")
+
+FUSED: dict[str, tuple[torch.dtype, ...]] = {
+    "cpp": (torch.float32,),
+    "numba": (torch.float32,),
+    "triton": backend.KERNEL_DTYPES,
+    "eager": (),
+}
+
+# A probe's row is row_offset * probes + its number, below 2**62.
+ROW_LIMIT = 2**46
+PROBE_LIMIT = 2**16
+
+
+def contractive_penalty(
+    x: Tensor,
+    weights: Any,
+    biases: Any,
+    activation: Any = "sigmoid",
+    *,
+    method: str = "exact",
+    probes: int = 1,
+    return_code: bool = False,
+    return_error: bool = False,
+    hessian_noise: float = 0.0,
+    hessian_weight: float = 1.0,
+    seed: int | None = None,
+    generator: torch.Generator | None = None,
+    row_offset: int = 0,
+) -> Any:
+    layers = check_encoder(x, weights, biases, activation)
+    probes = _check_method(method, probes, return_error)
+    hessian_noise = contract.check_number(hessian_noise, "hessian_noise", 0)
+    hessian_weight = contract.check_number(hessian_weight, "hessian_weight", 0)
+    row_offset = contract.check_integer(row_offset, "row_offset", ROW_LIMIT)
+    traced = contract.is_traced(x, *_parameters(layers))
+    drawn: int | Tensor = 0
+    if probes > 0 or hessian_noise > 0:
+        drawn = contract.check_seed(seed, generator, x.device, traced)
+    settings = Settings(probes, hessian_noise, hessian_weight, drawn, row_offset)
+    penalty, error, code = _penalty(x.reshape(-1, x.shape[-1]), layers, settings, traced)
+    results = [penalty.reshape(x.shape[:-1])]
+    if return_code:
+        results.append(code.reshape(*x.shape[:-1], code.shape[1]))
+    if return_error:
+        results.append(error.reshape(x.shape[:-1]))
+    return results[0] if len(results) == 1 else tuple(results)
+
+
+def check_encoder(x: Tensor, weights: Any, biases: Any, activation: Any) -> list[Layer]:
+    """The layers, of one weight or a sequence of them."""
+    contract.check_tensor(x, "x")
+    if isinstance(weights, Tensor):
+        weights, biases = [weights], [biases]
+    elif biases is None and isinstance(weights, Sequence):
+        biases = [None] * len(weights)
+    if isinstance(activation, str) and isinstance(weights, Sequence):
+        activation = [activation] * len(weights)
+    return [Layer(*layer) for layer in _mlp.check_layers(x, weights, biases, activation)]
+
+
+def _check_method(method: str, probes: int, return_error: bool) -> int:
+    """The number of probes, 0 for the exact penalty."""
+    contract.check_choice(method, "method", METHODS)
+    probes = contract.check_integer(probes, "probes", PROBE_LIMIT)
+    if probes == 0:
+        raise ValueError(f"probes is 0; it takes an int in [1, {PROBE_LIMIT})")
+    if method == "exact" and probes != 1:
+        raise ValueError(f"probes is {probes} and method 'exact'; method takes 'hutchinson'")
+    if return_error and (method == "exact" or probes == 1):
+        raise ValueError(
+            f"return_error is True with method {method!r} and probes {probes}; "
+            "it takes method 'hutchinson' and at least 2 probes"
+        )
+    return 0 if method == "exact" else probes
+
+
+def _parameters(layers: Sequence[Layer]) -> list[Any]:
+    """The weights, then the biases."""
+    return [layer.weight for layer in layers] + [layer.bias for layer in layers]
+
+
+def _layers(parameters: Sequence[Any], activations: Sequence[str]) -> list[Layer]:
+    count = len(activations)
+    return [
+        Layer(*layer)
+        for layer in zip(parameters[:count], parameters[count:], activations, strict=True)
+    ]
+
+
+def _penalty(
+    x: Tensor, layers: list[Layer], settings: Settings, traced: bool
+) -> tuple[Tensor, Any, Tensor]:
+    """The penalty [B], the standard error [B] or None, and the code [B, H]."""
+    if not _is_fused(x, layers, settings, traced):
+        return eager.contractive_penalty(x, layers, settings)
+    activations = [layer.activation for layer in layers]
+    parameters = _parameters(layers)
+    if traced:
+        weights, biases = parameters[: len(layers)], parameters[len(layers) :]
+        seed = random.seed_tensor(settings.seed)
+        return torch.ops.aefast.contractive_penalty(
+            x, weights, biases, ",".join(activations), *settings._replace(seed=seed)
+        )
+    differentiated = torch.is_grad_enabled() and any(
+        tensor is not None and tensor.requires_grad for tensor in (x, *parameters)
+    )
+    if differentiated:
+        return _Penalty.apply(x, activations, settings, [], *parameters)
+    penalty, error, points = _forward(x, layers, settings)
+    return penalty, error, points[0].code
+
+
+def _is_fused(x: Tensor, layers: list[Layer], settings: Settings, traced: bool) -> bool:
+    if contract.autocast_dtype(x.device) is not None:
+        return False
+    name = "triton" if x.device.type == "cuda" else "cpp"
+    if not traced:
+        name = backend.select(x.device, x.dtype)
+    if x.dtype not in FUSED[name] or x.device.type not in ("cpu", "cuda"):
+        return False
+    if x.dtype != torch.float32 and not passes.is_fused(layers, settings):
+        return False
+    if traced:
+        return not contract.is_in_functorch()
+    sizes = [x.numel(), *(layer.weight.numel() for layer in layers)]
+    return 0 not in sizes and not contract.is_transformed(x)
+
+
+def _readable(x: Tensor, layers: Sequence[Layer]) -> tuple[Tensor, list[Layer]]:
+    """As memory holds them, and out of autograd's sight."""
+    readable = [
+        Layer(
+            contract.readable(layer.weight, f"weights[{index}]").detach(),
+            None
+            if layer.bias is None
+            else contract.readable(layer.bias, f"biases[{index}]").detach(),
+            layer.activation,
+        )
+        for index, layer in enumerate(layers)
+    ]
+    return contract.readable(x, "x").detach(), readable
+
+
+def _kernels(x: Tensor, layers: list[Layer], settings: Settings) -> Kernels:
+    """A backend's, or, for a registered op that none serves, plain PyTorch's."""
+    if not _is_fused(x, layers, settings, traced=False):
+        return Kernels()
+    return backend.implementation("jacobian", backend.select(x.device, x.dtype)).kernels()
+
+
+def _forward(
+    x: Tensor, layers: Sequence[Layer], settings: Settings
+) -> tuple[Tensor, Tensor | None, list[Point]]:
+    x, layers = _readable(x, layers)
+    kernels = _kernels(x, layers, settings)
+    penalty, error, points = passes.forward(kernels, x, layers, settings)
+    return penalty.to(x.dtype), error, points
+
+
+def _backward(
+    grad_penalty: Tensor,
+    grad_code: Tensor | None,
+    points: list[Point],
+    x: Tensor,
+    layers: Sequence[Layer],
+    settings: Settings,
+    needed: Needed,
+) -> Gradients:
+    x, layers = _readable(x, layers)
+    grad_penalty = contract.readable(grad_penalty, "the incoming gradient")
+    if grad_code is not None:
+        grad_code = contract.readable(grad_code, "the incoming gradient")
+    kernels = _kernels(x, layers, settings)
+    return passes.backward(kernels, grad_penalty, grad_code, points, layers, settings, needed)
+
+
+class _Penalty(KernelFunction):
+    """``made`` keeps what forward computed for backward; a second backward computes it anew."""
+
+    @staticmethod
+    def forward(
+        x: Tensor, activations: list[str], settings: Settings, made: list[Any], *parameters: Any
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        penalty, error, points = _forward(x, _layers(parameters, activations), settings)
+        made.append(points)
+        # Another tensor on the same memory: ``made`` holding the output would hold its own node.
+        return penalty, error, points[0].code.detach()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> None:
+        x, ctx.activations, ctx.settings, ctx.made, *parameters = inputs
+        if outputs[1] is not None:
+            ctx.mark_non_differentiable(outputs[1])
+        # The code is saved for the check alone that nobody has changed it in place.
+        ctx.save_for_backward(outputs[2], x, *parameters)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        grad_penalty, _, grad_code = grads
+        _, x, *parameters = ctx.saved_tensors
+        layers = _layers(parameters, ctx.activations)
+        needs = ctx.needs_input_grad
+        count = len(layers)
+        needed = Needed(needs[0], list(needs[4 : 4 + count]), list(needs[4 + count :]))
+        if grad_penalty is None:
+            if grad_code is None:
+                return (None,) * len(needs)
+            grad_penalty = grad_code.new_zeros(x.shape[0])
+        if torch.is_grad_enabled() or any(
+            g is not None and (contract.is_transformed(g) or contract.is_traced(g)) for g in grads
+        ):
+            # To be differentiated again, batched or traced: the definition's can.
+            made = eager.gradients(grad_penalty, grad_code, x, layers, ctx.settings)
+        else:
+            points = ctx.made.pop() if ctx.made else _forward(x, layers, ctx.settings)[2]
+            gradients = _backward(grad_penalty, grad_code, points, x, layers, ctx.settings, needed)
+            made = [gradients.x, *gradients.weights, *gradients.biases]
+        flags = [needed.x, *needed.weights, *needed.biases]
+        grad_x, *rest = (g if need else None for g, need in zip(made, flags, strict=True))
+        return grad_x, None, None, None, *rest
+
+
+@torch.library.custom_op("aefast::contractive_penalty", mutates_args=())
+def _registered(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    activations: str,
+    probes: int,
+    hessian_noise: float,
+    hessian_weight: float,
+    seed: Tensor,
+    row_offset: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The penalty, the standard error (empty without one) and the code."""
+    settings = Settings(probes, hessian_noise, hessian_weight, seed, row_offset)
+    layers = _check_registered(x, weights, biases, activations, settings)
+    penalty, error, points = _forward(x, layers, settings)
+    return penalty, x.new_empty(0) if error is None else error, points[0].code
+
+
+@_registered.register_fake
+def _(
+    x: Tensor, weights: Sequence[Tensor], biases: Any, activations: str, probes: int, *_: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    batch = x.shape[0]
+    code = x.new_empty(batch, weights[-1].shape[0])
+    return x.new_empty(batch), x.new_empty(batch if probes > 1 else 0), code
+
+
+@torch.library.custom_op("aefast::contractive_penalty_backward", mutates_args=())
+def _registered_backward(
+    grad_penalty: Tensor,
+    grad_code: Tensor,
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    activations: str,
+    probes: int,
+    hessian_noise: float,
+    hessian_weight: float,
+    seed: Tensor,
+    row_offset: int,
+    needed: Sequence[bool],
+) -> list[Tensor]:
+    """The gradients by x, the weights and the biases; empty those that are not needed."""
+    settings = Settings(probes, hessian_noise, hessian_weight, seed, row_offset)
+    layers = _check_registered(x, weights, biases, activations, settings)
+    count = len(layers)
+    if len(needed) != 1 + 2 * count:
+        raise ValueError(f"needed has {len(needed)} flags; it takes {1 + 2 * count}")
+    flags = Needed(needed[0], list(needed[1 : 1 + count]), list(needed[1 + count :]))
+    points = _forward(x, layers, settings)[2]
+    gradients = _backward(grad_penalty, grad_code, points, x, layers, settings, flags)
+    made = [gradients.x, *gradients.weights, *gradients.biases]
+    return [
+        x.new_empty(0) if gradient is None or not need else gradient.to(x.dtype)
+        for gradient, need in zip(made, needed, strict=True)
+    ]
+
+
+@_registered_backward.register_fake
+def _(
+    grad_penalty: Tensor,
+    grad_code: Tensor,
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Any,
+    *arguments: Any,
+) -> list[Tensor]:
+    widths = [weight.shape[:1] for weight in weights]
+    shapes = [x.shape, *(weight.shape for weight in weights), *widths]
+    return [
+        x.new_empty(shape if need else (0,))
+        for shape, need in zip(shapes, arguments[-1], strict=True)
+    ]
+
+
+def _check_registered(
+    x: Tensor, weights: Any, biases: Any, activations: str, settings: Settings
+) -> list[Layer]:
+    layers = check_encoder(x, list(weights), list(biases), activations.split(","))
+    if x.dim() != 2:
+        raise ValueError(f"x has shape {list(x.shape)}; the registered op takes [B, D]")
+    contract.check_integer(settings.probes, "probes", PROBE_LIMIT)
+    contract.check_number(settings.hessian_noise, "hessian_noise", 0)
+    contract.check_number(settings.hessian_weight, "hessian_weight", 0)
+    contract.check_integer(settings.row_offset, "row_offset", ROW_LIMIT)
+    seed: Any = settings.seed
+    if seed.numel() != 1 or seed.dtype != torch.int64:
+        raise ValueError(f"seed is {seed}; it takes one int64 number")
+    return layers
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, weights, biases, ctx.activations, *ctx.settings, seed, ctx.row_offset = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(seed, x, *weights, *biases)
+    ctx.count = len(weights)
+
+
+def _registered_gradients(
+    ctx: Any, grad_penalty: Tensor, _: Tensor, grad_code: Tensor
+) -> tuple[Any, ...]:
+    seed, x, *parameters = ctx.saved_tensors
+    weights, biases = parameters[: ctx.count], parameters[ctx.count :]
+    tensors = [x, *weights, *biases]
+    needed = [tensor is not None and tensor.requires_grad for tensor in tensors]
+    gradients = torch.ops.aefast.contractive_penalty_backward(
+        grad_penalty, grad_code, x, weights, biases, ctx.activations, *ctx.settings, seed,
+        ctx.row_offset, needed,
+    )  # fmt: skip
+    grad_x, *rest = (g if need else None for g, need in zip(gradients, needed, strict=True))
+    return grad_x, rest[: ctx.count], rest[ctx.count :], *(None,) * 6
+
+
+_registered.register_autograd(_registered_gradients, setup_context=_setup_context)

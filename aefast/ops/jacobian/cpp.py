@@ -1,0 +1,173 @@
+"""The contractive penalty in C++: csrc/jacobian.cpp, around the products of csrc/gemm.cpp."""
+
+import torch
+from torch import Tensor
+
+from aefast import backend
+from aefast.ops.jacobian import kernels as plain
+from aefast.ops.linear_act import FROM_PREACTIVATION
+from aefast.ops.shared import cpp as shared
+
+_C = backend.extension()
+
+
+def kernels() -> plain.Kernels:
+    return Kernels()
+
+
+class Kernels(plain.Kernels):
+    """``saved`` is what linear_act calls so, and for the identity the code."""
+
+    def operand(self, right: Tensor) -> shared.RightOperand:
+        return shared.packed_operand(right)
+
+    def multiply(self, left: Tensor, right: shared.RightOperand) -> Tensor:
+        return shared.multiply(left, right)
+
+    def add_product(self, left: Tensor, right: Tensor, total: Tensor | None) -> Tensor:
+        return shared.add_transposed_product(left, right, total)
+
+    def encode(
+        self, x: Tensor, weight: shared.RightOperand, bias: Tensor | None, activation: str
+    ) -> tuple[Tensor, Tensor]:
+        keep_preactivation = activation in FROM_PREACTIVATION
+        code, preactivation = shared.linear_act(x, weight, bias, activation, keep_preactivation)
+        return code, code if preactivation is None else preactivation
+
+    def slopes(self, saved: Tensor, activation: str) -> Tensor:
+        output = torch.empty_like(saved)
+        _C.slopes(
+            saved.data_ptr(),
+            output.data_ptr(),
+            saved.numel(),
+            getattr(_C.Activation, activation),
+            torch.get_num_threads(),
+        )
+        return output
+
+    def contract(self, saved: Tensor, activation: str, squared_lengths: Tensor) -> Tensor:
+        penalty = saved.new_empty(saved.shape[0])
+        _C.contract(
+            saved.data_ptr(),
+            squared_lengths.data_ptr(),
+            penalty.data_ptr(),
+            *saved.shape,
+            getattr(_C.Activation, activation),
+            torch.get_num_threads(),
+        )
+        return penalty
+
+    def slope_backward(
+        self, saved: Tensor, activation: str, grad_code: Tensor | None, grad_slope: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        grad, (grad_bias, _) = _backward(saved, activation, grad_code, grad_slope=grad_slope)
+        return grad, grad_bias
+
+    def contract_backward(
+        self,
+        saved: Tensor,
+        activation: str,
+        grad_code: Tensor | None,
+        grad_penalty: Tensor,
+        squared_lengths: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        grad, (grad_bias, grad_lengths) = _backward(
+            saved,
+            activation,
+            grad_code,
+            grad_penalty=grad_penalty.contiguous(),
+            squared_lengths=squared_lengths,
+        )
+        return grad, grad_bias, grad_lengths
+
+    def expand(self, start: Tensor, row_slope: Tensor | None, slope: Tensor) -> Tensor:
+        samples, columns = slope.shape
+        rows = start.shape[-2]
+        output = start.new_empty(samples, rows, columns)
+        _C.expand(
+            start.data_ptr(),
+            0 if start.dim() == 2 else rows * columns,
+            0 if row_slope is None else row_slope.data_ptr(),
+            slope.data_ptr(),
+            output.data_ptr(),
+            samples,
+            rows,
+            columns,
+            torch.get_num_threads(),
+        )
+        return output
+
+    def expand_backward(
+        self,
+        grad: Tensor,
+        start: Tensor,
+        row_slope: Tensor | None,
+        slope: Tensor,
+        grad_start: Tensor | None,
+    ) -> tuple[Tensor | None, Tensor, Tensor]:
+        samples, rows, columns = grad.shape
+        is_common = start.dim() == 2
+        if is_common:
+            grad_start = torch.zeros_like(start) if grad_start is None else grad_start
+        else:
+            grad_start = grad
+        grad_row_slope = None if row_slope is None else torch.empty_like(row_slope)
+        parts = grad.new_empty(samples, -(-rows // _C.ROWS_PER_PARTIAL_SUM), columns)
+        _C.expand_backward(
+            grad.data_ptr(),
+            start.data_ptr(),
+            0 if is_common else rows * columns,
+            0 if row_slope is None else row_slope.data_ptr(),
+            slope.data_ptr(),
+            0 if grad_row_slope is None else grad_row_slope.data_ptr(),
+            parts.data_ptr(),
+            grad_start.data_ptr(),
+            is_common,
+            samples,
+            rows,
+            columns,
+            torch.get_num_threads(),
+        )
+        return grad_row_slope, parts.sum(1), grad_start
+
+    def dot_rows(self, left: Tensor, right: Tensor, total: Tensor) -> Tensor:
+        left, right = (m if m.stride(1) == 1 else m.contiguous() for m in (left, right))
+        _C.dot_rows(
+            left.data_ptr(),
+            left.stride(0),
+            right.data_ptr(),
+            right.stride(0),
+            total.data_ptr(),
+            *left.shape,
+            torch.get_num_threads(),
+        )
+        return total
+
+
+def _backward(
+    saved: Tensor,
+    activation: str,
+    grad_code: Tensor | None,
+    *,
+    grad_slope: Tensor | None = None,
+    grad_penalty: Tensor | None = None,
+    squared_lengths: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    if grad_code is not None and grad_code.stride(1) != 1:
+        grad_code = grad_code.contiguous()
+    grad = torch.empty_like(saved)
+    sums = saved.new_empty(2, saved.shape[1])
+    _C.slope_backward(
+        saved.data_ptr(),
+        0 if grad_code is None else grad_code.data_ptr(),
+        0 if grad_code is None else grad_code.stride(0),
+        0 if grad_slope is None else grad_slope.data_ptr(),
+        0 if grad_penalty is None else grad_penalty.data_ptr(),
+        0 if squared_lengths is None else squared_lengths.data_ptr(),
+        grad.data_ptr(),
+        sums.data_ptr(),
+        *saved.shape,
+        getattr(_C.Activation, activation),
+        torch.get_num_threads(),
+    )
+    return grad, sums

@@ -1,0 +1,129 @@
+"""An encoder's Jacobian and its squared norm as the equations read: J = D_L W_L ... D_1 W_1,
+
+with D_l the slopes act'(a_l) of layer l as a diagonal matrix.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from aefast.ops.corrupt import eager as noise
+from aefast.ops.jacobian.settings import Layer, Settings
+from aefast.ops.linear_act.eager import ACTIVATIONS, DERIVATIVES
+
+# Probes are drawn with another key than the noise, whose rows and columns they share.
+PROBE_KEY = 0x6A09E667F3BCC908
+
+
+def contractive_penalty(
+    x: Tensor, layers: Sequence[Layer], settings: Settings
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """The penalty [B], an estimate's standard error [B], and the code [B, H]."""
+    code, slopes = encode(x, layers)
+    probes = draw_probes(x, code.shape[1], settings) if settings.probes > 0 else None
+    norms = squared_norms(layers, slopes, None, probes)
+    if settings.hessian_noise > 0:
+        _, noisy_slopes = encode(with_noise(x, settings), layers)
+        change = squared_norms(layers, slopes, noisy_slopes, probes)
+        norms = norms + settings.hessian_weight * change
+    return *summary(norms, settings), code
+
+
+def encode(x: Tensor, layers: Sequence[Layer]) -> tuple[Tensor, list[Tensor]]:
+    """The code [B, H] and every layer's slopes [B, H_l]."""
+    slopes = []
+    for weight, bias, activation in layers:
+        preactivation = F.linear(x, weight, bias)
+        slopes.append(DERIVATIVES[activation](preactivation))
+        x = ACTIVATIONS[activation](preactivation)
+    return x, slopes
+
+
+def squared_norms(
+    layers: Sequence[Layer],
+    slopes: list[Tensor],
+    others: list[Tensor] | None,
+    probes: Tensor | None,
+) -> Tensor:
+    """[B, R]: the squared lengths of the rows of J, or of probes J; with the slopes of another
+    point those of the difference of both."""
+    if probes is None and len(layers) == 1:
+        change = slopes[0] if others is None else slopes[0] - others[0]
+        return change.square() * layers[0].weight.square().sum(1)
+    rows = pull(layers, slopes, probes)
+    if others is not None:
+        rows = rows - pull(layers, others, probes)
+    return rows.square().sum(2)
+
+
+def pull(layers: Sequence[Layer], slopes: list[Tensor], probes: Tensor | None) -> Tensor:
+    """[B, R, D]: J, or the probes [B, R, H] times J."""
+    weight = layers[-1].weight
+    if probes is None:
+        rows = slopes[-1].unsqueeze(2) * weight
+    else:
+        rows = (probes * slopes[-1].unsqueeze(1)) @ weight
+    for (weight, _, _), slope in zip(layers[-2::-1], slopes[-2::-1], strict=True):
+        rows = (rows * slope.unsqueeze(1)) @ weight
+    return rows
+
+
+def summary(norms: Tensor, settings: Settings) -> tuple[Tensor, Tensor | None]:
+    """The penalty [B] of its parts [B, R], and its standard error where they are estimates."""
+    if settings.probes == 0:
+        return norms.sum(1), None
+    error = norms.detach().std(1) / settings.probes**0.5 if settings.probes > 1 else None
+    return norms.mean(1), error
+
+
+def draw_probes(
+    x: Tensor, hidden: int, settings: Settings, corrupt: Callable[..., Tensor] = noise.corrupt
+) -> Tensor:
+    """[B, R, H] of 1 and -1, evenly."""
+    batch, probes = x.shape[0], settings.probes
+    rows = x.new_empty(batch * probes, hidden)
+    seed, row_offset = settings.seed ^ PROBE_KEY, settings.row_offset * probes
+    rows = corrupt(rows, "salt_and_pepper", 1.0, -1.0, 1.0, seed, row_offset)
+    return rows.reshape(batch, probes, hidden)
+
+
+def with_noise(
+    x: Tensor, settings: Settings, corrupt: Callable[..., Tensor] = noise.corrupt
+) -> Tensor:
+    """x and normal noise, of another seed for every row."""
+    seed, row_offset = settings.seed, settings.row_offset
+    return corrupt(x, "gaussian", settings.hessian_noise, 0.0, 1.0, seed, row_offset)
+
+
+def gradients(
+    grad_penalty: Tensor,
+    grad_code: Tensor | None,
+    x: Tensor,
+    layers: Sequence[Layer],
+    settings: Settings,
+) -> list[Tensor | None]:
+    """By x, the weights and the biases, differentiable in their turn; None where not wanted."""
+    inputs: list[Any] = [x, *(layer.weight for layer in layers), *(layer.bias for layer in layers)]
+    wanted = [tensor for tensor in inputs if tensor is not None and tensor.requires_grad]
+    differentiated_again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        penalty, _, code = contractive_penalty(x, layers, settings)
+    pairs = [
+        (output, grad)
+        for output, grad in ((penalty, grad_penalty), (code, grad_code))
+        if grad is not None and output.requires_grad
+    ]
+    if not pairs:
+        return [None if tensor is None else torch.zeros_like(tensor) for tensor in inputs]
+    outputs, grads = zip(*pairs, strict=True)
+    made = iter(
+        torch.autograd.grad(
+            outputs, wanted, grads, create_graph=differentiated_again, materialize_grads=True
+        )
+    )
+    return [
+        next(made) if tensor is not None and tensor.requires_grad else None for tensor in inputs
+    ]

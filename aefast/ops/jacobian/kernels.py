@@ -1,0 +1,126 @@
+"""The steps of the two passes over an encoder, in plain PyTorch.
+
+A backend overrides those that it has a kernel for. Shapes: P rows of data (samples); K inputs and H
+outputs of a layer; R rows a sample, for which see rows.py.
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from aefast.ops.corrupt import corrupt_with
+from aefast.ops.linear_act.eager import ACTIVATIONS, DERIVATIVES
+
+CURVATURES = {
+    "identity": torch.zeros_like,
+    "relu": torch.zeros_like,
+    "leaky_relu": torch.zeros_like,
+    "sigmoid": lambda z: torch.sigmoid(z) * torch.sigmoid(-z) * (1 - 2 * torch.sigmoid(z)),
+    "tanh": lambda z: -2 * torch.tanh(z) * (1 - torch.tanh(z) ** 2),
+    "softplus": lambda z: torch.sigmoid(z) * torch.sigmoid(-z),
+    "gelu": lambda z: (2 - z * z) * torch.exp(-z * z / 2) / math.sqrt(2 * math.pi),
+    "silu": lambda z: torch.sigmoid(z) * torch.sigmoid(-z) * (2 + z * (1 - 2 * torch.sigmoid(z))),
+}
+
+
+class Kernels:
+    """``saved`` is what ``encode`` keeps of a layer for its slopes act'(a): here a itself."""
+
+    panel_bytes = 16 << 20  # what the rows of a panel of samples may take
+
+    def corrupt(
+        self,
+        x: Tensor,
+        kind: str,
+        level: float,
+        low: float,
+        high: float,
+        seed: int | Tensor,
+        row_offset: int,
+    ) -> Tensor:
+        return corrupt_with(x, kind, level, low, high, seed, row_offset)
+
+    def operand(self, right: Tensor) -> Any:
+        """The right operand [N, K] of a product left @ right.T, made ready for several."""
+        return right
+
+    def multiply(self, left: Tensor, right: Any) -> Tensor:
+        """left [M, K] @ right.T, for a right operand made ready."""
+        return torch.mm(left, right.t())
+
+    def add_product(self, left: Tensor, right: Tensor, total: Tensor | None) -> Tensor:
+        """total + left [P, M].T @ right [P, N]; total is given up to it, None for none."""
+        return torch.mm(left.t(), right) if total is None else total.addmm_(left.t(), right)
+
+    def encode(
+        self, x: Tensor, weight: Any, bias: Tensor | None, activation: str
+    ) -> tuple[Tensor, Tensor]:
+        """act(x Wt + b) [P, H], and what tells its slopes."""
+        preactivation = F.linear(x, weight, bias)
+        return ACTIVATIONS[activation](preactivation), preactivation
+
+    def slopes(self, saved: Tensor, activation: str) -> Tensor:
+        """act' [P, H]."""
+        return DERIVATIVES[activation](saved)
+
+    def slope_backward(
+        self, saved: Tensor, activation: str, grad_code: Tensor | None, grad_slope: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """grad_slope act'' + grad_code act' [P, H], and its sum over the rows [H]."""
+        grad = grad_slope * CURVATURES[activation](saved)
+        if grad_code is not None:
+            grad = grad + grad_code * DERIVATIVES[activation](saved)
+        return grad, grad.sum(0)
+
+    def contract(self, saved: Tensor, activation: str, squared_lengths: Tensor) -> Tensor:
+        """sum_j act'_j^2 squared_lengths_j; [P]."""
+        return self.slopes(saved, activation).square() @ squared_lengths
+
+    def contract_backward(
+        self,
+        saved: Tensor,
+        activation: str,
+        grad_code: Tensor | None,
+        grad_penalty: Tensor,
+        squared_lengths: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradient by a [P, H], its sum over the rows, and that by squared_lengths [H]."""
+        slopes = self.slopes(saved, activation)
+        grad_slope = 2 * grad_penalty[:, None] * slopes * squared_lengths
+        grad, grad_bias = self.slope_backward(saved, activation, grad_code, grad_slope)
+        return grad, grad_bias, grad_penalty @ slopes.square()
+
+    def expand(self, start: Tensor, row_slope: Tensor | None, slope: Tensor) -> Tensor:
+        """row_slope [P, R] start slope [P, K]; start is [R, K] for all, or [P, R, K]."""
+        rows = start * slope.unsqueeze(1)
+        return rows if row_slope is None else rows.mul_(row_slope.unsqueeze(2))
+
+    def expand_backward(
+        self,
+        grad: Tensor,
+        start: Tensor,
+        row_slope: Tensor | None,
+        slope: Tensor,
+        grad_start: Tensor | None,
+    ) -> tuple[Tensor | None, Tensor, Tensor]:
+        """The gradients by row_slope, slope and start; grad is given up.
+
+        That by a start for all is added to grad_start, None for none yet.
+        """
+        grad_row_slope = None
+        if row_slope is not None:
+            grad_row_slope = (grad * slope.unsqueeze(1) * start).sum(2)
+            grad = grad.mul_(row_slope.unsqueeze(2))
+        grad_slope = (grad * start).sum(1)
+        grad = grad.mul_(slope.unsqueeze(1))
+        if start.dim() == 2:
+            grad = grad.sum(0)
+            grad = grad if grad_start is None else grad_start.add_(grad)
+        return grad_row_slope, grad_slope, grad
+
+    def dot_rows(self, left: Tensor, right: Tensor, total: Tensor) -> Tensor:
+        """total [M] + the inner products of the rows of two matrices [M, K], in total's memory."""
+        return total.add_((left * right).sum(1))

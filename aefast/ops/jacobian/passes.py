@@ -1,0 +1,209 @@
+"""The two passes over an encoder, for any backend's kernels: code and penalty, and all gradients.
+
+One layer's exact penalty is a sum over the code, ||J||^2 = sum_j d_j^2 n_j with the slopes d and
+the squared lengths n of the weight's rows, made beside the code; all others are rows.py's.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from aefast.ops.jacobian import eager
+from aefast.ops.jacobian.kernels import Kernels
+from aefast.ops.jacobian.rows import Norms
+from aefast.ops.jacobian.settings import Layer, Settings
+
+
+class Point(NamedTuple):
+    """What an encoder makes of its input, layer by layer."""
+
+    inputs: list[Tensor]  # [B, H_l]
+    saved: list[Tensor]  # what tells the slopes
+    code: Tensor
+
+
+class Gradients(NamedTuple):
+    x: Tensor | None
+    weights: list[Tensor | None]
+    biases: list[Tensor | None]
+
+
+class Needed(NamedTuple):
+    """Which of them."""
+
+    x: bool
+    weights: list[bool]
+    biases: list[bool]
+
+
+def forward(
+    kernels: Kernels, x: Tensor, layers: Sequence[Layer], settings: Settings
+) -> tuple[Tensor, Tensor | None, list[Point]]:
+    """The penalty [B], an estimate's standard error, and what backward needs: the points."""
+    points = [encode(kernels, x, layers)]
+    if settings.hessian_noise > 0:
+        noisy = eager.with_noise(x, settings, kernels.corrupt)
+        points.append(encode(kernels, noisy, layers))
+    if is_fused(layers, settings):
+        lengths = _squared_lengths(kernels, layers[0].weight)
+        return kernels.contract(points[0].saved[0], layers[0].activation, lengths), None, points
+    slopes, others = _slopes(kernels, points, layers)
+    if is_closed(layers, settings):
+        squares = slopes[0].square()
+        if others is not None:
+            squares += settings.hessian_weight * (slopes[0] - others[0]).square()
+        return squares @ _squared_lengths(kernels, layers[0].weight), None, points
+    norms = _norms(kernels, x, layers, settings).forward(slopes, others)
+    return *eager.summary(norms, settings), points
+
+
+def backward(
+    kernels: Kernels,
+    grad_penalty: Tensor,
+    grad_code: Tensor | None,
+    points: list[Point],
+    layers: Sequence[Layer],
+    settings: Settings,
+    needed: Needed,
+) -> Gradients:
+    """Of the gradients those that are ``needed``."""
+    x = points[0].inputs[0]
+    if is_fused(layers, settings):
+        return _fused_backward(kernels, grad_penalty, grad_code, points[0], layers[0], needed)
+    slopes, others = _slopes(kernels, points, layers)
+    if is_closed(layers, settings) and others is not None:
+        made = _closed_backward(kernels, grad_penalty, slopes[0], others[0], layers[0], settings)
+    else:
+        norms = _norms(kernels, x, layers, settings)
+        made = norms.backward(grad_penalty / max(settings.probes, 1), slopes, others)
+    grad_slopes, grad_others, grad_weights = made
+    result = encode_backward(kernels, points[0], layers, grad_slopes, grad_code, needed)
+    if grad_others is not None:
+        noisy = encode_backward(kernels, points[1], layers, grad_others, None, needed)
+        result = Gradients(
+            _sum(result.x, noisy.x),
+            [_sum(*pair) for pair in zip(result.weights, noisy.weights, strict=True)],
+            [_sum(*pair) for pair in zip(result.biases, noisy.biases, strict=True)],
+        )
+    weights = [
+        _sum(total, part) if need else None
+        for total, part, need in zip(result.weights, grad_weights, needed.weights, strict=True)
+    ]
+    return result._replace(weights=weights)
+
+
+def is_closed(layers: Sequence[Layer], settings: Settings) -> bool:
+    """Whether the penalty is a sum over the code."""
+    return len(layers) == 1 and settings.probes == 0
+
+
+def is_fused(layers: Sequence[Layer], settings: Settings) -> bool:
+    """Whether one kernel makes it."""
+    return is_closed(layers, settings) and settings.hessian_noise == 0
+
+
+def encode(kernels: Kernels, x: Tensor, layers: Sequence[Layer]) -> Point:
+    inputs, saved = [], []
+    for weight, bias, activation in layers:
+        inputs.append(x)
+        x, tells = kernels.encode(x, kernels.operand(weight), bias, activation)
+        saved.append(x if tells is None else tells)
+    return Point(inputs, saved, x)
+
+
+def encode_backward(
+    kernels: Kernels,
+    point: Point,
+    layers: Sequence[Layer],
+    grad_slopes: list[Tensor],
+    grad_code: Tensor | None,
+    needed: Needed,
+) -> Gradients:
+    """From the gradients by slopes and code."""
+    result = Gradients(None, [None] * len(layers), [None] * len(layers))
+    for index, (weight, _, activation) in reversed(list(enumerate(layers))):
+        grad, grad_bias = kernels.slope_backward(
+            point.saved[index], activation, grad_code, grad_slopes[index]
+        )
+        if needed.biases[index]:
+            result.biases[index] = grad_bias
+        if needed.weights[index]:
+            result.weights[index] = kernels.add_product(grad, point.inputs[index], None)
+        if index > 0 or needed.x:
+            grad_code = kernels.multiply(grad, kernels.operand(weight.t()))
+    return result._replace(x=grad_code) if needed.x else result
+
+
+def _fused_backward(
+    kernels: Kernels,
+    grad_penalty: Tensor,
+    grad_code: Tensor | None,
+    point: Point,
+    layer: Layer,
+    needed: Needed,
+) -> Gradients:
+    weight = layer.weight
+    grad, grad_bias, grad_lengths = kernels.contract_backward(
+        point.saved[0],
+        layer.activation,
+        grad_code,
+        grad_penalty,
+        _squared_lengths(kernels, weight),
+    )
+    grad_weight = grad_x = None
+    if needed.weights[0]:
+        grad_weight = kernels.add_product(grad, point.inputs[0], None)
+        grad_weight.addcmul_(weight, grad_lengths[:, None], value=2)
+    if needed.x:
+        grad_x = kernels.multiply(grad, kernels.operand(weight.t()))
+    return Gradients(grad_x, [grad_weight], [grad_bias if needed.biases[0] else None])
+
+
+def _closed_backward(
+    kernels: Kernels,
+    grad: Tensor,
+    slope: Tensor,
+    other: Tensor,
+    layer: Layer,
+    settings: Settings,
+) -> tuple[list[Tensor], list[Tensor] | None, list[Tensor | None]]:
+    """By slopes, others and weights, of sum_j (d^2 + change_weight (d - d')^2)_j n_j."""
+    change = settings.hessian_weight * (slope - other)
+    factor = 2 * grad[:, None] * _squared_lengths(kernels, layer.weight)
+    grad_lengths = grad @ (slope.square() + change * (slope - other))
+    grad_weight = 2 * grad_lengths[:, None] * layer.weight
+    return [factor * (slope + change)], [-factor * change], [grad_weight]
+
+
+def _slopes(
+    kernels: Kernels, points: list[Point], layers: Sequence[Layer]
+) -> tuple[list[Tensor], list[Tensor] | None]:
+    """Every layer's at x, and at x with noise."""
+    slopes = [
+        [
+            kernels.slopes(saved, layer.activation)
+            for saved, layer in zip(point.saved, layers, strict=True)
+        ]
+        for point in points
+    ]
+    return slopes[0], slopes[1] if len(slopes) > 1 else None
+
+
+def _norms(kernels: Kernels, x: Tensor, layers: Sequence[Layer], settings: Settings) -> Norms:
+    def draw(samples: slice) -> Tensor:
+        first = settings._replace(row_offset=settings.row_offset + samples.start)
+        return eager.draw_probes(x[samples], layers[-1].weight.shape[0], first, kernels.corrupt)
+
+    return Norms(kernels, layers, settings.probes, draw, settings.hessian_weight)
+
+
+def _squared_lengths(kernels: Kernels, weight: Tensor) -> Tensor:
+    """Of a weight's rows."""
+    return kernels.dot_rows(weight, weight, weight.new_zeros(weight.shape[0]))
+
+
+def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    if first is None or second is None:
+        return second if first is None else first
+    return first + second

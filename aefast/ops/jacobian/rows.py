@@ -1,0 +1,275 @@
+"""The squared norm of a deep encoder's Jacobian, without the Jacobian.
+
+A sample's rows are pulled from the code's end through the layers, up to the first one's weight,
+
+    R = D_L W_L ... D_2 W_2 D_1,  ||J||^2 = ||R W_1||^2 = sum (R G) * R,  G = W_1 W_1t,
+
+of which G is the same for all samples, symmetric, and mostly smaller than W_1. An estimate pulls
+probes P instead of the identity: R = P D_L W_L .... Where the input is narrower than the code, the
+exact norm pushes columns from the input's end, S = W_1t D_1 W_2t ... D_L, ||J||^2 = sum S * S.
+
+This goes over panels of samples that stay in cache; backward makes the rows of a panel anew.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from aefast.ops.jacobian.kernels import Kernels
+from aefast.ops.jacobian.settings import Layer
+
+# The columns of a symmetric matrix that are taken at a time, each set up to its diagonal.
+NARROWEST = 128
+MOST_PARTS = 4
+
+
+class Stage(NamedTuple):
+    """A step of the rows' way: times a weight, or its transpose, then times a layer's slopes."""
+
+    weight: int | None  # None: the start
+    transposed: bool
+    slope: int
+
+
+class Route(NamedTuple):
+    """The rows' way."""
+
+    from_code: bool
+    stages: list[Stage]
+    has_gram: bool  # ends with G; else, from the code's end, with W_1
+
+
+def route_of(layers: Sequence[Layer], probes: int) -> Route:
+    """The way of the fewest products."""
+    depth = len(layers)
+    hidden, visible = layers[0].weight.shape
+    code = layers[-1].weight.shape[0]
+    between = sum(layer.weight.numel() for layer in layers[1:])
+    pulled = between if probes else between - layers[-1].weight.numel()
+    pulling = (probes or code) * (pulled + min(hidden * hidden // 2, hidden * visible))
+    if probes == 0 and visible * between < pulling:
+        stages = [Stage(None, False, 0)]
+        stages += [Stage(layer, True, layer) for layer in range(1, depth)]
+        return Route(False, stages, False)
+    first = depth - 1 if probes else depth - 2
+    stages = [Stage(None, False, first)]
+    stages += [Stage(layer, False, layer - 1) for layer in range(first, 0, -1)]
+    return Route(True, stages, hidden < 2 * visible)
+
+
+class Norms:
+    """The squared norms for the weights of one call, and their gradients.
+
+    ``draw`` makes the probes [P, R, H] of some samples; None for the exact norm. ``slopes`` are a
+    point's, one [B, H_l] a layer; ``others`` another point's, or None: then
+    ``change_weight ||J - J'||^2`` is added.
+    """
+
+    def __init__(
+        self,
+        kernels: Kernels,
+        layers: Sequence[Layer],
+        probes: int,
+        draw: Callable[[slice], Tensor],
+        change_weight: float,
+    ) -> None:
+        self.kernels, self.draw, self.change_weight = kernels, draw, change_weight
+        self.weights = [layer.weight for layer in layers]
+        self.is_exact = probes == 0
+        self.route = route_of(layers, probes)
+        self.rows = probes or self.weights[-1].shape[0]
+        if not self.route.from_code:
+            self.rows = self.weights[0].shape[1]
+        self.gram = Gram(kernels, self.weights[0]) if self.route.has_gram else None
+        self.start = self.weights[-1] if self.route.from_code else self.weights[0].t()
+        self.start = self.start.contiguous()
+        self.operands: dict[tuple[int, bool], Any] = {}
+
+    def forward(self, slopes: list[Tensor], others: list[Tensor] | None) -> Tensor:
+        """[B, R]."""
+        norms = slopes[0].new_empty(slopes[0].shape[0], self.rows)
+        for samples in self._panels(slopes[0].shape[0]):
+            probes = None if self.is_exact else self.draw(samples)
+            rows = self._make(slopes, samples, probes)[-1]
+            part = self._lengths(rows)
+            if others is not None:
+                rows = rows - self._make(others, samples, probes)[-1]
+                part = part + self.change_weight * self._lengths(rows)
+            norms[samples] = part.reshape(-1, self.rows)
+        return norms
+
+    def backward(
+        self, grad: Tensor, slopes: list[Tensor], others: list[Tensor] | None
+    ) -> tuple[list[Tensor], list[Tensor] | None, list[Tensor | None]]:
+        """The gradients by slopes, others and weights, for one of a sample's norms, grad [B]."""
+        self.grad_weights: list[Tensor | None] = [None] * len(self.weights)
+        self.grad_start: Tensor | None = None
+        grad_slopes = [torch.empty_like(slope) for slope in slopes]
+        grad_others = [torch.empty_like(slope) for slope in slopes]
+        for samples in self._panels(grad.shape[0]):
+            probes = None if self.is_exact else self.draw(samples)
+            made = self._make(slopes, samples, probes)
+            grad_rows = self._lengths_backward(made[-1], grad[samples])
+            if others is not None:
+                other = self._make(others, samples, probes)
+                change = self._lengths_backward(
+                    made[-1] - other[-1], self.change_weight * grad[samples]
+                )
+                grad_rows += change
+                self._unmake(other, -change, others, samples, grad_others)
+            self._unmake(made, grad_rows, slopes, samples, grad_slopes)
+        return grad_slopes, None if others is None else grad_others, self._weights_gradients()
+
+    def _panels(self, batch: int) -> Iterator[slice]:
+        widest = max(max(weight.shape) for weight in self.weights)
+        samples = max(1, self.kernels.panel_bytes // (4 * self.rows * widest))
+        for start in range(0, batch, samples):
+            yield slice(start, min(start + samples, batch))
+
+    def _make(self, slopes: list[Tensor], samples: slice, probes: Tensor | None) -> list[Tensor]:
+        """The rows before and after each stage's slopes; the last are the finished ones."""
+        before, row_slope = self._start(slopes, samples, probes)
+        made: list[Tensor] = []
+        for stage in self.route.stages:
+            if stage.weight is not None:
+                before, row_slope = self._times(made[-1], stage.weight, stage.transposed), None
+            made += [before, self.kernels.expand(before, row_slope, slopes[stage.slope][samples])]
+        return made
+
+    def _start(
+        self, slopes: list[Tensor], samples: slice, probes: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        if probes is not None:
+            return probes, None
+        if self.route.from_code:
+            return self.start, slopes[-1][samples]
+        return self.start, None
+
+    def _unmake(
+        self,
+        made: list[Tensor],
+        grad: Tensor,
+        slopes: list[Tensor],
+        samples: slice,
+        grad_slopes: list[Tensor],
+    ) -> None:
+        """From the gradient by the finished rows to those by slopes and weights."""
+        for index, stage in reversed(list(enumerate(self.route.stages))):
+            before, slope = made[2 * index], slopes[stage.slope][samples]
+            is_common = stage.weight is None and self.is_exact
+            row_slope = slopes[-1][samples] if is_common and self.route.from_code else None
+            grad_row_slope, grad_slope, grad = self.kernels.expand_backward(
+                grad, before, row_slope, slope, self.grad_start if is_common else None
+            )
+            grad_slopes[stage.slope][samples] = grad_slope
+            if grad_row_slope is not None:
+                grad_slopes[-1][samples] = grad_row_slope
+            if stage.weight is None:
+                self.grad_start = grad if is_common else None
+                return
+            self._add_weight_gradient(stage.weight, stage.transposed, made[2 * index - 1], grad)
+            grad = self._times(grad, stage.weight, not stage.transposed)
+
+    def _times(self, rows: Tensor, weight: int, transposed: bool) -> Tensor:
+        """Rows @ weight, or its transpose."""
+        product = self.kernels.multiply(_flat(rows), self._operand(weight, transposed))
+        return product.reshape(rows.shape[0], self.rows, -1)
+
+    def _operand(self, weight: int, transposed: bool) -> Any:
+        """As the right operand [N, K] of left @ right.T, made ready once."""
+        if (weight, transposed) not in self.operands:
+            matrix = self.weights[weight]
+            operand = self.kernels.operand(matrix if transposed else matrix.t())
+            self.operands[weight, transposed] = operand
+        return self.operands[weight, transposed]
+
+    def _add_weight_gradient(
+        self, weight: int, transposed: bool, rows: Tensor, grad: Tensor
+    ) -> None:
+        left, right = (grad, rows) if transposed else (rows, grad)
+        total = self.grad_weights[weight]
+        self.grad_weights[weight] = self.kernels.add_product(_flat(left), _flat(right), total)
+
+    def _lengths(self, rows: Tensor) -> Tensor:
+        rows = _flat(rows)
+        if self.gram is not None:
+            return self.gram.lengths(rows)
+        if self.route.from_code:
+            rows = self.kernels.multiply(rows, self._operand(0, False))
+        return self.kernels.dot_rows(rows, rows, rows.new_zeros(rows.shape[0]))
+
+    def _lengths_backward(self, rows: Tensor, grad: Tensor) -> Tensor:
+        weighted = rows * (2 * grad)[:, None, None]
+        if self.gram is not None:
+            return self.gram.backward(_flat(rows), _flat(weighted)).reshape(rows.shape)
+        if not self.route.from_code:
+            return weighted
+        ends = self.kernels.multiply(_flat(weighted), self._operand(0, False))
+        self.grad_weights[0] = self.kernels.add_product(_flat(rows), ends, self.grad_weights[0])
+        return self.kernels.multiply(ends, self._operand(0, True)).reshape(rows.shape)
+
+    def _weights_gradients(self) -> list[Tensor | None]:
+        gradients = self.grad_weights
+        if self.gram is not None:
+            gradients[0] = self.gram.weight_gradient()
+        if self.grad_start is not None and self.route.from_code:
+            gradients[-1] = self.grad_start
+        elif self.grad_start is not None:
+            gradients[0] = self.grad_start.t()
+        return gradients
+
+
+class Gram:
+    """G = W Wt [H, H], of which the part up to the diagonal's blocks is enough."""
+
+    def __init__(self, kernels: Kernels, weight: Tensor) -> None:
+        self.kernels, self.weight = kernels, weight
+        self.matrix = kernels.multiply(weight, kernels.operand(weight))
+        hidden = weight.shape[0]
+        width = max(NARROWEST, -(-hidden // (32 * MOST_PARTS)) * 32)
+        self.parts = [slice(start, min(start + width, hidden)) for start in range(0, hidden, width)]
+        self.triangle: list[Any] = []
+        self.whole: Any = None
+        self.totals: list[Tensor | None] = [None] * len(self.parts)
+
+    def lengths(self, rows: Tensor) -> Tensor:
+        """sum (rows G) * rows over each row; [M]."""
+        if not self.triangle:
+            self.triangle = [self.kernels.operand(self._doubled(part)) for part in self.parts]
+        total = rows.new_zeros(rows.shape[0])
+        for part, operand in zip(self.parts, self.triangle, strict=True):
+            product = self.kernels.multiply(rows[:, : part.stop], operand)
+            self.kernels.dot_rows(product, rows[:, part], total)
+        return total
+
+    def _doubled(self, part: slice) -> Tensor:
+        """These rows of G up to the diagonal's block, which the other side of it repeats."""
+        block = self.matrix[part, : part.stop].clone()
+        block[:, : part.start] *= 2
+        return block
+
+    def backward(self, rows: Tensor, weighted: Tensor) -> Tensor:
+        """weighted G, for weighted = 2 grad rows; and keeps the gradient by G."""
+        if self.whole is None:
+            self.whole = self.kernels.operand(self.matrix)
+        for index, part in enumerate(self.parts):
+            self.totals[index] = self.kernels.add_product(
+                rows[:, : part.stop], weighted[:, part], self.totals[index]
+            )
+        return self.kernels.multiply(weighted, self.whole)
+
+    def weight_gradient(self) -> Tensor:
+        """The gradient by G is S/2 for S = 2 grad rowst rows, both symmetric; by W it is S W."""
+        symmetric = torch.empty_like(self.matrix)
+        for part, total in zip(self.parts, self.totals, strict=True):
+            if total is None:  # no samples
+                return torch.zeros_like(self.weight)
+            symmetric[: part.stop, part] = total
+            symmetric[part, : part.stop] = total.t()
+        return self.kernels.multiply(symmetric, self.kernels.operand(self.weight.t()))
+
+
+def _flat(rows: Tensor) -> Tensor:
+    return rows.reshape(-1, rows.shape[-1])

@@ -1,0 +1,23 @@
+"""What an encoder and its contractive penalty are made of, as every backend takes them."""
+
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+
+class Layer(NamedTuple):
+    """One layer of an encoder: act(x Wt + b)."""
+
+    weight: Any  # [out, in]
+    bias: Any  # [out], or None
+    activation: str
+
+
+class Settings(NamedTuple):
+    """Everything but the tensors."""
+
+    probes: int  # 0 for the exact penalty
+    hessian_noise: float  # the standard deviation; 0 for no second-order term
+    hessian_weight: float
+    seed: int | Tensor
+    row_offset: int
