@@ -239,12 +239,13 @@ def reconstruction_loss(
     sigmoid, bce is taken from z as ``binary_cross_entropy_with_logits`` does. Neither the
     reconstruction nor its gradient is written: where a gradient is required, it is made along
     with the loss, over rows that stay in cache, and backward only multiplies it with the
-    incoming one. Call it under ``torch.no_grad()`` where no gradient is wanted: that takes less
-    than half the time.
+    incoming one. Call it, and export it, under ``torch.no_grad()`` where no gradient is wanted:
+    that takes less than half the time.
 
-    ``reduction="none"``, bce of another output than a sigmoid's, half precisions on a CPU and
-    autocast take the kernels of the parts one after the other; a loss so small that setting up
-    would take longer than the work takes eager PyTorch's.
+    Not so fused are ``reduction="none"``, bce of another output than a sigmoid's, half precisions
+    on a CPU and autocast, which take the kernels of the parts one after the other; and on a CPU
+    eager PyTorch serves where that is quicker: a loss so small that setting up takes longer than
+    the work, or one of few rows where the vendor's product is the fastest.
 
     Args:
         x: ``[..., D]``; float32, bfloat16, float16 or float64.

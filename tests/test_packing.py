@@ -37,9 +37,9 @@ def packs(monkeypatch):
     return made
 
 
-def use(weight):
+def use(weight, rows=64):
     """What a product would read: the weight itself or its pack."""
-    operand = packing.weight_operand(weight)
+    operand = packing.weight_operand(weight, rows)
     return operand.matrix if operand.packed is None else operand.packed
 
 
@@ -48,6 +48,15 @@ def test_a_weight_that_comes_again_is_packed_once(packs):
     for _ in range(5):
         assert torch.equal(use(weight), weight)
     assert len(packs) == 1
+
+
+def test_what_the_matrix_units_do_not_serve_is_not_packed(packs):
+    """Few rows, or a narrow weight: multiply-adds do, which would leave a pack unread."""
+    for rows, shape in ((31, (40, 70)), (64, (31, 70)), (64, (40, 31))):
+        weight = torch.nn.Parameter(torch.randn(shape))
+        for _ in range(3):
+            use(weight, rows)
+    assert packs == []
 
 
 def test_training_packs_nothing_beforehand(packs):

@@ -87,7 +87,9 @@ class DenoisingAutoencoder(nn.Module):
     def loss(self, x: Tensor) -> Tensor:
         """The mean squared error, a scalar, between the reconstruction and the clean x.
 
-        One op: neither the reconstruction nor its gradient is written.
+        One op over the two layers as they stand, :func:`aefast.functional.reconstruction_loss`:
+        it calls neither ``forward``, ``encode`` and ``decode`` nor any hook of theirs. A subclass
+        that changes them takes ``torch.nn.functional.mse_loss(self(x), x)``.
         """
         encoder = cast(LinearAct, self.get_submodule("0"))
         decoder = cast(LinearAct, self.get_submodule("2"))

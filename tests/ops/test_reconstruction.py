@@ -6,8 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck, gradgradcheck
+from torch.utils.flop_counter import FlopCounterMode
 
+from aefast import use_backend
 from aefast.functional import autoencode, corrupt, reconstruction_loss
+from aefast.ops import reconstruction
 from aefast.ops.linear_act import ACTIVATIONS
 from aefast.ops.reconstruction import eager, panels
 from aefast.ops.reconstruction.settings import PerInput, Settings
@@ -656,3 +659,79 @@ def test_the_registered_op_refuses_a_gradient_that_was_not_asked_for():
     loss = torch.ops.aefast.reconstruction_loss(*arguments)[0]
     with pytest.raises(ValueError, match="needed names fewer inputs than require a gradient"):
         loss.backward()
+
+
+def test_the_registered_op_is_differentiated_twice_under_a_dispatch_mode():
+    inputs = autoencoder("cpu", 40, 13, 9)
+
+    def gradients():
+        loss = call(inputs)
+        first = torch.autograd.grad(loss, inputs[:5], create_graph=True)
+        total = loss + sum(gradient.square().sum() for gradient in first)
+        return torch.autograd.grad(total, inputs[:5])
+
+    with FlopCounterMode(display=False):
+        traced = gradients()
+    for found, expected in zip(traced, gradients(), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("name", ["cpp", "eager"])
+def test_the_registered_op_keeps_its_word_about_strides(name):
+    inputs = autoencoder("cpu", 40, 13, 9, target=True)
+    transposed = [
+        t.detach().t().contiguous().t().requires_grad_() for t in (inputs.x, inputs.target)
+    ]
+    settings = ("sigmoid", "identity", "mse", None, 0.0, torch.tensor(0), 0, "mean", [True] * 6)
+    with use_backend(name):
+        torch.library.opcheck(
+            torch.ops.aefast.reconstruction_loss,
+            (transposed[0], *inputs[1:5], transposed[1], *settings),
+        )
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_no_rows_under_a_dispatch_mode(reduction):
+    inputs = autoencoder("cpu", 0, 13, 9)
+    with FlopCounterMode(display=False):
+        loss = call(inputs, reduction=reduction)
+        gradients = torch.autograd.grad(loss, inputs[:5])
+    assert loss.isnan() if reduction == "mean" else loss == 0
+    assert all(not gradient.any() for gradient in gradients)
+
+
+def test_half_precision_gradients_to_be_differentiated_again_do_not_overflow():
+    inputs = autoencoder("cpu", 512, 64, 16)
+    x = (inputs.x.detach() * 100 + 150).half().requires_grad_()
+    inputs = PerInput(x, *(t.detach().half().requires_grad_() for t in inputs[1:5]), None)
+    settings = Settings("sigmoid", "identity", "mse", None, 0.0, 0, 0)
+    found = reconstruction._defined(inputs, settings, torch.tensor(1.0).half(), "mean")
+    loss = definition(doubled(inputs))
+    for gradient, exact in zip(found[:5], gradients_of_definition(inputs), strict=True):
+        torch.testing.assert_close(gradient.double(), exact, rtol=2e-2, atol=2e-3)
+    assert loss > 0
+
+
+def gradients_of_definition(inputs):
+    exact = doubled(inputs)
+    return torch.autograd.grad(definition(exact), exact[:5])
+
+
+def test_backward_runs_where_forward_did():
+    """Whatever backend is forced meanwhile; a second backward makes the gradients anew."""
+    inputs = autoencoder("cpu", 40, 13, 9)
+    with use_backend("cpp"):
+        loss = call(inputs)
+    with use_backend("eager"):
+        first = torch.autograd.grad(loss, inputs[:5], retain_graph=True)
+        second = torch.autograd.grad(loss, inputs[:5])
+    for one, other in zip(first, second, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_seed_and_generator_are_checked_without_corruption_too():
+    inputs = autoencoder("cpu", 3, 4, 2)
+    with pytest.raises(TypeError, match="generator is a int"):
+        call(inputs, generator=3)
+    with pytest.raises(ValueError, match="seed and generator are both given"):
+        call(inputs, seed=1, generator=torch.Generator())

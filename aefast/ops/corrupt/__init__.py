@@ -36,7 +36,8 @@ def corrupt(
     high = contract.check_number(high, "high", -largest, largest)
     row_offset = contract.check_integer(row_offset, "row_offset", 2**62)
     traced = contract.is_traced(x)
-    seed_or_tensor = contract.check_seed(seed, generator, x.device, traced)
+    contract.check_seed_arguments(seed, generator)
+    seed_or_tensor = contract.draw_seed(seed, generator, x.device, traced)
     return _dispatch(x, (kind, level, low, high, seed_or_tensor, row_offset), traced)
 
 

@@ -59,10 +59,11 @@ def contractive_penalty(
     hessian_noise = contract.check_number(hessian_noise, "hessian_noise", 0)
     hessian_weight = contract.check_number(hessian_weight, "hessian_weight", 0)
     row_offset = contract.check_integer(row_offset, "row_offset", ROW_LIMIT)
+    contract.check_seed_arguments(seed, generator)
     traced = contract.is_traced(x, *_parameters(layers))
     drawn: int | Tensor = 0
     if probes > 0 or hessian_noise > 0:
-        drawn = contract.check_seed(seed, generator, x.device, traced)
+        drawn = contract.draw_seed(seed, generator, x.device, traced)
     settings = Settings(probes, hessian_noise, hessian_weight, drawn, row_offset)
     penalty, error, code = _penalty(x.reshape(-1, x.shape[-1]), layers, settings, traced)
     results = [penalty.reshape(x.shape[:-1])]

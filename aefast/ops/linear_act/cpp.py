@@ -9,7 +9,8 @@ from aefast.ops.shared.packing import weight_operand
 def forward(
     x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, keep_preactivation: bool
 ) -> tuple[Tensor, Tensor | None]:
-    return shared.linear_act(x, weight_operand(weight), bias, activation, keep_preactivation)
+    operand = weight_operand(weight, x.shape[0])
+    return shared.linear_act(x, operand, bias, activation, keep_preactivation)
 
 
 def backward(

@@ -84,7 +84,8 @@ def reconstruction_loss(
     corruption_level = _check_corruption(x, corruption, corruption_level)
     row_offset = contract.check_integer(row_offset, "row_offset", 2**62)
     traced = contract.is_traced(*inputs)
-    drawn = 0 if corruption is None else contract.check_seed(seed, generator, x.device, traced)
+    contract.check_seed_arguments(seed, generator)
+    drawn = 0 if corruption is None else contract.draw_seed(seed, generator, x.device, traced)
     settings = Settings(
         activation, output_activation, loss, corruption, corruption_level, drawn, row_offset
     )
@@ -102,9 +103,10 @@ def reconstruction_loss(
             *inputs, activation, output_activation, loss, corruption, corruption_level,
             seed_tensor, row_offset, reduction, flags,
         )[0]  # fmt: skip
+    name = backend.select(x.device, x.dtype)
     if any(needed):
-        return _ReconstructionLoss.apply(*inputs, settings, reduction, needed, [])
-    return _run(inputs, settings, reduction, needed)[0]
+        return _ReconstructionLoss.apply(*inputs, settings, reduction, needed, name, [])
+    return _run(inputs, settings, reduction, needed, name)[0]
 
 
 def _check_tensors(inputs: PerInput[Any]) -> None:
@@ -188,7 +190,7 @@ def _needed(inputs: PerInput[Any]) -> PerInput[bool]:
 
 
 def _run(
-    inputs: PerInput[Any], settings: Settings, reduction: str, needed: PerInput[bool]
+    inputs: PerInput[Any], settings: Settings, reduction: str, needed: PerInput[bool], name: str
 ) -> tuple[Tensor, PerInput[Any]]:
     """The loss, and the gradients that :func:`_finished` finishes."""
     x = inputs.x
@@ -198,7 +200,7 @@ def _run(
             for argument, tensor in zip(inputs._fields, inputs, strict=True)
         )
     )
-    kernels = backend.implementation("reconstruction", backend.select(x.device, x.dtype))
+    kernels = backend.implementation("reconstruction", name)
     scale = _scale(x, reduction)
     total, gradients = kernels.reconstruction_loss(inputs, settings, scale, needed)
     total = total / _count(x, reduction)
@@ -208,7 +210,7 @@ def _run(
 
 
 def _count(x: Tensor, reduction: str) -> int:
-    return x.numel() if reduction == "mean" else 1
+    return max(x.numel(), 1) if reduction == "mean" else 1
 
 
 def _scale(x: Tensor, reduction: str) -> float:
@@ -230,6 +232,15 @@ def _finished(gradients: PerInput[Any], grad: Tensor, x: Tensor, reduction: str)
     return PerInput(*(None if g is None else (g * grad).to(x.dtype) for g in gradients))
 
 
+def _defined(
+    inputs: PerInput[Any], settings: Settings, grad: Tensor, reduction: str
+) -> PerInput[Tensor]:
+    """The definition's gradients, times the incoming one: differentiable in their turn."""
+    factor = grad.to(_accumulation(grad.dtype)) / _count(inputs.x, reduction)
+    gradients = eager.gradients(inputs, settings)
+    return PerInput(*((factor * gradient).to(inputs.x.dtype) for gradient in gradients))
+
+
 def _is_one(grad: Tensor) -> bool:
     """Whether a gradient is 1, as that of a loss mostly is; False where asking would take time."""
     return grad.device.type == "cpu" and not contract.is_transformed(grad) and grad.item() == 1
@@ -244,14 +255,14 @@ class _ReconstructionLoss(KernelFunction):
 
     @staticmethod
     def forward(*arguments: Any) -> Tensor:
-        *inputs, settings, reduction, needed, made = arguments
-        loss, gradients = _run(PerInput(*inputs), settings, reduction, needed)
+        *inputs, settings, reduction, needed, name, made = arguments
+        loss, gradients = _run(PerInput(*inputs), settings, reduction, needed, name)
         made.append(gradients)
         return loss
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        *tensors, ctx.settings, ctx.reduction, ctx.needed, ctx.made = inputs
+        *tensors, ctx.settings, ctx.reduction, ctx.needed, ctx.name, ctx.made = inputs
         ctx.save_for_backward(*tensors)
 
     @staticmethod
@@ -259,15 +270,15 @@ class _ReconstructionLoss(KernelFunction):
         inputs = PerInput(*ctx.saved_tensors)
         if torch.is_grad_enabled() or contract.is_traced(grad):
             # The gradient is to be differentiated again, or traced: the definition's can.
-            factor = grad / _count(inputs.x, ctx.reduction)
-            gradients = eager.gradients(inputs, ctx.settings)
-            gradients = PerInput(*(factor * gradient for gradient in gradients))
+            gradients = _defined(inputs, ctx.settings, grad, ctx.reduction)
         else:
-            made = ctx.made or [_run(inputs, ctx.settings, ctx.reduction, ctx.needed)[1]]
-            gradients = made.pop()
+            if not ctx.made:
+                run = _run(inputs, ctx.settings, ctx.reduction, ctx.needed, ctx.name)
+                ctx.made.append(run[1])
+            gradients = ctx.made.pop()
             if inputs.x.dtype != torch.float32 or not _is_one(grad):
                 gradients = _finished(gradients, grad, inputs.x, ctx.reduction)
-        return *_only(gradients, ctx.needed), None, None, None, None
+        return *_only(gradients, ctx.needed), *(None,) * 5
 
 
 def _only(gradients: PerInput[Any], needed: PerInput[bool]) -> PerInput[Any]:
@@ -300,7 +311,8 @@ def _registered(
     _check_registered(inputs, settings, reduction, needed)
     flags = PerInput(*needed)
     if _is_fused(inputs, settings, reduction, traced=False):
-        value, gradients = _run(inputs, settings, reduction, flags)
+        name = backend.select(x.device, x.dtype)
+        value, gradients = _run(inputs, settings, reduction, flags, name)
     else:
         value = eager.reconstruction_loss(inputs, settings, reduction)
         scale = _scale(x, reduction)
@@ -314,7 +326,7 @@ def _as_outputs(gradients: PerInput[Any], x: Tensor) -> PerInput[Tensor]:
     types = PerInput(x.dtype, wide, wide, wide, wide, x.dtype)
     return PerInput(
         *(
-            x.new_empty(0, dtype=dtype) if gradient is None else gradient.to(dtype)
+            x.new_empty(0, dtype=dtype) if gradient is None else gradient.to(dtype).contiguous()
             for gradient, dtype in zip(gradients, types, strict=True)
         )
     )
@@ -353,18 +365,27 @@ def _(x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, *_, ctx.reduction, ctx.needed = inputs
+    *tensors_and_settings, ctx.reduction, ctx.needed = inputs
+    tensors, (*ctx.settings, seed, ctx.row_offset) = (
+        tensors_and_settings[:6],
+        tensors_and_settings[6:],
+    )
     ctx.mark_non_differentiable(*output[1:])
-    ctx.save_for_backward(x, *output[1:])
+    ctx.save_for_backward(seed, *tensors, *output[1:])
 
 
 def _registered_gradients(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    x, *made = ctx.saved_tensors
+    seed, *saved = ctx.saved_tensors
+    inputs, made = PerInput(*saved[:6]), saved[6:]
     if any(
         asked and not made for asked, made in zip(ctx.needs_input_grad, ctx.needed, strict=False)
     ):
         raise ValueError("needed names fewer inputs than require a gradient")
-    gradients = _finished(PerInput(*made), grad, x, ctx.reduction)
+    if torch.is_grad_enabled():  # they are to be differentiated again
+        settings = Settings._make((*ctx.settings, seed, ctx.row_offset))
+        gradients = _defined(inputs, settings, grad, ctx.reduction)
+    else:
+        gradients = _finished(PerInput(*made), grad, inputs.x, ctx.reduction)
     return *_only(gradients, PerInput(*ctx.needed)), *(None,) * 9
 
 

@@ -65,7 +65,10 @@ def reconstruction_loss(
 
 
 def gradients(inputs: PerInput[Any], settings: Settings) -> PerInput[Tensor]:
-    """Those of the summed loss, differentiable in their turn."""
+    """Those of the summed loss, differentiable in their turn; a half precision's in float32, for
+    they are to be divided by the number of elements."""
+    if inputs.x.dtype in (torch.bfloat16, torch.float16):
+        inputs = PerInput(*(None if tensor is None else tensor.float() for tensor in inputs))
     x, encoder_weight, encoder_bias, decoder_weight, decoder_bias, target = inputs
     tied = decoder_weight is None
     decoder_weight = encoder_weight.t() if tied else decoder_weight

@@ -114,8 +114,8 @@ def reconstruction_loss(
     decoder_transposed = kernels.operand(decoder_weight.t()) if code_needed else None
     encoder_transposed = kernels.operand(encoder_weight.t()) if needed.x else None
     total: float | Tensor = 0.0
-    grad_x = torch.empty_like(x) if needed.x else None
-    grad_target = torch.empty_like(target) if needed.target else None
+    grad_x = _dense_like(x) if needed.x else None
+    grad_target = _dense_like(target) if needed.target else None
     grad_encoder = grad_encoder_bias = grad_decoder = grad_decoder_bias = None
     for rows in panels_of(x, encoder_weight.shape[0], kernels.panel_bytes):
         clean = seen = x[rows]
@@ -163,6 +163,10 @@ def reconstruction_loss(
     return total, PerInput(
         grad_x, grad_encoder, grad_encoder_bias, grad_decoder, grad_decoder_bias, grad_target
     )
+
+
+def _dense_like(tensor: Tensor) -> Tensor:
+    return torch.empty_like(tensor, memory_format=torch.contiguous_format)
 
 
 def _add(part: Any, total: Tensor | None) -> Tensor:

@@ -79,19 +79,26 @@ def check_integer(value: Any, argument: str, limit: int) -> int:
     return value
 
 
-def check_seed(
-    seed: int | None, generator: torch.Generator | None, device: torch.device, traced: bool
-) -> int | Tensor:
-    """The seed given, or one drawn from ``generator`` or from torch's default one."""
+def check_seed_arguments(seed: int | None, generator: torch.Generator | None) -> None:
+    """Before anything is drawn: both are right, and not both are given."""
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(
             f"generator is a {type(generator).__name__}; it takes a torch.Generator or None"
         )
     if seed is None:
-        return random.draw_seed(generator, device, as_tensor=traced)
+        return
     if generator is not None:
         raise ValueError("seed and generator are both given; it takes one of them")
-    return check_integer(seed, "seed", random.SEED_LIMIT)
+    check_integer(seed, "seed", random.SEED_LIMIT)
+
+
+def draw_seed(
+    seed: int | None, generator: torch.Generator | None, device: torch.device, traced: bool
+) -> int | Tensor:
+    """The seed given, or one drawn from ``generator`` or from torch's default one."""
+    if seed is None:
+        return random.draw_seed(generator, device, as_tensor=traced)
+    return seed if isinstance(seed, int) else int(seed)
 
 
 def check_choice(value: Any, argument: str, choices: tuple[str, ...]) -> None:

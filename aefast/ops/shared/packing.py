@@ -5,9 +5,9 @@ at batch 128. A weight that comes again unchanged, in evaluation or in accumulat
 packed once and found here.
 
 ``Tensor._version`` counts the changes that autograd sees. It does not see ``weight.data.clamp_()``,
-numpy's writes or ``weight.data = other``: so the bits themselves are compared each time, which is
-one read of the weight. Training, where every version is used once, pays for neither: a version's
-first use is only noted.
+numpy's writes or ``weight.data = other``: so a fingerprint of 64 bits is compared each time, which
+takes one read of the weight. Training, where every version is used once, pays for neither: a
+version's first use is only noted.
 """
 
 from typing import NamedTuple
@@ -28,9 +28,15 @@ class _Entry(NamedTuple):
 _entries: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
-def weight_operand(weight: Tensor) -> cpp.RightOperand:
-    """A layer's weight [H, D] as the right operand of x @ weight.T."""
+# The matrix units' tiles: a product with a side below takes multiply-adds, which read no pack.
+FEWEST = 32
+
+
+def weight_operand(weight: Tensor, rows: int) -> cpp.RightOperand:
+    """A layer's weight [H, D] as the right operand of x [rows, D] @ weight.T."""
     operand = cpp.right_operand(weight)
+    if min(rows, *weight.shape) < FEWEST:
+        return operand
     if not cpp.packing_pays(operand) or not _is_cacheable(weight):
         return operand
     key = (weight._version, weight.data_ptr(), weight.shape, operand.precision)
