@@ -6,17 +6,27 @@ Shapes: B batch, D visible or input units, H hidden units; weights are ``[out, i
 ``torch.vmap`` and in forward-mode differentiation the eager definition runs.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from aefast.ops import corrupt as _corrupt
+from aefast.ops import jacobian as _jacobian
 from aefast.ops import linear_act as _linear_act
 from aefast.ops import mlp as _mlp
 from aefast.ops import reconstruction as _reconstruction
 
-__all__ = ["autoencode", "corrupt", "linear_act", "mlp", "reconstruction_loss"]
+__all__ = [
+    "autoencode",
+    "contractive_penalty",
+    "corrupt",
+    "jacobian",
+    "linear_act",
+    "mlp",
+    "reconstruction_loss",
+    "tangents",
+]
 
 
 def corrupt(
@@ -301,3 +311,166 @@ def reconstruction_loss(
         generator=generator,
         row_offset=row_offset,
     )
+
+
+def contractive_penalty(
+    x: Tensor,
+    weights: Tensor | Sequence[Tensor],
+    biases: Tensor | Sequence[Tensor | None] | None,
+    activation: str | Sequence[str] = "sigmoid",
+    *,
+    method: str = "exact",
+    probes: int = 1,
+    return_code: bool = False,
+    return_error: bool = False,
+    hessian_noise: float = 0.0,
+    hessian_weight: float = 1.0,
+    seed: int | None = None,
+    generator: torch.Generator | None = None,
+    row_offset: int = 0,
+) -> Tensor | tuple[Tensor, ...]:
+    """The squared Frobenius norm of an encoder's Jacobian at every row: the contractive penalty.
+
+    An encoder ``code = f(x)`` of L layers ``h_l = act(h_(l-1) W_lt + b_l)`` has the Jacobian::
+
+        J(x) = D_L W_L ... D_1 W_1,  D_l = diag(act'(a_l))
+        exact:       ||J||^2 = sum_ij J_ij^2;  one layer: sum_j act'(a_j)^2 ||W_j||^2
+        hutchinson:  mean over the probes e of ||et J||^2, each component of e 1 or -1 evenly
+
+    and with ``hessian_noise`` the second-order term of CAE+H is added,
+    ``hessian_weight ||J(x) - J(x + hessian_noise z)||^2`` for a standard normal z a row.
+
+    Neither J nor a sample's part of it of that size is ever written. One layer shares the encoder's
+    product with ``return_code``, and costs hardly more than the code. Deeper ones go through the
+    Gram matrix of the first layer, or from the input's end, whichever takes fewer products.
+    Gradients flow into x, weights and biases, through penalty and code.
+
+    Args:
+        x: ``[..., D]``; float32, bfloat16, float16 or float64.
+        weights: of one layer ``[H, D]``, or of several, ``[[H_1, D], [H_2, H_1], ...]``.
+        biases: ``[H]``, or one for each layer, any of them None; None for no bias at all.
+        activation: one of :func:`linear_act`'s for all layers, or one for each.
+        method: ``"exact"`` or ``"hutchinson"``, an unbiased estimate in far fewer products.
+        probes: how many the estimate is the mean of.
+        return_code: return the code as well.
+        return_error: return the estimate's standard error as well; it takes two probes.
+        hessian_noise: the standard deviation of the noise; 0 leaves the term out.
+        hessian_weight: its factor.
+        seed: an int in [0, 2**63) for probes and noise; None draws one from ``generator``.
+        generator: a ``torch.Generator``; None takes torch's default one.
+        row_offset: the number of x's first row, as :func:`corrupt` takes it; below 2**46.
+
+    Returns:
+        The penalty ``[...]``; or a tuple of it, the code ``[..., H]`` and the standard error
+        ``[...]``, as asked for. The error is not differentiable.
+
+    Raises:
+        TypeError: an argument is of a wrong type, or the dtypes differ.
+        ValueError: the shapes do not fit (the message names both, and the layer), the devices
+            differ, a choice is unknown, or a number outside its range.
+
+    Reference:
+        Rifai, Vincent, Muller, Glorot, Bengio, "Contractive auto-encoders", ICML 2011; Rifai et
+        al., "Higher order contractive auto-encoder", ECML 2011. Hutchinson, "A stochastic
+        estimator of the trace of the influence matrix", 1989.
+
+    >>> x, weight = torch.zeros(1, 2), torch.tensor([[3.0, 4.0]])
+    >>> contractive_penalty(x, weight, None, "identity")
+    tensor([25.])
+    >>> contractive_penalty(x, [weight, 2 * torch.ones(1, 1)], None, "identity", return_code=True)
+    (tensor([100.]), tensor([[0.]]))
+    """
+    return _jacobian.contractive_penalty(
+        x,
+        weights,
+        biases,
+        activation,
+        method=method,
+        probes=probes,
+        return_code=return_code,
+        return_error=return_error,
+        hessian_noise=hessian_noise,
+        hessian_weight=hessian_weight,
+        seed=seed,
+        generator=generator,
+        row_offset=row_offset,
+    )
+
+
+def jacobian(
+    x: Tensor,
+    weights: Tensor | Sequence[Tensor],
+    biases: Tensor | Sequence[Tensor | None] | None,
+    activation: str | Sequence[str] = "sigmoid",
+) -> Tensor:
+    """The Jacobian of an encoder at every row: ``J[..., i, j]`` is d code_i / d x_j.
+
+    It takes H D numbers a row. Where its norm alone is wanted, :func:`contractive_penalty` makes
+    that without it; its leading directions are :func:`tangents`.
+
+    Args:
+        x: ``[..., D]``; float32, bfloat16, float16 or float64.
+        weights: as :func:`contractive_penalty` takes them.
+        biases: likewise.
+        activation: likewise.
+
+    Returns:
+        ``[..., H, D]``, differentiable.
+
+    Raises:
+        TypeError: an argument is of a wrong type, or the dtypes differ.
+        ValueError: the shapes do not fit (the message names both, and the layer), the devices
+            differ, or an activation is unknown.
+
+    Reference:
+        Goodfellow, Bengio, Courville, "Deep Learning", MIT Press, 2016, section 14.7.
+
+    >>> jacobian(torch.zeros(1, 2), torch.tensor([[4.0, 8.0]]), None)
+    tensor([[[1., 2.]]])
+    """
+    return _jacobian.jacobian(x, weights, biases, activation)
+
+
+def tangents(
+    x: Tensor,
+    weights: Tensor | Sequence[Tensor],
+    biases: Tensor | Sequence[Tensor | None] | None,
+    activation: str | Sequence[str] = "sigmoid",
+    n: int = 1,
+    *,
+    iterations: int = 100,
+) -> _jacobian.Tangents:
+    """The n directions of x at every row that an encoder's code changes most with.
+
+    These are the right singular vectors of the Jacobian with the largest singular values. In a
+    contractive autoencoder they span the tangent plane of the data's manifold, and how fast the
+    values fall tells its dimension. They are found by subspace iteration, from products with the
+    Jacobian that never write it.
+
+    Args:
+        x: ``[..., D]``; float32, bfloat16, float16 or float64.
+        weights: as :func:`contractive_penalty` takes them.
+        biases: likewise.
+        activation: likewise.
+        n: how many, in [1, min(D, H)].
+        iterations: at most so many; it ends before where the values stand still.
+
+    Returns:
+        A named tuple of ``vectors [..., n, D]``, orthonormal, each one's largest component
+        positive, and ``values [..., n]``, falling. Not differentiable.
+
+    Raises:
+        TypeError: an argument is of a wrong type, or the dtypes differ.
+        ValueError: the shapes do not fit (the message names both, and the layer), the devices
+            differ, an activation is unknown, or n outside its range.
+
+    Reference:
+        Rifai, Dauphin, Vincent, Bengio, Muller, "The manifold tangent classifier", NIPS 2011.
+        Halko, Martinsson, Tropp, "Finding structure with randomness", SIAM Review 53, 2011,
+        algorithm 4.4.
+
+    >>> vectors, values = tangents(torch.zeros(1, 2), torch.tensor([[4.0, 3.0]]), None, "identity")
+    >>> vectors, values
+    (tensor([[[0.8000, 0.6000]]]), tensor([[5.]]))
+    """
+    return _jacobian.tangents(x, weights, biases, activation, n, iterations=iterations)

@@ -16,11 +16,13 @@ import torch
 from torch import Tensor
 
 from aefast import backend, random
+from aefast.ops import linear_act as _linear_act
 from aefast.ops import mlp as _mlp
 from aefast.ops.jacobian import eager, passes
 from aefast.ops.jacobian.kernels import Kernels
 from aefast.ops.jacobian.passes import Gradients, Needed, Point
 from aefast.ops.jacobian.settings import Layer, Settings
+from aefast.ops.jacobian.tangents import Tangents, leading_directions
 from aefast.ops.shared import contract
 from aefast.ops.shared.autograd import KernelFunction
 
@@ -72,6 +74,35 @@ def contractive_penalty(
     if return_error:
         results.append(error.reshape(x.shape[:-1]))
     return results[0] if len(results) == 1 else tuple(results)
+
+
+def jacobian(x: Tensor, weights: Any, biases: Any, activation: Any = "sigmoid") -> Tensor:
+    layers = check_encoder(x, weights, biases, activation)
+    _, slopes = eager.encode(x.reshape(-1, x.shape[-1]), layers, _linear_act.linear_act)
+    rows = eager.pull(layers, slopes, None, _linear_act.linear_act)
+    return rows.reshape(*x.shape[:-1], *rows.shape[1:])
+
+
+def tangents(
+    x: Tensor,
+    weights: Any,
+    biases: Any,
+    activation: Any = "sigmoid",
+    n: int = 1,
+    *,
+    iterations: int = 100,
+) -> Tangents:
+    layers = check_encoder(x, weights, biases, activation)
+    most = min(layers[0].weight.shape[1], layers[-1].weight.shape[0])
+    n = contract.check_integer(n, "n", 2**31)
+    if not 1 <= n <= most:
+        raise ValueError(
+            f"n is {n}; with {layers[0].weight.shape[1]} inputs and "
+            f"{layers[-1].weight.shape[0]} outputs it takes an int in [1, {most}]"
+        )
+    iterations = contract.check_integer(iterations, "iterations", 2**31)
+    found = leading_directions(x.reshape(-1, x.shape[-1]), layers, n, iterations)
+    return Tangents(*(part.reshape(*x.shape[:-1], *part.shape[1:]) for part in found))
 
 
 def check_encoder(x: Tensor, weights: Any, biases: Any, activation: Any) -> list[Layer]:
@@ -132,9 +163,10 @@ def _penalty(
     differentiated = torch.is_grad_enabled() and any(
         tensor is not None and tensor.requires_grad for tensor in (x, *parameters)
     )
+    kernels = _kernels(x, layers, settings)
     if differentiated:
-        return _Penalty.apply(x, activations, settings, [], *parameters)
-    penalty, error, points = _forward(x, layers, settings)
+        return _Penalty.apply(x, activations, settings, kernels, [], *parameters)
+    penalty, error, points = _forward(kernels, x, layers, settings)
     return penalty, error, points[0].code
 
 
@@ -177,15 +209,15 @@ def _kernels(x: Tensor, layers: list[Layer], settings: Settings) -> Kernels:
 
 
 def _forward(
-    x: Tensor, layers: Sequence[Layer], settings: Settings
+    kernels: Kernels, x: Tensor, layers: Sequence[Layer], settings: Settings
 ) -> tuple[Tensor, Tensor | None, list[Point]]:
     x, layers = _readable(x, layers)
-    kernels = _kernels(x, layers, settings)
     penalty, error, points = passes.forward(kernels, x, layers, settings)
     return penalty.to(x.dtype), error, points
 
 
 def _backward(
+    kernels: Kernels,
     grad_penalty: Tensor,
     grad_code: Tensor | None,
     points: list[Point],
@@ -198,7 +230,6 @@ def _backward(
     grad_penalty = contract.readable(grad_penalty, "the incoming gradient")
     if grad_code is not None:
         grad_code = contract.readable(grad_code, "the incoming gradient")
-    kernels = _kernels(x, layers, settings)
     return passes.backward(kernels, grad_penalty, grad_code, points, layers, settings, needed)
 
 
@@ -207,16 +238,21 @@ class _Penalty(KernelFunction):
 
     @staticmethod
     def forward(
-        x: Tensor, activations: list[str], settings: Settings, made: list[Any], *parameters: Any
+        x: Tensor,
+        activations: list[str],
+        settings: Settings,
+        kernels: Kernels,
+        made: list[Any],
+        *parameters: Any,
     ) -> tuple[Tensor, Tensor | None, Tensor]:
-        penalty, error, points = _forward(x, _layers(parameters, activations), settings)
+        penalty, error, points = _forward(kernels, x, _layers(parameters, activations), settings)
         made.append(points)
         # Another tensor on the same memory: ``made`` holding the output would hold its own node.
         return penalty, error, points[0].code.detach()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> None:
-        x, ctx.activations, ctx.settings, ctx.made, *parameters = inputs
+        x, ctx.activations, ctx.settings, ctx.kernels, ctx.made, *parameters = inputs
         if outputs[1] is not None:
             ctx.mark_non_differentiable(outputs[1])
         # The code is saved for the check alone that nobody has changed it in place.
@@ -230,7 +266,7 @@ class _Penalty(KernelFunction):
         layers = _layers(parameters, ctx.activations)
         needs = ctx.needs_input_grad
         count = len(layers)
-        needed = Needed(needs[0], list(needs[4 : 4 + count]), list(needs[4 + count :]))
+        needed = Needed(needs[0], list(needs[5 : 5 + count]), list(needs[5 + count :]))
         if grad_penalty is None:
             if grad_code is None:
                 return (None,) * len(needs)
@@ -241,12 +277,16 @@ class _Penalty(KernelFunction):
             # To be differentiated again, batched or traced: the definition's can.
             made = eager.gradients(grad_penalty, grad_code, x, layers, ctx.settings)
         else:
-            points = ctx.made.pop() if ctx.made else _forward(x, layers, ctx.settings)[2]
-            gradients = _backward(grad_penalty, grad_code, points, x, layers, ctx.settings, needed)
+            if not ctx.made:
+                ctx.made.append(_forward(ctx.kernels, x, layers, ctx.settings)[2])
+            points = ctx.made.pop()
+            gradients = _backward(
+                ctx.kernels, grad_penalty, grad_code, points, x, layers, ctx.settings, needed
+            )
             made = [gradients.x, *gradients.weights, *gradients.biases]
         flags = [needed.x, *needed.weights, *needed.biases]
         grad_x, *rest = (g if need else None for g, need in zip(made, flags, strict=True))
-        return grad_x, None, None, None, *rest
+        return grad_x, *(None,) * 4, *rest
 
 
 @torch.library.custom_op("aefast::contractive_penalty", mutates_args=())
@@ -264,7 +304,8 @@ def _registered(
     """The penalty, the standard error (empty without one) and the code."""
     settings = Settings(probes, hessian_noise, hessian_weight, seed, row_offset)
     layers = _check_registered(x, weights, biases, activations, settings)
-    penalty, error, points = _forward(x, layers, settings)
+    kernels = _kernels(x, layers, settings)
+    penalty, error, points = _forward(kernels, x, layers, settings)
     return penalty, x.new_empty(0) if error is None else error, points[0].code
 
 
@@ -299,8 +340,9 @@ def _registered_backward(
     if len(needed) != 1 + 2 * count:
         raise ValueError(f"needed has {len(needed)} flags; it takes {1 + 2 * count}")
     flags = Needed(needed[0], list(needed[1 : 1 + count]), list(needed[1 + count :]))
-    points = _forward(x, layers, settings)[2]
-    gradients = _backward(grad_penalty, grad_code, points, x, layers, settings, flags)
+    kernels = _kernels(x, layers, settings)
+    points = _forward(kernels, x, layers, settings)[2]
+    gradients = _backward(kernels, grad_penalty, grad_code, points, x, layers, settings, flags)
     made = [gradients.x, *gradients.weights, *gradients.biases]
     return [
         x.new_empty(0) if gradient is None or not need else gradient.to(x.dtype)
@@ -354,10 +396,14 @@ def _registered_gradients(
     seed, x, *parameters = ctx.saved_tensors
     weights, biases = parameters[: ctx.count], parameters[ctx.count :]
     tensors = [x, *weights, *biases]
+    settings = Settings._make((*ctx.settings, seed, ctx.row_offset))
+    if torch.is_grad_enabled():  # the gradients are to be differentiated again
+        layers = _layers(parameters, ctx.activations.split(","))
+        made = eager.gradients(grad_penalty, grad_code, x, layers, settings)
+        return made[0], made[1 : 1 + ctx.count], made[1 + ctx.count :], *(None,) * 6
     needed = [tensor is not None and tensor.requires_grad for tensor in tensors]
     gradients = torch.ops.aefast.contractive_penalty_backward(
-        grad_penalty, grad_code, x, weights, biases, ctx.activations, *ctx.settings, seed,
-        ctx.row_offset, needed,
+        grad_penalty, grad_code, x, weights, biases, ctx.activations, *settings, needed,
     )  # fmt: skip
     grad_x, *rest = (g if need else None for g, need in zip(gradients, needed, strict=True))
     return grad_x, rest[: ctx.count], rest[ctx.count :], *(None,) * 6

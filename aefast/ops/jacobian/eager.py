@@ -32,11 +32,13 @@ def contractive_penalty(
     return *summary(norms, settings), code
 
 
-def encode(x: Tensor, layers: Sequence[Layer]) -> tuple[Tensor, list[Tensor]]:
+def encode(
+    x: Tensor, layers: Sequence[Layer], linear: Callable[..., Tensor] = F.linear
+) -> tuple[Tensor, list[Tensor]]:
     """The code [B, H] and every layer's slopes [B, H_l]."""
     slopes = []
     for weight, bias, activation in layers:
-        preactivation = F.linear(x, weight, bias)
+        preactivation = linear(x, weight, bias)
         slopes.append(DERIVATIVES[activation](preactivation))
         x = ACTIVATIONS[activation](preactivation)
     return x, slopes
@@ -59,16 +61,33 @@ def squared_norms(
     return rows.square().sum(2)
 
 
-def pull(layers: Sequence[Layer], slopes: list[Tensor], probes: Tensor | None) -> Tensor:
+def pull(
+    layers: Sequence[Layer],
+    slopes: list[Tensor],
+    probes: Tensor | None,
+    linear: Callable[..., Tensor] = F.linear,
+) -> Tensor:
     """[B, R, D]: J, or the probes [B, R, H] times J."""
     weight = layers[-1].weight
     if probes is None:
         rows = slopes[-1].unsqueeze(2) * weight
     else:
-        rows = (probes * slopes[-1].unsqueeze(1)) @ weight
+        rows = linear(probes * slopes[-1].unsqueeze(1), weight.t())
     for (weight, _, _), slope in zip(layers[-2::-1], slopes[-2::-1], strict=True):
-        rows = (rows * slope.unsqueeze(1)) @ weight
+        rows = linear(rows * slope.unsqueeze(1), weight.t())
     return rows
+
+
+def push(
+    layers: Sequence[Layer],
+    slopes: list[Tensor],
+    directions: Tensor,
+    linear: Callable[..., Tensor] = F.linear,
+) -> Tensor:
+    """[B, R, H]: J times each of the directions [B, R, D]."""
+    for (weight, _, _), slope in zip(layers, slopes, strict=True):
+        directions = linear(directions, weight) * slope.unsqueeze(1)
+    return directions
 
 
 def summary(norms: Tensor, settings: Settings) -> tuple[Tensor, Tensor | None]:

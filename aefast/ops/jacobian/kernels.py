@@ -66,13 +66,17 @@ class Kernels:
         """act' [P, H]."""
         return DERIVATIVES[activation](saved)
 
+    def curvatures(self, saved: Tensor, activation: str) -> Tensor:
+        """act'' [P, H]."""
+        return CURVATURES[activation](saved)
+
     def slope_backward(
         self, saved: Tensor, activation: str, grad_code: Tensor | None, grad_slope: Tensor
     ) -> tuple[Tensor, Tensor]:
         """grad_slope act'' + grad_code act' [P, H], and its sum over the rows [H]."""
-        grad = grad_slope * CURVATURES[activation](saved)
+        grad = grad_slope * self.curvatures(saved, activation)
         if grad_code is not None:
-            grad = grad + grad_code * DERIVATIVES[activation](saved)
+            grad = grad + grad_code * self.slopes(saved, activation)
         return grad, grad.sum(0)
 
     def contract(self, saved: Tensor, activation: str, squared_lengths: Tensor) -> Tensor:

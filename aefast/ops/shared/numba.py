@@ -299,6 +299,33 @@ def silu_backward(g: np.float32, z: np.float32) -> np.float32:
     return g * (s * (_f(1) + z * (_f(1) - s)))
 
 
+@njit
+def sigmoid_curvature(y: np.float32) -> np.float32:
+    return y * (_f(1) - y) * (_f(1) - _f(2) * y)
+
+
+@njit
+def tanh_curvature(y: np.float32) -> np.float32:
+    return _f(-2) * y * (_f(1) - y * y)
+
+
+@njit
+def softplus_curvature(y: np.float32) -> np.float32:
+    return softplus_backward(_f(1), y) * exp_nonpositive(-y)
+
+
+@njit
+def gelu_curvature(z: np.float32) -> np.float32:
+    density = exp_nonpositive(_f(-0.5) * z * z)
+    return (_f(2) - z * z) * density * _f(1 / math.sqrt(2 * math.pi))
+
+
+@njit
+def silu_curvature(z: np.float32) -> np.float32:
+    s = sigmoid(z)
+    return s * sigmoid(-z) * (_f(2) + z * (_f(1) - _f(2) * s))
+
+
 @cache
 def activate(activation: str) -> Callable[..., np.ndarray]:
     """The universal function output = act(z)."""
@@ -311,3 +338,10 @@ def activation_backward(activation: str) -> Callable[..., np.ndarray]:
     """The universal function output = gradient * act'(saved)."""
     function = globals()[f"{activation}_backward"].py_func
     return vectorize(["float32(float32, float32)"], cache=True)(function)
+
+
+@cache
+def curvature(activation: str) -> Callable[..., np.ndarray]:
+    """The universal function output = act''(saved); of a straight line there is none."""
+    function = globals()[f"{activation}_curvature"].py_func
+    return vectorize(["float32(float32)"], cache=True)(function)

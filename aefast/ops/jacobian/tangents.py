@@ -1,0 +1,73 @@
+"""The leading singular vectors of every sample's Jacobian, from products with it alone."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from aefast import random
+from aefast.ops import linear_act as _linear_act
+from aefast.ops.jacobian import eager
+from aefast.ops.jacobian.settings import Layer
+
+# The iteration shrinks what is not wanted by (s_m / s_n)^2 each time, m being n and some more.
+MORE = 8
+
+
+class Tangents(NamedTuple):
+    """What :func:`aefast.functional.tangents` returns."""
+
+    vectors: Tensor  # [..., n, D], orthonormal rows
+    values: Tensor  # [..., n], falling
+
+
+@torch.no_grad()
+def leading_directions(
+    x: Tensor, layers: Sequence[Layer], n: int, iterations: int
+) -> tuple[Tensor, Tensor]:
+    """The right singular vectors [B, n, D] and the singular values [B, n] of J at x [B, D]."""
+    dtype = x.dtype
+    if dtype in (torch.bfloat16, torch.float16):  # torch.linalg takes neither
+        x = x.float()
+        layers = [
+            Layer(weight.float(), None if bias is None else bias.float(), activation)
+            for weight, bias, activation in layers
+        ]
+    _, slopes = eager.encode(x, layers, _linear_act.linear_act)
+    from_code = layers[-1].weight.shape[0] <= x.shape[1]
+
+    def there(block: Tensor) -> Tensor:
+        product = eager.pull if from_code else eager.push
+        return product(layers, slopes, block, _linear_act.linear_act)
+
+    def back(block: Tensor) -> Tensor:
+        product = eager.push if from_code else eager.pull
+        return product(layers, slopes, block, _linear_act.linear_act)
+
+    width = layers[-1].weight.shape[0] if from_code else x.shape[1]
+    block = random.normal(0, min(n + MORE, width), width, device=x.device).to(x.dtype)
+    block = _orthonormal(block.expand(x.shape[0], *block.shape))
+    image = there(block)
+    values = torch.linalg.vector_norm(image, dim=2)
+    for _ in range(iterations):
+        block = _orthonormal(back(image))
+        image = there(block)
+        values, before = torch.linalg.vector_norm(image, dim=2), values
+        change = (values - before)[:, :n].abs().amax() if values.numel() else 0
+        if change <= 4 * torch.finfo(x.dtype).eps * values.abs().max():
+            break
+    left, values, right = torch.linalg.svd(image, full_matrices=False)
+    vectors = right if from_code else left.transpose(1, 2) @ block
+    return _turned(vectors[:, :n]).to(dtype), values[:, :n].to(dtype)
+
+
+def _orthonormal(block: Tensor) -> Tensor:
+    """Rows [B, m, N] that span the same, orthonormal."""
+    return torch.linalg.qr(block.transpose(1, 2)).Q.transpose(1, 2)
+
+
+def _turned(vectors: Tensor) -> Tensor:
+    """The sign of a singular vector is free: its largest component is made positive."""
+    largest = vectors.gather(2, vectors.abs().argmax(2, keepdim=True))
+    return vectors * torch.where(largest < 0, -1, 1)
