@@ -9,6 +9,7 @@ A call goes to them in the dtypes of ``FUSED``; in half precisions only one laye
 which makes no intermediate product. All else takes the definition.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -67,7 +68,7 @@ def contractive_penalty(
     if probes > 0 or hessian_noise > 0:
         drawn = contract.draw_seed(seed, generator, x.device, traced)
     settings = Settings(probes, hessian_noise, hessian_weight, drawn, row_offset)
-    penalty, error, code = _penalty(x.reshape(-1, x.shape[-1]), layers, settings, traced)
+    penalty, error, code = _penalty(_as_matrix(x), layers, settings, traced)
     results = [penalty.reshape(x.shape[:-1])]
     if return_code:
         results.append(code.reshape(*x.shape[:-1], code.shape[1]))
@@ -78,7 +79,7 @@ def contractive_penalty(
 
 def jacobian(x: Tensor, weights: Any, biases: Any, activation: Any = "sigmoid") -> Tensor:
     layers = check_encoder(x, weights, biases, activation)
-    _, slopes = eager.encode(x.reshape(-1, x.shape[-1]), layers, _linear_act.linear_act)
+    _, slopes = eager.encode(_as_matrix(x), layers, _linear_act.linear_act)
     rows = eager.pull(layers, slopes, None, _linear_act.linear_act)
     return rows.reshape(*x.shape[:-1], *rows.shape[1:])
 
@@ -101,8 +102,12 @@ def tangents(
             f"{layers[-1].weight.shape[0]} outputs it takes an int in [1, {most}]"
         )
     iterations = contract.check_integer(iterations, "iterations", 2**31)
-    found = leading_directions(x.reshape(-1, x.shape[-1]), layers, n, iterations)
+    found = leading_directions(_as_matrix(x), layers, n, iterations)
     return Tangents(*(part.reshape(*x.shape[:-1], *part.shape[1:]) for part in found))
+
+
+def _as_matrix(x: Tensor) -> Tensor:
+    return x if x.dim() == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 def check_encoder(x: Tensor, weights: Any, biases: Any, activation: Any) -> list[Layer]:
@@ -284,6 +289,7 @@ class _Penalty(KernelFunction):
                 ctx.kernels, grad_penalty, grad_code, points, x, layers, ctx.settings, needed
             )
             made = [gradients.x, *gradients.weights, *gradients.biases]
+            made = [None if gradient is None else gradient.to(x.dtype) for gradient in made]
         flags = [needed.x, *needed.weights, *needed.biases]
         grad_x, *rest = (g if need else None for g, need in zip(made, flags, strict=True))
         return grad_x, *(None,) * 4, *rest

@@ -94,8 +94,10 @@ def summary(norms: Tensor, settings: Settings) -> tuple[Tensor, Tensor | None]:
     """The penalty [B] of its parts [B, R], and its standard error where they are estimates."""
     if settings.probes == 0:
         return norms.sum(1), None
-    error = norms.detach().std(1) / settings.probes**0.5 if settings.probes > 1 else None
-    return norms.mean(1), error
+    if settings.probes == 1:
+        return norms.mean(1), None
+    variance = (norms - norms.mean(1, keepdim=True)).detach().square().sum(1)
+    return norms.mean(1), (variance / (settings.probes * (settings.probes - 1))).sqrt()
 
 
 def draw_probes(

@@ -7,6 +7,7 @@ the squared lengths n of the weight's rows, made beside the code; all others are
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from aefast.ops.jacobian import eager
@@ -154,7 +155,7 @@ def _fused_backward(
     grad_weight = grad_x = None
     if needed.weights[0]:
         grad_weight = kernels.add_product(grad, point.inputs[0], None)
-        grad_weight.addcmul_(weight, grad_lengths[:, None], value=2)
+        grad_weight += 2 * grad_lengths[:, None] * weight
     if needed.x:
         grad_x = kernels.multiply(grad, kernels.operand(weight.t()))
     return Gradients(grad_x, [grad_weight], [grad_bias if needed.biases[0] else None])
@@ -199,7 +200,8 @@ def _norms(kernels: Kernels, x: Tensor, layers: Sequence[Layer], settings: Setti
 
 
 def _squared_lengths(kernels: Kernels, weight: Tensor) -> Tensor:
-    """Of a weight's rows."""
+    """Of a weight's rows; a half precision's in float32."""
+    weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
     return kernels.dot_rows(weight, weight, weight.new_zeros(weight.shape[0]))
 
 

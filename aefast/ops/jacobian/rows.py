@@ -105,6 +105,7 @@ class Norms:
     ) -> tuple[list[Tensor], list[Tensor] | None, list[Tensor | None]]:
         """The gradients by slopes, others and weights, for one of a sample's norms, grad [B]."""
         self.grad_weights: list[Tensor | None] = [None] * len(self.weights)
+        self.grad_first: Tensor | None = None  # of the first weight, transposed
         self.grad_start: Tensor | None = None
         grad_slopes = [torch.empty_like(slope) for slope in slopes]
         grad_others = [torch.empty_like(slope) for slope in slopes]
@@ -207,13 +208,16 @@ class Norms:
         if not self.route.from_code:
             return weighted
         ends = self.kernels.multiply(_flat(weighted), self._operand(0, False))
-        self.grad_weights[0] = self.kernels.add_product(_flat(rows), ends, self.grad_weights[0])
+        # The narrower factor first: the vendor's product rounds less so.
+        self.grad_first = self.kernels.add_product(ends, _flat(rows), self.grad_first)
         return self.kernels.multiply(ends, self._operand(0, True)).reshape(rows.shape)
 
     def _weights_gradients(self) -> list[Tensor | None]:
         gradients = self.grad_weights
         if self.gram is not None:
             gradients[0] = self.gram.weight_gradient()
+        if self.grad_first is not None:
+            gradients[0] = self.grad_first.t()
         if self.grad_start is not None and self.route.from_code:
             gradients[-1] = self.grad_start
         elif self.grad_start is not None:

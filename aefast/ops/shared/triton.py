@@ -251,6 +251,24 @@ def activation_gradient(grad, saved, activation):
 
 
 @triton.jit
+def activation_curvature(saved, activation):
+    """act''(preactivation) in float32, from the same."""
+    curvature = tl.zeros_like(saved)
+    if activation == SIGMOID:
+        curvature = saved * (1.0 - saved) * (1.0 - 2.0 * saved)
+    elif activation == TANH:
+        curvature = -2.0 * saved * (1.0 - saved) * (1.0 + saved)
+    elif activation == SOFTPLUS:
+        curvature = one_minus_exp(saved) * tl.exp(-saved)
+    elif activation == GELU:
+        curvature = 0.3989422804014327 * tl.exp(-0.5 * saved * saved) * (2.0 - saved * saved)
+    elif activation == SILU:
+        share = sigmoid(saved)
+        curvature = share * sigmoid(-saved) * (2.0 + saved * (1.0 - 2.0 * share))
+    return curvature
+
+
+@triton.jit
 def round_to(x, dtype: tl.constexpr):
     """float32 x to `dtype`, rounded to nearest even."""
     if INTERPRETED and dtype == tl.bfloat16:

@@ -1,0 +1,544 @@
+"""The contractive penalty, the Jacobian and its tangents, against the definition in float64."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from torch.autograd import gradcheck, gradgradcheck
+from torch.func import jacrev, vmap
+from torch.utils.flop_counter import FlopCounterMode
+
+from aefast import use_backend
+from aefast.functional import contractive_penalty, jacobian, tangents
+from aefast.ops.jacobian import eager, kernels, rows
+from aefast.ops.jacobian.settings import Layer
+from aefast.ops.linear_act import ACTIVATIONS
+from tests.accuracy import assert_as_accurate_as_torch_on_average
+from tests.places import is_interpreted
+
+# The widths of x and of every layer: narrowing, widening, and both; one to four layers.
+ENCODERS = [
+    (1, 1),
+    (13, 7),
+    (7, 31),
+    (20, 13, 7),
+    (5, 20, 30),
+    (30, 41, 4),
+    (3, 9, 40, 50),
+    (33, 20, 11, 5),
+    (8, 40, 6, 7, 5),
+]
+OPTIONS = {
+    "exact": {},
+    "hutchinson": {"method": "hutchinson", "probes": 3},
+    "hessian": {"hessian_noise": 0.3, "hessian_weight": 0.7},
+    "both": {"method": "hutchinson", "probes": 2, "hessian_noise": 0.3},
+}
+
+
+@pytest.fixture
+def small_panels(monkeypatch):
+    """Panels of 16 samples, so that small batches have several."""
+
+    def panels(self, batch):
+        return [slice(start, start + 16) for start in range(0, batch, 16)]
+
+    monkeypatch.setattr(rows.Norms, "_panels", panels)
+
+
+def encoder(place, widths, batch=64, dtype=torch.float32, bias=True):
+    """x, weights and biases: leaves. Few units are saturated, where a slope is all rounding."""
+
+    def leaf(*shape, scale=1.0):
+        return (torch.randn(*shape, device=place) * scale).to(dtype).requires_grad_()
+
+    pairs = list(pairwise(widths))
+    weights = [leaf(high, low, scale=0.7 / low**0.5) for low, high in pairs]
+    biases = [leaf(high, scale=0.3) if bias else None for _, high in pairs]
+    return leaf(batch, widths[0]), weights, biases
+
+
+def doubled(parts):
+    def leaf(tensor):
+        return None if tensor is None else tensor.detach().double().requires_grad_()
+
+    x, weights, biases = parts
+    return leaf(x), [leaf(w) for w in weights], [leaf(b) for b in biases]
+
+
+def leaves(parts):
+    x, weights, biases = parts
+    return [tensor for tensor in (x, *weights, *biases) if tensor is not None]
+
+
+def results(parts, activation="sigmoid", code_weight=0.3, **options):
+    """Penalty, code and every gradient of a sum that weighs each sample differently."""
+    x, weights, biases = parts
+    penalty, code = contractive_penalty(
+        x, weights, biases, activation, return_code=True, seed=7, row_offset=3, **options
+    )
+    share = torch.linspace(0.5, 2, max(len(x), 1), dtype=x.dtype, device=x.device)[: len(x)]
+    total = (share * penalty).sum() + code_weight * code.square().sum()
+    return penalty, code, *torch.autograd.grad(total, leaves(parts))
+
+
+def assert_right(parts, *arguments, **options):
+    found = results(parts, *arguments, **options)
+    with use_backend("eager"):
+        same_dtype = results(parts, *arguments, **options)
+        reference = results(doubled(parts), *arguments, **options)
+    for kernel, torch_result, exact in zip(found, same_dtype, reference, strict=True):
+        assert_as_accurate_as_torch_on_average(kernel, torch_result, exact)
+
+
+def skip_when_interpreted(place, skipped):
+    if is_interpreted(place) and skipped:
+        pytest.skip("the interpreter is slow, and the case is the other tests'")
+
+
+@pytest.mark.parametrize("widths", ENCODERS, ids=str)
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_penalty_code_and_gradients_are_as_accurate_as_torchs(
+    kernel_place, small_panels, widths, options
+):
+    skip_when_interpreted(kernel_place, len(widths) > 3 and "hessian_noise" in options)
+    assert_right(encoder(kernel_place, widths), "tanh", **options)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("widths", [(9, 7), (9, 7, 6)], ids=str)
+def test_every_activation(kernel_place, activation, widths):
+    skip_when_interpreted(kernel_place, len(widths) > 2)
+    assert_right(encoder(kernel_place, widths), activation)
+
+
+def test_an_activation_for_each_layer(kernel_place):
+    assert_right(encoder(kernel_place, (9, 7, 6)), ["gelu", "identity"])
+
+
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512", "amx"])
+@pytest.mark.parametrize("widths", [(70, 90), (90, 150, 40), (9, 60, 130)], ids=str)
+@pytest.mark.parametrize("activation", ["sigmoid", "silu"])
+def test_every_instruction_set(instruction_set, small_panels, isa, widths, activation):
+    instruction_set(isa)
+    assert_right(encoder("cpu", widths, batch=37), activation)
+
+
+@pytest.mark.parametrize("batch", [1, 31, 33, 70])
+def test_a_wide_first_layer_takes_its_gram_matrix_in_parts(batch):
+    with use_backend("cpp"):
+        assert rows.Gram(kernels.Kernels(), torch.randn(300, 5)).parts[-1] == slice(256, 300)
+        assert_right(encoder("cpu", (310, 300, 6), batch))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precisions(kernel_place, dtype):
+    assert_right(encoder(kernel_place, (31, 27), 40, dtype))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("widths", [w for w in ENCODERS if w != (1, 1)], ids=str)
+def test_it_is_the_norm_of_what_jacrev_makes(activation, widths):
+    x, weights, biases = doubled(encoder("cpu", widths))
+
+    def encode(row):
+        for weight, bias in zip(weights, biases, strict=True):
+            row = eager.ACTIVATIONS[activation](weight @ row + bias)
+        return row
+
+    expected = vmap(jacrev(encode))(x)
+    torch.testing.assert_close(jacobian(x, weights, biases, activation), expected)
+    norms = expected.square().sum((1, 2))
+    torch.testing.assert_close(contractive_penalty(x, weights, biases, activation), norms)
+
+
+@pytest.mark.parametrize("widths", [(3, 4), (3, 4, 2), (2, 3, 4)], ids=str)
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("activation", ["sigmoid", "softplus"])
+def test_gradcheck_and_gradgradcheck_in_float64(widths, options, activation):
+    parts = doubled(encoder("cpu", widths, batch=2))
+    count = len(widths) - 1
+
+    def penalty_and_code(x, *parameters):
+        weights, biases = parameters[:count], parameters[count:]
+        return contractive_penalty(
+            x, weights, biases, activation, return_code=True, seed=1, **options
+        )
+
+    assert gradcheck(penalty_and_code, leaves(parts))
+    assert gradgradcheck(penalty_and_code, leaves(parts))
+
+
+@pytest.mark.parametrize("widths", [(9, 7), (9, 7, 6)], ids=str)
+def test_gradients_of_gradients_are_the_definitions(kernel_place, widths):
+    parts = encoder(kernel_place, widths)
+
+    def twice(parts):
+        x, weights, biases = parts
+        penalty = contractive_penalty(x, weights, biases)
+        first = torch.autograd.grad(penalty.sum(), leaves(parts), create_graph=True)
+        return torch.autograd.grad(sum(g.square().sum() for g in first), leaves(parts))
+
+    found = twice(parts)
+    with use_backend("eager"):
+        exact = twice(doubled(parts))
+    for kernel, reference in zip(found, exact, strict=True):
+        torch.testing.assert_close(kernel, reference.float(), rtol=1e-4, atol=1e-5)
+
+
+def test_relu_at_zero_is_flat_as_torchs_is(place):
+    weight = torch.eye(3, device=place)
+    x = torch.tensor([[-1.0, 0.0, 2.0]], device=place)
+    assert contractive_penalty(x, weight, None, "relu").item() == 1
+    assert contractive_penalty(x, [weight, weight], None, "relu").item() == 1
+
+
+def test_relu_has_no_gradient_by_x(place):
+    x, weights, biases = encoder(place, (5, 4))
+    frozen = [w.detach() for w in weights]
+    penalty = contractive_penalty(x, frozen, [b.detach() for b in biases], "relu")
+    if penalty.requires_grad:
+        (gradient,) = torch.autograd.grad(penalty.sum(), x)
+        assert not gradient.any()
+
+
+@pytest.mark.parametrize("widths", [(6, 5), (6, 8, 5)], ids=str)
+def test_the_estimate_is_unbiased_and_its_error_is_honest(place, widths):
+    """1,000 estimates of one sample: their mean within four of its own standard errors."""
+    skip_when_interpreted(place, skipped=len(widths) > 2)
+    _, weights, biases = encoder(place, widths)
+    x = torch.randn(1, 6, device=place).expand(1000, 6)
+    with torch.no_grad():
+        exact = contractive_penalty(x[:1], weights, biases)
+        estimate, error = contractive_penalty(
+            x, weights, biases, method="hutchinson", probes=8, return_error=True, seed=5
+        )
+    spread = estimate.std()
+    assert abs(estimate.mean() - exact) < 4 * spread / math.sqrt(1000)
+    assert 0.9 < error.square().mean().sqrt() / spread < 1.1
+
+
+def test_more_probes_shrink_the_error(place):
+    x, weights, biases = encoder(place, (6, 5), batch=200)
+    errors = [
+        contractive_penalty(
+            x, weights, biases, method="hutchinson", probes=n, return_error=True, seed=2
+        )[1].mean()
+        for n in (4, 64)
+    ]
+    assert 3 < errors[0] / errors[1] < 5
+
+
+@pytest.mark.parametrize("options", list(OPTIONS.values())[1:], ids=list(OPTIONS)[1:])
+def test_a_split_batch_draws_what_the_whole_one_does(place, options):
+    x, weights, biases = encoder(place, (6, 5, 4), batch=7)
+
+    def penalty(part, row_offset):
+        return contractive_penalty(part, weights, biases, seed=9, row_offset=row_offset, **options)
+
+    whole = penalty(x, 0)
+    parts = torch.cat([penalty(x[:3], 0), penalty(x[3:], 3)])
+    torch.testing.assert_close(parts, whole)
+    assert not torch.equal(penalty(x, 1), whole)
+
+
+def test_torchs_seed_governs(place):
+    x, weights, biases = encoder(place, (6, 5), batch=7)
+    drawn = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        drawn.append(contractive_penalty(x, weights, biases, method="hutchinson", probes=4))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+def test_backends_draw_the_same_probes_and_noise(kernel_place):
+    parts = encoder(kernel_place, (12, 9, 8))
+    options = {"method": "hutchinson", "probes": 2, "hessian_noise": 0.5, "seed": 3}
+    found = contractive_penalty(*parts, **options)
+    with use_backend("eager"):
+        torch.testing.assert_close(found, contractive_penalty(*parts, **options))
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_the_same_bits_again_and_for_any_number_of_threads(threads, options):
+    parts = encoder("cpu", (90, 150, 40), batch=70)
+    found = []
+    with use_backend("cpp"):
+        for count in (1, 2, 3, 2):
+            threads(count)
+            found.append(results(parts, **options))
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+def test_any_strides(kernel_place):
+    wide = torch.randn(40, 26, device=kernel_place)
+    x = wide.t()[::2, 3:16].detach().requires_grad_()
+    weights = [
+        (torch.randn(13, 22, device=kernel_place).t()[::2] / 3).detach().requires_grad_(),
+        (torch.randn(11, 14, device=kernel_place).t()[::2] / 3).detach().requires_grad_(),
+    ]
+    biases = [
+        torch.randn(22, device=kernel_place)[::2].detach().requires_grad_(),
+        torch.randn(1, device=kernel_place).expand(7).detach().requires_grad_(),
+    ]
+    assert_right((x, weights, biases))
+    assert_right((x, weights[:1], biases[:1]))
+
+
+@pytest.mark.parametrize("leading", [(), (3,), (2, 1, 3)], ids=str)
+@pytest.mark.parametrize("widths", [(5, 4), (5, 4, 3)], ids=str)
+def test_any_leading_dimensions(place, leading, widths):
+    _, weights, biases = encoder(place, widths)
+    x = torch.randn(*leading, 5, device=place)
+    penalty, code, error = contractive_penalty(
+        x, weights, biases, method="hutchinson", probes=2, return_code=True, return_error=True
+    )
+    assert penalty.shape == error.shape == leading
+    assert code.shape == (*leading, widths[-1])
+    assert contractive_penalty(x, weights, biases).shape == leading
+    assert jacobian(x, weights, biases).shape == (*leading, widths[-1], 5)
+    assert tangents(x, weights, biases, n=2).vectors.shape == (*leading, 2, 5)
+
+
+@pytest.mark.parametrize("widths", [(5, 4), (5, 4, 3), (0, 3), (4, 0)], ids=str)
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_no_rows_and_no_columns(place, widths, options):
+    for batch in (0, 3):
+        parts = encoder(place, [max(w, 0) for w in widths], batch) if 0 not in widths else None
+        if parts is None:
+            low, high = widths
+            x = torch.zeros(batch, low, device=place, requires_grad=True)
+            weight = torch.zeros(high, low, device=place, requires_grad=True)
+            parts = x, [weight], [torch.zeros(high, device=place, requires_grad=True)]
+        if batch == 0 or 0 in widths:
+            penalty, *rest = results(parts, **options)
+            assert penalty.shape == (batch,)
+            assert not penalty.any()
+            assert all(torch.isfinite(t).all() for t in rest)
+
+
+@pytest.mark.parametrize("widths", [(6, 5), (6, 5, 4)], ids=str)
+def test_only_the_gradients_asked_for_are_made(place, widths):
+    parts = encoder(place, widths)
+    expected = results(parts, code_weight=0.0)[2:]
+    for chosen in range(len(leaves(parts))):
+        x, *parameters = (leaf.detach().clone() for leaf in leaves(parts))
+        tensors = [x, *parameters]
+        tensors[chosen].requires_grad_()
+        count = len(widths) - 1
+        penalty = contractive_penalty(tensors[0], tensors[1 : 1 + count], tensors[1 + count :])
+        share = torch.linspace(0.5, 2, len(x), device=x.device)
+        (share * penalty).sum().backward()
+        for index, tensor in enumerate(tensors):
+            assert (tensor.grad is not None) == (index == chosen)
+        torch.testing.assert_close(tensors[chosen].grad, expected[chosen])
+
+
+def test_without_biases(kernel_place):
+    assert_right(encoder(kernel_place, (9, 7, 6), bias=False))
+    x, weights, _ = encoder(kernel_place, (9, 7))
+    found = contractive_penalty(x, weights[0], None)
+    torch.testing.assert_close(found, contractive_penalty(x, weights, None))
+
+
+def test_the_incoming_gradient_may_come_twice(place):
+    parts = encoder(place, (9, 7, 6))
+    penalty = contractive_penalty(*parts)
+    first = torch.autograd.grad(penalty.sum(), leaves(parts), retain_graph=True)
+    second = torch.autograd.grad(-3 * penalty.sum(), leaves(parts))
+    for a, b in zip(first, second, strict=True):
+        torch.testing.assert_close(b, -3 * a)
+
+
+def test_a_code_changed_in_place_is_noticed(kernel_place):
+    parts = encoder(kernel_place, (9, 7))
+    penalty, code = contractive_penalty(*parts, return_code=True)
+    with torch.no_grad():
+        code.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        penalty.sum().backward()
+
+
+def test_the_codes_gradient_alone(place):
+    parts = encoder(place, (9, 7, 6))
+    _, code = contractive_penalty(*parts, return_code=True)
+    found = torch.autograd.grad(code.sum(), leaves(parts))
+    exact = doubled(parts)
+    with use_backend("eager"):
+        _, code = contractive_penalty(*exact, return_code=True)
+    for a, b in zip(found, torch.autograd.grad(code.sum(), leaves(exact)), strict=True):
+        torch.testing.assert_close(a, b.float())
+
+
+def test_backward_runs_where_forward_did():
+    parts = encoder("cpu", (9, 7, 6))
+    with use_backend("cpp"):
+        penalty = contractive_penalty(*parts).sum()
+    with use_backend("eager"):
+        first = torch.autograd.grad(penalty, leaves(parts), retain_graph=True)
+        second = torch.autograd.grad(penalty, leaves(parts))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("widths", [(9, 7), (9, 7, 6)], ids=str)
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_compiled_in_one_graph(widths, options):
+    parts = encoder("cpu", widths)
+
+    def penalty(x, weights, biases):
+        penalty, code = contractive_penalty(x, weights, biases, return_code=True, seed=3, **options)
+        return penalty.sum() + code.square().sum()
+
+    compiled = torch.compile(penalty, fullgraph=True, backend="aot_eager")
+    found, expected = compiled(*parts), penalty(*parts)
+    torch.testing.assert_close(found, expected)
+    pairs = zip(
+        torch.autograd.grad(found, leaves(parts)),
+        torch.autograd.grad(expected, leaves(parts)),
+        strict=True,
+    )
+    for a, b in pairs:
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("name", ["cpp", "eager"])
+@pytest.mark.parametrize("widths", [(9, 7), (9, 7, 6)], ids=str)
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_opcheck(name, widths, options):
+    x, weights, biases = encoder("cpu", widths)
+    probes = options.get("probes", 0)
+    noise = options.get("hessian_noise", 0.0)
+    settings = (",".join(["tanh"] * len(weights)), probes, noise, 0.7, torch.tensor(3), 2)
+    with use_backend(name):
+        torch.library.opcheck(torch.ops.aefast.contractive_penalty, (x, weights, biases, *settings))
+        detached = [x.detach()], [w.detach() for w in weights], [b.detach() for b in biases]
+        (x,), weights, biases = detached
+        needed = [True] * (1 + 2 * len(weights))
+        grads = torch.randn(len(x)), torch.randn(len(x), weights[-1].shape[0])
+        torch.library.opcheck(
+            torch.ops.aefast.contractive_penalty_backward,
+            (*grads, x, weights, biases, *settings, needed),
+        )
+
+
+def test_the_registered_op_is_differentiated_twice_under_a_dispatch_mode():
+    parts = encoder("cpu", (9, 7, 6))
+
+    def gradients():
+        penalty = contractive_penalty(*parts).sum()
+        first = torch.autograd.grad(penalty, leaves(parts), create_graph=True)
+        total = penalty + sum(gradient.square().sum() for gradient in first)
+        return torch.autograd.grad(total, leaves(parts))
+
+    with FlopCounterMode(display=False):
+        traced = gradients()
+    for found, expected in zip(traced, gradients(), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_under_torch_func_and_batched_gradients(kernel_place):
+    x, weights, biases = (part for part in encoder(kernel_place, (6, 5)))
+    weight, bias = weights[0].detach(), biases[0].detach()
+    x = x.detach()
+    one = torch.func.grad(lambda v: contractive_penalty(v, weight, bias).sum())(x)
+    each = vmap(torch.func.grad(lambda v: contractive_penalty(v, weight, bias)))(x)
+    torch.testing.assert_close(each, one)
+    leaf = x.clone().requires_grad_()
+    penalty = contractive_penalty(leaf, weight, bias)
+    identity = torch.eye(len(x), device=kernel_place)
+    (batched,) = torch.autograd.grad(penalty, leaf, identity, is_grads_batched=True)
+    torch.testing.assert_close(batched.sum(0), one)
+
+
+def test_autocast_computes_as_the_definition_does():
+    parts = encoder("cpu", (16, 8))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = contractive_penalty(*parts)
+    torch.testing.assert_close(found.float(), contractive_penalty(*parts), rtol=5e-2, atol=5e-2)
+
+
+@pytest.mark.parametrize("widths", [(12, 9), (9, 12), (12, 20, 8)], ids=str)
+def test_tangents_are_the_leading_singular_vectors(place, widths):
+    x, weights, biases = encoder(place, widths, batch=4)
+    vectors, values = tangents(x, weights, biases, "tanh", 3)
+    with use_backend("eager"):
+        _, exact, right = torch.linalg.svd(jacobian(*doubled((x, weights, biases)), "tanh"))
+    torch.testing.assert_close(values.double(), exact[:, :3], rtol=1e-4, atol=1e-5)
+    overlap = (vectors.double() * right[:, :3]).sum(2).abs()
+    torch.testing.assert_close(overlap, torch.ones_like(overlap), rtol=0, atol=1e-4)
+    largest = vectors.gather(2, vectors.abs().argmax(2, keepdim=True))
+    assert (largest > 0).all()
+
+
+def test_tangents_of_a_flat_encoder_are_orthonormal_all_the_same(place):
+    """Every unit saturated: the Jacobian is 0."""
+    x = torch.full((2, 6), 100.0, device=place)
+    vectors, values = tangents(x, torch.ones(4, 6, device=place), None, "sigmoid", 2)
+    assert not values.any()
+    identity = torch.eye(2, device=place).expand(2, 2, 2)
+    torch.testing.assert_close(vectors @ vectors.transpose(1, 2), identity)
+
+
+WRONG = [
+    (lambda x, w, b: contractive_penalty(x.numpy(), w, b), TypeError, "x is a ndarray"),
+    (lambda x, w, b: contractive_penalty(x.long(), w, b), TypeError, "x has dtype int64"),
+    (lambda x, w, b: contractive_penalty(x, [w, w], [b, b]), ValueError,
+     r"weights\[1\] has shape \[3, 4\]; with weights\[0\]'s shape \[3, 4\] it takes \[H, 3\]"),
+    (lambda x, w, b: contractive_penalty(x, w.double(), b), TypeError, r"weights\[0\] has dtype"),
+    (lambda x, w, b: contractive_penalty(x, w, b[:2]), ValueError, r"biases\[0\] has shape \[2\]"),
+    (lambda x, w, b: contractive_penalty(x, [w], [b, b]), ValueError, "have 1, 2 and 1 entries"),
+    (lambda x, w, b: contractive_penalty(x, 3, b), TypeError, "weights is a int"),
+    (lambda x, w, b: contractive_penalty(x, [], []), ValueError, "at least one layer"),
+    (lambda x, w, b: contractive_penalty(x, w, b, "swish"), ValueError, "one of identity, relu"),
+    (lambda x, w, b: contractive_penalty(x, w, b, method="exakt"), ValueError, "exact, hutchinson"),
+    (lambda x, w, b: contractive_penalty(x, w, b, probes=4), ValueError, "takes 'hutchinson'"),
+    (lambda x, w, b: contractive_penalty(x, w, b, method="hutchinson", probes=0), ValueError,
+     "probes is 0"),
+    (lambda x, w, b: contractive_penalty(x, w, b, method="hutchinson", probes=2.5), TypeError,
+     "probes is a float"),
+    (lambda x, w, b: contractive_penalty(x, w, b, return_error=True), ValueError,
+     "at least 2 probes"),
+    (lambda x, w, b: contractive_penalty(x, w, b, hessian_noise=-1), ValueError,
+     "hessian_noise is -1"),
+    (lambda x, w, b: contractive_penalty(x, w, b, hessian_weight=math.nan), ValueError,
+     "hessian_weight is nan"),
+    (lambda x, w, b: contractive_penalty(x, w, b, seed=-1), ValueError, "seed is -1"),
+    (lambda x, w, b: contractive_penalty(x, w, b, row_offset=2**46), ValueError, "row_offset is"),
+    (lambda x, w, b: jacobian(x[:, :3], w, b), ValueError, "with x's shape"),
+    (lambda x, w, b: tangents(x, w, b, n=4), ValueError, r"n is 4; .* an int in \[1, 3\]"),
+    (lambda x, w, b: tangents(x, w, b, n=0), ValueError, "n is 0"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("wrong", "error", "message"), WRONG)
+def test_bad_input_is_named(wrong, error, message):
+    with pytest.raises(error, match=message):
+        wrong(torch.zeros(2, 4), torch.zeros(3, 4), torch.zeros(3))
+
+
+def test_the_way_of_the_fewest_products():
+    def route(*widths, probes=0):
+        layers = [Layer(torch.empty(high, low), None, "tanh") for low, high in pairwise(widths)]
+        found = rows.route_of(layers, probes)
+        return found.from_code, found.has_gram
+
+    assert route(784, 512, 256) == (True, True)
+    assert route(20, 512, 64, 256) == (False, False)
+    assert route(100, 512, 10) == (True, False)
+    assert route(784, 512, probes=4) == (True, True)
+    assert route(20, 512, 256, probes=4) == (True, False)
+
+
+def test_memory_stays_far_below_the_jacobians():
+    """A batch's Jacobians would take 210 MB here; a panel's rows take 16."""
+    parts = encoder("cpu", (784, 512, 256), batch=256)
+    samples = next(iter(rows.Norms(kernels.Kernels(), layers_of(parts), 0, None, 1.0)._panels(256)))
+    assert (samples.stop - samples.start) * 256 * 784 * 4 <= kernels.Kernels.panel_bytes
+
+
+def layers_of(parts):
+    _, weights, biases = parts
+    return [Layer(w.detach(), b.detach(), "tanh") for w, b in zip(weights, biases, strict=True)]
