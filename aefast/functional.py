@@ -233,6 +233,7 @@ def reconstruction_loss(
     target: Tensor | None = None,
     corruption: str | None = None,
     corruption_level: float = 0.0,
+    contraction: float = 0.0,
     reduction: str = "mean",
     seed: int | None = None,
     generator: torch.Generator | None = None,
@@ -271,7 +272,9 @@ def reconstruction_loss(
         corruption: what noise the encoder sees, one of :func:`corrupt`'s kinds, salt and pepper
             being 1 and 0; None for none. Its mask is drawn again where it is needed, never stored.
         corruption_level: :func:`corrupt`'s level; 0 without corruption.
-        reduction: ``"mean"`` over all elements, ``"sum"``, or ``"none"``.
+        contraction: the factor of the encoder's :func:`contractive_penalty`, at what the encoder
+            sees, which is added: its mean over the rows under ``"mean"``, its sum under ``"sum"``.
+        reduction: ``"mean"`` over all elements, ``"sum"``, or ``"none"``, without contraction.
         seed: an int in [0, 2**63); None draws one from ``generator``, if there is corruption.
         generator: a ``torch.Generator``; None takes torch's default one.
         row_offset: the number of x's first row, as :func:`corrupt` takes it.
@@ -306,6 +309,7 @@ def reconstruction_loss(
         target=target,
         corruption=corruption,
         corruption_level=corruption_level,
+        contraction=contraction,
         reduction=reduction,
         seed=seed,
         generator=generator,

@@ -25,6 +25,8 @@ Layer = Callable[..., Tensor]
 Run = Callable[[], object]
 
 MIN_ROUNDS, MAX_ROUNDS = 11, 501
+# Where all contenders together take longer than this a round, a few rounds must do.
+SLOW_SECONDS, FEW_ROUNDS = 2.0, 5
 WARM_UP_CALLS = 3
 
 # Inputs rotate through this many bytes: past any CPU's L2, and past a GPU's L2 (60 MB on an H200).
@@ -182,7 +184,8 @@ def take_turns(runs: dict[str, Run], benchmark: Any, seconds: float) -> dict[str
     for run in runs.values():
         run()
     cycle = time.perf_counter() - start
-    rounds = min(max(int(seconds * len(runs) / cycle), MIN_ROUNDS), MAX_ROUNDS)
+    fewest = FEW_ROUNDS if cycle > SLOW_SECONDS else MIN_ROUNDS
+    rounds = min(max(int(seconds * len(runs) / cycle), fewest), MAX_ROUNDS)
     gc.collect()
     benchmark.pedantic(runs["aefast"], setup=time_the_others, rounds=rounds)
     return {"aefast": list(benchmark.stats.stats.data), **others}

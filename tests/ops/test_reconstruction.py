@@ -9,7 +9,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.utils.flop_counter import FlopCounterMode
 
 from aefast import use_backend
-from aefast.functional import autoencode, corrupt, reconstruction_loss
+from aefast.functional import autoencode, contractive_penalty, corrupt, reconstruction_loss
 from aefast.ops import reconstruction
 from aefast.ops.linear_act import ACTIVATIONS
 from aefast.ops.reconstruction import eager, panels
@@ -63,9 +63,17 @@ def definition(
     reduction="mean",
     seed=0,
     row_offset=0,
+    contraction=0.0,
 ):
     settings = Settings(
-        activation, output_activation, loss, corruption, corruption_level, seed, row_offset
+        activation,
+        output_activation,
+        loss,
+        corruption,
+        corruption_level,
+        seed,
+        row_offset,
+        contraction * inputs.x.shape[-1] if reduction == "mean" else contraction,
     )
     return eager.reconstruction_loss(inputs, settings, reduction)
 
@@ -134,6 +142,41 @@ def test_corruption_is_what_corrupt_makes_of_the_whole_batch(
         expected = call(inputs._replace(x=noisy, target=clean))
         found = call(inputs, corruption=kind, corruption_level=level, seed=5, row_offset=3)
         torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "gelu", "relu", "identity"])
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_contraction_adds_the_penalty_of_what_the_encoder_sees(
+    place, small_panels, activation, tied, reduction
+):
+    if is_interpreted(place) and activation != "gelu":
+        pytest.skip("the interpreter is slow, and the activation is the other tests'")
+    inputs = autoencoder(place, 70, 13, 9, tied=tied)
+    options = {"activation": activation, "reduction": reduction, "seed": 4}
+    options |= {"corruption": "masking", "corruption_level": 0.2}
+    assert_right(inputs, contraction=0.4, **options)
+    seen = corrupt(inputs.x, "masking", 0.2, seed=4)
+    penalty = contractive_penalty(seen, *inputs[1:3], activation)
+    penalty = penalty.mean() if reduction == "mean" else penalty.sum()
+    found = call(inputs, contraction=0.4, **options)
+    torch.testing.assert_close(found, call(inputs, **options) + 0.4 * penalty)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_contraction_in_half_precisions(kernel_place, dtype):
+    inputs = autoencoder(kernel_place, 40, 31, 27, dtype)
+    assert_right(inputs, contraction=0.1, activation="tanh")
+
+
+@pytest.mark.parametrize("name", PerInput._fields[:5])
+def test_contraction_of_the_gradients_asked_for_alone(place, name):
+    detached = PerInput(*(t.detach() for t in autoencoder(place, 40, 7, 6)[:5]), None)
+    leaf = getattr(detached, name).clone().requires_grad_()
+    call(detached._replace(**{name: leaf}), contraction=0.5).backward()
+    exact = doubled(detached)
+    (expected,) = torch.autograd.grad(definition(exact, contraction=0.5), getattr(exact, name))
+    torch.testing.assert_close(leaf.grad, expected.float())
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
@@ -328,6 +371,7 @@ def test_a_tensor_that_is_input_and_target_at_once(place):
 def test_gradcheck_and_gradgradcheck_in_float64(tied, target, loss, output_activation):
     inputs = doubled(autoencoder("cpu", 4, 3, 5, tied=tied, target=target))
     options = {"corruption": "masking", "corruption_level": 0.3, "seed": 2, "loss": loss}
+    options["contraction"] = 0.2
 
     def function(*tensors):
         present = iter(tensors)
@@ -419,7 +463,18 @@ def test_opcheck(place, tied, dtype):
         pytest.skip("a forced kernel takes no float64")
     inputs = autoencoder(place, 6, 4, 5, dtype, tied=tied)
     needed = [tensor is not None for tensor in inputs]
-    arguments = ("sigmoid", "tanh", "mse", "masking", 0.3, torch.tensor([5]), 0, "mean", needed)
+    arguments = (
+        "sigmoid",
+        "tanh",
+        "mse",
+        "masking",
+        0.3,
+        torch.tensor([5]),
+        0,
+        0.3,
+        "mean",
+        needed,
+    )
     torch.library.opcheck(torch.ops.aefast.reconstruction_loss, (*inputs, *arguments))
 
 
@@ -639,14 +694,25 @@ def test_bad_input_is_named_at_the_door(change, error, message):
         ({8: "mae"}, "loss is 'mae'"),
         ({8: "bce"}, "output_activation is 'tanh'; with loss 'bce' the registered op takes"),
         ({11: torch.tensor(1.5)}, "seed is"),
-        ({13: "none"}, "reduction is 'none'"),
-        ({14: [True]}, "needed has 1 flags; it takes 6"),
+        ({14: "none"}, "reduction is 'none'"),
+        ({15: [True]}, "needed has 1 flags; it takes 6"),
         ({0: torch.ones(4)}, r"x has shape \[4\]; the registered op takes \[B, D\]"),
     ],
 )
 def test_the_registered_op_checks_what_it_gets(change, message):
     arguments = [*(t if t is None else t.detach() for t in autoencoder("cpu", 6, 4, 5))]
-    arguments += ["sigmoid", "tanh", "mse", None, 0.0, torch.tensor([5]), 0, "mean", [False] * 6]
+    arguments += [
+        "sigmoid",
+        "tanh",
+        "mse",
+        None,
+        0.0,
+        torch.tensor([5]),
+        0,
+        0.0,
+        "mean",
+        [False] * 6,
+    ]
     for index, value in change.items():
         arguments[index] = value
     with pytest.raises(ValueError, match=message):
@@ -655,7 +721,18 @@ def test_the_registered_op_checks_what_it_gets(change, message):
 
 def test_the_registered_op_refuses_a_gradient_that_was_not_asked_for():
     arguments = [*autoencoder("cpu", 6, 4, 5)]
-    arguments += ["sigmoid", "tanh", "mse", None, 0.0, torch.tensor([5]), 0, "mean", [False] * 6]
+    arguments += [
+        "sigmoid",
+        "tanh",
+        "mse",
+        None,
+        0.0,
+        torch.tensor([5]),
+        0,
+        0.0,
+        "mean",
+        [False] * 6,
+    ]
     loss = torch.ops.aefast.reconstruction_loss(*arguments)[0]
     with pytest.raises(ValueError, match="needed names fewer inputs than require a gradient"):
         loss.backward()
@@ -682,7 +759,18 @@ def test_the_registered_op_keeps_its_word_about_strides(name):
     transposed = [
         t.detach().t().contiguous().t().requires_grad_() for t in (inputs.x, inputs.target)
     ]
-    settings = ("sigmoid", "identity", "mse", None, 0.0, torch.tensor(0), 0, "mean", [True] * 6)
+    settings = (
+        "sigmoid",
+        "identity",
+        "mse",
+        None,
+        0.0,
+        torch.tensor(0),
+        0,
+        0.0,
+        "mean",
+        [True] * 6,
+    )
     with use_backend(name):
         torch.library.opcheck(
             torch.ops.aefast.reconstruction_loss,
@@ -735,3 +823,11 @@ def test_seed_and_generator_are_checked_without_corruption_too():
         call(inputs, generator=3)
     with pytest.raises(ValueError, match="seed and generator are both given"):
         call(inputs, seed=1, generator=torch.Generator())
+
+
+def test_contraction_has_no_elements():
+    inputs = autoencoder("cpu", 3, 4, 2)
+    with pytest.raises(ValueError, match="reduction takes 'mean' or 'sum'"):
+        call(inputs, contraction=0.1, reduction="none")
+    with pytest.raises(ValueError, match="contraction is -1; it takes a finite number, at least 0"):
+        call(inputs, contraction=-1)

@@ -4,7 +4,6 @@ A backend overrides those that it has a kernel for. Shapes: P rows of data (samp
 outputs of a layer; R rows a sample, for which see rows.py.
 """
 
-import math
 from typing import Any
 
 import torch
@@ -12,18 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aefast.ops.corrupt import corrupt_with
-from aefast.ops.linear_act.eager import ACTIVATIONS, DERIVATIVES
-
-CURVATURES = {
-    "identity": torch.zeros_like,
-    "relu": torch.zeros_like,
-    "leaky_relu": torch.zeros_like,
-    "sigmoid": lambda z: torch.sigmoid(z) * torch.sigmoid(-z) * (1 - 2 * torch.sigmoid(z)),
-    "tanh": lambda z: -2 * torch.tanh(z) * (1 - torch.tanh(z) ** 2),
-    "softplus": lambda z: torch.sigmoid(z) * torch.sigmoid(-z),
-    "gelu": lambda z: (2 - z * z) * torch.exp(-z * z / 2) / math.sqrt(2 * math.pi),
-    "silu": lambda z: torch.sigmoid(z) * torch.sigmoid(-z) * (2 + z * (1 - 2 * torch.sigmoid(z))),
-}
+from aefast.ops.linear_act.eager import ACTIVATIONS, CURVATURES, DERIVATIVES
 
 
 class Kernels:

@@ -47,14 +47,14 @@ def forward(
         noisy = eager.with_noise(x, settings, kernels.corrupt)
         points.append(encode(kernels, noisy, layers))
     if is_fused(layers, settings):
-        lengths = _squared_lengths(kernels, layers[0].weight)
+        lengths = squared_lengths(kernels, layers[0].weight)
         return kernels.contract(points[0].saved[0], layers[0].activation, lengths), None, points
     slopes, others = _slopes(kernels, points, layers)
     if is_closed(layers, settings):
         squares = slopes[0].square()
         if others is not None:
             squares += settings.hessian_weight * (slopes[0] - others[0]).square()
-        return squares @ _squared_lengths(kernels, layers[0].weight), None, points
+        return squares @ squared_lengths(kernels, layers[0].weight), None, points
     norms = _norms(kernels, x, layers, settings).forward(slopes, others)
     return *eager.summary(norms, settings), points
 
@@ -150,7 +150,7 @@ def _fused_backward(
         layer.activation,
         grad_code,
         grad_penalty,
-        _squared_lengths(kernels, weight),
+        squared_lengths(kernels, weight),
     )
     grad_weight = grad_x = None
     if needed.weights[0]:
@@ -171,7 +171,7 @@ def _closed_backward(
 ) -> tuple[list[Tensor], list[Tensor] | None, list[Tensor | None]]:
     """By slopes, others and weights, of sum_j (d^2 + change_weight (d - d')^2)_j n_j."""
     change = settings.hessian_weight * (slope - other)
-    factor = 2 * grad[:, None] * _squared_lengths(kernels, layer.weight)
+    factor = 2 * grad[:, None] * squared_lengths(kernels, layer.weight)
     grad_lengths = grad @ (slope.square() + change * (slope - other))
     grad_weight = 2 * grad_lengths[:, None] * layer.weight
     return [factor * (slope + change)], [-factor * change], [grad_weight]
@@ -199,7 +199,7 @@ def _norms(kernels: Kernels, x: Tensor, layers: Sequence[Layer], settings: Setti
     return Norms(kernels, layers, settings.probes, draw, settings.hessian_weight)
 
 
-def _squared_lengths(kernels: Kernels, weight: Tensor) -> Tensor:
+def squared_lengths(kernels: Kernels, weight: Tensor) -> Tensor:
     """Of a weight's rows; a half precision's in float32."""
     weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
     return kernels.dot_rows(weight, weight, weight.new_zeros(weight.shape[0]))

@@ -28,6 +28,18 @@ DERIVATIVES = {
     "silu": lambda z: torch.sigmoid(z) * (1 + z * (1 - torch.sigmoid(z))),
 }
 
+# The second derivatives.
+CURVATURES = {
+    "identity": torch.zeros_like,
+    "relu": torch.zeros_like,
+    "leaky_relu": torch.zeros_like,
+    "sigmoid": lambda z: torch.sigmoid(z) * torch.sigmoid(-z) * (1 - 2 * torch.sigmoid(z)),
+    "tanh": lambda z: -2 * torch.tanh(z) * (1 - torch.tanh(z) ** 2),
+    "softplus": lambda z: torch.sigmoid(z) * torch.sigmoid(-z),
+    "gelu": lambda z: (2 - z * z) * torch.exp(-z * z / 2) / math.sqrt(2 * math.pi),
+    "silu": lambda z: torch.sigmoid(z) * torch.sigmoid(-z) * (2 + z * (1 - 2 * torch.sigmoid(z))),
+}
+
 
 def linear_act(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> Tensor:
     return ACTIVATIONS[activation](F.linear(x, weight, bias))

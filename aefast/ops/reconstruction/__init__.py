@@ -70,6 +70,7 @@ def reconstruction_loss(
     target: Tensor | None = None,
     corruption: str | None = None,
     corruption_level: float = 0.0,
+    contraction: float = 0.0,
     reduction: str = "mean",
     seed: int | None = None,
     generator: torch.Generator | None = None,
@@ -82,12 +83,20 @@ def reconstruction_loss(
     contract.check_choice(loss, "loss", LOSSES)
     contract.check_choice(reduction, "reduction", REDUCTIONS)
     corruption_level = _check_corruption(x, corruption, corruption_level)
+    contraction = _check_contraction(contraction, reduction)
     row_offset = contract.check_integer(row_offset, "row_offset", 2**62)
     traced = contract.is_traced(*inputs)
     contract.check_seed_arguments(seed, generator)
     drawn = 0 if corruption is None else contract.draw_seed(seed, generator, x.device, traced)
     settings = Settings(
-        activation, output_activation, loss, corruption, corruption_level, drawn, row_offset
+        activation,
+        output_activation,
+        loss,
+        corruption,
+        corruption_level,
+        drawn,
+        row_offset,
+        contraction * x.shape[-1] if reduction == "mean" else contraction,
     )
     if not _is_fused(inputs, settings, reduction, traced):
         return eager.reconstruction_loss(
@@ -101,7 +110,7 @@ def reconstruction_loss(
         flags = list(needed)
         return torch.ops.aefast.reconstruction_loss(
             *inputs, activation, output_activation, loss, corruption, corruption_level,
-            seed_tensor, row_offset, reduction, flags,
+            seed_tensor, row_offset, settings.contraction, reduction, flags,
         )[0]  # fmt: skip
     name = backend.select(x.device, x.dtype)
     if any(needed):
@@ -152,6 +161,16 @@ def _check_corruption(x: Tensor, corruption: str | None, level: float) -> float:
             f"corruption_level is {level} and corruption None; corruption takes one of {kinds}"
         )
     return level
+
+
+def _check_contraction(contraction: float, reduction: str) -> float:
+    contraction = contract.check_number(contraction, "contraction", 0)
+    if contraction != 0 and reduction == "none":
+        raise ValueError(
+            f"contraction is {contraction} and reduction 'none'; reduction takes 'mean' or 'sum', "
+            "for the penalty is a row's, not an element's"
+        )
+    return contraction
 
 
 def _is_fused(inputs: PerInput[Any], settings: Settings, reduction: str, traced: bool) -> bool:
@@ -300,13 +319,21 @@ def _registered(
     corruption_level: float,
     seed: Tensor,
     row_offset: int,
+    contraction: float,
     reduction: str,
     needed: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The loss and, float32, its gradients by the inputs that are needed; the others empty."""
     inputs = PerInput(x, encoder_weight, encoder_bias, decoder_weight, decoder_bias, target)
     settings = Settings(
-        activation, output_activation, loss, corruption, corruption_level, seed, row_offset
+        activation,
+        output_activation,
+        loss,
+        corruption,
+        corruption_level,
+        seed,
+        row_offset,
+        contraction,
     )
     _check_registered(inputs, settings, reduction, needed)
     flags = PerInput(*needed)
@@ -341,6 +368,7 @@ def _check_registered(
     contract.check_choice(settings.loss, "loss", LOSSES)
     contract.check_choice(reduction, "reduction", REDUCTIONS[:2])
     _check_corruption(inputs.x, settings.corruption, settings.corruption_level)
+    _check_contraction(settings.contraction, reduction)
     if settings.loss == "bce" and settings.output_activation != "sigmoid":
         raise ValueError(
             f"output_activation is {settings.output_activation!r}; "
@@ -366,7 +394,7 @@ def _(x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *tensors_and_settings, ctx.reduction, ctx.needed = inputs
-    tensors, (*ctx.settings, seed, ctx.row_offset) = (
+    tensors, (*ctx.settings, seed, ctx.row_offset, ctx.contraction) = (
         tensors_and_settings[:6],
         tensors_and_settings[6:],
     )
@@ -382,11 +410,11 @@ def _registered_gradients(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | Non
     ):
         raise ValueError("needed names fewer inputs than require a gradient")
     if torch.is_grad_enabled():  # they are to be differentiated again
-        settings = Settings._make((*ctx.settings, seed, ctx.row_offset))
+        settings = Settings._make((*ctx.settings, seed, ctx.row_offset, ctx.contraction))
         gradients = _defined(inputs, settings, grad, ctx.reduction)
     else:
         gradients = _finished(PerInput(*made), grad, inputs.x, ctx.reduction)
-    return *_only(gradients, PerInput(*ctx.needed)), *(None,) * 9
+    return *_only(gradients, PerInput(*ctx.needed)), *(None,) * 10
 
 
 _registered.register_autograd(_registered_gradients, setup_context=_setup_context)

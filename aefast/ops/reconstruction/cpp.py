@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from aefast import backend
+from aefast.ops.jacobian.kernels import Kernels as Contraction
 from aefast.ops.linear_act import FROM_PREACTIVATION, what_backward_needs
 from aefast.ops.reconstruction import panels
 from aefast.ops.reconstruction.settings import PerInput, Settings
@@ -107,6 +108,9 @@ class _Kernels:
         if saved is None:
             return grad, grad.sum(0, dtype=torch.float64) if bias_needed else None
         return shared.activation_backward(grad, saved, activation, bias_needed, out=grad)
+
+    def contraction(self) -> Contraction:
+        return backend.implementation("jacobian", "cpp").kernels()
 
     def multiply(self, left: Tensor, right: shared.RightOperand) -> Tensor:
         return shared.multiply(left, right)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aefast.ops.corrupt.eager import corrupt
-from aefast.ops.linear_act.eager import ACTIVATIONS, DERIVATIVES, linear_act
+from aefast.ops.linear_act.eager import ACTIVATIONS, CURVATURES, DERIVATIVES, linear_act
 from aefast.ops.reconstruction.settings import PerInput, Settings
 
 Layer = Callable[[Tensor, Tensor, Tensor | None, str], Tensor]
@@ -41,7 +41,7 @@ def reconstruction_loss(
     linear_act: Layer = linear_act,
     corrupt: Callable[..., Tensor] = corrupt,
 ) -> Tensor:
-    """Corrupt, encode, decode, compare."""
+    """Corrupt, encode, decode, compare; and contract, as aefast.ops.jacobian.eager defines it."""
     x, encoder_weight, encoder_bias, decoder_weight, decoder_bias, target = inputs
     target = x if target is None else target
     x = _with_noise(x, settings.corruption, settings, corrupt)
@@ -58,10 +58,16 @@ def reconstruction_loss(
         linear_act,
     )
     if settings.loss == "mse":
-        return F.mse_loss(output, target, reduction=reduction)
-    if from_logits:
-        return F.binary_cross_entropy_with_logits(output, target, reduction=reduction)
-    return F.binary_cross_entropy(output, target, reduction=reduction)
+        loss = F.mse_loss(output, target, reduction=reduction)
+    elif from_logits:
+        loss = F.binary_cross_entropy_with_logits(output, target, reduction=reduction)
+    else:
+        loss = F.binary_cross_entropy(output, target, reduction=reduction)
+    if settings.contraction == 0:
+        return loss
+    slopes = DERIVATIVES[settings.activation](F.linear(x, encoder_weight, encoder_bias))
+    penalty = settings.contraction * (slopes.square() @ encoder_weight.square().sum(1)).sum()
+    return loss + (penalty / max(x.numel(), 1) if reduction == "mean" else penalty)
 
 
 def gradients(inputs: PerInput[Any], settings: Settings) -> PerInput[Tensor]:
@@ -85,8 +91,15 @@ def gradients(inputs: PerInput[Any], settings: Settings) -> PerInput[Tensor]:
     else:
         grad_output = torch.sigmoid(output) - clean
         grad_target = -output
-    grad_hidden = grad_output @ decoder_weight * DERIVATIVES[settings.activation](hidden)
+    slopes = DERIVATIVES[settings.activation](hidden)
+    grad_hidden = grad_output @ decoder_weight * slopes
+    if settings.contraction != 0:
+        grad_slopes = 2 * settings.contraction * slopes * encoder_weight.square().sum(1)
+        grad_hidden = grad_hidden + grad_slopes * CURVATURES[settings.activation](hidden)
     grad_encoder = grad_hidden.t() @ seen
+    if settings.contraction != 0:
+        grad_lengths = settings.contraction * slopes.square().sum(0)
+        grad_encoder = grad_encoder + 2 * grad_lengths[:, None] * encoder_weight
     grad_decoder = grad_output.t() @ code
     grad_x = grad_hidden @ encoder_weight
     if settings.corruption in ("masking", "salt_and_pepper"):

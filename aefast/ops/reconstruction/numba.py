@@ -9,6 +9,7 @@ from numba import njit
 from torch import Tensor
 
 from aefast import backend
+from aefast.ops.jacobian.kernels import Kernels as Contraction
 from aefast.ops.linear_act import what_backward_needs
 from aefast.ops.reconstruction import panels
 from aefast.ops.reconstruction.settings import PerInput, Settings
@@ -86,6 +87,9 @@ class _Kernels:
         if saved is not None:
             grad = shared.map_elements(shared.activation_backward(activation), grad, saved)
         return grad, grad.sum(0) if bias_needed else None
+
+    def contraction(self) -> Contraction:
+        return backend.implementation("jacobian", "numba").kernels()
 
     def multiply(self, left: Tensor, right: Tensor) -> Tensor:
         return torch.mm(left, right.t())

@@ -18,6 +18,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from aefast.ops.jacobian.kernels import Kernels as Contraction
+from aefast.ops.jacobian.passes import squared_lengths
 from aefast.ops.reconstruction.settings import PerInput, Settings
 
 FEWEST_ROWS = 128
@@ -83,6 +85,9 @@ class Kernels(Protocol):
     ) -> tuple[Tensor, Tensor | None]:
         """da [P, H] = (dz @ weight.T) * act', and its sum over the rows [H]."""
 
+    def contraction(self) -> Contraction:
+        """What the contractive penalty is made with."""
+
     def multiply(self, left: Tensor, right: Any) -> Tensor:
         """left [P, K] @ right.T, for a right operand made ready."""
 
@@ -110,6 +115,7 @@ def reconstruction_loss(
     target_needed = needed.x if target is None else needed.target
     wanted = Wanted(code_needed or needed.decoder_weight, needed.decoder_bias, target_needed)
 
+    penalty = Penalty(kernels, encoder_weight, settings, scale) if settings.contraction else None
     encoder, decoder = kernels.operand(encoder_weight), kernels.operand(decoder_weight)
     decoder_transposed = kernels.operand(decoder_weight.t()) if code_needed else None
     encoder_transposed = kernels.operand(encoder_weight.t()) if needed.x else None
@@ -133,6 +139,8 @@ def reconstruction_loss(
             wanted,
         )
         total = total + compared.loss
+        if penalty is not None:
+            total = total + penalty.forward(code, saved)
         if needed.decoder_bias:
             grad_decoder_bias = _add(compared.grad_bias, grad_decoder_bias)
         if needed.decoder_weight:
@@ -142,13 +150,17 @@ def reconstruction_loss(
         if not code_needed:
             continue
 
-        grad_code, grad_bias = kernels.encode_backward(
-            compared.grad_output,
-            decoder_transposed,
-            saved,
-            settings.activation,
-            needed.encoder_bias,
-        )
+        if penalty is not None:
+            product = kernels.multiply(compared.grad_output, decoder_transposed)
+            grad_code, grad_bias = penalty.backward(code, saved, product)
+        else:
+            grad_code, grad_bias = kernels.encode_backward(
+                compared.grad_output,
+                decoder_transposed,
+                saved,
+                settings.activation,
+                needed.encoder_bias,
+            )
         if needed.encoder_bias:
             grad_encoder_bias = _add(grad_bias, grad_encoder_bias)
         if needed.encoder_weight:
@@ -160,9 +172,46 @@ def reconstruction_loss(
             if settings.corruption in ("masking", "salt_and_pepper"):
                 grad_seen = kernels.corrupt(grad_seen, "masking", *noise)
             grad_x[rows] = grad_seen if target is not None else grad_seen + compared.grad_target
+    if penalty is not None and grad_encoder is not None:
+        grad_encoder += penalty.weight_gradient()
     return total, PerInput(
         grad_x, grad_encoder, grad_encoder_bias, grad_decoder, grad_decoder_bias, grad_target
     )
+
+
+class Penalty:
+    """``contraction ||J||^2`` of every row, and ``scale`` times its gradients."""
+
+    def __init__(self, kernels: Kernels, weight: Tensor, settings: Settings, scale: float) -> None:
+        self.kernels, self.weight, self.settings = kernels.contraction(), weight, settings
+        self.factor = scale * settings.contraction
+        self.squared_lengths = squared_lengths(self.kernels, weight)
+        self.grad_lengths: Tensor | None = None
+
+    def forward(self, code: Tensor, saved: Tensor | None) -> Tensor:
+        saved = code if saved is None else saved
+        penalties = self.kernels.contract(saved, self.settings.activation, self.squared_lengths)
+        return self.settings.contraction * penalties.sum(dtype=torch.float64)
+
+    def backward(
+        self, code: Tensor, saved: Tensor | None, grad_code: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """da with the penalty's share, and its sum over the rows."""
+        saved = code if saved is None else saved
+        grad, grad_bias, grad_lengths = self.kernels.contract_backward(
+            saved,
+            self.settings.activation,
+            grad_code,
+            self.squared_lengths.new_full((len(code),), self.factor),
+            self.squared_lengths,
+        )
+        self.grad_lengths = _add(grad_lengths, self.grad_lengths)
+        return grad, grad_bias
+
+    def weight_gradient(self) -> Tensor:
+        """Through the squared lengths of its rows."""
+        assert self.grad_lengths is not None
+        return 2 * self.grad_lengths.float()[:, None] * self.weight
 
 
 def _dense_like(tensor: Tensor) -> Tensor:

@@ -28,3 +28,4 @@ class Settings(NamedTuple):
     corruption_level: float
     seed: int | Tensor
     row_offset: int
+    contraction: float = 0.0  # times a row's contractive penalty is added to the summed loss

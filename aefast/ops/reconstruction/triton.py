@@ -20,6 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from aefast import backend
+from aefast.ops.jacobian.kernels import Kernels as Contraction
 from aefast.ops.linear_act import FROM_PREACTIVATION, what_backward_needs
 from aefast.ops.reconstruction import panels
 from aefast.ops.reconstruction.settings import PerInput, Settings
@@ -483,7 +484,7 @@ def variants(generation: int) -> Iterator[Variant]:
 def reconstruction_loss(
     inputs: PerInput[Any], settings: Settings, scale: float, needed: PerInput[bool]
 ) -> tuple[float | Tensor, PerInput[Any]]:
-    if settings.corruption is None and not any(needed):
+    if settings.corruption is None and settings.contraction == 0 and not any(needed):
         strip = _strip(inputs)
         if strip is not None:
             return _loss_alone(inputs, settings, strip), PerInput(*[None] * len(inputs))
@@ -581,6 +582,9 @@ class _Kernels:
         grad, partials = triton_activation.activation_backward(grad, saved, activation)
         grad_bias = partials.sum(0, dtype=torch.float64) if bias_needed else None
         return grad[:, : weight.shape[0]], grad_bias
+
+    def contraction(self) -> Contraction:
+        return backend.implementation("jacobian", "triton").kernels()
 
     def multiply(self, left: Tensor, right: Tensor) -> Tensor:
         return triton_gemm.multiply(left, right)[0]
