@@ -21,7 +21,7 @@ from aefast.ops import linear_act as _linear_act
 from aefast.ops import mlp as _mlp
 from aefast.ops.jacobian import eager, passes
 from aefast.ops.jacobian.kernels import Kernels
-from aefast.ops.jacobian.passes import Gradients, Needed, Point
+from aefast.ops.jacobian.passes import Gradients, Kept, Needed
 from aefast.ops.jacobian.settings import Layer, Settings
 from aefast.ops.jacobian.tangents import Tangents, leading_directions
 from aefast.ops.shared import contract
@@ -171,8 +171,8 @@ def _penalty(
     kernels = _kernels(x, layers, settings)
     if differentiated:
         return _Penalty.apply(x, activations, settings, kernels, [], *parameters)
-    penalty, error, points = _forward(kernels, x, layers, settings)
-    return penalty, error, points[0].code
+    penalty, error, kept = _forward(kernels, x, layers, settings, False)
+    return penalty, error, kept.points[0].code
 
 
 def _is_fused(x: Tensor, layers: list[Layer], settings: Settings, traced: bool) -> bool:
@@ -214,18 +214,22 @@ def _kernels(x: Tensor, layers: list[Layer], settings: Settings) -> Kernels:
 
 
 def _forward(
-    kernels: Kernels, x: Tensor, layers: Sequence[Layer], settings: Settings
-) -> tuple[Tensor, Tensor | None, list[Point]]:
+    kernels: Kernels,
+    x: Tensor,
+    layers: Sequence[Layer],
+    settings: Settings,
+    differentiated: bool,
+) -> tuple[Tensor, Tensor | None, Kept]:
     x, layers = _readable(x, layers)
-    penalty, error, points = passes.forward(kernels, x, layers, settings)
-    return penalty.to(x.dtype), error, points
+    penalty, error, kept = passes.forward(kernels, x, layers, settings, differentiated)
+    return penalty.to(x.dtype), error, kept
 
 
 def _backward(
     kernels: Kernels,
     grad_penalty: Tensor,
     grad_code: Tensor | None,
-    points: list[Point],
+    kept: Kept,
     x: Tensor,
     layers: Sequence[Layer],
     settings: Settings,
@@ -235,7 +239,7 @@ def _backward(
     grad_penalty = contract.readable(grad_penalty, "the incoming gradient")
     if grad_code is not None:
         grad_code = contract.readable(grad_code, "the incoming gradient")
-    return passes.backward(kernels, grad_penalty, grad_code, points, layers, settings, needed)
+    return passes.backward(kernels, grad_penalty, grad_code, kept, layers, settings, needed)
 
 
 class _Penalty(KernelFunction):
@@ -250,10 +254,11 @@ class _Penalty(KernelFunction):
         made: list[Any],
         *parameters: Any,
     ) -> tuple[Tensor, Tensor | None, Tensor]:
-        penalty, error, points = _forward(kernels, x, _layers(parameters, activations), settings)
-        made.append(points)
+        layers = _layers(parameters, activations)
+        penalty, error, kept = _forward(kernels, x, layers, settings, True)
+        made.append(kept)
         # Another tensor on the same memory: ``made`` holding the output would hold its own node.
-        return penalty, error, points[0].code.detach()
+        return penalty, error, kept.points[0].code.detach()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> None:
@@ -283,10 +288,10 @@ class _Penalty(KernelFunction):
             made = eager.gradients(grad_penalty, grad_code, x, layers, ctx.settings)
         else:
             if not ctx.made:
-                ctx.made.append(_forward(ctx.kernels, x, layers, ctx.settings)[2])
-            points = ctx.made.pop()
+                ctx.made.append(_forward(ctx.kernels, x, layers, ctx.settings, False)[2])
+            kept = ctx.made.pop()
             gradients = _backward(
-                ctx.kernels, grad_penalty, grad_code, points, x, layers, ctx.settings, needed
+                ctx.kernels, grad_penalty, grad_code, kept, x, layers, ctx.settings, needed
             )
             made = [gradients.x, *gradients.weights, *gradients.biases]
             made = [None if gradient is None else gradient.to(x.dtype) for gradient in made]
@@ -311,8 +316,8 @@ def _registered(
     settings = Settings(probes, hessian_noise, hessian_weight, seed, row_offset)
     layers = _check_registered(x, weights, biases, activations, settings)
     kernels = _kernels(x, layers, settings)
-    penalty, error, points = _forward(kernels, x, layers, settings)
-    return penalty, x.new_empty(0) if error is None else error, points[0].code
+    penalty, error, kept = _forward(kernels, x, layers, settings, False)
+    return penalty, x.new_empty(0) if error is None else error, kept.points[0].code
 
 
 @_registered.register_fake
@@ -347,8 +352,8 @@ def _registered_backward(
         raise ValueError(f"needed has {len(needed)} flags; it takes {1 + 2 * count}")
     flags = Needed(needed[0], list(needed[1 : 1 + count]), list(needed[1 + count :]))
     kernels = _kernels(x, layers, settings)
-    points = _forward(kernels, x, layers, settings)[2]
-    gradients = _backward(kernels, grad_penalty, grad_code, points, x, layers, settings, flags)
+    kept = _forward(kernels, x, layers, settings, False)[2]
+    gradients = _backward(kernels, grad_penalty, grad_code, kept, x, layers, settings, flags)
     made = [gradients.x, *gradients.weights, *gradients.biases]
     return [
         x.new_empty(0) if gradient is None or not need else gradient.to(x.dtype)

@@ -10,9 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from aefast.ops.jacobian import eager
+from aefast.ops.jacobian import eager, rows
 from aefast.ops.jacobian.kernels import Kernels
-from aefast.ops.jacobian.rows import Norms
 from aefast.ops.jacobian.settings import Layer, Settings
 
 
@@ -22,6 +21,13 @@ class Point(NamedTuple):
     inputs: list[Tensor]  # [B, H_l]
     saved: list[Tensor]  # what tells the slopes
     code: Tensor
+
+
+class Kept(NamedTuple):
+    """What forward keeps for backward."""
+
+    points: list[Point]  # at x, and at x with noise
+    made: rows.Gradients | None  # of the sum of all penalties
 
 
 class Gradients(NamedTuple):
@@ -39,49 +45,52 @@ class Needed(NamedTuple):
 
 
 def forward(
-    kernels: Kernels, x: Tensor, layers: Sequence[Layer], settings: Settings
-) -> tuple[Tensor, Tensor | None, list[Point]]:
-    """The penalty [B], an estimate's standard error, and what backward needs: the points."""
+    kernels: Kernels, x: Tensor, layers: Sequence[Layer], settings: Settings, differentiated: bool
+) -> tuple[Tensor, Tensor | None, Kept]:
+    """The penalty [B], an estimate's standard error, and what backward needs.
+
+    Where gradients will be asked for, those of the rows are made at once, for the sum of all
+    penalties: mostly the mean is wanted, and then they are right but for a factor. Whether it is
+    so is asked in backward; on a GPU that would wait for it, and backward makes them itself.
+    """
     points = [encode(kernels, x, layers)]
     if settings.hessian_noise > 0:
         noisy = eager.with_noise(x, settings, kernels.corrupt)
         points.append(encode(kernels, noisy, layers))
+    kept = Kept(points, None)
     if is_fused(layers, settings):
         lengths = squared_lengths(kernels, layers[0].weight)
-        return kernels.contract(points[0].saved[0], layers[0].activation, lengths), None, points
+        return kernels.contract(points[0].saved[0], layers[0].activation, lengths), None, kept
     slopes, others = _slopes(kernels, points, layers)
     if is_closed(layers, settings):
         squares = slopes[0].square()
         if others is not None:
             squares += settings.hessian_weight * (slopes[0] - others[0]).square()
-        return squares @ squared_lengths(kernels, layers[0].weight), None, points
-    norms = _norms(kernels, x, layers, settings).forward(slopes, others)
-    return *eager.summary(norms, settings), points
+        return squares @ squared_lengths(kernels, layers[0].weight), None, kept
+    all_norms = _norms(kernels, x, layers, settings)
+    if differentiated and x.device.type == "cpu":
+        norms, made = all_norms.with_gradients(slopes, others)
+        return *eager.summary(norms, settings), Kept(points, made)
+    return *eager.summary(all_norms.forward(slopes, others), settings), kept
 
 
 def backward(
     kernels: Kernels,
     grad_penalty: Tensor,
     grad_code: Tensor | None,
-    points: list[Point],
+    kept: Kept,
     layers: Sequence[Layer],
     settings: Settings,
     needed: Needed,
 ) -> Gradients:
     """Of the gradients those that are ``needed``."""
-    x = points[0].inputs[0]
+    points = kept.points
     if is_fused(layers, settings):
         return _fused_backward(kernels, grad_penalty, grad_code, points[0], layers[0], needed)
-    slopes, others = _slopes(kernels, points, layers)
-    if is_closed(layers, settings) and others is not None:
-        made = _closed_backward(kernels, grad_penalty, slopes[0], others[0], layers[0], settings)
-    else:
-        norms = _norms(kernels, x, layers, settings)
-        made = norms.backward(grad_penalty / max(settings.probes, 1), slopes, others)
-    grad_slopes, grad_others, grad_weights = made
-    result = encode_backward(kernels, points[0], layers, grad_slopes, grad_code, needed)
-    if grad_others is not None:
-        noisy = encode_backward(kernels, points[1], layers, grad_others, None, needed)
+    made = _made(kernels, grad_penalty, kept, layers, settings)
+    result = encode_backward(kernels, points[0], layers, made.slopes, grad_code, needed)
+    if made.others is not None:
+        noisy = encode_backward(kernels, points[1], layers, made.others, None, needed)
         result = Gradients(
             _sum(result.x, noisy.x),
             [_sum(*pair) for pair in zip(result.weights, noisy.weights, strict=True)],
@@ -89,9 +98,27 @@ def backward(
         )
     weights = [
         _sum(total, part) if need else None
-        for total, part, need in zip(result.weights, grad_weights, needed.weights, strict=True)
+        for total, part, need in zip(result.weights, made.weights, needed.weights, strict=True)
     ]
     return result._replace(weights=weights)
+
+
+def _made(
+    kernels: Kernels,
+    grad_penalty: Tensor,
+    kept: Kept,
+    layers: Sequence[Layer],
+    settings: Settings,
+) -> rows.Gradients:
+    """The gradients by slopes and weights."""
+    grad = grad_penalty / max(settings.probes, 1)
+    if kept.made is not None and len(grad) > 0 and bool((grad == grad[0]).all()):
+        return kept.made.times(grad[0])
+    slopes, others = _slopes(kernels, kept.points, layers)
+    if is_closed(layers, settings) and others is not None:
+        return _closed_backward(kernels, grad, slopes[0], others[0], layers[0], settings)
+    norms = _norms(kernels, kept.points[0].inputs[0], layers, settings)
+    return norms.with_gradients(slopes, others, grad)[1]
 
 
 def is_closed(layers: Sequence[Layer], settings: Settings) -> bool:
@@ -168,13 +195,13 @@ def _closed_backward(
     other: Tensor,
     layer: Layer,
     settings: Settings,
-) -> tuple[list[Tensor], list[Tensor] | None, list[Tensor | None]]:
-    """By slopes, others and weights, of sum_j (d^2 + change_weight (d - d')^2)_j n_j."""
+) -> rows.Gradients:
+    """Those of sum_j (d^2 + change_weight (d - d')^2)_j n_j."""
     change = settings.hessian_weight * (slope - other)
     factor = 2 * grad[:, None] * squared_lengths(kernels, layer.weight)
     grad_lengths = grad @ (slope.square() + change * (slope - other))
     grad_weight = 2 * grad_lengths[:, None] * layer.weight
-    return [factor * (slope + change)], [-factor * change], [grad_weight]
+    return rows.Gradients([factor * (slope + change)], [-factor * change], [grad_weight])
 
 
 def _slopes(
@@ -191,12 +218,12 @@ def _slopes(
     return slopes[0], slopes[1] if len(slopes) > 1 else None
 
 
-def _norms(kernels: Kernels, x: Tensor, layers: Sequence[Layer], settings: Settings) -> Norms:
+def _norms(kernels: Kernels, x: Tensor, layers: Sequence[Layer], settings: Settings) -> rows.Norms:
     def draw(samples: slice) -> Tensor:
         first = settings._replace(row_offset=settings.row_offset + samples.start)
         return eager.draw_probes(x[samples], layers[-1].weight.shape[0], first, kernels.corrupt)
 
-    return Norms(kernels, layers, settings.probes, draw, settings.hessian_weight)
+    return rows.Norms(kernels, layers, settings.probes, draw, settings.hessian_weight)
 
 
 def squared_lengths(kernels: Kernels, weight: Tensor) -> Tensor:

@@ -59,6 +59,21 @@ def route_of(layers: Sequence[Layer], probes: int) -> Route:
     return Route(True, stages, hidden < 2 * visible)
 
 
+class Gradients(NamedTuple):
+    """By the slopes at x and at x with noise, and by the weights."""
+
+    slopes: list[Tensor]
+    others: list[Tensor] | None
+    weights: list[Tensor | None]
+
+    def times(self, factor: float | Tensor) -> "Gradients":
+        return Gradients(
+            [slope * factor for slope in self.slopes],
+            None if self.others is None else [slope * factor for slope in self.others],
+            [None if weight is None else weight * factor for weight in self.weights],
+        )
+
+
 class Norms:
     """The squared norms for the weights of one call, and their gradients.
 
@@ -100,28 +115,33 @@ class Norms:
             norms[samples] = part.reshape(-1, self.rows)
         return norms
 
-    def backward(
-        self, grad: Tensor, slopes: list[Tensor], others: list[Tensor] | None
-    ) -> tuple[list[Tensor], list[Tensor] | None, list[Tensor | None]]:
-        """The gradients by slopes, others and weights, for one of a sample's norms, grad [B]."""
+    def with_gradients(
+        self, slopes: list[Tensor], others: list[Tensor] | None, grad: Tensor | None = None
+    ) -> tuple[Tensor, "Gradients"]:
+        """The norms times ``grad`` [B], None for 1, and the gradients of all that summed up.
+
+        Made along with the norms the gradients take two products less than made alone.
+        """
         self.grad_weights: list[Tensor | None] = [None] * len(self.weights)
         self.grad_first: Tensor | None = None  # of the first weight, transposed
         self.grad_start: Tensor | None = None
+        norms = slopes[0].new_empty(slopes[0].shape[0], self.rows)
         grad_slopes = [torch.empty_like(slope) for slope in slopes]
-        grad_others = [torch.empty_like(slope) for slope in slopes]
-        for samples in self._panels(grad.shape[0]):
+        grad_others = None if others is None else [torch.empty_like(slope) for slope in others]
+        for samples in self._panels(slopes[0].shape[0]):
             probes = None if self.is_exact else self.draw(samples)
             made = self._make(slopes, samples, probes)
-            grad_rows = self._lengths_backward(made[-1], grad[samples])
-            if others is not None:
+            factor = None if grad is None else grad[samples][:, None, None]
+            part, grad_rows = self._lengths_and_gradient(made[-1], factor)
+            if others is not None and grad_others is not None:
                 other = self._make(others, samples, probes)
-                change = self._lengths_backward(
-                    made[-1] - other[-1], self.change_weight * grad[samples]
-                )
-                grad_rows += change
-                self._unmake(other, -change, others, samples, grad_others)
+                weight = self.change_weight if factor is None else self.change_weight * factor
+                change, grad_change = self._lengths_and_gradient(made[-1] - other[-1], weight)
+                part, grad_rows = part + change, grad_rows + grad_change
+                self._unmake(other, -grad_change, others, samples, grad_others)
             self._unmake(made, grad_rows, slopes, samples, grad_slopes)
-        return grad_slopes, None if others is None else grad_others, self._weights_gradients()
+            norms[samples] = part.reshape(-1, self.rows)
+        return norms, Gradients(grad_slopes, grad_others, self._weights_gradients()).times(2)
 
     def _panels(self, batch: int) -> Iterator[slice]:
         widest = max(max(weight.shape) for weight in self.weights)
@@ -201,16 +221,26 @@ class Norms:
             rows = self.kernels.multiply(rows, self._operand(0, False))
         return self.kernels.dot_rows(rows, rows, rows.new_zeros(rows.shape[0]))
 
-    def _lengths_backward(self, rows: Tensor, grad: Tensor) -> Tensor:
-        weighted = rows * (2 * grad)[:, None, None]
+    def _lengths_and_gradient(
+        self, rows: Tensor, factor: Tensor | float | None
+    ) -> tuple[Tensor, Tensor]:
+        """The rows' squared lengths times ``factor``, and half the gradient by the rows."""
+        flat = _flat(rows)
+        weighted = flat if factor is None else _flat(rows * factor)
+        lengths = rows.new_zeros(flat.shape[0])
         if self.gram is not None:
-            return self.gram.backward(_flat(rows), _flat(weighted)).reshape(rows.shape)
-        if not self.route.from_code:
-            return weighted
-        ends = self.kernels.multiply(_flat(weighted), self._operand(0, False))
-        # The narrower factor first: the vendor's product rounds less so.
-        self.grad_first = self.kernels.add_product(ends, _flat(rows), self.grad_first)
-        return self.kernels.multiply(ends, self._operand(0, True)).reshape(rows.shape)
+            grad = self.gram.backward(flat, weighted)
+            self.kernels.dot_rows(flat, grad, lengths)
+        elif self.route.from_code:
+            ends = self.kernels.multiply(weighted, self._operand(0, False))
+            # The narrower factor first: the vendor's product rounds less so.
+            self.grad_first = self.kernels.add_product(ends, flat, self.grad_first)
+            grad = self.kernels.multiply(ends, self._operand(0, True))
+            self.kernels.dot_rows(flat, grad, lengths)
+        else:
+            self.kernels.dot_rows(flat, weighted, lengths)
+            grad = weighted.clone() if weighted is flat else weighted
+        return lengths, grad.reshape(rows.shape)
 
     def _weights_gradients(self) -> list[Tensor | None]:
         gradients = self.grad_weights
@@ -255,7 +285,7 @@ class Gram:
         return block
 
     def backward(self, rows: Tensor, weighted: Tensor) -> Tensor:
-        """weighted G, for weighted = 2 grad rows; and keeps the gradient by G."""
+        """weighted G; and keeps half the gradient by G, rowst weighted, which is symmetric."""
         if self.whole is None:
             self.whole = self.kernels.operand(self.matrix)
         for index, part in enumerate(self.parts):
@@ -265,7 +295,7 @@ class Gram:
         return self.kernels.multiply(weighted, self.whole)
 
     def weight_gradient(self) -> Tensor:
-        """The gradient by G is S/2 for S = 2 grad rowst rows, both symmetric; by W it is S W."""
+        """Half of it: through G = W Wt it is twice the gradient by G times W."""
         symmetric = torch.empty_like(self.matrix)
         for part, total in zip(self.parts, self.totals, strict=True):
             if total is None:  # no samples

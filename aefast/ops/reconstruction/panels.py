@@ -195,7 +195,7 @@ class Penalty:
 
     def backward(
         self, code: Tensor, saved: Tensor | None, grad_code: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None]:
         """da with the penalty's share, and its sum over the rows."""
         saved = code if saved is None else saved
         grad, grad_bias, grad_lengths = self.kernels.contract_backward(
