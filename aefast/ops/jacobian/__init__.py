@@ -21,7 +21,7 @@ from aefast.ops import linear_act as _linear_act
 from aefast.ops import mlp as _mlp
 from aefast.ops.jacobian import eager, passes
 from aefast.ops.jacobian.kernels import Kernels
-from aefast.ops.jacobian.passes import Gradients, Kept, Needed
+from aefast.ops.jacobian.passes import Kept, Needed
 from aefast.ops.jacobian.settings import Layer, Settings
 from aefast.ops.jacobian.tangents import Tangents, leading_directions
 from aefast.ops.shared import contract
@@ -168,7 +168,7 @@ def _penalty(
     differentiated = torch.is_grad_enabled() and any(
         tensor is not None and tensor.requires_grad for tensor in (x, *parameters)
     )
-    kernels = _kernels(x, layers, settings)
+    kernels = _of_backend(x)
     if differentiated:
         return _Penalty.apply(x, activations, settings, kernels, [], *parameters)
     penalty, error, kept = _forward(kernels, x, layers, settings, False)
@@ -206,11 +206,13 @@ def _readable(x: Tensor, layers: Sequence[Layer]) -> tuple[Tensor, list[Layer]]:
     return contract.readable(x, "x").detach(), readable
 
 
-def _kernels(x: Tensor, layers: list[Layer], settings: Settings) -> Kernels:
-    """A backend's, or, for a registered op that none serves, plain PyTorch's."""
-    if not _is_fused(x, layers, settings, traced=False):
-        return Kernels()
+def _of_backend(x: Tensor) -> Kernels:
     return backend.implementation("jacobian", backend.select(x.device, x.dtype)).kernels()
+
+
+def _of_backend_or_plain(x: Tensor, layers: list[Layer], settings: Settings) -> Kernels:
+    """For a registered op: where no backend serves, the steps in plain PyTorch do."""
+    return _of_backend(x) if _is_fused(x, layers, settings, traced=False) else Kernels()
 
 
 def _forward(
@@ -230,16 +232,19 @@ def _backward(
     grad_penalty: Tensor,
     grad_code: Tensor | None,
     kept: Kept,
-    x: Tensor,
-    layers: Sequence[Layer],
     settings: Settings,
     needed: Needed,
-) -> Gradients:
-    x, layers = _readable(x, layers)
+) -> list[Tensor | None]:
+    """By x, the weights and the biases."""
     grad_penalty = contract.readable(grad_penalty, "the incoming gradient")
     if grad_code is not None:
         grad_code = contract.readable(grad_code, "the incoming gradient")
-    return passes.backward(kernels, grad_penalty, grad_code, kept, layers, settings, needed)
+    made = passes.backward(kernels, grad_penalty, grad_code, kept, settings, needed)
+    dtype = kept.points[0].inputs[0].dtype
+    return [
+        None if gradient is None else gradient.to(dtype)
+        for gradient in (made.x, *made.weights, *made.biases)
+    ]
 
 
 class _Penalty(KernelFunction):
@@ -290,11 +295,7 @@ class _Penalty(KernelFunction):
             if not ctx.made:
                 ctx.made.append(_forward(ctx.kernels, x, layers, ctx.settings, False)[2])
             kept = ctx.made.pop()
-            gradients = _backward(
-                ctx.kernels, grad_penalty, grad_code, kept, x, layers, ctx.settings, needed
-            )
-            made = [gradients.x, *gradients.weights, *gradients.biases]
-            made = [None if gradient is None else gradient.to(x.dtype) for gradient in made]
+            made = _backward(ctx.kernels, grad_penalty, grad_code, kept, ctx.settings, needed)
         flags = [needed.x, *needed.weights, *needed.biases]
         grad_x, *rest = (g if need else None for g, need in zip(made, flags, strict=True))
         return grad_x, *(None,) * 4, *rest
@@ -315,7 +316,7 @@ def _registered(
     """The penalty, the standard error (empty without one) and the code."""
     settings = Settings(probes, hessian_noise, hessian_weight, seed, row_offset)
     layers = _check_registered(x, weights, biases, activations, settings)
-    kernels = _kernels(x, layers, settings)
+    kernels = _of_backend_or_plain(x, layers, settings)
     penalty, error, kept = _forward(kernels, x, layers, settings, False)
     return penalty, x.new_empty(0) if error is None else error, kept.points[0].code
 
@@ -351,14 +352,10 @@ def _registered_backward(
     if len(needed) != 1 + 2 * count:
         raise ValueError(f"needed has {len(needed)} flags; it takes {1 + 2 * count}")
     flags = Needed(needed[0], list(needed[1 : 1 + count]), list(needed[1 + count :]))
-    kernels = _kernels(x, layers, settings)
+    kernels = _of_backend_or_plain(x, layers, settings)
     kept = _forward(kernels, x, layers, settings, False)[2]
-    gradients = _backward(kernels, grad_penalty, grad_code, kept, x, layers, settings, flags)
-    made = [gradients.x, *gradients.weights, *gradients.biases]
-    return [
-        x.new_empty(0) if gradient is None or not need else gradient.to(x.dtype)
-        for gradient, need in zip(made, needed, strict=True)
-    ]
+    made = _backward(kernels, grad_penalty, grad_code, kept, settings, flags)
+    return [x.new_empty(0) if gradient is None else gradient for gradient in made]
 
 
 @_registered_backward.register_fake

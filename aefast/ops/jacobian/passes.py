@@ -26,7 +26,9 @@ class Point(NamedTuple):
 class Kept(NamedTuple):
     """What forward keeps for backward."""
 
+    layers: Sequence[Layer]
     points: list[Point]  # at x, and at x with noise
+    lengths: Tensor | None  # one layer's squared lengths
     made: rows.Gradients | None  # of the sum of all penalties
 
 
@@ -57,21 +59,17 @@ def forward(
     if settings.hessian_noise > 0:
         noisy = eager.with_noise(x, settings, kernels.corrupt)
         points.append(encode(kernels, noisy, layers))
-    kept = Kept(points, None)
-    if is_fused(layers, settings):
-        lengths = squared_lengths(kernels, layers[0].weight)
-        return kernels.contract(points[0].saved[0], layers[0].activation, lengths), None, kept
-    slopes, others = _slopes(kernels, points, layers)
     if is_closed(layers, settings):
-        squares = slopes[0].square()
-        if others is not None:
-            squares += settings.hessian_weight * (slopes[0] - others[0]).square()
-        return squares @ squared_lengths(kernels, layers[0].weight), None, kept
+        lengths = squared_lengths(kernels, layers[0].weight)
+        penalty = _closed(kernels, points, layers[0], lengths, settings)
+        return penalty, None, Kept(layers, points, lengths, None)
+    slopes, others = _slopes(kernels, points, layers)
     all_norms = _norms(kernels, x, layers, settings)
     if differentiated and x.device.type == "cpu":
         norms, made = all_norms.with_gradients(slopes, others)
-        return *eager.summary(norms, settings), Kept(points, made)
-    return *eager.summary(all_norms.forward(slopes, others), settings), kept
+        return *eager.summary(norms, settings), Kept(layers, points, None, made)
+    norms = all_norms.forward(slopes, others)
+    return *eager.summary(norms, settings), Kept(layers, points, None, None)
 
 
 def backward(
@@ -79,15 +77,16 @@ def backward(
     grad_penalty: Tensor,
     grad_code: Tensor | None,
     kept: Kept,
-    layers: Sequence[Layer],
     settings: Settings,
     needed: Needed,
 ) -> Gradients:
     """Of the gradients those that are ``needed``."""
-    points = kept.points
-    if is_fused(layers, settings):
-        return _fused_backward(kernels, grad_penalty, grad_code, points[0], layers[0], needed)
-    made = _made(kernels, grad_penalty, kept, layers, settings)
+    layers, points, lengths, _ = kept
+    if lengths is not None and len(points) == 1:
+        return _fused_backward(
+            kernels, grad_penalty, grad_code, points[0], layers[0], lengths, needed
+        )
+    made = _made(kernels, grad_penalty, kept, settings)
     result = encode_backward(kernels, points[0], layers, made.slopes, grad_code, needed)
     if made.others is not None:
         noisy = encode_backward(kernels, points[1], layers, made.others, None, needed)
@@ -107,17 +106,17 @@ def _made(
     kernels: Kernels,
     grad_penalty: Tensor,
     kept: Kept,
-    layers: Sequence[Layer],
     settings: Settings,
 ) -> rows.Gradients:
     """The gradients by slopes and weights."""
+    layers, points, lengths, _ = kept
     grad = grad_penalty / max(settings.probes, 1)
     if kept.made is not None and len(grad) > 0 and bool((grad == grad[0]).all()):
         return kept.made.times(grad[0])
-    slopes, others = _slopes(kernels, kept.points, layers)
-    if is_closed(layers, settings) and others is not None:
-        return _closed_backward(kernels, grad, slopes[0], others[0], layers[0], settings)
-    norms = _norms(kernels, kept.points[0].inputs[0], layers, settings)
+    slopes, others = _slopes(kernels, points, layers)
+    if lengths is not None and others is not None:
+        return _closed_backward(grad, slopes[0], others[0], layers[0].weight, lengths, settings)
+    norms = _norms(kernels, points[0].inputs[0], layers, settings)
     return norms.with_gradients(slopes, others, grad)[1]
 
 
@@ -169,6 +168,7 @@ def _fused_backward(
     grad_code: Tensor | None,
     point: Point,
     layer: Layer,
+    lengths: Tensor,
     needed: Needed,
 ) -> Gradients:
     weight = layer.weight
@@ -177,7 +177,7 @@ def _fused_backward(
         layer.activation,
         grad_code,
         grad_penalty,
-        squared_lengths(kernels, weight),
+        lengths,
     )
     grad_weight = grad_x = None
     if needed.weights[0]:
@@ -188,19 +188,24 @@ def _fused_backward(
     return Gradients(grad_x, [grad_weight], [grad_bias if needed.biases[0] else None])
 
 
+def _closed(
+    kernels: Kernels, points: list[Point], layer: Layer, lengths: Tensor, settings: Settings
+) -> Tensor:
+    """sum_j (d^2 + hessian_weight (d - d')^2)_j n_j."""
+    if len(points) == 1:
+        return kernels.contract(points[0].saved[0], layer.activation, lengths)
+    slope, other = (kernels.slopes(point.saved[0], layer.activation) for point in points)
+    return (slope.square() + settings.hessian_weight * (slope - other).square()) @ lengths
+
+
 def _closed_backward(
-    kernels: Kernels,
-    grad: Tensor,
-    slope: Tensor,
-    other: Tensor,
-    layer: Layer,
-    settings: Settings,
+    grad: Tensor, slope: Tensor, other: Tensor, weight: Tensor, lengths: Tensor, settings: Settings
 ) -> rows.Gradients:
-    """Those of sum_j (d^2 + change_weight (d - d')^2)_j n_j."""
+    """Those of the sum above, with its second term."""
     change = settings.hessian_weight * (slope - other)
-    factor = 2 * grad[:, None] * squared_lengths(kernels, layer.weight)
+    factor = 2 * grad[:, None] * lengths
     grad_lengths = grad @ (slope.square() + change * (slope - other))
-    grad_weight = 2 * grad_lengths[:, None] * layer.weight
+    grad_weight = 2 * grad_lengths[:, None] * weight
     return rows.Gradients([factor * (slope + change)], [-factor * change], [grad_weight])
 
 
