@@ -159,7 +159,7 @@ def case(
     inputs: Autoencoder,
     run: str,
     setting: str,
-    ours: Layer,
+    layer: Layer,
     eager: Layer,
     checked: tuple[Layer, Layer] | None = None,
     calls_in_round: int = 1,
@@ -167,25 +167,25 @@ def case(
     """One line of the table; ``setting`` begins with the precision."""
     widths = "-".join(str(width) for width in inputs.widths)
     precision = setting.replace(",", "").split()[0]
-    contenders = checked or (ours, eager)
+    contenders = checked or (layer, eager)
     return Case(
-        op="contractive_penalty" if ours is not ours_contracted else "reconstruction_loss",
+        op="reconstruction_loss" if layer is ours_contracted else "contractive_penalty",
         name=f"{run} {inputs.batch}x{widths} {setting}",
         device=inputs.device,
         dtype=inputs.dtype,
         make_inputs=inputs,
-        ours=ours,
+        ours=layer,
         eager=eager,
         check=lambda: check(RUNS[run], inputs(), ROUNDING[precision], *contenders),
         run=RUNS[run],
-        limit=None if calls_in_round > 1 else limit(inputs, run, ours),
+        limit=None if calls_in_round > 1 else limit(inputs, run, layer),
         calls_in_round=calls_in_round,
     )
 
 
-def limit(inputs: Autoencoder, run: str, ours: Layer) -> Limit:
+def limit(inputs: Autoencoder, run: str, layer: Layer) -> Limit:
     """The encoder's products; of a deep exact penalty the one that would write the Jacobians."""
-    if len(inputs.widths) == 2 or ours is not globals()["ours"]:
+    if len(inputs.widths) == 2 or layer is not ours:
         return inputs.products(run)
     visible, hidden, code = inputs.widths
     options: dict[str, Any] = {"device": inputs.device, "dtype": inputs.dtype}

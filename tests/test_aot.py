@@ -112,6 +112,7 @@ from triton.backends.nvidia.compiler import CUDABackend
 from triton.runtime.jit import create_function_from_signature
 
 from aefast.ops.corrupt import triton as corrupt
+from aefast.ops.jacobian import triton as jacobian
 from aefast.ops.linear_act import triton as linear_act
 from aefast.ops.reconstruction import triton as reconstruction
 from aefast.ops.reconstruction.settings import PerInput, Settings
@@ -148,6 +149,11 @@ for batch in [*range(1, 130), 1000, 1024, 4096, 5000, 8191, 16384, 40000]:
     reconstruction.reconstruction_loss(inputs, settings, 0.5, needed)
     halves = PerInput(*(None if t is None else t.bfloat16() for t in inputs))
     reconstruction.reconstruction_loss(halves, settings, 1.0, PerInput(*[False] * 6))
+    for code in (output, output.bfloat16()):
+        lengths, grad = torch.ones(100), torch.ones(batch)
+        jacobian.kernels().contract(code, "tanh", lengths)
+        jacobian.kernels().contract_backward(code, "tanh", None, grad, lengths)
+        jacobian.kernels().slope_backward(code, "tanh", code, code)
     for seed in (0, 1, 16, 2**40):
         corrupt.corrupt(x, "masking", 0.5, 0.0, 0.0, seed, batch)
 print(len(keys), len(names))
@@ -161,5 +167,6 @@ def test_batch_sizes_and_seeds_share_binaries(arch):
     assert keys == names
     # A large and a small tile for each of the three products and the comparison, one kernel for the
     # activation's gradient (100 columns are whole 16-byte units), one for the noise; and in
-    # bfloat16 two tiles to encode and two to compare, and the loss alone in one.
-    assert names <= 15
+    # bfloat16 two tiles to encode and two to compare, and the loss alone in one. The contractive
+    # penalty and its gradient are a kernel each, in both dtypes.
+    assert names <= 19

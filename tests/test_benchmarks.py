@@ -22,6 +22,7 @@ memory = importlib.import_module("memory")
 report = importlib.import_module("report")
 bench_corrupt = importlib.import_module("bench_corrupt")
 bench_linear_act = importlib.import_module("bench_linear_act")
+bench_jacobian = importlib.import_module("bench_jacobian")
 bench_reconstruction = importlib.import_module("bench_reconstruction")
 
 MACHINE = {
@@ -261,6 +262,34 @@ def test_the_reconstruction_check_passes_the_kernel_and_catches_a_wrong_one(
         bench_reconstruction.check(call, inputs, 2**-23, slightly_wrong, eager)
     with torch.no_grad():
         make_inputs.products(run).call(*inputs)
+
+
+@pytest.mark.parametrize(
+    "eager", ["closed_form", "with_jacrev", "with_batched_products", "with_jvp", "eager_contracted"]
+)
+def test_the_baselines_of_the_jacobian_are_right(eager: str) -> None:
+    """Each computes the penalty that it is timed for; the estimate on average."""
+    torch.manual_seed(0)
+    widths = (12, 9) if eager == "closed_form" else (12, 9, 12 if "contracted" in eager else 5)
+    inputs = bench_jacobian.Autoencoder("cpu", torch.float32, 6, widths)()
+    baseline = getattr(bench_jacobian, eager)
+    if eager == "with_jvp":
+        expected = bench_jacobian.ours(*inputs)
+        drawn = torch.stack([baseline(*inputs) for _ in range(400)])
+        assert ((drawn.mean(0) - expected).abs() < 4 * drawn.std(0) / 20).all()
+    else:
+        ours = bench_jacobian.ours_contracted if "contracted" in eager else bench_jacobian.ours
+        torch.testing.assert_close(baseline(*inputs), ours(*inputs))
+
+
+@pytest.mark.parametrize("run", bench_jacobian.RUNS)
+@pytest.mark.parametrize("widths", [(30, 20), (30, 20, 10)], ids=len)
+def test_the_jacobians_limit_is_called(run: str, widths: tuple[int, ...]) -> None:
+    inputs = bench_jacobian.Autoencoder("cpu", torch.float32, 4, widths)
+    limit = bench_jacobian.limit(inputs, run, bench_jacobian.ours)
+    with torch.no_grad():
+        limit.call(*inputs())
+    assert limit.work > 0
 
 
 def test_the_report_shows_a_loss_its_spread_and_the_limit() -> None:

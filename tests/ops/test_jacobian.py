@@ -102,7 +102,8 @@ def skip_when_interpreted(place, skipped):
 def test_penalty_code_and_gradients_are_as_accurate_as_torchs(
     kernel_place, small_panels, widths, options
 ):
-    skip_when_interpreted(kernel_place, len(widths) > 3 and "hessian_noise" in options)
+    some = widths in ((13, 7), (20, 13, 7), (5, 20, 30)) or (len(widths) == 4 and not options)
+    skip_when_interpreted(kernel_place, not some)
     assert_right(encoder(kernel_place, widths), "tanh", **options)
 
 
@@ -220,6 +221,7 @@ def test_the_estimate_is_unbiased_and_its_error_is_honest(place, widths):
 
 
 def test_more_probes_shrink_the_error(place):
+    skip_when_interpreted(place, skipped=True)
     x, weights, biases = encoder(place, (6, 5), batch=200)
     errors = [
         contractive_penalty(
@@ -291,6 +293,7 @@ def test_any_strides(kernel_place):
 @pytest.mark.parametrize("leading", [(), (3,), (2, 1, 3)], ids=str)
 @pytest.mark.parametrize("widths", [(5, 4), (5, 4, 3)], ids=str)
 def test_any_leading_dimensions(place, leading, widths):
+    skip_when_interpreted(place, leading != (2, 1, 3) or len(widths) > 2)
     _, weights, biases = encoder(place, widths)
     x = torch.randn(*leading, 5, device=place)
     penalty, code, error = contractive_penalty(
@@ -322,6 +325,7 @@ def test_no_rows_and_no_columns(place, widths, options):
 
 @pytest.mark.parametrize("widths", [(6, 5), (6, 5, 4)], ids=str)
 def test_only_the_gradients_asked_for_are_made(place, widths):
+    skip_when_interpreted(place, len(widths) > 2)
     parts = encoder(place, widths)
     expected = results(parts, code_weight=0.0)[2:]
     for chosen in range(len(leaves(parts))):
@@ -462,6 +466,7 @@ def test_autocast_computes_as_the_definition_does():
 
 @pytest.mark.parametrize("widths", [(12, 9), (9, 12), (12, 20, 8)], ids=str)
 def test_tangents_are_the_leading_singular_vectors(place, widths):
+    skip_when_interpreted(place, widths != (12, 9))
     x, weights, biases = encoder(place, widths, batch=4)
     vectors, values = tangents(x, weights, biases, "tanh", 3)
     with use_backend("eager"):
@@ -533,7 +538,7 @@ def test_the_way_of_the_fewest_products():
 
 
 def test_memory_stays_far_below_the_jacobians():
-    """A batch's Jacobians would take 210 MB here; a panel's rows take 16."""
+    """A batch's Jacobians would take 210 MB here; a panel's rows take 8."""
     parts = encoder("cpu", (784, 512, 256), batch=256)
     samples = next(iter(rows.Norms(kernels.Kernels(), layers_of(parts), 0, None, 1.0)._panels(256)))
     assert (samples.stop - samples.start) * 256 * 784 * 4 <= kernels.Kernels.panel_bytes

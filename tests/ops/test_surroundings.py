@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing._internal.two_tensor import TwoTensor
 
-from aefast.functional import corrupt, linear_act, reconstruction_loss
+from aefast.functional import contractive_penalty, corrupt, linear_act, reconstruction_loss
 from aefast.nn import DenoisingAutoencoder
 from aefast.ops.corrupt import KINDS
 
@@ -18,6 +18,10 @@ def all_ops(x):
         lambda x: linear_act(x, weight, bias, "sigmoid"),
         lambda x: reconstruction_loss(
             x, weight, bias, corruption="masking", corruption_level=0.4, seed=1
+        ),
+        lambda x: contractive_penalty(x, weight, bias, hessian_noise=0.1, seed=1),
+        lambda x: contractive_penalty(
+            x, [weight, weight.new_ones(3, 5)], None, method="hutchinson", probes=2, seed=1
         ),
     ):
         leaf = x.detach().clone().requires_grad_()
@@ -57,6 +61,7 @@ def test_an_incoming_gradient_of_a_subclass(kernel_place):
         linear_act(x, weight, None, "sigmoid"),
         corrupt(x, "masking", 0.5, seed=1),
         reconstruction_loss(x, weight, None),
+        contractive_penalty(x, weight, None),
     ):
         gradient = torch.randn_like(output)
         (expected,) = torch.autograd.grad(output, x, gradient, retain_graph=True)
@@ -77,6 +82,8 @@ def test_a_tensor_without_memory_is_zero_or_named(kernel_place):
         linear_act(freed, weight)
     with pytest.raises(ValueError, match="target has no memory: its storage was freed"):
         reconstruction_loss(zeros, weight, None, target=freed)
+    with pytest.raises(ValueError, match=r"weights\[0\] has no memory: its storage was freed"):
+        contractive_penalty(zeros, freed, None)
 
 
 @pytest.mark.parametrize("kind", KINDS)

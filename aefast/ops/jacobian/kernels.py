@@ -17,7 +17,8 @@ from aefast.ops.linear_act.eager import ACTIVATIONS, CURVATURES, DERIVATIVES
 class Kernels:
     """``saved`` is what ``encode`` keeps of a layer for its slopes act'(a): here a itself."""
 
-    panel_bytes = 16 << 20  # what the rows of a panel of samples may take
+    # What the rows of a panel of samples may take. From 8 to 32 MiB it makes no difference.
+    panel_bytes = 8 << 20
 
     def corrupt(
         self,
