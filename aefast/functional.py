@@ -344,10 +344,14 @@ def contractive_penalty(
     and with ``hessian_noise`` the second-order term of CAE+H is added,
     ``hessian_weight ||J(x) - J(x + hessian_noise z)||^2`` for a standard normal z a row.
 
-    Neither J nor a sample's part of it of that size is ever written. One layer shares the encoder's
-    product with ``return_code``, and costs hardly more than the code. Deeper ones go through the
-    Gram matrix of the first layer, or from the input's end, whichever takes fewer products.
-    Gradients flow into x, weights and biases, through penalty and code.
+    One layer shares the encoder's product with ``return_code``, and costs hardly more than the
+    code. Deeper ones go through the Gram matrix of the first layer, or from the input's end,
+    whichever takes fewer products, over samples that stay in cache: J is never written. The
+    definition writes it, which serves deep encoders in float64 and half precisions, under autocast
+    and ``torch.vmap``, and where gradients are to be differentiated again.
+    Gradients flow into x, weights and biases, through penalty and code. Where they will be asked
+    for, a deep encoder's are made along with the penalty; call it under ``torch.no_grad()`` where
+    none is wanted: that takes less than half the time.
 
     Args:
         x: ``[..., D]``; float32, bfloat16, float16 or float64.

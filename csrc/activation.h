@@ -216,7 +216,8 @@ inline void curvatures(Activation activation, const float* saved, float* output,
             });
         case Activation::gelu:
             return map(saved, output, count, [](float z) {
-                return (2.f - z * z) * exp_nonpositive(-0.5f * z * z) * 0.39894228f;
+                const float square = std::min(z * z, 1e8f);  // finite, where the density is 0
+                return (2.f - square) * exp_nonpositive(-0.5f * square) * 0.39894228f;
             });
         case Activation::silu:
             return map(saved, output, count, [](float z) {

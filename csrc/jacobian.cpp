@@ -59,6 +59,32 @@ void backward_stretch(const SlopeBackwardArguments& a, int64_t row, int64_t colu
     for (int64_t i = 0; i < count; ++i) sums[column + i] += output[i];
 }
 
+// kRowsPerPartialSum rows of one sample.
+void expand_backward_block(const ExpandBackwardArguments& a, int64_t sample, int64_t block) {
+    const int64_t begin = block * kRowsPerPartialSum;
+    const int64_t end = std::min(begin + kRowsPerPartialSum, a.rows);
+    const float* slope = a.slope + sample * a.columns;
+    float* grad_slope = a.grad_slope_parts + (sample * row_blocks(a.rows) + block) * a.columns;
+    std::fill_n(grad_slope, a.columns, 0.f);
+    for (int64_t row = begin; row < end; ++row) {
+        const int64_t place = sample * a.rows + row;
+        const int64_t offset = sample * a.start_sample_stride + row * a.columns;
+        const float* start = a.start + offset;
+        float* grad_start = a.grad_start + offset;
+        const float* grad = a.grad + place * a.columns;
+        const float factor = a.row_slope ? a.row_slope[place] : 1.f;
+        if (a.row_slope)
+            a.grad_row_slope[place] = static_cast<float>(
+                sum(a.columns, [&](int64_t i) { return grad[i] * start[i] * slope[i]; }));
+#pragma GCC ivdep
+        for (int64_t i = 0; i < a.columns; ++i) {
+            const float part = factor * grad[i];
+            grad_slope[i] += part * start[i];
+            grad_start[i] = (a.accumulate ? grad_start[i] : 0.f) + part * slope[i];
+        }
+    }
+}
+
 }  // namespace
 
 void slopes(const SlopesArguments& a) {
@@ -119,32 +145,18 @@ void expand(const ExpandArguments& a) {
 }
 
 void expand_backward(const ExpandBackwardArguments& a) {
-    const int64_t tasks = (a.rows + kRowsPerPartialSum - 1) / kRowsPerPartialSum;
-    parallel_for(a.threads, tasks, [&](int64_t task) {
-        const int64_t begin = task * kRowsPerPartialSum;
-        const int64_t end = std::min(begin + kRowsPerPartialSum, a.rows);
-        for (int64_t sample = 0; sample < a.samples; ++sample) {
-            const float* slope = a.slope + sample * a.columns;
-            float* grad_slope = a.grad_slope_parts + (sample * tasks + task) * a.columns;
-            std::fill_n(grad_slope, a.columns, 0.f);
-            for (int64_t row = begin; row < end; ++row) {
-                const int64_t place = sample * a.rows + row;
-                const float* start = a.start + sample * a.start_sample_stride + row * a.columns;
-                float* grad_start = a.grad_start + sample * a.start_sample_stride + row * a.columns;
-                const float* grad = a.grad + place * a.columns;
-                const float factor = a.row_slope ? a.row_slope[place] : 1.f;
-                if (a.row_slope)
-                    a.grad_row_slope[place] = static_cast<float>(
-                        sum(a.columns, [&](int64_t i) { return grad[i] * start[i] * slope[i]; }));
-#pragma GCC ivdep
-                for (int64_t i = 0; i < a.columns; ++i) {
-                    const float part = factor * grad[i];
-                    grad_slope[i] += part * start[i];
-                    grad_start[i] = (a.accumulate ? grad_start[i] : 0.f) + part * slope[i];
-                }
-            }
-        }
-    });
+    const int64_t blocks = row_blocks(a.rows);
+    if (a.start_sample_stride != 0) {
+        parallel_for(a.threads, a.samples, [&](int64_t sample) {
+            for (int64_t block = 0; block < blocks; ++block)
+                expand_backward_block(a, sample, block);
+        });
+    } else {  // a row of the common start's gradient is one thread's
+        parallel_for(a.threads, blocks, [&](int64_t block) {
+            for (int64_t sample = 0; sample < a.samples; ++sample)
+                expand_backward_block(a, sample, block);
+        });
+    }
 }
 
 void dot_rows(const DotRowsArguments& a) {

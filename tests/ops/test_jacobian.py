@@ -1,5 +1,6 @@
 """The contractive penalty, the Jacobian and its tangents, against the definition in float64."""
 
+import contextlib
 import math
 from itertools import pairwise
 
@@ -133,6 +134,23 @@ def test_a_wide_first_layer_takes_its_gram_matrix_in_parts(batch):
         assert_right(encoder("cpu", (310, 300, 6), batch))
 
 
+@pytest.mark.parametrize("method", ["exact", "hutchinson"])
+def test_rows_that_the_first_weight_cancels_keep_their_accuracy(kernel_place, method):
+    """One direction of W_1 is 1,000 times the others, and W_2 is orthogonal to it: through the Gram
+    matrix three digits would be left."""
+    hidden, visible = (64, 80) if is_interpreted(kernel_place) else (512, 784)
+    x = torch.randn(8, visible, device=kernel_place) / 100
+    direction = torch.ones(hidden, 1, device=kernel_place) / hidden**0.5
+    first = torch.randn(hidden, visible, device=kernel_place) / visible**0.5
+    first += 1000 * direction * torch.randn(visible, device=kernel_place) / visible**0.5
+    second = torch.randn(16, hidden, device=kernel_place) / hidden**0.5
+    second -= second.mean(1, keepdim=True)
+    weights = [(first / 20).requires_grad_(), second.requires_grad_()]
+    parts = x.requires_grad_(), weights, [None, None]
+    options = {} if method == "exact" else {"method": method, "probes": 2}
+    assert_right(parts, "identity", **options)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precisions(kernel_place, dtype):
     assert_right(encoder(kernel_place, (31, 27), 40, dtype))
@@ -186,6 +204,52 @@ def test_gradients_of_gradients_are_the_definitions(kernel_place, widths):
         exact = twice(doubled(parts))
     for kernel, reference in zip(found, exact, strict=True):
         torch.testing.assert_close(kernel, reference.float(), rtol=1e-4, atol=1e-5)
+
+
+def dependent(x, weight):
+    """x is made from a weight, and the weight serves twice."""
+    return contractive_penalty(torch.tanh(x @ weight), [weight, weight], None).sum()
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_tensors_that_depend_on_each_other_are_counted_once(traced):
+    x, weight = torch.randn(5, 6), torch.randn(6, 6).requires_grad_()
+
+    def gradients(x, weight):
+        total = dependent(x, weight)
+        (first,) = torch.autograd.grad(total, weight, create_graph=True)
+        (second,) = torch.autograd.grad(first.square().sum(), weight)
+        return first, second
+
+    with FlopCounterMode(display=False) if traced else contextlib.nullcontext():
+        found = gradients(x, weight)
+    (plain,) = torch.autograd.grad(dependent(x, weight), weight)
+    exact = gradients(x.double(), weight.detach().double().requires_grad_())
+    torch.testing.assert_close(plain, exact[0].float())
+    for kernel, reference in zip(found, exact, strict=True):
+        torch.testing.assert_close(kernel, reference.float(), rtol=1e-4, atol=1e-5)
+    functional = torch.func.grad(lambda weight: dependent(x, weight))(weight.detach())
+    torch.testing.assert_close(functional, exact[0].float())
+
+
+def test_a_hook_on_an_input_runs_once():
+    gradients = []
+    for create_graph in (False, True):
+        x = torch.linspace(-1, 1, 35).reshape(7, 5).requires_grad_()
+        hooked = x * 1.0
+        hooked.register_hook(lambda gradient: 2 * gradient)
+        penalty = contractive_penalty(hooked, torch.ones(4, 5), torch.zeros(4)).sum()
+        gradients += torch.autograd.grad(penalty, x, create_graph=create_graph)
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
+@pytest.mark.parametrize("magnitude", [1e3, 2e19, 1e30])
+def test_far_from_zero_gelu_is_straight(place, magnitude):
+    x = torch.full((2, 1), magnitude, device=place, requires_grad=True)
+    penalty = contractive_penalty(x, torch.ones(1, 1, device=place), None, "gelu")
+    (gradient,) = torch.autograd.grad(penalty.sum(), x)
+    assert (penalty == 1).all()
+    assert not gradient.any()
 
 
 def test_relu_at_zero_is_flat_as_torchs_is(place):
@@ -341,6 +405,16 @@ def test_only_the_gradients_asked_for_are_made(place, widths):
         torch.testing.assert_close(tensors[chosen].grad, expected[chosen])
 
 
+def test_parameter_lists_and_iterators():
+    x, weights, biases = encoder("cpu", (9, 7, 6))
+    expected = contractive_penalty(x, weights, biases)
+    lists = torch.nn.ParameterList(weights), torch.nn.ParameterList(biases)
+    assert torch.equal(contractive_penalty(x, *lists), expected)
+    assert torch.equal(contractive_penalty(x, iter(weights), iter(biases)), expected)
+    without = contractive_penalty(x, weights, [None, None])
+    assert torch.equal(contractive_penalty(x, lists[0], None), without)
+
+
 def test_without_biases(kernel_place):
     assert_right(encoder(kernel_place, (9, 7, 6), bias=False))
     x, weights, _ = encoder(kernel_place, (9, 7))
@@ -389,13 +463,19 @@ def test_backward_runs_where_forward_did():
 
 @pytest.mark.parametrize("widths", [(9, 7), (9, 7, 6)], ids=str)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_compiled_in_one_graph(widths, options):
+@pytest.mark.parametrize("bias", ["all", "the first", "none"])
+def test_compiled_in_one_graph(widths, options, bias):
     parts = encoder("cpu", widths)
+    if bias == "none":
+        parts = (*parts[:2], [None] * len(parts[2]))
+    elif bias == "the first":
+        parts = (*parts[:2], [parts[2][0], *[None] * len(parts[2][1:])])
 
     def penalty(x, weights, biases):
         penalty, code = contractive_penalty(x, weights, biases, return_code=True, seed=3, **options)
         return penalty.sum() + code.square().sum()
 
+    torch.compiler.reset()
     compiled = torch.compile(penalty, fullgraph=True, backend="aot_eager")
     found, expected = compiled(*parts), penalty(*parts)
     torch.testing.assert_close(found, expected)
@@ -478,6 +558,14 @@ def test_tangents_are_the_leading_singular_vectors(place, widths):
     assert (largest > 0).all()
 
 
+def test_tangents_of_no_rows(place):
+    vectors, values = tangents(
+        torch.zeros(0, 6, device=place), torch.ones(4, 6, device=place), None
+    )
+    assert vectors.shape == (0, 1, 6)
+    assert values.shape == (0, 1)
+
+
 def test_tangents_of_a_flat_encoder_are_orthonormal_all_the_same(place):
     """Every unit saturated: the Jacobian is 0."""
     x = torch.full((2, 6), 100.0, device=place)
@@ -540,7 +628,9 @@ def test_the_way_of_the_fewest_products():
 def test_memory_stays_far_below_the_jacobians():
     """A batch's Jacobians would take 210 MB here; a panel's rows take 8."""
     parts = encoder("cpu", (784, 512, 256), batch=256)
-    samples = next(iter(rows.Norms(kernels.Kernels(), layers_of(parts), 0, None, 1.0)._panels(256)))
+    samples = next(
+        iter(rows.Norms(kernels.Kernels(), layers_of(parts), 0, None, 1.0, True)._panels(256))
+    )
     assert (samples.stop - samples.start) * 256 * 784 * 4 <= kernels.Kernels.panel_bytes
 
 

@@ -10,7 +10,7 @@ which makes no intermediate product. All else takes the definition.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -115,9 +115,10 @@ def check_encoder(x: Tensor, weights: Any, biases: Any, activation: Any) -> list
     contract.check_tensor(x, "x")
     if isinstance(weights, Tensor):
         weights, biases = [weights], [biases]
-    elif biases is None and isinstance(weights, Sequence):
-        biases = [None] * len(weights)
-    if isinstance(activation, str) and isinstance(weights, Sequence):
+    elif isinstance(weights, Iterable) and not isinstance(weights, str):
+        weights = list(weights)
+        biases = [None] * len(weights) if biases is None else biases
+    if isinstance(activation, str) and isinstance(weights, list):
         activation = [activation] * len(weights)
     return [Layer(*layer) for layer in _mlp.check_layers(x, weights, biases, activation)]
 
@@ -160,7 +161,12 @@ def _penalty(
     activations = [layer.activation for layer in layers]
     parameters = _parameters(layers)
     if traced:
-        weights, biases = parameters[: len(layers)], parameters[len(layers) :]
+        weights = parameters[: len(layers)]
+        # Autograd looks into a list of tensors only where all are there.
+        biases = [
+            weight.new_zeros(weight.shape[0]) if bias is None else bias
+            for weight, bias, _ in layers
+        ]
         seed = random.seed_tensor(settings.seed)
         return torch.ops.aefast.contractive_penalty(
             x, weights, biases, ",".join(activations), *settings._replace(seed=seed)
@@ -305,7 +311,7 @@ class _Penalty(KernelFunction):
 def _registered(
     x: Tensor,
     weights: Sequence[Tensor],
-    biases: Sequence[Tensor | None],
+    biases: Sequence[Tensor],
     activations: str,
     probes: int,
     hessian_noise: float,
@@ -336,7 +342,7 @@ def _registered_backward(
     grad_code: Tensor,
     x: Tensor,
     weights: Sequence[Tensor],
-    biases: Sequence[Tensor | None],
+    biases: Sequence[Tensor],
     activations: str,
     probes: int,
     hessian_noise: float,

@@ -126,12 +126,25 @@ def gradients(
     layers: Sequence[Layer],
     settings: Settings,
 ) -> list[Tensor | None]:
-    """By x, the weights and the biases, differentiable in their turn; None where not wanted."""
-    inputs: list[Any] = [x, *(layer.weight for layer in layers), *(layer.bias for layer in layers)]
-    wanted = [tensor for tensor in inputs if tensor is not None and tensor.requires_grad]
+    """By x, the weights and the biases, differentiable in their turn; None where not wanted.
+
+    An alias stands for each of them: of tensors that are made from each other, or serve twice, the
+    gradients would else be counted twice, here and by the engine that calls this.
+    """
     differentiated_again = torch.is_grad_enabled()
     with torch.enable_grad():
+        x = x.view_as(x)
+        layers = [
+            Layer(
+                weight.view_as(weight),
+                None if bias is None else bias.view_as(bias),
+                activation,
+            )
+            for weight, bias, activation in layers
+        ]
         penalty, _, code = contractive_penalty(x, layers, settings)
+    inputs: list[Any] = [x, *(layer.weight for layer in layers), *(layer.bias for layer in layers)]
+    wanted = [tensor for tensor in inputs if tensor is not None and tensor.requires_grad]
     pairs = [
         (output, grad)
         for output, grad in ((penalty, grad_penalty), (code, grad_code))

@@ -30,6 +30,7 @@ class Kept(NamedTuple):
     points: list[Point]  # at x, and at x with noise
     lengths: Tensor | None  # one layer's squared lengths
     made: rows.Gradients | None  # of the sum of all penalties
+    may_take_gram: bool = False
 
 
 class Gradients(NamedTuple):
@@ -64,12 +65,19 @@ def forward(
         penalty = _closed(kernels, points, layers[0], lengths, settings)
         return penalty, None, Kept(layers, points, lengths, None)
     slopes, others = _slopes(kernels, points, layers)
-    all_norms = _norms(kernels, x, layers, settings)
-    if differentiated and x.device.type == "cpu":
-        norms, made = all_norms.with_gradients(slopes, others)
-        return *eager.summary(norms, settings), Kept(layers, points, None, made)
-    norms = all_norms.forward(slopes, others)
-    return *eager.summary(norms, settings), Kept(layers, points, None, None)
+    at_once = differentiated and x.device.type == "cpu"
+    may_take_gram = not _is_captured(x)
+    while True:
+        all_norms = _norms(kernels, x, layers, settings, may_take_gram)
+        made = None
+        if at_once:
+            norms, made = all_norms.with_gradients(slopes, others)
+        else:
+            norms = all_norms.forward(slopes, others)
+        if all_norms.is_right(norms):
+            kept = Kept(layers, points, None, made, may_take_gram)
+            return *eager.summary(norms, settings), kept
+        may_take_gram = False
 
 
 def backward(
@@ -81,7 +89,7 @@ def backward(
     needed: Needed,
 ) -> Gradients:
     """Of the gradients those that are ``needed``."""
-    layers, points, lengths, _ = kept
+    layers, points, lengths, *_ = kept
     if lengths is not None and len(points) == 1:
         return _fused_backward(
             kernels, grad_penalty, grad_code, points[0], layers[0], lengths, needed
@@ -109,14 +117,14 @@ def _made(
     settings: Settings,
 ) -> rows.Gradients:
     """The gradients by slopes and weights."""
-    layers, points, lengths, _ = kept
+    layers, points, lengths, *_ = kept
     grad = grad_penalty / max(settings.probes, 1)
     if kept.made is not None and len(grad) > 0 and bool((grad == grad[0]).all()):
         return kept.made.times(grad[0])
     slopes, others = _slopes(kernels, points, layers)
     if lengths is not None and others is not None:
         return _closed_backward(grad, slopes[0], others[0], layers[0].weight, lengths, settings)
-    norms = _norms(kernels, points[0].inputs[0], layers, settings)
+    norms = _norms(kernels, points[0].inputs[0], layers, settings, kept.may_take_gram)
     return norms.with_gradients(slopes, others, grad)[1]
 
 
@@ -223,12 +231,25 @@ def _slopes(
     return slopes[0], slopes[1] if len(slopes) > 1 else None
 
 
-def _norms(kernels: Kernels, x: Tensor, layers: Sequence[Layer], settings: Settings) -> rows.Norms:
+def _norms(
+    kernels: Kernels,
+    x: Tensor,
+    layers: Sequence[Layer],
+    settings: Settings,
+    may_take_gram: bool,
+) -> rows.Norms:
     def draw(samples: slice) -> Tensor:
         first = settings._replace(row_offset=settings.row_offset + samples.start)
         return eager.draw_probes(x[samples], layers[-1].weight.shape[0], first, kernels.corrupt)
 
-    return rows.Norms(kernels, layers, settings.probes, draw, settings.hessian_weight)
+    return rows.Norms(
+        kernels, layers, settings.probes, draw, settings.hessian_weight, may_take_gram
+    )
+
+
+def _is_captured(x: Tensor) -> bool:
+    """Whether a CUDA graph is being captured, which cannot wait for an answer."""
+    return x.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def squared_lengths(kernels: Kernels, weight: Tensor) -> Tensor:

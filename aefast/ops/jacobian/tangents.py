@@ -54,8 +54,8 @@ def leading_directions(
         block = _orthonormal(back(image))
         image = there(block)
         values, before = torch.linalg.vector_norm(image, dim=2), values
-        change = (values - before)[:, :n].abs().amax() if values.numel() else 0
-        if change <= 4 * torch.finfo(x.dtype).eps * values.abs().max():
+        change = (values - before)[:, :n].abs().amax(1)
+        if bool((change <= 4 * torch.finfo(x.dtype).eps * values.amax(1)).all()):
             break
     left, values, right = torch.linalg.svd(image, full_matrices=False)
     vectors = right if from_code else left.transpose(1, 2) @ block

@@ -36,7 +36,7 @@ CURVATURES = {
     "sigmoid": lambda z: torch.sigmoid(z) * torch.sigmoid(-z) * (1 - 2 * torch.sigmoid(z)),
     "tanh": lambda z: -2 * torch.tanh(z) * (1 - torch.tanh(z) ** 2),
     "softplus": lambda z: torch.sigmoid(z) * torch.sigmoid(-z),
-    "gelu": lambda z: (2 - z * z) * torch.exp(-z * z / 2) / math.sqrt(2 * math.pi),
+    "gelu": lambda z: (2 - (z * z).clamp(max=1e8)) * torch.exp(-z * z / 2) / math.sqrt(2 * math.pi),
     "silu": lambda z: torch.sigmoid(z) * torch.sigmoid(-z) * (2 + z * (1 - 2 * torch.sigmoid(z))),
 }
 

@@ -316,8 +316,9 @@ def softplus_curvature(y: np.float32) -> np.float32:
 
 @njit
 def gelu_curvature(z: np.float32) -> np.float32:
-    density = exp_nonpositive(_f(-0.5) * z * z)
-    return (_f(2) - z * z) * density * _f(1 / math.sqrt(2 * math.pi))
+    square = z * z
+    square = _f(1e8) if square > _f(1e8) else square
+    return (_f(2) - square) * exp_nonpositive(_f(-0.5) * square) * _f(1 / math.sqrt(2 * math.pi))
 
 
 @njit

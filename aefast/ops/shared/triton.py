@@ -261,7 +261,8 @@ def activation_curvature(saved, activation):
     elif activation == SOFTPLUS:
         curvature = one_minus_exp(saved) * tl.exp(-saved)
     elif activation == GELU:
-        curvature = 0.3989422804014327 * tl.exp(-0.5 * saved * saved) * (2.0 - saved * saved)
+        square = tl.where(saved * saved > 1e8, 1e8, saved * saved)
+        curvature = 0.3989422804014327 * tl.exp(-0.5 * square) * (2.0 - square)
     elif activation == SILU:
         share = sigmoid(saved)
         curvature = share * sigmoid(-saved) * (2.0 + saved * (1.0 - 2.0 * share))
