@@ -15,13 +15,13 @@ from setuptools import setup
 from setuptools.command.bdist_wheel import bdist_wheel
 
 KERNELS = ["csrc/corrupt.cpp", "csrc/fingerprint.cpp", "csrc/gemm.cpp", "csrc/linear_act.cpp"]
-KERNELS += ["csrc/reconstruction.cpp", "csrc/jacobian.cpp"]
+KERNELS += ["csrc/reconstruction.cpp", "csrc/jacobian.cpp", "csrc/gibbs.cpp"]
 MATRIX_UNIT_KERNELS = ["csrc/gemm.cpp", "csrc/gemm_amx.cpp"]
 COMMON = ["csrc/bindings.cpp", "csrc/isa.cpp", "csrc/pages.cpp", "csrc/parallel.cpp"]
 
 FLAGS = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra"]
 # GCC 12 sees uninitialized values inside its own AVX-512 intrinsics.
-FLAGS += ["-Wno-maybe-uninitialized", "-Wno-unknown-pragmas"]
+FLAGS += ["-Wno-maybe-uninitialized", "-Wno-uninitialized", "-Wno-unknown-pragmas"]
 # What vectorizing needs of -ffast-math, and none of what changes NaN, infinity or rounding.
 KERNEL_FLAGS = ["-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
 

@@ -330,6 +330,21 @@ void bind_jacobian(py::module_& module) {
         py::arg("totals"), py::arg("rows"), py::arg("columns"), py::arg("threads"));
 }
 
+void bind_gibbs(py::module_& module) {
+    module.def(
+        "draw",
+        [](uintptr_t values, uintptr_t means, uintptr_t deviations, uintptr_t beta, int64_t rows,
+           int64_t columns, uint64_t seed, int64_t row_offset, uint32_t step, int threads) {
+            check_block(rows, columns, threads);
+            AEFAST_DISPATCH(draw, {pointer<float*>(values), pointer<float*>(means),
+                                   pointer<const float*>(deviations), pointer<const float*>(beta),
+                                   rows, columns, seed, row_offset, step, threads});
+        },
+        py::arg("values"), py::arg("means"), py::arg("deviations"), py::arg("beta"),
+        py::arg("rows"), py::arg("columns"), py::arg("seed"), py::arg("row_offset"),
+        py::arg("step"), py::arg("threads"));
+}
+
 InstructionSet instruction_set_named(const std::string& wanted) {
     for (auto set : {InstructionSet::baseline, InstructionSet::avx2, InstructionSet::avx512,
                      InstructionSet::amx}) {
@@ -358,4 +373,5 @@ PYBIND11_MODULE(_C, module) {
     aefast::bind_gemm(module);
     aefast::bind_reconstruction(module);
     aefast::bind_jacobian(module);
+    aefast::bind_gibbs(module);
 }

@@ -155,6 +155,22 @@ struct DotRowsArguments {
     int threads;
 };
 
+// Half a step of Gibbs sampling: values [rows, columns] are the units' inputs and become Bernoulli
+// states, 1 where the uniform is below sigmoid(beta value); or they are means and become Gaussian
+// states, beta deviation normal added to them. beta is [rows] or null for 1; deviations [columns],
+// null for Bernoulli units; means [rows, columns] takes the probabilities or means, or is null.
+struct DrawArguments {
+    float* values;
+    float* means;
+    const float* deviations;
+    const float* beta;
+    int64_t rows, columns;
+    uint64_t seed;
+    int64_t row_offset;
+    uint32_t step;
+    int threads;
+};
+
 #define AEFAST_DECLARE_KERNELS(isa)                                                        \
     namespace isa {                                                                        \
     void corrupt(Noise noise, const CorruptArguments&);                                    \
@@ -167,6 +183,7 @@ struct DotRowsArguments {
     void expand(const ExpandArguments&);                                                   \
     void expand_backward(const ExpandBackwardArguments&);                                  \
     void dot_rows(const DotRowsArguments&);                                                \
+    void draw(const DrawArguments&);                                                       \
     uint64_t fingerprint(const float* values, int64_t rows, int64_t columns, int threads); \
     void gemm(const GemmArguments&);                                                       \
     }

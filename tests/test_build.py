@@ -67,7 +67,8 @@ def test_a_failed_compile_ends_the_build_with_the_compilers_message(tree):
 @needs_source
 @pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm")
 @pytest.mark.parametrize(
-    "kernel", ["corrupt", "fingerprint", "gemm", "jacobian", "linear_act", "reconstruction"]
+    "kernel",
+    ["corrupt", "fingerprint", "gemm", "gibbs", "jacobian", "linear_act", "reconstruction"],
 )
 def test_kernels_share_no_symbol_between_instruction_sets(kernel, tmp_path):
     """The linker keeps one copy of an inline function that two objects define alike.

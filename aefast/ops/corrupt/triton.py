@@ -20,9 +20,11 @@ from aefast.ops.shared.triton import (
     Variant,
     device_of,
     interleave,
+    load_seed,
     normal_pair,
     philox,
     round_to,
+    seed_arguments,
     uniform_bits,
 )
 
@@ -40,13 +42,6 @@ INTEGERS = [
     "x_column_stride",
 ]
 POINTERS = ["x_pointer", "output_pointer"]
-
-
-@triton.jit
-def _load_seed(seed, seed_address):
-    """The seed itself, or what stands at its address: a CUDA graph's replays then differ."""
-    pointer = seed_address.to(tl.int64).to(tl.pointer_type(tl.uint64))
-    return tl.load(pointer, mask=seed_address != 0, other=seed.to(tl.uint64))
 
 
 @triton.jit
@@ -158,7 +153,7 @@ def replace_kernel(
         ALIGNED,
     )
     x = tl.load(x_pointers, mask=mask)
-    key = _load_seed(seed, seed_address)
+    key = load_seed(seed, seed_address)
     bits = _noise(_four_uniforms, key, row + row_offset, unit, WIDTH)
     low = round_to(tl.full((), low, tl.float32), x.dtype)
     high = round_to(tl.full((), high, tl.float32), x.dtype)
@@ -197,7 +192,7 @@ def gaussian_kernel(
         ALIGNED,
     )
     x = tl.load(x_pointers, mask=mask)
-    key = _load_seed(seed, seed_address)
+    key = load_seed(seed, seed_address)
     normals = _noise(_four_normals, key, row + row_offset, unit, WIDTH)
     output = round_to(x.to(tl.float32) + level * normals, x.dtype)
     tl.store(output_pointers, output, mask=mask)
@@ -244,19 +239,10 @@ def corrupt(
     )
     units_per_row = columns // width if aligned else -(-columns // 4)
 
-    seed_value, seed_address = 0, 0
-    if not isinstance(seed, Tensor):
-        seed_value = seed
-    elif x.device.type == "cuda" and seed.device == x.device:
-        seed_address = seed.data_ptr()
-    else:
-        seed_value = int(seed.item())
-
     arguments = (
         flat,
         output,
-        seed_value,
-        seed_address,
+        *seed_arguments(seed, x.device),
         row_offset,
         rows * units_per_row,
         units_per_row,

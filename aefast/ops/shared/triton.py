@@ -101,7 +101,7 @@ def philox(seed, column_block, row, step):
     word_0 = column_block.to(tl.uint32)
     word_1 = row.to(tl.uint32)
     word_2 = (row >> 32).to(tl.uint32)
-    word_3 = tl.full((), step, tl.uint32)
+    word_3 = tl.zeros((), tl.uint32) + step
     for _ in tl.static_range(10):
         # Written as one 64-bit product, so that ptxas makes it one multiplication, not two.
         product_0 = word_0.to(tl.uint64) * 0xD2511F53
@@ -114,6 +114,22 @@ def philox(seed, column_block, row, step):
         key_0 = (key_0.to(tl.uint64) + 0x9E3779B9).to(tl.uint32)
         key_1 = (key_1.to(tl.uint64) + 0xBB67AE85).to(tl.uint32)
     return word_0, word_1, word_2, word_3
+
+
+@triton.jit
+def load_seed(seed, seed_address):
+    """The seed itself, or what stands at its address: a CUDA graph's replays then differ."""
+    pointer = seed_address.to(tl.int64).to(tl.pointer_type(tl.uint64))
+    return tl.load(pointer, mask=seed_address != 0, other=seed.to(tl.uint64))
+
+
+def seed_arguments(seed: int | torch.Tensor, device: torch.device) -> tuple[int, int]:
+    """What ``load_seed`` takes: a seed in the device's memory is left there."""
+    if not isinstance(seed, torch.Tensor):
+        return seed, 0
+    if device.type == "cuda" and seed.device == device:
+        return 0, seed.data_ptr()
+    return int(seed.item()), 0
 
 
 @triton.jit

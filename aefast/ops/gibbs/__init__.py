@@ -1,0 +1,314 @@
+"""Gibbs sampling, contrastive divergence and free energy: the contract and the registered op.
+
+A backend module has one function, on float32 ``visible [B, D]``:
+
+``gibbs(visible, machine, settings) -> Sample``
+    which leaves its arguments as they are.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aefast import backend, random
+from aefast.ops import linear_act as _linear_act
+from aefast.ops.gibbs import eager
+from aefast.ops.gibbs.settings import Machine, Sample, Settings
+from aefast.ops.shared import contract
+
+VISIBLE_KINDS = ("bernoulli", "gaussian")
+
+# Where a backend has a kernel; elsewhere the definition serves.
+FUSED: dict[str, tuple[torch.dtype, ...]] = {
+    "cpp": (torch.float32,),
+    "numba": (torch.float32,),
+    "triton": (torch.float32,),
+    "eager": (),
+}
+
+
+def gibbs(
+    visible: Tensor,
+    weight: Tensor,
+    visible_bias: Tensor | None,
+    hidden_bias: Tensor | None,
+    k: int = 1,
+    *,
+    visible_kind: str = "bernoulli",
+    log_var: Tensor | None = None,
+    beta: Any = None,
+    clamp_mask: Tensor | None = None,
+    return_probs: bool = False,
+    seed: int | None = None,
+    generator: torch.Generator | None = None,
+    row_offset: int = 0,
+) -> Sample:
+    machine = _check_machine(visible, weight, visible_bias, hidden_bias, visible_kind, log_var)
+    k = check_steps(k)
+    _check_states(visible, "visible", visible_kind)
+    beta = _check_beta(beta, visible, visible_kind)
+    _check_clamp_mask(clamp_mask, visible)
+    row_offset = contract.check_integer(row_offset, "row_offset", 2**62)
+    contract.check_seed_arguments(seed, generator)
+    traced = contract.is_traced(visible, *machine)
+    drawn = contract.draw_seed(seed, generator, visible.device, traced)
+    settings = Settings(k, beta, clamp_mask, return_probs, drawn, row_offset)
+    with torch.no_grad():
+        return _gibbs(visible, machine, settings, traced)
+
+
+def contrastive_divergence(
+    visible: Tensor,
+    weight: Tensor,
+    visible_bias: Tensor | None,
+    hidden_bias: Tensor | None,
+    k: int = 1,
+    *,
+    chain: Tensor | None = None,
+    visible_kind: str = "bernoulli",
+    log_var: Tensor | None = None,
+    seed: int | None = None,
+    generator: torch.Generator | None = None,
+    row_offset: int = 0,
+) -> tuple[Tensor, Tensor]:
+    machine = _check_machine(visible, weight, visible_bias, hidden_bias, visible_kind, log_var)
+    if chain is not None:
+        contract.check_like(chain, "chain", visible, "visible")
+        if chain.dim() < 1 or chain.shape[-1] != weight.shape[1]:
+            raise ValueError(
+                f"chain has shape {list(chain.shape)}; "
+                f"with weight's shape {list(weight.shape)} it takes [..., {weight.shape[1]}]"
+            )
+        _check_states(chain, "chain", visible_kind)
+    end = gibbs(
+        visible if chain is None else chain,
+        weight,
+        visible_bias,
+        hidden_bias,
+        k,
+        visible_kind=visible_kind,
+        log_var=log_var,
+        seed=seed,
+        generator=generator,
+        row_offset=row_offset,
+    ).visible
+    loss = _free_energy(visible, machine).mean() - _free_energy(end, machine).mean()
+    return loss, end
+
+
+def free_energy(
+    visible: Tensor,
+    weight: Tensor,
+    visible_bias: Tensor | None,
+    hidden_bias: Tensor | None,
+    *,
+    visible_kind: str = "bernoulli",
+    log_var: Tensor | None = None,
+) -> Tensor:
+    machine = _check_machine(visible, weight, visible_bias, hidden_bias, visible_kind, log_var)
+    return _free_energy(visible, machine)
+
+
+def check_steps(k: int) -> int:
+    k = contract.check_integer(k, "k", 2**30)
+    if k == 0:
+        raise ValueError("k is 0; it takes an int in [1, 2**30)")
+    return k
+
+
+def _check_machine(
+    visible: Tensor,
+    weight: Tensor,
+    visible_bias: Tensor | None,
+    hidden_bias: Tensor | None,
+    visible_kind: str,
+    log_var: Tensor | None,
+) -> Machine:
+    contract.check_choice(visible_kind, "visible_kind", VISIBLE_KINDS)
+    contract.check_tensor(visible, "visible")
+    contract.check_like(weight, "weight", visible, "visible")
+    if weight.dim() != 2:
+        raise ValueError(f"weight has shape {list(weight.shape)}; it takes [H, D]")
+    hidden, width = weight.shape
+    fitting = f"with weight's shape [{hidden}, {width}] it takes"
+    if visible.dim() < 1 or visible.shape[-1] != width:
+        raise ValueError(f"visible has shape {list(visible.shape)}; {fitting} [..., {width}]")
+    for argument, tensor, size in (
+        ("visible_bias", visible_bias, width),
+        ("hidden_bias", hidden_bias, hidden),
+        ("log_var", log_var, width),
+    ):
+        if tensor is None:
+            continue
+        contract.check_like(tensor, argument, visible, "visible")
+        if list(tensor.shape) != [size]:
+            raise ValueError(f"{argument} has shape {list(tensor.shape)}; {fitting} [{size}]")
+    if log_var is not None and visible_kind != "gaussian":
+        raise ValueError(f"log_var is given and visible_kind {visible_kind!r}; it takes 'gaussian'")
+    if visible_kind == "gaussian" and log_var is None:
+        log_var = visible.new_zeros(width)
+    return Machine(weight, visible_bias, hidden_bias, log_var)
+
+
+def _check_states(visible: Tensor, argument: str, visible_kind: str) -> None:
+    """Asking a GPU would wait for it."""
+    if visible_kind != "bernoulli" or visible.device.type != "cpu" or visible.numel() == 0:
+        return
+    if contract.is_traced(visible) or contract.is_transformed(visible):
+        return
+    low, high = torch.aminmax(visible.detach())
+    if low < 0 or high > 1:
+        raise ValueError(
+            f"{argument} holds {(low if low < 0 else high).item():g}; "
+            "Bernoulli units take numbers in [0, 1]"
+        )
+
+
+def _check_beta(beta: Any, visible: Tensor, visible_kind: str) -> Tensor | None:
+    """A column [B, 1]."""
+    if beta is None:
+        return None
+    rows = math.prod(visible.shape[:-1])
+    if not isinstance(beta, Tensor):
+        beta = contract.check_number(beta, "beta", 0)
+        beta = visible.new_full((rows,), beta)
+    contract.check_like(beta, "beta", visible, "visible")
+    if beta.shape not in ((), visible.shape[:-1]):
+        raise ValueError(
+            f"beta has shape {list(beta.shape)}; it takes a number or one for each row, "
+            f"{list(visible.shape[:-1])}"
+        )
+    if beta.device.type == "cpu" and not contract.is_traced(beta) and beta.numel():
+        least = beta.min().item()
+        if least < 0 or (least == 0 and visible_kind == "gaussian"):
+            domain = "above 0 for Gaussian units" if visible_kind == "gaussian" else "at least 0"
+            raise ValueError(f"beta is {least:g}; it takes numbers {domain}")
+    return beta.expand(visible.shape[:-1]).reshape(rows, 1)
+
+
+def _check_clamp_mask(clamp_mask: Any, visible: Tensor) -> None:
+    if clamp_mask is None:
+        return
+    if not isinstance(clamp_mask, Tensor) or clamp_mask.dtype != torch.bool:
+        kind = clamp_mask.dtype if isinstance(clamp_mask, Tensor) else type(clamp_mask).__name__
+        raise TypeError(f"clamp_mask is {kind}; it takes a boolean tensor")
+    try:
+        clamp_mask.expand(visible.shape)
+    except RuntimeError:
+        raise ValueError(
+            f"clamp_mask has shape {list(clamp_mask.shape)}; "
+            f"it takes visible's shape, {list(visible.shape)}, or one that broadcasts to it"
+        ) from None
+    if clamp_mask.device != visible.device:
+        raise ValueError(
+            f"clamp_mask is on {clamp_mask.device}; it takes visible's device, {visible.device}"
+        )
+
+
+def _gibbs(visible: Tensor, machine: Machine, settings: Settings, traced: bool) -> Sample:
+    leading = visible.shape[:-1]
+    rows = visible.reshape(math.prod(leading), visible.shape[-1])
+    if settings.clamp_mask is not None:
+        mask = settings.clamp_mask.expand(visible.shape).reshape(rows.shape)
+        settings = settings._replace(clamp_mask=mask)
+    run = _registered_call if traced else _run
+    sample = run(rows, machine, settings)
+    return Sample(
+        *(None if part is None else part.reshape(*leading, part.shape[1]) for part in sample)
+    )
+
+
+def _run(visible: Tensor, machine: Machine, settings: Settings) -> Sample:
+    name = backend.select(visible.device, visible.dtype)
+    autocast = contract.autocast_dtype(visible.device) is not None
+    if (
+        visible.dtype not in FUSED[name]
+        or autocast
+        or 0 in (visible.numel(), machine.weight.numel())
+        or contract.is_transformed(visible)
+    ):
+        return eager.gibbs(visible, machine, settings)
+    machine = Machine(
+        *(
+            None if part is None else contract.readable(part, argument).detach()
+            for argument, part in zip(machine._fields, machine, strict=True)
+        )
+    )
+    visible = contract.readable(visible, "visible").detach()
+    return backend.implementation("gibbs", name).gibbs(visible, machine, settings)
+
+
+def _free_energy(visible: Tensor, machine: Machine) -> Tensor:
+    """The definition's, with the hidden units' part in one kernel."""
+    weight, visible_bias, hidden_bias, log_var = machine
+    scaled = visible if log_var is None else visible * torch.exp(-log_var)
+    hidden_term = _linear_act.linear_act(scaled, weight, hidden_bias, "softplus").sum(-1)
+    if log_var is not None:
+        difference = visible if visible_bias is None else visible - visible_bias
+        return (difference * torch.exp(-log_var / 2)).square().sum(-1) / 2 - hidden_term
+    return -hidden_term if visible_bias is None else -(visible @ visible_bias) - hidden_term
+
+
+@torch.library.custom_op("aefast::gibbs", mutates_args=())
+def _registered(
+    visible: Tensor,
+    weight: Tensor,
+    visible_bias: Tensor | None,
+    hidden_bias: Tensor | None,
+    log_var: Tensor | None,
+    k: int,
+    beta: Tensor | None,
+    clamp_mask: Tensor | None,
+    return_probs: bool,
+    seed: Tensor,
+    row_offset: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The sample; empty probabilities where they are not asked for."""
+    kind = "bernoulli" if log_var is None else "gaussian"
+    machine = _check_machine(visible, weight, visible_bias, hidden_bias, kind, log_var)
+    if visible.dim() != 2:
+        raise ValueError(f"visible has shape {list(visible.shape)}; the registered op takes [B, D]")
+    k = check_steps(k)
+    _check_states(visible, "visible", kind)
+    if beta is not None:
+        beta = _check_beta(beta.reshape(-1), visible, kind)
+    _check_clamp_mask(clamp_mask, visible)
+    contract.check_integer(row_offset, "row_offset", 2**62)
+    if seed.numel() != 1 or seed.dtype != torch.int64:
+        raise ValueError(f"seed is {seed}; it takes one int64 number")
+    settings = Settings(k, beta, clamp_mask, return_probs, seed, row_offset)
+    with torch.no_grad():
+        sample = _run(visible, machine, settings)
+    empty = visible.new_empty(0)
+    return (
+        sample.visible,
+        sample.hidden,
+        empty if sample.visible_prob is None else sample.visible_prob,
+        empty.clone() if sample.hidden_prob is None else sample.hidden_prob,
+    )
+
+
+@_registered.register_fake
+def _(visible: Tensor, weight: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    batch, probs = visible.shape[0], arguments[6]
+    width, hidden = visible.shape[1], weight.shape[0]
+    return (
+        visible.new_empty(batch, width),
+        visible.new_empty(batch, hidden),
+        visible.new_empty((batch, width) if probs else (0,)),
+        visible.new_empty((batch, hidden) if probs else (0,)),
+    )
+
+
+def _registered_call(visible: Tensor, machine: Machine, settings: Settings) -> Sample:
+    weight, visible_bias, hidden_bias, log_var = machine
+    k, beta, clamp_mask, return_probs, seed, row_offset = settings
+    drawn, hidden, visible_prob, hidden_prob = torch.ops.aefast.gibbs(
+        visible, weight, visible_bias, hidden_bias, log_var, k, beta, clamp_mask, return_probs,
+        random.seed_tensor(seed), row_offset,
+    )  # fmt: skip
+    if not return_probs:
+        return Sample(drawn, hidden, None, None)
+    return Sample(drawn, hidden, visible_prob, hidden_prob)

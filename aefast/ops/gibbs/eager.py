@@ -1,0 +1,80 @@
+"""Gibbs sampling in a restricted Boltzmann machine as the equations read.
+
+Reference: Hinton, "A practical guide to training restricted Boltzmann machines", 2010; Goodfellow,
+Bengio, Courville, "Deep Learning", MIT Press, 2016, section 20.2.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from aefast import random
+from aefast.ops.gibbs.settings import Machine, Sample, Settings
+
+
+def gibbs(visible: Tensor, machine: Machine, settings: Settings) -> Sample:
+    """k times: h from P(h given v), then v from P(v given h)."""
+    given = visible
+    beta = 1.0 if settings.beta is None else settings.beta
+    for step in range(settings.k):
+        hidden_prob = torch.sigmoid(beta * hidden_input(visible, machine))
+        hidden = draw_bernoulli(hidden_prob, settings, 2 * step)
+        mean = F.linear(hidden, machine.weight.t(), machine.visible_bias)
+        if machine.log_var is None:
+            visible_prob = torch.sigmoid(beta * mean)
+            visible = draw_bernoulli(visible_prob, settings, 2 * step + 1)
+        else:
+            visible_prob = mean
+            deviation = torch.exp(machine.log_var / 2) / beta**0.5
+            visible = mean + deviation * normal(mean, settings, 2 * step + 1)
+        if settings.clamp_mask is not None:
+            visible = torch.where(settings.clamp_mask, given, visible)
+    if not settings.return_probs:
+        return Sample(visible, hidden, None, None)
+    return Sample(visible, hidden, visible_prob, hidden_prob)
+
+
+def hidden_input(visible: Tensor, machine: Machine) -> Tensor:
+    """c + W (v / s^2)."""
+    if machine.log_var is not None:
+        visible = visible * torch.exp(-machine.log_var)
+    return F.linear(visible, machine.weight, machine.hidden_bias)
+
+
+def draw_bernoulli(probability: Tensor, settings: Settings, step: int) -> Tensor:
+    """1 where the uniform of this step, row and column is below the probability, else 0."""
+    rows, columns = probability.shape
+    uniform = random.uniform(
+        settings.seed,
+        rows,
+        columns,
+        step=step,
+        row_offset=settings.row_offset,
+        device=probability.device,
+    )
+    return (uniform < probability).to(probability.dtype)
+
+
+def normal(like: Tensor, settings: Settings, step: int) -> Tensor:
+    """Standard normals of this step, row and column."""
+    rows, columns = like.shape
+    drawn = random.normal(
+        settings.seed,
+        rows,
+        columns,
+        step=step,
+        row_offset=settings.row_offset,
+        device=like.device,
+    )
+    return drawn.to(like.dtype)
+
+
+def free_energy(visible: Tensor, machine: Machine) -> Tensor:
+    """F(v) = -ln sum_h exp(-E(v, h)); [B], in nats."""
+    bias = visible.new_zeros(visible.shape[1])
+    bias = bias if machine.visible_bias is None else machine.visible_bias
+    visible_term = -(visible @ bias)
+    if machine.log_var is not None:
+        deviation = (visible - bias) * torch.exp(-machine.log_var / 2)
+        visible_term = deviation.square().sum(1) / 2
+    return visible_term - F.softplus(hidden_input(visible, machine)).sum(1)

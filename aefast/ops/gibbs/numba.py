@@ -1,0 +1,96 @@
+"""Gibbs sampling in numba, around the vendor's matrix products."""
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+from aefast.ops.gibbs import chain
+from aefast.ops.gibbs.settings import Machine, Sample, Settings
+from aefast.ops.shared import numba as shared
+
+ROWS_PER_TASK = 16
+
+
+def gibbs(visible: Tensor, machine: Machine, settings: Settings) -> Sample:
+    return chain.gibbs(_Kernels(), visible, machine, settings)
+
+
+class _Kernels:
+    """What chain.Kernels asks for."""
+
+    def operand(self, right: Tensor) -> Tensor:
+        return right
+
+    def linear(self, left: Tensor, right: Tensor, bias: Tensor | None) -> Tensor:
+        return torch.nn.functional.linear(left, right, bias)
+
+    def draw_bernoulli(
+        self, values: Tensor, beta: Tensor | None, keep: bool, settings: Settings, step: int
+    ) -> Tensor | None:
+        means = torch.empty_like(values) if keep else values.new_empty(0, 0)
+        betas = values.new_ones(len(values)) if beta is None else beta.expand(len(values))
+        arrays = [tensor.numpy() for tensor in (values, means, betas)]
+        seed, row_offset = int(settings.seed), settings.row_offset
+
+        def task(index: int) -> None:
+            rows = slice(index * ROWS_PER_TASK, (index + 1) * ROWS_PER_TASK)
+            parts = (array[rows] for array in arrays)
+            _bernoulli(*parts, keep, seed, row_offset + rows.start, step)
+
+        shared.parallel_for(-(-len(values) // ROWS_PER_TASK), task)
+        return means if keep else None
+
+    def draw_gaussian(
+        self,
+        values: Tensor,
+        deviation: Tensor,
+        beta: Tensor | None,
+        keep: bool,
+        settings: Settings,
+        step: int,
+    ) -> Tensor | None:
+        means = values.clone() if keep else None
+        noise = torch.empty_like(values)
+        array, columns = noise.numpy(), values.shape[1]
+        seed, row_offset = int(settings.seed), settings.row_offset
+
+        def task(index: int) -> None:
+            rows = slice(index * ROWS_PER_TASK, (index + 1) * ROWS_PER_TASK)
+            _normals(array[rows], seed, row_offset + rows.start, step, columns)
+
+        shared.parallel_for(-(-len(values) // ROWS_PER_TASK), task)
+        values += noise * deviation if beta is None else noise * deviation * beta.rsqrt()[:, None]
+        return means
+
+
+@njit(nogil=True, cache=True)
+def _bernoulli(
+    values: np.ndarray,
+    means: np.ndarray,
+    betas: np.ndarray,
+    keep: bool,
+    seed: int,
+    first_row: int,
+    step: int,
+) -> None:
+    rows, columns = values.shape
+    words = np.empty((columns + 3) // 4 * 4, dtype=np.uint32)
+    for row in range(rows):
+        shared.fill_words(seed, first_row + row, step, 0, words)
+        for column in range(columns):
+            probability = shared.sigmoid(betas[row] * values[row, column])
+            if keep:
+                means[row, column] = probability
+            uniform = np.float32(words[column] >> np.uint32(8)) * np.float32(2.0**-24)
+            values[row, column] = np.float32(1) if uniform < probability else np.float32(0)
+
+
+@njit(nogil=True, cache=True)
+def _normals(noise: np.ndarray, seed: int, first_row: int, step: int, columns: int) -> None:
+    words = np.empty((columns + 3) // 4 * 4, dtype=np.uint32)
+    normals = np.empty(words.size, dtype=np.float32)
+    for row in range(noise.shape[0]):
+        shared.fill_words(seed, first_row + row, step, 0, words)
+        shared.fill_normals(words, normals)
+        noise[row] = normals[:columns]

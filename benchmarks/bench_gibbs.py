@@ -1,0 +1,166 @@
+"""Gibbs sampling in a restricted Boltzmann machine, against what a user writes."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from harness import Case, Inputs, Layer, Limit
+from torch import Tensor
+
+from aefast import use_backend
+from aefast.functional import contrastive_divergence, gibbs
+
+CPU_SHAPES = [("cpu", 128, 784, 256), ("cpu", 1024, 784, 512), ("cpu", 4096, 784, 1024)]
+GPU_SHAPES = [("cuda", 16384, 784, 1024)]
+LEARNING_RATE = 0.05
+
+
+class Machine:
+    """Binary visible states and a machine's parameters."""
+
+    def __init__(self, device: str, batch: int, visible: int, hidden: int, k: int = 1) -> None:
+        self.device, self.batch, self.visible, self.hidden, self.k = (
+            device,
+            batch,
+            visible,
+            hidden,
+            k,
+        )
+
+    def __call__(self) -> Inputs:
+        """Weights of the size that training begins with."""
+        options = {"device": self.device}
+        return (
+            (torch.rand(self.batch, self.visible, **options) < 0.2).float(),
+            torch.randn(self.hidden, self.visible, **options) * 0.1,
+            torch.randn(self.visible, **options) * 0.1,
+            torch.randn(self.hidden, **options) * 0.1,
+        )
+
+    def products(self) -> Limit:
+        """The chain's matrix products alone, into memory that is there already."""
+        hidden = torch.rand(self.batch, self.hidden, device=self.device)
+        visible = torch.rand(self.batch, self.visible, device=self.device)
+
+        def multiply(_: Tensor, weight: Tensor, *__: Tensor) -> None:
+            for _step in range(self.k):
+                torch.mm(visible, weight.t(), out=hidden)
+                torch.mm(hidden, weight, out=visible)
+
+        work = 4 * self.k * self.batch * self.visible * self.hidden
+        return Limit("torch.mm", multiply, work=work, unit="TFLOP/s")
+
+
+def sampler(draw: Callable[[Tensor], Tensor], k: int) -> Layer:
+    """k steps as a loop in PyTorch."""
+
+    def sample(visible: Tensor, weight: Tensor, bias: Tensor, hidden_bias: Tensor) -> Tensor:
+        for _ in range(k):
+            hidden = draw(torch.sigmoid(F.linear(visible, weight, hidden_bias)))
+            visible = draw(torch.sigmoid(F.linear(hidden, weight.t(), bias)))
+        return visible
+
+    return sample
+
+
+def with_rand(probability: Tensor) -> Tensor:
+    return (torch.rand_like(probability) < probability).to(probability.dtype)
+
+
+DRAWS = {"torch.bernoulli": torch.bernoulli, "rand < p": with_rand}
+
+
+def ours(k: int) -> Layer:
+    return lambda *inputs: gibbs(*inputs, k=k).visible
+
+
+def without_grad(layer: Layer, *inputs: Tensor) -> Tensor:
+    with torch.no_grad():
+        return layer(*inputs)
+
+
+def check(machine: Machine) -> None:
+    """The states are the definition's but for those whose uniform lies next to the probability."""
+    inputs = machine()
+    found = gibbs(*inputs, seed=3).visible
+    with use_backend("eager"):
+        expected = gibbs(*inputs, seed=3).visible
+    assert (found != expected).float().mean() < 1e-4
+
+
+@pytest.mark.parametrize(("device", "batch", "visible", "hidden"), CPU_SHAPES + GPU_SHAPES)
+@pytest.mark.parametrize("draw", DRAWS)
+def test_one_step(
+    compare: Callable[[Case], None], device: str, batch: int, visible: int, hidden: int, draw: str
+) -> None:
+    compare(case(Machine(device, batch, visible, hidden), draw))
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("k", [10, 100])
+def test_many_steps(compare: Callable[[Case], None], device: str, k: int) -> None:
+    compare(case(Machine(device, 512, 784, 500, k), "torch.bernoulli"))
+
+
+@pytest.mark.parametrize(("device", "batch", "visible", "hidden"), CPU_SHAPES + GPU_SHAPES)
+def test_persistent_contrastive_divergence(
+    compare: Callable[[Case], None], device: str, batch: int, visible: int, hidden: int
+) -> None:
+    """A whole update: one step of the chain, both phases' statistics, the parameters' change."""
+    machine = Machine(device, batch, visible, hidden)
+
+    def ours(data: Tensor, *parameters: Tensor) -> Tensor:
+        leaves = [parameter.requires_grad_() for parameter in parameters]
+        loss, chain = contrastive_divergence(data, *leaves, chain=data)
+        gradients = torch.autograd.grad(loss, leaves)
+        with torch.no_grad():
+            torch._foreach_add_(leaves, gradients, alpha=-LEARNING_RATE)
+        return chain
+
+    def eager(data: Tensor, weight: Tensor, bias: Tensor, hidden_bias: Tensor) -> Tensor:
+        with torch.no_grad():
+            positive = torch.sigmoid(F.linear(data, weight, hidden_bias))
+            chain = sampler(torch.bernoulli, 1)(data, weight, bias, hidden_bias)
+            negative = torch.sigmoid(F.linear(chain, weight, hidden_bias))
+            rate = LEARNING_RATE / len(data)
+            weight.addmm_(positive.t(), data, alpha=rate)
+            weight.addmm_(negative.t(), chain, alpha=-rate)
+            bias.add_(data.sum(0) - chain.sum(0), alpha=rate)
+            hidden_bias.add_(positive.sum(0) - negative.sum(0), alpha=rate)
+        return chain
+
+    compare(
+        Case(
+            op="contrastive_divergence",
+            name=f"PCD-1 update {batch}x{visible}-{hidden}",
+            device=device,
+            dtype=torch.float32,
+            make_inputs=machine,
+            ours=ours,
+            eager=eager,
+            check=lambda: check(machine),
+        )
+    )
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_call_overhead(compare: Callable[[Case], None], device: str) -> None:
+    compare(case(Machine(device, 8, 8, 8), "torch.bernoulli", calls_in_round=500))
+
+
+def case(machine: Machine, draw: str, calls_in_round: int = 1) -> Case:
+    shape = f"{machine.batch}x{machine.visible}-{machine.hidden}"
+    return Case(
+        op="gibbs",
+        name=f"k={machine.k} {shape}, eager draws by {draw}",
+        device=machine.device,
+        dtype=torch.float32,
+        make_inputs=machine,
+        ours=ours(machine.k),
+        eager=sampler(DRAWS[draw], machine.k),
+        check=lambda: check(machine),
+        run=without_grad,
+        limit=None if calls_in_round > 1 else machine.products(),
+        calls_in_round=calls_in_round,
+    )

@@ -1,0 +1,351 @@
+"""Gibbs sampling, contrastive divergence, free energy: by enumeration and by the definition."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch.autograd import gradcheck, gradgradcheck
+
+from aefast import use_backend
+from aefast.functional import contrastive_divergence, free_energy, gibbs
+from aefast.ops.gibbs import eager
+from aefast.ops.gibbs.settings import Machine
+from tests.places import is_interpreted
+
+
+def machine(place, visible, hidden, scale=1.0, log_var=False):
+    """Weight, biases, and log variances."""
+
+    def normal(*shape):
+        return torch.randn(*shape, device=place) * scale
+
+    parts = normal(hidden, visible) / max(visible, 1) ** 0.5, normal(visible), normal(hidden)
+    return (*parts, normal(visible) / 2) if log_var else parts
+
+
+def states(batch, units, place="cpu"):
+    return (torch.rand(batch, units, device=place) < 0.5).float()
+
+
+def every_state(units):
+    return torch.tensor(list(itertools.product((0.0, 1.0), repeat=units)), dtype=torch.float64)
+
+
+def enumerated(weight, visible_bias, hidden_bias):
+    """P(v, h) over all states, [2^D, 2^H], and ln Z."""
+    weight, visible_bias, hidden_bias = (
+        t.detach().double() for t in (weight, visible_bias, hidden_bias)
+    )
+    visible, hidden = every_state(len(visible_bias)), every_state(len(hidden_bias))
+    negative_energy = (
+        (visible @ visible_bias)[:, None]
+        + (hidden @ hidden_bias)[None, :]
+        + visible @ weight.t() @ hidden.t()
+    )
+    log_z = negative_energy.flatten().logsumexp(0)
+    return (negative_energy - log_z).exp(), log_z
+
+
+@pytest.mark.parametrize("beta", [None, 0.5])
+def test_a_long_run_visits_every_state_as_often_as_its_probability_says(place, beta):
+    """4,000 chains of an enumerated 4x4 machine after 40 steps: chi-square over the 16 x 16 joint
+    states of (v, h), grouped where few are expected."""
+    if is_interpreted(place):
+        pytest.skip("the interpreter is slow, and the states are the other backends'")
+    weight, visible_bias, hidden_bias = machine("cpu", 4, 4, scale=1.0)
+    scale = 1.0 if beta is None else beta
+    joint, _ = enumerated(scale * weight, scale * visible_bias, scale * hidden_bias)
+    chains = 4000
+    parts = (part.to(place) for part in (weight, visible_bias, hidden_bias))
+    sample = gibbs(states(chains, 4, place), *parts, k=40, beta=beta, seed=3)
+    powers = torch.tensor([8.0, 4.0, 2.0, 1.0], device=place)
+    # The last visible state was drawn given the last hidden one: together they are a joint sample.
+    index = (sample.visible @ powers) * 16 + sample.hidden @ powers
+    counts = torch.bincount(index.long().cpu(), minlength=256).double()
+    expected = joint.flatten() * chains
+    order = expected.argsort(descending=True)
+    counts, expected = counts[order], expected[order]
+    many = int((expected >= 5).sum())
+    counts = torch.cat([counts[:many], counts[many:].sum()[None]])
+    expected = torch.cat([expected[:many], expected[many:].sum()[None]])
+    statistic = ((counts - expected).square() / expected).sum().item()
+    # The 99.9 % quantile of a chi-square with n degrees of freedom, by Wilson and Hilferty.
+    n = len(counts) - 1
+    assert statistic < n * (1 - 2 / (9 * n) + 3.09 * math.sqrt(2 / (9 * n))) ** 3
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (7, 5, 3), (40, 33, 70), (65, 130, 47)], ids=str)
+@pytest.mark.parametrize("kind", ["bernoulli", "gaussian"])
+def test_every_backend_draws_the_definitions_states(kernel_place, shape, kind):
+    batch, visible, hidden = shape
+    if is_interpreted(kernel_place) and batch > 40:
+        pytest.skip("the interpreter is slow, and the shape is the other tests'")
+    parts = machine(kernel_place, visible, hidden, log_var=kind == "gaussian")
+    options = {"visible_kind": kind, "k": 2, "seed": 5, "row_offset": 3, "return_probs": True}
+    if kind == "gaussian":
+        *parts, options["log_var"] = parts
+    start = states(batch, visible, kernel_place)
+    found = gibbs(start, *parts, **options)
+    with use_backend("eager"):
+        expected = gibbs(start, *parts, **options)
+    assert torch.equal(found.hidden, expected.hidden)
+    for name in ("visible_prob", "hidden_prob", "visible"):
+        torch.testing.assert_close(
+            getattr(found, name), getattr(expected, name), rtol=1e-5, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512", "amx"])
+def test_every_instruction_set(instruction_set, isa):
+    instruction_set(isa)
+    test_every_backend_draws_the_definitions_states(torch.device("cpu"), (65, 130, 47), "bernoulli")
+    test_every_backend_draws_the_definitions_states(torch.device("cpu"), (65, 130, 47), "gaussian")
+
+
+def test_probabilities_are_as_accurate_as_torchs():
+    weight, visible_bias, hidden_bias = machine("cpu", 300, 200)
+    visible = states(100, 300)
+    with use_backend("cpp"):
+        sample = gibbs(visible, weight, visible_bias, hidden_bias, return_probs=True)
+    exact = torch.sigmoid(visible.double() @ weight.double().t() + hidden_bias.double())
+    torchs = torch.sigmoid(torch.nn.functional.linear(visible, weight, hidden_bias))
+    error = (sample.hidden_prob.double() - exact).abs().max()
+    assert error <= 2 * (torchs.double() - exact).abs().max()
+
+
+def test_the_states_belong_to_the_probabilities(place):
+    """A state is 1 where its uniform, of step 2k - 2 or 2k - 1, is below the probability."""
+    from aefast import random
+
+    parts = machine(place, 9, 7)
+    sample = gibbs(states(20, 9, place), *parts, k=3, seed=11, row_offset=2, return_probs=True)
+    for step, state, probability in (
+        (4, sample.hidden, sample.hidden_prob),
+        (5, sample.visible, sample.visible_prob),
+    ):
+        drawn = random.uniform(11, *state.shape, step=step, row_offset=2, device=place)
+        assert torch.equal(state, (drawn < probability).float())
+
+
+def test_splitting_a_batch_changes_nothing(place):
+    parts = machine(place, 9, 7)
+    start = states(11, 9, place)
+    whole = gibbs(start, *parts, k=3, seed=4).visible
+    halves = [
+        gibbs(start[:4], *parts, k=3, seed=4),
+        gibbs(start[4:], *parts, k=3, seed=4, row_offset=4),
+    ]
+    assert torch.equal(torch.cat([half.visible for half in halves]), whole)
+
+
+def test_the_same_states_for_any_number_of_threads(threads):
+    parts, start = machine("cpu", 130, 90), states(70, 130)
+    found = []
+    with use_backend("cpp"):
+        for count in (1, 2, 3):
+            threads(count)
+            found.append(gibbs(start, *parts, k=5, seed=1, return_probs=True))
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+def test_clamped_units_keep_their_state_and_steer_the_others(place):
+    weight, visible_bias, hidden_bias = machine(place, 12, 9)
+    start = states(30, 12, place)
+    mask = torch.arange(12, device=place) < 5
+    sample = gibbs(start, weight, visible_bias, hidden_bias, k=4, clamp_mask=mask, seed=1)
+    assert torch.equal(sample.visible[:, :5], start[:, :5])
+    free = gibbs(start, weight, visible_bias, hidden_bias, k=4, seed=1)
+    assert not torch.equal(free.visible[:, :5], start[:, :5])
+
+
+def test_an_inverse_temperature_for_each_row(place):
+    parts = machine(place, 12, 9)
+    start = states(30, 12, place)
+    beta = torch.linspace(0, 2, 30, device=place)
+    cold = gibbs(start, *parts, beta=beta, seed=1, return_probs=True)
+    assert (cold.hidden_prob[0] == 0.5).all()
+    one = gibbs(start, *parts, beta=1.0, seed=1)
+    assert torch.equal(one.visible, gibbs(start, *parts, seed=1).visible)
+    single = gibbs(start[7:8], *parts, beta=beta[7].item(), seed=1, row_offset=7)
+    assert torch.equal(single.visible, cold.visible[7:8])
+
+
+def test_gaussian_units_have_their_mean_and_variance(place):
+    """Beside no hidden influence, v is N(b, s^2 / beta)."""
+    if is_interpreted(place):
+        pytest.skip("the interpreter is slow, and the draw is the other backends'")
+    bias = torch.tensor([1.0, -2.0, 0.5], device=place)
+    log_var = torch.tensor([0.0, 1.0, -1.0], device=place)
+    sample = gibbs(
+        torch.zeros(20000, 3, device=place), torch.zeros(2, 3, device=place), bias, None,
+        visible_kind="gaussian", log_var=log_var, beta=2.0, seed=8,
+    ).visible.cpu().double()  # fmt: skip
+    variance = log_var.cpu().double().exp() / 2
+    assert ((sample.mean(0) - bias.cpu()).abs() < 4 * (variance / 20000).sqrt()).all()
+    assert ((sample.var(0) / variance - 1).abs() < 4 * math.sqrt(2 / 20000)).all()
+
+
+def test_the_arguments_are_left_as_they_were(place):
+    parts, start = machine(place, 9, 7), states(5, 9, place)
+    before = [part.clone() for part in (start, *parts)]
+    gibbs(start, *parts, k=2)
+    assert all(torch.equal(a, b) for a, b in zip(before, (start, *parts), strict=True))
+
+
+@pytest.mark.parametrize("kind", ["bernoulli", "gaussian"])
+def test_free_energy_is_what_enumeration_gives(place, kind):
+    *parts, log_var = machine(place, 5, 4, log_var=True)
+    weight, visible_bias, hidden_bias = (part.cpu().double() for part in parts)
+    start = torch.randn(6, 5, device=place) if kind == "gaussian" else states(6, 5, place)
+    options = {"visible_kind": kind, "log_var": log_var if kind == "gaussian" else None}
+    v, hidden = start.cpu().double(), every_state(4)
+    if kind == "gaussian":
+        variance = log_var.cpu().double().exp()
+        base = ((v - visible_bias).square() / variance).sum(1) / 2
+        v = v / variance
+    else:
+        base = -(v @ visible_bias)
+    interaction = v @ weight.t() @ hidden.t() + hidden @ hidden_bias
+    expected = base - interaction.logsumexp(1)
+    torch.testing.assert_close(
+        free_energy(start, *parts, **options).cpu().double(), expected, rtol=1e-5, atol=1e-5
+    )
+    defined = eager.free_energy(start, Machine(*parts, options["log_var"]))
+    torch.testing.assert_close(defined.cpu().double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["bernoulli", "gaussian"])
+def test_free_energy_is_differentiated_twice(kind):
+    parts = [part.double().requires_grad_() for part in machine("cpu", 4, 3, log_var=True)]
+    start = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    if kind == "bernoulli":
+        parts = parts[:3]
+
+    def energy(start, *parts):
+        log_var = parts[3] if kind == "gaussian" else None
+        return free_energy(start, *parts[:3], visible_kind=kind, log_var=log_var)
+
+    assert gradcheck(energy, (start, *parts))
+    assert gradgradcheck(energy, (start, *parts))
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_the_gradient_is_the_difference_of_both_phases(place, persistent):
+    parts = [part.requires_grad_() for part in machine(place, 9, 7)]
+    weight, _, hidden_bias = parts
+    data = states(12, 9, place)
+    chain = states(20, 9, place) if persistent else None
+    loss, end = contrastive_divergence(data, *parts, k=2, chain=chain, seed=6)
+    expected_end = gibbs(data if chain is None else chain, *parts, k=2, seed=6).visible
+    assert torch.equal(end, expected_end)
+    assert not end.requires_grad
+    found = torch.autograd.grad(loss, parts)
+    with torch.no_grad():
+        positive = torch.sigmoid(data @ weight.t() + hidden_bias)
+        negative = torch.sigmoid(end @ weight.t() + hidden_bias)
+        expected = (
+            negative.t() @ end / len(end) - positive.t() @ data / len(data),
+            end.mean(0) - data.mean(0),
+            negative.mean(0) - positive.mean(0),
+        )
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_with_more_steps_the_gradient_becomes_the_likelihoods():
+    """4x4, 50,000 chains from data that the machine does not like: the error falls with k, and at
+    k = 30 it is the sampling's."""
+    weight, visible_bias, hidden_bias = machine("cpu", 4, 4)
+    parts = [part.requires_grad_() for part in (5 * weight, visible_bias, hidden_bias)]
+    data = torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]]).repeat(25000, 1)
+    joint, log_z = enumerated(*parts)
+    probabilities, visible = joint.sum(1), every_state(4)
+    exact_energy = eager.free_energy(
+        visible, Machine(*(part.detach().double() for part in parts), None)
+    )
+    torch.testing.assert_close(probabilities, (-exact_energy - log_z).exp())
+    model = [part.detach().double().requires_grad_() for part in parts]
+    energy = eager.free_energy(data[:2].double(), Machine(*model, None)).mean()
+    energy = energy - probabilities @ eager.free_energy(visible, Machine(*model, None))
+    exact = torch.cat([g.flatten() for g in torch.autograd.grad(energy, model)])
+    errors = []
+    for k in (1, 3, 30):
+        loss, _ = contrastive_divergence(data, *parts, k=k, seed=k)
+        gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, parts)])
+        errors.append((gradient.double() - exact).norm().item())
+    assert errors[0] > errors[1] > errors[2]
+    # 24 means of numbers in [0, 1] over 50,000 samples: each within 0.5 / sqrt(50,000) or less.
+    assert errors[2] < 3 * 0.5 * math.sqrt(24 / 50000)
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 3), (4, 3, 0), (4, 0, 3)], ids=str)
+def test_empty_machines_and_batches(place, shape):
+    batch, visible, hidden = shape
+    parts = machine(place, visible, hidden)
+    sample = gibbs(states(batch, visible, place), *parts, k=2, return_probs=True)
+    assert sample.visible.shape == sample.visible_prob.shape == (batch, visible)
+    assert sample.hidden.shape == (batch, hidden)
+
+
+@pytest.mark.parametrize("leading", [(), (3,), (2, 3)], ids=str)
+def test_any_leading_dimensions(place, leading):
+    parts = machine(place, 6, 4)
+    start = (torch.rand(*leading, 6, device=place) < 0.5).float()
+    beta = torch.ones(leading, device=place)
+    sample = gibbs(start, *parts, beta=beta, clamp_mask=start > 2)
+    assert sample.visible.shape == (*leading, 6)
+    assert sample.hidden.shape == (*leading, 4)
+    assert free_energy(start, *parts).shape == leading
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_other_precisions_are_the_definitions(dtype):
+    parts = [part.to(dtype) for part in machine("cpu", 9, 7)]
+    sample = gibbs(states(5, 9).to(dtype), *parts, k=2)
+    assert sample.visible.dtype == dtype
+    assert ((sample.visible == 0) | (sample.visible == 1)).all()
+
+
+def test_compiled_in_one_graph():
+    parts, start = machine("cpu", 9, 7), states(5, 9)
+
+    def run(start, *parts):
+        return gibbs(start, *parts, k=2, seed=3, return_probs=True)
+
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    for a, b in zip(compiled(start, *parts), run(start, *parts), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+WRONG = [
+    (lambda v, w, b, c: gibbs(v * 3, w, b, c), ValueError, "visible holds 3; Bernoulli units take"),
+    (lambda v, w, b, c: gibbs(v - 2, w, b, c), ValueError, "visible holds -1"),
+    (lambda v, w, b, c: gibbs(v, w, b, c, k=0), ValueError, "k is 0"),
+    (lambda v, w, b, c: gibbs(v, w, b, c, k=1.5), TypeError, "k is a float"),
+    (lambda v, w, b, c: gibbs(v, w.t(), b, c), ValueError, r"visible has shape \[2, 4\]; with"),
+    (lambda v, w, b, c: gibbs(v, w, c, c), ValueError, r"visible_bias has shape \[3\]; with"),
+    (lambda v, w, b, c: gibbs(v, w, b, b), ValueError, r"hidden_bias has shape \[4\]; with"),
+    (lambda v, w, b, c: gibbs(v, w.double(), b, c), TypeError, "weight has dtype float64"),
+    (lambda v, w, b, c: gibbs(v, w, b, c, beta=-1), ValueError, "beta is -1"),
+    (lambda v, w, b, c: gibbs(v, w, b, c, beta=torch.tensor([1.0, -2])), ValueError, "beta is -2"),
+    (lambda v, w, b, c: gibbs(v, w, b, c, beta=torch.ones(3)), ValueError, r"beta has shape \[3\]"),
+    (lambda v, w, b, c: gibbs(v, w, b, c, beta=0.0, visible_kind="gaussian"), ValueError,
+     "above 0 for Gaussian units"),
+    (lambda v, w, b, c: gibbs(v, w, b, c, clamp_mask=v), TypeError, "clamp_mask is torch.float32"),
+    (lambda v, w, b, c: gibbs(v, w, b, c, clamp_mask=torch.ones(3).bool()), ValueError,
+     r"clamp_mask has shape \[3\]"),
+    (lambda v, w, b, c: gibbs(v, w, b, c, visible_kind="poisson"), ValueError, "one of bernoulli"),
+    (lambda v, w, b, c: gibbs(v, w, b, c, log_var=b), ValueError, "it takes 'gaussian'"),
+    (lambda v, w, b, c: gibbs(v, w, b, c, seed=-1), ValueError, "seed is -1"),
+    (lambda v, w, b, c: contrastive_divergence(v, w, b, c, chain=torch.zeros(2, 3)), ValueError,
+     r"chain has shape \[2, 3\]; with weight's shape \[3, 4\] it takes \[..., 4\]"),
+    (lambda v, w, b, c: contrastive_divergence(v, w, b, c, chain=v + 2), ValueError, "chain holds"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("wrong", "error", "message"), WRONG)
+def test_bad_input_is_named(wrong, error, message):
+    with pytest.raises(error, match=message):
+        wrong(torch.ones(2, 4), torch.zeros(3, 4), torch.zeros(4), torch.zeros(3))
