@@ -118,9 +118,25 @@ def check_encoder(x: Tensor, weights: Any, biases: Any, activation: Any) -> list
     elif isinstance(weights, Iterable) and not isinstance(weights, str):
         weights = list(weights)
         biases = [None] * len(weights) if biases is None else biases
-    if isinstance(activation, str) and isinstance(weights, list):
-        activation = [activation] * len(weights)
+    if isinstance(weights, list):
+        activation = _for_each_layer(activation, len(weights))
     return [Layer(*layer) for layer in _mlp.check_layers(x, weights, biases, activation)]
+
+
+def _for_each_layer(activation: Any, count: int) -> list[Any]:
+    if isinstance(activation, str):
+        return [activation] * count
+    if not isinstance(activation, Iterable):
+        raise TypeError(
+            f"activation is a {type(activation).__name__}; it takes a name, or one for each layer"
+        )
+    activation = list(activation)
+    if len(activation) != count:
+        raise ValueError(
+            f"activation has {len(activation)} entries; with {count} weights it takes a name, "
+            f"or {count} of them"
+        )
+    return activation
 
 
 def _check_method(method: str, probes: int, return_error: bool) -> int:
