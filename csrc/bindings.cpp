@@ -343,6 +343,99 @@ void bind_gibbs(py::module_& module) {
         py::arg("values"), py::arg("means"), py::arg("deviations"), py::arg("beta"),
         py::arg("rows"), py::arg("columns"), py::arg("seed"), py::arg("row_offset"),
         py::arg("step"), py::arg("threads"));
+    module.def(
+        "draw_bits",
+        [](const BinaryView& left, uintptr_t right, int64_t right_row_stride,
+           int64_t right_column_stride, int64_t columns, uintptr_t bias, uintptr_t beta,
+           uintptr_t words, uintptr_t means, uint64_t seed, int64_t row_offset, uint32_t step,
+           int threads) {
+            check_block(left.rows, columns, threads);
+            AEFAST_DISPATCH(
+                draw_bits,
+                {left, view(right, columns, left.columns, right_row_stride, right_column_stride),
+                 pointer<const float*>(bias), pointer<const float*>(beta),
+                 pointer<uint64_t*>(words), pointer<float*>(means), seed, row_offset, step,
+                 threads});
+        },
+        py::arg("left"), py::arg("right"), py::arg("right_row_stride"),
+        py::arg("right_column_stride"), py::arg("columns"), py::arg("bias"), py::arg("beta"),
+        py::arg("words"), py::arg("means"), py::arg("seed"), py::arg("row_offset"), py::arg("step"),
+        py::arg("threads"));
+    module.def(
+        "hidden_statistics",
+        [](uintptr_t values, uintptr_t energies, uintptr_t sums, float scale, int64_t rows,
+           int64_t columns, int threads) {
+            check_block(rows, columns, threads);
+            std::vector<double> partial_sums(row_blocks(rows) * columns);
+            AEFAST_DISPATCH(hidden_statistics, {pointer<float*>(values), pointer<float*>(energies),
+                                                pointer<float*>(sums), partial_sums.data(), scale,
+                                                rows, columns, threads});
+        },
+        py::arg("values"), py::arg("energies"), py::arg("sums"), py::arg("scale"), py::arg("rows"),
+        py::arg("columns"), py::arg("threads"));
+}
+
+void bind_binary(py::module_& module) {
+    py::class_<BinaryView>(module, "BinaryView")
+        .def(py::init([](uintptr_t words, int64_t rows, int64_t columns) {
+                 check_block(rows, columns, 1);
+                 return BinaryView{pointer<const uint64_t*>(words), rows, columns};
+             }),
+             py::arg("words"), py::arg("rows"), py::arg("columns"));
+    module.def(
+        "pack_bits",
+        [](uintptr_t values, int64_t row_stride, uintptr_t words, uintptr_t is_binary, int64_t rows,
+           int64_t columns, int threads) {
+            check_block(rows, columns, threads);
+            AEFAST_DISPATCH(pack_bits,
+                            {pointer<const float*>(values), row_stride, pointer<uint64_t*>(words),
+                             pointer<bool*>(is_binary), rows, columns, threads});
+        },
+        py::arg("values"), py::arg("row_stride"), py::arg("words"), py::arg("is_binary"),
+        py::arg("rows"), py::arg("columns"), py::arg("threads"));
+    module.def(
+        "unpack_bits",
+        [](const BinaryView& bits, uintptr_t values, int threads) {
+            check_block(bits.rows, bits.columns, threads);
+            AEFAST_DISPATCH(unpack_bits, {bits, pointer<float*>(values), threads});
+        },
+        py::arg("bits"), py::arg("values"), py::arg("threads"));
+    module.def(
+        "transpose_bits",
+        [](const BinaryView& bits, uintptr_t words, uintptr_t counts, int threads) {
+            check_block(bits.rows, bits.columns, threads);
+            AEFAST_DISPATCH(transpose_bits,
+                            {bits, pointer<uint64_t*>(words), pointer<float*>(counts), threads});
+        },
+        py::arg("bits"), py::arg("words"), py::arg("counts"), py::arg("threads"));
+    module.def(
+        "binary_product",
+        [](const BinaryView& left, uintptr_t right, int64_t right_row_stride,
+           int64_t right_column_stride, int64_t columns, uintptr_t bias, uintptr_t output,
+           int threads) {
+            check_block(left.rows, columns, threads);
+            AEFAST_DISPATCH(
+                binary_product,
+                {left, view(right, columns, left.columns, right_row_stride, right_column_stride),
+                 pointer<const float*>(bias), pointer<float*>(output), threads});
+        },
+        py::arg("left"), py::arg("right"), py::arg("right_row_stride"),
+        py::arg("right_column_stride"), py::arg("columns"), py::arg("bias"), py::arg("output"),
+        py::arg("threads"));
+    module.def(
+        "transposed_binary_product",
+        [](const BinaryView& left, uintptr_t right, int64_t right_row_stride,
+           int64_t right_column_stride, int64_t columns, uintptr_t output, bool accumulate,
+           int threads) {
+            check_block(left.rows, columns, threads);
+            AEFAST_DISPATCH(
+                transposed_binary_product,
+                {left, view(right, columns, left.columns, right_row_stride, right_column_stride),
+                 pointer<float*>(output), accumulate, threads});
+        },
+        py::arg("left"), py::arg("right"), py::arg("right_row_stride"),
+        py::arg("right_column_stride"), py::arg("columns"), py::arg("output"),
+        py::arg("accumulate"), py::arg("threads"));
 }
 
 InstructionSet instruction_set_named(const std::string& wanted) {
@@ -373,5 +466,6 @@ PYBIND11_MODULE(_C, module) {
     aefast::bind_gemm(module);
     aefast::bind_reconstruction(module);
     aefast::bind_jacobian(module);
+    aefast::bind_binary(module);
     aefast::bind_gibbs(module);
 }

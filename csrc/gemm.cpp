@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "blocking.h"
+#include "panel.h"
 #include "scratch.h"
 
 namespace aefast::AEFAST_ISA {
@@ -16,16 +17,10 @@ namespace {
 // A tile of sums is kTileRows by two vectors: as many as the registers hold beside two vectors of
 // the right operand and one broadcast of the left. That also keeps loads under the multiply-adds.
 #if defined(__AVX512F__)
-constexpr int kLanes = 16;
 constexpr int kTileRows = 14;
-#elif defined(__AVX2__)
-constexpr int kLanes = 8;
-constexpr int kTileRows = 6;
 #else
-constexpr int kLanes = 4;
 constexpr int kTileRows = 6;
 #endif
-constexpr int kTileColumns = 2 * kLanes;
 
 // A panel of the right operand stays in the L1 cache while a block of the left, in L2, passes it.
 // Any block from 192 to 512 runs within 3% of the best; the shortest has the smallest error
@@ -36,16 +31,6 @@ constexpr int64_t kTilesAtOnce = 8;  // a block of the left operand
 constexpr int64_t kPackedFloats = 1 << 19;
 constexpr int64_t kMostColumns = 2048;
 constexpr int64_t kPackingCost = 8;  // estimated: 1/4 cycle an element, 32 products a cycle
-
-typedef float Vector __attribute__((vector_size(4 * kLanes)));
-typedef float UnalignedVector __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
-
-inline Vector load(const float* source) {
-    return *reinterpret_cast<const UnalignedVector*>(source);
-}
-inline void store(float* target, Vector value) {
-    *reinterpret_cast<UnalignedVector*>(target) = value;
-}
 
 thread_local Scratch right_scratch;
 
@@ -62,7 +47,8 @@ struct RowsApart {  // k is contiguous
 };
 struct RowsTogether {  // the rows of the tile are contiguous
     static constexpr int64_t kRowStride = 1;
-    static constexpr int64_t kDepthStride = (kTileRows + kLanes - 1) / kLanes * kLanes;
+    static constexpr int64_t kDepthStride =
+        (kTileRows + kFloatLanes - 1) / kFloatLanes * kFloatLanes;
     static constexpr int64_t kSize = kDepthBlock * kDepthStride;
     // All tiles take a few k before any takes the next: a k is a row of the source, and only part
     // of each cache line belongs to one tile.
@@ -92,75 +78,6 @@ void pack_left_tile(const MatrixView& left, Range rows, Range depth, float* pack
     }
 }
 
-// One step interleaves the first half of the rows with the second half; log2(kLanes) such steps
-// transpose a square.
-#if defined(__AVX512F__)
-inline Vector interleave_low(Vector a, Vector b) {
-    return __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-}
-inline Vector interleave_high(Vector a, Vector b) {
-    return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15,
-                                   31);
-}
-#elif defined(__AVX2__)
-inline Vector interleave_low(Vector a, Vector b) {
-    return __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
-}
-inline Vector interleave_high(Vector a, Vector b) {
-    return __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
-}
-#else
-inline Vector interleave_low(Vector a, Vector b) {
-    return __builtin_shufflevector(a, b, 0, 4, 1, 5);
-}
-inline Vector interleave_high(Vector a, Vector b) {
-    return __builtin_shufflevector(a, b, 2, 6, 3, 7);
-}
-#endif
-
-inline void transpose_square(const float* source, int64_t source_stride, float* target,
-                             int64_t target_stride) {
-    Vector rows[kLanes];
-#pragma GCC unroll 16
-    for (int r = 0; r < kLanes; ++r) rows[r] = load(source + r * source_stride);
-#pragma GCC unroll 4
-    for (int width = 1; width < kLanes; width *= 2) {
-        Vector next[kLanes];
-#pragma GCC unroll 16
-        for (int r = 0; r < kLanes / 2; ++r) {
-            next[2 * r] = interleave_low(rows[r], rows[r + kLanes / 2]);
-            next[2 * r + 1] = interleave_high(rows[r], rows[r + kLanes / 2]);
-        }
-#pragma GCC unroll 16
-        for (int r = 0; r < kLanes; ++r) rows[r] = next[r];
-    }
-#pragma GCC unroll 16
-    for (int r = 0; r < kLanes; ++r) store(target + r * target_stride, rows[r]);
-}
-
-// One panel of the right operand as [depth, kTileColumns], zeros in the columns past its edge.
-void pack_right_panel(const MatrixView& right, int64_t column, int64_t depth_begin, int64_t depth,
-                      float* packed) {
-    const int64_t width = smaller(kTileColumns, right.rows - column);
-    const float* source =
-        right.data + column * right.row_stride + depth_begin * right.column_stride;
-    int64_t k = 0;
-    if (width == kTileColumns && right.row_stride == 1) {
-        for (; k < depth; ++k)
-            std::memcpy(packed + k * kTileColumns, source + k * right.column_stride,
-                        sizeof(float) * kTileColumns);
-    } else if (width == kTileColumns && right.column_stride == 1) {
-        for (; k + kLanes <= depth; k += kLanes)
-            for (int c = 0; c < kTileColumns; c += kLanes)
-                transpose_square(source + c * right.row_stride + k, right.row_stride,
-                                 packed + k * kTileColumns + c, kTileColumns);
-    }
-    for (; k < depth; ++k)
-        for (int64_t c = 0; c < kTileColumns; ++c)
-            packed[k * kTileColumns + c] =
-                c < width ? source[c * right.row_stride + k * right.column_stride] : 0.f;
-}
-
 // ------------------------------------------------------------------------------------- one tile
 
 // A matrix in memory that a tile is read from or written to.
@@ -184,7 +101,8 @@ void multiply_tile(int64_t depth, const float* left, const float* right, Place<c
     for (int64_t k = 0; k < depth; ++k) {
         Vector columns[vectors];
 #pragma GCC unroll 2
-        for (int v = 0; v < vectors; ++v) columns[v] = load(right + k * kTileColumns + v * kLanes);
+        for (int v = 0; v < vectors; ++v)
+            columns[v] = load(right + k * kPanelColumns + v * kFloatLanes);
 #pragma GCC unroll 16
         for (int r = 0; r < rows; ++r) {
             const float value = left[r * Layout::kRowStride + k * Layout::kDepthStride];
@@ -196,8 +114,8 @@ void multiply_tile(int64_t depth, const float* left, const float* right, Place<c
     for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 2
         for (int v = 0; v < vectors; ++v)
-            store(target.data + r * target.row_stride + v * kLanes,
-                  sums[r][v] + load(addend.data + r * addend.row_stride + v * kLanes));
+            store(target.data + r * target.row_stride + v * kFloatLanes,
+                  sums[r][v] + load(addend.data + r * addend.row_stride + v * kFloatLanes));
 }
 
 // The kernel for every height up to kTileRows: heights are evened out over the output, so that no
@@ -225,20 +143,20 @@ MultiplyTile multiply_tile_of(int64_t rows) {
 template <class Layout>
 void multiply_ragged_tile(int64_t rows, int64_t width, int64_t depth, const float* left,
                           const float* right, Place<const float> addend, Place<float> target) {
-    alignas(64) float copy[kTileRows * kTileColumns] = {};
+    alignas(64) float copy[kTileRows * kPanelColumns] = {};
     for (int64_t r = 0; r < rows; ++r)
-        std::memcpy(copy + r * kTileColumns, addend.data + r * addend.row_stride,
+        std::memcpy(copy + r * kPanelColumns, addend.data + r * addend.row_stride,
                     sizeof(float) * width);
-    const auto multiply =
-        width <= kLanes ? multiply_tile_of<Layout, 1>(rows) : multiply_tile_of<Layout, 2>(rows);
+    const auto multiply = width <= kFloatLanes ? multiply_tile_of<Layout, 1>(rows)
+                                               : multiply_tile_of<Layout, 2>(rows);
     const EvenParts quarters(depth, 4);
     for (int64_t quarter = 0; quarter < quarters.count(); ++quarter) {
         const Range k = quarters[quarter];
         multiply(k.end - k.begin, left + k.begin * Layout::kDepthStride,
-                 right + k.begin * kTileColumns, {copy, kTileColumns}, {copy, kTileColumns});
+                 right + k.begin * kPanelColumns, {copy, kPanelColumns}, {copy, kPanelColumns});
     }
     for (int64_t r = 0; r < rows; ++r)
-        std::memcpy(target.data + r * target.row_stride, copy + r * kTileColumns,
+        std::memcpy(target.data + r * target.row_stride, copy + r * kPanelColumns,
                     sizeof(float) * width);
 }
 
@@ -250,13 +168,13 @@ class BlockProduct {
     explicit BlockProduct(const GemmArguments& arguments)
         : arguments_(arguments),
           row_tiles_(arguments.left.rows, ceil_divide(arguments.left.rows, kTileRows)),
-          column_panels_(ceil_divide(arguments.right.rows, kTileColumns)),
+          column_panels_(ceil_divide(arguments.right.rows, kPanelColumns)),
           depth_blocks_(arguments.left.columns,
                         larger(1, ceil_divide(arguments.left.columns, kDepthBlock))) {}
 
     // As many blocks of k at a time as the memory for the packed right operand takes.
     void run() {
-        const int64_t block_floats = kDepthBlock * column_panels_ * kTileColumns;
+        const int64_t block_floats = kDepthBlock * column_panels_ * kPanelColumns;
         const int64_t blocks_at_once =
             larger(1, smaller(depth_blocks_.count(), kPackedFloats / block_floats));
         packed_right_ = static_cast<float*>(
@@ -275,7 +193,7 @@ class BlockProduct {
     // What packed_right_ holds of a panel, from k on.
     float* packed_panel(int64_t panel, int64_t k) const {
         const int64_t packed = packed_depth_.end - packed_depth_.begin;
-        return packed_right_ + (panel * packed + k - packed_depth_.begin) * kTileColumns;
+        return packed_right_ + (panel * packed + k - packed_depth_.begin) * kPanelColumns;
     }
 
     void pack_right() const {
@@ -283,7 +201,7 @@ class BlockProduct {
         const int64_t chunk = arguments_.right.row_stride == 1 ? 16 : packed_depth_.end;
         for (int64_t k = packed_depth_.begin; k < packed_depth_.end; k += chunk)
             for (int64_t panel = 0; panel < column_panels_; ++panel)
-                pack_right_panel(arguments_.right, panel * kTileColumns, k,
+                pack_right_panel(arguments_.right, panel * kPanelColumns, k,
                                  smaller(chunk, packed_depth_.end - k), packed_panel(panel, k));
     }
 
@@ -320,9 +238,9 @@ class BlockProduct {
 
     template <class Layout>
     void multiply_tile_at(Range depth, Range rows, int64_t panel, const float* left) const {
-        static constexpr float kZeros[kTileColumns] = {};
-        const int64_t column = panel * kTileColumns;
-        const int64_t width = smaller(kTileColumns, arguments_.right.rows - column);
+        static constexpr float kZeros[kPanelColumns] = {};
+        const int64_t column = panel * kPanelColumns;
+        const int64_t width = smaller(kPanelColumns, arguments_.right.rows - column);
         const int64_t stride = arguments_.output_row_stride;
         const Place<float> target = {sums_of(arguments_) + rows.begin * stride + column, stride};
         Place<const float> addend = {target.data, stride};
@@ -330,7 +248,7 @@ class BlockProduct {
             addend = {arguments_.bias ? arguments_.bias + column : kZeros, 0};
         const int64_t height = rows.end - rows.begin, count = depth.end - depth.begin;
         const float* right = packed_panel(panel, depth.begin);
-        if (width == kTileColumns)
+        if (width == kPanelColumns)
             multiply_tile_of<Layout, 2>(height)(count, left, right, addend, target);
         else
             multiply_ragged_tile<Layout>(height, width, count, left, right, addend, target);
@@ -348,7 +266,7 @@ class BlockProduct {
 }  // namespace
 
 void gemm_float32(const GemmArguments& arguments) {
-    const BlockShape shape = {kTileRows, kTileColumns, kMostColumns, kPackingCost};
+    const BlockShape shape = {kTileRows, kPanelColumns, kMostColumns, kPackingCost};
     BlockGrid(arguments, shape).for_each_block([](const GemmArguments& block) {
         BlockProduct(block).run();
     });

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "activation.h"
+#include "binary_view.h"
 #include "element.h"
 #include "gemm.h"
 #include "isa.h"
@@ -171,6 +172,78 @@ struct DrawArguments {
     int threads;
 };
 
+// The same from binary states: left [rows, K] and right [columns, K], whose product and bias
+// [columns] are the Bernoulli units' inputs. words, all 0 at first, takes the states, as bits.
+struct DrawBitsArguments {
+    BinaryView left;
+    MatrixView right;
+    const float* bias;
+    const float* beta;
+    uint64_t* words;
+    float* means;
+    uint64_t seed;
+    int64_t row_offset;
+    uint32_t step;
+    int threads;
+};
+
+// What contrastive divergence takes of one phase. values [rows, columns] are the hidden units'
+// inputs and become their probabilities times scale, whose sum over the rows is sums [columns];
+// energies [rows] is the sum of ln(1 + e^input). partial_sums holds columns doubles for each block
+// of kRowsPerPartialSum rows.
+struct HiddenStatisticsArguments {
+    float* values;
+    float* energies;
+    float* sums;
+    double* partial_sums;
+    float scale;
+    int64_t rows, columns;
+    int threads;
+};
+
+// words = the bits of values > 0; is_binary [rows] tells whether a row is of zeros and ones.
+struct PackBitsArguments {
+    const float* values;
+    int64_t row_stride;
+    uint64_t* words;
+    bool* is_binary;
+    int64_t rows, columns;
+    int threads;
+};
+
+// values [rows, columns] = 0 and 1.
+struct UnpackBitsArguments {
+    BinaryView bits;
+    float* values;
+    int threads;
+};
+
+// words = the transpose, [columns, rows]; counts [columns], how many of a column's bits are set.
+struct TransposeBitsArguments {
+    BinaryView bits;
+    uint64_t* words;
+    float* counts;
+    int threads;
+};
+
+// output [rows, columns] = left [rows, K] right^T [K, columns] + bias [columns], or null for none.
+struct BinaryProductArguments {
+    BinaryView left;
+    MatrixView right;
+    const float* bias;
+    float* output;
+    int threads;
+};
+
+// output [columns, rows] = its transpose, or += with accumulate.
+struct TransposedBinaryProductArguments {
+    BinaryView left;
+    MatrixView right;
+    float* output;
+    bool accumulate;
+    int threads;
+};
+
 #define AEFAST_DECLARE_KERNELS(isa)                                                        \
     namespace isa {                                                                        \
     void corrupt(Noise noise, const CorruptArguments&);                                    \
@@ -184,6 +257,13 @@ struct DrawArguments {
     void expand_backward(const ExpandBackwardArguments&);                                  \
     void dot_rows(const DotRowsArguments&);                                                \
     void draw(const DrawArguments&);                                                       \
+    void draw_bits(const DrawBitsArguments&);                                              \
+    void hidden_statistics(const HiddenStatisticsArguments&);                              \
+    void pack_bits(const PackBitsArguments&);                                              \
+    void unpack_bits(const UnpackBitsArguments&);                                          \
+    void transpose_bits(const TransposeBitsArguments&);                                    \
+    void binary_product(const BinaryProductArguments&);                                    \
+    void transposed_binary_product(const TransposedBinaryProductArguments&);               \
     uint64_t fingerprint(const float* values, int64_t rows, int64_t columns, int threads); \
     void gemm(const GemmArguments&);                                                       \
     }

@@ -52,43 +52,41 @@ inline WordLanes multiply_low_halves(WordLanes a, WordLanes b) {
 #endif
 }
 
-struct PhiloxRow {
-    uint32_t seed_low, seed_high, row_low, row_high, step;
+// (a0 b0 a1 b1 ...), the first half of it in `low`, the second in `high`.
+inline void interleave(WordLanes a, WordLanes b, WordLanes& low, WordLanes& high) {
+#if defined(__AVX512F__)
+    low = __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+    high = __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+#elif defined(__AVX2__)
+    low = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+    high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+#else
+    low = WordLanes{a[0], b[0]};
+    high = WordLanes{a[1], b[1]};
+#endif
+}
 
-    PhiloxRow(uint64_t seed, uint64_t row, uint32_t step)
-        : seed_low(static_cast<uint32_t>(seed)),
-          seed_high(static_cast<uint32_t>(seed >> 32)),
-          row_low(static_cast<uint32_t>(row)),
-          row_high(static_cast<uint32_t>(row >> 32)),
-          step(step) {}
+// Some vectors of counters, each of one row.
+template <int vectors>
+struct PhiloxCounters {
+    WordLanes column_block[vectors], row_low[vectors], row_high[vectors], step[vectors];
 
-    // The words of the columns from 4 * column_block on: kVectorWords of them, or kStretch.
-    template <int64_t columns>
-    void words(uint32_t column_block, uint32_t* output) const {
-        constexpr int vectors = columns / kVectorWords;
-        static_assert(columns % kVectorWords == 0 && vectors <= kVectors);
+    // kVectorWords words a vector, those of consecutive columns.
+    void words(uint64_t seed, uint32_t* output) {
         const WordLanes multiplier0 = WordLanes{} + 0xD2511F53u;
         const WordLanes multiplier1 = WordLanes{} + 0xCD9E8D57u;
-        WordLanes c0[vectors], c1[vectors], c2[vectors], c3[vectors];
-#pragma GCC unroll 4
-        for (int v = 0; v < vectors; ++v) {
-            c0[v] = kLaneNumbers + (column_block + v * kLanes);
-            c1[v] = WordLanes{} + row_low;
-            c2[v] = WordLanes{} + row_high;
-            c3[v] = WordLanes{} + step;
-        }
-        uint32_t key0 = seed_low, key1 = seed_high;
+        uint32_t key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(seed >> 32);
 #pragma GCC unroll 10
         for (int round = 0; round < 10; ++round) {
             const WordLanes key0_lanes = WordLanes{} + key0, key1_lanes = WordLanes{} + key1;
 #pragma GCC unroll 4
             for (int v = 0; v < vectors; ++v) {
-                const WordLanes product0 = multiply_low_halves(c0[v], multiplier0);
-                const WordLanes product1 = multiply_low_halves(c2[v], multiplier1);
-                c0[v] = (product1 >> 32) ^ c1[v] ^ key0_lanes;
-                c1[v] = product1;
-                c2[v] = (product0 >> 32) ^ c3[v] ^ key1_lanes;
-                c3[v] = product0;
+                const WordLanes product0 = multiply_low_halves(column_block[v], multiplier0);
+                const WordLanes product1 = multiply_low_halves(row_high[v], multiplier1);
+                column_block[v] = (product1 >> 32) ^ row_low[v] ^ key0_lanes;
+                row_low[v] = product1;
+                row_high[v] = (product0 >> 32) ^ step[v] ^ key1_lanes;
+                step[v] = product0;
             }
             key0 += 0x9E3779B9u;
             key1 += 0xBB67AE85u;
@@ -96,29 +94,51 @@ struct PhiloxRow {
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; ++v) {
             const WordLanes low_half = WordLanes{} + 0xFFFFFFFFu;
-            const WordLanes first = (c0[v] & low_half) | (c1[v] << 32);
-            const WordLanes second = (c2[v] & low_half) | (c3[v] << 32);
+            const WordLanes first = (column_block[v] & low_half) | (row_low[v] << 32);
+            const WordLanes second = (row_high[v] & low_half) | (step[v] << 32);
             // Little endian: a 64-bit element holds two adjacent words.
             WordLanes halves[2];
             interleave(first, second, halves[0], halves[1]);
             __builtin_memcpy(output + v * kVectorWords, halves, sizeof halves);
         }
     }
+};
 
-  private:
-    // (a0 b0 a1 b1 ...), the first half of it in `low`, the second in `high`.
-    static void interleave(WordLanes a, WordLanes b, WordLanes& low, WordLanes& high) {
-#if defined(__AVX512F__)
-        low = __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
-        high = __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
-#elif defined(__AVX2__)
-        low = __builtin_shufflevector(a, b, 0, 4, 1, 5);
-        high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
-#else
-        low = WordLanes{a[0], b[0]};
-        high = WordLanes{a[1], b[1]};
-#endif
+struct PhiloxRow {
+    uint64_t seed, row;
+    uint32_t step;
+
+    PhiloxRow(uint64_t seed, uint64_t row, uint32_t step) : seed(seed), row(row), step(step) {}
+
+    // The words of the columns from 4 * column_block on: kVectorWords of them, or kStretch.
+    template <int64_t columns>
+    void words(uint32_t column_block, uint32_t* output) const {
+        constexpr int vectors = columns / kVectorWords;
+        static_assert(columns % kVectorWords == 0 && vectors <= kVectors);
+        PhiloxCounters<vectors> counters;
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; ++v) {
+            counters.column_block[v] = kLaneNumbers + (column_block + v * kLanes);
+            counters.row_low[v] = WordLanes{} + static_cast<uint32_t>(row);
+            counters.row_high[v] = WordLanes{} + static_cast<uint32_t>(row >> 32);
+            counters.step[v] = WordLanes{} + step;
+        }
+        counters.words(seed, output);
     }
 };
+
+// The words of kVectorWords columns, from 4 * column_block on, of kVectors rows from `row` on.
+inline void philox_block(uint64_t seed, uint64_t row, uint32_t step, uint32_t column_block,
+                         uint32_t* output) {
+    PhiloxCounters<kVectors> counters;
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+        counters.column_block[v] = kLaneNumbers + column_block;
+        counters.row_low[v] = WordLanes{} + static_cast<uint32_t>(row + v);
+        counters.row_high[v] = WordLanes{} + static_cast<uint32_t>((row + v) >> 32);
+        counters.step[v] = WordLanes{} + step;
+    }
+    counters.words(seed, output);
+}
 
 }  // namespace aefast::AEFAST_ISA

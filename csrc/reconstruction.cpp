@@ -24,28 +24,6 @@ struct Stretch {
     int64_t count;
 };
 
-// A sum in float64, in lanes so that the compiler vectorizes it.
-class Sum {
-  public:
-    template <class Term>
-    void add(int64_t count, const Term& term) {
-        int64_t i = 0;
-        for (; i + kLanes <= count; i += kLanes)
-            for (int lane = 0; lane < kLanes; ++lane) lanes_[lane] += term(i + lane);
-        for (; i < count; ++i) lanes_[0] += term(i);
-    }
-
-    double total() const {
-        double total = 0;
-        for (double lane : lanes_) total += lane;
-        return total;
-    }
-
-  private:
-    static constexpr int kLanes = 16;
-    double lanes_[kLanes] = {};
-};
-
 // (r - t)^2 for r = act(z).
 void compare_squared(const CompareArguments& a, const Stretch& s, Sum& loss) {
     const bool from_preactivation =

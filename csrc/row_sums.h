@@ -1,4 +1,5 @@
-// Sums over rows, as a bias's gradient is one: in blocks of rows, in float64, added in their order.
+// Sums in float64: of a stretch, as a loss is one, and over rows, as a bias's gradient is one: in
+// blocks of rows, added in their order.
 #pragma once
 
 #include <algorithm>
@@ -20,6 +21,28 @@ inline int64_t row_blocks(int64_t rows) {
 }  // namespace aefast
 
 namespace aefast::AEFAST_ISA {
+
+// A sum in float64, in lanes so that the compiler vectorizes it.
+class Sum {
+  public:
+    template <class Term>
+    void add(int64_t count, const Term& term) {
+        int64_t i = 0;
+        for (; i + kSumLanes <= count; i += kSumLanes)
+            for (int lane = 0; lane < kSumLanes; ++lane) lanes_[lane] += term(i + lane);
+        for (; i < count; ++i) lanes_[0] += term(i);
+    }
+
+    double total() const {
+        double total = 0;
+        for (double lane : lanes_) total += lane;
+        return total;
+    }
+
+  private:
+    static constexpr int kSumLanes = 16;
+    double lanes_[kSumLanes] = {};
+};
 
 // result = the sum of the blocks' partial sums, [blocks, columns].
 template <class Element>

@@ -42,6 +42,10 @@ def python(tree, *arguments, **environment):
     )
 
 
+KERNELS = ("binary", "corrupt", "fingerprint", "gemm", "gibbs", "jacobian", "linear_act")
+KERNELS += ("reconstruction",)
+
+
 @needs_source
 def test_a_pure_wheel_runs_everywhere_and_carries_the_benchmarks(tree):
     built = python(tree, "setup.py", "-q", "bdist_wheel", AEFAST_BUILD_CPP="0")
@@ -66,10 +70,7 @@ def test_a_failed_compile_ends_the_build_with_the_compilers_message(tree):
 
 @needs_source
 @pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm")
-@pytest.mark.parametrize(
-    "kernel",
-    ["corrupt", "fingerprint", "gemm", "gibbs", "jacobian", "linear_act", "reconstruction"],
-)
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_kernels_share_no_symbol_between_instruction_sets(kernel, tmp_path):
     """The linker keeps one copy of an inline function that two objects define alike.
 

@@ -139,6 +139,31 @@ def test_splitting_a_batch_changes_nothing(place):
     assert torch.equal(torch.cat([half.visible for half in halves]), whole)
 
 
+def test_splitting_a_batch_of_which_some_rows_are_grey_changes_nothing(place):
+    """Binary rows and others take products of their own, each row by itself."""
+    parts = machine(place, 70, 40)
+    start = states(11, 70, place)
+    start[[1, 2, 6], 5] = 0.25
+    whole = gibbs(start, *parts, k=1, seed=4, return_probs=True)
+    rows = [gibbs(start[i : i + 2], *parts, seed=4, row_offset=i) for i in range(0, 11, 2)]
+    assert torch.equal(torch.cat([row.visible for row in rows]), whole.visible)
+    with use_backend("eager"):
+        expected = gibbs(start, *parts, k=1, seed=4, return_probs=True)
+    torch.testing.assert_close(whole.hidden_prob, expected.hidden_prob, rtol=1e-5, atol=1e-5)
+
+
+def test_a_clamped_grey_unit_stays_grey(place):
+    parts = machine(place, 12, 9)
+    start = states(30, 12, place)
+    start[:, 3] = 0.25
+    mask = torch.arange(12, device=place) == 3
+    sample = gibbs(start, *parts, k=3, clamp_mask=mask, seed=1)
+    assert torch.equal(sample.visible[:, 3], start[:, 3])
+    with use_backend("eager"):
+        expected = gibbs(start, *parts, k=3, clamp_mask=mask, seed=1)
+    assert torch.equal(sample.visible, expected.visible)
+
+
 def test_the_same_states_for_any_number_of_threads(threads):
     parts, start = machine("cpu", 130, 90), states(70, 130)
     found = []
@@ -250,6 +275,66 @@ def test_the_gradient_is_the_difference_of_both_phases(place, persistent):
             end.mean(0) - data.mean(0),
             negative.mean(0) - positive.mean(0),
         )
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize("biased", [False, True])
+def test_the_fused_gradient_is_the_free_energies(kernel_place, grey, biased):
+    """Over more than a word of bits a side; by autograd through the definition's free energy."""
+    if is_interpreted(kernel_place) and not grey:
+        pytest.skip("the interpreter is slow, and knows no bits")
+    weight, *biases = [part.requires_grad_() for part in machine(kernel_place, 70, 67)]
+    visible_bias, hidden_bias = biases if biased else (None, None)
+    data = states(80, 70, kernel_place)
+    if grey:
+        data[::3] *= 0.5
+    loss, end = contrastive_divergence(data, weight, visible_bias, hidden_bias, k=2, seed=6)
+    parameters = [weight, *(biases if biased else ())]
+    found = torch.autograd.grad(3 * loss, parameters)
+    model = Machine(weight, visible_bias, hidden_bias, None)
+    expected = eager.free_energy(data, model).mean() - eager.free_energy(end, model).mean()
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-4)
+    for a, b in zip(found, torch.autograd.grad(3 * expected, parameters), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_second_backward_makes_the_gradients_anew(place):
+    parts = [part.requires_grad_() for part in machine(place, 9, 7)]
+    loss, _ = contrastive_divergence(states(12, 9, place), *parts, seed=6)
+    first = torch.autograd.grad(loss, parts, retain_graph=True)
+    for a, b in zip(first, torch.autograd.grad(loss, parts), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_only_what_needs_a_gradient_gets_one(place):
+    weight, visible_bias, hidden_bias = machine(place, 9, 7)
+    visible_bias.requires_grad_()
+    data = states(12, 9, place)
+    loss, end = contrastive_divergence(data, weight, visible_bias, hidden_bias, seed=6)
+    loss.backward()
+    torch.testing.assert_close(visible_bias.grad, end.mean(0) - data.mean(0))
+    assert weight.grad is None
+    with torch.no_grad():
+        assert not contrastive_divergence(data, weight, visible_bias, None)[0].requires_grad
+
+
+def test_contrastive_divergence_is_differentiated_twice(place):
+    """With the chain's end held still, as the first derivative has it."""
+    parts = [part.requires_grad_() for part in machine(place, 5, 4)]
+    data = states(6, 5, place)
+    loss, end = contrastive_divergence(data, *parts, seed=6)
+    gradients = torch.autograd.grad(loss, parts, create_graph=True)
+    found = torch.autograd.grad(
+        sum(g.square().sum() for g in gradients), parts, materialize_grads=True
+    )
+    model = Machine(*parts, None)
+    loss = eager.free_energy(data, model).mean() - eager.free_energy(end, model).mean()
+    gradients = torch.autograd.grad(loss, parts, create_graph=True)
+    expected = torch.autograd.grad(
+        sum(g.square().sum() for g in gradients), parts, materialize_grads=True
+    )
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 

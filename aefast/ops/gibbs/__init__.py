@@ -1,9 +1,11 @@
 """Gibbs sampling, contrastive divergence and free energy: the contract and the registered op.
 
-A backend module has one function, on float32 ``visible [B, D]``:
+A backend module has two functions, on float32 ``visible [B, D]``:
 
 ``gibbs(visible, machine, settings) -> Sample``
-    which leaves its arguments as they are.
+    which leaves its arguments as they are;
+``divergence(visible, chain, machine, settings, weight_needed) -> (Divergence, chain)``
+    contrastive divergence of Bernoulli units with its gradients.
 """
 
 import math
@@ -17,6 +19,7 @@ from aefast.ops import linear_act as _linear_act
 from aefast.ops.gibbs import eager
 from aefast.ops.gibbs.settings import Machine, Sample, Settings
 from aefast.ops.shared import contract
+from aefast.ops.shared.autograd import KernelFunction, is_one
 
 VISIBLE_KINDS = ("bernoulli", "gaussian")
 
@@ -82,20 +85,19 @@ def contrastive_divergence(
                 f"with weight's shape {list(weight.shape)} it takes [..., {weight.shape[1]}]"
             )
         _check_states(chain, "chain", visible_kind)
-    end = gibbs(
-        visible if chain is None else chain,
-        weight,
-        visible_bias,
-        hidden_bias,
-        k,
-        visible_kind=visible_kind,
-        log_var=log_var,
-        seed=seed,
-        generator=generator,
-        row_offset=row_offset,
-    ).visible
-    loss = _free_energy(visible, machine).mean() - _free_energy(end, machine).mean()
-    return loss, end
+    k = check_steps(k)
+    _check_states(visible, "visible", visible_kind)
+    row_offset = contract.check_integer(row_offset, "row_offset", 2**62)
+    contract.check_seed_arguments(seed, generator)
+    start = visible if chain is None else chain
+    traced = contract.is_traced(start, visible, *machine)
+    drawn = contract.draw_seed(seed, generator, visible.device, traced)
+    settings = Settings(k, None, None, False, drawn, row_offset)
+    if not traced and _is_fused(visible, chain, machine):
+        return _fused_divergence(visible, chain, machine, settings)
+    with torch.no_grad():
+        end = _gibbs(start, machine, settings, traced).visible
+    return _free_energy_difference(visible, end, machine), end
 
 
 def free_energy(
@@ -230,14 +232,17 @@ def _run(visible: Tensor, machine: Machine, settings: Settings) -> Sample:
         or contract.is_transformed(visible)
     ):
         return eager.gibbs(visible, machine, settings)
-    machine = Machine(
+    visible = contract.readable(visible, "visible").detach()
+    return backend.implementation("gibbs", name).gibbs(visible, _readable(machine), settings)
+
+
+def _readable(machine: Machine) -> Machine:
+    return Machine(
         *(
             None if part is None else contract.readable(part, argument).detach()
             for argument, part in zip(machine._fields, machine, strict=True)
         )
     )
-    visible = contract.readable(visible, "visible").detach()
-    return backend.implementation("gibbs", name).gibbs(visible, machine, settings)
 
 
 def _free_energy(visible: Tensor, machine: Machine) -> Tensor:
@@ -249,6 +254,88 @@ def _free_energy(visible: Tensor, machine: Machine) -> Tensor:
         difference = visible if visible_bias is None else visible - visible_bias
         return (difference * torch.exp(-log_var / 2)).square().sum(-1) / 2 - hidden_term
     return -hidden_term if visible_bias is None else -(visible @ visible_bias) - hidden_term
+
+
+def _free_energy_difference(visible: Tensor, end: Tensor, machine: Machine) -> Tensor:
+    return _free_energy(visible, machine).mean() - _free_energy(end, machine).mean()
+
+
+def _is_fused(visible: Tensor, chain: Tensor | None, machine: Machine) -> bool:
+    """Whether a kernel makes contrastive divergence's gradients along with the chain: those by
+    Bernoulli units' parameters."""
+    states = (visible,) if chain is None else (visible, chain)
+    return (
+        machine.log_var is None
+        and visible.dtype in FUSED[backend.select(visible.device, visible.dtype)]
+        and contract.autocast_dtype(visible.device) is None
+        and 0 not in (machine.weight.numel(), *(tensor.numel() for tensor in states))
+        and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in states))
+        and not any(contract.is_transformed(tensor) for tensor in states)
+        and not contract.is_in_functorch()
+    )
+
+
+def _fused_divergence(
+    visible: Tensor, chain: Tensor | None, machine: Machine, settings: Settings
+) -> tuple[Tensor, Tensor]:
+    rows = visible.reshape(-1, visible.shape[-1])
+    chains = None if chain is None else chain.reshape(-1, visible.shape[-1])
+    parameters = machine[:3]
+    needed = tuple(
+        torch.is_grad_enabled() and part is not None and part.requires_grad for part in parameters
+    )
+    loss, end = _ContrastiveDivergence.apply(*parameters, rows, chains, settings, needed, [])
+    return loss, end.reshape(visible.shape if chain is None else chain.shape)
+
+
+class _ContrastiveDivergence(KernelFunction):
+    """``made`` holds the gradients between the two passes: backward gives them away, and a second
+    one, through a graph that was retained, makes them anew."""
+
+    @staticmethod
+    def forward(
+        weight: Tensor,
+        visible_bias: Tensor | None,
+        hidden_bias: Tensor | None,
+        visible: Tensor,
+        chain: Tensor | None,
+        settings: Settings,
+        needed: tuple[bool, ...],
+        made: list[Any],
+    ) -> tuple[Tensor, Tensor]:
+        machine = _readable(Machine(weight, visible_bias, hidden_bias, None))
+        visible = contract.readable(visible, "visible").detach()
+        chain = None if chain is None else contract.readable(chain, "chain").detach()
+        name = backend.select(visible.device, visible.dtype)
+        kernels = backend.implementation("gibbs", name)
+        found, end = kernels.divergence(visible, chain, machine, settings, needed[0])
+        made.append(found[1:])
+        return found.loss, end
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+        *tensors, _, _, ctx.needed, ctx.made = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors, output[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 8
+        weight, visible_bias, hidden_bias, visible, end = ctx.saved_tensors
+        defined = (
+            torch.is_grad_enabled() or contract.is_transformed(grad) or contract.is_traced(grad)
+        )
+        if ctx.made and not defined:
+            gradients = ctx.made.pop()
+        else:  # to be differentiated again, batched or traced, or made once already
+            machine = Machine(weight, visible_bias, hidden_bias, None)
+            gradients = eager.divergence_gradients(visible, end, machine)
+        if defined or not is_one(grad):
+            gradients = tuple(None if g is None else g * grad for g in gradients)
+        kept = (g if need else None for g, need in zip(gradients, ctx.needed, strict=True))
+        return *kept, None, None, None, None, None
 
 
 @torch.library.custom_op("aefast::gibbs", mutates_args=())

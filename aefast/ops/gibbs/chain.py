@@ -1,43 +1,28 @@
-"""A chain of Gibbs steps, for any backend's kernels: product, draw, product, draw."""
+"""A chain of Gibbs steps and contrastive divergence, for any backend's kernels."""
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from aefast.ops.gibbs.kernels import Kernels
 from aefast.ops.gibbs.settings import Machine, Sample, Settings
 
 
-class Kernels(Protocol):
-    """What a backend brings."""
-
-    def operand(self, right: Tensor) -> Any:
-        """The right operand [N, K] of a product left @ right.T, made ready for all steps."""
-
-    def linear(self, left: Tensor, right: Any, bias: Tensor | None) -> Tensor:
-        """left [B, K] @ right.T + bias, in memory of its own."""
-
-    def draw_bernoulli(
-        self, values: Tensor, beta: Tensor | None, keep: bool, settings: Settings, step: int
-    ) -> Tensor | None:
-        """values [B, N] become 1 where this step's uniform is below sigmoid(beta values), else 0;
-        beta is [B]. The probabilities, if they are to be kept."""
-
-    def draw_gaussian(
-        self,
-        values: Tensor,
-        deviation: Tensor,
-        beta: Tensor | None,
-        keep: bool,
-        settings: Settings,
-        step: int,
-    ) -> Tensor | None:
-        """values [B, N] += deviation [N] / sqrt(beta) times this step's normals; the means, if they
-        are to be kept."""
-
-
 def gibbs(kernels: Kernels, visible: Tensor, machine: Machine, settings: Settings) -> Sample:
-    weight, transposed = kernels.operand(machine.weight), kernels.operand(machine.weight.t())
+    operands = kernels.operand(machine.weight), kernels.operand(machine.weight.t())
+    start = kernels.states(visible) if machine.log_var is None else visible
+    sample = _run(kernels, start, machine, operands, settings)
+    return sample._replace(
+        visible=kernels.tensor(sample.visible), hidden=kernels.tensor(sample.hidden)
+    )
+
+
+def _run(
+    kernels: Kernels, visible: Any, machine: Machine, operands: tuple[Any, Any], settings: Settings
+) -> Sample:
+    """k steps from states of the kernels' own kind to states of that kind."""
+    weight, transposed = operands
     beta = None if settings.beta is None else settings.beta.reshape(-1).float().contiguous()
     precision = deviation = None
     if machine.log_var is not None:
@@ -46,15 +31,78 @@ def gibbs(kernels: Kernels, visible: Tensor, machine: Machine, settings: Setting
     for step in range(settings.k):
         keep = settings.return_probs and step == settings.k - 1
         scaled = visible if precision is None else visible * precision
-        hidden = kernels.linear(scaled, weight, machine.hidden_bias)
-        hidden_prob = kernels.draw_bernoulli(hidden, beta, keep, settings, 2 * step)
-        visible = kernels.linear(hidden, transposed, machine.visible_bias)
+        hidden, hidden_prob = kernels.draw_bernoulli(
+            scaled, weight, machine.hidden_bias, beta, keep, settings, 2 * step
+        )
         if deviation is None:
-            visible_prob = kernels.draw_bernoulli(visible, beta, keep, settings, 2 * step + 1)
-        else:
-            visible_prob = kernels.draw_gaussian(
-                visible, deviation, beta, keep, settings, 2 * step + 1
+            visible, visible_prob = kernels.draw_bernoulli(
+                hidden, transposed, machine.visible_bias, beta, keep, settings, 2 * step + 1
             )
+        else:
+            visible = kernels.linear(hidden, transposed, machine.visible_bias)
+            visible_prob = kernels.gaussian(visible, deviation, beta, keep, settings, 2 * step + 1)
         if settings.clamp_mask is not None:
-            visible = torch.where(settings.clamp_mask, given, visible)
+            visible = kernels.clamp(visible, given, settings.clamp_mask)
     return Sample(visible, hidden, visible_prob, hidden_prob)
+
+
+class Divergence(NamedTuple):
+    """The difference of the mean free energies, and its gradients."""
+
+    loss: Tensor
+    grad_weight: Tensor | None
+    grad_visible_bias: Tensor
+    grad_hidden_bias: Tensor
+
+
+def divergence(
+    kernels: Kernels,
+    visible: Tensor,
+    chain: Tensor | None,
+    machine: Machine,
+    settings: Settings,
+    weight_needed: bool,
+) -> tuple[Divergence, Tensor]:
+    """Contrastive divergence of Bernoulli units, and the states that the chains end in."""
+    operands = kernels.operand(machine.weight), kernels.operand(machine.weight.t())
+    data = kernels.states(visible)
+    start = data if chain is None else kernels.states(chain)
+    end = _run(kernels, start, machine, operands, settings).visible
+    tensor = kernels.tensor(end)
+    found = None
+    for states, scale in ((end, 1 / tensor.shape[0]), (data, -1 / visible.shape[0])):
+        found = _add_phase(kernels, states, scale, operands[0], machine, found, weight_needed)
+    assert found is not None
+    return found, tensor
+
+
+def _add_phase(
+    kernels: Kernels,
+    states: Any,
+    scale: float,
+    weight: Any,
+    machine: Machine,
+    total: Divergence | None,
+    weight_needed: bool,
+) -> Divergence:
+    """total - scale * (the sum of F over the states): statistics are scaled as they are made, so
+    that the phases' products need only be added."""
+    energies, probabilities, grad_hidden = kernels.statistics(
+        states, weight, machine.hidden_bias, scale
+    )
+    grad_visible = kernels.row_sum(states) * scale
+    loss = energies.sum() * scale
+    if machine.visible_bias is not None:
+        loss += grad_visible @ machine.visible_bias
+    grad_weight = None
+    if weight_needed:
+        partial = None if total is None else total.grad_weight
+        grad_weight = kernels.add_product(probabilities, states, partial)
+    if total is None:
+        return Divergence(loss, grad_weight, grad_visible, grad_hidden)
+    return Divergence(
+        total.loss + loss,
+        grad_weight,
+        total.grad_visible_bias + grad_visible,
+        total.grad_hidden_bias + grad_hidden,
+    )

@@ -78,3 +78,17 @@ def free_energy(visible: Tensor, machine: Machine) -> Tensor:
         deviation = (visible - bias) * torch.exp(-machine.log_var / 2)
         visible_term = deviation.square().sum(1) / 2
     return visible_term - F.softplus(hidden_input(visible, machine)).sum(1)
+
+
+def divergence_gradients(
+    visible: Tensor, end: Tensor, machine: Machine
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of mean F(visible) - mean F(end), for Bernoulli units, by the weight and the visible and
+    hidden biases: the statistics of the model less those of the data."""
+    data_hidden = torch.sigmoid(hidden_input(visible, machine))
+    end_hidden = torch.sigmoid(hidden_input(end, machine))
+    return (
+        end_hidden.t() @ end / len(end) - data_hidden.t() @ visible / len(visible),
+        end.mean(0) - visible.mean(0),
+        end_hidden.mean(0) - data_hidden.mean(0),
+    )

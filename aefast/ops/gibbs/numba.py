@@ -6,6 +6,7 @@ from numba import njit
 from torch import Tensor
 
 from aefast.ops.gibbs import chain
+from aefast.ops.gibbs.kernels import Kernels
 from aefast.ops.gibbs.settings import Machine, Sample, Settings
 from aefast.ops.shared import numba as shared
 
@@ -16,16 +17,18 @@ def gibbs(visible: Tensor, machine: Machine, settings: Settings) -> Sample:
     return chain.gibbs(_Kernels(), visible, machine, settings)
 
 
-class _Kernels:
-    """What chain.Kernels asks for."""
+def divergence(
+    visible: Tensor,
+    chains: Tensor | None,
+    machine: Machine,
+    settings: Settings,
+    weight_needed: bool,
+) -> tuple[chain.Divergence, Tensor]:
+    return chain.divergence(_Kernels(), visible, chains, machine, settings, weight_needed)
 
-    def operand(self, right: Tensor) -> Tensor:
-        return right
 
-    def linear(self, left: Tensor, right: Tensor, bias: Tensor | None) -> Tensor:
-        return torch.nn.functional.linear(left, right, bias)
-
-    def draw_bernoulli(
+class _Kernels(Kernels):
+    def bernoulli(
         self, values: Tensor, beta: Tensor | None, keep: bool, settings: Settings, step: int
     ) -> Tensor | None:
         means = torch.empty_like(values) if keep else values.new_empty(0, 0)
@@ -41,7 +44,7 @@ class _Kernels:
         shared.parallel_for(-(-len(values) // ROWS_PER_TASK), task)
         return means if keep else None
 
-    def draw_gaussian(
+    def gaussian(
         self,
         values: Tensor,
         deviation: Tensor,

@@ -9,6 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from aefast.ops.gibbs import chain
+from aefast.ops.gibbs.kernels import Kernels
 from aefast.ops.gibbs.settings import Machine, Sample, Settings
 from aefast.ops.shared import triton_gemm
 from aefast.ops.shared.triton import (
@@ -107,21 +108,29 @@ def gibbs(visible: Tensor, machine: Machine, settings: Settings) -> Sample:
     return chain.gibbs(_Kernels(), visible, machine, settings)
 
 
-class _Kernels:
-    """What chain.Kernels asks for."""
+def divergence(
+    visible: Tensor,
+    chains: Tensor | None,
+    machine: Machine,
+    settings: Settings,
+    weight_needed: bool,
+) -> tuple[chain.Divergence, Tensor]:
+    return chain.divergence(_Kernels(), visible, chains, machine, settings, weight_needed)
 
-    def operand(self, right: Tensor) -> Tensor:
-        return right
 
+class _Kernels(Kernels):
     def linear(self, left: Tensor, right: Tensor, bias: Tensor | None) -> Tensor:
         return triton_gemm.multiply(left, right, bias)[0]
 
-    def draw_bernoulli(
+    def add_product(self, probabilities: Tensor, states: Tensor, total: Tensor | None) -> Tensor:
+        return triton_gemm.add_product(probabilities.t(), states.t(), total)
+
+    def bernoulli(
         self, values: Tensor, beta: Tensor | None, keep: bool, settings: Settings, step: int
     ) -> Tensor | None:
         return _draw(values, None, beta, keep, settings, step)
 
-    def draw_gaussian(
+    def gaussian(
         self,
         values: Tensor,
         deviation: Tensor,

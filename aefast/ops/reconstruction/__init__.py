@@ -24,7 +24,7 @@ from aefast.ops import linear_act as _linear_act
 from aefast.ops.reconstruction import eager
 from aefast.ops.reconstruction.settings import PerInput, Settings
 from aefast.ops.shared import contract
-from aefast.ops.shared.autograd import KernelFunction
+from aefast.ops.shared.autograd import KernelFunction, is_one
 
 LOSSES = ("mse", "bce")
 REDUCTIONS = ("mean", "sum", "none")
@@ -260,11 +260,6 @@ def _defined(
     return PerInput(*((factor * gradient).to(inputs.x.dtype) for gradient in gradients))
 
 
-def _is_one(grad: Tensor) -> bool:
-    """Whether a gradient is 1, as that of a loss mostly is; False where asking would take time."""
-    return grad.device.type == "cpu" and not contract.is_transformed(grad) and grad.item() == 1
-
-
 class _ReconstructionLoss(KernelFunction):
     """``made`` holds the gradients between the two passes.
 
@@ -295,7 +290,7 @@ class _ReconstructionLoss(KernelFunction):
                 run = _run(inputs, ctx.settings, ctx.reduction, ctx.needed, ctx.name)
                 ctx.made.append(run[1])
             gradients = ctx.made.pop()
-            if inputs.x.dtype != torch.float32 or not _is_one(grad):
+            if inputs.x.dtype != torch.float32 or not is_one(grad):
                 gradients = _finished(gradients, grad, inputs.x, ctx.reduction)
         return *_only(gradients, ctx.needed), *(None,) * 5
 

@@ -1,9 +1,12 @@
-"""The autograd Function that kernels derive from."""
+"""The autograd Function that kernels derive from, and what their backward passes ask."""
 
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.autograd import Function
+
+from aefast.ops.shared import contract
 
 
 class KernelFunction(Function):
@@ -17,3 +20,8 @@ class KernelFunction(Function):
         if torch._C._are_functorch_transforms_active():
             return super().apply(*arguments)
         return super(Function, cls).apply(*arguments)  # type: ignore[misc]
+
+
+def is_one(grad: Tensor) -> bool:
+    """Whether a gradient is 1, as that of a loss mostly is; False where asking would take time."""
+    return grad.device.type == "cpu" and not contract.is_transformed(grad) and grad.item() == 1

@@ -1,0 +1,89 @@
+"""The steps of a chain and of contrastive divergence, in plain PyTorch but for the draws.
+
+A backend brings the draws, and overrides the other steps that it has a kernel for. It may keep
+states of its own kind between the steps, as bits: here they are float tensors [B, N].
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from aefast.ops.gibbs.settings import Settings
+
+
+class Kernels:
+    def states(self, visible: Tensor) -> Any:
+        """Visible units [B, D] in the kind that the steps take."""
+        return visible
+
+    def tensor(self, states: Any) -> Tensor:
+        """States as a float tensor [B, N]."""
+        return states
+
+    def clamp(self, drawn: Any, given: Any, mask: Tensor) -> Any:
+        """``given`` where the mask [B, D] is True, else ``drawn``."""
+        return torch.where(mask, given, drawn)
+
+    def operand(self, right: Tensor) -> Any:
+        """The right operand [N, K] of a product left @ right.T, made ready for all steps."""
+        return right
+
+    def linear(self, left: Any, right: Any, bias: Tensor | None) -> Tensor:
+        """left [B, K] @ right.T + bias, in memory of its own."""
+        return F.linear(left, right, bias)
+
+    def bernoulli(
+        self, values: Tensor, beta: Tensor | None, keep: bool, settings: Settings, step: int
+    ) -> Tensor | None:
+        """values [B, N] become 1 where this step's uniform is below sigmoid(beta values), else 0;
+        beta is [B]. The probabilities, if they are to be kept."""
+        raise NotImplementedError
+
+    def gaussian(
+        self,
+        values: Tensor,
+        deviation: Tensor,
+        beta: Tensor | None,
+        keep: bool,
+        settings: Settings,
+        step: int,
+    ) -> Tensor | None:
+        """values [B, N] += deviation [N] / sqrt(beta) times this step's normals; the means, if they
+        are to be kept."""
+        raise NotImplementedError
+
+    def draw_bernoulli(
+        self,
+        left: Any,
+        right: Any,
+        bias: Tensor | None,
+        beta: Tensor | None,
+        keep: bool,
+        settings: Settings,
+        step: int,
+    ) -> tuple[Any, Tensor | None]:
+        """Half a step: the units' states given those of ``left``, and the probabilities."""
+        values = self.linear(left, right, bias)
+        return values, self.bernoulli(values, beta, keep, settings, step)
+
+    def statistics(
+        self, states: Any, weight: Any, bias: Tensor | None, scale: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the hidden units' inputs a = c + W v: sum_j softplus(a_j) [B], sigmoid(a) times scale
+        [B, H], and the sum of that over the rows [H]."""
+        inputs = self.linear(states, weight, bias)
+        energies = F.softplus(inputs).sum(1)
+        probabilities = inputs.sigmoid_().mul_(scale)
+        return energies, probabilities, probabilities.sum(0)
+
+    def add_product(self, probabilities: Tensor, states: Any, total: Tensor | None) -> Tensor:
+        """total + probabilities [B, H].T @ states [B, D], in total's memory; None for none yet."""
+        if total is None:
+            return probabilities.t() @ states
+        return total.addmm_(probabilities.t(), states)
+
+    def row_sum(self, states: Any) -> Tensor:
+        """The sum over the rows [D]."""
+        return states.sum(0)
