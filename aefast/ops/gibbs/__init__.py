@@ -75,6 +75,7 @@ def contrastive_divergence(
     seed: int | None = None,
     generator: torch.Generator | None = None,
     row_offset: int = 0,
+    check_states: bool = True,
 ) -> tuple[Tensor, Tensor]:
     machine = _check_machine(visible, weight, visible_bias, hidden_bias, visible_kind, log_var)
     if chain is not None:
@@ -84,9 +85,11 @@ def contrastive_divergence(
                 f"chain has shape {list(chain.shape)}; "
                 f"with weight's shape {list(weight.shape)} it takes [..., {weight.shape[1]}]"
             )
-        _check_states(chain, "chain", visible_kind)
+        if check_states:
+            _check_states(chain, "chain", visible_kind)
     k = check_steps(k)
-    _check_states(visible, "visible", visible_kind)
+    if check_states:
+        _check_states(visible, "visible", visible_kind)
     row_offset = contract.check_integer(row_offset, "row_offset", 2**62)
     contract.check_seed_arguments(seed, generator)
     start = visible if chain is None else chain

@@ -1,0 +1,232 @@
+"""The restricted Boltzmann machine as a scikit-learn transformer."""
+
+import time
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import sparse
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import check_random_state, gen_batches, gen_even_slices
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+
+from aefast.functional import gibbs, linear_act
+from aefast.nn.rbm import pseudo_log_likelihood
+from aefast.ops.gibbs import check_steps, contrastive_divergence
+from aefast.ops.shared import contract
+
+DTYPES = (np.float64, np.float32)
+ROWS_AT_ONCE = 4096
+LARGEST_SEED = 2**31 - 1
+
+
+class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """A restricted Boltzmann machine with binary units, trained by contrastive divergence.
+
+    The parameters and methods are those of :class:`sklearn.neural_network.BernoulliRBM`, whose
+    place it takes, with two more: ``k`` and ``persistent``. All is computed in float32.
+
+    Args:
+        n_components: the number of binary hidden units.
+        learning_rate: of the gradient steps.
+        batch_size: rows a step.
+        n_iter: passes over the data.
+        verbose: print the pseudo-likelihood after each pass.
+        random_state: an int, a ``numpy.random.RandomState``, or None.
+        k: how many Gibbs steps a gradient step takes.
+        persistent: let the chains go on from where the last gradient step left them (PCD-k, with
+            ``batch_size`` chains); else they start at the data (CD-k).
+
+    Attributes:
+        components_: the weight, float32 ``(n_components, n_features)``.
+        intercept_hidden_: ``(n_components,)``.
+        intercept_visible_: ``(n_features,)``.
+        v_samples_: the persistent chains' visible states, ``(batch_size, n_features)``.
+        n_features_in_: the number of features seen in fit.
+        feature_names_in_: their names, where they have any.
+
+    References:
+        Tieleman, "Training restricted Boltzmann machines using approximations to the likelihood
+        gradient", ICML 2008.
+
+    >>> import numpy as np
+    >>> from aefast.estimators import BernoulliRBM
+    >>> X = np.array([[0, 0, 0], [0, 1, 1], [1, 0, 1], [1, 1, 1]])
+    >>> model = BernoulliRBM(n_components=2, random_state=0).fit(X)
+    >>> model.transform(X).shape
+    (4, 2)
+    """
+
+    def __init__(
+        self,
+        n_components: int = 256,
+        *,
+        learning_rate: float = 0.1,
+        batch_size: int = 10,
+        n_iter: int = 10,
+        verbose: int = 0,
+        random_state: Any = None,
+        k: int = 1,
+        persistent: bool = True,
+    ) -> None:
+        self.n_components = n_components
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.n_iter = n_iter
+        self.verbose = verbose
+        self.random_state = random_state
+        self.k = k
+        self.persistent = persistent
+
+    def fit(self, X: Any, y: Any = None) -> "BernoulliRBM":
+        """Learn from X, an array or sparse matrix ``(n_samples, n_features)`` of numbers in [0, 1].
+
+        Raises:
+            TypeError, ValueError: a parameter is of a wrong type or outside its range.
+
+        Warns:
+            UserWarning: X holds a number outside [0, 1], for which the model has no meaning.
+        """
+        self._check_parameters()
+        X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES)
+        _warn_of_range(X)
+        rng = check_random_state(self.random_state)
+        self._start(X.shape[1], rng)
+        count = -(-X.shape[0] // self.batch_size)
+        batches = list(gen_even_slices(count * self.batch_size, count, n_samples=X.shape[0]))
+        X = X if sparse.issparse(X) else _as_tensor(X)
+        begin = time.time()
+        for iteration in range(1, self.n_iter + 1):
+            for batch in batches:
+                self._step(_as_tensor(X[batch]), rng)
+            if self.verbose:
+                score = float(np.mean(self._score(X, units=1)))
+                end = time.time()
+                print(
+                    f"[{type(self).__name__}] Iteration {iteration}, "
+                    f"pseudo-likelihood = {score:.2f}, time = {end - begin:.2f}s"
+                )
+                begin = end
+        return self
+
+    def partial_fit(self, X: Any, y: Any = None) -> "BernoulliRBM":
+        """One gradient step on X, an array or sparse matrix ``(n_samples, n_features)``."""
+        self._check_parameters()
+        first = not hasattr(self, "components_")
+        X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=first)
+        if not hasattr(self, "random_state_"):
+            self.random_state_ = check_random_state(self.random_state)
+        if first:
+            _warn_of_range(X)
+            self._start(X.shape[1], self.random_state_)
+        self._step(_as_tensor(X), self.random_state_)
+        return self
+
+    def transform(self, X: Any) -> np.ndarray:
+        """P(h = 1 given v) of the rows of X: ``(n_samples, n_components)``, in X's dtype."""
+        check_is_fitted(self)
+        X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=False)
+        weight, _, hidden_bias = self._parameters()
+        parts = (linear_act(rows, weight, hidden_bias, "sigmoid") for rows in _pieces(X))
+        return np.concatenate([part.numpy() for part in parts]).astype(X.dtype, copy=False)
+
+    def gibbs(self, v: Any) -> np.ndarray:
+        """The visible states ``(n_samples, n_features)`` after one Gibbs step from v: booleans."""
+        check_is_fitted(self)
+        if not hasattr(self, "random_state_"):
+            self.random_state_ = check_random_state(self.random_state)
+        seed = int(self.random_state_.randint(LARGEST_SEED))
+        v = np.asarray(v, dtype=np.float32)
+        return gibbs(_as_tensor(v), *self._parameters(), seed=seed).visible.numpy().astype(bool)
+
+    def score_samples(self, X: Any) -> np.ndarray:
+        """The pseudo-likelihood ``(n_samples,)``, in nats: the sum over the features of
+        ln P(feature given all others). scikit-learn's draws one feature for each row."""
+        check_is_fitted(self)
+        X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=False)
+        return self._score(X, None)
+
+    def _check_parameters(self) -> None:
+        for name in ("n_components", "batch_size"):
+            if contract.check_integer(getattr(self, name), name, 2**31) == 0:
+                raise ValueError(f"{name} is 0; it takes at least 1")
+        contract.check_integer(self.n_iter, "n_iter", 2**31)
+        check_steps(self.k)
+        if contract.check_number(self.learning_rate, "learning_rate", 0) == 0:
+            raise ValueError("learning_rate is 0; it takes a number above 0")
+
+    def _start(self, features: int, rng: np.random.RandomState) -> None:
+        """Small weights, and chains at states of no preference."""
+        shape = self.n_components, features
+        self.components_ = rng.normal(0, 0.01, shape).astype(np.float32)
+        self.intercept_hidden_ = np.zeros(self.n_components, np.float32)
+        self.intercept_visible_ = np.zeros(features, np.float32)
+        self._n_features_out = self.n_components
+        if self.persistent:
+            states = rng.randint(0, 2, (self.batch_size, features))
+            self.v_samples_ = states.astype(np.float32)
+
+    def _parameters(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Weight, visible bias and hidden bias, in the memory of the attributes."""
+        arrays = self.components_, self.intercept_visible_, self.intercept_hidden_
+        weight, visible_bias, hidden_bias = (torch.from_numpy(array) for array in arrays)
+        return weight, visible_bias, hidden_bias
+
+    def _step(self, visible: Tensor, rng: np.random.RandomState) -> None:
+        parameters = [parameter.requires_grad_() for parameter in self._parameters()]
+        weight, visible_bias, hidden_bias = parameters
+        loss, chain = contrastive_divergence(
+            visible,
+            weight,
+            visible_bias,
+            hidden_bias,
+            self.k,
+            chain=torch.from_numpy(self.v_samples_) if self.persistent else None,
+            seed=int(rng.randint(LARGEST_SEED)),
+            check_states=False,
+        )
+        gradients = torch.autograd.grad(loss, parameters)
+        with torch.no_grad():
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.add_(gradient, alpha=-self.learning_rate)
+        if self.persistent:
+            self.v_samples_ = chain.numpy()
+
+    def _score(self, X: Any, units: int | None) -> np.ndarray:
+        # In float64 a row's score does not depend on the rows beside it, to scikit-learn's 1e-7.
+        weight, visible_bias, hidden_bias = (part.double() for part in self._parameters())
+        parts = [
+            pseudo_log_likelihood(rows.double(), weight, visible_bias, hidden_bias, units)
+            for rows in _pieces(X)
+        ]
+        return torch.cat(parts).numpy()
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+
+def _as_tensor(X: Any) -> Tensor:
+    """An array's, sparse matrix's or tensor's rows as float32."""
+    if isinstance(X, Tensor):
+        return X
+    X = X.toarray() if sparse.issparse(X) else X
+    return torch.from_numpy(np.ascontiguousarray(X, dtype=np.float32))
+
+
+def _pieces(X: Any) -> Iterator[Tensor]:
+    return (_as_tensor(X[rows]) for rows in gen_batches(X.shape[0], ROWS_AT_ONCE))
+
+
+def _warn_of_range(X: Any) -> None:
+    low, high = X.min(), X.max()
+    if low < 0 or high > 1:
+        worst = low if low < 0 else high
+        warnings.warn(
+            f"X holds {worst:g}; Bernoulli units take numbers in [0, 1]", UserWarning, stacklevel=3
+        )

@@ -1,0 +1,160 @@
+"""Layer-wise pre-training: restricted Boltzmann machines stacked on each other."""
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from rich.progress import track
+from torch import Tensor, nn
+
+from aefast.nn.linear import LinearAct
+from aefast.nn.rbm import RBM
+from aefast.ops.shared import contract
+
+
+class DeepBeliefStack(nn.Module):
+    """RBMs, each of which learns the features of the one below; then a deep autoencoder.
+
+    :meth:`fit` trains them one by one, from the data up. :meth:`unroll` turns the L of them into an
+    autoencoder with 2L layers, their weights going up and, transposed, down again, for
+    backpropagation to fine-tune.
+
+    Args:
+        sizes: D, H_1, ..., H_L: of the data and of each machine's hidden units.
+        visible_kind: of the lowest machine's visible units, ``"bernoulli"`` or ``"gaussian"``; all
+            above are Bernoulli.
+        learn_variance: of the lowest machine's Gaussian units.
+        k: how many Gibbs steps a training step takes.
+        chains: of each machine, as :class:`aefast.nn.RBM` takes them.
+
+    Attributes:
+        machines: the :class:`aefast.nn.RBM` of each layer, from the data up.
+
+    Raises:
+        TypeError: an argument is of a wrong type.
+        ValueError: one is outside its range, or there are fewer than two sizes.
+
+    References:
+        Hinton, Salakhutdinov, "Reducing the dimensionality of data with neural networks", Science
+        313, 2006. Hinton, Osindero, Teh, "A fast learning algorithm for deep belief nets", Neural
+        Computation 18, 2006.
+
+    >>> import torch
+    >>> from aefast.nn import DeepBeliefStack
+    >>> stack = DeepBeliefStack([64, 32, 16])
+    >>> digits = (torch.rand(100, 64) < 0.3).float()
+    >>> stack.fit(digits, epochs=2, batch_size=20)
+    >>> stack(digits).shape
+    torch.Size([100, 16])
+    >>> autoencoder = stack.unroll()
+    >>> [layer.out_features for layer in autoencoder]
+    [32, 16, 32, 64]
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        *,
+        visible_kind: str = "bernoulli",
+        learn_variance: bool = False,
+        k: int = 1,
+        chains: int = 0,
+    ) -> None:
+        super().__init__()
+        sizes = list(sizes)
+        if len(sizes) < 2:
+            raise ValueError(f"sizes is {sizes}; it takes the data's and at least one more")
+        lowest: dict[str, Any] = {"visible_kind": visible_kind, "learn_variance": learn_variance}
+        self.machines = nn.ModuleList(
+            RBM(visible, hidden, k=k, chains=chains, **(lowest if layer == 0 else {}))
+            for layer, (visible, hidden) in enumerate(pairwise(sizes))
+        )
+
+    def __iter__(self) -> Iterator[RBM]:
+        for machine in self.machines:
+            assert isinstance(machine, RBM)
+            yield machine
+
+    def forward(self, visible: Tensor) -> Tensor:
+        """The topmost features: ``[..., D]`` to ``[..., H_L]``."""
+        for machine in self:
+            visible = machine(visible)
+        return visible
+
+    def fit(
+        self,
+        data: Tensor,
+        *,
+        epochs: int = 10,
+        batch_size: int = 100,
+        learning_rate: float = 0.1,
+        momentum: float = 0.5,
+        weight_decay: float = 0.0,
+        generator: torch.Generator | None = None,
+        progress: bool = False,
+    ) -> None:
+        """Train each machine by stochastic gradient descent, on the probabilities of the hidden
+        units of the one below; loops of your own may do it otherwise, machine by machine.
+
+        Args:
+            data: ``[N, D]``.
+            epochs: passes over the data for each machine, at least 1.
+            batch_size: rows a step, at least 1; they are shuffled, and the last may be fewer.
+            learning_rate: above 0; Gaussian units take one or two orders less, 0.001 to 0.01.
+            momentum: at least 0 and below 1.
+            weight_decay: at least 0.
+            generator: what the shuffles and the chains' seeds are drawn from; None takes torch's
+                default one.
+            progress: show a bar for each machine.
+
+        Raises:
+            TypeError: an argument is of a wrong type.
+            ValueError: one is outside its range, or data is not [N, D].
+            FloatingPointError: as :meth:`aefast.nn.RBM.check_finite`.
+        """
+        width = next(iter(self)).weight.shape[1]
+        contract.check_tensor(data, "data")
+        if data.dim() != 2 or data.shape[1] != width or len(data) == 0:
+            raise ValueError(f"data has shape {list(data.shape)}; it takes [N, {width}], N > 0")
+        for argument, value in (("epochs", epochs), ("batch_size", batch_size)):
+            if contract.check_integer(value, argument, 2**31) == 0:
+                raise ValueError(f"{argument} is 0; it takes at least 1")
+        for number, machine in enumerate(self, start=1):
+            machine.train()
+            optimizer = torch.optim.SGD(
+                machine.parameters(), learning_rate, momentum, weight_decay=weight_decay
+            )
+            label = f"machine {number} of {len(self.machines)}"
+            for _ in track(range(epochs), label, disable=not progress):
+                order = torch.randperm(len(data), generator=generator).to(data.device)
+                for rows in order.split(batch_size):
+                    optimizer.zero_grad()
+                    machine.loss(data[rows], generator=generator).backward()
+                    optimizer.step()
+            machine.check_finite()
+            with torch.no_grad():
+                data = machine(data)
+
+    @torch.no_grad()
+    def unroll(self) -> nn.Sequential:
+        """A deep autoencoder of 2L :class:`aefast.nn.LinearAct` with copies of the weights.
+
+        All are sigmoid, but for the last one over Gaussian visible units. Learned variances go into
+        the first weight.
+        """
+        encoder, decoder = [], []
+        for machine in self:
+            hidden, visible = machine.weight.shape
+            up = LinearAct(visible, hidden, activation="sigmoid")
+            up.weight.copy_(machine.weight)
+            if machine.log_var is not None:
+                up.weight.mul_(torch.exp(-machine.log_var))
+            up.bias.copy_(machine.hidden_bias)
+            is_gaussian = machine.visible_kind == "gaussian"
+            down = LinearAct(hidden, visible, activation="identity" if is_gaussian else "sigmoid")
+            down.weight.copy_(machine.weight.t())
+            down.bias.copy_(machine.visible_bias)
+            encoder.append(up)
+            decoder.append(down)
+        return nn.Sequential(*encoder, *reversed(decoder)).to(next(self.parameters()))

@@ -1,0 +1,337 @@
+"""The restricted Boltzmann machine."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aefast import functional
+from aefast.functional import contrastive_divergence, linear_act
+from aefast.ops.gibbs import VISIBLE_KINDS, check_steps
+from aefast.ops.shared import contract
+
+INITIAL_DEVIATION = 0.01
+
+# What flipping every unit of some rows may take: [rows, D, H] inputs of hidden units.
+FLIPPED_ELEMENTS = 1 << 22
+
+
+class RBM(nn.Module):
+    """A restricted Boltzmann machine with Bernoulli hidden and Bernoulli or Gaussian visible units.
+
+    Its probability is P(v, h) = exp(-E(v, h)) / Z, with the weight W, the visible units' bias b and
+    the hidden ones' c::
+
+        bernoulli:  E(v, h) = -bt v - ct h - ht W v
+        gaussian:   E(v, h) = |(v - b) / s|^2 / 2 - ct h - ht W (v / s^2)
+
+    :meth:`loss` is contrastive divergence. It takes any torch optimizer, and with it momentum and
+    weight decay: plain gradients climb the likelihood.
+
+    Args:
+        visible: D, the number of visible units.
+        hidden: H, the number of hidden units.
+        visible_kind: ``"bernoulli"``, of numbers in [0, 1], or ``"gaussian"``.
+        learn_variance: learn the Gaussian units' variances s^2, which else are 1.
+        k: how many Gibbs steps a training step takes, at least 1.
+        chains: 0 starts them at the data (CD-k); else this many persistent chains go on from where
+            the last training step left them (PCD-k).
+        sparsity_target: the mean activity that hidden units are drawn to, in (0, 1); None for none.
+        sparsity_weight: of the penalty that draws them, at least 0.
+
+    Attributes:
+        weight: ``[H, D]``, at first normal with a standard deviation of 0.01.
+        visible_bias: ``[D]``, at first 0.
+        hidden_bias: ``[H]``, at first 0.
+        log_var: ln s^2, ``[D]``, at first 0; None unless the variances are learned.
+        chain: the persistent chains' states, ``[chains, D]``, saved with the parameters; or None.
+
+    Raises:
+        TypeError: an argument is of a wrong type.
+        ValueError: one is outside its range.
+
+    References:
+        Hinton, "A practical guide to training restricted Boltzmann machines", 2010. Goodfellow,
+        Bengio, Courville, "Deep Learning", MIT Press, 2016, section 20.2.
+
+    >>> import torch
+    >>> from aefast.nn import RBM, exact_log_partition
+    >>> _ = torch.manual_seed(0)
+    >>> machine = RBM(6, 4)
+    >>> data = torch.tensor([[1.0, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]])
+    >>> optimizer = torch.optim.SGD(machine.parameters(), lr=0.2, momentum=0.5)
+    >>> for _ in range(400):
+    ...     optimizer.zero_grad()
+    ...     machine.loss(data).backward()
+    ...     optimizer.step()
+    >>> log_partition = exact_log_partition(machine)
+    >>> bool(machine.log_likelihood(data, log_partition).mean() > -2)  # from -6 ln 2
+    True
+    >>> machine.sample(3, k=50).shape
+    torch.Size([3, 6])
+    """
+
+    chain: Tensor | None
+    log_var: nn.Parameter | None
+
+    def __init__(
+        self,
+        visible: int,
+        hidden: int,
+        *,
+        visible_kind: str = "bernoulli",
+        learn_variance: bool = False,
+        k: int = 1,
+        chains: int = 0,
+        sparsity_target: float | None = None,
+        sparsity_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        visible = contract.check_integer(visible, "visible", 2**31)
+        hidden = contract.check_integer(hidden, "hidden", 2**31)
+        contract.check_choice(visible_kind, "visible_kind", VISIBLE_KINDS)
+        if learn_variance and visible_kind != "gaussian":
+            raise ValueError(
+                f"learn_variance is True and visible_kind {visible_kind!r}; it takes 'gaussian'"
+            )
+        self.visible_kind = visible_kind
+        self.k = check_steps(k)
+        if sparsity_target is not None:
+            sparsity_target = contract.check_number(sparsity_target, "sparsity_target", 0, 1)
+            if sparsity_target in (0, 1):
+                raise ValueError(f"sparsity_target is {sparsity_target}; it takes one in (0, 1)")
+        self.sparsity_target = sparsity_target
+        self.sparsity_weight = contract.check_number(sparsity_weight, "sparsity_weight", 0)
+        self.weight = nn.Parameter(torch.randn(hidden, visible) * INITIAL_DEVIATION)
+        self.visible_bias = nn.Parameter(torch.zeros(visible))
+        self.hidden_bias = nn.Parameter(torch.zeros(hidden))
+        log_var = nn.Parameter(torch.zeros(visible)) if learn_variance else None
+        self.register_parameter("log_var", log_var)
+        chains = contract.check_integer(chains, "chains", 2**31)
+        self.register_buffer("chain", self._random_states(chains) if chains else None)
+        self.training_steps = 0
+
+    def forward(self, visible: Tensor) -> Tensor:
+        """P(h = 1 given v), the features: ``[..., D]`` to ``[..., H]``."""
+        if self.log_var is not None:
+            visible = visible * torch.exp(-self.log_var)
+        return linear_act(visible, self.weight, self.hidden_bias, "sigmoid")
+
+    def visible_mean(self, hidden: Tensor) -> Tensor:
+        """P(v = 1 given h), or the mean of Gaussian units: ``[..., H]`` to ``[..., D]``."""
+        activation = "sigmoid" if self.visible_kind == "bernoulli" else "identity"
+        return linear_act(hidden, self.weight.t(), self.visible_bias, activation)
+
+    def reconstruct(self, visible: Tensor) -> Tensor:
+        """The visible units' mean given the hidden ones' probabilities given v, ``[..., D]``."""
+        return self.visible_mean(self(visible))
+
+    def loss(
+        self, visible: Tensor, *, seed: int | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Contrastive divergence of a batch ``[..., D]``: see
+        :func:`aefast.functional.contrastive_divergence`. A scalar, in nats; its gradient is what
+        counts. With a sparsity target, plus the weighted sum over the hidden units of
+        KL(target, mean activity). In training mode the persistent chains move on.
+
+        Raises:
+            FloatingPointError: the last training step left a parameter infinite or NaN; the
+                message names both.
+            ValueError: as :func:`aefast.functional.gibbs`.
+        """
+        self.check_finite()
+        loss, chain = contrastive_divergence(
+            visible,
+            self.weight,
+            self.visible_bias,
+            self.hidden_bias,
+            self.k,
+            chain=self.chain,
+            visible_kind=self.visible_kind,
+            log_var=self.log_var,
+            seed=seed,
+            generator=generator,
+        )
+        if self.training:
+            self.training_steps += 1
+            if self.chain is not None:
+                self.chain.copy_(chain)
+        if self.sparsity_target is not None:
+            loss = loss + self.sparsity_weight * self._sparsity_penalty(visible)
+        return loss
+
+    def check_finite(self) -> None:
+        """Training loops that end, or save, after a step call it then; :meth:`loss` does at first.
+
+        Raises:
+            FloatingPointError: a parameter is infinite or NaN; the message names it and the step.
+        """
+        if torch.compiler.is_compiling():
+            return
+        for name, parameter in self.named_parameters():
+            # The sum is not finite where an element is not: one pass, and no mask.
+            if parameter.sum().isfinite() or parameter.isfinite().all():
+                continue
+            kind = "NaN" if parameter.isnan().any() else "an infinity"
+            raise FloatingPointError(
+                f"{name} holds {kind} after training step {self.training_steps}; "
+                "a lower learning rate may help"
+            )
+
+    def free_energy(self, visible: Tensor) -> Tensor:
+        """F(v) = -ln sum_h exp(-E(v, h)), in nats: ``[..., D]`` to ``[...]``."""
+        return functional.free_energy(
+            visible,
+            self.weight,
+            self.visible_bias,
+            self.hidden_bias,
+            visible_kind=self.visible_kind,
+            log_var=self.log_var,
+        )
+
+    @torch.no_grad()
+    def sample(
+        self,
+        samples: int,
+        k: int = 1000,
+        *,
+        start: Tensor | None = None,
+        clamp_mask: Tensor | None = None,
+        beta: float | Tensor | None = None,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The visible states of chains after k Gibbs steps.
+
+        Args:
+            samples: how many chains.
+            k: how many steps, at least 1.
+            start: the states ``[samples, D]`` or ``[D]`` that they begin with; None for random
+                ones.
+            clamp_mask: boolean, ``[samples, D]`` or ``[D]``: where it is True a unit keeps its
+                state in ``start``, and the others are drawn given these.
+            beta: the inverse temperature, a number or ``[samples]``.
+            seed: an int in [0, 2**63); None draws one from ``generator``.
+            generator: a ``torch.Generator``; None takes torch's default one.
+
+        Returns:
+            ``[samples, D]``.
+
+        Raises:
+            TypeError, ValueError: as :func:`aefast.functional.gibbs`; or a mask without ``start``.
+        """
+        samples = contract.check_integer(samples, "samples", 2**31)
+        if start is None:
+            if clamp_mask is not None:
+                raise ValueError("clamp_mask is given and start is None; it takes the states kept")
+            start = self._random_states(samples, generator)
+        return functional.gibbs(
+            start.expand(samples, -1),
+            self.weight,
+            self.visible_bias,
+            self.hidden_bias,
+            k,
+            visible_kind=self.visible_kind,
+            log_var=self.log_var,
+            beta=beta,
+            clamp_mask=clamp_mask,
+            seed=seed,
+            generator=generator,
+        ).visible
+
+    @torch.no_grad()
+    def pseudo_log_likelihood(
+        self, visible: Tensor, *, units: int | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """sum_i ln P(v_i given all other visible units), in nats: ``[..., D]`` to ``[...]``.
+
+        Args:
+            visible: binary states ``[..., D]``.
+            units: None sums over all units; else over this many that are drawn for each row, times
+                D / units: the same on average.
+            generator: what they are drawn from; None takes torch's default one.
+
+        Raises:
+            ValueError: the visible units are Gaussian, or ``units`` is none of [1, D].
+
+        Reference:
+            Besag, "Statistical analysis of non-lattice data", The Statistician 24, 1975.
+        """
+        if self.visible_kind != "bernoulli":
+            raise ValueError("visible_kind is 'gaussian'; the pseudo-likelihood takes 'bernoulli'")
+        width = self.weight.shape[1]
+        if units is not None and not 1 <= contract.check_integer(units, "units", 2**31) <= width:
+            raise ValueError(f"units is {units}; it takes an int in [1, {width}]")
+        rows = visible.reshape(-1, width)
+        found = pseudo_log_likelihood(
+            rows, self.weight, self.visible_bias, self.hidden_bias, units, generator
+        )
+        return found.reshape(visible.shape[:-1])
+
+    @torch.no_grad()
+    def log_likelihood(self, visible: Tensor, log_partition: float) -> Tensor:
+        """ln P(v) = -F(v) - ln Z, in nats: ``[..., D]`` to ``[...]``.
+
+        ``log_partition`` is ln Z, which :mod:`aefast.nn.partition` finds.
+        """
+        return -self.free_energy(visible) - log_partition
+
+    def _random_states(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        shape = count, self.weight.shape[1]
+        like = self.weight
+        if self.visible_kind == "gaussian":
+            return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
+        half = torch.full(shape, 0.5, dtype=like.dtype, device=like.device)
+        return torch.bernoulli(half, generator=generator)
+
+    def _sparsity_penalty(self, visible: Tensor) -> Tensor:
+        """sum_j KL(target, mean_j), whose gradient is Hinton's cross-entropy's, section 11."""
+        assert self.sparsity_target is not None
+        target = torch.tensor(self.sparsity_target, dtype=visible.dtype, device=visible.device)
+        mean = self(visible).reshape(-1, self.weight.shape[0]).mean(0)
+        entropy = torch.special.entr(target) + torch.special.entr(1 - target)
+        return F.binary_cross_entropy(mean, target.expand_as(mean), reduction="sum") - (
+            entropy * len(mean)
+        )
+
+    def extra_repr(self) -> str:
+        hidden, visible = self.weight.shape
+        chains = 0 if self.chain is None else len(self.chain)
+        return f"{visible}, {hidden}, visible_kind={self.visible_kind!r}, k={self.k}, {chains=}"
+
+
+def pseudo_log_likelihood(
+    visible: Tensor,
+    weight: Tensor,
+    visible_bias: Tensor,
+    hidden_bias: Tensor,
+    units: int | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """:meth:`RBM.pseudo_log_likelihood` of a matrix ``[B, D]``, some rows at a time; ``[B]``."""
+    width = weight.shape[1]
+    if units is None:
+        flipped = torch.arange(width, device=visible.device).expand(visible.shape)
+    else:
+        places = torch.rand(visible.shape, generator=generator, device=visible.device)
+        flipped = places.argsort(1)[:, :units]
+    elements = max(1, flipped.shape[1] * len(hidden_bias))
+    rows_at_once = max(1, FLIPPED_ELEMENTS // elements)
+    parameters = weight, visible_bias, hidden_bias
+    terms = [
+        _log_conditionals(rows, chosen, *parameters).sum(1)
+        for rows, chosen in zip(
+            visible.split(rows_at_once), flipped.split(rows_at_once), strict=True
+        )
+    ]
+    return torch.cat(terms) * (width / flipped.shape[1])
+
+
+def _log_conditionals(
+    visible: Tensor, units: Tensor, weight: Tensor, visible_bias: Tensor, hidden_bias: Tensor
+) -> Tensor:
+    """ln P(v_i given the others) = ln sigmoid(F(v with v_i flipped) - F(v)) of the units [B, N]."""
+    inputs = linear_act(visible, weight, hidden_bias)
+    change = 1 - 2 * visible.gather(1, units)
+    changed = inputs[:, None] + change[:, :, None] * weight.t()[units]
+    hidden_term = (F.softplus(changed) - F.softplus(inputs)[:, None]).sum(2)
+    return F.logsigmoid(-change * visible_bias[units] - hidden_term)

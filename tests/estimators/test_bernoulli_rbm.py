@@ -1,0 +1,143 @@
+"""estimators.BernoulliRBM: scikit-learn's contract, and scikit-learn's own class beside it."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+sklearn = pytest.importorskip("sklearn")
+from scipy import sparse  # noqa: E402
+from sklearn.base import clone  # noqa: E402
+from sklearn.datasets import load_digits  # noqa: E402
+from sklearn.linear_model import LogisticRegression  # noqa: E402
+from sklearn.model_selection import GridSearchCV  # noqa: E402
+from sklearn.neural_network import BernoulliRBM as Theirs  # noqa: E402
+from sklearn.pipeline import make_pipeline  # noqa: E402
+from sklearn.utils.estimator_checks import parametrize_with_checks  # noqa: E402
+
+from aefast.estimators import BernoulliRBM  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def one_thread(threads):
+    threads(1)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    data = load_digits()
+    return (data.data / 16 > 0.5).astype(np.float32), data.target
+
+
+@parametrize_with_checks([BernoulliRBM(n_components=8), BernoulliRBM(8, persistent=False)])
+def test_scikit_learns_checks(estimator, check):
+    with warnings.catch_warnings():
+        # They fit numbers of any size.
+        warnings.filterwarnings("ignore", message="X holds")
+        check(estimator)
+
+
+def test_every_parameter_of_scikit_learns_class_is_there_with_its_default():
+    ours, theirs = BernoulliRBM().get_params(), Theirs().get_params()
+    assert {name: ours[name] for name in theirs} == theirs
+    assert set(ours) - set(theirs) == {"k", "persistent"}
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+def test_it_learns_digits_as_well_as_scikit_learns(digits, persistent):
+    """By scikit-learn's own score of the pseudo-likelihood, of the same parameters."""
+    data, _ = digits
+    options = {"n_components": 32, "learning_rate": 0.05, "n_iter": 5, "random_state": 0}
+    ours = BernoulliRBM(**options, persistent=persistent).fit(data)
+    theirs = Theirs(**options).fit(data)
+    score = theirs.score_samples(data).mean()
+    for name in ("components_", "intercept_hidden_", "intercept_visible_"):
+        setattr(theirs, name, getattr(ours, name))
+    assert theirs.score_samples(data).mean() > score - 1.5
+    torch.testing.assert_close(ours.transform(data), theirs.transform(data), rtol=1e-4, atol=1e-5)
+
+
+def test_the_score_is_scikit_learns_on_average(digits):
+    data = digits[0][:100]
+    ours = BernoulliRBM(16, n_iter=2, random_state=0).fit(data)
+    theirs = Theirs(16, n_iter=0).fit(data)
+    for name in ("components_", "intercept_hidden_", "intercept_visible_"):
+        setattr(theirs, name, getattr(ours, name))
+    repeated = np.repeat(data, 300, axis=0)
+    expected = theirs.score_samples(repeated).reshape(100, 300).mean(1)
+    assert abs(ours.score_samples(data).mean() - expected.mean()) < 0.3
+
+
+def test_partial_fit_goes_on(digits):
+    data, _ = digits
+    model = BernoulliRBM(16, random_state=0, batch_size=20)
+    for rows in np.array_split(data, 80):
+        assert model.partial_fit(rows) is model
+    assert model.score_samples(data).mean() > BernoulliRBM(16, n_iter=0).fit(
+        data
+    ).score_samples(data).mean() + 2  # fmt: skip
+
+
+def test_the_same_state_gives_the_same_fit(digits):
+    data = digits[0][:200]
+    first, second = (BernoulliRBM(8, n_iter=2, random_state=3).fit(data) for _ in range(2))
+    assert np.array_equal(first.components_, second.components_)
+    other = BernoulliRBM(8, n_iter=2, random_state=4).fit(data)
+    assert not np.array_equal(first.components_, other.components_)
+
+
+def test_sparse_rows_are_the_dense_ones(digits):
+    data = digits[0][:200]
+    dense = BernoulliRBM(8, n_iter=2, random_state=3).fit(data)
+    thin = BernoulliRBM(8, n_iter=2, random_state=3).fit(sparse.csr_matrix(data))
+    assert np.array_equal(dense.components_, thin.components_)
+    assert np.array_equal(dense.transform(data), thin.transform(sparse.csr_matrix(data)))
+    assert np.array_equal(dense.score_samples(data), thin.score_samples(sparse.csr_matrix(data)))
+
+
+def test_a_gibbs_step_gives_states(digits):
+    data = digits[0][:50]
+    model = BernoulliRBM(8, n_iter=1, random_state=3).fit(data)
+    states = model.gibbs(data)
+    assert states.shape == data.shape
+    assert states.dtype == bool
+
+
+def test_in_a_pipeline_and_a_grid_search(digits):
+    data, target = digits[0][:300], digits[1][:300]
+    features = BernoulliRBM(32, n_iter=30, random_state=0)
+    pipeline = make_pipeline(features, LogisticRegression(max_iter=500))
+    search = GridSearchCV(pipeline, {"bernoullirbm__k": [1, 2]}, cv=2).fit(data, target)
+    assert search.best_score_ > 0.6
+    names = search.best_estimator_[0].get_feature_names_out()
+    assert names[0] == "bernoullirbm0"
+
+
+def test_verbose_prints_as_scikit_learns_does(digits, capsys):
+    BernoulliRBM(8, n_iter=2, verbose=1, random_state=0).fit(digits[0][:100])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert lines[1].startswith("[BernoulliRBM] Iteration 2, pseudo-likelihood = -")
+
+
+def test_numbers_outside_the_range_are_warned_of(digits):
+    with pytest.warns(UserWarning, match=r"X holds 16; Bernoulli units take numbers in \[0, 1\]"):
+        BernoulliRBM(8, n_iter=1).fit(digits[0][:50] * 16)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "error", "message"),
+    [
+        ({"n_components": 0}, ValueError, "n_components is 0"),
+        ({"n_components": 1.5}, TypeError, "n_components is a float"),
+        ({"learning_rate": 0}, ValueError, "learning_rate is 0"),
+        ({"learning_rate": -1}, ValueError, "learning_rate is -1"),
+        ({"batch_size": 0}, ValueError, "batch_size is 0"),
+        ({"n_iter": -1}, ValueError, "n_iter is -1"),
+        ({"k": 0}, ValueError, "k is 0"),
+    ],
+)
+def test_wrong_parameters(digits, parameters, error, message):
+    with pytest.raises(error, match=f"^{message}"):
+        clone(BernoulliRBM(**parameters)).fit(digits[0][:20])

@@ -1,0 +1,125 @@
+"""DeepBeliefStack: greedy training, and the autoencoder that it unrolls to."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from aefast.nn import DeepBeliefStack, LinearAct
+
+sklearn_datasets = pytest.importorskip("sklearn.datasets")
+
+
+@pytest.fixture(autouse=True)
+def one_thread(threads):
+    threads(1)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return torch.tensor(sklearn_datasets.load_digits().data, dtype=torch.float32) / 16
+
+
+def fine_tune(model, data, epochs):
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(epochs):
+        for rows in torch.randperm(len(data), generator=generator).split(50):
+            optimizer.zero_grad()
+            F.mse_loss(model(data[rows]), data[rows]).backward()
+            optimizer.step()
+    return F.mse_loss(model(data), data).item()
+
+
+def test_a_pretrained_autoencoder_starts_lower_than_a_random_one_and_stays_so(digits):
+    stack = DeepBeliefStack([64, 100, 30])
+    stack.fit(digits, epochs=10, batch_size=50)
+    pretrained = stack.unroll()
+    sizes = [(64, 100), (100, 30), (30, 100), (100, 64)]
+    random = torch.nn.Sequential(*(LinearAct(*size, activation="sigmoid") for size in sizes))
+    with torch.no_grad():
+        start = F.mse_loss(pretrained(digits), digits).item()
+        # Below the variance: better than the mean digit, where a random one is far above.
+        assert start < digits.var(0, unbiased=False).mean().item()
+        assert start < F.mse_loss(random(digits), digits).item() / 2
+    assert fine_tune(pretrained, digits, 5) < fine_tune(random, digits, 5)
+
+
+def test_each_machine_learns_from_the_features_of_the_one_below(digits):
+    """The second machine's energy of its data falls below that of the shuffled features."""
+    stack = DeepBeliefStack([64, 40, 20])
+    stack.fit(digits, epochs=20, batch_size=50)
+    lower, upper = stack
+    with torch.no_grad():
+        features = lower(digits)
+        columns = [features[torch.randperm(len(features)), unit] for unit in range(40)]
+        shuffled = torch.stack(columns, 1)
+        assert upper.free_energy(features).mean() < upper.free_energy(shuffled).mean() - 1
+
+
+@pytest.mark.parametrize("kind", ["bernoulli", "gaussian"])
+def test_the_unrolled_autoencoder_goes_up_and_down_the_stack(kind):
+    stack = DeepBeliefStack([7, 5, 3], visible_kind=kind)
+    with torch.no_grad():
+        for parameter in stack.parameters():
+            parameter.copy_(torch.randn(parameter.shape))
+    x = torch.rand(4, 7)
+    lower, upper = stack
+    unrolled = stack.unroll()
+    torch.testing.assert_close(stack(x), upper(lower(x)))
+    torch.testing.assert_close(unrolled[:2](x), stack(x))
+    expected = lower.visible_mean(upper.visible_mean(stack(x)))
+    torch.testing.assert_close(unrolled(x), expected)
+
+
+def test_learned_variances_go_into_the_first_weight():
+    stack = DeepBeliefStack([7, 5], visible_kind="gaussian", learn_variance=True)
+    with torch.no_grad():
+        stack.machines[0].log_var.copy_(torch.randn(7))
+    x = torch.randn(4, 7)
+    torch.testing.assert_close(stack.unroll()[0](x), stack(x))
+
+
+def test_the_unrolled_weights_are_copies():
+    stack = DeepBeliefStack([7, 5])
+    unrolled = stack.unroll()
+    with torch.no_grad():
+        unrolled[0].weight.zero_()
+    assert stack.machines[0].weight.abs().sum() > 0
+    assert unrolled[1].weight.abs().sum() > 0
+    assert all(parameter.requires_grad for parameter in unrolled.parameters())
+
+
+def test_a_generator_governs_training(digits):
+    found = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        stack = DeepBeliefStack([64, 10])
+        torch.rand(len(found) + 1)
+        stack.fit(digits[:200], epochs=2, generator=torch.Generator().manual_seed(3))
+        found.append(stack.machines[0].weight.detach().clone())
+    assert torch.equal(*found)
+
+
+def test_a_learning_rate_that_is_too_high_is_told(digits):
+    stack = DeepBeliefStack([64, 10], visible_kind="gaussian")
+    with pytest.raises(FloatingPointError, match=r"holds .* after training step"):
+        stack.fit(digits, epochs=3, learning_rate=1e20)
+
+
+WRONG = [
+    (lambda data: DeepBeliefStack([64]), ValueError, r"sizes is \[64\]"),
+    (lambda data: DeepBeliefStack([64, 0.5]), TypeError, "hidden is a float"),
+    (lambda data: DeepBeliefStack([64, 8], visible_kind="x"), ValueError, "visible_kind is 'x'"),
+    (lambda data: DeepBeliefStack([6, 3]).fit(data), ValueError, r"data has shape \[4, 64\]"),
+    (lambda data: DeepBeliefStack([64, 3]).fit(data[:0]), ValueError, r"data has shape \[0, 64\]"),
+    (lambda data: DeepBeliefStack([64, 3]).fit(data, epochs=0), ValueError, "epochs is 0"),
+    (lambda data: DeepBeliefStack([64, 3]).fit(data, batch_size=0), ValueError, "batch_size is 0"),
+    (lambda data: DeepBeliefStack([64, 3]).fit(data * 2), ValueError, "visible holds"),
+    (lambda data: DeepBeliefStack([64, 3]).fit([1]), TypeError, "data is a list"),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "message"), WRONG)
+def test_wrong_arguments(digits, call, error, message):
+    with pytest.raises(error, match=f"^{message}"):
+        call(digits[:4])
