@@ -112,6 +112,8 @@ from triton.backends.nvidia.compiler import CUDABackend
 from triton.runtime.jit import create_function_from_signature
 
 from aefast.ops.corrupt import triton as corrupt
+from aefast.ops.gibbs import triton as gibbs
+from aefast.ops.gibbs.settings import Machine, Settings as ChainSettings
 from aefast.ops.jacobian import triton as jacobian
 from aefast.ops.linear_act import triton as linear_act
 from aefast.ops.reconstruction import triton as reconstruction
@@ -156,6 +158,8 @@ for batch in [*range(1, 130), 1000, 1024, 4096, 5000, 8191, 16384, 40000]:
         jacobian.kernels().slope_backward(code, "tanh", code, code)
     for seed in (0, 1, 16, 2**40):
         corrupt.corrupt(x, "masking", 0.5, 0.0, 0.0, seed, batch)
+        chain = ChainSettings(1, None, None, True, seed, batch)
+        gibbs.gibbs(x, Machine(weight, None, bias, None), chain)
 print(len(keys), len(names))
 """
 
@@ -168,5 +172,6 @@ def test_batch_sizes_and_seeds_share_binaries(arch):
     # A large and a small tile for each of the three products and the comparison, one kernel for the
     # activation's gradient (100 columns are whole 16-byte units), one for the noise; and in
     # bfloat16 two tiles to encode and two to compare, and the loss alone in one. The contractive
-    # penalty and its gradient are a kernel each, in both dtypes.
-    assert names <= 19
+    # penalty and its gradient are a kernel each, in both dtypes. A chain has a kernel that splits
+    # its weight, and two tiles of half a step.
+    assert names <= 22

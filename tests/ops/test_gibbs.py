@@ -103,15 +103,51 @@ def test_every_instruction_set(instruction_set, isa):
     test_every_backend_draws_the_definitions_states(torch.device("cpu"), (65, 130, 47), "gaussian")
 
 
-def test_probabilities_are_as_accurate_as_torchs():
-    weight, visible_bias, hidden_bias = machine("cpu", 300, 200)
-    visible = states(100, 300)
-    with use_backend("cpp"):
-        sample = gibbs(visible, weight, visible_bias, hidden_bias, return_probs=True)
-    exact = torch.sigmoid(visible.double() @ weight.double().t() + hidden_bias.double())
-    torchs = torch.sigmoid(torch.nn.functional.linear(visible, weight, hidden_bias))
-    error = (sample.hidden_prob.double() - exact).abs().max()
-    assert error <= 2 * (torchs.double() - exact).abs().max()
+@pytest.mark.parametrize("grey", [False, True])
+def test_probabilities_are_as_accurate_as_torchs(kernel_place, grey):
+    size = (20, 90, 70) if is_interpreted(kernel_place) else (100, 300, 200)
+    batch, units, hidden = size
+    parts = machine(kernel_place, units, hidden)
+    visible = states(batch, units, kernel_place)
+    visible = visible * torch.rand_like(visible) if grey else visible
+    sample = gibbs(visible, *parts, return_probs=True)
+    weight, visible_bias, hidden_bias = (part.double() for part in parts)
+    for start, matrix, bias, found in (
+        (visible, weight, hidden_bias, sample.hidden_prob),
+        (sample.hidden, weight.t(), visible_bias, sample.visible_prob),
+    ):
+        exact = torch.sigmoid(start.double() @ matrix.t() + bias)
+        torchs = torch.sigmoid(torch.nn.functional.linear(start, matrix.float(), bias.float()))
+        error = (found.double() - exact).abs().max()
+        assert error <= 2 * (torchs.double() - exact).abs().max()
+
+
+@pytest.mark.parametrize(("precision", "bits"), [("high", 16), ("medium", 8)])
+def test_lower_precisions_round_the_weight_alone(kernel_place, matmul_precision, precision, bits):
+    """A binary state is exact at any of them."""
+    matmul_precision(precision)
+    parts = machine(kernel_place, 90, 70)
+    visible = states(20, 90, kernel_place)
+    found = gibbs(visible, *parts, seed=1, return_probs=True).hidden_prob.double()
+    weight, _, hidden_bias = (part.double() for part in parts)
+    exact = torch.sigmoid(visible.double() @ weight.t() + hidden_bias)
+    # Half a unit in the weight's last place, a quarter of it through the sigmoid's slope.
+    bound = (visible.double() @ weight.abs().t()).max() * 2.0**-bits / 2 / 4 + 1e-6
+    assert (found - exact).abs().max() <= bound
+
+
+@pytest.mark.parametrize("special", [math.nan, math.inf, -math.inf])
+def test_weights_that_are_not_finite_give_the_definitions_probabilities(kernel_place, special):
+    weight, visible_bias, hidden_bias = machine(kernel_place, 40, 30)
+    weight[7, 11] = special
+    visible = states(10, 40, kernel_place)
+    options = {"seed": 1, "return_probs": True}
+    found = gibbs(visible, weight, visible_bias, hidden_bias, **options)
+    with use_backend("eager"):
+        expected = gibbs(visible, weight, visible_bias, hidden_bias, **options)
+    torch.testing.assert_close(
+        found.hidden_prob, expected.hidden_prob, rtol=1e-5, atol=1e-5, equal_nan=True
+    )
 
 
 def test_the_states_belong_to_the_probabilities(place):

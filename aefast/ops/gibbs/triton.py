@@ -1,7 +1,18 @@
 # mypy: allow-untyped-defs
-"""Gibbs sampling on the GPU, around the products of shared/triton_gemm.py."""
+"""Gibbs sampling on the GPU: a product with binary states ends in the draw of the next ones.
+
+A state is exact in bfloat16, and a float32 weight is the exact sum of three bfloat16 numbers: so
+three products give a float32 product, where two float32 operands take six. ``"high"`` takes the
+first two of them and ``"medium"`` the first. States travel as bfloat16 between half steps. Data
+that is not binary is split as the weight is; its first product then has more terms, and how many
+is known to the device alone, so that nobody waits for it.
+
+Gaussian and clamped units go through shared/triton_gemm.py's products and a kernel for the draw.
+"""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -19,12 +30,206 @@ from aefast.ops.shared.triton import (
     load_seed,
     normal_pair,
     philox,
+    round_to,
     seed_arguments,
     sigmoid,
     uniform,
 )
+from aefast.ops.shared.triton_gemm import Tile, as_operand, load_tile, place_of
 
 UNITS = 256  # of four adjacent columns, a program
+SPLIT_ELEMENTS = 1024  # a program
+
+TERMS = {"highest": 3, "high": 2, "medium": 1}
+
+
+@triton.jit(
+    do_not_specialize=["row_stride", "column_stride", "rows", "columns"],
+    do_not_specialize_on_alignment=["source_pointer", "terms_pointer", "count_pointer"],
+)
+def split_kernel(
+    source_pointer,  # [rows, columns]
+    terms_pointer,  # [TERMS, rows, columns padded to whole units], bfloat16
+    count_pointer,  # [1], 1 at first: TERMS if any term past the first is not 0
+    row_stride: tl.int64,
+    column_stride: tl.int64,
+    rows: tl.int32,
+    columns: tl.int32,
+    TERMS: tl.constexpr,
+    UNIT: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """The source as a sum of bfloat16 terms, the largest first, zeros in the padding."""
+    padded_columns = tl.cdiv(columns, UNIT) * UNIT
+    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    row = index // padded_columns
+    column = index - row * padded_columns
+    inside = row < rows
+    source = source_pointer + row * row_stride + column * column_stride
+    rest = tl.load(source, mask=inside & (column < columns), other=0.0)
+    size = rows.to(tl.int64) * padded_columns
+    more = tl.zeros((BLOCK,), tl.int32)
+    for term in tl.static_range(TERMS):
+        # Rounding leaves the least behind, but would make an infinity of the largest numbers.
+        cut = (rest.to(tl.uint32, bitcast=True) & 0xFFFF0000).to(tl.float32, bitcast=True)
+        rounded = round_to(rest, tl.bfloat16).to(tl.float32)
+        part = tl.where(tl.abs(rest) < 3.3e38, rounded, cut)
+        tl.store(terms_pointer + term * size + index, round_to(part, tl.bfloat16), mask=inside)
+        # What is infinite or NaN is so in its first term alone.
+        rest = tl.where(tl.abs(rest) < float("inf"), rest - part, 0.0)
+        if term == 0:
+            more = (rest != 0.0).to(tl.int32)
+    count = tl.max(more, 0) * (TERMS - 1) + 1
+    tl.atomic_max(count_pointer, count, mask=count > 1)
+
+
+@triton.jit
+def _draw_tile(
+    accumulator,
+    row_start,
+    column_start,
+    rows,
+    columns,
+    states_pointer,
+    values_pointer,
+    bias_pointer,
+    factor_pointer,
+    key,
+    row_offset,
+    step,
+    bias_size,
+    has_factor,
+    draws,
+    keeps_means,
+    UNIT: tl.constexpr,
+):
+    """Add the bias, and store the sums, or draw and store states, a narrow part at a time: the
+    random words need registers for every element in flight."""
+    ROWS: tl.constexpr = accumulator.shape[0]
+    COLUMNS: tl.constexpr = accumulator.shape[1]
+    if COLUMNS > 32:
+        halves = accumulator.reshape(ROWS, 2, COLUMNS // 2).permute(0, 2, 1)
+        first, second = tl.split(halves)
+        _draw_tile(
+            first, row_start, column_start, rows, columns, states_pointer, values_pointer,
+            bias_pointer, factor_pointer, key, row_offset, step, bias_size, has_factor, draws,
+            keeps_means, UNIT,
+        )  # fmt: skip
+        _draw_tile(
+            second, row_start, column_start + COLUMNS // 2, rows, columns, states_pointer,
+            values_pointer, bias_pointer, factor_pointer, key, row_offset, step, bias_size,
+            has_factor, draws, keeps_means, UNIT,
+        )  # fmt: skip
+    else:
+        row = row_start + tl.arange(0, ROWS)
+        column = column_start + tl.arange(0, COLUMNS)
+        bias = tl.load(bias_pointer + column, mask=column < bias_size, other=0.0)
+        value = accumulator + bias[None, :]
+        inside = (row < rows)[:, None] & (column < columns)[None, :]
+        offset = row.to(tl.int64)[:, None] * columns + column[None, :]
+        if draws != 0:
+            factor = tl.load(factor_pointer + row, mask=(row < rows) & (has_factor != 0), other=1.0)
+            value = sigmoid(factor[:, None] * value)
+            unit = column_start // 4 + tl.arange(0, COLUMNS // 4)
+            word_0, word_1, word_2, word_3 = philox(
+                key, unit[None, :], (row.to(tl.int64) + row_offset)[:, None], step.to(tl.uint32)
+            )
+            drawn = interleave(uniform(word_0), uniform(word_1), uniform(word_2), uniform(word_3))
+            state = tl.where((drawn < value) & inside, 1.0, 0.0)
+            padded_columns = tl.cdiv(columns, UNIT) * UNIT
+            pointers = states_pointer + row.to(tl.int64)[:, None] * padded_columns + column[None, :]
+            mask = (row < rows)[:, None] & (column < padded_columns)[None, :]
+            tl.store(pointers, state.to(tl.bfloat16), mask=mask)
+        if keeps_means != 0:
+            tl.store(values_pointer + offset, value, mask=inside)
+
+
+@triton.jit(
+    do_not_specialize=[
+        "left_row_stride",
+        "right_row_stride",
+        "seed",
+        "seed_address",
+        "row_offset",
+        "step",
+        "rows",
+        "columns",
+        "depth",
+        "bias_size",
+        "has_factor",
+        "draws",
+        "keeps_means",
+    ],
+    do_not_specialize_on_alignment=[
+        "left",
+        "right",
+        "states_pointer",
+        "values_pointer",
+        "bias_pointer",
+        "factor_pointer",
+        "count_pointer",
+    ],
+)
+def half_step_kernel(
+    left,  # [left terms * rows, depth padded], bfloat16
+    right,  # [TERMS * columns, depth padded], bfloat16
+    states_pointer,  # [rows, columns padded], bfloat16, written if draws
+    values_pointer,  # [rows, columns], probabilities, or sums, written if keeps_means
+    bias_pointer,  # [bias_size]
+    factor_pointer,  # [rows], read if has_factor
+    count_pointer,  # [1], how many terms left has
+    left_row_stride: tl.int64,
+    right_row_stride: tl.int64,
+    seed: tl.int64,
+    seed_address: tl.int64,  # 0, or where the seed stands in device memory
+    row_offset: tl.int64,
+    step: tl.int32,
+    rows: tl.int32,
+    columns: tl.int32,
+    depth: tl.int32,
+    bias_size: tl.int32,  # columns, or 0 for no bias
+    has_factor: tl.int32,
+    draws: tl.int32,
+    keeps_means: tl.int32,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLUMNS: tl.constexpr,
+    BLOCK_DEPTH: tl.constexpr,
+    TERMS: tl.constexpr,
+    UNIT: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,
+):
+    """left @ right.T + bias, and states drawn from it: 1 where the uniform is below the sigmoid."""
+    row_tiles = tl.cdiv(rows, BLOCK_ROWS)
+    column_tiles = tl.cdiv(columns, BLOCK_COLUMNS)
+    row_start, column_start = place_of(
+        tl.program_id(0), row_tiles, column_tiles, BLOCK_ROWS, BLOCK_COLUMNS
+    )
+    left_terms = tl.load(count_pointer)
+    accumulator = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), dtype=tl.float32)
+    for term in range(left_terms):
+        # A tile that passes the last row of a term holds another's: its rows are never stored.
+        left_start = (left_terms - 1 - term) * rows + row_start
+        for block in range(tl.cdiv(depth, BLOCK_DEPTH)):
+            left_tile = load_tile(
+                left, left_row_stride, left_start, block * BLOCK_DEPTH, left_terms * rows, depth,
+                BLOCK_ROWS, BLOCK_DEPTH, UNIT, DESCRIPTORS,
+            )  # fmt: skip
+            left_tile = as_operand(left_tile, tl.bfloat16)
+            product = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), dtype=tl.float32)
+            # The smallest first, so that only the last sum is rounded at the result's size.
+            for right_term in tl.static_range(TERMS):
+                right_start = (TERMS - 1 - right_term) * columns + column_start
+                right_tile = load_tile(
+                    right, right_row_stride, right_start, block * BLOCK_DEPTH, TERMS * columns,
+                    depth, BLOCK_COLUMNS, BLOCK_DEPTH, UNIT, DESCRIPTORS,
+                ).T  # fmt: skip
+                product = tl.dot(left_tile, as_operand(right_tile, tl.bfloat16), product)
+            accumulator += product
+    _draw_tile(
+        accumulator, row_start, column_start, rows, columns, states_pointer, values_pointer,
+        bias_pointer, factor_pointer, load_seed(seed, seed_address), row_offset, step, bias_size,
+        has_factor, draws, keeps_means, UNIT,
+    )  # fmt: skip
 
 
 @triton.jit(
@@ -92,20 +297,48 @@ def draw_kernel(
     tl.store(values_pointer + offset, state, mask=mask)
 
 
-def _variant(gaussian: bool) -> Variant:
+def _draw_variant(gaussian: bool) -> Variant:
     names = ("values", "means", "deviation", "factor")
     types = {f"{name}_pointer": "*fp32" for name in names}
     return Variant(draw_kernel, types, {"GAUSSIAN": gaussian, "UNITS": UNITS})
 
 
+def _split_variant(terms: int) -> Variant:
+    types = {"source_pointer": "*fp32", "terms_pointer": "*bf16", "count_pointer": "*i32"}
+    unit = triton_gemm.unit(torch.bfloat16)
+    constants = {"TERMS": terms, "UNIT": unit, "BLOCK": SPLIT_ELEMENTS}
+    return Variant(split_kernel, types, constants)
+
+
+def _half_step_variant(generation: int, tile: Tile, terms: int) -> Variant:
+    types = triton_gemm.operand_types(generation, torch.bfloat16, tile, (False, False))
+    types |= {"states_pointer": "*bf16", "count_pointer": "*i32"}
+    types |= {f"{name}_pointer": "*fp32" for name in ("values", "bias", "factor")}
+    constants = {
+        "BLOCK_ROWS": tile.rows,
+        "BLOCK_COLUMNS": tile.columns,
+        "BLOCK_DEPTH": tile.depth,
+        "TERMS": terms,
+        "UNIT": triton_gemm.unit(torch.bfloat16),
+        "DESCRIPTORS": generation >= 90,
+    }
+    return Variant(half_step_kernel, types, constants, tile.warps, tile.stages, tensor_cores=True)
+
+
 def variants(generation: int) -> Iterator[Variant]:
     """What a chain can launch beside linear_act's kernels."""
     for gaussian in (False, True):
-        yield _variant(gaussian)
+        yield _draw_variant(gaussian)
+    for terms in TERMS.values():
+        yield _split_variant(terms)
+        for tile in triton_gemm.TILES[generation]["binary"]:
+            yield _half_step_variant(generation, tile, terms)
 
 
 def gibbs(visible: Tensor, machine: Machine, settings: Settings) -> Sample:
-    return chain.gibbs(_Kernels(), visible, machine, settings)
+    binary = machine.log_var is None and settings.clamp_mask is None
+    kernels = _BinaryKernels() if binary else _Kernels()
+    return chain.gibbs(kernels, visible, machine, settings)
 
 
 def divergence(
@@ -115,15 +348,15 @@ def divergence(
     settings: Settings,
     weight_needed: bool,
 ) -> tuple[chain.Divergence, Tensor]:
-    return chain.divergence(_Kernels(), visible, chains, machine, settings, weight_needed)
+    return chain.divergence(_BinaryKernels(), visible, chains, machine, settings, weight_needed)
 
 
 class _Kernels(Kernels):
-    def linear(self, left: Tensor, right: Tensor, bias: Tensor | None) -> Tensor:
+    def linear(self, left: Any, right: Any, bias: Tensor | None) -> Tensor:
         return triton_gemm.multiply(left, right, bias)[0]
 
-    def add_product(self, probabilities: Tensor, states: Tensor, total: Tensor | None) -> Tensor:
-        return triton_gemm.add_product(probabilities.t(), states.t(), total)
+    def add_product(self, probabilities: Tensor, states: Any, total: Tensor | None) -> Tensor:
+        return triton_gemm.add_product(probabilities.t(), self.tensor(states).t(), total)
 
     def bernoulli(
         self, values: Tensor, beta: Tensor | None, keep: bool, settings: Settings, step: int
@@ -143,6 +376,116 @@ class _Kernels(Kernels):
         return _draw(values, deviation.contiguous(), factor, keep, settings, step)
 
 
+@dataclass(frozen=True)
+class Terms:
+    """A matrix [rows, columns] as the sum of bfloat16 ones, whose columns are padded."""
+
+    matrix: Tensor  # [terms * rows, columns padded]
+    count: Tensor  # [1] on the device: how many of the terms are not all 0
+    shape: tuple[int, int]
+    values: Tensor | None = None  # the matrix itself, where it came as one
+
+
+def _split(values: Tensor, terms: int) -> Terms:
+    rows, columns = values.shape
+    width = triton_gemm.padded(columns, torch.bfloat16)
+    matrix = values.new_empty(terms * rows, width, dtype=torch.bfloat16)
+    count = torch.ones(1, dtype=torch.int32, device=values.device)
+    with device_of(values):
+        _split_variant(terms).launch(
+            triton.cdiv(rows * width, SPLIT_ELEMENTS),
+            values,
+            matrix,
+            count,
+            *values.stride(),
+            rows,
+            columns,
+        )
+    return Terms(matrix, count, (rows, columns), values)
+
+
+class _BinaryKernels(_Kernels):
+    """Bernoulli states as one bfloat16 term, data as up to three."""
+
+    def __init__(self) -> None:
+        self.terms = TERMS[torch.get_float32_matmul_precision()]
+
+    def states(self, visible: Tensor) -> Terms:
+        return _split(visible, self.terms)
+
+    def tensor(self, states: Terms) -> Tensor:
+        if states.values is not None:
+            return states.values
+        return states.matrix[:, : states.shape[1]].float()
+
+    def operand(self, right: Tensor) -> Terms:
+        return _split(right, self.terms)
+
+    def linear(self, left: Terms, right: Terms, bias: Tensor | None) -> Tensor:
+        values = right.matrix.new_empty(left.shape[0], right.shape[0], dtype=torch.float32)
+        self._half_step(left, right, bias, None, None, values, None, 0)
+        return values
+
+    def draw_bernoulli(
+        self,
+        left: Terms,
+        right: Terms,
+        bias: Tensor | None,
+        beta: Tensor | None,
+        keep: bool,
+        settings: Settings,
+        step: int,
+    ) -> tuple[Terms, Tensor | None]:
+        rows, columns = left.shape[0], right.shape[0]
+        width = triton_gemm.padded(columns, torch.bfloat16)
+        states = right.matrix.new_empty(rows, width)
+        means = states.new_empty(rows, columns, dtype=torch.float32) if keep else None
+        self._half_step(left, right, bias, beta, states, means, settings, step)
+        return Terms(states, torch.ones_like(right.count), (rows, columns)), means
+
+    def row_sum(self, states: Terms) -> Tensor:
+        return self.tensor(states).sum(0)
+
+    def _half_step(
+        self,
+        left: Terms,
+        right: Terms,
+        bias: Tensor | None,
+        beta: Tensor | None,
+        states: Tensor | None,
+        values: Tensor | None,
+        settings: Settings | None,
+        step: int,
+    ) -> None:
+        """Fills ``states`` by drawing with the settings, or ``values`` with the sums."""
+        shape = left.shape[0], right.shape[0], right.shape[1]
+        device = right.matrix.device
+        generation, multiprocessors = triton_gemm.chip(device)
+        tile, _ = triton_gemm.choose_tile(generation, multiprocessors, "binary", shape)
+        read = triton_gemm.Factors(left.matrix, right.matrix, (False, False), "binary", shape)
+        seed = (0, 0) if settings is None else seed_arguments(settings.seed, device)
+        unread = right.matrix.new_empty(1, dtype=torch.float32)
+        with device_of(right.matrix):
+            _half_step_variant(generation, tile, self.terms).launch(
+                triton.cdiv(shape[0], tile.rows) * triton.cdiv(shape[1], tile.columns),
+                *read.operands(generation, tile),
+                left.matrix if states is None else states,
+                unread if values is None else values,
+                unread if bias is None else bias.contiguous(),
+                unread if beta is None else beta,
+                left.count,
+                *read.strides,
+                *seed,
+                0 if settings is None else settings.row_offset,
+                step,
+                *shape,
+                0 if bias is None else shape[1],
+                int(beta is not None),
+                int(states is not None),
+                int(values is not None),
+            )
+
+
 def _draw(
     values: Tensor,
     deviation: Tensor | None,
@@ -154,7 +497,7 @@ def _draw(
     rows, columns = values.shape
     means = torch.empty_like(values) if keep else None
     with device_of(values):
-        _variant(deviation is not None).launch(
+        _draw_variant(deviation is not None).launch(
             triton.cdiv(rows * triton.cdiv(columns, 4), UNITS),
             values,
             values if means is None else means,

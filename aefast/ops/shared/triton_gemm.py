@@ -330,22 +330,25 @@ class Tile:
 # A large tile for products that fill the chip with it, and a small one for the others. A warp group
 # of wgmma holds 64 rows, and 128x256 on two of them reads least from shared memory a product.
 # float32's tiles are smaller for the registers, and on sm_100 for the tensor memory, that its
-# products need.
+# products need; "binary" ones read three right tiles for each left one.
 TILES = {
     80: {
         "half": (Tile(128, 128, 64, 8, 4), Tile(64, 64, 64, 4, 4)),
         "float32": (Tile(128, 64, 32, 8, 3), Tile(64, 64, 32, 4, 3)),
         "tf32": (Tile(128, 128, 32, 8, 3), Tile(64, 64, 32, 4, 3)),
+        "binary": (Tile(128, 64, 64, 8, 3), Tile(64, 64, 64, 4, 3)),
     },
     90: {
         "half": (Tile(128, 256, 64, 8, 4, flatten=True), Tile(64, 64, 64, 4, 4)),
         "float32": (Tile(128, 128, 32, 8, 3), Tile(64, 64, 32, 4, 3)),
         "tf32": (Tile(128, 128, 32, 8, 4), Tile(64, 64, 32, 4, 4)),
+        "binary": (Tile(128, 128, 64, 8, 3), Tile(64, 64, 64, 4, 3)),
     },
     100: {
         "half": (Tile(128, 256, 64, 8, 4), Tile(64, 64, 64, 4, 4)),
         "float32": (Tile(128, 64, 32, 8, 3), Tile(64, 64, 32, 4, 3)),
         "tf32": (Tile(128, 128, 32, 8, 4), Tile(64, 64, 32, 4, 4)),
+        "binary": (Tile(128, 128, 64, 8, 3), Tile(64, 64, 64, 4, 3)),
     },
 }
 STEPS_PER_SPLIT = 16  # fewer would not pay for the partial sums' way through memory
