@@ -1,6 +1,8 @@
 """Gibbs sampling in a restricted Boltzmann machine, against what a user writes."""
 
+import importlib.util
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -108,15 +110,6 @@ def test_persistent_contrastive_divergence(
     compare: Callable[[Case], None], device: str, batch: int, visible: int, hidden: int
 ) -> None:
     """A whole update: one step of the chain, both phases' statistics, the parameters' change."""
-    machine = Machine(device, batch, visible, hidden)
-
-    def ours(data: Tensor, *parameters: Tensor) -> Tensor:
-        leaves = [parameter.requires_grad_() for parameter in parameters]
-        loss, chain = contrastive_divergence(data, *leaves, chain=data)
-        gradients = torch.autograd.grad(loss, leaves)
-        with torch.no_grad():
-            torch._foreach_add_(leaves, gradients, alpha=-LEARNING_RATE)
-        return chain
 
     def eager(data: Tensor, weight: Tensor, bias: Tensor, hidden_bias: Tensor) -> Tensor:
         with torch.no_grad():
@@ -130,18 +123,80 @@ def test_persistent_contrastive_divergence(
             hidden_bias.add_(positive.sum(0) - negative.sum(0), alpha=rate)
         return chain
 
-    compare(
-        Case(
-            op="contrastive_divergence",
-            name=f"PCD-1 update {batch}x{visible}-{hidden}",
-            device=device,
-            dtype=torch.float32,
-            make_inputs=machine,
-            ours=ours,
-            eager=eager,
-            check=lambda: check(machine),
-        )
+    compare(update_case(Machine(device, batch, visible, hidden), eager, None))
+
+
+def update(data: Tensor, *parameters: Tensor) -> Tensor:
+    leaves = [parameter.requires_grad_() for parameter in parameters]
+    loss, chain = contrastive_divergence(data, *leaves, chain=data)
+    gradients = torch.autograd.grad(loss, leaves)
+    with torch.no_grad():
+        torch._foreach_add_(leaves, gradients, alpha=-LEARNING_RATE)
+    return chain
+
+
+def update_case(machine: Machine, theirs: Layer, peer: str | None) -> Case:
+    shape = f"{machine.batch}x{machine.visible}-{machine.hidden}"
+    return Case(
+        op="contrastive_divergence",
+        name=f"PCD-1 update {shape}" + (f" against {peer}" if peer else ""),
+        device=machine.device,
+        dtype=torch.float32,
+        make_inputs=machine,
+        ours=update,
+        eager=theirs,
+        check=lambda: check(machine),
+        compiles=peer is None,
     )
+
+
+@pytest.mark.skipif(importlib.util.find_spec("sklearn") is None, reason="needs scikit-learn")
+@pytest.mark.parametrize(("device", "batch", "visible", "hidden"), CPU_SHAPES)
+@pytest.mark.parametrize("method", ["partial_fit, float64", "_fit, float32"])
+def test_scikit_learns_update(
+    compare: Callable[[Case], None], device: str, batch: int, visible: int, hidden: int, method: str
+) -> None:
+    """Its public step computes in float64 whatever it is given; what it calls for a step of fit()
+    is as precise as ours."""
+    from sklearn.neural_network import BernoulliRBM
+    from sklearn.utils import check_random_state
+
+    random = check_random_state(0)
+    machine = Machine(device, batch, visible, hidden)
+    data = machine()[0].numpy()
+    rbm = BernoulliRBM(hidden, batch_size=batch, n_iter=1, random_state=0).fit(data)
+    rbm.learning_rate = LEARNING_RATE
+
+    def theirs(data: Tensor, *_: Tensor) -> Any:
+        if method.startswith("partial_fit"):
+            return rbm.partial_fit(data.numpy())
+        return rbm._fit(data.numpy(), random)
+
+    compare(update_case(machine, theirs, f"scikit-learn's {method}"))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("rbms") is None, reason="needs rbms")
+@pytest.mark.parametrize(("device", "batch", "visible", "hidden"), CPU_SHAPES + GPU_SHAPES)
+def test_rbms_update(
+    compare: Callable[[Case], None], device: str, batch: int, visible: int, hidden: int
+) -> None:
+    from rbms.bernoulli_bernoulli.classes import BBRBM
+    from rbms.training.pcd import fit_batch_pcd
+
+    machine = Machine(device, batch, visible, hidden)
+    _, weight, bias, hidden_bias = machine()
+    model = BBRBM(weight.t().contiguous(), bias, hidden_bias)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, maximize=True)
+    chains = model.init_chains(batch)
+    row_weights = torch.ones(batch, 1, device=device)
+
+    def theirs(data: Tensor, *_: Tensor) -> None:
+        fit_batch_pcd((data, row_weights), chains, model, 1, 1.0, centered=False)
+        optimizer.step()
+
+    compare(update_case(machine, theirs, "rbms"))
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

@@ -18,6 +18,10 @@ if (cap := os.environ.get("AEFAST_CPU_ISA")) in EAGER_CAPS:
     variables = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
     os.environ.update(zip(variables, EAGER_CAPS[cap], strict=True))
 
+# The threads of a peer's OpenBLAS wait for work, busily, for some 20 ms after its last product, and
+# would take a core from whoever has the next turn. 4 is the shortest wait that it knows.
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
+
 from collections.abc import Callable, Iterator  # noqa: E402
 from typing import Any  # noqa: E402
 

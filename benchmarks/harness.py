@@ -73,6 +73,8 @@ class Case:
         limit: the machine's limit for this work.
         calls_in_round: more than 1 for calls that are too short to time one by one. Such a case
             times the calls from the host, on a GPU too: what it measures is their overhead.
+        compiles: whether torch.compile of ``eager`` is a baseline; not where that is a peer
+            library's own function.
     """
 
     op: str
@@ -86,6 +88,7 @@ class Case:
     run: Callable[..., object] = forward
     limit: Limit | None = None
     calls_in_round: int = 1
+    compiles: bool = True
 
     @property
     def measures_overhead(self) -> bool:
@@ -126,8 +129,9 @@ def warm_calls(case: Case, rotation: Iterator[Inputs]) -> tuple[dict[str, Run], 
     skipped: dict[str, str] = {}
     # A round on a GPU is a graph already; its best tiles are searched for.
     mode = "max-autotune-no-cudagraphs" if case.device == "cuda" else None
-    compiled = torch.compile(case.eager, mode=mode)
-    layers = {"aefast": case.ours, "eager": case.eager, "compile": compiled}
+    layers = {"aefast": case.ours, "eager": case.eager}
+    if case.compiles:
+        layers["compile"] = torch.compile(case.eager, mode=mode)
     for name, layer in layers.items():
         call = _bind(case.run, layer, rotation)
         try:

@@ -74,7 +74,7 @@ def case_row(record: Record) -> list[str]:
         f"{record['device']} {record['backend']}",
         duration(record["seconds"]),
         ratio(eager),
-        ratio(record["baselines"]["compile"]),
+        ratio(record["baselines"].get("compile")),
         limit(record.get("limit")),
         f"{mebibytes(record['peak_bytes'])} / {mebibytes(eager['peak_bytes'])}",
     ]
@@ -92,8 +92,8 @@ def overhead_row(record: Record) -> list[str]:
     ]
 
 
-def ratio(baseline: dict[str, Any]) -> str:
-    if "skipped" in baseline:
+def ratio(baseline: dict[str, Any] | None) -> str:
+    if baseline is None or "skipped" in baseline:
         return "-"
     spread = baseline["ratio"]
     quartiles = f"{spread['lower_quartile']:.2f}-{spread['upper_quartile']:.2f}"

@@ -144,7 +144,8 @@ inline void add_chosen(const float* tables, const uint64_t* words, int64_t row_w
         }
 }
 
-// sums = the products of some rows of left with one panel of right, that from `column` on.
+// sums = the products of some rows of left with one panel of right, that from `column` on; zeros in
+// the rows that fill them up to a multiple of kPanelColumns.
 inline void binary_product_block(const BinaryView& left, const MatrixView& right, Range rows,
                                  int64_t column, float* sums) {
     SumTables tables;
@@ -160,10 +161,14 @@ inline void binary_product_block(const BinaryView& left, const MatrixView& right
             add_chosen<1>(tables.data(), words + row * row_words, row_words, word == 0,
                           sums + row * kPanelColumns);
     }
+    const int64_t rest = ceil_divide(count, kPanelColumns) * kPanelColumns - count;
+    std::memset(sums + count * kPanelColumns, 0, sizeof(float) * rest * kPanelColumns);
 }
 
-// Building the tables takes as long as 32 rows' lookups; the sums of 512 rows take 64 KB of L2.
-constexpr int64_t kMostRows = 1024, kFewestRows = 64;
+// Building the tables takes as long as 32 rows' lookups; the sums of 512 rows take 64 KB, of L2 and
+// of the stack.
+constexpr int64_t kMostRows = 512, kFewestRows = 64;
+static_assert(kMostRows % kPanelColumns == 0);
 
 // finish(rows, column, sums) for every block of left [M, K] * right [N, K]^T: sums is
 // [rows, kPanelColumns], from `column` on. An element's sum depends on its row, its column and K

@@ -2,7 +2,8 @@
 
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,26 @@ from sklearn.utils import check_random_state, gen_batches, gen_even_slices
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from aefast.functional import gibbs, linear_act
+from aefast.functional import linear_act
 from aefast.nn.rbm import pseudo_log_likelihood
-from aefast.ops.gibbs import check_steps, contrastive_divergence
+from aefast.ops.gibbs import check_steps, contrastive_divergence, gibbs
 from aefast.ops.shared import contract
 
 DTYPES = (np.float64, np.float32)
 ROWS_AT_ONCE = 4096
 LARGEST_SEED = 2**31 - 1
+
+
+def _in_a_mode_of_its_own(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Whatever mode its caller is in: no_grad, inference_mode, autocast."""
+
+    @wraps(method)
+    def run(*arguments: Any, **options: Any) -> Any:
+        plain = torch.autocast("cpu", enabled=False)
+        with torch.inference_mode(False), torch.enable_grad(), plain:
+            return method(*arguments, **options)
+
+    return run
 
 
 class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -81,6 +94,7 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         self.k = k
         self.persistent = persistent
 
+    @_in_a_mode_of_its_own
     def fit(self, X: Any, y: Any = None) -> "BernoulliRBM":
         """Learn from X, an array or sparse matrix ``(n_samples, n_features)`` of numbers in [0, 1].
 
@@ -103,7 +117,7 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             for batch in batches:
                 self._step(_as_tensor(X[batch]), rng)
             if self.verbose:
-                score = float(np.mean(self._score(X, units=1)))
+                score = float(np.mean(self._score(X, units=1, seed=iteration)))
                 end = time.time()
                 print(
                     f"[{type(self).__name__}] Iteration {iteration}, "
@@ -112,6 +126,7 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
                 begin = end
         return self
 
+    @_in_a_mode_of_its_own
     def partial_fit(self, X: Any, y: Any = None) -> "BernoulliRBM":
         """One gradient step on X, an array or sparse matrix ``(n_samples, n_features)``."""
         self._check_parameters()
@@ -125,6 +140,7 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         self._step(_as_tensor(X), self.random_state_)
         return self
 
+    @_in_a_mode_of_its_own
     def transform(self, X: Any) -> np.ndarray:
         """P(h = 1 given v) of the rows of X: ``(n_samples, n_components)``, in X's dtype."""
         check_is_fitted(self)
@@ -133,21 +149,23 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         parts = (linear_act(rows, weight, hidden_bias, "sigmoid") for rows in _pieces(X))
         return np.concatenate([part.numpy() for part in parts]).astype(X.dtype, copy=False)
 
+    @_in_a_mode_of_its_own
     def gibbs(self, v: Any) -> np.ndarray:
         """The visible states ``(n_samples, n_features)`` after one Gibbs step from v: booleans."""
         check_is_fitted(self)
         if not hasattr(self, "random_state_"):
             self.random_state_ = check_random_state(self.random_state)
         seed = int(self.random_state_.randint(LARGEST_SEED))
-        v = np.asarray(v, dtype=np.float32)
-        return gibbs(_as_tensor(v), *self._parameters(), seed=seed).visible.numpy().astype(bool)
+        sample = gibbs(_as_tensor(v), *self._parameters(), seed=seed, states_checked=False)
+        return sample.visible.numpy().astype(bool)
 
+    @_in_a_mode_of_its_own
     def score_samples(self, X: Any) -> np.ndarray:
         """The pseudo-likelihood ``(n_samples,)``, in nats: the sum over the features of
         ln P(feature given all others). scikit-learn's draws one feature for each row."""
         check_is_fitted(self)
         X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=False)
-        return self._score(X, None)
+        return self._score(X)
 
     def _check_parameters(self) -> None:
         for name in ("n_components", "batch_size"):
@@ -165,41 +183,47 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         self.intercept_hidden_ = np.zeros(self.n_components, np.float32)
         self.intercept_visible_ = np.zeros(features, np.float32)
         self._n_features_out = self.n_components
-        if self.persistent:
-            states = rng.randint(0, 2, (self.batch_size, features))
-            self.v_samples_ = states.astype(np.float32)
+        if hasattr(self, "v_samples_"):
+            del self.v_samples_
 
     def _parameters(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Weight, visible bias and hidden bias, in the memory of the attributes."""
+        """Weight, visible bias and hidden bias."""
         arrays = self.components_, self.intercept_visible_, self.intercept_hidden_
-        weight, visible_bias, hidden_bias = (torch.from_numpy(array) for array in arrays)
+        weight, visible_bias, hidden_bias = (_as_tensor(array) for array in arrays)
         return weight, visible_bias, hidden_bias
 
     def _step(self, visible: Tensor, rng: np.random.RandomState) -> None:
         parameters = [parameter.requires_grad_() for parameter in self._parameters()]
         weight, visible_bias, hidden_bias = parameters
+        if self.persistent and not hasattr(self, "v_samples_"):
+            states = rng.randint(0, 2, (self.batch_size, visible.shape[1]))
+            self.v_samples_ = states.astype(np.float32)
         loss, chain = contrastive_divergence(
             visible,
             weight,
             visible_bias,
             hidden_bias,
             self.k,
-            chain=torch.from_numpy(self.v_samples_) if self.persistent else None,
+            chain=_as_tensor(self.v_samples_) if self.persistent else None,
             seed=int(rng.randint(LARGEST_SEED)),
-            check_states=False,
+            states_checked=False,
         )
         gradients = torch.autograd.grad(loss, parameters)
         with torch.no_grad():
-            for parameter, gradient in zip(parameters, gradients, strict=True):
-                parameter.add_(gradient, alpha=-self.learning_rate)
+            moved = torch._foreach_add(parameters, gradients, alpha=-self.learning_rate)
+        arrays = (parameter.numpy() for parameter in moved)
+        self.components_, self.intercept_visible_, self.intercept_hidden_ = arrays
         if self.persistent:
             self.v_samples_ = chain.numpy()
 
-    def _score(self, X: Any, units: int | None) -> np.ndarray:
+    def _score(self, X: Any, units: int | None = None, seed: int = 0) -> np.ndarray:
         # In float64 a row's score does not depend on the rows beside it, to scikit-learn's 1e-7.
         weight, visible_bias, hidden_bias = (part.double() for part in self._parameters())
+        generator = torch.Generator().manual_seed(seed)
         parts = [
-            pseudo_log_likelihood(rows.double(), weight, visible_bias, hidden_bias, units)
+            pseudo_log_likelihood(
+                rows.double(), weight, visible_bias, hidden_bias, units, generator
+            )
             for rows in _pieces(X)
         ]
         return torch.cat(parts).numpy()
@@ -216,7 +240,9 @@ def _as_tensor(X: Any) -> Tensor:
     if isinstance(X, Tensor):
         return X
     X = X.toarray() if sparse.issparse(X) else X
-    return torch.from_numpy(np.ascontiguousarray(X, dtype=np.float32))
+    array = np.ascontiguousarray(X, dtype=np.float32)
+    # A model from a memory map must not be written to, and torch knows no such tensor.
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 def _pieces(X: Any) -> Iterator[Tensor]:

@@ -103,7 +103,7 @@ class DeepBeliefStack(nn.Module):
             batch_size: rows a step, at least 1; they are shuffled, and the last may be fewer.
             learning_rate: above 0; Gaussian units take one or two orders less, 0.001 to 0.01.
             momentum: at least 0 and below 1.
-            weight_decay: at least 0.
+            weight_decay: of the weights, at least 0; biases do not decay.
             generator: what the shuffles and the chains' seeds are drawn from; None takes torch's
                 default one.
             progress: show a bar for each machine.
@@ -120,11 +120,16 @@ class DeepBeliefStack(nn.Module):
         for argument, value in (("epochs", epochs), ("batch_size", batch_size)):
             if contract.check_integer(value, argument, 2**31) == 0:
                 raise ValueError(f"{argument} is 0; it takes at least 1")
+        if contract.check_number(learning_rate, "learning_rate", 0) == 0:
+            raise ValueError("learning_rate is 0; it takes a number above 0")
+        if contract.check_number(momentum, "momentum", 0, 1) == 1:
+            raise ValueError("momentum is 1; it takes a number in [0, 1)")
+        contract.check_number(weight_decay, "weight_decay", 0)
         for number, machine in enumerate(self, start=1):
             machine.train()
-            optimizer = torch.optim.SGD(
-                machine.parameters(), learning_rate, momentum, weight_decay=weight_decay
-            )
+            others = [p for p in machine.parameters() if p is not machine.weight]
+            decaying: dict[str, Any] = {"params": machine.weight, "weight_decay": weight_decay}
+            optimizer = torch.optim.SGD([decaying, {"params": others}], learning_rate, momentum)
             label = f"machine {number} of {len(self.machines)}"
             for _ in track(range(epochs), label, disable=not progress):
                 order = torch.randperm(len(data), generator=generator).to(data.device)

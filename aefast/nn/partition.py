@@ -10,10 +10,14 @@ from torch import Tensor
 
 from aefast.functional import free_energy, gibbs, linear_act
 from aefast.nn.rbm import RBM
+from aefast.ops.gibbs import check_states
 from aefast.ops.shared import contract
 
 MOST_ENUMERATED = 25  # units: 2^25 states
 STATES_AT_ONCE = 1 << 14
+
+# Gaussian states over the temperature stay finite.
+LEAST_BETA = 1e-12
 
 
 class LogPartition(NamedTuple):
@@ -44,6 +48,7 @@ def exact_log_partition(machine: RBM, *, progress: bool = False) -> float:
     3.4657...
     """
     hidden, visible = machine.weight.shape
+    _check_precision(machine)
     over_visible = machine.visible_kind == "bernoulli" and visible < hidden
     units = visible if over_visible else hidden
     if units > MOST_ENUMERATED:
@@ -59,7 +64,11 @@ def exact_log_partition(machine: RBM, *, progress: bool = False) -> float:
         end = min(start + STATES_AT_ONCE, 1 << units)
         index = torch.arange(start, end, device=machine.weight.device)
         states = (index[:, None] >> place & 1).to(machine.weight.dtype)
-        energies = machine.free_energy(states) if over_visible else _hidden_energy(machine, states)
+        with contract.without_autocast(states.device):
+            if over_visible:
+                energies = machine.free_energy(states)
+            else:
+                energies = _hidden_energy(machine, states)
         total = torch.logaddexp(total, (-energies.double()).logsumexp(0))
     return total.item()
 
@@ -143,12 +152,13 @@ def annealed_importance_sampling(
     >>> annealed_importance_sampling(machine, data, betas=10, seed=0)
     LogPartition(estimate=3.4657..., low=3.4657..., high=3.4657..., effective_chains=100...)
     """
-    width = machine.weight.shape[1]
+    _check_precision(machine)
     temperatures = _check_betas(betas)
-    _check_rows(data, "data", width)
+    _check_rows(machine, data, "data")
     if reverse_from is not None:
-        _check_rows(reverse_from, "reverse_from", width)
-    confidence = contract.check_number(confidence, "confidence", 0, 1)
+        _check_rows(machine, reverse_from, "reverse_from")
+    if contract.check_number(confidence, "confidence", 0, 1) in (0, 1):
+        raise ValueError(f"confidence is {confidence}; it takes a number in (0, 1)")
     contract.check_seed_arguments(seed, generator)
     chains = contract.check_integer(chains, "chains", 2**31)
     chains = chains if reverse_from is None else len(reverse_from)
@@ -161,7 +171,8 @@ def annealed_importance_sampling(
         visible = _base_sample(machine, base_bias, chains, draws)
     else:
         visible, temperatures = reverse_from, temperatures.flip(0)
-    log_weights = _anneal(machine, base_bias, visible, temperatures.tolist(), draws, progress)
+    with contract.without_autocast(visible.device):
+        log_weights = _anneal(machine, base_bias, visible, temperatures.tolist(), draws, progress)
     log_base = _log_base_partition(machine, base_bias)
     sign = 1 if reverse_from is None else -1
     return _summary(log_weights, log_base, sign, confidence)
@@ -284,10 +295,22 @@ def _check_betas(betas: int | Tensor) -> Tensor:
     betas = betas.double().cpu()
     if betas[0] != 0 or betas[-1] != 1 or not (betas.diff() > 0).all():
         raise ValueError("betas do not rise from 0 to 1; it takes numbers that do")
+    if betas[1] < LEAST_BETA:
+        raise ValueError(f"betas[1] is {betas[1]:g}; it takes at least {LEAST_BETA:g}")
     return betas
 
 
-def _check_rows(rows: Tensor, argument: str, width: int) -> None:
-    contract.check_tensor(rows, argument)
+def _check_precision(machine: RBM) -> None:
+    if machine.weight.dtype not in (torch.float32, torch.float64):
+        raise TypeError(
+            f"the machine has dtype {contract.dtype_name(machine.weight)}; "
+            "sums over many states take float32 or float64"
+        )
+
+
+def _check_rows(machine: RBM, rows: Tensor, argument: str) -> None:
+    contract.check_like(rows, argument, machine.weight, "the machine")
+    width = machine.weight.shape[1]
     if rows.dim() != 2 or rows.shape[1] != width or len(rows) == 0:
         raise ValueError(f"{argument} has shape {list(rows.shape)}; it takes [N, {width}], N > 0")
+    check_states(rows, argument, machine.visible_kind)

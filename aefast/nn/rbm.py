@@ -4,12 +4,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aefast import functional
+from aefast import functional, random
 from aefast.functional import contrastive_divergence, linear_act
 from aefast.ops.gibbs import VISIBLE_KINDS, check_steps
 from aefast.ops.shared import contract
 
 INITIAL_DEVIATION = 0.01
+
+# Of the random states that chains begin with: past every step of gibbs().
+START_STEP = 2**31
 
 # What flipping every unit of some rows may take: [rows, D, H] inputs of hidden units.
 FLIPPED_ELEMENTS = 1 << 22
@@ -25,7 +28,9 @@ class RBM(nn.Module):
         gaussian:   E(v, h) = |(v - b) / s|^2 / 2 - ct h - ht W (v / s^2)
 
     :meth:`loss` is contrastive divergence. It takes any torch optimizer, and with it momentum and
-    weight decay: plain gradients climb the likelihood.
+    weight decay: plain gradients climb the likelihood. For DistributedDataParallel wrap a module
+    whose ``forward`` returns it; give each rank its ``row_offset`` and, where chains persist, pass
+    ``broadcast_buffers=False``.
 
     Args:
         visible: D, the number of visible units.
@@ -44,6 +49,7 @@ class RBM(nn.Module):
         hidden_bias: ``[H]``, at first 0.
         log_var: ln s^2, ``[D]``, at first 0; None unless the variances are learned.
         chain: the persistent chains' states, ``[chains, D]``, saved with the parameters; or None.
+        training_steps: how often :meth:`loss` was taken in training, saved as well; a scalar.
 
     Raises:
         TypeError: an argument is of a wrong type.
@@ -71,6 +77,7 @@ class RBM(nn.Module):
     """
 
     chain: Tensor | None
+    training_steps: Tensor
     log_var: nn.Parameter | None
 
     def __init__(
@@ -108,7 +115,7 @@ class RBM(nn.Module):
         self.register_parameter("log_var", log_var)
         chains = contract.check_integer(chains, "chains", 2**31)
         self.register_buffer("chain", self._random_states(chains) if chains else None)
-        self.training_steps = 0
+        self.register_buffer("training_steps", torch.zeros((), dtype=torch.int64))
 
     def forward(self, visible: Tensor) -> Tensor:
         """P(h = 1 given v), the features: ``[..., D]`` to ``[..., H]``."""
@@ -126,16 +133,22 @@ class RBM(nn.Module):
         return self.visible_mean(self(visible))
 
     def loss(
-        self, visible: Tensor, *, seed: int | None = None, generator: torch.Generator | None = None
+        self,
+        visible: Tensor,
+        *,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        row_offset: int = 0,
     ) -> Tensor:
         """Contrastive divergence of a batch ``[..., D]``: see
         :func:`aefast.functional.contrastive_divergence`. A scalar, in nats; its gradient is what
         counts. With a sparsity target, plus the weighted sum over the hidden units of
-        KL(target, mean activity). In training mode the persistent chains move on.
+        KL(target, mean activity). In training mode, and with gradients enabled, the persistent
+        chains move on.
 
         Raises:
             FloatingPointError: the last training step left a parameter infinite or NaN; the
-                message names both.
+                message names both. Nothing is looked at under torch.compile or torch.func.
             ValueError: as :func:`aefast.functional.gibbs`.
         """
         self.check_finite()
@@ -150,13 +163,15 @@ class RBM(nn.Module):
             log_var=self.log_var,
             seed=seed,
             generator=generator,
+            row_offset=row_offset,
         )
-        if self.training:
+        if self.training and torch.is_grad_enabled():
             self.training_steps += 1
             if self.chain is not None:
                 self.chain.copy_(chain)
         if self.sparsity_target is not None:
-            loss = loss + self.sparsity_weight * self._sparsity_penalty(visible)
+            with contract.without_autocast(visible.device):
+                loss = loss + self.sparsity_weight * self._sparsity_penalty(visible)
         return loss
 
     def check_finite(self) -> None:
@@ -165,7 +180,9 @@ class RBM(nn.Module):
         Raises:
             FloatingPointError: a parameter is infinite or NaN; the message names it and the step.
         """
-        if torch.compiler.is_compiling():
+        if contract.is_traced(*self.parameters()) or contract.is_in_functorch():
+            return
+        if self.weight.is_meta:
             return
         for name, parameter in self.named_parameters():
             # The sum is not finite where an element is not: one pass, and no mask.
@@ -173,7 +190,7 @@ class RBM(nn.Module):
                 continue
             kind = "NaN" if parameter.isnan().any() else "an infinity"
             raise FloatingPointError(
-                f"{name} holds {kind} after training step {self.training_steps}; "
+                f"{name} holds {kind} after training step {self.training_steps.item()}; "
                 "a lower learning rate may help"
             )
 
@@ -220,10 +237,19 @@ class RBM(nn.Module):
             TypeError, ValueError: as :func:`aefast.functional.gibbs`; or a mask without ``start``.
         """
         samples = contract.check_integer(samples, "samples", 2**31)
+        width = self.weight.shape[1]
         if start is None:
             if clamp_mask is not None:
                 raise ValueError("clamp_mask is given and start is None; it takes the states kept")
-            start = self._random_states(samples, generator)
+            contract.check_seed_arguments(seed, generator)
+            seed = int(contract.draw_seed(seed, generator, self.weight.device, False))
+            generator = None
+            start = self._random_states(samples, seed)
+        contract.check_tensor(start, "start")
+        if start.shape not in ((width,), (samples, width)):
+            raise ValueError(
+                f"start has shape {list(start.shape)}; it takes [{samples}, {width}] or [{width}]"
+            )
         return functional.gibbs(
             start.expand(samples, -1),
             self.weight,
@@ -245,7 +271,7 @@ class RBM(nn.Module):
         """sum_i ln P(v_i given all other visible units), in nats: ``[..., D]`` to ``[...]``.
 
         Args:
-            visible: binary states ``[..., D]``.
+            visible: states ``[..., D]``; a grey unit v is flipped to 1 - v.
             units: None sums over all units; else over this many that are drawn for each row, times
                 D / units: the same on average.
             generator: what they are drawn from; None takes torch's default one.
@@ -259,12 +285,16 @@ class RBM(nn.Module):
         if self.visible_kind != "bernoulli":
             raise ValueError("visible_kind is 'gaussian'; the pseudo-likelihood takes 'bernoulli'")
         width = self.weight.shape[1]
+        contract.check_like(visible, "visible", self.weight, "weight")
+        if visible.dim() < 1 or visible.shape[-1] != width:
+            raise ValueError(f"visible has shape {list(visible.shape)}; it takes [..., {width}]")
         if units is not None and not 1 <= contract.check_integer(units, "units", 2**31) <= width:
             raise ValueError(f"units is {units}; it takes an int in [1, {width}]")
         rows = visible.reshape(-1, width)
-        found = pseudo_log_likelihood(
-            rows, self.weight, self.visible_bias, self.hidden_bias, units, generator
-        )
+        with contract.without_autocast(rows.device):
+            found = pseudo_log_likelihood(
+                rows, self.weight, self.visible_bias, self.hidden_bias, units, generator
+            )
         return found.reshape(visible.shape[:-1])
 
     @torch.no_grad()
@@ -275,13 +305,15 @@ class RBM(nn.Module):
         """
         return -self.free_energy(visible) - log_partition
 
-    def _random_states(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        shape = count, self.weight.shape[1]
+    def _random_states(self, count: int, seed: int | None = None) -> Tensor:
         like = self.weight
-        if self.visible_kind == "gaussian":
-            return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
-        half = torch.full(shape, 0.5, dtype=like.dtype, device=like.device)
-        return torch.bernoulli(half, generator=generator)
+        if seed is None:
+            seed = int(contract.draw_seed(None, None, like.device, False))
+        draw = random.normal if self.visible_kind == "gaussian" else random.uniform
+        drawn = draw(seed, count, like.shape[1], step=START_STEP, device=like.device)
+        if self.visible_kind == "bernoulli":
+            drawn = drawn < 0.5
+        return drawn.to(like.dtype)
 
     def _sparsity_penalty(self, visible: Tensor) -> Tensor:
         """sum_j KL(target, mean_j), whose gradient is Hinton's cross-entropy's, section 11."""

@@ -114,6 +114,9 @@ WRONG = [
     (lambda data: DeepBeliefStack([64, 3]).fit(data[:0]), ValueError, r"data has shape \[0, 64\]"),
     (lambda data: DeepBeliefStack([64, 3]).fit(data, epochs=0), ValueError, "epochs is 0"),
     (lambda data: DeepBeliefStack([64, 3]).fit(data, batch_size=0), ValueError, "batch_size is 0"),
+    (lambda data: DeepBeliefStack([64, 3]).fit(data, learning_rate=0), ValueError, "learning_rate"),
+    (lambda data: DeepBeliefStack([64, 3]).fit(data, momentum=1), ValueError, "momentum is 1"),
+    (lambda data: DeepBeliefStack([64, 3]).fit(data, weight_decay=-1), ValueError, "weight_decay"),
     (lambda data: DeepBeliefStack([64, 3]).fit(data * 2), ValueError, "visible holds"),
     (lambda data: DeepBeliefStack([64, 3]).fit([1]), TypeError, "data is a list"),
 ]

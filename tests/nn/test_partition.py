@@ -157,6 +157,14 @@ WRONG = [
         r"reverse_from has shape \[6\]",
     ),
     (lambda m: annealed_importance_sampling(m, DATA, confidence=2), "confidence is 2"),
+    (lambda m: annealed_importance_sampling(m, DATA, confidence=1), "confidence is 1"),
+    (lambda m: annealed_importance_sampling(m, DATA * 5), "data holds 5"),
+    (lambda m: annealed_importance_sampling(m, DATA * math.nan), "data holds nan"),
+    (lambda m: annealed_importance_sampling(m, DATA, reverse_from=-DATA), "reverse_from holds -1"),
+    (
+        lambda m: annealed_importance_sampling(m, DATA, betas=torch.tensor([0, 1e-20, 1])),
+        r"betas\[1\] is 1e-20",
+    ),
 ]
 
 
@@ -164,3 +172,24 @@ WRONG = [
 def test_wrong_arguments(call, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         call(RBM(6, 5))
+
+
+def test_wrong_dtypes():
+    with pytest.raises(
+        TypeError, match=r"^data has dtype float64; it takes the machine's, float32"
+    ):
+        annealed_importance_sampling(RBM(6, 5), DATA.double())
+    for function in (exact_log_partition, lambda m: annealed_importance_sampling(m, DATA.half())):
+        with pytest.raises(TypeError, match=r"^the machine has dtype float16"):
+            function(RBM(6, 5).half())
+
+
+def test_autocast_changes_nothing():
+    for kind in ("bernoulli", "gaussian"):
+        model = machine(6, 5, visible_kind=kind)
+        data = model.sample(20, k=5, seed=0)
+        exact = exact_log_partition(model)
+        estimate = annealed_importance_sampling(model, data, 10, 20, seed=4)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert exact_log_partition(model) == exact
+            assert annealed_importance_sampling(model, data, 10, 20, seed=4) == estimate

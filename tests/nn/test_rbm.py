@@ -199,10 +199,94 @@ def test_large_finite_parameters_are_taken():
 
 
 def test_compiled_training_is_the_same():
+    """Many steps in one graph: the counter is no reason to compile again."""
+    model, data = machine(chains=10), binary(12, 6)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    found = []
+    for compiles in (False, True):
+        model.load_state_dict(state)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        loss = torch.compile(model.loss, fullgraph=True, backend="aot_eager")
+        for _ in range(12):
+            optimizer.zero_grad()
+            (loss if compiles else model.loss)(data, seed=1).backward()
+            optimizer.step()
+        found.append(model.state_dict())
+        found[-1] = {name: value.clone() for name, value in found[-1].items()}
+    for name in found[0]:
+        torch.testing.assert_close(found[1][name], found[0][name], rtol=1e-4, atol=1e-5)
+    assert found[1]["training_steps"] == 12
+
+
+def test_under_autocast_training_is_the_same():
+    model, data = machine(chains=10, sparsity_target=0.2), binary(12, 6)
+    expected = model.eval().loss(data, seed=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model.loss(data, seed=1), expected)
+        assert model.pseudo_log_likelihood(data).dtype == torch.float32
+
+
+def test_a_seed_governs_the_random_start():
+    for kind in ("bernoulli", "gaussian"):
+        model = machine(visible_kind=kind)
+        assert torch.equal(model.sample(50, k=1, seed=0), model.sample(50, k=1, seed=0))
+        generators = [torch.Generator().manual_seed(2) for _ in range(2)]
+        first, second = (model.sample(50, k=1, generator=g) for g in generators)
+        assert torch.equal(first, second)
+        assert not torch.equal(model.sample(50, k=1, seed=0), first)
+
+
+def test_a_machine_without_memory():
+    model = RBM(6, 4).to("meta")
+    assert model.loss(torch.empty(3, 6, device="meta")).shape == ()
+
+
+def test_an_ensemble_by_functional_call():
+    models = [machine() for _ in range(3)]
+    parameters, buffers = torch.func.stack_module_state(models)
+    data = binary(12, 6)
+
+    def loss(parameters, buffers):
+        return torch.func.functional_call(
+            _Loss(models[0].eval()),
+            (
+                {f"model.{n}": p for n, p in parameters.items()},
+                {f"model.{n}": b for n, b in buffers.items()},
+            ),
+            (data,),
+        )
+
+    found = torch.vmap(loss)(parameters, buffers)
+    expected = torch.stack([model.eval().loss(data, seed=1) for model in models])
+    torch.testing.assert_close(found, expected)
+
+
+class _Loss(torch.nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, data):
+        return self.model.loss(data, seed=1)
+
+
+def test_the_training_steps_are_saved():
     model, data = machine(), binary(12, 6)
-    expected = model.loss(data, seed=1)
-    compiled = torch.compile(lambda data: model.loss(data, seed=1), backend="aot_eager")
-    torch.testing.assert_close(compiled(data), expected)
+    for _ in range(3):
+        model.loss(data)
+    with torch.no_grad():
+        model.loss(data)
+    other = machine()
+    other.load_state_dict(model.state_dict())
+    assert other.training_steps == 3
+
+
+def test_splitting_a_batch_over_ranks_changes_nothing():
+    model, data = machine(), binary(12, 6)
+    model.eval()
+    whole = model.loss(data, seed=1)
+    parts = [model.loss(data[:5], seed=1), model.loss(data[5:], seed=1, row_offset=5)]
+    torch.testing.assert_close((5 * parts[0] + 7 * parts[1]) / 12, whole)
 
 
 WRONG = [
@@ -217,7 +301,18 @@ WRONG = [
     (lambda: RBM(6, 4, sparsity_weight=-1), ValueError, "sparsity_weight is -1"),
     (lambda: RBM(6, 4).loss(torch.ones(3, 5)), ValueError, r"visible has shape \[3, 5\]"),
     (lambda: RBM(6, 4).loss(torch.full((3, 6), 2.0)), ValueError, "visible holds 2"),
+    (lambda: RBM(6, 4).loss(torch.ones(3, 6) * math.nan), ValueError, "visible holds nan"),
     (lambda: RBM(6, 4).sample(3, k=0), ValueError, "k is 0"),
+    (
+        lambda: RBM(6, 4).sample(3, start=torch.ones(2, 6)),
+        ValueError,
+        r"start has shape \[2, 6\]; it takes \[3, 6\] or \[6\]",
+    ),
+    (
+        lambda: RBM(6, 4).pseudo_log_likelihood(torch.ones(3, 12)),
+        ValueError,
+        r"visible has shape \[3, 12\]",
+    ),
     (lambda: RBM(6, 4).sample(3, beta=-1.0), ValueError, "beta is -1"),
     (lambda: RBM(6, 4).sample(3, clamp_mask=torch.ones(6) > 0), ValueError, "clamp_mask is given"),
     (

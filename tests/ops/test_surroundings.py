@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch.testing._internal.two_tensor import TwoTensor
 
-from aefast.functional import contractive_penalty, corrupt, linear_act, reconstruction_loss
+from aefast.functional import (
+    contractive_penalty,
+    contrastive_divergence,
+    corrupt,
+    free_energy,
+    gibbs,
+    linear_act,
+    reconstruction_loss,
+)
 from aefast.nn import DenoisingAutoencoder
 from aefast.ops.corrupt import KINDS
 
@@ -27,7 +35,17 @@ def all_ops(x):
         leaf = x.detach().clone().requires_grad_()
         output = op(leaf)
         results += [output.detach(), *torch.autograd.grad(output.sum(), leaf)]
-    return results
+    return results + chains(x, weight, bias)
+
+
+def chains(x, weight, bias):
+    """Gibbs sampling from x [6, 4] made binary, and contrastive divergence."""
+    states = (x > 0).to(x.dtype)
+    sample = gibbs(states, weight, None, bias, k=2, seed=1, return_probs=True)
+    leaf = weight.clone().requires_grad_()
+    loss, end = contrastive_divergence(states, leaf, None, bias, seed=1)
+    normal = gibbs(x, weight, None, bias, visible_kind="gaussian", seed=1)
+    return [*sample, loss.detach(), end, normal.visible, *torch.autograd.grad(loss, leaf)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -106,6 +124,31 @@ def test_a_denoising_autoencoder_compiles_with_dynamic_shapes():
     loss = torch.compile(model.loss, fullgraph=True, dynamic=True, backend="aot_eager")
     for batch in (5, 6, 7):
         loss(torch.rand(batch, 4)).backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_energies_and_states_keep_their_dtype_under_autocast(dtype):
+    x, weight, bias = torch.randn(6, 4), torch.randn(5, 4), torch.randn(5)
+    expected = [*chains(x, weight, bias), free_energy(x, weight, None, bias)]
+    with torch.autocast("cpu", dtype):
+        found = [*chains(x, weight, bias), free_energy(x, weight, None, bias)]
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == torch.float32
+        assert torch.equal(a, b)
+
+
+def test_function_transforms_of_contrastive_divergence(kernel_place):
+    data = (torch.rand(6, 4, device=kernel_place) > 0.5).float()
+    weight, bias = torch.randn(5, 4, device=kernel_place), torch.randn(5, device=kernel_place)
+
+    def loss(weight):
+        return contrastive_divergence(data, weight, None, bias, seed=1)[0]
+
+    leaf = weight.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(loss(leaf), leaf)
+    torch.testing.assert_close(torch.func.grad(loss)(weight), expected, rtol=1e-4, atol=1e-5)
+    found = torch.vmap(torch.func.grad(loss))(torch.stack([weight, weight]))
+    torch.testing.assert_close(found[1], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_compiled_function_transforms():

@@ -47,7 +47,7 @@ def corrupt(
     return (output if kind == "gaussian" else output.view(x.dtype)).to(x.dtype).reshape(x.shape)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _replace(
     x: np.ndarray,
     output: np.ndarray,
@@ -72,7 +72,7 @@ def _replace(
                 output_part[i] = replacement if u < touched else x_part[i]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _gaussian(
     x: np.ndarray, output: np.ndarray, seed: int, first_row: int, level: np.float32
 ) -> None:

@@ -47,10 +47,12 @@ def gibbs(
     seed: int | None = None,
     generator: torch.Generator | None = None,
     row_offset: int = 0,
+    states_checked: bool = True,
 ) -> Sample:
     machine = _check_machine(visible, weight, visible_bias, hidden_bias, visible_kind, log_var)
     k = check_steps(k)
-    _check_states(visible, "visible", visible_kind)
+    if states_checked:
+        check_states(visible, "visible", visible_kind)
     beta = _check_beta(beta, visible, visible_kind)
     _check_clamp_mask(clamp_mask, visible)
     row_offset = contract.check_integer(row_offset, "row_offset", 2**62)
@@ -58,7 +60,7 @@ def gibbs(
     traced = contract.is_traced(visible, *machine)
     drawn = contract.draw_seed(seed, generator, visible.device, traced)
     settings = Settings(k, beta, clamp_mask, return_probs, drawn, row_offset)
-    with torch.no_grad():
+    with torch.no_grad(), contract.without_autocast(visible.device):
         return _gibbs(visible, machine, settings, traced)
 
 
@@ -75,7 +77,7 @@ def contrastive_divergence(
     seed: int | None = None,
     generator: torch.Generator | None = None,
     row_offset: int = 0,
-    check_states: bool = True,
+    states_checked: bool = True,
 ) -> tuple[Tensor, Tensor]:
     machine = _check_machine(visible, weight, visible_bias, hidden_bias, visible_kind, log_var)
     if chain is not None:
@@ -85,22 +87,23 @@ def contrastive_divergence(
                 f"chain has shape {list(chain.shape)}; "
                 f"with weight's shape {list(weight.shape)} it takes [..., {weight.shape[1]}]"
             )
-        if check_states:
-            _check_states(chain, "chain", visible_kind)
+        if states_checked:
+            check_states(chain, "chain", visible_kind)
     k = check_steps(k)
-    if check_states:
-        _check_states(visible, "visible", visible_kind)
+    if states_checked:
+        check_states(visible, "visible", visible_kind)
     row_offset = contract.check_integer(row_offset, "row_offset", 2**62)
     contract.check_seed_arguments(seed, generator)
     start = visible if chain is None else chain
     traced = contract.is_traced(start, visible, *machine)
     drawn = contract.draw_seed(seed, generator, visible.device, traced)
     settings = Settings(k, None, None, False, drawn, row_offset)
-    if not traced and _is_fused(visible, chain, machine):
-        return _fused_divergence(visible, chain, machine, settings)
-    with torch.no_grad():
-        end = _gibbs(start, machine, settings, traced).visible
-    return _free_energy_difference(visible, end, machine), end
+    with contract.without_autocast(visible.device):
+        if not traced and _is_fused(visible, chain, machine):
+            return _fused_divergence(visible, chain, machine, settings)
+        with torch.no_grad():
+            end = _gibbs(start, machine, settings, traced).visible
+        return _free_energy_difference(visible, end, machine), end
 
 
 def free_energy(
@@ -113,7 +116,8 @@ def free_energy(
     log_var: Tensor | None = None,
 ) -> Tensor:
     machine = _check_machine(visible, weight, visible_bias, hidden_bias, visible_kind, log_var)
-    return _free_energy(visible, machine)
+    with contract.without_autocast(visible.device):
+        return _free_energy(visible, machine)
 
 
 def check_steps(k: int) -> int:
@@ -157,16 +161,16 @@ def _check_machine(
     return Machine(weight, visible_bias, hidden_bias, log_var)
 
 
-def _check_states(visible: Tensor, argument: str, visible_kind: str) -> None:
-    """Asking a GPU would wait for it."""
+def check_states(visible: Tensor, argument: str, visible_kind: str) -> None:
+    """Bernoulli states lie in [0, 1]. A GPU is not asked: it would be waited for."""
     if visible_kind != "bernoulli" or visible.device.type != "cpu" or visible.numel() == 0:
         return
     if contract.is_traced(visible) or contract.is_transformed(visible):
         return
     low, high = torch.aminmax(visible.detach())
-    if low < 0 or high > 1:
+    if not (low >= 0 and high <= 1):  # NaN is neither
         raise ValueError(
-            f"{argument} holds {(low if low < 0 else high).item():g}; "
+            f"{argument} holds {(high if low >= 0 else low).item():g}; "
             "Bernoulli units take numbers in [0, 1]"
         )
 
@@ -186,10 +190,11 @@ def _check_beta(beta: Any, visible: Tensor, visible_kind: str) -> Tensor | None:
             f"{list(visible.shape[:-1])}"
         )
     if beta.device.type == "cpu" and not contract.is_traced(beta) and beta.numel():
-        least = beta.min().item()
-        if least < 0 or (least == 0 and visible_kind == "gaussian"):
+        least, most = (bound.item() for bound in torch.aminmax(beta))
+        if not (least >= 0 and most < math.inf) or (least == 0 and visible_kind == "gaussian"):
             domain = "above 0 for Gaussian units" if visible_kind == "gaussian" else "at least 0"
-            raise ValueError(f"beta is {least:g}; it takes numbers {domain}")
+            wrong = least if not least > 0 else most
+            raise ValueError(f"beta is {wrong:g}; it takes finite numbers {domain}")
     return beta.expand(visible.shape[:-1]).reshape(rows, 1)
 
 
@@ -227,11 +232,10 @@ def _gibbs(visible: Tensor, machine: Machine, settings: Settings, traced: bool) 
 
 def _run(visible: Tensor, machine: Machine, settings: Settings) -> Sample:
     name = backend.select(visible.device, visible.dtype)
-    autocast = contract.autocast_dtype(visible.device) is not None
     if (
         visible.dtype not in FUSED[name]
-        or autocast
         or 0 in (visible.numel(), machine.weight.numel())
+        or contract.is_in_functorch()
         or contract.is_transformed(visible)
     ):
         return eager.gibbs(visible, machine, settings)
@@ -270,7 +274,6 @@ def _is_fused(visible: Tensor, chain: Tensor | None, machine: Machine) -> bool:
     return (
         machine.log_var is None
         and visible.dtype in FUSED[backend.select(visible.device, visible.dtype)]
-        and contract.autocast_dtype(visible.device) is None
         and 0 not in (machine.weight.numel(), *(tensor.numel() for tensor in states))
         and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in states))
         and not any(contract.is_transformed(tensor) for tensor in states)
@@ -361,7 +364,7 @@ def _registered(
     if visible.dim() != 2:
         raise ValueError(f"visible has shape {list(visible.shape)}; the registered op takes [B, D]")
     k = check_steps(k)
-    _check_states(visible, "visible", kind)
+    check_states(visible, "visible", kind)
     if beta is not None:
         beta = _check_beta(beta.reshape(-1), visible, kind)
     _check_clamp_mask(clamp_mask, visible)
@@ -390,6 +393,17 @@ def _(visible: Tensor, weight: Tensor, *arguments: Any) -> tuple[Tensor, Tensor,
         visible.new_empty((batch, width) if probs else (0,)),
         visible.new_empty((batch, hidden) if probs else (0,)),
     )
+
+
+def _no_gradients(ctx: Any, *_: Any) -> tuple[None, ...]:
+    return (None,) * 11
+
+
+def _not_differentiable(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.mark_non_differentiable(*output)
+
+
+_registered.register_autograd(_no_gradients, setup_context=_not_differentiable)
 
 
 def _registered_call(visible: Tensor, machine: Machine, settings: Settings) -> Sample:

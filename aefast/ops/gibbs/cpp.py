@@ -50,7 +50,9 @@ class _Kernels(Kernels):
         return shared.packed_operand(right)
 
     def linear(self, left: Tensor, right: shared.RightOperand, bias: Tensor | None) -> Tensor:
-        return shared.linear_act(left, right, bias, "identity", False)[0]
+        # A single row would take the vendor's product, which is rounded otherwise.
+        rows = left if left.shape[0] > 1 else left.expand(2, -1)
+        return shared.linear_act(rows, right, bias, "identity", False)[0][: left.shape[0]]
 
     def bernoulli(
         self, values: Tensor, beta: Tensor | None, keep: bool, settings: Settings, step: int
@@ -131,7 +133,8 @@ class Bits:
     def transposed(self) -> tuple["Bits", Tensor]:
         """The transpose, and how many bits of each column [columns] are set."""
         rows, columns = self.shape
-        bits, counts = Bits.zeros(columns, rows), torch.empty(columns, device="cpu")
+        bits = Bits.zeros(columns, rows)
+        counts = torch.empty(columns, dtype=torch.float32, device="cpu")
         _C.transpose_bits(
             self.view, bits.words.data_ptr(), counts.data_ptr(), torch.get_num_threads()
         )
@@ -165,8 +168,8 @@ class _BinaryKernels(_Kernels):
         if not is_binary.any():
             return super().linear(left, right, bias)
         values = _binary_product(bits, right.matrix, bias)
-        grey = ~is_binary
-        values[grey] = super().linear(left[grey], right, bias)
+        if not is_binary.all():
+            values[~is_binary] = super().linear(left[~is_binary], right, bias)
         return values
 
     def draw_bernoulli(
@@ -184,7 +187,7 @@ class _BinaryKernels(_Kernels):
             return Bits.pack(values)[0], means
         matrix, rows = right.matrix, left.shape[0]
         drawn = Bits.zeros(rows, matrix.shape[0])
-        means = torch.empty(drawn.shape, device="cpu") if keep else None
+        means = matrix.new_empty(drawn.shape) if keep else None
         bias = None if bias is None else bias.contiguous()
         _C.draw_bits(
             left.view,

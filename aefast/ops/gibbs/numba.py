@@ -1,5 +1,7 @@
 """Gibbs sampling in numba, around the vendor's matrix products."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numba import njit
@@ -9,8 +11,6 @@ from aefast.ops.gibbs import chain
 from aefast.ops.gibbs.kernels import Kernels
 from aefast.ops.gibbs.settings import Machine, Sample, Settings
 from aefast.ops.shared import numba as shared
-
-ROWS_PER_TASK = 16
 
 
 def gibbs(visible: Tensor, machine: Machine, settings: Settings) -> Sample:
@@ -36,12 +36,11 @@ class _Kernels(Kernels):
         arrays = [tensor.numpy() for tensor in (values, means, betas)]
         seed, row_offset = int(settings.seed), settings.row_offset
 
-        def task(index: int) -> None:
-            rows = slice(index * ROWS_PER_TASK, (index + 1) * ROWS_PER_TASK)
+        def draw(rows: slice) -> None:
             parts = (array[rows] for array in arrays)
             _bernoulli(*parts, keep, seed, row_offset + rows.start, step)
 
-        shared.parallel_for(-(-len(values) // ROWS_PER_TASK), task)
+        _for_rows(values, draw)
         return means if keep else None
 
     def gaussian(
@@ -58,16 +57,24 @@ class _Kernels(Kernels):
         array, columns = noise.numpy(), values.shape[1]
         seed, row_offset = int(settings.seed), settings.row_offset
 
-        def task(index: int) -> None:
-            rows = slice(index * ROWS_PER_TASK, (index + 1) * ROWS_PER_TASK)
+        def draw(rows: slice) -> None:
             _normals(array[rows], seed, row_offset + rows.start, step, columns)
 
-        shared.parallel_for(-(-len(values) // ROWS_PER_TASK), task)
+        _for_rows(values, draw)
         values += noise * deviation if beta is None else noise * deviation * beta.rsqrt()[:, None]
         return means
 
 
-@njit(nogil=True, cache=True)
+def _for_rows(values: Tensor, body: Callable[[slice], None]) -> None:
+    """body(rows) for parts of a matrix, on all threads."""
+    rows, columns = values.shape
+    count = max(1, shared.ELEMENTS_PER_TASK // columns)
+    shared.parallel_for(
+        -(-rows // count), lambda index: body(slice(index * count, (index + 1) * count))
+    )
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
 def _bernoulli(
     values: np.ndarray,
     means: np.ndarray,
@@ -89,7 +96,7 @@ def _bernoulli(
             values[row, column] = np.float32(1) if uniform < probability else np.float32(0)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _normals(noise: np.ndarray, seed: int, first_row: int, step: int, columns: int) -> None:
     words = np.empty((columns + 3) // 4 * 4, dtype=np.uint32)
     normals = np.empty(words.size, dtype=np.float32)

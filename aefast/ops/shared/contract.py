@@ -1,5 +1,6 @@
 """What the doors of all ops check, and how a call finds its way to a kernel."""
 
+import contextlib
 import sys
 from numbers import Integral, Real
 from typing import Any
@@ -117,6 +118,13 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
     if not torch.is_autocast_enabled(device.type):
         return None
     return torch.get_autocast_dtype(device.type)
+
+
+def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """For ops that keep their inputs' dtype: states, and energies, whose differences count."""
+    if autocast_dtype(device) is None:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def is_traced(*tensors: Tensor | None) -> bool:
