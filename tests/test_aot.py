@@ -113,6 +113,7 @@ from triton.runtime.jit import create_function_from_signature
 
 from aefast.ops.corrupt import triton as corrupt
 from aefast.ops.gibbs import triton as gibbs
+from aefast.ops.gibbs.chain import run_chain
 from aefast.ops.gibbs.settings import Machine, Settings as ChainSettings
 from aefast.ops.jacobian import triton as jacobian
 from aefast.ops.linear_act import triton as linear_act
@@ -159,7 +160,8 @@ for batch in [*range(1, 130), 1000, 1024, 4096, 5000, 8191, 16384, 40000]:
     for seed in (0, 1, 16, 2**40):
         corrupt.corrupt(x, "masking", 0.5, 0.0, 0.0, seed, batch)
         chain = ChainSettings(1, None, None, True, seed, batch)
-        gibbs.gibbs(x, Machine(weight, None, bias, None), chain)
+        machine = Machine(weight, None, bias, None)
+        run_chain(gibbs.kernels(machine, chain), x, machine, chain)
 print(len(keys), len(names))
 """
 

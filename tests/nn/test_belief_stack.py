@@ -6,8 +6,6 @@ import torch.nn.functional as F
 
 from aefast.nn import DeepBeliefStack, LinearAct
 
-sklearn_datasets = pytest.importorskip("sklearn.datasets")
-
 
 @pytest.fixture(autouse=True)
 def one_thread(threads):
@@ -16,7 +14,8 @@ def one_thread(threads):
 
 @pytest.fixture(scope="module")
 def digits():
-    return torch.tensor(sklearn_datasets.load_digits().data, dtype=torch.float32) / 16
+    datasets = pytest.importorskip("sklearn.datasets")
+    return torch.tensor(datasets.load_digits().data, dtype=torch.float32) / 16
 
 
 def fine_tune(model, data, epochs):

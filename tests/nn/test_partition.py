@@ -9,8 +9,6 @@ import torch.nn.functional as F
 
 from aefast.nn import RBM, annealed_importance_sampling, exact_log_partition
 
-sklearn_datasets = pytest.importorskip("sklearn.datasets")
-
 
 def machine(visible, hidden, **options):
     made = RBM(visible, hidden, **options)
@@ -26,7 +24,8 @@ def every_state(units):
 
 @pytest.fixture(scope="module")
 def upscaled_digits():
-    images = torch.tensor(sklearn_datasets.load_digits().images, dtype=torch.float32) / 16
+    datasets = pytest.importorskip("sklearn.datasets")
+    images = torch.tensor(datasets.load_digits().images, dtype=torch.float32) / 16
     large = F.interpolate(images[:, None], (28, 28), mode="bilinear")
     return (large.reshape(-1, 784) > 0.5).float()
 

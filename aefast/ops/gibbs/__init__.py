@@ -1,11 +1,10 @@
 """Gibbs sampling, contrastive divergence and free energy: the contract and the registered op.
 
-A backend module has two functions, on float32 ``visible [B, D]``:
+A backend module has one function,
 
-``gibbs(visible, machine, settings) -> Sample``
-    which leaves its arguments as they are;
-``divergence(visible, chain, machine, settings, weight_needed) -> (Divergence, chain)``
-    contrastive divergence of Bernoulli units with its gradients.
+``kernels(machine, settings) -> Kernels``
+
+the steps of kernels.py for float32 states; chain.py goes through them.
 """
 
 import math
@@ -17,6 +16,7 @@ from torch import Tensor
 from aefast import backend, random
 from aefast.ops import linear_act as _linear_act
 from aefast.ops.gibbs import eager
+from aefast.ops.gibbs.chain import divergence, run_chain
 from aefast.ops.gibbs.settings import Machine, Sample, Settings
 from aefast.ops.shared import contract
 from aefast.ops.shared.autograd import KernelFunction, is_one
@@ -240,7 +240,8 @@ def _run(visible: Tensor, machine: Machine, settings: Settings) -> Sample:
     ):
         return eager.gibbs(visible, machine, settings)
     visible = contract.readable(visible, "visible").detach()
-    return backend.implementation("gibbs", name).gibbs(visible, _readable(machine), settings)
+    kernels = backend.implementation("gibbs", name).kernels(machine, settings)
+    return run_chain(kernels, visible, _readable(machine), settings)
 
 
 def _readable(machine: Machine) -> Machine:
@@ -311,10 +312,10 @@ class _ContrastiveDivergence(KernelFunction):
     ) -> tuple[Tensor, Tensor]:
         machine = _readable(Machine(weight, visible_bias, hidden_bias, None))
         visible = contract.readable(visible, "visible").detach()
-        chain = None if chain is None else contract.readable(chain, "chain").detach()
+        start = None if chain is None else contract.readable(chain, "chain").detach()
         name = backend.select(visible.device, visible.dtype)
-        kernels = backend.implementation("gibbs", name)
-        found, end = kernels.divergence(visible, chain, machine, settings, needed[0])
+        kernels = backend.implementation("gibbs", name).kernels(machine, settings)
+        found, end = divergence(kernels, visible, start, machine, settings, needed[0])
         made.append(found[1:])
         return found.loss, end
 

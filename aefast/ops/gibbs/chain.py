@@ -9,7 +9,7 @@ from aefast.ops.gibbs.kernels import Kernels
 from aefast.ops.gibbs.settings import Machine, Sample, Settings
 
 
-def gibbs(kernels: Kernels, visible: Tensor, machine: Machine, settings: Settings) -> Sample:
+def run_chain(kernels: Kernels, visible: Tensor, machine: Machine, settings: Settings) -> Sample:
     operands = kernels.operand(machine.weight), kernels.operand(machine.weight.t())
     start = kernels.states(visible) if machine.log_var is None else visible
     sample = _run(kernels, start, machine, operands, settings)

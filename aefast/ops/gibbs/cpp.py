@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from aefast import backend
-from aefast.ops.gibbs import chain
 from aefast.ops.gibbs.kernels import Kernels
-from aefast.ops.gibbs.settings import Machine, Sample, Settings
+from aefast.ops.gibbs.settings import Machine, Settings
 from aefast.ops.shared import cpp as shared
 
 _C = backend.extension()
@@ -23,21 +22,7 @@ _C = backend.extension()
 WORD_BITS = 64
 
 
-def gibbs(visible: Tensor, machine: Machine, settings: Settings) -> Sample:
-    return chain.gibbs(_kernels(), visible, machine, settings)
-
-
-def divergence(
-    visible: Tensor,
-    chains: Tensor | None,
-    machine: Machine,
-    settings: Settings,
-    weight_needed: bool,
-) -> tuple[chain.Divergence, Tensor]:
-    return chain.divergence(_kernels(), visible, chains, machine, settings, weight_needed)
-
-
-def _kernels() -> "_Kernels":
+def kernels(machine: Machine, settings: Settings) -> Kernels:
     # Below "highest" the matrix units take one or three products, fewer than any other way.
     rounded = torch.get_float32_matmul_precision() != "highest"
     return _Kernels() if rounded and _C.has_matrix_units() else _BinaryKernels()

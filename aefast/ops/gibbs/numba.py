@@ -7,24 +7,13 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from aefast.ops.gibbs import chain
 from aefast.ops.gibbs.kernels import Kernels
-from aefast.ops.gibbs.settings import Machine, Sample, Settings
+from aefast.ops.gibbs.settings import Machine, Settings
 from aefast.ops.shared import numba as shared
 
 
-def gibbs(visible: Tensor, machine: Machine, settings: Settings) -> Sample:
-    return chain.gibbs(_Kernels(), visible, machine, settings)
-
-
-def divergence(
-    visible: Tensor,
-    chains: Tensor | None,
-    machine: Machine,
-    settings: Settings,
-    weight_needed: bool,
-) -> tuple[chain.Divergence, Tensor]:
-    return chain.divergence(_Kernels(), visible, chains, machine, settings, weight_needed)
+def kernels(machine: Machine, settings: Settings) -> Kernels:
+    return _Kernels()
 
 
 class _Kernels(Kernels):

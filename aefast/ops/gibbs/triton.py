@@ -19,9 +19,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from aefast.ops.gibbs import chain
 from aefast.ops.gibbs.kernels import Kernels
-from aefast.ops.gibbs.settings import Machine, Sample, Settings
+from aefast.ops.gibbs.settings import Machine, Settings
 from aefast.ops.shared import triton_gemm
 from aefast.ops.shared.triton import (
     Variant,
@@ -335,20 +334,9 @@ def variants(generation: int) -> Iterator[Variant]:
             yield _half_step_variant(generation, tile, terms)
 
 
-def gibbs(visible: Tensor, machine: Machine, settings: Settings) -> Sample:
+def kernels(machine: Machine, settings: Settings) -> Kernels:
     binary = machine.log_var is None and settings.clamp_mask is None
-    kernels = _BinaryKernels() if binary else _Kernels()
-    return chain.gibbs(kernels, visible, machine, settings)
-
-
-def divergence(
-    visible: Tensor,
-    chains: Tensor | None,
-    machine: Machine,
-    settings: Settings,
-    weight_needed: bool,
-) -> tuple[chain.Divergence, Tensor]:
-    return chain.divergence(_BinaryKernels(), visible, chains, machine, settings, weight_needed)
+    return _BinaryKernels() if binary else _Kernels()
 
 
 class _Kernels(Kernels):
