@@ -167,10 +167,10 @@ def check_states(visible: Tensor, argument: str, visible_kind: str) -> None:
         return
     if contract.is_traced(visible) or contract.is_transformed(visible):
         return
-    low, high = torch.aminmax(visible.detach())
+    low, high = (bound.item() for bound in torch.aminmax(visible.detach()))
     if not (low >= 0 and high <= 1):  # NaN is neither
         raise ValueError(
-            f"{argument} holds {(high if low >= 0 else low).item():g}; "
+            f"{argument} holds {high if low >= 0 else low:g}; "
             "Bernoulli units take numbers in [0, 1]"
         )
 

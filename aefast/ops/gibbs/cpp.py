@@ -31,10 +31,10 @@ def kernels(machine: Machine, settings: Settings) -> Kernels:
 class _Kernels(Kernels):
     """States as float tensors."""
 
-    def operand(self, right: Tensor) -> shared.RightOperand:
+    def operand(self, right: Tensor) -> Any:
         return shared.packed_operand(right)
 
-    def linear(self, left: Tensor, right: shared.RightOperand, bias: Tensor | None) -> Tensor:
+    def linear(self, left: Any, right: Any, bias: Tensor | None) -> Tensor:
         # A single row would take the vendor's product, which is rounded otherwise.
         rows = left if left.shape[0] > 1 else left.expand(2, -1)
         return shared.linear_act(rows, right, bias, "identity", False)[0][: left.shape[0]]
@@ -129,8 +129,8 @@ class Bits:
 class _BinaryKernels(_Kernels):
     """Bernoulli states as bits; as float tensors only what is grey or Gaussian."""
 
-    def operand(self, right: Tensor) -> shared.RightOperand:
-        return shared.right_operand(right)
+    def operand(self, right: Tensor) -> Tensor:
+        return right
 
     def states(self, visible: Tensor) -> Bits | Tensor:
         bits, is_binary = Bits.pack(visible)
@@ -144,23 +144,22 @@ class _BinaryKernels(_Kernels):
             return torch.where(mask, given, drawn)
         return self.states(torch.where(mask, self.tensor(given), drawn.unpack()))
 
-    def linear(
-        self, left: Bits | Tensor, right: shared.RightOperand, bias: Tensor | None
-    ) -> Tensor:
+    def linear(self, left: Bits | Tensor, right: Any, bias: Tensor | None) -> Tensor:
         if isinstance(left, Bits):
-            return _binary_product(left, right.matrix, bias)
+            return _binary_product(left, right, bias)
         bits, is_binary = Bits.pack(left)
+        grey = shared.right_operand(right)
         if not is_binary.any():
-            return super().linear(left, right, bias)
-        values = _binary_product(bits, right.matrix, bias)
+            return super().linear(left, grey, bias)
+        values = _binary_product(bits, right, bias)
         if not is_binary.all():
-            values[~is_binary] = super().linear(left[~is_binary], right, bias)
+            values[~is_binary] = super().linear(left[~is_binary], grey, bias)
         return values
 
     def draw_bernoulli(
         self,
         left: Bits | Tensor,
-        right: shared.RightOperand,
+        right: Tensor,
         bias: Tensor | None,
         beta: Tensor | None,
         keep: bool,
@@ -170,15 +169,14 @@ class _BinaryKernels(_Kernels):
         if not isinstance(left, Bits):
             values, means = super().draw_bernoulli(left, right, bias, beta, keep, settings, step)
             return Bits.pack(values)[0], means
-        matrix, rows = right.matrix, left.shape[0]
-        drawn = Bits.zeros(rows, matrix.shape[0])
-        means = matrix.new_empty(drawn.shape) if keep else None
+        drawn = Bits.zeros(left.shape[0], right.shape[0])
+        means = right.new_empty(drawn.shape) if keep else None
         bias = None if bias is None else bias.contiguous()
         _C.draw_bits(
             left.view,
-            matrix.data_ptr(),
-            *matrix.stride(),
-            matrix.shape[0],
+            right.data_ptr(),
+            *right.stride(),
+            right.shape[0],
             0 if bias is None else bias.data_ptr(),
             0 if beta is None else beta.data_ptr(),
             drawn.words.data_ptr(),
