@@ -218,4 +218,5 @@ def case(machine: Machine, draw: str, calls_in_round: int = 1) -> Case:
         run=without_grad,
         limit=None if calls_in_round > 1 else machine.products(),
         calls_in_round=calls_in_round,
+        states=machine.k * machine.batch * (machine.visible + machine.hidden),
     )

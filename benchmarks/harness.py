@@ -73,6 +73,7 @@ class Case:
         limit: the machine's limit for this work.
         calls_in_round: more than 1 for calls that are too short to time one by one. Such a case
             times the calls from the host, on a GPU too: what it measures is their overhead.
+        states: how many random states one call draws, where that is what it is for.
         compiles: whether torch.compile of ``eager`` is a baseline; not where that is a peer
             library's own function.
     """
@@ -88,6 +89,7 @@ class Case:
     run: Callable[..., object] = forward
     limit: Limit | None = None
     calls_in_round: int = 1
+    states: int | None = None
     compiles: bool = True
 
     @property
@@ -229,6 +231,8 @@ def summarize(
         "peak_bytes": peaks.get("aefast"),
         "baselines": baselines,
     }
+    if case.states is not None:
+        record["states_per_second"] = case.states / statistics.median(ours)
     if case.limit is not None:
         scale = {"GB/s": 1e9, "TFLOP/s": 1e12}[case.limit.unit]
         record["limit"] = {

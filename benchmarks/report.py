@@ -72,7 +72,7 @@ def case_row(record: Record) -> list[str]:
     return [
         f"{record['op']} {record['case']}",
         f"{record['device']} {record['backend']}",
-        duration(record["seconds"]),
+        duration(record["seconds"]) + states(record.get("states_per_second")),
         ratio(eager),
         ratio(record["baselines"].get("compile")),
         limit(record.get("limit")),
@@ -109,6 +109,10 @@ def limit(measured: dict[str, Any] | None) -> str:
 
 def duration(seconds: float) -> str:
     return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-4 else f"{seconds * 1e6:.1f} us"
+
+
+def states(rate: float | None) -> str:
+    return "" if rate is None else f", {rate / 1e9:.3g} G states/s"
 
 
 def mebibytes(count: int | None) -> str:

@@ -135,6 +135,16 @@ def test_a_race_records_ratios_and_the_share_of_the_limit(monkeypatch: pytest.Mo
     assert record["limit"]["rate"] == pytest.approx(32e-9 / record["limit"]["share"]["median"])
 
 
+def test_a_peers_function_is_not_compiled_and_states_are_counted() -> None:
+    case = make_case(compiles=False, states=3 * 10**9)
+    record = harness.race(case, FakeBenchmark(), seconds=0.0)
+    assert set(record["baselines"]) == {"eager"}
+    assert record["states_per_second"] == 3e9
+    row = report.case_row({**record, "backend": "cpp"})
+    assert "3 G states/s" in row[2]
+    assert row[4] == "-"
+
+
 def test_a_compiler_that_fails_leaves_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_compiler(*_: object) -> None:
         raise RuntimeError("no g++ here\nand a long trace")
