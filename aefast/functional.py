@@ -527,7 +527,8 @@ def gibbs(
         k: how many steps, at least 1.
         visible_kind: ``"bernoulli"`` or ``"gaussian"``.
         log_var: ln s^2 of Gaussian units, ``[D]``; None for a variance of 1.
-        beta: a number or one for each row, ``[...]``; at least 0, of Gaussian units above 0.
+        beta: a number or one for each row, ``[...]``; finite and at least 0, of Gaussian units
+            above 0.
         clamp_mask: boolean, of visible's shape or one that broadcasts to it; where it is True a
             visible unit keeps its state: sampling of the others given these, in-painting.
         return_probs: return the probabilities of the last step's draws as well.
@@ -538,7 +539,8 @@ def gibbs(
     Returns:
         A named tuple ``(visible, hidden, visible_prob, hidden_prob)``: ``hidden [..., H]`` was
         drawn from ``hidden_prob``, and ``visible [..., D]`` from ``visible_prob``, for Gaussian
-        units the mean; the two are None unless asked for. Not differentiable.
+        units the mean; the two are None unless asked for. Not differentiable; of visible's dtype,
+        under autocast too.
 
     Raises:
         TypeError: an argument is of a wrong type, or the dtypes differ.
