@@ -176,10 +176,10 @@ static_assert(kMostRows % kPanelColumns == 0);
 template <class Finish>
 void for_each_binary_product(const BinaryView& left, const MatrixView& right, int threads,
                              const Finish& finish) {
-    constexpr double kLookupsPerThread = 1 << 20;  // of elements of K
-    const double work = static_cast<double>(left.rows) * right.rows * right.columns;
+    constexpr double kProductsPerThread = 1 << 20;
+    const double products = static_cast<double>(left.rows) * right.rows * right.columns;
     threads =
-        static_cast<int>(smaller(threads, 1 + static_cast<int64_t>(work / kLookupsPerThread)));
+        static_cast<int>(smaller(threads, 1 + static_cast<int64_t>(products / kProductsPerThread)));
     const int64_t panels = ceil_divide(right.rows, kPanelColumns);
     const int64_t wanted =
         smaller(ceil_divide(threads, panels), ceil_divide(left.rows, kFewestRows));
