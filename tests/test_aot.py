@@ -113,7 +113,7 @@ from triton.runtime.jit import create_function_from_signature
 
 from aefast.ops.corrupt import triton as corrupt
 from aefast.ops.gibbs import triton as gibbs
-from aefast.ops.gibbs.chain import run_chain
+from aefast.ops.gibbs.chain import divergence, run_chain
 from aefast.ops.gibbs.settings import Machine, Settings as ChainSettings
 from aefast.ops.jacobian import triton as jacobian
 from aefast.ops.linear_act import triton as linear_act
@@ -162,6 +162,12 @@ for batch in [*range(1, 130), 1000, 1024, 4096, 5000, 8191, 16384, 40000]:
         chain = ChainSettings(1, None, None, True, seed, batch)
         machine = Machine(weight, None, bias, None)
         run_chain(gibbs.kernels(machine, chain), x, machine, chain)
+        mask = torch.zeros(batch, 96, dtype=torch.bool)
+        clamped = chain._replace(beta=torch.ones(batch, 1), clamp_mask=mask)
+        run_chain(gibbs.kernels(machine, clamped), x, machine, clamped)
+        normal = machine._replace(log_var=torch.zeros(96))
+        run_chain(gibbs.kernels(normal, clamped), x, normal, clamped)
+        divergence(gibbs.kernels(machine, chain), x, None, machine, chain, True)
 print(len(keys), len(names))
 """
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from scipy import sparse
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import check_random_state, gen_batches, gen_even_slices
+from sklearn.utils import check_array, check_random_state, gen_batches, gen_even_slices
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
@@ -156,7 +156,8 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         if not hasattr(self, "random_state_"):
             self.random_state_ = check_random_state(self.random_state)
         seed = int(self.random_state_.randint(LARGEST_SEED))
-        sample = gibbs(_as_tensor(v), *self._parameters(), seed=seed, states_checked=False)
+        v = check_array(v, accept_sparse="csr", dtype=DTYPES)
+        sample = gibbs(_as_tensor(v), *self._parameters(), seed=seed, check_range=False)
         return sample.visible.numpy().astype(bool)
 
     @_in_a_mode_of_its_own
@@ -169,8 +170,7 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
 
     def _check_parameters(self) -> None:
         for name in ("n_components", "batch_size"):
-            if contract.check_integer(getattr(self, name), name, 2**31) == 0:
-                raise ValueError(f"{name} is 0; it takes at least 1")
+            contract.check_integer(getattr(self, name), name, 2**31, low=1)
         contract.check_integer(self.n_iter, "n_iter", 2**31)
         check_steps(self.k)
         if contract.check_number(self.learning_rate, "learning_rate", 0) == 0:
@@ -206,7 +206,7 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             self.k,
             chain=_as_tensor(self.v_samples_) if self.persistent else None,
             seed=int(rng.randint(LARGEST_SEED)),
-            states_checked=False,
+            check_range=False,
         )
         gradients = torch.autograd.grad(loss, parameters)
         with torch.no_grad():
@@ -238,7 +238,7 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
 def _as_tensor(X: Any) -> Tensor:
     """An array's, sparse matrix's or tensor's rows as float32."""
     if isinstance(X, Tensor):
-        return X
+        return X.float()
     X = X.toarray() if sparse.issparse(X) else X
     array = np.ascontiguousarray(X, dtype=np.float32)
     # A model from a memory map must not be written to, and torch knows no such tensor.
@@ -254,5 +254,5 @@ def _warn_of_range(X: Any) -> None:
     if low < 0 or high > 1:
         worst = low if low < 0 else high
         warnings.warn(
-            f"X holds {worst:g}; Bernoulli units take numbers in [0, 1]", UserWarning, stacklevel=3
+            f"X holds {worst:g}; Bernoulli units take numbers in [0, 1]", UserWarning, stacklevel=4
         )

@@ -113,33 +113,35 @@ class DeepBeliefStack(nn.Module):
             ValueError: one is outside its range, or data is not [N, D].
             FloatingPointError: as :meth:`aefast.nn.RBM.check_finite`.
         """
-        width = next(iter(self)).weight.shape[1]
-        contract.check_tensor(data, "data")
+        weight = next(iter(self)).weight
+        width = weight.shape[1]
+        contract.check_like(data, "data", weight, "weight")
+        contract.check_seed_arguments(None, generator)
         if data.dim() != 2 or data.shape[1] != width or len(data) == 0:
             raise ValueError(f"data has shape {list(data.shape)}; it takes [N, {width}], N > 0")
         for argument, value in (("epochs", epochs), ("batch_size", batch_size)):
-            if contract.check_integer(value, argument, 2**31) == 0:
-                raise ValueError(f"{argument} is 0; it takes at least 1")
+            contract.check_integer(value, argument, 2**31, low=1)
         if contract.check_number(learning_rate, "learning_rate", 0) == 0:
             raise ValueError("learning_rate is 0; it takes a number above 0")
-        if contract.check_number(momentum, "momentum", 0, 1) == 1:
-            raise ValueError("momentum is 1; it takes a number in [0, 1)")
+        if not contract.check_number(momentum, "momentum", 0) < 1:
+            raise ValueError(f"momentum is {momentum}; it takes a number in [0, 1)")
         contract.check_number(weight_decay, "weight_decay", 0)
-        for number, machine in enumerate(self, start=1):
-            machine.train()
-            others = [p for p in machine.parameters() if p is not machine.weight]
-            decaying: dict[str, Any] = {"params": machine.weight, "weight_decay": weight_decay}
-            optimizer = torch.optim.SGD([decaying, {"params": others}], learning_rate, momentum)
-            label = f"machine {number} of {len(self.machines)}"
-            for _ in track(range(epochs), label, disable=not progress):
-                order = torch.randperm(len(data), generator=generator).to(data.device)
-                for rows in order.split(batch_size):
-                    optimizer.zero_grad()
-                    machine.loss(data[rows], generator=generator).backward()
-                    optimizer.step()
-            machine.check_finite()
-            with torch.no_grad():
-                data = machine(data)
+        with torch.enable_grad(), contract.without_autocast(data.device):
+            for number, machine in enumerate(self, start=1):
+                optimizer = _optimizer(machine, learning_rate, momentum, weight_decay)
+                label = f"machine {number} of {len(self.machines)}"
+                was_training = machine.training
+                machine.train()
+                for _ in track(range(epochs), label, disable=not progress):
+                    order = torch.randperm(len(data), generator=generator).to(data.device)
+                    for rows in order.split(batch_size):
+                        optimizer.zero_grad()
+                        machine.loss(data[rows], generator=generator).backward()
+                        optimizer.step()
+                machine.check_finite()
+                machine.train(was_training)
+                with torch.no_grad():
+                    data = machine(data)
 
     @torch.no_grad()
     def unroll(self) -> nn.Sequential:
@@ -151,15 +153,24 @@ class DeepBeliefStack(nn.Module):
         encoder, decoder = [], []
         for machine in self:
             hidden, visible = machine.weight.shape
-            up = LinearAct(visible, hidden, activation="sigmoid")
+            up = LinearAct(visible, hidden, activation="sigmoid").to(machine.weight)
             up.weight.copy_(machine.weight)
             if machine.log_var is not None:
                 up.weight.mul_(torch.exp(-machine.log_var))
             up.bias.copy_(machine.hidden_bias)
             is_gaussian = machine.visible_kind == "gaussian"
             down = LinearAct(hidden, visible, activation="identity" if is_gaussian else "sigmoid")
+            down.to(machine.weight)
             down.weight.copy_(machine.weight.t())
             down.bias.copy_(machine.visible_bias)
             encoder.append(up)
             decoder.append(down)
-        return nn.Sequential(*encoder, *reversed(decoder)).to(next(self.parameters()))
+        return nn.Sequential(*encoder, *reversed(decoder))
+
+
+def _optimizer(
+    machine: RBM, learning_rate: float, momentum: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    others = [p for p in machine.parameters() if p is not machine.weight]
+    decaying: dict[str, Any] = {"params": machine.weight, "weight_decay": weight_decay}
+    return torch.optim.SGD([decaying, {"params": others}], learning_rate, momentum)

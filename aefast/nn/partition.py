@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from rich.progress import track
 from torch import Tensor
 
-from aefast.functional import free_energy, gibbs, linear_act
+from aefast.functional import free_energy, linear_act
 from aefast.nn.rbm import RBM
-from aefast.ops.gibbs import check_states
+from aefast.ops.gibbs import check_states, gibbs
 from aefast.ops.shared import contract
 
 MOST_ENUMERATED = 25  # units: 2^25 states
@@ -138,6 +138,7 @@ def annealed_importance_sampling(
         TypeError: an argument is of a wrong type.
         ValueError: a number outside its range, temperatures that do not rise from 0 to 1, or a
             shape that does not fit.
+        FloatingPointError: a parameter of the machine is infinite or NaN.
 
     References:
         Salakhutdinov, Murray, "On the quantitative analysis of deep belief networks", ICML 2008.
@@ -160,10 +161,8 @@ def annealed_importance_sampling(
     if contract.check_number(confidence, "confidence", 0, 1) in (0, 1):
         raise ValueError(f"confidence is {confidence}; it takes a number in (0, 1)")
     contract.check_seed_arguments(seed, generator)
-    chains = contract.check_integer(chains, "chains", 2**31)
     chains = chains if reverse_from is None else len(reverse_from)
-    if chains < 2:
-        raise ValueError(f"chains is {chains}; an interval takes at least 2")
+    chains = contract.check_integer(chains, "chains", 2**31, low=2)
     base_bias = _base_bias(machine, data)
     first_seed = contract.draw_seed(seed, generator, torch.device("cpu"), False)
     draws = torch.Generator().manual_seed(int(first_seed))
@@ -235,6 +234,7 @@ def _transition(
         log_var=_log_var(machine) - math.log(beta) if gaussian else None,
         beta=beta,
         generator=draws,
+        check_range=False,
     ).visible
     return drawn * beta if gaussian else drawn
 
@@ -286,9 +286,7 @@ def _summary(log_weights: Tensor, log_base: float, sign: int, confidence: float)
 
 def _check_betas(betas: int | Tensor) -> Tensor:
     if not isinstance(betas, Tensor):
-        count = contract.check_integer(betas, "betas", 2**31)
-        if count < 2:
-            raise ValueError(f"betas is {count}; it takes at least 2")
+        count = contract.check_integer(betas, "betas", 2**31, low=2)
         return torch.linspace(0, 1, count, dtype=torch.float64)
     if betas.dim() != 1 or len(betas) < 2:
         raise ValueError(f"betas has shape {list(betas.shape)}; it takes [T], at least 2 of them")
@@ -306,6 +304,7 @@ def _check_precision(machine: RBM) -> None:
             f"the machine has dtype {contract.dtype_name(machine.weight)}; "
             "sums over many states take float32 or float64"
         )
+    machine.check_finite()
 
 
 def _check_rows(machine: RBM, rows: Tensor, argument: str) -> None:
@@ -314,3 +313,5 @@ def _check_rows(machine: RBM, rows: Tensor, argument: str) -> None:
     if rows.dim() != 2 or rows.shape[1] != width or len(rows) == 0:
         raise ValueError(f"{argument} has shape {list(rows.shape)}; it takes [N, {width}], N > 0")
     check_states(rows, argument, machine.visible_kind)
+    if not rows.isfinite().all():
+        raise ValueError(f"{argument} holds NaN or an infinity; it takes finite numbers")

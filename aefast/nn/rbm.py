@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from aefast import functional, random
 from aefast.functional import contrastive_divergence, linear_act
-from aefast.ops.gibbs import VISIBLE_KINDS, check_steps
+from aefast.ops.gibbs import VISIBLE_KINDS, check_states, check_steps
 from aefast.ops.shared import contract
 
 INITIAL_DEVIATION = 0.01
@@ -93,8 +93,8 @@ class RBM(nn.Module):
         sparsity_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        visible = contract.check_integer(visible, "visible", 2**31)
-        hidden = contract.check_integer(hidden, "hidden", 2**31)
+        visible = contract.check_integer(visible, "visible", 2**31, low=1)
+        hidden = contract.check_integer(hidden, "hidden", 2**31, low=1)
         contract.check_choice(visible_kind, "visible_kind", VISIBLE_KINDS)
         if learn_variance and visible_kind != "gaussian":
             raise ValueError(
@@ -148,9 +148,11 @@ class RBM(nn.Module):
 
         Raises:
             FloatingPointError: the last training step left a parameter infinite or NaN; the
-                message names both. Nothing is looked at under torch.compile or torch.func.
+                message names both. Nothing is looked at under torch.compile, torch.func or while a
+                CUDA graph is captured.
             ValueError: as :func:`aefast.functional.gibbs`.
         """
+        contract.check_like(visible, "visible", self.weight, "weight")
         self.check_finite()
         loss, chain = contrastive_divergence(
             visible,
@@ -184,9 +186,13 @@ class RBM(nn.Module):
             return
         if self.weight.is_meta:
             return
+        if self.weight.is_cuda and torch.cuda.is_current_stream_capturing():
+            return
+        # A sum is not finite where an element is not: one pass, no mask, and one wait for a GPU.
+        if torch.stack([parameter.sum() for parameter in self.parameters()]).isfinite().all():
+            return
         for name, parameter in self.named_parameters():
-            # The sum is not finite where an element is not: one pass, and no mask.
-            if parameter.sum().isfinite() or parameter.isfinite().all():
+            if parameter.isfinite().all():
                 continue
             kind = "NaN" if parameter.isnan().any() else "an infinity"
             raise FloatingPointError(
@@ -223,7 +229,7 @@ class RBM(nn.Module):
             samples: how many chains.
             k: how many steps, at least 1.
             start: the states ``[samples, D]`` or ``[D]`` that they begin with; None for random
-                ones.
+                ones, which under torch.compile take a ``seed``.
             clamp_mask: boolean, ``[samples, D]`` or ``[D]``: where it is True a unit keeps its
                 state in ``start``, and the others are drawn given these.
             beta: the inverse temperature, a number or ``[samples]``.
@@ -245,7 +251,7 @@ class RBM(nn.Module):
             seed = int(contract.draw_seed(seed, generator, self.weight.device, False))
             generator = None
             start = self._random_states(samples, seed)
-        contract.check_tensor(start, "start")
+        contract.check_like(start, "start", self.weight, "weight")
         if start.shape not in ((width,), (samples, width)):
             raise ValueError(
                 f"start has shape {list(start.shape)}; it takes [{samples}, {width}] or [{width}]"
@@ -277,7 +283,8 @@ class RBM(nn.Module):
             generator: what they are drawn from; None takes torch's default one.
 
         Raises:
-            ValueError: the visible units are Gaussian, or ``units`` is none of [1, D].
+            ValueError: the visible units are Gaussian, a state is outside [0, 1], or ``units`` is
+                none of [1, D].
 
         Reference:
             Besag, "Statistical analysis of non-lattice data", The Statistician 24, 1975.
@@ -288,6 +295,8 @@ class RBM(nn.Module):
         contract.check_like(visible, "visible", self.weight, "weight")
         if visible.dim() < 1 or visible.shape[-1] != width:
             raise ValueError(f"visible has shape {list(visible.shape)}; it takes [..., {width}]")
+        check_states(visible, "visible", self.visible_kind)
+        contract.check_seed_arguments(None, generator)
         if units is not None and not 1 <= contract.check_integer(units, "units", 2**31) <= width:
             raise ValueError(f"units is {units}; it takes an int in [1, {width}]")
         rows = visible.reshape(-1, width)
@@ -301,8 +310,10 @@ class RBM(nn.Module):
     def log_likelihood(self, visible: Tensor, log_partition: float) -> Tensor:
         """ln P(v) = -F(v) - ln Z, in nats: ``[..., D]`` to ``[...]``.
 
-        ``log_partition`` is ln Z, which :mod:`aefast.nn.partition` finds.
+        ``log_partition`` is ln Z, which :func:`aefast.nn.exact_log_partition` finds, or
+        :func:`aefast.nn.annealed_importance_sampling` as its ``estimate``.
         """
+        log_partition = contract.check_number(log_partition, "log_partition")
         return -self.free_energy(visible) - log_partition
 
     def _random_states(self, count: int, seed: int | None = None) -> Tensor:
@@ -362,7 +373,7 @@ def _log_conditionals(
     visible: Tensor, units: Tensor, weight: Tensor, visible_bias: Tensor, hidden_bias: Tensor
 ) -> Tensor:
     """ln P(v_i given the others) = ln sigmoid(F(v with v_i flipped) - F(v)) of the units [B, N]."""
-    inputs = linear_act(visible, weight, hidden_bias)
+    inputs = F.linear(visible, weight, hidden_bias)
     change = 1 - 2 * visible.gather(1, units)
     changed = inputs[:, None] + change[:, :, None] * weight.t()[units]
     hidden_term = (F.softplus(changed) - F.softplus(inputs)[:, None]).sum(2)

@@ -16,6 +16,7 @@ from sklearn.neural_network import BernoulliRBM as Theirs  # noqa: E402
 from sklearn.pipeline import make_pipeline  # noqa: E402
 from sklearn.utils.estimator_checks import parametrize_with_checks  # noqa: E402
 
+from aefast import backend  # noqa: E402
 from aefast.estimators import BernoulliRBM  # noqa: E402
 
 
@@ -150,6 +151,25 @@ def test_chains_may_begin_to_persist_later(digits):
     assert not hasattr(model.set_params(persistent=False).fit(data), "v_samples_")
 
 
+@pytest.mark.parametrize("name", ["cpp", "numba", "eager"])
+def test_on_every_backend(digits, name, capsys):
+    if backend.unavailable(name, "cpu"):
+        pytest.skip(f"{name} cannot run here")
+    data = digits[0][:50]
+    with backend.use_backend(name):
+        model = BernoulliRBM(8, n_iter=1, random_state=3, verbose=1).fit(data)
+        assert np.isfinite(model.score_samples(data)).all()
+        assert model.transform(data).shape == (50, 8)
+
+
+def test_a_gibbs_step_takes_tensors_and_refuses_nan(digits):
+    data = digits[0][:50]
+    model = BernoulliRBM(8, n_iter=1, random_state=3).fit(data)
+    assert model.gibbs(torch.from_numpy(data).double()).shape == data.shape
+    with pytest.raises(ValueError, match="NaN"):
+        model.gibbs(data * np.nan)
+
+
 def test_being_verbose_leaves_the_random_numbers_alone(digits, capsys):
     printed = []
     for _ in range(2):
@@ -182,8 +202,10 @@ def test_verbose_prints_as_scikit_learns_does(digits, capsys):
 
 
 def test_numbers_outside_the_range_are_warned_of(digits):
-    with pytest.warns(UserWarning, match=r"X holds 16; Bernoulli units take numbers in \[0, 1\]"):
+    message = r"X holds 16; Bernoulli units take numbers in \[0, 1\]"
+    with pytest.warns(UserWarning, match=message) as record:
         BernoulliRBM(8, n_iter=1).fit(digits[0][:50] * 16)
+    assert record[0].filename == __file__
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """DeepBeliefStack: greedy training, and the autoencoder that it unrolls to."""
 
+import contextlib
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -99,6 +101,24 @@ def test_a_generator_governs_training(digits):
     assert torch.equal(*found)
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, lambda: torch.autocast("cpu", torch.bfloat16)])
+def test_the_mode_of_the_caller_changes_nothing(digits, mode):
+    found = []
+    for caller in (contextlib.nullcontext, mode):
+        torch.manual_seed(0)
+        stack = DeepBeliefStack([64, 10, 5]).eval()
+        with caller():
+            stack.fit(digits[:100], epochs=1)
+        assert not any(module.training for module in stack.modules())
+        found.append(stack.machines[1].weight.detach().clone())
+    assert torch.equal(*found)
+
+
+def test_a_float64_stack_unrolls_exactly():
+    stack = DeepBeliefStack([9, 5]).double()
+    assert torch.equal(stack.unroll()[0].weight, stack.machines[0].weight)
+
+
 def test_a_learning_rate_that_is_too_high_is_told(digits):
     stack = DeepBeliefStack([64, 10], visible_kind="gaussian")
     with pytest.raises(FloatingPointError, match=r"holds .* after training step"):
@@ -118,6 +138,8 @@ WRONG = [
     (lambda data: DeepBeliefStack([64, 3]).fit(data, weight_decay=-1), ValueError, "weight_decay"),
     (lambda data: DeepBeliefStack([64, 3]).fit(data * 2), ValueError, "visible holds"),
     (lambda data: DeepBeliefStack([64, 3]).fit([1]), TypeError, "data is a list"),
+    (lambda data: DeepBeliefStack([64, 3]).fit(data.double()), TypeError, "data has dtype float64"),
+    (lambda data: DeepBeliefStack([64, 3]).fit(data, generator=3), TypeError, "generator is a int"),
 ]
 
 

@@ -183,6 +183,17 @@ def test_wrong_dtypes():
             function(RBM(6, 5).half())
 
 
+def test_what_is_not_finite_is_named():
+    model = RBM(6, 5, visible_kind="gaussian")
+    with pytest.raises(ValueError, match=r"^data holds NaN or an infinity"):
+        annealed_importance_sampling(model, DATA * math.nan)
+    with torch.no_grad():
+        model.weight[1, 2] = math.nan
+    for function in (exact_log_partition, lambda m: annealed_importance_sampling(m, DATA)):
+        with pytest.raises(FloatingPointError, match=r"^weight holds NaN"):
+            function(model)
+
+
 def test_autocast_changes_nothing():
     for kind in ("bernoulli", "gaussian"):
         model = machine(6, 5, visible_kind=kind)

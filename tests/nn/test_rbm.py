@@ -294,6 +294,17 @@ WRONG = [
     (lambda: RBM(6, 4, k=0), ValueError, "k is 0"),
     (lambda: RBM(6.5, 4), TypeError, "visible is a float"),
     (lambda: RBM(6, -4), ValueError, "hidden is -4"),
+    (lambda: RBM(0, 4), ValueError, r"visible is 0; it takes an int in \[1, "),
+    (
+        lambda: RBM(6, 4).sample(3, start=torch.ones(6).double()),
+        TypeError,
+        "start has dtype float64; it takes weight's, float32",
+    ),
+    (
+        lambda: RBM(6, 4).pseudo_log_likelihood(5 * torch.ones(3, 6)),
+        ValueError,
+        "visible holds 5",
+    ),
     (lambda: RBM(6, 4, chains=-1), ValueError, "chains is -1"),
     (lambda: RBM(6, 4, learn_variance=True), ValueError, "learn_variance is True"),
     (lambda: RBM(6, 4, sparsity_target=1.0), ValueError, r"sparsity_target is 1.0; .* in \(0, 1\)"),
@@ -302,6 +313,12 @@ WRONG = [
     (lambda: RBM(6, 4).loss(torch.ones(3, 5)), ValueError, r"visible has shape \[3, 5\]"),
     (lambda: RBM(6, 4).loss(torch.full((3, 6), 2.0)), ValueError, "visible holds 2"),
     (lambda: RBM(6, 4).loss(torch.ones(3, 6) * math.nan), ValueError, "visible holds nan"),
+    (lambda: RBM(6, 4).loss(torch.ones(3, 6).double()), TypeError, "visible has dtype float64"),
+    (
+        lambda: RBM(6, 4).log_likelihood(torch.ones(3, 6), (1.0, 0.5)),
+        TypeError,
+        "log_partition is a tuple; it takes a real number",
+    ),
     (lambda: RBM(6, 4).sample(3, k=0), ValueError, "k is 0"),
     (
         lambda: RBM(6, 4).sample(3, start=torch.ones(2, 6)),

@@ -123,6 +123,17 @@ def test_probabilities_are_as_accurate_as_torchs(kernel_place, grey):
         assert error <= 2 * (torchs.double() - exact).abs().max()
 
 
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+def test_on_a_cpu_probabilities_are_more_accurate_than_torchs(instruction_set, isa):
+    instruction_set(isa)
+    weight, visible_bias, hidden_bias = machine("cpu", 784, 512)
+    visible = states(128, 784)
+    found = gibbs(visible, weight, visible_bias, hidden_bias, return_probs=True).hidden_prob
+    exact = torch.sigmoid(visible.double() @ weight.double().t() + hidden_bias.double())
+    torchs = torch.sigmoid(torch.nn.functional.linear(visible, weight, hidden_bias)).double()
+    assert (found.double() - exact).abs().max() <= (torchs - exact).abs().max()
+
+
 @pytest.mark.parametrize(("precision", "bits"), [("high", 16), ("medium", 8)])
 def test_lower_precisions_round_the_weight_alone(kernel_place, matmul_precision, precision, bits):
     """A binary state is exact at any of them."""
@@ -137,11 +148,17 @@ def test_lower_precisions_round_the_weight_alone(kernel_place, matmul_precision,
     assert (found - exact).abs().max() <= bound
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered")  # the interpreter's
+@pytest.mark.parametrize("grey", [False, True])
 @pytest.mark.parametrize("special", [math.nan, math.inf, -math.inf])
-def test_weights_that_are_not_finite_give_the_definitions_probabilities(kernel_place, special):
+def test_weights_that_are_not_finite_give_the_definitions_probabilities(
+    kernel_place, special, grey
+):
     weight, visible_bias, hidden_bias = machine(kernel_place, 40, 30)
     weight[7, 11] = special
     visible = states(10, 40, kernel_place)
+    if grey:
+        visible[3:] *= 0.3
     options = {"seed": 1, "return_probs": True}
     found = gibbs(visible, weight, visible_bias, hidden_bias, **options)
     with use_backend("eager"):
@@ -502,6 +519,7 @@ WRONG = [
     ),
     (lambda v, w, b, c: gibbs(v, w, b, c, beta=v[:, 0] * math.nan), ValueError, "beta is nan"),
     (lambda v, w, b, c: gibbs(v, w, b, c, beta=v[:, 0] / 0 + 1), ValueError, "beta is "),
+    (lambda v, w, b, c: gibbs(v, w, b, c, beta=1e39), ValueError, r"beta is 1e\+39"),
     (lambda v, w, b, c: gibbs(v * 3, w, b, c), ValueError, "visible holds 3; Bernoulli units take"),
     (lambda v, w, b, c: gibbs(v - 2, w, b, c), ValueError, "visible holds -1"),
     (lambda v, w, b, c: gibbs(v, w, b, c, k=0), ValueError, "k is 0"),

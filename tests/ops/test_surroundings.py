@@ -151,6 +151,17 @@ def test_function_transforms_of_contrastive_divergence(kernel_place):
     torch.testing.assert_close(found[1], expected, rtol=1e-4, atol=1e-5)
 
 
+def test_gibbs_over_many_temperatures_by_vmap(kernel_place):
+    data = (torch.rand(6, 4, device=kernel_place) > 0.5).float()
+    weight = torch.randn(5, 4, device=kernel_place)
+    betas = torch.tensor([0.5, 1.0], device=kernel_place)
+
+    def sample(beta):
+        return gibbs(data, weight, None, None, k=2, beta=beta, seed=1).visible
+
+    assert torch.equal(torch.vmap(sample)(betas), torch.stack([sample(beta) for beta in betas]))
+
+
 def test_compiled_function_transforms():
     x, weight = torch.randn(6, 4), torch.randn(5, 4)
     for function in (

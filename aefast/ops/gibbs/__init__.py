@@ -47,11 +47,11 @@ def gibbs(
     seed: int | None = None,
     generator: torch.Generator | None = None,
     row_offset: int = 0,
-    states_checked: bool = True,
+    check_range: bool = True,
 ) -> Sample:
     machine = _check_machine(visible, weight, visible_bias, hidden_bias, visible_kind, log_var)
     k = check_steps(k)
-    if states_checked:
+    if check_range:
         check_states(visible, "visible", visible_kind)
     beta = _check_beta(beta, visible, visible_kind)
     _check_clamp_mask(clamp_mask, visible)
@@ -77,7 +77,7 @@ def contrastive_divergence(
     seed: int | None = None,
     generator: torch.Generator | None = None,
     row_offset: int = 0,
-    states_checked: bool = True,
+    check_range: bool = True,
 ) -> tuple[Tensor, Tensor]:
     machine = _check_machine(visible, weight, visible_bias, hidden_bias, visible_kind, log_var)
     if chain is not None:
@@ -87,10 +87,10 @@ def contrastive_divergence(
                 f"chain has shape {list(chain.shape)}; "
                 f"with weight's shape {list(weight.shape)} it takes [..., {weight.shape[1]}]"
             )
-        if states_checked:
+        if check_range:
             check_states(chain, "chain", visible_kind)
     k = check_steps(k)
-    if states_checked:
+    if check_range:
         check_states(visible, "visible", visible_kind)
     row_offset = contract.check_integer(row_offset, "row_offset", 2**62)
     contract.check_seed_arguments(seed, generator)
@@ -121,10 +121,7 @@ def free_energy(
 
 
 def check_steps(k: int) -> int:
-    k = contract.check_integer(k, "k", 2**30)
-    if k == 0:
-        raise ValueError("k is 0; it takes an int in [1, 2**30)")
-    return k
+    return contract.check_integer(k, "k", 2**30, low=1)
 
 
 def _check_machine(
@@ -181,7 +178,7 @@ def _check_beta(beta: Any, visible: Tensor, visible_kind: str) -> Tensor | None:
         return None
     rows = math.prod(visible.shape[:-1])
     if not isinstance(beta, Tensor):
-        beta = contract.check_number(beta, "beta", 0)
+        beta = contract.check_number(beta, "beta", 0, torch.finfo(visible.dtype).max)
         beta = visible.new_full((rows,), beta)
     contract.check_like(beta, "beta", visible, "visible")
     if beta.shape not in ((), visible.shape[:-1]):
@@ -189,7 +186,8 @@ def _check_beta(beta: Any, visible: Tensor, visible_kind: str) -> Tensor | None:
             f"beta has shape {list(beta.shape)}; it takes a number or one for each row, "
             f"{list(visible.shape[:-1])}"
         )
-    if beta.device.type == "cpu" and not contract.is_traced(beta) and beta.numel():
+    hidden = contract.is_traced(beta) or contract.is_in_functorch()
+    if beta.device.type == "cpu" and not hidden and beta.numel():
         least, most = (bound.item() for bound in torch.aminmax(beta))
         if not (least >= 0 and most < math.inf) or (least == 0 and visible_kind == "gaussian"):
             domain = "above 0 for Gaussian units" if visible_kind == "gaussian" else "at least 0"

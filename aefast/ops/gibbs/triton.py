@@ -223,6 +223,9 @@ def half_step_kernel(
                     depth, BLOCK_COLUMNS, BLOCK_DEPTH, UNIT, DESCRIPTORS,
                 ).T  # fmt: skip
                 product = tl.dot(left_tile, as_operand(right_tile, tl.bfloat16), product)
+            if term < left_terms - 1:
+                # What an infinite weight gives, the first term alone says.
+                product = tl.where(tl.abs(product) < float("inf"), product, 0.0)
             accumulator += product
     _draw_tile(
         accumulator, row_start, column_start, rows, columns, states_pointer, values_pointer,
@@ -407,6 +410,7 @@ class _BinaryKernels(_Kernels):
         return states.matrix[:, : states.shape[1]].float()
 
     def operand(self, right: Tensor) -> Terms:
+        self.one = torch.ones(1, dtype=torch.int32, device=right.device)
         return _split(right, self.terms)
 
     def linear(self, left: Terms, right: Terms, bias: Tensor | None) -> Tensor:
@@ -429,7 +433,7 @@ class _BinaryKernels(_Kernels):
         states = right.matrix.new_empty(rows, width)
         means = states.new_empty(rows, columns, dtype=torch.float32) if keep else None
         self._half_step(left, right, bias, beta, states, means, settings, step)
-        return Terms(states, torch.ones_like(right.count), (rows, columns)), means
+        return Terms(states, self.one, (rows, columns)), means
 
     def row_sum(self, states: Terms) -> Tensor:
         return self.tensor(states).sum(0)

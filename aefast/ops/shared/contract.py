@@ -69,13 +69,13 @@ def check_number(value: Any, argument: str, low: float = -LARGEST, high: float =
     return value if isinstance(value, float) else float(value)
 
 
-def check_integer(value: Any, argument: str, limit: int) -> int:
-    """An integer in [0, limit)."""
+def check_integer(value: Any, argument: str, limit: int, low: int = 0) -> int:
+    """An integer in [low, limit)."""
     if isinstance(value, bool | Tensor) or not isinstance(value, int | Integral):
         raise TypeError(f"{argument} is a {type(value).__name__}; it takes an int")
     value = value if isinstance(value, int) else int(value)
-    if not 0 <= value < limit:
-        domain = f"[0, 2**{limit.bit_length() - 1})"
+    if not low <= value < limit:
+        domain = f"[{low}, 2**{limit.bit_length() - 1})"
         raise ValueError(f"{argument} is {value}; it takes an int in {domain}")
     return value
 
