@@ -223,10 +223,10 @@ def half_step_kernel(
                     depth, BLOCK_COLUMNS, BLOCK_DEPTH, UNIT, DESCRIPTORS,
                 ).T  # fmt: skip
                 product = tl.dot(left_tile, as_operand(right_tile, tl.bfloat16), product)
-            if term < left_terms - 1:
-                # What an infinite weight gives, the first term alone says.
-                product = tl.where(tl.abs(product) < float("inf"), product, 0.0)
             accumulator += product
+        if term < left_terms - 1:
+            # What an infinite weight gives, the left operand's first term alone says.
+            accumulator = tl.where(tl.abs(accumulator) < float("inf"), accumulator, 0.0)
     _draw_tile(
         accumulator, row_start, column_start, rows, columns, states_pointer, values_pointer,
         bias_pointer, factor_pointer, load_seed(seed, seed_address), row_offset, step, bias_size,
