@@ -199,7 +199,7 @@ def test_splitting_a_batch_of_which_some_rows_are_grey_changes_nothing(place):
     start = states(11, 70, place)
     start[[1, 2, 6], 5] = 0.25
     whole = gibbs(start, *parts, k=1, seed=4, return_probs=True)
-    for size in (1, 2, 7):
+    for size in (7,) if is_interpreted(place) else (1, 2, 7):
         pieces = [
             gibbs(start[i : i + size], *parts, seed=4, row_offset=i, return_probs=True)
             for i in range(0, 11, size)
