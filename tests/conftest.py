@@ -1,6 +1,11 @@
 """Fixtures that every op's tests share."""
 
 import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -83,3 +88,42 @@ def matmul_precision():
     """Sets torch's float32 matmul precision, and restores it."""
     yield torch.set_float32_matmul_precision
     torch.set_float32_matmul_precision("highest")
+
+
+COMPILER = pytest.StashKey[tuple[subprocess.Popen, Path]]()
+
+
+def pytest_collection_finish(session):
+    """The ahead-of-time compiler starts with the first test and takes what the tests leave of the
+    machine: on its own it takes two minutes where nothing is cached."""
+    if session.config.option.collectonly:
+        return
+    if not any("binaries" in getattr(item, "fixturenames", ()) for item in session.items):
+        return
+    folder = Path(tempfile.mkdtemp(prefix="aefast-aot-"))
+    polite = ["nice"] if shutil.which("nice") else []
+    compiler = [sys.executable, "-m", "aefast.aot", "--jobs", str(os.cpu_count())]
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    process = subprocess.Popen(
+        [*polite, *compiler, "--json", str(folder / "report.json")],
+        env=environment,
+        stdout=(folder / "log").open("w"),
+        stderr=subprocess.STDOUT,
+    )
+    session.config.stash[COMPILER] = process, folder
+
+
+@pytest.fixture(scope="session")
+def ahead_of_time_report(request):
+    """The compiler's report, once it has ended."""
+    process, folder = request.config.stash[COMPILER]
+    assert process.wait() == 0, (folder / "log").read_text()
+    return folder / "report.json"
+
+
+def pytest_unconfigure(config):
+    if COMPILER in config.stash:
+        process, folder = config.stash[COMPILER]
+        process.terminate()
+        process.wait()
+        shutil.rmtree(folder)

@@ -31,10 +31,8 @@ def run(*arguments):
 
 
 @pytest.fixture(scope="session")
-def binaries(tmp_path_factory):
-    report = tmp_path_factory.mktemp("aot") / "report.json"
-    run("-m", "aefast.aot", "--json", str(report), "--jobs", str(os.cpu_count()))
-    return json.loads(report.read_text())
+def binaries(ahead_of_time_report):
+    return json.loads(ahead_of_time_report.read_text())
 
 
 def described(binaries):
