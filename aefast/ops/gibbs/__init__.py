@@ -186,8 +186,8 @@ def _check_beta(beta: Any, visible: Tensor, visible_kind: str) -> Tensor | None:
             f"beta has shape {list(beta.shape)}; it takes a number or one for each row, "
             f"{list(visible.shape[:-1])}"
         )
-    hidden = contract.is_traced(beta) or contract.is_in_functorch()
-    if beta.device.type == "cpu" and not hidden and beta.numel():
+    unseen = contract.is_traced(beta) or contract.is_in_functorch()
+    if beta.device.type == "cpu" and not unseen and beta.numel():
         least, most = (bound.item() for bound in torch.aminmax(beta))
         if not (least >= 0 and most < math.inf) or (least == 0 and visible_kind == "gaussian"):
             domain = "above 0 for Gaussian units" if visible_kind == "gaussian" else "at least 0"

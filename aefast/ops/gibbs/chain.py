@@ -24,9 +24,11 @@ def _run(
     """k steps from states of the kernels' own kind to states of that kind."""
     weight, transposed = operands
     beta = None if settings.beta is None else settings.beta.reshape(-1).float().contiguous()
-    precision = deviation = None
+    precision = deviation = factor = None
     if machine.log_var is not None:
-        precision, deviation = torch.exp(-machine.log_var), torch.exp(machine.log_var / 2)
+        precision = torch.exp(-machine.log_var)
+        deviation = torch.exp(machine.log_var / 2).contiguous()
+        factor = None if beta is None else beta.rsqrt()
     given, hidden_prob, visible_prob = visible, None, None
     for step in range(settings.k):
         keep = settings.return_probs and step == settings.k - 1
@@ -40,7 +42,7 @@ def _run(
             )
         else:
             visible = kernels.linear(hidden, transposed, machine.visible_bias)
-            visible_prob = kernels.gaussian(visible, deviation, beta, keep, settings, 2 * step + 1)
+            visible_prob = kernels.draw(visible, deviation, factor, keep, settings, 2 * step + 1)
         if settings.clamp_mask is not None:
             visible = kernels.clamp(visible, given, settings.clamp_mask)
     return Sample(visible, hidden, visible_prob, hidden_prob)

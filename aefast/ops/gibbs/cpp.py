@@ -39,22 +39,28 @@ class _Kernels(Kernels):
         rows = left if left.shape[0] > 1 else left.expand(2, -1)
         return shared.linear_act(rows, right, bias, "identity", False)[0][: left.shape[0]]
 
-    def bernoulli(
-        self, values: Tensor, beta: Tensor | None, keep: bool, settings: Settings, step: int
-    ) -> Tensor | None:
-        return _draw(values, None, beta, keep, settings, step)
-
-    def gaussian(
+    def draw(
         self,
         values: Tensor,
-        deviation: Tensor,
-        beta: Tensor | None,
+        deviation: Tensor | None,
+        factor: Tensor | None,
         keep: bool,
         settings: Settings,
         step: int,
     ) -> Tensor | None:
-        beta = None if beta is None else beta.rsqrt()
-        return _draw(values, deviation.contiguous(), beta, keep, settings, step)
+        means = torch.empty_like(values) if keep else None
+        _C.draw(
+            values.data_ptr(),
+            0 if means is None else means.data_ptr(),
+            0 if deviation is None else deviation.data_ptr(),
+            0 if factor is None else factor.data_ptr(),
+            *values.shape,
+            int(settings.seed),
+            settings.row_offset,
+            step,
+            torch.get_num_threads(),
+        )
+        return means
 
     def statistics(
         self, states: Any, weight: Any, bias: Tensor | None, scale: float
@@ -225,26 +231,3 @@ def _binary_product(left: Bits, matrix: Tensor, bias: Tensor | None) -> Tensor:
         torch.get_num_threads(),
     )
     return output
-
-
-def _draw(
-    values: Tensor,
-    deviation: Tensor | None,
-    factor: Tensor | None,
-    keep: bool,
-    settings: Settings,
-    step: int,
-) -> Tensor | None:
-    means = torch.empty_like(values) if keep else None
-    _C.draw(
-        values.data_ptr(),
-        0 if means is None else means.data_ptr(),
-        0 if deviation is None else deviation.data_ptr(),
-        0 if factor is None else factor.data_ptr(),
-        *values.shape,
-        int(settings.seed),
-        settings.row_offset,
-        step,
-        torch.get_num_threads(),
-    )
-    return means

@@ -34,24 +34,22 @@ class Kernels:
         """left [B, K] @ right.T + bias, in memory of its own."""
         return F.linear(left, right, bias)
 
-    def bernoulli(
-        self, values: Tensor, beta: Tensor | None, keep: bool, settings: Settings, step: int
-    ) -> Tensor | None:
-        """values [B, N] become 1 where this step's uniform is below sigmoid(beta values), else 0;
-        beta is [B]. The probabilities, if they are to be kept."""
-        raise NotImplementedError
-
-    def gaussian(
+    def draw(
         self,
         values: Tensor,
-        deviation: Tensor,
-        beta: Tensor | None,
+        deviation: Tensor | None,
+        factor: Tensor | None,
         keep: bool,
         settings: Settings,
         step: int,
     ) -> Tensor | None:
-        """values [B, N] += deviation [N] / sqrt(beta) times this step's normals; the means, if they
-        are to be kept."""
+        """values [B, N] become states.
+
+        Without a deviation they are Bernoulli units' inputs: 1 where this step's uniform is below
+        sigmoid(factor values), else 0. With one, [N], they are Gaussian units' means, to which
+        factor times deviation times this step's normals is added. factor is [B], None for 1.
+        Returns the probabilities or means, if they are to be kept.
+        """
         raise NotImplementedError
 
     def draw_bernoulli(
@@ -66,7 +64,7 @@ class Kernels:
     ) -> tuple[Any, Tensor | None]:
         """Half a step: the units' states given those of ``left``, and the probabilities."""
         values = self.linear(left, right, bias)
-        return values, self.bernoulli(values, beta, keep, settings, step)
+        return values, self.draw(values, None, beta, keep, settings, step)
 
     def statistics(
         self, states: Any, weight: Any, bias: Tensor | None, scale: float
@@ -86,4 +84,4 @@ class Kernels:
 
     def row_sum(self, states: Any) -> Tensor:
         """The sum over the rows [D]."""
-        return states.sum(0)
+        return self.tensor(states).sum(0)

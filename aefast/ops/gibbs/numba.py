@@ -17,30 +17,17 @@ def kernels(machine: Machine, settings: Settings) -> Kernels:
 
 
 class _Kernels(Kernels):
-    def bernoulli(
-        self, values: Tensor, beta: Tensor | None, keep: bool, settings: Settings, step: int
-    ) -> Tensor | None:
-        means = torch.empty_like(values) if keep else values.new_empty(0, 0)
-        betas = values.new_ones(len(values)) if beta is None else beta.expand(len(values))
-        arrays = [tensor.numpy() for tensor in (values, means, betas)]
-        seed, row_offset = int(settings.seed), settings.row_offset
-
-        def draw(rows: slice) -> None:
-            parts = (array[rows] for array in arrays)
-            _bernoulli(*parts, keep, seed, row_offset + rows.start, step)
-
-        _for_rows(values, draw)
-        return means if keep else None
-
-    def gaussian(
+    def draw(
         self,
         values: Tensor,
-        deviation: Tensor,
-        beta: Tensor | None,
+        deviation: Tensor | None,
+        factor: Tensor | None,
         keep: bool,
         settings: Settings,
         step: int,
     ) -> Tensor | None:
+        if deviation is None:
+            return _draw_bernoulli(values, factor, keep, settings, step)
         means = values.clone() if keep else None
         noise = torch.empty_like(values)
         array, columns = noise.numpy(), values.shape[1]
@@ -50,8 +37,24 @@ class _Kernels(Kernels):
             _normals(array[rows], seed, row_offset + rows.start, step, columns)
 
         _for_rows(values, draw)
-        values += noise * deviation if beta is None else noise * deviation * beta.rsqrt()[:, None]
+        values += noise * deviation if factor is None else noise * deviation * factor[:, None]
         return means
+
+
+def _draw_bernoulli(
+    values: Tensor, beta: Tensor | None, keep: bool, settings: Settings, step: int
+) -> Tensor | None:
+    means = torch.empty_like(values) if keep else values.new_empty(0, 0)
+    betas = values.new_ones(len(values)) if beta is None else beta.expand(len(values))
+    arrays = [tensor.numpy() for tensor in (values, means, betas)]
+    seed, row_offset = int(settings.seed), settings.row_offset
+
+    def draw(rows: slice) -> None:
+        parts = (array[rows] for array in arrays)
+        _bernoulli(*parts, keep, seed, row_offset + rows.start, step)
+
+    _for_rows(values, draw)
+    return means if keep else None
 
 
 def _for_rows(values: Tensor, body: Callable[[slice], None]) -> None:

@@ -349,22 +349,33 @@ class _Kernels(Kernels):
     def add_product(self, probabilities: Tensor, states: Any, total: Tensor | None) -> Tensor:
         return triton_gemm.add_product(probabilities.t(), self.tensor(states).t(), total)
 
-    def bernoulli(
-        self, values: Tensor, beta: Tensor | None, keep: bool, settings: Settings, step: int
-    ) -> Tensor | None:
-        return _draw(values, None, beta, keep, settings, step)
-
-    def gaussian(
+    def draw(
         self,
         values: Tensor,
-        deviation: Tensor,
-        beta: Tensor | None,
+        deviation: Tensor | None,
+        factor: Tensor | None,
         keep: bool,
         settings: Settings,
         step: int,
     ) -> Tensor | None:
-        factor = None if beta is None else beta.rsqrt()
-        return _draw(values, deviation.contiguous(), factor, keep, settings, step)
+        rows, columns = values.shape
+        means = torch.empty_like(values) if keep else None
+        with device_of(values):
+            _draw_variant(deviation is not None).launch(
+                triton.cdiv(rows * triton.cdiv(columns, 4), UNITS),
+                values,
+                values if means is None else means,
+                values if deviation is None else deviation,
+                values if factor is None else factor,
+                *seed_arguments(settings.seed, values.device),
+                settings.row_offset,
+                step,
+                rows,
+                columns,
+                int(factor is not None),
+                int(keep),
+            )
+        return means
 
 
 @dataclass(frozen=True)
@@ -435,9 +446,6 @@ class _BinaryKernels(_Kernels):
         self._half_step(left, right, bias, beta, states, means, settings, step)
         return Terms(states, self.one, (rows, columns)), means
 
-    def row_sum(self, states: Terms) -> Tensor:
-        return self.tensor(states).sum(0)
-
     def _half_step(
         self,
         left: Terms,
@@ -476,31 +484,3 @@ class _BinaryKernels(_Kernels):
                 int(states is not None),
                 int(values is not None),
             )
-
-
-def _draw(
-    values: Tensor,
-    deviation: Tensor | None,
-    factor: Tensor | None,
-    keep: bool,
-    settings: Settings,
-    step: int,
-) -> Tensor | None:
-    rows, columns = values.shape
-    means = torch.empty_like(values) if keep else None
-    with device_of(values):
-        _draw_variant(deviation is not None).launch(
-            triton.cdiv(rows * triton.cdiv(columns, 4), UNITS),
-            values,
-            values if means is None else means,
-            values if deviation is None else deviation,
-            values if factor is None else factor,
-            *seed_arguments(settings.seed, values.device),
-            settings.row_offset,
-            step,
-            rows,
-            columns,
-            int(factor is not None),
-            int(keep),
-        )
-    return means
