@@ -19,10 +19,13 @@ class FactorAnalysis(LinearFactorModel):
 
     The likelihood is climbed in turns. Given P, the best W has a closed form: with L the K
     leading eigenvalues of ``P^-1/2 S P^-1/2``, S the data's covariance, and V their eigenvectors,
-    ``W = P^1/2 V^T max(L - I, 0)^1/2``. Given W, the noise is ``P = diag(S - W W^T)``. It starts
-    at P = I. The steps, and so the results, are those of
-    :class:`sklearn.decomposition.FactorAnalysis` with ``svd_method="lapack"``; here they take the
-    covariance, and no longer for more samples.
+    ``W = P^1/2 V^T max(L - I, 0)^1/2``. Given W, the noise is ``P = diag(S - W W^T)``. The steps
+    are those of :class:`sklearn.decomposition.FactorAnalysis` with ``svd_method="lapack"``, but
+    take the covariance, and no longer for more samples.
+
+    It starts at P = diag(S), so that the units of the features do not matter. scikit-learn starts
+    at P = I, the same on standardized data; on others that can end 300 nats below (on its breast
+    cancer data with 5 factors), and be slower.
 
     The code is the posterior mean, ``E[h given x] = (I + W^T P^-1 W)^-1 W^T P^-1 (x - b)``, and its
     reconstruction ``W h + b``. W is determined up to a rotation of the factors.
@@ -73,7 +76,7 @@ class FactorAnalysis(LinearFactorModel):
     def _estimate(self, moments: Moments, n_components: int) -> None:
         covariance = as_double(moments.scatter) / moments.count
         variances = covariance.diagonal()
-        noise = torch.ones_like(variances)
+        noise = variances.clamp(min=LEAST_NOISE)
         likelihoods = [-math.inf]
         for _ in range(self.max_iter):
             scale = noise.sqrt()
