@@ -111,6 +111,15 @@ def test_rows_that_do_not_differ_have_no_variance():
     assert model.score(np.ones((1, 3))) < -1e300
 
 
+def test_no_variance_is_negative():
+    """Rounding makes some eigenvalues of a matrix of rank one so."""
+    X = np.outer(np.linspace(-1, 1, 50), np.linspace(1, 2, 10))
+    assert np.linalg.eigvalsh(np.cov(X, rowvar=False)).min() < 0
+    model = PCA().fit(X)
+    assert (model.explained_variance_ >= 0).all()
+    assert np.isfinite(model.singular_values_).all()
+
+
 def test_fewer_samples_than_features_are_kept_whole():
     X = spread(6, 20)
     model = PCA().fit(X)
