@@ -2,7 +2,8 @@
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import KW_ONLY, dataclass, fields
 from functools import partial
@@ -30,7 +31,7 @@ from aefast.estimators.conversion import (
 from aefast.ops.shared import contract
 
 # Rows scored at a time: the draws of a code multiply them.
-ROWS_SCORED_AT_ONCE = 128
+ROWS_SCORED_AT_ONCE = 64
 
 
 @dataclass(eq=False, repr=False)
@@ -43,7 +44,7 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 
     hidden_layer_sizes: int | Sequence[int] = 32
     _: KW_ONLY
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     batch_size: int = 32
     n_iter: int = 50
     verbose: int = 0
@@ -96,10 +97,13 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 
     @in_a_mode_of_its_own
     def transform(self, X: Any) -> np.ndarray:
-        """The codes ``(n_samples, n_components)`` of the rows of X, in X's dtype."""
+        """The codes ``(n_samples, n_components)`` of the rows of X, in X's dtype.
+
+        float32 rows run on the kernels; float64 ones on plain PyTorch, in float64.
+        """
         check_is_fitted(self)
         X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=False)
-        return self._map(self.module_.encode, X)
+        return self._apply("encode", X)
 
     @in_a_mode_of_its_own
     def inverse_transform(self, X: Any) -> np.ndarray:
@@ -112,7 +116,7 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
                 f"X has {X.shape[1]} columns; it takes one for each of the "
                 f"{self._n_features_out} units of the code"
             )
-        return self._map(self.module_.decode, X)
+        return self._apply("decode", X)
 
     @in_a_mode_of_its_own
     @torch.no_grad()
@@ -120,10 +124,9 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         """The score ``(n_samples,)`` of each row of X, the higher the better; float64."""
         check_is_fitted(self)
         X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=False)
-        # In float64 a row's score does not depend on the rows beside it, to scikit-learn's 1e-7.
-        score_row = partial(self._score_row, deepcopy(self.module_).double())
-        score = torch.vmap(score_row, chunk_size=ROWS_SCORED_AT_ONCE)
-        with use_backend("eager"):  # no kernel takes float64, not even one that was forced
+        with self._in_double() as module:
+            score_row = partial(self._score_row, module)
+            score = torch.vmap(score_row, chunk_size=ROWS_SCORED_AT_ONCE)
             return torch.cat([score(rows) for rows in row_pieces(X, torch.float64)]).numpy()
 
     def score(self, X: Any, y: Any = None) -> float:
@@ -158,7 +161,9 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         """A new module and optimizer."""
         sizes = [features, *check_layer_sizes(self.hidden_layer_sizes)]
         shared = {field.name for field in fields(BaseAutoencoder)}
-        options = {name: value for name, value in self.get_params().items() if name not in shared}
+        options = {
+            name: value for name, value in self.get_params(deep=False).items() if name not in shared
+        }
         random_state = check_random_state(self.random_state)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(int(random_state.randint(LARGEST_SEED)))
@@ -166,7 +171,7 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         self._random_state = random_state
         self._n_features_out = sizes[-1]
         self._optimizer = torch.optim.Adam(module.parameters(), fused=True)
-        self.module_ = module.eval()
+        self.module_: Any = module.eval()
 
     def _step(self, rows: Tensor) -> float:
         """The loss of the rows, before the step."""
@@ -177,12 +182,25 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         self._optimizer.step()
         self._optimizer.zero_grad()
         self.module_.eval()
-        return float(loss)
+        return loss.item()
 
     @torch.no_grad()
-    def _map(self, function: Callable[[Tensor], Tensor], X: Any) -> np.ndarray:
-        parts = [function(rows) for rows in row_pieces(X)]
-        return torch.cat(parts).numpy().astype(X.dtype, copy=False)
+    def _apply(self, method: str, X: Any) -> np.ndarray:
+        """The module's method of the rows of X, in X's dtype."""
+        if X.dtype == np.float32:
+            parts = [getattr(self.module_, method)(rows) for rows in row_pieces(X)]
+        else:
+            with self._in_double() as module:
+                pieces = row_pieces(X, torch.float64)
+                parts = [getattr(module, method)(rows) for rows in pieces]
+        return torch.cat(parts).numpy()
+
+    @contextmanager
+    def _in_double(self) -> Iterator[Any]:
+        """The module in float64, in which a row's result does not depend on the rows beside it, to
+        scikit-learn's 1e-7. No kernel takes that, not even one that was forced."""
+        with use_backend("eager"):
+            yield deepcopy(self.module_).double()
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -197,7 +215,8 @@ class Autoencoder(BaseAutoencoder):
 
     ``transform`` encodes and ``inverse_transform`` decodes. The score of a row is minus the mean
     error of its reconstruction over the features: the squared one, or for ``loss="bce"`` the
-    cross-entropy in nats. Training computes in float32, the score in float64.
+    cross-entropy in nats. Training computes in float32,
+    the score in float64.
 
     Args:
         hidden_layer_sizes: the size of the code, an int; or H_1, ..., H_L, the sizes from the first

@@ -15,7 +15,7 @@ class StochasticAutoencoder(GenerativeAutoencoder):
     by Adam.
 
     ``transform`` gives the mean code, ``inverse_transform`` the mean row. The score of a row is
-    E[ln p(x | h)], in nats, over codes h drawn from p(h | x): the mean over 32 draws, whose noise
+    E[ln p(x | h)], in nats, over codes h drawn from p(h | x): the mean over 64 draws, whose noise
     is the same for every row and every call. ``sample`` runs a Markov chain of 100 steps.
 
     Args:
