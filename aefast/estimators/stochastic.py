@@ -16,7 +16,8 @@ class StochasticAutoencoder(GenerativeAutoencoder):
 
     ``transform`` gives the mean code, ``inverse_transform`` the mean row. The score of a row is
     E[ln p(x | h)], in nats, over codes h drawn from p(h | x): the mean over 64 draws, whose noise
-    is the same for every row and every call. ``sample`` runs a Markov chain of 100 steps.
+    is the same for every row and every call: more rows do not lessen its error. ``sample`` runs a
+    Markov chain of 100 steps.
 
     Args:
         hidden_layer_sizes, learning_rate, batch_size, n_iter, verbose, random_state: as

@@ -17,7 +17,8 @@ class VariationalAutoencoder(GenerativeAutoencoder):
 
     ``transform`` gives the mean of q(z | x), ``inverse_transform`` that of p(x | z). The score of a
     row is its evidence lower bound, in nats, whichever bound was trained: the divergence is exact,
-    the expectation a mean over 64 draws of z, whose noise is the same for every row and every call.
+    the expectation a mean over 64 draws of z, whose noise is the same for every row and every call:
+    more rows do not lessen its error.
 
     Args:
         hidden_layer_sizes: the sizes of the encoder's hidden layers, which the decoder mirrors, and

@@ -21,8 +21,13 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from aefast import backend, estimators, nn
 from aefast.estimators.autoencoder import BaseAutoencoder
 
-DETERMINISTIC = ["Autoencoder", "DenoisingAutoencoder", "ContractiveAutoencoder"]
-KINDS = [*DETERMINISTIC, "SparseAutoencoder", "StochasticAutoencoder", "VariationalAutoencoder"]
+DETERMINISTIC = [
+    "Autoencoder",
+    "DenoisingAutoencoder",
+    "ContractiveAutoencoder",
+    "SparseAutoencoder",
+]
+KINDS = [*DETERMINISTIC, "StochasticAutoencoder", "VariationalAutoencoder"]
 
 # A sum of n products, in float64, is off by n eps of its magnitude, here at most a few hundred.
 ROUNDING = 1e-12
@@ -159,8 +164,10 @@ def test_codes_and_reconstructions_are_the_modules_in_the_rows_precision(kind, d
     assert np.array_equal(model.inverse_transform(codes), rows)
     exact = model.transform(data.astype(np.float64))
     assert exact.dtype == model.inverse_transform(exact).dtype == np.float64
-    # Products of 64 terms below 2: 64 eps of their sum of magnitudes, through two layers.
-    np.testing.assert_allclose(codes, exact, rtol=0, atol=64 * np.finfo(np.float32).eps * 4)
+    # n terms sum up to within n eps of their magnitudes' sum: 64 below 0.2; six weights below 0.5
+    # triple that at the most.
+    bound = 3 * 64 * np.finfo(np.float32).eps * 64 * 0.2
+    np.testing.assert_allclose(codes, exact, rtol=0, atol=bound)
 
 
 @every_kind
@@ -171,7 +178,7 @@ def test_the_components_are_the_first_layers_weight(kind, data):
     assert np.array_equal(model.components_, weights[0].numpy())
 
 
-@pytest.mark.parametrize("kind", KINDS[:4])
+@pytest.mark.parametrize("kind", DETERMINISTIC)
 def test_the_score_is_minus_the_reconstructions_squared_error(kind, data):
     model = estimator(kind).fit(data)
     X = data.astype(np.float64)

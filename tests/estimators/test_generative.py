@@ -92,7 +92,7 @@ def test_samples_are_the_modules_and_the_states_own(data, kind, decoder_kind):
     seed = np.random.RandomState(1).randint(2**31 - 1)
     assert np.array_equal(drawn, model.module_.sample(4, seed=seed).numpy())
     assert not np.array_equal(drawn, model.sample(4, random_state=2))
-    with pytest.raises(ValueError, match="^n_samples is 0"):
+    with pytest.raises(ValueError, match=r"^n_samples is 0"):
         model.sample(0)
 
 
