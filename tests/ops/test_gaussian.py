@@ -95,7 +95,7 @@ def test_divergences_and_gradients_are_as_accurate_as_torchs(kernel_place, shape
 
 
 def test_a_code_near_its_prior_keeps_its_divergence(kernel_place):
-    """1 + log_var - e^log_var in float32 is all rounding here: what is left is 5e-9 of its terms."""
+    """1 + log_var - e^log_var in float32 is all rounding here: 5e-9 of its terms is left."""
     log_var = torch.full((3, 50), 1e-4, device=kernel_place, requires_grad=True)
     divergence = gaussian_kl(torch.zeros_like(log_var), log_var)
     expected = textbook_kl(torch.zeros(3, 50).double(), log_var.detach().cpu().double())
