@@ -49,7 +49,10 @@ def test_a_number_that_is_not_a_finite_float32_is_refused_by_its_place(wrong, pl
     monkeypatch.setattr(module, "CHUNK_BYTES", 2 * 3 * 8)
     array = np.ones((5, 3))
     array[place] = wrong
-    with pytest.raises(DataError, match=f"^x.npy: row {place[0]}, column {place[1]}, .* is {wrong}".replace("+", ".")):
+    with pytest.raises(
+        DataError,
+        match=f"^x.npy: row {place[0]}, column {place[1]}, .* is {wrong}".replace("+", "."),
+    ):
         from_array(array, "x.npy")
 
 
