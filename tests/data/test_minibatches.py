@@ -1,5 +1,6 @@
 """data.batches: the order is a pure function of seed and epoch, whatever gathers."""
 
+import queue
 import threading
 from itertools import chain
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from aefast.data import batches, load
+from aefast.data import batches, load, minibatches
 from aefast.data.dataset import from_array
 
 NUMBERS = np.arange(23, dtype=np.float32)[:, None]
@@ -65,46 +66,42 @@ def test_start_leaves_out_batches_and_changes_no_other(data, start):
     assert order(data, start=start) == order(data)[start:]
 
 
-def test_a_mapped_file_is_read_in_a_thread_of_its_own_which_ends(tmp_path, monkeypatch):
+@pytest.fixture
+def watched(tmp_path, monkeypatch):
+    """A mapped dataset, read batch by batch, that notes the thread of each reading."""
     np.save(tmp_path / "x.npy", NUMBERS)
     data = load(str(tmp_path / "x.npy"))
-    gatherers = set()
+    readers = queue.Queue()
     take = type(data).take
 
-    def watched(self, indices):
-        gatherers.add(threading.current_thread().name)
+    def noted(self, indices):
+        readers.put(threading.current_thread().name)
         return take(self, indices)
 
-    monkeypatch.setattr(type(data), "take", watched)
+    monkeypatch.setattr(type(data), "take", noted)
+    monkeypatch.setattr(minibatches, "AHEAD_BYTES", 1)
+    return data, readers
+
+
+def test_a_mapped_file_is_read_ahead_in_a_thread_which_ends(watched):
+    data, readers = watched
     drawn = batches(data, 5, seed=0, epoch=0)
     next(drawn)
+    assert [readers.get(timeout=10) for _ in range(2)] == ["aefast-data_0"] * 2
+    assert readers.empty()
     drawn.close()
-    assert gatherers == {"aefast-data_0"}
     assert "aefast-data_0" not in {thread.name for thread in threading.enumerate()}
 
 
-def test_the_next_batch_of_a_mapped_file_is_gathered_while_the_caller_has_this_one(
-    tmp_path, monkeypatch
-):
-    np.save(tmp_path / "x.npy", NUMBERS)
-    data = load(str(tmp_path / "x.npy"))
-    begun = threading.Semaphore(0)
-    take = type(data).take
-
-    def watched(self, indices):
-        begun.release()
-        return take(self, indices)
-
-    monkeypatch.setattr(type(data), "take", watched)
-    drawn = batches(data, 5, seed=0, epoch=0)
-    next(drawn)
-    assert begun.acquire(timeout=10)
-    assert begun.acquire(timeout=10)
+@pytest.mark.parametrize("size", [1, 2 * 5 * 4, 2**20], ids=["one", "two", "all at once"])
+def test_how_many_batches_are_read_together_changes_none(size, watched, monkeypatch):
+    data, _ = watched
+    monkeypatch.setattr(minibatches, "AHEAD_BYTES", size)
+    assert order(data) == order(from_array(NUMBERS, "x"))
 
 
-def test_an_error_of_the_gathering_thread_reaches_the_caller(tmp_path, monkeypatch):
-    np.save(tmp_path / "x.npy", NUMBERS)
-    data = load(str(tmp_path / "x.npy"))
+def test_an_error_of_the_reading_thread_reaches_the_caller(watched, monkeypatch):
+    data, _ = watched
 
     def fails(self, indices):
         raise OSError("the disk is gone")
