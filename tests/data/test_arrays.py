@@ -50,9 +50,10 @@ def test_uint8_is_divided_by_255(save):
     assert data.high == 253 / 255
 
 
-def test_a_fortran_array_is_put_in_row_order(save, monkeypatch):
+@pytest.mark.parametrize("shape", [(4, 6), (4, 2, 3)])
+def test_a_fortran_array_is_put_in_row_order(shape, save, monkeypatch):
     monkeypatch.setattr(module, "CHUNK_BYTES", 3 * 6 * 8)
-    source = save(np.asfortranarray(X))
+    source = save(np.asfortranarray(X.reshape(shape)))
     data = load(source)
     assert data.rows.flags.c_contiguous
     assert isinstance(data.rows, np.memmap)
@@ -135,7 +136,9 @@ def test_an_npz_that_is_broken_is_refused(tmp_path):
     whole = source.read_bytes()
     flipped = bytearray(whole)
     flipped[whole.index(X.tobytes()) + 30] ^= 1
-    for content in (b"", whole[:100], whole[:-5], bytes(flipped)):
+    encrypted = bytearray(whole)
+    encrypted[whole.index(b"PK\x01\x02") + 8] |= 1
+    for content in (b"", whole[:100], whole[:-5], bytes(flipped), bytes(encrypted)):
         source.write_bytes(content)
         with pytest.raises(DataError, match=r"x\.npz: a broken archive: ") as caught:
             load(str(source))

@@ -65,7 +65,8 @@ def test_labels_are_refused(tmp_path):
 def test_a_broken_gz_is_refused(tmp_path):
     whole = gzip.compress(UBYTES)
     flipped = whole[:-6] + bytes([whole[-6] ^ 1]) + whole[-5:]
-    for content in (whole[:-9], whole[:12], flipped, UBYTES):
+    garbled = whole[:10] + b"\xff" * 30
+    for content in (whole[:-9], whole[:12], flipped, garbled, UBYTES):
         (tmp_path / "x.gz").write_bytes(content)
         with pytest.raises(DataError, match=r"x\.gz: a broken archive: "):
             load(f"{tmp_path}/x.gz")

@@ -9,8 +9,8 @@ from aefast.data import DataError, load
 Image = pytest.importorskip("PIL.Image")
 
 RNG = np.random.default_rng(0)
-GREY = RNG.integers(0, 256, (3, 4, 5), np.uint8)
-RGB = RNG.integers(0, 256, (3, 4, 5, 3), np.uint8)
+GREY = RNG.integers(0, 256, (9, 4, 5), np.uint8)
+RGB = RNG.integers(0, 256, (9, 4, 5, 3), np.uint8)
 
 
 def save(path, pixels, mode=None):
@@ -21,15 +21,26 @@ def save(path, pixels, mode=None):
 
 @pytest.mark.parametrize("pixels", [GREY, RGB], ids=["grey", "RGB"])
 def test_images_of_all_subfolders_come_in_the_order_of_their_paths(pixels, tmp_path):
-    for name, picture in zip(["b.png", "a.bmp", "sub/c.TIF"], pixels, strict=True):
+    names = [
+        "d.png",
+        "a.bmp",
+        "f.png",
+        "c.png",
+        "sub/c.TIF",
+        "b.png",
+        "e.png",
+        "g.png",
+        "sub/a.png",
+    ]
+    for name, picture in zip(names, pixels, strict=True):
         save(tmp_path / name, picture)
     (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / "._a.png").write_text("what macOS leaves behind")
     data = load(str(tmp_path))
     assert isinstance(data.rows, np.memmap)
     assert (data.sample_shape, data.scale) == (pixels.shape[1:], 255)
-    expected = pixels[[1, 0, 2]].reshape(3, -1).astype(np.float32) / np.float32(255)
-    assert np.array_equal(data.take(torch.arange(3)).numpy(), expected)
+    expected = pixels[np.argsort(names)].reshape(9, -1).astype(np.float32) / np.float32(255)
+    assert np.array_equal(data.take(torch.arange(9)).numpy(), expected)
 
 
 @pytest.mark.parametrize("ending", ["jpg", "jpeg", "gif", "webp"])

@@ -93,6 +93,25 @@ def test_a_mapped_file_is_read_ahead_in_a_thread_which_ends(watched):
     assert "aefast-data_0" not in {thread.name for thread in threading.enumerate()}
 
 
+def test_the_caller_has_a_batch_before_the_next_one_is_read(watched, monkeypatch):
+    data, _ = watched
+    gate, read = threading.Event(), []
+    take = type(data).take
+
+    def gated(self, indices):
+        if read:
+            gate.wait(timeout=2)
+        read.append(indices)
+        return take(self, indices)
+
+    monkeypatch.setattr(type(data), "take", gated)
+    drawn = batches(data, 5, seed=0, epoch=0)
+    next(drawn)
+    assert len(read) == 1
+    gate.set()
+    assert len(list(drawn)) == 4
+
+
 @pytest.mark.parametrize("size", [1, 2 * 5 * 4, 2**20], ids=["one", "two", "all at once"])
 def test_how_many_batches_are_read_together_changes_none(size, watched, monkeypatch):
     data, _ = watched

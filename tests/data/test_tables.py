@@ -72,6 +72,11 @@ def test_a_table_without_numbers_is_refused(text, write):
         load(write(text))
 
 
+def test_a_field_that_never_ends_is_refused(write):
+    with pytest.raises(DataError, match=r"x\.csv: line 2: field larger than field limit"):
+        load(write("1,2\n" + "3" * 200_000))
+
+
 def test_what_is_not_text_is_refused(write):
     with pytest.raises(DataError, match=r"x\.csv: after line \d+: not UTF-8 text$"):
         load(write(b"1,2\n\xff\xfe,3\n"))
