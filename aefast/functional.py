@@ -17,6 +17,7 @@ from aefast.ops import jacobian as _jacobian
 from aefast.ops import linear_act as _linear_act
 from aefast.ops import mlp as _mlp
 from aefast.ops import reconstruction as _reconstruction
+from aefast.ops import sparsity as _sparsity
 
 __all__ = [
     "autoencode",
@@ -26,6 +27,8 @@ __all__ = [
     "free_energy",
     "gibbs",
     "jacobian",
+    "kl_sparsity",
+    "l1_sparsity",
     "linear_act",
     "mlp",
     "reconstruction_loss",
@@ -486,6 +489,59 @@ def tangents(
     (tensor([[[0.8000, 0.6000]]]), tensor([[5.]]))
     """
     return _jacobian.tangents(x, weights, biases, activation, n, iterations=iterations)
+
+
+def kl_sparsity(code: Tensor, target: float) -> Tensor:
+    """How far the mean activity of a code's units is from a target, in nats.
+
+    With m_j the mean over all rows of unit j, ``sum_j KL(target, m_j)`` of Bernoulli
+    distributions::
+
+        KL(t, m) = t ln(t / m) + (1 - t) ln((1 - t) / (1 - m))
+
+    Its gradient is the same in every row, and is not written as a batch of them.
+
+    Args:
+        code: ``[..., H]``, of elements in (0, 1); float32, bfloat16, float16 or float64. A mean
+            that is 0 or 1 makes the penalty infinite, one outside [0, 1] NaN.
+        target: t, in (0, 1).
+
+    Returns:
+        A scalar of the code's dtype and device.
+
+    Raises:
+        TypeError: an argument is of a wrong type.
+        ValueError: the target is not in (0, 1), or the code has no dimensions.
+
+    Reference:
+        Ng, "Sparse autoencoder", CS294A lecture notes, Stanford, 2011.
+
+    >>> kl_sparsity(torch.tensor([[0.25, 0.5], [0.75, 0.5]]), 0.5)
+    tensor(0.)
+    """
+    return _sparsity.kl_sparsity(code, target)
+
+
+def l1_sparsity(code: Tensor) -> Tensor:
+    """The mean over the rows of ``sum_j |h_j|``.
+
+    Args:
+        code: ``[..., H]``; float32, bfloat16, float16 or float64.
+
+    Returns:
+        A scalar of the code's dtype and device. Its gradient at an element that is 0 is 0.
+
+    Raises:
+        TypeError: the code is of a wrong type.
+        ValueError: it has no dimensions.
+
+    Reference:
+        Goodfellow, Bengio, Courville, "Deep Learning", 2016, section 14.2.1.
+
+    >>> l1_sparsity(torch.tensor([[1.0, -2.0], [0.0, 3.0]]))
+    tensor(3.)
+    """
+    return _sparsity.l1_sparsity(code)
 
 
 def gibbs(

@@ -19,6 +19,7 @@ Reference: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2
 """
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,13 +30,14 @@ KEY_INCREMENTS = (0x9E3779B9, 0xBB67AE85)
 ROUNDS = 10
 SEED_LIMIT = 2**63
 
+# The step that no kernel draws at: the seeds that descend from a seed.
+CHILD_STEP = 2**32 - 1
+
 _LOW = 0xFFFFFFFF
 
 
-def philox(
-    counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Philox4x32-10 on int64 tensors that hold 32-bit words.
+def philox(counter: tuple[Any, Any, Any, Any], key: tuple[Any, Any]) -> tuple[Any, Any, Any, Any]:
+    """Philox4x32-10 on int64 tensors that hold 32-bit words, or on ints.
 
     Each round multiplies two words to 64 bits; int64 products wrap, and keep the right 64 bits.
     """
@@ -144,6 +146,21 @@ def draw_seed(
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         return torch.empty(1, dtype=torch.int64, device=device).random_()
     return int(torch.empty((), dtype=torch.int64, device="cpu").random_(generator=generator))
+
+
+def child_seed(seed: int, child: int) -> int:
+    """The seed of a part of what ``seed`` governs: one of two draws, or one step of many.
+
+    Args:
+        seed: an int in [0, 2**63).
+        child: which one, an int in [0, 2**64).
+
+    >>> child_seed(0, 1) != child_seed(0, 2)
+    True
+    """
+    counter = (0, child & _LOW, child >> 32, CHILD_STEP)
+    high, low, _, _ = philox(counter, (seed & _LOW, seed >> 32))
+    return (high << 32 | low) % SEED_LIMIT
 
 
 def seed_tensor(seed: int | Tensor) -> Tensor:

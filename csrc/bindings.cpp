@@ -129,6 +129,48 @@ void bind_linear_act(py::module_& module) {
     module.attr("ROWS_PER_PARTIAL_SUM") = kRowsPerPartialSum;
 }
 
+void bind_sparsity(py::module_& module) {
+    module.def(
+        "kl_sparsity",
+        [](uintptr_t values, int64_t row_stride, uintptr_t partial_sums, ElementType element_type,
+           int64_t rows, int64_t columns, double target, uintptr_t slope, int threads) {
+            check_block(rows, columns, threads);
+            const SparsityArguments code = {pointer<const void*>(values),
+                                            row_stride,
+                                            pointer<double*>(partial_sums),
+                                            element_type,
+                                            rows,
+                                            columns,
+                                            threads};
+            return AEFAST_DISPATCH(kl_sparsity, code, target, pointer<float*>(slope));
+        },
+        py::arg("values"), py::arg("row_stride"), py::arg("partial_sums"), py::arg("element_type"),
+        py::arg("rows"), py::arg("columns"), py::arg("target"), py::arg("slope"),
+        py::arg("threads"));
+    module.def(
+        "l1_sparsity",
+        [](uintptr_t values, int64_t row_stride, uintptr_t partial_sums, ElementType element_type,
+           int64_t rows, int64_t columns, int threads) {
+            check_block(rows, columns, threads);
+            return AEFAST_DISPATCH(l1_sparsity, {pointer<const void*>(values), row_stride,
+                                                 pointer<double*>(partial_sums), element_type, rows,
+                                                 columns, threads});
+        },
+        py::arg("values"), py::arg("row_stride"), py::arg("partial_sums"), py::arg("element_type"),
+        py::arg("rows"), py::arg("columns"), py::arg("threads"));
+    module.def(
+        "scaled_sign",
+        [](uintptr_t values, int64_t row_stride, uintptr_t output, ElementType element_type,
+           int64_t rows, int64_t columns, float factor, int threads) {
+            check_block(rows, columns, threads);
+            AEFAST_DISPATCH(scaled_sign,
+                            {pointer<const void*>(values), row_stride, pointer<void*>(output),
+                             element_type, rows, columns, factor, threads});
+        },
+        py::arg("values"), py::arg("row_stride"), py::arg("output"), py::arg("element_type"),
+        py::arg("rows"), py::arg("columns"), py::arg("factor"), py::arg("threads"));
+}
+
 MatrixView view(uintptr_t data, int64_t rows, int64_t columns, int64_t row_stride,
                 int64_t column_stride) {
     return {pointer<const float*>(data), rows, columns, row_stride, column_stride};
@@ -463,6 +505,7 @@ PYBIND11_MODULE(_C, module) {
     aefast::bind_instruction_sets(module);
     aefast::bind_corrupt(module);
     aefast::bind_linear_act(module);
+    aefast::bind_sparsity(module);
     aefast::bind_gemm(module);
     aefast::bind_reconstruction(module);
     aefast::bind_jacobian(module);

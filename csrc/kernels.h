@@ -54,6 +54,28 @@ struct ActivationBackwardArguments {
     int threads;
 };
 
+// A code [rows, columns]; partial_sums holds columns doubles for each block of kRowsPerPartialSum
+// rows.
+struct SparsityArguments {
+    const void* values;
+    int64_t row_stride;
+    double* partial_sums;
+    ElementType element_type;
+    int64_t rows, columns;
+    int threads;
+};
+
+// output = factor * sign(values); dense.
+struct ScaledSignArguments {
+    const void* values;
+    int64_t row_stride;
+    void* output;
+    ElementType element_type;
+    int64_t rows, columns;
+    float factor;
+    int threads;
+};
+
 enum class Loss { squared_error, cross_entropy };
 
 // output is z, [rows, columns], and becomes the gradient by z where that is wanted. The target's
@@ -249,6 +271,9 @@ struct TransposedBinaryProductArguments {
     void corrupt(Noise noise, const CorruptArguments&);                                    \
     void activate(const ActivateArguments&);                                               \
     void activation_backward(const ActivationBackwardArguments&);                          \
+    double kl_sparsity(const SparsityArguments&, double target, float* slope);             \
+    double l1_sparsity(const SparsityArguments&);                                          \
+    void scaled_sign(const ScaledSignArguments&);                                          \
     double compare(const CompareArguments&);                                               \
     void slopes(const SlopesArguments&);                                                   \
     void contract(const ContractArguments&);                                               \

@@ -1,17 +1,28 @@
 """Modules over :mod:`aefast.functional`, with the parameters of their PyTorch counterparts."""
 
+from aefast.nn.autoencoder import Autoencoder
 from aefast.nn.belief_stack import DeepBeliefStack
+from aefast.nn.compression import CompressedCode
+from aefast.nn.contractive import ContractiveAutoencoder
 from aefast.nn.denoising import DenoisingAutoencoder
-from aefast.nn.linear import LinearAct
+from aefast.nn.linear import LinearAct, TiedLinearAct
 from aefast.nn.partition import LogPartition, annealed_importance_sampling, exact_log_partition
 from aefast.nn.rbm import RBM
+from aefast.nn.sparse import SparseAutoencoder
+from aefast.nn.stochastic import StochasticAutoencoder
 
 __all__ = [
     "RBM",
+    "Autoencoder",
+    "CompressedCode",
+    "ContractiveAutoencoder",
     "DeepBeliefStack",
     "DenoisingAutoencoder",
     "LinearAct",
     "LogPartition",
+    "SparseAutoencoder",
+    "StochasticAutoencoder",
+    "TiedLinearAct",
     "annealed_importance_sampling",
     "exact_log_partition",
 ]

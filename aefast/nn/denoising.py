@@ -1,26 +1,23 @@
 """The denoising autoencoder."""
 
 import math
-from typing import cast
+from typing import Unpack
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
-from aefast.functional import corrupt, reconstruction_loss
-from aefast.nn.linear import LinearAct
+from aefast.functional import corrupt
+from aefast.nn.autoencoder import Architecture, Autoencoder
 from aefast.ops.corrupt import KINDS
-from aefast.ops.linear_act import ACTIVATIONS
 from aefast.ops.shared import contract
 
 
-class DenoisingAutoencoder(nn.Module):
+class DenoisingAutoencoder(Autoencoder):
     """Reconstructs its input from a corrupted copy of it.
 
     In training, ``x' ~ q(x' | x)`` is x with noise, ``h = f(W x' + b)`` the code and
     ``r = g(V h + c)`` the reconstruction; the loss compares r with the clean x. In evaluation
     mode nothing is corrupted.
-
-    The two layers carry the names that ``nn.Sequential(Linear, activation, Linear, activation)``
-    gives them, so a state dict of either loads into the other.
 
     Args:
         visible: D, the size of each input row.
@@ -28,8 +25,8 @@ class DenoisingAutoencoder(nn.Module):
         corruption: ``"masking"``, ``"salt_and_pepper"`` or ``"gaussian"``.
         corruption_level: the probability that an element is hit, 0 to 1; for ``"gaussian"`` the
             standard deviation of the noise, 0 or more.
-        activation: f, one of :class:`aefast.nn.LinearAct`'s.
-        output_activation: g, likewise.
+        architecture: the rest, as :class:`aefast.nn.Autoencoder` takes it; but the
+            ``output_activation`` is ``"sigmoid"`` unless it is given.
 
     Raises:
         ValueError: an unknown corruption or activation, or a level outside its range.
@@ -51,59 +48,59 @@ class DenoisingAutoencoder(nn.Module):
 
     def __init__(
         self,
-        visible: int,
-        hidden: int,
+        visible: int | None = None,
+        hidden: int | None = None,
         *,
         corruption: str = "masking",
         corruption_level: float = 0.3,
-        activation: str = "sigmoid",
-        output_activation: str = "sigmoid",
+        **architecture: Unpack[Architecture],
     ) -> None:
-        super().__init__()
         contract.check_choice(corruption, "corruption", KINDS)
-        contract.check_choice(activation, "activation", ACTIVATIONS)
-        contract.check_choice(output_activation, "output_activation", ACTIVATIONS)
         most = math.inf if corruption == "gaussian" else 1
         level = contract.check_number(corruption_level, "corruption_level", 0, most)
+        architecture.setdefault("output_activation", "sigmoid")
+        super().__init__(visible, hidden, **architecture)
         self.corruption = corruption
         self.corruption_level = level
-        self.add_module("0", LinearAct(visible, hidden, activation=activation))
-        self.add_module("2", LinearAct(hidden, visible, activation=output_activation))
-
-    def encode(self, x: Tensor) -> Tensor:
-        """The code f(W x + b): ``[..., D]`` to ``[..., H]``."""
-        return self.get_submodule("0")(x)
-
-    def decode(self, code: Tensor) -> Tensor:
-        """The reconstruction g(V h + c) of a code: ``[..., H]`` to ``[..., D]``."""
-        return self.get_submodule("2")(code)
 
     def forward(self, x: Tensor) -> Tensor:
         """The reconstruction of x, ``[..., D]``; in training mode, that of x with noise."""
         if self.training:
             x = corrupt(x, self.corruption, self.corruption_level)
-        return self.decode(self.encode(x))
+        return super().forward(x)
 
-    def loss(self, x: Tensor) -> Tensor:
-        """The mean squared error, a scalar, between the reconstruction and the clean x.
-
-        One op over the two layers as they stand, :func:`aefast.functional.reconstruction_loss`:
-        it calls neither ``forward``, ``encode`` and ``decode`` nor any hook of theirs. A subclass
-        that changes them takes ``torch.nn.functional.mse_loss(self(x), x)``.
-        """
-        encoder = cast(LinearAct, self.get_submodule("0"))
-        decoder = cast(LinearAct, self.get_submodule("2"))
-        return reconstruction_loss(
+    def loss(
+        self,
+        x: Tensor,
+        *,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        row_offset: int = 0,
+    ) -> Tensor:
+        """The mean error of the reconstruction of x with noise against the clean x; otherwise as
+        :meth:`aefast.nn.Autoencoder.loss`."""
+        if not self.training:
+            return super().loss(x, seed=seed, generator=generator, row_offset=row_offset)
+        if self.is_one_op:
+            return self.fused_loss(
+                x,
+                corruption=self.corruption,
+                corruption_level=self.corruption_level,
+                seed=seed,
+                generator=generator,
+                row_offset=row_offset,
+            )
+        noisy = corrupt(
             x,
-            encoder.weight,
-            encoder.bias,
-            decoder.weight,
-            decoder.bias,
-            activation=encoder.activation,
-            output_activation=decoder.activation,
-            corruption=self.corruption if self.training else None,
-            corruption_level=self.corruption_level if self.training else 0.0,
+            self.corruption,
+            self.corruption_level,
+            seed=seed,
+            generator=generator,
+            row_offset=row_offset,
         )
+        code = self._drop(self.encode(noisy), seed, generator, row_offset)
+        return self.compare(code, x)
 
     def extra_repr(self) -> str:
-        return f"corruption={self.corruption!r}, corruption_level={self.corruption_level}"
+        noise = f"corruption={self.corruption!r}, corruption_level={self.corruption_level}"
+        return f"{noise}, {super().extra_repr()}"

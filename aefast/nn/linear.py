@@ -1,5 +1,6 @@
-"""A linear layer that applies its activation in the same kernel."""
+"""Linear layers that apply their activation in the same kernel."""
 
+import torch
 from torch import Tensor, nn
 
 from aefast.functional import linear_act
@@ -54,3 +55,45 @@ class LinearAct(nn.Linear):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, activation={self.activation!r}"
+
+
+class TiedLinearAct(nn.Module):
+    """``y = act(x W + b)``: a decoder's layer with the weight of an encoder's, transposed.
+
+    The weight stays that layer's alone, in the state dict too; the bias is this one's.
+
+    Args:
+        layer: whose weight W it is, ``[H, D]``.
+        activation: one of :class:`LinearAct`'s.
+
+    Raises:
+        ValueError: ``activation`` is none of these.
+
+    >>> import torch
+    >>> from aefast.nn.linear import LinearAct, TiedLinearAct
+    >>> encoder = LinearAct(64, 32, activation="sigmoid")
+    >>> decoder = TiedLinearAct(encoder)
+    >>> decoder(encoder(torch.rand(5, 64))).shape, list(decoder.state_dict())
+    (torch.Size([5, 64]), ['bias'])
+    """
+
+    def __init__(self, layer: LinearAct, activation: str = "identity") -> None:
+        contract.check_choice(activation, "activation", ACTIVATIONS)
+        super().__init__()
+        self.activation = activation
+        self.bias = nn.Parameter(torch.zeros_like(layer.weight[0]))
+        # In a tuple, which hides it from parameters() and the state dict.
+        self._tied = (layer,)
+
+    @property
+    def weight(self) -> Tensor:
+        """The other layer's, transposed: ``[D, H]``."""
+        return self._tied[0].weight.t()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., H]`` to ``[..., D]``, in x's dtype."""
+        return linear_act(x, self.weight, self.bias, self.activation)
+
+    def extra_repr(self) -> str:
+        in_features, out_features = self.weight.shape[1], self.weight.shape[0]
+        return f"{in_features=}, {out_features=}, activation={self.activation!r}"

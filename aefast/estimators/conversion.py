@@ -1,0 +1,44 @@
+"""Between scikit-learn's arrays and torch's tensors: what every estimator here needs."""
+
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import sparse
+from sklearn.utils import gen_batches
+from torch import Tensor
+
+DTYPES = (np.float64, np.float32)
+ROWS_AT_ONCE = 4096
+LARGEST_SEED = 2**31 - 1
+
+_NUMPY_DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
+
+
+def in_a_mode_of_its_own(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Whatever mode its caller is in: no_grad, inference_mode, autocast."""
+
+    @wraps(method)
+    def run(*arguments: Any, **options: Any) -> Any:
+        plain = torch.autocast("cpu", enabled=False)
+        with torch.inference_mode(False), torch.enable_grad(), plain:
+            return method(*arguments, **options)
+
+    return run
+
+
+def as_tensor(X: Any, dtype: torch.dtype = torch.float32) -> Tensor:
+    """An array's, sparse matrix's or tensor's rows as float32 or float64."""
+    if isinstance(X, Tensor):
+        return X.to(dtype)
+    X = X.toarray() if sparse.issparse(X) else X
+    array = np.ascontiguousarray(X, dtype=_NUMPY_DTYPES[dtype])
+    # A model from a memory map must not be written to, and torch knows no such tensor.
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def row_pieces(X: Any, dtype: torch.dtype = torch.float32) -> Iterator[Tensor]:
+    """The rows of X in order, ``ROWS_AT_ONCE`` at a time: so much is copied, and no more."""
+    return (as_tensor(X[rows], dtype) for rows in gen_batches(X.shape[0], ROWS_AT_ONCE))

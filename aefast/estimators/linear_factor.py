@@ -1,0 +1,216 @@
+"""The linear factor model ``x = W h + b + noise``, which PCA and its probabilistic kin share.
+
+W is kept as scikit-learn keeps it, transposed: ``weight [K, D]``, a row a factor.
+
+Reference: Goodfellow, Bengio, Courville, "Deep Learning", MIT Press, 2016, chapter 13.
+"""
+
+import math
+from abc import abstractmethod
+from typing import Any, Self
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+
+from aefast.estimators.conversion import DTYPES, LARGEST_SEED, in_a_mode_of_its_own, row_pieces
+from aefast.estimators.moments import Moments, as_double
+from aefast.functional import linear_act
+from aefast.ops.shared import contract
+from aefast.random import normal
+
+
+def posterior(weight: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """What turns an x into E[h given x], and what the model's volume is.
+
+    By the Woodbury identity, with ``M = I + W^T P^-1 W`` of K x K alone, P the noise's diagonal:
+    ``E[h given x] = M^-1 W^T P^-1 (x - b)`` and ``log det(W W^T + P) = log det M + log det P``.
+
+    Args:
+        weight: ``[K, D]``.
+        noise: ``[D]``, the noise's variances, above 0.
+
+    Returns:
+        ``M^-1 W^T P^-1``, ``[K, D]``, and the log-determinant of the covariance, a scalar.
+    """
+    scaled = weight / noise.sqrt()
+    factor = torch.linalg.cholesky(scaled @ scaled.T + torch.eye(len(weight), dtype=weight.dtype))
+    log_det = 2 * factor.diagonal().log().sum() + noise.log().sum()
+    return torch.cholesky_solve(weight / noise, factor), log_det
+
+
+def log_density(centered: Tensor, weight: Tensor, noise: Tensor) -> Tensor:
+    """log N(x; b, W W^T + P) of the rows ``x - b [B, D]``: ``[B]``, nats.
+
+    With h the posterior mean, the quadratic form is ``||P^-1/2 (x - b - W h)||^2 + ||h||^2``: a
+    sum, where Woodbury's difference would cancel as the noise goes to 0.
+    """
+    encoder, log_det = posterior(weight, noise)
+    latent = centered @ encoder.T
+    residual = (centered - latent @ weight) / noise.sqrt()
+    quadratic = residual.square().sum(1) + latent.square().sum(1)
+    return -0.5 * (quadratic + log_det + len(noise) * math.log(2 * math.pi))
+
+
+class LinearFactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """What the estimators share: all is a function of the data's :class:`Moments`.
+
+    A subclass estimates ``components_`` and ``noise_variance_`` from the moments. It may encode
+    and decode otherwise than by the posterior mean and W.
+    """
+
+    n_components: int | None
+
+    @in_a_mode_of_its_own
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Estimate from X, an array or sparse matrix ``(n_samples, n_features)``.
+
+        Raises:
+            TypeError, ValueError: a parameter is of a wrong type or outside its range, or X has
+                fewer than two samples.
+        """
+        self._check_parameters()
+        X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, ensure_min_samples=2)
+        return self._learn(Moments.none(X.shape[1]).including(X))
+
+    @in_a_mode_of_its_own
+    def partial_fit(self, X: Any, y: Any = None) -> Self:
+        """Estimate from X and all rows that came before it, in fit too.
+
+        The result is fit's on all the rows at once, to rounding, whatever the batches: the moments
+        are added up and the model is estimated anew from them, in time that does not depend on how
+        many rows there were. The first batch must have two samples, and ``n_components``.
+        """
+        self._check_parameters()
+        first = not hasattr(self, "_moments")
+        X = validate_data(
+            self,
+            X,
+            accept_sparse="csr",
+            dtype=DTYPES,
+            reset=first,
+            ensure_min_samples=2 if first else 1,
+        )
+        before = Moments.none(X.shape[1]) if first else self._moments
+        return self._learn(before.including(X))
+
+    @in_a_mode_of_its_own
+    def transform(self, X: Any) -> np.ndarray:
+        """The codes ``(n_samples, n_components)`` of the rows of X, in X's dtype.
+
+        float32 rows run on the kernels; float64 ones on plain PyTorch.
+        """
+        check_is_fitted(self)
+        X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=False)
+        encoder = self._encoder()
+        return _affine(X, encoder, -encoder @ as_double(self.mean_))
+
+    @in_a_mode_of_its_own
+    def inverse_transform(self, X: Any) -> np.ndarray:
+        """The reconstructions ``(n_samples, n_features)`` of codes ``(n_samples, n_components)``,
+        in the codes' dtype."""
+        check_is_fitted(self)
+        X = check_array(X, dtype=DTYPES, input_name="X")
+        if X.shape[1] != self._n_features_out:
+            raise ValueError(
+                f"X has {X.shape[1]} columns; it takes one for each of the "
+                f"{self._n_features_out} components"
+            )
+        return _affine(X, self._decoder().T, as_double(self.mean_))
+
+    @in_a_mode_of_its_own
+    def score_samples(self, X: Any) -> np.ndarray:
+        """The log-likelihood ``(n_samples,)`` of each row of X, in nats; float64."""
+        check_is_fitted(self)
+        X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=False)
+        mean, (weight, noise) = as_double(self.mean_), self._generator()
+        pieces = row_pieces(X, torch.float64)
+        return torch.cat([log_density(rows - mean, weight, noise) for rows in pieces]).numpy()
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """The mean log-likelihood of the rows of X, in nats."""
+        return float(np.mean(self.score_samples(X)))
+
+    @in_a_mode_of_its_own
+    def sample(self, n_samples: int = 1, random_state: Any = None) -> np.ndarray:
+        """Rows drawn from the model: ``W h + b + noise`` with standard normal h.
+
+        Args:
+            n_samples: how many.
+            random_state: an int, a ``numpy.random.RandomState``, or None.
+
+        Returns:
+            float64 ``(n_samples, n_features)``.
+        """
+        check_is_fitted(self)
+        contract.check_integer(n_samples, "n_samples", 2**31, low=1)
+        seed = int(check_random_state(random_state).randint(LARGEST_SEED))
+        weight, noise = self._generator()
+        latent = normal(seed, n_samples, len(weight), step=0).double()
+        scatter = normal(seed, n_samples, len(noise), step=1) * noise.sqrt()
+        return (latent @ weight + as_double(self.mean_) + scatter).numpy()
+
+    @in_a_mode_of_its_own
+    def get_covariance(self) -> np.ndarray:
+        """The model's covariance ``W W^T + noise``, ``(n_features, n_features)``."""
+        check_is_fitted(self)
+        weight, noise = self._generator()
+        return (weight.T @ weight + noise.diag()).numpy()
+
+    @abstractmethod
+    def _estimate(self, moments: Moments, n_components: int) -> None:
+        """Set ``components_``, ``noise_variance_`` and what else the subclass shows."""
+
+    def _check_parameters(self) -> None:
+        if self.n_components is not None:
+            contract.check_integer(self.n_components, "n_components", 2**31, low=1)
+
+    def _learn(self, moments: Moments) -> Self:
+        features = len(moments.mean)
+        most = min(moments.count, features)
+        if self.n_components is not None and self.n_components > most:
+            raise ValueError(
+                f"n_components is {self.n_components}; it takes an int in [1, {most}] for "
+                f"{moments.count} samples of {features} features"
+            )
+        self._estimate(moments, self.n_components or most)
+        self._moments = moments
+        self.mean_ = moments.mean
+        self.n_samples_seen_ = moments.count
+        return self
+
+    def _encoder(self) -> Tensor:
+        """``[K, D]``: what gives a code from ``x - b``."""
+        return posterior(*self._generator())[0]
+
+    def _decoder(self) -> Tensor:
+        """``[K, D]``: what gives ``x - b`` from a code."""
+        return as_double(self.components_)
+
+    def _generator(self) -> tuple[Tensor, Tensor]:
+        """The weight ``[K, D]`` and the noise's variances ``[D]``, above 0."""
+        weight = as_double(self.components_)
+        return weight, as_double(self.noise_variance_).expand(weight.shape[1])
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.components_.shape[0]
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+
+def _affine(X: Any, weight: Tensor, bias: Tensor) -> np.ndarray:
+    """``X Wt + b`` in X's dtype. No kernel takes float64, not even one that was forced."""
+    if X.dtype == np.float64:
+        parts = [torch.addmm(bias, rows, weight.T) for rows in row_pieces(X, torch.float64)]
+    else:
+        weight, bias = weight.float(), bias.float()
+        parts = [linear_act(rows, weight, bias) for rows in row_pieces(X)]
+    return torch.cat(parts).numpy()

@@ -1,0 +1,116 @@
+"""Principal component analysis: the optimal linear autoencoder."""
+
+import numpy as np
+import torch
+from sklearn.utils.extmath import svd_flip
+from torch import Tensor
+
+from aefast.estimators.linear_factor import LinearFactorModel
+from aefast.estimators.moments import Moments, as_double
+
+
+class PCA(LinearFactorModel):
+    """Principal component analysis of data that come in batches of any size.
+
+    With V the leading eigenvectors of the data's covariance and b its mean, the code is
+    ``h = V (x - b)`` and the reconstruction ``V^T h + b``: of all linear codes of K numbers the
+    one with the least squared error, which is the sum of the discarded eigenvalues. The results
+    are those of :class:`sklearn.decomposition.PCA` with its full solver, signs included;
+    ``partial_fit``, unlike :class:`sklearn.decomposition.IncrementalPCA`'s, is as exact as fit.
+
+    The likelihood is that of Tipping and Bishop's model, as scikit-learn's:
+    ``N(x; b, V^T (L - s I) V + s I)`` with L the kept eigenvalues and s the noise variance. The
+    noise is taken to be at least the rounding of the largest eigenvalue. Data that lie in a
+    subspace have no density: their likelihood is finite, and says nothing. ``whiten`` leaves the
+    likelihood alone, as it should (scikit-learn's changes).
+
+    Args:
+        n_components: K, the numbers in a code, at most ``min(n_samples, n_features)``; None takes
+            that many.
+        whiten: divide the codes by their standard deviations. A code that does not vary in the
+            data is 0.
+
+    Attributes:
+        components_: V, a unit eigenvector a row, the largest of its entries (in magnitude)
+            positive; float64 ``(n_components, n_features)``.
+        explained_variance_: their eigenvalues, largest first ``(n_components,)``. The covariance
+            is normalized by ``n_samples - 1``.
+        explained_variance_ratio_: their shares of the total variance; 0 where there is none.
+        singular_values_: the singular values of the centered data.
+        mean_: b, ``(n_features,)``.
+        noise_variance_: the mean of the discarded eigenvalues among the first
+            ``min(n_samples, n_features)``; 0 where all of these are kept.
+        n_components_: K.
+        n_samples_seen_: how many rows there were.
+        n_features_in_: the number of features seen in fit.
+        feature_names_in_: their names, where they have any.
+
+    References:
+        Goodfellow, Bengio, Courville, "Deep Learning", MIT Press, 2016, sections 2.12 and 14.2.
+        Tipping, Bishop, "Probabilistic principal component analysis", Journal of the Royal
+        Statistical Society B 61, 1999.
+
+    >>> import numpy as np
+    >>> from aefast.estimators import PCA
+    >>> X = np.array([[0.0, 1.0], [1.0, 3.0], [2.0, 5.0], [3.0, 7.0]])
+    >>> model = PCA(n_components=1).fit(X)
+    >>> model.transform(X).round(2).ravel()
+    array([-3.35, -1.12,  1.12,  3.35])
+    >>> np.allclose(model.inverse_transform(model.transform(X)), X)
+    True
+    """
+
+    def __init__(self, n_components: int | None = None, *, whiten: bool = False) -> None:
+        self.n_components = n_components
+        self.whiten = whiten
+
+    def _estimate(self, moments: Moments, n_components: int) -> None:
+        variances, axes = principal_axes(moments)
+        total, discarded = float(variances.sum()), variances[n_components : moments.count]
+        self.components_ = axes[:n_components].numpy().copy()
+        self.explained_variance_ = variances[:n_components].numpy().copy()
+        self.explained_variance_ratio_ = self.explained_variance_ / (total or 1.0)
+        self.singular_values_ = np.sqrt(self.explained_variance_ * (moments.count - 1))
+        self.noise_variance_ = float(discarded.mean()) if len(discarded) else 0.0
+        self.n_components_ = n_components
+
+    def _encoder(self) -> Tensor:
+        axes, variances = as_double(self.components_), as_double(self.explained_variance_)
+        if not self.whiten:
+            return axes
+        varies = variances > least_noise(variances, axes.shape[1])
+        return torch.where(varies, variances.rsqrt(), 0.0)[:, None] * axes
+
+    def _decoder(self) -> Tensor:
+        axes, variances = as_double(self.components_), as_double(self.explained_variance_)
+        return variances.sqrt()[:, None] * axes if self.whiten else axes
+
+    def _generator(self) -> tuple[Tensor, Tensor]:
+        axes, variances = as_double(self.components_), as_double(self.explained_variance_)
+        weight, noise = with_noise(variances, axes, self.noise_variance_)
+        return weight, torch.full((axes.shape[1],), noise, dtype=axes.dtype)
+
+
+def principal_axes(moments: Moments) -> tuple[Tensor, Tensor]:
+    """The covariance's eigenvalues ``[D]``, largest first, and eigenvectors ``[D, D]``, in rows."""
+    covariance = as_double(moments.scatter) / (moments.count - 1)
+    values, vectors = torch.linalg.eigh(covariance)
+    _, axes = svd_flip(None, vectors.T.flip(0).numpy(), u_based_decision=False)
+    return values.flip(0).clamp(min=0), torch.from_numpy(axes)
+
+
+def least_noise(variances: Tensor, features: int) -> float:
+    """The eigenvalues' rounding: a smaller one, or a smaller noise, cannot be told from 0."""
+    double = torch.finfo(torch.float64)
+    return max(float(variances[0]) * features * double.eps, double.tiny)
+
+
+def with_noise(variances: Tensor, axes: Tensor, noise: float) -> tuple[Tensor, float]:
+    """The weight ``[K, D]`` with which ``W W^T + noise I`` has these variances along these axes,
+    and the noise, which is above 0.
+
+    Where all axes are kept the least noise is exact: the variances are shared out otherwise
+    between W and the noise, and the covariance is the same.
+    """
+    noise = max(noise, least_noise(variances, axes.shape[1]))
+    return (variances - noise).clamp(min=0).sqrt()[:, None] * axes, noise

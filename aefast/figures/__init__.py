@@ -1,0 +1,53 @@
+"""What each system of the family does, shown on data: ``aefast figures``.
+
+A figure is a module with three functions: ``measure()`` trains and returns the numbers,
+``sentence(measured)`` says what they show, ``draw(measured, figure)`` shows it. The tests hold
+the numbers to what the sentence claims.
+"""
+
+import importlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+
+from aefast.figures.page import Shown, write_page
+
+# In the order of the lectures; each is a module of this package.
+NAMES = (
+    "linear",
+    "denoising",
+)
+
+
+def run(names: Sequence[str], out: Path, report: Callable[[Shown], None]) -> Path:
+    """Make these figures, and the page that shows them; its path.
+
+    Args:
+        names: of the figures, among ``NAMES``.
+        out: the folder that the PNGs and ``index.html`` go to; it is made if need be.
+        report: called after each figure.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    shown = []
+    for name in names:
+        shown.append(show(name, out))
+        report(shown[-1])
+    return write_page(shown, out)
+
+
+def show(name: str, out: Path) -> Shown:
+    """Measure and draw one figure into the folder."""
+    from matplotlib.figure import Figure
+
+    module = find(name)
+    measured = module.measure()
+    figure = Figure(figsize=module.SIZE, layout="constrained")
+    module.draw(measured, figure)
+    image = out / f"{name}.png"
+    figure.savefig(image, dpi=150)
+    return Shown(module.TITLE, module.sentence(measured), image.name)
+
+
+def find(name: str) -> ModuleType:
+    """The module that makes a figure."""
+    return importlib.import_module(f"aefast.figures.{name}")

@@ -1,0 +1,61 @@
+"""What the figures share: handwritten digits, a training loop, and how digits are drawn."""
+
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+HELD_OUT = 360
+
+
+@cache
+def load_digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """scikit-learn's 8x8 digits, in [0, 1], shuffled, and their labels: 1437 to train on and 360
+    held out. (train, train_labels, held_out, held_out_labels)"""
+    from sklearn import datasets
+
+    digits = datasets.load_digits()
+    order = torch.randperm(len(digits.data), generator=torch.Generator().manual_seed(0))
+    pixels = (torch.from_numpy(digits.data).float() / 16)[order]
+    labels = torch.from_numpy(digits.target)[order]
+    return pixels[HELD_OUT:], labels[HELD_OUT:], pixels[:HELD_OUT], labels[:HELD_OUT]
+
+
+def train(
+    loss: Callable[..., Tensor],
+    parameters: Iterable[Tensor],
+    data: Tensor,
+    *,
+    epochs: int,
+    batch_size: int = 128,
+    learning_rate: float = 3e-3,
+) -> None:
+    """Adam, with a learning rate that falls to 0 along a cosine; ``loss(rows, seed=step)``."""
+    optimizer = torch.optim.Adam(parameters, lr=learning_rate, fused=True)
+    steps = epochs * -(-len(data) // batch_size)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    generator = torch.Generator().manual_seed(0)
+    step = 0
+    for _ in range(epochs):
+        for rows in torch.randperm(len(data), generator=generator).split(batch_size):
+            optimizer.zero_grad()
+            loss(data[rows], seed=step).backward()
+            optimizer.step()
+            schedule.step()
+            step += 1
+
+
+def draw_images(axes: Any, images: Tensor, title: str = "", *, columns: int = 10) -> None:
+    """Square images ``[N, side * side]`` as a grid on one pair of axes, with thin gaps."""
+    side = round(images.shape[1] ** 0.5)
+    rows = -(-len(images) // columns)
+    low, high = images.min(), images.max()
+    grid = torch.full((rows * (side + 1) - 1, columns * (side + 1) - 1), float("nan"))
+    for number, image in enumerate((images - low) / (high - low)):
+        row, column = (place * (side + 1) for place in divmod(number, columns))
+        grid[row : row + side, column : column + side] = image.reshape(side, side)
+    axes.imshow(grid.numpy(), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.axis("off")

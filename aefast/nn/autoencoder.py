@@ -1,0 +1,284 @@
+"""The autoencoder: a shallow or deep encoder and its mirrored decoder."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TypedDict, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aefast import random
+from aefast.functional import corrupt, linear_act, reconstruction_loss
+from aefast.nn.compression import CompressedCode, dequantize, quantize
+from aefast.nn.linear import LinearAct, TiedLinearAct
+from aefast.ops.linear_act import ACTIVATIONS
+from aefast.ops.reconstruction import LOSSES
+from aefast.ops.shared import contract
+
+
+class Architecture(TypedDict, total=False):
+    """The options that every kind of autoencoder takes as :class:`Autoencoder` does."""
+
+    layers: Sequence[int] | None
+    activation: str
+    code_activation: str | None
+    output_activation: str
+    tied: bool
+    code_dropout: float
+    loss: str
+
+
+class Autoencoder(nn.Module):
+    """Encodes its input, and reconstructs it from the code.
+
+    With one hidden layer the code is ``h = f(W x + b)`` and the reconstruction
+    ``r = g(V h + c)``; a deep one has several such layers on either side, the decoder's sizes
+    mirroring the encoder's. Training minimizes what :meth:`loss` says of r and x.
+
+    The layers carry the names that ``nn.Sequential(Linear, activation, Linear, activation, ...)``
+    gives them, so a state dict of either loads into the other.
+
+    Args:
+        visible: D, the size of each input row.
+        hidden: H, the size of the code, of one hidden layer.
+        layers: instead of these two, D, H_1, ..., H_L: the sizes from the input to the code.
+        activation: f, of every layer but the last, one of :class:`aefast.nn.LinearAct`'s.
+        code_activation: of the code; None for ``activation``.
+        output_activation: g, of the last layer.
+        tied: whether each layer of the decoder has the weight of its mirror image, transposed.
+        code_dropout: the probability, below 1, that training sets an element of the code to 0;
+            the others are divided by 1 - code_dropout, so that evaluation changes nothing.
+        loss: ``"mse"``, or ``"bce"`` for outputs in (0, 1); a mean over all elements.
+
+    Raises:
+        TypeError: an argument is of a wrong type.
+        ValueError: an unknown activation or loss, a number outside its range, sizes given twice or
+            not at all, or bce of an output that is no sigmoid's.
+
+    References:
+        Goodfellow, Bengio, Courville, "Deep Learning", 2016, sections 14.1 to 14.3. Hinton,
+        Salakhutdinov, "Reducing the dimensionality of data with neural networks", Science 313,
+        2006. Srivastava et al., "Dropout", JMLR 15, 2014.
+
+    >>> import torch
+    >>> from aefast.nn import Autoencoder
+    >>> model = Autoencoder(layers=[64, 32, 2], activation="tanh", code_activation="identity")
+    >>> x = torch.rand(5, 64)
+    >>> model(x).shape, model.encode(x).shape
+    (torch.Size([5, 64]), torch.Size([5, 2]))
+    >>> model.loss(x).backward()
+    """
+
+    def __init__(
+        self,
+        visible: int | None = None,
+        hidden: int | None = None,
+        *,
+        layers: Sequence[int] | None = None,
+        activation: str = "sigmoid",
+        code_activation: str | None = None,
+        output_activation: str = "identity",
+        tied: bool = False,
+        code_dropout: float = 0.0,
+        loss: str = "mse",
+    ) -> None:
+        super().__init__()
+        sizes = check_sizes(visible, hidden, layers)
+        contract.check_choice(activation, "activation", ACTIVATIONS)
+        if code_activation is not None:
+            contract.check_choice(code_activation, "code_activation", ACTIVATIONS)
+        contract.check_choice(output_activation, "output_activation", ACTIVATIONS)
+        contract.check_choice(loss, "loss", LOSSES)
+        if loss == "bce" and output_activation != "sigmoid":
+            raise ValueError(
+                f"output_activation is {output_activation!r}; with loss 'bce' it takes 'sigmoid'"
+            )
+        if not contract.check_number(code_dropout, "code_dropout", 0, 1) < 1:
+            raise ValueError(f"code_dropout is {code_dropout}; it takes a number in [0, 1)")
+        self.code_dropout = float(code_dropout)
+        self.loss_kind = loss
+        self.depth = len(sizes) - 1
+        self._add_layers(sizes, activation, code_activation or activation, output_activation, tied)
+
+    def _add_layers(
+        self, sizes: list[int], activation: str, code: str, output: str, tied: bool
+    ) -> None:
+        activations = [activation] * (self.depth - 1)
+        encoder = [
+            LinearAct(below, above, activation=kind)
+            for (below, above), kind in zip(pairwise(sizes), [*activations, code], strict=True)
+        ]
+        decoder = [
+            TiedLinearAct(layer, kind)
+            if tied
+            else LinearAct(layer.out_features, layer.in_features, activation=kind)
+            for layer, kind in zip(reversed(encoder), [*activations, output], strict=True)
+        ]
+        for number, layer in enumerate([*encoder, *decoder]):
+            self.add_module(str(2 * number), layer)
+
+    @property
+    def encoder(self) -> list[LinearAct]:
+        """The layers from the input to the code."""
+        return [self._layer(number) for number in range(self.depth)]
+
+    @property
+    def decoder(self) -> list[LinearAct]:
+        """The layers from the code to the reconstruction; of a tied one, :class:`TiedLinearAct`."""
+        return [self._layer(number) for number in range(self.depth, 2 * self.depth)]
+
+    def _layer(self, number: int) -> LinearAct:
+        return cast(LinearAct, self.get_submodule(str(2 * number)))
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The code: ``[..., D]`` to ``[..., H]``."""
+        for layer in self.encoder:
+            x = layer(x)
+        return x
+
+    def decode(self, code: Tensor) -> Tensor:
+        """The reconstruction of a code: ``[..., H]`` to ``[..., D]``."""
+        for layer in self.decoder:
+            code = layer(code)
+        return code
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The reconstruction of x, ``[..., D]``; in training, from a code with dropout."""
+        return self.decode(self._drop(self.encode(x), None, None, 0))
+
+    def loss(
+        self,
+        x: Tensor,
+        *,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        row_offset: int = 0,
+    ) -> Tensor:
+        """What training minimizes, a scalar: the mean error of the reconstruction of x.
+
+        Of one hidden layer without dropout, one op over the layers as they stand,
+        :func:`aefast.functional.reconstruction_loss`: it calls neither ``forward``, ``encode`` and
+        ``decode`` nor any hook of theirs. A subclass that changes them writes its own.
+
+        Args:
+            x: ``[..., D]``.
+            seed: what is drawn is a function of it, an int in [0, 2**63); None draws one from
+                ``generator``.
+            generator: a ``torch.Generator``; None takes torch's default one.
+            row_offset: the number of x's first row, where a batch is split over processes.
+
+        Raises:
+            TypeError, ValueError: as :func:`aefast.functional.reconstruction_loss`.
+        """
+        if self.is_one_op:
+            return self.fused_loss(x)
+        code = self._drop(self.encode(x), seed, generator, row_offset)
+        return self.compare(code, x)
+
+    @property
+    def is_one_op(self) -> bool:
+        """Whether the loss is one :func:`aefast.functional.reconstruction_loss`."""
+        return self.depth == 1 and not (self.training and self.code_dropout)
+
+    def fused_loss(
+        self,
+        x: Tensor,
+        *,
+        corruption: str | None = None,
+        corruption_level: float = 0.0,
+        contraction: float = 0.0,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        row_offset: int = 0,
+    ) -> Tensor:
+        """The loss of one hidden layer, as :func:`aefast.functional.reconstruction_loss`."""
+        encoder, decoder = self._layer(0), self._layer(1)
+        is_tied = isinstance(decoder, TiedLinearAct)
+        return reconstruction_loss(
+            x,
+            encoder.weight,
+            encoder.bias,
+            None if is_tied else decoder.weight,
+            decoder.bias,
+            activation=encoder.activation,
+            output_activation=decoder.activation,
+            loss=self.loss_kind,
+            corruption=corruption,
+            corruption_level=corruption_level,
+            contraction=contraction,
+            seed=seed,
+            generator=generator,
+            row_offset=row_offset,
+        )
+
+    def compare(self, code: Tensor, x: Tensor) -> Tensor:
+        """The mean error of a code's reconstruction against x; a scalar."""
+        *inner, last = self.decoder
+        for layer in inner:
+            code = layer(code)
+        if self.loss_kind == "mse":
+            return F.mse_loss(last(code), x)
+        logits = linear_act(code, last.weight, last.bias)
+        return F.binary_cross_entropy_with_logits(logits, x)
+
+    def _drop(
+        self,
+        code: Tensor,
+        seed: int | None,
+        generator: torch.Generator | None,
+        row_offset: int,
+    ) -> Tensor:
+        if not (self.training and self.code_dropout):
+            return code
+        if seed is not None:  # not the seed itself: x may have been corrupted with that one
+            seed = random.child_seed(contract.check_integer(seed, "seed", random.SEED_LIMIT), 0)
+        kept = corrupt(
+            code,
+            "masking",
+            self.code_dropout,
+            seed=seed,
+            generator=generator,
+            row_offset=row_offset,
+        )
+        return kept / (1 - self.code_dropout)
+
+    @torch.no_grad()
+    def compress(self, x: Tensor, bits: int = 8) -> CompressedCode:
+        """The code of x ``[B, D]``, each element rounded to one of 2**bits levels.
+
+        Args:
+            x: ``[B, D]``.
+            bits: of each element of the code, 1 to 16.
+
+        Returns:
+            What :meth:`decompress` takes; its ``bits_per_element`` counts all that it holds.
+
+        Raises:
+            ValueError: x is not ``[B, D]``, its code is not finite, or ``bits`` is none of these.
+        """
+        if x.dim() != 2:
+            raise ValueError(f"x has shape {list(x.shape)}; it takes [B, D]")
+        return quantize(self.encode(x), bits, x.shape[1])
+
+    @torch.no_grad()
+    def decompress(self, compressed: CompressedCode) -> Tensor:
+        """The reconstruction ``[B, D]`` from what :meth:`compress` gave."""
+        like = self._layer(0).weight
+        return self.decode(dequantize(compressed).to(like))
+
+    def extra_repr(self) -> str:
+        return f"code_dropout={self.code_dropout}, loss={self.loss_kind!r}"
+
+
+def check_sizes(visible: int | None, hidden: int | None, layers: Sequence[int] | None) -> list[int]:
+    """The sizes from the input to the code, each at least 1."""
+    if (layers is None) == (visible is None and hidden is None):
+        raise ValueError("it takes either visible and hidden, or layers")
+    if layers is None:
+        named = {"visible": visible, "hidden": hidden}
+    else:
+        named = {f"layers[{number}]": size for number, size in enumerate(layers)}
+        if len(named) < 2:
+            raise ValueError(f"layers is {list(layers)}; it takes two sizes or more")
+    return [contract.check_integer(size, name, 2**31, low=1) for name, size in named.items()]

@@ -1,0 +1,87 @@
+"""The contractive autoencoder."""
+
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from aefast.functional import contractive_penalty, tangents
+from aefast.nn.autoencoder import Architecture, Autoencoder
+from aefast.ops.jacobian import Tangents
+from aefast.ops.shared import contract
+
+
+class ContractiveAutoencoder(Autoencoder):
+    """An autoencoder whose code changes little where its input does.
+
+    Training minimizes the reconstruction's mean error plus ``contraction`` times the mean over the
+    rows of ||J(x)||^2, the squared Frobenius norm of the encoder's Jacobian. Only directions in
+    which the data vary resist it: they are the tangents of the manifold that the data lie on.
+
+    Args:
+        visible: D, the size of each input row.
+        hidden: H, the size of the code.
+        contraction: the factor of the penalty, 0 or more.
+        architecture: the rest, as :class:`aefast.nn.Autoencoder` takes it.
+
+    Raises:
+        TypeError, ValueError: as :class:`aefast.nn.Autoencoder`.
+
+    Reference:
+        Rifai, Vincent, Muller, Glorot, Bengio, "Contractive auto-encoders: explicit invariance
+        during feature extraction", ICML 2011.
+
+    >>> import torch
+    >>> from aefast.nn import ContractiveAutoencoder
+    >>> model = ContractiveAutoencoder(64, 32, contraction=0.1)
+    >>> x = torch.rand(5, 64)
+    >>> model.loss(x).backward()
+    >>> model.tangents(x, n=3).vectors.shape
+    torch.Size([5, 3, 64])
+    """
+
+    def __init__(
+        self,
+        visible: int | None = None,
+        hidden: int | None = None,
+        *,
+        contraction: float = 0.1,
+        **architecture: Unpack[Architecture],
+    ) -> None:
+        super().__init__(visible, hidden, **architecture)
+        self.contraction = contract.check_number(contraction, "contraction", 0)
+
+    def loss(
+        self,
+        x: Tensor,
+        *,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        row_offset: int = 0,
+    ) -> Tensor:
+        """The mean error of the reconstruction plus the weighted mean penalty; a scalar."""
+        if self.is_one_op:
+            return self.fused_loss(x, contraction=self.contraction)
+        error = super().loss(x, seed=seed, generator=generator, row_offset=row_offset)
+        return error + self.contraction * self.penalty(x).mean()
+
+    def penalty(self, x: Tensor) -> Tensor:
+        """||J(x)||^2 at each row: ``[..., D]`` to ``[...]``."""
+        penalty = contractive_penalty(x, *self._layers())
+        assert isinstance(penalty, Tensor)
+        return penalty
+
+    def tangents(self, x: Tensor, n: int = 1) -> Tangents:
+        """The n directions that the code changes most with: :func:`aefast.functional.tangents`."""
+        return tangents(x, *self._layers(), n=n)
+
+    def _layers(self) -> tuple[list[Tensor], list[Tensor | None], list[str]]:
+        layers = self.encoder
+        return (
+            [layer.weight for layer in layers],
+            [layer.bias for layer in layers],
+            [layer.activation for layer in layers],
+        )
+
+    def extra_repr(self) -> str:
+        return f"contraction={self.contraction}, {super().extra_repr()}"

@@ -1,0 +1,89 @@
+"""The sparse autoencoder."""
+
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from aefast.functional import kl_sparsity, l1_sparsity
+from aefast.nn.autoencoder import Architecture, Autoencoder
+from aefast.ops.shared import contract
+
+PENALTIES = ("kl", "l1")
+
+
+class SparseAutoencoder(Autoencoder):
+    """An autoencoder few of whose code's units are active at a time.
+
+    Training minimizes the reconstruction's mean error plus ``sparsity_weight`` times a penalty:
+    ``"kl"`` is sum_j KL(target, mean activity of unit j over the batch), in nats, which takes a
+    code in (0, 1); ``"l1"`` the mean over the rows of ||h||_1.
+
+    Args:
+        visible: D, the size of each input row.
+        hidden: H, the size of the code.
+        penalty: ``"kl"`` or ``"l1"``.
+        sparsity_weight: the factor of the penalty, 0 or more.
+        sparsity_target: of ``"kl"``: the mean activity that each unit is drawn to, in (0, 1).
+        architecture: the rest, as :class:`aefast.nn.Autoencoder` takes it.
+
+    Raises:
+        TypeError, ValueError: as :class:`aefast.nn.Autoencoder`; or ``"kl"`` of a code that is no
+            sigmoid's.
+
+    References:
+        Ng, "Sparse autoencoder", CS294A lecture notes, Stanford, 2011. Goodfellow, Bengio,
+        Courville, "Deep Learning", 2016, section 14.2.1.
+
+    >>> import torch
+    >>> from aefast.nn import SparseAutoencoder
+    >>> model = SparseAutoencoder(64, 128, penalty="kl", sparsity_target=0.05)
+    >>> model.loss(torch.rand(5, 64)).backward()
+    """
+
+    def __init__(
+        self,
+        visible: int | None = None,
+        hidden: int | None = None,
+        *,
+        penalty: str = "kl",
+        sparsity_weight: float = 1e-3,
+        sparsity_target: float = 0.05,
+        **architecture: Unpack[Architecture],
+    ) -> None:
+        contract.check_choice(penalty, "penalty", PENALTIES)
+        super().__init__(visible, hidden, **architecture)
+        code = self.encoder[-1].activation
+        if penalty == "kl" and code != "sigmoid":
+            raise ValueError(f"the code's activation is {code!r}; penalty 'kl' takes 'sigmoid'")
+        self.penalty_kind = penalty
+        self.sparsity_weight = contract.check_number(sparsity_weight, "sparsity_weight", 0)
+        self.sparsity_target = contract.check_number(sparsity_target, "sparsity_target", 0, 1)
+        if self.sparsity_target in (0, 1):
+            raise ValueError(f"sparsity_target is {sparsity_target}; it takes a number in (0, 1)")
+
+    def loss(
+        self,
+        x: Tensor,
+        *,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        row_offset: int = 0,
+    ) -> Tensor:
+        """The mean error of the reconstruction plus the weighted penalty; a scalar."""
+        code = self.encode(x)
+        error = self.compare(self._drop(code, seed, generator, row_offset), x)
+        return error + self.sparsity_weight * self.penalty(code)
+
+    def penalty(self, code: Tensor) -> Tensor:
+        """The penalty of a batch's code ``[..., H]``: a scalar, without its factor."""
+        if self.penalty_kind == "kl":
+            return kl_sparsity(code, self.sparsity_target)
+        return l1_sparsity(code)
+
+    def extra_repr(self) -> str:
+        target = f", sparsity_target={self.sparsity_target}" if self.penalty_kind == "kl" else ""
+        return (
+            f"penalty={self.penalty_kind!r}, sparsity_weight={self.sparsity_weight}{target}, "
+            f"{super().extra_repr()}"
+        )

@@ -1,0 +1,176 @@
+"""The stochastic autoencoder: an encoder and a decoder that are distributions."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Normal
+
+from aefast import random
+from aefast.functional import corrupt, linear_act
+from aefast.nn.autoencoder import Autoencoder
+from aefast.nn.likelihood import (
+    DECODER_KINDS,
+    MEAN_ACTIVATIONS,
+    distribution,
+    draw_visible,
+    log_likelihood,
+)
+from aefast.ops.shared import contract
+
+
+class StochasticAutoencoder(Autoencoder):
+    """Draws its code, and says how likely its input is given the code.
+
+    The encoder is p(h | x) = N(f(x), code_noise^2 I); the decoder p(x | h) is a product of
+    Bernoulli or Gaussian distributions, whose mean is the decoding of h. Training minimizes
+    ``-ln p(x | h)`` at an h drawn from the encoder. Drawing from the two in turn is a Markov chain
+    over x: :meth:`sample` runs it.
+
+    Args:
+        visible: D, the size of each input row.
+        hidden: H, the size of the code.
+        layers: instead of these two, D, H_1, ..., H_L: the sizes from the input to the code.
+        activation: of every layer but the last; its code should be bounded, or it outgrows the
+            noise.
+        code_noise: the standard deviation of the code given x, 0 or more.
+        decoder_kind: ``"bernoulli"``, for x in [0, 1], or ``"gaussian"``, whose variance is
+            learned, one for all units.
+
+    Attributes:
+        log_var: the log of the Gaussian decoder's variance, a scalar; None for Bernoulli.
+
+    Raises:
+        TypeError, ValueError: as :class:`aefast.nn.Autoencoder`.
+
+    References:
+        Goodfellow, Bengio, Courville, "Deep Learning", 2016, sections 14.4 and 20.11. Bengio, Yao,
+        Alain, Vincent, "Generalized denoising auto-encoders as generative models", NIPS 2013.
+
+    >>> import torch
+    >>> from aefast.nn import StochasticAutoencoder
+    >>> model = StochasticAutoencoder(64, 16)
+    >>> x = torch.rand(5, 64)
+    >>> model.loss(x).backward()
+    >>> model.decode_distribution(model.encode_distribution(x).sample()).log_prob(x).shape
+    torch.Size([5])
+    >>> model.sample(3, steps=10, seed=0).shape
+    torch.Size([3, 64])
+    """
+
+    log_var: Tensor | None
+
+    def __init__(
+        self,
+        visible: int | None = None,
+        hidden: int | None = None,
+        *,
+        layers: Sequence[int] | None = None,
+        activation: str = "tanh",
+        code_noise: float = 0.3,
+        decoder_kind: str = "bernoulli",
+    ) -> None:
+        contract.check_choice(decoder_kind, "decoder_kind", DECODER_KINDS)
+        super().__init__(
+            visible,
+            hidden,
+            layers=layers,
+            activation=activation,
+            output_activation=MEAN_ACTIVATIONS[decoder_kind],
+        )
+        self.decoder_kind = decoder_kind
+        self.code_noise = contract.check_number(code_noise, "code_noise", 0)
+        log_var = nn.Parameter(torch.zeros(())) if decoder_kind == "gaussian" else None
+        self.register_parameter("log_var", log_var)
+
+    def encode_distribution(self, x: Tensor) -> Distribution:
+        """p(h | x), over codes ``[..., H]``."""
+        mean = self.encode(x)
+        return Independent(Normal(mean, self.code_noise, validate_args=False), 1)
+
+    def decode_distribution(self, code: Tensor) -> Distribution:
+        """p(x | h), over rows ``[..., D]``."""
+        return distribution(self.decoder_kind, self.decode(code), self.log_var)
+
+    def log_likelihood(self, x: Tensor, code: Tensor) -> Tensor:
+        """ln p(x | h) at each row, in nats: ``[..., D]`` and ``[..., H]`` to ``[...]``."""
+        *inner, last = self.decoder
+        for layer in inner:
+            code = layer(code)
+        output = linear_act(code, last.weight, last.bias)
+        return log_likelihood(self.decoder_kind, x, output, self.log_var)
+
+    def loss(
+        self,
+        x: Tensor,
+        *,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        row_offset: int = 0,
+    ) -> Tensor:
+        """The mean over the rows of -ln p(x | h), in nats, at codes drawn from p(h | x)."""
+        code = corrupt(
+            self.encode(x),
+            "gaussian",
+            self.code_noise,
+            seed=seed,
+            generator=generator,
+            row_offset=row_offset,
+        )
+        return -self.log_likelihood(x, code).mean()
+
+    @torch.no_grad()
+    def sample(
+        self,
+        samples: int,
+        steps: int = 100,
+        *,
+        start: Tensor | None = None,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Where Markov chains over x are after some steps; the means of their last draws.
+
+        Args:
+            samples: how many chains.
+            steps: draws of a code and of x given it, at least 1.
+            start: the rows ``[samples, D]`` or ``[D]`` that the chains begin at; None for codes
+                drawn from N(0, I).
+            seed: an int in [0, 2**63); None draws one from ``generator``.
+            generator: a ``torch.Generator``; None takes torch's default one.
+
+        Returns:
+            ``[samples, D]``.
+
+        Raises:
+            TypeError, ValueError: an argument is of a wrong type, shape or range.
+        """
+        samples = contract.check_integer(samples, "samples", 2**31)
+        steps = contract.check_integer(steps, "steps", 2**31, low=1)
+        contract.check_seed_arguments(seed, generator)
+        like = self._layer(0).weight
+        hidden, visible = self.encoder[-1].out_features, like.shape[1]
+        seed = int(contract.draw_seed(seed, generator, like.device, False))
+        if start is None:
+            noise = random.normal(seed, samples, hidden, device=like.device)
+            x = self.decode(noise.to(like.dtype))
+        else:
+            contract.check_like(start, "start", like, "the weight")
+            if start.shape not in ((visible,), (samples, visible)):
+                raise ValueError(
+                    f"start has shape {list(start.shape)}; "
+                    f"it takes [{samples}, {visible}] or [{visible}]"
+                )
+            x = start.expand(samples, visible)
+        for step in range(steps):
+            x = self._step(x, random.child_seed(seed, step))
+        return x
+
+    def _step(self, mean: Tensor, seed: int) -> Tensor:
+        """From the means of x to those after a draw of x and one of a code."""
+        x = draw_visible(mean, self.log_var, random.child_seed(seed, 0))
+        code = corrupt(self.encode(x), "gaussian", self.code_noise, seed=random.child_seed(seed, 1))
+        return self.decode(code)
+
+    def extra_repr(self) -> str:
+        return f"code_noise={self.code_noise}, decoder_kind={self.decoder_kind!r}"

@@ -1,0 +1,45 @@
+"""Sparsity penalties as the equations read; half precisions are added up in float32.
+
+References: Ng, "Sparse autoencoder", CS294A lecture notes, Stanford, 2011. Goodfellow, Bengio,
+Courville, "Deep Learning", 2016, section 14.2.1.
+"""
+
+import torch
+from torch import Tensor
+
+
+def kl_sparsity(code: Tensor, target: float) -> Tensor:
+    """sum_j KL(target, mean activity of unit j), in nats; a scalar."""
+    return divergence(_mean(code), target).sum().to(code.dtype)
+
+
+def l1_sparsity(code: Tensor) -> Tensor:
+    """The mean over the rows of sum_j |h_j|; a scalar."""
+    return _wide(code).abs().sum(-1).mean().to(code.dtype)
+
+
+def divergence(mean: Tensor, target: float) -> Tensor:
+    """KL(target, mean) of two Bernoulli distributions, unit by unit."""
+    return target * torch.log(target / mean) + (1 - target) * torch.log((1 - target) / (1 - mean))
+
+
+def derivative(mean: Tensor, target: float) -> Tensor:
+    return (1 - target) / (1 - mean) - target / mean
+
+
+def slope(code: Tensor, target: float) -> Tensor:
+    """The KL penalty's gradient by any row of the code, [H]: the same for all rows."""
+    return derivative(_mean(code), target) / (code.numel() // max(code.shape[-1], 1))
+
+
+def l1_gradient(code: Tensor, grad: Tensor) -> Tensor:
+    rows = code.numel() // max(code.shape[-1], 1)
+    return (_wide(grad) / rows * torch.sign(_wide(code))).to(code.dtype)
+
+
+def _mean(code: Tensor) -> Tensor:
+    return _wide(code).reshape(-1, code.shape[-1]).mean(0)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -1,0 +1,211 @@
+"""Sparsity penalties: every backend against the definition, the definition against torch's own."""
+
+import math
+
+import pytest
+import torch
+from torch.autograd import gradcheck, gradgradcheck
+
+import aefast
+from aefast.functional import kl_sparsity, l1_sparsity
+from aefast.ops.sparsity import eager
+from tests.accuracy import assert_as_accurate_as_torch
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+SHAPES = [(1, 1), (7,), (5, 3), (3, 5, 7), (257, 131), (1, 300), (1000, 2)]
+PENALTIES = {"kl": lambda code: kl_sparsity(code, 0.07), "l1": l1_sparsity}
+
+
+def activities(*shape, device, dtype=torch.float32):
+    return (0.02 + 0.9 * torch.rand(shape, device=device)).to(dtype)
+
+
+def in_torch(name, code):
+    """The penalty as a user writes it, in the code's own arithmetic."""
+    if name == "l1":
+        return code.abs().sum(-1).mean()
+    mean = code.reshape(-1, code.shape[-1]).mean(0)
+    target = torch.full_like(mean, 0.07)
+    return (target * (target / mean).log() + (1 - target) * ((1 - target) / (1 - mean)).log()).sum()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", PENALTIES)
+def test_penalties_and_gradients_are_as_accurate_as_torchs(kernel_place, name, shape, dtype):
+    code = activities(*shape, device=kernel_place, dtype=dtype)
+    if name == "l1":
+        code = code - 0.5
+    results = []
+    wide = torch.promote_types(dtype, torch.float32)
+    for function, kind in (
+        (PENALTIES[name], dtype),
+        (lambda code: in_torch(name, code), wide),
+        (lambda code: in_torch(name, code), torch.float64),
+    ):
+        leaf = code.to(kind).requires_grad_()
+        penalty = function(leaf)
+        (gradient,) = torch.autograd.grad(3 * penalty, leaf)
+        assert penalty.dtype == gradient.dtype == kind
+        results.append((penalty.detach(), gradient))
+    (ours, our_gradient), (plain, plain_gradient), (exact, exact_gradient) = results
+    assert_as_accurate_as_torch(ours, plain.to(dtype), exact)
+    assert_as_accurate_as_torch(our_gradient, plain_gradient.to(dtype), exact_gradient)
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+def test_any_strides_give_the_same_result(kernel_place, name):
+    base = activities(24, 37, device=kernel_place)
+    for code in (base.t(), base[::2, 3:20], base[:, ::3], base[:1].expand(5, 37), base.t()[None]):
+        leaf = code.detach().requires_grad_()
+        copy = code.contiguous().detach().clone().requires_grad_()
+        assert torch.equal(PENALTIES[name](leaf), PENALTIES[name](copy))
+        found = torch.autograd.grad(PENALTIES[name](leaf), leaf)[0]
+        assert torch.equal(found, torch.autograd.grad(PENALTIES[name](copy), copy)[0])
+
+
+def test_the_kl_penalty_is_zero_and_flat_at_its_target(place):
+    code = torch.tensor([[0.25, 0.5], [0.75, 0.5]], device=place, requires_grad=True)
+    penalty = kl_sparsity(code, 0.5)
+    assert penalty.item() == 0
+    assert torch.equal(torch.autograd.grad(penalty, code)[0], torch.zeros_like(code))
+
+
+def test_the_kl_penalty_is_that_of_torch_distributions(place):
+    code = activities(50, 6, device=place)
+    target = torch.distributions.Bernoulli(torch.full((6,), 0.07, device=place))
+    mean = torch.distributions.Bernoulli(code.mean(0))
+    expected = torch.distributions.kl_divergence(target, mean).sum()
+    torch.testing.assert_close(kl_sparsity(code, 0.07), expected)
+
+
+def test_a_silent_unit_costs_infinitely_much(place):
+    code = torch.tensor([[0.0, 0.5], [0.0, 0.2]], device=place)
+    assert kl_sparsity(code, 0.1).item() == math.inf
+
+
+def test_nan_and_infinity_pass(place):
+    code = torch.tensor([[math.nan, 0.5], [0.3, 0.2]], device=place)
+    assert kl_sparsity(code, 0.1).isnan()
+    assert l1_sparsity(code).isnan()
+    assert l1_sparsity(torch.tensor([[-math.inf, 0.5]], device=place)).item() == math.inf
+
+
+def test_the_l1_gradient_is_torchs_at_zero_and_nan(place):
+    values = torch.tensor([[math.nan, 0.0, -0.0, 2.0, -3.0, math.inf]], device=place)
+    ours, plain = (values.clone().requires_grad_() for _ in range(2))
+    l1_sparsity(ours).backward()
+    plain.abs().sum(-1).mean().backward()
+    assert torch.equal(ours.grad, plain.grad)
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+def test_one_and_two_threads_give_the_same_bits(kernel_place, name, threads):
+    code = activities(700, 65, device=kernel_place).requires_grad_()
+    found = []
+    for count in (1, 2, 2):
+        threads(count)
+        penalty = PENALTIES[name](code)
+        found.append((penalty, torch.autograd.grad(penalty, code)[0]))
+    for penalty, gradient in found[1:]:
+        assert torch.equal(penalty, found[0][0])
+        assert torch.equal(gradient, found[0][1])
+
+
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+@pytest.mark.parametrize("name", PENALTIES)
+def test_every_instruction_set_gives_the_same_numbers(name, isa, instruction_set):
+    code = activities(300, 131, device="cpu")
+    expected = PENALTIES[name](code)
+    instruction_set(isa)
+    assert torch.equal(PENALTIES[name](code), expected)
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+def test_no_rows_give_what_torch_gives(place, name):
+    code = torch.empty(0, 4, device=place)
+    assert PENALTIES[name](code).isnan()
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+def test_gradcheck_and_gradgradcheck_in_float64(name):
+    code = activities(4, 3, device="cpu").double().requires_grad_()
+    assert gradcheck(PENALTIES[name], code)
+    assert gradgradcheck(PENALTIES[name], code)
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+def test_the_second_order_gradient_is_the_definitions(kernel_place, name):
+    seconds = []
+    for backend in (None, "eager"):
+        leaf = activities(9, 5, device=kernel_place).requires_grad_()
+        torch.manual_seed(0)
+        with torch.no_grad():
+            leaf.copy_(activities(9, 5, device=kernel_place))
+        with aefast.use_backend(backend) if backend else torch.enable_grad():
+            penalty = PENALTIES[name](leaf.square())
+            (first,) = torch.autograd.grad(penalty, leaf, create_graph=True)
+            seconds.append(torch.autograd.grad(first.square().sum(), leaf)[0])
+    torch.testing.assert_close(seconds[0], seconds[1])
+
+
+def test_opcheck(place):
+    code = activities(4, 9, device=place).requires_grad_()
+    torch.library.opcheck(torch.ops.aefast.kl_sparsity, (code, 0.1))
+    torch.library.opcheck(torch.ops.aefast.l1_sparsity, (code,))
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+def test_torch_compile_in_one_graph_gives_the_same(kernel_place, name):
+    code = activities(6, 9, device=kernel_place).requires_grad_()
+    compiled = torch.compile(PENALTIES[name], fullgraph=True, backend="aot_eager")
+    penalty, expected = compiled(code), PENALTIES[name](code)
+    torch.testing.assert_close(penalty, expected)
+    gradients = (torch.autograd.grad(loss, code)[0] for loss in (penalty, expected))
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+def test_torch_func_grad_and_vmap(place, name):
+    code = activities(3, 4, 6, device=place)
+    leaf = code[0].clone().requires_grad_()
+    (expected,) = torch.autograd.grad(PENALTIES[name](leaf), leaf)
+    torch.testing.assert_close(torch.func.grad(PENALTIES[name])(code[0]), expected)
+    batched = torch.func.vmap(PENALTIES[name])(code)
+    torch.testing.assert_close(batched, torch.stack([PENALTIES[name](part) for part in code]))
+
+
+def test_the_kl_gradient_is_not_written_for_every_row(kernel_place):
+    code = activities(50, 6, device=kernel_place).requires_grad_()
+    (gradient,) = torch.autograd.grad(kl_sparsity(code, 0.1), code)
+    assert gradient.stride(0) == 0
+
+
+def test_a_graph_that_was_retained_gives_its_gradient_twice(kernel_place):
+    code = activities(5, 6, device=kernel_place).requires_grad_()
+    for name in PENALTIES:
+        penalty = PENALTIES[name](code)
+        first, second = (torch.autograd.grad(penalty, code, retain_graph=True)[0] for _ in "12")
+        assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: kl_sparsity([0.1], 0.1), TypeError, "code is a list; it takes a torch.Tensor"),
+        (lambda: l1_sparsity(torch.ones(2, dtype=torch.int32)), TypeError, "code has dtype int32"),
+        (lambda: l1_sparsity(torch.tensor(1.0)), ValueError, r"code has shape \[\]"),
+        (lambda: kl_sparsity(torch.rand(2, 2), 0), ValueError, r"target is 0.*; .* \(0, 1\)"),
+        (lambda: kl_sparsity(torch.rand(2, 2), 1.0), ValueError, r"target is 1.0; .* \(0, 1\)"),
+        (lambda: kl_sparsity(torch.rand(2, 2), "a"), TypeError, "target is a str"),
+    ],
+)
+def test_wrong_arguments_are_named(call, error, message):
+    with pytest.raises(error, match=f"^{message}"):
+        call()
+
+
+def test_the_definition_is_the_equation():
+    code = activities(8, 3, device="cpu").double()
+    torch.testing.assert_close(eager.kl_sparsity(code, 0.07), in_torch("kl", code))
+    torch.testing.assert_close(eager.l1_sparsity(code), in_torch("l1", code))
