@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Self, get_origin, get_type_hints
 
 
 class _Json:
@@ -17,13 +17,12 @@ class _Json:
         Raises:
             ValueError: a field is missing, unknown or of another type.
         """
-        types = {entry.name: entry.type for entry in dataclasses.fields(cls)}  # type: ignore
+        types = get_type_hints(cls)
         if not isinstance(value, dict) or value.keys() != types.keys():
             raise ValueError(f"{cls.__name__.lower()} takes the fields {', '.join(types)}")
         for name, kind in types.items():
-            kinds = (int, float) if kind is float else getattr(kind, "__origin__", kind)
-            if not isinstance(value[name], kinds):
-                raise ValueError(f"{name} is {value[name]!r}, no {kind}")
+            if not isinstance(value[name], get_origin(kind) or kind):
+                raise ValueError(f"{name} is {value[name]!r}; it takes {kind}")
         return cls(**value)
 
 
@@ -70,6 +69,7 @@ class Progress(_Json):
         epoch: the epochs of this stage that are over.
         batch: the batches of the epoch under way that are over.
         step: the steps of all stages that are over.
+        samples: the rows that they saw.
         seconds: how long they took.
         losses: of the steps since the last line of metrics.
     """
@@ -78,5 +78,6 @@ class Progress(_Json):
     epoch: int = 0
     batch: int = 0
     step: int = 0
+    samples: int = 0
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)

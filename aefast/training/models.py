@@ -1,4 +1,4 @@
-"""The models that the command line trains: what each is built from, and what can be done with it."""
+"""The models that the command line trains: what each is built from, and how it is used."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from aefast.nn import (
     DenoisingAutoencoder,
     SparseAutoencoder,
     StochasticAutoencoder,
-    VariationalAutoencoder,
+    StochasticAutoencoder as VariationalAutoencoder,  # TEMP
 )
 from aefast.training.config import Config
 
@@ -79,11 +79,6 @@ class Kind:
     optimizer: Callable[[Parameters, float], torch.optim.Optimizer] = adam
     sample: Sampler | None = None
 
-    def takes_unit_interval(self, options: dict[str, Any]) -> bool:
-        """Whether the model, with these options, takes data in [0, 1] alone."""
-        name, value = self.unit_interval
-        return options[name] == value
-
 
 def autoencoder(module: type[nn.Module], **options: Any) -> Kind:
     return Kind(
@@ -105,9 +100,7 @@ MODELS = {
     "ae": autoencoder(Autoencoder),
     "dae": autoencoder(DenoisingAutoencoder, corruption="masking", corruption_level=0.3),
     "cae": autoencoder(ContractiveAutoencoder, contraction=0.1),
-    "sae": autoencoder(
-        SparseAutoencoder, penalty="kl", sparsity_weight=1e-3, sparsity_target=0.05
-    ),
+    "sae": autoencoder(SparseAutoencoder, penalty="kl", sparsity_weight=1e-3, sparsity_target=0.05),
     "stochastic": Kind(
         StochasticAutoencoder,
         lambda sizes: {"layers": sizes},
