@@ -78,8 +78,8 @@ def sample(
         if draw is None:
             takes = ", ".join(name for name, kind in MODELS.items() if kind.sample)
             fail(
-                f"{checkpoint} holds a {found.config.model}, which is no distribution: nothing says "
-                f"which codes are likely; sample takes {takes}"
+                f"{checkpoint} holds a {found.config.model}, which is no distribution: "
+                f"nothing says which codes are likely; sample takes {takes}"
             )
         counts = [min(ROWS_AT_ONCE, samples - row) for row in range(0, samples, ROWS_AT_ONCE)]
         blocks = (

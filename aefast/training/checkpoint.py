@@ -81,7 +81,7 @@ def load(path: Path) -> Checkpoint:
         progress = Progress.from_json(told["progress"])
         if config.model not in MODELS:
             raise CheckpointError(f"{path} is of a model {config.model!r}, which is unknown here")
-        model = build(config)
+        model = build(config).eval()
         model.load_state_dict(_part(tensors, "model."))
     except CheckpointError:
         raise

@@ -15,7 +15,7 @@ from aefast.nn import (
     DenoisingAutoencoder,
     SparseAutoencoder,
     StochasticAutoencoder,
-    StochasticAutoencoder as VariationalAutoencoder,  # TEMP
+    VariationalAutoencoder,
 )
 from aefast.training.config import Config
 

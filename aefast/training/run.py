@@ -12,7 +12,6 @@ from aefast.training.loop import Trainer
 from aefast.training.metrics import METRICS_FILE
 from aefast.training.models import MODELS, build
 
-REQUIRED = ("model", "data", "hidden")
 DEFAULTS = {"epochs": 50, "batch_size": 128, "precision": "highest", "seed": 0, "device": "cpu"}
 PRECISIONS = ("highest", "high", "medium")
 
@@ -41,10 +40,12 @@ def start(folder: Path, given: dict[str, Any]) -> Trainer:
         raise RunError(f"--out is {str(folder)!r}, a file; it takes a folder")
     if not folder.parent.is_dir():
         raise RunError(f"--out is {str(folder)!r}, but there is no folder {str(folder.parent)!r}")
-    for name in REQUIRED:
+    if "model" not in given:
+        raise RunError(f"MODEL is missing; it takes one of {', '.join(MODELS)}")
+    check_options(given["model"], given)
+    for name in ("data", "hidden"):
         if name not in given:
             raise RunError(f"{flag(name)} is missing")
-    check_options(given["model"], given)
     dataset = load_data(given["data"])
     config = configure(given, dataset)
     check_range(config, dataset)
