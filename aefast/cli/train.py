@@ -77,8 +77,10 @@ def train(
         str | None, typer.Option(help="stochastic, vae: bernoulli or gaussian.")
     ] = None,
     variance: Annotated[
-        str | None, typer.Option(help="vae, gaussian: shared, units or fixed.")
+        str | None, typer.Option(help="vae, gaussian: shared or units, one each.")
     ] = None,
+    bound: Annotated[str | None, typer.Option(help="vae: elbo or importance.")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="vae: codes drawn a row.")] = None,
     visible_kind: Annotated[
         str | None, typer.Option(help="rbm, dbn: bernoulli or gaussian.")
     ] = None,

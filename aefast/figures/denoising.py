@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aefast.figures.digits import train
+from aefast.figures.digits import train, train_to_the_optimum
 from aefast.nn import DenoisingAutoencoder
 
 TITLE = "A denoising autoencoder points back to the data"
@@ -59,7 +59,7 @@ def spiral(position: Tensor) -> Tensor:
 
 
 def gaussian_score_error() -> float:
-    """Of N(0, S): the optimum (r(x) - x) / s^2 is the score -(S + s^2 I)^-1 x of the noised data."""
+    """Of N(0, S), noised: the optimum (r(x) - x) / s^2 is the score -(S + s^2 I)^-1 x."""
     generator = torch.Generator().manual_seed(0)
     factor = torch.tensor([[1.0, 0.0], [0.8, 0.4]])
     data = torch.randn(20000, 2, generator=generator) @ factor.t()
@@ -72,7 +72,7 @@ def gaussian_score_error() -> float:
         activation="identity",
         output_activation="identity",
     )
-    train(model.loss, model.parameters(), data, epochs=12, batch_size=500, learning_rate=2e-2)
+    train_to_the_optimum(model, data, steps=100)
     model.eval()
     noised = data[:2000] + GAUSSIAN_LEVEL * torch.randn(2000, 2, generator=generator)
     covariance = factor @ factor.t() + GAUSSIAN_LEVEL**2 * torch.eye(2)

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aefast.nn import Autoencoder
+
 HELD_OUT = 360
 
 
@@ -45,6 +47,27 @@ def train(
             optimizer.step()
             schedule.step()
             step += 1
+
+
+def train_to_the_optimum(model: Autoencoder, data: Tensor, *, steps: int) -> None:
+    """L-BFGS on all data at once, and one draw of the noise: for what is compared with an optimum
+    that is known."""
+    optimizer = torch.optim.LBFGS(
+        model.parameters(),
+        max_iter=steps,
+        history_size=30,
+        tolerance_grad=1e-9,
+        tolerance_change=1e-12,
+        line_search_fn="strong_wolfe",
+    )
+
+    def gradients() -> float:
+        optimizer.zero_grad()
+        loss = data.shape[1] * model.loss(data, seed=0)
+        loss.backward()
+        return loss.item()
+
+    optimizer.step(gradients)
 
 
 def draw_images(axes: Any, images: Tensor, title: str = "", *, columns: int = 10) -> None:

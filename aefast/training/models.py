@@ -111,7 +111,13 @@ MODELS = {
     "vae": Kind(
         VariationalAutoencoder,
         variational_sizes,
-        {"activation": "tanh", "decoder_kind": "bernoulli", "variance": "shared"},
+        {
+            "activation": "tanh",
+            "decoder_kind": "bernoulli",
+            "variance": "shared",
+            "bound": "elbo",
+            "samples": 1,
+        },
         ("decoder_kind", "bernoulli"),
         sample=draw,
     ),

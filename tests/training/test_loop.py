@@ -54,7 +54,9 @@ def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_bits(model, tmp_path)
 def test_a_stack_stopped_between_two_machines_goes_on_to_the_same_bits(tmp_path):
     whole = new("dbn")
     proceed(whole)
-    assert_same_bits(stopped_and_resumed(new("dbn"), [21], tmp_path).checkpoint(), whole.checkpoint())
+    assert_same_bits(
+        stopped_and_resumed(new("dbn"), [21], tmp_path).checkpoint(), whole.checkpoint()
+    )
 
 
 def test_more_epochs_go_on_as_if_they_had_been_asked_for_at_first(tmp_path):
