@@ -83,15 +83,12 @@ def load(path: Path) -> Checkpoint:
             raise CheckpointError(f"{path} is of a model {config.model!r}, which is unknown here")
         model = build(config).eval()
         model.load_state_dict(_part(tensors, "model."))
+        optimizer = _optimizer_state(_part(tensors, "optimizer."))
     except CheckpointError:
         raise
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{path} does not hold what aefast writes: {reason}") from error
-    optimizer: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in _part(tensors, "optimizer.").items():
-        number, _, key = name.partition(".")
-        optimizer.setdefault(int(number), {})[key] = tensor
     return Checkpoint(config, progress, model, optimizer)
 
 
@@ -113,3 +110,11 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Any]:
     named = tensors.items()
     return {name.removeprefix(prefix): value for name, value in named if name.startswith(prefix)}
+
+
+def _optimizer_state(named: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in named.items():
+        number, _, key = name.partition(".")
+        state.setdefault(int(number), {})[key] = tensor
+    return state

@@ -156,7 +156,7 @@ def test_parameters_that_are_not_finite_are_not_saved():
     proceed(trainer, until=4)
     with torch.no_grad():
         trainer.model.encoder[0].weight[0, 0] = float("nan")
-    with pytest.raises(loop.DivergenceError, match="^a parameter is not finite after step 4$"):
+    with pytest.raises(loop.DivergenceError, match=r"^a parameter is not finite after step 4$"):
         trainer.checkpoint()
 
 
