@@ -50,7 +50,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         seen.append(command)
         return SimpleNamespace(returncode=7)
 
-    monkeypatch.setattr(cli.subprocess, "run", run)
+    monkeypatch.setattr(cli.bench.subprocess, "run", run)
     return seen
 
 
@@ -65,7 +65,9 @@ def test_info_names_every_backend_and_what_runs() -> None:
 
 
 def test_info_says_why_a_backend_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli.backend, "unavailable", lambda name, device: f"no {name} on {device}")
+    monkeypatch.setattr(
+        cli.info.backend, "unavailable", lambda name, device: f"no {name} on {device}"
+    )
     output = invoke("info").output
     assert "not here: no cpp on cpu" in output
     assert "not here: no triton on cuda" in output
@@ -99,18 +101,18 @@ def test_bench_runs_the_suite_in_a_process_of_its_own(
     file = tmp_path / "result.json"
     result = invoke("bench", "corrupt", "--device", "cpu", "--json", str(file))
     assert result.exit_code == 7  # pytest's own exit code comes through
-    suite = cli.find_suite() / "bench_corrupt.py"
+    suite = cli.bench.find_suite() / "bench_corrupt.py"
     expected = [str(suite), "--device", "cpu", "--benchmark-json", str(file)]
     assert commands == [[sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *expected]]
 
 
 def test_bench_without_an_op_runs_the_whole_suite(commands: list[list[str]]) -> None:
     invoke("bench")
-    assert commands[0][-1] == str(cli.find_suite())
+    assert commands[0][-1] == str(cli.bench.find_suite())
 
 
 def test_the_suite_has_a_file_for_every_op() -> None:
-    found = {path.name for path in cli.find_suite().glob("bench_*.py")}
+    found = {path.name for path in cli.bench.find_suite().glob("bench_*.py")}
     assert found == {f"bench_{op}.py" for op in aot.OPS}
 
 
@@ -152,7 +154,7 @@ def test_a_missing_package_is_one_line(
 ) -> None:
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
-        cli.importlib.util, "find_spec", lambda name: None if name == package else find_spec(name)
+        importlib.util, "find_spec", lambda name: None if name == package else find_spec(name)
     )
     result = invoke(command)
     assert result.exit_code == 2

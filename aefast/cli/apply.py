@@ -1,0 +1,130 @@
+"""``aefast encode``, ``decode`` and ``sample``: a trained model's arrays, as ``.npy`` files."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import torch
+import typer
+from torch import Tensor
+
+from aefast.backend import BackendUnavailableError
+from aefast.cli.shared import app, check_folder, fail, require
+from aefast.random import SEED_LIMIT, child_seed
+
+if TYPE_CHECKING:  # it takes packages that other commands do without
+    from aefast.data import Dataset
+
+ROWS_AT_ONCE = 4096
+
+CheckpointArgument = Annotated[
+    Path, typer.Argument(metavar="CHECKPOINT", help="A run's folder, or a .safetensors file.")
+]
+Out = Annotated[Path, typer.Option(help="The .npy file to write.")]
+
+
+@app.command()
+def encode(
+    checkpoint: CheckpointArgument,
+    data: Annotated[str, typer.Option(help="What to encode; as aefast train takes it.")],
+    out: Out,
+) -> None:
+    """Write the codes of data, float32 [N, H]."""
+    with one_line_errors(out):
+        from aefast.training import models
+        from aefast.training.checkpoint import load
+        from aefast.training.run import check_range
+
+        found = load(checkpoint)
+        dataset = load_rows(data, found.config.sizes[0], str(checkpoint))
+        check_range(found.config, dataset)
+        map_rows(dataset, lambda x: models.encode(found.model, x), found.config.sizes[-1], out)
+
+
+@app.command()
+def decode(
+    checkpoint: CheckpointArgument,
+    data: Annotated[str, typer.Option(help="The codes, floats [N, H].")],
+    out: Out,
+) -> None:
+    """Write the reconstructions of codes, float32 [N, D]."""
+    with one_line_errors(out):
+        from aefast.training import models
+        from aefast.training.checkpoint import load
+
+        found = load(checkpoint)
+        codes = load_rows(data, found.config.sizes[-1], str(checkpoint))
+        if codes.rows.dtype.kind != "f":
+            fail(f"{data} holds {codes.rows.dtype}; codes are floats")
+        map_rows(codes, lambda code: models.decode(found.model, code), found.config.sizes[0], out)
+
+
+@app.command()
+def sample(
+    checkpoint: CheckpointArgument,
+    out: Out,
+    samples: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, max=SEED_LIMIT - 1)] = 0,
+) -> None:
+    """Write what a generative model draws, float32 [n, D]."""
+    with one_line_errors(out):
+        from aefast.training.checkpoint import load
+        from aefast.training.models import MODELS
+
+        found = load(checkpoint)
+        draw = MODELS[found.config.model].sample
+        if draw is None:
+            takes = ", ".join(name for name, kind in MODELS.items() if kind.sample)
+            fail(
+                f"{checkpoint} holds a {found.config.model}, which is no distribution: "
+                f"nothing says which codes are likely; sample takes {takes}"
+            )
+        counts = [min(ROWS_AT_ONCE, samples - row) for row in range(0, samples, ROWS_AT_ONCE)]
+        blocks = (
+            draw(found.model, count, child_seed(seed, number))
+            for number, count in enumerate(counts)
+        )
+        write_rows(blocks, (samples, found.config.sizes[0]), out)
+
+
+@contextlib.contextmanager
+def one_line_errors(out: Path) -> Iterator[None]:
+    """What may go wrong between a checkpoint, data and a file to write."""
+    check_folder(out, "--out")
+    require("safetensors", "train")
+    try:
+        with torch.no_grad():
+            yield
+    except (ValueError, OSError, BackendUnavailableError) as error:
+        fail(str(error))
+
+
+def load_rows(source: str, width: int, checkpoint: str) -> "Dataset":
+    """Data with as many columns as the model takes."""
+    from aefast.data import load
+
+    dataset = load(source)
+    columns = dataset.rows.shape[1]
+    if columns != width:
+        fail(f"{source} holds rows of {columns} numbers; the model in {checkpoint} takes {width}")
+    return dataset
+
+
+def map_rows(dataset: "Dataset", apply: Callable[[Tensor], Tensor], width: int, out: Path) -> None:
+    """Write ``apply`` of all rows, ``[N, width]``, some of them at a time."""
+    blocks = torch.arange(len(dataset)).split(ROWS_AT_ONCE)
+    write_rows((apply(dataset.take(rows)) for rows in blocks), (len(dataset), width), out)
+
+
+def write_rows(blocks: Iterator[Tensor], shape: tuple[int, int], out: Path) -> None:
+    """A ``.npy`` file of blocks of rows, which are never in memory together."""
+    from aefast.training.files import replacing
+
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    with replacing(out) as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for block in blocks:
+            file.write(block.contiguous().numpy().astype("<f4", copy=False).data)
+    typer.echo(f"Wrote {out}: {shape[0]} rows of {shape[1]}")

@@ -1,0 +1,44 @@
+"""``aefast info``: what runs here, and why the rest does not."""
+
+import torch
+import typer
+
+from aefast import backend, environment
+from aefast.cli.shared import DEVICES, app
+
+
+@app.command()
+def info() -> None:
+    """Print versions, processor, threads and GPU, and which backend runs where and why."""
+    found = environment.describe()
+    versions = (f"{name} {version or '-'}" for name, version in found["versions"].items())
+    lines = {
+        "versions": ", ".join(versions),
+        "processor": f"{found['cpu']}, {found['cores']} cores",
+        "features": " ".join(found["cpu_features"]) or "unknown (no C++ extension)",
+        "in use": f"{found['cpu_isa']} (torch: {found['torch_cpu_capability']})",
+        "threads": f"{found['threads']} in an op, {found['interop_threads']} across ops",
+        "GPU": ", ".join(found["gpus"]) or "none",
+        **{f"backend {name}": availability(name) for name in backend.BACKENDS},
+        "CPU float32": choice("cpu"),
+        "CUDA float32": choice("cuda") if found["gpus"] else "no CUDA device",
+    }
+    for name, value in lines.items():
+        typer.echo(f"{name:16}{value}")
+
+
+def availability(name: str) -> str:
+    """Where a backend runs, or why it does not on the device that it is made for."""
+    present = DEVICES if torch.cuda.is_available() else ("cpu",)
+    usable = [device for device in present if backend.unavailable(name, device) is None]
+    if usable:
+        return f"runs on {' and '.join(usable)}"
+    return f"not here: {backend.unavailable(name, 'cuda' if name == 'triton' else 'cpu')}"
+
+
+def choice(device: str) -> str:
+    """The backend that an op on float32 tensors takes."""
+    try:
+        return f"runs {backend.select(torch.device(device), torch.float32)}"
+    except backend.BackendUnavailableError as error:
+        return str(error)

@@ -1,0 +1,53 @@
+"""What every command shares: the application, and the one line that ends it on a mistake."""
+
+import importlib.util
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+import typer
+
+from aefast import backend
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
+
+DEVICES = ("cpu", "cuda")
+
+
+def fail(message: str) -> NoReturn:
+    """End the command with one line and exit code 2."""
+    typer.echo(f"aefast: {message}", err=True)
+    raise typer.Exit(2)
+
+
+@app.callback()
+def check_settings() -> None:
+    """Compiled kernels for autoencoders."""
+    try:
+        backend.cpu_isa()
+        backend.select(torch.device("cpu"), torch.float32)
+    except backend.BackendUnavailableError:
+        pass  # info says why; an op that needs the backend raises it again
+    except ValueError as error:
+        fail(str(error))
+
+
+def check_device(device: str) -> None:
+    """A device that is there."""
+    if device not in DEVICES:
+        fail(f"--device is {device!r}; it takes one of {', '.join(DEVICES)}")
+    if device == "cuda" and not torch.cuda.is_available():
+        fail("--device is 'cuda', but torch sees no CUDA device")
+
+
+def check_folder(file: Path, option: str) -> None:
+    """A run must not end, after minutes, at a folder that was never there."""
+    if file.is_dir():
+        fail(f"{option} is {str(file)!r}, a folder; it takes a file")
+    if not file.parent.is_dir():
+        fail(f"{option} is {str(file)!r}, but there is no folder {str(file.parent)!r}")
+
+
+def require(package: str, extra: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        fail(f"{package} is missing: pip install 'aefast[{extra}]'")

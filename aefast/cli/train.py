@@ -1,0 +1,217 @@
+"""``aefast train``: a model on data, in a folder from which it can be taken up again."""
+
+import contextlib
+import shlex
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from aefast.backend import BackendUnavailableError
+from aefast.cli.shared import app, check_device, fail, require
+from aefast.random import SEED_LIMIT
+
+if TYPE_CHECKING:  # it takes packages that other commands do without
+    from aefast.training.loop import Look, Trainer
+
+INTERRUPTED = 130
+
+
+@app.command()
+def train(
+    context: typer.Context,
+    model: Annotated[
+        str | None, typer.Argument(help="ae, dae, cae, sae, stochastic, vae, rbm or dbn.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The run's folder.")] = Path("run"),
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out, with its options.")
+    ] = False,
+    data: Annotated[
+        str | None,
+        typer.Option(help="digits, or a .npy, .npz, .csv or IDX file, or a folder of images."),
+    ] = None,
+    hidden: Annotated[
+        str | None, typer.Option(help="Units of the hidden layers, from the data up: 512,256,30.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data; 50.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Rows a step; 128.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Of Adam, 0.001; of an rbm or dbn, 0.1.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Of float32 products: highest, high or medium.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=SEED_LIMIT - 1)] = None,
+    activation: Annotated[str | None, typer.Option(help="Of the hidden layers.")] = None,
+    code_activation: Annotated[str | None, typer.Option(help="Of the code.")] = None,
+    output_activation: Annotated[str | None, typer.Option(help="Of the last layer.")] = None,
+    tied: Annotated[
+        bool | None, typer.Option("--tied", help="The decoder takes the encoder's weights.")
+    ] = None,
+    code_dropout: Annotated[float | None, typer.Option(help="Of the code's elements.")] = None,
+    loss: Annotated[str | None, typer.Option(help="mse or bce.")] = None,
+    corruption: Annotated[
+        str | None, typer.Option(help="dae: masking, salt_and_pepper or gaussian.")
+    ] = None,
+    corruption_level: Annotated[float | None, typer.Option(help="dae.")] = None,
+    contraction: Annotated[float | None, typer.Option(help="cae: the penalty's factor.")] = None,
+    penalty: Annotated[str | None, typer.Option(help="sae: kl or l1.")] = None,
+    sparsity_weight: Annotated[
+        float | None, typer.Option(help="sae, rbm: the penalty's factor.")
+    ] = None,
+    sparsity_target: Annotated[
+        float | None, typer.Option(help="sae, rbm: the units' mean activity.")
+    ] = None,
+    code_noise: Annotated[
+        float | None, typer.Option(help="stochastic: the code's standard deviation.")
+    ] = None,
+    decoder_kind: Annotated[
+        str | None, typer.Option(help="stochastic, vae: bernoulli or gaussian.")
+    ] = None,
+    variance: Annotated[
+        str | None, typer.Option(help="vae, gaussian: shared or units, one each.")
+    ] = None,
+    bound: Annotated[str | None, typer.Option(help="vae: elbo or importance.")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="vae: codes drawn a row.")] = None,
+    visible_kind: Annotated[
+        str | None, typer.Option(help="rbm, dbn: bernoulli or gaussian.")
+    ] = None,
+    learn_variance: Annotated[
+        bool | None, typer.Option("--learn-variance", help="rbm, dbn: of gaussian units.")
+    ] = None,
+    k: Annotated[int | None, typer.Option(min=1, help="rbm, dbn: Gibbs steps a step.")] = None,
+    chains: Annotated[int | None, typer.Option(min=0, help="rbm, dbn: persistent ones.")] = None,
+) -> None:
+    """Train a model, and keep it, its metrics and all that it takes to go on, in a folder."""
+    for package in ("safetensors", "tensorboard"):
+        require(package, "train")
+    named = context.params.items()
+    given = {name: value for name, value in named if name not in ("out", "resume")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if hidden is not None:
+        given["hidden"] = parse_sizes(hidden)
+    if device is not None:
+        check_device(device)
+    from aefast.training import run
+
+    try:
+        trainer = (run.resume if resume else run.start)(out, given)
+        if trainer.is_finished:
+            typer.echo(f"{summary(trainer)}: nothing is left; --epochs takes more")
+            return
+        with matmul_precision(trainer.config.precision):
+            proceed(trainer, out)
+    except ArithmeticError as error:
+        fail(f"{error}; {out} holds the run as last saved; a lower --learning-rate may help")
+    except (ValueError, OSError, BackendUnavailableError) as error:
+        fail(str(error))
+
+
+def parse_sizes(text: str) -> list[int]:
+    sizes = text.split(",")
+    if not all(size.strip().isdecimal() and int(size) > 0 for size in sizes):
+        fail(f"--hidden is {text!r}; it takes sizes such as 512 or 512,256,30")
+    return [int(size) for size in sizes]
+
+
+def proceed(trainer: "Trainer", out: Path) -> None:
+    """Train, with a bar where there is a terminal, until the end or a signal."""
+    from aefast.training import checkpoint
+    from aefast.training.loop import train
+    from aefast.training.metrics import Metrics
+
+    with (
+        Metrics(out, trainer.progress.step) as metrics,
+        asked_to_stop() as is_stopped,
+        progress_bar(trainer) as show,
+    ):
+        train(
+            trainer,
+            save=lambda state: checkpoint.save(out, state),
+            write=metrics.write,
+            show=show,
+            is_stopped=is_stopped,
+        )
+    if not trainer.is_finished:
+        command = f"aefast train --resume --out {shlex.quote(str(out))}"
+        typer.echo(f"{summary(trainer)}, and is saved; to go on: {command}", err=True)
+        raise typer.Exit(INTERRUPTED)
+    typer.echo(f"{summary(trainer)}; wrote {out / checkpoint.CHECKPOINT_FILE}")
+
+
+def summary(trainer: "Trainer") -> str:
+    config, progress = trainer.config, trainer.progress
+    return (
+        f"{config.model} {'-'.join(map(str, config.sizes))} has {progress.step} steps, "
+        f"{progress.epoch} of {config.epochs} epochs{of_stage(trainer)}, "
+        f"{progress.seconds:.1f} s of training behind it"
+    )
+
+
+def of_stage(trainer: "Trainer") -> str:
+    return f" of {trainer.stage.label}" if len(trainer.stages) > 1 else ""
+
+
+@contextlib.contextmanager
+def progress_bar(trainer: "Trainer") -> Iterator[Callable[["Look"], None]]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("loss {task.fields[loss]:.5f}, {task.fields[rate]:,.0f} samples/s"),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    # No thread of its own: it would take the interpreter from the loop at any moment.
+    with Progress(
+        *columns, console=console, auto_refresh=False, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("", total=trainer.steps_left, loss=float("nan"), rate=0.0)
+        total = trainer.steps_left
+
+        def show(look: "Look") -> None:
+            epoch = f"epoch {trainer.progress.epoch} of {trainer.config.epochs}{of_stage(trainer)}"
+            done = total - trainer.steps_left
+            rate = look.samples_per_second
+            bar.update(task, description=epoch, completed=done, loss=look.loss, rate=rate)
+            bar.refresh()
+
+        yield show
+
+
+@contextlib.contextmanager
+def asked_to_stop() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C or SIGTERM came, which the loop asks between two steps; a second one ends
+    the program at once."""
+    asked: list[int] = []
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+        restore()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        restore()
+
+
+@contextlib.contextmanager
+def matmul_precision(precision: str) -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -1,0 +1,60 @@
+"""What a run leaves for people to look at: a file of JSON lines, and TensorBoard's events."""
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from torch.utils.tensorboard import SummaryWriter
+
+from aefast.training.files import replacing
+
+METRICS_FILE = "metrics.jsonl"
+CURVES = ("loss", "samples_per_second")
+
+
+class Metrics:
+    """The metrics of a run, appended line by line; a context manager.
+
+    A run that goes on from a checkpoint first drops the lines, and hides the events, of the steps
+    past it, which it takes again: what is there reads as of one run.
+
+    Args:
+        folder: the run's.
+        step: the steps that the run has behind it.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        path = folder / METRICS_FILE
+        if path.exists():
+            kept = [line for line in path.read_bytes().splitlines(True) if _is_kept(line, step)]
+            with replacing(path) as file:
+                file.writelines(kept)
+        self._file = path.open("a", encoding="utf-8")
+        self._events = SummaryWriter(str(folder), purge_step=step + 1)
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Append one line, of which the loss and the throughput are curves over the steps too."""
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        for name in CURVES:
+            self._events.add_scalar(name, line[name], line["step"])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+        self._events.close()
+
+
+def _is_kept(line: bytes, step: int) -> bool:
+    try:
+        return json.loads(line)["step"] <= step
+    except ValueError:  # the process died while it wrote this one
+        return False

@@ -1,0 +1,169 @@
+"""The models that the command line trains: what each is built from, and how it is used."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aefast.nn import (
+    RBM,
+    Autoencoder,
+    ContractiveAutoencoder,
+    DeepBeliefStack,
+    DenoisingAutoencoder,
+    SparseAutoencoder,
+    StochasticAutoencoder,
+    VariationalAutoencoder,
+)
+from aefast.training.config import Config
+
+MOMENTUM = 0.5
+
+ARCHITECTURE = {
+    "activation": "sigmoid",
+    "code_activation": None,
+    "output_activation": "sigmoid",
+    "tied": False,
+    "code_dropout": 0.0,
+    "loss": "mse",
+}
+MACHINE = {"visible_kind": "bernoulli", "learn_variance": False, "k": 1, "chains": 0}
+
+Parameters = Iterable[nn.Parameter]
+Sampler = Callable[[Any, int, int], Tensor]
+
+
+def adam(parameters: Parameters, learning_rate: float) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, learning_rate, fused=True)
+
+
+def gradient_descent(parameters: Parameters, learning_rate: float) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, learning_rate, MOMENTUM, fused=True)
+
+
+def draw(model: Any, samples: int, seed: int) -> Tensor:
+    return model.sample(samples, seed=seed)
+
+
+def draw_from_stack(stack: DeepBeliefStack, samples: int, seed: int) -> Tensor:
+    """Gibbs steps in the topmost machine, then down through the means of those below."""
+    *lower, top = stack
+    visible = top.sample(samples, seed=seed)
+    for machine in reversed(lower):
+        visible = machine.visible_mean(visible)
+    return visible
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of model.
+
+    Attributes:
+        module: its class.
+        sizes: D, H_1, ..., H_L as the constructor's arguments; ValueError where it takes fewer.
+        options: the constructor's further arguments that the command line sets, and their defaults.
+        unit_interval: the option, and its value, that takes data in [0, 1] alone.
+        learning_rate: the default.
+        optimizer: made from parameters and the learning rate.
+        sample: from the model, a number of samples and a seed to ``[samples, D]``; None for a
+            model that is no distribution over its data.
+    """
+
+    module: Callable[..., nn.Module]
+    sizes: Callable[[list[int]], dict[str, Any]]
+    options: dict[str, Any]
+    unit_interval: tuple[str, str]
+    learning_rate: float = 1e-3
+    optimizer: Callable[[Parameters, float], torch.optim.Optimizer] = adam
+    sample: Sampler | None = None
+
+
+def autoencoder(module: type[nn.Module], **options: Any) -> Kind:
+    return Kind(
+        module, lambda sizes: {"layers": sizes}, {**ARCHITECTURE, **options}, ("loss", "bce")
+    )
+
+
+def machine_sizes(sizes: list[int]) -> dict[str, Any]:
+    if len(sizes) != 2:
+        raise ValueError(f"hidden is {sizes[1:]}; rbm takes one size, dbn several")
+    return {"visible": sizes[0], "hidden": sizes[1]}
+
+
+def variational_sizes(sizes: list[int]) -> dict[str, Any]:
+    return {"visible": sizes[0], "layers": sizes[1:-1], "latent": sizes[-1]}
+
+
+MODELS = {
+    "ae": autoencoder(Autoencoder),
+    "dae": autoencoder(DenoisingAutoencoder, corruption="masking", corruption_level=0.3),
+    "cae": autoencoder(ContractiveAutoencoder, contraction=0.1),
+    "sae": autoencoder(SparseAutoencoder, penalty="kl", sparsity_weight=1e-3, sparsity_target=0.05),
+    "stochastic": Kind(
+        StochasticAutoencoder,
+        lambda sizes: {"layers": sizes},
+        {"activation": "tanh", "decoder_kind": "bernoulli", "code_noise": 0.3},
+        ("decoder_kind", "bernoulli"),
+        sample=draw,
+    ),
+    "vae": Kind(
+        VariationalAutoencoder,
+        variational_sizes,
+        {
+            "activation": "tanh",
+            "decoder_kind": "bernoulli",
+            "variance": "shared",
+            "bound": "elbo",
+            "samples": 1,
+        },
+        ("decoder_kind", "bernoulli"),
+        sample=draw,
+    ),
+    "rbm": Kind(
+        RBM,
+        machine_sizes,
+        {**MACHINE, "sparsity_target": None, "sparsity_weight": 1.0},
+        ("visible_kind", "bernoulli"),
+        learning_rate=0.1,
+        optimizer=gradient_descent,
+        sample=draw,
+    ),
+    "dbn": Kind(
+        DeepBeliefStack,
+        lambda sizes: {"sizes": sizes},
+        MACHINE,
+        ("visible_kind", "bernoulli"),
+        learning_rate=0.1,
+        optimizer=gradient_descent,
+        sample=draw_from_stack,
+    ),
+}
+
+
+def build(config: Config) -> nn.Module:
+    """The model of a run, with its first parameters; torch's own generator stays as it was.
+
+    Raises:
+        TypeError, ValueError: as the model's constructor.
+    """
+    kind = MODELS[config.model]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return kind.module(**kind.sizes(config.sizes), **config.options)
+
+
+def encode(model: Any, x: Tensor) -> Tensor:
+    """The code, or the topmost features: ``[B, D]`` to ``[B, H]``."""
+    return model(x) if isinstance(model, RBM | DeepBeliefStack) else model.encode(x)
+
+
+def decode(model: Any, code: Tensor) -> Tensor:
+    """The reconstruction, or the visible units' mean: ``[B, H]`` to ``[B, D]``."""
+    if not isinstance(model, RBM | DeepBeliefStack):
+        return model.decode(code)
+    machines = [model] if isinstance(model, RBM) else list(model)
+    for machine in reversed(machines):
+        code = machine.visible_mean(code)
+    return code

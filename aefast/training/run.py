@@ -1,0 +1,161 @@
+"""A run's folder: how one starts there, and how it is taken up again."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from aefast.data import Dataset
+from aefast.data import load as load_data
+from aefast.training.checkpoint import CHECKPOINT_FILE, CONFIG_FILE, Checkpoint, load, save
+from aefast.training.config import Config, Progress
+from aefast.training.loop import Trainer
+from aefast.training.metrics import METRICS_FILE
+from aefast.training.models import MODELS, build
+
+DEFAULTS = {"epochs": 50, "batch_size": 128, "precision": "highest", "seed": 0, "device": "cpu"}
+PRECISIONS = ("highest", "high", "medium")
+
+# Gaussian units take one or two orders less than binary ones.
+GAUSSIAN_MACHINE_RATE = 0.005
+
+
+class RunError(ValueError):
+    """One line that says which option is wrong, and what it takes."""
+
+
+def start(folder: Path, given: dict[str, Any]) -> Trainer:
+    """A new run, saved before its first step.
+
+    Args:
+        folder: made where it is not there; nothing in it is overwritten.
+        given: the options, by the names of :class:`aefast.training.config.Config` and of the
+            model's constructor.
+
+    Raises:
+        RunError, aefast.data.DataError: one of them is wrong.
+    """
+    if any((folder / name).exists() for name in (CHECKPOINT_FILE, CONFIG_FILE, METRICS_FILE)):
+        raise RunError(f"{folder} holds a run already; --resume goes on with it")
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"--out is {str(folder)!r}, a file; it takes a folder")
+    if not folder.parent.is_dir():
+        raise RunError(f"--out is {str(folder)!r}, but there is no folder {str(folder.parent)!r}")
+    if "model" not in given:
+        raise RunError(f"MODEL is missing; it takes one of {', '.join(MODELS)}")
+    check_options(given["model"], given)
+    for name in ("data", "hidden"):
+        if name not in given:
+            raise RunError(f"{flag(name)} is missing")
+    dataset = load_data(given["data"])
+    config = configure(given, dataset)
+    check_range(config, dataset)
+    try:
+        model = build(config)
+    except (TypeError, ValueError) as error:
+        raise RunError(str(error)) from error
+    trainer = Trainer(Checkpoint(config, Progress(), model, {}), dataset)
+    folder.mkdir(exist_ok=True)
+    save(folder, trainer.checkpoint())
+    return trainer
+
+
+def resume(folder: Path, given: dict[str, Any]) -> Trainer:
+    """The run in a folder, as its checkpoint left it.
+
+    Args:
+        folder: the run's.
+        given: options that it has anyway; but for ``epochs`` and ``device``, which may be new.
+
+    Raises:
+        RunError, aefast.data.DataError: there is no run, an option is not the run's, or the data
+            have changed.
+        aefast.training.checkpoint.CheckpointError: its file cannot be read.
+    """
+    if not (folder / CHECKPOINT_FILE).is_file():
+        raise RunError(f"{folder} holds no run; without --resume one starts there")
+    checkpoint = load(folder)
+    config, progress = checkpoint.config, checkpoint.progress
+    asked = {name: value for name, value in given.items() if name not in ("epochs", "device")}
+    check_options(config.model, asked)
+    told = {**vars(config), **config.options, "data": config.data["source"]}
+    for name, value in asked.items():
+        if value != told[name]:
+            raise RunError(
+                f"{flag(name)} is {value!r}, but that of the run in {folder} is {told[name]!r}"
+            )
+    config = replace(
+        config, **{name: given[name] for name in ("epochs", "device") if name in given}
+    )
+    if (config.epochs, 0) < (progress.epoch, progress.batch):
+        raise RunError(f"--epochs is {config.epochs}, but the run in {folder} is past that")
+    dataset = load_data(config.data["source"])
+    if describe(dataset) != config.data:
+        raise RunError(f"{dataset.name} is no longer what the run in {folder} was started with")
+    return Trainer(replace(checkpoint, config=config), dataset)
+
+
+def configure(given: dict[str, Any], dataset: Dataset) -> Config:
+    """All that a run is told: what was given, and the defaults of the rest."""
+    kind = MODELS[given["model"]]
+    options = {name: given.get(name, default) for name, default in kind.options.items()}
+    is_gaussian = options.get("visible_kind") == "gaussian"
+    rate = GAUSSIAN_MACHINE_RATE if is_gaussian else kind.learning_rate
+    return Config(
+        model=given["model"],
+        hidden=given["hidden"],
+        options=options,
+        data=describe(dataset),
+        learning_rate=given.get("learning_rate", rate),
+        **{name: given.get(name, default) for name, default in DEFAULTS.items()},
+    )
+
+
+def describe(dataset: Dataset) -> dict[str, Any]:
+    """What a checkpoint keeps of its data."""
+    return {
+        "source": dataset.name,
+        "rows": len(dataset),
+        "visible": dataset.rows.shape[1],
+        "sample_shape": list(dataset.sample_shape),
+        "scale": dataset.scale,
+        "low": dataset.low,
+        "high": dataset.high,
+    }
+
+
+def check_options(model: str, given: dict[str, Any]) -> None:
+    """The model is one that there is, and takes every option that only some take.
+
+    Raises:
+        RunError: it is not, or does not.
+    """
+    if model not in MODELS:
+        raise RunError(f"MODEL is {model!r}; it takes one of {', '.join(MODELS)}")
+    for name in given:
+        takers = [other for other, kind in MODELS.items() if name in kind.options]
+        if takers and model not in takers:
+            raise RunError(f"{model} takes no {flag(name)}; it is for {', '.join(takers)}")
+    if not given.get("learning_rate", 1) > 0:
+        raise RunError(f"--learning-rate is {given['learning_rate']}; it takes a number above 0")
+    if given.get("precision", "highest") not in PRECISIONS:
+        takes = ", ".join(PRECISIONS)
+        raise RunError(f"--precision is {given['precision']!r}; it takes one of {takes}")
+
+
+def check_range(config: Config, dataset: Dataset) -> None:
+    """A model of probabilities is given numbers that can be some.
+
+    Raises:
+        RunError: the data leave [0, 1].
+    """
+    name, value = MODELS[config.model].unit_interval
+    if config.options[name] == value and not 0 <= dataset.low <= dataset.high <= 1:
+        raise RunError(
+            f"{dataset.name} holds numbers from {dataset.low:g} to {dataset.high:g}; "
+            f"{config.model} with {flag(name)} {value} takes [0, 1]"
+        )
+
+
+def flag(name: str) -> str:
+    """How the command line spells an option."""
+    return "MODEL" if name == "model" else "--" + name.replace("_", "-")

@@ -1,0 +1,133 @@
+"""``aefast encode``, ``decode`` and ``sample``: arrays in, arrays out, or one line."""
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("typer")
+pytest.importorskip("safetensors")
+
+from aefast.cli import apply
+from aefast.training import models
+from aefast.training.checkpoint import load, save
+from tests.cli.command import invoke, refused
+from tests.training.runs import SMALL, VISIBLE, new, proceed, rows
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(threads, monkeypatch):
+    threads(1)
+    monkeypatch.setattr(apply, "ROWS_AT_ONCE", 16)
+
+
+@pytest.fixture
+def data(tmp_path):
+    np.save(tmp_path / "rows.npy", rows())
+    return tmp_path / "rows.npy"
+
+
+def trained(model, folder):
+    run = new(model)
+    proceed(run, until=3)
+    folder.mkdir()
+    save(folder, run.checkpoint())
+    return folder
+
+
+@pytest.mark.parametrize("model", SMALL)
+def test_codes_and_reconstructions_are_the_models(model, data, tmp_path):
+    run = trained(model, tmp_path / "run")
+    codes, reconstructed = tmp_path / "codes.npy", tmp_path / "x.npy"
+    result = invoke("encode", run, "--data", data, "--out", codes)
+    assert result.exit_code == 0, result.output
+    assert result.output == f"Wrote {codes}: 50 rows of {SMALL[model]['hidden'][-1]}\n"
+    file = run / "checkpoint.safetensors"
+    assert invoke("decode", file, "--data", codes, "--out", reconstructed).exit_code == 0
+    module = load(run).model
+    with torch.no_grad():
+        code = models.encode(module, torch.from_numpy(rows()))
+        x = models.decode(module, code)
+    torch.testing.assert_close(torch.from_numpy(np.load(codes)), code)
+    torch.testing.assert_close(torch.from_numpy(np.load(reconstructed)), x)
+
+
+@pytest.mark.parametrize("model", ["stochastic", "vae", "rbm", "dbn"])
+def test_samples_are_a_function_of_the_seed(model, tmp_path):
+    run = trained(model, tmp_path / "run")
+    found = []
+    for number, seed in enumerate((3, 3, 4)):
+        out = tmp_path / f"{number}.npy"
+        assert invoke("sample", run, "-n", 20, "--seed", seed, "--out", out).exit_code == 0
+        found.append(np.load(out))
+    assert found[0].shape == (20, VISIBLE)
+    assert found[0].dtype == np.float32
+    assert np.array_equal(found[0], found[1])
+    assert not np.array_equal(found[0], found[2])
+    assert not np.array_equal(found[0][:4], found[0][16:])  # blocks draw anew
+
+
+@pytest.mark.parametrize("model", ["ae", "dae", "cae", "sae"])
+def test_a_plain_autoencoder_does_not_sample(model, tmp_path):
+    run = trained(model, tmp_path / "run")
+    assert refused("sample", run, "--out", tmp_path / "x.npy") == (
+        f"{run} holds a {model}, which is no distribution: nothing says which codes are likely; "
+        "sample takes stochastic, vae, rbm, dbn"
+    )
+
+
+@pytest.mark.parametrize("command", ["encode", "decode"])
+def test_rows_of_another_width(command, tmp_path):
+    run = trained("ae", tmp_path / "run")
+    source, out = tmp_path / "narrow.npy", tmp_path / "out.npy"
+    np.save(source, np.ones((3, 5), np.float32))
+    width = {"encode": VISIBLE, "decode": 8}[command]
+    assert refused(command, run, "--data", source, "--out", out) == (
+        f"{source} holds rows of 5 numbers; the model in {run} takes {width}"
+    )
+    assert not out.exists()
+
+
+def test_codes_are_floats(tmp_path):
+    run = trained("ae", tmp_path / "run")
+    np.save(tmp_path / "codes.npy", np.ones((3, 8), np.uint8))
+    message = refused("decode", run, "--data", tmp_path / "codes.npy", "--out", tmp_path / "x.npy")
+    assert message.endswith("codes.npy holds uint8; codes are floats")
+
+
+def test_data_on_another_scale_than_the_model_was_trained_on(tmp_path):
+    run = trained("rbm", tmp_path / "run")
+    np.save(tmp_path / "grey.npy", 255 * rows())
+    message = refused("encode", run, "--data", tmp_path / "grey.npy", "--out", tmp_path / "x.npy")
+    assert message.endswith("rbm with --visible-kind bernoulli takes [0, 1]")
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint"])
+@pytest.mark.parametrize("command", ["encode", "decode", "sample"])
+def test_a_file_that_is_no_checkpoint(command, content, data, tmp_path):
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(content)
+    source = [] if command == "sample" else ["--data", data]
+    message = refused(command, file, *source, "--out", tmp_path / "x.npy")
+    assert message.startswith(f"{file} is no safetensors file, or cut short")
+
+
+def test_what_goes_wrong_on_the_way_leaves_the_old_file(data, tmp_path, monkeypatch):
+    run, out = trained("ae", tmp_path / "run"), tmp_path / "codes.npy"
+    out.write_bytes(b"old")
+    seen = []
+
+    def encode(model, x):
+        seen.append(x)
+        if len(seen) == 3:
+            raise OSError("the disk is gone")
+        return x
+
+    monkeypatch.setattr(models, "encode", encode)
+    assert refused("encode", run, "--data", data, "--out", out) == "the disk is gone"
+    assert out.read_bytes() == b"old"
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "rows.npy", "codes.npy"}
+
+
+def test_a_folder_that_is_not_there(data, tmp_path):
+    message = refused("encode", tmp_path, "--data", data, "--out", tmp_path / "no" / "x.npy")
+    assert "but there is no folder" in message

@@ -1,0 +1,265 @@
+"""``aefast train``: what it leaves in a run's folder, how it stops, and what it refuses."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("typer")
+pytest.importorskip("safetensors")
+pytest.importorskip("tensorboard")
+
+from safetensors.torch import load_file
+
+from aefast.training import loop
+from aefast.training.checkpoint import load
+from aefast.training.models import MODELS
+from aefast.training.run import start
+from tests.cli.command import invoke, refused
+from tests.training.runs import SMALL, rows
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def one_thread(threads):
+    threads(1)
+
+
+@pytest.fixture
+def data(tmp_path):
+    np.save(tmp_path / "rows.npy", rows())
+    return tmp_path / "rows.npy"
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "run"
+
+
+def train(model, data, out, *more):
+    sizes = ",".join(map(str, SMALL[model]["hidden"]))
+    common = ["--data", data, "--hidden", sizes, "--epochs", 2, "--batch-size", 8]
+    return ["train", model, *common, "--out", out, *more]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_trains(model, data, out):
+    result = invoke(*train(model, data, out))
+    assert result.exit_code == 0, result.output
+    assert "2 of 2 epochs" in result.output
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] == 14 * len(lines)
+    config = json.loads((out / "config.json").read_text())["config"]
+    assert config["model"] == model
+    assert config["data"]["source"] == str(data)
+    names = {path.name.split(".")[0] for path in out.iterdir()}
+    assert names == {"checkpoint", "config", "metrics", "events"}
+
+
+def test_options_reach_the_model(data, out):
+    options = ["--tied", "--corruption", "gaussian", "--corruption-level", 0.5, "--loss", "bce"]
+    invoke(*train("dae", data, out, *options, "--learning-rate", 0.01, "--seed", 3))
+    config = json.loads((out / "config.json").read_text())["config"]
+    expected = {"tied": True, "corruption": "gaussian", "corruption_level": 0.5, "loss": "bce"}
+    assert config["options"].items() >= expected.items()
+    assert (config["learning_rate"], config["seed"]) == (0.01, 3)
+    assert "model.2.weight" not in load_file(out / "checkpoint.safetensors")
+
+
+def test_the_defaults_learn_the_digits(out):
+    pytest.importorskip("sklearn")
+    result = invoke("train", "dae", "--data", "digits", "--hidden", 128, "--out", out)
+    assert result.exit_code == 0
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    # The mean digit's error, which a code that says nothing reaches, is 0.0734.
+    assert lines[-1]["loss"] < 0.0734 / 3
+
+
+def test_precision_holds_for_the_run_alone(data, out, monkeypatch):
+    seen = []
+    monkeypatch.setattr(loop, "train", lambda *a, **b: seen.append(precision()))
+    precision = torch.get_float32_matmul_precision
+    invoke(*train("ae", data, out, "--precision", "medium"))
+    assert seen == ["medium"]
+    assert precision() == "highest"
+
+
+def test_a_finished_run_says_so_and_takes_more_epochs(data, out):
+    invoke(*train("dae", data, out))
+    before = (out / "checkpoint.safetensors").read_bytes()
+    result = invoke("train", "--resume", "--out", out)
+    assert result.exit_code == 0
+    assert "nothing is left" in result.output
+    assert (out / "checkpoint.safetensors").read_bytes() == before
+    result = invoke("train", "dae", "--resume", "--out", out, "--epochs", 3)
+    assert result.exit_code == 0
+    assert "3 of 3 epochs" in result.output
+
+
+def test_a_run_is_not_overwritten(data, out):
+    invoke(*train("dae", data, out))
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    assert (
+        refused(*train("rbm", data, out)) == f"{out} holds a run already; --resume goes on with it"
+    )
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("rbm",), "MODEL is 'rbm', but that of the run in .* is 'dae'"),
+        (("--corruption-level", 0.5), "--corruption-level is 0.5, but .* is 0.3"),
+        (("--hidden", "9"), r"--hidden is \[9\], but .* is \[8\]"),
+        (("--data", "digits"), "--data is 'digits', but "),
+        (("--seed", 1), "--seed is 1, but "),
+        (("--chains", 1), "dae takes no --chains; it is for rbm, dbn"),
+        (("--epochs", 1), "--epochs is 1, but the run in .* is past that"),
+    ],
+)
+def test_a_run_is_taken_up_with_its_own_options(options, message, data, out):
+    invoke(*train("dae", data, out))
+    assert re.match(message, refused("train", *options, "--resume", "--out", out))
+
+
+def test_data_that_have_changed(data, out):
+    invoke(*train("dae", data, out))
+    np.save(data, rows()[1:])
+    message = refused("train", "--resume", "--out", out, "--epochs", 5)
+    assert message == f"{data} is no longer what the run in {out} was started with"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train",), "MODEL is missing; it takes one of ae, dae, cae, sae, stochastic, vae, rbm"),
+        (("train", "gan"), "MODEL is 'gan'; it takes one of ae, "),
+        (("train", "dae"), "--data is missing"),
+        (("train", "dae", "--data", "digits"), "--hidden is missing"),
+        (("train", "dae", "--data", "nowhere.npy", "--hidden", 8), "nowhere.npy"),
+        (
+            ("train", "dae", "--data", "DATA", "--hidden", "8,x"),
+            "--hidden is '8,x'; it takes sizes",
+        ),
+        (("train", "dae", "--data", "DATA", "--hidden", "0"), "--hidden is '0'; it takes sizes"),
+        (("train", "rbm", "--data", "DATA", "--hidden", "8,4"), "hidden is [8, 4]; rbm takes one"),
+        (("train", "ae", "--corruption", "masking"), "ae takes no --corruption; it is for dae"),
+        (
+            ("train", "dae", "--sparsity-weight", 1),
+            "dae takes no --sparsity-weight; it is for sae, rbm",
+        ),
+        (
+            ("train", "dae", "--learning-rate", 0),
+            "--learning-rate is 0.0; it takes a number above 0",
+        ),
+        (("train", "dae", "--precision", "low"), "--precision is 'low'; it takes one of highest"),
+        (("train", "dae", "--device", "tpu"), "--device is 'tpu'; it takes one of cpu, cuda"),
+        (("train", "--resume"), "run holds no run; without --resume one starts there"),
+        (
+            ("train", "dae", "--data", "DATA", "--hidden", 8, "--corruption-level", 2),
+            "corruption_level is 2.0; it takes a number in [0, 1]",
+        ),
+    ],
+)
+def test_a_wrong_argument_is_one_line(arguments, message, data, out, monkeypatch):
+    monkeypatch.chdir(data.parent)
+    given = [data if argument == "DATA" else argument for argument in arguments]
+    assert refused(*given).startswith(message)
+    assert not (data.parent / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "option"),
+    [
+        ("dae", ("--loss", "bce")),
+        ("stochastic", ()),
+        ("vae", ()),
+        ("rbm", ()),
+        ("dbn", ()),
+    ],
+)
+def test_probabilities_take_data_between_0_and_1(model, option, data, out):
+    np.save(data, 2 * rows() - 0.5)
+    message = refused(*train(model, data, out, *option))
+    assert message.startswith(f"{data} holds numbers from -0.5 to 1.5; {model} with --")
+    assert message.endswith("takes [0, 1]")
+    assert not out.exists()
+
+
+def test_a_folder_that_is_none(data, tmp_path):
+    assert refused(*train("ae", data, data)).endswith("a file; it takes a folder")
+    message = refused(*train("ae", data, tmp_path / "no" / "run"))
+    assert "but there is no folder" in message
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(data, out):
+    np.save(data, 1e30 * rows())
+    message = refused(*train("ae", data, out))
+    assert message.startswith("the loss of step 1 is inf; ")
+    assert step_of(out) == 0
+
+
+def test_an_rbm_that_diverges_is_one_line(data, out):
+    options = ["--visible-kind", "gaussian", "--learning-rate", 1e20]
+    message = refused(*train("rbm", data, out, *options))
+    assert "after training step" in message or "the loss of step" in message
+
+
+def started(arguments, folder):
+    """The command in a process of its own, once its training is under way."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "aefast", *map(str, arguments)],
+        cwd=REPOSITORY,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not any(folder.glob("metrics.jsonl")) or not (folder / "metrics.jsonl").read_bytes():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_says_how_to_go_on(number, data, out):
+    process = started([*train("dae", data, out)[:-2], "--out", out, "--epochs", 10**6], out)
+    process.send_signal(number)
+    assert process.wait(60) == 130
+    message = process.stderr.read()
+    assert message.count("\n") == 1
+    assert message.rstrip().endswith(f"to go on: aefast train --resume --out {out}")
+    stopped = step_of(out)
+    assert f"{stopped} steps" in message
+    assert invoke("train", "--resume", "--out", out, "--epochs", stopped // 7 + 2).exit_code == 0
+
+    whole = out.with_name("whole")
+    invoke(*train("dae", data, whole, "--epochs", stopped // 7 + 2))
+    assert step_of(out) == step_of(whole)
+    found, expected = (load_file(run / "checkpoint.safetensors") for run in (out, whole))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+    lines = [(run / "metrics.jsonl").read_text().splitlines() for run in (out, whole)]
+    steps = [[json.loads(line)["step"] for line in run] for run in lines]
+    losses = [[json.loads(line)["loss"] for line in run] for run in lines]
+    assert steps[0] == steps[1]
+    assert losses[0] == losses[1]
+
+
+def step_of(run):
+    return load(run).progress.step
+
+
+def test_a_checkpoint_is_there_before_the_first_step(data, out):
+    start(out, {"model": "dae", "data": str(data), "hidden": [8]})
+    assert step_of(out) == 0

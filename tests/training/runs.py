@@ -1,0 +1,52 @@
+"""Small runs that the tests train."""
+
+from typing import Any
+
+import numpy as np
+
+from aefast.data import Dataset
+from aefast.training import models, run
+from aefast.training.checkpoint import Checkpoint
+from aefast.training.config import Progress
+from aefast.training.loop import Trainer, train
+
+ROWS, VISIBLE = 50, 12
+
+SMALL = {
+    "ae": {"hidden": [8]},
+    "dae": {"hidden": [8]},
+    "cae": {"hidden": [8]},
+    "sae": {"hidden": [8], "code_dropout": 0.2},
+    "stochastic": {"hidden": [8]},
+    "vae": {"hidden": [8, 3]},
+    "rbm": {"hidden": [8], "chains": 5},
+    "dbn": {"hidden": [8, 6], "chains": 5},
+}
+
+
+def rows() -> np.ndarray:
+    return (np.random.default_rng(0).random((ROWS, VISIBLE)) < 0.4).astype(np.float32)
+
+
+def dataset() -> Dataset:
+    return Dataset(rows(), (VISIBLE,), 1.0, "rows.npy", 0.0, 1.0)
+
+
+def new(model: str, **given: Any) -> Trainer:
+    """A run of 7 batches an epoch, the last of them smaller."""
+    told = {"batch_size": 8, "epochs": 3, **SMALL[model], **given, "model": model}
+    config = run.configure(told, dataset())
+    return Trainer(Checkpoint(config, Progress(), models.build(config), {}), dataset())
+
+
+def proceed(trainer: Trainer, *, until: int | None = None) -> list[dict[str, Any]]:
+    """Train to that step, or the end; the lines of metrics."""
+    lines: list[dict[str, Any]] = []
+    train(
+        trainer,
+        save=lambda checkpoint: None,
+        write=lines.append,
+        show=lambda look: None,
+        is_stopped=lambda: trainer.progress.step == until,
+    )
+    return lines

@@ -1,0 +1,45 @@
+"""The metrics of a run read as of one run, however often it stopped."""
+
+import json
+
+import pytest
+
+pytest.importorskip("safetensors")
+pytest.importorskip("tensorboard")
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from aefast.training.metrics import METRICS_FILE, Metrics
+
+
+def line(step, loss):
+    return {"step": step, "epoch": 0, "loss": loss, "samples_per_second": 1.0}
+
+
+def write(folder, behind, lines):
+    with Metrics(folder, behind) as metrics:
+        for step, loss in lines:
+            metrics.write(line(step, loss))
+
+
+def test_lines_past_the_checkpoint_are_taken_again(tmp_path):
+    write(tmp_path, 0, [(100, 5.0), (200, 4.0), (300, 3.0)])
+    write(tmp_path, 250, [(300, 2.0)])
+    lines = [json.loads(text) for text in (tmp_path / METRICS_FILE).read_text().splitlines()]
+    assert lines == [line(100, 5.0), line(200, 4.0), line(300, 2.0)]
+
+
+def test_half_a_line_is_dropped(tmp_path):
+    write(tmp_path, 0, [(100, 5.0)])
+    with (tmp_path / METRICS_FILE).open("a") as file:
+        file.write('{"step": 2')
+    write(tmp_path, 150, [(200, 4.0)])
+    lines = (tmp_path / METRICS_FILE).read_text().splitlines()
+    assert [json.loads(text)["step"] for text in lines] == [100, 200]
+
+
+def test_tensorboard_sees_the_same_curve(tmp_path):
+    write(tmp_path, 0, [(100, 5.0), (200, 4.0), (300, 3.0)])
+    write(tmp_path, 250, [(300, 2.0)])
+    events = EventAccumulator(str(tmp_path)).Reload().Scalars("loss")
+    assert [(event.step, event.value) for event in events] == [(100, 5.0), (200, 4.0), (300, 2.0)]
