@@ -65,7 +65,8 @@ def sentence(measured: Measured) -> str:
 
 def draw(measured: Measured, figure: Any) -> None:
     top, bottom = figure.subfigures(2, 1, height_ratios=(2, 1))
-    left, right = top.subplots(1, 2)
+    spacing = {"wspace": 0.05}
+    left, right = top.subplots(1, 2, gridspec_kw=spacing)
     images = torch.cat((measured.mean[None], measured.components[:14]))
     images = images / images.abs().amax(1, keepdim=True)
     title = "The mean, and the first 14 principal images (gray: 0, black: above)"
@@ -78,6 +79,6 @@ def draw(measured: Measured, figure: Any) -> None:
     right.legend(loc="lower right")
     rows = {"Held-out digits": measured.digits}
     rows |= {f"From {size} components": measured.reconstructions[size] for size in SIZES}
-    strips = bottom.subplots(2, 2, gridspec_kw={"wspace": 0.05})
+    strips = bottom.subplots(2, 2, gridspec_kw=spacing)
     for axes, (title, row) in zip(strips.flat, rows.items(), strict=True):
         draw_images(axes, row.clamp(0, 1), title)

@@ -93,12 +93,13 @@ def sentence(measured: Measured) -> str:
 
 def draw(measured: Measured, figure: Any) -> None:
     top, bottom = figure.subfigures(2, 1, height_ratios=(3.6, 1))
-    left, *right = top.subplots(1, 3, width_ratios=(1.6, 1, 1))
+    spacing = {"wspace": 0.05}
+    left, *right = top.subplots(1, 3, width_ratios=(1.6, 1, 1), gridspec_kw=spacing)
     draw_likelihoods(left, measured)
     highest = measured.factors_noise.max()
     noises = {
-        "Probabilistic PCA": torch.full((64,), measured.principal_noise),
-        "Factor analysis": measured.factors_noise,
+        "Noise: probabilistic PCA": torch.full((64,), measured.principal_noise),
+        "Noise: factor analysis": measured.factors_noise,
     }
     for axes, (title, noise) in zip(right, noises.items(), strict=True):
         shades = axes.imshow(noise.reshape(8, 8).numpy(), cmap="viridis", vmin=0, vmax=highest)
@@ -111,7 +112,7 @@ def draw(measured: Measured, figure: Any) -> None:
         f"Drawn from probabilistic PCA, {SHOWN} components": measured.principal_samples,
         f"Drawn from factor analysis, {SHOWN} factors": measured.factors_samples,
     }
-    strips = bottom.subplots(1, 3, gridspec_kw={"wspace": 0.05})
+    strips = bottom.subplots(1, 3, gridspec_kw=spacing)
     for axes, (title, images) in zip(strips, rows.items(), strict=True):
         draw_images(axes, images.clamp(0, 1), title)
 
