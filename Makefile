@@ -23,6 +23,7 @@ $(VENV)/built: $(VENV)/installed setup.py $(CPP)
 
 demo: setup
 	$(BIN)/aefast demo --out demo.png
+	$(BIN)/aefast figures linear denoising variational --out demo
 
 test: setup
 	$(BIN)/python -m pytest

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 CHUNK_BYTES = 2**24
+BLOCK_BYTES = 2**18
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -49,12 +50,22 @@ class Dataset:
     def take(self, indices: Tensor) -> Tensor:
         """The samples of those ``indices``, int64 ``[B]``, in their order: float32 ``[B, D]``.
 
-        NumPy gathers, on one thread: 1024 rows of 784 take 0.25 ms, and no thread of torch's.
+        NumPy gathers, on the caller's thread, into memory of torch's, whose alignment products
+        need to come out the same bit for bit: 1024 rows of 784 take 0.3 ms as uint8 and 0.45 as
+        float32.
+
+        Raises:
+            IndexError: an index is outside the rows.
         """
-        gathered = np.asarray(self.rows)[indices.numpy()]
-        if self.scale == 1:
-            return torch.from_numpy(gathered.astype(np.float32, copy=False))
-        return torch.from_numpy(np.divide(gathered, np.float32(self.scale), dtype=np.float32))
+        rows, order = np.asarray(self.rows), indices.numpy()
+        samples = torch.empty(len(order), rows.shape[1])
+        scale, out = np.float32(self.scale), samples.numpy()
+        # In blocks that stay in cache: at once, the rows' fresh pages made this five times slower.
+        step = max(1, BLOCK_BYTES // (rows.itemsize * rows.shape[1]))
+        for first in range(0, len(order), step):
+            block = slice(first, first + step)
+            np.divide(rows[order[block]], scale, out=out[block], dtype=np.float32)
+        return samples
 
 
 def from_array(array: np.ndarray, name: str, scale: float | None = None) -> Dataset:

@@ -1,6 +1,7 @@
 """A folder of images, decoded once into a temporary file."""
 
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,9 @@ def load_folder(folder: Path, name: str) -> Dataset:
     paths = _find(folder)
     if not paths:
         raise DataError(f"{name}: it holds no image: no {', '.join(SUFFIXES)}")
-    shape = _decode(paths[0]).shape
-    with scratch(name) as file:
+    with scratch(name) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, beside the error of a broken file
+        shape = _decode(paths[0]).shape
         for path in paths:
             pixels = _decode(path)
             if pixels.shape != shape:

@@ -1,8 +1,25 @@
 """scikit-learn estimators: pip install 'aefast[estimators]'."""
 
+from aefast.estimators.autoencoder import Autoencoder
 from aefast.estimators.bernoulli_rbm import BernoulliRBM
+from aefast.estimators.contractive import ContractiveAutoencoder
+from aefast.estimators.denoising import DenoisingAutoencoder
 from aefast.estimators.factor_analysis import FactorAnalysis
 from aefast.estimators.pca import PCA
 from aefast.estimators.probabilistic_pca import ProbabilisticPCA
+from aefast.estimators.sparse import SparseAutoencoder
+from aefast.estimators.stochastic import StochasticAutoencoder
+from aefast.estimators.variational import VariationalAutoencoder
 
-__all__ = ["PCA", "BernoulliRBM", "FactorAnalysis", "ProbabilisticPCA"]
+__all__ = [
+    "PCA",
+    "Autoencoder",
+    "BernoulliRBM",
+    "ContractiveAutoencoder",
+    "DenoisingAutoencoder",
+    "FactorAnalysis",
+    "ProbabilisticPCA",
+    "SparseAutoencoder",
+    "StochasticAutoencoder",
+    "VariationalAutoencoder",
+]

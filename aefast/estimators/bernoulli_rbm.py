@@ -1,7 +1,6 @@
 """The restricted Boltzmann machine as a scikit-learn transformer."""
 
 import time
-import warnings
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from aefast.estimators.conversion import (
     as_tensor,
     in_a_mode_of_its_own,
     row_pieces,
+    warn_of_range,
 )
 from aefast.functional import linear_act
 from aefast.nn.rbm import pseudo_log_likelihood
@@ -95,7 +95,7 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         """
         self._check_parameters()
         X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES)
-        _warn_of_range(X)
+        warn_of_range(X)
         rng = check_random_state(self.random_state)
         self._start(X.shape[1], rng)
         count = -(-X.shape[0] // self.batch_size)
@@ -124,7 +124,7 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         if not hasattr(self, "random_state_"):
             self.random_state_ = check_random_state(self.random_state)
         if first:
-            _warn_of_range(X)
+            warn_of_range(X)
             self._start(X.shape[1], self.random_state_)
         self._step(as_tensor(X), self.random_state_)
         return self
@@ -222,12 +222,3 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         tags.input_tags.sparse = True
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
-
-
-def _warn_of_range(X: Any) -> None:
-    low, high = X.min(), X.max()
-    if low < 0 or high > 1:
-        worst = low if low < 0 else high
-        warnings.warn(
-            f"X holds {worst:g}; Bernoulli units take numbers in [0, 1]", UserWarning, stacklevel=4
-        )

@@ -1,5 +1,6 @@
 """Between scikit-learn's arrays and torch's tensors: what every estimator here needs."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any
@@ -42,3 +43,13 @@ def as_tensor(X: Any, dtype: torch.dtype = torch.float32) -> Tensor:
 def row_pieces(X: Any, dtype: torch.dtype = torch.float32) -> Iterator[Tensor]:
     """The rows of X in order, ``ROWS_AT_ONCE`` at a time: so much is copied, and no more."""
     return (as_tensor(X[rows], dtype) for rows in gen_batches(X.shape[0], ROWS_AT_ONCE))
+
+
+def warn_of_range(X: Any) -> None:
+    """That X holds a number outside [0, 1]; to be called by a method in a mode of its own."""
+    low, high = X.min(), X.max()
+    if low < 0 or high > 1:
+        worst = low if low < 0 else high
+        warnings.warn(
+            f"X holds {worst:g}; Bernoulli units take numbers in [0, 1]", UserWarning, stacklevel=4
+        )

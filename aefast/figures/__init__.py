@@ -16,6 +16,9 @@ from aefast.figures.page import Shown, write_page
 NAMES = (
     "linear",
     "denoising",
+    "variational",
+    "pca",
+    "probabilistic",
 )
 
 

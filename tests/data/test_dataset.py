@@ -13,7 +13,9 @@ DTYPES = ["u1", "i1", "u2", ">i2", "i4", "i8", "u8", "?", "f2", "f4", ">f4", "f8
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_take_returns_the_rows_in_the_order_of_the_indices_over_the_scale(dtype):
+@pytest.mark.parametrize("block", [1, 100, 2**18])
+def test_take_returns_the_rows_of_the_indices_in_order_over_the_scale(dtype, block, monkeypatch):
+    monkeypatch.setattr(module, "BLOCK_BYTES", block)
     array = np.arange(30).reshape(5, 2, 3).astype(dtype)
     data = from_array(array, "x")
     assert data.scale == (255 if dtype == "u1" else 1)
@@ -24,10 +26,17 @@ def test_take_returns_the_rows_in_the_order_of_the_indices_over_the_scale(dtype)
     assert np.array_equal(taken.numpy(), expected)
 
 
-def test_take_returns_memory_of_its_own():
+def test_take_returns_memory_of_its_own_aligned_as_torchs_is():
     array = np.zeros((5, 3), np.float32)
-    from_array(array, "x").take(torch.arange(5)).add_(1)
+    taken = [from_array(array, "x").take(torch.arange(5)).add_(1) for _ in range(9)]
     assert not array.any()
+    assert not [samples for samples in taken if samples.data_ptr() % 64]
+
+
+@pytest.mark.parametrize("wrong", [5, -6])
+def test_an_index_outside_the_rows_is_refused(wrong):
+    with pytest.raises(IndexError, match=f"index {wrong} is out of bounds"):
+        from_array(np.zeros((5, 3), np.uint8), "x").take(torch.tensor([0, wrong]))
 
 
 def test_rows_are_a_view():
@@ -49,7 +58,10 @@ def test_a_number_that_is_not_a_finite_float32_is_refused_by_its_place(wrong, pl
     monkeypatch.setattr(module, "CHUNK_BYTES", 2 * 3 * 8)
     array = np.ones((5, 3))
     array[place] = wrong
-    with pytest.raises(DataError, match=f"^x.npy: row {place[0]}, column {place[1]}, .* is {wrong}".replace("+", ".")):
+    with pytest.raises(
+        DataError,
+        match=f"^x.npy: row {place[0]}, column {place[1]}, .* is {wrong}".replace("+", "."),
+    ):
         from_array(array, "x.npy")
 
 

@@ -7,8 +7,8 @@ F(factor, scale) = factor scale e^(log_var / 2) z, the sample is mean + F(1, 1),
 
 so that derivatives of every order are drawn by the same kernel.
 
-A backend module has four functions, of the inputs that ``_matrices`` makes:
-``reparameterize``, ``scaled_noise`` (F), ``gaussian_kl`` and ``gaussian_kl_backward``.
+A backend module has four functions, as eager.py has: ``reparameterize``, ``scaled_noise`` (F),
+``gaussian_kl`` and ``gaussian_kl_backward``.
 """
 
 from typing import Any
@@ -167,14 +167,10 @@ class _GaussianKL(KernelFunction):
         if torch.is_grad_enabled() or contract.is_transformed(grad) or contract.is_traced(grad):
             # To be differentiated again, batched or traced: the definition's can.
             return *eager.gaussian_kl_backward(grad, mean, log_var), None
-        inputs = (
-            contract.readable(t, a)
-            for t, a in zip(
-                (grad, mean, log_var), ("the incoming gradient", "mean", "log_var"), strict=True
-            )
-        )
-        implementation = backend.implementation("gaussian", ctx.name)
-        return *implementation.gaussian_kl_backward(*inputs), None
+        kernel = backend.implementation("gaussian", ctx.name).gaussian_kl_backward
+        grad = contract.readable(grad, "the incoming gradient")
+        mean, log_var = contract.readable(mean, "mean"), contract.readable(log_var, "log_var")
+        return *kernel(grad, mean, log_var), None
 
 
 @torch.library.custom_op("aefast::reparameterize", mutates_args=())

@@ -133,9 +133,9 @@ def _gaussian_kl(mean: np.ndarray, log_var: np.ndarray, divergence: np.ndarray) 
         for i in range(terms.size):
             m, v = mean[row, i], log_var[row, i]
             terms[i] = m * m + (shared.expm1(v) - v)
-        total = 0.0
+        total = np.float64(0)
         for term in terms:
-            total += term
+            total += np.float64(term)
         divergence[row] = np.float32(0.5 * total)
 
 

@@ -27,8 +27,8 @@ from aefast.ops.shared.triton import (
     seed_arguments,
 )
 
-# A program: with 4 warps, four independent accesses a thread. An unaligned unit is several accesses,
-# and four of them would take all registers there are.
+# A program: with 4 warps, four independent accesses a thread. An unaligned unit is several
+# accesses, and four of those a thread took 254 registers.
 ALIGNED_UNITS, UNALIGNED_UNITS = 512, 128
 
 # A program of the divergence sums tiles of this many elements, of as many columns as suit.
@@ -128,10 +128,8 @@ def scaled_noise_kernel(
     key = load_seed(seed, seed_address)
     noise = draw_units(four_normals, key, unit_row + row_offset, unit, WIDTH)
     scaled = scale * exp(0.5 * log_var) * noise
-    if MULTIPLY:
-        output = first.to(tl.float32) * scaled
-    else:
-        output = first.to(tl.float32) + scaled
+    wide = first.to(tl.float32)
+    output = wide * scaled if MULTIPLY else wide + scaled
     output_pointers = _pointers(output_pointer, row, column, unit_count, 0, columns, 1, ALIGNED)
     tl.store(output_pointers, round_to(output, first.dtype), mask=mask)
 
@@ -218,7 +216,7 @@ def gaussian_kl_backward_kernel(
     ALIGNED: tl.constexpr,  # every unit is one 16-byte access
 ):
     """grad mean, and grad (e^log_var - 1) / 2."""
-    unit_row, unit, column, mask = locate_units(
+    unit_row, _, column, mask = locate_units(
         unit_count, units_per_row, columns, UNITS, WIDTH, ALIGNED
     )
     row = unit_row[:, None]

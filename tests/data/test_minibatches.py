@@ -1,12 +1,14 @@
 """data.batches: the order is a pure function of seed and epoch, whatever gathers."""
 
+import queue
 import threading
+from itertools import chain
 
 import numpy as np
 import pytest
 import torch
 
-from aefast.data import batches, load
+from aefast.data import batches, load, minibatches
 from aefast.data.dataset import from_array
 
 NUMBERS = np.arange(23, dtype=np.float32)[:, None]
@@ -25,11 +27,15 @@ def order(data, batch_size=5, **options):
     return [batch.flatten().tolist() for batch in batches(data, batch_size, **options)]
 
 
+def flat(drawn):
+    return list(chain.from_iterable(drawn))
+
+
 def test_every_row_comes_once_and_the_last_batch_is_smaller(data):
     drawn = order(data)
     assert [len(batch) for batch in drawn] == [5, 5, 5, 5, 3]
-    assert sorted(sum(drawn, [])) == NUMBERS.flatten().tolist()
-    assert sum(drawn, []) != NUMBERS.flatten().tolist()
+    assert sorted(flat(drawn)) == NUMBERS.flatten().tolist()
+    assert flat(drawn) != NUMBERS.flatten().tolist()
 
 
 def test_the_order_is_the_same_whatever_else_was_drawn(data):
@@ -40,7 +46,7 @@ def test_the_order_is_the_same_whatever_else_was_drawn(data):
 
 
 def test_the_order_does_not_depend_on_the_batch_size(data):
-    assert sum(order(data, 5), []) == sum(order(data, 7), [])
+    assert flat(order(data, 5)) == flat(order(data, 7))
 
 
 def test_seeds_and_epochs_have_orders_of_their_own(data):
@@ -60,46 +66,61 @@ def test_start_leaves_out_batches_and_changes_no_other(data, start):
     assert order(data, start=start) == order(data)[start:]
 
 
-def test_a_mapped_file_is_read_in_a_thread_of_its_own_which_ends(tmp_path, monkeypatch):
+@pytest.fixture
+def watched(tmp_path, monkeypatch):
+    """A mapped dataset, read batch by batch, that notes the thread of each reading."""
     np.save(tmp_path / "x.npy", NUMBERS)
     data = load(str(tmp_path / "x.npy"))
-    gatherers = set()
+    readers = queue.Queue()
     take = type(data).take
 
-    def watched(self, indices):
-        gatherers.add(threading.current_thread().name)
+    def noted(self, indices):
+        readers.put(threading.current_thread().name)
         return take(self, indices)
 
-    monkeypatch.setattr(type(data), "take", watched)
+    monkeypatch.setattr(type(data), "take", noted)
+    monkeypatch.setattr(minibatches, "AHEAD_BYTES", 1)
+    return data, readers
+
+
+def test_a_mapped_file_is_read_ahead_in_a_thread_which_ends(watched):
+    data, readers = watched
     drawn = batches(data, 5, seed=0, epoch=0)
     next(drawn)
+    assert [readers.get(timeout=10) for _ in range(2)] == ["aefast-data_0"] * 2
+    assert readers.empty()
     drawn.close()
-    assert gatherers == {"aefast-data_0"}
     assert "aefast-data_0" not in {thread.name for thread in threading.enumerate()}
 
 
-def test_the_next_batch_of_a_mapped_file_is_gathered_while_the_caller_has_this_one(
-    tmp_path, monkeypatch
-):
-    np.save(tmp_path / "x.npy", NUMBERS)
-    data = load(str(tmp_path / "x.npy"))
-    begun = threading.Semaphore(0)
+def test_the_caller_has_a_batch_before_the_next_one_is_read(watched, monkeypatch):
+    data, _ = watched
+    gate, read = threading.Event(), []
     take = type(data).take
 
-    def watched(self, indices):
-        begun.release()
+    def gated(self, indices):
+        if read:
+            gate.wait(timeout=2)
+        read.append(indices)
         return take(self, indices)
 
-    monkeypatch.setattr(type(data), "take", watched)
+    monkeypatch.setattr(type(data), "take", gated)
     drawn = batches(data, 5, seed=0, epoch=0)
     next(drawn)
-    assert begun.acquire(timeout=10)
-    assert begun.acquire(timeout=10)
+    assert len(read) == 1
+    gate.set()
+    assert len(list(drawn)) == 4
 
 
-def test_an_error_of_the_gathering_thread_reaches_the_caller(tmp_path, monkeypatch):
-    np.save(tmp_path / "x.npy", NUMBERS)
-    data = load(str(tmp_path / "x.npy"))
+@pytest.mark.parametrize("size", [1, 2 * 5 * 4, 2**20], ids=["one", "two", "all at once"])
+def test_how_many_batches_are_read_together_changes_none(size, watched, monkeypatch):
+    data, _ = watched
+    monkeypatch.setattr(minibatches, "AHEAD_BYTES", size)
+    assert order(data) == order(from_array(NUMBERS, "x"))
+
+
+def test_an_error_of_the_reading_thread_reaches_the_caller(watched, monkeypatch):
+    data, _ = watched
 
     def fails(self, indices):
         raise OSError("the disk is gone")

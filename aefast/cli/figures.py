@@ -1,0 +1,39 @@
+"""``aefast figures``: what each system of the family does, as PNGs and one page."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from aefast.backend import BackendUnavailableError
+from aefast.cli.shared import app, fail, require
+
+
+@app.command()
+def figures(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Some of them; all without it.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The folder to write to.")] = Path("figures"),
+) -> None:
+    """Train every system on data, and show what it does with the number that proves it."""
+    from aefast.figures import NAMES, run
+
+    for name in names or ():
+        if name not in NAMES:
+            fail(f"NAME is {name!r}; it takes some of {', '.join(NAMES)}")
+    if out.exists() and not out.is_dir():
+        fail(f"--out is {str(out)!r}, a file; it takes a folder")
+    if not out.parent.is_dir():
+        fail(f"--out is {str(out)!r}, but there is no folder {str(out.parent)!r}")
+    for package in ("sklearn", "matplotlib"):
+        require(package, "demo")
+    console = Console(highlight=False, soft_wrap=True)
+    try:
+        page = run(
+            names or NAMES, out, lambda shown: console.print(f"{shown.title}. {shown.sentence}")
+        )
+    except (BackendUnavailableError, OSError) as error:
+        fail(str(error))
+    console.print(f"Wrote {page}")

@@ -1,0 +1,45 @@
+"""What the autoencoders share that new rows can be drawn from."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from aefast.estimators.autoencoder import BaseAutoencoder
+from aefast.estimators.conversion import LARGEST_SEED, in_a_mode_of_its_own
+from aefast.ops.shared import contract
+
+# Of a row's code, for its score; the same for every row, so that it depends on no other's. On
+# digits another seed moves the mean score by 0.06 nats of -18 (stochastic), 0.15 of -25
+# (variational).
+DRAWS_SCORED = 64
+SCORE_SEED = 0
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class GenerativeAutoencoder(BaseAutoencoder):
+    """Its decoder is a distribution, Bernoulli or Gaussian."""
+
+    activation: str = "tanh"
+    decoder_kind: str = "bernoulli"
+
+    @in_a_mode_of_its_own
+    def sample(self, n_samples: int = 1, random_state: Any = None) -> np.ndarray:
+        """New rows: the module's ``sample``, the means of the decoder at codes that were drawn.
+
+        Args:
+            n_samples: how many.
+            random_state: an int, a ``numpy.random.RandomState``, or None.
+
+        Returns:
+            float32 ``(n_samples, n_features)``.
+        """
+        check_is_fitted(self)
+        contract.check_integer(n_samples, "n_samples", 2**31, low=1)
+        seed = int(check_random_state(random_state).randint(LARGEST_SEED))
+        return self.module_.sample(n_samples, seed=seed).numpy()
+
+    def _is_bernoulli(self) -> bool:
+        return self.decoder_kind == "bernoulli"

@@ -1,0 +1,63 @@
+"""The variational autoencoder as a scikit-learn transformer."""
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+from torch import Tensor
+
+from aefast import nn
+from aefast.estimators.generative import DRAWS_SCORED, SCORE_SEED, GenerativeAutoencoder
+
+
+@dataclass(eq=False, repr=False)
+class VariationalAutoencoder(GenerativeAutoencoder):
+    """A generative model and its encoder: :class:`aefast.nn.VariationalAutoencoder`, trained by
+    Adam.
+
+    ``transform`` gives the mean of q(z | x), ``inverse_transform`` that of p(x | z). The score of a
+    row is its evidence lower bound, in nats, whichever bound was trained: the divergence is exact,
+    the expectation a mean over 64 draws of z, whose noise is the same for every row and every call:
+    more rows do not lessen its error.
+
+    Args:
+        hidden_layer_sizes: the sizes of the encoder's hidden layers, which the decoder mirrors, and
+            last that of z; an int makes both linear.
+        learning_rate, batch_size, n_iter, verbose, random_state: as
+            :class:`aefast.estimators.Autoencoder` takes them.
+        activation: of the hidden layers.
+        decoder_kind: ``"bernoulli"``, for data in [0, 1], or ``"gaussian"``.
+        variance: what a Gaussian decoder learns: ``"shared"`` one variance of all features,
+            ``"units"`` one of each.
+        bound: what training maximizes, ``"elbo"`` or ``"importance"``.
+        samples: how many z training draws for each row.
+
+    The attributes are :class:`aefast.estimators.Autoencoder`'s; with no hidden layer the rows of
+    ``components_`` are those of z's means, then of its log variances.
+
+    References:
+        Kingma, Welling, "Auto-encoding variational Bayes", ICLR 2014. Burda, Grosse,
+        Salakhutdinov, "Importance weighted autoencoders", ICLR 2016.
+
+    >>> import numpy as np
+    >>> from aefast.estimators import VariationalAutoencoder
+    >>> X = np.random.default_rng(0).random((20, 6))
+    >>> model = VariationalAutoencoder((8, 2), random_state=0).fit(X)
+    >>> model.transform(X).shape, model.sample(3, random_state=0).shape
+    ((20, 2), (3, 6))
+    """
+
+    hidden_layer_sizes: int | Sequence[int] = (128, 8)
+    _: KW_ONLY
+    variance: str = "shared"
+    bound: str = "elbo"
+    samples: int = 1
+
+    _module_class = nn.VariationalAutoencoder
+
+    def _new_module(self, sizes: list[int], options: dict[str, Any]) -> nn.VariationalAutoencoder:
+        visible, *layers, latent = sizes
+        return nn.VariationalAutoencoder(visible, latent, layers=layers, **options)
+
+    def _score_row(self, module: nn.VariationalAutoencoder, row: Tensor) -> Tensor:
+        return module.elbo(row, DRAWS_SCORED, seed=SCORE_SEED)

@@ -1,0 +1,152 @@
+"""data.load of .npy and .npz files."""
+
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from aefast.data import DataError, load
+from aefast.data import dataset as module
+
+X = np.arange(4 * 2 * 3).reshape(4, 2, 3)
+FLAT = torch.arange(24.0).reshape(4, 6)
+
+
+@pytest.fixture
+def save(tmp_path):
+    """Writes an array; the value is the source."""
+
+    def write(array, name="x.npy", **options):
+        np.save(tmp_path / name, array, **options)
+        return str(tmp_path / name)
+
+    return write
+
+
+def everything(source):
+    data = load(source)
+    return data.take(torch.arange(len(data)))
+
+
+def cut(source, size):
+    with open(source, "r+b") as file:
+        file.truncate(size)
+
+
+def test_npy_is_mapped_and_flattened(save):
+    source = save(X.astype(np.float32))
+    data = load(source)
+    assert isinstance(data.rows, np.memmap)
+    assert (data.name, data.sample_shape, data.scale) == (source, (2, 3), 1)
+    assert (data.low, data.high) == (0, 23)
+    assert torch.equal(everything(source), FLAT)
+
+
+def test_uint8_is_divided_by_255(save):
+    data = load(save((X * 11).astype(np.uint8)))
+    assert data.scale == 255
+    assert data.high == 253 / 255
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (4, 2, 3)])
+def test_a_fortran_array_is_put_in_row_order(shape, save, monkeypatch):
+    monkeypatch.setattr(module, "CHUNK_BYTES", 3 * 6 * 8)
+    source = save(np.asfortranarray(X.reshape(shape)))
+    data = load(source)
+    assert data.rows.flags.c_contiguous
+    assert isinstance(data.rows, np.memmap)
+    assert torch.equal(everything(source), FLAT)
+
+
+@pytest.mark.parametrize("write", [np.savez, np.savez_compressed])
+def test_npz_gives_its_only_array_or_the_one_named(write, tmp_path):
+    write(tmp_path / "one.npz", x=X)
+    write(tmp_path / "two.npz", x=X, f=np.asfortranarray(X + 1))
+    assert torch.equal(everything(f"{tmp_path}/one.npz"), FLAT)
+    assert torch.equal(everything(f"{tmp_path}/two.npz:f"), FLAT + 1)
+    with pytest.raises(DataError, match=r"two\.npz: it holds x, f; name one, as .*two\.npz:x$"):
+        load(f"{tmp_path}/two.npz")
+    with pytest.raises(DataError, match=r"two\.npz:y: it holds no y; it holds x, f$"):
+        load(f"{tmp_path}/two.npz:y")
+
+
+def test_what_is_cut_short_or_too_long_is_refused_with_both_sizes(save):
+    source = save(X.astype(np.uint8))
+    size = 128 + 24
+    with open(source, "ab") as file:
+        file.write(b"more")
+    with pytest.raises(DataError, match=rf"too long: {size + 4} bytes, .* makes {size}$"):
+        load(source)
+    cut(source, size - 1)
+    with pytest.raises(DataError, match=rf"cut short: {size - 1} bytes, .* makes {size}$"):
+        load(source)
+
+
+@pytest.mark.parametrize("size", [0, 5, 8, 60])
+def test_a_file_cut_within_its_header_is_refused(save, size):
+    source = save(X)
+    cut(source, size)
+    with pytest.raises(DataError, match=r"x\.npy: no \.npy header: EOF: reading"):
+        load(source)
+
+
+def test_nothing_is_unpickled(tmp_path, save):
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "exploded"), "w"))
+
+    objects = np.array([[Bomb(), 1]], dtype=object)
+    np.savez(tmp_path / "x.npz", x=objects)
+    (tmp_path / "p.npy").write_bytes(pickle.dumps(Bomb()))
+    for source in (save(objects), f"{tmp_path}/x.npz", f"{tmp_path}/p.npy"):
+        with pytest.raises(DataError, match=r"its numbers are object|no \.npy header"):
+            load(source)
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize(
+    "dtype", ["c8", "U3", "S3", "M8[s]", "m8[s]", "V4", [("a", "f4"), ("b", "i4")]]
+)
+def test_other_dtypes_are_refused(dtype, save):
+    with pytest.raises(DataError, match=r"its numbers are .*; it takes bool, integers or floats$"):
+        load(save(np.zeros((2, 2), dtype)))
+
+
+@pytest.mark.parametrize(
+    ("shape", "reason"),
+    [((), "as labels"), ((5,), "as labels"), ((0, 5), "or more"), ((5, 0), "or more")],
+)
+def test_labels_and_nothing_at_all_are_refused(shape, reason, save):
+    with pytest.raises(DataError, match=rf"x\.npy: it has shape \[.*{reason}"):
+        load(save(np.zeros(shape)))
+
+
+def test_a_nan_is_refused_by_its_place(save):
+    array = X.astype(np.float32)
+    array[2, 1, 0] = np.nan
+    with pytest.raises(DataError, match=r"x\.npy: row 2, column 3, counted from 0, is nan"):
+        load(save(array))
+
+
+def test_an_npz_that_is_broken_is_refused(tmp_path):
+    source = tmp_path / "x.npz"
+    np.savez(source, x=X)
+    whole = source.read_bytes()
+    flipped = bytearray(whole)
+    flipped[whole.index(X.tobytes()) + 30] ^= 1
+    encrypted = bytearray(whole)
+    encrypted[whole.index(b"PK\x01\x02") + 8] |= 1
+    for content in (b"", whole[:100], whole[:-5], bytes(flipped), bytes(encrypted)):
+        source.write_bytes(content)
+        with pytest.raises(DataError, match=r"x\.npz: a broken archive: ") as caught:
+            load(str(source))
+        assert "\n" not in str(caught.value)
+
+
+def test_an_npz_without_an_array_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as file:
+        file.writestr("readme.txt", "nothing")
+    with pytest.raises(DataError, match=r"x\.npz: it holds no array$"):
+        load(f"{tmp_path}/x.npz")

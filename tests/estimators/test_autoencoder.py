@@ -1,0 +1,329 @@
+"""The autoencoders' estimators: scikit-learn's contract, and the modules trained by hand."""
+
+import inspect
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+pytest.importorskip("sklearn")
+from scipy import sparse
+from sklearn.base import clone
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from aefast import backend, estimators, nn
+from aefast.estimators.autoencoder import BaseAutoencoder
+
+DETERMINISTIC = [
+    "Autoencoder",
+    "DenoisingAutoencoder",
+    "ContractiveAutoencoder",
+    "SparseAutoencoder",
+]
+KINDS = [*DETERMINISTIC, "StochasticAutoencoder", "VariationalAutoencoder"]
+
+# A sum of n products, in float64, is off by n eps of its magnitude, here at most a few hundred.
+ROUNDING = 1e-12
+
+
+def estimator(kind, *sizes, **options):
+    options = {"n_iter": 3, "batch_size": 16, "random_state": 0} | options
+    return getattr(estimators, kind)(sizes or (6, 3), **options)
+
+
+def module(kind, features, *sizes, **options):
+    if kind == "VariationalAutoencoder":
+        *layers, latent = sizes
+        return nn.VariationalAutoencoder(features, latent, layers=layers, **options)
+    return getattr(nn, kind)(layers=[features, *sizes], **options)
+
+
+def equal(first, second):
+    first, second = first.state_dict(), second.state_dict()
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+@pytest.fixture(autouse=True)
+def one_thread(threads):
+    threads(1)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    data = load_digits()
+    return (data.data / 16).astype(np.float32), data.target
+
+
+@pytest.fixture
+def data(digits):
+    return digits[0][:50]
+
+
+@parametrize_with_checks([getattr(estimators, kind)(n_iter=2) for kind in KINDS])
+def test_scikit_learns_checks(estimator, check):
+    with warnings.catch_warnings():
+        # They fit numbers of any size.
+        warnings.filterwarnings("ignore", message="X holds")
+        check(estimator)
+
+
+@every_kind
+def test_an_option_has_its_modules_name_and_default(kind):
+    shared = set(BaseAutoencoder(0).get_params())
+    ours = getattr(estimators, kind)().get_params()
+    options = {name: value for name, value in ours.items() if name not in shared}
+    theirs = {}
+    for parent in reversed(getattr(nn, kind).__mro__):
+        if issubclass(parent, nn.Autoencoder | nn.VariationalAutoencoder):
+            theirs |= inspect.signature(parent).parameters
+    if kind == "DenoisingAutoencoder":
+        assert options.pop("output_activation") == "sigmoid"
+    assert len(options) >= 3
+    assert {name: theirs[name].default for name in options} == options
+
+
+@every_kind
+@pytest.mark.parametrize("sizes", [(5,), (6, 3)])
+def test_fit_is_the_modules_training_by_hand(kind, sizes, data):
+    """50 rows in batches of at most 16: of 13, 13, 12 and 12."""
+    model = estimator(kind, *sizes, random_state=5, learning_rate=0.01).fit(data)
+    random = np.random.RandomState(5)
+    torch.manual_seed(random.randint(2**31 - 1))
+    by_hand = module(kind, 64, *sizes)
+    optimizer = torch.optim.Adam(by_hand.parameters(), lr=0.01, fused=True)
+    for _ in range(3):
+        order = random.permutation(50)
+        for start, end in [(0, 13), (13, 26), (26, 38), (38, 50)]:
+            optimizer.zero_grad()
+            rows = torch.from_numpy(data[order[start:end]])
+            by_hand.loss(rows, seed=random.randint(2**31 - 1)).backward()
+            optimizer.step()
+    assert equal(model.module_, by_hand)
+
+
+@every_kind
+def test_partial_fit_is_one_step_and_goes_on_from_fit(kind, data):
+    whole = estimator(kind, n_iter=2, batch_size=50).fit(data)
+    parts = estimator(kind, n_iter=1, batch_size=50).fit(data)
+    order = parts._random_state.permutation(50)
+    assert parts.partial_fit(data[order]) is parts
+    assert equal(whole.module_, parts.module_)
+
+
+def test_the_first_partial_fit_starts_as_fit_does(data):
+    start = estimator("Autoencoder", n_iter=0).fit(data).module_
+    model = estimator("Autoencoder", learning_rate=1e-9).partial_fit(data)
+    torch.testing.assert_close(model.module_.state_dict(), start.state_dict(), rtol=0, atol=1e-8)
+
+
+def test_a_new_learning_rate_holds_from_the_next_step_on(data):
+    model = estimator("Autoencoder").fit(data)
+    before = model.components_.copy()
+    model.set_params(learning_rate=1e-9).partial_fit(data)
+    np.testing.assert_allclose(model.components_, before, rtol=0, atol=1e-7)
+    model.set_params(learning_rate=0.1).partial_fit(data)
+    assert np.abs(model.components_ - before).max() > 0.01
+
+
+@every_kind
+def test_a_pickled_model_goes_on_to_the_same_bits(kind, data):
+    model = estimator(kind).fit(data)
+    again = pickle.loads(pickle.dumps(model))
+    assert np.array_equal(again.score_samples(data), model.score_samples(data))
+    assert equal(again.partial_fit(data).module_, model.partial_fit(data).module_)
+
+
+@every_kind
+def test_the_same_state_gives_the_same_bits_and_torchs_own_is_left_alone(kind, data):
+    first = estimator(kind, random_state=3).fit(data)
+    torch.manual_seed(7)
+    second = clone(first).fit(data)
+    assert torch.equal(torch.rand(1), torch.rand(1, generator=torch.Generator().manual_seed(7)))
+    assert equal(first.module_, second.module_)
+    assert not equal(first.module_, estimator(kind, random_state=4).fit(data).module_)
+
+
+@every_kind
+def test_codes_and_reconstructions_are_the_modules_in_the_rows_precision(kind, data):
+    model = estimator(kind).fit(data)
+    assert not model.module_.training
+    with torch.no_grad():
+        codes = model.module_.encode(torch.from_numpy(data)).numpy()
+        rows = model.module_.decode(torch.from_numpy(codes)).numpy()
+    assert np.array_equal(model.transform(data), codes)
+    assert np.array_equal(model.inverse_transform(codes), rows)
+    exact = model.transform(data.astype(np.float64))
+    assert exact.dtype == model.inverse_transform(exact).dtype == np.float64
+    # n terms sum up to within n eps of their magnitudes' sum: 64 below 0.2; six weights below 0.5
+    # triple that at the most.
+    bound = 3 * 64 * np.finfo(np.float32).eps * 64 * 0.2
+    np.testing.assert_allclose(codes, exact, rtol=0, atol=bound)
+
+
+@every_kind
+def test_the_components_are_the_first_layers_weight(kind, data):
+    model = estimator(kind, 5, 2).fit(data)
+    assert model.components_.shape == (5, 64)
+    weights = [value for name, value in model.module_.state_dict().items() if "weight" in name]
+    assert np.array_equal(model.components_, weights[0].numpy())
+
+
+@pytest.mark.parametrize("kind", DETERMINISTIC)
+def test_the_score_is_minus_the_reconstructions_squared_error(kind, data):
+    model = estimator(kind).fit(data)
+    X = data.astype(np.float64)
+    error = np.square(X - model.inverse_transform(model.transform(X))).mean(1)
+    np.testing.assert_allclose(model.score_samples(data), -error, rtol=ROUNDING)
+    assert model.score(data) == pytest.approx(-error.mean(), rel=ROUNDING)
+
+
+def test_the_score_of_a_bce_model_is_minus_the_cross_entropy(data):
+    model = estimator("Autoencoder", output_activation="sigmoid", loss="bce").fit(data)
+    X = data.astype(np.float64)
+    mean = torch.from_numpy(model.inverse_transform(model.transform(X)))
+    error = F.binary_cross_entropy(mean, torch.from_numpy(X), reduction="none").mean(1)
+    np.testing.assert_allclose(model.score_samples(data), -error, rtol=ROUNDING)
+
+
+@every_kind
+def test_a_rows_score_does_not_depend_on_the_rows_beside_it(kind, digits):
+    """Of more rows than are scored at once."""
+    X = digits[0][:70]
+    model = estimator(kind).fit(X)
+    alone = np.concatenate([model.score_samples(row[None]) for row in X[::-1]])[::-1]
+    np.testing.assert_allclose(model.score_samples(X), alone, rtol=ROUNDING)
+
+
+@every_kind
+def test_training_raises_the_score(kind, digits):
+    X = digits[0][:400]
+    options = {"learning_rate": 0.01, "batch_size": 100}
+    before = estimator(kind, 16, **options, n_iter=0).fit(X).score(X)
+    after = estimator(kind, 16, **options, n_iter=20).fit(X).score(X)
+    assert after > before * 0.8  # both are negative: a fifth less error
+
+
+@every_kind
+def test_sparse_rows_are_the_dense_ones(kind, data):
+    thin = sparse.csr_matrix(data)
+    model, other = estimator(kind).fit(data), estimator(kind).fit(thin)
+    assert equal(model.module_, other.module_)
+    assert equal(model.partial_fit(data).module_, other.partial_fit(thin).module_)
+    assert np.array_equal(model.transform(data), other.transform(thin))
+    assert np.array_equal(model.score_samples(data), other.score_samples(thin))
+
+
+@every_kind
+@pytest.mark.parametrize("name", ["cpp", "numba", "eager"])
+def test_on_every_backend(kind, name, data):
+    if backend.unavailable(name, "cpu"):
+        pytest.skip(f"{name} cannot run here")
+    with backend.use_backend(name):
+        model = estimator(kind, n_iter=1).fit(data)
+        assert np.isfinite(model.score_samples(data)).all()
+        for X in (data, data.astype(np.float64)):
+            assert np.isfinite(model.inverse_transform(model.transform(X))).all()
+
+
+@pytest.mark.parametrize(
+    "mode", [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16)]
+)
+def test_the_mode_of_the_caller_changes_nothing(data, mode):
+    expected = estimator("ContractiveAutoencoder").fit(data)
+    with mode():
+        model = estimator("ContractiveAutoencoder").fit(data)
+        assert np.array_equal(model.transform(data), expected.transform(data))
+        assert np.array_equal(model.score_samples(data), expected.score_samples(data))
+    model.partial_fit(data)
+
+
+def test_in_a_pipeline_and_a_grid_search(digits):
+    X, y = digits[0][:300], digits[1][:300]
+    features = estimators.DenoisingAutoencoder(random_state=0, learning_rate=0.01, n_iter=30)
+    pipeline = make_pipeline(features, LogisticRegression(max_iter=500))
+    grid = {"denoisingautoencoder__hidden_layer_sizes": [2, 32]}
+    search = GridSearchCV(pipeline, grid, cv=2).fit(X, y)
+    assert search.best_params_ == {"denoisingautoencoder__hidden_layer_sizes": 32}
+    assert search.best_score_ > 0.8
+    assert search.best_estimator_[0].get_feature_names_out()[0] == "denoisingautoencoder0"
+
+
+def test_a_grid_search_finds_the_better_size_by_the_score(digits):
+    model = estimators.Autoencoder(random_state=0, learning_rate=0.01, n_iter=20)
+    search = GridSearchCV(model, {"hidden_layer_sizes": [1, 16]}, cv=2).fit(digits[0][:300])
+    assert search.best_params_ == {"hidden_layer_sizes": 16}
+
+
+def test_set_output_names_the_codes_columns(data):
+    pytest.importorskip("pandas")
+    frame = estimator("Autoencoder").set_output(transform="pandas").fit_transform(data)
+    assert list(frame.columns) == ["autoencoder0", "autoencoder1", "autoencoder2"]
+
+
+def test_verbose_prints_a_line_an_epoch(data, capsys):
+    first = estimator("Autoencoder", verbose=1, n_iter=2).fit(data)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert lines[1].startswith("[Autoencoder] Iteration 2, loss = 0.")
+    assert equal(first.module_, estimator("Autoencoder", n_iter=2).fit(data).module_)
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_numbers_outside_the_range_of_a_bernoulli_decoder_are_warned_of(data, method):
+    sigmoid = {"output_activation": "sigmoid", "loss": "bce"}
+    for model in (estimator("Autoencoder", **sigmoid), estimator("StochasticAutoencoder")):
+        message = r"X holds -2; Bernoulli units take numbers in \[0, 1\]"
+        with pytest.warns(UserWarning, match=message) as record:
+            getattr(model, method)(data * -2)
+        assert record[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for model in (
+            estimator("Autoencoder"),
+            estimator("StochasticAutoencoder", decoder_kind="gaussian"),
+        ):
+            getattr(model, method)(data * -2)
+
+
+def test_codes_of_another_width_are_refused(data):
+    model = estimator("Autoencoder").fit(data)
+    with pytest.raises(ValueError, match=r"^X has 4 columns; it takes one for each of the 3 units"):
+        model.inverse_transform(data[:, :4])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "error", "message"),
+    [
+        ({"hidden_layer_sizes": 0}, ValueError, "hidden_layer_sizes is 0"),
+        ({"hidden_layer_sizes": ()}, ValueError, r"hidden_layer_sizes is \(\)"),
+        ({"hidden_layer_sizes": (4, 0)}, ValueError, r"hidden_layer_sizes\[1\] is 0"),
+        ({"hidden_layer_sizes": (4, 0.5)}, TypeError, r"hidden_layer_sizes\[1\] is a float"),
+        ({"hidden_layer_sizes": "big"}, TypeError, "hidden_layer_sizes is a str"),
+        ({"hidden_layer_sizes": 2.0}, TypeError, "hidden_layer_sizes is a float"),
+        ({"learning_rate": 0}, ValueError, "learning_rate is 0"),
+        ({"learning_rate": -1}, ValueError, "learning_rate is -1"),
+        ({"batch_size": 0}, ValueError, "batch_size is 0"),
+        ({"n_iter": -1}, ValueError, "n_iter is -1"),
+        ({"corruption": "rain"}, ValueError, "corruption is 'rain'"),
+        ({"loss": "hinge"}, ValueError, "loss is 'hinge'"),
+    ],
+)
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_wrong_parameters(data, parameters, error, message, method):
+    with pytest.raises(error, match=f"^{message}"):
+        getattr(clone(estimators.DenoisingAutoencoder(**parameters)), method)(data)
+
+
+def test_sizes_may_be_an_array_or_a_list(data):
+    for sizes in (np.array([6, 3]), [6, 3]):
+        assert estimators.Autoencoder(sizes, n_iter=0).fit(data).components_.shape == (6, 64)
