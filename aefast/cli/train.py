@@ -40,10 +40,10 @@ def train(
     hidden: Annotated[
         str | None, typer.Option(help="Units of the hidden layers, from the data up: 512,256,30.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data; 50.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data; 100.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Rows a step; 128.")] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Of Adam, 0.001; of an rbm or dbn, 0.1.")
+        float | None, typer.Option(help="Of Adam, 0.003; of an rbm or dbn, 0.1.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
     precision: Annotated[
@@ -52,7 +52,9 @@ def train(
     seed: Annotated[int | None, typer.Option(min=0, max=SEED_LIMIT - 1)] = None,
     activation: Annotated[str | None, typer.Option(help="Of the hidden layers.")] = None,
     code_activation: Annotated[str | None, typer.Option(help="Of the code.")] = None,
-    output_activation: Annotated[str | None, typer.Option(help="Of the last layer.")] = None,
+    output_activation: Annotated[
+        str | None, typer.Option(help="Of the last layer; sigmoid for data in [0, 1].")
+    ] = None,
     tied: Annotated[
         bool | None, typer.Option("--tied", help="The decoder takes the encoder's weights.")
     ] = None,

@@ -24,7 +24,7 @@ MOMENTUM = 0.5
 ARCHITECTURE = {
     "activation": "sigmoid",
     "code_activation": None,
-    "output_activation": "sigmoid",
+    "output_activation": None,
     "tied": False,
     "code_dropout": 0.0,
     "loss": "mse",
@@ -63,7 +63,8 @@ class Kind:
     Attributes:
         module: its class.
         sizes: D, H_1, ..., H_L as the constructor's arguments; ValueError where it takes fewer.
-        options: the constructor's further arguments that the command line sets, and their defaults.
+        options: the constructor's further arguments that the command line sets, and their defaults;
+            the data decide on an output activation that is None.
         unit_interval: the option, and its value, that takes data in [0, 1] alone.
         learning_rate: the default.
         optimizer: made from parameters and the learning rate.
@@ -75,7 +76,7 @@ class Kind:
     sizes: Callable[[list[int]], dict[str, Any]]
     options: dict[str, Any]
     unit_interval: tuple[str, str]
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     optimizer: Callable[[Parameters, float], torch.optim.Optimizer] = adam
     sample: Sampler | None = None
 
@@ -99,7 +100,7 @@ def variational_sizes(sizes: list[int]) -> dict[str, Any]:
 MODELS = {
     "ae": autoencoder(Autoencoder),
     "dae": autoencoder(DenoisingAutoencoder, corruption="masking", corruption_level=0.3),
-    "cae": autoencoder(ContractiveAutoencoder, contraction=0.1),
+    "cae": autoencoder(ContractiveAutoencoder, contraction=3e-3),
     "sae": autoencoder(SparseAutoencoder, penalty="kl", sparsity_weight=1e-3, sparsity_target=0.05),
     "stochastic": Kind(
         StochasticAutoencoder,

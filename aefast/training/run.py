@@ -12,7 +12,7 @@ from aefast.training.loop import Trainer
 from aefast.training.metrics import METRICS_FILE
 from aefast.training.models import MODELS, build
 
-DEFAULTS = {"epochs": 50, "batch_size": 128, "precision": "highest", "seed": 0, "device": "cpu"}
+DEFAULTS = {"epochs": 100, "batch_size": 128, "precision": "highest", "seed": 0, "device": "cpu"}
 PRECISIONS = ("highest", "high", "medium")
 
 # Gaussian units take one or two orders less than binary ones.
@@ -98,6 +98,8 @@ def configure(given: dict[str, Any], dataset: Dataset) -> Config:
     """All that a run is told: what was given, and the defaults of the rest."""
     kind = MODELS[given["model"]]
     options = {name: given.get(name, default) for name, default in kind.options.items()}
+    if "output_activation" in options and options["output_activation"] is None:
+        options["output_activation"] = "sigmoid" if is_unit_interval(dataset) else "identity"
     is_gaussian = options.get("visible_kind") == "gaussian"
     rate = GAUSSIAN_MACHINE_RATE if is_gaussian else kind.learning_rate
     return Config(
@@ -149,11 +151,15 @@ def check_range(config: Config, dataset: Dataset) -> None:
         RunError: the data leave [0, 1].
     """
     name, value = MODELS[config.model].unit_interval
-    if config.options[name] == value and not 0 <= dataset.low <= dataset.high <= 1:
+    if config.options[name] == value and not is_unit_interval(dataset):
         raise RunError(
             f"{dataset.name} holds numbers from {dataset.low:g} to {dataset.high:g}; "
             f"{config.model} with {flag(name)} {value} takes [0, 1]"
         )
+
+
+def is_unit_interval(dataset: Dataset) -> bool:
+    return 0 <= dataset.low <= dataset.high <= 1
 
 
 def flag(name: str) -> str:

@@ -81,7 +81,15 @@ def test_the_defaults_learn_the_digits(out):
     assert result.exit_code == 0
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     # The mean digit's error, which a code that says nothing reaches, is 0.0734.
-    assert lines[-1]["loss"] < 0.0734 / 3
+    assert lines[-1]["loss"] < 0.0734 / 2
+
+
+def test_the_output_reaches_as_far_as_the_data(data, out):
+    invoke(*train("ae", data, out))
+    assert load(out).config.options["output_activation"] == "sigmoid"
+    np.save(data, 3 * rows())
+    invoke(*train("ae", data, out.with_name("wide")))
+    assert load(out.with_name("wide")).config.options["output_activation"] == "identity"
 
 
 def test_precision_holds_for_the_run_alone(data, out, monkeypatch):
