@@ -16,6 +16,8 @@ from aefast.figures.page import Shown, write_page
 NAMES = (
     "linear",
     "denoising",
+    "contractive",
+    "sparse",
 )
 
 
