@@ -14,11 +14,10 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.bdist_wheel import bdist_wheel
 
-KERNELS = ["csrc/corrupt.cpp", "csrc/fingerprint.cpp", "csrc/gemm.cpp", "csrc/linear_act.cpp"]
-KERNELS += ["csrc/reconstruction.cpp", "csrc/jacobian.cpp", "csrc/gibbs.cpp", "csrc/binary.cpp"]
-KERNELS += ["csrc/sparsity.cpp"]
-MATRIX_UNIT_KERNELS = ["csrc/gemm.cpp", "csrc/gemm_amx.cpp"]
-COMMON = ["csrc/bindings.cpp", "csrc/isa.cpp", "csrc/pages.cpp", "csrc/parallel.cpp"]
+KERNELS = ["binary", "corrupt", "fingerprint", "gaussian", "gemm", "gibbs", "jacobian"]
+KERNELS += ["linear_act", "reconstruction", "sparsity"]
+MATRIX_UNIT_KERNELS = ["gemm", "gemm_amx"]
+COMMON = ["bindings", "isa", "pages", "parallel"]
 
 FLAGS = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra"]
 # GCC 12 sees uninitialized values inside its own AVX-512 intrinsics.
@@ -74,7 +73,7 @@ def extension_arguments():
             def compile_kernel(job):
                 source, folder, flags = job
                 return self.compiler.compile(
-                    [source],
+                    [f"csrc/{source}.cpp"],
                     output_dir=str(folder),
                     extra_postargs=[*extension.extra_compile_args, *KERNEL_FLAGS, *flags],
                     depends=extension.depends,
@@ -87,7 +86,7 @@ def extension_arguments():
 
     extension = Pybind11Extension(
         "aefast._C",
-        COMMON,
+        [f"csrc/{source}.cpp" for source in COMMON],
         include_dirs=["csrc"],
         # Kernels too: setuptools links anew only where one of these has changed.
         depends=sorted(str(path) for path in Path("csrc").iterdir()),

@@ -18,7 +18,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-OPS = ("corrupt", "gibbs", "jacobian", "linear_act", "reconstruction", "sparsity")
+OPS = (
+    "corrupt",
+    "gaussian",
+    "gibbs",
+    "jacobian",
+    "linear_act",
+    "reconstruction",
+    "sparsity",
+)
 ARCHS = (80, 90, 100)
 
 # The instructions that feed the tensor cores, by the name a chip's generation knows them under.

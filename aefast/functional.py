@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from aefast.ops import corrupt as _corrupt
+from aefast.ops import gaussian as _gaussian
 from aefast.ops import gibbs as _gibbs
 from aefast.ops import jacobian as _jacobian
 from aefast.ops import linear_act as _linear_act
@@ -25,6 +26,7 @@ __all__ = [
     "contrastive_divergence",
     "corrupt",
     "free_energy",
+    "gaussian_kl",
     "gibbs",
     "jacobian",
     "kl_sparsity",
@@ -32,6 +34,7 @@ __all__ = [
     "linear_act",
     "mlp",
     "reconstruction_loss",
+    "reparameterize",
     "tangents",
 ]
 
@@ -741,3 +744,84 @@ def free_energy(
     return _gibbs.free_energy(
         visible, weight, visible_bias, hidden_bias, visible_kind=visible_kind, log_var=log_var
     )
+
+
+def reparameterize(
+    mean: Tensor,
+    log_var: Tensor,
+    *,
+    seed: int | None = None,
+    generator: torch.Generator | None = None,
+    row_offset: int = 0,
+) -> Tensor:
+    """A sample of N(mean, diag e^log_var) that gradients pass through: the code of a VAE.
+
+        mean + e^(log_var / 2) z,    z standard normal
+
+    z is a pure function of (seed, row, column): see :mod:`aefast.random`. The same seed draws the
+    same z on every device, backend and thread count, to last-place rounding, and backward draws it
+    again instead of storing it.
+
+    Several samples of one code are drawn from expanded inputs, which are not copied:
+    ``reparameterize(mean.expand(S, B, H), log_var.expand(S, B, H))``.
+
+    Args:
+        mean: ``[..., H]`` or any other shape; float32, bfloat16, float16 or float64. Half
+            precisions are computed in float32 and rounded once. More than two dimensions count as
+            rows of the last one.
+        log_var: the logarithm of the variance, of mean's shape, dtype and device.
+        seed: an int in [0, 2**63); None draws one from ``generator``.
+        generator: a ``torch.Generator``; None takes torch's default one, so that
+            ``torch.manual_seed`` governs.
+        row_offset: the number of mean's first row, an int in [0, 2**62). A rank that holds rows
+            n, n + 1, ... of a batch passes n, and draws what one process would draw for all.
+
+    Returns:
+        The sample, with mean's shape, dtype and device, contiguous.
+
+    Raises:
+        TypeError: mean or log_var is not a floating-point tensor, their dtypes differ, or another
+            argument is of a wrong type.
+        ValueError: shapes or devices differ, or seed or row_offset is outside its range.
+
+    References:
+        Kingma, Welling, "Auto-encoding variational Bayes", ICLR 2014, section 2.4. Goodfellow,
+        Bengio, Courville, "Deep Learning", MIT Press, 2016, section 20.9.
+
+    >>> reparameterize(torch.zeros(2, 3), torch.zeros(2, 3), seed=0)
+    tensor([[ 0.9911, -0.9247, -0.6176],
+            [ 1.1364, -0.6759,  1.2406]])
+    """
+    return _gaussian.reparameterize(
+        mean, log_var, seed=seed, generator=generator, row_offset=row_offset
+    )
+
+
+def gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:
+    """The divergence of a Gaussian code from its standard normal prior, in nats, row by row.
+
+        KL(N(mean, diag e^log_var) || N(0, I)) = 1/2 sum_j (mean_j^2 + e^log_var_j - 1 - log_var_j)
+
+    e^log_var - 1 is taken without cancellation, so that a code near its prior is exact too. Sums
+    run in one fixed order: the same for any thread count.
+
+    Args:
+        mean: ``[..., H]``; float32, bfloat16, float16 or float64. Half precisions are computed in
+            float32 and rounded once.
+        log_var: the logarithm of the variance, of mean's shape, dtype and device.
+
+    Returns:
+        ``[...]``, of mean's dtype and device, at least 0 up to rounding.
+
+    Raises:
+        TypeError: mean or log_var is not a floating-point tensor, or their dtypes differ.
+        ValueError: mean has no dimension, or shapes or devices differ.
+
+    References:
+        Kingma, Welling, "Auto-encoding variational Bayes", ICLR 2014, appendix B. Goodfellow,
+        Bengio, Courville, "Deep Learning", MIT Press, 2016, section 20.10.3.
+
+    >>> gaussian_kl(torch.tensor([[0.0, 0.0], [1.0, 0.0]]), torch.zeros(2, 2))
+    tensor([0.0000, 0.5000])
+    """
+    return _gaussian.gaussian_kl(mean, log_var)

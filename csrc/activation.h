@@ -42,22 +42,52 @@ inline float polynomial(float x, const float (&coefficients)[count]) {
     return value;
 }
 
-// e^x for x <= 0; 0 below -104, where float32 has no more numbers. NaN stays NaN.
-inline float exp_nonpositive(float x) {
-    x = x < -104.f ? -104.f : x;
-    // Adding 1.5 * 2^23 leaves the nearest integer in the low bits: no rounding instruction,
-    // which SSE2 lacks, and no conversion, which is undefined for NaN.
-    constexpr float kMagic = 12582912.f;
-    const float shifted = x * 1.44269504f + kMagic;
-    const float n = shifted - kMagic;
-    const float r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
-    const float p =
-        polynomial(r, {0.001395172f, 0.008369599f, 0.041666187f, 0.16666512f, 0.5f});  // 3e-9
-    const float mantissa = (p * r * r + r) + 1.f;
+// e^r - 1 for |r| <= ln(2) / 2, 3e-9.
+inline float expm1_reduced(float r) {
+    const float p = polynomial(r, {0.001395172f, 0.008369599f, 0.041666187f, 0.16666512f, 0.5f});
+    return p * r * r + r;
+}
+
+// x = n ln(2) + r, n the nearest integer. NaN stays in r.
+struct ReducedExponent {
+    int32_t n;
+    float r;
+
+    explicit ReducedExponent(float x) {
+        // Adding 1.5 * 2^23 leaves the nearest integer in the low bits: no rounding instruction,
+        // which SSE2 lacks, and no conversion, which is undefined for NaN.
+        constexpr float kMagic = 12582912.f;
+        const float shifted = x * 1.44269504f + kMagic;
+        const float rounded = shifted - kMagic;
+        n = static_cast<int32_t>(bits_of(shifted) - bits_of(kMagic));
+        r = (x - rounded * 0.693359375f) - rounded * -2.12194440e-4f;
+    }
+};
+
+inline float power_of_two(int32_t n) { return float_of((static_cast<uint32_t>(n) + 127u) << 23); }
+
+// e^x for x in [-104, 89], which float32 ends within. NaN stays NaN.
+inline float exp_in_range(float x) {
+    const ReducedExponent reduced(x);
+    const float mantissa = expm1_reduced(reduced.r) + 1.f;
     // 2^n in two factors, so that subnormal results come out too.
-    const uint32_t exponent = bits_of(shifted) - bits_of(kMagic);
-    const uint32_t half = static_cast<uint32_t>(static_cast<int32_t>(exponent) >> 1);
-    return mantissa * float_of((half + 127u) << 23) * float_of((exponent - half + 127u) << 23);
+    const int32_t half = reduced.n >> 1;
+    return mantissa * power_of_two(half) * power_of_two(reduced.n - half);
+}
+
+// e^x for x <= 0; 0 below -104, where float32 has no more numbers. NaN stays NaN.
+inline float exp_nonpositive(float x) { return exp_in_range(x < -104.f ? -104.f : x); }
+
+// e^x; 0 below -104, infinity above 89. NaN stays NaN.
+inline float exp(float x) { return exp_nonpositive(x > 89.f ? 89.f : x); }
+
+// e^x - 1, without cancellation where x is small; -1 below -80, infinity above 89. NaN stays NaN.
+inline float expm1(float x) {
+    x = x < -80.f ? -80.f : x;
+    const ReducedExponent reduced(x > 89.f ? 89.f : x);
+    // Half of it, for 2^n may be infinite where the result is not.
+    const float half_power = power_of_two(reduced.n - 1);
+    return 2.f * (expm1_reduced(reduced.r) * half_power + (half_power - 0.5f));
 }
 
 // ln(1 + u) for u in [0, 1], as 2 atanh(u / (2 + u)).

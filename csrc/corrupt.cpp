@@ -10,19 +10,11 @@
 namespace aefast::AEFAST_ISA {
 namespace {
 
-// Elements a task: few enough to share a small batch between threads, enough that each thread reads
-// and writes long stretches of memory. Between tasks of 64 KiB, which two threads took in turn, an
-// out-of-cache block took 22 ms, between tasks of 1 MiB 12.
-int64_t elements_per_task(const CorruptArguments& a) {
-    const int64_t share = a.rows * a.columns / (8 * a.threads);
-    return std::clamp<int64_t>(share, 1 << 14, 1 << 18) / kStretch * kStretch;
-}
-
 // Calls body(row, first_column, last_column) over the whole block, in parallel tasks that hold
 // either some whole rows or a part of one row, which starts at a multiple of kStretch.
 template <class Body>
 void for_each_segment(const CorruptArguments& a, const Body& body) {
-    const int64_t size = elements_per_task(a);
+    const int64_t size = elements_per_task(a.rows * a.columns, a.threads) / kStretch * kStretch;
     if (a.columns > size) {
         const int64_t segments = (a.columns + size - 1) / size;
         parallel_for(a.threads, a.rows * segments, [&](int64_t task) {

@@ -15,6 +15,9 @@ struct BFloat16 {
 };
 using Float16 = _Float16;
 
+// Bytes.
+inline int64_t size_of(ElementType type) { return type == ElementType::float32 ? 4 : 2; }
+
 }  // namespace aefast
 
 namespace aefast::AEFAST_ISA {

@@ -223,6 +223,49 @@ struct HiddenStatisticsArguments {
     int threads;
 };
 
+// Rows that may be several samples of the same ones: sample_stride and row_stride are in elements,
+// 0 for what all samples or rows share.
+struct SampleView {
+    const void* data;
+    int64_t rows;  // a sample
+    int64_t sample_stride, row_stride;
+};
+
+enum class NoiseUse { add, multiply };
+
+// output = operand + e^(log_var / 2) noise, or operand scale e^(log_var / 2) noise. rows counts
+// those of all samples; output [rows, columns] is dense.
+struct ScaledNoiseArguments {
+    SampleView operand, log_var;
+    void* output;
+    ElementType element_type;
+    int64_t rows, columns;
+    float scale;
+    uint64_t seed;
+    int64_t row_offset;
+    int threads;
+};
+
+// divergence [rows] = 1/2 sum_j (mean_j^2 + e^log_var_j - 1 - log_var_j).
+struct GaussianKLArguments {
+    SampleView mean, log_var;
+    void* divergence;
+    ElementType element_type;
+    int64_t rows, columns;
+    int threads;
+};
+
+// Its gradients, dense: grad [rows] times the mean, and times (e^log_var - 1) / 2.
+struct GaussianKLBackwardArguments {
+    const void* grad;
+    SampleView mean, log_var;
+    void* grad_mean;
+    void* grad_log_var;
+    ElementType element_type;
+    int64_t rows, columns;
+    int threads;
+};
+
 // words = the bits of values > 0; is_binary [rows] tells whether a row is of zeros and ones.
 struct PackBitsArguments {
     const float* values;
@@ -284,6 +327,9 @@ struct TransposedBinaryProductArguments {
     void draw(const DrawArguments&);                                                       \
     void draw_bits(const DrawBitsArguments&);                                              \
     void hidden_statistics(const HiddenStatisticsArguments&);                              \
+    void scaled_noise(NoiseUse use, const ScaledNoiseArguments&);                          \
+    void gaussian_kl(const GaussianKLArguments&);                                          \
+    void gaussian_kl_backward(const GaussianKLBackwardArguments&);                         \
     void pack_bits(const PackBitsArguments&);                                              \
     void unpack_bits(const UnpackBitsArguments&);                                          \
     void transpose_bits(const TransposeBitsArguments&);                                    \

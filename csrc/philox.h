@@ -71,6 +71,14 @@ template <int vectors>
 struct PhiloxCounters {
     WordLanes column_block[vectors], row_low[vectors], row_high[vectors], step[vectors];
 
+    // Vector v is to count the columns from 4 * block on.
+    void set(int v, uint64_t row, uint32_t block, uint32_t step_number) {
+        column_block[v] = kLaneNumbers + block;
+        row_low[v] = WordLanes{} + static_cast<uint32_t>(row);
+        row_high[v] = WordLanes{} + static_cast<uint32_t>(row >> 32);
+        step[v] = WordLanes{} + step_number;
+    }
+
     // kVectorWords words a vector, those of consecutive columns.
     void words(uint64_t seed, uint32_t* output) {
         const WordLanes multiplier0 = WordLanes{} + 0xD2511F53u;
@@ -117,12 +125,7 @@ struct PhiloxRow {
         static_assert(columns % kVectorWords == 0 && vectors <= kVectors);
         PhiloxCounters<vectors> counters;
 #pragma GCC unroll 4
-        for (int v = 0; v < vectors; ++v) {
-            counters.column_block[v] = kLaneNumbers + (column_block + v * kLanes);
-            counters.row_low[v] = WordLanes{} + static_cast<uint32_t>(row);
-            counters.row_high[v] = WordLanes{} + static_cast<uint32_t>(row >> 32);
-            counters.step[v] = WordLanes{} + step;
-        }
+        for (int v = 0; v < vectors; ++v) counters.set(v, row, column_block + v * kLanes, step);
         counters.words(seed, output);
     }
 };
@@ -132,12 +135,7 @@ inline void philox_block(uint64_t seed, uint64_t row, uint32_t step, uint32_t co
                          uint32_t* output) {
     PhiloxCounters<kVectors> counters;
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) {
-        counters.column_block[v] = kLaneNumbers + column_block;
-        counters.row_low[v] = WordLanes{} + static_cast<uint32_t>(row + v);
-        counters.row_high[v] = WordLanes{} + static_cast<uint32_t>((row + v) >> 32);
-        counters.step[v] = WordLanes{} + step;
-    }
+    for (int v = 0; v < kVectors; ++v) counters.set(v, row + v, column_block, step);
     counters.words(seed, output);
 }
 

@@ -110,6 +110,7 @@ from triton.backends.nvidia.compiler import CUDABackend
 from triton.runtime.jit import create_function_from_signature
 
 from aefast.ops.corrupt import triton as corrupt
+from aefast.ops.gaussian import triton as gaussian
 from aefast.ops.gibbs import triton as gibbs
 from aefast.ops.gibbs.chain import divergence, run_chain
 from aefast.ops.gibbs.settings import Machine, Settings as ChainSettings
@@ -157,6 +158,9 @@ for batch in [*range(1, 130), 1000, 1024, 4096, 5000, 8191, 16384, 40000]:
         jacobian.kernels().slope_backward(code, "tanh", code, code)
     for seed in (0, 1, 16, 2**40):
         corrupt.corrupt(x, "masking", 0.5, 0.0, 0.0, seed, batch)
+        gaussian.reparameterize(x, x.expand(3, batch, 96)[0], seed, batch)
+        gaussian.scaled_noise(x, x, 0.5, seed, batch)
+    gaussian.gaussian_kl_backward(gaussian.gaussian_kl(x, x), x, x)
     chain = ChainSettings(1, None, None, True, batch, batch)
     machine = Machine(weight, None, bias, None)
     run_chain(gibbs.kernels(machine, chain), x, machine, chain)
@@ -179,5 +183,6 @@ def test_batch_sizes_and_seeds_share_binaries(arch):
     # activation's gradient (100 columns are whole 16-byte units), one for the noise; and in
     # bfloat16 two tiles to encode and two to compare, and the loss alone in one. The contractive
     # penalty and its gradient are a kernel each, in both dtypes. A chain has a kernel that splits
-    # its weight, and two tiles of half a step.
-    assert names <= 22
+    # its weight, and two tiles of half a step. A Gaussian code's sample, its divergence and their
+    # gradients are a kernel each.
+    assert names <= 26

@@ -42,8 +42,8 @@ def python(tree, *arguments, **environment):
     )
 
 
-KERNELS = ("binary", "corrupt", "fingerprint", "gemm", "gibbs", "jacobian", "linear_act")
-KERNELS += ("reconstruction", "sparsity")
+KERNELS = ("binary", "corrupt", "fingerprint", "gaussian", "gemm", "gibbs", "jacobian")
+KERNELS += ("linear_act", "reconstruction", "sparsity")
 
 
 @needs_source

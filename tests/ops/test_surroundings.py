@@ -9,9 +9,11 @@ from aefast.functional import (
     contrastive_divergence,
     corrupt,
     free_energy,
+    gaussian_kl,
     gibbs,
     linear_act,
     reconstruction_loss,
+    reparameterize,
 )
 from aefast.nn import DenoisingAutoencoder
 from aefast.ops.corrupt import KINDS
@@ -23,6 +25,8 @@ def all_ops(x):
     results = []
     for op in (
         lambda x: corrupt(x, "salt_and_pepper", 0.4, low=-1.0, seed=1),
+        lambda x: reparameterize(x, x, seed=1),
+        lambda x: gaussian_kl(x, x),
         lambda x: linear_act(x, weight, bias, "sigmoid"),
         lambda x: reconstruction_loss(
             x, weight, bias, corruption="masking", corruption_level=0.4, seed=1
@@ -80,6 +84,8 @@ def test_an_incoming_gradient_of_a_subclass(kernel_place):
         corrupt(x, "masking", 0.5, seed=1),
         reconstruction_loss(x, weight, None),
         contractive_penalty(x, weight, None),
+        reparameterize(x, x, seed=1),
+        gaussian_kl(x, x),
     ):
         gradient = torch.randn_like(output)
         (expected,) = torch.autograd.grad(output, x, gradient, retain_graph=True)
@@ -98,6 +104,10 @@ def test_a_tensor_without_memory_is_zero_or_named(kernel_place):
         corrupt(freed, "masking", 0.5, seed=1)
     with pytest.raises(ValueError, match="x has no memory: its storage was freed"):
         linear_act(freed, weight)
+    with pytest.raises(ValueError, match="mean has no memory: its storage was freed"):
+        reparameterize(freed, zeros, seed=1)
+    with pytest.raises(ValueError, match="log_var has no memory: its storage was freed"):
+        gaussian_kl(zeros, freed)
     with pytest.raises(ValueError, match="target has no memory: its storage was freed"):
         reconstruction_loss(zeros, weight, None, target=freed)
     with pytest.raises(ValueError, match=r"weights\[0\] has no memory: its storage was freed"):

@@ -19,13 +19,13 @@ from aefast.ops.shared.triton import (
     TYPE_NAMES,
     Variant,
     device_of,
-    interleave,
+    draw_units,
+    four_normals,
+    four_uniforms,
     load_seed,
-    normal_pair,
-    philox,
+    locate_units,
     round_to,
     seed_arguments,
-    uniform_bits,
 )
 
 UNITS = 512  # a program: with 4 warps, four independent accesses a thread
@@ -42,39 +42,6 @@ INTEGERS = [
     "x_column_stride",
 ]
 POINTERS = ["x_pointer", "output_pointer"]
-
-
-@triton.jit
-def _four_uniforms(seed, column_block, row):
-    word_0, word_1, word_2, word_3 = philox(seed, column_block, row, 0)
-    return uniform_bits(word_0), uniform_bits(word_1), uniform_bits(word_2), uniform_bits(word_3)
-
-
-@triton.jit
-def _four_normals(seed, column_block, row):
-    word_0, word_1, word_2, word_3 = philox(seed, column_block, row, 0)
-    normal_0, normal_1 = normal_pair(word_0, word_1)
-    normal_2, normal_3 = normal_pair(word_2, word_3)
-    return normal_0, normal_1, normal_2, normal_3
-
-
-@triton.jit
-def _noise(four: tl.constexpr, seed, row, unit, WIDTH: tl.constexpr):
-    """The units' noise [UNITS, WIDTH], from one call of `four` for each four columns."""
-    if WIDTH == 8:
-        # Joined last, so that a thread holds its whole unit and nothing crosses shared memory.
-        first_0, first_1, first_2, first_3 = four(seed, 2 * unit, row)
-        second_0, second_1, second_2, second_3 = four(seed, 2 * unit + 1, row)
-        noise = interleave(
-            tl.join(first_0, second_0),
-            tl.join(first_1, second_1),
-            tl.join(first_2, second_2),
-            tl.join(first_3, second_3),
-        )
-    else:
-        noise_0, noise_1, noise_2, noise_3 = four(seed, unit[:, None], row[:, None])
-        noise = interleave(noise_0, noise_1, noise_2, noise_3)
-    return noise
 
 
 @triton.jit
@@ -95,22 +62,14 @@ def _locate(
     Returns each unit's row and its number in that row, [UNITS]; the pointers into x and into the
     output, and their mask, [UNITS, WIDTH].
     """
-    first = tl.program_id(0).to(tl.int64) * UNITS
-    first_row = first // units_per_row
-    # Only a program's first unit needs a 64-bit division; the others are counted from it.
-    index = tl.arange(0, UNITS)
-    local = (first - first_row * units_per_row).to(tl.uint32) + index.to(tl.uint32)
-    local_row = local // units_per_row.to(tl.uint32)
-    unit = local - local_row * units_per_row.to(tl.uint32)
-    unit_row = first_row + local_row.to(tl.int64)
+    unit_row, unit, column, mask = locate_units(
+        unit_count, units_per_row, columns, UNITS, WIDTH, ALIGNED
+    )
     row = unit_row[:, None]
-    column = unit.to(tl.int64)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
-    mask = (first + index < unit_count)[:, None]
     if ALIGNED:
         x_pointers = tl.multiple_of(x_pointer + row * x_row_stride + column, [1, 16])
         output_pointers = tl.multiple_of(output_pointer + row * columns + column, [1, 16])
     else:
-        mask = mask & (column < columns)
         x_pointers = x_pointer + row * x_row_stride + column * x_column_stride
         output_pointers = output_pointer + row * columns + column
     return unit_row, unit, x_pointers, output_pointers, mask
@@ -154,7 +113,7 @@ def replace_kernel(
     )
     x = tl.load(x_pointers, mask=mask)
     key = load_seed(seed, seed_address)
-    bits = _noise(_four_uniforms, key, row + row_offset, unit, WIDTH)
+    bits = draw_units(four_uniforms, key, row + row_offset, unit, WIDTH)
     low = round_to(tl.full((), low, tl.float32), x.dtype)
     high = round_to(tl.full((), high, tl.float32), x.dtype)
     output = tl.where(bits < low_threshold, low, tl.where(bits < high_threshold, high, x))
@@ -193,7 +152,7 @@ def gaussian_kernel(
     )
     x = tl.load(x_pointers, mask=mask)
     key = load_seed(seed, seed_address)
-    normals = _noise(_four_normals, key, row + row_offset, unit, WIDTH)
+    normals = draw_units(four_normals, key, row + row_offset, unit, WIDTH)
     output = round_to(x.to(tl.float32) + level * normals, x.dtype)
     tl.store(output_pointers, output, mask=mask)
 

@@ -183,18 +183,40 @@ def box_muller_angle(word: np.uint32) -> tuple[np.float32, np.float32]:
 
 
 @njit(error_model="numpy")
-def exp_nonpositive(x: np.float32) -> np.float32:
-    """e^x for x <= 0; 0 below -104."""
-    x = _f(-104) if x < _f(-104) else x
+def expm1_reduced(r: np.float32) -> np.float32:
+    """e^r - 1 for abs(r) <= ln(2) / 2."""
+    return polynomial(r, _EXP) * r * r + r
+
+
+@njit(error_model="numpy")
+def exp_in_range(x: np.float32) -> np.float32:
+    """e^x for x in [-104, 89]."""
     magic = _f(12582912)
     shifted = x * _f(1.44269504) + magic
     n = shifted - magic
     r = (x - n * _f(0.693359375)) - n * _f(-2.12194440e-4)
-    p = polynomial(r, _EXP)
-    mantissa = (p * r * r + r) + _f(1)
+    mantissa = expm1_reduced(r) + _f(1)
     exponent = _i(bits_of(shifted) - bits_of(magic))
     half = exponent >> _i(1)
     return mantissa * power_of_two(half) * power_of_two(_i(exponent - half))
+
+
+@njit(error_model="numpy")
+def exp_nonpositive(x: np.float32) -> np.float32:
+    """e^x for x <= 0; 0 below -104."""
+    return exp_in_range(_f(-104) if x < _f(-104) else x)
+
+
+@njit(error_model="numpy")
+def exp(x: np.float32) -> np.float32:
+    """e^x; 0 below -104, infinity above 89."""
+    return exp_nonpositive(_f(89) if x > _f(89) else x)
+
+
+@njit(error_model="numpy")
+def expm1(x: np.float32) -> np.float32:
+    """e^x - 1, without cancellation where x is small."""
+    return expm1_reduced(x) if abs(x) < _f(0.34657359) else exp(x) - _f(1)
 
 
 @njit(error_model="numpy")

@@ -180,6 +180,99 @@ def normal_pair(radius_word, angle_word):
 
 
 @triton.jit
+def four_uniforms(seed, column_block, row):
+    word_0, word_1, word_2, word_3 = philox(seed, column_block, row, 0)
+    return uniform_bits(word_0), uniform_bits(word_1), uniform_bits(word_2), uniform_bits(word_3)
+
+
+@triton.jit
+def four_normals(seed, column_block, row):
+    word_0, word_1, word_2, word_3 = philox(seed, column_block, row, 0)
+    normal_0, normal_1 = normal_pair(word_0, word_1)
+    normal_2, normal_3 = normal_pair(word_2, word_3)
+    return normal_0, normal_1, normal_2, normal_3
+
+
+@triton.jit
+def draw_units(four: tl.constexpr, seed, row, unit, WIDTH: tl.constexpr):
+    """The units' noise [UNITS, WIDTH], from one call of `four` for each four columns."""
+    if WIDTH == 8:
+        # Joined last, so that a thread holds its whole unit and nothing crosses shared memory.
+        first_0, first_1, first_2, first_3 = four(seed, 2 * unit, row)
+        second_0, second_1, second_2, second_3 = four(seed, 2 * unit + 1, row)
+        noise = interleave(
+            tl.join(first_0, second_0),
+            tl.join(first_1, second_1),
+            tl.join(first_2, second_2),
+            tl.join(first_3, second_3),
+        )
+    else:
+        noise_0, noise_1, noise_2, noise_3 = four(seed, unit[:, None], row[:, None])
+        noise = interleave(noise_0, noise_1, noise_2, noise_3)
+    return noise
+
+
+@triton.jit
+def locate_units(
+    unit_count,
+    units_per_row,
+    columns,
+    UNITS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    ALIGNED: tl.constexpr,
+):
+    """The UNITS units of this program, each of WIDTH adjacent columns of one row.
+
+    Returns each unit's row and its number in that row, [UNITS]; its columns, and whether they
+    exist, [UNITS, WIDTH].
+    """
+    first = tl.program_id(0).to(tl.int64) * UNITS
+    first_row = first // units_per_row
+    # Only a program's first unit needs a 64-bit division; the others are counted from it.
+    index = tl.arange(0, UNITS)
+    local = (first - first_row * units_per_row).to(tl.uint32) + index.to(tl.uint32)
+    local_row = local // units_per_row.to(tl.uint32)
+    unit = local - local_row * units_per_row.to(tl.uint32)
+    row = first_row + local_row.to(tl.int64)
+    column = unit.to(tl.int64)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
+    mask = (first + index < unit_count)[:, None]
+    if not ALIGNED:
+        mask = mask & (column < columns)
+    return row, unit, column, mask
+
+
+@triton.jit
+def expm1_reduced(r):
+    """e^r - 1 for abs(r) <= ln(2) / 2, within 3e-9."""
+    series = 0.001395172 * r + 0.008369599
+    series = series * r + 0.041666187
+    series = series * r + 0.16666512
+    series = series * r + 0.5
+    return series * r * r + r
+
+
+@triton.jit
+def exp(x):
+    """e^x to float32's last place; tl.exp's error grows with x."""
+    x = tl.where(x < -104.0, -104.0, x)
+    x = tl.where(x > 89.0, 89.0, x)
+    exponent = tl.floor(x * 1.4426950408889634 + 0.5)
+    r = (x - exponent * 0.693359375) - exponent * -2.12194440e-4
+    # 2^n in two factors, so that subnormal results come out too. NaN stays in r.
+    n = tl.where(x == x, exponent, 0.0).to(tl.int32)
+    half = n >> 1
+    power_0 = ((half + 127) << 23).to(tl.float32, bitcast=True)
+    power_1 = ((n - half + 127) << 23).to(tl.float32, bitcast=True)
+    return (expm1_reduced(r) + 1.0) * power_0 * power_1
+
+
+@triton.jit
+def expm1(x):
+    """e^x - 1, without cancellation where x is small."""
+    return tl.where(tl.abs(x) < 0.34657359, expm1_reduced(x), exp(x) - 1.0)
+
+
+@triton.jit
 def one_minus_exp(y):
     """1 - exp(-y) for y >= 0, to float32's relative accuracy down to y = 0."""
     series = -0.0011234042467549443 * y + 0.008189613930881023

@@ -1,0 +1,113 @@
+"""What every source becomes: samples as the rows of one array, in memory or mapped from a file."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+CHUNK_BYTES = 2**24
+LARGEST = float(np.finfo(np.float32).max)
+
+
+class DataError(ValueError):
+    """A source that cannot be read: one line that names the file and the place in it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Samples as rows of numbers. :func:`aefast.data.load` makes one.
+
+    Attributes:
+        rows: ``[N, D]``, uint8, another integer, bool or a float dtype; may be a ``np.memmap``.
+        sample_shape: of one sample before it was flattened: ``(28, 28)``, ``(64,)``.
+        scale: samples are ``rows / scale``: 255 for uint8 images, 1 for floats.
+        name: the source as the user wrote it.
+        low: the smallest number, after scaling.
+        high: the largest one.
+
+    >>> import torch
+    >>> from aefast.data import load
+    >>> digits = load("digits")
+    >>> len(digits), digits.sample_shape, digits.low, digits.high
+    (1797, (8, 8), 0.0, 1.0)
+    >>> digits.take(torch.tensor([3, 0])).shape
+    torch.Size([2, 64])
+    """
+
+    rows: np.ndarray
+    sample_shape: tuple[int, ...]
+    scale: float
+    name: str
+    low: float
+    high: float
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, indices: Tensor) -> Tensor:
+        """The samples of those ``indices``, int64 ``[B]``, in their order: float32 ``[B, D]``.
+
+        NumPy gathers, on one thread: 1024 rows of 784 take 0.25 ms, and no thread of torch's.
+        """
+        gathered = np.asarray(self.rows)[indices.numpy()]
+        if self.scale == 1:
+            return torch.from_numpy(gathered.astype(np.float32, copy=False))
+        return torch.from_numpy(np.divide(gathered, np.float32(self.scale), dtype=np.float32))
+
+
+def from_array(array: np.ndarray, name: str, scale: float | None = None) -> Dataset:
+    """The dataset of an array ``[N, ...]`` in row order, once all of its numbers were looked at.
+
+    Args:
+        array: in memory or mapped; it is not copied.
+        name: the source, for messages.
+        scale: what to divide by; None takes 255 for uint8 and 1 for all else.
+
+    Raises:
+        DataError: a number is NaN, infinite or beyond float32.
+    """
+    sample_shape = array.shape[1:]
+    rows = array.reshape(len(array), -1)
+    if scale is None:
+        scale = 255.0 if rows.dtype == np.uint8 else 1.0
+    low, high = _extremes(rows, name)
+    return Dataset(rows, sample_shape, scale, name, low / scale, high / scale)
+
+
+def chunks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Slices of ``CHUNK_BYTES`` or one sample, each with the number of its first sample."""
+    step = max(1, CHUNK_BYTES * len(array) // array.nbytes)
+    for first in range(0, len(array), step):
+        yield first, array[first : first + step]
+
+
+def check_layout(shape: tuple[int, ...], dtype: np.dtype, name: str) -> None:
+    """What a header promises can be samples."""
+    if dtype.kind not in "buif":
+        raise DataError(f"{name}: its numbers are {dtype}; it takes bool, integers or floats")
+    if len(shape) < 2:
+        raise DataError(
+            f"{name}: it has shape {list(shape)}, as labels have; it takes samples, [N, ...]"
+        )
+    if min(shape) < 1:
+        raise DataError(
+            f"{name}: it has shape {list(shape)}; it takes one sample and one column, or more"
+        )
+
+
+def _extremes(rows: np.ndarray, name: str) -> tuple[float, float]:
+    """The smallest and the largest number; a NaN among them is both."""
+    low, high = np.inf, -np.inf
+    for first, chunk in chunks(rows):
+        least, most = float(chunk.min()), float(chunk.max())
+        if not (least >= -LARGEST and most <= LARGEST):
+            wrong = ~(np.abs(chunk) <= LARGEST)
+            row, column = np.argwhere(wrong)[0]
+            raise DataError(
+                f"{name}: row {first + row}, column {column}, counted from 0, is "
+                f"{chunk[row, column]}; it takes finite float32 numbers"
+            )
+        low, high = min(low, least), max(high, most)
+    return low, high

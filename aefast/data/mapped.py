@@ -1,0 +1,103 @@
+"""Arrays mapped from files: a file as it lies, or what was unpacked into a temporary one.
+
+Memory holds no more than what is being read, so that data may be larger.
+"""
+
+import errno
+import gzip
+import math
+import shutil
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedIOBase
+from pathlib import Path
+from typing import IO, Literal
+
+import numpy as np
+
+from aefast.data.dataset import DataError, check_layout, chunks
+
+Order = Literal["C", "F"]
+Stream = IO[bytes] | BufferedIOBase
+
+
+def map_file(
+    path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype, order: Order, name: str
+) -> np.ndarray:
+    """The array that begins ``offset`` bytes into a file and ends with it."""
+    check_layout(shape, dtype, name)
+    _check_size(path.stat().st_size, offset, shape, dtype, name)
+    return _in_row_order(np.memmap(path, dtype, "r", offset, shape, order), name)
+
+
+def unpack(
+    stream: Stream, shape: tuple[int, ...], dtype: np.dtype, order: Order, name: str
+) -> np.ndarray:
+    """The array that is the rest of a decompressing stream."""
+    check_layout(shape, dtype, name)
+    offset = stream.tell()
+    with scratch(name) as file:
+        shutil.copyfileobj(stream, file)
+        _check_size(offset + file.tell(), offset, shape, dtype, name)
+        return _in_row_order(map_scratch(file, shape, dtype, order), name)
+
+
+@contextmanager
+def scratch(name: str) -> Iterator[IO[bytes]]:
+    """A temporary file without a name, which is gone with the last array mapped from it.
+
+    It is written, not mapped to be written: on a full disk that raises, where a map would die.
+    """
+    try:
+        with tempfile.TemporaryFile() as file:
+            yield file
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        folder = tempfile.gettempdir()
+        raise DataError(
+            f"{name}: {folder} has no space to unpack it; TMPDIR names another folder"
+        ) from error
+
+
+def map_scratch(
+    file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype, order: Order = "C"
+) -> np.ndarray:
+    """What was written to a temporary file."""
+    file.flush()
+    return np.memmap(file, dtype, "r", 0, shape, order)
+
+
+@contextmanager
+def archive(name: str) -> Iterator[None]:
+    """Around the reading of a zip or gzip file: what is broken in it becomes one line."""
+    broken = (zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zlib.error, RuntimeError)
+    try:
+        yield
+    except broken as error:
+        raise DataError(f"{name}: a broken archive: {error}") from error
+
+
+def _check_size(
+    found: int, offset: int, shape: tuple[int, ...], dtype: np.dtype, name: str
+) -> None:
+    expected = offset + math.prod(shape) * dtype.itemsize
+    if found != expected:
+        fault = "cut short" if found < expected else "too long"
+        raise DataError(
+            f"{name}: {fault}: {found} bytes, where its header, {dtype} {list(shape)}, "
+            f"makes {expected}"
+        )
+
+
+def _in_row_order(array: np.ndarray, name: str) -> np.ndarray:
+    """A column after column (Fortran) array is written anew: else a sample lies on D pages."""
+    if array.flags.c_contiguous:
+        return array
+    with scratch(name) as file:
+        for _, chunk in chunks(array):
+            file.write(chunk.tobytes())
+        return map_scratch(file, array.shape, array.dtype)

@@ -1,0 +1,272 @@
+"""The variational autoencoder."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from aefast import random
+from aefast.functional import gaussian_kl, linear_act, reparameterize
+from aefast.nn.likelihood import DECODER_KINDS, MEAN_ACTIVATIONS, draw_visible, log_likelihood
+from aefast.nn.linear import LinearAct
+from aefast.ops.shared import contract
+
+BOUNDS = ("elbo", "importance")
+VARIANCES = ("shared", "units")
+
+# Elements of the widest layer that a piece of log_likelihood's samples may take: 64 MiB.
+ELEMENTS_AT_ONCE = 2**24
+
+
+class VariationalAutoencoder(nn.Module):
+    """A generative model ``p(x | z) p(z)``, and the encoder ``q(z | x)`` that it is trained with.
+
+    p(z) = N(0, I); q(z | x) is a Gaussian with a diagonal covariance, whose mean and log variance
+    a network makes from x; p(x | z) a product of Bernoulli or Gaussian distributions, whose means
+    another one makes from z. Training maximizes a lower bound on ln p(x)::
+
+        elbo:        E_q [ln p(x | z)] - KL(q(z | x) || p(z))
+        importance:  E_q [ln 1/K sum_k p(x, z_k) / q(z_k | x)]
+
+    Args:
+        visible: D, the size of each input row.
+        latent: the size of z.
+        layers: the sizes of the encoder's hidden layers, which the decoder mirrors; none makes
+            both linear.
+        activation: of the hidden layers, one of :class:`aefast.nn.LinearAct`'s.
+        decoder_kind: ``"bernoulli"``, for x in [0, 1], or ``"gaussian"``.
+        variance: what a Gaussian decoder learns: ``"shared"`` one variance of all units, with which
+            a linear model is probabilistic PCA; ``"units"`` one of each, factor analysis.
+        bound: what training maximizes, ``"elbo"`` or ``"importance"``.
+        samples: K, how many z training draws for each row, at least 1.
+
+    Attributes:
+        log_var: the log of the Gaussian decoder's variance, a scalar or ``[D]``; None for
+            Bernoulli.
+
+    Raises:
+        TypeError: an argument is of a wrong type.
+        ValueError: one is outside its range, or a choice is unknown.
+
+    References:
+        Kingma, Welling, "Auto-encoding variational Bayes", ICLR 2014. Burda, Grosse,
+        Salakhutdinov, "Importance weighted autoencoders", ICLR 2016.
+
+    >>> import torch
+    >>> from aefast.nn import VariationalAutoencoder
+    >>> model = VariationalAutoencoder(64, 2, layers=[32])
+    >>> x = torch.rand(5, 64)
+    >>> model.loss(x).backward()
+    >>> model.elbo(x).shape, model.sample(3, seed=0).shape
+    (torch.Size([5]), torch.Size([3, 64]))
+    """
+
+    log_var: Tensor | None
+
+    def __init__(
+        self,
+        visible: int,
+        latent: int,
+        *,
+        layers: Sequence[int] = (),
+        activation: str = "tanh",
+        decoder_kind: str = "bernoulli",
+        variance: str = "shared",
+        bound: str = "elbo",
+        samples: int = 1,
+    ) -> None:
+        super().__init__()
+        named = {"visible": visible, "latent": latent}
+        named |= {f"layers[{number}]": size for number, size in enumerate(layers)}
+        for name, size in named.items():
+            contract.check_integer(size, name, 2**31, low=1)
+        contract.check_choice(decoder_kind, "decoder_kind", DECODER_KINDS)
+        contract.check_choice(variance, "variance", VARIANCES)
+        contract.check_choice(bound, "bound", BOUNDS)
+        self.decoder_kind = decoder_kind
+        self.bound = bound
+        self.samples = contract.check_integer(samples, "samples", 2**31, low=1)
+        sizes = [visible, *layers]
+        self.encoder = _stack(sizes, activation)
+        # One product makes both: the means, then the log variances.
+        self.posterior_layer = LinearAct(sizes[-1], 2 * latent)
+        self.decoder = _stack([latent, *reversed(sizes[1:])], activation)
+        last = sizes[1] if layers else latent
+        self.output = LinearAct(last, visible, activation=MEAN_ACTIVATIONS[decoder_kind])
+        shape = () if variance == "shared" else (visible,)
+        log_var = nn.Parameter(torch.zeros(shape)) if decoder_kind == "gaussian" else None
+        self.register_parameter("log_var", log_var)
+
+    @property
+    def latent(self) -> int:
+        """The size of z."""
+        return self.posterior_layer.out_features // 2
+
+    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """q(z | x)'s mean and log variance: ``[..., D]`` to twice ``[..., latent]``."""
+        mean, log_var = self.posterior_layer(self.encoder(x)).chunk(2, -1)
+        return mean, log_var
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The mean of q(z | x): ``[..., D]`` to ``[..., latent]``."""
+        return self.posterior(x)[0]
+
+    def decode(self, code: Tensor) -> Tensor:
+        """The mean of p(x | z): ``[..., latent]`` to ``[..., D]``."""
+        return self.output(self.decoder(code))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The reconstruction of x from the mean of its code, ``[..., D]``."""
+        return self.decode(self.encode(x))
+
+    def loss(
+        self,
+        x: Tensor,
+        *,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        row_offset: int = 0,
+    ) -> Tensor:
+        """The negative mean bound over the rows of x ``[B, D]``, in nats: a scalar.
+
+        The K samples of a batch are drawn at rows row_offset * K to (row_offset + B) * K.
+        """
+        bound = self.elbo if self.bound == "elbo" else self.importance_bound
+        options = {"samples": self.samples, "seed": seed, "generator": generator}
+        return -bound(x, row_offset=row_offset, **options).mean()  # type: ignore[arg-type]
+
+    def elbo(
+        self,
+        x: Tensor,
+        samples: int = 1,
+        *,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        row_offset: int = 0,
+    ) -> Tensor:
+        """The evidence lower bound of each row, in nats: ``[..., D]`` to ``[...]``.
+
+        The divergence is exact, the expectation a mean over ``samples`` draws of z.
+        """
+        mean, log_var = self.posterior(x)
+        z = self._draw(mean, log_var, samples, seed, generator, row_offset)
+        return self._log_likelihood(x, z).mean(-1) - gaussian_kl(mean, log_var)
+
+    def importance_bound(
+        self,
+        x: Tensor,
+        samples: int = 1,
+        *,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        row_offset: int = 0,
+    ) -> Tensor:
+        """The importance-weighted bound of each row, in nats: ``[..., D]`` to ``[...]``.
+
+        It grows with the number of samples, from the evidence lower bound towards ln p(x).
+        """
+        mean, log_var = self.posterior(x)
+        z = self._draw(mean, log_var, samples, seed, generator, row_offset)
+        return self._log_weights(x, z, mean, log_var).logsumexp(-1) - math.log(samples)
+
+    @torch.no_grad()
+    def log_likelihood(
+        self,
+        x: Tensor,
+        samples: int = 5000,
+        *,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """ln p(x) of each row, in nats, by importance sampling: ``[B, D]`` to ``[B]``.
+
+        The bound of ``samples`` draws, in pieces that fit in memory; too low on average, by less
+        the more samples there are.
+        """
+        samples = contract.check_integer(samples, "samples", 2**31, low=1)
+        contract.check_seed_arguments(seed, generator)
+        seed = int(contract.draw_seed(seed, generator, x.device, False))
+        widest = max(layer.in_features for layer in [*self.encoder, self.posterior_layer])
+        rows_at_once = max(1, ELEMENTS_AT_ONCE // widest // samples)
+        at_once = min(samples, max(1, ELEMENTS_AT_ONCE // widest // min(len(x), rows_at_once)))
+        found = []
+        for number, rows in enumerate(x.split(rows_at_once)):
+            mean, log_var = self.posterior(rows)
+            sums = []
+            for start in range(0, samples, at_once):
+                count = min(at_once, samples - start)
+                piece = random.child_seed(random.child_seed(seed, number), start)
+                z = self._draw(mean, log_var, count, piece, None, 0)
+                sums.append(self._log_weights(rows, z, mean, log_var).logsumexp(-1))
+            found.append(torch.stack(sums).logsumexp(0) - math.log(samples))
+        return torch.cat(found)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        samples: int,
+        *,
+        draw: bool = False,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """New rows ``[samples, D]``: the means of p(x | z) at z drawn from N(0, I).
+
+        Args:
+            samples: how many.
+            draw: draw the rows from p(x | z), too.
+            seed: an int in [0, 2**63); None draws one from ``generator``.
+            generator: a ``torch.Generator``; None takes torch's default one.
+
+        Raises:
+            TypeError, ValueError: an argument is of a wrong type or outside its range.
+        """
+        samples = contract.check_integer(samples, "samples", 2**31)
+        contract.check_seed_arguments(seed, generator)
+        like = self.output.weight
+        seed = int(contract.draw_seed(seed, generator, like.device, False))
+        z = random.normal(random.child_seed(seed, 0), samples, self.latent, device=like.device)
+        mean = self.decode(z.to(like.dtype))
+        return draw_visible(mean, self.log_var, random.child_seed(seed, 1)) if draw else mean
+
+    def _draw(
+        self,
+        mean: Tensor,
+        log_var: Tensor,
+        samples: int,
+        seed: int | None,
+        generator: torch.Generator | None,
+        row_offset: int,
+    ) -> Tensor:
+        """z ~ q(z | x), ``[..., samples, latent]``: a row's samples are drawn at adjacent rows."""
+        samples = contract.check_integer(samples, "samples", 2**31, low=1)
+        shape = (*mean.shape[:-1], samples, self.latent)
+        return reparameterize(
+            mean.unsqueeze(-2).expand(shape),
+            log_var.unsqueeze(-2).expand(shape),
+            seed=seed,
+            generator=generator,
+            row_offset=row_offset * samples,
+        )
+
+    def _log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
+        """ln p(x | z) of rows ``[..., D]`` and samples ``[..., K, latent]``: ``[..., K]``."""
+        output = linear_act(self.decoder(z), self.output.weight, self.output.bias)
+        return log_likelihood(self.decoder_kind, x.unsqueeze(-2), output, self.log_var)
+
+    def _log_weights(self, x: Tensor, z: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
+        """ln p(x, z) - ln q(z | x), ``[..., K]``; the two densities' constants cancel."""
+        mean, log_var = mean.unsqueeze(-2), log_var.unsqueeze(-2)
+        square = (z - mean).square() * (-log_var).exp()
+        return self._log_likelihood(x, z) + 0.5 * (square + log_var - z.square()).sum(-1)
+
+    def extra_repr(self) -> str:
+        return f"decoder_kind={self.decoder_kind!r}, bound={self.bound!r}, samples={self.samples}"
+
+
+def _stack(sizes: list[int], activation: str) -> nn.Sequential:
+    return nn.Sequential(
+        *(LinearAct(below, above, activation=activation) for below, above in pairwise(sizes))
+    )

@@ -1,0 +1,469 @@
+"""A Gaussian code: every backend against the definition, the definition by its distribution."""
+
+import math
+
+import pytest
+import torch
+from torch.autograd import gradcheck, gradgradcheck
+from torch.distributions import Normal, kl_divergence
+
+import aefast
+from aefast import random
+from aefast.functional import gaussian_kl, reparameterize
+from aefast.ops.gaussian import eager
+from tests.accuracy import (
+    assert_as_accurate_as_torch,
+    assert_as_accurate_as_torch_on_average,
+)
+from tests.places import is_interpreted
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+# Rows that are no multiple of anything, one longer than a task, a vector and a scalar.
+SHAPES = [(), (7,), (1, 1), (5, 3), (0, 4), (4, 0), (3, 5, 7), (2, 3, 4, 8), (13, 129), (2, 5000)]
+ROW_SHAPES = [shape for shape in SHAPES if shape]
+
+
+def code(shape, dtype=torch.float32, device="cpu", **keywords):
+    """Means and logarithms of variances."""
+    return (
+        torch.randn(shape, device=device).to(dtype).requires_grad_(**keywords),
+        (2 * torch.randn(shape, device=device)).to(dtype).requires_grad_(**keywords),
+    )
+
+
+def box_muller(shape, seed, device):
+    """The contract's normals as torch's float32 makes them."""
+    columns = shape[-1] if shape else 1
+    rows = math.prod(shape) // max(columns, 1)
+    words = random.words(seed, rows, columns + columns % 2, device=device)
+    u, v = (words[:, 0::2].float() + 0.5) * 2.0**-32, (words[:, 1::2] >> 8).float() * 2.0**-24
+    radius, angle = torch.sqrt(-2 * torch.log(u)), 2 * math.pi * v
+    noise = torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), -1)
+    return noise.reshape(rows, columns + columns % 2)[:, :columns].reshape(shape)
+
+
+def gradients(function, *inputs, gradient=None):
+    """The outcome and its gradients by all inputs."""
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    output = function(*leaves)
+    if gradient is None:
+        gradient = torch.ones_like(output)
+    return output.detach(), *torch.autograd.grad(output, leaves, gradient.to(output.dtype))
+
+
+def textbook_kl(mean, log_var):
+    return -0.5 * (1 + log_var - mean**2 - log_var.exp()).sum(-1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_samples_and_gradients_are_as_accurate_as_torchs(kernel_place, shape, dtype):
+    mean, log_var = code(shape, dtype, kernel_place)
+    gradient = torch.randn(shape, device=kernel_place).to(dtype)
+    noise = box_muller(shape, 9, kernel_place)
+
+    def ours(mean, log_var):
+        return reparameterize(mean, log_var, seed=9)
+
+    def torchs(mean, log_var):
+        return (mean.float() + torch.exp(0.5 * log_var.float()) * noise).to(dtype)
+
+    def exact(mean, log_var):
+        return eager.reparameterize(mean, log_var, 9, 0)
+
+    found = gradients(ours, mean, log_var, gradient=gradient)
+    same_dtype = gradients(torchs, mean, log_var, gradient=gradient)
+    reference = gradients(exact, mean.double(), log_var.double(), gradient=gradient)
+    for results in zip(found, same_dtype, reference, strict=True):
+        assert_as_accurate_as_torch(*results)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", ROW_SHAPES)
+def test_divergences_and_gradients_are_as_accurate_as_torchs(kernel_place, shape, dtype):
+    mean, log_var = code(shape, dtype, kernel_place)
+    gradient = torch.randn(shape[:-1], device=kernel_place).to(dtype)
+
+    def torchs(mean, log_var):
+        return textbook_kl(mean.float(), log_var.float()).to(dtype)
+
+    found = gradients(gaussian_kl, mean, log_var, gradient=gradient)
+    same_dtype = gradients(torchs, mean, log_var, gradient=gradient)
+    reference = gradients(textbook_kl, mean.double(), log_var.double(), gradient=gradient)
+    for results in zip(found, same_dtype, reference, strict=True):
+        assert_as_accurate_as_torch(*results)
+
+
+def test_a_code_near_its_prior_keeps_its_divergence(kernel_place):
+    """1 + log_var - e^log_var in float32 is all rounding here: 5e-9 of its terms is left."""
+    log_var = torch.full((3, 50), 1e-4, device=kernel_place, requires_grad=True)
+    divergence = gaussian_kl(torch.zeros_like(log_var), log_var)
+    expected = textbook_kl(torch.zeros(3, 50).double(), log_var.detach().cpu().double())
+    # e^v - 1 has an error of its last places, 2^-23 v, which is 2^-22 / v of e^v - 1 - v.
+    torch.testing.assert_close(
+        divergence.cpu().double(), expected, rtol=2**-23 / 1e-4 * 2, atol=0.0
+    )
+    (gradient,) = torch.autograd.grad(divergence.sum(), log_var)
+    torch.testing.assert_close(
+        gradient.double(), 0.5 * torch.expm1(log_var.double()), rtol=2**-22, atol=0.0
+    )
+
+
+def test_the_divergence_is_torchs(place):
+    mean, log_var = code((6, 9), device=place)
+    divergence = kl_divergence(
+        Normal(mean, torch.exp(log_var / 2)), Normal(torch.zeros_like(mean), 1.0)
+    ).sum(-1)
+    torch.testing.assert_close(gaussian_kl(mean, log_var), divergence)
+    assert gaussian_kl(torch.zeros_like(mean), torch.zeros_like(mean)).eq(0).all()
+
+
+def test_samples_have_the_mean_and_the_variance():
+    mean, log_var = torch.tensor([0.5, -2.0, 0.0]), torch.tensor([0.0, 1.5, -3.0])
+    count = 100_000
+    sample = reparameterize(mean.expand(count, 3), log_var.expand(count, 3), seed=1).double()
+    variance = log_var.double().exp()
+    # The mean's standard error is sqrt(variance / n), the variance's variance sqrt(2 / n).
+    assert ((sample.mean(0) - mean) / (variance / count).sqrt()).abs().max() < 5
+    assert ((sample.var(0) - variance) / (variance * math.sqrt(2 / count))).abs().max() < 5
+
+
+def test_the_noise_is_the_random_modules(place):
+    zeros = torch.zeros(6, 10, device=place)
+    expected = random.normal(4, 6, 10, row_offset=2**40, device=place)
+    found = reparameterize(zeros, zeros, seed=4, row_offset=2**40)
+    torch.testing.assert_close(found, expected, rtol=0, atol=2**-20)
+
+
+def test_any_strides_give_the_same_result(kernel_place):
+    base, other = torch.randn(24, 37, device=kernel_place), torch.randn(24, 37, device=kernel_place)
+    views = (
+        lambda x: x.t(),
+        lambda x: x[::2, 3:20],
+        lambda x: x[:, ::3],
+        lambda x: x[:1].expand(5, 37),
+        lambda x: x[:, :1].expand(24, 8),
+        lambda x: x.t()[None],
+        lambda x: x.expand(3, 24, 37),
+        lambda x: x.unflatten(0, (2, 3, 4)).transpose(0, 2),
+    )
+    for view in views:
+        mean, log_var = view(base), view(other)
+        dense = mean.contiguous(), log_var.contiguous()
+        for function in (lambda m, v: reparameterize(m, v, seed=3), gaussian_kl):
+            found = gradients(function, mean, log_var)
+            expected = gradients(function, *dense)
+            for a, b in zip(found, expected, strict=True):
+                assert torch.equal(a, b)
+
+
+def test_inputs_that_differ_in_strides(kernel_place):
+    mean, log_var = code((4, 8), device=kernel_place)
+    mean, log_var = mean.expand(3, 4, 8), log_var[0].expand(3, 4, 8)
+    dense = mean.contiguous(), log_var.contiguous()
+    assert torch.equal(
+        reparameterize(mean, log_var, seed=3), reparameterize(mean, dense[1], seed=3)
+    )
+    assert torch.equal(reparameterize(mean, log_var, seed=3), reparameterize(*dense, seed=3))
+    assert torch.equal(gaussian_kl(mean, log_var), gaussian_kl(*dense))
+
+
+def test_nan_and_infinity_come_out_as_the_definitions(kernel_place):
+    special = [math.nan, math.inf, -math.inf, 200.0, -300.0, 88.6, 1.0, 0.0]
+    values = torch.tensor(special, device=kernel_place)
+    mean, log_var = (grid.contiguous() for grid in torch.meshgrid(values, values, indexing="ij"))
+    functions = (
+        lambda m, v: reparameterize(m, v, seed=3),
+        lambda m, v: gaussian_kl(m[..., None], v[..., None]),
+    )
+    for function in functions:
+        found = gradients(function, mean, log_var)
+        with aefast.use_backend("eager"):
+            expected = gradients(function, mean, log_var)
+        for a, b in zip(found, expected, strict=True):
+            torch.testing.assert_close(a, b, equal_nan=True)
+
+
+def test_a_view_that_negates_lazily_is_read_negated(place):
+    mean, log_var = (
+        torch.randn(6, 9, dtype=torch.complex64, device=place).conj().imag for _ in range(2)
+    )
+    assert mean.is_neg()
+    plain = mean.clone(), log_var.clone()
+    assert torch.equal(reparameterize(mean, log_var, seed=2), reparameterize(*plain, seed=2))
+    assert torch.equal(gaussian_kl(mean, log_var), gaussian_kl(*plain))
+
+
+def test_a_batch_split_by_row_offset_draws_what_one_process_would(place):
+    mean, log_var = code((12, 33), device=place)
+    whole = reparameterize(mean, log_var, seed=4, row_offset=100)
+    parts = [
+        reparameterize(m, v, seed=4, row_offset=100 + 5 * i)
+        for i, (m, v) in enumerate(zip(mean.split(5), log_var.split(5), strict=True))
+    ]
+    assert torch.equal(torch.cat(parts), whole)
+
+
+@pytest.mark.parametrize("shape", [(700, 65), (2, 50000), (9000, 3)])
+def test_one_and_two_threads_give_the_same_bits(kernel_place, shape, threads):
+    if is_interpreted(kernel_place):
+        shape = (20, 65)
+    mean, log_var = code(shape, device=kernel_place)
+    functions = (lambda m, v: reparameterize(m, v, seed=6), gaussian_kl)
+    for function in functions:
+        threads(1)
+        serial = gradients(function, mean, log_var)
+        threads(2)
+        for _ in range(2):
+            for a, b in zip(gradients(function, mean, log_var), serial, strict=True):
+                assert torch.equal(a, b)
+
+
+def test_a_divergence_does_not_depend_on_the_rows_beside_it(kernel_place):
+    mean, log_var = code((40, 65), device=kernel_place)
+    assert torch.equal(gaussian_kl(mean, log_var)[17:19], gaussian_kl(mean[17:19], log_var[17:19]))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+def test_every_instruction_set_is_as_accurate_as_torch(isa, dtype, instruction_set):
+    mean, log_var = code((40, 131), dtype)
+    instruction_set(isa)
+    sample = reparameterize(mean, log_var, seed=6)
+    reference = eager.reparameterize(mean.double(), log_var.double(), 6, 0)
+    noise = box_muller((40, 131), 6, "cpu")
+    same_dtype = (mean.float() + torch.exp(0.5 * log_var.float()) * noise).to(dtype)
+    assert_as_accurate_as_torch(sample, same_dtype, reference)
+    divergence = gaussian_kl(mean, log_var)
+    reference = textbook_kl(mean.double(), log_var.double())
+    same_dtype = textbook_kl(mean.float(), log_var.float()).to(dtype)
+    assert_as_accurate_as_torch(divergence, same_dtype, reference)
+
+
+def test_the_generator_governs_where_no_seed_is_given(place):
+    mean, log_var = code((20, 30), device=place)
+    torch.manual_seed(3)
+    first, second = reparameterize(mean, log_var), reparameterize(mean, log_var)
+    torch.manual_seed(3)
+    assert torch.equal(reparameterize(mean, log_var), first)
+    assert not torch.equal(first, second)
+    a, b = (
+        reparameterize(mean, log_var, generator=torch.Generator().manual_seed(8)) for _ in range(2)
+    )
+    assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("needed", [(True, False), (False, True)])
+def test_one_input_alone_may_need_its_gradient(kernel_place, needed):
+    inputs = code((5, 6), device=kernel_place)
+    for function in (lambda m, v: reparameterize(m, v, seed=6), gaussian_kl):
+        expected = gradients(function, *inputs)[1:]
+        leaves = [x.detach().requires_grad_(need) for x, need in zip(inputs, needed, strict=True)]
+        function(*leaves).sum().backward()
+        for leaf, need, gradient in zip(leaves, needed, expected, strict=True):
+            assert torch.equal(leaf.grad, gradient) if need else leaf.grad is None
+
+
+def test_sparse_and_expanded_gradients(kernel_place):
+    mean, log_var = code((9, 37), device=kernel_place)
+    for function in (lambda m, v: reparameterize(m, v, seed=6), gaussian_kl):
+        gradient = torch.ones_like(function(mean, log_var))
+        expected = gradients(function, mean, log_var, gradient=gradient)
+        for other in (gradient[:1].expand(gradient.shape), gradient.to_sparse()):
+            for a, b in zip(
+                gradients(function, mean, log_var, gradient=other), expected, strict=True
+            ):
+                assert torch.equal(a.to_dense(), b)
+
+
+def test_derivatives_of_every_order_are_as_accurate_as_torchs(kernel_place):
+    mean, log_var = code((12, 9), device=kernel_place)
+    noise = box_muller((12, 9), 2, kernel_place)
+
+    def derivatives(sample, kl, mean, log_var):
+        leaves = [x.detach().requires_grad_() for x in (mean, log_var / 4)]
+        total = (sample(*leaves) ** 3).sum() + (kl(*leaves) ** 2).sum()
+        found = []
+        for _ in range(3):
+            made = torch.autograd.grad(total, leaves, create_graph=True)
+            found += [gradient.detach() for gradient in made]
+            total = sum(gradient.sum() for gradient in made)
+        return found
+
+    def ours(mean, log_var):
+        return reparameterize(mean, log_var, seed=2)
+
+    found = derivatives(ours, gaussian_kl, mean, log_var)
+    same_dtype = derivatives(
+        lambda m, v: m + torch.exp(0.5 * v) * noise, textbook_kl, mean, log_var
+    )
+    with aefast.use_backend("eager"):
+        reference = derivatives(ours, gaussian_kl, mean.double(), log_var.double())
+    for results in zip(found, same_dtype, reference, strict=True):
+        assert_as_accurate_as_torch_on_average(*results)
+
+
+def test_gradcheck_and_gradgradcheck_in_float64():
+    inputs = code((3, 5), torch.float64, requires_grad=True)
+    for function in (lambda m, v: reparameterize(m, v, seed=1), gaussian_kl):
+        assert gradcheck(function, inputs)
+        assert gradgradcheck(function, inputs)
+
+
+def test_opcheck(place):
+    mean, log_var = code((4, 9), device=place, requires_grad=True)
+    ops = torch.ops.aefast
+    torch.library.opcheck(ops.reparameterize, (mean, log_var, torch.tensor(5), 0))
+    torch.library.opcheck(ops.scaled_noise, (mean, log_var, 0.5, torch.tensor(5), 0))
+    torch.library.opcheck(ops.gaussian_kl, (mean, log_var))
+
+
+def loss(mean, log_var, seed=5):
+    return (reparameterize(mean, log_var, seed=seed) ** 2).sum(-1) + gaussian_kl(mean, log_var)
+
+
+def test_torch_compile_in_one_graph_gives_the_same(kernel_place):
+    inputs = code((6, 9), device=kernel_place)
+    torch.compiler.reset()
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    for a, b in zip(gradients(compiled, *inputs), gradients(loss, *inputs), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_compiled_call_draws_anew_each_time():
+    torch.compiler.reset()
+    compiled = torch.compile(reparameterize, fullgraph=True, backend="aot_eager")
+    mean, log_var = code((30, 30))
+    torch.manual_seed(1)
+    first, second = compiled(mean, log_var), compiled(mean, log_var)
+    torch.manual_seed(1)
+    assert not torch.equal(first, second)
+    assert torch.equal(compiled(mean, log_var), first)
+
+
+def test_one_compiled_graph_serves_every_batch_size(kernel_place):
+    torch.compiler.reset()
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager", dynamic=True)
+    for rows in (3, 5, 8):
+        inputs = code((rows, 7), device=kernel_place)
+        torch.testing.assert_close(compiled(*inputs), loss(*inputs))
+
+
+def test_torch_export():
+    class Loss(torch.nn.Module):
+        def forward(self, mean, log_var):
+            return loss(mean, log_var)
+
+    inputs = code((4, 6))
+    exported = torch.export.export(Loss(), inputs)
+    torch.testing.assert_close(exported.module()(*inputs), loss(*inputs))
+
+
+def test_torch_func_grad(place):
+    inputs = code((4, 6), device=place)
+    found = torch.func.grad(lambda m, v: loss(m, v).sum(), argnums=(0, 1))(*inputs)
+    for a, b in zip(found, gradients(loss, *inputs)[1:], strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_torch_func_vmap_runs_the_definition_on_each_sample(place):
+    mean, log_var = code((3, 4, 6), device=place)
+    batched = torch.func.vmap(loss)(mean, log_var)
+    alone = torch.stack([loss(*sample) for sample in zip(mean, log_var, strict=True)])
+    torch.testing.assert_close(batched, alone)
+    shared = torch.func.vmap(loss, in_dims=(0, None))(mean, log_var[0])
+    torch.testing.assert_close(shared, torch.stack([loss(m, log_var[0]) for m in mean]))
+
+
+def test_batched_gradients(kernel_place):
+    inputs = code((4, 6), device=kernel_place, requires_grad=True)
+    batch = torch.randn(5, 4, device=kernel_place)
+    output = loss(*inputs)
+    found = torch.autograd.grad(output, inputs, batch, is_grads_batched=True, retain_graph=True)
+    alone = [torch.autograd.grad(output, inputs, g, retain_graph=True) for g in batch]
+    for a, b in zip(found, map(torch.stack, zip(*alone, strict=True)), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_forward_mode_differentiation_runs_the_definition(kernel_place):
+    inputs = code((4, 6), device=kernel_place)
+    tangents = code((4, 6), device=kernel_place)
+    _, slope = torch.func.jvp(loss, inputs, tangents)
+    slopes = gradients(loss, *inputs)[1:]
+    expected = sum((g * t).sum(-1) for g, t in zip(slopes, tangents, strict=True))
+    torch.testing.assert_close(slope, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_changes_nothing(kernel_place, dtype):
+    inputs = code((4, 6), dtype, kernel_place)
+    expected = gradients(loss, *inputs)
+    with torch.autocast(kernel_place.type, torch.bfloat16):
+        found = gradients(loss, *inputs)
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == dtype
+        torch.testing.assert_close(a, b)
+
+
+def test_more_than_two_to_the_31_elements():
+    """The last rows, whose offsets need 64 bits. The inputs' rows are one row, 0 apart."""
+    rows, columns = 36_000, 60_000
+    mean, log_var = (x.expand(rows, columns) for x in code((1, columns), torch.bfloat16))
+    torch.use_deterministic_algorithms(False)
+    sample = reparameterize(mean, log_var, seed=3)[-2:]
+    expected = eager.reparameterize(mean[-2:], log_var[-2:], 3, rows - 2)
+    torch.testing.assert_close(sample, expected, rtol=2**-7, atol=0.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"mean": [1.0]}, TypeError, "mean is a list; it takes a torch.Tensor"),
+        ({"log_var": None}, TypeError, "log_var is a NoneType; it takes a torch.Tensor"),
+        ({"mean": torch.ones(2, 2, dtype=torch.int64)}, TypeError, "mean has dtype int64; it take"),
+        (
+            {"log_var": torch.ones(2, 2).double()},
+            TypeError,
+            "log_var has dtype float64; it takes mean's, float32",
+        ),
+        (
+            {"log_var": torch.ones(2)},
+            ValueError,
+            r"log_var has shape \[2\]; it takes mean's, \[2, 2\]",
+        ),
+        (
+            {"log_var": torch.ones(2, 2, device="meta")},
+            ValueError,
+            "log_var is on meta; it takes mean's device, cpu",
+        ),
+        ({"mean": torch.ones(2, 2).to_sparse()}, TypeError, "mean has layout torch.sparse_coo"),
+        ({"seed": -1}, ValueError, r"seed is -1; it takes an int in \[0, 2\*\*63\)"),
+        ({"seed": 1.0}, TypeError, "seed is a float; it takes an int"),
+        ({"generator": 3}, TypeError, "generator is a int; it takes a torch.Generator or None"),
+        (
+            {"seed": 1, "generator": torch.Generator()},
+            ValueError,
+            "seed and generator are both given",
+        ),
+        ({"row_offset": -1}, ValueError, r"row_offset is -1; it takes an int in \[0, 2\*\*62\)"),
+    ],
+)
+def test_bad_input_is_named_at_the_door(change, error, message):
+    arguments = {"mean": torch.ones(2, 2), "log_var": torch.ones(2, 2)} | change
+    with pytest.raises(error, match=message):
+        reparameterize(**arguments)
+    if change.keys() <= {"mean", "log_var"}:
+        with pytest.raises(error, match=message):
+            gaussian_kl(**arguments)
+
+
+def test_a_divergence_takes_at_least_one_dimension():
+    with pytest.raises(ValueError, match=r"mean has shape \[\]; it takes \[..., H\]"):
+        gaussian_kl(torch.tensor(1.0), torch.tensor(1.0))
+
+
+def test_the_registered_ops_check_what_they_get():
+    with pytest.raises(ValueError, match="it takes one int64 number"):
+        torch.ops.aefast.reparameterize(torch.ones(2), torch.ones(2), torch.ones(1), 0)
+    with pytest.raises(ValueError, match="log_var has shape"):
+        torch.ops.aefast.gaussian_kl(torch.ones(2), torch.ones(3))
