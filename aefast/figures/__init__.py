@@ -18,6 +18,10 @@ NAMES = (
     "denoising",
     "contractive",
     "sparse",
+    "stochastic",
+    "rbm",
+    "features",
+    "generation",
 )
 
 

@@ -143,8 +143,8 @@ def sentence(measured: Measured) -> str:
         f"{digits['autoencoder']:.2f}, random {digits['random']:.2f}, two local PCAs with each "
         f"other {digits['local PCA']:.2f}), and for one digit's shifts, with the exact tangents, "
         f"by {shifts['contractive']:.2f} (plain {shifts['autoencoder']:.2f}, random "
-        f"{shifts['random']:.2f}); the Jacobian's 20th singular value is {twentieth['contractive']:.0%} "
-        f"of the first (plain {twentieth['autoencoder']:.0%})."
+        f"{shifts['random']:.2f}); the Jacobian's 20th singular value is "
+        f"{twentieth['contractive']:.0%} of the first (plain {twentieth['autoencoder']:.0%})."
     )
 
 

@@ -87,7 +87,7 @@ def draw(measured: Measured, figure: Any) -> None:
     places = range(len(L1_WEIGHTS))
     right.plot(places, measured.zeros, "o-", color="tab:red", label="share of zeros")
     right.plot(places, measured.errors, "s--", color="gray", label="squared error of a digit")
-    right.set_xticks(places, [f"{weight:g}" for weight in L1_WEIGHTS])
+    right.set_xticks(places, [f"{weight:g}" for weight in L1_WEIGHTS], fontsize=9)
     right.set(xlabel="weight of l1", ylim=(0, None), title="Relu units with l1")
     right.legend()
     titles = ("no penalty", f"kl, weight {KL_WEIGHT}", f"l1, weight {L1_WEIGHTS[L1_SHOWN]}")
