@@ -138,9 +138,10 @@ def draw(measured: Measured, figure: Any) -> None:
         ylabel="of a held-out digit to the nearest sample",
         title="Euclidean distances, means",
     )
-    axes.margins(x=0.3)
+    axes.set_xlim(right=1.25 * max(measured.to_digits.values()))  # for its name
     axes.legend(loc="upper left")
     for panel, (name, rows) in zip(
         right.subplots(len(measured.samples), 1), measured.samples.items(), strict=True
     ):
-        draw_images(panel, rows[:SHOWN], name, columns=SHOWN)
+        title = f"plain autoencoder, {name}" if name in PLAIN else name
+        draw_images(panel, rows[:SHOWN], title, columns=SHOWN)
