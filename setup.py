@@ -16,6 +16,7 @@ from setuptools.command.bdist_wheel import bdist_wheel
 
 KERNELS = ["csrc/corrupt.cpp", "csrc/fingerprint.cpp", "csrc/gemm.cpp", "csrc/linear_act.cpp"]
 KERNELS += ["csrc/reconstruction.cpp", "csrc/jacobian.cpp", "csrc/gibbs.cpp", "csrc/binary.cpp"]
+KERNELS += ["csrc/sparse_coding.cpp"]
 MATRIX_UNIT_KERNELS = ["csrc/gemm.cpp", "csrc/gemm_amx.cpp"]
 COMMON = ["csrc/bindings.cpp", "csrc/isa.cpp", "csrc/pages.cpp", "csrc/parallel.cpp"]
 

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-OPS = ("corrupt", "gibbs", "jacobian", "linear_act", "reconstruction")
+OPS = ("corrupt", "gibbs", "jacobian", "linear_act", "reconstruction", "sparse_coding")
 ARCHS = (80, 90, 100)
 
 # The instructions that feed the tensor cores, by the name a chip's generation knows them under.

@@ -43,7 +43,7 @@ def python(tree, *arguments, **environment):
 
 
 KERNELS = ("binary", "corrupt", "fingerprint", "gemm", "gibbs", "jacobian", "linear_act")
-KERNELS += ("reconstruction",)
+KERNELS += ("reconstruction", "sparse_coding")
 
 
 @needs_source
