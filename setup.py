@@ -15,7 +15,7 @@ from setuptools import setup
 from setuptools.command.bdist_wheel import bdist_wheel
 
 KERNELS = ["binary", "corrupt", "fingerprint", "gaussian", "gemm", "gibbs", "jacobian"]
-KERNELS += ["linear_act", "reconstruction", "sparsity"]
+KERNELS += ["linear_act", "reconstruction", "sparse_coding", "sparsity"]
 MATRIX_UNIT_KERNELS = ["gemm", "gemm_amx"]
 COMMON = ["bindings", "isa", "pages", "parallel"]
 

@@ -25,6 +25,7 @@ OPS = (
     "jacobian",
     "linear_act",
     "reconstruction",
+    "sparse_coding",
     "sparsity",
 )
 ARCHS = (80, 90, 100)

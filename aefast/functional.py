@@ -18,6 +18,7 @@ from aefast.ops import jacobian as _jacobian
 from aefast.ops import linear_act as _linear_act
 from aefast.ops import mlp as _mlp
 from aefast.ops import reconstruction as _reconstruction
+from aefast.ops import sparse_coding as _sparse_coding
 from aefast.ops import sparsity as _sparsity
 
 __all__ = [
@@ -35,6 +36,8 @@ __all__ = [
     "mlp",
     "reconstruction_loss",
     "reparameterize",
+    "soft_threshold",
+    "sparse_encode",
     "tangents",
 ]
 
@@ -825,3 +828,91 @@ def gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:
     tensor([0.0000, 0.5000])
     """
     return _gaussian.gaussian_kl(mean, log_var)
+
+
+def soft_threshold(x: Tensor, threshold: float) -> Tensor:
+    """Every element moved by ``threshold`` towards 0, those nearer than that to 0 itself::
+
+        y = sign(x) max(|x| - threshold, 0)
+
+    It is the proximal step of an L1 penalty: y minimizes ``(y - x)^2 / 2 + threshold |y|``. The
+    gradient passes where |x| > threshold.
+
+    Args:
+        x: any shape; float32, bfloat16, float16 or float64.
+        threshold: a number, at least 0.
+
+    Returns:
+        y, with x's shape, dtype and device.
+
+    Raises:
+        TypeError: x is not a floating-point tensor, or threshold not a number.
+        ValueError: threshold is outside its range.
+
+    Reference:
+        Parikh, Boyd, "Proximal algorithms", Foundations and Trends in Optimization 1, 2014,
+        section 6.5.2.
+
+    >>> soft_threshold(torch.tensor([-3.0, 0.5, 2.0]), 1.0)
+    tensor([-2.,  0.,  1.])
+    """
+    return _sparse_coding.soft_threshold(x, threshold)
+
+
+def sparse_encode(
+    x: Tensor,
+    dictionary: Tensor,
+    penalty: float,
+    *,
+    steps: int = _sparse_coding.STEPS,
+    tolerance: float = _sparse_coding.TOLERANCE,
+    start: Tensor | None = None,
+) -> Tensor:
+    """Sparse codes: for each row x of the data the z that minimizes, with the dictionary D,
+
+        1/2 ||x - z D||^2 + penalty ||z||_1
+
+    by FISTA with adaptive restart: a gradient step from an extrapolated code, and
+    :func:`soft_threshold`. On a CPU the kernels take the steps on a working set of atoms, which
+    grows until no other atom would join. Each row ends by itself, so that its code does not
+    depend on the rows beside it: where its duality gap, which bounds how far its objective lies
+    above the least, is at most ``tolerance`` times ``||x||^2 / 2``, the objective of a code of
+    zeros; or where its dtype's rounding allows no smaller one.
+
+    Not differentiable: the code carries no gradient. To learn the dictionary none is needed. The
+    gradient of the least objective by D is that of the objective at the code held constant (the
+    envelope theorem): ``((x - code @ D).square().sum() / 2).backward()``.
+
+    Args:
+        x: ``[..., D]``; float32, bfloat16, float16 or float64. Half precisions are computed in
+            float32.
+        dictionary: an atom a row, ``[K, D]``, of the same dtype and device.
+        penalty: of the codes' absolute values, above 0.
+        steps: at most so many a row, at least 1.
+        tolerance: of the relative duality gap, at least 0.
+        start: codes ``[..., K]`` to begin with, as those of a dictionary that was much the same;
+            None begins at zeros.
+
+    Returns:
+        The codes ``[..., K]``, of x's dtype. All of a row is NaN where the row, its start or the
+        dictionary is not finite, or its square overflows.
+
+    Raises:
+        TypeError: an argument is of a wrong type, or the dtypes differ.
+        ValueError: the shapes do not fit (the message names both), the devices differ, or a number
+            is outside its range.
+
+    Reference:
+        Olshausen, Field, "Emergence of simple-cell receptive field properties by learning a sparse
+        code for natural images", Nature 381, 1996. Beck, Teboulle, "A fast iterative
+        shrinkage-thresholding algorithm for linear inverse problems", SIAM Journal on Imaging
+        Sciences 2, 2009. O'Donoghue, Candes, "Adaptive restart for accelerated gradient schemes",
+        Foundations of Computational Mathematics 15, 2015. Working sets: Massias, Gramfort, Salmon,
+        "Celer: a fast solver for the lasso with dual extrapolation", ICML 2018.
+
+    >>> sparse_encode(torch.tensor([[3.0, 0.5]]), torch.eye(2), 1.0)
+    tensor([[2., 0.]])
+    """
+    return _sparse_coding.sparse_encode(
+        x, dictionary, penalty, steps=steps, tolerance=tolerance, start=start
+    )

@@ -43,7 +43,7 @@ def python(tree, *arguments, **environment):
 
 
 KERNELS = ("binary", "corrupt", "fingerprint", "gaussian", "gemm", "gibbs", "jacobian")
-KERNELS += ("linear_act", "reconstruction", "sparsity")
+KERNELS += ("linear_act", "reconstruction", "sparse_coding", "sparsity")
 
 
 @needs_source

@@ -394,10 +394,11 @@ class Factors:
         ]
 
 
-def factors(left: Tensor, right: Tensor, *, plain: bool) -> Factors:
+def factors(left: Tensor, right: Tensor, *, plain: bool, kind: str | None = None) -> Factors:
     """The factors of left @ right.T, copied only where they cannot be read as they lie.
 
     plain: nothing is fused to the product; only then may left, too, be stored by depth.
+    kind: a key of TILES; None for what torch's float32 matmul precision says.
     """
     shape = left.shape[0], right.shape[0], right.shape[1]
     if shape[2] == 0:
@@ -410,7 +411,7 @@ def factors(left: Tensor, right: Tensor, *, plain: bool) -> Factors:
     left = aligned(left.T if left_by_depth else left)
     right = aligned(right.T if right_by_depth else right)
     layout = (left_by_depth, right_by_depth)
-    return Factors(left, right, layout, kind_of(left.dtype), shape)
+    return Factors(left, right, layout, kind or kind_of(left.dtype), shape)
 
 
 def kind_of(dtype: torch.dtype) -> str:
@@ -566,6 +567,7 @@ def multiply(
     bias: Tensor | None = None,
     activation: str = "identity",
     keep_preactivation: bool = False,
+    kind: str | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """act(left @ right.T + bias), and the pre-activation if it is to be kept."""
     rows, columns = left.shape[0], right.shape[0]
@@ -573,7 +575,7 @@ def multiply(
         output = left.new_empty(rows, columns)
         return output, output if keep_preactivation else None
     plain = bias is None and activation == "identity"
-    read = factors(left, right, plain=plain)
+    read = factors(left, right, plain=plain, kind=kind)
     chosen = plan(*chip(left.device), left.dtype, read.kind, read.shape, read.layout)
     output = _output(chosen, read, left.dtype)
     preactivation = torch.empty_like(output[0]) if keep_preactivation else None

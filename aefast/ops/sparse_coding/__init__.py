@@ -1,0 +1,223 @@
+"""Soft thresholding and sparse coding: the contract, autograd and the registered ops.
+
+A backend module has four functions:
+
+``soft_threshold(x, threshold)`` and ``soft_threshold_backward(grad, x, threshold)``
+    of any shape; the gradient passes where |x| > threshold.
+``multiply(left, right)``
+    left @ right.T, of matrices.
+``encode(problem, start) -> code``
+    the minimizers [B, K] of a float32 problem (see problem.py), from the codes [B, K] on.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aefast import backend
+from aefast.ops.shared import contract
+from aefast.ops.shared.autograd import KernelFunction
+from aefast.ops.sparse_coding import eager
+from aefast.ops.sparse_coding.problem import pose
+
+STEPS = 5000
+TOLERANCE = 1e-8
+
+
+def soft_threshold(x: Tensor, threshold: float) -> Tensor:
+    contract.check_tensor(x, "x")
+    threshold = contract.check_number(threshold, "threshold", 0, torch.finfo(x.dtype).max)
+    if contract.is_traced(x):
+        if x.dtype not in backend.KERNEL_DTYPES or contract.is_in_functorch():
+            return eager.soft_threshold(x, threshold)
+        return torch.ops.aefast.soft_threshold(x, threshold)
+    name = backend.select(x.device, x.dtype)
+    if name == "eager" or x.numel() == 0 or contract.is_transformed(x):
+        return eager.soft_threshold(x, threshold)
+    if x.requires_grad and torch.is_grad_enabled():
+        return _SoftThreshold.apply(x, threshold, name)
+    return _soft_threshold(x, threshold, name)
+
+
+def _soft_threshold(x: Tensor, threshold: float, name: str) -> Tensor:
+    kernels = backend.implementation("sparse_coding", name)
+    return kernels.soft_threshold(contract.readable(x, "x"), threshold)
+
+
+class _SoftThreshold(KernelFunction):
+    @staticmethod
+    def forward(x: Tensor, threshold: float, name: str) -> Tensor:
+        return _soft_threshold(x, threshold, name)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, ctx.threshold, ctx.name = inputs
+        ctx.save_for_backward(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (x,) = ctx.saved_tensors
+        defined = (
+            torch.is_grad_enabled() or contract.is_transformed(grad) or contract.is_traced(grad)
+        )
+        if defined:
+            return eager.soft_threshold_backward(grad, x, ctx.threshold), None, None
+        kernels = backend.implementation("sparse_coding", ctx.name)
+        grad = contract.readable(grad, "the incoming gradient")
+        x = contract.readable(x, "x")
+        return kernels.soft_threshold_backward(grad, x, ctx.threshold), None, None
+
+
+@torch.library.custom_op("aefast::soft_threshold", mutates_args=())
+def _registered_soft_threshold(x: Tensor, threshold: float) -> Tensor:
+    contract.check_tensor(x, "x")
+    contract.check_number(threshold, "threshold", 0)
+    name = backend.select(x.device, x.dtype)
+    if name == "eager" or x.numel() == 0:
+        return eager.soft_threshold(x, threshold).contiguous()
+    return _soft_threshold(x, threshold, name)
+
+
+@_registered_soft_threshold.register_fake
+def _(x: Tensor, threshold: float) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _save_input(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, ctx.threshold = inputs
+    ctx.save_for_backward(x)
+
+
+def _soft_threshold_gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    (x,) = ctx.saved_tensors
+    return eager.soft_threshold_backward(grad, x, ctx.threshold), None
+
+
+_registered_soft_threshold.register_autograd(_soft_threshold_gradients, setup_context=_save_input)
+
+
+def sparse_encode(
+    x: Tensor,
+    dictionary: Tensor,
+    penalty: float,
+    *,
+    steps: int = STEPS,
+    tolerance: float = TOLERANCE,
+    start: Tensor | None = None,
+) -> Tensor:
+    penalty, steps, tolerance = check_settings(penalty, steps, tolerance)
+    _check_tensors(x, dictionary, start)
+    leading, atoms = x.shape[:-1], dictionary.shape[0]
+    rows = x.reshape(math.prod(leading), x.shape[-1])
+    if start is not None:
+        start = start.reshape(rows.shape[0], atoms)
+    registered = contract.is_traced(x, dictionary, start) or contract.is_in_functorch()
+    run = torch.ops.aefast.sparse_encode if registered else _sparse_encode
+    with torch.no_grad(), contract.without_autocast(x.device):
+        return run(rows, dictionary, start, penalty, tolerance, steps).reshape(*leading, atoms)
+
+
+def check_settings(penalty: Any, steps: Any, tolerance: Any) -> tuple[float, int, float]:
+    penalty = contract.check_number(penalty, "penalty", 0)
+    if penalty == 0:
+        raise ValueError("penalty is 0; it takes a finite number above 0")
+    steps = contract.check_integer(steps, "steps", 2**31, low=1)
+    return penalty, steps, contract.check_number(tolerance, "tolerance", 0)
+
+
+def _check_tensors(x: Tensor, dictionary: Tensor, start: Tensor | None) -> None:
+    contract.check_tensor(x, "x")
+    contract.check_like(dictionary, "dictionary", x, "x")
+    if dictionary.dim() != 2:
+        raise ValueError(f"dictionary has shape {list(dictionary.shape)}; it takes [K, D]")
+    atoms, width = dictionary.shape
+    fitting = f"with dictionary's shape [{atoms}, {width}] it takes"
+    if x.dim() < 1 or x.shape[-1] != width:
+        raise ValueError(f"x has shape {list(x.shape)}; {fitting} [..., {width}]")
+    if start is None:
+        return
+    contract.check_like(start, "start", x, "x")
+    expected = [*x.shape[:-1], atoms]
+    if list(start.shape) != expected:
+        raise ValueError(
+            f"start has shape {list(start.shape)}; with x's shape {list(x.shape)} and "
+            f"dictionary's [{atoms}, {width}] it takes {expected}"
+        )
+
+
+def _sparse_encode(
+    x: Tensor,
+    dictionary: Tensor,
+    start: Tensor | None,
+    penalty: float,
+    tolerance: float,
+    steps: int,
+) -> Tensor:
+    if 0 in (x.numel(), dictionary.numel()):
+        return x.new_zeros(x.shape[0], dictionary.shape[0])
+    dtype = x.dtype
+    name = backend.select(x.device, dtype)
+    solver = eager if name == "eager" else backend.implementation("sparse_coding", name)
+    if dtype in backend.KERNEL_DTYPES:
+        x, dictionary = x.float(), dictionary.float()
+        start = None if start is None else start.float()
+    x, dictionary = (
+        contract.readable(tensor, argument).detach()
+        for tensor, argument in ((x, "x"), (dictionary, "dictionary"))
+    )
+    problem, finite = pose(x, dictionary, penalty, tolerance, steps, solver.multiply)
+    if start is None:
+        start = torch.zeros_like(problem.correlation)
+    else:
+        finite &= start.isfinite().all(1)
+        start = torch.where(finite[:, None], start.detach(), 0)
+    code = solver.encode(problem, start)
+    return torch.where(finite[:, None], code, math.nan).to(dtype)
+
+
+@torch.library.custom_op("aefast::sparse_encode", mutates_args=())
+def _registered_sparse_encode(
+    x: Tensor,
+    dictionary: Tensor,
+    start: Tensor | None,
+    penalty: float,
+    tolerance: float,
+    steps: int,
+) -> Tensor:
+    check_settings(penalty, steps, tolerance)
+    _check_tensors(x, dictionary, start)
+    if x.dim() != 2:
+        raise ValueError(f"x has shape {list(x.shape)}; the registered op takes [B, D]")
+    with torch.no_grad():
+        return _sparse_encode(x, dictionary, start, penalty, tolerance, steps)
+
+
+@_registered_sparse_encode.register_fake
+def _(x: Tensor, dictionary: Tensor, *_: Any) -> Tensor:
+    return x.new_empty(x.shape[0], dictionary.shape[0])
+
+
+def _no_gradients(ctx: Any, _: Any) -> tuple[None, ...]:
+    return (None,) * 6
+
+
+def _not_differentiable(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.mark_non_differentiable(output)
+
+
+_registered_sparse_encode.register_autograd(_no_gradients, setup_context=_not_differentiable)
+
+
+@_registered_sparse_encode.register_vmap
+def _(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
+    """One sample after the other: each may have a dictionary of its own."""
+    samples = (
+        [
+            argument if dim is None else argument.select(dim, sample)
+            for argument, dim in zip(arguments, in_dims, strict=True)
+        ]
+        for sample in range(info.batch_size)
+    )
+    return torch.stack([torch.ops.aefast.sparse_encode(*sample) for sample in samples]), 0

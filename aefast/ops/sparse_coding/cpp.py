@@ -1,0 +1,66 @@
+"""Sparse coding in C++: csrc/sparse_coding.cpp, after the products of csrc/gemm.cpp."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from aefast import backend
+from aefast.ops.shared import cpp as shared
+from aefast.ops.sparse_coding.problem import Problem
+
+_C = backend.extension()
+
+
+def soft_threshold(x: Tensor, threshold: float) -> Tensor:
+    x = x.contiguous()
+    output = torch.empty_like(x)
+    _C.soft_threshold(
+        x.data_ptr(),
+        output.data_ptr(),
+        shared.ELEMENT_TYPES[x.dtype],
+        x.numel(),
+        threshold,
+        torch.get_num_threads(),
+    )
+    return output
+
+
+def soft_threshold_backward(grad: Tensor, x: Tensor, threshold: float) -> Tensor:
+    grad, x = grad.contiguous(), x.contiguous()
+    output = torch.empty_like(x)
+    _C.soft_threshold_backward(
+        grad.data_ptr(),
+        x.data_ptr(),
+        output.data_ptr(),
+        shared.ELEMENT_TYPES[x.dtype],
+        x.numel(),
+        threshold,
+        torch.get_num_threads(),
+    )
+    return output
+
+
+def multiply(left: Tensor, right: Tensor) -> Tensor:
+    """left @ right.T by our own product, in which a row does not depend on the rows beside it."""
+    precision = getattr(_C.Precision, torch.get_float32_matmul_precision())
+    rows = left if left.shape[0] > 1 else left.expand(2, -1)
+    return shared.multiply(rows, shared.RightOperand(right, precision))[: left.shape[0]]
+
+
+def encode(problem: Problem, start: Tensor) -> Tensor:
+    atoms = start.shape[1]
+    codes = start.clone(memory_format=torch.contiguous_format)
+    gram = F.pad(problem.gram, (0, -atoms % _C.ATOM_LANES)).contiguous()
+    _C.sparse_encode(
+        problem.correlation.data_ptr(),
+        problem.energy.data_ptr(),
+        gram.data_ptr(),
+        codes.data_ptr(),
+        *codes.shape,
+        problem.gram.diagonal().max().item(),
+        problem.penalty,
+        problem.tolerance,
+        problem.steps,
+        torch.get_num_threads(),
+    )
+    return codes
