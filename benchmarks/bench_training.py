@@ -1,13 +1,15 @@
-"""Training end to end, an epoch at a time: `aefast train`'s loop against a script with a DataLoader,
-and against bare steps on one batch that is there already."""
+"""Training end to end, an epoch at a time: the loop of `aefast train` against a script with a
+DataLoader, and against bare steps on one batch that is there already."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from harness import Case
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from aefast.data.dataset import from_array
 from aefast.training.checkpoint import Checkpoint
@@ -16,7 +18,6 @@ from aefast.training.loop import Trainer, train
 from aefast.training.models import build
 from aefast.training.run import describe
 
-VISIBLE, BATCH, BATCHES = 784, 1024, 16
 LEARNING_RATE = 1e-3
 
 
@@ -28,7 +29,7 @@ class Run:
         self.config = Config(
             model="ae",
             hidden=[hidden],
-            options={"activation": "sigmoid", "output_activation": "sigmoid"},
+            options={"output_activation": "sigmoid"},
             data=describe(self.dataset),
             epochs=1,
             batch_size=batch_size,
@@ -37,7 +38,7 @@ class Run:
             seed=0,
             device=device,
         )
-        self.model = build(self.config).to(device)
+        self.model: Any = build(self.config).to(device)
 
     def epoch(self) -> None:
         train(
@@ -56,30 +57,30 @@ class Run:
             optimizer.step()
 
 
-def script(data: Tensor, hidden: int, batch_size: int, device: str) -> Callable[[], None]:
-    """An epoch as PyTorch's tutorials write it."""
-    visible = data.shape[1]
-    model = nn.Sequential(
-        nn.Linear(visible, hidden), nn.Sigmoid(), nn.Linear(hidden, visible), nn.Sigmoid()
-    ).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE, fused=True)
-    dataset = torch.utils.data.TensorDataset(data)
-    loader = torch.utils.data.DataLoader(dataset, batch_size, shuffle=True)
+class Script:
+    """The same as PyTorch's tutorials write it."""
 
-    def epoch() -> None:
-        for (rows,) in loader:
-            x = rows.to(device)
+    def __init__(self, data: Tensor, hidden: int, batch_size: int, device: str) -> None:
+        visible = data.shape[1]
+        self.model = nn.Sequential(
+            nn.Linear(visible, hidden), nn.Sigmoid(), nn.Linear(hidden, visible), nn.Sigmoid()
+        ).to(device)
+        self.device = device
+        self.loader = DataLoader(TensorDataset(data), batch_size, shuffle=True)
+
+    def epoch(self) -> None:
+        optimizer = torch.optim.Adam(self.model.parameters(), LEARNING_RATE, fused=True)
+        for (rows,) in self.loader:
+            x = rows.to(self.device)
             optimizer.zero_grad()
-            F.mse_loss(model(x), x).backward()
+            F.mse_loss(self.model(x), x).backward()
             optimizer.step()
 
-    return epoch
 
-
-SHAPES = [("cpu", 784, 512, 1024, 16), ("cpu", 64, 128, 128, 128), ("cuda", 784, 512, 1024, 64)]
-
-
-@pytest.mark.parametrize(("device", "visible", "hidden", "batch", "batches"), SHAPES)
+@pytest.mark.parametrize(
+    ("device", "visible", "hidden", "batch", "batches"),
+    [("cpu", 784, 512, 1024, 16), ("cpu", 64, 128, 128, 128), ("cuda", 784, 512, 1024, 64)],
+)
 @pytest.mark.parametrize("against", ["DataLoader", "bare steps"])
 def test_training(
     compare: Callable[[Case], None],
@@ -92,41 +93,36 @@ def test_training(
 ) -> None:
     data = torch.rand(batch * batches, visible)
     run = Run(data, hidden, batch, device)
+    script = Script(data, hidden, batch, device)
     first = data[:batch].to(device)
-    peers: dict[str, Callable[[], None]] = {
-        "DataLoader": script(data, hidden, batch, device),
-        "bare steps": lambda: run.bare_steps(first, batches),
-    }
     compare(
         Case(
             op="training",
-            name=f"an epoch of {batches} batches, {batch}x{visible}-{hidden}, against {against}",
+            name=f"an epoch of {batches} batches {batch}x{visible}-{hidden} against {against}",
             device=device,
             dtype=torch.float32,
-            make_inputs=tuple,
-            ours=run.epoch,
-            eager=peers[against],
-            run=lambda epoch: epoch(),
+            make_inputs=lambda: (data,),
+            ours=lambda _: run.epoch(),
+            eager=lambda _: (
+                script.epoch() if against == "DataLoader" else run.bare_steps(first, batches)
+            ),
+            run=lambda epoch, x: epoch(x),
             check=lambda: check(data[:batch], hidden, device),
+            # Timed from the host, on a GPU too: what the loop costs is there.
+            calls_in_round=2 if device == "cuda" else 1,
             compiles=False,
         )
     )
 
 
 def check(data: Tensor, hidden: int, device: str) -> None:
-    """An epoch of one batch leaves the parameters where plain PyTorch's step does."""
+    """An epoch of one batch leaves the parameters where the script does."""
     run = Run(data, hidden, len(data), device)
-    visible = data.shape[1]
-    plain = nn.Sequential(
-        nn.Linear(visible, hidden), nn.Sigmoid(), nn.Linear(hidden, visible), nn.Sigmoid()
-    ).to(device)
-    plain.load_state_dict(run.model.state_dict())
-    optimizer = torch.optim.SGD(plain.parameters(), LEARNING_RATE)
-    x = data.to(device)
-    loss = run.model.loss(x)  # type: ignore[operator]
-    torch.testing.assert_close(loss, F.mse_loss(plain(x), x))
-    before = [parameter.detach().clone() for parameter in run.model.parameters()]
+    script = Script(data, hidden, len(data), device)
+    script.model.load_state_dict(run.model.state_dict())
     run.epoch()
-    after = list(run.model.parameters())
-    assert all((a != b).any() for a, b in zip(after, before, strict=True))
-    optimizer.zero_grad()
+    script.epoch()
+    # Adam's first step is the learning rate in the direction of the gradient's sign.
+    for ours, theirs in zip(run.model.parameters(), script.model.parameters(), strict=True):
+        agree = (ours - theirs).abs() < LEARNING_RATE / 10
+        assert agree.double().mean() > 0.999

@@ -16,9 +16,15 @@ from aefast.figures.page import Shown, write_page
 NAMES = (
     "linear",
     "denoising",
+    "contractive",
+    "sparse",
+    "stochastic",
     "variational",
+    "rbm",
     "pca",
     "probabilistic",
+    "features",
+    "generation",
 )
 
 

@@ -1,0 +1,147 @@
+"""What generative models draw, and what becomes of random codes of a plain autoencoder."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aefast.estimators import ProbabilisticPCA
+from aefast.figures.digits import draw_images, load_digits, train
+from aefast.nn import RBM, Autoencoder, StochasticAutoencoder, VariationalAutoencoder
+
+TITLE = "Generative models draw digits; random codes of a plain autoencoder fall off them"
+SIZE = (11, 6)
+LATENT = 16
+HIDDEN = 256
+SHOWN = 12
+
+GENERATORS = ("variational", "RBM", "stochastic", "probabilistic PCA")
+PLAIN = ("uniform codes", "Gaussian codes")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Euclidean distances, means over as many samples as there are held-out digits."""
+
+    samples: dict[str, Tensor]  # [360, 64]
+    to_digits: dict[str, float]  # of a sample to the nearest held-out digit: is it one?
+    from_digits: dict[str, float]  # of a held-out digit to the nearest sample: are all there?
+
+
+def measure() -> Measured:
+    data, _, held_out, _ = load_digits()
+    count = len(held_out)
+    samples = {
+        "training digits": data[:count],
+        "variational": draw_variational(data, count),
+        "RBM": draw_rbm(data, count),
+        "stochastic": draw_stochastic(data, count),
+        "probabilistic PCA": draw_probabilistic_pca(data, count),
+        **draw_plain(data, count),
+    }
+    distances = {name: torch.cdist(rows, held_out) for name, rows in samples.items()}
+    return Measured(
+        samples,
+        {name: between.amin(1).mean().item() for name, between in distances.items()},
+        {name: between.amin(0).mean().item() for name, between in distances.items()},
+    )
+
+
+def draw_variational(data: Tensor, count: int) -> Tensor:
+    torch.manual_seed(0)
+    model = VariationalAutoencoder(data.shape[1], LATENT, layers=[HIDDEN])
+    train(model.loss, model.parameters(), data, epochs=120, learning_rate=5e-3)
+    return model.sample(count, seed=0)
+
+
+def draw_plain(data: Tensor, count: int) -> dict[str, Tensor]:
+    """The variational autoencoder's network and training. Nothing says which codes are a digit's:
+    they are drawn from the box that the training codes are in, or from a Gaussian fitted to them,
+    which helps the more the fewer code units there are."""
+    torch.manual_seed(0)
+    model = Autoencoder(
+        layers=[data.shape[1], HIDDEN, LATENT],
+        activation="tanh",
+        code_activation="identity",
+        output_activation="sigmoid",
+        loss="bce",
+    )
+    train(model.loss, model.parameters(), data, epochs=120, learning_rate=5e-3)
+    with torch.no_grad():
+        codes = model.encode(data)
+        low, high = codes.amin(0), codes.amax(0)
+        uniform = low + (high - low) * torch.rand(count, LATENT)
+        factor = torch.linalg.cholesky(codes.t().cov())
+        gaussian = codes.mean(0) + torch.randn(count, LATENT) @ factor.t()
+        decoded = map(model.decode, (uniform, gaussian))
+        return dict(zip(PLAIN, decoded, strict=True))
+
+
+def draw_rbm(data: Tensor, count: int) -> Tensor:
+    """The means of the visible units, as the others' samples are means."""
+    torch.manual_seed(0)
+    machine = RBM(data.shape[1], 100, chains=100)
+    steps = [rows for _ in range(150) for rows in torch.randperm(len(data)).split(100)]
+    optimizer = torch.optim.SGD(machine.parameters(), lr=0.1, momentum=0.5)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0.01, len(steps))
+    with torch.no_grad():
+        machine.visible_bias.copy_(data.mean(0).clamp(0.01, 0.99).logit())
+    for rows in steps:
+        optimizer.zero_grad()
+        machine.loss(data[rows]).backward()
+        optimizer.step()
+        schedule.step()
+    with torch.no_grad():
+        return machine.reconstruct(machine.sample(count, k=1000, seed=0))
+
+
+def draw_stochastic(data: Tensor, count: int) -> Tensor:
+    torch.manual_seed(0)
+    model = StochasticAutoencoder(data.shape[1], 64, code_noise=1.2)
+    train(model.loss, model.parameters(), data, epochs=60, learning_rate=5e-3)
+    return model.sample(count, seed=0)
+
+
+def draw_probabilistic_pca(data: Tensor, count: int) -> Tensor:
+    """Without the noise, and with the ink that there can be."""
+    model = ProbabilisticPCA(LATENT).fit(data.numpy())
+    codes = model.transform(model.sample(count, random_state=0))
+    return torch.from_numpy(model.inverse_transform(codes)).float().clamp(0, 1)
+
+
+def sentence(measured: Measured) -> str:
+    found = measured.to_digits
+    generators = ", ".join(f"{name} {found[name]:.2f}" for name in GENERATORS)
+    return (
+        f"Mean distance of a sample to the nearest held-out digit: {generators} (training digits "
+        f"{found['training digits']:.2f}); of a plain autoencoder's decoded random codes "
+        f"{found[PLAIN[0]]:.2f}, and {found[PLAIN[1]]:.2f} with codes from a Gaussian fitted to "
+        "those of the training digits."
+    )
+
+
+def draw(measured: Measured, figure: Any) -> None:
+    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.1))
+    axes = left.subplots()
+    for names, color, marker, label in (
+        (("training digits",), "black", "*", "training digits"),
+        (GENERATORS, "tab:blue", "o", "generative models"),
+        (PLAIN, "tab:red", "s", "plain autoencoder"),
+    ):
+        places = [(measured.to_digits[name], measured.from_digits[name]) for name in names]
+        axes.scatter(*zip(*places, strict=True), color=color, marker=marker, s=60, label=label)
+        for name, place in zip(names, places, strict=True):
+            axes.annotate(name, place, (6, -4), textcoords="offset points")
+    axes.set(
+        xlabel="of a sample to the nearest held-out digit",
+        ylabel="of a held-out digit to the nearest sample",
+        title="Euclidean distances, means",
+    )
+    axes.set_xlim(right=1.25 * max(measured.to_digits.values()))  # for its name
+    axes.legend(loc="upper left")
+    for panel, (name, rows) in zip(
+        right.subplots(len(measured.samples), 1), measured.samples.items(), strict=True
+    ):
+        title = f"plain autoencoder, {name}" if name in PLAIN else name
+        draw_images(panel, rows[:SHOWN], title, columns=SHOWN)
