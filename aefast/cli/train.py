@@ -40,7 +40,10 @@ def train(
     hidden: Annotated[
         str | None, typer.Option(help="Units of the hidden layers, from the data up: 512,256,30.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data; 100.")] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Passes over the data, of a dbn for each machine; 100."),
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Rows a step; 128.")] = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="Of Adam, 0.003; of an rbm or dbn, 0.1.")

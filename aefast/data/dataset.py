@@ -59,12 +59,14 @@ class Dataset:
         """
         rows, order = np.asarray(self.rows), indices.numpy()
         samples = torch.empty(len(order), rows.shape[1])
-        scale, out = np.float32(self.scale), samples.numpy()
+        out = samples.numpy()
         # In blocks that stay in cache: at once, the rows' fresh pages made this five times slower.
         step = max(1, BLOCK_BYTES // (rows.itemsize * rows.shape[1]))
         for first in range(0, len(order), step):
             block = slice(first, first + step)
-            np.divide(rows[order[block]], scale, out=out[block], dtype=np.float32)
+            out[block] = rows.take(order[block], axis=0)
+            if self.scale != 1:
+                out[block] /= np.float32(self.scale)
         return samples
 
 

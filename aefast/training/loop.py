@@ -69,7 +69,7 @@ def _stage(label: str, module: Any, below: list[RBM]) -> Stage:
 class Trainer:
     """A run under way: takes its steps, and knows at every moment where it stands.
 
-    Two seeds descend from the run's for each stage: one of the shuffles, one of the steps' noise.
+    From the run's seed descend one for each step's noise, and one for each stage's shuffles.
 
     Args:
         checkpoint: where it starts; its model and progress move on with the steps.
@@ -130,9 +130,8 @@ class Trainer:
 
     def _stage_steps(self) -> Iterator[Tensor]:
         progress, optimizer, loss_of = self.progress, self.optimizer, self.stage.loss
-        order_seed = random.child_seed(self.config.seed, 2 * progress.stage)
-        noise_seed = random.child_seed(self.config.seed, 2 * progress.stage + 1)
-        seeds = child_seeds(noise_seed, progress.step)
+        seeds = child_seeds(random.child_seed(self.config.seed, 0), progress.step)
+        order_seed = random.child_seed(self.config.seed, 1 + progress.stage)
         while not self.is_stage_over:
             for x in batches(
                 self.dataset,

@@ -4,6 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from aefast.data import Dataset
 from aefast.data import load as load_data
 from aefast.training.checkpoint import CHECKPOINT_FILE, CONFIG_FILE, Checkpoint, load, save
@@ -88,6 +90,10 @@ def resume(folder: Path, given: dict[str, Any]) -> Trainer:
     )
     if (config.epochs, 0) < (progress.epoch, progress.batch):
         raise RunError(f"--epochs is {config.epochs}, but the run in {folder} is past that")
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise RunError(
+            f"the run in {folder} is on cuda, but torch sees no CUDA device; --device cpu moves it"
+        )
     dataset = load_data(config.data["source"])
     if describe(dataset) != config.data:
         raise RunError(f"{dataset.name} is no longer what the run in {folder} was started with")

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ pytest.importorskip("tensorboard")
 from safetensors.torch import load_file
 
 from aefast.training import loop
-from aefast.training.checkpoint import load
+from aefast.training.checkpoint import load, save
 from aefast.training.models import MODELS
 from aefast.training.run import start
 from tests.cli.command import invoke, refused
@@ -137,6 +138,16 @@ def test_a_run_is_not_overwritten(data, out):
 def test_a_run_is_taken_up_with_its_own_options(options, message, data, out):
     invoke(*train("dae", data, out))
     assert re.match(message, refused("train", *options, "--resume", "--out", out))
+
+
+def test_a_run_from_a_machine_with_a_gpu(data, out, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    invoke(*train("dae", data, out))
+    saved = load(out)
+    save(out, replace(saved, config=replace(saved.config, device="cuda")))
+    message = refused("train", "--resume", "--out", out, "--epochs", 3)
+    assert message.endswith("but torch sees no CUDA device; --device cpu moves it")
+    assert invoke("train", "--resume", "--out", out, "--device", "cpu").exit_code == 0
 
 
 def test_data_that_have_changed(data, out):
