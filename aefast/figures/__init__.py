@@ -14,8 +14,14 @@ from aefast.figures.page import Shown, write_page
 
 # In the order of the lectures; each is a module of this package.
 NAMES = (
+    "undercomplete",
     "linear",
+    "deep",
+    "pretraining",
     "denoising",
+    "dropout",
+    "overcomplete",
+    "compression",
 )
 
 

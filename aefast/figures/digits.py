@@ -70,6 +70,28 @@ def train_to_the_optimum(model: Autoencoder, data: Tensor, *, steps: int) -> Non
     optimizer.step(gradients)
 
 
+@torch.no_grad()
+def pca(data: Tensor, hidden: int) -> Autoencoder:
+    """Principal component analysis, as the linear autoencoder with its weights."""
+    from aefast.estimators import PCA
+
+    fitted = PCA(hidden).fit(data.numpy())
+    axes, mean = torch.from_numpy(fitted.components_), torch.from_numpy(fitted.mean_)
+    model = Autoencoder(data.shape[1], hidden, activation="identity")
+    encoder, decoder = model.encoder[0], model.decoder[0]
+    encoder.weight.copy_(axes)
+    encoder.bias.copy_(-axes @ mean)
+    decoder.weight.copy_(axes.t())
+    decoder.bias.copy_(mean)
+    return model.eval()
+
+
+@torch.no_grad()
+def squared_error(model: Callable[[Tensor], Tensor], images: Tensor) -> float:
+    """Of an image's reconstruction: summed over its pixels, the mean over the images."""
+    return (model(images) - images).square().sum(1).mean().item()
+
+
 def draw_images(axes: Any, images: Tensor, title: str = "", *, columns: int = 10) -> None:
     """Square images ``[N, side * side]`` as a grid on one pair of axes, with thin gaps."""
     side = round(images.shape[1] ** 0.5)
