@@ -1,18 +1,20 @@
 """A quantized code compresses: bits per pixel against error, beside PCA with the same quantizer."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from aefast.figures.digits import draw_images, load_digits, pca, train
+from aefast.figures.digits import draw_images, load_digits, pca, squared_error, train
 from aefast.nn import Autoencoder
 
 TITLE = "A quantized code compresses better than PCA's"
 SIZE = (10, 4.2)
-SIZES = (2, 6, 12, 30)
+SIZES = (2, 6, 12, 20, 30)
 BITS = range(1, 9)
+TICKS = (0.05, 0.1, 0.2, 0.5, 1, 2, 4)
 RATES = (0.5, 1.0, 2.0)  # bits per pixel, that the sentence and the images are of
 
 
@@ -32,6 +34,7 @@ class Measured:
 
     autoencoder: list[Point]
     pca: list[Point]
+    mean_image: float  # the squared error of the mean of the training digits
     images: Tensor  # the ten digits
 
 
@@ -40,6 +43,7 @@ def measure() -> Measured:
     return Measured(
         [point for hidden in SIZES for point in points(fit(data, hidden), hidden, held_out)],
         [point for hidden in SIZES for point in points(pca(data, hidden), hidden, held_out)],
+        squared_error(lambda images: data.mean(0).expand_as(images), held_out),
         held_out[:10],
     )
 
@@ -82,7 +86,7 @@ def sentence(measured: Measured) -> str:
     return (
         f"At {', '.join(f'{rate:g}' for rate in RATES)} bits per pixel the squared error of a "
         f"held-out digit is {errors} of PCA with the same quantizer; the digits themselves, 17 "
-        f"levels of gray, take {torch.log2(torch.tensor(17.0)):.1f}."
+        f"levels of gray, take {math.log2(17):.1f} as they are."
     )
 
 
@@ -93,11 +97,14 @@ def draw(measured: Measured, figure: Any) -> None:
         (measured.autoencoder, "tab:red", "o", "autoencoder"),
     ):
         for point in candidates:
-            left.plot(point.rate, point.error, marker, color=color, markersize=3, alpha=0.4)
+            left.plot(point.rate, point.error, marker, color=color, markersize=4, alpha=0.6)
         least = frontier(candidates)
         curve = [point.rate for point in least], [point.error for point in least]
-        left.plot(*curve, color=color, marker=marker, label=label)
-    left.set(xlabel="bits per pixel", ylabel="squared error of a held-out digit", yscale="log")
+        left.plot(*curve, color=color, marker=marker, drawstyle="steps-post", label=label)
+    left.set(xlabel="bits per pixel", ylabel="squared error of a held-out digit", xscale="log")
+    left.set(yscale="log", xticks=TICKS, xticklabels=map(str, TICKS))
+    left.set_xticks([], minor=True)
+    left.axhline(measured.mean_image, color="gray", linestyle=":", label="the mean digit")
     left.set(title=f"Codes of {', '.join(map(str, SIZES))} units, 1 to 8 bits each")
     left.legend()
     rows, names = [measured.images], ["digits"]
@@ -105,5 +112,7 @@ def draw(measured: Measured, figure: Any) -> None:
         for name, candidates in (("autoencoder", measured.autoencoder), ("PCA", measured.pca)):
             point = best(candidates, rate)
             rows.append(point.images)
-            names.append(f"{name} {point.rate:.2f}")
-    draw_images(right, torch.cat(rows).clamp(0, 1), "; ".join(names))
+            names.append(f"{name}\n{point.label}")
+    rates = " and ".join(f"{rate:g}" for rate in RATES[:2])
+    title = f"Held-out digits, at most {rates} bits per pixel"
+    draw_images(right, torch.cat(rows).clamp(0, 1), title, names=names)

@@ -70,10 +70,20 @@ def sentence(measured: Measured) -> str:
 
 def draw(measured: Measured, figure: Any) -> None:
     first, second, errors = figure.subplots(1, 3, width_ratios=(1, 1, 0.8))
-    title = "Autoencoder's code: nearest has the label for {:.0%}"
-    draw_code(first, measured.code, measured.labels, title.format(measured.accuracy))
-    title = "PCA's code: {:.0%}"
-    draw_code(second, measured.code_pca, measured.labels, title.format(measured.accuracy_pca))
+    title = "{}'s code: the nearest digit has\nthe same label for {:.0%}"
+    ours = title.format("Autoencoder", measured.accuracy)
+    draw_code(first, measured.code, measured.labels, ours)
+    # Its outliers would press the others together.
+    far = 1.3 * measured.code.abs().max().item()
+    first.set(xlim=(-far, far), ylim=(-far, far))
+    ticks = [-8, -4, -2, -1, 0, 1, 2, 4, 8]
+    for axis, set_scale in ((first.xaxis, first.set_xscale), (first.yaxis, first.set_yscale)):
+        set_scale("asinh", linear_width=0.5)
+        axis.set_ticks(ticks, [str(tick) for tick in ticks])
+        axis.set_ticks([], minor=True)
+    draw_code(
+        second, measured.code_pca, measured.labels, title.format("PCA", measured.accuracy_pca)
+    )
     places = torch.arange(len(SIZES))
     for offset, values, color, label in (
         (-0.3, measured.trained_pca, "lightgray", "PCA, training digits"),
@@ -84,8 +94,8 @@ def draw(measured: Measured, figure: Any) -> None:
         errors.bar(places + offset, values, 0.2, color=color, label=label)
     errors.set_xticks(places.tolist(), [str(size) for size in SIZES])
     errors.set(xlabel="numbers in the code", ylabel="squared error of a digit", yscale="log")
-    errors.set(title="Reconstruction")
-    errors.legend(fontsize=8)
+    errors.set(title="Reconstruction", ylim=(0.05, 20))
+    errors.legend(fontsize=8, loc="upper right")
 
 
 def draw_code(axes: Any, code: Tensor, labels: Tensor, title: str) -> None:

@@ -1,6 +1,6 @@
 """What the figures share: handwritten digits, a training loop, and how digits are drawn."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -92,8 +92,11 @@ def squared_error(model: Callable[[Tensor], Tensor], images: Tensor) -> float:
     return (model(images) - images).square().sum(1).mean().item()
 
 
-def draw_images(axes: Any, images: Tensor, title: str = "", *, columns: int = 10) -> None:
-    """Square images ``[N, side * side]`` as a grid on one pair of axes, with thin gaps."""
+def draw_images(
+    axes: Any, images: Tensor, title: str = "", *, columns: int = 10, names: Sequence[str] = ()
+) -> None:
+    """Square images ``[N, side * side]`` as a grid on one pair of axes, with thin gaps, and the
+    names of its rows on their left."""
     side = round(images.shape[1] ** 0.5)
     rows = -(-len(images) // columns)
     low, high = images.min(), images.max()
@@ -102,5 +105,8 @@ def draw_images(axes: Any, images: Tensor, title: str = "", *, columns: int = 10
         row, column = (place * (side + 1) for place in divmod(number, columns))
         grid[row : row + side, column : column + side] = image.reshape(side, side)
     axes.imshow(grid.numpy(), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
+    for row, name in enumerate(names):
+        middle = row * (side + 1) + (side - 1) / 2
+        axes.text(-2, middle, name, fontsize=9, ha="right", va="center")
     axes.set_title(title, fontsize=10, loc="left")
     axes.axis("off")

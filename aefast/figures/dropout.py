@@ -1,6 +1,7 @@
 """Dropout on the code: unbiased at evaluation, and a code that outlives the loss of its units."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,10 +34,12 @@ def measure() -> Measured:
     models = [fit(data, probability) for probability in PROBABILITIES]
     with torch.no_grad():
         distance, standard_error = compare_draws(models[-1], held_out[:100])
-        errors = [[error_without(share, model, held_out) for share in REMOVED] for model in models]
-        digits = held_out[:10]
-        broken = [model.decode(remove(SHOWN, model.encode(digits))) for model in models]
-    return Measured(distance, standard_error, errors, torch.cat((digits, *broken)))
+        errors = [
+            [squared_error(partial(without, share, model), held_out) for share in REMOVED]
+            for model in models
+        ]
+        broken = [without(SHOWN, model, held_out[:10]) for model in models]
+    return Measured(distance, standard_error, errors, torch.cat((held_out[:10], *broken)))
 
 
 def fit(data: Tensor, probability: float) -> Autoencoder:
@@ -59,19 +62,14 @@ def compare_draws(model: Autoencoder, images: Tensor) -> tuple[list[float], list
     return distances, [(spread / n) ** 0.5 for n in DRAWS]
 
 
-def error_without(share: float, model: Autoencoder, images: Tensor) -> float:
-    """The error with this share of the units removed at random, the others divided by what
+def without(share: float, model: Autoencoder, images: Tensor) -> Tensor:
+    """Reconstructions with this share of the units removed at random, the others divided by what
     remains, as in training, or left alone: what is better for the model."""
-    scaled = squared_error(lambda x: model.decode(remove(share, model.encode(x))), images)
-    alone = squared_error(
-        lambda x: model.decode((1 - share) * remove(share, model.encode(x))), images
-    )
-    return min(scaled, alone)
-
-
-def remove(share: float, code: Tensor) -> Tensor:
+    code = model.encode(images)
     uniform = torch.rand(code.shape, generator=torch.Generator().manual_seed(0))
-    return code * (uniform >= share) / (1 - share)
+    kept = code * (uniform >= share)
+    ways = [model.decode(kept), model.decode(kept / (1 - share))]
+    return min(ways, key=lambda way: (way - images).square().mean().item())
 
 
 def sentence(measured: Measured) -> str:
@@ -90,8 +88,8 @@ def draw(measured: Measured, figure: Any) -> None:
     left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.1))
     left.loglog(DRAWS, measured.standard_error, color="gray", label="standard error")
     left.loglog(DRAWS, measured.distance, "o", color="tab:red", label="their mean to evaluation")
-    left.set(xlabel="draws of dropout", ylabel="root mean square of a pixel", title="Unbiased")
-    left.legend()
+    left.set(xlabel="draws of dropout", ylabel="root mean square over the pixels", title="Unbiased")
+    left.legend(loc="lower left", fontsize=9)
     styles = (("gray", "s-"), ("tab:blue", "^-"), ("tab:red", "o-"))
     percent = [100 * share for share in REMOVED]
     for probability, errors, (color, style) in zip(
@@ -102,5 +100,6 @@ def draw(measured: Measured, figure: Any) -> None:
     middle.set(xlabel="units removed (%)", ylabel="squared error of a held-out digit")
     middle.set(ylim=(0, None), title="Redundant")
     middle.legend()
-    title = f"{SHOWN:.0%} removed: no dropout, {', '.join(map(str, PROBABILITIES[1:]))}"
-    draw_images(right, measured.images.clamp(0, 1), f"Held-out digits; {title}")
+    names = ("digits", *(f"dropout {p}" if p else "no dropout" for p in PROBABILITIES))
+    title = f"Held-out digits, {SHOWN:.0%} of the units removed"
+    draw_images(right, measured.images.clamp(0, 1), title, names=names)

@@ -15,7 +15,7 @@ from aefast.nn import (
 )
 
 TITLE = "An overcomplete autoencoder copies, unless it is regularized"
-SIZE = (10, 5)
+SIZE = (10, 4.6)
 HIDDEN = 256  # of 64 pixels
 
 
@@ -102,4 +102,6 @@ def draw(measured: Measured, figure: Any) -> None:
     left.invert_yaxis()
     left.set(xlabel="squared error (% of the variance)", title="Reconstruction", xlim=(0, 100))
     left.legend(loc="upper right")
-    draw_images(right, measured.images.clamp(0, 1), "Digits and noise; " + ", ".join(names))
+    draw_images(
+        right, measured.images.clamp(0, 1), "Digits and noise, never seen", names=["input", *names]
+    )

@@ -73,5 +73,6 @@ def draw(measured: Measured, figure: Any) -> None:
     left.set(xlabel="code units", ylabel="squared error of a digit", title="Held-out digits")
     left.set(xticks=SIZES, ylim=(0, None))
     left.legend()
-    title = f"Held-out digits; with {SHOWN} code units: the autoencoder's, PCA's"
-    draw_images(right, measured.images.clamp(0, 1), title)
+    names = ("digits", "autoencoder", "PCA")
+    title = f"Held-out digits, from {SHOWN} code units"
+    draw_images(right, measured.images.clamp(0, 1), title, names=names)
