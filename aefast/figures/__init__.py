@@ -14,17 +14,23 @@ from aefast.figures.page import Shown, write_page
 
 # In the order of the lectures; each is a module of this package.
 NAMES = (
+    "undercomplete",
     "linear",
+    "deep",
+    "pretraining",
     "denoising",
     "contractive",
     "sparse",
+    "dropout",
+    "overcomplete",
     "stochastic",
     "variational",
     "rbm",
     "pca",
     "probabilistic",
-    "features",
     "generation",
+    "features",
+    "compression",
 )
 
 

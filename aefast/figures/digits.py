@@ -1,6 +1,6 @@
 """What the figures share: handwritten digits, a training loop, and how digits are drawn."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -70,8 +70,33 @@ def train_to_the_optimum(model: Autoencoder, data: Tensor, *, steps: int) -> Non
     optimizer.step(gradients)
 
 
-def draw_images(axes: Any, images: Tensor, title: str = "", *, columns: int = 10) -> None:
-    """Square images ``[N, side * side]`` as a grid on one pair of axes, with thin gaps."""
+@torch.no_grad()
+def pca(data: Tensor, hidden: int) -> Autoencoder:
+    """Principal component analysis, as the linear autoencoder with its weights."""
+    from aefast.estimators import PCA
+
+    fitted = PCA(hidden).fit(data.numpy())
+    axes, mean = torch.from_numpy(fitted.components_), torch.from_numpy(fitted.mean_)
+    model = Autoencoder(data.shape[1], hidden, activation="identity")
+    encoder, decoder = model.encoder[0], model.decoder[0]
+    encoder.weight.copy_(axes)
+    encoder.bias.copy_(-axes @ mean)
+    decoder.weight.copy_(axes.t())
+    decoder.bias.copy_(mean)
+    return model.eval()
+
+
+@torch.no_grad()
+def squared_error(model: Callable[[Tensor], Tensor], images: Tensor) -> float:
+    """Of an image's reconstruction: summed over its pixels, the mean over the images."""
+    return (model(images) - images).square().sum(1).mean().item()
+
+
+def draw_images(
+    axes: Any, images: Tensor, title: str = "", *, columns: int = 10, names: Sequence[str] = ()
+) -> None:
+    """Square images ``[N, side * side]`` as a grid on one pair of axes, with thin gaps, and the
+    names of its rows on their left."""
     side = round(images.shape[1] ** 0.5)
     rows = -(-len(images) // columns)
     low, high = images.min(), images.max()
@@ -80,5 +105,8 @@ def draw_images(axes: Any, images: Tensor, title: str = "", *, columns: int = 10
         row, column = (place * (side + 1) for place in divmod(number, columns))
         grid[row : row + side, column : column + side] = image.reshape(side, side)
     axes.imshow(grid.numpy(), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
+    for row, name in enumerate(names):
+        middle = row * (side + 1) + (side - 1) / 2
+        axes.text(-2, middle, name, fontsize=9, ha="right", va="center")
     axes.set_title(title, fontsize=10, loc="left")
     axes.axis("off")

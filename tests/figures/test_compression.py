@@ -1,0 +1,59 @@
+"""A quantized code has less error than PCA's at equal bits per pixel."""
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from aefast.figures import compression
+
+
+@pytest.fixture(scope="module")
+def measured():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield compression.measure()
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("rate", compression.RATES)
+def test_at_equal_rates_the_autoencoder_has_less_error(measured, rate):
+    ours, linear = (
+        compression.best(points, rate) for points in (measured.autoencoder, measured.pca)
+    )
+    assert max(ours.rate, linear.rate) <= rate
+    assert ours.error < 0.9 * linear.error
+
+
+def test_codes_of_one_size_take_equal_bits(measured):
+    for ours, linear in zip(measured.autoencoder, measured.pca, strict=True):
+        assert (ours.rate, ours.label) == (linear.rate, linear.label)
+
+
+def test_more_bits_cost_more_and_lose_less(measured):
+    """Up to the point where the quantizer's error no longer shows."""
+    count = len(compression.BITS)
+    for points in (measured.autoencoder, measured.pca):
+        for start in range(0, len(points), count):
+            of_one_size = points[start : start + count]
+            rates = [point.rate for point in of_one_size]
+            assert rates == sorted(rates)
+            errors = [point.error for point in of_one_size]
+            assert errors[:4] == sorted(errors[:4], reverse=True)
+            assert errors[-1] < 1.01 * min(errors)
+
+
+def test_the_frontier_falls(measured):
+    for points in (measured.autoencoder, measured.pca):
+        errors = [point.error for point in compression.frontier(points)]
+        assert len(errors) > 5
+        assert errors == sorted(errors, reverse=True)
+
+
+def test_the_sentence_and_the_drawing(measured):
+    sentence = compression.sentence(measured)
+    for rate in compression.RATES:
+        ours, linear = (
+            compression.best(points, rate) for points in (measured.autoencoder, measured.pca)
+        )
+        assert f"{ours.error:.2f} against {linear.error:.2f}" in sentence
+    compression.draw(measured, Figure(layout="constrained"))
