@@ -30,6 +30,6 @@ class ContractiveAutoencoder(Autoencoder):
     (20, 8)
     """
 
-    contraction: float = 0.1
+    contraction: float = 0.003
 
     _module_class = nn.ContractiveAutoencoder

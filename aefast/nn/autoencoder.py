@@ -1,18 +1,17 @@
-"""The autoencoder: a shallow or deep encoder and its mirrored decoder."""
+"""The autoencoder, and its loss."""
 
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import TypedDict, cast
+from typing import TypedDict
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from aefast import random
-from aefast.functional import corrupt, linear_act, reconstruction_loss
+from aefast.functional import corrupt, reconstruction_loss
 from aefast.nn.compression import CompressedCode, dequantize, quantize
-from aefast.nn.linear import LinearAct, TiedLinearAct
-from aefast.ops.linear_act import ACTIVATIONS
+from aefast.nn.encoder_decoder import EncoderDecoder
+from aefast.nn.linear import TiedLinearAct
 from aefast.ops.reconstruction import LOSSES
 from aefast.ops.shared import contract
 
@@ -29,7 +28,7 @@ class Architecture(TypedDict, total=False):
     loss: str
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(EncoderDecoder):
     """Encodes its input, and reconstructs it from the code.
 
     With one hidden layer the code is ``h = f(W x + b)`` and the reconstruction
@@ -83,12 +82,15 @@ class Autoencoder(nn.Module):
         code_dropout: float = 0.0,
         loss: str = "mse",
     ) -> None:
-        super().__init__()
-        sizes = check_sizes(visible, hidden, layers)
-        contract.check_choice(activation, "activation", ACTIVATIONS)
-        if code_activation is not None:
-            contract.check_choice(code_activation, "code_activation", ACTIVATIONS)
-        contract.check_choice(output_activation, "output_activation", ACTIVATIONS)
+        super().__init__(
+            visible,
+            hidden,
+            layers=layers,
+            activation=activation,
+            code_activation=code_activation,
+            output_activation=output_activation,
+            tied=tied,
+        )
         contract.check_choice(loss, "loss", LOSSES)
         if loss == "bce" and output_activation != "sigmoid":
             raise ValueError(
@@ -98,50 +100,6 @@ class Autoencoder(nn.Module):
             raise ValueError(f"code_dropout is {code_dropout}; it takes a number in [0, 1)")
         self.code_dropout = float(code_dropout)
         self.loss_kind = loss
-        self.depth = len(sizes) - 1
-        self._add_layers(sizes, activation, code_activation or activation, output_activation, tied)
-
-    def _add_layers(
-        self, sizes: list[int], activation: str, code: str, output: str, tied: bool
-    ) -> None:
-        activations = [activation] * (self.depth - 1)
-        encoder = [
-            LinearAct(below, above, activation=kind)
-            for (below, above), kind in zip(pairwise(sizes), [*activations, code], strict=True)
-        ]
-        decoder = [
-            TiedLinearAct(layer, kind)
-            if tied
-            else LinearAct(layer.out_features, layer.in_features, activation=kind)
-            for layer, kind in zip(reversed(encoder), [*activations, output], strict=True)
-        ]
-        for number, layer in enumerate([*encoder, *decoder]):
-            self.add_module(str(2 * number), layer)
-
-    @property
-    def encoder(self) -> list[LinearAct]:
-        """The layers from the input to the code."""
-        return [self._layer(number) for number in range(self.depth)]
-
-    @property
-    def decoder(self) -> list[LinearAct]:
-        """The layers from the code to the reconstruction; of a tied one, :class:`TiedLinearAct`."""
-        return [self._layer(number) for number in range(self.depth, 2 * self.depth)]
-
-    def _layer(self, number: int) -> LinearAct:
-        return cast(LinearAct, self.get_submodule(str(2 * number)))
-
-    def encode(self, x: Tensor) -> Tensor:
-        """The code: ``[..., D]`` to ``[..., H]``."""
-        for layer in self.encoder:
-            x = layer(x)
-        return x
-
-    def decode(self, code: Tensor) -> Tensor:
-        """The reconstruction of a code: ``[..., H]`` to ``[..., D]``."""
-        for layer in self.decoder:
-            code = layer(code)
-        return code
 
     def forward(self, x: Tensor) -> Tensor:
         """The reconstruction of x, ``[..., D]``; in training, from a code with dropout."""
@@ -170,7 +128,11 @@ class Autoencoder(nn.Module):
 
         Raises:
             TypeError, ValueError: as :func:`aefast.functional.reconstruction_loss`.
+
+        ``DistributedDataParallel`` synchronizes the gradients of a ``forward`` alone: give it a
+        module whose ``forward`` returns this loss.
         """
+        check_draw(seed, generator, row_offset)
         if self.is_one_op:
             return self.fused_loss(x)
         code = self._drop(self.encode(x), seed, generator, row_offset)
@@ -214,13 +176,9 @@ class Autoencoder(nn.Module):
 
     def compare(self, code: Tensor, x: Tensor) -> Tensor:
         """The mean error of a code's reconstruction against x; a scalar."""
-        *inner, last = self.decoder
-        for layer in inner:
-            code = layer(code)
         if self.loss_kind == "mse":
-            return F.mse_loss(last(code), x)
-        logits = linear_act(code, last.weight, last.bias)
-        return F.binary_cross_entropy_with_logits(logits, x)
+            return F.mse_loss(self.decode(code), x)
+        return F.binary_cross_entropy_with_logits(self.preactivation(code), x)
 
     def _drop(
         self,
@@ -232,7 +190,7 @@ class Autoencoder(nn.Module):
         if not (self.training and self.code_dropout):
             return code
         if seed is not None:  # not the seed itself: x may have been corrupted with that one
-            seed = random.child_seed(contract.check_integer(seed, "seed", random.SEED_LIMIT), 0)
+            seed = random.child_seed(seed, 0)
         kept = corrupt(
             code,
             "masking",
@@ -257,6 +215,7 @@ class Autoencoder(nn.Module):
         Raises:
             ValueError: x is not ``[B, D]``, its code is not finite, or ``bits`` is none of these.
         """
+        contract.check_tensor(x, "x")
         if x.dim() != 2:
             raise ValueError(f"x has shape {list(x.shape)}; it takes [B, D]")
         return quantize(self.encode(x), bits, x.shape[1])
@@ -271,14 +230,7 @@ class Autoencoder(nn.Module):
         return f"code_dropout={self.code_dropout}, loss={self.loss_kind!r}"
 
 
-def check_sizes(visible: int | None, hidden: int | None, layers: Sequence[int] | None) -> list[int]:
-    """The sizes from the input to the code, each at least 1."""
-    if (layers is None) == (visible is None and hidden is None):
-        raise ValueError("it takes either visible and hidden, or layers")
-    if layers is None:
-        named = {"visible": visible, "hidden": hidden}
-    else:
-        named = {f"layers[{number}]": size for number, size in enumerate(layers)}
-        if len(named) < 2:
-            raise ValueError(f"layers is {list(layers)}; it takes two sizes or more")
-    return [contract.check_integer(size, name, 2**31, low=1) for name, size in named.items()]
+def check_draw(seed: int | None, generator: torch.Generator | None, row_offset: int) -> None:
+    """The arguments of a loss that may draw nothing are right all the same."""
+    contract.check_seed_arguments(seed, generator)
+    contract.check_integer(row_offset, "row_offset", 2**62)

@@ -9,9 +9,9 @@ from torch import Tensor
 from aefast.ops.shared import contract
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CompressedCode:
-    """Codes of B rows, each element in a few bits; nothing else is needed to decode them.
+    """Codes of B rows, each element in a few bits: all that the model needs to decode them.
 
     Attributes:
         payload: the levels, row by row, ``bits`` each, without gaps.
@@ -53,25 +53,44 @@ def quantize(code: Tensor, bits: int, visible: int) -> CompressedCode:
         raise ValueError(f"bits is {bits}; it takes an int in [1, 16]")
     if not code.isfinite().all():
         raise ValueError("the code of x is not finite; compression takes finite codes")
-    code = code.float()
+    # float64: the range of two float32 numbers may be infinite in their own precision.
+    code = code.double()
     low = code.amin(0) if len(code) else code.new_zeros(code.shape[1])
     high = code.amax(0) if len(code) else low
     step = (high - low) / (2**bits - 1)
-    levels = torch.where(step > 0, (code - low) / step, 0).round().to(torch.int32)
-    payload = np.packbits(_as_bits(levels.cpu().numpy(), bits)).tobytes()
-    return CompressedCode(payload, low.cpu(), step.cpu(), len(code), bits, visible)
+    levels = torch.where(step > 0, (code - low) / step, 0).round()
+    payload = _pack(levels.cpu().numpy().astype("<u2"), bits)
+    return CompressedCode(payload, low.float().cpu(), step.float().cpu(), len(code), bits, visible)
 
 
 def dequantize(compressed: CompressedCode) -> Tensor:
-    """The codes, float32 ``[B, H]``."""
-    units = len(compressed.low)
-    count = compressed.rows * units * compressed.bits
-    drawn = np.unpackbits(np.frombuffer(compressed.payload, np.uint8), count=count)
-    places = 1 << np.arange(compressed.bits)
-    levels = drawn.reshape(compressed.rows, units, compressed.bits) @ places
-    return compressed.low + torch.from_numpy(levels).float() * compressed.step
+    """The codes, float32 ``[B, H]``.
+
+    Raises:
+        ValueError: the payload is not as long as its rows, units and bits make it.
+    """
+    rows, units, bits = compressed.rows, len(compressed.low), compressed.bits
+    expected = -(-rows * units * bits // 8)
+    if len(compressed.payload) != expected:
+        raise ValueError(
+            f"payload has {len(compressed.payload)} bytes; {rows} rows of {units} units in {bits} "
+            f"bits take {expected}"
+        )
+    levels = _unpack(compressed.payload, rows * units, bits).reshape(rows, units)
+    above_low = torch.from_numpy(levels.astype(np.float64)) * compressed.step
+    return (compressed.low + above_low).float()
 
 
-def _as_bits(levels: np.ndarray, bits: int) -> np.ndarray:
-    """[B, H, bits], the lowest first."""
-    return (levels[..., None] >> np.arange(bits) & 1).astype(np.uint8)
+def _pack(levels: np.ndarray, bits: int) -> bytes:
+    """The low bits of 16-bit numbers, one after the other, the lowest first."""
+    as_bits = np.unpackbits(levels.reshape(-1, 1).view(np.uint8), axis=1, bitorder="little")
+    return np.packbits(as_bits[:, :bits], bitorder="little").tobytes()
+
+
+def _unpack(payload: bytes, count: int, bits: int) -> np.ndarray:
+    packed = np.frombuffer(payload, np.uint8)
+    as_bits = np.zeros((count, 16), np.uint8)
+    as_bits[:, :bits] = np.unpackbits(packed, count=count * bits, bitorder="little").reshape(
+        count, bits
+    )
+    return np.packbits(as_bits, axis=1, bitorder="little").view("<u2")[:, 0]

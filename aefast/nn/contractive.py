@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from aefast.functional import contractive_penalty, tangents
-from aefast.nn.autoencoder import Architecture, Autoencoder
+from aefast.nn.autoencoder import Architecture, Autoencoder, check_draw
 from aefast.ops.jacobian import Tangents
 from aefast.ops.shared import contract
 
@@ -21,7 +21,8 @@ class ContractiveAutoencoder(Autoencoder):
     Args:
         visible: D, the size of each input row.
         hidden: H, the size of the code.
-        contraction: the factor of the penalty, 0 or more.
+        contraction: the factor of the penalty, 0 or more. The error is a mean over the elements,
+            the penalty is not: 0.1 beside an error summed over 64 of them is 0.0016 here.
         architecture: the rest, as :class:`aefast.nn.Autoencoder` takes it.
 
     Raises:
@@ -33,7 +34,7 @@ class ContractiveAutoencoder(Autoencoder):
 
     >>> import torch
     >>> from aefast.nn import ContractiveAutoencoder
-    >>> model = ContractiveAutoencoder(64, 32, contraction=0.1)
+    >>> model = ContractiveAutoencoder(64, 32, contraction=0.01)
     >>> x = torch.rand(5, 64)
     >>> model.loss(x).backward()
     >>> model.tangents(x, n=3).vectors.shape
@@ -45,7 +46,7 @@ class ContractiveAutoencoder(Autoencoder):
         visible: int | None = None,
         hidden: int | None = None,
         *,
-        contraction: float = 0.1,
+        contraction: float = 0.003,
         **architecture: Unpack[Architecture],
     ) -> None:
         super().__init__(visible, hidden, **architecture)
@@ -60,6 +61,7 @@ class ContractiveAutoencoder(Autoencoder):
         row_offset: int = 0,
     ) -> Tensor:
         """The mean error of the reconstruction plus the weighted mean penalty; a scalar."""
+        check_draw(seed, generator, row_offset)
         if self.is_one_op:
             return self.fused_loss(x, contraction=self.contraction)
         error = super().loss(x, seed=seed, generator=generator, row_offset=row_offset)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from aefast.functional import corrupt
-from aefast.nn.autoencoder import Architecture, Autoencoder
+from aefast.nn.autoencoder import Architecture, Autoencoder, check_draw
 from aefast.ops.corrupt import KINDS
 from aefast.ops.shared import contract
 
@@ -79,6 +79,7 @@ class DenoisingAutoencoder(Autoencoder):
     ) -> Tensor:
         """The mean error of the reconstruction of x with noise against the clean x; otherwise as
         :meth:`aefast.nn.Autoencoder.loss`."""
+        check_draw(seed, generator, row_offset)
         if not self.training:
             return super().loss(x, seed=seed, generator=generator, row_offset=row_offset)
         if self.is_one_op:

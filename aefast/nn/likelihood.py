@@ -30,12 +30,12 @@ def log_likelihood(kind: str, x: Tensor, output: Tensor, log_var: Tensor | None)
     return -0.5 * (square + log_var + math.log(2 * math.pi)).sum(-1)
 
 
-def distribution(kind: str, mean: Tensor, log_var: Tensor | None) -> Distribution:
-    """p(x | h) of means ``[..., D]``, over whole rows."""
+def distribution(kind: str, output: Tensor, log_var: Tensor | None) -> Distribution:
+    """p(x | h), over whole rows, of the same ``output``."""
     if kind == "bernoulli":
-        return Independent(Bernoulli(mean, validate_args=False), 1)
+        return Independent(Bernoulli(logits=output, validate_args=False), 1)
     assert log_var is not None
-    return Independent(Normal(mean, (0.5 * log_var).exp().expand_as(mean)), 1)
+    return Independent(Normal(output, (0.5 * log_var).exp().expand_as(output)), 1)
 
 
 def draw_visible(mean: Tensor, log_var: Tensor | None, seed: int) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from aefast.functional import kl_sparsity, l1_sparsity
-from aefast.nn.autoencoder import Architecture, Autoencoder
+from aefast.nn.autoencoder import Architecture, Autoencoder, check_draw
 from aefast.ops.shared import contract
 
 PENALTIES = ("kl", "l1")
@@ -71,6 +71,7 @@ class SparseAutoencoder(Autoencoder):
         row_offset: int = 0,
     ) -> Tensor:
         """The mean error of the reconstruction plus the weighted penalty; a scalar."""
+        check_draw(seed, generator, row_offset)
         code = self.encode(x)
         error = self.compare(self._drop(code, seed, generator, row_offset), x)
         return error + self.sparsity_weight * self.penalty(code)

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 from aefast import random
-from aefast.functional import corrupt, linear_act
-from aefast.nn.autoencoder import Autoencoder
+from aefast.functional import corrupt
+from aefast.nn.encoder_decoder import EncoderDecoder
 from aefast.nn.likelihood import (
     DECODER_KINDS,
     MEAN_ACTIVATIONS,
@@ -19,7 +19,7 @@ from aefast.nn.likelihood import (
 from aefast.ops.shared import contract
 
 
-class StochasticAutoencoder(Autoencoder):
+class StochasticAutoencoder(EncoderDecoder):
     """Draws its code, and says how likely its input is given the code.
 
     The encoder is p(h | x) = N(f(x), code_noise^2 I); the decoder p(x | h) is a product of
@@ -83,6 +83,10 @@ class StochasticAutoencoder(Autoencoder):
         log_var = nn.Parameter(torch.zeros(())) if decoder_kind == "gaussian" else None
         self.register_parameter("log_var", log_var)
 
+    def forward(self, x: Tensor) -> Tensor:
+        """The reconstruction of x from the mean of its code, ``[..., D]``."""
+        return self.decode(self.encode(x))
+
     def encode_distribution(self, x: Tensor) -> Distribution:
         """p(h | x), over codes ``[..., H]``."""
         mean = self.encode(x)
@@ -90,15 +94,11 @@ class StochasticAutoencoder(Autoencoder):
 
     def decode_distribution(self, code: Tensor) -> Distribution:
         """p(x | h), over rows ``[..., D]``."""
-        return distribution(self.decoder_kind, self.decode(code), self.log_var)
+        return distribution(self.decoder_kind, self.preactivation(code), self.log_var)
 
     def log_likelihood(self, x: Tensor, code: Tensor) -> Tensor:
         """ln p(x | h) at each row, in nats: ``[..., D]`` and ``[..., H]`` to ``[...]``."""
-        *inner, last = self.decoder
-        for layer in inner:
-            code = layer(code)
-        output = linear_act(code, last.weight, last.bias)
-        return log_likelihood(self.decoder_kind, x, output, self.log_var)
+        return log_likelihood(self.decoder_kind, x, self.preactivation(code), self.log_var)
 
     def loss(
         self,
@@ -129,13 +129,15 @@ class StochasticAutoencoder(Autoencoder):
         seed: int | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Where Markov chains over x are after some steps; the means of their last draws.
+        """Where Markov chains are after some steps: the means of x given their last codes.
+
+        A step draws a code given x; the next one begins with a draw of x given that code.
 
         Args:
             samples: how many chains.
-            steps: draws of a code and of x given it, at least 1.
-            start: the rows ``[samples, D]`` or ``[D]`` that the chains begin at; None for codes
-                drawn from N(0, I).
+            steps: at least 1.
+            start: the rows x, ``[samples, D]`` or ``[D]``, that the chains begin at; None begins
+                with codes drawn from N(0, I).
             seed: an int in [0, 2**63); None draws one from ``generator``.
             generator: a ``torch.Generator``; None takes torch's default one.
 
@@ -149,28 +151,31 @@ class StochasticAutoencoder(Autoencoder):
         steps = contract.check_integer(steps, "steps", 2**31, low=1)
         contract.check_seed_arguments(seed, generator)
         like = self._layer(0).weight
-        hidden, visible = self.encoder[-1].out_features, like.shape[1]
         seed = int(contract.draw_seed(seed, generator, like.device, False))
         if start is None:
-            noise = random.normal(seed, samples, hidden, device=like.device)
-            x = self.decode(noise.to(like.dtype))
+            hidden = self.encoder[-1].out_features
+            code = random.normal(seed, samples, hidden, device=like.device).to(like.dtype)
         else:
-            contract.check_like(start, "start", like, "the weight")
-            if start.shape not in ((visible,), (samples, visible)):
-                raise ValueError(
-                    f"start has shape {list(start.shape)}; "
-                    f"it takes [{samples}, {visible}] or [{visible}]"
-                )
-            x = start.expand(samples, visible)
-        for step in range(steps):
-            x = self._step(x, random.child_seed(seed, step))
-        return x
-
-    def _step(self, mean: Tensor, seed: int) -> Tensor:
-        """From the means of x to those after a draw of x and one of a code."""
-        x = draw_visible(mean, self.log_var, random.child_seed(seed, 0))
-        code = corrupt(self.encode(x), "gaussian", self.code_noise, seed=random.child_seed(seed, 1))
+            code = self._draw_code(self._check_start(start, samples), seed)
+        for step in range(1, steps):
+            step_seed = random.child_seed(seed, step)
+            x = draw_visible(self.decode(code), self.log_var, random.child_seed(step_seed, 0))
+            code = self._draw_code(x, random.child_seed(step_seed, 1))
         return self.decode(code)
+
+    def _check_start(self, start: Tensor, samples: int) -> Tensor:
+        like = self._layer(0).weight
+        contract.check_like(start, "start", like, "the weight")
+        visible = like.shape[1]
+        if start.shape not in ((visible,), (samples, visible)):
+            raise ValueError(
+                f"start has shape {list(start.shape)}; it takes [{samples}, {visible}] or "
+                f"[{visible}]"
+            )
+        return start.expand(samples, visible)
+
+    def _draw_code(self, x: Tensor, seed: int) -> Tensor:
+        return corrupt(self.encode(x), "gaussian", self.code_noise, seed=seed)
 
     def extra_repr(self) -> str:
         return f"code_noise={self.code_noise}, decoder_kind={self.decoder_kind!r}"

@@ -1,7 +1,7 @@
 """The variational autoencoder."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import torch
@@ -11,6 +11,7 @@ from aefast import random
 from aefast.functional import gaussian_kl, linear_act, reparameterize
 from aefast.nn.likelihood import DECODER_KINDS, MEAN_ACTIVATIONS, draw_visible, log_likelihood
 from aefast.nn.linear import LinearAct
+from aefast.ops.linear_act import ACTIVATIONS
 from aefast.ops.shared import contract
 
 BOUNDS = ("elbo", "importance")
@@ -79,9 +80,12 @@ class VariationalAutoencoder(nn.Module):
     ) -> None:
         super().__init__()
         named = {"visible": visible, "latent": latent}
+        if isinstance(layers, str) or not isinstance(layers, Iterable):
+            raise TypeError(f"layers is a {type(layers).__name__}; it takes a sequence of sizes")
         named |= {f"layers[{number}]": size for number, size in enumerate(layers)}
         for name, size in named.items():
             contract.check_integer(size, name, 2**31, low=1)
+        contract.check_choice(activation, "activation", ACTIVATIONS)
         contract.check_choice(decoder_kind, "decoder_kind", DECODER_KINDS)
         contract.check_choice(variance, "variance", VARIANCES)
         contract.check_choice(bound, "bound", BOUNDS)
@@ -98,6 +102,11 @@ class VariationalAutoencoder(nn.Module):
         shape = () if variance == "shared" else (visible,)
         log_var = nn.Parameter(torch.zeros(shape)) if decoder_kind == "gaussian" else None
         self.register_parameter("log_var", log_var)
+
+    @property
+    def visible(self) -> int:
+        """D, the size of x."""
+        return self.output.out_features
 
     @property
     def latent(self) -> int:
@@ -132,6 +141,9 @@ class VariationalAutoencoder(nn.Module):
         """The negative mean bound over the rows of x ``[B, D]``, in nats: a scalar.
 
         The K samples of a batch are drawn at rows row_offset * K to (row_offset + B) * K.
+
+        ``DistributedDataParallel`` synchronizes the gradients of a ``forward`` alone: give it a
+        module whose ``forward`` returns this loss.
         """
         bound = self.elbo if self.bound == "elbo" else self.importance_bound
         options = {"samples": self.samples, "seed": seed, "generator": generator}
@@ -179,26 +191,35 @@ class VariationalAutoencoder(nn.Module):
         *,
         seed: int | None = None,
         generator: torch.Generator | None = None,
+        row_offset: int = 0,
     ) -> Tensor:
         """ln p(x) of each row, in nats, by importance sampling: ``[B, D]`` to ``[B]``.
 
         The bound of ``samples`` draws, in pieces that fit in memory; too low on average, by less
-        the more samples there are.
+        the more samples there are. A row's draws do not depend on the rows beside it.
+
+        Raises:
+            TypeError, ValueError: an argument is of a wrong type or outside its range, or x is not
+                ``[B, D]``.
         """
         samples = contract.check_integer(samples, "samples", 2**31, low=1)
         contract.check_seed_arguments(seed, generator)
+        contract.check_tensor(x, "x")
+        if x.dim() != 2:
+            raise ValueError(f"x has shape {list(x.shape)}; it takes [B, {self.visible}]")
         seed = int(contract.draw_seed(seed, generator, x.device, False))
         widest = max(layer.in_features for layer in [*self.encoder, self.posterior_layer])
-        rows_at_once = max(1, ELEMENTS_AT_ONCE // widest // samples)
-        at_once = min(samples, max(1, ELEMENTS_AT_ONCE // widest // min(len(x), rows_at_once)))
-        found = []
-        for number, rows in enumerate(x.split(rows_at_once)):
+        at_once = min(samples, max(1, ELEMENTS_AT_ONCE // widest))
+        rows_at_once = max(1, ELEMENTS_AT_ONCE // widest // at_once)
+        found = [x.new_empty(0)]
+        for first in range(0, len(x), rows_at_once):
+            rows = x[first : first + rows_at_once]
             mean, log_var = self.posterior(rows)
             sums = []
-            for start in range(0, samples, at_once):
+            for number, start in enumerate(range(0, samples, at_once)):
                 count = min(at_once, samples - start)
-                piece = random.child_seed(random.child_seed(seed, number), start)
-                z = self._draw(mean, log_var, count, piece, None, 0)
+                piece_seed = random.child_seed(seed, number)
+                z = self._draw(mean, log_var, count, piece_seed, None, row_offset + first)
                 sums.append(self._log_weights(rows, z, mean, log_var).logsumexp(-1))
             found.append(torch.stack(sums).logsumexp(0) - math.log(samples))
         return torch.cat(found)

@@ -1,6 +1,7 @@
 """The autoencoders: their equations, their parameters' names, and what each refuses."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from aefast.nn import (
     DenoisingAutoencoder,
     SparseAutoencoder,
 )
+from aefast.nn.compression import dequantize, quantize
 
 EVERY_KIND = [Autoencoder, DenoisingAutoencoder, ContractiveAutoencoder, SparseAutoencoder]
 
@@ -201,6 +203,22 @@ def test_compression_refuses_codes_that_are_not_finite(x):
         model.compress(x)
 
 
+def test_compression_takes_the_range_of_two_huge_numbers():
+    code = torch.tensor([[3e38], [-3e38], [0.0]])
+    decoded = dequantize(quantize(code, 16, visible=1))
+    # Half a step, and float32's rounding of the step times the levels.
+    bound = 6e38 / (2**16 - 1) / 2 + 6e38 * 2**-24
+    assert (decoded.double() - code.double()).abs().max() <= bound
+
+
+def test_a_payload_cut_short_is_refused(x):
+    model = Autoencoder(12, 5)
+    compressed = model.compress(x, 4)
+    cut = dataclasses.replace(compressed, payload=compressed.payload[:-1])
+    with pytest.raises(ValueError, match=r"payload has 22 bytes; .* take 23"):
+        model.decompress(cut)
+
+
 @pytest.mark.parametrize("kind", EVERY_KIND)
 def test_float64_and_leading_dimensions(kind, x):
     model = kind(12, 5).double()
@@ -222,6 +240,14 @@ def test_a_compiled_loss_is_the_same(kind, x):
         (lambda: Autoencoder(4, 2, layers=[4, 2]), ValueError, "it takes either"),
         (lambda: Autoencoder(4), TypeError, "hidden is a NoneType"),
         (lambda: Autoencoder(4, 0), ValueError, "hidden is 0"),
+        (lambda: Autoencoder(layers=5), TypeError, "layers is a int"),
+        (lambda: Autoencoder(4, 2).loss(torch.rand(3, 4), seed=-1), ValueError, "seed is -1"),
+        (
+            lambda: ContractiveAutoencoder(4, 2).loss(torch.rand(3, 4), row_offset=-1),
+            ValueError,
+            "row_offset is -1",
+        ),
+        (lambda: Autoencoder(4, 2).compress([[0.5] * 4]), TypeError, "x is a list"),
         (lambda: Autoencoder(layers=[4]), ValueError, r"layers is \[4\]"),
         (lambda: Autoencoder(layers=[4, 2.5]), TypeError, r"layers\[1\] is a float"),
         (lambda: Autoencoder(4, 2, activation="swish"), ValueError, "activation is 'swish'"),

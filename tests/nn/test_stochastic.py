@@ -77,6 +77,21 @@ def test_the_chain_leaves_a_bad_start_for_the_data():
     assert set(distance.argmin(1).tolist()) == {0, 1}  # and reaches both patterns
 
 
+def test_the_chain_begins_at_its_start(x):
+    model = StochasticAutoencoder(12, 5, code_noise=0.0, decoder_kind="gaussian")
+    expected = model.decode(model.encode(x))
+    torch.testing.assert_close(model.sample(9, steps=1, start=x, seed=0), expected)
+
+
+def test_the_likelihood_of_a_saturated_unit_is_the_distributions():
+    model = StochasticAutoencoder(2, 1)
+    with torch.no_grad():
+        model.decoder[0].bias.fill_(300.0)
+    code, x = torch.zeros(1, 1), torch.zeros(1, 2)
+    distribution = model.decode_distribution(code)
+    torch.testing.assert_close(distribution.log_prob(x), model.log_likelihood(x, code))
+
+
 @pytest.mark.parametrize("kind", ["bernoulli", "gaussian"])
 def test_samples_are_a_function_of_the_seed(kind):
     model = StochasticAutoencoder(12, 5, decoder_kind=kind)

@@ -103,6 +103,18 @@ def test_the_likelihood_does_not_depend_on_the_pieces_it_is_made_in(x, monkeypat
     assert not torch.equal(pieces, whole)  # another draw: the pieces did come apart
 
 
+def test_a_rows_likelihood_does_not_depend_on_the_rows_beside_it(x, monkeypatch):
+    monkeypatch.setattr("aefast.nn.variational.ELEMENTS_AT_ONCE", 12 * 700)
+    model = made()
+    whole = model.log_likelihood(x, samples=300, seed=0)
+    parts = [
+        model.log_likelihood(x[:2], samples=300, seed=0),
+        model.log_likelihood(x[2:], samples=300, seed=0, row_offset=2),
+    ]
+    torch.testing.assert_close(torch.cat(parts), whole)
+    assert model.log_likelihood(x[:0]).shape == (0,)
+
+
 @pytest.mark.parametrize("variance", ["shared", "units"])
 def test_a_linear_one_reaches_the_likelihood_of_probabilistic_pca_or_factor_analysis(variance):
     estimators = pytest.importorskip("aefast.estimators")
@@ -159,6 +171,9 @@ def test_a_compiled_loss_is_the_same(x):
     [
         (lambda: VariationalAutoencoder(4, 0), ValueError, "latent is 0"),
         (lambda: VariationalAutoencoder(4, 2, layers=[3.5]), TypeError, r"layers\[0\] is a float"),
+        (lambda: VariationalAutoencoder(4, 2, layers=5), TypeError, "layers is a int"),
+        (lambda: VariationalAutoencoder(4, 2, activation="x"), ValueError, "activation is 'x'"),
+        (lambda: made().log_likelihood(torch.rand(12)), ValueError, r"x has shape \[12\]"),
         (lambda: VariationalAutoencoder(4, 2, bound="x"), ValueError, "bound is 'x'"),
         (lambda: VariationalAutoencoder(4, 2, variance="x"), ValueError, "variance is 'x'"),
         (lambda: VariationalAutoencoder(4, 2, samples=0), ValueError, "samples is 0"),
