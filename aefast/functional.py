@@ -735,9 +735,9 @@ def sparse_encode(
     by FISTA with adaptive restart: a gradient step from an extrapolated code, and
     :func:`soft_threshold`. On a CPU the kernels take the steps on a working set of atoms, which
     grows until no other atom would join. Each row ends by itself, so that its code does not depend
-    on the rows beside it: where its duality gap, which bounds how far its objective lies above the
-    least, is at most ``tolerance`` times ``||x||^2 / 2``, the objective of a code of zeros; or where
-    its dtype's rounding allows no smaller one.
+    on the rows beside it: where its duality gap, which bounds how far its objective lies above
+    the least, is at most ``tolerance`` times ``||x||^2 / 2``, the objective of a code of zeros;
+    or where its dtype's rounding allows no smaller one.
 
     Not differentiable: the code carries no gradient. To learn the dictionary none is needed. The
     gradient of the least objective by D is that of the objective at the code held constant (the

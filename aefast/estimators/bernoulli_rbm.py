@@ -2,38 +2,23 @@
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from functools import wraps
 from typing import Any
 
 import numpy as np
 import torch
 from scipy import sparse
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import check_array, check_random_state, gen_batches, gen_even_slices
+from sklearn.utils import check_array, check_random_state, gen_even_slices
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from aefast.estimators.conversion import DTYPES, as_tensor, in_a_mode_of_its_own, pieces
 from aefast.functional import linear_act
 from aefast.nn.rbm import pseudo_log_likelihood
 from aefast.ops.gibbs import check_steps, contrastive_divergence, gibbs
 from aefast.ops.shared import contract
 
-DTYPES = (np.float64, np.float32)
-ROWS_AT_ONCE = 4096
 LARGEST_SEED = 2**31 - 1
-
-
-def _in_a_mode_of_its_own(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Whatever mode its caller is in: no_grad, inference_mode, autocast."""
-
-    @wraps(method)
-    def run(*arguments: Any, **options: Any) -> Any:
-        plain = torch.autocast("cpu", enabled=False)
-        with torch.inference_mode(False), torch.enable_grad(), plain:
-            return method(*arguments, **options)
-
-    return run
 
 
 class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -94,7 +79,7 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         self.k = k
         self.persistent = persistent
 
-    @_in_a_mode_of_its_own
+    @in_a_mode_of_its_own
     def fit(self, X: Any, y: Any = None) -> "BernoulliRBM":
         """Learn from X, an array or sparse matrix ``(n_samples, n_features)`` of numbers in [0, 1].
 
@@ -111,11 +96,11 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         self._start(X.shape[1], rng)
         count = -(-X.shape[0] // self.batch_size)
         batches = list(gen_even_slices(count * self.batch_size, count, n_samples=X.shape[0]))
-        X = X if sparse.issparse(X) else _as_tensor(X)
+        X = X if sparse.issparse(X) else as_tensor(X)
         begin = time.time()
         for iteration in range(1, self.n_iter + 1):
             for batch in batches:
-                self._step(_as_tensor(X[batch]), rng)
+                self._step(as_tensor(X[batch]), rng)
             if self.verbose:
                 score = float(np.mean(self._score(X, units=1, seed=iteration)))
                 end = time.time()
@@ -126,7 +111,7 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
                 begin = end
         return self
 
-    @_in_a_mode_of_its_own
+    @in_a_mode_of_its_own
     def partial_fit(self, X: Any, y: Any = None) -> "BernoulliRBM":
         """One gradient step on X, an array or sparse matrix ``(n_samples, n_features)``."""
         self._check_parameters()
@@ -137,19 +122,19 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         if first:
             _warn_of_range(X)
             self._start(X.shape[1], self.random_state_)
-        self._step(_as_tensor(X), self.random_state_)
+        self._step(as_tensor(X), self.random_state_)
         return self
 
-    @_in_a_mode_of_its_own
+    @in_a_mode_of_its_own
     def transform(self, X: Any) -> np.ndarray:
         """P(h = 1 given v) of the rows of X: ``(n_samples, n_components)``, in X's dtype."""
         check_is_fitted(self)
         X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=False)
         weight, _, hidden_bias = self._parameters()
-        parts = (linear_act(rows, weight, hidden_bias, "sigmoid") for rows in _pieces(X))
+        parts = (linear_act(rows, weight, hidden_bias, "sigmoid") for rows in pieces(X))
         return np.concatenate([part.numpy() for part in parts]).astype(X.dtype, copy=False)
 
-    @_in_a_mode_of_its_own
+    @in_a_mode_of_its_own
     def gibbs(self, v: Any) -> np.ndarray:
         """The visible states ``(n_samples, n_features)`` after one Gibbs step from v: booleans."""
         check_is_fitted(self)
@@ -157,10 +142,10 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             self.random_state_ = check_random_state(self.random_state)
         seed = int(self.random_state_.randint(LARGEST_SEED))
         v = check_array(v, accept_sparse="csr", dtype=DTYPES)
-        sample = gibbs(_as_tensor(v), *self._parameters(), seed=seed, check_range=False)
+        sample = gibbs(as_tensor(v), *self._parameters(), seed=seed, check_range=False)
         return sample.visible.numpy().astype(bool)
 
-    @_in_a_mode_of_its_own
+    @in_a_mode_of_its_own
     def score_samples(self, X: Any) -> np.ndarray:
         """The pseudo-likelihood ``(n_samples,)``, in nats: the sum over the features of
         ln P(feature given all others). scikit-learn's draws one feature for each row."""
@@ -189,7 +174,7 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
     def _parameters(self) -> tuple[Tensor, Tensor, Tensor]:
         """Weight, visible bias and hidden bias."""
         arrays = self.components_, self.intercept_visible_, self.intercept_hidden_
-        weight, visible_bias, hidden_bias = (_as_tensor(array) for array in arrays)
+        weight, visible_bias, hidden_bias = (as_tensor(array) for array in arrays)
         return weight, visible_bias, hidden_bias
 
     def _step(self, visible: Tensor, rng: np.random.RandomState) -> None:
@@ -204,7 +189,7 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             visible_bias,
             hidden_bias,
             self.k,
-            chain=_as_tensor(self.v_samples_) if self.persistent else None,
+            chain=as_tensor(self.v_samples_) if self.persistent else None,
             seed=int(rng.randint(LARGEST_SEED)),
             check_range=False,
         )
@@ -224,7 +209,7 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             pseudo_log_likelihood(
                 rows.double(), weight, visible_bias, hidden_bias, units, generator
             )
-            for rows in _pieces(X)
+            for rows in pieces(X)
         ]
         return torch.cat(parts).numpy()
 
@@ -233,20 +218,6 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         tags.input_tags.sparse = True
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
-
-
-def _as_tensor(X: Any) -> Tensor:
-    """An array's, sparse matrix's or tensor's rows as float32."""
-    if isinstance(X, Tensor):
-        return X.float()
-    X = X.toarray() if sparse.issparse(X) else X
-    array = np.ascontiguousarray(X, dtype=np.float32)
-    # A model from a memory map must not be written to, and torch knows no such tensor.
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
-
-
-def _pieces(X: Any) -> Iterator[Tensor]:
-    return (_as_tensor(X[rows]) for rows in gen_batches(X.shape[0], ROWS_AT_ONCE))
 
 
 def _warn_of_range(X: Any) -> None:

@@ -32,7 +32,8 @@ def assert_minimal(x, dictionary, code, penalty):
     """Against the definition in float64, which its own duality gap proves: the objective is within
     what the tolerance and the roundings of float32 leave. A residual r in float32 is wrong by some
     roundings of x, which the gap, and so a stop, is wrong by in proportion: 16 of them."""
-    best = sparse_encode(x.double(), dictionary.double(), penalty, tolerance=1e-12)
+    with aefast.use_backend("eager"):
+        best = sparse_encode(x.double(), dictionary.double(), penalty, tolerance=1e-12)
     excess = objective(x, dictionary, code, penalty) - objective(x, dictionary, best, penalty)
     energy = x.double().square().sum(-1) / 2
     assert (excess <= (TOLERANCE + 16 * EPSILON) * energy).all()
@@ -298,7 +299,7 @@ def test_opcheck(place):
     leaf = x.clone().requires_grad_()
     torch.library.opcheck(torch.ops.aefast.soft_threshold, (leaf, 0.4))
     for given in (None, start):
-        arguments = (leaf, dictionary, given, 0.2, 1e-8, 100)
+        arguments = (leaf, dictionary, given, 0.2, 1e-8, 5)
         torch.library.opcheck(torch.ops.aefast.sparse_encode, arguments)
 
 
