@@ -805,8 +805,8 @@ def gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:
 
         KL(N(mean, diag e^log_var) || N(0, I)) = 1/2 sum_j (mean_j^2 + e^log_var_j - 1 - log_var_j)
 
-    e^log_var - 1 is taken without cancellation, so that a code near its prior is exact too. Sums
-    run in one fixed order: the same for any thread count.
+    The kernels take e^log_var - 1 - log_var without cancellation: a code near its prior keeps its
+    divergence to float32's accuracy. Sums run in one fixed order: the same for any thread count.
 
     Args:
         mean: ``[..., H]``; float32, bfloat16, float16 or float64. Half precisions are computed in

@@ -179,7 +179,7 @@ void gaussian_kl_as(const GaussianKLArguments& a) {
             [&](int64_t row, int64_t rows, int64_t column, int64_t columns, float* mean,
                 const float* log_var) {
                 for (int64_t i = 0; i < padded(rows * columns); ++i)
-                    mean[i] = mean[i] * mean[i] + (expm1(log_var[i]) - log_var[i]);
+                    mean[i] = mean[i] * mean[i] + exp_remainder(log_var[i]);
                 for (int64_t r = 0; r < rows; ++r) {
                     Sum sum;
                     sum.add(columns, [&](int64_t i) { return mean[r * columns + i]; });
