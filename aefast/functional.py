@@ -508,8 +508,9 @@ def kl_sparsity(code: Tensor, target: float) -> Tensor:
     Its gradient is the same in every row, and is not written as a batch of them.
 
     Args:
-        code: ``[..., H]``, of elements in (0, 1); float32, bfloat16, float16 or float64. A mean
-            that is 0 or 1 makes the penalty infinite, one outside [0, 1] NaN.
+        code: ``[..., H]``, of elements in [0, 1]; float32, bfloat16, float16 or float64. A mean
+            is bounded to [eps, 1 - eps], eps = 2^-23, so that a saturated unit's penalty and
+            slope, which points back, are finite.
         target: t, in (0, 1).
 
     Returns:

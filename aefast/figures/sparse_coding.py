@@ -121,7 +121,7 @@ def draw(measured: Measured, figure: Any) -> None:
     )
     top, bottom = right.subplots(2, 1)
     pairs = torch.cat((measured.patches, measured.reconstructions))
-    draw_images(top, pairs, "Patches of much contrast, and their codes decoded", columns=SHOWN)
+    draw_images(top, pairs, "Patches; below, their codes decoded", columns=SHOWN)
     bottom.plot(measured.actives, measured.errors, "o-", color="tab:blue")
     for penalty, active, error in zip(
         measured.penalties, measured.actives, measured.errors, strict=True

@@ -219,9 +219,39 @@ def test_one_and_two_threads_give_the_same_bits(kernel_place, shape, threads):
                 assert torch.equal(a, b)
 
 
-def test_a_divergence_does_not_depend_on_the_rows_beside_it(kernel_place):
-    mean, log_var = code((40, 65), device=kernel_place)
-    assert torch.equal(gaussian_kl(mean, log_var)[17:19], gaussian_kl(mean[17:19], log_var[17:19]))
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+@pytest.mark.parametrize("shape", [(60000, 3), (20011, 33)])
+def test_any_number_of_threads_gives_the_same_bits(shape, isa, instruction_set, threads):
+    """Blocks that end within a vector, at other rows for every number of threads."""
+    instruction_set(isa)
+    inputs = code(shape)
+    threads(1)
+    serial = gradients(gaussian_kl, *inputs)
+    for count in (2, 3, 4, 7):
+        threads(count)
+        for a, b in zip(gradients(gaussian_kl, *inputs), serial, strict=True):
+            assert torch.equal(a, b)
+
+
+def assert_rows_alone_give_the_batchs_bits(mean, log_var):
+    batch = gradients(gaussian_kl, mean, log_var)
+    for row in range(len(mean)):
+        alone = gradients(gaussian_kl, mean[row : row + 1], log_var[row : row + 1])
+        for a, b in zip(alone, batch, strict=True):
+            assert torch.equal(a[0], b[row])
+
+
+@pytest.mark.parametrize("columns", [1, 3, 10, 65])
+def test_a_divergence_does_not_depend_on_the_rows_beside_it(kernel_place, columns):
+    rows = 12 if is_interpreted(kernel_place) else 64
+    assert_rows_alone_give_the_batchs_bits(*code((rows, columns), device=kernel_place))
+
+
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+@pytest.mark.parametrize("columns", [1, 3, 10, 65])
+def test_nor_does_it_on_any_instruction_set(columns, isa, instruction_set):
+    instruction_set(isa)
+    assert_rows_alone_give_the_batchs_bits(*code((64, columns)))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
