@@ -194,6 +194,29 @@ def test_the_mode_of_the_caller_changes_nothing(data, model, mode):
 
 
 @models
+@pytest.mark.parametrize("default", ["dtype", "device"])
+def test_torchs_defaults_change_nothing(data, model, default, defaults):
+    expected = clone(model).fit(data)
+    results = [
+        expected.transform(data.astype(np.float32)),
+        expected.transform(data),
+        expected.score_samples(data),
+        expected.sample(3, random_state=0),
+        expected.get_covariance(),
+    ]
+    defaults(default)
+    inside = clone(model).fit(data)
+    found = [
+        inside.transform(data.astype(np.float32)),
+        inside.transform(data),
+        inside.score_samples(data),
+        inside.sample(3, random_state=0),
+        inside.get_covariance(),
+    ]
+    assert all(map(np.array_equal, found, results))
+
+
+@models
 def test_a_model_that_must_not_be_written_to(data, model, tmp_path):
     """As joblib maps it from a file."""
     joblib = pytest.importorskip("joblib")
