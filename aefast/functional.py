@@ -508,8 +508,9 @@ def kl_sparsity(code: Tensor, target: float) -> Tensor:
     Its gradient is the same in every row, and is not written as a batch of them.
 
     Args:
-        code: ``[..., H]``, of elements in (0, 1); float32, bfloat16, float16 or float64. A mean
-            that is 0 or 1 makes the penalty infinite, one outside [0, 1] NaN.
+        code: ``[..., H]``, of elements in [0, 1]; float32, bfloat16, float16 or float64. A mean
+            is bounded to [eps, 1 - eps], eps = 2^-23, so that a saturated unit's penalty and
+            slope, which points back, are finite.
         target: t, in (0, 1).
 
     Returns:
@@ -805,8 +806,8 @@ def gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:
 
         KL(N(mean, diag e^log_var) || N(0, I)) = 1/2 sum_j (mean_j^2 + e^log_var_j - 1 - log_var_j)
 
-    e^log_var - 1 is taken without cancellation, so that a code near its prior is exact too. Sums
-    run in one fixed order: the same for any thread count.
+    The kernels take e^log_var - 1 - log_var without cancellation: a code near its prior keeps its
+    divergence to float32's accuracy. Sums run in one fixed order: the same for any thread count.
 
     Args:
         mean: ``[..., H]``; float32, bfloat16, float16 or float64. Half precisions are computed in

@@ -42,11 +42,16 @@ inline float polynomial(float x, const float (&coefficients)[count]) {
     return value;
 }
 
-// e^r - 1 for |r| <= ln(2) / 2, 3e-9.
-inline float expm1_reduced(float r) {
+constexpr float kHalfLog2 = 0.34657359f;
+
+// e^r - 1 - r for |r| <= ln(2) / 2, 2.6e-7.
+inline float exp_remainder_reduced(float r) {
     const float p = polynomial(r, {0.001395172f, 0.008369599f, 0.041666187f, 0.16666512f, 0.5f});
-    return p * r * r + r;
+    return p * r * r;
 }
+
+// e^r - 1 for |r| <= ln(2) / 2, 3e-9.
+inline float expm1_reduced(float r) { return exp_remainder_reduced(r) + r; }
 
 // x = n ln(2) + r, n the nearest integer. NaN stays in r.
 struct ReducedExponent {
@@ -88,6 +93,11 @@ inline float expm1(float x) {
     // Half of it, for 2^n may be infinite where the result is not.
     const float half_power = power_of_two(reduced.n - 1);
     return 2.f * (expm1_reduced(reduced.r) * half_power + (half_power - 0.5f));
+}
+
+// e^x - 1 - x, without cancellation where x is small. NaN stays NaN.
+inline float exp_remainder(float x) {
+    return std::fabs(x) < kHalfLog2 ? exp_remainder_reduced(x) : expm1(x) - x;
 }
 
 // ln(1 + u) for u in [0, 1], as 2 atanh(u / (2 + u)).

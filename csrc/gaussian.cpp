@@ -16,6 +16,14 @@ namespace {
 // float32 copies of this many elements stay in the first-level cache.
 constexpr int64_t kPiece = 1024;
 
+// Loops over a piece go on to a whole number of the widest vectors: the compiler contracts products
+// and sums in the elements that are left over in other places than in the vectors, so that a row's
+// bits would depend on where in a piece it lies.
+constexpr int64_t kLanes = 16;
+static_assert(kPiece % kLanes == 0);
+
+constexpr int64_t padded(int64_t count) { return (count + kLanes - 1) / kLanes * kLanes; }
+
 template <class Element>
 const Element* row_of(const SampleView& x, int64_t row) {
     const int64_t offset = row / x.rows * x.sample_stride + row % x.rows * x.row_stride;
@@ -148,7 +156,7 @@ void load_piece(const SampleView& x, int64_t row, int64_t rows, int64_t column, 
 // whole rows, or a part of one.
 template <class Element, class Arguments, class Body>
 void for_each_piece(const Arguments& a, int64_t first, int64_t last, const Body& body) {
-    alignas(64) float mean[kPiece], log_var[kPiece];
+    alignas(64) float mean[kPiece] = {}, log_var[kPiece] = {};
     const int64_t rows_at_once = std::max<int64_t>(kPiece / a.columns, 1);
     for (int64_t row = first; row < last; row += rows_at_once) {
         const int64_t rows = std::min(rows_at_once, last - row);
@@ -170,8 +178,8 @@ void gaussian_kl_as(const GaussianKLArguments& a) {
             a, first, last,
             [&](int64_t row, int64_t rows, int64_t column, int64_t columns, float* mean,
                 const float* log_var) {
-                for (int64_t i = 0; i < rows * columns; ++i)
-                    mean[i] = mean[i] * mean[i] + (expm1(log_var[i]) - log_var[i]);
+                for (int64_t i = 0; i < padded(rows * columns); ++i)
+                    mean[i] = mean[i] * mean[i] + exp_remainder(log_var[i]);
                 for (int64_t r = 0; r < rows; ++r) {
                     Sum sum;
                     sum.add(columns, [&](int64_t i) { return mean[r * columns + i]; });
@@ -191,7 +199,7 @@ void gaussian_kl_backward_as(const GaussianKLBackwardArguments& a) {
         for_each_piece<Element>(a, first, last,
                                 [&](int64_t row, int64_t rows, int64_t column, int64_t columns,
                                     float* mean, float* log_var) {
-                                    for (int64_t i = 0; i < rows * columns; ++i)
+                                    for (int64_t i = 0; i < padded(rows * columns); ++i)
                                         log_var[i] = 0.5f * expm1(log_var[i]);
                                     for (int64_t r = 0; r < rows; ++r) {
                                         const float g = to_float(grad[row + r]);

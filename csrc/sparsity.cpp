@@ -1,6 +1,7 @@
 // Sparsity penalties: the one pass over a code that each needs.
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "kernels.h"
 #include "parallel.h"
@@ -48,6 +49,12 @@ void column_sums(const SparsityArguments& a) {
     }
 }
 
+// Of a unit that is saturated over a whole batch the penalty would be infinite. NaN stays NaN.
+inline double bounded(double mean) {
+    constexpr double kEpsilon = std::numeric_limits<float>::epsilon();
+    return std::clamp(mean, kEpsilon, 1 - kEpsilon);
+}
+
 // By value: a factor read through the arguments kept the loop from being vectorized, which took
 // seven times as long.
 template <class Element>
@@ -78,7 +85,7 @@ double kl_sparsity(const SparsityArguments& a, double target, float* slope) {
     const double rows = static_cast<double>(a.rows), other = 1 - target;
     double penalty = 0;
     for (int64_t i = 0; i < a.columns; ++i) {
-        const double mean = a.partial_sums[i] / rows;
+        const double mean = bounded(a.partial_sums[i] / rows);
         penalty += target * std::log(target / mean) + other * std::log(other / (1 - mean));
         slope[i] = static_cast<float>((other / (1 - mean) - target / mean) / rows);
     }

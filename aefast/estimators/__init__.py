@@ -8,6 +8,7 @@ from aefast.estimators.factor_analysis import FactorAnalysis
 from aefast.estimators.pca import PCA
 from aefast.estimators.probabilistic_pca import ProbabilisticPCA
 from aefast.estimators.sparse import SparseAutoencoder
+from aefast.estimators.sparse_coding import SparseCoding
 from aefast.estimators.stochastic import StochasticAutoencoder
 from aefast.estimators.variational import VariationalAutoencoder
 
@@ -20,6 +21,7 @@ __all__ = [
     "FactorAnalysis",
     "ProbabilisticPCA",
     "SparseAutoencoder",
+    "SparseCoding",
     "StochasticAutoencoder",
     "VariationalAutoencoder",
 ]

@@ -28,6 +28,7 @@ NAMES = (
     "rbm",
     "pca",
     "probabilistic",
+    "sparse_coding",
     "generation",
     "features",
     "compression",

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aefast import functional, random
-from aefast.functional import contrastive_divergence, linear_act
+from aefast.functional import contrastive_divergence, kl_sparsity, linear_act
 from aefast.ops.gibbs import VISIBLE_KINDS, check_states, check_steps
 from aefast.ops.shared import contract
 
@@ -329,12 +329,7 @@ class RBM(nn.Module):
     def _sparsity_penalty(self, visible: Tensor) -> Tensor:
         """sum_j KL(target, mean_j), whose gradient is Hinton's cross-entropy's, section 11."""
         assert self.sparsity_target is not None
-        target = torch.tensor(self.sparsity_target, dtype=visible.dtype, device=visible.device)
-        mean = self(visible).reshape(-1, self.weight.shape[0]).mean(0)
-        entropy = torch.special.entr(target) + torch.special.entr(1 - target)
-        return F.binary_cross_entropy(mean, target.expand_as(mean), reduction="sum") - (
-            entropy * len(mean)
-        )
+        return kl_sparsity(self(visible), self.sparsity_target)
 
     def extra_repr(self) -> str:
         hidden, visible = self.weight.shape

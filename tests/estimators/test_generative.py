@@ -59,8 +59,10 @@ def test_the_variational_score_is_the_evidence_lower_bound(data, decoder_kind):
     mean, log_var = module.posterior(x)
     posterior = Independent(Normal(mean, (0.5 * log_var).exp()), 1)
     prior = Independent(Normal(torch.zeros_like(mean), torch.ones_like(mean)), 1)
-    output = distribution(decoder_kind, module.decode(posterior.sample((DRAWN,))), module.log_var)
-    drawn = output.log_prob(x) - kl_divergence(posterior, prior)
+    means = module.decode(posterior.sample((DRAWN,)))
+    output = means.logit() if decoder_kind == "bernoulli" else means
+    density = distribution(decoder_kind, output, module.log_var)
+    drawn = density.log_prob(x) - kl_divergence(posterior, prior)
     check_expectation(model.score_samples(data), drawn)
 
 

@@ -95,14 +95,14 @@ def test_divergences_and_gradients_are_as_accurate_as_torchs(kernel_place, shape
 
 
 def test_a_code_near_its_prior_keeps_its_divergence(kernel_place):
-    """1 + log_var - e^log_var in float32 is all rounding here: 5e-9 of its terms is left."""
-    log_var = torch.full((3, 50), 1e-4, device=kernel_place, requires_grad=True)
+    """Down to log variances of 1e-6, of whose terms only 5e-13 are left in e^v - 1 - v."""
+    magnitudes = torch.logspace(-6, math.log10(0.34), 200, device=kernel_place)
+    log_var = torch.cat((magnitudes, -magnitudes))[:, None].requires_grad_()
     divergence = gaussian_kl(torch.zeros_like(log_var), log_var)
-    expected = textbook_kl(torch.zeros(3, 50).double(), log_var.detach().cpu().double())
-    # e^v - 1 has an error of its last places, 2^-23 v, which is 2^-22 / v of e^v - 1 - v.
-    torch.testing.assert_close(
-        divergence.cpu().double(), expected, rtol=2**-23 / 1e-4 * 2, atol=0.0
-    )
+    v = log_var.detach().double()
+    expected = 0.5 * sum(v**n / math.factorial(n) for n in range(2, 20)).squeeze(1)
+    # The polynomial's 2.6e-7 and four roundings: its last step's, two products', the result's.
+    torch.testing.assert_close(divergence.double(), expected, rtol=2.6e-7 + 4 * 2**-24, atol=0.0)
     (gradient,) = torch.autograd.grad(divergence.sum(), log_var)
     torch.testing.assert_close(
         gradient.double(), 0.5 * torch.expm1(log_var.double()), rtol=2**-22, atol=0.0
@@ -219,9 +219,39 @@ def test_one_and_two_threads_give_the_same_bits(kernel_place, shape, threads):
                 assert torch.equal(a, b)
 
 
-def test_a_divergence_does_not_depend_on_the_rows_beside_it(kernel_place):
-    mean, log_var = code((40, 65), device=kernel_place)
-    assert torch.equal(gaussian_kl(mean, log_var)[17:19], gaussian_kl(mean[17:19], log_var[17:19]))
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+@pytest.mark.parametrize("shape", [(60000, 3), (20011, 33)])
+def test_any_number_of_threads_gives_the_same_bits(shape, isa, instruction_set, threads):
+    """Blocks that end within a vector, at other rows for every number of threads."""
+    instruction_set(isa)
+    inputs = code(shape)
+    threads(1)
+    serial = gradients(gaussian_kl, *inputs)
+    for count in (2, 3, 4, 7):
+        threads(count)
+        for a, b in zip(gradients(gaussian_kl, *inputs), serial, strict=True):
+            assert torch.equal(a, b)
+
+
+def assert_rows_alone_give_the_batchs_bits(mean, log_var):
+    batch = gradients(gaussian_kl, mean, log_var)
+    for row in range(len(mean)):
+        alone = gradients(gaussian_kl, mean[row : row + 1], log_var[row : row + 1])
+        for a, b in zip(alone, batch, strict=True):
+            assert torch.equal(a[0], b[row])
+
+
+@pytest.mark.parametrize("columns", [1, 3, 10, 65])
+def test_a_divergence_does_not_depend_on_the_rows_beside_it(kernel_place, columns):
+    rows = 12 if is_interpreted(kernel_place) else 64
+    assert_rows_alone_give_the_batchs_bits(*code((rows, columns), device=kernel_place))
+
+
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+@pytest.mark.parametrize("columns", [1, 3, 10, 65])
+def test_nor_does_it_on_any_instruction_set(columns, isa, instruction_set):
+    instruction_set(isa)
+    assert_rows_alone_give_the_batchs_bits(*code((64, columns)))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

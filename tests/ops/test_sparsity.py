@@ -79,9 +79,52 @@ def test_the_kl_penalty_is_that_of_torch_distributions(place):
     torch.testing.assert_close(kl_sparsity(code, 0.07), expected)
 
 
-def test_a_silent_unit_costs_infinitely_much(place):
-    code = torch.tensor([[0.0, 0.5], [0.0, 0.2]], device=place)
-    assert kl_sparsity(code, 0.1).item() == math.inf
+def exact_at(*means):
+    """The penalty with a target of 0.1 of these means in float64, and its slope by each."""
+    means = torch.tensor(means, dtype=torch.float64, requires_grad=True)
+    target, mean = (torch.distributions.Bernoulli(p) for p in (torch.full_like(means, 0.1), means))
+    penalty = torch.distributions.kl_divergence(target, mean).sum()
+    return penalty.detach(), torch.autograd.grad(penalty, means)[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_saturated_unit_is_as_dear_as_at_the_bound_and_its_slope_points_back(place, dtype):
+    values = torch.tensor([0.0, 1.0, -3.0, 2.0, 0.5], device=place)
+    code = values.to(dtype).expand(4, 5).clone().requires_grad_()
+    low, high = 2.0**-23, 1 - 2.0**-23
+    expected, slope = exact_at(low, high, low, high, 0.5)
+    penalty = kl_sparsity(code, 0.1)
+    # A logarithm's, a product's and the sums' roundings in float32, and the result's own.
+    tolerance = {"rtol": 4 * 2.0**-23 + torch.finfo(dtype).eps / 2, "atol": 0.0}
+    torch.testing.assert_close(penalty.detach().cpu().double(), expected, **tolerance)
+    for create_graph in (False, True):
+        (gradient,) = torch.autograd.grad(
+            penalty, code, retain_graph=True, create_graph=create_graph
+        )
+        for row in gradient.detach().cpu().double():
+            torch.testing.assert_close(row, slope / 4, **tolerance)
+    (second,) = torch.autograd.grad(gradient.sum(), code)
+    assert second.isfinite().all()
+
+
+def test_an_infinite_activity_is_bounded_and_a_nan_stays(place):
+    infinite = torch.tensor([[math.inf, -math.inf], [0.5, 0.5]], device=place)
+    ends = torch.tensor([[1.0, 0.0]], device=place)
+    assert torch.equal(kl_sparsity(infinite, 0.1), kl_sparsity(ends, 0.1))
+    code = torch.tensor([[math.nan, 0.0, 0.5]], device=place, requires_grad=True)
+    (gradient,) = torch.autograd.grad(kl_sparsity(code, 0.1), code)
+    assert gradient.isnan().tolist() == [[True, False, False]]
+
+
+@pytest.mark.parametrize(("bias", "autocast"), [(8.0, True), (-120.0, False), (8.0, False)])
+def test_a_sparse_autoencoder_with_a_saturated_code_trains_on(place, bias, autocast):
+    model = aefast.nn.SparseAutoencoder(6, 4).to(place)
+    torch.nn.init.constant_(model.encoder[-1].bias, bias)
+    with torch.autocast(place.type, torch.bfloat16, enabled=autocast):
+        loss = model.loss(torch.rand(5, 6, device=place))
+    loss.backward()
+    assert loss.isfinite()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
 def test_nan_and_infinity_pass(place):

@@ -132,7 +132,7 @@ def _gaussian_kl(mean: np.ndarray, log_var: np.ndarray, divergence: np.ndarray) 
     for row in range(mean.shape[0]):
         for i in range(terms.size):
             m, v = mean[row, i], log_var[row, i]
-            terms[i] = m * m + (shared.expm1(v) - v)
+            terms[i] = m * m + shared.exp_remainder(v)
         total = np.float64(0)
         for term in terms:
             total += np.float64(term)

@@ -19,6 +19,7 @@ from aefast.ops.shared.triton import (
     device_of,
     draw_units,
     exp,
+    exp_remainder,
     expm1,
     four_normals,
     load_seed,
@@ -183,7 +184,7 @@ def gaussian_kl_kernel(
         )
         mean = tl.load(mean_pointers, mask=mask, other=0.0).to(tl.float32)
         log_var = tl.load(log_var_pointers, mask=mask, other=0.0).to(tl.float32)
-        total += mean * mean + (expm1(log_var) - log_var)
+        total += mean * mean + exp_remainder(log_var)
     divergence = round_to(0.5 * tl.sum(total, axis=1), divergence_pointer.dtype.element_ty)
     tl.store(divergence_pointer + row, divergence, mask=row < rows)
 

@@ -183,9 +183,15 @@ def box_muller_angle(word: np.uint32) -> tuple[np.float32, np.float32]:
 
 
 @njit(error_model="numpy")
+def exp_remainder_reduced(r: np.float32) -> np.float32:
+    """e^r - 1 - r for abs(r) <= ln(2) / 2."""
+    return polynomial(r, _EXP) * r * r
+
+
+@njit(error_model="numpy")
 def expm1_reduced(r: np.float32) -> np.float32:
     """e^r - 1 for abs(r) <= ln(2) / 2."""
-    return polynomial(r, _EXP) * r * r + r
+    return exp_remainder_reduced(r) + r
 
 
 @njit(error_model="numpy")
@@ -217,6 +223,12 @@ def exp(x: np.float32) -> np.float32:
 def expm1(x: np.float32) -> np.float32:
     """e^x - 1, without cancellation where x is small."""
     return expm1_reduced(x) if abs(x) < _f(0.34657359) else exp(x) - _f(1)
+
+
+@njit(error_model="numpy")
+def exp_remainder(x: np.float32) -> np.float32:
+    """e^x - 1 - x, without cancellation where x is small."""
+    return exp_remainder_reduced(x) if abs(x) < _f(0.34657359) else expm1(x) - x
 
 
 @njit(error_model="numpy")

@@ -7,6 +7,10 @@ Courville, "Deep Learning", 2016, section 14.2.1.
 import torch
 from torch import Tensor
 
+# A mean is bounded to [EPSILON, 1 - EPSILON]: of a unit that is saturated over a whole batch, as a
+# bfloat16 sigmoid(7) is, the penalty would be infinite and its gradient infinity times 0.
+EPSILON = torch.finfo(torch.float32).eps
+
 
 def kl_sparsity(code: Tensor, target: float) -> Tensor:
     """sum_j KL(target, mean activity of unit j), in nats; a scalar."""
@@ -20,10 +24,12 @@ def l1_sparsity(code: Tensor) -> Tensor:
 
 def divergence(mean: Tensor, target: float) -> Tensor:
     """KL(target, mean) of two Bernoulli distributions, unit by unit."""
+    mean = _bounded(mean)
     return target * torch.log(target / mean) + (1 - target) * torch.log((1 - target) / (1 - mean))
 
 
 def derivative(mean: Tensor, target: float) -> Tensor:
+    mean = _bounded(mean)
     return (1 - target) / (1 - mean) - target / mean
 
 
@@ -38,7 +44,13 @@ def l1_gradient(code: Tensor, grad: Tensor) -> Tensor:
 
 
 def _mean(code: Tensor) -> Tensor:
-    return _wide(code).reshape(-1, code.shape[-1]).mean(0)
+    return _wide(code)[None].flatten(0, -2).mean(0)
+
+
+def _bounded(mean: Tensor) -> Tensor:
+    """Straight through: its derivative is 1 at a bound too, so that the slope there points back."""
+    value = mean.detach()
+    return value.clamp(EPSILON, 1 - EPSILON) + torch.nan_to_num(mean - value)
 
 
 def _wide(tensor: Tensor) -> Tensor:

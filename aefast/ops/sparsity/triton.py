@@ -9,6 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from aefast.ops.shared.triton import TYPE_NAMES, Variant, device_of, round_to
+from aefast.ops.sparsity import eager
 
 ROWS, COLUMNS = 256, 128  # what a program adds up, in steps of STEP rows
 STEP = 32
@@ -69,6 +70,7 @@ def divergence_kernel(
     columns: tl.int64,
     row_blocks: tl.int64,
     target: tl.float32,
+    EPSILON: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
     """KL(target, mean) of each column, and its derivative by any of its elements."""
@@ -80,6 +82,8 @@ def divergence_kernel(
         sums += tl.load(partial_pointer + block * columns + column, mask=mask, other=0.0)
         block += 1
     mean = sums / rows.to(tl.float32)
+    mean = tl.where(mean < EPSILON, EPSILON, mean)  # NaN stays NaN
+    mean = tl.where(mean > 1.0 - EPSILON, 1.0 - EPSILON, mean)
     other = 1.0 - target
     divergence = target * tl.log(target / mean) + other * tl.log(other / (1.0 - mean))
     slope = (other / (1.0 - mean) - target / mean) / rows.to(tl.float32)
@@ -112,9 +116,8 @@ def _sums_variant(dtype: torch.dtype, absolute: bool) -> Variant:
 
 def _divergence_variant() -> Variant:
     names = ("partial_pointer", "divergence_pointer", "slope_pointer")
-    return Variant(
-        divergence_kernel, dict.fromkeys(names, "*fp32"), {"COLUMNS": FINAL_COLUMNS}, warps=1
-    )
+    constants = {"EPSILON": eager.EPSILON, "COLUMNS": FINAL_COLUMNS}
+    return Variant(divergence_kernel, dict.fromkeys(names, "*fp32"), constants, warps=1)
 
 
 def _sign_variant(dtype: torch.dtype) -> Variant:

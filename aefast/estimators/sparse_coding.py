@@ -1,0 +1,207 @@
+"""Sparse coding with a learned dictionary as a scikit-learn transformer."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import check_array, check_random_state, gen_batches
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from aefast.estimators.conversion import DTYPES, as_tensor, in_a_mode_of_its_own, row_pieces
+from aefast.functional import sparse_encode
+from aefast.ops.shared import contract
+from aefast.ops.sparse_coding import STEPS, check_settings
+
+# An atom is drawn anew where its codes' mean square is below this share of the largest one's.
+UNUSED = 1e-6
+
+
+class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """A dictionary of unit-norm atoms in which the data have sparse codes.
+
+    It minimizes, over the dictionary D and the codes z,
+
+        mean over the rows x of 1/2 ||x - z D||^2 + penalty ||z||_1,  ||D_k|| = 1
+
+    by online dictionary learning: the codes of a batch, by
+    :func:`aefast.functional.sparse_encode`, are added to the statistics mean(zt z) and mean(zt x),
+    in which older batches fade, and one pass over the atoms minimizes the objective that these
+    make, an atom after the other. All is computed in float32.
+
+    Natural images ask for patches without their mean, whitened as a rule.
+
+    Args:
+        n_components: K, the number of atoms.
+        penalty: of the codes' absolute values, above 0.
+        batch_size: rows a step.
+        n_iter: passes over the data.
+        tolerance: of a code's relative duality gap: see ``sparse_encode``.
+        random_state: an int, a ``numpy.random.RandomState``, or None.
+
+    Attributes:
+        components_: the dictionary D, float32 ``(n_components, n_features)``, its rows of norm 1.
+        n_steps_: the number of batches seen.
+        n_features_in_: the number of features seen in fit.
+        feature_names_in_: their names, where they have any.
+
+    References:
+        Olshausen, Field, "Emergence of simple-cell receptive field properties by learning a sparse
+        code for natural images", Nature 381, 1996; Mairal, Bach, Ponce, Sapiro, "Online learning
+        for matrix factorization and sparse coding", JMLR 11, 2010, algorithms 1 and 2 and section
+        3.4.2.
+
+    >>> import numpy as np
+    >>> from aefast.estimators import SparseCoding
+    >>> X = np.array([[2.0, 0.0], [0.0, 3.0], [4.0, 0.0], [0.0, -2.0]])
+    >>> model = SparseCoding(n_components=2, penalty=0.5, random_state=0).fit(X)
+    >>> model.transform(X).shape
+    (4, 2)
+    """
+
+    def __init__(
+        self,
+        n_components: int = 128,
+        penalty: float = 1.0,
+        *,
+        batch_size: int = 256,
+        n_iter: int = 10,
+        tolerance: float = 1e-6,
+        random_state: Any = None,
+    ) -> None:
+        self.n_components = n_components
+        self.penalty = penalty
+        self.batch_size = batch_size
+        self.n_iter = n_iter
+        self.tolerance = tolerance
+        self.random_state = random_state
+
+    @in_a_mode_of_its_own
+    def fit(self, X: Any, y: Any = None) -> "SparseCoding":
+        """Learn from X, an array ``(n_samples, n_features)``.
+
+        Raises:
+            TypeError, ValueError: a parameter is of a wrong type or outside its range.
+        """
+        self._check_parameters()
+        X = validate_data(self, X, dtype=DTYPES)
+        rng = check_random_state(self.random_state)
+        self._start(as_tensor(X), rng)
+        for _ in range(self.n_iter):
+            order = rng.permutation(X.shape[0])
+            for batch in gen_batches(X.shape[0], self.batch_size):
+                self._step(as_tensor(X[order[batch]]), rng)
+        return self
+
+    @in_a_mode_of_its_own
+    def partial_fit(self, X: Any, y: Any = None) -> "SparseCoding":
+        """One step on X, an array ``(n_samples, n_features)``."""
+        self._check_parameters()
+        first = not hasattr(self, "components_")
+        X = as_tensor(validate_data(self, X, dtype=DTYPES, reset=first))
+        if not hasattr(self, "random_state_"):
+            self.random_state_ = check_random_state(self.random_state)
+        if first:
+            self._start(X, self.random_state_)
+        self._step(X, self.random_state_)
+        return self
+
+    @in_a_mode_of_its_own
+    def transform(self, X: Any) -> np.ndarray:
+        """The codes of the rows of X: ``(n_samples, n_components)``, in X's dtype."""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=DTYPES, reset=False)
+        dictionary = as_tensor(self.components_)
+        codes = [self._encode(rows, dictionary).numpy() for rows in row_pieces(X)]
+        return np.concatenate(codes).astype(X.dtype, copy=False)
+
+    def inverse_transform(self, X: Any) -> np.ndarray:
+        """What the codes X ``(n_samples, n_components)`` stand for: ``(n_samples, n_features)``."""
+        check_is_fitted(self)
+        X = check_array(X, dtype=DTYPES)
+        if X.shape[1] != len(self.components_):
+            raise ValueError(
+                f"X has {X.shape[1]} columns; it takes codes of {len(self.components_)} components"
+            )
+        return X @ self.components_.astype(X.dtype, copy=False)
+
+    @in_a_mode_of_its_own
+    def score_samples(self, X: Any) -> np.ndarray:
+        """The negative objective of every row with its code, ``(n_samples,)``."""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=DTYPES, reset=False)
+        dictionary = as_tensor(self.components_)
+        scores = [self._score(rows, dictionary).numpy() for rows in row_pieces(X)]
+        return np.concatenate(scores)
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """The mean of :meth:`score_samples`: higher is better, at one penalty."""
+        return float(self.score_samples(X).mean())
+
+    def _check_parameters(self) -> None:
+        for name in ("n_components", "batch_size"):
+            contract.check_integer(getattr(self, name), name, 2**31, low=1)
+        contract.check_integer(self.n_iter, "n_iter", 2**31)
+        check_settings(self.penalty, STEPS, self.tolerance)
+
+    def _encode(self, rows: Tensor, dictionary: Tensor) -> Tensor:
+        return sparse_encode(rows, dictionary, self.penalty, tolerance=self.tolerance)
+
+    def _score(self, rows: Tensor, dictionary: Tensor) -> Tensor:
+        codes = self._encode(rows, dictionary).double()
+        residuals = rows.double() - codes @ dictionary.double()
+        return -residuals.square().sum(1) / 2 - self.penalty * codes.abs().sum(1)
+
+    def _start(self, X: Tensor, rng: np.random.RandomState) -> None:
+        self.components_ = _drawn_atoms(X, self.n_components, rng).numpy()
+        self.n_steps_ = 0
+        self._n_features_out = self.n_components
+        self._code_products = np.zeros((self.n_components,) * 2, np.float32)
+        self._data_products = np.zeros_like(self.components_)
+
+    def _step(self, X: Tensor, rng: np.random.RandomState) -> None:
+        dictionary = as_tensor(self.components_).clone()
+        codes = self._encode(X, dictionary)
+        self.n_steps_ += 1
+        fading = _fading(self.n_steps_, self.batch_size)
+        code_products = fading * as_tensor(self._code_products) + codes.t() @ codes / len(X)
+        data_products = fading * as_tensor(self._data_products) + codes.t() @ X / len(X)
+        weights = code_products.diagonal()
+        used = weights > UNUSED * weights.max()
+        _update(dictionary, code_products, data_products, used.nonzero().flatten().tolist())
+        if not used.all():
+            dictionary[~used] = _drawn_atoms(X, int((~used).sum()), rng)
+        arrays = (tensor.numpy() for tensor in (dictionary, code_products, data_products))
+        self.components_, self._code_products, self._data_products = arrays
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+
+def _fading(step: int, batch_size: int) -> float:
+    """What the statistics of earlier steps keep of their weight (Mairal et al., section 3.4.2)."""
+    rows = step * batch_size if step < batch_size else batch_size**2 + step - batch_size
+    return (rows + 1 - batch_size) / (rows + 1)
+
+
+def _update(
+    dictionary: Tensor, code_products: Tensor, data_products: Tensor, atoms: list[int]
+) -> None:
+    """One pass of coordinate descent over some atoms, in place; the objective's part that depends
+    on D is trace(1/2 Dt A D - Dt B) for the statistics A and B."""
+    weights = code_products.diagonal().tolist()
+    for k in atoms:
+        gradient = code_products[k] @ dictionary - data_products[k]
+        atom = dictionary[k] - gradient / weights[k]
+        dictionary[k] = normalize(atom, dim=0)
+
+
+def _drawn_atoms(X: Tensor, count: int, rng: np.random.RandomState) -> Tensor:
+    """Rows of the data at norm 1, with a little noise, so that no two of them are equal."""
+    rows = X[torch.from_numpy(rng.choice(len(X), count, replace=count > len(X)))]
+    noise = torch.from_numpy(rng.normal(0, 0.01, rows.shape).astype(np.float32))
+    return normalize(normalize(rows) + noise)

@@ -1,0 +1,173 @@
+"""Sparse codes of patches of photographs, against scikit-learn and the same in eager PyTorch."""
+
+import importlib.util
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from harness import Case, Inputs, Layer, Limit
+from torch import Tensor
+
+from aefast import use_backend
+from aefast.functional import soft_threshold, sparse_encode
+
+needs_scikit_learn = pytest.mark.skipif(
+    importlib.util.find_spec("sklearn") is None, reason="needs scikit-learn, and its photographs"
+)
+
+ROWS = 1000
+# A patch's side, and how many atoms.
+SIZES = [(64, 256), (64, 512), (8, 128), (12, 288)]
+DICTIONARIES = ("patches", "normal")
+# The penalty as a share of a patch's largest correlation with an atom, in the median.
+SHARES = (0.1, 0.3)
+PEERS = {
+    "float64": {"dtype": "float64", "n_jobs": None},
+    "float64, 2 jobs": {"dtype": "float64", "n_jobs": 2},
+    "float32": {"dtype": "float32", "n_jobs": None},
+}
+
+
+@cache
+def patches(side: int, count: int, seed: int) -> Tensor:
+    """Grey patches of scikit-learn's photographs less their means, [count, side^2]."""
+    from sklearn.datasets import load_sample_images
+    from sklearn.feature_extraction.image import extract_patches_2d
+
+    images = [image.mean(2) / 255 for image in load_sample_images().images]
+    size, each = (side, side), count // len(images)
+    parts = [
+        extract_patches_2d(image, size, max_patches=each, random_state=seed) for image in images
+    ]
+    rows = torch.cat([torch.from_numpy(part).reshape(each, -1) for part in parts])
+    rows = rows - rows.mean(1, keepdim=True)
+    return (rows / rows.std()).float()
+
+
+class Patches:
+    """Patches, and a dictionary of others of them or of atoms of any direction."""
+
+    def __init__(
+        self, device: str, side: int, atoms: int, dictionary: str = "patches", share: float = 0.1
+    ) -> None:
+        self.device = device
+        self.name = f"{ROWS}x{side**2}, {atoms} atoms ({dictionary}), penalty {share}"
+        x = patches(side, ROWS, 0)
+        drawn = torch.randn(atoms, side**2, generator=torch.Generator().manual_seed(1))
+        atoms_drawn = patches(side, atoms, 1) if dictionary == "patches" else drawn
+        self.inputs = x.to(device), F.normalize(atoms_drawn).to(device)
+        correlations = (self.inputs[0] @ self.inputs[1].t()).abs()
+        self.penalty = share * correlations.amax(1).median().item()
+
+    def __call__(self) -> Inputs:
+        return tuple(tensor.clone() for tensor in self.inputs)
+
+    def encode(self, x: Tensor, dictionary: Tensor) -> Tensor:
+        return sparse_encode(x, dictionary, self.penalty)
+
+    def objectives(self, code: Tensor) -> Tensor:
+        x, dictionary, code = (tensor.double() for tensor in (*self.inputs, code))
+        residual = x - code @ dictionary
+        return residual.square().sum(1) / 2 + self.penalty * code.abs().sum(1)
+
+    def products(self) -> Limit:
+        """The products that come before the steps."""
+
+        def multiply(x: Tensor, dictionary: Tensor) -> None:
+            torch.mm(x, dictionary.t())
+            torch.mm(dictionary, dictionary.t())
+
+        x, dictionary = self.inputs
+        work = 2 * dictionary.numel() * (len(x) + len(dictionary))
+        return Limit("torch.mm", multiply, work=work, unit="TFLOP/s")
+
+
+def check(data: Patches, theirs: Tensor) -> None:
+    """No row's objective lies above theirs by more than a millionth."""
+    ours = data.objectives(data.encode(*data.inputs))
+    assert (ours <= data.objectives(theirs) * (1 + 1e-6)).all()
+
+
+@needs_scikit_learn
+@pytest.mark.parametrize("device", ["cpu"])
+@pytest.mark.parametrize(("side", "atoms"), SIZES)
+@pytest.mark.parametrize("dictionary", DICTIONARIES)
+@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize("peer", PEERS)
+def test_scikit_learn(
+    compare: Callable[[Case], None],
+    device: str,
+    side: int,
+    atoms: int,
+    dictionary: str,
+    share: float,
+    peer: str,
+) -> None:
+    """Its coordinate descent, at its own tolerance."""
+    from sklearn.decomposition import sparse_encode as scikit_learn_encode
+
+    data = Patches(device, side, atoms, dictionary, share)
+    arrays = [tensor.numpy().astype(PEERS[peer]["dtype"]) for tensor in data.inputs]
+    options = {"algorithm": "lasso_cd", "alpha": data.penalty, "n_jobs": PEERS[peer]["n_jobs"]}
+
+    def theirs(*_: Tensor) -> Any:
+        return scikit_learn_encode(*arrays, **options)
+
+    compare(case(data, theirs, f"scikit-learn's lasso_cd, {peer}", torch.from_numpy(theirs())))
+
+
+@needs_scikit_learn
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize(("side", "atoms"), SIZES)
+def test_eager(compare: Callable[[Case], None], device: str, side: int, atoms: int) -> None:
+    """FISTA over all atoms in PyTorch, to the same gap."""
+    data = Patches(device, side, atoms)
+
+    def theirs(x: Tensor, dictionary: Tensor) -> Tensor:
+        with use_backend("eager"):
+            return data.encode(x, dictionary)
+
+    compare(case(data, theirs, "eager FISTA", theirs(*data.inputs)))
+
+
+def case(data: Patches, theirs: Layer, peer: str, code: Tensor) -> Case:
+    """Not beside torch.compile: their steps end where the data say."""
+    return Case(
+        op="sparse_encode",
+        name=f"{data.name} against {peer}",
+        device=data.device,
+        dtype=torch.float32,
+        make_inputs=data,
+        ours=data.encode,
+        eager=theirs,
+        check=lambda: check(data, code),
+        limit=data.products(),
+        compiles=False,
+    )
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_soft_threshold(compare: Callable[[Case], None], device: str) -> None:
+    def make_inputs() -> Inputs:
+        return (torch.randn(4096, 1024, device=device),)
+
+    def check() -> None:
+        (x,) = make_inputs()
+        assert torch.equal(soft_threshold(x, 0.5), F.softshrink(x, 0.5))
+
+    compare(
+        Case(
+            op="soft_threshold",
+            name="4096x1024 float32",
+            device=device,
+            dtype=torch.float32,
+            make_inputs=make_inputs,
+            ours=lambda x: soft_threshold(x, 0.5),
+            eager=lambda x: F.softshrink(x, 0.5),
+            check=check,
+            limit=Limit("copy", torch.clone, work=2 * 4096 * 1024 * 4, unit="GB/s"),
+        )
+    )
