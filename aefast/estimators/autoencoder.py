@@ -1,12 +1,12 @@
 """The autoencoder as a scikit-learn transformer, and what all its kinds share."""
 
+import math
 import time
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import KW_ONLY, dataclass, fields
-from functools import partial
 from numbers import Integral
 from typing import Any, ClassVar, Self
 
@@ -29,9 +29,6 @@ from aefast.estimators.conversion import (
     warn_of_range,
 )
 from aefast.ops.shared import contract
-
-# Rows scored at a time: the draws of a code multiply them.
-ROWS_SCORED_AT_ONCE = 64
 
 
 @dataclass(eq=False, repr=False)
@@ -58,6 +55,7 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 
         Raises:
             TypeError, ValueError: a parameter is of a wrong type or outside its range.
+            FloatingPointError: the loss of a step is infinite or NaN.
 
         Warns:
             UserWarning: X holds a number outside [0, 1], and the decoder's units are Bernoulli's.
@@ -70,21 +68,28 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         X = X if sparse.issparse(X) else as_tensor(X)
         batches = -(-X.shape[0] // self.batch_size)
         begin = time.time()
+        self.n_iter_, self.loss_curve_ = 0, []
         for iteration in range(1, self.n_iter + 1):
             order = self._random_state.permutation(X.shape[0])
             losses = [self._step(as_tensor(X[rows])) for rows in np.array_split(order, batches)]
+            self.loss_curve_.append(float(np.mean(losses)))
+            self.n_iter_ = iteration
             if self.verbose:
                 end = time.time()
                 print(
                     f"[{type(self).__name__}] Iteration {iteration}, "
-                    f"loss = {np.mean(losses):.4f}, time = {end - begin:.2f}s"
+                    f"loss = {self.loss_curve_[-1]:.4f}, time = {end - begin:.2f}s"
                 )
                 begin = end
         return self
 
     @in_a_mode_of_its_own
     def partial_fit(self, X: Any, y: Any = None) -> Self:
-        """One gradient step on X, an array or sparse matrix ``(n_samples, n_features)``."""
+        """One gradient step on X, an array or sparse matrix ``(n_samples, n_features)``.
+
+        Raises:
+            TypeError, ValueError, FloatingPointError: as :meth:`fit`.
+        """
         self._check_parameters()
         first = not hasattr(self, "module_")
         X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=first)
@@ -125,9 +130,8 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         check_is_fitted(self)
         X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=False)
         with self._in_double() as module:
-            score_row = partial(self._score_row, module)
-            score = torch.vmap(score_row, chunk_size=ROWS_SCORED_AT_ONCE)
-            return torch.cat([score(rows) for rows in row_pieces(X, torch.float64)]).numpy()
+            pieces = row_pieces(X, torch.float64)
+            return torch.cat([self._score_rows(module, rows) for rows in pieces]).numpy()
 
     def score(self, X: Any, y: Any = None) -> float:
         """The mean of :meth:`score_samples` over the rows of X."""
@@ -144,8 +148,8 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         return self._module_class(layers=sizes, **options)
 
     @abstractmethod
-    def _score_row(self, module: Any, row: Tensor) -> Tensor:
-        """The score, a scalar, of one row ``[D]``."""
+    def _score_rows(self, module: Any, rows: Tensor) -> Tensor:
+        """The scores ``[B]`` of rows ``[B, D]``, each a function of its row alone."""
 
     @abstractmethod
     def _is_bernoulli(self) -> bool:
@@ -167,7 +171,7 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         random_state = check_random_state(self.random_state)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(int(random_state.randint(LARGEST_SEED)))
-            module = self._new_module(sizes, options)
+            module = self._new_module(sizes, options).float()
         self._random_state = random_state
         self._n_features_out = sizes[-1]
         self._optimizer = torch.optim.Adam(module.parameters(), fused=True)
@@ -178,11 +182,17 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         self._optimizer.param_groups[0]["lr"] = self.learning_rate
         self.module_.train()
         loss = self.module_.loss(rows, seed=int(self._random_state.randint(LARGEST_SEED)))
+        self.module_.eval()
+        value = loss.item()
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"the loss is {value}, with learning_rate = {self.learning_rate:g} and numbers up "
+                f"to {rows.abs().max():g} in X; a lower rate or a smaller scale of X may help"
+            )
         loss.backward()
         self._optimizer.step()
         self._optimizer.zero_grad()
-        self.module_.eval()
-        return loss.item()
+        return value
 
     @torch.no_grad()
     def _apply(self, method: str, X: Any) -> np.ndarray:
@@ -237,6 +247,8 @@ class Autoencoder(BaseAutoencoder):
     Attributes:
         module_: the trained :class:`aefast.nn.Autoencoder`, in evaluation mode.
         components_: the first layer's weight, float32 ``(H_1, n_features)``.
+        loss_curve_: the mean training loss of each epoch of the last fit.
+        n_iter_: how many epochs it took.
         n_features_in_: the number of features seen in fit.
         feature_names_in_: their names, where they have any.
 
@@ -261,8 +273,8 @@ class Autoencoder(BaseAutoencoder):
 
     _module_class = nn.Autoencoder
 
-    def _score_row(self, module: nn.Autoencoder, row: Tensor) -> Tensor:
-        return -module.compare(module.encode(row), row)
+    def _score_rows(self, module: nn.Autoencoder, rows: Tensor) -> Tensor:
+        return torch.vmap(lambda row: -module.compare(module.encode(row), row))(rows)
 
     def _is_bernoulli(self) -> bool:
         return self.loss == "bce"

@@ -19,12 +19,12 @@ _NUMPY_DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
 
 
 def in_a_mode_of_its_own(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Whatever mode its caller is in: no_grad, inference_mode, autocast."""
+    """Whatever mode its caller is in: no_grad, inference_mode, autocast, a default device."""
 
     @wraps(method)
     def run(*arguments: Any, **options: Any) -> Any:
         plain = torch.autocast("cpu", enabled=False)
-        with torch.inference_mode(False), torch.enable_grad(), plain:
+        with torch.inference_mode(False), torch.enable_grad(), plain, torch.device("cpu"):
             return method(*arguments, **options)
 
     return run

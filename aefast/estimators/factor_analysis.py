@@ -21,7 +21,8 @@ class FactorAnalysis(LinearFactorModel):
     leading eigenvalues of ``P^-1/2 S P^-1/2``, S the data's covariance, and V their eigenvectors,
     ``W = P^1/2 V^T max(L - I, 0)^1/2``. Given W, the noise is ``P = diag(S - W W^T)``. The steps
     are those of :class:`sklearn.decomposition.FactorAnalysis` with ``svd_method="lapack"``, but
-    take the covariance, and no longer for more samples.
+    take the covariance's root, and no longer for more samples; for fewer samples than features they
+    take their number squared, and not the features'.
 
     It starts at P = diag(S), so that the units of the features do not matter. scikit-learn starts
     at P = I, the same on standardized data; on others that can end 300 nats below (on its breast
@@ -74,15 +75,18 @@ class FactorAnalysis(LinearFactorModel):
         contract.check_integer(self.max_iter, "max_iter", 2**31, low=1)
 
     def _estimate(self, moments: Moments, n_components: int) -> None:
-        covariance = as_double(moments.scatter) / moments.count
-        variances = covariance.diagonal()
+        root = as_double(moments.root) / moments.count**0.5
+        variances = root.square().sum(0)
         noise = variances.clamp(min=LEAST_NOISE)
         likelihoods = [-math.inf]
         for _ in range(self.max_iter):
             scale = noise.sqrt()
-            values, vectors = torch.linalg.eigh(covariance / scale.outer(scale))
+            scaled = root / scale
+            # A A^T has A^T A's eigenvalues but for zeros, and A^T u / sqrt(L) is an eigenvector.
+            values, vectors = torch.linalg.eigh(scaled @ scaled.T)
             top = values[-n_components:].clamp(min=1)
-            weight = scale * (top - 1).sqrt()[:, None] * vectors[:, -n_components:].T
+            axes = vectors[:, -n_components:].T @ scaled / top.sqrt()[:, None]
+            weight = scale * (top - 1).sqrt()[:, None] * axes
             # A factor of variance L gives log L + 1 where another direction gives its variance.
             excess = (top.log() + 1 - top).sum()
             total = excess + values.sum() + noise.log().sum() + len(noise) * math.log(2 * math.pi)

@@ -1,21 +1,28 @@
 """What the autoencoders share that new rows can be drawn from."""
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
 
 from aefast.estimators.autoencoder import BaseAutoencoder
 from aefast.estimators.conversion import LARGEST_SEED, in_a_mode_of_its_own
 from aefast.ops.shared import contract
+from aefast.random import normal
 
 # Of a row's code, for its score; the same for every row, so that it depends on no other's. On
 # digits another seed moves the mean score by 0.06 nats of -18 (stochastic), 0.15 of -25
 # (variational).
 DRAWS_SCORED = 64
 SCORE_SEED = 0
+
+# The draws multiply them: 16 rows of 784 features are 6 MB, and take 0.9 of the time of 64 or 1.
+ROWS_SCORED_AT_ONCE = 16
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -40,6 +47,16 @@ class GenerativeAutoencoder(BaseAutoencoder):
         contract.check_integer(n_samples, "n_samples", 2**31, low=1)
         seed = int(check_random_state(random_state).randint(LARGEST_SEED))
         return self.module_.sample(n_samples, seed=seed).numpy()
+
+    @abstractmethod
+    def _score_draws(self, module: Any, rows: Tensor, noise: Tensor) -> Tensor:
+        """The scores ``[B]`` of rows ``[B, D]``, each with the same standard normals
+        ``[DRAWS_SCORED, H]`` for its codes."""
+
+    def _score_rows(self, module: Any, rows: Tensor) -> Tensor:
+        noise = normal(SCORE_SEED, DRAWS_SCORED, self._n_features_out).double()
+        parts = rows.split(ROWS_SCORED_AT_ONCE)
+        return torch.cat([self._score_draws(module, part, noise) for part in parts])
 
     def _is_bernoulli(self) -> bool:
         return self.decoder_kind == "bernoulli"

@@ -81,8 +81,9 @@ class LinearFactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         """Estimate from X and all rows that came before it, in fit too.
 
         The result is fit's on all the rows at once, to rounding, whatever the batches: the moments
-        are added up and the model is estimated anew from them, in time that does not depend on how
-        many rows there were. The first batch must have two samples, and ``n_components``.
+        are added up and the model is estimated anew from them, in time and memory that grow with
+        the number of rows up to that of the features, and no further. The first batch must have two
+        samples, and ``n_components``.
         """
         self._check_parameters()
         first = not hasattr(self, "_moments")
@@ -178,7 +179,7 @@ class LinearFactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
             )
         self._estimate(moments, self.n_components or most)
         self._moments = moments
-        self.mean_ = moments.mean
+        self.mean_ = moments.mean.copy()
         self.n_samples_seen_ = moments.count
         return self
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from scipy.linalg import eigh
 from sklearn.utils.extmath import svd_flip
 from torch import Tensor
 
@@ -65,13 +66,12 @@ class PCA(LinearFactorModel):
         self.whiten = whiten
 
     def _estimate(self, moments: Moments, n_components: int) -> None:
-        variances, axes = principal_axes(moments)
-        total, discarded = float(variances.sum()), variances[n_components : moments.count]
-        self.components_ = axes[:n_components].numpy().copy()
-        self.explained_variance_ = variances[:n_components].numpy().copy()
+        variances, axes, total = principal_axes(moments, n_components)
+        self.components_ = axes.numpy()
+        self.explained_variance_ = variances.numpy()
         self.explained_variance_ratio_ = self.explained_variance_ / (total or 1.0)
         self.singular_values_ = np.sqrt(self.explained_variance_ * (moments.count - 1))
-        self.noise_variance_ = float(discarded.mean()) if len(discarded) else 0.0
+        self.noise_variance_ = mean_discarded(variances, total, len(moments.root))
         self.n_components_ = n_components
 
     def _encoder(self) -> Tensor:
@@ -91,12 +91,26 @@ class PCA(LinearFactorModel):
         return weight, torch.full((axes.shape[1],), noise, dtype=axes.dtype)
 
 
-def principal_axes(moments: Moments) -> tuple[Tensor, Tensor]:
-    """The covariance's eigenvalues ``[D]``, largest first, and eigenvectors ``[D, D]``, in rows."""
-    covariance = as_double(moments.scatter) / (moments.count - 1)
-    values, vectors = torch.linalg.eigh(covariance)
-    _, axes = svd_flip(None, vectors.T.flip(0).numpy(), u_based_decision=False)
-    return values.flip(0).clamp(min=0), torch.from_numpy(axes)
+def principal_axes(moments: Moments, n_components: int) -> tuple[Tensor, Tensor, float]:
+    """Of the covariance: the leading eigenvalues ``[K]``, the largest first, their eigenvectors
+    ``[K, D]``, and the sum of all eigenvalues."""
+    root = as_double(moments.root) / (moments.count - 1) ** 0.5
+    samples, features = root.shape
+    if samples < features:
+        _, scales, vectors = torch.linalg.svd(root, full_matrices=False)
+        values, rows = scales[:n_components].square(), vectors[:n_components]
+    else:  # 50 of 784 axes take a quarter of the time of a whole decomposition of the root.
+        leading = features - n_components, features - 1
+        ascending, columns = eigh((root.T @ root).numpy(), subset_by_index=leading)
+        values, rows = as_double(ascending).flip(0).clamp(min=0), as_double(columns.T).flip(0)
+    _, axes = svd_flip(None, rows.numpy(), u_based_decision=False)
+    return values, torch.from_numpy(axes), float(root.square().sum())
+
+
+def mean_discarded(variances: Tensor, total: float, among: int) -> float:
+    """The mean of the ``among - K`` eigenvalues beside these K; 0 where there are none."""
+    discarded = among - len(variances)
+    return max(total - float(variances.sum()), 0.0) / discarded if discarded else 0.0
 
 
 def least_noise(variances: Tensor, features: int) -> float:

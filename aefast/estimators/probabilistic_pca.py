@@ -2,7 +2,7 @@
 
 from aefast.estimators.linear_factor import LinearFactorModel
 from aefast.estimators.moments import Moments
-from aefast.estimators.pca import principal_axes, with_noise
+from aefast.estimators.pca import mean_discarded, principal_axes, with_noise
 
 
 class ProbabilisticPCA(LinearFactorModel):
@@ -53,10 +53,7 @@ class ProbabilisticPCA(LinearFactorModel):
         self.n_components = n_components
 
     def _estimate(self, moments: Moments, n_components: int) -> None:
-        variances, axes = principal_axes(moments)
-        discarded = variances[n_components:]
-        noise = float(discarded.mean()) if len(discarded) else 0.0
-        weight, self.noise_variance_ = with_noise(
-            variances[:n_components], axes[:n_components], noise
-        )
+        variances, axes, total = principal_axes(moments, n_components)
+        noise = mean_discarded(variances, total, axes.shape[1])
+        weight, self.noise_variance_ = with_noise(variances, axes, noise)
         self.components_ = weight.numpy()

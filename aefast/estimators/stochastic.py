@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from aefast import nn
-from aefast.estimators.generative import DRAWS_SCORED, SCORE_SEED, GenerativeAutoencoder
-from aefast.functional import corrupt
+from aefast.estimators.generative import GenerativeAutoencoder
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -45,7 +44,6 @@ class StochasticAutoencoder(GenerativeAutoencoder):
 
     _module_class = nn.StochasticAutoencoder
 
-    def _score_row(self, module: nn.StochasticAutoencoder, row: Tensor) -> Tensor:
-        mean = module.encode(row).expand(DRAWS_SCORED, -1)
-        codes = corrupt(mean, "gaussian", module.code_noise, seed=SCORE_SEED)
-        return module.log_likelihood(row, codes).mean()
+    def _score_draws(self, module: nn.StochasticAutoencoder, rows: Tensor, noise: Tensor) -> Tensor:
+        codes = module.encode(rows).unsqueeze(1) + module.code_noise * noise
+        return module.log_likelihood(rows.unsqueeze(1), codes).mean(1)

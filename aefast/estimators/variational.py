@@ -7,7 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from aefast import nn
-from aefast.estimators.generative import DRAWS_SCORED, SCORE_SEED, GenerativeAutoencoder
+from aefast.estimators.generative import GenerativeAutoencoder
+from aefast.functional import gaussian_kl, linear_act
+from aefast.nn.likelihood import log_likelihood
 
 
 @dataclass(eq=False, repr=False)
@@ -59,5 +61,11 @@ class VariationalAutoencoder(GenerativeAutoencoder):
         visible, *layers, latent = sizes
         return nn.VariationalAutoencoder(visible, latent, layers=layers, **options)
 
-    def _score_row(self, module: nn.VariationalAutoencoder, row: Tensor) -> Tensor:
-        return module.elbo(row, DRAWS_SCORED, seed=SCORE_SEED)
+    def _score_draws(
+        self, module: nn.VariationalAutoencoder, rows: Tensor, noise: Tensor
+    ) -> Tensor:
+        mean, log_var = module.posterior(rows)
+        codes = mean.unsqueeze(1) + (log_var / 2).exp().unsqueeze(1) * noise
+        output = linear_act(module.decoder(codes), module.output.weight, module.output.bias)
+        given = log_likelihood(module.decoder_kind, rows.unsqueeze(1), output, module.log_var)
+        return given.mean(1) - gaussian_kl(mean, log_var)

@@ -247,6 +247,59 @@ def test_the_mode_of_the_caller_changes_nothing(data, mode):
     model.partial_fit(data)
 
 
+@every_kind
+@pytest.mark.parametrize("default", ["dtype", "device"])
+def test_torchs_defaults_change_nothing(kind, default, data, defaults):
+    expected = estimator(kind, n_iter=0).fit(data)
+    defaults(default)
+    model = estimator(kind, n_iter=0).fit(data)
+    shapes = {name: value.shape for name, value in expected.module_.state_dict().items()}
+    for name, value in model.module_.state_dict().items():
+        assert value.shape == shapes[name]
+        assert (value.dtype, value.device.type) == (torch.float32, "cpu")
+    model.partial_fit(data)
+    expected.module_.load_state_dict(model.module_.state_dict())
+    for X in (data, data.astype(np.float64)):
+        assert np.array_equal(model.transform(X), expected.transform(X))
+    assert np.isfinite(model.score(data))
+    if hasattr(model, "sample"):
+        assert model.sample(2).dtype == np.float32
+
+
+# Of outputs without a bound: a saturated one's loss is finite at any weights.
+UNBOUNDED = {
+    "DenoisingAutoencoder": {"output_activation": "identity"},
+    "StochasticAutoencoder": {"decoder_kind": "gaussian"},
+}
+
+
+@every_kind
+def test_a_fit_that_diverges_says_so_and_leaves_finite_parameters(kind, data):
+    model = estimator(kind, learning_rate=1e30, n_iter=9, **UNBOUNDED.get(kind, {}))
+    with pytest.raises(FloatingPointError, match=r"^the loss is .* learning_rate = 1e\+30 "):
+        model.fit(data)
+    assert not model.module_.training
+    assert all(value.isfinite().all() for value in model.module_.state_dict().values())
+
+
+def test_rows_too_large_for_a_step_are_not_learned_from(data):
+    model = estimator("Autoencoder").fit(data)
+    again = pickle.loads(pickle.dumps(model))
+    with pytest.raises(FloatingPointError, match=r"numbers up to 1e\+30 in X"):
+        model.partial_fit(data / data.max() * 1e30)
+    assert equal(model.partial_fit(data).module_, again.partial_fit(data).module_)
+
+
+def test_the_loss_curve_is_what_verbose_prints(data, capsys):
+    model = estimator("Autoencoder", verbose=1, n_iter=4).fit(data)
+    printed = [line.split("loss = ")[1][:6] for line in capsys.readouterr().out.splitlines()]
+    assert [f"{loss:.4f}" for loss in model.loss_curve_] == printed
+    assert model.n_iter_ == len(model.loss_curve_) == 4
+    assert model.loss_curve_[3] < model.loss_curve_[0]
+    model.partial_fit(data)
+    assert model.set_params(n_iter=2).fit(data).n_iter_ == len(model.loss_curve_) == 2
+
+
 def test_in_a_pipeline_and_a_grid_search(digits):
     X, y = digits[0][:300], digits[1][:300]
     features = estimators.DenoisingAutoencoder(random_state=0, learning_rate=0.01, n_iter=30)

@@ -1,5 +1,6 @@
 """What PCA, probabilistic PCA and factor analysis share, on all three."""
 
+import pickle
 import warnings
 
 import numpy as np
@@ -55,7 +56,7 @@ def test_scikit_learns_checks(estimator, check):
 
 
 @models
-@pytest.mark.parametrize("sizes", [[300], [2, 298], [100, 1, 99, 100]])
+@pytest.mark.parametrize("sizes", [[300], [2, 298], [3, 2, 1, 294], [100, 1, 99, 100]])
 def test_partial_fit_on_batches_is_fit_on_all(data, model, sizes):
     whole, parts = clone(model).fit(data), clone(model)
     for batch in np.split(data, np.cumsum(sizes)[:-1]):
@@ -193,6 +194,29 @@ def test_the_mode_of_the_caller_changes_nothing(data, model, mode):
 
 
 @models
+@pytest.mark.parametrize("default", ["dtype", "device"])
+def test_torchs_defaults_change_nothing(data, model, default, defaults):
+    expected = clone(model).fit(data)
+    results = [
+        expected.transform(data.astype(np.float32)),
+        expected.transform(data),
+        expected.score_samples(data),
+        expected.sample(3, random_state=0),
+        expected.get_covariance(),
+    ]
+    defaults(default)
+    inside = clone(model).fit(data)
+    found = [
+        inside.transform(data.astype(np.float32)),
+        inside.transform(data),
+        inside.score_samples(data),
+        inside.sample(3, random_state=0),
+        inside.get_covariance(),
+    ]
+    assert all(map(np.array_equal, found, results))
+
+
+@models
 def test_a_model_that_must_not_be_written_to(data, model, tmp_path):
     """As joblib maps it from a file."""
     joblib = pytest.importorskip("joblib")
@@ -203,6 +227,23 @@ def test_a_model_that_must_not_be_written_to(data, model, tmp_path):
         assert mapped.transform(data).shape == (300, 2)
         assert mapped.sample(2).shape == (2, 6)
         assert mapped.partial_fit(data).n_samples_seen_ == 600
+
+
+@models
+def test_of_few_rows_with_many_features_nothing_is_as_large_as_their_square(model):
+    """Which would be 20 GB."""
+    rows = np.random.default_rng(0).normal(size=(4, 50_000))
+    model = clone(model).fit(rows)
+    assert len(pickle.dumps(model)) < 3 * rows.nbytes
+    assert np.isfinite(model.partial_fit(rows * 2).score_samples(rows)).all()
+
+
+@models
+def test_the_mean_may_be_written_to(data, model):
+    """The rows yet to come are still added to the mean of those before."""
+    model = clone(model).fit(data[:100])
+    model.mean_[:] = 0
+    np.testing.assert_allclose(model.partial_fit(data[100:]).mean_, data.mean(0), rtol=ROUNDING)
 
 
 @models

@@ -173,6 +173,16 @@ def test_a_sparse_loss_adds_its_penalty(penalty, x):
     torch.testing.assert_close(model.loss(x), F.mse_loss(model(x), x) + 0.2 * term)
 
 
+@pytest.mark.parametrize("bias", [-200.0, 200.0])
+def test_a_unit_that_is_never_or_always_on_has_a_finite_penalty_and_gradient(bias, x, place):
+    model = SparseAutoencoder(12, 20).to(place)
+    torch.nn.init.constant_(model.encoder[0].bias, bias)
+    loss = model.loss(x.to(place))
+    loss.backward()
+    assert loss.isfinite()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
 @pytest.mark.parametrize("bits", [1, 3, 8, 13])
 def test_decompressing_gives_the_code_to_half_a_step(bits, x):
     model = Autoencoder(12, 5, activation="identity")
