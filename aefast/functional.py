@@ -536,7 +536,8 @@ def l1_sparsity(code: Tensor) -> Tensor:
         code: ``[..., H]``; float32, bfloat16, float16 or float64.
 
     Returns:
-        A scalar of the code's dtype and device, under autocast in float32 at least. Its gradient at an element that is 0 is 0.
+        A scalar of the code's dtype and device, under autocast in float32 at least. Its gradient at
+        an element that is 0 is 0.
 
     Raises:
         TypeError: the code is of a wrong type.
