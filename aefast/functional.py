@@ -514,7 +514,7 @@ def kl_sparsity(code: Tensor, target: float) -> Tensor:
         target: t, in (0, 1).
 
     Returns:
-        A scalar of the code's dtype and device.
+        A scalar of the code's dtype and device, under autocast in float32 at least.
 
     Raises:
         TypeError: an argument is of a wrong type.
@@ -536,7 +536,8 @@ def l1_sparsity(code: Tensor) -> Tensor:
         code: ``[..., H]``; float32, bfloat16, float16 or float64.
 
     Returns:
-        A scalar of the code's dtype and device. Its gradient at an element that is 0 is 0.
+        A scalar of the code's dtype and device, under autocast in float32 at least. Its gradient at
+        an element that is 0 is 0.
 
     Raises:
         TypeError: the code is of a wrong type.
@@ -773,7 +774,8 @@ def reparameterize(
         mean: ``[..., H]`` or any other shape; float32, bfloat16, float16 or float64. Half
             precisions are computed in float32 and rounded once. More than two dimensions count as
             rows of the last one.
-        log_var: the logarithm of the variance, of mean's shape, dtype and device.
+        log_var: the logarithm of the variance, of mean's shape, dtype and device; under autocast of
+            any dtype, and the sample is of the one that the two promote to.
         seed: an int in [0, 2**63); None draws one from ``generator``.
         generator: a ``torch.Generator``; None takes torch's default one, so that
             ``torch.manual_seed`` governs.
@@ -812,10 +814,12 @@ def gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:
     Args:
         mean: ``[..., H]``; float32, bfloat16, float16 or float64. Half precisions are computed in
             float32 and rounded once.
-        log_var: the logarithm of the variance, of mean's shape, dtype and device.
+        log_var: the logarithm of the variance, of mean's shape, dtype and device; under autocast of
+            any dtype.
 
     Returns:
-        ``[...]``, of mean's dtype and device, at least 0 up to rounding.
+        ``[...]``, of mean's dtype and device, under autocast in float32 at least; at least 0 up to
+        rounding.
 
     Raises:
         TypeError: mean or log_var is not a floating-point tensor, or their dtypes differ.

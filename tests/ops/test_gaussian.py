@@ -425,14 +425,42 @@ def test_forward_mode_differentiation_runs_the_definition(kernel_place):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_autocast_changes_nothing(kernel_place, dtype):
+def test_autocast_leaves_samples_alone(kernel_place, dtype):
     inputs = code((4, 6), dtype, kernel_place)
-    expected = gradients(loss, *inputs)
+    expected = gradients(lambda m, v: reparameterize(m, v, seed=5), *inputs)
     with torch.autocast(kernel_place.type, torch.bfloat16):
-        found = gradients(loss, *inputs)
+        found = gradients(lambda m, v: reparameterize(m, v, seed=5), *inputs)
     for a, b in zip(found, expected, strict=True):
         assert a.dtype == dtype
-        torch.testing.assert_close(a, b)
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_under_autocast_a_divergence_is_a_float32_as_torchs_losses_are(place, dtype):
+    inputs = code((4, 6), dtype, place)
+    expected = gradients(gaussian_kl, *(x.float() for x in inputs))
+    with torch.autocast(place.type, torch.bfloat16):
+        found = gradients(gaussian_kl, *inputs)
+        compiled = torch.compile(gaussian_kl, fullgraph=True, backend="eager")(*inputs)
+    assert found[0].dtype == compiled.dtype == torch.float32
+    torch.testing.assert_close(compiled, found[0])
+    assert torch.equal(found[0], expected[0])
+    for a, b in zip(found[1:], expected[1:], strict=True):
+        assert torch.equal(a, b.to(dtype))
+
+
+def test_autocast_promotes_a_pair_of_two_dtypes(place):
+    mean, log_var = code((4, 6), device=place)
+    mean = mean.to(torch.bfloat16)
+    for function in (lambda m, v: reparameterize(m, v, seed=5), gaussian_kl):
+        expected = gradients(function, mean.float(), log_var)
+        with torch.autocast(place.type, torch.bfloat16):
+            found = gradients(function, mean, log_var)
+        assert [x.dtype for x in found] == [torch.float32, torch.bfloat16, torch.float32]
+        for a, b in zip(found, expected, strict=True):
+            assert torch.equal(a, b.to(a.dtype))
+        with pytest.raises(TypeError, match="log_var has dtype float32; it takes mean's, bfloat16"):
+            function(mean, log_var)
 
 
 def test_more_than_two_to_the_31_elements():

@@ -170,6 +170,29 @@ def test_no_rows_give_what_torch_gives(place, name):
     assert PENALTIES[name](code).isnan()
 
 
+@pytest.mark.parametrize("shape", [(5, 0), (0,), (3, 5, 0)])
+@pytest.mark.parametrize("name", PENALTIES)
+def test_no_units_cost_nothing(place, name, shape):
+    code = torch.empty(shape, device=place, requires_grad=True)
+    for penalty in (PENALTIES[name](code), torch.compile(PENALTIES[name], backend="eager")(code)):
+        assert penalty.item() == 0
+        assert torch.autograd.grad(penalty, code)[0].shape == shape
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", PENALTIES)
+def test_under_autocast_a_penalty_is_a_float32_as_torchs_losses_are(place, name, dtype):
+    code = activities(9, 5, device=place, dtype=dtype).requires_grad_()
+    with torch.autocast(place.type, torch.bfloat16):
+        penalty = PENALTIES[name](code)
+        compiled = torch.compile(PENALTIES[name], fullgraph=True, backend="eager")(code)
+    assert penalty.dtype == compiled.dtype == torch.float32
+    torch.testing.assert_close(penalty, PENALTIES[name](code.float()))
+    torch.testing.assert_close(compiled, penalty)
+    (gradient,) = torch.autograd.grad(penalty, code)
+    torch.testing.assert_close(gradient, torch.autograd.grad(PENALTIES[name](code), code)[0])
+
+
 @pytest.mark.parametrize("name", PENALTIES)
 def test_gradcheck_and_gradgradcheck_in_float64(name):
     code = activities(4, 3, device="cpu").double().requires_grad_()

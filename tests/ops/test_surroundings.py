@@ -15,7 +15,7 @@ from aefast.functional import (
     reconstruction_loss,
     reparameterize,
 )
-from aefast.nn import DenoisingAutoencoder
+from aefast.nn import DenoisingAutoencoder, VariationalAutoencoder
 from aefast.ops.corrupt import KINDS
 
 
@@ -145,6 +145,24 @@ def test_energies_and_states_keep_their_dtype_under_autocast(dtype):
     for a, b in zip(found, expected, strict=True):
         assert a.dtype == torch.float32
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("decoder_kind", ["bernoulli", "gaussian"])
+def test_importance_weights_are_formed_in_float32_under_autocast(decoder_kind):
+    """Of a bfloat16 posterior and its samples: differences of hundreds of nats decide."""
+    model = VariationalAutoencoder(300, 8, layers=[16], decoder_kind=decoder_kind)
+    x = torch.rand(20, 300).round()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        mean, log_var = model.posterior(x)
+        z = model._draw(mean, log_var, 4, 1, None, 0)
+        assert mean.dtype == log_var.dtype == z.dtype == torch.bfloat16
+        found = model._log_weights(x, z, mean, log_var)
+        exact = model._log_likelihood(x.double(), z)
+    mean, log_var, z = mean.double()[:, None], log_var.double()[:, None], z.double()
+    square = (z - mean).square() * (-log_var).exp()
+    exact = exact + 0.5 * (square + log_var - z.square()).sum(-1)
+    # As many roundings as summands, of numbers of no more than the result's size.
+    torch.testing.assert_close(found.double(), exact, rtol=300 * 2.0**-24, atol=0.0)
 
 
 def test_function_transforms_of_contrastive_divergence(kernel_place):

@@ -30,7 +30,7 @@ def reparameterize(
     generator: torch.Generator | None = None,
     row_offset: int = 0,
 ) -> Tensor:
-    _check_pair(mean, log_var)
+    mean, log_var = _checked_pair(mean, log_var)
     row_offset = contract.check_integer(row_offset, "row_offset", 2**62)
     contract.check_seed_arguments(seed, generator)
     traced = contract.is_traced(mean, log_var)
@@ -49,9 +49,12 @@ def reparameterize(
 
 
 def gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:
-    _check_pair(mean, log_var)
+    mean, log_var = _checked_pair(mean, log_var)
     if mean.dim() == 0:
         raise ValueError("mean has shape []; it takes [..., H]")
+    if contract.autocast_dtype(mean.device) is not None:
+        # Losses come out in float32 then, as torch's do.
+        mean, log_var = eager.wide(mean), eager.wide(log_var)
     if contract.is_traced(mean, log_var):
         if _is_eager_in_trace(mean):
             return eager.gaussian_kl(mean, log_var)
@@ -62,6 +65,17 @@ def gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:
     if _is_differentiated(mean, log_var):
         return _GaussianKL.apply(mean, log_var, name)
     return _run("gaussian_kl", name, mean, log_var)
+
+
+def _checked_pair(mean: Tensor, log_var: Tensor) -> tuple[Tensor, Tensor]:
+    """The two; under autocast in the dtype that arithmetic promotes them to."""
+    contract.check_tensor(mean, "mean")
+    if contract.autocast_dtype(mean.device) is not None:
+        contract.check_castable(log_var, "log_var", mean, "mean")
+        dtype = torch.promote_types(mean.dtype, log_var.dtype)
+        mean, log_var = mean.to(dtype), log_var.to(dtype)
+    _check_pair(mean, log_var)
+    return mean, log_var
 
 
 def _check_pair(mean: Tensor, log_var: Tensor) -> None:

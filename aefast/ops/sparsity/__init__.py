@@ -36,6 +36,8 @@ def _check_code(code: Tensor) -> None:
 
 def _dispatch(code: Tensor, target: float | None) -> Tensor:
     """The KL penalty, or without a target the L1 penalty."""
+    if contract.autocast_dtype(code.device) is not None:
+        code = eager.wide(code)  # losses come out in float32 then, as torch's do
     if contract.is_traced(code):
         if code.dtype not in backend.KERNEL_DTYPES or contract.is_in_functorch():
             return _defined(code, target)

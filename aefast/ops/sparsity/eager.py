@@ -19,7 +19,7 @@ def kl_sparsity(code: Tensor, target: float) -> Tensor:
 
 def l1_sparsity(code: Tensor) -> Tensor:
     """The mean over the rows of sum_j |h_j|; a scalar."""
-    return _wide(code).abs().sum(-1).mean().to(code.dtype)
+    return wide(code).abs().sum(-1).mean().to(code.dtype)
 
 
 def divergence(mean: Tensor, target: float) -> Tensor:
@@ -40,11 +40,11 @@ def slope(code: Tensor, target: float) -> Tensor:
 
 def l1_gradient(code: Tensor, grad: Tensor) -> Tensor:
     rows = code.numel() // max(code.shape[-1], 1)
-    return (_wide(grad) / rows * torch.sign(_wide(code))).to(code.dtype)
+    return (wide(grad) / rows * torch.sign(wide(code))).to(code.dtype)
 
 
 def _mean(code: Tensor) -> Tensor:
-    return _wide(code)[None].flatten(0, -2).mean(0)
+    return wide(code)[None].flatten(0, -2).mean(0)
 
 
 def _bounded(mean: Tensor) -> Tensor:
@@ -53,5 +53,5 @@ def _bounded(mean: Tensor) -> Tensor:
     return value.clamp(EPSILON, 1 - EPSILON) + torch.nan_to_num(mean - value)
 
 
-def _wide(tensor: Tensor) -> Tensor:
+def wide(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
