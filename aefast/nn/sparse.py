@@ -11,9 +11,6 @@ from aefast.ops.shared import contract
 
 PENALTIES = ("kl", "l1")
 
-# How near to 0 and 1 the KL penalty lets an activity come, in float32: eight of its last digits.
-SATURATION = 1e-6
-
 
 class SparseAutoencoder(Autoencoder):
     """An autoencoder few of whose code's units are active at a time.
@@ -82,10 +79,7 @@ class SparseAutoencoder(Autoencoder):
     def penalty(self, code: Tensor) -> Tensor:
         """The penalty of a batch's code ``[..., H]``: a scalar, without its factor."""
         if self.penalty_kind == "kl":
-            # A unit whose sigmoid rounds to 0 or 1 in every row would cost infinitely much, and its
-            # gradient be infinity times 0.
-            inside = code.lerp(code.new_full((), 0.5), 2 * SATURATION)
-            return kl_sparsity(inside, self.sparsity_target)
+            return kl_sparsity(code, self.sparsity_target)
         return l1_sparsity(code)
 
     def extra_repr(self) -> str:
