@@ -109,6 +109,8 @@ def test_soft_threshold_on_every_instruction_set(isa, instruction_set):
 @pytest.mark.parametrize("penalty", [0.3, 0.7])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_objective_is_the_least(place, shape, penalty):
+    if is_interpreted(place) and shape[2] > 64:
+        shape = (2, 9, 65)
     x, dictionary = problem(*shape, device=place)
     tolerance = tolerance_at(place)
     code = sparse_encode(x, dictionary, penalty, tolerance=tolerance)
@@ -196,11 +198,12 @@ def test_one_and_two_threads_give_the_same_bits(kernel_place, threads):
 def test_any_strides_and_leading_dimensions(kernel_place):
     base = torch.randn(24, 37, device=kernel_place)
     dictionary = torch.randn(37, 15, device=kernel_place).t()
+    steps = 3 if is_interpreted(kernel_place) else 20
     for x in (base[::6], base[:1].expand(3, 37), base[:4].reshape(2, 2, 37), base[0]):
-        code = sparse_encode(x, dictionary, 0.3, steps=20)
+        code = sparse_encode(x, dictionary, 0.3, steps=steps)
         assert code.shape == (*x.shape[:-1], 15)
         rows = x.reshape(-1, 37).contiguous()
-        expected = sparse_encode(rows, dictionary.contiguous(), 0.3, steps=20)
+        expected = sparse_encode(rows, dictionary.contiguous(), 0.3, steps=steps)
         torch.testing.assert_close(code.reshape(-1, 15), expected, rtol=1e-4, atol=1e-5)
 
 
