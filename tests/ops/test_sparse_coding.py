@@ -109,8 +109,8 @@ def test_soft_threshold_on_every_instruction_set(isa, instruction_set):
 @pytest.mark.parametrize("penalty", [0.3, 0.7])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_objective_is_the_least(place, shape, penalty):
-    if is_interpreted(place) and shape[2] > 32 and penalty < 0.5:
-        pytest.skip("takes more steps than the interpreter has time for")
+    if is_interpreted(place) and shape[2] > 64:
+        shape = (2, 9, 65)
     x, dictionary = problem(*shape, device=place)
     tolerance = tolerance_at(place)
     code = sparse_encode(x, dictionary, penalty, tolerance=tolerance)
@@ -198,11 +198,12 @@ def test_one_and_two_threads_give_the_same_bits(kernel_place, threads):
 def test_any_strides_and_leading_dimensions(kernel_place):
     base = torch.randn(24, 37, device=kernel_place)
     dictionary = torch.randn(37, 15, device=kernel_place).t()
+    steps = 3 if is_interpreted(kernel_place) else 20
     for x in (base[::6], base[:1].expand(3, 37), base[:4].reshape(2, 2, 37), base[0]):
-        code = sparse_encode(x, dictionary, 0.3, steps=5)
+        code = sparse_encode(x, dictionary, 0.3, steps=steps)
         assert code.shape == (*x.shape[:-1], 15)
         rows = x.reshape(-1, 37).contiguous()
-        expected = sparse_encode(rows, dictionary.contiguous(), 0.3, steps=5)
+        expected = sparse_encode(rows, dictionary.contiguous(), 0.3, steps=steps)
         torch.testing.assert_close(code.reshape(-1, 15), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -303,11 +304,11 @@ def test_the_code_carries_no_gradient_and_the_dictionarys_is_the_envelopes():
 
 def test_autocast_and_lower_precisions_leave_the_steps_alone(kernel_place, matmul_precision):
     x, dictionary = problem(4, 12, 20, device=kernel_place)
-    expected = sparse_encode(x, dictionary, 0.5, steps=10)
+    expected = sparse_encode(x, dictionary, 0.5, steps=40)
     with torch.autocast(x.device.type, torch.bfloat16):
-        assert torch.equal(sparse_encode(x, dictionary, 0.5, steps=10), expected)
+        assert torch.equal(sparse_encode(x, dictionary, 0.5, steps=40), expected)
     matmul_precision("high")
-    found = sparse_encode(x, dictionary, 0.5, steps=10)
+    found = sparse_encode(x, dictionary, 0.5, steps=40)
     torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
 
 
