@@ -122,6 +122,7 @@ from aefast.ops.shared import triton_gemm
 from aefast.ops.shared.triton import Variant
 from aefast.ops.sparse_coding import triton as sparse_coding
 from aefast.ops.sparse_coding.problem import Problem
+from aefast.ops.sparsity import triton as sparsity
 
 arch = int(sys.argv[1])
 backend = CUDABackend(GPUTarget("cuda", arch, 32))
@@ -173,6 +174,9 @@ for batch in [*range(1, 130), 1000, 1024, 4096, 5000, 8191, 16384, 40000]:
     run_chain(gibbs.kernels(normal, clamped), x, normal, clamped)
     divergence(gibbs.kernels(machine, chain), x, None, machine, chain, True)
     sparse_coding.soft_threshold_backward(x, sparse_coding.soft_threshold(x, 0.1 * batch), 0.5)
+    sparsity.kl_sparsity(output, 0.1)
+    sparsity.l1_sparsity(output)
+    sparsity.l1_gradient(output, 0.5)
     energy = torch.ones(batch)
     lasso = Problem(torch.zeros(batch, 100), torch.eye(100), energy, 0.1, 1e-8, batch % 3)
     sparse_coding.encode(lasso, lasso.correlation)
@@ -191,5 +195,5 @@ def test_batch_sizes_and_seeds_share_binaries(arch):
     # penalty and its gradient are a kernel each, in both dtypes. A chain has a kernel that splits
     # its weight, and two tiles of half a step. A Gaussian code's sample, its divergence and their
     # gradients are a kernel each, and so are soft thresholding, its gradient and the rest of a step
-    # of sparse coding.
-    assert names <= 29
+    # of sparse coding. Sums of columns, of their magnitudes, the divergence of the sums, the sign.
+    assert names <= 33
