@@ -10,6 +10,8 @@ def main() -> None:
     except ModuleNotFoundError as error:
         print(f"aefast: the command line needs {error.name}, which is missing", file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
     app()
 
 

@@ -11,6 +11,8 @@ from harness import Case
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+pytest.importorskip("safetensors")
+
 from aefast.data.dataset import from_array
 from aefast.training.checkpoint import Checkpoint
 from aefast.training.config import Config, Progress

@@ -78,7 +78,7 @@ def sample(
         if draw is None:
             takes = ", ".join(name for name, kind in MODELS.items() if kind.sample)
             fail(
-                f"{checkpoint} holds a {found.config.model}, which is no distribution: "
+                f"{checkpoint} holds {found.config.model}, which is no distribution: "
                 f"nothing says which codes are likely; sample takes {takes}"
             )
         counts = [min(ROWS_AT_ONCE, samples - row) for row in range(0, samples, ROWS_AT_ONCE)]
@@ -93,6 +93,8 @@ def sample(
 def one_line_errors(out: Path) -> Iterator[None]:
     """What may go wrong between a checkpoint, data and a file to write."""
     check_folder(out, "--out")
+    if out.suffix != ".npy":
+        fail(f"--out is {str(out)!r}; it takes a .npy file")
     require("safetensors", "train")
     try:
         with torch.no_grad():

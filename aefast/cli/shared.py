@@ -44,6 +44,8 @@ def check_folder(file: Path, option: str) -> None:
     """A run must not end, after minutes, at a folder that was never there."""
     if file.is_dir():
         fail(f"{option} is {str(file)!r}, a folder; it takes a file")
+    if file.exists() and not file.is_file():
+        fail(f"{option} is {str(file)!r}, which is no regular file")
     if not file.parent.is_dir():
         fail(f"{option} is {str(file)!r}, but there is no folder {str(file.parent)!r}")
 

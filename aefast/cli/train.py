@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # it takes packages that other commands do without
     from aefast.training.loop import Look, Trainer
 
 INTERRUPTED = 130
+LARGEST = 2**31 - 1
 
 
 @app.command()
@@ -44,7 +45,9 @@ def train(
         int | None,
         typer.Option(min=1, help="Passes over the data, of a dbn for each machine; 100."),
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Rows a step; 128.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, max=LARGEST, help="Rows a step; 128.")
+    ] = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="Of Adam, 0.003; of an rbm or dbn, 0.1.")
     ] = None,
@@ -106,15 +109,17 @@ def train(
     if device is not None:
         check_device(device)
     from aefast.training import run
+    from aefast.training.loop import DivergenceError
 
     try:
-        trainer = (run.resume if resume else run.start)(out, given)
-        if trainer.is_finished:
-            typer.echo(f"{summary(trainer)}: nothing is left; --epochs takes more")
-            return
-        with matmul_precision(trainer.config.precision):
-            proceed(trainer, out)
-    except ArithmeticError as error:
+        with run.claimed(out):
+            trainer = (run.resume if resume else run.start)(out, given)
+            if trainer.is_finished:
+                typer.echo(f"{summary(trainer)}: nothing is left; --epochs takes more")
+                return
+            with matmul_precision(trainer.config.precision):
+                proceed(trainer, out)
+    except (DivergenceError, FloatingPointError) as error:
         fail(f"{error}; {out} holds the run as last saved; a lower --learning-rate may help")
     except (ValueError, OSError, BackendUnavailableError) as error:
         fail(str(error))

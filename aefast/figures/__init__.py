@@ -43,7 +43,7 @@ def run(names: Sequence[str], out: Path, report: Callable[[Shown], None]) -> Pat
         out: the folder that the PNGs and ``index.html`` go to; it is made if need be.
         report: called after each figure.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    out.mkdir(exist_ok=True)
     shown = []
     for name in names:
         shown.append(show(name, out))

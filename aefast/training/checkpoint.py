@@ -83,6 +83,9 @@ def load(path: Path) -> Checkpoint:
             raise CheckpointError(f"{path} is of a model {config.model!r}, which is unknown here")
         model = build(config).eval()
         model.load_state_dict(_part(tensors, "model."))
+        for name, parameter in model.named_parameters():
+            if not parameter.isfinite().all():
+                raise CheckpointError(f"{path}: {name} is not finite")
         optimizer = _optimizer_state(_part(tensors, "optimizer."))
     except CheckpointError:
         raise

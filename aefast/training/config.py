@@ -54,6 +54,13 @@ class Config(_Json):
     seed: int
     device: str
 
+    def __post_init__(self) -> None:
+        """Of a checkpoint, too, that someone changed."""
+        if min(self.epochs, self.batch_size) < 1 or self.device not in ("cpu", "cuda"):
+            raise ValueError(
+                f"epochs {self.epochs}, batch size {self.batch_size}, device {self.device!r}"
+            )
+
     @property
     def sizes(self) -> list[int]:
         """D, H_1, ..., H_L."""

@@ -11,7 +11,8 @@ from typing import BinaryIO
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file that takes the place of ``path`` once all of it is on disk.
 
-    Until then, and where the block raises, what was at ``path`` stays.
+    Until then, and where the block raises, what was at ``path`` stays. An error of the file system
+    names the file.
 
     >>> import pathlib, tempfile
     >>> path = pathlib.Path(tempfile.mkdtemp()) / "greeting"
@@ -22,6 +23,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     >>> path.read_text()
     'hello'
     """
+    path = path.resolve()  # what a link points at, not the link
     temporary = path.with_name(f".{path.name}.{os.getpid()}")  # the same folder: a rename is atomic
     try:
         with temporary.open("wb") as file:
@@ -29,5 +31,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -74,6 +74,9 @@ class Trainer:
     Args:
         checkpoint: where it starts; its model and progress move on with the steps.
         dataset: what it is trained on.
+
+    Raises:
+        ValueError: the checkpoint's progress or optimizer is not of its model and this dataset.
     """
 
     def __init__(self, checkpoint: Checkpoint, dataset: Dataset) -> None:
@@ -82,10 +85,34 @@ class Trainer:
         self.dataset = dataset
         self.stages = stages(self.model)
         self.steps_per_epoch = math.ceil(len(dataset) / self.config.batch_size)
+        self._check_progress()
         self.optimizer = self._make_optimizer()
+        self._check_optimizer(checkpoint.optimizer)
         if checkpoint.optimizer:
             groups = self.optimizer.state_dict()["param_groups"]
             self.optimizer.load_state_dict({"state": checkpoint.optimizer, "param_groups": groups})
+
+    def _check_progress(self) -> None:
+        progress, epochs = self.progress, self.config.epochs
+        is_inside = progress.epoch < epochs and 0 <= progress.batch < self.steps_per_epoch
+        is_over = progress.epoch == epochs and progress.batch == 0
+        if not (0 <= progress.stage < len(self.stages) and progress.epoch >= 0):
+            raise ValueError(f"stage {progress.stage}, epoch {progress.epoch} is none of the run's")
+        if not (is_inside or is_over):
+            raise ValueError(
+                f"epoch {progress.epoch}, batch {progress.batch} is none of {epochs} epochs of "
+                f"{self.steps_per_epoch} batches"
+            )
+
+    def _check_optimizer(self, state: dict[int, dict[str, Tensor]]) -> None:
+        """One that was given the state of other parameters would read beyond their memory."""
+        parameters = list(self.stage.module.parameters())
+        if state and sorted(state) != list(range(len(parameters))):
+            raise ValueError(f"the optimizer's state is of parameters {sorted(state)}")
+        for number, parameter in enumerate(parameters if state else ()):
+            for name, tensor in state[number].items():
+                if tensor.shape not in ((), parameter.shape):
+                    raise ValueError(f"optimizer.{number}.{name} has shape {list(tensor.shape)}")
 
     @property
     def stage(self) -> Stage:
@@ -262,5 +289,5 @@ def train(
             break
         if watch.looked - saved >= SAVE_SECONDS:
             save(trainer.checkpoint())
-            saved = watch.looked
+            saved = watch.looked = time.perf_counter()  # it was no training
     save(trainer.checkpoint())

@@ -5,8 +5,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from torch.utils.tensorboard import SummaryWriter
-
 from aefast.training.files import replacing
 
 METRICS_FILE = "metrics.jsonl"
@@ -30,6 +28,8 @@ class Metrics:
             kept = [line for line in path.read_bytes().splitlines(True) if _is_kept(line, step)]
             with replacing(path) as file:
                 file.writelines(kept)
+        from torch.utils.tensorboard import SummaryWriter  # what reads a run does without
+
         self._file = path.open("a", encoding="utf-8")
         self._events = SummaryWriter(str(folder), purge_step=step + 1)
 
@@ -55,6 +55,6 @@ class Metrics:
 
 def _is_kept(line: bytes, step: int) -> bool:
     try:
-        return json.loads(line)["step"] <= step
-    except ValueError:  # the process died while it wrote this one
+        return line.endswith(b"\n") and json.loads(line)["step"] <= step
+    except (LookupError, TypeError, ValueError):  # the process died while it wrote this one
         return False

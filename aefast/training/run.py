@@ -1,5 +1,9 @@
 """A run's folder: how one starts there, and how it is taken up again."""
 
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,38 +29,65 @@ class RunError(ValueError):
     """One line that says which option is wrong, and what it takes."""
 
 
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """A run's folder, for this process alone; made where it is not there, and gone again where
+    nothing was written.
+
+    Raises:
+        RunError: another process has it, or it cannot be made.
+    """
+    if not folder.parent.is_dir():
+        raise RunError(f"--out is {str(folder)!r}, but there is no folder {str(folder.parent)!r}")
+    is_new = not folder.exists()
+    if is_new:
+        folder.mkdir(exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise RunError(f"{folder} is in use by another run") from None
+    finally:
+        os.close(handle)
+        if is_new:
+            with contextlib.suppress(OSError):  # it holds something
+                folder.rmdir()
+
+
 def start(folder: Path, given: dict[str, Any]) -> Trainer:
     """A new run, saved before its first step.
 
     Args:
-        folder: made where it is not there; nothing in it is overwritten.
+        folder: claimed; nothing in it is overwritten.
         given: the options, by the names of :class:`aefast.training.config.Config` and of the
             model's constructor.
 
     Raises:
         RunError, aefast.data.DataError: one of them is wrong.
     """
-    if any((folder / name).exists() for name in (CHECKPOINT_FILE, CONFIG_FILE, METRICS_FILE)):
-        raise RunError(f"{folder} holds a run already; --resume goes on with it")
-    if folder.exists() and not folder.is_dir():
+    if not folder.is_dir():
         raise RunError(f"--out is {str(folder)!r}, a file; it takes a folder")
-    if not folder.parent.is_dir():
-        raise RunError(f"--out is {str(folder)!r}, but there is no folder {str(folder.parent)!r}")
+    if (folder / CHECKPOINT_FILE).exists():
+        raise RunError(f"{folder} holds a run already; --resume goes on with it")
+    for name in (CONFIG_FILE, METRICS_FILE):
+        if (folder / name).exists():
+            raise RunError(f"{folder / name} is in the way; it takes a folder without one")
     if "model" not in given:
         raise RunError(f"MODEL is missing; it takes one of {', '.join(MODELS)}")
     check_options(given["model"], given)
     for name in ("data", "hidden"):
-        if name not in given:
+        if not given.get(name):
             raise RunError(f"{flag(name)} is missing")
     dataset = load_data(given["data"])
     config = configure(given, dataset)
     check_range(config, dataset)
     try:
         model = build(config)
-    except (TypeError, ValueError) as error:
-        raise RunError(str(error)) from error
+    except (TypeError, ValueError, MemoryError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(f"{reason}; the model is {config.model} {config.sizes}") from error
     trainer = Trainer(Checkpoint(config, Progress(), model, {}), dataset)
-    folder.mkdir(exist_ok=True)
     save(folder, trainer.checkpoint())
     return trainer
 
@@ -88,6 +119,11 @@ def resume(folder: Path, given: dict[str, Any]) -> Trainer:
     config = replace(
         config, **{name: given[name] for name in ("epochs", "device") if name in given}
     )
+    if progress.stage > 0 and config.epochs != checkpoint.config.epochs:
+        raise RunError(
+            f"--epochs is {config.epochs}, but the run in {folder} has trained its first machine "
+            f"for {checkpoint.config.epochs}"
+        )
     if (config.epochs, 0) < (progress.epoch, progress.batch):
         raise RunError(f"--epochs is {config.epochs}, but the run in {folder} is past that")
     if config.device == "cuda" and not torch.cuda.is_available():
@@ -97,7 +133,10 @@ def resume(folder: Path, given: dict[str, Any]) -> Trainer:
     dataset = load_data(config.data["source"])
     if describe(dataset) != config.data:
         raise RunError(f"{dataset.name} is no longer what the run in {folder} was started with")
-    return Trainer(replace(checkpoint, config=config), dataset)
+    try:
+        return Trainer(replace(checkpoint, config=config), dataset)
+    except (ValueError, RuntimeError) as error:
+        raise RunError(f"{folder / CHECKPOINT_FILE} does not fit its run: {error}") from error
 
 
 def configure(given: dict[str, Any], dataset: Dataset) -> Config:

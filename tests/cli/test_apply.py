@@ -70,7 +70,7 @@ def test_samples_are_a_function_of_the_seed(model, tmp_path):
 def test_a_plain_autoencoder_does_not_sample(model, tmp_path):
     run = trained(model, tmp_path / "run")
     assert refused("sample", run, "--out", tmp_path / "x.npy") == (
-        f"{run} holds a {model}, which is no distribution: nothing says which codes are likely; "
+        f"{run} holds {model}, which is no distribution: nothing says which codes are likely; "
         "sample takes stochastic, vae, rbm, dbn"
     )
 

@@ -18,12 +18,13 @@ pytest.importorskip("typer")
 pytest.importorskip("safetensors")
 pytest.importorskip("tensorboard")
 
-from safetensors.torch import load_file
+import safetensors
+from safetensors.torch import load_file, save_file
 
 from aefast.training import loop
 from aefast.training.checkpoint import load, save
 from aefast.training.models import MODELS
-from aefast.training.run import start
+from aefast.training.run import claimed, start
 from tests.cli.command import invoke, refused
 from tests.training.runs import SMALL, rows
 
@@ -280,5 +281,56 @@ def step_of(run):
 
 
 def test_a_checkpoint_is_there_before_the_first_step(data, out):
+    out.mkdir()
     start(out, {"model": "dae", "data": str(data), "hidden": [8]})
     assert step_of(out) == 0
+
+
+def test_two_runs_do_not_share_a_folder(data, out):
+    with claimed(out):
+        assert refused(*train("ae", data, out)) == f"{out} is in use by another run"
+
+
+def test_a_run_that_fails_at_the_door_leaves_no_folder(data, out):
+    assert "loss is 'mae'" in refused(*train("ae", data, out, "--loss", "mae"))
+    assert not out.exists()
+
+
+def test_a_stack_whose_first_machine_is_trained_takes_no_other_epochs(data, out):
+    invoke(*train("dbn", data, out, "--epochs", "2"))
+    message = refused("train", "--resume", "--out", out, "--epochs", "5")
+    assert "--epochs is 5, but the run" in message
+    assert "its first machine for 2" in message
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"progress": {"batch": 99}}, "batch 99 is none of"),
+        ({"progress": {"stage": 3}}, "stage 3, epoch .* is none of the run's"),
+        ({"config": {"device": "foo"}}, "device 'foo'"),
+        ({"config": {"batch_size": 0}}, "batch size 0"),
+    ],
+)
+def test_a_checkpoint_that_was_changed_is_named(data, out, change, message):
+    invoke(*train("ae", data, out))
+    path = out / "checkpoint.safetensors"
+    with safetensors.safe_open(path, "pt") as file:
+        metadata = json.loads(file.metadata()["aefast"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    for part, values in change.items():
+        metadata[part] |= values
+    save_file(tensors, path, {"aefast": json.dumps(metadata)})
+    assert re.search(message, refused("train", "--resume", "--out", out))
+
+
+def test_an_optimizers_state_of_another_shape_is_named(data, out):
+    invoke(*train("ae", data, out))
+    path = out / "checkpoint.safetensors"
+    with safetensors.safe_open(path, "pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    tensors["optimizer.0.exp_avg"] = torch.zeros(3)
+    save_file(tensors, path, metadata)
+    message = refused("train", "--resume", "--out", out, "--epochs", "9")
+    assert "optimizer.0.exp_avg has shape [3]" in message

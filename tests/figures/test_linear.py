@@ -1,0 +1,31 @@
+"""The figure of the linear autoencoder: its loss and its subspace are PCA's."""
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from aefast.figures import linear
+
+
+@pytest.fixture(scope="module")
+def measured():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield linear.measure()
+    torch.set_num_threads(before)
+
+
+def test_the_loss_is_the_sum_of_the_discarded_eigenvalues_within_a_percent(measured):
+    for loss, least in zip(measured.losses, measured.discarded, strict=True):
+        assert 0.9999 * least < loss < 1.01 * least
+
+
+def test_the_decoder_spans_pcas_subspace_within_a_degree(measured):
+    assert max(measured.angles) < 1
+
+
+def test_the_sentence_holds_the_numbers_and_the_figure_is_drawn(measured):
+    assert f"{max(measured.angles):.2f} degrees" in linear.sentence(measured)
+    figure = Figure(figsize=linear.SIZE)
+    linear.draw(measured, figure)
+    assert len(figure.axes) == 2
