@@ -306,7 +306,7 @@ def test_a_stack_whose_first_machine_is_trained_takes_no_other_epochs(data, out)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"progress": {"batch": 99}}, "batch 99 is none of"),
+        ({"progress": {"epoch": 0, "batch": 99}}, "batch 99 is none of"),
         ({"progress": {"stage": 3}}, "stage 3, epoch .* is none of the run's"),
         ({"config": {"device": "foo"}}, "device 'foo'"),
         ({"config": {"batch_size": 0}}, "batch size 0"),
