@@ -126,5 +126,5 @@ def _summary(rows: np.ndarray, name: str) -> tuple[float, float, int]:
                 f"{chunk[row, column]}; it takes finite float32 numbers"
             )
         low, high = min(low, least), max(high, most)
-        checksum = zlib.crc32(chunk, checksum)
+        checksum = zlib.crc32(chunk.data, checksum)
     return low, high, checksum
