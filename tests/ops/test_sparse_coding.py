@@ -30,7 +30,7 @@ def objective(x, dictionary, code, penalty):
 
 def tolerance_at(place):
     """A step takes the interpreter 20 ms."""
-    return 1e-3 if is_interpreted(place) else TOLERANCE
+    return 1e-2 if is_interpreted(place) else TOLERANCE
 
 
 def penalty_at(place):
