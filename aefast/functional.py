@@ -879,10 +879,13 @@ def sparse_encode(
 
     by FISTA with adaptive restart: a gradient step from an extrapolated code, and
     :func:`soft_threshold`. On a CPU the kernels take the steps on a working set of atoms, which
-    grows until no other atom would join. Each row ends by itself, so that its code does not
-    depend on the rows beside it: where its duality gap, which bounds how far its objective lies
-    above the least, is at most ``tolerance`` times ``||x||^2 / 2``, the objective of a code of
-    zeros; or where its dtype's rounding allows no smaller one.
+    grows until no other atom would join. Each row ends by itself, so that its code depends on the
+    rows beside it only by the rounding of products, and not at all in the C++ kernels: where its
+    duality gap, which bounds how far its objective lies above the least, is at most ``tolerance``
+    times ``||x||^2 / 2``, the objective of a code of zeros; or where the steps no longer change the
+    code in its dtype, nor lower the gap. Such a row may lie above the tolerance, and far above it
+    where the atoms' norms differ by orders of magnitude or atoms are nearly parallel: atoms should
+    have similar norms.
 
     Not differentiable: the code carries no gradient. To learn the dictionary none is needed. The
     gradient of the least objective by D is that of the objective at the code held constant (the
@@ -900,7 +903,7 @@ def sparse_encode(
 
     Returns:
         The codes ``[..., K]``, of x's dtype. All of a row is NaN where the row, its start or the
-        dictionary is not finite, or its square overflows.
+        dictionary is not finite, or has a square that overflows.
 
     Raises:
         TypeError: an argument is of a wrong type, or the dtypes differ.

@@ -1,5 +1,6 @@
 """NumPy's own files, ``.npy`` and ``.npz``. Nothing is ever unpickled."""
 
+import tokenize
 import zipfile
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def _read_header(stream: Stream, name: str) -> tuple[tuple[int, ...], np.dtype, 
         shape, is_fortran, dtype = HEADERS[version](stream)
     except DataError:
         raise
-    except ValueError as error:
+    except (ValueError, tokenize.TokenError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{name}: no .npy header: {reason}") from error
     return shape, dtype, "F" if is_fortran else "C"

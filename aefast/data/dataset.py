@@ -1,5 +1,6 @@
 """What every source becomes: samples as the rows of one array, in memory or mapped from a file."""
 
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -27,6 +28,7 @@ class Dataset:
         name: the source as the user wrote it.
         low: the smallest number, after scaling.
         high: the largest one.
+        checksum: the CRC-32 of the rows' bytes, before scaling: data that changed have another.
 
     >>> import torch
     >>> from aefast.data import load
@@ -43,6 +45,7 @@ class Dataset:
     name: str
     low: float
     high: float
+    checksum: int
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -85,8 +88,8 @@ def from_array(array: np.ndarray, name: str, scale: float | None = None) -> Data
     rows = array.reshape(len(array), -1)
     if scale is None:
         scale = 255.0 if rows.dtype == np.uint8 else 1.0
-    low, high = _extremes(rows, name)
-    return Dataset(rows, sample_shape, scale, name, low / scale, high / scale)
+    low, high, checksum = _summary(rows, name)
+    return Dataset(rows, sample_shape, scale, name, low / scale, high / scale, checksum)
 
 
 def chunks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -110,9 +113,9 @@ def check_layout(shape: tuple[int, ...], dtype: np.dtype, name: str) -> None:
         )
 
 
-def _extremes(rows: np.ndarray, name: str) -> tuple[float, float]:
-    """The smallest and the largest number; a NaN among them is both."""
-    low, high = np.inf, -np.inf
+def _summary(rows: np.ndarray, name: str) -> tuple[float, float, int]:
+    """The smallest number, the largest, and the CRC-32 of all bytes, in one reading of the rows."""
+    low, high, checksum = np.inf, -np.inf, 0
     for first, chunk in chunks(rows):
         least, most = float(chunk.min()), float(chunk.max())
         if not (least >= -LARGEST and most <= LARGEST):
@@ -123,4 +126,5 @@ def _extremes(rows: np.ndarray, name: str) -> tuple[float, float]:
                 f"{chunk[row, column]}; it takes finite float32 numbers"
             )
         low, high = min(low, least), max(high, most)
-    return low, high
+        checksum = zlib.crc32(chunk.data, checksum)
+    return low, high, checksum

@@ -5,6 +5,7 @@ Memory holds no more than what is being read, so that data may be larger.
 
 import errno
 import gzip
+import lzma
 import math
 import shutil
 import tempfile
@@ -74,10 +75,10 @@ def map_scratch(
 @contextmanager
 def archive(name: str) -> Iterator[None]:
     """Around the reading of a zip or gzip file: what is broken in it becomes one line."""
-    broken = (zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zlib.error, RuntimeError)
+    packed = (zlib.error, lzma.LZMAError, EOFError, UnicodeDecodeError, RuntimeError)
     try:
         yield
-    except broken as error:
+    except (zipfile.BadZipFile, gzip.BadGzipFile, *packed) as error:
         raise DataError(f"{name}: a broken archive: {error}") from error
 
 

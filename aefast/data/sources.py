@@ -29,7 +29,7 @@ def load(source: str) -> Dataset:
     ``x.npy``           an array ``[N, ...]``, mapped
     ``x.npz``           its only array, or ``x.npz:name``; nothing is unpickled
     IDX                 MNIST's format: ``*.idx``, ``*-ubyte``, ``*.gz``, or any name with its magic
-    ``x.csv, x.tsv``    a sample a line, with or without a line of column names
+    ``x.csv, x.tsv``    a sample a line; the first may name the columns, as 0, 1, ..., D - 1 do
     a folder            of images of one size, all 8-bit grey or all RGB, subfolders too
     ==================  ===========================================================================
 

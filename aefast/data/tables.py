@@ -14,7 +14,8 @@ DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
 def load_table(path: Path, name: str) -> Dataset:
-    """One sample a line, as float32. A first line without a number names the columns."""
+    """One sample a line, as float32. A first line without a number names the columns, and so does
+    one of 0, 1, ..., D - 1, which pandas writes where columns have no names."""
     with path.open(encoding="utf-8-sig", newline="") as text, scratch(name) as file:
         count = width = 0
         for row in _rows(text, DELIMITERS[path.suffix.lower()], name):
@@ -33,7 +34,7 @@ def _rows(text: TextIO, delimiter: str, name: str) -> Iterator[np.ndarray]:
         for fields in filter(None, reader):
             if width == 0:
                 width = len(fields)
-                if all(map(_is_text, fields)):
+                if all(map(_is_text, fields)) or fields == [str(i) for i in range(width)]:
                     continue
             if len(fields) != width:
                 raise DataError(
@@ -50,7 +51,7 @@ def _rows(text: TextIO, delimiter: str, name: str) -> Iterator[np.ndarray]:
 def _numbers(fields: list[str], place: str) -> np.ndarray:
     try:
         with np.errstate(over="ignore"):
-            row = np.array([float(field) for field in fields]).astype(np.float32)
+            row = np.array([_number(field) for field in fields]).astype(np.float32)
         if np.isfinite(row).all():
             return row
     except ValueError:
@@ -61,9 +62,15 @@ def _numbers(fields: list[str], place: str) -> np.ndarray:
     )
 
 
+def _number(field: str) -> float:
+    if "_" in field:  # which Python takes, as in 1_000
+        raise ValueError
+    return float(field)
+
+
 def _is_text(field: str) -> bool:
     try:
-        float(field)
+        _number(field)
     except ValueError:
         return True
     return False

@@ -1,5 +1,7 @@
 """data.Dataset: what take returns, and which numbers are refused."""
 
+import zlib
+
 import numpy as np
 import pytest
 import torch
@@ -50,6 +52,16 @@ def test_low_and_high_are_the_extremes_after_scaling(monkeypatch):
     array[4, 2], array[1, 0] = 51, 204
     data = from_array(array, "x")
     assert (data.low, data.high) == (0.2, 0.8)
+
+
+def test_the_checksum_is_of_all_bytes_whatever_the_chunks(monkeypatch):
+    array = np.arange(15, dtype=">f4").reshape(5, 3)
+    expected = zlib.crc32(array.tobytes())
+    assert from_array(array, "x").checksum == expected
+    monkeypatch.setattr(module, "CHUNK_BYTES", 24)  # two rows at once, then one
+    assert from_array(array, "x").checksum == expected
+    array[4, 2] += 1
+    assert from_array(array, "x").checksum != expected
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf, 1e39, -1e39])

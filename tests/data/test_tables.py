@@ -46,7 +46,7 @@ def test_numbers_are_rounded_once_to_float32(write):
     assert np.array_equal(data.rows, numbers.astype(np.float32))
 
 
-@pytest.mark.parametrize("fault", ["red", "", "1;2", "0x1", "nan", "-inf", "1e39", "1e999"])
+@pytest.mark.parametrize("fault", ["red", "", "1;2", "0x1", "nan", "-inf", "1e39", "1e999", "1_0"])
 @pytest.mark.parametrize("header", ["", "a,b,c\n"])
 def test_a_field_that_is_not_a_finite_number_is_refused_by_line_and_column(fault, header, write):
     line = 2 + bool(header)
@@ -59,6 +59,13 @@ def test_a_field_that_is_not_a_finite_number_is_refused_by_line_and_column(fault
 def test_a_first_line_with_one_number_is_no_header(write):
     with pytest.raises(DataError, match=r"line 1, column 1: 'red'"):
         load(write("red,2,3\n1,2,3\n"))
+
+
+def test_a_first_line_of_the_columns_numbers_from_0_is_a_header(write):
+    assert len(load(write("0,1,2\n4,5,6\n"))) == 1
+    assert len(load(write("0,1,3\n4,5,6\n"))) == 2
+    assert len(load(write("0,1.0,2\n4,5,6\n"))) == 2
+    assert len(load(write("4,5,6\n0,1,2\n"))) == 2
 
 
 def test_a_ragged_line_is_refused(write):

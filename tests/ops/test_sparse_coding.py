@@ -30,7 +30,16 @@ def objective(x, dictionary, code, penalty):
 
 def tolerance_at(place):
     """A step takes the interpreter 20 ms."""
-    return 1e-3 if is_interpreted(place) else TOLERANCE
+    return 1e-2 if is_interpreted(place) else TOLERANCE
+
+
+def penalty_at(place):
+    """The smaller, the more steps."""
+    return 0.7 if is_interpreted(place) else 0.05
+
+
+def steps_at(place):
+    return 3 if is_interpreted(place) else 20
 
 
 def assert_minimal(x, dictionary, code, penalty, tolerance=TOLERANCE):
@@ -106,15 +115,15 @@ def test_soft_threshold_on_every_instruction_set(isa, instruction_set):
 # ----------------------------------------------------------------------------------- sparse coding
 
 
-@pytest.mark.parametrize("penalty", [0.3, 0.7])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_objective_is_the_least(place, shape, penalty):
+def test_the_objective_is_the_least(place, shape):
     if is_interpreted(place) and shape[2] > 64:
         shape = (2, 9, 65)
     x, dictionary = problem(*shape, device=place)
     tolerance = tolerance_at(place)
-    code = sparse_encode(x, dictionary, penalty, tolerance=tolerance)
-    assert_minimal(x, dictionary, code, penalty, tolerance)
+    for penalty in {penalty_at(place), 0.7}:
+        code = sparse_encode(x, dictionary, penalty, tolerance=tolerance)
+        assert_minimal(x, dictionary, code, penalty, tolerance)
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -143,11 +152,12 @@ def test_an_orthonormal_dictionary_is_soft_thresholding(place):
 
 
 def test_a_correlated_dictionary_of_atoms_of_any_length(place):
-    """Twins, an atom of zeros, and lengths from 1/2 to 2."""
+    """Twins, an atom of zeros, and lengths from 0.1 to 10; in the interpreter from 1/2 to 2."""
+    offset, longest = (0.3, 0.3) if is_interpreted(place) else (0.8, 1)
     x, dictionary = problem(5, 12, 9, device=place)
-    dictionary = dictionary + 0.3
+    dictionary = dictionary + offset
     dictionary[3], dictionary[7] = dictionary[2], 0
-    dictionary = dictionary * torch.logspace(-0.3, 0.3, 9, device=place)[:, None]
+    dictionary = dictionary * torch.logspace(-longest, longest, 9, device=place)[:, None]
     tolerance = tolerance_at(place)
     code = sparse_encode(x, dictionary, 0.1, tolerance=tolerance)
     assert_minimal(x, dictionary, code, 0.1, tolerance)
@@ -176,9 +186,10 @@ def test_the_duality_gap_bounds_the_excess():
 
 def test_no_row_depends_on_another(kernel_place):
     x, dictionary = problem(7, 12, 40, device=kernel_place)
-    whole = sparse_encode(x, dictionary, 0.1, steps=20)
+    steps = steps_at(kernel_place)
+    whole = sparse_encode(x, dictionary, 0.1, steps=steps)
     for rows in (x[:1], x[2:5], x[[6, 3]]):
-        found = sparse_encode(rows, dictionary, 0.1, steps=20)
+        found = sparse_encode(rows, dictionary, 0.1, steps=steps)
         index = [(x == row).all(1).nonzero().item() for row in rows]
         if aefast.backend.select(x.device, x.dtype) == "cpp":  # its products are our own
             assert torch.equal(found, whole[index])
@@ -186,7 +197,7 @@ def test_no_row_depends_on_another(kernel_place):
 
 
 def test_one_and_two_threads_give_the_same_bits(kernel_place, threads):
-    rows, steps = (5, 10) if is_interpreted(kernel_place) else (60, 5000)
+    rows, steps = (5, 3) if is_interpreted(kernel_place) else (60, 5000)
     x, dictionary = problem(rows, 30, 70, device=kernel_place)
     threads(1)
     serial = sparse_encode(x, dictionary, 0.1, steps=steps)
@@ -198,7 +209,7 @@ def test_one_and_two_threads_give_the_same_bits(kernel_place, threads):
 def test_any_strides_and_leading_dimensions(kernel_place):
     base = torch.randn(24, 37, device=kernel_place)
     dictionary = torch.randn(37, 15, device=kernel_place).t()
-    steps = 3 if is_interpreted(kernel_place) else 20
+    steps = steps_at(kernel_place)
     for x in (base[::6], base[:1].expand(3, 37), base[:4].reshape(2, 2, 37), base[0]):
         code = sparse_encode(x, dictionary, 0.3, steps=steps)
         assert code.shape == (*x.shape[:-1], 15)
@@ -217,38 +228,48 @@ def test_nothing_to_encode(place, shape):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precisions_are_computed_in_float32(kernel_place, dtype):
     x, dictionary = problem(4, 12, 20, device=kernel_place, dtype=dtype)
-    expected = sparse_encode(x.float(), dictionary.float(), 0.2, steps=20)
-    assert torch.equal(sparse_encode(x, dictionary, 0.2, steps=20), expected.to(dtype))
+    steps = steps_at(kernel_place)
+    expected = sparse_encode(x.float(), dictionary.float(), 0.2, steps=steps)
+    assert torch.equal(sparse_encode(x, dictionary, 0.2, steps=steps), expected.to(dtype))
 
 
 def test_what_is_not_finite_makes_nan_of_its_row_alone(place):
     x, dictionary = problem(6, 12, 20, device=place)
-    expected = sparse_encode(x, dictionary, 0.2, steps=20)
+    steps = steps_at(place)
+    expected = sparse_encode(x, dictionary, 0.2, steps=steps)
     x[1, 3], x[2, 0], x[4, 0] = math.nan, math.inf, 1e30
-    code = sparse_encode(x, dictionary, 0.2, steps=20)
+    code = sparse_encode(x, dictionary, 0.2, steps=steps)
     assert code.isnan().all(1).tolist() == [False, True, True, False, True, False]
     torch.testing.assert_close(code[[0, 3, 5]], expected[[0, 3, 5]], rtol=1e-4, atol=1e-4)
     start = torch.zeros_like(code)
-    start[0, 0] = math.nan
-    code = sparse_encode(x, dictionary, 0.2, steps=20, start=start)
-    assert code.isnan().all(1).tolist() == [True, True, True, False, True, False]
+    start[0, 0], start[3, 0] = math.nan, 1e30
+    code = sparse_encode(x, dictionary, 0.2, steps=steps, start=start)
+    assert code.isnan().all(1).tolist() == [True, True, True, True, True, False]
     dictionary[2, 2] = math.nan
     assert sparse_encode(x, dictionary, 0.2).isnan().all()
 
 
+def test_a_dictionary_whose_products_underflow_gives_finite_codes(place):
+    """Its Gram matrix is zeros, its products with x are not."""
+    x, dictionary = torch.full((2, 4), 1e10), 1e-30 * torch.eye(4)
+    code = sparse_encode(x.to(place), dictionary.to(place), 1e-21, steps=2)
+    assert code.isfinite().all()
+    assert (code > 0).all()
+
+
 def test_more_steps_lower_the_objective_and_a_start_is_taken_up(place):
     x, dictionary = problem(5, 12, 30, device=place)
-    tolerance = tolerance_at(place)
+    tolerance, penalty = tolerance_at(place), penalty_at(place)
     zeros = x.double().square().sum(1) / 2
-    few = objective(x, dictionary, sparse_encode(x, dictionary, 0.3, steps=3), 0.3)
-    code = sparse_encode(x, dictionary, 0.3, tolerance=tolerance)
+    few = objective(x, dictionary, sparse_encode(x, dictionary, penalty, steps=3), penalty)
+    code = sparse_encode(x, dictionary, penalty, tolerance=tolerance)
     assert (few < zeros).all()
-    assert (objective(x, dictionary, code, 0.3) < few).all()
-    again = sparse_encode(x, dictionary, 0.3, tolerance=tolerance, steps=1, start=code)
-    assert_minimal(x, dictionary, again, 0.3, tolerance)
+    assert (objective(x, dictionary, code, penalty) < few).all()
+    again = sparse_encode(x, dictionary, penalty, tolerance=tolerance, steps=1, start=code)
+    assert_minimal(x, dictionary, again, penalty, tolerance)
     start = torch.randn_like(code)
-    elsewhere = sparse_encode(x, dictionary, 0.3, tolerance=tolerance, start=start)
-    assert_minimal(x, dictionary, elsewhere, 0.3, tolerance)
+    elsewhere = sparse_encode(x, dictionary, penalty, tolerance=tolerance, start=start)
+    assert_minimal(x, dictionary, elsewhere, penalty, tolerance)
 
 
 def test_a_start_is_not_written_to(place):
@@ -304,11 +325,12 @@ def test_the_code_carries_no_gradient_and_the_dictionarys_is_the_envelopes():
 
 def test_autocast_and_lower_precisions_leave_the_steps_alone(kernel_place, matmul_precision):
     x, dictionary = problem(4, 12, 20, device=kernel_place)
-    expected = sparse_encode(x, dictionary, 0.5, steps=40)
+    steps = 5 if is_interpreted(kernel_place) else 40
+    expected = sparse_encode(x, dictionary, 0.5, steps=steps)
     with torch.autocast(x.device.type, torch.bfloat16):
-        assert torch.equal(sparse_encode(x, dictionary, 0.5, steps=40), expected)
+        assert torch.equal(sparse_encode(x, dictionary, 0.5, steps=steps), expected)
     matmul_precision("high")
-    found = sparse_encode(x, dictionary, 0.5, steps=40)
+    found = sparse_encode(x, dictionary, 0.5, steps=steps)
     torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
 
 
@@ -356,7 +378,7 @@ def test_function_transforms(place):
     stacked = torch.stack([x, x + 1])
 
     def encode(x, dictionary):
-        return sparse_encode(x, dictionary, 0.2, steps=10)
+        return sparse_encode(x, dictionary, 0.2, steps=steps_at(place))
 
     expected = torch.stack([encode(part, dictionary) for part in stacked])
     found = torch.vmap(encode, (0, None))(stacked, dictionary)

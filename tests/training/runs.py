@@ -29,7 +29,7 @@ def rows() -> np.ndarray:
 
 
 def dataset() -> Dataset:
-    return Dataset(rows(), (VISIBLE,), 1.0, "rows.npy", 0.0, 1.0)
+    return Dataset(rows(), (VISIBLE,), 1.0, "rows.npy", 0.0, 1.0, 0)
 
 
 def new(model: str, **given: Any) -> Trainer:

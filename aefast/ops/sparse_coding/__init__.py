@@ -171,7 +171,7 @@ def _sparse_encode(
     if start is None:
         start = torch.zeros_like(problem.correlation)
     else:
-        finite &= start.isfinite().all(1)
+        finite &= start.square().sum(1).isfinite()
         start = torch.where(finite[:, None], start.detach(), 0)
     code = solver.encode(problem, start)
     return torch.where(finite[:, None], code, math.nan).to(dtype)

@@ -57,7 +57,7 @@ def encode(problem: Problem, start: Tensor) -> Tensor:
         gram.data_ptr(),
         codes.data_ptr(),
         *codes.shape,
-        problem.gram.diagonal().max().item(),
+        max(problem.gram.diagonal().max().item(), torch.finfo(torch.float32).tiny),
         problem.penalty,
         problem.tolerance,
         problem.steps,

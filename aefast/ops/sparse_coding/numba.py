@@ -16,6 +16,7 @@ INNER_SHARE = 0.1
 STEPS_PER_CHECK = 8
 SMALLEST_CHANGE = 5e-7
 SMALLEST_MEASURED = 1e-8
+SMALLEST_CURVATURE = np.finfo(np.float32).tiny  # one divides by it
 
 # Sums may be reordered, so that they are vectorized; NaN and infinity stay.
 _vectorized = njit(
@@ -216,7 +217,7 @@ def _encode_row(
     code: np.ndarray,
 ) -> None:
     allowed_gap = tolerance * energy / 2
-    largest_curvature = np.float32(0)
+    largest_curvature = SMALLEST_CURVATURE
     for i in range(code.size):
         largest_curvature = max(largest_curvature, gram[i, i])
     product = np.empty_like(code)
