@@ -15,7 +15,7 @@ DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 def load_table(path: Path, name: str) -> Dataset:
     """One sample a line, as float32. A first line without a number names the columns, and so does
-    one of 0, 1, ..., D - 1, which pandas writes where columns have no names."""
+    one of 0, 1, ..., D - 1, D > 2, which pandas writes where columns have no names."""
     with path.open(encoding="utf-8-sig", newline="") as text, scratch(name) as file:
         count = width = 0
         for row in _rows(text, DELIMITERS[path.suffix.lower()], name):
@@ -34,7 +34,8 @@ def _rows(text: TextIO, delimiter: str, name: str) -> Iterator[np.ndarray]:
         for fields in filter(None, reader):
             if width == 0:
                 width = len(fields)
-                if all(map(_is_text, fields)) or fields == [str(i) for i in range(width)]:
+                counted = [str(i) for i in range(width)] if width > 2 else None
+                if all(map(_is_text, fields)) or fields == counted:
                     continue
             if len(fields) != width:
                 raise DataError(

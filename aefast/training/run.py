@@ -167,6 +167,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "scale": dataset.scale,
         "low": dataset.low,
         "high": dataset.high,
+        "checksum": dataset.checksum,
     }
 
 

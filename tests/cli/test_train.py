@@ -286,6 +286,13 @@ def test_a_checkpoint_is_there_before_the_first_step(data, out):
     assert step_of(out) == 0
 
 
+def test_data_of_the_same_shape_and_range_that_have_changed(data, out):
+    invoke(*train("ae", data, out))
+    np.save(data, np.load(data)[::-1].copy())
+    message = refused("train", "--resume", "--out", out, "--epochs", "9")
+    assert "is no longer what the run" in message
+
+
 def test_two_runs_do_not_share_a_folder(data, out):
     with claimed(out):
         assert refused(*train("ae", data, out)) == f"{out} is in use by another run"
