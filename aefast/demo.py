@@ -18,12 +18,12 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from torch import Tensor, nn
 
 from aefast import backend, environment
+from aefast.figures.digits import load_digits
 from aefast.functional import corrupt
 from aefast.nn import DenoisingAutoencoder
 
 VISIBLE, HIDDEN, LEVEL = 64, 32, 0.3
 BATCH, LEARNING_RATE, SEED = 512, 1e-2, 0
-HELD_OUT = 360
 TIMED_EPOCHS = 40
 SHOWN = 10
 
@@ -42,7 +42,7 @@ def run(out: Path, epochs: int) -> None:
     """Train, compare, print and write the picture ``out``."""
     console = Console(highlight=False, soft_wrap=True)
     torch.manual_seed(SEED)
-    train, held_out = load_digits()
+    train, _, held_out, _ = load_digits()
     corrupted = corrupt(held_out, "masking", LEVEL, seed=SEED)
     model = DenoisingAutoencoder(VISIBLE, HIDDEN, corruption_level=LEVEL)
     console.print(describe(train, held_out))
@@ -83,16 +83,6 @@ def error_table(ours: Errors, pca: Errors) -> str:
             f"{'corrupted digits, denoised':28}{ours.corrupted:14.4f}{pca.corrupted:20.4f}",
         ]
     )
-
-
-def load_digits() -> tuple[Tensor, Tensor]:
-    """The 8x8 digits as rows in [0, 1]: the training set, and a fixed random part held out."""
-    from sklearn import datasets
-
-    pixels = torch.from_numpy(datasets.load_digits().data).float() / 16
-    order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(SEED))
-    shuffled = pixels[order]
-    return shuffled[HELD_OUT:].contiguous(), shuffled[:HELD_OUT].contiguous()
 
 
 def fit(

@@ -50,8 +50,7 @@ def measure() -> Measured:
     actives, errors = [], []
     penalties = [0.3, 0.5, 1.0, 2.0, 4.0]
     for penalty in penalties:
-        coder = model if penalty == PENALTY else with_penalty(model, penalty)
-        z = coder.transform(held_out)
+        z = model.set_params(penalty=penalty).transform(held_out)
         actives.append(float((z != 0).sum(1).mean()))
         left = held_out - z @ model.components_
         errors.append(float((left**2).sum() / (held_out**2).sum()))
@@ -93,12 +92,6 @@ def whitened_patches() -> np.ndarray:
 def objective(x: np.ndarray, codes: np.ndarray, dictionary: np.ndarray) -> float:
     left = x - codes @ dictionary
     return float(0.5 * (left.astype(np.float64) ** 2).sum() + PENALTY * np.abs(codes).sum())
-
-
-def with_penalty(model: SparseCoding, penalty: float) -> SparseCoding:
-    from copy import deepcopy
-
-    return deepcopy(model).set_params(penalty=penalty)
 
 
 def sentence(measured: Measured) -> str:

@@ -1,18 +1,9 @@
 """A quantized code has less error than PCA's at equal bits per pixel."""
 
 import pytest
-import torch
 from matplotlib.figure import Figure
 
 from aefast.figures import compression
-
-
-@pytest.fixture(scope="module")
-def measured():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield compression.measure()
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("rate", compression.RATES)

@@ -1,18 +1,8 @@
 """The contractive autoencoder's tangents are those of the data."""
 
-import pytest
-import torch
 from matplotlib.figure import Figure
 
 from aefast.figures import contractive
-
-
-@pytest.fixture(scope="module")
-def measured():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield contractive.measure()
-    torch.set_num_threads(before)
 
 
 def test_at_digits_the_tangents_are_nearer_to_local_pca_than_any_baseline(measured):

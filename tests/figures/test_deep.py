@@ -1,18 +1,9 @@
 """A deep autoencoder beats PCA at 2, 6 and 30 dimensions."""
 
-import pytest
 import torch
 from matplotlib.figure import Figure
 
 from aefast.figures import deep
-
-
-@pytest.fixture(scope="module")
-def measured():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield deep.measure()
-    torch.set_num_threads(before)
 
 
 def test_it_beats_pca_at_every_size_on_digits_seen_and_unseen(measured):

@@ -1,18 +1,9 @@
 """The figure of the denoising autoencoder: its step leads back to the data, and is the score."""
 
-import pytest
 import torch
 from matplotlib.figure import Figure
 
 from aefast.figures import denoising
-
-
-@pytest.fixture(scope="module")
-def measured():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield denoising.measure()
-    torch.set_num_threads(before)
 
 
 def test_noisy_points_come_nearer_to_the_curve(measured):

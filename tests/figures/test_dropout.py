@@ -1,18 +1,8 @@
 """Dropout on the code is unbiased at evaluation, and makes the code redundant."""
 
-import pytest
-import torch
 from matplotlib.figure import Figure
 
 from aefast.figures import dropout
-
-
-@pytest.fixture(scope="module")
-def measured():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield dropout.measure()
-    torch.set_num_threads(before)
 
 
 def test_the_mean_of_draws_is_the_evaluation_output_within_its_standard_error(measured):

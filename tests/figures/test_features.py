@@ -1,18 +1,9 @@
 """Codes are better features than pixels where labels are few."""
 
 import pytest
-import torch
 from matplotlib.figure import Figure
 
 from aefast.figures import features
-
-
-@pytest.fixture(scope="module")
-def measured():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield features.measure()
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("name", ["sparse", "denoising"])

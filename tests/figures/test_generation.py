@@ -7,14 +7,6 @@ from matplotlib.figure import Figure
 from aefast.figures import generation
 
 
-@pytest.fixture(scope="module")
-def measured():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield generation.measure()
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("name", ["variational", "RBM", "stochastic"])
 def test_samples_are_nearer_to_digits_than_random_codes_and_digits_to_them(measured, name):
     for distances in (measured.to_digits, measured.from_digits):

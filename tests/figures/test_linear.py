@@ -1,18 +1,8 @@
 """The figure of the linear autoencoder: its loss and its subspace are PCA's."""
 
-import pytest
-import torch
 from matplotlib.figure import Figure
 
 from aefast.figures import linear
-
-
-@pytest.fixture(scope="module")
-def measured():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield linear.measure()
-    torch.set_num_threads(before)
 
 
 def test_the_loss_is_the_sum_of_the_discarded_eigenvalues_within_a_percent(measured):

@@ -7,14 +7,6 @@ from matplotlib.figure import Figure
 from aefast.figures import overcomplete
 
 
-@pytest.fixture(scope="module")
-def measured():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield overcomplete.measure()
-    torch.set_num_threads(before)
-
-
 def test_the_code_is_larger_than_the_data():
     assert overcomplete.load_digits()[0].shape[1] < overcomplete.HIDDEN
 

@@ -9,14 +9,6 @@ pytest.importorskip("matplotlib")
 from aefast.figures import pca
 
 
-@pytest.fixture(scope="module")
-def measured():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield pca.measure()
-    torch.set_num_threads(before)
-
-
 def test_32_of_64_principal_images_keep_nearly_all_of_held_out_digits(measured):
     few, more, most = measured.kept_held_out.values()
     assert few < 0.4

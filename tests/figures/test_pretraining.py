@@ -1,18 +1,8 @@
 """Pre-training gives a lower error than random weights after equal steps."""
 
-import pytest
-import torch
 from matplotlib.figure import Figure
 
 from aefast.figures import pretraining
-
-
-@pytest.fixture(scope="module")
-def measured():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield pretraining.measure()
-    torch.set_num_threads(before)
 
 
 def test_after_equal_steps_the_pretrained_net_is_ahead(measured):

@@ -1,20 +1,11 @@
 """The figure of probabilistic PCA and factor analysis: what its sentence claims."""
 
 import pytest
-import torch
 
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
 from aefast.figures import probabilistic
-
-
-@pytest.fixture(scope="module")
-def measured():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield probabilistic.measure()
-    torch.set_num_threads(before)
 
 
 def test_few_factors_beat_many_principal_components(measured):

@@ -1,18 +1,9 @@
 """The RBM comes near the best likelihood, and draws what it learned."""
 
-import pytest
 import torch
 from matplotlib.figure import Figure
 
 from aefast.figures import rbm
-
-
-@pytest.fixture(scope="module")
-def measured():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield rbm.measure()
-    torch.set_num_threads(before)
 
 
 def test_the_bound_is_the_known_one(measured):

@@ -1,18 +1,8 @@
 """Sparse autoencoders reach their target, or zero."""
 
-import pytest
-import torch
 from matplotlib.figure import Figure
 
 from aefast.figures import sparse
-
-
-@pytest.fixture(scope="module")
-def measured():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield sparse.measure()
-    torch.set_num_threads(before)
 
 
 def test_the_kl_penalty_draws_each_units_mean_to_the_target(measured):

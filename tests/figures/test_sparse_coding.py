@@ -1,18 +1,9 @@
 """The figure of sparse coding: few atoms explain patches that they were not learned from."""
 
-import pytest
 import torch
 from matplotlib.figure import Figure
 
 from aefast.figures import sparse_coding
-
-
-@pytest.fixture(scope="module")
-def measured():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield sparse_coding.measure()
-    torch.set_num_threads(before)
 
 
 def test_few_atoms_explain_half_of_the_variance(measured):

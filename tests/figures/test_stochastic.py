@@ -1,18 +1,9 @@
 """The stochastic autoencoder learns, and its chain ends at the data."""
 
-import pytest
 import torch
 from matplotlib.figure import Figure
 
 from aefast.figures import stochastic
-
-
-@pytest.fixture(scope="module")
-def measured():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield stochastic.measure()
-    torch.set_num_threads(before)
 
 
 def test_the_loss_falls(measured):

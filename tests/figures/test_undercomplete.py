@@ -7,14 +7,6 @@ from matplotlib.figure import Figure
 from aefast.figures import undercomplete
 
 
-@pytest.fixture(scope="module")
-def measured():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield undercomplete.measure()
-    torch.set_num_threads(before)
-
-
 def test_on_the_training_digits_it_loses_to_no_linear_code(measured):
     """PCA's error is the least of all linear codes there."""
     gains = undercomplete.gains(measured.trained, measured.trained_pca)

@@ -11,14 +11,6 @@ pytest.importorskip("matplotlib")
 from aefast.figures import variational
 
 
-@pytest.fixture(scope="module")
-def measured():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield variational.measure()
-    torch.set_num_threads(before)
-
-
 def test_more_samples_bound_the_likelihood_more_tightly(measured):
     bounds = [measured.elbo, *measured.importance.values(), measured.log_likelihood]
     assert all(loose < tight - 0.02 for loose, tight in pairwise(bounds))
