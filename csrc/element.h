@@ -55,4 +55,17 @@ inline void store(const float* input, Element* output, int64_t count) {
     for (int64_t i = 0; i < count; ++i) from_float(input[i], output[i]);
 }
 
+// Calls kernel(Element{}) for the type that a tensor's elements have.
+template <class Kernel>
+inline void with_element(ElementType type, const Kernel& kernel) {
+    switch (type) {
+        case ElementType::float32:
+            return kernel(float{});
+        case ElementType::bfloat16:
+            return kernel(BFloat16{});
+        case ElementType::float16:
+            return kernel(Float16{});
+    }
+}
+
 }  // namespace aefast::AEFAST_ISA

@@ -39,19 +39,6 @@ void for_each_row_block(const Arguments& a, const Body& body) {
                  [&](int64_t task) { body(task * size, std::min((task + 1) * size, a.rows)); });
 }
 
-// Calls kernel(Element{}) for the type that a tensor's elements have.
-template <class Kernel>
-void with_element(ElementType type, const Kernel& kernel) {
-    switch (type) {
-        case ElementType::float32:
-            return kernel(float{});
-        case ElementType::bfloat16:
-            return kernel(BFloat16{});
-        case ElementType::float16:
-            return kernel(Float16{});
-    }
-}
-
 // Some columns of a row, as many as a vector of counters draws, or fewer at the row's end.
 template <class Element>
 struct Segment {

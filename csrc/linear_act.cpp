@@ -85,25 +85,12 @@ void activation_backward_as(const ActivationBackwardArguments& a) {
 }  // namespace
 
 void activate(const ActivateArguments& a) {
-    switch (a.element_type) {
-        case ElementType::float32:
-            return activate_as<float>(a);
-        case ElementType::bfloat16:
-            return activate_as<BFloat16>(a);
-        case ElementType::float16:
-            return activate_as<Float16>(a);
-    }
+    with_element(a.element_type, [&](auto element) { activate_as<decltype(element)>(a); });
 }
 
 void activation_backward(const ActivationBackwardArguments& a) {
-    switch (a.element_type) {
-        case ElementType::float32:
-            return activation_backward_as<float>(a);
-        case ElementType::bfloat16:
-            return activation_backward_as<BFloat16>(a);
-        case ElementType::float16:
-            return activation_backward_as<Float16>(a);
-    }
+    with_element(a.element_type,
+                 [&](auto element) { activation_backward_as<decltype(element)>(a); });
 }
 
 }  // namespace aefast::AEFAST_ISA

@@ -9,6 +9,7 @@
 #include <numeric>
 #include <utility>
 
+#include "element.h"
 #include "kernels.h"
 #include "panel.h"
 #include "parallel.h"
@@ -396,25 +397,12 @@ class Row {
 }  // namespace
 
 void soft_threshold(const SoftThresholdArguments& a) {
-    switch (a.element_type) {
-        case ElementType::float32:
-            return soft_threshold_as<float>(a);
-        case ElementType::bfloat16:
-            return soft_threshold_as<BFloat16>(a);
-        case ElementType::float16:
-            return soft_threshold_as<Float16>(a);
-    }
+    with_element(a.element_type, [&](auto element) { soft_threshold_as<decltype(element)>(a); });
 }
 
 void soft_threshold_backward(const SoftThresholdBackwardArguments& a) {
-    switch (a.element_type) {
-        case ElementType::float32:
-            return soft_threshold_backward_as<float>(a);
-        case ElementType::bfloat16:
-            return soft_threshold_backward_as<BFloat16>(a);
-        case ElementType::float16:
-            return soft_threshold_backward_as<Float16>(a);
-    }
+    with_element(a.element_type,
+                 [&](auto element) { soft_threshold_backward_as<decltype(element)>(a); });
 }
 
 void sparse_encode(const SparseEncodeArguments& a) {

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 
+#include "element.h"
 #include "kernels.h"
 #include "parallel.h"
 #include "row_sums.h"
@@ -39,14 +40,8 @@ void column_sums(const SparsityArguments& a) {
 
 template <bool absolute>
 void column_sums(const SparsityArguments& a) {
-    switch (a.element_type) {
-        case ElementType::float32:
-            return column_sums<float, absolute>(a);
-        case ElementType::bfloat16:
-            return column_sums<BFloat16, absolute>(a);
-        case ElementType::float16:
-            return column_sums<Float16, absolute>(a);
-    }
+    with_element(a.element_type,
+                 [&](auto element) { column_sums<decltype(element), absolute>(a); });
 }
 
 // Of a unit that is saturated over a whole batch the penalty would be infinite. NaN stays NaN.
@@ -100,14 +95,7 @@ double l1_sparsity(const SparsityArguments& a) {
 }
 
 void scaled_sign(const ScaledSignArguments& a) {
-    switch (a.element_type) {
-        case ElementType::float32:
-            return scaled_sign_as<float>(a);
-        case ElementType::bfloat16:
-            return scaled_sign_as<BFloat16>(a);
-        case ElementType::float16:
-            return scaled_sign_as<Float16>(a);
-    }
+    with_element(a.element_type, [&](auto element) { scaled_sign_as<decltype(element)>(a); });
 }
 
 }  // namespace aefast::AEFAST_ISA

@@ -13,8 +13,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 from scipy import sparse
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import check_array, check_random_state
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
@@ -23,7 +22,9 @@ from aefast.backend import use_backend
 from aefast.estimators.conversion import (
     DTYPES,
     LARGEST_SEED,
+    FloatTransformer,
     as_tensor,
+    check_codes,
     in_a_mode_of_its_own,
     row_pieces,
     warn_of_range,
@@ -32,7 +33,7 @@ from aefast.ops.shared import contract
 
 
 @dataclass(eq=False, repr=False)
-class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class BaseAutoencoder(FloatTransformer):
     """What the estimators share: a module of :mod:`aefast.nn`, trained by Adam.
 
     A field is a parameter. A subclass names its module, and adds that module's options as fields of
@@ -115,12 +116,7 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         """The reconstructions ``(n_samples, n_features)`` of codes ``(n_samples, n_components)``,
         in the codes' dtype."""
         check_is_fitted(self)
-        X = check_array(X, dtype=DTYPES, input_name="X")
-        if X.shape[1] != self._n_features_out:
-            raise ValueError(
-                f"X has {X.shape[1]} columns; it takes one for each of the "
-                f"{self._n_features_out} units of the code"
-            )
+        X = check_codes(X, self._n_features_out, "units of the code")
         return self._apply("decode", X)
 
     @in_a_mode_of_its_own
@@ -158,8 +154,7 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     def _check_parameters(self) -> None:
         contract.check_integer(self.batch_size, "batch_size", 2**31, low=1)
         contract.check_integer(self.n_iter, "n_iter", 2**31)
-        if contract.check_number(self.learning_rate, "learning_rate", 0) == 0:
-            raise ValueError("learning_rate is 0; it takes a number above 0")
+        contract.check_positive(self.learning_rate, "learning_rate")
 
     def _start(self, features: int) -> None:
         """A new module and optimizer."""
@@ -211,12 +206,6 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         scikit-learn's 1e-7. No kernel takes that, not even one that was forced."""
         with use_backend("eager"):
             yield deepcopy(self.module_).double()
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
-        return tags
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import sparse
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_array, check_random_state, gen_even_slices
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
@@ -14,6 +13,7 @@ from torch import Tensor
 from aefast.estimators.conversion import (
     DTYPES,
     LARGEST_SEED,
+    FloatTransformer,
     as_tensor,
     in_a_mode_of_its_own,
     row_pieces,
@@ -25,7 +25,7 @@ from aefast.ops.gibbs import check_steps, contrastive_divergence, gibbs
 from aefast.ops.shared import contract
 
 
-class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class BernoulliRBM(FloatTransformer):
     """A restricted Boltzmann machine with binary units, trained by contrastive divergence.
 
     The parameters and methods are those of :class:`sklearn.neural_network.BernoulliRBM`, whose
@@ -162,8 +162,7 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             contract.check_integer(getattr(self, name), name, 2**31, low=1)
         contract.check_integer(self.n_iter, "n_iter", 2**31)
         check_steps(self.k)
-        if contract.check_number(self.learning_rate, "learning_rate", 0) == 0:
-            raise ValueError("learning_rate is 0; it takes a number above 0")
+        contract.check_positive(self.learning_rate, "learning_rate")
 
     def _start(self, features: int, rng: np.random.RandomState) -> None:
         """Small weights, and chains at states of no preference."""
@@ -216,9 +215,3 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             for rows in row_pieces(X)
         ]
         return torch.cat(parts).numpy()
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
-        return tags

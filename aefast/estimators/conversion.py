@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import sparse
-from sklearn.utils import gen_batches
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import check_array, check_random_state, gen_batches
 from torch import Tensor
+
+from aefast.ops.shared import contract
 
 DTYPES = (np.float64, np.float32)
 ROWS_AT_ONCE = 4096
@@ -43,6 +46,32 @@ def as_tensor(X: Any, dtype: torch.dtype = torch.float32) -> Tensor:
 def row_pieces(X: Any, dtype: torch.dtype = torch.float32) -> Iterator[Tensor]:
     """The rows of X in order, ``ROWS_AT_ONCE`` at a time: so much is copied, and no more."""
     return (as_tensor(X[rows], dtype) for rows in gen_batches(X.shape[0], ROWS_AT_ONCE))
+
+
+class FloatTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """A transformer of dense or sparse rows, which gives float32 for float32."""
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+
+def check_codes(X: Any, columns: int, unit: str) -> np.ndarray:
+    """Codes ``(n_samples, columns)``, for a decoder; ``unit`` is what a column stands for."""
+    X = check_array(X, dtype=DTYPES, input_name="X")
+    if X.shape[1] != columns:
+        raise ValueError(
+            f"X has {X.shape[1]} columns; it takes one for each of the {columns} {unit}"
+        )
+    return X
+
+
+def draw_sample_seed(n_samples: int, random_state: Any) -> int:
+    """The seed of some samples, once both arguments are right."""
+    contract.check_integer(n_samples, "n_samples", 2**31, low=1)
+    return int(check_random_state(random_state).randint(LARGEST_SEED))
 
 
 def warn_of_range(X: Any) -> None:

@@ -6,13 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from aefast.estimators.autoencoder import BaseAutoencoder
-from aefast.estimators.conversion import LARGEST_SEED, in_a_mode_of_its_own
-from aefast.ops.shared import contract
+from aefast.estimators.conversion import draw_sample_seed, in_a_mode_of_its_own
 from aefast.random import normal
 
 # Of a row's code, for its score; the same for every row, so that it depends on no other's. On
@@ -44,8 +42,7 @@ class GenerativeAutoencoder(BaseAutoencoder):
             float32 ``(n_samples, n_features)``.
         """
         check_is_fitted(self)
-        contract.check_integer(n_samples, "n_samples", 2**31, low=1)
-        seed = int(check_random_state(random_state).randint(LARGEST_SEED))
+        seed = draw_sample_seed(n_samples, random_state)
         return self.module_.sample(n_samples, seed=seed).numpy()
 
     @abstractmethod

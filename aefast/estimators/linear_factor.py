@@ -11,12 +11,17 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from aefast.estimators.conversion import DTYPES, LARGEST_SEED, in_a_mode_of_its_own, row_pieces
+from aefast.estimators.conversion import (
+    DTYPES,
+    FloatTransformer,
+    check_codes,
+    draw_sample_seed,
+    in_a_mode_of_its_own,
+    row_pieces,
+)
 from aefast.estimators.moments import Moments, as_double
 from aefast.functional import linear_act
 from aefast.ops.shared import contract
@@ -55,7 +60,7 @@ def log_density(centered: Tensor, weight: Tensor, noise: Tensor) -> Tensor:
     return -0.5 * (quadratic + log_det + len(noise) * math.log(2 * math.pi))
 
 
-class LinearFactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class LinearFactorModel(FloatTransformer):
     """What the estimators share: all is a function of the data's :class:`Moments`.
 
     A subclass estimates ``components_`` and ``noise_variance_`` from the moments. It may encode
@@ -114,12 +119,7 @@ class LinearFactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         """The reconstructions ``(n_samples, n_features)`` of codes ``(n_samples, n_components)``,
         in the codes' dtype."""
         check_is_fitted(self)
-        X = check_array(X, dtype=DTYPES, input_name="X")
-        if X.shape[1] != self._n_features_out:
-            raise ValueError(
-                f"X has {X.shape[1]} columns; it takes one for each of the "
-                f"{self._n_features_out} components"
-            )
+        X = check_codes(X, self._n_features_out, "components")
         return _affine(X, self._decoder().T, as_double(self.mean_))
 
     @in_a_mode_of_its_own
@@ -147,8 +147,7 @@ class LinearFactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
             float64 ``(n_samples, n_features)``.
         """
         check_is_fitted(self)
-        contract.check_integer(n_samples, "n_samples", 2**31, low=1)
-        seed = int(check_random_state(random_state).randint(LARGEST_SEED))
+        seed = draw_sample_seed(n_samples, random_state)
         weight, noise = self._generator()
         latent = normal(seed, n_samples, len(weight), step=0).double()
         scatter = normal(seed, n_samples, len(noise), step=1) * noise.sqrt()
@@ -199,12 +198,6 @@ class LinearFactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
     @property
     def _n_features_out(self) -> int:
         return self.components_.shape[0]
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
-        return tags
 
 
 def _affine(X: Any, weight: Tensor, bias: Tensor) -> np.ndarray:

@@ -121,8 +121,7 @@ class DeepBeliefStack(nn.Module):
             raise ValueError(f"data has shape {list(data.shape)}; it takes [N, {width}], N > 0")
         for argument, value in (("epochs", epochs), ("batch_size", batch_size)):
             contract.check_integer(value, argument, 2**31, low=1)
-        if contract.check_number(learning_rate, "learning_rate", 0) == 0:
-            raise ValueError("learning_rate is 0; it takes a number above 0")
+        contract.check_positive(learning_rate, "learning_rate")
         if not contract.check_number(momentum, "momentum", 0) < 1:
             raise ValueError(f"momentum is {momentum}; it takes a number in [0, 1)")
         contract.check_number(weight_decay, "weight_decay", 0)

@@ -1,6 +1,6 @@
 """Layers from an input to a code and back: what the autoencoders share."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import cast
 
@@ -94,11 +94,16 @@ def check_sizes(visible: int | None, hidden: int | None, layers: Sequence[int] |
     if (layers is None) == (visible is None and hidden is None):
         raise ValueError("it takes either visible and hidden, or layers")
     if layers is None:
-        named = {"visible": visible, "hidden": hidden}
-    elif isinstance(layers, str) or not isinstance(layers, Iterable):
-        raise TypeError(f"layers is a {type(layers).__name__}; it takes a sequence of sizes")
+        named: Mapping[str, int | None] = {"visible": visible, "hidden": hidden}
     else:
-        named = {f"layers[{number}]": size for number, size in enumerate(layers)}
+        named = named_layers(layers)
         if len(named) < 2:
             raise ValueError(f"layers is {list(layers)}; it takes two sizes or more")
     return [contract.check_integer(size, name, 2**31, low=1) for name, size in named.items()]
+
+
+def named_layers(layers: Sequence[int]) -> dict[str, int]:
+    """Each size by the name that an error gives it."""
+    if isinstance(layers, str) or not isinstance(layers, Iterable):
+        raise TypeError(f"layers is a {type(layers).__name__}; it takes a sequence of sizes")
+    return {f"layers[{number}]": size for number, size in enumerate(layers)}

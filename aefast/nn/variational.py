@@ -1,7 +1,7 @@
 """The variational autoencoder."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from aefast import random
 from aefast.functional import gaussian_kl, linear_act, reparameterize
+from aefast.nn.encoder_decoder import named_layers
 from aefast.nn.likelihood import DECODER_KINDS, MEAN_ACTIVATIONS, draw_visible, log_likelihood
 from aefast.nn.linear import LinearAct
 from aefast.ops.linear_act import ACTIVATIONS
@@ -79,10 +80,7 @@ class VariationalAutoencoder(nn.Module):
         samples: int = 1,
     ) -> None:
         super().__init__()
-        named = {"visible": visible, "latent": latent}
-        if isinstance(layers, str) or not isinstance(layers, Iterable):
-            raise TypeError(f"layers is a {type(layers).__name__}; it takes a sequence of sizes")
-        named |= {f"layers[{number}]": size for number, size in enumerate(layers)}
+        named = {"visible": visible, "latent": latent, **named_layers(layers)}
         for name, size in named.items():
             contract.check_integer(size, name, 2**31, low=1)
         contract.check_choice(activation, "activation", ACTIVATIONS)

@@ -109,8 +109,7 @@ def _registered(
     contract.check_tensor(x, "x")
     contract.check_choice(kind, "kind", KINDS)
     contract.check_number(level, "level", 0, contract.LARGEST if kind == "gaussian" else 1)
-    if seed.numel() != 1 or seed.dtype != torch.int64:
-        raise ValueError(f"seed is {seed}; it takes one int64 number")
+    contract.check_seed_tensor(seed)
     arguments = (kind, level, low, high, seed, row_offset)
     name = backend.select(x.device, x.dtype)
     if name == "eager" or x.numel() == 0:

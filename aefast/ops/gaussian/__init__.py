@@ -220,8 +220,7 @@ def _registered_gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:
 
 def _check_registered(mean: Tensor, log_var: Tensor, seed: Tensor) -> None:
     _check_pair(mean, log_var)
-    if seed.numel() != 1 or seed.dtype != torch.int64:
-        raise ValueError(f"seed is {seed}; it takes one int64 number")
+    contract.check_seed_tensor(seed)
 
 
 @_registered_reparameterize.register_fake

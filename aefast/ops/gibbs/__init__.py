@@ -368,8 +368,7 @@ def _registered(
         beta = _check_beta(beta.reshape(-1), visible, kind)
     _check_clamp_mask(clamp_mask, visible)
     contract.check_integer(row_offset, "row_offset", 2**62)
-    if seed.numel() != 1 or seed.dtype != torch.int64:
-        raise ValueError(f"seed is {seed}; it takes one int64 number")
+    contract.check_seed_tensor(seed)
     settings = Settings(k, beta, clamp_mask, return_probs, seed, row_offset)
     with torch.no_grad():
         sample = _run(visible, machine, settings)

@@ -408,8 +408,7 @@ def _check_registered(
     contract.check_number(settings.hessian_weight, "hessian_weight", 0)
     contract.check_integer(settings.row_offset, "row_offset", ROW_LIMIT)
     seed: Any = settings.seed
-    if seed.numel() != 1 or seed.dtype != torch.int64:
-        raise ValueError(f"seed is {seed}; it takes one int64 number")
+    contract.check_seed_tensor(seed)
     return layers
 
 

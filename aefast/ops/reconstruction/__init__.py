@@ -371,8 +371,7 @@ def _check_registered(
         )
     if inputs.x.dim() != 2:
         raise ValueError(f"x has shape {list(inputs.x.shape)}; the registered op takes [B, D]")
-    if settings.seed.numel() != 1 or settings.seed.dtype != torch.int64:
-        raise ValueError(f"seed is {settings.seed}; it takes one int64 number")
+    contract.check_seed_tensor(settings.seed)
     if len(needed) != len(inputs):
         raise ValueError(f"needed has {len(needed)} flags; it takes {len(inputs)}")
 

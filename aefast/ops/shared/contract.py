@@ -69,6 +69,14 @@ def check_number(value: Any, argument: str, low: float = -LARGEST, high: float =
     return value if isinstance(value, float) else float(value)
 
 
+def check_positive(value: Any, argument: str) -> float:
+    """A finite real number above 0, as a float."""
+    value = check_number(value, argument, 0)
+    if value == 0:
+        raise ValueError(f"{argument} is 0; it takes a number above 0")
+    return value
+
+
 def check_integer(value: Any, argument: str, limit: int, low: int = 0) -> int:
     """An integer in [low, limit)."""
     if isinstance(value, bool | Tensor) or not isinstance(value, int | Integral):
@@ -100,6 +108,12 @@ def draw_seed(
     if seed is None:
         return random.draw_seed(generator, device, as_tensor=traced)
     return seed if isinstance(seed, int) else int(seed)
+
+
+def check_seed_tensor(seed: Tensor) -> None:
+    """What the registered ops take for a seed."""
+    if seed.numel() != 1 or seed.dtype != torch.int64:
+        raise ValueError(f"seed is {seed}; it takes one int64 number")
 
 
 def check_choice(value: Any, argument: str, choices: tuple[str, ...]) -> None:
