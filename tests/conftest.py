@@ -16,6 +16,9 @@ if not torch.cuda.is_available():
 
 from aefast import backend
 
+# The compiler below takes the other core: beside it, threads that wait for each other wait long.
+torch.set_num_threads(1)
+
 
 def _places() -> list[tuple[str, str]]:
     """Every (backend, device) that can run here."""

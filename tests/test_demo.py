@@ -1,6 +1,5 @@
 """The demonstration on handwritten digits."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,15 +14,6 @@ from aefast.functional import corrupt
 from aefast.nn import DenoisingAutoencoder
 
 PNG = b"\x89PNG\r\n\x1a\n"
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """These models are so small that a second thread only waits, and long on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_the_digits_are_split_once_and_for_all() -> None:

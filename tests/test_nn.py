@@ -1,7 +1,6 @@
 """The modules: parameters as PyTorch's, outputs and gradients as the plain layers'."""
 
 import doctest
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -11,15 +10,6 @@ from torch import Tensor, nn
 from aefast.nn import DenoisingAutoencoder, LinearAct, denoising, linear
 from aefast.ops.linear_act import ACTIVATIONS
 from aefast.ops.linear_act.eager import ACTIVATIONS as DEFINITIONS
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """These models are so small that a second thread only waits, and long on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def plain_sequential() -> nn.Sequential:

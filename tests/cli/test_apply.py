@@ -15,8 +15,7 @@ from tests.training.runs import SMALL, VISIBLE, new, proceed, rows
 
 
 @pytest.fixture(autouse=True)
-def small_blocks(threads, monkeypatch):
-    threads(1)
+def small_blocks(monkeypatch):
     monkeypatch.setattr(apply, "ROWS_AT_ONCE", 16)
 
 

@@ -31,11 +31,6 @@ from tests.training.runs import SMALL, rows
 REPOSITORY = Path(__file__).parents[2]
 
 
-@pytest.fixture(autouse=True)
-def one_thread(threads):
-    threads(1)
-
-
 @pytest.fixture
 def data(tmp_path):
     np.save(tmp_path / "rows.npy", rows())

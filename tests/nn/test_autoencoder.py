@@ -20,11 +20,6 @@ from aefast.nn.compression import dequantize, quantize
 EVERY_KIND = [Autoencoder, DenoisingAutoencoder, ContractiveAutoencoder, SparseAutoencoder]
 
 
-@pytest.fixture(autouse=True)
-def one_thread(threads):
-    threads(1)
-
-
 @pytest.fixture
 def x():
     return torch.rand(9, 12, generator=torch.Generator().manual_seed(3))

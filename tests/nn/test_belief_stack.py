@@ -9,11 +9,6 @@ import torch.nn.functional as F
 from aefast.nn import DeepBeliefStack, LinearAct
 
 
-@pytest.fixture(autouse=True)
-def one_thread(threads):
-    threads(1)
-
-
 @pytest.fixture(scope="module")
 def digits():
     datasets = pytest.importorskip("sklearn.datasets")

@@ -10,12 +10,6 @@ from aefast.functional import contrastive_divergence, gibbs
 from aefast.nn import RBM, exact_log_partition
 
 
-@pytest.fixture(autouse=True)
-def one_thread(threads):
-    """These machines are so small that a second thread only waits."""
-    threads(1)
-
-
 def machine(visible=6, hidden=4, **options):
     made = RBM(visible, hidden, **options)
     with torch.no_grad():

@@ -10,11 +10,6 @@ from aefast.functional import corrupt
 from aefast.nn import StochasticAutoencoder
 
 
-@pytest.fixture(autouse=True)
-def one_thread(threads):
-    threads(1)
-
-
 @pytest.fixture
 def x():
     return torch.rand(9, 12, generator=torch.Generator().manual_seed(3))

@@ -12,11 +12,6 @@ from aefast.training import checkpoint, loop, models
 from tests.training.runs import SMALL, dataset, new, proceed
 
 
-@pytest.fixture(autouse=True)
-def one_thread(threads):
-    threads(1)
-
-
 def assert_same_bits(found, expected):
     assert found.progress.step == expected.progress.step
     assert found.progress.losses == expected.progress.losses
