@@ -81,7 +81,7 @@ class Script:
 
 @pytest.mark.parametrize(
     ("device", "visible", "hidden", "batch", "batches"),
-    [("cpu", 784, 512, 1024, 16), ("cpu", 64, 128, 128, 128), ("cuda", 784, 512, 1024, 64)],
+    [("cpu", 784, 512, 1024, 16), ("cpu", 64, 128, 128, 512), ("cuda", 784, 512, 1024, 64)],
 )
 @pytest.mark.parametrize("against", ["DataLoader", "bare steps"])
 def test_training(

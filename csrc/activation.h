@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 
 #include "isa.h"
 
@@ -41,8 +42,6 @@ inline float polynomial(float x, const float (&coefficients)[count]) {
     for (int i = 1; i < count; ++i) value = value * x + coefficients[i];
     return value;
 }
-
-constexpr float kHalfLog2 = 0.34657359f;
 
 // e^r - 1 - r for |r| <= ln(2) / 2, 2.6e-7.
 inline float exp_remainder_reduced(float r) {
@@ -95,9 +94,16 @@ inline float expm1(float x) {
     return 2.f * (expm1_reduced(reduced.r) * half_power + (half_power - 0.5f));
 }
 
-// e^x - 1 - x, without cancellation where x is small. NaN stays NaN.
+// e^x - 1 - x, without cancellation where x is small; infinity above 89. NaN stays NaN.
 inline float exp_remainder(float x) {
-    return std::fabs(x) < kHalfLog2 ? exp_remainder_reduced(x) : expm1(x) - x;
+    const float bounded = x < -80.f ? -80.f : x;
+    const ReducedExponent reduced(bounded > 89.f ? 89.f : bounded);
+    // Half of it, for 2^n may be infinite where the result is not. Where n is 0, r is x and the
+    // last two terms are 0: one polynomial serves all x.
+    const float half_power = power_of_two(reduced.n - 1);
+    const float half = exp_remainder_reduced(reduced.r) * half_power +
+                       (reduced.r * half_power - 0.5f * x) + (half_power - 0.5f);
+    return x > 89.f ? std::numeric_limits<float>::infinity() - x : 2.f * half;
 }
 
 // ln(1 + u) for u in [0, 1], as 2 atanh(u / (2 + u)).

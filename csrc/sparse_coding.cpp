@@ -20,8 +20,6 @@ namespace {
 
 // -------------------------------------------------------------------------------- soft threshold
 
-constexpr int64_t kElementsPerTask = 32768;
-
 // NaN stays NaN.
 inline float soft_threshold(float x, float threshold) {
     const float magnitude = std::fabs(x) - threshold;
@@ -32,10 +30,11 @@ template <class Element>
 void soft_threshold_as(const SoftThresholdArguments& a) {
     const auto* x = static_cast<const Element*>(a.x);
     auto* output = static_cast<Element*>(a.output);
-    parallel_for(a.threads, ceil_divide(a.count, kElementsPerTask), [&](int64_t task) {
-        const int64_t last = smaller((task + 1) * kElementsPerTask, a.count);
+    const int64_t size = elements_per_task(a.count, a.threads);
+    parallel_for(a.threads, ceil_divide(a.count, size), [&](int64_t task) {
+        const int64_t last = smaller((task + 1) * size, a.count);
 #pragma GCC ivdep
-        for (int64_t i = task * kElementsPerTask; i < last; ++i)
+        for (int64_t i = task * size; i < last; ++i)
             from_float(soft_threshold(to_float(x[i]), a.threshold), output[i]);
     });
 }
@@ -45,10 +44,11 @@ void soft_threshold_backward_as(const SoftThresholdBackwardArguments& a) {
     const auto* gradient = static_cast<const Element*>(a.gradient);
     const auto* x = static_cast<const Element*>(a.x);
     auto* output = static_cast<Element*>(a.grad_x);
-    parallel_for(a.threads, ceil_divide(a.count, kElementsPerTask), [&](int64_t task) {
-        const int64_t last = smaller((task + 1) * kElementsPerTask, a.count);
+    const int64_t size = elements_per_task(a.count, a.threads);
+    parallel_for(a.threads, ceil_divide(a.count, size), [&](int64_t task) {
+        const int64_t last = smaller((task + 1) * size, a.count);
 #pragma GCC ivdep
-        for (int64_t i = task * kElementsPerTask; i < last; ++i) {
+        for (int64_t i = task * size; i < last; ++i) {
             const bool is_zero = std::fabs(to_float(x[i])) <= a.threshold;
             from_float(is_zero ? 0.f : to_float(gradient[i]), output[i]);
         }

@@ -11,15 +11,15 @@
 namespace aefast::AEFAST_ISA {
 namespace {
 
-// Fewer elements than this are done before a second thread has woken.
-constexpr int64_t kElementsPerTask = 1 << 14;
+// So few elements are done before a second thread has woken.
+constexpr int64_t kFewElements = 1 << 14;
 
 // The sums of the columns, or of their absolute values, in the first block's place: in blocks of
 // rows, added in their order.
 template <class Element, bool absolute>
 void column_sums(const SparsityArguments& a) {
     const int64_t blocks = row_blocks(a.rows);
-    const int threads = a.rows * a.columns <= kElementsPerTask ? 1 : a.threads;
+    const int threads = a.rows * a.columns <= kFewElements ? 1 : a.threads;
     parallel_for(threads, blocks, [&](int64_t block) {
         double* __restrict sums = a.partial_sums + block * a.columns;
         std::fill_n(sums, a.columns, 0.0);
@@ -64,7 +64,8 @@ void scaled_sign_row(const Element* values, int64_t count, float factor,
 
 template <class Element>
 void scaled_sign_as(const ScaledSignArguments& a) {
-    const int64_t rows_per_task = std::max<int64_t>(1, kElementsPerTask / a.columns);
+    const int64_t size = elements_per_task(a.rows * a.columns, a.threads);
+    const int64_t rows_per_task = std::max<int64_t>(1, size / a.columns);
     parallel_for(a.threads, (a.rows + rows_per_task - 1) / rows_per_task, [&](int64_t task) {
         const int64_t last = std::min((task + 1) * rows_per_task, a.rows);
         for (int64_t row = task * rows_per_task; row < last; ++row)

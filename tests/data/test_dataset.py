@@ -36,9 +36,10 @@ def test_take_returns_memory_of_its_own_aligned_as_torchs_is():
 
 
 @pytest.mark.parametrize("wrong", [5, -6])
-def test_an_index_outside_the_rows_is_refused(wrong):
-    with pytest.raises(IndexError, match=f"index {wrong} is out of bounds"):
-        from_array(np.zeros((5, 3), np.uint8), "x").take(torch.tensor([0, wrong]))
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16])
+def test_an_index_outside_the_rows_is_refused(dtype, wrong):
+    with pytest.raises(IndexError, match=r"index .*out of (bounds|range)"):
+        from_array(np.zeros((5, 3), dtype), "x").take(torch.tensor([0, wrong]))
 
 
 def test_rows_are_a_view():
