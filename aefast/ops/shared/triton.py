@@ -1,7 +1,7 @@
 """What the host side of every Triton kernel shares: its binaries, their arguments, their launch.
 
-An op's ``triton.py`` plans and launches, and imports without triton installed: the device functions
-in ``triton_kernels.py``, and triton with them, are imported where a kernel is to be compiled.
+An op's ``triton.py`` plans and launches, and imports without triton installed. The device functions
+are in ``triton_kernels.py``, which is imported, and triton with it, once a kernel must be compiled.
 """
 
 import contextlib

@@ -20,7 +20,6 @@ COLUMNS = 1024  # what a program holds of a row at a time
 # As often the host asks whether all rows are done; it must wait for the answer.
 STEPS_PER_CHECK = 16
 
-
 STEP_POINTERS = [
     "correlation_pointer",
     "energy_pointer",
