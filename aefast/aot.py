@@ -70,7 +70,7 @@ def compile_variant(op: str, arch: int, index: int) -> Binary:
     variant = variants(op, arch)[index]
     start = time.perf_counter()
     compiled = triton.compile(
-        ASTSource(variant.kernel, variant.signature, variant.constants),
+        ASTSource(variant.function, variant.signature, variant.constants),
         target=GPUTarget("cuda", arch, 32),
         options={"num_warps": variant.warps, "num_stages": variant.stages},
     )

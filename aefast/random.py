@@ -13,7 +13,7 @@ normal         Box-Muller on words (0, 1) and (2, 3): see :func:`normal`
 =============  ===================================================================
 
 This module is the definition, in plain PyTorch; the kernels' copies are ``csrc/philox.h``,
-``aefast/ops/shared/numba.py`` and ``aefast/ops/shared/triton.py``.
+``aefast/ops/shared/numba.py`` and ``aefast/ops/shared/triton_device.py``.
 
 Reference: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 """

@@ -119,7 +119,7 @@ from aefast.ops.linear_act import triton as linear_act
 from aefast.ops.reconstruction import triton as reconstruction
 from aefast.ops.reconstruction.settings import PerInput, Settings
 from aefast.ops.shared import triton_gemm
-from aefast.ops.shared.triton import Variant
+from aefast.ops.shared.triton import Variant, jit_arguments
 from aefast.ops.sparse_coding import triton as sparse_coding
 from aefast.ops.sparse_coding.problem import Problem
 from aefast.ops.sparsity import triton as sparsity
@@ -130,10 +130,10 @@ keys, names = set(), set()
 
 
 def record(variant, programs, *arguments):
-    kernel = variant.kernel
+    kernel = variant.function
     bind = create_function_from_signature(kernel.signature, kernel.params, backend)
     options = {"num_warps": variant.warps, "num_stages": variant.stages}
-    _, specialization, _ = bind(*arguments, **variant.constants, **options)
+    _, specialization, _ = bind(*jit_arguments(arguments), **variant.constants, **options)
     types = [kind for kind, _ in specialization]
     assert types == list(variant.signature.values()), (types, variant.signature)
     assert not any(value for kind, value in specialization if kind != "constexpr"), specialization

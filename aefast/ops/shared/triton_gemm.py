@@ -1,23 +1,10 @@
-# mypy: allow-untyped-defs
-"""Matrix products on the GPU: the tiles that every product kernel shares, and a dense layer's.
+"""Matrix products on the GPU: which tiles of triton_gemm_kernels.py make one, and how.
 
-``gemm_kernel`` makes a layer's output, its input's gradient and its weight's; the activation is a
-number it branches on once a tile, so that one binary serves all eight. Where the chip has a tensor
-memory accelerator (sm_90 on) tiles arrive through tensor descriptors, elsewhere through pointers.
+Where the chip has a tensor memory accelerator (sm_90 on) tiles arrive through tensor descriptors,
+elsewhere through pointers.
 
-float32 follows ``torch.get_float32_matmul_precision()``:
-
-``"highest"``
-    Six bfloat16 products. A float32 is the exact sum of three bfloat16 numbers, and the three
-    products left out are under 2^-23 of the term they belong to. Tensor cores round their sums
-    toward zero, a bias that grows with depth, so each block of the depth starts from zero and is
-    added to the running sum by ordinary arithmetic. ``tf32x3`` keeps 22 bits of each factor and
-    would miss float32's accuracy at small depths; ``ieee`` leaves the tensor cores idle.
-``"high"``, ``"medium"``
-    One TF32 product, as torch's own CUDA matmul does for both.
-
-Reference: Ootomo, Yokota, "Recovering single precision accuracy from tensor cores while surpassing
-the FP32 theoretical peak performance", IJHPCA 36, 2022.
+float32 follows ``torch.get_float32_matmul_precision()``: ``"highest"`` takes six bfloat16 products,
+``"high"`` and ``"medium"`` one TF32 product, as torch's own CUDA matmul does for both.
 """
 
 from collections.abc import Iterator
@@ -26,293 +13,17 @@ from functools import cache
 from typing import Any
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
-from triton.tools.tensor_descriptor import TensorDescriptor
 
 from aefast.ops.shared.triton import (
     ACTIVATIONS,
-    INTERPRETED,
     TYPE_NAMES,
+    Descriptor,
     Variant,
-    activate,
+    cdiv,
+    descriptors_round,
     device_of,
-    round_to,
 )
-
-GROUP = tl.constexpr(8)  # row tiles that share a column tile's right operand in the L2
-
-
-@triton.jit
-def load_tile(
-    source,  # a tensor descriptor, or a pointer to [rows, columns], rows 16-byte aligned
-    row_stride,
-    row_start,
-    column_start,
-    rows,
-    columns,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    UNIT: tl.constexpr,
-    DESCRIPTORS: tl.constexpr,
-):
-    if DESCRIPTORS:
-        tile = source.load([row_start, column_start])
-    else:
-        row = row_start + tl.arange(0, ROWS)
-        column = column_start + tl.arange(0, COLUMNS)
-        pointers = source + row.to(tl.int64)[:, None] * row_stride + column[None, :]
-        # Rows are padded to whole units: the mask, too, is constant over every 16 bytes.
-        mask = (row < rows)[:, None] & (column < tl.cdiv(columns, UNIT) * UNIT)[None, :]
-        tile = tl.load(tl.multiple_of(pointers, [1, 16]), mask=mask, other=0.0)
-    return tile
-
-
-@triton.jit
-def round_to_tf32(x):
-    """float32 x with 11 significant bits; the tensor cores would cut the others off."""
-    bits = tl.where(x == x, x, 0.0).to(tl.uint32, bitcast=True)
-    rounded = ((bits + 0x1000) & 0xFFFFE000).to(tl.float32, bitcast=True)
-    return tl.where(x == x, rounded, x)
-
-
-@triton.jit
-def as_operand(x, dtype: tl.constexpr):
-    """x for the tensor cores; the interpreter multiplies bfloat16 as if it were integers."""
-    if INTERPRETED:
-        return x.to(tl.float32)
-    else:
-        return x.to(dtype)
-
-
-@triton.jit
-def _split(x):
-    """float32 x as the sum of three bfloat16 numbers, exactly, the largest first."""
-    cut = (x.to(tl.uint32, bitcast=True) & 0xFFFF0000).to(tl.float32, bitcast=True)
-    # Rounding leaves the least behind, but would make an infinity of the largest numbers.
-    high = tl.where(tl.abs(x) < 3.3e38, round_to(x, tl.bfloat16).to(tl.float32), cut)
-    middle = round_to(x - high, tl.bfloat16)
-    low = x - high - middle.to(tl.float32)
-    return (
-        as_operand(high, tl.bfloat16),
-        as_operand(middle, tl.bfloat16),
-        as_operand(low, tl.bfloat16),
-    )
-
-
-@triton.jit
-def _multiply_float32(left, right, accumulator):
-    """accumulator + left @ right by six bfloat16 products, smallest first."""
-    left_high, left_middle, left_low = _split(left)
-    right_high, right_middle, right_low = _split(right)
-    product = tl.dot(left_low, right_high)
-    product = tl.dot(left_high, right_low, product)
-    product = tl.dot(left_middle, right_middle, product)
-    product = tl.dot(left_middle, right_high, product)
-    product = tl.dot(left_high, right_middle, product)
-    # An infinity leaves NaN in its lower parts; the leading product alone then says what it gives.
-    product = tl.where(product == product, product, 0.0)
-    return accumulator + tl.dot(left_high, right_high, product)
-
-
-@triton.jit
-def place_of(tile, row_tiles, column_tiles, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr):
-    """Where a tile of the output starts; row tiles that share a right operand follow each other."""
-    group = tile // (column_tiles * GROUP)
-    group_rows = tl.minimum(row_tiles - group * GROUP, GROUP)
-    place = tile % (column_tiles * GROUP)
-    row_start = (group * GROUP + place % group_rows) * BLOCK_ROWS
-    return row_start, (place // group_rows) * BLOCK_COLUMNS
-
-
-@triton.jit
-def multiply_tile(
-    left,
-    right,
-    left_row_stride,
-    right_row_stride,
-    row_start,
-    column_start,
-    rows,
-    columns,
-    depth,
-    first_step,
-    steps,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_COLUMNS: tl.constexpr,
-    BLOCK_DEPTH: tl.constexpr,
-    LEFT_BY_DEPTH: tl.constexpr,
-    RIGHT_BY_DEPTH: tl.constexpr,
-    UNIT: tl.constexpr,
-    DESCRIPTORS: tl.constexpr,
-    TF32: tl.constexpr,
-    ROUND: tl.constexpr,
-):
-    """One tile of left @ right.T, [BLOCK_ROWS, BLOCK_COLUMNS] float32, over `steps` of depth."""
-    accumulator = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), dtype=tl.float32)
-    for step in range(steps):
-        depth_start = (first_step + step) * BLOCK_DEPTH
-        if LEFT_BY_DEPTH:
-            left_tile = load_tile(
-                left, left_row_stride, depth_start, row_start, depth, rows,
-                BLOCK_DEPTH, BLOCK_ROWS, UNIT, DESCRIPTORS,
-            ).T  # fmt: skip
-        else:
-            left_tile = load_tile(
-                left, left_row_stride, row_start, depth_start, rows, depth,
-                BLOCK_ROWS, BLOCK_DEPTH, UNIT, DESCRIPTORS,
-            )  # fmt: skip
-        if RIGHT_BY_DEPTH:
-            right_tile = load_tile(
-                right, right_row_stride, depth_start, column_start, depth, columns,
-                BLOCK_DEPTH, BLOCK_COLUMNS, UNIT, DESCRIPTORS,
-            )  # fmt: skip
-        else:
-            right_tile = load_tile(
-                right, right_row_stride, column_start, depth_start, columns, depth,
-                BLOCK_COLUMNS, BLOCK_DEPTH, UNIT, DESCRIPTORS,
-            ).T  # fmt: skip
-        if left_tile.dtype != tl.float32:
-            accumulator = tl.dot(
-                as_operand(left_tile, left_tile.dtype),
-                as_operand(right_tile, right_tile.dtype),
-                accumulator,
-            )
-        elif TF32:
-            if ROUND:
-                left_tile = round_to_tf32(left_tile)
-                right_tile = round_to_tf32(right_tile)
-            accumulator = tl.dot(left_tile, right_tile, accumulator, input_precision="tf32")
-        else:
-            accumulator = _multiply_float32(left_tile, right_tile, accumulator)
-    return accumulator
-
-
-@triton.jit
-def _finish(
-    accumulator,
-    first_output_row,
-    row_start,
-    column_start,
-    rows,
-    padded_columns,
-    output_pointer,
-    preactivation_pointer,
-    bias_pointer,
-    bias_size,
-    activation,
-    keep_preactivation,
-    accumulate,
-    FUSED: tl.constexpr,
-):
-    """Add the bias, apply the activation and store, a narrow part of the tile at a time.
-
-    An activation needs registers for every element in flight; a whole wide tile at once spills.
-    """
-    ROWS: tl.constexpr = accumulator.shape[0]
-    COLUMNS: tl.constexpr = accumulator.shape[1]
-    if COLUMNS > 32:
-        halves = accumulator.reshape(ROWS, 2, COLUMNS // 2).permute(0, 2, 1)
-        first, second = tl.split(halves)
-        _finish(
-            first, first_output_row, row_start, column_start, rows, padded_columns,
-            output_pointer, preactivation_pointer, bias_pointer,
-            bias_size, activation, keep_preactivation, accumulate, FUSED,
-        )  # fmt: skip
-        _finish(
-            second, first_output_row, row_start, column_start + COLUMNS // 2, rows, padded_columns,
-            output_pointer, preactivation_pointer, bias_pointer,
-            bias_size, activation, keep_preactivation, accumulate, FUSED,
-        )  # fmt: skip
-    else:
-        row = row_start + tl.arange(0, ROWS)
-        column = column_start + tl.arange(0, COLUMNS)
-        offset = (first_output_row + row)[:, None] * padded_columns + column[None, :]
-        mask = (row < rows)[:, None] & (column < padded_columns)[None, :]
-        dtype: tl.constexpr = output_pointer.dtype.element_ty
-        if FUSED:
-            bias = tl.load(bias_pointer + column, mask=column < bias_size, other=0.0)
-            accumulator += bias.to(tl.float32)[None, :]
-            if keep_preactivation != 0:
-                pointers = tl.multiple_of(preactivation_pointer + offset, [1, 16])
-                tl.store(pointers, round_to(accumulator, dtype), mask=mask)
-            accumulator = activate(accumulator, activation)
-        pointers = tl.multiple_of(output_pointer + offset, [1, 16])
-        if not FUSED:
-            already = tl.load(pointers, mask=mask & (accumulate != 0), other=0.0)
-            accumulator += already.to(tl.float32)
-        tl.store(pointers, round_to(accumulator, dtype), mask=mask)
-
-
-@triton.jit(
-    do_not_specialize=[
-        "left_row_stride",
-        "right_row_stride",
-        "rows",
-        "columns",
-        "depth",
-        "splits",
-        "bias_size",
-        "activation",
-        "keep_preactivation",
-        "accumulate",
-    ],
-    do_not_specialize_on_alignment=[
-        "left",
-        "right",
-        "output_pointer",
-        "preactivation_pointer",
-        "bias_pointer",
-    ],
-)
-def gemm_kernel(
-    left,  # [rows, depth]; stored [depth, rows] if LEFT_BY_DEPTH
-    right,  # [columns, depth]; stored [depth, columns] if RIGHT_BY_DEPTH
-    output_pointer,  # [splits, rows, columns padded to whole units]
-    preactivation_pointer,  # [rows, columns padded], written only if keep_preactivation
-    bias_pointer,  # [bias_size]
-    left_row_stride: tl.int64,
-    right_row_stride: tl.int64,
-    rows: tl.int32,
-    columns: tl.int32,
-    depth: tl.int32,
-    splits: tl.int32,  # parts that the depth is cut into, each summed on its own
-    bias_size: tl.int32,  # columns, or 0 for no bias
-    activation: tl.int32,
-    keep_preactivation: tl.int32,
-    accumulate: tl.int32,  # add to the output, where nothing is fused
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_COLUMNS: tl.constexpr,
-    BLOCK_DEPTH: tl.constexpr,
-    LEFT_BY_DEPTH: tl.constexpr,
-    RIGHT_BY_DEPTH: tl.constexpr,
-    UNIT: tl.constexpr,  # elements in 16 bytes
-    DESCRIPTORS: tl.constexpr,
-    TF32: tl.constexpr,
-    ROUND: tl.constexpr,  # to TF32 here; where the descriptors do it, tiles arrive rounded
-    FLATTEN: tl.constexpr,  # one loop over all tiles: the next one's loads start before a store
-):
-    """output = act(left @ right.T + bias)."""
-    row_tiles = tl.cdiv(rows, BLOCK_ROWS)
-    column_tiles = tl.cdiv(columns, BLOCK_COLUMNS)
-    tiles = row_tiles * column_tiles
-    steps = tl.cdiv(tl.cdiv(depth, BLOCK_DEPTH), splits)
-    padded_columns = tl.cdiv(columns, UNIT) * UNIT
-    for task in tl.range(tl.program_id(0), tiles * splits, tl.num_programs(0), flatten=FLATTEN):
-        split = task // tiles
-        tile = task % tiles
-        row_start, column_start = place_of(tile, row_tiles, column_tiles, BLOCK_ROWS, BLOCK_COLUMNS)
-        accumulator = multiply_tile(
-            left, right, left_row_stride, right_row_stride, row_start, column_start,
-            rows, columns, depth, split * steps, steps, BLOCK_ROWS, BLOCK_COLUMNS, BLOCK_DEPTH,
-            LEFT_BY_DEPTH, RIGHT_BY_DEPTH, UNIT, DESCRIPTORS, TF32, ROUND,
-        )  # fmt: skip
-        _finish(
-            accumulator, split.to(tl.int64) * rows, row_start, column_start, rows, padded_columns,
-            output_pointer, preactivation_pointer, bias_pointer,
-            bias_size, activation, keep_preactivation, accumulate, not LEFT_BY_DEPTH,
-        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -353,8 +64,6 @@ TILES = {
 }
 STEPS_PER_SPLIT = 16  # fewer would not pay for the partial sums' way through memory
 
-DESCRIPTORS_ROUND = "round_f32_to_tf32" in TensorDescriptor.__dataclass_fields__
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -383,7 +92,7 @@ class Factors:
     def strides(self) -> tuple[int, int]:
         return self.left.stride(0), self.right.stride(0)
 
-    def operands(self, generation: int, tile: Tile) -> list[Tensor | TensorDescriptor]:
+    def operands(self, generation: int, tile: Tile) -> list[Tensor | Descriptor]:
         """The kernel's first two arguments."""
         if generation < 90:
             return [self.left, self.right]
@@ -438,7 +147,7 @@ def unit(dtype: torch.dtype) -> int:
 
 
 def padded(columns: int, dtype: torch.dtype) -> int:
-    return triton.cdiv(columns, unit(dtype)) * unit(dtype)
+    return cdiv(columns, unit(dtype)) * unit(dtype)
 
 
 def operand_types(
@@ -470,7 +179,7 @@ def tile_constants(
         "UNIT": unit(dtype),
         "DESCRIPTORS": descriptors,
         "TF32": kind == "tf32",
-        "ROUND": not (descriptors and DESCRIPTORS_ROUND),
+        "ROUND": not (descriptors and descriptors_round()),
     }
 
 
@@ -487,7 +196,8 @@ def _variant(
     types["bias_pointer"] = f"*{TYPE_NAMES[dtype]}"
     constants = tile_constants(generation, dtype, kind, tile, layout)
     constants["FLATTEN"] = tile.flatten
-    return Variant(gemm_kernel, types, constants, tile.warps, tile.stages, tensor_cores=True)
+    kernel = "shared.triton_gemm_kernels.gemm_kernel"
+    return Variant(kernel, types, constants, tile.warps, tile.stages, tensor_cores=True)
 
 
 def choose_tile(
@@ -495,7 +205,7 @@ def choose_tile(
 ) -> tuple[Tile, int]:
     """The large tile where its copies fill half the chip, else the small one; how many copies."""
     large, small = TILES[generation][kind]
-    tiles = triton.cdiv(shape[0], large.rows) * triton.cdiv(shape[1], large.columns)
+    tiles = cdiv(shape[0], large.rows) * cdiv(shape[1], large.columns)
     return (large if 2 * tiles >= multiprocessors else small), tiles
 
 
@@ -620,7 +330,7 @@ def _launch(
     generation, multiprocessors = chip(read.left.device)
     tile = chosen.tile
     rows, columns, _ = read.shape
-    tasks = triton.cdiv(rows, tile.rows) * triton.cdiv(columns, tile.columns) * chosen.splits
+    tasks = cdiv(rows, tile.rows) * cdiv(columns, tile.columns) * chosen.splits
     with device_of(read.left):
         chosen.variant.launch(
             min(tasks, multiprocessors) if tile.flatten else tasks,
@@ -638,11 +348,6 @@ def _launch(
         )
 
 
-def _descriptor(
-    tensor: Tensor, by_depth: bool, size: int, depth: int, kind: str
-) -> TensorDescriptor:
+def _descriptor(tensor: Tensor, by_depth: bool, size: int, depth: int, kind: str) -> Descriptor:
     block = [depth, size] if by_depth else [size, depth]
-    descriptor = TensorDescriptor(tensor, list(tensor.shape), list(tensor.stride()), block)
-    if kind == "tf32" and DESCRIPTORS_ROUND:
-        descriptor.round_f32_to_tf32 = True
-    return descriptor
+    return Descriptor(tensor, block, round_to_tf32=kind == "tf32" and descriptors_round())

@@ -1,0 +1,76 @@
+"""The host code of the Triton kernels, which plans where there is no triton."""
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from aefast.ops.shared.triton import Descriptor, descriptors_round, jit_arguments
+
+PLAN = """
+import sys
+
+sys.modules["triton"] = None  # an import of triton, or of a part of it, now raises
+
+import pkgutil
+
+import aefast.ops
+from aefast import aot
+
+folders = {module.name for module in pkgutil.iter_modules(aefast.ops.__path__) if module.ispkg}
+assert folders == {*aot.OPS, "shared"}, folders
+for op in aot.OPS:
+    assert all(variant.name for variant in aot.variants(op, 90))
+    print(op, len(aot.variants(op, 90)))
+"""
+
+
+def test_every_op_lists_its_binaries_where_triton_does_not_import():
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-c", PLAN], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    counts = [int(line.split()[1]) for line in done.stdout.splitlines()]
+    assert counts
+    assert all(counts)
+
+
+@pytest.mark.parametrize(
+    ("version", "rounds"),
+    [("3.6.0", False), ("3.7.1", True), ("3.10.0+git1a2b3c4d", True), ("4.0", True)],
+)
+def test_descriptors_round_from_triton_3_7_on(monkeypatch, version, rounds):
+    monkeypatch.setattr(importlib.metadata, "version", lambda package: version)
+    assert descriptors_round.__wrapped__() is rounds
+
+
+def test_descriptors_round_without_triton(monkeypatch):
+    def version(package):
+        raise importlib.metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert descriptors_round.__wrapped__()
+
+
+def test_the_installed_tritons_descriptors_round_where_we_say_so():
+    tensor_descriptor = pytest.importorskip("triton.tools.tensor_descriptor")
+    fields = tensor_descriptor.TensorDescriptor.__dataclass_fields__
+    assert descriptors_round() == ("round_f32_to_tf32" in fields)
+
+
+@pytest.mark.parametrize("round_to_tf32", [False, True])
+def test_a_descriptor_becomes_tritons(round_to_tf32):
+    pytest.importorskip("triton")
+    if round_to_tf32 and not descriptors_round():
+        pytest.skip("this triton's descriptors do not round")
+    rows = torch.zeros(6, 64)[:, :48]
+    number, descriptor = jit_arguments([7, Descriptor(rows, [2, 16], round_to_tf32)])
+    assert number == 7
+    assert descriptor.base is rows
+    assert (descriptor.shape, descriptor.strides) == ([6, 48], [64, 1])
+    assert descriptor.block_shape == [2, 16]
+    assert getattr(descriptor, "round_f32_to_tf32", False) is round_to_tf32
