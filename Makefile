@@ -42,8 +42,14 @@ format: setup
 bench: setup
 	$(BIN)/aefast bench --json bench.json
 
+# With CUDA_ARCHS="80 90 100" the wheel carries the Triton kernels, compiled for these.
+CUDA_ARCHS ?= $(AEFAST_CUDA_ARCHS)
+unexport AEFAST_CUDA_ARCHS
+
 wheel: setup
-	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	AEFAST_CUDA_ARCHS="$(CUDA_ARCHS)" $(BIN)/python -m pip wheel \
+		$(if $(strip $(CUDA_ARCHS)),--verbose,--quiet) \
+		--no-deps --no-build-isolation --wheel-dir dist .
 
 # For a machine with a CUDA GPU and no network: uses the Python at hand and installs nothing.
 gpu-check:

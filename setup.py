@@ -1,18 +1,23 @@
 """Builds the extension aefast._C: every kernel source once per instruction set, none of torch.
 
 AEFAST_BUILD_CPP=0 leaves the extension out, for a pure wheel on which numba serves.
+AEFAST_CUDA_ARCHS="80 90 100" puts the Triton kernels in, compiled for these CUDA architectures.
 """
 
 import os
 import platform
+import re
 import shlex
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 
 from setuptools import setup
 from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_py import build_py
 
 KERNELS = ["binary", "corrupt", "fingerprint", "gaussian", "gemm", "gibbs", "jacobian"]
 KERNELS += ["linear_act", "reconstruction", "sparse_coding", "sparsity"]
@@ -104,4 +109,51 @@ class PureWheel(bdist_wheel):
         self.root_is_pure = True
 
 
-setup(**extension_arguments())
+def cuda_binaries(*arguments, **options):
+    """Compiles for AEFAST_CUDA_ARCHS; what stands against it ends the build with one line."""
+    if os.environ.get("AEFAST_BUILD_CPP") == "0":
+        raise SystemExit("aefast: AEFAST_CUDA_ARCHS needs the extension: unset AEFAST_BUILD_CPP")
+    if find_spec("torch") is None:
+        raise SystemExit(
+            "aefast: AEFAST_CUDA_ARCHS needs torch and triton: pip install torch 'triton>=3.6', "
+            "then build with --no-build-isolation"
+        )
+    command = [sys.executable, "-m", "aefast.aot", "--archs", *CUDA_ARCHS, *arguments]
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(command, env=environment, text=True, **options)
+    if done.returncode != 0:
+        raise SystemExit(done.returncode)
+    return done.stdout
+
+
+def local_version():
+    """Which CUDA the binaries are of, as "+cu131"; an sdist carries none."""
+    if not CUDA_ARCHS or "sdist" in sys.argv:
+        return ""
+    return "+cu" + cuda_binaries("--assembler", stdout=subprocess.PIPE).strip().replace(".", "")
+
+
+class BuildWithBinaries(build_py):
+    """Adds the CUDA binaries, and to the version which CUDA they are of."""
+
+    def run(self):
+        if CUDA_ARCHS and self.editable_mode:
+            raise SystemExit("aefast: AEFAST_CUDA_ARCHS is for wheels: unset it, or leave -e out")
+        super().run()
+        if self.editable_mode:
+            return
+        package = Path(self.build_lib, "aefast")
+        version = Path("aefast", "version.py").read_text()
+        version = re.sub(r'(__version__ = "[^"]+)', rf"\g<1>{LOCAL_VERSION}", version)
+        (package / "version.py").write_text(version)
+        shutil.rmtree(package / "cubins", ignore_errors=True)
+        if CUDA_ARCHS:
+            cuda_binaries("--cubins", str(package / "cubins"), "--jobs", str(os.cpu_count()))
+
+
+CUDA_ARCHS = os.environ.get("AEFAST_CUDA_ARCHS", "").split()
+LOCAL_VERSION = local_version()
+
+arguments = extension_arguments()
+arguments["cmdclass"]["build_py"] = BuildWithBinaries
+setup(**arguments, options={"egg_info": {"tag_build": LOCAL_VERSION}})

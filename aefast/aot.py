@@ -2,21 +2,25 @@
 
 ``python -m aefast.aot --archs 80 90 100 --json report.json`` needs no GPU: Triton carries its own
 assembler. Each op's ``triton.py`` lists its binaries in ``variants(generation)``; this compiles
-them all, with what its launches would compile with.
+them all, with what its launches would compile with. ``--cubins FOLDER`` keeps them, compressed,
+beside a manifest that says how each is launched: what a wheel for CUDA carries.
 """
 
 import argparse
+import hashlib
 import importlib
 import json
 import re
 import subprocess
 import tempfile
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 OPS = (
     "corrupt",
@@ -32,6 +36,11 @@ ARCHS = (80, 90, 100)
 
 # The instructions that feed the tensor cores, by the name a chip's generation knows them under.
 TENSOR_CORE_INSTRUCTIONS = ("mma.sync", "wgmma.mma_async", "tcgen05.mma")
+
+# What the driver is told of a tensor descriptor.
+DESCRIPTOR_KEYS = ("swizzle", "elem_size", "elem_type", "block_size")
+
+OLDEST_TRITON = (3, 6)
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,29 @@ class Binary:
     traps: bool  # the compiler gave up: too much tensor memory compiles to a trap
     seconds: float
     ptx: str
+    symbol: str  # the kernel's name in the binary
+    arguments: list[str]  # the types of what a launch passes, in order
+    descriptors: list[dict[str, Any]]  # how each tensor descriptor among them is encoded
+    image: bytes  # the binary, compressed
+
+    @property
+    def file(self) -> str:
+        """Where it lies in the folder of binaries; no two that differ share a name."""
+        digest = hashlib.sha256(zlib.decompress(self.image)).hexdigest()
+        return f"sm_{self.arch}/{self.symbol}-{digest[:12]}.cubin.z"
+
+    @property
+    def launch(self) -> dict[str, Any]:
+        """What the manifest says of it."""
+        return {
+            "file": self.file,
+            "sha256": hashlib.sha256(self.image).hexdigest(),
+            "symbol": self.symbol,
+            "warps": self.warps,
+            "shared": self.shared_bytes,
+            "arguments": self.arguments,
+            "descriptors": self.descriptors,
+        }
 
 
 def variants(op: str, arch: int) -> list[Any]:
@@ -61,7 +93,11 @@ def variants(op: str, arch: int) -> list[Any]:
 
 
 def compile_variant(op: str, arch: int, index: int) -> Binary:
-    """Compile the op's variant of this index for sm_<arch>."""
+    """Compile the op's variant of this index for sm_<arch>.
+
+    Raises:
+        RuntimeError: the kernel needs memory that no launch of this package brings.
+    """
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -75,7 +111,9 @@ def compile_variant(op: str, arch: int, index: int) -> Binary:
         options={"num_warps": variant.warps, "num_stages": variant.stages},
     )
     seconds = time.perf_counter() - start
-    ptx = compiled.asm["ptx"]
+    ptx, made = compiled.asm["ptx"], compiled.metadata
+    if made.global_scratch_size or made.profile_scratch_size:
+        raise RuntimeError(f"sm_{arch} {variant.name} needs scratch memory, which no launch brings")
     registers, stack_bytes = _resources(compiled.asm["cubin"])
     # What is spilled lies on the stack, so that most binaries need not be assembled again to ask.
     spilled_bytes = _spills(ptx, arch) if stack_bytes else 0
@@ -84,17 +122,21 @@ def compile_variant(op: str, arch: int, index: int) -> Binary:
         variant=variant.name,
         arch=arch,
         tensor_cores=variant.tensor_cores,
-        warps=compiled.metadata.num_warps,
+        warps=made.num_warps,
         registers=registers,
         spilled_bytes=spilled_bytes,
-        shared_bytes=compiled.metadata.shared,
-        tensor_memory_columns=getattr(compiled.metadata, "tmem_size", None) or 0,
+        shared_bytes=made.shared,
+        tensor_memory_columns=getattr(made, "tmem_size", None) or 0,
         instructions=[name for name in TENSOR_CORE_INSTRUCTIONS if name in ptx],
         widest_load_bytes=_widest(ptx, "ld.global"),
         widest_store_bytes=_widest(ptx, "st.global"),
         traps=re.search(r"^\s*trap;", ptx, re.MULTILINE) is not None,
         seconds=round(seconds, 2),
         ptx=ptx,
+        symbol=made.name,
+        arguments=[kind for kind in variant.signature.values() if kind != "constexpr"],
+        descriptors=[{key: one[key] for key in DESCRIPTOR_KEYS} for one in made.tensordesc_meta],
+        image=zlib.compress(compiled.asm["cubin"], 9),
     )
 
 
@@ -127,14 +169,25 @@ def _spills(ptx: str, arch: int) -> int:
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "kernel.ptx"
         source.write_text(ptx)
-        assembler = "ptxas-blackwell" if arch >= 100 else "ptxas"
         target = re.search(r"^\.target (\w+)", ptx, re.MULTILINE)
         assert target is not None
-        log = _run(assembler, "-v", f"-arch={target[1]}", str(source), "-o", f"{folder}/kernel")
+        options = ("-v", f"-arch={target[1]}")
+        log = _run(_assembler(arch), *options, str(source), "-o", f"{folder}/kernel")
     found = re.search(r"(\d+) bytes spill stores", log)
     if found is None:
-        raise RuntimeError(f"{assembler} printed no spills: {log!r}")
+        raise RuntimeError(f"{_assembler(arch)} printed no spills: {log!r}")
     return int(found[1])
+
+
+def _assembler(arch: int) -> str:
+    return "ptxas-blackwell" if arch >= 100 else "ptxas"
+
+
+def assembler_version(archs: Sequence[int]) -> str:
+    """The newest CUDA version among the assemblers for these targets, as "13.1"."""
+    logs = [_run(_assembler(arch), "--version") for arch in archs]
+    versions = [re.findall(r"release (\d+)\.(\d+)", log)[0] for log in logs]
+    return ".".join(max(versions, key=lambda version: tuple(map(int, version))))
 
 
 def _run(tool: str, *arguments: str) -> str:
@@ -151,21 +204,103 @@ def _widest(ptx: str, instruction: str) -> int:
     return max((int(count or 1) * int(bits) // 8 for count, bits in accesses), default=0)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m aefast.aot", description=__doc__)
-    parser.add_argument("--archs", type=int, nargs="+", choices=ARCHS, default=list(ARCHS))
-    parser.add_argument("--jobs", type=int, default=2, help="processes (default: %(default)s)")
-    parser.add_argument("--json", type=Path, required=True, help="where the report goes")
-    options = parser.parse_args(arguments)
-    binaries = []
-    for binary in compile_all(options.archs, options.jobs):
-        binaries.append(binary)
+def write_cubins(binaries: Sequence[Binary], folder: Path) -> None:
+    """The binaries, and last the manifest, without which none of them counts.
+
+    Raises:
+        RuntimeError: two variants that differ have the same name.
+    """
+    kernels: dict[str, dict[str, dict[str, Any]]] = {}
+    for binary in binaries:
+        launch = kernels.setdefault(str(binary.arch), {}).setdefault(binary.variant, binary.launch)
+        if launch != binary.launch:
+            raise RuntimeError(f"sm_{binary.arch} has two kernels named {binary.variant}")
+        file = folder / binary.file
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(binary.image)
+    manifest = {
+        "triton": metadata.version("triton"),
+        "assembler": assembler_version([int(arch) for arch in kernels]),
+        "kernels": kernels,
+    }
+    unfinished = folder / "manifest.json.unfinished"
+    unfinished.write_text(json.dumps(manifest, indent=1))
+    unfinished.replace(folder / "manifest.json")
+
+
+def print_table(binaries: Iterator[Binary]) -> list[Binary]:
+    """A line for each binary as it comes, then what a target's take together."""
+    print("registers  spilled   shared  compressed  seconds  kernel")
+    found = []
+    for binary in binaries:
+        found.append(binary)
         print(
-            f"sm_{binary.arch} {binary.variant}: {binary.registers} registers, "
-            f"{binary.spilled_bytes} B spilled, {binary.shared_bytes} B shared, {binary.seconds} s",
+            f"{binary.registers:9} {binary.spilled_bytes:6} B {binary.shared_bytes:6} B"
+            f" {len(binary.image):9} B {binary.seconds:8.2f}  sm_{binary.arch} {binary.variant}",
             flush=True,
         )
-    options.json.write_text(json.dumps([asdict(binary) for binary in binaries], indent=1))
+    for arch in dict.fromkeys(binary.arch for binary in found):
+        images = {binary.file: len(binary.image) for binary in found if binary.arch == arch}
+        print(f"sm_{arch}: {len(images)} kernels, {sum(images.values()) / 1e6:.2f} MB compressed")
+    return found
+
+
+def check_archs(names: Sequence[str]) -> list[int]:
+    """The targets as numbers, each once."""
+    for name in names:
+        if name not in map(str, ARCHS):
+            fail(f"the CUDA architecture is {name!r}; it takes one of {', '.join(map(str, ARCHS))}")
+    return sorted({int(name) for name in names})
+
+
+def check_triton() -> None:
+    advice = "pip install 'triton>={}.{}'".format(*OLDEST_TRITON)
+    try:
+        version = metadata.version("triton")
+    except metadata.PackageNotFoundError:
+        fail(f"triton, which compiles the kernels, is missing: {advice}")
+    if tuple(map(int, re.findall(r"\d+", version)[:2])) < OLDEST_TRITON:
+        fail(f"triton {version} is too old to compile the kernels: {advice}")
+
+
+def check_empty(folder: Path) -> None:
+    """Binaries of another run must not travel along."""
+    if folder.is_dir() and any(folder.iterdir()):
+        fail(f"--cubins is {str(folder)!r}, which is not empty; it takes a new folder")
+
+
+def fail(message: str) -> NoReturn:
+    """End with one line."""
+    raise SystemExit(f"aefast: {message}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m aefast.aot", description=__doc__)
+    parser.add_argument("--archs", nargs="+", metavar="ARCH", default=list(map(str, ARCHS)))
+    parser.add_argument("--jobs", type=int, default=2, help="processes (default: %(default)s)")
+    parser.add_argument("--json", type=Path, help="where the report goes")
+    parser.add_argument("--cubins", type=Path, help="the new folder that the binaries go into")
+    parser.add_argument(
+        "--assembler", action="store_true", help="print the assembler's CUDA version, and end"
+    )
+    options = parser.parse_args(arguments)
+    archs = check_archs(options.archs)
+    check_triton()
+    if options.assembler:
+        print(assembler_version(archs))
+        return
+    if options.cubins is not None:
+        check_empty(options.cubins)
+    binaries = print_table(compile_all(archs, options.jobs))
+    if options.json is not None:
+        options.json.write_text(json.dumps([report(binary) for binary in binaries], indent=1))
+    if options.cubins is not None:
+        write_cubins(binaries, options.cubins)
+
+
+def report(binary: Binary) -> dict[str, Any]:
+    """What JSON can hold of it."""
+    return {name: value for name, value in asdict(binary).items() if name != "image"}
 
 
 if __name__ == "__main__":

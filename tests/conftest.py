@@ -113,7 +113,7 @@ def pytest_collection_finish(session):
     compiler = [sys.executable, "-m", "aefast.aot", "--jobs", str(os.cpu_count())]
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     process = subprocess.Popen(
-        [*compiler, "--json", str(folder / "report.json")],
+        [*compiler, "--json", str(folder / "report.json"), "--cubins", str(folder / "cubins")],
         env=environment,
         preexec_fn=_take_idle_time,
         stdout=(folder / "log").open("w"),

@@ -1,10 +1,13 @@
 """Every Triton kernel, compiled for chips that are not here."""
 
+import hashlib
 import itertools
 import json
 import os
 import subprocess
 import sys
+import zlib
+from importlib import metadata
 
 import pytest
 import torch
@@ -48,6 +51,83 @@ def test_every_variant_compiles(binaries):
     }
     assert {(b["op"], b["arch"], b["variant"]) for b in binaries} == expected
     assert len(binaries) == len(expected)
+
+
+@pytest.fixture(scope="session")
+def cubins(ahead_of_time_report):
+    return ahead_of_time_report.parent / "cubins"
+
+
+@pytest.fixture(scope="session")
+def manifest(cubins):
+    return json.loads((cubins / "manifest.json").read_text())
+
+
+def launches(manifest):
+    return [launch for kernels in manifest["kernels"].values() for launch in kernels.values()]
+
+
+def test_the_manifest_has_every_variant_and_no_file_besides(manifest, cubins):
+    for arch in aot.ARCHS:
+        names = {variant.name for op in aot.OPS for variant in aot.variants(op, arch)}
+        assert set(manifest["kernels"][str(arch)]) == names
+    found = {str(path.relative_to(cubins)) for path in cubins.rglob("*") if path.is_file()}
+    assert found == {"manifest.json"} | {launch["file"] for launch in launches(manifest)}
+
+
+def test_the_manifest_holds_what_a_launch_needs(manifest, cubins):
+    for launch in launches(manifest):
+        packed = (cubins / launch["file"]).read_bytes()
+        assert hashlib.sha256(packed).hexdigest() == launch["sha256"]
+        assert launch["symbol"].encode() in zlib.decompress(packed)
+        assert not [kind for kind in launch["arguments"] if kind == "constexpr"]
+        tiles = [kind for kind in launch["arguments"] if kind.startswith("tensordesc<")]
+        assert len(launch["descriptors"]) == len(tiles)
+    for launch in manifest["kernels"]["80"].values():
+        assert launch["descriptors"] == []
+
+
+def test_the_binaries_of_three_targets_take_less_than_40_mb(cubins):
+    assert sum(path.stat().st_size for path in cubins.rglob("*")) < 40e6
+
+
+def test_binaries_that_are_made_again_are_the_same(manifest, tmp_path, monkeypatch):
+    """A product and an elementwise kernel, compiled without what Triton has kept."""
+    program = (
+        "import json; from aefast import aot; "
+        "print(json.dumps([aot.compile_variant(op, arch, 0).launch "
+        "for op in ('linear_act', 'corrupt') for arch in aot.ARCHS]))"
+    )
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    for launch in json.loads(run("-c", program)):
+        assert launch in launches(manifest)
+
+
+@pytest.mark.parametrize("arch", ["70", "900", "sm_90"])
+def test_an_unknown_architecture_is_one_line(arch):
+    with pytest.raises(SystemExit, match=f"^aefast: .*'{arch}'; it takes one of 80, 90, 100$"):
+        aot.main(["--archs", "80", arch, "--assembler"])
+
+
+def test_an_old_triton_is_one_line(monkeypatch):
+    monkeypatch.setattr(aot.metadata, "version", lambda package: "3.5.1")
+    with pytest.raises(SystemExit, match=r"^aefast: triton 3\.5\.1 is too old .*'triton>=3\.6'$"):
+        aot.main(["--assembler"])
+
+
+def test_a_missing_triton_is_one_line(monkeypatch):
+    def version(package):
+        raise metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(aot.metadata, "version", version)
+    with pytest.raises(SystemExit, match=r"^aefast: triton, .* is missing: pip install"):
+        aot.main(["--assembler"])
+
+
+def test_binaries_of_another_run_are_not_mixed_in(tmp_path):
+    (tmp_path / "old.cubin.z").touch()
+    with pytest.raises(SystemExit, match="which is not empty; it takes a new folder"):
+        aot.main(["--cubins", str(tmp_path)])
 
 
 def test_nothing_is_spilled(binaries):

@@ -58,6 +58,75 @@ def test_a_pure_wheel_runs_everywhere_and_carries_the_benchmarks(tree):
     assert "aefast/ops/corrupt/numba.py" in names
 
 
+# Stands in for the compiler, of which the build sees what it prints and the folder it fills.
+COMPILER = """
+import sys
+from pathlib import Path
+
+if "70" in sys.argv:
+    raise SystemExit("aefast: the CUDA architecture is '70'")
+if "--assembler" in sys.argv:
+    print("13.1")
+else:
+    folder = Path(sys.argv[sys.argv.index("--cubins") + 1])
+    folder.mkdir()
+    (folder / "manifest.json").write_text(" ".join(sys.argv[2:4]))
+"""
+
+
+def build_package(tree, **environment):
+    """build_py, which compiles no C++, and the metadata of the wheel."""
+    (tree / "aefast" / "aot.py").write_text(COMPILER)
+    commands = ["build_py", "--build-lib", "build/lib", "dist_info"]
+    built = python(tree, "setup.py", "-q", *commands, **environment)
+    assert built.returncode == 0, built.stderr
+    package = tree / "build" / "lib" / "aefast"
+    (described,) = tree.glob("aefast-*.dist-info")
+    shutil.rmtree(described)
+    return package, described.name.removesuffix(".dist-info").removeprefix("aefast-")
+
+
+@needs_source
+def test_a_cuda_build_carries_the_binaries_and_names_their_cuda_version(tree):
+    package, version = build_package(tree, AEFAST_CUDA_ARCHS="80 90")
+    assert (package / "cubins" / "manifest.json").read_text() == "80 90"
+    assert version == "0.1.0+cu131"
+    assert '__version__ = "0.1.0+cu131"' in (package / "version.py").read_text()
+
+
+@needs_source
+def test_a_build_after_a_cuda_build_carries_nothing_of_it(tree):
+    build_package(tree, AEFAST_CUDA_ARCHS="80 90")
+    package, version = build_package(tree, AEFAST_CUDA_ARCHS="")
+    assert not (package / "cubins").exists()
+    assert version == "0.1.0"
+    assert (package / "version.py").read_text() == (tree / "aefast" / "version.py").read_text()
+
+
+@needs_source
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"AEFAST_CUDA_ARCHS": "90 70"}, "aefast: the CUDA architecture is '70'"),
+        ({"AEFAST_CUDA_ARCHS": "90", "AEFAST_BUILD_CPP": "0"}, "unset AEFAST_BUILD_CPP"),
+        ({"AEFAST_CUDA_ARCHS": "90", "WITHOUT": "torch"}, "--no-build-isolation"),
+    ],
+)
+def test_a_cuda_build_that_cannot_be_stops_at_once_with_one_line(tree, environment, message):
+    (tree / "aefast" / "aot.py").write_text(COMPILER)
+    program = (
+        "import importlib.util as u, os, runpy, sys; found = u.find_spec; "
+        "u.find_spec = lambda n, *a: None if n == os.environ.get('WITHOUT') else found(n, *a); "
+        "sys.argv = ['setup.py', 'bdist_wheel']; runpy.run_path('setup.py', run_name='__main__')"
+    )
+    built = python(tree, "-c", program, **environment)
+    assert built.returncode != 0
+    assert message in built.stderr
+    assert built.stderr.startswith("aefast: ")
+    assert built.stderr.count("\n") == 1
+    assert not (tree / "build").exists()
+
+
 @needs_source
 def test_a_failed_compile_ends_the_build_with_the_compilers_message(tree):
     source = tree / "csrc" / "corrupt.cpp"

@@ -1,0 +1,127 @@
+"""The selftest: that its cases cover every op, and that a wrong kernel does not pass."""
+
+import itertools
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from aefast import aot, backend, ops, random, selftest
+from aefast.functional import gibbs
+from aefast.selftest import LIMIT, SEED, Case, Place
+
+CASES = {(case.op, case.name): case for case in selftest.cases()}
+FLOAT32 = (torch.float32,)
+KERNEL = Place("numba", "cpu")
+
+needs_numba = pytest.mark.skipif(
+    backend.unavailable("numba", "cpu") is not None, reason="needs numba"
+)
+
+
+def outcomes(*cases, place=KERNEL):
+    return list(selftest.run([place], cases))
+
+
+def test_every_op_has_a_case():
+    (folder,) = ops.__path__
+    folders = {path.parent.name for path in Path(folder).glob("*/eager.py")}
+    assert {op for op, _ in CASES} == folders == set(aot.OPS)
+
+
+def test_the_cases_of_an_op_follow_each_other():
+    runs = [op for op, _ in itertools.groupby(case.op for case in selftest.cases())]
+    assert len(runs) == len(set(runs))
+
+
+@pytest.mark.parametrize("op", aot.OPS)
+def test_every_kernel_of_this_machine_passes(op):
+    places = [
+        place for place in selftest.places() if place.backend != "triton" or "cuda" in place.device
+    ]
+    found = list(selftest.run(places, [case for case in CASES.values() if case.op == op]))
+    assert {outcome.place for outcome in found} == set(places)
+    assert [str(outcome) for outcome in found if not outcome.passed] == []
+
+
+def test_no_draw_is_so_near_its_probability_that_rounding_decides():
+    """The states are then the same ones on every machine: float32 rounds a sum of 47 terms, a few
+    in size, by less than 1e-5."""
+    machine = [tensor.double() for tensor in CASES["gibbs", "chain"].inputs]
+    for k in (1, 2):
+        sample = gibbs(*machine, k=k, return_probs=True, **SEED)
+        probabilities = sample.hidden_prob, sample.visible_prob
+        for step, probability in zip((2 * k - 2, 2 * k - 1), probabilities, strict=True):
+            drawn = random.uniform(SEED["seed"], *probability.shape, step=step, row_offset=11)
+            assert (drawn - probability).abs().min() > 1e-5
+
+
+def off_by(factor):
+    """A kernel whose error is so many times what half a unit in the last place makes."""
+
+    def function(x):
+        if backend.select(x.device, x.dtype) == "eager":
+            return x.clone()
+        return x + factor * torch.finfo(x.dtype).eps / 4
+
+    return Case("corrupt", "off", function, (torch.linspace(0.5, 1, 256),), dtypes=FLOAT32)
+
+
+@needs_numba
+def test_an_error_is_told_in_units():
+    within, beyond = outcomes(off_by(1.5), off_by(16.0))
+    assert within.passed
+    assert not beyond.passed
+    assert beyond.error == pytest.approx(16.0, abs=2.0)
+
+
+@needs_numba
+def test_a_case_of_bits_takes_nothing_but_the_definitions():
+    within = off_by(4.0 / LIMIT)
+    (lenient, strict) = outcomes(within, replace(within, same_bits=True))
+    assert lenient.passed
+    assert lenient.error > 0
+    assert not strict.passed
+    assert "other bits" in str(strict)
+
+
+@needs_numba
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, 1e-3])
+def test_one_wrong_element_of_a_kernel_fails(monkeypatch, wrong):
+    kernels = backend.implementation("gaussian", "numba")
+    right = kernels.gaussian_kl
+
+    def gaussian_kl(*arguments):
+        output = right(*arguments)
+        output[3] += wrong
+        return output
+
+    monkeypatch.setattr(kernels, "gaussian_kl", gaussian_kl)
+    found = outcomes(CASES["gaussian", "divergence"], CASES["gaussian", "sample"])
+    assert not found[0].passed
+    assert [outcome.passed for outcome in found if outcome.case.name == "sample"] == [True] * 3
+
+
+@needs_numba
+def test_a_wrong_gradient_fails(monkeypatch):
+    kernels = backend.implementation("gaussian", "numba")
+    right = kernels.gaussian_kl_backward
+    monkeypatch.setattr(
+        kernels, "gaussian_kl_backward", lambda *arguments: tuple(-x for x in right(*arguments))
+    )
+    assert not any(outcome.passed for outcome in outcomes(CASES["gaussian", "divergence"]))
+
+
+@needs_numba
+def test_a_kernel_that_raises_is_told_and_hides_no_other(monkeypatch):
+    kernels = backend.implementation("gaussian", "numba")
+
+    def broken(*arguments):
+        raise RuntimeError("no such binary")
+
+    monkeypatch.setattr(kernels, "gaussian_kl", broken)
+    found = outcomes(CASES["gaussian", "divergence"], CASES["sparsity", "magnitude"])
+    assert "no such binary" in str(found[0])
+    assert [outcome.passed for outcome in found] == [False] * 3 + [True] * 3
