@@ -133,6 +133,7 @@ class ReproducibleSdist(sdist):
             member.mode = 0o755 if member.mode & 0o100 else 0o644
             return member
 
+        self.mkpath(self.dist_dir)
         archive = f"{base_name}.tar.gz"
         with (
             gzip.GzipFile(archive, "wb", mtime=date) as compressed,
@@ -150,4 +151,5 @@ class PureWheel(bdist_wheel):
         self.root_is_pure = True
 
 
+os.umask(0o022)  # what is made and packed has the same modes whoever makes it
 setup(**extension_arguments())
