@@ -57,9 +57,9 @@ BUILD = $(BIN)/python -m build --quiet --no-isolation --outdir build/wheel
 wheel: export SOURCE_DATE_EPOCH ?= $(or $(shell git log -1 --format=%ct 2>/dev/null),1767225600)
 wheel: $(VENV)/packagers
 	rm -rf build/wheel && mkdir -p build/wheel dist
-	$(BUILD)
-	AEFAST_BUILD_CPP=0 $(BUILD)
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair --exclude libgomp.so.1 \
+	umask 022 && $(BUILD)
+	umask 022 && AEFAST_BUILD_CPP=0 $(BUILD)
+	umask 022 && PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair --exclude libgomp.so.1 \
 		--wheel-dir dist build/wheel/*-linux_*.whl
 	cp build/wheel/*.tar.gz build/wheel/*-none-any.whl dist
 

@@ -151,5 +151,4 @@ class PureWheel(bdist_wheel):
         self.root_is_pure = True
 
 
-os.umask(0o022)  # what is made and packed has the same modes whoever makes it
 setup(**extension_arguments())
