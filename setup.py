@@ -4,6 +4,7 @@ AEFAST_BUILD_CPP=0 leaves the extension out, for a pure wheel on which numba ser
 AEFAST_CUDA_ARCHS="80 90 100" puts the Triton kernels in, compiled for these CUDA architectures.
 """
 
+import gzip
 import os
 import platform
 import re
@@ -11,6 +12,9 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
+import tarfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +22,7 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
+from setuptools.command.sdist import sdist
 
 KERNELS = ["binary", "corrupt", "fingerprint", "gaussian", "gemm", "gibbs", "jacobian"]
 KERNELS += ["linear_act", "reconstruction", "sparse_coding", "sparsity"]
@@ -40,31 +45,49 @@ IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 INSTRUCTION_SETS = {"baseline": []} | ({"avx2": AVX2, "avx512": AVX512} if IS_X86 else {})
 OPENMP = [] if sys.platform == "darwin" else ["-fopenmp"]
 
+# libgcc's half precision from the archive: the shared one has had it only since GCC 12.
+LINK_FLAGS = [*OPENMP, *(["-s", "-lgcc"] if sys.platform == "linux" else [])]
 
-def compiler_takes(flags):
-    """Whether the compiler knows these flags; what it says about them is of no interest."""
-    compiler = shlex.split(os.environ.get("CXX", "g++"))
-    command = [*compiler, *flags, "-x", "c++", "-E", os.devnull]
+# The one that setuptools takes.
+COMPILER = shlex.split(os.environ.get("CXX") or sysconfig.get_config_var("CXX") or "c++")
+
+
+def compiler_takes(flags, source=""):
+    """Whether the compiler takes these flags and this source; what it says is of no interest."""
+    command = [*COMPILER, *flags, "-fsyntax-only", "-x", "c++", "-"]
+    done = subprocess.run(command, input=source, capture_output=True, text=True, check=False)
+    return done.returncode == 0
+
+
+def check_compiler():
+    """End the build with what to do about it where the compiler is missing or too old."""
     try:
-        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+        if compiler_takes([*FLAGS, *OPENMP], "_Float16 half;"):
+            return
+        problem = f"{COMPILER[0]} is too old"
     except OSError:
-        return False
+        problem = f"there is no C++ compiler {COMPILER[0]}"
+    sys.exit(
+        f"aefast: {problem}: install g++ 12 (on ARM 13) or clang 15, or newer, which CXX may name, "
+        "or set AEFAST_BUILD_CPP=0 for an installation on which numba serves"
+    )
 
 
 def extension_arguments():
     if os.environ.get("AEFAST_BUILD_CPP") == "0":
-        return {"cmdclass": {"bdist_wheel": PureWheel}}
+        return {"cmdclass": {"sdist": ReproducibleSdist, "bdist_wheel": PureWheel}}
 
     from pybind11.setup_helpers import Pybind11Extension
     from setuptools.command.build_ext import build_ext
-
-    has_amx = IS_X86 and sys.platform == "linux" and compiler_takes(AMX)
-    macros = [*(["-DAEFAST_X86"] if IS_X86 else []), *(["-DAEFAST_AMX"] if has_amx else [])]
 
     class BuildPerInstructionSet(build_ext):
         """Compiles the kernels' objects first; setuptools then links them with the rest."""
 
         def build_extension(self, extension):
+            check_compiler()
+            has_amx = IS_X86 and sys.platform == "linux" and compiler_takes(AMX)
+            extension.extra_compile_args += ["-DAEFAST_X86"] if IS_X86 else []
+            extension.extra_compile_args += ["-DAEFAST_AMX"] if has_amx else []
             build = Path(self.build_temp)
             jobs = [
                 (source, build / name, ["-DAEFAST_ISA=" + name, *flags])
@@ -95,10 +118,34 @@ def extension_arguments():
         include_dirs=["csrc"],
         # Kernels too: setuptools links anew only where one of these has changed.
         depends=sorted(str(path) for path in Path("csrc").iterdir()),
-        extra_compile_args=[*FLAGS, *OPENMP, *macros],
-        extra_link_args=[*OPENMP, *(["-s"] if sys.platform == "linux" else [])],
+        extra_compile_args=[*FLAGS, *OPENMP],
+        extra_link_args=LINK_FLAGS,
     )
-    return {"ext_modules": [extension], "cmdclass": {"build_ext": BuildPerInstructionSet}}
+    commands = {"sdist": ReproducibleSdist, "build_ext": BuildPerInstructionSet}
+    return {"ext_modules": [extension], "cmdclass": commands}
+
+
+class ReproducibleSdist(sdist):
+    """The same bytes from the same files, whoever packs them, where and when."""
+
+    def make_archive(self, base_name, format, root_dir=None, base_dir=None, **owner):
+        date = int(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
+
+        def without_machine(member):
+            member.mtime = date
+            member.uid = member.gid = 0
+            member.uname = member.gname = ""
+            member.mode = 0o755 if member.mode & 0o100 else 0o644
+            return member
+
+        self.mkpath(self.dist_dir)
+        archive = f"{base_name}.tar.gz"
+        with (
+            gzip.GzipFile(archive, "wb", mtime=date) as compressed,
+            tarfile.open(fileobj=compressed, mode="w", format=tarfile.PAX_FORMAT) as tar,
+        ):
+            tar.add(base_dir, filter=without_machine)
+        return archive
 
 
 class PureWheel(bdist_wheel):

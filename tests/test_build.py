@@ -4,13 +4,15 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SOURCES = ["aefast", "benchmarks", "csrc", "pyproject.toml", "setup.py", "README.md", "LICENSE"]
+SOURCES = ["aefast", "benchmarks", "csrc", "tests", "pyproject.toml", "setup.py", "MANIFEST.in"]
+SOURCES += ["README.md", "LICENSE"]
 
 needs_source = pytest.mark.skipif(
     not (ROOT / "setup.py").exists() or shutil.which("g++") is None,
@@ -21,14 +23,18 @@ needs_source = pytest.mark.skipif(
 @pytest.fixture
 def tree(tmp_path):
     """A copy of the source tree without anything built."""
+    return copy_sources(tmp_path)
+
+
+def copy_sources(folder):
     for name in SOURCES:
         source = ROOT / name
         if source.is_dir():
             ignore = shutil.ignore_patterns("*.so", "__pycache__", "results")
-            shutil.copytree(source, tmp_path / name, ignore=ignore)
+            shutil.copytree(source, folder / name, ignore=ignore)
         else:
-            shutil.copy(source, tmp_path / name)
-    return tmp_path
+            shutil.copy(source, folder / name)
+    return folder
 
 
 def python(tree, *arguments, **environment):
@@ -47,13 +53,15 @@ KERNELS += ("linear_act", "reconstruction", "sparse_coding", "sparsity")
 
 
 @needs_source
-def test_a_pure_wheel_runs_everywhere_and_carries_the_benchmarks(tree):
+def test_a_pure_wheel_runs_everywhere_and_carries_types_and_benchmarks(tree):
     built = python(tree, "setup.py", "-q", "bdist_wheel", AEFAST_BUILD_CPP="0")
     assert built.returncode == 0, built.stderr
     (wheel,) = (tree / "dist").glob("*.whl")
     assert wheel.name.endswith("-py3-none-any.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert not [name for name in names if name.endswith(".so")]
+    assert not [name for name in names if name.endswith((".so", ".cpp", ".h"))]
+    assert {name.split("/")[0] for name in names} == {"aefast", "aefast-0.1.0.dist-info"}
+    assert "aefast/py.typed" in names
     assert "aefast/_benchmarks/harness.py" in names
     assert "aefast/ops/corrupt/numba.py" in names
 
@@ -125,6 +133,59 @@ def test_a_cuda_build_that_cannot_be_stops_at_once_with_one_line(tree, environme
     assert built.stderr.startswith("aefast: ")
     assert built.stderr.count("\n") == 1
     assert not (tree / "build").exists()
+
+
+def pack(tree):
+    """The sdist of a tree, and the pure wheel of what is unpacked from that."""
+    environment = {"AEFAST_BUILD_CPP": "0", "SOURCE_DATE_EPOCH": "1767225600"}
+    made = []
+    for kind in ("sdist", "bdist_wheel"):
+        done = python(tree, "setup.py", "-q", kind, **environment)
+        assert done.returncode == 0, done.stderr
+        (packed,) = (tree / "dist").iterdir()
+        made.append(packed.read_bytes())
+        if kind == "sdist":
+            with tarfile.open(packed) as archive:
+                archive.extractall(tree / "unpacked", filter="data")
+            (tree,) = (tree / "unpacked").iterdir()
+    return made
+
+
+@needs_source
+def test_two_builds_in_different_folders_give_the_same_bytes(tmp_path):
+    here = copy_sources(tmp_path / "here")
+    elsewhere = copy_sources(tmp_path / "some" / "where" / "else")
+    for path in elsewhere.rglob("*"):
+        if path.is_file():
+            path.chmod(0o600)
+            os.utime(path, (10**9, 10**9))
+    assert pack(here) == pack(elsewhere)
+
+
+@needs_source
+def test_an_sdist_holds_all_that_building_and_testing_takes(tree):
+    assert python(tree, "setup.py", "-q", "sdist").returncode == 0
+    with tarfile.open(next((tree / "dist").iterdir())) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    held = {str(path.relative_to(tree)) for name in SOURCES for path in (tree / name).rglob("*")}
+    assert held <= packed
+    assert {name for name in SOURCES if (tree / name).is_file()} <= packed
+
+
+@needs_source
+@pytest.mark.parametrize(
+    ("compiler", "problem"),
+    [
+        ("no-such-compiler", "there is no C++ compiler no-such-compiler"),
+        ("false", "false is too old"),  # refuses whatever it is given, as g++ 11 does _Float16
+    ],
+)
+def test_without_a_fit_compiler_the_build_says_in_one_line_what_to_do(tree, compiler, problem):
+    built = python(tree, "setup.py", "-q", "build_ext", "--inplace", CXX=compiler)
+    assert built.returncode != 0
+    assert built.stderr.startswith(f"aefast: {problem}: install g++ 12")
+    assert "AEFAST_BUILD_CPP=0" in built.stderr
+    assert len(built.stderr.splitlines()) == 1
 
 
 @needs_source
