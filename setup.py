@@ -17,7 +17,7 @@ from setuptools.command.bdist_wheel import bdist_wheel
 KERNELS = ["binary", "corrupt", "fingerprint", "gaussian", "gemm", "gibbs", "jacobian"]
 KERNELS += ["linear_act", "reconstruction", "sparse_coding", "sparsity"]
 MATRIX_UNIT_KERNELS = ["gemm", "gemm_amx"]
-COMMON = ["bindings", "isa", "pages", "parallel"]
+COMMON = ["bindings", "cuda_driver", "cuda_kernel", "isa", "pages", "parallel"]
 
 FLAGS = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra"]
 # GCC 12 sees uninitialized values inside its own AVX-512 intrinsics.
@@ -34,6 +34,8 @@ AMX = [*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"]
 IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 INSTRUCTION_SETS = {"baseline": []} | ({"avx2": AVX2, "avx512": AVX512} if IS_X86 else {})
 OPENMP = [] if sys.platform == "darwin" else ["-fopenmp"]
+# -s leaves out the symbols' names; before glibc 2.34, dlopen was in a library of its own.
+LINUX_LINK = ["-s", "-ldl"] if sys.platform == "linux" else []
 
 
 def compiler_takes(flags):
@@ -91,7 +93,7 @@ def extension_arguments():
         # Kernels too: setuptools links anew only where one of these has changed.
         depends=sorted(str(path) for path in Path("csrc").iterdir()),
         extra_compile_args=[*FLAGS, *OPENMP, *macros],
-        extra_link_args=[*OPENMP, *(["-s"] if sys.platform == "linux" else [])],
+        extra_link_args=[*OPENMP, *LINUX_LINK],
     )
     return {"ext_modules": [extension], "cmdclass": {"build_ext": BuildPerInstructionSet}}
 

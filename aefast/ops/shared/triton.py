@@ -7,11 +7,16 @@ The random numbers are those of :mod:`aefast.random`: Philox4x32-10 with the see
 
 import contextlib
 from dataclasses import dataclass, field
+from functools import cached_property
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from aefast import cubins
 
 # Kernels take the activation as a number and branch on it once a tile: one binary serves them all.
 ACTIVATIONS = {
@@ -56,7 +61,7 @@ class Variant:
     stages: int = 1
     tensor_cores: bool = field(default=False, kw_only=True)
 
-    @property
+    @cached_property
     def name(self) -> str:
         types = " ".join(dict.fromkeys(self.pointer_types.values()))
         constants = " ".join(f"{name}={value}" for name, value in self.constants.items())
@@ -76,9 +81,22 @@ class Variant:
         return types
 
     def launch(self, programs: int, *arguments: Any) -> None:
+        """Run the ready-made binary where there is one for the device; else Triton compiles."""
+        ready = tuple(_descriptor_of(argument) for argument in arguments)
+        device = getattr(ready[0], "tensor", ready[0]).device
+        if device.type == "cuda" and cubins.launch(self.name, device, programs, ready):
+            return
         self.kernel[(programs,)](
             *arguments, **self.constants, num_warps=self.warps, num_stages=self.stages
         )
+
+
+def _descriptor_of(argument: Any) -> Any:
+    """Triton's own host-side descriptor as the ready-made binaries' launcher reads one."""
+    if not isinstance(argument, TensorDescriptor):
+        return argument
+    rounds = getattr(argument, "round_f32_to_tf32", False)
+    return SimpleNamespace(tensor=argument.base, round_to_tf32=rounds)
 
 
 def device_of(tensor: torch.Tensor) -> contextlib.AbstractContextManager[Any]:
