@@ -26,6 +26,8 @@ constexpr unsigned kSharedWithoutAsking = 48 << 10;
 struct Driver {
     Driver();
 
+    int version = 0;  // CUDA 13.1 is 13010
+
     Result (*cuInit)(unsigned flags);
     Result (*cuGetErrorName)(Result, const char** name);
     Result (*cuDriverGetVersion)(int* version);
@@ -83,6 +85,7 @@ Driver::Driver() {
     find(cuLaunchKernel, "cuLaunchKernel");
     find(cuTensorMapEncodeTiled, "cuTensorMapEncodeTiled");
     check<CudaLoadError>(cuInit(0), "cuInit", "the process");
+    check<CudaLoadError>(cuDriverGetVersion(&version), "cuDriverGetVersion", "the process");
 }
 
 // Opened once; a failure is thrown each time.
@@ -204,9 +207,7 @@ void encode_tensor_map(const GlobalTensor& tensor, const BlockLayout& layout, vo
         "cuTensorMapEncodeTiled", "a tensor");
     // Drivers up to CUDA 13.1 set a bit that is wrong for tensors under 128 KiB; NVIDIA's CUTLASS
     // clears it, and so does Triton.
-    int version = 0;
-    cuda.check<CudaError>(cuda.cuDriverGetVersion(&version), "cuDriverGetVersion", "a tensor");
-    if (version <= 13010 && last_element + 1 < (128 << 10)) {
+    if (cuda.version <= 13010 && last_element + 1 < (128 << 10)) {
         static_cast<uint64_t*>(tensor_map)[1] &= ~(uint64_t{1} << 21);
     }
 }

@@ -35,6 +35,9 @@ struct Module {
 
 constexpr uintptr_t kFirstContext = 0x1000;  // of device 0; a device, a context
 
+const char* const log_path = std::getenv("CUDA_STUB_LOG");
+const char* const failing = std::getenv("CUDA_STUB_FAIL");
+
 std::mutex mutex;
 thread_local uintptr_t context = 0;
 thread_local int capture_mode = 0;  // CU_STREAM_CAPTURE_MODE_GLOBAL
@@ -60,14 +63,13 @@ std::string hexadecimal(const void* data, size_t bytes) {
 
 // Writes the call down; returns the error that it was told to fail with, or success.
 int record(const char* name, const std::string& fields = "") {
-    if (const char* path = std::getenv("CUDA_STUB_LOG")) {
+    if (log_path) {
         const std::lock_guard<std::mutex> lock(mutex);
-        FILE* file = std::fopen(path, "a");
+        FILE* file = std::fopen(log_path, "a");
         std::fprintf(file, "{\"call\": \"%s\", \"context\": %zu, \"capture_mode\": %d%s}\n", name,
                      static_cast<size_t>(context), capture_mode, fields.c_str());
         std::fclose(file);
     }
-    const char* failing = std::getenv("CUDA_STUB_FAIL");
     const size_t length = std::strlen(name);
     const bool fails =
         failing && std::strncmp(failing, name, length) == 0 && failing[length] == '=';
@@ -204,7 +206,7 @@ int cuFuncSetCacheConfig(void*, int config) {
 int cuLaunchKernel(void* handle, unsigned grid_x, unsigned grid_y, unsigned grid_z,
                    unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared,
                    void* stream, void** parameters, void** extra) {
-    if (!std::getenv("CUDA_STUB_LOG")) return record("cuLaunchKernel");
+    if (!log_path) return record("cuLaunchKernel");
     const auto* function = static_cast<Function*>(handle);
     std::ostringstream fields, values;
     for (const auto& [ordinal, parameter] : function->parameters) {
@@ -230,6 +232,7 @@ int cuTensorMapEncodeTiled(void* tensor_map, int type, uint32_t rank, void* addr
     auto* words = static_cast<uint64_t*>(tensor_map);
     words[0] = reinterpret_cast<uintptr_t>(address);
     words[1] = uint64_t{1} << 21;
+    if (!log_path) return record("cuTensorMapEncodeTiled");
     std::ostringstream fields;
     const auto list = [&](const char* name, const auto* values, uint32_t count) {
         fields << ", \"" << name << "\": [";
