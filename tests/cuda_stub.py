@@ -18,6 +18,25 @@ SOURCE = Path(__file__).parent / "csrc" / "libcuda_stub.cpp"
 ROOT = Path(__file__).parents[1]
 
 
+# A program that starts with this sees a GPU of the architecture that its first argument names, as
+# far as Triton and the package ask. Tensors stay the processor's: only addresses are passed on.
+GPU = """
+import sys
+
+import torch
+
+arch = int(sys.argv[1])
+torch.cuda.is_available = lambda: True
+torch.cuda.current_device = lambda: 0
+torch.cuda.get_device_capability = lambda device=None: divmod(arch, 10)
+torch._C._cuda_getCurrentRawStream = lambda device: 77
+
+from aefast.ops.shared import triton_gemm
+
+triton_gemm.chip = lambda device: (arch, 132)
+"""
+
+
 @dataclass
 class Recording:
     """What a program printed and asked of the driver."""
@@ -31,7 +50,9 @@ class Recording:
 
     @property
     def launches(self) -> list[dict[str, Any]]:
-        return self.named("cuLaunchKernel")
+        """Whichever of the driver's functions made them: Triton's takes attributes too."""
+        launched = self.named("cuLaunchKernel", "cuLaunchKernelEx")
+        return [{name: call[name] for name in call if name != "call"} for call in launched]
 
 
 @dataclass(frozen=True)
@@ -59,6 +80,7 @@ class Stub:
             kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
             settings = {
                 "LD_LIBRARY_PATH": str(self.folder),
+                "TRITON_LIBCUDA_PATH": str(self.folder),
                 "CUDA_STUB_FAIL": fail,
                 "CUDA_STUB_VERSION": str(version),
                 **({"CUDA_STUB_LOG": str(path)} if log else {}),

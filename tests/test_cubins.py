@@ -490,30 +490,20 @@ def test_a_binary_that_does_not_load_is_left_to_triton_with_one_warning(stub, fo
     assert "CUDA_ERROR_NO_BINARY_FOR_GPU" in recording.errors
 
 
-# Compiles what a layer's output takes at this size, then launches it by its binary.
+# Launches a layer's output through Triton, makes its binary ours, and launches it again.
 LAYER = """
-import hashlib, json, pathlib, sys, zlib
-
-import torch, triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+import hashlib, json, pathlib, zlib
 
 from aefast import cubins
 from aefast.ops.linear_act import triton as linear_act
-from aefast.ops.shared import triton as shared, triton_gemm
+from aefast.ops.shared import triton as shared
 
-arch = int(sys.argv[1])
 folder = cubins.FOLDER = pathlib.Path(sys.argv[2])
-cubins._capability = lambda device: divmod(arch, 10)
-torch._C._cuda_getCurrentRawStream = lambda device: 77
-triton_gemm.chip = lambda device: (arch, 132)
 
 
 def launch(variant, programs, *arguments):
-    compiled = triton.compile(
-        ASTSource(variant.kernel, variant.signature, variant.constants),
-        target=GPUTarget("cuda", arch, 32),
-        options={"num_warps": variant.warps, "num_stages": variant.stages},
+    compiled = variant.kernel[(programs,)](
+        *arguments, **variant.constants, num_warps=variant.warps, num_stages=variant.stages
     )
     compressed = zlib.compress(compiled.asm["cubin"])
     (folder / "kernel").write_bytes(compressed)
@@ -530,34 +520,27 @@ def launch(variant, programs, *arguments):
     (folder / "manifest.json").write_text(json.dumps(manifest))
     given = tuple(map(shared._descriptor_of, arguments))
     assert cubins.launch(variant.name, torch.device("cuda", 0), programs, given)
-    pointers = [tensor.data_ptr() for tensor in (x, weight, arguments[2], bias)]
-    print(json.dumps([pointers, programs, entry["warps"], entry["shared"]]))
 
 
 shared.Variant.launch = launch
-torch.set_float32_matmul_precision("high")
+torch.set_float32_matmul_precision(sys.argv[3])
 x, weight, bias = torch.zeros(50, 96), torch.zeros(100, 96), torch.zeros(100)
 linear_act.forward(x, weight, bias, "tanh", False)
 """
 
 
+@pytest.mark.parametrize("precision", ["highest", "high"])
 @pytest.mark.parametrize("arch", [80, 90, 100])
-def test_a_layers_binary_is_given_what_triton_would_give_it(arch, stub, tmp_path):
-    recording = stub.run(LAYER, arch, tmp_path)
-    (x, weight, output, bias), programs, warps, shared = json.loads(recording.output)
-    (launch,) = recording.launches
-    assert (launch["function"], launch["stream"]) == ("gemm_kernel", 77)
-    assert (launch["grid"], launch["block"]) == ([programs, 1, 1], [32 * warps, 1, 1])
-    assert launch["shared"] == shared
-    # A stub's tensor map is the address and a bit; a shape and the strides follow it.
-    mapped = 1 << 64 + 21
-    descriptors = [x + mapped, 50, 96, 96, 1, weight + mapped, 100, 96, 96, 1]
-    factors = [x, weight] if arch == 80 else descriptors
-    tanh = 4
-    sizes = [50, 100, 96, 1, 100, tanh, 0, 0]
-    assert numbers(launch) == [*factors, output, output, bias, 96, 96, *sizes, 0, 0]
-    types = [call["type"] for call in recording.named("cuTensorMapEncodeTiled")]
-    assert types == ([] if arch == 80 else [11, 11])
+def test_a_layers_binary_is_launched_as_triton_launches_it(arch, precision, stub, tmp_path):
+    """Triton's own launcher runs on the same stub: the driver is asked for the same."""
+    recording = stub.run(cuda_stub.GPU + LAYER, arch, tmp_path, precision, version=12080)
+    triton, ours = recording.launches
+    assert [len(recording.named(name)) for name in ("cuLaunchKernelEx", "cuLaunchKernel")] == [1, 1]
+    assert (ours["function"], ours["stream"], ours["grid"][0]) == ("gemm_kernel", 77, 2)
+    assert ours == triton
+    encoded = recording.named("cuTensorMapEncodeTiled")
+    assert len(encoded) == (0 if arch == 80 else 4)
+    assert encoded[:2] == encoded[2:]
 
 
 @pytest.fixture

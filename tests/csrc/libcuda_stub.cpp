@@ -33,6 +33,16 @@ struct Module {
     const char* image;
 };
 
+// CUlaunchConfig
+struct LaunchConfiguration {
+    unsigned grid[3];
+    unsigned block[3];
+    unsigned shared;
+    void* stream;
+    void* attributes;
+    unsigned attribute_count;
+};
+
 constexpr uintptr_t kFirstContext = 0x1000;  // of device 0; a device, a context
 
 const char* const log_path = std::getenv("CUDA_STUB_LOG");
@@ -128,6 +138,31 @@ bool read_parameters(const char* image, const char* function,
     return false;
 }
 
+int record_launch(const char* name, const LaunchConfiguration& configuration, void* handle,
+                  void** parameters, void** extra) {
+    if (!log_path) return record(name);
+    const auto* function = static_cast<Function*>(handle);
+    std::ostringstream values;
+    for (const auto& [ordinal, parameter] : function->parameters) {
+        values << (ordinal ? ", " : "")
+               << quoted(hexadecimal(parameters[ordinal], parameter.bytes));
+    }
+    const auto triple = [](const unsigned* sizes) {
+        std::ostringstream text;
+        text << "[" << sizes[0] << ", " << sizes[1] << ", " << sizes[2] << "]";
+        return text.str();
+    };
+    return record(name, field("image", quoted(function->module)) +
+                            field("function", quoted(function->name)) +
+                            field("grid", triple(configuration.grid)) +
+                            field("block", triple(configuration.block)) +
+                            field("shared", configuration.shared) +
+                            field("stream", reinterpret_cast<uintptr_t>(configuration.stream)) +
+                            field("attributes", configuration.attribute_count) +
+                            field("extra", reinterpret_cast<uintptr_t>(extra)) +
+                            field("parameters", "[" + values.str() + "]"));
+}
+
 }  // namespace
 
 extern "C" {
@@ -154,6 +189,26 @@ int cuDriverGetVersion(int* version) {
 int cuDeviceGet(int* device, int ordinal) {
     *device = ordinal;
     return record("cuDeviceGet", field("ordinal", ordinal));
+}
+
+// Triton's own launcher asks for this: shared memory that a block may have, and the like.
+int cuDeviceGetAttribute(int* value, int, int) {
+    *value = 227 * 1024;
+    return 0;
+}
+
+// And for this, of each tensor: all are the device's here.
+int cuPointerGetAttribute(void* value, int, uintptr_t address) {
+    std::memcpy(value, &address, sizeof(address));
+    return 0;
+}
+
+// To these it is linked, and here it does not come to call them.
+int cuCtxGetLimit(size_t*, int) { return 801; }
+int cuCtxSetLimit(int, size_t) { return 801; }
+int cuGetErrorString(int, const char** text) {
+    *text = "an error that the stub was told to give";
+    return 0;
 }
 
 int cuDevicePrimaryCtxRetain(void** retained, int device) {
@@ -191,7 +246,7 @@ int cuModuleGetFunction(void** function, void* module, const char* name) {
 }
 
 int cuFuncGetAttribute(int* value, int attribute, void*) {
-    *value = 0;
+    *value = attribute == 0 ? 1024 : 0;  // threads that a block may have
     return record("cuFuncGetAttribute", field("attribute", attribute));
 }
 
@@ -203,23 +258,17 @@ int cuFuncSetCacheConfig(void*, int config) {
     return record("cuFuncSetCacheConfig", field("config", config));
 }
 
-int cuLaunchKernel(void* handle, unsigned grid_x, unsigned grid_y, unsigned grid_z,
+int cuLaunchKernel(void* function, unsigned grid_x, unsigned grid_y, unsigned grid_z,
                    unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared,
                    void* stream, void** parameters, void** extra) {
-    if (!log_path) return record("cuLaunchKernel");
-    const auto* function = static_cast<Function*>(handle);
-    std::ostringstream fields, values;
-    for (const auto& [ordinal, parameter] : function->parameters) {
-        values << (ordinal ? ", " : "")
-               << quoted(hexadecimal(parameters[ordinal], parameter.bytes));
-    }
-    fields << field("image", quoted(function->module)) << field("function", quoted(function->name))
-           << ", \"grid\": [" << grid_x << ", " << grid_y << ", " << grid_z << "]"
-           << ", \"block\": [" << block_x << ", " << block_y << ", " << block_z << "]"
-           << field("shared", shared) << field("stream", reinterpret_cast<uintptr_t>(stream))
-           << field("extra", reinterpret_cast<uintptr_t>(extra)) << ", \"parameters\": ["
-           << values.str() << "]";
-    return record("cuLaunchKernel", fields.str());
+    const LaunchConfiguration configuration = {
+        {grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared, stream, nullptr, 0};
+    return record_launch("cuLaunchKernel", configuration, function, parameters, extra);
+}
+
+int cuLaunchKernelEx(const LaunchConfiguration* configuration, void* function, void** parameters,
+                     void** extra) {
+    return record_launch("cuLaunchKernelEx", *configuration, function, parameters, extra);
 }
 
 // The map: the arguments, in the words that the driver would encode, and bit 21 of the second word
