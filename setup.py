@@ -27,7 +27,7 @@ from setuptools.command.sdist import sdist
 KERNELS = ["binary", "corrupt", "fingerprint", "gaussian", "gemm", "gibbs", "jacobian"]
 KERNELS += ["linear_act", "reconstruction", "sparse_coding", "sparsity"]
 MATRIX_UNIT_KERNELS = ["gemm", "gemm_amx"]
-COMMON = ["bindings", "isa", "pages", "parallel"]
+COMMON = ["bindings", "cuda_driver", "cuda_kernel", "isa", "pages", "parallel"]
 
 FLAGS = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra"]
 # GCC 12 sees uninitialized values inside its own AVX-512 intrinsics.
@@ -45,8 +45,9 @@ IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 INSTRUCTION_SETS = {"baseline": []} | ({"avx2": AVX2, "avx512": AVX512} if IS_X86 else {})
 OPENMP = [] if sys.platform == "darwin" else ["-fopenmp"]
 
-# libgcc's half precision from the archive: the shared one has had it only since GCC 12.
-LINK_FLAGS = [*OPENMP, *(["-s", "-lgcc"] if sys.platform == "linux" else [])]
+# libgcc's half precision from the archive: the shared one has had it only since GCC 12. Before glibc
+# 2.34, dlopen was in a library of its own.
+LINK_FLAGS = [*OPENMP, *(["-s", "-lgcc", "-ldl"] if sys.platform == "linux" else [])]
 
 # The one that setuptools takes.
 COMPILER = shlex.split(os.environ.get("CXX") or sysconfig.get_config_var("CXX") or "c++")

@@ -16,6 +16,8 @@ from types import ModuleType
 
 import torch
 
+from aefast import cubins
+
 BACKENDS = ("cpp", "numba", "triton", "eager")
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512", "amx")
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -166,6 +168,8 @@ def _numba_unavailable() -> str | None:
 
 @cache
 def _triton_unavailable(device_type: str) -> str | None:
+    if device_type == "cuda" and _binaries_serve():
+        return None
     try:
         importlib.import_module("triton")
     except ImportError as error:
@@ -175,3 +179,11 @@ def _triton_unavailable(device_type: str) -> str | None:
     if device_type != "cuda":
         return f"it serves CUDA tensors, not {device_type} (TRITON_INTERPRET=1 interprets it there)"
     return None if torch.cuda.is_available() else "torch sees no CUDA device"
+
+
+def _binaries_serve() -> bool:
+    """Whether every CUDA device runs the kernels that were compiled ahead of time."""
+    devices = range(torch.cuda.device_count())
+    return torch.cuda.is_available() and all(
+        cubins.serves(torch.cuda.get_device_capability(index)) for index in devices
+    )

@@ -4,10 +4,12 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "cuda_kernel.h"
 #include "kernels.h"
 #include "pages.h"
 
@@ -570,6 +572,35 @@ void bind_sparse_coding(py::module_& module) {
     module.attr("ATOM_LANES") = kAtomLanes;
 }
 
+BlockLayout block_layout(const py::dict& entry) {
+    return {entry["swizzle"].cast<int>(), entry["elem_size"].cast<int>(),
+            entry["elem_type"].cast<int>(), entry["block_size"].cast<std::vector<uint32_t>>()};
+}
+
+void bind_cuda(py::module_& module) {
+    const auto error = py::register_exception<CudaError>(module, "CudaError", PyExc_RuntimeError);
+    py::register_exception<CudaLoadError>(module, "CudaLoadError", error);
+    py::class_<CudaKernel>(module, "CudaKernel")
+        .def(py::init([](const py::bytes& image, const std::string& symbol, int warps, int shared,
+                         const std::vector<std::string>& arguments,
+                         const std::vector<py::dict>& descriptors) {
+                 if (warps < 1 || warps > 32)
+                     throw std::invalid_argument("warps is " + std::to_string(warps) +
+                                                 "; it takes a number from 1 to 32");
+                 if (shared < 0)
+                     throw std::invalid_argument("shared is " + std::to_string(shared) +
+                                                 "; it takes a number of bytes");
+                 std::vector<BlockLayout> layouts;
+                 for (const py::dict& entry : descriptors) layouts.push_back(block_layout(entry));
+                 return std::make_unique<CudaKernel>(image, symbol, warps, shared, arguments,
+                                                     std::move(layouts));
+             }),
+             py::arg("image"), py::arg("symbol"), py::arg("warps"), py::arg("shared"),
+             py::arg("arguments"), py::arg("descriptors"))
+        .def("launch", &CudaKernel::launch, py::arg("programs"), py::arg("stream"),
+             py::arg("device"), py::arg("arguments"));
+}
+
 InstructionSet instruction_set_named(const std::string& wanted) {
     for (auto set : {InstructionSet::baseline, InstructionSet::avx2, InstructionSet::avx512,
                      InstructionSet::amx}) {
@@ -603,4 +634,5 @@ PYBIND11_MODULE(_C, module) {
     aefast::bind_gibbs(module);
     aefast::bind_gaussian(module);
     aefast::bind_sparse_coding(module);
+    aefast::bind_cuda(module);
 }

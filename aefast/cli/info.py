@@ -3,7 +3,7 @@
 import torch
 import typer
 
-from aefast import backend, environment
+from aefast import backend, cubins, environment
 from aefast.cli.shared import DEVICES, app
 
 
@@ -22,6 +22,7 @@ def info() -> None:
         **{f"backend {name}": availability(name) for name in backend.BACKENDS},
         "CPU float32": choice("cpu"),
         "CUDA float32": choice("cuda") if found["gpus"] else "no CUDA device",
+        "CUDA kernels": kernels() if found["gpus"] else "no CUDA device",
     }
     for name, value in lines.items():
         typer.echo(f"{name:16}{value}")
@@ -42,3 +43,15 @@ def choice(device: str) -> str:
         return f"runs {backend.select(torch.device(device), torch.float32)}"
     except backend.BackendUnavailableError as error:
         return str(error)
+
+
+def kernels() -> str:
+    """Where the GPUs' kernels come from."""
+    sources = []
+    for index in range(torch.cuda.device_count()):
+        capability = torch.cuda.get_device_capability(index)
+        if cubins.serves(capability):
+            sources.append(f"ready-made binaries for sm_{cubins.architecture(capability)}")
+        else:
+            sources.append("Triton compiles at first use")
+    return ", ".join(dict.fromkeys(sources))

@@ -9,10 +9,12 @@ import importlib
 import importlib.metadata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import torch
+
+from aefast import cubins
 
 # Kernels take the activation as a number and branch on it once a tile: one binary serves them all.
 ACTIVATIONS = {
@@ -55,7 +57,7 @@ class Variant:
     stages: int = 1
     tensor_cores: bool = field(default=False, kw_only=True)
 
-    @property
+    @cached_property
     def name(self) -> str:
         types = " ".join(dict.fromkeys(self.pointer_types.values()))
         constants = " ".join(f"{name}={value}" for name, value in self.constants.items())
@@ -81,6 +83,10 @@ class Variant:
         return types
 
     def launch(self, programs: int, *arguments: Any) -> None:
+        """Run the ready-made binary where there is one for the device; else Triton compiles."""
+        device = getattr(arguments[0], "tensor", arguments[0]).device
+        if device.type == "cuda" and cubins.launch(self.name, device, programs, arguments):
+            return
         self.function[(programs,)](
             *jit_arguments(arguments),
             **self.constants,

@@ -1,0 +1,127 @@
+"""Ready-made binaries of the Triton kernels: which chips they serve, and how they are launched.
+
+A CUDA wheel carries ``cubins/manifest.json`` and a compressed file for each kernel in each of its
+configurations, as ``python -m aefast.aot --cubins`` writes them. They go to CUDA's driver as they
+are: nothing is compiled, and triton need not be there. What is missing or broken is left to Triton,
+with a warning.
+"""
+
+import hashlib
+import importlib
+import json
+import os
+import warnings
+import zlib
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+FOLDER = Path(__file__).parent / "cubins"
+
+_found: dict[tuple[tuple[int, int], str], Any] = {}  # by capability and variant
+
+
+def architecture(capability: tuple[int, int]) -> str | None:
+    """The architecture whose binaries run on a chip; None where there can be none.
+
+    An sm_80 binary runs on all of 8.x. The others use instructions that their chip alone has.
+    """
+    if capability[0] == 8:
+        return "80"
+    return {(9, 0): "90", (10, 0): "100"}.get(capability)
+
+
+def serves(capability: tuple[int, int]) -> bool:
+    """Whether this installation has binaries for a chip, and what launches them."""
+    return bool(_records(capability))
+
+
+def find(capability: tuple[int, int], name: str) -> Any | None:
+    """The kernel that ``Variant.name`` calls so, for a chip; None where Triton has to compile it.
+
+    A file that is missing or broken is warned of once.
+    """
+    key = capability, name
+    if key not in _found:
+        record = _records(capability).get(name)
+        _found[key] = None if record is None else _load(record)
+    return _found[key]
+
+
+def launch(name: str, device: torch.device, programs: int, arguments: tuple[Any, ...]) -> bool:
+    """Launch a variant on the device's current stream; False where Triton has to.
+
+    Raises:
+        RuntimeError: CUDA's driver refused the launch.
+    """
+    capability = _capability(device.index)
+    kernel = find(capability, name)
+    if kernel is None:
+        return False
+    stream = torch._C._cuda_getCurrentRawStream(device.index)
+    try:
+        kernel.launch(programs, stream, device.index, arguments)
+    except _extension().CudaLoadError as error:
+        _warn(_records(capability)[name]["file"], error)
+        _found[capability, name] = None
+        return False
+    return True
+
+
+@cache
+def _capability(device: int) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
+
+
+def _records(capability: tuple[int, int]) -> dict[str, Any]:
+    """The manifest's entries for a chip, by variant."""
+    return _kernels().get(architecture(capability) or "", {})
+
+
+@cache
+def _kernels() -> dict[str, dict[str, Any]]:
+    """The manifest's entries for each architecture; none where nothing can launch them."""
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        return {}  # the interpreter was asked for by name
+    try:
+        _extension()
+        manifest = json.loads((FOLDER / "manifest.json").read_text())
+        return {arch: dict(variants) for arch, variants in manifest["kernels"].items()}
+    except (ImportError, FileNotFoundError):
+        return {}
+    except Exception as error:  # whatever is wrong with it: a broken file never stops an op
+        _warn("manifest.json", error)
+        return {}
+
+
+def _load(record: dict[str, Any]) -> Any | None:
+    """The kernel of one of the manifest's entries; None where it is broken."""
+    file = "manifest.json"
+    try:
+        file = record["file"]
+        compressed = (FOLDER / file).read_bytes()
+        if hashlib.sha256(compressed).hexdigest() != record["sha256"]:
+            raise ValueError("its checksum is not the manifest's")
+        return _extension().CudaKernel(
+            image=zlib.decompress(compressed),
+            symbol=record["symbol"],
+            warps=record["warps"],
+            shared=record["shared"],
+            arguments=record["arguments"],
+            descriptors=record["descriptors"],
+        )
+    except Exception as error:  # as above
+        _warn(file, error)
+        return None
+
+
+def _extension() -> ModuleType:
+    return importlib.import_module("aefast._C")
+
+
+def _warn(file: str, error: Exception) -> None:
+    message = f"{FOLDER / file} is not used: {error!r}; Triton compiles the kernel instead"
+    warnings.warn(message, RuntimeWarning, stacklevel=2)

@@ -1,0 +1,573 @@
+"""Ready-made binaries: what CUDA's driver is asked to do, and what happens where one is broken."""
+
+import hashlib
+import json
+import shutil
+import struct
+import sys
+import zlib
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from aefast import backend, cli, cubins
+from tests import cuda_stub
+
+pytestmark = pytest.mark.skipif(
+    bool(backend.unavailable("cpp", "cpu")) or sys.platform != "linux" or not shutil.which("g++"),
+    reason="needs the C++ extension, Linux and g++",
+)
+
+ARGUMENTS = ["*fp32", "i32", "i64", "fp32", "tensordesc<bf16[128, 64]>"]
+DESCRIPTOR = {"swizzle": 3, "elem_size": 2, "elem_type": 10, "block_size": [128, 64]}
+# As Triton has it: a descriptor is its map, its shape and its strides; scratch pointers end it.
+PARAMETERS = ["u64", "u32", "u64", "f32", "map", "u32", "u32", "u64", "u64", "u64", "u64"]
+PTX = f"""
+.version 8.0
+.target sm_90a
+.address_size 64
+.visible .entry kernel({cuda_stub.parameter_list(PARAMETERS)}) {{ ret; }}
+"""
+
+# What the programs below start with: arguments of every type, and a kernel that takes them.
+GIVEN = """
+import sys, types
+
+class Tensor:
+    def __init__(self, address, *shape):
+        self.address, self.shape = address, shape
+    def data_ptr(self):
+        return self.address
+    def stride(self):
+        return (self.shape[-1] + 8, 1)
+
+def descriptor(*shape, tf32=False):
+    return types.SimpleNamespace(tensor=Tensor(0x7F0000, *shape), round_to_tf32=tf32)
+
+given = (Tensor(0x7F1234567890), -5, 2**40 + 3, 0.1, descriptor(300, 72))
+"""
+MAKE = """
+import ctypes, importlib.util, threading
+
+# Without the package, which would import torch for each test anew.
+spec = importlib.util.spec_from_file_location("_C", sys.argv[1])
+_C = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(_C)
+
+def make(shared=0, **changed):
+    arguments = ["*fp32", "i32", "i64", "fp32", "tensordesc<bf16[128, 64]>"]
+    layout = {"swizzle": 3, "elem_size": 2, "elem_type": 10, "block_size": [128, 64]}
+    image = open(sys.argv[2], "rb").read()
+    return _C.CudaKernel(image, "kernel", 8, shared, arguments, [layout | changed])
+"""
+
+
+@pytest.fixture(scope="module")
+def stub(tmp_path_factory):
+    return cuda_stub.build(tmp_path_factory.mktemp("driver"))
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("image")
+    cuda_stub.assemble(PTX, "sm_90a", folder)
+    return folder / "kernel.cubin"
+
+
+@pytest.fixture
+def record(stub, image):
+    """Runs a program that makes kernels; what it asked of the driver."""
+    start = GIVEN + MAKE
+    return lambda program, **settings: stub.run(start + program, extension(), image, **settings)
+
+
+def extension():
+    return backend.extension().__file__
+
+
+def numbers(launch):
+    return [int.from_bytes(bytes.fromhex(value), "little") for value in launch["parameters"]]
+
+
+def test_every_argument_arrives_as_what_the_binary_takes(record):
+    (launch,) = record("make(1000).launch(7, 99, 0, given)").launches
+    assert (launch["grid"], launch["block"]) == ([7, 1, 1], [256, 1, 1])
+    assert (launch["shared"], launch["stream"], launch["extra"]) == (1000, 99, 0)
+    pointer, int32, int64, float32, tensor_map, *rest = launch["parameters"]
+    assert bytes.fromhex(pointer) == struct.pack("<Q", 0x7F1234567890)
+    assert bytes.fromhex(int32) == struct.pack("<i", -5)
+    assert bytes.fromhex(int64) == struct.pack("<q", 2**40 + 3)
+    assert bytes.fromhex(float32) == struct.pack("<f", 0.1)
+    assert bytes.fromhex(tensor_map) == struct.pack("<QQ", 0x7F0000, 1 << 21) + bytes(112)
+    shape, strides, scratch = rest[:2], rest[2:4], rest[4:]
+    assert [bytes.fromhex(size) for size in shape] == [struct.pack("<i", n) for n in (300, 72)]
+    assert [bytes.fromhex(size) for size in strides] == [struct.pack("<q", n) for n in (80, 1)]
+    assert [bytes.fromhex(null) for null in scratch] == [bytes(8)] * 2
+
+
+def test_the_binary_goes_to_the_driver_as_it_is(record, image):
+    loaded = record("make().launch(1, 0, 0, given)").named("cuModuleLoadData")
+    digest = 0xCBF29CE484222325
+    for byte in image.read_bytes():
+        digest = (digest ^ byte) * 0x100000001B3 % 2**64
+    assert [call["image"] for call in loaded] == [digest.to_bytes(8, "little").hex()]
+
+
+def test_an_address_may_be_a_number(record):
+    (launch,) = record("make().launch(1, 0, 0, (2**63 + 1, *given[1:]))").launches
+    assert numbers(launch)[0] == 2**63 + 1
+
+
+@pytest.mark.parametrize(
+    ("kernel_type", "tf32", "host_type"),
+    [(10, False, 9), (6, False, 6), (7, False, 7), (7, True, 11), (9, False, 8), (8, False, 10)],
+)
+def test_a_descriptor_says_how_its_blocks_are_laid_out(record, kernel_type, tf32, host_type):
+    (encoded,) = record(
+        f"make(elem_type={kernel_type}, elem_size=4, swizzle=2)"
+        f".launch(1, 0, 0, (*given[:4], descriptor(300, 72, tf32={tf32})))"
+    ).named("cuTensorMapEncodeTiled")
+    assert (encoded["address"], encoded["type"], encoded["swizzle"]) == (0x7F0000, host_type, 2)
+    assert encoded["sizes"] == [72, 300]  # the driver counts from the innermost
+    assert encoded["strides"] == [320]
+    assert encoded["block"] == [64, 128]
+    assert encoded["element_strides"] == [1, 1]
+    assert (encoded["interleave"], encoded["promotion"], encoded["fill"]) == (0, 2, 0)
+    assert encoded["alignment"] == 0
+
+
+@pytest.mark.parametrize(
+    ("version", "rows", "bit"), [(13010, 819, 0), (13010, 820, 1), (13020, 819, 1)]
+)
+def test_old_drivers_descriptors_of_small_tensors_are_mended(record, version, rows, bit):
+    """Rows are 160 bytes apart, 144 of them filled: 819 end before 128 KiB, and 820 past it."""
+    (launch,) = record(
+        f"make().launch(1, 0, 0, (*given[:4], descriptor({rows}, 72)))", version=version
+    ).launches
+    assert numbers(launch)[4] >> (64 + 21) & 1 == bit
+
+
+def test_a_thread_without_a_context_takes_the_devices_own(record):
+    recording = record("make().launch(1, 0, 3, given)")
+    assert [call["ordinal"] for call in recording.named("cuDeviceGet")] == [3]
+    assert [call["device"] for call in recording.named("cuDevicePrimaryCtxRetain")] == [3]
+    assert [call["context"] for call in recording.launches] == [0x1000 + 3]
+
+
+def test_a_kernel_is_loaded_once_into_each_context_that_is_current(record):
+    recording = record(
+        """
+kernel = make()
+driver = ctypes.CDLL("libcuda.so.1")
+for context in (0x1000, 0x1001, 0x1000, 0x1001, 0x1001):
+    driver.cuCtxSetCurrent(ctypes.c_void_p(context))
+    kernel.launch(1, 0, 0, given)
+"""
+    )
+    assert [call["context"] for call in recording.named("cuModuleLoadData")] == [0x1000, 0x1001]
+    contexts = [call["context"] for call in recording.launches]
+    assert contexts == [0x1000, 0x1001, 0x1000, 0x1001, 0x1001]
+    assert recording.named("cuDevicePrimaryCtxRetain") == []
+
+
+def test_threads_share_what_one_of_them_loaded(record):
+    recording = record(
+        """
+kernel = make()
+threads = [
+    threading.Thread(target=lambda: [kernel.launch(1, 0, 0, given) for _ in range(50)])
+    for _ in range(4)
+]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+    )
+    assert len(recording.named("cuModuleLoadData")) == 1
+    assert len(recording.launches) == 200
+    assert {call["context"] for call in recording.launches} == {0x1000}
+
+
+def test_a_forked_child_launches(record):
+    """The parent has not touched CUDA yet; only then may it fork, as torch has it too."""
+    recording = record(
+        """
+import os
+kernel = make()
+child = os.fork()
+if child == 0:
+    kernel.launch(1, 0, 0, given)
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    )
+    assert recording.output == "0\n"
+    assert len(recording.launches) == 1
+
+
+@pytest.mark.parametrize("shared", [48 * 1024, 48 * 1024 + 1])
+def test_more_shared_memory_than_usual_is_asked_for(record, shared):
+    recording = record(f"make({shared}).launch(1, 0, 0, given)")
+    asked = [(call["attribute"], call["value"]) for call in recording.named("cuFuncSetAttribute")]
+    assert asked == ([(8, shared)] if shared > 48 * 1024 else [])
+    assert [call["shared"] for call in recording.launches] == [shared]
+
+
+def test_a_first_launch_is_captured_into_a_graph(record):
+    """Loading is what a capture refuses a thread unless it is in relaxed mode, which is 2."""
+    recording = record("make(50000).launch(1, 0, 0, given)")
+    loading = recording.named(
+        "cuModuleLoadData", "cuModuleGetFunction", "cuFuncGetAttribute", "cuFuncSetAttribute"
+    )
+    assert [call["capture_mode"] for call in loading] == [2] * 4
+    assert [call["capture_mode"] for call in recording.launches] == [0]
+
+
+def test_no_programs_launch_nothing(record):
+    assert record("make().launch(0, 0, 0, given)").calls == []
+
+
+def failure(call):
+    return f"""
+try:
+    {call}
+except _C.CudaError as error:
+    print(type(error).__name__, isinstance(error, RuntimeError), error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("fail", "message"),
+    [
+        ("cuInit=100", "cuInit for the process: CUDA_ERROR_NO_DEVICE"),
+        ("cuModuleLoadData=209", "cuModuleLoadData for kernel: CUDA_ERROR_NO_BINARY_FOR_GPU"),
+        ("cuModuleGetFunction=500", "cuModuleGetFunction for kernel: CUDA_ERROR_NOT_FOUND"),
+        ("cuFuncSetAttribute=1", "cuFuncSetAttribute for kernel: CUDA_ERROR_INVALID_VALUE"),
+        ("cuDevicePrimaryCtxRetain=999", "cuDevicePrimaryCtxRetain for kernel: CUDA error 999"),
+    ],
+)
+def test_a_failed_load_is_told_by_the_drivers_name_for_it(record, fail, message):
+    recording = record(failure("make(50000).launch(1, 0, 0, (*given[:4], given[4]))"), fail=fail)
+    assert recording.output == f"CudaLoadError True {message}\n"
+    assert recording.launches == []
+
+
+@pytest.mark.parametrize(
+    ("fail", "message"),
+    [
+        ("cuLaunchKernel=719", "cuLaunchKernel for kernel: CUDA_ERROR_LAUNCH_FAILED"),
+        ("cuTensorMapEncodeTiled=1", "cuTensorMapEncodeTiled for a tensor: CUDA_ERROR_INVALID_"),
+    ],
+)
+def test_a_failed_launch_is_another_error(record, fail, message):
+    output = record(failure("make().launch(1, 0, 0, given)"), fail=fail).output
+    assert output.startswith(f"CudaError True {message}")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [(None, "CUDA's driver does not load: "), ("", "CUDA's driver has no cuInit")],
+)
+def test_a_missing_or_foreign_driver_is_a_failed_load(source, message, image, tmp_path):
+    library = tmp_path / "libcuda.so.1"
+    library.touch()  # found, so that no driver of this machine is
+    if source is not None:
+        command = ["g++", "-x", "c++", "-shared", "-", "-o", str(library)]
+        cuda_stub.subprocess.run(command, input=source, text=True, check=True)
+    program = GIVEN + MAKE + failure("make().launch(1, 0, 0, given)")
+    output = cuda_stub.Stub(tmp_path).run(program, extension(), image).output
+    assert output.startswith(f"CudaLoadError True {message}")
+
+
+def kernel(*arguments, descriptors=()):
+    extension = backend.extension()
+    return extension.CudaKernel(b"", "kernel", 4, 0, list(arguments), list(descriptors))
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "error", "message"),
+    [
+        ("*fp32", "x", AttributeError, "argument 1 of kernel is of type str; it takes *fp32"),
+        ("*fp32", -1, OverflowError, "argument 1 of kernel is of type int; it takes *fp32"),
+        ("i32", 2.0, TypeError, "argument 1 of kernel is of type float; it takes i32"),
+        ("i32", 2**31, OverflowError, "argument 1 of kernel is of type int; it takes i32"),
+        ("i64", 2**63, OverflowError, "argument 1 of kernel is of type int; it takes i64"),
+        ("fp32", None, TypeError, "argument 1 of kernel is of type NoneType; it takes fp32"),
+        (ARGUMENTS[4], 3, AttributeError, "argument 1 of kernel is of type int; it takes tensord"),
+    ],
+)
+def test_a_wrong_argument_is_named_before_anything_happens(kind, value, error, message):
+    descriptors = [DESCRIPTOR] if kind.startswith("tensordesc") else []
+    with pytest.raises(error) as raised:
+        kernel("i32", kind, descriptors=descriptors).launch(1, 0, 0, (1, value))
+    assert str(raised.value).startswith(message)
+
+
+def test_a_descriptor_of_another_rank_is_named():
+    from types import SimpleNamespace
+
+    given = SimpleNamespace(tensor=torch.zeros(2, 2, 2), round_to_tf32=False)
+    with pytest.raises(ValueError, match="argument 0 of kernel") as raised:
+        kernel(ARGUMENTS[4], descriptors=[DESCRIPTOR]).launch(1, 0, 0, (given,))
+    assert str(raised.value.__cause__) == "its tensor has 3 dimensions, not 2"
+
+
+def test_arguments_and_programs_are_counted():
+    with pytest.raises(TypeError, match="kernel takes 2 arguments, not 1"):
+        kernel("i32", "i32").launch(1, 0, 0, (1,))
+    with pytest.raises(ValueError, match="programs is 2147483648; it takes"):
+        kernel().launch(2**31, 0, 0, ())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "descriptors", "message"),
+    [
+        (["fp8"], [], "arguments has the type 'fp8'; it takes pointers"),
+        (ARGUMENTS, [], "descriptors has no entry for an argument of type tensordesc"),
+        (["i32"], [DESCRIPTOR], "descriptors has 1 entries for 0 arguments"),
+        (ARGUMENTS, [DESCRIPTOR | {"block_size": []}], "block_size has 0 dimensions"),
+        (["i64"] * 512, [], "arguments take more than 4096 bytes"),
+    ],
+)
+def test_a_kernel_that_cannot_be_launched_is_refused(arguments, descriptors, message):
+    with pytest.raises(ValueError, match=message):
+        kernel(*arguments, descriptors=descriptors)
+
+
+NAME = "kernel of every type"
+
+
+@pytest.fixture
+def folder(tmp_path, image, monkeypatch):
+    """An installation's binaries: one, for sm_90."""
+    compressed = zlib.compress(image.read_bytes())
+    (tmp_path / "sm_90").mkdir()
+    (tmp_path / "sm_90" / "kernel.cubin.z").write_bytes(compressed)
+    entry = {
+        "file": "sm_90/kernel.cubin.z",
+        "sha256": hashlib.sha256(compressed).hexdigest(),
+        "symbol": "kernel",
+        "warps": 8,
+        "shared": 0,
+        "arguments": ARGUMENTS,
+        "descriptors": [DESCRIPTOR],
+    }
+    write_manifest(tmp_path, entry)
+    monkeypatch.setattr(cubins, "FOLDER", tmp_path)
+    monkeypatch.setattr(cubins, "_found", {})
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    cubins._kernels.cache_clear()
+    yield tmp_path
+    cubins._kernels.cache_clear()
+
+
+def write_manifest(folder, entry):
+    (folder / "manifest.json").write_text(json.dumps({"kernels": {"90": {NAME: entry}}}))
+
+
+def entry_of(folder):
+    return json.loads((folder / "manifest.json").read_text())["kernels"]["90"][NAME]
+
+
+def test_a_binary_is_found_for_the_chips_that_run_it(folder):
+    assert cubins.serves((9, 0))
+    assert cubins.find((9, 0), NAME) is cubins.find((9, 0), NAME) is not None
+    assert cubins.find((9, 0), "another variant") is None
+    assert cubins.find((8, 0), NAME) is None
+    assert not cubins.serves((8, 0))
+
+
+def test_only_sm_80_binaries_run_on_other_chips():
+    found = {
+        capability: cubins.architecture(capability)
+        for capability in [(7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (10, 3), (12, 0)]
+    }
+    assert {capability: arch for capability, arch in found.items() if arch} == {
+        (8, 0): "80",
+        (8, 6): "80",
+        (8, 9): "80",
+        (9, 0): "90",
+        (10, 0): "100",
+    }
+
+
+def test_without_binaries_nothing_is_said(folder, recwarn):
+    (folder / "manifest.json").unlink()
+    assert not cubins.serves((9, 0))
+    assert cubins.find((9, 0), NAME) is None
+    assert not recwarn
+
+
+def test_the_interpreter_goes_first(folder, monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert cubins.find((9, 0), NAME) is None
+
+
+def test_an_installation_without_the_extension_serves_nothing(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "aefast._C", None)
+    assert not cubins.serves((9, 0))
+
+
+def corrupt(folder):
+    path = folder / "sm_90" / "kernel.cubin.z"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def truncate(folder):
+    path = folder / "sm_90" / "kernel.cubin.z"
+    path.write_bytes(path.read_bytes()[:-9])
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    write_manifest(folder, entry_of(folder) | {"sha256": digest})
+
+
+@pytest.mark.parametrize(
+    ("damage", "file", "reason"),
+    [
+        (lambda folder: shutil.rmtree(folder / "sm_90"), "kernel.cubin.z", "No such file"),
+        (corrupt, "kernel.cubin.z", "its checksum is not the manifest's"),
+        (truncate, "kernel.cubin.z", "incomplete or truncated stream"),
+        (lambda folder: write_manifest(folder, {}), "manifest.json", "KeyError"),
+        (lambda folder: write_manifest(folder, 3), "manifest.json", "TypeError"),
+        (
+            lambda folder: write_manifest(folder, entry_of(folder) | {"arguments": ["fp8"]}),
+            "kernel.cubin.z",
+            "arguments has the type 'fp8'",
+        ),
+        (
+            lambda folder: write_manifest(folder, entry_of(folder) | {"descriptors": [{}]}),
+            "kernel.cubin.z",
+            "swizzle",
+        ),
+    ],
+)
+def test_a_broken_file_is_left_to_triton_with_one_warning(folder, damage, file, reason, recwarn):
+    damage(folder)
+    assert [cubins.find((9, 0), NAME) for _ in range(2)] == [None, None]
+    (message,) = [str(warning.message) for warning in recwarn]
+    assert "Triton compiles the kernel instead" in message
+    assert file in message
+    assert reason in message
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"kernels": 3}', '{"kernels": {"90": 3}}', "\xff"])
+def test_a_broken_manifest_is_left_to_triton_with_one_warning(folder, text, recwarn):
+    (folder / "manifest.json").write_bytes(text.encode("latin-1"))
+    assert [cubins.serves((9, 0)) for _ in range(2)] == [False, False]
+    (message,) = [str(warning.message) for warning in recwarn]
+    assert "manifest.json is not used" in message
+
+
+LAUNCH = """
+import pathlib, warnings, torch
+from aefast import cubins
+cubins.FOLDER = pathlib.Path(sys.argv[1])
+cubins._capability = lambda device: (9, 0)
+torch._C._cuda_getCurrentRawStream = lambda device: 1000 + device
+warnings.simplefilter("always")
+for name in ("kernel of every type", "kernel of every type", "another"):
+    print(cubins.launch(name, torch.device("cuda", 2), 5, given))
+"""
+
+
+def test_a_launch_goes_to_the_devices_current_stream(stub, folder):
+    recording = stub.run(GIVEN + LAUNCH, folder)
+    assert recording.output.split() == ["True", "True", "False"]
+    assert [call["stream"] for call in recording.launches] == [1002, 1002]
+    assert [call["context"] for call in recording.launches] == [0x1002, 0x1002]
+
+
+def test_a_binary_that_does_not_load_is_left_to_triton_with_one_warning(stub, folder):
+    recording = stub.run(GIVEN + LAUNCH, folder, fail="cuModuleLoadData=209")
+    assert recording.output.split() == ["False", "False", "False"]
+    assert len(recording.named("cuModuleLoadData")) == 1
+    assert recording.errors.count("RuntimeWarning") == 1
+    assert "sm_90/kernel.cubin.z is not used: CudaLoadError" in recording.errors
+    assert "CUDA_ERROR_NO_BINARY_FOR_GPU" in recording.errors
+
+
+# Launches a layer's output through Triton, makes its binary ours, and launches it again.
+LAYER = """
+import hashlib, json, pathlib, zlib
+
+from aefast import cubins
+from aefast.ops.linear_act import triton as linear_act
+from aefast.ops.shared import triton as shared
+
+folder = cubins.FOLDER = pathlib.Path(sys.argv[2])
+
+
+def launch(variant, programs, *arguments):
+    compiled = variant.kernel[(programs,)](
+        *arguments, **variant.constants, num_warps=variant.warps, num_stages=variant.stages
+    )
+    compressed = zlib.compress(compiled.asm["cubin"])
+    (folder / "kernel").write_bytes(compressed)
+    entry = {
+        "file": "kernel",
+        "sha256": hashlib.sha256(compressed).hexdigest(),
+        "symbol": compiled.metadata.name,
+        "warps": compiled.metadata.num_warps,
+        "shared": compiled.metadata.shared,
+        "arguments": [kind for kind in variant.signature.values() if kind != "constexpr"],
+        "descriptors": compiled.metadata.tensordesc_meta,
+    }
+    manifest = {"kernels": {str(arch): {variant.name: entry}}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    given = tuple(map(shared._descriptor_of, arguments))
+    assert cubins.launch(variant.name, torch.device("cuda", 0), programs, given)
+
+
+shared.Variant.launch = launch
+torch.set_float32_matmul_precision(sys.argv[3])
+x, weight, bias = torch.zeros(50, 96), torch.zeros(100, 96), torch.zeros(100)
+linear_act.forward(x, weight, bias, "tanh", False)
+"""
+
+
+@pytest.mark.parametrize("precision", ["highest", "high"])
+@pytest.mark.parametrize("arch", [80, 90, 100])
+def test_a_layers_binary_is_launched_as_triton_launches_it(arch, precision, stub, tmp_path):
+    """Triton's own launcher runs on the same stub: the driver is asked for the same."""
+    recording = stub.run(cuda_stub.GPU + LAYER, arch, tmp_path, precision, version=12080)
+    triton, ours = recording.launches
+    assert [len(recording.named(name)) for name in ("cuLaunchKernelEx", "cuLaunchKernel")] == [1, 1]
+    assert (ours["function"], ours["stream"], ours["grid"][0]) == ("gemm_kernel", 77, 2)
+    assert ours == triton
+    encoded = recording.named("cuTensorMapEncodeTiled")
+    assert len(encoded) == (0 if arch == 80 else 4)
+    assert encoded[:2] == encoded[2:]
+
+
+@pytest.fixture
+def gpus(monkeypatch, folder):
+    """A machine with these GPUs, by their compute capabilities, and no triton."""
+
+    def install(*capabilities):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capabilities[index])
+        monkeypatch.setitem(sys.modules, "triton", None)
+        backend._triton_unavailable.cache_clear()
+
+    yield install
+    backend._triton_unavailable.cache_clear()
+
+
+def test_binaries_serve_without_triton_where_every_gpu_has_them(gpus):
+    gpus((9, 0), (9, 0))
+    assert backend.unavailable("triton", "cuda") is None
+    assert "triton does not import" in backend.unavailable("triton", "cpu")
+    gpus((9, 0), (8, 0))
+    assert "triton does not import" in backend.unavailable("triton", "cuda")
+
+
+def test_info_says_where_the_kernels_come_from(gpus):
+    gpus((9, 0), (9, 0))
+    assert cli.info.kernels() == "ready-made binaries for sm_90"
+    gpus((8, 0), (9, 0))
+    assert cli.info.kernels() == "Triton compiles at first use, ready-made binaries for sm_90"
