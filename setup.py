@@ -45,8 +45,8 @@ IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 INSTRUCTION_SETS = {"baseline": []} | ({"avx2": AVX2, "avx512": AVX512} if IS_X86 else {})
 OPENMP = [] if sys.platform == "darwin" else ["-fopenmp"]
 
-# libgcc's half precision from the archive: the shared one has had it only since GCC 12. Before glibc
-# 2.34, dlopen was in a library of its own.
+# libgcc's half precision from the archive: the shared one has had it only since GCC 12.
+# Before glibc 2.34, dlopen was in a library of its own.
 LINK_FLAGS = [*OPENMP, *(["-s", "-lgcc", "-ldl"] if sys.platform == "linux" else [])]
 
 # The one that setuptools takes.
