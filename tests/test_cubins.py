@@ -4,8 +4,10 @@ import hashlib
 import json
 import shutil
 import struct
+import subprocess
 import sys
 import zlib
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -250,7 +252,7 @@ except _C.CudaError as error:
     ],
 )
 def test_a_failed_load_is_told_by_the_drivers_name_for_it(record, fail, message):
-    recording = record(failure("make(50000).launch(1, 0, 0, (*given[:4], given[4]))"), fail=fail)
+    recording = record(failure("make(50000).launch(1, 0, 0, given)"), fail=fail)
     assert recording.output == f"CudaLoadError True {message}\n"
     assert recording.launches == []
 
@@ -276,7 +278,7 @@ def test_a_missing_or_foreign_driver_is_a_failed_load(source, message, image, tm
     library.touch()  # found, so that no driver of this machine is
     if source is not None:
         command = ["g++", "-x", "c++", "-shared", "-", "-o", str(library)]
-        cuda_stub.subprocess.run(command, input=source, text=True, check=True)
+        subprocess.run(command, input=source, text=True, check=True)
     program = GIVEN + MAKE + failure("make().launch(1, 0, 0, given)")
     output = cuda_stub.Stub(tmp_path).run(program, extension(), image).output
     assert output.startswith(f"CudaLoadError True {message}")
@@ -307,8 +309,6 @@ def test_a_wrong_argument_is_named_before_anything_happens(kind, value, error, m
 
 
 def test_a_descriptor_of_another_rank_is_named():
-    from types import SimpleNamespace
-
     given = SimpleNamespace(tensor=torch.zeros(2, 2, 2), round_to_tf32=False)
     with pytest.raises(ValueError, match="argument 0 of kernel") as raised:
         kernel(ARGUMENTS[4], descriptors=[DESCRIPTOR]).launch(1, 0, 0, (given,))
@@ -529,8 +529,9 @@ linear_act.forward(x, weight, bias, "tanh", False)
 """
 
 
-@pytest.mark.parametrize("precision", ["highest", "high"])
-@pytest.mark.parametrize("arch", [80, 90, 100])
+@pytest.mark.parametrize(
+    ("arch", "precision"), [(80, "high"), (90, "high"), (90, "highest"), (100, "high")]
+)
 def test_a_layers_binary_is_launched_as_triton_launches_it(arch, precision, stub, tmp_path):
     """Triton's own launcher runs on the same stub: the driver is asked for the same."""
     recording = stub.run(cuda_stub.GPU + LAYER, arch, tmp_path, precision, version=12080)
