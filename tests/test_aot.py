@@ -184,25 +184,13 @@ def test_the_table_picks_only_listed_variants(arch):
 SPECIALIZATIONS = """
 import sys
 
-import torch
 from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import CUDABackend
 from triton.runtime.jit import create_function_from_signature
 
-from aefast.ops.corrupt import triton as corrupt
-from aefast.ops.gaussian import triton as gaussian
-from aefast.ops.gibbs import triton as gibbs
-from aefast.ops.gibbs.chain import divergence, run_chain
-from aefast.ops.gibbs.settings import Machine, Settings as ChainSettings
-from aefast.ops.jacobian import triton as jacobian
-from aefast.ops.linear_act import triton as linear_act
-from aefast.ops.reconstruction import triton as reconstruction
-from aefast.ops.reconstruction.settings import PerInput, Settings
 from aefast.ops.shared import triton_gemm
 from aefast.ops.shared.triton import Variant, jit_arguments
-from aefast.ops.sparse_coding import triton as sparse_coding
-from aefast.ops.sparse_coding.problem import Problem
-from aefast.ops.sparsity import triton as sparsity
+from tests.every_launch import launch_every_op
 
 arch = int(sys.argv[1])
 backend = CUDABackend(GPUTarget("cuda", arch, 32))
@@ -223,43 +211,7 @@ def record(variant, programs, *arguments):
 
 Variant.launch = record
 triton_gemm.chip = lambda device: (arch, 132)
-weight, bias = torch.zeros(100, 96), torch.zeros(100)
-settings = Settings("sigmoid", "identity", "mse", None, 0.0, 0, 0)
-needed = PerInput(False, True, True, True, True, False)
-for batch in [*range(1, 130), 1000, 1024, 4096, 5000, 8191, 16384, 40000]:
-    x = torch.zeros(batch, 96)
-    output, _ = linear_act.forward(x, weight, bias, "tanh", False)
-    linear_act.backward(output, x, weight, output, "tanh", (True, True, True))
-    inputs = PerInput(x, weight, bias, weight.T.contiguous(), torch.zeros(96), None)
-    reconstruction.reconstruction_loss(inputs, settings, 0.5, needed)
-    halves = PerInput(*(None if t is None else t.bfloat16() for t in inputs))
-    reconstruction.reconstruction_loss(halves, settings, 1.0, PerInput(*[False] * 6))
-    for code in (output, output.bfloat16()):
-        lengths, grad = torch.ones(100), torch.ones(batch)
-        jacobian.kernels().contract(code, "tanh", lengths)
-        jacobian.kernels().contract_backward(code, "tanh", None, grad, lengths)
-        jacobian.kernels().slope_backward(code, "tanh", code, code)
-    for seed in (0, 1, 16, 2**40):
-        corrupt.corrupt(x, "masking", 0.5, 0.0, 0.0, seed, batch)
-        gaussian.reparameterize(x, x.expand(3, batch, 96)[0], seed, batch)
-        gaussian.scaled_noise(x, x, 0.5, seed, batch)
-    gaussian.gaussian_kl_backward(gaussian.gaussian_kl(x, x), x, x)
-    chain = ChainSettings(1, None, None, True, batch, batch)
-    machine = Machine(weight, None, bias, None)
-    run_chain(gibbs.kernels(machine, chain), x, machine, chain)
-    mask = torch.zeros(batch, 96, dtype=torch.bool)
-    clamped = chain._replace(beta=torch.ones(batch, 1), clamp_mask=mask)
-    run_chain(gibbs.kernels(machine, clamped), x, machine, clamped)
-    normal = machine._replace(log_var=torch.zeros(96))
-    run_chain(gibbs.kernels(normal, clamped), x, normal, clamped)
-    divergence(gibbs.kernels(machine, chain), x, None, machine, chain, True)
-    sparse_coding.soft_threshold_backward(x, sparse_coding.soft_threshold(x, 0.1 * batch), 0.5)
-    sparsity.kl_sparsity(output, 0.1)
-    sparsity.l1_sparsity(output)
-    sparsity.l1_gradient(output, 0.5)
-    energy = torch.ones(batch)
-    lasso = Problem(torch.zeros(batch, 100), torch.eye(100), energy, 0.1, 1e-8, batch % 3)
-    sparse_coding.encode(lasso, lasso.correlation)
+launch_every_op([*range(1, 130), 1000, 1024, 4096, 5000, 8191, 16384, 40000])
 print(len(keys), len(names))
 """
 

@@ -14,7 +14,7 @@ import torch
 
 pytest.importorskip("triton")
 
-from aefast import backend, cli, cubins
+from aefast import aot, backend, cli, cubins
 from tests import cuda_stub
 
 pytestmark = pytest.mark.skipif(
@@ -491,57 +491,49 @@ def test_a_binary_that_does_not_load_is_left_to_triton_with_one_warning(stub, fo
 
 
 # Launches a layer's output through Triton, makes its binary ours, and launches it again.
-LAYER = """
-import hashlib, json, pathlib, zlib
+EVERY_OP = """
+import pathlib
+
+import triton
 
 from aefast import cubins
-from aefast.ops.linear_act import triton as linear_act
 from aefast.ops.shared import triton as shared
+from tests.every_launch import launch_every_op
 
-folder = cubins.FOLDER = pathlib.Path(sys.argv[2])
+cubins.FOLDER = pathlib.Path(sys.argv[2])
+triton.knobs.compilation.disable_line_info = True  # as ahead of time: the binaries are the same
 
 
 def launch(variant, programs, *arguments):
-    compiled = variant.kernel[(programs,)](
-        *arguments, **variant.constants, num_warps=variant.warps, num_stages=variant.stages
+    variant.function[(programs,)](
+        *shared.jit_arguments(arguments),
+        **variant.constants,
+        num_warps=variant.warps,
+        num_stages=variant.stages,
     )
-    compressed = zlib.compress(compiled.asm["cubin"])
-    (folder / "kernel").write_bytes(compressed)
-    entry = {
-        "file": "kernel",
-        "sha256": hashlib.sha256(compressed).hexdigest(),
-        "symbol": compiled.metadata.name,
-        "warps": compiled.metadata.num_warps,
-        "shared": compiled.metadata.shared,
-        "arguments": [kind for kind in variant.signature.values() if kind != "constexpr"],
-        "descriptors": compiled.metadata.tensordesc_meta,
-    }
-    manifest = {"kernels": {str(arch): {variant.name: entry}}}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    given = tuple(map(shared._descriptor_of, arguments))
-    assert cubins.launch(variant.name, torch.device("cuda", 0), programs, given)
+    assert cubins.launch(variant.name, torch.device("cuda", 0), programs, arguments), variant.name
 
 
 shared.Variant.launch = launch
-torch.set_float32_matmul_precision(sys.argv[3])
-x, weight, bias = torch.zeros(50, 96), torch.zeros(100, 96), torch.zeros(100)
-linear_act.forward(x, weight, bias, "tanh", False)
+for precision in ("highest", "high"):
+    torch.set_float32_matmul_precision(precision)
+    launch_every_op([50, 4096])
 """
 
 
-@pytest.mark.parametrize(
-    ("arch", "precision"), [(80, "high"), (90, "high"), (90, "highest"), (100, "high")]
-)
-def test_a_layers_binary_is_launched_as_triton_launches_it(arch, precision, stub, tmp_path):
-    """Triton's own launcher runs on the same stub: the driver is asked for the same."""
-    recording = stub.run(cuda_stub.GPU + LAYER, arch, tmp_path, precision, version=12080)
-    triton, ours = recording.launches
-    assert [len(recording.named(name)) for name in ("cuLaunchKernelEx", "cuLaunchKernel")] == [1, 1]
-    assert (ours["function"], ours["stream"], ours["grid"][0]) == ("gemm_kernel", 77, 2)
-    assert ours == triton
+@pytest.mark.parametrize("arch", aot.ARCHS)
+def test_every_ops_binaries_are_launched_as_triton_launches_its_own(
+    arch, stub, ahead_of_time_report
+):
+    """Triton's launcher runs on the same stub: the driver is given the same, to the byte."""
+    folder = ahead_of_time_report.parent / "cubins"
+    recording = stub.run(cuda_stub.GPU + EVERY_OP, arch, folder, version=12080)
+    launches = recording.launches
+    assert launches[1::2] == launches[::2]
+    assert len({launch["function"] for launch in launches}) > 15
+    assert {launch["stream"] for launch in launches} == {77}
     encoded = recording.named("cuTensorMapEncodeTiled")
-    assert len(encoded) == (0 if arch == 80 else 4)
-    assert encoded[:2] == encoded[2:]
+    assert bool(encoded) == (arch >= 90)
 
 
 @pytest.fixture
