@@ -103,7 +103,7 @@ with aot.workers(1) as pool:
 
 
 def test_binaries_that_are_made_again_are_the_same(tmp_path, monkeypatch):
-    """Without what Triton has kept, and of a kernel whose registers would be numbered by address."""
+    """Where Triton has kept nothing; a kernel whose registers were else numbered by address."""
     if ctypes.CDLL(None).personality(0xFFFFFFFF) == -1:
         pytest.skip("this system lets no process choose its addresses")
     made = []
