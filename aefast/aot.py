@@ -7,6 +7,7 @@ beside a manifest that says how each is launched: what a wheel for CUDA carries.
 """
 
 import argparse
+import ctypes
 import hashlib
 import importlib
 import json
@@ -39,6 +40,8 @@ TENSOR_CORE_INSTRUCTIONS = ("mma.sync", "wgmma.mma_async", "tcgen05.mma")
 
 # What the driver is told of a tensor descriptor.
 DESCRIPTOR_KEYS = ("swizzle", "elem_size", "elem_type", "block_size")
+
+ADDR_NO_RANDOMIZE = 0x0040000  # of personality(2)
 
 OLDEST_TRITON = (3, 6)
 
@@ -148,8 +151,22 @@ def compile_all(archs: Sequence[int], jobs: int) -> Iterator[Binary]:
         for op in OPS
         for index in range(len(variants(op, arch)))
     ]
-    with ProcessPoolExecutor(jobs) as pool:
+    with workers(jobs) as pool:
         yield from pool.map(compile_variant, *zip(*tasks, strict=True))
+
+
+def workers(jobs: int) -> ProcessPoolExecutor:
+    """Processes whose binaries are the same ones in every run."""
+    return ProcessPoolExecutor(jobs, initializer=_fix_addresses)
+
+
+def _fix_addresses() -> None:
+    """Have what this process starts laid out in memory as ever, where the system lets it.
+
+    The assemblers for sm_100, of CUDA 12.9 and 13.1, number registers by the addresses of their own
+    data: with random ones 13 of 137 binaries differ from one run to the next.
+    """
+    ctypes.CDLL(None).personality(ADDR_NO_RANDOMIZE)
 
 
 def _resources(cubin: bytes) -> tuple[int, int]:
