@@ -6,6 +6,7 @@ every access to memory is as wide as a thread can make it.
 """
 
 from collections.abc import Iterator
+from functools import cache
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from aefast.ops.shared.triton import TYPE_NAMES, Variant, cdiv, device_of, seed_
 UNITS = 512  # a program: with 4 warps, four independent accesses a thread
 
 
+@cache
 def _variant(kernel: str, dtype: torch.dtype, aligned: bool) -> Variant:
     pointer = f"*{TYPE_NAMES[dtype]}"
     width = 16 // dtype.itemsize if aligned else 4

@@ -6,6 +6,7 @@ is not copied.
 """
 
 from collections.abc import Iterator
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -34,12 +35,14 @@ def _variant(
     return Variant(f"gaussian.triton_kernels.{kernel}", types, constants)
 
 
+@cache
 def _scaled_noise_variant(dtype: torch.dtype, aligned: bool, multiply: bool) -> Variant:
     constants = {"MULTIPLY": multiply, **_unit_constants(dtype, aligned)}
     pointers = ("first", "log_var", "output")
     return _variant("scaled_noise_kernel", pointers, dtype, constants)
 
 
+@cache
 def _kl_variant(dtype: torch.dtype, aligned: bool, columns: int) -> Variant:
     tile_columns = next((width for width in TILE_COLUMNS if columns <= width), TILE_COLUMNS[-1])
     unit = 16 // dtype.itemsize if aligned else 1
@@ -48,6 +51,7 @@ def _kl_variant(dtype: torch.dtype, aligned: bool, columns: int) -> Variant:
     return _variant("gaussian_kl_kernel", pointers, dtype, constants)
 
 
+@cache
 def _kl_backward_variant(dtype: torch.dtype, aligned: bool) -> Variant:
     pointers = ("grad", "first", "log_var", "grad_mean", "grad_log_var")
     constants = _unit_constants(dtype, aligned)

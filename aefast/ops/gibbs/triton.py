@@ -11,6 +11,7 @@ Gaussian and clamped units go through shared/triton_gemm.py's products and a ker
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ SPLIT_ELEMENTS = 1024  # a program
 TERMS = {"highest": 3, "high": 2, "medium": 1}
 
 
+@cache
 def _draw_variant(gaussian: bool) -> Variant:
     names = ("values", "means", "deviation", "factor")
     types = {f"{name}_pointer": "*fp32" for name in names}
@@ -36,6 +38,7 @@ def _draw_variant(gaussian: bool) -> Variant:
     )
 
 
+@cache
 def _split_variant(terms: int) -> Variant:
     types = {"source_pointer": "*fp32", "terms_pointer": "*bf16", "count_pointer": "*i32"}
     unit = triton_gemm.unit(torch.bfloat16)
@@ -43,6 +46,7 @@ def _split_variant(terms: int) -> Variant:
     return Variant("gibbs.triton_kernels.split_kernel", types, constants)
 
 
+@cache
 def _half_step_variant(generation: int, tile: Tile, terms: int) -> Variant:
     types = triton_gemm.operand_types(generation, torch.bfloat16, tile, (False, False))
     types |= {"states_pointer": "*bf16", "count_pointer": "*i32"}

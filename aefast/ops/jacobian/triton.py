@@ -1,6 +1,7 @@
 """The contractive penalty on the GPU, around the products of shared/triton_gemm.py."""
 
 from collections.abc import Iterator
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ CONTRACT_ROWS, CONTRACT_COLUMNS = 4, 256
 BACKWARD_ROWS, BACKWARD_COLUMNS, BACKWARD_STEPS = 16, 128, 4
 
 
+@cache
 def _contract_variant(dtype: torch.dtype) -> Variant:
     types = {
         "saved_pointer": f"*{TYPE_NAMES[dtype]}",
@@ -28,6 +30,7 @@ def _contract_variant(dtype: torch.dtype) -> Variant:
     return Variant("jacobian.triton_kernels.contract_kernel", types, constants)
 
 
+@cache
 def _backward_variant(dtype: torch.dtype) -> Variant:
     narrow = ("saved", "grad_code", "grad_slope", "grad_preactivation")
     types = {f"{name}_pointer": f"*{TYPE_NAMES[dtype]}" for name in narrow}

@@ -10,7 +10,7 @@ Sums are deterministic: each tile writes its own part, added up afterwards in th
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -60,6 +60,7 @@ STRIPS: dict[int, dict[str, tuple[Strip, ...]]] = {
 }
 
 
+@cache
 def _loss_variant(dtype: torch.dtype, strip: Strip) -> Variant:
     names = ("x", "encoder", "decoder", "target", "encoder_bias", "decoder_bias")
     types = {f"{name}_pointer": f"*{TYPE_NAMES[dtype]}" for name in names}
@@ -119,6 +120,7 @@ def _loss_alone(inputs: PerInput[Any], settings: Settings, strip: Strip) -> Tens
     return losses.sum(dtype=torch.float64)
 
 
+@cache
 def _compare_variant(
     generation: int, dtype: torch.dtype, kind: str, tile: Tile, layout: tuple[bool, bool]
 ) -> Variant:

@@ -1,5 +1,7 @@
 """The gradient at a pre-activation on the GPU, and in the same pass its sums over the rows."""
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,7 @@ from aefast.ops.shared.triton_gemm import is_aligned, padded, unit
 GRADIENT_ROWS, GRADIENT_COLUMNS, GRADIENT_STEPS = 16, 128, 8
 
 
+@cache
 def variant(dtype: torch.dtype, aligned: bool) -> Variant:
     pointer = f"*{TYPE_NAMES[dtype]}"
     types = {

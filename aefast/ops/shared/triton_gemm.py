@@ -183,6 +183,7 @@ def tile_constants(
     }
 
 
+@cache
 def _variant(
     generation: int,
     dtype: torch.dtype,

@@ -6,6 +6,7 @@ depends on another's.
 """
 
 from collections.abc import Iterator
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -37,15 +38,18 @@ def _elementwise(kernel: str, dtype: torch.dtype, pointers: list[str]) -> Varian
     return Variant(f"sparse_coding.triton_kernels.{kernel}", types, {"ELEMENTS": ELEMENTS})
 
 
+@cache
 def _forward_variant(dtype: torch.dtype) -> Variant:
     return _elementwise("soft_threshold_kernel", dtype, ["x_pointer", "output_pointer"])
 
 
+@cache
 def _backward_variant(dtype: torch.dtype) -> Variant:
     pointers = ["gradient_pointer", "x_pointer", "output_pointer"]
     return _elementwise("soft_threshold_backward_kernel", dtype, pointers)
 
 
+@cache
 def _step_variant() -> Variant:
     types = dict.fromkeys(STEP_POINTERS, "*fp32") | {"done_pointer": "*i32"}
     return Variant("sparse_coding.triton_kernels.step_kernel", types, {"COLUMNS": COLUMNS})

@@ -1,6 +1,7 @@
 """Sparsity penalties on the GPU: sums of blocks of rows, then of the blocks, in a fixed order."""
 
 from collections.abc import Iterator
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -14,12 +15,14 @@ FINAL_COLUMNS = 32
 ELEMENTS = 1024
 
 
+@cache
 def _sums_variant(dtype: torch.dtype, absolute: bool) -> Variant:
     pointers = {"code_pointer": f"*{TYPE_NAMES[dtype]}", "partial_pointer": "*fp32"}
     constants = {"ABSOLUTE": absolute, "ROWS": ROWS, "COLUMNS": COLUMNS, "STEP": STEP}
     return Variant("sparsity.triton_kernels.column_sums_kernel", pointers, constants)
 
 
+@cache
 def _divergence_variant() -> Variant:
     names = ("partial_pointer", "divergence_pointer", "slope_pointer")
     constants = {"EPSILON": eager.EPSILON, "COLUMNS": FINAL_COLUMNS}
@@ -31,6 +34,7 @@ def _divergence_variant() -> Variant:
     )
 
 
+@cache
 def _sign_variant(dtype: torch.dtype) -> Variant:
     pointers = dict.fromkeys(("code_pointer", "output_pointer"), f"*{TYPE_NAMES[dtype]}")
     return Variant(
