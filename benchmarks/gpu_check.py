@@ -5,6 +5,7 @@ code says at the end whether all was well.
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -19,20 +20,25 @@ def main(result: Path) -> int:
     run("setup.py", "--quiet", "build_ext", "--inplace", check=True)
     with tempfile.TemporaryDirectory() as folder:
         tests, benchmarks = Path(folder, "tests.xml"), Path(folder, "benchmarks.json")
+        launches = Path(folder, "launches.json")
         test_code = run("-m", "pytest", "tests", "--quiet", f"--junitxml={tests}")
         benchmark_code = run(
             *("-m", "pytest", "benchmarks", "--quiet", "--device", "cuda"),
             *("--benchmark-max-time", SECONDS_A_CONTENDER, "--benchmark-json", str(benchmarks)),
         )
+        launch_code = run("benchmarks/launches.py", str(launches))
         record = json.loads(benchmarks.read_text()) if benchmarks.exists() else {}
+        record["launches"] = json.loads(launches.read_text()) if launches.exists() else None
         record["tests"] = outcomes(tests)
     result.write_text(json.dumps(record, indent=1) + "\n")
     print(f"wrote {result}")
-    return test_code or benchmark_code
+    return test_code or benchmark_code or launch_code
 
 
 def run(*arguments: str, check: bool = False) -> int:
-    return subprocess.run([sys.executable, *arguments], cwd=ROOT, check=check).returncode
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, check=check).returncode
 
 
 def outcomes(junit: Path) -> dict[str, object]:

@@ -107,7 +107,9 @@ def pytest_collection_finish(session):
     machine: on its own it takes two minutes where nothing is cached."""
     if session.config.option.collectonly:
         return
-    if not any("binaries" in getattr(item, "fixturenames", ()) for item in session.items):
+    if not any(
+        "ahead_of_time_report" in getattr(item, "fixturenames", ()) for item in session.items
+    ):
         return
     folder = Path(tempfile.mkdtemp(prefix="aefast-aot-"))
     compiler = [sys.executable, "-m", "aefast.aot", "--jobs", str(os.cpu_count())]

@@ -1,0 +1,104 @@
+"""Ready-made binaries on a GPU: what they compute is what Triton's own compilation computes."""
+
+import pytest
+import torch
+
+from aefast import cubins, selftest
+from aefast.functional import corrupt
+
+CAPABILITY = torch.cuda.get_device_capability() if torch.cuda.is_available() else (0, 0)
+
+pytestmark = pytest.mark.skipif(
+    cubins.architecture(CAPABILITY) is None, reason="needs a GPU that binaries are made for"
+)
+
+
+def forget():
+    cubins._kernels.cache_clear()
+    cubins._found.clear()
+
+
+@pytest.fixture
+def launched(ahead_of_time_report, monkeypatch):
+    """The names of what was launched ready made, with the binaries in place."""
+    names = []
+
+    def launch(name, *arguments):
+        served = launch_ready_made(name, *arguments)
+        if served:
+            names.append(name)
+        return served
+
+    launch_ready_made = cubins.launch
+    monkeypatch.setattr(cubins, "FOLDER", ahead_of_time_report.parent / "cubins")
+    monkeypatch.setattr(cubins, "launch", launch)
+    forget()
+    yield names
+    forget()
+
+
+@pytest.mark.parametrize("precision", ["highest", "high"])
+def test_results_are_the_jits_bit_for_bit(
+    precision, launched, matmul_precision, monkeypatch, tmp_path
+):
+    matmul_precision(precision)
+    ready_made = every_result()
+    kernels = {name.split()[0] for name in launched}
+    assert len(kernels) > 15
+    count = len(launched)
+    monkeypatch.setattr(cubins, "FOLDER", tmp_path)
+    forget()
+    compiled = every_result()
+    assert len(launched) == count
+    different = [
+        name
+        for name, results in ready_made.items()
+        if not all(map(torch.equal, results, compiled[name]))
+    ]
+    assert different == []
+
+
+def every_result():
+    """Outputs and gradients of each of the selftest's cases, in each of its dtypes."""
+    place = selftest.Place("triton", "cuda")
+    return {
+        (case.op, case.name, dtype): selftest.results(case, place, dtype, dtype)
+        for case in selftest.cases()
+        for dtype in case.dtypes
+    }
+
+
+def test_a_first_launch_may_be_captured_in_a_graph(launched):
+    x = torch.rand(100, 30, device="cuda")
+    expected = corrupt(x, "masking", 0.5, seed=3)
+    forget()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = corrupt(x, "masking", 0.5, seed=3)
+    output.zero_()
+    graph.replay()
+    assert torch.equal(output, expected)
+    assert len(launched) == 2
+
+
+def test_launches_go_to_the_current_stream(launched):
+    """Behind a stream's long work they wait for it."""
+    x, stream = torch.zeros(1000, 1000, device="cuda"), torch.cuda.Stream()
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)
+        x.fill_(1)
+        output = corrupt(x, "masking", 0.5, seed=3)
+    stream.synchronize()
+    assert output.count_nonzero() > 0
+    assert launched
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_a_tensors_own_device_runs_its_kernels(launched):
+    first, second = (torch.rand(100, 30, device="cpu").to(f"cuda:{index}") for index in (0, 1))
+    second.copy_(first)
+    outputs = [corrupt(x, "masking", 0.5, seed=3) for x in (first, second)]
+    assert outputs[1].device == second.device
+    assert torch.equal(outputs[0].cpu(), outputs[1].cpu())
+    assert len(launched) == 2
