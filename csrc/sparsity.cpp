@@ -14,9 +14,8 @@ namespace {
 // So few elements are done before a second thread has woken.
 constexpr int64_t kFewElements = 1 << 14;
 
-// The sums of the columns, or of their absolute values, in the first block's place: in blocks of
-// rows, added in their order.
-template <class Element, bool absolute>
+// The sums of the columns in the first block's place: in blocks of rows, added in their order.
+template <class Element>
 void column_sums(const SparsityArguments& a) {
     const int64_t blocks = row_blocks(a.rows);
     const int threads = a.rows * a.columns <= kFewElements ? 1 : a.threads;
@@ -26,10 +25,7 @@ void column_sums(const SparsityArguments& a) {
         const int64_t last = std::min((block + 1) * kRowsPerPartialSum, a.rows);
         for (int64_t row = block * kRowsPerPartialSum; row < last; ++row) {
             const auto* values = static_cast<const Element*>(a.values) + row * a.row_stride;
-            for (int64_t i = 0; i < a.columns; ++i) {
-                const float value = to_float(values[i]);
-                sums[i] += absolute ? std::fabs(value) : value;
-            }
+            for (int64_t i = 0; i < a.columns; ++i) sums[i] += to_float(values[i]);
         }
     });
     for (int64_t block = 1; block < blocks; ++block) {
@@ -38,10 +34,19 @@ void column_sums(const SparsityArguments& a) {
     }
 }
 
-template <bool absolute>
-void column_sums(const SparsityArguments& a) {
-    with_element(a.element_type,
-                 [&](auto element) { column_sums<decltype(element), absolute>(a); });
+// The sum of all magnitudes in each block of rows.
+template <class Element>
+void magnitudes(const SparsityArguments& a) {
+    const int threads = a.rows * a.columns <= kFewElements ? 1 : a.threads;
+    parallel_for(threads, row_blocks(a.rows), [&](int64_t block) {
+        Sum sum;
+        const int64_t last = std::min((block + 1) * kRowsPerPartialSum, a.rows);
+        for (int64_t row = block * kRowsPerPartialSum; row < last; ++row) {
+            const auto* values = static_cast<const Element*>(a.values) + row * a.row_stride;
+            sum.add(a.columns, [&](int64_t i) { return std::fabs(to_float(values[i])); });
+        }
+        a.partial_sums[block] = sum.total();
+    });
 }
 
 // Of a unit that is saturated over a whole batch the penalty would be infinite. NaN stays NaN.
@@ -77,7 +82,7 @@ void scaled_sign_as(const ScaledSignArguments& a) {
 }  // namespace
 
 double kl_sparsity(const SparsityArguments& a, double target, float* slope) {
-    column_sums<false>(a);
+    with_element(a.element_type, [&](auto element) { column_sums<decltype(element)>(a); });
     const double rows = static_cast<double>(a.rows), other = 1 - target;
     double penalty = 0;
     for (int64_t i = 0; i < a.columns; ++i) {
@@ -89,9 +94,9 @@ double kl_sparsity(const SparsityArguments& a, double target, float* slope) {
 }
 
 double l1_sparsity(const SparsityArguments& a) {
-    column_sums<true>(a);
+    with_element(a.element_type, [&](auto element) { magnitudes<decltype(element)>(a); });
     double total = 0;
-    for (int64_t i = 0; i < a.columns; ++i) total += a.partial_sums[i];
+    for (int64_t block = 0; block < row_blocks(a.rows); ++block) total += a.partial_sums[block];
     return total / static_cast<double>(a.rows);
 }
 
