@@ -22,6 +22,7 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
+from setuptools.command.egg_info import egg_info
 from setuptools.command.sdist import sdist
 
 KERNELS = ["binary", "corrupt", "fingerprint", "gaussian", "gemm", "gibbs", "jacobian"]
@@ -181,6 +182,14 @@ def local_version():
     return "+cu" + cuda_binaries("--assembler", stdout=subprocess.PIPE).strip().replace(".", "")
 
 
+class LocalVersion(egg_info):
+    """Adds to the metadata's version which CUDA the binaries are of."""
+
+    def finalize_options(self):
+        self.tag_build = LOCAL_VERSION  # goes before what an sdist's setup.cfg says: nothing
+        super().finalize_options()
+
+
 class BuildWithBinaries(build_py):
     """Adds the CUDA binaries, and to the version which CUDA they are of."""
 
@@ -203,5 +212,5 @@ CUDA_ARCHS = os.environ.get("AEFAST_CUDA_ARCHS", "").split()
 LOCAL_VERSION = local_version()
 
 arguments = extension_arguments()
-arguments["cmdclass"]["build_py"] = BuildWithBinaries
-setup(**arguments, options={"egg_info": {"tag_build": LOCAL_VERSION}})
+arguments["cmdclass"] |= {"build_py": BuildWithBinaries, "egg_info": LocalVersion}
+setup(**arguments)

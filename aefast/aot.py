@@ -23,6 +23,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
+from aefast import cubins
+
 OPS = (
     "corrupt",
     "gaussian",
@@ -238,6 +240,7 @@ def write_cubins(binaries: Sequence[Binary], folder: Path) -> None:
     manifest = {
         "triton": metadata.version("triton"),
         "assembler": assembler_version([int(arch) for arch in kernels]),
+        "sources": cubins.sources(),
         "kernels": kernels,
     }
     unfinished = folder / "manifest.json.unfinished"

@@ -51,6 +51,14 @@ def find(capability: tuple[int, int], name: str) -> Any | None:
     return _found[key]
 
 
+def sources() -> str:
+    """A checksum of the kernels and of what launches them: binaries of others do not fit."""
+    digest = hashlib.sha256()
+    for path in sorted((Path(__file__).parent / "ops").glob("*/triton*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
 def launch(name: str, device: torch.device, programs: int, arguments: tuple[Any, ...]) -> bool:
     """Launch a variant on the device's current stream; False where Triton has to.
 
@@ -89,6 +97,8 @@ def _kernels() -> dict[str, dict[str, Any]]:
     try:
         _extension()
         manifest = json.loads((FOLDER / "manifest.json").read_text())
+        if manifest["sources"] != sources():
+            raise ValueError("its binaries are of other kernels than this version's")
         return {arch: dict(variants) for arch, variants in manifest["kernels"].items()}
     except (ImportError, FileNotFoundError):
         return {}

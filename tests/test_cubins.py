@@ -365,7 +365,8 @@ def folder(tmp_path, image, monkeypatch):
 
 
 def write_manifest(folder, entry):
-    (folder / "manifest.json").write_text(json.dumps({"kernels": {"90": {NAME: entry}}}))
+    manifest = {"sources": cubins.sources(), "kernels": {"90": {NAME: entry}}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
 def entry_of(folder):
@@ -460,6 +461,12 @@ def test_a_broken_manifest_is_left_to_triton_with_one_warning(folder, text, recw
     assert [cubins.serves((9, 0)) for _ in range(2)] == [False, False]
     (message,) = [str(warning.message) for warning in recwarn]
     assert "manifest.json is not used" in message
+
+
+def test_binaries_of_other_kernels_are_left_to_triton(folder, monkeypatch, recwarn):
+    monkeypatch.setattr(cubins, "sources", lambda: "changed")
+    assert not cubins.serves((9, 0))
+    assert "its binaries are of other kernels than this version's" in str(recwarn[0].message)
 
 
 LAUNCH = """

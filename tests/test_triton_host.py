@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 
+from aefast.ops.shared import triton as shared
 from aefast.ops.shared.triton import Descriptor, descriptors_round, jit_arguments
 
 PLAN = """
@@ -48,12 +49,14 @@ def test_descriptors_round_from_triton_3_7_on(monkeypatch, version, rounds):
     assert descriptors_round.__wrapped__() is rounds
 
 
-def test_descriptors_round_without_triton(monkeypatch):
-    def version(package):
-        raise importlib.metadata.PackageNotFoundError(package)
-
-    monkeypatch.setattr(importlib.metadata, "version", version)
-    assert descriptors_round.__wrapped__()
+def test_an_older_tritons_kernels_round_where_its_descriptors_cannot(monkeypatch):
+    """The variant is the same one: a ready-made binary's descriptors round whatever Triton is."""
+    monkeypatch.setattr(shared, "descriptors_round", lambda: False)
+    assert shared.jit_constants({"TF32": True, "ROUND": False}) == {"TF32": True, "ROUND": True}
+    assert shared.jit_constants({"UNITS": 512}) == {"UNITS": 512}
+    pytest.importorskip("triton")
+    (descriptor,) = jit_arguments([Descriptor(torch.zeros(6, 64), [2, 16], round_to_tf32=True)])
+    assert not getattr(descriptor, "round_f32_to_tf32", False)
 
 
 def test_the_installed_tritons_descriptors_round_where_we_say_so():

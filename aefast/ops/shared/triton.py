@@ -38,7 +38,7 @@ class Descriptor:
 
     tensor: torch.Tensor
     block: list[int]  # rows and columns
-    round_to_tf32: bool  # on the way; only where descriptors_round()
+    round_to_tf32: bool  # on the way
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Variant:
             return
         self.function[(programs,)](
             *jit_arguments(arguments),
-            **self.constants,
+            **jit_constants(self.constants),
             num_warps=self.warps,
             num_stages=self.stages,
         )
@@ -113,21 +113,26 @@ def _tensor_descriptor(descriptor: Descriptor) -> Any:
     from triton.tools.tensor_descriptor import TensorDescriptor
 
     tensor = descriptor.tensor
-    rounding = {"round_f32_to_tf32": True} if descriptor.round_to_tf32 else {}
+    rounds = descriptor.round_to_tf32 and descriptors_round()
+    rounding = {"round_f32_to_tf32": True} if rounds else {}
     shape, strides = list(tensor.shape), list(tensor.stride())
     return TensorDescriptor(tensor, shape, strides, descriptor.block, **rounding)
 
 
+def jit_constants(constants: dict[str, Any]) -> dict[str, Any]:
+    """A launch's constants: where Triton's descriptors cannot round, its kernels do."""
+    if "ROUND" in constants and not descriptors_round():
+        return constants | {"ROUND": True}
+    return constants
+
+
 @cache
 def descriptors_round() -> bool:
-    """Whether descriptors can round float32 to TF32; Triton's launcher has them do so from 3.7 on.
-
-    Without Triton, too: no launcher that cannot is then there.
-    """
+    """Whether Triton's launcher has descriptors round float32 to TF32, as ours does: 3.7 and on."""
     try:
         major, minor = importlib.metadata.version("triton").split(".")[:2]
     except importlib.metadata.PackageNotFoundError:
-        return True
+        return True  # a development build, which goes by another name
     return (int(major), int(minor)) >= (3, 7)
 
 

@@ -21,7 +21,6 @@ from aefast.ops.shared.triton import (
     Descriptor,
     Variant,
     cdiv,
-    descriptors_round,
     device_of,
 )
 
@@ -179,7 +178,7 @@ def tile_constants(
         "UNIT": unit(dtype),
         "DESCRIPTORS": descriptors,
         "TF32": kind == "tf32",
-        "ROUND": not (descriptors and descriptors_round()),
+        "ROUND": not descriptors,
     }
 
 
@@ -241,9 +240,8 @@ def variants(generation: int) -> Iterator[Variant]:
         for kind in ("float32", "tf32") if dtype == torch.float32 else ("half",):
             for tile in TILES[generation][kind]:
                 for layout in ((False, False), (False, True), (True, True)):
-                    yield _variant(generation, dtype, dtype, kind, tile, layout)
-                if dtype != torch.float32:
-                    yield _variant(generation, dtype, torch.float32, kind, tile, (True, True))
+                    for output_dtype in dict.fromkeys((dtype, torch.float32)):
+                        yield _variant(generation, dtype, output_dtype, kind, tile, layout)
 
 
 def _is_transposed(tensor: Tensor) -> bool:
@@ -351,4 +349,4 @@ def _launch(
 
 def _descriptor(tensor: Tensor, by_depth: bool, size: int, depth: int, kind: str) -> Descriptor:
     block = [depth, size] if by_depth else [size, depth]
-    return Descriptor(tensor, block, round_to_tf32=kind == "tf32" and descriptors_round())
+    return Descriptor(tensor, block, round_to_tf32=kind == "tf32")
