@@ -19,7 +19,7 @@ import torch
 
 from aefast import cubins
 from aefast.functional import linear_act
-from aefast.ops.shared.triton import Variant, jit_arguments
+from aefast.ops.shared.triton import Variant
 
 ROOT = Path(__file__).parents[1]
 STARTS, ROUNDS, LAUNCHES = 5, 21, 500
@@ -85,12 +85,7 @@ def launch_times(binaries: Path) -> dict[str, float]:
         assert cubins.launch(variant.name, device, programs, arguments)
 
     def launch_jit() -> None:
-        variant.function[(programs,)](
-            *jit_arguments(arguments),
-            **variant.constants,
-            num_warps=variant.warps,
-            num_stages=variant.stages,
-        )
+        variant.launch_jit(programs, *arguments)
 
     ways = {"ready made": launch_ready_made, "Triton": launch_jit}
     seconds: dict[str, list[float]] = {name: [] for name in ways}

@@ -512,12 +512,7 @@ triton.knobs.compilation.disable_line_info = True  # as ahead of time: nothing i
 
 
 def launch(variant, programs, *arguments):
-    variant.function[(programs,)](
-        *shared.jit_arguments(arguments),
-        **variant.constants,
-        num_warps=variant.warps,
-        num_stages=variant.stages,
-    )
+    variant.launch_jit(programs, *arguments)
     assert cubins.launch(variant.name, torch.device("cuda", 0), programs, arguments), variant.name
 
 

@@ -87,6 +87,10 @@ class Variant:
         device = getattr(arguments[0], "tensor", arguments[0]).device
         if device.type == "cuda" and cubins.launch(self.name, device, programs, arguments):
             return
+        self.launch_jit(programs, *arguments)
+
+    def launch_jit(self, programs: int, *arguments: Any) -> None:
+        """Have Triton compile, where it has not yet, and launch."""
         self.function[(programs,)](
             *jit_arguments(arguments),
             **jit_constants(self.constants),
