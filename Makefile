@@ -58,6 +58,10 @@ $(VENV)/packagers: constraints.txt | $(BIN)/python
 # compiled for these architectures: that takes torch and triton.
 CUDA_ARCHS ?= $(AEFAST_CUDA_ARCHS)
 unexport AEFAST_CUDA_ARCHS
+KNOWN_ARCHS := $(shell sed -n '/^ARCHS = /s/[^0-9 ]//gp' aefast/aot.py)
+ifneq ($(filter-out $(KNOWN_ARCHS),$(CUDA_ARCHS)),)
+$(error CUDA_ARCHS is "$(CUDA_ARCHS)"; it takes some of $(strip $(KNOWN_ARCHS)))
+endif
 BUILD = $(BIN)/python -m build --no-isolation --outdir build/wheel
 wheel: export SOURCE_DATE_EPOCH ?= $(or $(shell git log -1 --format=%ct 2>/dev/null),1767225600)
 wheel: $(VENV)/packagers $(if $(strip $(CUDA_ARCHS)),setup)

@@ -43,7 +43,7 @@ TENSOR_CORE_INSTRUCTIONS = ("mma.sync", "wgmma.mma_async", "tcgen05.mma")
 # What the driver is told of a tensor descriptor.
 DESCRIPTOR_KEYS = ("swizzle", "elem_size", "elem_type", "block_size")
 
-ADDR_NO_RANDOMIZE = 0x0040000  # of personality(2)
+ASK, ADDR_NO_RANDOMIZE = 0xFFFFFFFF, 0x0040000  # of personality(2)
 
 OLDEST_TRITON = (3, 6)
 
@@ -117,8 +117,11 @@ def compile_variant(op: str, arch: int, index: int) -> Binary:
     )
     seconds = time.perf_counter() - start
     ptx, made = compiled.asm["ptx"], compiled.metadata
+    arguments = [kind for kind in variant.signature.values() if kind != "constexpr"]
     if made.global_scratch_size or made.profile_scratch_size:
         raise RuntimeError(f"sm_{arch} {variant.name} needs scratch memory, which no launch brings")
+    if _parameter_bytes(ptx) != _argument_bytes(arguments):
+        raise RuntimeError(f"sm_{arch} {variant.name} takes other parameters than a launch passes")
     registers, stack_bytes = _resources(compiled.asm["cubin"])
     # What is spilled lies on the stack, so that most binaries need not be assembled again to ask.
     spilled_bytes = _spills(ptx, arch) if stack_bytes else 0
@@ -139,7 +142,7 @@ def compile_variant(op: str, arch: int, index: int) -> Binary:
         seconds=round(seconds, 2),
         ptx=ptx,
         symbol=made.name,
-        arguments=[kind for kind in variant.signature.values() if kind != "constexpr"],
+        arguments=arguments,
         descriptors=[{key: one[key] for key in DESCRIPTOR_KEYS} for one in made.tensordesc_meta],
         image=zlib.compress(compiled.asm["cubin"], 9),
     )
@@ -168,7 +171,8 @@ def _fix_addresses() -> None:
     The assemblers for sm_100, of CUDA 12.9 and 13.1, number registers by the addresses of their own
     data: with random ones 13 of 137 binaries differ from one run to the next.
     """
-    ctypes.CDLL(None).personality(ADDR_NO_RANDOMIZE)
+    personality = ctypes.CDLL(None).personality
+    personality(personality(ASK) | ADDR_NO_RANDOMIZE)
 
 
 def _resources(cubin: bytes) -> tuple[int, int]:
@@ -196,6 +200,25 @@ def _spills(ptx: str, arch: int) -> int:
     if found is None:
         raise RuntimeError(f"{_assembler(arch)} printed no spills: {log!r}")
     return int(found[1])
+
+
+def _parameter_bytes(ptx: str) -> list[int]:
+    """The size of each parameter of the kernel."""
+    entry = ptx[ptx.index(".entry") : ptx.index(")", ptx.index(".entry"))]
+    found = re.findall(r"\.param(?: \.align \d+)? \.[a-z](\d+)[^\n]*?(?:\[(\d+)\])?,?\n", entry)
+    return [int(bits) // 8 * int(count or 1) for bits, count in found]
+
+
+def _argument_bytes(arguments: Sequence[str]) -> list[int]:
+    """The same of what a launch passes, with the two scratch pointers that Triton adds."""
+    sizes = []
+    for kind in arguments:
+        if kind.startswith("tensordesc"):  # the map, the shape, the strides
+            rank = kind.count(",") + 1
+            sizes += [128] + rank * [4] + rank * [8]
+        else:
+            sizes.append(4 if kind in ("i32", "fp32") else 8)
+    return [*sizes, 8, 8]
 
 
 def _assembler(arch: int) -> str:

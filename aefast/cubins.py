@@ -27,9 +27,12 @@ _found: dict[tuple[tuple[int, int], str], Any] = {}  # by capability and variant
 def architecture(capability: tuple[int, int]) -> str | None:
     """The architecture whose binaries run on a chip; None where there can be none.
 
-    An sm_80 binary runs on all of 8.x. The others use instructions that their chip alone has.
+    An sm_80 binary runs on all of 8.x but Orin, 8.7, which is a family of its own. The others use
+    instructions that their chip alone has.
     """
-    if capability[0] == 8:
+    if torch.version.hip is not None:
+        return None  # AMD's chips have capabilities too
+    if capability[0] == 8 and capability != (8, 7):
         return "80"
     return {(9, 0): "90", (10, 0): "100"}.get(capability)
 
@@ -37,6 +40,17 @@ def architecture(capability: tuple[int, int]) -> str | None:
 def serves(capability: tuple[int, int]) -> bool:
     """Whether this installation has binaries for a chip, and what launches them."""
     return bool(_records(capability))
+
+
+def broken(capability: tuple[int, int]) -> list[str]:
+    """The files for a chip that are missing, or whose checksum is not the manifest's."""
+    found = []
+    for record in _records(capability).values():
+        try:
+            _read(record)
+        except (OSError, ValueError):
+            found.append(record["file"])
+    return found
 
 
 def find(capability: tuple[int, int], name: str) -> Any | None:
@@ -112,11 +126,8 @@ def _load(record: dict[str, Any]) -> Any | None:
     file = "manifest.json"
     try:
         file = record["file"]
-        compressed = (FOLDER / file).read_bytes()
-        if hashlib.sha256(compressed).hexdigest() != record["sha256"]:
-            raise ValueError("its checksum is not the manifest's")
         return _extension().CudaKernel(
-            image=zlib.decompress(compressed),
+            image=zlib.decompress(_read(record)),
             symbol=record["symbol"],
             warps=record["warps"],
             shared=record["shared"],
@@ -126,6 +137,13 @@ def _load(record: dict[str, Any]) -> Any | None:
     except Exception as error:  # as above
         _warn(file, error)
         return None
+
+
+def _read(record: dict[str, Any]) -> bytes:
+    compressed = (FOLDER / record["file"]).read_bytes()
+    if hashlib.sha256(compressed).hexdigest() != record["sha256"]:
+        raise ValueError("its checksum is not the manifest's")
+    return compressed
 
 
 def _extension() -> ModuleType:

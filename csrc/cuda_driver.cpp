@@ -2,6 +2,8 @@
 
 #include <dlfcn.h>
 
+#include <cstring>
+
 namespace aefast {
 namespace {
 
@@ -208,7 +210,11 @@ void encode_tensor_map(const GlobalTensor& tensor, const BlockLayout& layout, vo
     // Drivers up to CUDA 13.1 set a bit that is wrong for tensors under 128 KiB; NVIDIA's CUTLASS
     // clears it, and so does Triton.
     if (cuda.version <= 13010 && last_element + 1 < (128 << 10)) {
-        static_cast<uint64_t*>(tensor_map)[1] &= ~(uint64_t{1} << 21);
+        auto* word = static_cast<unsigned char*>(tensor_map) + sizeof(uint64_t);
+        uint64_t bits;
+        std::memcpy(&bits, word, sizeof(bits));
+        bits &= ~(uint64_t{1} << 21);
+        std::memcpy(word, &bits, sizeof(bits));
     }
 }
 

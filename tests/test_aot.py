@@ -113,6 +113,24 @@ def test_binaries_that_are_made_again_are_the_same(tmp_path, monkeypatch):
     assert made[0] == made[1]
 
 
+def test_a_kernel_of_other_parameters_than_a_launch_passes_is_refused():
+    ptx = """.visible .entry kernel(
+\t.param .align 64 .b8 kernel_param_0[128],
+\t.param .u32 kernel_param_1,
+\t.param .u32 kernel_param_2,
+\t.param .u64 kernel_param_3,
+\t.param .u64 kernel_param_4,
+\t.param .u64 .ptr .global .align 1 kernel_param_5,
+\t.param .f32 kernel_param_6,
+\t.param .u64 .ptr .global .align 1 kernel_param_7,
+\t.param .u64 .ptr .global .align 1 kernel_param_8
+)"""
+    arguments = ["tensordesc<bf16[64, 64]>", "*bf16", "fp32"]
+    assert aot._parameter_bytes(ptx) == aot._argument_bytes(arguments)
+    one_more = ptx.replace("kernel_param_8\n", "kernel_param_8,\n\t.param .u64 kernel_param_9\n")
+    assert aot._parameter_bytes(one_more) != aot._argument_bytes(arguments)
+
+
 @pytest.mark.parametrize("arch", ["70", "900", "sm_90"])
 def test_an_unknown_architecture_is_one_line(arch):
     with pytest.raises(SystemExit, match=f"^aefast: .*'{arch}'; it takes one of 80, 90, 100$"):

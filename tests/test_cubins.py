@@ -15,6 +15,8 @@ import torch
 pytest.importorskip("triton")
 
 from aefast import aot, backend, cli, cubins
+from aefast.ops.shared import triton as shared
+from aefast.ops.sparsity import triton as sparsity
 from tests import cuda_stub
 
 pytestmark = pytest.mark.skipif(
@@ -384,7 +386,17 @@ def test_a_binary_is_found_for_the_chips_that_run_it(folder):
 def test_only_sm_80_binaries_run_on_other_chips():
     found = {
         capability: cubins.architecture(capability)
-        for capability in [(7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (10, 3), (12, 0)]
+        for capability in [
+            (7, 5),
+            (8, 0),
+            (8, 6),
+            (8, 7),
+            (8, 9),
+            (9, 0),
+            (10, 0),
+            (10, 3),
+            (12, 0),
+        ]
     }
     assert {capability: arch for capability, arch in found.items() if arch} == {
         (8, 0): "80",
@@ -393,6 +405,11 @@ def test_only_sm_80_binaries_run_on_other_chips():
         (9, 0): "90",
         (10, 0): "100",
     }
+
+
+def test_amds_chips_are_another_matter(monkeypatch):
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    assert cubins.architecture((9, 0)) is None
 
 
 def test_without_binaries_nothing_is_said(folder, recwarn):
@@ -569,3 +586,19 @@ def test_info_says_where_the_kernels_come_from(gpus):
     assert cli.info.kernels() == "ready-made binaries for sm_90"
     gpus((8, 0), (9, 0))
     assert cli.info.kernels() == "Triton compiles at first use, ready-made binaries for sm_90"
+
+
+def test_info_counts_what_is_broken(gpus, folder):
+    corrupt(folder)
+    gpus((9, 0))
+    found = cli.info.kernels()
+    assert found == "ready-made binaries for sm_90, but 1 of them are missing or broken"
+
+
+def test_without_triton_a_missing_binary_says_what_to_install(gpus, monkeypatch):
+    gpus((9, 0))
+    monkeypatch.delitem(sys.modules, "aefast.ops.sparsity.triton_kernels", raising=False)
+    shared._jit_function.cache_clear()
+    variant = next(sparsity.variants(90))
+    with pytest.raises(backend.BackendUnavailableError, match=r"divergence_kernel .*pip install"):
+        variant.launch_jit(1)

@@ -8,7 +8,10 @@ import sys
 import pytest
 import torch
 
+from aefast.ops.reconstruction import triton as reconstruction
+from aefast.ops.reconstruction.settings import PerInput
 from aefast.ops.shared import triton as shared
+from aefast.ops.shared import triton_gemm
 from aefast.ops.shared.triton import Descriptor, descriptors_round, jit_arguments
 
 PLAN = """
@@ -77,3 +80,22 @@ def test_a_descriptor_becomes_tritons(round_to_tf32):
     assert (descriptor.shape, descriptor.strides) == ([6, 48], [64, 1])
     assert descriptor.block_shape == [2, 16]
     assert getattr(descriptor, "round_f32_to_tf32", False) is round_to_tf32
+
+
+CHIPS = {(7, 5): False, (8, 0): True, (8, 6): False, (8, 9): False, (9, 0): True, (12, 0): False}
+
+
+@pytest.mark.parametrize(("capability", "full"), CHIPS.items())
+def test_a_chip_with_little_shared_memory_is_known(capability, full, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    triton_gemm.has_full_shared_memory.cache_clear()
+    assert triton_gemm.has_full_shared_memory(torch.device("cuda", 0)) == full
+    triton_gemm.has_full_shared_memory.cache_clear()
+
+
+def test_a_code_is_held_on_the_chip_only_where_it_fits(monkeypatch):
+    weight = torch.zeros(256, 64, dtype=torch.bfloat16)
+    inputs = PerInput(torch.zeros(1024, 64, dtype=torch.bfloat16), weight, None, None, None, None)
+    assert reconstruction._strip(inputs) is not None
+    monkeypatch.setattr(triton_gemm, "has_full_shared_memory", lambda device: False)
+    assert reconstruction._strip(inputs) is None

@@ -51,7 +51,9 @@ def kernels() -> str:
     for index in range(torch.cuda.device_count()):
         capability = torch.cuda.get_device_capability(index)
         if cubins.serves(capability):
-            sources.append(f"ready-made binaries for sm_{cubins.architecture(capability)}")
+            count = len(cubins.broken(capability))
+            but = f", but {count} of them are missing or broken" if count else ""
+            sources.append(f"ready-made binaries for sm_{cubins.architecture(capability)}{but}")
         else:
             sources.append("Triton compiles at first use")
     return ", ".join(dict.fromkeys(sources))

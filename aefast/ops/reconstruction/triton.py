@@ -77,8 +77,11 @@ def _loss_variant(dtype: torch.dtype, strip: Strip) -> Variant:
 
 
 def _strip(inputs: PerInput[Any]) -> Strip | None:
-    """How ``loss_kernel`` serves; None where two kernels do: a large code, or few rows."""
+    """How ``loss_kernel`` serves; None where two kernels do: a large code, few rows, or a chip with
+    little shared memory."""
     x, weight = inputs.x, inputs.encoder_weight
+    if not triton_gemm.has_full_shared_memory(x.device):
+        return None
     generation, multiprocessors = triton_gemm.chip(x.device)
     fitting = [
         strip

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from aefast import cubins
+from aefast.backend import BackendUnavailableError
 
 # Kernels take the activation as a number and branch on it once a tile: one binary serves them all.
 ACTIVATIONS = {
@@ -102,7 +103,15 @@ class Variant:
 @cache
 def _jit_function(kernel: str) -> Any:
     module, _, function = kernel.rpartition(".")
-    return getattr(importlib.import_module(f"aefast.ops.{module}"), function)
+    try:
+        return getattr(importlib.import_module(f"aefast.ops.{module}"), function)
+    except ModuleNotFoundError as error:
+        if error.name != "triton":
+            raise
+        raise BackendUnavailableError(
+            f"no ready-made binary serves {function} here, and triton, which would compile it, is "
+            "not installed: pip install triton"
+        ) from error
 
 
 def jit_arguments(arguments: Sequence[Any]) -> list[Any]:

@@ -140,6 +140,15 @@ def chip(device: torch.device) -> tuple[int, int]:
     return generation, properties.multi_processor_count
 
 
+@cache
+def has_full_shared_memory(device: torch.device) -> bool:
+    """Whether a block can have the 163 KiB of sm_80; 7.5 gives it 64, and 8.6, 8.9 and 12.x 99."""
+    if device.type != "cuda":
+        return True  # interpreted
+    capability = torch.cuda.get_device_capability(device)
+    return capability in ((8, 0), (8, 7)) or 9 <= capability[0] < 12
+
+
 def unit(dtype: torch.dtype) -> int:
     """Elements in 16 bytes: what a tensor descriptor and a vector access go by."""
     return 16 // dtype.itemsize
