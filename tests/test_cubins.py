@@ -14,7 +14,7 @@ import torch
 
 pytest.importorskip("triton")
 
-from aefast import aot, backend, cli, cubins
+from aefast import aot, backend, cubins
 from aefast.ops.shared import triton as shared
 from aefast.ops.sparsity import triton as sparsity
 from tests import cuda_stub
@@ -581,17 +581,25 @@ def test_binaries_serve_without_triton_where_every_gpu_has_them(gpus):
     assert "triton does not import" in backend.unavailable("triton", "cuda")
 
 
-def test_info_says_where_the_kernels_come_from(gpus):
+@pytest.fixture
+def info():
+    pytest.importorskip("typer")
+    from aefast.cli import info
+
+    return info
+
+
+def test_info_says_where_the_kernels_come_from(info, gpus):
     gpus((9, 0), (9, 0))
-    assert cli.info.kernels() == "ready-made binaries for sm_90"
+    assert info.kernels() == "ready-made binaries for sm_90"
     gpus((8, 0), (9, 0))
-    assert cli.info.kernels() == "Triton compiles at first use, ready-made binaries for sm_90"
+    assert info.kernels() == "Triton compiles at first use, ready-made binaries for sm_90"
 
 
-def test_info_counts_what_is_broken(gpus, folder):
+def test_info_counts_what_is_broken(info, gpus, folder):
     corrupt(folder)
     gpus((9, 0))
-    found = cli.info.kernels()
+    found = info.kernels()
     assert found == "ready-made binaries for sm_90, but 1 of them are missing or broken"
 
 
