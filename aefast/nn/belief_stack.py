@@ -5,10 +5,10 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from rich.progress import track
 from torch import Tensor, nn
 
 from aefast.nn.linear import LinearAct
+from aefast.nn.progress import track
 from aefast.nn.rbm import RBM
 from aefast.ops.shared import contract
 
@@ -131,7 +131,7 @@ class DeepBeliefStack(nn.Module):
                 label = f"machine {number} of {len(self.machines)}"
                 was_training = machine.training
                 machine.train()
-                for _ in track(range(epochs), label, disable=not progress):
+                for _ in track(range(epochs), label, progress=progress):
                     order = torch.randperm(len(data), generator=generator).to(data.device)
                     for rows in order.split(batch_size):
                         optimizer.zero_grad()

@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from rich.progress import track
 from torch import Tensor
 
 from aefast.functional import free_energy, linear_act
+from aefast.nn.progress import track
 from aefast.nn.rbm import RBM
 from aefast.ops.gibbs import check_states, gibbs
 from aefast.ops.shared import contract
@@ -60,7 +60,7 @@ def exact_log_partition(machine: RBM, *, progress: bool = False) -> float:
     total = torch.full((), -math.inf, dtype=torch.float64, device=machine.weight.device)
     place = torch.arange(units, device=machine.weight.device)
     starts = range(0, 1 << units, STATES_AT_ONCE)
-    for start in track(starts, "enumerating states", disable=not progress):
+    for start in track(starts, "enumerating states", progress=progress):
         end = min(start + STATES_AT_ONCE, 1 << units)
         index = torch.arange(start, end, device=machine.weight.device)
         states = (index[:, None] >> place & 1).to(machine.weight.dtype)
@@ -188,7 +188,7 @@ def _anneal(
     """The chains' log weights [chains], float64: the sum over the steps of how much likelier the
     next temperature's machine holds their state than the last one's."""
     log_weights = torch.zeros(len(visible), dtype=torch.float64, device=visible.device)
-    steps = track(range(1, len(betas)), "annealing", disable=not progress)
+    steps = track(range(1, len(betas)), "annealing", progress=progress)
     for step in steps:
         last, beta = betas[step - 1], betas[step]
         log_weights += _log_ratio(machine, base_bias, visible, last, beta)
