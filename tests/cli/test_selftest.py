@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+pytest.importorskip("typer")
+
 from aefast import backend, cli
 from aefast.selftest import Case, Place
 from tests.cli.command import invoke
