@@ -254,10 +254,10 @@ def write_cubins(binaries: Sequence[Binary], folder: Path) -> None:
     """
     kernels: dict[str, dict[str, dict[str, Any]]] = {}
     for binary in binaries:
-        launch = kernels.setdefault(str(binary.arch), {}).setdefault(binary.variant, binary.launch)
-        if launch != binary.launch:
+        launch = binary.launch
+        if kernels.setdefault(str(binary.arch), {}).setdefault(binary.variant, launch) != launch:
             raise RuntimeError(f"sm_{binary.arch} has two kernels named {binary.variant}")
-        file = folder / binary.file
+        file = folder / launch["file"]
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(binary.image)
     manifest = {

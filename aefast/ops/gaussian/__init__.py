@@ -20,6 +20,7 @@ from aefast import backend, random
 from aefast.ops.gaussian import eager
 from aefast.ops.shared import contract
 from aefast.ops.shared.autograd import KernelFunction
+from aefast.ops.shared.precision import wide
 
 
 def reparameterize(
@@ -54,7 +55,7 @@ def gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:
         raise ValueError("mean has shape []; it takes [..., H]")
     if contract.autocast_dtype(mean.device) is not None:
         # Losses come out in float32 then, as torch's do.
-        mean, log_var = eager.wide(mean), eager.wide(log_var)
+        mean, log_var = wide(mean), wide(log_var)
     if contract.is_traced(mean, log_var):
         if _is_eager_in_trace(mean):
             return eager.gaussian_kl(mean, log_var)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from aefast import random
+from aefast.ops.shared.precision import wide
 
 
 def reparameterize(mean: Tensor, log_var: Tensor, seed: int | Tensor, row_offset: int) -> Tensor:
@@ -37,10 +38,6 @@ def gaussian_kl_backward(grad: Tensor, mean: Tensor, log_var: Tensor) -> tuple[T
     grad_mean = wide_grad * wide(mean)
     grad_log_var = wide_grad / 2 * torch.expm1(wide(log_var))
     return grad_mean.to(mean.dtype), grad_log_var.to(mean.dtype)
-
-
-def wide(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def _noise(like: Tensor, seed: int | Tensor, row_offset: int) -> Tensor:

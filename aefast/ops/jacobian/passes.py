@@ -13,6 +13,7 @@ from torch import Tensor
 from aefast.ops.jacobian import eager, rows
 from aefast.ops.jacobian.kernels import Kernels
 from aefast.ops.jacobian.settings import Layer, Settings
+from aefast.ops.shared.precision import wide
 
 
 class Point(NamedTuple):
@@ -254,7 +255,7 @@ def _is_captured(x: Tensor) -> bool:
 
 def squared_lengths(kernels: Kernels, weight: Tensor) -> Tensor:
     """Of a weight's rows; a half precision's in float32."""
-    weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    weight = wide(weight)
     return kernels.dot_rows(weight, weight, weight.new_zeros(weight.shape[0]))
 
 

@@ -11,21 +11,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from aefast.ops.shared.precision import wide
 from aefast.ops.sparse_coding.problem import Problem
 
 
 def soft_threshold(x: Tensor, threshold: float) -> Tensor:
-    """sign(x) max(|x| - threshold, 0), rounded once."""
+    """sign(x) max(|x| - threshold, 0).
+
+    In a half precision torch 2.15 rounds the threshold before it compares; 2.13 did not.
+    """
     return F.softshrink(wide(x), threshold).to(x.dtype)
 
 
 def soft_threshold_backward(grad: Tensor, x: Tensor, threshold: float) -> Tensor:
     return torch.where(wide(x).abs() <= threshold, 0, grad)
-
-
-def wide(x: Tensor) -> Tensor:
-    """In a half precision torch 2.15 rounds the threshold before it compares; 2.13 did not."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def multiply(left: Tensor, right: Tensor) -> Tensor:

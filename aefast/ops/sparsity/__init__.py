@@ -12,6 +12,7 @@ from torch import Tensor
 from aefast import backend
 from aefast.ops.shared import contract
 from aefast.ops.shared.autograd import KernelFunction
+from aefast.ops.shared.precision import wide
 from aefast.ops.sparsity import eager
 
 
@@ -37,7 +38,7 @@ def _check_code(code: Tensor) -> None:
 def _dispatch(code: Tensor, target: float | None) -> Tensor:
     """The KL penalty, or without a target the L1 penalty."""
     if contract.autocast_dtype(code.device) is not None:
-        code = eager.wide(code)  # losses come out in float32 then, as torch's do
+        code = wide(code)  # losses come out in float32 then, as torch's do
     if contract.is_traced(code):
         if code.dtype not in backend.KERNEL_DTYPES or contract.is_in_functorch():
             return _defined(code, target)
@@ -139,8 +140,8 @@ def _registered_kl(code: Tensor, target: float) -> tuple[Tensor, Tensor]:
 
 @_registered_kl.register_fake
 def _(code: Tensor, target: float) -> tuple[Tensor, Tensor]:
-    wide = torch.promote_types(code.dtype, torch.float32)
-    return code.new_empty(()), code.new_empty(code.shape[-1:], dtype=wide)
+    slope_dtype = torch.promote_types(code.dtype, torch.float32)
+    return code.new_empty(()), code.new_empty(code.shape[-1:], dtype=slope_dtype)
 
 
 def _setup_kl(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

@@ -7,6 +7,8 @@ Courville, "Deep Learning", 2016, section 14.2.1.
 import torch
 from torch import Tensor
 
+from aefast.ops.shared.precision import wide
+
 # A mean is bounded to [EPSILON, 1 - EPSILON]: of a unit that is saturated over a whole batch, as a
 # bfloat16 sigmoid(7) is, the penalty would be infinite and its gradient infinity times 0.
 EPSILON = torch.finfo(torch.float32).eps
@@ -51,7 +53,3 @@ def _bounded(mean: Tensor) -> Tensor:
     """Straight through: its derivative is 1 at a bound too, so that the slope there points back."""
     value = mean.detach()
     return value.clamp(EPSILON, 1 - EPSILON) + torch.nan_to_num(mean - value)
-
-
-def wide(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
