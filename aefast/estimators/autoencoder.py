@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import KW_ONLY, dataclass, fields
+from functools import partial
 from numbers import Integral
 from typing import Any, ClassVar, Self
 
@@ -29,6 +30,7 @@ from aefast.estimators.conversion import (
     row_pieces,
     warn_of_range,
 )
+from aefast.nn.initialization import initialized
 from aefast.ops.shared import contract
 
 
@@ -164,9 +166,8 @@ class BaseAutoencoder(FloatTransformer):
             name: value for name, value in self.get_params(deep=False).items() if name not in shared
         }
         random_state = check_random_state(self.random_state)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(int(random_state.randint(LARGEST_SEED)))
-            module = self._new_module(sizes, options).float()
+        seed = int(random_state.randint(LARGEST_SEED))
+        module = initialized(partial(self._new_module, sizes, options), seed)
         self._random_state = random_state
         self._n_features_out = sizes[-1]
         self._optimizer = torch.optim.Adam(module.parameters(), fused=True)

@@ -108,7 +108,7 @@ class RBM(nn.Module):
                 raise ValueError(f"sparsity_target is {sparsity_target}; it takes one in (0, 1)")
         self.sparsity_target = sparsity_target
         self.sparsity_weight = contract.check_number(sparsity_weight, "sparsity_weight", 0)
-        self.weight = nn.Parameter(torch.randn(hidden, visible) * INITIAL_DEVIATION)
+        self.weight = nn.Parameter(torch.empty(hidden, visible).normal_(0, INITIAL_DEVIATION))
         self.visible_bias = nn.Parameter(torch.zeros(visible))
         self.hidden_bias = nn.Parameter(torch.zeros(hidden))
         log_var = nn.Parameter(torch.zeros(visible)) if learn_variance else None

@@ -1,0 +1,53 @@
+"""A module's first parameters as a function of a seed, and of nothing that threads share.
+
+A constructor draws from torch's default generator, as ``nn.Linear``'s does. To seed that one, even
+inside ``torch.random.fork_rng``, is seen by every other thread: two fits at once disturb each
+other, and a third thread's stream repeats.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+Built = TypeVar("Built", bound=nn.Module)
+
+
+class _Draws(TorchDispatchMode):
+    """Gives each in-place draw of this thread a generator of its own; in float32, so that the
+    draws are the same under every default dtype."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, arguments: Any = (), options: Any = None
+    ) -> Any:
+        options = options or {}
+        if torch.Tag.nondeterministic_seeded not in function.tags:
+            return function(*arguments, **options)
+        target, *distribution = arguments
+        drawn = target.float() if target.is_floating_point() else target
+        return target.copy_(function(drawn, *distribution, generator=self.generator))
+
+
+def initialized(make: Callable[[], Built], seed: int) -> Built:
+    """The module that ``make`` builds, on the CPU and in float32, its draws a function of the seed.
+
+    They are those that ``torch.manual_seed(seed)`` gives it. Torch's own generator is neither read
+    nor written, whichever threads build at once.
+
+    Args:
+        make: takes nothing, and gives the module.
+        seed: an int in [0, 2**63).
+
+    >>> from functools import partial
+    >>> layer, again = (initialized(partial(nn.Linear, 3, 2), seed=0) for _ in range(2))
+    >>> torch.equal(layer.weight, again.weight)
+    True
+    """
+    with torch.device("cpu"), _Draws(torch.Generator("cpu").manual_seed(seed)):
+        return make().float()
