@@ -1,5 +1,6 @@
 """NumPy's own files, ``.npy`` and ``.npz``. Nothing is ever unpickled."""
 
+import io
 import tokenize
 import zipfile
 from pathlib import Path
@@ -9,16 +10,23 @@ from numpy.lib import format as npy
 
 from aefast.data.dataset import DataError, Dataset, from_array
 from aefast.data.mapped import Order, Stream, archive, map_file, unpack
+from aefast.messages import cut
 
 HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 LISTED = 8
+
+# Numpy reads headers of 10,000 characters, but it first reads as many as the header says it has.
+HEADER_BYTES = 2**14
+LARGEST_SIZE = 2**63 - 1
+
+# The names of what scipy.sparse.save_npz writes, whatever the format.
+SPARSE = {"format", "shape", "data"}
 
 
 def load_npy(path: Path, name: str) -> Dataset:
     """A mapped ``[N, ...]`` array."""
     with path.open("rb") as stream:
-        shape, dtype, order = _read_header(stream, name)
-        offset = stream.tell()
+        shape, dtype, order, offset = _read_header(stream, name)
     return from_array(map_file(path, offset, shape, dtype, order, name), name)
 
 
@@ -28,34 +36,44 @@ def load_npz(path: Path, member: str | None, name: str) -> Dataset:
         members = [entry[:-4] for entry in file.namelist() if entry.endswith(".npy")]
         chosen = _choose(members, member, path, name)
         with file.open(f"{chosen}.npy") as stream:
-            shape, dtype, order = _read_header(stream, name)
+            shape, dtype, order, offset = _read_header(stream, name)
+            stream.seek(offset)
             array = unpack(stream, shape, dtype, order, name)
     return from_array(array, name)
 
 
 def _choose(members: list[str], member: str | None, path: Path, name: str) -> str:
-    listed = ", ".join(members[:LISTED]) + (", ..." if len(members) > LISTED else "")
+    if set(members) >= SPARSE:
+        raise DataError(
+            f"{name}: it holds a sparse matrix, as scipy.sparse.save_npz writes it; it takes a "
+            "dense one: numpy.save(path, scipy.sparse.load_npz(path).toarray())"
+        )
+    names = [cut(found) for found in members]
+    listed = ", ".join(names[:LISTED]) + (", ..." if len(members) > LISTED else "")
     if not members:
         raise DataError(f"{name}: it holds no array")
     if member is None:
         if len(members) > 1:
-            raise DataError(f"{name}: it holds {listed}; name one, as {path}:{members[0]}")
+            raise DataError(f"{name}: it holds {listed}; name one, as {path}:{names[0]}")
         return members[0]
     if member not in members:
         raise DataError(f"{name}: it holds no {member}; it holds {listed}")
     return member
 
 
-def _read_header(stream: Stream, name: str) -> tuple[tuple[int, ...], np.dtype, Order]:
-    """Shape, dtype and order, ``"C"`` or ``"F"``."""
+def _read_header(stream: Stream, name: str) -> tuple[tuple[int, ...], np.dtype, Order, int]:
+    """Shape, dtype, order, ``"C"`` or ``"F"``, and the header's length."""
+    start = io.BytesIO(stream.read(HEADER_BYTES))
     try:
-        version = npy.read_magic(stream)
+        version = npy.read_magic(start)
         if version not in HEADERS:
             raise DataError(f"{name}: its .npy version is {version}; it takes 1.0 and 2.0")
-        shape, is_fortran, dtype = HEADERS[version](stream)
+        shape, is_fortran, dtype = HEADERS[version](start)
     except DataError:
         raise
-    except (ValueError, tokenize.TokenError) as error:
-        reason = str(error).splitlines()[0]
+    except (ValueError, TypeError, tokenize.TokenError, RecursionError, MemoryError) as error:
+        reason = cut(str(error).partition("\n")[0]) or type(error).__name__
         raise DataError(f"{name}: no .npy header: {reason}") from error
-    return shape, dtype, "F" if is_fortran else "C"
+    if max(map(abs, shape), default=0) > LARGEST_SIZE:
+        raise DataError(f"{name}: no .npy header: a number of its shape is beyond int64")
+    return shape, dtype, "F" if is_fortran else "C", start.tell()

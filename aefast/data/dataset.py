@@ -1,20 +1,24 @@
 """What every source becomes: samples as the rows of one array, in memory or mapped from a file."""
 
+import mmap
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from aefast.messages import OneLineError, cut
+
 CHUNK_BYTES = 2**24
 BLOCK_BYTES = 2**18
 LARGEST = float(np.finfo(np.float32).max)
+DIMENSIONS = 32
 
 
-class DataError(ValueError):
+class DataError(OneLineError):
     """A source that cannot be read: one line that names the file and the place in it."""
 
 
@@ -25,11 +29,12 @@ class Dataset:
     Attributes:
         rows: ``[N, D]``, uint8, another integer, bool or a float dtype; may be a ``np.memmap``.
         sample_shape: of one sample before it was flattened: ``(28, 28)``, ``(64,)``.
-        scale: samples are ``rows / scale``: 255 for uint8 images, 1 for floats.
+        scale: samples are ``rows / scale``: 255 for uint8 of more than 0 and 1, 1 for floats.
         name: the source as the user wrote it.
         low: the smallest number, after scaling.
         high: the largest one.
         checksum: the CRC-32 of the rows' bytes, before scaling: data that changed have another.
+        notes: what was left out or taken in another way than the file says, a line each.
 
     >>> import torch
     >>> from aefast.data import load
@@ -47,6 +52,7 @@ class Dataset:
     low: float
     high: float
     checksum: int
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -63,10 +69,12 @@ class Dataset:
 
         Raises:
             IndexError: an index is outside the rows.
+            DataError: the file that they are mapped from has been cut since.
         """
         if self._in_memory is not None:
             samples = self._in_memory.index_select(0, indices).float()
             return samples if self.scale == 1 else samples.div_(self.scale)
+        check_whole(self.rows, self.name)
         # Into memory of torch's, whose alignment products need to come out the same bit for bit.
         rows, order = np.asarray(self.rows), indices.numpy()
         samples = torch.empty(len(order), rows.shape[1])
@@ -80,24 +88,35 @@ class Dataset:
                 out[block] /= np.float32(self.scale)
         return samples
 
+    def on_scale(self, scale: float) -> "Dataset":
+        """The same rows, over another number."""
+        ratio = self.scale / scale
+        return replace(self, scale=scale, low=self.low * ratio, high=self.high * ratio)
 
-def from_array(array: np.ndarray, name: str, scale: float | None = None) -> Dataset:
+
+def from_array(
+    array: np.ndarray, name: str, scale: float | None = None, notes: tuple[str, ...] = ()
+) -> Dataset:
     """The dataset of an array ``[N, ...]`` in row order, once all of its numbers were looked at.
 
     Args:
         array: in memory or mapped; it is not copied.
         name: the source, for messages.
-        scale: what to divide by; None takes 255 for uint8 and 1 for all else.
+        scale: what to divide by; None takes 255 for uint8 with a number above 1, and 1 for all
+            else: bits are no grey levels.
+        notes: the dataset's.
 
     Raises:
         DataError: a number is NaN, infinite or beyond float32.
     """
     sample_shape = array.shape[1:]
     rows = array.reshape(len(array), -1)
-    if scale is None:
-        scale = 255.0 if rows.dtype == np.uint8 else 1.0
     low, high, checksum = _summary(rows, name)
-    return Dataset(rows, sample_shape, scale, name, low / scale, high / scale, checksum)
+    if scale is None:
+        scale = 255.0 if rows.dtype == np.uint8 and high > 1 else 1.0
+        if rows.dtype == np.uint8 and scale == 1:
+            notes += (f"{name}: its uint8 numbers are 0 and 1, and are not divided by 255",)
+    return Dataset(rows, sample_shape, scale, name, low / scale, high / scale, checksum, notes)
 
 
 def chunks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -110,25 +129,42 @@ def chunks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 def check_layout(shape: tuple[int, ...], dtype: np.dtype, name: str) -> None:
     """What a header promises can be samples."""
     if dtype.kind not in "buif":
-        raise DataError(f"{name}: its numbers are {dtype}; it takes bool, integers or floats")
+        raise DataError(f"{name}: its numbers are {cut(dtype)}; it takes bool, integers or floats")
     if len(shape) < 2:
         raise DataError(
-            f"{name}: it has shape {list(shape)}, as labels have; it takes samples, [N, ...]"
+            f"{name}: it has shape {cut(list(shape))}, as labels have; it takes samples, [N, ...]"
         )
+    if len(shape) > DIMENSIONS:
+        raise DataError(f"{name}: it has {len(shape)} dimensions; it takes {DIMENSIONS} at most")
     if min(shape) < 1:
         raise DataError(
-            f"{name}: it has shape {list(shape)}; it takes one sample and one column, or more"
+            f"{name}: it has shape {cut(list(shape))}; it takes one sample and one column, or more"
         )
+
+
+def check_whole(rows: np.ndarray, name: str) -> None:
+    """The file that rows are mapped from still reaches to their end: to read past it is a signal
+    that ends the process.
+
+    Raises:
+        DataError: it was cut.
+    """
+    if not isinstance(rows, np.memmap):
+        return
+    mapped = rows._mmap  # type: ignore[attr-defined]
+    start = rows.offset - rows.offset % mmap.ALLOCATIONGRANULARITY
+    if mapped.size() < start + len(mapped):
+        raise DataError(f"{name}: it was cut to {mapped.size()} bytes while it was in use")
 
 
 def _summary(rows: np.ndarray, name: str) -> tuple[float, float, int]:
     """The smallest number, the largest, and the CRC-32 of all bytes, in one reading of the rows."""
     low, high, checksum = np.inf, -np.inf, 0
     for first, chunk in chunks(rows):
+        check_whole(rows, name)
         least, most = float(chunk.min()), float(chunk.max())
         if not (least >= -LARGEST and most <= LARGEST):
-            wrong = ~(np.abs(chunk) <= LARGEST)
-            row, column = np.argwhere(wrong)[0]
+            row, column = _first_wrong(chunk)
             raise DataError(
                 f"{name}: row {first + row}, column {column}, counted from 0, is "
                 f"{chunk[row, column]}; it takes finite float32 numbers"
@@ -136,3 +172,10 @@ def _summary(rows: np.ndarray, name: str) -> tuple[float, float, int]:
         low, high = min(low, least), max(high, most)
         checksum = zlib.crc32(chunk.data, checksum)
     return low, high, checksum
+
+
+def _first_wrong(chunk: np.ndarray) -> tuple[int, int]:
+    """Row and column of the first number that is no finite float32."""
+    # In the widest dtype: the largest float32 is infinite in half precision.
+    rows = (~(np.abs(numbers.astype(np.longdouble)) <= LARGEST) for numbers in chunk)
+    return next((row, int(wrong.argmax())) for row, wrong in enumerate(rows) if wrong.any())

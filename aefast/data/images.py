@@ -2,48 +2,97 @@
 
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from aefast.data.dataset import DataError, Dataset, from_array
 from aefast.data.mapped import map_scratch, scratch
+from aefast.messages import cut
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+if TYPE_CHECKING:
+    from PIL import Image
+
+# Pillow opens a file by its content, whatever its name says; of its formats, some run programs.
+FORMATS = {
+    "PNG": (".png",),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+    "PPM": (".pgm", ".ppm", ".pbm", ".pnm"),
+}
+SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB"}
+
+# Copies that systems leave beside the images; folders whose names begin with a dot are as these.
+COPIES = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "thumbs"}
+
+# EXIF's tag, and what undoes each of its values.
+ORIENTATION = 0x0112
+TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+
+# A small file may promise any number of pixels, and each takes some twelve bytes on its way.
+LARGEST_PIXELS = 2**24
 
 
 def load_folder(folder: Path, name: str) -> Dataset:
     """All images of a folder and its subfolders, sorted by path: uint8, grey or RGB."""
-    paths = _find(folder)
+    paths = sorted(_find(folder))
     if not paths:
         raise DataError(f"{name}: it holds no image: no {', '.join(SUFFIXES)}")
     with scratch(name) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, beside the error of a broken file
-        shape = _decode(paths[0]).shape
+        shape = None
         for path in paths:
             pixels = _decode(path)
+            shape = shape or pixels.shape
             if pixels.shape != shape:
                 raise DataError(
                     f"{path}: {_describe(pixels.shape)}, where {paths[0]} is {_describe(shape)}; "
                     "it takes images of one size and kind"
                 )
-            file.write(pixels.tobytes())
+            file.write(pixels.data)
+        assert shape is not None
         return from_array(map_scratch(file, (len(paths), *shape), np.dtype(np.uint8)), name)
 
 
-def _find(folder: Path) -> list[Path]:
-    """Files whose names say that they are images, but for hidden ones."""
+def _find(folder: Path) -> Iterator[Path]:
+    """Files whose names say that they are images, but for hidden ones and systems' copies.
+
+    Linked folders are read as others are; one that is reached twice, as by a link to a folder
+    around it, is read once.
+    """
+    seen = set()
 
     def fail(error: OSError) -> None:
         raise error
 
-    return sorted(
-        Path(root, file)
-        for root, _, files in os.walk(folder, onerror=fail)
-        for file in files
-        if file.lower().endswith(SUFFIXES) and not file.startswith(".")
-    )
+    for root, folders, files in os.walk(folder, onerror=fail, followlinks=True):
+        status = os.stat(root)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(filter(_is_shown, folders))
+        for file in filter(_is_shown, files):
+            if file.lower().endswith(SUFFIXES):
+                yield Path(root, file)
+
+
+def _is_shown(name: str) -> bool:
+    return not name.startswith(".") and name.lower() not in COPIES
 
 
 def _decode(path: Path) -> np.ndarray:
@@ -53,16 +102,38 @@ def _decode(path: Path) -> np.ndarray:
     except ImportError as error:
         raise DataError(f"{path}: images need Pillow: pip install 'aefast[train]'") from error
 
+    if path.exists() and not path.is_file():  # a pipe, which would not end
+        raise DataError(f"{path} is no regular file")
     try:
-        with Image.open(path) as image:
-            mode = MODES.get(image.mode)
-            pixels = None if mode is None else np.asarray(image.convert(mode))
+        # By its name, Pillow would map a TIFF, and garble one that is turned.
+        with path.open("rb") as file, Image.open(file, formats=tuple(FORMATS)) as image:
+            fault = _fault(image)
+            if fault is None:
+                mode, upright = MODES[image.mode], _upright(image)
+                return np.asarray(upright if upright.mode == mode else upright.convert(mode))
     except Exception as error:  # Pillow's decoders raise whatever their parsers meet
-        reason = " ".join(str(error).split())
+        reason = cut(getattr(error, "strerror", None) or error) or type(error).__name__
         raise DataError(f"{path}: not a readable image: {reason}") from error
-    if pixels is None:
-        raise DataError(f"{path}: its mode is {image.mode}; it takes 8-bit grey or RGB images")
-    return pixels
+    raise DataError(f"{path}: {fault}")
+
+
+def _upright(image: "Image.Image") -> "Image.Image":
+    """The picture turned as its EXIF orientation says, and as every viewer shows it."""
+    from PIL.Image import Transpose
+
+    image.load()
+    turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
+    return image if turn is None else image.transpose(Transpose[turn])
+
+
+def _fault(image: "Image.Image") -> str | None:
+    """What a header promises that is not taken; no pixel is decoded yet."""
+    if image.mode not in MODES:
+        return f"its mode is {image.mode}; it takes 8-bit grey or RGB images"
+    width, height = image.size
+    if width * height > LARGEST_PIXELS:
+        return f"{width}x{height} pixels; it takes {LARGEST_PIXELS} at most"
+    return None
 
 
 def _describe(shape: tuple[int, ...]) -> str:

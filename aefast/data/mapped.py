@@ -7,7 +7,9 @@ import errno
 import gzip
 import lzma
 import math
+import os
 import shutil
+import struct
 import tempfile
 import zipfile
 import zlib
@@ -20,7 +22,9 @@ from typing import IO, Literal
 import numpy as np
 
 from aefast.data.dataset import DataError, check_layout, chunks
+from aefast.messages import cut
 
+COPIED_BYTES = 2**20
 Order = Literal["C", "F"]
 Stream = IO[bytes] | BufferedIOBase
 
@@ -37,23 +41,40 @@ def map_file(
 def unpack(
     stream: Stream, shape: tuple[int, ...], dtype: np.dtype, order: Order, name: str
 ) -> np.ndarray:
-    """The array that is the rest of a decompressing stream."""
+    """The array that is the rest of a decompressing stream.
+
+    Of what the header does not promise one byte is read, to see that there is some: a small file
+    may unpack to any size.
+    """
     check_layout(shape, dtype, name)
-    offset = stream.tell()
-    with scratch(name) as file:
-        shutil.copyfileobj(stream, file)
-        _check_size(offset + file.tell(), offset, shape, dtype, name)
+    offset, size = stream.tell(), _size(shape, dtype)
+    with scratch(name, size) as file:
+        unread = size
+        while unread and (block := stream.read(min(unread, COPIED_BYTES))):
+            file.write(block)
+            unread -= len(block)
+        found = offset + size - unread + len(stream.read(1))
+        _check_size(found, offset, shape, dtype, name, " and maybe more,")
         return _in_row_order(map_scratch(file, shape, dtype, order), name)
 
 
 @contextmanager
-def scratch(name: str) -> Iterator[IO[bytes]]:
+def scratch(name: str, size: int = 0) -> Iterator[IO[bytes]]:
     """A temporary file without a name, which is gone with the last array mapped from it.
 
     It is written, not mapped to be written: on a full disk that raises, where a map would die.
+
+    Args:
+        name: the source, for messages.
+        size: the bytes that are known to be coming.
+
+    Raises:
+        DataError: there is no space for them.
     """
     try:
         with tempfile.TemporaryFile() as file:
+            if size > shutil.disk_usage(tempfile.gettempdir()).free:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             yield file
     except OSError as error:
         if error.errno != errno.ENOSPC:
@@ -76,20 +97,36 @@ def map_scratch(
 def archive(name: str) -> Iterator[None]:
     """Around the reading of a zip or gzip file: what is broken in it becomes one line."""
     packed = (zlib.error, lzma.LZMAError, EOFError, UnicodeDecodeError, RuntimeError)
+    # A dictionary of any size may be asked for, and a field of any value.
+    damaged = (MemoryError, OverflowError, struct.error)
     try:
         yield
-    except (zipfile.BadZipFile, gzip.BadGzipFile, *packed) as error:
-        raise DataError(f"{name}: a broken archive: {error}") from error
+    except (zipfile.BadZipFile, gzip.BadGzipFile, *packed, *damaged) as error:
+        reason = cut(error) or type(error).__name__
+        raise DataError(f"{name}: a broken archive: {reason}") from error
+
+
+def _size(shape: tuple[int, ...], dtype: np.dtype) -> int:
+    return math.prod(shape) * dtype.itemsize
 
 
 def _check_size(
-    found: int, offset: int, shape: tuple[int, ...], dtype: np.dtype, name: str
+    found: int,
+    offset: int,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    name: str,
+    unread: str = "",
 ) -> None:
-    expected = offset + math.prod(shape) * dtype.itemsize
+    """
+    Args:
+        unread: what to say of a file of which not all was read.
+    """
+    expected = offset + _size(shape, dtype)
     if found != expected:
-        fault = "cut short" if found < expected else "too long"
+        fault, more = ("cut short", "") if found < expected else ("too long", unread)
         raise DataError(
-            f"{name}: {fault}: {found} bytes, where its header, {dtype} {list(shape)}, "
+            f"{name}: {fault}: {found} bytes,{more} where its header, {dtype} {cut(list(shape))}, "
             f"makes {expected}"
         )
 
@@ -98,7 +135,7 @@ def _in_row_order(array: np.ndarray, name: str) -> np.ndarray:
     """A column after column (Fortran) array is written anew: else a sample lies on D pages."""
     if array.flags.c_contiguous:
         return array
-    with scratch(name) as file:
+    with scratch(name, array.nbytes) as file:
         for _, chunk in chunks(array):
             file.write(chunk.tobytes())
         return map_scratch(file, array.shape, array.dtype)

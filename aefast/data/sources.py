@@ -1,5 +1,7 @@
 """What a user may name as data, and which file here reads it."""
 
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,33 +11,26 @@ from aefast.data.arrays import load_npy, load_npz
 from aefast.data.dataset import DataError, Dataset, from_array
 from aefast.data.idx import has_magic, load_idx
 from aefast.data.images import load_folder
-from aefast.data.tables import DELIMITERS, load_table
+from aefast.data.tables import ENDINGS, load_table
 
 TAKEN = "digits, .npy, .npz, .csv, .tsv, IDX files (also .gz) and folders of images"
 
 READERS: dict[str, Callable[[Path, str], Dataset]] = {
     ".npy": load_npy,
     ".npz": lambda path, name: load_npz(path, None, name),
-    **dict.fromkeys(DELIMITERS, load_table),
+    **dict.fromkeys(ENDINGS, load_table),
     **dict.fromkeys((".idx", "-ubyte", ".gz"), load_idx),
 }
 
 
-def load(source: str) -> Dataset:
+def load(source: str | os.PathLike[str]) -> Dataset:
     """The data that ``source`` names, every number of it checked.
 
-    ==================  ===========================================================================
-    ``digits``          scikit-learn's 1797 handwritten digits, 8x8
-    ``x.npy``           an array ``[N, ...]``, mapped
-    ``x.npz``           its only array, or ``x.npz:name``; nothing is unpickled
-    IDX                 MNIST's format: ``*.idx``, ``*-ubyte``, ``*.gz``, or any name with its magic
-    ``x.csv, x.tsv``    a sample a line; the first may name the columns, as 0, 1, ..., D - 1 do
-    a folder            of images of one size, all 8-bit grey or all RGB, subfolders too
-    ==================  ===========================================================================
+    What is read, and how, is a table in :mod:`aefast.data`.
 
-    Samples are flattened. Numbers of dtype uint8 are divided by 255, the digits by 16, all others
-    by 1. What cannot be mapped as it lies (compressed, text, images, Fortran order) is unpacked
-    into a temporary file, in ``TMPDIR``, and mapped from there.
+    Args:
+        source: ``"digits"``, a ``.npy``, ``.npz``, ``.csv``, ``.tsv`` or IDX file, an array in an
+            ``.npz``, as ``x.npz:name``, or a folder of images.
 
     Raises:
         DataError: it is missing, of an unknown kind, empty, broken or cut short, or holds labels,
@@ -45,21 +40,30 @@ def load(source: str) -> Dataset:
     >>> load("digits").sample_shape
     (8, 8)
     """
+    name = os.fspath(source)
     try:
-        return _read(source)
+        return _read(name)
     except OSError as error:
-        raise DataError(f"{error.filename or source}: {error.strerror or error}") from error
+        raise DataError(f"{error.filename or name}: {error.strerror or error}") from error
+
+
+def split_member(source: str) -> tuple[str, str | None]:
+    """The file that a source names, and which array in it."""
+    stem, colon, member = source.rpartition(".npz:")
+    return (stem + ".npz", member) if colon else (source, None)
 
 
 def _read(source: str) -> Dataset:
     if source == "digits":
         return _load_digits()
-    stem, colon, member = source.rpartition(".npz:")
-    if colon:
-        return load_npz(Path(stem + ".npz"), member, source)
-    path = Path(source)
+    file, member = split_member(source)
+    path = Path(file)
     if path.is_dir():
         return load_folder(path, source)
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise DataError(f"{source} is no regular file")
+    if member is not None:
+        return load_npz(path, member, source)
     for ending, reader in READERS.items():
         if path.name.lower().endswith(ending):
             return reader(path, source)

@@ -1,14 +1,15 @@
 """data.load of .npy and .npz files."""
 
 import pickle
+import struct
+import warnings
 import zipfile
 
 import numpy as np
 import pytest
 import torch
 
-from aefast.data import DataError, load
-from aefast.data import dataset as module
+from aefast.data import DataError, dataset, load
 
 X = np.arange(4 * 2 * 3).reshape(4, 2, 3)
 FLAT = torch.arange(24.0).reshape(4, 6)
@@ -52,7 +53,7 @@ def test_uint8_is_divided_by_255(save):
 
 @pytest.mark.parametrize("shape", [(4, 6), (4, 2, 3)])
 def test_a_fortran_array_is_put_in_row_order(shape, save, monkeypatch):
-    monkeypatch.setattr(module, "CHUNK_BYTES", 3 * 6 * 8)
+    monkeypatch.setattr(dataset, "CHUNK_BYTES", 3 * 6 * 8)
     source = save(np.asfortranarray(X.reshape(shape)))
     data = load(source)
     assert data.rows.flags.c_contiguous
@@ -150,3 +151,75 @@ def test_an_npz_without_an_array_is_refused(tmp_path):
         file.writestr("readme.txt", "nothing")
     with pytest.raises(DataError, match=r"x\.npz: it holds no array$"):
         load(f"{tmp_path}/x.npz")
+
+
+@pytest.mark.parametrize("values", [[0, 1], [0], [1]])
+def test_uint8_bits_are_not_divided(values, save):
+    source = save(np.resize(np.uint8(values), (4, 3)))
+    data = load(source)
+    assert (data.scale, data.high) == (1, max(values))
+    assert data.notes == (f"{source}: its uint8 numbers are 0 and 1, and are not divided by 255",)
+    assert load(save(np.uint8([[0, 2]]))).scale == 255
+
+
+@pytest.mark.parametrize("wrong", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "g"])
+def test_an_infinity_of_any_dtype_is_refused_by_its_place(dtype, wrong, save):
+    array = np.ones((4, 3), dtype)
+    array[2, 1] = wrong
+    with (
+        warnings.catch_warnings(action="error"),
+        pytest.raises(DataError, match=f"row 2, column 1, counted from 0, is {wrong}; it takes"),
+    ):
+        load(save(array))
+
+
+@pytest.mark.parametrize("kind", ["csr", "csc", "coo", "bsr", "dia"])
+def test_a_sparse_matrix_is_called_one(kind, tmp_path):
+    sparse = pytest.importorskip("scipy.sparse")
+    sparse.save_npz(tmp_path / "x.npz", sparse.eye(4, format=kind))
+    for source in (f"{tmp_path}/x.npz", f"{tmp_path}/x.npz:data"):
+        with pytest.raises(DataError, match=r"it holds a sparse matrix, .*toarray\(\)\)$"):
+            load(source)
+
+
+def header(shape, dtype="|u1"):
+    text = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}}}".ljust(117) + "\n"
+    return b"\x93NUMPY\2\0" + struct.pack("<I", len(text)) + text.encode()
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        (f"({'1,' * 33})", "it has 33 dimensions; it takes 32 at most"),
+        (f"(2, 0x{'f' * 4000})", "a number of its shape is beyond int64"),
+        ("(2, -1)", r"it has shape \[2, -1\]"),
+        ("-" * 9000 + "1", "no .npy header: "),
+        ("(2**60, 2**60)", "no .npy header: "),
+        (f"({2**60}, {2**60})", "cut short: "),
+    ],
+)
+def test_a_shape_that_no_array_has_is_refused(shape, message, tmp_path):
+    (tmp_path / "x.npy").write_bytes(header(shape))
+    with pytest.raises(DataError, match=message):
+        load(f"{tmp_path}/x.npy")
+
+
+def test_a_file_that_is_cut_while_it_is_read_is_no_crash(save):
+    source = save(np.ones((3, 4096), np.float64))
+    data = load(source)
+    cut(source, 9000)
+    with pytest.raises(DataError, match=r"x\.npy: it was cut to 9000 bytes while it was in use$"):
+        data.take(torch.tensor([2]))
+    with pytest.raises(DataError, match="it was cut to 9000 bytes"):
+        dataset.from_array(data.rows, source)
+
+
+def test_a_member_name_is_cut_and_escaped(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as file:
+        for name in ("\x1b[2J" + "a" * 5000, "b"):
+            file.writestr(f"{name}.npy", b"")
+    with pytest.raises(DataError) as caught:
+        load(f"{tmp_path}/x.npz")
+    assert "\\x1b[2Jaaa" in str(caught.value)
+    assert len(str(caught.value)) < 500

@@ -1,10 +1,12 @@
 """data.load of folders of images."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
 
-from aefast.data import DataError, load
+from aefast.data import DataError, images, load
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -14,7 +16,7 @@ RGB = RNG.integers(0, 256, (9, 4, 5, 3), np.uint8)
 
 
 def save(path, pixels, mode=None):
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(pixels)
     (image.convert(mode) if mode else image).save(path)
 
@@ -90,3 +92,104 @@ def test_a_folder_without_images_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
     with pytest.raises(DataError, match=r": it holds no image: no \.png, "):
         load(str(tmp_path))
+
+
+HIDDEN = [
+    ".git/x.png",
+    "a/.ipynb_checkpoints/0-checkpoint.png",
+    "__MACOSX/a/x.png",
+    "a/Thumbs/x.png",
+    "a/@eaDir/x.png",
+    "$RECYCLE.BIN/x.png",
+    ".x.png",
+]
+
+
+def test_what_is_hidden_and_systems_copies_are_not_read(tmp_path):
+    folder = tmp_path / ".cache"  # which is named, and so is read
+    for name in ("a/0.png", "b.png", *HIDDEN):
+        save(folder / name, GREY[0])
+    (folder / "a" / "Thumbs.db").write_bytes(b"no image")
+    assert len(load(str(folder))) == 2
+
+
+@pytest.mark.parametrize(
+    "ending", ["pgm", "ppm", "pbm", "pnm", "PGM", "jfif", "jpe", "tiff", "webp"]
+)
+def test_images_of_any_usual_name_are_found(ending, tmp_path):
+    image = Image.fromarray(RGB[0] if ending == "ppm" else GREY[0])
+    kinds = {"jfif": "JPEG", "jpe": "JPEG", "tiff": "TIFF", "webp": "WEBP"}
+    image.save(tmp_path / f"x.{ending}", format=kinds.get(ending, "PPM"))
+    assert load(str(tmp_path)).sample_shape[:2] == (4, 5)
+
+
+def test_a_file_is_no_other_program_by_its_content(tmp_path):
+    (tmp_path / "x.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n")
+    with pytest.raises(DataError, match="not a readable image: cannot identify"):
+        load(str(tmp_path))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("ending", ["png", "jpg", "tif", "webp"])
+def test_a_picture_is_turned_as_its_exif_says(orientation, ending, tmp_path):
+    upright = np.kron(np.uint8([[0, 80, 255], [160, 120, 40]]), np.ones((16, 16), np.uint8))
+    stored = {  # EXIF 2.32, section 4.6.4.A: what the 0th row and column are
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.T,
+        6: np.rot90(upright),
+        7: upright[::-1, ::-1].T,
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"lossless": True} if ending == "webp" else {}
+    image = Image.fromarray(np.ascontiguousarray(stored))
+    image.save(tmp_path / f"x.{ending}", exif=exif, **options)
+    data = load(str(tmp_path))
+    assert data.sample_shape[:2] == upright.shape
+    found = data.rows.reshape(*upright.shape, -1)[:, :, 0].astype(int)
+    assert abs(found - upright).max() <= (8 if ending == "jpg" else 0)
+
+
+def test_linked_folders_are_read_and_cycles_end(tmp_path):
+    folder, other = tmp_path / "images", tmp_path / "other"
+    save(folder / "a" / "0.png", GREY[0])
+    save(other / "1.png", GREY[1])
+    (folder / "linked").symlink_to(other)
+    (folder / "twice").symlink_to(other)
+    (folder / "a" / "up").symlink_to(folder)
+    (other / "self").symlink_to(other)
+    (folder / "2.png").symlink_to(other / "1.png")
+    data = load(str(folder))
+    assert data.rows.tolist() == [GREY[i].ravel().tolist() for i in (1, 0, 1)]
+
+
+def test_a_link_that_leads_nowhere_is_named(tmp_path):
+    (tmp_path / "x.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(DataError, match=r"x\.png: not a readable image: .*No such file"):
+        load(str(tmp_path))
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.png")
+    os.mkfifo(tmp_path / "x.npy")
+    for source in (tmp_path, tmp_path / "x.npy"):
+        with pytest.raises(DataError, match=r"is no regular file$"):
+            load(source)
+
+
+def test_a_name_reaches_the_message_escaped(tmp_path):
+    (tmp_path / "a\n\x1b[2J\u202e.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"a\\n\\x1b\[2J\\u202e\.png: not a readable image: "):
+        load(tmp_path)
+
+
+def test_too_many_pixels_are_refused_before_any_is_decoded(tmp_path, monkeypatch):
+    save(tmp_path / "x.png", GREY[0])
+    monkeypatch.setattr(images, "LARGEST_PIXELS", 19)
+    monkeypatch.setattr(Image.Image, "load", None)
+    with pytest.raises(DataError, match=r"x\.png: 5x4 pixels; it takes 19 at most$"):
+        load(tmp_path)

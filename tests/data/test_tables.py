@@ -1,10 +1,12 @@
 """data.load of .csv and .tsv files."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
 
-from aefast.data import DataError, load
+from aefast.data import DataError, layout, load
 
 
 @pytest.fixture
@@ -89,3 +91,106 @@ def test_what_is_not_text_is_refused(write):
         load(write(b"1,2\n\xff\xfe,3\n"))
     with pytest.raises(DataError, match=r"x\.csv: line 2"):
         load(write(b"1,2\n\0,3\n"))
+
+
+def table(source):
+    data = load(source)
+    return data.rows.tolist(), data.notes
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("a;b\n7.5;1\n8;2.5\n", [[7.5, 1], [8, 2.5]]),
+        ("a;b\n1,5;2,25\n3;-4,75e1\n", [[1.5, 2.25], [3, -47.5]]),
+        ("1,5\t2\n3,5\t4\n", [[1.5, 2], [3.5, 4]]),
+        ("1|2\n3|4\n", [[1, 2], [3, 4]]),
+        (" 1.5  2.5 \n 3.5 4.5\n", [[1.5, 2.5], [3.5, 4.5]]),
+        ("# exported\na,b\n#1,2\n1,2\n  # 9\n3,4\n", [[1, 2], [3, 4]]),
+        ('"a;b", "c"\n1, "2"\n3,4\n', [[1, 2], [3, 4]]),
+        ("1.5\n2.5\n", [[1.5], [2.5]]),
+    ],
+)
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_the_delimiter_and_the_decimal_mark_are_found(text, rows, ending, write):
+    assert table(write(text, f"x.{ending}")) == (rows, ())
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        (",a,b\n0,0.5,0.25\n1,0.125,0.75\n", [[0.5, 0.25], [0.125, 0.75]]),
+        (",a\n7,0.5\n7,0.25\n", [[0.5], [0.25]]),
+        (",a\nred,0.5\nblue,0.25\n", [[0.5], [0.25]]),
+        (",0,1\n0,0.5,0.25\n", [[0.5, 0.25]]),
+        (",400,410\n0,0.5,0.25\n", [[0.5, 0.25]]),
+        ("0,1,2\n5,0.5,0.25,1\n6,0.5,0.25,2\n", [[0.5, 0.25, 1], [0.5, 0.25, 2]]),
+        ("Unnamed: 0.1,Unnamed: 0,a\n4,0,0.5\n9,1,0.25\n", [[0.5], [0.25]]),
+        ("index,a\n4,0.5\n9,0.25\n", [[0.5], [0.25]]),
+        ("Id;a\n1;0,5\n2;0,25\n3;1\n", [[0.5], [0.25], [1]]),
+        ('"","V1"\n"1",0.5\n"2",0.25\n', [[0.5], [0.25]]),
+        ('"V1" "V2"\n"1" 0.5 0.25\n"2" 1 2\n', [[0.5, 0.25], [1, 2]]),
+        ("0,0.5\n1,0.25\n2,1\n", [[0.5], [0.25], [1]]),
+    ],
+)
+def test_names_and_numbers_of_rows_are_left_out_and_said(text, rows, write):
+    source = write(text)
+    found, notes = table(source)
+    assert found == rows
+    assert re.fullmatch(
+        f"{source}: its first (column names|2 columns name) the rows: left out", notes[-1]
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        (",a\n1,2.5\n-3,4\n", [[1, 2.5], [-3, 4]]),  # no name, but no row's number
+        ("a,b\n0,0.5\n1,0.25\n2,1\n", [[0, 0.5], [1, 0.25], [2, 1]]),  # it has a name
+        ("0,0.5\n1,0.25\n3,1\n", [[0, 0.5], [1, 0.25], [3, 1]]),  # it skips one
+        ("0,0.5\n1,0.25\n", [[0, 0.5], [1, 0.25]]),  # two rows prove nothing
+        ("index\n0\n1\n", [[0], [1]]),  # all that there is
+    ],
+)
+def test_a_column_of_numbers_is_no_index(text, rows, write):
+    assert table(write(text)) == (rows, ())
+
+
+def test_numbers_that_name_columns_are_left_out_and_said(write):
+    source = write("1,2,3\n0.5,0.25,1\n")
+    note = f"{source}: its first line counts the columns, and is no sample"
+    assert table(source) == ([[0.5, 0.25, 1]], (note,))
+    assert table(write("1,2,3\n4,5,6\n"))[0] == [[1, 2, 3], [4, 5, 6]]
+
+
+@pytest.mark.parametrize("missing", ["", "NA", "NaN", " null ", "?"])
+def test_a_missing_value_is_called_one(missing, write):
+    with pytest.raises(DataError, match=r"line 3, column 2: .* and no missing value$"):
+        load(write(f",a,b\n0,1.5,2\n1,{missing},2\n"))
+
+
+@pytest.mark.parametrize("first", ["1,5", "1.5"])
+def test_two_decimal_marks_are_refused(first, write):
+    second = {"1,5": "1.5", "1.5": "1,5"}[first]
+    with pytest.raises(
+        DataError, match=f"line 3, column 2: '{second}', where '{first}' has another decimal mark$"
+    ):
+        load(write(f"a;b\n{first};2\n3;{second}\n"))
+
+
+def test_a_short_first_line_without_row_names_is_a_ragged_line(write):
+    with pytest.raises(DataError, match=r"line 2: 3 columns, where the first line has 2$"):
+        load(write("a,b\n0.5,1,2\n"))
+
+
+def test_a_line_without_an_end_is_not_read_whole(write, monkeypatch):
+    monkeypatch.setattr(layout, "LARGEST_LINE", 20)
+    with pytest.raises(DataError, match=r"line 2 has more than 20 characters$"):
+        load(write("1,2\n" + "3," * 20))
+
+
+def test_what_a_field_holds_reaches_the_message_cut_and_escaped(write):
+    with pytest.raises(DataError) as caught:
+        load(write("1,2\n3,\x1b[31m" + "x" * 500 + "\n"))
+    assert "\\x1b[31m" in str(caught.value)
+    assert len(str(caught.value)) < 300

@@ -1,0 +1,237 @@
+"""How a table is laid out, found by looking: its delimiter, and what in it is no number of a
+sample: comments, the names of the columns, and a column that names or counts the rows."""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TextIO
+
+from aefast.data.dataset import DataError
+
+# In this order, where several divide the lines alike: 1,5;2,25 has two columns.
+DELIMITERS = ("\t", ";", ",", "|", " ")
+LOOKED_AT = 20
+LARGEST_LINE = 2**24
+COMMENT = "#"
+
+MISSING = {"", "na", "n/a", "#n/a", "nan", "null", "none", "missing", "?", "-", "."}
+
+# What pandas and R call a column of row names, beside none and "Unnamed: 0".
+INDEX_NAMES = {"", "index", "level_0", "row.names", "rownames"}
+
+# A column that has another name, or none at all because no line names columns, is an index where
+# it counts so many rows.
+COUNTED_NAMES = {None, "id"}
+COUNTED_ROWS = 3
+
+
+@dataclass(frozen=True)
+class Layout:
+    """
+    Attributes:
+        delimiter: between columns.
+        has_header: whether the first line names the columns.
+        first_width: the first line's columns.
+        width: each sample's line's columns.
+        index: how many of them, the first ones, name or count the rows.
+        notes: what in the table is no sample's, a line each.
+    """
+
+    delimiter: str
+    has_header: bool
+    first_width: int
+    width: int
+    index: int = 0
+    notes: tuple[str, ...] = ()
+
+
+def find_layout(path: Path, name: str) -> Layout:
+    """What the first lines show; where they hint at an index, all lines are asked.
+
+    Raises:
+        DataError: no line is there, or one is no text.
+    """
+    with _opened(path) as text:
+        lines = [line for _, line in islice(_lines(text, name), LOOKED_AT)]
+    if not lines:
+        raise DataError(f"{name}: it holds no line of numbers")
+    delimiter = _delimiter(lines)
+    first, second, *_ = (*(_split(line, delimiter) for line in lines), [])
+    has_header = _is_header(first, second, delimiter)
+    has_row_names = has_header and len(second) == len(first) + 1
+    names: list[str | None] = [None]
+    if has_header:
+        names = [*([""] if has_row_names else []), *(field.strip().lower() for field in first)]
+    layout = Layout(delimiter, has_header, len(first), len(first) + has_row_names)
+    index = _count_index(path, layout, names, name)
+    if has_row_names and index == 0:  # then the first line is too short
+        layout = replace(layout, width=len(first))
+    return replace(layout, index=index, notes=tuple(_notes(layout, first, index, name)))
+
+
+def records(path: Path, layout: Layout, name: str) -> Iterator[tuple[int, list[str]]]:
+    """The samples' lines, each with its number, from 1, and its fields, the index's among them.
+
+    Raises:
+        DataError: a line is no text, or never ends.
+    """
+    with _opened(path) as text:
+        numbered = _Numbered(_lines(text, name))
+        rows = _reader(numbered, layout.delimiter)
+        try:
+            for fields in islice(rows, layout.has_header, None):
+                yield numbered.number, fields
+        except csv.Error as error:
+            raise DataError(f"{name}: line {numbered.number}: {error}") from error
+
+
+def number(field: str, delimiter: str) -> float:
+    """A number with a decimal point, or, where no comma divides columns, a decimal comma.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if "_" in field:  # which Python takes, as in 1_000
+        raise ValueError
+    if delimiter != "," and "," in field and "." not in field:
+        field = field.replace(",", ".")
+    return float(field)
+
+
+def is_text(field: str, delimiter: str) -> bool:
+    try:
+        number(field, delimiter)
+    except ValueError:
+        return True
+    return False
+
+
+def is_missing(field: str) -> bool:
+    return field.strip().lower() in MISSING
+
+
+class _Numbered:
+    """An iterator over lines that knows the number of the last one."""
+
+    def __init__(self, lines: Iterator[tuple[int, str]]) -> None:
+        self.lines = lines
+        self.number = 0
+
+    def __iter__(self) -> "_Numbered":
+        return self
+
+    def __next__(self) -> str:
+        self.number, line = next(self.lines)
+        return line
+
+
+def _opened(path: Path) -> TextIO:
+    return path.open(encoding="utf-8-sig", newline="")
+
+
+def _lines(text: TextIO, name: str) -> Iterator[tuple[int, str]]:
+    """Each line that is neither blank nor a comment, with its number from 1."""
+    count = 0
+    try:
+        while line := text.readline(LARGEST_LINE + 1):
+            count += 1
+            if len(line) > LARGEST_LINE:
+                raise DataError(f"{name}: line {count} has more than {LARGEST_LINE} characters")
+            if line.strip() and not line.lstrip().startswith(COMMENT):
+                yield count, line
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name}: after line {count}: not UTF-8 text") from error
+
+
+def _reader(lines: Iterator[str], delimiter: str) -> Iterator[list[str]]:
+    if delimiter == " ":  # several in a row divide as one does, and at the ends none
+        lines = (line.strip() for line in lines)
+    return csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+
+
+def _split(line: str, delimiter: str) -> list[str]:
+    try:
+        return next(_reader(iter([line]), delimiter))
+    except csv.Error:  # which is told, with its place, once all lines are read
+        return []
+
+
+def _delimiter(lines: list[str]) -> str:
+    """The one that most lines divide at as the first line after a header does."""
+    samples = lines[1:] or lines
+
+    def agreeing(delimiter: str) -> int:
+        widths = [len(_split(line, delimiter)) for line in samples]
+        return widths.count(widths[0]) if widths[0] > 1 else 0
+
+    found = max(DELIMITERS, key=agreeing)
+    return found if agreeing(found) else ","
+
+
+def _is_header(first: list[str], second: list[str], delimiter: str) -> bool:
+    """A line of text, or of numbers that name columns: 0, 1, ..., D - 1, as pandas writes where
+    they have no names; these beside an index's column, which has none; 1, 2, ..., D over numbers
+    that are no integers."""
+    if all(is_text(field, delimiter) for field in first):
+        return not all(map(is_missing, first))
+    if first[0] == "" and not any(is_text(field, delimiter) for field in first[1:]):
+        return bool(second) and second[0] != ""
+    counts = [str(i) for i in range(len(first) + 1)]
+    is_counted = first == counts[:-1]
+    is_counted_from_1 = first == counts[1:] and not all(map(_is_integer, second))
+    return len(first) > 2 and (is_counted or is_counted_from_1)
+
+
+def _is_integer(field: str) -> bool:
+    return field.strip().lstrip("+-").isdecimal()
+
+
+class _Column:
+    """What all rows say of a column: whether it can be their index."""
+
+    def __init__(self, must_count: bool, delimiter: str) -> None:
+        self.must_count, self.delimiter = must_count, delimiter
+        self.rows = 0
+        self.start = 0
+        self.is_natural = self.is_text = self.is_counting = True
+
+    def see(self, field: str) -> None:
+        is_natural = field.isdecimal() and len(field) < 19
+        value = int(field) if is_natural else -1
+        if self.rows == 0:
+            self.start = value
+        self.is_natural &= is_natural
+        self.is_text &= not is_missing(field) and is_text(field, self.delimiter)
+        self.is_counting &= value == self.start + self.rows and self.start in (0, 1)
+        self.rows += 1
+
+    @property
+    def is_index(self) -> bool:
+        if self.must_count:
+            return self.is_counting and self.rows >= COUNTED_ROWS
+        return self.rows > 0 and (self.is_natural or self.is_text)
+
+
+def _count_index(path: Path, layout: Layout, names: list[str | None], name: str) -> int:
+    """How many of the first columns are an index, by their names and by what they hold."""
+    columns = []
+    for label in names[: layout.width - 1]:
+        is_unnamed = label in INDEX_NAMES or (label or "").startswith("unnamed: ")
+        if not is_unnamed and label not in COUNTED_NAMES:
+            break
+        columns.append(_Column(not is_unnamed, layout.delimiter))
+    if columns:
+        for _, fields in records(path, layout, name):
+            for column, field in zip(columns, fields, strict=False):
+                column.see(field)
+    return next((i for i, column in enumerate(columns) if not column.is_index), len(columns))
+
+
+def _notes(layout: Layout, first: list[str], index: int, name: str) -> Iterator[str]:
+    if layout.has_header and any(not is_text(field, layout.delimiter) for field in first):
+        yield f"{name}: its first line counts the columns, and is no sample"
+    if index:
+        what = "its first column names" if index == 1 else f"its first {index} columns name"
+        yield f"{name}: {what} the rows: left out"

@@ -1,0 +1,30 @@
+"""Messages that a terminal shows as they are: one line, whatever the names in a file are."""
+
+SHOWN = 80
+
+
+class OneLineError(ValueError):
+    """An error whose message is one printable line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    r"""``text`` with an escape for each character that does not print: a line's end, a terminal's
+    commands, a change of the reading direction, a byte that is no text.
+
+    >>> printable("a\nb\x1b[2J")
+    'a\\nb\\x1b[2J'
+    """
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def cut(found: object, limit: int = SHOWN) -> str:
+    """What a file holds, as text of at most ``limit`` characters: a name may be of any length.
+
+    >>> cut("x" * 100, 10)
+    'xxxxxxx...'
+    """
+    text = str(found)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
