@@ -11,6 +11,7 @@ from torch import Tensor
 
 from aefast.estimators.autoencoder import BaseAutoencoder
 from aefast.estimators.conversion import draw_sample_seed, in_a_mode_of_its_own
+from aefast.nn.likelihood import floored
 from aefast.random import normal
 
 # Of a row's code, for its score; the same for every row, so that it depends on no other's. On
@@ -53,7 +54,7 @@ class GenerativeAutoencoder(BaseAutoencoder):
     def _score_rows(self, module: Any, rows: Tensor) -> Tensor:
         noise = normal(SCORE_SEED, DRAWS_SCORED, self._n_features_out).double()
         parts = rows.split(ROWS_SCORED_AT_ONCE)
-        return torch.cat([self._score_draws(module, part, noise) for part in parts])
+        return floored(torch.cat([self._score_draws(module, part, noise) for part in parts]))
 
     def _is_bernoulli(self) -> bool:
         return self.decoder_kind == "bernoulli"

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from aefast import nn
 from aefast.estimators.generative import GenerativeAutoencoder
-from aefast.functional import gaussian_kl, linear_act
-from aefast.nn.likelihood import log_likelihood
+from aefast.functional import gaussian_kl
+from aefast.nn.likelihood import bounded, log_likelihood
+from aefast.nn.linear import preactivation
 
 
 @dataclass(eq=False, repr=False)
@@ -64,8 +65,8 @@ class VariationalAutoencoder(GenerativeAutoencoder):
     def _score_draws(
         self, module: nn.VariationalAutoencoder, rows: Tensor, noise: Tensor
     ) -> Tensor:
-        mean, log_var = module.posterior(rows)
+        mean, log_var = bounded(*module.posterior(rows))
         codes = mean.unsqueeze(1) + (log_var / 2).exp().unsqueeze(1) * noise
-        output = linear_act(module.decoder(codes), module.output.weight, module.output.bias)
+        output = preactivation(module.output, module.decoder(codes), module.output_activation)
         given = log_likelihood(module.decoder_kind, rows.unsqueeze(1), output, module.log_var)
         return given.mean(1) - gaussian_kl(mean, log_var)

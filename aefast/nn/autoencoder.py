@@ -10,8 +10,9 @@ from torch import Tensor
 from aefast import random
 from aefast.functional import corrupt, reconstruction_loss
 from aefast.nn.compression import CompressedCode, dequantize, quantize
-from aefast.nn.encoder_decoder import EncoderDecoder
-from aefast.nn.linear import TiedLinearAct
+from aefast.nn.encoder_decoder import EncoderDecoder, example_of
+from aefast.nn.linear import Device
+from aefast.nn.plain import known_by_its_parameters
 from aefast.ops.reconstruction import LOSSES
 from aefast.ops.shared import contract
 
@@ -26,8 +27,11 @@ class Architecture(TypedDict, total=False):
     tied: bool
     code_dropout: float
     loss: str
+    device: Device
+    dtype: torch.dtype | None
 
 
+@known_by_its_parameters()
 class Autoencoder(EncoderDecoder):
     """Encodes its input, and reconstructs it from the code.
 
@@ -49,6 +53,8 @@ class Autoencoder(EncoderDecoder):
         code_dropout: the probability, below 1, that training sets an element of the code to 0;
             the others are divided by 1 - code_dropout, so that evaluation changes nothing.
         loss: ``"mse"``, or ``"bce"`` for outputs in (0, 1); a mean over all elements.
+        device: of the parameters; None takes torch's default one.
+        dtype: of the parameters; None takes torch's default one.
 
     Raises:
         TypeError: an argument is of a wrong type.
@@ -81,6 +87,8 @@ class Autoencoder(EncoderDecoder):
         tied: bool = False,
         code_dropout: float = 0.0,
         loss: str = "mse",
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(
             visible,
@@ -90,6 +98,8 @@ class Autoencoder(EncoderDecoder):
             code_activation=code_activation,
             output_activation=output_activation,
             tied=tied,
+            device=device,
+            dtype=dtype,
         )
         contract.check_choice(loss, "loss", LOSSES)
         if loss == "bce" and output_activation != "sigmoid":
@@ -115,9 +125,10 @@ class Autoencoder(EncoderDecoder):
     ) -> Tensor:
         """What training minimizes, a scalar: the mean error of the reconstruction of x.
 
-        Of one hidden layer without dropout, one op over the layers as they stand,
-        :func:`aefast.functional.reconstruction_loss`: it calls neither ``forward``, ``encode`` and
-        ``decode`` nor any hook of theirs. A subclass that changes them writes its own.
+        Of one hidden layer without dropout it is one op over the layers' parameters,
+        :func:`aefast.functional.reconstruction_loss`, as long as the layers are plain
+        (:func:`aefast.nn.plain.is_plain`). Where hooks, pruning, a reparametrization or an adapter
+        stand on them, or a subclass has an ``encode`` or ``decode`` of its own, these are called.
 
         Args:
             x: ``[..., D]``.
@@ -127,7 +138,8 @@ class Autoencoder(EncoderDecoder):
             row_offset: the number of x's first row, where a batch is split over processes.
 
         Raises:
-            TypeError, ValueError: as :func:`aefast.functional.reconstruction_loss`.
+            TypeError, ValueError: as :func:`aefast.functional.reconstruction_loss`; or x is outside
+                [0, 1] and the loss ``"bce"``, which a GPU is not asked about.
 
         ``DistributedDataParallel`` synchronizes the gradients of a ``forward`` alone: give it a
         module whose ``forward`` returns this loss.
@@ -141,7 +153,7 @@ class Autoencoder(EncoderDecoder):
     @property
     def is_one_op(self) -> bool:
         """Whether the loss is one :func:`aefast.functional.reconstruction_loss`."""
-        return self.depth == 1 and not (self.training and self.code_dropout)
+        return self.depth == 1 and not (self.training and self.code_dropout) and self.is_plain
 
     def fused_loss(
         self,
@@ -155,13 +167,13 @@ class Autoencoder(EncoderDecoder):
         row_offset: int = 0,
     ) -> Tensor:
         """The loss of one hidden layer, as :func:`aefast.functional.reconstruction_loss`."""
-        encoder, decoder = self._layer(0), self._layer(1)
-        is_tied = isinstance(decoder, TiedLinearAct)
+        self._check_target(x)
+        encoder, decoder = self.encoder[0], self.decoder[0]
         return reconstruction_loss(
             x,
             encoder.weight,
             encoder.bias,
-            None if is_tied else decoder.weight,
+            None if self.tied else decoder.weight,
             decoder.bias,
             activation=encoder.activation,
             output_activation=decoder.activation,
@@ -176,9 +188,15 @@ class Autoencoder(EncoderDecoder):
 
     def compare(self, code: Tensor, x: Tensor) -> Tensor:
         """The mean error of a code's reconstruction against x; a scalar."""
+        self._check_target(x)
         if self.loss_kind == "mse":
             return F.mse_loss(self.decode(code), x)
         return F.binary_cross_entropy_with_logits(self.preactivation(code), x)
+
+    def _check_target(self, x: Tensor) -> None:
+        if self.loss_kind == "bce":
+            contract.check_tensor(x, "x")
+            contract.check_unit_interval(x, "x", "loss 'bce' takes")
 
     def _drop(
         self,
@@ -223,8 +241,7 @@ class Autoencoder(EncoderDecoder):
     @torch.no_grad()
     def decompress(self, compressed: CompressedCode) -> Tensor:
         """The reconstruction ``[B, D]`` from what :meth:`compress` gave."""
-        like = self._layer(0).weight
-        return self.decode(dequantize(compressed).to(like))
+        return self.decode(dequantize(compressed).to(example_of(self)))
 
     def extra_repr(self) -> str:
         return f"code_dropout={self.code_dropout}, loss={self.loss_kind!r}"

@@ -1,5 +1,6 @@
 """The contractive autoencoder."""
 
+from collections.abc import Callable
 from typing import Unpack
 
 import torch
@@ -7,10 +8,13 @@ from torch import Tensor
 
 from aefast.functional import contractive_penalty, tangents
 from aefast.nn.autoencoder import Architecture, Autoencoder, check_draw
+from aefast.nn.plain import is_plain, known_by_its_parameters
 from aefast.ops.jacobian import Tangents
+from aefast.ops.jacobian.tangents import turned
 from aefast.ops.shared import contract
 
 
+@known_by_its_parameters()
 class ContractiveAutoencoder(Autoencoder):
     """An autoencoder whose code changes little where its input does.
 
@@ -68,14 +72,29 @@ class ContractiveAutoencoder(Autoencoder):
         return error + self.contraction * self.penalty(x).mean()
 
     def penalty(self, x: Tensor) -> Tensor:
-        """||J(x)||^2 at each row: ``[..., D]`` to ``[...]``."""
+        """||J(x)||^2 at each row: ``[..., D]`` to ``[...]``.
+
+        Of an encoder that is not plain (:func:`aefast.nn.plain.is_plain`) it takes a backward pass
+        for each unit of the code.
+        """
+        if not self._encodes_plainly():
+            return jacobian_of_calls(self.encode, x).square().sum((-2, -1))
         penalty = contractive_penalty(x, *self._layers())
         assert isinstance(penalty, Tensor)
         return penalty
 
     def tangents(self, x: Tensor, n: int = 1) -> Tangents:
         """The n directions that the code changes most with: :func:`aefast.functional.tangents`."""
-        return tangents(x, *self._layers(), n=n)
+        if self._encodes_plainly():
+            return tangents(x, *self._layers(), n=n)
+        most = min(self.visible, self.hidden)
+        n = contract.check_integer(n, "n", most + 1, low=1)
+        with torch.no_grad():
+            _, values, vectors = torch.linalg.svd(jacobian_of_calls(self.encode, x))
+        return Tangents(turned(vectors[..., :n, :]), values[..., :n])
+
+    def _encodes_plainly(self) -> bool:
+        return self._calls_its_own("encode") and is_plain(self.encoder)
 
     def _layers(self) -> tuple[list[Tensor], list[Tensor | None], list[str]]:
         layers = self.encoder
@@ -87,3 +106,28 @@ class ContractiveAutoencoder(Autoencoder):
 
     def extra_repr(self) -> str:
         return f"contraction={self.contraction}, {super().extra_repr()}"
+
+
+def jacobian_of_calls(encode: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """J at each row, ``[..., H, D]``, of whatever calling ``encode`` does to rows one by one.
+
+    Raises:
+        TypeError: what it calls has no derivative, as quantized layers have none.
+    """
+    is_differentiated = torch.is_grad_enabled()
+    with torch.enable_grad():
+        rows = x if x.requires_grad else x.detach().requires_grad_()
+        code = encode(rows)
+        if not code.requires_grad:
+            raise TypeError(
+                "the encoder's layers have no derivative; the penalty takes its Jacobian"
+            )
+        return torch.stack(
+            [
+                torch.autograd.grad(
+                    unit.sum(), rows, retain_graph=True, create_graph=is_differentiated
+                )[0]
+                for unit in code.unbind(-1)
+            ],
+            -2,
+        )

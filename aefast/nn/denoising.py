@@ -8,10 +8,12 @@ from torch import Tensor
 
 from aefast.functional import corrupt
 from aefast.nn.autoencoder import Architecture, Autoencoder, check_draw
+from aefast.nn.plain import known_by_its_parameters
 from aefast.ops.corrupt import KINDS
 from aefast.ops.shared import contract
 
 
+@known_by_its_parameters()
 class DenoisingAutoencoder(Autoencoder):
     """Reconstructs its input from a corrupted copy of it.
 

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import cast
+from typing import Self, cast
 
+import torch
 from torch import Tensor, nn
 
-from aefast.functional import linear_act
-from aefast.nn.linear import LinearAct, TiedLinearAct
+from aefast.nn.layers import Layers
+from aefast.nn.linear import Device, LinearAct, TiedLinearAct, invert, preactivation
+from aefast.nn.plain import has_hooks, is_plain
 from aefast.ops.linear_act import ACTIVATIONS
 from aefast.ops.shared import contract
 
@@ -30,6 +32,8 @@ class EncoderDecoder(nn.Module):
         code_activation: str | None = None,
         output_activation: str,
         tied: bool = False,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         sizes = check_sizes(visible, hidden, layers)
@@ -38,9 +42,12 @@ class EncoderDecoder(nn.Module):
             contract.check_choice(code_activation, "code_activation", ACTIVATIONS)
         contract.check_choice(output_activation, "output_activation", ACTIVATIONS)
         self.depth = len(sizes) - 1
+        self.visible, self.hidden = sizes[0], sizes[-1]
+        self.output_activation = output_activation
+        self.tied = tied
         activations = [activation] * (self.depth - 1)
         encoder = [
-            LinearAct(below, above, activation=kind)
+            LinearAct(below, above, activation=kind, device=device, dtype=dtype)
             for (below, above), kind in zip(
                 pairwise(sizes), [*activations, code_activation or activation], strict=True
             )
@@ -48,45 +55,83 @@ class EncoderDecoder(nn.Module):
         decoder = [
             TiedLinearAct(layer, kind)
             if tied
-            else LinearAct(layer.out_features, layer.in_features, activation=kind)
+            else LinearAct(
+                layer.out_features, layer.in_features, activation=kind, device=device, dtype=dtype
+            )
             for layer, kind in zip(
                 reversed(encoder), [*activations, output_activation], strict=True
             )
         ]
         for number, layer in enumerate([*encoder, *decoder]):
             self.add_module(str(2 * number), layer)
+        names = list(self._modules)
+        # In a tuple, which hides them from the modules: their layers are there already.
+        self._parts = tuple(
+            Layers(self._modules, part) for part in (names[: self.depth], names[self.depth :])
+        )
 
     @property
-    def encoder(self) -> list[LinearAct]:
-        """The layers from the input to the code."""
-        return [self._layer(number) for number in range(self.depth)]
+    def encoder(self) -> Layers:
+        """The layers from the input to the code, as a module."""
+        return self._parts[0]
 
     @property
-    def decoder(self) -> list[LinearAct]:
-        """The layers from the code to the reconstruction; of a tied one, :class:`TiedLinearAct`."""
-        return [self._layer(number) for number in range(self.depth, 2 * self.depth)]
-
-    def _layer(self, number: int) -> LinearAct:
-        return cast(LinearAct, self.get_submodule(str(2 * number)))
+    def decoder(self) -> Layers:
+        """The layers from the code to the reconstruction, as a module; of a tied model, each is a
+        :class:`TiedLinearAct`."""
+        return self._parts[1]
 
     def encode(self, x: Tensor) -> Tensor:
         """The code: ``[..., D]`` to ``[..., H]``."""
-        for layer in self.encoder:
-            x = layer(x)
-        return x
+        return self.encoder(x)
 
     def decode(self, code: Tensor) -> Tensor:
         """The reconstruction of a code: ``[..., H]`` to ``[..., D]``."""
-        for layer in self.decoder:
-            code = layer(code)
-        return code
+        return self.decoder(code)
 
     def preactivation(self, code: Tensor) -> Tensor:
-        """The reconstruction before its activation: of a sigmoid output, the logits."""
-        *inner, last = self.decoder
-        for layer in inner:
-            code = layer(code)
-        return linear_act(code, last.weight, last.bias)
+        """The reconstruction before its activation: of a sigmoid output, the logits.
+
+        Raises:
+            TypeError: as :func:`aefast.nn.linear.invert`.
+        """
+        if self._calls_its_own("decode") and not has_hooks(self.decoder):
+            *inner, last = self.decoder
+            for layer in inner:
+                code = layer(code)
+            return preactivation(last, code, self.output_activation)
+        return invert(self.decode(code), self.output_activation)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the parameters say all that :meth:`encode` and :meth:`decode` do: only then a
+        loss reads them instead of calling these."""
+        if not (self._calls_its_own("encode") and self._calls_its_own("decode")):
+            return False
+        if not (is_plain(self.encoder) and is_plain(self.decoder)):
+            return False
+        if not self.tied:
+            return True
+        pairs = zip(self.decoder, reversed(self.encoder), strict=True)
+        return all(layer.mirrors(above) for layer, above in pairs)
+
+    def _calls_its_own(self, method: str) -> bool:
+        """Whether neither a subclass nor this instance has another."""
+        return method not in self.__dict__ and getattr(type(self), method) is getattr(
+            EncoderDecoder, method
+        )
+
+    def _replicate_for_data_parallel(self) -> Self:
+        replica = super()._replicate_for_data_parallel()
+        replica._parts = tuple(part.of(replica._modules) for part in self._parts)
+        return cast(Self, replica)
+
+
+def example_of(model: nn.Module) -> Tensor:
+    """An empty tensor of the dtype and on the device that a model's parameters have."""
+    for parameter in model.parameters():
+        return torch.empty(0, dtype=parameter.dtype, device=parameter.device)
+    return torch.empty(0)
 
 
 def check_sizes(visible: int | None, hidden: int | None, layers: Sequence[int] | None) -> list[int]:

@@ -9,11 +9,19 @@ from torch.distributions import Bernoulli, Distribution, Independent, Normal
 
 from aefast import random
 from aefast.functional import corrupt
+from aefast.ops.shared import contract
 
 DECODER_KINDS = ("bernoulli", "gaussian")
 
 # The activation of the last layer that gives the mean.
 MEAN_ACTIVATIONS = {"bernoulli": "sigmoid", "gaussian": "identity"}
+
+
+def check_visible(x: Tensor, kind: str) -> None:
+    """Bernoulli units take numbers in [0, 1]; a GPU is not asked about them."""
+    if kind == "bernoulli":
+        contract.check_tensor(x, "x")
+        contract.check_unit_interval(x, "x", "Bernoulli units take")
 
 
 def log_likelihood(kind: str, x: Tensor, output: Tensor, log_var: Tensor | None) -> Tensor:
@@ -44,3 +52,18 @@ def draw_visible(mean: Tensor, log_var: Tensor | None, seed: int) -> Tensor:
         uniform = random.uniform(seed, *mean.shape, device=mean.device)
         return (uniform < mean).to(mean.dtype)
     return mean + (0.5 * log_var).exp() * corrupt(torch.zeros_like(mean), "gaussian", 1, seed=seed)
+
+
+def bounded(mean: Tensor, log_var: Tensor) -> tuple[Tensor, Tensor]:
+    """A code's distribution, whose squares and variances stay finite however far off its row is.
+
+    Else an outlier's likelihood would be a difference of infinities.
+    """
+    farthest = torch.finfo(mean.dtype).max ** 0.45
+    return mean.clamp(-farthest, farthest), log_var.clamp(max=2 * math.log(farthest))
+
+
+def floored(log_likelihood: Tensor) -> Tensor:
+    """A very low number in the place of -inf, so that a set's sum is finite; NaN stays NaN."""
+    lowest = -(torch.finfo(log_likelihood.dtype).max ** 0.9)
+    return log_likelihood.nan_to_num(nan=math.nan, posinf=math.inf, neginf=lowest)

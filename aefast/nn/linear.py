@@ -1,17 +1,34 @@
 """Linear layers that apply their activation in the same kernel."""
 
+import math
+from typing import TypedDict
+
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
 
 from aefast.functional import linear_act
+from aefast.nn.plain import known_by_its_parameters
 from aefast.ops.linear_act import ACTIVATIONS
 from aefast.ops.shared import contract
 
+Device = torch.device | str | int | None
 
-class LinearAct(nn.Linear):
+
+class Place(TypedDict):
+    """Of a constructor's tensors."""
+
+    device: Device
+    dtype: torch.dtype | None
+
+
+@known_by_its_parameters("weight", "bias")
+class LinearAct(nn.Module):
     """``y = act(x Wt + b)``: :class:`torch.nn.Linear` and its activation as one op.
 
-    Parameters, their initialization and the state dict are those of :class:`torch.nn.Linear`.
+    Parameters, their initialization and the state dict are those of :class:`torch.nn.Linear`. It is
+    no subclass: what takes a ``torch.nn.Linear`` for ``x Wt + b``, as low-rank adapters and
+    quantizers do, would be wrong by the activation.
 
     Args:
         in_features: D, the size of each input row.
@@ -19,9 +36,11 @@ class LinearAct(nn.Linear):
         bias: whether the layer has a bias.
         activation: ``"identity"``, ``"relu"``, ``"leaky_relu"`` (slope 0.01), ``"sigmoid"``,
             ``"tanh"``, ``"softplus"``, ``"gelu"`` (the exact one) or ``"silu"``.
+        device: of the parameters; None takes torch's default one.
+        dtype: of the parameters; None takes torch's default one.
 
     Attributes:
-        weight: ``[H, D]``, float32 unless the module is cast.
+        weight: ``[H, D]``.
         bias: ``[H]``, or None.
 
     Raises:
@@ -38,25 +57,49 @@ class LinearAct(nn.Linear):
     LinearAct(in_features=64, out_features=32, bias=True, activation='sigmoid')
     """
 
+    weight: nn.Parameter
+    bias: nn.Parameter
+
     def __init__(
         self,
         in_features: int,
         out_features: int,
         bias: bool = True,
         activation: str = "identity",
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         contract.check_choice(activation, "activation", ACTIVATIONS)
-        super().__init__(in_features, out_features, bias)
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
         self.activation = activation
+        weight = torch.empty(out_features, in_features, device=device, dtype=dtype)
+        self.weight = nn.Parameter(weight)
+        self.register_parameter(
+            "bias", nn.Parameter(weight.new_empty(out_features)) if bias else None
+        )
+        self.reset_parameters()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``[..., D]`` to ``[..., H]``, in x's dtype."""
-        return linear_act(x, self.weight, self.bias, self.activation)
+    def reset_parameters(self) -> None:
+        """Draw the parameters anew, as :class:`torch.nn.Linear` does."""
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        if self.bias is not None:
+            bound = 1 / math.sqrt(self.in_features) if self.in_features else 0
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
+        """``[..., D]`` to ``[..., H]``, in x's dtype; with the activation given, or the layer's."""
+        return linear_act(x, self.weight, self.bias, activation or self.activation)
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, activation={self.activation!r}"
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"bias={self.bias is not None}, activation={self.activation!r}"
+        )
 
 
+@known_by_its_parameters("bias")
 class TiedLinearAct(nn.Module):
     """``y = act(x W + b)``: a decoder's layer with the weight of an encoder's, transposed.
 
@@ -91,10 +134,54 @@ class TiedLinearAct(nn.Module):
         """The other layer's, transposed: ``[D, H]``."""
         return self._tied[0].weight.t()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``[..., H]`` to ``[..., D]``, in x's dtype."""
-        return linear_act(x, self.weight, self.bias, self.activation)
+    def mirrors(self, layer: nn.Module) -> bool:
+        """Whether it is this layer's weight, and no other's."""
+        return self._tied[0] is layer
+
+    def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
+        """``[..., H]`` to ``[..., D]``, in x's dtype; with the activation given, or the layer's."""
+        return linear_act(x, self.weight, self.bias, activation or self.activation)
 
     def extra_repr(self) -> str:
         in_features, out_features = self.weight.shape[1], self.weight.shape[0]
         return f"{in_features=}, {out_features=}, activation={self.activation!r}"
+
+
+def preactivation(layer: nn.Module, x: Tensor, activation: str) -> Tensor:
+    """What a call of the layer gives, without the activation that it ends in.
+
+    Raises:
+        TypeError: as :func:`invert`.
+    """
+    if activation == "identity":
+        return layer(x)
+    if _ends_in_its_activation(layer):
+        return layer(x, activation="identity")
+    return invert(layer(x), activation)
+
+
+def _ends_in_its_activation(layer: nn.Module) -> bool:
+    if layer._forward_hooks or torch_module._global_forward_hooks:
+        return False
+    own = LinearAct.forward, TiedLinearAct.forward
+    return type(layer).forward in own and "forward" not in layer.__dict__
+
+
+def invert(mean: Tensor, activation: str) -> Tensor:
+    """The logits of a sigmoid's output, as far as its digits say: where hooks or an adapter have
+    the last word on it, there are no others.
+
+    Raises:
+        TypeError: the activation is another that has an inverse in no digits.
+        ValueError: the output is outside [0, 1].
+    """
+    if activation == "identity":
+        return mean
+    if activation != "sigmoid":
+        raise TypeError(
+            f"a hook or a module in a layer's place has the last word on its output; before the "
+            f"activation {activation!r} it has no value"
+        )
+    contract.check_unit_interval(mean, "the output", "cross-entropies take")
+    limits = torch.finfo(mean.dtype)
+    return torch.logit(mean.clamp(limits.tiny, 1 - limits.eps / 2))

@@ -7,11 +7,13 @@ from torch import Tensor
 
 from aefast.functional import kl_sparsity, l1_sparsity
 from aefast.nn.autoencoder import Architecture, Autoencoder, check_draw
+from aefast.nn.plain import known_by_its_parameters
 from aefast.ops.shared import contract
 
 PENALTIES = ("kl", "l1")
 
 
+@known_by_its_parameters()
 class SparseAutoencoder(Autoencoder):
     """An autoencoder few of whose code's units are active at a time.
 

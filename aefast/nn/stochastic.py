@@ -8,17 +8,21 @@ from torch.distributions import Distribution, Independent, Normal
 
 from aefast import random
 from aefast.functional import corrupt
-from aefast.nn.encoder_decoder import EncoderDecoder
+from aefast.nn.encoder_decoder import EncoderDecoder, example_of
 from aefast.nn.likelihood import (
     DECODER_KINDS,
     MEAN_ACTIVATIONS,
+    check_visible,
     distribution,
     draw_visible,
     log_likelihood,
 )
+from aefast.nn.linear import Device
+from aefast.nn.plain import known_by_its_parameters
 from aefast.ops.shared import contract
 
 
+@known_by_its_parameters("log_var")
 class StochasticAutoencoder(EncoderDecoder):
     """Draws its code, and says how likely its input is given the code.
 
@@ -36,6 +40,8 @@ class StochasticAutoencoder(EncoderDecoder):
         code_noise: the standard deviation of the code given x, 0 or more.
         decoder_kind: ``"bernoulli"``, for x in [0, 1], or ``"gaussian"``, whose variance is
             learned, one for all units.
+        device: of the parameters; None takes torch's default one.
+        dtype: of the parameters; None takes torch's default one.
 
     Attributes:
         log_var: the log of the Gaussian decoder's variance, a scalar; None for Bernoulli.
@@ -69,6 +75,8 @@ class StochasticAutoencoder(EncoderDecoder):
         activation: str = "tanh",
         code_noise: float = 0.3,
         decoder_kind: str = "bernoulli",
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         contract.check_choice(decoder_kind, "decoder_kind", DECODER_KINDS)
         super().__init__(
@@ -77,11 +85,15 @@ class StochasticAutoencoder(EncoderDecoder):
             layers=layers,
             activation=activation,
             output_activation=MEAN_ACTIVATIONS[decoder_kind],
+            device=device,
+            dtype=dtype,
         )
         self.decoder_kind = decoder_kind
         self.code_noise = contract.check_number(code_noise, "code_noise", 0)
-        log_var = nn.Parameter(torch.zeros(())) if decoder_kind == "gaussian" else None
-        self.register_parameter("log_var", log_var)
+        log_var = torch.zeros((), device=device, dtype=dtype)
+        self.register_parameter(
+            "log_var", nn.Parameter(log_var) if decoder_kind == "gaussian" else None
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """The reconstruction of x from the mean of its code, ``[..., D]``."""
@@ -97,7 +109,13 @@ class StochasticAutoencoder(EncoderDecoder):
         return distribution(self.decoder_kind, self.preactivation(code), self.log_var)
 
     def log_likelihood(self, x: Tensor, code: Tensor) -> Tensor:
-        """ln p(x | h) at each row, in nats: ``[..., D]`` and ``[..., H]`` to ``[...]``."""
+        """ln p(x | h) at each row, in nats: ``[..., D]`` and ``[..., H]`` to ``[...]``.
+
+        Raises:
+            ValueError: the decoder is Bernoulli and x outside [0, 1], which a GPU is not asked
+                about.
+        """
+        check_visible(x, self.decoder_kind)
         return log_likelihood(self.decoder_kind, x, self.preactivation(code), self.log_var)
 
     def loss(
@@ -150,11 +168,10 @@ class StochasticAutoencoder(EncoderDecoder):
         samples = contract.check_integer(samples, "samples", 2**31)
         steps = contract.check_integer(steps, "steps", 2**31, low=1)
         contract.check_seed_arguments(seed, generator)
-        like = self._layer(0).weight
+        like = example_of(self)
         seed = int(contract.draw_seed(seed, generator, like.device, False))
         if start is None:
-            hidden = self.encoder[-1].out_features
-            code = random.normal(seed, samples, hidden, device=like.device).to(like.dtype)
+            code = random.normal(seed, samples, self.hidden, device=like.device).to(like.dtype)
         else:
             code = self._draw_code(self._check_start(start, samples), seed)
         for step in range(1, steps):
@@ -164,9 +181,8 @@ class StochasticAutoencoder(EncoderDecoder):
         return self.decode(code)
 
     def _check_start(self, start: Tensor, samples: int) -> Tensor:
-        like = self._layer(0).weight
-        contract.check_like(start, "start", like, "the weight")
-        visible = like.shape[1]
+        contract.check_like(start, "start", example_of(self), "the weight")
+        visible = self.visible
         if start.shape not in ((visible,), (samples, visible)):
             raise ValueError(
                 f"start has shape {list(start.shape)}; it takes [{samples}, {visible}] or "

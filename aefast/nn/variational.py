@@ -8,10 +8,19 @@ import torch
 from torch import Tensor, nn
 
 from aefast import random
-from aefast.functional import gaussian_kl, linear_act, reparameterize
-from aefast.nn.encoder_decoder import named_layers
-from aefast.nn.likelihood import DECODER_KINDS, MEAN_ACTIVATIONS, draw_visible, log_likelihood
-from aefast.nn.linear import LinearAct
+from aefast.functional import gaussian_kl, reparameterize
+from aefast.nn.encoder_decoder import example_of, named_layers
+from aefast.nn.likelihood import (
+    DECODER_KINDS,
+    MEAN_ACTIVATIONS,
+    bounded,
+    check_visible,
+    draw_visible,
+    floored,
+    log_likelihood,
+)
+from aefast.nn.linear import Device, LinearAct, Place, preactivation
+from aefast.nn.plain import known_by_its_parameters
 from aefast.ops.linear_act import ACTIVATIONS
 from aefast.ops.shared import contract
 
@@ -22,6 +31,7 @@ VARIANCES = ("shared", "units")
 ELEMENTS_AT_ONCE = 2**24
 
 
+@known_by_its_parameters("log_var")
 class VariationalAutoencoder(nn.Module):
     """A generative model ``p(x | z) p(z)``, and the encoder ``q(z | x)`` that it is trained with.
 
@@ -43,6 +53,8 @@ class VariationalAutoencoder(nn.Module):
             a linear model is probabilistic PCA; ``"units"`` one of each, factor analysis.
         bound: what training maximizes, ``"elbo"`` or ``"importance"``.
         samples: K, how many z training draws for each row, at least 1.
+        device: of the parameters; None takes torch's default one.
+        dtype: of the parameters; None takes torch's default one.
 
     Attributes:
         log_var: the log of the Gaussian decoder's variance, a scalar or ``[D]``; None for
@@ -78,6 +90,8 @@ class VariationalAutoencoder(nn.Module):
         variance: str = "shared",
         bound: str = "elbo",
         samples: int = 1,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         named = {"visible": visible, "latent": latent, **named_layers(layers)}
@@ -90,26 +104,22 @@ class VariationalAutoencoder(nn.Module):
         self.decoder_kind = decoder_kind
         self.bound = bound
         self.samples = contract.check_integer(samples, "samples", 2**31, low=1)
+        self.visible = visible
+        self.latent = latent
+        self.layers = list(layers)
         sizes = [visible, *layers]
-        self.encoder = _stack(sizes, activation)
+        place: Place = {"device": device, "dtype": dtype}
+        self.encoder = _stack(sizes, activation, place)
         # One product makes both: the means, then the log variances.
-        self.posterior_layer = LinearAct(sizes[-1], 2 * latent)
-        self.decoder = _stack([latent, *reversed(sizes[1:])], activation)
+        self.posterior_layer = LinearAct(sizes[-1], 2 * latent, **place)
+        self.decoder = _stack([latent, *reversed(sizes[1:])], activation, place)
         last = sizes[1] if layers else latent
-        self.output = LinearAct(last, visible, activation=MEAN_ACTIVATIONS[decoder_kind])
-        shape = () if variance == "shared" else (visible,)
-        log_var = nn.Parameter(torch.zeros(shape)) if decoder_kind == "gaussian" else None
-        self.register_parameter("log_var", log_var)
-
-    @property
-    def visible(self) -> int:
-        """D, the size of x."""
-        return self.output.out_features
-
-    @property
-    def latent(self) -> int:
-        """The size of z."""
-        return self.posterior_layer.out_features // 2
+        self.output_activation = MEAN_ACTIVATIONS[decoder_kind]
+        self.output = LinearAct(last, visible, activation=self.output_activation, **place)
+        log_var = torch.zeros(() if variance == "shared" else (visible,), **place)
+        self.register_parameter(
+            "log_var", nn.Parameter(log_var) if decoder_kind == "gaussian" else None
+        )
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """q(z | x)'s mean and log variance: ``[..., D]`` to twice ``[..., latent]``."""
@@ -160,6 +170,7 @@ class VariationalAutoencoder(nn.Module):
 
         The divergence is exact, the expectation a mean over ``samples`` draws of z.
         """
+        check_visible(x, self.decoder_kind)
         mean, log_var = self.posterior(x)
         z = self._draw(mean, log_var, samples, seed, generator, row_offset)
         return self._log_likelihood(x, z).mean(-1) - gaussian_kl(mean, log_var)
@@ -177,9 +188,10 @@ class VariationalAutoencoder(nn.Module):
 
         It grows with the number of samples, from the evidence lower bound towards ln p(x).
         """
+        check_visible(x, self.decoder_kind)
         mean, log_var = self.posterior(x)
-        z = self._draw(mean, log_var, samples, seed, generator, row_offset)
-        return self._log_weights(x, z, mean, log_var).logsumexp(-1) - math.log(samples)
+        weights = self._log_weights(x, mean, log_var, samples, seed, generator, row_offset)
+        return weights.logsumexp(-1) - math.log(samples)
 
     @torch.no_grad()
     def log_likelihood(
@@ -199,28 +211,31 @@ class VariationalAutoencoder(nn.Module):
         Raises:
             TypeError, ValueError: an argument is of a wrong type or outside its range, or x is not
                 ``[B, D]``.
+
+        Of a row so far off that its likelihood is 0 it is a very low number, never an infinity.
         """
         samples = contract.check_integer(samples, "samples", 2**31, low=1)
         contract.check_seed_arguments(seed, generator)
         contract.check_tensor(x, "x")
         if x.dim() != 2:
             raise ValueError(f"x has shape {list(x.shape)}; it takes [B, {self.visible}]")
+        check_visible(x, self.decoder_kind)
         seed = int(contract.draw_seed(seed, generator, x.device, False))
-        widest = max(layer.in_features for layer in [*self.encoder, self.posterior_layer])
+        widest = max([self.visible, *self.layers])
         at_once = min(samples, max(1, ELEMENTS_AT_ONCE // widest))
         rows_at_once = max(1, ELEMENTS_AT_ONCE // widest // at_once)
         found = [x.new_empty(0)]
         for first in range(0, len(x), rows_at_once):
             rows = x[first : first + rows_at_once]
-            mean, log_var = self.posterior(rows)
+            mean, log_var = bounded(*self.posterior(rows))
             sums = []
             for number, start in enumerate(range(0, samples, at_once)):
                 count = min(at_once, samples - start)
                 piece_seed = random.child_seed(seed, number)
-                z = self._draw(mean, log_var, count, piece_seed, None, row_offset + first)
-                sums.append(self._log_weights(rows, z, mean, log_var).logsumexp(-1))
+                place = count, piece_seed, None, row_offset + first
+                sums.append(self._log_weights(rows, mean, log_var, *place).logsumexp(-1))
             found.append(torch.stack(sums).logsumexp(0) - math.log(samples))
-        return torch.cat(found)
+        return floored(torch.cat(found))
 
     @torch.no_grad()
     def sample(
@@ -244,7 +259,7 @@ class VariationalAutoencoder(nn.Module):
         """
         samples = contract.check_integer(samples, "samples", 2**31)
         contract.check_seed_arguments(seed, generator)
-        like = self.output.weight
+        like = example_of(self)
         seed = int(contract.draw_seed(seed, generator, like.device, False))
         z = random.normal(random.child_seed(seed, 0), samples, self.latent, device=like.device)
         mean = self.decode(z.to(like.dtype))
@@ -272,24 +287,40 @@ class VariationalAutoencoder(nn.Module):
 
     def _log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
         """ln p(x | z) of rows ``[..., D]`` and samples ``[..., K, latent]``: ``[..., K]``."""
-        output = linear_act(self.decoder(z), self.output.weight, self.output.bias)
+        output = preactivation(self.output, self.decoder(z), self.output_activation)
         return log_likelihood(self.decoder_kind, x.unsqueeze(-2), output, self.log_var)
 
-    def _log_weights(self, x: Tensor, z: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
-        """ln p(x, z) - ln q(z | x), ``[..., K]``; the two densities' constants cancel."""
-        likelihood = self._log_likelihood(x, z)
-        mean, log_var = mean.unsqueeze(-2), log_var.unsqueeze(-2)
+    def _log_weights(
+        self,
+        x: Tensor,
+        mean: Tensor,
+        log_var: Tensor,
+        samples: int,
+        seed: int | None,
+        generator: torch.Generator | None,
+        row_offset: int,
+    ) -> Tensor:
+        """ln p(x, z) - ln q(z | x) at samples of z, ``[..., K]``; the two densities' constants
+        cancel."""
         if contract.autocast_dtype(x.device) is not None:
             # In bfloat16 the weights were off by 0.08 nats at 8 latent units.
-            z, mean, log_var = z.float(), mean.float(), log_var.float()
-        square = (z - mean).square() * (-log_var).exp()
-        return likelihood + 0.5 * (square + log_var - z.square()).sum(-1)
+            mean, log_var = mean.float(), log_var.float()
+        # The noise itself: z - mean has few of its digits where a code is far from 0.
+        nothing = torch.zeros_like(mean)
+        noise = self._draw(nothing, nothing, samples, seed, generator, row_offset)
+        log_var = log_var.unsqueeze(-2)
+        z = mean.unsqueeze(-2) + (0.5 * log_var).exp() * noise
+        likelihood = self._log_likelihood(x, z)
+        return likelihood + 0.5 * (noise.square() + log_var - z.square()).sum(-1)
 
     def extra_repr(self) -> str:
         return f"decoder_kind={self.decoder_kind!r}, bound={self.bound!r}, samples={self.samples}"
 
 
-def _stack(sizes: list[int], activation: str) -> nn.Sequential:
+def _stack(sizes: list[int], activation: str, place: Place) -> nn.Sequential:
     return nn.Sequential(
-        *(LinearAct(below, above, activation=activation) for below, above in pairwise(sizes))
+        *(
+            LinearAct(below, above, activation=activation, **place)
+            for below, above in pairwise(sizes)
+        )
     )

@@ -59,7 +59,7 @@ def leading_directions(
             break
     left, values, right = torch.linalg.svd(image, full_matrices=False)
     vectors = right if from_code else left.transpose(1, 2) @ block
-    return _turned(vectors[:, :n]).to(dtype), values[:, :n].to(dtype)
+    return turned(vectors[:, :n]).to(dtype), values[:, :n].to(dtype)
 
 
 def _orthonormal(block: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ def _orthonormal(block: Tensor) -> Tensor:
     return torch.linalg.qr(block.transpose(1, 2)).Q.transpose(1, 2)
 
 
-def _turned(vectors: Tensor) -> Tensor:
+def turned(vectors: Tensor) -> Tensor:
     """The sign of a singular vector is free: its largest component is made positive."""
-    largest = vectors.gather(2, vectors.abs().argmax(2, keepdim=True))
+    largest = vectors.gather(-1, vectors.abs().argmax(-1, keepdim=True))
     return vectors * torch.where(largest < 0, -1, 1)

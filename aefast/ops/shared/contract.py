@@ -116,6 +116,21 @@ def check_seed_tensor(seed: Tensor) -> None:
         raise ValueError(f"seed is {seed}; it takes one int64 number")
 
 
+def check_unit_interval(value: Tensor, argument: str, takers: str) -> None:
+    """Its elements lie in [0, 1]. A GPU is not asked: it would be waited for; nor under a trace.
+
+    ``takers`` says what takes such numbers: "Bernoulli units take".
+    """
+    if value.device.type != "cpu" or value.numel() == 0:
+        return
+    if is_traced(value) or is_transformed(value):
+        return
+    low, high = (bound.item() for bound in torch.aminmax(value.detach()))
+    if not (low >= 0 and high <= 1):  # NaN is neither
+        wrong = high if low >= 0 else low
+        raise ValueError(f"{argument} holds {wrong:g}; {takers} numbers in [0, 1]")
+
+
 def check_choice(value: Any, argument: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{argument} is {value!r}; it takes one of {', '.join(choices)}")
