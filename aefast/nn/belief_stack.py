@@ -8,11 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from aefast.nn.linear import LinearAct
+from aefast.nn.plain import known_by_its_parameters
 from aefast.nn.progress import track
 from aefast.nn.rbm import RBM
 from aefast.ops.shared import contract
 
 
+@known_by_its_parameters()
 class DeepBeliefStack(nn.Module):
     """RBMs, each of which learns the features of the one below; then a deep autoencoder.
 

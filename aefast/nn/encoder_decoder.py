@@ -83,11 +83,11 @@ class EncoderDecoder(nn.Module):
 
     def encode(self, x: Tensor) -> Tensor:
         """The code: ``[..., D]`` to ``[..., H]``."""
-        return self.encoder(x)
+        return self._run(self.encoder, x)
 
     def decode(self, code: Tensor) -> Tensor:
         """The reconstruction of a code: ``[..., H]`` to ``[..., D]``."""
-        return self.decoder(code)
+        return self._run(self.decoder, code)
 
     def preactivation(self, code: Tensor) -> Tensor:
         """The reconstruction before its activation: of a sigmoid output, the logits.
@@ -95,8 +95,9 @@ class EncoderDecoder(nn.Module):
         Raises:
             TypeError: as :func:`aefast.nn.linear.invert`.
         """
-        if self._calls_its_own("decode") and not has_hooks(self.decoder):
-            *inner, last = self.decoder
+        part = self.decoder
+        if self._calls_its_own("decode") and not (has_hooks(part) or "forward" in part.__dict__):
+            *inner, last = part
             for layer in inner:
                 code = layer(code)
             return preactivation(last, code, self.output_activation)
@@ -114,6 +115,13 @@ class EncoderDecoder(nn.Module):
             return True
         pairs = zip(self.decoder, reversed(self.encoder), strict=True)
         return all(layer.mirrors(above) for layer, above in pairs)
+
+    def _run(self, part: Layers, x: Tensor) -> Tensor:
+        if has_hooks(part) or "forward" in part.__dict__:
+            return part(x)
+        for name in part.names:  # what traces the model knows its layers by these names
+            x = self._modules[name](x)  # type: ignore[misc]
+        return x
 
     def _calls_its_own(self, method: str) -> bool:
         """Whether neither a subclass nor this instance has another."""

@@ -16,7 +16,7 @@ Class = TypeVar("Class", bound=type[nn.Module])
 
 # Each class by the names of its parameters. A tensor's subclass, as a sharded or quantized one is,
 # is no plain parameter; under torch.func and in the forward of a sharded root they are tensors.
-_CLASSES: dict[type, frozenset[str]] = {nn.Sequential: frozenset()}
+_CLASSES: dict[type, frozenset[str]] = {nn.Sequential: frozenset(), nn.ModuleList: frozenset()}
 _TENSORS = (nn.Parameter, torch.Tensor, type(None))
 
 

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from aefast import functional, random
 from aefast.functional import contrastive_divergence, kl_sparsity, linear_act
+from aefast.nn.plain import known_by_its_parameters
 from aefast.ops.gibbs import VISIBLE_KINDS, check_states, check_steps
 from aefast.ops.shared import contract
 
@@ -18,6 +19,7 @@ START_STEP = 2**31
 FLIPPED_ELEMENTS = 1 << 22
 
 
+@known_by_its_parameters("weight", "visible_bias", "hidden_bias", "log_var")
 class RBM(nn.Module):
     """A restricted Boltzmann machine with Bernoulli hidden and Bernoulli or Gaussian visible units.
 
