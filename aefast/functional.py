@@ -97,8 +97,8 @@ def corrupt(
         2010, section 3.3.
 
     >>> corrupt(torch.ones(2, 4), "masking", 0.5, seed=0)
-    tensor([[0., 1., 1., 1.],
-            [0., 1., 0., 0.]])
+    tensor([[0., 0., 1., 1.],
+            [1., 1., 1., 1.]])
     """
     return _corrupt.corrupt(
         x,
@@ -795,8 +795,8 @@ def reparameterize(
         Bengio, Courville, "Deep Learning", MIT Press, 2016, section 20.9.
 
     >>> reparameterize(torch.zeros(2, 3), torch.zeros(2, 3), seed=0)
-    tensor([[ 0.9911, -0.9247, -0.6176],
-            [ 1.1364, -0.6759,  1.2406]])
+    tensor([[ 1.3046, -0.1551, -1.7394],
+            [ 1.9585,  0.4219, -0.6103]])
     """
     return _gaussian.reparameterize(
         mean, log_var, seed=seed, generator=generator, row_offset=row_offset

@@ -12,6 +12,13 @@ uniform        ``(word >> 8) * 2**-24``: 24 bits, exact in float32, in [0, 1)
 normal         Box-Muller on words (0, 1) and (2, 3): see :func:`normal`
 =============  ===================================================================
 
+Every draw has steps of its own, so that one seed given to two of them gives independent numbers:
+
+=============  ===================================================================
+2 t, 2 t + 1   the hidden and the visible units of Gibbs sampling's step t < 2**30
+:class:`Step`  2**31 and above: all else, one step each
+=============  ===================================================================
+
 This module is the definition, in plain PyTorch; the kernels' copies are ``csrc/philox.h``,
 ``aefast/ops/shared/numba.py`` and ``aefast/ops/shared/triton_device.py``.
 
@@ -19,6 +26,7 @@ Reference: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2
 """
 
 import math
+from enum import IntEnum, unique
 from typing import Any
 
 import numpy as np
@@ -30,8 +38,30 @@ KEY_INCREMENTS = (0x9E3779B9, 0xBB67AE85)
 ROUNDS = 10
 SEED_LIMIT = 2**63
 
-# The step that no kernel draws at: the seeds that descend from a seed.
-CHILD_STEP = 2**32 - 1
+# Of Gibbs sampling, so that its half steps stay below every other draw's step.
+MOST_STEPS = 2**30
+
+
+@unique
+class Step(IntEnum):
+    """The step of each draw that takes one, past all of Gibbs sampling's."""
+
+    DIRECT = 2**31  # this module's functions, where their caller names no step
+    MASKING = 2**31 + 1  # corrupt's kinds, in reconstruction_loss too
+    SALT_AND_PEPPER = 2**31 + 2
+    GAUSSIAN = 2**31 + 3
+    REPARAMETERIZE = 2**31 + 4
+    PROBES = 2**31 + 5  # of the estimated contractive penalty
+    HESSIAN_NOISE = 2**31 + 6  # of its second-order term
+    TANGENTS = 2**31 + 7  # where the search for tangents begins
+    DROPOUT = 2**31 + 8  # of an autoencoder's code
+    CODE_NOISE = 2**31 + 9  # a stochastic autoencoder's code given x
+    LATENT = 2**31 + 10  # a generative model's code from its prior
+    VISIBLE = 2**31 + 11  # and its x given that code
+    CHAIN_START = 2**31 + 12  # the states that an RBM's chains begin with
+    SCORE = 2**31 + 13  # the codes that an estimator's score averages over
+    CHILD_SEED = 2**32 - 1  # the seeds that descend from a seed: see child_seed()
+
 
 _LOW = 0xFFFFFFFF
 
@@ -60,11 +90,11 @@ def words(
     rows: int,
     columns: int,
     *,
-    step: int = 0,
+    step: int = Step.DIRECT,
     row_offset: int = 0,
     device: torch.device | None = None,
 ) -> Tensor:
-    """The 32-bit words of a ``[rows, columns]`` block, as int64."""
+    """The 32-bit words of a ``[rows, columns]`` block, as int64; ``step`` is in [0, 2**32)."""
     blocks = -(-columns // 4)
     seed = torch.as_tensor(seed, dtype=torch.int64, device=device).reshape(())
     row = torch.arange(rows, dtype=torch.int64, device=device)[:, None] + row_offset
@@ -79,15 +109,15 @@ def uniform(
     rows: int,
     columns: int,
     *,
-    step: int = 0,
+    step: int = Step.DIRECT,
     row_offset: int = 0,
     device: torch.device | None = None,
 ) -> Tensor:
     """Uniforms in [0, 1) with 24 bits, float32 ``[rows, columns]``.
 
     >>> uniform(0, 2, 3)
-    tensor([[0.3990, 0.8805, 0.7357],
-            [0.4172, 0.9146, 0.4517]])
+    tensor([[0.8660, 0.5133, 0.7007],
+            [0.0579, 0.5205, 0.7017]])
     """
     word = words(seed, rows, columns, step=step, row_offset=row_offset, device=device)
     return (word >> 8).to(torch.float32) * 2.0**-24
@@ -98,7 +128,7 @@ def normal(
     rows: int,
     columns: int,
     *,
-    step: int = 0,
+    step: int = Step.DIRECT,
     row_offset: int = 0,
     device: torch.device | None = None,
 ) -> Tensor:
@@ -158,7 +188,7 @@ def child_seed(seed: int, child: int) -> int:
     >>> child_seed(0, 1) != child_seed(0, 2)
     True
     """
-    counter = (0, child & _LOW, child >> 32, CHILD_STEP)
+    counter = (0, child & _LOW, child >> 32, Step.CHILD_SEED)
     high, low, _, _ = philox(counter, (seed & _LOW, seed >> 32))
     return (high << 32 | low) % SEED_LIMIT
 

@@ -68,7 +68,7 @@ void bind_corrupt(py::module_& module) {
     module.def(
         "corrupt",
         [](Noise noise, uintptr_t x, uintptr_t output, int64_t rows, int64_t columns,
-           int64_t row_stride, int element_size, uint64_t seed, int64_t row_offset,
+           int64_t row_stride, int element_size, uint64_t seed, int64_t row_offset, uint32_t step,
            uint32_t level_threshold, uint32_t low_threshold, uint32_t low_bits, uint32_t high_bits,
            float level, int threads) {
             check_block(rows, columns, threads);
@@ -78,12 +78,12 @@ void bind_corrupt(py::module_& module) {
             advise_huge_pages(pointer<void*>(output), rows * columns * element_size);
             AEFAST_DISPATCH(corrupt, noise,
                             {pointer<const void*>(x), pointer<void*>(output), rows, columns,
-                             row_stride, element_size, seed, row_offset, level_threshold,
+                             row_stride, element_size, seed, row_offset, step, level_threshold,
                              low_threshold, low_bits, high_bits, level, threads});
         },
         py::arg("noise"), py::arg("x"), py::arg("output"), py::arg("rows"), py::arg("columns"),
         py::arg("row_stride"), py::arg("element_size"), py::arg("seed"), py::arg("row_offset"),
-        py::arg("level_threshold"), py::arg("low_threshold"), py::arg("low_bits"),
+        py::arg("step"), py::arg("level_threshold"), py::arg("low_threshold"), py::arg("low_bits"),
         py::arg("high_bits"), py::arg("level"), py::arg("threads"));
 }
 
@@ -496,16 +496,16 @@ void bind_gaussian(py::module_& module) {
         "scaled_noise",
         [](NoiseUse use, const SampleView& operand, const SampleView& log_var, uintptr_t output,
            ElementType element_type, int64_t rows, int64_t columns, float scale, uint64_t seed,
-           int64_t row_offset, int threads) {
+           int64_t row_offset, uint32_t step, int threads) {
             check_block(rows, columns, threads);
             advise_huge_pages(pointer<void*>(output), rows * columns * size_of(element_type));
             AEFAST_DISPATCH(scaled_noise, use,
                             {operand, log_var, pointer<void*>(output), element_type, rows, columns,
-                             scale, seed, row_offset, threads});
+                             scale, seed, row_offset, step, threads});
         },
         py::arg("use"), py::arg("operand"), py::arg("log_var"), py::arg("output"),
         py::arg("element_type"), py::arg("rows"), py::arg("columns"), py::arg("scale"),
-        py::arg("seed"), py::arg("row_offset"), py::arg("threads"));
+        py::arg("seed"), py::arg("row_offset"), py::arg("step"), py::arg("threads"));
     module.def(
         "gaussian_kl",
         [](const SampleView& mean, const SampleView& log_var, uintptr_t divergence,

@@ -46,8 +46,8 @@ void transform(const CorruptArguments& a, const Change& change) {
     for_each_segment(a, [&](int64_t row, int64_t column, int64_t last) {
         const auto* x = static_cast<const Element*>(a.x) + row * a.row_stride;
         auto* output = static_cast<Element*>(a.output) + row * a.columns;
-        const PhiloxRow philox(a.seed,
-                               static_cast<uint64_t>(a.row_offset) + static_cast<uint64_t>(row), 0);
+        const PhiloxRow philox(
+            a.seed, static_cast<uint64_t>(a.row_offset) + static_cast<uint64_t>(row), a.step);
         for (; column + kStretch <= last; column += kStretch) {
             change_columns<kStretch>(philox, column, x + column, output + column, change);
         }

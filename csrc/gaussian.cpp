@@ -116,7 +116,7 @@ void scaled_noise_as(NoiseUse use, const ScaledNoiseArguments& a) {
                 drawn[v] = segment_at<Element>(a, row, column);
                 tile.load(v, drawn[v]);
                 tile.counters.set(v, static_cast<uint64_t>(a.row_offset + row),
-                                  static_cast<uint32_t>(column / 4), 0);
+                                  static_cast<uint32_t>(column / 4), a.step);
                 column += kVectorWords;
                 if (column >= a.columns) ++row, column = 0;
             }

@@ -22,6 +22,7 @@ struct CorruptArguments {
     int element_size;  // bytes: 4 (float32), or 2 (masking and salt and pepper only)
     uint64_t seed;
     int64_t row_offset;
+    uint32_t step;
     uint32_t level_threshold;  // an element is touched where word >> 8 is below this
     uint32_t low_threshold;    // salt and pepper: it becomes `low` below this, else `high`
     uint32_t low_bits, high_bits;
@@ -243,6 +244,7 @@ struct ScaledNoiseArguments {
     float scale;
     uint64_t seed;
     int64_t row_offset;
+    uint32_t step;
     int threads;
 };
 

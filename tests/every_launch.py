@@ -21,6 +21,7 @@ from aefast.ops.reconstruction.settings import PerInput, Settings
 from aefast.ops.sparse_coding import triton as sparse_coding
 from aefast.ops.sparse_coding.problem import Problem
 from aefast.ops.sparsity import triton as sparsity
+from aefast.random import Step
 
 
 def launch_every_op(batches: Iterable[int]) -> None:
@@ -41,7 +42,7 @@ def launch_every_op(batches: Iterable[int]) -> None:
             jacobian.kernels().contract_backward(code, "tanh", None, grad, lengths)
             jacobian.kernels().slope_backward(code, "tanh", code, code)
         for seed in (0, 1, 16, 2**40):
-            corrupt.corrupt(x, "masking", 0.5, 0.0, 0.0, seed, batch)
+            corrupt.corrupt(x, "masking", 0.5, 0.0, 0.0, seed, batch, Step.MASKING.value)
             gaussian.reparameterize(x, x.expand(3, batch, 96)[0], seed, batch)
             gaussian.scaled_noise(x, x, 0.5, seed, batch)
         gaussian.gaussian_kl_backward(gaussian.gaussian_kl(x, x), x, x)

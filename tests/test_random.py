@@ -1,12 +1,19 @@
 """The random-number contract against Random123's known answers, and by its distribution."""
 
+import itertools
 import math
 
 import pytest
 import torch
 
 from aefast import random
-from aefast.functional import corrupt
+from aefast.functional import corrupt, gibbs, reparameterize
+from aefast.nn import RBM, Autoencoder, StochasticAutoencoder
+from aefast.nn.likelihood import draw_visible
+from aefast.ops.corrupt import corrupt_with
+from aefast.ops.jacobian import eager as jacobian
+from aefast.ops.jacobian.settings import Settings
+from aefast.random import Step
 
 # Random123's kat_vectors for philox4x32-10: counter, key, output.
 KNOWN_ANSWERS = [
@@ -36,9 +43,11 @@ def test_philox_gives_random123s_known_answers(counter, key, answer):
     assert tuple(int(word) for word in output) == answer
 
 
-def test_kernels_draw_random123s_known_answer(kernel_place):
-    """Counter 0 with key 0: the four words decide four elements at thresholds beside them."""
-    uniforms = [(word >> 8) * 2.0**-24 for word in KNOWN_ANSWERS[0][2]]
+def test_kernels_draw_the_definitions_words(kernel_place):
+    """Of key 0, row 0 and masking's step: the four words decide four elements at thresholds beside
+    them."""
+    words = random.philox((0, 0, 0, Step.MASKING), (0, 0))
+    uniforms = [(word >> 8) * 2.0**-24 for word in words]
     ones = torch.ones(1, 4, device=kernel_place)
     for column, uniform in enumerate(uniforms):
         kept = corrupt(ones, "masking", uniform, seed=0)
@@ -52,7 +61,8 @@ def test_kernels_draw_random123s_known_answer(kernel_place):
 def test_kernels_draw_the_definitions_numbers_at_every_seed_and_row(kernel_place, seed, row_offset):
     """Bit by bit: each of a uniform's 24 bits by a threshold would take long; 8 levels do."""
     ones = torch.ones(3, 21, device=kernel_place)
-    uniform = random.uniform(seed, 3, 21, row_offset=row_offset).to(kernel_place)
+    place = {"step": Step.MASKING, "row_offset": row_offset}
+    uniform = random.uniform(seed, 3, 21, **place).to(kernel_place)
     for level in torch.linspace(0.05, 0.95, 8).tolist():
         corrupted = corrupt(ones, "masking", level, seed=seed, row_offset=row_offset)
         expected = (uniform >= torch.tensor(level)).float()
@@ -61,6 +71,68 @@ def test_kernels_draw_the_definitions_numbers_at_every_seed_and_row(kernel_place
 
 def test_a_step_draws_other_numbers():
     assert not torch.equal(random.uniform(0, 4, 8), random.uniform(0, 4, 8, step=1))
+
+
+ROWS, COLUMNS = 64, 32
+
+
+def draws(seed, place):
+    """A fair bit for each row and column from everything that draws by a seed."""
+    zeros, ones = torch.zeros(ROWS, COLUMNS, device=place), torch.ones(ROWS, COLUMNS, device=place)
+    unconnected = torch.zeros(COLUMNS, COLUMNS, device=place)
+    states = gibbs(zeros, unconnected, None, None, 2, seed=seed)
+    normal = gibbs(zeros, unconnected, None, None, visible_kind="gaussian", seed=seed)
+    penalty = Settings(1, 1.0, 1.0, seed, 0)
+    log_var = torch.zeros((), device=place)
+    layers = {"visible": COLUMNS, "hidden": COLUMNS}
+    dropout = Autoencoder(**layers, code_dropout=0.5).to(place)
+    stochastic = StochasticAutoencoder(**layers, code_noise=1.0).to(place)
+    torch.nn.init.zeros_(stochastic.encoder[0].weight)
+    torch.nn.init.zeros_(stochastic.encoder[0].bias)
+    machine = RBM(COLUMNS, COLUMNS).to(place)
+    probes = jacobian.draw_probes(zeros, COLUMNS, penalty, corrupt_with)
+    return {
+        "direct": random.uniform(seed, ROWS, COLUMNS, device=place) < 0.5,
+        "masking": corrupt(ones, "masking", 0.5, seed=seed) == 0,
+        "salt and pepper": corrupt(ones, "salt_and_pepper", 1, seed=seed) == 0,
+        "gaussian": corrupt(zeros, "gaussian", 1, seed=seed) > 0,
+        "reparameterize": reparameterize(zeros, zeros, seed=seed) > 0,
+        "hidden units": states.hidden == 1,
+        "visible units": states.visible == 1,
+        "normal units": normal.visible > 0,
+        "first hidden units": normal.hidden == 1,
+        "probes": probes[:, 0] == 1,
+        "Hessian noise": jacobian.with_noise(zeros, penalty, corrupt_with) > 0,
+        "dropout": dropout._drop(ones, seed, None, 0) == 0,
+        "code noise": stochastic._draw_code(ones, seed) > stochastic.encode(ones),
+        "latent": random.normal(seed, ROWS, COLUMNS, step=Step.LATENT, device=place) > 0,
+        "visible given a code": draw_visible(ones / 2, None, seed) == 1,
+        "normal given a code": draw_visible(zeros, log_var, seed) > 0,
+        "chains' start": machine._random_states(ROWS, seed) == 1,
+    }
+
+
+# One draw of one distribution or another.
+SHARED = {("visible given a code", "normal given a code")}
+
+
+def test_one_seed_draws_independently_wherever_it_is_given(place):
+    """Two draws agree in half of their bits: 2048 coins have standard deviation 22.6."""
+    with torch.no_grad():
+        bits = draws(2**40 + 5, place)
+    for pair in itertools.combinations(bits, 2):
+        agreeing = int((bits[pair[0]] == bits[pair[1]]).sum())
+        assert pair in SHARED or abs(agreeing - 1024) < 4.5 * 22.6, pair
+
+
+def test_no_draw_takes_one_of_gibbs_samplings_steps():
+    assert min(Step) >= 2 * random.MOST_STEPS
+    assert max(Step) < 2**32
+
+
+def test_gibbs_refuses_more_steps_than_it_has():
+    with pytest.raises(ValueError, match=r"k is 1073741824; it takes an int in \[1, 2\*\*30\)"):
+        gibbs(torch.zeros(1, 1), torch.zeros(1, 1), None, None, random.MOST_STEPS)
 
 
 def test_uniforms_are_uniform():

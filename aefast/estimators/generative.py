@@ -12,7 +12,7 @@ from torch import Tensor
 from aefast.estimators.autoencoder import BaseAutoencoder
 from aefast.estimators.conversion import draw_sample_seed, in_a_mode_of_its_own
 from aefast.nn.likelihood import floored
-from aefast.random import normal
+from aefast.random import Step, normal
 
 # Of a row's code, for its score; the same for every row, so that it depends on no other's. On
 # digits another seed moves the mean score by 0.06 nats of -18 (stochastic), 0.15 of -25
@@ -52,7 +52,7 @@ class GenerativeAutoencoder(BaseAutoencoder):
         ``[DRAWS_SCORED, H]`` for its codes."""
 
     def _score_rows(self, module: Any, rows: Tensor) -> Tensor:
-        noise = normal(SCORE_SEED, DRAWS_SCORED, self._n_features_out).double()
+        noise = normal(SCORE_SEED, DRAWS_SCORED, self._n_features_out, step=Step.SCORE).double()
         parts = rows.split(ROWS_SCORED_AT_ONCE)
         return floored(torch.cat([self._score_draws(module, part, noise) for part in parts]))
 

@@ -25,7 +25,7 @@ from aefast.estimators.conversion import (
 from aefast.estimators.moments import Moments, as_double
 from aefast.functional import linear_act
 from aefast.ops.shared import contract
-from aefast.random import normal
+from aefast.random import Step, normal
 
 
 def posterior(weight: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -149,8 +149,8 @@ class LinearFactorModel(FloatTransformer):
         check_is_fitted(self)
         seed = draw_sample_seed(n_samples, random_state)
         weight, noise = self._generator()
-        latent = normal(seed, n_samples, len(weight), step=0).double()
-        scatter = normal(seed, n_samples, len(noise), step=1) * noise.sqrt()
+        latent = normal(seed, n_samples, len(weight), step=Step.LATENT).double()
+        scatter = normal(seed, n_samples, len(noise), step=Step.VISIBLE) * noise.sqrt()
         return (latent @ weight + as_double(self.mean_) + scatter).numpy()
 
     @in_a_mode_of_its_own

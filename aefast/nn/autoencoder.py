@@ -7,14 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aefast import random
-from aefast.functional import corrupt, reconstruction_loss
+from aefast.functional import reconstruction_loss
 from aefast.nn.compression import CompressedCode, dequantize, quantize
 from aefast.nn.encoder_decoder import EncoderDecoder, example_of
 from aefast.nn.linear import Device
 from aefast.nn.plain import known_by_its_parameters
+from aefast.ops.corrupt import corrupt_with
 from aefast.ops.reconstruction import LOSSES
 from aefast.ops.shared import contract
+from aefast.random import Step
 
 
 class Architecture(TypedDict, total=False):
@@ -207,17 +208,8 @@ class Autoencoder(EncoderDecoder):
     ) -> Tensor:
         if not (self.training and self.code_dropout):
             return code
-        if seed is not None:  # not the seed itself: x may have been corrupted with that one
-            seed = random.child_seed(seed, 0)
-        kept = corrupt(
-            code,
-            "masking",
-            self.code_dropout,
-            seed=seed,
-            generator=generator,
-            row_offset=row_offset,
-        )
-        return kept / (1 - self.code_dropout)
+        place = seed, generator, row_offset, Step.DROPOUT
+        return draw_noise(code, "masking", self.code_dropout, *place) / (1 - self.code_dropout)
 
     @torch.no_grad()
     def compress(self, x: Tensor, bits: int = 8) -> CompressedCode:
@@ -251,3 +243,17 @@ def check_draw(seed: int | None, generator: torch.Generator | None, row_offset: 
     """The arguments of a loss that may draw nothing are right all the same."""
     contract.check_seed_arguments(seed, generator)
     contract.check_integer(row_offset, "row_offset", 2**62)
+
+
+def draw_noise(
+    x: Tensor,
+    kind: str,
+    level: float,
+    seed: int | None,
+    generator: torch.Generator | None,
+    row_offset: int,
+    step: Step,
+) -> Tensor:
+    """x with noise as :func:`aefast.functional.corrupt` adds it, but drawn at another step."""
+    drawn = contract.draw_seed(seed, generator, x.device, contract.is_traced(x))
+    return corrupt_with(x, kind, level, 0.0, 1.0, drawn, row_offset, step.value)

@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Independent, Normal
 
 from aefast import random
-from aefast.functional import corrupt
+from aefast.ops.corrupt import corrupt_with
 from aefast.ops.shared import contract
+from aefast.random import Step
 
 DECODER_KINDS = ("bernoulli", "gaussian")
 
@@ -49,9 +50,10 @@ def distribution(kind: str, output: Tensor, log_var: Tensor | None) -> Distribut
 def draw_visible(mean: Tensor, log_var: Tensor | None, seed: int) -> Tensor:
     """x ~ p(x | h) of means ``[B, D]``; of Bernoulli units where there is no variance."""
     if log_var is None:
-        uniform = random.uniform(seed, *mean.shape, device=mean.device)
+        uniform = random.uniform(seed, *mean.shape, step=Step.VISIBLE, device=mean.device)
         return (uniform < mean).to(mean.dtype)
-    return mean + (0.5 * log_var).exp() * corrupt(torch.zeros_like(mean), "gaussian", 1, seed=seed)
+    noise = "gaussian", 1.0, 0.0, 1.0, seed, 0, Step.VISIBLE.value
+    return mean + (0.5 * log_var).exp() * corrupt_with(torch.zeros_like(mean), *noise)
 
 
 def bounded(mean: Tensor, log_var: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,9 +12,6 @@ from aefast.ops.shared import contract
 
 INITIAL_DEVIATION = 0.01
 
-# Of the random states that chains begin with: past every step of gibbs().
-START_STEP = 2**31
-
 # What flipping every unit of some rows may take: [rows, D, H] inputs of hidden units.
 FLIPPED_ELEMENTS = 1 << 22
 
@@ -323,7 +320,7 @@ class RBM(nn.Module):
         if seed is None:
             seed = int(contract.draw_seed(None, None, like.device, False))
         draw = random.normal if self.visible_kind == "gaussian" else random.uniform
-        drawn = draw(seed, count, like.shape[1], step=START_STEP, device=like.device)
+        drawn = draw(seed, count, like.shape[1], step=random.Step.CHAIN_START, device=like.device)
         if self.visible_kind == "bernoulli":
             drawn = drawn < 0.5
         return drawn.to(like.dtype)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 from aefast import random
-from aefast.functional import corrupt
+from aefast.nn.autoencoder import check_draw, draw_noise
 from aefast.nn.encoder_decoder import EncoderDecoder, example_of
 from aefast.nn.likelihood import (
     DECODER_KINDS,
@@ -20,6 +20,7 @@ from aefast.nn.likelihood import (
 from aefast.nn.linear import Device
 from aefast.nn.plain import known_by_its_parameters
 from aefast.ops.shared import contract
+from aefast.random import Step
 
 
 @known_by_its_parameters("log_var")
@@ -127,14 +128,8 @@ class StochasticAutoencoder(EncoderDecoder):
         row_offset: int = 0,
     ) -> Tensor:
         """The mean over the rows of -ln p(x | h), in nats, at codes drawn from p(h | x)."""
-        code = corrupt(
-            self.encode(x),
-            "gaussian",
-            self.code_noise,
-            seed=seed,
-            generator=generator,
-            row_offset=row_offset,
-        )
+        check_draw(seed, generator, row_offset)
+        code = self._draw_code(x, seed, generator, row_offset)
         return -self.log_likelihood(x, code).mean()
 
     @torch.no_grad()
@@ -171,13 +166,14 @@ class StochasticAutoencoder(EncoderDecoder):
         like = example_of(self)
         seed = int(contract.draw_seed(seed, generator, like.device, False))
         if start is None:
-            code = random.normal(seed, samples, self.hidden, device=like.device).to(like.dtype)
+            code = random.normal(seed, samples, self.hidden, step=Step.LATENT, device=like.device)
+            code = code.to(like.dtype)
         else:
-            code = self._draw_code(self._check_start(start, samples), seed)
+            code = self._draw_code(self._check_start(start, samples), random.child_seed(seed, 0))
         for step in range(1, steps):
             step_seed = random.child_seed(seed, step)
-            x = draw_visible(self.decode(code), self.log_var, random.child_seed(step_seed, 0))
-            code = self._draw_code(x, random.child_seed(step_seed, 1))
+            x = draw_visible(self.decode(code), self.log_var, step_seed)
+            code = self._draw_code(x, step_seed)
         return self.decode(code)
 
     def _check_start(self, start: Tensor, samples: int) -> Tensor:
@@ -190,8 +186,15 @@ class StochasticAutoencoder(EncoderDecoder):
             )
         return start.expand(samples, visible)
 
-    def _draw_code(self, x: Tensor, seed: int) -> Tensor:
-        return corrupt(self.encode(x), "gaussian", self.code_noise, seed=seed)
+    def _draw_code(
+        self,
+        x: Tensor,
+        seed: int | None,
+        generator: torch.Generator | None = None,
+        row_offset: int = 0,
+    ) -> Tensor:
+        place = seed, generator, row_offset, Step.CODE_NOISE
+        return draw_noise(self.encode(x), "gaussian", self.code_noise, *place)
 
     def extra_repr(self) -> str:
         return f"code_noise={self.code_noise}, decoder_kind={self.decoder_kind!r}"

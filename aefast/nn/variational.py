@@ -261,9 +261,9 @@ class VariationalAutoencoder(nn.Module):
         contract.check_seed_arguments(seed, generator)
         like = example_of(self)
         seed = int(contract.draw_seed(seed, generator, like.device, False))
-        z = random.normal(random.child_seed(seed, 0), samples, self.latent, device=like.device)
+        z = random.normal(seed, samples, self.latent, step=random.Step.LATENT, device=like.device)
         mean = self.decode(z.to(like.dtype))
-        return draw_visible(mean, self.log_var, random.child_seed(seed, 1)) if draw else mean
+        return draw_visible(mean, self.log_var, seed) if draw else mean
 
     def _draw(
         self,

@@ -193,7 +193,7 @@ def child_seeds(seed: int, first: int) -> Iterator[int]:
     True
     """
     while True:
-        words = random.words(seed, SEEDS_AT_ONCE, 2, step=random.CHILD_STEP, row_offset=first)
+        words = random.words(seed, SEEDS_AT_ONCE, 2, step=random.Step.CHILD_SEED, row_offset=first)
         yield from ((words[:, 0] << 32 | words[:, 1]) & (random.SEED_LIMIT - 1)).tolist()
         first += SEEDS_AT_ONCE
 

@@ -21,7 +21,7 @@ def made(**options):
 
 
 def noise(model, rows, samples, seed):
-    drawn = random.normal(seed, rows * samples, model.latent)
+    drawn = random.normal(seed, rows * samples, model.latent, step=random.Step.REPARAMETERIZE)
     return drawn.reshape(rows, samples, model.latent)
 
 

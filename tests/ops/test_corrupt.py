@@ -9,7 +9,7 @@ from torch.autograd import gradcheck, gradgradcheck
 import aefast
 from aefast import random
 from aefast.functional import corrupt
-from aefast.ops.corrupt import KINDS, eager
+from aefast.ops.corrupt import KINDS, STEPS, eager
 from tests.accuracy import assert_as_accurate_as_torch
 from tests.places import is_interpreted
 
@@ -45,13 +45,14 @@ def test_gaussian_is_as_accurate_as_torchs_float32(kernel_place, shape, dtype):
     x = torch.randn(shape, device=kernel_place, dtype=dtype)
     columns = shape[-1] if shape else 1
     rows = math.prod(shape) // max(columns, 1)
-    words = random.words(9, rows, columns + columns % 2, device=kernel_place)
+    place = {"step": random.Step.GAUSSIAN, "device": kernel_place}
+    words = random.words(9, rows, columns + columns % 2, **place)
     u, v = (words[:, 0::2].float() + 0.5) * 2.0**-32, (words[:, 1::2] >> 8).float() * 2.0**-24
     radius, angle = torch.sqrt(-2 * torch.log(u)), 2 * math.pi * v
     z = torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), -1)
     z = z.reshape(rows, 2 * u.shape[1])[:, :columns].reshape(shape)
     in_float32 = (x.float() + 0.7 * z).to(dtype)
-    in_float64 = eager.corrupt(x.double(), "gaussian", 0.7, 0.0, 1.0, 9, 0)
+    in_float64 = eager.corrupt(x.double(), "gaussian", 0.7, 0.0, 1.0, 9, 0, random.Step.GAUSSIAN)
     assert_as_accurate_as_torch(corrupt(x, "gaussian", 0.7, seed=9), in_float32, in_float64)
 
 
@@ -187,7 +188,8 @@ def test_gradcheck_and_gradgradcheck_in_float64(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_opcheck(place, kind):
     x = torch.randn(4, 9, device=place, requires_grad=True)
-    torch.library.opcheck(torch.ops.aefast.corrupt, (x, kind, 0.4, 0.0, 1.0, torch.tensor(5), 0))
+    arguments = x, kind, 0.4, 0.0, 1.0, torch.tensor(5), 0, STEPS[kind]
+    torch.library.opcheck(torch.ops.aefast.corrupt, arguments)
 
 
 @pytest.mark.parametrize("kind", KINDS)

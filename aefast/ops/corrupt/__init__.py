@@ -13,8 +13,15 @@ from aefast import backend, random
 from aefast.ops.corrupt import eager
 from aefast.ops.shared import contract
 from aefast.ops.shared.autograd import KernelFunction
+from aefast.random import Step
 
-KINDS = ("masking", "salt_and_pepper", "gaussian")
+# The step that each kind is drawn at.
+STEPS = {
+    "masking": Step.MASKING.value,
+    "salt_and_pepper": Step.SALT_AND_PEPPER.value,
+    "gaussian": Step.GAUSSIAN.value,
+}
+KINDS = tuple(STEPS)
 
 
 def corrupt(
@@ -38,7 +45,8 @@ def corrupt(
     traced = contract.is_traced(x)
     contract.check_seed_arguments(seed, generator)
     seed_or_tensor = contract.draw_seed(seed, generator, x.device, traced)
-    return _dispatch(x, (kind, level, low, high, seed_or_tensor, row_offset), traced)
+    arguments = (kind, level, low, high, seed_or_tensor, row_offset, STEPS[kind])
+    return _dispatch(x, arguments, traced)
 
 
 def corrupt_with(
@@ -49,9 +57,10 @@ def corrupt_with(
     high: float,
     seed: int | Tensor,
     row_offset: int,
+    step: int,
 ) -> Tensor:
-    """``corrupt`` behind its checks, with a seed that was drawn."""
-    arguments = (kind, level, low, high, seed, row_offset)
+    """``corrupt`` behind its checks, with a seed that was drawn, at any step."""
+    arguments = (kind, level, low, high, seed, row_offset, step)
     return _dispatch(x, arguments, contract.is_traced(x))
 
 
@@ -59,9 +68,8 @@ def _dispatch(x: Tensor, arguments: tuple[Any, ...], traced: bool) -> Tensor:
     if traced:
         if x.dtype not in backend.KERNEL_DTYPES or contract.is_in_functorch():
             return eager.corrupt(x, *arguments)
-        kind, level, low, high, seed, row_offset = arguments
-        seed_tensor = random.seed_tensor(seed)
-        return torch.ops.aefast.corrupt(x, kind, level, low, high, seed_tensor, row_offset)
+        *noise, seed, row_offset, step = arguments
+        return torch.ops.aefast.corrupt(x, *noise, random.seed_tensor(seed), row_offset, step)
     name = backend.select(x.device, x.dtype)
     if name == "eager" or x.numel() == 0 or contract.is_transformed(x):
         return eager.corrupt(x, *arguments)
@@ -80,8 +88,8 @@ def _run(x: Tensor, arguments: tuple[Any, ...], name: str) -> Tensor:
 
 def _masking(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     """The arguments that zero what ``arguments`` touched."""
-    _, level, _, _, seed, row_offset = arguments
-    return "masking", level, 0.0, 0.0, seed, row_offset
+    _, level, _, _, *place = arguments
+    return "masking", level, 0.0, 0.0, *place
 
 
 class _Corrupt(KernelFunction):
@@ -104,13 +112,20 @@ class _Corrupt(KernelFunction):
 
 @torch.library.custom_op("aefast::corrupt", mutates_args=())
 def _registered(
-    x: Tensor, kind: str, level: float, low: float, high: float, seed: Tensor, row_offset: int
+    x: Tensor,
+    kind: str,
+    level: float,
+    low: float,
+    high: float,
+    seed: Tensor,
+    row_offset: int,
+    step: int,
 ) -> Tensor:
     contract.check_tensor(x, "x")
     contract.check_choice(kind, "kind", KINDS)
     contract.check_number(level, "level", 0, contract.LARGEST if kind == "gaussian" else 1)
     contract.check_seed_tensor(seed)
-    arguments = (kind, level, low, high, seed, row_offset)
+    arguments = (kind, level, low, high, seed, row_offset, step)
     name = backend.select(x.device, x.dtype)
     if name == "eager" or x.numel() == 0:
         return eager.corrupt(x, *arguments)
@@ -123,16 +138,16 @@ def _(x: Tensor, *_: Any) -> Tensor:
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, *arguments, seed, ctx.row_offset = inputs
+    _, *arguments, seed, ctx.row_offset, ctx.step = inputs
     ctx.arguments = arguments
     ctx.save_for_backward(seed)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     if ctx.arguments[0] != "gaussian":
-        masking = _masking((*ctx.arguments, *ctx.saved_tensors, ctx.row_offset))
+        masking = _masking((*ctx.arguments, *ctx.saved_tensors, ctx.row_offset, ctx.step))
         grad = torch.ops.aefast.corrupt(grad, *masking)
-    return grad, *(None,) * 6
+    return grad, *(None,) * 7
 
 
 _registered.register_autograd(_backward, setup_context=_setup_context)

@@ -17,6 +17,7 @@ def corrupt(
     high: float,
     seed: int | Tensor,
     row_offset: int,
+    step: int,
 ) -> Tensor:
     dtype = x.dtype
     touched = to_low = low_bits = high_bits = 0
@@ -40,6 +41,7 @@ def corrupt(
         x.element_size(),
         int(seed),
         row_offset,
+        step,
         touched,
         to_low,
         low_bits,

@@ -4,6 +4,8 @@ Reference: Vincent, Larochelle, Lajoie, Bengio, Manzagol, "Stacked denoising aut
 11, 2010, section 3.3.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -18,20 +20,20 @@ def corrupt(
     high: float,
     seed: int | Tensor,
     row_offset: int,
+    step: int,
 ) -> Tensor:
     x = x.contiguous()
     columns = x.shape[-1] if x.dim() else 1
     rows = x.numel() // max(columns, 1)
+    place: Any = {"step": step, "row_offset": row_offset, "device": x.device}
 
     if kind == "gaussian":
-        noise = random.normal(seed, rows, columns, row_offset=row_offset, device=x.device).reshape(
-            x.shape
-        )
+        noise = random.normal(seed, rows, columns, **place).reshape(x.shape)
         if x.dtype == torch.float64:
             return x + level * noise
         return (x.float() + level * noise).to(x.dtype)
 
-    u = random.uniform(seed, rows, columns, row_offset=row_offset, device=x.device).reshape(x.shape)
+    u = random.uniform(seed, rows, columns, **place).reshape(x.shape)
     probability = torch.tensor(level, dtype=torch.float32, device=x.device)
     if kind == "masking":
         return torch.where(u < probability, 0, x)

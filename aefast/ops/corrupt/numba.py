@@ -20,6 +20,7 @@ def corrupt(
     high: float,
     seed: int | Tensor,
     row_offset: int,
+    step: int,
 ) -> Tensor:
     columns = x.shape[-1] if x.dim() else 1
     source = x.detach().contiguous()
@@ -41,7 +42,7 @@ def corrupt(
     def task(index: int) -> None:
         rows = slice(index * rows_per_task, (index + 1) * rows_per_task)
         first_row = row_offset + rows.start
-        kernel(rows_in[rows], rows_out[rows], int(seed), first_row, *arguments)
+        kernel(rows_in[rows], rows_out[rows], int(seed), first_row, step, *arguments)
 
     shared.parallel_for(-(-rows_in.shape[0] // rows_per_task), task)
     return (output if kind == "gaussian" else output.view(x.dtype)).to(x.dtype).reshape(x.shape)
@@ -53,6 +54,7 @@ def _replace(
     output: np.ndarray,
     seed: int,
     first_row: int,
+    step: int,
     touched: int,
     to_low: int,
     low: int,
@@ -65,7 +67,7 @@ def _replace(
             x_part = x[row, start : start + STRETCH]
             output_part = output[row, start : start + STRETCH]
             drawn = words[: (x_part.size + 3) // 4 * 4]
-            shared.fill_words(seed, first_row + row, 0, start // 4, drawn)
+            shared.fill_words(seed, first_row + row, step, start // 4, drawn)
             for i in range(x_part.size):
                 u = words[i] >> np.uint32(8)
                 replacement = low if u < to_low else high
@@ -74,7 +76,7 @@ def _replace(
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _gaussian(
-    x: np.ndarray, output: np.ndarray, seed: int, first_row: int, level: np.float32
+    x: np.ndarray, output: np.ndarray, seed: int, first_row: int, step: int, level: np.float32
 ) -> None:
     words = np.empty(STRETCH, np.uint32)
     normals = np.empty(STRETCH, np.float32)
@@ -83,7 +85,7 @@ def _gaussian(
             x_part = x[row, start : start + STRETCH]
             output_part = output[row, start : start + STRETCH]
             drawn = words[: (x_part.size + 3) // 4 * 4]
-            shared.fill_words(seed, first_row + row, 0, start // 4, drawn)
+            shared.fill_words(seed, first_row + row, step, start // 4, drawn)
             shared.fill_normals(drawn, normals)
             for i in range(x_part.size):
                 output_part[i] = x_part[i] + level * normals[i]

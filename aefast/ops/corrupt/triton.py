@@ -45,6 +45,7 @@ def corrupt(
     high: float,
     seed: int | Tensor,
     row_offset: int,
+    step: int,
 ) -> Tensor:
     output = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     columns = x.shape[-1] if x.dim() else 1
@@ -65,6 +66,7 @@ def corrupt(
         output,
         *seed_arguments(seed, x.device),
         row_offset,
+        step,
         rows * units_per_row,
         units_per_row,
         columns,

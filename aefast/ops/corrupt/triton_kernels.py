@@ -18,6 +18,7 @@ INTEGERS = [
     "seed",
     "seed_address",
     "row_offset",
+    "step",
     "unit_count",
     "units_per_row",
     "columns",
@@ -68,6 +69,7 @@ def replace_kernel(
     seed: tl.int64,
     seed_address: tl.int64,  # 0, or where the seed stands in device memory
     row_offset: tl.int64,
+    step: tl.int64,
     unit_count: tl.int64,  # rows * units_per_row
     units_per_row: tl.int32,
     columns: tl.int64,
@@ -96,7 +98,7 @@ def replace_kernel(
     )
     x = tl.load(x_pointers, mask=mask)
     key = load_seed(seed, seed_address)
-    bits = draw_units(four_uniforms, key, row + row_offset, unit, WIDTH)
+    bits = draw_units(four_uniforms, key, row + row_offset, step, unit, WIDTH)
     low = round_to(tl.full((), low, tl.float32), x.dtype)
     high = round_to(tl.full((), high, tl.float32), x.dtype)
     output = tl.where(bits < low_threshold, low, tl.where(bits < high_threshold, high, x))
@@ -110,6 +112,7 @@ def gaussian_kernel(
     seed: tl.int64,
     seed_address: tl.int64,  # 0, or where the seed stands in device memory
     row_offset: tl.int64,
+    step: tl.int64,
     unit_count: tl.int64,  # rows * units_per_row
     units_per_row: tl.int32,
     columns: tl.int64,
@@ -135,6 +138,6 @@ def gaussian_kernel(
     )
     x = tl.load(x_pointers, mask=mask)
     key = load_seed(seed, seed_address)
-    normals = draw_units(four_normals, key, row + row_offset, unit, WIDTH)
+    normals = draw_units(four_normals, key, row + row_offset, step, unit, WIDTH)
     output = round_to(x.to(tl.float32) + level * normals, x.dtype)
     tl.store(output_pointers, output, mask=mask)

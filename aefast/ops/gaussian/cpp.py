@@ -7,6 +7,7 @@ from torch import Tensor
 
 from aefast.backend import extension
 from aefast.ops.shared.cpp import ELEMENT_TYPES
+from aefast.random import Step
 
 _C = extension()
 
@@ -40,6 +41,7 @@ def _scaled_noise(
         scale,
         int(seed),
         row_offset,
+        Step.REPARAMETERIZE.value,
         torch.get_num_threads(),
     )
     return output

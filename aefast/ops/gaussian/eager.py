@@ -43,5 +43,12 @@ def gaussian_kl_backward(grad: Tensor, mean: Tensor, log_var: Tensor) -> tuple[T
 def _noise(like: Tensor, seed: int | Tensor, row_offset: int) -> Tensor:
     columns = like.shape[-1] if like.dim() else 1
     rows = like.numel() // max(columns, 1)
-    noise = random.normal(seed, rows, columns, row_offset=row_offset, device=like.device)
+    noise = random.normal(
+        seed,
+        rows,
+        columns,
+        step=random.Step.REPARAMETERIZE,
+        row_offset=row_offset,
+        device=like.device,
+    )
     return noise.reshape(like.shape)

@@ -8,6 +8,7 @@ from numba import njit
 from torch import Tensor
 
 from aefast.ops.shared import numba as shared
+from aefast.random import Step
 
 # What a kernel draws at a time, in columns: the words stay in the first-level cache.
 STRETCH = 4096
@@ -33,10 +34,11 @@ def _scaled_noise(
 ) -> Tensor:
     output = torch.empty(log_var.shape, dtype=torch.float32, device="cpu")
     arrays = [_rows(tensor) for tensor in (operand, log_var, output)]
+    step = Step.REPARAMETERIZE.value
 
     def task(rows: slice) -> None:
         parts = (array[rows] for array in arrays)
-        kernel(*parts, int(seed), row_offset + rows.start, np.float32(scale))
+        kernel(*parts, int(seed), row_offset + rows.start, step, np.float32(scale))
 
     _for_each_row_block(arrays[0].shape, task)
     return output.to(log_var.dtype)
@@ -87,12 +89,13 @@ def _add_noise(
     output: np.ndarray,
     seed: int,
     first_row: int,
+    step: int,
     scale: np.float32,
 ) -> None:
     words, normals = np.empty(STRETCH, np.uint32), np.empty(STRETCH, np.float32)
     for row in range(mean.shape[0]):
         for start in range(0, mean.shape[1], STRETCH):
-            _draw(seed, first_row + row, start, mean.shape[1], words, normals)
+            _draw(seed, first_row + row, step, start, mean.shape[1], words, normals)
             for i in range(min(STRETCH, mean.shape[1] - start)):
                 deviation = scale * shared.exp(np.float32(0.5) * log_var[row, start + i])
                 output[row, start + i] = mean[row, start + i] + deviation * normals[i]
@@ -105,12 +108,13 @@ def _multiply_noise(
     output: np.ndarray,
     seed: int,
     first_row: int,
+    step: int,
     scale: np.float32,
 ) -> None:
     words, normals = np.empty(STRETCH, np.uint32), np.empty(STRETCH, np.float32)
     for row in range(factor.shape[0]):
         for start in range(0, factor.shape[1], STRETCH):
-            _draw(seed, first_row + row, start, factor.shape[1], words, normals)
+            _draw(seed, first_row + row, step, start, factor.shape[1], words, normals)
             for i in range(min(STRETCH, factor.shape[1] - start)):
                 deviation = scale * shared.exp(np.float32(0.5) * log_var[row, start + i])
                 output[row, start + i] = factor[row, start + i] * (deviation * normals[i])
@@ -118,11 +122,17 @@ def _multiply_noise(
 
 @njit(error_model="numpy")
 def _draw(
-    seed: int, row: int, start: int, columns: int, words: np.ndarray, normals: np.ndarray
+    seed: int,
+    row: int,
+    step: int,
+    start: int,
+    columns: int,
+    words: np.ndarray,
+    normals: np.ndarray,
 ) -> None:
     """The normals of a row's columns from ``start`` on, as many as there is room for."""
     count = min(words.size, (columns - start + 3) // 4 * 4)
-    shared.fill_words(seed, row, 0, start // 4, words[:count])
+    shared.fill_words(seed, row, step, start // 4, words[:count])
     shared.fill_normals(words[:count], normals)
 
 

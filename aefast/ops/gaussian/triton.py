@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from aefast.ops.shared.triton import TYPE_NAMES, Variant, cdiv, device_of, seed_arguments
+from aefast.random import Step
 
 # A program: with 4 warps, four independent accesses a thread. An unaligned unit is several
 # accesses, and four of those a thread took 254 registers.
@@ -100,6 +101,7 @@ def _scaled_noise(
             output,
             *seed_arguments(seed, first.device),
             row_offset,
+            Step.REPARAMETERIZE.value,
             unit_count,
             units_per_row,
             first.shape[2],

@@ -50,7 +50,8 @@ def _pointers(
 
 @triton.jit(
     do_not_specialize=[
-        *("seed", "seed_address", "row_offset", "unit_count", "units_per_row", "columns"),
+        *("seed", "seed_address", "row_offset", "step"),
+        *("unit_count", "units_per_row", "columns"),
         *LAYOUT,
     ],
     do_not_specialize_on_alignment=["first_pointer", "log_var_pointer", "output_pointer"],
@@ -62,6 +63,7 @@ def scaled_noise_kernel(
     seed: tl.int64,
     seed_address: tl.int64,  # 0, or where the seed stands in device memory
     row_offset: tl.int64,
+    step: tl.int64,
     unit_count: tl.int64,  # samples * rows * units_per_row
     units_per_row: tl.int32,
     columns: tl.int64,
@@ -106,7 +108,7 @@ def scaled_noise_kernel(
     first = tl.load(first_pointers, mask=mask)
     log_var = tl.load(log_var_pointers, mask=mask).to(tl.float32)
     key = load_seed(seed, seed_address)
-    noise = draw_units(four_normals, key, unit_row + row_offset, unit, WIDTH)
+    noise = draw_units(four_normals, key, unit_row + row_offset, step, unit, WIDTH)
     scaled = scale * exp(0.5 * log_var) * noise
     wide = first.to(tl.float32)
     output = wide * scaled if MULTIPLY else wide + scaled

@@ -121,7 +121,7 @@ def free_energy(
 
 
 def check_steps(k: int) -> int:
-    return contract.check_integer(k, "k", 2**30, low=1)
+    return contract.check_integer(k, "k", random.MOST_STEPS, low=1)
 
 
 def _check_machine(

@@ -13,9 +13,7 @@ from torch import Tensor
 from aefast.ops.corrupt import eager as noise
 from aefast.ops.jacobian.settings import Layer, Settings
 from aefast.ops.linear_act.eager import ACTIVATIONS, DERIVATIVES
-
-# Probes are drawn with another key than the noise, whose rows and columns they share.
-PROBE_KEY = 0x6A09E667F3BCC908
+from aefast.random import Step
 
 
 def contractive_penalty(
@@ -106,8 +104,8 @@ def draw_probes(
     """[B, R, H] of 1 and -1, evenly."""
     batch, probes = x.shape[0], settings.probes
     rows = x.new_empty(batch * probes, hidden)
-    seed, row_offset = settings.seed ^ PROBE_KEY, settings.row_offset * probes
-    rows = corrupt(rows, "salt_and_pepper", 1.0, -1.0, 1.0, seed, row_offset)
+    place = settings.seed, settings.row_offset * probes, Step.PROBES.value
+    rows = corrupt(rows, "salt_and_pepper", 1.0, -1.0, 1.0, *place)
     return rows.reshape(batch, probes, hidden)
 
 
@@ -115,8 +113,8 @@ def with_noise(
     x: Tensor, settings: Settings, corrupt: Callable[..., Tensor] = noise.corrupt
 ) -> Tensor:
     """x and normal noise, of another seed for every row."""
-    seed, row_offset = settings.seed, settings.row_offset
-    return corrupt(x, "gaussian", settings.hessian_noise, 0.0, 1.0, seed, row_offset)
+    place = settings.seed, settings.row_offset, Step.HESSIAN_NOISE.value
+    return corrupt(x, "gaussian", settings.hessian_noise, 0.0, 1.0, *place)
 
 
 def gradients(

@@ -29,8 +29,9 @@ class Kernels:
         high: float,
         seed: int | Tensor,
         row_offset: int,
+        step: int,
     ) -> Tensor:
-        return corrupt_with(x, kind, level, low, high, seed, row_offset)
+        return corrupt_with(x, kind, level, low, high, seed, row_offset, step)
 
     def operand(self, right: Tensor) -> Any:
         """The right operand [N, K] of a product left @ right.T, made ready for several."""

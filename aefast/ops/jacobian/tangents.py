@@ -46,7 +46,8 @@ def leading_directions(
         return product(layers, slopes, block, _linear_act.linear_act)
 
     width = layers[-1].weight.shape[0] if from_code else x.shape[1]
-    block = random.normal(0, min(n + MORE, width), width, device=x.device).to(x.dtype)
+    rows = min(n + MORE, width)
+    block = random.normal(0, rows, width, step=random.Step.TANGENTS, device=x.device).to(x.dtype)
     block = _orthonormal(block.expand(x.shape[0], *block.shape))
     image = there(block)
     values = torch.linalg.vector_norm(image, dim=2)

@@ -50,10 +50,10 @@ class _Kernels:
         return shared.packed_operand(right)
 
     def corrupt(
-        self, x: Tensor, kind: str, level: float, seed: int | Tensor, row_offset: int
+        self, x: Tensor, kind: str, level: float, seed: int | Tensor, row_offset: int, step: int
     ) -> Tensor:
         corrupt = backend.implementation("corrupt", "cpp").corrupt
-        return corrupt(x, kind, level, 0.0, 1.0, seed, row_offset)
+        return corrupt(x, kind, level, 0.0, 1.0, seed, row_offset, step)
 
     def encode(
         self, x: Tensor, weight: shared.RightOperand, bias: Tensor | None, activation: str

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from aefast.ops.corrupt import STEPS
 from aefast.ops.corrupt.eager import corrupt
 from aefast.ops.linear_act.eager import ACTIVATIONS, CURVATURES, DERIVATIVES, linear_act
 from aefast.ops.reconstruction.settings import PerInput, Settings
@@ -44,7 +45,8 @@ def reconstruction_loss(
     """Corrupt, encode, decode, compare; and contract, as aefast.ops.jacobian.eager defines it."""
     x, encoder_weight, encoder_bias, decoder_weight, decoder_bias, target = inputs
     target = x if target is None else target
-    x = _with_noise(x, settings.corruption, settings, corrupt)
+    if settings.corruption is not None:
+        x = _with_noise(x, settings.corruption, settings, corrupt)
     from_logits = settings.loss == "bce" and settings.output_activation == "sigmoid"
     output_activation = "identity" if from_logits else settings.output_activation
     output, _ = autoencode(
@@ -79,7 +81,9 @@ def gradients(inputs: PerInput[Any], settings: Settings) -> PerInput[Tensor]:
     tied = decoder_weight is None
     decoder_weight = encoder_weight.t() if tied else decoder_weight
     clean = x if target is None else target
-    seen = _with_noise(x, settings.corruption, settings)
+    seen = x
+    if settings.corruption is not None:
+        seen = _with_noise(x, settings.corruption, settings)
     hidden = F.linear(seen, encoder_weight, encoder_bias)
     code = ACTIVATIONS[settings.activation](hidden)
     output = F.linear(code, decoder_weight, decoder_bias)
@@ -115,10 +119,9 @@ def gradients(inputs: PerInput[Any], settings: Settings) -> PerInput[Tensor]:
 
 
 def _with_noise(
-    x: Tensor, kind: str | None, settings: Settings, corrupt: Callable[..., Tensor] = corrupt
+    x: Tensor, kind: str, settings: Settings, corrupt: Callable[..., Tensor] = corrupt
 ) -> Tensor:
-    """x with noise of this kind; salt and pepper are 1 and 0."""
-    if kind is None:
-        return x
-    level, seed, row_offset = settings.corruption_level, settings.seed, settings.row_offset
-    return corrupt(x, kind, level, 0.0, 1.0, seed, row_offset)
+    """x with noise of this kind, where the settings' kind draws it; salt and pepper are 1 and 0."""
+    assert settings.corruption is not None
+    place = settings.seed, settings.row_offset, STEPS[settings.corruption]
+    return corrupt(x, kind, settings.corruption_level, 0.0, 1.0, *place)

@@ -46,9 +46,9 @@ class _Kernels:
         return right
 
     def corrupt(
-        self, x: Tensor, kind: str, level: float, seed: int | Tensor, row_offset: int
+        self, x: Tensor, kind: str, level: float, seed: int | Tensor, row_offset: int, step: int
     ) -> Tensor:
-        return self.noise.corrupt(x, kind, level, 0.0, 1.0, seed, row_offset)
+        return self.noise.corrupt(x, kind, level, 0.0, 1.0, seed, row_offset, step)
 
     def encode(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, activation: str

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from aefast.ops import corrupt
 from aefast.ops.jacobian.kernels import Kernels as Contraction
 from aefast.ops.jacobian.passes import squared_lengths
 from aefast.ops.reconstruction.settings import PerInput, Settings
@@ -51,7 +52,7 @@ class Kernels(Protocol):
         """The right operand [N, K] of a product left @ right.T, made ready for all panels."""
 
     def corrupt(
-        self, x: Tensor, kind: str, level: float, seed: int | Tensor, row_offset: int
+        self, x: Tensor, kind: str, level: float, seed: int | Tensor, row_offset: int, step: int
     ) -> Tensor:
         """The panel x [P, D] with noise; salt and pepper are 1 and 0."""
 
@@ -125,8 +126,10 @@ def reconstruction_loss(
     grad_encoder = grad_encoder_bias = grad_decoder = grad_decoder_bias = None
     for rows in panels_of(x, encoder_weight.shape[0], kernels.panel_bytes):
         clean = seen = x[rows]
-        noise = (settings.corruption_level, settings.seed, settings.row_offset + rows.start)
         if settings.corruption is not None:
+            step = corrupt.STEPS[settings.corruption]
+            row_offset = settings.row_offset + rows.start
+            noise = settings.corruption_level, settings.seed, row_offset, step
             seen = kernels.corrupt(clean, settings.corruption, *noise)
         code, saved = kernels.encode(seen, encoder, encoder_bias, settings.activation)
         compared = kernels.compare(

@@ -106,26 +106,26 @@ def normal_pair(radius_word, angle_word):
 
 
 @triton.jit
-def four_uniforms(seed, column_block, row):
-    word_0, word_1, word_2, word_3 = philox(seed, column_block, row, 0)
+def four_uniforms(seed, column_block, row, step):
+    word_0, word_1, word_2, word_3 = philox(seed, column_block, row, step.to(tl.uint32))
     return uniform_bits(word_0), uniform_bits(word_1), uniform_bits(word_2), uniform_bits(word_3)
 
 
 @triton.jit
-def four_normals(seed, column_block, row):
-    word_0, word_1, word_2, word_3 = philox(seed, column_block, row, 0)
+def four_normals(seed, column_block, row, step):
+    word_0, word_1, word_2, word_3 = philox(seed, column_block, row, step.to(tl.uint32))
     normal_0, normal_1 = normal_pair(word_0, word_1)
     normal_2, normal_3 = normal_pair(word_2, word_3)
     return normal_0, normal_1, normal_2, normal_3
 
 
 @triton.jit
-def draw_units(four: tl.constexpr, seed, row, unit, WIDTH: tl.constexpr):
+def draw_units(four: tl.constexpr, seed, row, step, unit, WIDTH: tl.constexpr):
     """The units' noise [UNITS, WIDTH], from one call of `four` for each four columns."""
     if WIDTH == 8:
         # Joined last, so that a thread holds its whole unit and nothing crosses shared memory.
-        first_0, first_1, first_2, first_3 = four(seed, 2 * unit, row)
-        second_0, second_1, second_2, second_3 = four(seed, 2 * unit + 1, row)
+        first_0, first_1, first_2, first_3 = four(seed, 2 * unit, row, step)
+        second_0, second_1, second_2, second_3 = four(seed, 2 * unit + 1, row, step)
         noise = interleave(
             tl.join(first_0, second_0),
             tl.join(first_1, second_1),
@@ -133,7 +133,7 @@ def draw_units(four: tl.constexpr, seed, row, unit, WIDTH: tl.constexpr):
             tl.join(first_3, second_3),
         )
     else:
-        noise_0, noise_1, noise_2, noise_3 = four(seed, unit[:, None], row[:, None])
+        noise_0, noise_1, noise_2, noise_3 = four(seed, unit[:, None], row[:, None], step)
         noise = interleave(noise_0, noise_1, noise_2, noise_3)
     return noise
 
