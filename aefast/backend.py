@@ -64,9 +64,10 @@ def select(device: torch.device, dtype: torch.dtype) -> str:
     return _select(_forced.get() or _environment_choice(), device.type, dtype)
 
 
-def is_forced() -> bool:
-    """Whether a backend was chosen by name; then none steps aside for another that is quicker."""
-    return (_forced.get() or _environment_choice()) is not None
+def is_forced(name: str | None = None) -> bool:
+    """Whether a backend, or this one, was chosen by name: then none steps aside for a quicker."""
+    forced = _forced.get() or _environment_choice()
+    return forced is not None if name is None else forced == name
 
 
 def unavailable(name: str, device_type: str) -> str | None:

@@ -20,6 +20,7 @@ from aefast.ops import mlp as _mlp
 from aefast.ops import reconstruction as _reconstruction
 from aefast.ops import sparse_coding as _sparse_coding
 from aefast.ops import sparsity as _sparsity
+from aefast.ops.shared.public import public
 
 __all__ = [
     "autoencode",
@@ -42,6 +43,7 @@ __all__ = [
 ]
 
 
+@public
 def corrupt(
     x: Tensor,
     kind: str,
@@ -112,6 +114,7 @@ def corrupt(
     )
 
 
+@public
 def linear_act(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "identity"
 ) -> Tensor:
@@ -145,6 +148,7 @@ def linear_act(
     return _linear_act.linear_act(x, weight, bias, activation)
 
 
+@public
 def mlp(
     x: Tensor,
     weights: Iterable[Tensor],
@@ -180,6 +184,7 @@ def mlp(
     return _mlp.mlp(x, weights, biases, activations)
 
 
+@public
 def autoencode(
     x: Tensor,
     encoder_weight: Tensor,
@@ -233,6 +238,7 @@ def autoencode(
     )
 
 
+@public
 def reconstruction_loss(
     x: Tensor,
     encoder_weight: Tensor,
@@ -330,6 +336,7 @@ def reconstruction_loss(
     )
 
 
+@public
 def contractive_penalty(
     x: Tensor,
     weights: Tensor | Sequence[Tensor],
@@ -418,6 +425,7 @@ def contractive_penalty(
     )
 
 
+@public
 def jacobian(
     x: Tensor,
     weights: Tensor | Sequence[Tensor],
@@ -452,6 +460,7 @@ def jacobian(
     return _jacobian.jacobian(x, weights, biases, activation)
 
 
+@public
 def tangents(
     x: Tensor,
     weights: Tensor | Sequence[Tensor],
@@ -497,6 +506,7 @@ def tangents(
     return _jacobian.tangents(x, weights, biases, activation, n, iterations=iterations)
 
 
+@public
 def kl_sparsity(code: Tensor, target: float) -> Tensor:
     """How far the mean activity of a code's units is from a target, in nats.
 
@@ -529,6 +539,7 @@ def kl_sparsity(code: Tensor, target: float) -> Tensor:
     return _sparsity.kl_sparsity(code, target)
 
 
+@public
 def l1_sparsity(code: Tensor) -> Tensor:
     """The mean over the rows of ``sum_j |h_j|``.
 
@@ -552,6 +563,7 @@ def l1_sparsity(code: Tensor) -> Tensor:
     return _sparsity.l1_sparsity(code)
 
 
+@public
 def gibbs(
     visible: Tensor,
     weight: Tensor,
@@ -637,6 +649,7 @@ def gibbs(
     )
 
 
+@public
 def contrastive_divergence(
     visible: Tensor,
     weight: Tensor,
@@ -706,6 +719,7 @@ def contrastive_divergence(
     )
 
 
+@public
 def free_energy(
     visible: Tensor,
     weight: Tensor,
@@ -751,6 +765,7 @@ def free_energy(
     )
 
 
+@public
 def reparameterize(
     mean: Tensor,
     log_var: Tensor,
@@ -803,6 +818,7 @@ def reparameterize(
     )
 
 
+@public
 def gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:
     """The divergence of a Gaussian code from its standard normal prior, in nats, row by row.
 
@@ -835,6 +851,7 @@ def gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:
     return _gaussian.gaussian_kl(mean, log_var)
 
 
+@public
 def soft_threshold(x: Tensor, threshold: float) -> Tensor:
     """Every element moved by ``threshold`` towards 0, those nearer than that to 0 itself::
 
@@ -864,6 +881,7 @@ def soft_threshold(x: Tensor, threshold: float) -> Tensor:
     return _sparse_coding.soft_threshold(x, threshold)
 
 
+@public
 def sparse_encode(
     x: Tensor,
     dictionary: Tensor,

@@ -66,7 +66,7 @@ def corrupt_with(
 
 def _dispatch(x: Tensor, arguments: tuple[Any, ...], traced: bool) -> Tensor:
     if traced:
-        if x.dtype not in backend.KERNEL_DTYPES or contract.is_in_functorch():
+        if contract.is_defined_in_trace(x.dtype):
             return eager.corrupt(x, *arguments)
         *noise, seed, row_offset, step = arguments
         return torch.ops.aefast.corrupt(x, *noise, random.seed_tensor(seed), row_offset, step)

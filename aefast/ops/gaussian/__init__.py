@@ -37,7 +37,7 @@ def reparameterize(
     traced = contract.is_traced(mean, log_var)
     drawn = contract.draw_seed(seed, generator, mean.device, traced)
     if traced:
-        if _is_eager_in_trace(mean):
+        if contract.is_defined_in_trace(mean.dtype):
             return eager.reparameterize(mean, log_var, drawn, row_offset)
         seed_tensor = random.seed_tensor(drawn)
         return torch.ops.aefast.reparameterize(mean, log_var, seed_tensor, row_offset)
@@ -57,7 +57,7 @@ def gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:
         # Losses come out in float32 then, as torch's do.
         mean, log_var = wide(mean), wide(log_var)
     if contract.is_traced(mean, log_var):
-        if _is_eager_in_trace(mean):
+        if contract.is_defined_in_trace(mean.dtype):
             return eager.gaussian_kl(mean, log_var)
         return torch.ops.aefast.gaussian_kl(mean, log_var)
     name = backend.select(mean.device, mean.dtype)
@@ -86,10 +86,6 @@ def _check_pair(mean: Tensor, log_var: Tensor) -> None:
         raise ValueError(
             f"log_var has shape {list(log_var.shape)}; it takes mean's, {list(mean.shape)}"
         )
-
-
-def _is_eager_in_trace(mean: Tensor) -> bool:
-    return mean.dtype not in backend.KERNEL_DTYPES or contract.is_in_functorch()
 
 
 def _is_transformed(*tensors: Tensor) -> bool:

@@ -213,7 +213,10 @@ def _gibbs(visible: Tensor, machine: Machine, settings: Settings, traced: bool) 
     if settings.clamp_mask is not None:
         mask = settings.clamp_mask.expand(visible.shape).reshape(rows.shape)
         settings = settings._replace(clamp_mask=mask)
-    run = _registered_call if traced else _run
+    run = _run
+    if traced:
+        defined = contract.is_defined_in_trace(visible.dtype, contract.FLOATING)
+        run = eager.gibbs if defined else _registered_call
     sample = run(rows, machine, settings)
     return Sample(
         *(None if part is None else part.reshape(*leading, part.shape[1]) for part in sample)

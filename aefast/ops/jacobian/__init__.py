@@ -208,7 +208,7 @@ def _is_fused(x: Tensor, layers: list[Layer], settings: Settings, traced: bool) 
     if x.dtype != torch.float32 and not passes.is_fused(layers, settings):
         return False
     if traced:
-        return not contract.is_in_functorch()
+        return not contract.is_defined_in_trace(x.dtype, contract.FLOATING)
     sizes = [x.numel(), *(layer.weight.numel() for layer in layers)]
     return 0 not in sizes and not contract.is_transformed(x)
 

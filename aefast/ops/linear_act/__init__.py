@@ -33,7 +33,7 @@ def linear_act(
     x, weight, bias = _autocast(x, weight, bias)
     _check_tensors(x, weight, bias)
     if contract.is_traced(x, weight, bias):
-        if x.dtype not in backend.KERNEL_DTYPES or contract.is_in_functorch():
+        if contract.is_defined_in_trace(x.dtype):
             return eager.linear_act(x, weight, bias, activation)
         rows = math.prod(x.shape[:-1])
         output = torch.ops.aefast.linear_act(x.reshape(rows, x.shape[-1]), weight, bias, activation)

@@ -180,7 +180,9 @@ def _is_fused(inputs: PerInput[Any], settings: Settings, reduction: str, traced:
     if reduction == "none" or (settings.loss == "bce" and settings.output_activation != "sigmoid"):
         return False
     if traced:
-        return x.dtype in TRACED.get(x.device.type, ()) and not contract.is_in_functorch()
+        # torch.jit.trace records no list of booleans, as the registered op takes.
+        registered = () if torch.jit.is_tracing() else TRACED.get(x.device.type, ())
+        return not contract.is_defined_in_trace(x.dtype, registered)
     if x.dtype not in FUSED[backend.select(x.device, x.dtype)]:
         return False
     return 0 not in (x.numel(), inputs.encoder_weight.numel()) and not contract.is_transformed(x)

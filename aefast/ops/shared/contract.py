@@ -7,12 +7,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
-from aefast import random
+from aefast import backend, random
 
 _PLAIN = (Tensor, torch.nn.Parameter, type(None))
 
 LARGEST = sys.float_info.max
+
+# Asked once: torch.compile traces no call that asks, in torch before 2.12.
+_AUTOCAST_DEVICES = frozenset(
+    name for name in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(name)
+)
 
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -142,9 +148,7 @@ def dtype_name(tensor: Tensor) -> str:
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
     """What autocast casts the operands of a product to; None where it is off."""
-    if not torch.amp.is_autocast_available(device.type):
-        return None
-    if not torch.is_autocast_enabled(device.type):
+    if device.type not in _AUTOCAST_DEVICES or not torch.is_autocast_enabled(device.type):
         return None
     return torch.get_autocast_dtype(device.type)
 
@@ -159,14 +163,43 @@ def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[
 def is_traced(*tensors: Tensor | None) -> bool:
     """Whether something looks on that must see a registered op instead of a pointer.
 
-    torch.compile, torch.export, fake tensors and other subclasses, dispatch modes. Elsewhere the
-    kernel is called directly: a registered op costs 10 to 17 us a call.
+    torch.compile, torch.export, torch.jit.trace, fake tensors and other subclasses, dispatch modes,
+    also those before autograd (make_fx's ``pre_dispatch``). Elsewhere the kernel is called
+    directly: a registered op costs 10 to 17 us a call.
     """
     return (
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._dispatch_tls_is_dispatch_key_included(torch._C.DispatchKey.PreDispatch)
+        or torch._C._is_tracing()
         or any(type(tensor) not in _PLAIN for tensor in tensors)
     )
+
+
+def is_defined_in_trace(
+    dtype: torch.dtype, registered: tuple[torch.dtype, ...] = backend.KERNEL_DTYPES
+) -> bool:
+    """Whether who looks on is shown PyTorch's own operators, those of the definition.
+
+    Where no op is registered for the dtype; in torch.func's transforms, which registered ops do not
+    serve under a trace; and where nothing else would be understood: by ONNX, by a FLOP counter, and
+    by whoever asked for ``use_backend("eager")``. A graph of torch.compile's asks that as it runs.
+    """
+    if dtype not in registered or is_in_functorch():
+        return True
+    if torch.compiler.is_dynamo_compiling():
+        return False
+    return backend.is_forced("eager") or _exports_to_onnx() or counts_flops()
+
+
+def _exports_to_onnx() -> bool:
+    return "torch.onnx" in sys.modules and torch.onnx.is_in_onnx_export()
+
+
+def counts_flops() -> bool:
+    """Whether torch.utils.flop_counter looks on, which is not imported to ask: it loads Triton."""
+    modes = _get_current_dispatch_mode_stack()
+    return any(type(mode).__module__ == "torch.utils.flop_counter" for mode in modes)
 
 
 def readable(tensor: Tensor, argument: str) -> Tensor:
@@ -198,5 +231,5 @@ def is_transformed(tensor: Tensor) -> bool:
 
 
 def is_in_functorch() -> bool:
-    """Whether any torch.func transform is at work. The registered ops serve none under a trace."""
+    """Whether any torch.func transform is at work."""
     return torch._C._are_functorch_transforms_active()

@@ -11,6 +11,7 @@ A backend module has four functions:
 """
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ def soft_threshold(x: Tensor, threshold: float) -> Tensor:
     contract.check_tensor(x, "x")
     threshold = contract.check_number(threshold, "threshold", 0, torch.finfo(x.dtype).max)
     if contract.is_traced(x):
-        if x.dtype not in backend.KERNEL_DTYPES or contract.is_in_functorch():
+        if contract.is_defined_in_trace(x.dtype):
             return eager.soft_threshold(x, threshold)
         return torch.ops.aefast.soft_threshold(x, threshold)
     name = backend.select(x.device, x.dtype)
@@ -113,8 +114,12 @@ def sparse_encode(
     rows = x.reshape(math.prod(leading), x.shape[-1])
     if start is not None:
         start = start.reshape(rows.shape[0], atoms)
-    registered = contract.is_traced(x, dictionary, start) or contract.is_in_functorch()
-    run = torch.ops.aefast.sparse_encode if registered else _sparse_encode
+    run: Any = _sparse_encode
+    if contract.counts_flops():
+        run = partial(_sparse_encode, name="eager")
+    elif contract.is_traced(x, dictionary, start) or contract.is_in_functorch():
+        # How many steps a row takes hangs on the data, so that no trace of the definition can tell.
+        run = torch.ops.aefast.sparse_encode
     with torch.no_grad(), contract.without_autocast(x.device):
         return run(rows, dictionary, start, penalty, tolerance, steps).reshape(*leading, atoms)
 
@@ -154,11 +159,12 @@ def _sparse_encode(
     penalty: float,
     tolerance: float,
     steps: int,
+    name: str | None = None,
 ) -> Tensor:
     if 0 in (x.numel(), dictionary.numel()):
         return x.new_zeros(x.shape[0], dictionary.shape[0])
     dtype = x.dtype
-    name = backend.select(x.device, dtype)
+    name = name or backend.select(x.device, dtype)
     solver = eager if name == "eager" else backend.implementation("sparse_coding", name)
     if dtype in backend.KERNEL_DTYPES:
         x, dictionary = x.float(), dictionary.float()

@@ -40,7 +40,7 @@ def _dispatch(code: Tensor, target: float | None) -> Tensor:
     if contract.autocast_dtype(code.device) is not None:
         code = wide(code)  # losses come out in float32 then, as torch's do
     if contract.is_traced(code):
-        if code.dtype not in backend.KERNEL_DTYPES or contract.is_in_functorch():
+        if contract.is_defined_in_trace(code.dtype):
             return _defined(code, target)
         if target is None:
             return torch.ops.aefast.l1_sparsity(code)

@@ -1,0 +1,34 @@
+"""What a public function is wrapped in, so that all who look on see an op by its name.
+
+They are torch functions' overrides (torch.fx's proxies, function modes, tensor subclasses) and the
+profiler. What traces the operators below is answered in contract.py, by ``is_traced``.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+from torch.autograd import _profiler_enabled
+from torch.autograd.profiler import record_function
+from torch.compiler import is_compiling
+from torch.overrides import handle_torch_function, has_torch_function
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def public(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, overridable as torch's own are, and under a profiler in a range of its name."""
+    name = f"aefast::{function.__name__}"
+
+    @functools.wraps(function)
+    def call(*arguments: P.args, **keywords: P.kwargs) -> Any:
+        operands = (*arguments, *keywords.values()) if keywords else arguments
+        if has_torch_function(operands):
+            return handle_torch_function(call, operands, *arguments, **keywords)
+        if is_compiling() or not _profiler_enabled():
+            return function(*arguments, **keywords)
+        with record_function(name):
+            return function(*arguments, **keywords)
+
+    return call

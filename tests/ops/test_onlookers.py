@@ -1,0 +1,174 @@
+"""Every way that torch has of looking on: the same numbers, the right FLOPs, the op's name."""
+
+import importlib.util
+import warnings
+
+import pytest
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.flop_counter import FlopCounterMode
+
+import aefast.functional as F
+from aefast import use_backend
+from aefast.nn import Autoencoder, VariationalAutoencoder
+
+WEIGHT, BIAS = torch.linspace(-1, 1, 20).reshape(5, 4), torch.linspace(-0.5, 0.5, 5)
+LOG_VAR = torch.linspace(-1, 1, 4)
+
+# Of data [B, 4] in [0, 1].
+OPS = {
+    "corrupt": lambda x: F.corrupt(x, "salt_and_pepper", 0.4, seed=1),
+    "linear_act": lambda x: F.linear_act(x, WEIGHT, BIAS, "gelu"),
+    "mlp": lambda x: F.mlp(x, [WEIGHT], [BIAS], ["tanh"]),
+    "autoencode": lambda x: F.autoencode(x, WEIGHT, BIAS),
+    "reconstruction_loss": lambda x: F.reconstruction_loss(
+        x, WEIGHT, BIAS, corruption="masking", corruption_level=0.4, contraction=0.1, seed=1
+    ),
+    "contractive_penalty": lambda x: F.contractive_penalty(x, WEIGHT, BIAS),
+    "contractive_penalty of two layers": lambda x: F.contractive_penalty(
+        x,
+        [WEIGHT, WEIGHT[:, :5].t() @ WEIGHT[:, :5].new_ones(5, 5)],
+        None,
+        hessian_noise=0.1,
+        seed=1,
+    ),
+    "jacobian": lambda x: F.jacobian(x, WEIGHT, BIAS),
+    "gibbs": lambda x: F.gibbs(x, WEIGHT, None, BIAS, k=2, return_probs=True, seed=1),
+    "gibbs of gaussian units": lambda x: F.gibbs(
+        x, WEIGHT, None, BIAS, visible_kind="gaussian", log_var=LOG_VAR, seed=1
+    )[:2],
+    "contrastive_divergence": lambda x: F.contrastive_divergence(x, WEIGHT, None, BIAS, seed=1),
+    "free_energy": lambda x: F.free_energy(x, WEIGHT, None, BIAS),
+    "reparameterize": lambda x: F.reparameterize(x, x, seed=1),
+    "gaussian_kl": lambda x: F.gaussian_kl(x, x),
+    "kl_sparsity": lambda x: F.kl_sparsity(x, 0.1),
+    "l1_sparsity": lambda x: F.l1_sparsity(x),
+    "soft_threshold": lambda x: F.soft_threshold(x, 0.3),
+    "sparse_encode": lambda x: F.sparse_encode(x, WEIGHT, 0.1, steps=20),
+}
+
+
+@pytest.fixture(params=OPS)
+def op(request):
+    return OPS[request.param]
+
+
+def data(rows):
+    return torch.linspace(0, 1, 4 * rows).reshape(rows, 4)
+
+
+def check_same(found, expected):
+    if isinstance(expected, torch.Tensor):
+        found, expected = (found,), (expected,)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("differentiated", [False, True])
+def test_a_trace_of_torch_jit_gives_other_rows_their_own_numbers(op, differentiated):
+    with torch.set_grad_enabled(differentiated):
+        traced = torch.jit.trace(op, data(6).requires_grad_(differentiated), check_trace=False)
+        for rows in (6, 3):
+            check_same(traced(data(rows)), op(data(rows)))
+
+
+@pytest.mark.parametrize("pre_dispatch", [False, True])
+def test_make_fx_gives_a_graph_of_the_same_numbers(op, pre_dispatch):
+    graph = make_fx(op, pre_dispatch=pre_dispatch)(data(6))
+    check_same(graph(1 - data(6)), op(1 - data(6)))
+
+
+def test_a_symbolic_trace_calls_the_op_by_its_name(op):
+    class Model(torch.nn.Module):
+        def forward(self, x):
+            return op(x)
+
+    graph = torch.fx.symbolic_trace(Model())
+    names = [node.target.__module__ for node in graph.graph.nodes if node.op == "call_function"]
+    assert "aefast.functional" in names
+    check_same(graph(data(6)), op(data(6)))
+
+
+def test_a_function_mode_sees_the_op(op):
+    seen = []
+
+    class Mode(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            seen.append(getattr(function, "__module__", None))
+            return function(*args, **(kwargs or {}))
+
+    expected = op(data(6))
+    with Mode():
+        check_same(op(data(6)), expected)
+    assert "aefast.functional" in seen
+
+
+def flops(op):
+    x = data(6).requires_grad_()
+    with FlopCounterMode(display=False) as counter:
+        outputs = op(x)
+        outputs = [outputs] if isinstance(outputs, torch.Tensor) else outputs
+        total = sum(o.sum() for o in outputs if o is not None and o.requires_grad)
+        if isinstance(total, torch.Tensor):
+            total.backward()
+    return counter.get_total_flops()
+
+
+def test_a_flop_counter_counts_the_definitions(op):
+    with use_backend("eager"):
+        expected = flops(op)
+    assert flops(op) == expected
+
+
+def test_flops_of_a_layer_forward_and_backward():
+    weight = torch.rand(5, 4, requires_grad=True)
+    assert flops(lambda x: F.linear_act(x, weight, None, "sigmoid")) == 3 * 2 * 6 * 4 * 5
+    assert flops(lambda x: F.gibbs(x, weight, None, None, k=3)) == 3 * 2 * 2 * 6 * 4 * 5
+    assert flops(lambda x: F.sparse_encode(x, WEIGHT, 0.1, steps=20)) > 0
+
+
+def test_a_profiler_shows_a_range_of_the_ops_name(request, op):
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        op(data(6))
+    name = request.node.callspec.params["op"].split()[0]
+    assert f"aefast::{name}" in {event.key for event in profiler.key_averages()}
+
+
+def test_an_export_under_the_eager_backend_runs_without_aefast():
+    model = Autoencoder(4, 3).eval()
+    with use_backend("eager"):
+        program = torch.export.export(model, (data(6),))
+    called = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+    assert called
+    assert not any("aefast" in name for name in called)
+    check_same(program.module()(1 - data(6)), model(1 - data(6)))
+
+
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript")),
+    reason="onnx and onnxscript are not installed",
+)
+@pytest.mark.parametrize("model", [Autoencoder(4, 3), VariationalAutoencoder(4, 2)])
+def test_onnx_gets_operators_of_its_own(model, tmp_path):
+    program = torch.onnx.export(model.eval(), (data(6),), dynamo=True, verbose=False)
+    assert {node.domain for node in program.model.graph} == {""}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_exporter_of_traces_gets_the_definition(monkeypatch):
+    monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: True)
+    with torch.no_grad():
+        traced = torch.jit.trace(Autoencoder(4, 3), data(6), check_trace=False)
+    kinds = {node.kind() for node in traced.inlined_graph.nodes()}
+    assert kinds
+    assert not any(kind.startswith("aefast") for kind in kinds)
+
+
+def test_a_model_that_was_traced_is_saved_and_loaded(tmp_path):
+    model = Autoencoder(4, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.trace(model, data(6)), tmp_path / "model.pt")
+        loaded = torch.jit.load(tmp_path / "model.pt")
+    check_same(loaded(data(3)), model(data(3)))
