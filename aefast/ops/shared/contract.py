@@ -198,6 +198,8 @@ def _exports_to_onnx() -> bool:
 
 def counts_flops() -> bool:
     """Whether torch.utils.flop_counter looks on, which is not imported to ask: it loads Triton."""
+    if torch.compiler.is_compiling():
+        return False
     modes = _get_current_dispatch_mode_stack()
     return any(type(mode).__module__ == "torch.utils.flop_counter" for mode in modes)
 
