@@ -43,9 +43,12 @@ def as_tensor(X: Any, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
-def row_pieces(X: Any, dtype: torch.dtype = torch.float32) -> Iterator[Tensor]:
-    """The rows of X in order, ``ROWS_AT_ONCE`` at a time: so much is copied, and no more."""
-    return (as_tensor(X[rows], dtype) for rows in gen_batches(X.shape[0], ROWS_AT_ONCE))
+def row_pieces(
+    X: Any, dtype: torch.dtype = torch.float32, at_once: int | None = None
+) -> Iterator[Tensor]:
+    """The rows of X in order, ``at_once`` of them, by default ``ROWS_AT_ONCE``: so much is copied,
+    and no more."""
+    return (as_tensor(X[rows], dtype) for rows in gen_batches(X.shape[0], at_once or ROWS_AT_ONCE))
 
 
 class FloatTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):

@@ -2,13 +2,15 @@
 
 import math
 import warnings
+from typing import Any
 
-import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.extmath import svd_flip
+from torch import Tensor
 
-from aefast.estimators.linear_factor import LinearFactorModel
+from aefast.estimators.linear_factor import LinearFactorModel, leading_axes
 from aefast.estimators.moments import Moments, as_double
+from aefast.estimators.rotation import ROTATIONS, rotated
 from aefast.ops.shared import contract
 
 LEAST_NOISE = 1e-12
@@ -36,6 +38,9 @@ class FactorAnalysis(LinearFactorModel):
             that many.
         tol: the climb ends when a step adds less to the log-likelihood of all samples, in nats.
         max_iter: the most steps.
+        rotation: ``"varimax"`` or ``"quartimax"`` rotates the factors to ones with few large
+            entries; None leaves them as the climb does.
+        random_state: for scikit-learn's sake; nothing is drawn.
 
     Attributes:
         components_: W transposed, a factor a row, the largest of its entries (in magnitude)
@@ -63,33 +68,39 @@ class FactorAnalysis(LinearFactorModel):
     """
 
     def __init__(
-        self, n_components: int | None = None, *, tol: float = 1e-2, max_iter: int = 1000
+        self,
+        n_components: int | None = None,
+        *,
+        tol: float = 1e-2,
+        max_iter: int = 1000,
+        rotation: str | None = None,
+        random_state: Any = None,
     ) -> None:
         self.n_components = n_components
         self.tol = tol
         self.max_iter = max_iter
+        self.rotation = rotation
+        self.random_state = random_state
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
         contract.check_number(self.tol, "tol", 0)
         contract.check_integer(self.max_iter, "max_iter", 2**31, low=1)
+        if self.rotation is not None:
+            contract.check_choice(self.rotation, "rotation", ROTATIONS)
 
     def _estimate(self, moments: Moments, n_components: int) -> None:
-        root = as_double(moments.root) / moments.count**0.5
-        variances = root.square().sum(0)
+        variances = as_double(moments.variances)
         noise = variances.clamp(min=LEAST_NOISE)
         likelihoods = [-math.inf]
         for _ in range(self.max_iter):
             scale = noise.sqrt()
-            scaled = root / scale
-            # A A^T has A^T A's eigenvalues but for zeros, and A^T u / sqrt(L) is an eigenvector.
-            values, vectors = torch.linalg.eigh(scaled @ scaled.T)
-            top = values[-n_components:].clamp(min=1)
-            axes = vectors[:, -n_components:].T @ scaled / top.sqrt()[:, None]
+            top, axes = _scaled_axes(moments, scale, n_components)
             weight = scale * (top - 1).sqrt()[:, None] * axes
             # A factor of variance L gives log L + 1 where another direction gives its variance.
             excess = (top.log() + 1 - top).sum()
-            total = excess + values.sum() + noise.log().sum() + len(noise) * math.log(2 * math.pi)
+            trace = (variances / noise).sum()
+            total = excess + trace + noise.log().sum() + len(noise) * math.log(2 * math.pi)
             likelihoods.append(-moments.count / 2 * float(total))
             if likelihoods[-1] - likelihoods[-2] < self.tol:
                 break
@@ -100,7 +111,22 @@ class FactorAnalysis(LinearFactorModel):
                 ConvergenceWarning,
                 stacklevel=5,
             )
-        _, self.components_ = svd_flip(None, weight.flip(0).numpy(), u_based_decision=False)
+        factors = rotated(weight.numpy(), self.rotation) if self.rotation else weight.numpy()
+        _, self.components_ = svd_flip(None, factors, u_based_decision=False)
         self.noise_variance_ = noise.numpy()
         self.loglike_ = likelihoods[1:]
         self.n_iter_ = len(self.loglike_)
+
+
+def _scaled_axes(moments: Moments, scale: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Of the covariance of the data over ``scale [D]``: the leading eigenvalues ``[count]``, those
+    below 1 as 1, and their eigenvectors ``[count, D]``."""
+    if moments.scatter is not None:
+        scales = (moments.count * scale)[:, None] * scale
+        values, axes = leading_axes((as_double(moments.scatter) / scales).numpy(), count)
+        return values.clamp(min=1), axes
+    scaled = as_double(moments.root) / (moments.count**0.5 * scale)
+    # A A^T has A^T A's eigenvalues but for zeros, and A^T u / sqrt(L) is an eigenvector.
+    values, vectors = leading_axes((scaled @ scaled.T).numpy(), count)
+    top = values.clamp(min=1)
+    return top, vectors @ scaled / top.sqrt()[:, None]

@@ -132,9 +132,25 @@ def test_too_few_steps_are_warned_of(data, method):
     assert record[0].filename == __file__
 
 
+@pytest.mark.parametrize("rotation", ["varimax", "quartimax"])
+def test_the_rotations_are_scikit_learns(data, rotation):
+    X = StandardScaler().fit_transform(data)
+    ours = FactorAnalysis(3, rotation=rotation, random_state=0).fit(X)
+    theirs = Theirs(3, svd_method="lapack", rotation=rotation).fit(X)
+    order = np.abs(ours.components_ @ theirs.components_.T).argmax(1)
+    signs = np.sign((ours.components_ * theirs.components_[order]).sum(1))
+    expected = theirs.components_[order] * signs[:, None]
+    # The rotation ends where a step gains less than 1e-6, which leaves 1e-3 of the angle.
+    np.testing.assert_allclose(ours.components_, expected, atol=1e-2)
+    plain = FactorAnalysis(3).fit(X)
+    assert np.abs(plain.components_ - ours.components_).max() > 0.1
+    np.testing.assert_allclose(ours.score_samples(X), plain.score_samples(X), rtol=SAME_STEPS)
+
+
 @pytest.mark.parametrize(
     ("parameters", "error", "message"),
     [
+        ({"rotation": "oblimin"}, ValueError, "rotation is 'oblimin'"),
         ({"tol": -1}, ValueError, "tol is -1"),
         ({"tol": "small"}, TypeError, "tol is a str"),
         ({"max_iter": 0}, ValueError, "max_iter is 0"),

@@ -11,6 +11,7 @@ pytest.importorskip("sklearn")
 from scipy import sparse
 from scipy.stats import multivariate_normal
 from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from aefast import backend
@@ -254,20 +255,44 @@ def test_the_codes_have_names(data, model):
 
 @models
 def test_one_sample_has_no_covariance(data, model):
-    for method in ("fit", "partial_fit"):
-        with pytest.raises(ValueError, match="1 sample"):
-            getattr(clone(model).set_params(n_components=1), method)(data[:1])
+    with pytest.raises(ValueError, match="1 sample"):
+        clone(model).set_params(n_components=1).fit(data[:1])
+
+
+@models
+@pytest.mark.parametrize("sizes", [[1, 299], [3, 1, 296], [1, 1, 1, 1, 1, 295]])
+def test_a_stream_may_begin_with_fewer_samples_than_components(data, model, sizes):
+    """They are counted in; the model is fitted once there are enough."""
+    whole, parts = clone(model).set_params(n_components=5).fit(data), clone(model)
+    parts.set_params(n_components=5)
+    for batch in np.split(data, np.cumsum(sizes)[:-1]):
+        parts.partial_fit(batch)
+        if parts.n_samples_seen_ < 5:
+            seen = f"has seen {parts.n_samples_seen_} samples; with n_components = 5 it is fitted"
+            with pytest.raises(NotFittedError, match=seen):
+                parts.transform(data)
+    np.testing.assert_allclose(
+        parts.score_samples(data), whole.score_samples(data), rtol=30 * ROUNDING
+    )
 
 
 @models
 def test_a_batch_that_is_refused_is_not_counted(data, model):
-    model = clone(model).set_params(n_components=5)
-    with pytest.raises(ValueError, match=r"n_components is 5; it takes an int in \[1, 3\] for 3"):
+    model = clone(model).set_params(n_components=7)
+    with pytest.raises(ValueError, match=r"n_components is 7; it takes an int in \[1, 6\] for 6"):
         model.partial_fit(data[:3])
+    model.set_params(n_components=5)
     assert model.partial_fit(data[:10]).n_samples_seen_ == 10
     with pytest.raises(ValueError, match="NaN"):
         model.partial_fit(data * np.nan)
     assert model.n_samples_seen_ == 10
+
+
+@models
+def test_the_precision_is_the_covariances_inverse(data, model):
+    model = clone(model).fit(data)
+    product = model.get_precision() @ model.get_covariance()
+    np.testing.assert_allclose(product, np.eye(6), atol=1e-12)
 
 
 @models
@@ -287,12 +312,40 @@ def test_codes_of_another_width_are_refused(data, model):
             ValueError,
             r"n_components is 7; it takes an int in \[1, 6\] for 300 samples of 6 feat",
         ),
-        (0.9, TypeError, "n_components is a float"),
+        (True, TypeError, "n_components is a bool"),
+        (1.5, (TypeError, ValueError), r"n_components is (a float|1\.5; it takes an int, a share)"),
+        ("best", (TypeError, ValueError), "n_components is ('best'|a str)"),
     ],
 )
 def test_wrong_numbers_of_components(data, model, components, error, message):
     with pytest.raises(error, match=f"^{message}"):
         clone(model).set_params(n_components=components).fit(data)
+
+
+# What the linear models make of data that float32, or a variance, can hardly hold.
+EXTREMES = {
+    "tiny": lambda X: X * 1e-30,
+    "huge": lambda X: X * 1e30,
+    "units": lambda X: X * np.geomspace(1e-25, 1e25, 6),
+    "far": lambda X: X + 1e6,
+    "constant": lambda X: np.full_like(X, 0.1),
+    "outlier": lambda X: np.concatenate([X, 1e15 * X[:1]]),
+}
+
+
+@models
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("extreme", EXTREMES.values(), ids=EXTREMES)
+def test_extreme_data_give_finite_numbers(data, model, extreme, dtype):
+    X = extreme(data).astype(dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = clone(model).fit(X)
+        codes = model.transform(X)
+        found = [codes, model.inverse_transform(codes), model.score_samples(X), model.sample(3)]
+    found += [model.components_, model.noise_variance_, model.get_covariance()]
+    assert all(np.isfinite(array).all() for array in found)
 
 
 def test_samples_are_counted_by_an_int(data):

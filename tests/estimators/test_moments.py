@@ -6,7 +6,7 @@ import pytest
 pytest.importorskip("sklearn")
 from scipy import sparse
 
-from aefast.estimators import conversion
+from aefast.estimators import moments as moments_module
 from aefast.estimators.moments import Moments
 
 
@@ -16,7 +16,7 @@ def rows():
 
 
 def found(moments):
-    return moments.root.T @ moments.root
+    return moments.root.T @ moments.root if moments.scatter is None else moments.scatter
 
 
 def close(moments, X):
@@ -24,7 +24,11 @@ def close(moments, X):
     rounding = len(X) * np.finfo(np.float64).eps
     scatter = np.cov(X, rowvar=False, ddof=0) * len(X)
     assert moments.count == len(X)
-    assert moments.root.shape == (min(X.shape), X.shape[1])
+    if len(X) < X.shape[1]:
+        assert moments.root.shape == X.shape
+    else:
+        assert moments.root is None
+    np.testing.assert_allclose(moments.variances, np.diag(scatter) / len(X), rtol=rounding)
     np.testing.assert_allclose(moments.mean, X.mean(0), rtol=rounding)
     np.testing.assert_allclose(found(moments), scatter, rtol=0, atol=rounding * np.trace(scatter))
 
@@ -46,7 +50,7 @@ def test_fewer_rows_than_features_are_kept_as_so_many(rows, sizes):
 
 
 def test_pieces_of_one_batch_give_its_moments(rows, monkeypatch):
-    monkeypatch.setattr(conversion, "ROWS_AT_ONCE", 10)
+    monkeypatch.setattr(moments_module, "ROWS_AT_ONCE", 10)
     close(Moments.none(5).including(rows), rows)
 
 
@@ -67,14 +71,47 @@ def test_nothing_cancels_far_from_zero(rows):
 
 def test_what_was_there_is_left_as_it_was(rows):
     first = Moments.none(5).including(rows[:50])
-    mean, root = first.mean.copy(), first.root.copy()
+    mean, scatter = first.mean.copy(), first.scatter.copy()
     first.including(rows[50:])
     assert np.array_equal(first.mean, mean)
-    assert np.array_equal(first.root, root)
+    assert np.array_equal(first.scatter, scatter)
 
 
 def test_sparse_and_float32_rows_are_taken_as_float64(rows):
     single = rows.astype(np.float32)
     dense = Moments.none(5).including(single.astype(np.float64))
     for same in (single, sparse.csr_matrix(single)):
-        assert np.array_equal(Moments.none(5).including(same).root, dense.root)
+        assert np.array_equal(Moments.none(5).including(same).scatter, dense.scatter)
+
+
+UNIT_ROUNDOFF = 2.0**-24
+
+
+@pytest.mark.parametrize("offset", [0, 10, 1e4])
+def test_float32_products_are_as_exact_as_is_said(offset):
+    """4096 u at the most. Where the roundings of a sum are independent they add up in quadrature,
+    to sqrt(4096) u; what is measured is 2 u."""
+    X = np.random.default_rng(0).normal(size=(5000, 30)) * np.geomspace(1e-3, 1e3, 30) + offset
+    X = X.astype(np.float32)
+    exact, single = Moments.none(30).including(X), Moments.none(30).including(X, single=True)
+    deviations = np.sqrt(exact.variances * 5000)
+    error = np.abs(single.scatter - exact.scatter) / np.outer(deviations, deviations)
+    assert 0 < error.max() < 4096**0.5 * UNIT_ROUNDOFF
+    np.testing.assert_allclose(single.mean, exact.mean, rtol=0, atol=1e-6 * deviations.max() / 5000)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e12, 1e30])
+def test_float32_rows_whose_squares_leave_its_range_are_taken_in_float64(rows, scale):
+    X = (rows * scale).astype(np.float32)
+    exact, single = Moments.none(5).including(X), Moments.none(5).including(X, single=True)
+    if scale in (1e-30, 1e30):
+        assert np.array_equal(single.scatter, exact.scatter)
+    np.testing.assert_allclose(single.variances, exact.variances, rtol=4096**0.5 * UNIT_ROUNDOFF)
+
+
+def test_float32_products_leave_a_constant_feature_without_variance():
+    X = np.random.default_rng(0).random((3000, 3)).astype(np.float32)
+    X[:, 1] = 0.1
+    moments = Moments.none(3).including(X, single=True)
+    assert moments.variances[1] == 0
+    assert moments.mean[1] == X[0, 1]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("sklearn")
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_digits, load_iris, load_wine
 from sklearn.decomposition import PCA as Theirs
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
@@ -126,6 +126,67 @@ def test_fewer_samples_than_features_are_kept_whole():
     assert model.components_.shape == (6, 20)
     np.testing.assert_allclose(model.inverse_transform(model.transform(X)), X, rtol=1e-12)
     assert np.isfinite(model.score_samples(X)).all()
+
+
+@pytest.mark.parametrize("components", [0.5, 0.95, 0.999, "mle"])
+@pytest.mark.parametrize("load", [load_iris, load_wine, load_digits])
+def test_a_share_of_the_variance_and_minkas_estimate_keep_as_many_as_scikit_learns(
+    load, components
+):
+    """Digits have pixels that never change: eigenvalues that are rounding alone."""
+    X = load().data
+    ours, theirs = PCA(components).fit(X), Theirs(components, svd_solver="full").fit(X)
+    assert ours.n_components_ == theirs.n_components_
+    np.testing.assert_allclose(ours.explained_variance_, theirs.explained_variance_, rtol=1e-9)
+    rounding = 1e-14 * theirs.explained_variance_[0]
+    assert ours.noise_variance_ == pytest.approx(theirs.noise_variance_, rel=1e-9, abs=rounding)
+    assert ours.transform(X).shape == (len(X), ours.n_components_)
+    assert PCA(components).fit(X * 1e-12).n_components_ == ours.n_components_
+
+
+def test_a_share_and_an_estimate_of_no_variance():
+    X = np.full((9, 4), 0.1)
+    assert PCA("mle").fit(X).n_components_ == 1
+    assert np.isfinite(PCA(0.9).fit(X).transform(X)).all()
+
+
+def test_partial_fit_chooses_anew_among_all_rows():
+    X = spread(200, 8) * np.r_[9, 9, 9, np.ones(5)]
+    for components in (0.9, "mle"):
+        parts = PCA(components)
+        for batch in np.split(X, [2, 9, 50]):
+            parts.partial_fit(batch)
+        assert parts.n_components_ == PCA(components).fit(X).n_components_ < 8
+
+
+def test_minkas_estimate_takes_no_fewer_samples_than_features():
+    with pytest.raises(ValueError, match=r"^n_components is 'mle'; for 6 samples of 20 features"):
+        PCA("mle").fit(spread(6, 20))
+
+
+def test_every_solver_of_scikit_learns_is_taken_and_exact():
+    X = spread(200, 8)
+    expected = PCA(3).fit(X).components_
+    for solver in ("full", "covariance_eigh", "arpack", "randomized"):
+        model = PCA(3, svd_solver=solver, random_state=0).fit(X)
+        assert np.array_equal(model.components_, expected)
+    with pytest.raises(ValueError, match=r"^svd_solver is 'fast'"):
+        PCA(svd_solver="fast").fit(X)
+
+
+def test_tall_float32_data_are_as_exact_as_their_products():
+    """An element of the covariance is off by 4096 u sqrt(C_ii C_jj) at the most; an eigenvalue by
+    that times the trace, and an axis by that over the gap to the next eigenvalue, squared sums over
+    8 features included."""
+    X = spread(1000, 8).astype(np.float32)
+    exact, single = PCA(3, svd_solver="full").fit(X), PCA(3).fit(X)
+    off = 4096 * 2.0**-24 * X.var(0).sum()
+    assert not np.array_equal(single.explained_variance_, exact.explained_variance_)
+    np.testing.assert_allclose(single.explained_variance_, exact.explained_variance_, atol=off)
+    gap = -np.diff(PCA(4, svd_solver="full").fit(X).explained_variance_).max()
+    np.testing.assert_allclose(single.components_, exact.components_, atol=2 * off / gap)
+    doubled = PCA(3).fit(X.astype(np.float64))
+    np.testing.assert_allclose(exact.components_, doubled.components_, rtol=0, atol=1e-14)
 
 
 def test_digits_in_a_pipeline_and_a_grid_search():
