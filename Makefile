@@ -1,4 +1,4 @@
-# make setup | demo | test | lint | format | bench | wheel make .venv on first use; the rest do not.
+# make setup | demo | test | test-all | lint | format | bench | wheel make .venv on first use; the rest do not.
 
 PYTHON ?= python3
 VENV := .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := aefast benchmarks tests setup.py .ci/install-matrix
 CPP := $(wildcard csrc/*.h csrc/*.cpp tests/csrc/*.cpp)
 
-.PHONY: setup demo test lint format bench wheel install-matrix gpu-check clean
+.PHONY: setup demo test test-all lint format bench wheel install-matrix gpu-check clean
 
 setup: $(VENV)/built
 
@@ -27,8 +27,14 @@ demo: setup
 	$(BIN)/aefast demo --out demo.png
 	$(BIN)/aefast figures linear denoising variational --out demo
 
+# A file's tests run in one process, in the order of the files. What takes long is left to test-all.
+PARALLEL = --numprocesses auto --dist loadfile --no-loadscope-reorder
+
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
+
+test-all: setup
+	$(BIN)/python -m pytest $(PARALLEL)
 
 lint: setup
 	$(BIN)/ruff format --check $(SOURCES)

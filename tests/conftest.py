@@ -1,11 +1,13 @@
 """Fixtures that every op's tests share."""
 
+import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
+from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ if not torch.cuda.is_available():
 
 from aefast import backend
 
-# The compiler below takes the other core: beside it, threads that wait for each other wait long.
+# Another worker takes the other core: beside it, threads that wait for each other wait long.
 torch.set_num_threads(1)
 
 
@@ -93,48 +95,85 @@ def matmul_precision():
     torch.set_float32_matmul_precision("highest")
 
 
-COMPILER = pytest.StashKey[tuple[subprocess.Popen, Path]]()
+@dataclass(frozen=True)
+class Compiled:
+    """Triton's kernels for one chip, compiled ahead of time."""
 
+    arch: int
+    every: bool  # every variant, or one of every kernel at least
+    folder: Path
 
-def _take_idle_time():
-    """Merely nice, it kept one of two threads waiting, and with it the other, 8 ms at a time."""
-    if hasattr(os, "SCHED_IDLE"):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    @cached_property
+    def binaries(self) -> list[dict[str, Any]]:
+        return json.loads((self.folder / "report.json").read_text())
 
-
-def pytest_collection_finish(session):
-    """The ahead-of-time compiler starts with the first test and takes what the tests leave of the
-    machine: on its own it takes two minutes where nothing is cached."""
-    if session.config.option.collectonly:
-        return
-    if not any(
-        "ahead_of_time_report" in getattr(item, "fixturenames", ()) for item in session.items
-    ):
-        return
-    folder = Path(tempfile.mkdtemp(prefix="aefast-aot-"))
-    compiler = [sys.executable, "-m", "aefast.aot", "--jobs", str(os.cpu_count())]
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    process = subprocess.Popen(
-        [*compiler, "--json", str(folder / "report.json"), "--cubins", str(folder / "cubins")],
-        env=environment,
-        preexec_fn=_take_idle_time,
-        stdout=(folder / "log").open("w"),
-        stderr=subprocess.STDOUT,
-    )
-    session.config.stash[COMPILER] = process, folder
+    @property
+    def cubins(self) -> Path:
+        return self.folder / "cubins"
 
 
 @pytest.fixture(scope="session")
-def ahead_of_time_report(request):
-    """The compiler's report, once it has ended."""
-    process, folder = request.config.stash[COMPILER]
-    assert process.wait() == 0, (folder / "log").read_text()
-    return folder / "report.json"
+def compile_ahead(tmp_path_factory):
+    """Compiles for a chip, once. Half a minute for some kernels, minutes for every one."""
+
+    @cache
+    def compile_ahead(arch: int, every: bool) -> Compiled:
+        folder = tmp_path_factory.mktemp(f"sm_{arch}")
+        jobs = os.cpu_count() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+        arguments = [arch, "every" if every else "some", max(jobs, 1), folder]
+        environment = dict(os.environ)
+        environment.pop("TRITON_INTERPRET", None)
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.ahead_of_time", *map(str, arguments)],
+            cwd=Path(__file__).parents[1],
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return Compiled(arch, every, folder)
+
+    return compile_ahead
 
 
-def pytest_unconfigure(config):
-    if COMPILER in config.stash:
-        process, folder = config.stash[COMPILER]
-        process.terminate()
-        process.wait()
-        shutil.rmtree(folder)
+TARGETS = {
+    "sm_90-some": (90, False),
+    "sm_80": (80, True),
+    "sm_90": (90, True),
+    "sm_100": (100, True),
+}
+
+
+@pytest.fixture(
+    scope="session",
+    params=[pytest.param(t, marks=[pytest.mark.slow] * t[1]) for t in TARGETS.values()],
+    ids=TARGETS,
+)
+def compiled(request, compile_ahead):
+    """In `make test` some kernels for one chip, in `make test-all` every one for all three."""
+    return compile_ahead(*request.param)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if _is_left_to_test_all(item):
+            item.add_marker(pytest.mark.slow)
+    # What takes longest goes first, so that no worker is left alone with it.
+    items.sort(key=lambda item: "compile_ahead" not in getattr(item, "fixturenames", ()))
+
+
+def _is_left_to_test_all(item):
+    """Whether Triton's interpreter would run a case that the test's ``interpreted`` marks leave
+    out: they name values of its parameters, and a case that fits none of them is slow."""
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    place = parameters.get("place", parameters.get("kernel_place"))
+    marks = list(item.iter_markers("interpreted"))
+    return (
+        place == ("triton", "cpu")
+        and marks != []
+        and not any(
+            all(parameters.get(name) in values for name, values in mark.kwargs.items())
+            for mark in marks
+        )
+    )

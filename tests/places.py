@@ -1,8 +1,12 @@
 """Where an op runs in a test."""
 
+import pytest
 import torch
 
 from aefast import backend
+
+# For a test of what surrounds the kernels, which any of them serves: the interpreter is slow.
+not_interpreted = pytest.mark.interpreted(place=[])
 
 
 def is_interpreted(device: torch.device) -> bool:

@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zlib
@@ -15,13 +16,21 @@ import torch
 
 pytest.importorskip("triton")
 
-from aefast import aot
+from aefast import aot, backend
 from aefast.ops.linear_act import triton as linear_act
 from aefast.ops.shared import triton_gemm
+from tests import cuda_stub
 
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 TENSOR_CORES = {80: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma"}
 TENSOR_MEMORY_COLUMNS = 512
+
+needs_stub = pytest.mark.skipif(
+    bool(backend.unavailable("cpp", "cpu")) or sys.platform != "linux" or not shutil.which("g++"),
+    reason="needs the C++ extension, Linux and g++",
+)
+
+ARCHS = [pytest.param(arch, marks=[pytest.mark.slow] * (arch != 90)) for arch in aot.ARCHS]
 
 
 def run(*arguments):
@@ -34,66 +43,81 @@ def run(*arguments):
     return done.stdout
 
 
-@pytest.fixture(scope="session")
-def binaries(ahead_of_time_report):
-    return json.loads(ahead_of_time_report.read_text())
+@pytest.fixture
+def binaries(compiled):
+    return compiled.binaries
 
 
 def described(binaries):
-    return [f"sm_{binary['arch']} {binary['variant']}" for binary in binaries]
+    return [binary["variant"] for binary in binaries]
 
 
-def test_every_variant_compiles(binaries):
-    expected = {
-        (op, arch, variant.name)
-        for arch in aot.ARCHS
-        for op in aot.OPS
-        for variant in aot.variants(op, arch)
-    }
-    assert {(b["op"], b["arch"], b["variant"]) for b in binaries} == expected
-    assert len(binaries) == len(expected)
+def every_variant(arch):
+    return {(op, variant.name): variant for op in aot.OPS for variant in aot.variants(op, arch)}
 
 
-@pytest.fixture(scope="session")
-def cubins(ahead_of_time_report):
-    return ahead_of_time_report.parent / "cubins"
+def test_every_variant_compiles(compiled):
+    """Or where only some do, one of every kernel."""
+    expected = every_variant(compiled.arch)
+    found = [(binary["op"], binary["variant"]) for binary in compiled.binaries]
+    assert len(found) == len(set(found))
+    if compiled.every:
+        assert set(found) == set(expected)
+    kernels = {variant.kernel for variant in expected.values()}
+    assert {expected[name].kernel for name in found} == kernels
 
 
-@pytest.fixture(scope="session")
-def manifest(cubins):
-    return json.loads((cubins / "manifest.json").read_text())
+@pytest.fixture
+def manifest(compiled):
+    return json.loads((compiled.cubins / "manifest.json").read_text())
 
 
 def launches(manifest):
     return [launch for kernels in manifest["kernels"].values() for launch in kernels.values()]
 
 
-def test_the_manifest_has_every_variant_and_no_file_besides(manifest, cubins):
-    for arch in aot.ARCHS:
-        names = {variant.name for op in aot.OPS for variant in aot.variants(op, arch)}
-        assert set(manifest["kernels"][str(arch)]) == names
+def test_the_manifest_has_every_variant_and_no_file_besides(compiled, manifest):
+    names = {binary["variant"] for binary in compiled.binaries}
+    assert set(manifest["kernels"]) == {str(compiled.arch)}
+    assert set(manifest["kernels"][str(compiled.arch)]) == names
+    cubins = compiled.cubins
     found = {str(path.relative_to(cubins)) for path in cubins.rglob("*") if path.is_file()}
     assert found == {"manifest.json"} | {launch["file"] for launch in launches(manifest)}
 
 
-def test_the_manifest_holds_what_a_launch_needs(manifest, cubins):
+def test_the_manifest_holds_what_a_launch_needs(compiled, manifest):
     for launch in launches(manifest):
-        packed = (cubins / launch["file"]).read_bytes()
+        packed = (compiled.cubins / launch["file"]).read_bytes()
         assert hashlib.sha256(packed).hexdigest() == launch["sha256"]
         assert launch["symbol"].encode() in zlib.decompress(packed)
         assert not [kind for kind in launch["arguments"] if kind == "constexpr"]
         tiles = [kind for kind in launch["arguments"] if kind.startswith("tensordesc<")]
         assert len(launch["descriptors"]) == len(tiles)
-    for launch in manifest["kernels"]["80"].values():
-        assert launch["descriptors"] == []
+        assert compiled.arch >= 90 or launch["descriptors"] == []
 
 
-def test_the_binaries_of_three_targets_take_less_than_40_mb(cubins):
-    assert sum(path.stat().st_size for path in cubins.rglob("*")) < 40e6
+def test_the_binaries_of_three_targets_take_less_than_40_mb(compiled):
+    sizes = [path.stat().st_size for path in compiled.cubins.rglob("*")]
+    assert sum(sizes) < 40e6 / len(aot.ARCHS)
+
+
+@pytest.mark.slow
+def test_the_command_compiles_for_many_targets(tmp_path):
+    """As `make wheel` calls it; in the order of the targets."""
+    program = "from aefast import aot; aot.OPS = 'sparsity',; aot.main()"
+    targets = ["--archs", "100", "80", "--cubins", str(tmp_path), "--json", f"{tmp_path}.json"]
+    run("-c", program, *targets)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert list(manifest["kernels"]) == ["80", "100"]
+    report = json.loads(tmp_path.with_suffix(".json").read_text())
+    assert {b["op"] for b in report} == {"sparsity"}
+    assert [b["variant"] for b in report] == [
+        variant.name for arch in (80, 100) for variant in aot.variants("sparsity", arch)
+    ]
 
 
 COMPILED_AGAIN = """
-from aefast import aot
+from aefast import aot, backend
 
 names = [variant.name for variant in aot.variants("gibbs", 100)]
 product = next(index for index, name in enumerate(names) if name.startswith("half_step"))
@@ -102,6 +126,7 @@ with aot.workers(1) as pool:
 """
 
 
+@pytest.mark.slow
 def test_binaries_that_are_made_again_are_the_same(tmp_path, monkeypatch):
     """Where Triton has kept nothing; a kernel whose registers were else numbered by address."""
     if ctypes.CDLL(None).personality(0xFFFFFFFF) == -1:
@@ -172,7 +197,7 @@ def test_on_chip_memory_suffices(binaries):
 
 def test_products_run_on_the_tensor_cores(binaries):
     products = [b for b in binaries if b["tensor_cores"]]
-    assert {b["arch"] for b in products} == set(aot.ARCHS)
+    assert products
     wrong = [b for b in products if b["instructions"] != [TENSOR_CORES[b["arch"]]]]
     assert described(wrong) == []
 
@@ -244,7 +269,7 @@ print(len(keys), len(names))
 """
 
 
-@pytest.mark.parametrize("arch", aot.ARCHS)
+@pytest.mark.parametrize("arch", ARCHS)
 def test_batch_sizes_and_seeds_share_binaries(arch):
     """Triton's own cache keys: one a variant, and exactly what was compiled ahead of time."""
     keys, names = map(int, run("-c", SPECIALIZATIONS, str(arch)).split())
@@ -257,3 +282,50 @@ def test_batch_sizes_and_seeds_share_binaries(arch):
     # gradients are a kernel each, and so are soft thresholding, its gradient and the rest of a step
     # of sparse coding. Sums of columns, of their magnitudes, the divergence of the sums, the sign.
     assert names <= 33
+
+
+# Launches a layer's output through Triton, makes its binary ours, and launches it again.
+EVERY_OP = """
+import itertools, pathlib
+
+import triton
+
+from aefast import cubins
+from aefast.ops.shared import triton as shared
+from tests.ahead_of_time import SMALL_BATCH
+from tests.every_launch import launch_every_op
+
+cubins.FOLDER = pathlib.Path(sys.argv[2])
+triton.knobs.compilation.disable_line_info = True  # as ahead of time: nothing is compiled anew
+
+
+def launch(variant, programs, *arguments):
+    variant.launch_jit(programs, *arguments)
+    assert cubins.launch(variant.name, torch.device("cuda", 0), programs, arguments), variant.name
+
+
+shared.Variant.launch = launch
+if sys.argv[3] == "True":
+    cases = itertools.product(("highest", "high"), (50, 4096))
+else:
+    cases = [("highest", SMALL_BATCH)]
+for precision, batch in cases:
+    torch.set_float32_matmul_precision(precision)
+    launch_every_op([batch])
+"""
+
+
+@needs_stub
+def test_every_ops_binaries_are_launched_as_triton_launches_its_own(compiled, tmp_path):
+    """Triton's launcher runs on the same stub: the driver is asked for the same, to the byte.
+
+    Of the binary itself only the name is compared: sm_100's are not the same in every process.
+    """
+    program, arguments = cuda_stub.GPU + EVERY_OP, (compiled.cubins, compiled.every)
+    recording = cuda_stub.build(tmp_path).run(program, compiled.arch, *arguments, version=12080)
+    launches = [launch | {"image": None} for launch in recording.launches]
+    assert launches[1::2] == launches[::2]
+    assert len({launch["function"] for launch in launches}) > 15
+    assert {launch["stream"] for launch in launches} == {77}
+    encoded = recording.named("cuTensorMapEncodeTiled")
+    assert bool(encoded) == (compiled.arch >= 90)

@@ -14,7 +14,7 @@ import torch
 
 pytest.importorskip("triton")
 
-from aefast import aot, backend, cubins
+from aefast import backend, cubins
 from aefast.ops.shared import triton as shared
 from aefast.ops.sparsity import triton as sparsity
 from tests import cuda_stub
@@ -512,50 +512,6 @@ def test_a_binary_that_does_not_load_is_left_to_triton_with_one_warning(stub, fo
     assert recording.errors.count("RuntimeWarning") == 1
     assert "sm_90/kernel.cubin.z is not used: CudaLoadError" in recording.errors
     assert "CUDA_ERROR_NO_BINARY_FOR_GPU" in recording.errors
-
-
-# Launches a layer's output through Triton, makes its binary ours, and launches it again.
-EVERY_OP = """
-import pathlib
-
-import triton
-
-from aefast import cubins
-from aefast.ops.shared import triton as shared
-from tests.every_launch import launch_every_op
-
-cubins.FOLDER = pathlib.Path(sys.argv[2])
-triton.knobs.compilation.disable_line_info = True  # as ahead of time: nothing is compiled anew
-
-
-def launch(variant, programs, *arguments):
-    variant.launch_jit(programs, *arguments)
-    assert cubins.launch(variant.name, torch.device("cuda", 0), programs, arguments), variant.name
-
-
-shared.Variant.launch = launch
-for precision in ("highest", "high"):
-    torch.set_float32_matmul_precision(precision)
-    launch_every_op([50, 4096])
-"""
-
-
-@pytest.mark.parametrize("arch", aot.ARCHS)
-def test_every_ops_binaries_are_launched_as_triton_launches_its_own(
-    arch, stub, ahead_of_time_report
-):
-    """Triton's launcher runs on the same stub: the driver is asked for the same, to the byte.
-
-    Of the binary itself only the name is compared: sm_100's are not the same in every process.
-    """
-    folder = ahead_of_time_report.parent / "cubins"
-    recording = stub.run(cuda_stub.GPU + EVERY_OP, arch, folder, version=12080)
-    launches = [launch | {"image": None} for launch in recording.launches]
-    assert launches[1::2] == launches[::2]
-    assert len({launch["function"] for launch in launches}) > 15
-    assert {launch["stream"] for launch in launches} == {77}
-    encoded = recording.named("cuTensorMapEncodeTiled")
-    assert bool(encoded) == (arch >= 90)
 
 
 @pytest.fixture

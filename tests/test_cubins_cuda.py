@@ -20,7 +20,7 @@ def forget():
 
 
 @pytest.fixture
-def launched(ahead_of_time_report, monkeypatch):
+def launched(compile_ahead, monkeypatch):
     """The names of what was launched ready made, with the binaries in place."""
     names = []
 
@@ -31,7 +31,8 @@ def launched(ahead_of_time_report, monkeypatch):
         return served
 
     launch_ready_made = cubins.launch
-    monkeypatch.setattr(cubins, "FOLDER", ahead_of_time_report.parent / "cubins")
+    compiled = compile_ahead(int(cubins.architecture(CAPABILITY)), every=True)
+    monkeypatch.setattr(cubins, "FOLDER", compiled.cubins)
     monkeypatch.setattr(cubins, "launch", launch)
     forget()
     yield names

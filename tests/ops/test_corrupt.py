@@ -11,13 +11,18 @@ from aefast import random
 from aefast.functional import corrupt
 from aefast.ops.corrupt import KINDS, STEPS, eager
 from tests.accuracy import assert_as_accurate_as_torch
-from tests.places import is_interpreted
+from tests.places import is_interpreted, not_interpreted
 
 BIT_KINDS = ["masking", "salt_and_pepper"]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 # Rows that are no multiple of anything, one longer than a task, a vector and a scalar.
 SHAPES = [(), (7,), (1, 1), (5, 3), (0, 4), (4, 0), (3, 5, 7), (13, 129), (1, 5000), (2, 20011)]
 SMALL_SHAPES = [shape for shape in SHAPES if math.prod(shape) < 6000]
+
+
+FEW_INTERPRETED = pytest.mark.interpreted(
+    shape=[(), (0, 4), (4, 0), (3, 5, 7)], dtype=[torch.float32]
+)
 
 
 def definition(x, kind, level, seed, **keywords):
@@ -32,6 +37,8 @@ def equal(a, b):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("kind", BIT_KINDS)
+@FEW_INTERPRETED
+@pytest.mark.interpreted(shape=[(13, 129)])
 def test_masking_and_salt_and_pepper_give_the_definitions_bits(kernel_place, kind, shape, dtype):
     x = torch.randn(shape, device=kernel_place, dtype=dtype)
     keywords = {"low": -0.3, "high": 0.7, "row_offset": 11}
@@ -41,6 +48,8 @@ def test_masking_and_salt_and_pepper_give_the_definitions_bits(kernel_place, kin
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
+@FEW_INTERPRETED
+@pytest.mark.interpreted(shape=[(13, 129)])
 def test_gaussian_is_as_accurate_as_torchs_float32(kernel_place, shape, dtype):
     x = torch.randn(shape, device=kernel_place, dtype=dtype)
     columns = shape[-1] if shape else 1
@@ -113,6 +122,7 @@ def test_a_batch_split_by_row_offset_draws_what_one_process_would(place, kind):
 
 @pytest.mark.parametrize("shape", [(700, 65), (2, 50000)])
 @pytest.mark.parametrize("kind", KINDS)
+@not_interpreted
 def test_one_and_two_threads_give_the_same_bits(kernel_place, kind, shape, threads):
     if is_interpreted(kernel_place):
         shape = (20, 65)
@@ -137,6 +147,7 @@ def test_every_instruction_set_gives_the_same_numbers(kind, isa, instruction_set
         assert torch.equal(corrupted, expected)
 
 
+@not_interpreted
 def test_the_generator_governs_where_no_seed_is_given(place):
     x = torch.ones(20, 30, device=place)
     torch.manual_seed(3)
@@ -169,6 +180,7 @@ def test_expanded_gradient(kernel_place, kind):
     assert torch.equal(x.grad, expected)
 
 
+@not_interpreted
 def test_second_order_gradient_passes_through_the_mask(place):
     x = torch.randn(4, 9, device=place, requires_grad=True)
     corrupted = corrupt(x, "masking", 0.5, seed=2)
@@ -186,6 +198,7 @@ def test_gradcheck_and_gradgradcheck_in_float64(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@not_interpreted
 def test_opcheck(place, kind):
     x = torch.randn(4, 9, device=place, requires_grad=True)
     arguments = x, kind, 0.4, 0.0, 1.0, torch.tensor(5), 0, STEPS[kind]
@@ -193,6 +206,7 @@ def test_opcheck(place, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@not_interpreted
 def test_torch_compile_in_one_graph_gives_the_same(kernel_place, kind):
     x = torch.randn(6, 9, device=kernel_place, requires_grad=True)
     compiled = torch.compile(
@@ -217,6 +231,7 @@ def test_a_compiled_call_draws_anew_each_time():
     assert torch.equal(compiled(x), first)
 
 
+@not_interpreted
 def test_one_compiled_graph_serves_every_batch_size(kernel_place):
     compiled = torch.compile(
         lambda x: corrupt(x, "masking", 0.5, seed=3), fullgraph=True, backend="aot_eager"
@@ -238,6 +253,7 @@ def test_torch_export():
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@not_interpreted
 def test_torch_func_grad(place, kind):
     x = torch.randn(4, 6, device=place)
     gradient = torch.func.grad(lambda x: corrupt(x, kind, 0.5, seed=3, low=2.0).square().sum())(x)
@@ -246,12 +262,14 @@ def test_torch_func_grad(place, kind):
     torch.testing.assert_close(gradient, 2 * corrupted * passed)
 
 
+@not_interpreted
 def test_torch_func_vmap_runs_the_definition_on_each_sample(place):
     x = torch.randn(3, 4, 6, device=place)
     batched = torch.func.vmap(lambda x: corrupt(x, "masking", 0.5, seed=3))(x)
     assert torch.equal(batched, torch.stack([corrupt(s, "masking", 0.5, seed=3) for s in x]))
 
 
+@not_interpreted
 def test_batched_gradients(kernel_place):
     x = torch.randn(4, 6, device=kernel_place, requires_grad=True)
     corrupted = corrupt(x, "masking", 0.5, seed=3)
@@ -263,6 +281,7 @@ def test_batched_gradients(kernel_place):
     assert torch.equal(batched, torch.stack(expected))
 
 
+@pytest.mark.slow
 def test_more_than_two_to_the_31_elements():
     """The last rows, whose offsets need 64 bits. The input's rows are one row, 0 apart."""
     rows, columns = 36_000, 60_000

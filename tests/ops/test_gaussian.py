@@ -15,12 +15,25 @@ from tests.accuracy import (
     assert_as_accurate_as_torch,
     assert_as_accurate_as_torch_on_average,
 )
-from tests.places import is_interpreted
+from tests.places import is_interpreted, not_interpreted
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 # Rows that are no multiple of anything, one longer than a task, a vector and a scalar.
 SHAPES = [(), (7,), (1, 1), (5, 3), (0, 4), (4, 0), (3, 5, 7), (2, 3, 4, 8), (13, 129), (2, 5000)]
 ROW_SHAPES = [shape for shape in SHAPES if shape]
+FEW_INTERPRETED = pytest.mark.interpreted(
+    shape=[(), (1, 1), (0, 4), (4, 0), (2, 3, 4, 8)], dtype=[torch.float32]
+)
+VIEWS = {
+    "transposed": lambda x: x.t(),
+    "sliced": lambda x: x[::2, 3:20],
+    "every third column": lambda x: x[:, ::3],
+    "one row": lambda x: x[:1].expand(5, 37),
+    "one column": lambda x: x[:, :1].expand(24, 8),
+    "one more dimension": lambda x: x.t()[None],
+    "expanded": lambda x: x.expand(3, 24, 37),
+    "permuted": lambda x: x.unflatten(0, (2, 3, 4)).transpose(0, 2),
+}
 
 
 def code(shape, dtype=torch.float32, device="cpu", **keywords):
@@ -58,6 +71,8 @@ def textbook_kl(mean, log_var):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
+@FEW_INTERPRETED
+@pytest.mark.interpreted(shape=[(13, 129)])
 def test_samples_and_gradients_are_as_accurate_as_torchs(kernel_place, shape, dtype):
     mean, log_var = code(shape, dtype, kernel_place)
     gradient = torch.randn(shape, device=kernel_place).to(dtype)
@@ -81,6 +96,8 @@ def test_samples_and_gradients_are_as_accurate_as_torchs(kernel_place, shape, dt
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", ROW_SHAPES)
+@FEW_INTERPRETED
+@pytest.mark.interpreted(shape=[(13, 129)])
 def test_divergences_and_gradients_are_as_accurate_as_torchs(kernel_place, shape, dtype):
     mean, log_var = code(shape, dtype, kernel_place)
     gradient = torch.randn(shape[:-1], device=kernel_place).to(dtype)
@@ -137,26 +154,17 @@ def test_the_noise_is_the_random_modules(place):
     torch.testing.assert_close(found, expected, rtol=0, atol=2**-20)
 
 
-def test_any_strides_give_the_same_result(kernel_place):
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.interpreted(view=["sliced", "one column"])
+def test_any_strides_give_the_same_result(kernel_place, view):
     base, other = torch.randn(24, 37, device=kernel_place), torch.randn(24, 37, device=kernel_place)
-    views = (
-        lambda x: x.t(),
-        lambda x: x[::2, 3:20],
-        lambda x: x[:, ::3],
-        lambda x: x[:1].expand(5, 37),
-        lambda x: x[:, :1].expand(24, 8),
-        lambda x: x.t()[None],
-        lambda x: x.expand(3, 24, 37),
-        lambda x: x.unflatten(0, (2, 3, 4)).transpose(0, 2),
-    )
-    for view in views:
-        mean, log_var = view(base), view(other)
-        dense = mean.contiguous(), log_var.contiguous()
-        for function in (lambda m, v: reparameterize(m, v, seed=3), gaussian_kl):
-            found = gradients(function, mean, log_var)
-            expected = gradients(function, *dense)
-            for a, b in zip(found, expected, strict=True):
-                assert torch.equal(a, b)
+    mean, log_var = VIEWS[view](base), VIEWS[view](other)
+    dense = mean.contiguous(), log_var.contiguous()
+    for function in (lambda m, v: reparameterize(m, v, seed=3), gaussian_kl):
+        found = gradients(function, mean, log_var)
+        expected = gradients(function, *dense)
+        for a, b in zip(found, expected, strict=True):
+            assert torch.equal(a, b)
 
 
 def test_inputs_that_differ_in_strides(kernel_place):
@@ -207,6 +215,7 @@ def test_a_batch_split_by_row_offset_draws_what_one_process_would(place):
 
 
 @pytest.mark.parametrize("shape", [(700, 65), (2, 50000), (9000, 3)])
+@not_interpreted
 def test_one_and_two_threads_give_the_same_bits(kernel_place, shape, threads):
     if is_interpreted(kernel_place):
         shape = (20, 65)
@@ -244,6 +253,7 @@ def assert_rows_alone_give_the_batchs_bits(mean, log_var):
 
 
 @pytest.mark.parametrize("columns", [1, 3, 10, 65])
+@pytest.mark.interpreted(columns=[3])
 def test_a_divergence_does_not_depend_on_the_rows_beside_it(kernel_place, columns):
     rows = 12 if is_interpreted(kernel_place) else 64
     assert_rows_alone_give_the_batchs_bits(*code((rows, columns), device=kernel_place))
@@ -272,6 +282,7 @@ def test_every_instruction_set_is_as_accurate_as_torch(isa, dtype, instruction_s
     assert_as_accurate_as_torch(divergence, same_dtype, reference)
 
 
+@not_interpreted
 def test_the_generator_governs_where_no_seed_is_given(place):
     mean, log_var = code((20, 30), device=place)
     torch.manual_seed(3)
@@ -286,6 +297,7 @@ def test_the_generator_governs_where_no_seed_is_given(place):
 
 
 @pytest.mark.parametrize("needed", [(True, False), (False, True)])
+@not_interpreted
 def test_one_input_alone_may_need_its_gradient(kernel_place, needed):
     inputs = code((5, 6), device=kernel_place)
     for function in (lambda m, v: reparameterize(m, v, seed=6), gaussian_kl):
@@ -296,6 +308,7 @@ def test_one_input_alone_may_need_its_gradient(kernel_place, needed):
             assert torch.equal(leaf.grad, gradient) if need else leaf.grad is None
 
 
+@not_interpreted
 def test_sparse_and_expanded_gradients(kernel_place):
     mean, log_var = code((9, 37), device=kernel_place)
     for function in (lambda m, v: reparameterize(m, v, seed=6), gaussian_kl):
@@ -342,6 +355,7 @@ def test_gradcheck_and_gradgradcheck_in_float64():
         assert gradgradcheck(function, inputs)
 
 
+@not_interpreted
 def test_opcheck(place):
     mean, log_var = code((4, 9), device=place, requires_grad=True)
     ops = torch.ops.aefast
@@ -354,6 +368,7 @@ def loss(mean, log_var, seed=5):
     return (reparameterize(mean, log_var, seed=seed) ** 2).sum(-1) + gaussian_kl(mean, log_var)
 
 
+@not_interpreted
 def test_torch_compile_in_one_graph_gives_the_same(kernel_place):
     inputs = code((6, 9), device=kernel_place)
     torch.compiler.reset()
@@ -373,6 +388,7 @@ def test_a_compiled_call_draws_anew_each_time():
     assert torch.equal(compiled(mean, log_var), first)
 
 
+@not_interpreted
 def test_one_compiled_graph_serves_every_batch_size(kernel_place):
     torch.compiler.reset()
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager", dynamic=True)
@@ -391,6 +407,7 @@ def test_torch_export():
     torch.testing.assert_close(exported.module()(*inputs), loss(*inputs))
 
 
+@not_interpreted
 def test_torch_func_grad(place):
     inputs = code((4, 6), device=place)
     found = torch.func.grad(lambda m, v: loss(m, v).sum(), argnums=(0, 1))(*inputs)
@@ -398,6 +415,7 @@ def test_torch_func_grad(place):
         torch.testing.assert_close(a, b)
 
 
+@not_interpreted
 def test_torch_func_vmap_runs_the_definition_on_each_sample(place):
     mean, log_var = code((3, 4, 6), device=place)
     batched = torch.func.vmap(loss)(mean, log_var)
@@ -407,6 +425,7 @@ def test_torch_func_vmap_runs_the_definition_on_each_sample(place):
     torch.testing.assert_close(shared, torch.stack([loss(m, log_var[0]) for m in mean]))
 
 
+@not_interpreted
 def test_batched_gradients(kernel_place):
     inputs = code((4, 6), device=kernel_place, requires_grad=True)
     batch = torch.randn(5, 4, device=kernel_place)
@@ -417,6 +436,7 @@ def test_batched_gradients(kernel_place):
         torch.testing.assert_close(a, b)
 
 
+@not_interpreted
 def test_forward_mode_differentiation_runs_the_definition(kernel_place):
     inputs = code((4, 6), device=kernel_place)
     tangents = code((4, 6), device=kernel_place)
@@ -427,6 +447,7 @@ def test_forward_mode_differentiation_runs_the_definition(kernel_place):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@not_interpreted
 def test_autocast_leaves_samples_alone(kernel_place, dtype):
     inputs = code((4, 6), dtype, kernel_place)
     expected = gradients(lambda m, v: reparameterize(m, v, seed=5), *inputs)
@@ -438,6 +459,7 @@ def test_autocast_leaves_samples_alone(kernel_place, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@not_interpreted
 def test_under_autocast_a_divergence_is_a_float32_as_torchs_losses_are(place, dtype):
     inputs = code((4, 6), dtype, place)
     expected = gradients(gaussian_kl, *(x.float() for x in inputs))
@@ -451,6 +473,7 @@ def test_under_autocast_a_divergence_is_a_float32_as_torchs_losses_are(place, dt
         assert torch.equal(a, b.to(dtype))
 
 
+@not_interpreted
 def test_autocast_promotes_a_pair_of_two_dtypes(place):
     mean, log_var = code((4, 6), device=place)
     mean = mean.to(torch.bfloat16)
@@ -465,6 +488,7 @@ def test_autocast_promotes_a_pair_of_two_dtypes(place):
             function(mean, log_var)
 
 
+@pytest.mark.slow
 def test_more_than_two_to_the_31_elements():
     """The last rows, whose offsets need 64 bits. The inputs' rows are one row, 0 apart."""
     rows, columns = 36_000, 60_000

@@ -12,7 +12,7 @@ from aefast.backend import select
 from aefast.functional import contrastive_divergence, free_energy, gibbs
 from aefast.ops.gibbs import eager
 from aefast.ops.gibbs.settings import Machine
-from tests.places import is_interpreted
+from tests.places import is_interpreted, not_interpreted
 
 
 def machine(place, visible, hidden, scale=1.0, log_var=False):
@@ -78,6 +78,7 @@ def test_a_long_run_visits_every_state_as_often_as_its_probability_says(place, b
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (7, 5, 3), (40, 33, 70), (65, 130, 47)], ids=str)
 @pytest.mark.parametrize("kind", ["bernoulli", "gaussian"])
+@pytest.mark.interpreted(shape=[(7, 5, 3)])
 def test_every_backend_draws_the_definitions_states(kernel_place, shape, kind):
     batch, visible, hidden = shape
     if is_interpreted(kernel_place) and batch > 40:
@@ -105,6 +106,7 @@ def test_every_instruction_set(instruction_set, isa):
 
 
 @pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.interpreted(grey=[True])
 def test_probabilities_are_as_accurate_as_torchs(kernel_place, grey):
     size = (20, 90, 70) if is_interpreted(kernel_place) else (100, 300, 200)
     batch, units, hidden = size
@@ -135,6 +137,7 @@ def test_on_a_cpu_probabilities_are_more_accurate_than_torchs(instruction_set, i
 
 
 @pytest.mark.parametrize(("precision", "bits"), [("high", 16), ("medium", 8)])
+@pytest.mark.interpreted(precision=["high"])
 def test_lower_precisions_round_the_weight_alone(kernel_place, matmul_precision, precision, bits):
     """A binary state is exact at any of them."""
     matmul_precision(precision)
@@ -151,6 +154,7 @@ def test_lower_precisions_round_the_weight_alone(kernel_place, matmul_precision,
 @pytest.mark.filterwarnings("ignore:invalid value encountered")  # the interpreter's
 @pytest.mark.parametrize("grey", [False, True])
 @pytest.mark.parametrize("special", [math.nan, math.inf, -math.inf])
+@pytest.mark.interpreted(special=[math.nan], grey=[True])
 def test_weights_that_are_not_finite_give_the_definitions_probabilities(
     kernel_place, special, grey
 ):
@@ -182,6 +186,7 @@ def test_the_states_belong_to_the_probabilities(place):
         assert torch.equal(state, (drawn < probability).float())
 
 
+@not_interpreted
 def test_splitting_a_batch_changes_nothing(place):
     parts = machine(place, 9, 7)
     start = states(11, 9, place)
@@ -193,6 +198,7 @@ def test_splitting_a_batch_changes_nothing(place):
     assert torch.equal(torch.cat([half.visible for half in halves]), whole)
 
 
+@not_interpreted
 def test_splitting_a_batch_of_which_some_rows_are_grey_changes_nothing(place):
     """Binary rows and others take products of their own, each row by itself."""
     parts = machine(place, 70, 40)
@@ -275,6 +281,7 @@ def test_gaussian_units_have_their_mean_and_variance(place):
     assert ((sample.var(0) / variance - 1).abs() < 4 * math.sqrt(2 / 20000)).all()
 
 
+@not_interpreted
 def test_the_arguments_are_left_as_they_were(place):
     parts, start = machine(place, 9, 7), states(5, 9, place)
     before = [part.clone() for part in (start, *parts)]
@@ -320,6 +327,7 @@ def test_free_energy_is_differentiated_twice(kind):
 
 
 @pytest.mark.parametrize("persistent", [False, True])
+@pytest.mark.interpreted(persistent=[True])
 def test_the_gradient_is_the_difference_of_both_phases(place, persistent):
     parts = [part.requires_grad_() for part in machine(place, 9, 7)]
     weight, _, hidden_bias = parts
@@ -344,6 +352,7 @@ def test_the_gradient_is_the_difference_of_both_phases(place, persistent):
 
 @pytest.mark.parametrize("grey", [False, True])
 @pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.interpreted(grey=[True], biased=[True])
 def test_the_fused_gradient_is_the_free_energies(kernel_place, grey, biased):
     """Over more than a word of bits a side; by autograd through the definition's free energy."""
     if is_interpreted(kernel_place) and not grey:
@@ -363,6 +372,7 @@ def test_the_fused_gradient_is_the_free_energies(kernel_place, grey, biased):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
+@not_interpreted
 def test_a_second_backward_makes_the_gradients_anew(place):
     parts = [part.requires_grad_() for part in machine(place, 9, 7)]
     loss, _ = contrastive_divergence(states(12, 9, place), *parts, seed=6)
@@ -371,6 +381,7 @@ def test_a_second_backward_makes_the_gradients_anew(place):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
+@not_interpreted
 def test_only_what_needs_a_gradient_gets_one(place):
     weight, visible_bias, hidden_bias = machine(place, 9, 7)
     visible_bias.requires_grad_()
@@ -383,6 +394,7 @@ def test_only_what_needs_a_gradient_gets_one(place):
         assert not contrastive_divergence(data, weight, visible_bias, None)[0].requires_grad
 
 
+@not_interpreted
 def test_contrastive_divergence_is_differentiated_twice(place):
     """With the chain's end held still, as the first derivative has it."""
     parts = [part.requires_grad_() for part in machine(place, 5, 4)]
@@ -438,6 +450,7 @@ def test_empty_machines_and_batches(place, shape):
 
 
 @pytest.mark.parametrize("leading", [(), (3,), (2, 3)], ids=str)
+@pytest.mark.interpreted(leading=[(2, 3)])
 def test_any_leading_dimensions(place, leading):
     parts = machine(place, 6, 4)
     start = (torch.rand(*leading, 6, device=place) < 0.5).float()

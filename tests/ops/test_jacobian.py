@@ -16,7 +16,7 @@ from aefast.ops.jacobian import eager, kernels, rows
 from aefast.ops.jacobian.settings import Layer
 from aefast.ops.linear_act import ACTIVATIONS
 from tests.accuracy import assert_as_accurate_as_torch_on_average
-from tests.places import is_interpreted
+from tests.places import is_interpreted, not_interpreted
 
 # The widths of x and of every layer: narrowing, widening, and both; one to four layers.
 ENCODERS = [
@@ -36,6 +36,10 @@ OPTIONS = {
     "hessian": {"hessian_noise": 0.3, "hessian_weight": 0.7},
     "both": {"method": "hutchinson", "probes": 2, "hessian_noise": 0.3},
 }
+SOME_OPTIONS = [
+    pytest.param(options, id=name, marks=[pytest.mark.slow] * (name in ("hutchinson", "hessian")))
+    for name, options in OPTIONS.items()
+]
 
 
 @pytest.fixture
@@ -100,6 +104,8 @@ def skip_when_interpreted(place, skipped):
 
 @pytest.mark.parametrize("widths", ENCODERS, ids=str)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.interpreted(widths=[(13, 7)], options=[OPTIONS["exact"]])
+@pytest.mark.interpreted(widths=[(20, 13, 7)], options=[OPTIONS["exact"], OPTIONS["both"]])
 def test_penalty_code_and_gradients_are_as_accurate_as_torchs(
     kernel_place, small_panels, widths, options
 ):
@@ -111,11 +117,13 @@ def test_penalty_code_and_gradients_are_as_accurate_as_torchs(
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("widths", [(9, 7), (9, 7, 6)], ids=str)
+@pytest.mark.interpreted(activation=["sigmoid", "gelu"])
 def test_every_activation(kernel_place, activation, widths):
     skip_when_interpreted(kernel_place, len(widths) > 2)
     assert_right(encoder(kernel_place, widths), activation)
 
 
+@not_interpreted
 def test_an_activation_for_each_layer(kernel_place):
     assert_right(encoder(kernel_place, (9, 7, 6)), ["gelu", "identity"])
 
@@ -136,6 +144,7 @@ def test_a_wide_first_layer_takes_its_gram_matrix_in_parts(batch):
 
 
 @pytest.mark.parametrize("method", ["exact", "hutchinson"])
+@pytest.mark.interpreted(method=["exact"])
 def test_rows_that_the_first_weight_cancels_keep_their_accuracy(kernel_place, method):
     """One direction of W_1 is 1,000 times the others, and W_2 is orthogonal to it: through the Gram
     matrix three digits would be left."""
@@ -153,6 +162,7 @@ def test_rows_that_the_first_weight_cancels_keep_their_accuracy(kernel_place, me
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.interpreted(dtype=[torch.bfloat16])
 def test_half_precisions(kernel_place, dtype):
     assert_right(encoder(kernel_place, (31, 27), 40, dtype))
 
@@ -175,7 +185,9 @@ def test_it_is_the_norm_of_what_jacrev_makes(activation, widths):
 
 @pytest.mark.parametrize("widths", [(3, 4), (3, 4, 2), (2, 3, 4)], ids=str)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-@pytest.mark.parametrize("activation", ["sigmoid", "softplus"])
+@pytest.mark.parametrize(
+    "activation", ["sigmoid", pytest.param("softplus", marks=pytest.mark.slow)]
+)
 def test_gradcheck_and_gradgradcheck_in_float64(widths, options, activation):
     parts = doubled(encoder("cpu", widths, batch=2))
     count = len(widths) - 1
@@ -191,6 +203,7 @@ def test_gradcheck_and_gradgradcheck_in_float64(widths, options, activation):
 
 
 @pytest.mark.parametrize("widths", [(9, 7), (9, 7, 6)], ids=str)
+@not_interpreted
 def test_gradients_of_gradients_are_the_definitions(kernel_place, widths):
     parts = encoder(kernel_place, widths)
 
@@ -245,6 +258,7 @@ def test_a_hook_on_an_input_runs_once():
 
 
 @pytest.mark.parametrize("magnitude", [1e3, 2e19, 1e30])
+@pytest.mark.interpreted(magnitude=[2e19])
 def test_far_from_zero_gelu_is_straight(place, magnitude):
     x = torch.full((2, 1), magnitude, device=place, requires_grad=True)
     penalty = contractive_penalty(x, torch.ones(1, 1, device=place), None, "gelu")
@@ -270,6 +284,7 @@ def test_relu_has_no_gradient_by_x(place):
 
 
 @pytest.mark.parametrize("widths", [(6, 5), (6, 8, 5)], ids=str)
+@not_interpreted
 def test_the_estimate_is_unbiased_and_its_error_is_honest(place, widths):
     """1,000 estimates of one sample: their mean within four of its own standard errors."""
     skip_when_interpreted(place, skipped=len(widths) > 2)
@@ -298,6 +313,7 @@ def test_more_probes_shrink_the_error(place):
 
 
 @pytest.mark.parametrize("options", list(OPTIONS.values())[1:], ids=list(OPTIONS)[1:])
+@not_interpreted
 def test_a_split_batch_draws_what_the_whole_one_does(place, options):
     x, weights, biases = encoder(place, (6, 5, 4), batch=7)
 
@@ -310,6 +326,7 @@ def test_a_split_batch_draws_what_the_whole_one_does(place, options):
     assert not torch.equal(penalty(x, 1), whole)
 
 
+@not_interpreted
 def test_torchs_seed_governs(place):
     x, weights, biases = encoder(place, (6, 5), batch=7)
     drawn = []
@@ -357,6 +374,7 @@ def test_any_strides(kernel_place):
 
 @pytest.mark.parametrize("leading", [(), (3,), (2, 1, 3)], ids=str)
 @pytest.mark.parametrize("widths", [(5, 4), (5, 4, 3)], ids=str)
+@not_interpreted
 def test_any_leading_dimensions(place, leading, widths):
     skip_when_interpreted(place, leading != (2, 1, 3) or len(widths) > 2)
     _, weights, biases = encoder(place, widths)
@@ -373,6 +391,7 @@ def test_any_leading_dimensions(place, leading, widths):
 
 @pytest.mark.parametrize("widths", [(5, 4), (5, 4, 3), (0, 3), (4, 0)], ids=str)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.interpreted(options=[{}])
 def test_no_rows_and_no_columns(place, widths, options):
     for batch in (0, 3):
         parts = encoder(place, [max(w, 0) for w in widths], batch) if 0 not in widths else None
@@ -389,6 +408,7 @@ def test_no_rows_and_no_columns(place, widths, options):
 
 
 @pytest.mark.parametrize("widths", [(6, 5), (6, 5, 4)], ids=str)
+@not_interpreted
 def test_only_the_gradients_asked_for_are_made(place, widths):
     skip_when_interpreted(place, len(widths) > 2)
     parts = encoder(place, widths)
@@ -423,6 +443,7 @@ def test_without_biases(kernel_place):
     torch.testing.assert_close(found, contractive_penalty(x, weights, None))
 
 
+@not_interpreted
 def test_the_incoming_gradient_may_come_twice(place):
     parts = encoder(place, (9, 7, 6))
     penalty = contractive_penalty(*parts)
@@ -432,6 +453,7 @@ def test_the_incoming_gradient_may_come_twice(place):
         torch.testing.assert_close(b, -3 * a)
 
 
+@not_interpreted
 def test_a_code_changed_in_place_is_noticed(kernel_place):
     parts = encoder(kernel_place, (9, 7))
     penalty, code = contractive_penalty(*parts, return_code=True)
@@ -441,6 +463,7 @@ def test_a_code_changed_in_place_is_noticed(kernel_place):
         penalty.sum().backward()
 
 
+@not_interpreted
 def test_the_codes_gradient_alone(place):
     parts = encoder(place, (9, 7, 6))
     _, code = contractive_penalty(*parts, return_code=True)
@@ -463,8 +486,8 @@ def test_backward_runs_where_forward_did():
 
 
 @pytest.mark.parametrize("widths", [(9, 7), (9, 7, 6)], ids=str)
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-@pytest.mark.parametrize("bias", ["all", "the first", "none"])
+@pytest.mark.parametrize("options", SOME_OPTIONS)
+@pytest.mark.parametrize("bias", ["all", "the first", pytest.param("none", marks=pytest.mark.slow)])
 def test_compiled_in_one_graph(widths, options, bias):
     parts = encoder("cpu", widths)
     if bias == "none":
@@ -491,7 +514,7 @@ def test_compiled_in_one_graph(widths, options, bias):
 
 @pytest.mark.parametrize("name", ["cpp", "eager"])
 @pytest.mark.parametrize("widths", [(9, 7), (9, 7, 6)], ids=str)
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("options", SOME_OPTIONS)
 def test_opcheck(name, widths, options):
     x, weights, biases = encoder("cpu", widths)
     probes = options.get("probes", 0)
@@ -524,6 +547,7 @@ def test_the_registered_op_is_differentiated_twice_under_a_dispatch_mode():
         torch.testing.assert_close(found, expected)
 
 
+@not_interpreted
 def test_under_torch_func_and_batched_gradients(kernel_place):
     x, weights, biases = (part for part in encoder(kernel_place, (6, 5)))
     weight, bias = weights[0].detach(), biases[0].detach()

@@ -9,7 +9,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from aefast.functional import linear_act
 from aefast.ops.linear_act import ACTIVATIONS, FROM_PREACTIVATION, eager
 from tests.accuracy import assert_as_accurate_as_torch
-from tests.places import is_interpreted
+from tests.places import is_interpreted, not_interpreted
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 # (batch, inputs, outputs): ones, primes, multiples, long sums, wide and tall.
@@ -45,6 +45,8 @@ def assert_right(tensors, activation, gradient):
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.interpreted(activation=["sigmoid"], shape=SHAPES[1:4])
+@pytest.mark.interpreted(activation=ACTIVATIONS, shape=SHAPES[1:2])
 def test_output_and_gradients_are_as_accurate_as_torchs(kernel_place, activation, shape):
     tensors = layer(kernel_place, *shape)
     assert_right(tensors, activation, torch.randn(shape[0], shape[2], device=kernel_place))
@@ -52,12 +54,14 @@ def test_output_and_gradients_are_as_accurate_as_torchs(kernel_place, activation
 
 @pytest.mark.parametrize("dtype", DTYPES[1:])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.interpreted(activation=["identity", "gelu"], dtype=[torch.bfloat16])
 def test_half_precisions(kernel_place, activation, dtype):
     tensors = layer(kernel_place, 33, 47, 31, dtype)
     assert_right(tensors, activation, torch.randn(33, 31, device=kernel_place))
 
 
 @pytest.mark.parametrize("activation", ["identity", "sigmoid", "gelu"])
+@pytest.mark.interpreted(activation=["gelu"])
 def test_without_bias(kernel_place, activation):
     tensors = layer(kernel_place, 9, 20, 11, bias=False)
     assert_right(tensors, activation, torch.randn(9, 11, device=kernel_place))
@@ -89,8 +93,8 @@ def test_lower_precisions_stay_within_their_split(instruction_set, isa, level, t
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_activations_over_the_whole_range(kernel_place, activation):
     """Also far out, where an exponential under- or overflows."""
-    points = 61 if is_interpreted(kernel_place) else 3001
-    z = torch.cat([torch.linspace(-150, 150, points), torch.logspace(-30, 30, 61)])
+    points, powers = (21, 11) if is_interpreted(kernel_place) else (3001, 61)
+    z = torch.cat([torch.linspace(-150, 150, points), torch.logspace(-30, 30, powers)])
     z = torch.cat([z, -z]).reshape(1, -1)
     x = z.to(kernel_place).t().contiguous().requires_grad_()
     weight = torch.ones(1, 1, device=kernel_place, requires_grad=True)
@@ -113,6 +117,7 @@ def test_nan_and_infinity_come_out_as_the_definitions_do_in_float64(kernel_place
 
 @pytest.mark.parametrize("activation", ["sigmoid", "gelu"])
 @pytest.mark.parametrize("shape", [(0, 4, 3), (4, 0, 3), (4, 3, 0)], ids=str)
+@pytest.mark.interpreted(activation=["gelu"])
 def test_empty_tensors(place, activation, shape):
     tensors = layer(place, *shape)
     gradient = torch.randn(shape[0], shape[2], device=place)
@@ -131,6 +136,7 @@ def test_any_leading_dimensions(place, leading):
 
 
 @pytest.mark.parametrize("activation", ["identity", "sigmoid", "silu"])
+@pytest.mark.interpreted(activation=["silu"])
 def test_any_strides_of_inputs_and_gradient(kernel_place, activation):
     wide = torch.randn(40, 60, device=kernel_place)
     x = wide.t()[::2, 5:18].detach().requires_grad_()
@@ -158,6 +164,7 @@ def test_views_that_negate_lazily_are_read_negated(kernel_place):
     torch.testing.assert_close(grad, expected[1])
 
 
+@not_interpreted
 def test_an_incoming_gradient_that_requires_a_gradient(kernel_place):
     tensors = layer(kernel_place, 6, 4, 5)
     gradient = torch.randn(6, 5, device=kernel_place, requires_grad=True)
@@ -168,6 +175,7 @@ def test_an_incoming_gradient_that_requires_a_gradient(kernel_place):
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
+@not_interpreted
 def test_second_order_gradients(kernel_place, activation):
     """A contractive loss: the squared gradient by x, differentiated again by every input."""
 
@@ -204,6 +212,7 @@ def test_gradcheck_and_gradgradcheck_in_float64(activation):
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "gelu"])
+@not_interpreted
 def test_only_the_gradients_asked_for_are_made(place, activation):
     for needed in range(3):
         tensors = [t.detach() for t in layer(place, 6, 4, 5)]
@@ -213,6 +222,7 @@ def test_only_the_gradients_asked_for_are_made(place, activation):
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "gelu"])
+@not_interpreted
 def test_one_and_two_threads_give_the_same_bits(kernel_place, activation, threads):
     shape = (40, 30, 20) if is_interpreted(kernel_place) else (500, 130, 190)
     tensors = layer(kernel_place, *shape)
@@ -225,13 +235,15 @@ def test_one_and_two_threads_give_the_same_bits(kernel_place, activation, thread
             assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("activation", ["identity", "sigmoid", "gelu"])
+@pytest.mark.parametrize("activation", ["sigmoid", "gelu"])
+@not_interpreted
 def test_opcheck(place, activation):
     tensors = layer(place, 6, 4, 5)
     torch.library.opcheck(torch.ops.aefast.linear_act, (*tensors, activation))
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "gelu"])
+@not_interpreted
 def test_torch_compile_in_one_graph_gives_the_same(kernel_place, activation):
     tensors = layer(kernel_place, 6, 4, 5)
     gradient = torch.randn(6, 5, device=kernel_place)
@@ -242,6 +254,7 @@ def test_torch_compile_in_one_graph_gives_the_same(kernel_place, activation):
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "gelu"])
+@not_interpreted
 def test_one_compiled_graph_serves_every_batch_size(kernel_place, activation):
     _, weight, bias = layer(kernel_place, 3, 4, 5)
     torch.compiler.reset()
@@ -272,6 +285,7 @@ def test_torch_export():
     torch.testing.assert_close(exported.module()(x), module(x))
 
 
+@not_interpreted
 def test_autocast_casts_as_torchs_linear_does(place):
     x, weight, bias = layer(place, 6, 4, 5)
     with torch.autocast(place.type, torch.bfloat16):
@@ -284,6 +298,7 @@ def test_autocast_casts_as_torchs_linear_does(place):
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "gelu"])
+@not_interpreted
 def test_torch_func_grad_and_vmap(place, activation):
     x, weight, bias = (t.detach() for t in layer(place, 6, 4, 5))
 
@@ -303,6 +318,7 @@ def test_torch_func_grad_and_vmap(place, activation):
         torch.testing.assert_close(transform(linear_act), transform(eager.linear_act))
 
 
+@not_interpreted
 def test_forward_mode(place):
     x, weight, bias = (t.detach() for t in layer(place, 6, 4, 5))
     with torch.autograd.forward_ad.dual_level():
@@ -313,6 +329,7 @@ def test_forward_mode(place):
     )
 
 
+@not_interpreted
 def test_batched_gradients(kernel_place):
     tensors = layer(kernel_place, 6, 4, 5)
     output = linear_act(*tensors, "sigmoid")

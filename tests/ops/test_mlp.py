@@ -8,6 +8,7 @@ import torch
 from aefast.functional import mlp
 from aefast.ops.linear_act import eager
 from tests.accuracy import assert_as_accurate_as_torch
+from tests.places import not_interpreted
 
 ACTIVATIONS = ["relu", "gelu", "identity"]
 
@@ -49,6 +50,7 @@ def test_output_and_gradients_are_as_accurate_as_torchs(kernel_place):
 
 
 @pytest.mark.parametrize("leading", [(), (2, 3), (0,)])
+@not_interpreted
 def test_any_leading_dimensions(place, leading):
     _, weights, biases = stack(place)
     x = torch.randn(*leading, 7, device=place)
@@ -84,6 +86,7 @@ def test_parameter_lists_and_compiled_stacks():
     torch.testing.assert_close(compiled(x, weights, biases, ACTIVATIONS), expected)
 
 
+@not_interpreted
 def test_autocast_casts_each_layer(place):
     x, weights, biases = stack(place)
     with torch.autocast(place.type, torch.bfloat16):

@@ -15,7 +15,7 @@ from aefast.ops.linear_act import ACTIVATIONS
 from aefast.ops.reconstruction import eager, panels
 from aefast.ops.reconstruction.settings import PerInput, Settings
 from tests.accuracy import assert_as_accurate_as_torch
-from tests.places import is_interpreted
+from tests.places import is_interpreted, not_interpreted
 
 # (batch, visible, hidden): ones, primes, wide and narrow codes.
 SHAPES = [(1, 1, 1), (5, 3, 7), (33, 47, 31), (70, 36, 40), (131, 5, 67)]
@@ -101,6 +101,8 @@ def assert_right(inputs, **options):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("loss", ["mse", "bce"])
+@pytest.mark.interpreted(shape=[(5, 3, 7)])
+@pytest.mark.interpreted(shape=[(33, 47, 31)], tied=[True], loss=["bce"])
 def test_loss_and_gradients_are_as_accurate_as_torchs(
     kernel_place, small_panels, shape, tied, loss
 ):
@@ -110,6 +112,7 @@ def test_loss_and_gradients_are_as_accurate_as_torchs(
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize(("loss", "output_activation"), OUTPUTS, ids="-".join)
+@pytest.mark.interpreted(activation=["sigmoid"], output_activation=["identity", "gelu", "sigmoid"])
 def test_every_activation(place, activation, loss, output_activation):
     if is_interpreted(place) and activation not in ("sigmoid", "gelu"):
         pytest.skip("the interpreter is slow, and the activation is the other tests'")
@@ -127,6 +130,7 @@ def test_every_instruction_set(instruction_set, small_panels, isa, loss, output_
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("target", [False, True], ids=["itself", "target"])
+@pytest.mark.interpreted(kind=["masking"], tied=[True])
 def test_corruption_is_what_corrupt_makes_of_the_whole_batch(
     kernel_place, small_panels, kind, tied, target
 ):
@@ -166,12 +170,14 @@ def test_contraction_adds_the_penalty_of_what_the_encoder_sees(
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.interpreted(dtype=[torch.bfloat16])
 def test_contraction_in_half_precisions(kernel_place, dtype):
     inputs = autoencoder(kernel_place, 40, 31, 27, dtype)
     assert_right(inputs, contraction=0.1, activation="tanh")
 
 
 @pytest.mark.parametrize("name", PerInput._fields[:5])
+@not_interpreted
 def test_contraction_of_the_gradients_asked_for_alone(place, name):
     detached = PerInput(*(t.detach() for t in autoencoder(place, 40, 7, 6)[:5]), None)
     leaf = getattr(detached, name).clone().requires_grad_()
@@ -183,11 +189,13 @@ def test_contraction_of_the_gradients_asked_for_alone(place, name):
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize(("loss", "output_activation"), [("mse", "tanh"), ("bce", "sigmoid")])
+@pytest.mark.interpreted(reduction=["none"])
 def test_reductions(place, reduction, loss, output_activation):
     inputs = autoencoder(place, 12, 7, 5)
     assert_right(inputs, reduction=reduction, loss=loss, output_activation=output_activation)
 
 
+@not_interpreted
 def test_cross_entropy_of_another_output_than_a_sigmoids_is_torchs(place):
     inputs = autoencoder(place, 6, 4, 5)
     inputs = inputs._replace(
@@ -201,11 +209,13 @@ def test_cross_entropy_of_another_output_than_a_sigmoids_is_torchs(place):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(("loss", "output_activation"), [("mse", "gelu"), ("bce", "sigmoid")])
+@pytest.mark.interpreted(dtype=[torch.bfloat16])
 def test_half_precisions(kernel_place, small_panels, dtype, loss, output_activation):
     inputs = autoencoder(kernel_place, 40, 31, 27, dtype)
     assert_right(inputs, loss=loss, output_activation=output_activation)
 
 
+@not_interpreted
 def test_a_half_precisions_gradients_do_not_vanish_before_they_are_scaled(place):
     """A mean over many elements makes gradients below float16's range; a loss scale lifts them."""
     inputs = autoencoder(place, 64, 40, 8, torch.float16)
@@ -221,6 +231,7 @@ def test_without_biases(kernel_place):
 
 
 @pytest.mark.parametrize("name", PerInput._fields)
+@not_interpreted
 def test_only_the_gradients_asked_for_are_made(place, name):
     detached = PerInput(*(tensor.detach() for tensor in autoencoder(place, 40, 7, 6, target=True)))
     leaf = getattr(detached, name).clone().requires_grad_()
@@ -251,6 +262,7 @@ def test_nothing_but_the_loss_without_grad(place):
 )
 @pytest.mark.parametrize("hidden", [30, 257], ids=["narrow", "wide"])
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.interpreted(dtype=[torch.float32, torch.bfloat16], hidden=[30], tied=[True])
 def test_the_loss_alone(kernel_place, matmul_precision, dtype, precision, rounding, hidden, tied):
     """Where no gradient is wanted a GPU has a kernel of its own, for codes of any width."""
     matmul_precision(precision)
@@ -293,6 +305,7 @@ def test_any_strides(kernel_place, small_panels):
 
 
 @pytest.mark.parametrize("leading", [(), (3,), (2, 1, 3)])
+@not_interpreted
 def test_any_leading_dimensions(place, leading):
     inputs = autoencoder(place, 1, 5, 4, target=True)
     x, target = torch.rand(2, *leading, 5, device=place)
@@ -305,6 +318,7 @@ def test_any_leading_dimensions(place, leading):
 
 @pytest.mark.parametrize("shape", [(0, 4, 3), (4, 0, 3), (4, 3, 0)], ids=str)
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.interpreted(reduction=["mean"])
 def test_empty_tensors(place, shape, reduction):
     inputs = autoencoder(place, *shape)
     found = results(call, inputs, reduction=reduction)
@@ -336,6 +350,7 @@ def test_a_confident_and_right_prediction_keeps_its_small_loss(kernel_place):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize(("loss", "output_activation"), [("mse", "identity"), ("bce", "sigmoid")])
+@pytest.mark.interpreted(value=[math.nan])
 def test_nan_and_infinity_reach_the_loss(kernel_place, value, loss, output_activation):
     inputs = autoencoder(kernel_place, 40, 6, 5)
     with torch.no_grad():
@@ -344,6 +359,7 @@ def test_nan_and_infinity_reach_the_loss(kernel_place, value, loss, output_activ
     assert str(call(inputs, **options).item()) == str(definition(inputs, **options).item())
 
 
+@not_interpreted
 def test_the_incoming_gradient_may_be_anything_and_come_twice(place):
     inputs = autoencoder(place, 40, 7, 6)
     leaves = [tensor for tensor in inputs if tensor is not None]
@@ -359,6 +375,7 @@ def test_the_incoming_gradient_may_be_anything_and_come_twice(place):
         torch.testing.assert_close(c, a)
 
 
+@not_interpreted
 def test_a_tensor_that_is_input_and_target_at_once(place):
     inputs = autoencoder(place, 12, 7, 6)
     twice = inputs._replace(target=inputs.x)
@@ -402,6 +419,7 @@ def test_the_definitions_gradients_are_its_losss(activation, loss, output_activa
 
 @pytest.mark.parametrize(("loss", "output_activation"), [("mse", "gelu"), ("bce", "sigmoid")])
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@not_interpreted
 def test_second_order_gradients(kernel_place, loss, output_activation, tied):
     """A score-matching loss: the squared gradient by x, differentiated again."""
     options = {"loss": loss, "output_activation": output_activation, "reduction": "sum"}
@@ -420,6 +438,7 @@ def test_second_order_gradients(kernel_place, loss, output_activation, tied):
 
 
 @pytest.mark.parametrize("kind", [None, "masking"])
+@not_interpreted
 def test_one_and_two_threads_give_the_same_bits(kernel_place, threads, kind):
     shape = (40, 30, 20) if is_interpreted(kernel_place) else (1500, 130, 190)
     inputs = autoencoder(kernel_place, *shape)
@@ -432,6 +451,7 @@ def test_one_and_two_threads_give_the_same_bits(kernel_place, threads, kind):
             assert torch.equal(a, b)
 
 
+@not_interpreted
 def test_torchs_seed_and_a_generator_govern_the_corruption(place):
     inputs = autoencoder(place, 40, 7, 6)
     options = {"corruption": "gaussian", "corruption_level": 0.5}
@@ -448,6 +468,7 @@ def test_torchs_seed_and_a_generator_govern_the_corruption(place):
     assert call(inputs, **options, seed=9).item() == call(inputs, **options, seed=9).item()
 
 
+@not_interpreted
 def test_a_batch_split_over_ranks_sums_to_the_whole(place):
     inputs = autoencoder(place, 30, 7, 6)
     options = {"corruption": "masking", "corruption_level": 0.4, "seed": 1, "reduction": "sum"}
@@ -459,7 +480,15 @@ def test_a_batch_split_over_ranks_sums_to_the_whole(place):
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        torch.float32,
+        pytest.param(torch.float64, marks=pytest.mark.slow),
+        pytest.param(torch.bfloat16, marks=pytest.mark.slow),
+    ],
+)
+@not_interpreted
 def test_opcheck(place, tied, dtype):
     if place.type == "cpu" and dtype == torch.float64:
         pytest.skip("a forced kernel takes no float64")
@@ -482,6 +511,7 @@ def test_opcheck(place, tied, dtype):
 
 @pytest.mark.parametrize(("loss", "output_activation"), [("mse", "gelu"), ("bce", "sigmoid")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@not_interpreted
 def test_torch_compile_in_one_graph_gives_the_same(kernel_place, loss, output_activation, dtype):
     inputs = autoencoder(kernel_place, 6, 4, 5, dtype)
     options = {"loss": loss, "output_activation": output_activation, "seed": 3}
@@ -542,6 +572,7 @@ def test_torch_export():
     torch.testing.assert_close(exported.module()(x), module(x))
 
 
+@not_interpreted
 def test_autocast_gives_what_the_definition_does_under_it(place):
     inputs = autoencoder(place, 6, 4, 5)
     with torch.autocast(place.type, torch.bfloat16):
@@ -551,6 +582,7 @@ def test_autocast_gives_what_the_definition_does_under_it(place):
         torch.testing.assert_close(a, b, atol=1e-2, rtol=1e-2)
 
 
+@not_interpreted
 def test_torch_func_transforms(place):
     x, *parameters = (t.detach() for t in autoencoder(place, 6, 4, 5) if t is not None)
 
@@ -569,6 +601,7 @@ def test_torch_func_transforms(place):
         torch.testing.assert_close(transform(call), transform(definition))
 
 
+@not_interpreted
 def test_batched_gradients(kernel_place):
     inputs = autoencoder(kernel_place, 6, 4, 5)
     leaves = [tensor for tensor in inputs if tensor is not None]
@@ -580,6 +613,7 @@ def test_batched_gradients(kernel_place):
 
 
 @pytest.mark.parametrize("fused", [False, True])
+@not_interpreted
 def test_a_torch_optimizer_steps_on_it_as_on_the_definition(kernel_place, fused):
     start = [t.detach() for t in autoencoder(kernel_place, 40, 12, 5) if t is not None]
     trained = []
@@ -602,6 +636,7 @@ def test_a_torch_optimizer_steps_on_it_as_on_the_definition(kernel_place, fused)
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("output_activation", ["identity", "gelu"])
+@not_interpreted
 def test_autoencode_gives_reconstruction_and_code(place, tied, output_activation):
     *tensors, _ = autoencoder(place, 9, 7, 6, tied=tied)
     found = autoencode(*tensors, activation="tanh", output_activation=output_activation)

@@ -9,7 +9,7 @@ from torch.autograd import gradcheck, gradgradcheck
 import aefast
 from aefast.functional import soft_threshold, sparse_encode
 from aefast.ops.sparse_coding import TOLERANCE, eager
-from tests.places import is_interpreted
+from tests.places import is_interpreted, not_interpreted
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 EPSILON = torch.finfo(torch.float32).eps
@@ -58,6 +58,8 @@ def assert_minimal(x, dictionary, code, penalty, tolerance=TOLERANCE):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(), (7,), (0, 4), (3, 5, 7), (13, 129), (1, 70001)])
+@pytest.mark.interpreted(shape=[(), (0, 4), (3, 5, 7)], dtype=[torch.float32])
+@pytest.mark.interpreted(shape=[(13, 129)])
 def test_soft_threshold_is_the_definition_to_the_last_bit(kernel_place, shape, dtype):
     x = torch.randn(shape, device=kernel_place, dtype=dtype).requires_grad_()
     output = soft_threshold(x, 0.3)
@@ -97,6 +99,7 @@ def test_soft_threshold_gradients_in_float64():
     assert gradgradcheck(lambda x: soft_threshold(x, 0.4), x)
 
 
+@not_interpreted
 def test_second_order_gradient_passes_where_the_first_does(place):
     x = torch.randn(4, 9, device=place, requires_grad=True)
     shrunk = soft_threshold(x, 0.5)
@@ -116,6 +119,7 @@ def test_soft_threshold_on_every_instruction_set(isa, instruction_set):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.interpreted(shape=SHAPES[1:3])
 def test_the_objective_is_the_least(place, shape):
     if is_interpreted(place) and shape[2] > 64:
         shape = (2, 9, 65)
@@ -196,6 +200,7 @@ def test_no_row_depends_on_another(kernel_place):
         torch.testing.assert_close(found, whole[index], rtol=1e-4, atol=1e-4)
 
 
+@not_interpreted
 def test_one_and_two_threads_give_the_same_bits(kernel_place, threads):
     rows, steps = (5, 3) if is_interpreted(kernel_place) else (60, 5000)
     x, dictionary = problem(rows, 30, 70, device=kernel_place)
@@ -226,6 +231,7 @@ def test_nothing_to_encode(place, shape):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.interpreted(dtype=[torch.bfloat16])
 def test_half_precisions_are_computed_in_float32(kernel_place, dtype):
     x, dictionary = problem(4, 12, 20, device=kernel_place, dtype=dtype)
     steps = steps_at(kernel_place)
@@ -257,6 +263,7 @@ def test_a_dictionary_whose_products_underflow_gives_finite_codes(place):
     assert (code > 0).all()
 
 
+@not_interpreted
 def test_more_steps_lower_the_objective_and_a_start_is_taken_up(place):
     x, dictionary = problem(5, 12, 30, device=place)
     tolerance, penalty = tolerance_at(place), penalty_at(place)
@@ -323,6 +330,7 @@ def test_the_code_carries_no_gradient_and_the_dictionarys_is_the_envelopes():
     torch.testing.assert_close(slope, (leaf.grad * nudge).sum(), rtol=1e-5, atol=1e-8)
 
 
+@not_interpreted
 def test_autocast_and_lower_precisions_leave_the_steps_alone(kernel_place, matmul_precision):
     x, dictionary = problem(4, 12, 20, device=kernel_place)
     steps = 5 if is_interpreted(kernel_place) else 40
@@ -334,6 +342,7 @@ def test_autocast_and_lower_precisions_leave_the_steps_alone(kernel_place, matmu
     torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
 
 
+@not_interpreted
 def test_opcheck(place):
     x, dictionary = problem(4, 6, 9, device=place)
     start = torch.zeros(4, 9, device=place)
@@ -344,6 +353,7 @@ def test_opcheck(place):
         torch.library.opcheck(torch.ops.aefast.sparse_encode, arguments)
 
 
+@not_interpreted
 def test_torch_compile_in_one_graph_gives_the_same(kernel_place):
     torch.compiler.reset()
     x, dictionary = problem(4, 6, 9, device=kernel_place)
@@ -373,6 +383,7 @@ def test_torch_export():
     assert torch.equal(torch.export.export(model, (x,)).module()(x), model(x))
 
 
+@not_interpreted
 def test_function_transforms(place):
     x, dictionary = problem(4, 6, 9, device=place)
     stacked = torch.stack([x, x + 1])

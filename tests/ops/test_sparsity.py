@@ -10,6 +10,7 @@ import aefast
 from aefast.functional import kl_sparsity, l1_sparsity
 from aefast.ops.sparsity import eager
 from tests.accuracy import assert_as_accurate_as_torch
+from tests.places import not_interpreted
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SHAPES = [(1, 1), (7,), (5, 3), (3, 5, 7), (257, 131), (1, 300), (1000, 2)]
@@ -32,6 +33,8 @@ def in_torch(name, code):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", PENALTIES)
+@pytest.mark.interpreted(shape=SHAPES[:3], dtype=[torch.float32])
+@pytest.mark.interpreted(shape=[(3, 5, 7)])
 def test_penalties_and_gradients_are_as_accurate_as_torchs(kernel_place, name, shape, dtype):
     code = activities(*shape, device=kernel_place, dtype=dtype)
     if name == "l1":
@@ -117,6 +120,7 @@ def test_an_infinite_activity_is_bounded_and_a_nan_stays(place):
 
 
 @pytest.mark.parametrize(("bias", "autocast"), [(8.0, True), (-120.0, False), (8.0, False)])
+@not_interpreted
 def test_a_sparse_autoencoder_with_a_saturated_code_trains_on(place, bias, autocast):
     model = aefast.nn.SparseAutoencoder(6, 4).to(place)
     torch.nn.init.constant_(model.encoder[-1].bias, bias)
@@ -143,6 +147,7 @@ def test_the_l1_gradient_is_torchs_at_zero_and_nan(place):
 
 
 @pytest.mark.parametrize("name", PENALTIES)
+@not_interpreted
 def test_one_and_two_threads_give_the_same_bits(kernel_place, name, threads):
     code = activities(700, 65, device=kernel_place).requires_grad_()
     found = []
@@ -172,6 +177,7 @@ def test_no_rows_give_what_torch_gives(place, name):
 
 @pytest.mark.parametrize("shape", [(5, 0), (0,), (3, 5, 0)])
 @pytest.mark.parametrize("name", PENALTIES)
+@not_interpreted
 def test_no_units_cost_nothing(place, name, shape):
     code = torch.empty(shape, device=place, requires_grad=True)
     for penalty in (PENALTIES[name](code), torch.compile(PENALTIES[name], backend="eager")(code)):
@@ -181,6 +187,7 @@ def test_no_units_cost_nothing(place, name, shape):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", PENALTIES)
+@not_interpreted
 def test_under_autocast_a_penalty_is_a_float32_as_torchs_losses_are(place, name, dtype):
     code = activities(9, 5, device=place, dtype=dtype).requires_grad_()
     with torch.autocast(place.type, torch.bfloat16):
@@ -201,6 +208,7 @@ def test_gradcheck_and_gradgradcheck_in_float64(name):
 
 
 @pytest.mark.parametrize("name", PENALTIES)
+@not_interpreted
 def test_the_second_order_gradient_is_the_definitions(kernel_place, name):
     seconds = []
     for backend in (None, "eager"):
@@ -215,6 +223,7 @@ def test_the_second_order_gradient_is_the_definitions(kernel_place, name):
     torch.testing.assert_close(seconds[0], seconds[1])
 
 
+@not_interpreted
 def test_opcheck(place):
     code = activities(4, 9, device=place).requires_grad_()
     torch.library.opcheck(torch.ops.aefast.kl_sparsity, (code, 0.1))
@@ -222,6 +231,7 @@ def test_opcheck(place):
 
 
 @pytest.mark.parametrize("name", PENALTIES)
+@not_interpreted
 def test_torch_compile_in_one_graph_gives_the_same(kernel_place, name):
     code = activities(6, 9, device=kernel_place).requires_grad_()
     compiled = torch.compile(PENALTIES[name], fullgraph=True, backend="aot_eager")
@@ -232,6 +242,7 @@ def test_torch_compile_in_one_graph_gives_the_same(kernel_place, name):
 
 
 @pytest.mark.parametrize("name", PENALTIES)
+@not_interpreted
 def test_torch_func_grad_and_vmap(place, name):
     code = activities(3, 4, 6, device=place)
     leaf = code[0].clone().requires_grad_()
@@ -247,6 +258,7 @@ def test_the_kl_gradient_is_not_written_for_every_row(kernel_place):
     assert gradient.stride(0) == 0
 
 
+@not_interpreted
 def test_a_graph_that_was_retained_gives_its_gradient_twice(kernel_place):
     code = activities(5, 6, device=kernel_place).requires_grad_()
     for name in PENALTIES:

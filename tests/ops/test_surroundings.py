@@ -17,6 +17,7 @@ from aefast.functional import (
 )
 from aefast.nn import DenoisingAutoencoder, VariationalAutoencoder
 from aefast.ops.corrupt import KINDS
+from tests.places import not_interpreted
 
 
 def all_ops(x):
@@ -53,6 +54,7 @@ def chains(x, weight, bias):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.interpreted(dtype=[torch.float64])
 def test_the_default_dtype_changes_nothing(kernel_place, dtype):
     x = torch.randn(6, 4, device=kernel_place, dtype=torch.float32)
     expected = all_ops(x)
@@ -76,6 +78,7 @@ def test_the_default_device_changes_nothing(kernel_place):
         assert torch.equal(a, b)
 
 
+@not_interpreted
 def test_an_incoming_gradient_of_a_subclass(kernel_place):
     x = torch.randn(6, 4, device=kernel_place, requires_grad=True)
     weight = torch.randn(5, 4, device=kernel_place)
@@ -93,6 +96,7 @@ def test_an_incoming_gradient_of_a_subclass(kernel_place):
         torch.testing.assert_close(found.a, expected)
 
 
+@not_interpreted
 def test_a_tensor_without_memory_is_zero_or_named(kernel_place):
     zeros = torch._efficientzerotensor((6, 4), device=kernel_place)
     weight = torch.randn(5, 4, device=kernel_place)
@@ -165,6 +169,7 @@ def test_importance_weights_are_formed_in_float32_under_autocast(decoder_kind):
     torch.testing.assert_close(found.double(), exact, rtol=300 * 2.0**-24, atol=0.0)
 
 
+@not_interpreted
 def test_function_transforms_of_contrastive_divergence(kernel_place):
     data = (torch.rand(6, 4, device=kernel_place) > 0.5).float()
     weight, bias = torch.randn(5, 4, device=kernel_place), torch.randn(5, device=kernel_place)
@@ -179,6 +184,7 @@ def test_function_transforms_of_contrastive_divergence(kernel_place):
     torch.testing.assert_close(found[1], expected, rtol=1e-4, atol=1e-5)
 
 
+@not_interpreted
 def test_gibbs_over_many_temperatures_by_vmap(kernel_place):
     data = (torch.rand(6, 4, device=kernel_place) > 0.5).float()
     weight = torch.randn(5, 4, device=kernel_place)

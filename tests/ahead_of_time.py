@@ -1,0 +1,61 @@
+"""Compiles Triton kernels for a chip that is not here, as the tests want them.
+
+    python -m tests.ahead_of_time 90 some 1 FOLDER
+
+``some`` are those that a small batch launches and one of every other kernel; ``every`` is what a
+wheel carries. The 1 is how many processes compile.
+FOLDER gets ``report.json`` and, under ``cubins``, what a wheel carries. Without TRITON_INTERPRET.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from aefast import aot
+from aefast.ops.shared import triton_gemm
+from aefast.ops.shared.triton import Variant
+from tests.every_launch import launch_every_op
+
+SMALL_BATCH = 50
+
+
+def launched(arch: int) -> set[str]:
+    """The names of the variants that a small batch launches."""
+    names = set()
+    Variant.launch = lambda variant, *arguments: names.add(variant.name)
+    triton_gemm.chip = lambda device: (arch, 132)
+    launch_every_op([SMALL_BATCH])
+    return names
+
+
+def some(arch: int) -> set[str]:
+    """Those, and one of every kernel that is not among them."""
+    names = launched(arch)
+    variants = [variant for op in aot.OPS for variant in aot.variants(op, arch)]
+    kernels = {variant.kernel for variant in variants if variant.name in names}
+    for variant in variants:
+        if variant.kernel not in kernels:
+            kernels.add(variant.kernel)
+            names.add(variant.name)
+    return names
+
+
+def main(arch: int, which: str, jobs: int, folder: Path) -> None:
+    tasks = [
+        (op, arch, index, variant.name)
+        for op in aot.OPS
+        for index, variant in enumerate(aot.variants(op, arch))
+    ]
+    if which == "some":
+        names = some(arch)
+        tasks = [task for task in tasks if task[3] in names]
+    with aot.workers(jobs) as pool:
+        compiled = pool.map(aot.compile_variant, *zip(*(task[:3] for task in tasks), strict=True))
+        binaries = aot.print_table(compiled)
+    report = json.dumps([aot.report(binary) for binary in binaries])
+    folder.joinpath("report.json").write_text(report)
+    aot.write_cubins(binaries, folder / "cubins")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]))
