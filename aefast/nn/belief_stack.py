@@ -1,5 +1,6 @@
 """Layer-wise pre-training: restricted Boltzmann machines stacked on each other."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
@@ -7,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aefast.nn.linear import LinearAct
+from aefast.nn.linear import Device, LinearAct
 from aefast.nn.plain import known_by_its_parameters
 from aefast.nn.progress import track
 from aefast.nn.rbm import RBM
+from aefast.nn.reparametrized import renew_weights
 from aefast.ops.shared import contract
 
 
@@ -29,6 +31,8 @@ class DeepBeliefStack(nn.Module):
         learn_variance: of the lowest machine's Gaussian units.
         k: how many Gibbs steps a training step takes.
         chains: of each machine, as :class:`aefast.nn.RBM` takes them.
+        device: of the machines; None takes torch's default one.
+        dtype: of the machines; None takes torch's default one.
 
     Attributes:
         machines: the :class:`aefast.nn.RBM` of each layer, from the data up.
@@ -62,14 +66,17 @@ class DeepBeliefStack(nn.Module):
         learn_variance: bool = False,
         k: int = 1,
         chains: int = 0,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         sizes = list(sizes)
         if len(sizes) < 2:
             raise ValueError(f"sizes is {sizes}; it takes the data's and at least one more")
         lowest: dict[str, Any] = {"visible_kind": visible_kind, "learn_variance": learn_variance}
+        options: dict[str, Any] = {"k": k, "chains": chains, "device": device, "dtype": dtype}
         self.machines = nn.ModuleList(
-            RBM(visible, hidden, k=k, chains=chains, **(lowest if layer == 0 else {}))
+            RBM(visible, hidden, **options, **(lowest if layer == 0 else {}))
             for layer, (visible, hidden) in enumerate(pairwise(sizes))
         )
 
@@ -131,16 +138,14 @@ class DeepBeliefStack(nn.Module):
             for number, machine in enumerate(self, start=1):
                 optimizer = _optimizer(machine, learning_rate, momentum, weight_decay)
                 label = f"machine {number} of {len(self.machines)}"
-                was_training = machine.training
-                machine.train()
-                for _ in track(range(epochs), label, progress=progress):
-                    order = torch.randperm(len(data), generator=generator).to(data.device)
-                    for rows in order.split(batch_size):
-                        optimizer.zero_grad()
-                        machine.loss(data[rows], generator=generator).backward()
-                        optimizer.step()
-                machine.check_finite()
-                machine.train(was_training)
+                with _in_training(machine):
+                    for _ in track(range(epochs), label, progress=progress):
+                        order = torch.randperm(len(data), generator=generator).to(data.device)
+                        for rows in order.split(batch_size):
+                            optimizer.zero_grad()
+                            machine.loss(data[rows], generator=generator).backward()
+                            optimizer.step()
+                    machine.check_finite()
                 with torch.no_grad():
                     data = machine(data)
 
@@ -153,6 +158,7 @@ class DeepBeliefStack(nn.Module):
         """
         encoder, decoder = [], []
         for machine in self:
+            renew_weights(machine)
             hidden, visible = machine.weight.shape
             up = LinearAct(visible, hidden, activation="sigmoid").to(machine.weight)
             up.weight.copy_(machine.weight)
@@ -169,9 +175,28 @@ class DeepBeliefStack(nn.Module):
         return nn.Sequential(*encoder, *reversed(decoder))
 
 
+@contextlib.contextmanager
+def _in_training(machine: RBM) -> Iterator[None]:
+    """In training mode, and back however training ends."""
+    was_training = machine.training
+    machine.train()
+    try:
+        yield
+    finally:
+        machine.train(was_training)
+
+
 def _optimizer(
     machine: RBM, learning_rate: float, momentum: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    others = [p for p in machine.parameters() if p is not machine.weight]
-    decaying: dict[str, Any] = {"params": machine.weight, "weight_decay": weight_decay}
-    return torch.optim.SGD([decaying, {"params": others}], learning_rate, momentum)
+    # By their names: a reparametrized weight is other parameters, and each of them decays.
+    decaying: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, parameter in machine.named_parameters():
+        is_other = "bias" in name or "log_var" in name
+        (others if is_other else decaying).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": decaying, "weight_decay": weight_decay},
+        {"params": others},
+    ]
+    return torch.optim.SGD(groups, learning_rate, momentum)

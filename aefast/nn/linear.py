@@ -129,6 +129,10 @@ class TiedLinearAct(nn.Module):
         # In a tuple, which hides it from parameters() and the state dict.
         self._tied = (layer,)
 
+    def reset_parameters(self) -> None:
+        """The bias begins at 0."""
+        nn.init.zeros_(self.bias)
+
     @property
     def weight(self) -> Tensor:
         """The other layer's, transposed: ``[D, H]``."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from aefast.functional import free_energy, linear_act
 from aefast.nn.progress import track
 from aefast.nn.rbm import RBM
+from aefast.nn.reparametrized import renew_weights
 from aefast.ops.gibbs import check_states, gibbs
 from aefast.ops.shared import contract
 
@@ -299,6 +300,7 @@ def _check_betas(betas: int | Tensor) -> Tensor:
 
 
 def _check_precision(machine: RBM) -> None:
+    renew_weights(machine)
     if machine.weight.dtype not in (torch.float32, torch.float64):
         raise TypeError(
             f"the machine has dtype {contract.dtype_name(machine.weight)}; "

@@ -1,12 +1,17 @@
 """The restricted Boltzmann machine."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aefast import functional, random
 from aefast.functional import contrastive_divergence, kl_sparsity, linear_act
+from aefast.nn.likelihood import floored
+from aefast.nn.linear import Device
 from aefast.nn.plain import known_by_its_parameters
+from aefast.nn.reparametrized import renew_weights
 from aefast.ops.gibbs import VISIBLE_KINDS, check_states, check_steps
 from aefast.ops.shared import contract
 
@@ -41,6 +46,8 @@ class RBM(nn.Module):
             the last training step left them (PCD-k).
         sparsity_target: the mean activity that hidden units are drawn to, in (0, 1); None for none.
         sparsity_weight: of the penalty that draws them, at least 0.
+        device: of the parameters and chains; None takes torch's default one.
+        dtype: of the parameters and chains; None takes torch's default one.
 
     Attributes:
         weight: ``[H, D]``, at first normal with a standard deviation of 0.01.
@@ -48,6 +55,7 @@ class RBM(nn.Module):
         hidden_bias: ``[H]``, at first 0.
         log_var: ln s^2, ``[D]``, at first 0; None unless the variances are learned.
         chain: the persistent chains' states, ``[chains, D]``, saved with the parameters; or None.
+            A state dict's chains are taken however many they are, and kept where it has none.
         training_steps: how often :meth:`loss` was taken in training, saved as well; a scalar.
 
     Raises:
@@ -90,6 +98,8 @@ class RBM(nn.Module):
         chains: int = 0,
         sparsity_target: float | None = None,
         sparsity_weight: float = 1.0,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         visible = contract.check_integer(visible, "visible", 2**31, low=1)
@@ -107,14 +117,28 @@ class RBM(nn.Module):
                 raise ValueError(f"sparsity_target is {sparsity_target}; it takes one in (0, 1)")
         self.sparsity_target = sparsity_target
         self.sparsity_weight = contract.check_number(sparsity_weight, "sparsity_weight", 0)
-        self.weight = nn.Parameter(torch.empty(hidden, visible).normal_(0, INITIAL_DEVIATION))
-        self.visible_bias = nn.Parameter(torch.zeros(visible))
-        self.hidden_bias = nn.Parameter(torch.zeros(hidden))
-        log_var = nn.Parameter(torch.zeros(visible)) if learn_variance else None
+        weight = torch.empty(hidden, visible, device=device, dtype=dtype)
+        self.weight = nn.Parameter(weight)
+        self.visible_bias = nn.Parameter(weight.new_empty(visible))
+        self.hidden_bias = nn.Parameter(weight.new_empty(hidden))
+        log_var = nn.Parameter(weight.new_empty(visible)) if learn_variance else None
         self.register_parameter("log_var", log_var)
         chains = contract.check_integer(chains, "chains", 2**31)
-        self.register_buffer("chain", self._random_states(chains) if chains else None)
-        self.register_buffer("training_steps", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("chain", weight.new_empty(chains, visible) if chains else None)
+        steps = torch.zeros((), dtype=torch.int64, device=weight.device)
+        self.register_buffer("training_steps", steps)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw the weight and the chains anew; all else begins at 0."""
+        self.weight.normal_(0, INITIAL_DEVIATION)
+        for parameter in (self.visible_bias, self.hidden_bias, self.log_var):
+            if parameter is not None:
+                parameter.zero_()
+        self.training_steps.zero_()
+        if self.chain is not None and not self.chain.is_meta:
+            self.chain.copy_(self._random_states(len(self.chain)))
 
     def forward(self, visible: Tensor) -> Tensor:
         """P(h = 1 given v), the features: ``[..., D]`` to ``[..., H]``."""
@@ -124,6 +148,7 @@ class RBM(nn.Module):
 
     def visible_mean(self, hidden: Tensor) -> Tensor:
         """P(v = 1 given h), or the mean of Gaussian units: ``[..., H]`` to ``[..., D]``."""
+        renew_weights(self)
         activation = "sigmoid" if self.visible_kind == "bernoulli" else "identity"
         return linear_act(hidden, self.weight.t(), self.visible_bias, activation)
 
@@ -150,9 +175,18 @@ class RBM(nn.Module):
                 message names both. Nothing is looked at under torch.compile, torch.func or while a
                 CUDA graph is captured.
             ValueError: as :func:`aefast.functional.gibbs`.
+            RuntimeError: persistent chains under ``torch.utils.checkpoint``, which would compute
+                the loss again from where it has moved them.
         """
+        renew_weights(self)
         contract.check_like(visible, "visible", self.weight, "weight")
         self.check_finite()
+        moves_on = self.training and torch.is_grad_enabled()
+        if moves_on and self.chain is not None and contract.is_checkpointed():
+            raise RuntimeError(
+                "persistent chains move on with each loss, which torch.utils.checkpoint would "
+                "compute twice; it takes chains=0"
+            )
         loss, chain = contrastive_divergence(
             visible,
             self.weight,
@@ -166,13 +200,14 @@ class RBM(nn.Module):
             generator=generator,
             row_offset=row_offset,
         )
-        if self.training and torch.is_grad_enabled():
-            self.training_steps += 1
-            if self.chain is not None:
-                self.chain.copy_(chain)
         if self.sparsity_target is not None:
             with contract.without_autocast(visible.device):
                 loss = loss + self.sparsity_weight * self._sparsity_penalty(visible)
+        # Last of all: where anything above was interrupted, no step was taken.
+        if moves_on and not contract.is_recomputed():
+            if self.chain is not None:
+                self.chain.copy_(chain)
+            self.training_steps += 1
         return loss
 
     def check_finite(self) -> None:
@@ -201,6 +236,7 @@ class RBM(nn.Module):
 
     def free_energy(self, visible: Tensor) -> Tensor:
         """F(v) = -ln sum_h exp(-E(v, h)), in nats: ``[..., D]`` to ``[...]``."""
+        renew_weights(self)
         return functional.free_energy(
             visible,
             self.weight,
@@ -241,6 +277,7 @@ class RBM(nn.Module):
         Raises:
             TypeError, ValueError: as :func:`aefast.functional.gibbs`; or a mask without ``start``.
         """
+        renew_weights(self)
         samples = contract.check_integer(samples, "samples", 2**31)
         width = self.weight.shape[1]
         if start is None:
@@ -290,6 +327,7 @@ class RBM(nn.Module):
         """
         if self.visible_kind != "bernoulli":
             raise ValueError("visible_kind is 'gaussian'; the pseudo-likelihood takes 'bernoulli'")
+        renew_weights(self)
         width = self.weight.shape[1]
         contract.check_like(visible, "visible", self.weight, "weight")
         if visible.dim() < 1 or visible.shape[-1] != width:
@@ -303,7 +341,7 @@ class RBM(nn.Module):
             found = pseudo_log_likelihood(
                 rows, self.weight, self.visible_bias, self.hidden_bias, units, generator
             )
-        return found.reshape(visible.shape[:-1])
+        return floored(found.reshape(visible.shape[:-1]))
 
     @torch.no_grad()
     def log_likelihood(self, visible: Tensor, log_partition: float) -> Tensor:
@@ -313,7 +351,7 @@ class RBM(nn.Module):
         :func:`aefast.nn.annealed_importance_sampling` as its ``estimate``.
         """
         log_partition = contract.check_number(log_partition, "log_partition")
-        return -self.free_energy(visible) - log_partition
+        return floored(-self.free_energy(visible) - log_partition)
 
     def _random_states(self, count: int, seed: int | None = None) -> Tensor:
         like = self.weight
@@ -329,6 +367,33 @@ class RBM(nn.Module):
         """sum_j KL(target, mean_j), whose gradient is Hinton's cross-entropy's, section 11."""
         assert self.sparsity_target is not None
         return kl_sparsity(self(visible), self.sparsity_target)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        key = f"{prefix}chain"
+        given = state_dict.get(key)
+        if given is not None and self.chain is not None and given.shape[1:] == self.chain.shape[1:]:
+            self.chain = self.chain.new_empty(given.shape)
+        super()._load_from_state_dict(
+            state_dict,
+            prefix,
+            local_metadata,
+            strict,
+            missing_keys,
+            unexpected_keys,
+            error_msgs,
+        )
+        for name in (key, f"{prefix}training_steps"):  # of dicts from before, or of a CD-k's
+            if name in missing_keys:
+                missing_keys.remove(name)
 
     def extra_repr(self) -> str:
         hidden, visible = self.weight.shape

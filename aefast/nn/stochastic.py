@@ -96,6 +96,11 @@ class StochasticAutoencoder(EncoderDecoder):
             "log_var", nn.Parameter(log_var) if decoder_kind == "gaussian" else None
         )
 
+    def reset_parameters(self) -> None:
+        """The variance, which the layers don't hold, begins at 1."""
+        if self.log_var is not None:
+            nn.init.zeros_(self.log_var)
+
     def forward(self, x: Tensor) -> Tensor:
         """The reconstruction of x from the mean of its code, ``[..., D]``."""
         return self.decode(self.encode(x))

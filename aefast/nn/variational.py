@@ -121,6 +121,11 @@ class VariationalAutoencoder(nn.Module):
             "log_var", nn.Parameter(log_var) if decoder_kind == "gaussian" else None
         )
 
+    def reset_parameters(self) -> None:
+        """The variance, which the layers don't hold, begins at 1."""
+        if self.log_var is not None:
+            nn.init.zeros_(self.log_var)
+
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """q(z | x)'s mean and log variance: ``[..., D]`` to twice ``[..., latent]``."""
         mean, log_var = self.posterior_layer(self.encoder(x)).chunk(2, -1)

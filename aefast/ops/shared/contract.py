@@ -110,7 +110,17 @@ def check_seed_arguments(seed: int | None, generator: torch.Generator | None) ->
 def draw_seed(
     seed: int | None, generator: torch.Generator | None, device: torch.device, traced: bool
 ) -> int | Tensor:
-    """The seed given, or one drawn from ``generator`` or from torch's default one."""
+    """The seed given, or one drawn from ``generator`` or from torch's default one.
+
+    Raises:
+        RuntimeError: the generator is the caller's own and ``torch.utils.checkpoint`` at work,
+            which sets back torch's alone: other noise would be drawn again.
+    """
+    if generator is not None and is_checkpointed():
+        raise RuntimeError(
+            "generator is given under torch.utils.checkpoint, which would draw from it twice; "
+            "it takes seed, or torch's default generator"
+        )
     if seed is None:
         return random.draw_seed(generator, device, as_tensor=traced)
     return seed if isinstance(seed, int) else int(seed)
@@ -202,6 +212,27 @@ def counts_flops() -> bool:
         return False
     modes = _get_current_dispatch_mode_stack()
     return any(type(mode).__module__ == "torch.utils.flop_counter" for mode in modes)
+
+
+def is_checkpointed() -> bool:
+    """Whether ``torch.utils.checkpoint`` will compute this again, or does."""
+    return _checkpoint_hook() != ""
+
+
+def is_recomputed() -> bool:
+    """Whether ``torch.utils.checkpoint`` has computed this before."""
+    return _checkpoint_hook().startswith("_recomputation")
+
+
+def _checkpoint_hook() -> str:
+    """The name of its hook on saved tensors, in the form without re-entry; the other form computes
+    without gradients at first."""
+    if torch.compiler.is_compiling():
+        return ""
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    if hooks is None or hooks[0].__module__ != "torch.utils.checkpoint":
+        return ""
+    return str(hooks[0].__qualname__)
 
 
 def readable(tensor: Tensor, argument: str) -> Tensor:
