@@ -142,8 +142,9 @@ class Autoencoder(EncoderDecoder):
             TypeError, ValueError: as :func:`aefast.functional.reconstruction_loss`; or x is outside
                 [0, 1] and the loss ``"bce"``, which a GPU is not asked about.
 
-        ``DistributedDataParallel`` synchronizes the gradients of a ``forward`` alone: give it a
-        module whose ``forward`` returns this loss.
+        ``DistributedDataParallel`` synchronizes the gradients of a ``forward`` alone, and
+        ``fully_shard`` gathers parameters before one: give them a module whose ``forward`` returns
+        this loss.
         """
         check_draw(seed, generator, row_offset)
         if self.is_one_op:

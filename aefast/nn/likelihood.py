@@ -59,13 +59,19 @@ def draw_visible(mean: Tensor, log_var: Tensor | None, seed: int) -> Tensor:
 def bounded(mean: Tensor, log_var: Tensor) -> tuple[Tensor, Tensor]:
     """A code's distribution, whose squares and variances stay finite however far off its row is.
 
-    Else an outlier's likelihood would be a difference of infinities.
+    Else an outlier's likelihood would be a difference of infinities. Where gradients are taken
+    nothing is changed: training that diverges shows it.
     """
+    if torch.is_grad_enabled():
+        return mean, log_var
     farthest = torch.finfo(mean.dtype).max ** 0.45
     return mean.clamp(-farthest, farthest), log_var.clamp(max=2 * math.log(farthest))
 
 
 def floored(log_likelihood: Tensor) -> Tensor:
-    """A very low number in the place of -inf, so that a set's sum is finite; NaN stays NaN."""
+    """A very low number in the place of -inf, so that a set's sum is finite; NaN stays NaN. Where
+    gradients are taken nothing is changed."""
+    if torch.is_grad_enabled():
+        return log_likelihood
     lowest = -(torch.finfo(log_likelihood.dtype).max ** 0.9)
     return log_likelihood.nan_to_num(nan=math.nan, posinf=math.inf, neginf=lowest)

@@ -80,7 +80,7 @@ def _hidden_energy(machine: RBM, hidden: Tensor) -> Tensor:
     if machine.visible_kind == "bernoulli":
         return free_energy(hidden, weight.t(), hidden_bias, visible_bias)
     log_var = _log_var(machine)
-    shift = linear_act(hidden, weight.t())
+    shift = linear_act(hidden, weight.t()).double()  # whose square float32 may not hold
     exponent = shift * (2 * visible_bias + shift) * torch.exp(-log_var) / 2
     return -(hidden @ hidden_bias + exponent.sum(1) + _log_normalizer(log_var))
 
@@ -139,7 +139,7 @@ def annealed_importance_sampling(
         TypeError: an argument is of a wrong type.
         ValueError: a number outside its range, temperatures that do not rise from 0 to 1, or a
             shape that does not fit.
-        FloatingPointError: a parameter of the machine is infinite or NaN.
+        FloatingPointError: a parameter of the machine is infinite or NaN, or a chain becomes so.
 
     References:
         Salakhutdinov, Murray, "On the quantitative analysis of deep belief networks", ICML 2008.
@@ -269,6 +269,11 @@ def _log_base_partition(machine: RBM, base_bias: Tensor) -> float:
 
 def _summary(log_weights: Tensor, log_base: float, sign: int, confidence: float) -> LogPartition:
     """The mean weight is Z over the base's, or, of reverse chains, its inverse."""
+    if not log_weights.isfinite().all():
+        raise FloatingPointError(
+            "the chains' states or weights are past what the machine's dtype holds; "
+            "machine.double() may hold them"
+        )
     chains = len(log_weights)
     log_mean = (log_weights.logsumexp(0) - math.log(chains)).item()
     relative = (log_weights - log_mean).exp()

@@ -15,6 +15,7 @@ from aefast.nn.likelihood import (
     check_visible,
     distribution,
     draw_visible,
+    floored,
     log_likelihood,
 )
 from aefast.nn.linear import Device
@@ -122,7 +123,8 @@ class StochasticAutoencoder(EncoderDecoder):
                 about.
         """
         check_visible(x, self.decoder_kind)
-        return log_likelihood(self.decoder_kind, x, self.preactivation(code), self.log_var)
+        output = self.preactivation(code)
+        return floored(log_likelihood(self.decoder_kind, x, output, self.log_var))
 
     def loss(
         self,

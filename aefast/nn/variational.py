@@ -176,9 +176,9 @@ class VariationalAutoencoder(nn.Module):
         The divergence is exact, the expectation a mean over ``samples`` draws of z.
         """
         check_visible(x, self.decoder_kind)
-        mean, log_var = self.posterior(x)
+        mean, log_var = bounded(*self.posterior(x))
         z = self._draw(mean, log_var, samples, seed, generator, row_offset)
-        return self._log_likelihood(x, z).mean(-1) - gaussian_kl(mean, log_var)
+        return floored(self._log_likelihood(x, z).mean(-1) - gaussian_kl(mean, log_var))
 
     def importance_bound(
         self,
@@ -194,9 +194,9 @@ class VariationalAutoencoder(nn.Module):
         It grows with the number of samples, from the evidence lower bound towards ln p(x).
         """
         check_visible(x, self.decoder_kind)
-        mean, log_var = self.posterior(x)
+        mean, log_var = bounded(*self.posterior(x))
         weights = self._log_weights(x, mean, log_var, samples, seed, generator, row_offset)
-        return weights.logsumexp(-1) - math.log(samples)
+        return floored(weights.logsumexp(-1) - math.log(samples))
 
     @torch.no_grad()
     def log_likelihood(

@@ -1,0 +1,160 @@
+"""Likelihoods of rows far off are very low numbers, and of what is no probability errors."""
+
+import pytest
+import torch
+
+from aefast import estimators
+from aefast.nn import (
+    RBM,
+    Autoencoder,
+    ContractiveAutoencoder,
+    DenoisingAutoencoder,
+    SparseAutoencoder,
+    StochasticAutoencoder,
+    VariationalAutoencoder,
+    annealed_importance_sampling,
+    exact_log_partition,
+)
+
+
+@pytest.fixture
+def x():
+    return torch.rand(6, 8, generator=torch.Generator().manual_seed(3))
+
+
+def wide(model):
+    """Weights with which an outlier's log variance overflows float32's exponential."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "weight" in name:
+                parameter.mul_(5)
+    return model
+
+
+def set_apart(x, size):
+    return torch.cat([x, torch.full_like(x[:1], size)])
+
+
+@pytest.mark.parametrize("size", [1e2, 1e4, 1e8, 1e19, 1e30, -1e36])
+@pytest.mark.parametrize("layers", [[], [5]])
+def test_a_variational_outlier_is_very_unlikely(layers, size, x):
+    torch.manual_seed(0)
+    model = wide(VariationalAutoencoder(8, 3, layers=layers, decoder_kind="gaussian"))
+    rows = set_apart(x, size)
+    with torch.no_grad():
+        scores = [model.elbo(rows, seed=0), model.importance_bound(rows, 3, seed=0)]
+    scores.append(model.log_likelihood(rows, samples=10, seed=0))
+    for score in scores:
+        assert score.isfinite().all()
+        assert score.mean().isfinite()
+        assert score[-1] < min(-1e3, score[:-1].min())
+
+
+def test_the_bounds_change_no_likelihood_that_is_finite(x):
+    """To float64, which has room for all of it: a log variance of 60 is within both."""
+    torch.manual_seed(0)
+    model = VariationalAutoencoder(8, 3, decoder_kind="gaussian")
+    with torch.no_grad():
+        model.posterior_layer.bias[3:] = 60.0
+        expected = model.double().elbo(x.double(), seed=0)
+        found = model.float().elbo(x, seed=0)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=0)
+    torch.testing.assert_close(model.elbo(x, seed=0).detach(), found)
+
+
+def test_a_code_far_from_zero_keeps_its_density(x):
+    """At a mean of 1e6 z - mean holds one or two digits of noise whose deviation is 0.1."""
+    torch.manual_seed(0)
+    model = VariationalAutoencoder(8, 3, decoder_kind="gaussian")
+    with torch.no_grad():
+        model.posterior_layer.bias.copy_(torch.tensor([1e6] * 3 + [-4.6] * 3))
+        model.output.weight.zero_()
+        mean, log_var = model.posterior(x)
+        noise = model._draw(mean * 0, log_var * 0, 4, 0, None, 0)
+        weights = model._log_weights(x, mean, log_var, 4, 0, None, 0).double()
+    z = mean.double().unsqueeze(-2) + (log_var.double() / 2).exp().unsqueeze(-2) * noise.double()
+    likelihood = model._log_likelihood(x, z.float()).double()
+    density = -0.5 * (noise.double().square() + log_var.double().unsqueeze(-2)).sum(-1)
+    expected = likelihood - 0.5 * z.square().sum(-1) - density
+    torch.testing.assert_close(weights, expected, rtol=1e-6, atol=0)
+
+
+def test_a_row_that_is_not_a_number_has_no_likelihood(x):
+    x[2, 3] = float("nan")
+    found = VariationalAutoencoder(8, 3, decoder_kind="gaussian").log_likelihood(x, samples=3)
+    assert found.isnan().tolist() == [False, False, True, False, False, False]
+
+
+def test_training_that_diverges_shows_it(x):
+    """Only scores are bounded: a loss is what PyTorch's operations make it."""
+    model = VariationalAutoencoder(8, 3, decoder_kind="gaussian")
+    assert model.loss(set_apart(x, 1e30), seed=0) == torch.inf
+
+
+def test_other_outliers_are_very_unlikely(x):
+    rows = set_apart(x, 1e30)
+    stochastic = StochasticAutoencoder(8, 3, decoder_kind="gaussian")
+    machine = RBM(8, 3, visible_kind="gaussian")
+    with torch.no_grad():
+        found = [stochastic.log_likelihood(rows, stochastic.encode(rows))]
+    found.append(machine.log_likelihood(rows, exact_log_partition(machine)))
+    for score in found:
+        assert score.sum().isfinite()
+        assert score[-1] < -1e30
+        assert score[:-1].min() > -1e3
+
+
+@pytest.mark.parametrize(
+    "kind", [estimators.VariationalAutoencoder, estimators.StochasticAutoencoder]
+)
+def test_an_estimators_score_survives_an_outlier(kind, x):
+    options = {"decoder_kind": "gaussian", "n_iter": 2, "random_state": 0}
+    model = kind(3, **options).fit(x.numpy())
+    wide(model.module_)
+    for size in (1e3, 1e5, 1e30):
+        rows = set_apart(x, size).numpy()
+        assert model.score(rows) < -1e3
+        assert model.score(rows) > float("-inf")
+
+
+def test_large_weights_have_a_partition_function_or_say_that_they_have_none():
+    model = RBM(8, 4, visible_kind="gaussian")
+    with torch.no_grad():
+        model.weight.fill_(1e20)
+    # ln of the largest term: all four hidden units on, |Wt h|^2 / 2 over 8 visible ones.
+    assert abs(exact_log_partition(model) / (8 * (4e20) ** 2 / 2) - 1) < 1e-6
+    with pytest.raises(FloatingPointError, match=r"past what the machine's dtype holds; .*double"):
+        annealed_importance_sampling(model, torch.randn(5, 8), betas=5, seed=0)
+
+
+SIGMOID = {"output_activation": "sigmoid", "loss": "bce"}
+
+
+@pytest.mark.parametrize("value", [255.0, -0.01, float("nan")])
+@pytest.mark.parametrize(
+    ("model", "taker"),
+    [
+        *((kind(8, 3, **SIGMOID), "loss 'bce' takes") for kind in (Autoencoder,
+            ContractiveAutoencoder, DenoisingAutoencoder, SparseAutoencoder)),
+        (Autoencoder(layers=[8, 5, 3], **SIGMOID), "loss 'bce' takes"),
+        (StochasticAutoencoder(8, 3), "Bernoulli units take"),
+        (VariationalAutoencoder(8, 3), "Bernoulli units take"),
+        (VariationalAutoencoder(8, 3, bound="importance"), "Bernoulli units take"),
+        (RBM(8, 3), "Bernoulli units take"),
+    ],
+)  # fmt: skip
+def test_a_cross_entropy_of_targets_outside_the_unit_interval_is_refused(model, taker, value, x):
+    model.loss(x.round())
+    x[1, 2] = value
+    number = f"{value:g}".replace(".", r"\.")
+    with pytest.raises(ValueError, match=rf"holds {number}; {taker} numbers in \[0, 1\]"):
+        model.loss(x)
+
+
+def test_other_losses_and_other_scores_are_checked_as_they_should(x):
+    Autoencoder(8, 3).loss(x * 255)
+    VariationalAutoencoder(8, 3, decoder_kind="gaussian").loss(x * 255)
+    model = VariationalAutoencoder(8, 3)
+    for call in (model.elbo, model.importance_bound, model.log_likelihood):
+        with pytest.raises(ValueError, match=r"x holds 2.*; Bernoulli units take"):
+            call(x * 255)
