@@ -120,9 +120,9 @@ def linear_act(
 ) -> Tensor:
     """A linear layer with its activation: ``act(x Wt + b)``.
 
-    Float32 products obey ``torch.get_float32_matmul_precision()``; sums are always float32. The
-    activation's gradient is taken from the output where that tells it, and from the
-    pre-activation for gelu and silu.
+    Float32 products obey ``torch.set_float32_matmul_precision`` and, of ``torch.backends``, the
+    newer ``fp32_precision`` switches; sums are always float32. The activation's gradient is taken
+    from the output where that tells it, and from the pre-activation for gelu and silu.
 
     Args:
         x: ``[..., D]``; float32, bfloat16, float16 or float64.

@@ -17,7 +17,7 @@ struct MatrixView {
     int64_t column_stride;
 };
 
-// The levels of torch.get_float32_matmul_precision(). Only matrix units make use of the lower two.
+// The levels of torch.set_float32_matmul_precision(). Only matrix units make use of the lower two.
 enum class Precision { highest, high, medium };
 
 // A right operand as the matrix units read it, made by pack_tiles() for one precision.

@@ -16,6 +16,7 @@ from aefast import backend
 from aefast.ops.gibbs.kernels import Kernels
 from aefast.ops.gibbs.settings import Machine, Settings
 from aefast.ops.shared import cpp as shared
+from aefast.ops.shared.precision import product_level
 
 _C = backend.extension()
 
@@ -24,7 +25,7 @@ WORD_BITS = 64
 
 def kernels(machine: Machine, settings: Settings) -> Kernels:
     # Below "highest" the matrix units take one or three products, fewer than any other way.
-    rounded = torch.get_float32_matmul_precision() != "highest"
+    rounded = product_level("cpu") != "highest"
     return _Kernels() if rounded and _C.has_matrix_units() else _BinaryKernels()
 
 

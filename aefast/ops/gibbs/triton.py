@@ -20,6 +20,7 @@ from torch import Tensor
 from aefast.ops.gibbs.kernels import Kernels
 from aefast.ops.gibbs.settings import Machine, Settings
 from aefast.ops.shared import triton_gemm
+from aefast.ops.shared.precision import product_level
 from aefast.ops.shared.triton import Variant, cdiv, device_of, seed_arguments
 from aefast.ops.shared.triton_gemm import Tile
 
@@ -75,7 +76,7 @@ def variants(generation: int) -> Iterator[Variant]:
 
 def kernels(machine: Machine, settings: Settings) -> Kernels:
     binary = machine.log_var is None and settings.clamp_mask is None
-    return _BinaryKernels() if binary else _Kernels()
+    return _BinaryKernels(machine.weight.device.type) if binary else _Kernels()
 
 
 class _Kernels(Kernels):
@@ -145,8 +146,8 @@ def _split(values: Tensor, terms: int) -> Terms:
 class _BinaryKernels(_Kernels):
     """Bernoulli states as one bfloat16 term, data as up to three."""
 
-    def __init__(self) -> None:
-        self.terms = TERMS[torch.get_float32_matmul_precision()]
+    def __init__(self, device_type: str) -> None:
+        self.terms = TERMS[product_level(device_type)]
 
     def states(self, visible: Tensor) -> Terms:
         return _split(visible, self.terms)

@@ -85,7 +85,7 @@ def _strip(inputs: PerInput[Any]) -> Strip | None:
     generation, multiprocessors = triton_gemm.chip(x.device)
     fitting = [
         strip
-        for strip in STRIPS[generation].get(triton_gemm.kind_of(x.dtype), ())
+        for strip in STRIPS[generation].get(triton_gemm.kind_of(x), ())
         if strip.parts * strip.part >= weight.shape[0]
         and 2 * cdiv(x.shape[0], strip.rows) >= multiprocessors
     ]

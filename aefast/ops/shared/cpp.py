@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from aefast.backend import extension
+from aefast.ops.shared.precision import product_level
 
 _C = extension()
 
@@ -23,7 +24,7 @@ def own_precision(dtype: torch.dtype) -> object | None:
     """The precision of our own product where it is faster than the vendor's; None elsewhere."""
     if dtype != torch.float32:
         return None
-    precision = getattr(_C.Precision, torch.get_float32_matmul_precision())
+    precision = getattr(_C.Precision, product_level("cpu"))
     return precision if _C.outpaces_vendor_gemm(precision) else None
 
 

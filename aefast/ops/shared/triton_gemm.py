@@ -3,7 +3,7 @@
 Where the chip has a tensor memory accelerator (sm_90 on) tiles arrive through tensor descriptors,
 elsewhere through pointers.
 
-float32 follows ``torch.get_float32_matmul_precision()``: ``"highest"`` takes six bfloat16 products,
+float32 follows torch's switches (precision.py): ``"highest"`` takes six bfloat16 products,
 ``"high"`` and ``"medium"`` one TF32 product, as torch's own CUDA matmul does for both.
 """
 
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aefast.ops.shared.precision import product_level
 from aefast.ops.shared.triton import (
     ACTIVATIONS,
     TYPE_NAMES,
@@ -119,14 +120,14 @@ def factors(left: Tensor, right: Tensor, *, plain: bool, kind: str | None = None
     left = aligned(left.T if left_by_depth else left)
     right = aligned(right.T if right_by_depth else right)
     layout = (left_by_depth, right_by_depth)
-    return Factors(left, right, layout, kind or kind_of(left.dtype), shape)
+    return Factors(left, right, layout, kind or kind_of(left), shape)
 
 
-def kind_of(dtype: torch.dtype) -> str:
-    """How products of this dtype are made now: a key of TILES."""
-    if dtype != torch.float32:
+def kind_of(factor: Tensor) -> str:
+    """How products of it are made now: a key of TILES."""
+    if factor.dtype != torch.float32:
         return "half"
-    return "float32" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+    return "float32" if product_level(factor.device.type) == "highest" else "tf32"
 
 
 @cache

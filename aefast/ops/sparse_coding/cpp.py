@@ -6,6 +6,7 @@ from torch import Tensor
 
 from aefast import backend
 from aefast.ops.shared import cpp as shared
+from aefast.ops.shared.precision import product_level
 from aefast.ops.sparse_coding.problem import Problem
 
 _C = backend.extension()
@@ -42,7 +43,7 @@ def soft_threshold_backward(grad: Tensor, x: Tensor, threshold: float) -> Tensor
 
 def multiply(left: Tensor, right: Tensor) -> Tensor:
     """left @ right.T by our own product, in which a row does not depend on the rows beside it."""
-    precision = getattr(_C.Precision, torch.get_float32_matmul_precision())
+    precision = getattr(_C.Precision, product_level("cpu"))
     rows = left if left.shape[0] > 1 else left.expand(2, -1)
     return shared.multiply(rows, shared.RightOperand(right, precision))[: left.shape[0]]
 
