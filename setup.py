@@ -26,9 +26,9 @@ from setuptools.command.egg_info import egg_info
 from setuptools.command.sdist import sdist
 
 KERNELS = ["binary", "corrupt", "fingerprint", "gaussian", "gemm", "gibbs", "jacobian"]
-KERNELS += ["linear_act", "reconstruction", "sparse_coding", "sparsity"]
+KERNELS += ["linear_act", "reconstruction", "sparse_coding", "sparsity", "step", "optimizer", "fit"]
 MATRIX_UNIT_KERNELS = ["gemm", "gemm_amx"]
-COMMON = ["bindings", "cuda_driver", "cuda_kernel", "isa", "pages", "parallel"]
+COMMON = ["bindings", "bindings_step", "cuda_driver", "cuda_kernel", "isa", "pages", "parallel"]
 
 FLAGS = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra"]
 # GCC 12 sees uninitialized values inside its own AVX-512 intrinsics.

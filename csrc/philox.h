@@ -139,4 +139,12 @@ inline void philox_block(uint64_t seed, uint64_t row, uint32_t step, uint32_t co
     counters.words(seed, output);
 }
 
+// child_seed() of aefast/random.py.
+inline uint64_t child_seed(uint64_t seed, uint64_t child) {
+    constexpr uint32_t kChildStep = 0xFFFFFFFFu;
+    uint32_t words[kVectorWords];
+    PhiloxRow(seed, child, kChildStep).words<kVectorWords>(0, words);
+    return (static_cast<uint64_t>(words[0]) << 32 | words[1]) & ~(uint64_t{1} << 63);
+}
+
 }  // namespace aefast::AEFAST_ISA

@@ -1,0 +1,6 @@
+"""The training step of an encoder-decoder as one call: its plan, its definition, its kernels.
+
+A model of :mod:`aefast.nn` describes itself as a :class:`~aefast.step.plan.Plan`. One C++ call then
+takes a batch from the rows to the loss and all gradients (``model.loss``), or takes many steps with
+the optimizer inside (:func:`aefast.fit`). What a plan cannot say runs op by op.
+"""

@@ -1,0 +1,208 @@
+// aefast._C's training step: plans, a step of one batch, and many steps with their optimizer.
+#include "bindings_step.h"
+
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+
+#include "step.h"
+
+namespace py = pybind11;
+
+namespace aefast {
+namespace {
+
+struct StepKernels {
+    double (*step)(const StepPlan&, const StepBatch&);
+    FitResult (*fit)(const StepPlan&, const FitArguments&);
+    void (*multiply)(const GemmArguments&);
+};
+
+StepKernels active_kernels() {
+    switch (active_instruction_set()) {
+#ifdef AEFAST_X86
+        case InstructionSet::avx2:
+            return {avx2::step, avx2::fit, avx2::gemm};
+        case InstructionSet::avx512:
+            return {avx512::step, avx512::fit, avx512::gemm};
+#ifdef AEFAST_AMX
+        case InstructionSet::amx:
+            return {avx512::step, avx512::fit, amx::gemm};
+#endif
+#endif
+        default:
+            return {baseline::step, baseline::fit, baseline::gemm};
+    }
+}
+
+template <class Pointer>
+std::vector<Pointer> pointers(const std::vector<uintptr_t>& addresses) {
+    std::vector<Pointer> result;
+    for (uintptr_t address : addresses) result.push_back(reinterpret_cast<Pointer>(address));
+    return result;
+}
+
+void check_sizes(const StepPlan& plan, size_t parameters) {
+    if (parameters != plan.sizes.size())
+        throw std::invalid_argument("a plan takes a pointer for each of its parameters");
+}
+
+double run_step(const StepPlan& plan, uintptr_t x, int64_t rows, int64_t row_stride, uint64_t seed,
+                int64_t row_offset, const std::vector<uintptr_t>& parameters,
+                const std::vector<uintptr_t>& gradients, Precision precision, int threads) {
+    check_sizes(plan, parameters.size());
+    if (!gradients.empty()) check_sizes(plan, gradients.size());
+    if (rows < 1 || threads < 1) throw std::invalid_argument("rows and threads must be positive");
+    const auto values = pointers<const float*>(parameters);
+    const auto slopes = pointers<float*>(gradients);
+    const StepKernels kernels = active_kernels();
+    py::gil_scoped_release release;
+    return kernels.step(
+        plan, {reinterpret_cast<const float*>(x), rows, row_stride, seed, row_offset, values.data(),
+               slopes.empty() ? nullptr : slopes.data(), kernels.multiply, precision, threads});
+}
+
+py::tuple run_fit(const StepPlan& plan, const DataRows& data, uintptr_t order, int64_t count,
+                  int64_t epoch_rows, int64_t batch_size, uint64_t seed, int64_t first_step,
+                  const std::vector<uintptr_t>& parameters,
+                  const std::vector<ParameterUpdate>& updates, const std::vector<int>& updated,
+                  uintptr_t losses, double seconds, Precision precision, int threads) {
+    check_sizes(plan, parameters.size());
+    if (updates.size() != updated.size())
+        throw std::invalid_argument("updates and updated differ in length");
+    if (batch_size < 1 || epoch_rows < 1 || threads < 1)
+        throw std::invalid_argument("batch_size, epoch_rows and threads must be positive");
+    const auto values = pointers<const float*>(parameters);
+    const StepKernels kernels = active_kernels();
+    FitResult result;
+    {
+        py::gil_scoped_release release;
+        result = kernels.fit(plan, {data, reinterpret_cast<const int64_t*>(order), count,
+                                    epoch_rows, batch_size, seed, first_step, updates, updated,
+                                    values.data(), reinterpret_cast<double*>(losses), seconds,
+                                    kernels.multiply, precision, threads});
+    }
+    return py::make_tuple(result.steps, result.is_finite);
+}
+
+StepNoise no_noise() { return {false, Noise::masking, 0, 0, 0.f}; }
+
+void bind_plan(py::module_& module) {
+    py::enum_<CodeStage>(module, "CodeStage")
+        .value("plain", CodeStage::plain)
+        .value("dropout", CodeStage::dropout)
+        .value("gaussian", CodeStage::gaussian)
+        .value("posterior", CodeStage::posterior);
+    py::enum_<CodePenalty>(module, "CodePenalty")
+        .value("none", CodePenalty::none)
+        .value("kl", CodePenalty::kl)
+        .value("l1", CodePenalty::l1)
+        .value("contraction", CodePenalty::contraction);
+    py::enum_<Objective>(module, "Objective")
+        .value("mse", Objective::squared_error)
+        .value("bce", Objective::cross_entropy)
+        .value("bernoulli", Objective::bernoulli_likelihood)
+        .value("gaussian", Objective::gaussian_likelihood);
+    py::class_<StepLayer>(module, "StepLayer")
+        .def(py::init([](int64_t inputs, int64_t outputs, Activation activation, int weight,
+                         int bias, bool is_tied) {
+                 return StepLayer{inputs, outputs, activation, weight, bias, is_tied};
+             }),
+             py::kw_only(), py::arg("inputs"), py::arg("outputs"), py::arg("activation"),
+             py::arg("weight"), py::arg("bias"), py::arg("is_tied"));
+    py::class_<StepNoise>(module, "StepNoise")
+        .def(
+            py::init([](Noise kind, float level, uint32_t level_threshold, uint32_t low_threshold) {
+                return StepNoise{true, kind, level_threshold, low_threshold, level};
+            }),
+            py::kw_only(), py::arg("kind"), py::arg("level"), py::arg("level_threshold"),
+            py::arg("low_threshold"));
+    py::class_<StepPlan>(module, "StepPlan")
+        .def(py::init([](std::vector<StepLayer> encoder, std::vector<StepLayer> decoder,
+                         const StepNoise* noise, CodeStage code_stage, float code_level,
+                         uint32_t code_threshold, float divergence_weight, CodePenalty penalty,
+                         double penalty_weight, double penalty_target, Objective objective,
+                         int log_var, std::vector<int64_t> sizes) {
+                 if (encoder.empty() || decoder.empty())
+                     throw std::invalid_argument("a plan takes an encoder and a decoder");
+                 const int64_t log_var_size = log_var < 0 ? 0 : sizes.at(log_var);
+                 return StepPlan{std::move(encoder),
+                                 std::move(decoder),
+                                 noise ? *noise : no_noise(),
+                                 code_stage,
+                                 code_level,
+                                 code_threshold,
+                                 divergence_weight,
+                                 penalty,
+                                 penalty_weight,
+                                 penalty_target,
+                                 objective,
+                                 log_var,
+                                 log_var_size,
+                                 std::move(sizes)};
+             }),
+             py::kw_only(), py::arg("encoder"), py::arg("decoder"), py::arg("noise"),
+             py::arg("code_stage"), py::arg("code_level"), py::arg("code_threshold"),
+             py::arg("divergence_weight"), py::arg("penalty"), py::arg("penalty_weight"),
+             py::arg("penalty_target"), py::arg("objective"), py::arg("log_var"), py::arg("sizes"));
+}
+
+void bind_updates(py::module_& module) {
+    py::enum_<OptimizerKind>(module, "OptimizerKind")
+        .value("sgd", OptimizerKind::sgd)
+        .value("adam", OptimizerKind::adam)
+        .value("adamw", OptimizerKind::adamw);
+    py::class_<ParameterUpdate>(module, "ParameterUpdate")
+        .def(py::init([](OptimizerKind kind, uintptr_t parameter, uintptr_t first, uintptr_t second,
+                         int64_t size, double learning_rate, double weight_decay, double momentum,
+                         double dampening, bool nesterov, bool maximize, bool is_first,
+                         double beta1, double beta2, double epsilon, int64_t step) {
+                 return ParameterUpdate{kind,
+                                        reinterpret_cast<float*>(parameter),
+                                        nullptr,
+                                        reinterpret_cast<float*>(first),
+                                        reinterpret_cast<float*>(second),
+                                        size,
+                                        learning_rate,
+                                        weight_decay,
+                                        momentum,
+                                        dampening,
+                                        nesterov,
+                                        maximize,
+                                        is_first,
+                                        beta1,
+                                        beta2,
+                                        epsilon,
+                                        step};
+             }),
+             py::kw_only(), py::arg("kind"), py::arg("parameter"), py::arg("first") = 0,
+             py::arg("second") = 0, py::arg("size"), py::arg("learning_rate"),
+             py::arg("weight_decay") = 0., py::arg("momentum") = 0., py::arg("dampening") = 0.,
+             py::arg("nesterov") = false, py::arg("maximize") = false, py::arg("is_first") = false,
+             py::arg("beta1") = 0., py::arg("beta2") = 0., py::arg("epsilon") = 0.,
+             py::arg("step") = 1);
+    py::class_<DataRows>(module, "DataRows")
+        .def(py::init([](uintptr_t rows, bool are_bytes, float scale, int64_t columns,
+                         int64_t row_stride) {
+                 return DataRows{reinterpret_cast<const void*>(rows), are_bytes, scale, columns,
+                                 row_stride};
+             }),
+             py::kw_only(), py::arg("rows"), py::arg("are_bytes"), py::arg("scale"),
+             py::arg("columns"), py::arg("row_stride"));
+}
+
+}  // namespace
+
+void bind_step(py::module_& module) {
+    bind_plan(module);
+    bind_updates(module);
+    module.def("step", run_step, py::arg("plan"), py::arg("x"), py::arg("rows"),
+               py::arg("row_stride"), py::arg("seed"), py::arg("row_offset"), py::arg("parameters"),
+               py::arg("gradients"), py::arg("precision"), py::arg("threads"));
+    module.def("fit", run_fit, py::kw_only(), py::arg("plan"), py::arg("data"), py::arg("order"),
+               py::arg("count"), py::arg("epoch_rows"), py::arg("batch_size"), py::arg("seed"),
+               py::arg("first_step"), py::arg("parameters"), py::arg("updates"), py::arg("updated"),
+               py::arg("losses"), py::arg("seconds"), py::arg("precision"), py::arg("threads"));
+}
+
+}  // namespace aefast

@@ -1,0 +1,79 @@
+// Training steps one after the other: gather a minibatch, take the step, update the parameters.
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "philox.h"
+#include "scratch.h"
+#include "step.h"
+
+namespace aefast::AEFAST_ISA {
+namespace {
+
+thread_local Scratch batch_scratch, gradient_scratch;
+
+void gather(const DataRows& data, const int64_t* indices, int64_t count, float* batch) {
+    for (int64_t row = 0; row < count; ++row, batch += data.columns) {
+        const int64_t offset = indices[row] * data.row_stride;
+        if (data.are_bytes) {
+            const auto* source = static_cast<const uint8_t*>(data.rows) + offset;
+            for (int64_t i = 0; i < data.columns; ++i) batch[i] = source[i];
+        } else {
+            std::memcpy(batch, static_cast<const float*>(data.rows) + offset,
+                        sizeof(float) * data.columns);
+        }
+        if (data.scale != 1.f)
+            for (int64_t i = 0; i < data.columns; ++i) batch[i] /= data.scale;
+    }
+}
+
+// Where each parameter's gradient lies, in one block.
+std::vector<float*> gradient_pointers(const std::vector<int64_t>& sizes) {
+    constexpr int64_t kLine = 16;
+    int64_t total = 0;
+    for (int64_t size : sizes) total += (size + kLine - 1) / kLine * kLine;
+    float* block = static_cast<float*>(gradient_scratch.reserve(sizeof(float) * total));
+    std::vector<float*> pointers;
+    for (int64_t size : sizes) {
+        pointers.push_back(block);
+        block += (size + kLine - 1) / kLine * kLine;
+    }
+    return pointers;
+}
+
+}  // namespace
+
+FitResult fit(const StepPlan& plan, const FitArguments& a) {
+    using Clock = std::chrono::steady_clock;
+    const auto start = Clock::now();
+    auto* rows =
+        static_cast<float*>(batch_scratch.reserve(sizeof(float) * a.batch_size * a.data.columns));
+    const std::vector<float*> gradients = gradient_pointers(plan.sizes);
+    std::vector<ParameterUpdate> updates = a.updates;
+    for (size_t i = 0; i < updates.size(); ++i) updates[i].gradient = gradients[a.updated[i]];
+    int64_t taken = 0;
+    // An epoch ends where what is left is a multiple of its rows.
+    for (int64_t position = 0; position < a.count;) {
+        const int64_t left = (a.count - position - 1) % a.epoch_rows + 1;
+        const int64_t size = left < a.batch_size ? left : a.batch_size;
+        gather(a.data, a.order + position, size, rows);
+        const uint64_t seed = child_seed(a.seed, static_cast<uint64_t>(a.first_step + taken));
+        const double loss = step(plan, {rows, size, a.data.columns, seed, 0, a.parameters,
+                                        gradients.data(), a.multiply, a.precision, a.threads});
+        a.losses[taken] = loss;
+        if (!std::isfinite(loss)) return {taken, false};
+        for (ParameterUpdate& parameter : updates) {
+            update(parameter, a.threads);
+            ++parameter.step;
+            parameter.is_first = false;
+        }
+        ++taken;
+        position += size;
+        const std::chrono::duration<double> elapsed = Clock::now() - start;
+        if (elapsed.count() >= a.seconds) break;
+    }
+    return {taken, true};
+}
+
+}  // namespace aefast::AEFAST_ISA
