@@ -49,19 +49,29 @@ def batches(
     for argument, (value, low) in (limits | {"start": (start, 0)}).items():
         if value < low:
             raise ValueError(f"{argument} is {value}; it takes an int, at least {low}")
-    chosen = _order(len(dataset), seed, epoch).split(batch_size)[start:]
+    order = epoch_order(len(dataset), seed, epoch)
+    return gathered(dataset, order[start * batch_size :], batch_size, device)
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
+    """The order in which an epoch takes ``count`` rows, int64: see :func:`batches`."""
+    state = np.random.SeedSequence(seed, spawn_key=(epoch,)).generate_state(1, np.uint64)
+    generator = torch.Generator().manual_seed(int(state[0]))
+    return torch.randperm(count, generator=generator, dtype=torch.int64, device="cpu")
+
+
+def gathered(
+    dataset: Dataset, order: Tensor, batch_size: int, device: str | torch.device = "cpu"
+) -> Iterator[Tensor]:
+    """Minibatches of the rows in this ``order``, float32 ``[B, D]`` on ``device``."""
+    chosen = order.split(batch_size)
     together = max(1, AHEAD_BYTES // (4 * batch_size * dataset.rows.shape[1]))
     if torch.device(device).type == "cuda":
-        gathered = _ahead(lambda indices: dataset.take(indices).pin_memory(), chosen, together)
-        return (rows.to(device, non_blocking=True) for rows in gathered)
+        pinned = _ahead(lambda indices: dataset.take(indices).pin_memory(), chosen, together)
+        return (rows.to(device, non_blocking=True) for rows in pinned)
     if isinstance(dataset.rows, np.memmap):
         return _ahead(dataset.take, chosen, together)
     return map(dataset.take, chosen)
-
-
-def _order(count: int, seed: int, epoch: int) -> Tensor:
-    state = np.random.SeedSequence(seed, spawn_key=(epoch,)).generate_state(1, np.uint64)
-    return torch.randperm(count, generator=torch.Generator().manual_seed(int(state[0])))
 
 
 def _ahead(

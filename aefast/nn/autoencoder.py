@@ -1,7 +1,7 @@
 """The autoencoder, and its loss."""
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from aefast.nn.compression import CompressedCode, dequantize, quantize
 from aefast.nn.encoder_decoder import EncoderDecoder, example_of
 from aefast.nn.linear import Device
 from aefast.nn.plain import known_by_its_parameters
+from aefast.nn.step_plan import loss_in_one_call
 from aefast.ops.corrupt import corrupt_with
 from aefast.ops.reconstruction import LOSSES
 from aefast.ops.shared import contract
@@ -147,10 +148,20 @@ class Autoencoder(EncoderDecoder):
         this loss.
         """
         check_draw(seed, generator, row_offset)
+        loss = loss_in_one_call(self, x, seed, generator, row_offset)
+        if loss is not None:
+            return loss
         if self.is_one_op:
             return self.fused_loss(x)
         code = self._drop(self.encode(x), seed, generator, row_offset)
         return self.compare(code, x)
+
+    def step_fields(self) -> dict[str, Any] | str:
+        """What :class:`aefast.step.plan.Plan` says beside the layers; or why no plan says it all."""
+        fields: dict[str, Any] = {"objective": self.loss_kind}
+        if self.training and self.code_dropout:
+            fields |= {"code_stage": "dropout", "code_level": self.code_dropout}
+        return fields
 
     @property
     def is_one_op(self) -> bool:

@@ -1,7 +1,7 @@
 """The contractive autoencoder."""
 
 from collections.abc import Callable
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from torch import Tensor
 from aefast.functional import contractive_penalty, tangents
 from aefast.nn.autoencoder import Architecture, Autoencoder, check_draw
 from aefast.nn.plain import is_plain, known_by_its_parameters
+from aefast.nn.step_plan import loss_in_one_call
 from aefast.ops.jacobian import Tangents
 from aefast.ops.jacobian.tangents import turned
 from aefast.ops.shared import contract
@@ -66,6 +67,9 @@ class ContractiveAutoencoder(Autoencoder):
     ) -> Tensor:
         """The mean error of the reconstruction plus the weighted mean penalty; a scalar."""
         check_draw(seed, generator, row_offset)
+        loss = loss_in_one_call(self, x, seed, generator, row_offset)
+        if loss is not None:
+            return loss
         if self.is_one_op:
             return self.fused_loss(x, contraction=self.contraction)
         error = super().loss(x, seed=seed, generator=generator, row_offset=row_offset)
@@ -103,6 +107,14 @@ class ContractiveAutoencoder(Autoencoder):
             [layer.bias for layer in layers],
             [layer.activation for layer in layers],
         )
+
+    def step_fields(self) -> dict[str, Any] | str:
+        fields = super().step_fields()
+        if self.depth > 1:
+            return "the Jacobian of a deep encoder has kernels of its own"
+        if isinstance(fields, dict):
+            fields |= {"penalty": "contraction", "penalty_weight": self.contraction}
+        return fields
 
     def extra_repr(self) -> str:
         return f"contraction={self.contraction}, {super().extra_repr()}"

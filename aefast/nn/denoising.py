@@ -1,7 +1,7 @@
 """The denoising autoencoder."""
 
 import math
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from torch import Tensor
 from aefast.functional import corrupt
 from aefast.nn.autoencoder import Architecture, Autoencoder, check_draw
 from aefast.nn.plain import known_by_its_parameters
+from aefast.nn.step_plan import loss_in_one_call
 from aefast.ops.corrupt import KINDS
 from aefast.ops.shared import contract
 
@@ -82,6 +83,9 @@ class DenoisingAutoencoder(Autoencoder):
         """The mean error of the reconstruction of x with noise against the clean x; otherwise as
         :meth:`aefast.nn.Autoencoder.loss`."""
         check_draw(seed, generator, row_offset)
+        loss = loss_in_one_call(self, x, seed, generator, row_offset)
+        if loss is not None:
+            return loss
         if not self.training:
             return super().loss(x, seed=seed, generator=generator, row_offset=row_offset)
         if self.is_one_op:
@@ -103,6 +107,12 @@ class DenoisingAutoencoder(Autoencoder):
         )
         code = self._drop(self.encode(noisy), seed, generator, row_offset)
         return self.compare(code, x)
+
+    def step_fields(self) -> dict[str, Any] | str:
+        fields = super().step_fields()
+        if self.training and isinstance(fields, dict):
+            fields |= {"noise": self.corruption, "noise_level": self.corruption_level}
+        return fields
 
     def extra_repr(self) -> str:
         noise = f"corruption={self.corruption!r}, corruption_level={self.corruption_level}"

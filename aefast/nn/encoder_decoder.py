@@ -89,6 +89,10 @@ class EncoderDecoder(nn.Module):
         """The reconstruction of a code: ``[..., H]`` to ``[..., D]``."""
         return self._run(self.decoder, code)
 
+    def step_layers(self) -> tuple[Iterable[nn.Module], Iterable[nn.Module]]:
+        """The layers of a training step, to the code and back."""
+        return self.encoder, self.decoder
+
     def preactivation(self, code: Tensor) -> Tensor:
         """The reconstruction before its activation: of a sigmoid output, the logits.
 

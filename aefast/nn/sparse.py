@@ -1,6 +1,6 @@
 """The sparse autoencoder."""
 
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -8,6 +8,7 @@ from torch import Tensor
 from aefast.functional import kl_sparsity, l1_sparsity
 from aefast.nn.autoencoder import Architecture, Autoencoder, check_draw
 from aefast.nn.plain import known_by_its_parameters
+from aefast.nn.step_plan import loss_in_one_call
 from aefast.ops.shared import contract
 
 PENALTIES = ("kl", "l1")
@@ -74,6 +75,9 @@ class SparseAutoencoder(Autoencoder):
     ) -> Tensor:
         """The mean error of the reconstruction plus the weighted penalty; a scalar."""
         check_draw(seed, generator, row_offset)
+        loss = loss_in_one_call(self, x, seed, generator, row_offset)
+        if loss is not None:
+            return loss
         code = self.encode(x)
         error = self.compare(self._drop(code, seed, generator, row_offset), x)
         return error + self.sparsity_weight * self.penalty(code)
@@ -83,6 +87,16 @@ class SparseAutoencoder(Autoencoder):
         if self.penalty_kind == "kl":
             return kl_sparsity(code, self.sparsity_target)
         return l1_sparsity(code)
+
+    def step_fields(self) -> dict[str, Any] | str:
+        fields = super().step_fields()
+        if isinstance(fields, dict):
+            fields |= {
+                "penalty": self.penalty_kind,
+                "penalty_weight": self.sparsity_weight,
+                "penalty_target": self.sparsity_target,
+            }
+        return fields
 
     def extra_repr(self) -> str:
         target = f", sparsity_target={self.sparsity_target}" if self.penalty_kind == "kl" else ""

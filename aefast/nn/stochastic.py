@@ -1,6 +1,7 @@
 """The stochastic autoencoder: an encoder and a decoder that are distributions."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from aefast.nn.likelihood import (
 )
 from aefast.nn.linear import Device
 from aefast.nn.plain import known_by_its_parameters
+from aefast.nn.step_plan import loss_in_one_call
 from aefast.ops.shared import contract
 from aefast.random import Step
 
@@ -136,8 +138,19 @@ class StochasticAutoencoder(EncoderDecoder):
     ) -> Tensor:
         """The mean over the rows of -ln p(x | h), in nats, at codes drawn from p(h | x)."""
         check_draw(seed, generator, row_offset)
+        loss = loss_in_one_call(self, x, seed, generator, row_offset)
+        if loss is not None:
+            return loss
         code = self._draw_code(x, seed, generator, row_offset)
         return -self.log_likelihood(x, code).mean()
+
+    def step_fields(self) -> dict[str, Any] | str:
+        """What :class:`aefast.step.plan.Plan` says beside the layers."""
+        return {
+            "objective": self.decoder_kind,
+            "code_stage": "gaussian",
+            "code_level": self.code_noise,
+        }
 
     @torch.no_grad()
     def sample(

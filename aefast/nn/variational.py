@@ -3,12 +3,14 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from aefast import random
 from aefast.functional import gaussian_kl, reparameterize
+from aefast.nn.autoencoder import check_draw
 from aefast.nn.encoder_decoder import example_of, named_layers
 from aefast.nn.likelihood import (
     DECODER_KINDS,
@@ -20,7 +22,8 @@ from aefast.nn.likelihood import (
     log_likelihood,
 )
 from aefast.nn.linear import Device, LinearAct, Place, preactivation
-from aefast.nn.plain import known_by_its_parameters
+from aefast.nn.plain import is_plain, known_by_its_parameters
+from aefast.nn.step_plan import loss_in_one_call
 from aefast.ops.linear_act import ACTIVATIONS
 from aefast.ops.shared import contract
 
@@ -158,9 +161,28 @@ class VariationalAutoencoder(nn.Module):
         ``DistributedDataParallel`` synchronizes the gradients of a ``forward`` alone: give it a
         module whose ``forward`` returns this loss.
         """
+        check_draw(seed, generator, row_offset)
+        loss = loss_in_one_call(self, x, seed, generator, row_offset)
+        if loss is not None:
+            return loss
         bound = self.elbo if self.bound == "elbo" else self.importance_bound
         options = {"samples": self.samples, "seed": seed, "generator": generator}
         return -bound(x, row_offset=row_offset, **options).mean()  # type: ignore[arg-type]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the parameters say all that calling the layers would do."""
+        return is_plain(self)
+
+    def step_layers(self) -> tuple[list[nn.Module], list[nn.Module]]:
+        """The layers of a training step, to the posterior and back."""
+        return [*self.encoder, self.posterior_layer], [*self.decoder, self.output]
+
+    def step_fields(self) -> dict[str, Any] | str:
+        """What :class:`aefast.step.plan.Plan` says beside the layers; or why no plan says it all."""
+        if self.bound != "elbo" or self.samples != 1:
+            return "the step draws one sample a row, for the evidence lower bound"
+        return {"objective": self.decoder_kind, "code_stage": "posterior"}
 
     def elbo(
         self,

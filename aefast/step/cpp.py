@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from aefast import random
 from aefast.backend import extension
 from aefast.ops.shared.cpp import own_precision
+from aefast.step.optimizers import OptimizerSteps
 from aefast.step.plan import Layer, Plan
 
 _C = extension()
@@ -82,3 +84,77 @@ def _layer(layer: Layer) -> Any:
         bias=layer.bias,
         is_tied=layer.is_tied,
     )
+
+
+class Rows(NamedTuple):
+    """A dataset's memory as the kernels gather from it.
+
+    Attributes:
+        memory: what holds it.
+        data: how C++ reads it.
+        count: of rows.
+    """
+
+    memory: Any
+    data: Any
+    count: int
+
+
+def rows_of(memory: Tensor | np.ndarray, scale: float) -> Rows | str:
+    """Rows ``[N, D]`` of float32 or uint8 whose columns are adjacent; or why they cannot serve."""
+    is_tensor = isinstance(memory, Tensor)
+    if memory.dtype not in (torch.float32, torch.uint8, np.float32, np.uint8):
+        return f"the data are {memory.dtype}; the kernels gather float32 and uint8"
+    if is_tensor and memory.device.type != "cpu":
+        return f"the data are on {memory.device}"
+    strides = memory.stride() if is_tensor else [s // memory.itemsize for s in memory.strides]
+    if strides[1] != 1 and memory.shape[1] > 1:
+        return "a row's numbers are not adjacent in memory"
+    data = _C.DataRows(
+        rows=memory.data_ptr() if is_tensor else memory.ctypes.data,
+        are_bytes=memory.dtype in (torch.uint8, np.uint8),
+        scale=scale,
+        columns=memory.shape[1],
+        row_stride=strides[0],
+    )
+    return Rows(memory, data, memory.shape[0])
+
+
+def fit(
+    plan: Plan,
+    parameters: Sequence[Tensor],
+    optimizer: OptimizerSteps,
+    rows: Rows,
+    order: Tensor,
+    *,
+    epoch_rows: int,
+    batch_size: int,
+    seed: int,
+    first_step: int,
+    seconds: float,
+) -> list[float]:
+    """Steps over the minibatches of ``order``, until they or ``seconds`` are over.
+
+    Returns:
+        the loss of each step. Where the last one is not finite, that step was not taken.
+    """
+    losses = torch.empty(-(-len(order) // batch_size), dtype=torch.float64, device="cpu")
+    steps, is_finite = _C.fit(
+        plan=kernel_plan(plan),
+        data=rows.data,
+        order=order.data_ptr(),
+        count=len(order),
+        epoch_rows=epoch_rows,
+        batch_size=batch_size,
+        seed=seed,
+        first_step=first_step,
+        parameters=[parameter.data_ptr() for parameter in parameters],
+        updates=optimizer.updates(),
+        updated=optimizer.numbers,
+        losses=losses.data_ptr(),
+        seconds=seconds,
+        precision=precision(),
+        threads=torch.get_num_threads(),
+    )
+    optimizer.advance(steps)
+    return losses[: steps if is_finite else steps + 1].tolist()

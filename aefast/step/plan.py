@@ -62,3 +62,8 @@ class Plan(NamedTuple):
     def largest_product(self) -> int:
         """Multiplications a row in the widest layer."""
         return max(layer.inputs * layer.outputs for layer in (*self.encoder, *self.decoder))
+
+    @property
+    def draws(self) -> bool:
+        """Whether the step takes random numbers."""
+        return self.noise is not None or self.code_stage != "plain"

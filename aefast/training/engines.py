@@ -1,0 +1,164 @@
+"""What takes the steps of a training run: the kernels, many in one call, or the ordinary loop."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from aefast import random
+from aefast.data import Dataset
+from aefast.data.minibatches import gathered
+from aefast.nn.step_plan import PlannedStep, plan_of
+from aefast.step import optimizers
+from aefast.step.loss import refusal
+
+Loss = Callable[[Tensor, int], Tensor]
+
+
+class DivergenceError(ArithmeticError):
+    """One line that names the step after which training makes no sense."""
+
+
+class Engine(Protocol):
+    """Takes steps over minibatches.
+
+    Attributes:
+        name: ``"step"`` or ``"loop"``.
+        reason: why it is this one.
+    """
+
+    name: str
+    reason: str
+
+    def run(
+        self, order: Tensor, batch_size: int, *, seed: int, first_step: int, seconds: float
+    ) -> list[float]:
+        """The losses of the steps over ``order``, the rest of an epoch's rows; fewer where
+        ``seconds`` are over before. It ends with the first one that is not finite, whose step is
+        not taken.
+
+        Step n draws with the seed ``random.child_seed(seed, n)``, counted from ``first_step``.
+        """
+        ...
+
+
+def choose(
+    model: nn.Module, dataset: Dataset, optimizer: torch.optim.Optimizer, loss: Loss
+) -> Engine:
+    """The kernels where they serve, else the ordinary loop with this ``loss``."""
+    step = _kernel_step(model, dataset, optimizer)
+    if isinstance(step, str):
+        return LoopEngine(model, dataset, optimizer, loss, step)
+    return step
+
+
+def _kernel_step(
+    model: nn.Module, dataset: Dataset, optimizer: torch.optim.Optimizer
+) -> "StepEngine | str":
+    planned = plan_of(model)
+    if isinstance(planned, str):
+        return planned
+    example = torch.empty(1, planned.plan.encoder[0].inputs, dtype=torch.float32, device="cpu")
+    for parameter in planned.parameters:
+        if parameter.device.type != "cpu":
+            return f"the parameters are on {parameter.device}"
+    reason = refusal(planned.plan, planned.parameters, example)
+    reason = reason or optimizers.refusal(optimizer, planned.parameters)
+    if reason is not None:
+        return reason
+    from aefast.step import cpp
+
+    rows = cpp.rows_of(dataset.rows, dataset.scale)
+    if isinstance(rows, str):
+        return rows
+    if dataset.rows.shape[1] != planned.plan.encoder[0].inputs:
+        return "the data's width is not the model's"
+    return StepEngine(model, planned, rows, optimizer)
+
+
+class StepEngine:
+    """C++ takes a chunk of steps a call: gathers rows, takes each step, updates the parameters."""
+
+    name = "step"
+    reason = "the kernels take the whole step"
+
+    def __init__(
+        self, model: nn.Module, planned: PlannedStep, rows: Any, optimizer: torch.optim.Optimizer
+    ) -> None:
+        self.model = model
+        self.planned = planned
+        self.rows = rows
+        self.steps = optimizers.OptimizerSteps(optimizer, planned.parameters)
+
+    def run(
+        self, order: Tensor, batch_size: int, *, seed: int, first_step: int, seconds: float
+    ) -> list[float]:
+        from aefast.step import cpp
+
+        return cpp.fit(
+            self.planned.plan,
+            self.planned.parameters,
+            self.steps,
+            self.rows,
+            order,
+            epoch_rows=len(order),
+            batch_size=batch_size,
+            seed=seed,
+            first_step=first_step,
+            seconds=seconds,
+        )
+
+
+class LoopEngine:
+    """The loop that one would write: a batch, its loss, backward, and the optimizer's step.
+
+    On a GPU no step waits for its loss, so that one that is not finite is noticed a little later.
+    """
+
+    name = "loop"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        dataset: Dataset,
+        optimizer: torch.optim.Optimizer,
+        loss: Loss,
+        reason: str,
+    ) -> None:
+        self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        self.dataset = dataset
+        self.optimizer = optimizer
+        self.loss = loss
+        self.reason = reason
+
+    def run(
+        self, order: Tensor, batch_size: int, *, seed: int, first_step: int, seconds: float
+    ) -> list[float]:
+        start = time.perf_counter()
+        losses: list[Any] = []
+        for x in gathered(self.dataset, order, batch_size, self.device):
+            self.optimizer.zero_grad()
+            loss = self.loss(x, random.child_seed(seed, first_step + len(losses)))
+            losses.append(loss.item() if loss.device.type == "cpu" else loss.detach())
+            if isinstance(losses[-1], float) and not math.isfinite(losses[-1]):
+                break
+            loss.backward()
+            self.optimizer.step()
+            if time.perf_counter() - start >= seconds:
+                break
+        return [float(loss) for loss in losses]
+
+
+def check_finite(losses: list[float], steps_before: int) -> None:
+    """Of the steps' losses after so many others.
+
+    Raises:
+        DivergenceError: one is not finite.
+    """
+    for number, loss in enumerate(losses, start=steps_before + 1):
+        if not math.isfinite(loss):
+            raise DivergenceError(f"the loss of step {number} is {loss}")

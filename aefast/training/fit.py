@@ -1,0 +1,278 @@
+"""Training in one call: many steps, the optimizer's included."""
+
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from aefast import random
+from aefast.data import Dataset
+from aefast.data.dataset import from_array
+from aefast.data.minibatches import epoch_order
+from aefast.ops.shared import contract
+from aefast.training.engines import Engine, check_finite, choose
+
+# A call of the kernels returns after so long: Ctrl-C is heard, and the callback called, in between.
+CHUNK_SECONDS = 0.05
+LOOK_SECONDS = 0.25
+
+# How many epochs a seed has given an optimizer: a later call goes on with the next ones.
+_epochs_given: "weakref.WeakKeyDictionary[torch.optim.Optimizer, dict[int, int]]" = (
+    weakref.WeakKeyDictionary()
+)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a callback is shown.
+
+    Attributes:
+        step: how many steps this call has taken.
+        epoch: the epoch under way, counted from 0.
+        loss: the mean of the steps' since the last look.
+        samples_per_second: the throughput since then.
+    """
+
+    step: int
+    epoch: int
+    loss: float
+    samples_per_second: float
+
+
+@dataclass(frozen=True)
+class History:
+    """What a call of :func:`fit` did.
+
+    Attributes:
+        losses: of each step, float64 ``[steps]``.
+        validation: the held-out loss after each epoch, float64 ``[epochs]``; empty without data.
+        seconds: how long it took.
+        engine: ``"step"``, C++ that takes whole steps, or ``"loop"``, the ordinary loop.
+        reason: why it was that one.
+    """
+
+    losses: Tensor
+    validation: Tensor
+    seconds: float
+    engine: str
+    reason: str
+
+
+def fit(
+    model: nn.Module,
+    data: Any,
+    optimizer: torch.optim.Optimizer,
+    *,
+    epochs: int = 1,
+    batch_size: int = 128,
+    seed: int | None = None,
+    shuffle: bool = True,
+    validation: Any = None,
+    callback: Callable[[Look], Any] | None = None,
+) -> History:
+    """Train a model for some epochs: any number of steps, the optimizer's included, in one call.
+
+    Each step is what this loop does, with the same minibatches and draws, and parameters that are
+    equal to rounding::
+
+        for x in batches(data, batch_size, seed=child_seed(epoch_seed, 0), epoch=0):
+            optimizer.zero_grad()
+            model.loss(x, seed=...).backward()
+            optimizer.step()
+
+    ``epoch_seed`` is ``aefast.random.child_seed(seed, epoch)``, and step n of the epoch draws with
+    ``child_seed(child_seed(epoch_seed, 1), n)``. Epochs may be split over calls: with the same
+    optimizer and seed, or with ``torch.manual_seed`` and no seed, the next call goes on with the
+    next epoch. Nothing depends on the number of threads.
+
+    On a CPU C++ takes the whole step where the model is one of :mod:`aefast.nn` with nothing on its
+    layers, its parameters and the data are float32 (or uint8), and the optimizer is ``SGD``,
+    ``Adam`` or ``AdamW``; elsewhere the loop above runs. ``engine`` and ``reason`` say which and
+    why.
+
+    Args:
+        model: whose ``loss(x, seed=...)`` is minimized, as the models of :mod:`aefast.nn` have it.
+            It is put in training mode.
+        data: the rows ``[N, D]``: a tensor or an array of floats, which may be mapped from a file,
+            or an :class:`aefast.data.Dataset`. More dimensions are flattened to one.
+        optimizer: of the model's parameters. Its settings are read at the start of each epoch, its
+            state goes along as if it had taken the steps.
+        epochs: passes over the data, at least 0.
+        batch_size: rows a step; an epoch's last step may have fewer.
+        seed: of the order of the rows and of all draws, an int in [0, 2**63); None draws one for
+            each epoch from torch's default generator.
+        shuffle: False takes the rows in their order.
+        validation: held-out rows, whose mean loss in evaluation mode is taken after each epoch.
+        callback: called a few times a second with a :class:`Look`; True ends the training.
+
+    Returns:
+        the losses, and what took the steps.
+
+    Raises:
+        TypeError, ValueError: an argument is of a wrong type or outside its range.
+        aefast.training.engines.DivergenceError: a loss is not finite; the message names the step.
+            Model and optimizer are as they were before it.
+        KeyboardInterrupt: after a whole step.
+
+    >>> import torch, aefast
+    >>> model = aefast.nn.DenoisingAutoencoder(64, 32)
+    >>> optimizer = torch.optim.Adam(model.parameters())
+    >>> data = aefast.data.load("digits")
+    >>> history = aefast.fit(model, data, optimizer, epochs=3, batch_size=100, seed=0)
+    >>> len(history.losses), bool(history.losses[-1] < history.losses[0])
+    (54, True)
+    """
+    epochs = contract.check_integer(epochs, "epochs", 2**31)
+    batch_size = contract.check_integer(batch_size, "batch_size", 2**31, low=1)
+    contract.check_seed_arguments(seed, None)
+    _check_trained(model, optimizer)
+    dataset = rows_of(data, "data", model)
+    held_out = None if validation is None else rows_of(validation, "validation", model)
+    model.train()
+    engine = choose(model, dataset, optimizer, lambda x, seed: model.loss(x, seed=seed))
+    run = _Run(engine, len(dataset), batch_size, shuffle, callback)
+    start = time.perf_counter()
+    held_out_losses = []
+    for epoch in range(epochs):
+        run.epoch(epoch, _epoch_seed(optimizer, seed))
+        if held_out is not None:
+            held_out_losses.append(held_out_loss(model, held_out, batch_size))
+        if run.is_stopped:
+            break
+    return History(
+        torch.tensor(run.losses, dtype=torch.float64, device="cpu"),
+        torch.tensor(held_out_losses, dtype=torch.float64, device="cpu"),
+        time.perf_counter() - start,
+        engine.name,
+        engine.reason,
+    )
+
+
+class _Run:
+    """The steps of one call, chunk by chunk."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        rows: int,
+        batch_size: int,
+        shuffle: bool,
+        callback: Callable[[Look], Any] | None,
+    ) -> None:
+        self.engine = engine
+        self.rows = rows
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.callback = callback
+        self.losses: list[float] = []
+        self.is_stopped = False
+        self.looked, self.looked_steps, self.looked_samples = time.perf_counter(), 0, 0
+        self.samples = 0
+
+    def epoch(self, epoch: int, seed: int) -> None:
+        order = torch.arange(self.rows, dtype=torch.int64, device="cpu")
+        if self.shuffle:
+            order = epoch_order(self.rows, random.child_seed(seed, 0), 0)
+        draws = random.child_seed(seed, 1)
+        step = 0
+        while step * self.batch_size < self.rows and not self.is_stopped:
+            losses = self.engine.run(
+                order[step * self.batch_size :],
+                self.batch_size,
+                seed=draws,
+                first_step=step,
+                seconds=CHUNK_SECONDS,
+            )
+            check_finite(losses, len(self.losses))
+            step += len(losses)
+            self.losses += losses
+            self.samples += min(step * self.batch_size, self.rows) - (
+                step - len(losses)
+            ) * self.batch_size
+            self._look(epoch)
+
+    def _look(self, epoch: int) -> None:
+        now = time.perf_counter()
+        if self.callback is None or now - self.looked < LOOK_SECONDS:
+            return
+        since = self.losses[self.looked_steps :]
+        look = Look(
+            len(self.losses),
+            epoch,
+            sum(since) / len(since),
+            (self.samples - self.looked_samples) / (now - self.looked),
+        )
+        self.looked, self.looked_steps, self.looked_samples = now, len(self.losses), self.samples
+        self.is_stopped = self.callback(look) is True
+
+
+def rows_of(data: Any, argument: str, model: nn.Module) -> Dataset:
+    """Rows of a tensor, an array or a dataset.
+
+    Raises:
+        TypeError, ValueError: it is none, or has no row.
+    """
+    if isinstance(data, Dataset):
+        return data
+    if isinstance(data, Tensor):
+        data = data.detach()
+        data = (data.float() if data.is_floating_point() else data).cpu().numpy()
+    if not isinstance(data, np.ndarray):
+        raise TypeError(
+            f"{argument} is a {type(data).__name__}; it takes a torch.Tensor, a numpy.ndarray or "
+            "an aefast.data.Dataset"
+        )
+    if data.ndim < 2 or 0 in data.shape:
+        raise ValueError(f"{argument} has shape {list(data.shape)}; it takes [N, D], none of them 0")
+    if data.dtype == np.float32 and not isinstance(data, np.memmap):
+        rows = data.reshape(len(data), -1)  # its numbers are looked at by the losses
+        return Dataset(rows, data.shape[1:], 1.0, argument, -np.inf, np.inf, 0)
+    return from_array(data, argument)
+
+
+def held_out_loss(model: nn.Module, dataset: Dataset, batch_size: int) -> float:
+    """The mean loss of a dataset's rows in evaluation mode, with seeds that are always the same."""
+    was_training = model.training
+    model.eval()
+    total = 0.0
+    try:
+        with torch.no_grad():
+            device = next((p.device for p in model.parameters()), torch.device("cpu"))
+            for first in range(0, len(dataset), batch_size):
+                last = min(first + batch_size, len(dataset))
+                x = dataset.take(torch.arange(first, last, dtype=torch.int64, device="cpu"))
+                loss = model.loss(x.to(device), seed=random.child_seed(0, first))
+                total += loss.item() * (last - first)
+    finally:
+        model.train(was_training)
+    return total / len(dataset)
+
+
+def _epoch_seed(optimizer: torch.optim.Optimizer, seed: int | None) -> int:
+    if seed is None:
+        return int(random.draw_seed(None, torch.device("cpu")))
+    given = _epochs_given.setdefault(optimizer, {})
+    epoch = given.get(seed, 0)
+    given[seed] = epoch + 1
+    return random.child_seed(seed, epoch)
+
+
+def _check_trained(model: Any, optimizer: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}; it takes a torch.nn.Module")
+    if not callable(getattr(model, "loss", None)):
+        raise TypeError(
+            f"model is a {type(model).__name__} without a loss method; it takes one whose "
+            "loss(x, seed=...) is a scalar, as the models of aefast.nn have it"
+        )
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(f"optimizer is a {type(optimizer).__name__}; it takes a torch.optim one")
+    known = {id(parameter) for parameter in model.parameters()}
+    held: Sequence[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
+    if not any(id(parameter) in known for parameter in held):
+        raise ValueError("optimizer holds none of the model's parameters; it takes model.parameters()")
