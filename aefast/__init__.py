@@ -11,4 +11,12 @@ from aefast.backend import BackendUnavailableError, use_backend
 from aefast.training.fit import fit
 from aefast.version import __version__
 
-__all__ = ["BackendUnavailableError", "__version__", "fit", "functional", "nn", "random", "use_backend"]
+__all__ = [
+    "BackendUnavailableError",
+    "__version__",
+    "fit",
+    "functional",
+    "nn",
+    "random",
+    "use_backend",
+]

@@ -64,7 +64,7 @@ def gathered(
     dataset: Dataset, order: Tensor, batch_size: int, device: str | torch.device = "cpu"
 ) -> Iterator[Tensor]:
     """Minibatches of the rows in this ``order``, float32 ``[B, D]`` on ``device``."""
-    chosen = order.split(batch_size)
+    chosen = order.split(batch_size) if len(order) else ()
     together = max(1, AHEAD_BYTES // (4 * batch_size * dataset.rows.shape[1]))
     if torch.device(device).type == "cuda":
         pinned = _ahead(lambda indices: dataset.take(indices).pin_memory(), chosen, together)

@@ -25,7 +25,7 @@ def loss_and_gradients(
     row_offset: int,
     gradients: Sequence[Tensor],
 ) -> float:
-    """The loss of x ``[B, D]``; ``gradients``, one like each parameter or none at all, are filled."""
+    """The loss of x ``[B, D]``; ``gradients``, one like each parameter or none, are filled."""
     return _C.step(
         kernel_plan(plan),
         x.data_ptr(),
@@ -41,7 +41,7 @@ def loss_and_gradients(
 
 
 def precision() -> Any:
-    """What torch's switches ask of float32 products; full precision where ours is not the faster."""
+    """What torch's switches ask of float32 products; full precision where ours is the slower."""
     return own_precision(torch.float32) or _C.Precision.highest
 
 

@@ -17,9 +17,7 @@ from aefast.ops.sparsity import eager as sparsity
 from aefast.step.plan import Layer, Plan
 
 
-def loss(
-    plan: Plan, parameters: Sequence[Tensor], x: Tensor, seed: int, row_offset: int
-) -> Tensor:
+def loss(plan: Plan, parameters: Sequence[Tensor], x: Tensor, seed: int, row_offset: int) -> Tensor:
     """Corrupt x ``[B, D]``, encode it, change the code, decode that, and compare with x."""
     inputs = x
     if plan.noise is not None:

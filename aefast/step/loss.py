@@ -41,9 +41,7 @@ def refusal(plan: Plan, parameters: Sequence[Tensor], x: Tensor) -> str | None:
 def _outpaces_torch(plan: Plan, rows: int) -> bool:
     from aefast.ops.shared.cpp import own_precision
 
-    return (
-        own_precision(torch.float32) is not None or rows * plan.largest_product <= MOST_PRODUCTS
-    )
+    return own_precision(torch.float32) is not None or rows * plan.largest_product <= MOST_PRODUCTS
 
 
 def step_loss(
@@ -99,23 +97,19 @@ class _StepLoss(KernelFunction):
             gradients = ctx.ready.pop()
             if not is_one(grad):
                 torch._foreach_mul_(gradients, grad)
-        needed = ctx.needs_input_grad[5:]
-        return *(None,) * 5, *(g if need else None for g, need in zip(gradients, needed, strict=True))
+        needed = zip(gradients, ctx.needs_input_grad[5:], strict=True)
+        return *(None,) * 5, *(gradient if need else None for gradient, need in needed)
 
 
 def _differentiable_gradients(
     ctx: Any, x: Tensor, parameters: Sequence[Tensor], grad: Tensor
-) -> list[Tensor]:
+) -> list[Tensor | None]:
     """The definition's gradients, times the incoming one."""
+    needed = ctx.needs_input_grad[5:]
+    asked = [parameter for parameter, need in zip(parameters, needed, strict=True) if need]
     with torch.enable_grad():
         loss = eager.loss(ctx.plan, parameters, x, ctx.seed, ctx.row_offset)
-        asked = [parameter for parameter in parameters if parameter.requires_grad]
-        made = iter(torch.autograd.grad(loss, asked, grad, create_graph=True, allow_unused=True))
-    return [
-        torch.zeros_like(parameter) if not parameter.requires_grad else _or_zeros(next(made), parameter)
-        for parameter in parameters
-    ]
-
-
-def _or_zeros(gradient: Tensor | None, parameter: Tensor) -> Tensor:
-    return torch.zeros_like(parameter) if gradient is None else gradient
+        gradients = iter(
+            torch.autograd.grad(loss, asked, grad, create_graph=True, materialize_grads=True)
+        )
+    return [next(gradients) if need else None for need in needed]

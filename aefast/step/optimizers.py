@@ -78,7 +78,7 @@ class OptimizerSteps:
         self._unused = [p for _, p, _ in self.trained if not self.optimizer.state.get(p)]
         kind = getattr(extension().OptimizerKind, KINDS[type(self.optimizer)])
         return [
-            make(kind, group, parameter, self.optimizer.state[parameter])
+            make(kind, group, parameter, self.optimizer.state)
             for group, parameter, _ in self.trained
         ]
 
@@ -86,10 +86,10 @@ class OptimizerSteps:
         """What so many steps leave beside the parameters and their averages."""
         if steps == 0:
             for parameter in self._unused:
-                del self.optimizer.state[parameter]
+                self.optimizer.state.pop(parameter, None)
             return
         for _, parameter, _ in self.trained:
-            state = self.optimizer.state[parameter]
+            state = self.optimizer.state.get(parameter, {})
             if "step" in state:
                 state["step"] += steps
         torch.autograd.graph.increment_version([parameter for _, parameter, _ in self.trained])
@@ -97,7 +97,8 @@ class OptimizerSteps:
         self.optimizer._opt_called = True  # type: ignore[attr-defined]
 
 
-def _adam(kind: Any, group: dict[str, Any], parameter: Tensor, state: dict[str, Any]) -> Any:
+def _adam(kind: Any, group: dict[str, Any], parameter: Tensor, states: Any) -> Any:
+    state = states[parameter]
     if not state:
         state["step"] = torch.zeros((), dtype=torch.float32, device="cpu")
         state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
@@ -120,12 +121,15 @@ def _adam(kind: Any, group: dict[str, Any], parameter: Tensor, state: dict[str, 
     )
 
 
-def _sgd(kind: Any, group: dict[str, Any], parameter: Tensor, state: dict[str, Any]) -> Any:
+def _sgd(kind: Any, group: dict[str, Any], parameter: Tensor, states: Any) -> Any:
     momentum = float(group["momentum"])
-    is_first = momentum != 0 and state.get("momentum_buffer") is None
-    if is_first:
-        state["momentum_buffer"] = torch.zeros_like(parameter)
-    buffer = state["momentum_buffer"] if momentum != 0 else None
+    buffer, is_first = None, False
+    if momentum != 0:
+        state = states[parameter]
+        is_first = state.get("momentum_buffer") is None
+        if is_first:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        buffer = state["momentum_buffer"]
     return extension().ParameterUpdate(
         kind=kind,
         parameter=parameter.data_ptr(),

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -129,7 +128,8 @@ class LoopEngine:
         loss: Loss,
         reason: str,
     ) -> None:
-        self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        example = next(model.parameters(), torch.empty(0, dtype=torch.float32, device="cpu"))
+        self.device, self.dtype = example.device, example.dtype
         self.dataset = dataset
         self.optimizer = optimizer
         self.loss = loss
@@ -142,7 +142,7 @@ class LoopEngine:
         losses: list[Any] = []
         for x in gathered(self.dataset, order, batch_size, self.device):
             self.optimizer.zero_grad()
-            loss = self.loss(x, random.child_seed(seed, first_step + len(losses)))
+            loss = self.loss(x.to(self.dtype), random.child_seed(seed, first_step + len(losses)))
             losses.append(loss.item() if loss.device.type == "cpu" else loss.detach())
             if isinstance(losses[-1], float) and not math.isfinite(losses[-1]):
                 break

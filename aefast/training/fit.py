@@ -191,9 +191,9 @@ class _Run:
             check_finite(losses, len(self.losses))
             step += len(losses)
             self.losses += losses
-            self.samples += min(step * self.batch_size, self.rows) - (
-                step - len(losses)
-            ) * self.batch_size
+            self.samples += (
+                min(step * self.batch_size, self.rows) - (step - len(losses)) * self.batch_size
+            )
             self._look(epoch)
 
     def _look(self, epoch: int) -> None:
@@ -228,7 +228,7 @@ def rows_of(data: Any, argument: str, model: nn.Module) -> Dataset:
             "an aefast.data.Dataset"
         )
     if data.ndim < 2 or 0 in data.shape:
-        raise ValueError(f"{argument} has shape {list(data.shape)}; it takes [N, D], none of them 0")
+        raise ValueError(f"{argument} has shape {list(data.shape)}; it takes [N, D]")
     if data.dtype == np.float32 and not isinstance(data, np.memmap):
         rows = data.reshape(len(data), -1)  # its numbers are looked at by the losses
         return Dataset(rows, data.shape[1:], 1.0, argument, -np.inf, np.inf, 0)
@@ -242,11 +242,11 @@ def held_out_loss(model: nn.Module, dataset: Dataset, batch_size: int) -> float:
     total = 0.0
     try:
         with torch.no_grad():
-            device = next((p.device for p in model.parameters()), torch.device("cpu"))
+            example = next(model.parameters(), torch.empty(0, dtype=torch.float32, device="cpu"))
             for first in range(0, len(dataset), batch_size):
                 last = min(first + batch_size, len(dataset))
                 x = dataset.take(torch.arange(first, last, dtype=torch.int64, device="cpu"))
-                loss = model.loss(x.to(device), seed=random.child_seed(0, first))
+                loss = model.loss(x.to(example), seed=random.child_seed(0, first))
                 total += loss.item() * (last - first)
     finally:
         model.train(was_training)
@@ -275,4 +275,6 @@ def _check_trained(model: Any, optimizer: Any) -> None:
     known = {id(parameter) for parameter in model.parameters()}
     held: Sequence[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
     if not any(id(parameter) in known for parameter in held):
-        raise ValueError("optimizer holds none of the model's parameters; it takes model.parameters()")
+        raise ValueError(
+            "optimizer holds none of the model's parameters; it takes those of model.parameters()"
+        )

@@ -3,31 +3,31 @@
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from aefast import random
-from aefast.data import Dataset, batches
+from aefast.data import Dataset
+from aefast.data.minibatches import epoch_order
 from aefast.nn import RBM, DeepBeliefStack
 from aefast.training.checkpoint import Checkpoint
 from aefast.training.config import Progress
+from aefast.training.engines import DivergenceError, Engine, check_finite, choose
 from aefast.training.models import MODELS
 
 # A line of metrics every so many steps. Between two looks nothing waits for a device.
 LINE_STEPS = 100
 LOOK_SECONDS = 0.25
+CHUNK_SECONDS = 0.05  # the most that a call of the kernels takes before Ctrl-C is heard
 SAVE_SECONDS = 30.0
 
-# How many steps' seeds are made at once: one by one, each takes as long as a small kernel.
-SEEDS_AT_ONCE = 256
-
-
-class DivergenceError(ArithmeticError):
-    """One line that names the step after which training makes no sense."""
+# The features of lower machines are made this many rows at a time.
+ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
@@ -38,32 +38,45 @@ class Stage:
         label: for people.
         module: its parameters are trained.
         loss: of a batch ``[B, D]`` and a seed, a scalar.
+        below: the machines of a stack whose features it is trained on.
     """
 
     label: str
     module: nn.Module
     loss: Callable[[Tensor, int], Tensor]
+    below: tuple[RBM, ...] = ()
 
 
 def stages(model: nn.Module) -> list[Stage]:
     """The one stage that most models have; of a stack one for each machine, from the data up."""
     if not isinstance(model, DeepBeliefStack):
-        return [_stage("model", model, [])]
+        return [_stage("model", model, ())]
     machines = list(model)
     return [
-        _stage(f"machine {layer + 1} of {len(machines)}", machine, machines[:layer])
+        _stage(f"machine {layer + 1} of {len(machines)}", machine, tuple(machines[:layer]))
         for layer, machine in enumerate(machines)
     ]
 
 
-def _stage(label: str, module: Any, below: list[RBM]) -> Stage:
-    def loss(x: Tensor, seed: int) -> Tensor:
-        with torch.no_grad():
-            for machine in below:
-                x = machine(x)
-        return module.loss(x, seed=seed)
+def _stage(label: str, module: Any, below: tuple[RBM, ...]) -> Stage:
+    return Stage(label, module, lambda x, seed: module.loss(x, seed=seed), below)
 
-    return Stage(label, module, loss)
+
+@torch.no_grad()
+def features(dataset: Dataset, machines: tuple[RBM, ...]) -> Dataset:
+    """The topmost features of a dataset's rows, in memory; the dataset itself without machines."""
+    if not machines:
+        return dataset
+    device = machines[0].weight.device
+    parts = []
+    for first in range(0, len(dataset), ROWS_AT_ONCE):
+        last = min(first + ROWS_AT_ONCE, len(dataset))
+        x = dataset.take(torch.arange(first, last, dtype=torch.int64, device="cpu")).to(device)
+        for machine in machines:
+            x = machine(x)
+        parts.append(x.cpu().numpy())
+    rows = np.concatenate(parts)
+    return Dataset(rows, rows.shape[1:], 1.0, dataset.name, 0.0, 1.0, 0)
 
 
 class Trainer:
@@ -91,6 +104,8 @@ class Trainer:
         if checkpoint.optimizer:
             groups = self.optimizer.state_dict()["param_groups"]
             self.optimizer.load_state_dict({"state": checkpoint.optimizer, "param_groups": groups})
+        self._engine_of = -1
+        self._order_of = (-1, -1)
 
     def _check_progress(self) -> None:
         progress, epochs = self.progress, self.config.epochs
@@ -145,57 +160,58 @@ class Trainer:
         state = self.optimizer.state_dict()["state"]
         return Checkpoint(self.config, self.progress, self.model, state)
 
-    def steps(self) -> Iterator[Tensor]:
-        """Take the steps that are left; of each its loss, a scalar that no one has waited for."""
-        while True:
-            yield from self._stage_steps()
-            if self.is_finished:
-                return
-            self.progress.stage += 1
-            self.progress.epoch = 0
-            self.optimizer = self._make_optimizer()
+    def take(self, most_steps: int, seconds: float) -> list[float]:
+        """The losses of the next steps: as many, or what ``seconds`` allow, or the epoch's last.
 
-    def _stage_steps(self) -> Iterator[Tensor]:
-        progress, optimizer, loss_of = self.progress, self.optimizer, self.stage.loss
-        seeds = child_seeds(random.child_seed(self.config.seed, 0), progress.step)
-        order_seed = random.child_seed(self.config.seed, 1 + progress.stage)
-        while not self.is_stage_over:
-            for x in batches(
-                self.dataset,
-                self.config.batch_size,
-                seed=order_seed,
-                epoch=progress.epoch,
-                start=progress.batch,
-                device=self.config.device,
-            ):
-                optimizer.zero_grad()
-                loss = loss_of(x, next(seeds))
-                loss.backward()
-                optimizer.step()
-                progress.step += 1
-                progress.samples += len(x)
-                progress.batch += 1
-                if progress.batch == self.steps_per_epoch:
-                    progress.epoch += 1
-                    progress.batch = 0
-                yield loss.detach()
+        Raises:
+            DivergenceError: a loss is not finite; its step was not taken.
+            FloatingPointError: as :meth:`aefast.nn.RBM.loss`.
+        """
+        if self.is_stage_over:
+            self._next_stage()
+        progress, size = self.progress, self.config.batch_size
+        first = progress.batch * size
+        losses = self._engine().run(
+            self._epoch_order()[first : first + most_steps * size],
+            size,
+            seed=random.child_seed(self.config.seed, 0),
+            first_step=progress.step,
+            seconds=seconds,
+        )
+        check_finite(losses, progress.step)
+        progress.step += len(losses)
+        progress.batch += len(losses)
+        progress.samples += min(progress.batch * size, len(self.dataset)) - first
+        if progress.batch == self.steps_per_epoch:
+            progress.epoch += 1
+            progress.batch = 0
+        return losses
+
+    def _next_stage(self) -> None:
+        self.progress.stage += 1
+        self.progress.epoch = 0
+        self.optimizer = self._make_optimizer()
+
+    def _engine(self) -> Engine:
+        """What takes the steps of the stage under way."""
+        if self._engine_of != self.progress.stage:
+            rows = features(self.dataset, self.stage.below)
+            self._stage_engine = choose(self.stage.module, rows, self.optimizer, self.stage.loss)
+            self._engine_of = self.progress.stage
+        return self._stage_engine
+
+    def _epoch_order(self) -> Tensor:
+        """The rows of the epoch under way, in their order."""
+        place = self.progress.stage, self.progress.epoch
+        if self._order_of != place:
+            seed = random.child_seed(self.config.seed, 1 + self.progress.stage)
+            self._order = epoch_order(len(self.dataset), seed, self.progress.epoch)
+            self._order_of = place
+        return self._order
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         make = MODELS[self.config.model].optimizer
         return make(self.stage.module.parameters(), self.config.learning_rate)
-
-
-def child_seeds(seed: int, first: int) -> Iterator[int]:
-    """``random.child_seed(seed, first)``, that of ``first + 1``, and so on, many at a time.
-
-    >>> seeds = child_seeds(3, 1000)
-    >>> [next(seeds), next(seeds)] == [random.child_seed(3, 1000), random.child_seed(3, 1001)]
-    True
-    """
-    while True:
-        words = random.words(seed, SEEDS_AT_ONCE, 2, step=random.Step.CHILD_SEED, row_offset=first)
-        yield from ((words[:, 0] << 32 | words[:, 1]) & (random.SEED_LIMIT - 1)).tolist()
-        first += SEEDS_AT_ONCE
 
 
 @dataclass(frozen=True)
@@ -216,20 +232,16 @@ class _Watch:
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
-        self.unread: list[Tensor] = []
+        self.unread: list[float] = []
         self.samples = self.line_samples = progress.samples
         self.line_seconds = progress.seconds
         self.looked = time.perf_counter()
 
     def look(self) -> Look:
-        losses = torch.stack(self.unread).tolist()
-        before = self.progress.step - len(losses)
-        for number, loss in enumerate(losses, start=before + 1):
-            if not math.isfinite(loss):
-                raise DivergenceError(f"the loss of step {number} is {loss}")
+        losses, self.unread = self.unread, []
         now = time.perf_counter()
         seconds, samples = now - self.looked, self.progress.samples - self.samples
-        self.unread, self.looked, self.samples = [], now, self.progress.samples
+        self.looked, self.samples = now, self.progress.samples
         self.progress.losses += losses
         self.progress.seconds += seconds
         return Look(statistics.fmean(losses), samples / seconds)
@@ -267,7 +279,7 @@ def train(
         save: called every half a minute, and at the end.
         write: called with a line of metrics every :data:`LINE_STEPS` steps and after each stage.
         show: called a few times a second.
-        is_stopped: called after each step.
+        is_stopped: called after each chunk of steps, a twentieth of a second or one step.
 
     Raises:
         DivergenceError, FloatingPointError: the message names the step; nothing was saved since a
@@ -275,8 +287,8 @@ def train(
     """
     watch = _Watch(trainer.progress)
     saved = watch.looked
-    for loss in trainer.steps():
-        watch.unread.append(loss)
+    while not trainer.is_finished:
+        watch.unread += trainer.take(LINE_STEPS - trainer.progress.step % LINE_STEPS, CHUNK_SECONDS)
         is_line = trainer.progress.step % LINE_STEPS == 0 or trainer.is_stage_over
         is_last = is_stopped()
         is_due = time.perf_counter() - watch.looked >= LOOK_SECONDS

@@ -1,11 +1,12 @@
 """Small runs that the tests train."""
 
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
 from aefast.data import Dataset
-from aefast.training import models, run
+from aefast.training import loop, models, run
 from aefast.training.checkpoint import Checkpoint
 from aefast.training.config import Progress
 from aefast.training.loop import Trainer, train
@@ -40,13 +41,14 @@ def new(model: str, **given: Any) -> Trainer:
 
 
 def proceed(trainer: Trainer, *, until: int | None = None) -> list[dict[str, Any]]:
-    """Train to that step, or the end; the lines of metrics."""
+    """Train to that step, or the end, step by step; the lines of metrics."""
     lines: list[dict[str, Any]] = []
-    train(
-        trainer,
-        save=lambda checkpoint: None,
-        write=lines.append,
-        show=lambda look: None,
-        is_stopped=lambda: trainer.progress.step == until,
-    )
+    with mock.patch.object(loop, "CHUNK_SECONDS", 0.0):
+        train(
+            trainer,
+            save=lambda checkpoint: None,
+            write=lines.append,
+            show=lambda look: None,
+            is_stopped=lambda: trainer.progress.step == until,
+        )
     return lines

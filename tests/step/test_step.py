@@ -1,0 +1,191 @@
+"""The training step in one call: every kind of plan against its definition in float64."""
+
+import pytest
+import torch
+
+from aefast import backend, nn
+from aefast.nn.step_plan import plan_of
+from aefast.step import eager
+from aefast.step.loss import refusal, step_loss
+from tests.accuracy import assert_as_accurate_as_torch
+
+pytestmark = pytest.mark.skipif(
+    backend.unavailable("cpp", "cpu") is not None, reason="the C++ extension is not here"
+)
+
+NOISE = [("masking", 0.3), ("salt_and_pepper", 0.3), ("gaussian", 0.5)]
+ACTIVATIONS = ["identity", "relu", "leaky_relu", "sigmoid", "tanh", "softplus", "gelu", "silu"]
+MODELS = {
+    "plain": lambda d, h: nn.Autoencoder(d, h),
+    "tied": lambda d, h: nn.Autoencoder(d, h, tied=True),
+    "bce": lambda d, h: nn.Autoencoder(d, h, output_activation="sigmoid", loss="bce"),
+    "deep": lambda d, h: nn.Autoencoder(layers=[d, h + 3, h], activation="tanh"),
+    "deep tied": lambda d, h: nn.Autoencoder(layers=[d, h + 3, h], activation="gelu", tied=True),
+    "dropout": lambda d, h: nn.Autoencoder(d, h, code_dropout=0.4),
+    "contractive": lambda d, h: nn.ContractiveAutoencoder(d, h, contraction=0.1),
+    "contractive tied": lambda d, h: nn.ContractiveAutoencoder(d, h, contraction=0.1, tied=True),
+    "kl": lambda d, h: nn.SparseAutoencoder(d, h, sparsity_weight=0.1),
+    "kl dropout": lambda d, h: nn.SparseAutoencoder(d, h, sparsity_weight=0.1, code_dropout=0.3),
+    "l1": lambda d, h: nn.SparseAutoencoder(d, h, penalty="l1", activation="tanh"),
+    "stochastic": lambda d, h: nn.StochasticAutoencoder(d, h),
+    "stochastic gaussian": lambda d, h: nn.StochasticAutoencoder(d, h, decoder_kind="gaussian"),
+    "variational": lambda d, h: nn.VariationalAutoencoder(d, h, layers=[h + 3]),
+    "variational linear": lambda d, h: nn.VariationalAutoencoder(d, h, decoder_kind="gaussian"),
+    "variational units": lambda d, h: nn.VariationalAutoencoder(
+        d, h, decoder_kind="gaussian", variance="units"
+    ),
+}
+MODELS |= {
+    kind: lambda d, h, kind=kind, level=level: nn.DenoisingAutoencoder(
+        d, h, corruption=kind, corruption_level=level
+    )
+    for kind, level in NOISE
+}
+MODELS |= {
+    f"contractive {name}": lambda d, h, name=name: nn.ContractiveAutoencoder(
+        d, h, contraction=0.1, activation=name, output_activation=name
+    )
+    for name in ACTIVATIONS
+}
+
+
+def planned(model):
+    step = plan_of(model)
+    assert not isinstance(step, str), step
+    return step
+
+
+def definition(plan, parameters, x, dtype):
+    """The loss and its gradients in plain PyTorch."""
+    parameters = [p.detach().to(dtype).requires_grad_() for p in parameters]
+    loss = eager.loss(plan, parameters, x.to(dtype), 12345, 3)
+    return [loss, *torch.autograd.grad(loss, parameters)]
+
+
+def kernel(plan, parameters, x):
+    assert refusal(plan, parameters, x) is None
+    loss = step_loss(plan, parameters, x, 12345, 3)
+    return [loss, *torch.autograd.grad(loss, parameters)]
+
+
+def assert_right(model, x):
+    plan, parameters = planned(model)
+    results = kernel(plan, parameters, x)
+    reference = definition(plan, parameters, x, torch.float64)
+    same_dtype = definition(plan, parameters, x, torch.float32)
+    for ours, theirs, exact in zip(results, same_dtype, reference, strict=True):
+        assert_as_accurate_as_torch(ours, theirs, exact)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_loss_and_gradients_are_as_accurate_as_the_definition(name):
+    assert_right(MODELS[name](20, 7), torch.rand(37, 20))
+
+
+@pytest.mark.parametrize("name", ["plain", "deep tied", "variational", "kl", "contractive"])
+@pytest.mark.parametrize(
+    ("rows", "visible", "hidden"), [(1, 1, 1), (2, 3, 1), (3, 1, 2), (4, 2, 4)]
+)
+def test_sizes_of_one_to_four(name, rows, visible, hidden):
+    assert_right(MODELS[name](visible, hidden), torch.rand(rows, visible))
+
+
+@pytest.mark.parametrize("name", ["masking", "kl", "contractive tied", "variational units"])
+def test_a_batch_of_several_panels(name):
+    assert_right(MODELS[name](200, 50), torch.rand(5000, 200))
+
+
+@pytest.mark.parametrize("name", ["masking", "deep", "kl", "contractive", "variational"])
+def test_the_bits_do_not_depend_on_the_threads(name, threads):
+    model, x = MODELS[name](200, 90), torch.rand(300, 200)
+    threads(1)
+    one = kernel(*planned(model), x)
+    threads(2)
+    assert all(map(torch.equal, one, kernel(*planned(model), x)))
+
+
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+@pytest.mark.parametrize("name", ["masking", "variational", "deep"])
+def test_every_instruction_set(name, isa, instruction_set):
+    instruction_set(isa)
+    assert_right(MODELS[name](20, 7), torch.rand(37, 20))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_without_gradients_the_loss_is_the_same(name):
+    model, x = MODELS[name](20, 7), torch.rand(37, 20)
+    with_gradients = model.loss(x, seed=5)
+    with torch.no_grad():
+        alone = model.loss(x, seed=5)
+    torch.testing.assert_close(alone, with_gradients.detach(), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("training", [True, False])
+def test_the_plan_is_the_loss_that_a_model_takes_op_by_op(name, training):
+    model, x = MODELS[name](20, 7).double().train(training), torch.rand(37, 20).double()
+    plan, parameters = planned(model)
+    by_ops = model.loss(x, seed=5, row_offset=2)
+    torch.testing.assert_close(by_ops, eager.loss(plan, parameters, x, 5, 2), rtol=1e-6, atol=0)
+
+
+def test_an_incoming_gradient_multiplies_and_a_second_backward_makes_them_anew():
+    model, x = MODELS["masking"](20, 7), torch.rand(8, 20)
+    parameters = list(model.parameters())
+    once = torch.autograd.grad(model.loss(x, seed=1), parameters)
+    loss = 3 * model.loss(x, seed=1)
+    for _ in range(2):
+        thrice = torch.autograd.grad(loss, parameters, retain_graph=True)
+        for a, b in zip(thrice, once, strict=True):
+            torch.testing.assert_close(a, 3 * b)
+
+
+@pytest.mark.parametrize("name", ["plain", "contractive", "variational", "deep tied"])
+def test_the_gradient_is_differentiable(name):
+    model, x = MODELS[name](6, 3), torch.rand(5, 6)
+
+    def penalty(model, x):
+        gradients = torch.autograd.grad(
+            model.loss(x, seed=1), list(model.parameters()), create_graph=True
+        )
+        return sum(gradient.square().sum() for gradient in gradients)
+
+    second = torch.autograd.grad(penalty(model, x), list(model.parameters()))
+    exact = torch.autograd.grad(penalty(model.double(), x.double()), list(model.parameters()))
+    for a, b in zip(second, exact, strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=1e-3, atol=1e-5)
+
+
+def test_a_frozen_parameter_gets_no_gradient():
+    model = MODELS["plain"](6, 3)
+    model.encoder[0].weight.requires_grad_(False)
+    model.loss(torch.rand(5, 6)).backward()
+    assert model.encoder[0].weight.grad is None
+    assert model.decoder[0].weight.grad is not None
+
+
+def test_a_parameter_that_changed_between_forward_and_backward_is_an_error():
+    model = MODELS["plain"](6, 3)
+    loss = model.loss(torch.rand(5, 6))
+    with torch.no_grad():
+        model.encoder[0].weight.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_what_the_kernels_do_not_take_says_why():
+    model = MODELS["plain"](6, 3)
+    plan, parameters = planned(model)
+    x = torch.rand(5, 6)
+    assert "float64" in refusal(plan, parameters, x.double())
+    assert "requires a gradient" in refusal(plan, parameters, x.requires_grad_())
+    x = x.detach()
+    with torch.autocast("cpu"):
+        assert "autocast" in refusal(plan, parameters, x)
+    with backend.use_backend("eager"):
+        assert "eager" in refusal(plan, parameters, x)
+    assert "dense matrix" in refusal(plan, parameters, torch.rand(6, 5).t()[:, :5])
+    deep = nn.ContractiveAutoencoder(layers=[6, 4, 3])
+    assert "deep" in plan_of(deep)
+    weighted = nn.VariationalAutoencoder(6, 2, bound="importance", samples=3)
+    assert "one sample" in plan_of(weighted)

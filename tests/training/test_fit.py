@@ -1,0 +1,357 @@
+"""aefast.fit: the ordinary loop's parameters in one call, and all that people do around it."""
+
+import copy
+import math
+import signal
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+import aefast
+from aefast import backend, data, nn
+from aefast.training import engines
+from aefast.training import fit as fitting
+
+needs_cpp = pytest.mark.skipif(
+    backend.unavailable("cpp", "cpu") is not None, reason="the C++ extension is not here"
+)
+
+OPTIMIZERS = {
+    "sgd": lambda p: torch.optim.SGD(p, 0.1),
+    "momentum": lambda p: torch.optim.SGD(p, 0.05, momentum=0.9, dampening=0.2, weight_decay=0.01),
+    "nesterov": lambda p: torch.optim.SGD(p, 0.05, momentum=0.9, nesterov=True),
+    "adam": lambda p: torch.optim.Adam(p, 1e-3, weight_decay=0.01),
+    "fused": lambda p: torch.optim.Adam(p, 1e-3, betas=(0.8, 0.99), eps=1e-6, fused=True),
+    "adamw": lambda p: torch.optim.AdamW(p, 1e-3, weight_decay=0.1),
+    "maximize": lambda p: torch.optim.SGD(p, 1e-4, maximize=True),
+}
+MODELS = {
+    "plain": lambda: nn.Autoencoder(12, 5),
+    "denoising": lambda: nn.DenoisingAutoencoder(12, 5),
+    "contractive": lambda: nn.ContractiveAutoencoder(12, 5),
+    "sparse": lambda: nn.SparseAutoencoder(12, 5, code_dropout=0.2),
+    "stochastic": lambda: nn.StochasticAutoencoder(12, 5, decoder_kind="gaussian"),
+    "variational": lambda: nn.VariationalAutoencoder(12, 3, layers=[7]),
+    "deep tied": lambda: nn.Autoencoder(layers=[12, 8, 3], activation="tanh", tied=True),
+}
+
+
+def trained(name, optimizer="adam", engine="step", rows=None, model=None, **options):
+    torch.manual_seed(0)
+    model = model or MODELS[name]()
+    rows = torch.rand(90, 12) if rows is None else rows
+    options = {"epochs": 2, "batch_size": 16, "seed": 3, **options}
+    optimizer = OPTIMIZERS[optimizer](model.parameters())
+    with backend.use_backend("cpp" if engine == "step" else "eager"):
+        history = aefast.fit(model, rows, optimizer, **options)
+    assert history.engine == engine, history.reason
+    return model, optimizer, history
+
+
+def assert_close(model, other, bound):
+    for a, b in zip(model.parameters(), other.parameters(), strict=True):
+        assert (a - b).abs().max() <= bound
+
+
+def assert_same_state(optimizer, other):
+    state, expected = optimizer.state_dict(), other.state_dict()
+    assert state["param_groups"] == expected["param_groups"]
+    assert state["state"].keys() == expected["state"].keys()
+    for number, ours in state["state"].items():
+        assert ours.keys() == expected["state"][number].keys()
+        for key, value in ours.items():
+            theirs = expected["state"][number][key]
+            if theirs is None:
+                assert value is None
+                continue
+            assert value.dtype == theirs.dtype and value.shape == theirs.shape
+            torch.testing.assert_close(value, theirs, rtol=1e-3, atol=1e-6)
+
+
+@needs_cpp
+@pytest.mark.parametrize("name", MODELS)
+def test_200_steps_end_within_a_hundredth_of_a_step_of_the_ordinary_loops(name):
+    # Adam's step is at most its learning rate, whatever the gradient: 1e-3 here.
+    model, optimizer, history = trained(name, epochs=34)
+    other, other_optimizer, other_history = trained(name, engine="loop", epochs=34)
+    assert len(history.losses) == len(other_history.losses) == 204
+    assert_close(model, other, 1e-5)
+    torch.testing.assert_close(history.losses, other_history.losses, rtol=1e-5, atol=1e-6)
+    assert_same_state(optimizer, other_optimizer)
+
+
+@needs_cpp
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_optimizer_ends_where_torch_does(optimizer):
+    model, state, _ = trained("plain", optimizer)
+    other, other_state, _ = trained("plain", optimizer, engine="loop")
+    assert_close(model, other, 2e-6)
+    assert_same_state(state, other_state)
+
+
+@needs_cpp
+def test_parameter_groups_frozen_parameters_and_a_scheduler():
+    results = []
+    for name in ("cpp", "eager"):
+        torch.manual_seed(0)
+        model = MODELS["plain"]()
+        encoder, decoder = model.encoder[0], model.decoder[0]
+        encoder.bias.requires_grad_(False)
+        groups = [
+            {"params": [encoder.weight], "lr": 0.5},
+            {"params": [encoder.bias, decoder.weight, decoder.bias], "momentum": 0.5},
+        ]
+        optimizer = torch.optim.SGD(groups, 0.1)
+        scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+        with backend.use_backend(name):
+            for _ in range(3):
+                aefast.fit(model, torch.rand(40, 12), optimizer, seed=1)
+                scheduler.step()
+        results.append(model)
+    assert_close(*results, 1e-6)
+
+
+@needs_cpp
+def test_going_on_step_by_step_and_from_a_state_dict():
+    rows = torch.rand(64, 12)
+    results = []
+    for name in ("cpp", "eager"):
+        torch.manual_seed(0)
+        model = MODELS["denoising"]()
+        optimizer = OPTIMIZERS["fused"](model.parameters())
+        with backend.use_backend(name):
+            aefast.fit(model, rows, optimizer, seed=1)
+        for seed in range(3):
+            optimizer.zero_grad()
+            model.loss(rows, seed=seed).backward()
+            optimizer.step()
+        again = OPTIMIZERS["fused"](model.parameters())
+        again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        with backend.use_backend(name):
+            aefast.fit(model, rows, again, seed=2)
+        results.append(model)
+    assert_close(*results, 1e-6)
+
+
+@needs_cpp
+@pytest.mark.parametrize("seed", [5, None])
+def test_epochs_split_over_calls_give_the_same_bits(seed):
+    def run(calls):
+        torch.manual_seed(0)
+        model = MODELS["denoising"]()
+        rows = torch.rand(50, 12)
+        optimizer = OPTIMIZERS["adam"](model.parameters())
+        torch.manual_seed(7)
+        losses = [
+            aefast.fit(model, rows, optimizer, epochs=epochs, batch_size=16, seed=seed).losses
+            for epochs in calls
+        ]
+        return [torch.cat(losses), *model.parameters()]
+
+    assert all(map(torch.equal, run([4]), run([1, 2, 1])))
+
+
+@needs_cpp
+@pytest.mark.parametrize("name", ["denoising", "variational"])
+def test_the_bits_do_not_depend_on_threads_nor_on_how_long_a_call_takes(name, threads, monkeypatch):
+    rows = torch.rand(600, 200)
+    model = {
+        "denoising": lambda: nn.DenoisingAutoencoder(200, 90),
+        "variational": lambda: nn.VariationalAutoencoder(200, 9, layers=[90]),
+    }[name]
+
+    def run():
+        torch.manual_seed(1)
+        return list(trained(name, rows=rows, model=model(), batch_size=256)[0].parameters())
+
+    threads(1)
+    one = run()
+    threads(2)
+    monkeypatch.setattr(fitting, "CHUNK_SECONDS", 0.0)
+    assert all(map(torch.equal, one, run()))
+
+
+@needs_cpp
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda rows: rows,
+        lambda rows: rows.numpy(),
+        lambda rows: rows.reshape(90, 3, 4),
+        lambda rows: rows.double(),
+        lambda rows: torch.stack([rows, rows], 1)[:, 1],
+        lambda rows: data.dataset.from_array(rows.numpy(), "rows"),
+    ],
+    ids=["tensor", "array", "images", "float64", "strided", "dataset"],
+)
+def test_all_that_data_may_be(make):
+    expected, _, history = trained("plain")
+    model, _, other = trained("plain", rows=make(torch.rand(90, 12, generator=same_as_trained())))
+    torch.testing.assert_close(other.losses[-1], history.losses[-1], rtol=0.2, atol=0)
+    assert len(other.losses) == len(history.losses)
+    assert expected is not model
+
+
+def same_as_trained():
+    return torch.Generator().manual_seed(0)
+
+
+@needs_cpp
+def test_a_mapped_file_and_bytes(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (90, 12), dtype=np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
+    losses = [
+        trained("plain", rows=rows)[2].losses
+        for rows in (images, mapped, torch.from_numpy(images), images.astype(np.float32) / 255)
+    ]
+    assert all(torch.equal(losses[0], other) for other in losses[1:])
+
+
+def test_without_shuffling_rows_come_in_their_order():
+    seen = []
+
+    class Spy(nn.Autoencoder):
+        def loss(self, x, *, seed=None):
+            seen.append(x.clone())
+            return super().loss(x, seed=seed)
+
+    model = Spy(12, 5)
+    rows = torch.rand(20, 12)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    history = aefast.fit(model, rows, optimizer, batch_size=8, shuffle=False)
+    assert history.engine == "loop"
+    assert "Spy" in history.reason
+    assert torch.equal(torch.cat(seen), rows)
+
+
+@needs_cpp
+def test_validation_is_the_loss_in_evaluation_mode():
+    rows, held_out = torch.rand(90, 12), torch.rand(33, 12)
+    model, _, history = trained("denoising", rows=rows, validation=held_out, epochs=3)
+    assert history.validation.shape == (3,)
+    model.eval()
+    expected = model.loss(held_out).item()
+    assert history.validation[-1].item() == pytest.approx(expected, rel=1e-6)
+
+
+@needs_cpp
+def test_a_loss_that_is_not_finite_names_the_step_and_leaves_the_one_before():
+    rows = torch.rand(64, 12)
+    rows[40] = math.nan
+    torch.manual_seed(0)
+    model = MODELS["plain"]()
+    optimizer = OPTIMIZERS["adam"](model.parameters())
+    with pytest.raises(engines.DivergenceError, match=r"^the loss of step 3 is nan$"):
+        aefast.fit(model, rows, optimizer, batch_size=16, shuffle=False)
+    expected, state, _ = trained("plain", rows=rows[:32], epochs=1, shuffle=False)
+    assert all(map(torch.equal, model.parameters(), expected.parameters()))
+    assert_same_state(optimizer, state)
+
+
+@needs_cpp
+def test_a_first_step_that_is_not_finite_leaves_the_optimizer_without_state():
+    model = MODELS["plain"]()
+    optimizer = OPTIMIZERS["momentum"](model.parameters())
+    with pytest.raises(engines.DivergenceError, match="step 1 is nan"):
+        aefast.fit(model, torch.full((4, 12), math.nan), optimizer)
+    assert not optimizer.state
+
+
+@needs_cpp
+def test_a_callback_is_shown_a_look_and_may_end_the_training(monkeypatch):
+    monkeypatch.setattr(fitting, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(fitting, "CHUNK_SECONDS", 0.0)
+    looks = []
+
+    def callback(look):
+        looks.append(look)
+        return look.step == 8
+
+    _, _, history = trained("plain", callback=callback, epochs=5)
+    assert [look.step for look in looks] == list(range(1, 9))
+    assert [look.epoch for look in looks] == [0] * 6 + [1] * 2
+    assert looks[2].loss == history.losses[2].item()
+    assert all(look.samples_per_second > 0 for look in looks)
+    assert len(history.losses) == 8
+
+
+@needs_cpp
+def test_an_interrupt_leaves_a_whole_step():
+    torch.manual_seed(0)
+    model = nn.Autoencoder(64, 32)
+    optimizer = torch.optim.Adam(model.parameters())
+    rows = torch.rand(500, 64)
+    timer = threading.Timer(0.2, signal.raise_signal, [signal.SIGINT])
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        aefast.fit(model, rows, optimizer, epochs=10**6, seed=0)
+    timer.join()
+    steps = {int(state["step"]) for state in optimizer.state.values()}
+    assert len(steps) == 1
+    assert steps.pop() > 0
+    aefast.fit(model, rows, optimizer, seed=0)  # and it goes on
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda m: m.double(), "float32"),
+        (lambda m: m.encoder[0].register_forward_hook(lambda *_: None), "hook"),
+    ],
+)
+def test_what_the_kernels_do_not_serve_runs_the_ordinary_loop(change, reason):
+    model = MODELS["plain"]()
+    change(model)
+    rows = torch.rand(20, 12).to(next(model.parameters()).dtype)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    history = aefast.fit(model, rows, optimizer)
+    assert history.engine == "loop"
+    assert reason in history.reason
+
+
+@needs_cpp
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda p: torch.optim.RMSprop(p), "RMSprop"),
+        (lambda p: torch.optim.Adam(p, amsgrad=True), "amsgrad"),
+    ],
+)
+def test_an_optimizer_that_the_kernels_do_not_take(make, reason):
+    model = MODELS["plain"]()
+    history = aefast.fit(model, torch.rand(20, 12), make(model.parameters()))
+    assert history.engine == "loop"
+    assert reason in history.reason
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": -1}, "epochs is -1"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": 0.5}, "seed is a float"),
+        ({"data": [[1.0]]}, "data is a list"),
+        ({"data": torch.rand(12)}, r"data has shape \[12\]"),
+        ({"data": torch.rand(0, 12)}, r"data has shape \[0, 12\]"),
+        ({"data": torch.rand(5, 11)}, "11"),
+        ({"validation": torch.rand(12)}, "validation has shape"),
+        ({"model": torch.nn.Linear(2, 2)}, "without a loss method"),
+        ({"optimizer": None}, "optimizer is a NoneType"),
+        ({"optimizer": torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])}, "none of the model"),
+    ],
+)
+def test_wrong_arguments_are_named(change, message):
+    model = MODELS["plain"]()
+    arguments = {
+        "model": model,
+        "data": torch.rand(20, 12),
+        "optimizer": torch.optim.SGD(model.parameters()),
+    }
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises((TypeError, ValueError), match=message):
+        aefast.fit(**(arguments | change))
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
