@@ -157,7 +157,7 @@ class Autoencoder(EncoderDecoder):
         return self.compare(code, x)
 
     def step_fields(self) -> dict[str, Any] | str:
-        """What a :class:`~aefast.step.plan.Plan` says beside the layers; or why none says it all."""
+        """What a step's plan says beside its layers; or why none says it all."""
         fields: dict[str, Any] = {"objective": self.loss_kind}
         if self.training and self.code_dropout:
             fields |= {"code_stage": "dropout", "code_level": self.code_dropout}

@@ -179,7 +179,7 @@ class VariationalAutoencoder(nn.Module):
         return [*self.encoder, self.posterior_layer], [*self.decoder, self.output]
 
     def step_fields(self) -> dict[str, Any] | str:
-        """What a :class:`~aefast.step.plan.Plan` says beside the layers; or why none says it all."""
+        """What a step's plan says beside its layers; or why none says it all."""
         if self.bound != "elbo" or self.samples != 1:
             return "the step draws one sample a row, for the evidence lower bound"
         return {"objective": self.decoder_kind, "code_stage": "posterior"}

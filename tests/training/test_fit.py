@@ -66,7 +66,8 @@ def assert_same_state(optimizer, other):
             if theirs is None:
                 assert value is None
                 continue
-            assert value.dtype == theirs.dtype and value.shape == theirs.shape
+            assert value.dtype == theirs.dtype
+            assert value.shape == theirs.shape
             torch.testing.assert_close(value, theirs, rtol=1e-3, atol=1e-6)
 
 
