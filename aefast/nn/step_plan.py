@@ -11,7 +11,6 @@ from aefast.ops.shared import contract
 from aefast.step.loss import refusal, step_loss
 from aefast.step.plan import Layer, Plan
 
-
 # The objectives of numbers in [0, 1].
 TAKERS = {"bce": "loss 'bce' takes", "bernoulli": "Bernoulli units take"}
 
@@ -82,7 +81,9 @@ def loss_in_one_call(
 ) -> Tensor | None:
     """The model's loss of x ``[..., D]`` as one autograd node over one call; None where that does
     not serve."""
-    if not isinstance(x, Tensor) or x.device.type != "cpu" or x.dtype != torch.float32:
+    if torch.compiler.is_compiling() or not isinstance(x, Tensor):
+        return None
+    if x.device.type != "cpu" or x.dtype != torch.float32 or contract.is_traced(x):
         return None
     step = plan_of(model)
     if isinstance(step, str):
