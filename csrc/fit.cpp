@@ -59,8 +59,10 @@ FitResult fit(const StepPlan& plan, const FitArguments& a) {
         const int64_t size = left < a.batch_size ? left : a.batch_size;
         gather(a.data, a.order + position, size, rows);
         const uint64_t seed = child_seed(a.seed, static_cast<uint64_t>(a.first_step + taken));
-        const double loss = step(plan, {rows, size, a.data.columns, seed, 0, a.parameters,
-                                        gradients.data(), a.multiply, a.precision, a.threads});
+        // As float32, which is what the loss of an ordinary step is.
+        const float loss =
+            static_cast<float>(step(plan, {rows, size, a.data.columns, seed, 0, a.parameters,
+                                           gradients.data(), a.multiply, a.precision, a.threads}));
         a.losses[taken] = loss;
         if (!std::isfinite(loss)) return {taken, false};
         for (ParameterUpdate& parameter : updates) {

@@ -22,7 +22,7 @@ class PlannedStep(NamedTuple):
     parameters: list[Tensor]
 
 
-def plan_of(model: nn.Module) -> PlannedStep | str:
+def plan_of(model: Any) -> PlannedStep | str:
     """The step of a model as it stands; or why the kernels cannot take it in one call.
 
     A class says with ``step_fields`` what its loss adds to its layers. A subclass, whose loss may
@@ -35,7 +35,8 @@ def plan_of(model: nn.Module) -> PlannedStep | str:
     fields = model.step_fields()
     if isinstance(fields, str):
         return fields
-    return _planned(*model.step_layers(), model._parameters.get("log_var"), fields)
+    encoder, decoder = model.step_layers()
+    return _planned(encoder, decoder, model._parameters.get("log_var"), fields)
 
 
 def _planned(
@@ -53,9 +54,9 @@ def _planned(
         return numbers[id(parameter)]
 
     def layer(module: LinearAct | TiedLinearAct) -> Layer:
-        held = module._parameters
+        held: Any = module._parameters
         if isinstance(module, TiedLinearAct):
-            weight = module._tied[0]._parameters["weight"]
+            weight: Any = module._tied[0]._parameters["weight"]
             inputs, outputs = weight.shape
         else:
             weight = held["weight"]

@@ -92,32 +92,27 @@ class Rows(NamedTuple):
     Attributes:
         memory: what holds it.
         data: how C++ reads it.
-        count: of rows.
     """
 
-    memory: Any
+    memory: np.ndarray
     data: Any
-    count: int
 
 
-def rows_of(memory: Tensor | np.ndarray, scale: float) -> Rows | str:
+def rows_of(memory: np.ndarray, scale: float) -> Rows | str:
     """Rows ``[N, D]`` of float32 or uint8 whose columns are adjacent; or why they cannot serve."""
-    is_tensor = isinstance(memory, Tensor)
-    if memory.dtype not in (torch.float32, torch.uint8, np.float32, np.uint8):
+    if memory.dtype not in (np.float32, np.uint8):
         return f"the data are {memory.dtype}; the kernels gather float32 and uint8"
-    if is_tensor and memory.device.type != "cpu":
-        return f"the data are on {memory.device}"
-    strides = memory.stride() if is_tensor else [s // memory.itemsize for s in memory.strides]
-    if strides[1] != 1 and memory.shape[1] > 1:
+    row_stride, column_stride = (stride // memory.itemsize for stride in memory.strides)
+    if column_stride != 1 and memory.shape[1] > 1:
         return "a row's numbers are not adjacent in memory"
     data = _C.DataRows(
-        rows=memory.data_ptr() if is_tensor else memory.ctypes.data,
-        are_bytes=memory.dtype in (torch.uint8, np.uint8),
+        rows=memory.ctypes.data,
+        are_bytes=memory.dtype == np.uint8,
         scale=scale,
         columns=memory.shape[1],
-        row_stride=strides[0],
+        row_stride=row_stride,
     )
-    return Rows(memory, data, memory.shape[0])
+    return Rows(memory, data)
 
 
 def fit(
