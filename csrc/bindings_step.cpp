@@ -85,7 +85,7 @@ py::tuple run_fit(const StepPlan& plan, const DataRows& data, uintptr_t order, i
     return py::make_tuple(result.steps, result.is_finite);
 }
 
-StepNoise no_noise() { return {false, Noise::masking, 0, 0, 0.f}; }
+StepNoise no_noise() { return {false, Noise::masking, 0, 0, 0, 0.f}; }
 
 void bind_plan(py::module_& module) {
     py::enum_<CodeStage>(module, "CodeStage")
@@ -111,18 +111,18 @@ void bind_plan(py::module_& module) {
              py::kw_only(), py::arg("inputs"), py::arg("outputs"), py::arg("activation"),
              py::arg("weight"), py::arg("bias"), py::arg("is_tied"));
     py::class_<StepNoise>(module, "StepNoise")
-        .def(
-            py::init([](Noise kind, float level, uint32_t level_threshold, uint32_t low_threshold) {
-                return StepNoise{true, kind, level_threshold, low_threshold, level};
-            }),
-            py::kw_only(), py::arg("kind"), py::arg("level"), py::arg("level_threshold"),
-            py::arg("low_threshold"));
+        .def(py::init([](Noise kind, uint32_t step, float level, uint32_t level_threshold,
+                         uint32_t low_threshold) {
+                 return StepNoise{true, kind, step, level_threshold, low_threshold, level};
+             }),
+             py::kw_only(), py::arg("kind"), py::arg("step"), py::arg("level"),
+             py::arg("level_threshold"), py::arg("low_threshold"));
     py::class_<StepPlan>(module, "StepPlan")
         .def(py::init([](std::vector<StepLayer> encoder, std::vector<StepLayer> decoder,
                          const StepNoise* noise, CodeStage code_stage, float code_level,
-                         uint32_t code_threshold, float divergence_weight, CodePenalty penalty,
-                         double penalty_weight, double penalty_target, Objective objective,
-                         int log_var, std::vector<int64_t> sizes) {
+                         uint32_t code_threshold, uint32_t code_step, float divergence_weight,
+                         CodePenalty penalty, double penalty_weight, double penalty_target,
+                         Objective objective, int log_var, std::vector<int64_t> sizes) {
                  if (encoder.empty() || decoder.empty())
                      throw std::invalid_argument("a plan takes an encoder and a decoder");
                  const int64_t log_var_size = log_var < 0 ? 0 : sizes.at(log_var);
@@ -132,6 +132,7 @@ void bind_plan(py::module_& module) {
                                  code_stage,
                                  code_level,
                                  code_threshold,
+                                 code_step,
                                  divergence_weight,
                                  penalty,
                                  penalty_weight,
@@ -143,8 +144,9 @@ void bind_plan(py::module_& module) {
              }),
              py::kw_only(), py::arg("encoder"), py::arg("decoder"), py::arg("noise"),
              py::arg("code_stage"), py::arg("code_level"), py::arg("code_threshold"),
-             py::arg("divergence_weight"), py::arg("penalty"), py::arg("penalty_weight"),
-             py::arg("penalty_target"), py::arg("objective"), py::arg("log_var"), py::arg("sizes"));
+             py::arg("code_step"), py::arg("divergence_weight"), py::arg("penalty"),
+             py::arg("penalty_weight"), py::arg("penalty_target"), py::arg("objective"),
+             py::arg("log_var"), py::arg("sizes"));
 }
 
 void bind_updates(py::module_& module) {

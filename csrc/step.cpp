@@ -183,20 +183,40 @@ class Panel {
         }
     }
 
+    // Noise in a panel's rows of `values`, at this step of the random numbers.
+    CorruptArguments noise_arguments(const float* values, int64_t stride, int64_t columns,
+                                     float* output, uint32_t step) {
+        CorruptArguments a = {};
+        a.x = values;
+        a.output = output;
+        a.rows = rows_;
+        a.columns = columns;
+        a.row_stride = stride;
+        a.element_size = sizeof(float);
+        a.seed = batch_.seed;
+        a.row_offset = batch_.row_offset + first_row_;
+        a.step = step;
+        a.threads = batch_.threads;
+        return a;
+    }
+
     void draw_noise() {
         const StepNoise& noise = plan_.noise;
-        corrupt(noise.kind,
-                {x(), noisy_, rows_, visible(), batch_.row_stride, 4, batch_.seed,
-                 batch_.row_offset + first_row_, noise.level_threshold, noise.low_threshold,
-                 bits_of(0.f), bits_of(1.f), noise.level, batch_.threads});
+        CorruptArguments a = noise_arguments(x(), batch_.row_stride, visible(), noisy_, noise.step);
+        a.level_threshold = noise.level_threshold;
+        a.low_threshold = noise.low_threshold;
+        a.low_bits = bits_of(0.f);
+        a.high_bits = bits_of(1.f);
+        a.level = noise.level;
+        corrupt(noise.kind, a);
     }
 
     // Elements that are dropped become 0, the others are divided by what is kept of them.
     void drop(const float* values, float* output) {
         const int64_t columns = plan_.encoder.back().outputs;
-        corrupt(Noise::masking,
-                {values, output, rows_, columns, columns, 4, child_seed(batch_.seed, 0),
-                 batch_.row_offset + first_row_, plan_.code_threshold, 0, 0, 0, 0, batch_.threads});
+        CorruptArguments a = noise_arguments(values, columns, columns, output, plan_.code_step);
+        a.level_threshold = plan_.code_threshold;
+        corrupt(Noise::masking, a);
         const float kept = 1.f - plan_.code_level;
         for (int64_t i = 0; i < rows_ * columns; ++i) output[i] /= kept;
     }
@@ -209,10 +229,12 @@ class Panel {
                 return;
             case CodeStage::dropout:
                 return drop(code, changed_code_);
-            case CodeStage::gaussian:
-                return corrupt(Noise::gaussian, {code, changed_code_, rows_, columns, columns, 4,
-                                                 batch_.seed, batch_.row_offset + first_row_, 0, 0,
-                                                 0, 0, plan_.code_level, batch_.threads});
+            case CodeStage::gaussian: {
+                CorruptArguments a =
+                    noise_arguments(code, columns, columns, changed_code_, plan_.code_step);
+                a.level = plan_.code_level;
+                return corrupt(Noise::gaussian, a);
+            }
             case CodeStage::posterior:
                 return scaled_noise(NoiseUse::add,
                                     sample_arguments(code, 2 * latent(), 1.f, changed_code_));
@@ -231,6 +253,7 @@ class Panel {
                 scale,
                 batch_.seed,
                 batch_.row_offset + first_row_,
+                plan_.code_step,
                 batch_.threads};
     }
 

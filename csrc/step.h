@@ -23,6 +23,7 @@ struct StepLayer {
 struct StepNoise {
     bool is_on;
     Noise kind;
+    uint32_t step;
     uint32_t level_threshold, low_threshold;
     float level;
 };
@@ -41,6 +42,7 @@ struct StepPlan {
     CodeStage code_stage;
     float code_level;         // dropout: its probability; gaussian: the standard deviation
     uint32_t code_threshold;  // dropout: an element is dropped where word >> 8 is below this
+    uint32_t code_step;       // that the code's noise is drawn at
     float divergence_weight;  // of the posterior's divergence from N(0, I)
     CodePenalty penalty;
     double penalty_weight, penalty_target;

@@ -12,7 +12,7 @@ from aefast import random
 from aefast.backend import extension
 from aefast.ops.shared.cpp import own_precision
 from aefast.step.optimizers import OptimizerSteps
-from aefast.step.plan import Layer, Plan
+from aefast.step.plan import CODE_STEPS, NOISE_STEPS, Layer, Plan
 
 _C = extension()
 
@@ -53,6 +53,7 @@ def kernel_plan(plan: Plan) -> Any:
         is_drawn_by_uniform = plan.noise != "gaussian"
         noise = _C.StepNoise(
             kind=getattr(_C.Noise, plan.noise),
+            step=NOISE_STEPS[plan.noise],
             level=plan.noise_level,
             level_threshold=random.threshold(plan.noise_level) if is_drawn_by_uniform else 0,
             low_threshold=random.threshold(plan.noise_level / 2) if is_drawn_by_uniform else 0,
@@ -64,6 +65,7 @@ def kernel_plan(plan: Plan) -> Any:
         noise=noise,
         code_stage=getattr(_C.CodeStage, plan.code_stage),
         code_level=plan.code_level,
+        code_step=CODE_STEPS[plan.code_stage].value,
         code_threshold=random.threshold(plan.code_level) if is_dropout else 0,
         divergence_weight=plan.divergence_weight,
         penalty=getattr(_C.CodePenalty, plan.penalty),

@@ -7,21 +7,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aefast import random
 from aefast.ops.corrupt import eager as corrupt
 from aefast.ops.gaussian import eager as gaussian
 from aefast.ops.jacobian import eager as jacobian
 from aefast.ops.jacobian.settings import Layer as EncoderLayer
 from aefast.ops.linear_act import eager as linear_act
 from aefast.ops.sparsity import eager as sparsity
-from aefast.step.plan import Layer, Plan
+from aefast.step.plan import CODE_STEPS, NOISE_STEPS, Layer, Plan
 
 
 def loss(plan: Plan, parameters: Sequence[Tensor], x: Tensor, seed: int, row_offset: int) -> Tensor:
     """Corrupt x ``[B, D]``, encode it, change the code, decode that, and compare with x."""
     inputs = x
     if plan.noise is not None:
-        inputs = corrupt.corrupt(x, plan.noise, plan.noise_level, 0.0, 1.0, seed, row_offset)
+        step = NOISE_STEPS[plan.noise]
+        inputs = noisy(x, plan.noise, plan.noise_level, seed, row_offset, step)
     code = inputs
     for layer in plan.encoder:
         code = apply(layer, parameters, code)
@@ -39,15 +39,20 @@ def apply(layer: Layer, parameters: Sequence[Tensor], x: Tensor) -> Tensor:
     return linear_act.linear_act(x, weight.t() if layer.is_tied else weight, bias, layer.activation)
 
 
+def noisy(x: Tensor, kind: str, level: float, seed: int, row_offset: int, step: int) -> Tensor:
+    return corrupt.corrupt(x, kind, level, 0.0, 1.0, seed, row_offset, step)
+
+
 def changed_code(plan: Plan, code: Tensor, seed: int, row_offset: int) -> Tensor:
+    step = CODE_STEPS[plan.code_stage]
     if plan.code_stage == "dropout":
-        child = random.child_seed(seed, 0)
-        dropped = corrupt.corrupt(code, "masking", plan.code_level, 0.0, 1.0, child, row_offset)
+        dropped = noisy(code, "masking", plan.code_level, seed, row_offset, step)
         return dropped / (1 - plan.code_level)
     if plan.code_stage == "gaussian":
-        return corrupt.corrupt(code, "gaussian", plan.code_level, 0.0, 1.0, seed, row_offset)
+        return noisy(code, "gaussian", plan.code_level, seed, row_offset, step)
     if plan.code_stage == "posterior":
-        return gaussian.reparameterize(*code.chunk(2, -1), seed, row_offset)
+        mean, log_var = code.chunk(2, -1)
+        return gaussian.reparameterize(mean, log_var, seed, row_offset)
     return code
 
 

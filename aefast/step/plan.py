@@ -2,6 +2,19 @@
 
 from typing import NamedTuple
 
+from aefast.ops.corrupt import STEPS as NOISE_STEPS
+from aefast.random import Step
+
+# The step that each kind of noise in the code is drawn at.
+CODE_STEPS = {
+    "plain": Step.DIRECT,
+    "dropout": Step.DROPOUT,
+    "gaussian": Step.CODE_NOISE,
+    "posterior": Step.REPARAMETERIZE,
+}
+
+__all__ = ["CODE_STEPS", "NOISE_STEPS", "Layer", "Plan"]
+
 
 class Layer(NamedTuple):
     """``act(x Wt + b)``; of a tied layer ``act(x W + b)``, with another layer's weight.
