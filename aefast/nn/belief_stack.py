@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
-from aefast.nn.linear import Device, LinearAct
+from aefast.nn.linear import Device, LinearAct, Place
 from aefast.nn.plain import known_by_its_parameters
 from aefast.nn.progress import track
 from aefast.nn.rbm import RBM
@@ -140,8 +141,8 @@ class DeepBeliefStack(nn.Module):
                 label = f"machine {number} of {len(self.machines)}"
                 with _in_training(machine):
                     for _ in track(range(epochs), label, progress=progress):
-                        order = torch.randperm(len(data), generator=generator).to(data.device)
-                        for rows in order.split(batch_size):
+                        order = torch.randperm(len(data), generator=generator, device="cpu")
+                        for rows in order.to(data.device).split(batch_size):
                             optimizer.zero_grad()
                             machine.loss(data[rows], generator=generator).backward()
                             optimizer.step()
@@ -160,14 +161,14 @@ class DeepBeliefStack(nn.Module):
         for machine in self:
             renew_weights(machine)
             hidden, visible = machine.weight.shape
-            up = LinearAct(visible, hidden, activation="sigmoid").to(machine.weight)
+            place: Place = {"device": machine.weight.device, "dtype": machine.weight.dtype}
+            up = skip_init(LinearAct, visible, hidden, activation="sigmoid", **place)
             up.weight.copy_(machine.weight)
             if machine.log_var is not None:
                 up.weight.mul_(torch.exp(-machine.log_var))
             up.bias.copy_(machine.hidden_bias)
-            is_gaussian = machine.visible_kind == "gaussian"
-            down = LinearAct(hidden, visible, activation="identity" if is_gaussian else "sigmoid")
-            down.to(machine.weight)
+            activation = "identity" if machine.visible_kind == "gaussian" else "sigmoid"
+            down = skip_init(LinearAct, hidden, visible, activation=activation, **place)
             down.weight.copy_(machine.weight.t())
             down.bias.copy_(machine.visible_bias)
             encoder.append(up)

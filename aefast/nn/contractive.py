@@ -126,20 +126,19 @@ def jacobian_of_calls(encode: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     Raises:
         TypeError: what it calls has no derivative, as quantized layers have none.
     """
-    is_differentiated = torch.is_grad_enabled()
+    create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         rows = x if x.requires_grad else x.detach().requires_grad_()
         code = encode(rows)
-        if not code.requires_grad:
+        units = code.unbind(-1) if code.requires_grad else ()
+        found = [
+            torch.autograd.grad(
+                unit.sum(), rows, retain_graph=True, create_graph=create_graph, allow_unused=True
+            )[0]
+            for unit in units
+        ]
+        if not found or found[0] is None:
             raise TypeError(
                 "the encoder's layers have no derivative; the penalty takes its Jacobian"
             )
-        return torch.stack(
-            [
-                torch.autograd.grad(
-                    unit.sum(), rows, retain_graph=True, create_graph=is_differentiated
-                )[0]
-                for unit in code.unbind(-1)
-            ],
-            -2,
-        )
+        return torch.stack(found, -2)

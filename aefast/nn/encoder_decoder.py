@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Self, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +81,13 @@ class EncoderDecoder(nn.Module):
         :class:`TiedLinearAct`."""
         return self._parts[1]
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("encoder", "decoder"):
+            raise AttributeError(
+                f"{name} is made of the model's layers: put others in their places"
+            )
+        super().__setattr__(name, value)
+
     def encode(self, x: Tensor) -> Tensor:
         """The code: ``[..., D]`` to ``[..., H]``."""
         return self._run(self.encoder, x)
@@ -143,7 +150,7 @@ def example_of(model: nn.Module) -> Tensor:
     """An empty tensor of the dtype and on the device that a model's parameters have."""
     for parameter in model.parameters():
         return torch.empty(0, dtype=parameter.dtype, device=parameter.device)
-    return torch.empty(0)
+    return torch.empty(0, dtype=torch.float32, device="cpu")
 
 
 def check_sizes(visible: int | None, hidden: int | None, layers: Sequence[int] | None) -> list[int]:

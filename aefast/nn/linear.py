@@ -9,6 +9,7 @@ from torch.nn.modules import module as torch_module
 
 from aefast.functional import linear_act
 from aefast.nn.plain import known_by_its_parameters
+from aefast.nn.reparametrized import renew_weights
 from aefast.ops.linear_act import ACTIVATIONS
 from aefast.ops.shared import contract
 
@@ -144,6 +145,7 @@ class TiedLinearAct(nn.Module):
 
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
         """``[..., H]`` to ``[..., D]``, in x's dtype; with the activation given, or the layer's."""
+        renew_weights(self._tied[0])
         return linear_act(x, self.weight, self.bias, activation or self.activation)
 
     def extra_repr(self) -> str:

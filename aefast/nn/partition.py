@@ -1,6 +1,7 @@
 """ln Z of a restricted Boltzmann machine: by enumeration, or by annealed importance sampling."""
 
 import math
+from statistics import NormalDist
 from typing import NamedTuple
 
 import torch
@@ -277,8 +278,8 @@ def _summary(log_weights: Tensor, log_base: float, sign: int, confidence: float)
     chains = len(log_weights)
     log_mean = (log_weights.logsumexp(0) - math.log(chains)).item()
     relative = (log_weights - log_mean).exp()
-    deviations = torch.special.ndtri(torch.tensor((1 + confidence) / 2, dtype=torch.float64))
-    margin = (deviations * relative.std() / math.sqrt(chains)).item()
+    deviations = NormalDist().inv_cdf((1 + confidence) / 2)
+    margin = deviations * relative.std().item() / math.sqrt(chains)
     low = math.log1p(-margin) if margin < 1 else -math.inf
     bounds = (sign * low, sign * math.log1p(margin))
     estimate = log_base + sign * log_mean
@@ -293,7 +294,7 @@ def _summary(log_weights: Tensor, log_base: float, sign: int, confidence: float)
 def _check_betas(betas: int | Tensor) -> Tensor:
     if not isinstance(betas, Tensor):
         count = contract.check_integer(betas, "betas", 2**31, low=2)
-        return torch.linspace(0, 1, count, dtype=torch.float64)
+        return torch.linspace(0, 1, count, dtype=torch.float64, device="cpu")
     if betas.dim() != 1 or len(betas) < 2:
         raise ValueError(f"betas has shape {list(betas.shape)}; it takes [T], at least 2 of them")
     betas = betas.double().cpu()

@@ -414,7 +414,9 @@ def pseudo_log_likelihood(
     if units is None:
         flipped = torch.arange(width, device=visible.device).expand(visible.shape)
     else:
-        places = torch.rand(visible.shape, generator=generator, device=visible.device)
+        places = torch.rand(
+            visible.shape, generator=generator, dtype=torch.float32, device=visible.device
+        )
         flipped = places.argsort(1)[:, :units]
     elements = max(1, flipped.shape[1] * len(hidden_bias))
     rows_at_once = max(1, FLIPPED_ELEMENTS // elements)

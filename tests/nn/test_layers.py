@@ -116,3 +116,10 @@ def test_hooks_on_them_run_with_the_model(x):
     model.decoder.register_forward_hook(lambda *call: seen.append("decoder"))
     model(x)
     assert seen == ["encoder", "decoder"]
+
+
+def test_a_part_is_not_put_aside():
+    """It would be kept beside the model's layers, and never called."""
+    model = Autoencoder(8, 3)
+    with pytest.raises(AttributeError, match="encoder is made of the model's layers"):
+        model.encoder = nn.Sequential(nn.Linear(8, 3))

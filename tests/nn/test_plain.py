@@ -293,3 +293,29 @@ def test_low_rank_adapters_and_quantizers_find_no_linear_layer(x):
     assert not any(isinstance(module, nn.Linear) for module in model.modules())
     quantized = torch.ao.quantization.quantize_dynamic(model, {nn.Linear, LinearAct})
     assert torch.equal(quantized.loss(x), model.loss(x))
+
+
+def test_a_tied_decoder_makes_a_pruned_weight_anew(x):
+    """Also where nothing was encoded since the last step."""
+    model = Autoencoder(8, 3, tied=True)
+    layer = model.encoder[0]
+    prune.l1_unstructured(layer, "weight", 0.5)
+    code = model.encode(x).detach()
+    with torch.no_grad():
+        layer.weight_orig.mul_(2)
+    expected = code @ (layer.weight_orig * layer.weight_mask) + model.decoder[0].bias
+    torch.testing.assert_close(model.decode(code), expected)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_quantized_layers_are_called_or_refused(x):
+    if "fbgemm" not in torch.backends.quantized.supported_engines:
+        pytest.skip("no quantized products here")
+    model = ContractiveAutoencoder(8, 3)
+    model.encoder[0] = nn.Linear(8, 3)
+    model = torch.ao.quantization.quantize_dynamic(model, {nn.Linear})
+    assert not isinstance(model.encoder[0], nn.Linear)
+    torch.testing.assert_close(Autoencoder.loss(model, x), F.mse_loss(model(x), x))
+    with pytest.raises(TypeError, match="layers have no derivative"):
+        model.loss(x)
+    assert model.decompress(model.compress(x)).isfinite().all()

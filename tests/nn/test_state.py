@@ -287,3 +287,86 @@ def test_a_parametrization_that_is_no_normalization_is_read(x):
     parametrize.register_parametrization(model, "weight", Positive())
     model.loss(x).backward()
     assert model.parametrizations.weight.original.grad.any()
+
+
+def generator():
+    return torch.Generator("cpu").manual_seed(5)
+
+
+def estimate(machine, rows):
+    return torch.tensor(
+        annealed_importance_sampling(machine, rows, chains=5, betas=5, seed=0),
+        dtype=torch.float64,
+        device="cpu",
+    )
+
+
+def unrolled(stack, rows):
+    stack.fit(rows, epochs=1, batch_size=3, generator=generator())
+    return stack.unroll()(rows)
+
+
+CALLS = {
+    "dropout": (
+        lambda: Autoencoder(8, 4, code_dropout=0.5),
+        lambda model, rows: model.loss(rows, generator=generator()),
+    ),
+    "compression": (
+        lambda: Autoencoder(8, 4),
+        lambda model, rows: model.decompress(model.compress(rows)),
+    ),
+    "noise": (
+        lambda: DenoisingAutoencoder(8, 4, corruption="gaussian"),
+        lambda model, rows: model.loss(rows, generator=generator()),
+    ),
+    "tangents": (
+        lambda: ContractiveAutoencoder(layers=[8, 6, 4]),
+        lambda model, rows: model.tangents(rows, 2).vectors,
+    ),
+    "a Markov chain": (
+        lambda: StochasticAutoencoder(8, 4),
+        lambda model, rows: model.sample(3, 5, seed=1),
+    ),
+    "generation": (
+        lambda: VariationalAutoencoder(8, 4, decoder_kind="gaussian"),
+        lambda model, rows: model.sample(3, draw=True, seed=1),
+    ),
+    "likelihood": (
+        lambda: VariationalAutoencoder(8, 4, layers=[5]),
+        lambda model, rows: model.log_likelihood(rows, samples=10, seed=1),
+    ),
+    "divergence": (
+        lambda: RBM(8, 4, chains=3, sparsity_target=0.1),
+        lambda model, rows: model.loss(rows, generator=generator()),
+    ),
+    "Gibbs": (lambda: RBM(8, 4), lambda model, rows: model.sample(3, 5, seed=1)),
+    "pseudo-likelihood": (
+        lambda: RBM(8, 4),
+        lambda model, rows: model.pseudo_log_likelihood(rows, units=3, generator=generator()),
+    ),
+    "annealing": (lambda: RBM(8, 4, visible_kind="gaussian"), estimate),
+    "pre-training": (lambda: DeepBeliefStack([8, 4]), unrolled),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_default_dtype_and_device_change_no_call(name, x):
+    make, call = CALLS[name]
+    rows, model = x.round(), make()
+    expected = call(copy.deepcopy(model), rows)
+    with torch.device("meta"):  # stands for a GPU
+        assert torch.equal(call(copy.deepcopy(model), rows), expected)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = call(copy.deepcopy(model), rows)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.dtype == expected.dtype
+    assert torch.equal(found, expected)
+
+
+def test_unrolling_draws_nothing():
+    stack = DeepBeliefStack([8, 4])
+    before = torch.get_rng_state()
+    stack.unroll()
+    assert torch.equal(torch.get_rng_state(), before)
