@@ -47,15 +47,16 @@ def is_plain(module: nn.Module) -> bool:
     >>> is_plain(model)
     False
     """
-    return not _global_hooks() and _is_bare(module)
+    return not global_hooks() and _is_bare(module)
 
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether a call of the module runs hooks, its own or those of all modules."""
-    return _global_hooks() or _own_hooks(module.__dict__)
+    return global_hooks() or own_hooks(module.__dict__)
 
 
-def _global_hooks() -> bool:
+def global_hooks() -> bool:
+    """Whether a hook of all modules is there."""
     return bool(
         torch_module._global_forward_pre_hooks
         or torch_module._global_forward_hooks
@@ -64,7 +65,8 @@ def _global_hooks() -> bool:
     )
 
 
-def _own_hooks(held: dict[str, Any]) -> bool:
+def own_hooks(held: dict[str, Any]) -> bool:
+    """Whether a module, of this dictionary, has a hook of its own."""
     return bool(
         held["_forward_pre_hooks"]
         or held["_forward_hooks"]
@@ -77,7 +79,7 @@ def _is_bare(module: nn.Module) -> bool:
     # A module's dictionary: its attributes, looked up one by one, take three times as long.
     held = module.__dict__
     parameters = held["_parameters"]
-    if parameters.keys() != _CLASSES.get(type(module)) or _own_hooks(held):
+    if parameters.keys() != _CLASSES.get(type(module)) or own_hooks(held):
         return False
     if "forward" in held or "encode" in held or "decode" in held:
         return False

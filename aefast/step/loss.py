@@ -1,6 +1,9 @@
 """A step's loss as one autograd node over one call."""
 
+import importlib
 from collections.abc import Sequence
+from functools import cache
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -19,38 +22,44 @@ MOST_PRODUCTS = 1 << 24
 
 def refusal(plan: Plan, parameters: Sequence[Tensor], x: Tensor) -> str | None:
     """Why the kernels do not serve this call; None where they do."""
-    if x.dtype != torch.float32 or x.device.type != "cpu":
-        return f"the step takes float32 on a CPU, not {contract.dtype_name(x)} on {x.device.type}"
-    if backend.select(x.device, x.dtype) != "cpp":
-        return f"backend {backend.select(x.device, x.dtype)!r} serves, and not the C++ kernels"
-    if contract.is_traced(x, *parameters) or contract.is_in_functorch():
+    device, dtype = x.device, x.dtype
+    if dtype != torch.float32 or device.type != "cpu":
+        return f"the step takes float32 on a CPU, not {contract.dtype_name(x)} on {device.type}"
+    name = backend.select(device, dtype)
+    if name != "cpp":
+        return f"backend {name!r} serves, and not the C++ kernels"
+    if contract.is_traced(x, *parameters) or contract.is_transformed(x):
         return "the call is traced or transformed"
-    if contract.autocast_dtype(x.device) is not None:
+    if contract.is_in_functorch():
+        return "a torch.func transform is at work"
+    if torch.is_autocast_enabled("cpu"):
         return "autocast is on"
     if x.requires_grad:
         return "x requires a gradient"
     if x.dim() != 2 or x.shape[1] != plan.encoder[0].inputs or x.stride(1) != 1 or not len(x):
         return "x is no dense matrix [B, D] of one row or more"
-    if not all(p.dtype == torch.float32 and p.is_contiguous() for p in parameters):
-        return "a parameter is not float32, or not contiguous"
+    for parameter in parameters:
+        if parameter.dtype != torch.float32 or not parameter.is_contiguous():
+            return "a parameter is not float32, or not contiguous"
     if not _outpaces_torch(plan, len(x)):
         return "the vendor's products are faster on this processor"
     return None
 
 
 def _outpaces_torch(plan: Plan, rows: int) -> bool:
-    from aefast.ops.shared.cpp import own_precision
-
-    return own_precision(torch.float32) is not None or rows * plan.largest_product <= MOST_PRODUCTS
+    if rows * plan.largest_product <= MOST_PRODUCTS:
+        return True
+    return _kernels().own_precision(torch.float32) is not None
 
 
 def step_loss(
     plan: Plan, parameters: Sequence[Tensor], x: Tensor, seed: int, row_offset: int = 0
 ) -> Tensor:
     """The loss of x ``[B, D]``, a scalar; call it where :func:`refusal` is None."""
-    if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters):
-        return _StepLoss.apply(plan, x, seed, row_offset, [], *parameters)
-    return torch.tensor(_run(plan, parameters, x, seed, row_offset, ()), dtype=torch.float32)
+    if torch.is_grad_enabled():
+        return _StepLoss.apply(plan, x, seed, row_offset, *parameters)
+    loss = torch.empty((), dtype=torch.float32, device="cpu")
+    return loss.fill_(_run(plan, parameters, x, seed, row_offset, ()))
 
 
 def _run(
@@ -61,54 +70,71 @@ def _run(
     row_offset: int,
     gradients: Sequence[Tensor],
 ) -> float:
-    from aefast.step import cpp
+    return _kernels().loss_and_gradients(plan, parameters, x, seed, row_offset, gradients)
 
-    return cpp.loss_and_gradients(plan, parameters, x, seed, row_offset, gradients)
+
+@cache
+def _kernels() -> ModuleType:
+    """:mod:`aefast.step.cpp`, which imports the extension."""
+    return importlib.import_module("aefast.step.cpp")
 
 
 class _StepLoss(KernelFunction):
-    """The gradients are made along with the loss, and given away in backward.
+    """The gradients are made along with the loss, of the parameters as they are then, and given
+    away in backward.
 
-    A second backward, through a graph that was retained, makes them anew.
+    What a second backward, or a differentiable one, needs is held by reference: to save it for the
+    backward that nearly every step takes would cost as much as the arithmetic of a small model.
     """
 
     @staticmethod
-    def forward(*arguments: Any) -> Tensor:
-        plan, x, seed, row_offset, ready, *parameters = arguments
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        plan, x, seed, row_offset, *parameters = arguments
         gradients = [torch.empty_like(parameter) for parameter in parameters]
-        loss = _run(plan, parameters, x, seed, row_offset, gradients)
-        ready.append(gradients)
-        return torch.tensor(loss, dtype=torch.float32, device="cpu")
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.plan, x, ctx.seed, ctx.row_offset, ctx.ready, *parameters = inputs
-        ctx.save_for_backward(x, *parameters)
+        loss = torch.empty((), dtype=torch.float32, device="cpu")
+        loss.fill_(_run(plan, parameters, x, seed, row_offset, gradients))
+        ctx.call = plan, parameters, x, seed, row_offset
+        ctx.versions = [tensor._version for tensor in (x, *parameters)]
+        ctx.gradients = gradients
+        return loss
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, *parameters = ctx.saved_tensors
         if torch.is_grad_enabled() or contract.is_traced(grad):
-            gradients = _differentiable_gradients(ctx, x, parameters, grad)
-        else:
-            if not ctx.ready:
-                ctx.ready.append([torch.empty_like(parameter) for parameter in parameters])
-                _run(ctx.plan, parameters, x, ctx.seed, ctx.row_offset, ctx.ready[0])
-            gradients = ctx.ready.pop()
-            if not is_one(grad):
-                torch._foreach_mul_(gradients, grad)
-        needed = zip(gradients, ctx.needs_input_grad[5:], strict=True)
-        return *(None,) * 5, *(gradient if need else None for gradient, need in needed)
+            return None, None, None, None, *_differentiable_gradients(ctx, grad)
+        gradients = ctx.gradients or _made_anew(ctx)
+        ctx.gradients = None
+        if not is_one(grad):
+            torch._foreach_mul_(gradients, grad)
+        needed = zip(gradients, ctx.needs_input_grad[4:], strict=True)
+        return None, None, None, None, *(gradient if need else None for gradient, need in needed)
 
 
-def _differentiable_gradients(
-    ctx: Any, x: Tensor, parameters: Sequence[Tensor], grad: Tensor
-) -> list[Tensor | None]:
+def _made_anew(ctx: Any) -> list[Tensor]:
+    _check_versions(ctx)
+    plan, parameters, x, seed, row_offset = ctx.call
+    gradients = [torch.empty_like(parameter) for parameter in parameters]
+    _run(plan, parameters, x, seed, row_offset, gradients)
+    return gradients
+
+
+def _check_versions(ctx: Any) -> None:
+    _, parameters, x, *_ = ctx.call
+    if [tensor._version for tensor in (x, *parameters)] != ctx.versions:
+        raise RuntimeError(
+            "x or a parameter was modified by an inplace operation since the loss was computed; "
+            "this backward would compute with it again"
+        )
+
+
+def _differentiable_gradients(ctx: Any, grad: Tensor) -> list[Tensor | None]:
     """The definition's gradients, times the incoming one."""
-    needed = ctx.needs_input_grad[5:]
+    _check_versions(ctx)
+    plan, parameters, x, seed, row_offset = ctx.call
+    needed = ctx.needs_input_grad[4:]
     asked = [parameter for parameter, need in zip(parameters, needed, strict=True) if need]
     with torch.enable_grad():
-        loss = eager.loss(ctx.plan, parameters, x, ctx.seed, ctx.row_offset)
+        loss = eager.loss(plan, parameters, x, seed, row_offset)
         gradients = iter(
             torch.autograd.grad(loss, asked, grad, create_graph=True, materialize_grads=True)
         )

@@ -1,5 +1,8 @@
 """The training step in one call: every kind of plan against its definition in float64."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 
@@ -164,13 +167,101 @@ def test_a_frozen_parameter_gets_no_gradient():
     assert model.decoder[0].weight.grad is not None
 
 
-def test_a_parameter_that_changed_between_forward_and_backward_is_an_error():
-    model = MODELS["plain"](6, 3)
-    loss = model.loss(torch.rand(5, 6))
+def test_the_gradient_is_that_of_the_parameters_that_the_loss_was_of():
+    model, x = MODELS["plain"](6, 3), torch.rand(5, 6)
+    expected = torch.autograd.grad(model.loss(x), list(model.parameters()))
+    loss = model.loss(x)
     with torch.no_grad():
         model.encoder[0].weight.mul_(2)
+    assert all(
+        map(
+            torch.equal,
+            expected,
+            torch.autograd.grad(loss, list(model.parameters()), retain_graph=True),
+        )
+    )
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        loss.backward()
+        torch.autograd.grad(loss, list(model.parameters()))
+
+
+def change_activation(model):
+    model.encoder[0].activation = "tanh"
+
+
+def change_layer(model):
+    model.encoder[0] = nn.LinearAct(20, 7, activation="relu")
+
+
+def change_data(model):
+    model.decoder[0].weight.data = torch.rand(20, 7)
+
+
+def change_shape(model):
+    model.encoder[0].weight.data = torch.rand(14, 20)
+    model.encoder[0].bias.data = torch.rand(14)
+    model.decoder[0].weight.data = torch.rand(20, 14)
+
+
+def change_parameter(model):
+    model.decoder[0].bias = torch.nn.Parameter(torch.rand(20))
+
+
+def change_bias(model):
+    model.decoder[0].bias = None
+
+
+def change_level(model):
+    model.corruption_level = 0.9
+
+
+def change_mode(model):
+    model.eval()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        change_activation,
+        change_layer,
+        change_data,
+        change_shape,
+        change_parameter,
+        change_bias,
+        change_level,
+        change_mode,
+    ],
+)
+def test_a_kept_plan_is_made_anew_where_the_model_changed(change):
+    model, x = MODELS["masking"](20, 7), torch.rand(9, 20)
+    model.loss(x, seed=1)
+    change(model)
+    fresh = copy.deepcopy(model)
+    assert fresh.__dict__.get("_kept_step") is None
+    loss = model.loss(x, seed=1)
+    with backend.use_backend("eager"):
+        torch.testing.assert_close(loss, fresh.loss(x, seed=1))
+
+
+def test_a_hook_after_a_first_loss_is_called():
+    model, x = MODELS["plain"](20, 7), torch.rand(9, 20)
+    before = model.loss(x)
+    for module in (model.encoder, model.encoder[0]):
+        handle = module.register_forward_hook(lambda module, inputs, output: 2 * output)
+        assert model.loss(x) != before
+        handle.remove()
+        assert model.loss(x) == before
+
+
+def test_a_model_with_a_kept_plan_is_copied_and_pickled():
+    model, x = MODELS["deep tied"](20, 7), torch.rand(9, 20)
+    before = model.loss(x)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), copy.copy(model)):
+        assert torch.equal(other.loss(x), before)
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        twin.encoder[0].weight.mul_(2)
+    assert twin.loss(x) != before
+    assert torch.equal(model.loss(x), before)
 
 
 def test_what_the_kernels_do_not_take_says_why():
