@@ -8,6 +8,7 @@ torch.Size([2, 4])
 
 from aefast import functional, nn, random
 from aefast.backend import BackendUnavailableError, use_backend
+from aefast.loading import load
 from aefast.training.fit import fit
 from aefast.version import __version__
 
@@ -16,6 +17,7 @@ __all__ = [
     "__version__",
     "fit",
     "functional",
+    "load",
     "nn",
     "random",
     "use_backend",

@@ -18,7 +18,7 @@ from aefast.training.checkpoint import Checkpoint
 from aefast.training.config import Config, Progress
 from aefast.training.loop import Trainer, train
 from aefast.training.models import build
-from aefast.training.run import describe
+from aefast.training.scales import summarize
 
 LEARNING_RATE = 1e-3
 
@@ -32,7 +32,7 @@ class Run:
             model="ae",
             hidden=[hidden],
             options={"output_activation": "sigmoid"},
-            data=describe(self.dataset),
+            data=summarize(self.dataset, self.dataset.name),
             epochs=1,
             batch_size=batch_size,
             learning_rate=LEARNING_RATE,

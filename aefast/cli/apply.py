@@ -1,6 +1,7 @@
 """``aefast encode``, ``decode`` and ``sample``: a trained model's arrays, as ``.npy`` files."""
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +12,8 @@ import typer
 from torch import Tensor
 
 from aefast.backend import BackendUnavailableError
-from aefast.cli.shared import app, check_folder, fail, require
+from aefast.cli.shared import app, check_folder, ended_by_signals, fail, note, require
+from aefast.messages import printable
 from aefast.random import SEED_LIMIT, child_seed
 
 if TYPE_CHECKING:  # it takes packages that other commands do without
@@ -34,12 +36,15 @@ def encode(
     """Write the codes of data, float32 [N, H]."""
     with one_line_errors(out):
         from aefast.training import models
-        from aefast.training.checkpoint import load
+        from aefast.training.checkpoint import load_trained
         from aefast.training.run import check_range
+        from aefast.training.scales import as_trained, check_scale
 
-        found = load(checkpoint)
-        dataset = load_rows(data, found.config.sizes[0], str(checkpoint))
+        found = load_trained(checkpoint)
+        trained = found.config.data
+        dataset = as_trained(load_rows(data, trained.visible, checkpoint, out), trained)
         check_range(found.config, dataset)
+        note(check_scale(dataset, trained, str(checkpoint)))
         map_rows(dataset, lambda x: models.encode(found.model, x), found.config.sizes[-1], out)
 
 
@@ -52,12 +57,14 @@ def decode(
     """Write the reconstructions of codes, float32 [N, D]."""
     with one_line_errors(out):
         from aefast.training import models
-        from aefast.training.checkpoint import load
+        from aefast.training.checkpoint import load_trained
+        from aefast.training.scales import check_codes
 
-        found = load(checkpoint)
-        codes = load_rows(data, found.config.sizes[-1], str(checkpoint))
+        found = load_trained(checkpoint)
+        codes = load_rows(data, found.config.sizes[-1], checkpoint, out)
         if codes.rows.dtype.kind != "f":
             fail(f"{data} holds {codes.rows.dtype}; codes are floats")
+        check_codes(codes, found.config, str(checkpoint))
         map_rows(codes, lambda code: models.decode(found.model, code), found.config.sizes[0], out)
 
 
@@ -70,10 +77,10 @@ def sample(
 ) -> None:
     """Write what a generative model draws, float32 [n, D]."""
     with one_line_errors(out):
-        from aefast.training.checkpoint import load
+        from aefast.training.checkpoint import load_trained
         from aefast.training.models import MODELS
 
-        found = load(checkpoint)
+        found = load_trained(checkpoint)
         draw = MODELS[found.config.model].sample
         if draw is None:
             takes = ", ".join(name for name, kind in MODELS.items() if kind.sample)
@@ -97,16 +104,20 @@ def one_line_errors(out: Path) -> Iterator[None]:
         fail(f"--out is {str(out)!r}; it takes a .npy file")
     require("safetensors", "train")
     try:
-        with torch.no_grad():
+        with ended_by_signals(), torch.no_grad():
             yield
     except (ValueError, OSError, BackendUnavailableError) as error:
         fail(str(error))
 
 
-def load_rows(source: str, width: int, checkpoint: str) -> "Dataset":
-    """Data with as many columns as the model takes."""
+def load_rows(source: str, width: int, checkpoint: Path, out: Path) -> "Dataset":
+    """Data with as many columns as the model takes, of another file than the one to write."""
     from aefast.data import load
+    from aefast.data.sources import split_member
 
+    file, _ = split_member(source)
+    if out.exists() and os.path.exists(file) and out.samefile(file):
+        fail(f"--out is {str(out)!r}, which --data reads; it takes another file")
     dataset = load(source)
     columns = dataset.rows.shape[1]
     if columns != width:
@@ -116,6 +127,7 @@ def load_rows(source: str, width: int, checkpoint: str) -> "Dataset":
 
 def map_rows(dataset: "Dataset", apply: Callable[[Tensor], Tensor], width: int, out: Path) -> None:
     """Write ``apply`` of all rows, ``[N, width]``, some of them at a time."""
+    note(dataset.notes)
     blocks = torch.arange(len(dataset)).split(ROWS_AT_ONCE)
     write_rows((apply(dataset.take(rows)) for rows in blocks), (len(dataset), width), out)
 
@@ -129,4 +141,4 @@ def write_rows(blocks: Iterator[Tensor], shape: tuple[int, int], out: Path) -> N
         np.lib.format.write_array_header_1_0(file, header)
         for block in blocks:
             file.write(block.contiguous().numpy().astype("<f4", copy=False).data)
-    typer.echo(f"Wrote {out}: {shape[0]} rows of {shape[1]}")
+    typer.echo(printable(f"Wrote {out}: {shape[0]} rows of {shape[1]}"))

@@ -1,13 +1,18 @@
 """What every command shares: the application, and the one line that ends it on a mistake."""
 
+import contextlib
 import importlib.util
+import signal
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 import torch
 import typer
 
 from aefast import backend
+from aefast.messages import printable
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
 
@@ -16,8 +21,28 @@ DEVICES = ("cpu", "cuda")
 
 def fail(message: str) -> NoReturn:
     """End the command with one line and exit code 2."""
-    typer.echo(f"aefast: {message}", err=True)
+    typer.echo(printable(f"aefast: {message}"), err=True)
     raise typer.Exit(2)
+
+
+def note(lines: Iterable[str]) -> None:
+    """What a user may want to know, beside the result."""
+    for line in lines:
+        typer.echo(printable(f"aefast: note: {line}"), err=True)
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """A signal to end leaves through the blocks under way, which remove what is half written."""
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @app.callback()

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from aefast.backend import BackendUnavailableError
-from aefast.cli.shared import app, check_device, fail, require
+from aefast.cli.shared import app, check_device, ended_by_signals, fail, note, require
+from aefast.messages import printable
 from aefast.random import SEED_LIMIT
 
 if TYPE_CHECKING:  # it takes packages that other commands do without
@@ -36,10 +37,17 @@ def train(
     ] = False,
     data: Annotated[
         str | None,
-        typer.Option(help="digits, or a .npy, .npz, .csv or IDX file, or a folder of images."),
+        typer.Option(
+            help="digits, or a .npy, .npz, .csv, .tsv or IDX file, or a folder of images. How each "
+            "is read is one table: python -m pydoc aefast.data."
+        ),
     ] = None,
     hidden: Annotated[
-        str | None, typer.Option(help="Units of the hidden layers, from the data up: 512,256,30.")
+        str | None,
+        typer.Option(
+            help="Units of the hidden layers, from the data up: 512,256,30. 128; of a vae 128,16; "
+            "of a dbn 128,64."
+        ),
     ] = None,
     epochs: Annotated[
         int | None,
@@ -112,8 +120,9 @@ def train(
     from aefast.training.loop import DivergenceError
 
     try:
-        with run.claimed(out):
+        with ended_by_signals(), run.claimed(out) as doubt:
             trainer = (run.resume if resume else run.start)(out, given)
+            note([*trainer.dataset.notes, *filter(None, [doubt])])
             if trainer.is_finished:
                 typer.echo(f"{summary(trainer)}: nothing is left; --epochs takes more")
                 return
@@ -152,9 +161,10 @@ def proceed(trainer: "Trainer", out: Path) -> None:
         )
     if not trainer.is_finished:
         command = f"aefast train --resume --out {shlex.quote(str(out))}"
-        typer.echo(f"{summary(trainer)}, and is saved; to go on: {command}", err=True)
+        told = f"{summary(trainer)}, and is saved; to go on: {command}"
+        typer.echo(printable(told), err=True)
         raise typer.Exit(INTERRUPTED)
-    typer.echo(f"{summary(trainer)}; wrote {out / checkpoint.CHECKPOINT_FILE}")
+    typer.echo(printable(f"{summary(trainer)}; wrote {out / checkpoint.CHECKPOINT_FILE}"))
 
 
 def summary(trainer: "Trainer") -> str:

@@ -51,3 +51,15 @@ def initialized(make: Callable[[], Built], seed: int) -> Built:
     """
     with torch.device("cpu"), _Draws(torch.Generator("cpu").manual_seed(seed)):
         return make().float()
+
+
+def outlined(make: Callable[[], Built]) -> Built:
+    """The module that ``make`` builds, in float32 on the meta device: its tensors have shapes, and
+    no memory. Torch's own generator is neither read nor written.
+
+    >>> from functools import partial
+    >>> outlined(partial(nn.Linear, 10**9, 10**9)).weight.shape
+    torch.Size([1000000000, 1000000000])
+    """
+    with torch.device("meta"), _Draws(torch.Generator("cpu")):
+        return make().float()

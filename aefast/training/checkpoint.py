@@ -1,32 +1,42 @@
-"""Checkpoints: one safetensors file with all that a run needs to go on.
+"""Checkpoints: a run's model in one safetensors file, and its optimizer's state in another.
 
-Its tensors are the model's, as ``model.<name>``, and those of the optimizer of the stage under way,
-as ``optimizer.<parameter's number>.<name>``. Its metadata hold the run's configuration and progress
-as JSON, so that they can never be of another moment than the tensors. ``config.json`` beside it is
-for people to read. Nothing is ever unpickled.
+``checkpoint.safetensors`` holds the model's state dict, name by name, so that
+``module.load_state_dict(safetensors.torch.load_file(path))`` takes it. Its metadata hold the run's
+configuration and progress as JSON, so that they can never be of another moment than the tensors.
+
+``optimizer-<step>.safetensors`` holds the state of the optimizer of the stage under way, as
+``<parameter's number>.<name>``. It is written before the checkpoint of that step, and the last
+step's is removed after it: whenever the process dies, a checkpoint has its optimizer's state.
+
+``config.json`` beside them is for people to read. Nothing is ever unpickled.
 """
 
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import safetensors.torch
 from torch import Tensor, nn
 
+from aefast.messages import OneLineError, cut, printable
 from aefast.training.config import Config, Progress
 from aefast.training.files import replacing
-from aefast.training.models import MODELS, build
+from aefast.training.models import MODELS, outline
 from aefast.version import __version__
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 CONFIG_FILE = "config.json"
+OPTIMIZER_FILE = re.compile(r"optimizer-\d+\.safetensors")
 KEY = "aefast"
-FORMAT = 1
+FORMAT = 2
+
+OptimizerState = dict[int, dict[str, Tensor]]
 
 
-class CheckpointError(ValueError):
+class CheckpointError(OneLineError):
     """One line that names the file and what is wrong with it."""
 
 
@@ -44,80 +54,131 @@ class Checkpoint:
     config: Config
     progress: Progress
     model: nn.Module
-    optimizer: dict[int, dict[str, Tensor]]
+    optimizer: OptimizerState
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write both files, each of them whole or not at all."""
-    tensors = {f"model.{name}": tensor for name, tensor in checkpoint.model.state_dict().items()}
-    for number, state in checkpoint.optimizer.items():
-        tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in state.items()}
+    """Write all files, each of them whole or not at all."""
+    state = {
+        f"{number}.{name}": tensor
+        for number, named in checkpoint.optimizer.items()
+        for name, tensor in named.items()
+    }
+    optimizer_file = _optimizer_file(folder, checkpoint.progress)
+    if state:
+        _write(optimizer_file, state, {})
     config = checkpoint.config.to_json()
     told = {"format": FORMAT, "version": __version__, "config": config}
-    metadata = {KEY: json.dumps({**told, "progress": checkpoint.progress.to_json()})}
-    contiguous = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    with replacing(folder / CHECKPOINT_FILE) as file:
-        file.write(safetensors.torch.save(contiguous, metadata))
+    progress = checkpoint.progress.to_json()
+    metadata = {KEY: json.dumps({**told, "progress": progress, "optimizer": bool(state)})}
+    _write(folder / CHECKPOINT_FILE, checkpoint.model.state_dict(), metadata)
     with replacing(folder / CONFIG_FILE) as file:
         file.write(json.dumps(told, indent=2).encode() + b"\n")
+    for path in folder.iterdir():
+        if OPTIMIZER_FILE.fullmatch(path.name) and not (state and path == optimizer_file):
+            path.unlink()
+
+
+def load_trained(path: Path) -> Checkpoint:
+    """What a run came to, by its folder or its checkpoint file: all but the optimizer's state."""
+    return load(path / CHECKPOINT_FILE if path.is_dir() else path)
 
 
 def load(path: Path) -> Checkpoint:
-    """Read a checkpoint, or the one in a run's folder, onto the CPU.
+    """Read a run's folder onto the CPU, or its checkpoint file, without the optimizer's state.
 
     Raises:
         CheckpointError: it is not there, cut short, of another program or version, or its tensors
             are not those of the model that it names.
     """
-    path = path / CHECKPOINT_FILE if path.is_dir() else path
-    metadata, tensors = _read(path)
+    file = path / CHECKPOINT_FILE if path.is_dir() else path
+    metadata, tensors = _read(file)
+    if KEY not in metadata:
+        raise CheckpointError(f"{file} is not a checkpoint of aefast's")
     try:
         told = json.loads(metadata[KEY])
         if told["format"] != FORMAT:
             raise CheckpointError(
-                f"{path} has format {told['format']}; aefast {__version__} reads {FORMAT}"
+                f"{file} has format {cut(told['format'])}; aefast {__version__} reads {FORMAT}"
             )
         config = Config.from_json(told["config"])
         progress = Progress.from_json(told["progress"])
-        if config.model not in MODELS:
-            raise CheckpointError(f"{path} is of a model {config.model!r}, which is unknown here")
-        model = build(config).eval()
-        model.load_state_dict(_part(tensors, "model."))
-        for name, parameter in model.named_parameters():
-            if not parameter.isfinite().all():
-                raise CheckpointError(f"{path}: {name} is not finite")
-        optimizer = _optimizer_state(_part(tensors, "optimizer."))
+        model = _filled(config, tensors)
+        has_optimizer = bool(told["optimizer"])
     except CheckpointError:
         raise
-    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{path} does not hold what aefast writes: {reason}") from error
+    except (
+        *(ArithmeticError, LookupError, RuntimeError, TypeError, ValueError),
+        *(AttributeError, MemoryError),
+    ) as error:
+        raise CheckpointError(
+            f"{file} does not hold what aefast writes: {_reason(error)}"
+        ) from error
+    optimizer = {}
+    if has_optimizer and path.is_dir():
+        optimizer = _load_optimizer(_optimizer_file(path, progress))
     return Checkpoint(config, progress, model, optimizer)
 
 
+def _filled(config: Config, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """The model that the configuration names, of these tensors.
+
+    It has no memory before: a configuration may name any sizes, and a file holds what it holds.
+
+    Raises:
+        ValueError, and what the model's constructor raises: they do not go together.
+    """
+    if config.model not in MODELS:
+        raise ValueError(f"it is of a model {cut(config.model)!r}, which is unknown here")
+    if len(config.hidden) > len(tensors):
+        raise ValueError(f"{len(config.hidden)} layers in {len(tensors)} tensors")
+    model = outline(config)
+    for name, expected in model.state_dict().items():
+        if name in tensors and tensors[name].dtype != expected.dtype:
+            raise ValueError(f"{name} is {tensors[name].dtype}; it takes {expected.dtype}")
+    model.load_state_dict(tensors, assign=True)
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise ValueError(f"{name} is not finite")
+    return model.eval()
+
+
+def _load_optimizer(file: Path) -> OptimizerState:
+    _, tensors = _read(file)
+    state: OptimizerState = {}
+    for name, tensor in tensors.items():
+        number, _, key = name.partition(".")
+        if not re.fullmatch(r"\d{1,9}", number):
+            raise CheckpointError(f"{file} holds {cut(name)!r}, which is of no parameter")
+        state.setdefault(int(number), {})[key] = tensor
+    return state
+
+
+def _optimizer_file(folder: Path, progress: Progress) -> Path:
+    return folder / f"optimizer-{progress.step}.safetensors"
+
+
+def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    contiguous = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    with replacing(path) as file:
+        file.write(safetensors.torch.save(contiguous, metadata))
+
+
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    if path.exists() and not path.is_file():  # a pipe, which would not end
+        raise CheckpointError(f"{path} cannot be read: it is no regular file")
     try:
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             # Copies: what is read lies in a memory map, and the file may be replaced.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except safetensors.SafetensorError as error:
-        raise CheckpointError(f"{path} is no safetensors file, or cut short: {error}") from error
+        reason = _reason(error)
+        raise CheckpointError(f"{path} is no safetensors file, or cut short: {reason}") from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
-    if KEY not in metadata:
-        raise CheckpointError(f"{path} is not a checkpoint of aefast's")
     return metadata, tensors
 
 
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Any]:
-    named = tensors.items()
-    return {name.removeprefix(prefix): value for name, value in named if name.startswith(prefix)}
-
-
-def _optimizer_state(named: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in named.items():
-        number, _, key = name.partition(".")
-        state.setdefault(int(number), {})[key] = tensor
-    return state
+def _reason(error: BaseException) -> str:
+    return cut(printable(" ".join(str(error).split())), 300) or type(error).__name__

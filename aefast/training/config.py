@@ -1,8 +1,19 @@
 """What a run is told, and where it stands; a checkpoint holds both as JSON."""
 
 import dataclasses
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Self, get_origin, get_type_hints
+from typing import Any, Self, get_args, get_origin, get_type_hints
+
+from aefast.messages import cut
+from aefast.random import SEED_LIMIT
+
+LARGEST = 2**31 - 1  # what torch and C++ take for a size
+LARGEST_COUNT = 2**53 - 1  # what JSON's numbers hold exactly
+
+DEVICES = ("cpu", "cuda")
+PRECISIONS = ("highest", "high", "medium")
 
 
 class _Json:
@@ -20,10 +31,83 @@ class _Json:
         types = get_type_hints(cls)
         if not isinstance(value, dict) or value.keys() != types.keys():
             raise ValueError(f"{cls.__name__.lower()} takes the fields {', '.join(types)}")
-        for name, kind in types.items():
-            if not isinstance(value[name], get_origin(kind) or kind):
-                raise ValueError(f"{name} is {value[name]!r}; it takes {kind}")
-        return cls(**value)
+        return cls(**{name: _typed(value[name], kind, name) for name, kind in types.items()})
+
+
+def _typed(value: Any, kind: Any, name: str) -> Any:
+    """A value of JSON's as a field takes it. A bool is no number."""
+    if isinstance(kind, type) and issubclass(kind, _Json):
+        return kind.from_json(value)
+    outer = get_origin(kind) or kind
+    is_taken = isinstance(value, outer) and (outer is bool or not isinstance(value, bool))
+    if is_taken and outer is list:
+        return [_typed(item, get_args(kind)[0], name) for item in value]
+    if not is_taken:
+        raise ValueError(f"{name} is {cut(repr(value))}; it takes {kind}")
+    return value
+
+
+def _check(values: Any, limits: dict[str, tuple[Callable[[Any], bool], str]]) -> None:
+    """
+    Args:
+        limits: of each field what holds, and how to say it.
+
+    Raises:
+        ValueError: it does not hold. Also of a checkpoint that someone changed.
+    """
+    for name, (holds, takes) in limits.items():
+        value = getattr(values, name)
+        if not holds(value):
+            raise ValueError(f"{name} is {cut(repr(value))}; it takes {takes}")
+
+
+def _within(low: int, high: int) -> tuple[Callable[[Any], bool], str]:
+    return lambda value: low <= value <= high, f"an int in [{low}, {high}]"
+
+
+def _among(*values: str) -> tuple[Callable[[Any], bool], str]:
+    return lambda value: value in values, f"one of {', '.join(values)}"
+
+
+@dataclass
+class DataSummary(_Json):
+    """What a run remembers of its data.
+
+    Attributes:
+        source: as :func:`aefast.data.load` takes it from any folder; data that moved stay the same.
+        rows: N.
+        visible: D.
+        sample_shape: of one sample before it was flattened.
+        dtype: of the numbers in the file, NumPy's name.
+        scale: what they were divided by.
+        low: the smallest number, after that.
+        high: the largest one.
+        checksum: of their bytes.
+    """
+
+    source: str = field(compare=False)
+    rows: int
+    visible: int
+    sample_shape: list[int]
+    dtype: str
+    scale: float
+    low: float
+    high: float
+    checksum: int
+
+    def __post_init__(self) -> None:
+        finite = (math.isfinite, "a finite number")
+        _check(
+            self,
+            {
+                "rows": _within(1, LARGEST_COUNT),
+                "visible": _within(1, LARGEST),
+                "sample_shape": (lambda sizes: math.prod(sizes) == self.visible, "D numbers"),
+                "scale": (lambda scale: 0 < scale < math.inf, "a number above 0"),
+                "low": finite,
+                "high": finite,
+            },
+        )
 
 
 @dataclass
@@ -34,19 +118,22 @@ class Config(_Json):
         model: a name in :data:`aefast.training.models.MODELS`.
         hidden: H_1, ..., H_L, from the data up.
         options: of the model, by the names of its constructor's arguments.
-        data: the source as the user wrote it, and what was found there: see :func:`describe`.
+        data: what it is trained on.
         epochs: passes over the data; of a stack of machines, for each of them.
         batch_size: rows a step.
         learning_rate: of the optimizer.
-        precision: of float32 products, ``"highest"``, ``"high"`` or ``"medium"``.
+        precision: of float32 products, one of :data:`PRECISIONS`.
         seed: what the first parameters, the shuffles and all noise are a function of.
-        device: ``"cpu"`` or ``"cuda"``.
+        device: one of :data:`DEVICES`.
+
+    Raises:
+        ValueError: a number is outside its range.
     """
 
     model: str
     hidden: list[int]
     options: dict[str, Any]
-    data: dict[str, Any]
+    data: DataSummary
     epochs: int
     batch_size: int
     learning_rate: float
@@ -55,16 +142,26 @@ class Config(_Json):
     device: str
 
     def __post_init__(self) -> None:
-        """Of a checkpoint, too, that someone changed."""
-        if min(self.epochs, self.batch_size) < 1 or self.device not in ("cpu", "cuda"):
-            raise ValueError(
-                f"epochs {self.epochs}, batch size {self.batch_size}, device {self.device!r}"
-            )
+        _check(
+            self,
+            {
+                "hidden": (
+                    lambda sizes: len(sizes) > 0 and 1 <= min(sizes) <= max(sizes) <= LARGEST,
+                    "sizes",
+                ),
+                "epochs": _within(1, LARGEST_COUNT),
+                "batch_size": _within(1, LARGEST),
+                "learning_rate": (lambda rate: 0 < rate < math.inf, "a number above 0"),
+                "precision": _among(*PRECISIONS),
+                "seed": _within(0, SEED_LIMIT - 1),
+                "device": _among(*DEVICES),
+            },
+        )
 
     @property
     def sizes(self) -> list[int]:
         """D, H_1, ..., H_L."""
-        return [self.data["visible"], *self.hidden]
+        return [self.data.visible, *self.hidden]
 
 
 @dataclass
@@ -79,6 +176,9 @@ class Progress(_Json):
         samples: the rows that they saw.
         seconds: how long they took.
         losses: of the steps since the last line of metrics.
+
+    Raises:
+        ValueError: a number is below 0 or not finite.
     """
 
     stage: int = 0
@@ -88,3 +188,14 @@ class Progress(_Json):
     samples: int = 0
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        counts = ("stage", "epoch", "batch", "step", "samples")
+        _check(
+            self,
+            {
+                **{name: _within(0, LARGEST_COUNT) for name in counts},
+                "seconds": (lambda seconds: 0 <= seconds < math.inf, "a number from 0 up"),
+                "losses": (lambda losses: all(map(math.isfinite, losses)), "finite numbers"),
+            },
+        )

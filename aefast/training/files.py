@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -11,8 +12,8 @@ from typing import BinaryIO
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file that takes the place of ``path`` once all of it is on disk.
 
-    Until then, and where the block raises, what was at ``path`` stays. An error of the file system
-    names the file.
+    Until then, and where the block raises, what was at ``path`` stays. A link there is replaced;
+    what it points at is not written to. An error of the file system names the file.
 
     >>> import pathlib, tempfile
     >>> path = pathlib.Path(tempfile.mkdtemp()) / "greeting"
@@ -23,16 +24,16 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     >>> path.read_text()
     'hello'
     """
-    path = path.resolve()  # what a link points at, not the link
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")  # the same folder: a rename is atomic
+    # In the same folder, where a rename is atomic; of a name that no one can lay a link at.
+    temporary = path.with_name(f".aefast-{secrets.token_hex(8)}")
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        if error.errno is None or error.filename is not None:
+        if error.errno is None or error.filename not in (None, str(temporary)):
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:

@@ -24,10 +24,9 @@ class Metrics:
 
     def __init__(self, folder: Path, step: int) -> None:
         path = folder / METRICS_FILE
-        if path.exists():
-            kept = [line for line in path.read_bytes().splitlines(True) if _is_kept(line, step)]
-            with replacing(path) as file:
-                file.writelines(kept)
+        lines = path.read_bytes().splitlines(True) if path.is_file() else []
+        with replacing(path) as file:  # a file of the run's own, also where a link lay
+            file.writelines(line for line in lines if _is_kept(line, step))
         from torch.utils.tensorboard import SummaryWriter  # what reads a run does without
 
         self._file = path.open("a", encoding="utf-8")

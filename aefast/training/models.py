@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from aefast.nn import (
     StochasticAutoencoder,
     VariationalAutoencoder,
 )
+from aefast.nn.initialization import initialized, outlined
 from aefast.training.config import Config
 
 MOMENTUM = 0.5
@@ -70,6 +72,7 @@ class Kind:
         optimizer: made from parameters and the learning rate.
         sample: from the model, a number of samples and a seed to ``[samples, D]``; None for a
             model that is no distribution over its data.
+        hidden: the default of H_1, ..., H_L.
     """
 
     module: Callable[..., nn.Module]
@@ -79,6 +82,7 @@ class Kind:
     learning_rate: float = 3e-3
     optimizer: Callable[[Parameters, float], torch.optim.Optimizer] = adam
     sample: Sampler | None = None
+    hidden: tuple[int, ...] = (128,)
 
 
 def autoencoder(module: type[nn.Module], **options: Any) -> Kind:
@@ -121,6 +125,7 @@ MODELS = {
         },
         ("decoder_kind", "bernoulli"),
         sample=draw,
+        hidden=(128, 16),
     ),
     "rbm": Kind(
         RBM,
@@ -139,6 +144,7 @@ MODELS = {
         learning_rate=0.1,
         optimizer=gradient_descent,
         sample=draw_from_stack,
+        hidden=(128, 64),
     ),
 }
 
@@ -149,10 +155,23 @@ def build(config: Config) -> nn.Module:
     Raises:
         TypeError, ValueError: as the model's constructor.
     """
+    return initialized(partial(_construct, config), config.seed)
+
+
+def outline(config: Config) -> nn.Module:
+    """The model of a run, whose tensors have shapes, and no memory.
+
+    Raises:
+        TypeError, ValueError: as the model's constructor.
+    """
+    return outlined(partial(_construct, config))
+
+
+def _construct(config: Config) -> nn.Module:
     kind = MODELS[config.model]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        return kind.module(**kind.sizes(config.sizes), **config.options)
+    if config.options.keys() != kind.options.keys():
+        raise ValueError(f"the options of {config.model} are {', '.join(kind.options)}")
+    return kind.module(**kind.sizes(config.sizes), **config.options)
 
 
 def encode(model: Any, x: Tensor) -> Tensor:

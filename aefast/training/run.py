@@ -1,38 +1,53 @@
 """A run's folder: how one starts there, and how it is taken up again."""
 
 import contextlib
-import fcntl
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 
 from aefast.data import Dataset
 from aefast.data import load as load_data
+from aefast.data.sources import split_member
+from aefast.messages import OneLineError
 from aefast.training.checkpoint import CHECKPOINT_FILE, CONFIG_FILE, Checkpoint, load, save
-from aefast.training.config import Config, Progress
+from aefast.training.config import PRECISIONS, Config, Progress
 from aefast.training.loop import Trainer
 from aefast.training.metrics import METRICS_FILE
 from aefast.training.models import MODELS, build
+from aefast.training.scales import summarize
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None
+
+# What a run may be given anew.
+CHANGEABLE = ("data", "epochs", "device")
 
 DEFAULTS = {"epochs": 100, "batch_size": 128, "precision": "highest", "seed": 0, "device": "cpu"}
-PRECISIONS = ("highest", "high", "medium")
 
 # Gaussian units take one or two orders less than binary ones.
 GAUSSIAN_MACHINE_RATE = 0.005
 
 
-class RunError(ValueError):
+class RunError(OneLineError):
     """One line that says which option is wrong, and what it takes."""
 
 
 @contextlib.contextmanager
-def claimed(folder: Path) -> Iterator[None]:
+def claimed(folder: Path) -> Iterator[str | None]:
     """A run's folder, for this process alone; made where it is not there, and gone again where
     nothing was written.
+
+    Yields:
+        a line for people where nothing keeps other processes out, else None.
 
     Raises:
         RunError: another process has it, or it cannot be made.
@@ -42,17 +57,34 @@ def claimed(folder: Path) -> Iterator[None]:
     is_new = not folder.exists()
     if is_new:
         folder.mkdir(exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise RunError(f"{folder} is in use by another run") from None
+        with _locked(folder) as doubt:
+            yield doubt
     finally:
-        os.close(handle)
         if is_new:
             with contextlib.suppress(OSError):  # it holds something
                 folder.rmdir()
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[str | None]:
+    """As far as there are locks: some network file systems, and Windows, have none."""
+    doubt = f"{folder} cannot be locked here: see that no other run writes to it"
+    if fcntl is None:
+        yield doubt
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f"{folder} is in use by another run") from None
+        except OSError:
+            yield doubt
+        else:
+            yield None
+    finally:
+        os.close(handle)
 
 
 def start(folder: Path, given: dict[str, Any]) -> Trainer:
@@ -71,14 +103,13 @@ def start(folder: Path, given: dict[str, Any]) -> Trainer:
     if (folder / CHECKPOINT_FILE).exists():
         raise RunError(f"{folder} holds a run already; --resume goes on with it")
     for name in (CONFIG_FILE, METRICS_FILE):
-        if (folder / name).exists():
+        if os.path.lexists(folder / name):  # a link that leads nowhere is one, too
             raise RunError(f"{folder / name} is in the way; it takes a folder without one")
     if "model" not in given:
         raise RunError(f"MODEL is missing; it takes one of {', '.join(MODELS)}")
     check_options(given["model"], given)
-    for name in ("data", "hidden"):
-        if not given.get(name):
-            raise RunError(f"{flag(name)} is missing")
+    if not given.get("data"):
+        raise RunError("--data is missing")
     dataset = load_data(given["data"])
     config = configure(given, dataset)
     check_range(config, dataset)
@@ -97,21 +128,40 @@ def resume(folder: Path, given: dict[str, Any]) -> Trainer:
 
     Args:
         folder: the run's.
-        given: options that it has anyway; but for ``epochs`` and ``device``, which may be new.
+        given: options that it has anyway; but for ``epochs`` and ``device``, which may be new, and
+            ``data``, which may have moved.
 
     Raises:
         RunError, aefast.data.DataError: there is no run, an option is not the run's, or the data
             have changed.
         aefast.training.checkpoint.CheckpointError: its file cannot be read.
     """
-    if not (folder / CHECKPOINT_FILE).is_file():
+    file = folder / CHECKPOINT_FILE
+    if not file.is_file():
         raise RunError(f"{folder} holds no run; without --resume one starts there")
     checkpoint = load(folder)
+    config = _changed(checkpoint, folder, given)
+    dataset = _load_again(config, folder, given.get("data"))
+    config = replace(config, data=summarize(dataset, dataset.name))
+    try:
+        trainer = Trainer(replace(checkpoint, config=config), dataset)
+    except (ValueError, RuntimeError) as error:
+        raise RunError(f"{file} does not fit its run: {error}") from error
+    _check_steps(trainer, file)
+    return trainer
+
+
+def _changed(checkpoint: Checkpoint, folder: Path, given: dict[str, Any]) -> Config:
+    """The configuration that a run goes on with.
+
+    Raises:
+        RunError: an option is not the run's.
+    """
     config, progress = checkpoint.config, checkpoint.progress
-    asked = {name: value for name, value in given.items() if name not in ("epochs", "device")}
-    check_options(config.model, asked)
-    told = {**vars(config), **config.options, "data": config.data["source"]}
-    for name, value in asked.items():
+    fixed = {name: value for name, value in given.items() if name not in CHANGEABLE}
+    check_options(config.model, fixed)
+    told = {**vars(config), **config.options}
+    for name, value in fixed.items():
         if value != told[name]:
             raise RunError(
                 f"{flag(name)} is {value!r}, but that of the run in {folder} is {told[name]!r}"
@@ -130,13 +180,48 @@ def resume(folder: Path, given: dict[str, Any]) -> Trainer:
         raise RunError(
             f"the run in {folder} is on cuda, but torch sees no CUDA device; --device cpu moves it"
         )
-    dataset = load_data(config.data["source"])
-    if describe(dataset) != config.data:
-        raise RunError(f"{dataset.name} is no longer what the run in {folder} was started with")
-    try:
-        return Trainer(replace(checkpoint, config=config), dataset)
-    except (ValueError, RuntimeError) as error:
-        raise RunError(f"{folder / CHECKPOINT_FILE} does not fit its run: {error}") from error
+    return config
+
+
+def _load_again(config: Config, folder: Path, moved: str | None) -> Dataset:
+    """The run's data, where they were or where they are now.
+
+    Raises:
+        RunError, aefast.data.DataError: they are not there, or no longer the same.
+    """
+    source = absolute(moved) if moved else config.data.source
+    if not moved and source != "digits" and not Path(split_member(source)[0]).exists():
+        raise RunError(
+            f"{source} is not there, with which the run in {folder} was started; "
+            "--data says where it is now"
+        )
+    dataset = load_data(source)
+    if summarize(dataset, source) == config.data:
+        return dataset
+    if moved and source != config.data.source:
+        raise RunError(
+            f"--data is {moved!r}, but that of the run in {folder} is {config.data.source!r}, "
+            "and holds other numbers"
+        )
+    raise RunError(f"{dataset.name} is no longer what the run in {folder} was started with")
+
+
+def _check_steps(trainer: Trainer, file: Path) -> None:
+    """The steps and samples of a run follow from its epochs and batches.
+
+    Raises:
+        RunError: in a checkpoint that someone changed, they do not.
+    """
+    progress, config = trainer.progress, trainer.config
+    epochs = progress.stage * config.epochs + progress.epoch
+    steps = epochs * trainer.steps_per_epoch + progress.batch
+    samples = epochs * config.data.rows + progress.batch * config.batch_size
+    if (progress.step, progress.samples) != (steps, samples):
+        raise RunError(
+            f"{file} does not fit its run: {progress.step} steps of {progress.samples} samples, "
+            f"where stage {progress.stage}, epoch {progress.epoch}, batch {progress.batch} are "
+            f"{steps} of {samples}"
+        )
 
 
 def configure(given: dict[str, Any], dataset: Dataset) -> Config:
@@ -149,26 +234,20 @@ def configure(given: dict[str, Any], dataset: Dataset) -> Config:
     rate = GAUSSIAN_MACHINE_RATE if is_gaussian else kind.learning_rate
     return Config(
         model=given["model"],
-        hidden=given["hidden"],
+        hidden=given.get("hidden", list(kind.hidden)),
         options=options,
-        data=describe(dataset),
+        data=summarize(dataset, absolute(dataset.name)),
         learning_rate=given.get("learning_rate", rate),
         **{name: given.get(name, default) for name, default in DEFAULTS.items()},
     )
 
 
-def describe(dataset: Dataset) -> dict[str, Any]:
-    """What a checkpoint keeps of its data."""
-    return {
-        "source": dataset.name,
-        "rows": len(dataset),
-        "visible": dataset.rows.shape[1],
-        "sample_shape": list(dataset.sample_shape),
-        "scale": dataset.scale,
-        "low": dataset.low,
-        "high": dataset.high,
-        "checksum": dataset.checksum,
-    }
+def absolute(source: str) -> str:
+    """A source that is the same from any folder."""
+    if source == "digits":
+        return source
+    file, member = split_member(source)
+    return os.path.abspath(file) + ("" if member is None else f":{member}")
 
 
 def check_options(model: str, given: dict[str, Any]) -> None:
@@ -183,7 +262,7 @@ def check_options(model: str, given: dict[str, Any]) -> None:
         takers = [other for other, kind in MODELS.items() if name in kind.options]
         if takers and model not in takers:
             raise RunError(f"{model} takes no {flag(name)}; it is for {', '.join(takers)}")
-    if not given.get("learning_rate", 1) > 0:
+    if not 0 < given.get("learning_rate", 1) < math.inf:
         raise RunError(f"--learning-rate is {given['learning_rate']}; it takes a number above 0")
     if given.get("precision", "highest") not in PRECISIONS:
         takes = ", ".join(PRECISIONS)

@@ -1,5 +1,9 @@
 """``aefast encode``, ``decode`` and ``sample``: arrays in, arrays out, or one line."""
 
+import os
+import signal
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -98,6 +102,120 @@ def test_data_on_another_scale_than_the_model_was_trained_on(tmp_path):
     np.save(tmp_path / "grey.npy", 255 * rows())
     message = refused("encode", run, "--data", tmp_path / "grey.npy", "--out", tmp_path / "x.npy")
     assert message.endswith("rbm with --visible-kind bernoulli takes [0, 1]")
+
+
+def run_on(array, tmp_path):
+    """A run of a small autoencoder on an array."""
+    np.save(tmp_path / "trained.npy", array)
+    options = ["--data", tmp_path / "trained.npy", "--hidden", 3, "--epochs", 1]
+    result = invoke("train", "ae", *options, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    return tmp_path / "run"
+
+
+def encoded(run, array, tmp_path):
+    """The codes of an array, and what the command said."""
+    np.save(tmp_path / "data.npy", array)
+    out = tmp_path / "codes.npy"
+    result = invoke("encode", run, "--data", tmp_path / "data.npy", "--out", out)
+    assert result.exit_code == 0, result.output
+    return np.load(out), result.output
+
+
+GREY = np.random.default_rng(0).integers(0, 256, (40, 12), np.uint8)
+
+
+@pytest.mark.parametrize("other", [GREY.astype("f4"), GREY.astype("i8"), GREY / 127.5 - 1.0])
+def test_grey_levels_on_another_scale_are_refused_with_both_ranges(other, tmp_path):
+    run = run_on(GREY, tmp_path)
+    np.save(tmp_path / "other.npy", other)
+    message = refused("encode", run, "--data", tmp_path / "other.npy", "--out", tmp_path / "x.npy")
+    assert message == (
+        f"{tmp_path}/other.npy holds numbers from {other.min():g} to {other.max():g}, and the "
+        f"model in {run} was trained on numbers from 0 to 1: another scale; it takes -0.5 to 1.5"
+    )
+
+
+def test_bytes_are_over_what_the_models_bytes_were(tmp_path):
+    run = run_on(GREY, tmp_path)
+    dark = GREY[:5] % 2
+    bits, _ = encoded(run, dark, tmp_path)
+    floats, _ = encoded(run, dark.astype("f4") / 255, tmp_path)
+    assert np.array_equal(bits, floats)
+
+
+def test_numbers_without_ends_may_be_outliers_but_of_the_same_scale(tmp_path):
+    numbers = np.random.default_rng(0).standard_normal((40, 12))
+    run = run_on(numbers, tmp_path)
+    assert "note" not in encoded(run, numbers[:20], tmp_path)[1]
+    assert "see that they are on the same scale" in encoded(run, 5 * numbers, tmp_path)[1]
+    assert "see that they are on the same scale" in encoded(run, 0.1 * numbers, tmp_path)[1]
+    np.save(tmp_path / "far.npy", 100 * numbers)
+    message = refused("encode", run, "--data", tmp_path / "far.npy", "--out", tmp_path / "x.npy")
+    assert ": another scale; it takes " in message
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "takes"),
+    [
+        ("ae", {}, "-0.5 to 1.5"),
+        ("ae", {"code_activation": "tanh"}, "-2 to 2"),
+        ("stochastic", {}, "-2 to 2"),
+        ("rbm", {}, "-0.5 to 1.5"),
+        ("dbn", {}, "-0.5 to 1.5"),
+        ("ae", {"activation": "relu"}, None),
+        ("vae", {}, None),
+    ],
+)
+def test_codes_on_another_scale(model, given, takes, tmp_path):
+    trainer = new(model, **given)
+    save(tmp_path, trainer.checkpoint())
+    codes = np.full((3, trainer.config.sizes[-1]), 30.0)
+    codes[0] = 0
+    np.save(tmp_path / "codes.npy", codes)
+    arguments = ["--data", tmp_path / "codes.npy", "--out", tmp_path / "x.npy"]
+    if takes is None:
+        assert invoke("decode", tmp_path, *arguments).exit_code == 0
+    else:
+        message = refused("decode", tmp_path, *arguments)
+        assert message.startswith(f"{tmp_path}/codes.npy holds codes from 0 to 30, and those of")
+        assert message.endswith(f"another scale; it takes {takes}")
+
+
+@pytest.mark.parametrize("command", ["encode", "decode"])
+def test_what_is_read_is_not_written_over(command, data, tmp_path):
+    run = trained("ae", tmp_path / "run")
+    before = data.read_bytes()
+    (tmp_path / "link.npy").symlink_to(data)
+    for out in (data, tmp_path / "link.npy"):
+        message = refused(command, run, "--data", data, "--out", out)
+        assert message == f"--out is '{out}', which --data reads; it takes another file"
+    assert data.read_bytes() == before
+
+
+def test_a_link_to_write_to_is_replaced_not_followed(data, tmp_path):
+    run, out = trained("ae", tmp_path / "run"), tmp_path / "out.npy"
+    (tmp_path / "victim").write_bytes(b"precious")
+    out.symlink_to(tmp_path / "victim")
+    assert invoke("encode", run, "--data", data, "--out", out).exit_code == 0
+    assert (tmp_path / "victim").read_bytes() == b"precious"
+    assert np.load(out).shape == (50, 8)
+
+
+@pytest.mark.parametrize("command", ["encode", "sample"])
+def test_a_signal_to_end_leaves_no_temporary_file(command, data, tmp_path, monkeypatch):
+    run, out = trained("rbm", tmp_path / "run"), tmp_path / "x.npy"
+
+    def end(*arguments):
+        assert list(tmp_path.glob(".aefast-*"))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(models, "encode", end)
+    monkeypatch.setitem(models.MODELS, "rbm", replace(models.MODELS["rbm"], sample=end))
+    source = [] if command == "sample" else ["--data", data]
+    assert invoke(command, run, *source, "--out", out).exit_code == 128 + signal.SIGTERM
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "rows.npy"}
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint"])

@@ -1,5 +1,7 @@
 """``aefast train``: what it leaves in a run's folder, how it stops, and what it refuses."""
 
+import errno
+import importlib.util
 import json
 import os
 import re
@@ -21,7 +23,7 @@ pytest.importorskip("tensorboard")
 import safetensors
 from safetensors.torch import load_file, save_file
 
-from aefast.training import loop
+from aefast.training import loop, run
 from aefast.training.checkpoint import load, save
 from aefast.training.models import MODELS
 from aefast.training.run import claimed, start
@@ -58,8 +60,8 @@ def test_every_model_trains(model, data, out):
     config = json.loads((out / "config.json").read_text())["config"]
     assert config["model"] == model
     assert config["data"]["source"] == str(data)
-    names = {path.name.split(".")[0] for path in out.iterdir()}
-    assert names == {"checkpoint", "config", "metrics", "events"}
+    names = {re.split(r"[.-]", path.name)[0] for path in out.iterdir()}
+    assert names == {"checkpoint", "config", "metrics", "events", "optimizer"}
 
 
 def test_options_reach_the_model(data, out):
@@ -69,12 +71,12 @@ def test_options_reach_the_model(data, out):
     expected = {"tied": True, "corruption": "gaussian", "corruption_level": 0.5, "loss": "bce"}
     assert config["options"].items() >= expected.items()
     assert (config["learning_rate"], config["seed"]) == (0.01, 3)
-    assert "model.2.weight" not in load_file(out / "checkpoint.safetensors")
+    assert "2.weight" not in load_file(out / "checkpoint.safetensors")
 
 
 def test_the_defaults_learn_the_digits(out):
     pytest.importorskip("sklearn")
-    result = invoke("train", "dae", "--data", "digits", "--hidden", 128, "--out", out)
+    result = invoke("train", "dae", "--data", "digits", "--out", out)
     assert result.exit_code == 0
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     # The mean digit's error, which a code that says nothing reaches, is 0.0734.
@@ -159,7 +161,6 @@ def test_data_that_have_changed(data, out):
         (("train",), "MODEL is missing; it takes one of ae, dae, cae, sae, stochastic, vae, rbm"),
         (("train", "gan"), "MODEL is 'gan'; it takes one of ae, "),
         (("train", "dae"), "--data is missing"),
-        (("train", "dae", "--data", "digits"), "--hidden is missing"),
         (("train", "dae", "--data", "nowhere.npy", "--hidden", 8), "nowhere.npy"),
         (
             ("train", "dae", "--data", "DATA", "--hidden", "8,x"),
@@ -305,34 +306,141 @@ def test_a_stack_whose_first_machine_is_trained_takes_no_other_epochs(data, out)
     assert "its first machine for 2" in message
 
 
+def rewrite(path, change):
+    """A safetensors file with its tensors, or what aefast told in it, changed."""
+    with safetensors.safe_open(path, "pt") as file:
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    told = json.loads(metadata.get("aefast", "{}"))
+    change(told, tensors)
+    save_file(tensors, path, {"aefast": json.dumps(told)} if told else None)
+
+
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("part", "change", "message"),
     [
-        ({"progress": {"epoch": 0, "batch": 99}}, "batch 99 is none of"),
-        ({"progress": {"stage": 3}}, "stage 3, epoch .* is none of the run's"),
-        ({"config": {"device": "foo"}}, "device 'foo'"),
-        ({"config": {"batch_size": 0}}, "batch size 0"),
+        ("progress", {"epoch": 0, "batch": 99}, "batch 99 is none of"),
+        ("progress", {"stage": 3}, "stage 3, epoch .* is none of the run's"),
+        ("progress", {"step": 15}, "optimizer-15.safetensors cannot be read: No such"),
+        ("progress", {"samples": 99}, "14 steps of 99 samples, where stage 0, .* are 14 of 100"),
+        ("config", {"device": "foo"}, "device is 'foo'"),
+        ("config", {"batch_size": 0}, "batch_size is 0"),
+        ("config", {"batch_size": 9}, "does not fit its run"),
     ],
 )
-def test_a_checkpoint_that_was_changed_is_named(data, out, change, message):
+def test_a_checkpoint_that_was_changed_is_named(data, out, part, change, message):
     invoke(*train("ae", data, out))
-    path = out / "checkpoint.safetensors"
-    with safetensors.safe_open(path, "pt") as file:
-        metadata = json.loads(file.metadata()["aefast"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    for part, values in change.items():
-        metadata[part] |= values
-    save_file(tensors, path, {"aefast": json.dumps(metadata)})
+    rewrite(out / "checkpoint.safetensors", lambda told, _: told[part].update(change))
     assert re.search(message, refused("train", "--resume", "--out", out))
 
 
 def test_an_optimizers_state_of_another_shape_is_named(data, out):
     invoke(*train("ae", data, out))
-    path = out / "checkpoint.safetensors"
-    with safetensors.safe_open(path, "pt") as file:
-        metadata = file.metadata()
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    tensors["optimizer.0.exp_avg"] = torch.zeros(3)
-    save_file(tensors, path, metadata)
+    changed = {"0.exp_avg": torch.zeros(3)}
+    rewrite(out / "optimizer-14.safetensors", lambda _, tensors: tensors.update(changed))
     message = refused("train", "--resume", "--out", out, "--epochs", "9")
     assert "optimizer.0.exp_avg has shape [3]" in message
+
+
+def test_the_sizes_have_a_default(data, out):
+    out.mkdir()
+    for model in MODELS:
+        result = invoke("train", model, "--data", data, "--epochs", 1, "--out", out / model)
+        assert result.exit_code == 0, result.output
+        assert load(out / model).config.hidden == list(MODELS[model].hidden)
+
+
+def test_data_that_moved_are_found_by_what_they_hold(data, out, monkeypatch):
+    monkeypatch.chdir(data.parent)
+    invoke(*train("ae", data.name, out))
+    monkeypatch.chdir("/")  # a relative path is of the folder where it was given
+    assert invoke("train", "--resume", "--out", out, "--epochs", 3).exit_code == 0
+    moved = data.with_name("moved.npy")
+    data.rename(moved)
+    assert refused("train", "--resume", "--out", out, "--epochs", 4) == (
+        f"{data} is not there, with which the run in {out} was started; --data says where it is now"
+    )
+    resumed = invoke("train", "--resume", "--out", out, "--epochs", 4, "--data", moved)
+    assert resumed.exit_code == 0, resumed.output
+    assert invoke("train", "--resume", "--out", out, "--epochs", 5).exit_code == 0
+    np.save(data, rows() + 1)
+    assert refused("train", "--resume", "--out", out, "--epochs", 6, "--data", data) == (
+        f"--data is '{data}', but that of the run in {out} is '{moved}', and holds other numbers"
+    )
+
+
+@pytest.mark.parametrize("name", ["ENOLCK", "ENOSYS", "EBADF", "EOPNOTSUPP", "EINVAL"])
+def test_a_file_system_without_locks(name, data, out, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(*arguments):
+        raise OSError(getattr(errno, name), "no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    result = invoke(*train("ae", data, out))
+    assert result.exit_code == 0, result.output
+    assert f"note: {out} cannot be locked here: see that no other run writes to it" in result.output
+
+
+def test_a_system_without_locks(out, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fcntl", None)  # as on Windows
+    spec = importlib.util.spec_from_file_location("run_without_locks", run.__file__)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with module.claimed(out) as doubt:
+        assert "cannot be locked here" in doubt
+
+
+def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(data, out):
+    pytest.importorskip("resource")
+    wide = ["train", "ae", "--data", data, "--hidden", 8, "--epochs", 1, "--out", out]
+    assert invoke(*wide).exit_code == 0
+    before = (out / "checkpoint.safetensors").read_bytes()
+    program = (
+        "import resource, sys; from aefast.cli import app; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500)); app(sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", program, "train", "--resume", "--out", out, "--epochs", 9]
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert result.returncode == 2, result.stderr
+    assert re.fullmatch(r"aefast: \[Errno 27\] File too large: .*\n", result.stderr)
+    assert (out / "checkpoint.safetensors").read_bytes() == before
+    assert not list(out.glob(".aefast-*"))
+    assert invoke("train", "--resume", "--out", out, "--epochs", 9).exit_code == 0
+
+
+def test_data_that_are_cut_while_a_run_reads_them(data, out, monkeypatch):
+    np.save(data, np.resize(rows(), (20000, 12)))
+    step = loop.Trainer.checkpoint
+
+    def cut(self):
+        with open(data, "r+b") as file:
+            file.truncate(5000)
+        return step(self)
+
+    monkeypatch.setattr(loop.Trainer, "checkpoint", cut)  # the first one, before any step
+    message = refused(*train("ae", data, out))
+    assert message.startswith(f"{data}: it was cut to 5000 bytes while it was in use")
+
+
+def test_what_was_left_out_of_a_table_is_said(tmp_path, out):
+    lines = "".join(f"{i},{i % 3},{i % 5}\n" for i in range(40))
+    (tmp_path / "x.csv").write_text(f",a,b\n{lines}")
+    result = invoke("train", "ae", "--data", tmp_path / "x.csv", "--epochs", 1, "--out", out)
+    assert f"aefast: note: {tmp_path}/x.csv: its first column names the rows: left out\n" in (
+        result.output
+    )
+    assert load(out).config.data.visible == 2
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "config.json"])
+def test_a_link_in_the_folder_is_not_written_through(name, data, out, tmp_path):
+    out.mkdir()
+    (out / name).symlink_to(tmp_path / "victim")
+    assert refused(*train("ae", data, out)).endswith("it takes a folder without one")
+    (out / name).unlink()
+    invoke(*train("ae", data, out))
+    (out / name).unlink()
+    (out / name).symlink_to(tmp_path / "victim")
+    assert invoke("train", "--resume", "--out", out, "--epochs", 3).exit_code == 0
+    assert not (tmp_path / "victim").exists()

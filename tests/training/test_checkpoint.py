@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +13,7 @@ pytest.importorskip("safetensors")
 
 import safetensors.torch
 
+from aefast.nn import DenoisingAutoencoder
 from aefast.training import checkpoint
 from aefast.training.checkpoint import CHECKPOINT_FILE, CheckpointError
 from tests.training.runs import SMALL, new, proceed
@@ -74,7 +76,8 @@ def test_a_write_that_fails_leaves_the_last_checkpoint(file, trainer, monkeypatc
     with pytest.raises(OSError, match="No space left"):
         checkpoint.save(file.parent, trainer.checkpoint())
     assert file.read_bytes() == before
-    assert {path.name for path in file.parent.iterdir()} == {CHECKPOINT_FILE, "config.json"}
+    names = {path.name for path in file.parent.iterdir()}
+    assert names == {CHECKPOINT_FILE, "config.json", "optimizer-5.safetensors"}
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.2, 0.9, 0.999])
@@ -109,18 +112,65 @@ def test_a_file_that_is_not_there(tmp_path):
         checkpoint.load(tmp_path / "x")
 
 
+def config(**changes):
+    return lambda told, tensors: told["config"].update(changes)
+
+
+def data(**changes):
+    return lambda told, tensors: told["config"]["data"].update(changes)
+
+
+def progress(**changes):
+    return lambda told, tensors: told["progress"].update(changes)
+
+
 WRONG = [
-    (lambda told, tensors: told.update(format=2), r"has format 2; aefast .* reads 1$"),
-    (lambda told, tensors: told["config"].update(model="gan"), "is of a model 'gan'"),
-    (lambda told, tensors: told["config"].update(model="rbm"), "does not hold what aefast writes"),
-    (lambda told, tensors: told["config"].update(hidden=[9]), r"size mismatch for 0\.weight"),
-    (lambda told, tensors: told["config"].update(hidden=["a"]), r"layers\[1\] is a str"),
-    (lambda told, tensors: told["config"].update(epochs="3"), "epochs is '3'"),
-    (lambda told, tensors: told["config"].pop("seed"), "config takes the fields"),
-    (lambda told, tensors: told["progress"].update(step=None), "step is None"),
+    (lambda told, tensors: told.update(format=1), r"has format 1; aefast .* reads 2$"),
+    (lambda told, tensors: told.update(format="2" * 500), r"has format 2+\.\.\.; aefast"),
     (lambda told, tensors: told.pop("progress"), "'progress'"),
-    (lambda told, tensors: tensors.pop("model.0.weight"), "Missing key"),
-    (lambda told, tensors: tensors.update({"optimizer.x.step": torch.ones(())}), "'x'"),
+    (lambda told, tensors: told.pop("optimizer"), "'optimizer'"),
+    (config(model="gan"), "is of a model 'gan'"),
+    (config(model="rbm"), "the options of rbm are"),
+    (config(hidden=[9]), r"size mismatch for 0\.weight"),
+    (config(hidden=["a"]), r"hidden is 'a'; it takes .*int"),
+    (config(hidden=[8, True]), r"hidden is True; it takes .*int"),
+    (config(hidden=[]), r"hidden is \[\]"),
+    (config(hidden=[0]), r"hidden is \[0\]"),
+    (config(hidden=[2**40]), r"hidden is \[1099511627776\]"),
+    (config(hidden=[2**30, 2**30]), "size mismatch|Missing key"),
+    (config(hidden=[1] * 99), "99 layers in 4 tensors"),
+    (config(epochs="3"), "epochs is '3'"),
+    (config(epochs=0), "epochs is 0"),
+    (config(batch_size=True), "batch_size is True"),
+    (config(batch_size=0), "batch_size is 0"),
+    (config(learning_rate=float("nan")), "learning_rate is nan"),
+    (config(learning_rate=-1.0), "learning_rate is -1.0"),
+    (config(precision="x"), "precision is 'x'; it takes one of highest, high, medium"),
+    (config(device="foo"), "device is 'foo'"),
+    (config(seed=-1), "seed is -1"),
+    (config(seed=2**70), "seed is 1180591620717411303424"),
+    (config(data=3), "datasummary takes the fields"),
+    (config(options=[]), r"options is \[\]"),
+    (lambda told, tensors: told["config"]["options"].pop("loss"), "the options of dae are"),
+    (lambda told, tensors: told["config"]["options"].update(more=1), "the options of dae are"),
+    (lambda told, tensors: told["config"]["options"].update(loss={}), "loss"),
+    (lambda told, tensors: told["config"].pop("seed"), "config takes the fields"),
+    (data(source=3), "source is 3"),
+    (data(visible=12.0), r"visible is 12\.0"),
+    (data(visible=13), "sample_shape is"),
+    (data(scale=0.0), r"scale is 0\.0"),
+    (data(low=float("nan")), "low is nan"),
+    (progress(step=None), "step is None"),
+    (progress(losses=[[3]]), r"losses is \[3\]"),
+    (progress(losses=[float("inf")]), r"losses is \[inf\]"),
+    (progress(batch=-1), "batch is -1"),
+    (progress(epoch=-5), "epoch is -5"),
+    (progress(seconds=float("nan")), "seconds is nan"),
+    (progress(step=2**60), "step is 1152921504606846976"),
+    (lambda told, tensors: tensors.pop("0.weight"), "Missing key"),
+    (lambda told, tensors: tensors.update({"\x1b" * 99: torch.ones(3)}), r"Unexpected key.*\\x1b"),
+    (lambda told, tensors: tensors.update({"0.weight": torch.ones(8, 12).double()}), "float64"),
+    (lambda told, tensors: tensors["0.weight"].fill_(torch.nan), r"0\.weight is not finite"),
 ]
 
 
@@ -131,3 +181,101 @@ def test_a_file_that_holds_something_else_is_told_in_one_line(file, change, mess
         checkpoint.load(file)
     assert str(raised.value).startswith(str(file))
     assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < len(str(file)) + 450
+
+
+def test_the_model_is_what_load_state_dict_takes(file, trainer):
+    model = DenoisingAutoencoder(12, 8, output_activation="sigmoid")
+    model.load_state_dict(safetensors.torch.load_file(file))
+    assert torch.equal(model.encoder[0].weight, trainer.model.encoder[0].weight)
+
+
+def test_a_checkpoint_has_one_optimizers_state(file, trainer):
+    proceed(trainer, until=9)
+    checkpoint.save(file.parent, trainer.checkpoint())
+    names = {path.name for path in file.parent.iterdir()}
+    assert names == {CHECKPOINT_FILE, "config.json", "optimizer-9.safetensors"}
+    assert not checkpoint.load_trained(file.parent).optimizer
+    (file.parent / "optimizer-9.safetensors").unlink()
+    assert checkpoint.load_trained(file.parent).progress.step == 9
+    with pytest.raises(CheckpointError, match=r"optimizer-9\.safetensors cannot be read: No such"):
+        checkpoint.load(file.parent)
+
+
+def test_an_optimizers_tensor_of_no_parameter_is_named(file):
+    safetensors.torch.save_file({"x.step": torch.ones(())}, file.parent / "optimizer-5.safetensors")
+    with pytest.raises(CheckpointError, match=r"5\.safetensors holds 'x\.step', which is of no"):
+        checkpoint.load(file.parent)
+
+
+def test_no_size_is_allocated_before_it_is_compared(file):
+    """A kilobyte that names a model of 144 MB."""
+    resource = pytest.importorskip("resource")
+
+    def peak():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+
+    def change(told, tensors):
+        told["config"].update(hidden=[6000])
+        told["config"]["data"].update(visible=6000, sample_shape=[6000])
+        tensors.clear()
+        tensors["a"] = torch.zeros(1)
+
+    rewrite(file, change)
+    before = peak()
+    with pytest.raises(CheckpointError, match="Missing key"):
+        checkpoint.load(file)
+    assert peak() - before < 48
+
+
+def test_loading_leaves_torchs_generator_alone(tmp_path):
+    trainer = new("rbm")
+    checkpoint.save(tmp_path, trainer.checkpoint())
+    before = torch.get_rng_state()
+    checkpoint.load(tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.float32])
+def test_a_default_of_torchs_changes_nothing(default, file):
+    torch.set_default_dtype(default)
+    try:
+        assert checkpoint.load(file).model.encoder[0].weight.dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("name", [CHECKPOINT_FILE, "config.json", "optimizer-9.safetensors"])
+def test_a_link_that_someone_planted_is_replaced_not_followed(name, file, trainer, tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    (file.parent / name).unlink(missing_ok=True)
+    (file.parent / name).symlink_to(victim)
+    proceed(trainer, until=9)
+    checkpoint.save(file.parent, trainer.checkpoint())
+    assert victim.read_bytes() == b"precious"
+    assert not (file.parent / name).is_symlink()
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / CHECKPOINT_FILE)
+    with pytest.raises(CheckpointError, match=r"cannot be read: it is no regular file$"):
+        checkpoint.load(tmp_path)
+
+
+def test_any_byte_that_changed_gives_a_checkpoint_or_one_line(file):
+    content = file.read_bytes()
+    random = np.random.default_rng(0)
+    size = 8 + int.from_bytes(content[:8], "little")
+    reasons = []
+    for _ in range(300):
+        damaged = bytearray(content)
+        for place in random.integers(size if random.random() < 0.9 else len(content), size=2):
+            damaged[place] = random.integers(256)
+        file.write_bytes(damaged)
+        try:
+            checkpoint.load(file)
+        except CheckpointError as error:
+            reasons.append(str(error))
+    assert len(reasons) > 200
+    assert not [reason for reason in reasons if "\n" in reason]

@@ -1,0 +1,103 @@
+"""Whether numbers are on the scale of those that a model was trained on."""
+
+import numpy as np
+
+from aefast.data import Dataset
+from aefast.messages import OneLineError
+from aefast.training.config import Config, DataSummary
+
+# How far numbers may leave the training data's range, in units of its width. Numbers in [0, 1] are
+# grey levels, bits or probabilities; of others an outlier may be what is looked for.
+NEAR = 0.5
+FAR = 10.0
+
+# What the activation of a code's layer gives, where that has two ends.
+CODE_RANGES = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}
+
+
+class ScaleError(OneLineError):
+    """Numbers on another scale than the model's: one line with both ranges."""
+
+
+def summarize(dataset: Dataset, source: str) -> DataSummary:
+    """What a run remembers of its data.
+
+    Args:
+        dataset: the data.
+        source: where they are, from any folder.
+    """
+    return DataSummary(
+        source=source,
+        rows=len(dataset),
+        visible=dataset.rows.shape[1],
+        sample_shape=list(dataset.sample_shape),
+        dtype=str(dataset.rows.dtype),
+        scale=dataset.scale,
+        low=dataset.low,
+        high=dataset.high,
+        checksum=dataset.checksum,
+    )
+
+
+def as_trained(dataset: Dataset, data: DataSummary) -> Dataset:
+    """Bytes over what the training data's bytes were: some of an image may be 0 and 1 alone."""
+    is_uint8 = dataset.rows.dtype == np.uint8 and data.dtype == "uint8"
+    return dataset.on_scale(data.scale) if is_uint8 else dataset
+
+
+def check_scale(dataset: Dataset, data: DataSummary, run: str) -> tuple[str, ...]:
+    """Numbers to encode are on the training data's scale.
+
+    Returns:
+        a line of doubt for people, or none.
+
+    Raises:
+        ScaleError: they are not.
+    """
+    is_unit = data.low >= 0 and data.high <= 1
+    width = 1.0 if is_unit else (data.high - data.low) or abs(data.high) or 1.0
+    within = _reach(data.low, data.high, (NEAR if is_unit else FAR) * width)
+    told = (
+        f"{dataset.name} holds numbers from {dataset.low:g} to {dataset.high:g}, and the model in "
+        f"{run} was trained on numbers from {data.low:g} to {data.high:g}"
+    )
+    if not _is_inside(dataset, within):
+        raise ScaleError(f"{told}: another scale; it takes {within[0]:g} to {within[1]:g}")
+    is_wide = not _is_inside(dataset, _reach(data.low, data.high, NEAR * width))
+    is_narrow = dataset.high - dataset.low <= NEAR * (data.high - data.low)
+    return (f"{told}: see that they are on the same scale",) if is_wide or is_narrow else ()
+
+
+def check_codes(codes: Dataset, config: Config, run: str) -> None:
+    """Codes to decode are some that the model can have given.
+
+    Raises:
+        ScaleError: they are far from it.
+    """
+    ends = _code_range(config)
+    if ends is None:
+        return
+    within = _reach(*ends, NEAR * (ends[1] - ends[0]))
+    if not _is_inside(codes, within):
+        raise ScaleError(
+            f"{codes.name} holds codes from {codes.low:g} to {codes.high:g}, and those of the "
+            f"model in {run} are from {ends[0]:g} to {ends[1]:g}: another scale; it takes "
+            f"{within[0]:g} to {within[1]:g}"
+        )
+
+
+def _code_range(config: Config) -> tuple[float, float] | None:
+    if "visible_kind" in config.options:  # of machines a code is probabilities
+        return 0.0, 1.0
+    if config.model == "vae":  # of Gaussians it is means
+        return None
+    activation = config.options.get("code_activation") or config.options["activation"]
+    return CODE_RANGES.get(activation)
+
+
+def _reach(low: float, high: float, margin: float) -> tuple[float, float]:
+    return low - margin, high + margin
+
+
+def _is_inside(dataset: Dataset, within: tuple[float, float]) -> bool:
+    return within[0] <= dataset.low and dataset.high <= within[1]
