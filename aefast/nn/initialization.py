@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 Built = TypeVar("Built", bound=nn.Module)
@@ -53,13 +54,27 @@ def initialized(make: Callable[[], Built], seed: int) -> Built:
         return make().float()
 
 
+class _Undrawn(TorchFunctionMode):
+    """Leaves out what is done to a tensor in place: one without memory stays as it is. On the meta
+    device a draw is no work, but it has torch import its compiler, which takes seconds."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, arguments: Any = (), options: Any = None
+    ) -> Any:
+        options = options or {}
+        name = function.__name__
+        if name.endswith("_") and not name.startswith("_"):
+            return (*arguments, *options.values())[0]
+        return function(*arguments, **options)
+
+
 def outlined(make: Callable[[], Built]) -> Built:
     """The module that ``make`` builds, in float32 on the meta device: its tensors have shapes, and
-    no memory. Torch's own generator is neither read nor written.
+    no memory, and it draws nothing.
 
     >>> from functools import partial
     >>> outlined(partial(nn.Linear, 10**9, 10**9)).weight.shape
     torch.Size([1000000000, 1000000000])
     """
-    with torch.device("meta"), _Draws(torch.Generator("cpu")):
+    with torch.device("meta"), _Undrawn():
         return make().float()

@@ -355,6 +355,8 @@ class RBM(nn.Module):
 
     def _random_states(self, count: int, seed: int | None = None) -> Tensor:
         like = self.weight
+        if like.is_meta:  # states of no memory, which take no seed of torch's
+            return like.new_empty(count, like.shape[1])
         if seed is None:
             seed = int(contract.draw_seed(None, None, like.device, False))
         draw = random.normal if self.visible_kind == "gaussian" else random.uniform

@@ -43,7 +43,8 @@ def _typed(value: Any, kind: Any, name: str) -> Any:
     if is_taken and outer is list:
         return [_typed(item, get_args(kind)[0], name) for item in value]
     if not is_taken:
-        raise ValueError(f"{name} is {cut(repr(value))}; it takes {kind}")
+        takes = kind.__name__ if kind is outer else kind
+        raise ValueError(f"{name} is {cut(repr(value))}; it takes {takes}")
     return value
 
 

@@ -170,7 +170,7 @@ def outline(config: Config) -> nn.Module:
 def _construct(config: Config) -> nn.Module:
     kind = MODELS[config.model]
     if config.options.keys() != kind.options.keys():
-        raise ValueError(f"the options of {config.model} are {', '.join(kind.options)}")
+        raise ValueError(f"options are not those of {config.model}: {', '.join(kind.options)}")
     return kind.module(**kind.sizes(config.sizes), **config.options)
 
 
