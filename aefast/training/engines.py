@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from aefast import random
 from aefast.data import Dataset
+from aefast.data.dataset import check_whole
 from aefast.data.minibatches import gathered
 from aefast.nn.step_plan import PlannedStep, plan_of
 from aefast.step import optimizers
@@ -76,7 +77,7 @@ def _kernel_step(
         return rows
     if dataset.rows.shape[1] != planned.plan.encoder[0].inputs:
         return "the data's width is not the model's"
-    return StepEngine(model, planned, rows, optimizer)
+    return StepEngine(model, planned, dataset, rows, optimizer)
 
 
 class StepEngine:
@@ -86,10 +87,16 @@ class StepEngine:
     reason = "the kernels take the whole step"
 
     def __init__(
-        self, model: nn.Module, planned: PlannedStep, rows: Any, optimizer: torch.optim.Optimizer
+        self,
+        model: nn.Module,
+        planned: PlannedStep,
+        dataset: Dataset,
+        rows: Any,
+        optimizer: torch.optim.Optimizer,
     ) -> None:
         self.model = model
         self.planned = planned
+        self.dataset = dataset
         self.rows = rows
         self.steps = optimizers.OptimizerSteps(optimizer, planned.parameters)
 
@@ -98,6 +105,7 @@ class StepEngine:
     ) -> list[float]:
         from aefast.step import cpp
 
+        check_whole(self.dataset.rows, self.dataset.name)
         return cpp.fit(
             self.planned.plan,
             self.planned.parameters,
