@@ -63,8 +63,8 @@ double run_step(const StepPlan& plan, uintptr_t x, int64_t rows, int64_t row_str
 }
 
 py::tuple run_fit(const StepPlan& plan, const DataRows& data, uintptr_t order, int64_t count,
-                  int64_t epoch_rows, int64_t batch_size, uint64_t seed, int64_t first_step,
-                  const std::vector<uintptr_t>& parameters,
+                  int64_t epoch_rows, int64_t batch_size, const std::vector<uint64_t>& seeds,
+                  int64_t first_step, const std::vector<uintptr_t>& parameters,
                   const std::vector<ParameterUpdate>& updates, const std::vector<int>& updated,
                   uintptr_t losses, double seconds, Precision precision, int threads) {
     check_sizes(plan, parameters.size());
@@ -72,15 +72,17 @@ py::tuple run_fit(const StepPlan& plan, const DataRows& data, uintptr_t order, i
         throw std::invalid_argument("updates and updated differ in length");
     if (batch_size < 1 || epoch_rows < 1 || threads < 1)
         throw std::invalid_argument("batch_size, epoch_rows and threads must be positive");
+    if (static_cast<int64_t>(seeds.size()) < (count + epoch_rows - 1) / epoch_rows)
+        throw std::invalid_argument("seeds takes one for each epoch");
     const auto values = pointers<const float*>(parameters);
     const StepKernels kernels = active_kernels();
     FitResult result;
     {
         py::gil_scoped_release release;
         result = kernels.fit(plan, {data, reinterpret_cast<const int64_t*>(order), count,
-                                    epoch_rows, batch_size, seed, first_step, updates, updated,
-                                    values.data(), reinterpret_cast<double*>(losses), seconds,
-                                    kernels.multiply, precision, threads});
+                                    epoch_rows, batch_size, seeds.data(), first_step, updates,
+                                    updated, values.data(), reinterpret_cast<double*>(losses),
+                                    seconds, kernels.multiply, precision, threads});
     }
     return py::make_tuple(result.steps, result.is_finite);
 }
@@ -202,7 +204,7 @@ void bind_step(py::module_& module) {
                py::arg("row_stride"), py::arg("seed"), py::arg("row_offset"), py::arg("parameters"),
                py::arg("gradients"), py::arg("precision"), py::arg("threads"));
     module.def("fit", run_fit, py::kw_only(), py::arg("plan"), py::arg("data"), py::arg("order"),
-               py::arg("count"), py::arg("epoch_rows"), py::arg("batch_size"), py::arg("seed"),
+               py::arg("count"), py::arg("epoch_rows"), py::arg("batch_size"), py::arg("seeds"),
                py::arg("first_step"), py::arg("parameters"), py::arg("updates"), py::arg("updated"),
                py::arg("losses"), py::arg("seconds"), py::arg("precision"), py::arg("threads"));
 }

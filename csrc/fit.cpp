@@ -52,13 +52,14 @@ FitResult fit(const StepPlan& plan, const FitArguments& a) {
     const std::vector<float*> gradients = gradient_pointers(plan.sizes);
     std::vector<ParameterUpdate> updates = a.updates;
     for (size_t i = 0; i < updates.size(); ++i) updates[i].gradient = gradients[a.updated[i]];
-    int64_t taken = 0;
+    int64_t taken = 0, step_of_epoch = a.first_step;
+    const uint64_t* epoch_seed = a.seeds;
     // An epoch ends where what is left is a multiple of its rows.
     for (int64_t position = 0; position < a.count;) {
         const int64_t left = (a.count - position - 1) % a.epoch_rows + 1;
         const int64_t size = left < a.batch_size ? left : a.batch_size;
         gather(a.data, a.order + position, size, rows);
-        const uint64_t seed = child_seed(a.seed, static_cast<uint64_t>(a.first_step + taken));
+        const uint64_t seed = child_seed(*epoch_seed, static_cast<uint64_t>(step_of_epoch));
         // As float32, which is what the loss of an ordinary step is.
         const float loss =
             static_cast<float>(step(plan, {rows, size, a.data.columns, seed, 0, a.parameters,
@@ -71,7 +72,12 @@ FitResult fit(const StepPlan& plan, const FitArguments& a) {
             parameter.is_first = false;
         }
         ++taken;
+        ++step_of_epoch;
         position += size;
+        if (size == left) {
+            ++epoch_seed;
+            step_of_epoch = 0;
+        }
         const std::chrono::duration<double> elapsed = Clock::now() - start;
         if (elapsed.count() >= a.seconds) break;
     }

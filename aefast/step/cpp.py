@@ -126,7 +126,7 @@ def fit(
     *,
     epoch_rows: int,
     batch_size: int,
-    seed: int,
+    seeds: Sequence[int],
     first_step: int,
     seconds: float,
 ) -> list[float]:
@@ -135,7 +135,8 @@ def fit(
     Returns:
         the loss of each step. Where the last one is not finite, that step was not taken.
     """
-    losses = torch.empty(-(-len(order) // batch_size), dtype=torch.float64, device="cpu")
+    epochs = -(-len(order) // epoch_rows)
+    losses = torch.empty(epochs * -(-epoch_rows // batch_size), dtype=torch.float64, device="cpu")
     steps, is_finite = _C.fit(
         plan=kernel_plan(plan),
         data=rows.data,
@@ -143,7 +144,7 @@ def fit(
         count=len(order),
         epoch_rows=epoch_rows,
         batch_size=batch_size,
-        seed=seed,
+        seeds=seeds,
         first_step=first_step,
         parameters=[parameter.data_ptr() for parameter in parameters],
         updates=optimizer.updates(),

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -35,13 +35,21 @@ class Engine(Protocol):
     reason: str
 
     def run(
-        self, order: Tensor, batch_size: int, *, seed: int, first_step: int, seconds: float
+        self,
+        order: Tensor,
+        batch_size: int,
+        *,
+        epoch_rows: int,
+        seeds: Sequence[int],
+        first_step: int,
+        seconds: float,
     ) -> list[float]:
-        """The losses of the steps over ``order``, the rest of an epoch's rows; fewer where
-        ``seconds`` are over before. It ends with the first one that is not finite, whose step is
-        not taken.
+        """The losses of the steps over ``order``: the rest of an epoch of ``epoch_rows`` rows, and
+        whole ones after it. Fewer where ``seconds`` are over before; and it ends with the first
+        loss that is not finite, whose step is not taken.
 
-        Step n draws with the seed ``random.child_seed(seed, n)``, counted from ``first_step``.
+        Step n of an epoch draws with ``random.child_seed(seed, n)`` and the epoch's own of
+        ``seeds``; the first epoch goes on with ``first_step``, counted from 0.
         """
         ...
 
@@ -101,7 +109,14 @@ class StepEngine:
         self.steps = optimizers.OptimizerSteps(optimizer, planned.parameters)
 
     def run(
-        self, order: Tensor, batch_size: int, *, seed: int, first_step: int, seconds: float
+        self,
+        order: Tensor,
+        batch_size: int,
+        *,
+        epoch_rows: int,
+        seeds: Sequence[int],
+        first_step: int,
+        seconds: float,
     ) -> list[float]:
         from aefast.step import cpp
 
@@ -112,9 +127,9 @@ class StepEngine:
             self.steps,
             self.rows,
             order,
-            epoch_rows=len(order),
+            epoch_rows=epoch_rows,
             batch_size=batch_size,
-            seed=seed,
+            seeds=seeds,
             first_step=first_step,
             seconds=seconds,
         )
@@ -144,21 +159,44 @@ class LoopEngine:
         self.reason = reason
 
     def run(
-        self, order: Tensor, batch_size: int, *, seed: int, first_step: int, seconds: float
+        self,
+        order: Tensor,
+        batch_size: int,
+        *,
+        epoch_rows: int,
+        seeds: Sequence[int],
+        first_step: int,
+        seconds: float,
     ) -> list[float]:
-        start = time.perf_counter()
+        end = time.perf_counter() + seconds
         losses: list[Any] = []
-        for x in gathered(self.dataset, order, batch_size, self.device):
-            self.optimizer.zero_grad()
-            loss = self.loss(x.to(self.dtype), random.child_seed(seed, first_step + len(losses)))
-            losses.append(loss.item() if loss.device.type == "cpu" else loss.detach())
-            if isinstance(losses[-1], float) and not math.isfinite(losses[-1]):
-                break
-            loss.backward()
-            self.optimizer.step()
-            if time.perf_counter() - start >= seconds:
-                break
+        for rows, seed in zip(_epochs(order, epoch_rows), seeds, strict=False):
+            for x in gathered(self.dataset, rows, batch_size, self.device):
+                losses.append(self._step(x.to(self.dtype), random.child_seed(seed, first_step)))
+                first_step += 1
+                is_finite = not isinstance(losses[-1], float) or math.isfinite(losses[-1])
+                if not is_finite or time.perf_counter() >= end:
+                    return [float(loss) for loss in losses]
+            first_step = 0
         return [float(loss) for loss in losses]
+
+    def _step(self, x: Tensor, seed: int) -> float | Tensor:
+        """The loss of one step; on a CPU a number, after which the step is taken if it is one."""
+        self.optimizer.zero_grad()
+        loss = self.loss(x, seed)
+        value = loss.item() if loss.device.type == "cpu" else loss.detach()
+        if isinstance(value, float) and not math.isfinite(value):
+            return value
+        loss.backward()
+        self.optimizer.step()
+        return value
+
+
+def _epochs(order: Tensor, epoch_rows: int) -> Iterator[Tensor]:
+    """The rest of an epoch, and the whole ones after it."""
+    first = (len(order) - 1) % epoch_rows + 1
+    yield order[:first]
+    yield from order[first:].split(epoch_rows) if len(order) > first else ()
 
 
 def check_finite(losses: list[float], steps_before: int) -> None:

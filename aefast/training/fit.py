@@ -4,7 +4,7 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,9 @@ from aefast.training.engines import Engine, check_finite, choose
 # A call of the kernels returns after so long: Ctrl-C is heard, and the callback called, in between.
 CHUNK_SECONDS = 0.05
 LOOK_SECONDS = 0.25
+
+# Epochs of few rows go to the kernels together: each call costs 0.1 ms, ten steps of a small model.
+ROWS_AT_ONCE = 1 << 15
 
 # How many epochs a seed has given an optimizer: a later call goes on with the next ones.
 _epochs_given: "weakref.WeakKeyDictionary[torch.optim.Optimizer, dict[int, int]]" = (
@@ -77,18 +80,17 @@ def fit(
 ) -> History:
     """Train a model for some epochs: any number of steps, the optimizer's included, in one call.
 
-    Each step is what this loop does, with the same minibatches and draws, and parameters that are
+    Epoch e is what this loop does, with the same minibatches and draws, and parameters that are
     equal to rounding::
 
-        for x in batches(data, batch_size, seed=child_seed(epoch_seed, 0), epoch=0):
+        for n, x in enumerate(aefast.data.batches(data, batch_size, seed=seed, epoch=e)):
             optimizer.zero_grad()
-            model.loss(x, seed=...).backward()
+            model.loss(x, seed=child_seed(child_seed(seed, e), n)).backward()
             optimizer.step()
 
-    ``epoch_seed`` is ``aefast.random.child_seed(seed, epoch)``, and step n of the epoch draws with
-    ``child_seed(child_seed(epoch_seed, 1), n)``. Epochs may be split over calls: with the same
-    optimizer and seed, or with ``torch.manual_seed`` and no seed, the next call goes on with the
-    next epoch. Nothing depends on the number of threads.
+    Epochs may be split over calls: with the same optimizer and seed, or with ``torch.manual_seed``
+    and no seed, the next call goes on with the next epoch. Nothing depends on the number of
+    threads.
 
     On a CPU C++ takes the whole step where the model is one of :mod:`aefast.nn` with nothing on its
     layers, its parameters and the data are float32 (or uint8), and the optimizer is ``SGD``,
@@ -138,8 +140,9 @@ def fit(
     run = _Run(engine, len(dataset), batch_size, shuffle, callback)
     start = time.perf_counter()
     held_out_losses = []
-    for epoch in range(epochs):
-        run.epoch(epoch, _epoch_seed(optimizer, seed))
+    at_once = 1 if held_out is not None else max(1, ROWS_AT_ONCE // len(dataset))
+    for first in range(0, epochs, at_once):
+        run.take(_epoch_seeds(optimizer, seed, min(at_once, epochs - first)))
         if held_out is not None:
             held_out_losses.append(held_out_loss(model, held_out, batch_size))
         if run.is_stopped:
@@ -151,6 +154,20 @@ def fit(
         engine.name,
         engine.reason,
     )
+
+
+class EpochSeed(NamedTuple):
+    """Where an epoch's random numbers come from.
+
+    Attributes:
+        seed: of the order of its rows, with ``epoch``, as :func:`aefast.data.batches` takes both.
+        epoch: its number.
+        draws: its step n draws with ``random.child_seed(draws, n)``.
+    """
+
+    seed: int
+    epoch: int
+    draws: int
 
 
 class _Run:
@@ -167,47 +184,56 @@ class _Run:
         self.engine = engine
         self.rows = rows
         self.batch_size = batch_size
+        self.steps_per_epoch = -(-rows // batch_size)
         self.shuffle = shuffle
         self.callback = callback
         self.losses: list[float] = []
         self.is_stopped = False
-        self.looked, self.looked_steps, self.looked_samples = time.perf_counter(), 0, 0
-        self.samples = 0
+        self.looked, self.looked_steps = time.perf_counter(), 0
 
-    def epoch(self, epoch: int, seed: int) -> None:
-        order = torch.arange(self.rows, dtype=torch.int64, device="cpu")
-        if self.shuffle:
-            order = epoch_order(self.rows, random.child_seed(seed, 0), 0)
-        draws = random.child_seed(seed, 1)
-        step = 0
-        while step * self.batch_size < self.rows and not self.is_stopped:
+    def take(self, epochs: Sequence[EpochSeed]) -> None:
+        """Some epochs, in as many calls of the engine as it takes."""
+        order = torch.cat([self._order(epoch) for epoch in epochs])
+        seeds = [epoch.draws for epoch in epochs]
+        first, step = len(self.losses), 0
+        while step < len(epochs) * self.steps_per_epoch and not self.is_stopped:
+            epoch, batch = divmod(step, self.steps_per_epoch)
             losses = self.engine.run(
-                order[step * self.batch_size :],
+                order[self._rows_before(step) :],
                 self.batch_size,
-                seed=draws,
-                first_step=step,
+                epoch_rows=self.rows,
+                seeds=seeds[epoch:],
+                first_step=batch,
                 seconds=CHUNK_SECONDS,
             )
             check_finite(losses, len(self.losses))
-            step += len(losses)
             self.losses += losses
-            self.samples += (
-                min(step * self.batch_size, self.rows) - (step - len(losses)) * self.batch_size
-            )
-            self._look(epoch)
+            step = len(self.losses) - first
+            self._look()
 
-    def _look(self, epoch: int) -> None:
+    def _order(self, epoch: EpochSeed) -> Tensor:
+        if self.shuffle:
+            return epoch_order(self.rows, epoch.seed, epoch.epoch)
+        return torch.arange(self.rows, dtype=torch.int64, device="cpu")
+
+    def _rows_before(self, step: int) -> int:
+        epoch, batch = divmod(step, self.steps_per_epoch)
+        return epoch * self.rows + batch * self.batch_size
+
+    def _look(self) -> None:
         now = time.perf_counter()
         if self.callback is None or now - self.looked < LOOK_SECONDS:
             return
+        steps = len(self.losses)
         since = self.losses[self.looked_steps :]
+        samples = self._rows_before(steps) - self._rows_before(self.looked_steps)
         look = Look(
-            len(self.losses),
-            epoch,
+            steps,
+            (steps - 1) // self.steps_per_epoch,
             sum(since) / len(since),
-            (self.samples - self.looked_samples) / (now - self.looked),
+            samples / (now - self.looked),
         )
-        self.looked, self.looked_steps, self.looked_samples = now, len(self.losses), self.samples
+        self.looked, self.looked_steps = now, steps
         self.is_stopped = self.callback(look) is True
 
 
@@ -253,13 +279,18 @@ def held_out_loss(model: Any, dataset: Dataset, batch_size: int) -> float:
     return total / len(dataset)
 
 
-def _epoch_seed(optimizer: torch.optim.Optimizer, seed: int | None) -> int:
+def _epoch_seeds(optimizer: torch.optim.Optimizer, seed: int | None, count: int) -> list[EpochSeed]:
+    """Those of the next epochs that this optimizer is given."""
     if seed is None:
-        return int(random.draw_seed(None, torch.device("cpu")))
+        drawn = [int(random.draw_seed(None, torch.device("cpu"))) for _ in range(count)]
+        return [EpochSeed(one, 0, random.child_seed(one, 0)) for one in drawn]
     given = _epochs_given.setdefault(optimizer, {})
-    epoch = given.get(seed, 0)
-    given[seed] = epoch + 1
-    return random.child_seed(seed, epoch)
+    first = given.get(seed, 0)
+    given[seed] = first + count
+    return [
+        EpochSeed(seed, epoch, random.child_seed(seed, epoch))
+        for epoch in range(first, first + count)
+    ]
 
 
 def _check_trained(model: Any, optimizer: Any) -> None:

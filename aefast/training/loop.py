@@ -174,7 +174,8 @@ class Trainer:
         losses = self._engine().run(
             self._epoch_order()[first : first + most_steps * size],
             size,
-            seed=random.child_seed(self.config.seed, 0),
+            epoch_rows=len(self.dataset),
+            seeds=[random.child_seed(self.config.seed, 0)],
             first_step=progress.step,
             seconds=seconds,
         )
