@@ -1,6 +1,7 @@
 #include "cuda_kernel.h"
 
 #include <cstring>
+#include <map>
 
 namespace py = pybind11;
 
@@ -56,6 +57,17 @@ uint64_t to_address(PyObject* value) {
     return number;
 }
 
+// What torch prints for the element type of a pointer or a descriptor; empty for other arguments.
+std::string dtype_of(const std::string& type) {
+    static const std::map<std::string, std::string> kNames = {
+        {"fp32", "torch.float32"}, {"bf16", "torch.bfloat16"}, {"fp16", "torch.float16"},
+        {"i32", "torch.int32"},    {"i64", "torch.int64"},
+    };
+    const size_t begin = type[0] == '*' ? 1 : type.find('<') + 1;
+    const auto found = kNames.find(type.substr(begin, type.find('[') - begin));
+    return begin == 0 || found == kNames.end() ? "" : found->second;
+}
+
 }  // namespace
 
 CudaKernel::CudaKernel(const std::string& image, const std::string& symbol, int warps,
@@ -65,7 +77,7 @@ CudaKernel::CudaKernel(const std::string& image, const std::string& symbol, int 
     size_t descriptor = 0;
     for (const std::string& type : arguments) {
         const Kind kind = kind_of(type);
-        arguments_.push_back({kind, type, offsets_.size(), descriptor});
+        arguments_.push_back({kind, type, offsets_.size(), descriptor, dtype_of(type)});
         if (kind != Kind::descriptor) {
             const size_t bytes = kind == Kind::int32 || kind == Kind::float32 ? 4 : 8;
             append(bytes, bytes);
@@ -138,10 +150,27 @@ void CudaKernel::launch(int64_t programs, uintptr_t stream, int device, const py
     function_.launch(static_cast<unsigned>(programs), stream, device, parameters);
 }
 
-void CudaKernel::unpack(const Argument& argument, PyObject* value, unsigned char* storage) const {
+// A tensor's dtype is the signature's.
+void CudaKernel::check_dtype(Argument& argument, PyObject* tensor) {
+    static PyObject* const name = PyUnicode_InternFromString("dtype");
+    if (PyLong_Check(tensor)) return;
+    const auto dtype = py::reinterpret_steal<py::object>(PyObject_GetAttr(tensor, name));
+    if (!dtype) return PyErr_Clear();
+    if (dtype.ptr() == argument.seen_dtype) return;
+    const std::string given = py::str(dtype);
+    if (given != argument.dtype) {
+        PyErr_Format(PyExc_TypeError, "its dtype is %s, not %s", given.c_str(),
+                     argument.dtype.c_str());
+        throw py::error_already_set();
+    }
+    argument.seen_dtype = dtype.ptr();
+}
+
+void CudaKernel::unpack(Argument& argument, PyObject* value, unsigned char* storage) const {
     unsigned char* place = storage + offsets_[argument.parameter];
     switch (argument.kind) {
         case Kind::pointer:
+            check_dtype(argument, value);
             return store(place, to_address(value));
         case Kind::int32:
             return store(place, to_int32(value));
@@ -156,12 +185,13 @@ void CudaKernel::unpack(const Argument& argument, PyObject* value, unsigned char
 
 // The map that the chip loads by, then the shape and the strides, of which Triton's descriptors
 // consist in a kernel's signature.
-void CudaKernel::unpack_descriptor(const Argument& argument, PyObject* value,
+void CudaKernel::unpack_descriptor(Argument& argument, PyObject* value,
                                    unsigned char* storage) const {
     const BlockLayout& layout = descriptors_[argument.descriptor];
     const size_t rank = layout.block.size();
     const auto given = py::reinterpret_borrow<py::object>(value);
     const py::object tensor = given.attr("tensor");
+    check_dtype(argument, tensor.ptr());
     const py::tuple shape = tensor.attr("shape");
     const py::tuple strides = tensor.attr("stride")();
     if (shape.size() != rank) {

@@ -11,9 +11,10 @@
 
 namespace aefast {
 
-// The arguments' types are those of a Triton signature: "*fp32" for a pointer to whatever, "i32",
+// The arguments' types are those of a Triton signature: "*fp32" for a pointer to it, "i32",
 // "i64", "fp32", "tensordesc<bf16[128, 64]>". A pointer is given as an int or as anything with
-// data_ptr(); a descriptor as anything with `tensor` and `round_to_tf32`.
+// data_ptr(); a descriptor as anything with `tensor` and `round_to_tf32`. A dtype, where there is
+// one, must be the signature's: a kernel writes as many bytes as that says.
 class CudaKernel {
   public:
     CudaKernel(const std::string& image, const std::string& symbol, int warps, int shared_bytes,
@@ -31,12 +32,16 @@ class CudaKernel {
         std::string type;
         size_t parameter;   // the first of those it becomes
         size_t descriptor;  // which of descriptors_
+        std::string dtype;  // of what it points to, as torch prints it
+        // The object of that name, once one was seen: an immortal one, compared by its address.
+        PyObject* seen_dtype = nullptr;
     };
 
     static Kind kind_of(const std::string& type);
+    static void check_dtype(Argument& argument, PyObject* tensor);
     void append(size_t bytes, size_t alignment);
-    void unpack(const Argument& argument, PyObject* value, unsigned char* storage) const;
-    void unpack_descriptor(const Argument& argument, PyObject* value, unsigned char* storage) const;
+    void unpack(Argument& argument, PyObject* value, unsigned char* storage) const;
+    void unpack_descriptor(Argument& argument, PyObject* value, unsigned char* storage) const;
     [[noreturn]] void refuse(size_t index, PyObject* value) const;
 
     CudaFunction function_;

@@ -20,6 +20,9 @@ constexpr int64_t kStretch = 1024;
 
 constexpr int kLanes = 16;
 
+// Whether act'' is not 0 everywhere.
+bool bends(Activation activation) { return activation > Activation::leaky_relu; }
+
 // Sums in lanes, so that the compiler vectorizes them, added up in float64.
 template <class Term>
 double sum(int64_t count, const Term& term) {
@@ -41,15 +44,20 @@ void backward_stretch(const SlopeBackwardArguments& a, int64_t row, int64_t colu
     float* output = a.grad_preactivation + offset;
     slopes(a.activation, a.saved + offset, slope, count);
     curvatures(a.activation, a.saved + offset, curvature, count);
-    if (a.grad_slope) {
+    if (!bends(a.activation)) {  // a length of infinity, times 0, would leave NaN
+        std::fill_n(output, count, 0.f);
+    } else if (a.grad_slope) {
         const float* grad_slope = a.grad_slope + offset;
         for (int64_t i = 0; i < count; ++i) output[i] = grad_slope[i] * curvature[i];
     } else {
         const float grad = a.grad_penalty[row];
         const float* lengths = a.squared_lengths + column;
-        double* length_sums = sums + a.columns + column;
         for (int64_t i = 0; i < count; ++i)
             output[i] = 2.f * grad * lengths[i] * slope[i] * curvature[i];
+    }
+    if (!a.grad_slope) {
+        const float grad = a.grad_penalty[row];
+        double* length_sums = sums + a.columns + column;
         for (int64_t i = 0; i < count; ++i) length_sums[i] += grad * slope[i] * slope[i];
     }
     if (a.grad_code) {

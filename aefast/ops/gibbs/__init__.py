@@ -19,7 +19,7 @@ from aefast.ops.gibbs import eager
 from aefast.ops.gibbs.chain import divergence, run_chain
 from aefast.ops.gibbs.settings import Machine, Sample, Settings
 from aefast.ops.shared import contract
-from aefast.ops.shared.autograd import KernelFunction, is_one
+from aefast.ops.shared.autograd import KernelFunction, connected, is_one
 
 VISIBLE_KINDS = ("bernoulli", "gaussian")
 
@@ -333,7 +333,8 @@ class _ContrastiveDivergence(KernelFunction):
             machine = Machine(weight, visible_bias, hidden_bias, None)
             gradients = eager.divergence_gradients(visible, end, machine)
         if defined or not is_one(grad):
-            gradients = tuple(None if g is None else g * grad for g in gradients)
+            scaled = (None if g is None else g * grad for g in gradients)
+            gradients = connected(scaled, (grad, weight, visible_bias, hidden_bias))
         kept = (g if need else None for g, need in zip(gradients, ctx.needed, strict=True))
         return *kept, None, None, None, None, None
 

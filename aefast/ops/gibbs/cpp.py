@@ -200,13 +200,14 @@ class _BinaryKernels(_Kernels):
     ) -> Tensor:
         if not isinstance(states, Bits):
             return super().add_product(probabilities, states, total)
+        if total is not None and not total.is_contiguous():
+            return total.add_(self.add_product(probabilities, states, None))
         columns, width = probabilities.shape[1], states.shape[1]
         output = probabilities.new_empty(columns, width) if total is None else total
         _C.transposed_binary_product(
             states.transposed[0].view,
             probabilities.data_ptr(),
-            1,
-            columns,
+            *probabilities.t().stride(),
             columns,
             output.data_ptr(),
             total is not None,

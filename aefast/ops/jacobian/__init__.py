@@ -25,7 +25,7 @@ from aefast.ops.jacobian.passes import Kept, Needed
 from aefast.ops.jacobian.settings import Layer, Settings
 from aefast.ops.jacobian.tangents import Tangents, leading_directions
 from aefast.ops.shared import contract
-from aefast.ops.shared.autograd import KernelFunction
+from aefast.ops.shared.autograd import KernelFunction, connected
 
 METHODS = ("exact", "hutchinson")
 
@@ -251,14 +251,15 @@ def _forward(
 
 def _backward(
     kernels: Kernels,
-    grad_penalty: Tensor,
+    grad_penalty: Tensor | None,
     grad_code: Tensor | None,
     kept: Kept,
     settings: Settings,
     needed: Needed,
 ) -> list[Tensor | None]:
     """By x, the weights and the biases."""
-    grad_penalty = contract.readable(grad_penalty, "the incoming gradient")
+    if grad_penalty is not None:
+        grad_penalty = contract.readable(grad_penalty, "the incoming gradient")
     if grad_code is not None:
         grad_code = contract.readable(grad_code, "the incoming gradient")
     made = passes.backward(kernels, grad_penalty, grad_code, kept, settings, needed)
@@ -304,15 +305,14 @@ class _Penalty(KernelFunction):
         needs = ctx.needs_input_grad
         count = len(layers)
         needed = Needed(needs[0], list(needs[5 : 5 + count]), list(needs[5 + count :]))
-        if grad_penalty is None:
-            if grad_code is None:
-                return (None,) * len(needs)
-            grad_penalty = grad_code.new_zeros(x.shape[0])
+        if grad_penalty is None and grad_code is None:
+            return (None,) * len(needs)
         if torch.is_grad_enabled() or any(
             g is not None and (contract.is_transformed(g) or contract.is_traced(g)) for g in grads
         ):
             # To be differentiated again, batched or traced: the definition's can.
             made = eager.gradients(grad_penalty, grad_code, x, layers, ctx.settings)
+            made = connected(made, (grad_penalty, grad_code, x, *parameters))
         else:
             if not ctx.made:
                 ctx.made.append(_forward(ctx.kernels, x, layers, ctx.settings, False)[2])
@@ -429,6 +429,7 @@ def _registered_gradients(
     if torch.is_grad_enabled():  # the gradients are to be differentiated again
         layers = _layers(parameters, ctx.activations.split(","))
         made = eager.gradients(grad_penalty, grad_code, x, layers, settings)
+        made = connected(made, (grad_penalty, grad_code, *tensors))
         return made[0], made[1 : 1 + ctx.count], made[1 + ctx.count :], *(None,) * 6
     needed = [tensor is not None and tensor.requires_grad for tensor in tensors]
     gradients = torch.ops.aefast.contractive_penalty_backward(

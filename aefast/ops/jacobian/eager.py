@@ -118,7 +118,7 @@ def with_noise(
 
 
 def gradients(
-    grad_penalty: Tensor,
+    grad_penalty: Tensor | None,
     grad_code: Tensor | None,
     x: Tensor,
     layers: Sequence[Layer],

@@ -11,7 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aefast.ops.corrupt import corrupt_with
-from aefast.ops.linear_act.eager import ACTIVATIONS, CURVATURES, DERIVATIVES
+from aefast.ops.linear_act.eager import (
+    ACTIVATIONS,
+    CURVATURES,
+    DERIVATIVES,
+    PIECEWISE_LINEAR,
+)
 
 
 class Kernels:
@@ -63,8 +68,14 @@ class Kernels:
     def slope_backward(
         self, saved: Tensor, activation: str, grad_code: Tensor | None, grad_slope: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """grad_slope act'' + grad_code act' [P, H], and its sum over the rows [H]."""
-        grad = grad_slope * self.curvatures(saved, activation)
+        """grad_slope act'' + grad_code act' [P, H], and its sum over the rows [H].
+
+        Of a ``PIECEWISE_LINEAR`` activation grad_slope counts for nothing, even infinite.
+        """
+        if activation in PIECEWISE_LINEAR:
+            grad = torch.zeros_like(saved)
+        else:
+            grad = grad_slope * self.curvatures(saved, activation)
         if grad_code is not None:
             grad = grad + grad_code * self.slopes(saved, activation)
         return grad, grad.sum(0)

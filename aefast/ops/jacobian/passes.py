@@ -31,7 +31,7 @@ class Kept(NamedTuple):
     points: list[Point]  # at x, and at x with noise
     lengths: Tensor | None  # one layer's squared lengths
     made: rows.Gradients | None  # of the sum of all penalties
-    may_take_gram: bool = False
+    route: rows.Route | None = None  # of the rows
 
 
 class Gradients(NamedTuple):
@@ -67,30 +67,34 @@ def forward(
         return penalty, None, Kept(layers, points, lengths, None)
     slopes, others = _slopes(kernels, points, layers)
     at_once = differentiated and x.device.type == "cpu"
-    may_take_gram = not _is_captured(x)
+    is_captured = _is_captured(x)
+    route = rows.route_of(layers, settings.probes, may_take_gram=not is_captured)
     while True:
-        all_norms = _norms(kernels, x, layers, settings, may_take_gram)
+        all_norms = _norms(kernels, x, layers, settings, route)
         made = None
         if at_once:
             norms, made = all_norms.with_gradients(slopes, others)
         else:
             norms = all_norms.forward(slopes, others)
-        if all_norms.is_right(norms):
-            kept = Kept(layers, points, None, made, may_take_gram)
+        if is_captured or all_norms.is_right(norms):
+            kept = Kept(layers, points, None, made, route)
             return *eager.summary(norms, settings), kept
-        may_take_gram = False
+        route = rows.route_of(layers, settings.probes, may_take_gram=False, may_push=False)
 
 
 def backward(
     kernels: Kernels,
-    grad_penalty: Tensor,
+    grad_penalty: Tensor | None,
     grad_code: Tensor | None,
     kept: Kept,
     settings: Settings,
     needed: Needed,
 ) -> Gradients:
-    """Of the gradients those that are ``needed``."""
+    """Of the gradients those that are ``needed``; no grad_penalty where the code alone counts."""
     layers, points, lengths, *_ = kept
+    if grad_penalty is None:
+        nothing = [torch.zeros_like(saved) for saved in points[0].saved]
+        return encode_backward(kernels, points[0], layers, nothing, grad_code, needed)
     if lengths is not None and len(points) == 1:
         return _fused_backward(
             kernels, grad_penalty, grad_code, points[0], layers[0], lengths, needed
@@ -121,11 +125,14 @@ def _made(
     layers, points, lengths, *_ = kept
     grad = grad_penalty / max(settings.probes, 1)
     if kept.made is not None and len(grad) > 0 and bool((grad == grad[0]).all()):
-        return kept.made.times(grad[0])
+        made = kept.made.times(grad[0])
+        if made.is_finite():
+            return made
     slopes, others = _slopes(kernels, points, layers)
     if lengths is not None and others is not None:
         return _closed_backward(grad, slopes[0], others[0], layers[0].weight, lengths, settings)
-    norms = _norms(kernels, points[0].inputs[0], layers, settings, kept.may_take_gram)
+    assert kept.route is not None
+    norms = _norms(kernels, points[0].inputs[0], layers, settings, kept.route)
     return norms.with_gradients(slopes, others, grad)[1]
 
 
@@ -237,15 +244,13 @@ def _norms(
     x: Tensor,
     layers: Sequence[Layer],
     settings: Settings,
-    may_take_gram: bool,
+    route: rows.Route,
 ) -> rows.Norms:
     def draw(samples: slice) -> Tensor:
         first = settings._replace(row_offset=settings.row_offset + samples.start)
         return eager.draw_probes(x[samples], layers[-1].weight.shape[0], first, kernels.corrupt)
 
-    return rows.Norms(
-        kernels, layers, settings.probes, draw, settings.hessian_weight, may_take_gram
-    )
+    return rows.Norms(kernels, layers, settings.probes, draw, settings.hessian_weight, route)
 
 
 def _is_captured(x: Tensor) -> bool:

@@ -12,6 +12,9 @@ G squares W_1's condition: rows that W_1 nearly cancels would lose by G all that
 Where ||R||^2 ||G|| is more than MOST_CANCELLED times the norm, ||R W_1||^2 is taken instead. Up to
 there the error is float32's own, by measurement: 1e-7 at 1,000 times, 2e-6 at 10,000, 2e-4 at 10^6.
 
+Other orders than the definition's also leave float32's range elsewhere: G does where W_1 is beyond
+1e19 or below 1e-19. What came out infinite, or of such a G, is made anew in the definition's order.
+
 This goes over panels of samples that stay in cache; backward makes the rows of a panel anew.
 """
 
@@ -30,6 +33,9 @@ MOST_PARTS = 4
 
 MOST_CANCELLED = 2048
 
+# A Gram matrix's norm: what underflows in a larger one is less than its rounding.
+LEAST_NORMAL = 2.0**-100
+
 
 class Stage(NamedTuple):
     """A step of the rows' way: times a weight, or its transpose, then times a layer's slopes."""
@@ -47,15 +53,18 @@ class Route(NamedTuple):
     has_gram: bool  # ends with G; else, from the code's end, with W_1
 
 
-def route_of(layers: Sequence[Layer], probes: int, may_take_gram: bool = True) -> Route:
-    """The way of the fewest products."""
+def route_of(
+    layers: Sequence[Layer], probes: int, may_take_gram: bool = True, may_push: bool = True
+) -> Route:
+    """The way of the fewest products; without a Gram matrix and from the code it is the
+    definition's."""
     depth = len(layers)
     hidden, visible = layers[0].weight.shape
     code = layers[-1].weight.shape[0]
     between = sum(layer.weight.numel() for layer in layers[1:])
     pulled = between if probes else between - layers[-1].weight.numel()
     pulling = (probes or code) * (pulled + min(hidden * hidden // 2, hidden * visible))
-    if probes == 0 and visible * between < pulling:
+    if may_push and probes == 0 and visible * between < pulling:
         stages = [Stage(None, False, 0)]
         stages += [Stage(layer, True, layer) for layer in range(1, depth)]
         return Route(False, stages, False)
@@ -79,6 +88,11 @@ class Gradients(NamedTuple):
             [None if weight is None else weight * factor for weight in self.weights],
         )
 
+    def is_finite(self) -> bool:
+        """Whether all are, and their sums: reading them takes less than asking each number."""
+        tensors = [*self.slopes, *(self.others or []), *self.weights]
+        return all(bool(t.sum().isfinite()) for t in tensors if t is not None)
+
 
 class Norms:
     """The squared norms for the weights of one call, and their gradients.
@@ -95,12 +109,12 @@ class Norms:
         probes: int,
         draw: Callable[[slice], Tensor],
         change_weight: float,
-        may_take_gram: bool,
+        route: Route,
     ) -> None:
         self.kernels, self.draw, self.change_weight = kernels, draw, change_weight
         self.weights = [layer.weight for layer in layers]
         self.is_exact = probes == 0
-        self.route = route_of(layers, probes, may_take_gram)
+        self.route = route
         self.rows = probes or self.weights[-1].shape[0]
         if not self.route.from_code:
             self.rows = self.weights[0].shape[1]
@@ -110,11 +124,13 @@ class Norms:
         self.operands: dict[tuple[int, bool], Any] = {}
 
     def is_right(self, norms: Tensor) -> bool:
-        """Whether they have lost nothing to G. Asking waits for a GPU."""
+        """Whether they have lost nothing to the order of the products. Asking waits for a GPU."""
         if self.gram is None:
-            return True
-        most = MOST_CANCELLED * norms.sum(1)
-        return not bool((self.squared_rows.sum(1) * self.gram.matrix.norm() > most).any())
+            return self.route.from_code or bool(norms.isfinite().all())
+        size = self.gram.matrix.norm()
+        total = norms.sum(1)
+        right = self.squared_rows.sum(1) * size <= MOST_CANCELLED * total
+        return bool((right & total.isfinite() & (size >= LEAST_NORMAL)).all())
 
     def forward(self, slopes: list[Tensor], others: list[Tensor] | None) -> Tensor:
         """[B, R]."""
@@ -253,16 +269,19 @@ class Norms:
     ) -> tuple[Tensor, Tensor]:
         """The rows' squared lengths times ``factor``, and half the gradient by the rows."""
         flat = _flat(rows)
-        weighted = flat if factor is None else _flat(rows * factor)
         lengths = rows.new_zeros(flat.shape[0])
+        if self.gram is None and self.route.from_code:
+            ends = self.kernels.multiply(flat, self._operand(0, False))
+            weighted = ends if factor is None else _flat(ends.reshape(*rows.shape[:2], -1) * factor)
+            self.kernels.dot_rows(ends, weighted, lengths)
+            # The narrower factor first: the vendor's product rounds less so.
+            self.grad_first = self.kernels.add_product(weighted, flat, self.grad_first)
+            return lengths, self.kernels.multiply(weighted, self._operand(0, True)).reshape(
+                rows.shape
+            )
+        weighted = flat if factor is None else _flat(rows * factor)
         if self.gram is not None:
             grad = self.gram.backward(flat, weighted)
-            self.kernels.dot_rows(flat, grad, lengths)
-        elif self.route.from_code:
-            ends = self.kernels.multiply(weighted, self._operand(0, False))
-            # The narrower factor first: the vendor's product rounds less so.
-            self.grad_first = self.kernels.add_product(ends, flat, self.grad_first)
-            grad = self.kernels.multiply(ends, self._operand(0, True))
             self.kernels.dot_rows(flat, grad, lengths)
         else:
             self.kernels.dot_rows(flat, weighted, lengths)

@@ -4,7 +4,12 @@
 import triton
 import triton.language as tl
 
-from aefast.ops.shared.triton_device import activation_curvature, activation_gradient, round_to
+from aefast.ops.shared.triton_device import (
+    LEAKY_RELU,
+    activation_curvature,
+    activation_gradient,
+    round_to,
+)
 
 
 @triton.jit(
@@ -104,6 +109,8 @@ def slope_backward_kernel(
             penalty = tl.load(grad_penalty_pointer + row, mask=row < rows, other=0.0)[:, None]
             grad = 2.0 * penalty * lengths[None, :] * slope * curvature
             lengths_total += penalty * slope * slope
+        if activation <= LEAKY_RELU:  # without curvature: a length of infinity would leave NaN
+            grad = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
         if has_code != 0:
             grad += slope * _load_rows(
                 grad_code_pointer, grad_code_row_stride, row, column, rows, columns, UNIT

@@ -11,6 +11,7 @@ A backend module has two functions, on ``x [B, D]`` and ``weight [H, D]``:
 """
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 from aefast import backend
 from aefast.ops.linear_act import eager
 from aefast.ops.shared import contract
-from aefast.ops.shared.autograd import KernelFunction
+from aefast.ops.shared.autograd import KernelFunction, connected
 
 ACTIVATIONS = tuple(eager.ACTIVATIONS)
 FROM_PREACTIVATION = ("gelu", "silu")
@@ -153,10 +154,11 @@ class _LinearAct(KernelFunction):
             return (None,) * 5
         x, weight, bias, saved = ctx.saved_tensors
         needed = tuple(ctx.needs_input_grad[:3])
-        gradients: tuple[Tensor | None, ...]
+        gradients: Iterable[Tensor | None]
         if torch.is_grad_enabled() or contract.is_transformed(grad) or contract.is_traced(grad):
             # The gradient is to be differentiated again, batched or traced: the definition's can.
             gradients = eager.backward(grad, x, weight, bias, ctx.activation)
+            gradients = connected(gradients, (grad, x, weight, bias))
         else:
             gradients = _backward(grad, x, weight, saved, ctx.activation, ctx.name, needed)
         return *(g if need else None for g, need in zip(gradients, needed, strict=True)), None, None

@@ -28,6 +28,9 @@ DERIVATIVES = {
     "silu": lambda z: torch.sigmoid(z) * (1 + z * (1 - torch.sigmoid(z))),
 }
 
+# Those whose second derivative is 0 everywhere.
+PIECEWISE_LINEAR = ("identity", "relu", "leaky_relu")
+
 # The second derivatives.
 CURVATURES = {
     "identity": torch.zeros_like,

@@ -24,7 +24,7 @@ from aefast.ops import linear_act as _linear_act
 from aefast.ops.reconstruction import eager
 from aefast.ops.reconstruction.settings import PerInput, Settings
 from aefast.ops.shared import contract
-from aefast.ops.shared.autograd import KernelFunction, is_one
+from aefast.ops.shared.autograd import KernelFunction, connected, is_one
 
 LOSSES = ("mse", "bce")
 REDUCTIONS = ("mean", "sum", "none")
@@ -255,11 +255,12 @@ def _finished(gradients: PerInput[Any], grad: Tensor, x: Tensor, reduction: str)
 
 def _defined(
     inputs: PerInput[Any], settings: Settings, grad: Tensor, reduction: str
-) -> PerInput[Tensor]:
+) -> PerInput[Any]:
     """The definition's gradients, times the incoming one: differentiable in their turn."""
     factor = grad.to(_accumulation(grad.dtype)) / _count(inputs.x, reduction)
     gradients = eager.gradients(inputs, settings)
-    return PerInput(*((factor * gradient).to(inputs.x.dtype) for gradient in gradients))
+    scaled = ((factor * gradient).to(inputs.x.dtype) for gradient in gradients)
+    return PerInput(*connected(scaled, (grad, *inputs)))
 
 
 class _ReconstructionLoss(KernelFunction):

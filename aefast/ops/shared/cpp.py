@@ -99,7 +99,7 @@ def multiply(left: Tensor, right: RightOperand) -> Tensor:
 
 def add_product(left: Tensor, right: RightOperand, total: Tensor) -> Tensor:
     """total + left [M, K] times the transpose of right [N, K], in total's memory."""
-    if right.precision is None or left.shape[0] == 1:
+    if right.precision is None or left.shape[0] == 1 or not total.is_contiguous():
         return total.addmm_(left, right.matrix.t())
     return _gemm(left, right, total=total)[0]
 

@@ -31,6 +31,7 @@ ACTIVATIONS = {
 
 # The names that triton gives the dtypes in a kernel's signature.
 TYPE_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+DTYPES = {name: dtype for dtype, name in TYPE_NAMES.items()} | {"i32": torch.int32}
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,33 @@ class Variant:
             return
         self.launch_jit(programs, *arguments)
 
+    @cached_property
+    def _pointer_dtypes(self) -> list[tuple[int, str, torch.dtype]]:
+        """Place, name and dtype of the arguments that are tensors."""
+        names = [name for name in self.function.arg_names if name not in self.constants]
+        types = ((names.index(name), name, kind) for name, kind in self.pointer_types.items())
+        return [
+            (place, name, DTYPES[kind.removeprefix("tensordesc<").strip("*").partition("[")[0]])
+            for place, name, kind in types
+        ]
+
+    def _check_dtypes(self, arguments: Sequence[Any]) -> None:
+        """A kernel writes as many bytes as its signature says, whatever a tensor holds."""
+        for place, name, dtype in self._pointer_dtypes:
+            argument = arguments[place]
+            tensor = argument.tensor if isinstance(argument, Descriptor) else argument
+            if tensor.dtype is not dtype:
+                raise TypeError(
+                    f"{name} of {self.function.__name__} has dtype {tensor.dtype}; it takes {dtype}"
+                )
+
     def launch_jit(self, programs: int, *arguments: Any) -> None:
-        """Have Triton compile, where it has not yet, and launch."""
+        """Have Triton compile, where it has not yet, and launch.
+
+        Raises:
+            TypeError: a tensor's dtype is not the signature's.
+        """
+        self._check_dtypes(arguments)
         self.function[(programs,)](
             *jit_arguments(arguments),
             **jit_constants(self.constants),

@@ -307,17 +307,33 @@ def multiply(
 
 
 def add_product(left: Tensor, right: Tensor, total: Tensor | None) -> Tensor:
-    """total + left @ right.T in float32, in total's memory if there is one."""
+    """total + left @ right.T in float32, in total's memory if there is one; its strides are any."""
     columns = right.shape[0]
     read = factors(left, right, plain=True)
     chosen = plan(*chip(left.device), left.dtype, read.kind, read.shape, read.layout, torch.float32)
-    if total is not None and chosen.splits == 1 and padded(columns, left.dtype) == columns:
+    if total is not None and _is_output(total, chosen, read):
         _launch(chosen, read, total[None], None, None, "identity", accumulate=True)
         return total
     output = _output(chosen, read, torch.float32)
     _launch(chosen, read, output, None, None, "identity", accumulate=False)
     product = output.sum(0)[:, :columns] if chosen.splits > 1 else output[0][:, :columns]
     return product.contiguous() if total is None else total.add_(product)
+
+
+def _is_output(total: Tensor, chosen: Plan, read: Factors) -> bool:
+    """Whether the kernel can add to ``total`` where it lies.
+
+    Only where both factors are stored by depth does it add to what is there: elsewhere it ends in a
+    bias and an activation. A factor of one row or column has no order that tells.
+    """
+    columns = read.shape[1]
+    return (
+        chosen.splits == 1
+        and all(read.layout)
+        and padded(columns, read.left.dtype) == columns
+        and total.is_contiguous()
+        and total.data_ptr() % 16 == 0
+    )
 
 
 def _output(chosen: Plan, read: Factors, dtype: torch.dtype) -> Tensor:

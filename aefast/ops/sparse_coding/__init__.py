@@ -19,7 +19,7 @@ from torch import Tensor
 
 from aefast import backend
 from aefast.ops.shared import contract
-from aefast.ops.shared.autograd import KernelFunction
+from aefast.ops.shared.autograd import KernelFunction, connected
 from aefast.ops.sparse_coding import eager
 from aefast.ops.sparse_coding.problem import pose
 
@@ -47,6 +47,10 @@ def _soft_threshold(x: Tensor, threshold: float, name: str) -> Tensor:
     return kernels.soft_threshold(contract.readable(x, "x"), threshold)
 
 
+def _defined_gradient(grad: Tensor, x: Tensor, threshold: float) -> list[Tensor | None]:
+    return connected([eager.soft_threshold_backward(grad, x, threshold)], [grad, x])
+
+
 class _SoftThreshold(KernelFunction):
     @staticmethod
     def forward(x: Tensor, threshold: float, name: str) -> Tensor:
@@ -58,13 +62,13 @@ class _SoftThreshold(KernelFunction):
         ctx.save_for_backward(x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None]:
         (x,) = ctx.saved_tensors
         defined = (
             torch.is_grad_enabled() or contract.is_transformed(grad) or contract.is_traced(grad)
         )
         if defined:
-            return eager.soft_threshold_backward(grad, x, ctx.threshold), None, None
+            return *_defined_gradient(grad, x, ctx.threshold), None, None
         kernels = backend.implementation("sparse_coding", ctx.name)
         grad = contract.readable(grad, "the incoming gradient")
         x = contract.readable(x, "x")
@@ -91,9 +95,9 @@ def _save_input(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(x)
 
 
-def _soft_threshold_gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+def _soft_threshold_gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None]:
     (x,) = ctx.saved_tensors
-    return eager.soft_threshold_backward(grad, x, ctx.threshold), None
+    return *_defined_gradient(grad, x, ctx.threshold), None
 
 
 _registered_soft_threshold.register_autograd(_soft_threshold_gradients, setup_context=_save_input)

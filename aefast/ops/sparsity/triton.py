@@ -56,7 +56,9 @@ def variants(generation: int) -> Iterator[Variant]:
 def kl_sparsity(code: Tensor, target: float) -> tuple[Tensor, Tensor]:
     rows, columns = code.shape
     partial = _partial_sums(code, absolute=False)
-    divergence, slope = (torch.empty(columns, device=code.device) for _ in range(2))
+    divergence, slope = (
+        torch.empty(columns, dtype=torch.float32, device=code.device) for _ in range(2)
+    )
     with device_of(code):
         _divergence_variant().launch(
             cdiv(columns, FINAL_COLUMNS),
