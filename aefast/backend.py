@@ -1,7 +1,8 @@
 """Which backend runs an op, and why.
 
-CPU tensors take ``cpp``, else ``numba``, else ``eager``; CUDA tensors take ``triton``, else
-``eager``; any other device, and float64, take ``eager``, the definition in plain PyTorch.
+CPU tensors take ``cpp``, else ``numba``, else ``eager``; tensors on NVIDIA's GPUs of compute
+capability 8.0 and up take ``triton``, else ``eager``; any other device (AMD's and older GPUs, MPS,
+XPU), and float64, take ``eager``, the definition in plain PyTorch.
 ``use_backend`` and the environment variable ``AEFAST_BACKEND`` force one.
 """
 
@@ -21,6 +22,9 @@ from aefast import cubins
 BACKENDS = ("cpp", "numba", "triton", "eager")
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512", "amx")
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+# What the Triton kernels take: tensor cores that multiply bfloat16.
+LEAST_CAPABILITY = (8, 0)
 
 _PREFERENCE = {"cpu": ("cpp", "numba"), "cuda": ("triton",)}
 
@@ -49,7 +53,7 @@ def use_backend(name: str) -> Iterator[None]:
     tensor([[2.]])
     """
     _check_name(name, "name")
-    reasons = [unavailable(name, device_type) for device_type in ("cpu", "cuda")]
+    reasons = [unavailable(name, device) for device in ("cpu", *(cuda_devices() or ["cuda"]))]
     if all(reasons):
         raise BackendUnavailableError(f"backend {name!r} cannot run: {reasons[0]}")
     token = _forced.set(name)
@@ -61,7 +65,7 @@ def use_backend(name: str) -> Iterator[None]:
 
 def select(device: torch.device, dtype: torch.dtype) -> str:
     """The name of the backend that runs an op on tensors of this device and dtype."""
-    return _select(_forced.get() or _environment_choice(), device.type, dtype)
+    return _select(_forced.get() or _environment_choice(), device, dtype)
 
 
 def is_forced(name: str | None = None) -> bool:
@@ -70,15 +74,33 @@ def is_forced(name: str | None = None) -> bool:
     return forced is not None if name is None else forced == name
 
 
-def unavailable(name: str, device_type: str) -> str | None:
-    """Why backend ``name`` cannot run on ``device_type``; None where it can."""
+def unavailable(name: str, device: str) -> str | None:
+    """Why backend ``name`` cannot run on a device, ``"cpu"`` or ``"cuda:1"``; None where it can.
+
+    Of ``"cuda"`` without a number it is what keeps it from one of the GPUs.
+    """
     if name == "eager":
         return None
     if name == "triton":
-        return _triton_unavailable(device_type)
-    if device_type != "cpu":
-        return f"it serves CPU tensors, not {device_type}"
+        return _triton_unavailable(device)
+    if device != "cpu":
+        return f"it serves CPU tensors, not {device}"
     return _extension_unavailable() if name == "cpp" else _numba_unavailable()
+
+
+def cuda_devices() -> list[str]:
+    """The GPUs that torch sees under this name: NVIDIA's, or AMD's where it was built for them."""
+    return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+
+
+def unfit(capability: tuple[int, int]) -> str | None:
+    """Why the Triton kernels do not run on a GPU of this compute capability; None where they do."""
+    if torch.version.hip is not None:
+        return f"it serves NVIDIA's GPUs, and torch was built for AMD's (ROCm {torch.version.hip})"
+    if capability < LEAST_CAPABILITY:
+        least, found = (".".join(map(str, pair)) for pair in (LEAST_CAPABILITY, capability))
+        return f"it takes a GPU of compute capability {least} or more, for bfloat16, not {found}"
+    return None
 
 
 def implementation(op: str, backend: str) -> ModuleType:
@@ -102,13 +124,14 @@ def cpu_features() -> list[str]:
 
 
 @cache
-def _select(forced: str | None, device_type: str, dtype: torch.dtype) -> str:
+def _select(forced: str | None, device: torch.device, dtype: torch.dtype) -> str:
+    where = str(device)
     if forced is None:
         if dtype not in KERNEL_DTYPES:
             return "eager"
-        candidates = _PREFERENCE.get(device_type, ())
-        return next((name for name in candidates if not unavailable(name, device_type)), "eager")
-    reason = unavailable(forced, device_type)
+        candidates = _PREFERENCE.get(device.type, ())
+        return next((name for name in candidates if not unavailable(name, where)), "eager")
+    reason = unavailable(forced, where)
     if reason is None and forced != "eager" and dtype not in KERNEL_DTYPES:
         reason = f"it takes float32, bfloat16 or float16, not {str(dtype).removeprefix('torch.')}"
     if reason is not None:
@@ -168,23 +191,24 @@ def _numba_unavailable() -> str | None:
 
 
 @cache
-def _triton_unavailable(device_type: str) -> str | None:
-    if device_type == "cuda" and _binaries_serve():
-        return None
+def _triton_unavailable(device: str) -> str | None:
+    if device.startswith("cuda:"):
+        capability = torch.cuda.get_device_capability(int(device.removeprefix("cuda:")))
+        reason = unfit(capability)
+        return reason if reason or cubins.serves(capability) else _triton_missing()
+    if device == "cuda" and cuda_devices():
+        return next(filter(None, map(_triton_unavailable, cuda_devices())), None)
+    reason = _triton_missing()
+    if reason is not None or (device == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"):
+        return reason
+    if device != "cuda":
+        return f"it serves CUDA tensors, not {device} (TRITON_INTERPRET=1 interprets it there)"
+    return None if torch.cuda.is_available() else "torch sees no CUDA device"
+
+
+def _triton_missing() -> str | None:
     try:
         importlib.import_module("triton")
     except ImportError as error:
         return f"triton does not import: {error}"
-    if device_type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1":
-        return None
-    if device_type != "cuda":
-        return f"it serves CUDA tensors, not {device_type} (TRITON_INTERPRET=1 interprets it there)"
-    return None if torch.cuda.is_available() else "torch sees no CUDA device"
-
-
-def _binaries_serve() -> bool:
-    """Whether every CUDA device runs the kernels that were compiled ahead of time."""
-    devices = range(torch.cuda.device_count())
-    return torch.cuda.is_available() and all(
-        cubins.serves(torch.cuda.get_device_capability(index)) for index in devices
-    )
+    return None

@@ -106,8 +106,8 @@ def fit(
 
 def train_epoch(loss: Loss, optimizer: torch.optim.Optimizer, train: Tensor) -> float:
     """One pass over the shuffled training set; the mean of its batches' losses."""
-    total = torch.zeros(())
-    batches = train[torch.randperm(len(train))].split(BATCH)
+    total = torch.zeros((), dtype=torch.float32, device="cpu")
+    batches = train[torch.randperm(len(train), dtype=torch.int64, device="cpu")].split(BATCH)
     for batch in batches:
         optimizer.zero_grad()
         batch_loss = loss(batch)

@@ -63,6 +63,8 @@ class Step(IntEnum):
     CHILD_SEED = 2**32 - 1  # the seeds that descend from a seed: see child_seed()
 
 
+CPU = torch.device("cpu")
+
 _LOW = 0xFFFFFFFF
 
 
@@ -92,7 +94,7 @@ def words(
     *,
     step: int = Step.DIRECT,
     row_offset: int = 0,
-    device: torch.device | None = None,
+    device: torch.device = CPU,
 ) -> Tensor:
     """The 32-bit words of a ``[rows, columns]`` block, as int64; ``step`` is in [0, 2**32)."""
     blocks = -(-columns // 4)
@@ -111,7 +113,7 @@ def uniform(
     *,
     step: int = Step.DIRECT,
     row_offset: int = 0,
-    device: torch.device | None = None,
+    device: torch.device = CPU,
 ) -> Tensor:
     """Uniforms in [0, 1) with 24 bits, float32 ``[rows, columns]``.
 
@@ -130,20 +132,22 @@ def normal(
     *,
     step: int = Step.DIRECT,
     row_offset: int = 0,
-    device: torch.device | None = None,
+    device: torch.device = CPU,
 ) -> Tensor:
     """Standard normals by Box-Muller, float32 ``[rows, columns]``.
 
     Of each pair of words (a, b): ``u = a * 2**-32 + 2**-33`` rounded to float32, in (0, 1], so
     that the tail reaches 6.7 standard deviations, ``v = (b >> 8) * 2**-24``, and the two columns
     are ``sqrt(-2 ln u)`` times ``cos(2 pi v)`` and ``sin(2 pi v)``. The transcendental functions
-    are taken in float64 here; a kernel's float32 ones differ in the last places only.
+    are taken in float64 here, where the device has it; float32 ones, a kernel's or those of a
+    device without it, differ in the last places only.
     """
+    dtype = torch.float64 if device.type in ("cpu", "cuda", "meta") else torch.float32
     even = columns + columns % 2
     pairs = words(seed, rows, even, step=step, row_offset=row_offset, device=device)
     first, second = pairs[:, 0::2], pairs[:, 1::2]
-    u = (first.to(torch.float32) * 2.0**-32 + 2.0**-33).to(torch.float64)
-    angle = (second >> 8).to(torch.float64) * (2.0**-24 * 2 * math.pi)
+    u = (first.to(torch.float32) * 2.0**-32 + 2.0**-33).to(dtype)
+    angle = (second >> 8).to(dtype) * (2.0**-24 * 2 * math.pi)
     radius = torch.sqrt(-2 * torch.log(u))
     both = torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), dim=-1)
     return both.reshape(rows, even)[:, :columns].to(torch.float32)
@@ -172,7 +176,9 @@ def draw_seed(
             generator=generator
         )
     if as_tensor:
-        return torch.randint(SEED_LIMIT - 1, (1,), generator=generator, device="cpu")
+        return torch.randint(
+            SEED_LIMIT - 1, (1,), generator=generator, dtype=torch.int64, device="cpu"
+        )
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         return torch.empty(1, dtype=torch.int64, device=device).random_()
     return int(torch.empty((), dtype=torch.int64, device="cpu").random_(generator=generator))

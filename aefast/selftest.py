@@ -128,12 +128,11 @@ def _stacked(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def places() -> list[Place]:
     """Every backend but the definition itself, on every device that it serves here."""
-    devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     return [
         Place(name, device)
-        for device in devices
+        for device in ("cpu", *backend.cuda_devices())
         for name in backend.BACKENDS
-        if name != "eager" and backend.unavailable(name, torch.device(device).type) is None
+        if name != "eager" and backend.unavailable(name, device) is None
     ]
 
 
@@ -176,7 +175,9 @@ def results(case: Case, place: Place, rounding: torch.dtype, dtype: torch.dtype)
         smooth = [output for output in outputs if output.requires_grad]
         if smooth:
             incoming = [
-                rounded(torch.linspace(0.5, 2, output.numel())).reshape(output.shape)
+                rounded(
+                    torch.linspace(0.5, 2, output.numel(), dtype=torch.float32, device="cpu")
+                ).reshape(output.shape)
                 for output in smooth
             ]
             outputs += torch.autograd.grad(smooth, leaves, incoming)

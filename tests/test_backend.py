@@ -4,13 +4,16 @@ import os
 import subprocess
 import sys
 import textwrap
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import aefast
-from aefast import backend
+from aefast import backend, random
 from aefast.functional import corrupt, linear_act
+from aefast.ops.shared import triton_gemm
 from tests.places import is_interpreted
 
 CPU = torch.device("cpu")
@@ -51,6 +54,133 @@ def test_float64_and_unknown_devices_take_eager(device):
     assert backend.select(torch.device(device), torch.float64) == "eager"
     if device not in ("cpu", "cuda"):
         assert backend.select(torch.device(device), torch.float32) == "eager"
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """A machine with these GPUs, by their compute capabilities, and a triton that imports."""
+
+    def install(*capabilities, hip=None):
+        monkeypatch.setattr(torch.version, "hip", hip)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capabilities[index])
+        monkeypatch.setattr(
+            torch.cuda, "get_device_name", lambda index: f"GPU of {capabilities[index]}"
+        )
+        monkeypatch.setattr(backend, "_triton_missing", lambda: None)
+        clear()
+
+    def clear():
+        backend._triton_unavailable.cache_clear()
+        backend._select.cache_clear()
+
+    yield install
+    clear()
+
+
+def selected(index):
+    return backend.select(torch.device("cuda", index), torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("capability", "name"),
+    [
+        ((6, 1), "eager"),
+        ((7, 0), "eager"),
+        ((7, 5), "eager"),
+        ((8, 0), "triton"),
+        ((8, 9), "triton"),
+        ((9, 0), "triton"),
+        ((10, 3), "triton"),
+        ((12, 0), "triton"),
+    ],
+)
+def test_a_gpu_without_bfloat16_takes_eager(gpus, capability, name):
+    gpus(capability)
+    assert selected(0) == name
+    why = f"it takes a GPU of compute capability 8.0 or more, for bfloat16, not {capability[0]}"
+    found = backend.unavailable("triton", "cuda:0")
+    assert found is None if name == "triton" else found.startswith(why)
+
+
+@pytest.mark.parametrize("capability", [(9, 0), (9, 4), (11, 0)])
+def test_amds_gpus_take_eager(gpus, capability):
+    """They count their chips from 9, as NVIDIA's Hopper is counted."""
+    gpus(capability, hip="6.2")
+    assert selected(0) == "eager"
+    assert "NVIDIA's GPUs, and torch was built for AMD's (ROCm 6.2)" in backend.unavailable(
+        "triton", "cuda"
+    )
+    with (
+        aefast.use_backend("eager"),
+        pytest.raises(backend.BackendUnavailableError, match="ROCm"),
+        aefast.use_backend("triton"),
+    ):
+        selected(0)
+
+
+def test_each_gpu_of_a_machine_is_asked_for_itself(gpus):
+    gpus((7, 5), (9, 0))
+    assert [selected(0), selected(1)] == ["eager", "triton"]
+    with aefast.use_backend("triton"):
+        assert selected(1) == "triton"
+        with pytest.raises(backend.BackendUnavailableError, match=r"8\.0 or more.*not 7\.5"):
+            selected(0)
+    assert "not 7.5" in backend.unavailable("triton", "cuda")
+
+
+def test_info_tells_why_a_gpu_runs_eager(gpus):
+    pytest.importorskip("typer")
+    from aefast.cli import info
+
+    gpus((7, 5), (9, 0))
+    assert info.choices() == (
+        "runs eager on cuda:0: it takes a GPU of compute capability 8.0 or more, for bfloat16, "
+        "not 7.5; runs triton"
+    )
+    assert "cuda:1" in info.availability("triton")
+    assert "cuda:0" not in info.availability("triton")
+    assert info.kernels().startswith("none, ")
+
+
+def test_a_chips_generation_is_nvidias(monkeypatch):
+    properties = SimpleNamespace(major=9, minor=4, multi_processor_count=304)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 4))
+    device = torch.device("cuda", 0)
+    assert triton_gemm.chip.__wrapped__(device) == (90, 304)
+    monkeypatch.setattr(torch.version, "hip", "6.2")
+    assert triton_gemm.chip.__wrapped__(device) == (80, 304)
+    assert not triton_gemm.has_full_shared_memory.__wrapped__(device)
+
+
+class NoFloat64(TorchDispatchMode):
+    """Refuses what a device without float64 would."""
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        result = function(*arguments, **(options or {}))
+        assert result.dtype != torch.float64, function
+        return result
+
+
+@pytest.mark.parametrize("device", ["mps", "xpu"])
+def test_other_devices_take_eager_in_float32(monkeypatch, device):
+    """Neither MPS nor some of Intel's GPUs have float64."""
+    assert backend.select(torch.device(device), torch.float32) == "eager"
+    expected = random.normal(1, 30, 50)
+    words = random.words
+
+    def on_the_processor(*arguments, device, **options):
+        return words(*arguments, **options)
+
+    monkeypatch.setattr(random, "words", on_the_processor)
+    with NoFloat64():
+        found = random.normal(1, 30, 50, device=torch.device(device))
+    # The angle is rounded to float32: half of 2^-21 at up to 2 pi; the radius is below 6.7.
+    torch.testing.assert_close(found, expected, rtol=0, atol=6.7 * 2.0**-22 + 2.0**-21)
+    with pytest.raises(AssertionError), NoFloat64():
+        random.normal(1, 3, 5)
 
 
 def test_use_backend_forces_one_and_gives_it_back():
@@ -156,6 +286,7 @@ def test_a_forked_child_of_a_process_with_threads_computes_the_same(name):
         """
         import os, torch, aefast
         from aefast.functional import corrupt, linear_act
+from aefast.ops.shared import triton_gemm
         torch.set_num_threads(2)
         x, weight = torch.randn(600, 512), torch.randn(64, 512)
         parent = corrupt(x, "gaussian", 0.5, seed=1)

@@ -4,7 +4,7 @@ import torch
 import typer
 
 from aefast import backend, cubins, environment
-from aefast.cli.shared import DEVICES, app
+from aefast.cli.shared import app
 
 
 @app.command()
@@ -21,7 +21,7 @@ def info() -> None:
         "GPU": ", ".join(found["gpus"]) or "none",
         **{f"backend {name}": availability(name) for name in backend.BACKENDS},
         "CPU float32": choice("cpu"),
-        "CUDA float32": choice("cuda") if found["gpus"] else "no CUDA device",
+        "CUDA float32": choices() if found["gpus"] else "no CUDA device",
         "CUDA kernels": kernels() if found["gpus"] else "no CUDA device",
     }
     for name, value in lines.items():
@@ -30,19 +30,29 @@ def info() -> None:
 
 def availability(name: str) -> str:
     """Where a backend runs, or why it does not on the device that it is made for."""
-    present = DEVICES if torch.cuda.is_available() else ("cpu",)
-    usable = [device for device in present if backend.unavailable(name, device) is None]
+    usable = [
+        device
+        for device in ("cpu", *backend.cuda_devices())
+        if backend.unavailable(name, device) is None
+    ]
     if usable:
         return f"runs on {' and '.join(usable)}"
     return f"not here: {backend.unavailable(name, 'cuda' if name == 'triton' else 'cpu')}"
 
 
 def choice(device: str) -> str:
-    """The backend that an op on float32 tensors takes."""
+    """The backend that an op on float32 tensors takes; of a GPU that takes none, why."""
     try:
-        return f"runs {backend.select(torch.device(device), torch.float32)}"
+        chosen = backend.select(torch.device(device), torch.float32)
     except backend.BackendUnavailableError as error:
         return str(error)
+    reason = backend.unavailable("triton", device) if device != "cpu" else None
+    return f"runs {chosen}" + (f" on {device}: {reason}" if reason else "")
+
+
+def choices() -> str:
+    """The same for every GPU."""
+    return "; ".join(dict.fromkeys(map(choice, backend.cuda_devices())))
 
 
 def kernels() -> str:
@@ -50,7 +60,9 @@ def kernels() -> str:
     sources = []
     for index in range(torch.cuda.device_count()):
         capability = torch.cuda.get_device_capability(index)
-        if cubins.serves(capability):
+        if backend.unfit(capability):
+            sources.append("none")
+        elif cubins.serves(capability):
             count = len(cubins.broken(capability))
             but = f", but {count} of them are missing or broken" if count else ""
             sources.append(f"ready-made binaries for sm_{cubins.architecture(capability)}{but}")

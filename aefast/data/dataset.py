@@ -77,7 +77,7 @@ class Dataset:
         check_whole(self.rows, self.name)
         # Into memory of torch's, whose alignment products need to come out the same bit for bit.
         rows, order = np.asarray(self.rows), indices.numpy()
-        samples = torch.empty(len(order), rows.shape[1])
+        samples = torch.empty(len(order), rows.shape[1], dtype=torch.float32, device="cpu")
         out = samples.numpy()
         # In blocks that stay in cache: at once, the rows' fresh pages made this five times slower.
         step = max(1, BLOCK_BYTES // (rows.itemsize * rows.shape[1]))

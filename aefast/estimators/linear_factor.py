@@ -44,7 +44,9 @@ def posterior(weight: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         ``M^-1 W^T P^-1``, ``[K, D]``, and the log-determinant of the covariance, a scalar.
     """
     scaled = weight / noise.sqrt()
-    factor = torch.linalg.cholesky(scaled @ scaled.T + torch.eye(len(weight), dtype=weight.dtype))
+    factor = torch.linalg.cholesky(
+        scaled @ scaled.T + torch.eye(len(weight), dtype=weight.dtype, device=weight.device)
+    )
     log_det = 2 * factor.diagonal().log().sum() + noise.log().sum()
     return torch.cholesky_solve(weight / noise, factor), log_det
 

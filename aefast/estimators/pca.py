@@ -148,7 +148,7 @@ class PCA(LinearFactorModel):
     def _generator(self) -> tuple[Tensor, Tensor]:
         axes, variances = as_double(self.components_), as_double(self.explained_variance_)
         weight, noise = with_noise(variances, axes, self.noise_variance_)
-        return weight, torch.full((axes.shape[1],), noise, dtype=axes.dtype)
+        return weight, torch.full((axes.shape[1],), noise, dtype=axes.dtype, device=axes.device)
 
 
 def principal_axes(moments: Moments, n_components: int) -> tuple[Tensor, Tensor, float]:

@@ -67,10 +67,12 @@ def measure_digits() -> tuple[dict[str, float], dict[str, Tensor]]:
 def measure_shifts() -> tuple[dict[str, float], Tensor, dict[str, Tensor]]:
     digit = F.pad(load_digits()[0][0].reshape(8, 8), (2, 2, 2, 2))
     generator = torch.Generator().manual_seed(0)
-    data = shifted(digit, 2 * torch.rand(2000, 2, generator=generator) - 1)
-    places = 2 * torch.rand(POINTS, 2, generator=generator) - 1
+    data = shifted(
+        digit, 2 * torch.rand(2000, 2, generator=generator, dtype=torch.float32, device="cpu") - 1
+    )
+    places = 2 * torch.rand(POINTS, 2, generator=generator, dtype=torch.float32, device="cpu") - 1
     points = shifted(digit, places)
-    step = 0.01 * torch.eye(2)
+    step = 0.01 * torch.eye(2, dtype=torch.float32, device="cpu")
     exact = torch.stack(
         [shifted(digit, places + along) - shifted(digit, places - along) for along in step], 1
     )
@@ -99,7 +101,7 @@ def trained(data: Tensor, contraction: float) -> ContractiveAutoencoder:
 def shifted(digit: Tensor, places: Tensor) -> Tensor:
     """The image moved by ``SHIFT`` times each place ``[N, 2]``; ``[N, SIDE * SIDE]``."""
     count = len(places)
-    moves = torch.eye(2).expand(count, 2, 2)
+    moves = torch.eye(2, dtype=torch.float32, device="cpu").expand(count, 2, 2)
     moves = torch.cat((moves, (2 * SHIFT / SIDE * places)[:, :, None]), 2)
     grid = F.affine_grid(moves, [count, 1, SIDE, SIDE], align_corners=False)
     images = F.grid_sample(
@@ -110,7 +112,7 @@ def shifted(digit: Tensor, places: Tensor) -> Tensor:
 
 def smooth(image: Tensor) -> Tensor:
     """So that it has a derivative along a shift."""
-    binomial = torch.tensor([0.25, 0.5, 0.25])
+    binomial = torch.tensor([0.25, 0.5, 0.25], dtype=torch.float32, device="cpu")
     return F.conv2d(image[None, None], torch.outer(binomial, binomial)[None, None], padding=1)
 
 
@@ -127,7 +129,9 @@ def leading(rows: Tensor, count: int = DIMENSIONS) -> Tensor:
 
 def random_directions(points: int, count: int, size: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    return torch.linalg.qr(torch.randn(points, size, count, generator=generator)).Q.mT
+    return torch.linalg.qr(
+        torch.randn(points, size, count, generator=generator, dtype=torch.float32, device="cpu")
+    ).Q.mT
 
 
 def overlap(one: Tensor, other: Tensor) -> float:

@@ -84,7 +84,7 @@ def draw(measured: Measured, figure: Any) -> None:
     draw_code(
         second, measured.code_pca, measured.labels, title.format("PCA", measured.accuracy_pca)
     )
-    places = torch.arange(len(SIZES))
+    places = torch.arange(len(SIZES), dtype=torch.int64, device="cpu")
     for offset, values, color, label in (
         (-0.3, measured.trained_pca, "lightgray", "PCA, training digits"),
         (-0.1, measured.held_out_pca, "gray", "PCA, held out"),

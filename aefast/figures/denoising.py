@@ -29,7 +29,7 @@ class Measured:
 
 def measure() -> Measured:
     generator = torch.Generator().manual_seed(0)
-    curve = spiral(torch.rand(4000, generator=generator))
+    curve = spiral(torch.rand(4000, generator=generator, dtype=torch.float32, device="cpu"))
     torch.manual_seed(0)
     model = DenoisingAutoencoder(
         layers=[2, 128, 128],
@@ -40,10 +40,12 @@ def measure() -> Measured:
     )
     train(model.loss, model.parameters(), curve, epochs=60, batch_size=200, learning_rate=5e-3)
     model.eval()
-    line = torch.linspace(-1.3, 1.3, 27)
+    line = torch.linspace(-1.3, 1.3, 27, dtype=torch.float32, device="cpu")
     places = torch.cartesian_prod(line, line)
-    reference = spiral(torch.linspace(0, 1, 2000))
-    noisy = curve[:1000] + LEVEL * torch.randn(1000, 2, generator=generator)
+    reference = spiral(torch.linspace(0, 1, 2000, dtype=torch.float32, device="cpu"))
+    noisy = curve[:1000] + LEVEL * torch.randn(
+        1000, 2, generator=generator, dtype=torch.float32, device="cpu"
+    )
     with torch.no_grad():
         field = model(places) - places
         after = torch.cdist(model(noisy), reference).amin(1).mean().item()
@@ -61,8 +63,10 @@ def spiral(position: Tensor) -> Tensor:
 def gaussian_score_error() -> float:
     """Of N(0, S), noised: the optimum (r(x) - x) / s^2 is the score -(S + s^2 I)^-1 x."""
     generator = torch.Generator().manual_seed(0)
-    factor = torch.tensor([[1.0, 0.0], [0.8, 0.4]])
-    data = torch.randn(20000, 2, generator=generator) @ factor.t()
+    factor = torch.tensor([[1.0, 0.0], [0.8, 0.4]], dtype=torch.float32, device="cpu")
+    data = (
+        torch.randn(20000, 2, generator=generator, dtype=torch.float32, device="cpu") @ factor.t()
+    )
     torch.manual_seed(0)
     model = DenoisingAutoencoder(
         2,
@@ -74,8 +78,12 @@ def gaussian_score_error() -> float:
     )
     train_to_the_optimum(model, data, steps=100)
     model.eval()
-    noised = data[:2000] + GAUSSIAN_LEVEL * torch.randn(2000, 2, generator=generator)
-    covariance = factor @ factor.t() + GAUSSIAN_LEVEL**2 * torch.eye(2)
+    noised = data[:2000] + GAUSSIAN_LEVEL * torch.randn(
+        2000, 2, generator=generator, dtype=torch.float32, device="cpu"
+    )
+    covariance = factor @ factor.t() + GAUSSIAN_LEVEL**2 * torch.eye(
+        2, dtype=torch.float32, device="cpu"
+    )
     exact = -torch.linalg.solve(covariance, noised.t()).t()
     with torch.no_grad():
         learned = (model(noised) - noised) / GAUSSIAN_LEVEL**2

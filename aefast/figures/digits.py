@@ -19,7 +19,12 @@ def load_digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     from sklearn import datasets
 
     digits = datasets.load_digits()
-    order = torch.randperm(len(digits.data), generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(
+        len(digits.data),
+        generator=torch.Generator().manual_seed(0),
+        dtype=torch.int64,
+        device="cpu",
+    )
     pixels = (torch.from_numpy(digits.data).float() / 16)[order]
     labels = torch.from_numpy(digits.target)[order]
     return pixels[HELD_OUT:], labels[HELD_OUT:], pixels[:HELD_OUT], labels[:HELD_OUT]
@@ -41,7 +46,9 @@ def train(
     generator = torch.Generator().manual_seed(0)
     step = 0
     for _ in range(epochs):
-        for rows in torch.randperm(len(data), generator=generator).split(batch_size):
+        for rows in torch.randperm(
+            len(data), generator=generator, dtype=torch.int64, device="cpu"
+        ).split(batch_size):
             optimizer.zero_grad()
             loss(data[rows], seed=step).backward()
             optimizer.step()
@@ -100,7 +107,12 @@ def draw_images(
     side = round(images.shape[1] ** 0.5)
     rows = -(-len(images) // columns)
     low, high = images.min(), images.max()
-    grid = torch.full((rows * (side + 1) - 1, columns * (side + 1) - 1), float("nan"))
+    grid = torch.full(
+        (rows * (side + 1) - 1, columns * (side + 1) - 1),
+        float("nan"),
+        dtype=torch.float32,
+        device="cpu",
+    )
     for number, image in enumerate((images - low) / (high - low)):
         row, column = (place * (side + 1) for place in divmod(number, columns))
         grid[row : row + side, column : column + side] = image.reshape(side, side)

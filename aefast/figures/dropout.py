@@ -66,7 +66,9 @@ def without(share: float, model: Autoencoder, images: Tensor) -> Tensor:
     """Reconstructions with this share of the units removed at random, the others divided by what
     remains, as in training, or left alone: what is better for the model."""
     code = model.encode(images)
-    uniform = torch.rand(code.shape, generator=torch.Generator().manual_seed(0))
+    uniform = torch.rand(
+        code.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu"
+    )
     kept = code * (uniform >= share)
     ways = [model.decode(kept), model.decode(kept / (1 - share))]
     return min(ways, key=lambda way: (way - images).square().mean().item())

@@ -74,7 +74,7 @@ def encoders(data: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:
     machine = RBM(*size)
     optimizer = torch.optim.SGD(machine.parameters(), lr=0.1, momentum=0.5)
     for _ in range(60):
-        for rows in torch.randperm(len(data)).split(50):
+        for rows in torch.randperm(len(data), dtype=torch.int64, device="cpu").split(50):
             optimizer.zero_grad()
             machine.loss(data[rows]).backward()
             optimizer.step()
@@ -89,9 +89,16 @@ def accuracy(features: Tensor, labels: Tensor, held_out: Tensor, held_out_labels
     """
     from sklearn.linear_model import LogisticRegression
 
-    scores = torch.zeros(2, DRAWS, len(LABELED), len(INVERSE_PENALTIES))
+    scores = torch.zeros(
+        2, DRAWS, len(LABELED), len(INVERSE_PENALTIES), dtype=torch.float32, device="cpu"
+    )
     for draw in range(DRAWS):
-        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(draw))
+        order = torch.randperm(
+            len(labels),
+            generator=torch.Generator().manual_seed(draw),
+            dtype=torch.int64,
+            device="cpu",
+        )
         for column, count in enumerate(LABELED):
             given, rest = order[:count], order[count:]
             for place, penalty in enumerate(INVERSE_PENALTIES):

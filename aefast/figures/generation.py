@@ -71,9 +71,12 @@ def draw_plain(data: Tensor, count: int) -> dict[str, Tensor]:
     with torch.no_grad():
         codes = model.encode(data)
         low, high = codes.amin(0), codes.amax(0)
-        uniform = low + (high - low) * torch.rand(count, LATENT)
+        uniform = low + (high - low) * torch.rand(count, LATENT, dtype=torch.float32, device="cpu")
         factor = torch.linalg.cholesky(codes.t().cov())
-        gaussian = codes.mean(0) + torch.randn(count, LATENT) @ factor.t()
+        gaussian = (
+            codes.mean(0)
+            + torch.randn(count, LATENT, dtype=torch.float32, device="cpu") @ factor.t()
+        )
         decoded = map(model.decode, (uniform, gaussian))
         return dict(zip(PLAIN, decoded, strict=True))
 
@@ -82,7 +85,11 @@ def draw_rbm(data: Tensor, count: int) -> Tensor:
     """The means of the visible units, as the others' samples are means."""
     torch.manual_seed(0)
     machine = RBM(data.shape[1], 100, chains=100)
-    steps = [rows for _ in range(150) for rows in torch.randperm(len(data)).split(100)]
+    steps = [
+        rows
+        for _ in range(150)
+        for rows in torch.randperm(len(data), dtype=torch.int64, device="cpu").split(100)
+    ]
     optimizer = torch.optim.SGD(machine.parameters(), lr=0.1, momentum=0.5)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0.01, len(steps))
     with torch.no_grad():

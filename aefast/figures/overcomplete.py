@@ -47,7 +47,9 @@ def independent_pixels(images: Tensor) -> Tensor:
     """Each pixel's values dealt out anew over the images: every pixel keeps its distribution, and
     no two of an image belong together."""
     generator = torch.Generator().manual_seed(0)
-    orders = torch.rand(images.shape, generator=generator).argsort(0)
+    orders = torch.rand(
+        images.shape, generator=generator, dtype=torch.float32, device="cpu"
+    ).argsort(0)
     return images.gather(0, orders)
 
 

@@ -46,7 +46,7 @@ def measure() -> Measured:
     return Measured(
         torch.from_numpy(whole.mean_),
         torch.from_numpy(whole.components_),
-        torch.cat((torch.zeros(1), shares.cumsum(0))),
+        torch.cat((torch.zeros(1, dtype=torch.float32, device="cpu"), shares.cumsum(0))),
         kept_held_out,
         held_out[one_of_each],
         reconstructions,

@@ -98,7 +98,9 @@ def draw(measured: Measured, figure: Any) -> None:
     draw_likelihoods(left, measured)
     highest = measured.factors_noise.max()
     noises = {
-        "Noise: probabilistic PCA": torch.full((64,), measured.principal_noise),
+        "Noise: probabilistic PCA": torch.full(
+            (64,), measured.principal_noise, dtype=torch.float32, device="cpu"
+        ),
         "Noise: factor analysis": measured.factors_noise,
     }
     for axes, (title, noise) in zip(right, noises.items(), strict=True):

@@ -56,7 +56,11 @@ def measure_digits() -> tuple[Tensor, Tensor, float, float, float]:
     machine = RBM(data.shape[1], 64, chains=500)
     with torch.no_grad():
         machine.visible_bias.copy_(frequency.logit())
-    batches = [data[rows] for _ in range(100) for rows in torch.randperm(len(data)).split(100)]
+    batches = [
+        data[rows]
+        for _ in range(100)
+        for rows in torch.randperm(len(data), dtype=torch.int64, device="cpu").split(100)
+    ]
     for _ in learning(machine, batches, weight_decay=1e-4):
         pass
     log_partition = annealed_importance_sampling(machine, data, betas=1000, seed=0)
@@ -86,7 +90,9 @@ def learning(machine: RBM, batches: Sequence[Tensor], *, weight_decay: float) ->
 def bars_and_stripes() -> tuple[Tensor, float]:
     """All patterns of whole rows and of whole columns, [32, 16], and the best log-likelihood: the
     full and the empty one are in both."""
-    lines = torch.tensor(list(itertools.product((0.0, 1.0), repeat=SIDE)))
+    lines = torch.tensor(
+        list(itertools.product((0.0, 1.0), repeat=SIDE)), dtype=torch.float32, device="cpu"
+    )
     rows = lines[:, :, None].expand(-1, SIDE, SIDE)
     patterns = torch.cat((rows, rows.mT)).reshape(-1, SIDE**2)
     share = torch.unique(patterns, dim=0, return_counts=True)[1] / len(patterns)

@@ -73,7 +73,7 @@ def sentence(measured: Measured) -> str:
 def draw(measured: Measured, figure: Any) -> None:
     top, bottom = figure.subfigures(2, 1, height_ratios=(1.2, 1))
     left, middle, right = top.subplots(1, 3)
-    bins = torch.linspace(0, 1, 41)
+    bins = torch.linspace(0, 1, 41, dtype=torch.float32, device="cpu")
     around = bins - 0.0125  # the target is in the middle of one
     for name, color in (("no penalty", "tab:blue"), ("kl", "tab:red")):
         options: dict[str, Any] = {"color": color, "alpha": 0.6, "label": name}

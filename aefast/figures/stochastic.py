@@ -55,7 +55,7 @@ def measure() -> Measured:
         decoder = model.decode_distribution(code)
         draws = decoder.sample(torch.Size([DRAWS])).transpose(0, 1)
     # One seed: a longer chain goes on where a shorter one ended.
-    start = torch.rand(CHAINS, data.shape[1])
+    start = torch.rand(CHAINS, data.shape[1], dtype=torch.float32, device="cpu")
     chains = [start] + [model.sample(CHAINS, steps, start=start, seed=0) for steps in STEPS]
     nearest = torch.cdist(chains[-1], data).argmin(1)
     return Measured(

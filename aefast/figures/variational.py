@@ -64,7 +64,9 @@ def measure() -> Measured:
 
 def latent_sheet() -> Tensor:
     """Places ``[SIDE * SIDE, 2]`` that share N(0, I) evenly, from the top left, row by row."""
-    quantiles = torch.special.ndtri((torch.arange(SIDE) + 0.5) / SIDE)
+    quantiles = torch.special.ndtri(
+        (torch.arange(SIDE, dtype=torch.int64, device="cpu") + 0.5) / SIDE
+    )
     down, across = torch.meshgrid(quantiles.flip(0), quantiles, indexing="ij")
     return torch.stack((across.flatten(), down.flatten()), 1)
 
@@ -93,7 +95,9 @@ def exact_log_likelihood(linear: VariationalAutoencoder, data: Tensor) -> float:
     """Of x = W z + b + noise, which is Gaussian: the mean over the data."""
     assert linear.log_var is not None
     weight, noise = linear.output.weight.double(), linear.log_var.double().exp()
-    covariance = weight @ weight.t() + noise * torch.eye(len(weight))
+    covariance = weight @ weight.t() + noise * torch.eye(
+        len(weight), dtype=torch.float32, device="cpu"
+    )
     density = MultivariateNormal(linear.output.bias.double(), covariance)
     return density.log_prob(data.double()).mean().item()
 

@@ -60,11 +60,11 @@ def exact_log_partition(machine: RBM, *, progress: bool = False) -> float:
             "see annealed_importance_sampling"
         )
     total = torch.full((), -math.inf, dtype=torch.float64, device=machine.weight.device)
-    place = torch.arange(units, device=machine.weight.device)
+    place = torch.arange(units, dtype=torch.int64, device=machine.weight.device)
     starts = range(0, 1 << units, STATES_AT_ONCE)
     for start in track(starts, "enumerating states", progress=progress):
         end = min(start + STATES_AT_ONCE, 1 << units)
-        index = torch.arange(start, end, device=machine.weight.device)
+        index = torch.arange(start, end, dtype=torch.int64, device=machine.weight.device)
         states = (index[:, None] >> place & 1).to(machine.weight.dtype)
         with contract.without_autocast(states.device):
             if over_visible:

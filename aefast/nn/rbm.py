@@ -414,7 +414,9 @@ def pseudo_log_likelihood(
     """:meth:`RBM.pseudo_log_likelihood` of a matrix ``[B, D]``, some rows at a time; ``[B]``."""
     width = weight.shape[1]
     if units is None:
-        flipped = torch.arange(width, device=visible.device).expand(visible.shape)
+        flipped = torch.arange(width, dtype=torch.int64, device=visible.device).expand(
+            visible.shape
+        )
     else:
         places = torch.rand(
             visible.shape, generator=generator, dtype=torch.float32, device=visible.device

@@ -136,16 +136,20 @@ def chip(device: torch.device) -> tuple[int, int]:
     if device.type != "cuda":
         return 90, 4  # interpreted
     properties = torch.cuda.get_device_properties(device)
-    # sm_120 has mma.sync and less shared memory than sm_100, and runs what sm_80 runs.
-    generation = {9: 90, 10: 100, 11: 100}.get(properties.major, 80)
+    # sm_120 has mma.sync and less shared memory than sm_100, and runs what sm_80 runs. AMD's chips
+    # count from 9, too.
+    generations = {9: 90, 10: 100, 11: 100} if torch.version.hip is None else {}
+    generation = generations.get(properties.major, 80)
     return generation, properties.multi_processor_count
 
 
 @cache
 def has_full_shared_memory(device: torch.device) -> bool:
-    """Whether a block can have the 163 KiB of sm_80; 7.5 gives it 64, and 8.6, 8.9 and 12.x 99."""
+    """Whether a block can have the 163 KiB of sm_80; 8.6, 8.9 and 12.x give it 99, and AMD's 64."""
     if device.type != "cuda":
         return True  # interpreted
+    if torch.version.hip is not None:
+        return False
     capability = torch.cuda.get_device_capability(device)
     return capability in ((8, 0), (8, 7)) or 9 <= capability[0] < 12
 
