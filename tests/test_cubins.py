@@ -310,8 +310,35 @@ def test_a_wrong_argument_is_named_before_anything_happens(kind, value, error, m
     assert str(raised.value).startswith(message)
 
 
+TYPES = {
+    "*fp32": torch.float32,
+    "*bf16": torch.bfloat16,
+    "*fp16": torch.float16,
+    "*i32": torch.int32,
+    ARGUMENTS[4]: torch.bfloat16,
+}
+
+
+@pytest.mark.parametrize("dtype", [*TYPES.values(), torch.float64, torch.int64])
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_tensor_of_another_dtype_is_refused_before_anything_happens(kind, dtype):
+    tensor = torch.zeros(4, 64, dtype=dtype)
+    value, descriptors = tensor, []
+    if kind.startswith("tensordesc"):
+        value, descriptors = SimpleNamespace(tensor=tensor, round_to_tf32=False), [DESCRIPTOR]
+    made = kernel("i32", kind, descriptors=descriptors)
+    for _ in range(2):
+        with pytest.raises((TypeError, RuntimeError)) as raised:  # or there is no driver
+            made.launch(1, 0, 0, (1, value))
+        assert (raised.type is TypeError) == (dtype != TYPES[kind])
+        if raised.type is TypeError:
+            assert str(raised.value).startswith("argument 1 of kernel is of type ")
+            assert str(raised.value.__cause__) == f"its dtype is {dtype}, not {TYPES[kind]}"
+
+
 def test_a_descriptor_of_another_rank_is_named():
-    given = SimpleNamespace(tensor=torch.zeros(2, 2, 2), round_to_tf32=False)
+    tensor = torch.zeros(2, 2, 2, dtype=torch.bfloat16)
+    given = SimpleNamespace(tensor=tensor, round_to_tf32=False)
     with pytest.raises(ValueError, match="argument 0 of kernel") as raised:
         kernel(ARGUMENTS[4], descriptors=[DESCRIPTOR]).launch(1, 0, 0, (given,))
     assert str(raised.value.__cause__) == "its tensor has 3 dimensions, not 2"

@@ -13,6 +13,7 @@ from aefast.ops.reconstruction.settings import PerInput
 from aefast.ops.shared import triton as shared
 from aefast.ops.shared import triton_gemm
 from aefast.ops.shared.triton import Descriptor, descriptors_round, jit_arguments
+from aefast.ops.sparsity import triton as sparsity
 
 PLAN = """
 import sys
@@ -80,6 +81,20 @@ def test_a_descriptor_becomes_tritons(round_to_tf32):
     assert (descriptor.shape, descriptor.strides) == ([6, 48], [64, 1])
     assert descriptor.block_shape == [2, 16]
     assert getattr(descriptor, "round_f32_to_tf32", False) is round_to_tf32
+
+
+def test_a_launch_refuses_a_tensor_of_another_dtype_before_it_writes():
+    pytest.importorskip("triton")
+    code, output = torch.ones(4), torch.full((4,), 7.0)
+    variant = sparsity._sign_variant(torch.float32)
+    with pytest.raises(TypeError) as raised:
+        variant.launch(1, code, torch.ones((), dtype=torch.float64), output, 4)
+    assert str(raised.value) == (
+        "factor_pointer of scaled_sign_kernel has dtype torch.float64; it takes torch.float32"
+    )
+    with pytest.raises(TypeError, match="output_pointer of scaled_sign_kernel has dtype"):
+        variant.launch(1, code, torch.ones(()), output.bfloat16(), 4)
+    assert torch.equal(output, torch.full((4,), 7.0))
 
 
 CHIPS = {(7, 5): False, (8, 0): True, (8, 6): False, (8, 9): False, (9, 0): True, (12, 0): False}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from aefast import backend
 from aefast.ops.shared import contract
-from aefast.ops.shared.autograd import KernelFunction, is_one
+from aefast.ops.shared.autograd import KernelFunction, connected, is_one
 from aefast.step import eager
 from aefast.step.plan import Plan
 
@@ -138,4 +138,5 @@ def _differentiable_gradients(ctx: Any, grad: Tensor) -> list[Tensor | None]:
         gradients = iter(
             torch.autograd.grad(loss, asked, grad, create_graph=True, materialize_grads=True)
         )
-    return [next(gradients) if need else None for need in needed]
+    made = [next(gradients) if need else None for need in needed]
+    return connected(made, (grad, *parameters))

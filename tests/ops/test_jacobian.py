@@ -655,10 +655,9 @@ def test_the_way_of_the_fewest_products():
 
 def test_memory_stays_far_below_the_jacobians():
     """A batch's Jacobians would take 210 MB here; a panel's rows take 8."""
-    parts = encoder("cpu", (784, 512, 256), batch=256)
-    samples = next(
-        iter(rows.Norms(kernels.Kernels(), layers_of(parts), 0, None, 1.0, True)._panels(256))
-    )
+    layers = layers_of(encoder("cpu", (784, 512, 256), batch=256))
+    route = rows.route_of(layers, 0)
+    samples = next(iter(rows.Norms(kernels.Kernels(), layers, 0, None, 1.0, route)._panels(256)))
     assert (samples.stop - samples.start) * 256 * 784 * 4 <= kernels.Kernels.panel_bytes
 
 

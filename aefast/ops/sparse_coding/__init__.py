@@ -47,8 +47,8 @@ def _soft_threshold(x: Tensor, threshold: float, name: str) -> Tensor:
     return kernels.soft_threshold(contract.readable(x, "x"), threshold)
 
 
-def _defined_gradient(grad: Tensor, x: Tensor, threshold: float) -> list[Tensor | None]:
-    return connected([eager.soft_threshold_backward(grad, x, threshold)], [grad, x])
+def _defined_gradient(grad: Tensor, x: Tensor, threshold: float) -> Tensor | None:
+    return connected([eager.soft_threshold_backward(grad, x, threshold)], [grad, x])[0]
 
 
 class _SoftThreshold(KernelFunction):
@@ -68,7 +68,7 @@ class _SoftThreshold(KernelFunction):
             torch.is_grad_enabled() or contract.is_transformed(grad) or contract.is_traced(grad)
         )
         if defined:
-            return *_defined_gradient(grad, x, ctx.threshold), None, None
+            return _defined_gradient(grad, x, ctx.threshold), None, None
         kernels = backend.implementation("sparse_coding", ctx.name)
         grad = contract.readable(grad, "the incoming gradient")
         x = contract.readable(x, "x")
@@ -97,7 +97,7 @@ def _save_input(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _soft_threshold_gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None]:
     (x,) = ctx.saved_tensors
-    return *_defined_gradient(grad, x, ctx.threshold), None
+    return _defined_gradient(grad, x, ctx.threshold), None
 
 
 _registered_soft_threshold.register_autograd(_soft_threshold_gradients, setup_context=_save_input)
