@@ -128,7 +128,7 @@ def load_rows(source: str, width: int, checkpoint: Path, out: Path) -> "Dataset"
 def map_rows(dataset: "Dataset", apply: Callable[[Tensor], Tensor], width: int, out: Path) -> None:
     """Write ``apply`` of all rows, ``[N, width]``, some of them at a time."""
     note(dataset.notes)
-    blocks = torch.arange(len(dataset)).split(ROWS_AT_ONCE)
+    blocks = torch.arange(len(dataset), dtype=torch.int64, device="cpu").split(ROWS_AT_ONCE)
     write_rows((apply(dataset.take(rows)) for rows in blocks), (len(dataset), width), out)
 
 

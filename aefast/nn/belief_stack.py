@@ -141,7 +141,9 @@ class DeepBeliefStack(nn.Module):
                 label = f"machine {number} of {len(self.machines)}"
                 with _in_training(machine):
                     for _ in track(range(epochs), label, progress=progress):
-                        order = torch.randperm(len(data), generator=generator, device="cpu")
+                        order = torch.randperm(
+                            len(data), generator=generator, dtype=torch.int64, device="cpu"
+                        )
                         for rows in order.to(data.device).split(batch_size):
                             optimizer.zero_grad()
                             machine.loss(data[rows], generator=generator).backward()
