@@ -1,4 +1,4 @@
-"""``aefast demo``: a denoising autoencoder, beside PCA and eager PyTorch."""
+"""``aefast demo``: two autoencoders, beside PCA and eager PyTorch."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,9 +12,9 @@ from aefast.cli.shared import app, check_folder, fail, require
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("demo.png"),
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training set.")] = 600,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training set.")] = 2000,
 ) -> None:
-    """Train a denoising autoencoder on handwritten digits, beside PCA and eager PyTorch."""
+    """Train two autoencoders on handwritten digits, beside PCA and eager PyTorch."""
     check_folder(out, "--out")
     for package in ("sklearn", "matplotlib"):
         require(package, "demo")
