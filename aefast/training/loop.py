@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from aefast import random
 from aefast.data import Dataset
 from aefast.data.minibatches import epoch_order
+from aefast.messages import cut
 from aefast.nn import RBM, DeepBeliefStack
 from aefast.training.checkpoint import Checkpoint
 from aefast.training.config import Progress
@@ -25,6 +26,12 @@ LINE_STEPS = 100
 LOOK_SECONDS = 0.25
 CHUNK_SECONDS = 0.05  # the most that a call of the kernels takes before Ctrl-C is heard
 SAVE_SECONDS = 30.0
+
+# What each optimizer keeps of a parameter, and whether that has the parameter's shape.
+KEPT: dict[type[torch.optim.Optimizer], dict[str, bool]] = {
+    torch.optim.Adam: {"step": False, "exp_avg": True, "exp_avg_sq": True},
+    torch.optim.SGD: {"momentum_buffer": True},
+}
 
 # The features of lower machines are made this many rows at a time.
 ROWS_AT_ONCE = 4096
@@ -124,10 +131,20 @@ class Trainer:
         parameters = list(self.stage.module.parameters())
         if state and sorted(state) != list(range(len(parameters))):
             raise ValueError(f"the optimizer's state is of parameters {sorted(state)}")
+        kept = KEPT[type(self.optimizer)]
         for number, parameter in enumerate(parameters if state else ()):
+            if state[number].keys() != kept.keys():
+                raise ValueError(
+                    f"optimizer.{number} holds {cut(', '.join(state[number]))}; it takes "
+                    f"{', '.join(kept)}"
+                )
             for name, tensor in state[number].items():
-                if tensor.shape not in ((), parameter.shape):
-                    raise ValueError(f"optimizer.{number}.{name} has shape {list(tensor.shape)}")
+                shape = parameter.shape if kept[name] else torch.Size()
+                if tensor.shape != shape or tensor.dtype != torch.float32:
+                    raise ValueError(
+                        f"optimizer.{number}.{name} has shape {list(tensor.shape)} and dtype "
+                        f"{tensor.dtype}; it takes {list(shape)} and {torch.float32}"
+                    )
 
     @property
     def stage(self) -> Stage:
