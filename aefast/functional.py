@@ -272,10 +272,22 @@ def reconstruction_loss(
     incoming one. Call it, and export it, under ``torch.no_grad()`` where no gradient is wanted:
     that takes less than half the time.
 
+    Between the passes a loss holds those gradients: of a small batch more than eager PyTorch's
+    activations, of a large one less. Of small batches' losses that are summed before one backward
+    pass, only the first holds its gradients; the others make theirs in that pass, which takes some
+    20% longer.
+
+    Under autocast the same kernels serve in its place, at least as exact: on a GPU in its dtype; on
+    a CPU in float32, with one bfloat16 product for bfloat16 and three for float16 on matrix units.
+    Sums and the loss are float32, and so are the gradients of float32 parameters. Without matrix
+    units float32 products are the quicker ones too, except where a CPU's vector units multiply
+    bfloat16 (AVX512-BF16): there PyTorch's own run under autocast.
+
     Not so fused are ``reduction="none"``, bce of another output than a sigmoid's, half precisions
-    on a CPU and autocast, which take the kernels of the parts one after the other; and on a CPU
-    eager PyTorch serves where that is quicker: a loss so small that setting up takes longer than
-    the work, or one of few rows where the vendor's product is the fastest.
+    on a CPU, and graphs of torch.compile under autocast, which take the kernels of the parts one
+    after the other; and on a CPU eager PyTorch serves where that is quicker: a loss so small that
+    setting up takes longer than the work, or one of few rows where the vendor's product is the
+    fastest.
 
     Args:
         x: ``[..., D]``; float32, bfloat16, float16 or float64.
@@ -367,8 +379,9 @@ def contractive_penalty(
     One layer shares the encoder's product with ``return_code``, and costs hardly more than the
     code. Deeper ones go through the Gram matrix of the first layer, or from the input's end,
     whichever takes fewer products, over samples that stay in cache: J is never written. The
-    definition writes it, which serves deep encoders in float64 and half precisions, under autocast
-    and ``torch.vmap``, and where gradients are to be differentiated again.
+    definition writes it, which serves deep encoders in float64 and half precisions, under
+    ``torch.vmap``, and where gradients are to be differentiated again. Under autocast the kernels
+    serve as :func:`reconstruction_loss`'s do; the penalty is float32 then.
     Gradients flow into x, weights and biases, through penalty and code. Where they will be asked
     for, a deep encoder's are made along with the penalty; call it under ``torch.no_grad()`` where
     none is wanted: that takes less than half the time.

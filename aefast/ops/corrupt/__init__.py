@@ -13,6 +13,7 @@ from aefast import backend, random
 from aefast.ops.corrupt import eager
 from aefast.ops.shared import contract
 from aefast.ops.shared.autograd import KernelFunction
+from aefast.ops.shared.registered import registered
 from aefast.random import Step
 
 # The step that each kind is drawn at.
@@ -110,7 +111,7 @@ class _Corrupt(KernelFunction):
         return _corrupt(grad, _masking(ctx.arguments), ctx.name), None, None
 
 
-@torch.library.custom_op("aefast::corrupt", mutates_args=())
+@registered("aefast::corrupt")
 def _registered(
     x: Tensor,
     kind: str,

@@ -21,6 +21,7 @@ from aefast.ops.gaussian import eager
 from aefast.ops.shared import contract
 from aefast.ops.shared.autograd import KernelFunction
 from aefast.ops.shared.precision import wide
+from aefast.ops.shared.registered import registered
 
 
 def reparameterize(
@@ -184,7 +185,7 @@ class _GaussianKL(KernelFunction):
         return *kernel(grad, mean, log_var), None
 
 
-@torch.library.custom_op("aefast::reparameterize", mutates_args=())
+@registered("aefast::reparameterize")
 def _registered_reparameterize(
     mean: Tensor, log_var: Tensor, seed: Tensor, row_offset: int
 ) -> Tensor:
@@ -195,7 +196,7 @@ def _registered_reparameterize(
     return _run("reparameterize", name, mean, log_var, seed, row_offset)
 
 
-@torch.library.custom_op("aefast::scaled_noise", mutates_args=())
+@registered("aefast::scaled_noise")
 def _registered_scaled_noise(
     factor: Tensor, log_var: Tensor, scale: float, seed: Tensor, row_offset: int
 ) -> Tensor:
@@ -206,7 +207,7 @@ def _registered_scaled_noise(
     return _run("scaled_noise", name, factor, log_var, scale, seed, row_offset)
 
 
-@torch.library.custom_op("aefast::gaussian_kl", mutates_args=())
+@registered("aefast::gaussian_kl")
 def _registered_gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:
     _check_pair(mean, log_var)
     name = backend.select(mean.device, mean.dtype)

@@ -19,7 +19,8 @@ from aefast.ops.gibbs import eager
 from aefast.ops.gibbs.chain import divergence, run_chain
 from aefast.ops.gibbs.settings import Machine, Sample, Settings
 from aefast.ops.shared import contract
-from aefast.ops.shared.autograd import KernelFunction, connected, is_one
+from aefast.ops.shared.autograd import KernelFunction, Made, connected, is_one
+from aefast.ops.shared.registered import registered
 
 VISIBLE_KINDS = ("bernoulli", "gaussian")
 
@@ -284,13 +285,15 @@ def _fused_divergence(
     needed = tuple(
         torch.is_grad_enabled() and part is not None and part.requires_grad for part in parameters
     )
-    loss, end = _ContrastiveDivergence.apply(*parameters, rows, chains, settings, needed, [])
+    made = Made(machine.weight)
+    loss, end = _ContrastiveDivergence.apply(*parameters, rows, chains, settings, needed, made)
     return loss, end.reshape(visible.shape if chain is None else chain.shape)
 
 
 class _ContrastiveDivergence(KernelFunction):
     """``made`` holds the gradients between the two passes: backward gives them away, and a second
-    one, through a graph that was retained, makes them anew."""
+    one, through a graph that was retained, makes them anew. A large batch's take no more memory
+    than the hidden units' inputs in both phases would."""
 
     @staticmethod
     def forward(
@@ -301,15 +304,17 @@ class _ContrastiveDivergence(KernelFunction):
         chain: Tensor | None,
         settings: Settings,
         needed: tuple[bool, ...],
-        made: list[Any],
+        made: Made,
     ) -> tuple[Tensor, Tensor]:
         machine = _readable(Machine(weight, visible_bias, hidden_bias, None))
         visible = contract.readable(visible, "visible").detach()
         start = None if chain is None else contract.readable(chain, "chain").detach()
         name = backend.select(visible.device, visible.dtype)
         kernels = backend.implementation("gibbs", name).kernels(machine, settings)
-        found, end = divergence(kernels, visible, start, machine, settings, needed[0])
-        made.append(found[1:])
+        held = any(needed) and (2 * len(visible) >= weight.shape[1] or made.is_first())
+        found, end = divergence(kernels, visible, start, machine, settings, held and needed[0])
+        if held:
+            made.append(found[1:])
         return found.loss, end
 
     @staticmethod
@@ -339,7 +344,7 @@ class _ContrastiveDivergence(KernelFunction):
         return *kept, None, None, None, None, None
 
 
-@torch.library.custom_op("aefast::gibbs", mutates_args=())
+@registered("aefast::gibbs")
 def _registered(
     visible: Tensor,
     weight: Tensor,

@@ -9,6 +9,7 @@ A call goes to them in the dtypes of ``FUSED``; in half precisions only one laye
 which makes no intermediate product. All else takes the definition.
 """
 
+import contextlib
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -26,6 +27,8 @@ from aefast.ops.jacobian.settings import Layer, Settings
 from aefast.ops.jacobian.tangents import Tangents, leading_directions
 from aefast.ops.shared import contract
 from aefast.ops.shared.autograd import KernelFunction, connected
+from aefast.ops.shared.precision import instead_of_autocast, outpaces_autocast, wide
+from aefast.ops.shared.registered import registered
 
 METHODS = ("exact", "hutchinson")
 
@@ -68,7 +71,11 @@ def contractive_penalty(
     if probes > 0 or hessian_noise > 0:
         drawn = contract.draw_seed(seed, generator, x.device, traced)
     settings = Settings(probes, hessian_noise, hessian_weight, drawn, row_offset)
-    penalty, error, code = _penalty(_as_matrix(x), layers, settings, traced)
+    autocast = contract.autocast_dtype(x.device)
+    penalty, error, code = _penalty(_as_matrix(x), layers, settings, traced, autocast)
+    if autocast is not None:
+        # As torch's: its losses are float32 then, and its layers' outputs of autocast's dtype.
+        penalty, code = wide(penalty), code.to(autocast)
     results = [penalty.reshape(x.shape[:-1])]
     if return_code:
         results.append(code.reshape(*x.shape[:-1], code.shape[1]))
@@ -102,7 +109,8 @@ def tangents(
             f"{layers[-1].weight.shape[0]} outputs it takes an int in [1, {most}]"
         )
     iterations = contract.check_integer(iterations, "iterations", 2**31)
-    found = leading_directions(_as_matrix(x), layers, n, iterations)
+    with contract.without_autocast(x.device):
+        found = leading_directions(_as_matrix(x), layers, n, iterations)
     return Tangents(*(part.reshape(*x.shape[:-1], *part.shape[1:]) for part in found))
 
 
@@ -169,9 +177,17 @@ def _layers(parameters: Sequence[Any], activations: Sequence[str]) -> list[Layer
 
 
 def _penalty(
-    x: Tensor, layers: list[Layer], settings: Settings, traced: bool
+    x: Tensor,
+    layers: list[Layer],
+    settings: Settings,
+    traced: bool,
+    autocast: torch.dtype | None,
 ) -> tuple[Tensor, Any, Tensor]:
     """The penalty [B], the standard error [B] or None, and the code [B, H]."""
+    if autocast is not None:
+        if traced or not _serves_autocast(x, layers):
+            return eager.contractive_penalty(x, layers, settings)
+        x, layers = _cast(x, layers, settings, autocast)
     if not _is_fused(x, layers, settings, traced):
         return eager.contractive_penalty(x, layers, settings)
     activations = [layer.activation for layer in layers]
@@ -191,6 +207,7 @@ def _penalty(
         tensor is not None and tensor.requires_grad for tensor in (x, *parameters)
     )
     kernels = _of_backend(x)
+    kernels.autocast = autocast
     if differentiated:
         return _Penalty.apply(x, activations, settings, kernels, [], *parameters)
     penalty, error, kept = _forward(kernels, x, layers, settings, False)
@@ -198,8 +215,6 @@ def _penalty(
 
 
 def _is_fused(x: Tensor, layers: list[Layer], settings: Settings, traced: bool) -> bool:
-    if contract.autocast_dtype(x.device) is not None:
-        return False
     name = "triton" if x.device.type == "cuda" else "cpp"
     if not traced:
         name = backend.select(x.device, x.dtype)
@@ -211,6 +226,34 @@ def _is_fused(x: Tensor, layers: list[Layer], settings: Settings, traced: bool) 
         return not contract.is_defined_in_trace(x.dtype, contract.FLOATING)
     sizes = [x.numel(), *(layer.weight.numel() for layer in layers)]
     return 0 not in sizes and not contract.is_transformed(x)
+
+
+def _serves_autocast(x: Tensor, layers: list[Layer]) -> bool:
+    dtypes = {tensor.dtype for tensor in (x, *_parameters(layers)) if tensor is not None}
+    if not dtypes.issubset(backend.KERNEL_DTYPES):
+        return False
+    return backend.is_forced() or outpaces_autocast(x.device.type)
+
+
+def _cast(
+    x: Tensor, layers: list[Layer], settings: Settings, autocast: torch.dtype
+) -> tuple[Tensor, list[Layer]]:
+    """In one dtype: autocast's where a kernel takes it, else float32."""
+    taken = FUSED[backend.select(x.device, autocast)]
+    fits = autocast in taken and passes.is_fused(layers, settings)
+    dtype = autocast if fits else torch.float32
+    cast = [
+        Layer(weight.to(dtype), None if bias is None else bias.to(dtype), activation)
+        for weight, bias, activation in layers
+    ]
+    return x.to(dtype), cast
+
+
+def _products(kernels: Kernels, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """How they are made: as torch's switches say, or in the place of autocast's."""
+    if kernels.autocast is None:
+        return contextlib.nullcontext()
+    return instead_of_autocast(device.type, kernels.autocast)
 
 
 def _readable(x: Tensor, layers: Sequence[Layer]) -> tuple[Tensor, list[Layer]]:
@@ -245,8 +288,9 @@ def _forward(
     differentiated: bool,
 ) -> tuple[Tensor, Tensor | None, Kept]:
     x, layers = _readable(x, layers)
-    penalty, error, kept = passes.forward(kernels, x, layers, settings, differentiated)
-    return penalty.to(x.dtype), error, kept
+    with _products(kernels, x.device):
+        penalty, error, kept = passes.forward(kernels, x, layers, settings, differentiated)
+    return penalty.to(x.dtype if kernels.autocast is None else torch.float32), error, kept
 
 
 def _backward(
@@ -262,7 +306,8 @@ def _backward(
         grad_penalty = contract.readable(grad_penalty, "the incoming gradient")
     if grad_code is not None:
         grad_code = contract.readable(grad_code, "the incoming gradient")
-    made = passes.backward(kernels, grad_penalty, grad_code, kept, settings, needed)
+    with _products(kernels, grad_penalty.device):
+        made = passes.backward(kernels, grad_penalty, grad_code, kept, settings, needed)
     dtype = kept.points[0].inputs[0].dtype
     return [
         None if gradient is None else gradient.to(dtype)
@@ -323,7 +368,7 @@ class _Penalty(KernelFunction):
         return grad_x, *(None,) * 4, *rest
 
 
-@torch.library.custom_op("aefast::contractive_penalty", mutates_args=())
+@registered("aefast::contractive_penalty")
 def _registered(
     x: Tensor,
     weights: Sequence[Tensor],
@@ -352,7 +397,7 @@ def _(
     return x.new_empty(batch), x.new_empty(batch if probes > 1 else 0), code
 
 
-@torch.library.custom_op("aefast::contractive_penalty_backward", mutates_args=())
+@registered("aefast::contractive_penalty_backward")
 def _registered_backward(
     grad_penalty: Tensor,
     grad_code: Tensor,

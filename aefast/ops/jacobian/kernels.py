@@ -25,6 +25,9 @@ class Kernels:
     # What the rows of a panel of samples may take. From 8 to 32 MiB it makes no difference.
     panel_bytes = 8 << 20
 
+    # What products are to be as exact as, in the place of autocast's; None where it is off.
+    autocast: torch.dtype | None = None
+
     def corrupt(
         self,
         x: Tensor,

@@ -10,6 +10,7 @@ from aefast import random
 from aefast.ops import linear_act as _linear_act
 from aefast.ops.jacobian import eager
 from aefast.ops.jacobian.settings import Layer
+from aefast.ops.shared.precision import wide
 
 # The iteration shrinks what is not wanted by (s_m / s_n)^2 each time, m being n and some more.
 MORE = 8
@@ -28,12 +29,11 @@ def leading_directions(
 ) -> tuple[Tensor, Tensor]:
     """The right singular vectors [B, n, D] and the singular values [B, n] of J at x [B, D]."""
     dtype = x.dtype
-    if dtype in (torch.bfloat16, torch.float16):  # torch.linalg takes neither
-        x = x.float()
-        layers = [
-            Layer(weight.float(), None if bias is None else bias.float(), activation)
-            for weight, bias, activation in layers
-        ]
+    x = wide(x)  # torch.linalg takes no half precision
+    layers = [
+        Layer(weight.to(x.dtype), None if bias is None else bias.to(x.dtype), activation)
+        for weight, bias, activation in layers
+    ]
     _, slopes = eager.encode(x, layers, _linear_act.linear_act)
     from_code = layers[-1].weight.shape[0] <= x.shape[1]
 

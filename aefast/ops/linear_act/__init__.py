@@ -21,6 +21,7 @@ from aefast import backend
 from aefast.ops.linear_act import eager
 from aefast.ops.shared import contract
 from aefast.ops.shared.autograd import KernelFunction, connected
+from aefast.ops.shared.registered import registered
 
 ACTIVATIONS = tuple(eager.ACTIVATIONS)
 FROM_PREACTIVATION = ("gelu", "silu")
@@ -164,7 +165,7 @@ class _LinearAct(KernelFunction):
         return *(g if need else None for g, need in zip(gradients, needed, strict=True)), None, None
 
 
-@torch.library.custom_op("aefast::linear_act", mutates_args=())
+@registered("aefast::linear_act")
 def _registered(
     x: Tensor, weight: Tensor, bias: Tensor | None, activation: str
 ) -> tuple[Tensor, Tensor]:
@@ -190,7 +191,7 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> tuple[
     return output, torch.empty_like(output) if keep_preactivation else x.new_empty(0)
 
 
-@torch.library.custom_op("aefast::linear_act_backward", mutates_args=())
+@registered("aefast::linear_act_backward")
 def _registered_backward(
     grad: Tensor,
     x: Tensor,

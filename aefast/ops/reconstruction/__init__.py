@@ -24,7 +24,9 @@ from aefast.ops import linear_act as _linear_act
 from aefast.ops.reconstruction import eager
 from aefast.ops.reconstruction.settings import PerInput, Settings
 from aefast.ops.shared import contract
-from aefast.ops.shared.autograd import KernelFunction, connected, is_one
+from aefast.ops.shared.autograd import KernelFunction, Made, connected, is_one
+from aefast.ops.shared.precision import instead_of_autocast, outpaces_autocast
+from aefast.ops.shared.registered import registered
 
 LOSSES = ("mse", "bce")
 REDUCTIONS = ("mean", "sum", "none")
@@ -97,13 +99,17 @@ def reconstruction_loss(
         drawn,
         row_offset,
         contraction * x.shape[-1] if reduction == "mean" else contraction,
+        contract.autocast_dtype(x.device),
     )
     if not _is_fused(inputs, settings, reduction, traced):
         return eager.reconstruction_loss(
             inputs, settings, reduction, _linear_act.linear_act, _corrupt.corrupt_with
         )
     inputs, needed = _as_matrices(inputs), _needed(inputs)
-    if not traced and not _pays(inputs):
+    if settings.autocast is not None:
+        dtype = _dtype_under_autocast(x.device, settings.autocast)
+        inputs = PerInput(*(None if tensor is None else tensor.to(dtype) for tensor in inputs))
+    if not traced and not _pays(inputs, settings):
         return eager.reconstruction_loss(inputs, settings, reduction, corrupt=_corrupt.corrupt_with)
     if traced:
         seed_tensor = random.seed_tensor(drawn)
@@ -114,7 +120,9 @@ def reconstruction_loss(
         )[0]  # fmt: skip
     name = backend.select(x.device, x.dtype)
     if any(needed):
-        return _ReconstructionLoss.apply(*inputs, settings, reduction, needed, name, [])
+        return _ReconstructionLoss.apply(
+            *inputs, settings, reduction, needed, name, Made(encoder_weight)
+        )
     return _run(inputs, settings, reduction, needed, name)[0]
 
 
@@ -174,26 +182,38 @@ def _check_contraction(contraction: float, reduction: str) -> float:
 
 
 def _is_fused(inputs: PerInput[Any], settings: Settings, reduction: str, traced: bool) -> bool:
-    x = inputs.x
-    if contract.autocast_dtype(x.device) is not None:
-        return False
+    x, dtype = inputs.x, inputs.x.dtype
     if reduction == "none" or (settings.loss == "bce" and settings.output_activation != "sigmoid"):
         return False
+    if settings.autocast is not None:
+        dtypes = {tensor.dtype for tensor in inputs if tensor is not None}
+        if traced or not dtypes.issubset(backend.KERNEL_DTYPES):
+            return False  # a graph's products are cast one by one
+        dtype = _dtype_under_autocast(x.device, settings.autocast)
     if traced:
         # torch.jit.trace records no list of booleans, as the registered op takes.
         registered = () if torch.jit.is_tracing() else TRACED.get(x.device.type, ())
-        return not contract.is_defined_in_trace(x.dtype, registered)
-    if x.dtype not in FUSED[backend.select(x.device, x.dtype)]:
+        return not contract.is_defined_in_trace(dtype, registered)
+    if dtype not in FUSED[backend.select(x.device, dtype)]:
         return False
     return 0 not in (x.numel(), inputs.encoder_weight.numel()) and not contract.is_transformed(x)
 
 
-def _pays(inputs: PerInput[Any]) -> bool:
+def _dtype_under_autocast(device: torch.device, autocast: torch.dtype) -> torch.dtype:
+    """Autocast's where a kernel takes it, else float32."""
+    return autocast if autocast in FUSED[backend.select(device, autocast)] else torch.float32
+
+
+def _pays(inputs: PerInput[Any], settings: Settings) -> bool:
     """Whether the kernels are quicker than eager PyTorch, or were asked for by name."""
     if backend.is_forced():
         return True
-    name = backend.select(inputs.x.device, inputs.x.dtype)
-    return backend.implementation("reconstruction", name).pays(inputs)
+    device, dtype = inputs.x.device, inputs.x.dtype
+    kernels = backend.implementation("reconstruction", backend.select(device, dtype))
+    if settings.autocast is None:
+        return kernels.pays(inputs)
+    with instead_of_autocast(device.type, settings.autocast):
+        return outpaces_autocast(device.type) and kernels.pays(inputs)
 
 
 def _as_matrices(inputs: PerInput[Any]) -> PerInput[Any]:
@@ -221,13 +241,18 @@ def _run(
             for argument, tensor in zip(inputs._fields, inputs, strict=True)
         )
     )
-    kernels = backend.implementation("reconstruction", name)
-    scale = _scale(x, reduction)
-    total, gradients = kernels.reconstruction_loss(inputs, settings, scale, needed)
+    run = backend.implementation("reconstruction", name).reconstruction_loss
+    scale, dtype = _scale(x, reduction), x.dtype
+    if settings.autocast is None:
+        total, gradients = run(inputs, settings, scale, needed)
+    else:
+        dtype = torch.float32
+        with instead_of_autocast(x.device.type, settings.autocast):
+            total, gradients = run(inputs, settings, scale, needed)
     total = total / _count(x, reduction)
     if isinstance(total, Tensor):
-        return total.to(x.dtype), gradients
-    return torch.tensor(total, dtype=x.dtype, device=x.device), gradients
+        return total.to(dtype), gradients
+    return torch.tensor(total, dtype=dtype, device=x.device), gradients
 
 
 def _count(x: Tensor, reduction: str) -> int:
@@ -263,6 +288,12 @@ def _defined(
     return PerInput(*connected(scaled, (grad, *inputs)))
 
 
+def _wait_lightly(inputs: PerInput[Any]) -> bool:
+    """Whether the gradients take no more memory than the code and the reconstruction would."""
+    hidden, columns = inputs.encoder_weight.shape
+    return 2 * hidden * columns <= inputs.x.shape[0] * (hidden + columns)
+
+
 class _ReconstructionLoss(KernelFunction):
     """``made`` holds the gradients between the two passes.
 
@@ -272,9 +303,13 @@ class _ReconstructionLoss(KernelFunction):
 
     @staticmethod
     def forward(*arguments: Any) -> Tensor:
-        *inputs, settings, reduction, needed, name, made = arguments
-        loss, gradients = _run(PerInput(*inputs), settings, reduction, needed, name)
-        made.append(gradients)
+        *tensors, settings, reduction, needed, name, made = arguments
+        inputs = PerInput(*tensors)
+        if _wait_lightly(inputs) or made.is_first():
+            loss, gradients = _run(inputs, settings, reduction, needed, name)
+            made.append(gradients)
+        else:
+            loss, _ = _run(inputs, settings, reduction, PerInput(*(False,) * 6), name)
         return loss
 
     @staticmethod
@@ -302,7 +337,7 @@ def _only(gradients: PerInput[Any], needed: PerInput[bool]) -> PerInput[Any]:
     return PerInput(*(g if need else None for g, need in zip(gradients, needed, strict=True)))
 
 
-@torch.library.custom_op("aefast::reconstruction_loss", mutates_args=())
+@registered("aefast::reconstruction_loss")
 def _registered(
     x: Tensor,
     encoder_weight: Tensor,
@@ -407,7 +442,7 @@ def _registered_gradients(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | Non
     ):
         raise ValueError("needed names fewer inputs than require a gradient")
     if torch.is_grad_enabled():  # they are to be differentiated again
-        settings = Settings._make((*ctx.settings, seed, ctx.row_offset, ctx.contraction))
+        settings = Settings._make((*ctx.settings, seed, ctx.row_offset, ctx.contraction, None))
         gradients = _defined(inputs, settings, grad, ctx.reduction)
     else:
         gradients = _finished(PerInput(*made), grad, inputs.x, ctx.reduction)

@@ -2,6 +2,7 @@
 
 from typing import Generic, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
 
 T = TypeVar("T")
@@ -29,3 +30,4 @@ class Settings(NamedTuple):
     seed: int | Tensor
     row_offset: int
     contraction: float = 0.0  # times a row's contractive penalty is added to the summed loss
+    autocast: torch.dtype | None = None  # what products are to be as exact as; None where it is off

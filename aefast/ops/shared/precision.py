@@ -7,7 +7,12 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
+from aefast import backend
+
 _LEVELS = {"none": "highest", "ieee": "highest", "tf32": "high", "bf16": "medium"}
+
+# Of float32 products in the place of autocast's: as exact as a product of the half precision.
+_OF_AUTOCAST = {torch.bfloat16: "medium", torch.float16: "high"}
 
 _chosen: ContextVar[str | None] = ContextVar("aefast_product_level", default=None)
 
@@ -45,10 +50,25 @@ def _is_medium() -> bool:
 
 
 @contextmanager
-def products_at(level: str) -> Iterator[None]:
-    """Float32 products inside the block are made so, whatever torch's switches say."""
-    token = _chosen.set(level)
+def instead_of_autocast(device_type: str, dtype: torch.dtype) -> Iterator[None]:
+    """Autocast to ``dtype`` is off in the block: float32 products are as exact as its own instead.
+
+    On matrix units that is one bfloat16 product, or three for float16; elsewhere a float32 one.
+    """
+    token = _chosen.set(_OF_AUTOCAST[dtype])
     try:
-        yield
+        with torch.autocast(device_type, enabled=False):
+            yield
     finally:
         _chosen.reset(token)
+
+
+def outpaces_autocast(device_type: str) -> bool:
+    """Whether float32 kernels may be quicker than PyTorch's half-precision products.
+
+    Not on a CPU whose vector units multiply bfloat16, which only the vendor's products make use of,
+    and that has no matrix units, which ours do.
+    """
+    if device_type != "cpu" or backend.cpu_isa() == "amx":
+        return True
+    return not torch.cpu._is_avx512_bf16_supported()

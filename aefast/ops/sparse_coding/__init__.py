@@ -20,6 +20,7 @@ from torch import Tensor
 from aefast import backend
 from aefast.ops.shared import contract
 from aefast.ops.shared.autograd import KernelFunction, connected
+from aefast.ops.shared.registered import registered
 from aefast.ops.sparse_coding import eager
 from aefast.ops.sparse_coding.problem import pose
 
@@ -75,7 +76,7 @@ class _SoftThreshold(KernelFunction):
         return kernels.soft_threshold_backward(grad, x, ctx.threshold), None, None
 
 
-@torch.library.custom_op("aefast::soft_threshold", mutates_args=())
+@registered("aefast::soft_threshold")
 def _registered_soft_threshold(x: Tensor, threshold: float) -> Tensor:
     contract.check_tensor(x, "x")
     contract.check_number(threshold, "threshold", 0)
@@ -187,7 +188,7 @@ def _sparse_encode(
     return torch.where(finite[:, None], code, math.nan).to(dtype)
 
 
-@torch.library.custom_op("aefast::sparse_encode", mutates_args=())
+@registered("aefast::sparse_encode")
 def _registered_sparse_encode(
     x: Tensor,
     dictionary: Tensor,

@@ -13,6 +13,7 @@ from aefast import backend
 from aefast.ops.shared import contract
 from aefast.ops.shared.autograd import KernelFunction
 from aefast.ops.shared.precision import wide
+from aefast.ops.shared.registered import registered
 from aefast.ops.sparsity import eager
 
 
@@ -127,7 +128,7 @@ class _L1Sparsity(KernelFunction):
         return kernels.l1_gradient(rows, factor).reshape(code.shape), None
 
 
-@torch.library.custom_op("aefast::kl_sparsity", mutates_args=())
+@registered("aefast::kl_sparsity")
 def _registered_kl(code: Tensor, target: float) -> tuple[Tensor, Tensor]:
     """The penalty, and its gradient by any row's code."""
     _check_code(code)
@@ -166,7 +167,7 @@ def _(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any,
     return torch.vmap(definition, in_dims)(*arguments), (0, 0)
 
 
-@torch.library.custom_op("aefast::l1_sparsity", mutates_args=())
+@registered("aefast::l1_sparsity")
 def _registered_l1(code: Tensor) -> Tensor:
     _check_code(code)
     name = backend.select(code.device, code.dtype)
