@@ -1,5 +1,6 @@
 """The autograd Function that kernels derive from, and what their backward passes ask."""
 
+import contextlib
 import functools
 from collections.abc import Iterable
 from typing import Any
@@ -26,8 +27,9 @@ class KernelFunction(Function):
         def without_autocast(ctx: Any, *grads: Any) -> Any:
             if not torch._C._is_any_autocast_enabled():
                 return backward(ctx, *grads)
-            device = next(grad.device for grad in grads if grad is not None)
-            with contract.without_autocast(device):
+            with contextlib.ExitStack() as off:
+                for device in {grad.device for grad in grads if grad is not None}:
+                    off.enter_context(contract.without_autocast(device))
                 return backward(ctx, *grads)
 
         cls.backward = staticmethod(without_autocast)  # type: ignore[method-assign]
