@@ -306,11 +306,11 @@ def _backward(
         grad_penalty = contract.readable(grad_penalty, "the incoming gradient")
     if grad_code is not None:
         grad_code = contract.readable(grad_code, "the incoming gradient")
-    with _products(kernels, grad_penalty.device):
+    x = kept.points[0].inputs[0]
+    with _products(kernels, x.device):
         made = passes.backward(kernels, grad_penalty, grad_code, kept, settings, needed)
-    dtype = kept.points[0].inputs[0].dtype
     return [
-        None if gradient is None else gradient.to(dtype)
+        None if gradient is None else gradient.to(x.dtype)
         for gradient in (made.x, *made.weights, *made.biases)
     ]
 
