@@ -46,6 +46,7 @@ def adders(place):
     }
 
 
+@pytest.mark.interpreted(op=["jacobian", "gibbs"])
 @pytest.mark.parametrize("op", ["jacobian", "reconstruction", "gibbs", "clamped gibbs"])
 def test_a_product_is_added_to_a_total_of_any_size_and_layout(kernel_place, op):
     """The sums are exact in float32: of integers, and of states 0 and 1."""

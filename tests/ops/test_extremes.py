@@ -46,15 +46,14 @@ def results(place, activation, widths, scales, options):
     return penalty.detach(), code.detach(), *gradients
 
 
+@pytest.mark.interpreted(activation=["sigmoid"], kind=["one layer estimated", "deep"])
+@pytest.mark.interpreted(activation=["relu"], kind=["one layer"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("activation", ["sigmoid", "relu", "gelu", "identity"])
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numba's overflows
 def test_a_penalty_is_finite_where_the_definition_is(kernel_place, activation, kind):
     widths, options = KINDS[kind]
-    short = is_interpreted(kernel_place)
-    if short and (activation in ("gelu", "identity") or kind == "deep, estimated, second order"):
-        pytest.skip("the interpreter is slow, and the case is the other backends'")
-    for scales in SCALES[:1] if short else SCALES:
+    for scales in SCALES[:1] if is_interpreted(kernel_place) else SCALES:
         found = results(kernel_place, activation, widths, scales, options)
         with use_backend("eager"):
             expected = results(kernel_place, activation, widths, scales, options)

@@ -172,6 +172,21 @@ def panels_of_two_rows(monkeypatch):
 
 
 @pytest.mark.parametrize("op", OPS)
+@pytest.mark.interpreted(
+    op=[
+        "linear_act",
+        "tied reconstruction",
+        "deep penalty",
+        "persistent contrastive divergence",
+        "gibbs",
+        "salt and pepper",
+        "reparameterize",
+        "gaussian_kl",
+        "kl_sparsity",
+        "l1_sparsity",
+        "soft_threshold",
+    ]
+)
 def test_every_op_at_sizes_one_to_four(kernel_place, panels_of_two_rows, op):
     inputs, call = OPS[op]
     for index, shape in enumerate(SHAPES[:4] if is_interpreted(kernel_place) else SHAPES):
