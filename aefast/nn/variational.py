@@ -60,6 +60,8 @@ class VariationalAutoencoder(nn.Module):
         dtype: of the parameters; None takes torch's default one.
 
     Attributes:
+        encoder, decoder: the hidden layers on either side, as modules; :meth:`encode` and
+            :meth:`decode` go on to the code's mean and the row's.
         log_var: the log of the Gaussian decoder's variance, a scalar or ``[D]``; None for
             Bernoulli.
 
