@@ -22,12 +22,13 @@ any: memory       a file as it lies is mapped. What is compressed, text, images 
 table: delimiter  found by looking: tab, semicolon, comma, ``|`` or blanks; quotes are ``"``
 table: decimals   a comma may be the decimal mark where none divides columns; one mark a table
 table: comment    a line that begins with ``#``: left out, as blank lines are
-table: header     left out: a first line without a number; 0, 1, ..., D - 1 for D > 2; 1, 2, ..., D
-                  over numbers with fractions; numbers after an empty first field
+table: header     left out: a first line without a number; 0, 1, ..., D - 1, or 1, 2, ..., D, for
+                  D > 2 (the latter, and 0, 1, over fractions alone); numbers after an empty first
+                  field; 8 or more that rise in even steps, over others. Excel's ``sep=;``, too
 table: index      left out: a first column without a name (also ``Unnamed: 0``, ``index``,
                   ``level_0``, ``rownames``, or under a header one column short) of natural
-                  numbers or of text; one without a header, or named ``id``, that counts 3 rows
-                  or more from 0 or 1
+                  numbers, of text, or of 3 or more numbers that rise; one without a header, or
+                  named ``id``, that counts 3 rows or more from 0 or 1
 table: missing    refused by line and column: an empty field, NA, NaN, null; and so is text
 folder: images    .png .jpg .jpeg .jpe .jfif .bmp .gif .tif .tiff .webp .pgm .ppm .pbm .pnm, by
                   content; of an animation the first picture

@@ -1,12 +1,16 @@
 """How a table is laid out, found by looking: its delimiter, and what in it is no number of a
 sample: comments, the names of the columns, and a column that names or counts the rows."""
 
+import contextlib
 import csv
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TextIO
+
+import numpy as np
 
 from aefast.data.dataset import DataError
 
@@ -25,6 +29,9 @@ INDEX_NAMES = {"", "index", "level_0", "row.names", "rownames"}
 # it counts so many rows.
 COUNTED_NAMES = {None, "id"}
 COUNTED_ROWS = 3
+
+# How many numbers that rise in even steps are no sample, but the columns' names.
+RULER = 8
 
 
 @dataclass(frozen=True)
@@ -58,9 +65,10 @@ def find_layout(path: Path, name: str) -> Layout:
     if not lines:
         raise DataError(f"{name}: it holds no line of numbers")
     delimiter = _delimiter(lines)
-    first, second, *_ = (*(_split(line, delimiter) for line in lines), [])
+    rows = [*_split(lines, delimiter), [], []]
+    first, second = rows[:2]
     has_header = _is_header(first, second, delimiter)
-    has_row_names = has_header and len(second) == len(first) + 1
+    has_row_names = has_header and len(second) == len(first) + 1 > 2
     names: list[str | None] = [None]
     if has_header:
         names = [*([""] if has_row_names else []), *(field.strip().lower() for field in first)]
@@ -139,7 +147,8 @@ def _lines(text: TextIO, name: str) -> Iterator[tuple[int, str]]:
             count += 1
             if len(line) > LARGEST_LINE:
                 raise DataError(f"{name}: line {count} has more than {LARGEST_LINE} characters")
-            if line.strip() and not line.lstrip().startswith(COMMENT):
+            is_hint = count == 1 and line.strip()[:-1].lower() == "sep="  # Excel's
+            if line.strip() and not line.lstrip().startswith(COMMENT) and not is_hint:
                 yield count, line
     except UnicodeDecodeError as error:
         raise DataError(f"{name}: after line {count}: not UTF-8 text") from error
@@ -151,20 +160,21 @@ def _reader(lines: Iterator[str], delimiter: str) -> Iterator[list[str]]:
     return csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
 
 
-def _split(line: str, delimiter: str) -> list[str]:
-    try:
-        return next(_reader(iter([line]), delimiter))
-    except csv.Error:  # which is told, with its place, once all lines are read
-        return []
+def _split(lines: list[str], delimiter: str) -> list[list[str]]:
+    rows: list[list[str]] = []
+    with contextlib.suppress(csv.Error):  # which is told, with its place, once all lines are read
+        for row in _reader(iter(lines), delimiter):
+            rows.append(row)
+    return rows
 
 
 def _delimiter(lines: list[str]) -> str:
     """The one that most lines divide at as the first line after a header does."""
-    samples = lines[1:] or lines
 
     def agreeing(delimiter: str) -> int:
-        widths = [len(_split(line, delimiter)) for line in samples]
-        return widths.count(widths[0]) if widths[0] > 1 else 0
+        rows = _split(lines, delimiter)
+        widths = [len(row) for row in rows[1:] or rows]
+        return widths.count(widths[0]) if widths and widths[0] > 1 else 0
 
     found = max(DELIMITERS, key=agreeing)
     return found if agreeing(found) else ","
@@ -173,15 +183,26 @@ def _delimiter(lines: list[str]) -> str:
 def _is_header(first: list[str], second: list[str], delimiter: str) -> bool:
     """A line of text, or of numbers that name columns: 0, 1, ..., D - 1, as pandas writes where
     they have no names; these beside an index's column, which has none; 1, 2, ..., D over numbers
-    that are no integers."""
+    that are no integers; or a ruler, such as wavelengths."""
     if all(is_text(field, delimiter) for field in first):
         return not all(map(is_missing, first))
     if first[0] == "" and not any(is_text(field, delimiter) for field in first[1:]):
         return bool(second) and second[0] != ""
     counts = [str(i) for i in range(len(first) + 1)]
-    is_counted = first == counts[:-1]
-    is_counted_from_1 = first == counts[1:] and not all(map(_is_integer, second))
-    return len(first) > 2 and (is_counted or is_counted_from_1)
+    integers = sum(map(_is_integer, second))
+    if first == counts[:-1]:
+        return len(first) > 2 or (len(first) == 2 and second != [] and integers == 0)
+    if first == counts[1:]:
+        return len(first) > 2 and integers < len(second)
+    return len(first) >= RULER and _is_ruler(first, delimiter) and not _is_ruler(second, delimiter)
+
+
+def _is_ruler(fields: list[str], delimiter: str) -> bool:
+    """Numbers that rise in even steps."""
+    if any(is_text(field, delimiter) for field in fields):
+        return False
+    steps = np.diff([number(field, delimiter) for field in fields])
+    return bool((steps > 0).all() and np.ptp(steps) <= 1e-6 * steps.max())
 
 
 def _is_integer(field: str) -> bool:
@@ -195,7 +216,8 @@ class _Column:
         self.must_count, self.delimiter = must_count, delimiter
         self.rows = 0
         self.start = 0
-        self.is_natural = self.is_text = self.is_counting = True
+        self.last = -math.inf
+        self.is_natural = self.is_text = self.is_counting = self.is_rising = True
 
     def see(self, field: str) -> None:
         is_natural = field.isdecimal() and len(field) < 19
@@ -203,15 +225,23 @@ class _Column:
         if self.rows == 0:
             self.start = value
         self.is_natural &= is_natural
-        self.is_text &= not is_missing(field) and is_text(field, self.delimiter)
         self.is_counting &= value == self.start + self.rows and self.start in (0, 1)
+        if is_text(field, self.delimiter):
+            self.is_text &= not is_missing(field)
+            self.is_rising = False
+        else:
+            self.is_text = False
+            self.is_rising &= number(field, self.delimiter) > self.last
+            self.last = number(field, self.delimiter)
         self.rows += 1
 
     @property
     def is_index(self) -> bool:
+        """Names are natural numbers, text, or, as times are, numbers that rise."""
+        is_long = self.rows >= COUNTED_ROWS
         if self.must_count:
-            return self.is_counting and self.rows >= COUNTED_ROWS
-        return self.rows > 0 and (self.is_natural or self.is_text)
+            return self.is_counting and is_long
+        return self.rows > 0 and (self.is_natural or self.is_text or (self.is_rising and is_long))
 
 
 def _count_index(path: Path, layout: Layout, names: list[str | None], name: str) -> int:
@@ -235,3 +265,5 @@ def _notes(layout: Layout, first: list[str], index: int, name: str) -> Iterator[
     if index:
         what = "its first column names" if index == 1 else f"its first {index} columns name"
         yield f"{name}: {what} the rows: left out"
+    elif layout.has_header and layout.width > 1 and first[0] == "":
+        yield f"{name}: its first column has no name, and is read: its numbers name no rows"

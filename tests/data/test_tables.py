@@ -131,6 +131,10 @@ def test_the_delimiter_and_the_decimal_mark_are_found(text, rows, ending, write)
         ('"","V1"\n"1",0.5\n"2",0.25\n', [[0.5], [0.25]]),
         ('"V1" "V2"\n"1" 0.5 0.25\n"2" 1 2\n', [[0.5, 0.25], [1, 2]]),
         ("0,0.5\n1,0.25\n2,1\n", [[0.5], [0.25], [1]]),
+        (",a\n0.5,1\n1.5,2\n9,3\n", [[1], [2], [3]]),
+        (",a\n2020-01-01,1\n2020-01-02,2\n", [[1], [2]]),
+        (",,a\n0,0,1.5\n0,1,2.5\n", [[1.5], [2.5]]),
+        ('sep=;\n"";"V1"\n"1";0,5\n"2";0,25\n', [[0.5], [0.25]]),
     ],
 )
 def test_names_and_numbers_of_rows_are_left_out_and_said(text, rows, write):
@@ -145,7 +149,6 @@ def test_names_and_numbers_of_rows_are_left_out_and_said(text, rows, write):
 @pytest.mark.parametrize(
     ("text", "rows"),
     [
-        (",a\n1,2.5\n-3,4\n", [[1, 2.5], [-3, 4]]),  # no name, but no row's number
         ("a,b\n0,0.5\n1,0.25\n2,1\n", [[0, 0.5], [1, 0.25], [2, 1]]),  # it has a name
         ("0,0.5\n1,0.25\n3,1\n", [[0, 0.5], [1, 0.25], [3, 1]]),  # it skips one
         ("0,0.5\n1,0.25\n", [[0, 0.5], [1, 0.25]]),  # two rows prove nothing
@@ -156,11 +159,42 @@ def test_a_column_of_numbers_is_no_index(text, rows, write):
     assert table(write(text)) == (rows, ())
 
 
-def test_numbers_that_name_columns_are_left_out_and_said(write):
-    source = write("1,2,3\n0.5,0.25,1\n")
+def test_a_column_without_a_name_that_names_no_rows_is_read_and_said(write):
+    source = write(",a\n1,2.5\n-3,4\n")
+    note = f"{source}: its first column has no name, and is read: its numbers name no rows"
+    assert table(source) == ([[1, 2.5], [-3, 4]], (note,))
+
+
+WIDE = [0.5, 1, 2, 4, 8, 16, 32, 64]
+
+
+@pytest.mark.parametrize(
+    ("text", "row"),
+    [
+        ("1,2,3\n0.5,0.25,1\n", [0.5, 0.25, 1]),
+        ("0,1\n0.5,1.5\n", [0.5, 1.5]),
+        (f"{','.join(str(400 + 2.5 * i) for i in range(8))}\n{str(WIDE)[1:-1]}\n", WIDE),
+    ],
+)
+def test_numbers_that_name_columns_are_left_out_and_said(text, row, write):
+    source = write(text)
     note = f"{source}: its first line counts the columns, and is no sample"
-    assert table(source) == ([[0.5, 0.25, 1]], (note,))
-    assert table(write("1,2,3\n4,5,6\n"))[0] == [[1, 2, 3], [4, 5, 6]]
+    assert table(source) == ([row], (note,))
+
+
+@pytest.mark.parametrize("text", ["1,2,3\n4,5,6\n", "0,1\n1,1.5\n", "2,4,6\n0.5,1.5,9\n"])
+def test_numbers_that_may_be_a_sample_are_one(text, write):
+    assert len(load(write(text))) == 2
+
+
+def test_a_name_may_hold_a_lines_end(write):
+    assert table(write('"a\nb",c\n1,2\n')) == ([[1, 2]], ())
+
+
+@pytest.mark.parametrize("comment", ["% 3 columns", "// table"])
+def test_other_comments_are_no_names(comment, write):
+    with pytest.raises(DataError, match="line 2: 2 columns, where the first line has 1"):
+        load(write(f"{comment}\n1,2\n3,4\n"))
 
 
 @pytest.mark.parametrize("missing", ["", "NA", "NaN", " null ", "?"])
