@@ -2,11 +2,12 @@
 
 import math
 import time
+import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import KW_ONLY, dataclass, fields
+from dataclasses import KW_ONLY, dataclass, field, fields
 from functools import partial
 from numbers import Integral
 from typing import Any, ClassVar, Self
@@ -26,12 +27,17 @@ from aefast.estimators.conversion import (
     FloatTransformer,
     as_tensor,
     check_codes,
+    check_unit_interval,
     in_a_mode_of_its_own,
+    largest,
     row_pieces,
-    warn_of_range,
 )
 from aefast.nn.initialization import initialized
+from aefast.nn.likelihood import floored
 from aefast.ops.shared import contract
+
+# Rows so much larger than any that were learned from are warned of.
+OTHER_SCALE = 10
 
 
 @dataclass(eq=False, repr=False)
@@ -49,41 +55,52 @@ class BaseAutoencoder(FloatTransformer):
     n_iter: int = 50
     verbose: int = 0
     random_state: Any = None
+    early_stopping: bool = False
+    validation_fraction: float = 0.1
+    n_iter_no_change: int = 10
+    tol: float = 1e-4
+    warm_start: bool = False
+    device: str = "cpu"
 
     _module_class: ClassVar[type[torch.nn.Module]]
+    # What fit sets, and no parameters.
+    module_: Any = field(init=False)
+    _optimizer: torch.optim.Optimizer = field(init=False)
+    _random_state: np.random.RandomState = field(init=False)
+    _architecture: dict[str, Any] = field(init=False)
+    _largest: float = field(init=False)
 
     @in_a_mode_of_its_own
     def fit(self, X: Any, y: Any = None) -> Self:
         """Learn from X, an array or sparse matrix ``(n_samples, n_features)``.
 
         Raises:
-            TypeError, ValueError: a parameter is of a wrong type or outside its range.
+            TypeError, ValueError: a parameter is of a wrong type or outside its range, or X holds
+                numbers that the loss does not take.
             FloatingPointError: the loss of a step is infinite or NaN.
-
-        Warns:
-            UserWarning: X holds a number outside [0, 1], and the decoder's units are Bernoulli's.
         """
         self._check_parameters()
-        X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES)
-        self._start(X.shape[1])
-        if self._is_bernoulli():
-            warn_of_range(X)
+        goes_on = self.warm_start and self.__sklearn_is_fitted__()
+        X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=not goes_on)
+        self._prepare(X, goes_on)
+        X, held_out = self._split(X) if self.early_stopping else (X, None)
         X = X if sparse.issparse(X) else as_tensor(X)
-        batches = -(-X.shape[0] // self.batch_size)
+        best = Best(self.tol)
         begin = time.time()
-        self.n_iter_, self.loss_curve_ = 0, []
+        self.n_iter_, self.loss_curve_, self.validation_loss_curve_ = 0, [], []
         for iteration in range(1, self.n_iter + 1):
-            order = self._random_state.permutation(X.shape[0])
-            losses = [self._step(as_tensor(X[rows])) for rows in np.array_split(order, batches)]
-            self.loss_curve_.append(float(np.mean(losses)))
+            self.loss_curve_.append(self._epoch(X))
             self.n_iter_ = iteration
+            if held_out is not None:
+                self.validation_loss_curve_.append(self._held_out_loss(held_out))
+                best.see(self.validation_loss_curve_[-1], self.module_)
             if self.verbose:
                 end = time.time()
-                print(
-                    f"[{type(self).__name__}] Iteration {iteration}, "
-                    f"loss = {self.loss_curve_[-1]:.4f}, time = {end - begin:.2f}s"
-                )
+                print(self._progress(end - begin))
                 begin = end
+            if best.unimproved >= self.n_iter_no_change:
+                break
+        best.restore(self.module_)
         return self
 
     @in_a_mode_of_its_own
@@ -94,12 +111,9 @@ class BaseAutoencoder(FloatTransformer):
             TypeError, ValueError, FloatingPointError: as :meth:`fit`.
         """
         self._check_parameters()
-        first = not hasattr(self, "module_")
-        X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=first)
-        if first:
-            self._start(X.shape[1])
-            if self._is_bernoulli():
-                warn_of_range(X)
+        goes_on = self.__sklearn_is_fitted__()
+        X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=not goes_on)
+        self._prepare(X, goes_on)
         self._step(as_tensor(X))
         return self
 
@@ -108,9 +122,13 @@ class BaseAutoencoder(FloatTransformer):
         """The codes ``(n_samples, n_components)`` of the rows of X, in X's dtype.
 
         float32 rows run on the kernels; float64 ones on plain PyTorch, in float64.
+
+        Warns:
+            UserWarning: X holds a number ten times as large as any that was learned from.
         """
         check_is_fitted(self)
         X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=False)
+        self._warn_of_scale(X)
         return self._apply("encode", X)
 
     @in_a_mode_of_its_own
@@ -124,12 +142,22 @@ class BaseAutoencoder(FloatTransformer):
     @in_a_mode_of_its_own
     @torch.no_grad()
     def score_samples(self, X: Any) -> np.ndarray:
-        """The score ``(n_samples,)`` of each row of X, the higher the better; float64."""
+        """The score ``(n_samples,)`` of each row of X, the higher the better; float64.
+
+        Raises:
+            ValueError: X holds numbers that the loss does not take.
+
+        Warns:
+            UserWarning: as :meth:`transform`.
+        """
         check_is_fitted(self)
         X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=False)
+        self._check_range(X, self.module_)
+        self._warn_of_scale(X)
         with self._in_double() as module:
             pieces = row_pieces(X, torch.float64)
-            return torch.cat([self._score_rows(module, rows) for rows in pieces]).numpy()
+            scores = [self._score_rows(module, rows) for rows in pieces]
+            return floored(torch.cat(scores)).numpy()
 
     def score(self, X: Any, y: Any = None) -> float:
         """The mean of :meth:`score_samples` over the rows of X."""
@@ -139,7 +167,10 @@ class BaseAutoencoder(FloatTransformer):
     def components_(self) -> np.ndarray:
         """The first layer's weight."""
         layers = (layer for layer in self.module_.modules() if isinstance(layer, nn.LinearAct))
-        return next(layers).weight.detach().numpy()
+        return next(layers).weight.detach().cpu().numpy()
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "module_")
 
     def _new_module(self, sizes: list[int], options: dict[str, Any]) -> torch.nn.Module:
         """The module with these sizes from the input to the code, and its own options."""
@@ -150,31 +181,127 @@ class BaseAutoencoder(FloatTransformer):
         """The scores ``[B]`` of rows ``[B, D]``, each a function of its row alone."""
 
     @abstractmethod
-    def _is_bernoulli(self) -> bool:
-        """Whether the model has a meaning for numbers in [0, 1] alone."""
+    def _takers(self, module: Any) -> str | None:
+        """What about the module takes numbers in [0, 1] alone; None where it takes any."""
 
     def _check_parameters(self) -> None:
         contract.check_integer(self.batch_size, "batch_size", 2**31, low=1)
         contract.check_integer(self.n_iter, "n_iter", 2**31)
         contract.check_positive(self.learning_rate, "learning_rate")
+        contract.check_positive(self.validation_fraction, "validation_fraction")
+        contract.check_number(self.validation_fraction, "validation_fraction", 0, 1)
+        contract.check_integer(self.n_iter_no_change, "n_iter_no_change", 2**31, low=1)
+        contract.check_number(self.tol, "tol", 0)
+        check_device(self.device)
 
-    def _start(self, features: int) -> None:
-        """A new module and optimizer."""
-        sizes = [features, *check_layer_sizes(self.hidden_layer_sizes)]
+    def _options(self) -> dict[str, Any]:
+        """The parameters that say which module it is: they are the module's own."""
         shared = {field.name for field in fields(BaseAutoencoder)}
-        options = {
-            name: value for name, value in self.get_params(deep=False).items() if name not in shared
+        options = self.get_params(deep=False)
+        return {name: value for name, value in options.items() if name not in shared}
+
+    def _module_options(self, X: Any) -> dict[str, Any]:
+        """What the module is built with, for the rows of X."""
+        return self._options()
+
+    def _prepare(self, X: Any, goes_on: bool) -> None:
+        """A module that takes the rows of X: a new one with its optimizer, or the one there is."""
+        architecture = {
+            "hidden_layer_sizes": check_layer_sizes(self.hidden_layer_sizes),
+            **self._options(),
         }
-        random_state = check_random_state(self.random_state)
-        seed = int(random_state.randint(LARGEST_SEED))
-        module = initialized(partial(self._new_module, sizes, options), seed)
-        self._random_state = random_state
-        self._n_features_out = sizes[-1]
-        self._optimizer = torch.optim.Adam(module.parameters(), fused=True)
-        self.module_: Any = module.eval()
+        if goes_on:
+            self._check_same(architecture)
+            module, random_state = self.module_, self._random_state
+        else:
+            random_state = check_random_state(self.random_state)
+            sizes = [X.shape[1], *architecture["hidden_layer_sizes"]]
+            seed = int(random_state.randint(LARGEST_SEED))
+            module = initialized(partial(self._new_module, sizes, self._module_options(X)), seed)
+        self._check_range(X, module)
+        self._largest = max(largest(X), self._largest if goes_on else 0.0)
+        self._random_state, self._architecture = random_state, architecture
+        self._n_features_out = architecture["hidden_layer_sizes"][-1]
+        self._optimizer = self._placed(module, self._optimizer if goes_on else None)
+        self.module_ = module.eval()
+
+    def _placed(self, module: torch.nn.Module, before: Any) -> torch.optim.Optimizer:
+        """The optimizer of a module that now is on the device, with its state of before."""
+        old = next(module.parameters()).device
+        new = next(module.to(self.device).parameters()).device
+        if before is not None and new == old:
+            return before
+        optimizer = torch.optim.Adam(module.parameters(), fused=True)
+        if before is not None:
+            optimizer.load_state_dict(before.state_dict())  # which moves it, too
+        return optimizer
+
+    def _check_range(self, X: Any, module: Any) -> None:
+        takers = self._takers(module)
+        if takers is not None:
+            check_unit_interval(X, takers)
+
+    def _warn_of_scale(self, X: Any) -> None:
+        found = largest(X)
+        if found > OTHER_SCALE * self._largest:
+            warnings.warn(
+                f"X holds numbers up to {found:g}; the model has learned from numbers up to "
+                f"{self._largest:g}: they may be on another scale",
+                UserWarning,
+                stacklevel=4,
+            )
+
+    def _check_same(self, architecture: dict[str, Any]) -> None:
+        for name, value in architecture.items():
+            if value != self._architecture[name]:
+                raise ValueError(
+                    f"{name} is {value!r}; to go on, it takes the last fit's, "
+                    f"{self._architecture[name]!r}"
+                )
+
+    @property
+    def _place(self) -> torch.device:
+        """Where the module is."""
+        return next(self.module_.parameters()).device
+
+    def _split(self, X: Any) -> tuple[Any, Any]:
+        """The rows to learn from, and those that are held out."""
+        samples = X.shape[0]
+        count = math.ceil(self.validation_fraction * samples)
+        if count >= samples:
+            raise ValueError(
+                f"validation_fraction is {self.validation_fraction}; of {samples} samples it "
+                "leaves none to learn from"
+            )
+        order = self._random_state.permutation(samples)
+        return X[order[count:]], X[order[:count]]
+
+    def _epoch(self, X: Any) -> float:
+        """The mean loss of the steps of one pass over the rows."""
+        order = self._random_state.permutation(X.shape[0])
+        batches = np.array_split(order, -(-X.shape[0] // self.batch_size))
+        return float(np.mean([self._step(as_tensor(X[rows])) for rows in batches]))
+
+    @torch.no_grad()
+    def _held_out_loss(self, X: Any) -> float:
+        """The mean loss of the rows in evaluation mode, its draws the same at each call."""
+        total = 0.0
+        for number, rows in enumerate(row_pieces(X)):
+            loss = self.module_.loss(rows.to(self._place), seed=number)
+            total += loss.item() * len(rows)
+        return total / X.shape[0]
+
+    def _progress(self, seconds: float) -> str:
+        held_out = self.validation_loss_curve_
+        validation = f", validation loss = {held_out[-1]:.4f}" if held_out else ""
+        return (
+            f"[{type(self).__name__}] Iteration {self.n_iter_}, "
+            f"loss = {self.loss_curve_[-1]:.4f}{validation}, time = {seconds:.2f}s"
+        )
 
     def _step(self, rows: Tensor) -> float:
         """The loss of the rows, before the step."""
+        rows = rows.to(self._place)
         self._optimizer.param_groups[0]["lr"] = self.learning_rate
         self.module_.train()
         loss = self.module_.loss(rows, seed=int(self._random_state.randint(LARGEST_SEED)))
@@ -194,7 +321,8 @@ class BaseAutoencoder(FloatTransformer):
     def _apply(self, method: str, X: Any) -> np.ndarray:
         """The module's method of the rows of X, in X's dtype."""
         if X.dtype == np.float32:
-            parts = [getattr(self.module_, method)(rows) for rows in row_pieces(X)]
+            pieces = row_pieces(X)
+            parts = [getattr(self.module_, method)(rows.to(self._place)).cpu() for rows in pieces]
         else:
             with self._in_double() as module:
                 pieces = row_pieces(X, torch.float64)
@@ -206,7 +334,7 @@ class BaseAutoencoder(FloatTransformer):
         """The module in float64, in which a row's result does not depend on the rows beside it, to
         scikit-learn's 1e-7. No kernel takes that, not even one that was forced."""
         with use_backend("eager"):
-            yield deepcopy(self.module_).double()
+            yield deepcopy(self.module_).cpu().double()
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -227,6 +355,13 @@ class Autoencoder(BaseAutoencoder):
         verbose: print the mean training loss after each epoch.
         random_state: an int, a ``numpy.random.RandomState``, or None. The same int gives the same
             bits.
+        early_stopping: hold rows out, take their loss after each epoch, end once it no longer
+            falls, and keep the parameters that had the least.
+        validation_fraction: the share of the rows that is held out, in (0, 1).
+        n_iter_no_change: how many epochs the held-out loss may go without falling by ``tol``.
+        tol: what counts as falling.
+        warm_start: fit goes on with the module and the optimizer of the last fit.
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``: where it trains, and encodes float32 rows.
         activation: of every layer but the last, one of :class:`aefast.nn.LinearAct`'s.
         code_activation: of the code; None for ``activation``.
         output_activation: of the last layer.
@@ -238,6 +373,7 @@ class Autoencoder(BaseAutoencoder):
         module_: the trained :class:`aefast.nn.Autoencoder`, in evaluation mode.
         components_: the first layer's weight, float32 ``(H_1, n_features)``.
         loss_curve_: the mean training loss of each epoch of the last fit.
+        validation_loss_curve_: the held-out loss after each epoch; empty without early stopping.
         n_iter_: how many epochs it took.
         n_features_in_: the number of features seen in fit.
         feature_names_in_: their names, where they have any.
@@ -266,8 +402,45 @@ class Autoencoder(BaseAutoencoder):
     def _score_rows(self, module: nn.Autoencoder, rows: Tensor) -> Tensor:
         return torch.vmap(lambda row: -module.compare(module.encode(row), row))(rows)
 
-    def _is_bernoulli(self) -> bool:
-        return self.loss == "bce"
+    def _takers(self, module: nn.Autoencoder) -> str | None:
+        return "loss 'bce' takes" if module.loss_kind == "bce" else None
+
+
+class Best:
+    """The least held-out loss, and the parameters that had it.
+
+    Attributes:
+        unimproved: for how many epochs no loss was lower by more than the tolerance.
+    """
+
+    def __init__(self, tolerance: float) -> None:
+        self.tolerance = tolerance
+        self.loss = self.to_beat = math.inf
+        self.parameters: dict[str, Tensor] | None = None
+        self.unimproved = 0
+
+    def see(self, loss: float, module: torch.nn.Module) -> None:
+        self.unimproved += 1
+        if loss < self.to_beat - self.tolerance:
+            self.to_beat, self.unimproved = loss, 0
+        if loss < self.loss:
+            self.loss, self.parameters = loss, deepcopy(module.state_dict())
+
+    def restore(self, module: torch.nn.Module) -> None:
+        if self.parameters is not None:
+            module.load_state_dict(self.parameters)
+
+
+def check_device(device: Any) -> None:
+    """The CPU, or a GPU that is there."""
+    try:
+        kind = torch.device(device).type
+    except (RuntimeError, TypeError):
+        kind = ""
+    if kind not in ("cpu", "cuda"):
+        raise ValueError(f"device is {device!r}; it takes 'cpu', 'cuda' or 'cuda:N'")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device is {device!r}; PyTorch finds no GPU here: it takes 'cpu'")
 
 
 def check_layer_sizes(sizes: Any) -> list[int]:

@@ -89,6 +89,7 @@ class BernoulliRBM(FloatTransformer):
 
         Raises:
             TypeError, ValueError: a parameter is of a wrong type or outside its range.
+            FloatingPointError: a step's gradient is infinite or NaN.
 
         Warns:
             UserWarning: X holds a number outside [0, 1], for which the model has no meaning.
@@ -199,6 +200,11 @@ class BernoulliRBM(FloatTransformer):
         gradients = torch.autograd.grad(loss, parameters)
         with torch.no_grad():
             moved = torch._foreach_add(parameters, gradients, alpha=-self.learning_rate)
+        if not all(parameter.isfinite().all() for parameter in moved):
+            raise FloatingPointError(
+                f"a step's gradient is not finite, with numbers up to {visible.abs().max():g} in "
+                "X; Bernoulli units take numbers in [0, 1]"
+            )
         arrays = (parameter.numpy() for parameter in moved)
         self.components_, self.intercept_visible_, self.intercept_hidden_ = arrays
         if self.persistent:

@@ -77,11 +77,31 @@ def draw_sample_seed(n_samples: int, random_state: Any) -> int:
     return int(check_random_state(random_state).randint(LARGEST_SEED))
 
 
+def largest(X: Any) -> float:
+    """The largest magnitude of a number of X."""
+    return float(max(-X.min(), X.max()))
+
+
+def outside_unit_interval(X: Any) -> float | None:
+    """A number of X outside [0, 1] as float32 has it, where models compute; None where there is
+    none. A scaler's 1 + 2e-16 is 1."""
+    low, high = float(X.min()), float(X.max())
+    if np.float32(max(low, -1)) >= 0 and np.float32(min(high, 2)) <= 1:
+        return None
+    return low if low < 0 else high
+
+
+def check_unit_interval(X: Any, takers: str) -> None:
+    """``takers`` says what takes numbers in [0, 1]: "Bernoulli units take"."""
+    wrong = outside_unit_interval(X)
+    if wrong is not None:
+        raise ValueError(f"X holds {wrong:g}; {takers} numbers in [0, 1]")
+
+
 def warn_of_range(X: Any) -> None:
     """That X holds a number outside [0, 1]; to be called by a method in a mode of its own."""
-    low, high = X.min(), X.max()
-    if low < 0 or high > 1:
-        worst = low if low < 0 else high
+    wrong = outside_unit_interval(X)
+    if wrong is not None:
         warnings.warn(
-            f"X holds {worst:g}; Bernoulli units take numbers in [0, 1]", UserWarning, stacklevel=4
+            f"X holds {wrong:g}; Bernoulli units take numbers in [0, 1]", UserWarning, stacklevel=4
         )

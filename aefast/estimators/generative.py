@@ -10,7 +10,11 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from aefast.estimators.autoencoder import BaseAutoencoder
-from aefast.estimators.conversion import draw_sample_seed, in_a_mode_of_its_own
+from aefast.estimators.conversion import (
+    draw_sample_seed,
+    in_a_mode_of_its_own,
+    outside_unit_interval,
+)
 from aefast.nn.likelihood import floored
 from aefast.random import Step, normal
 
@@ -29,7 +33,7 @@ class GenerativeAutoencoder(BaseAutoencoder):
     """Its decoder is a distribution, Bernoulli or Gaussian."""
 
     activation: str = "tanh"
-    decoder_kind: str = "bernoulli"
+    decoder_kind: str = "auto"
 
     @in_a_mode_of_its_own
     def sample(self, n_samples: int = 1, random_state: Any = None) -> np.ndarray:
@@ -44,7 +48,7 @@ class GenerativeAutoencoder(BaseAutoencoder):
         """
         check_is_fitted(self)
         seed = draw_sample_seed(n_samples, random_state)
-        return self.module_.sample(n_samples, seed=seed).numpy()
+        return self.module_.sample(n_samples, seed=seed).cpu().numpy()
 
     @abstractmethod
     def _score_draws(self, module: Any, rows: Tensor, noise: Tensor) -> Tensor:
@@ -56,5 +60,13 @@ class GenerativeAutoencoder(BaseAutoencoder):
         parts = rows.split(ROWS_SCORED_AT_ONCE)
         return floored(torch.cat([self._score_draws(module, part, noise) for part in parts]))
 
-    def _is_bernoulli(self) -> bool:
-        return self.decoder_kind == "bernoulli"
+    def _module_options(self, X: Any) -> dict[str, Any]:
+        options = super()._module_options(X)
+        if self.decoder_kind == "auto":
+            is_binary = outside_unit_interval(X) is None
+            options["decoder_kind"] = "bernoulli" if is_binary else "gaussian"
+        return options
+
+    def _takers(self, module: Any) -> str | None:
+        is_bernoulli = module.decoder_kind == "bernoulli"
+        return "Bernoulli units take" if is_bernoulli else None

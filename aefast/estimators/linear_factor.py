@@ -26,6 +26,7 @@ from aefast.estimators.conversion import (
 )
 from aefast.estimators.moments import Moments, as_double
 from aefast.functional import linear_act
+from aefast.nn.likelihood import floored
 from aefast.ops.shared import contract
 from aefast.random import Step, normal
 
@@ -147,7 +148,8 @@ class LinearFactorModel(FloatTransformer):
         X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=False)
         mean, (weight, noise) = as_double(self.mean_), self._generator()
         pieces = row_pieces(X, torch.float64)
-        return torch.cat([log_density(rows - mean, weight, noise) for rows in pieces]).numpy()
+        scores = [log_density(rows - mean, weight, noise) for rows in pieces]
+        return floored(torch.cat(scores)).numpy()
 
     def score(self, X: Any, y: Any = None) -> float:
         """The mean log-likelihood of the rows of X, in nats."""
@@ -224,6 +226,10 @@ class LinearFactorModel(FloatTransformer):
 
     def _learn(self, moments: Moments) -> Self:
         features = len(moments.mean)
+        if not np.isfinite(moments.variances.sum()):
+            raise ValueError(
+                "X holds numbers whose squares leave float64's range; it takes some up to 1e150"
+            )
         if moments.count >= self._least_samples(features):
             wanted, most = self.n_components, min(moments.count, features)
             self._estimate(moments, int(wanted) if isinstance(wanted, Integral) else most)

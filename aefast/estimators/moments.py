@@ -58,7 +58,8 @@ class Moments:
         """Of each feature, over n: ``[D]``."""
         if self.scatter is not None:
             return self.scatter.diagonal() / self.count
-        return np.square(self._root()).sum(0) / self.count
+        with np.errstate(over="ignore"):
+            return np.square(self._root()).sum(0) / self.count
 
     def including(self, X: Any, *, single: bool = False) -> "Moments":
         """With the rows of X too, an array or sparse matrix ``[N, D]``.

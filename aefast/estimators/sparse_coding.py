@@ -1,5 +1,6 @@
 """Sparse coding with a learned dictionary as a scikit-learn transformer."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,20 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from aefast.estimators.conversion import DTYPES, as_tensor, in_a_mode_of_its_own, row_pieces
+from aefast.estimators.conversion import (
+    DTYPES,
+    as_tensor,
+    in_a_mode_of_its_own,
+    largest,
+    row_pieces,
+)
 from aefast.functional import sparse_encode
+from aefast.nn.likelihood import floored
 from aefast.ops.shared import contract
 from aefast.ops.sparse_coding import STEPS, check_settings
+
+# The squares of larger numbers, summed over rows and features, leave float32's range.
+LARGEST = 2.0**50
 
 # An atom is drawn anew where its codes' mean square is below this share of the largest one's.
 UNUSED = 1e-6
@@ -83,10 +94,12 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         """Learn from X, an array ``(n_samples, n_features)``.
 
         Raises:
-            TypeError, ValueError: a parameter is of a wrong type or outside its range.
+            TypeError, ValueError: a parameter is of a wrong type or outside its range, or X holds
+                numbers whose squares leave float32's.
         """
         self._check_parameters()
         X = validate_data(self, X, dtype=DTYPES)
+        _check_size(X)
         rng = check_random_state(self.random_state)
         self._start(as_tensor(X), rng)
         for _ in range(self.n_iter):
@@ -100,7 +113,9 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         """One step on X, an array ``(n_samples, n_features)``."""
         self._check_parameters()
         first = not hasattr(self, "components_")
-        X = as_tensor(validate_data(self, X, dtype=DTYPES, reset=first))
+        X = validate_data(self, X, dtype=DTYPES, reset=first)
+        _check_size(X)
+        X = as_tensor(X)
         if not hasattr(self, "random_state_"):
             self.random_state_ = check_random_state(self.random_state)
         if first:
@@ -114,7 +129,7 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         check_is_fitted(self)
         X = validate_data(self, X, dtype=DTYPES, reset=False)
         dictionary = as_tensor(self.components_)
-        codes = [self._encode(rows, dictionary).numpy() for rows in row_pieces(X)]
+        codes = [self._encode(rows, dictionary).numpy() for rows in _pieces(X)]
         return np.concatenate(codes).astype(X.dtype, copy=False)
 
     def inverse_transform(self, X: Any) -> np.ndarray:
@@ -133,8 +148,8 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         check_is_fitted(self)
         X = validate_data(self, X, dtype=DTYPES, reset=False)
         dictionary = as_tensor(self.components_)
-        scores = [self._score(rows, dictionary).numpy() for rows in row_pieces(X)]
-        return np.concatenate(scores)
+        scores = torch.cat([self._score(rows, dictionary) for rows in _pieces(X)])
+        return floored(scores).numpy()
 
     def score(self, X: Any, y: Any = None) -> float:
         """The mean of :meth:`score_samples`: higher is better, at one penalty."""
@@ -147,6 +162,7 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         check_settings(self.penalty, STEPS, self.tolerance)
 
     def _encode(self, rows: Tensor, dictionary: Tensor) -> Tensor:
+        dictionary = dictionary.to(rows.dtype)
         return sparse_encode(rows, dictionary, self.penalty, tolerance=self.tolerance)
 
     def _score(self, rows: Tensor, dictionary: Tensor) -> Tensor:
@@ -180,6 +196,18 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+
+def _check_size(X: np.ndarray) -> None:
+    if largest(X) > LARGEST:
+        raise ValueError(
+            f"X holds numbers up to {largest(X):g}; it takes some up to {LARGEST:g}: scale it"
+        )
+
+
+def _pieces(X: np.ndarray) -> Iterator[Tensor]:
+    """The rows of X in pieces: in float32, or where one is far off in float64."""
+    return row_pieces(X, torch.float64 if largest(X) > LARGEST else torch.float32)
 
 
 def _fading(step: int, batch_size: int) -> float:

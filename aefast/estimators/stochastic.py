@@ -19,13 +19,13 @@ class StochasticAutoencoder(GenerativeAutoencoder):
     Markov chain of 100 steps.
 
     Args:
-        hidden_layer_sizes, learning_rate, batch_size, n_iter, verbose, random_state: as
-            :class:`aefast.estimators.Autoencoder` takes them.
+        hidden_layer_sizes: as :class:`aefast.estimators.Autoencoder` takes them, and all that
+            trains it.
         activation: of every layer but the last; its code should be bounded, or it outgrows the
             noise.
         code_noise: the standard deviation of the code given x, 0 or more.
-        decoder_kind: ``"bernoulli"``, for data in [0, 1], or ``"gaussian"``, whose variance is
-            learned.
+        decoder_kind: ``"bernoulli"``, for data in [0, 1]; ``"gaussian"``, whose variance is
+            learned; or ``"auto"``, the first where the data lie in [0, 1], else the second.
 
     The attributes are :class:`aefast.estimators.Autoencoder`'s.
 

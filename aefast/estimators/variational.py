@@ -26,14 +26,15 @@ class VariationalAutoencoder(GenerativeAutoencoder):
     Args:
         hidden_layer_sizes: the sizes of the encoder's hidden layers, which the decoder mirrors, and
             last that of z; an int makes both linear.
-        learning_rate, batch_size, n_iter, verbose, random_state: as
-            :class:`aefast.estimators.Autoencoder` takes them.
+        learning_rate: and all that trains it, as :class:`aefast.estimators.Autoencoder` takes it.
         activation: of the hidden layers.
-        decoder_kind: ``"bernoulli"``, for data in [0, 1], or ``"gaussian"``.
+        decoder_kind: ``"bernoulli"``, for data in [0, 1]; ``"gaussian"``; or ``"auto"``, the first
+            where the data lie in [0, 1], else the second.
         variance: what a Gaussian decoder learns: ``"shared"`` one variance of all features,
             ``"units"`` one of each.
         bound: what training maximizes, ``"elbo"`` or ``"importance"``.
         samples: how many z training draws for each row.
+        kl_weight: of the divergence in training, 0 or more; not 1 takes the elbo. The score's is 1.
 
     The attributes are :class:`aefast.estimators.Autoencoder`'s; with no hidden layer the rows of
     ``components_`` are those of z's means, then of its log variances.
@@ -55,6 +56,7 @@ class VariationalAutoencoder(GenerativeAutoencoder):
     variance: str = "shared"
     bound: str = "elbo"
     samples: int = 1
+    kl_weight: float = 1.0
 
     _module_class = nn.VariationalAutoencoder
 

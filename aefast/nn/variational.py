@@ -45,6 +45,9 @@ class VariationalAutoencoder(nn.Module):
         elbo:        E_q [ln p(x | z)] - KL(q(z | x) || p(z))
         importance:  E_q [ln 1/K sum_k p(x, z_k) / q(z_k | x)]
 
+    With another ``kl_weight`` than 1 training maximizes ``E_q [ln p(x | z)] - kl_weight KL``, which
+    bounds nothing: above 1 the code's units grow independent, below 1 the reconstructions sharp.
+
     Args:
         visible: D, the size of each input row.
         latent: the size of z.
@@ -56,6 +59,8 @@ class VariationalAutoencoder(nn.Module):
             a linear model is probabilistic PCA; ``"units"`` one of each, factor analysis.
         bound: what training maximizes, ``"elbo"`` or ``"importance"``.
         samples: K, how many z training draws for each row, at least 1.
+        kl_weight: of the divergence in training, 0 or more; not 1 takes the elbo. An attribute of
+            the model, which a warm-up may change between steps.
         device: of the parameters; None takes torch's default one.
         dtype: of the parameters; None takes torch's default one.
 
@@ -71,7 +76,8 @@ class VariationalAutoencoder(nn.Module):
 
     References:
         Kingma, Welling, "Auto-encoding variational Bayes", ICLR 2014. Burda, Grosse,
-        Salakhutdinov, "Importance weighted autoencoders", ICLR 2016.
+        Salakhutdinov, "Importance weighted autoencoders", ICLR 2016. Higgins et al., "beta-VAE:
+        learning basic visual concepts with a constrained variational framework", ICLR 2017.
 
     >>> import torch
     >>> from aefast.nn import VariationalAutoencoder
@@ -95,6 +101,7 @@ class VariationalAutoencoder(nn.Module):
         variance: str = "shared",
         bound: str = "elbo",
         samples: int = 1,
+        kl_weight: float = 1.0,
         device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -109,6 +116,9 @@ class VariationalAutoencoder(nn.Module):
         self.decoder_kind = decoder_kind
         self.bound = bound
         self.samples = contract.check_integer(samples, "samples", 2**31, low=1)
+        self.kl_weight = contract.check_number(kl_weight, "kl_weight", 0)
+        if bound != "elbo" and self.kl_weight != 1:
+            raise ValueError(f"kl_weight is {kl_weight}; with bound {bound!r} it takes 1")
         self.visible = visible
         self.latent = latent
         self.layers = list(layers)
@@ -156,7 +166,8 @@ class VariationalAutoencoder(nn.Module):
         generator: torch.Generator | None = None,
         row_offset: int = 0,
     ) -> Tensor:
-        """The negative mean bound over the rows of x ``[B, D]``, in nats: a scalar.
+        """The negative mean bound over the rows of x ``[B, D]``, in nats: a scalar; its divergence
+        is weighted.
 
         The K samples of a batch are drawn at rows row_offset * K to (row_offset + B) * K.
 
@@ -169,7 +180,10 @@ class VariationalAutoencoder(nn.Module):
             return loss
         bound = self.elbo if self.bound == "elbo" else self.importance_bound
         options = {"samples": self.samples, "seed": seed, "generator": generator}
-        return -bound(x, row_offset=row_offset, **options).mean()  # type: ignore[arg-type]
+        if self.kl_weight == 1:
+            return -bound(x, row_offset=row_offset, **options).mean()  # type: ignore[arg-type]
+        likelihood, divergence = self._terms(x, self.samples, seed, generator, row_offset)
+        return -floored(likelihood - self.kl_weight * divergence).mean()
 
     @property
     def is_plain(self) -> bool:
@@ -184,7 +198,11 @@ class VariationalAutoencoder(nn.Module):
         """What a step's plan says beside its layers; or why none says it all."""
         if self.bound != "elbo" or self.samples != 1:
             return "the step draws one sample a row, for the evidence lower bound"
-        return {"objective": self.decoder_kind, "code_stage": "posterior"}
+        return {
+            "objective": self.decoder_kind,
+            "code_stage": "posterior",
+            "divergence_weight": self.kl_weight,
+        }
 
     def elbo(
         self,
@@ -199,10 +217,8 @@ class VariationalAutoencoder(nn.Module):
 
         The divergence is exact, the expectation a mean over ``samples`` draws of z.
         """
-        check_visible(x, self.decoder_kind)
-        mean, log_var = bounded(*self.posterior(x))
-        z = self._draw(mean, log_var, samples, seed, generator, row_offset)
-        return floored(self._log_likelihood(x, z).mean(-1) - gaussian_kl(mean, log_var))
+        likelihood, divergence = self._terms(x, samples, seed, generator, row_offset)
+        return floored(likelihood - divergence)
 
     def importance_bound(
         self,
@@ -294,6 +310,20 @@ class VariationalAutoencoder(nn.Module):
         mean = self.decode(z.to(like.dtype))
         return draw_visible(mean, self.log_var, seed) if draw else mean
 
+    def _terms(
+        self,
+        x: Tensor,
+        samples: int,
+        seed: int | None,
+        generator: torch.Generator | None,
+        row_offset: int,
+    ) -> tuple[Tensor, Tensor]:
+        """E_q [ln p(x | z)] and the divergence, ``[...]`` each."""
+        check_visible(x, self.decoder_kind)
+        mean, log_var = bounded(*self.posterior(x))
+        z = self._draw(mean, log_var, samples, seed, generator, row_offset)
+        return self._log_likelihood(x, z).mean(-1), gaussian_kl(mean, log_var)
+
     def _draw(
         self,
         mean: Tensor,
@@ -343,7 +373,10 @@ class VariationalAutoencoder(nn.Module):
         return likelihood + 0.5 * (noise.square() + log_var - z.square()).sum(-1)
 
     def extra_repr(self) -> str:
-        return f"decoder_kind={self.decoder_kind!r}, bound={self.bound!r}, samples={self.samples}"
+        return (
+            f"decoder_kind={self.decoder_kind!r}, bound={self.bound!r}, samples={self.samples}, "
+            f"kl_weight={self.kl_weight}"
+        )
 
 
 def _stack(sizes: list[int], activation: str, place: Place) -> nn.Sequential:

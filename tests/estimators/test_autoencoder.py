@@ -13,6 +13,7 @@ pytest.importorskip("sklearn")
 from scipy import sparse
 from sklearn.base import clone
 from sklearn.datasets import load_digits
+from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -71,10 +72,7 @@ def data(digits):
 
 @parametrize_with_checks([getattr(estimators, kind)(n_iter=2) for kind in KINDS])
 def test_scikit_learns_checks(estimator, check):
-    with warnings.catch_warnings():
-        # They fit numbers of any size.
-        warnings.filterwarnings("ignore", message="X holds")
-        check(estimator)
+    check(estimator)
 
 
 @every_kind
@@ -89,6 +87,8 @@ def test_an_option_has_its_modules_name_and_default(kind):
     if kind == "DenoisingAutoencoder":
         assert options.pop("output_activation") == "sigmoid"
     assert len(options) >= 3
+    if "decoder_kind" in options:
+        assert options.pop("decoder_kind") == "auto"
     assert {name: theirs[name].default for name in options} == options
 
 
@@ -331,21 +331,158 @@ def test_verbose_prints_a_line_an_epoch(data, capsys):
     assert equal(first.module_, estimator("Autoencoder", n_iter=2).fit(data).module_)
 
 
+BINARY = {
+    "Autoencoder": ({"output_activation": "sigmoid", "loss": "bce"}, "loss 'bce' takes"),
+    "StochasticAutoencoder": ({"decoder_kind": "bernoulli"}, "Bernoulli units take"),
+    "VariationalAutoencoder": ({"decoder_kind": "bernoulli"}, "Bernoulli units take"),
+}
+
+
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
-def test_numbers_outside_the_range_of_a_bernoulli_decoder_are_warned_of(data, method):
-    sigmoid = {"output_activation": "sigmoid", "loss": "bce"}
-    for model in (estimator("Autoencoder", **sigmoid), estimator("StochasticAutoencoder")):
-        message = r"X holds -2; Bernoulli units take numbers in \[0, 1\]"
-        with pytest.warns(UserWarning, match=message) as record:
-            getattr(model, method)(data * -2)
-        assert record[0].filename == __file__
+@pytest.mark.parametrize("kind", BINARY)
+def test_numbers_outside_the_range_of_the_loss_are_refused(data, kind, method):
+    options, takers = BINARY[kind]
+    model = estimator(kind, **options)
+    for wrong, X in (("-2", data * -2), ("1.5", data * 1.5)):
+        with pytest.raises(ValueError, match=rf"^X holds {wrong}; {takers} numbers in \[0, 1\]$"):
+            getattr(model, method)(X)
+        with pytest.raises(NotFittedError):
+            model.transform(data)
+    model.fit(data.astype(np.float64) * (1 + 2e-16))  # as a scaler rounds
+    with pytest.raises(ValueError, match=rf"^X holds -2; {takers} numbers in"):
+        model.score(data * -2)
+    with pytest.raises(ValueError, match=rf"^X holds -2; {takers} numbers in"):
+        model.partial_fit(data * -2)
+
+
+@pytest.mark.parametrize("kind", ["StochasticAutoencoder", "VariationalAutoencoder"])
+def test_the_data_choose_the_decoder(data, kind):
+    assert estimator(kind).fit(data).module_.decoder_kind == "bernoulli"
+    assert estimator(kind).fit(data * -2).module_.decoder_kind == "gaussian"
+    assert estimator(kind, decoder_kind="gaussian").fit(data).module_.decoder_kind == "gaussian"
+
+
+@pytest.mark.parametrize("method", ["transform", "score_samples"])
+def test_numbers_on_another_scale_than_those_learned_from_are_warned_of(data, method):
+    model = estimator("Autoencoder").fit(data)
+    message = "^X holds numbers up to 255; the model has learned from numbers up to 1: they may"
+    with pytest.warns(UserWarning, match=message):
+        getattr(model, method)(data * 255)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for model in (
-            estimator("Autoencoder"),
-            estimator("StochasticAutoencoder", decoder_kind="gaussian"),
-        ):
-            getattr(model, method)(data * -2)
+        getattr(model, method)(data * 2)
+        getattr(model.partial_fit(data * 255), method)(data * 255)
+
+
+EXTREMES = {
+    "tiny": lambda X: X * np.float32(1e-30),
+    "large": lambda X: X * np.float32(1e12),
+    "zeros": np.zeros_like,
+    "constant": lambda X: np.full_like(X, 0.3),
+    "one": lambda X: X[:1],
+}
+
+
+@every_kind
+@pytest.mark.parametrize("extreme", EXTREMES.values(), ids=EXTREMES)
+def test_extreme_data_give_finite_numbers(kind, extreme, data):
+    X = extreme(data)
+    model = estimator(kind, n_iter=2).fit(X)
+    codes = model.transform(X)
+    found = [codes, model.inverse_transform(codes), model.score_samples(X), model.components_]
+    assert all(np.isfinite(array).all() for array in found)
+
+
+@every_kind
+@pytest.mark.parametrize("size", [1e6, 1e30, 1e200])
+def test_an_outliers_score_is_a_very_low_number(kind, size, data):
+    X = data.astype(np.float64) * 2 - 1
+    model = estimator(kind).fit(X)
+    Y = X.copy()
+    Y[0] *= size
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="X holds numbers up to")
+        scores = model.score_samples(Y)
+        assert np.isfinite(model.score(Y))
+    assert scores[0] < scores[1:].min() - 1e3
+    np.testing.assert_allclose(scores[1:], model.score_samples(X)[1:], rtol=ROUNDING)
+
+
+@every_kind
+def test_early_stopping_ends_and_keeps_the_best_parameters(kind, digits):
+    X = digits[0][:60]
+    options = {"early_stopping": True, "n_iter_no_change": 2, "learning_rate": 0.03}
+    model = estimator(kind, n_iter=200, tol=1e-3, **options).fit(X)
+    losses = model.validation_loss_curve_
+    assert 3 <= model.n_iter_ == len(losses) == len(model.loss_curve_) < 200
+    best = int(np.argmin(losses)) + 1
+    assert equal(model.module_, estimator(kind, n_iter=best, **options).fit(X).module_)
+    lowest = np.minimum.accumulate(losses)
+    assert min(losses[-2:]) > lowest[-3] - 1e-3
+    assert losses[0] - min(losses) > 1e-3
+
+
+def test_what_is_held_out_is_not_learned_from(data):
+    """Of 50 rows a fifth: the steps are those of fit on the other 40."""
+    model = estimator("Autoencoder", early_stopping=True, validation_fraction=0.2, n_iter=1)
+    model.fit(data)
+    random = np.random.RandomState(0)
+    random.randint(2**31 - 1)
+    rows = random.permutation(50)[10:]
+    other = estimator("Autoencoder", n_iter=0).fit(data)
+    other._random_state = random
+    other._epoch(torch.from_numpy(data[rows]))
+    assert equal(model.module_, other.module_)
+
+
+def test_of_one_row_none_can_be_held_out(data):
+    message = r"^validation_fraction is 0\.1; of 1 samples it leaves none to learn from"
+    with pytest.raises(ValueError, match=message):
+        estimator("Autoencoder", early_stopping=True).fit(data[:1])
+
+
+def test_a_held_out_loss_is_printed(data, capsys):
+    estimator("Autoencoder", early_stopping=True, verbose=1, n_iter=1).fit(data)
+    assert ", validation loss = 0." in capsys.readouterr().out
+
+
+@every_kind
+def test_a_warm_start_goes_on(kind, data):
+    whole = estimator(kind, n_iter=2).fit(data)
+    parts = estimator(kind, n_iter=1, warm_start=True).fit(data)
+    assert not equal(whole.module_, parts.module_)
+    assert equal(whole.module_, parts.fit(data).module_)
+    assert parts.n_iter_ == 1
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_to_go_on_takes_the_same_model(data, method):
+    model = estimator("Autoencoder", warm_start=True).fit(data)
+    model.set_params(hidden_layer_sizes=(6, 4))
+    with pytest.raises(ValueError, match=r"^hidden_layer_sizes is \[6, 4\]; to go on, it takes"):
+        getattr(model, method)(data)
+    assert model.set_params(warm_start=False).fit(data).components_.shape == (6, 64)
+
+
+def test_a_device_that_is_not_there_is_refused(data, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"^device is 'cuda'; PyTorch finds no GPU here"):
+        estimator("Autoencoder", device="cuda").fit(data)
+    for wrong in ("tpu", "meta", None, 3.5):
+        with pytest.raises(ValueError, match=r"^device is .*; it takes 'cpu', 'cuda' or 'cuda:N'"):
+            estimator("Autoencoder", device=wrong).fit(data)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@every_kind
+def test_on_a_gpu_it_learns_and_encodes_as_on_the_cpu(kind, data):
+    model, other = estimator(kind, device="cuda").fit(data), estimator(kind).fit(data)
+    np.testing.assert_allclose(model.transform(data), other.transform(data), atol=1e-3)
+    np.testing.assert_allclose(model.score_samples(data), other.score_samples(data), rtol=1e-3)
+    again = pickle.loads(pickle.dumps(model)).set_params(device="cpu").partial_fit(data)
+    assert again.components_.dtype == np.float32
+    if hasattr(model, "sample"):
+        assert model.sample(2, random_state=0).shape == (2, 64)
 
 
 def test_codes_of_another_width_are_refused(data):
@@ -369,6 +506,10 @@ def test_codes_of_another_width_are_refused(data):
         ({"n_iter": -1}, ValueError, "n_iter is -1"),
         ({"corruption": "rain"}, ValueError, "corruption is 'rain'"),
         ({"loss": "hinge"}, ValueError, "loss is 'hinge'"),
+        ({"validation_fraction": 0}, ValueError, "validation_fraction is 0"),
+        ({"validation_fraction": 1.5}, ValueError, "validation_fraction is 1.5"),
+        ({"n_iter_no_change": 0}, ValueError, "n_iter_no_change is 0"),
+        ({"tol": -1}, ValueError, "tol is -1"),
     ],
 )
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])

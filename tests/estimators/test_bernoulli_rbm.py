@@ -208,6 +208,23 @@ def test_numbers_outside_the_range_are_warned_of(digits):
     assert record[0].filename == __file__
 
 
+@pytest.mark.filterwarnings("ignore:X holds", "ignore:overflow encountered in cast")
+def test_a_step_that_is_not_finite_says_so_and_leaves_finite_parameters(digits):
+    model = BernoulliRBM(8, n_iter=5, random_state=0)
+    with pytest.raises(FloatingPointError, match=r"^a step's gradient is not finite, with numbers"):
+        model.fit(np.float64(digits[0][:50]) * 1e200)
+    assert np.isfinite(model.components_).all()
+
+
+@pytest.mark.filterwarnings("ignore:X holds")
+@pytest.mark.parametrize("scale", [0, 1e-30, 1e12, 1e30])
+def test_extreme_data_give_finite_numbers(digits, scale):
+    data = digits[0][:50] * np.float32(scale)
+    model = BernoulliRBM(8, n_iter=2, random_state=0).fit(data)
+    for found in (model.components_, model.transform(data), model.score_samples(data)):
+        assert np.isfinite(found).all()
+
+
 @pytest.mark.parametrize(
     ("parameters", "error", "message"),
     [

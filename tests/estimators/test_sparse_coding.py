@@ -170,6 +170,32 @@ def test_in_a_pipeline_and_a_grid_search(digits):
     assert names[0] == "sparsecoding0"
 
 
+def test_an_outliers_score_is_a_very_low_number_and_its_code_finite(digits):
+    data = digits[0][:50]
+    model = SparseCoding(8, 0.3, random_state=3).fit(data)
+    far = data.copy()
+    far[0] *= 1e25
+    assert np.isfinite(model.transform(far)).all()
+    scores = model.score_samples(far)
+    assert scores[0] < -1e40
+    np.testing.assert_allclose(scores[1:], model.score_samples(data)[1:], rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_numbers_whose_squares_overflow_are_not_learned_from(digits, method):
+    with pytest.raises(ValueError, match=r"^X holds numbers up to .*e\+30; it takes some up to 1"):
+        getattr(SparseCoding(8), method)(digits[0][:50] / digits[0][:50].max() * 1e30)
+
+
+@pytest.mark.parametrize("scale", [0, 1e-30, 1e12])
+def test_extreme_data_give_finite_numbers(digits, scale):
+    data = digits[0][:50] * np.float32(scale)
+    model = SparseCoding(8, 0.3, n_iter=2, random_state=0).fit(data)
+    for found in (model.components_, model.transform(data), model.score_samples(data)):
+        assert np.isfinite(found).all()
+    assert np.isfinite(SparseCoding(3, n_iter=2).fit(data[:1]).components_).all()
+
+
 def test_codes_of_another_width_are_refused(digits):
     model = SparseCoding(8, 0.3, random_state=3).fit(digits[0][:50])
     with pytest.raises(ValueError, match="X has 5 columns; it takes codes of 8 components"):

@@ -38,6 +38,36 @@ def densities(model, x, z):
     return visible, prior, encoder.log_prob(z.movedim(1, 0)).sum(-1).t()
 
 
+@pytest.mark.parametrize("kl_weight", [0.0, 0.3, 1.0, 4.0])
+@pytest.mark.parametrize("decoder_kind", ["bernoulli", "gaussian"])
+def test_the_loss_weighs_the_divergence(kl_weight, decoder_kind, x):
+    """Its gradient too; and the bounds are still bounds."""
+    model = made(decoder_kind=decoder_kind, kl_weight=kl_weight)
+    mean, log_var = model.posterior(x)
+    divergence = kl_divergence(Normal(mean, (0.5 * log_var).exp()), Normal(0, 1)).sum(-1)
+    expected = -(model.elbo(x, seed=5) + (1 - kl_weight) * divergence).mean()
+    loss = model.loss(x, seed=5)
+    torch.testing.assert_close(loss, expected)
+    found = torch.autograd.grad(loss, list(model.parameters()))
+    wanted = torch.autograd.grad(expected, list(model.parameters()))
+    for first, second in zip(found, wanted, strict=True):
+        torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-6)
+    plain = made(decoder_kind=decoder_kind)
+    torch.testing.assert_close(model.elbo(x, seed=5), plain.elbo(x, seed=5))
+
+
+def test_a_kl_weight_may_warm_up_and_takes_the_elbo(x):
+    model = made(kl_weight=0.0)
+    without = model.loss(x, seed=5)
+    model.kl_weight = 1.0
+    torch.testing.assert_close(model.loss(x, seed=5), made().loss(x, seed=5))
+    assert model.loss(x, seed=5) > without
+    with pytest.raises(ValueError, match=r"^kl_weight is 2; with bound 'importance' it takes 1"):
+        made(bound="importance", kl_weight=2)
+    with pytest.raises(ValueError, match=r"^kl_weight is -1"):
+        made(kl_weight=-1)
+
+
 @pytest.mark.parametrize(
     "options",
     [{}, {"decoder_kind": "gaussian"}, {"decoder_kind": "gaussian", "variance": "units"}],
