@@ -1,6 +1,7 @@
 """A step's loss as one autograd node over one call."""
 
 import importlib
+import math
 from collections.abc import Sequence
 from functools import cache
 from types import ModuleType
@@ -18,6 +19,8 @@ from aefast.step.plan import Plan
 # Where the vendor's product is faster than ours, one call wins as long as the calls that it saves
 # take longer than the products: below this many multiplications in a layer.
 MOST_PRODUCTS = 1 << 24
+
+LARGEST = torch.finfo(torch.float32).max
 
 
 def refusal(plan: Plan, parameters: Sequence[Tensor], x: Tensor) -> str | None:
@@ -70,7 +73,9 @@ def _run(
     row_offset: int,
     gradients: Sequence[Tensor],
 ) -> float:
-    return _kernels().loss_and_gradients(plan, parameters, x, seed, row_offset, gradients)
+    loss = _kernels().loss_and_gradients(plan, parameters, x, seed, row_offset, gradients)
+    # A float64 sum may leave float32's range, where PyTorch's loss is infinite.
+    return math.copysign(math.inf, loss) if abs(loss) > LARGEST else loss
 
 
 @cache
