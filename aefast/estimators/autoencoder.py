@@ -21,9 +21,11 @@ from torch import Tensor
 
 from aefast import nn
 from aefast.backend import use_backend
+from aefast.data import Dataset
 from aefast.estimators.conversion import (
     DTYPES,
     LARGEST_SEED,
+    ROWS_AT_ONCE,
     FloatTransformer,
     as_tensor,
     check_codes,
@@ -35,6 +37,8 @@ from aefast.estimators.conversion import (
 from aefast.nn.initialization import initialized
 from aefast.nn.likelihood import floored
 from aefast.ops.shared import contract
+from aefast.training.engines import choose
+from aefast.training.fit import CHUNK_SECONDS
 
 # Rows so much larger than any that were learned from are warned of.
 OTHER_SCALE = 10
@@ -114,7 +118,11 @@ class BaseAutoencoder(FloatTransformer):
         goes_on = self.__sklearn_is_fitted__()
         X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=not goes_on)
         self._prepare(X, goes_on)
-        self._step(as_tensor(X))
+        rows = as_tensor(X)
+        seed = int(self._random_state.randint(LARGEST_SEED))
+        self._take(
+            rows, torch.arange(len(rows), dtype=torch.int64, device="cpu"), len(rows), seed, 0
+        )
         return self
 
     @in_a_mode_of_its_own
@@ -278,9 +286,67 @@ class BaseAutoencoder(FloatTransformer):
 
     def _epoch(self, X: Any) -> float:
         """The mean loss of the steps of one pass over the rows."""
-        order = self._random_state.permutation(X.shape[0])
-        batches = np.array_split(order, -(-X.shape[0] // self.batch_size))
-        return float(np.mean([self._step(as_tensor(X[rows])) for rows in batches]))
+        samples = X.shape[0]
+        order = torch.from_numpy(self._random_state.permutation(samples))
+        steps = -(-samples // self.batch_size)
+        size, larger = divmod(samples, steps)  # so many steps take one row more
+        seed = int(self._random_state.randint(LARGEST_SEED))
+        return float(
+            np.mean(
+                [
+                    *self._steps(X, order[: larger * (size + 1)], size + 1, seed, 0),
+                    *self._steps(X, order[larger * (size + 1) :], size, seed, larger),
+                ]
+            )
+        )
+
+    def _steps(
+        self, X: Any, order: Tensor, size: int, seed: int, first_step: int
+    ) -> Iterator[float]:
+        """The losses of steps over rows in this order; they draw as the seed's steps from
+        ``first_step`` on."""
+        if not len(order):
+            return
+        if not sparse.issparse(X):
+            yield from self._take(X, order, size, seed, first_step)
+            return
+        # A sparse matrix is made dense some whole batches at a time.
+        at_once = max(1, ROWS_AT_ONCE // size)
+        for number, rows in enumerate(order.split(at_once * size)):
+            dense, step = as_tensor(X[rows.numpy()]), first_step + number * at_once
+            yield from self._take(dense, in_order(len(rows)), size, seed, step)
+
+    def _take(self, X: Tensor, order: Tensor, size: int, seed: int, first_step: int) -> list[float]:
+        """The losses of the steps over rows in this order, each before its step."""
+        module = self.module_.train()
+        try:
+            self._optimizer.param_groups[0]["lr"] = self.learning_rate
+            dataset = Dataset(X.numpy(), X.shape[1:], 1.0, "X", -math.inf, math.inf, 0)
+            engine = choose(
+                module, dataset, self._optimizer, lambda x, seed: module.loss(x, seed=seed)
+            )
+            losses: list[float] = []
+            while len(losses) * size < len(order):
+                rest = order[len(losses) * size :]
+                losses += engine.run(
+                    rest,
+                    size,
+                    epoch_rows=len(rest),
+                    seeds=[seed],
+                    first_step=first_step + len(losses),
+                    seconds=CHUNK_SECONDS,
+                )
+                self._check_loss(losses[-1], X)
+        finally:
+            module.eval()
+        return losses
+
+    def _check_loss(self, loss: float, X: Tensor) -> None:
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss is {loss}, with learning_rate = {self.learning_rate:g} and numbers up "
+                f"to {X.abs().max():g} in X; a lower rate or a smaller scale of X may help"
+            )
 
     @torch.no_grad()
     def _held_out_loss(self, X: Any) -> float:
@@ -298,24 +364,6 @@ class BaseAutoencoder(FloatTransformer):
             f"[{type(self).__name__}] Iteration {self.n_iter_}, "
             f"loss = {self.loss_curve_[-1]:.4f}{validation}, time = {seconds:.2f}s"
         )
-
-    def _step(self, rows: Tensor) -> float:
-        """The loss of the rows, before the step."""
-        rows = rows.to(self._place)
-        self._optimizer.param_groups[0]["lr"] = self.learning_rate
-        self.module_.train()
-        loss = self.module_.loss(rows, seed=int(self._random_state.randint(LARGEST_SEED)))
-        self.module_.eval()
-        value = loss.item()
-        if not math.isfinite(value):
-            raise FloatingPointError(
-                f"the loss is {value}, with learning_rate = {self.learning_rate:g} and numbers up "
-                f"to {rows.abs().max():g} in X; a lower rate or a smaller scale of X may help"
-            )
-        loss.backward()
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-        return value
 
     @torch.no_grad()
     def _apply(self, method: str, X: Any) -> np.ndarray:
@@ -441,6 +489,11 @@ def check_device(device: Any) -> None:
         raise ValueError(f"device is {device!r}; it takes 'cpu', 'cuda' or 'cuda:N'")
     if kind == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device is {device!r}; PyTorch finds no GPU here: it takes 'cpu'")
+
+
+def in_order(count: int) -> Tensor:
+    """The numbers of so many rows."""
+    return torch.arange(count, dtype=torch.int64, device="cpu")
 
 
 def check_layer_sizes(sizes: Any) -> list[int]:

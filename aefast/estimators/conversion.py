@@ -1,5 +1,6 @@
 """Between scikit-learn's arrays and torch's tensors: what every estimator here needs."""
 
+import contextlib
 import warnings
 from collections.abc import Callable, Iterator
 from functools import wraps
@@ -27,7 +28,10 @@ def in_a_mode_of_its_own(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
     def run(*arguments: Any, **options: Any) -> Any:
         plain = torch.autocast("cpu", enabled=False)
-        with torch.inference_mode(False), torch.enable_grad(), plain, torch.device("cpu"):
+        # Under a device of its own each call of torch takes 5 us more: a third of a small step.
+        is_plain = torch.get_default_device().type == "cpu"
+        place = contextlib.nullcontext() if is_plain else torch.device("cpu")
+        with torch.inference_mode(False), torch.enable_grad(), plain, place:
             return method(*arguments, **options)
 
     return run
