@@ -54,7 +54,7 @@ def fit(data: Tensor, hidden: int) -> Autoencoder:
     model = Autoencoder(
         layers=[data.shape[1], 256, hidden], activation="gelu", code_activation="tanh"
     )
-    train(model.loss, model.parameters(), data, epochs=60, batch_size=64)
+    train(model, data, epochs=60, batch_size=64)
     return model.eval()
 
 

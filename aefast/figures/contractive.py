@@ -94,7 +94,7 @@ def trained(data: Tensor, contraction: float) -> ContractiveAutoencoder:
     trained less overlaps more, by 0.21 at most, which is less than global PCA."""
     torch.manual_seed(0)
     model = ContractiveAutoencoder(data.shape[1], 128, contraction=contraction)
-    train(model.loss, model.parameters(), data, epochs=50, learning_rate=1e-2)
+    train(model, data, epochs=50, learning_rate=1e-2)
     return model
 
 

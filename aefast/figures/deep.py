@@ -54,7 +54,7 @@ def measure() -> Measured:
 def fit(data: Tensor, layers: list[int]) -> Autoencoder:
     torch.manual_seed(0)
     model = Autoencoder(layers=layers, activation="gelu", code_activation="identity")
-    train(model.loss, model.parameters(), data, epochs=60, batch_size=64)
+    train(model, data, epochs=60, batch_size=64)
     return model
 
 

@@ -38,7 +38,7 @@ def measure() -> Measured:
         activation="tanh",
         output_activation="identity",
     )
-    train(model.loss, model.parameters(), curve, epochs=60, batch_size=200, learning_rate=5e-3)
+    train(model, curve, epochs=60, batch_size=200, learning_rate=5e-3)
     model.eval()
     line = torch.linspace(-1.3, 1.3, 27, dtype=torch.float32, device="cpu")
     places = torch.cartesian_prod(line, line)

@@ -1,12 +1,13 @@
 """What the figures share: handwritten digits, a training loop, and how digits are drawn."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+import aefast
 from aefast.nn import Autoencoder
 
 HELD_OUT = 360
@@ -31,29 +32,27 @@ def load_digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def train(
-    loss: Callable[..., Tensor],
-    parameters: Iterable[Tensor],
+    model: Any,
     data: Tensor,
     *,
     epochs: int,
     batch_size: int = 128,
     learning_rate: float = 3e-3,
-) -> None:
-    """Adam, with a learning rate that falls to 0 along a cosine; ``loss(rows, seed=step)``."""
-    optimizer = torch.optim.Adam(parameters, lr=learning_rate, fused=True)
-    steps = epochs * -(-len(data) // batch_size)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    generator = torch.Generator().manual_seed(0)
-    step = 0
+    each_epoch: Callable[[], None] = lambda: None,
+) -> list[float]:
+    """Adam, with a learning rate that falls to 0 along a cosine, epoch by epoch; the losses of the
+    steps. ``each_epoch`` is called after each."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+    was_training = model.training
+    losses: list[float] = []
     for _ in range(epochs):
-        for rows in torch.randperm(
-            len(data), generator=generator, dtype=torch.int64, device="cpu"
-        ).split(batch_size):
-            optimizer.zero_grad()
-            loss(data[rows], seed=step).backward()
-            optimizer.step()
-            schedule.step()
-            step += 1
+        history = aefast.fit(model, data, optimizer, batch_size=batch_size, seed=0)
+        losses += history.losses.tolist()
+        schedule.step()
+        each_epoch()
+    model.train(was_training)
+    return losses
 
 
 def train_to_the_optimum(model: Autoencoder, data: Tensor, *, steps: int) -> None:

@@ -45,7 +45,7 @@ def measure() -> Measured:
 def fit(data: Tensor, probability: float) -> Autoencoder:
     torch.manual_seed(0)
     model = Autoencoder(data.shape[1], HIDDEN, activation="relu", code_dropout=probability)
-    train(model.loss, model.parameters(), data, epochs=80)
+    train(model, data, epochs=80)
     return model.eval()
 
 

@@ -68,7 +68,7 @@ def encoders(data: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:
     }.items():
         torch.manual_seed(0)
         model = make()
-        train(model.loss, model.parameters(), data, epochs=60, learning_rate=5e-3)
+        train(model, data, epochs=60, learning_rate=5e-3)
         found[name] = model.encode
     torch.manual_seed(0)
     machine = RBM(*size)

@@ -51,7 +51,7 @@ def measure() -> Measured:
 def draw_variational(data: Tensor, count: int) -> Tensor:
     torch.manual_seed(0)
     model = VariationalAutoencoder(data.shape[1], LATENT, layers=[HIDDEN])
-    train(model.loss, model.parameters(), data, epochs=120, learning_rate=5e-3)
+    train(model, data, epochs=120, learning_rate=5e-3)
     return model.sample(count, seed=0)
 
 
@@ -67,7 +67,7 @@ def draw_plain(data: Tensor, count: int) -> dict[str, Tensor]:
         output_activation="sigmoid",
         loss="bce",
     )
-    train(model.loss, model.parameters(), data, epochs=120, learning_rate=5e-3)
+    train(model, data, epochs=120, learning_rate=5e-3)
     with torch.no_grad():
         codes = model.encode(data)
         low, high = codes.amin(0), codes.amax(0)
@@ -106,7 +106,7 @@ def draw_rbm(data: Tensor, count: int) -> Tensor:
 def draw_stochastic(data: Tensor, count: int) -> Tensor:
     torch.manual_seed(0)
     model = StochasticAutoencoder(data.shape[1], 64, code_noise=1.2)
-    train(model.loss, model.parameters(), data, epochs=60, learning_rate=5e-3)
+    train(model, data, epochs=60, learning_rate=5e-3)
     return model.sample(count, seed=0)
 
 

@@ -74,7 +74,7 @@ def make_models(visible: int) -> dict[str, Autoencoder]:
 
 
 def fit(model: Autoencoder, data: Tensor) -> Autoencoder:
-    train(model.loss, model.parameters(), data, epochs=60)
+    train(model, data, epochs=60)
     return model.eval()
 
 

@@ -66,17 +66,27 @@ def measure() -> Measured:
 def fine_tune(net: nn.Module, data: Tensor, held_out: Tensor, learning_rate: float) -> list[float]:
     """Backpropagation through all layers; the held-out error at the start of each epoch, and at
     the end."""
-    errors = []
-    steps = -(-len(data) // BATCH_SIZE)
+    errors = [squared_error(net, held_out)]
+    train(
+        Unrolled(net),
+        data,
+        epochs=EPOCHS,
+        batch_size=BATCH_SIZE,
+        learning_rate=learning_rate,
+        each_epoch=lambda: errors.append(squared_error(net, held_out)),
+    )
+    return errors
 
-    def loss(rows: Tensor, seed: int) -> Tensor:
-        if seed % steps == 0:
-            errors.append(squared_error(net, held_out))
-        return F.mse_loss(net(rows), rows)
 
-    parameters = net.parameters()
-    train(loss, parameters, data, epochs=EPOCHS, batch_size=BATCH_SIZE, learning_rate=learning_rate)
-    return [*errors, squared_error(net, held_out)]
+class Unrolled(nn.Module):
+    """An unrolled stack with the loss that fine-tuning minimizes."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def loss(self, x: Tensor, *, seed: int) -> Tensor:
+        return F.mse_loss(self.net(x), x)
 
 
 def sentence(measured: Measured) -> str:

@@ -56,7 +56,7 @@ def trained(data: Tensor, penalty: str, weight: float, activation: str) -> Spars
         activation=activation,
     )
     learning_rate = 1e-2 if activation == "sigmoid" else 3e-3
-    train(model.loss, model.parameters(), data, epochs=60, learning_rate=learning_rate)
+    train(model, data, epochs=60, learning_rate=learning_rate)
     return model
 
 

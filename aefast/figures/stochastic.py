@@ -39,15 +39,9 @@ def measure() -> Measured:
     data, labels, held_out, _ = load_digits()
     torch.manual_seed(0)
     model = StochasticAutoencoder(data.shape[1], HIDDEN, code_noise=NOISE)
-    losses = []
-
-    def loss(rows: Tensor, *, seed: int) -> Tensor:
-        losses.append(model.loss(rows, seed=seed))
-        return losses[-1]
-
     with torch.no_grad():
         before = model.loss(held_out, seed=1).item()
-    train(loss, model.parameters(), data, epochs=60, learning_rate=5e-3)
+    losses = train(model, data, epochs=60, learning_rate=5e-3)
     torch.manual_seed(1)
     with torch.no_grad():
         after = model.loss(held_out, seed=1).item()
@@ -59,7 +53,7 @@ def measure() -> Measured:
     chains = [start] + [model.sample(CHAINS, steps, start=start, seed=0) for steps in STEPS]
     nearest = torch.cdist(chains[-1], data).argmin(1)
     return Measured(
-        losses=torch.stack(losses).tolist(),
+        losses=losses,
         held_out_before=before,
         held_out_after=after,
         inputs=held_out[:SHOWN],

@@ -46,7 +46,7 @@ def fit(data: Tensor, hidden: int) -> Autoencoder:
     in a plane, and PCA's is the best of these (Bourlard and Kamp, 1988)."""
     torch.manual_seed(0)
     model = Autoencoder(data.shape[1], hidden, activation="softplus", output_activation="sigmoid")
-    train(model.loss, model.parameters(), data, epochs=120, learning_rate=3e-2)
+    train(model, data, epochs=120, learning_rate=3e-2)
     return model
 
 

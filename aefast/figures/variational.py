@@ -45,7 +45,7 @@ def measure() -> Measured:
     data, held_out = gray.round(), held_out_gray.round()
     torch.manual_seed(0)
     model = VariationalAutoencoder(64, 2, layers=[128, 64])
-    train(model.loss, model.parameters(), data, epochs=100, learning_rate=1e-2)
+    train(model, data, epochs=100, learning_rate=1e-2)
     linear = {size: fit_linear(gray, size) for size in LINEAR_SIZES}
     rows = gray.double().numpy()
     with torch.no_grad():
@@ -87,7 +87,7 @@ def pixels_log_likelihood(data: Tensor, held_out: Tensor) -> float:
 def fit_linear(data: Tensor, latent: int) -> VariationalAutoencoder:
     torch.manual_seed(0)
     model = VariationalAutoencoder(data.shape[1], latent, decoder_kind="gaussian")
-    train(model.loss, model.parameters(), data, epochs=100, batch_size=256, learning_rate=4e-2)
+    train(model, data, epochs=100, batch_size=256, learning_rate=4e-2)
     return model
 
 

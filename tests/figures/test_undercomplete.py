@@ -33,7 +33,7 @@ def test_with_a_linear_output_it_cannot_win():
     data = undercomplete.load_digits()[0]
     torch.manual_seed(0)
     model = undercomplete.Autoencoder(64, 6, activation="softplus")
-    undercomplete.train(model.loss, model.parameters(), data, epochs=60, learning_rate=3e-2)
+    undercomplete.train(model, data, epochs=60, learning_rate=3e-2)
     linear = undercomplete.squared_error(undercomplete.pca(data, 6), data)
     assert linear < undercomplete.squared_error(model, data) < 1.1 * linear
 
