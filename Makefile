@@ -1,4 +1,4 @@
-# make setup | demo | test | test-all | lint | format | bench | wheel make .venv on first use; the rest do not.
+# make setup | demo | test | test-all | fuzz | lint | format | bench | wheel make .venv on first use; the rest do not.
 
 PYTHON ?= python3
 VENV := .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := aefast benchmarks tests setup.py .ci/install-matrix
 CPP := $(wildcard csrc/*.h csrc/*.cpp tests/csrc/*.cpp)
 
-.PHONY: setup demo test test-all lint format bench wheel install-matrix gpu-check clean
+.PHONY: setup demo test test-all fuzz lint format bench wheel install-matrix gpu-check clean
 
 setup: $(VENV)/built
 
@@ -35,6 +35,10 @@ test: setup
 
 test-all: setup
 	$(BIN)/python -m pytest $(PARALLEL)
+
+# Random calls and mutated files, FUZZ_SECONDS of them: 60 where it is not set.
+fuzz: setup
+	TRITON_INTERPRET=1 $(BIN)/python -m tests.fuzz
 
 lint: setup
 	$(BIN)/ruff format --check $(SOURCES)

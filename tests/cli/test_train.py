@@ -239,7 +239,7 @@ def started(arguments, folder):
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not any(folder.glob("metrics.jsonl")) or not (folder / "metrics.jsonl").read_bytes():
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline

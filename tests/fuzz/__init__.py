@@ -1,0 +1,1 @@
+"""Random calls and mutated files: ``make fuzz``."""
