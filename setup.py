@@ -26,7 +26,8 @@ from setuptools.command.egg_info import egg_info
 from setuptools.command.sdist import sdist
 
 KERNELS = ["binary", "corrupt", "fingerprint", "gaussian", "gemm", "gibbs", "jacobian"]
-KERNELS += ["linear_act", "reconstruction", "sparse_coding", "sparsity", "step", "optimizer", "fit"]
+KERNELS += ["linear_act", "reconstruction", "sparse_coding", "sparsity", "step", "rbm_step"]
+KERNELS += ["optimizer", "fit"]
 MATRIX_UNIT_KERNELS = ["gemm", "gemm_amx"]
 COMMON = ["bindings", "bindings_step", "cuda_driver", "cuda_kernel", "isa", "pages", "parallel"]
 

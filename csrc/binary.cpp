@@ -45,24 +45,6 @@ bool pack_panel(const float* values, int64_t column, int64_t width, uint64_t* ro
     return (zeros | bits_where<Comparison::equal>(values, ones)) == kAll;
 }
 
-// output[c, r] (+)= sums[r, c] for a square of sums, of which some rows and columns exist.
-void store_transposed(const float* sums, int64_t rows, int64_t columns, bool accumulate,
-                      float* output, int64_t output_row_stride) {
-    alignas(64) float transposed[kPanelColumns * kPanelColumns];
-    for (int r = 0; r < kPanelColumns; r += kFloatLanes)
-        for (int c = 0; c < kPanelColumns; c += kFloatLanes)
-            transpose_square(sums + r * kPanelColumns + c, kPanelColumns,
-                             transposed + c * kPanelColumns + r, kPanelColumns);
-    for (int64_t column = 0; column < columns; ++column) {
-        const float* source = transposed + column * kPanelColumns;
-        float* target = output + column * output_row_stride;
-        if (accumulate)
-            for (int64_t row = 0; row < rows; ++row) target[row] += source[row];
-        else
-            std::copy_n(source, rows, target);
-    }
-}
-
 }  // namespace
 
 void pack_bits(const PackBitsArguments& a) {
@@ -136,8 +118,8 @@ void transposed_binary_product(const TransposedBinaryProductArguments& a) {
         a.left, a.right, a.threads, [&](Range rows, int64_t column, const float* sums) {
             const int64_t width = smaller(kPanelColumns, a.right.rows - column);
             for (int64_t row = rows.begin; row < rows.end; row += kPanelColumns) {
-                store_transposed(sums, smaller(kPanelColumns, rows.end - row), width, a.accumulate,
-                                 a.output + column * a.left.rows + row, a.left.rows);
+                store_transposed(sums, kPanelColumns, smaller(kPanelColumns, rows.end - row), width,
+                                 a.accumulate, a.output + column * a.left.rows + row, a.left.rows);
                 sums += kPanelColumns * kPanelColumns;
             }
         });

@@ -165,6 +165,30 @@ inline void binary_product_block(const BinaryView& left, const MatrixView& right
     std::memset(sums + count * kPanelColumns, 0, sizeof(float) * rest * kPanelColumns);
 }
 
+// output[c, r] (+)= sums[r, c] for a square of sums, of which some rows and columns exist.
+inline void store_transposed(const float* sums, int64_t sums_stride, int64_t rows, int64_t columns,
+                             bool accumulate, float* output, int64_t output_row_stride) {
+    alignas(64) float transposed[kPanelColumns * kPanelColumns];
+    for (int r = 0; r < kPanelColumns; r += kFloatLanes)
+        for (int c = 0; c < kPanelColumns; c += kFloatLanes)
+            transpose_square(sums + r * sums_stride + c, sums_stride,
+                             transposed + c * kPanelColumns + r, kPanelColumns);
+    for (int64_t column = 0; column < columns; ++column) {
+        const float* source = transposed + column * kPanelColumns;
+        float* target = output + column * output_row_stride;
+        if (rows < kPanelColumns) {
+            for (int64_t row = 0; row < rows; ++row)
+                target[row] = source[row] + (accumulate ? target[row] : 0.f);
+            continue;
+        }
+        for (int64_t row = 0; row < kPanelColumns; row += kFloatLanes) {
+            Vector values = load(source + row);
+            if (accumulate) values += load(target + row);
+            store(target + row, values);
+        }
+    }
+}
+
 // Building the tables takes as long as 32 rows' lookups; the sums of 512 rows take 64 KB, of L2 and
 // of the stack.
 constexpr int64_t kMostRows = 512, kFewestRows = 64;

@@ -11,6 +11,7 @@
 
 #include "bindings_step.h"
 #include "cuda_kernel.h"
+#include "gibbs.h"
 #include "kernels.h"
 #include "pages.h"
 
@@ -407,17 +408,18 @@ void bind_gibbs(py::module_& module) {
         py::arg("words"), py::arg("means"), py::arg("seed"), py::arg("row_offset"), py::arg("step"),
         py::arg("threads"));
     module.def(
-        "hidden_statistics",
-        [](uintptr_t values, uintptr_t energies, uintptr_t sums, float scale, int64_t rows,
-           int64_t columns, int threads) {
+        "measure_phase",
+        [](uintptr_t values, uintptr_t sums, float scale, int64_t rows, int64_t columns,
+           int threads) {
             check_block(rows, columns, threads);
+            std::vector<double> energies(row_blocks(rows));
             std::vector<double> partial_sums(row_blocks(rows) * columns);
-            AEFAST_DISPATCH(hidden_statistics, {pointer<float*>(values), pointer<float*>(energies),
-                                                pointer<float*>(sums), partial_sums.data(), scale,
-                                                rows, columns, threads});
+            return AEFAST_DISPATCH(measure_phase,
+                                   {pointer<float*>(values), energies.data(), pointer<float*>(sums),
+                                    partial_sums.data(), scale, rows, columns, threads});
         },
-        py::arg("values"), py::arg("energies"), py::arg("sums"), py::arg("scale"), py::arg("rows"),
-        py::arg("columns"), py::arg("threads"));
+        py::arg("values"), py::arg("sums"), py::arg("scale"), py::arg("rows"), py::arg("columns"),
+        py::arg("threads"));
 }
 
 void bind_binary(py::module_& module) {

@@ -5,6 +5,7 @@
 
 #include <stdexcept>
 
+#include "rbm_step.h"
 #include "step.h"
 
 namespace py = pybind11;
@@ -12,13 +13,15 @@ namespace py = pybind11;
 namespace aefast {
 namespace {
 
+template <class Plan>
 struct StepKernels {
-    double (*step)(const StepPlan&, const StepBatch&);
-    FitResult (*fit)(const StepPlan&, const FitArguments&);
+    double (*step)(const Plan&, const StepBatch&);
+    FitResult (*fit)(const Plan&, const FitArguments&);
     void (*multiply)(const GemmArguments&);
 };
 
-StepKernels active_kernels() {
+template <class Plan>
+StepKernels<Plan> active_kernels() {
     switch (active_instruction_set()) {
 #ifdef AEFAST_X86
         case InstructionSet::avx2:
@@ -42,12 +45,14 @@ std::vector<Pointer> pointers(const std::vector<uintptr_t>& addresses) {
     return result;
 }
 
-void check_sizes(const StepPlan& plan, size_t parameters) {
+template <class Plan>
+void check_sizes(const Plan& plan, size_t parameters) {
     if (parameters != plan.sizes.size())
         throw std::invalid_argument("a plan takes a pointer for each of its parameters");
 }
 
-double run_step(const StepPlan& plan, uintptr_t x, int64_t rows, int64_t row_stride, uint64_t seed,
+template <class Plan>
+double run_step(const Plan& plan, uintptr_t x, int64_t rows, int64_t row_stride, uint64_t seed,
                 int64_t row_offset, const std::vector<uintptr_t>& parameters,
                 const std::vector<uintptr_t>& gradients, Precision precision, int threads) {
     check_sizes(plan, parameters.size());
@@ -55,14 +60,15 @@ double run_step(const StepPlan& plan, uintptr_t x, int64_t rows, int64_t row_str
     if (rows < 1 || threads < 1) throw std::invalid_argument("rows and threads must be positive");
     const auto values = pointers<const float*>(parameters);
     const auto slopes = pointers<float*>(gradients);
-    const StepKernels kernels = active_kernels();
+    const StepKernels<Plan> kernels = active_kernels<Plan>();
     py::gil_scoped_release release;
     return kernels.step(
         plan, {reinterpret_cast<const float*>(x), rows, row_stride, seed, row_offset, values.data(),
                slopes.empty() ? nullptr : slopes.data(), kernels.multiply, precision, threads});
 }
 
-py::tuple run_fit(const StepPlan& plan, const DataRows& data, uintptr_t order, int64_t count,
+template <class Plan>
+py::tuple run_fit(const Plan& plan, const DataRows& data, uintptr_t order, int64_t count,
                   int64_t epoch_rows, int64_t batch_size, const std::vector<uint64_t>& seeds,
                   int64_t first_step, const std::vector<uintptr_t>& parameters,
                   const std::vector<ParameterUpdate>& updates, const std::vector<int>& updated,
@@ -75,7 +81,7 @@ py::tuple run_fit(const StepPlan& plan, const DataRows& data, uintptr_t order, i
     if (static_cast<int64_t>(seeds.size()) < (count + epoch_rows - 1) / epoch_rows)
         throw std::invalid_argument("seeds takes one for each epoch");
     const auto values = pointers<const float*>(parameters);
-    const StepKernels kernels = active_kernels();
+    const StepKernels<Plan> kernels = active_kernels<Plan>();
     FitResult result;
     {
         py::gil_scoped_release release;
@@ -151,6 +157,32 @@ void bind_plan(py::module_& module) {
              py::arg("log_var"), py::arg("sizes"));
 }
 
+void bind_machine(py::module_& module) {
+    py::class_<MachinePlan>(module, "MachinePlan")
+        .def(py::init([](int64_t visible, int64_t hidden, bool is_gaussian, bool has_log_var,
+                         int64_t k, double sparsity_weight, double sparsity_target, uintptr_t start,
+                         uintptr_t end, int64_t chains) {
+                 if (visible < 1 || hidden < 1 || k < 1 || (start != 0 && chains < 1))
+                     throw std::invalid_argument("a machine takes units, steps and chains");
+                 std::vector<int64_t> sizes = {hidden * visible, visible, hidden};
+                 if (has_log_var) sizes.push_back(visible);
+                 return MachinePlan{visible,
+                                    hidden,
+                                    is_gaussian,
+                                    has_log_var,
+                                    k,
+                                    sparsity_weight,
+                                    sparsity_target,
+                                    reinterpret_cast<const float*>(start),
+                                    reinterpret_cast<float*>(end),
+                                    chains,
+                                    std::move(sizes)};
+             }),
+             py::kw_only(), py::arg("visible"), py::arg("hidden"), py::arg("is_gaussian"),
+             py::arg("has_log_var"), py::arg("k"), py::arg("sparsity_weight"),
+             py::arg("sparsity_target"), py::arg("start"), py::arg("end"), py::arg("chains"));
+}
+
 void bind_updates(py::module_& module) {
     py::enum_<OptimizerKind>(module, "OptimizerKind")
         .value("sgd", OptimizerKind::sgd)
@@ -195,18 +227,26 @@ void bind_updates(py::module_& module) {
              py::arg("columns"), py::arg("row_stride"));
 }
 
+template <class Plan>
+void bind_runs(py::module_& module) {
+    module.def("step", run_step<Plan>, py::arg("plan"), py::arg("x"), py::arg("rows"),
+               py::arg("row_stride"), py::arg("seed"), py::arg("row_offset"), py::arg("parameters"),
+               py::arg("gradients"), py::arg("precision"), py::arg("threads"));
+    module.def("fit", run_fit<Plan>, py::kw_only(), py::arg("plan"), py::arg("data"),
+               py::arg("order"), py::arg("count"), py::arg("epoch_rows"), py::arg("batch_size"),
+               py::arg("seeds"), py::arg("first_step"), py::arg("parameters"), py::arg("updates"),
+               py::arg("updated"), py::arg("losses"), py::arg("seconds"), py::arg("precision"),
+               py::arg("threads"));
+}
+
 }  // namespace
 
 void bind_step(py::module_& module) {
     bind_plan(module);
+    bind_machine(module);
     bind_updates(module);
-    module.def("step", run_step, py::arg("plan"), py::arg("x"), py::arg("rows"),
-               py::arg("row_stride"), py::arg("seed"), py::arg("row_offset"), py::arg("parameters"),
-               py::arg("gradients"), py::arg("precision"), py::arg("threads"));
-    module.def("fit", run_fit, py::kw_only(), py::arg("plan"), py::arg("data"), py::arg("order"),
-               py::arg("count"), py::arg("epoch_rows"), py::arg("batch_size"), py::arg("seeds"),
-               py::arg("first_step"), py::arg("parameters"), py::arg("updates"), py::arg("updated"),
-               py::arg("losses"), py::arg("seconds"), py::arg("precision"), py::arg("threads"));
+    bind_runs<StepPlan>(module);
+    bind_runs<MachinePlan>(module);
 }
 
 }  // namespace aefast

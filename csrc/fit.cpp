@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "philox.h"
+#include "rbm_step.h"
 #include "scratch.h"
 #include "step.h"
 
@@ -42,9 +43,8 @@ std::vector<float*> gradient_pointers(const std::vector<int64_t>& sizes) {
     return pointers;
 }
 
-}  // namespace
-
-FitResult fit(const StepPlan& plan, const FitArguments& a) {
+template <class Plan>
+FitResult take_steps(const Plan& plan, const FitArguments& a) {
     using Clock = std::chrono::steady_clock;
     const auto start = Clock::now();
     auto* rows =
@@ -83,5 +83,10 @@ FitResult fit(const StepPlan& plan, const FitArguments& a) {
     }
     return {taken, true};
 }
+
+}  // namespace
+
+FitResult fit(const StepPlan& plan, const FitArguments& a) { return take_steps(plan, a); }
+FitResult fit(const MachinePlan& plan, const FitArguments& a) { return take_steps(plan, a); }
 
 }  // namespace aefast::AEFAST_ISA

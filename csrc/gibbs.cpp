@@ -1,6 +1,8 @@
 // Half a step of Gibbs sampling: from a unit's input to its drawn state in one pass. Where the
 // units that it depends on are binary, their product (binary.h) ends in the draw, and states stay
 // bits between half steps; else the products are gemm.cpp's or the vendor's.
+#include "gibbs.h"
+
 #include <algorithm>
 #include <cmath>
 
@@ -92,26 +94,89 @@ void draw_block(const DrawBitsArguments& a, int64_t row, int64_t rows, int64_t c
     }
 }
 
-// One row of hidden inputs: probabilities times scale in their place, and added to sums. Returns
-// the sum of ln(1 + e^input).
-double measure_row(const HiddenStatisticsArguments& a, int64_t row, double* sums) {
-    constexpr int64_t kPiece = 256;
-    Sum energy;
+// The states of some columns, as many as are drawn in one go, from the units' inputs.
+template <int64_t columns>
+void draw_inputs_piece(const DrawInputsArguments& a, const PhiloxRow& philox, int64_t row,
+                       int64_t column) {
+    alignas(64) uint32_t words[columns];
+    alignas(64) float probabilities[columns], uniforms[columns];
+    const float* inputs = a.inputs + row * a.columns + column;
+    uint64_t* row_words = a.words + row * ceil_divide(a.columns, kWordBits);
+    const int64_t count = std::min(columns, a.columns - column);
+    philox.words<columns>(static_cast<uint32_t>(column / 4), words);
+    for (int64_t i = 0; i < columns; ++i) uniforms[i] = uniform(words[i]);
+    if (count < columns) {
+        std::copy_n(inputs, count, probabilities);
+        std::fill(probabilities + count, probabilities + columns, 0.f);
+        inputs = probabilities;
+    }
+    activate(Activation::sigmoid, inputs, probabilities, columns);
+    for (int64_t i = 0; i < columns; i += kPanelColumns)
+        store_bits(bits_where<Comparison::below>(uniforms + i, probabilities + i), column + i,
+                   std::min<int64_t>(kPanelColumns, count - i), row_words);
+}
+
+// Sums of ln(1 + u) for u in [0, 1]: logarithms of products, since a logarithm takes as long as
+// twenty multiplications.
+class LogarithmSum {
+  public:
+    static constexpr int64_t kLanes = 8;
+
+    LogarithmSum() { std::fill_n(products_, kLanes, 1.0); }
+
+    // Whole lanes of numbers.
+    void add(const float* numbers, int64_t count) {
+        // A factor is 2 at most, and float64 ends at 2^1024.
+        factors_ += count / kLanes;
+        if (factors_ > 1000) {
+            collect();
+            factors_ = count / kLanes;
+        }
+        for (int64_t i = 0; i < count; i += kLanes)
+            for (int64_t lane = 0; lane < kLanes; ++lane)
+                products_[lane] *= 1.0 + numbers[i + lane];
+    }
+
+    double total() {
+        collect();
+        return total_;
+    }
+
+  private:
+    void collect() {
+        for (double& product : products_) {
+            total_ += std::log(product);
+            product = 1;
+        }
+    }
+
+    double products_[kLanes], total_ = 0;
+    int64_t factors_ = 0;
+};
+
+// One row of hidden inputs: probabilities times scale in their place, and added to sums. The row's
+// sum of ln(1 + e^input) is that of max(input, 0) and of ln(1 + e^-|input|).
+void measure_row(const PhaseArguments& a, int64_t row, double* sums, Sum& positive,
+                 LogarithmSum& rest) {
+    constexpr int64_t kPiece = 256, kLanes = LogarithmSum::kLanes;
     for (int64_t column = 0; column < a.columns; column += kPiece) {
-        alignas(64) float terms[kPiece];
+        alignas(64) float maxima[kPiece], decays[kPiece];
         float* values = a.values + row * a.columns + column;
         const int64_t count = std::min(kPiece, a.columns - column);
 #pragma GCC ivdep
         for (int64_t i = 0; i < count; ++i) {
             const float z = values[i];
             const float decay = exp_nonpositive(-std::fabs(z));
-            terms[i] = (z < 0.f ? 0.f : z) + log1p_unit(decay);
+            maxima[i] = z < 0.f ? 0.f : z;
+            decays[i] = decay;
             values[i] = a.scale * ((z < 0.f ? decay : 1.f) / (1.f + decay));
         }
-        energy.add(count, [&](int64_t i) { return terms[i]; });
+        const int64_t whole = ceil_divide(count, kLanes) * kLanes;
+        std::fill(decays + count, decays + whole, 0.f);
+        positive.add(count, [&](int64_t i) { return maxima[i]; });
+        rest.add(decays, whole);
         for (int64_t i = 0; i < count; ++i) sums[column + i] += values[i];
     }
-    return energy.total();
 }
 
 }  // namespace
@@ -144,17 +209,39 @@ void draw_bits(const DrawBitsArguments& a) {
         });
 }
 
-void hidden_statistics(const HiddenStatisticsArguments& a) {
+void draw_inputs(const DrawInputsArguments& a) {
+    const int64_t rows_per_task = std::max<int64_t>(1, kElementsPerTask / a.columns);
+    const int64_t tasks = ceil_divide(a.rows, rows_per_task);
+    parallel_for(a.threads, tasks, [&](int64_t task) {
+        const int64_t last = std::min((task + 1) * rows_per_task, a.rows);
+        for (int64_t row = task * rows_per_task; row < last; ++row) {
+            const PhiloxRow philox(a.seed, static_cast<uint64_t>(a.row_offset + row), a.step);
+            int64_t column = 0;
+            for (; column + kStretch <= a.columns; column += kStretch)
+                draw_inputs_piece<kStretch>(a, philox, row, column);
+            for (; column < a.columns; column += kVectorWords)
+                draw_inputs_piece<kVectorWords>(a, philox, row, column);
+        }
+    });
+}
+
+double measure_phase(const PhaseArguments& a) {
     const int64_t blocks = row_blocks(a.rows);
     parallel_for(a.rows * a.columns <= kElementsPerTask ? 1 : a.threads, blocks,
                  [&](int64_t block) {
                      double* sums = a.partial_sums + block * a.columns;
                      std::fill_n(sums, a.columns, 0.0);
+                     Sum positive;
+                     LogarithmSum rest;
                      const int64_t last = std::min((block + 1) * kRowsPerPartialSum, a.rows);
                      for (int64_t row = block * kRowsPerPartialSum; row < last; ++row)
-                         a.energies[row] = static_cast<float>(measure_row(a, row, sums));
+                         measure_row(a, row, sums, positive, rest);
+                     a.energies[block] = positive.total() + rest.total();
                  });
     add_partial_sums(a.partial_sums, blocks, a.columns, a.sums);
+    double total = 0;
+    for (int64_t block = 0; block < blocks; ++block) total += a.energies[block];
+    return total;
 }
 
 }  // namespace aefast::AEFAST_ISA

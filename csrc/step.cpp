@@ -9,6 +9,7 @@
 #include <cmath>
 
 #include "activation.h"
+#include "arena.h"
 #include "parallel.h"
 #include "philox.h"
 #include "row_sums.h"
@@ -25,24 +26,6 @@ constexpr int64_t kPanelBytes = 8 << 20;
 constexpr int64_t kFewestProducts = 1 << 20;
 
 thread_local Scratch step_scratch;
-
-// Hands out pieces of one reserved block; with no block it counts what they need.
-class Arena {
-  public:
-    explicit Arena(char* block) : block_(block) {}
-
-    template <class Element>
-    Element* take(int64_t count) {
-        char* piece = block_ == nullptr ? nullptr : block_ + used_;
-        used_ += (count * static_cast<int64_t>(sizeof(Element)) + 63) / 64 * 64;
-        return reinterpret_cast<Element*>(piece);
-    }
-    int64_t used() const { return used_; }
-
-  private:
-    char* block_;
-    int64_t used_ = 0;
-};
 
 bool reads_preactivation(Activation activation) {
     return activation == Activation::gelu || activation == Activation::silu;

@@ -1,18 +1,20 @@
 """The restricted Boltzmann machine as a scikit-learn transformer."""
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from scipy import sparse
-from sklearn.utils import check_array, check_random_state, gen_even_slices
+from sklearn.utils import check_array, check_random_state, gen_batches
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from aefast.estimators.conversion import (
     DTYPES,
     LARGEST_SEED,
+    ROWS_AT_ONCE,
     FloatTransformer,
     as_tensor,
     in_a_mode_of_its_own,
@@ -21,8 +23,10 @@ from aefast.estimators.conversion import (
 )
 from aefast.functional import linear_act
 from aefast.nn.rbm import pseudo_log_likelihood
-from aefast.ops.gibbs import check_steps, contrastive_divergence, gibbs
+from aefast.ops.gibbs import check_steps, gibbs
 from aefast.ops.shared import contract
+from aefast.step.machine_plan import MachinePlan
+from aefast.step.machine_steps import PlainSteps
 
 
 class BernoulliRBM(FloatTransformer):
@@ -99,13 +103,13 @@ class BernoulliRBM(FloatTransformer):
         warn_of_range(X)
         rng = check_random_state(self.random_state)
         self._start(X.shape[1], rng)
-        count = -(-X.shape[0] // self.batch_size)
-        batches = list(gen_even_slices(count * self.batch_size, count, n_samples=X.shape[0]))
+        seed = int(rng.randint(LARGEST_SEED))
+        steps = self._plain_steps(rng)
         X = X if sparse.issparse(X) else as_tensor(X)
-        begin = time.time()
+        begin, taken = time.time(), 0
         for iteration in range(1, self.n_iter + 1):
-            for batch in batches:
-                self._step(as_tensor(X[batch]), rng)
+            for rows in self._pieces(X):
+                taken += steps.run(rows, self.batch_size, seed, taken)
             if self.verbose:
                 score = float(np.mean(self._score(X, units=1, seed=iteration)))
                 end = time.time()
@@ -127,7 +131,8 @@ class BernoulliRBM(FloatTransformer):
         if first:
             warn_of_range(X)
             self._start(X.shape[1], self.random_state_)
-        self._step(as_tensor(X), self.random_state_)
+        seed = int(self.random_state_.randint(LARGEST_SEED))
+        self._plain_steps(self.random_state_).run(as_tensor(X), X.shape[0], seed, 0)
         return self
 
     @in_a_mode_of_its_own
@@ -181,34 +186,29 @@ class BernoulliRBM(FloatTransformer):
         weight, visible_bias, hidden_bias = (as_tensor(array) for array in arrays)
         return weight, visible_bias, hidden_bias
 
-    def _step(self, visible: Tensor, rng: np.random.RandomState) -> None:
-        parameters = [parameter.requires_grad_() for parameter in self._parameters()]
-        weight, visible_bias, hidden_bias = parameters
+    def _plain_steps(self, rng: np.random.RandomState) -> PlainSteps:
+        """The gradient steps, which change the attributes' memory in place."""
+        hidden, visible = self.components_.shape
         if self.persistent and not hasattr(self, "v_samples_"):
-            states = rng.randint(0, 2, (self.batch_size, visible.shape[1]))
+            states = rng.randint(0, 2, (self.batch_size, visible))
             self.v_samples_ = states.astype(np.float32)
-        loss, chain = contrastive_divergence(
-            visible,
-            weight,
-            visible_bias,
-            hidden_bias,
-            self.k,
-            chain=as_tensor(self.v_samples_) if self.persistent else None,
-            seed=int(rng.randint(LARGEST_SEED)),
-            check_range=False,
-        )
-        gradients = torch.autograd.grad(loss, parameters)
-        with torch.no_grad():
-            moved = torch._foreach_add(parameters, gradients, alpha=-self.learning_rate)
-        if not all(parameter.isfinite().all() for parameter in moved):
-            raise FloatingPointError(
-                f"a step's gradient is not finite, with numbers up to {visible.abs().max():g} in "
-                "X; Bernoulli units take numbers in [0, 1]"
-            )
-        arrays = (parameter.numpy() for parameter in moved)
+        parameters = self._parameters()
+        chain = as_tensor(self.v_samples_) if self.persistent else None
+        arrays = (part.numpy() for part in parameters)
         self.components_, self.intercept_visible_, self.intercept_hidden_ = arrays
-        if self.persistent:
+        if chain is not None:
             self.v_samples_ = chain.numpy()
+        plan = MachinePlan(visible, hidden, k=self.k)
+        return PlainSteps(plan, parameters, chain, self.learning_rate)
+
+    def _pieces(self, X: Any) -> Iterator[Tensor]:
+        """The rows in whole minibatches: of a sparse matrix some at a time, else all."""
+        if isinstance(X, Tensor):
+            yield X
+            return
+        rows_at_once = max(ROWS_AT_ONCE // self.batch_size, 1) * self.batch_size
+        for rows in gen_batches(X.shape[0], rows_at_once):
+            yield as_tensor(X[rows])
 
     def _score(self, X: Any, units: int | None = None, seed: int = 0) -> np.ndarray:
         # In float64 a row's score does not depend on the rows beside it, to scikit-learn's 1e-7.

@@ -10,10 +10,13 @@ from aefast import functional, random
 from aefast.functional import contrastive_divergence, kl_sparsity, linear_act
 from aefast.nn.likelihood import floored
 from aefast.nn.linear import Device
-from aefast.nn.plain import known_by_its_parameters
+from aefast.nn.plain import is_plain, known_by_its_parameters
 from aefast.nn.reparametrized import renew_weights
+from aefast.nn.step_plan import PlannedMachine
 from aefast.ops.gibbs import VISIBLE_KINDS, check_states, check_steps
 from aefast.ops.shared import contract
+from aefast.step.machine_loss import machine_loss
+from aefast.step.machine_plan import MachinePlan
 
 INITIAL_DEVIATION = 0.01
 
@@ -180,14 +183,55 @@ class RBM(nn.Module):
         """
         renew_weights(self)
         contract.check_like(visible, "visible", self.weight, "weight")
-        self.check_finite()
         moves_on = self.training and torch.is_grad_enabled()
         if moves_on and self.chain is not None and contract.is_checkpointed():
             raise RuntimeError(
                 "persistent chains move on with each loss, which torch.utils.checkpoint would "
                 "compute twice; it takes chains=0"
             )
-        loss, chain = contrastive_divergence(
+        found = self._loss_in_one_call(visible, seed, generator, row_offset)
+        loss, chain = found or self._loss_op_by_op(visible, seed, generator, row_offset)
+        # Last of all: where anything above was interrupted, no step was taken.
+        if moves_on and not contract.is_recomputed():
+            if self.chain is not None:
+                self.chain.copy_(chain)
+            self.training_steps += 1
+        return loss
+
+    def _loss_in_one_call(
+        self,
+        visible: Tensor,
+        seed: int | None,
+        generator: torch.Generator | None,
+        row_offset: int,
+    ) -> tuple[Tensor, Tensor] | None:
+        """The loss and where the chains end; None where the kernels cannot take all of it."""
+        step = self.planned_step()
+        if isinstance(step, str):
+            return None
+        rows = visible.reshape(-1, visible.shape[-1]) if visible.dim() > 2 else visible
+        if step.refusal(rows) is not None:
+            return None
+        for states in (visible, self.chain):
+            if states is not None:
+                check_states(states, "visible" if states is visible else "chain", self.visible_kind)
+        row_offset = contract.check_integer(row_offset, "row_offset", 2**62)
+        contract.check_seed_arguments(seed, generator)
+        drawn = int(contract.draw_seed(seed, generator, visible.device, False))
+        loss, end = machine_loss(step.plan, step.parameters, rows, self.chain, drawn, row_offset)
+        if not loss.isfinite():
+            self.check_finite()
+        return loss, end
+
+    def _loss_op_by_op(
+        self,
+        visible: Tensor,
+        seed: int | None,
+        generator: torch.Generator | None,
+        row_offset: int,
+    ) -> tuple[Tensor, Tensor]:
+        self.check_finite()
+        loss, end = contrastive_divergence(
             visible,
             self.weight,
             self.visible_bias,
@@ -203,12 +247,27 @@ class RBM(nn.Module):
         if self.sparsity_target is not None:
             with contract.without_autocast(visible.device):
                 loss = loss + self.sparsity_weight * self._sparsity_penalty(visible)
-        # Last of all: where anything above was interrupted, no step was taken.
-        if moves_on and not contract.is_recomputed():
-            if self.chain is not None:
-                self.chain.copy_(chain)
-            self.training_steps += 1
-        return loss
+        return loss, end
+
+    def planned_step(self) -> PlannedMachine | str:
+        """The training step for the kernels; or why they cannot take it in one call."""
+        if torch.compiler.is_compiling() or not is_plain(self):
+            return "something stands on it: a hook, a parametrization, a trace"
+        hidden, visible = self.weight.shape
+        target = self.sparsity_target
+        plan = MachinePlan(
+            visible,
+            hidden,
+            visible_kind=self.visible_kind,
+            has_log_var=self.log_var is not None,
+            k=self.k,
+            sparsity_weight=0.0 if target is None else self.sparsity_weight,
+            sparsity_target=0.5 if target is None else target,
+        )
+        parameters: list[Tensor] = [self.weight, self.visible_bias, self.hidden_bias]
+        if self.log_var is not None:
+            parameters.append(self.log_var)
+        return PlannedMachine(plan, parameters, self.chain, self.training_steps)
 
     def check_finite(self) -> None:
         """Training loops that end, or save, after a step call it then; :meth:`loss` does at first.

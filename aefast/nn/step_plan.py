@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from aefast.nn.linear import LinearAct, TiedLinearAct
 from aefast.nn.plain import global_hooks, own_hooks
 from aefast.ops.shared import contract
+from aefast.step import machine_loss
 from aefast.step.loss import refusal, step_loss
+from aefast.step.machine_plan import MachinePlan
 from aefast.step.plan import Layer, Plan
 
 # The objectives of numbers in [0, 1].
@@ -22,14 +24,74 @@ class PlannedStep(NamedTuple):
     plan: Plan
     parameters: list[Tensor]
 
+    @property
+    def width(self) -> int:
+        """How many numbers a row has."""
+        return self.plan.encoder[0].inputs
 
-def plan_of(model: Any) -> PlannedStep | str:
+    @property
+    def taker(self) -> str | None:
+        """What it is that takes numbers in [0, 1], if anything."""
+        return TAKERS.get(self.plan.objective)
+
+    def refusal(self, x: Tensor) -> str | None:
+        """Why the kernels do not serve rows like x; None where they do."""
+        return refusal(self.plan, self.parameters, x)
+
+    def kernel_plan(self) -> Any:
+        """What C++ takes many steps of."""
+        from aefast.step import cpp
+
+        return cpp.kernel_plan(self.plan)
+
+    def advance(self, steps: int) -> None:
+        """What so many steps leave beside the parameters: nothing."""
+
+
+class PlannedMachine(NamedTuple):
+    """The same of a restricted Boltzmann machine, with its persistent chains.
+
+    Attributes:
+        chain: ``[C, D]``, which the steps move in place; or None.
+        training_steps: how many have been taken, a scalar.
+    """
+
+    plan: MachinePlan
+    parameters: list[Tensor]
+    chain: Tensor | None
+    training_steps: Tensor
+
+    @property
+    def width(self) -> int:
+        return self.plan.visible
+
+    @property
+    def taker(self) -> str | None:
+        return "Bernoulli units take" if self.plan.visible_kind == "bernoulli" else None
+
+    def refusal(self, x: Tensor) -> str | None:
+        return machine_loss.refusal(self.plan, self.parameters, x, self.chain)
+
+    def kernel_plan(self) -> Any:
+        from aefast.step import machine_cpp
+
+        return machine_cpp.kernel_plan(self.plan, self.chain, self.chain)
+
+    def advance(self, steps: int) -> None:
+        self.training_steps.add_(steps)
+        if self.chain is not None and steps:
+            torch.autograd.graph.increment_version([self.chain])
+
+
+def plan_of(model: Any) -> PlannedStep | PlannedMachine | str:
     """The step of a model as it stands; or why the kernels cannot take it in one call.
 
-    A class says with ``step_fields`` what its loss adds to its layers. A subclass, whose loss may
-    be another, says it anew. A plan is kept until something about the model is another one: to
-    look takes 4 us, to plan 20.
+    A class says with ``step_fields`` what its loss adds to its layers, or with ``planned_step`` all
+    of it. A subclass, whose loss may be another, says it anew. A plan is kept until something about
+    the model is another one: to look takes 4 us, to plan 20.
     """
+    if "planned_step" in type(model).__dict__:
+        return model.planned_step()
     if "step_fields" not in type(model).__dict__:
         return f"{type(model).__name__} says no plan of its step"
     fields = model.step_fields()
@@ -153,13 +215,13 @@ def loss_in_one_call(
     if x.device.type != "cpu" or x.dtype != torch.float32 or contract.is_traced(x):
         return None
     step = plan_of(model)
-    if isinstance(step, str):
+    if not isinstance(step, PlannedStep):
         return None
     plan, parameters = step
     rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
     if refusal(plan, parameters, rows) is not None:
         return None
-    if plan.objective in TAKERS:
-        contract.check_unit_interval(rows, "x", TAKERS[plan.objective])
+    if step.taker is not None:
+        contract.check_unit_interval(rows, "x", step.taker)
     drawn = contract.draw_seed(seed, generator, x.device, False) if plan.draws else 0
     return step_loss(plan, parameters, rows, int(drawn), row_offset)

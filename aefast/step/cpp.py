@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -11,7 +11,6 @@ from torch import Tensor
 from aefast import random
 from aefast.backend import extension
 from aefast.ops.shared.cpp import own_precision
-from aefast.step.optimizers import OptimizerSteps
 from aefast.step.plan import CODE_STEPS, NOISE_STEPS, Layer, Plan
 
 _C = extension()
@@ -117,10 +116,29 @@ def rows_of(memory: np.ndarray, scale: float) -> Rows | str:
     return Rows(memory, data)
 
 
+class Updates(Protocol):
+    """What changes the parameters after each step: :class:`~aefast.step.optimizers.OptimizerSteps`.
+
+    Attributes:
+        numbers: which of the step's parameters each update is of.
+    """
+
+    @property
+    def numbers(self) -> list[int]: ...
+
+    def updates(self) -> list[Any]:
+        """The updates as C++ takes them."""
+        ...
+
+    def advance(self, steps: int) -> None:
+        """Called after so many steps."""
+        ...
+
+
 def fit(
-    plan: Plan,
+    plan: Any,
     parameters: Sequence[Tensor],
-    optimizer: OptimizerSteps,
+    optimizer: Updates,
     rows: Rows,
     order: Tensor,
     *,
@@ -132,13 +150,15 @@ def fit(
 ) -> list[float]:
     """Steps over the minibatches of ``order``, until they or ``seconds`` are over.
 
+    ``plan`` is what C++ reads: :func:`kernel_plan`'s, or a Boltzmann machine's.
+
     Returns:
         the loss of each step. Where the last one is not finite, that step was not taken.
     """
     epochs = -(-len(order) // epoch_rows)
     losses = torch.empty(epochs * -(-epoch_rows // batch_size), dtype=torch.float64, device="cpu")
     steps, is_finite = _C.fit(
-        plan=kernel_plan(plan),
+        plan=plan,
         data=rows.data,
         order=order.data_ptr(),
         count=len(order),

@@ -12,9 +12,8 @@ from aefast import random
 from aefast.data import Dataset
 from aefast.data.dataset import check_whole
 from aefast.data.minibatches import gathered
-from aefast.nn.step_plan import PlannedStep, plan_of
+from aefast.nn.step_plan import PlannedMachine, PlannedStep, plan_of
 from aefast.step import optimizers
-from aefast.step.loss import refusal
 
 Loss = Callable[[Tensor, int], Tensor]
 
@@ -70,11 +69,11 @@ def _kernel_step(
     planned = plan_of(model)
     if isinstance(planned, str):
         return planned
-    example = torch.empty(1, planned.plan.encoder[0].inputs, dtype=torch.float32, device="cpu")
+    example = torch.empty(1, planned.width, dtype=torch.float32, device="cpu")
     for parameter in planned.parameters:
         if parameter.device.type != "cpu":
             return f"the parameters are on {parameter.device}"
-    reason = refusal(planned.plan, planned.parameters, example)
+    reason = planned.refusal(example)
     reason = reason or optimizers.refusal(optimizer, planned.parameters)
     if reason is not None:
         return reason
@@ -83,9 +82,25 @@ def _kernel_step(
     rows = cpp.rows_of(dataset.rows, dataset.scale)
     if isinstance(rows, str):
         return rows
-    if dataset.rows.shape[1] != planned.plan.encoder[0].inputs:
+    if dataset.rows.shape[1] != planned.width:
         return "the data's width is not the model's"
+    if planned.taker is not None:
+        _check_unit_interval(dataset, planned.taker)
     return StepEngine(model, planned, dataset, rows, optimizer)
+
+
+def _check_unit_interval(dataset: Dataset, taker: str) -> None:
+    """Of data whose bounds nobody has looked at, as each loss of a loop would.
+
+    Raises:
+        ValueError: a number is outside [0, 1].
+    """
+    low, high = dataset.low, dataset.high
+    if not math.isfinite(low - high):
+        low, high = float(dataset.rows.min()), float(dataset.rows.max())
+    if not (low >= 0 and high <= 1):  # NaN is neither
+        outside = high if low >= 0 else low
+        raise ValueError(f"data holds {outside:g}; {taker} numbers in [0, 1]")
 
 
 class StepEngine:
@@ -97,7 +112,7 @@ class StepEngine:
     def __init__(
         self,
         model: nn.Module,
-        planned: PlannedStep,
+        planned: PlannedStep | PlannedMachine,
         dataset: Dataset,
         rows: Any,
         optimizer: torch.optim.Optimizer,
@@ -121,8 +136,8 @@ class StepEngine:
         from aefast.step import cpp
 
         check_whole(self.dataset.rows, self.dataset.name)
-        return cpp.fit(
-            self.planned.plan,
+        losses = cpp.fit(
+            self.planned.kernel_plan(),
             self.planned.parameters,
             self.steps,
             self.rows,
@@ -133,6 +148,8 @@ class StepEngine:
             first_step=first_step,
             seconds=seconds,
         )
+        self.planned.advance(sum(map(math.isfinite, losses)))
+        return losses
 
 
 class LoopEngine:

@@ -89,11 +89,11 @@ def _add_phase(
 ) -> Divergence:
     """total - scale * (the sum of F over the states): statistics are scaled as they are made, so
     that the phases' products need only be added."""
-    energies, probabilities, grad_hidden = kernels.statistics(
+    energy, probabilities, grad_hidden = kernels.statistics(
         states, weight, machine.hidden_bias, scale
     )
     grad_visible = kernels.row_sum(states) * scale
-    loss = energies.sum() * scale
+    loss = energy * scale
     if machine.visible_bias is not None:
         loss += grad_visible @ machine.visible_bias
     grad_weight = None

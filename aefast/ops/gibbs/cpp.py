@@ -68,17 +68,11 @@ class _Kernels(Kernels):
     ) -> tuple[Tensor, Tensor, Tensor]:
         values = self.linear(states, weight, bias)
         rows, columns = values.shape
-        energies, sums = values.new_empty(rows), values.new_empty(columns)
-        _C.hidden_statistics(
-            values.data_ptr(),
-            energies.data_ptr(),
-            sums.data_ptr(),
-            scale,
-            rows,
-            columns,
-            torch.get_num_threads(),
+        sums = values.new_empty(columns)
+        energy = _C.measure_phase(
+            values.data_ptr(), sums.data_ptr(), scale, rows, columns, torch.get_num_threads()
         )
-        return energies, values, sums
+        return torch.tensor(energy, dtype=torch.float32, device="cpu"), values, sums
 
     def add_product(self, probabilities: Tensor, states: Any, total: Tensor | None) -> Tensor:
         return shared.add_transposed_product(probabilities, states, total)

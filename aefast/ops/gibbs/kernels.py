@@ -69,12 +69,12 @@ class Kernels:
     def statistics(
         self, states: Any, weight: Any, bias: Tensor | None, scale: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the hidden units' inputs a = c + W v: sum_j softplus(a_j) [B], sigmoid(a) times scale
-        [B, H], and the sum of that over the rows [H]."""
+        """Of the hidden units' inputs a = c + W v: the sum of softplus(a) over rows and units,
+        sigmoid(a) times scale [B, H], and the sum of that over the rows [H]."""
         inputs = self.linear(states, weight, bias)
-        energies = F.softplus(inputs).sum(1)
+        energy = F.softplus(inputs).sum(1).sum()
         probabilities = inputs.sigmoid_().mul_(scale)
-        return energies, probabilities, probabilities.sum(0)
+        return energy, probabilities, probabilities.sum(0)
 
     def add_product(self, probabilities: Tensor, states: Any, total: Tensor | None) -> Tensor:
         """total + probabilities [B, H].T @ states [B, D], in total's memory; None for none yet."""

@@ -1,0 +1,55 @@
+"""The Boltzmann machine's step in C++: csrc/rbm_step.cpp, and csrc/fit.cpp for many of them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aefast.backend import extension
+from aefast.step import cpp
+from aefast.step.machine_plan import MachinePlan
+
+_C = extension()
+
+
+def loss_and_gradients(
+    plan: MachinePlan,
+    parameters: Sequence[Tensor],
+    x: Tensor,
+    chain: Tensor | None,
+    end: Tensor,
+    seed: int,
+    row_offset: int,
+    gradients: Sequence[Tensor],
+) -> float:
+    """The loss of x ``[B, D]``; ``gradients``, one like each parameter or none at all, and ``end``,
+    which may be ``chain``, are filled."""
+    return _C.step(
+        kernel_plan(plan, chain, end),
+        x.data_ptr(),
+        x.shape[0],
+        x.stride(0),
+        seed,
+        row_offset,
+        [parameter.data_ptr() for parameter in parameters],
+        [gradient.data_ptr() for gradient in gradients],
+        cpp.precision(),
+        torch.get_num_threads(),
+    )
+
+
+def kernel_plan(plan: MachinePlan, chain: Tensor | None, end: Tensor | None) -> Any:
+    """The plan as C++ reads it, with the memory where the chains start and end."""
+    return _C.MachinePlan(
+        visible=plan.visible,
+        hidden=plan.hidden,
+        is_gaussian=plan.visible_kind == "gaussian",
+        has_log_var=plan.has_log_var,
+        k=plan.k,
+        sparsity_weight=plan.sparsity_weight,
+        sparsity_target=plan.sparsity_target,
+        start=0 if chain is None else chain.data_ptr(),
+        end=0 if end is None else end.data_ptr(),
+        chains=0 if chain is None else chain.shape[0],
+    )

@@ -1,0 +1,46 @@
+"""A Boltzmann machine's training step in plain PyTorch, differentiable as often as one likes."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from aefast.ops.gibbs import eager as gibbs
+from aefast.ops.gibbs.settings import Machine, Settings
+from aefast.ops.sparsity import eager as sparsity
+from aefast.step.machine_plan import MachinePlan
+
+
+def loss(
+    plan: MachinePlan,
+    parameters: Sequence[Tensor],
+    x: Tensor,
+    chain: Tensor | None,
+    seed: int,
+    row_offset: int,
+) -> tuple[Tensor, Tensor]:
+    """Chains run from the data x ``[B, D]``, or on from ``chain``, and the loss compares the data
+    with where they end; both are returned."""
+    settings = Settings(plan.k, None, None, False, seed, row_offset)
+    with torch.no_grad():
+        start = x if chain is None else chain
+        end = gibbs.gibbs(start, machine_of(plan, parameters), settings).visible
+    return loss_between(plan, parameters, x, end), end
+
+
+def loss_between(plan: MachinePlan, parameters: Sequence[Tensor], x: Tensor, end: Tensor) -> Tensor:
+    """mean F(x) - mean F(end), and what the hidden units' mean activity given x costs."""
+    machine = machine_of(plan, parameters)
+    difference = gibbs.free_energy(x, machine).mean() - gibbs.free_energy(end, machine).mean()
+    if plan.sparsity_weight == 0:
+        return difference
+    activity = torch.sigmoid(gibbs.hidden_input(x, machine))
+    return difference + plan.sparsity_weight * sparsity.kl_sparsity(activity, plan.sparsity_target)
+
+
+def machine_of(plan: MachinePlan, parameters: Sequence[Tensor]) -> Machine:
+    weight, visible_bias, hidden_bias, *learned = parameters
+    log_var = learned[0] if plan.has_log_var else None
+    if plan.visible_kind == "gaussian" and log_var is None:
+        log_var = torch.zeros_like(visible_bias)
+    return Machine(weight, visible_bias, hidden_bias, log_var)

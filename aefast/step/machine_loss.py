@@ -1,0 +1,136 @@
+"""A Boltzmann machine's contrastive divergence as one autograd node over one call."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aefast import backend
+from aefast.ops.shared import contract
+from aefast.ops.shared.autograd import KernelFunction, is_one
+from aefast.step import machine_eager
+from aefast.step.machine_plan import MachinePlan
+
+
+def refusal(
+    plan: MachinePlan, parameters: Sequence[Tensor], x: Tensor, chain: Tensor | None = None
+) -> str | None:
+    """Why the kernels do not serve this call; None where they do."""
+    if x.dtype != torch.float32 or x.device.type != "cpu":
+        return f"the step takes float32 on a CPU, not {contract.dtype_name(x)} on {x.device.type}"
+    if contract.is_traced(x, chain, *parameters) or contract.is_in_functorch():
+        return "the call is traced or transformed"
+    if backend.select(x.device, x.dtype) != "cpp":
+        return f"backend {backend.select(x.device, x.dtype)!r} serves, and not the C++ kernels"
+    if _takes_matrix_units():
+        return "below float32's precision the matrix units' products are the quicker ones"
+    if contract.autocast_dtype(x.device) is not None:
+        return "autocast is on"
+    if x.requires_grad or contract.is_transformed(x):
+        return "x requires a gradient"
+    if x.dim() != 2 or x.shape[1] != plan.visible or x.stride(1) != 1 or not len(x):
+        return "x is no dense matrix [B, D] of one row or more"
+    if not all(map(_is_plain, parameters)):
+        return "a parameter is not float32 on the CPU, or not contiguous"
+    if chain is not None and not (_is_plain(chain) and chain.dim() == 2 and len(chain)):
+        return "the chains are not float32 on the CPU, or not contiguous"
+    return None
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return tensor.dtype == torch.float32 and tensor.device.type == "cpu" and tensor.is_contiguous()
+
+
+def _takes_matrix_units() -> bool:
+    rounded = torch.get_float32_matmul_precision() != "highest"
+    return rounded and backend.extension().has_matrix_units()
+
+
+def machine_loss(
+    plan: MachinePlan,
+    parameters: Sequence[Tensor],
+    x: Tensor,
+    chain: Tensor | None,
+    seed: int,
+    row_offset: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """The loss of x ``[B, D]``, a scalar, and where the chains end, ``[B, D]`` or as ``chain`` is.
+
+    Call it where :func:`refusal` is None. ``chain`` ``[C, D]`` are persistent chains, float32 and
+    contiguous.
+    """
+    if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters):
+        loss, end = _MachineLoss.apply(plan, x, chain, seed, row_offset, [], *parameters)
+        return loss, end
+    return _run(plan, parameters, x, chain, seed, row_offset, ())
+
+
+def _run(
+    plan: MachinePlan,
+    parameters: Sequence[Tensor],
+    x: Tensor,
+    chain: Tensor | None,
+    seed: int,
+    row_offset: int,
+    gradients: Sequence[Tensor],
+) -> tuple[Tensor, Tensor]:
+    from aefast.step import machine_cpp
+
+    end = torch.empty(x.shape, dtype=torch.float32) if chain is None else torch.empty_like(chain)
+    loss = machine_cpp.loss_and_gradients(
+        plan, parameters, x, chain, end, seed, row_offset, gradients
+    )
+    return torch.tensor(loss, dtype=torch.float32, device="cpu"), end
+
+
+class _MachineLoss(KernelFunction):
+    """The gradients are made along with the loss, and given away in backward.
+
+    A second backward, through a graph that was retained, or one that is to be differentiated again,
+    takes those of the definition at the states that the chains ended in.
+    """
+
+    @staticmethod
+    def forward(*arguments: Any) -> tuple[Tensor, Tensor]:
+        plan, x, chain, seed, row_offset, ready, *parameters = arguments
+        gradients = [torch.empty_like(parameter) for parameter in parameters]
+        loss, end = _run(plan, parameters, x, chain, seed, row_offset, gradients)
+        ready.append(gradients)
+        return loss, end
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+        ctx.plan, x, _, _, _, ctx.ready, *parameters = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, output[1], *parameters)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * len(ctx.needs_input_grad)
+        x, end, *parameters = ctx.saved_tensors
+        is_defined = torch.is_grad_enabled() or contract.is_transformed(grad)
+        gradients: Sequence[Tensor | None]
+        if ctx.ready and not is_defined and not contract.is_traced(grad):
+            gradients = made = ctx.ready.pop()
+            if not is_one(grad):
+                torch._foreach_mul_(made, grad)
+        else:
+            gradients = _defined_gradients(ctx.plan, parameters, x, end, grad)
+        needed = ctx.needs_input_grad[6:]
+        return *(None,) * 6, *(
+            g if need else None for g, need in zip(gradients, needed, strict=True)
+        )
+
+
+def _defined_gradients(
+    plan: MachinePlan, parameters: Sequence[Tensor], x: Tensor, end: Tensor, grad: Tensor
+) -> list[Tensor | None]:
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        loss = machine_eager.loss_between(plan, parameters, x, end)
+        asked = [parameter for parameter in parameters if parameter.requires_grad]
+        made = iter(torch.autograd.grad(loss, asked, grad, create_graph=create_graph))
+    return [next(made) if parameter.requires_grad else None for parameter in parameters]

@@ -1,0 +1,134 @@
+"""Plain gradient steps of a Boltzmann machine: by the kernels, many in one call, or op by op."""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from aefast import random
+from aefast.backend import extension
+from aefast.ops.gibbs import contrastive_divergence
+from aefast.step.machine_loss import refusal
+from aefast.step.machine_plan import MachinePlan
+
+# A call of the kernels returns after so long: Ctrl-C is heard in between.
+CHUNK_SECONDS = 0.05
+
+
+class PlainSteps:
+    """Stochastic gradient descent on contrastive divergence of Bernoulli units.
+
+    Args:
+        plan: the machine's.
+        parameters: weight, visible and hidden biases, which the steps change in place.
+        chain: persistent chains ``[C, D]``, which they move in place; None starts at the data.
+        learning_rate: of the steps.
+    """
+
+    def __init__(
+        self,
+        plan: MachinePlan,
+        parameters: tuple[Tensor, Tensor, Tensor],
+        chain: Tensor | None,
+        learning_rate: float,
+    ) -> None:
+        self.plan = plan
+        self.parameters = parameters
+        self.chain = chain
+        self.learning_rate = learning_rate
+        example = parameters[0][:1]  # a row as wide as the data's
+        self.is_served = refusal(plan, parameters, example) is None
+
+    def run(self, rows: Tensor, batch_size: int, seed: int, first_step: int) -> int:
+        """A step on each minibatch of the rows ``[N, D]``, float32 and contiguous, in their order;
+        returns how many.
+
+        Step n, counted from ``first_step``, draws with ``random.child_seed(seed, n)``.
+
+        Raises:
+            FloatingPointError: a step's gradient is not finite; the step is not taken.
+        """
+        taken, count = 0, -(-len(rows) // batch_size)
+        while taken < count:
+            place = rows[taken * batch_size :], batch_size, seed, first_step + taken
+            # Of numbers so large that the loss is not finite the gradient may be.
+            taken += self._kernel(*place) or self._loop(*place)
+        return taken
+
+    def _kernel(self, rows: Tensor, batch_size: int, seed: int, first_step: int) -> int:
+        """How many steps the kernels take, up to one whose loss is not finite."""
+        if not self.is_served:
+            return 0
+        from aefast.step import cpp, machine_cpp
+
+        data = cpp.rows_of(rows.numpy(), 1.0)
+        assert isinstance(data, cpp.Rows)
+        losses = cpp.fit(
+            machine_cpp.kernel_plan(self.plan, self.chain, self.chain),
+            self.parameters,
+            _Updates(self.parameters, self.learning_rate),
+            data,
+            torch.arange(len(rows), dtype=torch.int64, device="cpu"),
+            epoch_rows=len(rows),
+            batch_size=batch_size,
+            seeds=[seed],
+            first_step=first_step,
+            seconds=CHUNK_SECONDS,
+        )
+        return sum(map(math.isfinite, losses))
+
+    def _loop(self, rows: Tensor, batch_size: int, seed: int, first_step: int) -> int:
+        """One step, op by op."""
+        batch = rows[:batch_size]
+        weight, visible_bias, hidden_bias = parameters = [
+            parameter.detach().requires_grad_() for parameter in self.parameters
+        ]
+        loss, chain = contrastive_divergence(
+            batch,
+            weight,
+            visible_bias,
+            hidden_bias,
+            self.plan.k,
+            chain=self.chain,
+            seed=random.child_seed(seed, first_step),
+            check_range=False,
+        )
+        gradients = torch.autograd.grad(loss, parameters)
+        with torch.no_grad():
+            moved = torch._foreach_add(parameters, gradients, alpha=-self.learning_rate)
+        if not all(parameter.isfinite().all() for parameter in moved):
+            raise FloatingPointError(
+                f"a step's gradient is not finite, with numbers up to {batch.abs().max():g} in "
+                "X; Bernoulli units take numbers in [0, 1]"
+            )
+        torch._foreach_copy_(list(self.parameters), moved)
+        if self.chain is not None:
+            self.chain.copy_(chain)
+        return 1
+
+
+class _Updates(NamedTuple):
+    """Each parameter less its gradient times the learning rate."""
+
+    parameters: tuple[Tensor, Tensor, Tensor]
+    learning_rate: float
+
+    @property
+    def numbers(self) -> list[int]:
+        return [0, 1, 2]
+
+    def updates(self) -> list[Any]:
+        kernels = extension()
+        return [
+            kernels.ParameterUpdate(
+                kind=kernels.OptimizerKind.sgd,
+                parameter=parameter.data_ptr(),
+                size=parameter.numel(),
+                learning_rate=self.learning_rate,
+            )
+            for parameter in self.parameters
+        ]
+
+    def advance(self, steps: int) -> None:
+        """A plain step has no state."""

@@ -1,0 +1,277 @@
+"""A Boltzmann machine's training step in one call, against its definition in float64."""
+
+import copy
+
+import pytest
+import torch
+
+import aefast
+from aefast import backend, nn
+from aefast.functional import contrastive_divergence
+from aefast.step import machine_eager
+from aefast.step.machine_loss import machine_loss, refusal
+from aefast.step.machine_plan import MachinePlan
+from tests.accuracy import assert_as_accurate_as_torch
+
+pytestmark = pytest.mark.skipif(
+    backend.unavailable("cpp", "cpu") is not None, reason="the C++ extension is not here"
+)
+
+SEED, OFFSET = 12345, 3
+SPARSE = {"sparsity_weight": 0.5, "sparsity_target": 0.1}
+GAUSSIAN = {"visible_kind": "gaussian"}
+LEARNED = {**GAUSSIAN, "has_log_var": True}
+
+
+def parameters_of(plan):
+    weight = torch.randn(plan.hidden, plan.visible) / plan.visible**0.5
+    parts = [weight, torch.randn(plan.visible), torch.randn(plan.hidden)]
+    if plan.has_log_var:
+        parts.append(torch.randn(plan.visible) / 2)
+    return [part.requires_grad_() for part in parts]
+
+
+def rows_of(plan, count, is_grey):
+    if plan.visible_kind == "gaussian":
+        return torch.randn(count, plan.visible)
+    uniform = torch.rand(count, plan.visible)
+    # Half of a grey image's numbers are 0, and many are 1.
+    return (2 * uniform - 0.5).clamp(0, 1) if is_grey else (uniform < 0.4).float()
+
+
+def definition(plan, parameters, x, chain, dtype):
+    parameters = [p.detach().to(dtype).requires_grad_() for p in parameters]
+    chain = None if chain is None else chain.to(dtype)
+    loss, end = machine_eager.loss(plan, parameters, x.to(dtype), chain, SEED, OFFSET)
+    return [loss, *torch.autograd.grad(loss, parameters)], end
+
+
+def kernel(plan, parameters, x, chain):
+    assert refusal(plan, parameters, x) is None
+    loss, end = machine_loss(plan, parameters, x, chain, SEED, OFFSET)
+    return [loss, *torch.autograd.grad(loss, parameters)], end
+
+
+def assert_right(plan, rows, chains=0, is_grey=False):
+    parameters, x = parameters_of(plan), rows_of(plan, rows, is_grey)
+    chain = rows_of(plan, chains, False) if chains else None
+    results, end = kernel(plan, parameters, x, chain)
+    reference, end_reference = definition(plan, parameters, x, chain, torch.float64)
+    same_dtype, end_same = definition(plan, parameters, x, chain, torch.float32)
+    if plan.visible_kind == "bernoulli":
+        assert torch.equal(end.double(), end_reference)
+    else:
+        assert_as_accurate_as_torch(end, end_same, end_reference)
+    for ours, theirs, exact in zip(results, same_dtype, reference, strict=True):
+        assert_as_accurate_as_torch(ours, theirs, exact)
+
+
+@pytest.mark.parametrize("rows", [10, 100])  # those that choose row by row, and those by tables
+@pytest.mark.parametrize("is_grey", [False, True])
+@pytest.mark.parametrize("chains", [0, 7, 70])
+@pytest.mark.parametrize("k", [1, 3])
+def test_binary_and_grey_rows(rows, is_grey, chains, k):
+    assert_right(MachinePlan(37, 23, k=k), rows, chains, is_grey)
+
+
+@pytest.mark.parametrize("rows", [10, 100])
+@pytest.mark.parametrize("chains", [0, 7])
+@pytest.mark.parametrize("options", [GAUSSIAN, LEARNED, {**LEARNED, **SPARSE}])
+def test_gaussian_visible_units(rows, chains, options):
+    assert_right(MachinePlan(37, 23, k=2, **options), rows, chains)
+
+
+@pytest.mark.parametrize("rows", [10, 100])
+@pytest.mark.parametrize("is_grey", [False, True])
+def test_units_drawn_to_a_mean_activity(rows, is_grey):
+    assert_right(MachinePlan(37, 23, **SPARSE), rows, is_grey=is_grey)
+
+
+@pytest.mark.parametrize("options", [{}, LEARNED])
+@pytest.mark.parametrize(
+    ("rows", "visible", "hidden"), [(1, 1, 1), (2, 3, 1), (3, 1, 2), (2, 2, 3), (65, 64, 1)]
+)
+def test_sizes_of_one_to_three(options, rows, visible, hidden):
+    assert_right(MachinePlan(visible, hidden, **options), rows)
+
+
+@pytest.mark.parametrize("rows", [10, 64, 65])
+def test_more_units_than_a_panel_and_a_word_hold(rows):
+    assert_right(MachinePlan(211, 139), rows, chains=11)
+
+
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+@pytest.mark.parametrize("rows", [10, 100])
+@pytest.mark.parametrize("options", [{}, LEARNED])
+def test_every_instruction_set(isa, rows, options, instruction_set):
+    instruction_set(isa)
+    assert_right(MachinePlan(70, 150, **options), rows, chains=10, is_grey=not options)
+
+
+@pytest.mark.parametrize("rows", [50, 300])
+@pytest.mark.parametrize("is_grey", [False, True])
+@pytest.mark.parametrize("options", [{}, LEARNED])
+def test_the_bits_do_not_depend_on_the_threads(rows, is_grey, options, threads):
+    plan = MachinePlan(200, 150, **options)
+    parameters, x = parameters_of(plan), rows_of(plan, rows, is_grey)
+    chain = rows_of(plan, rows, False)
+    found = []
+    for count in (1, 2):
+        threads(count)
+        results, end = kernel(plan, parameters, x, chain)
+        found.append([*results, end])
+    assert all(map(torch.equal, *found))
+
+
+@pytest.mark.parametrize("chains", [0, 20])
+@pytest.mark.parametrize("options", [{}, GAUSSIAN])
+def test_it_is_what_the_functions_compute_one_by_one(chains, options):
+    """The same states, bit for bit, and gradients to rounding."""
+    plan = MachinePlan(64, 32, k=2, **options)
+    parameters, x = parameters_of(plan), rows_of(plan, 20, True)
+    chain = rows_of(plan, chains, False) if chains else None
+    results, end = kernel(plan, parameters, x, chain)
+    loss, expected = contrastive_divergence(
+        x, *parameters, 2, chain=chain, seed=SEED, row_offset=OFFSET, **options
+    )
+    torch.testing.assert_close(end, expected, rtol=1e-5 if options else 0, atol=1e-5 * len(options))
+    for ours, theirs in zip(results, [loss, *torch.autograd.grad(loss, parameters)], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_without_gradients_loss_and_chains_are_the_same():
+    plan = MachinePlan(37, 23)
+    parameters, x, chain = parameters_of(plan), rows_of(plan, 9, True), rows_of(plan, 5, False)
+    loss, end = machine_loss(plan, parameters, x, chain, SEED)
+    with torch.no_grad():
+        alone, end_alone = machine_loss(plan, parameters, x, chain, SEED)
+    assert torch.equal(alone, loss.detach())
+    assert torch.equal(end_alone, end)
+
+
+def test_what_is_not_finite_shows_in_the_loss():
+    """A weight that no unit chooses, too: a model is not to be trained on."""
+    for number in range(3):
+        plan = MachinePlan(37, 23)
+        parameters, x = parameters_of(plan), rows_of(plan, 9, True)
+        x[:, 0] = 0
+        with torch.no_grad():
+            parameters[number][0 if parameters[number].dim() == 1 else (0, 0)] = -torch.inf
+        assert not machine_loss(plan, parameters, x, None, SEED)[0].isfinite()
+    x[0, 0] = torch.nan
+    assert not machine_loss(plan, parameters_of(plan), x, None, SEED)[0].isfinite()
+
+
+@pytest.mark.parametrize("chains", [0, 5])
+def test_a_second_backward_and_a_gradient_of_the_gradient(chains):
+    plan = MachinePlan(6, 4, sparsity_weight=0.1, sparsity_target=0.2)
+    parameters, x = parameters_of(plan), rows_of(plan, 9, True)
+    chain = rows_of(plan, chains, False) if chains else None
+    loss, end = machine_loss(plan, parameters, x, chain, SEED)
+    once = torch.autograd.grad(loss, parameters, retain_graph=True)
+    thrice = torch.autograd.grad(3 * loss, parameters, create_graph=True)
+    for a, b in zip(thrice, once, strict=True):
+        torch.testing.assert_close(a, 3 * b)
+    second = torch.autograd.grad(thrice[0].square().sum(), parameters[::2])
+    defined = machine_eager.loss_between(plan, parameters, x, end)
+    (slope,) = torch.autograd.grad(3 * defined, parameters[:1], create_graph=True)
+    for a, b in zip(
+        second, torch.autograd.grad(slope.square().sum(), parameters[::2]), strict=True
+    ):
+        torch.testing.assert_close(a, b)
+
+
+def test_calls_that_the_kernels_do_not_take():
+    plan = MachinePlan(6, 4)
+    parameters, x = parameters_of(plan), torch.rand(3, 6)
+    assert "float32" in refusal(plan, parameters, x.double())
+    assert "matrix" in refusal(plan, parameters, x[:, :5])
+    assert "gradient" in refusal(plan, parameters, x.clone().requires_grad_())
+    assert "contiguous" in refusal(plan, [parameters[0].t(), *parameters[1:]], x)
+    with backend.use_backend("eager"):
+        assert "eager" in refusal(plan, parameters, x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert "autocast" in refusal(plan, parameters, x)
+
+
+def trained(machine, optimizer=torch.optim.SGD, steps=200, **options):
+    torch.manual_seed(1)
+    uniform = torch.rand(100, machine.weight.shape[1])
+    data = uniform if machine.visible_kind == "gaussian" else (2 * uniform - 0.5).clamp(0, 1)
+    history = aefast.fit(
+        machine, data, optimizer(machine.parameters(), lr=0.02, **options),
+        epochs=steps // 10, batch_size=10, seed=3,
+    )  # fmt: skip
+    return history, data
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"chains": 7},
+        {"sparsity_target": 0.1},
+        {**GAUSSIAN, "learn_variance": True, "chains": 5},
+    ],
+)
+def test_many_steps_in_one_call_are_the_loops(options):
+    """To rounding, over 200 steps, and the chains and their counter with them."""
+    torch.manual_seed(0)
+    machine = nn.RBM(20, 13, **options)
+    looped = copy.deepcopy(machine)
+    looped.register_forward_hook(lambda *_: None)  # which the kernels step aside for
+    history, data = trained(machine, momentum=0.5)
+    by_loop, _ = trained(looped, momentum=0.5)
+    assert (history.engine, by_loop.engine) == ("step", "loop")
+    torch.testing.assert_close(history.losses, by_loop.losses, rtol=1e-4, atol=1e-4)
+    for (name, ours), theirs in zip(
+        machine.state_dict().items(), looped.state_dict().values(), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5, msg=name)
+    assert machine.training_steps == 200
+    torch.testing.assert_close(machine.loss(data, seed=0), looped.loss(data, seed=0))
+
+
+def test_a_module_takes_the_kernels_and_its_chains_move_on():
+    machine = nn.RBM(20, 13, chains=7)
+    assert not isinstance(machine.planned_step(), str)
+    x, before = torch.rand(2, 5, 20), machine.chain.clone()
+    loss = machine.loss(x, seed=0)
+    assert type(loss.grad_fn).__name__ == "_MachineLossBackward"
+    assert not torch.equal(machine.chain, before)
+    assert machine.training_steps == 1
+    moved = machine.chain.clone()
+    with torch.no_grad():
+        machine.loss(x, seed=1)
+    machine.eval().loss(x, seed=1)
+    assert torch.equal(machine.chain, moved)
+    assert machine.training_steps == 1
+
+
+def test_what_stands_on_a_module_is_left_to_the_ops():
+    class Other(nn.RBM):
+        pass
+
+    assert "stands" in Other(4, 3).planned_step()
+    machine = nn.RBM(4, 3)
+    machine.register_forward_hook(lambda *_: None)
+    assert "stands" in machine.planned_step()
+
+
+def test_a_wrong_number_is_refused_before_a_step():
+    machine = nn.RBM(20, 13)
+    before = machine.weight.detach().clone()
+    optimizer = torch.optim.SGD(machine.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match=r"data holds 2; Bernoulli units take numbers in \[0, 1\]"):
+        aefast.fit(machine, torch.full((5, 20), 2.0), optimizer)
+    with pytest.raises(ValueError, match="visible holds 2"):
+        machine.loss(torch.full((5, 20), 2.0))
+    assert torch.equal(machine.weight, before)
+
+
+def test_a_parameter_that_is_not_finite_is_named():
+    machine = nn.RBM(20, 13)
+    with torch.no_grad():
+        machine.weight[3, 2] = torch.inf
+    with pytest.raises(FloatingPointError, match="weight holds an infinity"):
+        machine.loss(torch.zeros(5, 20))
