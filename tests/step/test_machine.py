@@ -275,3 +275,15 @@ def test_a_parameter_that_is_not_finite_is_named():
         machine.weight[3, 2] = torch.inf
     with pytest.raises(FloatingPointError, match="weight holds an infinity"):
         machine.loss(torch.zeros(5, 20))
+
+
+def test_a_step_that_is_not_finite_moves_no_chain():
+    machine = nn.RBM(20, 13, chains=7)
+    with torch.no_grad():
+        machine.visible_bias[3] = torch.nan
+    chain = machine.chain.clone()
+    optimizer = torch.optim.SGD(machine.parameters(), lr=0.1)
+    with pytest.raises(ArithmeticError, match="the loss of step 1 is nan"):
+        aefast.fit(machine, torch.rand(5, 20), optimizer)
+    assert torch.equal(machine.chain, chain)
+    assert machine.training_steps == 0
