@@ -28,6 +28,10 @@ LEAST_CAPABILITY = (8, 0)
 
 _PREFERENCE = {"cpu": ("cpp", "numba"), "cuda": ("triton",)}
 
+# Which process imported the package. A child that loads the extension itself has none of the
+# threads that OpenMP began before the fork, and would wait for them for ever.
+_PROCESS = os.getpid()
+
 _forced: ContextVar[str | None] = ContextVar("aefast_backend", default=None)
 
 
@@ -160,6 +164,8 @@ def _implementation(op: str, backend: str) -> ModuleType:
 @cache
 def _extension() -> ModuleType:
     module = importlib.import_module("aefast._C")
+    if os.getpid() != _PROCESS:
+        module.enter_forked_child()
     cap = os.environ.get("AEFAST_CPU_ISA") or None
     if cap is not None:
         if cap not in INSTRUCTION_SETS:

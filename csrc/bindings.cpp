@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <future>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -14,17 +15,31 @@
 #include "gibbs.h"
 #include "kernels.h"
 #include "pages.h"
+#include "parallel.h"
 
 namespace py = pybind11;
 
 namespace aefast {
 namespace {
 
-// kernel(arguments) of the active instruction set's namespace, without the GIL.
+// kernel() without the GIL. A handler of signals may run in the midst of a task, whose working
+// memory and tile registers are its thread's: what the handler calls gets a thread of its own.
+template <class Kernel>
+auto without_gil(const Kernel& kernel) {
+    py::gil_scoped_release release;
+    return in_signal_handler() ? std::async(std::launch::async, kernel).get() : kernel();
+}
+
+// Python's handlers, which run on its main thread alone; Ctrl-C's raises KeyboardInterrupt.
+bool signal_handlers_raise() {
+    py::gil_scoped_acquire acquire;
+    return PyErr_CheckSignals() != 0;
+}
+
+// kernel(arguments) of the active instruction set's namespace.
 #ifdef AEFAST_X86
 #define AEFAST_DISPATCH(kernel, ...)                                    \
-    [&] {                                                               \
-        py::gil_scoped_release release;                                 \
+    without_gil([&] {                                                   \
         switch (active_instruction_set()) {                             \
             case InstructionSet::baseline:                              \
                 return baseline::kernel(__VA_ARGS__);                   \
@@ -33,13 +48,9 @@ namespace {
             default: /* AMX has kernels of its own for products only */ \
                 return avx512::kernel(__VA_ARGS__);                     \
         }                                                               \
-    }()
+    })
 #else
-#define AEFAST_DISPATCH(kernel, ...)          \
-    [&] {                                     \
-        py::gil_scoped_release release;       \
-        return baseline::kernel(__VA_ARGS__); \
-    }()
+#define AEFAST_DISPATCH(kernel, ...) without_gil([&] { return baseline::kernel(__VA_ARGS__); })
 #endif
 
 template <class Pointer>
@@ -60,6 +71,17 @@ bool outpaces_vendor_gemm(Precision precision) {
 void check_block(int64_t rows, int64_t columns, int threads) {
     if (rows < 1 || columns < 1) throw std::invalid_argument("rows and columns must be positive");
     if (threads < 1) throw std::invalid_argument("threads must be positive");
+}
+
+void bind_process(py::module_& module) {
+    module.def("enter_forked_child", &enter_forked_child);
+    handle_signals_with(&signal_handlers_raise);
+    py::register_exception_translator([](std::exception_ptr thrown) {
+        try {
+            std::rethrow_exception(thrown);
+        } catch (const Interrupted&) {  // Python's exception is raised already
+        }
+    });
 }
 
 void bind_corrupt(py::module_& module) {
@@ -185,10 +207,9 @@ bool has_matrix_units() { return active_instruction_set() == InstructionSet::amx
 void gemm(GemmArguments arguments) {
 #ifdef AEFAST_AMX
     if (has_matrix_units()) {
-        py::gil_scoped_release release;
         arguments.packed.bytes_per_column =
             amx::packed_bytes_per_column(arguments.right, arguments.precision);
-        return amx::gemm(arguments);
+        return without_gil([&] { amx::gemm(arguments); });
     }
 #endif
     AEFAST_DISPATCH(gemm, arguments);
@@ -206,8 +227,8 @@ int64_t packed_bytes(int64_t rows, int64_t depth, Precision precision) {
 void pack_tiles(const MatrixView& right, Precision precision, uintptr_t packed, int threads) {
 #ifdef AEFAST_AMX
     if (has_matrix_units()) {
-        py::gil_scoped_release release;
-        return amx::pack_tiles(right, precision, pointer<unsigned char*>(packed), threads);
+        return without_gil(
+            [&] { amx::pack_tiles(right, precision, pointer<unsigned char*>(packed), threads); });
     }
 #endif
     (void)right, (void)precision, (void)packed, (void)threads;
@@ -626,6 +647,7 @@ void bind_instruction_sets(py::module_& module) {
 }  // namespace aefast
 
 PYBIND11_MODULE(_C, module) {
+    aefast::bind_process(module);
     aefast::bind_instruction_sets(module);
     aefast::bind_corrupt(module);
     aefast::bind_linear_act(module);

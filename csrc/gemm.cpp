@@ -184,8 +184,10 @@ class BlockProduct {
             packed_depth_ = {depth_blocks_.begin(packed_blocks_.begin),
                              depth_blocks_.begin(packed_blocks_.end)};
             pack_right();
-            for (int64_t tile = 0; tile < row_tiles_.count(); tile += kTilesAtOnce)
+            for (int64_t tile = 0; tile < row_tiles_.count(); tile += kTilesAtOnce) {
+                if (interrupted()) return;
                 multiply_rows({tile, smaller(tile + kTilesAtOnce, row_tiles_.count())});
+            }
         }
     }
 

@@ -259,8 +259,10 @@ class TileProduct {
     }
 
     bool multiply_all_rows() const {
-        for (int64_t panel = 0; panel < row_panels_; panel += kPanelsAtOnce)
+        for (int64_t panel = 0; panel < row_panels_; panel += kPanelsAtOnce) {
+            if (interrupted()) return true;
             if (!multiply_rows({panel, smaller(panel + kPanelsAtOnce, row_panels_)})) return false;
+        }
         return true;
     }
 

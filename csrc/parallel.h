@@ -2,7 +2,9 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
+#include <thread>
 
 namespace aefast {
 
@@ -10,17 +12,80 @@ namespace aefast {
 // for ever: there everything runs on the calling thread.
 bool in_forked_child();
 
+// For a process that was forked before this library was loaded.
+void enter_forked_child();
+
+// Ends a call in whose midst Ctrl-C came, or another signal whose handler says so.
+struct Interrupted {};
+
+// What runs the handlers of signals, on a thread that makes a call: true where the call is to end.
+void handle_signals_with(bool (*handler)());
+
+// Whether this thread runs a handler, in the midst of a call.
+bool in_signal_handler();
+
+// Some tasks of a call, which all its threads leave once it is interrupted.
+class Interruption {
+  public:
+    // The thread that makes the call looks for signals now and then, and the others at what it saw.
+    bool has_come() {
+        if (is_callers_thread() && signals_end_call()) has_come_ = true;
+        return has_come_.load(std::memory_order_relaxed);
+    }
+
+    void begin_tasks() { ++at_work_; }
+
+    // The others' last tasks may take long: the thread that makes the call waits for them here.
+    void end_tasks() {
+        --at_work_;
+        if (is_callers_thread()) wait_for_others();
+    }
+
+    void throw_if_come() const {
+        if (has_come_) throw Interrupted();
+    }
+
+  private:
+    bool is_callers_thread() const { return std::this_thread::get_id() == caller_; }
+    static bool signals_end_call();
+    void wait_for_others();
+
+    std::atomic<bool> has_come_{false};
+    std::atomic<int> at_work_{0};
+    const std::thread::id caller_ = std::this_thread::get_id();
+};
+
+// Of the task that this thread is at work on.
+extern thread_local Interruption* current_interruption;
+
+// Whether a task that takes long should end; what it leaves undone is never read.
+inline bool interrupted() { return current_interruption->has_come(); }
+
 // Runs body(task) for every task in [0, tasks), on at most `threads` threads. Which thread runs
-// which task must not matter to the result.
+// which task must not matter to the result. Signals are handled between tasks, and in those that
+// ask whether they are interrupted(); then it throws.
 template <class Body>
 void parallel_for(int threads, int64_t tasks, const Body& body) {
+    Interruption interruption;
+    const auto run = [&](int64_t task) {
+        current_interruption = &interruption;
+        body(task);
+    };
     if (threads > tasks) threads = static_cast<int>(tasks);
     if (threads <= 1 || in_forked_child()) {
-        for (int64_t task = 0; task < tasks; ++task) body(task);
-        return;
+        for (int64_t task = 0; task < tasks; ++task)
+            if (task == 0 || !interruption.has_come()) run(task);
+    } else {
+#pragma omp parallel num_threads(threads)
+        {
+            interruption.begin_tasks();
+#pragma omp for schedule(dynamic, 1) nowait
+            for (int64_t task = 0; task < tasks; ++task)
+                if (!interruption.has_come()) run(task);
+            interruption.end_tasks();
+        }
     }
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
-    for (int64_t task = 0; task < tasks; ++task) body(task);
+    interruption.throw_if_come();
 }
 
 // Elements a task of one pass over memory: few enough to share a small batch between threads,

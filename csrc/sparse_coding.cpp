@@ -216,6 +216,8 @@ StepSizes measure(int64_t atoms, Point current, Point previous, Point next, floa
 }
 
 constexpr int64_t kStepsPerCheck = 8;
+// A step over as many may take a millisecond.
+constexpr int64_t kManyAtoms = 2048;
 // A step that changes the code by less than this, relatively, and the gap for the worse, is of
 // float32's roundings.
 constexpr float kSmallestChange = 5e-7f;
@@ -234,6 +236,8 @@ bool minimize(Problem& p, Point previous, Point next, double allowed_gap, float*
     std::copy_n(p.current.product, p.atoms, previous.product);
     for (int64_t step = 1; *steps_left > 0; ++step) {
         --*steps_left;
+        const bool is_checked = step % kStepsPerCheck == 0;
+        if ((is_checked || p.atoms >= kManyAtoms) && interrupted()) return false;
         const Point current = p.current;
         const float step_size = 1 / *largest_curvature, threshold = step_size * p.penalty;
 #pragma GCC ivdep
@@ -262,7 +266,7 @@ bool minimize(Problem& p, Point previous, Point next, double allowed_gap, float*
         p.current = next;
         next = previous;
         previous = current;
-        if (step % kStepsPerCheck != 0) continue;
+        if (!is_checked) continue;
         const double gap = duality_gap(p);
         if (gap <= allowed_gap) return true;
         if (gap >= std::exchange(last_gap, gap) &&

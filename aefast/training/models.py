@@ -150,7 +150,7 @@ MODELS = {
 
 
 def build(config: Config) -> nn.Module:
-    """The model of a run, with its first parameters; torch's own generator stays as it was.
+    """The model of a run, with its first parameters; torch's own generator is left alone.
 
     Raises:
         TypeError, ValueError: as the model's constructor.

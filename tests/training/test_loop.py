@@ -1,5 +1,6 @@
 """The loop: the same bits however often it stops, stages, and what it does when a loss is none."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -95,6 +96,23 @@ def test_the_first_parameters_are_a_function_of_the_seed_alone():
     assert torch.equal(torch.rand(3), expected)
     second = new("rbm").model.state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("model", ["sae", "stochastic", "dbn"])
+def test_runs_in_eight_threads_are_one_run_and_leave_torchs_generator_alone(model, threads):
+    threads(1)
+
+    def trained(_):
+        trainer = new(model, epochs=1)
+        losses = torch.stack(list(trainer.steps()))
+        return losses, *trainer.model.state_dict().values()
+
+    expected = trained(0)
+    before = torch.get_rng_state()
+    with ThreadPoolExecutor(8) as pool:
+        for found in pool.map(trained, range(16)):
+            assert all(map(torch.equal, found, expected))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_stack_trains_each_machine_on_the_features_of_the_one_below(ordinary_loop):

@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any
 
@@ -112,6 +113,8 @@ def draw_seed(
 ) -> int | Tensor:
     """The seed given, or one drawn from ``generator`` or from torch's default one.
 
+    Under vmap it is a tensor, which torch draws, or refuses to, as ``randomness`` says.
+
     Raises:
         RuntimeError: the generator is the caller's own and ``torch.utils.checkpoint`` at work,
             which sets back torch's alone: other noise would be drawn again.
@@ -122,7 +125,7 @@ def draw_seed(
             "it takes seed, or torch's default generator"
         )
     if seed is None:
-        return random.draw_seed(generator, device, as_tensor=traced)
+        return random.draw_seed(generator, device, as_tensor=traced or is_vmapped())
     return seed if isinstance(seed, int) else int(seed)
 
 
@@ -256,11 +259,20 @@ def is_transformed(tensor: Tensor) -> bool:
         return True
     if torch.autograd.forward_ad._current_level >= 0:
         return True
+    return is_under(lambda kind: kind != torch._C._functorch.TransformType.Grad)
+
+
+def is_vmapped() -> bool:
+    """Whether vmap is at work."""
+    return is_under(lambda kind: kind == torch._C._functorch.TransformType.Vmap)
+
+
+def is_under(is_meant: Callable[[Any], bool]) -> bool:
+    """Whether a torch.func transform of a kind that is meant is at work."""
     if not is_in_functorch():
         return False
-    grad = torch._C._functorch.TransformType.Grad
     interpreters = torch._C._functorch.get_interpreter_stack() or ()
-    return any(interpreter.key() != grad for interpreter in interpreters)
+    return any(is_meant(interpreter.key()) for interpreter in interpreters)
 
 
 def is_in_functorch() -> bool:

@@ -1,0 +1,110 @@
+"""What happens to a process in the midst of an op: signals, and forks before the first one."""
+
+import contextlib
+import signal
+import time
+
+import pytest
+import torch
+
+from aefast import backend
+from aefast.functional import sparse_encode
+from tests.test_backend import run
+
+if backend.unavailable("cpp", "cpu"):
+    pytest.skip("the C++ extension is not built", allow_module_level=True)
+
+_C = backend.extension()
+
+
+def test_a_child_computes_that_was_forked_before_the_first_op():
+    """OpenMP's threads are the parent's: in a child that loads the extension itself, with the
+    package from before the fork or its own, nothing may wait for them."""
+    code, printed, errors = run(
+        """
+        import os, signal, time, torch
+        torch.set_num_threads(2)
+        torch.rand(4_000_000).sum(), torch.rand(600, 600) @ torch.rand(600, 600)
+
+        def first_op():
+            child = os.fork()
+            if child == 0:
+                signal.alarm(20)
+                from aefast.functional import corrupt
+                corrupt(torch.empty(2048, 784), "masking", 0.5, seed=0)
+                os._exit(0)
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+        own = first_op()
+        import aefast
+        print(own, first_op())
+        """
+    )
+    assert (code, printed) == (0, "0 0"), errors
+
+
+class Heard(Exception):
+    pass
+
+
+@contextlib.contextmanager
+def alarms(handler, interval):
+    """Calls handler every so many seconds, in the main thread."""
+    before = signal.signal(signal.SIGALRM, lambda *_: handler())
+    signal.setitimer(signal.ITIMER_REAL, interval, interval)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def raise_heard():
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    raise Heard
+
+
+def multiply(rows, depth, threads):
+    """The product of a matrix of equal rows with itself transposed."""
+    row = torch.linspace(-1, 1, depth)
+    output = torch.empty(rows, rows)
+    operand = row.data_ptr(), rows, depth, 0, 1
+    _C.gemm(
+        *operand, *operand, 0, 0, _C.Activation.identity, output.data_ptr(), 0, False,
+        _C.Precision.highest, threads,
+    )  # fmt: skip
+    return output
+
+
+def encode(rows):
+    """Codes of rows that never come near enough."""
+    torch.manual_seed(0)
+    x, atoms = torch.randn(rows, 128), torch.nn.functional.normalize(torch.randn(256, 128))
+    with backend.use_backend("cpp"):
+        return sparse_encode(x, atoms, 0.01, tolerance=0.0, steps=10**8)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize(
+    "call",
+    [lambda threads: multiply(3000, 1_000_000, threads), lambda threads: encode(10_000)],
+    ids=["product", "sparse coding"],
+)
+def test_a_long_call_hears_signals(call, count, threads):
+    """Left alone, each takes half a minute and more."""
+    threads(count)
+    start = time.perf_counter()
+    with pytest.raises(Heard), alarms(raise_heard, 0.1):
+        call(count)
+    assert time.perf_counter() - start < 10
+
+
+def test_a_handlers_own_products_leave_the_interrupted_one_right():
+    """It runs in the midst of a task, whose packed operand lies in its thread's memory."""
+    expected = multiply(400, 60_000, 1)
+    found = []
+    with alarms(lambda: found.append(multiply(40, 500, 1)), 0.001):
+        again = multiply(400, 60_000, 1)
+    assert torch.equal(again, expected)
+    assert found
+    assert all(torch.equal(product, multiply(40, 500, 1)) for product in found)
