@@ -4,7 +4,6 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <future>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -16,19 +15,12 @@
 #include "kernels.h"
 #include "pages.h"
 #include "parallel.h"
+#include "without_gil.h"
 
 namespace py = pybind11;
 
 namespace aefast {
 namespace {
-
-// kernel() without the GIL. A handler of signals may run in the midst of a task, whose working
-// memory and tile registers are its thread's: what the handler calls gets a thread of its own.
-template <class Kernel>
-auto without_gil(const Kernel& kernel) {
-    py::gil_scoped_release release;
-    return in_signal_handler() ? std::async(std::launch::async, kernel).get() : kernel();
-}
 
 // Python's handlers, which run on its main thread alone; Ctrl-C's raises KeyboardInterrupt.
 bool signal_handlers_raise() {

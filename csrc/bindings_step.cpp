@@ -7,6 +7,7 @@
 
 #include "rbm_step.h"
 #include "step.h"
+#include "without_gil.h"
 
 namespace py = pybind11;
 
@@ -61,10 +62,17 @@ double run_step(const Plan& plan, uintptr_t x, int64_t rows, int64_t row_stride,
     const auto values = pointers<const float*>(parameters);
     const auto slopes = pointers<float*>(gradients);
     const StepKernels<Plan> kernels = active_kernels<Plan>();
-    py::gil_scoped_release release;
-    return kernels.step(
-        plan, {reinterpret_cast<const float*>(x), rows, row_stride, seed, row_offset, values.data(),
-               slopes.empty() ? nullptr : slopes.data(), kernels.multiply, precision, threads});
+    const StepBatch batch = {reinterpret_cast<const float*>(x),
+                             rows,
+                             row_stride,
+                             seed,
+                             row_offset,
+                             values.data(),
+                             slopes.empty() ? nullptr : slopes.data(),
+                             kernels.multiply,
+                             precision,
+                             threads};
+    return without_gil([&] { return kernels.step(plan, batch); });
 }
 
 template <class Plan>
@@ -82,14 +90,13 @@ py::tuple run_fit(const Plan& plan, const DataRows& data, uintptr_t order, int64
         throw std::invalid_argument("seeds takes one for each epoch");
     const auto values = pointers<const float*>(parameters);
     const StepKernels<Plan> kernels = active_kernels<Plan>();
-    FitResult result;
-    {
-        py::gil_scoped_release release;
-        result = kernels.fit(plan, {data, reinterpret_cast<const int64_t*>(order), count,
-                                    epoch_rows, batch_size, seeds.data(), first_step, updates,
-                                    updated, values.data(), reinterpret_cast<double*>(losses),
-                                    seconds, kernels.multiply, precision, threads});
-    }
+    const SignalsWait for_a_whole_step;
+    const FitResult result = without_gil([&] {
+        return kernels.fit(plan, {data, reinterpret_cast<const int64_t*>(order), count, epoch_rows,
+                                  batch_size, seeds.data(), first_step, updates, updated,
+                                  values.data(), reinterpret_cast<double*>(losses), seconds,
+                                  kernels.multiply, precision, threads});
+    });
     return py::make_tuple(result.steps, result.is_finite);
 }
 

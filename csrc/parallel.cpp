@@ -50,6 +50,7 @@ constexpr std::chrono::milliseconds kBetweenLooks{50};
 
 bool (*signal_handler)() = nullptr;
 thread_local bool handling_signals = false;
+thread_local int signals_waiting = 0;
 
 }  // namespace
 
@@ -59,11 +60,16 @@ void enter_forked_child() { forked = true; }
 
 void handle_signals_with(bool (*handler)()) { signal_handler = handler; }
 
+SignalsWait::SignalsWait() { ++signals_waiting; }
+
+SignalsWait::~SignalsWait() { --signals_waiting; }
+
 bool in_signal_handler() { return handling_signals; }
 
 thread_local Interruption* current_interruption = nullptr;
 
 bool Interruption::signals_end_call() {
+    if (signals_waiting > 0) return false;
     // Kept from call to call: a call that follows another looks no sooner.
     thread_local Clock::time_point last_look = {};
     const auto now = Clock::now();

@@ -24,6 +24,15 @@ void handle_signals_with(bool (*handler)());
 // Whether this thread runs a handler, in the midst of a call.
 bool in_signal_handler();
 
+// While one lives, this thread's calls handle no signals: what they do is not left half done.
+class SignalsWait {
+  public:
+    SignalsWait();
+    ~SignalsWait();
+    SignalsWait(const SignalsWait&) = delete;
+    SignalsWait& operator=(const SignalsWait&) = delete;
+};
+
 // Some tasks of a call, which all its threads leave once it is interrupted.
 class Interruption {
   public:

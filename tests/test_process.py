@@ -3,10 +3,12 @@
 import contextlib
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
+import aefast
 from aefast import backend
 from aefast.functional import sparse_encode
 from tests.test_backend import run
@@ -41,6 +43,20 @@ def test_a_child_computes_that_was_forked_before_the_first_op():
         """
     )
     assert (code, printed) == (0, "0 0"), errors
+
+
+def test_numba_caches_only_where_it_may_write(monkeypatch):
+    """It refuses to compile with a cache that has no place, as in a folder of others without a
+    home of one's own: then each process compiles for itself."""
+    caching = pytest.importorskip("numba.core.caching")
+    from aefast.ops.shared import numba as shared
+
+    assert shared._has_place_for_cache()
+    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
+    assert not shared._has_place_for_cache()
+    for path in Path(aefast.__file__).parent.glob("ops/*/numba.py"):
+        outside = path.read_text().replace("njit(cache=True)(_has_place_for_cache)", "")
+        assert "cache=True" not in outside, f"{path} caches without asking"
 
 
 class Heard(Exception):

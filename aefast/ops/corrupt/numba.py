@@ -48,7 +48,7 @@ def corrupt(
     return (output if kind == "gaussian" else output.view(x.dtype)).to(x.dtype).reshape(x.shape)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=shared.CACHE, error_model="numpy")
 def _replace(
     x: np.ndarray,
     output: np.ndarray,
@@ -74,7 +74,7 @@ def _replace(
                 output_part[i] = replacement if u < touched else x_part[i]
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=shared.CACHE, error_model="numpy")
 def _gaussian(
     x: np.ndarray, output: np.ndarray, seed: int, first_row: int, step: int, level: np.float32
 ) -> None:

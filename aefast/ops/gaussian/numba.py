@@ -82,7 +82,7 @@ def _for_each_row_block(shape: tuple[int, ...], body: Callable[[slice], None]) -
     shared.parallel_for(-(-rows // size), task)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=shared.CACHE, error_model="numpy")
 def _add_noise(
     mean: np.ndarray,
     log_var: np.ndarray,
@@ -101,7 +101,7 @@ def _add_noise(
                 output[row, start + i] = mean[row, start + i] + deviation * normals[i]
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=shared.CACHE, error_model="numpy")
 def _multiply_noise(
     factor: np.ndarray,
     log_var: np.ndarray,
@@ -136,7 +136,7 @@ def _draw(
     shared.fill_normals(words[:count], normals)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=shared.CACHE, error_model="numpy")
 def _gaussian_kl(mean: np.ndarray, log_var: np.ndarray, divergence: np.ndarray) -> None:
     terms = np.empty(mean.shape[1], np.float32)
     for row in range(mean.shape[0]):
@@ -149,7 +149,7 @@ def _gaussian_kl(mean: np.ndarray, log_var: np.ndarray, divergence: np.ndarray) 
         divergence[row] = np.float32(0.5 * total)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=shared.CACHE, error_model="numpy")
 def _gaussian_kl_backward(
     grad: np.ndarray,
     mean: np.ndarray,

@@ -66,7 +66,7 @@ def _for_rows(values: Tensor, body: Callable[[slice], None]) -> None:
     )
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=shared.CACHE, error_model="numpy")
 def _bernoulli(
     values: np.ndarray,
     means: np.ndarray,
@@ -88,7 +88,7 @@ def _bernoulli(
             values[row, column] = np.float32(1) if uniform < probability else np.float32(0)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=shared.CACHE, error_model="numpy")
 def _normals(noise: np.ndarray, seed: int, first_row: int, step: int, columns: int) -> None:
     words = np.empty((columns + 3) // 4 * 4, dtype=np.uint32)
     normals = np.empty(words.size, dtype=np.float32)

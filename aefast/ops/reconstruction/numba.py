@@ -116,7 +116,7 @@ def _compare(
 
 
 # A sum in the order of its elements would keep the compiler from vectorizing.
-_vectorized = njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+_vectorized = njit(nogil=True, cache=shared.CACHE, fastmath={"reassoc", "contract"})
 
 
 @_vectorized

@@ -32,6 +32,18 @@ _f, _i, _u, _w = np.float32, np.int32, np.uint32, np.uint64
 _FLOAT32, _INT32 = ir.FloatType(), ir.IntType(32)
 
 
+def _has_place_for_cache() -> bool:
+    """Whether numba may write beside the package or in the user's folder; else it would refuse."""
+    try:
+        njit(cache=True)(_has_place_for_cache)
+    except RuntimeError:
+        return False
+    return True
+
+
+CACHE = _has_place_for_cache()
+
+
 def parallel_for(tasks: int, body: Callable[[int], None]) -> None:
     """body(task) for every task, on ``torch.get_num_threads()`` threads."""
     threads = min(torch.get_num_threads(), tasks)
@@ -62,7 +74,7 @@ def map_elements(function: Callable[..., np.ndarray], *tensors: Tensor) -> Tenso
     return output.to(tensors[0].dtype)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=CACHE, error_model="numpy")
 def fill_words(seed: int, row: int, step: int, first_block: int, words: np.ndarray) -> None:
     """words[4 i ... 4 i + 3]: the output of counter (first_block + i, row, step)."""
     low = _w(0xFFFFFFFF)
@@ -87,7 +99,7 @@ def fill_words(seed: int, row: int, step: int, first_block: int, words: np.ndarr
         words[4 * i + 3] = _u(c3)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=CACHE, error_model="numpy")
 def fill_normals(words: np.ndarray, normals: np.ndarray) -> None:
     """Box-Muller on pairs of words: see aefast.random.normal."""
     for i in range(words.size // 2):
@@ -368,18 +380,18 @@ def silu_curvature(z: np.float32) -> np.float32:
 def activate(activation: str) -> Callable[..., np.ndarray]:
     """The universal function output = act(z)."""
     function = globals()[activation].py_func
-    return vectorize(["float32(float32)"], cache=True)(function)
+    return vectorize(["float32(float32)"], cache=CACHE)(function)
 
 
 @cache
 def activation_backward(activation: str) -> Callable[..., np.ndarray]:
     """The universal function output = gradient * act'(saved)."""
     function = globals()[f"{activation}_backward"].py_func
-    return vectorize(["float32(float32, float32)"], cache=True)(function)
+    return vectorize(["float32(float32, float32)"], cache=CACHE)(function)
 
 
 @cache
 def curvature(activation: str) -> Callable[..., np.ndarray]:
     """The universal function output = act''(saved); of a straight line there is none."""
     function = globals()[f"{activation}_curvature"].py_func
-    return vectorize(["float32(float32)"], cache=True)(function)
+    return vectorize(["float32(float32)"], cache=CACHE)(function)

@@ -20,9 +20,9 @@ SMALLEST_CURVATURE = np.finfo(np.float32).tiny  # one divides by it
 
 # Sums may be reordered, so that they are vectorized; NaN and infinity stay.
 _vectorized = njit(
-    nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"}
+    nogil=True, cache=shared.CACHE, error_model="numpy", fastmath={"reassoc", "contract", "nsz"}
 )
-_plain = njit(nogil=True, cache=True, error_model="numpy")
+_plain = njit(nogil=True, cache=shared.CACHE, error_model="numpy")
 
 
 def soft_threshold(x: Tensor, threshold: float) -> Tensor:

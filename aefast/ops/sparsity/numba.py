@@ -51,21 +51,21 @@ def _column_sums(code: Tensor, absolute: bool) -> Tensor:
     return torch.from_numpy(partial_sums.sum(0))
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=shared.CACHE, error_model="numpy")
 def _add(rows: np.ndarray, sums: np.ndarray) -> None:
     for row in range(rows.shape[0]):
         for column in range(rows.shape[1]):
             sums[column] += rows[row, column]
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=shared.CACHE, error_model="numpy")
 def _add_absolute(rows: np.ndarray, sums: np.ndarray) -> None:
     for row in range(rows.shape[0]):
         for column in range(rows.shape[1]):
             sums[column] += abs(rows[row, column])
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=shared.CACHE, error_model="numpy")
 def _scaled_sign(values: np.ndarray, output: np.ndarray, factor: np.float32) -> None:
     zero = np.float32(0)
     for i in range(values.size):
