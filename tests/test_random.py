@@ -1,13 +1,23 @@
 """The random-number contract against Random123's known answers, and by its distribution."""
 
+import ast
 import itertools
 import math
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 
 from aefast import random
-from aefast.functional import corrupt, gibbs, reparameterize
+from aefast.functional import (
+    contractive_penalty,
+    contrastive_divergence,
+    corrupt,
+    gibbs,
+    reconstruction_loss,
+    reparameterize,
+)
 from aefast.nn import RBM, Autoencoder, StochasticAutoencoder
 from aefast.nn.likelihood import draw_visible
 from aefast.ops.corrupt import corrupt_with
@@ -176,3 +186,51 @@ def test_drawn_seed_follows_torchs_generator():
     assert random.draw_seed(None, device) != third
     assert 0 <= third < random.SEED_LIMIT
     assert math.log2(third) > 40
+
+
+MACHINE = torch.zeros(5, 8), None, None
+LAYERS = torch.randn(5, 8, generator=torch.Generator().manual_seed(0)), None
+DRAWING = {
+    "corrupt": lambda x, **place: corrupt(x, "masking", 0.5, **place),
+    "reparameterize": lambda x, **place: reparameterize(x, x, **place),
+    "reconstruction_loss": lambda x, **place: reconstruction_loss(
+        x, *LAYERS, corruption="gaussian", corruption_level=1, **place
+    ),
+    "gibbs": lambda x, **place: gibbs(x, *MACHINE, **place).hidden,
+    "contrastive_divergence": lambda x, **place: contrastive_divergence(x, *MACHINE, **place)[1],
+    "contractive_penalty": lambda x, **place: contractive_penalty(
+        x, *LAYERS, hessian_noise=1, **place
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DRAWING)
+def test_vmap_draws_as_its_randomness_says(name):
+    """As of torch's own: it raises, or each sample draws for itself, or all draw the same."""
+    op, x = DRAWING[name], torch.ones(2, 6, 8)
+    with pytest.raises(RuntimeError, match="randomness error mode"):
+        torch.vmap(op)(x)
+    one, other = torch.vmap(op, randomness="same")(x)
+    torch.testing.assert_close(one, other)
+    one, other = torch.vmap(op, randomness="different")(x)
+    assert not torch.allclose(one, other)
+    one, other = torch.vmap(partial(op, seed=3))(x)  # a function of the seed draws nothing
+    torch.testing.assert_close(one, other)
+    torch.testing.assert_close(one, op(x[0], seed=3))
+
+
+def test_nothing_seeds_or_forks_torchs_own_generator():
+    """All threads share it. Docstrings' examples and programs of a user's may."""
+    package = Path(random.__file__).parent
+    forbidden = {
+        "torch.manual_seed",
+        "torch.seed",
+        "torch.random.manual_seed",
+        "torch.set_rng_state",
+        "torch.random.fork_rng",
+        "torch.default_generator.manual_seed",
+    }
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                assert ast.unparse(node.func) not in forbidden, f"{path.name}:{node.lineno}"
