@@ -22,6 +22,7 @@ from aefast import backend, environment
 from aefast.figures.digits import load_digits
 from aefast.functional import corrupt
 from aefast.nn import Autoencoder, DenoisingAutoencoder
+from aefast.nn.initialization import initialized
 
 VISIBLE, HIDDEN, LEVEL = 64, 32, 0.3
 BATCH, LEARNING_RATE, SEED = 128, 3e-3, 0
@@ -45,11 +46,9 @@ class Errors:
 def run(out: Path, epochs: int) -> None:
     """Train, compare, print and write the picture ``out``."""
     console = Console(highlight=False, soft_wrap=True)
-    torch.manual_seed(SEED)
     train, _, held_out, _ = load_digits()
     corrupted = corrupt(held_out, "masking", LEVEL, seed=SEED)
-    plain = Autoencoder(VISIBLE, HIDDEN, output_activation="sigmoid")
-    denoising = DenoisingAutoencoder(VISIBLE, HIDDEN, corruption_level=LEVEL)
+    plain, denoising = initialized(new_plain, SEED), initialized(new_denoising, SEED)
     console.print(describe(train, held_out))
 
     fit("Autoencoder", plain, train, epochs, console)
@@ -71,6 +70,14 @@ def run(out: Path, epochs: int) -> None:
     )
     draw(out, held_out, corrupted, reconstruction, ours["denoising"].corrupted)
     console.print(f"Wrote {out}")
+
+
+def new_plain() -> Autoencoder:
+    return Autoencoder(VISIBLE, HIDDEN, output_activation="sigmoid")
+
+
+def new_denoising() -> DenoisingAutoencoder:
+    return DenoisingAutoencoder(VISIBLE, HIDDEN, corruption_level=LEVEL)
 
 
 def describe(train: Tensor, held_out: Tensor) -> str:
@@ -145,7 +152,7 @@ def compare_speed(train: Tensor) -> tuple[dict[str, float], float]:
 
     The two take turns, so that a drift of the machine touches both alike.
     """
-    model = DenoisingAutoencoder(VISIBLE, HIDDEN, corruption_level=LEVEL)
+    model = initialized(new_denoising, SEED)
     twin = nn.Sequential(
         nn.Linear(VISIBLE, HIDDEN), nn.Sigmoid(), nn.Linear(HIDDEN, VISIBLE), nn.Sigmoid()
     )
@@ -160,7 +167,7 @@ def compare_speed(train: Tensor) -> tuple[dict[str, float], float]:
                 twin_optimizer.step()
 
     def ours() -> None:
-        aefast.fit(model, train, optimizer, epochs=EPOCHS_IN_TURN, batch_size=BATCH)
+        aefast.fit(model, train, optimizer, epochs=EPOCHS_IN_TURN, batch_size=BATCH, seed=SEED)
 
     sides: dict[str, Callable[[], None]] = {"aefast": ours, "eager": loop}
     seconds: dict[str, list[float]] = {name: [] for name in sides}

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from aefast.figures.digits import draw_images, load_digits, pca, squared_error, train
 from aefast.nn import Autoencoder
+from aefast.nn.initialization import initialized
 
 TITLE = "A quantized code compresses better than PCA's"
 SIZE = (10, 4.2)
@@ -50,9 +51,11 @@ def measure() -> Measured:
 
 def fit(data: Tensor, hidden: int) -> Autoencoder:
     """The code is bounded, so that no far point stretches the quantizer's range."""
-    torch.manual_seed(0)
-    model = Autoencoder(
-        layers=[data.shape[1], 256, hidden], activation="gelu", code_activation="tanh"
+    model = initialized(
+        lambda: Autoencoder(
+            layers=[data.shape[1], 256, hidden], activation="gelu", code_activation="tanh"
+        ),
+        seed=0,
     )
     train(model, data, epochs=60, batch_size=64)
     return model.eval()

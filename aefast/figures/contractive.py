@@ -9,6 +9,7 @@ from torch import Tensor
 
 from aefast.figures.digits import draw_images, load_digits, train
 from aefast.nn import ContractiveAutoencoder
+from aefast.nn.initialization import initialized
 
 TITLE = "A contractive autoencoder finds the data's tangents"
 SIZE = (11, 5.4)
@@ -92,8 +93,9 @@ def measure_shifts() -> tuple[dict[str, float], Tensor, dict[str, Tensor]]:
 def trained(data: Tensor, contraction: float) -> ContractiveAutoencoder:
     """With the learning rate that gives either kind its lowest loss. A plain autoencoder that is
     trained less overlaps more, by 0.21 at most, which is less than global PCA."""
-    torch.manual_seed(0)
-    model = ContractiveAutoencoder(data.shape[1], 128, contraction=contraction)
+    model = initialized(
+        lambda: ContractiveAutoencoder(data.shape[1], 128, contraction=contraction), seed=0
+    )
     train(model, data, epochs=50, learning_rate=1e-2)
     return model
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from aefast.figures.digits import load_digits, pca, squared_error, train
 from aefast.nn import Autoencoder
+from aefast.nn.initialization import initialized
 
 TITLE = "A deep autoencoder beats PCA"
 SIZE = (12, 4.2)
@@ -52,8 +53,9 @@ def measure() -> Measured:
 
 
 def fit(data: Tensor, layers: list[int]) -> Autoencoder:
-    torch.manual_seed(0)
-    model = Autoencoder(layers=layers, activation="gelu", code_activation="identity")
+    model = initialized(
+        lambda: Autoencoder(layers=layers, activation="gelu", code_activation="identity"), seed=0
+    )
     train(model, data, epochs=60, batch_size=64)
     return model
 

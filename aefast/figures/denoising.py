@@ -8,6 +8,7 @@ from torch import Tensor
 
 from aefast.figures.digits import train, train_to_the_optimum
 from aefast.nn import DenoisingAutoencoder
+from aefast.nn.initialization import initialized
 
 TITLE = "A denoising autoencoder points back to the data"
 SIZE = (9, 4.2)
@@ -30,13 +31,15 @@ class Measured:
 def measure() -> Measured:
     generator = torch.Generator().manual_seed(0)
     curve = spiral(torch.rand(4000, generator=generator, dtype=torch.float32, device="cpu"))
-    torch.manual_seed(0)
-    model = DenoisingAutoencoder(
-        layers=[2, 128, 128],
-        corruption="gaussian",
-        corruption_level=LEVEL,
-        activation="tanh",
-        output_activation="identity",
+    model = initialized(
+        lambda: DenoisingAutoencoder(
+            layers=[2, 128, 128],
+            corruption="gaussian",
+            corruption_level=LEVEL,
+            activation="tanh",
+            output_activation="identity",
+        ),
+        seed=0,
     )
     train(model, curve, epochs=60, batch_size=200, learning_rate=5e-3)
     model.eval()
@@ -67,14 +70,16 @@ def gaussian_score_error() -> float:
     data = (
         torch.randn(20000, 2, generator=generator, dtype=torch.float32, device="cpu") @ factor.t()
     )
-    torch.manual_seed(0)
-    model = DenoisingAutoencoder(
-        2,
-        2,
-        corruption="gaussian",
-        corruption_level=GAUSSIAN_LEVEL,
-        activation="identity",
-        output_activation="identity",
+    model = initialized(
+        lambda: DenoisingAutoencoder(
+            2,
+            2,
+            corruption="gaussian",
+            corruption_level=GAUSSIAN_LEVEL,
+            activation="identity",
+            output_activation="identity",
+        ),
+        seed=0,
     )
     train_to_the_optimum(model, data, steps=100)
     model.eval()

@@ -31,6 +31,16 @@ def load_digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return pixels[HELD_OUT:], labels[HELD_OUT:], pixels[:HELD_OUT], labels[:HELD_OUT]
 
 
+def shuffled(count: int, batch_size: int, *, epochs: int) -> list[Tensor]:
+    """The row numbers of each batch of some epochs."""
+    generator = torch.Generator().manual_seed(0)
+    orders = [
+        torch.randperm(count, generator=generator, dtype=torch.int64, device="cpu")
+        for _ in range(epochs)
+    ]
+    return [rows for order in orders for rows in order.split(batch_size)]
+
+
 def train(
     model: Any,
     data: Tensor,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from aefast.figures.digits import draw_images, load_digits, squared_error, train
 from aefast.nn import Autoencoder
+from aefast.nn.initialization import initialized
 
 TITLE = "Dropout on the code: unbiased, and redundant"
 SIZE = (12, 3.8)
@@ -43,8 +44,10 @@ def measure() -> Measured:
 
 
 def fit(data: Tensor, probability: float) -> Autoencoder:
-    torch.manual_seed(0)
-    model = Autoencoder(data.shape[1], HIDDEN, activation="relu", code_dropout=probability)
+    model = initialized(
+        lambda: Autoencoder(data.shape[1], HIDDEN, activation="relu", code_dropout=probability),
+        seed=0,
+    )
     train(model, data, epochs=80)
     return model.eval()
 
@@ -52,11 +55,10 @@ def fit(data: Tensor, probability: float) -> Autoencoder:
 def compare_draws(model: Autoencoder, images: Tensor) -> tuple[list[float], list[float]]:
     """For each number of draws: how far their mean is from the evaluation output, and how far it
     is expected to be; root mean squares over the pixels."""
-    expected = model.eval()(images)
-    model.train()
-    torch.manual_seed(0)
-    draws = torch.stack([model(images) for _ in range(DRAWS[-1])])
-    model.eval()
+    expected, code = model(images), model.encode(images)
+    shape, generator = (DRAWS[-1], *code.shape), torch.Generator().manual_seed(0)
+    uniform = torch.rand(shape, generator=generator, dtype=torch.float32, device="cpu")
+    draws = model.decode(code * (uniform >= model.code_dropout) / (1 - model.code_dropout))
     spread = draws.var(0).mean().item()
     distances = [(draws[:n].mean(0) - expected).square().mean().sqrt().item() for n in DRAWS]
     return distances, [(spread / n) ** 0.5 for n in DRAWS]

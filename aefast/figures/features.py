@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aefast.figures.digits import load_digits, train
+from aefast.figures.digits import load_digits, shuffled, train
 from aefast.nn import RBM, ContractiveAutoencoder, DenoisingAutoencoder, SparseAutoencoder
+from aefast.nn.initialization import initialized
 
 TITLE = "Codes make better features than pixels where labels are few"
 SIZE = (10, 4.2)
@@ -66,18 +67,15 @@ def encoders(data: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:
         ),
         "contractive": lambda: ContractiveAutoencoder(*size, contraction=0.003, **options),
     }.items():
-        torch.manual_seed(0)
-        model = make()
+        model = initialized(make, seed=0)
         train(model, data, epochs=60, learning_rate=5e-3)
         found[name] = model.encode
-    torch.manual_seed(0)
-    machine = RBM(*size)
+    machine = initialized(lambda: RBM(*size), seed=0)
     optimizer = torch.optim.SGD(machine.parameters(), lr=0.1, momentum=0.5)
-    for _ in range(60):
-        for rows in torch.randperm(len(data), dtype=torch.int64, device="cpu").split(50):
-            optimizer.zero_grad()
-            machine.loss(data[rows]).backward()
-            optimizer.step()
+    for step, rows in enumerate(shuffled(len(data), 50, epochs=60)):
+        optimizer.zero_grad()
+        machine.loss(data[rows], seed=step).backward()
+        optimizer.step()
     return found | {"RBM": machine}
 
 

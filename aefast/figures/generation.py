@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from aefast.estimators import ProbabilisticPCA
-from aefast.figures.digits import draw_images, load_digits, train
+from aefast.figures.digits import draw_images, load_digits, shuffled, train
 from aefast.nn import RBM, Autoencoder, StochasticAutoencoder, VariationalAutoencoder
+from aefast.nn.initialization import initialized
 
 TITLE = "Generative models draw digits; random codes of a plain autoencoder fall off them"
 SIZE = (11, 6)
@@ -49,8 +50,9 @@ def measure() -> Measured:
 
 
 def draw_variational(data: Tensor, count: int) -> Tensor:
-    torch.manual_seed(0)
-    model = VariationalAutoencoder(data.shape[1], LATENT, layers=[HIDDEN])
+    model = initialized(
+        lambda: VariationalAutoencoder(data.shape[1], LATENT, layers=[HIDDEN]), seed=0
+    )
     train(model, data, epochs=120, learning_rate=5e-3)
     return model.sample(count, seed=0)
 
@@ -59,44 +61,41 @@ def draw_plain(data: Tensor, count: int) -> dict[str, Tensor]:
     """The variational autoencoder's network and training. Nothing says which codes are a digit's:
     they are drawn from the box that the training codes are in, or from a Gaussian fitted to them,
     which helps the more the fewer code units there are."""
-    torch.manual_seed(0)
-    model = Autoencoder(
-        layers=[data.shape[1], HIDDEN, LATENT],
-        activation="tanh",
-        code_activation="identity",
-        output_activation="sigmoid",
-        loss="bce",
+    model = initialized(
+        lambda: Autoencoder(
+            layers=[data.shape[1], HIDDEN, LATENT],
+            activation="tanh",
+            code_activation="identity",
+            output_activation="sigmoid",
+            loss="bce",
+        ),
+        seed=0,
     )
     train(model, data, epochs=120, learning_rate=5e-3)
+    place: Any = {"dtype": torch.float32, "device": "cpu"}
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         codes = model.encode(data)
         low, high = codes.amin(0), codes.amax(0)
-        uniform = low + (high - low) * torch.rand(count, LATENT, dtype=torch.float32, device="cpu")
+        uniform = low + (high - low) * torch.rand(count, LATENT, generator=generator, **place)
         factor = torch.linalg.cholesky(codes.t().cov())
-        gaussian = (
-            codes.mean(0)
-            + torch.randn(count, LATENT, dtype=torch.float32, device="cpu") @ factor.t()
-        )
+        normal = torch.randn(count, LATENT, generator=generator, **place)
+        gaussian = codes.mean(0) + normal @ factor.t()
         decoded = map(model.decode, (uniform, gaussian))
         return dict(zip(PLAIN, decoded, strict=True))
 
 
 def draw_rbm(data: Tensor, count: int) -> Tensor:
     """The means of the visible units, as the others' samples are means."""
-    torch.manual_seed(0)
-    machine = RBM(data.shape[1], 100, chains=100)
-    steps = [
-        rows
-        for _ in range(150)
-        for rows in torch.randperm(len(data), dtype=torch.int64, device="cpu").split(100)
-    ]
+    machine = initialized(lambda: RBM(data.shape[1], 100, chains=100), seed=0)
+    steps = shuffled(len(data), 100, epochs=150)
     optimizer = torch.optim.SGD(machine.parameters(), lr=0.1, momentum=0.5)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0.01, len(steps))
     with torch.no_grad():
         machine.visible_bias.copy_(data.mean(0).clamp(0.01, 0.99).logit())
-    for rows in steps:
+    for step, rows in enumerate(steps):
         optimizer.zero_grad()
-        machine.loss(data[rows]).backward()
+        machine.loss(data[rows], seed=step).backward()
         optimizer.step()
         schedule.step()
     with torch.no_grad():
@@ -104,8 +103,7 @@ def draw_rbm(data: Tensor, count: int) -> Tensor:
 
 
 def draw_stochastic(data: Tensor, count: int) -> Tensor:
-    torch.manual_seed(0)
-    model = StochasticAutoencoder(data.shape[1], 64, code_noise=1.2)
+    model = initialized(lambda: StochasticAutoencoder(data.shape[1], 64, code_noise=1.2), seed=0)
     train(model, data, epochs=60, learning_rate=5e-3)
     return model.sample(count, seed=0)
 

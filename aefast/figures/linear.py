@@ -1,6 +1,7 @@
 """A linear autoencoder finds the subspace of principal component analysis."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from aefast.figures.digits import load_digits, train_to_the_optimum
 from aefast.nn import Autoencoder
+from aefast.nn.initialization import initialized
 
 TITLE = "A linear autoencoder is PCA"
 SIZE = (9, 3.6)
@@ -31,8 +33,9 @@ def measure() -> Measured:
     eigenvalues, vectors = eigenvalues.flip(0), vectors.flip(1)
     losses, angles = [], []
     for hidden in SIZES:
-        torch.manual_seed(0)
-        model = Autoencoder(data.shape[1], hidden, activation="identity")
+        model = initialized(
+            partial(Autoencoder, data.shape[1], hidden, activation="identity"), seed=0
+        )
         train_to_the_optimum(model, data, steps=1500)
         with torch.no_grad():
             losses.append(data.shape[1] * model.loss(data).item())

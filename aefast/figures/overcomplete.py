@@ -1,6 +1,8 @@
 """A code larger than the data copies whatever it is given, unless something keeps it from it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from aefast.nn import (
     DenoisingAutoencoder,
     SparseAutoencoder,
 )
+from aefast.nn.initialization import initialized
 
 TITLE = "An overcomplete autoencoder copies, unless it is regularized"
 SIZE = (10, 4.6)
@@ -55,22 +58,16 @@ def independent_pixels(images: Tensor) -> Tensor:
 
 def make_models(visible: int) -> dict[str, Autoencoder]:
     """The same layers, with nothing and with each of four regularizers."""
-    torch.manual_seed(0)
-    return {
-        "none": Autoencoder(visible, HIDDEN, activation="relu"),
-        "sparse (L1)": SparseAutoencoder(
-            visible, HIDDEN, activation="relu", penalty="l1", sparsity_weight=4e-3
-        ),
-        "denoising": DenoisingAutoencoder(
-            visible,
-            HIDDEN,
-            activation="relu",
-            output_activation="identity",
-            corruption_level=0.4,
-        ),
-        "contractive": ContractiveAutoencoder(visible, HIDDEN, activation="relu", contraction=0.01),
-        "dropout": Autoencoder(visible, HIDDEN, activation="relu", code_dropout=0.7),
+    layers: Any = {"visible": visible, "hidden": HIDDEN, "activation": "relu"}
+    noise: Any = {"output_activation": "identity", "corruption_level": 0.4}
+    makers: dict[str, Callable[[], Autoencoder]] = {
+        "none": partial(Autoencoder, **layers),
+        "sparse (L1)": partial(SparseAutoencoder, **layers, penalty="l1", sparsity_weight=4e-3),
+        "denoising": partial(DenoisingAutoencoder, **layers, **noise),
+        "contractive": partial(ContractiveAutoencoder, **layers, contraction=0.01),
+        "dropout": partial(Autoencoder, **layers, code_dropout=0.7),
     }
+    return {name: initialized(make, seed=0) for name, make in makers.items()}
 
 
 def fit(model: Autoencoder, data: Tensor) -> Autoencoder:

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aefast.figures.digits import draw_images, load_digits
+from aefast.figures.digits import draw_images, load_digits, shuffled
 from aefast.nn import RBM, annealed_importance_sampling, exact_log_partition
+from aefast.nn.initialization import initialized
 
 TITLE = "A restricted Boltzmann machine nearly reaches the best likelihood"
 SIZE = (11, 6)
@@ -37,8 +38,7 @@ class Measured:
 
 def measure() -> Measured:
     patterns, bound = bars_and_stripes()
-    torch.manual_seed(0)
-    machine = RBM(SIDE**2, 24, chains=300, k=10)
+    machine = initialized(lambda: RBM(SIDE**2, 24, chains=300, k=10), seed=0)
     steps, likelihoods = [0], [exact_likelihood(machine, patterns)]
     for step, _ in enumerate(learning(machine, [patterns] * STEPS, weight_decay=0), 1):
         if step % 200 == 0:
@@ -52,15 +52,10 @@ def measure() -> Measured:
 def measure_digits() -> tuple[Tensor, Tensor, float, float, float]:
     data, held_out = ((images > LEVEL).float() for images in load_digits()[::2])
     frequency = data.mean(0).clamp(0.01, 0.99)
-    torch.manual_seed(0)
-    machine = RBM(data.shape[1], 64, chains=500)
+    machine = initialized(lambda: RBM(data.shape[1], 64, chains=500), seed=0)
     with torch.no_grad():
         machine.visible_bias.copy_(frequency.logit())
-    batches = [
-        data[rows]
-        for _ in range(100)
-        for rows in torch.randperm(len(data), dtype=torch.int64, device="cpu").split(100)
-    ]
+    batches = [data[rows] for rows in shuffled(len(data), 100, epochs=100)]
     for _ in learning(machine, batches, weight_decay=1e-4):
         pass
     log_partition = annealed_importance_sampling(machine, data, betas=1000, seed=0)
@@ -79,9 +74,9 @@ def learning(machine: RBM, batches: Sequence[Tensor], *, weight_decay: float) ->
         machine.parameters(), lr=0.1, momentum=0.5, weight_decay=weight_decay
     )
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0.01, len(batches))
-    for batch in batches:
+    for step, batch in enumerate(batches):
         optimizer.zero_grad()
-        machine.loss(batch).backward()
+        machine.loss(batch, seed=step).backward()
         optimizer.step()
         schedule.step()
         yield

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from aefast.figures.digits import draw_images, load_digits, train
 from aefast.nn import SparseAutoencoder
+from aefast.nn.initialization import initialized
 
 TITLE = "A sparse autoencoder keeps to its target"
 SIZE = (11, 5.6)
@@ -46,14 +47,16 @@ def measure() -> Measured:
 
 
 def trained(data: Tensor, penalty: str, weight: float, activation: str) -> SparseAutoencoder:
-    torch.manual_seed(0)
-    model = SparseAutoencoder(
-        data.shape[1],
-        HIDDEN,
-        penalty=penalty,
-        sparsity_weight=weight,
-        sparsity_target=TARGET,
-        activation=activation,
+    model = initialized(
+        lambda: SparseAutoencoder(
+            data.shape[1],
+            HIDDEN,
+            penalty=penalty,
+            sparsity_weight=weight,
+            sparsity_target=TARGET,
+            activation=activation,
+        ),
+        seed=0,
     )
     learning_rate = 1e-2 if activation == "sigmoid" else 3e-3
     train(model, data, epochs=60, learning_rate=learning_rate)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from aefast.figures.digits import draw_images, load_digits, train
 from aefast.nn import StochasticAutoencoder
+from aefast.nn.initialization import initialized
 
 TITLE = "A stochastic autoencoder is a Markov chain that ends at the data"
 SIZE = (11, 6)
@@ -37,19 +38,23 @@ class Measured:
 
 def measure() -> Measured:
     data, labels, held_out, _ = load_digits()
-    torch.manual_seed(0)
-    model = StochasticAutoencoder(data.shape[1], HIDDEN, code_noise=NOISE)
+    model = initialized(
+        lambda: StochasticAutoencoder(data.shape[1], HIDDEN, code_noise=NOISE), seed=0
+    )
     with torch.no_grad():
         before = model.loss(held_out, seed=1).item()
     losses = train(model, data, epochs=60, learning_rate=5e-3)
-    torch.manual_seed(1)
+    generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         after = model.loss(held_out, seed=1).item()
-        code = model.encode_distribution(held_out[:SHOWN]).sample()
+        encoder = model.encode_distribution(held_out[:SHOWN])
+        code = torch.normal(encoder.mean, encoder.stddev, generator=generator)
         decoder = model.decode_distribution(code)
-        draws = decoder.sample(torch.Size([DRAWS])).transpose(0, 1)
+        probabilities = decoder.mean[:, None].expand(-1, DRAWS, -1)
+        draws = torch.bernoulli(probabilities, generator=generator)
     # One seed: a longer chain goes on where a shorter one ended.
-    start = torch.rand(CHAINS, data.shape[1], dtype=torch.float32, device="cpu")
+    shape = CHAINS, data.shape[1]
+    start = torch.rand(shape, dtype=torch.float32, device="cpu", generator=generator)
     chains = [start] + [model.sample(CHAINS, steps, start=start, seed=0) for steps in STEPS]
     nearest = torch.cdist(chains[-1], data).argmin(1)
     return Measured(

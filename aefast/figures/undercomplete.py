@@ -8,6 +8,7 @@ from torch import Tensor
 
 from aefast.figures.digits import draw_images, load_digits, pca, squared_error, train
 from aefast.nn import Autoencoder
+from aefast.nn.initialization import initialized
 
 TITLE = "An undercomplete autoencoder loses to no linear code of its size"
 SIZE = (9, 3.6)
@@ -44,8 +45,12 @@ def measure() -> Measured:
 def fit(data: Tensor, hidden: int) -> Autoencoder:
     """One layer up and one down. The output must bend: with a linear one the reconstructions lie
     in a plane, and PCA's is the best of these (Bourlard and Kamp, 1988)."""
-    torch.manual_seed(0)
-    model = Autoencoder(data.shape[1], hidden, activation="softplus", output_activation="sigmoid")
+    model = initialized(
+        lambda: Autoencoder(
+            data.shape[1], hidden, activation="softplus", output_activation="sigmoid"
+        ),
+        seed=0,
+    )
     train(model, data, epochs=120, learning_rate=3e-2)
     return model
 

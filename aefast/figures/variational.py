@@ -10,6 +10,7 @@ from torch.distributions import MultivariateNormal
 from aefast.estimators import ProbabilisticPCA
 from aefast.figures.digits import draw_images, load_digits, train
 from aefast.nn import VariationalAutoencoder
+from aefast.nn.initialization import initialized
 
 TITLE = "A variational autoencoder bounds its likelihood"
 SIZE = (10, 6.6)
@@ -43,8 +44,7 @@ class Measured:
 def measure() -> Measured:
     gray, _, held_out_gray, _ = load_digits()
     data, held_out = gray.round(), held_out_gray.round()
-    torch.manual_seed(0)
-    model = VariationalAutoencoder(64, 2, layers=[128, 64])
+    model = initialized(lambda: VariationalAutoencoder(64, 2, layers=[128, 64]), seed=0)
     train(model, data, epochs=100, learning_rate=1e-2)
     linear = {size: fit_linear(gray, size) for size in LINEAR_SIZES}
     rows = gray.double().numpy()
@@ -85,8 +85,9 @@ def pixels_log_likelihood(data: Tensor, held_out: Tensor) -> float:
 
 
 def fit_linear(data: Tensor, latent: int) -> VariationalAutoencoder:
-    torch.manual_seed(0)
-    model = VariationalAutoencoder(data.shape[1], latent, decoder_kind="gaussian")
+    model = initialized(
+        lambda: VariationalAutoencoder(data.shape[1], latent, decoder_kind="gaussian"), seed=0
+    )
     train(model, data, epochs=100, batch_size=256, learning_rate=4e-2)
     return model
 
