@@ -65,9 +65,14 @@ class Heard(Exception):
 
 @contextlib.contextmanager
 def alarms(handler, interval):
-    """Calls handler every so many seconds, in the main thread."""
-    before = signal.signal(signal.SIGALRM, lambda *_: handler())
-    signal.setitimer(signal.ITIMER_REAL, interval, interval)
+    """Calls handler so many seconds after it last returned, in the main thread."""
+
+    def handle(*_):
+        handler()
+        signal.setitimer(signal.ITIMER_REAL, interval)
+
+    before = signal.signal(signal.SIGALRM, handle)
+    signal.setitimer(signal.ITIMER_REAL, interval)
     try:
         yield
     finally:
@@ -76,7 +81,6 @@ def alarms(handler, interval):
 
 
 def raise_heard():
-    signal.setitimer(signal.ITIMER_REAL, 0)
     raise Heard
 
 
