@@ -59,6 +59,21 @@ def train(
     learning_rate: Annotated[
         float | None, typer.Option(help="Of Adam, 0.003; of an rbm or dbn, 0.1.")
     ] = None,
+    learning_rate_decay: Annotated[
+        float | None, typer.Option(help="What it is multiplied by after each epoch; 1.")
+    ] = None,
+    validation: Annotated[
+        float | None, typer.Option(help="The share of the rows to hold out, such as 0.1; none.")
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=LARGEST,
+            help="End after so many epochs without a better held-out loss; of an rbm or dbn, "
+            "pseudo-likelihood, or of gaussian units reconstruction error.",
+        ),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
     precision: Annotated[
         str | None, typer.Option(help="Of float32 products: highest, high or medium.")
@@ -97,6 +112,13 @@ def train(
     ] = None,
     bound: Annotated[str | None, typer.Option(help="vae: elbo or importance.")] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="vae: codes drawn a row.")] = None,
+    kl_weight: Annotated[
+        float | None, typer.Option(help="vae: the divergence's factor; 1.")
+    ] = None,
+    kl_warm_up: Annotated[
+        int | None,
+        typer.Option(min=0, max=LARGEST, help="vae: epochs in which it grows from 0."),
+    ] = None,
     visible_kind: Annotated[
         str | None, typer.Option(help="rbm, dbn: bernoulli or gaussian.")
     ] = None,
@@ -124,7 +146,8 @@ def train(
             trainer = (run.resume if resume else run.start)(out, given)
             note([*trainer.dataset.notes, *filter(None, [doubt])])
             if trainer.is_finished:
-                typer.echo(f"{summary(trainer)}: nothing is left; --epochs takes more")
+                way_on = "" if trainer.is_out_of_patience else "; --epochs takes more"
+                typer.echo(f"{summary(trainer)}: nothing is left{way_on}")
                 return
             with matmul_precision(trainer.config.precision):
                 proceed(trainer, out)
@@ -172,8 +195,14 @@ def summary(trainer: "Trainer") -> str:
     return (
         f"{config.model} {'-'.join(map(str, config.sizes))} has {progress.step} steps, "
         f"{progress.epoch} of {config.epochs} epochs{of_stage(trainer)}, "
-        f"{progress.seconds:.1f} s of training behind it"
+        f"{progress.seconds:.1f} s of training behind it{end_of_patience(trainer)}"
     )
+
+
+def end_of_patience(trainer: "Trainer") -> str:
+    if not trainer.is_out_of_patience:
+        return ""
+    return f", and was no better on held-out rows for {trainer.config.patience} epochs"
 
 
 def of_stage(trainer: "Trainer") -> str:
@@ -185,7 +214,7 @@ def progress_bar(trainer: "Trainer") -> Iterator[Callable[["Look"], None]]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("loss {task.fields[loss]:.5f}, {task.fields[rate]:,.0f} samples/s"),
+        TextColumn("{task.fields[figures]}, {task.fields[rate]:,.0f} samples/s"),
         TimeRemainingColumn(),
     )
     console = Console(stderr=True)
@@ -193,14 +222,16 @@ def progress_bar(trainer: "Trainer") -> Iterator[Callable[["Look"], None]]:
     with Progress(
         *columns, console=console, auto_refresh=False, disable=not console.is_terminal
     ) as bar:
-        task = bar.add_task("", total=trainer.steps_left, loss=float("nan"), rate=0.0)
+        task = bar.add_task("", total=trainer.steps_left, figures="", rate=0.0)
         total = trainer.steps_left
 
         def show(look: "Look") -> None:
             epoch = f"epoch {trainer.progress.epoch} of {trainer.config.epochs}{of_stage(trainer)}"
             done = total - trainer.steps_left
             rate = look.samples_per_second
-            bar.update(task, description=epoch, completed=done, loss=look.loss, rate=rate)
+            named = {"loss": look.loss, **look.figures}
+            figures = ", ".join(f"{name.replace('_', ' ')} {n:.5f}" for name, n in named.items())
+            bar.update(task, description=epoch, completed=done, figures=figures, rate=rate)
             bar.refresh()
 
         yield show

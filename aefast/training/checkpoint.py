@@ -102,6 +102,8 @@ def load(path: Path) -> Checkpoint:
                 f"{file} has format {cut(told['format'])}; aefast {__version__} reads {FORMAT}"
             )
         config = Config.from_json(told["config"])
+        if config.model == "vae":  # one from before there was a weight
+            config.options.setdefault("kl_weight", 1.0)
         progress = Progress.from_json(told["progress"])
         model = _filled(config, tensors)
         has_optimizer = bool(told["optimizer"])

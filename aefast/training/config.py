@@ -26,12 +26,19 @@ class _Json:
     def from_json(cls, value: Any) -> Self:
         """
         Raises:
-            ValueError: a field is missing, unknown or of another type.
+            ValueError: a field is unknown, of another type, or missing where it has no default: one
+                that has may be younger than the file.
         """
         types = get_type_hints(cls)
-        if not isinstance(value, dict) or value.keys() != types.keys():
+        fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+        needed = {field.name for field in fields if _is_needed(field)}
+        if not isinstance(value, dict) or not needed <= value.keys() <= types.keys():
             raise ValueError(f"{cls.__name__.lower()} takes the fields {', '.join(types)}")
-        return cls(**{name: _typed(value[name], kind, name) for name, kind in types.items()})
+        return cls(**{name: _typed(value[name], types[name], name) for name in value})
+
+
+def _is_needed(field: "dataclasses.Field[Any]") -> bool:
+    return field.default is field.default_factory is dataclasses.MISSING
 
 
 def _typed(value: Any, kind: Any, name: str) -> Any:
@@ -68,6 +75,9 @@ def _within(low: int, high: int) -> tuple[Callable[[Any], bool], str]:
 
 def _among(*values: str) -> tuple[Callable[[Any], bool], str]:
     return lambda value: value in values, f"one of {', '.join(values)}"
+
+
+_FINITE_NUMBERS = (lambda numbers: all(map(math.isfinite, numbers)), "finite numbers")
 
 
 @dataclass
@@ -126,6 +136,10 @@ class Config(_Json):
         precision: of float32 products, one of :data:`PRECISIONS`.
         seed: what the first parameters, the shuffles and all noise are a function of.
         device: one of :data:`DEVICES`.
+        validation: the share of the rows that is held out; 0 for none.
+        patience: after so many epochs without a better held-out loss a stage ends; 0 for never.
+        learning_rate_decay: what the learning rate is multiplied by after each epoch.
+        kl_warm_up: the epochs over which the weight of a divergence grows from 0 to its own.
 
     Raises:
         ValueError: a number is outside its range.
@@ -141,6 +155,10 @@ class Config(_Json):
     precision: str
     seed: int
     device: str
+    validation: float = 0.0
+    patience: int = 0
+    learning_rate_decay: float = 1.0
+    kl_warm_up: int = 0
 
     def __post_init__(self) -> None:
         _check(
@@ -156,6 +174,10 @@ class Config(_Json):
                 "precision": _among(*PRECISIONS),
                 "seed": _within(0, SEED_LIMIT - 1),
                 "device": _among(*DEVICES),
+                "validation": (lambda share: 0 <= share < 1, "a number in [0, 1)"),
+                "patience": _within(0, LARGEST_COUNT),
+                "learning_rate_decay": (lambda factor: 0 < factor <= 1, "a number in (0, 1]"),
+                "kl_warm_up": _within(0, LARGEST_COUNT),
             },
         )
 
@@ -177,6 +199,8 @@ class Progress(_Json):
         samples: the rows that they saw.
         seconds: how long they took.
         losses: of the steps since the last line of metrics.
+        held_out: what patience watches, of this stage's epochs from the best one on; empty where
+            nothing is watched.
 
     Raises:
         ValueError: a number is below 0 or not finite.
@@ -189,6 +213,7 @@ class Progress(_Json):
     samples: int = 0
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
+    held_out: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         counts = ("stage", "epoch", "batch", "step", "samples")
@@ -197,6 +222,7 @@ class Progress(_Json):
             {
                 **{name: _within(0, LARGEST_COUNT) for name in counts},
                 "seconds": (lambda seconds: 0 <= seconds < math.inf, "a number from 0 up"),
-                "losses": (lambda losses: all(map(math.isfinite, losses)), "finite numbers"),
+                "losses": _FINITE_NUMBERS,
+                "held_out": _FINITE_NUMBERS,
             },
         )

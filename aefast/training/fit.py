@@ -261,22 +261,26 @@ def rows_of(data: Any, argument: str, model: nn.Module) -> Dataset:
     return from_array(data, argument)
 
 
-def held_out_loss(model: Any, dataset: Dataset, batch_size: int) -> float:
-    """The mean loss of a dataset's rows in evaluation mode, with seeds that are always the same."""
+def held_out_loss(
+    model: Any, dataset: Dataset, batch_size: int, indices: Tensor | None = None
+) -> float:
+    """The mean loss of a dataset's rows, or of those of ``indices``, in evaluation mode, with seeds
+    that are always the same."""
+    if indices is None:
+        indices = torch.arange(len(dataset), dtype=torch.int64, device="cpu")
     was_training = model.training
     model.eval()
     total = 0.0
     try:
         with torch.no_grad():
             example = next(model.parameters(), torch.empty(0, dtype=torch.float32, device="cpu"))
-            for first in range(0, len(dataset), batch_size):
-                last = min(first + batch_size, len(dataset))
-                x = dataset.take(torch.arange(first, last, dtype=torch.int64, device="cpu"))
-                loss = model.loss(x.to(example), seed=random.child_seed(0, first))
-                total += loss.item() * (last - first)
+            for number, chosen in enumerate(indices.split(batch_size)):
+                x = dataset.take(chosen)
+                seed = random.child_seed(0, number * batch_size)
+                total += model.loss(x.to(example), seed=seed).item() * len(chosen)
     finally:
         model.train(was_training)
-    return total / len(dataset)
+    return total / len(indices)
 
 
 def _epoch_seeds(optimizer: torch.optim.Optimizer, seed: int | None, count: int) -> list[EpochSeed]:

@@ -4,7 +4,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,10 @@ from aefast.data.minibatches import epoch_order
 from aefast.messages import cut
 from aefast.nn import RBM, DeepBeliefStack
 from aefast.training.checkpoint import Checkpoint
-from aefast.training.config import Progress
+from aefast.training.config import Config, Progress
 from aefast.training.engines import DivergenceError, Engine, check_finite, choose
+from aefast.training.fit import held_out_loss
+from aefast.training.judging import machine_figures, watched
 from aefast.training.models import MODELS
 
 # A line of metrics every so many steps. Between two looks nothing waits for a device.
@@ -32,6 +34,9 @@ KEPT: dict[type[torch.optim.Optimizer], dict[str, bool]] = {
     torch.optim.Adam: {"step": False, "exp_avg": True, "exp_avg_sq": True},
     torch.optim.SGD: {"momentum_buffer": True},
 }
+
+# Which of the run's seeds says what rows are held out: none of a step's or a stage's.
+SPLIT = 2**32
 
 # The features of lower machines are made this many rows at a time.
 ROWS_AT_ONCE = 4096
@@ -86,14 +91,36 @@ def features(dataset: Dataset, machines: tuple[RBM, ...]) -> Dataset:
     return Dataset(rows, rows.shape[1:], 1.0, dataset.name, 0.0, 1.0, 0)
 
 
+def split(dataset: Dataset, config: Config) -> tuple[Tensor, Tensor]:
+    """The rows that a run holds out, and those that it is trained on: int64, in their order.
+
+    Raises:
+        ValueError: one of both would have none.
+    """
+    count = round(config.validation * len(dataset))
+    if not (1 if config.validation else 0) <= count < len(dataset):
+        raise ValueError(
+            f"validation is {config.validation}, which holds out {count} of {len(dataset)} rows; "
+            "it takes a share that leaves rows on both sides"
+        )
+    order = epoch_order(len(dataset), random.child_seed(config.seed, SPLIT), 0)
+    return order[:count].sort().values, order[count:].sort().values
+
+
 class Trainer:
     """A run under way: takes its steps, and knows at every moment where it stands.
 
-    From the run's seed descend one for each step's noise, and one for each stage's shuffles.
+    From the run's seed descend one for each step's noise, one for each stage's shuffles, and one
+    for which rows are held out.
 
     Args:
         checkpoint: where it starts; its model and progress move on with the steps.
-        dataset: what it is trained on.
+        dataset: what it is trained on, but for the rows that are held out.
+
+    Attributes:
+        trained: the rows that it is trained on, int64.
+        held_out: those that it is judged by, int64; none without ``validation``.
+        figures: what they say of the model, where its last step ended an epoch.
 
     Raises:
         ValueError: the checkpoint's progress or optimizer is not of its model and this dataset.
@@ -104,14 +131,16 @@ class Trainer:
         self.model = checkpoint.model.to(self.config.device).train()
         self.dataset = dataset
         self.stages = stages(self.model)
-        self.steps_per_epoch = math.ceil(len(dataset) / self.config.batch_size)
+        self.held_out, self.trained = split(dataset, self.config)
+        self.figures: dict[str, float] = {}
+        self.steps_per_epoch = math.ceil(len(self.trained) / self.config.batch_size)
         self._check_progress()
         self.optimizer = self._make_optimizer()
         self._check_optimizer(checkpoint.optimizer)
         if checkpoint.optimizer:
             groups = self.optimizer.state_dict()["param_groups"]
             self.optimizer.load_state_dict({"state": checkpoint.optimizer, "param_groups": groups})
-        self._engine_of = -1
+        self._engine_of = (-1, 0.0)
         self._order_of = (-1, -1)
 
     def _check_progress(self) -> None:
@@ -152,7 +181,12 @@ class Trainer:
 
     @property
     def is_stage_over(self) -> bool:
-        return self.progress.epoch >= self.config.epochs
+        return self.progress.epoch >= self.config.epochs or self.is_out_of_patience
+
+    @property
+    def is_out_of_patience(self) -> bool:
+        """Whether the stage's last epochs were all worse than the one before them."""
+        return 0 < self.config.patience < len(self.progress.held_out)
 
     @property
     def is_finished(self) -> bool:
@@ -187,11 +221,12 @@ class Trainer:
         if self.is_stage_over:
             self._next_stage()
         progress, size = self.progress, self.config.batch_size
+        self._follow_schedules()
         first = progress.batch * size
         losses = self._engine().run(
             self._epoch_order()[first : first + most_steps * size],
             size,
-            epoch_rows=len(self.dataset),
+            epoch_rows=len(self.trained),
             seeds=[random.child_seed(self.config.seed, 0)],
             first_step=progress.step,
             seconds=seconds,
@@ -199,23 +234,68 @@ class Trainer:
         check_finite(losses, progress.step)
         progress.step += len(losses)
         progress.batch += len(losses)
-        progress.samples += min(progress.batch * size, len(self.dataset)) - first
+        progress.samples += min(progress.batch * size, len(self.trained)) - first
         if progress.batch == self.steps_per_epoch:
             progress.epoch += 1
             progress.batch = 0
+        is_judged = progress.batch == 0 and len(self.held_out) > 0
+        self.figures = self._judge() if is_judged else {}
         return losses
+
+    def line_figures(self) -> dict[str, float]:
+        """What a line of metrics says of the model beside its loss: of held-out rows, after an
+        epoch; where there are none a machine, whose loss says little, is judged by some others."""
+        if len(self.held_out) > 0 or not isinstance(self.stage.module, RBM):
+            return self.figures
+        return machine_figures(self.stage.module, self._stage_rows, self.trained)
+
+    def _judge(self) -> dict[str, float]:
+        """The figures of the held-out rows, of which patience takes note.
+
+        Raises:
+            DivergenceError: one is not finite.
+        """
+        module, progress = self.stage.module, self.progress
+        self._weigh_divergence(1.0)
+        loss = held_out_loss(module, self._stage_rows, self.config.batch_size, self.held_out)
+        figures = {"held_out_loss": loss}
+        if isinstance(module, RBM):
+            figures |= machine_figures(module, self._stage_rows, self.held_out)
+        for name, value in figures.items():
+            if not math.isfinite(value):
+                raise DivergenceError(f"the {name} after step {progress.step} is {value}")
+        if self.config.patience:
+            value = watched(figures)
+            is_better = not progress.held_out or value < progress.held_out[0]
+            progress.held_out = [value] if is_better else [*progress.held_out, value]
+        return figures
+
+    def _follow_schedules(self) -> None:
+        """The learning rate and the divergence's weight are functions of the epoch."""
+        epoch, config = self.progress.epoch, self.config
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate * config.learning_rate_decay**epoch
+        self._weigh_divergence(min(1.0, epoch / config.kl_warm_up) if config.kl_warm_up else 1.0)
+
+    def _weigh_divergence(self, share: float) -> None:
+        if "kl_weight" in self.config.options:
+            self.model.kl_weight = share * self.config.options["kl_weight"]
 
     def _next_stage(self) -> None:
         self.progress.stage += 1
         self.progress.epoch = 0
+        self.progress.held_out = []
         self.optimizer = self._make_optimizer()
 
     def _engine(self) -> Engine:
         """What takes the steps of the stage under way."""
-        if self._engine_of != self.progress.stage:
+        # The kernels take the divergence's weight as it is when they are chosen.
+        place = self.progress.stage, getattr(self.model, "kl_weight", 1.0)
+        if self._engine_of != place:
             rows = features(self.dataset, self.stage.below)
             self._stage_engine = choose(self.stage.module, rows, self.optimizer, self.stage.loss)
-            self._engine_of = self.progress.stage
+            self._stage_rows = rows
+            self._engine_of = place
         return self._stage_engine
 
     def _epoch_order(self) -> Tensor:
@@ -223,7 +303,7 @@ class Trainer:
         place = self.progress.stage, self.progress.epoch
         if self._order_of != place:
             seed = random.child_seed(self.config.seed, 1 + self.progress.stage)
-            self._order = epoch_order(len(self.dataset), seed, self.progress.epoch)
+            self._order = self.trained[epoch_order(len(self.trained), seed, self.progress.epoch)]
             self._order_of = place
         return self._order
 
@@ -239,10 +319,12 @@ class Look:
     Attributes:
         loss: the mean of the steps'.
         samples_per_second: the throughput.
+        figures: what the last lines of metrics said of the model beside its loss.
     """
 
     loss: float
     samples_per_second: float
+    figures: dict[str, float] = field(default_factory=dict)
 
 
 class _Watch:
@@ -254,6 +336,7 @@ class _Watch:
         self.samples = self.line_samples = progress.samples
         self.line_seconds = progress.seconds
         self.looked = time.perf_counter()
+        self.figures: dict[str, float] = {}
 
     def look(self) -> Look:
         losses, self.unread = self.unread, []
@@ -262,7 +345,7 @@ class _Watch:
         self.looked, self.samples = now, self.progress.samples
         self.progress.losses += losses
         self.progress.seconds += seconds
-        return Look(statistics.fmean(losses), samples / seconds)
+        return Look(statistics.fmean(losses), samples / seconds, dict(self.figures))
 
     def line(self, stage: str) -> dict[str, Any]:
         """The metrics since the last line."""
@@ -295,7 +378,8 @@ def train(
     Args:
         trainer: the run.
         save: called every half a minute, and at the end.
-        write: called with a line of metrics every :data:`LINE_STEPS` steps and after each stage.
+        write: called with a line of metrics every :data:`LINE_STEPS` steps, after each stage and,
+            where rows are held out, after each epoch.
         show: called a few times a second.
         is_stopped: called after each chunk of steps, a twentieth of a second or one step.
 
@@ -307,14 +391,20 @@ def train(
     saved = watch.looked
     while not trainer.is_finished:
         watch.unread += trainer.take(LINE_STEPS - trainer.progress.step % LINE_STEPS, CHUNK_SECONDS)
-        is_line = trainer.progress.step % LINE_STEPS == 0 or trainer.is_stage_over
+        is_line = (
+            trainer.progress.step % LINE_STEPS == 0
+            or trainer.is_stage_over
+            or bool(trainer.figures)
+        )
         is_last = is_stopped()
         is_due = time.perf_counter() - watch.looked >= LOOK_SECONDS
         if not (is_line or is_last or is_due):
             continue
+        figures = trainer.line_figures() if is_line else {}
+        watch.figures |= figures
         show(watch.look())
         if is_line:
-            write(watch.line(trainer.stage.label))
+            write({**watch.line(trainer.stage.label), **figures})
         if is_last:
             break
         if watch.looked - saved >= SAVE_SECONDS:

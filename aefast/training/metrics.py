@@ -8,7 +8,8 @@ from typing import Any, Self
 from aefast.training.files import replacing
 
 METRICS_FILE = "metrics.jsonl"
-CURVES = ("loss", "samples_per_second")
+FIGURES = ("held_out_loss", "reconstruction_error", "pseudo_log_likelihood")
+CURVES = ("loss", "samples_per_second", *FIGURES)
 
 
 class Metrics:
@@ -33,10 +34,10 @@ class Metrics:
         self._events = SummaryWriter(str(folder), purge_step=step + 1)
 
     def write(self, line: dict[str, Any]) -> None:
-        """Append one line, of which the loss and the throughput are curves over the steps too."""
+        """Append one line, of which :data:`CURVES` are curves over the steps too."""
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
-        for name in CURVES:
+        for name in line.keys() & set(CURVES):
             self._events.add_scalar(name, line[name], line["step"])
 
     def __enter__(self) -> Self:

@@ -122,6 +122,7 @@ MODELS = {
             "variance": "shared",
             "bound": "elbo",
             "samples": 1,
+            "kl_weight": 1.0,
         },
         ("decoder_kind", "bernoulli"),
         sample=draw,

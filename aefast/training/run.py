@@ -31,7 +31,17 @@ except ImportError:  # on Windows
 # What a run may be given anew.
 CHANGEABLE = ("data", "epochs", "device")
 
-DEFAULTS = {"epochs": 100, "batch_size": 128, "precision": "highest", "seed": 0, "device": "cpu"}
+DEFAULTS = {
+    "epochs": 100,
+    "batch_size": 128,
+    "precision": "highest",
+    "seed": 0,
+    "device": "cpu",
+    "validation": 0.0,
+    "patience": 0,
+    "learning_rate_decay": 1.0,
+    "kl_warm_up": 0,
+}
 
 # Gaussian units take one or two orders less than binary ones.
 GAUSSIAN_MACHINE_RATE = 0.005
@@ -113,6 +123,7 @@ def start(folder: Path, given: dict[str, Any]) -> Trainer:
     dataset = load_data(given["data"])
     config = configure(given, dataset)
     check_range(config, dataset)
+    check_schedule(config)
     try:
         model = build(config)
     except (TypeError, ValueError, MemoryError, RuntimeError) as error:
@@ -207,15 +218,19 @@ def _load_again(config: Config, folder: Path, moved: str | None) -> Dataset:
 
 
 def _check_steps(trainer: Trainer, file: Path) -> None:
-    """The steps and samples of a run follow from its epochs and batches.
+    """The steps and samples of a run follow from its epochs and batches. With patience the stages
+    before may have had any number of epochs.
 
     Raises:
         RunError: in a checkpoint that someone changed, they do not.
     """
     progress, config = trainer.progress, trainer.config
-    epochs = progress.stage * config.epochs + progress.epoch
+    most = progress.stage * config.epochs
+    before = progress.step // trainer.steps_per_epoch - progress.epoch
+    is_ended_early = config.patience > 0 and progress.stage <= before <= most
+    epochs = (before if is_ended_early else most) + progress.epoch
     steps = epochs * trainer.steps_per_epoch + progress.batch
-    samples = epochs * config.data.rows + progress.batch * config.batch_size
+    samples = epochs * len(trainer.trained) + progress.batch * config.batch_size
     if (progress.step, progress.samples) != (steps, samples):
         raise RunError(
             f"{file} does not fit its run: {progress.step} steps of {progress.samples} samples, "
@@ -259,14 +274,31 @@ def check_options(model: str, given: dict[str, Any]) -> None:
     if model not in MODELS:
         raise RunError(f"MODEL is {model!r}; it takes one of {', '.join(MODELS)}")
     for name in given:
-        takers = [other for other, kind in MODELS.items() if name in kind.options]
+        option = "kl_weight" if name == "kl_warm_up" else name
+        takers = [other for other, kind in MODELS.items() if option in kind.options]
         if takers and model not in takers:
             raise RunError(f"{model} takes no {flag(name)}; it is for {', '.join(takers)}")
     if not 0 < given.get("learning_rate", 1) < math.inf:
         raise RunError(f"--learning-rate is {given['learning_rate']}; it takes a number above 0")
+    if not 0 < given.get("learning_rate_decay", 1) <= 1:
+        decay = given["learning_rate_decay"]
+        raise RunError(f"--learning-rate-decay is {decay}; it takes a number in (0, 1]")
+    if not 0 <= given.get("validation", 0) < 1:
+        raise RunError(f"--validation is {given['validation']}; it takes a number in [0, 1)")
     if given.get("precision", "highest") not in PRECISIONS:
         takes = ", ".join(PRECISIONS)
         raise RunError(f"--precision is {given['precision']!r}; it takes one of {takes}")
+
+
+def check_schedule(config: Config) -> None:
+    """
+    Raises:
+        RunError: an option waits for another one.
+    """
+    if config.patience and not config.validation:
+        raise RunError(f"--patience is {config.patience}; it takes a --validation above 0")
+    if config.kl_warm_up and config.options["bound"] != "elbo":
+        raise RunError(f"--kl-warm-up is {config.kl_warm_up}; it takes --bound elbo")
 
 
 def check_range(config: Config, dataset: Dataset) -> None:

@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 import torch
 
+import aefast
+
 pytest.importorskip("typer")
 pytest.importorskip("safetensors")
 pytest.importorskip("tensorboard")
@@ -72,6 +74,53 @@ def test_options_reach_the_model(data, out):
     assert config["options"].items() >= expected.items()
     assert (config["learning_rate"], config["seed"]) == (0.01, 3)
     assert "2.weight" not in load_file(out / "checkpoint.safetensors")
+
+
+def lines_of(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_held_out_rows_are_in_the_config_and_the_metrics(data, out):
+    options = ["--validation", 0.2, "--learning-rate-decay", 0.9, "--patience", 5]
+    assert invoke(*train("ae", data, out, *options)).exit_code == 0
+    config = json.loads((out / "config.json").read_text())["config"]
+    expected = {"validation": 0.2, "learning_rate_decay": 0.9, "patience": 5}
+    assert config.items() >= expected.items()
+    assert [(line["step"], line["held_out_loss"] > 0) for line in lines_of(out)] == [
+        (5, True),
+        (10, True),
+    ]
+    assert refused("train", "--resume", "--out", out, "--validation", 0.3) == (
+        f"--validation is 0.3, but that of the run in {out} is 0.2"
+    )
+
+
+def test_a_weight_of_the_divergence_and_its_warm_up_reach_the_run(data, out):
+    assert invoke(*train("vae", data, out, "--kl-weight", 0.5, "--kl-warm-up", 3)).exit_code == 0
+    config = load(out).config
+    assert (config.options["kl_weight"], config.kl_warm_up) == (0.5, 3)
+    assert aefast.load(out).kl_weight == 0.5
+
+
+@pytest.mark.parametrize("model", ["rbm", "dbn"])
+def test_a_run_that_patience_ended_says_so_and_is_over(model, data, out):
+    # Steps this large make no machine better.
+    options = ["--validation", 0.2, "--patience", 1, "--epochs", 500, "--learning-rate", 5]
+    result = invoke(*train(model, data, out, *options))
+    assert result.exit_code == 0, result.output
+    assert "and was no better on held-out rows for 1 epochs" in " ".join(result.output.split())
+    assert load(out).progress.epoch < 500
+    assert {"reconstruction_error", "pseudo_log_likelihood"} <= lines_of(out)[-1].keys()
+    result = invoke("train", "--resume", "--out", out)
+    assert result.output.rstrip().endswith("for 1 epochs: nothing is left")
+
+
+def test_the_bar_shows_the_held_out_loss(data, out, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    result = invoke(*train("rbm", data, out, "--validation", 0.2))
+    for name in ("loss", "held out loss", "reconstruction error", "pseudo log likelihood"):
+        assert re.search(rf"{name} -?\d", re.sub(r"\x1b\[[\d;?]*\w", "", result.output)), name
 
 
 def test_the_defaults_learn_the_digits(out):
@@ -176,6 +225,33 @@ def test_data_that_have_changed(data, out):
         (
             ("train", "dae", "--learning-rate", 0),
             "--learning-rate is 0.0; it takes a number above 0",
+        ),
+        (("train", "ae", "--validation", 1), "--validation is 1.0; it takes a number in [0, 1)"),
+        (
+            ("train", "ae", "--data", "DATA", "--hidden", 8, "--validation", 0.001),
+            "validation is 0.001, which holds out 0 of 50 rows; it takes a share that leaves",
+        ),
+        (
+            ("train", "ae", "--data", "DATA", "--hidden", 8, "--validation", 0.999),
+            "validation is 0.999, which holds out 50 of 50 rows; it takes a share that leaves",
+        ),
+        (
+            ("train", "ae", "--data", "DATA", "--hidden", 8, "--patience", 3),
+            "--patience is 3; it takes a --validation above 0",
+        ),
+        (
+            ("train", "ae", "--learning-rate-decay", 1.5),
+            "--learning-rate-decay is 1.5; it takes a number in (0, 1]",
+        ),
+        (("train", "ae", "--kl-weight", 2), "ae takes no --kl-weight; it is for vae"),
+        (("train", "rbm", "--kl-warm-up", 2), "rbm takes no --kl-warm-up; it is for vae"),
+        (
+            ("train", "vae", "--data", "DATA", "--bound", "importance", "--kl-warm-up", 2),
+            "--kl-warm-up is 2; it takes --bound elbo",
+        ),
+        (
+            ("train", "vae", "--data", "DATA", "--kl-weight", -1),
+            "kl_weight is -1.0; it takes a finite number, at least 0",
         ),
         (("train", "dae", "--precision", "low"), "--precision is 'low'; it takes one of highest"),
         (("train", "dae", "--device", "tpu"), "--device is 'tpu'; it takes one of cpu, cuda"),

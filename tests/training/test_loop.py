@@ -9,13 +9,14 @@ import torch
 pytest.importorskip("safetensors")
 
 from aefast.nn import DeepBeliefStack
-from aefast.training import checkpoint, engines, loop, models
+from aefast.training import checkpoint, loop, models
 from tests.training.runs import SMALL, dataset, new, proceed
 
 
 def assert_same_bits(found, expected):
     assert found.progress.step == expected.progress.step
     assert found.progress.losses == expected.progress.losses
+    assert found.progress.held_out == expected.progress.held_out
     model, other = found.model.state_dict(), expected.model.state_dict()
     assert model.keys() == other.keys()
     assert all(torch.equal(model[name], other[name]) for name in model)
@@ -67,18 +68,6 @@ def test_more_epochs_go_on_as_if_they_had_been_asked_for_at_first(tmp_path):
     proceed(longer)
     found, expected = longer.checkpoint(), whole.checkpoint()
     assert_same_bits(found, expected)
-
-
-@pytest.fixture
-def ordinary_loop(monkeypatch):
-    """No kernel takes the steps: each stage's loss is called."""
-    monkeypatch.setattr(
-        loop,
-        "choose",
-        lambda module, rows, optimizer, loss: engines.LoopEngine(
-            module, rows, optimizer, loss, "a test looks on"
-        ),
-    )
 
 
 def test_another_seed_gives_other_parameters_and_other_noise():

@@ -16,6 +16,16 @@ def line(step, loss):
     return {"step": step, "epoch": 0, "loss": loss, "samples_per_second": 1.0}
 
 
+def test_what_only_some_lines_say_is_a_curve_of_its_own(tmp_path):
+    with Metrics(tmp_path, 0) as metrics:
+        metrics.write(line(100, 5.0))
+        metrics.write(line(110, 4.0) | {"held_out_loss": 4.5, "pseudo_log_likelihood": -3.0})
+    events = EventAccumulator(str(tmp_path)).Reload()
+    curves = {"loss", "samples_per_second", "held_out_loss", "pseudo_log_likelihood"}
+    assert set(events.Tags()["scalars"]) == curves
+    assert [(event.step, event.value) for event in events.Scalars("held_out_loss")] == [(110, 4.5)]
+
+
 def write(folder, behind, lines):
     with Metrics(folder, behind) as metrics:
         for step, loss in lines:

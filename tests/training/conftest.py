@@ -1,0 +1,17 @@
+"""What the tests of training share."""
+
+import pytest
+
+
+@pytest.fixture
+def ordinary_loop(monkeypatch):
+    """No kernel takes the steps: each stage's loss is called."""
+    engines = pytest.importorskip("aefast.training.engines")
+    loop = pytest.importorskip("aefast.training.loop")
+    monkeypatch.setattr(
+        loop,
+        "choose",
+        lambda module, rows, optimizer, loss: engines.LoopEngine(
+            module, rows, optimizer, loss, "a test looks on"
+        ),
+    )
