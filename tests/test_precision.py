@@ -6,8 +6,6 @@ import sys
 import pytest
 import torch
 
-from aefast.ops.shared.precision import product_level, products_at
-
 SWITCHES = {
     "pass": ("highest", "highest"),
     "torch.set_float32_matmul_precision('highest')": ("highest", "highest"),
@@ -71,14 +69,8 @@ def test_every_switch_is_read_and_none_raises():
     assert said == expected, ran.stderr
 
 
-def test_a_level_may_be_chosen_for_a_block():
-    with products_at("medium"):
-        assert product_level("cpu") == product_level("cuda") == "medium"
-    assert product_level("cpu") == "highest"
-
-
 @pytest.mark.parametrize(("level", "name"), [("highest", "float32"), ("medium", "tf32")])
-def test_triton_obeys_the_level(level, name):
+def test_triton_obeys_the_level(level, name, matmul_precision):
     triton_gemm = pytest.importorskip("aefast.ops.shared.triton_gemm")
-    with products_at(level):
-        assert triton_gemm.kind_of(torch.ones(2, 2)) == name
+    matmul_precision(level)
+    assert triton_gemm.kind_of(torch.ones(2, 2)) == name

@@ -8,10 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _dispatch_tls_is_dispatch_key_included as _is_included
+from torch._C import _is_tracing, _len_torch_dispatch_stack
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from aefast import backend, random
 
+_PRE_DISPATCH = torch._C.DispatchKey.PreDispatch
 _PLAIN = (Tensor, torch.nn.Parameter, type(None))
 
 LARGEST = sys.float_info.max
@@ -161,6 +164,8 @@ def dtype_name(tensor: Tensor) -> str:
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
     """What autocast casts the operands of a product to; None where it is off."""
+    if not torch._C._is_any_autocast_enabled():
+        return None
     if device.type not in _AUTOCAST_DEVICES or not torch.is_autocast_enabled(device.type):
         return None
     return torch.get_autocast_dtype(device.type)
@@ -180,13 +185,12 @@ def is_traced(*tensors: Tensor | None) -> bool:
     also those before autograd (make_fx's ``pre_dispatch``). Elsewhere the kernel is called
     directly: a registered op costs 10 to 17 us a call.
     """
-    return (
-        torch.compiler.is_compiling()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._dispatch_tls_is_dispatch_key_included(torch._C.DispatchKey.PreDispatch)
-        or torch._C._is_tracing()
-        or any(type(tensor) not in _PLAIN for tensor in tensors)
-    )
+    if torch.compiler.is_compiling():
+        return True
+    for tensor in tensors:
+        if type(tensor) not in _PLAIN:
+            return True
+    return _len_torch_dispatch_stack() > 0 or _is_included(_PRE_DISPATCH) or _is_tracing()
 
 
 def is_defined_in_trace(

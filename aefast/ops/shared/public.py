@@ -8,9 +8,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
-from torch.autograd import _profiler_enabled
-from torch.autograd.profiler import record_function
-from torch.compiler import is_compiling
+from torch.autograd import profiler
 from torch.overrides import handle_torch_function, has_torch_function
 
 P = ParamSpec("P")
@@ -26,9 +24,9 @@ def public(function: Callable[P, R]) -> Callable[P, R]:
         operands = (*arguments, *keywords.values()) if keywords else arguments
         if has_torch_function(operands):
             return handle_torch_function(call, operands, *arguments, **keywords)
-        if is_compiling() or not _profiler_enabled():
+        if not profiler._is_profiler_enabled:
             return function(*arguments, **keywords)
-        with record_function(name):
+        with profiler.record_function(name):
             return function(*arguments, **keywords)
 
     return call
