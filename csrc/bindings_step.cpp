@@ -196,34 +196,36 @@ void bind_updates(py::module_& module) {
         .value("adam", OptimizerKind::adam)
         .value("adamw", OptimizerKind::adamw);
     py::class_<ParameterUpdate>(module, "ParameterUpdate")
-        .def(py::init([](OptimizerKind kind, uintptr_t parameter, uintptr_t first, uintptr_t second,
-                         int64_t size, double learning_rate, double weight_decay, double momentum,
-                         double dampening, bool nesterov, bool maximize, bool is_first,
-                         double beta1, double beta2, double epsilon, int64_t step) {
-                 return ParameterUpdate{kind,
-                                        reinterpret_cast<float*>(parameter),
-                                        nullptr,
-                                        reinterpret_cast<float*>(first),
-                                        reinterpret_cast<float*>(second),
-                                        size,
-                                        learning_rate,
-                                        weight_decay,
-                                        momentum,
-                                        dampening,
-                                        nesterov,
-                                        maximize,
-                                        is_first,
-                                        beta1,
-                                        beta2,
-                                        epsilon,
-                                        step};
-             }),
-             py::kw_only(), py::arg("kind"), py::arg("parameter"), py::arg("first") = 0,
-             py::arg("second") = 0, py::arg("size"), py::arg("learning_rate"),
-             py::arg("weight_decay") = 0., py::arg("momentum") = 0., py::arg("dampening") = 0.,
-             py::arg("nesterov") = false, py::arg("maximize") = false, py::arg("is_first") = false,
-             py::arg("beta1") = 0., py::arg("beta2") = 0., py::arg("epsilon") = 0.,
-             py::arg("step") = 1);
+        .def(
+            py::init([](OptimizerKind kind, uintptr_t parameter, uintptr_t first, uintptr_t second,
+                        int64_t size, double learning_rate, double weight_decay, double momentum,
+                        double dampening, bool nesterov, bool maximize, bool is_first, double beta1,
+                        double beta2, double epsilon, int64_t step, uintptr_t count) {
+                return ParameterUpdate{kind,
+                                       reinterpret_cast<float*>(parameter),
+                                       nullptr,
+                                       reinterpret_cast<float*>(first),
+                                       reinterpret_cast<float*>(second),
+                                       size,
+                                       learning_rate,
+                                       weight_decay,
+                                       momentum,
+                                       dampening,
+                                       nesterov,
+                                       maximize,
+                                       is_first,
+                                       beta1,
+                                       beta2,
+                                       epsilon,
+                                       step,
+                                       reinterpret_cast<float*>(count)};
+            }),
+            py::kw_only(), py::arg("kind"), py::arg("parameter"), py::arg("first") = 0,
+            py::arg("second") = 0, py::arg("size"), py::arg("learning_rate"),
+            py::arg("weight_decay") = 0., py::arg("momentum") = 0., py::arg("dampening") = 0.,
+            py::arg("nesterov") = false, py::arg("maximize") = false, py::arg("is_first") = false,
+            py::arg("beta1") = 0., py::arg("beta2") = 0., py::arg("epsilon") = 0.,
+            py::arg("step") = 1, py::arg("count") = 0);
     py::class_<DataRows>(module, "DataRows")
         .def(py::init([](uintptr_t rows, bool are_bytes, float scale, int64_t columns,
                          int64_t row_stride) {

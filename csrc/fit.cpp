@@ -69,6 +69,7 @@ FitResult take_steps(const Plan& plan, const FitArguments& a) {
         for (ParameterUpdate& parameter : updates) {
             update(parameter, a.threads);
             ++parameter.step;
+            if (parameter.count) *parameter.count += 1.f;
             parameter.is_first = false;
         }
         ++taken;

@@ -83,6 +83,7 @@ struct ParameterUpdate {
     bool is_first;  // SGD: the buffer holds nothing yet
     double beta1, beta2, epsilon;
     int64_t step;  // Adam: counted from 1
+    float* count;  // Adam: torch's own count of the steps, or null
 };
 
 // Rows of numbers, as a dataset holds them: samples are rows / scale.

@@ -28,8 +28,8 @@ def refusal(optimizer: Optimizer, parameters: Sequence[Tensor]) -> str | None:
         for parameter in group["params"]:
             if id(parameter) not in known and parameter.requires_grad:
                 return "the optimizer holds parameters that are none of the step's"
-            for key, state in optimizer.state.get(parameter, {}).items():
-                if key != "step" and isinstance(state, Tensor) and not _is_plain(state):
+            for state in optimizer.state.get(parameter, {}).values():
+                if isinstance(state, Tensor) and not _is_plain(state):
                     return "the optimizer's state is not float32 on the CPU, or not contiguous"
     return None
 
@@ -83,15 +83,15 @@ class OptimizerSteps:
         ]
 
     def advance(self, steps: int) -> None:
-        """What so many steps leave beside the parameters and their averages."""
+        """What so many steps leave beside what the kernels keep themselves.
+
+        They count Adam's steps, too: an interrupt between their call and this one would leave an
+        optimizer that had taken steps it did not count.
+        """
         if steps == 0:
             for parameter in self._unused:
                 self.optimizer.state.pop(parameter, None)
             return
-        for _, parameter, _ in self.trained:
-            state = self.optimizer.state.get(parameter, {})
-            if "step" in state:
-                state["step"] += steps
         torch.autograd.graph.increment_version([parameter for _, parameter, _ in self.trained])
         # What a scheduler asks before it warns that it stepped first.
         self.optimizer._opt_called = True  # type: ignore[attr-defined]
@@ -100,9 +100,9 @@ class OptimizerSteps:
 def _adam(kind: Any, group: dict[str, Any], parameter: Tensor, states: Any) -> Any:
     state = states[parameter]
     if not state:
-        state["step"] = torch.zeros((), dtype=torch.float32, device="cpu")
-        state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-        state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        averages = (torch.zeros_like(parameter) for _ in range(2))
+        count = torch.zeros((), dtype=torch.float32, device="cpu")
+        state.update(zip(("step", "exp_avg", "exp_avg_sq"), (count, *averages), strict=True))
     beta1, beta2 = group["betas"]
     decoupled = kind == extension().OptimizerKind.adamw or group.get("decoupled_weight_decay")
     return extension().ParameterUpdate(
@@ -118,6 +118,7 @@ def _adam(kind: Any, group: dict[str, Any], parameter: Tensor, states: Any) -> A
         beta2=float(beta2),
         epsilon=float(group["eps"]),
         step=int(state["step"]) + 1,
+        count=state["step"].data_ptr(),
     )
 
 
