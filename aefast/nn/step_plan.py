@@ -102,7 +102,9 @@ def plan_of(model: Any) -> PlannedStep | PlannedMachine | str:
         return kept.step
     if not model.is_plain:
         return "something stands on its layers: a hook, a parametrization, an adapter"
-    encoder, decoder = model.step_layers()
+    encoder, decoder = map(list, model.step_layers())
+    if _share_parameters([*encoder, *decoder]):
+        return "two layers share a parameter"
     step = _planned(encoder, decoder, model._parameters.get("log_var"), fields)
     model.__dict__["_kept_step"] = KeptStep(step, fields, model)
     return step
@@ -165,6 +167,13 @@ def _all_modules(module: nn.Module) -> Iterable[nn.Module]:
     for child in module.__dict__.get("_parts") or module._modules.values():
         if child is not None:
             yield from _all_modules(child)
+
+
+def _share_parameters(layers: Iterable[Any]) -> bool:
+    """Whether a parameter is two layers' own: its gradient is a sum over both. A tied layer holds
+    no weight."""
+    own = [id(p) for layer in layers for p in layer._parameters.values() if p is not None]
+    return len(set(own)) < len(own)
 
 
 def _planned(

@@ -103,6 +103,8 @@ def rows_of(memory: np.ndarray, scale: float) -> Rows | str:
     """Rows ``[N, D]`` of float32 or uint8 whose columns are adjacent; or why they cannot serve."""
     if memory.dtype not in (np.float32, np.uint8):
         return f"the data are {memory.dtype}; the kernels gather float32 and uint8"
+    if not memory.flags.aligned or memory.strides[0] % memory.itemsize:
+        return "a row does not begin at a multiple of a number's size"
     row_stride, column_stride = (stride // memory.itemsize for stride in memory.strides)
     if column_stride != 1 and memory.shape[1] > 1:
         return "a row's numbers are not adjacent in memory"

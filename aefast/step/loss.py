@@ -37,13 +37,17 @@ def refusal(plan: Plan, parameters: Sequence[Tensor], x: Tensor) -> str | None:
         return "a torch.func transform is at work"
     if torch.is_autocast_enabled("cpu"):
         return "autocast is on"
+    if x.is_neg():
+        return "x is a negative view, whose memory holds other numbers"
     if x.requires_grad:
         return "x requires a gradient"
     if x.dim() != 2 or x.shape[1] != plan.encoder[0].inputs or x.stride(1) != 1 or not len(x):
         return "x is no dense matrix [B, D] of one row or more"
     for parameter in parameters:
-        if parameter.dtype != torch.float32 or not parameter.is_contiguous():
-            return "a parameter is not float32, or not contiguous"
+        if parameter.dtype != torch.float32 or not parameter.is_cpu:
+            return "a parameter is not float32 on the CPU"
+        if not parameter.is_contiguous() or parameter.is_neg():
+            return "a parameter is not contiguous, or a negative view"
     if not _outpaces_torch(plan, len(x)):
         return "the vendor's products are faster on this processor"
     return None

@@ -12,14 +12,23 @@ from aefast.backend import extension
 
 KINDS: dict[type, str] = {SGD: "sgd", Adam: "adam", AdamW: "adamw"}
 
+# What each keeps of a parameter, of its size.
+AVERAGES: dict[type, tuple[str, ...]] = {
+    SGD: ("momentum_buffer",),
+    Adam: ("exp_avg", "exp_avg_sq"),
+    AdamW: ("exp_avg", "exp_avg_sq"),
+}
+
 
 def refusal(optimizer: Optimizer, parameters: Sequence[Tensor]) -> str | None:
     """Why the kernels cannot take this optimizer's steps; None where they can."""
     name = type(optimizer).__name__
     if type(optimizer) not in KINDS:
         return f"the optimizer is {name}; the kernels take SGD, Adam and AdamW"
-    if _has_hooks(optimizer):
+    if _has_hooks(optimizer) or not _steps_as_its_class(optimizer):
         return "hooks stand on the optimizer's step"
+    if any(map(_has_gradient_hooks, parameters)):
+        return "hooks stand on a parameter's gradient"
     known = {id(parameter) for parameter in parameters}
     for group in optimizer.param_groups:
         for option in ("amsgrad", "differentiable", "capturable"):
@@ -28,9 +37,11 @@ def refusal(optimizer: Optimizer, parameters: Sequence[Tensor]) -> str | None:
         for parameter in group["params"]:
             if id(parameter) not in known and parameter.requires_grad:
                 return "the optimizer holds parameters that are none of the step's"
-            for state in optimizer.state.get(parameter, {}).values():
-                if isinstance(state, Tensor) and not _is_plain(state):
-                    return "the optimizer's state is not float32 on the CPU, or not contiguous"
+            state = optimizer.state.get(parameter)
+            if state and not _is_plain(state, parameter, AVERAGES[type(optimizer)]):
+                return "the optimizer's state is not what it keeps: float32 like the parameter"
+    if not any(p.requires_grad for group in optimizer.param_groups for p in group["params"]):
+        return "none of the optimizer's parameters requires a gradient"
     return None
 
 
@@ -43,8 +54,37 @@ def _has_hooks(optimizer: Optimizer) -> bool:
     )
 
 
-def _is_plain(state: Tensor) -> bool:
-    return state.dtype == torch.float32 and state.device.type == "cpu" and state.is_contiguous()
+def _steps_as_its_class(optimizer: Optimizer) -> bool:
+    """Whether nobody put another step in its place; a scheduler counts the steps, and no more."""
+    step: Any = optimizer.step
+    if getattr(step, "_wrapped_by_lr_sched", False):
+        step = step.__wrapped__
+    return getattr(step, "__func__", step) is type(optimizer).step
+
+
+def _has_gradient_hooks(parameter: Tensor) -> bool:
+    return bool(
+        parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None)
+    )
+
+
+def _is_plain(state: dict[str, Any], parameter: Tensor, averages: Sequence[str]) -> bool:
+    """Whether the kernels can read a parameter's state: a state dict may bring any."""
+    if not state.keys() >= {*averages}:
+        return False
+    sizes = dict.fromkeys(averages, parameter.shape)
+    if averages == AVERAGES[SGD]:
+        sizes = {name: size for name, size in sizes.items() if state[name] is not None}
+    else:
+        sizes["step"] = torch.Size()  # which the kernels count in place
+    return all(
+        isinstance(kept := state.get(name), Tensor)
+        and kept.dtype == torch.float32
+        and kept.is_cpu
+        and kept.is_contiguous()
+        and kept.shape == size
+        for name, size in sizes.items()
+    )
 
 
 class OptimizerSteps:
@@ -58,13 +98,8 @@ class OptimizerSteps:
 
     def __init__(self, optimizer: Optimizer, parameters: Sequence[Tensor]) -> None:
         self.optimizer = optimizer
-        numbers = {id(parameter): number for number, parameter in enumerate(parameters)}
-        self.trained = [
-            (group, parameter, numbers[id(parameter)])
-            for group in optimizer.param_groups
-            for parameter in group["params"]
-            if id(parameter) in numbers and parameter.requires_grad
-        ]
+        self._parameter_numbers = {id(p): number for number, p in enumerate(parameters)}
+        self.trained: list[tuple[dict[str, Any], Tensor, int]] = []
         self._unused: list[Tensor] = []  # whose state the last updates() began
 
     @property
@@ -73,7 +108,14 @@ class OptimizerSteps:
         return [number for _, _, number in self.trained]
 
     def updates(self) -> list[Any]:
-        """The updates as they stand: learning rates may have changed since the last call."""
+        """The updates as they stand: rates, and what is frozen, may have changed since the last."""
+        numbers = self._parameter_numbers
+        self.trained = [
+            (group, parameter, numbers[id(parameter)])
+            for group in self.optimizer.param_groups
+            for parameter in group["params"]
+            if id(parameter) in numbers and parameter.requires_grad
+        ]
         make = _adam if type(self.optimizer) is not SGD else _sgd
         self._unused = [p for _, p, _ in self.trained if not self.optimizer.state.get(p)]
         kind = getattr(extension().OptimizerKind, KINDS[type(self.optimizer)])

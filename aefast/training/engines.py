@@ -66,6 +66,8 @@ def choose(
 def _kernel_step(
     model: nn.Module, dataset: Dataset, optimizer: torch.optim.Optimizer
 ) -> "StepEngine | str":
+    if "loss" in model.__dict__:
+        return "the model has a loss of its own"
     planned = plan_of(model)
     if isinstance(planned, str):
         return planned
@@ -143,7 +145,7 @@ class StepEngine:
             self.rows,
             order,
             epoch_rows=epoch_rows,
-            batch_size=batch_size,
+            batch_size=min(batch_size, epoch_rows),  # memory for so many rows is reserved
             seeds=seeds,
             first_step=first_step,
             seconds=seconds,

@@ -141,12 +141,14 @@ def fit(
     start = time.perf_counter()
     held_out_losses = []
     at_once = 1 if held_out is not None else max(1, ROWS_AT_ONCE // len(dataset))
-    for first in range(0, epochs, at_once):
-        run.take(_epoch_seeds(optimizer, seed, min(at_once, epochs - first)))
-        if held_out is not None:
-            held_out_losses.append(held_out_loss(model, held_out, batch_size))
-        if run.is_stopped:
-            break
+    # Whatever mode the caller is in: this is training, and the state that it leaves is trained on.
+    with torch.inference_mode(False), torch.enable_grad():
+        for first in range(0, epochs, at_once):
+            run.take(_epoch_seeds(optimizer, seed, min(at_once, epochs - first)))
+            if held_out is not None:
+                held_out_losses.append(held_out_loss(model, held_out, batch_size))
+            if run.is_stopped:
+                break
     return History(
         torch.tensor(run.losses, dtype=torch.float64, device="cpu"),
         torch.tensor(held_out_losses, dtype=torch.float64, device="cpu"),
@@ -255,6 +257,8 @@ def rows_of(data: Any, argument: str, model: nn.Module) -> Dataset:
         )
     if data.ndim < 2 or 0 in data.shape:
         raise ValueError(f"{argument} has shape {list(data.shape)}; it takes [N, D]")
+    if data.dtype.kind not in "buif":
+        raise TypeError(f"{argument} has dtype {data.dtype}; it takes bool, integers or floats")
     if data.dtype == np.float32 and not isinstance(data, np.memmap):
         rows = data.reshape(len(data), -1)  # its numbers are looked at by the losses
         return Dataset(rows, data.shape[1:], 1.0, argument, -np.inf, np.inf, 0)

@@ -280,3 +280,28 @@ def test_what_the_kernels_do_not_take_says_why():
     assert "deep" in plan_of(deep)
     weighted = nn.VariationalAutoencoder(6, 2, bound="importance", samples=3)
     assert "one sample" in plan_of(weighted)
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder", "both"])
+def test_a_parameter_of_two_layers_gets_the_sum_of_their_gradients(part):
+    torch.manual_seed(0)
+    model = nn.Autoencoder(layers=[4, 4, 4])
+    layers = {
+        "encoder": model.encoder,
+        "decoder": model.decoder,
+        "both": [model.encoder[0], model.decoder[1]],
+    }[part]
+    layers[1].weight, layers[1].bias = layers[0].weight, layers[0].bias
+    x = torch.rand(9, 4)
+    found = torch.autograd.grad(model.loss(x), [*model.parameters()])
+    with backend.use_backend("eager"):
+        expected = torch.autograd.grad(model.loss(x), [*model.parameters()])
+    torch.testing.assert_close(found, expected)
+
+
+def test_memory_that_the_kernels_cannot_read_is_left_to_others():
+    model = nn.Autoencoder(6, 3)
+    x = torch.rand(5, 6)
+    torch.testing.assert_close(model.loss(torch._neg_view(-x)), model.loss(x))
+    with pytest.raises(ValueError, match="meta"):
+        model.to("meta").loss(x)

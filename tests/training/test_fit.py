@@ -339,6 +339,7 @@ def test_an_optimizer_that_the_kernels_do_not_take(make, reason):
         ({"data": torch.rand(12)}, r"data has shape \[12\]"),
         ({"data": torch.rand(0, 12)}, r"data has shape \[0, 12\]"),
         ({"data": torch.rand(5, 11)}, "11"),
+        ({"data": torch.rand(5, 12).cfloat()}, "data has dtype complex64"),
         ({"validation": torch.rand(12)}, "validation has shape"),
         ({"model": torch.nn.Linear(2, 2)}, "without a loss method"),
         ({"optimizer": None}, "optimizer is a NoneType"),
@@ -356,3 +357,142 @@ def test_wrong_arguments_are_named(change, message):
     with pytest.raises((TypeError, ValueError), match=message):
         aefast.fit(**(arguments | change))
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def own_loss(model, optimizer):
+    ordinary = model.loss
+    model.loss = lambda x, seed=None: 2 * ordinary(x, seed=seed)
+
+
+def own_step(model, optimizer):
+    ordinary = optimizer.step
+
+    def clipped():
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.01)
+        ordinary()
+
+    optimizer.step = clipped
+
+
+def gradient_hook(model, optimizer):
+    model.encoder[0].weight.register_hook(lambda gradient: 0 * gradient)
+
+
+def zero_gradient(parameter):
+    parameter.grad.zero_()
+
+
+def hook_after_gradient(model, optimizer):
+    model.encoder[0].weight.register_post_accumulate_grad_hook(zero_gradient)
+
+
+def shared_layer(model, optimizer):
+    model.encoder[1].weight = model.encoder[0].weight
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (own_loss, "loss of its own"),
+        (own_step, "hooks stand on the optimizer"),
+        (gradient_hook, "a parameter's gradient"),
+        (hook_after_gradient, "a parameter's gradient"),
+        (shared_layer, "share a parameter"),
+    ],
+)
+@needs_cpp
+def test_what_someone_put_into_a_step_is_done(change, reason):
+    torch.manual_seed(0)
+    rows = torch.rand(40, 6)
+    model = nn.Autoencoder(layers=[6, 6, 6])
+    twin = copy.deepcopy(model)
+    optimizers = [torch.optim.SGD(m.parameters(), 0.5) for m in (model, twin)]
+    change(model, optimizers[0])
+    change(twin, optimizers[1])
+    history = aefast.fit(model, rows, optimizers[0], batch_size=16, seed=0, shuffle=False)
+    assert history.engine == "loop"
+    assert reason in history.reason
+    with backend.use_backend("eager"):
+        for x in rows.split(16):
+            optimizers[1].zero_grad()
+            twin.loss(x).backward()
+            optimizers[1].step()
+    assert_close(model, twin, 1e-6)
+
+
+@needs_cpp
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_state_of_other_sizes_is_not_read_by_the_kernels(momentum):
+    small, large = nn.Autoencoder(12, 5), nn.Autoencoder(120, 50)
+    make = OPTIMIZERS["momentum" if momentum else "adam"]
+    optimizer, other = make(small.parameters()), make(large.parameters())
+    aefast.fit(small, torch.rand(20, 12), optimizer)
+    other.load_state_dict(optimizer.state_dict())
+    with pytest.raises(RuntimeError, match="size of tensor"):  # torch's own
+        aefast.fit(large, torch.rand(20, 120), other)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: nn.Autoencoder(12, 5, loss="bce", output_activation="sigmoid"), "loss 'bce'"),
+        (lambda: nn.VariationalAutoencoder(12, 5), "Bernoulli units"),
+    ],
+)
+@pytest.mark.parametrize("number", [1.5, -0.25, math.nan])
+def test_targets_outside_the_unit_interval_are_refused(make, message, number):
+    model = make()
+    rows = torch.rand(20, 12)
+    rows[19, 3] = number
+    with pytest.raises(ValueError, match=f"holds {number:g}; {message}"):
+        aefast.fit(model, rows, torch.optim.SGD(model.parameters(), 0.1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_it_trains_in_whatever_mode_the_caller_is(mode, dtype):
+    model = nn.Autoencoder(12, 5, dtype=dtype)
+    optimizer = torch.optim.Adam(model.parameters())
+    with mode():
+        before = model.encoder[0].weight.clone()
+        aefast.fit(model, torch.rand(20, 12), optimizer)
+        assert not torch.equal(model.encoder[0].weight, before)
+    model.loss(torch.rand(3, 12, dtype=dtype)).backward()
+    optimizer.step()  # whose state is of no inference
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_arrays_that_torch_cannot_look_into(dtype):
+    numbers = np.random.default_rng(0).random((20, 12), dtype=np.float32)
+    packed = np.zeros(20, np.dtype([("pixels", "f4", 12), ("label", "u1")]))["pixels"]
+    packed[:] = numbers
+    model = nn.Autoencoder(12, 5, dtype=dtype)
+    histories = [
+        aefast.fit(twin, rows, torch.optim.SGD(twin.parameters(), 0.1), batch_size=4, seed=0)
+        for rows in (numbers, packed, numbers[::-1].copy()[::-1])
+        for twin in [copy.deepcopy(model)]
+    ]
+    assert torch.equal(histories[0].losses, histories[1].losses)
+    assert torch.equal(histories[0].losses, histories[2].losses)
+
+
+def test_a_batch_of_more_rows_than_there_are_takes_no_memory_for_them():
+    model = nn.Autoencoder(12, 5)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    assert len(aefast.fit(model, torch.rand(20, 12), optimizer, batch_size=2**31 - 1).losses) == 1
+
+
+def test_what_a_callback_freezes_stays(monkeypatch):
+    monkeypatch.setattr(fitting, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(fitting, "CHUNK_SECONDS", 0.0)
+    model = nn.Autoencoder(12, 5)
+    seen = []
+
+    def freeze(look):
+        model.encoder.requires_grad_(False)
+        seen.append(model.encoder[0].weight.clone())
+
+    optimizer = OPTIMIZERS["sgd"](model.parameters())
+    aefast.fit(model, torch.rand(20, 12), optimizer, batch_size=5, callback=freeze)
+    assert torch.equal(seen[0], seen[-1])
+    assert torch.equal(seen[0], model.encoder[0].weight)
