@@ -96,13 +96,11 @@ class RbmStep {
         const int64_t widest = std::max(plan.visible, plan.hidden);
         for (Units* units : {&data_, &chain_, &hidden_})
             units->words = arena.take<uint64_t>(word_count(*units));
-        drawn_ = arena.take<float>(chain_.rows * plan.visible);
-        if (plan.has_log_var) {
-            scaled_data_ = arena.take<float>(data_.rows * plan.visible);
-            scaled_chain_ = arena.take<float>(chain_.rows * plan.visible);
-        }
-        data_inputs_ = arena.take<float>(data_.rows * plan.hidden);
-        chain_inputs_ = arena.take<float>(chain_.rows * plan.hidden);
+        // The chains' rows follow the data's, so that few rows of both are one product's.
+        const int64_t all_rows = data_.rows + chain_.rows;
+        states_ = arena.take<float>((are_short() ? all_rows : chain_.rows) * plan.visible);
+        if (plan.has_log_var) scaled_data_ = arena.take<float>(all_rows * plan.visible);
+        data_inputs_ = arena.take<float>(all_rows * plan.hidden);
         const MatrixView weight = {batch.parameters[0], plan.hidden, plan.visible, plan.visible, 1};
         const MatrixView transposed = {weight.data, plan.visible, plan.hidden, 1, plan.visible};
         up_ = {weight, batch.parameters[2], arena.take<float>(panel_floats(weight)), {}};
@@ -133,6 +131,7 @@ class RbmStep {
         if (chain_.is_binary && (plan_.end || chain_.rows < kFewestTransposed)) unpack_chain();
         add_phase(chain_, drawn_, plan_.visible, chain_inputs_, means_[0], false);
         add_phase(data_, batch_.x, batch_.row_stride, data_inputs_, means_[1], true);
+        if (are_short() && batch_.gradients) multiply_both();
         loss += plan_.is_gaussian ? compare_gaussian() : compare_binary();
         if (batch_.gradients)
             for (int64_t i = 0; i < plan_.hidden; ++i)
@@ -146,6 +145,8 @@ class RbmStep {
     }
 
   private:
+    bool are_short() const { return std::max(data_.rows, chain_.rows) < kFewestTransposed; }
+
     static int64_t word_count(const Units& units) { return units.rows * units.bits().row_words(); }
 
     // --------------------------------------------------------------------------------- products
@@ -180,6 +181,9 @@ class RbmStep {
     // ------------------------------------------------------------------------------------ chain
 
     void prepare() {
+        drawn_ = states_ + (are_short() ? data_.rows : 0) * plan_.visible;
+        chain_inputs_ = data_inputs_ + data_.rows * plan_.hidden;
+        if (plan_.has_log_var) scaled_chain_ = scaled_data_ + data_.rows * plan_.visible;
         for (const Units* units : {&data_, &chain_, &hidden_})
             std::fill_n(units->words, word_count(*units), 0);
         if (data_.are_few() || chain_.are_few())
@@ -311,7 +315,7 @@ class RbmStep {
                 means[i] = static_cast<double>(counts_[i]) / units.rows;
         else
             find_means(values, stride, units.rows, means);
-        if (batch_.gradients == nullptr) return;
+        if (batch_.gradients == nullptr || are_short()) return;
         float* output = batch_.gradients[0];
         const BinaryView transposed = {transposed_, plan_.visible, units.rows};
         const MatrixView right = {gradient, plan_.hidden, units.rows, 1, plan_.hidden};
@@ -325,6 +329,17 @@ class RbmStep {
                 batch_.threads);
         else
             transposed_binary_product({transposed, right, output, accumulate, batch_.threads});
+    }
+
+    // The weight's gradient of both phases at once.
+    void multiply_both() {
+        const int64_t rows = data_.rows + chain_.rows, columns = plan_.visible;
+        if (!plan_.has_log_var)
+            for (int64_t row = 0; row < data_.rows; ++row)
+                std::copy_n(batch_.x + row * batch_.row_stride, columns, states_ + row * columns);
+        const float* states = plan_.has_log_var ? scaled_data_ : states_;
+        multiply_numbers({data_inputs_, plan_.hidden, rows, 1, plan_.hidden},
+                         {states, columns, rows, 1, columns}, nullptr, batch_.gradients[0], false);
     }
 
     // The means of v; and of Gaussian units those of (v - b)^2, behind them.
@@ -392,7 +407,8 @@ class RbmStep {
     const StepBatch& batch_;
     Units data_, chain_, hidden_;
     Direction up_, down_;
-    float* drawn_;  // the chains' visible units: inputs or means, then states
+    float* states_;  // the data's, where few rows are one product with the chains', and drawn_
+    float* drawn_;   // the chains' visible units: inputs or means, then states
     float *scaled_data_ = nullptr, *scaled_chain_ = nullptr;  // Gaussian ones over s^2
     float *data_inputs_, *chain_inputs_;  // of the hidden units, and then the gradients by them
     float* gradient_panels_ = nullptr;

@@ -11,6 +11,7 @@ from sklearn.utils import check_array, check_random_state, gen_batches
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from aefast import random
 from aefast.estimators.conversion import (
     DTYPES,
     LARGEST_SEED,
@@ -27,6 +28,9 @@ from aefast.ops.gibbs import check_steps, gibbs
 from aefast.ops.shared import contract
 from aefast.step.machine_plan import MachinePlan
 from aefast.step.machine_steps import PlainSteps
+
+# Epochs over so many rows are taken in one call.
+MOST_ROWS = 2**20
 
 
 class BernoulliRBM(FloatTransformer):
@@ -106,10 +110,14 @@ class BernoulliRBM(FloatTransformer):
         seed = int(rng.randint(LARGEST_SEED))
         steps = self._plain_steps(rng)
         X = X if sparse.issparse(X) else as_tensor(X)
-        begin, taken = time.time(), 0
-        for iteration in range(1, self.n_iter + 1):
+        at_once = 1 if self.verbose or sparse.issparse(X) else max(1, MOST_ROWS // len(X))
+        begin = time.time()
+        for first in range(0, self.n_iter, at_once):
+            iteration = min(first + at_once, self.n_iter)
+            seeds = [random.child_seed(seed, epoch) for epoch in range(first, iteration)]
+            taken = 0
             for rows in self._pieces(X):
-                taken += steps.run(rows, self.batch_size, seed, taken)
+                taken += steps.run(rows, self.batch_size, seeds, taken)
             if self.verbose:
                 score = float(np.mean(self._score(X, units=1, seed=iteration)))
                 end = time.time()
@@ -132,7 +140,7 @@ class BernoulliRBM(FloatTransformer):
             warn_of_range(X)
             self._start(X.shape[1], self.random_state_)
         seed = int(self.random_state_.randint(LARGEST_SEED))
-        self._plain_steps(self.random_state_).run(as_tensor(X), X.shape[0], seed, 0)
+        self._plain_steps(self.random_state_).run(as_tensor(X), X.shape[0], [seed])
         return self
 
     @in_a_mode_of_its_own

@@ -1,6 +1,7 @@
 """Plain gradient steps of a Boltzmann machine: by the kernels, many in one call, or op by op."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -40,23 +41,27 @@ class PlainSteps:
         example = parameters[0][:1]  # a row as wide as the data's
         self.is_served = refusal(plan, parameters, example) is None
 
-    def run(self, rows: Tensor, batch_size: int, seed: int, first_step: int) -> int:
-        """A step on each minibatch of the rows ``[N, D]``, float32 and contiguous, in their order;
-        returns how many.
+    def run(self, rows: Tensor, batch_size: int, seeds: Sequence[int], first_step: int = 0) -> int:
+        """Epochs over the rows ``[N, D]``, float32 and contiguous, in their order: a step on each
+        minibatch. Returns how many steps one takes.
 
-        Step n, counted from ``first_step``, draws with ``random.child_seed(seed, n)``.
+        Step n of an epoch, counted from ``first_step``, draws with ``random.child_seed(seed, n)``,
+        its seed being that of ``seeds``.
 
         Raises:
             FloatingPointError: a step's gradient is not finite; the step is not taken.
         """
-        taken, count = 0, -(-len(rows) // batch_size)
-        while taken < count:
-            place = rows[taken * batch_size :], batch_size, seed, first_step + taken
+        steps, taken = -(-len(rows) // batch_size), 0
+        while taken < steps * len(seeds):
+            epoch, step = divmod(taken, steps)
+            place = rows, batch_size, seeds[epoch:], first_step, step
             # Of numbers so large that the loss is not finite the gradient may be.
             taken += self._kernel(*place) or self._loop(*place)
-        return taken
+        return steps
 
-    def _kernel(self, rows: Tensor, batch_size: int, seed: int, first_step: int) -> int:
+    def _kernel(
+        self, rows: Tensor, batch_size: int, seeds: Sequence[int], first_step: int, step: int
+    ) -> int:
         """How many steps the kernels take, up to one whose loss is not finite."""
         if not self.is_served:
             return 0
@@ -64,23 +69,26 @@ class PlainSteps:
 
         data = cpp.rows_of(rows.numpy(), 1.0)
         assert isinstance(data, cpp.Rows)
+        order = torch.arange(len(rows), dtype=torch.int64, device="cpu").repeat(len(seeds))
         losses = cpp.fit(
             machine_cpp.kernel_plan(self.plan, self.chain, self.chain),
             self.parameters,
             _Updates(self.parameters, self.learning_rate),
             data,
-            torch.arange(len(rows), dtype=torch.int64, device="cpu"),
+            order[step * batch_size :],
             epoch_rows=len(rows),
             batch_size=batch_size,
-            seeds=[seed],
-            first_step=first_step,
+            seeds=seeds,
+            first_step=first_step + step,
             seconds=CHUNK_SECONDS,
         )
         return sum(map(math.isfinite, losses))
 
-    def _loop(self, rows: Tensor, batch_size: int, seed: int, first_step: int) -> int:
+    def _loop(
+        self, rows: Tensor, batch_size: int, seeds: Sequence[int], first_step: int, step: int
+    ) -> int:
         """One step, op by op."""
-        batch = rows[:batch_size]
+        batch = rows[step * batch_size : (step + 1) * batch_size]
         weight, visible_bias, hidden_bias = parameters = [
             parameter.detach().requires_grad_() for parameter in self.parameters
         ]
@@ -91,7 +99,7 @@ class PlainSteps:
             hidden_bias,
             self.plan.k,
             chain=self.chain,
-            seed=random.child_seed(seed, first_step),
+            seed=random.child_seed(seeds[0], first_step + step),
             check_range=False,
         )
         gradients = torch.autograd.grad(loss, parameters)

@@ -194,7 +194,7 @@ def test_calls_that_the_kernels_do_not_take():
         assert "autocast" in refusal(plan, parameters, x)
 
 
-def trained(machine, optimizer=torch.optim.SGD, steps=200, **options):
+def trained(machine, optimizer=torch.optim.SGD, steps=100, **options):
     torch.manual_seed(1)
     uniform = torch.rand(100, machine.weight.shape[1])
     data = uniform if machine.visible_kind == "gaussian" else (2 * uniform - 0.5).clamp(0, 1)
@@ -215,7 +215,8 @@ def trained(machine, optimizer=torch.optim.SGD, steps=200, **options):
     ],
 )
 def test_many_steps_in_one_call_are_the_loops(options):
-    """To rounding, over 200 steps, and the chains and their counter with them."""
+    """To rounding, and the chains and their counter with them. Over 100 steps: after more of them a
+    probability's last place, in which the two differ, crosses its uniform."""
     torch.manual_seed(0)
     machine = nn.RBM(20, 13, **options)
     looped = copy.deepcopy(machine)
@@ -228,7 +229,7 @@ def test_many_steps_in_one_call_are_the_loops(options):
         machine.state_dict().items(), looped.state_dict().values(), strict=True
     ):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5, msg=name)
-    assert machine.training_steps == 200
+    assert machine.training_steps == 100
     torch.testing.assert_close(machine.loss(data, seed=0), looped.loss(data, seed=0))
 
 
