@@ -63,6 +63,18 @@ def test_a_run_with_held_out_rows_goes_on_to_the_same_bits(model, tmp_path):
     assert_same_bits(resumed.checkpoint(), whole.checkpoint())
 
 
+@pytest.mark.parametrize("model", SMALL)
+def test_to_be_judged_changes_nothing_of_a_run(model, monkeypatch):
+    judged = new(model, validation=0.2)
+    proceed(judged)
+    monkeypatch.setattr(loop.Trainer, "_judge", lambda self: {})
+    other = new(model, validation=0.2)
+    proceed(other)
+    found, expected = (run.checkpoint() for run in (judged, other))
+    found.progress.losses = expected.progress.losses = []  # of lines that are not written
+    assert_same_bits(found, expected)
+
+
 def judged(trainer, monkeypatch, losses):
     """The trainer, whose epochs have these held-out losses."""
     given = iter(losses)
