@@ -113,7 +113,7 @@ def test_bench_without_an_op_runs_the_whole_suite(commands: list[list[str]]) -> 
 
 def test_the_suite_has_a_file_for_every_op() -> None:
     found = {path.name for path in cli.bench.find_suite().glob("bench_*.py")}
-    assert found == {f"bench_{name}.py" for name in (*aot.OPS, "training")}
+    assert found == {f"bench_{name}.py" for name in (*aot.OPS, "step", "training")}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from aefast.nn.likelihood import floored
 from aefast.nn.linear import Device
 from aefast.nn.plain import is_plain, known_by_its_parameters
 from aefast.nn.reparametrized import renew_weights
-from aefast.nn.step_plan import PlannedMachine
+from aefast.nn.step_plan import NOT_TOGETHER, PlannedMachine
 from aefast.ops.gibbs import VISIBLE_KINDS, check_states, check_steps
 from aefast.ops.shared import contract
 from aefast.step.machine_loss import machine_loss
@@ -253,7 +253,17 @@ class RBM(nn.Module):
         """The training step for the kernels; or why they cannot take it in one call."""
         if torch.compiler.is_compiling() or not is_plain(self):
             return "something stands on it: a hook, a parametrization, a trace"
+        parameters: list[Tensor] = [self.weight, self.visible_bias, self.hidden_bias]
+        if self.log_var is not None:
+            parameters.append(self.log_var)
+        if self.weight.dim() != 2:
+            return NOT_TOGETHER
         hidden, visible = self.weight.shape
+        shapes = [(hidden, visible), (visible,), (hidden,), (visible,)]
+        if any(p.shape != shape for p, shape in zip(parameters, shapes, strict=False)):
+            return NOT_TOGETHER
+        if self.chain is not None and self.chain.shape[1:] != (visible,):
+            return NOT_TOGETHER
         target = self.sparsity_target
         plan = MachinePlan(
             visible,
@@ -264,9 +274,6 @@ class RBM(nn.Module):
             sparsity_weight=0.0 if target is None else self.sparsity_weight,
             sparsity_target=0.5 if target is None else target,
         )
-        parameters: list[Tensor] = [self.weight, self.visible_bias, self.hidden_bias]
-        if self.log_var is not None:
-            parameters.append(self.log_var)
         return PlannedMachine(plan, parameters, self.chain, self.training_steps)
 
     def check_finite(self) -> None:

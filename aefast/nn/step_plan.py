@@ -1,6 +1,7 @@
 """A model's training step as a plan, for the kernels that take it in one call."""
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +14,8 @@ from aefast.step import machine_loss
 from aefast.step.loss import refusal, step_loss
 from aefast.step.machine_plan import MachinePlan
 from aefast.step.plan import Layer, Plan
+
+NOT_TOGETHER = "its parameters' shapes do not fit together"
 
 # The objectives of numbers in [0, 1].
 TAKERS = {"bce": "loss 'bce' takes", "bernoulli": "Bernoulli units take"}
@@ -106,6 +109,8 @@ def plan_of(model: Any) -> PlannedStep | PlannedMachine | str:
     if _share_parameters([*encoder, *decoder]):
         return "two layers share a parameter"
     step = _planned(encoder, decoder, model._parameters.get("log_var"), fields)
+    if isinstance(step, str):
+        return step
     model.__dict__["_kept_step"] = KeptStep(step, fields, model)
     return step
 
@@ -178,8 +183,12 @@ def _share_parameters(layers: Iterable[Any]) -> bool:
 
 def _planned(
     encoder: Iterable[Any], decoder: Iterable[Any], log_var: Tensor | None, fields: dict[str, Any]
-) -> PlannedStep:
+) -> PlannedStep | str:
     parameters: list[Tensor] = []
+    for module in (*encoder, *decoder):
+        weight = module._tied[0].weight if isinstance(module, TiedLinearAct) else module.weight
+        if weight is None or weight.dim() != 2:
+            return "a layer's weight is no matrix"
     numbers: dict[int, int] = {}
 
     def number(parameter: Tensor | None) -> int:
@@ -207,7 +216,30 @@ def _planned(
     if log_var is not None:
         fields = {**fields, "log_var": number(log_var)}
     plan = Plan(*layers, tuple(parameter.numel() for parameter in parameters), **fields)
-    return PlannedStep(plan, parameters)
+    return PlannedStep(plan, parameters) if _fits_together(plan) else NOT_TOGETHER
+
+
+def _fits_together(plan: Plan) -> bool:
+    """Whether each layer takes what the one before gives, with biases and variances of their sizes:
+    parameters may have been replaced, and the kernels read what the plan says is there."""
+    code = plan.encoder[-1].outputs
+    if plan.code_stage == "posterior":
+        if code % 2:
+            return False
+        code //= 2
+    sides = (*pairwise(plan.encoder), *pairwise(plan.decoder))
+    visible = plan.encoder[0].inputs
+    return (
+        min(plan.sizes) > 0
+        and all(before.outputs == after.inputs for before, after in sides)
+        and plan.decoder[0].inputs == code
+        and plan.decoder[-1].outputs == visible
+        and all(
+            layer.bias < 0 or plan.sizes[layer.bias] == layer.outputs
+            for layer in (*plan.encoder, *plan.decoder)
+        )
+        and (plan.log_var < 0 or plan.sizes[plan.log_var] in (1, visible))
+    )
 
 
 def loss_in_one_call(

@@ -77,7 +77,11 @@ def _run(
 ) -> tuple[Tensor, Tensor]:
     from aefast.step import machine_cpp
 
-    end = torch.empty(x.shape, dtype=torch.float32) if chain is None else torch.empty_like(chain)
+    end = (
+        torch.empty(x.shape, dtype=torch.float32, device="cpu")
+        if chain is None
+        else torch.empty_like(chain)
+    )
     loss = machine_cpp.loss_and_gradients(
         plan, parameters, x, chain, end, seed, row_offset, gradients
     )

@@ -242,6 +242,34 @@ def test_a_kept_plan_is_made_anew_where_the_model_changed(change):
         torch.testing.assert_close(loss, fresh.loss(x, seed=1))
 
 
+@pytest.mark.parametrize(
+    ("make", "name", "shape"),
+    [
+        (lambda: nn.Autoencoder(5, 3), "0.bias", (2,)),
+        (lambda: nn.Autoencoder(5, 3), "0.weight", (4, 5)),
+        (lambda: nn.Autoencoder(5, 3), "0.weight", (15,)),
+        (lambda: nn.Autoencoder(5, 3), "2.weight", (4, 3)),
+        (lambda: nn.VariationalAutoencoder(5, 2), "posterior_layer.weight", (3, 5)),
+        (lambda: nn.VariationalAutoencoder(5, 2, decoder_kind="gaussian"), "log_var", (4,)),
+        (lambda: nn.VariationalAutoencoder(5, 2, decoder_kind="gaussian"), "log_var", (0,)),
+        (lambda: nn.RBM(5, 3), "hidden_bias", (2,)),
+        (lambda: nn.RBM(5, 3), "visible_bias", (0,)),
+        (lambda: nn.RBM(5, 3, chains=4), "chain", (4, 4)),
+    ],
+)
+def test_parameters_that_do_not_fit_together_are_no_plan(make, name, shape):
+    model = make()
+    owner, _, attribute = name.rpartition(".")
+    module = model.get_submodule(owner)
+    replaced = torch.rand(shape)
+    if attribute != "chain":
+        replaced = torch.nn.Parameter(replaced)
+    setattr(module, attribute, replaced)
+    assert "do not fit" in plan_of(model) or "no matrix" in plan_of(model)
+    with pytest.raises((ValueError, RuntimeError)):
+        model.loss(torch.rand(6, 5))
+
+
 def test_a_hook_after_a_first_loss_is_called():
     model, x = MODELS["plain"](20, 7), torch.rand(9, 20)
     before = model.loss(x)
