@@ -301,13 +301,21 @@ def multiply(
     read = factors(left, right, plain=plain, kind=kind)
     chosen = plan(*chip(left.device), left.dtype, read.kind, read.shape, read.layout)
     output = _output(chosen, read, left.dtype)
-    preactivation = torch.empty_like(output[0]) if keep_preactivation else None
+    preactivation = torch.empty_like(output) if keep_preactivation else None
     _launch(chosen, read, output, preactivation, bias, activation, accumulate=False)
-    result = output.sum(0).to(left.dtype) if chosen.splits > 1 else output[0]
+    result = output.sum(0).to(left.dtype) if chosen.splits > 1 else output
     return (
-        result[:, :columns].contiguous(),
-        None if preactivation is None else preactivation[:, :columns].contiguous(),
+        _first_columns(result, columns),
+        None if preactivation is None else _first_columns(preactivation, columns),
     )
+
+
+def _first_columns(matrix: Tensor, columns: int) -> Tensor:
+    """A matrix without the columns that fill it up. No view: autograd refuses to change a view that
+    a Function returns in place."""
+    if matrix.shape[1] == columns:
+        return matrix
+    return matrix[:, :columns].clone(memory_format=torch.contiguous_format)
 
 
 def add_product(left: Tensor, right: Tensor, total: Tensor | None) -> Tensor:
@@ -316,12 +324,12 @@ def add_product(left: Tensor, right: Tensor, total: Tensor | None) -> Tensor:
     read = factors(left, right, plain=True)
     chosen = plan(*chip(left.device), left.dtype, read.kind, read.shape, read.layout, torch.float32)
     if total is not None and _is_output(total, chosen, read):
-        _launch(chosen, read, total[None], None, None, "identity", accumulate=True)
+        _launch(chosen, read, total, None, None, "identity", accumulate=True)
         return total
     output = _output(chosen, read, torch.float32)
     _launch(chosen, read, output, None, None, "identity", accumulate=False)
-    product = output.sum(0)[:, :columns] if chosen.splits > 1 else output[0][:, :columns]
-    return product.contiguous() if total is None else total.add_(product)
+    product = output.sum(0) if chosen.splits > 1 else output
+    return _first_columns(product, columns) if total is None else total.add_(product[:, :columns])
 
 
 def _is_output(total: Tensor, chosen: Plan, read: Factors) -> bool:
@@ -341,10 +349,11 @@ def _is_output(total: Tensor, chosen: Plan, read: Factors) -> bool:
 
 
 def _output(chosen: Plan, read: Factors, dtype: torch.dtype) -> Tensor:
-    """[splits, rows, columns filled up to whole units]."""
-    rows, columns, _ = read.shape
-    dtype = torch.float32 if chosen.splits > 1 else dtype
-    return read.left.new_empty(chosen.splits, rows, padded(columns, read.left.dtype), dtype=dtype)
+    """[rows, columns filled up to whole units]; of several splits as many of these."""
+    rows, columns = read.shape[0], padded(read.shape[1], read.left.dtype)
+    if chosen.splits > 1:
+        return read.left.new_empty(chosen.splits, rows, columns, dtype=torch.float32)
+    return read.left.new_empty(rows, columns, dtype=dtype)
 
 
 def _launch(
