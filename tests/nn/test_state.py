@@ -13,6 +13,7 @@ from torch.nn.utils import weight_norm as weight_norm_by_hook
 from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
+from aefast.backend import use_backend
 from aefast.nn import (
     RBM,
     Autoencoder,
@@ -166,15 +167,18 @@ def test_chains_that_a_model_has_no_place_for_are_refused():
     RBM(8, 4).load_state_dict(RBM(8, 4, chains=7).state_dict(), strict=False)
 
 
-def test_an_interrupted_loss_is_no_step(monkeypatch, x):
+@pytest.mark.parametrize("last", ["rbm.machine_loss", "rbm.kl_sparsity"])
+def test_an_interrupted_loss_is_no_step(monkeypatch, x, last):
+    """In one call and op by op, up to the last thing that either computes."""
     model = RBM(8, 4, chains=3, sparsity_target=0.1)
     start = model.chain.clone()
 
-    def interrupt(visible):
+    def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(model, "_sparsity_penalty", interrupt)
-    with pytest.raises(KeyboardInterrupt):
+    monkeypatch.setattr(f"aefast.nn.{last}", interrupt)
+    in_one_call = last == "rbm.machine_loss"
+    with use_backend("cpp" if in_one_call else "eager"), pytest.raises(KeyboardInterrupt):
         model.loss(x)
     assert torch.equal(model.chain, start)
     assert model.training_steps == 0

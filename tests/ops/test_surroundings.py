@@ -158,13 +158,15 @@ def test_importance_weights_are_formed_in_float32_under_autocast(decoder_kind):
     x = torch.rand(20, 300).round()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         mean, log_var = model.posterior(x)
-        z = model._draw(mean, log_var, 4, 1, None, 0)
-        assert mean.dtype == log_var.dtype == z.dtype == torch.bfloat16
-        found = model._log_weights(x, z, mean, log_var)
+        assert mean.dtype == log_var.dtype == torch.bfloat16
+        found = model._log_weights(x, mean, log_var, 4, 1, None, 0)
+        nothing = torch.zeros(20, 8)
+        noise = model._draw(nothing, nothing, 4, 1, None, 0)
+        mean, log_var = mean.float()[:, None], log_var.float()[:, None]
+        z = mean + (0.5 * log_var).exp() * noise
         exact = model._log_likelihood(x.double(), z)
-    mean, log_var, z = mean.double()[:, None], log_var.double()[:, None], z.double()
-    square = (z - mean).square() * (-log_var).exp()
-    exact = exact + 0.5 * (square + log_var - z.square()).sum(-1)
+    noise, log_var, z = noise.double(), log_var.double(), z.double()
+    exact = exact + 0.5 * (noise.square() + log_var - z.square()).sum(-1)
     # As many roundings as summands, of numbers of no more than the result's size.
     torch.testing.assert_close(found.double(), exact, rtol=300 * 2.0**-24, atol=0.0)
 
