@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 
 #include "activation.h"
 #include "binary.h"
@@ -179,21 +180,31 @@ void measure_row(const PhaseArguments& a, int64_t row, double* sums, Sum& positi
     }
 }
 
-}  // namespace
-
-void draw(const DrawArguments& a) {
+// Calls body(columns, philox, row, column) for all pieces of all rows, in parallel: stretches, then
+// single vectors of counters, of which the last may reach past the row.
+template <class Arguments, class Body>
+void for_each_piece(const Arguments& a, const Body& body) {
+    using Stretch = std::integral_constant<int64_t, kStretch>;
+    using VectorOfWords = std::integral_constant<int64_t, kVectorWords>;
     const int64_t rows_per_task = std::max<int64_t>(1, kElementsPerTask / a.columns);
-    const int64_t tasks = (a.rows + rows_per_task - 1) / rows_per_task;
-    parallel_for(a.threads, tasks, [&](int64_t task) {
+    parallel_for(a.threads, ceil_divide(a.rows, rows_per_task), [&](int64_t task) {
         const int64_t last = std::min((task + 1) * rows_per_task, a.rows);
         for (int64_t row = task * rows_per_task; row < last; ++row) {
             const PhiloxRow philox(a.seed, static_cast<uint64_t>(a.row_offset + row), a.step);
             int64_t column = 0;
             for (; column + kStretch <= a.columns; column += kStretch)
-                draw_piece<kStretch>(a, philox, row, column);
+                body(Stretch(), philox, row, column);
             for (; column < a.columns; column += kVectorWords)
-                draw_piece<kVectorWords>(a, philox, row, column);
+                body(VectorOfWords(), philox, row, column);
         }
+    });
+}
+
+}  // namespace
+
+void draw(const DrawArguments& a) {
+    for_each_piece(a, [&](auto columns, const PhiloxRow& philox, int64_t row, int64_t column) {
+        draw_piece<columns>(a, philox, row, column);
     });
 }
 
@@ -210,18 +221,8 @@ void draw_bits(const DrawBitsArguments& a) {
 }
 
 void draw_inputs(const DrawInputsArguments& a) {
-    const int64_t rows_per_task = std::max<int64_t>(1, kElementsPerTask / a.columns);
-    const int64_t tasks = ceil_divide(a.rows, rows_per_task);
-    parallel_for(a.threads, tasks, [&](int64_t task) {
-        const int64_t last = std::min((task + 1) * rows_per_task, a.rows);
-        for (int64_t row = task * rows_per_task; row < last; ++row) {
-            const PhiloxRow philox(a.seed, static_cast<uint64_t>(a.row_offset + row), a.step);
-            int64_t column = 0;
-            for (; column + kStretch <= a.columns; column += kStretch)
-                draw_inputs_piece<kStretch>(a, philox, row, column);
-            for (; column < a.columns; column += kVectorWords)
-                draw_inputs_piece<kVectorWords>(a, philox, row, column);
-        }
+    for_each_piece(a, [&](auto columns, const PhiloxRow& philox, int64_t row, int64_t column) {
+        draw_inputs_piece<columns>(a, philox, row, column);
     });
 }
 

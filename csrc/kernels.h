@@ -210,20 +210,6 @@ struct DrawBitsArguments {
     int threads;
 };
 
-// What contrastive divergence takes of one phase. values [rows, columns] are the hidden units'
-// inputs and become their probabilities times scale, whose sum over the rows is sums [columns];
-// energies [rows] is the sum of ln(1 + e^input). partial_sums holds columns doubles for each block
-// of kRowsPerPartialSum rows.
-struct HiddenStatisticsArguments {
-    float* values;
-    float* energies;
-    float* sums;
-    double* partial_sums;
-    float scale;
-    int64_t rows, columns;
-    int threads;
-};
-
 // Rows that may be several samples of the same ones: sample_stride and row_stride are in elements,
 // 0 for what all samples or rows share.
 struct SampleView {
@@ -368,7 +354,6 @@ constexpr int64_t kAtomLanes = 16;
     void dot_rows(const DotRowsArguments&);                                                \
     void draw(const DrawArguments&);                                                       \
     void draw_bits(const DrawBitsArguments&);                                              \
-    void hidden_statistics(const HiddenStatisticsArguments&);                              \
     void scaled_noise(NoiseUse use, const ScaledNoiseArguments&);                          \
     void gaussian_kl(const GaussianKLArguments&);                                          \
     void gaussian_kl_backward(const GaussianKLBackwardArguments&);                         \

@@ -25,8 +25,20 @@ def loss_and_gradients(
     gradients: Sequence[Tensor],
 ) -> float:
     """The loss of x ``[B, D]``; ``gradients``, one like each parameter or none, are filled."""
+    return step(kernel_plan(plan), parameters, x, seed, row_offset, gradients)
+
+
+def step(
+    kernel_plan: Any,
+    parameters: Sequence[Tensor],
+    x: Tensor,
+    seed: int,
+    row_offset: int,
+    gradients: Sequence[Tensor],
+) -> float:
+    """One step of a plan as C++ reads it, an encoder-decoder's or a machine's."""
     return _C.step(
-        kernel_plan(plan),
+        kernel_plan,
         x.data_ptr(),
         x.shape[0],
         x.stride(0),

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from aefast.backend import extension
@@ -25,18 +24,7 @@ def loss_and_gradients(
 ) -> float:
     """The loss of x ``[B, D]``; ``gradients``, one like each parameter or none at all, and ``end``,
     which may be ``chain``, are filled."""
-    return _C.step(
-        kernel_plan(plan, chain, end),
-        x.data_ptr(),
-        x.shape[0],
-        x.stride(0),
-        seed,
-        row_offset,
-        [parameter.data_ptr() for parameter in parameters],
-        [gradient.data_ptr() for gradient in gradients],
-        cpp.precision(),
-        torch.get_num_threads(),
-    )
+    return cpp.step(kernel_plan(plan, chain, end), parameters, x, seed, row_offset, gradients)
 
 
 def kernel_plan(plan: MachinePlan, chain: Tensor | None, end: Tensor | None) -> Any:

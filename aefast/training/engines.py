@@ -13,6 +13,7 @@ from aefast.data import Dataset
 from aefast.data.dataset import check_whole
 from aefast.data.minibatches import gathered
 from aefast.nn.step_plan import PlannedMachine, PlannedStep, plan_of
+from aefast.ops.shared import contract
 from aefast.step import optimizers
 
 Loss = Callable[[Tensor, int], Tensor]
@@ -100,9 +101,7 @@ def _check_unit_interval(dataset: Dataset, taker: str) -> None:
     low, high = dataset.low, dataset.high
     if not math.isfinite(low - high):
         low, high = float(dataset.rows.min()), float(dataset.rows.max())
-    if not (low >= 0 and high <= 1):  # NaN is neither
-        outside = high if low >= 0 else low
-        raise ValueError(f"data holds {outside:g}; {taker} numbers in [0, 1]")
+    contract.check_bounds(low, high, "data", taker)
 
 
 class StepEngine:

@@ -148,6 +148,11 @@ def check_unit_interval(value: Tensor, argument: str, takers: str) -> None:
     if is_traced(value) or is_transformed(value):
         return
     low, high = (bound.item() for bound in torch.aminmax(value.detach()))
+    check_bounds(low, high, argument, takers)
+
+
+def check_bounds(low: float, high: float, argument: str, takers: str) -> None:
+    """The smallest and the largest of its elements lie in [0, 1]."""
     if not (low >= 0 and high <= 1):  # NaN is neither
         wrong = high if low >= 0 else low
         raise ValueError(f"{argument} holds {wrong:g}; {takers} numbers in [0, 1]")
