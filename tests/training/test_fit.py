@@ -279,8 +279,16 @@ def test_a_callback_is_shown_a_look_and_may_end_the_training(monkeypatch):
     assert len(history.losses) == 8
 
 
+@pytest.fixture
+def heard_interrupts():
+    """SIGINT raises KeyboardInterrupt, which one of xdist's workers ignores."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @needs_cpp
-def test_an_interrupt_leaves_a_whole_step():
+def test_an_interrupt_leaves_a_whole_step(heard_interrupts):
     torch.manual_seed(0)
     model = nn.Autoencoder(64, 32)
     optimizer = torch.optim.Adam(model.parameters())
