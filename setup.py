@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 from setuptools.command.egg_info import egg_info
@@ -214,4 +214,6 @@ LOCAL_VERSION = local_version()
 
 arguments = extension_arguments()
 arguments["cmdclass"] |= {"build_py": BuildWithBinaries, "egg_info": LocalVersion}
-setup(**arguments)
+# Folders with an __init__.py, found by looking: a list would leave out the next new one.
+arguments["packages"] = [*find_packages(include=["aefast", "aefast.*"]), "aefast._benchmarks"]
+setup(package_dir={"aefast._benchmarks": "benchmarks"}, **arguments)

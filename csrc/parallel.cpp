@@ -81,6 +81,8 @@ bool Interruption::signals_end_call() {
     return ends;
 }
 
+void Interruption::throw_interrupted() { throw Interrupted(); }
+
 // Naps are so short beside the time that was waited that they do not count.
 void Interruption::wait_for_others() {
     const auto start = Clock::now();

@@ -51,12 +51,14 @@ class Interruption {
     }
 
     void throw_if_come() const {
-        if (has_come_) throw Interrupted();
+        if (has_come_) throw_interrupted();
     }
 
   private:
     bool is_callers_thread() const { return std::this_thread::get_id() == caller_; }
     static bool signals_end_call();
+    // Not inline: a kernel's object, compiled for one instruction set, shares no symbol.
+    [[noreturn]] static void throw_interrupted();
     void wait_for_others();
 
     std::atomic<bool> has_come_{false};
