@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from aefast.nn.layers import Layers
 from aefast.nn.linear import Device, LinearAct, TiedLinearAct, invert, preactivation
-from aefast.nn.plain import has_hooks, is_plain
+from aefast.nn.plain import has_hooks, has_own_methods, is_plain
 from aefast.ops.linear_act import ACTIVATIONS
 from aefast.ops.shared import contract
 
@@ -118,6 +118,8 @@ class EncoderDecoder(nn.Module):
     def is_plain(self) -> bool:
         """Whether the parameters say all that :meth:`encode` and :meth:`decode` do: only then a
         loss reads them instead of calling these."""
+        if has_own_methods(self):
+            return False
         if not (self._calls_its_own("encode") and self._calls_its_own("decode")):
             return False
         if not (is_plain(self.encoder) and is_plain(self.decoder)):

@@ -6,6 +6,7 @@ plain layers alone.
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -75,13 +76,23 @@ def own_hooks(held: dict[str, Any]) -> bool:
     )
 
 
+def has_own_methods(module: nn.Module) -> bool:
+    """Whether a method was replaced on this module alone, as in ``model.encode = mine``."""
+    return not module.__dict__.keys().isdisjoint(_methods(type(module)))
+
+
+@cache
+def _methods(cls: type) -> frozenset[str]:
+    return frozenset(name for name in dir(cls) if callable(getattr(cls, name)))
+
+
 def _is_bare(module: nn.Module) -> bool:
     # A module's dictionary: its attributes, looked up one by one, take three times as long.
     held = module.__dict__
     parameters = held["_parameters"]
     if parameters.keys() != _CLASSES.get(type(module)) or own_hooks(held):
         return False
-    if "forward" in held or "encode" in held or "decode" in held:
+    if "forward" in held:
         return False
     for parameter in parameters.values():
         if type(parameter) not in _TENSORS:

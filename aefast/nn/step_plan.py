@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from aefast.nn.linear import LinearAct, TiedLinearAct
-from aefast.nn.plain import global_hooks, own_hooks
+from aefast.nn.plain import global_hooks, has_own_methods, own_hooks
 from aefast.ops.shared import contract
 from aefast.step import machine_loss
 from aefast.step.loss import refusal, step_loss
@@ -130,6 +130,8 @@ class KeptStep:
         """Whether it is this model's, which is plain as it was, with the same parameters."""
         if self.watched[0].module is not model or fields != self.fields or global_hooks():
             return False
+        if has_own_methods(model):
+            return False
         return all(map(_Watched.is_current, self.watched))
 
 
@@ -153,7 +155,7 @@ class _Watched:
         return (
             type(self.module) is self.cls
             and not own_hooks(held)
-            and not ("forward" in held or "encode" in held or "decode" in held)
+            and "forward" not in held
             and held.get("activation") is self.activation
             and held.get("_tied") is self.tied
             and are_same(held["_parameters"].values(), self.parameters)

@@ -22,7 +22,7 @@ from aefast.nn.likelihood import (
     log_likelihood,
 )
 from aefast.nn.linear import Device, LinearAct, Place, preactivation
-from aefast.nn.plain import is_plain, known_by_its_parameters
+from aefast.nn.plain import has_own_methods, is_plain, known_by_its_parameters
 from aefast.nn.step_plan import loss_in_one_call
 from aefast.ops.linear_act import ACTIVATIONS
 from aefast.ops.shared import contract
@@ -188,7 +188,7 @@ class VariationalAutoencoder(nn.Module):
     @property
     def is_plain(self) -> bool:
         """Whether the parameters say all that calling the layers would do."""
-        return is_plain(self)
+        return is_plain(self) and not has_own_methods(self)
 
     def step_layers(self) -> tuple[list[nn.Module], list[nn.Module]]:
         """The layers of a training step, to the posterior and back."""

@@ -76,6 +76,8 @@ def _kernel_step(
     for parameter in planned.parameters:
         if parameter.device.type != "cpu":
             return f"the parameters are on {parameter.device}"
+        if parameter.is_inference():
+            return "the parameters were made in inference mode"
     reason = planned.refusal(example)
     reason = reason or optimizers.refusal(optimizer, planned.parameters)
     if reason is not None:

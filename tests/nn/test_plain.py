@@ -266,6 +266,22 @@ def test_a_subclass_s_encode_is_called(x):
     torch.testing.assert_close(model.loss(x), F.mse_loss(model(x), x))
 
 
+@pytest.mark.parametrize("method", ["preactivation", "compare"])
+def test_a_method_replaced_on_one_model_is_called(method, x):
+    """Also by a model whose step was planned before."""
+    torch.manual_seed(0)
+    model = Autoencoder(8, 3, output_activation="sigmoid", loss="bce")
+    before = model.loss(x)
+    ordinary = getattr(model, method)
+    setattr(model, method, lambda *arguments: 2 * ordinary(*arguments))
+    assert not model.is_plain
+    if method == "compare":
+        torch.testing.assert_close(model.loss(x), 2 * before)
+    else:
+        want = F.binary_cross_entropy_with_logits(2 * ordinary(model.encode(x)), x)
+        torch.testing.assert_close(model.loss(x), want)
+
+
 def test_a_tied_decoder_keeps_to_its_layer(x):
     """Also when another takes that layer's place in the encoder."""
     model = Autoencoder(8, 3, tied=True)

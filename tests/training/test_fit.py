@@ -429,6 +429,16 @@ def test_what_someone_put_into_a_step_is_done(change, reason):
 
 
 @needs_cpp
+def test_parameters_made_in_inference_mode_are_not_trained():
+    with torch.inference_mode():
+        model = nn.Autoencoder(12, 5)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(RuntimeError, match="[Ii]nference tensors"):  # torch's own
+        aefast.fit(model, torch.rand(20, 12), torch.optim.SGD(model.parameters(), 0.1))
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+@needs_cpp
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_a_state_of_other_sizes_is_not_read_by_the_kernels(momentum):
     small, large = nn.Autoencoder(12, 5), nn.Autoencoder(120, 50)
