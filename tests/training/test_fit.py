@@ -433,7 +433,7 @@ def test_parameters_made_in_inference_mode_are_not_trained():
     with torch.inference_mode():
         model = nn.Autoencoder(12, 5)
     before = copy.deepcopy(model.state_dict())
-    with pytest.raises(RuntimeError, match="[Ii]nference tensors"):  # torch's own
+    with pytest.raises(RuntimeError, match=r"[Ii]nference tensors"):  # torch's own
         aefast.fit(model, torch.rand(20, 12), torch.optim.SGD(model.parameters(), 0.1))
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
