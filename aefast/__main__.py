@@ -8,7 +8,11 @@ def main() -> None:
     try:
         from aefast.cli import app
     except ModuleNotFoundError as error:
-        print(f"aefast: the command line needs {error.name}, which is missing", file=sys.stderr)
+        print(
+            f"aefast: the command line needs {error.name}, which is missing: "
+            "pip install aefast[cli]",
+            file=sys.stderr,
+        )
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None

@@ -92,7 +92,7 @@ def test_a_missing_typer_is_one_line() -> None:
         "import sys, runpy; sys.modules['typer'] = None; "
         "runpy.run_module('aefast', run_name='__main__')"
     )
-    assert_one_line(python("-c", program), "typer")
+    assert_one_line(python("-c", program), "typer, which is missing: pip install aefast[cli]")
 
 
 def test_bench_runs_the_suite_in_a_process_of_its_own(

@@ -78,7 +78,7 @@ def own_hooks(held: dict[str, Any]) -> bool:
 
 def has_own_methods(module: nn.Module) -> bool:
     """Whether a method was replaced on this module alone, as in ``model.encode = mine``."""
-    return not module.__dict__.keys().isdisjoint(_methods(type(module)))
+    return not module.__dict__.keys().isdisjoint(_methods(type(module)))  # type: ignore[arg-type]
 
 
 @cache
