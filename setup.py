@@ -29,7 +29,8 @@ KERNELS = ["binary", "corrupt", "fingerprint", "gaussian", "gemm", "gibbs", "jac
 KERNELS += ["linear_act", "reconstruction", "sparse_coding", "sparsity", "step", "rbm_step"]
 KERNELS += ["optimizer", "fit"]
 MATRIX_UNIT_KERNELS = ["gemm", "gemm_amx"]
-COMMON = ["bindings", "bindings_step", "cuda_driver", "cuda_kernel", "isa", "pages", "parallel"]
+COMMON = ["bindings", "bindings_step", "crew", "cuda_driver", "cuda_kernel", "isa", "pages"]
+COMMON += ["parallel"]
 
 FLAGS = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra"]
 # GCC 12 sees uninitialized values inside its own AVX-512 intrinsics.

@@ -1,9 +1,11 @@
 // Training steps one after the other: gather a minibatch, take the step, update the parameters.
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstring>
 #include <vector>
 
+#include "parallel.h"
 #include "philox.h"
 #include "rbm_step.h"
 #include "scratch.h"
@@ -14,7 +16,10 @@ namespace {
 
 thread_local Scratch batch_scratch, gradient_scratch;
 
-void gather(const DataRows& data, const int64_t* indices, int64_t count, float* batch) {
+// Fewer numbers than this are copied before a second thread has woken.
+constexpr int64_t kElementsPerTask = 1 << 15;
+
+void gather_rows(const DataRows& data, const int64_t* indices, int64_t count, float* batch) {
     for (int64_t row = 0; row < count; ++row, batch += data.columns) {
         const int64_t offset = indices[row] * data.row_stride;
         if (data.are_bytes) {
@@ -27,6 +32,16 @@ void gather(const DataRows& data, const int64_t* indices, int64_t count, float* 
         if (data.scale != 1.f)
             for (int64_t i = 0; i < data.columns; ++i) batch[i] /= data.scale;
     }
+}
+
+void gather(const DataRows& data, const int64_t* indices, int64_t count, float* batch,
+            int threads) {
+    const int64_t rows = std::max<int64_t>(1, kElementsPerTask / data.columns);
+    parallel_for(threads, (count + rows - 1) / rows, [&](int64_t task) {
+        const int64_t first = task * rows;
+        gather_rows(data, indices + first, std::min(rows, count - first),
+                    batch + first * data.columns);
+    });
 }
 
 // Where each parameter's gradient lies, in one block.
@@ -58,7 +73,7 @@ FitResult take_steps(const Plan& plan, const FitArguments& a) {
     for (int64_t position = 0; position < a.count;) {
         const int64_t left = (a.count - position - 1) % a.epoch_rows + 1;
         const int64_t size = left < a.batch_size ? left : a.batch_size;
-        gather(a.data, a.order + position, size, rows);
+        gather(a.data, a.order + position, size, rows, useful_threads(plan, size, a.threads));
         const uint64_t seed = child_seed(*epoch_seed, static_cast<uint64_t>(step_of_epoch));
         // As float32, which is what the loss of an ordinary step is.
         const float loss =
@@ -85,9 +100,19 @@ FitResult take_steps(const Plan& plan, const FitArguments& a) {
     return {taken, true};
 }
 
+// The threads meet once a call, and not once a product.
+template <class Plan>
+FitResult take_steps_together(const Plan& plan, const FitArguments& a) {
+    FitResult result;
+    with_crew(useful_threads(plan, a.batch_size, a.threads), [&] { result = take_steps(plan, a); });
+    return result;
+}
+
 }  // namespace
 
-FitResult fit(const StepPlan& plan, const FitArguments& a) { return take_steps(plan, a); }
-FitResult fit(const MachinePlan& plan, const FitArguments& a) { return take_steps(plan, a); }
+FitResult fit(const StepPlan& plan, const FitArguments& a) { return take_steps_together(plan, a); }
+FitResult fit(const MachinePlan& plan, const FitArguments& a) {
+    return take_steps_together(plan, a);
+}
 
 }  // namespace aefast::AEFAST_ISA

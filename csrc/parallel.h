@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <thread>
 
+#include "crew.h"
+
 namespace aefast {
 
 // OpenMP's threads do not survive a fork, and a team started in the child would wait for them
@@ -86,6 +88,11 @@ void parallel_for(int threads, int64_t tasks, const Body& body) {
     if (threads <= 1 || in_forked_child()) {
         for (int64_t task = 0; task < tasks; ++task)
             if (task == 0 || !interruption.has_come()) run(task);
+    } else if (current_crew) {
+        const auto call = [](const void* run_task, int64_t task) {
+            (*static_cast<decltype(&run)>(run_task))(task);
+        };
+        current_crew->run(threads, tasks, call, &run, interruption);
     } else {
 #pragma omp parallel num_threads(threads)
         {
@@ -97,6 +104,17 @@ void parallel_for(int threads, int64_t tasks, const Body& body) {
         }
     }
     interruption.throw_if_come();
+}
+
+// call(argument) with a crew of so many threads.
+void lead_crew(int threads, void (*call)(const void*), const void* argument);
+
+// Runs call() with a crew of so many threads, which its parallel_for()s share their tasks with.
+template <class Call>
+void with_crew(int threads, const Call& call) {
+    if (threads <= 1 || current_crew || in_forked_child()) return call();
+    lead_crew(
+        threads, [](const void* argument) { (*static_cast<const Call*>(argument))(); }, &call);
 }
 
 // Elements a task of one pass over memory: few enough to share a small batch between threads,

@@ -20,8 +20,8 @@
 namespace aefast::AEFAST_ISA {
 namespace {
 
-// Fewer multiplications than this in a product are done before a second thread has woken.
-constexpr int64_t kFewestProducts = 1 << 20;
+// With fewer multiplications than this in a product a second thread does not pay, as in step.cpp.
+constexpr int64_t kFewestProducts = 1 << 22;
 
 // To transpose the states of fewer rows takes longer than to multiply with their zeros, too.
 constexpr int64_t kFewestTransposed = 32;
@@ -423,14 +423,20 @@ class RbmStep {
 
 }  // namespace
 
+int useful_threads(const MachinePlan& plan, int64_t rows, int threads) {
+    const int64_t most = std::max(rows, plan.start ? plan.chains : 0);
+    return most * plan.visible * plan.hidden < kFewestProducts ? 1 : threads;
+}
+
 double step(const MachinePlan& plan, const StepBatch& whole) {
     StepBatch batch = whole;
-    const int64_t rows = std::max(batch.rows, plan.start ? plan.chains : 0);
-    if (rows * plan.visible * plan.hidden < kFewestProducts) batch.threads = 1;
+    batch.threads = useful_threads(plan, batch.rows, batch.threads);
     Arena measured(nullptr);
     RbmStep(plan, batch, measured);
     Arena arena(static_cast<char*>(rbm_scratch.reserve(measured.used())));
-    return RbmStep(plan, batch, arena).run();
+    double loss;
+    with_crew(batch.threads, [&] { loss = RbmStep(plan, batch, arena).run(); });
+    return loss;
 }
 
 }  // namespace aefast::AEFAST_ISA

@@ -22,10 +22,11 @@ struct MachinePlan {
     std::vector<int64_t> sizes;
 };
 
-#define AEFAST_DECLARE_MACHINE(isa)                         \
-    namespace isa {                                         \
-    double step(const MachinePlan&, const StepBatch&);      \
-    FitResult fit(const MachinePlan&, const FitArguments&); \
+#define AEFAST_DECLARE_MACHINE(isa)                                    \
+    namespace isa {                                                    \
+    int useful_threads(const MachinePlan&, int64_t rows, int threads); \
+    double step(const MachinePlan&, const StepBatch&);                 \
+    FitResult fit(const MachinePlan&, const FitArguments&);            \
     }
 AEFAST_DECLARE_MACHINE(baseline)
 #ifdef AEFAST_X86

@@ -21,9 +21,9 @@ namespace {
 // The activations of so many rows stay in the last-level cache between forward and backward.
 constexpr int64_t kPanelBytes = 8 << 20;
 
-// Fewer multiplications than this in the largest product are done before a second thread has woken,
-// and on a busy machine every barrier waits for whoever lost its core.
-constexpr int64_t kFewestProducts = 1 << 20;
+// Where the largest product has fewer multiplications than this, a second thread saves little, and
+// takes half of the speed where another program wants its core.
+constexpr int64_t kFewestProducts = 1 << 22;
 
 thread_local Scratch step_scratch;
 
@@ -525,27 +525,29 @@ int64_t panel_rows(const StepPlan& plan, int64_t rows) {
     return (rows + panels - 1) / panels;
 }
 
-bool pays_threads(const StepPlan& plan, int64_t rows) {
+}  // namespace
+
+int useful_threads(const StepPlan& plan, int64_t rows, int threads) {
     int64_t largest = 0;
     for (const auto* side : {&plan.encoder, &plan.decoder})
         for (const StepLayer& layer : *side)
             largest = std::max(largest, layer.inputs * layer.outputs);
-    return rows * largest >= kFewestProducts;
+    return rows * largest < kFewestProducts ? 1 : threads;
 }
-
-}  // namespace
 
 double step(const StepPlan& plan, const StepBatch& whole) {
     StepBatch batch = whole;
-    if (!pays_threads(plan, batch.rows)) batch.threads = 1;
+    batch.threads = useful_threads(plan, batch.rows, batch.threads);
     const int64_t rows = panel_rows(plan, batch.rows);
     Arena measured(nullptr);
     Panel(plan, batch, rows, measured);
     Arena arena(static_cast<char*>(step_scratch.reserve(measured.used())));
     Panel panel(plan, batch, rows, arena);
     double loss = 0;
-    for (int64_t row = 0; row < batch.rows; row += rows)
-        loss += panel.run(row, std::min(rows, batch.rows - row));
+    with_crew(batch.threads, [&] {
+        for (int64_t row = 0; row < batch.rows; row += rows)
+            loss += panel.run(row, std::min(rows, batch.rows - row));
+    });
     return loss;
 }
 

@@ -117,11 +117,12 @@ struct FitResult {
     bool is_finite;  // false: the loss of the step after them is not, and nothing of it was applied
 };
 
-#define AEFAST_DECLARE_STEP(isa)                         \
-    namespace isa {                                      \
-    double step(const StepPlan&, const StepBatch&);      \
-    void update(const ParameterUpdate&, int threads);    \
-    FitResult fit(const StepPlan&, const FitArguments&); \
+#define AEFAST_DECLARE_STEP(isa)                                    \
+    namespace isa {                                                 \
+    int useful_threads(const StepPlan&, int64_t rows, int threads); \
+    double step(const StepPlan&, const StepBatch&);                 \
+    void update(const ParameterUpdate&, int threads);               \
+    FitResult fit(const StepPlan&, const FitArguments&);            \
     }
 AEFAST_DECLARE_STEP(baseline)
 #ifdef AEFAST_X86

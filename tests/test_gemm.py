@@ -61,7 +61,8 @@ def libraries(tmp_path_factory):
         if not set(needed) <= processor_features():
             pytest.skip(f"the processor lacks {needed}")
         if build not in built:
-            sources = ["csrc/gemm.cpp", "csrc/parallel.cpp", "tests/csrc/gemm_shim.cpp"]
+            names = "csrc/gemm", "csrc/crew", "csrc/parallel", "tests/csrc/gemm_shim"
+            sources = [f"{name}.cpp" for name in names]
             sources += ["csrc/gemm_amx.cpp"] if "-DAEFAST_EMULATE_TILES" in flags else []
             target = folder / f"{build}.so"
             command = ["g++", *FLAGS, *flags, *(str(ROOT / source) for source in sources)]

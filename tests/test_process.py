@@ -128,3 +128,25 @@ def test_a_handlers_own_products_leave_the_interrupted_one_right():
     assert torch.equal(again, expected)
     assert found
     assert all(torch.equal(product, multiply(40, 500, 1)) for product in found)
+
+
+def fit(threads):
+    """Steps whose products two threads share; the parameters after them."""
+    torch.manual_seed(0)
+    model = aefast.nn.Autoencoder(500, 100)
+    torch.set_num_threads(threads)
+    optimizer = torch.optim.Adam(model.parameters())
+    history = aefast.fit(model, torch.rand(2000, 500), optimizer, epochs=6, batch_size=100, seed=0)
+    assert history.engine == "step"
+    return [parameter.detach() for parameter in model.parameters()]
+
+
+def test_a_handlers_own_steps_leave_the_interrupted_ones_right(threads):
+    """It runs in the midst of a job that a crew shares."""
+    threads(2)
+    expected, found = fit(2), []
+    with alarms(lambda: found.append(multiply(40, 500, 2)), 0.001):
+        again = fit(2)
+    assert all(map(torch.equal, again, expected))
+    assert found
+    assert all(torch.equal(product, multiply(40, 500, 1)) for product in found)

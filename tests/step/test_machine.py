@@ -108,7 +108,7 @@ def test_every_instruction_set(isa, rows, options, instruction_set):
     assert_right(MachinePlan(70, 150, **options), rows, chains=10, is_grey=not options)
 
 
-@pytest.mark.parametrize("rows", [50, 300])
+@pytest.mark.parametrize("rows", [150, 300])
 @pytest.mark.parametrize("is_grey", [False, True])
 @pytest.mark.parametrize("options", [{}, LEARNED])
 def test_the_bits_do_not_depend_on_the_threads(rows, is_grey, options, threads):
