@@ -7,6 +7,7 @@ torch.Size([2, 4])
 """
 
 from aefast import functional, nn, random
+from aefast.acceleration.public import accelerate, report, restore
 from aefast.backend import BackendUnavailableError, use_backend
 from aefast.loading import load
 from aefast.training.fit import fit
@@ -15,10 +16,13 @@ from aefast.version import __version__
 __all__ = [
     "BackendUnavailableError",
     "__version__",
+    "accelerate",
     "fit",
     "functional",
     "load",
     "nn",
     "random",
+    "report",
+    "restore",
     "use_backend",
 ]

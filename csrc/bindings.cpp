@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "bindings_mlp.h"
 #include "bindings_step.h"
 #include "cuda_kernel.h"
 #include "gibbs.h"
@@ -652,5 +653,6 @@ PYBIND11_MODULE(_C, module) {
     aefast::bind_gaussian(module);
     aefast::bind_sparse_coding(module);
     aefast::bind_step(module);
+    aefast::bind_mlp(module);
     aefast::bind_cuda(module);
 }

@@ -71,8 +71,8 @@ def kernel_plan(plan: Plan) -> Any:
         )
     is_dropout = plan.code_stage == "dropout"
     return _C.StepPlan(
-        encoder=[_layer(layer) for layer in plan.encoder],
-        decoder=[_layer(layer) for layer in plan.decoder],
+        encoder=[kernel_layer(layer) for layer in plan.encoder],
+        decoder=[kernel_layer(layer) for layer in plan.decoder],
         noise=noise,
         code_stage=getattr(_C.CodeStage, plan.code_stage),
         code_level=plan.code_level,
@@ -88,7 +88,7 @@ def kernel_plan(plan: Plan) -> Any:
     )
 
 
-def _layer(layer: Layer) -> Any:
+def kernel_layer(layer: Layer) -> Any:
     return _C.StepLayer(
         inputs=layer.inputs,
         outputs=layer.outputs,

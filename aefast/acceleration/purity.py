@@ -1,0 +1,176 @@
+"""Whether a forward may be replaced by its graph: what its code reads and does beside computing.
+
+A graph holds the operations on tensors alone. What code does besides (it stores, prints, draws, asks
+which mode is on) would be lost, and what it reads would stay as it was when the graph was made. So
+code that does such things is left as it is, and what is read is watched.
+"""
+
+import builtins
+import dis
+import inspect
+from collections.abc import Iterator
+from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+# They change nothing, and of a graph's placeholders they raise where they cannot answer.
+PURE_BUILTINS = frozenset(
+    "abs all any dict enumerate float int len list map max min range reversed round sorted sum "
+    "super tuple zip".split()
+)
+# Of torch: the functions that compute. Those that ask for modes, or change them, do not.
+TORCH_MODULES = ("torch", "torch.nn.functional", "torch.special", "torch.functional", "math")
+NOT_COMPUTING = frozenset(
+    "is_grad_enabled is_inference_mode_enabled is_autocast_enabled is_deterministic manual_seed seed "
+    "no_grad enable_grad inference_mode autocast set_grad_enabled get_num_threads get_rng_state "
+    "set_rng_state get_default_dtype compile cuda".split()
+)
+STORES = {
+    "STORE_ATTR": "stores {}",
+    "DELETE_ATTR": "deletes {}",
+    "STORE_GLOBAL": "stores {}",
+    "DELETE_GLOBAL": "deletes {}",
+    "STORE_SUBSCR": "stores an element",
+    "DELETE_SUBSCR": "deletes an element",
+    "IMPORT_NAME": "imports {}",
+    "BEFORE_WITH": "has a with block",
+    "SETUP_FINALLY": "has a try block",
+    "PUSH_EXC_INFO": "has a try block",
+    "YIELD_VALUE": "is a generator",
+    "RETURN_GENERATOR": "is a generator",
+}
+SIMPLE = (bool, int, float, str, type(None), torch.dtype, torch.device)
+
+Functions = FunctionType | BuiltinFunctionType
+
+
+class Read(NamedTuple):
+    """A plain value that a forward reads: where it stands, and what it was."""
+
+    place: dict[str, Any]
+    name: str
+    value: Any
+
+    def is_current(self) -> bool:
+        now = self.place.get(self.name)
+        return now is self.value or (type(now) is type(self.value) and now == self.value)
+
+
+class ImpureError(Exception):
+    """One line: what a forward does beside computing."""
+
+
+def reads_of(module: nn.Module) -> list[Read]:
+    """The plain values that a module's forward reads.
+
+    Raises:
+        ImpureError: it does more than compute.
+    """
+    reads: list[Read] = []
+    _visit(type(module).forward, module, reads, set())
+    return reads
+
+
+def _visit(function: Any, module: nn.Module, reads: list[Read], seen: set[Any]) -> None:
+    if function in seen or _is_torchs(function):
+        return
+    seen.add(function)
+    if not isinstance(function, FunctionType):
+        raise ImpureError(f"calls {getattr(function, '__qualname__', function)!s}")
+    if inspect.unwrap(function) is not function:
+        raise ImpureError(f"{function.__name__} is decorated")
+    for code in _codes(function.__code__):
+        for instruction in dis.get_instructions(code):
+            _look_at(instruction, function, module, reads, seen)
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    """A function's code, and that of the functions and comprehensions in it."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _codes(constant)
+
+
+def _look_at(
+    instruction: dis.Instruction,
+    function: FunctionType,
+    module: nn.Module,
+    reads: list[Read],
+    seen: set[Any],
+) -> None:
+    name = instruction.argval
+    if instruction.opname in STORES:
+        raise ImpureError(f"{function.__name__} {STORES[instruction.opname].format(name)}")
+    if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+        place = function.__globals__ if name in function.__globals__ else vars(builtins)
+        if place is vars(builtins):
+            if name not in PURE_BUILTINS and not _is_error(getattr(builtins, name, None)):
+                raise ImpureError(f"{function.__name__} calls {name}")
+            return
+        _take(Read(place, name, place[name]), module, reads, seen)
+    elif instruction.opname in ("LOAD_DEREF", "LOAD_CLASSDEREF") and name != "__class__":
+        cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
+        if name in cells:
+            raise ImpureError(f"{function.__name__} reads {name} of the function around it")
+    elif instruction.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+        _attribute(name, module, reads, seen)
+
+
+def _attribute(name: str, module: nn.Module, reads: list[Read], seen: set[Any]) -> None:
+    """An attribute of that name: whoever's it is, the module's own is watched."""
+    if name in NOT_COMPUTING:
+        raise ImpureError(f"reads {name}")
+    held = module.__dict__
+    if name in held and name not in vars(_EMPTY):
+        _take(Read(held, name, held[name]), module, reads, seen)
+        return
+    found = inspect.getattr_static(type(module), name, None)
+    if found is None or hasattr(nn.Module, name):
+        return
+    if isinstance(found, property):
+        found = found.fget
+    if isinstance(found, staticmethod):
+        found = found.__func__
+    if isinstance(found, FunctionType):
+        _visit(found, module, reads, seen)
+    elif not _is_simple(found):
+        raise ImpureError(f"reads {name}, a {type(found).__name__}")
+
+
+def _take(read: Read, module: nn.Module, reads: list[Read], seen: set[Any]) -> None:
+    value = read.value
+    if isinstance(value, ModuleType):
+        if value.__name__ not in TORCH_MODULES and value is not torch.nn:
+            raise ImpureError(f"uses the module {value.__name__}")
+    elif isinstance(value, FunctionType) and not _is_torchs(value):
+        _visit(value, module, reads, seen)
+    elif not (_is_torchs(value) or isinstance(value, nn.Module) or _is_simple(value)):
+        raise ImpureError(f"reads {read.name}, a {type(value).__name__}")
+    if not isinstance(value, ModuleType):
+        reads.append(read)
+
+
+def _is_simple(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_simple, value))
+    return isinstance(value, SIMPLE)
+
+
+def _is_torchs(value: Any) -> bool:
+    """Whether it is a function of torch's that computes, or a forward of torch.nn's own."""
+    home = getattr(value, "__module__", None) or ""
+    if not callable(value) or getattr(value, "__name__", "") in NOT_COMPUTING:
+        return False
+    if isinstance(value, BuiltinFunctionType):
+        return home == "math" or home.startswith("torch") or hasattr(torch, value.__name__)
+    return home in TORCH_MODULES or home.startswith("torch.nn.modules.")
+
+
+def _is_error(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, BaseException)
+
+
+_EMPTY = nn.Module()

@@ -1,0 +1,220 @@
+"""What the kernels serve in a graph: stacks of linear layers with activations, and draws."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from aefast.acceleration.stack import Slot
+from aefast.nn.plain import own_hooks
+
+TENSORS = (nn.Parameter, Tensor)
+
+# An activation as a module: its class, the name of ours, and the settings that ours has.
+MODULES: dict[type, tuple[str, dict[str, Any]]] = {
+    nn.Identity: ("identity", {}),
+    nn.ReLU: ("relu", {}),
+    nn.LeakyReLU: ("leaky_relu", {"negative_slope": 0.01}),
+    nn.Sigmoid: ("sigmoid", {}),
+    nn.Tanh: ("tanh", {}),
+    nn.Softplus: ("softplus", {"beta": 1, "threshold": 20}),
+    nn.GELU: ("gelu", {"approximate": "none"}),
+    nn.SiLU: ("silu", {}),
+}
+# As a function, and the arguments besides the tensor that ours is the same for.
+FUNCTIONS: dict[Any, tuple[str, dict[str, Any]]] = {
+    torch.relu: ("relu", {}),
+    F.relu: ("relu", {}),
+    F.leaky_relu: ("leaky_relu", {"negative_slope": 0.01}),
+    torch.sigmoid: ("sigmoid", {}),
+    F.sigmoid: ("sigmoid", {}),
+    torch.tanh: ("tanh", {}),
+    F.tanh: ("tanh", {}),
+    F.softplus: ("softplus", {"beta": 1, "threshold": 20}),
+    F.gelu: ("gelu", {"approximate": "none"}),
+    F.silu: ("silu", {}),
+}
+METHODS = {"relu": "relu", "sigmoid": "sigmoid", "tanh": "tanh", "relu_": "relu"}
+
+
+class FoundLayer(NamedTuple):
+    """A linear layer with what comes right after it.
+
+    Attributes:
+        nodes: of the graph, the last one is the output.
+        input: the node that it reads.
+        weight: where the weight stands.
+        bias: where the bias does; or None.
+        activation: its name.
+        is_tied: whether the weight is used transposed.
+    """
+
+    nodes: list[fx.Node]
+    input: fx.Node
+    weight: Slot
+    bias: Slot | None
+    activation: str
+    is_tied: bool
+
+
+def stacks_of(graph: fx.Graph, module: nn.Module) -> list[list[FoundLayer]]:
+    """The linear layers, those in one list where each reads the one before and nobody else does."""
+    layers = [layer for node in graph.nodes if (layer := _layer(node, module)) is not None]
+    by_input = {layer.input: layer for layer in layers}
+    ends = {layer.nodes[-1] for layer in layers if len(layer.nodes[-1].users) == 1}
+    stacks = []
+    for layer in layers:
+        if layer.input in ends:
+            continue
+        stack = [layer]
+        while stack[-1].nodes[-1] in ends and (after := by_input.get(stack[-1].nodes[-1])):
+            stack.append(after)
+        stacks.append(stack)
+    return stacks
+
+
+def _layer(node: fx.Node, module: nn.Module) -> FoundLayer | None:
+    found = _linear(node, module)
+    if found is None:
+        return None
+    nodes, activation = [node], "identity"
+    while activation == "identity" and len(nodes[-1].users) == 1:
+        (after,) = nodes[-1].users
+        name = activation_of(after, module)
+        if name is None or after.args[:1] != (nodes[-1],):
+            break
+        nodes.append(after)
+        activation = name
+    return FoundLayer(nodes, *found[:3], activation, found[3])
+
+
+def _linear(
+    node: fx.Node, module: nn.Module
+) -> tuple[fx.Node, Slot, Slot | None, bool] | None:
+    """What a linear layer reads, its weight and bias, and whether that is used transposed."""
+    if node.op == "call_module":
+        layer = module.get_submodule(str(node.target))
+        if not is_plain_linear(layer) or len(node.args) != 1 or node.kwargs:
+            return None
+        held = layer.__dict__["_parameters"]
+        bias = Slot(held, "bias") if held["bias"] is not None else None
+        return node.args[0], Slot(held, "weight"), bias, False  # type: ignore[return-value]
+    if node.op != "call_function" or node.target is not F.linear:
+        return None
+    arguments = dict(zip(("input", "weight", "bias"), node.args, strict=False)) | node.kwargs
+    weight, is_tied = _untransposed(arguments.get("weight"))
+    slots = [_parameter(weight, module), _parameter(arguments.get("bias"), module)]
+    if slots[0] is None or (slots[1] is None and arguments.get("bias") is not None):
+        return None
+    return arguments["input"], slots[0], slots[1], is_tied
+
+
+def is_plain_linear(layer: nn.Module) -> bool:
+    """Whether a layer is torch's own, with nothing on it."""
+    held = layer.__dict__
+    if type(layer) is not nn.Linear or own_hooks(held) or "forward" in held:
+        return False
+    parameters = held["_parameters"]
+    return parameters.keys() == {"weight", "bias"} and all(
+        parameter is None or type(parameter) in TENSORS for parameter in parameters.values()
+    )
+
+
+def _untransposed(node: Any) -> tuple[Any, bool]:
+    """The node whose transpose this is, and True; or itself."""
+    if not isinstance(node, fx.Node):
+        return node, False
+    if node.op == "call_method" and (
+        (node.target == "t" and len(node.args) == 1)
+        or (node.target == "transpose" and {*node.args[1:]} in ({0, 1}, {-2, -1}))
+    ):
+        return node.args[0], True
+    is_attribute = node.op == "call_function" and node.target is getattr
+    if is_attribute and node.args[1] in ("T", "mT"):
+        return node.args[0], True
+    if node.op == "call_function" and node.target is torch.t:
+        return node.args[0], True
+    return node, False
+
+
+def reads_parameter(node: fx.Node) -> bool:
+    """Whether a node is a parameter, or its transpose: nothing is lost without it."""
+    node = _untransposed(node)[0]
+    return node.op == "get_attr"
+
+
+def _parameter(node: Any, module: nn.Module) -> Slot | None:
+    if not isinstance(node, fx.Node) or node.op != "get_attr":
+        return None
+    *path, name = str(node.target).split(".")
+    owner = module.get_submodule(".".join(path))
+    held = owner.__dict__["_parameters"]
+    return Slot(held, name) if type(held.get(name)) in TENSORS else None
+
+
+def activation_of(node: fx.Node, module: nn.Module) -> str | None:
+    """The activation that a node applies to its first argument; None where it is no such thing.
+
+    Dropout that does nothing, as in evaluation, is the identity.
+    """
+    if node.op == "call_module":
+        called = module.get_submodule(str(node.target))
+        held = called.__dict__
+        if own_hooks(held) or "forward" in held or len(node.args) != 1 or node.kwargs:
+            return None
+        if type(called) is nn.Dropout and not called.training:
+            return "identity"
+        name, settings = MODULES.get(type(called), (None, {}))
+        return name if all(held.get(key) == value for key, value in settings.items()) else None
+    if node.op == "call_method":
+        return METHODS.get(str(node.target)) if len(node.args) == 1 and not node.kwargs else None
+    if node.op != "call_function" or node.target not in FUNCTIONS:
+        return None
+    name, defaults = FUNCTIONS[node.target]
+    given = dict(zip(("input", *defaults), node.args, strict=False)) | node.kwargs
+    given.pop("inplace", None)
+    if node.target in (F.relu, F.silu) and len(node.args) == 2:
+        return name  # in place
+    is_ours = given.keys() <= {"input", *defaults} and len(node.args) <= 1 + len(defaults)
+    return name if is_ours and all(given.get(k, v) == v for k, v in defaults.items()) else None
+
+
+class FoundDraw(NamedTuple):
+    """A node that draws from torch's generator, and how it is drawn here."""
+
+    node: fx.Node
+    kind: str
+    x: fx.Node
+    level: float
+
+
+def draws_of(graph: fx.Graph, module: nn.Module) -> Iterator[FoundDraw]:
+    """Dropout that is on, and ``torch.rand_like``."""
+    for node in graph.nodes:
+        found = _dropout(node, module)
+        if found is not None and 0 < found[1] < 1:
+            yield FoundDraw(node, "dropout", *found)
+        is_rand = node.op == "call_function" and node.target is torch.rand_like
+        if is_rand and len(node.args) == 1 and not node.kwargs:
+            yield FoundDraw(node, "rand_like", node.args[0], 0.0)
+
+
+def _dropout(node: fx.Node, module: nn.Module) -> tuple[Any, float] | None:
+    if node.op == "call_module":
+        called = module.get_submodule(str(node.target))
+        held = called.__dict__
+        is_on = type(called) is nn.Dropout and called.training and not called.inplace
+        if not is_on or own_hooks(held) or "forward" in held or node.kwargs:
+            return None
+        return node.args[0], float(called.p)
+    if node.op != "call_function" or node.target is not F.dropout:
+        return None
+    names = ("input", "p", "training", "inplace")
+    given = {"p": 0.5, "training": True, "inplace": False}
+    given |= dict(zip(names, node.args, strict=False)) | node.kwargs
+    if given["training"] is not True or given["inplace"] or not isinstance(given["p"], float):
+        return None
+    return given["input"], given["p"]
+

@@ -1,0 +1,186 @@
+"""A model's forward with the kernels in it, bound to the one instance."""
+
+import copy
+import warnings
+from collections.abc import Callable
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import nn
+
+from aefast.acceleration.draws import TOO_FEW, Draw
+from aefast.acceleration.recognition import draws_of, reads_parameter, stacks_of
+from aefast.acceleration.stack import NOT_PAYING, Stack, stack_of
+from aefast.acceleration.tally import Tally
+from aefast.acceleration.tracing import KEY, Trace, is_plain_tensor, trace
+
+# A forward is traced anew where something about the model is another: a mode, a level of noise, a
+# module. One that is another each time is left alone.
+MOST_TRACES = 8
+
+Part = Stack | Draw
+# By a call's shape: no surprise.
+EXPECTED = {NOT_PAYING, TOO_FEW}
+# What is put on an instance, and taken off it again.
+BOUND = ("forward", "extra_repr", "__reduce_ex__", "__deepcopy__", KEY)
+
+
+class Served:
+    """One state of a module: its graph with the kernels in it."""
+
+    def __init__(self, module: nn.Module, traced: Trace, tallies: dict[str, Tally]) -> None:
+        self.guard = traced.guard
+        self.inputs = traced.inputs
+        self.parts: list[Part] = []
+        self.lone = 0
+        self.run = self._compiled(module, traced)
+        self._share(tallies)
+
+    def _share(self, tallies: dict[str, Tally]) -> None:
+        """The same part in training and in evaluation has one tally."""
+        names: list[str] = []
+        for part in self.parts:
+            number = names.count(str(part)) + 1
+            names.append(str(part))
+            name = names[-1] if number == 1 else f"{names[-1]}, number {number}"
+            part.tally = tallies.setdefault(name, part.tally)
+
+    def _compiled(self, module: nn.Module, traced: Trace) -> Callable[..., Any]:
+        graph = traced.graph
+        for found in stacks_of(graph, module):
+            if len(found) == 1 and found[0].activation == "identity":
+                self.lone += 1
+                continue
+            stack = stack_of(found)
+            nodes = [node for layer in found for node in layer.nodes]
+            self._replace(nodes[-1], stack, found[0].input)
+            for node in reversed(nodes):
+                graph.erase_node(node)
+        for draw in list(draws_of(graph, module)):
+            self._replace(draw.node, Draw(draw.kind, draw.level), draw.x)
+            graph.erase_node(draw.node)
+        # What weights alone were read for; all else stays, used or not.
+        graph.eliminate_dead_code(lambda node: not reads_parameter(node))
+        python = graph.python_code("self")
+        place = dict(python.globals)
+        exec(python.src, place)
+        return MethodType(place["forward"], module)
+
+    def _replace(self, node: Any, part: Part, argument: Any) -> None:
+        self.parts.append(part)
+        with node.graph.inserting_before(node):
+            node.replace_all_uses_with(node.graph.call_function(part, (argument,)))
+
+
+class Record:
+    """What an accelerated module is served by.
+
+    Attributes:
+        module: the one it is bound to.
+        loss: what it is trained by, if that was said.
+        reason: why nothing of it is served; or None.
+    """
+
+    def __init__(self, module: nn.Module, loss: Any) -> None:
+        self.module = module
+        self.loss = loss
+        self.states: list[Served] = []
+        self.tallies: dict[str, Tally] = {}
+        self.reason: str | None = None
+        self.has_warned = False
+        self.current: Served | None = self.look()
+
+    def look(self) -> Served | None:
+        """The module as it stands; None where it cannot be served."""
+        for state in self.states:
+            if state.guard.holds():
+                return state
+        if len(self.states) == MOST_TRACES:
+            self.reason = f"it was another one each time, {MOST_TRACES} times"
+            return None
+        traced = trace(self.module)
+        if isinstance(traced, str):
+            self.reason = traced
+            return None
+        self.reason = None
+        self.states.append(Served(self.module, traced, self.tallies))
+        return self.states[-1]
+
+    def serve(self, arguments: tuple[Any, ...]) -> Any:
+        """A call of the forward."""
+        state = self.current
+        if state is None or not state.guard.holds():
+            state = self.current = self.look()
+        if state is None or len(arguments) != state.inputs:
+            return type(self.module).forward(self.module, *arguments)
+        result = state.run(*arguments)
+        if not self.has_warned:
+            self._warn(state)
+        return result
+
+    def _warn(self, state: Served) -> None:
+        reasons = {why for part in state.parts for why in part.tally.reasons} - EXPECTED
+        if reasons:
+            self.has_warned = True
+            warnings.warn(
+                f"aefast: a call of the accelerated {type(self.module).__name__} ran as plain "
+                f"PyTorch: {min(reasons)}; aefast.report(model) counts such calls",
+                stacklevel=5,
+            )
+
+
+def _forward(self: nn.Module, *arguments: Any, **keywords: Any) -> Any:
+    """What stands in an accelerated module's place of ``forward``."""
+    if torch.compiler.is_compiling() or keywords or not all(map(is_plain_tensor, arguments)):
+        return type(self).forward(self, *arguments, **keywords)
+    return self.__dict__[KEY].serve(arguments)
+
+
+def _extra_repr(self: nn.Module) -> str:
+    own = type(self).extra_repr(self)
+    parts = len(self.__dict__[KEY].tallies)
+    line = f"accelerated: {parts} part{'s' if parts != 1 else ''} by aefast"
+    return f"{own}\n{line}" if own else line
+
+
+def _reduce(self: nn.Module, protocol: Any) -> Any:
+    """A pickle of the module as it was: it takes nothing of this package to load it."""
+    reduced = list(type(self).__reduce_ex__(self, protocol))  # type: ignore[arg-type]
+    state = reduced[2] if len(reduced) > 2 else None
+    if isinstance(state, dict):
+        reduced[2] = {name: value for name, value in state.items() if name not in BOUND}
+    return tuple(reduced)
+
+
+def _deepcopy(self: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """A copy, accelerated in its turn."""
+    record = self.__dict__[KEY]
+    held = unbind(self)
+    try:
+        clone = copy.deepcopy(self, memo)
+        loss = copy.deepcopy(record.loss, memo)
+    finally:
+        self.__dict__.update(held)
+    bind(clone, loss)
+    return clone
+
+
+def bind(module: nn.Module, loss: Any) -> Record:
+    """Put the kernels on a module; nothing, where none would serve."""
+    record = Record(module, loss)
+    module.__dict__.update(
+        {
+            "forward": MethodType(_forward, module),
+            "extra_repr": MethodType(_extra_repr, module),
+            "__reduce_ex__": MethodType(_reduce, module),
+            "__deepcopy__": MethodType(_deepcopy, module),
+            KEY: record,
+        }
+    )
+    return record
+
+
+def unbind(module: nn.Module) -> dict[str, Any]:
+    """Take them off; what was there."""
+    return {name: module.__dict__.pop(name) for name in BOUND}

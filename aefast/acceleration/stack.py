@@ -1,0 +1,223 @@
+"""A stack of linear layers with their activations, as one autograd node over one call."""
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from aefast import backend
+from aefast.acceleration.tally import Tally
+from aefast.ops.linear_act.eager import ACTIVATIONS
+from aefast.ops.shared import contract
+from aefast.ops.shared.autograd import KernelFunction, connected
+from aefast.step.loss import MOST_PRODUCTS
+from aefast.step.plan import Layer
+
+
+class Slot(NamedTuple):
+    """Where a module keeps a parameter, which may be another tensor at each call."""
+
+    held: dict[str, Tensor]
+    name: str
+
+    @property
+    def tensor(self) -> Tensor:
+        return self.held[self.name]
+
+
+class Stack:
+    """Layers one after the other, with the parameters that their modules hold at each call.
+
+    Attributes:
+        layers: each with the numbers of its weight and its bias among the slots.
+        slots: where the parameters stand.
+    """
+
+    def __init__(self, layers: list[Layer], slots: list[Slot]) -> None:
+        self.__name__ = "stack"  # in a graph's code
+        self.layers = layers
+        self.slots = slots
+        self.shapes = [slot.tensor.shape for slot in slots]
+        self.tally = Tally()
+        self.largest_product = max(layer.inputs * layer.outputs for layer in layers)
+        self._kernel: Any = None
+
+    def __str__(self) -> str:
+        sizes = "-".join(str(n) for n in [self.layers[0].inputs, *(y.outputs for y in self.layers)])
+        return f"{sizes} {', '.join(layer.activation for layer in self.layers)}"
+
+    def __call__(self, x: Tensor) -> Tensor:
+        parameters = [held[name] for held, name in self.slots]
+        reason = self.refusal(x, parameters)
+        with self.tally.timed(reason):
+            if reason is not None:
+                return self.plain(x, parameters)
+            if x.dim() == 2:
+                return self._run(x, parameters)
+            output = self._run(x.reshape(-1, x.shape[-1]), parameters)
+            return output.reshape(*x.shape[:-1], output.shape[-1])
+
+    def plain(self, x: Tensor, parameters: list[Tensor]) -> Tensor:
+        """What the model's own code does."""
+        for layer in self.layers:
+            weight = parameters[layer.weight]
+            bias = parameters[layer.bias] if layer.bias >= 0 else None
+            weight = weight.t() if layer.is_tied else weight
+            x = ACTIVATIONS[layer.activation](F.linear(x, weight, bias))
+        return x
+
+    def refusal(self, x: Tensor, parameters: list[Tensor]) -> str | None:
+        """Why the kernels do not serve a call; None where they do."""
+        if contract.is_traced(x, *parameters) or contract.is_transformed(x):
+            return "the call is traced or transformed"
+        if x.dtype != torch.float32 or not x.is_cpu:
+            return f"it takes float32 on a CPU, not {contract.dtype_name(x)} on {x.device.type}"
+        if torch._C._is_any_autocast_enabled() or contract.is_in_functorch():
+            return "autocast or a torch.func transform is at work"
+        for parameter, shape in zip(parameters, self.shapes, strict=True):
+            if parameter.dtype != torch.float32 or not parameter.is_cpu:
+                return "a parameter is not float32 on the CPU"
+            if not parameter.is_contiguous() or parameter.shape != shape or parameter.is_neg():
+                return "a parameter has another layout than it had"
+        if x.dim() < 1 or x.shape[-1] != self.layers[0].inputs or not x.numel():
+            return "x has no row, or is of another width"
+        if x.stride(-1) != 1 or x.is_neg() or x._is_zerotensor():
+            return "a row of x is not dense"
+        if backend.select(x.device, x.dtype) != "cpp":
+            return "the C++ kernels do not serve here"
+        return None if self._pays(x.numel() // x.shape[-1]) else NOT_PAYING
+
+    def _pays(self, rows: int) -> bool:
+        from aefast.ops.shared import cpp
+
+        return rows * self.largest_product <= MOST_PRODUCTS or (
+            rows > 1 and cpp.own_precision(torch.float32) is not None
+        )
+
+    def _run(self, x: Tensor, parameters: list[Tensor]) -> Tensor:
+        if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *parameters)):
+            return _Stack.apply(self, x, *parameters)
+        return self.forward(x, parameters, None)
+
+    @property
+    def kernel(self) -> Any:
+        """The layers as C++ reads them."""
+        if self._kernel is None:
+            from aefast.step.cpp import kernel_layer
+
+            self._kernel = backend.extension().Mlp(list(map(kernel_layer, self.layers)))
+        return self._kernel
+
+    def new_kept(self, rows: int) -> Tensor:
+        """What forward leaves for backward beside its output."""
+        size = rows * self.kernel.kept_columns
+        return torch.empty(size, dtype=torch.float32, device="cpu")
+
+    def forward(self, x: Tensor, parameters: list[Tensor], kept: Tensor | None) -> Tensor:
+        from aefast.step import cpp
+
+        rows = x.shape[0]
+        output = torch.empty(rows, self.layers[-1].outputs, dtype=torch.float32, device="cpu")
+        backend.extension().mlp_forward(
+            self.kernel,
+            x.data_ptr(),
+            rows,
+            x.stride(0),
+            [parameter.data_ptr() for parameter in parameters],
+            0 if kept is None else kept.data_ptr(),
+            output.data_ptr(),
+            cpp.precision(),
+            torch.get_num_threads(),
+        )
+        return output
+
+    def backward(
+        self,
+        grad: Tensor,
+        x: Tensor,
+        parameters: list[Tensor],
+        kept: Tensor,
+        output: Tensor,
+        needed: list[bool],
+    ) -> list[Tensor | None]:
+        """The gradients by x and by the parameters, those that are needed."""
+        from aefast.step import cpp
+
+        grad = contract.readable(grad, "the incoming gradient")
+        if grad.stride(1) != 1:
+            grad = grad.contiguous()
+        gradients = [
+            torch.empty(tensor.shape, dtype=torch.float32, device="cpu") if need else None
+            for tensor, need in zip((x, *parameters), needed, strict=True)
+        ]
+        pointers = [0 if gradient is None else gradient.data_ptr() for gradient in gradients]
+        backend.extension().mlp_backward(
+            self.kernel,
+            x.data_ptr(),
+            x.shape[0],
+            x.stride(0),
+            [parameter.data_ptr() for parameter in parameters],
+            kept.data_ptr(),
+            output.data_ptr(),
+            grad.data_ptr(),
+            grad.stride(0),
+            pointers[0],
+            pointers[1:],
+            cpp.precision(),
+            torch.get_num_threads(),
+        )
+        return gradients
+
+
+NOT_PAYING = "torch's own products are faster at this shape on this processor"
+
+
+class _Stack(KernelFunction):
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        stack, x, *parameters = arguments
+        kept = stack.new_kept(x.shape[0])
+        output = stack.forward(x, parameters, kept)
+        ctx.save_for_backward(x, kept, output, *parameters)
+        ctx.stack = stack
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, kept, output, *parameters = ctx.saved_tensors
+        needed = list(ctx.needs_input_grad[1:])
+        if torch.is_grad_enabled() or contract.is_traced(grad) or contract.is_transformed(grad):
+            return None, *_differentiable(ctx.stack, grad, x, parameters, needed)
+        return None, *ctx.stack.backward(grad, x, parameters, kept, output, needed)
+
+
+def _differentiable(
+    stack: Stack, grad: Tensor, x: Tensor, parameters: list[Tensor], needed: list[bool]
+) -> list[Tensor | None]:
+    """The gradients by PyTorch's own operations, which can be differentiated again."""
+    inputs = [x, *parameters]
+    asked = [tensor for tensor, need in zip(inputs, needed, strict=True) if need]
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        output = stack.plain(x, parameters)
+        gradients = iter(torch.autograd.grad(output, asked, grad, create_graph=create_graph))
+    made = [next(gradients) if need else None for need in needed]
+    return connected(made, (grad, *inputs))
+
+
+def stack_of(found: list[Any]) -> Stack:
+    """The stack of some layers that :mod:`aefast.acceleration.recognition` found."""
+    layers, slots = [], []
+    for layer in found:
+        slots.append(layer.weight)
+        outputs, inputs = layer.weight.tensor.shape
+        if layer.is_tied:
+            outputs, inputs = inputs, outputs
+        weight, bias = len(slots) - 1, -1
+        if layer.bias is not None:
+            bias = len(slots)
+            slots.append(layer.bias)
+        layers.append(Layer(inputs, outputs, layer.activation, weight, bias, layer.is_tied))
+    return Stack(layers, slots)
+

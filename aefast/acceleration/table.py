@@ -1,0 +1,59 @@
+"""What was replaced in a model and what was not, with calls and milliseconds, as a table."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Row:
+    """A module, or a part of its forward.
+
+    Attributes:
+        name: of the module, as ``named_modules`` has it.
+        what: the part.
+        is_replaced: whether kernels stand in its place.
+        reason: why not; or why calls fell back.
+        served, fallen: calls.
+        served_ms, fallen_ms: what their forward took, in milliseconds.
+    """
+
+    name: str
+    what: str
+    is_replaced: bool
+    reason: str = ""
+    served: int = 0
+    served_ms: float = 0.0
+    fallen: int = 0
+    fallen_ms: float = 0.0
+
+
+@dataclass(frozen=True)
+class Report:
+    """What :func:`aefast.accelerate` did; printed, a table."""
+
+    rows: tuple[Row, ...]
+
+    @property
+    def replaced(self) -> tuple[Row, ...]:
+        """The rows of what is replaced."""
+        return tuple(row for row in self.rows if row.is_replaced)
+
+    def __str__(self) -> str:
+        lines = [("module", "part", "replaced", "served", "fell back", "why")]
+        for row in self.rows:
+            lines.append(
+                (
+                    row.name or "(the model)",
+                    row.what,
+                    "yes" if row.is_replaced else "no",
+                    f"{row.served} in {row.served_ms:.1f} ms" if row.served else "-",
+                    f"{row.fallen} in {row.fallen_ms:.1f} ms" if row.fallen else "-",
+                    row.reason,
+                )
+            )
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+            for line in lines
+        )
+
+    __repr__ = __str__

@@ -1,0 +1,145 @@
+"""A module's forward as a graph, by torch.fx, and what must stay so for it to hold."""
+
+import inspect
+import random
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from aefast.acceleration.purity import ImpureError, Read, reads_of
+from aefast.nn.plain import global_hooks, own_hooks
+
+# Where an accelerated module keeps what it is served by.
+KEY = "_accelerated"
+
+# Modules of torch's that only call others: their graph is those modules'.
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+class Trace:
+    """The graph of a module's forward.
+
+    Attributes:
+        graph: the operations; calls of torch's modules, and of those with hooks, are kept as such.
+        inputs: how many tensors it takes.
+        guard: whether it is still the forward's.
+    """
+
+    def __init__(self, graph: fx.Graph, inputs: int, guard: "Guard") -> None:
+        self.graph = graph
+        self.inputs = inputs
+        self.guard = guard
+
+
+def trace(module: nn.Module) -> Trace | str:
+    """The graph of a module as it stands; or why none says all that its forward does."""
+    try:
+        required = _required_arguments(module)
+        reads = [read for child in _own_code(module) for read in reads_of(child)]
+    except ImpureError as problem:
+        return f"{type(module).__name__}: {problem}"
+    tracer = _Tracer(required)
+    states = torch.get_rng_state(), random.getstate()
+    try:
+        graph = tracer.trace(module)
+    except Exception as problem:  # user code, run on placeholders, may raise anything
+        line = (str(problem).strip() or type(problem).__name__).splitlines()[0]
+        return f"{type(module).__name__}: torch.fx cannot trace its forward ({line})"
+    finally:
+        drew = not torch.equal(states[0], torch.get_rng_state()) or states[1] != random.getstate()
+        if drew:
+            torch.set_rng_state(states[0])
+            random.setstate(states[1])
+    if drew or any("_tensor_constant" in str(node.target) for node in graph.nodes):
+        return f"{type(module).__name__}: its forward makes a tensor of its own"
+    return Trace(graph, len(required), Guard(module, reads))
+
+
+def _required_arguments(module: nn.Module) -> list[str]:
+    """The names of those without a default; others keep theirs."""
+    function = type(module).forward
+    if function is nn.Module.forward or not inspect.isfunction(function):
+        raise ImpureError("it has no forward")
+    parameters = list(inspect.signature(function).parameters.values())[1:]
+    if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
+        raise ImpureError("its forward takes any number of arguments")
+    required = [p.name for p in parameters if p.default is p.empty and p.kind != p.KEYWORD_ONLY]
+    if not required:
+        raise ImpureError("its forward takes no argument")
+    return required
+
+
+def _own_code(module: nn.Module) -> list[nn.Module]:
+    """The modules whose forward runs on placeholders."""
+    if is_leaf(module):
+        return []
+    found = [] if type(module) in CONTAINERS else [module]
+    for child in module.children():
+        found += _own_code(child)
+    return found
+
+
+def is_leaf(module: nn.Module) -> bool:
+    """Whether a call is kept as it is: torch's own modules, and what has hooks on it."""
+    held = module.__dict__
+    if own_hooks(held) or ("forward" in held and KEY not in held):
+        return True
+    return type(module).__module__.startswith("torch.") and type(module) not in CONTAINERS
+
+
+class _Tracer(fx.Tracer):
+    def __init__(self, required: list[str]) -> None:
+        super().__init__()
+        self.required = required
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return is_leaf(m)
+
+    def create_args_for_root(
+        self, root_fn: Any, is_module: bool, concrete_args: Any = None
+    ) -> tuple[Any, list[Any]]:
+        """Placeholders for what has no default alone: of another one ``is None`` would be False."""
+        names = self.required
+        return root_fn, [
+            self.root,
+            *(self.create_proxy("placeholder", name, (), {}) for name in names),
+        ]
+
+
+class Guard:
+    """All that a graph was made from: the modules in it, and what their code reads."""
+
+    def __init__(self, module: nn.Module, reads: list[Read]) -> None:
+        self.modules = list(module.modules())
+        self.reads = reads
+        self.held = [child.__dict__ for child in self.modules]
+        self.hooks = [
+            held[name]
+            for child, held in zip(self.modules, self.held, strict=True)
+            for name in (
+                "_forward_hooks",
+                "_forward_pre_hooks",
+                "_backward_hooks",
+                "_backward_pre_hooks",
+            )
+            if child is not module  # whose hooks its call runs, around the forward
+        ]
+        self.was = self._look()
+
+    def _look(self) -> list[Any]:
+        found: list[Any] = [list(map(type, self.modules[1:])), list(map(bool, self.hooks))]
+        for held in self.held:
+            own = None if KEY in held else held.get("forward")
+            found += held["training"], own, [*held["_modules"].values()]
+        return found
+
+    def holds(self) -> bool:
+        if self._look() != self.was or global_hooks():
+            return False
+        return all(map(Read.is_current, self.reads))
+
+
+def is_plain_tensor(value: Any) -> bool:
+    """Whether it is a tensor, or a parameter, and no subclass that computes otherwise."""
+    return type(value) is Tensor or type(value) is nn.Parameter

@@ -1,0 +1,34 @@
+// What torch's CPU generator draws, in its order: the same bits, vectorized.
+#pragma once
+
+#include <cstdint>
+
+#include "isa.h"
+
+namespace aefast {
+
+// The generator's state as torch.Generator.get_state() gives it, as far as uniform draws change it.
+struct MersenneTwister {
+    static constexpr int kWords = 624;
+
+    uint64_t seed;
+    int32_t left;  // until the words are made anew, counting that draw
+    int32_t is_seeded;
+    uint64_t next;
+    uint64_t words[kWords];
+};
+
+#define AEFAST_DECLARE_TWISTER(isa)                                                 \
+    namespace isa {                                                                 \
+    /* What F.dropout multiplies with: 1 / kept with this probability, else 0. */   \
+    void dropout_noise(MersenneTwister&, float* noise, int64_t count, double kept); \
+    /* torch.rand's numbers. */                                                     \
+    void uniform(MersenneTwister&, float* values, int64_t count);                   \
+    }
+AEFAST_DECLARE_TWISTER(baseline)
+#ifdef AEFAST_X86
+AEFAST_DECLARE_TWISTER(avx2)
+AEFAST_DECLARE_TWISTER(avx512)
+#endif
+
+}  // namespace aefast
