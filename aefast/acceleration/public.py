@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from aefast.acceleration.serving import BOUND, Record, bind, unbind
+from aefast.acceleration.serving import Record, bind, unbind
 from aefast.acceleration.table import Report, Row
 from aefast.acceleration.tracing import KEY, is_leaf
 
@@ -15,7 +15,7 @@ def accelerate(model: nn.Module, *, loss: Any = None) -> Report:
 
     The model stays what it is: the same parameters, hooks, names and state dict, pickles that load
     without this package, and the same numbers up to rounding; what it draws, it draws from torch's
-    generator, to the bit. Only this instance's ``forward`` is another one. :func:`restore` undoes it.
+    generator, to the bit. Only this instance's ``forward`` is another one, until :func:`restore`.
 
     Served are linear layers with their activations, however ``forward`` writes them, dropout and
     ``torch.rand_like``, of float32 tensors on a CPU. A call that does not pay, or that is compiled,
@@ -57,7 +57,7 @@ def accelerate(model: nn.Module, *, loss: Any = None) -> Report:
             f"model is a {type(model).__name__} without a linear layer; it takes one that holds an "
             "nn.Linear"
         )
-    for name, module in _candidates(model):
+    for module in _candidates(model):
         record = bind(module, loss if module is model else None)
         if not record.tallies and module is not model:
             unbind(module)
@@ -100,12 +100,11 @@ def accelerated_in(model: nn.Module) -> Iterator[nn.Module]:
     return (module for module in model.modules() if KEY in module.__dict__)
 
 
-def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def _candidates(model: nn.Module) -> Iterator[nn.Module]:
     """The model, and each ``nn.Sequential`` in it, which may be called on its own."""
-    for name, module in model.named_modules():
-        if module is model or type(module) is nn.Sequential:
-            if not is_leaf(module) or module is model:
-                yield name, module
+    for module in model.modules():
+        if module is model or (type(module) is nn.Sequential and not is_leaf(module)):
+            yield module
 
 
 def _rows(name: str, record: Record) -> Iterator[Row]:

@@ -1,8 +1,8 @@
 """Whether a forward may be replaced by its graph: what its code reads and does beside computing.
 
-A graph holds the operations on tensors alone. What code does besides (it stores, prints, draws, asks
-which mode is on) would be lost, and what it reads would stay as it was when the graph was made. So
-code that does such things is left as it is, and what is read is watched.
+A graph holds the operations on tensors alone. What code does besides (it stores, prints, draws,
+asks which mode is on) would be lost, and what it reads would stay as it was when the graph was
+made. So code that does such things is left as it is, and what is read is watched.
 """
 
 import builtins
@@ -16,17 +16,18 @@ import torch
 from torch import nn
 
 # They change nothing, and of a graph's placeholders they raise where they cannot answer.
-PURE_BUILTINS = frozenset(
-    "abs all any dict enumerate float int len list map max min range reversed round sorted sum "
-    "super tuple zip".split()
-)
+PURE_BUILTINS = {
+    *("abs", "all", "any", "dict", "enumerate", "float", "int", "len", "list", "map", "max", "min"),
+    *("range", "reversed", "round", "sorted", "sum", "super", "tuple", "zip"),
+}
 # Of torch: the functions that compute. Those that ask for modes, or change them, do not.
 TORCH_MODULES = ("torch", "torch.nn.functional", "torch.special", "torch.functional", "math")
-NOT_COMPUTING = frozenset(
-    "is_grad_enabled is_inference_mode_enabled is_autocast_enabled is_deterministic manual_seed seed "
-    "no_grad enable_grad inference_mode autocast set_grad_enabled get_num_threads get_rng_state "
-    "set_rng_state get_default_dtype compile cuda".split()
-)
+NOT_COMPUTING = {
+    *("autocast", "compile", "cuda", "enable_grad", "get_default_dtype", "get_num_threads"),
+    *("get_rng_state", "inference_mode", "is_autocast_enabled", "is_deterministic"),
+    *("is_grad_enabled", "is_inference_mode_enabled", "manual_seed", "no_grad", "seed"),
+    *("set_grad_enabled", "set_rng_state"),
+}
 STORES = {
     "STORE_ATTR": "stores {}",
     "DELETE_ATTR": "deletes {}",
@@ -71,6 +72,15 @@ def reads_of(module: nn.Module) -> list[Read]:
     reads: list[Read] = []
     _visit(type(module).forward, module, reads, set())
     return reads
+
+
+def check_pure(function: Any) -> None:
+    """Of a function that is no module's method.
+
+    Raises:
+        ImpureError: it does more than compute.
+    """
+    _visit(function, _EMPTY, [], set())
 
 
 def _visit(function: Any, module: nn.Module, reads: list[Read], seen: set[Any]) -> None:
@@ -166,7 +176,7 @@ def _is_torchs(value: Any) -> bool:
         return False
     if isinstance(value, BuiltinFunctionType):
         return home == "math" or home.startswith("torch") or hasattr(torch, value.__name__)
-    return home in TORCH_MODULES or home.startswith("torch.nn.modules.")
+    return home in TORCH_MODULES or home.startswith(("torch.nn.modules.", "torch.distributions."))
 
 
 def _is_error(value: Any) -> bool:

@@ -90,9 +90,7 @@ def _layer(node: fx.Node, module: nn.Module) -> FoundLayer | None:
     return FoundLayer(nodes, *found[:3], activation, found[3])
 
 
-def _linear(
-    node: fx.Node, module: nn.Module
-) -> tuple[fx.Node, Slot, Slot | None, bool] | None:
+def _linear(node: fx.Node, module: nn.Module) -> tuple[fx.Node, Slot, Slot | None, bool] | None:
     """What a linear layer reads, its weight and bias, and whether that is used transposed."""
     if node.op == "call_module":
         layer = module.get_submodule(str(node.target))
@@ -100,7 +98,7 @@ def _linear(
             return None
         held = layer.__dict__["_parameters"]
         bias = Slot(held, "bias") if held["bias"] is not None else None
-        return node.args[0], Slot(held, "weight"), bias, False  # type: ignore[return-value]
+        return _node(node.args[0]), Slot(held, "weight"), bias, False
     if node.op != "call_function" or node.target is not F.linear:
         return None
     arguments = dict(zip(("input", "weight", "bias"), node.args, strict=False)) | node.kwargs
@@ -108,7 +106,13 @@ def _linear(
     slots = [_parameter(weight, module), _parameter(arguments.get("bias"), module)]
     if slots[0] is None or (slots[1] is None and arguments.get("bias") is not None):
         return None
-    return arguments["input"], slots[0], slots[1], is_tied
+    return _node(arguments["input"]), slots[0], slots[1], is_tied
+
+
+def _node(argument: Any) -> fx.Node:
+    """An argument that is a tensor."""
+    assert isinstance(argument, fx.Node)
+    return argument
 
 
 def is_plain_linear(layer: nn.Module) -> bool:
@@ -208,13 +212,12 @@ def _dropout(node: fx.Node, module: nn.Module) -> tuple[Any, float] | None:
         is_on = type(called) is nn.Dropout and called.training and not called.inplace
         if not is_on or own_hooks(held) or "forward" in held or node.kwargs:
             return None
-        return node.args[0], float(called.p)
+        return node.args[0], float(called.__dict__["p"])
     if node.op != "call_function" or node.target is not F.dropout:
         return None
     names = ("input", "p", "training", "inplace")
-    given = {"p": 0.5, "training": True, "inplace": False}
+    given: dict[str, Any] = {"p": 0.5, "training": True, "inplace": False}
     given |= dict(zip(names, node.args, strict=False)) | node.kwargs
     if given["training"] is not True or given["inplace"] or not isinstance(given["p"], float):
         return None
     return given["input"], given["p"]
-

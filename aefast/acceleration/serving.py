@@ -11,7 +11,7 @@ from torch import nn
 
 from aefast.acceleration.draws import TOO_FEW, Draw
 from aefast.acceleration.recognition import draws_of, reads_parameter, stacks_of
-from aefast.acceleration.stack import NOT_PAYING, Stack, stack_of
+from aefast.acceleration.stack import NO_ROWS, NOT_PAYING, Stack, stack_of
 from aefast.acceleration.tally import Tally
 from aefast.acceleration.tracing import KEY, Trace, is_plain_tensor, trace
 
@@ -21,7 +21,7 @@ MOST_TRACES = 8
 
 Part = Stack | Draw
 # By a call's shape: no surprise.
-EXPECTED = {NOT_PAYING, TOO_FEW}
+EXPECTED = {NO_ROWS, NOT_PAYING, TOO_FEW}
 # What is put on an instance, and taken off it again.
 BOUND = ("forward", "extra_repr", "__reduce_ex__", "__deepcopy__", KEY)
 
@@ -64,7 +64,8 @@ class Served:
         graph.eliminate_dead_code(lambda node: not reads_parameter(node))
         python = graph.python_code("self")
         place = dict(python.globals)
-        exec(python.src, place)
+        # From the definition on: before it, functions are wrapped for tracing the code once more.
+        exec(python.src[python.src.index("def forward") :], place)
         return MethodType(place["forward"], module)
 
     def _replace(self, node: Any, part: Part, argument: Any) -> None:
@@ -146,7 +147,7 @@ def _extra_repr(self: nn.Module) -> str:
 
 def _reduce(self: nn.Module, protocol: Any) -> Any:
     """A pickle of the module as it was: it takes nothing of this package to load it."""
-    reduced = list(type(self).__reduce_ex__(self, protocol))  # type: ignore[arg-type]
+    reduced = list(type(self).__reduce_ex__(self, protocol))
     state = reduced[2] if len(reduced) > 2 else None
     if isinstance(state, dict):
         reduced[2] = {name: value for name, value in state.items() if name not in BOUND}

@@ -53,9 +53,9 @@ class Stack:
         with self.tally.timed(reason):
             if reason is not None:
                 return self.plain(x, parameters)
-            if x.dim() == 2:
+            if x.dim() == 2 and x.stride(1) == 1:
                 return self._run(x, parameters)
-            output = self._run(x.reshape(-1, x.shape[-1]), parameters)
+            output = self._run(x.reshape(-1, x.shape[-1]).contiguous(), parameters)
             return output.reshape(*x.shape[:-1], output.shape[-1])
 
     def plain(self, x: Tensor, parameters: list[Tensor]) -> Tensor:
@@ -81,9 +81,9 @@ class Stack:
             if not parameter.is_contiguous() or parameter.shape != shape or parameter.is_neg():
                 return "a parameter has another layout than it had"
         if x.dim() < 1 or x.shape[-1] != self.layers[0].inputs or not x.numel():
-            return "x has no row, or is of another width"
-        if x.stride(-1) != 1 or x.is_neg() or x._is_zerotensor():
-            return "a row of x is not dense"
+            return NO_ROWS
+        if x.is_neg() or x._is_zerotensor():
+            return "x is a negative view, or has no memory"
         if backend.select(x.device, x.dtype) != "cpp":
             return "the C++ kernels do not serve here"
         return None if self._pays(x.numel() // x.shape[-1]) else NOT_PAYING
@@ -170,6 +170,7 @@ class Stack:
         return gradients
 
 
+NO_ROWS = "x has no row, or is of another width"
 NOT_PAYING = "torch's own products are faster at this shape on this processor"
 
 
@@ -220,4 +221,3 @@ def stack_of(found: list[Any]) -> Stack:
             slots.append(layer.bias)
         layers.append(Layer(inputs, outputs, layer.activation, weight, bias, layer.is_tied))
     return Stack(layers, slots)
-

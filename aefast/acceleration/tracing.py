@@ -1,6 +1,7 @@
 """A module's forward as a graph, by torch.fx, and what must stay so for it to hold."""
 
 import inspect
+import math
 import random
 from typing import Any
 
@@ -90,7 +91,8 @@ def is_leaf(module: nn.Module) -> bool:
 
 class _Tracer(fx.Tracer):
     def __init__(self, required: list[str]) -> None:
-        super().__init__()
+        # Of distributions the graph holds the calls as they are: they look at their arguments.
+        super().__init__(autowrap_modules=(math, torch.distributions))
         self.required = required
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:

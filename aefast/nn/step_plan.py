@@ -218,10 +218,10 @@ def _planned(
     if log_var is not None:
         fields = {**fields, "log_var": number(log_var)}
     plan = Plan(*layers, tuple(parameter.numel() for parameter in parameters), **fields)
-    return PlannedStep(plan, parameters) if _fits_together(plan) else NOT_TOGETHER
+    return PlannedStep(plan, parameters) if fits_together(plan) else NOT_TOGETHER
 
 
-def _fits_together(plan: Plan) -> bool:
+def fits_together(plan: Plan) -> bool:
     """Whether each layer takes what the one before gives, with biases and variances of their sizes:
     parameters may have been replaced, and the kernels read what the plan says is there."""
     code = plan.encoder[-1].outputs

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from aefast import random
+from aefast.acceleration.objective import NAMED
 from aefast.data import Dataset
 from aefast.data.dataset import from_array
 from aefast.data.minibatches import epoch_order
 from aefast.ops.shared import contract
 from aefast.training.engines import Engine, check_finite, choose
+from aefast.training.plain_model import plain_model
 
 # A call of the kernels returns after so long: Ctrl-C is heard, and the callback called, in between.
 CHUNK_SECONDS = 0.05
@@ -75,6 +77,7 @@ def fit(
     batch_size: int = 128,
     seed: int | None = None,
     shuffle: bool = True,
+    loss: Any = None,
     validation: Any = None,
     callback: Callable[[Look], Any] | None = None,
 ) -> History:
@@ -97,9 +100,14 @@ def fit(
     ``Adam`` or ``AdamW``; elsewhere the loop above runs. ``engine`` and ``reason`` say which and
     why.
 
+    A plain PyTorch model goes, too, with its ``loss``: any module, one that was accelerated with
+    its loss, or an ``nn.Sequential``. C++ takes its steps where it is linear layers and
+    activations, one after the other, and the loss mse or bce, a mean; elsewhere the loop above runs,
+    in which what the model draws comes from torch's generator.
+
     Args:
-        model: whose ``loss(x, seed=...)`` is minimized, as the models of :mod:`aefast.nn` have it.
-            It is put in training mode.
+        model: whose ``loss(x, seed=...)`` is minimized, as the models of :mod:`aefast.nn` have it;
+            or a plain module. It is put in training mode.
         data: the rows ``[N, D]``: a tensor or an array of floats, which may be mapped from a file,
             or an :class:`aefast.data.Dataset`. More dimensions are flattened to one.
         optimizer: of the model's parameters. Its settings are read at the start of each epoch, its
@@ -109,6 +117,9 @@ def fit(
         seed: of the order of the rows and of all draws, an int in [0, 2**63); None draws one for
             each epoch from torch's default generator.
         shuffle: False takes the rows in their order.
+        loss: of a plain module, ``"mse"``, ``"bce"``, or a function or module of its output and x;
+            of a tuple of outputs, ``loss(outputs[0], x, *outputs[1:])``. None takes that of
+            :func:`aefast.accelerate`, or mean squared error.
         validation: held-out rows, whose mean loss in evaluation mode is taken after each epoch.
         callback: called a few times a second with a :class:`Look`; True ends the training.
 
@@ -132,7 +143,8 @@ def fit(
     epochs = contract.check_integer(epochs, "epochs", 2**31)
     batch_size = contract.check_integer(batch_size, "batch_size", 2**31, low=1)
     contract.check_seed_arguments(seed, None)
-    _check_trained(model, optimizer)
+    model = _trained(model, loss)
+    _check_optimizer(model, optimizer)
     dataset = rows_of(data, "data", model)
     held_out = None if validation is None else rows_of(validation, "validation", model)
     model.train()
@@ -301,14 +313,30 @@ def _epoch_seeds(optimizer: torch.optim.Optimizer, seed: int | None, count: int)
     ]
 
 
-def _check_trained(model: Any, optimizer: Any) -> None:
+def _trained(model: Any, loss: Any) -> Any:
+    """What has the loss that is minimized: the model, or a plain one with its loss."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}; it takes a torch.nn.Module")
-    if not callable(getattr(model, "loss", None)):
+    has_loss = callable(getattr(model, "loss", None))
+    if loss is not None and has_loss:
+        raise TypeError(
+            f"model is a {type(model).__name__} with a loss of its own; loss takes None"
+        )
+    if isinstance(loss, str):
+        contract.check_choice(loss, "loss", tuple(NAMED))
+    elif loss is not None and not callable(loss):
+        raise TypeError(f"loss is a {type(loss).__name__}; it takes a name, a function or a module")
+    plain = None if has_loss else plain_model(model, loss)
+    if not has_loss and plain is None:
         raise TypeError(
             f"model is a {type(model).__name__} without a loss method; it takes one whose "
-            "loss(x, seed=...) is a scalar, as the models of aefast.nn have it"
+            "loss(x, seed=...) is a scalar, as the models of aefast.nn have it, or a plain module "
+            "and its loss"
         )
+    return plain or model
+
+
+def _check_optimizer(model: Any, optimizer: Any) -> None:
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(f"optimizer is a {type(optimizer).__name__}; it takes a torch.optim one")
     known = {id(parameter) for parameter in model.parameters()}

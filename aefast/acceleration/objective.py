@@ -1,0 +1,78 @@
+"""Which of the step's objectives a loss is."""
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from aefast.acceleration.purity import check_pure
+from aefast.nn.plain import own_hooks
+
+# By a name that aefast.fit takes.
+NAMED: dict[str, Callable[..., Any]] = {"mse": F.mse_loss, "bce": F.binary_cross_entropy}
+
+FUNCTIONS: dict[Any, str] = {
+    F.mse_loss: "mse",
+    F.binary_cross_entropy: "bce",
+    F.binary_cross_entropy_with_logits: "logits",
+}
+MODULES: dict[type, str] = {
+    nn.MSELoss: "mse",
+    nn.BCELoss: "bce",
+    nn.BCEWithLogitsLoss: "logits",
+}
+
+
+def objective_of(loss: Any) -> str | None:
+    """``"mse"``, ``"bce"`` of probabilities or ``"logits"``, the same of logits, each a mean over
+    all elements of ``loss(output, x)``; None where it is another one."""
+    if isinstance(loss, nn.Module) and type(loss) in MODULES:
+        return MODULES[type(loss)] if _is_plain_mean(loss) else None
+    if isinstance(loss, nn.Module) or loss in FUNCTIONS:
+        return FUNCTIONS.get(loss)
+    try:
+        check_pure(loss)
+        graph = fx.Tracer().trace(loss)
+    except Exception:  # user code, run on placeholders, may raise anything
+        return None
+    return _objective_of_graph(graph)
+
+
+def _is_plain_mean(loss: Any) -> bool:
+    held = loss.__dict__
+    if own_hooks(held) or "forward" in held or loss.reduction != "mean":
+        return False
+    weights = getattr(loss, "weight", None), getattr(loss, "pos_weight", None)
+    return weights == (None, None)
+
+
+def _objective_of_graph(graph: fx.Graph) -> str | None:
+    *nodes, end = graph.nodes
+    inputs = [node for node in nodes if node.op == "placeholder"]
+    (result,) = end.args
+    if len(inputs) != 2 or not isinstance(result, fx.Node):
+        return None
+    if result.op == "call_function" and result.target in FUNCTIONS:
+        is_mean = not {*result.kwargs} - {"reduction"} and (
+            result.kwargs.get("reduction", "mean") == "mean"
+        )
+        return FUNCTIONS[result.target] if is_mean and result.args == (*inputs,) else None
+    return "mse" if _is_mean_square(result, inputs) else None
+
+
+def _is_mean_square(node: fx.Node, inputs: list[fx.Node]) -> bool:
+    """``((output - x) ** 2).mean()``, as it is written in any of some ways."""
+    is_mean = node.target in ("mean", torch.mean) and len(node.args) == 1 and not node.kwargs
+    square = node.args[0] if is_mean else None
+    if not isinstance(square, fx.Node) or square.kwargs:
+        return False
+    is_power = square.target in ("pow", torch.pow, operator.pow) and square.args[1:] == (2,)
+    is_square = square.target in ("square", torch.square) and len(square.args) == 1
+    difference = square.args[0]
+    if not (is_power or is_square) or not isinstance(difference, fx.Node) or difference.kwargs:
+        return False
+    is_difference = difference.target in (operator.sub, torch.sub, "sub")
+    return is_difference and {*difference.args} == {*inputs} and len(difference.args) == 2

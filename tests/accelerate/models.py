@@ -1,0 +1,125 @@
+"""Autoencoders as their users write them, in plain PyTorch."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def sequential(*sizes: int, last: nn.Module | None = None) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for below, above in zip(sizes, sizes[1:], strict=False):
+        layers += [nn.Linear(below, above), nn.Sigmoid()]
+    return nn.Sequential(*layers[:-1], *([] if last is None else [last]))
+
+
+class EncoderDecoder(nn.Module):
+    """The deep autoencoder of many a tutorial."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(
+            nn.Linear(20, 16), nn.ReLU(True), nn.Linear(16, 8), nn.ReLU(True), nn.Linear(8, 3)
+        )
+        self.decoder = nn.Sequential(
+            nn.Linear(3, 8), nn.ReLU(True), nn.Linear(8, 16), nn.ReLU(True), nn.Linear(16, 20),
+            nn.Tanh(),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.encoder(x)
+        x = self.decoder(x)
+        return x
+
+
+class Denoising(nn.Module):
+    """Dropout on the input, by the function or by the module."""
+
+    def __init__(self, is_module: bool = False, p: float = 0.3) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(20, 12)
+        self.output = nn.Linear(12, 20)
+        self.dropout = nn.Dropout(p)
+        self.is_module = is_module
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.is_module:
+            x = self.dropout(x)
+        else:
+            x = F.dropout(x, self.p, training=self.training)
+        return torch.sigmoid(self.output(F.relu(self.hidden(x))))
+
+
+class Noisy(nn.Module):
+    """Noise of its own kind: masks of uniform numbers, or a Gaussian's."""
+
+    def __init__(self, is_gaussian: bool = False) -> None:
+        super().__init__()
+        self.net = sequential(20, 12, 20)
+        self.level = 0.25
+        self.is_gaussian = is_gaussian
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and self.is_gaussian:
+            x = x + self.level * torch.randn_like(x)
+        elif self.training:
+            x = x * (torch.rand_like(x) > self.level)
+        return self.net(x)
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Linear(20, 12)
+        self.bias = nn.Parameter(torch.zeros(20))
+
+    def forward(self, x: Tensor) -> Tensor:
+        code = torch.tanh(self.encoder(x))
+        return F.linear(code, self.encoder.weight.t(), self.bias)
+
+
+class VAE(nn.Module):
+    """PyTorch's example, smaller."""
+
+    def __init__(self, way: str = "example") -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(20, 16)
+        self.fc21 = nn.Linear(16, 4)
+        self.fc22 = nn.Linear(16, 4)
+        self.fc3 = nn.Linear(4, 16)
+        self.fc4 = nn.Linear(16, 20)
+        self.way = way
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h1 = F.relu(self.fc1(x))
+        return self.fc21(h1), self.fc22(h1)
+
+    def reparameterize(self, mu: Tensor, logvar: Tensor) -> Tensor:
+        if self.way == "in place":
+            std = logvar.mul(0.5).exp_()
+            return torch.randn_like(std).mul(std).add_(mu)
+        if self.way == "square root":
+            return mu + torch.exp(logvar).sqrt() * torch.randn_like(mu)
+        if self.way == "half":
+            return torch.randn_like(logvar) * torch.exp(logvar / 2) + mu
+        if self.way == "rsample":
+            return torch.distributions.Normal(mu, torch.exp(0.5 * logvar)).rsample()
+        std = torch.exp(0.5 * logvar)
+        eps = torch.randn_like(std)
+        return mu + eps * std
+
+    def decode(self, z: Tensor) -> Tensor:
+        h3 = F.relu(self.fc3(z))
+        return torch.sigmoid(self.fc4(h3))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        mu, logvar = self.encode(x.view(-1, 20))
+        z = self.reparameterize(mu, logvar)
+        return self.decode(z), mu, logvar
+
+
+def vae_loss(reconstruction: Tensor, x: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
+    """PyTorch's example's."""
+    bce = F.binary_cross_entropy(reconstruction, x.view(-1, 20), reduction="sum")
+    kld = -0.5 * torch.sum(1 + logvar - mu.pow(2) - logvar.exp())
+    return bce + kld

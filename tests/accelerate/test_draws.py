@@ -1,0 +1,40 @@
+"""The numbers of torch's own generator, to the bit."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from aefast import backend
+from aefast.acceleration import draws
+
+pytestmark = pytest.mark.skipif(
+    backend.select(torch.device("cpu"), torch.float32) != "cpp" or not draws.draws_as_torch(),
+    reason="torch draws by another library here",
+)
+
+
+@pytest.mark.parametrize("count", [1, 15, 16, 312, 623, 624, 625, 1024, 5003])
+@pytest.mark.parametrize("level", [0.1, 0.5, 0.7])
+@pytest.mark.parametrize("before", [0, 7, 623])
+def test_dropout_and_uniform_numbers(count: int, level: float, before: int) -> None:
+    x = torch.linspace(-1, 2, count)
+    states = []
+    for is_ours in (True, False):
+        torch.manual_seed(3)
+        torch.rand(before)
+        dropped = draws.drawn(x, 1 - level) * x if is_ours else F.dropout(x, level)
+        uniform = draws.drawn(x, None) if is_ours else torch.rand_like(x)
+        states.append((dropped, uniform, torch.get_rng_state()))
+    for ours, theirs in zip(*states, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_gaussian_number_that_waits_is_kept() -> None:
+    found = []
+    for is_ours in (True, False):
+        torch.manual_seed(0)
+        torch.randn(1)  # torch draws two and keeps the other
+        x = torch.ones(300)
+        draws.drawn(x, None) if is_ours else torch.rand_like(x)
+        found.append(torch.randn(3))
+    assert torch.equal(*found)

@@ -1,0 +1,148 @@
+"""An accelerated model gives the numbers of the plain one: outputs, gradients, curves, draws."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import aefast
+from tests.accelerate.models import VAE, Denoising, EncoderDecoder, Noisy, Tied, sequential
+
+WAYS = ("example", "in place", "square root", "half", "rsample")
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "shallow": lambda: sequential(20, 12, 20),
+    "deep": lambda: sequential(20, 16, 8, 16, 20, last=nn.Sigmoid()),
+    "every activation": lambda: nn.Sequential(
+        *(nn.Linear(20, 20), nn.GELU(), nn.Linear(20, 20), nn.SiLU(), nn.Linear(20, 20)),
+        *(nn.LeakyReLU(), nn.Linear(20, 20), nn.Softplus(), nn.Linear(20, 20, bias=False)),
+        *(nn.Tanh(), nn.Linear(20, 20), nn.Identity(), nn.ReLU()),
+    ),
+    "encoder and decoder": EncoderDecoder,
+    "dropout": Denoising,
+    "dropout module": lambda: Denoising(is_module=True),
+    "masks": Noisy,
+    "gaussian": lambda: Noisy(is_gaussian=True),
+    "tied": Tied,
+    **{f"vae {way}": lambda way=way: VAE(way) for way in WAYS},
+}
+
+
+def run(model: nn.Module, x: Tensor) -> list[Tensor]:
+    """Outputs and gradients of a call whose draws begin anew."""
+    torch.manual_seed(1)
+    model.zero_grad()
+    x = x.clone().requires_grad_()
+    outputs = model(x)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    sum((output * output).sum() for output in outputs).backward()
+    gradients = [x.grad, *(parameter.grad for parameter in model.parameters())]
+    return [*outputs, *gradients, torch.rand(3)]  # where the generator stands after it
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("training", [True, False])
+def test_outputs_gradients_and_draws(name: str, training: bool) -> None:
+    torch.manual_seed(0)
+    model = MODELS[name]().train(training)
+    twin = copy.deepcopy(model)
+    x = torch.rand(32, 20)
+    aefast.accelerate(model)
+    for ours, theirs in zip(run(model, x), run(twin, x), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=2e-6)
+    served = aefast.report(model)
+    assert sum(row.served for row in served.rows) > 0
+    assert sum(row.fallen for row in served.rows) == 0
+
+
+def test_a_curve_agrees_to_rounding() -> None:
+    torch.manual_seed(0)
+    model = Denoising()
+    twin = copy.deepcopy(model)
+    x = torch.rand(64, 20)
+    aefast.accelerate(model, loss=nn.MSELoss())
+    curves = []
+    for net in (model, twin):
+        torch.manual_seed(1)
+        optimizer = torch.optim.Adam(net.parameters(), 1e-2)
+        losses = []
+        for _ in range(30):
+            optimizer.zero_grad()
+            loss = nn.functional.mse_loss(net(x), x)
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        curves.append(losses)
+    torch.testing.assert_close(curves[0], curves[1], rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(20,), (2, 3, 20), (0, 20), (1, 20), (33, 20)])
+def test_any_shape(shape: tuple[int, ...]) -> None:
+    model = sequential(20, 12, 20)
+    twin = copy.deepcopy(model)
+    aefast.accelerate(model)
+    x = torch.rand(shape)
+    torch.testing.assert_close(model(x), twin(x))
+    columns = torch.rand(20, 33).t()
+    torch.testing.assert_close(model(columns), twin(columns))
+    wide = torch.rand(33, 40)[:, :20]
+    torch.testing.assert_close(model(wide), twin(wide))
+
+
+def test_differentiated_twice() -> None:
+    model = sequential(5, 4, 5).double()
+    single = sequential(5, 4, 5)
+    single.load_state_dict(model.state_dict())
+    aefast.accelerate(single)
+    hessians = []
+    for net in (single, model):
+        x = torch.linspace(0, 1, 15).reshape(3, 5).to(next(net.parameters())).requires_grad_()
+        (gradient,) = torch.autograd.grad(net(x).square().sum(), x, create_graph=True)
+        gradient.square().sum().backward()
+        hessians.append(net[0].weight.grad.double())
+    torch.testing.assert_close(*hessians, rtol=1e-4, atol=1e-5)
+
+
+def test_frozen_parameters_get_no_gradient() -> None:
+    model = sequential(20, 12, 20)
+    model[0].weight.requires_grad_(False)
+    twin = copy.deepcopy(model)
+    aefast.accelerate(model)
+    x = torch.rand(8, 20)
+    for net in (model, twin):
+        net(x).sum().backward()
+    assert model[0].weight.grad is None
+    torch.testing.assert_close(model[0].bias.grad, twin[0].bias.grad)
+
+
+def test_an_output_changed_in_place_is_noticed() -> None:
+    model = sequential(20, 12, 20, last=nn.Sigmoid())
+    aefast.accelerate(model)
+    output = model(torch.rand(4, 20))
+    output.mul_(2)
+    with pytest.raises(RuntimeError, match="inplace operation"):
+        output.sum().backward()
+
+
+def test_a_changed_attribute_is_read_anew() -> None:
+    model = Denoising()
+    twin = copy.deepcopy(model)
+    aefast.accelerate(model)
+    x = torch.rand(32, 20)
+    for level in (0.3, 0.1, 0.6):
+        model.p = twin.p = level
+        for ours, theirs in zip(run(model, x), run(twin, x), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=2e-6)
+
+
+def test_one_that_changes_each_time_is_left_alone() -> None:
+    model = Denoising()
+    twin = copy.deepcopy(model)
+    aefast.accelerate(model)
+    x = torch.rand(32, 20)
+    for step in range(20):
+        model.p = twin.p = 0.9 / (step + 1)
+        for ours, theirs in zip(run(model, x), run(twin, x), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=2e-6)
+    assert any("another one each time" in row.reason for row in aefast.report(model).rows)

@@ -1,0 +1,213 @@
+"""What accelerate says: its table, its one warning, and its errors."""
+
+import re
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import aefast
+from aefast import use_backend
+from tests.accelerate.models import VAE, Denoising, EncoderDecoder, sequential
+
+
+def test_the_table() -> None:
+    lines = str(aefast.accelerate(VAE())).splitlines()
+    assert re.split(r"  +", lines[0]) == ["module", "part", "replaced", "served", "fell back", "why"]
+    assert any("20-16 relu" in line and "yes" in line for line in lines)
+    assert any("4-16-20 relu, sigmoid" in line and "yes" in line for line in lines)
+    assert any("2 x Linear alone" in line and "no" in line for line in lines)
+
+
+def test_calls_and_milliseconds() -> None:
+    model = Denoising()
+    aefast.accelerate(model)
+    for _ in range(3):
+        model(torch.rand(32, 20))
+    rows = {row.what: row for row in aefast.report(model).rows}
+    layers, dropout = rows["20-12-20 relu, sigmoid"], rows["dropout 0.3"]
+    assert (layers.served, layers.fallen, dropout.served) == (3, 0, 3)
+    assert 0 < layers.served_ms < 1000
+    with use_backend("eager"), pytest.warns(UserWarning, match="ran as plain PyTorch"):
+        model(torch.rand(32, 20))
+    rows = {row.what: row for row in aefast.report(model).rows}
+    assert rows["20-12-20 relu, sigmoid"].fallen == 1
+    assert "C++ kernels" in rows["20-12-20 relu, sigmoid"].reason
+
+
+def test_one_warning_once() -> None:
+    model = sequential(20, 12, 20)
+    aefast.accelerate(model)
+    model.double()
+    with pytest.warns(UserWarning, match="ran as plain PyTorch: it takes float32"):
+        model(torch.rand(4, 20).double())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(torch.rand(4, 20).double())
+    assert aefast.report(model).rows[0].fallen == 2
+
+
+def test_what_a_shape_tells_is_no_surprise() -> None:
+    model = Denoising()
+    aefast.accelerate(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(torch.rand(0, 20))
+        model(torch.rand(2, 20))
+
+
+class Effects(nn.Module):
+    """A forward that does one thing beside computing."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.net = sequential(20, 12, 20)
+        self.kind = kind
+        self.calls = 0
+        self.codes: list[Tensor] = []
+
+
+class Stores(Effects):
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.net(x)
+
+
+class Appends(Effects):
+    def forward(self, x: Tensor) -> Tensor:
+        self.codes.append(x)
+        return self.net(x)
+
+
+class Prints(Effects):
+    def forward(self, x: Tensor) -> Tensor:
+        print("forward")
+        return self.net(x)
+
+
+class WithoutGradients(Effects):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            x = x * 2
+        return self.net(x)
+
+
+class Branches(Effects):
+    def forward(self, x: Tensor) -> Tensor:
+        if x.mean() > 0:
+            x = x * 2
+        return self.net(x)
+
+
+class MakesTensors(Effects):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x + torch.rand(20))
+
+
+class DrawsInPython(Effects):
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.rand(()).item() < 0.5:
+            x = x * 2
+        return self.net(x)
+
+
+class AsksForModes(Effects):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x) if torch.is_grad_enabled() else x
+
+
+class AsksForTypes(Effects):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x) if isinstance(x, Tensor) else x
+
+
+class Takes(Effects):
+    def forward(self, *x: Tensor) -> Tensor:
+        return self.net(x[0])
+
+
+LEVEL = 2.0
+
+
+class ReadsTheModule(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = sequential(20, 12, 20)
+
+    def forward(self, x: Tensor, scale: float | None = None) -> Tensor:
+        if scale is not None:
+            x = x * scale
+        return self.net(x * LEVEL)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (Stores, "stores calls"),
+        (Appends, "reads codes, a list"),
+        (Prints, "calls print"),
+        (WithoutGradients, "has a with block|reads no_grad"),
+        (Branches, "cannot trace"),
+        (MakesTensors, "a tensor of its own"),
+        (DrawsInPython, "a tensor of its own|cannot trace"),
+        (AsksForModes, "reads is_grad_enabled"),
+        (AsksForTypes, "calls isinstance"),
+        (Takes, "any number of arguments"),
+    ],
+)
+def test_a_forward_that_does_more_is_left_alone(make: Any, reason: str) -> None:
+    model = make("")
+    state = torch.get_rng_state()
+    report = aefast.accelerate(model)
+    assert torch.equal(torch.get_rng_state(), state)
+    (row,) = [row for row in report.rows if not row.name]
+    assert not row.is_replaced
+    assert re.search(reason, row.reason), row.reason
+    # What it calls is served all the same.
+    (part,) = report.replaced
+    assert part.name == "net"
+    model(torch.rand(8, 20))
+    assert model.calls == (make is Stores)
+    assert len(model.codes) == (make is Appends)
+    served = {row.name: row.served for row in aefast.report(model).replaced}
+    assert served == {"net": 1}
+
+
+def test_a_global_is_read_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ReadsTheModule()
+    aefast.accelerate(model)
+    x = torch.rand(8, 20)
+    for level in (2.0, 3.0):
+        monkeypatch.setitem(globals(), "LEVEL", level)
+        torch.testing.assert_close(model(x), model.net(x * level))
+    torch.testing.assert_close(model(x, 0.5), model.net(x * 1.5))
+    torch.testing.assert_close(model(x, scale=0.5), model.net(x * 1.5))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: aefast.accelerate(3), TypeError, "model is a int; it takes a torch.nn.Module"),
+        (lambda: aefast.accelerate(nn.ReLU()), ValueError, "ReLU without a linear layer"),
+        (lambda: aefast.accelerate(sequential(4, 3), loss=1), TypeError, "loss is a int"),
+        (lambda: aefast.restore(sequential(4, 3)), ValueError, "is not accelerated"),
+        (lambda: aefast.report(sequential(4, 3)), ValueError, "is not accelerated"),
+        (lambda: aefast.restore("model"), TypeError, "model is a str"),
+    ],
+)
+def test_errors_are_one_line(call: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+def test_twice() -> None:
+    model = EncoderDecoder()
+    aefast.accelerate(model)
+    for one in (model, nn.Sequential(model)):
+        with pytest.raises(ValueError, match=r"accelerated already; aefast.restore\(model\) undoes"):
+            aefast.accelerate(one)
+    aefast.restore(model)
+    aefast.accelerate(model)
