@@ -56,9 +56,7 @@ def _objective_of_graph(graph: fx.Graph) -> str | None:
     if len(inputs) != 2 or not isinstance(result, fx.Node):
         return None
     if result.op == "call_function" and result.target in FUNCTIONS:
-        is_mean = not {*result.kwargs} - {"reduction"} and (
-            result.kwargs.get("reduction", "mean") == "mean"
-        )
+        is_mean = all(value in (None, "mean") for value in result.kwargs.values())
         return FUNCTIONS[result.target] if is_mean and result.args == (*inputs,) else None
     return "mse" if _is_mean_square(result, inputs) else None
 

@@ -14,6 +14,7 @@ from aefast.acceleration.recognition import draws_of, reads_parameter, stacks_of
 from aefast.acceleration.stack import NO_ROWS, NOT_PAYING, Stack, stack_of
 from aefast.acceleration.tally import Tally
 from aefast.acceleration.tracing import KEY, Trace, is_plain_tensor, trace
+from aefast.nn.plain import global_hooks
 
 # A forward is traced anew where something about the model is another: a mode, a level of noise, a
 # module. One that is another each time is left alone.
@@ -133,7 +134,8 @@ class Record:
 
 def _forward(self: nn.Module, *arguments: Any, **keywords: Any) -> Any:
     """What stands in an accelerated module's place of ``forward``."""
-    if torch.compiler.is_compiling() or keywords or not all(map(is_plain_tensor, arguments)):
+    is_compiling = torch.compiler.is_compiling()
+    if is_compiling or keywords or global_hooks() or not all(map(is_plain_tensor, arguments)):
         return type(self).forward(self, *arguments, **keywords)
     return self.__dict__[KEY].serve(arguments)
 

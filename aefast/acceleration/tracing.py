@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from aefast.acceleration.purity import ImpureError, Read, reads_of
-from aefast.nn.plain import global_hooks, own_hooks
+from aefast.nn.plain import own_hooks
 
 # Where an accelerated module keeps what it is served by.
 KEY = "_accelerated"
@@ -92,7 +92,8 @@ def is_leaf(module: nn.Module) -> bool:
 class _Tracer(fx.Tracer):
     def __init__(self, required: list[str]) -> None:
         # Of distributions the graph holds the calls as they are: they look at their arguments.
-        super().__init__(autowrap_modules=(math, torch.distributions))
+        modules: Any = math, torch.distributions
+        super().__init__(autowrap_modules=modules)
         self.required = required
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -137,9 +138,7 @@ class Guard:
         return found
 
     def holds(self) -> bool:
-        if self._look() != self.was or global_hooks():
-            return False
-        return all(map(Read.is_current, self.reads))
+        return self._look() == self.was and all(map(Read.is_current, self.reads))
 
 
 def is_plain_tensor(value: Any) -> bool:

@@ -102,8 +102,8 @@ def fit(
 
     A plain PyTorch model goes, too, with its ``loss``: any module, one that was accelerated with
     its loss, or an ``nn.Sequential``. C++ takes its steps where it is linear layers and
-    activations, one after the other, and the loss mse or bce, a mean; elsewhere the loop above runs,
-    in which what the model draws comes from torch's generator.
+    activations, one after the other, and the loss mse or bce, a mean; elsewhere the loop above
+    runs, in which what the model draws comes from torch's generator.
 
     Args:
         model: whose ``loss(x, seed=...)`` is minimized, as the models of :mod:`aefast.nn` have it;

@@ -1,5 +1,7 @@
 """Autoencoders as their users write them, in plain PyTorch."""
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,7 +9,7 @@ from torch import Tensor, nn
 
 def sequential(*sizes: int, last: nn.Module | None = None) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for below, above in zip(sizes, sizes[1:], strict=False):
+    for below, above in pairwise(sizes):
         layers += [nn.Linear(below, above), nn.Sigmoid()]
     return nn.Sequential(*layers[:-1], *([] if last is None else [last]))
 
@@ -43,10 +45,7 @@ class Denoising(nn.Module):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.is_module:
-            x = self.dropout(x)
-        else:
-            x = F.dropout(x, self.p, training=self.training)
+        x = self.dropout(x) if self.is_module else F.dropout(x, self.p, training=self.training)
         return torch.sigmoid(self.output(F.relu(self.hidden(x))))
 
 

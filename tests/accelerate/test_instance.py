@@ -32,8 +32,8 @@ def walk(value: Any, seen: dict[int, int] | None = None) -> Any:
     if isinstance(value, Tensor):
         held = value.grad, value._backward_hooks, value.requires_grad, value._version
         return type(value), id(value), value.data_ptr(), held
-    if isinstance(value, str | int | float | bool | type(None)) or callable(value) and not (
-        isinstance(value, nn.Module)
+    if isinstance(value, str | int | float | bool | type(None)) or (
+        callable(value) and not (isinstance(value, nn.Module))
     ):
         return value
     seen[id(value)] = len(seen)
@@ -49,7 +49,11 @@ def test_restored_it_holds_what_it_held(make: Callable[[], nn.Module]) -> None:
     model = make()
     model.register_forward_hook(lambda module, inputs, output: None)
     next(model.parameters()).register_hook(lambda grad: grad)
-    before, text, classes = walk(model), repr(model), [vars(type(m)).copy() for m in model.modules()]
+    before, text, classes = (
+        walk(model),
+        repr(model),
+        [vars(type(m)).copy() for m in model.modules()],
+    )
     states = copy.deepcopy(model.state_dict())
     aefast.accelerate(model)
     assert walk(model) != before
@@ -82,7 +86,9 @@ def test_all_but_one_line_is_as_it_was(make: Callable[[], nn.Module]) -> None:
     assert "\n".join(kept) == text
     assert list(map(id, dict(model.named_parameters()).values())) == [id(p) for _, p in parameters]
     assert list(model.state_dict()) == keys
-    assert [name for name, _ in model.named_modules()] == [name for name, _ in other.named_modules()]
+    assert [name for name, _ in model.named_modules()] == [
+        name for name, _ in other.named_modules()
+    ]
     assert type(model).forward is forward
     assert "forward" not in vars(other)
 

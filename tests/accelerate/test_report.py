@@ -15,7 +15,14 @@ from tests.accelerate.models import VAE, Denoising, EncoderDecoder, sequential
 
 def test_the_table() -> None:
     lines = str(aefast.accelerate(VAE())).splitlines()
-    assert re.split(r"  +", lines[0]) == ["module", "part", "replaced", "served", "fell back", "why"]
+    assert re.split(r"  +", lines[0]) == [
+        "module",
+        "part",
+        "replaced",
+        "served",
+        "fell back",
+        "why",
+    ]
     assert any("20-16 relu" in line and "yes" in line for line in lines)
     assert any("4-16-20 relu, sigmoid" in line and "yes" in line for line in lines)
     assert any("2 x Linear alone" in line and "no" in line for line in lines)
@@ -207,7 +214,9 @@ def test_twice() -> None:
     model = EncoderDecoder()
     aefast.accelerate(model)
     for one in (model, nn.Sequential(model)):
-        with pytest.raises(ValueError, match=r"accelerated already; aefast.restore\(model\) undoes"):
+        with pytest.raises(
+            ValueError, match=r"accelerated already; aefast.restore\(model\) undoes"
+        ):
             aefast.accelerate(one)
     aefast.restore(model)
     aefast.accelerate(model)

@@ -1,0 +1,170 @@
+"""`aefast.fit` of models in plain PyTorch: the loop's numbers, by the kernels where they serve."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import aefast
+from aefast import data, use_backend
+from aefast.training.fit import rows_of
+from tests.accelerate.models import VAE, Denoising, EncoderDecoder, Tied, sequential, vae_loss
+
+ROWS = torch.rand(70, 20, generator=torch.Generator().manual_seed(0))
+
+
+def loop(model: nn.Module, loss: Callable[..., Tensor]) -> Tensor:
+    """What one writes."""
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    losses = []
+    for epoch in range(3):
+        for x in data.batches(rows_of(ROWS, "data", model), 16, seed=1, epoch=epoch):
+            optimizer.zero_grad()
+            outputs = model(x)
+            value = (
+                loss(outputs[0], x, *outputs[1:])
+                if isinstance(outputs, tuple)
+                else (loss(outputs, x))
+            )
+            value.backward()
+            optimizer.step()
+            losses.append(value.item())
+    return torch.tensor(losses, dtype=torch.float64)
+
+
+def fit(model: nn.Module, **options: Any) -> aefast.training.fit.History:
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    return aefast.fit(model, ROWS, optimizer, epochs=3, batch_size=16, seed=1, **options)
+
+
+def mean_square(output: Tensor, x: Tensor) -> Tensor:
+    return ((output - x) ** 2).mean()
+
+
+CASES: dict[str, tuple[Callable[[], nn.Module], Any, Callable[..., Tensor], str]] = {
+    "by default": (lambda: sequential(20, 12, 20), None, F.mse_loss, "step"),
+    "mse": (lambda: sequential(20, 12, 20), "mse", F.mse_loss, "step"),
+    "a module": (lambda: sequential(20, 8, 4, 8, 20), nn.MSELoss(), F.mse_loss, "step"),
+    "a function": (EncoderDecoder, mean_square, mean_square, "step"),
+    "a lambda": (EncoderDecoder, lambda o, x: F.mse_loss(o, x), F.mse_loss, "step"),
+    "tied": (Tied, F.mse_loss, F.mse_loss, "step"),
+    "bce": (
+        *(lambda: sequential(20, 12, 20, last=nn.Sigmoid()), nn.BCELoss()),
+        *(F.binary_cross_entropy, "step"),
+    ),
+    "logits": (
+        *(lambda: nn.Sequential(nn.Flatten(), *sequential(20, 12, 20)), nn.BCEWithLogitsLoss()),
+        *(F.binary_cross_entropy_with_logits, "step"),
+    ),
+    "a sum": (
+        *(lambda: sequential(20, 12, 20), nn.MSELoss(reduction="sum")),
+        *(nn.MSELoss(reduction="sum"), "loop"),
+    ),
+    "another": (lambda: sequential(20, 12, 20), nn.L1Loss(), nn.L1Loss(), "loop"),
+    "dropout": (Denoising, "mse", F.mse_loss, "loop"),
+    "vae": (VAE, vae_loss, vae_loss, "loop"),
+    "another activation": (
+        *(lambda: nn.Sequential(nn.Linear(20, 9), nn.ELU(), nn.Linear(9, 20)), None),
+        *(F.mse_loss, "loop"),
+    ),
+    "one layer": (lambda: nn.Sequential(nn.Linear(20, 20)), None, F.mse_loss, "loop"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("is_accelerated", [True, False])
+def test_it_is_the_loop_that_one_writes(name: str, is_accelerated: bool) -> None:
+    make, loss, function, engine = CASES[name]
+    torch.manual_seed(0)
+    model = make()
+    twin = copy.deepcopy(model)
+    if is_accelerated:
+        aefast.accelerate(model, loss=None if isinstance(loss, str) else loss)
+    torch.manual_seed(2)
+    options = {} if is_accelerated and not isinstance(loss, str) else {"loss": loss}
+    history = fit(model, **options)
+    torch.manual_seed(2)
+    expected = loop(twin, function)
+    assert history.engine == engine, history.reason
+    torch.testing.assert_close(history.losses, expected, rtol=1e-4, atol=1e-6)
+    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_validation_is_in_evaluation_mode() -> None:
+    model = Denoising()
+    history = fit(model, loss="mse", validation=ROWS[:8])
+    model.eval()
+    expected = F.mse_loss(model(ROWS[:8]), ROWS[:8]).item()
+    assert history.validation[-1].item() == pytest.approx(expected)
+
+
+def with_hook(model: nn.Module) -> None:
+    model[0].register_forward_hook(lambda module, inputs, output: output * 2)
+
+
+def with_hook_on_itself(model: nn.Module) -> None:
+    model.register_forward_hook(lambda module, inputs, output: output * 2)
+
+
+def with_forward(model: nn.Module) -> None:
+    own = type(model).forward
+    model.forward = lambda x: 2 * own(model, x)
+
+
+def with_shared_layer(model: nn.Module) -> None:
+    model.insert(2, nn.Linear(12, 12))
+    model.insert(3, model[2])
+
+
+@pytest.mark.parametrize("put", [with_hook, with_hook_on_itself, with_forward, with_shared_layer])
+def test_what_a_plan_cannot_say_runs_the_loop(put: Callable[[nn.Module], None]) -> None:
+    model = sequential(20, 12, 20)
+    put(model)
+    history = fit(model)
+    assert history.engine == "loop"
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    states = copy.deepcopy(model.state_dict())
+    first = fit(model).losses
+    model.load_state_dict(states)
+    torch.testing.assert_close(first, loop(model, F.mse_loss))
+
+
+def test_no_step_of_a_tampered_loss() -> None:
+    criterion = nn.MSELoss()
+    criterion.register_forward_hook(lambda module, inputs, output: output * 2)
+    assert fit(sequential(20, 12, 20), loss=criterion).engine == "loop"
+    weighted = nn.BCEWithLogitsLoss(pos_weight=torch.full((20,), 2.0))
+    assert fit(sequential(20, 12, 20), loss=weighted).engine == "loop"
+
+
+def test_a_forced_backend_is_obeyed() -> None:
+    with use_backend("eager"):
+        assert fit(sequential(20, 12, 20)).engine == "loop"
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "error", "message"),
+    [
+        (VAE(), {}, TypeError, "VAE without a loss method; it takes one whose"),
+        (sequential(20, 20), {"loss": "l1"}, ValueError, "loss is 'l1'; it takes one of mse, bce"),
+        (sequential(20, 20), {"loss": 3}, TypeError, "loss is a int; it takes a name, a function"),
+        (
+            aefast.nn.Autoencoder(20, 4),
+            {"loss": "mse"},
+            TypeError,
+            "with a loss of its own; loss takes",
+        ),
+    ],
+)
+def test_errors(
+    model: nn.Module, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        fit(model, **options)
