@@ -8,14 +8,16 @@
 
 #include "activation.h"
 #include "arena.h"
+#include "parallel.h"
 #include "row_sums.h"
 #include "scratch.h"
 
 namespace aefast::AEFAST_ISA {
 namespace {
 
-// Fewer multiplications than this in the largest product are done before a second thread has woken.
-constexpr int64_t kFewestProducts = 1 << 20;
+// Where the largest product has fewer multiplications than this, a second thread saves little, and
+// takes half of the speed where another program wants its core.
+constexpr int64_t kFewestProducts = 1 << 22;
 
 thread_local Scratch forward_scratch, backward_scratch;
 
@@ -65,6 +67,21 @@ class Pass {
         : mlp_(mlp), a_(a), memory_(memory_of(mlp, a)), threads_(threads_of(mlp, a)) {}
 
     void forward() {
+        with_crew(threads_, [&] { forward_layers(); });
+    }
+
+    void backward(const MlpGradients& gradients) {
+        int64_t widest = 0;
+        for (const StepLayer& layer : mlp_.layers) widest = std::max(widest, layer.outputs);
+        Arena measured(nullptr);
+        reserve(measured, widest);
+        Arena arena(static_cast<char*>(backward_scratch.reserve(measured.used())));
+        reserve(arena, widest);
+        with_crew(threads_, [&] { backward_layers(gradients); });
+    }
+
+  private:
+    void forward_layers() {
         for (size_t i = 0; i < mlp_.layers.size(); ++i) {
             const StepLayer& layer = mlp_.layers[i];
             const float* bias = layer.bias < 0 ? nullptr : a_.parameters[layer.bias];
@@ -82,13 +99,7 @@ class Pass {
         }
     }
 
-    void backward(const MlpGradients& g) {
-        int64_t widest = 0;
-        for (const StepLayer& layer : mlp_.layers) widest = std::max(widest, layer.outputs);
-        Arena measured(nullptr);
-        reserve(measured, widest);
-        Arena arena(static_cast<char*>(backward_scratch.reserve(measured.used())));
-        reserve(arena, widest);
+    void backward_layers(const MlpGradients& g) {
         const float* gradient = g.gradient;
         int64_t stride = g.row_stride;
         for (size_t i = mlp_.layers.size(); i-- > 0;) {
@@ -109,7 +120,6 @@ class Pass {
         }
     }
 
-  private:
     MatrixView input(size_t i) const {
         const int64_t columns = mlp_.layers[i].inputs;
         if (i == 0) return {a_.x, a_.rows, columns, a_.row_stride, 1};

@@ -57,9 +57,7 @@ class Draw:
             return "the C++ kernels do not serve here"
         if not x.is_contiguous():
             return "x is not contiguous"
-        if x.numel() < FEWEST:
-            return TOO_FEW
-        return None if draws_as_torch() else "torch draws by another library on this processor"
+        return TOO_FEW if x.numel() < FEWEST else None
 
 
 def drawn(like: Tensor, kept: float | None) -> Tensor:

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from aefast.acceleration.draws import TOO_FEW, Draw
+from aefast import backend
+from aefast.acceleration.draws import TOO_FEW, Draw, draws_as_torch
 from aefast.acceleration.recognition import draws_of, reads_parameter, stacks_of
 from aefast.acceleration.stack import NO_ROWS, NOT_PAYING, Stack, stack_of
 from aefast.acceleration.tally import Tally
@@ -58,7 +59,7 @@ class Served:
             self._replace(nodes[-1], stack, found[0].input)
             for node in reversed(nodes):
                 graph.erase_node(node)
-        for draw in list(draws_of(graph, module)):
+        for draw in list(draws_of(graph, module)) if draws_as_torch() else ():
             self._replace(draw.node, Draw(draw.kind, draw.level), draw.x)
             graph.erase_node(draw.node)
         # What weights alone were read for; all else stays, used or not.
@@ -101,7 +102,8 @@ class Record:
         if len(self.states) == MOST_TRACES:
             self.reason = f"it was another one each time, {MOST_TRACES} times"
             return None
-        traced = trace(self.module)
+        missing = backend.unavailable("cpp", "cpu")
+        traced = trace(self.module) if missing is None else missing
         if isinstance(traced, str):
             self.reason = traced
             return None

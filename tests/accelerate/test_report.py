@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import aefast
 from aefast import use_backend
+from aefast.acceleration.draws import draws_as_torch
 from tests.accelerate.models import VAE, Denoising, EncoderDecoder, sequential
 
 
@@ -34,8 +35,10 @@ def test_calls_and_milliseconds() -> None:
     for _ in range(3):
         model(torch.rand(32, 20))
     rows = {row.what: row for row in aefast.report(model).rows}
-    layers, dropout = rows["20-12-20 relu, sigmoid"], rows["dropout 0.3"]
-    assert (layers.served, layers.fallen, dropout.served) == (3, 0, 3)
+    layers = rows["20-12-20 relu, sigmoid"]
+    assert (layers.served, layers.fallen) == (3, 0)
+    if draws_as_torch():
+        assert rows["dropout 0.3"].served == 3
     assert 0 < layers.served_ms < 1000
     with use_backend("eager"), pytest.warns(UserWarning, match="ran as plain PyTorch"):
         model(torch.rand(32, 20))
