@@ -77,8 +77,9 @@ double run_step(const Plan& plan, uintptr_t x, int64_t rows, int64_t row_stride,
 
 template <class Plan>
 py::tuple run_fit(const Plan& plan, const DataRows& data, uintptr_t order, int64_t count,
-                  int64_t epoch_rows, int64_t batch_size, const std::vector<uint64_t>& seeds,
-                  int64_t first_step, const std::vector<uintptr_t>& parameters,
+                  int64_t epoch_rows, int64_t batch_size, bool is_even,
+                  const std::vector<uint64_t>& seeds, int64_t first_step,
+                  const std::vector<uintptr_t>& parameters,
                   const std::vector<ParameterUpdate>& updates, const std::vector<int>& updated,
                   uintptr_t losses, double seconds, Precision precision, int threads) {
     check_sizes(plan, parameters.size());
@@ -93,7 +94,7 @@ py::tuple run_fit(const Plan& plan, const DataRows& data, uintptr_t order, int64
     const SignalsWait for_a_whole_step;
     const FitResult result = without_gil([&] {
         return kernels.fit(plan, {data, reinterpret_cast<const int64_t*>(order), count, epoch_rows,
-                                  batch_size, seeds.data(), first_step, updates, updated,
+                                  batch_size, is_even, seeds.data(), first_step, updates, updated,
                                   values.data(), reinterpret_cast<double*>(losses), seconds,
                                   kernels.multiply, precision, threads});
     });
@@ -243,9 +244,9 @@ void bind_runs(py::module_& module) {
                py::arg("gradients"), py::arg("precision"), py::arg("threads"));
     module.def("fit", run_fit<Plan>, py::kw_only(), py::arg("plan"), py::arg("data"),
                py::arg("order"), py::arg("count"), py::arg("epoch_rows"), py::arg("batch_size"),
-               py::arg("seeds"), py::arg("first_step"), py::arg("parameters"), py::arg("updates"),
-               py::arg("updated"), py::arg("losses"), py::arg("seconds"), py::arg("precision"),
-               py::arg("threads"));
+               py::arg("is_even"), py::arg("seeds"), py::arg("first_step"), py::arg("parameters"),
+               py::arg("updates"), py::arg("updated"), py::arg("losses"), py::arg("seconds"),
+               py::arg("precision"), py::arg("threads"));
 }
 
 }  // namespace

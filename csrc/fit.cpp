@@ -58,6 +58,13 @@ std::vector<float*> gradient_pointers(const std::vector<int64_t>& sizes) {
     return pointers;
 }
 
+// Of an epoch's step, where so many rows of the epoch are left.
+int64_t minibatch_rows(const FitArguments& a, int64_t step, int64_t left) {
+    if (!a.is_even) return std::min(left, a.batch_size);
+    const int64_t steps = (a.epoch_rows + a.batch_size - 1) / a.batch_size;
+    return std::min(left, a.epoch_rows / steps + (step < a.epoch_rows % steps ? 1 : 0));
+}
+
 template <class Plan>
 FitResult take_steps(const Plan& plan, const FitArguments& a) {
     using Clock = std::chrono::steady_clock;
@@ -72,7 +79,7 @@ FitResult take_steps(const Plan& plan, const FitArguments& a) {
     // An epoch ends where what is left is a multiple of its rows.
     for (int64_t position = 0; position < a.count;) {
         const int64_t left = (a.count - position - 1) % a.epoch_rows + 1;
-        const int64_t size = left < a.batch_size ? left : a.batch_size;
+        const int64_t size = minibatch_rows(a, step_of_epoch, left);
         gather(a.data, a.order + position, size, rows, useful_threads(plan, size, a.threads));
         const uint64_t seed = child_seed(*epoch_seed, static_cast<uint64_t>(step_of_epoch));
         // As float32, which is what the loss of an ordinary step is.

@@ -100,8 +100,9 @@ struct FitArguments {
     DataRows data;
     const int64_t* order;
     int64_t count, epoch_rows, batch_size;
-    const uint64_t* seeds;                 // of each epoch: step n draws with its n-th child
-    int64_t first_step;                    // of the first epoch, counted from 0
+    bool is_even;           // an epoch's minibatches have the same number of rows, to one
+    const uint64_t* seeds;  // of each epoch: step n draws with its n-th child
+    int64_t first_step;     // of the first epoch, counted from 0
     std::vector<ParameterUpdate> updates;  // one a parameter that is trained; gradients are ours
     std::vector<int> updated;              // which parameter each is of
     const float* const* parameters;

@@ -50,7 +50,8 @@ def batches(
         if value < low:
             raise ValueError(f"{argument} is {value}; it takes an int, at least {low}")
     order = epoch_order(len(dataset), seed, epoch)
-    return gathered(dataset, order[start * batch_size :], batch_size, device)
+    rest = order[start * batch_size :]
+    return gathered(dataset, rest.split(batch_size) if len(rest) else (), device)
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
@@ -61,11 +62,11 @@ def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
 
 
 def gathered(
-    dataset: Dataset, order: Tensor, batch_size: int, device: str | torch.device = "cpu"
+    dataset: Dataset, chosen: Sequence[Tensor], device: str | torch.device = "cpu"
 ) -> Iterator[Tensor]:
-    """Minibatches of the rows in this ``order``, float32 ``[B, D]`` on ``device``."""
-    chosen = order.split(batch_size) if len(order) else ()
-    together = max(1, AHEAD_BYTES // (4 * batch_size * dataset.rows.shape[1]))
+    """Minibatches of the ``chosen`` rows, float32 ``[B, D]`` on ``device``."""
+    largest = max(map(len, chosen), default=1)
+    together = max(1, AHEAD_BYTES // (4 * largest * dataset.rows.shape[1]))
     if torch.device(device).type == "cuda":
         pinned = _ahead(lambda indices: dataset.take(indices).pin_memory(), chosen, together)
         return (rows.to(device, non_blocking=True) for rows in pinned)

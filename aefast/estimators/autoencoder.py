@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import KW_ONLY, dataclass, field, fields
 from functools import partial
+from itertools import groupby
 from numbers import Integral
 from typing import Any, ClassVar, Self
 
@@ -37,11 +38,15 @@ from aefast.estimators.conversion import (
 from aefast.nn.initialization import initialized
 from aefast.nn.likelihood import floored
 from aefast.ops.shared import contract
+from aefast.step.stretch import Stretch
 from aefast.training.engines import choose
 from aefast.training.fit import CHUNK_SECONDS
 
 # Rows so much larger than any that were learned from are warned of.
 OTHER_SCALE = 10
+
+# Epochs over so many rows are taken in one call, where nothing is looked at in between.
+MOST_ROWS = 2**15
 
 
 @dataclass(eq=False, repr=False)
@@ -92,9 +97,12 @@ class BaseAutoencoder(FloatTransformer):
         best = Best(self.tol)
         begin = time.time()
         self.n_iter_, self.loss_curve_, self.validation_loss_curve_ = 0, [], []
-        for iteration in range(1, self.n_iter + 1):
-            self.loss_curve_.append(self._epoch(X))
-            self.n_iter_ = iteration
+        looks_up = self.verbose or held_out is not None or sparse.issparse(X)
+        at_once = 1 if looks_up else max(1, MOST_ROWS // X.shape[0])
+        while self.n_iter_ < self.n_iter:
+            epochs = min(at_once, self.n_iter - self.n_iter_)
+            self.loss_curve_ += self._epochs(X, epochs)
+            self.n_iter_ += epochs
             if held_out is not None:
                 self.validation_loss_curve_.append(self._held_out_loss(held_out))
                 best.see(self.validation_loss_curve_[-1], self.module_)
@@ -120,9 +128,7 @@ class BaseAutoencoder(FloatTransformer):
         self._prepare(X, goes_on)
         rows = as_tensor(X)
         seed = int(self._random_state.randint(LARGEST_SEED))
-        self._take(
-            rows, torch.arange(len(rows), dtype=torch.int64, device="cpu"), len(rows), seed, 0
-        )
+        self._take(rows, Stretch(in_order(len(rows)), len(rows), len(rows), [seed]))
         return self
 
     @in_a_mode_of_its_own
@@ -284,40 +290,32 @@ class BaseAutoencoder(FloatTransformer):
         order = self._random_state.permutation(samples)
         return X[order[count:]], X[order[:count]]
 
-    def _epoch(self, X: Any) -> float:
-        """The mean loss of the steps of one pass over the rows."""
+    def _epochs(self, X: Any, epochs: int) -> list[float]:
+        """The mean loss of the steps of each of some passes over the rows."""
         samples = X.shape[0]
-        order = torch.from_numpy(self._random_state.permutation(samples))
-        steps = -(-samples // self.batch_size)
-        size, larger = divmod(samples, steps)  # so many steps take one row more
-        seed = int(self._random_state.randint(LARGEST_SEED))
-        return float(
-            np.mean(
-                [
-                    *self._steps(X, order[: larger * (size + 1)], size + 1, seed, 0),
-                    *self._steps(X, order[larger * (size + 1) :], size, seed, larger),
-                ]
-            )
-        )
+        orders, seeds = [], []
+        for _ in range(epochs):
+            orders.append(torch.from_numpy(self._random_state.permutation(samples)))
+            seeds.append(int(self._random_state.randint(LARGEST_SEED)))
+        stretch = Stretch(torch.cat(orders), self.batch_size, samples, seeds, is_even=True)
+        losses = self._take_sparse(X, stretch) if sparse.issparse(X) else self._take(X, stretch)
+        return np.reshape(losses, (epochs, -1)).mean(1).tolist()
 
-    def _steps(
-        self, X: Any, order: Tensor, size: int, seed: int, first_step: int
-    ) -> Iterator[float]:
-        """The losses of steps over rows in this order; they draw as the seed's steps from
-        ``first_step`` on."""
-        if not len(order):
-            return
-        if not sparse.issparse(X):
-            yield from self._take(X, order, size, seed, first_step)
-            return
-        # A sparse matrix is made dense some whole batches at a time.
-        at_once = max(1, ROWS_AT_ONCE // size)
-        for number, rows in enumerate(order.split(at_once * size)):
-            dense, step = as_tensor(X[rows.numpy()]), first_step + number * at_once
-            yield from self._take(dense, in_order(len(rows)), size, seed, step)
+    def _take_sparse(self, X: Any, stretch: Stretch) -> list[float]:
+        """One pass over a sparse matrix, which is made dense some minibatches at a time."""
+        losses: list[float] = []
+        for minibatches in stretch.epochs():
+            for size, alike in groupby(minibatches, len):
+                order = torch.cat(list(alike))
+                at_once = max(1, ROWS_AT_ONCE // size) * size
+                for rows in order.split(at_once):
+                    dense, numbers = as_tensor(X[rows.numpy()]), in_order(len(rows))
+                    part = Stretch(numbers, size, len(rows), stretch.seeds, len(losses))
+                    losses += self._take(dense, part)
+        return losses
 
-    def _take(self, X: Tensor, order: Tensor, size: int, seed: int, first_step: int) -> list[float]:
-        """The losses of the steps over rows in this order, each before its step."""
+    def _take(self, X: Tensor, stretch: Stretch) -> list[float]:
+        """The losses of the steps over a stretch of rows, each before its step."""
         module = self.module_.train()
         try:
             self._optimizer.param_groups[0]["lr"] = self.learning_rate
@@ -326,17 +324,11 @@ class BaseAutoencoder(FloatTransformer):
                 module, dataset, self._optimizer, lambda x, seed: module.loss(x, seed=seed)
             )
             losses: list[float] = []
-            while len(losses) * size < len(order):
-                rest = order[len(losses) * size :]
-                losses += engine.run(
-                    rest,
-                    size,
-                    epoch_rows=len(rest),
-                    seeds=[seed],
-                    first_step=first_step + len(losses),
-                    seconds=CHUNK_SECONDS,
-                )
+            rest = stretch
+            while len(rest.order):
+                losses += engine.run(rest, CHUNK_SECONDS)
                 self._check_loss(losses[-1], X)
+                rest = stretch.after(len(losses))
         finally:
             module.eval()
         return losses

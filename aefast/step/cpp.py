@@ -12,6 +12,7 @@ from aefast import random
 from aefast.backend import extension
 from aefast.ops.shared.cpp import own_precision
 from aefast.step.plan import CODE_STEPS, NOISE_STEPS, Layer, Plan
+from aefast.step.stretch import Stretch
 
 _C = extension()
 
@@ -154,32 +155,28 @@ def fit(
     parameters: Sequence[Tensor],
     optimizer: Updates,
     rows: Rows,
-    order: Tensor,
-    *,
-    epoch_rows: int,
-    batch_size: int,
-    seeds: Sequence[int],
-    first_step: int,
+    stretch: Stretch,
     seconds: float,
 ) -> list[float]:
-    """Steps over the minibatches of ``order``, until they or ``seconds`` are over.
+    """Steps over the minibatches of a stretch, until they or ``seconds`` are over.
 
     ``plan`` is what C++ reads: :func:`kernel_plan`'s, or a Boltzmann machine's.
 
     Returns:
         the loss of each step. Where the last one is not finite, that step was not taken.
     """
-    epochs = -(-len(order) // epoch_rows)
-    losses = torch.empty(epochs * -(-epoch_rows // batch_size), dtype=torch.float64, device="cpu")
+    epochs = -(-len(stretch.order) // stretch.epoch_rows)
+    losses = torch.empty(epochs * stretch.steps_per_epoch, dtype=torch.float64, device="cpu")
     steps, is_finite = _C.fit(
         plan=plan,
         data=rows.data,
-        order=order.data_ptr(),
-        count=len(order),
-        epoch_rows=epoch_rows,
-        batch_size=batch_size,
-        seeds=seeds,
-        first_step=first_step,
+        order=stretch.order.data_ptr(),
+        count=len(stretch.order),
+        epoch_rows=stretch.epoch_rows,
+        batch_size=min(stretch.batch_size, stretch.epoch_rows),  # memory for so many is reserved
+        is_even=stretch.is_even,
+        seeds=stretch.seeds,
+        first_step=stretch.first_step,
         parameters=[parameter.data_ptr() for parameter in parameters],
         updates=optimizer.updates(),
         updated=optimizer.numbers,

@@ -12,6 +12,7 @@ from aefast.backend import extension
 from aefast.ops.gibbs import contrastive_divergence
 from aefast.step.machine_loss import refusal
 from aefast.step.machine_plan import MachinePlan
+from aefast.step.stretch import Stretch
 
 # A call of the kernels returns after so long: Ctrl-C is heard in between.
 CHUNK_SECONDS = 0.05
@@ -75,12 +76,8 @@ class PlainSteps:
             self.parameters,
             _Updates(self.parameters, self.learning_rate),
             data,
-            order[step * batch_size :],
-            epoch_rows=len(rows),
-            batch_size=batch_size,
-            seeds=seeds,
-            first_step=first_step + step,
-            seconds=CHUNK_SECONDS,
+            Stretch(order[step * batch_size :], batch_size, len(rows), seeds, first_step + step),
+            CHUNK_SECONDS,
         )
         return sum(map(math.isfinite, losses))
 

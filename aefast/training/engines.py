@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -15,6 +15,7 @@ from aefast.data.minibatches import gathered
 from aefast.nn.step_plan import PlannedMachine, PlannedStep, plan_of
 from aefast.ops.shared import contract
 from aefast.step import optimizers
+from aefast.step.stretch import Stretch
 
 Loss = Callable[[Tensor, int], Tensor]
 
@@ -34,23 +35,9 @@ class Engine(Protocol):
     name: str
     reason: str
 
-    def run(
-        self,
-        order: Tensor,
-        batch_size: int,
-        *,
-        epoch_rows: int,
-        seeds: Sequence[int],
-        first_step: int,
-        seconds: float,
-    ) -> list[float]:
-        """The losses of the steps over ``order``: the rest of an epoch of ``epoch_rows`` rows, and
-        whole ones after it. Fewer where ``seconds`` are over before; and it ends with the first
-        loss that is not finite, whose step is not taken.
-
-        Step n of an epoch draws with ``random.child_seed(seed, n)`` and the epoch's own of
-        ``seeds``; the first epoch goes on with ``first_step``, counted from 0.
-        """
+    def run(self, stretch: Stretch, seconds: float) -> list[float]:
+        """The losses of the steps over the stretch's minibatches. Fewer where ``seconds`` are over
+        before; and it ends with the first loss that is not finite, whose step is not taken."""
         ...
 
 
@@ -126,16 +113,7 @@ class StepEngine:
         self.rows = rows
         self.steps = optimizers.OptimizerSteps(optimizer, planned.parameters)
 
-    def run(
-        self,
-        order: Tensor,
-        batch_size: int,
-        *,
-        epoch_rows: int,
-        seeds: Sequence[int],
-        first_step: int,
-        seconds: float,
-    ) -> list[float]:
+    def run(self, stretch: Stretch, seconds: float) -> list[float]:
         from aefast.step import cpp
 
         check_whole(self.dataset.rows, self.dataset.name)
@@ -144,12 +122,8 @@ class StepEngine:
             self.planned.parameters,
             self.steps,
             self.rows,
-            order,
-            epoch_rows=epoch_rows,
-            batch_size=min(batch_size, epoch_rows),  # memory for so many rows is reserved
-            seeds=seeds,
-            first_step=first_step,
-            seconds=seconds,
+            stretch,
+            seconds,
         )
         self.planned.advance(sum(map(math.isfinite, losses)))
         return losses
@@ -178,20 +152,12 @@ class LoopEngine:
         self.loss = loss
         self.reason = reason
 
-    def run(
-        self,
-        order: Tensor,
-        batch_size: int,
-        *,
-        epoch_rows: int,
-        seeds: Sequence[int],
-        first_step: int,
-        seconds: float,
-    ) -> list[float]:
+    def run(self, stretch: Stretch, seconds: float) -> list[float]:
         end = time.perf_counter() + seconds
         losses: list[Any] = []
-        for rows, seed in zip(_epochs(order, epoch_rows), seeds, strict=False):
-            for x in gathered(self.dataset, rows, batch_size, self.device):
+        first_step = stretch.first_step
+        for rows, seed in zip(stretch.epochs(), stretch.seeds, strict=False):
+            for x in gathered(self.dataset, rows, self.device):
                 losses.append(self._step(x.to(self.dtype), random.child_seed(seed, first_step)))
                 first_step += 1
                 is_finite = not isinstance(losses[-1], float) or math.isfinite(losses[-1])
@@ -210,13 +176,6 @@ class LoopEngine:
         loss.backward()
         self.optimizer.step()
         return value
-
-
-def _epochs(order: Tensor, epoch_rows: int) -> Iterator[Tensor]:
-    """The rest of an epoch, and the whole ones after it."""
-    first = (len(order) - 1) % epoch_rows + 1
-    yield order[:first]
-    yield from order[first:].split(epoch_rows) if len(order) > first else ()
 
 
 def check_finite(losses: list[float], steps_before: int) -> None:

@@ -16,6 +16,7 @@ from aefast.data import Dataset
 from aefast.data.dataset import from_array
 from aefast.data.minibatches import epoch_order
 from aefast.ops.shared import contract
+from aefast.step.stretch import Stretch
 from aefast.training.engines import Engine, check_finite, choose
 from aefast.training.plain_model import plain_model
 
@@ -208,21 +209,13 @@ class _Run:
     def take(self, epochs: Sequence[EpochSeed]) -> None:
         """Some epochs, in as many calls of the engine as it takes."""
         order = torch.cat([self._order(epoch) for epoch in epochs])
-        seeds = [epoch.draws for epoch in epochs]
-        first, step = len(self.losses), 0
-        while step < len(epochs) * self.steps_per_epoch and not self.is_stopped:
-            epoch, batch = divmod(step, self.steps_per_epoch)
-            losses = self.engine.run(
-                order[self._rows_before(step) :],
-                self.batch_size,
-                epoch_rows=self.rows,
-                seeds=seeds[epoch:],
-                first_step=batch,
-                seconds=CHUNK_SECONDS,
-            )
+        whole = Stretch(order, self.batch_size, self.rows, [epoch.draws for epoch in epochs])
+        first, rest = len(self.losses), whole
+        while len(rest.order) and not self.is_stopped:
+            losses = self.engine.run(rest, CHUNK_SECONDS)
             check_finite(losses, len(self.losses))
             self.losses += losses
-            step = len(self.losses) - first
+            rest = whole.after(len(self.losses) - first)
             self._look()
 
     def _order(self, epoch: EpochSeed) -> Tensor:

@@ -16,6 +16,7 @@ from aefast.data import Dataset
 from aefast.data.minibatches import epoch_order
 from aefast.messages import cut
 from aefast.nn import RBM, DeepBeliefStack
+from aefast.step.stretch import Stretch
 from aefast.training.checkpoint import Checkpoint
 from aefast.training.config import Config, Progress
 from aefast.training.engines import DivergenceError, Engine, check_finite, choose
@@ -223,14 +224,14 @@ class Trainer:
         progress, size = self.progress, self.config.batch_size
         self._follow_schedules()
         first = progress.batch * size
-        losses = self._engine().run(
-            self._epoch_order()[first : first + most_steps * size],
-            size,
+        stretch = Stretch(
+            order=self._epoch_order()[first : first + most_steps * size],
+            batch_size=size,
             epoch_rows=len(self.trained),
             seeds=[random.child_seed(self.config.seed, 0)],
             first_step=progress.step,
-            seconds=seconds,
         )
+        losses = self._engine().run(stretch, seconds)
         check_finite(losses, progress.step)
         progress.step += len(losses)
         progress.batch += len(losses)

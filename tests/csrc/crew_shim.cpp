@@ -7,8 +7,8 @@
 
 using namespace aefast;
 
-// Runs `jobs` jobs of `tasks` tasks, each for up to `threads` threads, with so many helpers. Returns
-// how many jobs did not run each task once; `helped` is how many tasks helpers took.
+// Runs `jobs` jobs of `tasks` tasks, each for up to `threads` threads, with so many helpers.
+// Returns how many jobs did not run each task once; `helped` is how many tasks helpers took.
 extern "C" long run_jobs(long jobs, long tasks, int threads, int helpers, long* helped) {
     Crew crew;
     std::vector<std::thread> serving;

@@ -1,5 +1,6 @@
 """aefast.fit: the ordinary loop's parameters in one call, and all that people do around it."""
 
+import contextlib
 import copy
 import math
 import signal
@@ -11,6 +12,7 @@ import torch
 
 import aefast
 from aefast import backend, data, nn
+from aefast.step.stretch import Stretch
 from aefast.training import engines
 from aefast.training import fit as fitting
 
@@ -514,3 +516,28 @@ def test_what_a_callback_freezes_stays(monkeypatch):
     aefast.fit(model, torch.rand(20, 12), optimizer, batch_size=5, callback=freeze)
     assert torch.equal(seen[0], seen[-1])
     assert torch.equal(seen[0], model.encoder[0].weight)
+
+
+@needs_cpp
+@pytest.mark.parametrize("chunk", [0.0, 1.0])
+def test_both_engines_take_even_minibatches(chunk):
+    """As the estimators ask for: 10 rows in minibatches of 4, 3 and 3."""
+    found = []
+    for name in (None, "eager"):
+        torch.manual_seed(0)
+        model, optimizer_of = nn.DenoisingAutoencoder(6, 3), OPTIMIZERS["adam"]
+        rows = data.dataset.from_array(torch.rand(10, 6).numpy(), "rows")
+        whole = Stretch(torch.arange(20) % 10, 4, 10, [3, 4], is_even=True)
+        with backend.use_backend(name) if name else contextlib.nullcontext():
+            engine = engines.choose(
+                model,
+                rows,
+                optimizer_of(model.parameters()),
+                lambda x, seed, model=model: model.loss(x, seed=seed),
+            )
+            losses = []
+            while len(losses) < 6:
+                losses += engine.run(whole.after(len(losses)), chunk)
+        assert engine.name == ("loop" if name else "step")
+        found.append(losses)
+    assert found[0] == pytest.approx(found[1], rel=1e-5)

@@ -1,0 +1,76 @@
+"""Some of a training's minibatches, as what takes steps over them is told."""
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Stretch(NamedTuple):
+    """The rest of an epoch, and whole ones after it.
+
+    Step n of an epoch draws with ``random.child_seed(seed, n)`` and the epoch's own seed.
+
+    Attributes:
+        order: the numbers of the rows, int64, epoch after epoch.
+        batch_size: the most rows of a minibatch.
+        epoch_rows: how many rows a whole epoch has.
+        seeds: of each epoch.
+        first_step: of the first epoch, counted from 0: the step it goes on with.
+        is_even: whether an epoch's minibatches have the same number of rows, to one, the larger
+            ones first; else all have ``batch_size`` but the last, which may have fewer.
+    """
+
+    order: Tensor
+    batch_size: int
+    epoch_rows: int
+    seeds: Sequence[int]
+    first_step: int = 0
+    is_even: bool = False
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-self.epoch_rows // self.batch_size)
+
+    def after(self, steps: int) -> "Stretch":
+        """What is left of it after so many steps, which may be nothing."""
+        rows = self._rows_of_first_epoch
+        if self.is_even:
+            steps_of_first = self.steps_per_epoch - self.first_step
+        else:
+            steps_of_first = -(-rows // self.batch_size)
+        if steps < steps_of_first:
+            step = self.first_step + steps
+            taken = self._rows_before(step) - self._rows_before(self.first_step)
+            return self._replace(order=self.order[taken:], first_step=step)
+        epochs, step = divmod(steps - steps_of_first, self.steps_per_epoch)
+        taken = rows + epochs * self.epoch_rows + self._rows_before(step)
+        return self._replace(
+            order=self.order[taken:], seeds=self.seeds[1 + epochs :], first_step=step
+        )
+
+    def epochs(self) -> Iterator[Sequence[Tensor]]:
+        """The rows of each minibatch, epoch by epoch."""
+        first = self._rows_of_first_epoch
+        rest = self.order[first:]
+        yield self._minibatches(self.order[:first], self.first_step)
+        for rows in rest.split(self.epoch_rows) if len(rest) else ():
+            yield self._minibatches(rows, 0)
+
+    @property
+    def _rows_of_first_epoch(self) -> int:
+        return (len(self.order) - 1) % self.epoch_rows + 1
+
+    def _rows_before(self, step: int) -> int:
+        """How many rows an epoch has taken before this step."""
+        if not self.is_even:
+            return step * self.batch_size
+        size, larger = divmod(self.epoch_rows, self.steps_per_epoch)
+        return step * size + min(step, larger)
+
+    def _minibatches(self, rows: Tensor, step: int) -> Sequence[Tensor]:
+        if not self.is_even:
+            return rows.split(self.batch_size)
+        ends = [self._rows_before(n) for n in range(step, self.steps_per_epoch + 1)]
+        return rows.split([end - begin for begin, end in pairwise(ends)])

@@ -1,0 +1,43 @@
+"""Which rows each step of a stretch of training takes."""
+
+import pytest
+import torch
+
+from aefast.step.stretch import Stretch
+
+
+def sizes(stretch):
+    return [[len(rows) for rows in epoch] for epoch in stretch.epochs()]
+
+
+def test_an_epochs_last_minibatch_may_be_smaller():
+    stretch = Stretch(torch.arange(20), 4, 10, [1, 2])
+    assert sizes(stretch) == [[4, 4, 2], [4, 4, 2]]
+
+
+def test_even_minibatches_have_the_same_size_to_one():
+    stretch = Stretch(torch.arange(20), 4, 10, [1, 2], is_even=True)
+    assert sizes(stretch) == [[4, 3, 3], [4, 3, 3]]
+
+
+@pytest.mark.parametrize("is_even", [False, True])
+@pytest.mark.parametrize(("rows", "batch"), [(10, 4), (11, 4), (12, 4), (3, 5), (7, 1)])
+def test_what_is_left_goes_on_where_the_steps_ended(rows, batch, is_even):
+    whole = Stretch(torch.randperm(3 * rows), batch, rows, [5, 6, 7], is_even=is_even)
+    steps = [
+        (minibatch.tolist(), seed, number)
+        for epoch, seed in zip(whole.epochs(), whole.seeds, strict=True)
+        for number, minibatch in enumerate(epoch)
+    ]
+    for taken in range(len(steps)):
+        rest = whole.after(taken)
+        assert rest.after(1).order.tolist() == whole.after(taken + 1).order.tolist()
+        left = [
+            (minibatch.tolist(), seed, number)
+            for first, epoch, seed in zip(
+                [rest.first_step, 0, 0], rest.epochs(), rest.seeds, strict=False
+            )
+            for number, minibatch in enumerate(epoch, start=first)
+        ]
+        assert left == steps[taken:]
+    assert len(whole.after(len(steps)).order) == 0
