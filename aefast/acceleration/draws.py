@@ -4,6 +4,7 @@ torch draws word by word: at 784-512 on 1024 rows dropout takes as long as a lay
 """
 
 from functools import cache
+from time import perf_counter
 
 import torch
 import torch.nn.functional as F
@@ -36,16 +37,20 @@ class Draw:
         return f"dropout {self.level:g}" if self.kind == "dropout" else "torch.rand_like"
 
     def __call__(self, x: Tensor) -> Tensor:
+        start = perf_counter()
         reason = self.refusal(x)
-        with self.tally.timed(reason):
-            if self.kind == "rand_like":
-                return torch.rand_like(x) if reason is not None else drawn(x, None)
-            if reason is not None:
-                return F.dropout(x, self.level)
-            noise = drawn(x, 1 - self.level)
-            if torch.is_grad_enabled() and x.requires_grad:
-                return x * noise
-            return noise.mul_(x)
+        output = self._plain(x) if reason is not None else self._drawn(x)
+        self.tally.count(reason, start)
+        return output
+
+    def _plain(self, x: Tensor) -> Tensor:
+        return torch.rand_like(x) if self.kind == "rand_like" else F.dropout(x, self.level)
+
+    def _drawn(self, x: Tensor) -> Tensor:
+        if self.kind == "rand_like":
+            return drawn(x, None)
+        noise = drawn(x, 1 - self.level)
+        return x * noise if torch.is_grad_enabled() and x.requires_grad else noise.mul_(x)
 
     def refusal(self, x: Tensor) -> str | None:
         """Why torch draws itself; None where it need not."""

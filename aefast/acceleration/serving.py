@@ -120,12 +120,14 @@ class Record:
             return type(self.module).forward(self.module, *arguments)
         result = state.run(*arguments)
         if not self.has_warned:
-            self._warn(state)
+            for part in state.parts:
+                if part.tally.reasons:
+                    self._warn(state)
         return result
 
     def _warn(self, state: Served) -> None:
         reasons = {why for part in state.parts for why in part.tally.reasons} - EXPECTED
-        if reasons:
+        if reasons and not self.has_warned:
             self.has_warned = True
             warnings.warn(
                 f"aefast: a call of the accelerated {type(self.module).__name__} ran as plain "
@@ -172,20 +174,16 @@ def _deepcopy(self: nn.Module, memo: dict[int, Any]) -> nn.Module:
 
 
 def bind(module: nn.Module, loss: Any) -> Record:
-    """Put the kernels on a module; nothing, where none would serve."""
+    """Put the kernels on a module; of one that they do not serve, the forward stays its own."""
     record = Record(module, loss)
-    module.__dict__.update(
-        {
-            "forward": MethodType(_forward, module),
-            "extra_repr": MethodType(_extra_repr, module),
-            "__reduce_ex__": MethodType(_reduce, module),
-            "__deepcopy__": MethodType(_deepcopy, module),
-            KEY: record,
-        }
-    )
+    methods: dict[str, Callable[..., Any]] = {"__reduce_ex__": _reduce, "__deepcopy__": _deepcopy}
+    if record.tallies:
+        methods |= {"forward": _forward, "extra_repr": _extra_repr}
+    module.__dict__[KEY] = record
+    module.__dict__.update({name: MethodType(one, module) for name, one in methods.items()})
     return record
 
 
 def unbind(module: nn.Module) -> dict[str, Any]:
     """Take them off; what was there."""
-    return {name: module.__dict__.pop(name) for name in BOUND}
+    return {name: module.__dict__.pop(name) for name in BOUND if name in module.__dict__}

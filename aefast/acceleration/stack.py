@@ -1,5 +1,9 @@
 """A stack of linear layers with their activations, as one autograd node over one call."""
 
+import importlib
+from functools import cache
+from time import perf_counter
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -49,14 +53,17 @@ class Stack:
 
     def __call__(self, x: Tensor) -> Tensor:
         parameters = [held[name] for held, name in self.slots]
+        start = perf_counter()
         reason = self.refusal(x, parameters)
-        with self.tally.timed(reason):
-            if reason is not None:
-                return self.plain(x, parameters)
-            if x.dim() == 2 and x.stride(1) == 1:
-                return self._run(x, parameters)
+        if reason is not None:
+            output = self.plain(x, parameters)
+        elif x.dim() == 2 and x.stride(1) == 1:
+            output = self._run(x, parameters)
+        else:
             output = self._run(x.reshape(-1, x.shape[-1]).contiguous(), parameters)
-            return output.reshape(*x.shape[:-1], output.shape[-1])
+            output = output.reshape(*x.shape[:-1], output.shape[-1])
+        self.tally.count(reason, start)
+        return output
 
     def plain(self, x: Tensor, parameters: list[Tensor]) -> Tensor:
         """What the model's own code does."""
@@ -78,7 +85,7 @@ class Stack:
         for parameter, shape in zip(parameters, self.shapes, strict=True):
             if parameter.dtype != torch.float32 or not parameter.is_cpu:
                 return "a parameter is not float32 on the CPU"
-            if not parameter.is_contiguous() or parameter.shape != shape or parameter.is_neg():
+            if parameter.shape != shape or not parameter.is_contiguous():
                 return "a parameter has another layout than it had"
         if x.dim() < 1 or x.shape[-1] != self.layers[0].inputs or not x.numel():
             return NO_ROWS
@@ -89,11 +96,9 @@ class Stack:
         return None if self._pays(x.numel() // x.shape[-1]) else NOT_PAYING
 
     def _pays(self, rows: int) -> bool:
-        from aefast.ops.shared import cpp
-
-        return rows * self.largest_product <= MOST_PRODUCTS or (
-            rows > 1 and cpp.own_precision(torch.float32) is not None
-        )
+        if rows * self.largest_product <= MOST_PRODUCTS:
+            return True
+        return rows > 1 and kernels().own_precision(torch.float32) is not None
 
     def _run(self, x: Tensor, parameters: list[Tensor]) -> Tensor:
         if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *parameters)):
@@ -104,9 +109,8 @@ class Stack:
     def kernel(self) -> Any:
         """The layers as C++ reads them."""
         if self._kernel is None:
-            from aefast.step.cpp import kernel_layer
-
-            self._kernel = backend.extension().Mlp(list(map(kernel_layer, self.layers)))
+            layers = list(map(kernels().kernel_layer, self.layers))
+            self._kernel = backend.extension().Mlp(layers)
         return self._kernel
 
     def new_kept(self, rows: int) -> Tensor:
@@ -115,8 +119,6 @@ class Stack:
         return torch.empty(size, dtype=torch.float32, device="cpu")
 
     def forward(self, x: Tensor, parameters: list[Tensor], kept: Tensor | None) -> Tensor:
-        from aefast.step import cpp
-
         rows = x.shape[0]
         output = torch.empty(rows, self.layers[-1].outputs, dtype=torch.float32, device="cpu")
         backend.extension().mlp_forward(
@@ -127,7 +129,7 @@ class Stack:
             [parameter.data_ptr() for parameter in parameters],
             0 if kept is None else kept.data_ptr(),
             output.data_ptr(),
-            cpp.precision(),
+            kernels().precision(),
             torch.get_num_threads(),
         )
         return output
@@ -142,13 +144,11 @@ class Stack:
         needed: list[bool],
     ) -> list[Tensor | None]:
         """The gradients by x and by the parameters, those that are needed."""
-        from aefast.step import cpp
-
         grad = contract.readable(grad, "the incoming gradient")
         if grad.stride(1) != 1:
             grad = grad.contiguous()
         gradients = [
-            torch.empty(tensor.shape, dtype=torch.float32, device="cpu") if need else None
+            torch.empty_like(tensor, memory_format=torch.contiguous_format) if need else None
             for tensor, need in zip((x, *parameters), needed, strict=True)
         ]
         pointers = [0 if gradient is None else gradient.data_ptr() for gradient in gradients]
@@ -164,10 +164,16 @@ class Stack:
             grad.stride(0),
             pointers[0],
             pointers[1:],
-            cpp.precision(),
+            kernels().precision(),
             torch.get_num_threads(),
         )
         return gradients
+
+
+@cache
+def kernels() -> ModuleType:
+    """:mod:`aefast.step.cpp`, which imports the extension."""
+    return importlib.import_module("aefast.step.cpp")
 
 
 NO_ROWS = "x has no row, or is of another width"

@@ -1,7 +1,6 @@
 """How many calls the kernels served, and how many fell back, with the time that they took."""
 
-import time
-from types import TracebackType
+from time import perf_counter
 
 
 class Tally:
@@ -17,28 +16,14 @@ class Tally:
         self.served = self.fallen = 0
         self.served_ms = self.fallen_ms = 0.0
         self.reasons: set[str] = set()
-        self._reason: str | None = None
-        self._start = 0.0
 
-    def timed(self, reason: str | None) -> "Tally":
-        """Times a block: a call that is served, or falls back for a reason."""
-        self._reason = reason
-        return self
-
-    def __enter__(self) -> None:
-        self._start = time.perf_counter()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        passed = 1e3 * (time.perf_counter() - self._start)
-        if self._reason is None:
+    def count(self, reason: str | None, start: float) -> None:
+        """A call that began at ``start``, by ``perf_counter``, and was served, or fell back."""
+        passed = 1e3 * (perf_counter() - start)
+        if reason is None:
             self.served += 1
             self.served_ms += passed
         else:
             self.fallen += 1
             self.fallen_ms += passed
-            self.reasons.add(self._reason)
+            self.reasons.add(reason)

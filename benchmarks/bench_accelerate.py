@@ -1,0 +1,199 @@
+"""`aefast.accelerate`: the training loop that one has, with one line more; `aefast.fit` instead.
+
+Ours is the accelerated model, the baseline its twin in plain PyTorch; both are trained by the same
+loop with torch's Adam as it comes, on the same rows.
+"""
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from harness import Case
+from torch import Tensor, nn
+
+import aefast
+
+ROWS_IN_FIT = 8192
+
+
+def plain(visible: int, hidden: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(visible, hidden), nn.Sigmoid(), nn.Linear(hidden, visible))
+
+
+class Denoising(nn.Module):
+    """Dropout on the input, a sigmoid in the code and at the output."""
+
+    def __init__(self, visible: int, hidden: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(visible, hidden)
+        self.output = nn.Linear(hidden, visible)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.dropout(x, 0.3, self.training)
+        return torch.sigmoid(self.output(torch.sigmoid(self.hidden(x))))
+
+
+class Variational(nn.Module):
+    """PyTorch's example."""
+
+    def __init__(self, visible: int, hidden: int, latent: int = 20) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(visible, hidden)
+        self.fc21 = nn.Linear(hidden, latent)
+        self.fc22 = nn.Linear(hidden, latent)
+        self.fc3 = nn.Linear(latent, hidden)
+        self.fc4 = nn.Linear(hidden, visible)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        h = F.relu(self.fc1(x))
+        mean, log_var = self.fc21(h), self.fc22(h)
+        std = torch.exp(0.5 * log_var)
+        z = mean + torch.randn_like(std) * std
+        return torch.sigmoid(self.fc4(F.relu(self.fc3(z)))), mean, log_var
+
+
+def nothing(visible: int, hidden: int) -> nn.Module:
+    """Layers that no kernel serves."""
+    return nn.Sequential(
+        nn.Linear(visible, hidden), nn.LayerNorm(hidden), nn.Linear(hidden, visible)
+    )
+
+
+def loss_of(output: Any, x: Tensor) -> Tensor:
+    if not isinstance(output, tuple):
+        return F.mse_loss(output, x)
+    reconstruction, mean, log_var = output
+    divergence = -0.5 * torch.sum(1 + log_var - mean.pow(2) - log_var.exp())
+    return F.binary_cross_entropy(reconstruction, x, reduction="sum") + divergence
+
+
+class Run:
+    """One contender: a model and its loop."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.optimizer = torch.optim.Adam(model.parameters())
+
+    def step(self, x: Tensor) -> Tensor:
+        self.optimizer.zero_grad()
+        loss = loss_of(self.model(x), x)
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+    def epoch(self, data: Tensor, batch: int) -> None:
+        for rows in torch.randperm(len(data)).split(batch):
+            self.step(data[rows])
+
+
+@pytest.fixture
+def restored_generator() -> Iterator[None]:
+    state = torch.get_rng_state()
+    yield
+    torch.set_rng_state(state)
+
+
+LOOP: list[tuple[Callable[..., nn.Module], tuple[int, int], int]] = [
+    (Denoising, (784, 512), 1024),
+    (Denoising, (64, 32), 32),
+    (plain, (64, 32), 32),
+    (plain, (784, 256), 128),
+    (Variational, (784, 200), 128),
+    (nothing, (64, 32), 32),
+    (nothing, (784, 256), 128),
+]
+
+
+@pytest.mark.parametrize("device", ["cpu"])
+@pytest.mark.parametrize(
+    ("kind", "sizes", "batch"), LOOP, ids=lambda value: getattr(value, "__name__", str(value))
+)
+def test_loop(
+    compare: Callable[[Case], None],
+    restored_generator: None,
+    kind: Callable[..., nn.Module],
+    sizes: tuple[int, int],
+    batch: int,
+    device: str,
+) -> None:
+    model = kind(*sizes)
+    ours, theirs = Run(model), Run(copy.deepcopy(model))
+    aefast.accelerate(model)
+    compare(
+        Case(
+            op="accelerate",
+            name=f"a step of the loop, {kind.__name__} {sizes[0]}-{sizes[1]} b{batch}",
+            device=device,
+            dtype=torch.float32,
+            make_inputs=lambda: (torch.rand(batch, sizes[0]),),
+            ours=ours.step,
+            eager=theirs.step,
+            run=lambda step, x: step(x),
+            check=lambda: check_curve(model, sizes[0]),
+            calls_in_round=20 if sizes[0] < 100 else 1,
+            compiles=False,
+        )
+    )
+
+
+@pytest.mark.parametrize("device", ["cpu"])
+@pytest.mark.parametrize(("sizes", "batch"), [((64, 32), 32), ((784, 256), 128)], ids=str)
+def test_fit(
+    compare: Callable[[Case], None],
+    restored_generator: None,
+    sizes: tuple[int, int],
+    batch: int,
+    device: str,
+) -> None:
+    model = plain(*sizes)
+    theirs = Run(copy.deepcopy(model))
+    aefast.accelerate(model, loss=nn.MSELoss())
+    optimizer = torch.optim.Adam(model.parameters())
+    rows = ROWS_IN_FIT if sizes[0] < 100 else 16 * batch
+
+    def fit(data: Tensor) -> None:
+        assert aefast.fit(model, data, optimizer, batch_size=batch).engine == "step"
+
+    compare(
+        Case(
+            op="accelerate",
+            name=f"aefast.fit, an epoch of {rows} rows, plain {sizes[0]}-{sizes[1]} b{batch}",
+            device=device,
+            dtype=torch.float32,
+            make_inputs=lambda: (torch.rand(rows, sizes[0]),),
+            ours=fit,
+            eager=lambda data: theirs.epoch(data, batch),
+            run=lambda epoch, data: epoch(data),
+            check=lambda: check_curve(model, sizes[0]),
+            compiles=False,
+        )
+    )
+
+
+def test_cost(restored_generator: None) -> None:
+    """What the call itself takes: 50 ms at most, the quickest of some."""
+    seconds = []
+    for _ in range(5):
+        model = Variational(784, 200)
+        start = time.perf_counter()
+        aefast.accelerate(model)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.05
+
+
+def check_curve(model: nn.Module, visible: int) -> None:
+    """Some steps of an accelerated copy and of a plain one have the same losses."""
+    x = torch.rand(64, visible)
+    curves = []
+    for is_ours in (True, False):
+        net = copy.deepcopy(model)
+        if not is_ours:
+            aefast.restore(net)
+        run = Run(net)
+        torch.manual_seed(0)
+        curves.append(torch.stack([run.step(x) for _ in range(5)]))
+    torch.testing.assert_close(*curves, rtol=1e-4, atol=1e-6)
