@@ -15,6 +15,7 @@ from aefast.nn.progress import track
 from aefast.nn.rbm import RBM
 from aefast.nn.reparametrized import renew_weights
 from aefast.ops.shared import contract
+from aefast.random import draw_seed
 
 
 @known_by_its_parameters()
@@ -138,16 +139,11 @@ class DeepBeliefStack(nn.Module):
         with torch.enable_grad(), contract.without_autocast(data.device):
             for number, machine in enumerate(self, start=1):
                 optimizer = _optimizer(machine, learning_rate, momentum, weight_decay)
+                seed = int(draw_seed(generator, data.device))
                 label = f"machine {number} of {len(self.machines)}"
                 with _in_training(machine):
                     for _ in track(range(epochs), label, progress=progress):
-                        order = torch.randperm(
-                            len(data), generator=generator, dtype=torch.int64, device="cpu"
-                        )
-                        for rows in order.to(data.device).split(batch_size):
-                            optimizer.zero_grad()
-                            machine.loss(data[rows], generator=generator).backward()
-                            optimizer.step()
+                        _epoch(machine, data, optimizer, batch_size, seed)
                     machine.check_finite()
                 with torch.no_grad():
                     data = machine(data)
@@ -176,6 +172,23 @@ class DeepBeliefStack(nn.Module):
             encoder.append(up)
             decoder.append(down)
         return nn.Sequential(*encoder, *reversed(decoder))
+
+
+def _epoch(
+    machine: RBM, data: Tensor, optimizer: torch.optim.Optimizer, batch_size: int, seed: int
+) -> None:
+    # Training lies above the modules; this one trains itself.
+    from aefast.training.engines import DivergenceError
+    from aefast.training.fit import fit
+
+    try:
+        fit(machine, data, optimizer, batch_size=batch_size, seed=seed)
+    except DivergenceError as error:
+        machine.check_finite()
+        raise FloatingPointError(
+            f"the loss is not finite after training step {int(machine.training_steps)}; "
+            "a lower learning rate may help"
+        ) from error
 
 
 @contextlib.contextmanager

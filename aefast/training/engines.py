@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -12,6 +12,7 @@ from aefast import random
 from aefast.data import Dataset
 from aefast.data.dataset import check_whole
 from aefast.data.minibatches import gathered
+from aefast.data.tensor_rows import TensorRows
 from aefast.nn.step_plan import PlannedMachine, PlannedStep, plan_of
 from aefast.ops.shared import contract
 from aefast.step import optimizers
@@ -42,7 +43,10 @@ class Engine(Protocol):
 
 
 def choose(
-    model: nn.Module, dataset: Dataset, optimizer: torch.optim.Optimizer, loss: Loss
+    model: nn.Module,
+    dataset: Dataset | TensorRows,
+    optimizer: torch.optim.Optimizer,
+    loss: Loss,
 ) -> Engine:
     """The kernels where they serve, else the ordinary loop with this ``loss``."""
     step = _kernel_step(model, dataset, optimizer)
@@ -52,7 +56,7 @@ def choose(
 
 
 def _kernel_step(
-    model: nn.Module, dataset: Dataset, optimizer: torch.optim.Optimizer
+    model: nn.Module, dataset: Dataset | TensorRows, optimizer: torch.optim.Optimizer
 ) -> "StepEngine | str":
     if "loss" in model.__dict__:
         return "the model has a loss of its own"
@@ -69,6 +73,8 @@ def _kernel_step(
     reason = reason or optimizers.refusal(optimizer, planned.parameters)
     if reason is not None:
         return reason
+    if isinstance(dataset, TensorRows):
+        return "the data are no float32 on a CPU"
     from aefast.step import cpp
 
     rows = cpp.rows_of(dataset.rows, dataset.scale)
@@ -140,7 +146,7 @@ class LoopEngine:
     def __init__(
         self,
         model: nn.Module,
-        dataset: Dataset,
+        dataset: Dataset | TensorRows,
         optimizer: torch.optim.Optimizer,
         loss: Loss,
         reason: str,
@@ -157,14 +163,21 @@ class LoopEngine:
         losses: list[Any] = []
         first_step = stretch.first_step
         for rows, seed in zip(stretch.epochs(), stretch.seeds, strict=False):
-            for x in gathered(self.dataset, rows, self.device):
-                losses.append(self._step(x.to(self.dtype), random.child_seed(seed, first_step)))
+            for x in self._gathered(rows):
+                losses.append(self._step(x, random.child_seed(seed, first_step)))
                 first_step += 1
                 is_finite = not isinstance(losses[-1], float) or math.isfinite(losses[-1])
                 if not is_finite or time.perf_counter() >= end:
                     return [float(loss) for loss in losses]
             first_step = 0
         return [float(loss) for loss in losses]
+
+    def _gathered(self, minibatches: Sequence[Tensor]) -> Iterator[Tensor]:
+        if isinstance(self.dataset, TensorRows):
+            rows: Iterator[Tensor] = map(self.dataset.take, minibatches)
+        else:
+            rows = gathered(self.dataset, minibatches, self.device)
+        return (x.to(self.device, self.dtype) for x in rows)
 
     def _step(self, x: Tensor, seed: int) -> float | Tensor:
         """The loss of one step; on a CPU a number, after which the step is taken if it is one."""

@@ -15,6 +15,7 @@ from aefast.acceleration.objective import NAMED
 from aefast.data import Dataset
 from aefast.data.dataset import from_array
 from aefast.data.minibatches import epoch_order
+from aefast.data.tensor_rows import TensorRows
 from aefast.ops.shared import contract
 from aefast.step.stretch import Stretch
 from aefast.training.engines import Engine, check_finite, choose
@@ -110,7 +111,8 @@ def fit(
         model: whose ``loss(x, seed=...)`` is minimized, as the models of :mod:`aefast.nn` have it;
             or a plain module. It is put in training mode.
         data: the rows ``[N, D]``: a tensor or an array of floats, which may be mapped from a file,
-            or an :class:`aefast.data.Dataset`. More dimensions are flattened to one.
+            or an :class:`aefast.data.Dataset`. More dimensions are flattened to one. A tensor stays
+            on its device, and keeps its dtype, for a model that is not float32 on a CPU.
         optimizer: of the model's parameters. Its settings are read at the start of each epoch, its
             state goes along as if it had taken the steps.
         epochs: passes over the data, at least 0.
@@ -244,7 +246,7 @@ class _Run:
         self.is_stopped = self.callback(look) is True
 
 
-def rows_of(data: Any, argument: str, model: nn.Module) -> Dataset:
+def rows_of(data: Any, argument: str, model: nn.Module) -> Dataset | TensorRows:
     """Rows of a tensor, an array or a dataset.
 
     Raises:
@@ -254,6 +256,8 @@ def rows_of(data: Any, argument: str, model: nn.Module) -> Dataset:
         return data
     if isinstance(data, Tensor):
         data = data.detach()
+        if data.is_floating_point() and data.dim() > 1 and data.numel() and not _is_plain(model):
+            return TensorRows(data.reshape(len(data), -1))
         data = (data.float() if data.is_floating_point() else data).cpu().numpy()
     if not isinstance(data, np.ndarray):
         raise TypeError(
@@ -270,8 +274,14 @@ def rows_of(data: Any, argument: str, model: nn.Module) -> Dataset:
     return from_array(data, argument)
 
 
+def _is_plain(model: nn.Module) -> bool:
+    """Whether it takes float32 on a CPU."""
+    example = next(model.parameters())
+    return example.device.type == "cpu" and example.dtype == torch.float32
+
+
 def held_out_loss(
-    model: Any, dataset: Dataset, batch_size: int, indices: Tensor | None = None
+    model: Any, dataset: Dataset | TensorRows, batch_size: int, indices: Tensor | None = None
 ) -> float:
     """The mean loss of a dataset's rows, or of those of ``indices``, in evaluation mode, with seeds
     that are always the same."""

@@ -541,3 +541,22 @@ def test_both_engines_take_even_minibatches(chunk):
         assert engine.name == ("loop" if name else "step")
         found.append(losses)
     assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+def test_float64_rows_of_a_float64_model_are_not_rounded():
+    rows = torch.rand(20, 12, dtype=torch.float64)
+    models = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        models.append(nn.Autoencoder(12, 5, dtype=torch.float64))
+    ours, theirs = models
+    history = aefast.fit(
+        ours, rows, OPTIMIZERS["adam"](ours.parameters()), batch_size=10, shuffle=False, seed=0
+    )
+    optimizer = OPTIMIZERS["adam"](theirs.parameters())
+    for x in rows.split(10):
+        optimizer.zero_grad()
+        theirs.loss(x).backward()
+        optimizer.step()
+    assert history.engine == "loop"
+    assert all(map(torch.equal, ours.parameters(), theirs.parameters()))

@@ -1,0 +1,22 @@
+"""Samples that lie in a tensor, on any device and in any dtype."""
+
+from torch import Tensor
+
+
+class TensorRows:
+    """Rows that are gathered where they are: no batch is copied to a GPU that has them, and float64
+    ones stay what they are.
+
+    Args:
+        rows: ``[N, D]``.
+    """
+
+    def __init__(self, rows: Tensor) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, indices: Tensor) -> Tensor:
+        """The samples of those ``indices``, int64 ``[B]``, in their order: ``[B, D]``."""
+        return self.rows.index_select(0, indices.to(self.rows.device))
