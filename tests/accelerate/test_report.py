@@ -1,6 +1,7 @@
 """What accelerate says: its table, its one warning, and its errors."""
 
 import re
+import time
 import warnings
 from typing import Any
 
@@ -233,3 +234,13 @@ def test_where_nothing_is_replaced_the_forward_stays() -> None:
     assert "forward" not in vars(model)
     aefast.restore(model)
     assert "forward" not in vars(model)
+
+
+def test_it_takes_fifty_milliseconds_at_most() -> None:
+    seconds = []
+    for _ in range(10):
+        model = VAE()
+        start = time.perf_counter()
+        aefast.accelerate(model)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.05
