@@ -1,0 +1,115 @@
+"""``torch.compile(model, backend="aefast")``."""
+
+import copy
+import tomllib
+from collections.abc import Callable
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from aefast import backend, use_backend
+from aefast.acceleration import compiling
+from aefast.functional import linear_act
+from tests.accelerate.models import VAE, Denoising, EncoderDecoder, Tied
+
+pytestmark = pytest.mark.skipif(
+    backend.select(torch.device("cpu"), torch.float32) != "cpp",
+    reason="the C++ kernels do not serve here",
+)
+
+
+@pytest.fixture(autouse=True)
+def _every_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    from aefast.ops.shared import cpp
+
+    torch.compiler.reset()
+    monkeypatch.setattr(compiling, "FEWEST_PRODUCTS", 0)
+    monkeypatch.setattr(cpp, "own_precision", lambda dtype: backend.extension().Precision.highest)
+
+
+def compiled(model: nn.Module) -> tuple[Callable[..., Any], list[fx.Graph]]:
+    """The model by way of the backend's pass, and the graphs that came out of it."""
+    graphs = []
+
+    def passed(graph_module: fx.GraphModule, inputs: Any) -> Any:
+        compiling.put_ops_in(graph_module)
+        graphs.append(graph_module.graph)
+        return graph_module
+
+    return torch.compile(model, backend=passed, fullgraph=True), graphs
+
+
+@pytest.mark.parametrize(
+    ("make", "activations"),
+    [
+        (lambda: Denoising(p=0.0), ["relu", "sigmoid"]),
+        (EncoderDecoder, ["relu", "relu", "identity", "relu", "relu", "tanh"]),
+        (Tied, ["tanh", "identity"]),
+        (VAE, ["relu", "identity", "identity", "relu", "sigmoid"]),
+    ],
+)
+def test_layers_become_ops(make: Callable[[], nn.Module], activations: list[str]) -> None:
+    model = make()
+    twin = copy.deepcopy(model)
+    call, graphs = compiled(model)
+    x = torch.rand(8, 20)
+    found = []
+    for net in (call, twin):
+        torch.manual_seed(0)
+        output = net(x)
+        output = output[0] if isinstance(output, tuple) else output
+        output.square().sum().backward()
+        found.append(output)
+    (graph,) = graphs
+    ops = [node.args[3] for node in graph.nodes if node.target is linear_act]
+    assert ops == activations
+    assert all(node.target not in (F.linear, F.relu, torch.sigmoid) for node in graph.nodes)
+    torch.testing.assert_close(*found)
+    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=2e-5, atol=2e-6)
+
+
+def test_what_does_not_pay_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ops_of(model: nn.Module, x: torch.Tensor) -> int:
+        torch.compiler.reset()
+        call, graphs = compiled(model)
+        call(x)
+        return sum(node.target is linear_act for node in graphs[0].nodes)
+
+    model = Denoising()
+    assert ops_of(model, torch.rand(8, 20)) == 2
+    with use_backend("eager"):
+        assert ops_of(model, torch.rand(8, 20)) == 0
+    assert ops_of(model.double(), torch.rand(8, 20).double()) == 0
+    monkeypatch.setattr(compiling, "FEWEST_PRODUCTS", 8 * 20 * 12 + 1)
+    assert ops_of(model.float(), torch.rand(8, 20)) == 0
+    assert ops_of(model, torch.rand(9, 20)) == 2
+
+
+def test_inductor_does_the_rest() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 12), nn.Sigmoid(), nn.Linear(12, 20))
+    twin = copy.deepcopy(model)
+    call = torch.compile(model, backend=compiling.aefast, fullgraph=True)
+    x = torch.rand(8, 20)
+    for net in (call, twin):
+        (net(x) * 2).square().mean().backward()
+    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=2e-5, atol=2e-6)
+    with torch.no_grad():
+        torch.testing.assert_close(call(x), twin(x))
+
+
+def test_it_is_found_by_its_name() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    points = project["project"]["entry-points"]["torch_dynamo_backends"]
+    place, name = points["aefast"].split(":")
+    assert getattr(import_module(place), name) is compiling.aefast
+    installed = metadata.entry_points(group="torch_dynamo_backends", name="aefast")
+    if installed:
+        assert "aefast" in torch._dynamo.list_backends()
