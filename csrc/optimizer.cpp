@@ -7,8 +7,10 @@
 namespace aefast::AEFAST_ISA {
 namespace {
 
-// A parameter this small is updated before a second thread has woken.
-constexpr int64_t kElementsPerTask = 1 << 15;
+constexpr int64_t kElementsPerTask = 1 << 13;
+
+// A parameter of fewer tasks is updated before a second thread has woken; a crew's are awake.
+constexpr int64_t kFewestTasks = 16;
 
 // Adam's factors as torch rounds them: from float64, once a step.
 struct AdamFactors {
@@ -77,7 +79,8 @@ void sgd(const ParameterUpdate& u, int64_t begin, int64_t end) {
 void update(const ParameterUpdate& u, int threads) {
     const int64_t tasks = (u.size + kElementsPerTask - 1) / kElementsPerTask;
     const AdamFactors factors(u);
-    parallel_for(tasks < 4 ? 1 : threads, tasks, [&](int64_t task) {
+    const bool pays_threads = current_crew || tasks >= kFewestTasks;
+    parallel_for(pays_threads ? threads : 1, tasks, [&](int64_t task) {
         const int64_t begin = task * kElementsPerTask;
         const int64_t end = begin + kElementsPerTask < u.size ? begin + kElementsPerTask : u.size;
         if (u.kind == OptimizerKind::sgd)
