@@ -94,7 +94,8 @@ def fit(
             optimizer.step()
 
     Epochs may be split over calls: with the same optimizer and seed, or with ``torch.manual_seed``
-    and no seed, the next call goes on with the next epoch. Nothing depends on the number of
+    and no seed, the next call goes on with the next epoch, also after one that was broken off.
+    Nothing depends on the number of
     threads.
 
     On a CPU C++ takes the whole step where the model is one of :mod:`aefast.nn` with nothing on its
@@ -155,11 +156,16 @@ def fit(
     run = _Run(engine, len(dataset), batch_size, shuffle, callback)
     start = time.perf_counter()
     held_out_losses = []
-    at_once = 1 if held_out is not None else max(1, ROWS_AT_ONCE // len(dataset))
+    looks_up = held_out is not None or callback is not None
+    at_once = 1 if looks_up else max(1, ROWS_AT_ONCE // len(dataset))
     # Whatever mode the caller is in: this is training, and the state that it leaves is trained on.
     with torch.inference_mode(False), torch.enable_grad():
         for first in range(0, epochs, at_once):
-            run.take(_epoch_seeds(optimizer, seed, min(at_once, epochs - first)))
+            begun = run.epochs_begun
+            try:
+                run.take(_epoch_seeds(optimizer, seed, min(at_once, epochs - first)))
+            finally:
+                _count_epochs(optimizer, seed, run.epochs_begun - begun)
             if held_out is not None:
                 held_out_losses.append(held_out_loss(model, held_out, batch_size))
             if run.is_stopped:
@@ -219,6 +225,10 @@ class _Run:
             self.losses += losses
             rest = whole.after(len(self.losses) - first)
             self._look()
+
+    @property
+    def epochs_begun(self) -> int:
+        return -(-len(self.losses) // self.steps_per_epoch)
 
     def _order(self, epoch: EpochSeed) -> Tensor:
         if self.shuffle:
@@ -307,13 +317,18 @@ def _epoch_seeds(optimizer: torch.optim.Optimizer, seed: int | None, count: int)
     if seed is None:
         drawn = [int(random.draw_seed(None, torch.device("cpu"))) for _ in range(count)]
         return [EpochSeed(one, 0, random.child_seed(one, 0)) for one in drawn]
-    given = _epochs_given.setdefault(optimizer, {})
-    first = given.get(seed, 0)
-    given[seed] = first + count
+    first = _epochs_given.get(optimizer, {}).get(seed, 0)
     return [
         EpochSeed(seed, epoch, random.child_seed(seed, epoch))
         for epoch in range(first, first + count)
     ]
+
+
+def _count_epochs(optimizer: torch.optim.Optimizer, seed: int | None, count: int) -> None:
+    """Of a seed's epochs those that were begun: one that was broken off is over."""
+    if seed is not None:
+        given = _epochs_given.setdefault(optimizer, {})
+        given[seed] = given.get(seed, 0) + count
 
 
 def _trained(model: Any, loss: Any) -> Any:

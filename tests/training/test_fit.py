@@ -560,3 +560,28 @@ def test_float64_rows_of_a_float64_model_are_not_rounded():
         optimizer.step()
     assert history.engine == "loop"
     assert all(map(torch.equal, ours.parameters(), theirs.parameters()))
+
+
+@needs_cpp
+@pytest.mark.parametrize("seed", [5, None])
+def test_after_an_epoch_that_was_broken_off_the_next_one_follows(seed, monkeypatch):
+    """Nothing is learned, so that an epoch's losses tell its order and its draws."""
+
+    def losses(*callbacks):
+        torch.manual_seed(0)
+        model, rows = MODELS["denoising"](), torch.rand(50, 12)
+        optimizer = torch.optim.SGD(model.parameters(), 0.0)
+        torch.manual_seed(7)
+        return [
+            aefast.fit(
+                model, rows, optimizer, epochs=2, batch_size=16, seed=seed, callback=callback
+            ).losses.tolist()
+            for callback in callbacks
+        ]
+
+    whole, after = losses(None, None)
+    monkeypatch.setattr(fitting, "CHUNK_SECONDS", 0.0)
+    monkeypatch.setattr(fitting, "LOOK_SECONDS", 0.0)
+    first, second = losses(lambda look: look.step == 2, None)
+    assert first == whole[:2]
+    assert second == [*whole[4:], *after[:4]]
