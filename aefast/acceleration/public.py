@@ -52,16 +52,18 @@ def accelerate(model: nn.Module, *, loss: Any = None) -> Report:
         raise TypeError(f"loss is a {type(loss).__name__}; it takes a function or a module")
     if next(accelerated_in(model), None) is not None:
         raise ValueError("model is accelerated already; aefast.restore(model) undoes it")
-    if not any(isinstance(child, nn.Linear) for child in model.modules()):
-        raise ValueError(
-            f"model is a {type(model).__name__} without a linear layer; it takes one that holds an "
-            "nn.Linear"
-        )
     for module in _candidates(model):
         record = bind(module, loss if module is model else None)
         if not record.tallies and module is not model:
             unbind(module)
-    return report(model)
+    done = report(model)
+    if not done.replaced and not any(isinstance(child, nn.Linear) for child in model.modules()):
+        restore(model)
+        raise ValueError(
+            f"model is a {type(model).__name__} without a linear layer; it takes one that holds an "
+            "nn.Linear"
+        )
+    return done
 
 
 def restore(model: nn.Module) -> nn.Module:

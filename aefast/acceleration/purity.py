@@ -8,7 +8,7 @@ made. So code that does such things is left as it is, and what is read is watche
 import builtins
 import dis
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
@@ -50,7 +50,7 @@ Functions = FunctionType | BuiltinFunctionType
 class Read(NamedTuple):
     """A plain value that a forward reads: where it stands, and what it was."""
 
-    place: dict[str, Any]
+    place: Mapping[str, Any]
     name: str
     value: Any
 
@@ -63,15 +63,22 @@ class ImpureError(Exception):
     """One line: what a forward does beside computing."""
 
 
-def reads_of(module: nn.Module) -> list[Read]:
-    """The plain values that a module's forward reads.
+def reads_of(module: nn.Module, tree: list[nn.Module]) -> list[Read]:
+    """The plain values that a module's forward reads, of itself or of others of its model.
 
     Raises:
         ImpureError: it does more than compute.
     """
-    reads: list[Read] = []
-    _visit(type(module).forward, module, reads, set())
-    return reads
+    visitor = _Visitor(tree)
+    visitor.method("forward", module)
+    return visitor.reads
+
+
+def settings_of(module: nn.Module) -> list[Read]:
+    """The plain values that one of torch's own modules holds."""
+    held = module.__dict__
+    names = held.keys() - vars(_EMPTY).keys()
+    return [Read(held, name, held[name]) for name in names if _is_simple(held[name])]
 
 
 def check_pure(function: Any) -> None:
@@ -80,20 +87,94 @@ def check_pure(function: Any) -> None:
     Raises:
         ImpureError: it does more than compute.
     """
-    _visit(function, _EMPTY, [], set())
+    _Visitor([]).function(function)
 
 
-def _visit(function: Any, module: nn.Module, reads: list[Read], seen: set[Any]) -> None:
-    if function in seen or _is_torchs(function):
-        return
-    seen.add(function)
-    if not isinstance(function, FunctionType):
-        raise ImpureError(f"calls {getattr(function, '__qualname__', function)!s}")
-    if inspect.unwrap(function) is not function:
-        raise ImpureError(f"{function.__name__} is decorated")
-    for code in _codes(function.__code__):
-        for instruction in dis.get_instructions(code):
-            _look_at(instruction, function, module, reads, seen)
+class _Visitor:
+    """Looks at functions, and at those that they call.
+
+    Attributes:
+        tree: the modules whose attributes and methods may be meant by a name.
+        reads: what was found to be read.
+    """
+
+    def __init__(self, tree: list[nn.Module]) -> None:
+        self.tree = tree
+        self.reads: list[Read] = []
+        self.seen: set[Any] = set()
+
+    def function(self, function: Any) -> None:
+        if function in self.seen or _is_torchs(function):
+            return
+        self.seen.add(function)
+        if not isinstance(function, FunctionType):
+            raise ImpureError(f"calls {getattr(function, '__qualname__', function)!s}")
+        if inspect.unwrap(function) is not function:
+            raise ImpureError(f"{function.__name__} is decorated")
+        for code in _codes(function.__code__):
+            for instruction in dis.get_instructions(code):
+                self._instruction(instruction, function)
+
+    def _instruction(self, instruction: dis.Instruction, function: FunctionType) -> None:
+        name, does = instruction.argval, instruction.opname
+        if does in STORES:
+            raise ImpureError(f"{function.__name__} {STORES[does].format(name)}")
+        if does in ("LOAD_GLOBAL", "LOAD_NAME"):
+            self._global(name, function)
+        elif does in ("LOAD_DEREF", "LOAD_CLASSDEREF") and name != "__class__":
+            if name in function.__code__.co_freevars:
+                raise ImpureError(f"{function.__name__} reads {name} of the function around it")
+        elif does in ("LOAD_ATTR", "LOAD_METHOD"):
+            self._attribute(name)
+
+    def _global(self, name: str, function: FunctionType) -> None:
+        place = function.__globals__
+        if name in place:
+            self._value(Read(place, name, place[name]))
+        elif name not in PURE_BUILTINS and not _is_error(getattr(builtins, name, None)):
+            raise ImpureError(f"{function.__name__} calls {name}")
+
+    def _attribute(self, name: str) -> None:
+        """An attribute of that name, whoever's it is: that of each module is watched."""
+        if name in NOT_COMPUTING:
+            raise ImpureError(f"reads {name}")
+        if hasattr(_EMPTY, name):
+            return
+        for module in self.tree:
+            held = module.__dict__
+            if name in held:
+                self._value(Read(held, name, held[name]))
+            else:
+                self.method(name, module)
+
+    def method(self, name: str, module: nn.Module) -> None:
+        """What a module's class has by that name, if anything."""
+        owner = next((cls for cls in type(module).__mro__ if name in vars(cls)), None)
+        if owner is None or owner.__module__.startswith("torch."):
+            return
+        found = vars(owner)[name]
+        self.reads.append(Read(vars(owner), name, found))
+        if name != "forward":
+            self.reads.append(Read(module.__dict__, name, None))
+        if isinstance(found, property):
+            found = found.fget
+        if isinstance(found, staticmethod):
+            found = found.__func__
+        if isinstance(found, FunctionType):
+            self.function(found)
+        elif not _is_simple(found):
+            raise ImpureError(f"reads {name}, a {type(found).__name__}")
+
+    def _value(self, read: Read) -> None:
+        value = read.value
+        if isinstance(value, ModuleType):
+            if value.__name__ not in TORCH_MODULES and value is not torch.nn:
+                raise ImpureError(f"uses the module {value.__name__}")
+        elif isinstance(value, FunctionType) and not _is_torchs(value):
+            self.function(value)
+        elif not (_is_torchs(value) or isinstance(value, nn.Module) or _is_simple(value)):
+            raise ImpureError(f"reads {read.name}, a {type(value).__name__}")
+        self.reads.append(read)
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:
@@ -102,65 +183,6 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from _codes(constant)
-
-
-def _look_at(
-    instruction: dis.Instruction,
-    function: FunctionType,
-    module: nn.Module,
-    reads: list[Read],
-    seen: set[Any],
-) -> None:
-    name = instruction.argval
-    if instruction.opname in STORES:
-        raise ImpureError(f"{function.__name__} {STORES[instruction.opname].format(name)}")
-    if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-        place = function.__globals__ if name in function.__globals__ else vars(builtins)
-        if place is vars(builtins):
-            if name not in PURE_BUILTINS and not _is_error(getattr(builtins, name, None)):
-                raise ImpureError(f"{function.__name__} calls {name}")
-            return
-        _take(Read(place, name, place[name]), module, reads, seen)
-    elif instruction.opname in ("LOAD_DEREF", "LOAD_CLASSDEREF") and name != "__class__":
-        cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
-        if name in cells:
-            raise ImpureError(f"{function.__name__} reads {name} of the function around it")
-    elif instruction.opname in ("LOAD_ATTR", "LOAD_METHOD"):
-        _attribute(name, module, reads, seen)
-
-
-def _attribute(name: str, module: nn.Module, reads: list[Read], seen: set[Any]) -> None:
-    """An attribute of that name: whoever's it is, the module's own is watched."""
-    if name in NOT_COMPUTING:
-        raise ImpureError(f"reads {name}")
-    held = module.__dict__
-    if name in held and name not in vars(_EMPTY):
-        _take(Read(held, name, held[name]), module, reads, seen)
-        return
-    found = inspect.getattr_static(type(module), name, None)
-    if found is None or hasattr(nn.Module, name):
-        return
-    if isinstance(found, property):
-        found = found.fget
-    if isinstance(found, staticmethod):
-        found = found.__func__
-    if isinstance(found, FunctionType):
-        _visit(found, module, reads, seen)
-    elif not _is_simple(found):
-        raise ImpureError(f"reads {name}, a {type(found).__name__}")
-
-
-def _take(read: Read, module: nn.Module, reads: list[Read], seen: set[Any]) -> None:
-    value = read.value
-    if isinstance(value, ModuleType):
-        if value.__name__ not in TORCH_MODULES and value is not torch.nn:
-            raise ImpureError(f"uses the module {value.__name__}")
-    elif isinstance(value, FunctionType) and not _is_torchs(value):
-        _visit(value, module, reads, seen)
-    elif not (_is_torchs(value) or isinstance(value, nn.Module) or _is_simple(value)):
-        raise ImpureError(f"reads {read.name}, a {type(value).__name__}")
-    if not isinstance(value, ModuleType):
-        reads.append(read)
 
 
 def _is_simple(value: Any) -> bool:

@@ -174,7 +174,11 @@ def activation_of(node: fx.Node, module: nn.Module) -> str | None:
         return name if all(held.get(key) == value for key, value in settings.items()) else None
     if node.op == "call_method":
         return METHODS.get(str(node.target)) if len(node.args) == 1 and not node.kwargs else None
-    if node.op != "call_function" or node.target not in FUNCTIONS:
+    if node.op != "call_function":
+        return None
+    if node.target is F.dropout and _dropout_arguments(node)["training"] is False:
+        return "identity"
+    if node.target not in FUNCTIONS:
         return None
     name, defaults = FUNCTIONS[node.target]
     given = dict(zip(("input", *defaults), node.args, strict=False)) | node.kwargs
@@ -205,6 +209,12 @@ def draws_of(graph: fx.Graph, module: nn.Module) -> Iterator[FoundDraw]:
             yield FoundDraw(node, "rand_like", node.args[0], 0.0)
 
 
+def _dropout_arguments(node: fx.Node) -> dict[str, Any]:
+    names = ("input", "p", "training", "inplace")
+    defaults: dict[str, Any] = {"p": 0.5, "training": True, "inplace": False}
+    return defaults | dict(zip(names, node.args, strict=False)) | node.kwargs
+
+
 def _dropout(node: fx.Node, module: nn.Module) -> tuple[Any, float] | None:
     if node.op == "call_module":
         called = module.get_submodule(str(node.target))
@@ -215,9 +225,7 @@ def _dropout(node: fx.Node, module: nn.Module) -> tuple[Any, float] | None:
         return node.args[0], float(called.__dict__["p"])
     if node.op != "call_function" or node.target is not F.dropout:
         return None
-    names = ("input", "p", "training", "inplace")
-    given: dict[str, Any] = {"p": 0.5, "training": True, "inplace": False}
-    given |= dict(zip(names, node.args, strict=False)) | node.kwargs
+    given = _dropout_arguments(node)
     if given["training"] is not True or given["inplace"] or not isinstance(given["p"], float):
         return None
     return given["input"], given["p"]

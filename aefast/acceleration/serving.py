@@ -24,8 +24,8 @@ MOST_TRACES = 8
 Part = Stack | Draw
 # By a call's shape: no surprise.
 EXPECTED = {NO_ROWS, NOT_PAYING, TOO_FEW}
-# What is put on an instance, and taken off it again.
-BOUND = ("forward", "extra_repr", "__reduce_ex__", "__deepcopy__", KEY)
+# Of torch's, by which DataParallel and torch.jit.script copy a module.
+REPLICATE, SCRIPT = "_replicate_for_data_parallel", "__prepare_scriptable__"
 
 
 class Served:
@@ -83,6 +83,7 @@ class Record:
         module: the one it is bound to.
         loss: what it is trained by, if that was said.
         reason: why nothing of it is served; or None.
+        bound: the names that stand on the instance.
     """
 
     def __init__(self, module: nn.Module, loss: Any) -> None:
@@ -91,7 +92,9 @@ class Record:
         self.states: list[Served] = []
         self.tallies: dict[str, Tally] = {}
         self.reason: str | None = None
+        self.bound: set[str] = set()
         self.has_warned = False
+        self.traces = 0
         self.current: Served | None = self.look()
 
     def look(self) -> Served | None:
@@ -99,11 +102,11 @@ class Record:
         for state in self.states:
             if state.guard.holds():
                 return state
-        if len(self.states) == MOST_TRACES:
+        if self.traces == MOST_TRACES:
             self.reason = f"it was another one each time, {MOST_TRACES} times"
             return None
-        missing = backend.unavailable("cpp", "cpu")
-        traced = trace(self.module) if missing is None else missing
+        self.traces += 1
+        traced = backend.unavailable("cpp", "cpu") or trace(self.module)
         if isinstance(traced, str):
             self.reason = traced
             return None
@@ -156,8 +159,23 @@ def _reduce(self: nn.Module, protocol: Any) -> Any:
     reduced = list(type(self).__reduce_ex__(self, protocol))
     state = reduced[2] if len(reduced) > 2 else None
     if isinstance(state, dict):
-        reduced[2] = {name: value for name, value in state.items() if name not in BOUND}
+        bound = self.__dict__[KEY].bound
+        reduced[2] = {name: value for name, value in state.items() if name not in bound}
     return tuple(reduced)
+
+
+def _replicate(self: nn.Module) -> nn.Module:
+    """A replica of DataParallel's is plain: what is bound here is bound to the module itself."""
+    replica = type(self)._replicate_for_data_parallel(self)
+    unbind(replica)
+    return replica
+
+
+def _prepare_scriptable(self: nn.Module) -> nn.Module:
+    """What torch.jit.script reads: the module as it was, with the same parameters."""
+    plain = copy.copy(self)
+    plain._modules = plain._modules.copy()
+    return plain
 
 
 def _deepcopy(self: nn.Module, memo: dict[int, Any]) -> nn.Module:
@@ -176,14 +194,20 @@ def _deepcopy(self: nn.Module, memo: dict[int, Any]) -> nn.Module:
 def bind(module: nn.Module, loss: Any) -> Record:
     """Put the kernels on a module; of one that they do not serve, the forward stays its own."""
     record = Record(module, loss)
-    methods: dict[str, Callable[..., Any]] = {"__reduce_ex__": _reduce, "__deepcopy__": _deepcopy}
+    methods: dict[str, Callable[..., Any]] = {
+        "__reduce_ex__": _reduce,
+        "__deepcopy__": _deepcopy,
+        REPLICATE: _replicate,
+        SCRIPT: _prepare_scriptable,
+    }
     if record.tallies:
         methods |= {"forward": _forward, "extra_repr": _extra_repr}
     module.__dict__[KEY] = record
     module.__dict__.update({name: MethodType(one, module) for name, one in methods.items()})
+    record.bound = {KEY, *methods}
     return record
 
 
 def unbind(module: nn.Module) -> dict[str, Any]:
     """Take them off; what was there."""
-    return {name: module.__dict__.pop(name) for name in BOUND if name in module.__dict__}
+    return {name: module.__dict__.pop(name) for name in module.__dict__[KEY].bound}

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from aefast.acceleration.purity import ImpureError, Read, reads_of
+from aefast.acceleration.purity import ImpureError, Read, reads_of, settings_of
 from aefast.nn.plain import own_hooks
 
 # Where an accelerated module keeps what it is served by.
@@ -35,9 +35,14 @@ class Trace:
 
 def trace(module: nn.Module) -> Trace | str:
     """The graph of a module as it stands; or why none says all that its forward does."""
+    own = module.__dict__.keys() & {"forward", "extra_repr", "__deepcopy__"}
+    if own and KEY not in module.__dict__:
+        return f"{type(module).__name__}: this instance has a {min(own)} of its own"
     try:
         required = _required_arguments(module)
-        reads = [read for child in _own_code(module) for read in reads_of(child)]
+        tree = list(module.modules())
+        reads = [read for child in _own_code(module) for read in reads_of(child, tree)]
+        reads += [read for child in tree if _has_settings(child) for read in settings_of(child)]
     except ImpureError as problem:
         return f"{type(module).__name__}: {problem}"
     tracer = _Tracer(required)
@@ -87,6 +92,11 @@ def is_leaf(module: nn.Module) -> bool:
     if own_hooks(held) or ("forward" in held and KEY not in held):
         return True
     return type(module).__module__.startswith("torch.") and type(module) not in CONTAINERS
+
+
+def _has_settings(module: nn.Module) -> bool:
+    """Whether a graph was made from what the module holds: a slope, a probability."""
+    return is_leaf(module) and type(module) is not nn.Linear
 
 
 class _Tracer(fx.Tracer):

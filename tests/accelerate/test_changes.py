@@ -1,0 +1,175 @@
+"""A model that changes after it was accelerated computes as its code then says."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import aefast
+from tests.accelerate.models import VAE, Denoising, sequential
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = 2.0
+        self.fc = nn.Linear(20, 20)
+
+    def shift(self, x: Tensor) -> Tensor:
+        return x + 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.fc(x))
+
+
+class Nested(nn.Module):
+    """Reads and calls what another module has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = Block()
+        self.slope = nn.LeakyReLU()
+        self.dropout = nn.Dropout(0.3)
+        self.output = nn.Linear(20, 20)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.dropout(self.block.shift(self.block(x) * self.block.scale))
+        return torch.tanh(self.output(self.slope(self.block.fc(x))))
+
+
+def other_scale(model: nn.Module) -> None:
+    model.block.scale = 5.0
+
+
+def other_rate(model: nn.Module) -> None:
+    model.dropout.p = 0.8
+
+
+def other_slope(model: nn.Module) -> None:
+    model.slope.negative_slope = 0.5
+
+
+def other_method(model: nn.Module) -> None:
+    model.block.shift = lambda x: x - 1
+
+
+def other_layer(model: nn.Module) -> None:
+    torch.manual_seed(3)
+    model.block.fc = nn.Linear(20, 20)
+
+
+def other_modes(model: nn.Module) -> None:
+    model.dropout.eval()
+
+
+@pytest.mark.parametrize(
+    "change", [other_scale, other_rate, other_slope, other_method, other_layer, other_modes]
+)
+def test_what_the_code_reads(change: Callable[[nn.Module], None]) -> None:
+    model = Nested()
+    twin = copy.deepcopy(model)
+    aefast.accelerate(model)
+    x = torch.rand(32, 20)
+    outputs = []
+    for _ in range(2):
+        for net in (model, twin):
+            torch.manual_seed(0)
+            outputs.append(net(x))
+        change(model)
+        change(twin)
+    torch.testing.assert_close(outputs[0], outputs[1])
+    torch.testing.assert_close(outputs[2], outputs[3])
+    assert not torch.allclose(outputs[1], outputs[3])
+    assert sum(row.fallen for row in aefast.report(model).rows) == 0
+
+
+def test_another_forward_of_its_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Nested()
+    aefast.accelerate(model)
+    x = torch.rand(4, 20)
+    model(x)
+    monkeypatch.setattr(Block, "shift", lambda self, x: x * 0)
+    torch.testing.assert_close(
+        model(x), torch.tanh(model.output(model.slope(model.block.fc(x * 0))))
+    )
+    monkeypatch.setattr(Nested, "forward", lambda self, x: x)
+    assert torch.equal(model(x), x)
+
+
+def test_a_forward_of_its_own_stays() -> None:
+    model = sequential(20, 12, 20)
+    own = model.forward = lambda x: x * 2
+    report = aefast.accelerate(model)
+    assert not report.replaced
+    assert "this instance has a forward of its own" in str(report)
+    x = torch.rand(4, 20)
+    assert torch.equal(model(x), x * 2)
+    aefast.restore(model)
+    assert model.forward is own
+
+
+def test_one_that_no_graph_says_any_more_is_not_asked_each_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from aefast.acceleration import serving
+
+    model = VAE()
+    aefast.accelerate(model)
+    calls = []
+    monkeypatch.setattr(serving, "trace", lambda module: calls.append(module) or "no")
+    model.fc1.register_forward_hook(lambda module, inputs, output: output)
+    for _ in range(30):
+        model(torch.rand(4, 20))
+    assert len(calls) <= serving.MOST_TRACES
+
+
+@pytest.mark.parametrize("copied", [copy.copy, lambda model: model._replicate_for_data_parallel()])
+def test_replicas_are_plain(copied: Callable[[nn.Module], nn.Module]) -> None:
+    model = Denoising()
+    names = set(vars(model))
+    aefast.accelerate(model)
+    replica = copied(model)
+    assert {*vars(replica)} - {"_is_replica", "_former_parameters"} == names
+    assert "by aefast" not in repr(replica)
+
+
+def test_a_layer_that_is_used_twice() -> None:
+    layer = nn.Linear(20, 20)
+    model = nn.Sequential(layer, nn.Tanh(), layer, nn.Sigmoid())
+    twin = copy.deepcopy(model)
+    aefast.accelerate(model)
+    x = torch.rand(8, 20)
+    for net in (model, twin):
+        net(x).sum().backward()
+    torch.testing.assert_close(layer.weight.grad, twin[0].weight.grad)
+
+
+class Bare(nn.Module):
+    """Parameters alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(12, 20))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(torch.sigmoid(F.linear(x, self.weight)), self.weight.T)
+
+
+def test_layers_that_are_no_modules() -> None:
+    model = Bare()
+    twin = copy.deepcopy(model)
+    assert aefast.accelerate(model).replaced
+    x = torch.rand(8, 20)
+    for net in (model, twin):
+        net(x).sum().backward()
+    torch.testing.assert_close(model.weight.grad, twin.weight.grad)
+
+
+def test_scripted() -> None:
+    model = sequential(20, 12, 20)
+    aefast.accelerate(model)
+    x = torch.rand(4, 20)
+    torch.testing.assert_close(torch.jit.script(model)(x), model(x))
