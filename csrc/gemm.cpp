@@ -96,6 +96,15 @@ using MultiplyTile = void (*)(int64_t depth, const float* left, const float* rig
 template <class Layout, int vectors, int rows>
 void multiply_tile(int64_t depth, const float* left, const float* right, Place<const float> addend,
                    Place<float> target) {
+    // A weight's gradient is summed over many blocks of k, each of which adds to sums that have
+    // left the L1 cache: fetched while the products are made, they take 3% less.
+    if constexpr (Layout::kRowStride == 1) {
+#pragma GCC unroll 16
+        for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 2
+            for (int v = 0; v < vectors; ++v)
+                __builtin_prefetch(target.data + r * target.row_stride + v * kFloatLanes, 1);
+    }
     Vector sums[rows][vectors] = {};
 #pragma GCC unroll 4
     for (int64_t k = 0; k < depth; ++k) {
