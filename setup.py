@@ -27,10 +27,10 @@ from setuptools.command.sdist import sdist
 
 KERNELS = ["binary", "corrupt", "fingerprint", "gaussian", "gemm", "gibbs", "jacobian"]
 KERNELS += ["linear_act", "reconstruction", "sparse_coding", "sparsity", "step", "rbm_step"]
-KERNELS += ["optimizer", "fit", "mlp", "mersenne_twister"]
+KERNELS += ["optimizer", "fit", "mlp", "mersenne_twister", "topk"]
 MATRIX_UNIT_KERNELS = ["gemm", "gemm_amx"]
-COMMON = ["bindings", "bindings_mlp", "bindings_step", "crew", "cuda_driver", "cuda_kernel", "isa"]
-COMMON += ["pages", "parallel"]
+COMMON = ["bindings", "bindings_mlp", "bindings_step", "bindings_topk", "crew", "cuda_driver"]
+COMMON += ["cuda_kernel", "isa", "pages", "parallel"]
 
 FLAGS = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra"]
 # GCC 12 sees uninitialized values inside its own AVX-512 intrinsics.

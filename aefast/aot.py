@@ -34,6 +34,7 @@ OPS = (
     "reconstruction",
     "sparse_coding",
     "sparsity",
+    "topk",
 )
 ARCHS = (80, 90, 100)
 

@@ -20,6 +20,7 @@ from aefast.ops import mlp as _mlp
 from aefast.ops import reconstruction as _reconstruction
 from aefast.ops import sparse_coding as _sparse_coding
 from aefast.ops import sparsity as _sparsity
+from aefast.ops import topk as _topk
 from aefast.ops.shared.public import public
 
 __all__ = [
@@ -38,8 +39,10 @@ __all__ = [
     "reconstruction_loss",
     "reparameterize",
     "soft_threshold",
+    "sparse_decode",
     "sparse_encode",
     "tangents",
+    "topk_encode",
 ]
 
 
@@ -955,3 +958,79 @@ def sparse_encode(
     return _sparse_coding.sparse_encode(
         x, dictionary, penalty, steps=steps, tolerance=tolerance, start=start
     )
+
+
+@public
+def topk_encode(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> _topk.SparseCode:
+    """Each row's k largest pre-activations, and which latents they are of::
+
+        torch.topk(x @ weight.T + bias, k)
+
+    without an array of all pre-activations: latents are multiplied a panel at a time, and of each
+    row only what beats a threshold that tightens is kept. The largest goes first, NaN above all;
+    of equal ones the lower latent goes first, and is kept.
+
+    Gradients pass through the latents that were selected alone; those of ``weight`` and ``bias``
+    are sorted by latent and added in the order of the rows, the same bits for any thread count.
+
+    Args:
+        x: ``[..., D]``; float32, bfloat16, float16 or float64. Half precisions are computed, and
+            ranked, in float32, and rounded once.
+        weight: a latent a row, ``[L, D]``, of the same dtype and device, as bias.
+        bias: ``[L]``, or None.
+        k: how many, in [1, L].
+
+    Returns:
+        A named tuple ``(values, indices)``, both ``[..., k]``: of x's dtype, and int64.
+
+    Raises:
+        TypeError: an argument is of a wrong type, or the dtypes differ.
+        ValueError: the shapes do not fit (the message names both), the devices differ, or k is
+            outside its range.
+
+    Reference:
+        Gao et al., "Scaling and evaluating sparse autoencoders", 2024, section 2.3. Makhzani, Frey,
+        "k-sparse autoencoders", ICLR 2014.
+
+    >>> topk_encode(torch.tensor([[1.0, 2.0, 2.0]]), torch.eye(3), None, 2).indices
+    tensor([[1, 2]])
+    """
+    return _topk.topk_encode(x, weight, bias, k)
+
+
+@public
+def sparse_decode(
+    values: Tensor, indices: Tensor, weight: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    """The reconstruction from a sparse code: the sum of k latents' directions, each times its
+    value::
+
+        y = bias + sum_i values_i weight[indices_i]
+
+    A latent that is named twice counts twice. The gradients of ``weight`` are sorted by latent and
+    added in the order of the rows, the same bits for any thread count.
+
+    Args:
+        values: ``[..., k]``; float32, bfloat16, float16 or float64. Half precisions are added in
+            float32 and rounded once.
+        indices: int64 ``[..., k]``, numbers in [0, L), which a GPU is not asked about: it leaves
+            out the others.
+        weight: a latent a row, ``[L, D]``, of values' dtype and device, as bias.
+        bias: ``[D]``, or None.
+
+    Returns:
+        ``[..., D]``, of values' dtype.
+
+    Raises:
+        TypeError: an argument is of a wrong type, or the dtypes differ.
+        ValueError: the shapes do not fit (the message names both), or the devices differ.
+        IndexError: an index is outside its range.
+
+    Reference:
+        Gao et al., "Scaling and evaluating sparse autoencoders", 2024, appendix D.
+
+    >>> code, latents = torch.tensor([[2.0, 0.5]]), torch.tensor([[0, 2]])
+    >>> sparse_decode(code, latents, torch.eye(3))
+    tensor([[2.0000, 0.0000, 0.5000]])
+    """
+    return _topk.sparse_decode(values, indices, weight, bias)

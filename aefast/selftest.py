@@ -93,6 +93,8 @@ def cases() -> list[Case]:
     two_layers = partial(F.mlp, activations=["silu", "tanh"])
     codes = partial(F.sparse_encode, penalty=0.1, tolerance=0.0)
     shrink = partial(F.soft_threshold, threshold=0.3)
+    largest = layer[0].round(), (2 * layer[1]).round(), (2 * layer[2]).round()
+    named = torch.randint(31, (33, 5), generator=draw)
     return [
         Case("corrupt", "masking", masking, (code,), same_bits=True),
         Case("corrupt", "salt and pepper", salt, (code,), same_bits=True),
@@ -118,12 +120,18 @@ def cases() -> list[Case]:
         Case("sparsity", "magnitude", F.l1_sparsity, (code,)),
         Case("sparse_coding", "codes", codes, sparse),
         Case("sparse_coding", "threshold", shrink, (code,), same_bits=True),
+        Case("topk", "largest", partial(F.topk_encode, k=5), largest),
+        Case("topk", "decoded", lambda *t: _decoded(named, *t), (code[:33, :5], *layer[1:2])),
     ]
 
 
 def _stacked(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function`, which takes lists, of x, weight, bias, weight and bias."""
     return lambda x, w, b, v, c: function(x, [w, v], [b, c])
+
+
+def _decoded(latents: Tensor, values: Tensor, weight: Tensor) -> Tensor:
+    return F.sparse_decode(values, latents.to(values.device), weight)
 
 
 def places() -> list[Place]:

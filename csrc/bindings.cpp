@@ -11,6 +11,7 @@
 
 #include "bindings_mlp.h"
 #include "bindings_step.h"
+#include "bindings_topk.h"
 #include "cuda_kernel.h"
 #include "gibbs.h"
 #include "kernels.h"
@@ -654,5 +655,6 @@ PYBIND11_MODULE(_C, module) {
     aefast::bind_sparse_coding(module);
     aefast::bind_step(module);
     aefast::bind_mlp(module);
+    aefast::bind_topk(module);
     aefast::bind_cuda(module);
 }

@@ -21,6 +21,7 @@ from aefast.ops.reconstruction.settings import PerInput, Settings
 from aefast.ops.sparse_coding import triton as sparse_coding
 from aefast.ops.sparse_coding.problem import Problem
 from aefast.ops.sparsity import triton as sparsity
+from aefast.ops.topk import triton as topk
 from aefast.random import Step
 
 
@@ -62,3 +63,8 @@ def launch_every_op(batches: Iterable[int]) -> None:
         energy = torch.ones(batch)
         lasso = Problem(torch.zeros(batch, 100), torch.eye(100), energy, 0.1, 1e-8, batch % 3)
         sparse_coding.encode(lasso, lasso.correlation)
+        indices = torch.zeros(batch, 3, dtype=torch.int64)
+        topk.topk_encode(x, weight, bias, 3)
+        topk.sparse_decode(x[:, :3], indices, weight, None)
+        topk.sampled_product(x, weight, indices)
+        topk.latent_sums(x[:, :3], indices, x, 100)

@@ -119,6 +119,8 @@ CALLS = {
     "l1_sparsity": lambda x, w, b: F.l1_sparsity(x),
     "soft_threshold": lambda x, w, b: F.soft_threshold(x, 0.5),
     "sparse_encode": lambda x, w, b: F.sparse_encode(x, w, 0.5, tolerance=1e-3),
+    "topk_encode": lambda x, w, b: F.topk_encode(x, w, b, 3).values,
+    "sparse_decode": lambda x, w, b: F.sparse_decode(*F.topk_encode(x, w, b, 3), w),
 }
 
 

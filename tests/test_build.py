@@ -49,7 +49,7 @@ def python(tree, *arguments, **environment):
 
 
 KERNELS = ("binary", "corrupt", "fingerprint", "gaussian", "gemm", "gibbs", "jacobian")
-KERNELS += ("linear_act", "reconstruction", "sparse_coding", "sparsity")
+KERNELS += ("linear_act", "reconstruction", "sparse_coding", "sparsity", "topk")
 
 
 @needs_source

@@ -271,6 +271,30 @@ def given_sparse_encode(draw: Any) -> Any:
     return tensors, {"penalty": draw(st.sampled_from([0.1, 0.7])), "steps": 300}
 
 
+def given_topk_encode(draw: Any) -> Any:
+    rows, columns, latents = draw(SIZES), draw(SIZES), draw(st.integers(1, 40))
+    tensors = {"x": matrix(draw, rows, columns), "weight": matrix(draw, latents, columns)}
+    return tensors | biases(draw, bias=latents), {"k": draw(st.integers(1, latents))}
+
+
+def topk_values(bias: Tensor | None = None, **given: Any) -> Tensor:
+    """Without the latents: of nearly equal ones another may be chosen."""
+    return functional.topk_encode(bias=bias, **given).values
+
+
+def given_sparse_decode(draw: Any) -> Any:
+    rows, active, latents, columns = (draw(st.integers(1, 12)) for _ in range(4))
+    tensors = {"values": matrix(draw, rows, active), "weight": matrix(draw, latents, columns)}
+    return tensors | biases(draw, bias=columns), {"seed": draw(st.integers(0, 9))}
+
+
+def decoded(values: Tensor, weight: Tensor, seed: int, bias: Tensor | None = None) -> Tensor:
+    draw = torch.Generator().manual_seed(seed)
+    return functional.sparse_decode(
+        values, torch.randint(len(weight), values.shape, generator=draw), weight, bias
+    )
+
+
 def given_activities(draw: Any) -> Any:
     code = matrix(draw, draw(SIZES), draw(SIZES), st.sampled_from(["unit", "unit", "zeros"]))
     return {"code": code}, {}
@@ -327,6 +351,8 @@ OPS = {
     "gaussian_kl": Op(functional.gaussian_kl, given_rows_of_a_code),
     "soft_threshold": Op(functional.soft_threshold, given_soft_threshold),
     "sparse_encode": Op(objective, given_sparse_encode, gradients=False, slack=100),
+    "topk_encode": Op(topk_values, given_topk_encode, gradients=False),
+    "sparse_decode": Op(decoded, given_sparse_decode),
     "kl_sparsity": Op(functional.kl_sparsity, given_kl_sparsity),
     "l1_sparsity": Op(functional.l1_sparsity, given_activities),
 }

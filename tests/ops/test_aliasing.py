@@ -19,7 +19,9 @@ from aefast.functional import (
     reconstruction_loss,
     reparameterize,
     soft_threshold,
+    sparse_decode,
     sparse_encode,
+    topk_encode,
 )
 
 EYE, ALL = torch.eye(4), torch.ones(4, dtype=torch.bool)
@@ -52,6 +54,8 @@ OPS = {
     "l1_sparsity": lambda x: l1_sparsity(x),
     "soft_threshold, 0": lambda x: soft_threshold(x, 0.0),
     "sparse_encode": lambda x: sparse_encode(x, EYE.to(x.device), 0.1, start=x),
+    "topk_encode": lambda x: topk_encode(x, EYE.to(x.device), None, 4),
+    "sparse_decode": lambda x: sparse_decode(x, torch.zeros_like(x).long(), EYE.to(x.device)),
 }
 
 

@@ -45,6 +45,8 @@ OPS = {
     "l1_sparsity": lambda x: F.l1_sparsity(x),
     "soft_threshold": lambda x: F.soft_threshold(x, 0.3),
     "sparse_encode": lambda x: F.sparse_encode(x, WEIGHT, 0.1, steps=20),
+    "topk_encode": lambda x: F.topk_encode(x, WEIGHT, BIAS, 2),
+    "sparse_decode": lambda x: F.sparse_decode(x[:, :2], torch.ones_like(x[:, :2]).long(), WEIGHT),
 }
 
 

@@ -31,7 +31,10 @@ ACTIVATIONS = {
 
 # The names that triton gives the dtypes in a kernel's signature.
 TYPE_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-DTYPES = {name: dtype for dtype, name in TYPE_NAMES.items()} | {"i32": torch.int32}
+DTYPES = {name: dtype for dtype, name in TYPE_NAMES.items()} | {
+    "i32": torch.int32,
+    "i64": torch.int64,
+}
 
 
 @dataclass(frozen=True)

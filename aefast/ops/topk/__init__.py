@@ -1,0 +1,171 @@
+"""Sparse codes over many latents: the contract, autograd and the registered op of encoding.
+
+A backend module has ``topk_encode(x, weight, bias, k) -> (values, indices)``, of ``x [B, D]``,
+``weight [L, D]`` and ``bias [L]`` or None, both ``[B, k]``, and the products of products.py.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from aefast import backend
+from aefast.ops.shared import contract
+from aefast.ops.shared.autograd import KernelFunction
+from aefast.ops.shared.registered import registered
+from aefast.ops.topk import eager, products
+from aefast.ops.topk.products import latent_sums, run_kernel
+
+
+class SparseCode(NamedTuple):
+    """k latents of each row and their values, both ``[..., k]``."""
+
+    values: Tensor
+    indices: Tensor
+
+
+def topk_encode(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> SparseCode:
+    contract.check_tensor(x, "x")
+    x, weight, bias = _autocast(x, weight, bias)
+    _check_encoder(x, weight, bias, k)
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    with contract.without_autocast(x.device):
+        values, indices = _topk_encode(rows, weight, bias, int(k))
+    shape = (*x.shape[:-1], values.shape[-1])
+    return SparseCode(values.reshape(shape), indices.reshape(shape))
+
+
+def sparse_decode(
+    values: Tensor, indices: Tensor, weight: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    contract.check_tensor(values, "values")
+    values, weight, bias = _autocast(values, weight, bias)
+    _check_code(values, indices, weight, bias)
+    *leading, active = values.shape
+    rows = math.prod(leading)
+    values, indices = values.reshape(rows, active), indices.reshape(rows, active)
+    with contract.without_autocast(values.device):
+        output = products.sparse_decode(values, indices, weight, bias)
+    return output.reshape(*leading, weight.shape[1])
+
+
+def _autocast(*tensors: Any) -> tuple[Any, ...]:
+    """Under autocast the same casts as torch.nn.functional.linear's."""
+    dtype = contract.autocast_dtype(tensors[0].device)
+    if dtype is None:
+        return tensors
+    return tuple(
+        tensor.to(dtype)
+        if isinstance(tensor, Tensor) and tensor.dtype in backend.KERNEL_DTYPES
+        else tensor
+        for tensor in tensors
+    )
+
+
+def _check_encoder(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> None:
+    contract.check_tensor(x, "x")
+    contract.check_like(weight, "weight", x, "x")
+    if weight.dim() != 2:
+        raise ValueError(f"weight has shape {list(weight.shape)}; it takes [L, D]")
+    latents, width = weight.shape
+    if x.dim() < 1 or x.shape[-1] != width:
+        raise ValueError(
+            f"x has shape {list(x.shape)}; "
+            f"with weight's shape {list(weight.shape)} it takes [..., {width}]"
+        )
+    _check_bias(bias, weight, latents, x, "x")
+    contract.check_integer(k, "k", 2**63)
+    if not 1 <= k <= latents:
+        raise ValueError(
+            f"k is {k}; with weight's shape {list(weight.shape)} it takes an int in [1, {latents}]"
+        )
+
+
+def _check_code(values: Tensor, indices: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    contract.check_tensor(values, "values")
+    contract.check_like(weight, "weight", values, "values")
+    if weight.dim() != 2:
+        raise ValueError(f"weight has shape {list(weight.shape)}; it takes [L, D]")
+    if values.dim() < 1:
+        raise ValueError("values has shape []; it takes [..., k]")
+    if not isinstance(indices, Tensor):
+        raise TypeError(f"indices is a {type(indices).__name__}; it takes a torch.Tensor")
+    if indices.dtype != torch.int64:
+        raise TypeError(f"indices has dtype {contract.dtype_name(indices)}; it takes int64")
+    if indices.device != values.device:
+        raise ValueError(
+            f"indices is on {indices.device}; it takes values's device, {values.device}"
+        )
+    if indices.shape != values.shape:
+        raise ValueError(
+            f"indices has shape {list(indices.shape)}; it takes values's, {list(values.shape)}"
+        )
+    _check_bias(bias, weight, weight.shape[1], values, "values")
+
+
+def _check_bias(
+    bias: Tensor | None, weight: Tensor, size: int, reference: Tensor, argument: str
+) -> None:
+    if bias is None:
+        return
+    contract.check_like(bias, "bias", reference, argument)
+    if tuple(bias.shape) != (size,):
+        raise ValueError(
+            f"bias has shape {list(bias.shape)}; "
+            f"with weight's shape {list(weight.shape)} it takes [{size}]"
+        )
+
+
+def _topk_encode(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
+    if contract.is_traced(x, weight, bias):
+        if contract.is_defined_in_trace(x.dtype):
+            return eager.topk_encode(x, weight, bias, k)
+        return torch.ops.aefast.topk_encode(x, weight, bias, k)
+    name = backend.select(x.device, x.dtype)
+    if name == "eager" or 0 in (x.numel(), weight.numel()) or contract.is_transformed(x):
+        return eager.topk_encode(x, weight, bias, k)
+    inputs = (x, weight, bias)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs):
+        return _TopKEncode.apply(*inputs, k)
+    return run_kernel("topk_encode", *inputs, k)
+
+
+class _TopKEncode(KernelFunction):
+    """Differentiable through the latents that were selected, which are held constant."""
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
+        return run_kernel("topk_encode", x, weight, bias, k)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        x, weight, _, _ = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(x, weight, output[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+        x, weight, indices = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        grad_x = products.sparse_decode(grad, indices, weight, None) if needs_x else None
+        sums = totals = None
+        if needs_weight or needs_bias:
+            sums, totals = latent_sums(grad, indices, x, weight.shape[0])
+        return grad_x, sums if needs_weight else None, totals if needs_bias else None, None
+
+
+@registered("aefast::topk_encode")
+def _registered(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
+    _check_encoder(x, weight, bias, k)
+    if x.dim() != 2:
+        raise ValueError(f"x has shape {list(x.shape)}; the registered op takes [B, D]")
+    return run_kernel("topk_encode", x, weight, bias, k)
+
+
+@_registered.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape[0], k), x.new_empty(x.shape[0], k, dtype=torch.int64)
+
+
+_registered.register_autograd(_TopKEncode.backward, setup_context=_TopKEncode.setup_context)

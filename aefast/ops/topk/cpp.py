@@ -1,0 +1,94 @@
+"""Sparse codes over many latents in C++: csrc/topk.cpp, around the products of csrc/gemm.cpp."""
+
+import torch
+from torch import Tensor
+
+from aefast import backend
+from aefast.ops.shared.precision import product_level
+
+_C = backend.extension()
+
+
+def topk_encode(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
+    dtype = x.dtype
+    x, weight = x.float(), weight.float()
+    bias = None if bias is None else bias.float().contiguous()
+    values = torch.empty(x.shape[0], k, dtype=torch.float32, device="cpu")
+    indices = torch.empty(x.shape[0], k, dtype=torch.int64, device="cpu")
+    _C.topk_encode(
+        x.data_ptr(),
+        *x.shape,
+        *x.stride(),
+        weight.data_ptr(),
+        weight.shape[0],
+        *weight.stride(),
+        0 if bias is None else bias.data_ptr(),
+        k,
+        values.data_ptr(),
+        indices.data_ptr(),
+        getattr(_C.Precision, product_level("cpu")),
+        torch.get_num_threads(),
+    )
+    return values.to(dtype), indices
+
+
+def sparse_decode(values: Tensor, indices: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    dense, indices, rows = values.float().contiguous(), indices.contiguous(), _by_rows(weight)
+    start = None if bias is None else bias.float().contiguous()
+    output = torch.empty(len(values), weight.shape[1], dtype=torch.float32, device="cpu")
+    _C.sparse_decode(
+        dense.data_ptr(),
+        indices.data_ptr(),
+        *values.shape,
+        rows.data_ptr(),
+        *rows.shape,
+        rows.stride(0),
+        0 if start is None else start.data_ptr(),
+        output.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return output.to(values.dtype)
+
+
+def sampled_product(left: Tensor, weight: Tensor, indices: Tensor) -> Tensor:
+    dense, rows, indices = _by_rows(left), _by_rows(weight), indices.contiguous()
+    products = torch.empty(indices.shape, dtype=torch.float32, device="cpu")
+    _C.sampled_product(
+        dense.data_ptr(),
+        dense.stride(0),
+        rows.data_ptr(),
+        *rows.shape,
+        rows.stride(0),
+        indices.data_ptr(),
+        *indices.shape,
+        products.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return products.to(left.dtype)
+
+
+def latent_sums(
+    values: Tensor, indices: Tensor, rows: Tensor, latents: int
+) -> tuple[Tensor, Tensor]:
+    dense, indices, matrix = values.float().contiguous(), indices.contiguous(), _by_rows(rows)
+    sums = torch.empty(latents, rows.shape[1], dtype=torch.float32, device="cpu")
+    totals = torch.empty(latents, dtype=torch.float32, device="cpu")
+    _C.latent_sums(
+        dense.data_ptr(),
+        indices.data_ptr(),
+        *values.shape,
+        matrix.data_ptr(),
+        matrix.shape[1],
+        matrix.stride(0),
+        sums.data_ptr(),
+        totals.data_ptr(),
+        latents,
+        torch.get_num_threads(),
+    )
+    return sums.to(values.dtype), totals.to(values.dtype)
+
+
+def _by_rows(matrix: Tensor) -> Tensor:
+    """In float32, each row contiguous."""
+    matrix = matrix.float()
+    return matrix if matrix.stride(1) == 1 else matrix.contiguous()

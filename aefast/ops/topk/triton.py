@@ -1,0 +1,145 @@
+"""Sparse codes over many latents on the GPU.
+
+Encoding multiplies a panel of latents at a time; after each a program a row merges the panel's
+largest into the row's best so far, where any beats the least of them. Gradients of latents are
+added a program a latent, in the order of the rows: no atomics, the same bits every run.
+"""
+
+from collections.abc import Iterator
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from aefast.ops.shared import triton_gemm
+from aefast.ops.shared.triton import TYPE_NAMES, Variant, cdiv, device_of
+
+LATENTS_PER_PANEL = 8192
+# How many a program keeps of a row: a power of two; a larger k is merged by torch's stable sort.
+KEPT = (32, 64, 128, 256)
+CHUNK = 1024  # latents that a program looks at a time
+COLUMNS = 512  # what a program holds of a row of latents
+
+
+def _variant(kernel: str, types: dict[str, str], constants: dict[str, int], warps: int) -> Variant:
+    return Variant(f"topk.triton_kernels.{kernel}", types, constants, warps)
+
+
+@cache
+def _merge_variant(kept: int) -> Variant:
+    types = {"panel_pointer": "*fp32", "best_pointer": "*i64"}
+    return _variant("merge_kernel", types, {"KEPT": kept, "CHUNK": CHUNK}, 8)
+
+
+@cache
+def _product_variant(kernel: str, dtype: torch.dtype) -> Variant:
+    kind = f"*{TYPE_NAMES[dtype]}"
+    types = {
+        "decode_kernel": {
+            "values_pointer": kind,
+            "indices_pointer": "*i64",
+            "weight_pointer": kind,
+            "bias_pointer": kind,
+            "output_pointer": kind,
+        },
+        "sample_kernel": {
+            "left_pointer": kind,
+            "weight_pointer": kind,
+            "indices_pointer": "*i64",
+            "products_pointer": kind,
+        },
+        "sums_kernel": {
+            "values_pointer": kind,
+            "order_pointer": "*i64",
+            "begin_pointer": "*i64",
+            "rows_pointer": kind,
+            "sums_pointer": kind,
+            "totals_pointer": kind,
+        },
+    }
+    return _variant(kernel, types[kernel], {"COLUMNS": COLUMNS}, 4)
+
+
+def variants(generation: int) -> Iterator[Variant]:
+    """Every binary but the products', which are triton_gemm's; the same on all generations."""
+    for kept in KEPT:
+        yield _merge_variant(kept)
+    for dtype in TYPE_NAMES:
+        for kernel in ("decode_kernel", "sample_kernel", "sums_kernel"):
+            yield _product_variant(kernel, dtype)
+
+
+def topk_encode(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
+    rows, latents, dtype = x.shape[0], weight.shape[0], x.dtype
+    x, bias = x.float(), None if bias is None else bias.float()
+    kept = next((size for size in KEPT if size >= k), None)
+    best = torch.full((rows, kept or k), -(2**63), dtype=torch.int64, device=x.device)
+    for first in range(0, latents, LATENTS_PER_PANEL):
+        part = slice(first, min(first + LATENTS_PER_PANEL, latents))
+        panel_bias = None if bias is None else bias[part]
+        panel = triton_gemm.multiply(x, weight[part].float(), panel_bias)[0]
+        width = part.stop - first
+        if kept is None:
+            found = _candidates(panel, first)
+            best = torch.cat([best, found], 1).sort(1, descending=True)[0][:, :k]
+        else:
+            with device_of(x):
+                _merge_variant(kept).launch(rows, panel, best, panel.stride(0), width, first)
+    best = best[:, :k]
+    return _values(best).to(dtype), 0xFFFFFFFF - (best & 0xFFFFFFFF)
+
+
+def _candidates(values: Tensor, first: int) -> Tensor:
+    """One number a value and latent, as the kernel makes it: the larger goes first."""
+    bits = (values + 0.0).view(torch.int32)
+    order = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    order = torch.where(values.isnan(), 0x7FFFFFFF, order).long()
+    latents = torch.arange(first, first + values.shape[1], device=values.device)
+    return order * 2**32 + (0xFFFFFFFF - latents)
+
+
+def _values(candidates: Tensor) -> Tensor:
+    order = (candidates >> 32).int()
+    return torch.where(order < 0, order ^ 0x7FFFFFFF, order).view(torch.float32)
+
+
+def sparse_decode(values: Tensor, indices: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    values, indices, weight = values.contiguous(), indices.contiguous(), weight.contiguous()
+    rows, active, columns = *values.shape, weight.shape[1]
+    output = values.new_empty(rows, columns)
+    start = output.new_zeros(columns) if bias is None else bias.contiguous()
+    blocks = cdiv(columns, COLUMNS)
+    with device_of(values):
+        _product_variant("decode_kernel", values.dtype).launch(
+            rows * blocks, values, indices, weight, start, output,
+            active, weight.shape[0], columns, blocks,
+        )  # fmt: skip
+    return output
+
+
+def sampled_product(left: Tensor, weight: Tensor, indices: Tensor) -> Tensor:
+    left, weight, indices = left.contiguous(), weight.contiguous(), indices.contiguous()
+    products = left.new_empty(indices.shape)
+    with device_of(left):
+        _product_variant("sample_kernel", left.dtype).launch(
+            indices.numel(), left, weight, indices, products,
+            indices.shape[1], weight.shape[0], left.shape[1],
+        )  # fmt: skip
+    return products
+
+
+def latent_sums(
+    values: Tensor, indices: Tensor, rows: Tensor, latents: int
+) -> tuple[Tensor, Tensor]:
+    values, rows = values.contiguous(), rows.contiguous()
+    ordered, order = indices.reshape(-1).sort(stable=True)
+    begin = torch.searchsorted(ordered, torch.arange(latents + 1, device=values.device))
+    columns = rows.shape[1]
+    sums, totals = values.new_empty(latents, columns), values.new_empty(latents)
+    blocks = cdiv(columns, COLUMNS)
+    with device_of(values):
+        _product_variant("sums_kernel", values.dtype).launch(
+            latents * blocks, values, order, begin, rows, sums, totals,
+            values.shape[1], columns, blocks,
+        )  # fmt: skip
+    return sums, totals

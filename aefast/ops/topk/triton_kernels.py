@@ -1,0 +1,153 @@
+# mypy: allow-untyped-defs
+"""Sparse codes over many latents on the GPU: a panel's merge, and the products of a code."""
+
+import triton
+import triton.language as tl
+
+from aefast.ops.shared.triton_device import round_to
+
+INTEGERS = ["row_stride", "width", "first", "active", "latents", "columns", "blocks"]
+POINTERS = [
+    "panel_pointer",
+    "best_pointer",
+    "values_pointer",
+    "indices_pointer",
+    "weight_pointer",
+    "bias_pointer",
+    "output_pointer",
+    "left_pointer",
+    "products_pointer",
+    "order_pointer",
+    "begin_pointer",
+    "rows_pointer",
+    "sums_pointer",
+    "totals_pointer",
+]
+
+
+@triton.jit(do_not_specialize=INTEGERS, do_not_specialize_on_alignment=POINTERS)
+def merge_kernel(
+    panel_pointer,  # float32 [rows, width], its rows row_stride apart: pre-activations
+    best_pointer,  # int64 [rows, KEPT]: a row's best so far, the largest first
+    row_stride: tl.int64,
+    width: tl.int32,
+    first: tl.int64,  # the panel's first latent
+    KEPT: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """A candidate is a value and its latent in one number: the larger goes first, NaN above all, -0
+    equal to 0, and of equal values the lower latent."""
+    row = tl.program_id(0).to(tl.int64)
+    least: tl.constexpr = -0x8000000000000000
+    slots = best_pointer + row * KEPT + tl.arange(0, KEPT)
+    best = tl.load(slots)
+    threshold = tl.min(best, 0)
+    for start in range(0, width, CHUNK):
+        column = start + tl.arange(0, CHUNK)
+        value = tl.load(panel_pointer + row * row_stride + column, mask=column < width, other=0.0)
+        bits = (value + 0.0).to(tl.int32, bitcast=True)
+        bits = tl.where(value == 0.0, 0, bits)
+        order = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+        order = tl.where(value != value, 0x7FFFFFFF, order).to(tl.int64)
+        found = (order << 32) + (0xFFFFFFFF - (first + column).to(tl.int64))
+        found = tl.where(column < width, found, least)
+        if tl.max(found, 0) > threshold:
+            both = tl.join(best, tl.topk(found, KEPT))
+            best = tl.topk(tl.reshape(both, [2 * KEPT]), KEPT)
+            threshold = tl.min(best, 0)
+    tl.store(slots, best)
+
+
+@triton.jit(do_not_specialize=INTEGERS, do_not_specialize_on_alignment=POINTERS)
+def decode_kernel(
+    values_pointer,  # [rows, active]
+    indices_pointer,  # int64 [rows, active]
+    weight_pointer,  # [latents, columns]
+    bias_pointer,  # [columns]
+    output_pointer,  # [rows, columns]
+    active: tl.int32,
+    latents: tl.int64,
+    columns: tl.int64,
+    blocks: tl.int64,  # of COLUMNS, in a row
+    COLUMNS: tl.constexpr,
+):
+    """A row's latents, each times its value, added to the bias; none is read past the last."""
+    program = tl.program_id(0).to(tl.int64)
+    row = program // blocks
+    column = (program - row * blocks) * COLUMNS + tl.arange(0, COLUMNS)
+    mask = column < columns
+    total = tl.zeros((COLUMNS,), tl.float32)
+    for i in range(active):
+        latent = tl.load(indices_pointer + row * active + i)
+        value = tl.load(values_pointer + row * active + i).to(tl.float32)
+        inside = (latent >= 0) & (latent < latents)
+        source = tl.load(weight_pointer + latent * columns + column, mask=mask & inside, other=0.0)
+        total += value * source.to(tl.float32)
+    total += tl.load(bias_pointer + column, mask=mask, other=0.0).to(tl.float32)
+    kind = output_pointer.dtype.element_ty
+    tl.store(output_pointer + row * columns + column, round_to(total, kind), mask=mask)
+
+
+@triton.jit(do_not_specialize=INTEGERS, do_not_specialize_on_alignment=POINTERS)
+def sample_kernel(
+    left_pointer,  # [rows, columns]
+    weight_pointer,  # [latents, columns]
+    indices_pointer,  # int64 [rows, active]
+    products_pointer,  # [rows, active]
+    active: tl.int32,
+    latents: tl.int64,
+    columns: tl.int64,
+    COLUMNS: tl.constexpr,
+):
+    """A row times one of its latents."""
+    program = tl.program_id(0).to(tl.int64)
+    row = program // active
+    latent = tl.load(indices_pointer + program)
+    inside = (latent >= 0) & (latent < latents)
+    total = tl.zeros((COLUMNS,), tl.float32)
+    start = columns * 0
+    while start < columns:
+        column = start + tl.arange(0, COLUMNS)
+        mask = (column < columns) & inside
+        left = tl.load(left_pointer + row * columns + column, mask=mask, other=0.0)
+        source = tl.load(weight_pointer + latent * columns + column, mask=mask, other=0.0)
+        total += left.to(tl.float32) * source.to(tl.float32)
+        start += COLUMNS
+    kind = products_pointer.dtype.element_ty
+    tl.store(products_pointer + program, round_to(tl.sum(total, 0), kind))
+
+
+@triton.jit(do_not_specialize=INTEGERS, do_not_specialize_on_alignment=POINTERS)
+def sums_kernel(
+    values_pointer,  # [rows * active]
+    order_pointer,  # int64 [rows * active]: the elements sorted by latent, and in each by row
+    begin_pointer,  # int64 [latents + 1]: where each latent's elements begin
+    rows_pointer,  # [rows, columns]
+    sums_pointer,  # [latents, columns]
+    totals_pointer,  # [latents]
+    active: tl.int32,
+    columns: tl.int64,
+    blocks: tl.int64,
+    COLUMNS: tl.constexpr,
+):
+    """The rows where a latent is active, each times its value, added in their order."""
+    program = tl.program_id(0).to(tl.int64)
+    latent = program // blocks
+    block = program - latent * blocks
+    column = block * COLUMNS + tl.arange(0, COLUMNS)
+    mask = column < columns
+    place = tl.load(begin_pointer + latent)
+    end = tl.load(begin_pointer + latent + 1)
+    sums = tl.zeros((COLUMNS,), tl.float32)
+    total = columns.to(tl.float32) * 0.0
+    while place < end:
+        element = tl.load(order_pointer + place)
+        value = tl.load(values_pointer + element).to(tl.float32)
+        source = tl.load(rows_pointer + element // active * columns + column, mask=mask, other=0.0)
+        sums += value * source.to(tl.float32)
+        total += value
+        place += 1
+    kind = sums_pointer.dtype.element_ty
+    tl.store(sums_pointer + latent * columns + column, round_to(sums, kind), mask=mask)
+    if block == 0:
+        tl.store(totals_pointer + latent, round_to(total, kind))

@@ -1,0 +1,143 @@
+// aefast._C's sparse codes over many latents.
+#include "bindings_topk.h"
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+#include "kernels.h"
+#include "pages.h"
+#include "without_gil.h"
+
+namespace py = pybind11;
+
+namespace aefast {
+namespace {
+
+struct TopKKernels {
+    void (*encode)(const TopKEncodeArguments&);
+    void (*decode)(const SparseDecodeArguments&);
+    void (*sampled_product)(const SampledProductArguments&);
+    void (*latent_sums)(const LatentSumsArguments&);
+    void (*multiply)(const GemmArguments&);
+};
+
+TopKKernels active_kernels() {
+    switch (active_instruction_set()) {
+#ifdef AEFAST_X86
+        case InstructionSet::avx2:
+            return {avx2::topk_encode, avx2::sparse_decode, avx2::sampled_product,
+                    avx2::latent_sums, avx2::gemm};
+        case InstructionSet::avx512:
+            return {avx512::topk_encode, avx512::sparse_decode, avx512::sampled_product,
+                    avx512::latent_sums, avx512::gemm};
+#ifdef AEFAST_AMX
+        case InstructionSet::amx:
+            return {avx512::topk_encode, avx512::sparse_decode, avx512::sampled_product,
+                    avx512::latent_sums, amx::gemm};
+#endif
+#endif
+        default:
+            return {baseline::topk_encode, baseline::sparse_decode, baseline::sampled_product,
+                    baseline::latent_sums, baseline::gemm};
+    }
+}
+
+template <class Pointer>
+Pointer pointer(uintptr_t address) {
+    return reinterpret_cast<Pointer>(address);
+}
+
+// A kernel reads the rows that indices name, whoever made them.
+const int64_t* checked_indices(uintptr_t address, int64_t count, int64_t latents) {
+    const auto* indices = pointer<const int64_t*>(address);
+    int64_t least = 0, most = 0;
+    for (int64_t i = 0; i < count; ++i) {
+        least = std::min(least, indices[i]);
+        most = std::max(most, indices[i]);
+    }
+    if (least < 0 || most >= latents)
+        throw py::index_error("indices holds " + std::to_string(least < 0 ? least : most) +
+                              "; of " + std::to_string(latents) + " latents it takes numbers in " +
+                              "[0, " + std::to_string(latents) + ")");
+    return indices;
+}
+
+void topk_encode(uintptr_t x, int64_t rows, int64_t depth, int64_t x_row_stride,
+                 int64_t x_column_stride, uintptr_t weight, int64_t latents,
+                 int64_t weight_row_stride, int64_t weight_column_stride, uintptr_t bias, int64_t k,
+                 uintptr_t values, uintptr_t indices, Precision precision, int threads) {
+    if (k < 1 || k > latents) throw std::invalid_argument("k must be from 1 to the latents");
+    const TopKKernels kernels = active_kernels();
+    without_gil([&] {
+        kernels.encode({{pointer<const float*>(x), rows, depth, x_row_stride, x_column_stride},
+                        {pointer<const float*>(weight), latents, depth, weight_row_stride,
+                         weight_column_stride},
+                        pointer<const float*>(bias),
+                        k,
+                        pointer<float*>(values),
+                        pointer<int64_t*>(indices),
+                        kernels.multiply,
+                        precision,
+                        threads});
+    });
+}
+
+void sparse_decode(uintptr_t values, uintptr_t indices, int64_t rows, int64_t k, uintptr_t weight,
+                   int64_t latents, int64_t columns, int64_t weight_row_stride, uintptr_t bias,
+                   uintptr_t output, int threads) {
+    const SparseCode code = {pointer<const float*>(values),
+                             checked_indices(indices, rows * k, latents), rows, k};
+    without_gil([&] {
+        active_kernels().decode({code, pointer<const float*>(weight), weight_row_stride,
+                                 pointer<const float*>(bias), pointer<float*>(output), columns,
+                                 threads});
+    });
+}
+
+void sampled_product(uintptr_t left, int64_t left_row_stride, uintptr_t weight, int64_t latents,
+                     int64_t columns, int64_t weight_row_stride, uintptr_t indices, int64_t rows,
+                     int64_t k, uintptr_t products, int threads) {
+    const int64_t* checked = checked_indices(indices, rows * k, latents);
+    without_gil([&] {
+        active_kernels().sampled_product({pointer<const float*>(left), left_row_stride,
+                                          pointer<const float*>(weight), weight_row_stride, checked,
+                                          pointer<float*>(products), rows, k, columns, threads});
+    });
+}
+
+void latent_sums(uintptr_t values, uintptr_t indices, int64_t rows, int64_t k, uintptr_t matrix,
+                 int64_t columns, int64_t row_stride, uintptr_t sums, uintptr_t totals,
+                 int64_t latents, int threads) {
+    const SparseCode code = {pointer<const float*>(values),
+                             checked_indices(indices, rows * k, latents), rows, k};
+    advise_huge_pages(pointer<void*>(sums), latents * columns * sizeof(float));
+    without_gil([&] {
+        active_kernels().latent_sums({code, pointer<const float*>(matrix), row_stride,
+                                      pointer<float*>(sums), pointer<float*>(totals), latents,
+                                      columns, threads});
+    });
+}
+
+}  // namespace
+
+void bind_topk(py::module_& module) {
+    module.def("topk_encode", topk_encode, py::arg("x"), py::arg("rows"), py::arg("depth"),
+               py::arg("x_row_stride"), py::arg("x_column_stride"), py::arg("weight"),
+               py::arg("latents"), py::arg("weight_row_stride"), py::arg("weight_column_stride"),
+               py::arg("bias"), py::arg("k"), py::arg("values"), py::arg("indices"),
+               py::arg("precision"), py::arg("threads"));
+    module.def("sparse_decode", sparse_decode, py::arg("values"), py::arg("indices"),
+               py::arg("rows"), py::arg("k"), py::arg("weight"), py::arg("latents"),
+               py::arg("columns"), py::arg("weight_row_stride"), py::arg("bias"), py::arg("output"),
+               py::arg("threads"));
+    module.def("sampled_product", sampled_product, py::arg("left"), py::arg("left_row_stride"),
+               py::arg("weight"), py::arg("latents"), py::arg("columns"),
+               py::arg("weight_row_stride"), py::arg("indices"), py::arg("rows"), py::arg("k"),
+               py::arg("products"), py::arg("threads"));
+    module.def("latent_sums", latent_sums, py::arg("values"), py::arg("indices"), py::arg("rows"),
+               py::arg("k"), py::arg("matrix"), py::arg("columns"), py::arg("row_stride"),
+               py::arg("sums"), py::arg("totals"), py::arg("latents"), py::arg("threads"));
+}
+
+}  // namespace aefast
