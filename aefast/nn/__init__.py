@@ -10,6 +10,7 @@ from aefast.nn.partition import LogPartition, annealed_importance_sampling, exac
 from aefast.nn.rbm import RBM
 from aefast.nn.sparse import SparseAutoencoder
 from aefast.nn.stochastic import StochasticAutoencoder
+from aefast.nn.topk import TopKSparseAutoencoder
 from aefast.nn.variational import VariationalAutoencoder
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "SparseAutoencoder",
     "StochasticAutoencoder",
     "TiedLinearAct",
+    "TopKSparseAutoencoder",
     "VariationalAutoencoder",
     "annealed_importance_sampling",
     "exact_log_partition",

@@ -1,0 +1,193 @@
+"""The sparse autoencoder over many latents, against its dense definition."""
+
+import copy
+
+import pytest
+import torch
+
+from aefast.nn import TopKSparseAutoencoder
+from aefast.nn.topk import geometric_median
+from tests.places import not_interpreted
+
+D, L, K = 6, 40, 4
+
+
+def trained(place="cpu", **options):
+    """A model whose parameters are no start's."""
+    model = TopKSparseAutoencoder(D, L, K, **options).to(place)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+def dense_code(model, x):
+    """[B, L], as PyTorch's own operators make it."""
+    dense = (x - model.decoder_bias) @ model.encoder_weight.t() + model.encoder_bias
+    values, indices = dense.topk(model.k)
+    return torch.zeros_like(dense).scatter(1, indices, values.relu())
+
+
+def dense_loss(model, x):
+    output = dense_code(model, x) @ model.decoder_weight + model.decoder_bias
+    return (output - x).square().mean()
+
+
+@not_interpreted
+def test_reconstruction_loss_and_gradients_are_the_dense_ones(place):
+    model, x = trained(place), torch.randn(30, D, device=place)
+    expected = dense_code(model, x) @ model.decoder_weight + model.decoder_bias
+    torch.testing.assert_close(model(x), expected)
+    torch.testing.assert_close(model(x.reshape(5, 6, D)), expected.reshape(5, 6, D))
+    losses = model.loss(x), dense_loss(model, x)
+    torch.testing.assert_close(*losses)
+    found, expected = (torch.autograd.grad(loss, [*model.parameters()]) for loss in losses)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_latent_below_zero_is_not_active():
+    model = trained()
+    with torch.no_grad():
+        model.encoder_bias.fill_(-100)
+        model.encoder_bias[7] = 100
+    x = torch.randn(3, D)
+    assert (model.encode(x).values > 0).sum(1).tolist() == [1, 1, 1]
+    model.loss(x)
+    assert model.idle.tolist() == [0 if latent == 7 else 3 for latent in range(L)]
+
+
+def test_the_start_is_tied_of_unit_norm_and_at_the_median():
+    model = TopKSparseAutoencoder(D, L, K)
+    torch.testing.assert_close(model.decoder_weight.norm(dim=1), torch.ones(L))
+    assert torch.equal(model.encoder_weight, model.decoder_weight)
+    assert not any(t.any() for t in (model.encoder_bias, model.decoder_bias, model.idle))
+    x = torch.randn(4, 9, D) + 3
+    model.start_from(x)
+    assert torch.equal(model.decoder_bias, geometric_median(x.reshape(-1, D)))
+
+
+def test_the_geometric_median_has_the_least_sum_of_distances():
+    points = torch.randn(50, 3)
+    points[0] = 1e4
+
+    def total(point):
+        return (points - point).double().norm(dim=1).sum()
+
+    median = geometric_median(points)
+    assert median.norm() < 1
+    assert all(total(median) <= total(median + 1e-2 * torch.randn(3)) for _ in range(50))
+    same = torch.full((5, 3), 2.0)
+    assert torch.equal(geometric_median(same), same[0])
+
+
+def test_rows_without_activity_are_counted_in_training_alone():
+    model, x = trained(dead_after=9), torch.randn(5, D)
+    model.eval()
+    model.loss(x)
+    assert not model.idle.any()
+    model.train()
+    active = (dense_code(model, x) > 0).any(0)
+    for step in (1, 2):
+        model.loss(x)
+        assert torch.equal(model.idle, torch.where(active, 0, 5 * step))
+        assert torch.equal(model.dead, ~active & (step == 2))
+    reloaded = TopKSparseAutoencoder(D, L, K)
+    reloaded.load_state_dict(model.state_dict())
+    assert torch.equal(reloaded.idle, model.idle)
+
+
+def test_dead_latents_reconstruct_the_residual():
+    model, x = trained(aux_k=3, aux_weight=0.5, dead_after=0), torch.randn(8, D)
+    plain = copy.deepcopy(model)
+    plain.aux_k = 0
+    model.eval()
+    assert torch.equal(model.loss(x), plain.eval().loss(x))  # none is dead yet
+    model.train()
+    model.idle[10:20] = 100
+    model.eval()
+    residual = (x - model(x)).detach()
+    dead = slice(10, 20)
+    dense = (x - model.decoder_bias) @ model.encoder_weight[dead].t() + model.encoder_bias[dead]
+    values, indices = dense.topk(3)
+    found = torch.zeros_like(dense).scatter(1, indices, values.relu()) @ model.decoder_weight[dead]
+    expected = dense_loss(model, x) + 0.5 * (found - residual).square().mean()
+    losses = model.loss(x), expected
+    torch.testing.assert_close(*losses)
+    gradients = (torch.autograd.grad(loss, [*model.parameters()]) for loss in losses)
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_projected_gradient_keeps_the_norm_and_a_step_restores_it():
+    model, x = trained(), torch.randn(9, D)
+    model.project_decoder_gradient()  # of none
+    model.loss(x).backward()
+    before = model.decoder_weight.grad.clone()
+    model.project_decoder_gradient()
+    along = (model.decoder_weight.grad * model.decoder_weight).sum(1)
+    torch.testing.assert_close(along, torch.zeros(L), atol=1e-6, rtol=0)
+    assert not torch.equal(before, model.decoder_weight.grad)
+    model.normalize_decoder()
+    torch.testing.assert_close(model.decoder_weight.norm(dim=1), torch.ones(L))
+
+
+def run(steps, count, threads):
+    threads(count)
+    torch.manual_seed(0)
+    model = TopKSparseAutoencoder(32, 256, 8, aux_k=4, dead_after=400)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    data = torch.randn(64, 32).relu() @ torch.randn(32, 32)
+    losses = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = model.loss(data)
+        loss.backward()
+        model.project_decoder_gradient()
+        optimizer.step()
+        model.normalize_decoder()
+        losses.append(loss.item())
+    return model, losses
+
+
+def test_training_lowers_the_loss_with_the_same_bits_on_one_and_two_threads(threads):
+    model, losses = run(100, 1, threads)
+    assert losses[-1] < losses[0] / 3
+    other, others = run(100, 2, threads)
+    assert losses == others
+    for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_dtypes(dtype):
+    model = trained(dtype=dtype)
+    loss = model.loss(torch.randn(5, D, dtype=dtype))
+    loss.backward()
+    assert loss.dtype == dtype
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"k": L + 1}, ValueError, r"k is 41; it takes an int in \[1, 40\], the latents"),
+        ({"k": 0}, ValueError, r"k is 0; it takes an int in \[1, 40\]"),
+        ({"k": 1.5}, TypeError, "k is a float; it takes an int"),
+        ({"aux_k": L + 1}, ValueError, r"aux_k is 41; it takes an int in \[0, 40\]"),
+        ({"latents": 0}, ValueError, "latents is 0"),
+        ({"visible": 0}, ValueError, "visible is 0"),
+        ({"aux_weight": -1}, ValueError, "aux_weight is -1"),
+        ({"dead_after": -1}, ValueError, "dead_after is -1"),
+    ],
+)
+def test_bad_arguments_are_named(change, error, message):
+    with pytest.raises(error, match=f"^{message}"):
+        TopKSparseAutoencoder(**{"visible": D, "latents": L, "k": K} | change)
+
+
+def test_rows_of_another_width_are_named():
+    model = trained()
+    for call in (model, model.encode, model.loss, model.start_from):
+        with pytest.raises(ValueError, match=r"^x has shape \[5, 7\]; it takes \[..., 6\]"):
+            call(torch.ones(5, 7))
