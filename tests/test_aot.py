@@ -280,8 +280,8 @@ def test_batch_sizes_and_seeds_share_binaries(arch):
     # penalty and its gradient are a kernel each, in both dtypes. A chain has a kernel that splits
     # its weight, and two tiles of half a step. A Gaussian code's sample, its divergence and their
     # gradients are a kernel each, and so are soft thresholding, its gradient and the rest of a step
-    # of sparse coding. Sums of columns, of their magnitudes, the divergence of the sums, the sign. The
-    # merge of a panel into a row's largest, and the three products of a sparse code.
+    # of sparse coding. Sums of columns, of their magnitudes, the divergence of the sums, the sign.
+    # The merge of a panel into a row's largest, and the three products of a sparse code.
     assert names <= 37
 
 

@@ -188,7 +188,9 @@ class TopKSparseAutoencoder(nn.Module):
 def _check_active(value: int, argument: str, low: int, latents: int) -> int:
     contract.check_integer(value, argument, 2**63)
     if not low <= value <= latents:
-        raise ValueError(f"{argument} is {value}; it takes an int in [{low}, {latents}], the latents")
+        raise ValueError(
+            f"{argument} is {value}; of {latents} latents it takes an int in [{low}, {latents}]"
+        )
     return int(value)
 
 

@@ -171,10 +171,10 @@ def test_other_dtypes(dtype):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"k": L + 1}, ValueError, r"k is 41; it takes an int in \[1, 40\], the latents"),
-        ({"k": 0}, ValueError, r"k is 0; it takes an int in \[1, 40\]"),
+        ({"k": L + 1}, ValueError, r"k is 41; of 40 latents it takes an int in \[1, 40\]"),
+        ({"k": 0}, ValueError, r"k is 0; of 40 latents it takes an int in \[1, 40\]"),
         ({"k": 1.5}, TypeError, "k is a float; it takes an int"),
-        ({"aux_k": L + 1}, ValueError, r"aux_k is 41; it takes an int in \[0, 40\]"),
+        ({"aux_k": L + 1}, ValueError, r"aux_k is 41; of 40 latents it takes an int in \[0, 40\]"),
         ({"latents": 0}, ValueError, "latents is 0"),
         ({"visible": 0}, ValueError, "visible is 0"),
         ({"aux_weight": -1}, ValueError, "aux_weight is -1"),

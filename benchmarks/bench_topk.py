@@ -1,0 +1,161 @@
+"""Sparse autoencoders over many latents: encoding alone, and the whole training step.
+
+The step is the loss, its gradients and torch's fused Adam, on both sides. What a user would write
+is dense (topk, scatter, a product) or, quicker, decodes by ``embedding_bag``.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+import torch.nn.functional as F
+from harness import Case, Limit
+from torch import Tensor
+
+from aefast.functional import linear_act, topk_encode
+from aefast.nn import TopKSparseAutoencoder
+
+LEARNING_RATE = 1e-4
+
+Reconstruct = Callable[[TopKSparseAutoencoder, Tensor, Tensor], Tensor]
+
+
+def dense_decoder(model: TopKSparseAutoencoder, values: Tensor, indices: Tensor) -> Tensor:
+    code = values.new_zeros(len(values), model.latents).scatter(1, indices, values)
+    return torch.addmm(model.decoder_bias, code, model.decoder_weight)
+
+
+def embedding_bag(model: TopKSparseAutoencoder, values: Tensor, indices: Tensor) -> Tensor:
+    rows = F.embedding_bag(indices, model.decoder_weight, per_sample_weights=values, mode="sum")
+    return rows + model.decoder_bias
+
+
+DECODERS: dict[str, Reconstruct] = {"dense": dense_decoder, "embedding_bag": embedding_bag}
+
+
+def plain_loss(model: TopKSparseAutoencoder, x: Tensor, decode: Reconstruct) -> Tensor:
+    """The loss in PyTorch's own operators; latents are counted as the module does."""
+    dense = F.linear(x - model.decoder_bias, model.encoder_weight, model.encoder_bias)
+    values, indices = dense.topk(model.k, sorted=False)
+    return F.mse_loss(decode(model, values.relu(), indices), x)
+
+
+@dataclass(frozen=True)
+class Size:
+    """A batch and a model."""
+
+    rows: int
+    width: int
+    latents: int
+    k: int
+
+    def __str__(self) -> str:
+        return f"b{self.rows} {self.width}-{self.latents} k{self.k}"
+
+    def model(self, device: str) -> TopKSparseAutoencoder:
+        return TopKSparseAutoencoder(self.width, self.latents, self.k, device=device)
+
+    def rows_of_data(self, device: str) -> Tensor:
+        return torch.randn(self.rows, self.width, device=device)
+
+
+STEPS = [Size(1024, 512, 8192, 32), Size(1024, 768, 16384, 32)]
+SMALL = Size(50, 20, 90, 5)
+
+
+class Training:
+    """One contender's model and optimizer; a call is a step."""
+
+    def __init__(self, model: TopKSparseAutoencoder, loss: Callable[..., Tensor]) -> None:
+        self.model, self.loss = model, loss
+        self.optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE, fused=True)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.optimizer.zero_grad()
+        loss = self.loss(self.model, x)
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+
+def our_loss(model: TopKSparseAutoencoder, x: Tensor) -> Tensor:
+    return model.loss(x)
+
+
+def contenders(size: Size, device: str, decoder: str) -> tuple[Training, Training]:
+    """Of the same start."""
+    model = size.model(device)
+    decode = DECODERS[decoder]
+    theirs = Training(copy.deepcopy(model), lambda model, x: plain_loss(model, x, decode))
+    return Training(model, our_loss), theirs
+
+
+def check_steps(decoder: str, device: str) -> None:
+    """Three steps of a small model: the losses and the parameters are theirs."""
+    ours, theirs = contenders(SMALL, device, decoder)
+    for _ in range(3):
+        x = SMALL.rows_of_data(device)
+        torch.testing.assert_close(ours(x), theirs(x))
+    for a, b in zip(ours.model.parameters(), theirs.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=LEARNING_RATE / 10)
+
+
+@pytest.mark.parametrize("size", STEPS, ids=str)
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_step(compare: Callable[[Case], None], device: str, decoder: str, size: Size) -> None:
+    ours, theirs = contenders(size, device, decoder)
+    weight, bias = ours.model.encoder_weight, ours.model.encoder_bias
+    limit = Limit(
+        "the encoder's product",
+        lambda x: linear_act(x, weight, bias),
+        2.0 * size.rows * size.width * size.latents,
+        "TFLOP/s",
+    )
+    compare(
+        Case(
+            op="topk",
+            name=f"step against {decoder}, {size} float32",
+            device=device,
+            dtype=torch.float32,
+            make_inputs=lambda: (size.rows_of_data(device),),
+            ours=ours,
+            eager=theirs,
+            check=lambda: check_steps(decoder, device),
+            limit=limit,
+            compiles=False,
+        )
+    )
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("size", [STEPS[0], Size(4096, 64, 65536, 32)], ids=str)
+def test_encode(compare: Callable[[Case], None], device: str, size: Size) -> None:
+    model = size.model(device).requires_grad_(False)
+    weight, bias = model.encoder_weight, model.encoder_bias
+
+    def ours(x: Tensor) -> Tensor:
+        return topk_encode(x, weight, bias, size.k).values
+
+    def eager(x: Tensor) -> Tensor:
+        return F.linear(x, weight, bias).topk(size.k).values
+
+    def check() -> None:
+        x = size.rows_of_data(device)[:64]
+        torch.testing.assert_close(ours(x), eager(x))
+
+    compare(
+        Case(
+            op="topk",
+            name=f"topk_encode {size} float32",
+            device=device,
+            dtype=torch.float32,
+            make_inputs=lambda: (size.rows_of_data(device),),
+            ours=ours,
+            eager=eager,
+            check=check,
+            compiles=False,
+        )
+    )
