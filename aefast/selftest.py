@@ -94,7 +94,7 @@ def cases() -> list[Case]:
     codes = partial(F.sparse_encode, penalty=0.1, tolerance=0.0)
     shrink = partial(F.soft_threshold, threshold=0.3)
     largest = layer[0].round(), (2 * layer[1]).round(), (2 * layer[2]).round()
-    named = torch.randint(31, (33, 5), generator=draw)
+    named = torch.randint(31, (33, 5), generator=draw, dtype=torch.int64, device="cpu")
     return [
         Case("corrupt", "masking", masking, (code,), same_bits=True),
         Case("corrupt", "salt and pepper", salt, (code,), same_bits=True),

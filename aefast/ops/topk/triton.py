@@ -94,7 +94,7 @@ def _candidates(values: Tensor, first: int) -> Tensor:
     bits = (values + 0.0).view(torch.int32)
     order = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
     order = torch.where(values.isnan(), 0x7FFFFFFF, order).long()
-    latents = torch.arange(first, first + values.shape[1], device=values.device)
+    latents = torch.arange(first, first + values.shape[1], dtype=torch.int64, device=values.device)
     return order * 2**32 + (0xFFFFFFFF - latents)
 
 
@@ -133,7 +133,8 @@ def latent_sums(
 ) -> tuple[Tensor, Tensor]:
     values, rows = values.contiguous(), rows.contiguous()
     ordered, order = indices.reshape(-1).sort(stable=True)
-    begin = torch.searchsorted(ordered, torch.arange(latents + 1, device=values.device))
+    numbers = torch.arange(latents + 1, dtype=torch.int64, device=values.device)
+    begin = torch.searchsorted(ordered, numbers)
     columns = rows.shape[1]
     sums, totals = values.new_empty(latents, columns), values.new_empty(latents)
     blocks = cdiv(columns, COLUMNS)
