@@ -19,6 +19,16 @@
 namespace aefast::AEFAST_ISA {
 namespace {
 
+// No more threads than have work that is worth starting them for: so many products each.
+int useful_threads(int threads, double products) {
+    constexpr double kProductsPerThread = 1 << 18;
+    return static_cast<int>(std::clamp(products / kProductsPerThread, 1., double(threads)));
+}
+
+double products_of(const SparseCode& code, int64_t columns) {
+    return static_cast<double>(code.rows) * code.k * columns;
+}
+
 // ------------------------------------------------------------------------------------ selection
 
 // The grid is the same for any thread count, and with it every product's last bit.
@@ -194,8 +204,8 @@ void write_row(const TopKEncodeArguments& a, int64_t row, const Candidate* candi
 }
 
 // Few rows are shared by threads that take parts of the latents.
-int64_t parts_of_latents(const TopKEncodeArguments& a, int64_t row_blocks) {
-    const int64_t wanted = a.threads == 1 ? 1 : ceil_divide(2 * a.threads, row_blocks);
+int64_t parts_of_latents(const TopKEncodeArguments& a, int threads, int64_t row_blocks) {
+    const int64_t wanted = threads == 1 ? 1 : ceil_divide(2 * threads, row_blocks);
     const int64_t most = a.weight.rows / larger(kFewestLatentsPerPart, 2 * a.k);
     return larger(1, smaller(wanted, most));
 }
@@ -320,12 +330,14 @@ ByLatent sorted_by_latent(const SparseCode& code, int64_t latents) {
 
 void topk_encode(const TopKEncodeArguments& a) {
     const EvenParts rows(a.x.rows, ceil_divide(a.x.rows, kRowsPerBlock));
-    const int64_t parts = parts_of_latents(a, rows.count());
+    const int threads =
+        useful_threads(a.threads, static_cast<double>(a.x.rows) * a.weight.rows * a.x.columns);
+    const int64_t parts = parts_of_latents(a, threads, rows.count());
     const EvenParts panels(ceil_divide(a.weight.rows, kLatentsPerPanel), parts);
     const std::unique_ptr<Candidate[]> kept(parts == 1 ? nullptr
                                                        : new Candidate[a.x.rows * parts * a.k]);
     std::atomic<bool> out_of_memory{false};
-    parallel_for(a.threads, rows.count() * parts, [&](int64_t task) {
+    parallel_for(threads, rows.count() * parts, [&](int64_t task) {
         const int64_t part = task % parts;
         const Range latents = {panels.begin(part) * kLatentsPerPanel,
                                smaller(panels.begin(part + 1) * kLatentsPerPanel, a.weight.rows)};
@@ -343,7 +355,7 @@ void topk_encode(const TopKEncodeArguments& a) {
     });
     if (out_of_memory) throw std::bad_alloc();
     if (parts == 1) return;
-    parallel_for(a.threads, rows.count(), [&](int64_t block) {
+    parallel_for(threads, rows.count(), [&](int64_t block) {
         for (int64_t row = rows.begin(block); row < rows.begin(block + 1); ++row) {
             Candidate* candidates = kept.get() + row * parts * a.k;
             std::partial_sort(candidates, candidates + a.k, candidates + parts * a.k, GoesBefore());
@@ -353,8 +365,9 @@ void topk_encode(const TopKEncodeArguments& a) {
 }
 
 void sparse_decode(const SparseDecodeArguments& a) {
-    const int64_t rows = rows_per_task(a.code.rows, a.threads);
-    parallel_for(a.threads, ceil_divide(a.code.rows, rows), [&](int64_t task) {
+    const int threads = useful_threads(a.threads, products_of(a.code, a.columns));
+    const int64_t rows = rows_per_task(a.code.rows, threads);
+    parallel_for(threads, ceil_divide(a.code.rows, rows), [&](int64_t task) {
         for (int64_t row = task * rows; row < smaller((task + 1) * rows, a.code.rows); ++row) {
             const float* values = a.code.values + row * a.code.k;
             const int64_t* indices = a.code.indices + row * a.code.k;
@@ -367,8 +380,9 @@ void sparse_decode(const SparseDecodeArguments& a) {
 }
 
 void sampled_product(const SampledProductArguments& a) {
-    const int64_t rows = rows_per_task(a.rows, a.threads);
-    parallel_for(a.threads, ceil_divide(a.rows, rows), [&](int64_t task) {
+    const int threads = useful_threads(a.threads, static_cast<double>(a.rows) * a.k * a.columns);
+    const int64_t rows = rows_per_task(a.rows, threads);
+    parallel_for(threads, ceil_divide(a.rows, rows), [&](int64_t task) {
         for (int64_t row = task * rows; row < smaller((task + 1) * rows, a.rows); ++row) {
             const float* left = a.left + row * a.left_row_stride;
             const int64_t* indices = a.indices + row * a.k;
@@ -389,8 +403,10 @@ void sampled_product(const SampledProductArguments& a) {
 
 void latent_sums(const LatentSumsArguments& a) {
     constexpr int64_t kLatentsPerTask = 64;
+    const double written = static_cast<double>(a.latents) * a.columns;
+    const int threads = useful_threads(a.threads, products_of(a.code, a.columns) + written);
     const ByLatent sorted = sorted_by_latent(a.code, a.latents);
-    parallel_for(a.threads, ceil_divide(a.latents, kLatentsPerTask), [&](int64_t task) {
+    parallel_for(threads, ceil_divide(a.latents, kLatentsPerTask), [&](int64_t task) {
         const int64_t last = smaller((task + 1) * kLatentsPerTask, a.latents);
         for (int64_t latent = task * kLatentsPerTask; latent < last; ++latent) {
             const ByLatent::Element* elements = sorted.elements.get() + sorted.begin[latent];

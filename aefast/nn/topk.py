@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aefast.functional import sparse_decode, topk_encode
+from aefast.nn.autoencoder import check_draw
 from aefast.nn.linear import Device
 from aefast.ops.shared import contract
 from aefast.ops.topk import SparseCode
@@ -121,9 +122,18 @@ class TopKSparseAutoencoder(nn.Module):
         """The reconstruction of x, ``[..., D]``."""
         return self.decode(self.encode(x))
 
-    def loss(self, x: Tensor) -> Tensor:
+    def loss(
+        self,
+        x: Tensor,
+        *,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        row_offset: int = 0,
+    ) -> Tensor:
         """What training minimizes, a scalar: the mean squared error of the reconstruction, and the
-        dead latents' loss. In training it counts the rows since each latent was active."""
+        dead latents' loss. In training it counts the rows since each latent was active. It draws
+        nothing: the options are those of every model's loss."""
+        check_draw(seed, generator, row_offset)
         code = self.encode(x)
         output = self.decode(code)
         loss = F.mse_loss(output, x)
