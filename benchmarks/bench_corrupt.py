@@ -37,7 +37,10 @@ EAGER = {
 @pytest.mark.parametrize("kind", EAGER)
 @pytest.mark.parametrize(
     ("device", "rows", "columns"),
-    [("cpu", 4096, 784), ("cpu", 16384, 4096), ("cuda", 8192, 8192)],
+    [
+        *(("cpu", 4096, 784), ("cpu", 16384, 4096), ("cuda", 8192, 8192)),
+        *(("cpu", 128, columns) for columns in (64, 784, 2000)),
+    ],
 )
 def test_corrupt(
     compare: Callable[[Case], None], kind: str, device: str, rows: int, columns: int

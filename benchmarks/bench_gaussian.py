@@ -41,7 +41,7 @@ RUNS = {"fwd": forward, "fwd+bwd": forward_backward}
 @pytest.mark.parametrize(
     ("device", "rows", "columns"),
     [
-        *(("cpu", 1024, 64), ("cpu", 4096, 512), ("cpu", 64 * 1024, 32)),
+        *(("cpu", 128, 32), ("cpu", 1024, 64), ("cpu", 4096, 512), ("cpu", 64 * 1024, 32)),
         *(("cuda", 65536, 512), ("cuda", 64 * 65536, 32)),
     ],
 )

@@ -8,12 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from harness import Case, Inputs, Layer, Limit
+from shapes import MORE_OP_SHAPES
+from shapes import OP_SHAPES as CPU_SHAPES
 from torch import Tensor
 
 from aefast import use_backend
 from aefast.functional import contrastive_divergence, gibbs
 
-CPU_SHAPES = [("cpu", 128, 784, 256), ("cpu", 1024, 784, 512), ("cpu", 4096, 784, 1024)]
 GPU_SHAPES = [("cuda", 16384, 784, 1024)]
 LEARNING_RATE = 0.05
 
@@ -91,8 +92,13 @@ def check(machine: Machine) -> None:
     assert (found != expected).float().mean() < 1e-4
 
 
-@pytest.mark.parametrize(("device", "batch", "visible", "hidden"), CPU_SHAPES + GPU_SHAPES)
-@pytest.mark.parametrize("draw", DRAWS)
+@pytest.mark.parametrize(
+    ("device", "batch", "visible", "hidden", "draw"),
+    [
+        *((*shape, draw) for draw in DRAWS for shape in CPU_SHAPES + GPU_SHAPES),
+        *((*shape, "rand < p") for shape in MORE_OP_SHAPES),
+    ],
+)
 def test_one_step(
     compare: Callable[[Case], None], device: str, batch: int, visible: int, hidden: int, draw: str
 ) -> None:

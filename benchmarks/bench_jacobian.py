@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from bench_reconstruction import CPU_SHAPES, ROUNDING, RUNS, Autoencoder, check
+from bench_reconstruction import ROUNDING, RUNS, Autoencoder, check
 from harness import Case, Layer, Limit
+from shapes import MORE_OP_SHAPES
+from shapes import OP_SHAPES as CPU_SHAPES
 from torch import Tensor
 from torch.func import jacrev, jvp, vmap
 
@@ -82,9 +84,12 @@ def eager_contracted(x: Tensor, *parameters: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("device", "batch", "visible", "hidden"), [*CPU_SHAPES, ("cuda", 16384, 784, 1024)]
+    ("device", "batch", "visible", "hidden", "run"),
+    [
+        *((*shape, run) for run in RUNS for shape in (*CPU_SHAPES, ("cuda", 16384, 784, 1024))),
+        *((*shape, "fwd+bwd") for shape in MORE_OP_SHAPES),
+    ],
 )
-@pytest.mark.parametrize("run", RUNS)
 def test_one_layer(
     compare: Callable[[Case], None], device: str, batch: int, visible: int, hidden: int, run: str
 ) -> None:
@@ -93,7 +98,7 @@ def test_one_layer(
 
 
 @pytest.mark.parametrize(
-    ("device", "batch", "widths"), [("cpu", 1024, (784, 512)), ("cpu", 256, DEEP_WIDTHS)]
+    ("device", "batch", "widths"), [("cpu", 256, DEEP_WIDTHS), ("cpu", 1024, (784, 512))]
 )
 def test_against_jacrev(
     compare: Callable[[Case], None], device: str, batch: int, widths: tuple[int, ...]

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from harness import Case, Layer, Limit, as_tuple, forward, relative_error
+from shapes import MORE_OP_SHAPES
 from torch import Tensor
 
 from aefast.functional import linear_act
@@ -30,16 +31,22 @@ def forward_backward(layer: Layer, *inputs: Tensor) -> tuple[Tensor, ...]:
     return output, *torch.autograd.grad(output, arguments, grad_output)
 
 
+SHAPES = [
+    ("cpu", 1024, 784, 512),
+    ("cpu", 4096, 784, 1024),
+    ("cuda", 4096, 784, 1024),
+    ("cuda", 8192, 4096, 4096),
+]
+PRECISIONS = ["highest", "high", "medium", "bfloat16"]
+
+
 @pytest.mark.parametrize(
-    ("device", "batch", "inputs", "outputs"),
+    ("device", "batch", "inputs", "outputs", "precision"),
     [
-        ("cpu", 1024, 784, 512),
-        ("cpu", 4096, 784, 1024),
-        ("cuda", 4096, 784, 1024),
-        ("cuda", 8192, 4096, 4096),
+        *((*shape, precision) for precision in PRECISIONS for shape in SHAPES),
+        *((*shape, "highest") for shape in MORE_OP_SHAPES),
     ],
 )
-@pytest.mark.parametrize("precision", ["highest", "high", "medium", "bfloat16"])
 def test_forward_backward(
     compare: Callable[[Case], None],
     matmul_precision: Callable[[str], None],

@@ -8,6 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from harness import Case, Layer, Limit, as_tuple, relative_error
+from shapes import MORE_OP_SHAPES
+from shapes import OP_SHAPES as CPU_SHAPES
 from torch import Tensor
 
 from aefast.functional import corrupt, mlp, reconstruction_loss
@@ -16,7 +18,6 @@ LEVEL = 0.3
 # As in bench_linear_act: the spacing of the numbers next to 1 in what a level rounds factors to.
 ROUNDING = {"highest": 2**-23, "high": 2**-10, "medium": 2**-7, "bfloat16": 2**-7}
 
-CPU_SHAPES = [("cpu", 128, 784, 256), ("cpu", 1024, 784, 512), ("cpu", 4096, 784, 1024)]
 GPU_SHAPES = [("cuda", 16384, 784, 1024), ("cuda", 16384, 4096, 1024)]
 DEEP_WIDTHS = (784, 512, 256, 64, 256, 512, 784)
 DEEP_ACTIVATIONS = ["relu", "relu", "identity", "relu", "relu", "sigmoid"]
@@ -86,6 +87,7 @@ RUNS = {"fwd": forward, "fwd+bwd": forward_backward}
         (*shape, precision, run)
         for shapes, precisions, runs in (
             (CPU_SHAPES, ("highest", "high", "medium"), RUNS),
+            (MORE_OP_SHAPES, ("highest",), ("fwd+bwd",)),
             (GPU_SHAPES, ("highest", "high"), ("fwd+bwd",)),
             (GPU_SHAPES, ("high",), ("fwd",)),
         )

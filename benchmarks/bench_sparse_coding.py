@@ -20,7 +20,7 @@ needs_scikit_learn = pytest.mark.skipif(
 
 ROWS = 1000
 # A patch's side, and how many atoms.
-SIZES = [(64, 256), (64, 512), (8, 128), (12, 288)]
+SIZES = [(8, 128), (12, 288), (64, 256), (64, 512)]
 # The dictionary, the penalty as a share of a patch's largest correlation with an atom (in the
 # median), and the peer's jobs. Patches correlate with each other, which is the harder problem. The
 # peer takes float64: it is twice as slow in float32.

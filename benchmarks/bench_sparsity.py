@@ -40,7 +40,10 @@ PENALTIES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor
 @pytest.mark.parametrize("name", PENALTIES)
 @pytest.mark.parametrize(
     ("device", "rows", "hidden"),
-    [("cpu", 1024, 512), ("cpu", 4096, 1024), ("cuda", 16384, 4096)],
+    [
+        *(("cpu", 128, 32), ("cpu", 128, 256), ("cpu", 1024, 512), ("cpu", 4096, 1024)),
+        ("cuda", 16384, 4096),
+    ],
 )
 def test_sparsity(
     compare: Callable[[Case], None], name: str, device: str, rows: int, hidden: int

@@ -1,4 +1,5 @@
-"""The training step: `aefast.fit` and `model.loss(x).backward()` against the loop that one writes.
+"""A model's whole training step: `aefast.fit`, and `model.loss(x).backward()` with the optimizer,
+against the loop that one writes.
 
 The baseline is the quickest plain way: batches by index from a tensor, closed forms, F.dropout, and
 torch's fused Adam on both sides; the second one compiles the loss.
@@ -7,59 +8,51 @@ torch's fused Adam on both sides; the second one compiles the loss.
 import copy
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from harness import Case
+from shapes import COMPILED, CROSS, SHAPES, Shape
 from torch import Tensor, nn
 
 import aefast
 from aefast import backend
 from aefast.nn import (
+    RBM,
     Autoencoder,
     ContractiveAutoencoder,
     DenoisingAutoencoder,
     SparseAutoencoder,
+    StochasticAutoencoder,
     VariationalAutoencoder,
 )
 
 LEARNING_RATE = 1e-3
 # About so many multiplications in the steps of one call: long enough to time, a second at most.
-PRODUCTS_IN_CALL = 3e9
-MOST_STEPS = 512
+PRODUCTS_IN_CALL = 1e9
+FEWEST_STEPS, MOST_STEPS = 2, 64
+# The share of pixels that are not black, in handwritten digits.
+INK = 0.2
 
 Loss = Callable[[Tensor], Tensor]
+Kind = Callable[..., tuple[Any, nn.Module, Loss]]
 
 
-@dataclass(frozen=True)
-class Shape:
-    """A model's sizes, from the data to the code, and the rows of a batch."""
-
-    sizes: tuple[int, ...]
-    batch: int
-
-    def __str__(self) -> str:
-        return f"{'-'.join(map(str, self.sizes))} b{self.batch}"
-
-    @property
-    def steps(self) -> int:
-        widths = zip(self.sizes, self.sizes[1:], strict=False)
-        products = 5 * self.batch * sum(a * b for a, b in widths)
-        return max(4, min(MOST_STEPS, int(PRODUCTS_IN_CALL / products)))
+def steps(shape: Shape) -> int:
+    """How many make one call."""
+    products = 5 * shape.batch * sum(a * b for a, b in itertools.pairwise(shape.widths))
+    return max(FEWEST_STEPS, min(MOST_STEPS, int(PRODUCTS_IN_CALL / products)))
 
 
-def plain(sizes: tuple[int, ...]) -> tuple[Any, nn.Module, Loss]:
+def plain(visible: int, hidden: int) -> tuple[Any, nn.Module, Loss]:
     """Our model, its twin in plain PyTorch, and the twin's loss."""
-    visible, hidden = sizes
     twin = sequential(visible, hidden)
     return Autoencoder(visible, hidden), twin, lambda x: F.mse_loss(twin(x), x)
 
 
-def denoising(sizes: tuple[int, ...]) -> tuple[Any, nn.Module, Loss]:
-    visible, hidden = sizes
+def denoising(visible: int, hidden: int) -> tuple[Any, nn.Module, Loss]:
     twin = sequential(visible, hidden, nn.Sigmoid())
     kept = 0.7  # F.dropout divides by it
     return (
@@ -69,8 +62,7 @@ def denoising(sizes: tuple[int, ...]) -> tuple[Any, nn.Module, Loss]:
     )
 
 
-def contractive(sizes: tuple[int, ...]) -> tuple[Any, nn.Module, Loss]:
-    visible, hidden = sizes
+def contractive(visible: int, hidden: int) -> tuple[Any, nn.Module, Loss]:
     twin = sequential(visible, hidden)
 
     def loss(x: Tensor) -> Tensor:
@@ -82,8 +74,7 @@ def contractive(sizes: tuple[int, ...]) -> tuple[Any, nn.Module, Loss]:
     return ContractiveAutoencoder(visible, hidden), twin, loss
 
 
-def sparse(sizes: tuple[int, ...]) -> tuple[Any, nn.Module, Loss]:
-    visible, hidden = sizes
+def sparse(visible: int, hidden: int) -> tuple[Any, nn.Module, Loss]:
     twin = sequential(visible, hidden)
     target = 0.05
 
@@ -97,8 +88,22 @@ def sparse(sizes: tuple[int, ...]) -> tuple[Any, nn.Module, Loss]:
     return SparseAutoencoder(visible, hidden), twin, loss
 
 
-def variational(sizes: tuple[int, ...]) -> tuple[Any, nn.Module, Loss]:
-    visible, hidden, latent = sizes
+def stochastic(visible: int, hidden: int) -> tuple[Any, nn.Module, Loss]:
+    encoder, decoder = nn.Linear(visible, hidden), nn.Linear(hidden, visible)
+    noise = 0.3
+
+    def loss(x: Tensor) -> Tensor:
+        mean = torch.tanh(encoder(x))
+        logits = decoder(mean + noise * torch.randn_like(mean))
+        return F.binary_cross_entropy_with_logits(logits, x, reduction="sum") / len(x)
+
+    model = StochasticAutoencoder(visible, hidden, code_noise=noise)
+    return model, nn.ModuleList([encoder, decoder]), loss
+
+
+def variational(visible: int, hidden: int) -> tuple[Any, nn.Module, Loss]:
+    """With a code of an eighth of the hidden layer."""
+    latent = max(2, hidden // 8)
     encoder = nn.Sequential(nn.Linear(visible, hidden), nn.Tanh(), nn.Linear(hidden, 2 * latent))
     decoder = nn.Sequential(nn.Linear(latent, hidden), nn.Tanh(), nn.Linear(hidden, visible))
 
@@ -113,14 +118,41 @@ def variational(sizes: tuple[int, ...]) -> tuple[Any, nn.Module, Loss]:
     return model, nn.ModuleList([encoder, decoder]), loss
 
 
-def deep(sizes: tuple[int, ...]) -> tuple[Any, nn.Module, Loss]:
-    widths = [*sizes, *reversed(sizes[:-1])]
+def deep(visible: int, hidden: int) -> tuple[Any, nn.Module, Loss]:
+    """With a second layer of half the first one's size."""
+    sizes = [visible, hidden, hidden // 2]
     layers: list[nn.Module] = []
-    for below, above in itertools.pairwise(widths):
+    for below, above in itertools.pairwise([*sizes, *reversed(sizes[:-1])]):
         layers += [nn.Linear(below, above), nn.Tanh()]
     twin = nn.Sequential(*layers[:-1])
-    model = Autoencoder(layers=list(sizes), activation="tanh")
+    model = Autoencoder(layers=sizes, activation="tanh")
     return model, twin, lambda x: F.mse_loss(twin(x), x)
+
+
+class Machine(nn.Module):
+    """A restricted Boltzmann machine whose gradients are written by hand, as its users do."""
+
+    def __init__(self, visible: int, hidden: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(0.01 * torch.randn(hidden, visible))
+        self.visible_bias = nn.Parameter(torch.zeros(visible))
+        self.hidden_bias = nn.Parameter(torch.zeros(hidden))
+
+    @torch.no_grad()
+    def contrast(self, x: Tensor) -> None:
+        """One step of contrastive divergence, whose statistics become the gradients."""
+        data = torch.sigmoid(F.linear(x, self.weight, self.hidden_bias))
+        states = (torch.rand_like(data) < data).to(x.dtype)
+        probability = torch.sigmoid(F.linear(states, self.weight.t(), self.visible_bias))
+        chain = (torch.rand_like(x) < probability).to(x.dtype)
+        model = torch.sigmoid(F.linear(chain, self.weight, self.hidden_bias))
+        self.weight.grad = (model.t() @ chain).addmm_(data.t(), x, alpha=-1).div_(len(x))
+        self.visible_bias.grad = (chain - x).mean(0)
+        self.hidden_bias.grad = (model - data).mean(0)
+
+
+def rbm(visible: int, hidden: int) -> tuple[Any, Machine, None]:
+    return RBM(visible, hidden), Machine(visible, hidden), None
 
 
 def sequential(visible: int, hidden: int, *output: nn.Module) -> nn.Sequential:
@@ -128,56 +160,43 @@ def sequential(visible: int, hidden: int, *output: nn.Module) -> nn.Sequential:
     return nn.Sequential(*layers, *output)
 
 
-SMALL, MIDDLE = Shape((64, 32), 128), Shape((784, 128), 128)
-FIT: list[tuple[Callable[..., Any], Shape]] = [
-    *(
-        (plain, shape)
-        for shape in (
-            Shape((30, 16), 32),
-            Shape((64, 32), 32),
-            SMALL,
-            Shape((200, 50), 128),
-            Shape((784, 64), 128),
-            Shape((784, 256), 128),
-            Shape((784, 512), 1024),
-            Shape((784, 1024), 4096),
-        )
-    ),
-    *((kind, SMALL) for kind in (denoising, contractive, sparse)),
-    (variational, Shape((64, 32, 2), 128)),
-    (variational, Shape((784, 200, 20), 128)),
-    (deep, Shape((64, 128, 64, 2), 128)),
-]
-LOSS = [
-    (kind, Shape((*sizes, *last), batch))
-    for sizes, batch in (((64, 32), 32), ((64, 32), 128), ((784, 128), 128), ((784, 512), 1024))
-    for kind, last in (
-        (plain, ()),
-        (denoising, ()),
-        (contractive, ()),
-        (sparse, ()),
-        (variational, (20,)),
-        (deep, (sizes[1] // 2,)),
-    )
-]
+KINDS = [plain, denoising, contractive, sparse, stochastic, variational, deep, rbm]
 
 
 class Run:
     """One contender: a model, its fused Adam, and its ordinary loop."""
 
-    def __init__(self, model: nn.Module, loss: Loss) -> None:
-        self.model = model
-        self.loss = loss
+    def __init__(self, model: nn.Module, gradients: Callable[[Tensor], None]) -> None:
+        self.gradients = gradients
         self.optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE, fused=True)
 
     def step(self, x: Tensor) -> None:
         self.optimizer.zero_grad()
-        self.loss(x).backward()
+        self.gradients(x)
         self.optimizer.step()
 
     def epoch(self, data: Tensor, batch: int) -> None:
         for indices in torch.randperm(len(data)).split(batch):
             self.step(data[indices])
+
+
+def contenders(kind: Kind, shape: Shape) -> tuple[Any, Run, Run | None]:
+    """Our model; plain PyTorch's loop; the same with a compiled loss, where that is measured."""
+    model, twin, loss = kind(*shape.widths)
+    if loss is None:
+        return model, Run(twin, twin.contrast), None
+    compiled = torch.compile(loss)
+    return (
+        model,
+        Run(twin, lambda x: loss(x).backward()),
+        Run(twin, lambda x: compiled(x).backward()) if shape in COMPILED else None,
+    )
+
+
+def pixels(rows: int, shape: Shape, kind: Kind) -> Tensor:
+    """Random pixels, as many of them black as in a digit's image; an RBM's are black or white."""
+    ink = torch.rand(rows, shape.widths[0]) < INK
+    return ink.float() if kind is rbm else ink * torch.rand(rows, shape.widths[0])
 
 
 @pytest.fixture
@@ -187,72 +206,75 @@ def restored_generator() -> Iterator[None]:
     torch.set_rng_state(state)
 
 
+every_model = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+
+
 @pytest.mark.parametrize("device", ["cpu"])
-@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
-@pytest.mark.parametrize(
-    ("kind", "shape"), FIT, ids=lambda value: getattr(value, "__name__", str(value))
-)
+@every_model
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_fit(
     compare: Callable[[Case], None],
     restored_generator: None,
-    kind: Callable[..., Any],
+    kind: Kind,
     shape: Shape,
-    compiled: bool,
     device: str,
 ) -> None:
-    model, twin, loss = kind(shape.sizes)
-    theirs = Run(twin, torch.compile(loss) if compiled else loss)
+    model, theirs, compiled = contenders(kind, shape)
     optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE, fused=True)
-    against = "the loop with a compiled loss" if compiled else "the loop"
+
+    def loop(run: Run) -> Callable[[Tensor], None]:
+        return lambda data: run.epoch(data, shape.batch)
+
     compare(
         Case(
-            op="step",
-            name=f"fit {kind.__name__} {shape}, {shape.steps} steps, against {against}",
+            op="fit",
+            name=f"{kind.__name__} {shape}",
             device=device,
             dtype=torch.float32,
-            make_inputs=lambda: (torch.rand(shape.steps * shape.batch, shape.sizes[0]),),
+            make_inputs=lambda: (pixels(steps(shape) * shape.batch, shape, kind),),
             ours=lambda data: aefast.fit(model, data, optimizer, batch_size=shape.batch),
-            eager=lambda data: theirs.epoch(data, shape.batch),
-            run=lambda epoch, data: epoch(data),
-            check=lambda: check_fit(model, shape),
-            compiles=False,
+            eager=loop(theirs),
+            compiles=compiled is not None,
+            compiled=compiled and loop(compiled),
+            check=lambda: check_fit(model, shape, kind),
+            training=True,
         )
     )
 
 
 @pytest.mark.parametrize("device", ["cpu"])
-@pytest.mark.parametrize(
-    ("kind", "shape"), LOSS, ids=lambda value: getattr(value, "__name__", str(value))
-)
-def test_loss(
+@every_model
+@pytest.mark.parametrize("shape", CROSS, ids=str)
+def test_step(
     compare: Callable[[Case], None],
     restored_generator: None,
-    kind: Callable[..., Any],
+    kind: Kind,
     shape: Shape,
     device: str,
 ) -> None:
-    model, twin, loss = kind(shape.sizes)
-    ours, theirs = Run(model, model.loss), Run(twin, loss)
+    model, theirs, compiled = contenders(kind, shape)
+    ours = Run(model, lambda x: model.loss(x).backward())
     compare(
         Case(
             op="step",
-            name=f"loss, backward, Adam {kind.__name__} {shape}",
+            name=f"{kind.__name__} {shape}",
             device=device,
             dtype=torch.float32,
-            make_inputs=lambda: (torch.rand(shape.batch, shape.sizes[0]),),
+            make_inputs=lambda: (pixels(shape.batch, shape, kind),),
             ours=ours.step,
             eager=theirs.step,
-            run=lambda step, x: step(x),
-            check=lambda: check_fit(model, shape),
-            calls_in_round=min(20, shape.steps),
-            compiles=False,
+            compiles=compiled is not None,
+            compiled=compiled and compiled.step,
+            check=lambda: check_fit(model, shape, kind),
+            calls_in_round=min(20, steps(shape)),
+            training=True,
         )
     )
 
 
-def check_fit(model: nn.Module, shape: Shape) -> None:
+def check_fit(model: nn.Module, shape: Shape, kind: Kind) -> None:
     """Two steps of fit are two of the ordinary loop's, by the definitions."""
-    data = torch.rand(2 * shape.batch, shape.sizes[0])
+    data = pixels(2 * shape.batch, shape, kind)
     results = []
     for name in (None, "eager"):
         twin = copy.deepcopy(model)

@@ -23,12 +23,15 @@ if (cap := os.environ.get("AEFAST_CPU_ISA")) in EAGER_CAPS:
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
 
 from collections.abc import Callable, Iterator  # noqa: E402
+from dataclasses import replace  # noqa: E402
 from typing import Any  # noqa: E402
 
 import report  # noqa: E402
+import results  # noqa: E402
 import torch  # noqa: E402
 from harness import Case, race  # noqa: E402
 from memory import keep_freed_memory  # noqa: E402
+from shapes import QUICK, Shape  # noqa: E402
 
 from aefast import environment  # noqa: E402
 
@@ -42,10 +45,13 @@ def compare(benchmark: Any, request: pytest.FixtureRequest) -> Callable[[Case], 
     seconds = float(request.config.getoption("benchmark_max_time"))
 
     def run(case: Case) -> None:
+        if request.config.getoption("quick"):  # compiling takes longer than all the rest
+            case = replace(case, compiles=False)
         record = race(case, benchmark, seconds)
         if record is not None:
             benchmark.extra_info.update(record)
-            request.config.stash[RECORDS].append(record)
+            stats = benchmark.stats.stats.as_dict()
+            request.config.stash[RECORDS].append(results.record(record, stats))
 
     return run
 
@@ -62,6 +68,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--device", choices=("cpu", "cuda"), help="only this device; else all that torch sees"
     )
+    parser.addoption("--quick", action="store_true", help="a few cases of each kind")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -79,9 +86,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     wanted = [config.getoption("device")] if config.getoption("device") else ["cpu", "cuda"]
     if not torch.cuda.is_available():
         wanted = ["cpu"]
-    others = [item for item in items if item.callspec.params["device"] not in wanted]
-    config.hook.pytest_deselected(items=others)
-    items[:] = [item for item in items if item not in others]
+    chosen = [item for item in items if item.callspec.params["device"] in wanted]
+    if config.getoption("quick"):
+        chosen = quick(chosen)
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = chosen
+
+
+def quick(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Of each kind of model the shapes that are marked so, of any other function its first case."""
+    first: dict[object, pytest.Item] = {}
+    for item in items:
+        shape = item.callspec.params.get("shape")
+        if not isinstance(shape, Shape):
+            first.setdefault((item.path, item.originalname), item)
+        elif shape in QUICK:
+            first[item] = item
+    return list(first.values())
 
 
 @pytest.hookimpl(wrapper=True)
@@ -105,6 +126,7 @@ def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, A
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     if records := config.stash[RECORDS]:
         terminalreporter.section("aefast against its baselines")
+        machine, failed = environment.describe(), config.stash[FAILED]
         terminalreporter.write_line(
-            report.render(environment.describe(), records, config.stash[FAILED])
+            report.render({"machine": machine, "cases": records, "failed": failed})
         )

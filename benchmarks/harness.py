@@ -71,11 +71,13 @@ class Case:
         check: raises where ``ours`` is wrong; it runs before anything is timed.
         run: what one call does with a layer and a set of inputs.
         limit: the machine's limit for this work.
-        calls_in_round: more than 1 for calls that are too short to time one by one. Such a case
-            times the calls from the host, on a GPU too: what it measures is their overhead.
+        calls_in_round: more than 1 for calls that are too short to time one by one. They are timed
+            from the host, on a GPU too: unless ``training``, what counts of them is their overhead.
+        training: whether a call is a step or more of training, whatever its length.
         states: how many random states one call draws, where that is what it is for.
         compiles: whether torch.compile of ``eager`` is a baseline; not where that is a peer
             library's own function.
+        compiled: that baseline, where it is not torch.compile of the whole of ``eager``.
     """
 
     op: str
@@ -89,12 +91,18 @@ class Case:
     run: Callable[..., object] = forward
     limit: Limit | None = None
     calls_in_round: int = 1
+    training: bool = False
     states: int | None = None
     compiles: bool = True
+    compiled: Layer | None = None
+
+    @property
+    def from_host(self) -> bool:
+        return self.calls_in_round > 1
 
     @property
     def measures_overhead(self) -> bool:
-        return self.calls_in_round > 1
+        return self.from_host and not self.training
 
 
 def race(case: Case, benchmark: Any, seconds: float) -> dict[str, Any] | None:
@@ -133,7 +141,7 @@ def warm_calls(case: Case, rotation: Iterator[Inputs]) -> tuple[dict[str, Run], 
     mode = "max-autotune-no-cudagraphs" if case.device == "cuda" else None
     layers = {"aefast": case.ours, "eager": case.eager}
     if case.compiles:
-        layers["compile"] = torch.compile(case.eager, mode=mode)
+        layers["compile"] = case.compiled or torch.compile(case.eager, mode=mode)
     for name, layer in layers.items():
         call = _bind(case.run, layer, rotation)
         try:
@@ -160,7 +168,7 @@ def rotate(make_inputs: Callable[[], Inputs], device: str) -> Iterator[Inputs]:
 
 
 def calls_in_round(case: Case) -> int:
-    in_graph = case.device == "cuda" and not case.measures_overhead
+    in_graph = case.device == "cuda" and not case.from_host
     return CALLS_IN_GRAPH if in_graph else case.calls_in_round
 
 
@@ -168,7 +176,7 @@ def one_round(call: Run, case: Case) -> Run:
     """What a contender does in one round, up to the moment when its result is there."""
     if case.device == "cpu":
         return _repeat(call, case.calls_in_round)
-    if case.measures_overhead:
+    if case.from_host:
         return _then_synchronize(_repeat(call, case.calls_in_round))
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

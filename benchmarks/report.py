@@ -3,12 +3,11 @@
 Every case is shown, won or lost; one whose kernel was wrong is named, without a number.
 """
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
-Record = dict[str, Any]
+from results import Record, Result, Spread, read
 
 HEADING = [
     "case",
@@ -22,38 +21,33 @@ HEADING = [
 OVERHEAD_HEADING = ["call overhead", "on", "aefast", "eager", "aefast - eager", "compile"]
 
 
-def render(machine: dict[str, Any], records: list[Record], failed: list[str]) -> str:
-    """The whole report.
-
-    Args:
-        machine: what ``aefast.environment.describe`` returned where the numbers were taken.
-        records: one for each case that was timed.
-        failed: the names of the cases that got no number.
-    """
-    parts = [describe_machine(machine)]
+def render(result: Result) -> str:
+    """The whole report of a run."""
+    parts = [describe_machine(result["machine"])]
     for heading, overhead, row in (
         (HEADING, False, case_row),
         (OVERHEAD_HEADING, True, overhead_row),
     ):
-        rows = [row(record) for record in records if record["overhead"] is overhead]
+        rows = [row(record) for record in result["cases"] if record["overhead"] is overhead]
         if rows:
             parts.append(table([heading, *rows]))
     parts.append(
         "Ratios are medians of paired rounds, with quartiles: above 1x aefast is the faster. "
         "Peak memory: aefast / eager."
     )
-    parts += [f"No number: {reason}" for reason in missing_numbers(records, failed)]
+    parts += [f"No number: {reason}" for reason in missing_numbers(result)]
     return "\n\n".join(parts) + "\n"
 
 
 def render_file(path: Path) -> str:
-    """The report of one ``--benchmark-json`` file, with its commit and date."""
-    result = json.loads(path.read_text())
-    records = [benchmark["extra_info"] for benchmark in result["benchmarks"]]
-    commit = result["commit_info"].get("id") or "unknown"
-    dirty = " with local changes" if result["commit_info"].get("dirty") else ""
-    origin = f"Measured {result['datetime'][:10]}, commit {commit[:10]}{dirty}."
-    return origin + "\n\n" + render(result["machine_info"]["aefast"], records, result["failed"])
+    """The report of one file, with its commit and date."""
+    result = read(path)
+    return f"Measured {origin(result)}.\n\n{render(result)}"
+
+
+def origin(result: Result) -> str:
+    dirty = " with local changes" if result["local_changes"] else ""
+    return f"{result['measured']}, commit {result['commit']}{dirty}"
 
 
 def describe_machine(machine: dict[str, Any]) -> str:
@@ -72,39 +66,42 @@ def case_row(record: Record) -> list[str]:
     return [
         f"{record['op']} {record['case']}",
         f"{record['device']} {record['backend']}",
-        duration(record["seconds"]) + states(record.get("states_per_second")),
+        duration(median(record["seconds"])) + states(record.get("states_per_second")),
         ratio(eager),
         ratio(record["baselines"].get("compile")),
         limit(record.get("limit")),
-        f"{mebibytes(record['peak_bytes'])} / {mebibytes(eager['peak_bytes'])}",
+        f"{mebibytes(record.get('peak_bytes'))} / {mebibytes(eager.get('peak_bytes'))}",
     ]
 
 
 def overhead_row(record: Record) -> list[str]:
-    eager, compiled = record["baselines"]["eager"], record["baselines"]["compile"]
+    eager, compiled = record["baselines"]["eager"], record["baselines"].get("compile", {})
     return [
         f"{record['op']} {record['case']}",
         f"{record['device']} {record['backend']}",
-        duration(record["seconds"]),
+        duration(median(record["seconds"])),
         duration(eager["seconds"]),
-        f"{(record['seconds'] - eager['seconds']) * 1e6:+.1f} us",
-        "-" if "skipped" in compiled else duration(compiled["seconds"]),
+        f"{(median(record['seconds']) - eager['seconds']) * 1e6:+.1f} us",
+        duration(compiled["seconds"]) if "seconds" in compiled else "-",
     ]
 
 
 def ratio(baseline: dict[str, Any] | None) -> str:
     if baseline is None or "skipped" in baseline:
         return "-"
-    spread = baseline["ratio"]
-    quartiles = f"{spread['lower_quartile']:.2f}-{spread['upper_quartile']:.2f}"
-    return f"{spread['median']:.2f}x ({quartiles})"
+    lower, middle, upper = baseline["ratio"]
+    return f"{middle:.2f}x ({lower:.2f}-{upper:.2f})"
 
 
 def limit(measured: dict[str, Any] | None) -> str:
     if measured is None:
         return "-"
     rate = f"{measured['name']} at {measured['rate']:.3g} {measured['unit']}"
-    return f"{measured['share']['median']:.0%} of {rate}"
+    return f"{median(measured['share']):.0%} of {rate}"
+
+
+def median(spread: Spread) -> float:
+    return spread[1]
 
 
 def duration(seconds: float) -> str:
@@ -119,15 +116,15 @@ def mebibytes(count: int | None) -> str:
     return "-" if count is None else f"{count / 2**20:.1f}"
 
 
-def missing_numbers(records: list[Record], failed: list[str]) -> list[str]:
+def missing_numbers(result: Result) -> list[str]:
     """Why a number is not there: each failed case, and each reason that skipped a baseline."""
     reasons = {
         f"{name}, {baseline['skipped']}"
-        for record in records
+        for record in result["cases"]
         for name, baseline in record["baselines"].items()
         if "skipped" in baseline
     }
-    return [f"{name} failed" for name in failed] + sorted(reasons)
+    return [f"{name} failed" for name in result["failed"]] + sorted(reasons)
 
 
 def table(rows: list[list[str]]) -> str:

@@ -1,39 +1,114 @@
-"""``aefast bench``: how fast it is."""
+"""``aefast bench``: how fast it is, against what, and since when."""
 
+import importlib
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
-from typing import Annotated
+from types import ModuleType
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from aefast.cli.shared import app, check_device, check_folder, fail, require
 
+QUICK_SECONDS = "0.1"  # a contender and a case
 
-@app.command()
-def bench(
-    op: Annotated[str | None, typer.Argument(help="One hot path; all without it.")] = None,
+
+class Bench(TyperGroup):
+    """Without a command's name what follows is meant for ``run``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        named = args[:1] and (args[0] in self.commands or args[0] == "--help")
+        return super().parse_args(ctx, args if named else ["run", *args])
+
+
+bench = typer.Typer(cls=Bench, rich_markup_mode=None)
+app.add_typer(bench, name="bench")
+
+
+@bench.callback()
+def describe() -> None:
+    """Measure the kernels against PyTorch: all, or ``aefast bench OP...``.
+
+    Without a command's name what follows is ``run``'s.
+    """
+
+
+@bench.command()
+def run(
+    ops: Annotated[list[str] | None, typer.Argument(help="Some hot paths; all without.")] = None,
+    quick: Annotated[bool, typer.Option(help="A case of each kind: 2 minutes in all.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; both without it.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the results to this file.")] = None,
+    compare: Annotated[
+        Path | None, typer.Option(help="Show what changed since the results in this file.")
+    ] = None,
 ) -> None:
     """Measure the kernels against PyTorch as a user would write it."""
     suite = find_suite()
-    ops = sorted(path.stem.removeprefix("bench_") for path in suite.glob("bench_*.py"))
-    if op is not None and op not in ops:
-        fail(f"OP is {op!r}; it takes one of {', '.join(ops)}")
+    known = sorted(path.stem.removeprefix("bench_") for path in suite.glob("bench_*.py"))
+    for op in ops or []:
+        if op not in known:
+            fail(f"OP is {op!r}; it takes one of {', '.join(known)}")
     if device is not None:
         check_device(device)
     if json is not None:
         check_folder(json, "--json")
+    old = None if compare is None else read(compare)
     for package in ("pytest", "pytest_benchmark"):
         require(package, "bench")
 
+    files = [suite / f"bench_{op}.py" for op in ops or []] or [suite]
     # A process of its own: the suite caps eager PyTorch's instruction set before torch is loaded.
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
-    command += [str(suite if op is None else suite / f"bench_{op}.py")]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *map(str, files)]
     command += [] if device is None else ["--device", device]
-    command += [] if json is None else ["--benchmark-json", str(json)]
-    raise typer.Exit(subprocess.run(command, check=False).returncode)
+    command += ["--quick", "--benchmark-max-time", QUICK_SECONDS] if quick else []
+    with tempfile.TemporaryDirectory() as folder:
+        rounds = Path(folder, "rounds.json")
+        done = subprocess.run([*command, "--benchmark-json", str(rounds)], check=False)
+        if rounds.exists() and rounds.stat().st_size > 0:  # something was measured
+            new = read(rounds)
+            if json is not None:
+                part("results").write(new, json)
+            if old is not None:
+                typer.echo(part("comparison").render(old, new))
+    raise typer.Exit(done.returncode)
+
+
+@bench.command()
+def report(
+    files: Annotated[list[Path], typer.Argument(help="What --json wrote, one a machine.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page; .md for a summary.")] = Path(
+        "report.html"
+    ),
+) -> None:
+    """Show results as one HTML page, machines side by side, or as Markdown."""
+    check_folder(out, "--out")
+    found = [read(file) for file in files]
+    if out.suffix == ".md":
+        text = "\n".join(map(part("report").render, found))
+    else:
+        text = part("page").render(found)
+    out.write_text(text, encoding="utf-8")
+    typer.echo(f"wrote {out}")
+
+
+def read(file: Path) -> Any:
+    """The results in a file; one line where there are none."""
+    try:
+        return part("results").read(file)
+    except (OSError, ValueError) as error:
+        fail(str(error))
+
+
+def part(name: str) -> ModuleType:
+    """A module of the suite, which imports its own by their bare names."""
+    suite = str(find_suite())
+    if suite not in sys.path:
+        sys.path.insert(0, suite)
+    return importlib.import_module(name)
 
 
 def find_suite() -> Path:

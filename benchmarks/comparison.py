@@ -1,0 +1,76 @@
+"""Two runs of the suite: what changed by more than their noise.
+``python benchmarks/comparison.py OLD.json NEW.json``
+
+Times of two runs differ with the machine's clocks and neighbours; the ratios to a baseline that
+took turns with them much less. So both are shown, and a change is one of the ratio.
+"""
+
+import sys
+from pathlib import Path
+
+from report import duration, table
+from results import Record, Result, Spread, label, read
+
+HEADING = ["case", "baseline", "time", "time, new / old", "times as fast", "new / old", ""]
+
+
+def render(old: Result, new: Result) -> str:
+    """A table of all cases that both have, and the names of those that only one has."""
+    before, after = ({key_of(case): case for case in result["cases"]} for result in (old, new))
+    rows = [row for key in after if key in before for row in case_rows(before[key], after[key])]
+    changed = sum(row[-1] != "" for row in rows)
+    parts = [f"{changed} of {len(rows)} ratios changed by more than their quartiles."]
+    if label(old["machine"]) != label(new["machine"]):
+        parts.append(f"Two machines: {label(old['machine'])}; {label(new['machine'])}.")
+    if rows:
+        parts.append(table([HEADING, *rows]))
+    parts += [f"Only in the old: {' '.join(key)}" for key in before if key not in after]
+    parts += [f"Only in the new: {' '.join(key)}" for key in after if key not in before]
+    return "\n\n".join(parts) + "\n"
+
+
+def case_rows(old: Record, new: Record) -> list[list[str]]:
+    """A row a baseline that ran both times."""
+    rows = []
+    for name, baseline in new["baselines"].items():
+        earlier = old["baselines"].get(name, {})
+        if "ratio" in baseline and "ratio" in earlier:
+            change = quotient(earlier["ratio"], baseline["ratio"])
+            rows.append(
+                [
+                    f"{new['op']} {new['case']}",
+                    name,
+                    duration(new["seconds"][1]),
+                    shown(quotient(old["seconds"], new["seconds"])),
+                    f"{baseline['ratio'][1]:.2f}x",
+                    shown(change),
+                    verdict(change),
+                ]
+            )
+    return rows
+
+
+def quotient(old: Spread, new: Spread) -> Spread:
+    """New over old: of the medians, between the extremes that the quartiles allow."""
+    return [new[0] / old[2], new[1] / old[1], new[2] / old[0]]
+
+
+def verdict(change: Spread) -> str:
+    """Empty where the two runs' quartiles overlap."""
+    lower, _, upper = change
+    return "slower" if upper < 1 else "faster" if lower > 1 else ""
+
+
+def shown(spread: Spread) -> str:
+    lower, middle, upper = spread
+    return f"{middle:.2f} ({lower:.2f}-{upper:.2f})"
+
+
+def key_of(case: Record) -> tuple[str, str, str]:
+    return case["op"], case["case"], case["device"]
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python benchmarks/comparison.py OLD.json NEW.json")
+    print(render(*(read(Path(argument)) for argument in sys.argv[1:])), end="")

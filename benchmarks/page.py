@@ -1,0 +1,244 @@
+"""One HTML page of one run or of several side by side, which opens from disk without a network:
+``python benchmarks/page.py RESULT.json... > report.html``."""
+
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import TypeVar
+
+import report
+from results import Record, Result, label, read, setting_of
+
+TEMPLATE = Path(__file__).with_name("page.html")
+COLORS = {"aefast": "#0b8a6f", "eager": "#8b98a5", "compile": "#c7b3e0"}
+# A bar's height, the gap below it, and the drawing's width, in pixels.
+BAR, GAP, WIDTH = 6, 2, 160
+
+Key = tuple[str, str, str]
+T = TypeVar("T")
+
+
+def render(results: Sequence[Result]) -> str:
+    """The page; the machines stand beside each other in the order of ``results``."""
+    return Template(TEMPLATE.read_text()).substitute(
+        COLORS,
+        loss=color(0.5),
+        win=color(2.0),
+        heat_maps="\n".join(heat_maps(results)),
+        cases=case_table(results),
+        overheads=overhead_tables(results),
+        machines="\n".join(map(machine, results)),
+    )
+
+
+def heat_maps(results: Sequence[Result]) -> Iterable[str]:
+    """A map an op, its machines side by side."""
+    shaped = [[case for case in timed(result) if "shape" in case] for result in results]
+    for op in unique(case["op"] for cases in shaped for case in cases):
+        of_op = [[case for case in cases if case["op"] == op] for cases in shaped]
+        batches = sorted({case["shape"][0] for cases in of_op for case in cases})
+        maps = "".join(
+            heat_map(cases, batches, label(result["machine"]))
+            for cases, result in zip(of_op, results, strict=True)
+            if cases
+        )
+        summary = f"<summary>{escape(op)}</summary>"
+        yield f'<details open>{summary}<div class="beside">{maps}</div></details>'
+
+
+def heat_map(cases: list[Record], batches: list[int], caption: str) -> str:
+    heading = "".join(f"<th>{batch}</th>" for batch in batches)
+    rows = [f"<tr><th>batch</th>{heading}</tr>"]
+    for setting in unique(setting_of(case["case"]) for case in cases):
+        of_setting = [case for case in cases if setting_of(case["case"]) == setting]
+        span = len(batches) + 1
+        rows.append(f'<tr><th class="setting" colspan="{span}">{escape(setting)}</th></tr>')
+        for widths in sorted({tuple(case["shape"][1:]) for case in of_setting}):
+            found = {case["shape"][0]: case for case in of_setting if fits(case, widths)}
+            cells = "".join(heat_cell(found.get(batch)) for batch in batches)
+            rows.append(f"<tr><th>{'-'.join(map(str, widths))}</th>{cells}</tr>")
+    body = f"<caption>{escape(caption)}</caption>" + "\n".join(rows)
+    return f'<div class="wide"><table class="map">{body}</table></div>'
+
+
+def heat_cell(case: Record | None) -> str:
+    if case is None:
+        return '<td class="none"></td>'
+    against = [f"{name} {report.ratio(times)}" for name, times in ratios(case).items()]
+    title = escape("; ".join([report.duration(report.median(case["seconds"])), *against]))
+    ratio = worst(case)
+    return f'<td style="{color(ratio)}" title="{title}">{short(ratio)}</td>'
+
+
+def color(ratio: float) -> str:
+    """Red below 1, green above, the deeper the farther: four times either way is the deepest."""
+    depth = min(1.0, abs(math.log2(ratio)) / 2)
+    hue, saturation, lightness = (
+        (6, 90, 82 - 20 * depth) if ratio < 1 else (150, 45, 92 - 28 * depth)
+    )
+    return f"background:hsl({hue} {saturation}% {lightness:.0f}%)"
+
+
+def case_table(results: Sequence[Result]) -> str:
+    """Every timed case, a machine's columns beside the other's."""
+    columns = ["time", "&times; eager", "&times; compile", "of the limit"]
+    names = "".join(
+        f'<th class="first" colspan="{len(columns)}">{escape(label(result["machine"]))}</th>'
+        for result in results
+    )
+    headings = "".join(
+        f'<th data-by="{1 + index}"{first(index % len(columns))}>{name}</th>'
+        for index, name in enumerate(columns * len(results))
+    )
+    found = [{key_of(case): case for case in timed(result)} for result in results]
+    rows = [
+        f"<tr>{name_cell(key)}{''.join(case_cells(cases.get(key)) for cases in found)}</tr>"
+        for key in unique(key for cases in found for key in cases)
+    ]
+    return table(f"<tr><th></th>{names}</tr>", headings, rows)
+
+
+def first(column: int) -> str:
+    """What draws a line before a machine's columns."""
+    return "" if column else ' class="first"'
+
+
+def case_cells(case: Record | None) -> str:
+    """Time, ratios and share of the limit on one machine."""
+    if case is None:
+        return f'<td class="first" data-value=""></td>{3 * "<td data-value=></td>"}'
+    seconds = report.median(case["seconds"])
+    share = case["limit"]["share"][1] if "limit" in case else ""
+    limit = f"<small>{escape(report.limit(case.get('limit')))}</small>"
+    return (
+        f'<td class="first" data-value="{seconds}">{report.duration(seconds)}</td>'
+        + "".join(ratio_cell(case["baselines"].get(name)) for name in ("eager", "compile"))
+        + f'<td class="bars" data-value="{share}">{bars(case)}{limit}</td>'
+    )
+
+
+def ratio_cell(baseline: Record | None) -> str:
+    if baseline is None or "skipped" in baseline:
+        return '<td data-value="">-</td>'
+    lower, middle, upper = baseline["ratio"]
+    loss = ' class="loss"' if middle < 1 else ""
+    quartiles = f"({short(lower)}&ndash;{short(upper)})"
+    return (
+        f'<td data-value="{middle}"><span{loss}>{short(middle)}</span>'
+        f"<br><small>{quartiles}</small></td>"
+    )
+
+
+def bars(case: Record) -> str:
+    """The contenders' speeds, and as a line the limit's."""
+    speeds = {"aefast": 1.0} | {name: 1 / times["ratio"][1] for name, times in ratios(case).items()}
+    limit = 1 / case["limit"]["share"][1] if "limit" in case else 0.0
+    scale = (WIDTH - 2) / max(*speeds.values(), limit)
+    height = len(speeds) * (BAR + GAP)
+    drawn = "".join(
+        f'<rect y="{row * (BAR + GAP)}" width="{speed * scale:.1f}" height="{BAR}"'
+        f' fill="{COLORS[name]}"/>'
+        for row, (name, speed) in enumerate(speeds.items())
+    )
+    if limit:
+        x = f"{limit * scale:.1f}"
+        drawn += f'<line x1="{x}" x2="{x}" y2="{height}" stroke="#000" stroke-width="1.5"/>'
+    return f'<svg viewBox="0 0 {WIDTH} {height}">{drawn}</svg>'
+
+
+def overhead_tables(results: Sequence[Result]) -> str:
+    """What a small call costs more than eager PyTorch's, a table a machine."""
+    tables = []
+    for result in results:
+        rows = [
+            f"<tr>{name_cell(key_of(case))}"
+            + "".join(f"<td data-value={value}>{value:.1f}</td>" for value in overhead(case))
+            + "</tr>"
+            for case in result["cases"]
+            if case["overhead"]
+        ]
+        if rows:
+            names = ("aefast", "eager", "difference")
+            headings = "".join(f'<th data-by="{1 + n}">{name}</th>' for n, name in enumerate(names))
+            caption = f'<h3 class="faint">{escape(label(result["machine"]))}</h3>'
+            tables.append(f"<div>{caption}{table('', headings, rows)}</div>")
+    if not tables:
+        return ""
+    heading = "<h2>What a small call costs</h2><p>In microseconds.</p>"
+    return f'{heading}<div class="beside">{"".join(tables)}</div>'
+
+
+def overhead(case: Record) -> tuple[float, float, float]:
+    """Microseconds of ours and of eager PyTorch's, and their difference."""
+    ours, eager = 1e6 * case["seconds"][1], 1e6 * case["baselines"]["eager"]["seconds"]
+    return ours, eager, ours - eager
+
+
+def machine(result: Result) -> str:
+    """What a number depends on, and the cases without one."""
+    found = result["machine"]
+    cases = [worst(case) for case in timed(result)]
+    facts = {
+        "processor": found["cpu"],
+        "threads": f"{found['threads']} of {found.get('cores', '?')} cores",
+        "instruction set": f"{found['cpu_isa']} (torch: {found['torch_cpu_capability']})",
+        "GPUs": ", ".join(found["gpus"]) or "none",
+        "versions": ", ".join(f"{name} {v or '-'}" for name, v in found["versions"].items()),
+        "measured": report.origin(result),
+        "losses": f"{sum(ratio < 1 for ratio in cases)} of {len(cases)} cases",
+        "no number": "; ".join(report.missing_numbers(result)) or "none",
+    }
+    listed = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in facts.items())
+    return f"<div><h3>{escape(label(found))}</h3><dl>{listed}</dl></div>"
+
+
+def table(above: str, headings: str, rows: list[str]) -> str:
+    """One that sorts by a click; its first column are the cases' names."""
+    head = f'<thead>{above}<tr><th class="case" data-by="0">case</th>{headings}</tr></thead>'
+    body = head + "<tbody>" + "\n".join(rows) + "</tbody>"
+    return f'<div class="wide"><table class="sorted-by-click">{body}</table></div>'
+
+
+def name_cell(key: Key) -> str:
+    name = escape(" ".join(key[:2]))
+    return f'<td class="case" data-value="{name}">{name}</td>'
+
+
+def timed(result: Result) -> list[Record]:
+    return [case for case in result["cases"] if not case["overhead"]]
+
+
+def ratios(case: Record) -> dict[str, Record]:
+    """The baselines that ran."""
+    return {name: times for name, times in case["baselines"].items() if "ratio" in times}
+
+
+def worst(case: Record) -> float:
+    """The median ratio to the quickest baseline."""
+    return min(times["ratio"][1] for times in ratios(case).values())
+
+
+def key_of(case: Record) -> Key:
+    return case["op"], case["case"], case["device"]
+
+
+def fits(case: Record, widths: tuple[int, ...]) -> bool:
+    return tuple(case["shape"][1:]) == widths
+
+
+def short(ratio: float) -> str:
+    return f"{ratio:.2f}" if ratio < 9.995 else f"{ratio:.3g}"
+
+
+def unique(items: Iterable[T]) -> list[T]:
+    """Each once, in the order of their first appearance."""
+    return list(dict.fromkeys(items))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 1:
+        sys.exit("usage: python benchmarks/page.py RESULT.json... > report.html")
+    print(render([read(Path(argument)) for argument in sys.argv[1:]]))

@@ -1,0 +1,133 @@
+"""The file of one run: the machine, and of each case its medians and quartiles, a case a line.
+
+A spread is ``[lower quartile, median, upper quartile]``. The rounds themselves, which
+pytest-benchmark writes, take a hundred times the room and are left out.
+``python benchmarks/results.py FILE...`` makes its files into this form, in place.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+Result = dict[str, Any]
+Record = dict[str, Any]
+Spread = list[float]
+
+# A case's name holds its shape: rows, then the widths that they go through.
+SHAPE = re.compile(r"\b(\d+)x(\d+(?:(?:->|-)\d+)*)")
+DIGITS = 4
+KEYS = ("measured", "commit", "local_changes", "machine", "failed", "cases")
+
+# AMD's families and models; the first that fits.
+ZEN = [
+    (23, range(0x00, 0x30), "Zen"),
+    (23, range(0x30, 0x100), "Zen 2"),
+    (25, range(0x10, 0x20), "Zen 4"),
+    (25, range(0x60, 0xB0), "Zen 4"),
+    (25, range(0x00, 0x100), "Zen 3"),
+    (26, range(0x00, 0x100), "Zen 5"),
+]
+
+
+def compact(raw: dict[str, Any]) -> Result:
+    """What a reader takes of pytest-benchmark's JSON."""
+    commit = raw["commit_info"]
+    return {
+        "measured": raw["datetime"][:10],
+        "commit": (commit.get("id") or "unknown")[:10],
+        "local_changes": bool(commit.get("dirty")),
+        "machine": {
+            "processor": processor(raw["machine_info"].get("cpu", {})),
+            **raw["machine_info"]["aefast"],
+        },
+        "failed": raw["failed"],
+        "cases": [
+            record(benchmark["extra_info"], benchmark["stats"]) for benchmark in raw["benchmarks"]
+        ],
+    }
+
+
+def record(measured: Record, stats: dict[str, float]) -> Record:
+    """One case.
+
+    Args:
+        measured: what ``harness.summarize`` made of it.
+        stats: pytest-benchmark's, of our own rounds.
+    """
+    scale = measured["seconds"] / stats["median"]  # a round may be many calls
+    kept = dict(measured)
+    kept["seconds"] = [scale * stats[key] for key in ("q1", "median", "q3")]
+    if (shape := shape_of(measured["case"])) is not None:
+        kept["shape"] = shape
+    return rounded(kept)
+
+
+def rounded(value: Any) -> Any:
+    """The same with spreads as lists, as many digits as mean something, and no nulls."""
+    if isinstance(value, dict):
+        if "lower_quartile" in value:
+            return rounded([value[key] for key in ("lower_quartile", "median", "upper_quartile")])
+        return {key: rounded(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [rounded(item) for item in value]
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+
+
+def shape_of(name: str) -> list[int] | None:
+    """Rows and widths, ``[4096, 784, 1024]``; None of a name that holds none."""
+    found = SHAPE.search(name)
+    return None if found is None else [int(found[1]), *map(int, re.split("->|-", found[2]))]
+
+
+def setting_of(name: str) -> str:
+    """What sets a case apart besides its shape: ``"fwd+bwd highest"``."""
+    return " ".join(SHAPE.sub("", name, count=1).replace(" ,", ",").split()).lstrip(", ")
+
+
+def processor(cpu: dict[str, Any]) -> str | None:
+    """The kind of processor, of what py-cpuinfo found: a virtual one's name may not tell it."""
+    if cpu.get("vendor_id_raw") == "AuthenticAMD":
+        for family, models, name in ZEN:
+            if cpu.get("family") == family and cpu.get("model") in models:
+                return f"AMD {name}"
+    return cpu.get("brand_raw")
+
+
+def label(machine: dict[str, Any]) -> str:
+    """The machine in a few words: ``"AMD Zen 5, 2 threads, AVX-512"``."""
+    instruction_sets = {"avx2": "AVX2", "avx512": "AVX-512", "amx": "AMX"}
+    name = machine.get("processor") or machine["cpu"]
+    instruction_set = instruction_sets.get(machine["cpu_isa"], machine["cpu_isa"])
+    parts = [name, f"{machine['threads']} threads", instruction_set, *machine["gpus"]]
+    return ", ".join(parts)
+
+
+def write(result: Result, path: Path) -> None:
+    """One line a case, so that a change of one shows as one."""
+    head = json.dumps({key: value for key, value in result.items() if key != "cases"}, indent=1)
+    cases = ",\n".join("  " + json.dumps(case) for case in result["cases"])
+    path.write_text(head.removesuffix("\n}") + f',\n "cases": [\n{cases}\n ]\n}}\n')
+
+
+def read(path: Path) -> Result:
+    """The result in a file, of this form or pytest-benchmark's.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    try:
+        found = json.loads(path.read_text())
+        if "benchmarks" in found:
+            return compact(found)
+        return {key: found[key] for key in KEYS}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{str(path)!r} is no result of aefast bench --json") from error
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 1:
+        sys.exit("usage: python benchmarks/results.py FILE...")
+    for argument in sys.argv[1:]:
+        write(read(Path(argument)), Path(argument))
