@@ -1,4 +1,5 @@
-# make setup | demo | test | test-all | fuzz | lint | format | bench | wheel make .venv on first use; the rest do not.
+# make setup | demo | test | test-all | fuzz | lint | format | bench | results | wheel make .venv on first use;
+# the rest do not.
 
 PYTHON ?= python3
 VENV := .venv
@@ -6,7 +7,7 @@ BIN := $(VENV)/bin
 SOURCES := aefast benchmarks tests setup.py .ci/install-matrix
 CPP := $(wildcard csrc/*.h csrc/*.cpp tests/csrc/*.cpp)
 
-.PHONY: setup demo test test-all fuzz lint format bench wheel install-matrix gpu-check clean
+.PHONY: setup demo test test-all fuzz lint format bench results readme wheel install-matrix gpu-check clean
 
 setup: $(VENV)/built
 
@@ -53,6 +54,18 @@ format: setup
 
 bench: setup
 	$(BIN)/aefast bench --json bench.json
+	$(BIN)/aefast bench report bench.json --out bench.html
+
+# Measures this machine for README, all of the suite or BENCH="step gibbs" of it:
+# make results NAME=epyc-zen3-2-cores-avx2-step BENCH=step
+results: setup
+	$(if $(NAME),,$(error make results takes NAME=, of its file in benchmarks/results))
+	$(BIN)/aefast bench $(BENCH) --json benchmarks/results/$(NAME).json
+	$(MAKE) readme
+
+# README's figures, from the committed results.
+readme:
+	$(PYTHON) benchmarks/readme.py
 
 $(VENV)/packagers: constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt \

@@ -12,6 +12,8 @@ import tempfile
 from pathlib import Path
 from xml.etree import ElementTree
 
+import results
+
 ROOT = Path(__file__).parents[1]
 SECONDS_A_CONTENDER = "0.3"
 
@@ -27,10 +29,11 @@ def main(result: Path) -> int:
             *("--benchmark-max-time", SECONDS_A_CONTENDER, "--benchmark-json", str(benchmarks)),
         )
         launch_code = run("benchmarks/launches.py", str(launches))
-        record = json.loads(benchmarks.read_text()) if benchmarks.exists() else {}
+        measured = benchmarks.exists() and benchmarks.stat().st_size > 0
+        record = results.read(benchmarks) if measured else {"cases": []}
         record["launches"] = json.loads(launches.read_text()) if launches.exists() else None
         record["tests"] = outcomes(tests)
-    result.write_text(json.dumps(record, indent=1) + "\n")
+    results.write(record, result)
     print(f"wrote {result}")
     return test_code or benchmark_code or launch_code
 

@@ -10,7 +10,7 @@ from string import Template
 from typing import TypeVar
 
 import report
-from results import Record, Result, label, read, setting_of
+from results import Record, Result, label, ratios, read, setting_of, worst
 
 TEMPLATE = Path(__file__).with_name("page.html")
 COLORS = {"aefast": "#0b8a6f", "eager": "#8b98a5", "compile": "#c7b3e0"}
@@ -209,16 +209,6 @@ def name_cell(key: Key) -> str:
 
 def timed(result: Result) -> list[Record]:
     return [case for case in result["cases"] if not case["overhead"]]
-
-
-def ratios(case: Record) -> dict[str, Record]:
-    """The baselines that ran."""
-    return {name: times for name, times in case["baselines"].items() if "ratio" in times}
-
-
-def worst(case: Record) -> float:
-    """The median ratio to the quickest baseline."""
-    return min(times["ratio"][1] for times in ratios(case).values())
 
 
 def key_of(case: Record) -> Key:

@@ -100,8 +100,19 @@ def label(machine: dict[str, Any]) -> str:
     instruction_sets = {"avx2": "AVX2", "avx512": "AVX-512", "amx": "AMX"}
     name = machine.get("processor") or machine["cpu"]
     instruction_set = instruction_sets.get(machine["cpu_isa"], machine["cpu_isa"])
-    parts = [name, f"{machine['threads']} threads", instruction_set, *machine["gpus"]]
+    threads = f"{machine['threads']} thread" + "s" * (machine["threads"] > 1)
+    parts = [name, threads, instruction_set, *machine["gpus"]]
     return ", ".join(parts)
+
+
+def ratios(case: Record) -> dict[str, Record]:
+    """The baselines that ran."""
+    return {name: times for name, times in case["baselines"].items() if "ratio" in times}
+
+
+def worst(case: Record) -> float:
+    """The median ratio to the quickest baseline."""
+    return min(times["ratio"][1] for times in ratios(case).values())
 
 
 def write(result: Result, path: Path) -> None:

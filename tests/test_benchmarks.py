@@ -4,9 +4,11 @@ import copy
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,11 +21,17 @@ sys.path.insert(0, str(SUITE))
 
 harness = importlib.import_module("harness")
 memory = importlib.import_module("memory")
+comparison = importlib.import_module("comparison")
+page = importlib.import_module("page")
+readme = importlib.import_module("readme")
 report = importlib.import_module("report")
+results = importlib.import_module("results")
+shapes = importlib.import_module("shapes")
 bench_corrupt = importlib.import_module("bench_corrupt")
 bench_linear_act = importlib.import_module("bench_linear_act")
 bench_jacobian = importlib.import_module("bench_jacobian")
 bench_reconstruction = importlib.import_module("bench_reconstruction")
+bench_step = importlib.import_module("bench_step")
 
 MACHINE = {
     "versions": {"aefast": "0.1.0", "torch": "2.13.0", "triton": None},
@@ -36,27 +44,39 @@ MACHINE = {
 LOST = {
     "op": "corrupt",
     "case": "masking 4096x784",
+    "shape": [4096, 784],
     "device": "cpu",
     "backend": "cpp",
     "overhead": False,
-    "seconds": 2e-3,
+    "seconds": [1.9e-3, 2e-3, 2.2e-3],
     "peak_bytes": 12 * 2**20,
     "baselines": {
         "eager": {
             "seconds": 1e-3,
-            "ratio": {"median": 0.5, "lower_quartile": 0.45, "upper_quartile": 0.55},
+            "ratio": [0.45, 0.5, 0.55],
             "peak_bytes": 24 * 2**20,
         },
         "compile": {"skipped": "no C++ compiler"},
     },
-    "limit": {"name": "copy", "rate": 12.5, "unit": "GB/s", "share": {"median": 0.625}},
+    "limit": {"name": "copy", "rate": 12.5, "unit": "GB/s", "share": [0.6, 0.625, 0.65]},
 }
 OVERHEAD = {
     **LOST,
     "case": "masking 8x8",
     "overhead": True,
-    "seconds": 7.5e-6,
-    "baselines": {"eager": {"seconds": 5e-6}, "compile": {"seconds": 16e-6}},
+    "seconds": [7e-6, 7.5e-6, 8e-6],
+    "baselines": {
+        "eager": {"seconds": 5e-6, "ratio": [0.4, 0.5, 0.6]},
+        "compile": {"seconds": 16e-6, "ratio": [2.0, 2.1, 2.2]},
+    },
+}
+RESULT = {
+    "measured": "2026-01-02",
+    "commit": "0123456789",
+    "local_changes": True,
+    "machine": MACHINE,
+    "failed": [],
+    "cases": [LOST, OVERHEAD],
 }
 
 
@@ -140,7 +160,7 @@ def test_a_peers_function_is_not_compiled_and_states_are_counted() -> None:
     record = harness.race(case, FakeBenchmark(), seconds=0.0)
     assert set(record["baselines"]) == {"eager"}
     assert record["states_per_second"] == 3e9
-    row = report.case_row({**record, "backend": "cpp"})
+    row = report.case_row({**LOST, **results.record(record, {"q1": 0.9, "median": 1, "q3": 1.1})})
     assert "3 G states/s" in row[2]
     assert row[4] == "-"
 
@@ -303,7 +323,7 @@ def test_the_jacobians_limit_is_called(run: str, widths: tuple[int, ...]) -> Non
 
 
 def test_the_report_shows_a_loss_its_spread_and_the_limit() -> None:
-    text = report.render(MACHINE, [LOST], failed=[])
+    text = report.render(RESULT)
     for part in ("0.50x (0.45-0.55)", "2 ms", "62% of copy at 12.5 GB/s", "12.0 / 24.0"):
         assert part in text
     assert "Some CPU, 2 threads, instruction set avx512" in text
@@ -312,13 +332,13 @@ def test_the_report_shows_a_loss_its_spread_and_the_limit() -> None:
 
 
 def test_the_report_says_why_a_number_is_missing() -> None:
-    text = report.render(MACHINE, [LOST], failed=["test_corrupt[gaussian]"])
+    text = report.render({**RESULT, "failed": ["test_corrupt[gaussian]"]})
     assert "No number: test_corrupt[gaussian] failed" in text
     assert "No number: compile, no C++ compiler" in text
 
 
 def test_the_report_gives_call_overhead_as_a_difference() -> None:
-    text = report.render(MACHINE, [OVERHEAD], failed=[])
+    text = report.render(RESULT)
     row = next(line for line in text.splitlines() if "8x8" in line)
     for part in ("7.5 us", "5.0 us", "+2.5 us", "16.0 us"):
         assert part in row
@@ -329,27 +349,305 @@ def test_the_tables_are_aligned_markdown() -> None:
     assert lines == ["| case      | x |", "|-----------|---|", "| long name | 1 |"]
 
 
-def test_the_report_comes_from_the_file_alone(tmp_path: Path) -> None:
+RAW = {
+    "machine_info": {
+        "aefast": MACHINE,
+        "cpu": {"vendor_id_raw": "AuthenticAMD", "family": 25, "model": 1, "brand_raw": "AMD EPYC"},
+    },
+    "commit_info": {"id": "0123456789abcdef", "dirty": True},
+    "datetime": "2026-01-02T03:04:05+00:00",
+    "failed": ["test_corrupt[gaussian]"],
+    "benchmarks": [
+        {
+            "extra_info": {
+                **{key: value for key, value in LOST.items() if key != "shape"},
+                "seconds": 2e-3,
+                "baselines": {
+                    "eager": {
+                        "seconds": 1e-3,
+                        "ratio": {"lower_quartile": 0.45, "median": 1 / 3, "upper_quartile": 0.55},
+                        "peak_bytes": None,
+                    }
+                },
+            },
+            # Four calls a round.
+            "stats": {"q1": 4e-3, "median": 8e-3, "q3": 16e-3, "data": [8e-3] * 500},
+        }
+    ],
+}
+
+
+def test_a_result_is_medians_and_quartiles_in_few_digits() -> None:
+    compact = results.compact(copy.deepcopy(RAW))
+    (case,) = compact.pop("cases")
+    assert case["seconds"] == [1e-3, 2e-3, 4e-3]
+    assert case["baselines"] == {"eager": {"seconds": 1e-3, "ratio": [0.45, 0.3333, 0.55]}}
+    assert case["shape"] == [4096, 784]
+    assert compact == {
+        "measured": "2026-01-02",
+        "commit": "0123456789",
+        "local_changes": True,
+        "machine": {"processor": "AMD Zen 3", **MACHINE},
+        "failed": ["test_corrupt[gaussian]"],
+    }
+
+
+def test_a_result_is_written_a_case_a_line_and_read_back(tmp_path: Path) -> None:
     file = tmp_path / "result.json"
-    file.write_text(
-        json.dumps(
-            {
-                "machine_info": {"aefast": MACHINE},
-                "commit_info": {"id": "0123456789abcdef", "dirty": True},
-                "datetime": "2026-01-02T03:04:05+00:00",
-                "benchmarks": [{"extra_info": copy.deepcopy(LOST)}],
-                "failed": [],
-            }
-        )
-    )
+    results.write(RESULT, file)
+    assert results.read(file) == RESULT
+    assert sum('"op"' in line for line in file.read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "1", '{"benchmarks": [{}]}', "\x00"])
+def test_what_is_no_result_is_one_error(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    file.write_text(text)
+    with pytest.raises(ValueError, match="is no result of aefast bench"):
+        results.read(file)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "setting"),
+    [
+        ("masking 4096x784 float32", [4096, 784], "masking float32"),
+        ("fwd 128x784-256-784 high", [128, 784, 256, 784], "fwd high"),
+        ("sigmoid fwd 8x9->7", [8, 9, 7], "sigmoid fwd"),
+        ("k=1 8x9-7, eager draws", [8, 9, 7], "k=1, eager draws"),
+        ("1000x64, 128 atoms", [1000, 64], "128 atoms"),
+        ("no shape", None, "no shape"),
+    ],
+)
+def test_a_cases_name_holds_its_shape(name: str, shape: list[int] | None, setting: str) -> None:
+    assert results.shape_of(name) == shape
+    assert results.setting_of(name) == setting
+
+
+@pytest.mark.parametrize(
+    ("family", "model", "name"),
+    [(23, 1, "Zen"), (23, 0x31, "Zen 2"), (25, 1, "Zen 3"), (25, 0x61, "Zen 4"), (26, 2, "Zen 5")],
+)
+def test_amds_generations_are_told_by_their_numbers(family: int, model: int, name: str) -> None:
+    cpu = {"vendor_id_raw": "AuthenticAMD", "family": family, "model": model}
+    assert results.processor(cpu) == f"AMD {name}"
+    assert results.processor({**cpu, "family": 99, "brand_raw": "New"}) == "New"
+
+
+@pytest.mark.parametrize("script", ["report.py", "page.py"])
+def test_a_report_comes_from_the_file_alone(script: str, tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    file.write_text(json.dumps(RAW))
     printed = subprocess.run(
-        [sys.executable, "-S", str(SUITE / "report.py"), str(file)],  # -S: no packages at all
+        [sys.executable, "-S", str(SUITE / script), str(file)],  # -S: no packages at all
         capture_output=True,
         text=True,
         check=True,
     ).stdout
-    assert printed.startswith("Measured 2026-01-02, commit 0123456789 with local changes.")
-    assert "0.50x (0.45-0.55)" in printed
+    for part in ("2026-01-02, commit 0123456789 with local changes", "0.33", "62% of copy"):
+        assert part in printed
+
+
+class Tags(HTMLParser):
+    """Whether every tag that opens closes, and the cells of the table of cases."""
+
+    VOID = ("meta", "br")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def won() -> dict[str, Any]:
+    """The same machine's twin, which wins, and has a case with a name to be escaped."""
+    case = copy.deepcopy(LOST)
+    case["baselines"]["eager"]["ratio"] = [1.9, 2.0, 2.1]
+    other = {**case, "case": "<b> 128x784-64", "shape": [128, 784, 64]}
+    return {**RESULT, "machine": {**MACHINE, "cpu": "Other & Co"}, "cases": [case, other]}
+
+
+def test_the_page_is_well_formed_and_asks_for_nothing() -> None:
+    text = page.render([RESULT, won()])
+    tags = Tags(text)
+    assert tags.open == []
+    assert not [attrs for _, attrs in tags.seen if "src" in attrs or "href" in attrs]
+    assert "url(" not in text
+    assert "<b>" not in text
+    assert "Other &amp; Co" in text
+
+
+def test_a_loss_is_red_and_a_gain_green() -> None:
+    red, green = page.color(0.99), page.color(1.01)
+    assert red.startswith("background:hsl(6 ")
+    assert green.startswith("background:hsl(150 ")
+    text = page.heat_cell(LOST)
+    assert page.color(0.5) in text
+    assert ">0.50<" in text
+    assert "eager 0.50x (0.45-0.55)" in text
+
+
+def test_a_heat_map_takes_the_quickest_baseline() -> None:
+    case = copy.deepcopy(LOST)
+    case["baselines"]["compile"] = {"seconds": 1e-3, "ratio": [0.2, 0.25, 0.3]}
+    assert ">0.25<" in page.heat_cell(case)
+
+
+def test_a_heat_map_has_a_row_a_width_and_a_column_a_batch() -> None:
+    text = page.heat_map(won()["cases"], [128, 4096], "machine")
+    rows = re.findall(r"<tr><th>([\d-]+)</th>(.*?)</tr>", text)
+    assert [(widths, row.count('class="none"'), row.count(">2.00<")) for widths, row in rows] == [
+        ("784", 1, 1),
+        ("784-64", 1, 1),
+    ]
+
+
+def test_every_row_of_the_page_has_each_machines_columns() -> None:
+    text = page.case_table([RESULT, won()])
+    body = text[text.index("<tbody>") :]
+    rows = body.split("</tr>")[:-1]
+    assert [row.count("<td") for row in rows] == [9, 9]  # an overhead is not among them
+    assert [row.count('data-value=""') + row.count("data-value=>") for row in rows] == [2, 5]
+
+
+def test_the_limit_is_a_line_where_the_speed_is() -> None:
+    drawn = page.bars(LOST)  # ours at 0.625 of the limit, eager twice as fast as ours
+    widths = [float(width) for width in re.findall(r'width="([\d.]+)" height', drawn)]
+    (limit,) = re.findall(r'x1="([\d.]+)"', drawn)
+    assert widths[1] == pytest.approx(2 * widths[0], rel=1e-2)
+    assert widths[0] / float(limit) == pytest.approx(0.625, rel=1e-2)
+
+
+def test_a_comparison_flags_only_what_is_outside_of_the_noise() -> None:
+    def compared(*ratio: float) -> list[str]:
+        new = copy.deepcopy(LOST)
+        new["baselines"]["eager"]["ratio"] = list(ratio)
+        ((*_, change, verdict),) = comparison.case_rows(LOST, new)
+        return [change.split()[0], verdict]
+
+    assert compared(0.45, 0.5, 0.55) == ["1.00", ""]
+    assert compared(0.54, 0.6, 0.62) == ["1.20", ""]  # the quartiles overlap
+    assert compared(0.56, 0.6, 0.62) == ["1.20", "faster"]
+    assert compared(0.38, 0.4, 0.44) == ["0.80", "slower"]
+
+
+def test_a_comparison_names_what_only_one_run_has_and_two_machines() -> None:
+    text = comparison.render(RESULT, won())
+    assert text.startswith("1 of 1 ratios changed")
+    assert "Only in the old: corrupt masking 8x8 cpu" in text
+    assert "Only in the new: corrupt <b> 128x784-64" in text
+    assert "Two machines: Some CPU, 2 threads, AVX-512, Some GPU; Other & Co" in text
+
+
+def figures(ratio: float, **machine: object) -> dict[str, Any]:
+    case = copy.deepcopy(LOST)
+    case["case"] = "masking 4096x784 float32"
+    case["baselines"]["eager"]["ratio"][1] = ratio
+    return {**RESULT, "machine": {**MACHINE, **machine}, "cases": [case, OVERHEAD]}
+
+
+def test_readmes_figures_are_the_lowest_and_the_highest_of_each_machine() -> None:
+    measured = [figures(2.0), figures(12.4), figures(0.5, threads=1, gpus=[])]
+    summary = " ".join(readme.summary(measured).split())
+    assert "on Some CPU, 2 threads, AVX-512, Some GPU, faster" in summary
+    assert "noise (2.0 to 12x)" in summary
+    assert (
+        "On Some CPU, 1 thread, AVX-512, not faster everywhere at noise (0.50x) and single"
+        in summary
+    )
+    lines = readme.figure_table(measured).splitlines()
+    assert [cell.strip() for cell in lines[2].split("|")[1:-1]] == [
+        "`corrupt`, masking",
+        "2.0 to 12x",
+        "**0.50x**",
+    ]
+    assert len(lines) == 4  # the others have no case
+    assert "**0.50x**" in lines[3]  # a call's own cost
+
+
+needs_results = pytest.mark.skipif(not readme.RESULTS.exists(), reason="needs the source tree")
+
+
+@needs_results
+def test_readmes_figures_are_the_committed_results() -> None:
+    text = readme.README.read_text()
+    assert readme.fill(text, readme.committed()) == text, "make readme fills them in"
+
+
+@needs_results
+def test_readme_has_no_speed_but_of_the_results() -> None:
+    text = re.sub(
+        r"<!-- (\w+): filled.*?<!-- end of \1 -->", "", readme.README.read_text(), flags=re.S
+    )
+    assert re.findall(r"\d+\.\d+x|\w+ times (?:as fast|faster)", text) == []
+
+
+@needs_results
+def test_every_committed_result_is_small_and_every_row_of_readme_can_be_filled() -> None:
+    for file in readme.RESULTS.glob("*.json"):
+        assert file.stat().st_size < 200_000, (
+            f"{file.name}: python benchmarks/results.py makes it so"
+        )
+    measured = readme.committed()
+    empty = {row.op for row in readme.ROWS if not readme.ratios(measured, [row])}
+    assert empty <= {"fit", "step"}
+
+
+def test_the_shapes_that_others_take_are_in_the_table() -> None:
+    assert {*shapes.QUICK, *shapes.CROSS, *shapes.COMPILED} <= {*shapes.SHAPES}
+    assert len(shapes.SHAPES) == len(set(shapes.SHAPES))
+    assert not {*shapes.MORE_OP_SHAPES} & {*shapes.OP_SHAPES}
+
+
+@pytest.mark.parametrize("kind", bench_step.KINDS, ids=lambda kind: kind.__name__)
+def test_a_models_twin_has_its_parameters_and_all_of_them_learn(kind: Callable[..., Any]) -> None:
+    torch.manual_seed(0)
+    shape = shapes.Shape(16, (30, 16))
+    model, theirs, compiled = bench_step.contenders(kind, shape)
+    assert compiled is None
+    parameters = theirs.optimizer.param_groups[0]["params"]
+    assert sum(p.numel() for p in parameters) == sum(p.numel() for p in model.parameters())
+    before = [parameter.detach().clone() for parameter in parameters]
+    theirs.epoch(bench_step.pixels(32, shape, kind), 16)
+    assert all((a != b).any() for a, b in zip(before, parameters, strict=True))
+    bench_step.check_fit(model, shape, kind)
+
+
+@pytest.mark.parametrize("kind", bench_step.KINDS[:-1], ids=lambda kind: kind.__name__)
+def test_a_models_twin_has_its_loss(kind: Callable[..., Any]) -> None:
+    """The same number at the same parameters, or the same mean over draws."""
+    torch.manual_seed(0)
+    model, twin, loss = kind(12, 8)
+    with torch.no_grad():
+        for theirs, ours in zip(twin.parameters(), model.parameters(), strict=True):
+            theirs.copy_(ours)
+        x = torch.rand(20, 12)
+        draws = [torch.stack([f(x) for _ in range(400)]) for f in (model.loss, loss)]
+    ours, theirs = (draw.mean() for draw in draws)
+    spread = sum(draw.var() / 400 for draw in draws) ** 0.5
+    assert abs(ours - theirs) < 5 * spread + 1e-6 * ours
+
+
+def test_the_quick_suite_has_all_of_it_in_few_cases() -> None:
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    command += [str(SUITE), "--collect-only", "-q", "--quick", "--device", "cpu"]
+    result = subprocess.run(command, cwd=SUITE.parent, capture_output=True, text=True, check=False)
+    cases = re.findall(r"(bench_\w+)\.py::(\w+)\[(.*)\]", result.stdout)
+    assert {name for name, _, _ in cases} == {path.stem for path in SUITE.glob("bench_*.py")}
+    assert len(cases) == len(set(cases)) < 100
+    fitted = {case for _, function, case in cases if function == "test_fit"}
+    assert len(fitted) == len(bench_step.KINDS) * len(shapes.QUICK)
 
 
 def test_the_suite_runs_capped_and_writes_what_the_report_needs(tmp_path: Path) -> None:
@@ -372,7 +670,8 @@ def test_the_suite_runs_capped_and_writes_what_the_report_needs(tmp_path: Path) 
     assert result.returncode == 0, result.stdout + result.stderr
     assert "1 passed" in result.stdout
     assert "corrupt masking 8x8 float32" in result.stdout
-    written = json.loads(file.read_text())
-    assert "node" not in written["machine_info"]
-    assert written["machine_info"]["aefast"]["torch_cpu_capability"] == "DEFAULT"
-    assert "corrupt masking 8x8 float32" in report.render_file(file)
+    assert "node" not in json.loads(file.read_text())["machine_info"]
+    written = results.read(file)
+    assert written["machine"]["torch_cpu_capability"] == "DEFAULT"
+    assert written["machine"]["processor"]
+    assert "corrupt masking 8x8 float32" in report.render(written)

@@ -1,6 +1,8 @@
 """The command line: what it prints, and one line with exit code 2 for every mistake."""
 
+import copy
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -47,7 +49,8 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     seen: list[list[str]] = []
 
     def run(command: list[str], check: bool) -> SimpleNamespace:
-        seen.append(command)
+        assert command[-2] == "--benchmark-json"  # into a folder that is gone by then
+        seen.append(command[:-2])
         return SimpleNamespace(returncode=7)
 
     monkeypatch.setattr(cli.bench.subprocess, "run", run)
@@ -99,10 +102,10 @@ def test_bench_runs_the_suite_in_a_process_of_its_own(
     commands: list[list[str]], tmp_path: Path
 ) -> None:
     file = tmp_path / "result.json"
-    result = invoke("bench", "corrupt", "--device", "cpu", "--json", str(file))
+    result = invoke("bench", "corrupt", "step", "--device", "cpu", "--json", str(file))
     assert result.exit_code == 7  # pytest's own exit code comes through
-    suite = cli.bench.find_suite() / "bench_corrupt.py"
-    expected = [str(suite), "--device", "cpu", "--benchmark-json", str(file)]
+    suites = [str(cli.bench.find_suite() / f"bench_{name}.py") for name in ("corrupt", "step")]
+    expected = [*suites, "--device", "cpu"]
     assert commands == [[sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *expected]]
 
 
@@ -111,9 +114,68 @@ def test_bench_without_an_op_runs_the_whole_suite(commands: list[list[str]]) -> 
     assert commands[0][-1] == str(cli.bench.find_suite())
 
 
+def test_bench_quick_takes_few_cases_and_little_time(commands: list[list[str]]) -> None:
+    invoke("bench", "gibbs", "--quick")
+    assert commands[0][-3:-1] == ["--quick", "--benchmark-max-time"]
+    assert float(commands[0][-1]) < 1
+
+
+RESULT = {
+    "measured": "2026-01-02",
+    "commit": "0123456789",
+    "local_changes": False,
+    "machine": {
+        **{"cpu": "Some CPU", "cpu_isa": "avx2", "torch_cpu_capability": "AVX2"},
+        **{"threads": 2, "gpus": [], "versions": {"aefast": "0.1.0"}},
+    },
+    "failed": [],
+    "cases": [
+        {
+            **{"op": "gibbs", "case": "k=1 128x784-256", "shape": [128, 784, 256]},
+            **{"device": "cpu", "backend": "cpp", "overhead": False, "seconds": [1.0, 2.0, 3.0]},
+            "baselines": {"eager": {"seconds": 1.0, "ratio": [0.4, 0.5, 0.6]}},
+        }
+    ],
+}
+
+
+def test_bench_writes_its_results_and_compares_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A run that measures what ``RESULT`` holds, beside an older and faster one."""
+
+    def run(command: list[str], check: bool) -> SimpleNamespace:
+        Path(command[-1]).write_text(json.dumps(RESULT))
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(cli.bench.subprocess, "run", run)
+    old, new = tmp_path / "old.json", tmp_path / "new.json"
+    faster = copy.deepcopy(RESULT)
+    faster["cases"][0]["baselines"]["eager"]["ratio"] = [0.9, 1.0, 1.1]
+    old.write_text(json.dumps(faster))
+    result = invoke("bench", "--json", str(new), "--compare", str(old))
+    assert result.exit_code == 0, result.output
+    assert json.loads(new.read_text()) == RESULT
+    assert result.output.startswith("1 of 1 ratios changed")
+    assert "0.50 (0.36-0.67)" in result.output
+    assert "slower" in result.output
+
+
+def test_bench_report_writes_a_page_or_markdown(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    file.write_text(json.dumps(RESULT))
+    for name, part in (
+        ("page.html", "k=1 128x784-256</td>"),
+        ("page.md", "| gibbs k=1 128x784-256"),
+    ):
+        result = invoke("bench", "report", str(file), str(file), "-o", str(tmp_path / name))
+        assert result.exit_code == 0, result.output
+        assert part in (tmp_path / name).read_text()
+
+
 def test_the_suite_has_a_file_for_every_op() -> None:
     found = {path.name for path in cli.bench.find_suite().glob("bench_*.py")}
-    assert found == {f"bench_{name}.py" for name in (*aot.OPS, "step", "training")}
+    assert found >= {f"bench_{name}.py" for name in (*aot.OPS, "step", "training")}
 
 
 @pytest.mark.parametrize(
@@ -122,6 +184,15 @@ def test_the_suite_has_a_file_for_every_op() -> None:
         (("bench", "fft"), "OP is 'fft'; it takes one of corrupt, gaussian, gibbs, jacobian"),
         (("bench", "--device", "tpu"), "--device is 'tpu'; it takes one of cpu, cuda"),
         (("bench", "--json", "nowhere/result.json"), "--json is 'nowhere/result.json'"),
+        (("bench", "gibbs", "fft"), "OP is 'fft'; it takes one of "),
+        (
+            ("bench", "--compare", "nowhere.json"),
+            "--compare is 'nowhere.json', but there is no such file",
+        ),
+        (("bench", "--compare", __file__), f"{__file__!r} is no result of aefast bench --json"),
+        (("bench", "report", "nowhere.json"), "FILES is 'nowhere.json', but there is no such file"),
+        (("bench", "report", __file__), f"{__file__!r} is no result of aefast bench --json"),
+        (("bench", "report", "x.json", "-o", "nowhere/page.html"), "--out is 'nowhere/page.html'"),
         (("demo", "--out", "nowhere/demo.png"), "--out is 'nowhere/demo.png'"),
     ],
 )

@@ -56,7 +56,7 @@ def run(
         check_device(device)
     if json is not None:
         check_folder(json, "--json")
-    old = None if compare is None else read(compare)
+    old = None if compare is None else read(compare, "--compare")
     for package in ("pytest", "pytest_benchmark"):
         require(package, "bench")
 
@@ -69,7 +69,7 @@ def run(
         rounds = Path(folder, "rounds.json")
         done = subprocess.run([*command, "--benchmark-json", str(rounds)], check=False)
         if rounds.exists() and rounds.stat().st_size > 0:  # something was measured
-            new = read(rounds)
+            new = read(rounds, "--benchmark-json")
             if json is not None:
                 part("results").write(new, json)
             if old is not None:
@@ -86,7 +86,7 @@ def report(
 ) -> None:
     """Show results as one HTML page, machines side by side, or as Markdown."""
     check_folder(out, "--out")
-    found = [read(file) for file in files]
+    found = [read(file, "FILES") for file in files]
     if out.suffix == ".md":
         text = "\n".join(map(part("report").render, found))
     else:
@@ -95,11 +95,13 @@ def report(
     typer.echo(f"wrote {out}")
 
 
-def read(file: Path) -> Any:
-    """The results in a file; one line where there are none."""
+def read(file: Path, argument: str) -> Any:
+    """The results in a file."""
+    if not file.is_file():
+        fail(f"{argument} is {str(file)!r}, but there is no such file")
     try:
         return part("results").read(file)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         fail(str(error))
 
 

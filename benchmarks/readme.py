@@ -1,0 +1,226 @@
+"""README's figures, from the committed results alone: ``python benchmarks/readme.py``, which fills
+them in.
+
+A figure is the median ratio to the quickest of a case's baselines, eager PyTorch, torch.compile or
+the peer that is named: the lowest and the highest of the cases that a row stands for.
+"""
+
+import re
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from report import table
+from results import Result, label, read, setting_of, worst
+
+ROOT = Path(__file__).parents[1]
+README, RESULTS = ROOT / "README.md", ROOT / "benchmarks" / "results"
+
+# What is below in any case is not called faster.
+FASTER = 1.05
+SMALL = "single calls on 8x8 matrices"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table.
+
+    Args:
+        group: what the first sentence calls it and its like.
+        words: what the table calls it.
+        op: of its cases.
+        setting: of its cases, as a regular expression.
+    """
+
+    group: str
+    words: str
+    op: str
+    setting: str
+
+
+MODELS = ("plain", "denoising", "contractive", "sparse", "stochastic", "variational", "deep")
+BOTH = r"fwd\+bwd"
+LAYERS, CHAINS = "layers and losses with their gradients", "Gibbs chains and their updates"
+PENALTIES, PRODUCTS = "a code's divergences and penalties", "products in bfloat16"
+ROWS = [
+    Row("whole training by `aefast.fit`", "`aefast.fit`", "fit", "|".join(MODELS)),
+    Row("whole training by `aefast.fit`", "`aefast.fit` of an RBM", "fit", "rbm"),
+    Row("single steps", "loss, backward and Adam", "step", "|".join(MODELS)),
+    Row("single steps", "the same of an RBM", "step", "rbm"),
+    Row("noise", "`corrupt`, masking", "corrupt", "masking float32"),
+    Row("noise", "`corrupt`, salt-and-pepper", "corrupt", "salt_and_pepper float32"),
+    Row("noise", "`corrupt`, Gaussian", "corrupt", "gaussian float32"),
+    Row(LAYERS, "`linear_act` and its gradients", "linear_act", f"sigmoid {BOTH} highest"),
+    Row(
+        LAYERS, "`reconstruction_loss` and its gradients", "reconstruction_loss", f"{BOTH} highest"
+    ),
+    Row(LAYERS, "the same with masking", "reconstruction_loss", f"{BOTH} highest masking"),
+    Row(LAYERS, "the same with contraction", "reconstruction_loss", f"{BOTH} highest contraction"),
+    Row(LAYERS, "`mlp` of six layers and its gradients", "mlp", f"{BOTH} highest"),
+    Row(
+        LAYERS,
+        "`contractive_penalty` of one layer and its gradients, against the closed form",
+        "contractive_penalty",
+        f"{BOTH} highest, eager is the closed form",
+    ),
+    Row(
+        LAYERS,
+        "the same of two layers, against batched products",
+        "contractive_penalty",
+        f"{BOTH} highest, eager is batched products",
+    ),
+    Row(
+        PRODUCTS,
+        "`linear_act` at `medium` or of bfloat16, and its gradients",
+        "linear_act",
+        f"sigmoid {BOTH} (medium|bfloat16)",
+    ),
+    Row(
+        PRODUCTS,
+        "`reconstruction_loss` at `medium` and its gradients",
+        "reconstruction_loss",
+        f"{BOTH} medium",
+    ),
+    Row(CHAINS, "`gibbs`, against `rand < p`", "gibbs", "k=1, eager draws by rand < p"),
+    Row(CHAINS, "a PCD-1 update", "contrastive_divergence", "PCD-1 update"),
+    Row(
+        CHAINS,
+        "the same, against scikit-learn's in float32",
+        "contrastive_divergence",
+        "PCD-1 update against scikit-learn's _fit, float32",
+    ),
+    Row(
+        "sparse codes",
+        "`sparse_encode`, against scikit-learn's `lasso_cd` on one core",
+        "sparse_encode",
+        ".*lasso_cd, jobs: 1",
+    ),
+    Row(
+        "a Gaussian code's samples",
+        "`reparameterize` and its gradients",
+        "gaussian",
+        f"reparameterize .*{BOTH}",
+    ),
+    Row(PENALTIES, "`gaussian_kl` and its gradients", "gaussian", f"gaussian_kl .*{BOTH}"),
+    Row(PENALTIES, "`kl_sparsity` and its gradients", "sparsity", "kl .*"),
+    Row(PENALTIES, "`l1_sparsity` and its gradients", "sparsity", "l1 .*"),
+    Row(PENALTIES, "`soft_threshold`", "soft_threshold", ".*"),
+    Row(
+        "`aefast train`",
+        "`aefast train`, against a script with a DataLoader",
+        "training",
+        ".* against DataLoader",
+    ),
+]
+
+
+def fill(text: str, results: Sequence[Result]) -> str:
+    """The same text with the figures of ``results`` between its markers."""
+    for name, figures in (("summary", summary(results)), ("table", figure_table(results))):
+        begin, end = f"<!-- {name}: filled by `make readme` -->\n", f"<!-- end of {name} -->"
+        before, rest = text.split(begin)
+        _, after = rest.split(end)
+        text = f"{before}{begin}{figures}\n{end}{after}"
+    return text
+
+
+def summary(results: Sequence[Result]) -> str:
+    """A sentence a machine: where it is faster, by how much, and where it is not."""
+    sentences = []
+    for name, machine in machines(results).items():
+        groups = {group: ratios(machine, rows_of(group)) for group in groups_of(ROWS)}
+        groups[SMALL] = small_calls(machine)
+        faster = [
+            told(group, found) for group, found in groups.items() if found and found[0] >= FASTER
+        ]
+        others = [
+            told(group, found) for group, found in groups.items() if found and found[0] < FASTER
+        ]
+        parts = [f"faster than PyTorch at {listed(faster)}"] if faster else []
+        parts += [f"not faster everywhere at {listed(others)}"] if others else []
+        sentences.append(f"on {name}, {'; '.join(parts)}.")
+    first, *more = sentences
+    begun = f"Compiled kernels for the autoencoder family that are, {first}"
+    return "\n".join(textwrap.wrap(" ".join([begun, *map(capitalized, more)]), 100))
+
+
+def figure_table(results: Sequence[Result]) -> str:
+    """A row a kind of case, a column a machine; one with a loss in it is bold."""
+    columns = machines(results)
+    rows = [["case", *columns]]
+    for row in ROWS:
+        found = [ratios(machine, [row]) for machine in columns.values()]
+        if any(found):
+            rows.append([row.words, *map(cell, found)])
+    return table([*rows, [SMALL, *(cell(small_calls(machine)) for machine in columns.values())]])
+
+
+def machines(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """The results of each kind of machine, which several files may tell of."""
+    found: dict[str, list[Result]] = {}
+    for result in results:
+        found.setdefault(label(result["machine"]), []).append(result)
+    return found
+
+
+def ratios(results: Iterable[Result], rows: Iterable[Row]) -> list[float]:
+    """Of the cases that some rows stand for, in order."""
+    return sorted(
+        worst(case)
+        for result in results
+        for case in result["cases"]
+        if not case["overhead"]
+        and any(
+            case["op"] == row.op and re.fullmatch(row.setting, setting_of(case["case"]))
+            for row in rows
+        )
+    )
+
+
+def small_calls(results: Iterable[Result]) -> list[float]:
+    """Of the cases that measure a call's own cost, in order."""
+    return sorted(worst(case) for result in results for case in result["cases"] if case["overhead"])
+
+
+def groups_of(rows: Iterable[Row]) -> list[str]:
+    return list(dict.fromkeys(row.group for row in rows))
+
+
+def rows_of(group: str) -> list[Row]:
+    return [row for row in ROWS if row.group == group]
+
+
+def cell(found: list[float]) -> str:
+    if not found:
+        return "-"
+    return f"**{span(found)}**" if found[0] < 1 else span(found)
+
+
+def told(group: str, found: list[float]) -> str:
+    return f"{group} ({span(found)})"
+
+
+def span(found: list[float]) -> str:
+    lowest, highest = shown(found[0]), shown(found[-1])
+    return f"{lowest}x" if lowest == highest else f"{lowest} to {highest}x"
+
+
+def shown(ratio: float) -> str:
+    return f"{ratio:.2f}" if ratio < 1 else f"{ratio:.1f}" if ratio < 10 else f"{ratio:.0f}"
+
+
+def listed(items: Sequence[str]) -> str:
+    return ", ".join(items[:-1]) + " and " + items[-1] if len(items) > 1 else "".join(items)
+
+
+def capitalized(sentence: str) -> str:
+    return sentence[0].upper() + sentence[1:]
+
+
+def committed() -> list[Result]:
+    return [read(path) for path in sorted(RESULTS.glob("*.json"))]
+
+
+if __name__ == "__main__":
+    README.write_text(fill(README.read_text(), committed()))
