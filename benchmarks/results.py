@@ -15,8 +15,9 @@ Result = dict[str, Any]
 Record = dict[str, Any]
 Spread = list[float]
 
-# A case's name holds its shape: rows, then the widths that they go through.
-SHAPE = re.compile(r"\b(\d+)x(\d+(?:(?:->|-)\d+)*)")
+# A case's name holds its shape, rows and the widths that they go through: "128x64-32", "64-32 b128".
+WIDTHS = r"\d+(?:(?:->|-)\d+)*"
+SHAPE = re.compile(rf"\b(\d+)x({WIDTHS})|\b({WIDTHS}) b(\d+)\b")
 DIGITS = 4
 KEYS = ("measured", "commit", "local_changes", "machine", "failed", "cases")
 
@@ -78,7 +79,10 @@ def rounded(value: Any) -> Any:
 def shape_of(name: str) -> list[int] | None:
     """Rows and widths, ``[4096, 784, 1024]``; None of a name that holds none."""
     found = SHAPE.search(name)
-    return None if found is None else [int(found[1]), *map(int, re.split("->|-", found[2]))]
+    if found is None:
+        return None
+    rows, widths = found[1] or found[4], found[2] or found[3]
+    return [int(rows), *map(int, re.split("->|-", widths))]
 
 
 def setting_of(name: str) -> str:

@@ -415,6 +415,7 @@ def test_what_is_no_result_is_one_error(text: str, tmp_path: Path) -> None:
         ("sigmoid fwd 8x9->7", [8, 9, 7], "sigmoid fwd"),
         ("k=1 8x9-7, eager draws", [8, 9, 7], "k=1, eager draws"),
         ("1000x64, 128 atoms", [1000, 64], "128 atoms"),
+        ("50 x a step, plain 64-32 b128", [128, 64, 32], "50 x a step, plain"),
         ("no shape", None, "no shape"),
     ],
 )
