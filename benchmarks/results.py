@@ -15,7 +15,7 @@ Result = dict[str, Any]
 Record = dict[str, Any]
 Spread = list[float]
 
-# A case's name holds its shape, rows and the widths that they go through: "128x64-32", "64-32 b128".
+# A case's name holds its rows and the widths that they go through: "128x64-32" or "64-32 b128".
 WIDTHS = r"\d+(?:(?:->|-)\d+)*"
 SHAPE = re.compile(rf"\b(\d+)x({WIDTHS})|\b({WIDTHS}) b(\d+)\b")
 DIGITS = 4
