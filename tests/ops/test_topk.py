@@ -170,6 +170,21 @@ def test_any_strides(kernel_place):
             assert torch.equal(a.double(), b.double())
 
 
+@pytest.mark.parametrize("nans", [3, 60])
+@pytest.mark.interpreted(nans=[3])
+def test_nan_and_infinity_that_come_late_beat_the_threshold(place, nans):
+    """After hundreds of latents; at the end of a panel; more of them than k."""
+    latents, k = 1500, 20
+    bias = torch.randn(latents, device=place)
+    bias[500:504] = math.inf
+    bias[torch.linspace(400, latents - 1, nans).long()] = math.nan
+    x, weight = torch.zeros(2, 3, device=place), torch.zeros(latents, 3, device=place)
+    values, indices = topk_encode(x, weight, bias, k)
+    expected, chosen = bias.sort(descending=True, stable=True)
+    assert torch.equal(indices, chosen[:k].expand(2, k))
+    assert torch.equal(values.nan_to_num(9), expected[:k].nan_to_num(9).expand(2, k))
+
+
 # ------------------------------------------------------------------------------ products of a code
 
 
