@@ -10,6 +10,7 @@ from aefast import functional, nn, random
 from aefast.acceleration.public import accelerate, report, restore
 from aefast.backend import BackendUnavailableError, use_backend
 from aefast.loading import load
+from aefast.patching import patch, patched, unpatch
 from aefast.training.fit import fit
 from aefast.version import __version__
 
@@ -21,8 +22,11 @@ __all__ = [
     "functional",
     "load",
     "nn",
+    "patch",
+    "patched",
     "random",
     "report",
     "restore",
+    "unpatch",
     "use_backend",
 ]

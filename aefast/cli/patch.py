@@ -1,0 +1,84 @@
+"""``aefast patch``: a program that one may not edit, its libraries' models on these kernels."""
+
+import runpy
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import typer
+from typer.core import TyperCommand
+
+from aefast import patching
+from aefast.cli.shared import app, fail, note
+
+
+class WithProgram(TyperCommand):
+    """What follows ``--`` is the program and its arguments, and none of the command's."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        place = args.index("--") if "--" in args else len(args)
+        ctx.obj = args[place + 1 :]
+        return super().parse_args(ctx, args[:place])
+
+
+@app.command(cls=WithProgram, options_metavar="", epilog="aefast patch sklearn -- script.py --fast")
+def patch(
+    context: typer.Context,
+    packages: list[str] = typer.Argument(  # noqa: B008
+        metavar="PACKAGE... -- PROGRAM [ARGUMENT]...",
+        help="sklearn; PROGRAM is a Python file, or -m and a module.",
+    ),
+) -> None:
+    """Run a Python program with other libraries' models on these kernels."""
+    program: list[str] = context.obj
+    if not program or program == ["-m"]:
+        fail("there is no program; aefast patch takes PACKAGE... -- script.py, or -- -m module")
+    if program[0] != "-m" and not Path(program[0]).exists():
+        fail(f"there is no file {program[0]!r}; it takes a Python program, or -m and a module")
+    try:
+        patching.patch(*packages)
+    except (ValueError, ModuleNotFoundError, patching.UnknownVersionError) as error:
+        fail(str(error))
+    try:
+        _run(program)
+    finally:
+        note(_summary())
+
+
+def _run(program: list[str]) -> None:
+    """As ``python PROGRAM ARGUMENT...`` does, its tracebacks and exit codes included."""
+    is_module = program[0] == "-m"
+    name, *arguments = program[1:] if is_module else program
+    sys.argv = [name, *arguments]
+    sys.path.insert(0, "" if is_module else str(Path(name).resolve().parent))
+    try:
+        if is_module:
+            runpy.run_module(name, run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(name, run_name="__main__")
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except Exception as error:
+        traceback.print_exception(_from_program(error))
+        raise SystemExit(1) from None
+
+
+def _from_program(error: Exception) -> Exception:
+    """Without the frames of this command and of runpy."""
+    place = error.__traceback__
+    while place is not None and place.tb_frame.f_code.co_filename in (__file__, runpy.__file__):
+        place = place.tb_next
+    return error.with_traceback(place) if place else error
+
+
+def _summary() -> list[str]:
+    """A line for each class that was used: how many calls ran on these kernels, and why not all."""
+    lines = []
+    for name, found in patching.patched().items():
+        if not found.calls and not found.original_calls:
+            continue
+        reasons = "; ".join(f"{count} {why}" for why, count in found.original_calls.items())
+        rest = f"; by its own code {reasons}" if reasons else ""
+        lines.append(f"{name}: {found.calls} calls served{rest}")
+    return lines

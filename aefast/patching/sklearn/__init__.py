@@ -1,0 +1,28 @@
+"""scikit-learn: what is replaced of it, each in a file."""
+
+from aefast.patching.replacement import Replacement
+
+# Each class or function that gets faster, and what of it does.
+PUBLIC_NAMES = {
+    "sklearn.neural_network.BernoulliRBM": "fit, on dense rows in [0, 1]",
+    "sklearn.decomposition.PCA": (
+        "fit by the solvers 'full' and 'covariance_eigh', of more rows than features"
+    ),
+    "sklearn.decomposition.FactorAnalysis": "fit, of more rows than features",
+    "sklearn.decomposition.sparse_encode": (
+        "the algorithms 'lasso_lars' and 'lasso_cd', for all that calls it: SparseCoder, "
+        "DictionaryLearning and MiniBatchDictionaryLearning too"
+    ),
+}
+
+
+def replacements() -> list[Replacement]:
+    # They import scikit-learn.
+    from aefast.patching.sklearn import bernoulli_rbm, factor_analysis, lasso, pca
+
+    return [
+        bernoulli_rbm.replacement(),
+        *pca.replacements(),
+        factor_analysis.replacement(),
+        lasso.replacement(),
+    ]

@@ -1,0 +1,127 @@
+"""scikit-learn's BernoulliRBM.fit: persistent contrastive divergence in whole epochs a call."""
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import sparse
+from sklearn.base import _fit_context
+from sklearn.neural_network import BernoulliRBM
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import validate_data
+from torch import Tensor
+
+from aefast import random
+from aefast.estimators.conversion import (
+    DTYPES,
+    LARGEST_SEED,
+    as_tensor,
+    in_a_mode_of_its_own,
+    outside_unit_interval,
+)
+from aefast.functional import linear_act
+from aefast.ops.gibbs import gibbs
+from aefast.patching.replacement import Replacement, StepAside
+from aefast.step.machine_plan import MachinePlan
+from aefast.step.machine_steps import PlainSteps
+
+# Epochs over so many rows are taken in one call.
+MOST_ROWS = 2**20
+
+Parameters = tuple[Tensor, Tensor, Tensor]
+
+
+def replacement() -> Replacement:
+    return Replacement(
+        "sklearn.neural_network.BernoulliRBM",
+        BernoulliRBM,
+        "fit",
+        ("self", "X", "y"),
+        fit,
+        relies_on=("_fit", "_mean_hiddens", "_sample_visibles"),
+    )
+
+
+@_fit_context(prefer_skip_nested_validation=True)
+@in_a_mode_of_its_own
+def fit(self: Any, X: Any, y: Any = None) -> Any:
+    if sparse.issparse(X):
+        raise StepAside("sparse rows")
+    X = validate_data(self, X, dtype=DTYPES)
+    if len(X) < self.batch_size:
+        raise StepAside("fewer rows than a batch")
+    if outside_unit_interval(X) is not None:
+        raise StepAside("numbers outside [0, 1]")
+    if self.learning_rate > np.finfo(np.float32).max:
+        raise StepAside("a learning rate beyond float32")
+    rng = check_random_state(self.random_state)
+    before = rng.get_state()
+    try:
+        parameters, hidden = _train(self, X, rng)
+    except (FloatingPointError, StepAside) as reason:
+        rng.set_state(before)  # the original draws from where it would have
+        kept = isinstance(reason, StepAside)
+        raise (reason if kept else StepAside("a step that is not finite")) from None
+    weight, visible_bias, hidden_bias = (part.numpy().astype(X.dtype) for part in parameters)
+    self.components_ = np.asarray(weight, order="F")
+    self._n_features_out = self.n_components
+    self.intercept_visible_, self.intercept_hidden_ = visible_bias, hidden_bias
+    self.h_samples_ = hidden.numpy().astype(X.dtype)
+    return self
+
+
+def _train(model: Any, X: np.ndarray, rng: np.random.RandomState) -> tuple[Parameters, Tensor]:
+    """The parameters, float32, and the chains' hidden states."""
+    features, batch_size = X.shape[1], model.batch_size
+    initial = rng.normal(0, 0.01, (model.n_components, features)).astype(np.float32)
+    parameters = (
+        torch.from_numpy(initial),
+        torch.zeros(features, dtype=torch.float32),
+        torch.zeros(model.n_components, dtype=torch.float32),
+    )
+    # Hidden states of 0 and weights near 0 give each visible unit a fair coin.
+    chain = torch.from_numpy(rng.randint(0, 2, (batch_size, features)).astype(np.float32))
+    rate = float(model.learning_rate)
+    steps = PlainSteps(MachinePlan(features, model.n_components), parameters, chain, rate)
+    if not steps.is_served:
+        raise StepAside("the C++ kernels do not run here")
+    rows, seed = as_tensor(X), int(rng.randint(LARGEST_SEED))
+    whole, rest = rows.split([len(rows) // batch_size * batch_size, len(rows) % batch_size])
+    at_once = 1 if model.verbose or len(rest) else max(1, MOST_ROWS // len(rows))
+    begin = time.time()
+    for first in range(0, model.n_iter, at_once):
+        iteration = min(first + at_once, model.n_iter)
+        seeds = [random.child_seed(seed, epoch) for epoch in range(first, iteration)]
+        taken = steps.run(whole, batch_size, seeds)
+        if len(rest):
+            _last_step(rest, parameters, chain, rate, random.child_seed(seeds[0], taken))
+        if model.verbose:
+            begin = _show(model, X, parameters, iteration, begin)
+    last = gibbs(chain, *parameters, seed=random.child_seed(seed, model.n_iter), check_range=False)
+    return parameters, last.hidden
+
+
+def _last_step(rows: Tensor, parameters: Parameters, chain: Tensor, rate: float, seed: int) -> None:
+    """The step on an epoch's last rows, fewer than a batch. scikit-learn divides by their number
+    what it sums over the rows, and over all the chains too."""
+    weight, visible_bias, hidden_bias = parameters
+    chain.copy_(gibbs(chain, *parameters, seed=seed, check_range=False).visible)
+    given, free = (linear_act(v, weight, hidden_bias, "sigmoid") for v in (rows, chain))
+    rate /= len(rows)
+    weight.addmm_(given.T, rows, alpha=rate).addmm_(free.T, chain, alpha=-rate)
+    hidden_bias.add_(given.sum(0) - free.sum(0), alpha=rate)
+    visible_bias.add_(rows.sum(0) - chain.sum(0), alpha=rate)
+
+
+def _show(model: Any, X: np.ndarray, parameters: Parameters, iteration: int, begin: float) -> float:
+    """The line that scikit-learn prints after a pass; returns when the next one begins."""
+    weight, visible_bias, hidden_bias = (part.numpy().astype(X.dtype) for part in parameters)
+    model.components_ = weight
+    model.intercept_visible_, model.intercept_hidden_ = visible_bias, hidden_bias
+    end = time.time()
+    print(
+        f"[{type(model).__name__}] Iteration {iteration}, pseudo-likelihood = "
+        f"{model.score_samples(X).mean():.2f}, time = {end - begin:.2f}s"
+    )
+    return end

@@ -1,0 +1,166 @@
+"""scikit-learn's FactorAnalysis.fit: its steps on the covariance, whose size no row adds to."""
+
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+from scipy import linalg, sparse
+from sklearn.base import _fit_context
+from sklearn.decomposition import FactorAnalysis
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils.extmath import randomized_svd, squared_norm
+from sklearn.utils.validation import validate_data
+
+from aefast.patching.replacement import Replacement, StepAside
+
+ROWS_A_FEATURE = 2
+LEAST_NOISE = 1e-12
+OVERSAMPLES = 10  # randomized_svd's
+
+# The eigenvalues of the scaled covariance count beside 1: of a larger trace they have lost digits.
+LARGEST_TRACE = 1e6
+LEAST_SHARE = 1e-8  # and so has one that is so much smaller than the largest
+
+# Of a scaled matrix: the leading singular values squared, their right vectors, and the sum of the
+# squares of the rest.
+Leading = tuple[np.ndarray, np.ndarray, float]
+
+
+def replacement() -> Replacement:
+    return Replacement(
+        "sklearn.decomposition.FactorAnalysis",
+        FactorAnalysis,
+        "fit",
+        ("self", "X", "y"),
+        fit,
+        relies_on=("_rotate",),
+    )
+
+
+@_fit_context(prefer_skip_nested_validation=True)
+def fit(self: Any, X: Any, y: Any = None) -> Any:
+    if sparse.issparse(X):
+        raise StepAside("sparse rows")
+    X = validate_data(self, X, dtype=np.float64)
+    samples, features = X.shape
+    n_components = features if self.n_components is None else self.n_components
+    if samples < ROWS_A_FEATURE * features:
+        raise StepAside("few rows a feature")
+    if not 1 <= n_components < features:
+        raise StepAside("no component, or as many as features")
+    initial = self.noise_variance_init
+    if initial is not None and len(initial) != features:
+        raise StepAside("noise_variance_init of another length")
+    mean = X.mean(axis=0)
+    rows = X - mean
+    rows /= math.sqrt(samples)
+    decomposition = _Decomposition(self, rows, n_components)
+    noise = np.ones(features) if initial is None else np.array(initial)
+    loadings, noise, likelihoods = _climb(self, decomposition, noise, samples)
+    self.mean_ = mean
+    self.components_ = loadings
+    if self.rotation is not None:
+        self.components_ = self._rotate(loadings)
+    self.noise_variance_ = noise
+    self.loglike_ = likelihoods
+    self.n_iter_ = len(likelihoods)
+    return self
+
+
+def _climb(
+    model: Any, decomposition: "_Decomposition", noise: np.ndarray, samples: int
+) -> tuple[np.ndarray, np.ndarray, list[float]]:
+    """The loadings ``[K, D]``, the noise's variances and the log-likelihoods of the steps: Barber,
+    "Bayesian Reasoning and Machine Learning", algorithm 21.1, as scikit-learn takes it."""
+    constant = len(noise) * math.log(2 * math.pi) + decomposition.n_components
+    variances = decomposition.variances
+    likelihoods: list[float] = []
+    before = -math.inf
+    for step in range(model.max_iter):
+        scale = np.sqrt(noise) + LEAST_NOISE
+        top, axes, rest = decomposition(scale)
+        unscaled = np.sqrt(np.maximum(top - 1, 0))[:, None] * axes
+        total = constant + np.log(top).sum() + rest + np.log(noise).sum()
+        likelihoods.append(-samples / 2 * total)
+        is_last = likelihoods[-1] - before < model.tol
+        if is_last or step == model.max_iter - 1:
+            # The original's own decomposition, for its signs.
+            top, axes, _ = decomposition.original(scale)
+            unscaled = np.sqrt(np.maximum(top - 1, 0))[:, None] * axes
+        loadings = unscaled * scale
+        if is_last:
+            break
+        before = likelihoods[-1]
+        noise = np.maximum(variances - np.square(loadings).sum(0), LEAST_NOISE)
+    else:
+        warnings.warn(
+            "FactorAnalysis did not converge. You might want to increase the number of iterations.",
+            ConvergenceWarning,
+            stacklevel=5,
+        )
+    return loadings, noise, likelihoods
+
+
+class _Decomposition:
+    """The leading part of the SVD of ``rows / scale``, from the covariance alone.
+
+    Args:
+        rows: centered, over the root of their number, ``[N, D]``.
+    """
+
+    def __init__(self, model: Any, rows: np.ndarray, n_components: int) -> None:
+        self.model = model
+        self.rows = rows
+        self.n_components = n_components
+        self.covariance = rows.T @ rows
+        self.variances = self.covariance.diagonal().copy()
+        self.is_randomized = model.svd_method == "randomized"
+        self.random_state = check_random_state(model.random_state)
+        self.drawn_from: Any = None
+
+    def __call__(self, scale: np.ndarray) -> Leading:
+        if self.is_randomized:
+            self.drawn_from = self.random_state.get_state()
+        if (self.variances / scale**2).sum() > LARGEST_TRACE:
+            return self.original(scale)
+        covariance = self.covariance / (scale[:, None] * scale)
+        find = self._randomized if self.is_randomized else self._leading
+        values, axes = find(covariance)
+        if len(values) < self.n_components or values[-1] < LEAST_SHARE * values[0]:
+            return self.original(scale)
+        return values, axes, covariance.trace() - values.sum()
+
+    def original(self, scale: np.ndarray) -> Leading:
+        """As scikit-learn finds it; of random ones, with the numbers that the last call drew."""
+        scaled, count = self.rows / scale, self.n_components
+        if not self.is_randomized:
+            _, scales, axes = linalg.svd(scaled, full_matrices=False, check_finite=False)
+            return scales[:count] ** 2, axes[:count], squared_norm(scales[count:])
+        self.random_state.set_state(self.drawn_from)
+        _, scales, axes = randomized_svd(
+            scaled, count, random_state=self.random_state, n_iter=self.model.iterated_power
+        )
+        return scales**2, axes, squared_norm(scaled) - squared_norm(scales)
+
+    def _leading(self, covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        size = len(covariance)
+        places = size - self.n_components, size - 1
+        values, vectors = linalg.eigh(covariance, subset_by_index=places, check_finite=False)
+        return values[::-1].clip(min=0), vectors.T[::-1]
+
+    def _randomized(self, covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What ``randomized_svd`` of A finds with the same random numbers, C being A^T A: the SVD
+        of A in the range of A C^p Q, Q standard normal. Of Y, a basis of C^p Q's, and
+        Y^T C Y = Z t Z^T an orthonormal basis of that range is A Y Z t^-1/2."""
+        size = len(covariance)
+        basis = self.random_state.normal(size=(size, self.n_components + OVERSAMPLES))
+        for _ in range(self.model.iterated_power):
+            basis = linalg.qr(covariance @ basis, mode="economic", check_finite=False)[0]
+        image = covariance @ basis
+        values, vectors = linalg.eigh(basis.T @ image, check_finite=False)
+        kept = values > size * np.finfo(float).eps * values[-1]
+        projected = image @ (vectors[:, kept] / np.sqrt(values[kept]))  # of A, transposed
+        axes, scales, _ = linalg.svd(projected, full_matrices=False, check_finite=False)
+        return scales[: self.n_components] ** 2, axes.T[: self.n_components]

@@ -1,0 +1,108 @@
+"""scikit-learn's PCA by its two exact solvers, without what its fit computes and throws away."""
+
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from scipy import linalg, sparse
+from sklearn.decomposition import PCA
+from sklearn.utils.extmath import svd_flip
+
+from aefast.patching.replacement import Replacement, StepAside
+
+# From so many rows a feature on, the triangular factor alone takes less than the whole SVD; and up
+# to this share of the features, the leading eigenvectors less than all of them.
+ROWS_A_FEATURE = 2
+LEADING = 0.25
+LEAST_FEATURES = 32
+
+
+NAME = "sklearn.decomposition.PCA"
+
+
+def replacements() -> list[Replacement]:
+    full = ("self", "X", "n_components", "xp", "is_array_api_compliant")
+    truncated = ("self", "X", "n_components", "xp")
+    return [
+        Replacement(NAME, PCA, "_fit_full", full, fit_full),
+        Replacement(NAME, PCA, "_fit_truncated", truncated, fit_truncated),
+    ]
+
+
+def fit_truncated(self: Any, *_: Any) -> Any:
+    """scikit-learn's approximations stay its own; they are counted."""
+    raise StepAside(f"svd_solver={self._fit_svd_solver!r}")
+
+
+def fit_full(self: Any, X: Any, n_components: Any, xp: Any, is_array_api_compliant: bool) -> Any:
+    _check_served(self, X, n_components, is_array_api_compliant)
+    solve = _by_triangle if self._fit_svd_solver == "full" else _by_covariance
+    variances, scales, axes, total = solve(self, X, n_components)
+    samples, features = X.shape
+    shares = variances / total
+    if not isinstance(n_components, Integral):
+        n_components = np.searchsorted(np.cumsum(shares), n_components, side="right") + 1
+    kept, rest = variances[:n_components], total - variances[:n_components].sum()
+    discarded = features - n_components
+    self.noise_variance_ = 0.0
+    if n_components < min(samples, features):
+        noise = variances[n_components:].mean() if len(variances) == features else rest / discarded
+        self.noise_variance_ = max(noise, noise.dtype.type(0))
+    self.n_samples_, self.n_components_ = samples, n_components
+    _, axes = svd_flip(None, axes, u_based_decision=False)
+    self.components_ = axes[:n_components].copy()
+    self.explained_variance_, self.explained_variance_ratio_ = kept.copy(), shares[:n_components]
+    self.singular_values_ = scales[:n_components].copy()
+    is_centered = self._fit_svd_solver == "full" and not self.copy
+    return None, scales, axes, X, is_centered, xp
+
+
+def _check_served(model: Any, X: Any, n_components: Any, is_array_api_compliant: bool) -> None:
+    if is_array_api_compliant or sparse.issparse(X):
+        raise StepAside("an array that is not numpy's")
+    if n_components == "mle":
+        raise StepAside("n_components='mle'")
+    samples, features = X.shape
+    is_count = isinstance(n_components, Integral)
+    if not 0 < n_components <= min(samples, features):
+        raise StepAside("n_components outside the data's range")
+    if features < LEAST_FEATURES:
+        raise StepAside("few features, which leave nothing to gain")
+    if model._fit_svd_solver == "full":
+        if model.whiten:
+            raise StepAside("whiten with svd_solver='full'")
+        if samples < ROWS_A_FEATURE * features:
+            raise StepAside("svd_solver='full' of few rows a feature")
+    elif not is_count or n_components > LEADING * features:
+        raise StepAside("svd_solver='covariance_eigh' for many components")
+
+
+def _by_triangle(
+    model: Any, X: np.ndarray, n_components: Any
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, Any]:
+    """All variances, singular values and axes, and the total variance, from the R of a QR: what
+    LAPACK's SVD of a tall matrix begins with. Its U is not needed."""
+    model.mean_ = X.mean(axis=0)
+    centered = X.copy() if model.copy else X
+    centered -= model.mean_
+    (triangle,) = linalg.qr(centered, mode="r", overwrite_a=model.copy, check_finite=False)
+    _, scales, axes = linalg.svd(triangle[: X.shape[1]], full_matrices=False, check_finite=False)
+    variances = scales**2 / (len(X) - 1)
+    return variances, scales, axes, variances.sum()
+
+
+def _by_covariance(
+    model: Any, X: np.ndarray, n_components: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, Any]:
+    """The leading variances, singular values and axes, and the total variance, from the covariance
+    as scikit-learn computes it."""
+    samples, features = X.shape
+    model.mean_ = mean = X.mean(axis=0)
+    covariance = X.T @ X
+    covariance -= samples * mean[:, None] * mean
+    covariance /= samples - 1
+    total = covariance.trace()
+    places = features - n_components, features - 1
+    values, vectors = linalg.eigh(covariance, subset_by_index=places, check_finite=False)
+    variances = values[::-1].clip(min=0)
+    return variances, np.sqrt(variances * (samples - 1)), vectors.T[::-1], total

@@ -1,0 +1,55 @@
+"""scikit-learn's own tests of the classes that are patched, under the patch, in a process."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+sklearn = pytest.importorskip("sklearn")
+
+FOLDER = Path(sklearn.__file__).parent
+
+# Each test that does not pass, and why.
+DIFFERENT = {
+    "test_fit_gibbs": "its numbers are those of one stream of random numbers",
+}
+
+# The slowest are the arpack solver's, which stays scikit-learn's own.
+FILES = {
+    "neural_network/tests/test_rbm.py": "",
+    "decomposition/tests/test_pca.py": "not sparse",
+    "decomposition/tests/test_factor_analysis.py": "",
+    "decomposition/tests/test_dict_learning.py": "",
+}
+QUICK = {
+    "neural_network/tests/test_rbm.py": "fit_gibbs or transform or convergence or small_sparse",
+    "decomposition/tests/test_factor_analysis.py": "",
+}
+
+
+@pytest.mark.parametrize(
+    ("file", "chosen"),
+    [
+        *QUICK.items(),
+        *(
+            pytest.param(*item, marks=pytest.mark.slow, id=f"all-{item[0]}")
+            for item in FILES.items()
+        ),
+    ],
+)
+def test_scikit_learns_own_tests(file, chosen, tmp_path):
+    path = FOLDER / file
+    if not path.exists():
+        pytest.skip("this scikit-learn was installed without its tests")
+    command = [sys.executable, "-m", "aefast", "patch", "sklearn", "--", "-m", "pytest"]
+    options = ["-q", "-p", "no:cacheprovider", "-c", "/dev/null", f"--rootdir={FOLDER}", "-rf"]
+    done = subprocess.run(
+        [*command, *options, str(path), "-k", chosen], cwd=tmp_path, capture_output=True, text=True
+    )
+    failed = re.findall(r"^FAILED .*::(\w+)", done.stdout, re.MULTILINE)
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    assert re.search(r"\d+ passed", done.stdout)
+    assert set(failed) <= set(DIFFERENT), done.stdout
+    assert "calls served" in done.stderr  # it was under the patch
