@@ -26,12 +26,12 @@ def run(folder, *arguments):
 def test_a_program_runs_as_python_runs_it(tmp_path):
     (tmp_path / "programs").mkdir()
     (tmp_path / "programs" / "helper.py").write_text(
-        "import numpy as np\ndata = np.random.default_rng(0).normal(size=(400, 40))\n"
+        "import numpy as np\ndata = np.random.default_rng(0).normal(size=(1300, 130))\n"
     )
     program = tmp_path / "programs" / "program.py"
     program.write_text(PROGRAM)
     done = run(tmp_path, "sklearn", "--", program, "--fast", "--", "-x")
-    assert done.stdout == "['--fast', '--', '-x'] 400\n"
+    assert done.stdout == "['--fast', '--', '-x'] 1300\n"
     assert done.returncode == 3
     assert done.stderr == (
         "aefast: note: sklearn.decomposition.PCA: 1 calls served; "

@@ -16,6 +16,7 @@ from sklearn.utils.validation import validate_data
 from aefast.patching.replacement import Replacement, StepAside
 
 ROWS_A_FEATURE = 2
+LEAST_FEATURES = 5  # of fewer a step is its calls' overhead, here and there
 LEAST_NOISE = 1e-12
 OVERSAMPLES = 10  # randomized_svd's
 
@@ -48,6 +49,8 @@ def fit(self: Any, X: Any, y: Any = None) -> Any:
     n_components = features if self.n_components is None else self.n_components
     if samples < ROWS_A_FEATURE * features:
         raise StepAside("few rows a feature")
+    if features < LEAST_FEATURES:
+        raise StepAside("few features, which leave nothing to gain")
     if not 1 <= n_components < features:
         raise StepAside("no component, or as many as features")
     initial = self.noise_variance_init

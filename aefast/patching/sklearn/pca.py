@@ -14,7 +14,8 @@ from aefast.patching.replacement import Replacement, StepAside
 # to this share of the features, the leading eigenvectors less than all of them.
 ROWS_A_FEATURE = 2
 LEADING = 0.25
-LEAST_FEATURES = 32
+# Of fewer features scikit-learn's own call is as quick; scipy's second thread pool costs more.
+LEAST_FEATURES = {"full": 32, "covariance_eigh": 128}
 
 
 NAME = "sklearn.decomposition.PCA"
@@ -66,7 +67,7 @@ def _check_served(model: Any, X: Any, n_components: Any, is_array_api_compliant:
     is_count = isinstance(n_components, Integral)
     if not 0 < n_components <= min(samples, features):
         raise StepAside("n_components outside the data's range")
-    if features < LEAST_FEATURES:
+    if features < LEAST_FEATURES[model._fit_svd_solver]:
         raise StepAside("few features, which leave nothing to gain")
     if model._fit_svd_solver == "full":
         if model.whiten:
