@@ -69,8 +69,9 @@ CASES: dict[str, tuple[Callable[[], np.ndarray], Callable[[], Any]]] = {
 }
 
 
+@pytest.mark.parametrize("device", ["cpu"])
 @pytest.mark.parametrize("name", CASES)
-def test_patch(compare: Callable[[Case], None], name: str) -> None:
+def test_patch(compare: Callable[[Case], None], name: str, device: str) -> None:
     data, model = CASES[name]
     rows = torch.from_numpy(data())
 
@@ -87,7 +88,7 @@ def test_patch(compare: Callable[[Case], None], name: str) -> None:
         Case(
             op="patch",
             name=name,
-            device="cpu",
+            device=device,
             dtype=rows.dtype,
             make_inputs=lambda: (rows,),
             ours=patched,
