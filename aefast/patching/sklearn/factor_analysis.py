@@ -44,13 +44,13 @@ def replacement() -> Replacement:
 def fit(self: Any, X: Any, y: Any = None) -> Any:
     if sparse.issparse(X):
         raise StepAside("sparse rows")
+    if np.ndim(X) == 2 and np.shape(X)[1] < LEAST_FEATURES:  # before anything that takes time
+        raise StepAside("few features, which leave nothing to gain")
     X = validate_data(self, X, dtype=np.float64)
     samples, features = X.shape
     n_components = features if self.n_components is None else self.n_components
     if samples < ROWS_A_FEATURE * features:
         raise StepAside("few rows a feature")
-    if features < LEAST_FEATURES:
-        raise StepAside("few features, which leave nothing to gain")
     if not 1 <= n_components < features:
         raise StepAside("no component, or as many as features")
     initial = self.noise_variance_init
