@@ -31,12 +31,14 @@ struct Kernels {
     void (*multiply)(const GemmArguments&);
     void (*dropout_noise)(MersenneTwister&, float*, int64_t, double);
     void (*uniform)(MersenneTwister&, float*, int64_t);
+    void (*normal)(MersenneTwister&, float*, int64_t);
 };
 
 Kernels active_kernels() {
-#define AEFAST_MLP_KERNELS(isa, products)                                                     \
-    {                                                                                         \
-        isa::mlp_forward, isa::mlp_backward, products::gemm, isa::dropout_noise, isa::uniform \
+#define AEFAST_MLP_KERNELS(isa, products)                                                      \
+    {                                                                                          \
+        isa::mlp_forward, isa::mlp_backward, products::gemm, isa::dropout_noise, isa::uniform, \
+            isa::normal                                                                        \
     }
     switch (active_instruction_set()) {
 #ifdef AEFAST_X86
@@ -119,6 +121,11 @@ void bind_mlp(py::module_& module) {
     });
     module.def("mersenne_uniform", [](uintptr_t state, uintptr_t values, int64_t count) {
         const auto kernel = active_kernels().uniform;
+        without_gil([&] { kernel(twister(state), reinterpret_cast<float*>(values), count); });
+    });
+    module.def("mersenne_normal", [](uintptr_t state, uintptr_t values, int64_t count) {
+        if (count < 16) throw std::invalid_argument("count must be 16 or more");
+        const auto kernel = active_kernels().normal;
         without_gil([&] { kernel(twister(state), reinterpret_cast<float*>(values), count); });
     });
 }

@@ -10,9 +10,8 @@
 
 namespace aefast::AEFAST_ISA {
 
-// sqrt(-2 ln u) for u = word * 2^-32 + 2^-33, in (0, 1].
-inline float box_muller_radius(uint32_t word) {
-    const float u = static_cast<float>(word) * 0x1p-32f + 0x1p-33f;
+// sqrt(-2 ln u) for u in (0, 1].
+inline float box_muller_radius(float u) {
     // u = 2^exponent * (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)).
     const uint32_t shifted = bits_of(u) - bits_of(0.70710678f);
     const float exponent = static_cast<float>(static_cast<int32_t>(shifted) >> 23);
@@ -23,6 +22,11 @@ inline float box_muller_radius(uint32_t word) {
     const float fraction = (p * f - 0.5f) * f * f + f;
     const float logarithm = exponent * 0.693147181f + fraction;
     return std::sqrt(-2.f * logarithm);
+}
+
+// The same of u = word * 2^-32 + 2^-33.
+inline float box_muller_radius(uint32_t word) {
+    return box_muller_radius(static_cast<float>(word) * 0x1p-32f + 0x1p-33f);
 }
 
 // cos and sin of 2 pi v for v = (word >> 8) * 2^-24, by quarter turns.

@@ -9,6 +9,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "box_muller.h"
+
 namespace aefast::AEFAST_ISA {
 namespace {
 
@@ -73,7 +75,35 @@ class Words {
     int drawn_;
 };
 
-constexpr int64_t kStretch = 1024;
+constexpr int64_t kAtOnce = 1024;
+
+// torch makes 16 normals of 16 words: eight radii, and eight angles whose cosines come first.
+constexpr int64_t kLanes = 8, kBlock = 2 * kLanes;
+constexpr uint32_t kUniformBits = 0xffffffu;
+
+void normal_blocks(const uint32_t* words, float* output, int64_t blocks) {
+    constexpr int64_t kPairs = kAtOnce / 2;
+    alignas(64) float radius[kPairs], cosine[kPairs], sine[kPairs];
+    alignas(64) uint32_t first[kPairs], second[kPairs];
+    for (int64_t block = 0; block < blocks; ++block) {
+        std::copy_n(words + block * kBlock, kLanes, first + block * kLanes);
+        std::copy_n(words + block * kBlock + kLanes, kLanes, second + block * kLanes);
+    }
+    const int64_t pairs = blocks * kLanes;
+    for (int64_t i = 0; i < pairs; ++i) {
+        const auto rest = static_cast<int32_t>(kUniformBits + 1 - (first[i] & kUniformBits));
+        radius[i] = box_muller_radius(static_cast<float>(rest) * 0x1p-24f);
+    }
+    for (int64_t i = 0; i < pairs; ++i) box_muller_angle(second[i] << 8, cosine[i], sine[i]);
+    for (int64_t block = 0; block < blocks; ++block) {
+        const int64_t pair = block * kLanes;
+        float* values = output + block * kBlock;
+        for (int64_t i = 0; i < kLanes; ++i) {
+            values[i] = radius[pair + i] * cosine[pair + i];
+            values[kLanes + i] = radius[pair + i] * sine[pair + i];
+        }
+    }
+}
 
 }  // namespace
 
@@ -82,9 +112,9 @@ void dropout_noise(MersenneTwister& twister, float* noise, int64_t count, double
     Words words(twister);
     const auto threshold = static_cast<int64_t>(std::ceil(std::ldexp(kept, 53)));
     const float scale = 1.f / static_cast<float>(kept);
-    alignas(64) uint32_t drawn[2 * kStretch];
-    for (int64_t first = 0; first < count; first += kStretch) {
-        const int64_t some = std::min(kStretch, count - first);
+    alignas(64) uint32_t drawn[2 * kAtOnce];
+    for (int64_t first = 0; first < count; first += kAtOnce) {
+        const int64_t some = std::min(kAtOnce, count - first);
         words.draw(drawn, 2 * some);
         for (int64_t i = 0; i < some; ++i) {
             const int64_t bits =
@@ -97,14 +127,28 @@ void dropout_noise(MersenneTwister& twister, float* noise, int64_t count, double
 // 24 bits of a word.
 void uniform(MersenneTwister& twister, float* values, int64_t count) {
     Words words(twister);
-    alignas(64) uint32_t drawn[kStretch];
-    for (int64_t first = 0; first < count; first += kStretch) {
-        const int64_t some = std::min(kStretch, count - first);
+    alignas(64) uint32_t drawn[kAtOnce];
+    for (int64_t first = 0; first < count; first += kAtOnce) {
+        const int64_t some = std::min(kAtOnce, count - first);
         words.draw(drawn, some);
         for (int64_t i = 0; i < some; ++i)
             values[first + i] =
                 static_cast<float>(static_cast<int32_t>(drawn[i] & 0xffffffu)) * 0x1p-24f;
     }
+}
+
+// The last 16 are drawn anew where the count is no multiple of that.
+void normal(MersenneTwister& twister, float* values, int64_t count) {
+    Words words(twister);
+    alignas(64) uint32_t drawn[kAtOnce];
+    for (int64_t first = 0; first < count; first += kAtOnce) {
+        const int64_t some = std::min(kAtOnce, count - first);
+        words.draw(drawn, some);
+        normal_blocks(drawn, values + first, some / kBlock);
+    }
+    if (count % kBlock == 0) return;
+    words.draw(drawn, kBlock);
+    normal_blocks(drawn, values + count - kBlock, 1);
 }
 
 }  // namespace aefast::AEFAST_ISA

@@ -18,12 +18,13 @@ struct MersenneTwister {
     uint64_t words[kWords];
 };
 
+// dropout_noise: what F.dropout multiplies with, 1 / kept with this probability, else 0. uniform:
+// torch.rand's numbers. normal: torch.randn's, up to rounding; 16 of them or more.
 #define AEFAST_DECLARE_TWISTER(isa)                                                 \
     namespace isa {                                                                 \
-    /* What F.dropout multiplies with: 1 / kept with this probability, else 0. */   \
     void dropout_noise(MersenneTwister&, float* noise, int64_t count, double kept); \
-    /* torch.rand's numbers. */                                                     \
     void uniform(MersenneTwister&, float* values, int64_t count);                   \
+    void normal(MersenneTwister&, float* values, int64_t count);                    \
     }
 AEFAST_DECLARE_TWISTER(baseline)
 #ifdef AEFAST_X86

@@ -1,4 +1,4 @@
-"""What a model draws from torch's own generator: the same bits, drawn in vectors.
+"""What a model draws from torch's own generator: the same numbers, drawn in vectors.
 
 torch draws word by word: at 784-512 on 1024 rows dropout takes as long as a layer's products.
 """
@@ -20,10 +20,10 @@ TOO_FEW = "so few numbers torch draws as fast"
 
 
 class Draw:
-    """``F.dropout(x, level)`` or ``torch.rand_like(x)``.
+    """``F.dropout(x, level)``, ``torch.rand_like(x)`` or ``torch.randn_like(x)``.
 
     Attributes:
-        kind: ``"dropout"`` or ``"rand_like"``.
+        kind: ``"dropout"``, ``"rand_like"`` or ``"randn_like"``.
         level: of dropout, the probability.
     """
 
@@ -34,7 +34,7 @@ class Draw:
         self.tally = Tally()
 
     def __str__(self) -> str:
-        return f"dropout {self.level:g}" if self.kind == "dropout" else "torch.rand_like"
+        return f"dropout {self.level:g}" if self.kind == "dropout" else f"torch.{self.kind}"
 
     def __call__(self, x: Tensor) -> Tensor:
         start = perf_counter()
@@ -44,13 +44,15 @@ class Draw:
         return output
 
     def _plain(self, x: Tensor) -> Tensor:
-        return torch.rand_like(x) if self.kind == "rand_like" else F.dropout(x, self.level)
+        if self.kind == "dropout":
+            return F.dropout(x, self.level)
+        return torch.rand_like(x) if self.kind == "rand_like" else torch.randn_like(x)
 
     def _drawn(self, x: Tensor) -> Tensor:
-        if self.kind == "rand_like":
-            return drawn(x, None)
-        noise = drawn(x, 1 - self.level)
-        return x * noise if torch.is_grad_enabled() and x.requires_grad else noise.mul_(x)
+        numbers = drawn(x, self.kind, 1 - self.level)
+        if self.kind != "dropout":
+            return numbers
+        return x * numbers if torch.is_grad_enabled() and x.requires_grad else numbers.mul_(x)
 
     def refusal(self, x: Tensor) -> str | None:
         """Why torch draws itself; None where it need not."""
@@ -65,21 +67,23 @@ class Draw:
         return TOO_FEW if x.numel() < FEWEST else None
 
 
-def drawn(like: Tensor, kept: float | None) -> Tensor:
-    """Numbers from torch's default generator, of a contiguous tensor's shape: uniform ones, or what
-    dropout multiplies with."""
+def drawn(like: Tensor, kind: str, kept: float = 1.0) -> Tensor:
+    """Numbers from torch's default generator, of a contiguous tensor's shape; of dropout what it
+    multiplies with."""
     numbers = torch.empty(like.shape, dtype=torch.float32, device="cpu")
-    _draw(torch.default_generator, numbers, kept)
+    _draw(torch.default_generator, numbers, kind, kept)
     return numbers
 
 
-def _draw(generator: torch.Generator, numbers: Tensor, kept: float | None) -> None:
+def _draw(generator: torch.Generator, numbers: Tensor, kind: str, kept: float) -> None:
     kernels, state = backend.extension(), generator.get_state()
     place = state.data_ptr(), numbers.data_ptr(), numbers.numel()
-    if kept is None:
+    if kind == "dropout":
+        kernels.dropout_noise(*place, kept)
+    elif kind == "rand_like":
         kernels.mersenne_uniform(*place)
     else:
-        kernels.dropout_noise(*place, kept)
+        kernels.mersenne_normal(*place)
     generator.set_state(state)
 
 
@@ -87,12 +91,14 @@ def _draw(generator: torch.Generator, numbers: Tensor, kept: float | None) -> No
 def draws_as_torch() -> bool:
     """Whether torch draws by its own generator here; on Intel's processors MKL's serves dropout."""
     ours, theirs = (torch.Generator().manual_seed(0) for _ in range(2))
-    noise, uniform = torch.empty(2, 1000, dtype=torch.float32, device="cpu")
     if ours.get_state().shape != (5056,):
         return False
-    _draw(ours, noise, 0.7)
-    _draw(ours, uniform, None)
+    noise, uniform, normal = torch.empty(3, 1000, dtype=torch.float32, device="cpu")
+    for numbers, kind in ((noise, "dropout"), (uniform, "rand_like"), (normal, "randn_like")):
+        _draw(ours, numbers, kind, 0.7)
     wanted = torch.empty_like(noise).bernoulli_(0.7, generator=theirs).div_(0.7)
     also = torch.empty_like(uniform).uniform_(generator=theirs)
+    near = torch.empty_like(normal).normal_(generator=theirs)
     is_same = torch.equal(noise, wanted) and torch.equal(uniform, also)
+    is_same = is_same and torch.allclose(normal, near, rtol=1e-5, atol=1e-6)
     return is_same and torch.equal(ours.get_state(), theirs.get_state())

@@ -15,13 +15,13 @@ def accelerate(model: nn.Module, *, loss: Any = None) -> Report:
 
     The model stays what it is: the same parameters, hooks, names and state dict, pickles that load
     without this package, and the same numbers up to rounding; what it draws, it draws from torch's
-    generator, to the bit. Only this instance's ``forward`` is another one, until :func:`restore`.
+    generator as it does. Only this instance's ``forward`` is another one, until :func:`restore`.
 
-    Served are linear layers with their activations, however ``forward`` writes them, dropout and
-    ``torch.rand_like``, of float32 tensors on a CPU. A call that does not pay, or that is compiled,
-    traced, cast or on another device, runs the model's own code; so does a layer with a hook, a
-    parametrization or an adapter on it. A ``forward`` that torch.fx cannot trace, or that does more
-    than compute, is left alone, and the ``nn.Sequential`` in it are served.
+    Served are linear layers with their activations, however ``forward`` writes them, dropout,
+    ``torch.rand_like`` and ``torch.randn_like``, of float32 tensors on a CPU. A call that does not
+    pay, or that is compiled, traced, cast or on another device, runs the model's own code; so does
+    a layer with a hook, a parametrization or an adapter on it. A ``forward`` that torch.fx cannot
+    trace, or that does more than compute, is left alone, and each ``nn.Sequential`` in it served.
 
     Args:
         model: any module. It may be wrapped, moved, cast or compiled before or after.

@@ -189,6 +189,9 @@ def activation_of(node: fx.Node, module: nn.Module) -> str | None:
     return name if is_ours and all(given.get(k, v) == v for k, v in defaults.items()) else None
 
 
+LIKE = {torch.rand_like: "rand_like", torch.randn_like: "randn_like"}
+
+
 class FoundDraw(NamedTuple):
     """A node that draws from torch's generator, and how it is drawn here."""
 
@@ -199,14 +202,14 @@ class FoundDraw(NamedTuple):
 
 
 def draws_of(graph: fx.Graph, module: nn.Module) -> Iterator[FoundDraw]:
-    """Dropout that is on, and ``torch.rand_like``."""
+    """Dropout that is on, ``torch.rand_like`` and ``torch.randn_like``."""
     for node in graph.nodes:
         found = _dropout(node, module)
         if found is not None and 0 < found[1] < 1:
             yield FoundDraw(node, "dropout", *found)
-        is_rand = node.op == "call_function" and node.target is torch.rand_like
-        if is_rand and len(node.args) == 1 and not node.kwargs:
-            yield FoundDraw(node, "rand_like", node.args[0], 0.0)
+        is_function = node.op == "call_function" and node.target in LIKE
+        if is_function and len(node.args) == 1 and not node.kwargs:
+            yield FoundDraw(node, LIKE[node.target], node.args[0], 0.0)
 
 
 def _dropout_arguments(node: fx.Node) -> dict[str, Any]:

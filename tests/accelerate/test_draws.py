@@ -22,11 +22,24 @@ def test_dropout_and_uniform_numbers(count: int, level: float, before: int) -> N
     for is_ours in (True, False):
         torch.manual_seed(3)
         torch.rand(before)
-        dropped = draws.drawn(x, 1 - level) * x if is_ours else F.dropout(x, level)
-        uniform = draws.drawn(x, None) if is_ours else torch.rand_like(x)
+        dropped = draws.drawn(x, "dropout", 1 - level) * x if is_ours else F.dropout(x, level)
+        uniform = draws.drawn(x, "rand_like") if is_ours else torch.rand_like(x)
         states.append((dropped, uniform, torch.get_rng_state()))
     for ours, theirs in zip(*states, strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("count", [16, 17, 31, 32, 624, 1024, 1025, 4999, 100_000])
+def test_gaussian_numbers(count: int) -> None:
+    x = torch.empty(count)
+    states = []
+    for is_ours in (True, False):
+        torch.manual_seed(count)
+        torch.rand(5)
+        numbers = draws.drawn(x, "randn_like") if is_ours else torch.randn_like(x)
+        states.append((numbers, torch.get_rng_state()))
+    torch.testing.assert_close(states[0][0], states[1][0], rtol=1e-5, atol=1e-6)
+    assert torch.equal(states[0][1], states[1][1])
 
 
 def test_a_gaussian_number_that_waits_is_kept() -> None:
@@ -35,6 +48,6 @@ def test_a_gaussian_number_that_waits_is_kept() -> None:
         torch.manual_seed(0)
         torch.randn(1)  # torch draws two and keeps the other
         x = torch.ones(300)
-        draws.drawn(x, None) if is_ours else torch.rand_like(x)
+        draws.drawn(x, "rand_like") if is_ours else torch.rand_like(x)
         found.append(torch.randn(3))
     assert torch.equal(*found)

@@ -47,7 +47,7 @@ def test_outputs_gradients_and_draws(name: str, training: bool) -> None:
     torch.manual_seed(0)
     model = MODELS[name]().train(training)
     twin = copy.deepcopy(model)
-    x = torch.rand(32, 20)
+    x = torch.rand(64, 20)
     aefast.accelerate(model)
     for ours, theirs in zip(run(model, x), run(twin, x), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=2e-6)
