@@ -46,16 +46,17 @@ def trace(module: nn.Module) -> Trace | str:
     except ImpureError as problem:
         return f"{type(module).__name__}: {problem}"
     tracer = _Tracer(required)
-    states = torch.get_rng_state(), random.getstate()
+    generator = torch.default_generator
+    states = generator.get_state(), random.getstate()
     try:
         graph = tracer.trace(module)
     except Exception as problem:  # user code, run on placeholders, may raise anything
         line = (str(problem).strip() or type(problem).__name__).splitlines()[0]
         return f"{type(module).__name__}: torch.fx cannot trace its forward ({line})"
     finally:
-        drew = not torch.equal(states[0], torch.get_rng_state()) or states[1] != random.getstate()
-        if drew:
-            torch.set_rng_state(states[0])
+        drew = not torch.equal(states[0], generator.get_state()) or states[1] != random.getstate()
+        if drew:  # its numbers are still to come
+            generator.set_state(states[0])
             random.setstate(states[1])
     if drew or any("_tensor_constant" in str(node.target) for node in graph.nodes):
         return f"{type(module).__name__}: its forward makes a tensor of its own"
