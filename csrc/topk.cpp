@@ -32,7 +32,8 @@ double products_of(const SparseCode& code, int64_t columns) {
 // ------------------------------------------------------------------------------------ selection
 
 // The grid is the same for any thread count, and with it every product's last bit.
-constexpr int64_t kRowsPerBlock = 256;
+constexpr int64_t kMostRowsPerBlock = 256, kFewestRowsPerBlock = 16;
+constexpr int64_t kCandidatesPerBlock = 1 << 19;  // 4 MiB a thread, while k is below 16 thousand
 constexpr int64_t kLatentsPerPanel = 512;
 // Fewer latents in a part would make all of its rows begin again without a threshold.
 constexpr int64_t kFewestLatentsPerPart = 4096;
@@ -121,6 +122,11 @@ class Selection {
     int64_t count_;
     float threshold_;
 };
+
+int64_t rows_per_block(int64_t k, int64_t latents) {
+    return std::clamp(kCandidatesPerBlock / Selection::capacity(k, latents), kFewestRowsPerBlock,
+                      kMostRowsPerBlock);
+}
 
 thread_local Scratch panel_scratch;
 
@@ -329,7 +335,7 @@ ByLatent sorted_by_latent(const SparseCode& code, int64_t latents) {
 }  // namespace
 
 void topk_encode(const TopKEncodeArguments& a) {
-    const EvenParts rows(a.x.rows, ceil_divide(a.x.rows, kRowsPerBlock));
+    const EvenParts rows(a.x.rows, ceil_divide(a.x.rows, rows_per_block(a.k, a.weight.rows)));
     const int threads =
         useful_threads(a.threads, static_cast<double>(a.x.rows) * a.weight.rows * a.x.columns);
     const int64_t parts = parts_of_latents(a, threads, rows.count());

@@ -137,6 +137,17 @@ def test_every_instruction_set_selects_from_its_own_product(instruction_set, isa
     torch.testing.assert_close(values.double(), exact, rtol=0, atol=2e-5)
 
 
+def test_a_large_k_takes_fewer_rows_at_a_time(threads):
+    """20 rows are two blocks then."""
+    tensors = whole_numbers("cpu", 20, 3, 30000, largest=9)
+    threads(2)
+    with aefast.use_backend("cpp"):
+        values, indices = topk_encode(*tensors, 17000)
+    expected, chosen = definition(tensors, 17000)
+    assert torch.equal(indices, chosen)
+    assert torch.equal(values.double(), expected)
+
+
 def test_few_rows_of_many_latents_are_shared_between_threads(threads):
     """Each thread takes a part of the latents, and the parts' best are merged."""
     tensors = whole_numbers("cpu", 3, 4, 20000, largest=9)
