@@ -79,9 +79,9 @@ template <class Plan>
 py::tuple run_fit(const Plan& plan, const DataRows& data, uintptr_t order, int64_t count,
                   int64_t epoch_rows, int64_t batch_size, bool is_even,
                   const std::vector<uint64_t>& seeds, int64_t first_step,
-                  const std::vector<uintptr_t>& parameters,
-                  const std::vector<ParameterUpdate>& updates, const std::vector<int>& updated,
-                  uintptr_t losses, double seconds, Precision precision, int threads) {
+                  const std::vector<uintptr_t>& parameters, std::vector<ParameterUpdate> updates,
+                  const std::vector<int>& updated, uintptr_t losses, double seconds,
+                  Precision precision, int threads) {
     check_sizes(plan, parameters.size());
     if (updates.size() != updated.size())
         throw std::invalid_argument("updates and updated differ in length");
@@ -90,13 +90,16 @@ py::tuple run_fit(const Plan& plan, const DataRows& data, uintptr_t order, int64
     if (static_cast<int64_t>(seeds.size()) < (count + epoch_rows - 1) / epoch_rows)
         throw std::invalid_argument("seeds takes one for each epoch");
     const auto values = pointers<const float*>(parameters);
+    std::vector<float*> gradients(parameters.size());
     const StepKernels<Plan> kernels = active_kernels<Plan>();
     const SignalsWait for_a_whole_step;
     const FitResult result = without_gil([&] {
-        return kernels.fit(plan, {data, reinterpret_cast<const int64_t*>(order), count, epoch_rows,
-                                  batch_size, is_even, seeds.data(), first_step, updates, updated,
-                                  values.data(), reinterpret_cast<double*>(losses), seconds,
-                                  kernels.multiply, precision, threads});
+        return kernels.fit(
+            plan,
+            {data, reinterpret_cast<const int64_t*>(order), count, epoch_rows, batch_size, is_even,
+             seeds.data(), first_step, updates.data(), updated.data(),
+             static_cast<int64_t>(updates.size()), values.data(), gradients.data(),
+             reinterpret_cast<double*>(losses), seconds, kernels.multiply, precision, threads});
     });
     return py::make_tuple(result.steps, result.is_finite);
 }

@@ -44,18 +44,16 @@ void gather(const DataRows& data, const int64_t* indices, int64_t count, float* 
     });
 }
 
-// Where each parameter's gradient lies, in one block.
-std::vector<float*> gradient_pointers(const std::vector<int64_t>& sizes) {
+// Each parameter's gradient lies in one block.
+void place_gradients(const std::vector<int64_t>& sizes, float** gradients) {
     constexpr int64_t kLine = 16;
     int64_t total = 0;
     for (int64_t size : sizes) total += (size + kLine - 1) / kLine * kLine;
     float* block = static_cast<float*>(gradient_scratch.reserve(sizeof(float) * total));
-    std::vector<float*> pointers;
     for (int64_t size : sizes) {
-        pointers.push_back(block);
+        *gradients++ = block;
         block += (size + kLine - 1) / kLine * kLine;
     }
-    return pointers;
 }
 
 // Of an epoch's step, where so many rows of the epoch are left.
@@ -71,9 +69,8 @@ FitResult take_steps(const Plan& plan, const FitArguments& a) {
     const auto start = Clock::now();
     auto* rows =
         static_cast<float*>(batch_scratch.reserve(sizeof(float) * a.batch_size * a.data.columns));
-    const std::vector<float*> gradients = gradient_pointers(plan.sizes);
-    std::vector<ParameterUpdate> updates = a.updates;
-    for (size_t i = 0; i < updates.size(); ++i) updates[i].gradient = gradients[a.updated[i]];
+    place_gradients(plan.sizes, a.gradients);
+    for (int64_t i = 0; i < a.trained; ++i) a.updates[i].gradient = a.gradients[a.updated[i]];
     int64_t taken = 0, step_of_epoch = a.first_step;
     const uint64_t* epoch_seed = a.seeds;
     // An epoch ends where what is left is a multiple of its rows.
@@ -85,10 +82,11 @@ FitResult take_steps(const Plan& plan, const FitArguments& a) {
         // As float32, which is what the loss of an ordinary step is.
         const float loss =
             static_cast<float>(step(plan, {rows, size, a.data.columns, seed, 0, a.parameters,
-                                           gradients.data(), a.multiply, a.precision, a.threads}));
+                                           a.gradients, a.multiply, a.precision, a.threads}));
         a.losses[taken] = loss;
         if (!std::isfinite(loss)) return {taken, false};
-        for (ParameterUpdate& parameter : updates) {
+        for (int64_t i = 0; i < a.trained; ++i) {
+            ParameterUpdate& parameter = a.updates[i];
             update(parameter, a.threads);
             ++parameter.step;
             if (parameter.count) *parameter.count += 1.f;

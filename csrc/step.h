@@ -103,11 +103,14 @@ struct FitArguments {
     bool is_even;           // an epoch's minibatches have the same number of rows, to one
     const uint64_t* seeds;  // of each epoch: step n draws with its n-th child
     int64_t first_step;     // of the first epoch, counted from 0
-    std::vector<ParameterUpdate> updates;  // one a parameter that is trained; gradients are ours
-    std::vector<int> updated;              // which parameter each is of
+    // Not vectors: a kernel's object, compiled for one instruction set, shares no symbol.
+    ParameterUpdate* updates;  // one a parameter that is trained; gradients are ours
+    const int* updated;        // which parameter each is of
+    int64_t trained;           // how many they are
     const float* const* parameters;
-    double* losses;  // of each step
-    double seconds;  // returns after the step that passes this limit
+    float** gradients;  // room for where each parameter's lies
+    double* losses;     // of each step
+    double seconds;     // returns after the step that passes this limit
     void (*multiply)(const GemmArguments&);
     Precision precision;
     int threads;
