@@ -9,20 +9,21 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-# Another worker takes the other core: beside it, threads that wait for each other wait long. What
-# multiplies for numpy and scipy reads this when it is imported, which torch does too.
+# Another worker takes the other core: beside it, threads that wait for each other wait long, and
+# those of OpenMP would do so at work. Both are read when torch is imported, which imports numpy.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import pytest
 import torch
-
-torch.set_num_threads(1)
 
 # Triton decides at import whether it interprets. Without a GPU its kernels run in the interpreter.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 from aefast import backend
+
+torch.set_num_threads(1)
 
 
 def _places() -> list[tuple[str, str]]:

@@ -12,3 +12,9 @@ not_interpreted = pytest.mark.interpreted(place=[])
 def is_interpreted(device: torch.device) -> bool:
     """Whether Triton's interpreter serves, which is slow: shapes are small there."""
     return device.type == "cpu" and backend.select(device, torch.float32) == "triton"
+
+
+# Numba takes seconds to compile what its ops' own tests prove.
+on_backends = pytest.mark.parametrize(
+    "name", ["cpp", pytest.param("numba", marks=pytest.mark.slow), "eager"]
+)

@@ -264,7 +264,9 @@ def record(variant, programs, *arguments):
 
 Variant.launch = record
 triton_gemm.chip = lambda device: (arch, 132)
-launch_every_op([*range(1, 130), 1000, 1024, 4096, 5000, 8191, 16384, 40000])
+launch_every_op(
+    [*range(1, 19), 31, 32, 33, 63, 64, 65, 127, 128, 129, 1000, 4096, 8191, 16384, 40000]
+)
 print(len(keys), len(names))
 """
 

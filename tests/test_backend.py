@@ -14,21 +14,20 @@ import aefast
 from aefast import backend, random
 from aefast.functional import corrupt, linear_act
 from aefast.ops.shared import triton_gemm
+from tests import fresh
 from tests.places import is_interpreted
 
 CPU = torch.device("cpu")
 
 
-def run(code, **environment):
-    """A fresh interpreter: what it prints, and its exit code."""
+def surroundings(**environment):
     keep = {k: v for k, v in os.environ.items() if not k.startswith(("AEFAST", "TRITON"))}
-    process = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        env=keep | environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    return keep | environment
+
+
+def run(code, **environment):
+    """A fresh interpreter: its exit code, and what it prints."""
+    process = fresh.run(textwrap.dedent(code), surroundings(**environment))
     return process.returncode, process.stdout.strip(), process.stderr.strip()
 
 
@@ -282,8 +281,7 @@ def test_a_forked_child_of_a_process_with_threads_computes_the_same(name):
 
     The comparison is of bytes, because torch's own is parallel, and does hang there.
     """
-    code, printed, errors = run(
-        """
+    program = """
         import os, torch, aefast
         from aefast.functional import corrupt, linear_act
         torch.set_num_threads(2)
@@ -295,10 +293,15 @@ def test_a_forked_child_of_a_process_with_threads_computes_the_same(name):
             again = corrupt(x, "gaussian", 0.5, seed=1)
             os._exit(0 if again.numpy().tobytes() == parent.numpy().tobytes() else 3)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-        """,
-        AEFAST_BACKEND=name,
+    """
+    process = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        env=surroundings(AEFAST_BACKEND=name),
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
-    assert (code, printed) == (0, "0"), errors
+    assert (process.returncode, process.stdout) == (0, "0\n"), process.stderr
 
 
 def test_two_python_threads_at_once_compute_the_same(kernel_place):

@@ -17,6 +17,7 @@ pytest.importorskip("typer")
 from typer.testing import CliRunner
 
 from aefast import aot, backend, cli
+from tests import fresh
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -25,15 +26,11 @@ def invoke(*arguments: str):
     return CliRunner().invoke(cli.app, list(arguments))
 
 
-def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=REPOSITORY,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def info(before: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    """``python -m aefast info`` in an interpreter of its own."""
+    program = "import runpy, sys; sys.argv[1:] = ['info']; "
+    program += "runpy.run_module('aefast', run_name='__main__')"
+    return fresh.run(before + program, {**os.environ, **environment})
 
 
 def assert_one_line(result: subprocess.CompletedProcess[str], message: str) -> None:
@@ -77,7 +74,7 @@ def test_info_says_why_a_backend_does_not_run(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_info_still_prints_where_the_forced_backend_cannot_run() -> None:
-    result = python("-m", "aefast", "info", AEFAST_BACKEND="triton", TRITON_INTERPRET="0")
+    result = info(AEFAST_BACKEND="triton", TRITON_INTERPRET="0")
     assert result.returncode == 0
     assert "backend 'triton' cannot run" in result.stdout
 
@@ -86,16 +83,13 @@ def test_info_still_prints_where_the_forced_backend_cannot_run() -> None:
 def test_a_wrong_setting_is_one_line(variable: str) -> None:
     if variable == "AEFAST_CPU_ISA" and backend.unavailable("cpp", "cpu"):
         pytest.skip("without the C++ extension AEFAST_CPU_ISA is not read")
-    result = python("-m", "aefast", "info", **{variable: "bogus"})
+    result = info(**{variable: "bogus"})
     assert_one_line(result, f"{variable} is 'bogus'")
 
 
 def test_a_missing_typer_is_one_line() -> None:
-    program = (
-        "import sys, runpy; sys.modules['typer'] = None; "
-        "runpy.run_module('aefast', run_name='__main__')"
-    )
-    assert_one_line(python("-c", program), "typer, which is missing: pip install aefast[cli]")
+    hidden = info("import sys; sys.modules['typer'] = None; ")
+    assert_one_line(hidden, "typer, which is missing: pip install aefast[cli]")
 
 
 def test_bench_runs_the_suite_in_a_process_of_its_own(

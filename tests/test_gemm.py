@@ -19,7 +19,7 @@ KERNELS = {"gemm": 0, "float32": 1, "tiles": 2}
 PRECISIONS = {"highest": 0, "high": 1, "medium": 2}
 ACTIVATIONS = {"identity": 0, "relu": 1, "sigmoid": 3}
 
-FLAGS = ["-std=c++17", "-O2", "-ftree-vectorize", "-fno-math-errno", "-fno-trapping-math"]
+FLAGS = ["-std=c++17", "-O1", "-fno-math-errno", "-fno-trapping-math"]
 FLAGS += ["-ffp-contract=fast", "-Wno-psabi", "-fopenmp", "-fPIC", "-shared", f"-I{ROOT / 'csrc'}"]
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aefast.figures.digits import load_digits, shuffled, train
+import aefast
+from aefast.figures.digits import load_digits, train
 from aefast.nn import RBM, ContractiveAutoencoder, DenoisingAutoencoder, SparseAutoencoder
 from aefast.nn.initialization import initialized
 
@@ -72,10 +73,7 @@ def encoders(data: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:
         found[name] = model.encode
     machine = initialized(lambda: RBM(*size), seed=0)
     optimizer = torch.optim.SGD(machine.parameters(), lr=0.1, momentum=0.5)
-    for step, rows in enumerate(shuffled(len(data), 50, epochs=60)):
-        optimizer.zero_grad()
-        machine.loss(data[rows], seed=step).backward()
-        optimizer.step()
+    aefast.fit(machine, data, optimizer, epochs=60, batch_size=50, seed=0)
     return found | {"RBM": machine}
 
 

@@ -22,6 +22,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from aefast import backend, estimators, nn
 from aefast.estimators.autoencoder import BaseAutoencoder
 from aefast.random import child_seed
+from tests.places import on_backends
 
 DETERMINISTIC = [
     "Autoencoder",
@@ -227,7 +228,7 @@ def test_sparse_rows_are_the_dense_ones(kind, data):
 
 
 @every_kind
-@pytest.mark.parametrize("name", ["cpp", "numba", "eager"])
+@on_backends
 def test_on_every_backend(kind, name, data):
     if backend.unavailable(name, "cpu"):
         pytest.skip(f"{name} cannot run here")

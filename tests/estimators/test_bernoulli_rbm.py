@@ -18,6 +18,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks  # noqa: E402
 
 from aefast import backend  # noqa: E402
 from aefast.estimators import BernoulliRBM  # noqa: E402
+from tests.places import on_backends  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -151,7 +152,7 @@ def test_chains_may_begin_to_persist_later(digits):
     assert not hasattr(model.set_params(persistent=False).fit(data), "v_samples_")
 
 
-@pytest.mark.parametrize("name", ["cpp", "numba", "eager"])
+@on_backends
 def test_on_every_backend(digits, name, capsys):
     if backend.unavailable(name, "cpu"):
         pytest.skip(f"{name} cannot run here")

@@ -17,6 +17,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks  # noqa: E402
 
 from aefast import backend  # noqa: E402
 from aefast.estimators import SparseCoding  # noqa: E402
+from tests.places import on_backends  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -147,7 +148,7 @@ def test_a_model_that_must_not_be_written_to(digits, tmp_path):
     assert not np.array_equal(model.components_, before)
 
 
-@pytest.mark.parametrize("name", ["cpp", "numba", "eager"])
+@on_backends
 def test_on_every_backend(digits, name):
     if backend.unavailable(name, "cpu"):
         pytest.skip(f"{name} cannot run here")

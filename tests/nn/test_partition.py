@@ -72,7 +72,9 @@ def test_gaussian_units_are_integrated(learn_variance):
     assert math.isclose(exact_log_partition(model), expected, rel_tol=1e-5)
 
 
-@pytest.mark.parametrize("hidden", [15, 20])
+@pytest.mark.parametrize(
+    "hidden", [10, *(pytest.param(hidden, marks=pytest.mark.slow) for hidden in (15, 20))]
+)
 def test_annealing_is_within_a_tenth_of_a_nat_of_enumeration(upscaled_digits, hidden):
     model = trained(upscaled_digits, hidden)
     exact = exact_log_partition(model)

@@ -1,0 +1,58 @@
+"""Fresh interpreters, which have nothing of this package: each is forked from one that has torch.
+
+Torch takes two seconds to import. What depends on threads or on the dynamic linker's settings needs
+a process of its own: a forked child computes on one thread, and reads those no more.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+# Waits for programs; a child leaves the loop with one, and ends as every Python does.
+SERVER = """
+import json, os, sys, torch
+
+for line in iter(sys.stdin.readline, ""):
+    request = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        break
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+else:
+    os._exit(0)
+for number, path in enumerate((os.devnull, *request["files"])):
+    os.dup2(os.open(path, os.O_RDWR), number)
+os.environ.clear()
+os.environ.update(request["environment"])
+sys.argv = ["-c"]
+exec(request["program"], {"__name__": "__main__"})
+"""
+
+
+@cache
+def _server() -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", SERVER],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(program: str, environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    """Run a program with these environment variables, and no others."""
+    server = _server()
+    assert server.stdin is not None
+    assert server.stdout is not None
+    with tempfile.NamedTemporaryFile("r") as output, tempfile.NamedTemporaryFile("r") as errors:
+        files = [output.name, errors.name]
+        request = {"program": program, "environment": environment, "files": files}
+        print(json.dumps(request), file=server.stdin, flush=True)
+        code = int(server.stdout.readline())
+        return subprocess.CompletedProcess(program, code, output.read(), errors.read())
