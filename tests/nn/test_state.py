@@ -191,7 +191,7 @@ def test_an_interrupted_fit_leaves_the_mode(monkeypatch, x):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(RBM, "loss", interrupt)
-    with pytest.raises(KeyboardInterrupt):
+    with use_backend("eager"), pytest.raises(KeyboardInterrupt):  # where a step calls the loss
         stack.fit(x)
     assert not any(module.training for module in stack.modules())
 
