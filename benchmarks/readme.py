@@ -6,7 +6,6 @@ the peer that is named: the lowest and the highest of the cases that a row stand
 """
 
 import re
-import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,6 @@ from results import Result, label, read, setting_of, worst
 ROOT = Path(__file__).parents[1]
 README, RESULTS = ROOT / "README.md", ROOT / "benchmarks" / "results"
 
-# What is below in any case is not called faster.
-FASTER = 1.05
 SMALL = "single calls on 8x8 matrices"
 
 
@@ -27,7 +24,7 @@ class Row:
     """A line of the table.
 
     Args:
-        group: what the first sentence calls it and its like.
+        group: what the first table calls it and its like.
         words: what the table calls it.
         op: of its cases.
         setting: of its cases, as a regular expression.
@@ -126,34 +123,24 @@ def fill(text: str, results: Sequence[Result]) -> str:
 
 
 def summary(results: Sequence[Result]) -> str:
-    """A sentence a machine: where it is faster, by how much, and where it is not."""
-    sentences = []
-    for name, machine in machines(results).items():
-        groups = {group: ratios(machine, rows_of(group)) for group in groups_of(ROWS)}
-        groups[SMALL] = small_calls(machine)
-        faster = [
-            told(group, found) for group, found in groups.items() if found and found[0] >= FASTER
-        ]
-        others = [
-            told(group, found) for group, found in groups.items() if found and found[0] < FASTER
-        ]
-        parts = [f"faster than PyTorch at {listed(faster)}"] if faster else []
-        parts += [f"not faster everywhere at {listed(others)}"] if others else []
-        sentences.append(f"on {name}, {'; '.join(parts)}.")
-    first, *more = sentences
-    begun = f"Compiled kernels for the autoencoder family that are, {first}"
-    return "\n".join(textwrap.wrap(" ".join([begun, *map(capitalized, more)]), 100))
+    """A row a group of cases, a column a machine: where it is faster, and where it is not."""
+    return _table({group: rows_of(group) for group in groups_of(ROWS)}, results)
 
 
 def figure_table(results: Sequence[Result]) -> str:
-    """A row a kind of case, a column a machine; one with a loss in it is bold."""
+    """The same with a row a kind of case."""
+    return _table({row.words: [row] for row in ROWS}, results)
+
+
+def _table(kinds: dict[str, list[Row]], results: Sequence[Result]) -> str:
+    """Of kinds of cases, those that were measured; what has a loss in it is bold."""
     columns = machines(results)
-    rows = [["case", *columns]]
-    for row in ROWS:
-        found = [ratios(machine, [row]) for machine in columns.values()]
+    lines = [["", *columns]]
+    for words, rows in kinds.items():
+        found = [ratios(machine, rows) for machine in columns.values()]
         if any(found):
-            rows.append([row.words, *map(cell, found)])
-    return table([*rows, [SMALL, *(cell(small_calls(machine)) for machine in columns.values())]])
+            lines.append([words, *map(cell, found)])
+    return table([*lines, [SMALL, *(cell(small_calls(machine)) for machine in columns.values())]])
 
 
 def machines(results: Sequence[Result]) -> dict[str, list[Result]]:
@@ -197,10 +184,6 @@ def cell(found: list[float]) -> str:
     return f"**{span(found)}**" if found[0] < 1 else span(found)
 
 
-def told(group: str, found: list[float]) -> str:
-    return f"{group} ({span(found)})"
-
-
 def span(found: list[float]) -> str:
     lowest, highest = shown(found[0]), shown(found[-1])
     return f"{lowest}x" if lowest == highest else f"{lowest} to {highest}x"
@@ -208,14 +191,6 @@ def span(found: list[float]) -> str:
 
 def shown(ratio: float) -> str:
     return f"{ratio:.2f}" if ratio < 1 else f"{ratio:.1f}" if ratio < 10 else f"{ratio:.0f}"
-
-
-def listed(items: Sequence[str]) -> str:
-    return ", ".join(items[:-1]) + " and " + items[-1] if len(items) > 1 else "".join(items)
-
-
-def capitalized(sentence: str) -> str:
-    return sentence[0].upper() + sentence[1:]
 
 
 def committed() -> list[Result]:
