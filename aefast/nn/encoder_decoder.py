@@ -170,6 +170,6 @@ def check_sizes(visible: int | None, hidden: int | None, layers: Sequence[int] |
 
 def named_layers(layers: Sequence[int]) -> dict[str, int]:
     """Each size by the name that an error gives it."""
-    if isinstance(layers, str) or not isinstance(layers, Iterable):
+    if isinstance(layers, (str, bytes, Tensor)) or not isinstance(layers, Iterable):
         raise TypeError(f"layers is a {type(layers).__name__}; it takes a sequence of sizes")
     return {f"layers[{number}]": size for number, size in enumerate(layers)}

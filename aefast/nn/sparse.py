@@ -58,7 +58,7 @@ class SparseAutoencoder(Autoencoder):
         super().__init__(visible, hidden, **architecture)
         code = self.encoder[-1].activation
         if penalty == "kl" and code != "sigmoid":
-            raise ValueError(f"the code's activation is {code!r}; penalty 'kl' takes 'sigmoid'")
+            raise ValueError(f"code_activation is {code!r}; with penalty 'kl' it takes 'sigmoid'")
         self.penalty_kind = penalty
         self.sparsity_weight = contract.check_number(sparsity_weight, "sparsity_weight", 0)
         self.sparsity_target = contract.check_number(sparsity_target, "sparsity_target", 0, 1)

@@ -265,6 +265,8 @@ def rows_of(data: Any, argument: str, model: nn.Module) -> Dataset | TensorRows:
     if isinstance(data, Dataset):
         return data
     if isinstance(data, Tensor):
+        if data.layout != torch.strided or data.is_quantized or data.is_meta:
+            raise TypeError(f"{argument} is a {_kind(data)} tensor; it takes a dense one")
         data = data.detach()
         if data.is_floating_point() and data.dim() > 1 and data.numel() and not _is_plain(model):
             return TensorRows(data.reshape(len(data), -1))
@@ -288,6 +290,12 @@ def _is_plain(model: nn.Module) -> bool:
     """Whether it takes float32 on a CPU."""
     example = next(model.parameters())
     return example.device.type == "cpu" and example.dtype == torch.float32
+
+
+def _kind(data: Tensor) -> str:
+    if data.is_meta:
+        return "meta"
+    return "quantized" if data.is_quantized else str(data.layout).removeprefix("torch.")
 
 
 def held_out_loss(

@@ -11,7 +11,7 @@ import sys
 import time
 import warnings
 
-from tests.fuzz import calls, files
+from tests.fuzz import calls, files, trainings, wrong
 from tests.fuzz.target import Target
 
 MOST_BYTES = 16 << 30  # of address space: what promises more than it holds is not allocated
@@ -25,6 +25,8 @@ def main() -> None:
     targets = [
         Target("calls", calls.calls(), calls.check),
         Target("files", files.files(), files.check),
+        Target("trainings", trainings.trainings(), trainings.check),
+        Target("wrong calls", wrong.wrong_calls(), wrong.check),
     ]
     while time.monotonic() < end:
         # The quicker one would else have most of the examples, the slower most of the time.

@@ -313,9 +313,9 @@ def objective(x: Tensor, dictionary: Tensor, penalty: float, **options: Any) -> 
 
 def on_layers(function: Callable[..., Any]) -> Callable[..., Any]:
     def run(**given: Any) -> Any:
-        weights, biases = layers({n: g for n, g in given.items() if isinstance(g, Tensor)})
-        options = {n: g for n, g in given.items() if not isinstance(g, Tensor)}
-        return function(given["x"], weights, biases, **options)
+        parts = {n: g for n, g in given.items() if n.startswith(("weight_", "bias_"))}
+        options = {n: g for n, g in given.items() if n not in ("x", *parts)}
+        return function(given["x"], *layers(parts), **options)
 
     return run
 

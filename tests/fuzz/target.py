@@ -39,17 +39,19 @@ class Target:
             self.tried += 1
             try:
                 self.check(example)
-            except Exception:
-                smallest[:] = [example]
+            except Exception as error:
+                smallest[:] = [example, error]
                 raise
 
         try:
             attempt()
         except hypothesis.errors.Unsatisfiable:
             pass  # the time was over before the first
-        except Exception as error:
+        except Exception:
+            # What is raised may say only that the time was over before the smallest was found.
+            example, error = smallest
             fault = f"{type(error).__name__}: {error}"
             if fault not in self.faults:
                 self.faults.add(fault)
-                print(f"{self.name}: {fault}\n    {smallest[-1]}", flush=True)
+                print(f"{self.name}: {fault}\n    {example}", flush=True)
         self.seconds += time.monotonic() - start

@@ -1,6 +1,7 @@
 """A few seconds of the fuzzing, always of the same examples, and that it sees a fault."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,10 +10,12 @@ pytest.importorskip("PIL")
 pytest.importorskip("safetensors")
 
 from aefast import backend
-from tests.fuzz import calls, files
+from tests.fuzz import calls, files, trainings, wrong
 from tests.fuzz.calls import Call, Given, Op
 from tests.fuzz.files import Mutated
 from tests.fuzz.target import Target
+from tests.fuzz.trainings import Training
+from tests.fuzz.wrong import Wrong
 
 needs_kernels = pytest.mark.skipif(not calls.backends(), reason="needs a kernel backend")
 
@@ -39,6 +42,48 @@ def test_a_few_mutated_files_are_read_or_refused():
     target.run(examples=60, seed=1, end=math.inf)
     assert target.tried >= 60
     assert target.faults == set()
+
+
+@pytest.mark.parametrize(
+    ("module", "strategy"), [(trainings, trainings.trainings()), (wrong, wrong.wrong_calls())]
+)
+def test_a_few_trainings_are_the_loops_and_a_few_wrong_calls_are_refused(module, strategy):
+    target = Target(module.__name__, strategy, module.check)
+    target.run(examples=30, seed=1, end=math.inf)
+    assert target.tried >= 30
+    assert target.faults == set()
+
+
+TRAINING = Training(
+    "Autoencoder", (), {"layers": [3, 2]}, "unit", 5, 2, 1, "sgd", 0, 1, backend.cpu_isa()
+)
+
+
+@pytest.mark.parametrize(
+    ("scale", "fault"), [(lambda p: p * 1.001, "is off by"), (lambda p: p / 0, "is off by")]
+)
+def test_a_training_that_ends_elsewhere_is_seen(monkeypatch, scale, fault):
+    fit = trainings.aefast.fit
+
+    def ends_elsewhere(model, *arguments, **options):
+        history = fit(model, *arguments, **options)
+        model.encoder[0].weight.data = scale(model.encoder[0].weight.data)
+        return history
+
+    monkeypatch.setattr(trainings.aefast, "fit", ends_elsewhere)
+    with pytest.raises(AssertionError, match=fault):
+        trainings.check(TRAINING)
+
+
+@pytest.mark.parametrize("error", [ValueError("it is wrong"), RuntimeError("level is wrong")])
+def test_a_refusal_without_a_name_or_of_another_kind_is_seen(monkeypatch, error):
+    def run(**given):
+        raise error
+
+    monkeypatch.setitem(calls.OPS, "op", Op(run, lambda draw: None))
+    call = Call("op", "eager", "float32", {}, {"level": 1}, 0)
+    with pytest.raises(AssertionError, match="no refusal by a name"):
+        wrong.check(Wrong(call, "level", "a list"))
 
 
 CALL = Call("op", calls.backends()[0], "float32", {"x": Given((5, 3))}, {}, 0)
@@ -89,6 +134,21 @@ def test_a_fault_is_told_once_with_its_smallest_example(capsys):
         target.run(examples=50, seed=seed, end=math.inf)
     assert len(target.faults) == 1
     assert "too large" in capsys.readouterr().out
+
+
+def test_a_fault_whose_smallest_example_is_not_found_in_time_is_told():
+    seen = []
+
+    def check(number):
+        seen.append(number)
+        assert number < 10, "too large"
+
+    target = Target("numbers", calls.st.integers(0, 1000), check)
+    clock = SimpleNamespace(monotonic=lambda: 0.0 if not seen or max(seen) < 10 else 1.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tests.fuzz.target.time", clock)
+        target.run(examples=50, seed=1, end=0.5)
+    assert target.faults == {"AssertionError: too large\nassert " + str(seen[-1]) + " < 10"}
 
 
 def test_nothing_is_tried_when_the_time_is_over():

@@ -266,6 +266,15 @@ def test_an_inverse_temperature_for_each_row(place):
     assert torch.equal(single.visible, cold.visible[7:8])
 
 
+@pytest.mark.parametrize("leading", [(), (6,), (2, 3)])
+def test_one_beta_serves_rows_of_any_leading_dimensions(place, leading):
+    parts = machine(place, 5, 4)
+    start = states(6, 5, place)[: math.prod(leading)]
+    expected = gibbs(start, *parts, beta=0.5, seed=1)
+    found = gibbs(start.reshape(*leading, 5), *parts, beta=0.5, seed=1)
+    assert torch.equal(found.visible, expected.visible.reshape(*leading, 5))
+
+
 def test_gaussian_units_have_their_mean_and_variance(place):
     """Beside no hidden influence, v is N(b, s^2 / beta)."""
     if is_interpreted(place):

@@ -354,6 +354,8 @@ def test_an_optimizer_that_the_kernels_do_not_take(make, reason):
         ({"model": torch.nn.Linear(2, 2)}, "without a loss method"),
         ({"optimizer": None}, "optimizer is a NoneType"),
         ({"optimizer": torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])}, "none of the model"),
+        ({"data": torch.ones(3, 12, device="meta")}, "data is a meta tensor"),
+        ({"validation": torch.ones(3, 12).to_sparse()}, "validation is a sparse_coo tensor"),
     ],
 )
 def test_wrong_arguments_are_named(change, message):

@@ -172,7 +172,7 @@ def _check_beta(beta: Any, visible: Tensor, visible_kind: str) -> Tensor | None:
     rows = math.prod(visible.shape[:-1])
     if not isinstance(beta, Tensor):
         beta = contract.check_number(beta, "beta", 0, torch.finfo(visible.dtype).max)
-        beta = visible.new_full((rows,), beta)
+        beta = visible.new_full((), beta)
     contract.check_like(beta, "beta", visible, "visible")
     if beta.shape not in ((), visible.shape[:-1]):
         raise ValueError(

@@ -159,7 +159,7 @@ def check_bounds(low: float, high: float, argument: str, takers: str) -> None:
 
 
 def check_choice(value: Any, argument: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{argument} is {value!r}; it takes one of {', '.join(choices)}")
 
 
