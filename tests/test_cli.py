@@ -175,7 +175,7 @@ def test_the_suite_has_a_file_for_every_op() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("bench", "fft"), "OP is 'fft'; it takes one of corrupt, gaussian, gibbs, jacobian"),
+        (("bench", "fft"), "OP is 'fft'; it takes one of accelerate, corrupt, gaussian, gibbs"),
         (("bench", "--device", "tpu"), "--device is 'tpu'; it takes one of cpu, cuda"),
         (("bench", "--json", "nowhere/result.json"), "--json is 'nowhere/result.json'"),
         (("bench", "gibbs", "fft"), "OP is 'fft'; it takes one of "),

@@ -6,7 +6,6 @@ plain layers alone.
 """
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -19,6 +18,9 @@ Class = TypeVar("Class", bound=type[nn.Module])
 # is no plain parameter; under torch.func and in the forward of a sharded root they are tensors.
 _CLASSES: dict[type, frozenset[str]] = {nn.Sequential: frozenset(), nn.ModuleList: frozenset()}
 _TENSORS = (nn.Parameter, torch.Tensor, type(None))
+
+# What the losses call of a model.
+METHODS = ("forward", "encode", "decode", "preactivation", "compare", "penalty", "posterior")
 
 
 def known_by_its_parameters(*names: str) -> Callable[[Class], Class]:
@@ -77,13 +79,10 @@ def own_hooks(held: dict[str, Any]) -> bool:
 
 
 def has_own_methods(module: nn.Module) -> bool:
-    """Whether a method was replaced on this module alone, as in ``model.encode = mine``."""
-    return not module.__dict__.keys().isdisjoint(_methods(type(module)))  # type: ignore[arg-type]
-
-
-@cache
-def _methods(cls: type) -> frozenset[str]:
-    return frozenset(name for name in dir(cls) if callable(getattr(cls, name)))
+    """Whether a method that a loss is made of was replaced on this module alone, as in
+    ``model.encode = mine``."""
+    held = module.__dict__
+    return any(name in held for name in METHODS)
 
 
 def _is_bare(module: nn.Module) -> bool:

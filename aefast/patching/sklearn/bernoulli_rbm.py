@@ -77,8 +77,8 @@ def _train(model: Any, X: np.ndarray, rng: np.random.RandomState) -> tuple[Param
     initial = rng.normal(0, 0.01, (model.n_components, features)).astype(np.float32)
     parameters = (
         torch.from_numpy(initial),
-        torch.zeros(features, dtype=torch.float32),
-        torch.zeros(model.n_components, dtype=torch.float32),
+        torch.zeros(features, dtype=torch.float32, device="cpu"),
+        torch.zeros(model.n_components, dtype=torch.float32, device="cpu"),
     )
     # Hidden states of 0 and weights near 0 give each visible unit a fair coin.
     chain = torch.from_numpy(rng.randint(0, 2, (batch_size, features)).astype(np.float32))
