@@ -5,6 +5,8 @@ from matplotlib.figure import Figure
 
 from aefast.figures import features
 
+pytestmark = pytest.mark.slow  # its measurement
+
 
 @pytest.mark.parametrize("name", ["sparse", "denoising"])
 def test_with_few_labels_codes_beat_pixels(measured, name):

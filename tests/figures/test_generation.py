@@ -6,6 +6,8 @@ from matplotlib.figure import Figure
 
 from aefast.figures import generation
 
+pytestmark = pytest.mark.slow  # its measurement
+
 
 @pytest.mark.parametrize("name", ["variational", "RBM", "stochastic"])
 def test_samples_are_nearer_to_digits_than_random_codes_and_digits_to_them(measured, name):

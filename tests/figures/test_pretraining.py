@@ -1,8 +1,11 @@
 """Pre-training gives a lower error than random weights after equal steps."""
 
+import pytest
 from matplotlib.figure import Figure
 
 from aefast.figures import pretraining
+
+pytestmark = pytest.mark.slow  # its measurement
 
 
 def test_after_equal_steps_the_pretrained_net_is_ahead(measured):

@@ -1,9 +1,12 @@
 """The RBM comes near the best likelihood, and draws what it learned."""
 
+import pytest
 import torch
 from matplotlib.figure import Figure
 
 from aefast.figures import rbm
+
+pytestmark = pytest.mark.slow  # its measurement
 
 
 def test_the_bound_is_the_known_one(measured):

@@ -264,7 +264,11 @@ def test_a_compiled_loss_is_the_same(kind, x):
         (lambda: Autoencoder(4, 2, code_dropout=1), ValueError, "code_dropout is 1"),
         (lambda: ContractiveAutoencoder(4, 2, contraction=-1), ValueError, "contraction is -1"),
         (lambda: SparseAutoencoder(4, 2, penalty="l2"), ValueError, "penalty is 'l2'"),
-        (lambda: SparseAutoencoder(4, 2, activation="relu"), ValueError, "code_activation is 'relu'"),
+        (
+            lambda: SparseAutoencoder(4, 2, activation="relu"),
+            ValueError,
+            "code_activation is 'relu'",
+        ),
         (lambda: SparseAutoencoder(4, 2, sparsity_target=1), ValueError, "sparsity_target is 1"),
         (lambda: Autoencoder(4, 2).compress(torch.rand(4)), ValueError, r"x has shape \[4\]"),
         (lambda: Autoencoder(4, 2).compress(torch.rand(2, 4), 17), ValueError, "bits is 17"),
