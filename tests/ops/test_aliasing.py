@@ -53,7 +53,7 @@ OPS = {
     "kl_sparsity": lambda x: kl_sparsity(x, 0.1),
     "l1_sparsity": lambda x: l1_sparsity(x),
     "soft_threshold, 0": lambda x: soft_threshold(x, 0.0),
-    "sparse_encode": lambda x: sparse_encode(x, EYE.to(x.device), 0.1, start=x),
+    "sparse_encode": lambda x: sparse_encode(x, EYE.to(x.device), 0.1, start=x, steps=2),
     "topk_encode": lambda x: topk_encode(x, EYE.to(x.device), None, 4),
     "sparse_decode": lambda x: sparse_decode(x, torch.zeros_like(x).long(), EYE.to(x.device)),
 }

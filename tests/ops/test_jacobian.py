@@ -570,6 +570,7 @@ def test_autocast_computes_as_the_definition_does():
 
 
 @pytest.mark.parametrize("widths", [(12, 9), (9, 12), (12, 20, 8)], ids=str)
+@not_interpreted
 def test_tangents_are_the_leading_singular_vectors(place, widths):
     skip_when_interpreted(place, widths != (12, 9))
     x, weights, biases = encoder(place, widths, batch=4)

@@ -155,6 +155,7 @@ def test_an_orthonormal_dictionary_is_soft_thresholding(place):
     torch.testing.assert_close(sparse_encode(x, dictionary, 0.7), expected, rtol=1e-4, atol=1e-5)
 
 
+@not_interpreted
 def test_a_correlated_dictionary_of_atoms_of_any_length(place):
     """Twins, an atom of zeros, and lengths from 0.1 to 10; in the interpreter from 1/2 to 2."""
     offset, longest = (0.3, 0.3) if is_interpreted(place) else (0.8, 1)

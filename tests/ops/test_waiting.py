@@ -5,6 +5,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from aefast.functional import contrastive_divergence, reconstruction_loss
+from tests.places import not_interpreted
 
 H, D = 6, 10
 
@@ -60,6 +61,7 @@ def test_a_loss_that_was_let_go_holds_nothing_back(kernel_place):
 
 @pytest.mark.parametrize("loss", [reconstruction, divergence, gaussian_divergence])
 @pytest.mark.parametrize("use_reentrant", [False, True])
+@not_interpreted
 def test_a_checkpoint_gives_the_same_gradient(kernel_place, loss, use_reentrant):
     weight = torch.randn(H, D, device=kernel_place, requires_grad=True)
     xs = batches(kernel_place, 4)
