@@ -201,8 +201,13 @@ inline void map(const float* first, const float* second, float* output, int64_t 
     for (int64_t i = 0; i < count; ++i) output[i] = function(first[i], second[i]);
 }
 
-// output = gradient * act'. `saved` is the pre-activation for gelu and silu, whose output does not
-// tell it, and the output for all others.
+// Whether the derivative is told by the pre-activation, and not by the output.
+inline bool reads_preactivation(Activation activation) {
+    return activation == Activation::gelu || activation == Activation::silu;
+}
+
+// output = gradient * act'. `saved` is the pre-activation where it reads_preactivation(), and else
+// the output.
 inline void activation_backward(Activation activation, const float* gradient, const float* saved,
                                 float* output, int64_t count) {
     switch (activation) {

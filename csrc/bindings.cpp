@@ -13,6 +13,7 @@
 #include "bindings_step.h"
 #include "bindings_topk.h"
 #include "cuda_kernel.h"
+#include "dispatch.h"
 #include "gibbs.h"
 #include "kernels.h"
 #include "pages.h"
@@ -46,11 +47,6 @@ bool signal_handlers_raise() {
 #else
 #define AEFAST_DISPATCH(kernel, ...) without_gil([&] { return baseline::kernel(__VA_ARGS__); })
 #endif
-
-template <class Pointer>
-Pointer pointer(uintptr_t address) {
-    return reinterpret_cast<Pointer>(address);
-}
 
 // Whether gemm beats the product that torch's vendor library makes at this precision.
 bool outpaces_vendor_gemm(Precision precision) {

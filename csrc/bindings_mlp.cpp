@@ -5,6 +5,8 @@
 
 #include <stdexcept>
 
+#include "activation.h"
+#include "dispatch.h"
 #include "mersenne_twister.h"
 #include "mlp.h"
 #include "without_gil.h"
@@ -15,11 +17,8 @@ namespace aefast {
 
 int64_t kept_columns(const Mlp& mlp) {
     int64_t columns = -mlp.layers.back().outputs;
-    for (const StepLayer& layer : mlp.layers) {
-        const bool keeps =
-            layer.activation == Activation::gelu || layer.activation == Activation::silu;
-        columns += layer.outputs * (keeps ? 2 : 1);
-    }
+    for (const StepLayer& layer : mlp.layers)
+        columns += layer.outputs * (baseline::reads_preactivation(layer.activation) ? 2 : 1);
     return columns;
 }
 
@@ -35,33 +34,11 @@ struct Kernels {
 };
 
 Kernels active_kernels() {
-#define AEFAST_MLP_KERNELS(isa, products)                                                      \
-    {                                                                                          \
-        isa::mlp_forward, isa::mlp_backward, products::gemm, isa::dropout_noise, isa::uniform, \
-            isa::normal                                                                        \
-    }
-    switch (active_instruction_set()) {
-#ifdef AEFAST_X86
-        case InstructionSet::avx2:
-            return AEFAST_MLP_KERNELS(avx2, avx2);
-        case InstructionSet::avx512:
-            return AEFAST_MLP_KERNELS(avx512, avx512);
-#ifdef AEFAST_AMX
-        case InstructionSet::amx:
-            return AEFAST_MLP_KERNELS(avx512, amx);
-#endif
-#endif
-        default:
-            return AEFAST_MLP_KERNELS(baseline, baseline);
-    }
+#define AEFAST_MLP_KERNELS(isa, products)                   \
+    {isa::mlp_forward,   isa::mlp_backward, products::gemm, \
+     isa::dropout_noise, isa::uniform,      isa::normal}
+    AEFAST_RETURN_ACTIVE(AEFAST_MLP_KERNELS);
 #undef AEFAST_MLP_KERNELS
-}
-
-template <class Pointer>
-std::vector<Pointer> pointers(const std::vector<uintptr_t>& addresses) {
-    std::vector<Pointer> result;
-    for (uintptr_t address : addresses) result.push_back(reinterpret_cast<Pointer>(address));
-    return result;
 }
 
 MlpRows rows_of(uintptr_t x, int64_t rows, int64_t row_stride, const float* const* parameters,

@@ -5,6 +5,7 @@
 
 #include <stdexcept>
 
+#include "dispatch.h"
 #include "rbm_step.h"
 #include "step.h"
 #include "without_gil.h"
@@ -23,27 +24,9 @@ struct StepKernels {
 
 template <class Plan>
 StepKernels<Plan> active_kernels() {
-    switch (active_instruction_set()) {
-#ifdef AEFAST_X86
-        case InstructionSet::avx2:
-            return {avx2::step, avx2::fit, avx2::gemm};
-        case InstructionSet::avx512:
-            return {avx512::step, avx512::fit, avx512::gemm};
-#ifdef AEFAST_AMX
-        case InstructionSet::amx:
-            return {avx512::step, avx512::fit, amx::gemm};
-#endif
-#endif
-        default:
-            return {baseline::step, baseline::fit, baseline::gemm};
-    }
-}
-
-template <class Pointer>
-std::vector<Pointer> pointers(const std::vector<uintptr_t>& addresses) {
-    std::vector<Pointer> result;
-    for (uintptr_t address : addresses) result.push_back(reinterpret_cast<Pointer>(address));
-    return result;
+#define AEFAST_STEP(isa, products) {isa::step, isa::fit, products::gemm}
+    AEFAST_RETURN_ACTIVE(AEFAST_STEP);
+#undef AEFAST_STEP
 }
 
 template <class Plan>

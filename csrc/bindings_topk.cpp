@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "dispatch.h"
 #include "kernels.h"
 #include "pages.h"
 #include "without_gil.h"
@@ -23,29 +24,10 @@ struct TopKKernels {
 };
 
 TopKKernels active_kernels() {
-    switch (active_instruction_set()) {
-#ifdef AEFAST_X86
-        case InstructionSet::avx2:
-            return {avx2::topk_encode, avx2::sparse_decode, avx2::sampled_product,
-                    avx2::latent_sums, avx2::gemm};
-        case InstructionSet::avx512:
-            return {avx512::topk_encode, avx512::sparse_decode, avx512::sampled_product,
-                    avx512::latent_sums, avx512::gemm};
-#ifdef AEFAST_AMX
-        case InstructionSet::amx:
-            return {avx512::topk_encode, avx512::sparse_decode, avx512::sampled_product,
-                    avx512::latent_sums, amx::gemm};
-#endif
-#endif
-        default:
-            return {baseline::topk_encode, baseline::sparse_decode, baseline::sampled_product,
-                    baseline::latent_sums, baseline::gemm};
-    }
-}
-
-template <class Pointer>
-Pointer pointer(uintptr_t address) {
-    return reinterpret_cast<Pointer>(address);
+#define AEFAST_TOPK(isa, products) \
+    {isa::topk_encode, isa::sparse_decode, isa::sampled_product, isa::latent_sums, products::gemm}
+    AEFAST_RETURN_ACTIVE(AEFAST_TOPK);
+#undef AEFAST_TOPK
 }
 
 // A kernel reads the rows that indices name, whoever made them.

@@ -15,15 +15,7 @@
 namespace aefast::AEFAST_ISA {
 namespace {
 
-// Where the largest product has fewer multiplications than this, a second thread saves little, and
-// takes half of the speed where another program wants its core.
-constexpr int64_t kFewestProducts = 1 << 22;
-
 thread_local Scratch forward_scratch, backward_scratch;
-
-bool reads_preactivation(const StepLayer& layer) {
-    return layer.activation == Activation::gelu || layer.activation == Activation::silu;
-}
 
 // What forward leaves of one layer.
 struct Memory {
@@ -39,7 +31,7 @@ std::vector<Memory> memory_of(const Mlp& mlp, const MlpRows& a) {
         const int64_t size = a.rows * layer.outputs;
         const bool is_last = &layer == &mlp.layers.back();
         float* output = is_last ? a.output : std::exchange(next, next + size);
-        const bool keeps = reads_preactivation(layer);
+        const bool keeps = reads_preactivation(layer.activation);
         memory.push_back({output, keeps ? std::exchange(next, next + size) : nullptr});
     }
     return memory;

@@ -20,9 +20,6 @@
 namespace aefast::AEFAST_ISA {
 namespace {
 
-// With fewer multiplications than this in a product a second thread does not pay, as in step.cpp.
-constexpr int64_t kFewestProducts = 1 << 22;
-
 // To transpose the states of fewer rows takes longer than to multiply with their zeros, too.
 constexpr int64_t kFewestTransposed = 32;
 

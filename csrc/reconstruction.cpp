@@ -26,8 +26,7 @@ struct Stretch {
 
 // (r - t)^2 for r = act(z).
 void compare_squared(const CompareArguments& a, const Stretch& s, Sum& loss) {
-    const bool from_preactivation =
-        a.output_activation == Activation::gelu || a.output_activation == Activation::silu;
+    const bool from_preactivation = reads_preactivation(a.output_activation);
     alignas(64) float reconstruction[kStretch], difference[kStretch];
     activate(a.output_activation, s.output, reconstruction, s.count);
     for (int64_t i = 0; i < s.count; ++i) difference[i] = reconstruction[i] - s.target[i];

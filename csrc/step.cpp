@@ -21,15 +21,7 @@ namespace {
 // The activations of so many rows stay in the last-level cache between forward and backward.
 constexpr int64_t kPanelBytes = 8 << 20;
 
-// Where the largest product has fewer multiplications than this, a second thread saves little, and
-// takes half of the speed where another program wants its core.
-constexpr int64_t kFewestProducts = 1 << 22;
-
 thread_local Scratch step_scratch;
-
-bool reads_preactivation(Activation activation) {
-    return activation == Activation::gelu || activation == Activation::silu;
-}
 
 // What forward leaves of one layer.
 struct LayerMemory {

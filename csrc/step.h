@@ -9,6 +9,10 @@
 
 namespace aefast {
 
+// Where the largest product has fewer multiplications than this, a second thread saves little, and
+// takes half of the speed where another program wants its core.
+constexpr int64_t kFewestProducts = 1 << 22;
+
 // act(x W^T + b), or act(x W + b) where the layer is tied to another one's weight [inputs,
 // outputs].
 struct StepLayer {

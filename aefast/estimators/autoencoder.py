@@ -38,15 +38,12 @@ from aefast.estimators.conversion import (
 from aefast.nn.initialization import initialized
 from aefast.nn.likelihood import floored
 from aefast.ops.shared import contract
-from aefast.step.stretch import Stretch
+from aefast.step.stretch import CHUNK_SECONDS, Stretch
 from aefast.training.engines import choose
-from aefast.training.fit import CHUNK_SECONDS
+from aefast.training.fit import MOST_ROWS
 
 # Rows so much larger than any that were learned from are warned of.
 OTHER_SCALE = 10
-
-# Epochs over so many rows are taken in one call, where nothing is looked at in between.
-MOST_ROWS = 2**15
 
 
 @dataclass(eq=False, repr=False)

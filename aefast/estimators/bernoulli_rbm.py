@@ -27,10 +27,7 @@ from aefast.nn.rbm import pseudo_log_likelihood
 from aefast.ops.gibbs import check_steps, gibbs
 from aefast.ops.shared import contract
 from aefast.step.machine_plan import MachinePlan
-from aefast.step.machine_steps import PlainSteps
-
-# Epochs over so many rows are taken in one call.
-MOST_ROWS = 2**20
+from aefast.step.machine_steps import MOST_ROWS, PlainSteps
 
 
 class BernoulliRBM(FloatTransformer):

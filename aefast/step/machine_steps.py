@@ -12,10 +12,10 @@ from aefast.backend import extension
 from aefast.ops.gibbs import contrastive_divergence
 from aefast.step.machine_loss import refusal
 from aefast.step.machine_plan import MachinePlan
-from aefast.step.stretch import Stretch
+from aefast.step.stretch import CHUNK_SECONDS, Stretch
 
-# A call of the kernels returns after so long: Ctrl-C is heard in between.
-CHUNK_SECONDS = 0.05
+# Epochs over so many rows are taken in one call.
+MOST_ROWS = 1 << 20
 
 
 class PlainSteps:

@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+# A call of the kernels returns after so long: Ctrl-C is heard, and a callback called, in between.
+CHUNK_SECONDS = 0.05
+
 
 class Stretch(NamedTuple):
     """The rest of an epoch, and whole ones after it.

@@ -17,16 +17,14 @@ from aefast.data.dataset import from_array
 from aefast.data.minibatches import epoch_order
 from aefast.data.tensor_rows import TensorRows
 from aefast.ops.shared import contract
-from aefast.step.stretch import Stretch
+from aefast.step.stretch import CHUNK_SECONDS, Stretch
 from aefast.training.engines import Engine, check_finite, choose
 from aefast.training.plain_model import plain_model
 
-# A call of the kernels returns after so long: Ctrl-C is heard, and the callback called, in between.
-CHUNK_SECONDS = 0.05
 LOOK_SECONDS = 0.25
 
-# Epochs of few rows go to the kernels together: each call costs 0.1 ms, ten steps of a small model.
-ROWS_AT_ONCE = 1 << 15
+# Epochs over so many rows go to the kernels together: a call costs 0.1 ms, ten small models' steps.
+MOST_ROWS = 1 << 15
 
 # How many epochs a seed has given an optimizer: a later call goes on with the next ones.
 _epochs_given: "weakref.WeakKeyDictionary[torch.optim.Optimizer, dict[int, int]]" = (
@@ -95,8 +93,7 @@ def fit(
 
     Epochs may be split over calls: with the same optimizer and seed, or with ``torch.manual_seed``
     and no seed, the next call goes on with the next epoch, also after one that was broken off.
-    Nothing depends on the number of
-    threads.
+    Nothing depends on the number of threads.
 
     On a CPU C++ takes the whole step where the model is one of :mod:`aefast.nn` with nothing on its
     layers, its parameters and the data are float32 (or uint8), and the optimizer is ``SGD``,
@@ -157,7 +154,7 @@ def fit(
     start = time.perf_counter()
     held_out_losses = []
     looks_up = held_out is not None or callback is not None
-    at_once = 1 if looks_up else max(1, ROWS_AT_ONCE // len(dataset))
+    at_once = 1 if looks_up else max(1, MOST_ROWS // len(dataset))
     # Whatever mode the caller is in: this is training, and the state that it leaves is trained on.
     with torch.inference_mode(False), torch.enable_grad():
         for first in range(0, epochs, at_once):

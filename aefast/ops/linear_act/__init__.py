@@ -32,7 +32,7 @@ def linear_act(
 ) -> Tensor:
     contract.check_choice(activation, "activation", ACTIVATIONS)
     contract.check_tensor(x, "x")
-    x, weight, bias = _autocast(x, weight, bias)
+    x, weight, bias = contract.autocast(x, weight, bias)
     _check_tensors(x, weight, bias)
     if contract.is_traced(x, weight, bias):
         if contract.is_defined_in_trace(x.dtype):
@@ -47,19 +47,6 @@ def linear_act(
         return _linear_act(x, weight, bias, activation, name)
     output = _linear_act(x.reshape(-1, x.shape[-1]), weight, bias, activation, name)
     return output.reshape(*x.shape[:-1], weight.shape[0])
-
-
-def _autocast(*tensors: Any) -> tuple[Any, ...]:
-    """Under autocast the same casts as torch.nn.functional.linear's."""
-    dtype = contract.autocast_dtype(tensors[0].device)
-    if dtype is None:
-        return tensors
-    return tuple(
-        tensor.to(dtype)
-        if isinstance(tensor, Tensor) and tensor.dtype in backend.KERNEL_DTYPES
-        else tensor
-        for tensor in tensors
-    )
 
 
 def _check_tensors(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:

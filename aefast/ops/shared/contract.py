@@ -176,6 +176,19 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
     return torch.get_autocast_dtype(device.type)
 
 
+def autocast(*tensors: Any) -> tuple[Any, ...]:
+    """Under autocast the same casts as torch.nn.functional.linear's."""
+    dtype = autocast_dtype(tensors[0].device)
+    if dtype is None:
+        return tensors
+    return tuple(
+        tensor.to(dtype)
+        if isinstance(tensor, Tensor) and tensor.dtype in backend.KERNEL_DTYPES
+        else tensor
+        for tensor in tensors
+    )
+
+
 def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """For ops that keep their inputs' dtype: states, and energies, whose differences count."""
     if autocast_dtype(device) is None:

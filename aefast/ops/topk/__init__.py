@@ -27,7 +27,7 @@ class SparseCode(NamedTuple):
 
 def topk_encode(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> SparseCode:
     contract.check_tensor(x, "x")
-    x, weight, bias = _autocast(x, weight, bias)
+    x, weight, bias = contract.autocast(x, weight, bias)
     _check_encoder(x, weight, bias, k)
     rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     with contract.without_autocast(x.device):
@@ -40,7 +40,7 @@ def sparse_decode(
     values: Tensor, indices: Tensor, weight: Tensor, bias: Tensor | None = None
 ) -> Tensor:
     contract.check_tensor(values, "values")
-    values, weight, bias = _autocast(values, weight, bias)
+    values, weight, bias = contract.autocast(values, weight, bias)
     _check_code(values, indices, weight, bias)
     *leading, active = values.shape
     rows = math.prod(leading)
@@ -48,19 +48,6 @@ def sparse_decode(
     with contract.without_autocast(values.device):
         output = products.sparse_decode(values, indices, weight, bias)
     return output.reshape(*leading, weight.shape[1])
-
-
-def _autocast(*tensors: Any) -> tuple[Any, ...]:
-    """Under autocast the same casts as torch.nn.functional.linear's."""
-    dtype = contract.autocast_dtype(tensors[0].device)
-    if dtype is None:
-        return tensors
-    return tuple(
-        tensor.to(dtype)
-        if isinstance(tensor, Tensor) and tensor.dtype in backend.KERNEL_DTYPES
-        else tensor
-        for tensor in tensors
-    )
 
 
 def _check_encoder(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> None:

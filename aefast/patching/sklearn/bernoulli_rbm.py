@@ -24,10 +24,7 @@ from aefast.functional import linear_act
 from aefast.ops.gibbs import gibbs
 from aefast.patching.replacement import Replacement, StepAside
 from aefast.step.machine_plan import MachinePlan
-from aefast.step.machine_steps import PlainSteps
-
-# Epochs over so many rows are taken in one call.
-MOST_ROWS = 2**20
+from aefast.step.machine_steps import MOST_ROWS, PlainSteps
 
 Parameters = tuple[Tensor, Tensor, Tensor]
 
