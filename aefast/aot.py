@@ -27,14 +27,14 @@ from aefast import cubins
 
 OPS = (
     "corrupt",
-    "gaussian",
-    "gibbs",
-    "jacobian",
+    "contractive",
     "linear_act",
+    "rbm",
     "reconstruction",
     "sparse_coding",
     "sparsity",
     "topk",
+    "variational",
 )
 ARCHS = (80, 90, 100)
 

@@ -11,16 +11,16 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from aefast.ops import contractive as _contractive
 from aefast.ops import corrupt as _corrupt
-from aefast.ops import gaussian as _gaussian
-from aefast.ops import gibbs as _gibbs
-from aefast.ops import jacobian as _jacobian
 from aefast.ops import linear_act as _linear_act
 from aefast.ops import mlp as _mlp
+from aefast.ops import rbm as _rbm
 from aefast.ops import reconstruction as _reconstruction
 from aefast.ops import sparse_coding as _sparse_coding
 from aefast.ops import sparsity as _sparsity
 from aefast.ops import topk as _topk
+from aefast.ops import variational as _variational
 from aefast.ops.shared.public import public
 
 __all__ = [
@@ -424,7 +424,7 @@ def contractive_penalty(
     >>> contractive_penalty(x, [weight, 2 * torch.ones(1, 1)], None, "identity", return_code=True)
     (tensor([100.]), tensor([[0.]]))
     """
-    return _jacobian.contractive_penalty(
+    return _contractive.contractive_penalty(
         x,
         weights,
         biases,
@@ -473,7 +473,7 @@ def jacobian(
     >>> jacobian(torch.zeros(1, 2), torch.tensor([[4.0, 8.0]]), None)
     tensor([[[1., 2.]]])
     """
-    return _jacobian.jacobian(x, weights, biases, activation)
+    return _contractive.jacobian(x, weights, biases, activation)
 
 
 @public
@@ -485,7 +485,7 @@ def tangents(
     n: int = 1,
     *,
     iterations: int = 100,
-) -> _jacobian.Tangents:
+) -> _contractive.Tangents:
     """The n directions of x at every row that an encoder's code changes most with.
 
     These are the right singular vectors of the Jacobian with the largest singular values. In a
@@ -519,7 +519,7 @@ def tangents(
     >>> vectors, values
     (tensor([[[0.8000, 0.6000]]]), tensor([[5.]]))
     """
-    return _jacobian.tangents(x, weights, biases, activation, n, iterations=iterations)
+    return _contractive.tangents(x, weights, biases, activation, n, iterations=iterations)
 
 
 @public
@@ -595,7 +595,7 @@ def gibbs(
     seed: int | None = None,
     generator: torch.Generator | None = None,
     row_offset: int = 0,
-) -> _gibbs.Sample:
+) -> _rbm.Sample:
     """k full steps of Gibbs sampling in a restricted Boltzmann machine, a chain a row.
 
     With the weight W, the visible units' bias b, the hidden ones' c, and the inverse temperature
@@ -648,7 +648,7 @@ def gibbs(
     >>> sample.hidden, sample.visible
     (tensor([[1., 1., 1.]]), tensor([[1., 1.]]))
     """
-    return _gibbs.gibbs(
+    return _rbm.gibbs(
         visible,
         weight,
         visible_bias,
@@ -720,7 +720,7 @@ def contrastive_divergence(
     >>> weight.grad.shape, chain.shape
     (torch.Size([3, 2]), torch.Size([4, 2]))
     """
-    return _gibbs.contrastive_divergence(
+    return _rbm.contrastive_divergence(
         visible,
         weight,
         visible_bias,
@@ -776,7 +776,7 @@ def free_energy(
     >>> free_energy(torch.zeros(1, 2), torch.ones(3, 2), None, None)  # -3 ln 2
     tensor([-2.0794])
     """
-    return _gibbs.free_energy(
+    return _rbm.free_energy(
         visible, weight, visible_bias, hidden_bias, visible_kind=visible_kind, log_var=log_var
     )
 
@@ -829,7 +829,7 @@ def reparameterize(
     tensor([[ 1.3046, -0.1551, -1.7394],
             [ 1.9585,  0.4219, -0.6103]])
     """
-    return _gaussian.reparameterize(
+    return _variational.reparameterize(
         mean, log_var, seed=seed, generator=generator, row_offset=row_offset
     )
 
@@ -864,7 +864,7 @@ def gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:
     >>> gaussian_kl(torch.tensor([[0.0, 0.0], [1.0, 0.0]]), torch.zeros(2, 2))
     tensor([0.0000, 0.5000])
     """
-    return _gaussian.gaussian_kl(mean, log_var)
+    return _variational.gaussian_kl(mean, log_var)
 
 
 @public

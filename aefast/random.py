@@ -1,4 +1,4 @@
-"""The random-number contract: Philox4x32-10, a pure function of (seed, step, row, column).
+"""Random numbers: Philox4x32-10, a pure function of (seed, step, row, column).
 
 Every backend draws these numbers bit for bit, so a sample does not depend on block sizes, on the
 number of threads or ranks, on the device or on the memory layout. A tensor of more than two

@@ -15,7 +15,7 @@ from aefast import backend, random
 from aefast.functional import corrupt, linear_act
 from aefast.ops.shared import triton_gemm
 from tests import fresh
-from tests.places import is_interpreted
+from tests.backends import is_interpreted
 
 CPU = torch.device("cpu")
 

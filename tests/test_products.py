@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from aefast import backend, use_backend
-from aefast.ops.gibbs.settings import Machine, Settings
+from aefast.ops.rbm.settings import ChainSettings, Machine
 from aefast.ops.shared import triton_gemm
-from tests.places import is_interpreted
+from tests.backends import is_interpreted
 
 # Each of the sizes that an index or a stride degenerates at, and rows of whole 16-byte units.
 SIZES = [
@@ -33,15 +33,15 @@ def adders(place):
     """add_product(left [P, M], right [P, N], total): each op's on the backend."""
     name = backend.select(place, torch.float32)
     machine = Machine(torch.ones(1, 1, device=place), None, None, None)
-    settings = Settings(1, None, None, False, 0, 0)
-    gibbs = backend.implementation("gibbs", name).kernels(machine, settings)
+    settings = ChainSettings(1, None, None, False, 0, 0)
+    gibbs = backend.implementation("rbm", name).primitives(machine, settings)
     clamped = settings._replace(clamp_mask=torch.ones(1, 1, dtype=torch.bool, device=place))
     return {
-        "jacobian": backend.implementation("jacobian", name).kernels().add_product,
+        "jacobian": backend.implementation("contractive", name).primitives().add_product,
         "reconstruction": backend.implementation("reconstruction", name)._Kernels().add_product,
         "gibbs": lambda left, right, total: gibbs.add_product(left, gibbs.states(right), total),
-        "clamped gibbs": backend.implementation("gibbs", name)
-        .kernels(machine, clamped)
+        "clamped gibbs": backend.implementation("rbm", name)
+        .primitives(machine, clamped)
         .add_product,
     }
 

@@ -1,4 +1,4 @@
-"""The random-number contract against Random123's known answers, and by its distribution."""
+"""The random numbers against Random123's known answers, and by its distribution."""
 
 import ast
 import itertools
@@ -20,9 +20,9 @@ from aefast.functional import (
 )
 from aefast.nn import RBM, Autoencoder, StochasticAutoencoder
 from aefast.nn.likelihood import draw_visible
+from aefast.ops.contractive import eager as contractive
+from aefast.ops.contractive.settings import PenaltySettings
 from aefast.ops.corrupt import corrupt_with
-from aefast.ops.jacobian import eager as jacobian
-from aefast.ops.jacobian.settings import Settings
 from aefast.random import Step
 
 # Random123's kat_vectors for philox4x32-10: counter, key, output.
@@ -93,7 +93,7 @@ def draws(seed, place):
     unconnected = torch.zeros(COLUMNS, COLUMNS, device=place)
     states = gibbs(zeros, unconnected, None, None, 2, seed=seed)
     normal = gibbs(zeros, unconnected, None, None, visible_kind="gaussian", seed=seed)
-    penalty = Settings(1, 1.0, 1.0, seed, 0)
+    penalty = PenaltySettings(1, 1.0, 1.0, seed, 0)
     log_var = torch.zeros((), device=place)
     layers = {"visible": COLUMNS, "hidden": COLUMNS}
     dropout = Autoencoder(**layers, code_dropout=0.5).to(place)
@@ -101,7 +101,7 @@ def draws(seed, place):
     torch.nn.init.zeros_(stochastic.encoder[0].weight)
     torch.nn.init.zeros_(stochastic.encoder[0].bias)
     machine = RBM(COLUMNS, COLUMNS).to(place)
-    probes = jacobian.draw_probes(zeros, COLUMNS, penalty, corrupt_with)
+    probes = contractive.draw_probes(zeros, COLUMNS, penalty, corrupt_with)
     return {
         "direct": random.uniform(seed, ROWS, COLUMNS, device=place) < 0.5,
         "masking": corrupt(ones, "masking", 0.5, seed=seed) == 0,
@@ -113,7 +113,7 @@ def draws(seed, place):
         "normal units": normal.visible > 0,
         "first hidden units": normal.hidden == 1,
         "probes": probes[:, 0] == 1,
-        "Hessian noise": jacobian.with_noise(zeros, penalty, corrupt_with) > 0,
+        "Hessian noise": contractive.with_noise(zeros, penalty, corrupt_with) > 0,
         "dropout": dropout._drop(ones, seed, None, 0) == 0,
         "code noise": stochastic._draw_code(ones, seed) > stochastic.encode(ones),
         "latent": random.normal(seed, ROWS, COLUMNS, step=Step.LATENT, device=place) > 0,

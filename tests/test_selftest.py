@@ -90,7 +90,7 @@ def test_a_case_of_bits_takes_nothing_but_the_definitions():
 @needs_numba
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, 1e-3])
 def test_one_wrong_element_of_a_kernel_fails(monkeypatch, wrong):
-    kernels = backend.implementation("gaussian", "numba")
+    kernels = backend.implementation("variational", "numba")
     right = kernels.gaussian_kl
 
     def gaussian_kl(*arguments):
@@ -106,7 +106,7 @@ def test_one_wrong_element_of_a_kernel_fails(monkeypatch, wrong):
 
 @needs_numba
 def test_a_wrong_gradient_fails(monkeypatch):
-    kernels = backend.implementation("gaussian", "numba")
+    kernels = backend.implementation("variational", "numba")
     right = kernels.gaussian_kl_backward
     monkeypatch.setattr(
         kernels, "gaussian_kl_backward", lambda *arguments: tuple(-x for x in right(*arguments))
@@ -116,7 +116,7 @@ def test_a_wrong_gradient_fails(monkeypatch):
 
 @needs_numba
 def test_a_kernel_that_raises_is_told_and_hides_no_other(monkeypatch):
-    kernels = backend.implementation("gaussian", "numba")
+    kernels = backend.implementation("variational", "numba")
 
     def broken(*arguments):
         raise RuntimeError("no such binary")

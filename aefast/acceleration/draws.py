@@ -12,7 +12,7 @@ from torch import Tensor
 
 from aefast import backend
 from aefast.acceleration.tally import Tally
-from aefast.ops.shared import contract
+from aefast.ops.shared import checks, dispatch
 
 # Fewer are drawn before the generator's state is copied.
 FEWEST = 256
@@ -56,10 +56,10 @@ class Draw:
 
     def refusal(self, x: Tensor) -> str | None:
         """Why torch draws itself; None where it need not."""
-        if contract.is_traced(x) or contract.is_transformed(x) or contract.is_in_functorch():
+        if dispatch.is_traced(x) or dispatch.is_transformed(x) or dispatch.is_in_functorch():
             return "the call is traced or transformed"
         if x.dtype != torch.float32 or not x.is_cpu:
-            return f"it takes float32 on a CPU, not {contract.dtype_name(x)} on {x.device.type}"
+            return f"it takes float32 on a CPU, not {checks.dtype_name(x)} on {x.device.type}"
         if backend.select(x.device, x.dtype) != "cpp":
             return "the C++ kernels do not serve here"
         if not x.is_contiguous():

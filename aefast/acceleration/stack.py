@@ -13,7 +13,7 @@ from torch import Tensor
 from aefast import backend
 from aefast.acceleration.tally import Tally
 from aefast.ops.linear_act.eager import ACTIVATIONS
-from aefast.ops.shared import contract
+from aefast.ops.shared import checks, dispatch
 from aefast.ops.shared.autograd import KernelFunction, connected
 from aefast.step.loss import MOST_PRODUCTS
 from aefast.step.plan import Layer
@@ -76,11 +76,11 @@ class Stack:
 
     def refusal(self, x: Tensor, parameters: list[Tensor]) -> str | None:
         """Why the kernels do not serve a call; None where they do."""
-        if contract.is_traced(x, *parameters) or contract.is_transformed(x):
+        if dispatch.is_traced(x, *parameters) or dispatch.is_transformed(x):
             return "the call is traced or transformed"
         if x.dtype != torch.float32 or not x.is_cpu:
-            return f"it takes float32 on a CPU, not {contract.dtype_name(x)} on {x.device.type}"
-        if torch._C._is_any_autocast_enabled() or contract.is_in_functorch():
+            return f"it takes float32 on a CPU, not {checks.dtype_name(x)} on {x.device.type}"
+        if torch._C._is_any_autocast_enabled() or dispatch.is_in_functorch():
             return "autocast or a torch.func transform is at work"
         for parameter, shape in zip(parameters, self.shapes, strict=True):
             if parameter.dtype != torch.float32 or not parameter.is_cpu:
@@ -144,7 +144,7 @@ class Stack:
         needed: list[bool],
     ) -> list[Tensor | None]:
         """The gradients by x and by the parameters, those that are needed."""
-        grad = contract.readable(grad, "the incoming gradient")
+        grad = dispatch.materialize(grad, "the incoming gradient")
         if grad.stride(1) != 1:
             grad = grad.contiguous()
         gradients = [
@@ -194,7 +194,7 @@ class _Stack(KernelFunction):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, kept, output, *parameters = ctx.saved_tensors
         needed = list(ctx.needs_input_grad[1:])
-        if torch.is_grad_enabled() or contract.is_traced(grad) or contract.is_transformed(grad):
+        if torch.is_grad_enabled() or dispatch.is_traced(grad) or dispatch.is_transformed(grad):
             return None, *_differentiable(ctx.stack, grad, x, parameters, needed)
         return None, *ctx.stack.backward(grad, x, parameters, kept, output, needed)
 

@@ -37,7 +37,7 @@ from aefast.estimators.conversion import (
 )
 from aefast.nn.initialization import initialized
 from aefast.nn.likelihood import floored
-from aefast.ops.shared import contract
+from aefast.ops.shared import checks
 from aefast.step.stretch import CHUNK_SECONDS, Stretch
 from aefast.training.engines import choose
 from aefast.training.fit import MOST_ROWS
@@ -196,13 +196,13 @@ class BaseAutoencoder(FloatTransformer):
         """What about the module takes numbers in [0, 1] alone; None where it takes any."""
 
     def _check_parameters(self) -> None:
-        contract.check_integer(self.batch_size, "batch_size", 2**31, low=1)
-        contract.check_integer(self.n_iter, "n_iter", 2**31)
-        contract.check_positive(self.learning_rate, "learning_rate")
-        contract.check_positive(self.validation_fraction, "validation_fraction")
-        contract.check_number(self.validation_fraction, "validation_fraction", 0, 1)
-        contract.check_integer(self.n_iter_no_change, "n_iter_no_change", 2**31, low=1)
-        contract.check_number(self.tol, "tol", 0)
+        checks.check_integer(self.batch_size, "batch_size", 2**31, low=1)
+        checks.check_integer(self.n_iter, "n_iter", 2**31)
+        checks.check_positive(self.learning_rate, "learning_rate")
+        checks.check_positive(self.validation_fraction, "validation_fraction")
+        checks.check_number(self.validation_fraction, "validation_fraction", 0, 1)
+        checks.check_integer(self.n_iter_no_change, "n_iter_no_change", 2**31, low=1)
+        checks.check_number(self.tol, "tol", 0)
         check_device(self.device)
 
     def _options(self) -> dict[str, Any]:
@@ -488,7 +488,7 @@ def in_order(count: int) -> Tensor:
 def check_layer_sizes(sizes: Any) -> list[int]:
     """``hidden_layer_sizes`` as a list, each at least 1."""
     if isinstance(sizes, Integral):
-        return [contract.check_integer(sizes, "hidden_layer_sizes", 2**31, low=1)]
+        return [checks.check_integer(sizes, "hidden_layer_sizes", 2**31, low=1)]
     if not isinstance(sizes, Sequence | np.ndarray) or isinstance(sizes, str):
         raise TypeError(
             f"hidden_layer_sizes is a {type(sizes).__name__}; it takes an int or a sequence of ints"
@@ -496,6 +496,6 @@ def check_layer_sizes(sizes: Any) -> list[int]:
     if len(sizes) == 0:
         raise ValueError(f"hidden_layer_sizes is {sizes}; it takes one size or more")
     return [
-        contract.check_integer(size, f"hidden_layer_sizes[{number}]", 2**31, low=1)
+        checks.check_integer(size, f"hidden_layer_sizes[{number}]", 2**31, low=1)
         for number, size in enumerate(sizes)
     ]

@@ -24,8 +24,8 @@ from aefast.estimators.conversion import (
 )
 from aefast.functional import linear_act
 from aefast.nn.rbm import pseudo_log_likelihood
-from aefast.ops.gibbs import check_steps, gibbs
-from aefast.ops.shared import contract
+from aefast.ops.rbm import check_steps, gibbs
+from aefast.ops.shared import checks
 from aefast.step.machine_plan import MachinePlan
 from aefast.step.machine_steps import MOST_ROWS, PlainSteps
 
@@ -170,10 +170,10 @@ class BernoulliRBM(FloatTransformer):
 
     def _check_parameters(self) -> None:
         for name in ("n_components", "batch_size"):
-            contract.check_integer(getattr(self, name), name, 2**31, low=1)
-        contract.check_integer(self.n_iter, "n_iter", 2**31)
+            checks.check_integer(getattr(self, name), name, 2**31, low=1)
+        checks.check_integer(self.n_iter, "n_iter", 2**31)
         check_steps(self.k)
-        contract.check_positive(self.learning_rate, "learning_rate")
+        checks.check_positive(self.learning_rate, "learning_rate")
 
     def _start(self, features: int, rng: np.random.RandomState) -> None:
         """Small weights, and chains at states of no preference."""

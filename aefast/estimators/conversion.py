@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import check_array, check_random_state, gen_batches
 from torch import Tensor
 
-from aefast.ops.shared import contract
+from aefast.ops.shared import checks
 
 DTYPES = (np.float64, np.float32)
 ROWS_AT_ONCE = 4096
@@ -77,7 +77,7 @@ def check_codes(X: Any, columns: int, unit: str) -> np.ndarray:
 
 def draw_sample_seed(n_samples: int, random_state: Any) -> int:
     """The seed of some samples, once both arguments are right."""
-    contract.check_integer(n_samples, "n_samples", 2**31, low=1)
+    checks.check_integer(n_samples, "n_samples", 2**31, low=1)
     return int(check_random_state(random_state).randint(LARGEST_SEED))
 
 

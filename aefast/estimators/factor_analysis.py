@@ -11,7 +11,7 @@ from torch import Tensor
 from aefast.estimators.linear_factor import LinearFactorModel, leading_axes
 from aefast.estimators.moments import Moments, as_double
 from aefast.estimators.rotation import ROTATIONS, rotated
-from aefast.ops.shared import contract
+from aefast.ops.shared import checks
 
 LEAST_NOISE = 1e-12
 
@@ -84,10 +84,10 @@ class FactorAnalysis(LinearFactorModel):
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
-        contract.check_number(self.tol, "tol", 0)
-        contract.check_integer(self.max_iter, "max_iter", 2**31, low=1)
+        checks.check_number(self.tol, "tol", 0)
+        checks.check_integer(self.max_iter, "max_iter", 2**31, low=1)
         if self.rotation is not None:
-            contract.check_choice(self.rotation, "rotation", ROTATIONS)
+            checks.check_choice(self.rotation, "rotation", ROTATIONS)
 
     def _estimate(self, moments: Moments, n_components: int) -> None:
         variances = as_double(moments.variances)

@@ -27,7 +27,7 @@ from aefast.estimators.conversion import (
 from aefast.estimators.moments import Moments, as_double
 from aefast.functional import linear_act
 from aefast.nn.likelihood import floored
-from aefast.ops.shared import contract
+from aefast.ops.shared import checks
 from aefast.random import Step, normal
 
 
@@ -197,7 +197,7 @@ class LinearFactorModel(FloatTransformer):
 
     def _check_parameters(self) -> None:
         if self.n_components is not None:
-            contract.check_integer(self.n_components, "n_components", 2**31, low=1)
+            checks.check_integer(self.n_components, "n_components", 2**31, low=1)
 
     def _check_components(self, most: int, data: str) -> None:
         """Whether the data can have so many components."""

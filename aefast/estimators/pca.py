@@ -11,7 +11,7 @@ from torch import Tensor
 from aefast.estimators.dimension import by_likelihood, by_share
 from aefast.estimators.linear_factor import LinearFactorModel, leading_axes
 from aefast.estimators.moments import Moments, as_double
-from aefast.ops.shared import contract
+from aefast.ops.shared import checks
 
 SOLVERS = ("auto", "full", "covariance_eigh", "arpack", "randomized")
 
@@ -93,10 +93,10 @@ class PCA(LinearFactorModel):
         self.random_state = random_state
 
     def _check_parameters(self) -> None:
-        contract.check_choice(self.svd_solver, "svd_solver", SOLVERS)
+        checks.check_choice(self.svd_solver, "svd_solver", SOLVERS)
         wanted = self.n_components
         if isinstance(wanted, str):
-            contract.check_choice(wanted, "n_components", ("mle",))
+            checks.check_choice(wanted, "n_components", ("mle",))
         elif isinstance(wanted, Real) and not isinstance(wanted, Integral):
             if not 0 < float(wanted) < 1:
                 raise ValueError(

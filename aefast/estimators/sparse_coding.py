@@ -20,7 +20,7 @@ from aefast.estimators.conversion import (
 )
 from aefast.functional import sparse_encode
 from aefast.nn.likelihood import floored
-from aefast.ops.shared import contract
+from aefast.ops.shared import checks
 from aefast.ops.sparse_coding import STEPS, check_settings
 
 # The squares of larger numbers, summed over rows and features, leave float32's range.
@@ -157,8 +157,8 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
 
     def _check_parameters(self) -> None:
         for name in ("n_components", "batch_size"):
-            contract.check_integer(getattr(self, name), name, 2**31, low=1)
-        contract.check_integer(self.n_iter, "n_iter", 2**31)
+            checks.check_integer(getattr(self, name), name, 2**31, low=1)
+        checks.check_integer(self.n_iter, "n_iter", 2**31)
         check_settings(self.penalty, STEPS, self.tolerance)
 
     def _encode(self, rows: Tensor, dictionary: Tensor) -> Tensor:

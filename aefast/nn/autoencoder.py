@@ -15,7 +15,7 @@ from aefast.nn.plain import known_by_its_parameters
 from aefast.nn.step_plan import loss_in_one_call
 from aefast.ops.corrupt import corrupt_with
 from aefast.ops.reconstruction import LOSSES
-from aefast.ops.shared import contract
+from aefast.ops.shared import checks, dispatch
 from aefast.random import Step
 
 
@@ -103,12 +103,12 @@ class Autoencoder(EncoderDecoder):
             device=device,
             dtype=dtype,
         )
-        contract.check_choice(loss, "loss", LOSSES)
+        checks.check_choice(loss, "loss", LOSSES)
         if loss == "bce" and output_activation != "sigmoid":
             raise ValueError(
                 f"output_activation is {output_activation!r}; with loss 'bce' it takes 'sigmoid'"
             )
-        if not contract.check_number(code_dropout, "code_dropout", 0, 1) < 1:
+        if not checks.check_number(code_dropout, "code_dropout", 0, 1) < 1:
             raise ValueError(f"code_dropout is {code_dropout}; it takes a number in [0, 1)")
         self.code_dropout = float(code_dropout)
         self.loss_kind = loss
@@ -208,8 +208,8 @@ class Autoencoder(EncoderDecoder):
 
     def _check_target(self, x: Tensor) -> None:
         if self.loss_kind == "bce":
-            contract.check_tensor(x, "x")
-            contract.check_unit_interval(x, "x", "loss 'bce' takes")
+            checks.check_tensor(x, "x")
+            checks.check_unit_interval(x, "x", "loss 'bce' takes")
 
     def _drop(
         self,
@@ -237,7 +237,7 @@ class Autoencoder(EncoderDecoder):
         Raises:
             ValueError: x is not ``[B, D]``, its code is not finite, or ``bits`` is none of these.
         """
-        contract.check_tensor(x, "x")
+        checks.check_tensor(x, "x")
         if x.dim() != 2:
             raise ValueError(f"x has shape {list(x.shape)}; it takes [B, D]")
         return quantize(self.encode(x), bits, x.shape[1])
@@ -253,8 +253,8 @@ class Autoencoder(EncoderDecoder):
 
 def check_draw(seed: int | None, generator: torch.Generator | None, row_offset: int) -> None:
     """The arguments of a loss that may draw nothing are right all the same."""
-    contract.check_seed_arguments(seed, generator)
-    contract.check_integer(row_offset, "row_offset", 2**62)
+    checks.check_seed_arguments(seed, generator)
+    checks.check_integer(row_offset, "row_offset", 2**62)
 
 
 def draw_noise(
@@ -267,5 +267,5 @@ def draw_noise(
     step: Step,
 ) -> Tensor:
     """x with noise as :func:`aefast.functional.corrupt` adds it, but drawn at another step."""
-    drawn = contract.draw_seed(seed, generator, x.device, contract.is_traced(x))
+    drawn = dispatch.resolve_seed(seed, generator, x.device, dispatch.is_traced(x))
     return corrupt_with(x, kind, level, 0.0, 1.0, drawn, row_offset, step.value)

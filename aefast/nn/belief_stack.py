@@ -14,7 +14,7 @@ from aefast.nn.plain import known_by_its_parameters
 from aefast.nn.progress import track
 from aefast.nn.rbm import RBM
 from aefast.nn.reparametrized import renew_weights
-from aefast.ops.shared import contract
+from aefast.ops.shared import checks, dispatch
 from aefast.random import draw_seed
 
 
@@ -126,17 +126,17 @@ class DeepBeliefStack(nn.Module):
         """
         weight = next(iter(self)).weight
         width = weight.shape[1]
-        contract.check_like(data, "data", weight, "weight")
-        contract.check_seed_arguments(None, generator)
+        checks.check_like(data, "data", weight, "weight")
+        checks.check_seed_arguments(None, generator)
         if data.dim() != 2 or data.shape[1] != width or len(data) == 0:
             raise ValueError(f"data has shape {list(data.shape)}; it takes [N, {width}], N > 0")
         for argument, value in (("epochs", epochs), ("batch_size", batch_size)):
-            contract.check_integer(value, argument, 2**31, low=1)
-        contract.check_positive(learning_rate, "learning_rate")
-        if not contract.check_number(momentum, "momentum", 0) < 1:
+            checks.check_integer(value, argument, 2**31, low=1)
+        checks.check_positive(learning_rate, "learning_rate")
+        if not checks.check_number(momentum, "momentum", 0) < 1:
             raise ValueError(f"momentum is {momentum}; it takes a number in [0, 1)")
-        contract.check_number(weight_decay, "weight_decay", 0)
-        with torch.enable_grad(), contract.without_autocast(data.device):
+        checks.check_number(weight_decay, "weight_decay", 0)
+        with torch.enable_grad(), dispatch.without_autocast(data.device):
             for number, machine in enumerate(self, start=1):
                 optimizer = _optimizer(machine, learning_rate, momentum, weight_decay)
                 seed = int(draw_seed(generator, data.device))

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aefast.ops.shared import contract
+from aefast.ops.shared import checks
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ def quantize(code: Tensor, bits: int, visible: int) -> CompressedCode:
     Raises:
         ValueError: ``bits`` is none of 1 to 16, or the code is not finite.
     """
-    bits = contract.check_integer(bits, "bits", 2**31)
+    bits = checks.check_integer(bits, "bits", 2**31)
     if not 1 <= bits <= 16:
         raise ValueError(f"bits is {bits}; it takes an int in [1, 16]")
     if not code.isfinite().all():

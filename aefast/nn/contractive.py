@@ -10,9 +10,9 @@ from aefast.functional import contractive_penalty, tangents
 from aefast.nn.autoencoder import Architecture, Autoencoder, check_draw
 from aefast.nn.plain import is_plain, known_by_its_parameters
 from aefast.nn.step_plan import loss_in_one_call
-from aefast.ops.jacobian import Tangents
-from aefast.ops.jacobian.tangents import turned
-from aefast.ops.shared import contract
+from aefast.ops.contractive import Tangents
+from aefast.ops.contractive.tangents import turned
+from aefast.ops.shared import checks
 
 
 @known_by_its_parameters()
@@ -55,7 +55,7 @@ class ContractiveAutoencoder(Autoencoder):
         **architecture: Unpack[Architecture],
     ) -> None:
         super().__init__(visible, hidden, **architecture)
-        self.contraction = contract.check_number(contraction, "contraction", 0)
+        self.contraction = checks.check_number(contraction, "contraction", 0)
 
     def loss(
         self,
@@ -92,7 +92,7 @@ class ContractiveAutoencoder(Autoencoder):
         if self._encodes_plainly():
             return tangents(x, *self._layers(), n=n)
         most = min(self.visible, self.hidden)
-        n = contract.check_integer(n, "n", most + 1, low=1)
+        n = checks.check_integer(n, "n", most + 1, low=1)
         with torch.no_grad():
             _, values, vectors = torch.linalg.svd(jacobian_of_calls(self.encode, x))
         return Tangents(turned(vectors[..., :n, :]), values[..., :n])

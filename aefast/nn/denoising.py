@@ -11,7 +11,7 @@ from aefast.nn.autoencoder import Architecture, Autoencoder, check_draw
 from aefast.nn.plain import known_by_its_parameters
 from aefast.nn.step_plan import loss_in_one_call
 from aefast.ops.corrupt import KINDS
-from aefast.ops.shared import contract
+from aefast.ops.shared import checks
 
 
 @known_by_its_parameters()
@@ -58,9 +58,9 @@ class DenoisingAutoencoder(Autoencoder):
         corruption_level: float = 0.3,
         **architecture: Unpack[Architecture],
     ) -> None:
-        contract.check_choice(corruption, "corruption", KINDS)
+        checks.check_choice(corruption, "corruption", KINDS)
         most = math.inf if corruption == "gaussian" else 1
-        level = contract.check_number(corruption_level, "corruption_level", 0, most)
+        level = checks.check_number(corruption_level, "corruption_level", 0, most)
         architecture.setdefault("output_activation", "sigmoid")
         super().__init__(visible, hidden, **architecture)
         self.corruption = corruption

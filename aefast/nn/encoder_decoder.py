@@ -11,7 +11,7 @@ from aefast.nn.layers import Layers
 from aefast.nn.linear import Device, LinearAct, TiedLinearAct, invert, preactivation
 from aefast.nn.plain import has_hooks, has_own_methods, is_plain
 from aefast.ops.linear_act import ACTIVATIONS
-from aefast.ops.shared import contract
+from aefast.ops.shared import checks
 
 
 class EncoderDecoder(nn.Module):
@@ -37,10 +37,10 @@ class EncoderDecoder(nn.Module):
     ) -> None:
         super().__init__()
         sizes = check_sizes(visible, hidden, layers)
-        contract.check_choice(activation, "activation", ACTIVATIONS)
+        checks.check_choice(activation, "activation", ACTIVATIONS)
         if code_activation is not None:
-            contract.check_choice(code_activation, "code_activation", ACTIVATIONS)
-        contract.check_choice(output_activation, "output_activation", ACTIVATIONS)
+            checks.check_choice(code_activation, "code_activation", ACTIVATIONS)
+        checks.check_choice(output_activation, "output_activation", ACTIVATIONS)
         self.depth = len(sizes) - 1
         self.visible, self.hidden = sizes[0], sizes[-1]
         self.output_activation = output_activation
@@ -165,7 +165,7 @@ def check_sizes(visible: int | None, hidden: int | None, layers: Sequence[int] |
         named = named_layers(layers)
         if len(named) < 2:
             raise ValueError(f"layers is {list(layers)}; it takes two sizes or more")
-    return [contract.check_integer(size, name, 2**31, low=1) for name, size in named.items()]
+    return [checks.check_integer(size, name, 2**31, low=1) for name, size in named.items()]
 
 
 def named_layers(layers: Sequence[int]) -> dict[str, int]:

@@ -9,7 +9,7 @@ from torch.distributions import Bernoulli, Distribution, Independent, Normal
 
 from aefast import random
 from aefast.ops.corrupt import corrupt_with
-from aefast.ops.shared import contract
+from aefast.ops.shared import checks
 from aefast.random import Step
 
 DECODER_KINDS = ("bernoulli", "gaussian")
@@ -21,8 +21,8 @@ MEAN_ACTIVATIONS = {"bernoulli": "sigmoid", "gaussian": "identity"}
 def check_visible(x: Tensor, kind: str) -> None:
     """Bernoulli units take numbers in [0, 1]; a GPU is not asked about them."""
     if kind == "bernoulli":
-        contract.check_tensor(x, "x")
-        contract.check_unit_interval(x, "x", "Bernoulli units take")
+        checks.check_tensor(x, "x")
+        checks.check_unit_interval(x, "x", "Bernoulli units take")
 
 
 def log_likelihood(kind: str, x: Tensor, output: Tensor, log_var: Tensor | None) -> Tensor:

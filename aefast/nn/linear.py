@@ -11,7 +11,7 @@ from aefast.functional import linear_act
 from aefast.nn.plain import known_by_its_parameters
 from aefast.nn.reparametrized import renew_weights
 from aefast.ops.linear_act import ACTIVATIONS
-from aefast.ops.shared import contract
+from aefast.ops.shared import checks
 
 Device = torch.device | str | int | None
 
@@ -70,7 +70,7 @@ class LinearAct(nn.Module):
         device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        contract.check_choice(activation, "activation", ACTIVATIONS)
+        checks.check_choice(activation, "activation", ACTIVATIONS)
         super().__init__()
         self.in_features = in_features
         self.out_features = out_features
@@ -123,7 +123,7 @@ class TiedLinearAct(nn.Module):
     """
 
     def __init__(self, layer: LinearAct, activation: str = "identity") -> None:
-        contract.check_choice(activation, "activation", ACTIVATIONS)
+        checks.check_choice(activation, "activation", ACTIVATIONS)
         super().__init__()
         self.activation = activation
         self.bias = nn.Parameter(torch.zeros_like(layer.weight[0]))
@@ -188,6 +188,6 @@ def invert(mean: Tensor, activation: str) -> Tensor:
             f"a hook or a module in a layer's place has the last word on its output; before the "
             f"activation {activation!r} it has no value"
         )
-    contract.check_unit_interval(mean, "the output", "cross-entropies take")
+    checks.check_unit_interval(mean, "the output", "cross-entropies take")
     limits = torch.finfo(mean.dtype)
     return torch.logit(mean.clamp(limits.tiny, 1 - limits.eps / 2))

@@ -12,8 +12,8 @@ from aefast.functional import free_energy, linear_act
 from aefast.nn.progress import track
 from aefast.nn.rbm import RBM
 from aefast.nn.reparametrized import renew_weights
-from aefast.ops.gibbs import check_states, gibbs
-from aefast.ops.shared import contract
+from aefast.ops.rbm import check_states, gibbs
+from aefast.ops.shared import checks, dispatch
 
 MOST_ENUMERATED = 25  # units: 2^25 states
 STATES_AT_ONCE = 1 << 14
@@ -66,7 +66,7 @@ def exact_log_partition(machine: RBM, *, progress: bool = False) -> float:
         end = min(start + STATES_AT_ONCE, 1 << units)
         index = torch.arange(start, end, dtype=torch.int64, device=machine.weight.device)
         states = (index[:, None] >> place & 1).to(machine.weight.dtype)
-        with contract.without_autocast(states.device):
+        with dispatch.without_autocast(states.device):
             if over_visible:
                 energies = machine.free_energy(states)
             else:
@@ -160,19 +160,19 @@ def annealed_importance_sampling(
     _check_rows(machine, data, "data")
     if reverse_from is not None:
         _check_rows(machine, reverse_from, "reverse_from")
-    if contract.check_number(confidence, "confidence", 0, 1) in (0, 1):
+    if checks.check_number(confidence, "confidence", 0, 1) in (0, 1):
         raise ValueError(f"confidence is {confidence}; it takes a number in (0, 1)")
-    contract.check_seed_arguments(seed, generator)
+    checks.check_seed_arguments(seed, generator)
     chains = chains if reverse_from is None else len(reverse_from)
-    chains = contract.check_integer(chains, "chains", 2**31, low=2)
+    chains = checks.check_integer(chains, "chains", 2**31, low=2)
     base_bias = _base_bias(machine, data)
-    first_seed = contract.draw_seed(seed, generator, torch.device("cpu"), False)
+    first_seed = dispatch.resolve_seed(seed, generator, torch.device("cpu"), False)
     draws = torch.Generator().manual_seed(int(first_seed))
     if reverse_from is None:
         visible = _base_sample(machine, base_bias, chains, draws)
     else:
         visible, temperatures = reverse_from, temperatures.flip(0)
-    with contract.without_autocast(visible.device):
+    with dispatch.without_autocast(visible.device):
         log_weights = _anneal(machine, base_bias, visible, temperatures.tolist(), draws, progress)
     log_base = _log_base_partition(machine, base_bias)
     sign = 1 if reverse_from is None else -1
@@ -293,7 +293,7 @@ def _summary(log_weights: Tensor, log_base: float, sign: int, confidence: float)
 
 def _check_betas(betas: int | Tensor) -> Tensor:
     if not isinstance(betas, Tensor):
-        count = contract.check_integer(betas, "betas", 2**31, low=2)
+        count = checks.check_integer(betas, "betas", 2**31, low=2)
         return torch.linspace(0, 1, count, dtype=torch.float64, device="cpu")
     if betas.dim() != 1 or len(betas) < 2:
         raise ValueError(f"betas has shape {list(betas.shape)}; it takes [T], at least 2 of them")
@@ -309,14 +309,14 @@ def _check_precision(machine: RBM) -> None:
     renew_weights(machine)
     if machine.weight.dtype not in (torch.float32, torch.float64):
         raise TypeError(
-            f"the machine has dtype {contract.dtype_name(machine.weight)}; "
+            f"the machine has dtype {checks.dtype_name(machine.weight)}; "
             "sums over many states take float32 or float64"
         )
     machine.check_finite()
 
 
 def _check_rows(machine: RBM, rows: Tensor, argument: str) -> None:
-    contract.check_like(rows, argument, machine.weight, "the machine")
+    checks.check_like(rows, argument, machine.weight, "the machine")
     width = machine.weight.shape[1]
     if rows.dim() != 2 or rows.shape[1] != width or len(rows) == 0:
         raise ValueError(f"{argument} has shape {list(rows.shape)}; it takes [N, {width}], N > 0")

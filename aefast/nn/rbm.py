@@ -13,8 +13,8 @@ from aefast.nn.linear import Device
 from aefast.nn.plain import is_plain, known_by_its_parameters
 from aefast.nn.reparametrized import renew_weights
 from aefast.nn.step_plan import NOT_TOGETHER, PlannedMachine
-from aefast.ops.gibbs import VISIBLE_KINDS, check_states, check_steps
-from aefast.ops.shared import contract
+from aefast.ops.rbm import VISIBLE_KINDS, check_states, check_steps
+from aefast.ops.shared import checks, dispatch
 from aefast.step.machine_loss import machine_loss
 from aefast.step.machine_plan import MachinePlan
 
@@ -105,9 +105,9 @@ class RBM(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        visible = contract.check_integer(visible, "visible", 2**31, low=1)
-        hidden = contract.check_integer(hidden, "hidden", 2**31, low=1)
-        contract.check_choice(visible_kind, "visible_kind", VISIBLE_KINDS)
+        visible = checks.check_integer(visible, "visible", 2**31, low=1)
+        hidden = checks.check_integer(hidden, "hidden", 2**31, low=1)
+        checks.check_choice(visible_kind, "visible_kind", VISIBLE_KINDS)
         if learn_variance and visible_kind != "gaussian":
             raise ValueError(
                 f"learn_variance is True and visible_kind {visible_kind!r}; it takes 'gaussian'"
@@ -115,18 +115,18 @@ class RBM(nn.Module):
         self.visible_kind = visible_kind
         self.k = check_steps(k)
         if sparsity_target is not None:
-            sparsity_target = contract.check_number(sparsity_target, "sparsity_target", 0, 1)
+            sparsity_target = checks.check_number(sparsity_target, "sparsity_target", 0, 1)
             if sparsity_target in (0, 1):
                 raise ValueError(f"sparsity_target is {sparsity_target}; it takes one in (0, 1)")
         self.sparsity_target = sparsity_target
-        self.sparsity_weight = contract.check_number(sparsity_weight, "sparsity_weight", 0)
+        self.sparsity_weight = checks.check_number(sparsity_weight, "sparsity_weight", 0)
         weight = torch.empty(hidden, visible, device=device, dtype=dtype)
         self.weight = nn.Parameter(weight)
         self.visible_bias = nn.Parameter(weight.new_empty(visible))
         self.hidden_bias = nn.Parameter(weight.new_empty(hidden))
         log_var = nn.Parameter(weight.new_empty(visible)) if learn_variance else None
         self.register_parameter("log_var", log_var)
-        chains = contract.check_integer(chains, "chains", 2**31)
+        chains = checks.check_integer(chains, "chains", 2**31)
         self.register_buffer("chain", weight.new_empty(chains, visible) if chains else None)
         steps = torch.zeros((), dtype=torch.int64, device=weight.device)
         self.register_buffer("training_steps", steps)
@@ -182,9 +182,9 @@ class RBM(nn.Module):
                 the loss again from where it has moved them.
         """
         renew_weights(self)
-        contract.check_like(visible, "visible", self.weight, "weight")
+        checks.check_like(visible, "visible", self.weight, "weight")
         moves_on = self.training and torch.is_grad_enabled()
-        if moves_on and self.chain is not None and contract.is_checkpointed():
+        if moves_on and self.chain is not None and dispatch.is_checkpointed():
             raise RuntimeError(
                 "persistent chains move on with each loss, which torch.utils.checkpoint would "
                 "compute twice; it takes chains=0"
@@ -192,7 +192,7 @@ class RBM(nn.Module):
         found = self._loss_in_one_call(visible, seed, generator, row_offset)
         loss, chain = found or self._loss_op_by_op(visible, seed, generator, row_offset)
         # Last of all: where anything above was interrupted, no step was taken.
-        if moves_on and not contract.is_recomputed():
+        if moves_on and not dispatch.is_recomputed():
             if self.chain is not None:
                 self.chain.copy_(chain)
             self.training_steps += 1
@@ -215,9 +215,9 @@ class RBM(nn.Module):
         for states in (visible, self.chain):
             if states is not None:
                 check_states(states, "visible" if states is visible else "chain", self.visible_kind)
-        row_offset = contract.check_integer(row_offset, "row_offset", 2**62)
-        contract.check_seed_arguments(seed, generator)
-        drawn = int(contract.draw_seed(seed, generator, visible.device, False))
+        row_offset = checks.check_integer(row_offset, "row_offset", 2**62)
+        checks.check_seed_arguments(seed, generator)
+        drawn = int(dispatch.resolve_seed(seed, generator, visible.device, False))
         loss, end = machine_loss(step.plan, step.parameters, rows, self.chain, drawn, row_offset)
         if not loss.isfinite():
             self.check_finite()
@@ -245,7 +245,7 @@ class RBM(nn.Module):
             row_offset=row_offset,
         )
         if self.sparsity_target is not None:
-            with contract.without_autocast(visible.device):
+            with dispatch.without_autocast(visible.device):
                 loss = loss + self.sparsity_weight * self._sparsity_penalty(visible)
         return loss, end
 
@@ -282,7 +282,7 @@ class RBM(nn.Module):
         Raises:
             FloatingPointError: a parameter is infinite or NaN; the message names it and the step.
         """
-        if contract.is_traced(*self.parameters()) or contract.is_in_functorch():
+        if dispatch.is_traced(*self.parameters()) or dispatch.is_in_functorch():
             return
         if self.weight.is_meta:
             return
@@ -344,16 +344,16 @@ class RBM(nn.Module):
             TypeError, ValueError: as :func:`aefast.functional.gibbs`; or a mask without ``start``.
         """
         renew_weights(self)
-        samples = contract.check_integer(samples, "samples", 2**31)
+        samples = checks.check_integer(samples, "samples", 2**31)
         width = self.weight.shape[1]
         if start is None:
             if clamp_mask is not None:
                 raise ValueError("clamp_mask is given and start is None; it takes the states kept")
-            contract.check_seed_arguments(seed, generator)
-            seed = int(contract.draw_seed(seed, generator, self.weight.device, False))
+            checks.check_seed_arguments(seed, generator)
+            seed = int(dispatch.resolve_seed(seed, generator, self.weight.device, False))
             generator = None
             start = self._random_states(samples, seed)
-        contract.check_like(start, "start", self.weight, "weight")
+        checks.check_like(start, "start", self.weight, "weight")
         if start.shape not in ((width,), (samples, width)):
             raise ValueError(
                 f"start has shape {list(start.shape)}; it takes [{samples}, {width}] or [{width}]"
@@ -395,15 +395,15 @@ class RBM(nn.Module):
             raise ValueError("visible_kind is 'gaussian'; the pseudo-likelihood takes 'bernoulli'")
         renew_weights(self)
         width = self.weight.shape[1]
-        contract.check_like(visible, "visible", self.weight, "weight")
+        checks.check_like(visible, "visible", self.weight, "weight")
         if visible.dim() < 1 or visible.shape[-1] != width:
             raise ValueError(f"visible has shape {list(visible.shape)}; it takes [..., {width}]")
         check_states(visible, "visible", self.visible_kind)
-        contract.check_seed_arguments(None, generator)
-        if units is not None and not 1 <= contract.check_integer(units, "units", 2**31) <= width:
+        checks.check_seed_arguments(None, generator)
+        if units is not None and not 1 <= checks.check_integer(units, "units", 2**31) <= width:
             raise ValueError(f"units is {units}; it takes an int in [1, {width}]")
         rows = visible.reshape(-1, width)
-        with contract.without_autocast(rows.device):
+        with dispatch.without_autocast(rows.device):
             found = pseudo_log_likelihood(
                 rows, self.weight, self.visible_bias, self.hidden_bias, units, generator
             )
@@ -416,7 +416,7 @@ class RBM(nn.Module):
         ``log_partition`` is ln Z, which :func:`aefast.nn.exact_log_partition` finds, or
         :func:`aefast.nn.annealed_importance_sampling` as its ``estimate``.
         """
-        log_partition = contract.check_number(log_partition, "log_partition")
+        log_partition = checks.check_number(log_partition, "log_partition")
         return floored(-self.free_energy(visible) - log_partition)
 
     def _random_states(self, count: int, seed: int | None = None) -> Tensor:
@@ -424,7 +424,7 @@ class RBM(nn.Module):
         if like.is_meta:  # states of no memory, which take no seed of torch's
             return like.new_empty(count, like.shape[1])
         if seed is None:
-            seed = int(contract.draw_seed(None, None, like.device, False))
+            seed = int(dispatch.resolve_seed(None, None, like.device, False))
         draw = random.normal if self.visible_kind == "gaussian" else random.uniform
         drawn = draw(seed, count, like.shape[1], step=random.Step.CHAIN_START, device=like.device)
         if self.visible_kind == "bernoulli":

@@ -9,7 +9,7 @@ from aefast.functional import kl_sparsity, l1_sparsity
 from aefast.nn.autoencoder import Architecture, Autoencoder, check_draw
 from aefast.nn.plain import known_by_its_parameters
 from aefast.nn.step_plan import loss_in_one_call
-from aefast.ops.shared import contract
+from aefast.ops.shared import checks
 
 PENALTIES = ("kl", "l1")
 
@@ -54,14 +54,14 @@ class SparseAutoencoder(Autoencoder):
         sparsity_target: float = 0.05,
         **architecture: Unpack[Architecture],
     ) -> None:
-        contract.check_choice(penalty, "penalty", PENALTIES)
+        checks.check_choice(penalty, "penalty", PENALTIES)
         super().__init__(visible, hidden, **architecture)
         code = self.encoder[-1].activation
         if penalty == "kl" and code != "sigmoid":
             raise ValueError(f"code_activation is {code!r}; with penalty 'kl' it takes 'sigmoid'")
         self.penalty_kind = penalty
-        self.sparsity_weight = contract.check_number(sparsity_weight, "sparsity_weight", 0)
-        self.sparsity_target = contract.check_number(sparsity_target, "sparsity_target", 0, 1)
+        self.sparsity_weight = checks.check_number(sparsity_weight, "sparsity_weight", 0)
+        self.sparsity_target = checks.check_number(sparsity_target, "sparsity_target", 0, 1)
         if self.sparsity_target in (0, 1):
             raise ValueError(f"sparsity_target is {sparsity_target}; it takes a number in (0, 1)")
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from aefast.nn.linear import LinearAct, TiedLinearAct
 from aefast.nn.plain import global_hooks, has_own_methods, own_hooks
-from aefast.ops.shared import contract
+from aefast.ops.shared import checks, dispatch
 from aefast.step import machine_loss
 from aefast.step.loss import refusal, step_loss
 from aefast.step.machine_plan import MachinePlan
@@ -255,7 +255,7 @@ def loss_in_one_call(
     not serve."""
     if torch.compiler.is_compiling() or not isinstance(x, Tensor) or x.dim() == 0:
         return None
-    if x.device.type != "cpu" or x.dtype != torch.float32 or contract.is_traced(x):
+    if x.device.type != "cpu" or x.dtype != torch.float32 or dispatch.is_traced(x):
         return None
     step = plan_of(model)
     if not isinstance(step, PlannedStep):
@@ -265,6 +265,6 @@ def loss_in_one_call(
     if refusal(plan, parameters, rows) is not None:
         return None
     if step.taker is not None:
-        contract.check_unit_interval(rows, "x", step.taker)
-    drawn = contract.draw_seed(seed, generator, x.device, False) if plan.draws else 0
+        checks.check_unit_interval(rows, "x", step.taker)
+    drawn = dispatch.resolve_seed(seed, generator, x.device, False) if plan.draws else 0
     return step_loss(plan, parameters, rows, int(drawn), row_offset)

@@ -22,7 +22,7 @@ from aefast.nn.likelihood import (
 from aefast.nn.linear import Device
 from aefast.nn.plain import known_by_its_parameters
 from aefast.nn.step_plan import loss_in_one_call
-from aefast.ops.shared import contract
+from aefast.ops.shared import checks, dispatch
 from aefast.random import Step
 
 
@@ -82,7 +82,7 @@ class StochasticAutoencoder(EncoderDecoder):
         device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        contract.check_choice(decoder_kind, "decoder_kind", DECODER_KINDS)
+        checks.check_choice(decoder_kind, "decoder_kind", DECODER_KINDS)
         super().__init__(
             visible,
             hidden,
@@ -93,7 +93,7 @@ class StochasticAutoencoder(EncoderDecoder):
             dtype=dtype,
         )
         self.decoder_kind = decoder_kind
-        self.code_noise = contract.check_number(code_noise, "code_noise", 0)
+        self.code_noise = checks.check_number(code_noise, "code_noise", 0)
         log_var = torch.zeros((), device=device, dtype=dtype)
         self.register_parameter(
             "log_var", nn.Parameter(log_var) if decoder_kind == "gaussian" else None
@@ -180,11 +180,11 @@ class StochasticAutoencoder(EncoderDecoder):
         Raises:
             TypeError, ValueError: an argument is of a wrong type, shape or range.
         """
-        samples = contract.check_integer(samples, "samples", 2**31)
-        steps = contract.check_integer(steps, "steps", 2**31, low=1)
-        contract.check_seed_arguments(seed, generator)
+        samples = checks.check_integer(samples, "samples", 2**31)
+        steps = checks.check_integer(steps, "steps", 2**31, low=1)
+        checks.check_seed_arguments(seed, generator)
         like = example_of(self)
-        seed = int(contract.draw_seed(seed, generator, like.device, False))
+        seed = int(dispatch.resolve_seed(seed, generator, like.device, False))
         if start is None:
             code = random.normal(seed, samples, self.hidden, step=Step.LATENT, device=like.device)
             code = code.to(like.dtype)
@@ -197,7 +197,7 @@ class StochasticAutoencoder(EncoderDecoder):
         return self.decode(code)
 
     def _check_start(self, start: Tensor, samples: int) -> Tensor:
-        contract.check_like(start, "start", example_of(self), "the weight")
+        checks.check_like(start, "start", example_of(self), "the weight")
         visible = self.visible
         if start.shape not in ((visible,), (samples, visible)):
             raise ValueError(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from aefast.functional import sparse_decode, topk_encode
 from aefast.nn.autoencoder import check_draw
 from aefast.nn.linear import Device
-from aefast.ops.shared import contract
+from aefast.ops.shared import checks
 from aefast.ops.topk import SparseCode
 
 
@@ -76,12 +76,12 @@ class TopKSparseAutoencoder(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.visible = contract.check_integer(visible, "visible", 2**31, low=1)
-        self.latents = contract.check_integer(latents, "latents", 2**31, low=1)
+        self.visible = checks.check_integer(visible, "visible", 2**31, low=1)
+        self.latents = checks.check_integer(latents, "latents", 2**31, low=1)
         self.k = _check_active(k, "k", 1, self.latents)
         self.aux_k = _check_active(aux_k, "aux_k", 0, self.latents)
-        self.aux_weight = contract.check_number(aux_weight, "aux_weight", 0)
-        self.dead_after = contract.check_integer(dead_after, "dead_after", 2**62)
+        self.aux_weight = checks.check_number(aux_weight, "aux_weight", 0)
+        self.dead_after = checks.check_integer(dead_after, "dead_after", 2**62)
         directions = torch.empty(latents, visible, device=device, dtype=dtype)
         self.encoder_weight = nn.Parameter(torch.empty_like(directions))
         self.encoder_bias = nn.Parameter(torch.zeros_like(directions[:, 0]))
@@ -184,7 +184,7 @@ class TopKSparseAutoencoder(nn.Module):
         return F.mse_loss(found, residual)
 
     def _check_rows(self, x: Tensor) -> None:
-        contract.check_tensor(x, "x")
+        checks.check_tensor(x, "x")
         if x.dim() < 1 or x.shape[-1] != self.visible:
             raise ValueError(f"x has shape {list(x.shape)}; it takes [..., {self.visible}]")
 
@@ -196,7 +196,7 @@ class TopKSparseAutoencoder(nn.Module):
 
 
 def _check_active(value: int, argument: str, low: int, latents: int) -> int:
-    contract.check_integer(value, argument, 2**63)
+    checks.check_integer(value, argument, 2**63)
     if not low <= value <= latents:
         raise ValueError(
             f"{argument} is {value}; of {latents} latents it takes an int in [{low}, {latents}]"

@@ -25,7 +25,7 @@ from aefast.nn.linear import Device, LinearAct, Place, preactivation
 from aefast.nn.plain import has_own_methods, is_plain, known_by_its_parameters
 from aefast.nn.step_plan import loss_in_one_call
 from aefast.ops.linear_act import ACTIVATIONS
-from aefast.ops.shared import contract
+from aefast.ops.shared import checks, dispatch
 
 BOUNDS = ("elbo", "importance")
 VARIANCES = ("shared", "units")
@@ -108,15 +108,15 @@ class VariationalAutoencoder(nn.Module):
         super().__init__()
         named = {"visible": visible, "latent": latent, **named_layers(layers)}
         for name, size in named.items():
-            contract.check_integer(size, name, 2**31, low=1)
-        contract.check_choice(activation, "activation", ACTIVATIONS)
-        contract.check_choice(decoder_kind, "decoder_kind", DECODER_KINDS)
-        contract.check_choice(variance, "variance", VARIANCES)
-        contract.check_choice(bound, "bound", BOUNDS)
+            checks.check_integer(size, name, 2**31, low=1)
+        checks.check_choice(activation, "activation", ACTIVATIONS)
+        checks.check_choice(decoder_kind, "decoder_kind", DECODER_KINDS)
+        checks.check_choice(variance, "variance", VARIANCES)
+        checks.check_choice(bound, "bound", BOUNDS)
         self.decoder_kind = decoder_kind
         self.bound = bound
-        self.samples = contract.check_integer(samples, "samples", 2**31, low=1)
-        self.kl_weight = contract.check_number(kl_weight, "kl_weight", 0)
+        self.samples = checks.check_integer(samples, "samples", 2**31, low=1)
+        self.kl_weight = checks.check_number(kl_weight, "kl_weight", 0)
         if bound != "elbo" and self.kl_weight != 1:
             raise ValueError(f"kl_weight is {kl_weight}; with bound {bound!r} it takes 1")
         self.visible = visible
@@ -259,13 +259,13 @@ class VariationalAutoencoder(nn.Module):
 
         Of a row so far off that its likelihood is 0 it is a very low number, never an infinity.
         """
-        samples = contract.check_integer(samples, "samples", 2**31, low=1)
-        contract.check_seed_arguments(seed, generator)
-        contract.check_tensor(x, "x")
+        samples = checks.check_integer(samples, "samples", 2**31, low=1)
+        checks.check_seed_arguments(seed, generator)
+        checks.check_tensor(x, "x")
         if x.dim() != 2:
             raise ValueError(f"x has shape {list(x.shape)}; it takes [B, {self.visible}]")
         check_visible(x, self.decoder_kind)
-        seed = int(contract.draw_seed(seed, generator, x.device, False))
+        seed = int(dispatch.resolve_seed(seed, generator, x.device, False))
         widest = max([self.visible, *self.layers])
         at_once = min(samples, max(1, ELEMENTS_AT_ONCE // widest))
         rows_at_once = max(1, ELEMENTS_AT_ONCE // widest // at_once)
@@ -302,10 +302,10 @@ class VariationalAutoencoder(nn.Module):
         Raises:
             TypeError, ValueError: an argument is of a wrong type or outside its range.
         """
-        samples = contract.check_integer(samples, "samples", 2**31)
-        contract.check_seed_arguments(seed, generator)
+        samples = checks.check_integer(samples, "samples", 2**31)
+        checks.check_seed_arguments(seed, generator)
         like = example_of(self)
-        seed = int(contract.draw_seed(seed, generator, like.device, False))
+        seed = int(dispatch.resolve_seed(seed, generator, like.device, False))
         z = random.normal(seed, samples, self.latent, step=random.Step.LATENT, device=like.device)
         mean = self.decode(z.to(like.dtype))
         return draw_visible(mean, self.log_var, seed) if draw else mean
@@ -334,7 +334,7 @@ class VariationalAutoencoder(nn.Module):
         row_offset: int,
     ) -> Tensor:
         """z ~ q(z | x), ``[..., samples, latent]``: a row's samples are drawn at adjacent rows."""
-        samples = contract.check_integer(samples, "samples", 2**31, low=1)
+        samples = checks.check_integer(samples, "samples", 2**31, low=1)
         shape = (*mean.shape[:-1], samples, self.latent)
         return reparameterize(
             mean.unsqueeze(-2).expand(shape),
@@ -361,7 +361,7 @@ class VariationalAutoencoder(nn.Module):
     ) -> Tensor:
         """ln p(x, z) - ln q(z | x) at samples of z, ``[..., K]``; the two densities' constants
         cancel."""
-        if contract.autocast_dtype(x.device) is not None:
+        if dispatch.autocast_dtype(x.device) is not None:
             # In bfloat16 the weights were off by 0.08 nats at 8 latent units.
             mean, log_var = mean.float(), log_var.float()
         # The noise itself: z - mean has few of its digits where a code is far from 0.

@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from aefast.ops.contractive import eager as contractive
+from aefast.ops.contractive.settings import EncoderLayer
 from aefast.ops.corrupt import eager as corrupt
-from aefast.ops.gaussian import eager as gaussian
-from aefast.ops.jacobian import eager as jacobian
-from aefast.ops.jacobian.settings import Layer as EncoderLayer
 from aefast.ops.linear_act import eager as linear_act
 from aefast.ops.sparsity import eager as sparsity
+from aefast.ops.variational import eager as variational
 from aefast.step.plan import CODE_STEPS, NOISE_STEPS, Layer, Plan
 
 
@@ -52,7 +52,7 @@ def changed_code(plan: Plan, code: Tensor, seed: int, row_offset: int) -> Tensor
         return noisy(code, "gaussian", plan.code_level, seed, row_offset, step)
     if plan.code_stage == "posterior":
         mean, log_var = code.chunk(2, -1)
-        return gaussian.reparameterize(mean, log_var, seed, row_offset)
+        return variational.reparameterize(mean, log_var, seed, row_offset)
     return code
 
 
@@ -73,7 +73,7 @@ def penalty(plan: Plan, parameters: Sequence[Tensor], inputs: Tensor, code: Tens
     """What the code costs: its divergence, its activity, or the encoder's Jacobian."""
     total = torch.zeros((), dtype=code.dtype, device=code.device)
     if plan.code_stage == "posterior":
-        total = plan.divergence_weight * gaussian.gaussian_kl(*code.chunk(2, -1)).mean()
+        total = plan.divergence_weight * variational.gaussian_kl(*code.chunk(2, -1)).mean()
     if plan.penalty == "kl":
         return total + plan.penalty_weight * sparsity.kl_sparsity(code, plan.penalty_target)
     if plan.penalty == "l1":
@@ -87,7 +87,7 @@ def penalty(plan: Plan, parameters: Sequence[Tensor], inputs: Tensor, code: Tens
             )
             for layer in plan.encoder
         ]
-        _, slopes = jacobian.encode(inputs, layers)
-        norms = jacobian.squared_norms(layers, slopes, None, None).sum(1)
+        _, slopes = contractive.encode(inputs, layers)
+        norms = contractive.squared_norms(layers, slopes, None, None).sum(1)
         return total + plan.penalty_weight * norms.mean()
     return total

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from aefast import backend
-from aefast.ops.shared import contract
+from aefast.ops.shared import checks, dispatch
 from aefast.ops.shared.autograd import KernelFunction, connected, is_one
 from aefast.step import eager
 from aefast.step.plan import Plan
@@ -27,13 +27,13 @@ def refusal(plan: Plan, parameters: Sequence[Tensor], x: Tensor) -> str | None:
     """Why the kernels do not serve this call; None where they do."""
     device, dtype = x.device, x.dtype
     if dtype != torch.float32 or device.type != "cpu":
-        return f"the step takes float32 on a CPU, not {contract.dtype_name(x)} on {device.type}"
+        return f"the step takes float32 on a CPU, not {checks.dtype_name(x)} on {device.type}"
     name = backend.select(device, dtype)
     if name != "cpp":
         return f"backend {name!r} serves, and not the C++ kernels"
-    if contract.is_traced(x, *parameters) or contract.is_transformed(x):
+    if dispatch.is_traced(x, *parameters) or dispatch.is_transformed(x):
         return "the call is traced or transformed"
-    if contract.is_in_functorch():
+    if dispatch.is_in_functorch():
         return "a torch.func transform is at work"
     if torch.is_autocast_enabled("cpu"):
         return "autocast is on"
@@ -109,7 +109,7 @@ class _StepLoss(KernelFunction):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled() or contract.is_traced(grad):
+        if torch.is_grad_enabled() or dispatch.is_traced(grad):
             return None, None, None, None, *_differentiable_gradients(ctx, grad)
         gradients = ctx.gradients or _made_anew(ctx)
         ctx.gradients = None

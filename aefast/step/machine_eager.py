@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from aefast.ops.gibbs import eager as gibbs
-from aefast.ops.gibbs.settings import Machine, Settings
+from aefast.ops.rbm import eager as rbm
+from aefast.ops.rbm.settings import ChainSettings, Machine
 from aefast.ops.sparsity import eager as sparsity
 from aefast.step.machine_plan import MachinePlan
 
@@ -21,20 +21,20 @@ def loss(
 ) -> tuple[Tensor, Tensor]:
     """Chains run from the data x ``[B, D]``, or on from ``chain``, and the loss compares the data
     with where they end; both are returned."""
-    settings = Settings(plan.k, None, None, False, seed, row_offset)
+    settings = ChainSettings(plan.k, None, None, False, seed, row_offset)
     with torch.no_grad():
         start = x if chain is None else chain
-        end = gibbs.gibbs(start, machine_of(plan, parameters), settings).visible
+        end = rbm.gibbs(start, machine_of(plan, parameters), settings).visible
     return loss_between(plan, parameters, x, end), end
 
 
 def loss_between(plan: MachinePlan, parameters: Sequence[Tensor], x: Tensor, end: Tensor) -> Tensor:
     """mean F(x) - mean F(end), and what the hidden units' mean activity given x costs."""
     machine = machine_of(plan, parameters)
-    difference = gibbs.free_energy(x, machine).mean() - gibbs.free_energy(end, machine).mean()
+    difference = rbm.free_energy(x, machine).mean() - rbm.free_energy(end, machine).mean()
     if plan.sparsity_weight == 0:
         return difference
-    activity = torch.sigmoid(gibbs.hidden_input(x, machine))
+    activity = torch.sigmoid(rbm.hidden_input(x, machine))
     return difference + plan.sparsity_weight * sparsity.kl_sparsity(activity, plan.sparsity_target)
 
 

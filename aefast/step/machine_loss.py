@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from aefast import backend
-from aefast.ops.shared import contract
+from aefast.ops.shared import checks, dispatch
 from aefast.ops.shared.autograd import KernelFunction, is_one
 from aefast.step import machine_eager
 from aefast.step.machine_plan import MachinePlan
@@ -18,16 +18,16 @@ def refusal(
 ) -> str | None:
     """Why the kernels do not serve this call; None where they do."""
     if x.dtype != torch.float32 or x.device.type != "cpu":
-        return f"the step takes float32 on a CPU, not {contract.dtype_name(x)} on {x.device.type}"
-    if contract.is_traced(x, chain, *parameters) or contract.is_in_functorch():
+        return f"the step takes float32 on a CPU, not {checks.dtype_name(x)} on {x.device.type}"
+    if dispatch.is_traced(x, chain, *parameters) or dispatch.is_in_functorch():
         return "the call is traced or transformed"
     if backend.select(x.device, x.dtype) != "cpp":
         return f"backend {backend.select(x.device, x.dtype)!r} serves, and not the C++ kernels"
     if _takes_matrix_units():
         return "below float32's precision the matrix units' products are the quicker ones"
-    if contract.autocast_dtype(x.device) is not None:
+    if dispatch.autocast_dtype(x.device) is not None:
         return "autocast is on"
-    if x.requires_grad or contract.is_transformed(x):
+    if x.requires_grad or dispatch.is_transformed(x):
         return "x requires a gradient"
     if x.dim() != 2 or x.shape[1] != plan.visible or x.stride(1) != 1 or not len(x):
         return "x is no dense matrix [B, D] of one row or more"
@@ -115,9 +115,9 @@ class _MachineLoss(KernelFunction):
         if grad is None:
             return (None,) * len(ctx.needs_input_grad)
         x, end, *parameters = ctx.saved_tensors
-        is_defined = torch.is_grad_enabled() or contract.is_transformed(grad)
+        is_defined = torch.is_grad_enabled() or dispatch.is_transformed(grad)
         gradients: Sequence[Tensor | None]
-        if ctx.ready and not is_defined and not contract.is_traced(grad):
+        if ctx.ready and not is_defined and not dispatch.is_traced(grad):
             gradients = made = ctx.ready.pop()
             if not is_one(grad):
                 torch._foreach_mul_(made, grad)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from aefast import random
 from aefast.backend import extension
-from aefast.ops.gibbs import contrastive_divergence
+from aefast.ops.rbm import contrastive_divergence
 from aefast.step.machine_loss import refusal
 from aefast.step.machine_plan import MachinePlan
 from aefast.step.stretch import CHUNK_SECONDS, Stretch

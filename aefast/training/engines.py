@@ -14,7 +14,7 @@ from aefast.data.dataset import check_whole
 from aefast.data.minibatches import gathered
 from aefast.data.tensor_rows import TensorRows
 from aefast.nn.step_plan import PlannedMachine, PlannedStep, plan_of
-from aefast.ops.shared import contract
+from aefast.ops.shared import checks
 from aefast.step import optimizers
 from aefast.step.stretch import Stretch
 
@@ -96,7 +96,7 @@ def _check_unit_interval(dataset: Dataset, taker: str) -> None:
     low, high = dataset.low, dataset.high
     if not math.isfinite(low - high):
         low, high = float(dataset.rows.min()), float(dataset.rows.max())
-    contract.check_bounds(low, high, "data", taker)
+    checks.check_bounds(low, high, "data", taker)
 
 
 class StepEngine:

@@ -16,7 +16,7 @@ from aefast.data import Dataset
 from aefast.data.dataset import from_array
 from aefast.data.minibatches import epoch_order
 from aefast.data.tensor_rows import TensorRows
-from aefast.ops.shared import contract
+from aefast.ops.shared import checks
 from aefast.step.stretch import CHUNK_SECONDS, Stretch
 from aefast.training.engines import Engine, check_finite, choose
 from aefast.training.plain_model import plain_model
@@ -141,9 +141,9 @@ def fit(
     >>> len(history.losses), bool(history.losses[-1] < history.losses[0])
     (54, True)
     """
-    epochs = contract.check_integer(epochs, "epochs", 2**31)
-    batch_size = contract.check_integer(batch_size, "batch_size", 2**31, low=1)
-    contract.check_seed_arguments(seed, None)
+    epochs = checks.check_integer(epochs, "epochs", 2**31)
+    batch_size = checks.check_integer(batch_size, "batch_size", 2**31, low=1)
+    checks.check_seed_arguments(seed, None)
     model = _trained(model, loss)
     _check_optimizer(model, optimizer)
     dataset = rows_of(data, "data", model)
@@ -346,7 +346,7 @@ def _trained(model: Any, loss: Any) -> Any:
             f"model is a {type(model).__name__} with a loss of its own; loss takes None"
         )
     if isinstance(loss, str):
-        contract.check_choice(loss, "loss", tuple(NAMED))
+        checks.check_choice(loss, "loss", tuple(NAMED))
     elif loss is not None and not callable(loss):
         raise TypeError(f"loss is a {type(loss).__name__}; it takes a name, a function or a module")
     plain = None if has_loss else plain_model(model, loss)

@@ -1,4 +1,4 @@
-"""The autoencoders' estimators: scikit-learn's contract, and the modules trained by hand."""
+"""The autoencoders' estimators: scikit-learn's interface, and the modules trained by hand."""
 
 import inspect
 import pickle
@@ -22,7 +22,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from aefast import backend, estimators, nn
 from aefast.estimators.autoencoder import BaseAutoencoder
 from aefast.random import child_seed
-from tests.places import on_backends
+from tests.backends import on_backends
 
 DETERMINISTIC = [
     "Autoencoder",

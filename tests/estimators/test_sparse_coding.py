@@ -1,4 +1,4 @@
-"""estimators.SparseCoding: scikit-learn's contract, and scikit-learn's own class beside it."""
+"""estimators.SparseCoding: scikit-learn's interface, and scikit-learn's own class beside it."""
 
 import warnings
 
@@ -17,7 +17,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks  # noqa: E402
 
 from aefast import backend  # noqa: E402
 from aefast.estimators import SparseCoding  # noqa: E402
-from tests.places import on_backends  # noqa: E402
+from tests.backends import on_backends  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from aefast.functional import (
 )
 from aefast.ops import reconstruction
 from aefast.ops.shared import precision
-from tests.places import not_interpreted
+from tests.backends import not_interpreted
 
 DTYPES = [torch.bfloat16, torch.float16]
 

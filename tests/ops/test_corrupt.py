@@ -11,7 +11,7 @@ from aefast import random
 from aefast.functional import corrupt
 from aefast.ops.corrupt import KINDS, STEPS, eager
 from tests.accuracy import assert_as_accurate_as_torch
-from tests.places import is_interpreted, not_interpreted
+from tests.backends import is_interpreted, not_interpreted
 
 BIT_KINDS = ["masking", "salt_and_pepper"]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]

@@ -5,7 +5,7 @@ import torch
 
 from aefast import use_backend
 from aefast.functional import contractive_penalty, reconstruction_loss
-from tests.places import is_interpreted
+from tests.backends import is_interpreted
 
 # The widths of the layers on 3 inputs; the last pushes columns, the others pull rows.
 KINDS = {

@@ -9,7 +9,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from aefast.functional import linear_act
 from aefast.ops.linear_act import ACTIVATIONS, FROM_PREACTIVATION, eager
 from tests.accuracy import assert_as_accurate_as_torch
-from tests.places import is_interpreted, not_interpreted
+from tests.backends import is_interpreted, not_interpreted
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 # (batch, inputs, outputs): ones, primes, multiples, long sums, wide and tall.

@@ -8,7 +8,7 @@ import torch
 from aefast.functional import mlp
 from aefast.ops.linear_act import eager
 from tests.accuracy import assert_as_accurate_as_torch
-from tests.places import not_interpreted
+from tests.backends import not_interpreted
 
 ACTIVATIONS = ["relu", "gelu", "identity"]
 

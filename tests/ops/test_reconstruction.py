@@ -13,9 +13,9 @@ from aefast.functional import autoencode, contractive_penalty, corrupt, reconstr
 from aefast.ops import reconstruction
 from aefast.ops.linear_act import ACTIVATIONS
 from aefast.ops.reconstruction import eager, panels
-from aefast.ops.reconstruction.settings import PerInput, Settings
+from aefast.ops.reconstruction.settings import LossSettings, PerInput
 from tests.accuracy import assert_as_accurate_as_torch
-from tests.places import is_interpreted, not_interpreted
+from tests.backends import is_interpreted, not_interpreted
 
 # (batch, visible, hidden): ones, primes, wide and narrow codes.
 SHAPES = [(1, 1, 1), (5, 3, 7), (33, 47, 31), (70, 36, 40), (131, 5, 67)]
@@ -65,7 +65,7 @@ def definition(
     row_offset=0,
     contraction=0.0,
 ):
-    settings = Settings(
+    settings = LossSettings(
         activation,
         output_activation,
         loss,
@@ -407,7 +407,7 @@ def test_gradcheck_and_gradgradcheck_in_float64(tied, target, loss, output_activ
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 def test_the_definitions_gradients_are_its_losss(activation, loss, output_activation, tied):
     inputs = doubled(autoencoder("cpu", 6, 4, 5, tied=tied))
-    settings = Settings(activation, output_activation, loss, "masking", 0.3, 7, 0)
+    settings = LossSettings(activation, output_activation, loss, "masking", 0.3, 7, 0)
     summed = eager.reconstruction_loss(inputs, settings, "sum")
     leaves = [tensor for tensor in inputs if tensor is not None]
     expected = torch.autograd.grad(summed, leaves)
@@ -829,7 +829,7 @@ def test_half_precision_gradients_to_be_differentiated_again_do_not_overflow():
     inputs = autoencoder("cpu", 512, 64, 16)
     x = (inputs.x.detach() * 100 + 150).half().requires_grad_()
     inputs = PerInput(x, *(t.detach().half().requires_grad_() for t in inputs[1:5]), None)
-    settings = Settings("sigmoid", "identity", "mse", None, 0.0, 0, 0)
+    settings = LossSettings("sigmoid", "identity", "mse", None, 0.0, 0, 0)
     found = reconstruction._defined(inputs, settings, torch.tensor(1.0).half(), "mean")
     loss = definition(doubled(inputs))
     for gradient, exact in zip(found[:5], gradients_of_definition(inputs), strict=True):

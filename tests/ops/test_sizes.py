@@ -9,10 +9,10 @@ import torch
 
 from aefast import functional as F
 from aefast import use_backend
-from aefast.ops.jacobian import rows
+from aefast.ops.contractive import rows
 from aefast.ops.reconstruction import panels
 from tests.accuracy import assert_as_accurate_as_torch
-from tests.places import is_interpreted
+from tests.backends import is_interpreted
 
 LAYOUTS = {
     "dense": lambda m: m,

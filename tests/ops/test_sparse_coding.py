@@ -9,7 +9,7 @@ from torch.autograd import gradcheck, gradgradcheck
 import aefast
 from aefast.functional import soft_threshold, sparse_encode
 from aefast.ops.sparse_coding import TOLERANCE, eager
-from tests.places import is_interpreted, not_interpreted
+from tests.backends import is_interpreted, not_interpreted
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 EPSILON = torch.finfo(torch.float32).eps

@@ -10,7 +10,7 @@ import aefast
 from aefast.functional import kl_sparsity, l1_sparsity
 from aefast.ops.sparsity import eager
 from tests.accuracy import assert_as_accurate_as_torch
-from tests.places import not_interpreted
+from tests.backends import not_interpreted
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SHAPES = [(1, 1), (7,), (5, 3), (3, 5, 7), (257, 131), (1, 300), (1000, 2)]

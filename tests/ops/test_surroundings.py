@@ -17,7 +17,7 @@ from aefast.functional import (
 )
 from aefast.nn import DenoisingAutoencoder, VariationalAutoencoder
 from aefast.ops.corrupt import KINDS
-from tests.places import not_interpreted
+from tests.backends import not_interpreted
 
 
 def all_ops(x):

@@ -11,7 +11,7 @@ from aefast import backend
 from aefast.functional import linear_act, sparse_decode, topk_encode
 from aefast.ops.topk import eager, products
 from tests.accuracy import assert_as_accurate_as_torch
-from tests.places import is_interpreted, not_interpreted
+from tests.backends import is_interpreted, not_interpreted
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 ISAS = ["baseline", "avx2", "avx512", "amx"]

@@ -5,7 +5,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from aefast.functional import contrastive_divergence, reconstruction_loss
-from tests.places import not_interpreted
+from tests.backends import not_interpreted
 
 H, D = 6, 10
 

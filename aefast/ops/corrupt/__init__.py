@@ -1,4 +1,4 @@
-"""Noise injection: the contract, autograd and the registration of ``aefast::corrupt``.
+"""Noise injection: checks, autograd and the registration of ``aefast::corrupt``.
 
 The mask is a pure function of the seed, so backward draws it again instead of storing it: the
 gradient of masking, and of salt and pepper, is the incoming gradient masked by the same draw.
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from aefast import backend, random
 from aefast.ops.corrupt import eager
-from aefast.ops.shared import contract
+from aefast.ops.shared import checks, dispatch
 from aefast.ops.shared.autograd import KernelFunction
 from aefast.ops.shared.registered import registered
 from aefast.random import Step
@@ -36,16 +36,16 @@ def corrupt(
     generator: torch.Generator | None = None,
     row_offset: int = 0,
 ) -> Tensor:
-    contract.check_tensor(x, "x")
-    contract.check_choice(kind, "kind", KINDS)
+    checks.check_tensor(x, "x")
+    checks.check_choice(kind, "kind", KINDS)
     largest = torch.finfo(x.dtype).max
-    level = contract.check_number(level, "level", 0, largest if kind == "gaussian" else 1)
-    low = contract.check_number(low, "low", -largest, largest)
-    high = contract.check_number(high, "high", -largest, largest)
-    row_offset = contract.check_integer(row_offset, "row_offset", 2**62)
-    traced = contract.is_traced(x)
-    contract.check_seed_arguments(seed, generator)
-    seed_or_tensor = contract.draw_seed(seed, generator, x.device, traced)
+    level = checks.check_number(level, "level", 0, largest if kind == "gaussian" else 1)
+    low = checks.check_number(low, "low", -largest, largest)
+    high = checks.check_number(high, "high", -largest, largest)
+    row_offset = checks.check_integer(row_offset, "row_offset", 2**62)
+    traced = dispatch.is_traced(x)
+    checks.check_seed_arguments(seed, generator)
+    seed_or_tensor = dispatch.resolve_seed(seed, generator, x.device, traced)
     arguments = (kind, level, low, high, seed_or_tensor, row_offset, STEPS[kind])
     return _dispatch(x, arguments, traced)
 
@@ -62,17 +62,17 @@ def corrupt_with(
 ) -> Tensor:
     """``corrupt`` behind its checks, with a seed that was drawn, at any step."""
     arguments = (kind, level, low, high, seed, row_offset, step)
-    return _dispatch(x, arguments, contract.is_traced(x))
+    return _dispatch(x, arguments, dispatch.is_traced(x))
 
 
 def _dispatch(x: Tensor, arguments: tuple[Any, ...], traced: bool) -> Tensor:
     if traced:
-        if contract.is_defined_in_trace(x.dtype):
+        if dispatch.is_defined_in_trace(x.dtype):
             return eager.corrupt(x, *arguments)
         *noise, seed, row_offset, step = arguments
         return torch.ops.aefast.corrupt(x, *noise, random.seed_tensor(seed), row_offset, step)
     name = backend.select(x.device, x.dtype)
-    if name == "eager" or x.numel() == 0 or contract.is_transformed(x):
+    if name == "eager" or x.numel() == 0 or dispatch.is_transformed(x):
         return eager.corrupt(x, *arguments)
     return _corrupt(x, arguments, name)
 
@@ -84,7 +84,7 @@ def _corrupt(x: Tensor, arguments: tuple[Any, ...], name: str) -> Tensor:
 
 
 def _run(x: Tensor, arguments: tuple[Any, ...], name: str) -> Tensor:
-    return backend.implementation("corrupt", name).corrupt(contract.readable(x, "x"), *arguments)
+    return backend.implementation("corrupt", name).corrupt(dispatch.materialize(x, "x"), *arguments)
 
 
 def _masking(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -106,7 +106,7 @@ class _Corrupt(KernelFunction):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         if ctx.arguments[0] == "gaussian":
             return grad, None, None
-        if contract.is_transformed(grad) or contract.is_traced(grad):
+        if dispatch.is_transformed(grad) or dispatch.is_traced(grad):
             return eager.corrupt(grad, *_masking(ctx.arguments)), None, None
         return _corrupt(grad, _masking(ctx.arguments), ctx.name), None, None
 
@@ -122,10 +122,10 @@ def _registered(
     row_offset: int,
     step: int,
 ) -> Tensor:
-    contract.check_tensor(x, "x")
-    contract.check_choice(kind, "kind", KINDS)
-    contract.check_number(level, "level", 0, contract.LARGEST if kind == "gaussian" else 1)
-    contract.check_seed_tensor(seed)
+    checks.check_tensor(x, "x")
+    checks.check_choice(kind, "kind", KINDS)
+    checks.check_number(level, "level", 0, checks.LARGEST if kind == "gaussian" else 1)
+    checks.check_seed_tensor(seed)
     arguments = (kind, level, low, high, seed, row_offset, step)
     name = backend.select(x.device, x.dtype)
     if name == "eager" or x.numel() == 0:

@@ -1,4 +1,4 @@
-"""A linear layer with its activation: the contract, autograd and the registered ops.
+"""A linear layer with its activation: checks, autograd and the registered ops.
 
 A backend module has two functions, on ``x [B, D]`` and ``weight [H, D]``:
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from aefast import backend
 from aefast.ops.linear_act import eager
-from aefast.ops.shared import contract
+from aefast.ops.shared import checks, dispatch
 from aefast.ops.shared.autograd import KernelFunction, connected
 from aefast.ops.shared.registered import registered
 
@@ -30,18 +30,18 @@ FROM_PREACTIVATION = ("gelu", "silu")
 def linear_act(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "identity"
 ) -> Tensor:
-    contract.check_choice(activation, "activation", ACTIVATIONS)
-    contract.check_tensor(x, "x")
-    x, weight, bias = contract.autocast(x, weight, bias)
+    checks.check_choice(activation, "activation", ACTIVATIONS)
+    checks.check_tensor(x, "x")
+    x, weight, bias = dispatch.cast_operands(x, weight, bias)
     _check_tensors(x, weight, bias)
-    if contract.is_traced(x, weight, bias):
-        if contract.is_defined_in_trace(x.dtype):
+    if dispatch.is_traced(x, weight, bias):
+        if dispatch.is_defined_in_trace(x.dtype):
             return eager.linear_act(x, weight, bias, activation)
         rows = math.prod(x.shape[:-1])
         output = torch.ops.aefast.linear_act(x.reshape(rows, x.shape[-1]), weight, bias, activation)
         return output[0].reshape(*x.shape[:-1], weight.shape[0])
     name = backend.select(x.device, x.dtype)
-    if name == "eager" or 0 in (x.numel(), weight.numel()) or contract.is_transformed(x):
+    if name == "eager" or 0 in (x.numel(), weight.numel()) or dispatch.is_transformed(x):
         return eager.linear_act(x, weight, bias, activation)
     if x.dim() == 2:
         return _linear_act(x, weight, bias, activation, name)
@@ -50,7 +50,7 @@ def linear_act(
 
 
 def _check_tensors(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    contract.check_like(weight, "weight", x, "x")
+    checks.check_like(weight, "weight", x, "x")
     if weight.dim() != 2:
         raise ValueError(f"weight has shape {list(weight.shape)}; it takes [H, D]")
     if x.dim() < 1 or x.shape[-1] != weight.shape[1]:
@@ -60,7 +60,7 @@ def _check_tensors(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
         )
     if bias is None:
         return
-    contract.check_like(bias, "bias", x, "x")
+    checks.check_like(bias, "bias", x, "x")
     if bias.shape != weight.shape[:1]:
         raise ValueError(
             f"bias has shape {list(bias.shape)}; "
@@ -87,8 +87,8 @@ def _forward(
     name: str,
     keep_preactivation: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    x, weight = contract.readable(x, "x"), contract.readable(weight, "weight")
-    bias = None if bias is None else contract.readable(bias, "bias")
+    x, weight = dispatch.materialize(x, "x"), dispatch.materialize(weight, "weight")
+    bias = None if bias is None else dispatch.materialize(bias, "bias")
     return backend.implementation("linear_act", name).forward(
         x, weight, bias, activation, keep_preactivation
     )
@@ -103,8 +103,8 @@ def _backward(
     name: str,
     needed: tuple[bool, ...],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    grad = contract.readable(grad, "the incoming gradient")
-    x, weight = contract.readable(x, "x"), contract.readable(weight, "weight")
+    grad = dispatch.materialize(grad, "the incoming gradient")
+    x, weight = dispatch.materialize(x, "x"), dispatch.materialize(weight, "weight")
     return backend.implementation("linear_act", name).backward(
         grad, x, weight, saved, activation, needed
     )
@@ -143,7 +143,7 @@ class _LinearAct(KernelFunction):
         x, weight, bias, saved = ctx.saved_tensors
         needed = tuple(ctx.needs_input_grad[:3])
         gradients: Iterable[Tensor | None]
-        if torch.is_grad_enabled() or contract.is_transformed(grad) or contract.is_traced(grad):
+        if torch.is_grad_enabled() or dispatch.is_transformed(grad) or dispatch.is_traced(grad):
             # The gradient is to be differentiated again, batched or traced: the definition's can.
             gradients = eager.backward(grad, x, weight, bias, ctx.activation)
             gradients = connected(gradients, (grad, x, weight, bias))
@@ -156,8 +156,8 @@ class _LinearAct(KernelFunction):
 def _registered(
     x: Tensor, weight: Tensor, bias: Tensor | None, activation: str
 ) -> tuple[Tensor, Tensor]:
-    contract.check_choice(activation, "activation", ACTIVATIONS)
-    contract.check_tensor(x, "x")
+    checks.check_choice(activation, "activation", ACTIVATIONS)
+    checks.check_tensor(x, "x")
     _check_tensors(x, weight, bias)
     if x.dim() != 2:
         raise ValueError(f"x has shape {list(x.shape)}; the registered op takes [B, D]")
@@ -167,8 +167,8 @@ def _registered(
         preactivation = eager.linear_act(x, weight, bias, "identity")
         output = eager.ACTIVATIONS[activation](preactivation)
         return output, preactivation if keep_preactivation else x.new_empty(0)
-    output, kept = _forward(x, weight, bias, activation, name, keep_preactivation)
-    return output, x.new_empty(0) if kept is None else kept
+    output, saved = _forward(x, weight, bias, activation, name, keep_preactivation)
+    return output, x.new_empty(0) if saved is None else saved
 
 
 @_registered.register_fake
@@ -189,7 +189,7 @@ def _registered_backward(
     needed: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     _check_tensors(x, weight, bias)
-    contract.check_like(grad, "grad", x, "x")
+    checks.check_like(grad, "grad", x, "x")
     if x.dim() != 2 or grad.shape != (x.shape[0], weight.shape[0]):
         raise ValueError(
             f"grad has shape {list(grad.shape)}; with x's {list(x.shape)} and weight's "

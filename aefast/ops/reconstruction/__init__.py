@@ -1,4 +1,4 @@
-"""An autoencoder from its input to the loss: the contract, autograd and the registered op.
+"""An autoencoder from its input to the loss: checks, autograd and the registered op.
 
 A backend module has two functions, on ``inputs`` of a PerInput and in the dtypes of ``FUSED``:
 
@@ -22,9 +22,9 @@ from aefast import backend, random
 from aefast.ops import corrupt as _corrupt
 from aefast.ops import linear_act as _linear_act
 from aefast.ops.reconstruction import eager
-from aefast.ops.reconstruction.settings import PerInput, Settings
-from aefast.ops.shared import contract
-from aefast.ops.shared.autograd import KernelFunction, Made, connected, is_one
+from aefast.ops.reconstruction.settings import LossSettings, PerInput
+from aefast.ops.shared import checks, dispatch
+from aefast.ops.shared.autograd import KernelFunction, SavedGradients, connected, is_one
 from aefast.ops.shared.precision import instead_of_autocast, outpaces_autocast
 from aefast.ops.shared.registered import registered
 
@@ -52,8 +52,8 @@ def autoencode(
     activation: str = "sigmoid",
     output_activation: str = "identity",
 ) -> tuple[Tensor, Tensor]:
-    contract.check_choice(activation, "activation", _linear_act.ACTIVATIONS)
-    contract.check_choice(output_activation, "output_activation", _linear_act.ACTIVATIONS)
+    checks.check_choice(activation, "activation", _linear_act.ACTIVATIONS)
+    checks.check_choice(output_activation, "output_activation", _linear_act.ACTIVATIONS)
     parameters = encoder_weight, encoder_bias, decoder_weight, decoder_bias
     _check_tensors(PerInput(x, *parameters, None))
     return eager.autoencode(x, *parameters, activation, output_activation, _linear_act.linear_act)
@@ -80,17 +80,17 @@ def reconstruction_loss(
 ) -> Tensor:
     inputs = PerInput(x, encoder_weight, encoder_bias, decoder_weight, decoder_bias, target)
     _check_tensors(inputs)
-    contract.check_choice(activation, "activation", _linear_act.ACTIVATIONS)
-    contract.check_choice(output_activation, "output_activation", _linear_act.ACTIVATIONS)
-    contract.check_choice(loss, "loss", LOSSES)
-    contract.check_choice(reduction, "reduction", REDUCTIONS)
+    checks.check_choice(activation, "activation", _linear_act.ACTIVATIONS)
+    checks.check_choice(output_activation, "output_activation", _linear_act.ACTIVATIONS)
+    checks.check_choice(loss, "loss", LOSSES)
+    checks.check_choice(reduction, "reduction", REDUCTIONS)
     corruption_level = _check_corruption(x, corruption, corruption_level)
     contraction = _check_contraction(contraction, reduction)
-    row_offset = contract.check_integer(row_offset, "row_offset", 2**62)
-    traced = contract.is_traced(*inputs)
-    contract.check_seed_arguments(seed, generator)
-    drawn = 0 if corruption is None else contract.draw_seed(seed, generator, x.device, traced)
-    settings = Settings(
+    row_offset = checks.check_integer(row_offset, "row_offset", 2**62)
+    traced = dispatch.is_traced(*inputs)
+    checks.check_seed_arguments(seed, generator)
+    drawn = 0 if corruption is None else dispatch.resolve_seed(seed, generator, x.device, traced)
+    settings = LossSettings(
         activation,
         output_activation,
         loss,
@@ -99,7 +99,7 @@ def reconstruction_loss(
         drawn,
         row_offset,
         contraction * x.shape[-1] if reduction == "mean" else contraction,
-        contract.autocast_dtype(x.device),
+        dispatch.autocast_dtype(x.device),
     )
     if not _is_fused(inputs, settings, reduction, traced):
         return eager.reconstruction_loss(
@@ -121,7 +121,7 @@ def reconstruction_loss(
     name = backend.select(x.device, x.dtype)
     if any(needed):
         return _ReconstructionLoss.apply(
-            *inputs, settings, reduction, needed, name, Made(encoder_weight)
+            *inputs, settings, reduction, needed, name, SavedGradients(encoder_weight)
         )
     return _run(inputs, settings, reduction, needed, name)[0]
 
@@ -129,10 +129,10 @@ def reconstruction_loss(
 def _check_tensors(inputs: PerInput[Any]) -> None:
     """Dtypes, devices and shapes; under autocast products cast their operands themselves."""
     x, encoder_weight, encoder_bias, decoder_weight, decoder_bias, target = inputs
-    contract.check_tensor(x, "x")
-    check = contract.check_like
-    if contract.autocast_dtype(x.device) is not None:
-        check = contract.check_castable
+    checks.check_tensor(x, "x")
+    check = checks.check_like
+    if dispatch.autocast_dtype(x.device) is not None:
+        check = checks.check_castable
     for argument, tensor in zip(inputs._fields[1:], inputs[1:], strict=True):
         if tensor is None and argument != "encoder_weight":
             continue
@@ -158,11 +158,11 @@ def _check_tensors(inputs: PerInput[Any]) -> None:
 
 def _check_corruption(x: Tensor, corruption: str | None, level: float) -> float:
     if corruption is not None:
-        contract.check_choice(corruption, "corruption", _corrupt.KINDS)
+        checks.check_choice(corruption, "corruption", _corrupt.KINDS)
         largest = torch.finfo(x.dtype).max
         most = largest if corruption == "gaussian" else 1
-        return contract.check_number(level, "corruption_level", 0, most)
-    level = contract.check_number(level, "corruption_level", 0)
+        return checks.check_number(level, "corruption_level", 0, most)
+    level = checks.check_number(level, "corruption_level", 0)
     if level != 0:
         kinds = ", ".join(_corrupt.KINDS)
         raise ValueError(
@@ -172,7 +172,7 @@ def _check_corruption(x: Tensor, corruption: str | None, level: float) -> float:
 
 
 def _check_contraction(contraction: float, reduction: str) -> float:
-    contraction = contract.check_number(contraction, "contraction", 0)
+    contraction = checks.check_number(contraction, "contraction", 0)
     if contraction != 0 and reduction == "none":
         raise ValueError(
             f"contraction is {contraction} and reduction 'none'; reduction takes 'mean' or 'sum', "
@@ -181,7 +181,7 @@ def _check_contraction(contraction: float, reduction: str) -> float:
     return contraction
 
 
-def _is_fused(inputs: PerInput[Any], settings: Settings, reduction: str, traced: bool) -> bool:
+def _is_fused(inputs: PerInput[Any], settings: LossSettings, reduction: str, traced: bool) -> bool:
     x, dtype = inputs.x, inputs.x.dtype
     if reduction == "none" or (settings.loss == "bce" and settings.output_activation != "sigmoid"):
         return False
@@ -193,10 +193,10 @@ def _is_fused(inputs: PerInput[Any], settings: Settings, reduction: str, traced:
     if traced:
         # torch.jit.trace records no list of booleans, as the registered op takes.
         registered = () if torch.jit.is_tracing() else TRACED.get(x.device.type, ())
-        return not contract.is_defined_in_trace(dtype, registered)
+        return not dispatch.is_defined_in_trace(dtype, registered)
     if dtype not in FUSED[backend.select(x.device, dtype)]:
         return False
-    return 0 not in (x.numel(), inputs.encoder_weight.numel()) and not contract.is_transformed(x)
+    return 0 not in (x.numel(), inputs.encoder_weight.numel()) and not dispatch.is_transformed(x)
 
 
 def _dtype_under_autocast(device: torch.device, autocast: torch.dtype) -> torch.dtype:
@@ -204,16 +204,16 @@ def _dtype_under_autocast(device: torch.device, autocast: torch.dtype) -> torch.
     return autocast if autocast in FUSED[backend.select(device, autocast)] else torch.float32
 
 
-def _pays(inputs: PerInput[Any], settings: Settings) -> bool:
+def _pays(inputs: PerInput[Any], settings: LossSettings) -> bool:
     """Whether the kernels are quicker than eager PyTorch, or were asked for by name."""
     if backend.is_forced():
         return True
     device, dtype = inputs.x.device, inputs.x.dtype
-    kernels = backend.implementation("reconstruction", backend.select(device, dtype))
+    implementation = backend.implementation("reconstruction", backend.select(device, dtype))
     if settings.autocast is None:
-        return kernels.pays(inputs)
+        return implementation.pays(inputs)
     with instead_of_autocast(device.type, settings.autocast):
-        return outpaces_autocast(device.type) and kernels.pays(inputs)
+        return outpaces_autocast(device.type) and implementation.pays(inputs)
 
 
 def _as_matrices(inputs: PerInput[Any]) -> PerInput[Any]:
@@ -231,13 +231,13 @@ def _needed(inputs: PerInput[Any]) -> PerInput[bool]:
 
 
 def _run(
-    inputs: PerInput[Any], settings: Settings, reduction: str, needed: PerInput[bool], name: str
+    inputs: PerInput[Any], settings: LossSettings, reduction: str, needed: PerInput[bool], name: str
 ) -> tuple[Tensor, PerInput[Any]]:
-    """The loss, and the gradients that :func:`_finished` finishes."""
+    """The loss, and the gradients that :func:`_times_incoming` finishes."""
     x = inputs.x
     inputs = PerInput(
         *(
-            None if tensor is None else contract.readable(tensor, argument)
+            None if tensor is None else dispatch.materialize(tensor, argument)
             for argument, tensor in zip(inputs._fields, inputs, strict=True)
         )
     )
@@ -271,15 +271,17 @@ def _accumulation(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def _finished(gradients: PerInput[Any], grad: Tensor, x: Tensor, reduction: str) -> PerInput[Any]:
-    """What ``_run`` made, times the incoming gradient."""
+def _times_incoming(
+    gradients: PerInput[Any], grad: Tensor, x: Tensor, reduction: str
+) -> PerInput[Any]:
+    """The gradients that ``_run`` returns, times the incoming one."""
     if _accumulation(x.dtype) != x.dtype:
         grad = grad.float() / _count(x, reduction)
     return PerInput(*(None if g is None else (g * grad).to(x.dtype) for g in gradients))
 
 
-def _defined(
-    inputs: PerInput[Any], settings: Settings, grad: Tensor, reduction: str
+def _definition_gradients(
+    inputs: PerInput[Any], settings: LossSettings, grad: Tensor, reduction: str
 ) -> PerInput[Any]:
     """The definition's gradients, times the incoming one: differentiable in their turn."""
     factor = grad.to(_accumulation(grad.dtype)) / _count(inputs.x, reduction)
@@ -288,14 +290,14 @@ def _defined(
     return PerInput(*connected(scaled, (grad, *inputs)))
 
 
-def _wait_lightly(inputs: PerInput[Any]) -> bool:
+def _gradients_are_small(inputs: PerInput[Any]) -> bool:
     """Whether the gradients take no more memory than the code and the reconstruction would."""
     hidden, columns = inputs.encoder_weight.shape
     return 2 * hidden * columns <= inputs.x.shape[0] * (hidden + columns)
 
 
 class _ReconstructionLoss(KernelFunction):
-    """``made`` holds the gradients between the two passes.
+    """``saved_gradients`` holds the gradients between the two passes.
 
     Backward gives them away instead of copying them; a second one, through a graph that was
     retained, makes them anew.
@@ -303,33 +305,33 @@ class _ReconstructionLoss(KernelFunction):
 
     @staticmethod
     def forward(*arguments: Any) -> Tensor:
-        *tensors, settings, reduction, needed, name, made = arguments
+        *tensors, settings, reduction, needed, name, saved_gradients = arguments
         inputs = PerInput(*tensors)
-        if _wait_lightly(inputs) or made.is_first():
+        if _gradients_are_small(inputs) or saved_gradients.is_first():
             loss, gradients = _run(inputs, settings, reduction, needed, name)
-            made.append(gradients)
+            saved_gradients.append(gradients)
         else:
             loss, _ = _run(inputs, settings, reduction, PerInput(*(False,) * 6), name)
         return loss
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        *tensors, ctx.settings, ctx.reduction, ctx.needed, ctx.name, ctx.made = inputs
+        *tensors, ctx.settings, ctx.reduction, ctx.needed, ctx.name, ctx.saved_gradients = inputs
         ctx.save_for_backward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         inputs = PerInput(*ctx.saved_tensors)
-        if torch.is_grad_enabled() or contract.is_traced(grad):
+        if torch.is_grad_enabled() or dispatch.is_traced(grad):
             # The gradient is to be differentiated again, or traced: the definition's can.
-            gradients = _defined(inputs, ctx.settings, grad, ctx.reduction)
+            gradients = _definition_gradients(inputs, ctx.settings, grad, ctx.reduction)
         else:
-            if not ctx.made:
+            if not ctx.saved_gradients:
                 run = _run(inputs, ctx.settings, ctx.reduction, ctx.needed, ctx.name)
-                ctx.made.append(run[1])
-            gradients = ctx.made.pop()
+                ctx.saved_gradients.append(run[1])
+            gradients = ctx.saved_gradients.pop()
             if inputs.x.dtype != torch.float32 or not is_one(grad):
-                gradients = _finished(gradients, grad, inputs.x, ctx.reduction)
+                gradients = _times_incoming(gradients, grad, inputs.x, ctx.reduction)
         return *_only(gradients, ctx.needed), *(None,) * 5
 
 
@@ -358,7 +360,7 @@ def _registered(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The loss and, float32, its gradients by the inputs that are needed; the others empty."""
     inputs = PerInput(x, encoder_weight, encoder_bias, decoder_weight, decoder_bias, target)
-    settings = Settings(
+    settings = LossSettings(
         activation,
         output_activation,
         loss,
@@ -382,8 +384,8 @@ def _registered(
 
 def _as_outputs(gradients: PerInput[Any], x: Tensor) -> PerInput[Tensor]:
     """A registered op returns tensors only, and of dtypes that its inputs tell."""
-    wide = _accumulation(x.dtype)
-    types = PerInput(x.dtype, wide, wide, wide, wide, x.dtype)
+    accumulation = _accumulation(x.dtype)
+    types = PerInput(x.dtype, accumulation, accumulation, accumulation, accumulation, x.dtype)
     return PerInput(
         *(
             x.new_empty(0, dtype=dtype) if gradient is None else gradient.to(dtype).contiguous()
@@ -396,10 +398,10 @@ def _check_registered(
     inputs: PerInput[Any], settings: Any, reduction: str, needed: list[bool]
 ) -> None:
     _check_tensors(inputs)
-    contract.check_choice(settings.activation, "activation", _linear_act.ACTIVATIONS)
-    contract.check_choice(settings.output_activation, "output_activation", _linear_act.ACTIVATIONS)
-    contract.check_choice(settings.loss, "loss", LOSSES)
-    contract.check_choice(reduction, "reduction", REDUCTIONS[:2])
+    checks.check_choice(settings.activation, "activation", _linear_act.ACTIVATIONS)
+    checks.check_choice(settings.output_activation, "output_activation", _linear_act.ACTIVATIONS)
+    checks.check_choice(settings.loss, "loss", LOSSES)
+    checks.check_choice(reduction, "reduction", REDUCTIONS[:2])
     _check_corruption(inputs.x, settings.corruption, settings.corruption_level)
     _check_contraction(settings.contraction, reduction)
     if settings.loss == "bce" and settings.output_activation != "sigmoid":
@@ -409,7 +411,7 @@ def _check_registered(
         )
     if inputs.x.dim() != 2:
         raise ValueError(f"x has shape {list(inputs.x.shape)}; the registered op takes [B, D]")
-    contract.check_seed_tensor(settings.seed)
+    checks.check_seed_tensor(settings.seed)
     if len(needed) != len(inputs):
         raise ValueError(f"needed has {len(needed)} flags; it takes {len(inputs)}")
 
@@ -436,16 +438,17 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 def _registered_gradients(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     seed, *saved = ctx.saved_tensors
-    inputs, made = PerInput(*saved[:6]), saved[6:]
+    inputs, gradients_at_one = PerInput(*saved[:6]), saved[6:]
     if any(
-        asked and not made for asked, made in zip(ctx.needs_input_grad, ctx.needed, strict=False)
+        asked and not computed
+        for asked, computed in zip(ctx.needs_input_grad, ctx.needed, strict=False)
     ):
         raise ValueError("needed names fewer inputs than require a gradient")
     if torch.is_grad_enabled():  # they are to be differentiated again
-        settings = Settings._make((*ctx.settings, seed, ctx.row_offset, ctx.contraction, None))
-        gradients = _defined(inputs, settings, grad, ctx.reduction)
+        settings = LossSettings._make((*ctx.settings, seed, ctx.row_offset, ctx.contraction, None))
+        gradients = _definition_gradients(inputs, settings, grad, ctx.reduction)
     else:
-        gradients = _finished(PerInput(*made), grad, inputs.x, ctx.reduction)
+        gradients = _times_incoming(PerInput(*gradients_at_one), grad, inputs.x, ctx.reduction)
     return *_only(gradients, PerInput(*ctx.needed)), *(None,) * 10
 
 

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from aefast import backend
-from aefast.ops.jacobian.kernels import Kernels as Contraction
+from aefast.ops.contractive.primitives import PenaltyPrimitives
 from aefast.ops.linear_act import FROM_PREACTIVATION, what_backward_needs
 from aefast.ops.reconstruction import panels
-from aefast.ops.reconstruction.settings import PerInput, Settings
+from aefast.ops.reconstruction.settings import LossSettings, PerInput
 from aefast.ops.shared import cpp as shared
 
 _C = backend.extension()
@@ -25,10 +25,10 @@ FEWEST_PRODUCTS = 1 << 21
 
 
 def reconstruction_loss(
-    inputs: PerInput[Any], settings: Settings, scale: float, needed: PerInput[bool]
+    inputs: PerInput[Any], settings: LossSettings, scale: float, needed: PerInput[bool]
 ) -> tuple[float | Tensor, PerInput[Any]]:
     detached = PerInput(*(None if tensor is None else tensor.detach() for tensor in inputs))
-    return panels.reconstruction_loss(_Kernels(), detached, settings, scale, needed)
+    return panels.reconstruction_loss(_Primitives(), detached, settings, scale, needed)
 
 
 def pays(inputs: PerInput[Any]) -> bool:
@@ -39,8 +39,8 @@ def pays(inputs: PerInput[Any]) -> bool:
     return inputs.x.numel() * hidden >= FEWEST_PRODUCTS
 
 
-class _Kernels:
-    """What panels.Kernels asks for."""
+class _Primitives:
+    """What panels.LossPrimitives asks for."""
 
     def __init__(self) -> None:
         own = shared.own_precision(torch.float32) is not None
@@ -68,7 +68,7 @@ class _Kernels:
         weight: shared.RightOperand,
         bias: Tensor | None,
         target: Tensor,
-        settings: Settings,
+        settings: LossSettings,
         scale: float,
         wanted: panels.Wanted,
     ) -> panels.Compared:
@@ -109,8 +109,8 @@ class _Kernels:
             return grad, grad.sum(0, dtype=torch.float64) if bias_needed else None
         return shared.activation_backward(grad, saved, activation, bias_needed, out=grad)
 
-    def contraction(self) -> Contraction:
-        return backend.implementation("jacobian", "cpp").kernels()
+    def contraction(self) -> PenaltyPrimitives:
+        return backend.implementation("contractive", "cpp").primitives()
 
     def multiply(self, left: Tensor, right: shared.RightOperand) -> Tensor:
         return shared.multiply(left, right)

@@ -14,7 +14,7 @@ from torch import Tensor
 from aefast.ops.corrupt import STEPS
 from aefast.ops.corrupt.eager import corrupt
 from aefast.ops.linear_act.eager import ACTIVATIONS, CURVATURES, DERIVATIVES, linear_act
-from aefast.ops.reconstruction.settings import PerInput, Settings
+from aefast.ops.reconstruction.settings import LossSettings, PerInput
 
 Layer = Callable[[Tensor, Tensor, Tensor | None, str], Tensor]
 
@@ -37,12 +37,12 @@ def autoencode(
 
 def reconstruction_loss(
     inputs: PerInput[Any],
-    settings: Settings,
+    settings: LossSettings,
     reduction: str,
     linear_act: Layer = linear_act,
     corrupt: Callable[..., Tensor] = corrupt,
 ) -> Tensor:
-    """Corrupt, encode, decode, compare; and contract, as aefast.ops.jacobian.eager defines it."""
+    """Corrupt, encode, decode, compare, and add the penalty of contractive/eager.py."""
     x, encoder_weight, encoder_bias, decoder_weight, decoder_bias, target = inputs
     target = x if target is None else target
     if settings.corruption is not None:
@@ -72,7 +72,7 @@ def reconstruction_loss(
     return loss + (penalty / max(x.numel(), 1) if reduction == "mean" else penalty)
 
 
-def gradients(inputs: PerInput[Any], settings: Settings) -> PerInput[Tensor]:
+def gradients(inputs: PerInput[Any], settings: LossSettings) -> PerInput[Tensor]:
     """Those of the summed loss, differentiable in their turn; a half precision's in float32, for
     they are to be divided by the number of elements."""
     if inputs.x.dtype in (torch.bfloat16, torch.float16):
@@ -119,7 +119,7 @@ def gradients(inputs: PerInput[Any], settings: Settings) -> PerInput[Tensor]:
 
 
 def _with_noise(
-    x: Tensor, kind: str, settings: Settings, corrupt: Callable[..., Tensor] = corrupt
+    x: Tensor, kind: str, settings: LossSettings, corrupt: Callable[..., Tensor] = corrupt
 ) -> Tensor:
     """x with noise of this kind, where the settings' kind draws it; salt and pepper are 1 and 0."""
     assert settings.corruption is not None

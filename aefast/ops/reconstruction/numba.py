@@ -9,10 +9,10 @@ from numba import njit
 from torch import Tensor
 
 from aefast import backend
-from aefast.ops.jacobian.kernels import Kernels as Contraction
+from aefast.ops.contractive.primitives import PenaltyPrimitives
 from aefast.ops.linear_act import what_backward_needs
 from aefast.ops.reconstruction import panels
-from aefast.ops.reconstruction.settings import PerInput, Settings
+from aefast.ops.reconstruction.settings import LossSettings, PerInput
 from aefast.ops.shared import numba as shared
 
 # Rows whose losses are added up apart from the others', whatever the number of threads.
@@ -22,10 +22,10 @@ PANEL_BYTES = 16 << 20
 
 
 def reconstruction_loss(
-    inputs: PerInput[Any], settings: Settings, scale: float, needed: PerInput[bool]
+    inputs: PerInput[Any], settings: LossSettings, scale: float, needed: PerInput[bool]
 ) -> tuple[float | Tensor, PerInput[Any]]:
     detached = PerInput(*(None if tensor is None else tensor.detach() for tensor in inputs))
-    return panels.reconstruction_loss(_Kernels(), detached, settings, scale, needed)
+    return panels.reconstruction_loss(_Primitives(), detached, settings, scale, needed)
 
 
 def pays(inputs: PerInput[Any]) -> bool:
@@ -33,8 +33,8 @@ def pays(inputs: PerInput[Any]) -> bool:
     return len(panels.panels_of(inputs.x, inputs.encoder_weight.shape[0], PANEL_BYTES)) > 1
 
 
-class _Kernels:
-    """What panels.Kernels asks for."""
+class _Primitives:
+    """What panels.LossPrimitives asks for."""
 
     panel_bytes = PANEL_BYTES
 
@@ -62,7 +62,7 @@ class _Kernels:
         weight: Tensor,
         bias: Tensor | None,
         target: Tensor,
-        settings: Settings,
+        settings: LossSettings,
         scale: float,
         wanted: panels.Wanted,
     ) -> panels.Compared:
@@ -88,8 +88,8 @@ class _Kernels:
             grad = shared.map_elements(shared.activation_backward(activation), grad, saved)
         return grad, grad.sum(0) if bias_needed else None
 
-    def contraction(self) -> Contraction:
-        return backend.implementation("jacobian", "numba").kernels()
+    def contraction(self) -> PenaltyPrimitives:
+        return backend.implementation("contractive", "numba").primitives()
 
     def multiply(self, left: Tensor, right: Tensor) -> Tensor:
         return torch.mm(left, right.t())

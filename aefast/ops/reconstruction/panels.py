@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from aefast.ops import corrupt
-from aefast.ops.jacobian.kernels import Kernels as Contraction
-from aefast.ops.jacobian.passes import squared_lengths
-from aefast.ops.reconstruction.settings import PerInput, Settings
+from aefast.ops.contractive.passes import squared_lengths
+from aefast.ops.contractive.primitives import PenaltyPrimitives
+from aefast.ops.reconstruction.settings import LossSettings, PerInput
 
 FEWEST_ROWS = 128
 
@@ -43,7 +43,7 @@ class Compared(NamedTuple):
     grad_target: Any  # [P, D]
 
 
-class Kernels(Protocol):
+class LossPrimitives(Protocol):
     """What a backend brings."""
 
     panel_bytes: int  # what a panel's code and reconstruction, and their gradients, may take
@@ -67,7 +67,7 @@ class Kernels(Protocol):
         weight: Any,
         bias: Tensor | None,
         target: Tensor,
-        settings: Settings,
+        settings: LossSettings,
         scale: float,
         wanted: Wanted,
     ) -> Compared:
@@ -86,7 +86,7 @@ class Kernels(Protocol):
     ) -> tuple[Tensor, Tensor | None]:
         """da [P, H] = (dz @ weight.T) * act', and its sum over the rows [H]."""
 
-    def contraction(self) -> Contraction:
+    def contraction(self) -> PenaltyPrimitives:
         """What the contractive penalty is made with."""
 
     def multiply(self, left: Tensor, right: Any) -> Tensor:
@@ -97,9 +97,9 @@ class Kernels(Protocol):
 
 
 def reconstruction_loss(
-    kernels: Kernels,
+    primitives: LossPrimitives,
     inputs: PerInput[Any],
-    settings: Settings,
+    settings: LossSettings,
     scale: float,
     needed: PerInput[bool],
 ) -> tuple[float | Tensor, PerInput[Tensor | None]]:
@@ -116,23 +116,23 @@ def reconstruction_loss(
     target_needed = needed.x if target is None else needed.target
     wanted = Wanted(code_needed or needed.decoder_weight, needed.decoder_bias, target_needed)
 
-    penalty = Penalty(kernels, encoder_weight, settings, scale) if settings.contraction else None
-    encoder, decoder = kernels.operand(encoder_weight), kernels.operand(decoder_weight)
-    decoder_transposed = kernels.operand(decoder_weight.t()) if code_needed else None
-    encoder_transposed = kernels.operand(encoder_weight.t()) if needed.x else None
+    penalty = Penalty(primitives, encoder_weight, settings, scale) if settings.contraction else None
+    encoder, decoder = primitives.operand(encoder_weight), primitives.operand(decoder_weight)
+    decoder_transposed = primitives.operand(decoder_weight.t()) if code_needed else None
+    encoder_transposed = primitives.operand(encoder_weight.t()) if needed.x else None
     total: float | Tensor = 0.0
     grad_x = _dense_like(x) if needed.x else None
     grad_target = _dense_like(target) if needed.target else None
     grad_encoder = grad_encoder_bias = grad_decoder = grad_decoder_bias = None
-    for rows in panels_of(x, encoder_weight.shape[0], kernels.panel_bytes):
+    for rows in panels_of(x, encoder_weight.shape[0], primitives.panel_bytes):
         clean = seen = x[rows]
         if settings.corruption is not None:
             step = corrupt.STEPS[settings.corruption]
             row_offset = settings.row_offset + rows.start
             noise = settings.corruption_level, settings.seed, row_offset, step
-            seen = kernels.corrupt(clean, settings.corruption, *noise)
-        code, saved = kernels.encode(seen, encoder, encoder_bias, settings.activation)
-        compared = kernels.compare(
+            seen = primitives.corrupt(clean, settings.corruption, *noise)
+        code, saved = primitives.encode(seen, encoder, encoder_bias, settings.activation)
+        compared = primitives.compare(
             code,
             decoder,
             decoder_bias,
@@ -147,17 +147,17 @@ def reconstruction_loss(
         if needed.decoder_bias:
             grad_decoder_bias = _add(compared.grad_bias, grad_decoder_bias)
         if needed.decoder_weight:
-            grad_decoder = kernels.add_product(compared.grad_output, code, grad_decoder)
+            grad_decoder = primitives.add_product(compared.grad_output, code, grad_decoder)
         if grad_target is not None:
             grad_target[rows] = compared.grad_target
         if not code_needed:
             continue
 
         if penalty is not None:
-            product = kernels.multiply(compared.grad_output, decoder_transposed)
+            product = primitives.multiply(compared.grad_output, decoder_transposed)
             grad_code, grad_bias = penalty.backward(code, saved, product)
         else:
-            grad_code, grad_bias = kernels.encode_backward(
+            grad_code, grad_bias = primitives.encode_backward(
                 compared.grad_output,
                 decoder_transposed,
                 saved,
@@ -167,13 +167,13 @@ def reconstruction_loss(
         if needed.encoder_bias:
             grad_encoder_bias = _add(grad_bias, grad_encoder_bias)
         if needed.encoder_weight:
-            grad_encoder = kernels.add_product(grad_code, seen, grad_encoder)
+            grad_encoder = primitives.add_product(grad_code, seen, grad_encoder)
             if tied:
-                grad_encoder = kernels.add_product(code, compared.grad_output, grad_encoder)
+                grad_encoder = primitives.add_product(code, compared.grad_output, grad_encoder)
         if grad_x is not None:
-            grad_seen = kernels.multiply(grad_code, encoder_transposed)
+            grad_seen = primitives.multiply(grad_code, encoder_transposed)
             if settings.corruption in ("masking", "salt_and_pepper"):
-                grad_seen = kernels.corrupt(grad_seen, "masking", *noise)
+                grad_seen = primitives.corrupt(grad_seen, "masking", *noise)
             grad_x[rows] = grad_seen if target is not None else grad_seen + compared.grad_target
     if penalty is not None and grad_encoder is not None:
         grad_encoder += penalty.weight_gradient()
@@ -185,15 +185,17 @@ def reconstruction_loss(
 class Penalty:
     """``contraction ||J||^2`` of every row, and ``scale`` times its gradients."""
 
-    def __init__(self, kernels: Kernels, weight: Tensor, settings: Settings, scale: float) -> None:
-        self.kernels, self.weight, self.settings = kernels.contraction(), weight, settings
+    def __init__(
+        self, primitives: LossPrimitives, weight: Tensor, settings: LossSettings, scale: float
+    ) -> None:
+        self.primitives, self.weight, self.settings = primitives.contraction(), weight, settings
         self.factor = scale * settings.contraction
-        self.squared_lengths = squared_lengths(self.kernels, weight)
+        self.squared_lengths = squared_lengths(self.primitives, weight)
         self.grad_lengths: Tensor | None = None
 
     def forward(self, code: Tensor, saved: Tensor | None) -> Tensor:
         saved = code if saved is None else saved
-        penalties = self.kernels.contract(saved, self.settings.activation, self.squared_lengths)
+        penalties = self.primitives.penalty(saved, self.settings.activation, self.squared_lengths)
         return self.settings.contraction * penalties.sum(dtype=torch.float64)
 
     def backward(
@@ -201,7 +203,7 @@ class Penalty:
     ) -> tuple[Tensor, Tensor | None]:
         """da with the penalty's share, and its sum over the rows."""
         saved = code if saved is None else saved
-        grad, grad_bias, grad_lengths = self.kernels.contract_backward(
+        grad, grad_bias, grad_lengths = self.primitives.penalty_backward(
             saved,
             self.settings.activation,
             grad_code,

@@ -19,7 +19,7 @@ class PerInput(NamedTuple, Generic[T]):
     target: T  # [B, D]; None takes x
 
 
-class Settings(NamedTuple):
+class LossSettings(NamedTuple):
     """How the loss is computed."""
 
     activation: str

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from aefast import backend
-from aefast.ops.jacobian.kernels import Kernels as Contraction
+from aefast.ops.contractive.primitives import PenaltyPrimitives
 from aefast.ops.linear_act import FROM_PREACTIVATION, what_backward_needs
 from aefast.ops.reconstruction import panels
-from aefast.ops.reconstruction.settings import PerInput, Settings
+from aefast.ops.reconstruction.settings import LossSettings, PerInput
 from aefast.ops.shared import triton_activation, triton_gemm
 from aefast.ops.shared.triton import ACTIVATIONS, TYPE_NAMES, Variant, cdiv, device_of
 from aefast.ops.shared.triton_gemm import Tile
@@ -43,7 +43,7 @@ class Strip:
     stages: int
 
 
-# float32 at "highest" takes two kernels: the terms of its factors would not fit beside a code.
+# float32 at "highest" takes two primitives: the terms of its factors would not fit beside a code.
 STRIPS: dict[int, dict[str, tuple[Strip, ...]]] = {
     80: {
         "half": (Strip(64, 64, 256, 1, 8, 2), Strip(64, 64, 256, 2, 8, 2)),
@@ -92,7 +92,7 @@ def _strip(inputs: PerInput[Any]) -> Strip | None:
     return fitting[0] if fitting else None
 
 
-def _loss_alone(inputs: PerInput[Any], settings: Settings, strip: Strip) -> Tensor:
+def _loss_alone(inputs: PerInput[Any], settings: LossSettings, strip: Strip) -> Tensor:
     x, encoder_weight, encoder_bias, decoder_weight, decoder_bias, target = inputs
     if decoder_weight is None:
         decoder_weight = encoder_weight.t()
@@ -139,7 +139,7 @@ def _compare_variant(
 
 
 def variants(generation: int) -> Iterator[Variant]:
-    """What :func:`reconstruction_loss` can launch beside corrupt's and linear_act's kernels."""
+    """What :func:`reconstruction_loss` can launch beside corrupt's and linear_act's primitives."""
     for dtype in TYPE_NAMES:
         for kind in ("float32", "tf32") if dtype == torch.float32 else ("half",):
             for tile in triton_gemm.TILES[generation][kind]:
@@ -151,21 +151,21 @@ def variants(generation: int) -> Iterator[Variant]:
 
 
 def reconstruction_loss(
-    inputs: PerInput[Any], settings: Settings, scale: float, needed: PerInput[bool]
+    inputs: PerInput[Any], settings: LossSettings, scale: float, needed: PerInput[bool]
 ) -> tuple[float | Tensor, PerInput[Any]]:
     if settings.corruption is None and settings.contraction == 0 and not any(needed):
         strip = _strip(inputs)
         if strip is not None:
             return _loss_alone(inputs, settings, strip), PerInput(*[None] * len(inputs))
-    return panels.reconstruction_loss(_Kernels(), inputs, settings, scale, needed)
+    return panels.reconstruction_loss(_Primitives(), inputs, settings, scale, needed)
 
 
 def pays(inputs: PerInput[Any]) -> bool:
     return True
 
 
-class _Kernels:
-    """What panels.Kernels asks for."""
+class _Primitives:
+    """What panels.LossPrimitives asks for."""
 
     panel_bytes = 128 << 20  # a panel has to fill all multiprocessors several times
 
@@ -191,7 +191,7 @@ class _Kernels:
         weight: Tensor,
         bias: Tensor | None,
         target: Tensor,
-        settings: Settings,
+        settings: LossSettings,
         scale: float,
         wanted: panels.Wanted,
     ) -> panels.Compared:
@@ -252,8 +252,8 @@ class _Kernels:
         grad_bias = partials.sum(0, dtype=torch.float64) if bias_needed else None
         return grad[:, : weight.shape[0]], grad_bias
 
-    def contraction(self) -> Contraction:
-        return backend.implementation("jacobian", "triton").kernels()
+    def contraction(self) -> PenaltyPrimitives:
+        return backend.implementation("contractive", "triton").primitives()
 
     def multiply(self, left: Tensor, right: Tensor) -> Tensor:
         return triton_gemm.multiply(left, right)[0]

@@ -1,1 +1,1 @@
-"""What the ops share: the contract at their doors and the device functions of each language."""
+"""What the ops share: argument checks, dispatch, registration, each language's device functions."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from aefast.ops.shared import contract
+from aefast.ops.shared import dispatch
 
 
 class KernelFunction(Function):
@@ -29,7 +29,7 @@ class KernelFunction(Function):
                 return backward(ctx, *grads)
             with contextlib.ExitStack() as off:
                 for device in {grad.device for grad in grads if grad is not None}:
-                    off.enter_context(contract.without_autocast(device))
+                    off.enter_context(dispatch.without_autocast(device))
                 return backward(ctx, *grads)
 
         cls.backward = staticmethod(without_autocast)  # type: ignore[method-assign]
@@ -59,7 +59,7 @@ def connected(
     return [None if gradient is None else gradient + zero for gradient in gradients]
 
 
-class Made(list[Any]):
+class SavedGradients(list[Any]):
     """The gradients that a forward pass made, until the backward pass takes them; else empty.
 
     They may be larger than all that eager PyTorch holds between the passes. Where losses wait for
@@ -79,9 +79,9 @@ class Made(list[Any]):
         return True
 
 
-_waiting: WeakValueDictionary[int, Made] = WeakValueDictionary()
+_waiting: WeakValueDictionary[int, SavedGradients] = WeakValueDictionary()
 
 
 def is_one(grad: Tensor) -> bool:
     """Whether a gradient is 1, as that of a loss mostly is; False where asking would take time."""
-    return grad.device.type == "cpu" and not contract.is_transformed(grad) and grad.item() == 1
+    return grad.device.type == "cpu" and not dispatch.is_transformed(grad) and grad.item() == 1

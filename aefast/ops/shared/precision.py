@@ -17,7 +17,7 @@ _OF_AUTOCAST = {torch.bfloat16: "medium", torch.float16: "high"}
 _chosen: ContextVar[str | None] = ContextVar("aefast_product_level", default=None)
 
 
-def wide(x: Tensor) -> Tensor:
+def upcast(x: Tensor) -> Tensor:
     """Half precisions in float32, so that a result is rounded once; float32 and float64 as is."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 

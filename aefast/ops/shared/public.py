@@ -1,7 +1,7 @@
 """What a public function is wrapped in, so that all who look on see an op by its name.
 
 They are torch functions' overrides (torch.fx's proxies, function modes, tensor subclasses) and the
-profiler. What traces the operators below is answered in contract.py, by ``is_traced``.
+profiler. What traces the operators below is answered by ``is_traced`` in dispatch.py.
 """
 
 import functools

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.library import CustomOpDef
 
-from aefast.ops.shared import contract
+from aefast.ops.shared import dispatch
 
 
 def registered(name: str) -> Callable[[Callable[..., Any]], CustomOpDef]:
@@ -20,7 +20,7 @@ def registered(name: str) -> Callable[[Callable[..., Any]], CustomOpDef]:
     def decorate(function: Callable[..., Any]) -> CustomOpDef:
         @functools.wraps(function)
         def without_autocast(*arguments: Any) -> Any:
-            with contract.without_autocast(arguments[0].device):
+            with dispatch.without_autocast(arguments[0].device):
                 return function(*arguments)
 
         return torch.library.custom_op(name, without_autocast, mutates_args=())

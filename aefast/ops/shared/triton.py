@@ -55,7 +55,7 @@ class Variant:
     pointers, are not specialized by value or alignment.
     """
 
-    kernel: str  # its place under aefast.ops: "gaussian.triton_kernels.scaled_noise_kernel"
+    kernel: str  # its place under aefast.ops: "variational.triton_kernels.scaled_noise_kernel"
     pointer_types: dict[str, str]
     constants: dict[str, Any]
     warps: int = 4

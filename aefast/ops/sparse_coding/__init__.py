@@ -1,4 +1,4 @@
-"""Soft thresholding and sparse coding: the contract, autograd and the registered ops.
+"""Soft thresholding and sparse coding: checks, autograd and the registered ops.
 
 A backend module has four functions:
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from aefast import backend
-from aefast.ops.shared import contract
+from aefast.ops.shared import checks, dispatch
 from aefast.ops.shared.autograd import KernelFunction, connected
 from aefast.ops.shared.registered import registered
 from aefast.ops.sparse_coding import eager
@@ -29,14 +29,14 @@ TOLERANCE = 1e-8
 
 
 def soft_threshold(x: Tensor, threshold: float) -> Tensor:
-    contract.check_tensor(x, "x")
-    threshold = contract.check_number(threshold, "threshold", 0, torch.finfo(x.dtype).max)
-    if contract.is_traced(x):
-        if contract.is_defined_in_trace(x.dtype):
+    checks.check_tensor(x, "x")
+    threshold = checks.check_number(threshold, "threshold", 0, torch.finfo(x.dtype).max)
+    if dispatch.is_traced(x):
+        if dispatch.is_defined_in_trace(x.dtype):
             return eager.soft_threshold(x, threshold)
         return torch.ops.aefast.soft_threshold(x, threshold)
     name = backend.select(x.device, x.dtype)
-    if name == "eager" or x.numel() == 0 or contract.is_transformed(x):
+    if name == "eager" or x.numel() == 0 or dispatch.is_transformed(x):
         return eager.soft_threshold(x, threshold)
     if x.requires_grad and torch.is_grad_enabled():
         return _SoftThreshold.apply(x, threshold, name)
@@ -45,7 +45,7 @@ def soft_threshold(x: Tensor, threshold: float) -> Tensor:
 
 def _soft_threshold(x: Tensor, threshold: float, name: str) -> Tensor:
     kernels = backend.implementation("sparse_coding", name)
-    return kernels.soft_threshold(contract.readable(x, "x"), threshold)
+    return kernels.soft_threshold(dispatch.materialize(x, "x"), threshold)
 
 
 def _defined_gradient(grad: Tensor, x: Tensor, threshold: float) -> Tensor | None:
@@ -66,20 +66,20 @@ class _SoftThreshold(KernelFunction):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None]:
         (x,) = ctx.saved_tensors
         defined = (
-            torch.is_grad_enabled() or contract.is_transformed(grad) or contract.is_traced(grad)
+            torch.is_grad_enabled() or dispatch.is_transformed(grad) or dispatch.is_traced(grad)
         )
         if defined:
             return _defined_gradient(grad, x, ctx.threshold), None, None
         kernels = backend.implementation("sparse_coding", ctx.name)
-        grad = contract.readable(grad, "the incoming gradient")
-        x = contract.readable(x, "x")
+        grad = dispatch.materialize(grad, "the incoming gradient")
+        x = dispatch.materialize(x, "x")
         return kernels.soft_threshold_backward(grad, x, ctx.threshold), None, None
 
 
 @registered("aefast::soft_threshold")
 def _registered_soft_threshold(x: Tensor, threshold: float) -> Tensor:
-    contract.check_tensor(x, "x")
-    contract.check_number(threshold, "threshold", 0)
+    checks.check_tensor(x, "x")
+    checks.check_number(threshold, "threshold", 0)
     name = backend.select(x.device, x.dtype)
     if name == "eager" or x.numel() == 0:
         return eager.soft_threshold(x, threshold).contiguous()
@@ -120,26 +120,26 @@ def sparse_encode(
     if start is not None:
         start = start.reshape(rows.shape[0], atoms)
     run: Any = _sparse_encode
-    if contract.counts_flops():
+    if dispatch.counts_flops():
         run = partial(_sparse_encode, name="eager")
-    elif contract.is_traced(x, dictionary, start) or contract.is_in_functorch():
+    elif dispatch.is_traced(x, dictionary, start) or dispatch.is_in_functorch():
         # How many steps a row takes hangs on the data, so that no trace of the definition can tell.
         run = torch.ops.aefast.sparse_encode
-    with torch.no_grad(), contract.without_autocast(x.device):
+    with torch.no_grad(), dispatch.without_autocast(x.device):
         return run(rows, dictionary, start, penalty, tolerance, steps).reshape(*leading, atoms)
 
 
 def check_settings(penalty: Any, steps: Any, tolerance: Any) -> tuple[float, int, float]:
-    penalty = contract.check_number(penalty, "penalty", 0)
+    penalty = checks.check_number(penalty, "penalty", 0)
     if penalty == 0:
         raise ValueError("penalty is 0; it takes a finite number above 0")
-    steps = contract.check_integer(steps, "steps", 2**31, low=1)
-    return penalty, steps, contract.check_number(tolerance, "tolerance", 0)
+    steps = checks.check_integer(steps, "steps", 2**31, low=1)
+    return penalty, steps, checks.check_number(tolerance, "tolerance", 0)
 
 
 def _check_tensors(x: Tensor, dictionary: Tensor, start: Tensor | None) -> None:
-    contract.check_tensor(x, "x")
-    contract.check_like(dictionary, "dictionary", x, "x")
+    checks.check_tensor(x, "x")
+    checks.check_like(dictionary, "dictionary", x, "x")
     if dictionary.dim() != 2:
         raise ValueError(f"dictionary has shape {list(dictionary.shape)}; it takes [K, D]")
     atoms, width = dictionary.shape
@@ -148,7 +148,7 @@ def _check_tensors(x: Tensor, dictionary: Tensor, start: Tensor | None) -> None:
         raise ValueError(f"x has shape {list(x.shape)}; {fitting} [..., {width}]")
     if start is None:
         return
-    contract.check_like(start, "start", x, "x")
+    checks.check_like(start, "start", x, "x")
     expected = [*x.shape[:-1], atoms]
     if list(start.shape) != expected:
         raise ValueError(
@@ -175,7 +175,7 @@ def _sparse_encode(
         x, dictionary = x.float(), dictionary.float()
         start = None if start is None else start.float()
     x, dictionary = (
-        contract.readable(tensor, argument).detach()
+        dispatch.materialize(tensor, argument).detach()
         for tensor, argument in ((x, "x"), (dictionary, "dictionary"))
     )
     problem, finite = pose(x, dictionary, penalty, tolerance, steps, solver.multiply)

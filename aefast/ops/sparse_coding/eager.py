@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aefast.ops.shared.precision import wide
+from aefast.ops.shared.precision import upcast
 from aefast.ops.sparse_coding.problem import Problem
 
 
@@ -20,11 +20,11 @@ def soft_threshold(x: Tensor, threshold: float) -> Tensor:
 
     In a half precision torch 2.15 rounds the threshold before it compares; 2.13 did not.
     """
-    return F.softshrink(wide(x), threshold).to(x.dtype)
+    return F.softshrink(upcast(x), threshold).to(x.dtype)
 
 
 def soft_threshold_backward(grad: Tensor, x: Tensor, threshold: float) -> Tensor:
-    return torch.where(wide(x).abs() <= threshold, 0, grad)
+    return torch.where(upcast(x).abs() <= threshold, 0, grad)
 
 
 def multiply(left: Tensor, right: Tensor) -> Tensor:

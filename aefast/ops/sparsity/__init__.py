@@ -1,4 +1,4 @@
-"""Sparsity penalties of a code: the contract, autograd and the registration of their ops.
+"""Sparsity penalties of a code: checks, autograd and the registration of their ops.
 
 The gradient of the KL penalty is the same in every row: it is made along with the penalty, [H]
 numbers, and backward expands it without writing a batch of them.
@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from aefast import backend
-from aefast.ops.shared import contract
+from aefast.ops.shared import checks, dispatch
 from aefast.ops.shared.autograd import KernelFunction
-from aefast.ops.shared.precision import wide
+from aefast.ops.shared.precision import upcast
 from aefast.ops.shared.registered import registered
 from aefast.ops.sparsity import eager
 
 
 def kl_sparsity(code: Tensor, target: float) -> Tensor:
     _check_code(code)
-    target = contract.check_number(target, "target", 0, 1)
+    target = checks.check_number(target, "target", 0, 1)
     if target in (0, 1):
         raise ValueError(f"target is {target}; it takes a number in (0, 1)")
     return _dispatch(code, target)
@@ -31,23 +31,23 @@ def l1_sparsity(code: Tensor) -> Tensor:
 
 
 def _check_code(code: Tensor) -> None:
-    contract.check_tensor(code, "code")
+    checks.check_tensor(code, "code")
     if code.dim() == 0:
         raise ValueError("code has shape []; it takes [..., H]")
 
 
 def _dispatch(code: Tensor, target: float | None) -> Tensor:
     """The KL penalty, or without a target the L1 penalty."""
-    if contract.autocast_dtype(code.device) is not None:
-        code = wide(code)  # losses come out in float32 then, as torch's do
-    if contract.is_traced(code):
-        if contract.is_defined_in_trace(code.dtype):
+    if dispatch.autocast_dtype(code.device) is not None:
+        code = upcast(code)  # losses come out in float32 then, as torch's do
+    if dispatch.is_traced(code):
+        if dispatch.is_defined_in_trace(code.dtype):
             return _defined(code, target)
         if target is None:
             return torch.ops.aefast.l1_sparsity(code)
         return torch.ops.aefast.kl_sparsity(code, target)[0]
     name = backend.select(code.device, code.dtype)
-    if name == "eager" or code.numel() == 0 or contract.is_transformed(code):
+    if name == "eager" or code.numel() == 0 or dispatch.is_transformed(code):
         return _defined(code, target)
     if code.requires_grad and torch.is_grad_enabled():
         return (
@@ -64,7 +64,7 @@ def _defined(code: Tensor, target: float | None) -> Tensor:
 
 def _rows(code: Tensor) -> Tensor:
     """The code as a matrix whose rows a kernel reads in order."""
-    rows = contract.readable(code, "code").reshape(-1, code.shape[-1])
+    rows = dispatch.materialize(code, "code").reshape(-1, code.shape[-1])
     return rows if rows.stride(1) == 1 else rows.contiguous()
 
 
@@ -84,26 +84,26 @@ def _expanded(slope: Tensor, grad: Tensor, code: Tensor) -> Tensor:
 
 
 class _KLSparsity(KernelFunction):
-    """``made`` holds the slope between the two passes."""
+    """``saved_slope`` holds the slope between the two passes."""
 
     @staticmethod
-    def forward(code: Tensor, target: float, name: str, made: list[Tensor]) -> Tensor:
+    def forward(code: Tensor, target: float, name: str, saved_slope: list[Tensor]) -> Tensor:
         penalty, slope = _run_kl(code, target, name)
-        made.append(slope)
+        saved_slope.append(slope)
         return penalty
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        code, ctx.target, _, ctx.made = inputs
+        code, ctx.target, _, ctx.saved_slope = inputs
         ctx.save_for_backward(code)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         (code,) = ctx.saved_tensors
-        if torch.is_grad_enabled() or contract.is_traced(grad):
+        if torch.is_grad_enabled() or dispatch.is_traced(grad):
             slope = eager.slope(code, ctx.target)  # to be differentiated again, or traced
         else:
-            slope = ctx.made[0]
+            slope = ctx.saved_slope[0]
         return _expanded(slope, grad, code), None, None, None
 
 
@@ -120,7 +120,7 @@ class _L1Sparsity(KernelFunction):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (code,) = ctx.saved_tensors
-        if torch.is_grad_enabled() or contract.is_traced(grad) or contract.is_transformed(grad):
+        if torch.is_grad_enabled() or dispatch.is_traced(grad) or dispatch.is_transformed(grad):
             return eager.l1_gradient(code, grad), None
         rows = _rows(code)
         factor = grad.item() / len(rows) if grad.device.type == "cpu" else grad / len(rows)
@@ -132,7 +132,7 @@ class _L1Sparsity(KernelFunction):
 def _registered_kl(code: Tensor, target: float) -> tuple[Tensor, Tensor]:
     """The penalty, and its gradient by any row's code."""
     _check_code(code)
-    contract.check_number(target, "target", 0, 1)
+    checks.check_number(target, "target", 0, 1)
     name = backend.select(code.device, code.dtype)
     if name == "eager" or code.numel() == 0:
         return eager.kl_sparsity(code, target), eager.slope(code, target)

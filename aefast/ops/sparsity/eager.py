@@ -7,7 +7,7 @@ Courville, "Deep Learning", 2016, section 14.2.1.
 import torch
 from torch import Tensor
 
-from aefast.ops.shared.precision import wide
+from aefast.ops.shared.precision import upcast
 
 # A mean is bounded to [EPSILON, 1 - EPSILON]: of a unit that is saturated over a whole batch, as a
 # bfloat16 sigmoid(7) is, the penalty would be infinite and its gradient infinity times 0.
@@ -21,7 +21,7 @@ def kl_sparsity(code: Tensor, target: float) -> Tensor:
 
 def l1_sparsity(code: Tensor) -> Tensor:
     """The mean over the rows of sum_j |h_j|; a scalar."""
-    return wide(code).abs().sum(-1).mean().to(code.dtype)
+    return upcast(code).abs().sum(-1).mean().to(code.dtype)
 
 
 def divergence(mean: Tensor, target: float) -> Tensor:
@@ -42,11 +42,11 @@ def slope(code: Tensor, target: float) -> Tensor:
 
 def l1_gradient(code: Tensor, grad: Tensor) -> Tensor:
     rows = code.numel() // max(code.shape[-1], 1)
-    return (wide(grad) / rows * torch.sign(wide(code))).to(code.dtype)
+    return (upcast(grad) / rows * torch.sign(upcast(code))).to(code.dtype)
 
 
 def _mean(code: Tensor) -> Tensor:
-    return wide(code)[None].flatten(0, -2).mean(0)
+    return upcast(code)[None].flatten(0, -2).mean(0)
 
 
 def _bounded(mean: Tensor) -> Tensor:

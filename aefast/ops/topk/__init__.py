@@ -1,4 +1,4 @@
-"""Sparse codes over many latents: the contract, autograd and the registered op of encoding.
+"""Sparse codes over many latents: checks, autograd and the registered op of encoding.
 
 A backend module has ``topk_encode(x, weight, bias, k) -> (values, indices)``, of ``x [B, D]``,
 ``weight [L, D]`` and ``bias [L]`` or None, both ``[B, k]``, and the products of products.py.
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from aefast import backend
-from aefast.ops.shared import contract
+from aefast.ops.shared import checks, dispatch
 from aefast.ops.shared.autograd import KernelFunction
 from aefast.ops.shared.registered import registered
 from aefast.ops.topk import eager, products
@@ -26,11 +26,11 @@ class SparseCode(NamedTuple):
 
 
 def topk_encode(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> SparseCode:
-    contract.check_tensor(x, "x")
-    x, weight, bias = contract.autocast(x, weight, bias)
+    checks.check_tensor(x, "x")
+    x, weight, bias = dispatch.cast_operands(x, weight, bias)
     _check_encoder(x, weight, bias, k)
     rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
-    with contract.without_autocast(x.device):
+    with dispatch.without_autocast(x.device):
         values, indices = _topk_encode(rows, weight, bias, int(k))
     shape = (*x.shape[:-1], values.shape[-1])
     return SparseCode(values.reshape(shape), indices.reshape(shape))
@@ -39,20 +39,20 @@ def topk_encode(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> Spars
 def sparse_decode(
     values: Tensor, indices: Tensor, weight: Tensor, bias: Tensor | None = None
 ) -> Tensor:
-    contract.check_tensor(values, "values")
-    values, weight, bias = contract.autocast(values, weight, bias)
+    checks.check_tensor(values, "values")
+    values, weight, bias = dispatch.cast_operands(values, weight, bias)
     _check_code(values, indices, weight, bias)
     *leading, active = values.shape
     rows = math.prod(leading)
     values, indices = values.reshape(rows, active), indices.reshape(rows, active)
-    with contract.without_autocast(values.device):
+    with dispatch.without_autocast(values.device):
         output = products.sparse_decode(values, indices, weight, bias)
     return output.reshape(*leading, weight.shape[1])
 
 
 def _check_encoder(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> None:
-    contract.check_tensor(x, "x")
-    contract.check_like(weight, "weight", x, "x")
+    checks.check_tensor(x, "x")
+    checks.check_like(weight, "weight", x, "x")
     if weight.dim() != 2:
         raise ValueError(f"weight has shape {list(weight.shape)}; it takes [L, D]")
     latents, width = weight.shape
@@ -62,7 +62,7 @@ def _check_encoder(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> No
             f"with weight's shape {list(weight.shape)} it takes [..., {width}]"
         )
     _check_bias(bias, weight, latents, x, "x")
-    contract.check_integer(k, "k", 2**63)
+    checks.check_integer(k, "k", 2**63)
     if not 1 <= k <= latents:
         raise ValueError(
             f"k is {k}; with weight's shape {list(weight.shape)} it takes an int in [1, {latents}]"
@@ -70,8 +70,8 @@ def _check_encoder(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> No
 
 
 def _check_code(values: Tensor, indices: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    contract.check_tensor(values, "values")
-    contract.check_like(weight, "weight", values, "values")
+    checks.check_tensor(values, "values")
+    checks.check_like(weight, "weight", values, "values")
     if weight.dim() != 2:
         raise ValueError(f"weight has shape {list(weight.shape)}; it takes [L, D]")
     if values.dim() < 1:
@@ -79,7 +79,7 @@ def _check_code(values: Tensor, indices: Tensor, weight: Tensor, bias: Tensor | 
     if not isinstance(indices, Tensor):
         raise TypeError(f"indices is a {type(indices).__name__}; it takes a torch.Tensor")
     if indices.dtype != torch.int64:
-        raise TypeError(f"indices has dtype {contract.dtype_name(indices)}; it takes int64")
+        raise TypeError(f"indices has dtype {checks.dtype_name(indices)}; it takes int64")
     if indices.device != values.device:
         raise ValueError(
             f"indices is on {indices.device}; it takes values's device, {values.device}"
@@ -96,7 +96,7 @@ def _check_bias(
 ) -> None:
     if bias is None:
         return
-    contract.check_like(bias, "bias", reference, argument)
+    checks.check_like(bias, "bias", reference, argument)
     if tuple(bias.shape) != (size,):
         raise ValueError(
             f"bias has shape {list(bias.shape)}; "
@@ -105,12 +105,12 @@ def _check_bias(
 
 
 def _topk_encode(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
-    if contract.is_traced(x, weight, bias):
-        if contract.is_defined_in_trace(x.dtype):
+    if dispatch.is_traced(x, weight, bias):
+        if dispatch.is_defined_in_trace(x.dtype):
             return eager.topk_encode(x, weight, bias, k)
         return torch.ops.aefast.topk_encode(x, weight, bias, k)
     name = backend.select(x.device, x.dtype)
-    if name == "eager" or 0 in (x.numel(), weight.numel()) or contract.is_transformed(x):
+    if name == "eager" or 0 in (x.numel(), weight.numel()) or dispatch.is_transformed(x):
         return eager.topk_encode(x, weight, bias, k)
     inputs = (x, weight, bias)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs):

@@ -20,12 +20,12 @@ _f, _i, _w = np.float32, np.int32, np.uint64
 
 def topk_encode(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
     rows, latents = x.shape[0], weight.shape[0]
-    wide, weight = x.detach().float(), weight.detach().float()
+    inputs, weight = x.detach().float(), weight.detach().float()
     candidates = np.empty((rows, k + LATENTS_PER_PANEL), np.uint64)
     counts = np.zeros(rows, np.int64)
     for first in range(0, latents, LATENTS_PER_PANEL):
         part = slice(first, first + LATENTS_PER_PANEL)
-        panel = wide @ weight[part].t()
+        panel = inputs @ weight[part].t()
         if bias is not None:
             panel += bias[part].detach().float()
         values = panel.contiguous().numpy()
@@ -35,10 +35,10 @@ def topk_encode(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> tuple
             _add(values[of], first, k, candidates[of], counts[of])
 
         shared.parallel_for(-(-rows // ROWS_PER_TASK), add)
-    found = np.empty((rows, k), np.float32)
-    _values(candidates[:, :k], found)
+    largest = np.empty((rows, k), np.float32)
+    _values(candidates[:, :k], largest)
     indices = (candidates[:, :k] & _w(0xFFFFFFFF)).astype(np.int64)
-    return torch.from_numpy(found).to(x.dtype), torch.from_numpy(indices)
+    return torch.from_numpy(largest).to(x.dtype), torch.from_numpy(indices)
 
 
 @njit(nogil=True, cache=shared.CACHE, error_model="numpy")

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from aefast import backend
-from aefast.ops.shared import contract
+from aefast.ops.shared import dispatch
 from aefast.ops.shared.autograd import KernelFunction
 from aefast.ops.shared.registered import registered
 from aefast.ops.topk import eager
@@ -44,11 +44,11 @@ def latent_sums(
 def _run(function: type[KernelFunction], name: str, *arguments: Any) -> Any:
     tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
     first = tensors[0]
-    if contract.is_traced(*tensors):
-        if contract.is_defined_in_trace(first.dtype):
+    if dispatch.is_traced(*tensors):
+        if dispatch.is_defined_in_trace(first.dtype):
             return getattr(eager, name)(*arguments)
         return getattr(torch.ops.aefast, name)(*arguments)
-    if any(contract.is_transformed(tensor) for tensor in tensors):
+    if any(dispatch.is_transformed(tensor) for tensor in tensors):
         return getattr(eager, name)(*arguments)
     chosen = backend.select(first.device, first.dtype)
     differentiated = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
@@ -69,7 +69,7 @@ def run_kernel(name: str, *arguments: Any) -> Any:
         return getattr(eager, name)(*arguments)
     kernels = backend.implementation("topk", chosen)
     return getattr(kernels, name)(
-        *(contract.readable(a, name) if isinstance(a, Tensor) else a for a in arguments)
+        *(dispatch.materialize(a, name) if isinstance(a, Tensor) else a for a in arguments)
     )
 
 
@@ -103,7 +103,7 @@ def _sums_gradients(needs: Any, saved: Any, grad: Tensor, grad_totals: Tensor) -
     return grad_values, None, sparse_decode(values, indices, grad, None) if needs[2] else None, None
 
 
-def _function(name: str, gradients: Callable[..., Gradients], kept: Any) -> type[KernelFunction]:
+def _function(name: str, gradients: Callable[..., Gradients]) -> type[KernelFunction]:
     class Product(KernelFunction):
         @staticmethod
         def forward(*arguments: Any) -> Any:
@@ -111,7 +111,7 @@ def _function(name: str, gradients: Callable[..., Gradients], kept: Any) -> type
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-            ctx.save_for_backward(*inputs[:kept])
+            ctx.save_for_backward(*inputs[:3])
 
         @staticmethod
         def backward(ctx: Any, *grads: Tensor) -> Any:
@@ -120,9 +120,9 @@ def _function(name: str, gradients: Callable[..., Gradients], kept: Any) -> type
     return Product
 
 
-_Decode = _function("sparse_decode", _decode_gradients, 3)
-_Sampled = _function("sampled_product", _sampled_gradients, 3)
-_Sums = _function("latent_sums", _sums_gradients, 3)
+_Decode = _function("sparse_decode", _decode_gradients)
+_Sampled = _function("sampled_product", _sampled_gradients)
+_Sums = _function("latent_sums", _sums_gradients)
 
 
 @registered("aefast::sparse_decode")

@@ -21,7 +21,7 @@ from aefast.estimators.conversion import (
     outside_unit_interval,
 )
 from aefast.functional import linear_act
-from aefast.ops.gibbs import gibbs
+from aefast.ops.rbm import gibbs
 from aefast.patching.replacement import Replacement, StepAside
 from aefast.step.machine_plan import MachinePlan
 from aefast.step.machine_steps import MOST_ROWS, PlainSteps

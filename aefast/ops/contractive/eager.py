@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from aefast.ops.contractive.settings import EncoderLayer, PenaltySettings
 from aefast.ops.corrupt import eager as noise
-from aefast.ops.jacobian.settings import Layer, Settings
 from aefast.ops.linear_act.eager import ACTIVATIONS, DERIVATIVES
 from aefast.random import Step
 
 
 def contractive_penalty(
-    x: Tensor, layers: Sequence[Layer], settings: Settings
+    x: Tensor, layers: Sequence[EncoderLayer], settings: PenaltySettings
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """The penalty [B], an estimate's standard error [B], and the code [B, H]."""
     code, slopes = encode(x, layers)
@@ -31,7 +31,7 @@ def contractive_penalty(
 
 
 def encode(
-    x: Tensor, layers: Sequence[Layer], linear: Callable[..., Tensor] = F.linear
+    x: Tensor, layers: Sequence[EncoderLayer], linear: Callable[..., Tensor] = F.linear
 ) -> tuple[Tensor, list[Tensor]]:
     """The code [B, H] and every layer's slopes [B, H_l]."""
     slopes = []
@@ -43,24 +43,24 @@ def encode(
 
 
 def squared_norms(
-    layers: Sequence[Layer],
+    layers: Sequence[EncoderLayer],
     slopes: list[Tensor],
-    others: list[Tensor] | None,
+    noisy_slopes: list[Tensor] | None,
     probes: Tensor | None,
 ) -> Tensor:
     """[B, R]: the squared lengths of the rows of J, or of probes J; with the slopes of another
     point those of the difference of both."""
     if probes is None and len(layers) == 1:
-        change = slopes[0] if others is None else slopes[0] - others[0]
+        change = slopes[0] if noisy_slopes is None else slopes[0] - noisy_slopes[0]
         return change.square() * layers[0].weight.square().sum(1)
     rows = pull(layers, slopes, probes)
-    if others is not None:
-        rows = rows - pull(layers, others, probes)
+    if noisy_slopes is not None:
+        rows = rows - pull(layers, noisy_slopes, probes)
     return rows.square().sum(2)
 
 
 def pull(
-    layers: Sequence[Layer],
+    layers: Sequence[EncoderLayer],
     slopes: list[Tensor],
     probes: Tensor | None,
     linear: Callable[..., Tensor] = F.linear,
@@ -77,7 +77,7 @@ def pull(
 
 
 def push(
-    layers: Sequence[Layer],
+    layers: Sequence[EncoderLayer],
     slopes: list[Tensor],
     directions: Tensor,
     linear: Callable[..., Tensor] = F.linear,
@@ -88,7 +88,7 @@ def push(
     return directions
 
 
-def summary(norms: Tensor, settings: Settings) -> tuple[Tensor, Tensor | None]:
+def summary(norms: Tensor, settings: PenaltySettings) -> tuple[Tensor, Tensor | None]:
     """The penalty [B] of its parts [B, R], and its standard error where they are estimates."""
     if settings.probes == 0:
         return norms.sum(1), None
@@ -99,7 +99,10 @@ def summary(norms: Tensor, settings: Settings) -> tuple[Tensor, Tensor | None]:
 
 
 def draw_probes(
-    x: Tensor, hidden: int, settings: Settings, corrupt: Callable[..., Tensor] = noise.corrupt
+    x: Tensor,
+    hidden: int,
+    settings: PenaltySettings,
+    corrupt: Callable[..., Tensor] = noise.corrupt,
 ) -> Tensor:
     """[B, R, H] of 1 and -1, evenly."""
     batch, probes = x.shape[0], settings.probes
@@ -110,7 +113,7 @@ def draw_probes(
 
 
 def with_noise(
-    x: Tensor, settings: Settings, corrupt: Callable[..., Tensor] = noise.corrupt
+    x: Tensor, settings: PenaltySettings, corrupt: Callable[..., Tensor] = noise.corrupt
 ) -> Tensor:
     """x and normal noise, of another seed for every row."""
     place = settings.seed, settings.row_offset, Step.HESSIAN_NOISE.value
@@ -121,8 +124,8 @@ def gradients(
     grad_penalty: Tensor | None,
     grad_code: Tensor | None,
     x: Tensor,
-    layers: Sequence[Layer],
-    settings: Settings,
+    layers: Sequence[EncoderLayer],
+    settings: PenaltySettings,
 ) -> list[Tensor | None]:
     """By x, the weights and the biases, differentiable in their turn; None where not wanted.
 
@@ -133,7 +136,7 @@ def gradients(
     with torch.enable_grad():
         x = x.view_as(x)
         layers = [
-            Layer(
+            EncoderLayer(
                 weight.view_as(weight),
                 None if bias is None else bias.view_as(bias),
                 activation,
@@ -151,11 +154,12 @@ def gradients(
     if not pairs:
         return [None if tensor is None else torch.zeros_like(tensor) for tensor in inputs]
     outputs, grads = zip(*pairs, strict=True)
-    made = iter(
+    gradients = iter(
         torch.autograd.grad(
             outputs, wanted, grads, create_graph=differentiated_again, materialize_grads=True
         )
     )
     return [
-        next(made) if tensor is not None and tensor.requires_grad else None for tensor in inputs
+        next(gradients) if tensor is not None and tensor.requires_grad else None
+        for tensor in inputs
     ]

@@ -1,27 +1,33 @@
-"""A chain of Gibbs steps and contrastive divergence, for any backend's kernels."""
+"""A chain of Gibbs steps and contrastive divergence, for any backend's primitives."""
 
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from aefast.ops.gibbs.kernels import Kernels
-from aefast.ops.gibbs.settings import Machine, Sample, Settings
+from aefast.ops.rbm.primitives import ChainPrimitives
+from aefast.ops.rbm.settings import ChainSettings, Machine, Sample
 
 
-def run_chain(kernels: Kernels, visible: Tensor, machine: Machine, settings: Settings) -> Sample:
-    operands = kernels.operand(machine.weight), kernels.operand(machine.weight.t())
-    start = kernels.states(visible) if machine.log_var is None else visible
-    sample = _run(kernels, start, machine, operands, settings)
+def run_chain(
+    primitives: ChainPrimitives, visible: Tensor, machine: Machine, settings: ChainSettings
+) -> Sample:
+    operands = primitives.operand(machine.weight), primitives.operand(machine.weight.t())
+    start = primitives.states(visible) if machine.log_var is None else visible
+    sample = _run(primitives, start, machine, operands, settings)
     return sample._replace(
-        visible=kernels.tensor(sample.visible), hidden=kernels.tensor(sample.hidden)
+        visible=primitives.tensor(sample.visible), hidden=primitives.tensor(sample.hidden)
     )
 
 
 def _run(
-    kernels: Kernels, visible: Any, machine: Machine, operands: tuple[Any, Any], settings: Settings
+    primitives: ChainPrimitives,
+    visible: Any,
+    machine: Machine,
+    operands: tuple[Any, Any],
+    settings: ChainSettings,
 ) -> Sample:
-    """k steps from states of the kernels' own kind to states of that kind."""
+    """k steps from states of the backend's own kind to states of that kind."""
     weight, transposed = operands
     beta = None if settings.beta is None else settings.beta.reshape(-1).float().contiguous()
     precision = deviation = factor = None
@@ -33,18 +39,20 @@ def _run(
     for step in range(settings.k):
         keep = settings.return_probs and step == settings.k - 1
         scaled = visible if precision is None else visible * precision
-        hidden, hidden_prob = kernels.draw_bernoulli(
+        hidden, hidden_prob = primitives.sample_bernoulli(
             scaled, weight, machine.hidden_bias, beta, keep, settings, 2 * step
         )
         if deviation is None:
-            visible, visible_prob = kernels.draw_bernoulli(
+            visible, visible_prob = primitives.sample_bernoulli(
                 hidden, transposed, machine.visible_bias, beta, keep, settings, 2 * step + 1
             )
         else:
-            visible = kernels.linear(hidden, transposed, machine.visible_bias)
-            visible_prob = kernels.draw(visible, deviation, factor, keep, settings, 2 * step + 1)
+            visible = primitives.linear(hidden, transposed, machine.visible_bias)
+            visible_prob = primitives.sample_units(
+                visible, deviation, factor, keep, settings, 2 * step + 1
+            )
         if settings.clamp_mask is not None:
-            visible = kernels.clamp(visible, given, settings.clamp_mask)
+            visible = primitives.clamp(visible, given, settings.clamp_mask)
     return Sample(visible, hidden, visible_prob, hidden_prob)
 
 
@@ -58,28 +66,28 @@ class Divergence(NamedTuple):
 
 
 def divergence(
-    kernels: Kernels,
+    primitives: ChainPrimitives,
     visible: Tensor,
     chain: Tensor | None,
     machine: Machine,
-    settings: Settings,
+    settings: ChainSettings,
     weight_needed: bool,
 ) -> tuple[Divergence, Tensor]:
     """Contrastive divergence of Bernoulli units, and the states that the chains end in."""
-    operands = kernels.operand(machine.weight), kernels.operand(machine.weight.t())
-    data = kernels.states(visible)
-    start = data if chain is None else kernels.states(chain)
-    end = _run(kernels, start, machine, operands, settings).visible
-    tensor = kernels.tensor(end)
-    found = None
+    operands = primitives.operand(machine.weight), primitives.operand(machine.weight.t())
+    data = primitives.states(visible)
+    start = data if chain is None else primitives.states(chain)
+    end = _run(primitives, start, machine, operands, settings).visible
+    tensor = primitives.tensor(end)
+    total = None
     for states, scale in ((end, 1 / tensor.shape[0]), (data, -1 / visible.shape[0])):
-        found = _add_phase(kernels, states, scale, operands[0], machine, found, weight_needed)
-    assert found is not None
-    return found, tensor
+        total = _add_phase(primitives, states, scale, operands[0], machine, total, weight_needed)
+    assert total is not None
+    return total, tensor
 
 
 def _add_phase(
-    kernels: Kernels,
+    primitives: ChainPrimitives,
     states: Any,
     scale: float,
     weight: Any,
@@ -89,17 +97,17 @@ def _add_phase(
 ) -> Divergence:
     """total - scale * (the sum of F over the states): statistics are scaled as they are made, so
     that the phases' products need only be added."""
-    energy, probabilities, grad_hidden = kernels.statistics(
+    energy, probabilities, grad_hidden = primitives.statistics(
         states, weight, machine.hidden_bias, scale
     )
-    grad_visible = kernels.row_sum(states) * scale
+    grad_visible = primitives.row_sum(states) * scale
     loss = energy * scale
     if machine.visible_bias is not None:
         loss += grad_visible @ machine.visible_bias
     grad_weight = None
     if weight_needed:
         partial = None if total is None else total.grad_weight
-        grad_weight = kernels.add_product(probabilities, states, partial)
+        grad_weight = primitives.add_product(probabilities, states, partial)
     if total is None:
         return Divergence(loss, grad_weight, grad_visible, grad_hidden)
     return Divergence(

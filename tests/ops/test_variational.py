@@ -10,12 +10,12 @@ from torch.distributions import Normal, kl_divergence
 import aefast
 from aefast import random
 from aefast.functional import gaussian_kl, reparameterize
-from aefast.ops.gaussian import eager
+from aefast.ops.variational import eager
 from tests.accuracy import (
     assert_as_accurate_as_torch,
     assert_as_accurate_as_torch_on_average,
 )
-from tests.places import is_interpreted, not_interpreted
+from tests.backends import is_interpreted, not_interpreted
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 # Rows that are no multiple of anything, one longer than a task, a vector and a scalar.
@@ -45,7 +45,7 @@ def code(shape, dtype=torch.float32, device="cpu", **keywords):
 
 
 def box_muller(shape, seed, device):
-    """The contract's normals as torch's float32 makes them."""
+    """The generator's normals as torch's float32 makes them."""
     columns = shape[-1] if shape else 1
     rows = math.prod(shape) // max(columns, 1)
     place = {"step": random.Step.REPARAMETERIZE, "device": device}

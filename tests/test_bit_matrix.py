@@ -18,9 +18,9 @@ def isa(request, instruction_set):
 
 
 def bits_of(matrix):
-    from aefast.ops.gibbs.cpp import Bits
+    from aefast.ops.rbm.cpp import BitMatrix
 
-    return Bits.pack(matrix)
+    return BitMatrix.pack(matrix)
 
 
 def binary(rows, columns):
@@ -28,15 +28,15 @@ def binary(rows, columns):
 
 
 def product(left, right, bias=None):
-    from aefast.ops.gibbs.cpp import _binary_product
+    from aefast.ops.rbm.cpp import _bit_matrix_product
 
-    return _binary_product(bits_of(left)[0], right, bias)
+    return _bit_matrix_product(bits_of(left)[0], right, bias)
 
 
 def added_product(left, right, total=None):
-    from aefast.ops.gibbs.cpp import _BinaryKernels
+    from aefast.ops.rbm.cpp import _BitPrimitives
 
-    return _BinaryKernels().add_product(left, bits_of(right)[0], total)
+    return _BitPrimitives().add_product(left, bits_of(right)[0], total)
 
 
 @pytest.mark.parametrize("columns", SIZES)
@@ -45,7 +45,7 @@ def test_packing_and_unpacking_give_the_matrix_back(isa, columns):
     bits, is_binary = bits_of(matrix)
     assert is_binary.all()
     assert torch.equal(bits.unpack(), matrix)
-    # Bits past the last column are 0, as the products take them to be.
+    # BitMatrix past the last column are 0, as the products take them to be.
     assert bits.words.view(torch.uint8).numpy().tobytes() == pack_by_hand(matrix)
 
 

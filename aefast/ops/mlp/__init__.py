@@ -1,4 +1,4 @@
-"""A stack of linear layers with their activations: the contract; each layer is a linear_act."""
+"""A stack of linear layers with their activations: checks; each layer is a linear_act."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from aefast.ops import linear_act as _linear_act
-from aefast.ops.shared import contract
+from aefast.ops.shared import checks, dispatch
 
 
 def mlp(
@@ -15,7 +15,7 @@ def mlp(
     biases: Iterable[Tensor | None],
     activations: Iterable[str],
 ) -> Tensor:
-    contract.check_tensor(x, "x")
+    checks.check_tensor(x, "x")
     layers = check_layers(x, weights, biases, activations)
     for weight, bias, activation in layers:
         x = _linear_act.linear_act(x, weight, bias, activation)
@@ -48,12 +48,12 @@ def _layers(weights: Any, biases: Any, activations: Any) -> list[tuple[Any, Any,
 
 def _check(x: Tensor, layers: list[tuple[Any, Any, Any]]) -> None:
     """All layers, before the first one runs."""
-    check = contract.check_like
-    if contract.autocast_dtype(x.device) is not None:
-        check = contract.check_castable
+    check = checks.check_like
+    if dispatch.autocast_dtype(x.device) is not None:
+        check = checks.check_castable
     before, shape, width = "x", list(x.shape), list(x.shape[-1:])
     for layer, (weight, bias, activation) in enumerate(layers):
-        contract.check_choice(activation, f"activations[{layer}]", _linear_act.ACTIVATIONS)
+        checks.check_choice(activation, f"activations[{layer}]", _linear_act.ACTIVATIONS)
         check(weight, f"weights[{layer}]", x, "x")
         if weight.dim() != 2 or width != [weight.shape[1]]:
             raise ValueError(

@@ -6,7 +6,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from aefast.ops.jacobian import kernels as plain
+from aefast.ops.contractive.primitives import PenaltyPrimitives
 from aefast.ops.linear_act import FROM_PREACTIVATION
 from aefast.ops.shared import triton_activation, triton_gemm
 from aefast.ops.shared.triton import ACTIVATIONS, TYPE_NAMES, Variant, cdiv, device_of
@@ -27,7 +27,7 @@ def _contract_variant(dtype: torch.dtype) -> Variant:
         "COLUMNS": CONTRACT_COLUMNS,
         "UNIT": triton_gemm.unit(dtype),
     }
-    return Variant("jacobian.triton_kernels.contract_kernel", types, constants)
+    return Variant("contractive.triton_kernels.contract_kernel", types, constants)
 
 
 @cache
@@ -42,7 +42,7 @@ def _backward_variant(dtype: torch.dtype) -> Variant:
         "STEPS": BACKWARD_STEPS,
         "UNIT": triton_gemm.unit(dtype),
     }
-    return Variant("jacobian.triton_kernels.slope_backward_kernel", types, constants)
+    return Variant("contractive.triton_kernels.slope_backward_kernel", types, constants)
 
 
 def variants(generation: int) -> Iterator[Variant]:
@@ -52,11 +52,11 @@ def variants(generation: int) -> Iterator[Variant]:
         yield _backward_variant(dtype)
 
 
-def kernels() -> plain.Kernels:
-    return Kernels()
+def primitives() -> PenaltyPrimitives:
+    return _Primitives()
 
 
-class Kernels(plain.Kernels):
+class _Primitives(PenaltyPrimitives):
     """``saved`` is what linear_act calls so, and for the identity the code."""
 
     panel_bytes = 16 << 20  # rows, their product and its gradient stay in an H200's L2, 60 MB
@@ -81,7 +81,7 @@ class Kernels(plain.Kernels):
         slopes, _ = triton_activation.activation_backward(ones, saved, activation)
         return slopes[:, : saved.shape[1]].contiguous()
 
-    def contract(self, saved: Tensor, activation: str, squared_lengths: Tensor) -> Tensor:
+    def penalty(self, saved: Tensor, activation: str, squared_lengths: Tensor) -> Tensor:
         rows, columns = saved.shape
         penalty = saved.new_empty(rows, dtype=torch.float32)
         saved = triton_gemm.aligned(saved)
@@ -104,7 +104,7 @@ class Kernels(plain.Kernels):
         grad, (grad_bias, _) = _backward(saved, activation, grad_code, grad_slope=grad_slope)
         return grad, grad_bias
 
-    def contract_backward(
+    def penalty_backward(
         self,
         saved: Tensor,
         activation: str,

@@ -33,7 +33,7 @@ def _variant(
     kernel: str, pointers: tuple[str, ...], dtype: torch.dtype, constants: dict[str, int]
 ) -> Variant:
     types = {f"{name}_pointer": f"*{TYPE_NAMES[dtype]}" for name in pointers}
-    return Variant(f"gaussian.triton_kernels.{kernel}", types, constants)
+    return Variant(f"variational.triton_kernels.{kernel}", types, constants)
 
 
 @cache

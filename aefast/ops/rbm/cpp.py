@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from aefast import backend
-from aefast.ops.gibbs.kernels import Kernels
-from aefast.ops.gibbs.settings import Machine, Settings
+from aefast.ops.rbm.primitives import ChainPrimitives
+from aefast.ops.rbm.settings import ChainSettings, Machine
 from aefast.ops.shared import cpp as shared
 from aefast.ops.shared.precision import product_level
 
@@ -23,13 +23,13 @@ _C = backend.extension()
 WORD_BITS = 64
 
 
-def kernels(machine: Machine, settings: Settings) -> Kernels:
+def primitives(machine: Machine, settings: ChainSettings) -> ChainPrimitives:
     # Below "highest" the matrix units take one or three products, fewer than any other way.
     rounded = product_level("cpu") != "highest"
-    return _Kernels() if rounded and _C.has_matrix_units() else _BinaryKernels()
+    return _Primitives() if rounded and _C.has_matrix_units() else _BitPrimitives()
 
 
-class _Kernels(Kernels):
+class _Primitives(ChainPrimitives):
     """States as float tensors."""
 
     def operand(self, right: Tensor) -> Any:
@@ -40,13 +40,13 @@ class _Kernels(Kernels):
         rows = left if left.shape[0] > 1 else left.expand(2, -1)
         return shared.linear_act(rows, right, bias, "identity", False)[0][: left.shape[0]]
 
-    def draw(
+    def sample_units(
         self,
         values: Tensor,
         deviation: Tensor | None,
         factor: Tensor | None,
         keep: bool,
-        settings: Settings,
+        settings: ChainSettings,
         step: int,
     ) -> Tensor | None:
         means = torch.empty_like(values) if keep else None
@@ -78,7 +78,7 @@ class _Kernels(Kernels):
         return shared.add_transposed_product(probabilities, states, total)
 
 
-class Bits:
+class BitMatrix:
     """A binary matrix [rows, columns], a bit an element, each row in whole words of 64."""
 
     def __init__(self, words: Tensor, columns: int) -> None:
@@ -86,19 +86,19 @@ class Bits:
         self.shape = words.shape[0], columns
 
     @staticmethod
-    def zeros(rows: int, columns: int) -> "Bits":
+    def zeros(rows: int, columns: int) -> "BitMatrix":
         words = torch.zeros(rows, -(-columns // WORD_BITS), dtype=torch.int64, device="cpu")
-        return Bits(words, columns)
+        return BitMatrix(words, columns)
 
     @property
     def view(self) -> Any:
         return _C.BinaryView(self.words.data_ptr(), *self.shape)
 
     @staticmethod
-    def pack(values: Tensor) -> tuple["Bits", Tensor]:
+    def pack(values: Tensor) -> tuple["BitMatrix", Tensor]:
         """The bits of a matrix, and which of its rows [rows] are binary."""
         values = values if values.stride(1) == 1 else values.contiguous()
-        bits = Bits.zeros(*values.shape)
+        bits = BitMatrix.zeros(*values.shape)
         is_binary = torch.empty(values.shape[0], dtype=torch.bool, device="cpu")
         _C.pack_bits(
             values.data_ptr(),
@@ -116,10 +116,10 @@ class Bits:
         return values
 
     @cached_property
-    def transposed(self) -> tuple["Bits", Tensor]:
+    def transposed(self) -> tuple["BitMatrix", Tensor]:
         """The transpose, and how many bits of each column [columns] are set."""
         rows, columns = self.shape
-        bits = Bits.zeros(columns, rows)
+        bits = BitMatrix.zeros(columns, rows)
         counts = torch.empty(columns, dtype=torch.float32, device="cpu")
         _C.transpose_bits(
             self.view, bits.words.data_ptr(), counts.data_ptr(), torch.get_num_threads()
@@ -127,50 +127,50 @@ class Bits:
         return bits, counts
 
 
-class _BinaryKernels(_Kernels):
+class _BitPrimitives(_Primitives):
     """Bernoulli states as bits; as float tensors only what is grey or Gaussian."""
 
     def operand(self, right: Tensor) -> Tensor:
         return right
 
-    def states(self, visible: Tensor) -> Bits | Tensor:
-        bits, is_binary = Bits.pack(visible)
+    def states(self, visible: Tensor) -> BitMatrix | Tensor:
+        bits, is_binary = BitMatrix.pack(visible)
         return bits if is_binary.all() else visible
 
-    def tensor(self, states: Bits | Tensor) -> Tensor:
-        return states.unpack() if isinstance(states, Bits) else states
+    def tensor(self, states: BitMatrix | Tensor) -> Tensor:
+        return states.unpack() if isinstance(states, BitMatrix) else states
 
-    def clamp(self, drawn: Any, given: Any, mask: Tensor) -> Bits | Tensor:
-        if not isinstance(drawn, Bits):
+    def clamp(self, drawn: Any, given: Any, mask: Tensor) -> BitMatrix | Tensor:
+        if not isinstance(drawn, BitMatrix):
             return torch.where(mask, given, drawn)
         return self.states(torch.where(mask, self.tensor(given), drawn.unpack()))
 
-    def linear(self, left: Bits | Tensor, right: Any, bias: Tensor | None) -> Tensor:
-        if isinstance(left, Bits):
-            return _binary_product(left, right, bias)
-        bits, is_binary = Bits.pack(left)
+    def linear(self, left: BitMatrix | Tensor, right: Any, bias: Tensor | None) -> Tensor:
+        if isinstance(left, BitMatrix):
+            return _bit_matrix_product(left, right, bias)
+        bits, is_binary = BitMatrix.pack(left)
         grey = shared.right_operand(right)
         if not is_binary.any():
             return super().linear(left, grey, bias)
-        values = _binary_product(bits, right, bias)
+        values = _bit_matrix_product(bits, right, bias)
         if not is_binary.all():
             values[~is_binary] = super().linear(left[~is_binary], grey, bias)
         return values
 
-    def draw_bernoulli(
+    def sample_bernoulli(
         self,
-        left: Bits | Tensor,
+        left: BitMatrix | Tensor,
         right: Tensor,
         bias: Tensor | None,
         beta: Tensor | None,
         keep: bool,
-        settings: Settings,
+        settings: ChainSettings,
         step: int,
-    ) -> tuple[Bits, Tensor | None]:
-        if not isinstance(left, Bits):
-            values, means = super().draw_bernoulli(left, right, bias, beta, keep, settings, step)
-            return Bits.pack(values)[0], means
-        drawn = Bits.zeros(left.shape[0], right.shape[0])
+    ) -> tuple[BitMatrix, Tensor | None]:
+        if not isinstance(left, BitMatrix):
+            values, means = super().sample_bernoulli(left, right, bias, beta, keep, settings, step)
+            return BitMatrix.pack(values)[0], means
+        drawn = BitMatrix.zeros(left.shape[0], right.shape[0])
         means = right.new_empty(drawn.shape) if keep else None
         bias = None if bias is None else bias.contiguous()
         _C.draw_bits(
@@ -190,9 +190,9 @@ class _BinaryKernels(_Kernels):
         return drawn, means
 
     def add_product(
-        self, probabilities: Tensor, states: Bits | Tensor, total: Tensor | None
+        self, probabilities: Tensor, states: BitMatrix | Tensor, total: Tensor | None
     ) -> Tensor:
-        if not isinstance(states, Bits):
+        if not isinstance(states, BitMatrix):
             return super().add_product(probabilities, states, total)
         if total is not None and not total.is_contiguous():
             return total.add_(self.add_product(probabilities, states, None))
@@ -209,11 +209,11 @@ class _BinaryKernels(_Kernels):
         )
         return output
 
-    def row_sum(self, states: Bits | Tensor) -> Tensor:
-        return states.transposed[1] if isinstance(states, Bits) else states.sum(0)
+    def row_sum(self, states: BitMatrix | Tensor) -> Tensor:
+        return states.transposed[1] if isinstance(states, BitMatrix) else states.sum(0)
 
 
-def _binary_product(left: Bits, matrix: Tensor, bias: Tensor | None) -> Tensor:
+def _bit_matrix_product(left: BitMatrix, matrix: Tensor, bias: Tensor | None) -> Tensor:
     """left [B, K] @ matrix.T + bias."""
     output = matrix.new_empty(left.shape[0], matrix.shape[0])
     bias = None if bias is None else bias.contiguous()

@@ -4,16 +4,16 @@ import torch
 from torch import Tensor
 
 from aefast import backend
-from aefast.ops.jacobian import kernels as plain
+from aefast.ops.contractive.primitives import PenaltyPrimitives
 from aefast.ops.linear_act import FROM_PREACTIVATION
 from aefast.ops.shared import numba as shared
 
 
-def kernels() -> plain.Kernels:
-    return Kernels()
+def primitives() -> PenaltyPrimitives:
+    return _Primitives()
 
 
-class Kernels(plain.Kernels):
+class _Primitives(PenaltyPrimitives):
     """``saved`` is what linear_act calls so, and for the identity the code."""
 
     def encode(

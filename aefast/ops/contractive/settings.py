@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 
-class Layer(NamedTuple):
+class EncoderLayer(NamedTuple):
     """One layer of an encoder: act(x Wt + b)."""
 
     weight: Any  # [out, in]
@@ -13,7 +13,7 @@ class Layer(NamedTuple):
     activation: str
 
 
-class Settings(NamedTuple):
+class PenaltySettings(NamedTuple):
     """Everything but the tensors."""
 
     probes: int  # 0 for the exact penalty

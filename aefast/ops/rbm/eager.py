@@ -9,20 +9,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aefast import random
-from aefast.ops.gibbs.settings import Machine, Sample, Settings
+from aefast.ops.rbm.settings import ChainSettings, Machine, Sample
 
 
-def gibbs(visible: Tensor, machine: Machine, settings: Settings) -> Sample:
+def gibbs(visible: Tensor, machine: Machine, settings: ChainSettings) -> Sample:
     """k times: h from P(h given v), then v from P(v given h)."""
     given = visible
     beta = 1.0 if settings.beta is None else settings.beta
     for step in range(settings.k):
         hidden_prob = torch.sigmoid(beta * hidden_input(visible, machine))
-        hidden = draw_bernoulli(hidden_prob, settings, 2 * step)
+        hidden = sample_bernoulli(hidden_prob, settings, 2 * step)
         mean = F.linear(hidden, machine.weight.t(), machine.visible_bias)
         if machine.log_var is None:
             visible_prob = torch.sigmoid(beta * mean)
-            visible = draw_bernoulli(visible_prob, settings, 2 * step + 1)
+            visible = sample_bernoulli(visible_prob, settings, 2 * step + 1)
         else:
             visible_prob = mean
             deviation = torch.exp(machine.log_var / 2) / beta**0.5
@@ -41,7 +41,7 @@ def hidden_input(visible: Tensor, machine: Machine) -> Tensor:
     return F.linear(visible, machine.weight, machine.hidden_bias)
 
 
-def draw_bernoulli(probability: Tensor, settings: Settings, step: int) -> Tensor:
+def sample_bernoulli(probability: Tensor, settings: ChainSettings, step: int) -> Tensor:
     """1 where the uniform of this step, row and column is below the probability, else 0."""
     rows, columns = probability.shape
     uniform = random.uniform(
@@ -55,7 +55,7 @@ def draw_bernoulli(probability: Tensor, settings: Settings, step: int) -> Tensor
     return (uniform < probability).to(probability.dtype)
 
 
-def normal(like: Tensor, settings: Settings, step: int) -> Tensor:
+def normal(like: Tensor, settings: ChainSettings, step: int) -> Tensor:
     """Standard normals of this step, row and column."""
     rows, columns = like.shape
     drawn = random.normal(

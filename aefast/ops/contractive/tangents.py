@@ -8,9 +8,9 @@ from torch import Tensor
 
 from aefast import random
 from aefast.ops import linear_act as _linear_act
-from aefast.ops.jacobian import eager
-from aefast.ops.jacobian.settings import Layer
-from aefast.ops.shared.precision import wide
+from aefast.ops.contractive import eager
+from aefast.ops.contractive.settings import EncoderLayer
+from aefast.ops.shared.precision import upcast
 
 # The iteration shrinks what is not wanted by (s_m / s_n)^2 each time, m being n and some more.
 MORE = 8
@@ -25,13 +25,13 @@ class Tangents(NamedTuple):
 
 @torch.no_grad()
 def leading_directions(
-    x: Tensor, layers: Sequence[Layer], n: int, iterations: int
+    x: Tensor, layers: Sequence[EncoderLayer], n: int, iterations: int
 ) -> tuple[Tensor, Tensor]:
     """The right singular vectors [B, n, D] and the singular values [B, n] of J at x [B, D]."""
     dtype = x.dtype
-    x = wide(x)  # torch.linalg takes no half precision
+    x = upcast(x)  # torch.linalg takes no half precision
     layers = [
-        Layer(weight.to(x.dtype), None if bias is None else bias.to(x.dtype), activation)
+        EncoderLayer(weight.to(x.dtype), None if bias is None else bias.to(x.dtype), activation)
         for weight, bias, activation in layers
     ]
     _, slopes = eager.encode(x, layers, _linear_act.linear_act)

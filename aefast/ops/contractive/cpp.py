@@ -4,18 +4,18 @@ import torch
 from torch import Tensor
 
 from aefast import backend
-from aefast.ops.jacobian import kernels as plain
+from aefast.ops.contractive.primitives import PenaltyPrimitives
 from aefast.ops.linear_act import FROM_PREACTIVATION
 from aefast.ops.shared import cpp as shared
 
 _C = backend.extension()
 
 
-def kernels() -> plain.Kernels:
-    return Kernels()
+def primitives() -> PenaltyPrimitives:
+    return _Primitives()
 
 
-class Kernels(plain.Kernels):
+class _Primitives(PenaltyPrimitives):
     """``saved`` is what linear_act calls so, and for the identity the code."""
 
     def operand(self, right: Tensor) -> shared.RightOperand:
@@ -45,7 +45,7 @@ class Kernels(plain.Kernels):
         )
         return output
 
-    def contract(self, saved: Tensor, activation: str, squared_lengths: Tensor) -> Tensor:
+    def penalty(self, saved: Tensor, activation: str, squared_lengths: Tensor) -> Tensor:
         penalty = saved.new_empty(saved.shape[0])
         _C.contract(
             saved.data_ptr(),
@@ -63,7 +63,7 @@ class Kernels(plain.Kernels):
         grad, (grad_bias, _) = _backward(saved, activation, grad_code, grad_slope=grad_slope)
         return grad, grad_bias
 
-    def contract_backward(
+    def penalty_backward(
         self,
         saved: Tensor,
         activation: str,

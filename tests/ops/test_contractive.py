@@ -12,11 +12,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from aefast import use_backend
 from aefast.functional import contractive_penalty, jacobian, tangents
-from aefast.ops.jacobian import eager, kernels, rows
-from aefast.ops.jacobian.settings import Layer
+from aefast.ops.contractive import eager, primitives, rows
+from aefast.ops.contractive.settings import EncoderLayer
 from aefast.ops.linear_act import ACTIVATIONS
 from tests.accuracy import assert_as_accurate_as_torch_on_average
-from tests.places import is_interpreted, not_interpreted
+from tests.backends import is_interpreted, not_interpreted
 
 # The widths of x and of every layer: narrowing, widening, and both; one to four layers.
 ENCODERS = [
@@ -139,7 +139,9 @@ def test_every_instruction_set(instruction_set, small_panels, isa, widths, activ
 @pytest.mark.parametrize("batch", [1, 31, 33, 70])
 def test_a_wide_first_layer_takes_its_gram_matrix_in_parts(batch):
     with use_backend("cpp"):
-        assert rows.Gram(kernels.Kernels(), torch.randn(300, 5)).parts[-1] == slice(256, 300)
+        assert rows.Gram(primitives.PenaltyPrimitives(), torch.randn(300, 5)).parts[-1] == slice(
+            256, 300
+        )
         assert_right(encoder("cpu", (310, 300, 6), batch))
 
 
@@ -643,7 +645,9 @@ def test_bad_input_is_named(wrong, error, message):
 
 def test_the_way_of_the_fewest_products():
     def route(*widths, probes=0):
-        layers = [Layer(torch.empty(high, low), None, "tanh") for low, high in pairwise(widths)]
+        layers = [
+            EncoderLayer(torch.empty(high, low), None, "tanh") for low, high in pairwise(widths)
+        ]
         found = rows.route_of(layers, probes)
         return found.from_code, found.has_gram
 
@@ -658,10 +662,16 @@ def test_memory_stays_far_below_the_jacobians():
     """A batch's Jacobians would take 210 MB here; a panel's rows take 8."""
     layers = layers_of(encoder("cpu", (784, 512, 256), batch=256))
     route = rows.route_of(layers, 0)
-    samples = next(iter(rows.Norms(kernels.Kernels(), layers, 0, None, 1.0, route)._panels(256)))
-    assert (samples.stop - samples.start) * 256 * 784 * 4 <= kernels.Kernels.panel_bytes
+    samples = next(
+        iter(rows.Norms(primitives.PenaltyPrimitives(), layers, 0, None, 1.0, route)._panels(256))
+    )
+    assert (
+        samples.stop - samples.start
+    ) * 256 * 784 * 4 <= primitives.PenaltyPrimitives.panel_bytes
 
 
 def layers_of(parts):
     _, weights, biases = parts
-    return [Layer(w.detach(), b.detach(), "tanh") for w, b in zip(weights, biases, strict=True)]
+    return [
+        EncoderLayer(w.detach(), b.detach(), "tanh") for w, b in zip(weights, biases, strict=True)
+    ]

@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from aefast.ops.jacobian.kernels import Kernels
-from aefast.ops.jacobian.settings import Layer
+from aefast.ops.contractive.primitives import PenaltyPrimitives
+from aefast.ops.contractive.settings import EncoderLayer
 
 # The columns of a symmetric matrix that are taken at a time, each set up to its diagonal.
 NARROWEST = 128
@@ -54,7 +54,7 @@ class Route(NamedTuple):
 
 
 def route_of(
-    layers: Sequence[Layer], probes: int, may_take_gram: bool = True, may_push: bool = True
+    layers: Sequence[EncoderLayer], probes: int, may_take_gram: bool = True, may_push: bool = True
 ) -> Route:
     """The way of the fewest products; without a Gram matrix and from the code it is the
     definition's."""
@@ -74,51 +74,55 @@ def route_of(
     return Route(True, stages, may_take_gram and hidden < 2 * visible)
 
 
-class Gradients(NamedTuple):
+class NormGradients(NamedTuple):
     """By the slopes at x and at x with noise, and by the weights."""
 
     slopes: list[Tensor]
-    others: list[Tensor] | None
+    noisy_slopes: list[Tensor] | None
     weights: list[Tensor | None]
 
-    def times(self, factor: float | Tensor) -> "Gradients":
-        return Gradients(
+    def times(self, factor: float | Tensor) -> "NormGradients":
+        return NormGradients(
             [slope * factor for slope in self.slopes],
-            None if self.others is None else [slope * factor for slope in self.others],
+            None if self.noisy_slopes is None else [slope * factor for slope in self.noisy_slopes],
             [None if weight is None else weight * factor for weight in self.weights],
         )
 
     def is_finite(self) -> bool:
         """Whether all are, and their sums: reading them takes less than asking each number."""
-        tensors = [*self.slopes, *(self.others or []), *self.weights]
+        tensors = [*self.slopes, *(self.noisy_slopes or []), *self.weights]
         return all(bool(t.sum().isfinite()) for t in tensors if t is not None)
 
 
 class Norms:
     """The squared norms for the weights of one call, and their gradients.
 
-    ``draw`` makes the probes [P, R, H] of some samples; None for the exact norm. ``slopes`` are a
-    point's, one [B, H_l] a layer; ``others`` another point's, or None: then
-    ``change_weight ||J - J'||^2`` is added.
+    ``draw_probes`` draws the probes [P, R, H] of some samples; an exact norm has none. ``slopes``
+    are those at x, one [B, H_l] a layer. ``noisy_slopes`` are those at x with noise; where they are
+    given, ``change_weight ||J - J'||^2`` is added.
     """
 
     def __init__(
         self,
-        kernels: Kernels,
-        layers: Sequence[Layer],
+        primitives: PenaltyPrimitives,
+        layers: Sequence[EncoderLayer],
         probes: int,
-        draw: Callable[[slice], Tensor],
+        draw_probes: Callable[[slice], Tensor],
         change_weight: float,
         route: Route,
     ) -> None:
-        self.kernels, self.draw, self.change_weight = kernels, draw, change_weight
+        self.primitives, self.draw_probes, self.change_weight = (
+            primitives,
+            draw_probes,
+            change_weight,
+        )
         self.weights = [layer.weight for layer in layers]
         self.is_exact = probes == 0
         self.route = route
         self.rows = probes or self.weights[-1].shape[0]
         if not self.route.from_code:
             self.rows = self.weights[0].shape[1]
-        self.gram = Gram(kernels, self.weights[0]) if self.route.has_gram else None
+        self.gram = Gram(primitives, self.weights[0]) if self.route.has_gram else None
         self.start = self.weights[-1] if self.route.from_code else self.weights[0].t()
         self.start = self.start.contiguous()
         self.operands: dict[tuple[int, bool], Any] = {}
@@ -132,25 +136,25 @@ class Norms:
         right = self.squared_rows.sum(1) * size <= MOST_CANCELLED * total
         return bool((right & total.isfinite() & (size >= LEAST_NORMAL)).all())
 
-    def forward(self, slopes: list[Tensor], others: list[Tensor] | None) -> Tensor:
+    def forward(self, slopes: list[Tensor], noisy_slopes: list[Tensor] | None) -> Tensor:
         """[B, R]."""
         norms = slopes[0].new_empty(slopes[0].shape[0], self.rows)
         self.squared_rows = torch.zeros_like(norms)
         for samples in self._panels(slopes[0].shape[0]):
-            probes = None if self.is_exact else self.draw(samples)
-            rows = self._make(slopes, samples, probes)[-1]
-            self._note(rows, samples, 1.0)
+            probes = None if self.is_exact else self.draw_probes(samples)
+            rows = self._rows_by_stage(slopes, samples, probes)[-1]
+            self._add_squared_rows(rows, samples, 1.0)
             part = self._lengths(rows)
-            if others is not None:
-                rows = rows - self._make(others, samples, probes)[-1]
-                self._note(rows, samples, self.change_weight)
+            if noisy_slopes is not None:
+                rows = rows - self._rows_by_stage(noisy_slopes, samples, probes)[-1]
+                self._add_squared_rows(rows, samples, self.change_weight)
                 part = part + self.change_weight * self._lengths(rows)
             norms[samples] = part.reshape(-1, self.rows)
         return norms
 
     def with_gradients(
-        self, slopes: list[Tensor], others: list[Tensor] | None, grad: Tensor | None = None
-    ) -> tuple[Tensor, "Gradients"]:
+        self, slopes: list[Tensor], noisy_slopes: list[Tensor] | None, grad: Tensor | None = None
+    ) -> tuple[Tensor, "NormGradients"]:
         """The norms times ``grad`` [B], None for 1, and the gradients of all that summed up.
 
         Made along with the norms the gradients take two products less than made alone.
@@ -161,46 +165,62 @@ class Norms:
         norms = slopes[0].new_empty(slopes[0].shape[0], self.rows)
         self.squared_rows = torch.zeros_like(norms)
         grad_slopes = [torch.empty_like(slope) for slope in slopes]
-        grad_others = None if others is None else [torch.empty_like(slope) for slope in others]
+        grad_noisy_slopes = (
+            None if noisy_slopes is None else [torch.empty_like(slope) for slope in noisy_slopes]
+        )
         for samples in self._panels(slopes[0].shape[0]):
-            probes = None if self.is_exact else self.draw(samples)
-            made = self._make(slopes, samples, probes)
+            probes = None if self.is_exact else self.draw_probes(samples)
+            stage_rows = self._rows_by_stage(slopes, samples, probes)
             factor = None if grad is None else grad[samples][:, None, None]
             if grad is None:
-                self._note(made[-1], samples, 1.0)
-            part, grad_rows = self._lengths_and_gradient(made[-1], factor)
-            if others is not None and grad_others is not None:
-                other = self._make(others, samples, probes)
+                self._add_squared_rows(stage_rows[-1], samples, 1.0)
+            part, grad_rows = self._lengths_and_gradient(stage_rows[-1], factor)
+            if noisy_slopes is not None and grad_noisy_slopes is not None:
+                noisy_rows = self._rows_by_stage(noisy_slopes, samples, probes)
                 weight = self.change_weight if factor is None else self.change_weight * factor
-                change, grad_change = self._lengths_and_gradient(made[-1] - other[-1], weight)
+                change, grad_change = self._lengths_and_gradient(
+                    stage_rows[-1] - noisy_rows[-1], weight
+                )
                 part, grad_rows = part + change, grad_rows + grad_change
-                self._unmake(other, -grad_change, others, samples, grad_others)
-            self._unmake(made, grad_rows, slopes, samples, grad_slopes)
+                self._rows_backward(
+                    noisy_rows, -grad_change, noisy_slopes, samples, grad_noisy_slopes
+                )
+            self._rows_backward(stage_rows, grad_rows, slopes, samples, grad_slopes)
             norms[samples] = part.reshape(-1, self.rows)
-        return norms, Gradients(grad_slopes, grad_others, self._weights_gradients()).times(2)
+        return norms, NormGradients(
+            grad_slopes, grad_noisy_slopes, self._weights_gradients()
+        ).times(2)
 
     def _panels(self, batch: int) -> Iterator[slice]:
         widest = max(max(weight.shape) for weight in self.weights)
-        samples = max(1, self.kernels.panel_bytes // (4 * self.rows * widest))
+        samples = max(1, self.primitives.panel_bytes // (4 * self.rows * widest))
         for start in range(0, batch, samples):
             yield slice(start, min(start + samples, batch))
 
-    def _note(self, rows: Tensor, samples: slice, weight: float) -> None:
+    def _add_squared_rows(self, rows: Tensor, samples: slice, weight: float) -> None:
         """Adds up the squared rows, which is_right() compares the norms with."""
         if self.gram is not None:
             flat = _flat(rows)
-            squares = self.kernels.dot_rows(flat, flat, flat.new_zeros(flat.shape[0]))
+            squares = self.primitives.dot_rows(flat, flat, flat.new_zeros(flat.shape[0]))
             self.squared_rows[samples] += weight * squares.reshape(-1, self.rows)
 
-    def _make(self, slopes: list[Tensor], samples: slice, probes: Tensor | None) -> list[Tensor]:
+    def _rows_by_stage(
+        self, slopes: list[Tensor], samples: slice, probes: Tensor | None
+    ) -> list[Tensor]:
         """The rows before and after each stage's slopes; the last are the finished ones."""
         before, row_slope = self._start(slopes, samples, probes)
-        made: list[Tensor] = []
+        stage_rows: list[Tensor] = []
         for stage in self.route.stages:
             if stage.weight is not None:
-                before, row_slope = self._times(made[-1], stage.weight, stage.transposed), None
-            made += [before, self.kernels.expand(before, row_slope, slopes[stage.slope][samples])]
-        return made
+                before, row_slope = (
+                    self._times(stage_rows[-1], stage.weight, stage.transposed),
+                    None,
+                )
+            stage_rows += [
+                before,
+                self.primitives.expand(before, row_slope, slopes[stage.slope][samples]),
+            ]
+        return stage_rows
 
     def _start(
         self, slopes: list[Tensor], samples: slice, probes: Tensor | None
@@ -211,9 +231,9 @@ class Norms:
             return self.start, slopes[-1][samples]
         return self.start, None
 
-    def _unmake(
+    def _rows_backward(
         self,
-        made: list[Tensor],
+        stage_rows: list[Tensor],
         grad: Tensor,
         slopes: list[Tensor],
         samples: slice,
@@ -221,10 +241,10 @@ class Norms:
     ) -> None:
         """From the gradient by the finished rows to those by slopes and weights."""
         for index, stage in reversed(list(enumerate(self.route.stages))):
-            before, slope = made[2 * index], slopes[stage.slope][samples]
+            before, slope = stage_rows[2 * index], slopes[stage.slope][samples]
             is_common = stage.weight is None and self.is_exact
             row_slope = slopes[-1][samples] if is_common and self.route.from_code else None
-            grad_row_slope, grad_slope, grad = self.kernels.expand_backward(
+            grad_row_slope, grad_slope, grad = self.primitives.expand_backward(
                 grad, before, row_slope, slope, self.grad_start if is_common else None
             )
             grad_slopes[stage.slope][samples] = grad_slope
@@ -233,19 +253,21 @@ class Norms:
             if stage.weight is None:
                 self.grad_start = grad if is_common else None
                 return
-            self._add_weight_gradient(stage.weight, stage.transposed, made[2 * index - 1], grad)
+            self._add_weight_gradient(
+                stage.weight, stage.transposed, stage_rows[2 * index - 1], grad
+            )
             grad = self._times(grad, stage.weight, not stage.transposed)
 
     def _times(self, rows: Tensor, weight: int, transposed: bool) -> Tensor:
         """Rows @ weight, or its transpose."""
-        product = self.kernels.multiply(_flat(rows), self._operand(weight, transposed))
+        product = self.primitives.multiply(_flat(rows), self._operand(weight, transposed))
         return product.reshape(rows.shape[0], self.rows, -1)
 
     def _operand(self, weight: int, transposed: bool) -> Any:
         """As the right operand [N, K] of left @ right.T, made ready once."""
         if (weight, transposed) not in self.operands:
             matrix = self.weights[weight]
-            operand = self.kernels.operand(matrix if transposed else matrix.t())
+            operand = self.primitives.operand(matrix if transposed else matrix.t())
             self.operands[weight, transposed] = operand
         return self.operands[weight, transposed]
 
@@ -254,15 +276,15 @@ class Norms:
     ) -> None:
         left, right = (grad, rows) if transposed else (rows, grad)
         total = self.grad_weights[weight]
-        self.grad_weights[weight] = self.kernels.add_product(_flat(left), _flat(right), total)
+        self.grad_weights[weight] = self.primitives.add_product(_flat(left), _flat(right), total)
 
     def _lengths(self, rows: Tensor) -> Tensor:
         rows = _flat(rows)
         if self.gram is not None:
             return self.gram.lengths(rows)
         if self.route.from_code:
-            rows = self.kernels.multiply(rows, self._operand(0, False))
-        return self.kernels.dot_rows(rows, rows, rows.new_zeros(rows.shape[0]))
+            rows = self.primitives.multiply(rows, self._operand(0, False))
+        return self.primitives.dot_rows(rows, rows, rows.new_zeros(rows.shape[0]))
 
     def _lengths_and_gradient(
         self, rows: Tensor, factor: Tensor | float | None
@@ -271,20 +293,20 @@ class Norms:
         flat = _flat(rows)
         lengths = rows.new_zeros(flat.shape[0])
         if self.gram is None and self.route.from_code:
-            ends = self.kernels.multiply(flat, self._operand(0, False))
+            ends = self.primitives.multiply(flat, self._operand(0, False))
             weighted = ends if factor is None else _flat(ends.reshape(*rows.shape[:2], -1) * factor)
-            self.kernels.dot_rows(ends, weighted, lengths)
+            self.primitives.dot_rows(ends, weighted, lengths)
             # The narrower factor first: the vendor's product rounds less so.
-            self.grad_first = self.kernels.add_product(weighted, flat, self.grad_first)
-            return lengths, self.kernels.multiply(weighted, self._operand(0, True)).reshape(
+            self.grad_first = self.primitives.add_product(weighted, flat, self.grad_first)
+            return lengths, self.primitives.multiply(weighted, self._operand(0, True)).reshape(
                 rows.shape
             )
         weighted = flat if factor is None else _flat(rows * factor)
         if self.gram is not None:
             grad = self.gram.backward(flat, weighted)
-            self.kernels.dot_rows(flat, grad, lengths)
+            self.primitives.dot_rows(flat, grad, lengths)
         else:
-            self.kernels.dot_rows(flat, weighted, lengths)
+            self.primitives.dot_rows(flat, weighted, lengths)
             grad = weighted.clone() if weighted is flat else weighted
         return lengths, grad.reshape(rows.shape)
 
@@ -304,9 +326,9 @@ class Norms:
 class Gram:
     """G = W Wt [H, H], of which the part up to the diagonal's blocks is enough."""
 
-    def __init__(self, kernels: Kernels, weight: Tensor) -> None:
-        self.kernels, self.weight = kernels, weight
-        self.matrix = kernels.multiply(weight, kernels.operand(weight))
+    def __init__(self, primitives: PenaltyPrimitives, weight: Tensor) -> None:
+        self.primitives, self.weight = primitives, weight
+        self.matrix = primitives.multiply(weight, primitives.operand(weight))
         hidden = weight.shape[0]
         width = max(NARROWEST, -(-hidden // (32 * MOST_PARTS)) * 32)
         self.parts = [slice(start, min(start + width, hidden)) for start in range(0, hidden, width)]
@@ -317,11 +339,11 @@ class Gram:
     def lengths(self, rows: Tensor) -> Tensor:
         """sum (rows G) * rows over each row; [M]."""
         if not self.triangle:
-            self.triangle = [self.kernels.operand(self._doubled(part)) for part in self.parts]
+            self.triangle = [self.primitives.operand(self._doubled(part)) for part in self.parts]
         total = rows.new_zeros(rows.shape[0])
         for part, operand in zip(self.parts, self.triangle, strict=True):
-            product = self.kernels.multiply(rows[:, : part.stop], operand)
-            self.kernels.dot_rows(product, rows[:, part], total)
+            product = self.primitives.multiply(rows[:, : part.stop], operand)
+            self.primitives.dot_rows(product, rows[:, part], total)
         return total
 
     def _doubled(self, part: slice) -> Tensor:
@@ -333,12 +355,12 @@ class Gram:
     def backward(self, rows: Tensor, weighted: Tensor) -> Tensor:
         """weighted G; and keeps half the gradient by G, rowst weighted, which is symmetric."""
         if self.whole is None:
-            self.whole = self.kernels.operand(self.matrix)
+            self.whole = self.primitives.operand(self.matrix)
         for index, part in enumerate(self.parts):
-            self.totals[index] = self.kernels.add_product(
+            self.totals[index] = self.primitives.add_product(
                 rows[:, : part.stop], weighted[:, part], self.totals[index]
             )
-        return self.kernels.multiply(weighted, self.whole)
+        return self.primitives.multiply(weighted, self.whole)
 
     def weight_gradient(self) -> Tensor:
         """Half of it: through G = W Wt it is twice the gradient by G times W."""
@@ -348,7 +370,7 @@ class Gram:
                 return torch.zeros_like(self.weight)
             symmetric[: part.stop, part] = total
             symmetric[part, : part.stop] = total.t()
-        return self.kernels.multiply(symmetric, self.kernels.operand(self.weight.t()))
+        return self.primitives.multiply(symmetric, self.primitives.operand(self.weight.t()))
 
 
 def _flat(rows: Tensor) -> Tensor:

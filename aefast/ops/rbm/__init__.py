@@ -1,10 +1,10 @@
-"""Gibbs sampling, contrastive divergence and free energy: the contract and the registered op.
+"""Gibbs sampling, contrastive divergence and free energy: checks and the registered op.
 
 A backend module has one function,
 
-``kernels(machine, settings) -> Kernels``
+``primitives(machine, settings) -> ChainPrimitives``
 
-the steps of kernels.py for float32 states; chain.py goes through them.
+the steps of primitives.py for float32 states; chain.py goes through them.
 """
 
 import math
@@ -15,11 +15,11 @@ from torch import Tensor
 
 from aefast import backend, random
 from aefast.ops import linear_act as _linear_act
-from aefast.ops.gibbs import eager
-from aefast.ops.gibbs.chain import divergence, run_chain
-from aefast.ops.gibbs.settings import Machine, Sample, Settings
-from aefast.ops.shared import contract
-from aefast.ops.shared.autograd import KernelFunction, Made, connected, is_one
+from aefast.ops.rbm import eager
+from aefast.ops.rbm.chain import divergence, run_chain
+from aefast.ops.rbm.settings import ChainSettings, Machine, Sample
+from aefast.ops.shared import checks, dispatch
+from aefast.ops.shared.autograd import KernelFunction, SavedGradients, connected, is_one
 from aefast.ops.shared.registered import registered
 
 VISIBLE_KINDS = ("bernoulli", "gaussian")
@@ -56,12 +56,12 @@ def gibbs(
         check_states(visible, "visible", visible_kind)
     beta = _check_beta(beta, visible, visible_kind)
     _check_clamp_mask(clamp_mask, visible)
-    row_offset = contract.check_integer(row_offset, "row_offset", 2**62)
-    contract.check_seed_arguments(seed, generator)
-    traced = contract.is_traced(visible, *machine)
-    drawn = contract.draw_seed(seed, generator, visible.device, traced)
-    settings = Settings(k, beta, clamp_mask, return_probs, drawn, row_offset)
-    with torch.no_grad(), contract.without_autocast(visible.device):
+    row_offset = checks.check_integer(row_offset, "row_offset", 2**62)
+    checks.check_seed_arguments(seed, generator)
+    traced = dispatch.is_traced(visible, *machine)
+    drawn = dispatch.resolve_seed(seed, generator, visible.device, traced)
+    settings = ChainSettings(k, beta, clamp_mask, return_probs, drawn, row_offset)
+    with torch.no_grad(), dispatch.without_autocast(visible.device):
         return _gibbs(visible, machine, settings, traced)
 
 
@@ -82,7 +82,7 @@ def contrastive_divergence(
 ) -> tuple[Tensor, Tensor]:
     machine = _check_machine(visible, weight, visible_bias, hidden_bias, visible_kind, log_var)
     if chain is not None:
-        contract.check_like(chain, "chain", visible, "visible")
+        checks.check_like(chain, "chain", visible, "visible")
         if chain.dim() < 1 or chain.shape[-1] != weight.shape[1]:
             raise ValueError(
                 f"chain has shape {list(chain.shape)}; "
@@ -93,13 +93,13 @@ def contrastive_divergence(
     k = check_steps(k)
     if check_range:
         check_states(visible, "visible", visible_kind)
-    row_offset = contract.check_integer(row_offset, "row_offset", 2**62)
-    contract.check_seed_arguments(seed, generator)
+    row_offset = checks.check_integer(row_offset, "row_offset", 2**62)
+    checks.check_seed_arguments(seed, generator)
     start = visible if chain is None else chain
-    traced = contract.is_traced(start, visible, *machine)
-    drawn = contract.draw_seed(seed, generator, visible.device, traced)
-    settings = Settings(k, None, None, False, drawn, row_offset)
-    with contract.without_autocast(visible.device):
+    traced = dispatch.is_traced(start, visible, *machine)
+    drawn = dispatch.resolve_seed(seed, generator, visible.device, traced)
+    settings = ChainSettings(k, None, None, False, drawn, row_offset)
+    with dispatch.without_autocast(visible.device):
         if not traced and _is_fused(visible, chain, machine):
             return _fused_divergence(visible, chain, machine, settings)
         with torch.no_grad():
@@ -117,12 +117,12 @@ def free_energy(
     log_var: Tensor | None = None,
 ) -> Tensor:
     machine = _check_machine(visible, weight, visible_bias, hidden_bias, visible_kind, log_var)
-    with contract.without_autocast(visible.device):
+    with dispatch.without_autocast(visible.device):
         return _free_energy(visible, machine)
 
 
 def check_steps(k: int) -> int:
-    return contract.check_integer(k, "k", random.MOST_STEPS, low=1)
+    return checks.check_integer(k, "k", random.MOST_STEPS, low=1)
 
 
 def _check_machine(
@@ -133,9 +133,9 @@ def _check_machine(
     visible_kind: str,
     log_var: Tensor | None,
 ) -> Machine:
-    contract.check_choice(visible_kind, "visible_kind", VISIBLE_KINDS)
-    contract.check_tensor(visible, "visible")
-    contract.check_like(weight, "weight", visible, "visible")
+    checks.check_choice(visible_kind, "visible_kind", VISIBLE_KINDS)
+    checks.check_tensor(visible, "visible")
+    checks.check_like(weight, "weight", visible, "visible")
     if weight.dim() != 2:
         raise ValueError(f"weight has shape {list(weight.shape)}; it takes [H, D]")
     hidden, width = weight.shape
@@ -149,7 +149,7 @@ def _check_machine(
     ):
         if tensor is None:
             continue
-        contract.check_like(tensor, argument, visible, "visible")
+        checks.check_like(tensor, argument, visible, "visible")
         if list(tensor.shape) != [size]:
             raise ValueError(f"{argument} has shape {list(tensor.shape)}; {fitting} [{size}]")
     if log_var is not None and visible_kind != "gaussian":
@@ -162,7 +162,7 @@ def _check_machine(
 def check_states(visible: Tensor, argument: str, visible_kind: str) -> None:
     """Bernoulli states lie in [0, 1]."""
     if visible_kind == "bernoulli":
-        contract.check_unit_interval(visible, argument, "Bernoulli units take")
+        checks.check_unit_interval(visible, argument, "Bernoulli units take")
 
 
 def _check_beta(beta: Any, visible: Tensor, visible_kind: str) -> Tensor | None:
@@ -171,15 +171,15 @@ def _check_beta(beta: Any, visible: Tensor, visible_kind: str) -> Tensor | None:
         return None
     rows = math.prod(visible.shape[:-1])
     if not isinstance(beta, Tensor):
-        beta = contract.check_number(beta, "beta", 0, torch.finfo(visible.dtype).max)
+        beta = checks.check_number(beta, "beta", 0, torch.finfo(visible.dtype).max)
         beta = visible.new_full((), beta)
-    contract.check_like(beta, "beta", visible, "visible")
+    checks.check_like(beta, "beta", visible, "visible")
     if beta.shape not in ((), visible.shape[:-1]):
         raise ValueError(
             f"beta has shape {list(beta.shape)}; it takes a number or one for each row, "
             f"{list(visible.shape[:-1])}"
         )
-    unseen = contract.is_traced(beta) or contract.is_in_functorch()
+    unseen = dispatch.is_traced(beta) or dispatch.is_in_functorch()
     if beta.device.type == "cpu" and not unseen and beta.numel():
         least, most = (bound.item() for bound in torch.aminmax(beta))
         if not (least >= 0 and most < math.inf) or (least == 0 and visible_kind == "gaussian"):
@@ -208,7 +208,7 @@ def _check_clamp_mask(clamp_mask: Any, visible: Tensor) -> None:
         )
 
 
-def _gibbs(visible: Tensor, machine: Machine, settings: Settings, traced: bool) -> Sample:
+def _gibbs(visible: Tensor, machine: Machine, settings: ChainSettings, traced: bool) -> Sample:
     leading = visible.shape[:-1]
     rows = visible.reshape(math.prod(leading), visible.shape[-1])
     if settings.clamp_mask is not None:
@@ -216,7 +216,7 @@ def _gibbs(visible: Tensor, machine: Machine, settings: Settings, traced: bool) 
         settings = settings._replace(clamp_mask=mask)
     run = _run
     if traced:
-        defined = contract.is_defined_in_trace(visible.dtype, contract.FLOATING)
+        defined = dispatch.is_defined_in_trace(visible.dtype, checks.FLOATING)
         run = eager.gibbs if defined else _registered_call
     sample = run(rows, machine, settings)
     return Sample(
@@ -224,24 +224,24 @@ def _gibbs(visible: Tensor, machine: Machine, settings: Settings, traced: bool) 
     )
 
 
-def _run(visible: Tensor, machine: Machine, settings: Settings) -> Sample:
+def _run(visible: Tensor, machine: Machine, settings: ChainSettings) -> Sample:
     name = backend.select(visible.device, visible.dtype)
     if (
         visible.dtype not in FUSED[name]
         or 0 in (visible.numel(), machine.weight.numel())
-        or contract.is_in_functorch()
-        or contract.is_transformed(visible)
+        or dispatch.is_in_functorch()
+        or dispatch.is_transformed(visible)
     ):
         return eager.gibbs(visible, machine, settings)
-    visible = contract.readable(visible, "visible").detach()
-    kernels = backend.implementation("gibbs", name).kernels(machine, settings)
-    return run_chain(kernels, visible, _readable(machine), settings)
+    visible = dispatch.materialize(visible, "visible").detach()
+    primitives = backend.implementation("rbm", name).primitives(machine, settings)
+    return run_chain(primitives, visible, _materialize(machine), settings)
 
 
-def _readable(machine: Machine) -> Machine:
+def _materialize(machine: Machine) -> Machine:
     return Machine(
         *(
-            None if part is None else contract.readable(part, argument).detach()
+            None if part is None else dispatch.materialize(part, argument).detach()
             for argument, part in zip(machine._fields, machine, strict=True)
         )
     )
@@ -271,13 +271,13 @@ def _is_fused(visible: Tensor, chain: Tensor | None, machine: Machine) -> bool:
         and visible.dtype in FUSED[backend.select(visible.device, visible.dtype)]
         and 0 not in (machine.weight.numel(), *(tensor.numel() for tensor in states))
         and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in states))
-        and not any(contract.is_transformed(tensor) for tensor in states)
-        and not contract.is_in_functorch()
+        and not any(dispatch.is_transformed(tensor) for tensor in states)
+        and not dispatch.is_in_functorch()
     )
 
 
 def _fused_divergence(
-    visible: Tensor, chain: Tensor | None, machine: Machine, settings: Settings
+    visible: Tensor, chain: Tensor | None, machine: Machine, settings: ChainSettings
 ) -> tuple[Tensor, Tensor]:
     rows = visible.reshape(-1, visible.shape[-1])
     chains = None if chain is None else chain.reshape(-1, visible.shape[-1])
@@ -285,15 +285,19 @@ def _fused_divergence(
     needed = tuple(
         torch.is_grad_enabled() and part is not None and part.requires_grad for part in parameters
     )
-    made = Made(machine.weight)
-    loss, end = _ContrastiveDivergence.apply(*parameters, rows, chains, settings, needed, made)
+    saved_gradients = SavedGradients(machine.weight)
+    loss, end = _ContrastiveDivergence.apply(
+        *parameters, rows, chains, settings, needed, saved_gradients
+    )
     return loss, end.reshape(visible.shape if chain is None else chain.shape)
 
 
 class _ContrastiveDivergence(KernelFunction):
-    """``made`` holds the gradients between the two passes: backward gives them away, and a second
-    one, through a graph that was retained, makes them anew. A large batch's take no more memory
-    than the hidden units' inputs in both phases would."""
+    """Contrastive divergence; ``saved_gradients`` holds the gradients between the two passes.
+
+    Backward gives them away, and a second one, through a graph that was retained, computes them
+    anew. A large batch's take no more memory than the hidden units' inputs in both phases would.
+    """
 
     @staticmethod
     def forward(
@@ -302,24 +306,24 @@ class _ContrastiveDivergence(KernelFunction):
         hidden_bias: Tensor | None,
         visible: Tensor,
         chain: Tensor | None,
-        settings: Settings,
+        settings: ChainSettings,
         needed: tuple[bool, ...],
-        made: Made,
+        saved_gradients: SavedGradients,
     ) -> tuple[Tensor, Tensor]:
-        machine = _readable(Machine(weight, visible_bias, hidden_bias, None))
-        visible = contract.readable(visible, "visible").detach()
-        start = None if chain is None else contract.readable(chain, "chain").detach()
+        machine = _materialize(Machine(weight, visible_bias, hidden_bias, None))
+        visible = dispatch.materialize(visible, "visible").detach()
+        start = None if chain is None else dispatch.materialize(chain, "chain").detach()
         name = backend.select(visible.device, visible.dtype)
-        kernels = backend.implementation("gibbs", name).kernels(machine, settings)
-        held = any(needed) and (2 * len(visible) >= weight.shape[1] or made.is_first())
-        found, end = divergence(kernels, visible, start, machine, settings, held and needed[0])
-        if held:
-            made.append(found[1:])
-        return found.loss, end
+        primitives = backend.implementation("rbm", name).primitives(machine, settings)
+        saves = any(needed) and (2 * len(visible) >= weight.shape[1] or saved_gradients.is_first())
+        result, end = divergence(primitives, visible, start, machine, settings, saves and needed[0])
+        if saves:
+            saved_gradients.append(result[1:])
+        return result.loss, end
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-        *tensors, _, _, ctx.needed, ctx.made = inputs
+        *tensors, _, _, ctx.needed, ctx.saved_gradients = inputs
         ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors, output[1])
@@ -330,18 +334,18 @@ class _ContrastiveDivergence(KernelFunction):
             return (None,) * 8
         weight, visible_bias, hidden_bias, visible, end = ctx.saved_tensors
         defined = (
-            torch.is_grad_enabled() or contract.is_transformed(grad) or contract.is_traced(grad)
+            torch.is_grad_enabled() or dispatch.is_transformed(grad) or dispatch.is_traced(grad)
         )
-        if ctx.made and not defined:
-            gradients = ctx.made.pop()
+        if ctx.saved_gradients and not defined:
+            gradients = ctx.saved_gradients.pop()
         else:  # to be differentiated again, batched or traced, or made once already
             machine = Machine(weight, visible_bias, hidden_bias, None)
             gradients = eager.divergence_gradients(visible, end, machine)
         if defined or not is_one(grad):
             scaled = (None if g is None else g * grad for g in gradients)
             gradients = connected(scaled, (grad, weight, visible_bias, hidden_bias))
-        kept = (g if need else None for g, need in zip(gradients, ctx.needed, strict=True))
-        return *kept, None, None, None, None, None
+        gradients = (g if need else None for g, need in zip(gradients, ctx.needed, strict=True))
+        return *gradients, None, None, None, None, None
 
 
 @registered("aefast::gibbs")
@@ -368,9 +372,9 @@ def _registered(
     if beta is not None:
         beta = _check_beta(beta.reshape(-1), visible, kind)
     _check_clamp_mask(clamp_mask, visible)
-    contract.check_integer(row_offset, "row_offset", 2**62)
-    contract.check_seed_tensor(seed)
-    settings = Settings(k, beta, clamp_mask, return_probs, seed, row_offset)
+    checks.check_integer(row_offset, "row_offset", 2**62)
+    checks.check_seed_tensor(seed)
+    settings = ChainSettings(k, beta, clamp_mask, return_probs, seed, row_offset)
     with torch.no_grad():
         sample = _run(visible, machine, settings)
     empty = visible.new_empty(0)
@@ -405,7 +409,7 @@ def _not_differentiable(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor,
 _registered.register_autograd(_no_gradients, setup_context=_not_differentiable)
 
 
-def _registered_call(visible: Tensor, machine: Machine, settings: Settings) -> Sample:
+def _registered_call(visible: Tensor, machine: Machine, settings: ChainSettings) -> Sample:
     weight, visible_bias, hidden_bias, log_var = machine
     k, beta, clamp_mask, return_probs, seed, row_offset = settings
     drawn, hidden, visible_prob, hidden_prob = torch.ops.aefast.gibbs(

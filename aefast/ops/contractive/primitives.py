@@ -19,7 +19,7 @@ from aefast.ops.linear_act.eager import (
 )
 
 
-class Kernels:
+class PenaltyPrimitives:
     """``saved`` is what ``encode`` keeps of a layer for its slopes act'(a): here a itself."""
 
     # What the rows of a panel of samples may take. From 8 to 32 MiB it makes no difference.
@@ -83,11 +83,11 @@ class Kernels:
             grad = grad + grad_code * self.slopes(saved, activation)
         return grad, grad.sum(0)
 
-    def contract(self, saved: Tensor, activation: str, squared_lengths: Tensor) -> Tensor:
+    def penalty(self, saved: Tensor, activation: str, squared_lengths: Tensor) -> Tensor:
         """sum_j act'_j^2 squared_lengths_j; [P]."""
         return self.slopes(saved, activation).square() @ squared_lengths
 
-    def contract_backward(
+    def penalty_backward(
         self,
         saved: Tensor,
         activation: str,

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aefast.ops.gibbs.settings import Settings
+from aefast.ops.rbm.settings import ChainSettings
 
 
-class Kernels:
+class ChainPrimitives:
     def states(self, visible: Tensor) -> Any:
         """Visible units [B, D] in the kind that the steps take."""
         return visible
@@ -34,13 +34,13 @@ class Kernels:
         """left [B, K] @ right.T + bias, in memory of its own."""
         return F.linear(left, right, bias)
 
-    def draw(
+    def sample_units(
         self,
         values: Tensor,
         deviation: Tensor | None,
         factor: Tensor | None,
         keep: bool,
-        settings: Settings,
+        settings: ChainSettings,
         step: int,
     ) -> Tensor | None:
         """values [B, N] become states.
@@ -52,19 +52,19 @@ class Kernels:
         """
         raise NotImplementedError
 
-    def draw_bernoulli(
+    def sample_bernoulli(
         self,
         left: Any,
         right: Any,
         bias: Tensor | None,
         beta: Tensor | None,
         keep: bool,
-        settings: Settings,
+        settings: ChainSettings,
         step: int,
     ) -> tuple[Any, Tensor | None]:
         """Half a step: the units' states given those of ``left``, and the probabilities."""
         values = self.linear(left, right, bias)
-        return values, self.draw(values, None, beta, keep, settings, step)
+        return values, self.sample_units(values, None, beta, keep, settings, step)
 
     def statistics(
         self, states: Any, weight: Any, bias: Tensor | None, scale: float

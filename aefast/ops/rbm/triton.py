@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aefast.ops.gibbs.kernels import Kernels
-from aefast.ops.gibbs.settings import Machine, Settings
+from aefast.ops.rbm.primitives import ChainPrimitives
+from aefast.ops.rbm.settings import ChainSettings, Machine
 from aefast.ops.shared import triton_gemm
 from aefast.ops.shared.precision import product_level
 from aefast.ops.shared.triton import Variant, cdiv, device_of, seed_arguments
@@ -34,9 +34,7 @@ TERMS = {"highest": 3, "high": 2, "medium": 1}
 def _draw_variant(gaussian: bool) -> Variant:
     names = ("values", "means", "deviation", "factor")
     types = {f"{name}_pointer": "*fp32" for name in names}
-    return Variant(
-        "gibbs.triton_kernels.draw_kernel", types, {"GAUSSIAN": gaussian, "UNITS": UNITS}
-    )
+    return Variant("rbm.triton_kernels.draw_kernel", types, {"GAUSSIAN": gaussian, "UNITS": UNITS})
 
 
 @cache
@@ -44,7 +42,7 @@ def _split_variant(terms: int) -> Variant:
     types = {"source_pointer": "*fp32", "terms_pointer": "*bf16", "count_pointer": "*i32"}
     unit = triton_gemm.unit(torch.bfloat16)
     constants = {"TERMS": terms, "UNIT": unit, "BLOCK": SPLIT_ELEMENTS}
-    return Variant("gibbs.triton_kernels.split_kernel", types, constants)
+    return Variant("rbm.triton_kernels.split_kernel", types, constants)
 
 
 @cache
@@ -60,12 +58,12 @@ def _half_step_variant(generation: int, tile: Tile, terms: int) -> Variant:
         "UNIT": triton_gemm.unit(torch.bfloat16),
         "DESCRIPTORS": generation >= 90,
     }
-    kernel = "gibbs.triton_kernels.half_step_kernel"
+    kernel = "rbm.triton_kernels.half_step_kernel"
     return Variant(kernel, types, constants, tile.warps, tile.stages, tensor_cores=True)
 
 
 def variants(generation: int) -> Iterator[Variant]:
-    """What a chain can launch beside linear_act's kernels."""
+    """What a chain can launch beside linear_act's primitives."""
     for gaussian in (False, True):
         yield _draw_variant(gaussian)
     for terms in TERMS.values():
@@ -74,25 +72,25 @@ def variants(generation: int) -> Iterator[Variant]:
             yield _half_step_variant(generation, tile, terms)
 
 
-def kernels(machine: Machine, settings: Settings) -> Kernels:
+def primitives(machine: Machine, settings: ChainSettings) -> ChainPrimitives:
     binary = machine.log_var is None and settings.clamp_mask is None
-    return _BinaryKernels(machine.weight.device.type) if binary else _Kernels()
+    return _BitPrimitives(machine.weight.device.type) if binary else _Primitives()
 
 
-class _Kernels(Kernels):
+class _Primitives(ChainPrimitives):
     def linear(self, left: Any, right: Any, bias: Tensor | None) -> Tensor:
         return triton_gemm.multiply(left, right, bias)[0]
 
     def add_product(self, probabilities: Tensor, states: Any, total: Tensor | None) -> Tensor:
         return triton_gemm.add_product(probabilities.t(), self.tensor(states).t(), total)
 
-    def draw(
+    def sample_units(
         self,
         values: Tensor,
         deviation: Tensor | None,
         factor: Tensor | None,
         keep: bool,
-        settings: Settings,
+        settings: ChainSettings,
         step: int,
     ) -> Tensor | None:
         rows, columns = values.shape
@@ -143,7 +141,7 @@ def _split(values: Tensor, terms: int) -> Terms:
     return Terms(matrix, count, (rows, columns), values)
 
 
-class _BinaryKernels(_Kernels):
+class _BitPrimitives(_Primitives):
     """Bernoulli states as one bfloat16 term, data as up to three."""
 
     def __init__(self, device_type: str) -> None:
@@ -166,14 +164,14 @@ class _BinaryKernels(_Kernels):
         self._half_step(left, right, bias, None, None, values, None, 0)
         return values
 
-    def draw_bernoulli(
+    def sample_bernoulli(
         self,
         left: Terms,
         right: Terms,
         bias: Tensor | None,
         beta: Tensor | None,
         keep: bool,
-        settings: Settings,
+        settings: ChainSettings,
         step: int,
     ) -> tuple[Terms, Tensor | None]:
         rows, columns = left.shape[0], right.shape[0]
@@ -191,7 +189,7 @@ class _BinaryKernels(_Kernels):
         beta: Tensor | None,
         states: Tensor | None,
         values: Tensor | None,
-        settings: Settings | None,
+        settings: ChainSettings | None,
         step: int,
     ) -> None:
         """Fills ``states`` by drawing with the settings, or ``values`` with the sums."""

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from aefast import random
-from aefast.ops.shared.precision import wide
+from aefast.ops.shared.precision import upcast
 
 
 def reparameterize(mean: Tensor, log_var: Tensor, seed: int | Tensor, row_offset: int) -> Tensor:
     """mean + e^(log_var / 2) z, z standard normal."""
     noise = _noise(log_var, seed, row_offset)
-    return (wide(mean) + torch.exp(wide(log_var) / 2) * noise).to(mean.dtype)
+    return (upcast(mean) + torch.exp(upcast(log_var) / 2) * noise).to(mean.dtype)
 
 
 def scaled_noise(
@@ -22,21 +22,21 @@ def scaled_noise(
 ) -> Tensor:
     """factor scale e^(log_var / 2) z: what every derivative of the sample by log_var is."""
     noise = _noise(log_var, seed, row_offset)
-    return (wide(factor) * (scale * torch.exp(wide(log_var) / 2) * noise)).to(factor.dtype)
+    return (upcast(factor) * (scale * torch.exp(upcast(log_var) / 2) * noise)).to(factor.dtype)
 
 
 def gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:
     """1/2 sum_j (mean_j^2 + e^log_var_j - 1 - log_var_j)."""
-    wide_log_var = wide(log_var)
-    terms = wide(mean).square() + (torch.expm1(wide_log_var) - wide_log_var)
+    upcast_log_var = upcast(log_var)
+    terms = upcast(mean).square() + (torch.expm1(upcast_log_var) - upcast_log_var)
     return (terms.sum(-1) / 2).to(mean.dtype)
 
 
 def gaussian_kl_backward(grad: Tensor, mean: Tensor, log_var: Tensor) -> tuple[Tensor, Tensor]:
     """Its gradients by mean and by log_var."""
-    wide_grad = wide(grad)[..., None]
-    grad_mean = wide_grad * wide(mean)
-    grad_log_var = wide_grad / 2 * torch.expm1(wide(log_var))
+    upcast_grad = upcast(grad)[..., None]
+    grad_mean = upcast_grad * upcast(mean)
+    grad_log_var = upcast_grad / 2 * torch.expm1(upcast(log_var))
     return grad_mean.to(mean.dtype), grad_log_var.to(mean.dtype)
 
 

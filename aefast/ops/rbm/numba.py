@@ -7,23 +7,23 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from aefast.ops.gibbs.kernels import Kernels
-from aefast.ops.gibbs.settings import Machine, Settings
+from aefast.ops.rbm.primitives import ChainPrimitives
+from aefast.ops.rbm.settings import ChainSettings, Machine
 from aefast.ops.shared import numba as shared
 
 
-def kernels(machine: Machine, settings: Settings) -> Kernels:
-    return _Kernels()
+def primitives(machine: Machine, settings: ChainSettings) -> ChainPrimitives:
+    return _Primitives()
 
 
-class _Kernels(Kernels):
-    def draw(
+class _Primitives(ChainPrimitives):
+    def sample_units(
         self,
         values: Tensor,
         deviation: Tensor | None,
         factor: Tensor | None,
         keep: bool,
-        settings: Settings,
+        settings: ChainSettings,
         step: int,
     ) -> Tensor | None:
         if deviation is None:
@@ -42,7 +42,7 @@ class _Kernels(Kernels):
 
 
 def _draw_bernoulli(
-    values: Tensor, beta: Tensor | None, keep: bool, settings: Settings, step: int
+    values: Tensor, beta: Tensor | None, keep: bool, settings: ChainSettings, step: int
 ) -> Tensor | None:
     means = torch.empty_like(values) if keep else values.new_empty(0, 0)
     betas = values.new_ones(len(values)) if beta is None else beta.expand(len(values))

@@ -10,9 +10,9 @@ from torch.autograd import gradcheck, gradgradcheck
 from aefast import use_backend
 from aefast.backend import select
 from aefast.functional import contrastive_divergence, free_energy, gibbs
-from aefast.ops.gibbs import eager
-from aefast.ops.gibbs.settings import Machine
-from tests.places import is_interpreted, not_interpreted
+from aefast.ops.rbm import eager
+from aefast.ops.rbm.settings import Machine
+from tests.backends import is_interpreted, not_interpreted
 
 
 def machine(place, visible, hidden, scale=1.0, log_var=False):

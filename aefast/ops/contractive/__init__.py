@@ -1,9 +1,9 @@
-"""The contractive penalty, the Jacobian and its tangents: the contract, autograd, registered ops.
+"""The contractive penalty, the Jacobian and its tangents: checks, autograd, registered ops.
 
 A backend module has one function:
 
-``kernels() -> Kernels``
-    what passes.py and rows.py make the two passes of; see kernels.py.
+``primitives() -> PenaltyPrimitives``
+    what passes.py and rows.py make the two passes of; see primitives.py.
 
 A call goes to them in the dtypes of ``FUSED``; in half precisions only one layer's exact penalty,
 which makes no intermediate product. All else takes the definition.
@@ -20,14 +20,14 @@ from torch import Tensor
 from aefast import backend, random
 from aefast.ops import linear_act as _linear_act
 from aefast.ops import mlp as _mlp
-from aefast.ops.jacobian import eager, passes
-from aefast.ops.jacobian.kernels import Kernels
-from aefast.ops.jacobian.passes import Kept, Needed
-from aefast.ops.jacobian.settings import Layer, Settings
-from aefast.ops.jacobian.tangents import Tangents, leading_directions
-from aefast.ops.shared import contract
+from aefast.ops.contractive import eager, passes
+from aefast.ops.contractive.passes import Needed, SavedForBackward
+from aefast.ops.contractive.primitives import PenaltyPrimitives
+from aefast.ops.contractive.settings import EncoderLayer, PenaltySettings
+from aefast.ops.contractive.tangents import Tangents, leading_directions
+from aefast.ops.shared import checks, dispatch
 from aefast.ops.shared.autograd import KernelFunction, connected
-from aefast.ops.shared.precision import instead_of_autocast, outpaces_autocast, wide
+from aefast.ops.shared.precision import instead_of_autocast, outpaces_autocast, upcast
 from aefast.ops.shared.registered import registered
 
 METHODS = ("exact", "hutchinson")
@@ -62,20 +62,20 @@ def contractive_penalty(
 ) -> Any:
     layers = check_encoder(x, weights, biases, activation)
     probes = _check_method(method, probes, return_error)
-    hessian_noise = contract.check_number(hessian_noise, "hessian_noise", 0)
-    hessian_weight = contract.check_number(hessian_weight, "hessian_weight", 0)
-    row_offset = contract.check_integer(row_offset, "row_offset", ROW_LIMIT)
-    contract.check_seed_arguments(seed, generator)
-    traced = contract.is_traced(x, *_parameters(layers))
+    hessian_noise = checks.check_number(hessian_noise, "hessian_noise", 0)
+    hessian_weight = checks.check_number(hessian_weight, "hessian_weight", 0)
+    row_offset = checks.check_integer(row_offset, "row_offset", ROW_LIMIT)
+    checks.check_seed_arguments(seed, generator)
+    traced = dispatch.is_traced(x, *_parameters(layers))
     drawn: int | Tensor = 0
     if probes > 0 or hessian_noise > 0:
-        drawn = contract.draw_seed(seed, generator, x.device, traced)
-    settings = Settings(probes, hessian_noise, hessian_weight, drawn, row_offset)
-    autocast = contract.autocast_dtype(x.device)
+        drawn = dispatch.resolve_seed(seed, generator, x.device, traced)
+    settings = PenaltySettings(probes, hessian_noise, hessian_weight, drawn, row_offset)
+    autocast = dispatch.autocast_dtype(x.device)
     penalty, error, code = _penalty(_as_matrix(x), layers, settings, traced, autocast)
     if autocast is not None:
         # As torch's: its losses are float32 then, and its layers' outputs of autocast's dtype.
-        penalty, code = wide(penalty), code.to(autocast)
+        penalty, code = upcast(penalty), code.to(autocast)
     results = [penalty.reshape(x.shape[:-1])]
     if return_code:
         results.append(code.reshape(*x.shape[:-1], code.shape[1]))
@@ -102,25 +102,25 @@ def tangents(
 ) -> Tangents:
     layers = check_encoder(x, weights, biases, activation)
     most = min(layers[0].weight.shape[1], layers[-1].weight.shape[0])
-    n = contract.check_integer(n, "n", 2**31)
+    n = checks.check_integer(n, "n", 2**31)
     if not 1 <= n <= most:
         raise ValueError(
             f"n is {n}; with {layers[0].weight.shape[1]} inputs and "
             f"{layers[-1].weight.shape[0]} outputs it takes an int in [1, {most}]"
         )
-    iterations = contract.check_integer(iterations, "iterations", 2**31)
-    with contract.without_autocast(x.device):
-        found = leading_directions(_as_matrix(x), layers, n, iterations)
-    return Tangents(*(part.reshape(*x.shape[:-1], *part.shape[1:]) for part in found))
+    iterations = checks.check_integer(iterations, "iterations", 2**31)
+    with dispatch.without_autocast(x.device):
+        directions = leading_directions(_as_matrix(x), layers, n, iterations)
+    return Tangents(*(part.reshape(*x.shape[:-1], *part.shape[1:]) for part in directions))
 
 
 def _as_matrix(x: Tensor) -> Tensor:
     return x if x.dim() == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
-def check_encoder(x: Tensor, weights: Any, biases: Any, activation: Any) -> list[Layer]:
+def check_encoder(x: Tensor, weights: Any, biases: Any, activation: Any) -> list[EncoderLayer]:
     """The layers, of one weight or a sequence of them."""
-    contract.check_tensor(x, "x")
+    checks.check_tensor(x, "x")
     if isinstance(weights, Tensor):
         weights, biases = [weights], [biases]
     elif isinstance(weights, Iterable) and not isinstance(weights, str):
@@ -128,7 +128,7 @@ def check_encoder(x: Tensor, weights: Any, biases: Any, activation: Any) -> list
         biases = [None] * len(weights) if biases is None else biases
     if isinstance(weights, list):
         activation = _for_each_layer(activation, len(weights))
-    return [Layer(*layer) for layer in _mlp.check_layers(x, weights, biases, activation)]
+    return [EncoderLayer(*layer) for layer in _mlp.check_layers(x, weights, biases, activation)]
 
 
 def _for_each_layer(activation: Any, count: int) -> list[Any]:
@@ -149,8 +149,8 @@ def _for_each_layer(activation: Any, count: int) -> list[Any]:
 
 def _check_method(method: str, probes: int, return_error: bool) -> int:
     """The number of probes, 0 for the exact penalty."""
-    contract.check_choice(method, "method", METHODS)
-    probes = contract.check_integer(probes, "probes", PROBE_LIMIT)
+    checks.check_choice(method, "method", METHODS)
+    probes = checks.check_integer(probes, "probes", PROBE_LIMIT)
     if probes == 0:
         raise ValueError(f"probes is 0; it takes an int in [1, {PROBE_LIMIT})")
     if method == "exact" and probes != 1:
@@ -163,23 +163,23 @@ def _check_method(method: str, probes: int, return_error: bool) -> int:
     return 0 if method == "exact" else probes
 
 
-def _parameters(layers: Sequence[Layer]) -> list[Any]:
+def _parameters(layers: Sequence[EncoderLayer]) -> list[Any]:
     """The weights, then the biases."""
     return [layer.weight for layer in layers] + [layer.bias for layer in layers]
 
 
-def _layers(parameters: Sequence[Any], activations: Sequence[str]) -> list[Layer]:
+def _layers(parameters: Sequence[Any], activations: Sequence[str]) -> list[EncoderLayer]:
     count = len(activations)
     return [
-        Layer(*layer)
+        EncoderLayer(*layer)
         for layer in zip(parameters[:count], parameters[count:], activations, strict=True)
     ]
 
 
 def _penalty(
     x: Tensor,
-    layers: list[Layer],
-    settings: Settings,
+    layers: list[EncoderLayer],
+    settings: PenaltySettings,
     traced: bool,
     autocast: torch.dtype | None,
 ) -> tuple[Tensor, Any, Tensor]:
@@ -206,15 +206,17 @@ def _penalty(
     differentiated = torch.is_grad_enabled() and any(
         tensor is not None and tensor.requires_grad for tensor in (x, *parameters)
     )
-    kernels = _of_backend(x)
-    kernels.autocast = autocast
+    primitives = _of_backend(x)
+    primitives.autocast = autocast
     if differentiated:
-        return _Penalty.apply(x, activations, settings, kernels, [], *parameters)
-    penalty, error, kept = _forward(kernels, x, layers, settings, False)
-    return penalty, error, kept.points[0].code
+        return _Penalty.apply(x, activations, settings, primitives, [], *parameters)
+    penalty, error, saved_pass = _forward(primitives, x, layers, settings, False)
+    return penalty, error, saved_pass.encodings[0].code
 
 
-def _is_fused(x: Tensor, layers: list[Layer], settings: Settings, traced: bool) -> bool:
+def _is_fused(
+    x: Tensor, layers: list[EncoderLayer], settings: PenaltySettings, traced: bool
+) -> bool:
     name = "triton" if x.device.type == "cuda" else "cpp"
     if not traced:
         name = backend.select(x.device, x.dtype)
@@ -223,12 +225,12 @@ def _is_fused(x: Tensor, layers: list[Layer], settings: Settings, traced: bool) 
     if x.dtype != torch.float32 and not passes.is_fused(layers, settings):
         return False
     if traced:
-        return not contract.is_defined_in_trace(x.dtype, contract.FLOATING)
+        return not dispatch.is_defined_in_trace(x.dtype, checks.FLOATING)
     sizes = [x.numel(), *(layer.weight.numel() for layer in layers)]
-    return 0 not in sizes and not contract.is_transformed(x)
+    return 0 not in sizes and not dispatch.is_transformed(x)
 
 
-def _serves_autocast(x: Tensor, layers: list[Layer]) -> bool:
+def _serves_autocast(x: Tensor, layers: list[EncoderLayer]) -> bool:
     dtypes = {tensor.dtype for tensor in (x, *_parameters(layers)) if tensor is not None}
     if not dtypes.issubset(backend.KERNEL_DTYPES):
         return False
@@ -236,106 +238,112 @@ def _serves_autocast(x: Tensor, layers: list[Layer]) -> bool:
 
 
 def _cast(
-    x: Tensor, layers: list[Layer], settings: Settings, autocast: torch.dtype
-) -> tuple[Tensor, list[Layer]]:
+    x: Tensor, layers: list[EncoderLayer], settings: PenaltySettings, autocast: torch.dtype
+) -> tuple[Tensor, list[EncoderLayer]]:
     """In one dtype: autocast's where a kernel takes it, else float32."""
     taken = FUSED[backend.select(x.device, autocast)]
     fits = autocast in taken and passes.is_fused(layers, settings)
     dtype = autocast if fits else torch.float32
     cast = [
-        Layer(weight.to(dtype), None if bias is None else bias.to(dtype), activation)
+        EncoderLayer(weight.to(dtype), None if bias is None else bias.to(dtype), activation)
         for weight, bias, activation in layers
     ]
     return x.to(dtype), cast
 
 
-def _products(kernels: Kernels, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+def _products(
+    primitives: PenaltyPrimitives, device: torch.device
+) -> contextlib.AbstractContextManager[Any]:
     """How they are made: as torch's switches say, or in the place of autocast's."""
-    if kernels.autocast is None:
+    if primitives.autocast is None:
         return contextlib.nullcontext()
-    return instead_of_autocast(device.type, kernels.autocast)
+    return instead_of_autocast(device.type, primitives.autocast)
 
 
-def _readable(x: Tensor, layers: Sequence[Layer]) -> tuple[Tensor, list[Layer]]:
+def _materialize(x: Tensor, layers: Sequence[EncoderLayer]) -> tuple[Tensor, list[EncoderLayer]]:
     """As memory holds them, and out of autograd's sight."""
-    readable = [
-        Layer(
-            contract.readable(layer.weight, f"weights[{index}]").detach(),
+    materialized = [
+        EncoderLayer(
+            dispatch.materialize(layer.weight, f"weights[{index}]").detach(),
             None
             if layer.bias is None
-            else contract.readable(layer.bias, f"biases[{index}]").detach(),
+            else dispatch.materialize(layer.bias, f"biases[{index}]").detach(),
             layer.activation,
         )
         for index, layer in enumerate(layers)
     ]
-    return contract.readable(x, "x").detach(), readable
+    return dispatch.materialize(x, "x").detach(), materialized
 
 
-def _of_backend(x: Tensor) -> Kernels:
-    return backend.implementation("jacobian", backend.select(x.device, x.dtype)).kernels()
+def _of_backend(x: Tensor) -> PenaltyPrimitives:
+    return backend.implementation("contractive", backend.select(x.device, x.dtype)).primitives()
 
 
-def _of_backend_or_plain(x: Tensor, layers: list[Layer], settings: Settings) -> Kernels:
+def _of_backend_or_plain(
+    x: Tensor, layers: list[EncoderLayer], settings: PenaltySettings
+) -> PenaltyPrimitives:
     """For a registered op: where no backend serves, the steps in plain PyTorch do."""
-    return _of_backend(x) if _is_fused(x, layers, settings, traced=False) else Kernels()
+    return _of_backend(x) if _is_fused(x, layers, settings, traced=False) else PenaltyPrimitives()
 
 
 def _forward(
-    kernels: Kernels,
+    primitives: PenaltyPrimitives,
     x: Tensor,
-    layers: Sequence[Layer],
-    settings: Settings,
+    layers: Sequence[EncoderLayer],
+    settings: PenaltySettings,
     differentiated: bool,
-) -> tuple[Tensor, Tensor | None, Kept]:
-    x, layers = _readable(x, layers)
-    with _products(kernels, x.device):
-        penalty, error, kept = passes.forward(kernels, x, layers, settings, differentiated)
-    return penalty.to(x.dtype if kernels.autocast is None else torch.float32), error, kept
+) -> tuple[Tensor, Tensor | None, SavedForBackward]:
+    x, layers = _materialize(x, layers)
+    with _products(primitives, x.device):
+        penalty, error, saved_pass = passes.forward(primitives, x, layers, settings, differentiated)
+    return penalty.to(x.dtype if primitives.autocast is None else torch.float32), error, saved_pass
 
 
 def _backward(
-    kernels: Kernels,
+    primitives: PenaltyPrimitives,
     grad_penalty: Tensor | None,
     grad_code: Tensor | None,
-    kept: Kept,
-    settings: Settings,
+    saved_pass: SavedForBackward,
+    settings: PenaltySettings,
     needed: Needed,
 ) -> list[Tensor | None]:
     """By x, the weights and the biases."""
     if grad_penalty is not None:
-        grad_penalty = contract.readable(grad_penalty, "the incoming gradient")
+        grad_penalty = dispatch.materialize(grad_penalty, "the incoming gradient")
     if grad_code is not None:
-        grad_code = contract.readable(grad_code, "the incoming gradient")
-    x = kept.points[0].inputs[0]
-    with _products(kernels, x.device):
-        made = passes.backward(kernels, grad_penalty, grad_code, kept, settings, needed)
+        grad_code = dispatch.materialize(grad_code, "the incoming gradient")
+    x = saved_pass.encodings[0].inputs[0]
+    with _products(primitives, x.device):
+        gradients = passes.backward(
+            primitives, grad_penalty, grad_code, saved_pass, settings, needed
+        )
     return [
         None if gradient is None else gradient.to(x.dtype)
-        for gradient in (made.x, *made.weights, *made.biases)
+        for gradient in (gradients.x, *gradients.weights, *gradients.biases)
     ]
 
 
 class _Penalty(KernelFunction):
-    """``made`` keeps what forward computed for backward; a second backward computes it anew."""
+    """``saved_passes`` holds what forward saves; a second backward computes it anew."""
 
     @staticmethod
     def forward(
         x: Tensor,
         activations: list[str],
-        settings: Settings,
-        kernels: Kernels,
-        made: list[Any],
+        settings: PenaltySettings,
+        primitives: PenaltyPrimitives,
+        saved_passes: list[Any],
         *parameters: Any,
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         layers = _layers(parameters, activations)
-        penalty, error, kept = _forward(kernels, x, layers, settings, True)
-        made.append(kept)
-        # Another tensor on the same memory: ``made`` holding the output would hold its own node.
-        return penalty, error, kept.points[0].code.detach()
+        penalty, error, saved_pass = _forward(primitives, x, layers, settings, True)
+        saved_passes.append(saved_pass)
+        # Another tensor on the same memory: the output itself would hold its own node.
+        return penalty, error, saved_pass.encodings[0].code.detach()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> None:
-        x, ctx.activations, ctx.settings, ctx.kernels, ctx.made, *parameters = inputs
+        x, ctx.activations, ctx.settings, ctx.primitives, ctx.saved_passes, *parameters = inputs
         if outputs[1] is not None:
             ctx.mark_non_differentiable(outputs[1])
         # The code is saved for the check alone that nobody has changed it in place.
@@ -353,18 +361,20 @@ class _Penalty(KernelFunction):
         if grad_penalty is None and grad_code is None:
             return (None,) * len(needs)
         if torch.is_grad_enabled() or any(
-            g is not None and (contract.is_transformed(g) or contract.is_traced(g)) for g in grads
+            g is not None and (dispatch.is_transformed(g) or dispatch.is_traced(g)) for g in grads
         ):
             # To be differentiated again, batched or traced: the definition's can.
-            made = eager.gradients(grad_penalty, grad_code, x, layers, ctx.settings)
-            made = connected(made, (grad_penalty, grad_code, x, *parameters))
+            gradients = eager.gradients(grad_penalty, grad_code, x, layers, ctx.settings)
+            gradients = connected(gradients, (grad_penalty, grad_code, x, *parameters))
         else:
-            if not ctx.made:
-                ctx.made.append(_forward(ctx.kernels, x, layers, ctx.settings, False)[2])
-            kept = ctx.made.pop()
-            made = _backward(ctx.kernels, grad_penalty, grad_code, kept, ctx.settings, needed)
+            if not ctx.saved_passes:
+                ctx.saved_passes.append(_forward(ctx.primitives, x, layers, ctx.settings, False)[2])
+            saved_pass = ctx.saved_passes.pop()
+            gradients = _backward(
+                ctx.primitives, grad_penalty, grad_code, saved_pass, ctx.settings, needed
+            )
         flags = [needed.x, *needed.weights, *needed.biases]
-        grad_x, *rest = (g if need else None for g, need in zip(made, flags, strict=True))
+        grad_x, *rest = (g if need else None for g, need in zip(gradients, flags, strict=True))
         return grad_x, *(None,) * 4, *rest
 
 
@@ -381,11 +391,11 @@ def _registered(
     row_offset: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The penalty, the standard error (empty without one) and the code."""
-    settings = Settings(probes, hessian_noise, hessian_weight, seed, row_offset)
+    settings = PenaltySettings(probes, hessian_noise, hessian_weight, seed, row_offset)
     layers = _check_registered(x, weights, biases, activations, settings)
-    kernels = _of_backend_or_plain(x, layers, settings)
-    penalty, error, kept = _forward(kernels, x, layers, settings, False)
-    return penalty, x.new_empty(0) if error is None else error, kept.points[0].code
+    primitives = _of_backend_or_plain(x, layers, settings)
+    penalty, error, saved_pass = _forward(primitives, x, layers, settings, False)
+    return penalty, x.new_empty(0) if error is None else error, saved_pass.encodings[0].code
 
 
 @_registered.register_fake
@@ -413,16 +423,16 @@ def _registered_backward(
     needed: Sequence[bool],
 ) -> list[Tensor]:
     """The gradients by x, the weights and the biases; empty those that are not needed."""
-    settings = Settings(probes, hessian_noise, hessian_weight, seed, row_offset)
+    settings = PenaltySettings(probes, hessian_noise, hessian_weight, seed, row_offset)
     layers = _check_registered(x, weights, biases, activations, settings)
     count = len(layers)
     if len(needed) != 1 + 2 * count:
         raise ValueError(f"needed has {len(needed)} flags; it takes {1 + 2 * count}")
     flags = Needed(needed[0], list(needed[1 : 1 + count]), list(needed[1 + count :]))
-    kernels = _of_backend_or_plain(x, layers, settings)
-    kept = _forward(kernels, x, layers, settings, False)[2]
-    made = _backward(kernels, grad_penalty, grad_code, kept, settings, flags)
-    return [x.new_empty(0) if gradient is None else gradient for gradient in made]
+    primitives = _of_backend_or_plain(x, layers, settings)
+    saved_pass = _forward(primitives, x, layers, settings, False)[2]
+    gradients = _backward(primitives, grad_penalty, grad_code, saved_pass, settings, flags)
+    return [x.new_empty(0) if gradient is None else gradient for gradient in gradients]
 
 
 @_registered_backward.register_fake
@@ -443,17 +453,17 @@ def _(
 
 
 def _check_registered(
-    x: Tensor, weights: Any, biases: Any, activations: str, settings: Settings
-) -> list[Layer]:
+    x: Tensor, weights: Any, biases: Any, activations: str, settings: PenaltySettings
+) -> list[EncoderLayer]:
     layers = check_encoder(x, list(weights), list(biases), activations.split(","))
     if x.dim() != 2:
         raise ValueError(f"x has shape {list(x.shape)}; the registered op takes [B, D]")
-    contract.check_integer(settings.probes, "probes", PROBE_LIMIT)
-    contract.check_number(settings.hessian_noise, "hessian_noise", 0)
-    contract.check_number(settings.hessian_weight, "hessian_weight", 0)
-    contract.check_integer(settings.row_offset, "row_offset", ROW_LIMIT)
+    checks.check_integer(settings.probes, "probes", PROBE_LIMIT)
+    checks.check_number(settings.hessian_noise, "hessian_noise", 0)
+    checks.check_number(settings.hessian_weight, "hessian_weight", 0)
+    checks.check_integer(settings.row_offset, "row_offset", ROW_LIMIT)
     seed: Any = settings.seed
-    contract.check_seed_tensor(seed)
+    checks.check_seed_tensor(seed)
     return layers
 
 
@@ -470,12 +480,12 @@ def _registered_gradients(
     seed, x, *parameters = ctx.saved_tensors
     weights, biases = parameters[: ctx.count], parameters[ctx.count :]
     tensors = [x, *weights, *biases]
-    settings = Settings._make((*ctx.settings, seed, ctx.row_offset))
+    settings = PenaltySettings._make((*ctx.settings, seed, ctx.row_offset))
     if torch.is_grad_enabled():  # the gradients are to be differentiated again
         layers = _layers(parameters, ctx.activations.split(","))
-        made = eager.gradients(grad_penalty, grad_code, x, layers, settings)
-        made = connected(made, (grad_penalty, grad_code, *tensors))
-        return made[0], made[1 : 1 + ctx.count], made[1 + ctx.count :], *(None,) * 6
+        gradients = eager.gradients(grad_penalty, grad_code, x, layers, settings)
+        gradients = connected(gradients, (grad_penalty, grad_code, *tensors))
+        return gradients[0], gradients[1 : 1 + ctx.count], gradients[1 + ctx.count :], *(None,) * 6
     needed = [tensor is not None and tensor.requires_grad for tensor in tensors]
     gradients = torch.ops.aefast.contractive_penalty_backward(
         grad_penalty, grad_code, x, weights, biases, ctx.activations, *settings, needed,

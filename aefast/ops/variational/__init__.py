@@ -1,4 +1,4 @@
-"""A Gaussian code's sample and divergence: the contract, autograd, the registered ops.
+"""A Gaussian code's sample and divergence: checks, autograd, the registered ops.
 
 The noise is a pure function of the seed, so backward draws it again instead of storing it. With
 F(factor, scale) = factor scale e^(log_var / 2) z, the sample is mean + F(1, 1), and
@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from aefast import backend, random
-from aefast.ops.gaussian import eager
-from aefast.ops.shared import contract
+from aefast.ops.shared import checks, dispatch
 from aefast.ops.shared.autograd import KernelFunction
-from aefast.ops.shared.precision import wide
+from aefast.ops.shared.precision import upcast
 from aefast.ops.shared.registered import registered
+from aefast.ops.variational import eager
 
 
 def reparameterize(
@@ -33,12 +33,12 @@ def reparameterize(
     row_offset: int = 0,
 ) -> Tensor:
     mean, log_var = _checked_pair(mean, log_var)
-    row_offset = contract.check_integer(row_offset, "row_offset", 2**62)
-    contract.check_seed_arguments(seed, generator)
-    traced = contract.is_traced(mean, log_var)
-    drawn = contract.draw_seed(seed, generator, mean.device, traced)
+    row_offset = checks.check_integer(row_offset, "row_offset", 2**62)
+    checks.check_seed_arguments(seed, generator)
+    traced = dispatch.is_traced(mean, log_var)
+    drawn = dispatch.resolve_seed(seed, generator, mean.device, traced)
     if traced:
-        if contract.is_defined_in_trace(mean.dtype):
+        if dispatch.is_defined_in_trace(mean.dtype):
             return eager.reparameterize(mean, log_var, drawn, row_offset)
         seed_tensor = random.seed_tensor(drawn)
         return torch.ops.aefast.reparameterize(mean, log_var, seed_tensor, row_offset)
@@ -54,11 +54,11 @@ def gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:
     mean, log_var = _checked_pair(mean, log_var)
     if mean.dim() == 0:
         raise ValueError("mean has shape []; it takes [..., H]")
-    if contract.autocast_dtype(mean.device) is not None:
+    if dispatch.autocast_dtype(mean.device) is not None:
         # Losses come out in float32 then, as torch's do.
-        mean, log_var = wide(mean), wide(log_var)
-    if contract.is_traced(mean, log_var):
-        if contract.is_defined_in_trace(mean.dtype):
+        mean, log_var = upcast(mean), upcast(log_var)
+    if dispatch.is_traced(mean, log_var):
+        if dispatch.is_defined_in_trace(mean.dtype):
             return eager.gaussian_kl(mean, log_var)
         return torch.ops.aefast.gaussian_kl(mean, log_var)
     name = backend.select(mean.device, mean.dtype)
@@ -71,9 +71,9 @@ def gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:
 
 def _checked_pair(mean: Tensor, log_var: Tensor) -> tuple[Tensor, Tensor]:
     """The two; under autocast in the dtype that arithmetic promotes them to."""
-    contract.check_tensor(mean, "mean")
-    if contract.autocast_dtype(mean.device) is not None:
-        contract.check_castable(log_var, "log_var", mean, "mean")
+    checks.check_tensor(mean, "mean")
+    if dispatch.autocast_dtype(mean.device) is not None:
+        checks.check_castable(log_var, "log_var", mean, "mean")
         dtype = torch.promote_types(mean.dtype, log_var.dtype)
         mean, log_var = mean.to(dtype), log_var.to(dtype)
     _check_pair(mean, log_var)
@@ -81,8 +81,8 @@ def _checked_pair(mean: Tensor, log_var: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _check_pair(mean: Tensor, log_var: Tensor) -> None:
-    contract.check_tensor(mean, "mean")
-    contract.check_like(log_var, "log_var", mean, "mean")
+    checks.check_tensor(mean, "mean")
+    checks.check_like(log_var, "log_var", mean, "mean")
     if log_var.shape != mean.shape:
         raise ValueError(
             f"log_var has shape {list(log_var.shape)}; it takes mean's, {list(mean.shape)}"
@@ -90,7 +90,7 @@ def _check_pair(mean: Tensor, log_var: Tensor) -> None:
 
 
 def _is_transformed(*tensors: Tensor) -> bool:
-    return any(contract.is_transformed(tensor) for tensor in tensors)
+    return any(dispatch.is_transformed(tensor) for tensor in tensors)
 
 
 def _is_differentiated(*tensors: Tensor) -> bool:
@@ -99,9 +99,11 @@ def _is_differentiated(*tensors: Tensor) -> bool:
 
 def _run(function: str, name: str, first: Tensor, log_var: Tensor, *arguments: Any) -> Tensor:
     argument = "the incoming gradient" if function == "scaled_noise" else "mean"
-    first = contract.readable(first, argument)
-    log_var = contract.readable(log_var, "log_var")
-    return getattr(backend.implementation("gaussian", name), function)(first, log_var, *arguments)
+    first = dispatch.materialize(first, argument)
+    log_var = dispatch.materialize(log_var, "log_var")
+    return getattr(backend.implementation("variational", name), function)(
+        first, log_var, *arguments
+    )
 
 
 class _Reparameterize(KernelFunction):
@@ -128,7 +130,7 @@ class _Reparameterize(KernelFunction):
 def _scaled_noise(
     factor: Tensor, log_var: Tensor, scale: float, seed: int | Tensor, row_offset: int, name: str
 ) -> Tensor:
-    if _is_transformed(factor, log_var) or contract.is_traced(factor):
+    if _is_transformed(factor, log_var) or dispatch.is_traced(factor):
         return eager.scaled_noise(factor, log_var, scale, seed, row_offset)
     if _is_differentiated(factor, log_var):
         return _ScaledNoise.apply(factor, log_var, scale, seed, row_offset, name)
@@ -176,12 +178,12 @@ class _GaussianKL(KernelFunction):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         mean, log_var = ctx.saved_tensors
-        if torch.is_grad_enabled() or contract.is_transformed(grad) or contract.is_traced(grad):
+        if torch.is_grad_enabled() or dispatch.is_transformed(grad) or dispatch.is_traced(grad):
             # To be differentiated again, batched or traced: the definition's can.
             return *eager.gaussian_kl_backward(grad, mean, log_var), None
-        kernel = backend.implementation("gaussian", ctx.name).gaussian_kl_backward
-        grad = contract.readable(grad, "the incoming gradient")
-        mean, log_var = contract.readable(mean, "mean"), contract.readable(log_var, "log_var")
+        kernel = backend.implementation("variational", ctx.name).gaussian_kl_backward
+        grad = dispatch.materialize(grad, "the incoming gradient")
+        mean, log_var = dispatch.materialize(mean, "mean"), dispatch.materialize(log_var, "log_var")
         return *kernel(grad, mean, log_var), None
 
 
@@ -218,7 +220,7 @@ def _registered_gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:
 
 def _check_registered(mean: Tensor, log_var: Tensor, seed: Tensor) -> None:
     _check_pair(mean, log_var)
-    contract.check_seed_tensor(seed)
+    checks.check_seed_tensor(seed)
 
 
 @_registered_reparameterize.register_fake

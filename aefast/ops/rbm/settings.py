@@ -15,7 +15,7 @@ class Machine(NamedTuple):
     log_var: Any  # ln s^2, [D], of Gaussian visible units; None of Bernoulli ones
 
 
-class Settings(NamedTuple):
+class ChainSettings(NamedTuple):
     """How a chain runs."""
 
     k: int

@@ -1,0 +1,295 @@
+"""The passes over an encoder, of any backend's primitives: code, penalty and all gradients.
+
+One layer's exact penalty is a sum over the code, ||J||^2 = sum_j d_j^2 n_j with the slopes d and
+the squared lengths n of the weight's rows, made beside the code; all others are rows.py's.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from aefast.ops.contractive import eager, rows
+from aefast.ops.contractive.primitives import PenaltyPrimitives
+from aefast.ops.contractive.settings import EncoderLayer, PenaltySettings
+from aefast.ops.shared.precision import upcast
+
+
+class Encoding(NamedTuple):
+    """What encoding a batch computed, layer by layer."""
+
+    inputs: list[Tensor]  # [B, H_l]
+    saved: list[Tensor]  # what tells the slopes
+    code: Tensor
+
+
+class SavedForBackward(NamedTuple):
+    """What forward saves for backward."""
+
+    layers: Sequence[EncoderLayer]
+    encodings: list[Encoding]  # at x, and at x with noise
+    lengths: Tensor | None  # one layer's squared lengths
+    norm_gradients: rows.NormGradients | None  # of the sum of all penalties
+    route: rows.Route | None = None  # of the rows
+
+
+class EncoderGradients(NamedTuple):
+    x: Tensor | None
+    weights: list[Tensor | None]
+    biases: list[Tensor | None]
+
+
+class Needed(NamedTuple):
+    """Which of them."""
+
+    x: bool
+    weights: list[bool]
+    biases: list[bool]
+
+
+def forward(
+    primitives: PenaltyPrimitives,
+    x: Tensor,
+    layers: Sequence[EncoderLayer],
+    settings: PenaltySettings,
+    differentiated: bool,
+) -> tuple[Tensor, Tensor | None, SavedForBackward]:
+    """The penalty [B], an estimate's standard error, and what backward needs.
+
+    Where gradients will be asked for, those of the rows are made at once, for the sum of all
+    penalties: mostly the mean is wanted, and then they are right but for a factor. Whether it is
+    so is asked in backward; on a GPU that would wait for it, and backward makes them itself.
+    """
+    encodings = [encode(primitives, x, layers)]
+    if settings.hessian_noise > 0:
+        noisy = eager.with_noise(x, settings, primitives.corrupt)
+        encodings.append(encode(primitives, noisy, layers))
+    if is_closed(layers, settings):
+        lengths = squared_lengths(primitives, layers[0].weight)
+        penalty = _closed(primitives, encodings, layers[0], lengths, settings)
+        return penalty, None, SavedForBackward(layers, encodings, lengths, None)
+    slopes, noisy_slopes = _slopes(primitives, encodings, layers)
+    at_once = differentiated and x.device.type == "cpu"
+    is_captured = _is_captured(x)
+    route = rows.route_of(layers, settings.probes, may_take_gram=not is_captured)
+    while True:
+        all_norms = _norms(primitives, x, layers, settings, route)
+        norm_gradients = None
+        if at_once:
+            norms, norm_gradients = all_norms.with_gradients(slopes, noisy_slopes)
+        else:
+            norms = all_norms.forward(slopes, noisy_slopes)
+        if is_captured or all_norms.is_right(norms):
+            saved_pass = SavedForBackward(layers, encodings, None, norm_gradients, route)
+            return *eager.summary(norms, settings), saved_pass
+        route = rows.route_of(layers, settings.probes, may_take_gram=False, may_push=False)
+
+
+def backward(
+    primitives: PenaltyPrimitives,
+    grad_penalty: Tensor | None,
+    grad_code: Tensor | None,
+    saved_pass: SavedForBackward,
+    settings: PenaltySettings,
+    needed: Needed,
+) -> EncoderGradients:
+    """Of the gradients those that are ``needed``; no grad_penalty where the code alone counts."""
+    layers, encodings, lengths, *_ = saved_pass
+    if grad_penalty is None:
+        nothing = [torch.zeros_like(saved) for saved in encodings[0].saved]
+        return encode_backward(primitives, encodings[0], layers, nothing, grad_code, needed)
+    if lengths is not None and len(encodings) == 1:
+        return _fused_backward(
+            primitives, grad_penalty, grad_code, encodings[0], layers[0], lengths, needed
+        )
+    norm_gradients = _norm_gradients(primitives, grad_penalty, saved_pass, settings)
+    result = encode_backward(
+        primitives, encodings[0], layers, norm_gradients.slopes, grad_code, needed
+    )
+    if norm_gradients.noisy_slopes is not None:
+        noisy = encode_backward(
+            primitives, encodings[1], layers, norm_gradients.noisy_slopes, None, needed
+        )
+        result = EncoderGradients(
+            _sum(result.x, noisy.x),
+            [_sum(*pair) for pair in zip(result.weights, noisy.weights, strict=True)],
+            [_sum(*pair) for pair in zip(result.biases, noisy.biases, strict=True)],
+        )
+    weights = [
+        _sum(total, part) if need else None
+        for total, part, need in zip(
+            result.weights, norm_gradients.weights, needed.weights, strict=True
+        )
+    ]
+    return result._replace(weights=weights)
+
+
+def _norm_gradients(
+    primitives: PenaltyPrimitives,
+    grad_penalty: Tensor,
+    saved_pass: SavedForBackward,
+    settings: PenaltySettings,
+) -> rows.NormGradients:
+    """The gradients by slopes and weights."""
+    layers, encodings, lengths, *_ = saved_pass
+    grad = grad_penalty / max(settings.probes, 1)
+    if saved_pass.norm_gradients is not None and len(grad) > 0 and bool((grad == grad[0]).all()):
+        norm_gradients = saved_pass.norm_gradients.times(grad[0])
+        if norm_gradients.is_finite():
+            return norm_gradients
+    slopes, noisy_slopes = _slopes(primitives, encodings, layers)
+    if lengths is not None and noisy_slopes is not None:
+        return _closed_backward(
+            grad, slopes[0], noisy_slopes[0], layers[0].weight, lengths, settings
+        )
+    assert saved_pass.route is not None
+    norms = _norms(primitives, encodings[0].inputs[0], layers, settings, saved_pass.route)
+    return norms.with_gradients(slopes, noisy_slopes, grad)[1]
+
+
+def is_closed(layers: Sequence[EncoderLayer], settings: PenaltySettings) -> bool:
+    """Whether the penalty is a sum over the code."""
+    return len(layers) == 1 and settings.probes == 0
+
+
+def is_fused(layers: Sequence[EncoderLayer], settings: PenaltySettings) -> bool:
+    """Whether one kernel makes it."""
+    return is_closed(layers, settings) and settings.hessian_noise == 0
+
+
+def encode(primitives: PenaltyPrimitives, x: Tensor, layers: Sequence[EncoderLayer]) -> Encoding:
+    inputs, saved = [], []
+    for weight, bias, activation in layers:
+        inputs.append(x)
+        x, tells = primitives.encode(x, primitives.operand(weight), bias, activation)
+        saved.append(x if tells is None else tells)
+    return Encoding(inputs, saved, x)
+
+
+def encode_backward(
+    primitives: PenaltyPrimitives,
+    encoding: Encoding,
+    layers: Sequence[EncoderLayer],
+    grad_slopes: list[Tensor],
+    grad_code: Tensor | None,
+    needed: Needed,
+) -> EncoderGradients:
+    """From the gradients by slopes and code."""
+    result = EncoderGradients(None, [None] * len(layers), [None] * len(layers))
+    for index, (weight, _, activation) in reversed(list(enumerate(layers))):
+        grad, grad_bias = primitives.slope_backward(
+            encoding.saved[index], activation, grad_code, grad_slopes[index]
+        )
+        if needed.biases[index]:
+            result.biases[index] = grad_bias
+        if needed.weights[index]:
+            result.weights[index] = primitives.add_product(grad, encoding.inputs[index], None)
+        if index > 0 or needed.x:
+            grad_code = primitives.multiply(grad, primitives.operand(weight.t()))
+    return result._replace(x=grad_code) if needed.x else result
+
+
+def _fused_backward(
+    primitives: PenaltyPrimitives,
+    grad_penalty: Tensor,
+    grad_code: Tensor | None,
+    encoding: Encoding,
+    layer: EncoderLayer,
+    lengths: Tensor,
+    needed: Needed,
+) -> EncoderGradients:
+    weight = layer.weight
+    grad, grad_bias, grad_lengths = primitives.penalty_backward(
+        encoding.saved[0],
+        layer.activation,
+        grad_code,
+        grad_penalty,
+        lengths,
+    )
+    grad_weight = grad_x = None
+    if needed.weights[0]:
+        grad_weight = primitives.add_product(grad, encoding.inputs[0], None)
+        grad_weight += 2 * grad_lengths[:, None] * weight
+    if needed.x:
+        grad_x = primitives.multiply(grad, primitives.operand(weight.t()))
+    return EncoderGradients(grad_x, [grad_weight], [grad_bias if needed.biases[0] else None])
+
+
+def _closed(
+    primitives: PenaltyPrimitives,
+    encodings: list[Encoding],
+    layer: EncoderLayer,
+    lengths: Tensor,
+    settings: PenaltySettings,
+) -> Tensor:
+    """sum_j (d^2 + hessian_weight (d - d')^2)_j n_j."""
+    if len(encodings) == 1:
+        return primitives.penalty(encodings[0].saved[0], layer.activation, lengths)
+    slope, noisy_slope = (
+        primitives.slopes(encoding.saved[0], layer.activation) for encoding in encodings
+    )
+    return (slope.square() + settings.hessian_weight * (slope - noisy_slope).square()) @ lengths
+
+
+def _closed_backward(
+    grad: Tensor,
+    slope: Tensor,
+    noisy_slope: Tensor,
+    weight: Tensor,
+    lengths: Tensor,
+    settings: PenaltySettings,
+) -> rows.NormGradients:
+    """Those of the sum above, with its second term."""
+    change = settings.hessian_weight * (slope - noisy_slope)
+    factor = 2 * grad[:, None] * lengths
+    grad_lengths = grad @ (slope.square() + change * (slope - noisy_slope))
+    grad_weight = 2 * grad_lengths[:, None] * weight
+    return rows.NormGradients([factor * (slope + change)], [-factor * change], [grad_weight])
+
+
+def _slopes(
+    primitives: PenaltyPrimitives, encodings: list[Encoding], layers: Sequence[EncoderLayer]
+) -> tuple[list[Tensor], list[Tensor] | None]:
+    """Every layer's at x, and at x with noise."""
+    slopes = [
+        [
+            primitives.slopes(saved, layer.activation)
+            for saved, layer in zip(encoding.saved, layers, strict=True)
+        ]
+        for encoding in encodings
+    ]
+    return slopes[0], slopes[1] if len(slopes) > 1 else None
+
+
+def _norms(
+    primitives: PenaltyPrimitives,
+    x: Tensor,
+    layers: Sequence[EncoderLayer],
+    settings: PenaltySettings,
+    route: rows.Route,
+) -> rows.Norms:
+    def draw_probes(samples: slice) -> Tensor:
+        first = settings._replace(row_offset=settings.row_offset + samples.start)
+        return eager.draw_probes(x[samples], layers[-1].weight.shape[0], first, primitives.corrupt)
+
+    return rows.Norms(
+        primitives, layers, settings.probes, draw_probes, settings.hessian_weight, route
+    )
+
+
+def _is_captured(x: Tensor) -> bool:
+    """Whether a CUDA graph is being captured, which cannot wait for an answer."""
+    return x.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def squared_lengths(primitives: PenaltyPrimitives, weight: Tensor) -> Tensor:
+    """Of a weight's rows; a half precision's in float32."""
+    weight = upcast(weight)
+    return primitives.dot_rows(weight, weight, weight.new_zeros(weight.shape[0]))
+
+
+def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    if first is None or second is None:
+        return second if first is None else first
+    return first + second

@@ -1,0 +1,137 @@
+"""Checks of an op's arguments.
+
+Each raises an error that names the argument, says what it was, and says what it takes.
+"""
+
+import sys
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aefast import random
+from aefast.ops.shared import dispatch
+
+LARGEST = sys.float_info.max
+
+FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def check_tensor(value: Any, argument: str) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{argument} is a {type(value).__name__}; it takes a torch.Tensor")
+    if value.dtype not in FLOATING:
+        raise TypeError(
+            f"{argument} has dtype {dtype_name(value)}; "
+            "it takes float32, float64, bfloat16 or float16"
+        )
+    if value.layout is not torch.strided:
+        raise TypeError(f"{argument} has layout {value.layout}; it takes a strided tensor")
+
+
+def check_like(value: Any, argument: str, reference: Tensor, reference_argument: str) -> None:
+    """The same dtype and device as another argument."""
+    check_tensor(value, argument)
+    if value.dtype != reference.dtype:
+        raise TypeError(
+            f"{argument} has dtype {dtype_name(value)}; "
+            f"it takes {reference_argument}'s, {dtype_name(reference)}"
+        )
+    _check_device(value, argument, reference, reference_argument)
+
+
+def check_castable(value: Any, argument: str, reference: Tensor, reference_argument: str) -> None:
+    """As ``check_like``, of any dtype: autocast casts."""
+    check_tensor(value, argument)
+    _check_device(value, argument, reference, reference_argument)
+
+
+def _check_device(value: Tensor, argument: str, reference: Tensor, reference_argument: str) -> None:
+    if value.device != reference.device:
+        raise ValueError(
+            f"{argument} is on {value.device}; it takes {reference_argument}'s device, "
+            f"{reference.device}"
+        )
+
+
+def check_number(value: Any, argument: str, low: float = -LARGEST, high: float = LARGEST) -> float:
+    """A finite real number in [low, high], as a float."""
+    if isinstance(value, bool) or not isinstance(value, int | float | Real):
+        raise TypeError(f"{argument} is a {type(value).__name__}; it takes a real number")
+    value = value if isinstance(value, int | float) else float(value)
+    # Comparisons alone: a number that torch.compile traces knows no isfinite.
+    if not low <= value <= high:
+        if high < LARGEST:
+            domain = f"a number in [{low:g}, {high:g}]"
+        else:
+            domain = "a finite number" if low == -LARGEST else f"a finite number, at least {low:g}"
+        raise ValueError(f"{argument} is {value}; it takes {domain}")
+    return value if isinstance(value, float) else float(value)
+
+
+def check_positive(value: Any, argument: str) -> float:
+    """A finite real number above 0, as a float."""
+    value = check_number(value, argument, 0)
+    if value == 0:
+        raise ValueError(f"{argument} is 0; it takes a number above 0")
+    return value
+
+
+def check_integer(value: Any, argument: str, limit: int, low: int = 0) -> int:
+    """An integer in [low, limit)."""
+    if isinstance(value, bool | Tensor) or not isinstance(value, int | Integral):
+        raise TypeError(f"{argument} is a {type(value).__name__}; it takes an int")
+    value = value if isinstance(value, int) else int(value)
+    if not low <= value < limit:
+        domain = f"[{low}, 2**{limit.bit_length() - 1})"
+        raise ValueError(f"{argument} is {value}; it takes an int in {domain}")
+    return value
+
+
+def check_seed_arguments(seed: int | None, generator: torch.Generator | None) -> None:
+    """Before anything is drawn: both are right, and not both are given."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"generator is a {type(generator).__name__}; it takes a torch.Generator or None"
+        )
+    if seed is None:
+        return
+    if generator is not None:
+        raise ValueError("seed and generator are both given; it takes one of them")
+    check_integer(seed, "seed", random.SEED_LIMIT)
+
+
+def check_seed_tensor(seed: Tensor) -> None:
+    """What the registered ops take for a seed."""
+    if seed.numel() != 1 or seed.dtype != torch.int64:
+        raise ValueError(f"seed is {seed}; it takes one int64 number")
+
+
+def check_unit_interval(value: Tensor, argument: str, takers: str) -> None:
+    """Its elements lie in [0, 1]. A GPU is not asked: it would be waited for; nor under a trace.
+
+    ``takers`` says what takes such numbers: "Bernoulli units take".
+    """
+    if value.device.type != "cpu" or value.numel() == 0:
+        return
+    if dispatch.is_traced(value) or dispatch.is_transformed(value):
+        return
+    low, high = (bound.item() for bound in torch.aminmax(value.detach()))
+    check_bounds(low, high, argument, takers)
+
+
+def check_bounds(low: float, high: float, argument: str, takers: str) -> None:
+    """The smallest and the largest of its elements lie in [0, 1]."""
+    if not (low >= 0 and high <= 1):  # NaN is neither
+        wrong = high if low >= 0 else low
+        raise ValueError(f"{argument} holds {wrong:g}; {takers} numbers in [0, 1]")
+
+
+def check_choice(value: Any, argument: str, choices: tuple[str, ...]) -> None:
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{argument} is {value!r}; it takes one of {', '.join(choices)}")
+
+
+def dtype_name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

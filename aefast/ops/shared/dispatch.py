@@ -1,0 +1,182 @@
+"""How a call finds its kernel: who is tracing it, autocast, torch.func's transforms, checkpoints.
+
+A kernel reads memory through a pointer. A call that something traces or transforms takes the
+registered op instead, or the definition in PyTorch's own operators.
+"""
+
+import contextlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C import _dispatch_tls_is_dispatch_key_included as _is_included
+from torch._C import _is_tracing, _len_torch_dispatch_stack
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+from aefast import backend, random
+
+_PRE_DISPATCH = torch._C.DispatchKey.PreDispatch
+_PLAIN = (Tensor, torch.nn.Parameter, type(None))
+
+# Asked once: torch.compile traces no call that asks, in torch before 2.12.
+_AUTOCAST_DEVICES = frozenset(
+    name for name in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(name)
+)
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """What autocast casts the operands of a product to; None where it is off."""
+    if not torch._C._is_any_autocast_enabled():
+        return None
+    if device.type not in _AUTOCAST_DEVICES or not torch.is_autocast_enabled(device.type):
+        return None
+    return torch.get_autocast_dtype(device.type)
+
+
+def cast_operands(*tensors: Any) -> tuple[Any, ...]:
+    """Under autocast the same casts as torch.nn.functional.linear's."""
+    dtype = autocast_dtype(tensors[0].device)
+    if dtype is None:
+        return tensors
+    return tuple(
+        tensor.to(dtype)
+        if isinstance(tensor, Tensor) and tensor.dtype in backend.KERNEL_DTYPES
+        else tensor
+        for tensor in tensors
+    )
+
+
+def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """For ops that keep their inputs' dtype: states, and energies, whose differences count."""
+    if autocast_dtype(device) is None:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
+def is_traced(*tensors: Tensor | None) -> bool:
+    """Whether something looks on that must see a registered op instead of a pointer.
+
+    torch.compile, torch.export, torch.jit.trace, fake tensors and other subclasses, dispatch modes,
+    also those before autograd (make_fx's ``pre_dispatch``). Elsewhere the kernel is called
+    directly: a registered op costs 10 to 17 us a call.
+    """
+    if torch.compiler.is_compiling():
+        return True
+    for tensor in tensors:
+        if type(tensor) not in _PLAIN:
+            return True
+    return _len_torch_dispatch_stack() > 0 or _is_included(_PRE_DISPATCH) or _is_tracing()
+
+
+def is_defined_in_trace(
+    dtype: torch.dtype, registered: tuple[torch.dtype, ...] = backend.KERNEL_DTYPES
+) -> bool:
+    """Whether who looks on is shown PyTorch's own operators, those of the definition.
+
+    Where no op is registered for the dtype; in torch.func's transforms, which registered ops do not
+    serve under a trace; and where nothing else would be understood: by ONNX, by a FLOP counter, and
+    by whoever asked for ``use_backend("eager")``. A graph of torch.compile's asks that as it runs.
+    """
+    if dtype not in registered or is_in_functorch():
+        return True
+    if torch.compiler.is_dynamo_compiling():
+        return False
+    return backend.is_forced("eager") or _exports_to_onnx() or counts_flops()
+
+
+def _exports_to_onnx() -> bool:
+    return "torch.onnx" in sys.modules and torch.onnx.is_in_onnx_export()
+
+
+def counts_flops() -> bool:
+    """Whether torch.utils.flop_counter looks on, which is not imported to ask: it loads Triton."""
+    if torch.compiler.is_compiling():
+        return False
+    modes = _get_current_dispatch_mode_stack()
+    return any(type(mode).__module__ == "torch.utils.flop_counter" for mode in modes)
+
+
+def is_checkpointed() -> bool:
+    """Whether ``torch.utils.checkpoint`` will compute this again, or does."""
+    return _checkpoint_hook() != ""
+
+
+def is_recomputed() -> bool:
+    """Whether ``torch.utils.checkpoint`` has computed this before."""
+    return _checkpoint_hook().startswith("_recomputation")
+
+
+def _checkpoint_hook() -> str:
+    """The name of its hook on saved tensors, in the form without re-entry; the other form computes
+    without gradients at first."""
+    if torch.compiler.is_compiling():
+        return ""
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    if hooks is None or hooks[0].__module__ != "torch.utils.checkpoint":
+        return ""
+    return str(hooks[0].__qualname__)
+
+
+def materialize(tensor: Tensor, argument: str) -> Tensor:
+    """The tensor as memory holds it, for a kernel that reads it through its pointer.
+
+    Raises:
+        ValueError: the storage was freed.
+    """
+    if tensor._is_zerotensor():
+        tensor = tensor.clone()
+    if tensor.layout is not torch.strided:  # an incoming gradient may be sparse
+        tensor = tensor.to_dense()
+    if tensor.data_ptr() == 0:
+        raise ValueError(f"{argument} has no memory: its storage was freed; it takes one that has")
+    return tensor.resolve_neg()
+
+
+def is_transformed(tensor: Tensor) -> bool:
+    """Whether vmap or forward-mode differentiation is at work, which only the definition serves."""
+    if torch._C._functorch.is_legacy_batchedtensor(tensor):  # autograd.grad(is_grads_batched=True)
+        return True
+    if torch.autograd.forward_ad._current_level >= 0:
+        return True
+    return is_under(lambda kind: kind != torch._C._functorch.TransformType.Grad)
+
+
+def is_vmapped() -> bool:
+    """Whether vmap is at work."""
+    return is_under(lambda kind: kind == torch._C._functorch.TransformType.Vmap)
+
+
+def is_under(is_meant: Callable[[Any], bool]) -> bool:
+    """Whether a torch.func transform of a kind that is meant is at work."""
+    if not is_in_functorch():
+        return False
+    interpreters = torch._C._functorch.get_interpreter_stack() or ()
+    return any(is_meant(interpreter.key()) for interpreter in interpreters)
+
+
+def is_in_functorch() -> bool:
+    """Whether any torch.func transform is at work."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def resolve_seed(
+    seed: int | None, generator: torch.Generator | None, device: torch.device, traced: bool
+) -> int | Tensor:
+    """The seed given, or one drawn from ``generator`` or from torch's default one.
+
+    Under vmap it is a tensor, which torch draws, or refuses to, as ``randomness`` says.
+
+    Raises:
+        RuntimeError: the generator is the caller's own and ``torch.utils.checkpoint`` at work,
+            which sets back torch's alone: other noise would be drawn again.
+    """
+    if generator is not None and is_checkpointed():
+        raise RuntimeError(
+            "generator is given under torch.utils.checkpoint, which would draw from it twice; "
+            "it takes seed, or torch's default generator"
+        )
+    if seed is None:
+        return random.draw_seed(generator, device, as_tensor=traced or is_vmapped())
+    return seed if isinstance(seed, int) else int(seed)
