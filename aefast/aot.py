@@ -50,7 +50,7 @@ OLDEST_TRITON = (3, 6)
 
 
 @dataclass(frozen=True)
-class Binary:
+class CompiledKernel:
     """What became of one variant on one chip."""
 
     op: str
@@ -98,7 +98,7 @@ def variants(op: str, arch: int) -> list[Any]:
     return list(module.variants(arch))
 
 
-def compile_variant(op: str, arch: int, index: int) -> Binary:
+def compile_variant(op: str, arch: int, index: int) -> CompiledKernel:
     """Compile the op's variant of this index for sm_<arch>.
 
     Raises:
@@ -117,39 +117,39 @@ def compile_variant(op: str, arch: int, index: int) -> Binary:
         options={"num_warps": variant.warps, "num_stages": variant.stages},
     )
     seconds = time.perf_counter() - start
-    ptx, made = compiled.asm["ptx"], compiled.metadata
+    ptx, launch = compiled.asm["ptx"], compiled.metadata
     arguments = [kind for kind in variant.signature.values() if kind != "constexpr"]
-    if made.global_scratch_size or made.profile_scratch_size:
+    if launch.global_scratch_size or launch.profile_scratch_size:
         raise RuntimeError(f"sm_{arch} {variant.name} needs scratch memory, which no launch brings")
     if _parameter_bytes(ptx) != _argument_bytes(arguments):
         raise RuntimeError(f"sm_{arch} {variant.name} takes other parameters than a launch passes")
     registers, stack_bytes = _resources(compiled.asm["cubin"])
     # What is spilled lies on the stack, so that most binaries need not be assembled again to ask.
     spilled_bytes = _spills(ptx, arch) if stack_bytes else 0
-    return Binary(
+    return CompiledKernel(
         op=op,
         variant=variant.name,
         arch=arch,
         tensor_cores=variant.tensor_cores,
-        warps=made.num_warps,
+        warps=launch.num_warps,
         registers=registers,
         spilled_bytes=spilled_bytes,
-        shared_bytes=made.shared,
-        tensor_memory_columns=getattr(made, "tmem_size", None) or 0,
+        shared_bytes=launch.shared,
+        tensor_memory_columns=getattr(launch, "tmem_size", None) or 0,
         instructions=[name for name in TENSOR_CORE_INSTRUCTIONS if name in ptx],
         widest_load_bytes=_widest(ptx, "ld.global"),
         widest_store_bytes=_widest(ptx, "st.global"),
         traps=re.search(r"^\s*trap;", ptx, re.MULTILINE) is not None,
         seconds=round(seconds, 2),
         ptx=ptx,
-        symbol=made.name,
+        symbol=launch.name,
         arguments=arguments,
-        descriptors=[{key: one[key] for key in DESCRIPTOR_KEYS} for one in made.tensordesc_meta],
+        descriptors=[{key: one[key] for key in DESCRIPTOR_KEYS} for one in launch.tensordesc_meta],
         image=zlib.compress(compiled.asm["cubin"], 9),
     )
 
 
-def compile_all(archs: Sequence[int], jobs: int) -> Iterator[Binary]:
+def compile_all(archs: Sequence[int], jobs: int) -> Iterator[CompiledKernel]:
     """Every variant of every op, in the order of the lists."""
     tasks = [
         (op, arch, index)
@@ -247,7 +247,7 @@ def _widest(ptx: str, instruction: str) -> int:
     return max((int(count or 1) * int(bits) // 8 for count, bits in accesses), default=0)
 
 
-def write_cubins(binaries: Sequence[Binary], folder: Path) -> None:
+def write_cubins(binaries: Sequence[CompiledKernel], folder: Path) -> None:
     """The binaries, and last the manifest, without which none of them counts.
 
     Raises:
@@ -272,7 +272,7 @@ def write_cubins(binaries: Sequence[Binary], folder: Path) -> None:
     unfinished.replace(folder / "manifest.json")
 
 
-def print_table(binaries: Iterator[Binary]) -> list[Binary]:
+def print_table(binaries: Iterator[CompiledKernel]) -> list[CompiledKernel]:
     """A line for each binary as it comes, then what a target's take together."""
     print("registers  spilled   shared  compressed  seconds  kernel")
     found = []
@@ -342,7 +342,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write_cubins(binaries, options.cubins)
 
 
-def report(binary: Binary) -> dict[str, Any]:
+def report(binary: CompiledKernel) -> dict[str, Any]:
     """What JSON can hold of it."""
     return {name: value for name, value in asdict(binary).items() if name != "image"}
 

@@ -44,13 +44,13 @@ def serves(capability: tuple[int, int]) -> bool:
 
 def broken(capability: tuple[int, int]) -> list[str]:
     """The files for a chip that are missing, or whose checksum is not the manifest's."""
-    found = []
+    broken_files = []
     for record in _records(capability).values():
         try:
             _read(record)
         except (OSError, ValueError):
-            found.append(record["file"])
-    return found
+            broken_files.append(record["file"])
+    return broken_files
 
 
 def find(capability: tuple[int, int], name: str) -> Any | None:

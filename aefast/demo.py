@@ -68,7 +68,7 @@ def run(out: Path, epochs: int) -> None:
         f"in eager PyTorch {rates['eager']:,.0f}: {ratio:.1f}x "
         f"(median of {TIMED_TURNS} turns of {EPOCHS_IN_TURN} epochs)"
     )
-    draw(out, held_out, corrupted, reconstruction, ours["denoising"].corrupted)
+    plot(out, held_out, corrupted, reconstruction, ours["denoising"].corrupted)
     console.print(f"Wrote {out}")
 
 
@@ -184,7 +184,7 @@ def compare_speed(train: Tensor) -> tuple[dict[str, float], float]:
     return rates, statistics.median(theirs / ours for theirs, ours in pairs)
 
 
-def draw(out: Path, clean: Tensor, corrupted: Tensor, reconstruction: Tensor, error: float) -> None:
+def plot(out: Path, clean: Tensor, corrupted: Tensor, reconstruction: Tensor, error: float) -> None:
     """Write the picture: one column a held-out digit, from clean to corrupted to denoised."""
     from matplotlib.figure import Figure
 

@@ -32,13 +32,13 @@ def describe() -> dict[str, Any]:
 
 def versions() -> dict[str, str | None]:
     """The version of aefast and of what it runs on; None for a package that is not installed."""
-    found: dict[str, str | None] = {"aefast": __version__, "python": platform.python_version()}
+    versions: dict[str, str | None] = {"aefast": __version__, "python": platform.python_version()}
     for package in ("torch", "triton", "numba", "numpy"):
         try:
-            found[package] = metadata.version(package)
+            versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
-            found[package] = None
-    return found
+            versions[package] = None
+    return versions
 
 
 def cpu_model() -> str:

@@ -37,7 +37,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Place:
+class Target:
     """Where kernels run."""
 
     backend: str
@@ -52,7 +52,7 @@ class Outcome:
     """How one case went in one dtype."""
 
     case: Case
-    place: Place
+    target: Target
     dtype: torch.dtype
     error: float  # in units of eager's; 0 where all bits are eager's
     raised: str = ""  # what the kernel ended with instead
@@ -64,7 +64,7 @@ class Outcome:
     def __str__(self) -> str:
         what = "other bits" if self.case.same_bits else f"error {self.error:.3g}"
         dtype = str(self.dtype).removeprefix("torch.")
-        return f"{self.case.op}, {self.case.name}, {self.place}, {dtype}: {self.raised or what}"
+        return f"{self.case.op}, {self.case.name}, {self.target}, {dtype}: {self.raised or what}"
 
 
 def cases() -> list[Case]:
@@ -134,49 +134,49 @@ def _decoded(latents: Tensor, values: Tensor, weight: Tensor) -> Tensor:
     return F.sparse_decode(values, latents.to(values.device), weight)
 
 
-def places() -> list[Place]:
+def targets() -> list[Target]:
     """Every backend but the definition itself, on every device that it serves here."""
     return [
-        Place(name, device)
+        Target(name, device)
         for device in ("cpu", *backend.cuda_devices())
         for name in backend.BACKENDS
         if name != "eager" and backend.unavailable(name, device) is None
     ]
 
 
-def run(places: Sequence[Place], cases: Sequence[Case]) -> Iterator[Outcome]:
-    """Each case at each place, in each of its dtypes."""
+def run(targets: Sequence[Target], cases: Sequence[Case]) -> Iterator[Outcome]:
+    """Each case at each target, in each of its dtypes."""
     for case in cases:
-        for place in places:
+        for target in targets:
             for dtype in case.dtypes:
                 try:
-                    yield Outcome(case, place, dtype, error(case, place, dtype))
+                    yield Outcome(case, target, dtype, error(case, target, dtype))
                 except Exception as raised:  # one kernel's failure must not hide another's
-                    yield Outcome(case, place, dtype, math.inf, repr(raised))
+                    yield Outcome(case, target, dtype, math.inf, repr(raised))
 
 
-def error(case: Case, place: Place, dtype: torch.dtype) -> float:
+def error(case: Case, target: Target, dtype: torch.dtype) -> float:
     """The largest among the outputs' and the gradients' errors, in units of eager's."""
-    found = results(case, place, dtype, dtype)
-    definition = Place("eager", place.device)
+    computed = results(case, target, dtype, dtype)
+    definition = Target("eager", target.device)
     same_dtype = results(case, definition, dtype, dtype)
     truth = results(case, definition, dtype, torch.float64)
     ratios = [
         _in_units(*triple)
-        for triple in zip(found, same_dtype, truth, strict=True)
+        for triple in zip(computed, same_dtype, truth, strict=True)
         if not torch.equal(triple[0], triple[1])
     ]
     return torch.stack(ratios).max().item() if ratios else 0.0  # a NaN stays one
 
 
-def results(case: Case, place: Place, rounding: torch.dtype, dtype: torch.dtype) -> list[Tensor]:
+def results(case: Case, target: Target, rounding: torch.dtype, dtype: torch.dtype) -> list[Tensor]:
     """Outputs and gradients in `dtype` of inputs and incoming gradients rounded to `rounding`."""
 
     def rounded(tensor: Tensor) -> Tensor:
-        return tensor.to(rounding).to(place.device, dtype)
+        return tensor.to(rounding).to(target.device, dtype)
 
     leaves = [rounded(tensor).requires_grad_() for tensor in case.inputs]
-    with backend.use_backend(place.backend):
+    with backend.use_backend(target.backend):
         outputs = case.function(*leaves)
         outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
         outputs = [output for output in outputs if output is not None]

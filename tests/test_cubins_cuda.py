@@ -64,9 +64,9 @@ def test_results_are_the_jits_bit_for_bit(
 
 def every_result():
     """Outputs and gradients of each of the selftest's cases, in each of its dtypes."""
-    place = selftest.Place("triton", "cuda")
+    target = selftest.Target("triton", "cuda")
     return {
-        (case.op, case.name, dtype): selftest.results(case, place, dtype, dtype)
+        (case.op, case.name, dtype): selftest.results(case, target, dtype, dtype)
         for case in selftest.cases()
         for dtype in case.dtypes
     }

@@ -10,19 +10,19 @@ import torch
 
 from aefast import aot, backend, ops, random, selftest
 from aefast.functional import gibbs
-from aefast.selftest import LIMIT, SEED, Case, Place
+from aefast.selftest import LIMIT, SEED, Case, Target
 
 CASES = {(case.op, case.name): case for case in selftest.cases()}
 FLOAT32 = (torch.float32,)
-KERNEL = Place("numba", "cpu")
+KERNEL = Target("numba", "cpu")
 
 needs_numba = pytest.mark.skipif(
     backend.unavailable("numba", "cpu") is not None, reason="needs numba"
 )
 
 
-def outcomes(*cases, place=KERNEL):
-    return list(selftest.run([place], cases))
+def outcomes(*cases, target=KERNEL):
+    return list(selftest.run([target], cases))
 
 
 def test_every_op_has_a_case():
@@ -38,11 +38,13 @@ def test_the_cases_of_an_op_follow_each_other():
 
 @pytest.mark.parametrize("op", aot.OPS)
 def test_every_kernel_of_this_machine_passes(op):
-    places = [
-        place for place in selftest.places() if place.backend != "triton" or "cuda" in place.device
+    targets = [
+        target
+        for target in selftest.targets()
+        if target.backend != "triton" or "cuda" in target.device
     ]
-    found = list(selftest.run(places, [case for case in CASES.values() if case.op == op]))
-    assert {outcome.place for outcome in found} == set(places)
+    found = list(selftest.run(targets, [case for case in CASES.values() if case.op == op]))
+    assert {outcome.target for outcome in found} == set(targets)
     assert [str(outcome) for outcome in found if not outcome.passed] == []
 
 

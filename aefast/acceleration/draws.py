@@ -67,19 +67,19 @@ class Draw:
         return TOO_FEW if x.numel() < FEWEST else None
 
 
-def drawn(like: Tensor, kind: str, kept: float = 1.0) -> Tensor:
+def drawn(like: Tensor, kind: str, keep_probability: float = 1.0) -> Tensor:
     """Numbers from torch's default generator, of a contiguous tensor's shape; of dropout what it
     multiplies with."""
     numbers = torch.empty(like.shape, dtype=torch.float32, device="cpu")
-    _draw(torch.default_generator, numbers, kind, kept)
+    _draw(torch.default_generator, numbers, kind, keep_probability)
     return numbers
 
 
-def _draw(generator: torch.Generator, numbers: Tensor, kind: str, kept: float) -> None:
+def _draw(generator: torch.Generator, numbers: Tensor, kind: str, keep_probability: float) -> None:
     kernels, state = backend.extension(), generator.get_state()
     place = state.data_ptr(), numbers.data_ptr(), numbers.numel()
     if kind == "dropout":
-        kernels.dropout_noise(*place, kept)
+        kernels.dropout_noise(*place, keep_probability)
     elif kind == "rand_like":
         kernels.mersenne_uniform(*place)
     else:

@@ -42,8 +42,8 @@ def objective_of(loss: Any) -> str | None:
 
 
 def _is_plain_mean(loss: Any) -> bool:
-    held = loss.__dict__
-    if own_hooks(held) or "forward" in held or loss.reduction != "mean":
+    attributes = loss.__dict__
+    if own_hooks(attributes) or "forward" in attributes or loss.reduction != "mean":
         return False
     weights = getattr(loss, "weight", None), getattr(loss, "pos_weight", None)
     return weights == (None, None)

@@ -76,9 +76,11 @@ def reads_of(module: nn.Module, tree: list[nn.Module]) -> list[Read]:
 
 def settings_of(module: nn.Module) -> list[Read]:
     """The plain values that one of torch's own modules holds."""
-    held = module.__dict__
-    names = held.keys() - vars(_EMPTY).keys()
-    return [Read(held, name, held[name]) for name in names if _is_simple(held[name])]
+    attributes = module.__dict__
+    names = attributes.keys() - vars(_EMPTY).keys()
+    return [
+        Read(attributes, name, attributes[name]) for name in names if _is_simple(attributes[name])
+    ]
 
 
 def check_pure(function: Any) -> None:
@@ -141,9 +143,9 @@ class _Visitor:
         if hasattr(_EMPTY, name):
             return
         for module in self.tree:
-            held = module.__dict__
-            if name in held:
-                self._value(Read(held, name, held[name]))
+            attributes = module.__dict__
+            if name in attributes:
+                self._value(Read(attributes, name, attributes[name]))
             else:
                 self.method(name, module)
 
@@ -152,18 +154,18 @@ class _Visitor:
         owner = next((cls for cls in type(module).__mro__ if name in vars(cls)), None)
         if owner is None or owner.__module__.startswith("torch."):
             return
-        found = vars(owner)[name]
-        self.reads.append(Read(vars(owner), name, found))
+        attribute = vars(owner)[name]
+        self.reads.append(Read(vars(owner), name, attribute))
         if name != "forward":
             self.reads.append(Read(module.__dict__, name, None))
-        if isinstance(found, property):
-            found = found.fget
-        if isinstance(found, staticmethod):
-            found = found.__func__
-        if isinstance(found, FunctionType):
-            self.function(found)
-        elif not _is_simple(found):
-            raise ImpureError(f"reads {name}, a {type(found).__name__}")
+        if isinstance(attribute, property):
+            attribute = attribute.fget
+        if isinstance(attribute, staticmethod):
+            attribute = attribute.__func__
+        if isinstance(attribute, FunctionType):
+            self.function(attribute)
+        elif not _is_simple(attribute):
+            raise ImpureError(f"reads {name}, a {type(attribute).__name__}")
 
     def _value(self, read: Read) -> None:
         value = read.value

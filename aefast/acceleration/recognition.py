@@ -39,7 +39,7 @@ FUNCTIONS: dict[Any, tuple[str, dict[str, Any]]] = {
 METHODS = {"relu": "relu", "sigmoid": "sigmoid", "tanh": "tanh", "relu_": "relu"}
 
 
-class FoundLayer(NamedTuple):
+class RecognizedLayer(NamedTuple):
     """A linear layer with what comes right after it.
 
     Attributes:
@@ -59,7 +59,7 @@ class FoundLayer(NamedTuple):
     is_tied: bool
 
 
-def stacks_of(graph: fx.Graph, module: nn.Module) -> list[list[FoundLayer]]:
+def stacks_of(graph: fx.Graph, module: nn.Module) -> list[list[RecognizedLayer]]:
     """The linear layers, those in one list where each reads the one before and nobody else does."""
     layers = [layer for node in graph.nodes if (layer := _layer(node, module)) is not None]
     by_input = {layer.input: layer for layer in layers}
@@ -75,9 +75,9 @@ def stacks_of(graph: fx.Graph, module: nn.Module) -> list[list[FoundLayer]]:
     return stacks
 
 
-def _layer(node: fx.Node, module: nn.Module) -> FoundLayer | None:
-    found = _linear(node, module)
-    if found is None:
+def _layer(node: fx.Node, module: nn.Module) -> RecognizedLayer | None:
+    linear = _linear(node, module)
+    if linear is None:
         return None
     nodes, activation = [node], "identity"
     while activation == "identity" and len(nodes[-1].users) == 1:
@@ -87,7 +87,7 @@ def _layer(node: fx.Node, module: nn.Module) -> FoundLayer | None:
             break
         nodes.append(after)
         activation = name
-    return FoundLayer(nodes, *found[:3], activation, found[3])
+    return RecognizedLayer(nodes, *linear[:3], activation, linear[3])
 
 
 def _linear(node: fx.Node, module: nn.Module) -> tuple[fx.Node, Slot, Slot | None, bool] | None:
@@ -96,9 +96,9 @@ def _linear(node: fx.Node, module: nn.Module) -> tuple[fx.Node, Slot, Slot | Non
         layer = module.get_submodule(str(node.target))
         if not is_plain_linear(layer) or len(node.args) != 1 or node.kwargs:
             return None
-        held = layer.__dict__["_parameters"]
-        bias = Slot(held, "bias") if held["bias"] is not None else None
-        return _node(node.args[0]), Slot(held, "weight"), bias, False
+        parameters = layer.__dict__["_parameters"]
+        bias = Slot(parameters, "bias") if parameters["bias"] is not None else None
+        return _node(node.args[0]), Slot(parameters, "weight"), bias, False
     if node.op != "call_function" or node.target is not F.linear:
         return None
     arguments = dict(zip(("input", "weight", "bias"), node.args, strict=False)) | node.kwargs
@@ -117,10 +117,10 @@ def _node(argument: Any) -> fx.Node:
 
 def is_plain_linear(layer: nn.Module) -> bool:
     """Whether a layer is torch's own, with nothing on it."""
-    held = layer.__dict__
-    if type(layer) is not nn.Linear or own_hooks(held) or "forward" in held:
+    attributes = layer.__dict__
+    if type(layer) is not nn.Linear or own_hooks(attributes) or "forward" in attributes:
         return False
-    parameters = held["_parameters"]
+    parameters = attributes["_parameters"]
     return parameters.keys() == {"weight", "bias"} and all(
         parameter is None or type(parameter) in TENSORS for parameter in parameters.values()
     )
@@ -154,8 +154,8 @@ def _parameter(node: Any, module: nn.Module) -> Slot | None:
         return None
     *path, name = str(node.target).split(".")
     owner = module.get_submodule(".".join(path))
-    held = owner.__dict__["_parameters"]
-    return Slot(held, name) if type(held.get(name)) in TENSORS else None
+    parameters = owner.__dict__["_parameters"]
+    return Slot(parameters, name) if type(parameters.get(name)) in TENSORS else None
 
 
 def activation_of(node: fx.Node, module: nn.Module) -> str | None:
@@ -165,13 +165,15 @@ def activation_of(node: fx.Node, module: nn.Module) -> str | None:
     """
     if node.op == "call_module":
         called = module.get_submodule(str(node.target))
-        held = called.__dict__
-        if own_hooks(held) or "forward" in held or len(node.args) != 1 or node.kwargs:
+        attributes = called.__dict__
+        if own_hooks(attributes) or "forward" in attributes or len(node.args) != 1 or node.kwargs:
             return None
         if type(called) is nn.Dropout and not called.training:
             return "identity"
         name, settings = MODULES.get(type(called), (None, {}))
-        return name if all(held.get(key) == value for key, value in settings.items()) else None
+        return (
+            name if all(attributes.get(key) == value for key, value in settings.items()) else None
+        )
     if node.op == "call_method":
         return METHODS.get(str(node.target)) if len(node.args) == 1 and not node.kwargs else None
     if node.op != "call_function":
@@ -192,7 +194,7 @@ def activation_of(node: fx.Node, module: nn.Module) -> str | None:
 LIKE = {torch.rand_like: "rand_like", torch.randn_like: "randn_like"}
 
 
-class FoundDraw(NamedTuple):
+class RecognizedDraw(NamedTuple):
     """A node that draws from torch's generator, and how it is drawn here."""
 
     node: fx.Node
@@ -201,15 +203,15 @@ class FoundDraw(NamedTuple):
     level: float
 
 
-def draws_of(graph: fx.Graph, module: nn.Module) -> Iterator[FoundDraw]:
+def draws_of(graph: fx.Graph, module: nn.Module) -> Iterator[RecognizedDraw]:
     """Dropout that is on, ``torch.rand_like`` and ``torch.randn_like``."""
     for node in graph.nodes:
-        found = _dropout(node, module)
-        if found is not None and 0 < found[1] < 1:
-            yield FoundDraw(node, "dropout", *found)
+        dropout = _dropout(node, module)
+        if dropout is not None and 0 < dropout[1] < 1:
+            yield RecognizedDraw(node, "dropout", *dropout)
         is_function = node.op == "call_function" and node.target in LIKE
         if is_function and len(node.args) == 1 and not node.kwargs:
-            yield FoundDraw(node, LIKE[node.target], node.args[0], 0.0)
+            yield RecognizedDraw(node, LIKE[node.target], node.args[0], 0.0)
 
 
 def _dropout_arguments(node: fx.Node) -> dict[str, Any]:
@@ -221,9 +223,9 @@ def _dropout_arguments(node: fx.Node) -> dict[str, Any]:
 def _dropout(node: fx.Node, module: nn.Module) -> tuple[Any, float] | None:
     if node.op == "call_module":
         called = module.get_submodule(str(node.target))
-        held = called.__dict__
+        attributes = called.__dict__
         is_on = type(called) is nn.Dropout and called.training and not called.inplace
-        if not is_on or own_hooks(held) or "forward" in held or node.kwargs:
+        if not is_on or own_hooks(attributes) or "forward" in attributes or node.kwargs:
             return None
         return node.args[0], float(called.__dict__["p"])
     if node.op != "call_function" or node.target is not F.dropout:

@@ -50,13 +50,13 @@ class Served:
 
     def _compiled(self, module: nn.Module, traced: Trace) -> Callable[..., Any]:
         graph = traced.graph
-        for found in stacks_of(graph, module):
-            if len(found) == 1 and found[0].activation == "identity":
+        for layers in stacks_of(graph, module):
+            if len(layers) == 1 and layers[0].activation == "identity":
                 self.lone += 1
                 continue
-            stack = stack_of(found)
-            nodes = [node for layer in found for node in layer.nodes]
-            self._replace(nodes[-1], stack, found[0].input)
+            stack = stack_of(layers)
+            nodes = [node for layer in layers for node in layer.nodes]
+            self._replace(nodes[-1], stack, layers[0].input)
             for node in reversed(nodes):
                 graph.erase_node(node)
         for draw in list(draws_of(graph, module)) if draws_as_torch() else ():
@@ -181,12 +181,12 @@ def _prepare_scriptable(self: nn.Module) -> nn.Module:
 def _deepcopy(self: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """A copy, accelerated in its turn."""
     record = self.__dict__[KEY]
-    held = unbind(self)
+    attributes = unbind(self)
     try:
         clone = copy.deepcopy(self, memo)
         loss = copy.deepcopy(record.loss, memo)
     finally:
-        self.__dict__.update(held)
+        self.__dict__.update(attributes)
     bind(clone, loss)
     return clone
 

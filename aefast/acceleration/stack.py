@@ -22,12 +22,12 @@ from aefast.step.plan import Layer
 class Slot(NamedTuple):
     """Where a module keeps a parameter, which may be another tensor at each call."""
 
-    held: dict[str, Tensor]
+    parameters: dict[str, Tensor]
     name: str
 
     @property
     def tensor(self) -> Tensor:
-        return self.held[self.name]
+        return self.parameters[self.name]
 
 
 class Stack:
@@ -52,7 +52,7 @@ class Stack:
         return f"{sizes} {', '.join(layer.activation for layer in self.layers)}"
 
     def __call__(self, x: Tensor) -> Tensor:
-        parameters = [held[name] for held, name in self.slots]
+        parameters = [owner[name] for owner, name in self.slots]
         start = perf_counter()
         reason = self.refusal(x, parameters)
         if reason is not None:
@@ -113,12 +113,12 @@ class Stack:
             self._kernel = backend.extension().Mlp(layers)
         return self._kernel
 
-    def new_kept(self, rows: int) -> Tensor:
+    def empty_saved(self, rows: int) -> Tensor:
         """What forward leaves for backward beside its output."""
         size = rows * self.kernel.kept_columns
         return torch.empty(size, dtype=torch.float32, device="cpu")
 
-    def forward(self, x: Tensor, parameters: list[Tensor], kept: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, parameters: list[Tensor], saved: Tensor | None) -> Tensor:
         rows = x.shape[0]
         output = torch.empty(rows, self.layers[-1].outputs, dtype=torch.float32, device="cpu")
         backend.extension().mlp_forward(
@@ -127,7 +127,7 @@ class Stack:
             rows,
             x.stride(0),
             [parameter.data_ptr() for parameter in parameters],
-            0 if kept is None else kept.data_ptr(),
+            0 if saved is None else saved.data_ptr(),
             output.data_ptr(),
             kernels().precision(),
             torch.get_num_threads(),
@@ -139,7 +139,7 @@ class Stack:
         grad: Tensor,
         x: Tensor,
         parameters: list[Tensor],
-        kept: Tensor,
+        saved: Tensor,
         output: Tensor,
         needed: list[bool],
     ) -> list[Tensor | None]:
@@ -158,7 +158,7 @@ class Stack:
             x.shape[0],
             x.stride(0),
             [parameter.data_ptr() for parameter in parameters],
-            kept.data_ptr(),
+            saved.data_ptr(),
             output.data_ptr(),
             grad.data_ptr(),
             grad.stride(0),
@@ -184,19 +184,19 @@ class _Stack(KernelFunction):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
         stack, x, *parameters = arguments
-        kept = stack.new_kept(x.shape[0])
-        output = stack.forward(x, parameters, kept)
-        ctx.save_for_backward(x, kept, output, *parameters)
+        saved = stack.empty_saved(x.shape[0])
+        output = stack.forward(x, parameters, saved)
+        ctx.save_for_backward(x, saved, output, *parameters)
         ctx.stack = stack
         return output
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, kept, output, *parameters = ctx.saved_tensors
+        x, saved, output, *parameters = ctx.saved_tensors
         needed = list(ctx.needs_input_grad[1:])
         if torch.is_grad_enabled() or dispatch.is_traced(grad) or dispatch.is_transformed(grad):
             return None, *_differentiable(ctx.stack, grad, x, parameters, needed)
-        return None, *ctx.stack.backward(grad, x, parameters, kept, output, needed)
+        return None, *ctx.stack.backward(grad, x, parameters, saved, output, needed)
 
 
 def _differentiable(
@@ -209,14 +209,14 @@ def _differentiable(
     with torch.enable_grad():
         output = stack.plain(x, parameters)
         gradients = iter(torch.autograd.grad(output, asked, grad, create_graph=create_graph))
-    made = [next(gradients) if need else None for need in needed]
-    return connected(made, (grad, *inputs))
+    gradients_of_needed = [next(gradients) if need else None for need in needed]
+    return connected(gradients_of_needed, (grad, *inputs))
 
 
-def stack_of(found: list[Any]) -> Stack:
+def stack_of(recognized: list[Any]) -> Stack:
     """The stack of some layers that :mod:`aefast.acceleration.recognition` found."""
     layers, slots = [], []
-    for layer in found:
+    for layer in recognized:
         slots.append(layer.weight)
         outputs, inputs = layer.weight.tensor.shape
         if layer.is_tied:

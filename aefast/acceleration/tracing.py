@@ -81,16 +81,16 @@ def _own_code(module: nn.Module) -> list[nn.Module]:
     """The modules whose forward runs on placeholders."""
     if is_leaf(module):
         return []
-    found = [] if type(module) in CONTAINERS else [module]
+    functions = [] if type(module) in CONTAINERS else [module]
     for child in module.children():
-        found += _own_code(child)
-    return found
+        functions += _own_code(child)
+    return functions
 
 
 def is_leaf(module: nn.Module) -> bool:
     """Whether a call is kept as it is: torch's own modules, and what has hooks on it."""
-    held = module.__dict__
-    if own_hooks(held) or ("forward" in held and KEY not in held):
+    attributes = module.__dict__
+    if own_hooks(attributes) or ("forward" in attributes and KEY not in attributes):
         return True
     return type(module).__module__.startswith("torch.") and type(module) not in CONTAINERS
 
@@ -127,10 +127,10 @@ class Guard:
     def __init__(self, module: nn.Module, reads: list[Read]) -> None:
         self.modules = list(module.modules())
         self.reads = reads
-        self.held = [child.__dict__ for child in self.modules]
+        self.attributes = [child.__dict__ for child in self.modules]
         self.hooks = [
-            held[name]
-            for child, held in zip(self.modules, self.held, strict=True)
+            attributes[name]
+            for child, attributes in zip(self.modules, self.attributes, strict=True)
             for name in (
                 "_forward_hooks",
                 "_forward_pre_hooks",
@@ -142,11 +142,11 @@ class Guard:
         self.was = self._look()
 
     def _look(self) -> list[Any]:
-        found: list[Any] = [list(map(type, self.modules[1:])), list(map(bool, self.hooks))]
-        for held in self.held:
-            own = None if KEY in held else held.get("forward")
-            found += held["training"], own, [*held["_modules"].values()]
-        return found
+        state: list[Any] = [list(map(type, self.modules[1:])), list(map(bool, self.hooks))]
+        for attributes in self.attributes:
+            own = None if KEY in attributes else attributes.get("forward")
+            state += attributes["training"], own, [*attributes["_modules"].values()]
+        return state
 
     def holds(self) -> bool:
         return self._look() == self.was and all(map(Read.is_current, self.reads))

@@ -40,12 +40,17 @@ def encode(
         from aefast.training.run import check_range
         from aefast.training.scales import as_trained, check_scale
 
-        found = load_trained(checkpoint)
-        trained = found.config.data
+        checkpointed = load_trained(checkpoint)
+        trained = checkpointed.config.data
         dataset = as_trained(load_rows(data, trained.visible, checkpoint, out), trained)
-        check_range(found.config, dataset)
+        check_range(checkpointed.config, dataset)
         note(check_scale(dataset, trained, str(checkpoint)))
-        map_rows(dataset, lambda x: models.encode(found.model, x), found.config.sizes[-1], out)
+        map_rows(
+            dataset,
+            lambda x: models.encode(checkpointed.model, x),
+            checkpointed.config.sizes[-1],
+            out,
+        )
 
 
 @app.command()
@@ -60,12 +65,17 @@ def decode(
         from aefast.training.checkpoint import load_trained
         from aefast.training.scales import check_codes
 
-        found = load_trained(checkpoint)
-        codes = load_rows(data, found.config.sizes[-1], checkpoint, out)
+        checkpointed = load_trained(checkpoint)
+        codes = load_rows(data, checkpointed.config.sizes[-1], checkpoint, out)
         if codes.rows.dtype.kind != "f":
             fail(f"{data} holds {codes.rows.dtype}; codes are floats")
-        check_codes(codes, found.config, str(checkpoint))
-        map_rows(codes, lambda code: models.decode(found.model, code), found.config.sizes[0], out)
+        check_codes(codes, checkpointed.config, str(checkpoint))
+        map_rows(
+            codes,
+            lambda code: models.decode(checkpointed.model, code),
+            checkpointed.config.sizes[0],
+            out,
+        )
 
 
 @app.command()
@@ -80,20 +90,20 @@ def sample(
         from aefast.training.checkpoint import load_trained
         from aefast.training.models import MODELS
 
-        found = load_trained(checkpoint)
-        draw = MODELS[found.config.model].sample
-        if draw is None:
+        checkpointed = load_trained(checkpoint)
+        sample = MODELS[checkpointed.config.model].sample
+        if sample is None:
             takes = ", ".join(name for name, kind in MODELS.items() if kind.sample)
             fail(
-                f"{checkpoint} holds {found.config.model}, which is no distribution: "
+                f"{checkpoint} holds {checkpointed.config.model}, which is no distribution: "
                 f"nothing says which codes are likely; sample takes {takes}"
             )
         counts = [min(ROWS_AT_ONCE, samples - row) for row in range(0, samples, ROWS_AT_ONCE)]
         blocks = (
-            draw(found.model, count, child_seed(seed, number))
+            sample(checkpointed.model, count, child_seed(seed, number))
             for number, count in enumerate(counts)
         )
-        write_rows(blocks, (samples, found.config.sizes[0]), out)
+        write_rows(blocks, (samples, checkpointed.config.sizes[0]), out)
 
 
 @contextlib.contextmanager

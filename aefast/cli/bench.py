@@ -86,11 +86,11 @@ def report(
 ) -> None:
     """Show results as one HTML page, machines side by side, or as Markdown."""
     check_folder(out, "--out")
-    found = [read(file, "FILES") for file in files]
+    results = [read(file, "FILES") for file in files]
     if out.suffix == ".md":
-        text = "\n".join(map(part("report").render, found))
+        text = "\n".join(map(part("report").render, results))
     else:
-        text = part("page").render(found)
+        text = part("page").render(results)
     out.write_text(text, encoding="utf-8")
     typer.echo(f"wrote {out}")
 

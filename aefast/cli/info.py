@@ -10,19 +10,19 @@ from aefast.cli.shared import app
 @app.command()
 def info() -> None:
     """Print versions, processor, threads and GPU, and which backend runs where and why."""
-    found = environment.describe()
-    versions = (f"{name} {version or '-'}" for name, version in found["versions"].items())
+    described = environment.describe()
+    versions = (f"{name} {version or '-'}" for name, version in described["versions"].items())
     lines = {
         "versions": ", ".join(versions),
-        "processor": f"{found['cpu']}, {found['cores']} cores",
-        "features": " ".join(found["cpu_features"]) or "unknown (no C++ extension)",
-        "in use": f"{found['cpu_isa']} (torch: {found['torch_cpu_capability']})",
-        "threads": f"{found['threads']} in an op, {found['interop_threads']} across ops",
-        "GPU": ", ".join(found["gpus"]) or "none",
+        "processor": f"{described['cpu']}, {described['cores']} cores",
+        "features": " ".join(described["cpu_features"]) or "unknown (no C++ extension)",
+        "in use": f"{described['cpu_isa']} (torch: {described['torch_cpu_capability']})",
+        "threads": f"{described['threads']} in an op, {described['interop_threads']} across ops",
+        "GPU": ", ".join(described["gpus"]) or "none",
         **{f"backend {name}": availability(name) for name in backend.BACKENDS},
         "CPU float32": choice("cpu"),
-        "CUDA float32": choices() if found["gpus"] else "no CUDA device",
-        "CUDA kernels": kernels() if found["gpus"] else "no CUDA device",
+        "CUDA float32": choices() if described["gpus"] else "no CUDA device",
+        "CUDA kernels": kernels() if described["gpus"] else "no CUDA device",
     }
     for name, value in lines.items():
         typer.echo(f"{name:16}{value}")

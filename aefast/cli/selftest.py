@@ -15,16 +15,16 @@ WIDTH = 16
 @app.command()
 def selftest() -> None:
     """Compare every kernel that runs here with its definition, forward and backward."""
-    places = suite.places()
-    if not places:
+    targets = suite.targets()
+    if not targets:
         typer.echo("no kernel runs here; aefast info says why", err=True)
         raise typer.Exit(1)
     start = time.perf_counter()
-    typer.echo("".join(f"{name!s:{WIDTH}}" for name in ("op", *places)))
+    typer.echo("".join(f"{name!s:{WIDTH}}" for name in ("op", *targets)))
     outcomes = []
-    for op, found in groupby(suite.run(places, suite.cases()), lambda outcome: outcome.case.op):
+    for op, found in groupby(suite.run(targets, suite.cases()), lambda outcome: outcome.case.op):
         row = list(found)
-        cells = [summary(one for one in row if one.place == place) for place in places]
+        cells = [summary(one for one in row if one.target == target) for target in targets]
         typer.echo("".join(f"{cell:{WIDTH}}" for cell in (op, *cells)))
         outcomes += row
     failed = [outcome for outcome in outcomes if not outcome.passed]
@@ -38,7 +38,7 @@ def selftest() -> None:
 
 
 def summary(outcomes: Iterable[suite.Outcome]) -> str:
-    """The worst of an op's outcomes at one place."""
+    """The worst of an op's outcomes at one target."""
     outcomes = list(outcomes)
     if not all(outcome.passed for outcome in outcomes):
         return "FAILED"

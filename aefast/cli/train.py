@@ -184,8 +184,8 @@ def proceed(trainer: "Trainer", out: Path) -> None:
         )
     if not trainer.is_finished:
         command = f"aefast train --resume --out {shlex.quote(str(out))}"
-        told = f"{summary(trainer)}, and is saved; to go on: {command}"
-        typer.echo(printable(told), err=True)
+        message = f"{summary(trainer)}, and is saved; to go on: {command}"
+        typer.echo(printable(message), err=True)
         raise typer.Exit(INTERRUPTED)
     typer.echo(printable(f"{summary(trainer)}; wrote {out / checkpoint.CHECKPOINT_FILE}"))
 

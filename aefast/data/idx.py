@@ -53,9 +53,9 @@ def _is_magic(magic: bytes) -> bool:
 def _read_header(stream: Stream, name: str) -> tuple[tuple[int, ...], np.dtype]:
     magic = stream.read(4)
     if not _is_magic(magic):
-        found = magic.hex(" ") or "nothing"
+        magic_hex = magic.hex(" ") or "nothing"
         raise DataError(
-            f"{name}: not an IDX file: it begins with {found}, not 00 00, 08 to 0e, dimensions"
+            f"{name}: not an IDX file: it begins with {magic_hex}, not 00 00, 08 to 0e, dimensions"
         )
     dimensions = magic[3]
     sizes = stream.read(4 * dimensions)

@@ -176,8 +176,8 @@ def _delimiter(lines: list[str]) -> str:
         widths = [len(row) for row in rows[1:] or rows]
         return widths.count(widths[0]) if widths and widths[0] > 1 else 0
 
-    found = max(DELIMITERS, key=agreeing)
-    return found if agreeing(found) else ","
+    delimiter = max(DELIMITERS, key=agreeing)
+    return delimiter if agreeing(delimiter) else ","
 
 
 def _is_header(first: list[str], second: list[str], delimiter: str) -> bool:

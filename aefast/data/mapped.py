@@ -53,8 +53,8 @@ def unpack(
         while unread and (block := stream.read(min(unread, COPIED_BYTES))):
             file.write(block)
             unread -= len(block)
-        found = offset + size - unread + len(stream.read(1))
-        _check_size(found, offset, shape, dtype, name, " and maybe more,")
+        length = offset + size - unread + len(stream.read(1))
+        _check_size(length, offset, shape, dtype, name, " and maybe more,")
         return _in_row_order(map_scratch(file, shape, dtype, order), name)
 
 
@@ -111,7 +111,7 @@ def _size(shape: tuple[int, ...], dtype: np.dtype) -> int:
 
 
 def _check_size(
-    found: int,
+    length: int,
     offset: int,
     shape: tuple[int, ...],
     dtype: np.dtype,
@@ -123,10 +123,10 @@ def _check_size(
         unread: what to say of a file of which not all was read.
     """
     expected = offset + _size(shape, dtype)
-    if found != expected:
-        fault, more = ("cut short", "") if found < expected else ("too long", unread)
+    if length != expected:
+        fault, more = ("cut short", "") if length < expected else ("too long", unread)
         raise DataError(
-            f"{name}: {fault}: {found} bytes,{more} where its header, {dtype} {cut(list(shape))}, "
+            f"{name}: {fault}: {length} bytes,{more} where its header, {dtype} {cut(list(shape))}, "
             f"makes {expected}"
         )
 

@@ -253,10 +253,10 @@ class BaseAutoencoder(FloatTransformer):
             check_unit_interval(X, takers)
 
     def _warn_of_scale(self, X: Any) -> None:
-        found = largest(X)
-        if found > OTHER_SCALE * self._largest:
+        most = largest(X)
+        if most > OTHER_SCALE * self._largest:
             warnings.warn(
-                f"X holds numbers up to {found:g}; the model has learned from numbers up to "
+                f"X holds numbers up to {most:g}; the model has learned from numbers up to "
                 f"{self._largest:g}: they may be on another scale",
                 UserWarning,
                 stacklevel=4,

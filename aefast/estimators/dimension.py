@@ -31,25 +31,27 @@ def by_likelihood(variances: np.ndarray, samples: int) -> int:
     if features == 1 or variances[0] == 0:
         return 1
     rounding = features * np.finfo(np.float64).eps
-    kept = np.maximum(variances / variances[0], rounding)  # The scale does not matter to the rank.
+    spectrum = np.maximum(
+        variances / variances[0], rounding
+    )  # The scale does not matter to the rank.
     rank = np.arange(1, features)
-    rest = (kept.sum() - np.cumsum(kept)[:-1]) / (features - rank)
+    rest = (spectrum.sum() - np.cumsum(spectrum)[:-1]) / (features - rank)
     rest = np.maximum(rest, rounding)
 
     halves = (features - rank + 1) / 2
     directions = np.cumsum(gammaln(halves) - halves * math.log(math.pi)) - rank * math.log(2)
-    fit = -samples / 2 * (np.cumsum(np.log(kept))[:-1] + (features - rank) * np.log(rest))
+    fit = -samples / 2 * (np.cumsum(np.log(spectrum))[:-1] + (features - rank) * np.log(rest))
     pairs = features * rank - rank * (rank + 1) / 2
     volume = (pairs + rank) / 2 * math.log(2 * math.pi) - rank / 2 * math.log(samples)
 
-    apart = np.log(np.maximum(kept[:, None] - kept, rounding))
-    inverse = np.log(np.maximum(1 / kept - 1 / kept[:, None], rounding))
+    apart = np.log(np.maximum(spectrum[:, None] - spectrum, rounding))
+    inverse = np.log(np.maximum(1 / spectrum - 1 / spectrum[:, None], rounding))
     beside = np.triu(np.ones((features, features)), 1)
     among_kept = np.cumsum((inverse * beside).sum(0))[:-1]  # Pairs i < j <= k.
-    against_rest = np.log(np.maximum(1 / rest[:, None] - 1 / kept, rounding))
+    against_rest = np.log(np.maximum(1 / rest[:, None] - 1 / spectrum, rounding))
     to_rest = (features - rank) * (np.tril(against_rest[:, :-1]).sum(1))
     differences = np.cumsum((apart * beside).sum(1))[:-1]
     curvature = among_kept + to_rest + differences + pairs * math.log(samples)
     evidence = directions + fit + volume - curvature / 2
-    evidence[kept[:-1] <= rounding] = -np.inf
+    evidence[spectrum[:-1] <= rounding] = -np.inf
     return int(np.argmax(evidence)) + 1

@@ -58,7 +58,7 @@ def show(name: str, out: Path) -> Shown:
     module = find(name)
     measured = module.measure()
     figure = Figure(figsize=module.SIZE, layout="constrained")
-    module.draw(measured, figure)
+    module.plot(measured, figure)
     image = out / f"{name}.png"
     figure.savefig(image, dpi=150)
     return Shown(module.TITLE, module.sentence(measured), image.name)

@@ -62,14 +62,14 @@ def fit(data: Tensor, hidden: int) -> Autoencoder:
 
 
 def points(model: Autoencoder, hidden: int, images: Tensor) -> list[Point]:
-    found = []
+    points = []
     for bits in BITS:
         compressed = model.compress(images, bits)
         restored = model.decompress(compressed)
         error = (restored - images).square().sum(1).mean().item()
         label = f"{hidden} x {bits} bits"
-        found.append(Point(compressed.bits_per_element, error, label, restored[:10]))
-    return found
+        points.append(Point(compressed.bits_per_element, error, label, restored[:10]))
+    return points
 
 
 def best(candidates: list[Point], rate: float) -> Point:
@@ -93,7 +93,7 @@ def sentence(measured: Measured) -> str:
     )
 
 
-def draw(measured: Measured, figure: Any) -> None:
+def plot(measured: Measured, figure: Any) -> None:
     left, right = figure.subplots(1, 2, width_ratios=(1, 1))
     for candidates, color, marker, label in (
         (measured.pca, "gray", "s", "PCA"),

@@ -71,22 +71,22 @@ def measure_shifts() -> tuple[dict[str, float], Tensor, dict[str, Tensor]]:
     data = shifted(
         digit, 2 * torch.rand(2000, 2, generator=generator, dtype=torch.float32, device="cpu") - 1
     )
-    places = 2 * torch.rand(POINTS, 2, generator=generator, dtype=torch.float32, device="cpu") - 1
-    points = shifted(digit, places)
+    offsets = 2 * torch.rand(POINTS, 2, generator=generator, dtype=torch.float32, device="cpu") - 1
+    points = shifted(digit, offsets)
     step = 0.01 * torch.eye(2, dtype=torch.float32, device="cpu")
     exact = torch.stack(
-        [shifted(digit, places + along) - shifted(digit, places - along) for along in step], 1
+        [shifted(digit, offsets + along) - shifted(digit, offsets - along) for along in step], 1
     )
     exact = torch.linalg.qr(exact.mT).Q.mT
-    found = {
+    tangents_by_name = {
         "random": random_directions(*exact.shape),
         "global PCA": leading(data, 2).expand_as(exact),
         "local PCA": leading(nearest(points, data), 2),
     }
     for name, contraction in AUTOENCODERS.items():
-        found[name] = trained(data, contraction / 3).tangents(points, n=2).vectors
-    overlaps = {name: overlap(directions, exact) for name, directions in found.items()}
-    shown = {"exact": exact, **found}
+        tangents_by_name[name] = trained(data, contraction / 3).tangents(points, n=2).vectors
+    overlaps = {name: overlap(directions, exact) for name, directions in tangents_by_name.items()}
+    shown = {"exact": exact, **tangents_by_name}
     return overlaps, points[0], {name: directions[0] for name, directions in shown.items()}
 
 
@@ -100,11 +100,11 @@ def trained(data: Tensor, contraction: float) -> ContractiveAutoencoder:
     return model
 
 
-def shifted(digit: Tensor, places: Tensor) -> Tensor:
+def shifted(digit: Tensor, offsets: Tensor) -> Tensor:
     """The image moved by ``SHIFT`` times each place ``[N, 2]``; ``[N, SIDE * SIDE]``."""
-    count = len(places)
+    count = len(offsets)
     moves = torch.eye(2, dtype=torch.float32, device="cpu").expand(count, 2, 2)
-    moves = torch.cat((moves, (2 * SHIFT / SIDE * places)[:, :, None]), 2)
+    moves = torch.cat((moves, (2 * SHIFT / SIDE * offsets)[:, :, None]), 2)
     grid = F.affine_grid(moves, [count, 1, SIDE, SIDE], align_corners=False)
     images = F.grid_sample(
         smooth(digit).expand(count, 1, -1, -1), grid, mode="bicubic", align_corners=False
@@ -154,7 +154,7 @@ def sentence(measured: Measured) -> str:
     )
 
 
-def draw(measured: Measured, figure: Any) -> None:
+def plot(measured: Measured, figure: Any) -> None:
     top, bottom = figure.subfigures(2, 1, height_ratios=(2, 1))
     left, middle, right = top.subplots(1, 3)
     for axes, overlaps, title in (

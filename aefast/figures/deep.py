@@ -70,7 +70,7 @@ def sentence(measured: Measured) -> str:
     )
 
 
-def draw(measured: Measured, figure: Any) -> None:
+def plot(measured: Measured, figure: Any) -> None:
     first, second, errors = figure.subplots(1, 3, width_ratios=(1, 1, 0.8))
     title = "{}'s code: the nearest digit has\nthe same label for {:.0%}"
     ours = title.format("Autoencoder", measured.accuracy)
@@ -86,15 +86,15 @@ def draw(measured: Measured, figure: Any) -> None:
     draw_code(
         second, measured.code_pca, measured.labels, title.format("PCA", measured.accuracy_pca)
     )
-    places = torch.arange(len(SIZES), dtype=torch.int64, device="cpu")
+    positions = torch.arange(len(SIZES), dtype=torch.int64, device="cpu")
     for offset, values, color, label in (
         (-0.3, measured.trained_pca, "lightgray", "PCA, training digits"),
         (-0.1, measured.held_out_pca, "gray", "PCA, held out"),
         (0.1, measured.trained, "lightsalmon", "autoencoder, training digits"),
         (0.3, measured.held_out, "tab:red", "autoencoder, held out"),
     ):
-        errors.bar(places + offset, values, 0.2, color=color, label=label)
-    errors.set_xticks(places.tolist(), [str(size) for size in SIZES])
+        errors.bar(positions + offset, values, 0.2, color=color, label=label)
+    errors.set_xticks(positions.tolist(), [str(size) for size in SIZES])
     errors.set(xlabel="numbers in the code", ylabel="squared error of a digit", yscale="log")
     errors.set(title="Reconstruction", ylim=(0.05, 20))
     errors.legend(fontsize=8, loc="upper right")

@@ -21,7 +21,7 @@ class Measured:
     """The field r(x) - x around a curve, and how near the learned score is to the exact one."""
 
     curve: Tensor
-    places: Tensor
+    grid: Tensor
     field: Tensor
     distance_before: float  # mean distance of noisy points to the curve
     distance_after: float
@@ -44,17 +44,17 @@ def measure() -> Measured:
     train(model, curve, epochs=60, batch_size=200, learning_rate=5e-3)
     model.eval()
     line = torch.linspace(-1.3, 1.3, 27, dtype=torch.float32, device="cpu")
-    places = torch.cartesian_prod(line, line)
+    grid = torch.cartesian_prod(line, line)
     reference = spiral(torch.linspace(0, 1, 2000, dtype=torch.float32, device="cpu"))
     noisy = curve[:1000] + LEVEL * torch.randn(
         1000, 2, generator=generator, dtype=torch.float32, device="cpu"
     )
     with torch.no_grad():
-        field = model(places) - places
+        field = model(grid) - grid
         after = torch.cdist(model(noisy), reference).amin(1).mean().item()
     before = torch.cdist(noisy, reference).amin(1).mean().item()
-    near = torch.cdist(places, reference).amin(1) < 3 * LEVEL
-    return Measured(reference, places[near], field[near], before, after, gaussian_score_error())
+    near = torch.cdist(grid, reference).amin(1) < 3 * LEVEL
+    return Measured(reference, grid[near], field[near], before, after, gaussian_score_error())
 
 
 def spiral(position: Tensor) -> Tensor:
@@ -103,11 +103,11 @@ def sentence(measured: Measured) -> str:
     )
 
 
-def draw(measured: Measured, figure: Any) -> None:
+def plot(measured: Measured, figure: Any) -> None:
     axes = figure.subplots()
     axes.plot(*measured.curve.t(), color="tab:red", linewidth=2, label="the data's curve")
     axes.quiver(
-        *measured.places.t(),
+        *measured.grid.t(),
         *measured.field.t(),
         angles="xy",
         scale_units="xy",

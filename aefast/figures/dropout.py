@@ -71,8 +71,8 @@ def without(share: float, model: Autoencoder, images: Tensor) -> Tensor:
     uniform = torch.rand(
         code.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu"
     )
-    kept = code * (uniform >= share)
-    ways = [model.decode(kept), model.decode(kept / (1 - share))]
+    surviving = code * (uniform >= share)
+    ways = [model.decode(surviving), model.decode(surviving / (1 - share))]
     return min(ways, key=lambda way: (way - images).square().mean().item())
 
 
@@ -88,7 +88,7 @@ def sentence(measured: Measured) -> str:
     )
 
 
-def draw(measured: Measured, figure: Any) -> None:
+def plot(measured: Measured, figure: Any) -> None:
     left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.1))
     left.loglog(DRAWS, measured.standard_error, color="gray", label="standard error")
     left.loglog(DRAWS, measured.distance, "o", color="tab:red", label="their mean to evaluation")

@@ -60,7 +60,7 @@ def encoders(data: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:
     """Trained on all training digits, without labels."""
     size = data.shape[1], HIDDEN
     options: dict[str, Any] = {"output_activation": "sigmoid", "loss": "bce"}
-    found: dict[str, Callable[[Tensor], Tensor]] = {"pixels": lambda x: x}
+    encoders: dict[str, Callable[[Tensor], Tensor]] = {"pixels": lambda x: x}
     for name, make in {
         "sparse": lambda: SparseAutoencoder(*size, sparsity_weight=1e-3, **options),
         "denoising": lambda: DenoisingAutoencoder(
@@ -70,11 +70,11 @@ def encoders(data: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:
     }.items():
         model = initialized(make, seed=0)
         train(model, data, epochs=60, learning_rate=5e-3)
-        found[name] = model.encode
+        encoders[name] = model.encode
     machine = initialized(lambda: RBM(*size), seed=0)
     optimizer = torch.optim.SGD(machine.parameters(), lr=0.1, momentum=0.5)
     aefast.fit(machine, data, optimizer, epochs=60, batch_size=50, seed=0)
-    return found | {"RBM": machine}
+    return encoders | {"RBM": machine}
 
 
 def accuracy(features: Tensor, labels: Tensor, held_out: Tensor, held_out_labels: Tensor) -> Tensor:
@@ -88,10 +88,10 @@ def accuracy(features: Tensor, labels: Tensor, held_out: Tensor, held_out_labels
     scores = torch.zeros(
         2, DRAWS, len(LABELED), len(INVERSE_PENALTIES), dtype=torch.float32, device="cpu"
     )
-    for draw in range(DRAWS):
+    for repetition in range(DRAWS):
         order = torch.randperm(
             len(labels),
-            generator=torch.Generator().manual_seed(draw),
+            generator=torch.Generator().manual_seed(repetition),
             dtype=torch.int64,
             device="cpu",
         )
@@ -103,7 +103,9 @@ def accuracy(features: Tensor, labels: Tensor, held_out: Tensor, held_out_labels
                 for row, (rows, truth) in enumerate(
                     ((features[rest], labels[rest]), (held_out, held_out_labels))
                 ):
-                    scores[row, draw, column, place] = classifier.score(rows.numpy(), truth.numpy())
+                    scores[row, repetition, column, place] = classifier.score(
+                        rows.numpy(), truth.numpy()
+                    )
     best = scores[0].mean(0).argmax(1)
     return scores[1].gather(2, best.expand(DRAWS, -1)[:, :, None]).squeeze(2)
 
@@ -113,11 +115,11 @@ def sentence(measured: Measured) -> str:
     sparse = measured.accuracies["sparse"].mean(0)
     gain, error = measured.gain("sparse")
     machine = measured.gain("RBM")[0]
-    places = range(len(LABELED))
+    positions = range(len(LABELED))
     rows = (
         f"{LABELED[place]} labels {sparse[place]:.1%} against {pixels[place]:.1%} "
         f"(+{100 * gain[place]:.1f} points, standard error {100 * error[place]:.1f})"
-        for place in places
+        for place in positions
     )
     return (
         "Logistic regression on a sparse code, learned without labels, classifies held-out digits "
@@ -127,7 +129,7 @@ def sentence(measured: Measured) -> str:
     )
 
 
-def draw(measured: Measured, figure: Any) -> None:
+def plot(measured: Measured, figure: Any) -> None:
     left, right = figure.subplots(1, 2)
     for name, color in COLORS.items():
         mean = 100 * measured.accuracies[name].mean(0)

@@ -72,14 +72,14 @@ def draw_plain(data: Tensor, count: int) -> dict[str, Tensor]:
         seed=0,
     )
     train(model, data, epochs=120, learning_rate=5e-3)
-    place: Any = {"dtype": torch.float32, "device": "cpu"}
+    pair: Any = {"dtype": torch.float32, "device": "cpu"}
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         codes = model.encode(data)
         low, high = codes.amin(0), codes.amax(0)
-        uniform = low + (high - low) * torch.rand(count, LATENT, generator=generator, **place)
+        uniform = low + (high - low) * torch.rand(count, LATENT, generator=generator, **pair)
         factor = torch.linalg.cholesky(codes.t().cov())
-        normal = torch.randn(count, LATENT, generator=generator, **place)
+        normal = torch.randn(count, LATENT, generator=generator, **pair)
         gaussian = codes.mean(0) + normal @ factor.t()
         decoded = map(model.decode, (uniform, gaussian))
         return dict(zip(PLAIN, decoded, strict=True))
@@ -116,17 +116,17 @@ def draw_probabilistic_pca(data: Tensor, count: int) -> Tensor:
 
 
 def sentence(measured: Measured) -> str:
-    found = measured.to_digits
-    generators = ", ".join(f"{name} {found[name]:.2f}" for name in GENERATORS)
+    distances = measured.to_digits
+    generators = ", ".join(f"{name} {distances[name]:.2f}" for name in GENERATORS)
     return (
         f"Mean distance of a sample to the nearest held-out digit: {generators} (training digits "
-        f"{found['training digits']:.2f}); of a plain autoencoder's decoded random codes "
-        f"{found[PLAIN[0]]:.2f}, and {found[PLAIN[1]]:.2f} with codes from a Gaussian fitted to "
-        "those of the training digits."
+        f"{distances['training digits']:.2f}); of a plain autoencoder's decoded random codes "
+        f"{distances[PLAIN[0]]:.2f}, and {distances[PLAIN[1]]:.2f} with codes from a Gaussian "
+        "fitted to those of the training digits."
     )
 
 
-def draw(measured: Measured, figure: Any) -> None:
+def plot(measured: Measured, figure: Any) -> None:
     left, right = figure.subfigures(1, 2, width_ratios=(1, 1.1))
     axes = left.subplots()
     for names, color, marker, label in (
@@ -134,10 +134,12 @@ def draw(measured: Measured, figure: Any) -> None:
         (GENERATORS, "tab:blue", "o", "generative models"),
         (PLAIN, "tab:red", "s", "plain autoencoder"),
     ):
-        places = [(measured.to_digits[name], measured.from_digits[name]) for name in names]
-        axes.scatter(*zip(*places, strict=True), color=color, marker=marker, s=60, label=label)
-        for name, place in zip(names, places, strict=True):
-            axes.annotate(name, place, (6, -4), textcoords="offset points")
+        distance_pairs = [(measured.to_digits[name], measured.from_digits[name]) for name in names]
+        axes.scatter(
+            *zip(*distance_pairs, strict=True), color=color, marker=marker, s=60, label=label
+        )
+        for name, pair in zip(names, distance_pairs, strict=True):
+            axes.annotate(name, pair, (6, -4), textcoords="offset points")
     axes.set(
         xlabel="of a sample to the nearest held-out digit",
         ylabel="of a held-out digit to the nearest sample",

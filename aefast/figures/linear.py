@@ -56,7 +56,7 @@ def sentence(measured: Measured) -> str:
     )
 
 
-def draw(measured: Measured, figure: Any) -> None:
+def plot(measured: Measured, figure: Any) -> None:
     left, right = figure.subplots(1, 2)
     discarded = measured.eigenvalues.flip(0).cumsum(0).flip(0)
     left.plot(range(len(discarded)), discarded, color="gray", label="discarded eigenvalues")

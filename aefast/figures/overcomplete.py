@@ -86,15 +86,15 @@ def sentence(measured: Measured) -> str:
     )
 
 
-def draw(measured: Measured, figure: Any) -> None:
+def plot(measured: Measured, figure: Any) -> None:
     left, right = figure.subplots(1, 2, width_ratios=(1, 1))
     names = list(measured.digits)
     for offset, errors, color, label in (
         (-0.2, measured.digits, "tab:blue", "held-out digits"),
         (0.2, measured.noise, "tab:red", "noise"),
     ):
-        places = [number + offset for number in range(len(names))]
-        bars = left.barh(places, [100 * errors[name] for name in names], 0.4, color=color)
+        positions = [number + offset for number in range(len(names))]
+        bars = left.barh(positions, [100 * errors[name] for name in names], 0.4, color=color)
         bars.set_label(label)
         left.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
     left.set_yticks(range(len(names)), names)

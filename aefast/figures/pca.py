@@ -21,8 +21,8 @@ class Measured:
 
     mean: Tensor
     components: Tensor  # [64, 64], a principal image a row
-    kept: Tensor  # [65], the share of the training digits' variance in the first K
-    kept_held_out: dict[int, float]
+    explained: Tensor  # [65], the share of the training digits' variance in the first K
+    explained_held_out: dict[int, float]
     digits: Tensor
     reconstructions: dict[int, Tensor]
     difference: float  # of a share to scikit-learn's, at most
@@ -37,17 +37,17 @@ def measure() -> Measured:
     theirs = decomposition.PCA(svd_solver="full").fit(data.double().numpy())
     one_of_each = torch.stack([(labels == label).nonzero()[0, 0] for label in range(10)])
     scatter = (held_out - torch.from_numpy(whole.mean_)).square().sum()
-    reconstructions, kept_held_out = {}, {}
+    reconstructions, explained_held_out = {}, {}
     for size in SIZES:
         model = PCA(size).fit(data)
         again = torch.from_numpy(model.inverse_transform(model.transform(held_out)))
-        kept_held_out[size] = 1 - ((held_out - again).square().sum() / scatter).item()
+        explained_held_out[size] = 1 - ((held_out - again).square().sum() / scatter).item()
         reconstructions[size] = again[one_of_each]
     return Measured(
         torch.from_numpy(whole.mean_),
         torch.from_numpy(whole.components_),
         torch.cat((torch.zeros(1, dtype=torch.float32, device="cpu"), shares.cumsum(0))),
-        kept_held_out,
+        explained_held_out,
         held_out[one_of_each],
         reconstructions,
         float(np.abs(shares.numpy() - theirs.explained_variance_ratio_).max()),
@@ -55,15 +55,15 @@ def measure() -> Measured:
 
 
 def sentence(measured: Measured) -> str:
-    kept = ", ".join(f"{measured.kept_held_out[size]:.0%}" for size in SIZES)
+    explained = ", ".join(f"{measured.explained_held_out[size]:.0%}" for size in SIZES)
     return (
-        f"With {', '.join(map(str, SIZES))} principal images {kept} of the variance of digits that "
-        f"they were not learned from is kept; each image's share of the training digits' variance "
-        f"is scikit-learn's within {measured.difference:.0e}."
+        f"With {', '.join(map(str, SIZES))} principal images {explained} of the variance of digits "
+        f"that they were not learned from is kept; each image's share of the training digits' "
+        f"variance is scikit-learn's within {measured.difference:.0e}."
     )
 
 
-def draw(measured: Measured, figure: Any) -> None:
+def plot(measured: Measured, figure: Any) -> None:
     top, bottom = figure.subfigures(2, 1, height_ratios=(2, 1))
     spacing = {"wspace": 0.05}
     left, right = top.subplots(1, 2, gridspec_kw=spacing)
@@ -71,8 +71,8 @@ def draw(measured: Measured, figure: Any) -> None:
     images = images / images.abs().amax(1, keepdim=True)
     title = "The mean, and the first 14 principal images (gray: 0, black: above)"
     draw_images(left, images, title, columns=5)
-    right.plot(measured.kept, color="tab:blue", label="training digits")
-    held_out = [measured.kept_held_out[size] for size in SIZES]
+    right.plot(measured.explained, color="tab:blue", label="training digits")
+    held_out = [measured.explained_held_out[size] for size in SIZES]
     right.plot(SIZES, held_out, "o", color="tab:red", label="held-out digits")
     right.set(xlabel="components", ylabel="share of the variance kept", ylim=(0, 1.03))
     right.set_title("Explained variance", fontsize=10, loc="left")

@@ -112,7 +112,7 @@ def sentence(measured: Measured) -> str:
     )
 
 
-def draw(measured: Measured, figure: Any) -> None:
+def plot(measured: Measured, figure: Any) -> None:
     left, right = figure.subplots(1, 2, width_ratios=(1, 1))
     steps = [measured.steps * epoch for epoch in range(len(measured.pretrained))]
     left.axhline(measured.mean_image, color="gray", linestyle=":", label="the mean digit")

@@ -91,7 +91,7 @@ def sentence(measured: Measured) -> str:
     )
 
 
-def draw(measured: Measured, figure: Any) -> None:
+def plot(measured: Measured, figure: Any) -> None:
     top, bottom = figure.subfigures(2, 1, height_ratios=(3.6, 1))
     spacing = {"wspace": 0.05}
     left, *right = top.subplots(1, 3, width_ratios=(1.6, 1, 1), gridspec_kw=spacing)

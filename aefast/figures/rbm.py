@@ -109,7 +109,7 @@ def sentence(measured: Measured) -> str:
     )
 
 
-def draw(measured: Measured, figure: Any) -> None:
+def plot(measured: Measured, figure: Any) -> None:
     left, right = figure.subfigures(1, 2, width_ratios=(1, 1.25))
     top, bottom = left.subplots(2, 1, height_ratios=(1.4, 1))
     top.plot(measured.steps, measured.likelihoods, color="tab:blue", label="machine, exact")

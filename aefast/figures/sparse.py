@@ -73,7 +73,7 @@ def sentence(measured: Measured) -> str:
     )
 
 
-def draw(measured: Measured, figure: Any) -> None:
+def plot(measured: Measured, figure: Any) -> None:
     top, bottom = figure.subfigures(2, 1, height_ratios=(1.2, 1))
     left, middle, right = top.subplots(1, 3)
     bins = torch.linspace(0, 1, 41, dtype=torch.float32, device="cpu")
@@ -87,10 +87,10 @@ def draw(measured: Measured, figure: Any) -> None:
     middle.set(xlabel="activity at a digit", ylabel="density", title="All activities", yscale="log")
     left.legend()
     middle.legend()
-    places = range(len(L1_WEIGHTS))
-    right.plot(places, measured.zeros, "o-", color="tab:red", label="share of zeros")
-    right.plot(places, measured.errors, "s--", color="gray", label="squared error of a digit")
-    right.set_xticks(places, [f"{weight:g}" for weight in L1_WEIGHTS], fontsize=9)
+    positions = range(len(L1_WEIGHTS))
+    right.plot(positions, measured.zeros, "o-", color="tab:red", label="share of zeros")
+    right.plot(positions, measured.errors, "s--", color="gray", label="squared error of a digit")
+    right.set_xticks(positions, [f"{weight:g}" for weight in L1_WEIGHTS], fontsize=9)
     right.set(xlabel="weight of l1", ylim=(0, None), title="Relu units with l1")
     right.legend()
     titles = ("no penalty", f"kl, weight {KL_WEIGHT}", f"l1, weight {L1_WEIGHTS[L1_SHOWN]}")

@@ -73,13 +73,13 @@ def whitened_patches() -> np.ndarray:
     from sklearn.datasets import load_sample_images
     from sklearn.feature_extraction.image import extract_patches_2d
 
-    found = []
+    patch_lists = []
     for number, image in enumerate(load_sample_images().images):
         gray = image[:-1].astype(np.float32).mean(2) / 255  # an odd height
         half = gray.reshape(gray.shape[0] // 2, 2, gray.shape[1] // 2, 2).mean((1, 3))
         drawn = extract_patches_2d(half, (SIDE, SIDE), max_patches=2 * PATCHES, random_state=number)
-        found.append(drawn.reshape(len(drawn), -1))
-    patches = np.concatenate(found)
+        patch_lists.append(drawn.reshape(len(drawn), -1))
+    patches = np.concatenate(patch_lists)
     patches -= patches.mean(1, keepdims=True)
     patches = patches[patches.std(1) > 0.02]  # the rest is sky
     variances, directions = np.linalg.eigh(np.cov(patches.T))
@@ -104,7 +104,7 @@ def sentence(measured: Measured) -> str:
     )
 
 
-def draw(measured: Measured, figure: Any) -> None:
+def plot(measured: Measured, figure: Any) -> None:
     left, right = figure.subfigures(1, 2, width_ratios=(1.25, 1))
     draw_images(
         left.subplots(),

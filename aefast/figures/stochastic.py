@@ -85,7 +85,7 @@ def sentence(measured: Measured) -> str:
     )
 
 
-def draw(measured: Measured, figure: Any) -> None:
+def plot(measured: Measured, figure: Any) -> None:
     left, right = figure.subfigures(1, 2, width_ratios=(1, 1.7))
     top, bottom = left.subplots(2, 1)
     top.plot(measured.losses, color="tab:blue", label="training batches")
@@ -94,12 +94,12 @@ def draw(measured: Measured, figure: Any) -> None:
     )
     top.set(xlabel="training step", ylabel="-log p(x | h) (nats)", title="Training")
     top.legend()
-    places = range(len(measured.distances))
-    bottom.plot(places, measured.distances, "o-", color="tab:blue", label="chains")
+    positions = range(len(measured.distances))
+    bottom.plot(positions, measured.distances, "o-", color="tab:blue", label="chains")
     bottom.axhline(
         measured.held_out_distance, color="tab:red", linestyle="--", label="held-out digits"
     )
-    bottom.set_xticks(places, [0, *STEPS])
+    bottom.set_xticks(positions, [0, *STEPS])
     bottom.set(
         xlabel="steps of the chains",
         ylabel="Euclidean distance",

@@ -71,7 +71,7 @@ def gains(errors: list[float], linear: list[float]) -> list[float]:
     return [1 - error / other for error, other in zip(errors, linear, strict=True)]
 
 
-def draw(measured: Measured, figure: Any) -> None:
+def plot(measured: Measured, figure: Any) -> None:
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.4))
     left.plot(SIZES, measured.held_out_pca, "s-", color="gray", label="PCA")
     left.plot(SIZES, measured.held_out, "o-", color="tab:red", label="autoencoder")

@@ -56,8 +56,8 @@ def measure() -> Measured:
             pixels_log_likelihood(data, held_out),
             model.decode(latent_sheet()),
             model.sample(20, seed=0),
-            {size: exact_log_likelihood(found, gray) for size, found in linear.items()},
-            {size: found.elbo(gray, 20, seed=0).mean().item() for size, found in linear.items()},
+            {size: exact_log_likelihood(model, gray) for size, model in linear.items()},
+            {size: model.elbo(gray, 20, seed=0).mean().item() for size, model in linear.items()},
             {size: ProbabilisticPCA(size).fit(rows).score(rows) for size in LINEAR_SIZES},
         )
 
@@ -113,7 +113,7 @@ def sentence(measured: Measured) -> str:
     )
 
 
-def draw(measured: Measured, figure: Any) -> None:
+def plot(measured: Measured, figure: Any) -> None:
     left, right = figure.subfigures(1, 2, width_ratios=(1.15, 1))
     sheet, samples = left.subplots(2, 1, height_ratios=(5, 1))
     title = "Latent sheet: digits decoded along the quantiles of N(0, I)"

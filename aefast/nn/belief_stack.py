@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from aefast.nn.linear import Device, LinearAct, Place
+from aefast.nn.linear import Device, FactoryOptions, LinearAct
 from aefast.nn.plain import known_by_its_parameters
 from aefast.nn.progress import track
 from aefast.nn.rbm import RBM
@@ -159,14 +159,17 @@ class DeepBeliefStack(nn.Module):
         for machine in self:
             renew_weights(machine)
             hidden, visible = machine.weight.shape
-            place: Place = {"device": machine.weight.device, "dtype": machine.weight.dtype}
-            up = skip_init(LinearAct, visible, hidden, activation="sigmoid", **place)
+            factory_options: FactoryOptions = {
+                "device": machine.weight.device,
+                "dtype": machine.weight.dtype,
+            }
+            up = skip_init(LinearAct, visible, hidden, activation="sigmoid", **factory_options)
             up.weight.copy_(machine.weight)
             if machine.log_var is not None:
                 up.weight.mul_(torch.exp(-machine.log_var))
             up.bias.copy_(machine.hidden_bias)
             activation = "identity" if machine.visible_kind == "gaussian" else "sigmoid"
-            down = skip_init(LinearAct, hidden, visible, activation=activation, **place)
+            down = skip_init(LinearAct, hidden, visible, activation=activation, **factory_options)
             down.weight.copy_(machine.weight.t())
             down.bias.copy_(machine.visible_bias)
             encoder.append(up)

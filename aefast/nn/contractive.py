@@ -131,14 +131,14 @@ def jacobian_of_calls(encode: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         rows = x if x.requires_grad else x.detach().requires_grad_()
         code = encode(rows)
         units = code.unbind(-1) if code.requires_grad else ()
-        found = [
+        vectors = [
             torch.autograd.grad(
                 unit.sum(), rows, retain_graph=True, create_graph=create_graph, allow_unused=True
             )[0]
             for unit in units
         ]
-        if not found or found[0] is None:
+        if not vectors or vectors[0] is None:
             raise TypeError(
                 "the encoder's layers have no derivative; the penalty takes its Jacobian"
             )
-        return torch.stack(found, -2)
+        return torch.stack(vectors, -2)

@@ -16,7 +16,7 @@ from aefast.ops.shared import checks
 Device = torch.device | str | int | None
 
 
-class Place(TypedDict):
+class FactoryOptions(TypedDict):
     """Of a constructor's tensors."""
 
     device: Device

@@ -68,36 +68,36 @@ def global_hooks() -> bool:
     )
 
 
-def own_hooks(held: dict[str, Any]) -> bool:
+def own_hooks(attributes: dict[str, Any]) -> bool:
     """Whether a module, of this dictionary, has a hook of its own."""
     return bool(
-        held["_forward_pre_hooks"]
-        or held["_forward_hooks"]
-        or held["_backward_pre_hooks"]
-        or held["_backward_hooks"]
+        attributes["_forward_pre_hooks"]
+        or attributes["_forward_hooks"]
+        or attributes["_backward_pre_hooks"]
+        or attributes["_backward_hooks"]
     )
 
 
 def has_own_methods(module: nn.Module) -> bool:
     """Whether a method that a loss is made of was replaced on this module alone, as in
     ``model.encode = mine``."""
-    held = module.__dict__
-    return any(name in held for name in METHODS)
+    attributes = module.__dict__
+    return any(name in attributes for name in METHODS)
 
 
 def _is_bare(module: nn.Module) -> bool:
     # A module's dictionary: its attributes, looked up one by one, take three times as long.
-    held = module.__dict__
-    parameters = held["_parameters"]
-    if parameters.keys() != _CLASSES.get(type(module)) or own_hooks(held):
+    attributes = module.__dict__
+    parameters = attributes["_parameters"]
+    if parameters.keys() != _CLASSES.get(type(module)) or own_hooks(attributes):
         return False
-    if "forward" in held:
+    if "forward" in attributes:
         return False
     for parameter in parameters.values():
         if type(parameter) not in _TENSORS:
             return False
     # Of a model with an encoder and a decoder these two, which hold its layers between them.
-    for child in held.get("_parts") or held["_modules"].values():
+    for child in attributes.get("_parts") or attributes["_modules"].values():
         if child is not None and not _is_bare(child):
             return False
     return True

@@ -189,8 +189,8 @@ class RBM(nn.Module):
                 "persistent chains move on with each loss, which torch.utils.checkpoint would "
                 "compute twice; it takes chains=0"
             )
-        found = self._loss_in_one_call(visible, seed, generator, row_offset)
-        loss, chain = found or self._loss_op_by_op(visible, seed, generator, row_offset)
+        fused = self._loss_in_one_call(visible, seed, generator, row_offset)
+        loss, chain = fused or self._loss_op_by_op(visible, seed, generator, row_offset)
         # Last of all: where anything above was interrupted, no step was taken.
         if moves_on and not dispatch.is_recomputed():
             if self.chain is not None:
@@ -404,10 +404,10 @@ class RBM(nn.Module):
             raise ValueError(f"units is {units}; it takes an int in [1, {width}]")
         rows = visible.reshape(-1, width)
         with dispatch.without_autocast(rows.device):
-            found = pseudo_log_likelihood(
+            likelihood = pseudo_log_likelihood(
                 rows, self.weight, self.visible_bias, self.hidden_bias, units, generator
             )
-        return floored(found.reshape(visible.shape[:-1]))
+        return floored(likelihood.reshape(visible.shape[:-1]))
 
     @torch.no_grad()
     def log_likelihood(self, visible: Tensor, log_partition: float) -> Tensor:
@@ -425,8 +425,10 @@ class RBM(nn.Module):
             return like.new_empty(count, like.shape[1])
         if seed is None:
             seed = int(dispatch.resolve_seed(None, None, like.device, False))
-        draw = random.normal if self.visible_kind == "gaussian" else random.uniform
-        drawn = draw(seed, count, like.shape[1], step=random.Step.CHAIN_START, device=like.device)
+        distribution = random.normal if self.visible_kind == "gaussian" else random.uniform
+        drawn = distribution(
+            seed, count, like.shape[1], step=random.Step.CHAIN_START, device=like.device
+        )
         if self.visible_kind == "bernoulli":
             drawn = drawn < 0.5
         return drawn.to(like.dtype)
@@ -484,10 +486,10 @@ def pseudo_log_likelihood(
             visible.shape
         )
     else:
-        places = torch.rand(
+        keys = torch.rand(
             visible.shape, generator=generator, dtype=torch.float32, device=visible.device
         )
-        flipped = places.argsort(1)[:, :units]
+        flipped = keys.argsort(1)[:, :units]
     elements = max(1, flipped.shape[1] * len(hidden_bias))
     rows_at_once = max(1, FLIPPED_ELEMENTS // elements)
     parameters = weight, visible_bias, hidden_bias

@@ -100,9 +100,9 @@ def plan_of(model: Any) -> PlannedStep | PlannedMachine | str:
     fields = model.step_fields()
     if isinstance(fields, str):
         return fields
-    kept = model.__dict__.get("_kept_step")
-    if kept is not None and kept.is_current(model, fields):
-        return kept.step
+    cached = model.__dict__.get("_kept_step")
+    if cached is not None and cached.is_current(model, fields):
+        return cached.step
     if not model.is_plain:
         return "something stands on its layers: a hook, a parametrization, an adapter"
     encoder, decoder = map(list, model.step_layers())
@@ -111,11 +111,11 @@ def plan_of(model: Any) -> PlannedStep | PlannedMachine | str:
     step = _planned(encoder, decoder, model._parameters.get("log_var"), fields)
     if isinstance(step, str):
         return step
-    model.__dict__["_kept_step"] = KeptStep(step, fields, model)
+    model.__dict__["_kept_step"] = CachedStep(step, fields, model)
     return step
 
 
-class KeptStep:
+class CachedStep:
     """A model's planned step, and what it was made from. Copies and pickles of it are empty."""
 
     def __init__(self, step: PlannedStep, fields: dict[str, Any], model: nn.Module) -> None:
@@ -138,29 +138,38 @@ class KeptStep:
 class _Watched:
     """A module of a plain model, by all that a plan depends on."""
 
-    __slots__ = ("activation", "cls", "held", "module", "modules", "parameters", "shapes", "tied")
+    __slots__ = (
+        "activation",
+        "attributes",
+        "cls",
+        "module",
+        "modules",
+        "parameters",
+        "shapes",
+        "tied",
+    )
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.cls = type(module)
-        self.held = module.__dict__
-        self.parameters = list(self.held["_parameters"].values())
+        self.attributes = module.__dict__
+        self.parameters = list(self.attributes["_parameters"].values())
         self.shapes = [p.shape for p in self.parameters if p is not None]
-        self.modules = list(self.held["_modules"].values())
-        self.activation = self.held.get("activation")
-        self.tied = self.held.get("_tied")
+        self.modules = list(self.attributes["_modules"].values())
+        self.activation = self.attributes.get("activation")
+        self.tied = self.attributes.get("_tied")
 
     def is_current(self) -> bool:
-        held = self.held
+        attributes = self.attributes
         return (
             type(self.module) is self.cls
-            and not own_hooks(held)
-            and "forward" not in held
-            and held.get("activation") is self.activation
-            and held.get("_tied") is self.tied
-            and are_same(held["_parameters"].values(), self.parameters)
+            and not own_hooks(attributes)
+            and "forward" not in attributes
+            and attributes.get("activation") is self.activation
+            and attributes.get("_tied") is self.tied
+            and are_same(attributes["_parameters"].values(), self.parameters)
             and [p.shape for p in self.parameters if p is not None] == self.shapes
-            and are_same(held["_modules"].values(), self.modules)
+            and are_same(attributes["_modules"].values(), self.modules)
         )
 
 
@@ -202,16 +211,16 @@ def _planned(
         return numbers[id(parameter)]
 
     def layer(module: LinearAct | TiedLinearAct) -> Layer:
-        held: Any = module._parameters
+        parameters: Any = module._parameters
         if isinstance(module, TiedLinearAct):
             weight: Any = module._tied[0]._parameters["weight"]
             inputs, outputs = weight.shape
         else:
-            weight = held["weight"]
+            weight = parameters["weight"]
             outputs, inputs = weight.shape
         is_tied = isinstance(module, TiedLinearAct)
         return Layer(
-            inputs, outputs, module.activation, number(weight), number(held["bias"]), is_tied
+            inputs, outputs, module.activation, number(weight), number(parameters["bias"]), is_tied
         )
 
     layers = tuple(map(layer, encoder)), tuple(map(layer, decoder))

@@ -180,8 +180,8 @@ class TopKSparseAutoencoder(nn.Module):
             self.encoder_bias[dead],
             min(self.aux_k, len(dead)),
         )
-        found = sparse_decode(values.relu(), indices, self.decoder_weight[dead])
-        return F.mse_loss(found, residual)
+        reconstruction = sparse_decode(values.relu(), indices, self.decoder_weight[dead])
+        return F.mse_loss(reconstruction, residual)
 
     def _check_rows(self, x: Tensor) -> None:
         checks.check_tensor(x, "x")

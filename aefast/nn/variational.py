@@ -21,7 +21,7 @@ from aefast.nn.likelihood import (
     floored,
     log_likelihood,
 )
-from aefast.nn.linear import Device, LinearAct, Place, preactivation
+from aefast.nn.linear import Device, FactoryOptions, LinearAct, preactivation
 from aefast.nn.plain import has_own_methods, is_plain, known_by_its_parameters
 from aefast.nn.step_plan import loss_in_one_call
 from aefast.ops.linear_act import ACTIVATIONS
@@ -123,15 +123,15 @@ class VariationalAutoencoder(nn.Module):
         self.latent = latent
         self.layers = list(layers)
         sizes = [visible, *layers]
-        place: Place = {"device": device, "dtype": dtype}
-        self.encoder = _stack(sizes, activation, place)
+        factory_options: FactoryOptions = {"device": device, "dtype": dtype}
+        self.encoder = _stack(sizes, activation, factory_options)
         # One product makes both: the means, then the log variances.
-        self.posterior_layer = LinearAct(sizes[-1], 2 * latent, **place)
-        self.decoder = _stack([latent, *reversed(sizes[1:])], activation, place)
+        self.posterior_layer = LinearAct(sizes[-1], 2 * latent, **factory_options)
+        self.decoder = _stack([latent, *reversed(sizes[1:])], activation, factory_options)
         last = sizes[1] if layers else latent
         self.output_activation = MEAN_ACTIVATIONS[decoder_kind]
-        self.output = LinearAct(last, visible, activation=self.output_activation, **place)
-        log_var = torch.zeros(() if variance == "shared" else (visible,), **place)
+        self.output = LinearAct(last, visible, activation=self.output_activation, **factory_options)
+        log_var = torch.zeros(() if variance == "shared" else (visible,), **factory_options)
         self.register_parameter(
             "log_var", nn.Parameter(log_var) if decoder_kind == "gaussian" else None
         )
@@ -269,7 +269,7 @@ class VariationalAutoencoder(nn.Module):
         widest = max([self.visible, *self.layers])
         at_once = min(samples, max(1, ELEMENTS_AT_ONCE // widest))
         rows_at_once = max(1, ELEMENTS_AT_ONCE // widest // at_once)
-        found = [x.new_empty(0)]
+        estimates = [x.new_empty(0)]
         for first in range(0, len(x), rows_at_once):
             rows = x[first : first + rows_at_once]
             mean, log_var = bounded(*self.posterior(rows))
@@ -279,8 +279,8 @@ class VariationalAutoencoder(nn.Module):
                 piece_seed = random.child_seed(seed, number)
                 place = count, piece_seed, None, row_offset + first
                 sums.append(self._log_weights(rows, mean, log_var, *place).logsumexp(-1))
-            found.append(torch.stack(sums).logsumexp(0) - math.log(samples))
-        return floored(torch.cat(found))
+            estimates.append(torch.stack(sums).logsumexp(0) - math.log(samples))
+        return floored(torch.cat(estimates))
 
     @torch.no_grad()
     def sample(
@@ -379,10 +379,10 @@ class VariationalAutoencoder(nn.Module):
         )
 
 
-def _stack(sizes: list[int], activation: str, place: Place) -> nn.Sequential:
+def _stack(sizes: list[int], activation: str, factory_options: FactoryOptions) -> nn.Sequential:
     return nn.Sequential(
         *(
-            LinearAct(below, above, activation=activation, **place)
+            LinearAct(below, above, activation=activation, **factory_options)
             for below, above in pairwise(sizes)
         )
     )

@@ -63,10 +63,10 @@ class Replacement:
     def check(self, package: str) -> None:
         """Whether the function is there, and takes what it took when this was written."""
         place = f"{package}'s {self.owner.__name__}.{self.name}"
-        found = inspect.getattr_static(self.owner, self.name, None)
-        if not inspect.isfunction(found):
+        original = inspect.getattr_static(self.owner, self.name, None)
+        if not inspect.isfunction(original):
             raise UnknownVersionError(f"{place} is not there in this version; nothing was patched")
-        parameters = tuple(inspect.signature(found).parameters)
+        parameters = tuple(inspect.signature(original).parameters)
         if parameters != self.parameters:
             raise UnknownVersionError(
                 f"{place} takes ({', '.join(parameters)}) in this version, and not "

@@ -147,5 +147,5 @@ def _differentiable_gradients(ctx: Any, grad: Tensor) -> list[Tensor | None]:
         gradients = iter(
             torch.autograd.grad(loss, asked, grad, create_graph=True, materialize_grads=True)
         )
-    made = [next(gradients) if need else None for need in needed]
-    return connected(made, (grad, *parameters))
+    needed_gradients = [next(gradients) if need else None for need in needed]
+    return connected(needed_gradients, (grad, *parameters))

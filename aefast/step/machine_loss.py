@@ -118,9 +118,9 @@ class _MachineLoss(KernelFunction):
         is_defined = torch.is_grad_enabled() or dispatch.is_transformed(grad)
         gradients: Sequence[Tensor | None]
         if ctx.ready and not is_defined and not dispatch.is_traced(grad):
-            gradients = made = ctx.ready.pop()
+            gradients = scaled = ctx.ready.pop()
             if not is_one(grad):
-                torch._foreach_mul_(made, grad)
+                torch._foreach_mul_(scaled, grad)
         else:
             gradients = _defined_gradients(ctx.plan, parameters, x, end, grad)
         needed = ctx.needs_input_grad[6:]
@@ -136,5 +136,5 @@ def _defined_gradients(
     with torch.enable_grad():
         loss = machine_eager.loss_between(plan, parameters, x, end)
         asked = [parameter for parameter in parameters if parameter.requires_grad]
-        made = iter(torch.autograd.grad(loss, asked, grad, create_graph=create_graph))
-    return [next(made) if parameter.requires_grad else None for parameter in parameters]
+        computed = iter(torch.autograd.grad(loss, asked, grad, create_graph=create_graph))
+    return [next(computed) if parameter.requires_grad else None for parameter in parameters]

@@ -68,12 +68,12 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     if state:
         _write(optimizer_file, state, {})
     config = checkpoint.config.to_json()
-    told = {"format": FORMAT, "version": __version__, "config": config}
+    header = {"format": FORMAT, "version": __version__, "config": config}
     progress = checkpoint.progress.to_json()
-    metadata = {KEY: json.dumps({**told, "progress": progress, "optimizer": bool(state)})}
+    metadata = {KEY: json.dumps({**header, "progress": progress, "optimizer": bool(state)})}
     _write(folder / CHECKPOINT_FILE, checkpoint.model.state_dict(), metadata)
     with replacing(folder / CONFIG_FILE) as file:
-        file.write(json.dumps(told, indent=2).encode() + b"\n")
+        file.write(json.dumps(header, indent=2).encode() + b"\n")
     for path in folder.iterdir():
         if OPTIMIZER_FILE.fullmatch(path.name) and not (state and path == optimizer_file):
             path.unlink()
@@ -96,17 +96,17 @@ def load(path: Path) -> Checkpoint:
     if KEY not in metadata:
         raise CheckpointError(f"{file} is not a checkpoint of aefast's")
     try:
-        told = json.loads(metadata[KEY])
-        if told["format"] != FORMAT:
+        header = json.loads(metadata[KEY])
+        if header["format"] != FORMAT:
             raise CheckpointError(
-                f"{file} has format {cut(told['format'])}; aefast {__version__} reads {FORMAT}"
+                f"{file} has format {cut(header['format'])}; aefast {__version__} reads {FORMAT}"
             )
-        config = Config.from_json(told["config"])
+        config = Config.from_json(header["config"])
         if config.model == "vae":  # one from before there was a weight
             config.options.setdefault("kl_weight", 1.0)
-        progress = Progress.from_json(told["progress"])
+        progress = Progress.from_json(header["progress"])
         model = _filled(config, tensors)
-        has_optimizer = bool(told["optimizer"])
+        has_optimizer = bool(header["optimizer"])
     except CheckpointError:
         raise
     except (

@@ -24,8 +24,8 @@ def machine_figures(machine: RBM, dataset: Dataset, indices: Tensor) -> dict[str
     if machine.visible_kind == "bernoulli":
         generator = torch.Generator(x.device).manual_seed(0)
         units = min(FLIPPED_UNITS, x.shape[1])
-        found = machine.pseudo_log_likelihood(x, units=units, generator=generator)
-        figures["pseudo_log_likelihood"] = found.mean().item()
+        likelihoods = machine.pseudo_log_likelihood(x, units=units, generator=generator)
+        figures["pseudo_log_likelihood"] = likelihoods.mean().item()
     return figures
 
 

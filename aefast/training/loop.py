@@ -161,15 +161,15 @@ class Trainer:
         parameters = list(self.stage.module.parameters())
         if state and sorted(state) != list(range(len(parameters))):
             raise ValueError(f"the optimizer's state is of parameters {sorted(state)}")
-        kept = KEPT[type(self.optimizer)]
+        state_names = KEPT[type(self.optimizer)]
         for number, parameter in enumerate(parameters if state else ()):
-            if state[number].keys() != kept.keys():
+            if state[number].keys() != state_names.keys():
                 raise ValueError(
                     f"optimizer.{number} holds {cut(', '.join(state[number]))}; it takes "
-                    f"{', '.join(kept)}"
+                    f"{', '.join(state_names)}"
                 )
             for name, tensor in state[number].items():
-                shape = parameter.shape if kept[name] else torch.Size()
+                shape = parameter.shape if state_names[name] else torch.Size()
                 if tensor.shape != shape or tensor.dtype != torch.float32:
                     raise ValueError(
                         f"optimizer.{number}.{name} has shape {list(tensor.shape)} and dtype "

@@ -45,11 +45,11 @@ def gradient_descent(parameters: Parameters, learning_rate: float) -> torch.opti
     return torch.optim.SGD(parameters, learning_rate, MOMENTUM, fused=True)
 
 
-def draw(model: Any, samples: int, seed: int) -> Tensor:
+def sample_model(model: Any, samples: int, seed: int) -> Tensor:
     return model.sample(samples, seed=seed)
 
 
-def draw_from_stack(stack: DeepBeliefStack, samples: int, seed: int) -> Tensor:
+def sample_stack(stack: DeepBeliefStack, samples: int, seed: int) -> Tensor:
     """Gibbs steps in the topmost machine, then down through the means of those below."""
     *lower, top = stack
     visible = top.sample(samples, seed=seed)
@@ -111,7 +111,7 @@ MODELS = {
         lambda sizes: {"layers": sizes},
         {"activation": "tanh", "decoder_kind": "bernoulli", "code_noise": 0.3},
         ("decoder_kind", "bernoulli"),
-        sample=draw,
+        sample=sample_model,
     ),
     "vae": Kind(
         VariationalAutoencoder,
@@ -125,7 +125,7 @@ MODELS = {
             "kl_weight": 1.0,
         },
         ("decoder_kind", "bernoulli"),
-        sample=draw,
+        sample=sample_model,
         hidden=(128, 16),
     ),
     "rbm": Kind(
@@ -135,7 +135,7 @@ MODELS = {
         ("visible_kind", "bernoulli"),
         learning_rate=0.1,
         optimizer=gradient_descent,
-        sample=draw,
+        sample=sample_model,
     ),
     "dbn": Kind(
         DeepBeliefStack,
@@ -144,7 +144,7 @@ MODELS = {
         ("visible_kind", "bernoulli"),
         learning_rate=0.1,
         optimizer=gradient_descent,
-        sample=draw_from_stack,
+        sample=sample_stack,
         hidden=(128, 64),
     ),
 }

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from aefast.acceleration.objective import NAMED, objective_of
-from aefast.acceleration.recognition import FoundLayer, stacks_of
+from aefast.acceleration.recognition import RecognizedLayer, stacks_of
 from aefast.acceleration.stack import Stack, stack_of
 from aefast.acceleration.tracing import KEY, trace
 from aefast.nn.plain import has_hooks
@@ -59,8 +59,8 @@ class PlainModel:
             return "hooks stand on the model"
         if "forward" in self.module.__dict__ and KEY not in self.module.__dict__:
             return "the model has a forward of its own"
-        found = _whole_stack(self.module)
-        return found if isinstance(found, str) else _planned(stack_of(found), objective)
+        layers = _whole_stack(self.module)
+        return layers if isinstance(layers, str) else _planned(stack_of(layers), objective)
 
 
 def plain_model(model: Any, loss: Any) -> PlainModel | None:
@@ -74,7 +74,7 @@ def plain_model(model: Any, loss: Any) -> PlainModel | None:
     return PlainModel(model, NAMED.get(loss, loss) if isinstance(loss, str) else loss)
 
 
-def _whole_stack(module: nn.Module) -> list[FoundLayer] | str:
+def _whole_stack(module: nn.Module) -> list[RecognizedLayer] | str:
     """The layers of a model that is nothing but layers, one after the other."""
     traced = trace(module)
     if isinstance(traced, str):
@@ -144,5 +144,5 @@ def _code_of(layers: list[Layer]) -> int | None:
     own = [layer.weight for layer in layers if not layer.is_tied]
     tied_to = [layers[number].weight for number in tied]
     encoder = {layer.weight for layer in layers[:code]}
-    is_shared = any(len({*held}) < len(held) for held in (biases, own, tied_to))
+    is_shared = any(len({*numbers}) < len(numbers) for numbers in (biases, own, tied_to))
     return None if code == 0 or is_shared or not encoder >= {*tied_to} else code

@@ -171,11 +171,11 @@ def _changed(checkpoint: Checkpoint, folder: Path, given: dict[str, Any]) -> Con
     config, progress = checkpoint.config, checkpoint.progress
     fixed = {name: value for name, value in given.items() if name not in CHANGEABLE}
     check_options(config.model, fixed)
-    told = {**vars(config), **config.options}
+    settings = {**vars(config), **config.options}
     for name, value in fixed.items():
-        if value != told[name]:
+        if value != settings[name]:
             raise RunError(
-                f"{flag(name)} is {value!r}, but that of the run in {folder} is {told[name]!r}"
+                f"{flag(name)} is {value!r}, but that of the run in {folder} is {settings[name]!r}"
             )
     config = replace(
         config, **{name: given[name] for name in ("epochs", "device") if name in given}

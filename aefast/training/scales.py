@@ -57,15 +57,15 @@ def check_scale(dataset: Dataset, data: DataSummary, run: str) -> tuple[str, ...
     is_unit = data.low >= 0 and data.high <= 1
     width = 1.0 if is_unit else (data.high - data.low) or abs(data.high) or 1.0
     within = _reach(data.low, data.high, (NEAR if is_unit else FAR) * width)
-    told = (
+    description = (
         f"{dataset.name} holds numbers from {dataset.low:g} to {dataset.high:g}, and the model in "
         f"{run} was trained on numbers from {data.low:g} to {data.high:g}"
     )
     if not _is_inside(dataset, within):
-        raise ScaleError(f"{told}: another scale; it takes {within[0]:g} to {within[1]:g}")
+        raise ScaleError(f"{description}: another scale; it takes {within[0]:g} to {within[1]:g}")
     is_wide = not _is_inside(dataset, _reach(data.low, data.high, NEAR * width))
     is_narrow = dataset.high - dataset.low <= NEAR * (data.high - data.low)
-    return (f"{told}: see that they are on the same scale",) if is_wide or is_narrow else ()
+    return (f"{description}: see that they are on the same scale",) if is_wide or is_narrow else ()
 
 
 def check_codes(codes: Dataset, config: Config, run: str) -> None:

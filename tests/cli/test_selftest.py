@@ -6,7 +6,7 @@ import torch
 pytest.importorskip("typer")
 
 from aefast import backend, cli
-from aefast.selftest import Case, Place
+from aefast.selftest import Case, Target
 from tests.cli.command import invoke
 
 
@@ -23,7 +23,7 @@ def suite(monkeypatch):
     """Sets the cases that are run, on one backend."""
     if backend.unavailable("numba", "cpu"):
         pytest.skip("needs numba")
-    monkeypatch.setattr(cli.selftest.suite, "places", lambda: [Place("numba", "cpu")])
+    monkeypatch.setattr(cli.selftest.suite, "targets", lambda: [Target("numba", "cpu")])
     return lambda *cases: monkeypatch.setattr(cli.selftest.suite, "cases", lambda: list(cases))
 
 
@@ -50,7 +50,7 @@ def test_a_wrong_kernel_is_named_and_gives_exit_code_1(suite):
 
 
 def test_a_selftest_of_nothing_does_not_pass(monkeypatch):
-    monkeypatch.setattr(cli.selftest.suite, "places", lambda: [])
+    monkeypatch.setattr(cli.selftest.suite, "targets", lambda: [])
     result = invoke("selftest")
     assert result.exit_code == 1
     assert "no kernel runs here" in result.output

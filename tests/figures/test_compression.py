@@ -47,4 +47,4 @@ def test_the_sentence_and_the_drawing(measured):
             compression.best(points, rate) for points in (measured.autoencoder, measured.pca)
         )
         assert f"{ours.error:.2f} against {linear.error:.2f}" in sentence
-    compression.draw(measured, Figure(layout="constrained"))
+    compression.plot(measured, Figure(layout="constrained"))

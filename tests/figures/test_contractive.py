@@ -39,4 +39,4 @@ def test_the_spectrum_falls(measured):
 def test_the_sentence_and_the_drawing(measured):
     assert f"{measured.digits['contractive']:.2f}" in contractive.sentence(measured)
     assert f"{measured.shifts['contractive']:.2f}" in contractive.sentence(measured)
-    contractive.draw(measured, Figure(layout="constrained"))
+    contractive.plot(measured, Figure(layout="constrained"))

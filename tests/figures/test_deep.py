@@ -31,4 +31,4 @@ def test_the_sentence_and_the_drawing(measured):
     for error, linear in zip(measured.held_out, measured.held_out_pca, strict=True):
         assert f"{error:.2f} against {linear:.2f}" in sentence
     assert f"{measured.accuracy:.0%}" in sentence
-    deep.draw(measured, Figure(layout="constrained"))
+    deep.plot(measured, Figure(layout="constrained"))

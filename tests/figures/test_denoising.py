@@ -26,5 +26,5 @@ def test_on_gaussian_data_the_step_is_the_score(measured):
 def test_the_sentence_holds_the_numbers_and_the_figure_is_drawn(measured):
     assert f"{measured.distance_after:.3f}" in denoising.sentence(measured)
     figure = Figure(figsize=denoising.SIZE)
-    denoising.draw(measured, figure)
+    denoising.plot(measured, figure)
     assert len(figure.axes) == 1

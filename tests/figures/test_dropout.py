@@ -34,4 +34,4 @@ def test_the_sentence_and_the_drawing(measured):
     assert f"{measured.distance[-1] / measured.standard_error[-1]:.2f} standard errors" in sentence
     place = dropout.REMOVED.index(dropout.SHOWN)
     assert f"{measured.errors[0][place]:.2f}" in sentence
-    dropout.draw(measured, Figure(layout="constrained"))
+    dropout.plot(measured, Figure(layout="constrained"))

@@ -37,4 +37,4 @@ def test_the_sentence_and_the_drawing(measured):
     for name in ("sparse", "pixels"):
         for accuracy in measured.accuracies[name].mean(0):
             assert f"{accuracy:.1%}" in sentence
-    features.draw(measured, Figure(layout="constrained"))
+    features.plot(measured, Figure(layout="constrained"))

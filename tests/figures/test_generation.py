@@ -39,4 +39,4 @@ def test_the_sentence_and_the_drawing(measured):
     sentence = generation.sentence(measured)
     for name in (*generation.GENERATORS, *generation.PLAIN):
         assert f"{measured.to_digits[name]:.2f}" in sentence
-    generation.draw(measured, Figure(layout="constrained"))
+    generation.plot(measured, Figure(layout="constrained"))

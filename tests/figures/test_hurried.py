@@ -31,4 +31,4 @@ def test_a_hurried_measurement_is_drawn(monkeypatch, name):
             monkeypatch.setattr(figure, function.__name__, in_an_epoch(function))
     measured = figure.measure()
     assert "." in figure.sentence(measured)
-    figure.draw(measured, Figure(layout="constrained"))
+    figure.plot(measured, Figure(layout="constrained"))

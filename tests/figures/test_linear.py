@@ -17,5 +17,5 @@ def test_the_decoder_spans_pcas_subspace_within_a_degree(measured):
 def test_the_sentence_holds_the_numbers_and_the_figure_is_drawn(measured):
     assert f"{max(measured.angles):.2f} degrees" in linear.sentence(measured)
     figure = Figure(figsize=linear.SIZE)
-    linear.draw(measured, figure)
+    linear.plot(measured, figure)
     assert len(figure.axes) == 2

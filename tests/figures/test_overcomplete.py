@@ -36,4 +36,4 @@ def test_the_sentence_and_the_drawing(measured):
     sentence = overcomplete.sentence(measured)
     assert f"{measured.digits['none']:.1%}" in sentence
     assert f"{measured.noise['none']:.1%}" in sentence
-    overcomplete.draw(measured, Figure(layout="constrained"))
+    overcomplete.plot(measured, Figure(layout="constrained"))

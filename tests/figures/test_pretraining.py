@@ -32,4 +32,4 @@ def test_the_sentence_and_the_drawing(measured):
     sentence = pretraining.sentence(measured)
     for errors in (measured.pretrained, measured.glorot, measured.default):
         assert f"{errors[-1]:.2f}" in sentence
-    pretraining.draw(measured, Figure(layout="constrained"))
+    pretraining.plot(measured, Figure(layout="constrained"))

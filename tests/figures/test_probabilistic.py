@@ -46,5 +46,5 @@ def test_the_sentence_holds_the_numbers_and_the_figure_is_drawn(measured):
     assert f"{measured.factors[probabilistic.FEW]:.1f} nats" in sentence
     assert f"{measured.principal[probabilistic.MANY]:.1f}" in sentence
     figure = Figure(figsize=probabilistic.SIZE, layout="constrained")
-    probabilistic.draw(measured, figure)
+    probabilistic.plot(measured, figure)
     figure.draw_without_rendering()

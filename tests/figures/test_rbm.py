@@ -34,4 +34,4 @@ def test_the_sentence_and_the_drawing(measured):
     sentence = rbm.sentence(measured)
     assert f"{measured.likelihoods[-1]:.2f} nats" in sentence
     assert f"{measured.held_out:.1f} nats" in sentence
-    rbm.draw(measured, Figure(layout="constrained"))
+    rbm.plot(measured, Figure(layout="constrained"))

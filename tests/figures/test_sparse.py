@@ -26,4 +26,4 @@ def test_the_sentence_and_the_drawing(measured):
     sentence = sparse.sentence(measured)
     assert f"{measured.zeros[-1]:.0%}" in sentence
     assert f"{(measured.means['kl'] / sparse.TARGET - 1).abs().mean():.1%}" in sentence
-    sparse.draw(measured, Figure(layout="constrained"))
+    sparse.plot(measured, Figure(layout="constrained"))

@@ -32,5 +32,5 @@ def test_most_atoms_are_localized(measured):
 def test_the_sentence_holds_the_numbers_and_the_figure_is_drawn(measured):
     assert f"{measured.explained:.0%}" in sparse_coding.sentence(measured)
     figure = Figure(figsize=sparse_coding.SIZE)
-    sparse_coding.draw(measured, figure)
+    sparse_coding.plot(measured, figure)
     assert figure.axes or figure.subfigs

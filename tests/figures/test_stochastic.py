@@ -38,4 +38,4 @@ def test_the_sentence_and_the_drawing(measured):
     sentence = stochastic.sentence(measured)
     assert f"{measured.held_out_after:.1f} nats" in sentence
     assert f"{measured.distances[-1]:.2f}" in sentence
-    stochastic.draw(measured, Figure(layout="constrained"))
+    stochastic.plot(measured, Figure(layout="constrained"))

@@ -42,4 +42,4 @@ def test_the_sentence_and_the_drawing(measured):
     sentence = undercomplete.sentence(measured)
     for gain in undercomplete.gains(measured.held_out, measured.held_out_pca):
         assert f"{gain:.1%}" in sentence
-    undercomplete.draw(measured, Figure(layout="constrained"))
+    undercomplete.plot(measured, Figure(layout="constrained"))

@@ -44,5 +44,5 @@ def test_the_sentence_holds_the_numbers_and_the_figure_is_drawn(measured):
     for number in (measured.log_likelihood, measured.importance[50], measured.elbo):
         assert f"{-number:.2f}" in sentence
     figure = Figure(figsize=variational.SIZE, layout="constrained")
-    variational.draw(measured, figure)
+    variational.plot(measured, figure)
     figure.draw_without_rendering()

@@ -58,8 +58,8 @@ def fit(self: Any, X: Any, y: Any = None) -> Any:
         parameters, hidden = _train(self, X, rng)
     except (FloatingPointError, StepAside) as reason:
         rng.set_state(before)  # the original draws from where it would have
-        kept = isinstance(reason, StepAside)
-        raise (reason if kept else StepAside("a step that is not finite")) from None
+        stepped_aside = isinstance(reason, StepAside)
+        raise (reason if stepped_aside else StepAside("a step that is not finite")) from None
     weight, visible_bias, hidden_bias = (part.numpy().astype(X.dtype) for part in parameters)
     self.components_ = np.asarray(weight, order="F")
     self._n_features_out = self.n_components

@@ -149,8 +149,8 @@ class _Decomposition:
 
     def _leading(self, covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         size = len(covariance)
-        places = size - self.n_components, size - 1
-        values, vectors = linalg.eigh(covariance, subset_by_index=places, check_finite=False)
+        indices = size - self.n_components, size - 1
+        values, vectors = linalg.eigh(covariance, subset_by_index=indices, check_finite=False)
         return values[::-1].clip(min=0), vectors.T[::-1]
 
     def _randomized(self, covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -163,7 +163,9 @@ class _Decomposition:
             basis = linalg.qr(covariance @ basis, mode="economic", check_finite=False)[0]
         image = covariance @ basis
         values, vectors = linalg.eigh(basis.T @ image, check_finite=False)
-        kept = values > size * np.finfo(float).eps * values[-1]
-        projected = image @ (vectors[:, kept] / np.sqrt(values[kept]))  # of A, transposed
+        is_significant = values > size * np.finfo(float).eps * values[-1]
+        projected = image @ (
+            vectors[:, is_significant] / np.sqrt(values[is_significant])
+        )  # of A, transposed
         axes, scales, _ = linalg.svd(projected, full_matrices=False, check_finite=False)
         return scales[: self.n_components] ** 2, axes.T[: self.n_components]

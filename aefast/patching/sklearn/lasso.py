@@ -63,10 +63,10 @@ class Encoder:
         slopes = rows @ atoms.T
         if penalty < LEAST_PENALTY * np.abs(slopes).max(initial=0):
             raise StepAside("a penalty near 0")
-        codes, found = _encode(rows, atoms, penalty, atoms @ atoms.T, slopes)
+        codes, is_solved = _encode(rows, atoms, penalty, atoms @ atoms.T, slopes)
         codes = codes.astype(X.dtype, copy=False)
-        if not found.all():
-            codes[~found] = self._left(X, dictionary, options, ~found)
+        if not is_solved.all():
+            codes[~is_solved] = self._left(X, dictionary, options, ~is_solved)
         return codes
 
     def _left(
@@ -113,17 +113,17 @@ def _encode(
     )  # fmt: skip
     signs = guess.numpy().astype(float)
     np.sign(signs, out=signs)
-    codes, found = np.zeros_like(signs), np.zeros(len(X), bool)
+    codes, is_solved = np.zeros_like(signs), np.zeros(len(X), bool)
     for _ in range(CORRECTIONS):
-        left = np.flatnonzero(~found)
+        left = np.flatnonzero(~is_solved)
         if not len(left):
             break
         solved = _solve(signs[left], slopes[left], penalty, gram)
         next_signs = _corrected(solved, signs[left], slopes[left], penalty, gram)
         is_right = (next_signs == signs[left]).all(1)
-        codes[left[is_right]], found[left[is_right]] = solved[is_right], True
+        codes[left[is_right]], is_solved[left[is_right]] = solved[is_right], True
         signs[left] = next_signs
-    return codes, found
+    return codes, is_solved
 
 
 def _solve(signs: np.ndarray, slopes: np.ndarray, penalty: float, gram: np.ndarray) -> np.ndarray:
@@ -148,10 +148,10 @@ def _solve_piece(
     is_none = chosen == 0
     systems = gram[atoms[:, :, None], atoms[:, None, :]]
     systems[is_none[:, :, None] | is_none[:, None, :]] = 0
-    places = np.arange(width)
-    systems[:, places, places] += is_none  # a row with fewer atoms is filled up by z = 0
+    diagonal = np.arange(width)
+    systems[:, diagonal, diagonal] += is_none  # a row with fewer atoms is filled up by z = 0
     right = np.where(is_none, 0, np.take_along_axis(slopes, atoms, 1) - penalty * chosen)
-    probe = np.broadcast_to(np.sin(places + 1), right.shape)  # as good as any, and never the same
+    probe = np.broadcast_to(np.sin(diagonal + 1), right.shape)  # as good as any, and never the same
     codes = np.zeros_like(signs)
     try:
         values = np.linalg.solve(systems, np.stack([right, probe], axis=2))

@@ -43,7 +43,7 @@ def fit_full(self: Any, X: Any, n_components: Any, xp: Any, is_array_api_complia
     shares = variances / total
     if not isinstance(n_components, Integral):
         n_components = np.searchsorted(np.cumsum(shares), n_components, side="right") + 1
-    kept, rest = variances[:n_components], total - variances[:n_components].sum()
+    leading, rest = variances[:n_components], total - variances[:n_components].sum()
     discarded = features - n_components
     self.noise_variance_ = 0.0
     if n_components < min(samples, features):
@@ -52,7 +52,7 @@ def fit_full(self: Any, X: Any, n_components: Any, xp: Any, is_array_api_complia
     self.n_samples_, self.n_components_ = samples, n_components
     _, axes = svd_flip(None, axes, u_based_decision=False)
     self.components_ = axes[:n_components].copy()
-    self.explained_variance_, self.explained_variance_ratio_ = kept.copy(), shares[:n_components]
+    self.explained_variance_, self.explained_variance_ratio_ = leading.copy(), shares[:n_components]
     self.singular_values_ = scales[:n_components].copy()
     is_centered = self._fit_svd_solver == "full" and not self.copy
     return None, scales, axes, X, is_centered, xp
@@ -103,7 +103,7 @@ def _by_covariance(
     covariance -= samples * mean[:, None] * mean
     covariance /= samples - 1
     total = covariance.trace()
-    places = features - n_components, features - 1
-    values, vectors = linalg.eigh(covariance, subset_by_index=places, check_finite=False)
+    indices = features - n_components, features - 1
+    values, vectors = linalg.eigh(covariance, subset_by_index=indices, check_finite=False)
     variances = values[::-1].clip(min=0)
     return variances, np.sqrt(variances * (samples - 1)), vectors.T[::-1], total
