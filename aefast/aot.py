@@ -247,20 +247,20 @@ def _widest(ptx: str, instruction: str) -> int:
     return max((int(count or 1) * int(bits) // 8 for count, bits in accesses), default=0)
 
 
-def write_cubins(binaries: Sequence[CompiledKernel], folder: Path) -> None:
+def write_cubins(compiled: Sequence[CompiledKernel], folder: Path) -> None:
     """The binaries, and last the manifest, without which none of them counts.
 
     Raises:
         RuntimeError: two variants that differ have the same name.
     """
     kernels: dict[str, dict[str, dict[str, Any]]] = {}
-    for binary in binaries:
-        launch = binary.launch
-        if kernels.setdefault(str(binary.arch), {}).setdefault(binary.variant, launch) != launch:
-            raise RuntimeError(f"sm_{binary.arch} has two kernels named {binary.variant}")
+    for kernel in compiled:
+        launch = kernel.launch
+        if kernels.setdefault(str(kernel.arch), {}).setdefault(kernel.variant, launch) != launch:
+            raise RuntimeError(f"sm_{kernel.arch} has two kernels named {kernel.variant}")
         file = folder / launch["file"]
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(binary.image)
+        file.write_bytes(kernel.image)
     manifest = {
         "triton": metadata.version("triton"),
         "assembler": assembler_version([int(arch) for arch in kernels]),
@@ -272,21 +272,21 @@ def write_cubins(binaries: Sequence[CompiledKernel], folder: Path) -> None:
     unfinished.replace(folder / "manifest.json")
 
 
-def print_table(binaries: Iterator[CompiledKernel]) -> list[CompiledKernel]:
+def print_table(compiled: Iterator[CompiledKernel]) -> list[CompiledKernel]:
     """A line for each binary as it comes, then what a target's take together."""
     print("registers  spilled   shared  compressed  seconds  kernel")
-    found = []
-    for binary in binaries:
-        found.append(binary)
+    listed = []
+    for kernel in compiled:
+        listed.append(kernel)
         print(
-            f"{binary.registers:9} {binary.spilled_bytes:6} B {binary.shared_bytes:6} B"
-            f" {len(binary.image):9} B {binary.seconds:8.2f}  sm_{binary.arch} {binary.variant}",
+            f"{kernel.registers:9} {kernel.spilled_bytes:6} B {kernel.shared_bytes:6} B"
+            f" {len(kernel.image):9} B {kernel.seconds:8.2f}  sm_{kernel.arch} {kernel.variant}",
             flush=True,
         )
-    for arch in dict.fromkeys(binary.arch for binary in found):
-        images = {binary.file: len(binary.image) for binary in found if binary.arch == arch}
+    for arch in dict.fromkeys(kernel.arch for kernel in listed):
+        images = {kernel.file: len(kernel.image) for kernel in listed if kernel.arch == arch}
         print(f"sm_{arch}: {len(images)} kernels, {sum(images.values()) / 1e6:.2f} MB compressed")
-    return found
+    return listed
 
 
 def check_archs(names: Sequence[str]) -> list[int]:
@@ -335,16 +335,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     if options.cubins is not None:
         check_empty(options.cubins)
-    binaries = print_table(compile_all(archs, options.jobs))
+    compiled = print_table(compile_all(archs, options.jobs))
     if options.json is not None:
-        options.json.write_text(json.dumps([report(binary) for binary in binaries], indent=1))
+        options.json.write_text(json.dumps([report(kernel) for kernel in compiled], indent=1))
     if options.cubins is not None:
-        write_cubins(binaries, options.cubins)
+        write_cubins(compiled, options.cubins)
 
 
-def report(binary: CompiledKernel) -> dict[str, Any]:
+def report(kernel: CompiledKernel) -> dict[str, Any]:
     """What JSON can hold of it."""
-    return {name: value for name, value in asdict(binary).items() if name != "image"}
+    return {name: value for name, value in asdict(kernel).items() if name != "image"}
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from aefast.ops.linear_act.eager import ACTIVATIONS
 from aefast.ops.shared import checks, dispatch
 from aefast.ops.shared.autograd import KernelFunction, connected
 from aefast.step.loss import MOST_PRODUCTS
-from aefast.step.plan import Layer
+from aefast.step.plan import PlannedLayer
 
 
 class Slot(NamedTuple):
@@ -38,7 +38,7 @@ class Stack:
         slots: where the parameters stand.
     """
 
-    def __init__(self, layers: list[Layer], slots: list[Slot]) -> None:
+    def __init__(self, layers: list[PlannedLayer], slots: list[Slot]) -> None:
         self.__name__ = "stack"  # in a graph's code
         self.layers = layers
         self.slots = slots
@@ -225,5 +225,5 @@ def stack_of(recognized: list[Any]) -> Stack:
         if layer.bias is not None:
             bias = len(slots)
             slots.append(layer.bias)
-        layers.append(Layer(inputs, outputs, layer.activation, weight, bias, layer.is_tied))
+        layers.append(PlannedLayer(inputs, outputs, layer.activation, weight, bias, layer.is_tied))
     return Stack(layers, slots)

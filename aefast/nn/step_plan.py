@@ -13,7 +13,7 @@ from aefast.ops.shared import checks, dispatch
 from aefast.step import machine_loss
 from aefast.step.loss import refusal, step_loss
 from aefast.step.machine_plan import MachinePlan
-from aefast.step.plan import Layer, Plan
+from aefast.step.plan import Plan, PlannedLayer
 
 NOT_TOGETHER = "its parameters' shapes do not fit together"
 
@@ -210,7 +210,7 @@ def _planned(
             parameters.append(parameter)
         return numbers[id(parameter)]
 
-    def layer(module: LinearAct | TiedLinearAct) -> Layer:
+    def layer(module: LinearAct | TiedLinearAct) -> PlannedLayer:
         parameters: Any = module._parameters
         if isinstance(module, TiedLinearAct):
             weight: Any = module._tied[0]._parameters["weight"]
@@ -219,7 +219,7 @@ def _planned(
             weight = parameters["weight"]
             outputs, inputs = weight.shape
         is_tied = isinstance(module, TiedLinearAct)
-        return Layer(
+        return PlannedLayer(
             inputs, outputs, module.activation, number(weight), number(parameters["bias"]), is_tied
         )
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from aefast import random
 from aefast.backend import extension
 from aefast.ops.shared.cpp import own_precision
-from aefast.step.plan import CODE_STEPS, NOISE_STEPS, Layer, Plan
+from aefast.step.plan import CODE_STEPS, NOISE_STEPS, Plan, PlannedLayer
 from aefast.step.stretch import Stretch
 
 _C = extension()
@@ -89,7 +89,7 @@ def kernel_plan(plan: Plan) -> Any:
     )
 
 
-def kernel_layer(layer: Layer) -> Any:
+def kernel_layer(layer: PlannedLayer) -> Any:
     return _C.StepLayer(
         inputs=layer.inputs,
         outputs=layer.outputs,

@@ -13,7 +13,7 @@ from aefast.ops.corrupt import eager as corrupt
 from aefast.ops.linear_act import eager as linear_act
 from aefast.ops.sparsity import eager as sparsity
 from aefast.ops.variational import eager as variational
-from aefast.step.plan import CODE_STEPS, NOISE_STEPS, Layer, Plan
+from aefast.step.plan import CODE_STEPS, NOISE_STEPS, Plan, PlannedLayer
 
 
 def loss(plan: Plan, parameters: Sequence[Tensor], x: Tensor, seed: int, row_offset: int) -> Tensor:
@@ -33,7 +33,7 @@ def loss(plan: Plan, parameters: Sequence[Tensor], x: Tensor, seed: int, row_off
     return compare(plan, parameters, output, x) + penalty(plan, parameters, inputs, code)
 
 
-def apply(layer: Layer, parameters: Sequence[Tensor], x: Tensor) -> Tensor:
+def apply(layer: PlannedLayer, parameters: Sequence[Tensor], x: Tensor) -> Tensor:
     weight = parameters[layer.weight]
     bias = parameters[layer.bias] if layer.bias >= 0 else None
     return linear_act.linear_act(x, weight.t() if layer.is_tied else weight, bias, layer.activation)

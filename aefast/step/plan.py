@@ -13,10 +13,10 @@ CODE_STEPS = {
     "posterior": Step.REPARAMETERIZE,
 }
 
-__all__ = ["CODE_STEPS", "NOISE_STEPS", "Layer", "Plan"]
+__all__ = ["CODE_STEPS", "NOISE_STEPS", "Plan", "PlannedLayer"]
 
 
-class Layer(NamedTuple):
+class PlannedLayer(NamedTuple):
     """``act(x Wt + b)``; of a tied layer ``act(x W + b)``, with another layer's weight.
 
     Attributes:
@@ -57,8 +57,8 @@ class Plan(NamedTuple):
         log_var: the number of the parameter that is the Gaussian's log variance; -1 for none.
     """
 
-    encoder: tuple[Layer, ...]
-    decoder: tuple[Layer, ...]
+    encoder: tuple[PlannedLayer, ...]
+    decoder: tuple[PlannedLayer, ...]
     sizes: tuple[int, ...]
     noise: str | None = None
     noise_level: float = 0.0

@@ -12,7 +12,7 @@ from aefast.acceleration.stack import Stack, stack_of
 from aefast.acceleration.tracing import KEY, trace
 from aefast.nn.plain import has_hooks
 from aefast.nn.step_plan import NOT_TOGETHER, PlannedStep, fits_together
-from aefast.step.plan import Layer, Plan
+from aefast.step.plan import Plan, PlannedLayer
 
 # They leave rows [B, D] as they are where D goes into the next layer.
 RESHAPES = ("view", "reshape", "flatten", torch.flatten, torch.reshape)
@@ -134,7 +134,7 @@ def _planned(stack: Stack, objective: str) -> PlannedStep | str:
     return PlannedStep(plan, parameters) if fits_together(plan) else NOT_TOGETHER
 
 
-def _code_of(layers: list[Layer]) -> int | None:
+def _code_of(layers: list[PlannedLayer]) -> int | None:
     """How many layers lead to the code: those before the first tied one, or the narrowest. None
     where layers share parameters otherwise than the decoder's with the encoder's."""
     tied = [number for number, layer in enumerate(layers) if layer.is_tied]
