@@ -830,7 +830,7 @@ def test_half_precision_gradients_to_be_differentiated_again_do_not_overflow():
     x = (inputs.x.detach() * 100 + 150).half().requires_grad_()
     inputs = PerInput(x, *(t.detach().half().requires_grad_() for t in inputs[1:5]), None)
     settings = LossSettings("sigmoid", "identity", "mse", None, 0.0, 0, 0)
-    found = reconstruction._defined(inputs, settings, torch.tensor(1.0).half(), "mean")
+    found = reconstruction._definition_gradients(inputs, settings, torch.tensor(1.0).half(), "mean")
     loss = definition(doubled(inputs))
     for gradient, exact in zip(found[:5], gradients_of_definition(inputs), strict=True):
         torch.testing.assert_close(gradient.double(), exact, rtol=2e-2, atol=2e-3)
