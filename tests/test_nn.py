@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aefast.nn import DenoisingAutoencoder, LinearAct, denoising, linear
-from aefast.ops.linear_act import ACTIVATIONS
 from aefast.ops.linear_act.eager import ACTIVATIONS as DEFINITIONS
+from aefast.ops.linear_act.op import ACTIVATIONS
 
 
 def plain_sequential() -> nn.Sequential:

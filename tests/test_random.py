@@ -22,7 +22,7 @@ from aefast.nn import RBM, Autoencoder, StochasticAutoencoder
 from aefast.nn.likelihood import draw_visible
 from aefast.ops.contractive import eager as contractive
 from aefast.ops.contractive.settings import PenaltySettings
-from aefast.ops.corrupt import corrupt_with
+from aefast.ops.corrupt.op import corrupt_with
 from aefast.random import Step
 
 # Random123's kat_vectors for philox4x32-10: counter, key, output.

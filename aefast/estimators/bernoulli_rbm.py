@@ -24,7 +24,7 @@ from aefast.estimators.conversion import (
 )
 from aefast.functional import linear_act
 from aefast.nn.rbm import pseudo_log_likelihood
-from aefast.ops.rbm import check_steps, gibbs
+from aefast.ops.rbm.op import check_machine, check_steps, sample_chain
 from aefast.ops.shared import checks
 from aefast.step.machine_plan import MachinePlan
 from aefast.step.machine_steps import MOST_ROWS, PlainSteps
@@ -157,8 +157,9 @@ class BernoulliRBM(FloatTransformer):
             self.random_state_ = check_random_state(self.random_state)
         seed = int(self.random_state_.randint(LARGEST_SEED))
         v = check_array(v, accept_sparse="csr", dtype=DTYPES)
-        sample = gibbs(as_tensor(v), *self._parameters(), seed=seed, check_range=False)
-        return sample.visible.numpy().astype(bool)
+        states = as_tensor(v)
+        machine = check_machine(states, *self._parameters())
+        return sample_chain(states, machine, seed=seed).visible.numpy().astype(bool)
 
     @in_a_mode_of_its_own
     def score_samples(self, X: Any) -> np.ndarray:

@@ -21,7 +21,8 @@ from aefast.estimators.conversion import (
 from aefast.functional import sparse_encode
 from aefast.nn.likelihood import floored
 from aefast.ops.shared import checks
-from aefast.ops.sparse_coding import STEPS, check_settings
+from aefast.ops.sparse_coding import STEPS
+from aefast.ops.sparse_coding.op import check_settings
 
 # The squares of larger numbers, summed over rows and features, leave float32's range.
 LARGEST = 2.0**50

@@ -13,8 +13,8 @@ from aefast.nn.encoder_decoder import EncoderDecoder, example_of
 from aefast.nn.linear import Device
 from aefast.nn.plain import known_by_its_parameters
 from aefast.nn.step_plan import loss_in_one_call
-from aefast.ops.corrupt import corrupt_with
-from aefast.ops.reconstruction import LOSSES
+from aefast.ops.corrupt.op import corrupt_with
+from aefast.ops.reconstruction.op import LOSSES
 from aefast.ops.shared import checks, dispatch
 from aefast.random import Step
 

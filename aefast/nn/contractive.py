@@ -10,8 +10,7 @@ from aefast.functional import contractive_penalty, tangents
 from aefast.nn.autoencoder import Architecture, Autoencoder, check_draw
 from aefast.nn.plain import is_plain, known_by_its_parameters
 from aefast.nn.step_plan import loss_in_one_call
-from aefast.ops.contractive import Tangents
-from aefast.ops.contractive.tangents import turned
+from aefast.ops.contractive.singular_vectors import Tangents, turned
 from aefast.ops.shared import checks
 
 

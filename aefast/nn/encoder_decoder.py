@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from aefast.nn.layers import Layers
 from aefast.nn.linear import Device, LinearAct, TiedLinearAct, invert, preactivation
 from aefast.nn.plain import has_hooks, has_own_methods, is_plain
-from aefast.ops.linear_act import ACTIVATIONS
+from aefast.ops.linear_act.op import ACTIVATIONS
 from aefast.ops.shared import checks
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Independent, Normal
 
 from aefast import random
-from aefast.ops.corrupt import corrupt_with
+from aefast.ops.corrupt.op import corrupt_with
 from aefast.ops.shared import checks
 from aefast.random import Step
 

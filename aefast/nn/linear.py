@@ -10,7 +10,7 @@ from torch.nn.modules import module as torch_module
 from aefast.functional import linear_act
 from aefast.nn.plain import known_by_its_parameters
 from aefast.nn.reparametrized import renew_weights
-from aefast.ops.linear_act import ACTIVATIONS
+from aefast.ops.linear_act.op import ACTIVATIONS
 from aefast.ops.shared import checks
 
 Device = torch.device | str | int | None

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aefast.functional import free_energy, linear_act
+from aefast.functional import free_energy, gibbs, linear_act
 from aefast.nn.progress import track
 from aefast.nn.rbm import RBM
 from aefast.nn.reparametrized import renew_weights
-from aefast.ops.rbm import check_states, gibbs
+from aefast.ops.rbm.op import check_machine, check_states, sample_chain
 from aefast.ops.shared import checks, dispatch
 
 MOST_ENUMERATED = 25  # units: 2^25 states
@@ -227,17 +227,16 @@ def _transition(
     keep s here: so gibbs draws v / beta, of the variance s^2 / beta over beta.
     """
     gaussian = machine.visible_kind == "gaussian"
-    drawn = gibbs(
-        visible / beta if gaussian else visible,
+    visible = visible / beta if gaussian else visible
+    parameters = check_machine(
+        visible,
         machine.weight,
         machine.visible_bias + (1 / beta - 1) * base_bias,
         machine.hidden_bias,
-        visible_kind=machine.visible_kind,
-        log_var=_log_var(machine) - math.log(beta) if gaussian else None,
-        beta=beta,
-        generator=draws,
-        check_range=False,
-    ).visible
+        machine.visible_kind,
+        _log_var(machine) - math.log(beta) if gaussian else None,
+    )
+    drawn = sample_chain(visible, parameters, beta=beta, generator=draws).visible
     return drawn * beta if gaussian else drawn
 
 

@@ -13,7 +13,7 @@ from aefast.nn.linear import Device
 from aefast.nn.plain import is_plain, known_by_its_parameters
 from aefast.nn.reparametrized import renew_weights
 from aefast.nn.step_plan import NOT_TOGETHER, PlannedMachine
-from aefast.ops.rbm import VISIBLE_KINDS, check_states, check_steps
+from aefast.ops.rbm.op import VISIBLE_KINDS, check_states, check_steps
 from aefast.ops.shared import checks, dispatch
 from aefast.step.machine_loss import machine_loss
 from aefast.step.machine_plan import MachinePlan

@@ -10,7 +10,7 @@ from aefast.functional import sparse_decode, topk_encode
 from aefast.nn.autoencoder import check_draw
 from aefast.nn.linear import Device
 from aefast.ops.shared import checks
-from aefast.ops.topk import SparseCode
+from aefast.ops.topk.op import SparseCode
 
 
 class TopKSparseAutoencoder(nn.Module):

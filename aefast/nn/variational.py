@@ -24,7 +24,7 @@ from aefast.nn.likelihood import (
 from aefast.nn.linear import Device, FactoryOptions, LinearAct, preactivation
 from aefast.nn.plain import has_own_methods, is_plain, known_by_its_parameters
 from aefast.nn.step_plan import loss_in_one_call
-from aefast.ops.linear_act import ACTIVATIONS
+from aefast.ops.linear_act.op import ACTIVATIONS
 from aefast.ops.shared import checks, dispatch
 
 BOUNDS = ("elbo", "importance")

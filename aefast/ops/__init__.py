@@ -1,1 +1,21 @@
-"""The hot paths: a folder an op, a file a backend."""
+"""The ops, a folder each, found by looking; ``shared`` holds what several of them need.
+
+A folder's ``__init__.py`` names in ``__all__`` the functions that :mod:`aefast.functional` offers.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from typing import Any
+
+
+def names() -> list[str]:
+    """The folders of the ops, in alphabetical order."""
+    folders = (module.name for module in pkgutil.iter_modules(__path__) if module.ispkg)
+    return sorted(name for name in folders if name != "shared")
+
+
+def public_functions() -> dict[str, Callable[..., Any]]:
+    """Every op's public functions, by name."""
+    modules = [importlib.import_module(f"{__name__}.{name}") for name in names()]
+    return {name: getattr(module, name) for module in modules for name in module.__all__}

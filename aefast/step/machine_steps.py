@@ -9,7 +9,7 @@ from torch import Tensor
 
 from aefast import random
 from aefast.backend import extension
-from aefast.ops.rbm import contrastive_divergence
+from aefast.ops.rbm.op import check_machine, divergence_of_chains
 from aefast.step.machine_loss import refusal
 from aefast.step.machine_plan import MachinePlan
 from aefast.step.stretch import CHUNK_SECONDS, Stretch
@@ -89,15 +89,12 @@ class PlainSteps:
         weight, visible_bias, hidden_bias = parameters = [
             parameter.detach().requires_grad_() for parameter in self.parameters
         ]
-        loss, chain = contrastive_divergence(
+        loss, chain = divergence_of_chains(
             batch,
-            weight,
-            visible_bias,
-            hidden_bias,
+            check_machine(batch, weight, visible_bias, hidden_bias),
             self.plan.k,
             chain=self.chain,
             seed=random.child_seed(seeds[0], first_step + step),
-            check_range=False,
         )
         gradients = torch.autograd.grad(loss, parameters)
         with torch.no_grad():

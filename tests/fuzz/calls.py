@@ -12,8 +12,8 @@ from torch import Tensor
 
 from aefast import backend, functional, random, use_backend
 from aefast.backend import BackendUnavailableError
-from aefast.ops.corrupt import KINDS
-from aefast.ops.linear_act import ACTIVATIONS
+from aefast.ops.corrupt.op import KINDS
+from aefast.ops.linear_act.op import ACTIVATIONS
 from aefast.random import SEED_LIMIT
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

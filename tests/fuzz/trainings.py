@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 import aefast
 from aefast import backend, data, use_backend
-from aefast.ops.corrupt import KINDS
-from aefast.ops.linear_act import ACTIVATIONS
+from aefast.ops.corrupt.op import KINDS
+from aefast.ops.linear_act.op import ACTIVATIONS
 from aefast.random import child_seed
 from aefast.training.fit import rows_of
 

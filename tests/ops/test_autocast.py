@@ -12,7 +12,7 @@ from aefast.functional import (
     reconstruction_loss,
     tangents,
 )
-from aefast.ops import reconstruction
+from aefast.ops.reconstruction import op as reconstruction_op
 from aefast.ops.shared import precision
 from tests.backends import not_interpreted
 
@@ -49,8 +49,8 @@ def check_as_exact_as_torch(op, definition, tensors, dtype):
 @pytest.mark.parametrize("loss", ["mse", "bce"])
 def test_a_reconstruction_loss(kernel_place, dtype, loss, monkeypatch):
     ran = []
-    run = reconstruction._run
-    monkeypatch.setattr(reconstruction, "_run", lambda *a: (ran.append(1), run(*a))[1])
+    run = reconstruction_op._run
+    monkeypatch.setattr(reconstruction_op, "_run", lambda *a: (ran.append(1), run(*a))[1])
     output_activation, compare = "identity", F.mse_loss
     if loss == "bce":
         output_activation, compare = "sigmoid", F.binary_cross_entropy_with_logits

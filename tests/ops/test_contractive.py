@@ -14,7 +14,7 @@ from aefast import use_backend
 from aefast.functional import contractive_penalty, jacobian, tangents
 from aefast.ops.contractive import eager, primitives, rows
 from aefast.ops.contractive.settings import EncoderLayer
-from aefast.ops.linear_act import ACTIVATIONS
+from aefast.ops.linear_act.op import ACTIVATIONS
 from tests.accuracy import assert_as_accurate_as_torch_on_average
 from tests.backends import is_interpreted, not_interpreted
 

@@ -9,7 +9,8 @@ from torch.autograd import gradcheck, gradgradcheck
 import aefast
 from aefast import random
 from aefast.functional import corrupt
-from aefast.ops.corrupt import KINDS, STEPS, eager
+from aefast.ops.corrupt import eager
+from aefast.ops.corrupt.op import KINDS, STEPS
 from tests.accuracy import assert_as_accurate_as_torch
 from tests.backends import is_interpreted, not_interpreted
 

@@ -7,7 +7,8 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 from aefast.functional import linear_act
-from aefast.ops.linear_act import ACTIVATIONS, FROM_PREACTIVATION, eager
+from aefast.ops.linear_act import eager
+from aefast.ops.linear_act.op import ACTIVATIONS, FROM_PREACTIVATION
 from tests.accuracy import assert_as_accurate_as_torch
 from tests.backends import is_interpreted, not_interpreted
 

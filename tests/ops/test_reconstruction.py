@@ -10,9 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from aefast import use_backend
 from aefast.functional import autoencode, contractive_penalty, corrupt, reconstruction_loss
-from aefast.ops import reconstruction
-from aefast.ops.linear_act import ACTIVATIONS
+from aefast.ops.linear_act.op import ACTIVATIONS
 from aefast.ops.reconstruction import eager, panels
+from aefast.ops.reconstruction import op as reconstruction_op
 from aefast.ops.reconstruction.settings import LossSettings, PerInput
 from tests.accuracy import assert_as_accurate_as_torch
 from tests.backends import is_interpreted, not_interpreted
@@ -830,7 +830,9 @@ def test_half_precision_gradients_to_be_differentiated_again_do_not_overflow():
     x = (inputs.x.detach() * 100 + 150).half().requires_grad_()
     inputs = PerInput(x, *(t.detach().half().requires_grad_() for t in inputs[1:5]), None)
     settings = LossSettings("sigmoid", "identity", "mse", None, 0.0, 0, 0)
-    found = reconstruction._definition_gradients(inputs, settings, torch.tensor(1.0).half(), "mean")
+    found = reconstruction_op._definition_gradients(
+        inputs, settings, torch.tensor(1.0).half(), "mean"
+    )
     loss = definition(doubled(inputs))
     for gradient, exact in zip(found[:5], gradients_of_definition(inputs), strict=True):
         torch.testing.assert_close(gradient.double(), exact, rtol=2e-2, atol=2e-3)

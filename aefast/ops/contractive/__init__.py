@@ -1,54 +1,35 @@
-"""The contractive penalty, the Jacobian and its tangents: checks, autograd, registered ops.
+"""The contractive penalty, the Jacobian and its tangents."""
 
-A backend module has one function:
-
-``primitives() -> PenaltyPrimitives``
-    what passes.py and rows.py make the two passes of; see primitives.py.
-
-A call goes to them in the dtypes of ``FUSED``; in half precisions only one layer's exact penalty,
-which makes no intermediate product. All else takes the definition.
-"""
-
-import contextlib
-import math
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from aefast import backend, random
-from aefast.ops import linear_act as _linear_act
-from aefast.ops import mlp as _mlp
-from aefast.ops.contractive import eager, passes
-from aefast.ops.contractive.passes import Needed, SavedForBackward
-from aefast.ops.contractive.primitives import PenaltyPrimitives
-from aefast.ops.contractive.settings import EncoderLayer, PenaltySettings
-from aefast.ops.contractive.tangents import Tangents, leading_directions
+from aefast.ops.contractive import eager
+from aefast.ops.contractive.op import (
+    ROW_LIMIT,
+    as_matrix,
+    check_encoder,
+    check_method,
+    parameters_of,
+    penalty_of,
+)
+from aefast.ops.contractive.settings import PenaltySettings
+from aefast.ops.contractive.singular_vectors import Tangents, leading_directions
+from aefast.ops.linear_act.op import run as linear_act
 from aefast.ops.shared import checks, dispatch
-from aefast.ops.shared.autograd import KernelFunction, connected
-from aefast.ops.shared.precision import instead_of_autocast, outpaces_autocast, upcast
-from aefast.ops.shared.registered import registered
+from aefast.ops.shared.precision import upcast
+from aefast.ops.shared.public import public
 
-METHODS = ("exact", "hutchinson")
-
-FUSED: dict[str, tuple[torch.dtype, ...]] = {
-    "cpp": (torch.float32,),
-    "numba": (torch.float32,),
-    "triton": backend.KERNEL_DTYPES,
-    "eager": (),
-}
-
-# A probe's row is row_offset * probes + its number, below 2**62.
-ROW_LIMIT = 2**46
-PROBE_LIMIT = 2**16
+__all__ = ["contractive_penalty", "jacobian", "tangents"]
 
 
+@public
 def contractive_penalty(
     x: Tensor,
-    weights: Any,
-    biases: Any,
-    activation: Any = "sigmoid",
+    weights: Tensor | Sequence[Tensor],
+    biases: Tensor | Sequence[Tensor | None] | None,
+    activation: str | Sequence[str] = "sigmoid",
     *,
     method: str = "exact",
     probes: int = 1,
@@ -59,20 +40,76 @@ def contractive_penalty(
     seed: int | None = None,
     generator: torch.Generator | None = None,
     row_offset: int = 0,
-) -> Any:
+) -> Tensor | tuple[Tensor, ...]:
+    """The squared Frobenius norm of an encoder's Jacobian at every row: the contractive penalty.
+
+    An encoder ``code = f(x)`` of L layers ``h_l = act(h_(l-1) W_lt + b_l)`` has the Jacobian::
+
+        J(x) = D_L W_L ... D_1 W_1,  D_l = diag(act'(a_l))
+        exact:       ||J||^2 = sum_ij J_ij^2;  one layer: sum_j act'(a_j)^2 ||W_j||^2
+        hutchinson:  mean over the probes e of ||et J||^2, each component of e 1 or -1 evenly
+
+    and with ``hessian_noise`` the second-order term of CAE+H is added,
+    ``hessian_weight ||J(x) - J(x + hessian_noise z)||^2`` for a standard normal z a row.
+
+    One layer shares the encoder's product with ``return_code``, and costs hardly more than the
+    code. Deeper ones go through the Gram matrix of the first layer, or from the input's end,
+    whichever takes fewer products, over samples that stay in cache: J is never written. The
+    definition writes it, which serves deep encoders in float64 and half precisions, under
+    ``torch.vmap``, and where gradients are to be differentiated again. Under autocast the kernels
+    serve as :func:`reconstruction_loss`'s do; the penalty is float32 then.
+    Gradients flow into x, weights and biases, through penalty and code. Where they will be asked
+    for, a deep encoder's are made along with the penalty; call it under ``torch.no_grad()`` where
+    none is wanted: that takes less than half the time.
+
+    Args:
+        x: ``[..., D]``; float32, bfloat16, float16 or float64.
+        weights: of one layer ``[H, D]``, or of several, ``[[H_1, D], [H_2, H_1], ...]``.
+        biases: ``[H]``, or one for each layer, any of them None; None for no bias at all.
+        activation: one of :func:`linear_act`'s for all layers, or one for each.
+        method: ``"exact"`` or ``"hutchinson"``, an unbiased estimate in far fewer products.
+        probes: how many the estimate is the mean of.
+        return_code: return the code as well.
+        return_error: return the estimate's standard error as well; it takes two probes.
+        hessian_noise: the standard deviation of the noise; 0 leaves the term out.
+        hessian_weight: its factor.
+        seed: an int in [0, 2**63) for probes and noise; None draws one from ``generator``.
+        generator: a ``torch.Generator``; None takes torch's default one.
+        row_offset: the number of x's first row, as :func:`corrupt` takes it; below 2**46.
+
+    Returns:
+        The penalty ``[...]``; or a tuple of it, the code ``[..., H]`` and the standard error
+        ``[...]``, as asked for. The error is not differentiable.
+
+    Raises:
+        TypeError: an argument is of a wrong type, or the dtypes differ.
+        ValueError: the shapes do not fit (the message names both, and the layer), the devices
+            differ, a choice is unknown, or a number outside its range.
+
+    Reference:
+        Rifai, Vincent, Muller, Glorot, Bengio, "Contractive auto-encoders", ICML 2011; Rifai et
+        al., "Higher order contractive auto-encoder", ECML 2011. Hutchinson, "A stochastic
+        estimator of the trace of the influence matrix", 1989.
+
+    >>> x, weight = torch.zeros(1, 2), torch.tensor([[3.0, 4.0]])
+    >>> contractive_penalty(x, weight, None, "identity")
+    tensor([25.])
+    >>> contractive_penalty(x, [weight, 2 * torch.ones(1, 1)], None, "identity", return_code=True)
+    (tensor([100.]), tensor([[0.]]))
+    """
     layers = check_encoder(x, weights, biases, activation)
-    probes = _check_method(method, probes, return_error)
+    probes = check_method(method, probes, return_error)
     hessian_noise = checks.check_number(hessian_noise, "hessian_noise", 0)
     hessian_weight = checks.check_number(hessian_weight, "hessian_weight", 0)
     row_offset = checks.check_integer(row_offset, "row_offset", ROW_LIMIT)
     checks.check_seed_arguments(seed, generator)
-    traced = dispatch.is_traced(x, *_parameters(layers))
+    traced = dispatch.is_traced(x, *parameters_of(layers))
     drawn: int | Tensor = 0
     if probes > 0 or hessian_noise > 0:
         drawn = dispatch.resolve_seed(seed, generator, x.device, traced)
     settings = PenaltySettings(probes, hessian_noise, hessian_weight, drawn, row_offset)
     autocast = dispatch.autocast_dtype(x.device)
-    penalty, error, code = _penalty(_as_matrix(x), layers, settings, traced, autocast)
+    penalty, error, code = penalty_of(as_matrix(x), layers, settings, traced, autocast)
     if autocast is not None:
         # As torch's: its losses are float32 then, and its layers' outputs of autocast's dtype.
         penalty, code = upcast(penalty), code.to(autocast)
@@ -84,22 +121,87 @@ def contractive_penalty(
     return results[0] if len(results) == 1 else tuple(results)
 
 
-def jacobian(x: Tensor, weights: Any, biases: Any, activation: Any = "sigmoid") -> Tensor:
+@public
+def jacobian(
+    x: Tensor,
+    weights: Tensor | Sequence[Tensor],
+    biases: Tensor | Sequence[Tensor | None] | None,
+    activation: str | Sequence[str] = "sigmoid",
+) -> Tensor:
+    """The Jacobian of an encoder at every row: ``J[..., i, j]`` is d code_i / d x_j.
+
+    It takes H D numbers a row. Where its norm alone is wanted, :func:`contractive_penalty` makes
+    that without it; its leading directions are :func:`tangents`.
+
+    Args:
+        x: ``[..., D]``; float32, bfloat16, float16 or float64.
+        weights: as :func:`contractive_penalty` takes them.
+        biases: likewise.
+        activation: likewise.
+
+    Returns:
+        ``[..., H, D]``, differentiable.
+
+    Raises:
+        TypeError: an argument is of a wrong type, or the dtypes differ.
+        ValueError: the shapes do not fit (the message names both, and the layer), the devices
+            differ, or an activation is unknown.
+
+    Reference:
+        Goodfellow, Bengio, Courville, "Deep Learning", MIT Press, 2016, section 14.7.
+
+    >>> jacobian(torch.zeros(1, 2), torch.tensor([[4.0, 8.0]]), None)
+    tensor([[[1., 2.]]])
+    """
     layers = check_encoder(x, weights, biases, activation)
-    _, slopes = eager.encode(_as_matrix(x), layers, _linear_act.linear_act)
-    rows = eager.pull(layers, slopes, None, _linear_act.linear_act)
+    _, slopes = eager.encode(as_matrix(x), layers, linear_act)
+    rows = eager.pull(layers, slopes, None, linear_act)
     return rows.reshape(*x.shape[:-1], *rows.shape[1:])
 
 
+@public
 def tangents(
     x: Tensor,
-    weights: Any,
-    biases: Any,
-    activation: Any = "sigmoid",
+    weights: Tensor | Sequence[Tensor],
+    biases: Tensor | Sequence[Tensor | None] | None,
+    activation: str | Sequence[str] = "sigmoid",
     n: int = 1,
     *,
     iterations: int = 100,
 ) -> Tangents:
+    """The n directions of x at every row that an encoder's code changes most with.
+
+    These are the right singular vectors of the Jacobian with the largest singular values. In a
+    contractive autoencoder they span the tangent plane of the data's manifold, and how fast the
+    values fall tells its dimension. They are found by subspace iteration, from products with the
+    Jacobian that never write it.
+
+    Args:
+        x: ``[..., D]``; float32, bfloat16, float16 or float64.
+        weights: as :func:`contractive_penalty` takes them.
+        biases: likewise.
+        activation: likewise.
+        n: how many, in [1, min(D, H)].
+        iterations: at most so many; it ends before where the values stand still.
+
+    Returns:
+        A named tuple of ``vectors [..., n, D]``, orthonormal, each one's largest component
+        positive, and ``values [..., n]``, falling. Not differentiable.
+
+    Raises:
+        TypeError: an argument is of a wrong type, or the dtypes differ.
+        ValueError: the shapes do not fit (the message names both, and the layer), the devices
+            differ, an activation is unknown, or n outside its range.
+
+    Reference:
+        Rifai, Dauphin, Vincent, Bengio, Muller, "The manifold tangent classifier", NIPS 2011.
+        Halko, Martinsson, Tropp, "Finding structure with randomness", SIAM Review 53, 2011,
+        algorithm 4.4.
+
+    >>> vectors, values = tangents(torch.zeros(1, 2), torch.tensor([[4.0, 3.0]]), None, "identity")
+    >>> vectors, values
+    (tensor([[[0.8000, 0.6000]]]), tensor([[5.]]))
+    """
     layers = check_encoder(x, weights, biases, activation)
     most = min(layers[0].weight.shape[1], layers[-1].weight.shape[0])
     n = checks.check_integer(n, "n", 2**31)
@@ -110,388 +212,5 @@ def tangents(
         )
     iterations = checks.check_integer(iterations, "iterations", 2**31)
     with dispatch.without_autocast(x.device):
-        directions = leading_directions(_as_matrix(x), layers, n, iterations)
+        directions = leading_directions(as_matrix(x), layers, n, iterations)
     return Tangents(*(part.reshape(*x.shape[:-1], *part.shape[1:]) for part in directions))
-
-
-def _as_matrix(x: Tensor) -> Tensor:
-    return x if x.dim() == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
-
-
-def check_encoder(x: Tensor, weights: Any, biases: Any, activation: Any) -> list[EncoderLayer]:
-    """The layers, of one weight or a sequence of them."""
-    checks.check_tensor(x, "x")
-    if isinstance(weights, Tensor):
-        weights, biases = [weights], [biases]
-    elif isinstance(weights, Iterable) and not isinstance(weights, str):
-        weights = list(weights)
-        biases = [None] * len(weights) if biases is None else biases
-    if isinstance(weights, list):
-        activation = _for_each_layer(activation, len(weights))
-    return [EncoderLayer(*layer) for layer in _mlp.check_layers(x, weights, biases, activation)]
-
-
-def _for_each_layer(activation: Any, count: int) -> list[Any]:
-    if isinstance(activation, str):
-        return [activation] * count
-    if not isinstance(activation, Iterable):
-        raise TypeError(
-            f"activation is a {type(activation).__name__}; it takes a name, or one for each layer"
-        )
-    activation = list(activation)
-    if len(activation) != count:
-        raise ValueError(
-            f"activation has {len(activation)} entries; with {count} weights it takes a name, "
-            f"or {count} of them"
-        )
-    return activation
-
-
-def _check_method(method: str, probes: int, return_error: bool) -> int:
-    """The number of probes, 0 for the exact penalty."""
-    checks.check_choice(method, "method", METHODS)
-    probes = checks.check_integer(probes, "probes", PROBE_LIMIT)
-    if probes == 0:
-        raise ValueError(f"probes is 0; it takes an int in [1, {PROBE_LIMIT})")
-    if method == "exact" and probes != 1:
-        raise ValueError(f"probes is {probes} and method 'exact'; method takes 'hutchinson'")
-    if return_error and (method == "exact" or probes == 1):
-        raise ValueError(
-            f"return_error is True with method {method!r} and probes {probes}; "
-            "it takes method 'hutchinson' and at least 2 probes"
-        )
-    return 0 if method == "exact" else probes
-
-
-def _parameters(layers: Sequence[EncoderLayer]) -> list[Any]:
-    """The weights, then the biases."""
-    return [layer.weight for layer in layers] + [layer.bias for layer in layers]
-
-
-def _layers(parameters: Sequence[Any], activations: Sequence[str]) -> list[EncoderLayer]:
-    count = len(activations)
-    return [
-        EncoderLayer(*layer)
-        for layer in zip(parameters[:count], parameters[count:], activations, strict=True)
-    ]
-
-
-def _penalty(
-    x: Tensor,
-    layers: list[EncoderLayer],
-    settings: PenaltySettings,
-    traced: bool,
-    autocast: torch.dtype | None,
-) -> tuple[Tensor, Any, Tensor]:
-    """The penalty [B], the standard error [B] or None, and the code [B, H]."""
-    if autocast is not None:
-        if traced or not _serves_autocast(x, layers):
-            return eager.contractive_penalty(x, layers, settings)
-        x, layers = _cast(x, layers, settings, autocast)
-    if not _is_fused(x, layers, settings, traced):
-        return eager.contractive_penalty(x, layers, settings)
-    activations = [layer.activation for layer in layers]
-    parameters = _parameters(layers)
-    if traced:
-        weights = parameters[: len(layers)]
-        # Autograd looks into a list of tensors only where all are there.
-        biases = [
-            weight.new_zeros(weight.shape[0]) if bias is None else bias
-            for weight, bias, _ in layers
-        ]
-        seed = random.seed_tensor(settings.seed)
-        return torch.ops.aefast.contractive_penalty(
-            x, weights, biases, ",".join(activations), *settings._replace(seed=seed)
-        )
-    differentiated = torch.is_grad_enabled() and any(
-        tensor is not None and tensor.requires_grad for tensor in (x, *parameters)
-    )
-    primitives = _of_backend(x)
-    primitives.autocast = autocast
-    if differentiated:
-        return _Penalty.apply(x, activations, settings, primitives, [], *parameters)
-    penalty, error, saved_pass = _forward(primitives, x, layers, settings, False)
-    return penalty, error, saved_pass.encodings[0].code
-
-
-def _is_fused(
-    x: Tensor, layers: list[EncoderLayer], settings: PenaltySettings, traced: bool
-) -> bool:
-    name = "triton" if x.device.type == "cuda" else "cpp"
-    if not traced:
-        name = backend.select(x.device, x.dtype)
-    if x.dtype not in FUSED[name] or x.device.type not in ("cpu", "cuda"):
-        return False
-    if x.dtype != torch.float32 and not passes.is_fused(layers, settings):
-        return False
-    if traced:
-        return not dispatch.is_defined_in_trace(x.dtype, checks.FLOATING)
-    sizes = [x.numel(), *(layer.weight.numel() for layer in layers)]
-    return 0 not in sizes and not dispatch.is_transformed(x)
-
-
-def _serves_autocast(x: Tensor, layers: list[EncoderLayer]) -> bool:
-    dtypes = {tensor.dtype for tensor in (x, *_parameters(layers)) if tensor is not None}
-    if not dtypes.issubset(backend.KERNEL_DTYPES):
-        return False
-    return backend.is_forced() or outpaces_autocast(x.device.type)
-
-
-def _cast(
-    x: Tensor, layers: list[EncoderLayer], settings: PenaltySettings, autocast: torch.dtype
-) -> tuple[Tensor, list[EncoderLayer]]:
-    """In one dtype: autocast's where a kernel takes it, else float32."""
-    taken = FUSED[backend.select(x.device, autocast)]
-    fits = autocast in taken and passes.is_fused(layers, settings)
-    dtype = autocast if fits else torch.float32
-    cast = [
-        EncoderLayer(weight.to(dtype), None if bias is None else bias.to(dtype), activation)
-        for weight, bias, activation in layers
-    ]
-    return x.to(dtype), cast
-
-
-def _products(
-    primitives: PenaltyPrimitives, device: torch.device
-) -> contextlib.AbstractContextManager[Any]:
-    """How they are made: as torch's switches say, or in the place of autocast's."""
-    if primitives.autocast is None:
-        return contextlib.nullcontext()
-    return instead_of_autocast(device.type, primitives.autocast)
-
-
-def _materialize(x: Tensor, layers: Sequence[EncoderLayer]) -> tuple[Tensor, list[EncoderLayer]]:
-    """As memory holds them, and out of autograd's sight."""
-    materialized = [
-        EncoderLayer(
-            dispatch.materialize(layer.weight, f"weights[{index}]").detach(),
-            None
-            if layer.bias is None
-            else dispatch.materialize(layer.bias, f"biases[{index}]").detach(),
-            layer.activation,
-        )
-        for index, layer in enumerate(layers)
-    ]
-    return dispatch.materialize(x, "x").detach(), materialized
-
-
-def _of_backend(x: Tensor) -> PenaltyPrimitives:
-    return backend.implementation("contractive", backend.select(x.device, x.dtype)).primitives()
-
-
-def _of_backend_or_plain(
-    x: Tensor, layers: list[EncoderLayer], settings: PenaltySettings
-) -> PenaltyPrimitives:
-    """For a registered op: where no backend serves, the steps in plain PyTorch do."""
-    return _of_backend(x) if _is_fused(x, layers, settings, traced=False) else PenaltyPrimitives()
-
-
-def _forward(
-    primitives: PenaltyPrimitives,
-    x: Tensor,
-    layers: Sequence[EncoderLayer],
-    settings: PenaltySettings,
-    differentiated: bool,
-) -> tuple[Tensor, Tensor | None, SavedForBackward]:
-    x, layers = _materialize(x, layers)
-    with _products(primitives, x.device):
-        penalty, error, saved_pass = passes.forward(primitives, x, layers, settings, differentiated)
-    return penalty.to(x.dtype if primitives.autocast is None else torch.float32), error, saved_pass
-
-
-def _backward(
-    primitives: PenaltyPrimitives,
-    grad_penalty: Tensor | None,
-    grad_code: Tensor | None,
-    saved_pass: SavedForBackward,
-    settings: PenaltySettings,
-    needed: Needed,
-) -> list[Tensor | None]:
-    """By x, the weights and the biases."""
-    if grad_penalty is not None:
-        grad_penalty = dispatch.materialize(grad_penalty, "the incoming gradient")
-    if grad_code is not None:
-        grad_code = dispatch.materialize(grad_code, "the incoming gradient")
-    x = saved_pass.encodings[0].inputs[0]
-    with _products(primitives, x.device):
-        gradients = passes.backward(
-            primitives, grad_penalty, grad_code, saved_pass, settings, needed
-        )
-    return [
-        None if gradient is None else gradient.to(x.dtype)
-        for gradient in (gradients.x, *gradients.weights, *gradients.biases)
-    ]
-
-
-class _Penalty(KernelFunction):
-    """``saved_passes`` holds what forward saves; a second backward computes it anew."""
-
-    @staticmethod
-    def forward(
-        x: Tensor,
-        activations: list[str],
-        settings: PenaltySettings,
-        primitives: PenaltyPrimitives,
-        saved_passes: list[Any],
-        *parameters: Any,
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
-        layers = _layers(parameters, activations)
-        penalty, error, saved_pass = _forward(primitives, x, layers, settings, True)
-        saved_passes.append(saved_pass)
-        # Another tensor on the same memory: the output itself would hold its own node.
-        return penalty, error, saved_pass.encodings[0].code.detach()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> None:
-        x, ctx.activations, ctx.settings, ctx.primitives, ctx.saved_passes, *parameters = inputs
-        if outputs[1] is not None:
-            ctx.mark_non_differentiable(outputs[1])
-        # The code is saved for the check alone that nobody has changed it in place.
-        ctx.save_for_backward(outputs[2], x, *parameters)
-        ctx.set_materialize_grads(False)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        grad_penalty, _, grad_code = grads
-        _, x, *parameters = ctx.saved_tensors
-        layers = _layers(parameters, ctx.activations)
-        needs = ctx.needs_input_grad
-        count = len(layers)
-        needed = Needed(needs[0], list(needs[5 : 5 + count]), list(needs[5 + count :]))
-        if grad_penalty is None and grad_code is None:
-            return (None,) * len(needs)
-        if torch.is_grad_enabled() or any(
-            g is not None and (dispatch.is_transformed(g) or dispatch.is_traced(g)) for g in grads
-        ):
-            # To be differentiated again, batched or traced: the definition's can.
-            gradients = eager.gradients(grad_penalty, grad_code, x, layers, ctx.settings)
-            gradients = connected(gradients, (grad_penalty, grad_code, x, *parameters))
-        else:
-            if not ctx.saved_passes:
-                ctx.saved_passes.append(_forward(ctx.primitives, x, layers, ctx.settings, False)[2])
-            saved_pass = ctx.saved_passes.pop()
-            gradients = _backward(
-                ctx.primitives, grad_penalty, grad_code, saved_pass, ctx.settings, needed
-            )
-        flags = [needed.x, *needed.weights, *needed.biases]
-        grad_x, *rest = (g if need else None for g, need in zip(gradients, flags, strict=True))
-        return grad_x, *(None,) * 4, *rest
-
-
-@registered("aefast::contractive_penalty")
-def _registered(
-    x: Tensor,
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor],
-    activations: str,
-    probes: int,
-    hessian_noise: float,
-    hessian_weight: float,
-    seed: Tensor,
-    row_offset: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The penalty, the standard error (empty without one) and the code."""
-    settings = PenaltySettings(probes, hessian_noise, hessian_weight, seed, row_offset)
-    layers = _check_registered(x, weights, biases, activations, settings)
-    primitives = _of_backend_or_plain(x, layers, settings)
-    penalty, error, saved_pass = _forward(primitives, x, layers, settings, False)
-    return penalty, x.new_empty(0) if error is None else error, saved_pass.encodings[0].code
-
-
-@_registered.register_fake
-def _(
-    x: Tensor, weights: Sequence[Tensor], biases: Any, activations: str, probes: int, *_: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    batch = x.shape[0]
-    code = x.new_empty(batch, weights[-1].shape[0])
-    return x.new_empty(batch), x.new_empty(batch if probes > 1 else 0), code
-
-
-@registered("aefast::contractive_penalty_backward")
-def _registered_backward(
-    grad_penalty: Tensor,
-    grad_code: Tensor,
-    x: Tensor,
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor],
-    activations: str,
-    probes: int,
-    hessian_noise: float,
-    hessian_weight: float,
-    seed: Tensor,
-    row_offset: int,
-    needed: Sequence[bool],
-) -> list[Tensor]:
-    """The gradients by x, the weights and the biases; empty those that are not needed."""
-    settings = PenaltySettings(probes, hessian_noise, hessian_weight, seed, row_offset)
-    layers = _check_registered(x, weights, biases, activations, settings)
-    count = len(layers)
-    if len(needed) != 1 + 2 * count:
-        raise ValueError(f"needed has {len(needed)} flags; it takes {1 + 2 * count}")
-    flags = Needed(needed[0], list(needed[1 : 1 + count]), list(needed[1 + count :]))
-    primitives = _of_backend_or_plain(x, layers, settings)
-    saved_pass = _forward(primitives, x, layers, settings, False)[2]
-    gradients = _backward(primitives, grad_penalty, grad_code, saved_pass, settings, flags)
-    return [x.new_empty(0) if gradient is None else gradient for gradient in gradients]
-
-
-@_registered_backward.register_fake
-def _(
-    grad_penalty: Tensor,
-    grad_code: Tensor,
-    x: Tensor,
-    weights: Sequence[Tensor],
-    biases: Any,
-    *arguments: Any,
-) -> list[Tensor]:
-    widths = [weight.shape[:1] for weight in weights]
-    shapes = [x.shape, *(weight.shape for weight in weights), *widths]
-    return [
-        x.new_empty(shape if need else (0,))
-        for shape, need in zip(shapes, arguments[-1], strict=True)
-    ]
-
-
-def _check_registered(
-    x: Tensor, weights: Any, biases: Any, activations: str, settings: PenaltySettings
-) -> list[EncoderLayer]:
-    layers = check_encoder(x, list(weights), list(biases), activations.split(","))
-    if x.dim() != 2:
-        raise ValueError(f"x has shape {list(x.shape)}; the registered op takes [B, D]")
-    checks.check_integer(settings.probes, "probes", PROBE_LIMIT)
-    checks.check_number(settings.hessian_noise, "hessian_noise", 0)
-    checks.check_number(settings.hessian_weight, "hessian_weight", 0)
-    checks.check_integer(settings.row_offset, "row_offset", ROW_LIMIT)
-    seed: Any = settings.seed
-    checks.check_seed_tensor(seed)
-    return layers
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, weights, biases, ctx.activations, *ctx.settings, seed, ctx.row_offset = inputs
-    ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(seed, x, *weights, *biases)
-    ctx.count = len(weights)
-
-
-def _registered_gradients(
-    ctx: Any, grad_penalty: Tensor, _: Tensor, grad_code: Tensor
-) -> tuple[Any, ...]:
-    seed, x, *parameters = ctx.saved_tensors
-    weights, biases = parameters[: ctx.count], parameters[ctx.count :]
-    tensors = [x, *weights, *biases]
-    settings = PenaltySettings._make((*ctx.settings, seed, ctx.row_offset))
-    if torch.is_grad_enabled():  # the gradients are to be differentiated again
-        layers = _layers(parameters, ctx.activations.split(","))
-        gradients = eager.gradients(grad_penalty, grad_code, x, layers, settings)
-        gradients = connected(gradients, (grad_penalty, grad_code, *tensors))
-        return gradients[0], gradients[1 : 1 + ctx.count], gradients[1 + ctx.count :], *(None,) * 6
-    needed = [tensor is not None and tensor.requires_grad for tensor in tensors]
-    gradients = torch.ops.aefast.contractive_penalty_backward(
-        grad_penalty, grad_code, x, weights, biases, ctx.activations, *settings, needed,
-    )  # fmt: skip
-    grad_x, *rest = (g if need else None for g, need in zip(gradients, needed, strict=True))
-    return grad_x, rest[: ctx.count], rest[ctx.count :], *(None,) * 6
-
-
-_registered.register_autograd(_registered_gradients, setup_context=_setup_context)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from aefast import backend
 from aefast.ops.contractive.primitives import PenaltyPrimitives
-from aefast.ops.linear_act import FROM_PREACTIVATION
+from aefast.ops.linear_act.op import FROM_PREACTIVATION
 from aefast.ops.shared import numba as shared
 
 

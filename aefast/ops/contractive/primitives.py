@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aefast.ops.corrupt import corrupt_with
+from aefast.ops.corrupt.op import corrupt_with
 from aefast.ops.linear_act.eager import (
     ACTIVATIONS,
     CURVATURES,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from aefast.ops.contractive.primitives import PenaltyPrimitives
-from aefast.ops.linear_act import FROM_PREACTIVATION
+from aefast.ops.linear_act.op import FROM_PREACTIVATION
 from aefast.ops.shared import triton_activation, triton_gemm
 from aefast.ops.shared.triton import ACTIVATIONS, TYPE_NAMES, Variant, cdiv, device_of
 

@@ -1,30 +1,16 @@
-"""Noise injection: checks, autograd and the registration of ``aefast::corrupt``.
-
-The mask is a pure function of the seed, so backward draws it again instead of storing it: the
-gradient of masking, and of salt and pepper, is the incoming gradient masked by the same draw.
-"""
-
-from typing import Any
+"""Noise injection."""
 
 import torch
 from torch import Tensor
 
-from aefast import backend, random
-from aefast.ops.corrupt import eager
+from aefast.ops.corrupt.op import STEPS, check_noise, run
 from aefast.ops.shared import checks, dispatch
-from aefast.ops.shared.autograd import KernelFunction
-from aefast.ops.shared.registered import registered
-from aefast.random import Step
+from aefast.ops.shared.public import public
 
-# The step that each kind is drawn at.
-STEPS = {
-    "masking": Step.MASKING.value,
-    "salt_and_pepper": Step.SALT_AND_PEPPER.value,
-    "gaussian": Step.GAUSSIAN.value,
-}
-KINDS = tuple(STEPS)
+__all__ = ["corrupt"]
 
 
+@public
 def corrupt(
     x: Tensor,
     kind: str,
@@ -36,10 +22,55 @@ def corrupt(
     generator: torch.Generator | None = None,
     row_offset: int = 0,
 ) -> Tensor:
-    checks.check_tensor(x, "x")
-    checks.check_choice(kind, "kind", KINDS)
+    """A corrupted copy of ``x``: the noise injection of a denoising autoencoder.
+
+    With u uniform in [0, 1) and z standard normal, drawn anew for each element:
+
+    =====================  ====================================================================
+    ``kind``               result
+    =====================  ====================================================================
+    ``"masking"``          0 where u < level, else x
+    ``"salt_and_pepper"``  low where u < level / 2, high where level / 2 <= u < level, else x
+    ``"gaussian"``         x + level z
+    =====================  ====================================================================
+
+    The numbers are a pure function of (seed, row, column): see :mod:`aefast.random`. The same
+    seed corrupts the same elements on every device, backend and thread count, and backward draws
+    the mask again instead of storing it. The gradient passes where x passed; through Gaussian
+    noise it passes everywhere.
+
+    Args:
+        x: any shape; float32, bfloat16, float16 or float64. More than two dimensions count as
+            rows of the last one.
+        kind: ``"masking"``, ``"salt_and_pepper"`` or ``"gaussian"``.
+        level: the probability of touching an element, in [0, 1]; for ``"gaussian"`` the
+            standard deviation, at least 0. A probability is rounded to float32. Under
+            ``torch.compile`` it is a constant of the graph: each new one compiles anew.
+        low: the value of salt and pepper's lower half.
+        high: the value of its upper half.
+        seed: an int in [0, 2**63); None draws one from ``generator``.
+        generator: a ``torch.Generator``; None takes torch's default one, so that
+            ``torch.manual_seed`` governs.
+        row_offset: the number of x's first row, an int in [0, 2**62). A rank that holds rows
+            n, n + 1, ... of a batch passes n, and draws what one process would draw for all.
+
+    Returns:
+        The corrupted copy, with x's shape, dtype and device, contiguous.
+
+    Raises:
+        TypeError: x is not a floating-point tensor, or another argument is of a wrong type.
+        ValueError: kind is unknown, or level, low, high, seed or row_offset outside its range.
+
+    Reference:
+        Vincent, Larochelle, Lajoie, Bengio, Manzagol, "Stacked denoising autoencoders", JMLR 11,
+        2010, section 3.3.
+
+    >>> corrupt(torch.ones(2, 4), "masking", 0.5, seed=0)
+    tensor([[0., 0., 1., 1.],
+            [1., 1., 1., 1.]])
+    """
+    level = check_noise(x, kind, level)
     largest = torch.finfo(x.dtype).max
-    level = checks.check_number(level, "level", 0, largest if kind == "gaussian" else 1)
     low = checks.check_number(low, "low", -largest, largest)
     high = checks.check_number(high, "high", -largest, largest)
     row_offset = checks.check_integer(row_offset, "row_offset", 2**62)
@@ -47,113 +78,4 @@ def corrupt(
     checks.check_seed_arguments(seed, generator)
     seed_or_tensor = dispatch.resolve_seed(seed, generator, x.device, traced)
     arguments = (kind, level, low, high, seed_or_tensor, row_offset, STEPS[kind])
-    return _dispatch(x, arguments, traced)
-
-
-def corrupt_with(
-    x: Tensor,
-    kind: str,
-    level: float,
-    low: float,
-    high: float,
-    seed: int | Tensor,
-    row_offset: int,
-    step: int,
-) -> Tensor:
-    """``corrupt`` behind its checks, with a seed that was drawn, at any step."""
-    arguments = (kind, level, low, high, seed, row_offset, step)
-    return _dispatch(x, arguments, dispatch.is_traced(x))
-
-
-def _dispatch(x: Tensor, arguments: tuple[Any, ...], traced: bool) -> Tensor:
-    if traced:
-        if dispatch.is_defined_in_trace(x.dtype):
-            return eager.corrupt(x, *arguments)
-        *noise, seed, row_offset, step = arguments
-        return torch.ops.aefast.corrupt(x, *noise, random.seed_tensor(seed), row_offset, step)
-    name = backend.select(x.device, x.dtype)
-    if name == "eager" or x.numel() == 0 or dispatch.is_transformed(x):
-        return eager.corrupt(x, *arguments)
-    return _corrupt(x, arguments, name)
-
-
-def _corrupt(x: Tensor, arguments: tuple[Any, ...], name: str) -> Tensor:
-    if x.requires_grad and torch.is_grad_enabled():
-        return _Corrupt.apply(x, arguments, name)
-    return _run(x, arguments, name)
-
-
-def _run(x: Tensor, arguments: tuple[Any, ...], name: str) -> Tensor:
-    return backend.implementation("corrupt", name).corrupt(dispatch.materialize(x, "x"), *arguments)
-
-
-def _masking(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The arguments that zero what ``arguments`` touched."""
-    _, level, _, _, *place = arguments
-    return "masking", level, 0.0, 0.0, *place
-
-
-class _Corrupt(KernelFunction):
-    @staticmethod
-    def forward(x: Tensor, arguments: tuple[Any, ...], name: str) -> Tensor:
-        return _run(x, arguments, name)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, ctx.arguments, ctx.name = inputs
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        if ctx.arguments[0] == "gaussian":
-            return grad, None, None
-        if dispatch.is_transformed(grad) or dispatch.is_traced(grad):
-            return eager.corrupt(grad, *_masking(ctx.arguments)), None, None
-        return _corrupt(grad, _masking(ctx.arguments), ctx.name), None, None
-
-
-@registered("aefast::corrupt")
-def _registered(
-    x: Tensor,
-    kind: str,
-    level: float,
-    low: float,
-    high: float,
-    seed: Tensor,
-    row_offset: int,
-    step: int,
-) -> Tensor:
-    checks.check_tensor(x, "x")
-    checks.check_choice(kind, "kind", KINDS)
-    checks.check_number(level, "level", 0, checks.LARGEST if kind == "gaussian" else 1)
-    checks.check_seed_tensor(seed)
-    arguments = (kind, level, low, high, seed, row_offset, step)
-    name = backend.select(x.device, x.dtype)
-    if name == "eager" or x.numel() == 0:
-        return eager.corrupt(x, *arguments)
-    return _run(x, arguments, name)
-
-
-@_registered.register_fake
-def _(x: Tensor, *_: Any) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, *arguments, seed, ctx.row_offset, ctx.step = inputs
-    ctx.arguments = arguments
-    ctx.save_for_backward(seed)
-
-
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    if ctx.arguments[0] != "gaussian":
-        masking = _masking((*ctx.arguments, *ctx.saved_tensors, ctx.row_offset, ctx.step))
-        grad = torch.ops.aefast.corrupt(grad, *masking)
-    return grad, *(None,) * 7
-
-
-_registered.register_autograd(_backward, setup_context=_setup_context)
-
-
-@_registered.register_vmap
-def _(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
-    return torch.vmap(eager.corrupt, in_dims)(*arguments), 0
+    return run(x, arguments, traced)

@@ -1,244 +1,45 @@
-"""A linear layer with its activation: checks, autograd and the registered ops.
+"""A linear layer with its activation."""
 
-A backend module has two functions, on ``x [B, D]`` and ``weight [H, D]``:
-
-``forward(x, weight, bias, activation, keep_preactivation) -> (output, preactivation or None)``
-    both ``[B, H]``; the pre-activation where it is asked for.
-``backward(grad, x, weight, saved, activation, needed) -> (grad_x, grad_weight, grad_bias)``
-    of which only the ``needed`` ones are made, the others None. ``saved`` is the pre-activation
-    for the activations in ``FROM_PREACTIVATION``, None for the identity, and the output for all
-    others, whose derivative the output tells.
-"""
-
-import math
-from collections.abc import Iterable
-from typing import Any
-
-import torch
 from torch import Tensor
 
-from aefast import backend
-from aefast.ops.linear_act import eager
-from aefast.ops.shared import checks, dispatch
-from aefast.ops.shared.autograd import KernelFunction, connected
-from aefast.ops.shared.registered import registered
+from aefast.ops.linear_act.op import ACTIVATIONS, run
+from aefast.ops.shared import checks
+from aefast.ops.shared.public import public
 
-ACTIVATIONS = tuple(eager.ACTIVATIONS)
-FROM_PREACTIVATION = ("gelu", "silu")
+__all__ = ["linear_act"]
 
 
+@public
 def linear_act(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "identity"
 ) -> Tensor:
+    """A linear layer with its activation: ``act(x Wt + b)``.
+
+    Float32 products obey ``torch.set_float32_matmul_precision`` and, of ``torch.backends``, the
+    newer ``fp32_precision`` switches; sums are always float32. The activation's gradient is taken
+    from the output where that tells it, and from the pre-activation for gelu and silu.
+
+    Args:
+        x: ``[..., D]``; float32, bfloat16, float16 or float64.
+        weight: ``[H, D]``, of x's dtype and device.
+        bias: ``[H]``, or None.
+        activation: ``"identity"``, ``"relu"``, ``"leaky_relu"`` (slope 0.01), ``"sigmoid"``,
+            ``"tanh"``, ``"softplus"``, ``"gelu"`` (exact) or ``"silu"``, as torch defines them.
+
+    Returns:
+        ``[..., H]``, of x's dtype and device.
+
+    Raises:
+        TypeError: an argument is not a floating-point tensor, or the dtypes differ.
+        ValueError: the shapes do not fit, the devices differ, or the activation is unknown.
+
+    Reference:
+        Goodfellow, Bengio, Courville, "Deep Learning", MIT Press, 2016, section 14.1: the
+        encoder h = f(x) and the decoder r = g(h).
+
+    >>> linear_act(torch.ones(1, 2), torch.eye(2), torch.tensor([0.0, -3.0]), "relu")
+    tensor([[1., 0.]])
+    """
     checks.check_choice(activation, "activation", ACTIVATIONS)
     checks.check_tensor(x, "x")
-    x, weight, bias = dispatch.cast_operands(x, weight, bias)
-    _check_tensors(x, weight, bias)
-    if dispatch.is_traced(x, weight, bias):
-        if dispatch.is_defined_in_trace(x.dtype):
-            return eager.linear_act(x, weight, bias, activation)
-        rows = math.prod(x.shape[:-1])
-        output = torch.ops.aefast.linear_act(x.reshape(rows, x.shape[-1]), weight, bias, activation)
-        return output[0].reshape(*x.shape[:-1], weight.shape[0])
-    name = backend.select(x.device, x.dtype)
-    if name == "eager" or 0 in (x.numel(), weight.numel()) or dispatch.is_transformed(x):
-        return eager.linear_act(x, weight, bias, activation)
-    if x.dim() == 2:
-        return _linear_act(x, weight, bias, activation, name)
-    output = _linear_act(x.reshape(-1, x.shape[-1]), weight, bias, activation, name)
-    return output.reshape(*x.shape[:-1], weight.shape[0])
-
-
-def _check_tensors(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    checks.check_like(weight, "weight", x, "x")
-    if weight.dim() != 2:
-        raise ValueError(f"weight has shape {list(weight.shape)}; it takes [H, D]")
-    if x.dim() < 1 or x.shape[-1] != weight.shape[1]:
-        raise ValueError(
-            f"x has shape {list(x.shape)}; "
-            f"with weight's shape {list(weight.shape)} it takes [..., {weight.shape[1]}]"
-        )
-    if bias is None:
-        return
-    checks.check_like(bias, "bias", x, "x")
-    if bias.shape != weight.shape[:1]:
-        raise ValueError(
-            f"bias has shape {list(bias.shape)}; "
-            f"with weight's shape {list(weight.shape)} it takes [{weight.shape[0]}]"
-        )
-
-
-def _linear_act(
-    x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, name: str
-) -> Tensor:
-    differentiated = torch.is_grad_enabled() and (
-        x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
-    )
-    if differentiated:
-        return _LinearAct.apply(x, weight, bias, activation, name)[0]
-    return _forward(x, weight, bias, activation, name, False)[0]
-
-
-def _forward(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    activation: str,
-    name: str,
-    keep_preactivation: bool,
-) -> tuple[Tensor, Tensor | None]:
-    x, weight = dispatch.materialize(x, "x"), dispatch.materialize(weight, "weight")
-    bias = None if bias is None else dispatch.materialize(bias, "bias")
-    return backend.implementation("linear_act", name).forward(
-        x, weight, bias, activation, keep_preactivation
-    )
-
-
-def _backward(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    saved: Tensor | None,
-    activation: str,
-    name: str,
-    needed: tuple[bool, ...],
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    grad = dispatch.materialize(grad, "the incoming gradient")
-    x, weight = dispatch.materialize(x, "x"), dispatch.materialize(weight, "weight")
-    return backend.implementation("linear_act", name).backward(
-        grad, x, weight, saved, activation, needed
-    )
-
-
-def what_backward_needs(
-    activation: str, output: Tensor, preactivation: Tensor | None
-) -> Tensor | None:
-    """What backward needs of forward's results."""
-    if activation == "identity":
-        return None
-    return preactivation if activation in FROM_PREACTIVATION else output
-
-
-class _LinearAct(KernelFunction):
-    @staticmethod
-    def forward(
-        x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, name: str
-    ) -> tuple[Tensor, Tensor | None]:
-        return _forward(x, weight, bias, activation, name, activation in FROM_PREACTIVATION)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> None:
-        x, weight, bias, ctx.activation, ctx.name = inputs
-        output, preactivation = outputs
-        if preactivation is not None:
-            ctx.mark_non_differentiable(preactivation)
-        saved = what_backward_needs(ctx.activation, output, preactivation)
-        ctx.save_for_backward(x, weight, bias, saved)
-        ctx.set_materialize_grads(False)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-        if grad is None:
-            return (None,) * 5
-        x, weight, bias, saved = ctx.saved_tensors
-        needed = tuple(ctx.needs_input_grad[:3])
-        gradients: Iterable[Tensor | None]
-        if torch.is_grad_enabled() or dispatch.is_transformed(grad) or dispatch.is_traced(grad):
-            # The gradient is to be differentiated again, batched or traced: the definition's can.
-            gradients = eager.backward(grad, x, weight, bias, ctx.activation)
-            gradients = connected(gradients, (grad, x, weight, bias))
-        else:
-            gradients = _backward(grad, x, weight, saved, ctx.activation, ctx.name, needed)
-        return *(g if need else None for g, need in zip(gradients, needed, strict=True)), None, None
-
-
-@registered("aefast::linear_act")
-def _registered(
-    x: Tensor, weight: Tensor, bias: Tensor | None, activation: str
-) -> tuple[Tensor, Tensor]:
-    checks.check_choice(activation, "activation", ACTIVATIONS)
-    checks.check_tensor(x, "x")
-    _check_tensors(x, weight, bias)
-    if x.dim() != 2:
-        raise ValueError(f"x has shape {list(x.shape)}; the registered op takes [B, D]")
-    name = backend.select(x.device, x.dtype)
-    keep_preactivation = activation in FROM_PREACTIVATION
-    if name == "eager" or 0 in (x.numel(), weight.numel()):
-        preactivation = eager.linear_act(x, weight, bias, "identity")
-        output = eager.ACTIVATIONS[activation](preactivation)
-        return output, preactivation if keep_preactivation else x.new_empty(0)
-    output, saved = _forward(x, weight, bias, activation, name, keep_preactivation)
-    return output, x.new_empty(0) if saved is None else saved
-
-
-@_registered.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> tuple[Tensor, Tensor]:
-    output = x.new_empty(x.shape[0], weight.shape[0])
-    keep_preactivation = activation in FROM_PREACTIVATION
-    return output, torch.empty_like(output) if keep_preactivation else x.new_empty(0)
-
-
-@registered("aefast::linear_act_backward")
-def _registered_backward(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    saved: Tensor | None,
-    activation: str,
-    needed: list[bool],
-) -> tuple[Tensor, Tensor, Tensor]:
-    _check_tensors(x, weight, bias)
-    checks.check_like(grad, "grad", x, "x")
-    if x.dim() != 2 or grad.shape != (x.shape[0], weight.shape[0]):
-        raise ValueError(
-            f"grad has shape {list(grad.shape)}; with x's {list(x.shape)} and weight's "
-            f"{list(weight.shape)} it takes [B, H]"
-        )
-    name = backend.select(x.device, x.dtype)
-    gradients: tuple[Tensor | None, ...]
-    if name == "eager" or 0 in (x.numel(), weight.numel()):
-        gradients = eager.backward(grad, x, weight, bias, activation)
-    else:
-        gradients = _backward(grad, x, weight, saved, activation, name, tuple(needed))
-    grad_x, grad_weight, grad_bias = (
-        x.new_empty(0) if gradient is None or not need else gradient
-        for gradient, need in zip(gradients, needed, strict=True)
-    )
-    return grad_x, grad_weight, grad_bias
-
-
-@_registered_backward.register_fake
-def _(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    saved: Tensor | None,
-    activation: str,
-    needed: list[bool],
-) -> tuple[Tensor, Tensor, Tensor]:
-    shapes = (x.shape, weight.shape, weight.shape[:1])
-    grad_x, grad_weight, grad_bias = (
-        x.new_empty(shape if need else (0,)) for shape, need in zip(shapes, needed, strict=True)
-    )
-    return grad_x, grad_weight, grad_bias
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, weight, bias, ctx.activation = inputs
-    saved = what_backward_needs(ctx.activation, *output)
-    ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(x, weight, bias, saved)
-
-
-def _registered_gradients(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    x, weight, bias, saved = ctx.saved_tensors
-    needed = list(ctx.needs_input_grad[:3])
-    gradients = torch.ops.aefast.linear_act_backward(
-        grad, x, weight, bias, saved, ctx.activation, needed
-    )
-    return *(g if need else None for g, need in zip(gradients, needed, strict=True)), None
-
-
-_registered.register_autograd(_registered_gradients, setup_context=_setup_context)
+    return run(x, weight, bias, activation)

@@ -1,71 +1,52 @@
-"""A stack of linear layers with their activations: checks; each layer is a linear_act."""
+"""A stack of linear layers with their activations."""
 
 from collections.abc import Iterable
-from typing import Any
 
 from torch import Tensor
 
-from aefast.ops import linear_act as _linear_act
-from aefast.ops.shared import checks, dispatch
+from aefast.ops.linear_act.op import run as linear_act
+from aefast.ops.mlp.op import check_layers
+from aefast.ops.shared import checks
+from aefast.ops.shared.public import public
+
+__all__ = ["mlp"]
 
 
+@public
 def mlp(
     x: Tensor,
     weights: Iterable[Tensor],
     biases: Iterable[Tensor | None],
     activations: Iterable[str],
 ) -> Tensor:
+    """A stack of layers: ``h = act_l(h Wt_l + b_l)`` for each layer l, starting from ``h = x``.
+
+    What a deep encoder or decoder is made of. Each layer is a :func:`linear_act`.
+
+    Args:
+        x: ``[..., D]``; float32, bfloat16, float16 or float64.
+        weights: ``[H1, D]``, ``[H2, H1]``, ..., of x's dtype and device; at least one.
+        biases: ``[H1]``, ``[H2]``, ... or None, one for each weight.
+        activations: the name of one of :func:`linear_act`'s for each weight.
+
+    Returns:
+        ``[..., H]`` with the H of the last layer, of x's dtype and device.
+
+    Raises:
+        TypeError: an argument is of a wrong type, or the dtypes differ.
+        ValueError: the lists differ in length or are empty, the shapes of two layers do not fit
+            (the message names both), the devices differ, or an activation is unknown.
+
+    Reference:
+        Hinton, Salakhutdinov, "Reducing the dimensionality of data with neural networks",
+        Science 313, 2006.
+
+    >>> weights = [torch.ones(3, 2), torch.ones(1, 3)]
+    >>> mlp(torch.ones(1, 2), weights, [None, torch.tensor([-4.0])], ["relu", "identity"])
+    tensor([[2.]])
+    """
     checks.check_tensor(x, "x")
     layers = check_layers(x, weights, biases, activations)
     for weight, bias, activation in layers:
-        x = _linear_act.linear_act(x, weight, bias, activation)
+        x = linear_act(x, weight, bias, activation)
     return x
-
-
-def check_layers(
-    x: Tensor, weights: Any, biases: Any, activations: Any
-) -> list[tuple[Any, Any, str]]:
-    """(weight, bias, activation) of every layer; an error names what does not fit."""
-    layers = _layers(weights, biases, activations)
-    _check(x, layers)
-    return layers
-
-
-def _layers(weights: Any, biases: Any, activations: Any) -> list[tuple[Any, Any, Any]]:
-    columns = []
-    for argument, value in (("weights", weights), ("biases", biases), ("activations", activations)):
-        if isinstance(value, str | Tensor) or not isinstance(value, Iterable):
-            raise TypeError(f"{argument} is a {type(value).__name__}; it takes one entry a layer")
-        columns.append(list(value))
-    lengths = [len(column) for column in columns]
-    if min(lengths) == 0 or min(lengths) != max(lengths):
-        raise ValueError(
-            f"weights, biases and activations have {lengths[0]}, {lengths[1]} and {lengths[2]} "
-            "entries; they take one for each layer, and at least one layer"
-        )
-    return list(zip(*columns, strict=True))
-
-
-def _check(x: Tensor, layers: list[tuple[Any, Any, Any]]) -> None:
-    """All layers, before the first one runs."""
-    check = checks.check_like
-    if dispatch.autocast_dtype(x.device) is not None:
-        check = checks.check_castable
-    before, shape, width = "x", list(x.shape), list(x.shape[-1:])
-    for layer, (weight, bias, activation) in enumerate(layers):
-        checks.check_choice(activation, f"activations[{layer}]", _linear_act.ACTIVATIONS)
-        check(weight, f"weights[{layer}]", x, "x")
-        if weight.dim() != 2 or width != [weight.shape[1]]:
-            raise ValueError(
-                f"weights[{layer}] has shape {list(weight.shape)}; "
-                f"with {before}'s shape {shape} it takes [H, {width[0] if width else 'D'}]"
-            )
-        before, shape, width = f"weights[{layer}]", list(weight.shape), list(weight.shape[:1])
-        if bias is None:
-            continue
-        check(bias, f"biases[{layer}]", x, "x")
-        if list(bias.shape) != width:
-            raise ValueError(
-                f"biases[{layer}] has shape {list(bias.shape)}; "
-                f"with {before}'s shape {shape} it takes {width}"
-            )

@@ -1,38 +1,24 @@
-"""Gibbs sampling, contrastive divergence and free energy: checks and the registered op.
-
-A backend module has one function,
-
-``primitives(machine, settings) -> ChainPrimitives``
-
-the steps of primitives.py for float32 states; chain.py goes through them.
-"""
-
-import math
-from typing import Any
+"""Gibbs sampling, contrastive divergence and free energy."""
 
 import torch
 from torch import Tensor
 
-from aefast import backend, random
-from aefast.ops import linear_act as _linear_act
-from aefast.ops.rbm import eager
-from aefast.ops.rbm.chain import divergence, run_chain
-from aefast.ops.rbm.settings import ChainSettings, Machine, Sample
-from aefast.ops.shared import checks, dispatch
-from aefast.ops.shared.autograd import KernelFunction, SavedGradients, connected, is_one
-from aefast.ops.shared.registered import registered
+from aefast.ops.rbm.op import (
+    check_chain,
+    check_machine,
+    check_states,
+    divergence_of_chains,
+    energy,
+    sample_chain,
+)
+from aefast.ops.rbm.settings import Sample
+from aefast.ops.shared import dispatch
+from aefast.ops.shared.public import public
 
-VISIBLE_KINDS = ("bernoulli", "gaussian")
-
-# Where a backend has a kernel; elsewhere the definition serves.
-FUSED: dict[str, tuple[torch.dtype, ...]] = {
-    "cpp": (torch.float32,),
-    "numba": (torch.float32,),
-    "triton": (torch.float32,),
-    "eager": (),
-}
+__all__ = ["contrastive_divergence", "free_energy", "gibbs"]
 
 
+@public
 def gibbs(
     visible: Tensor,
     weight: Tensor,
@@ -42,29 +28,81 @@ def gibbs(
     *,
     visible_kind: str = "bernoulli",
     log_var: Tensor | None = None,
-    beta: Any = None,
+    beta: float | Tensor | None = None,
     clamp_mask: Tensor | None = None,
     return_probs: bool = False,
     seed: int | None = None,
     generator: torch.Generator | None = None,
     row_offset: int = 0,
-    check_range: bool = True,
 ) -> Sample:
-    machine = _check_machine(visible, weight, visible_bias, hidden_bias, visible_kind, log_var)
-    k = check_steps(k)
-    if check_range:
-        check_states(visible, "visible", visible_kind)
-    beta = _check_beta(beta, visible, visible_kind)
-    _check_clamp_mask(clamp_mask, visible)
-    row_offset = checks.check_integer(row_offset, "row_offset", 2**62)
-    checks.check_seed_arguments(seed, generator)
-    traced = dispatch.is_traced(visible, *machine)
-    drawn = dispatch.resolve_seed(seed, generator, visible.device, traced)
-    settings = ChainSettings(k, beta, clamp_mask, return_probs, drawn, row_offset)
-    with torch.no_grad(), dispatch.without_autocast(visible.device):
-        return _gibbs(visible, machine, settings, traced)
+    """k full steps of Gibbs sampling in a restricted Boltzmann machine, a chain a row.
+
+    With the weight W, the visible units' bias b, the hidden ones' c, and the inverse temperature
+    beta, a step draws first h, then v::
+
+        P(h_j = 1 given v) = sigmoid(beta (c + W v)_j)
+        bernoulli:  P(v_i = 1 given h) = sigmoid(beta (b + Wt h)_i)
+        gaussian:   v_i ~ N((b + Wt h)_i, s_i^2 / beta), and v / s^2 in the place of v above
+
+    The uniforms and normals are a pure function of (seed, step, row, column), step 2 t for the
+    hidden and 2 t + 1 for the visible units of the t-th step: see :mod:`aefast.random`. The same
+    seed draws the same states on every backend, device and thread count, except where the last
+    place of a probability decides.
+
+    Args:
+        visible: the states that the chains begin with, ``[..., D]``; Bernoulli units' in [0, 1].
+            float32, bfloat16, float16 or float64. Kernels serve float32.
+        weight: W, ``[H, D]``, of the same dtype and device, as all that follow.
+        visible_bias: b, ``[D]``, or None.
+        hidden_bias: c, ``[H]``, or None.
+        k: how many steps, at least 1.
+        visible_kind: ``"bernoulli"`` or ``"gaussian"``.
+        log_var: ln s^2 of Gaussian units, ``[D]``; None for a variance of 1.
+        beta: a number or one for each row, ``[...]``; finite and at least 0, of Gaussian units
+            above 0.
+        clamp_mask: boolean, of visible's shape or one that broadcasts to it; where it is True a
+            visible unit keeps its state: sampling of the others given these, in-painting.
+        return_probs: return the probabilities of the last step's draws as well.
+        seed: an int in [0, 2**63); None draws one from ``generator``.
+        generator: a ``torch.Generator``; None takes torch's default one.
+        row_offset: the number of the first row, as :func:`corrupt` takes it.
+
+    Returns:
+        A named tuple ``(visible, hidden, visible_prob, hidden_prob)``: ``hidden [..., H]`` was
+        drawn from ``hidden_prob``, and ``visible [..., D]`` from ``visible_prob``, for Gaussian
+        units the mean; the two are None unless asked for. Not differentiable; of visible's dtype,
+        under autocast too.
+
+    Raises:
+        TypeError: an argument is of a wrong type, or the dtypes differ.
+        ValueError: the shapes do not fit (the message names both), the devices differ, a choice is
+            unknown, a number outside its range, or a Bernoulli state outside [0, 1] (which is
+            looked at on a CPU).
+
+    Reference:
+        Goodfellow, Bengio, Courville, "Deep Learning", MIT Press, 2016, section 20.2; Cho, Ilin,
+        Raiko, "Improved learning of Gaussian-Bernoulli restricted Boltzmann machines", 2011.
+
+    >>> sample = gibbs(torch.ones(1, 2), torch.full((3, 2), 40.0), None, None, seed=0)
+    >>> sample.hidden, sample.visible
+    (tensor([[1., 1., 1.]]), tensor([[1., 1.]]))
+    """
+    machine = check_machine(visible, weight, visible_bias, hidden_bias, visible_kind, log_var)
+    check_states(visible, "visible", visible_kind)
+    return sample_chain(
+        visible,
+        machine,
+        k,
+        beta=beta,
+        clamp_mask=clamp_mask,
+        return_probs=return_probs,
+        seed=seed,
+        generator=generator,
+        row_offset=row_offset,
+    )
 
 
+@public
 def contrastive_divergence(
     visible: Tensor,
     weight: Tensor,
@@ -78,35 +116,58 @@ def contrastive_divergence(
     seed: int | None = None,
     generator: torch.Generator | None = None,
     row_offset: int = 0,
-    check_range: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    machine = _check_machine(visible, weight, visible_bias, hidden_bias, visible_kind, log_var)
+    """A scalar whose gradient is contrastive divergence's, and the chain's new states.
+
+    The gradient, by the weight, is ``mean(P(h given v') v't) - mean(P(h given v) vt)`` over the
+    data v and the states v' that k steps of :func:`gibbs` lead to, from the data (CD-k) or from
+    ``chain`` (persistent, PCD-k): an optimizer that minimizes it raises the likelihood. The scalar
+    is the difference of the mean free energies, in nats; it is no likelihood, and may have any
+    sign.
+
+    Args:
+        visible: the data, ``[..., D]``.
+        weight: ``[H, D]``; this and the rest as in :func:`gibbs`.
+        visible_bias: ``[D]``, or None.
+        hidden_bias: ``[H]``, or None.
+        k: how many steps, at least 1.
+        chain: the states ``[..., D]`` that the persistent chains are in, of any number; None begins
+            at the data.
+        visible_kind: ``"bernoulli"`` or ``"gaussian"``.
+        log_var: ln of the variances of Gaussian units, ``[D]``; None for 1.
+        seed: an int in [0, 2**63); None draws one from ``generator``.
+        generator: a ``torch.Generator``; None takes torch's default one.
+        row_offset: the number of the first chain's row, as :func:`gibbs` takes it.
+
+    Returns:
+        The scalar, and the chain's states, of its shape or the data's.
+
+    Raises:
+        TypeError: an argument is of a wrong type, or the dtypes differ.
+        ValueError: as :func:`gibbs`, and where the chain's width is not the data's.
+
+    Reference:
+        Hinton, "Training products of experts by minimizing contrastive divergence", 2002; Tieleman,
+        "Training restricted Boltzmann machines using approximations to the likelihood gradient",
+        ICML 2008.
+
+    >>> weight = torch.zeros(3, 2, requires_grad=True)
+    >>> loss, chain = contrastive_divergence(torch.ones(4, 2), weight, None, None, seed=0)
+    >>> loss.backward()
+    >>> weight.grad.shape, chain.shape
+    (torch.Size([3, 2]), torch.Size([4, 2]))
+    """
+    machine = check_machine(visible, weight, visible_bias, hidden_bias, visible_kind, log_var)
+    check_states(visible, "visible", visible_kind)
     if chain is not None:
-        checks.check_like(chain, "chain", visible, "visible")
-        if chain.dim() < 1 or chain.shape[-1] != weight.shape[1]:
-            raise ValueError(
-                f"chain has shape {list(chain.shape)}; "
-                f"with weight's shape {list(weight.shape)} it takes [..., {weight.shape[1]}]"
-            )
-        if check_range:
-            check_states(chain, "chain", visible_kind)
-    k = check_steps(k)
-    if check_range:
-        check_states(visible, "visible", visible_kind)
-    row_offset = checks.check_integer(row_offset, "row_offset", 2**62)
-    checks.check_seed_arguments(seed, generator)
-    start = visible if chain is None else chain
-    traced = dispatch.is_traced(start, visible, *machine)
-    drawn = dispatch.resolve_seed(seed, generator, visible.device, traced)
-    settings = ChainSettings(k, None, None, False, drawn, row_offset)
-    with dispatch.without_autocast(visible.device):
-        if not traced and _is_fused(visible, chain, machine):
-            return _fused_divergence(visible, chain, machine, settings)
-        with torch.no_grad():
-            end = _gibbs(start, machine, settings, traced).visible
-        return _free_energy_difference(visible, end, machine), end
+        check_chain(chain, visible, weight)
+        check_states(chain, "chain", visible_kind)
+    return divergence_of_chains(
+        visible, machine, k, chain=chain, seed=seed, generator=generator, row_offset=row_offset
+    )
 
 
+@public
 def free_energy(
     visible: Tensor,
     weight: Tensor,
@@ -116,306 +177,37 @@ def free_energy(
     visible_kind: str = "bernoulli",
     log_var: Tensor | None = None,
 ) -> Tensor:
-    machine = _check_machine(visible, weight, visible_bias, hidden_bias, visible_kind, log_var)
-    with dispatch.without_autocast(visible.device):
-        return _free_energy(visible, machine)
+    """The free energy of visible states: ``F(v) = -ln sum_h exp(-E(v, h))``, in nats.
 
+    With :func:`gibbs`'s symbols::
 
-def check_steps(k: int) -> int:
-    return checks.check_integer(k, "k", random.MOST_STEPS, low=1)
+        bernoulli:  F(v) = -bt v - sum_j softplus((c + W v)_j)
+        gaussian:   F(v) = |(v - b) / s|^2 / 2 - sum_j softplus((c + W (v / s^2))_j)
 
+    so that P(v) is exp(-F(v)) over the partition function.
 
-def _check_machine(
-    visible: Tensor,
-    weight: Tensor,
-    visible_bias: Tensor | None,
-    hidden_bias: Tensor | None,
-    visible_kind: str,
-    log_var: Tensor | None,
-) -> Machine:
-    checks.check_choice(visible_kind, "visible_kind", VISIBLE_KINDS)
-    checks.check_tensor(visible, "visible")
-    checks.check_like(weight, "weight", visible, "visible")
-    if weight.dim() != 2:
-        raise ValueError(f"weight has shape {list(weight.shape)}; it takes [H, D]")
-    hidden, width = weight.shape
-    fitting = f"with weight's shape [{hidden}, {width}] it takes"
-    if visible.dim() < 1 or visible.shape[-1] != width:
-        raise ValueError(f"visible has shape {list(visible.shape)}; {fitting} [..., {width}]")
-    for argument, tensor, size in (
-        ("visible_bias", visible_bias, width),
-        ("hidden_bias", hidden_bias, hidden),
-        ("log_var", log_var, width),
-    ):
-        if tensor is None:
-            continue
-        checks.check_like(tensor, argument, visible, "visible")
-        if list(tensor.shape) != [size]:
-            raise ValueError(f"{argument} has shape {list(tensor.shape)}; {fitting} [{size}]")
-    if log_var is not None and visible_kind != "gaussian":
-        raise ValueError(f"log_var is given and visible_kind {visible_kind!r}; it takes 'gaussian'")
-    if visible_kind == "gaussian" and log_var is None:
-        log_var = visible.new_zeros(width)
-    return Machine(weight, visible_bias, hidden_bias, log_var)
+    Args:
+        visible: ``[..., D]``.
+        weight: ``[H, D]``; this and the rest as in :func:`gibbs`.
+        visible_bias: ``[D]``, or None.
+        hidden_bias: ``[H]``, or None.
+        visible_kind: ``"bernoulli"`` or ``"gaussian"``.
+        log_var: ln of the variances of Gaussian units, ``[D]``; None for 1.
 
+    Returns:
+        ``[...]``, differentiable.
 
-def check_states(visible: Tensor, argument: str, visible_kind: str) -> None:
-    """Bernoulli states lie in [0, 1]."""
-    if visible_kind == "bernoulli":
-        checks.check_unit_interval(visible, argument, "Bernoulli units take")
+    Raises:
+        TypeError: an argument is of a wrong type, or the dtypes differ.
+        ValueError: the shapes do not fit (the message names both), the devices differ, or
+            visible_kind is unknown.
 
+    Reference:
+        Goodfellow, Bengio, Courville, "Deep Learning", MIT Press, 2016, section 16.2.4.
 
-def _check_beta(beta: Any, visible: Tensor, visible_kind: str) -> Tensor | None:
-    """A column [B, 1]."""
-    if beta is None:
-        return None
-    rows = math.prod(visible.shape[:-1])
-    if not isinstance(beta, Tensor):
-        beta = checks.check_number(beta, "beta", 0, torch.finfo(visible.dtype).max)
-        beta = visible.new_full((), beta)
-    checks.check_like(beta, "beta", visible, "visible")
-    if beta.shape not in ((), visible.shape[:-1]):
-        raise ValueError(
-            f"beta has shape {list(beta.shape)}; it takes a number or one for each row, "
-            f"{list(visible.shape[:-1])}"
-        )
-    unseen = dispatch.is_traced(beta) or dispatch.is_in_functorch()
-    if beta.device.type == "cpu" and not unseen and beta.numel():
-        least, most = (bound.item() for bound in torch.aminmax(beta))
-        if not (least >= 0 and most < math.inf) or (least == 0 and visible_kind == "gaussian"):
-            domain = "above 0 for Gaussian units" if visible_kind == "gaussian" else "at least 0"
-            wrong = least if not least > 0 else most
-            raise ValueError(f"beta is {wrong:g}; it takes finite numbers {domain}")
-    return beta.expand(visible.shape[:-1]).reshape(rows, 1)
-
-
-def _check_clamp_mask(clamp_mask: Any, visible: Tensor) -> None:
-    if clamp_mask is None:
-        return
-    if not isinstance(clamp_mask, Tensor) or clamp_mask.dtype != torch.bool:
-        kind = clamp_mask.dtype if isinstance(clamp_mask, Tensor) else type(clamp_mask).__name__
-        raise TypeError(f"clamp_mask is {kind}; it takes a boolean tensor")
-    try:
-        clamp_mask.expand(visible.shape)
-    except RuntimeError:
-        raise ValueError(
-            f"clamp_mask has shape {list(clamp_mask.shape)}; "
-            f"it takes visible's shape, {list(visible.shape)}, or one that broadcasts to it"
-        ) from None
-    if clamp_mask.device != visible.device:
-        raise ValueError(
-            f"clamp_mask is on {clamp_mask.device}; it takes visible's device, {visible.device}"
-        )
-
-
-def _gibbs(visible: Tensor, machine: Machine, settings: ChainSettings, traced: bool) -> Sample:
-    leading = visible.shape[:-1]
-    rows = visible.reshape(math.prod(leading), visible.shape[-1])
-    if settings.clamp_mask is not None:
-        mask = settings.clamp_mask.expand(visible.shape).reshape(rows.shape)
-        settings = settings._replace(clamp_mask=mask)
-    run = _run
-    if traced:
-        defined = dispatch.is_defined_in_trace(visible.dtype, checks.FLOATING)
-        run = eager.gibbs if defined else _registered_call
-    sample = run(rows, machine, settings)
-    return Sample(
-        *(None if part is None else part.reshape(*leading, part.shape[1]) for part in sample)
-    )
-
-
-def _run(visible: Tensor, machine: Machine, settings: ChainSettings) -> Sample:
-    name = backend.select(visible.device, visible.dtype)
-    if (
-        visible.dtype not in FUSED[name]
-        or 0 in (visible.numel(), machine.weight.numel())
-        or dispatch.is_in_functorch()
-        or dispatch.is_transformed(visible)
-    ):
-        return eager.gibbs(visible, machine, settings)
-    visible = dispatch.materialize(visible, "visible").detach()
-    primitives = backend.implementation("rbm", name).primitives(machine, settings)
-    return run_chain(primitives, visible, _materialize(machine), settings)
-
-
-def _materialize(machine: Machine) -> Machine:
-    return Machine(
-        *(
-            None if part is None else dispatch.materialize(part, argument).detach()
-            for argument, part in zip(machine._fields, machine, strict=True)
-        )
-    )
-
-
-def _free_energy(visible: Tensor, machine: Machine) -> Tensor:
-    """The definition's, with the hidden units' part in one kernel."""
-    weight, visible_bias, hidden_bias, log_var = machine
-    scaled = visible if log_var is None else visible * torch.exp(-log_var)
-    hidden_term = _linear_act.linear_act(scaled, weight, hidden_bias, "softplus").sum(-1)
-    if log_var is not None:
-        difference = visible if visible_bias is None else visible - visible_bias
-        return (difference * torch.exp(-log_var / 2)).square().sum(-1) / 2 - hidden_term
-    return -hidden_term if visible_bias is None else -(visible @ visible_bias) - hidden_term
-
-
-def _free_energy_difference(visible: Tensor, end: Tensor, machine: Machine) -> Tensor:
-    return _free_energy(visible, machine).mean() - _free_energy(end, machine).mean()
-
-
-def _is_fused(visible: Tensor, chain: Tensor | None, machine: Machine) -> bool:
-    """Whether a kernel makes contrastive divergence's gradients along with the chain: those by
-    Bernoulli units' parameters."""
-    states = (visible,) if chain is None else (visible, chain)
-    return (
-        machine.log_var is None
-        and visible.dtype in FUSED[backend.select(visible.device, visible.dtype)]
-        and 0 not in (machine.weight.numel(), *(tensor.numel() for tensor in states))
-        and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in states))
-        and not any(dispatch.is_transformed(tensor) for tensor in states)
-        and not dispatch.is_in_functorch()
-    )
-
-
-def _fused_divergence(
-    visible: Tensor, chain: Tensor | None, machine: Machine, settings: ChainSettings
-) -> tuple[Tensor, Tensor]:
-    rows = visible.reshape(-1, visible.shape[-1])
-    chains = None if chain is None else chain.reshape(-1, visible.shape[-1])
-    parameters = machine[:3]
-    needed = tuple(
-        torch.is_grad_enabled() and part is not None and part.requires_grad for part in parameters
-    )
-    saved_gradients = SavedGradients(machine.weight)
-    loss, end = _ContrastiveDivergence.apply(
-        *parameters, rows, chains, settings, needed, saved_gradients
-    )
-    return loss, end.reshape(visible.shape if chain is None else chain.shape)
-
-
-class _ContrastiveDivergence(KernelFunction):
-    """Contrastive divergence; ``saved_gradients`` holds the gradients between the two passes.
-
-    Backward gives them away, and a second one, through a graph that was retained, computes them
-    anew. A large batch's take no more memory than the hidden units' inputs in both phases would.
+    >>> free_energy(torch.zeros(1, 2), torch.ones(3, 2), None, None)  # -3 ln 2
+    tensor([-2.0794])
     """
-
-    @staticmethod
-    def forward(
-        weight: Tensor,
-        visible_bias: Tensor | None,
-        hidden_bias: Tensor | None,
-        visible: Tensor,
-        chain: Tensor | None,
-        settings: ChainSettings,
-        needed: tuple[bool, ...],
-        saved_gradients: SavedGradients,
-    ) -> tuple[Tensor, Tensor]:
-        machine = _materialize(Machine(weight, visible_bias, hidden_bias, None))
-        visible = dispatch.materialize(visible, "visible").detach()
-        start = None if chain is None else dispatch.materialize(chain, "chain").detach()
-        name = backend.select(visible.device, visible.dtype)
-        primitives = backend.implementation("rbm", name).primitives(machine, settings)
-        saves = any(needed) and (2 * len(visible) >= weight.shape[1] or saved_gradients.is_first())
-        result, end = divergence(primitives, visible, start, machine, settings, saves and needed[0])
-        if saves:
-            saved_gradients.append(result[1:])
-        return result.loss, end
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-        *tensors, _, _, ctx.needed, ctx.saved_gradients = inputs
-        ctx.mark_non_differentiable(output[1])
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*tensors, output[1])
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-        if grad is None:
-            return (None,) * 8
-        weight, visible_bias, hidden_bias, visible, end = ctx.saved_tensors
-        defined = (
-            torch.is_grad_enabled() or dispatch.is_transformed(grad) or dispatch.is_traced(grad)
-        )
-        if ctx.saved_gradients and not defined:
-            gradients = ctx.saved_gradients.pop()
-        else:  # to be differentiated again, batched or traced, or made once already
-            machine = Machine(weight, visible_bias, hidden_bias, None)
-            gradients = eager.divergence_gradients(visible, end, machine)
-        if defined or not is_one(grad):
-            scaled = (None if g is None else g * grad for g in gradients)
-            gradients = connected(scaled, (grad, weight, visible_bias, hidden_bias))
-        gradients = (g if need else None for g, need in zip(gradients, ctx.needed, strict=True))
-        return *gradients, None, None, None, None, None
-
-
-@registered("aefast::gibbs")
-def _registered(
-    visible: Tensor,
-    weight: Tensor,
-    visible_bias: Tensor | None,
-    hidden_bias: Tensor | None,
-    log_var: Tensor | None,
-    k: int,
-    beta: Tensor | None,
-    clamp_mask: Tensor | None,
-    return_probs: bool,
-    seed: Tensor,
-    row_offset: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The sample; empty probabilities where they are not asked for."""
-    kind = "bernoulli" if log_var is None else "gaussian"
-    machine = _check_machine(visible, weight, visible_bias, hidden_bias, kind, log_var)
-    if visible.dim() != 2:
-        raise ValueError(f"visible has shape {list(visible.shape)}; the registered op takes [B, D]")
-    k = check_steps(k)
-    check_states(visible, "visible", kind)
-    if beta is not None:
-        beta = _check_beta(beta.reshape(-1), visible, kind)
-    _check_clamp_mask(clamp_mask, visible)
-    checks.check_integer(row_offset, "row_offset", 2**62)
-    checks.check_seed_tensor(seed)
-    settings = ChainSettings(k, beta, clamp_mask, return_probs, seed, row_offset)
-    with torch.no_grad():
-        sample = _run(visible, machine, settings)
-    empty = visible.new_empty(0)
-    return (
-        sample.visible,
-        sample.hidden,
-        empty if sample.visible_prob is None else sample.visible_prob,
-        empty.clone() if sample.hidden_prob is None else sample.hidden_prob,
-    )
-
-
-@_registered.register_fake
-def _(visible: Tensor, weight: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    batch, probs = visible.shape[0], arguments[6]
-    width, hidden = visible.shape[1], weight.shape[0]
-    return (
-        visible.new_empty(batch, width),
-        visible.new_empty(batch, hidden),
-        visible.new_empty((batch, width) if probs else (0,)),
-        visible.new_empty((batch, hidden) if probs else (0,)),
-    )
-
-
-def _no_gradients(ctx: Any, *_: Any) -> tuple[None, ...]:
-    return (None,) * 11
-
-
-def _not_differentiable(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.mark_non_differentiable(*output)
-
-
-_registered.register_autograd(_no_gradients, setup_context=_not_differentiable)
-
-
-def _registered_call(visible: Tensor, machine: Machine, settings: ChainSettings) -> Sample:
-    weight, visible_bias, hidden_bias, log_var = machine
-    k, beta, clamp_mask, return_probs, seed, row_offset = settings
-    drawn, hidden, visible_prob, hidden_prob = torch.ops.aefast.gibbs(
-        visible, weight, visible_bias, hidden_bias, log_var, k, beta, clamp_mask, return_probs,
-        random.seed_tensor(seed), row_offset,
-    )  # fmt: skip
-    if not return_probs:
-        return Sample(drawn, hidden, None, None)
-    return Sample(drawn, hidden, visible_prob, hidden_prob)
+    machine = check_machine(visible, weight, visible_bias, hidden_bias, visible_kind, log_var)
+    with dispatch.without_autocast(visible.device):
+        return energy(visible, machine)

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aefast.ops.corrupt import STEPS
 from aefast.ops.corrupt.eager import corrupt
+from aefast.ops.corrupt.op import STEPS
 from aefast.ops.linear_act.eager import ACTIVATIONS, CURVATURES, DERIVATIVES, linear_act
 from aefast.ops.reconstruction.settings import LossSettings, PerInput
 

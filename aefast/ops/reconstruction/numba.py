@@ -10,7 +10,7 @@ from torch import Tensor
 
 from aefast import backend
 from aefast.ops.contractive.primitives import PenaltyPrimitives
-from aefast.ops.linear_act import what_backward_needs
+from aefast.ops.linear_act.op import what_backward_needs
 from aefast.ops.reconstruction import panels
 from aefast.ops.reconstruction.settings import LossSettings, PerInput
 from aefast.ops.shared import numba as shared

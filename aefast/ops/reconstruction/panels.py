@@ -18,9 +18,9 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from aefast.ops import corrupt
 from aefast.ops.contractive.passes import squared_lengths
 from aefast.ops.contractive.primitives import PenaltyPrimitives
+from aefast.ops.corrupt.op import STEPS
 from aefast.ops.reconstruction.settings import LossSettings, PerInput
 
 FEWEST_ROWS = 128
@@ -127,7 +127,7 @@ def reconstruction_loss(
     for rows in panels_of(x, encoder_weight.shape[0], primitives.panel_bytes):
         clean = seen = x[rows]
         if settings.corruption is not None:
-            step = corrupt.STEPS[settings.corruption]
+            step = STEPS[settings.corruption]
             row_offset = settings.row_offset + rows.start
             noise = settings.corruption_level, settings.seed, row_offset, step
             seen = primitives.corrupt(clean, settings.corruption, *noise)

@@ -16,7 +16,7 @@ R = TypeVar("R")
 
 
 def public(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, overridable as torch's own are, and under a profiler in a range of its name."""
+    """The function of aefast.functional: overridable as torch's own, a range under a profiler."""
     name = f"aefast::{function.__name__}"
 
     @functools.wraps(function)
@@ -29,4 +29,5 @@ def public(function: Callable[P, R]) -> Callable[P, R]:
         with profiler.record_function(name):
             return function(*arguments, **keywords)
 
+    call.__module__ = "aefast.functional"  # where users import it from; its pickles name that
     return call

@@ -1,109 +1,19 @@
-"""Soft thresholding and sparse coding: checks, autograd and the registered ops.
-
-A backend module has four functions:
-
-``soft_threshold(x, threshold)`` and ``soft_threshold_backward(grad, x, threshold)``
-    of any shape; the gradient passes where |x| > threshold.
-``multiply(left, right)``
-    left @ right.T, of matrices.
-``encode(problem, start) -> code``
-    the minimizers [B, K] of a float32 problem (see problem.py), from the codes [B, K] on.
-"""
-
-import math
-from functools import partial
-from typing import Any
+"""Soft thresholding and sparse coding."""
 
 import torch
 from torch import Tensor
 
-from aefast import backend
-from aefast.ops.shared import checks, dispatch
-from aefast.ops.shared.autograd import KernelFunction, connected
-from aefast.ops.shared.registered import registered
-from aefast.ops.sparse_coding import eager
-from aefast.ops.sparse_coding.problem import pose
+from aefast.ops.shared import checks
+from aefast.ops.shared.public import public
+from aefast.ops.sparse_coding.op import check_settings, check_tensors, encode, shrink
+
+__all__ = ["soft_threshold", "sparse_encode"]
 
 STEPS = 5000
 TOLERANCE = 1e-8
 
 
-def soft_threshold(x: Tensor, threshold: float) -> Tensor:
-    checks.check_tensor(x, "x")
-    threshold = checks.check_number(threshold, "threshold", 0, torch.finfo(x.dtype).max)
-    if dispatch.is_traced(x):
-        if dispatch.is_defined_in_trace(x.dtype):
-            return eager.soft_threshold(x, threshold)
-        return torch.ops.aefast.soft_threshold(x, threshold)
-    name = backend.select(x.device, x.dtype)
-    if name == "eager" or x.numel() == 0 or dispatch.is_transformed(x):
-        return eager.soft_threshold(x, threshold)
-    if x.requires_grad and torch.is_grad_enabled():
-        return _SoftThreshold.apply(x, threshold, name)
-    return _soft_threshold(x, threshold, name)
-
-
-def _soft_threshold(x: Tensor, threshold: float, name: str) -> Tensor:
-    kernels = backend.implementation("sparse_coding", name)
-    return kernels.soft_threshold(dispatch.materialize(x, "x"), threshold)
-
-
-def _defined_gradient(grad: Tensor, x: Tensor, threshold: float) -> Tensor | None:
-    return connected([eager.soft_threshold_backward(grad, x, threshold)], [grad, x])[0]
-
-
-class _SoftThreshold(KernelFunction):
-    @staticmethod
-    def forward(x: Tensor, threshold: float, name: str) -> Tensor:
-        return _soft_threshold(x, threshold, name)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, ctx.threshold, ctx.name = inputs
-        ctx.save_for_backward(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None]:
-        (x,) = ctx.saved_tensors
-        defined = (
-            torch.is_grad_enabled() or dispatch.is_transformed(grad) or dispatch.is_traced(grad)
-        )
-        if defined:
-            return _defined_gradient(grad, x, ctx.threshold), None, None
-        kernels = backend.implementation("sparse_coding", ctx.name)
-        grad = dispatch.materialize(grad, "the incoming gradient")
-        x = dispatch.materialize(x, "x")
-        return kernels.soft_threshold_backward(grad, x, ctx.threshold), None, None
-
-
-@registered("aefast::soft_threshold")
-def _registered_soft_threshold(x: Tensor, threshold: float) -> Tensor:
-    checks.check_tensor(x, "x")
-    checks.check_number(threshold, "threshold", 0)
-    name = backend.select(x.device, x.dtype)
-    if name == "eager" or x.numel() == 0:
-        return eager.soft_threshold(x, threshold).contiguous()
-    return _soft_threshold(x, threshold, name)
-
-
-@_registered_soft_threshold.register_fake
-def _(x: Tensor, threshold: float) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
-
-
-def _save_input(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, ctx.threshold = inputs
-    ctx.save_for_backward(x)
-
-
-def _soft_threshold_gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None]:
-    (x,) = ctx.saved_tensors
-    return _defined_gradient(grad, x, ctx.threshold), None
-
-
-_registered_soft_threshold.register_autograd(_soft_threshold_gradients, setup_context=_save_input)
-
-
+@public
 def sparse_encode(
     x: Tensor,
     dictionary: Tensor,
@@ -113,122 +23,86 @@ def sparse_encode(
     tolerance: float = TOLERANCE,
     start: Tensor | None = None,
 ) -> Tensor:
+    """Sparse codes: for each row x of the data the z that minimizes, with the dictionary D,
+
+        1/2 ||x - z D||^2 + penalty ||z||_1
+
+    by FISTA with adaptive restart: a gradient step from an extrapolated code, and
+    :func:`soft_threshold`. On a CPU the kernels take the steps on a working set of atoms, which
+    grows until no other atom would join. Each row ends by itself, so that its code depends on the
+    rows beside it only by the rounding of products, and not at all in the C++ kernels: where its
+    duality gap, which bounds how far its objective lies above the least, is at most ``tolerance``
+    times ``||x||^2 / 2``, the objective of a code of zeros; or where the steps no longer change the
+    code in its dtype, nor lower the gap. Such a row may lie above the tolerance, and far above it
+    where the atoms' norms differ by orders of magnitude or atoms are nearly parallel: atoms should
+    have similar norms.
+
+    Not differentiable: the code carries no gradient. To learn the dictionary none is needed. The
+    gradient of the least objective by D is that of the objective at the code held constant (the
+    envelope theorem): ``((x - code @ D).square().sum() / 2).backward()``.
+
+    Args:
+        x: ``[..., D]``; float32, bfloat16, float16 or float64. Half precisions are computed in
+            float32.
+        dictionary: an atom a row, ``[K, D]``, of the same dtype and device.
+        penalty: of the codes' absolute values, above 0.
+        steps: at most so many a row, at least 1.
+        tolerance: of the relative duality gap, at least 0.
+        start: codes ``[..., K]`` to begin with, as those of a dictionary that was much the same;
+            None begins at zeros.
+
+    Returns:
+        The codes ``[..., K]``, of x's dtype. All of a row is NaN where the row, its start or the
+        dictionary is not finite, or has a square that overflows.
+
+    Raises:
+        TypeError: an argument is of a wrong type, or the dtypes differ.
+        ValueError: the shapes do not fit (the message names both), the devices differ, or a number
+            is outside its range.
+
+    Reference:
+        Olshausen, Field, "Emergence of simple-cell receptive field properties by learning a sparse
+        code for natural images", Nature 381, 1996. Beck, Teboulle, "A fast iterative
+        shrinkage-thresholding algorithm for linear inverse problems", SIAM Journal on Imaging
+        Sciences 2, 2009. O'Donoghue, Candes, "Adaptive restart for accelerated gradient schemes",
+        Foundations of Computational Mathematics 15, 2015. Working sets: Massias, Gramfort, Salmon,
+        "Celer: a fast solver for the lasso with dual extrapolation", ICML 2018.
+
+    >>> sparse_encode(torch.tensor([[3.0, 0.5]]), torch.eye(2), 1.0)
+    tensor([[2., 0.]])
+    """
     penalty, steps, tolerance = check_settings(penalty, steps, tolerance)
-    _check_tensors(x, dictionary, start)
-    leading, atoms = x.shape[:-1], dictionary.shape[0]
-    rows = x.reshape(math.prod(leading), x.shape[-1])
-    if start is not None:
-        start = start.reshape(rows.shape[0], atoms)
-    run: Any = _sparse_encode
-    if dispatch.counts_flops():
-        run = partial(_sparse_encode, name="eager")
-    elif dispatch.is_traced(x, dictionary, start) or dispatch.is_in_functorch():
-        # How many steps a row takes hangs on the data, so that no trace of the definition can tell.
-        run = torch.ops.aefast.sparse_encode
-    with torch.no_grad(), dispatch.without_autocast(x.device):
-        return run(rows, dictionary, start, penalty, tolerance, steps).reshape(*leading, atoms)
+    check_tensors(x, dictionary, start)
+    return encode(x, dictionary, start, penalty, tolerance, steps)
 
 
-def check_settings(penalty: Any, steps: Any, tolerance: Any) -> tuple[float, int, float]:
-    penalty = checks.check_number(penalty, "penalty", 0)
-    if penalty == 0:
-        raise ValueError("penalty is 0; it takes a finite number above 0")
-    steps = checks.check_integer(steps, "steps", 2**31, low=1)
-    return penalty, steps, checks.check_number(tolerance, "tolerance", 0)
+@public
+def soft_threshold(x: Tensor, threshold: float) -> Tensor:
+    """Every element moved by ``threshold`` towards 0, those nearer than that to 0 itself::
 
+        y = sign(x) max(|x| - threshold, 0)
 
-def _check_tensors(x: Tensor, dictionary: Tensor, start: Tensor | None) -> None:
+    It is the proximal step of an L1 penalty: y minimizes ``(y - x)^2 / 2 + threshold |y|``. The
+    gradient passes where abs(x) > threshold.
+
+    Args:
+        x: any shape; float32, bfloat16, float16 or float64.
+        threshold: a number, at least 0.
+
+    Returns:
+        y, with x's shape, dtype and device.
+
+    Raises:
+        TypeError: x is not a floating-point tensor, or threshold not a number.
+        ValueError: threshold is outside its range.
+
+    Reference:
+        Parikh, Boyd, "Proximal algorithms", Foundations and Trends in Optimization 1, 2014,
+        section 6.5.2.
+
+    >>> soft_threshold(torch.tensor([-3.0, 0.5, 2.0]), 1.0)
+    tensor([-2.,  0.,  1.])
+    """
     checks.check_tensor(x, "x")
-    checks.check_like(dictionary, "dictionary", x, "x")
-    if dictionary.dim() != 2:
-        raise ValueError(f"dictionary has shape {list(dictionary.shape)}; it takes [K, D]")
-    atoms, width = dictionary.shape
-    fitting = f"with dictionary's shape [{atoms}, {width}] it takes"
-    if x.dim() < 1 or x.shape[-1] != width:
-        raise ValueError(f"x has shape {list(x.shape)}; {fitting} [..., {width}]")
-    if start is None:
-        return
-    checks.check_like(start, "start", x, "x")
-    expected = [*x.shape[:-1], atoms]
-    if list(start.shape) != expected:
-        raise ValueError(
-            f"start has shape {list(start.shape)}; with x's shape {list(x.shape)} and "
-            f"dictionary's [{atoms}, {width}] it takes {expected}"
-        )
-
-
-def _sparse_encode(
-    x: Tensor,
-    dictionary: Tensor,
-    start: Tensor | None,
-    penalty: float,
-    tolerance: float,
-    steps: int,
-    name: str | None = None,
-) -> Tensor:
-    if 0 in (x.numel(), dictionary.numel()):
-        return x.new_zeros(x.shape[0], dictionary.shape[0])
-    dtype = x.dtype
-    name = name or backend.select(x.device, dtype)
-    solver = eager if name == "eager" else backend.implementation("sparse_coding", name)
-    if dtype in backend.KERNEL_DTYPES:
-        x, dictionary = x.float(), dictionary.float()
-        start = None if start is None else start.float()
-    x, dictionary = (
-        dispatch.materialize(tensor, argument).detach()
-        for tensor, argument in ((x, "x"), (dictionary, "dictionary"))
-    )
-    problem, finite = pose(x, dictionary, penalty, tolerance, steps, solver.multiply)
-    if start is None:
-        start = torch.zeros_like(problem.correlation)
-    else:
-        finite &= start.square().sum(1).isfinite()
-        start = torch.where(finite[:, None], start.detach(), 0)
-    code = solver.encode(problem, start)
-    return torch.where(finite[:, None], code, math.nan).to(dtype)
-
-
-@registered("aefast::sparse_encode")
-def _registered_sparse_encode(
-    x: Tensor,
-    dictionary: Tensor,
-    start: Tensor | None,
-    penalty: float,
-    tolerance: float,
-    steps: int,
-) -> Tensor:
-    check_settings(penalty, steps, tolerance)
-    _check_tensors(x, dictionary, start)
-    if x.dim() != 2:
-        raise ValueError(f"x has shape {list(x.shape)}; the registered op takes [B, D]")
-    with torch.no_grad():
-        return _sparse_encode(x, dictionary, start, penalty, tolerance, steps)
-
-
-@_registered_sparse_encode.register_fake
-def _(x: Tensor, dictionary: Tensor, *_: Any) -> Tensor:
-    return x.new_empty(x.shape[0], dictionary.shape[0])
-
-
-def _no_gradients(ctx: Any, _: Any) -> tuple[None, ...]:
-    return (None,) * 6
-
-
-def _not_differentiable(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.mark_non_differentiable(output)
-
-
-_registered_sparse_encode.register_autograd(_no_gradients, setup_context=_not_differentiable)
-
-
-@_registered_sparse_encode.register_vmap
-def _(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
-    """One sample after the other: each may have a dictionary of its own."""
-    samples = (
-        [
-            argument if dim is None else argument.select(dim, sample)
-            for argument, dim in zip(arguments, in_dims, strict=True)
-        ]
-        for sample in range(info.batch_size)
-    )
-    return torch.stack([torch.ops.aefast.sparse_encode(*sample) for sample in samples]), 0
+    threshold = checks.check_number(threshold, "threshold", 0, torch.finfo(x.dtype).max)
+    return shrink(x, threshold)

@@ -1,158 +1,103 @@
-"""Sparse codes over many latents: checks, autograd and the registered op of encoding.
-
-A backend module has ``topk_encode(x, weight, bias, k) -> (values, indices)``, of ``x [B, D]``,
-``weight [L, D]`` and ``bias [L]`` or None, both ``[B, k]``, and the products of products.py.
-"""
+"""Sparse codes over many latents."""
 
 import math
-from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
-from aefast import backend
 from aefast.ops.shared import checks, dispatch
-from aefast.ops.shared.autograd import KernelFunction
-from aefast.ops.shared.registered import registered
-from aefast.ops.topk import eager, products
-from aefast.ops.topk.products import latent_sums, run_kernel
+from aefast.ops.shared.public import public
+from aefast.ops.topk import products
+from aefast.ops.topk.op import SparseCode, check_code, check_encoder, encode
+
+__all__ = ["sparse_decode", "topk_encode"]
 
 
-class SparseCode(NamedTuple):
-    """k latents of each row and their values, both ``[..., k]``."""
-
-    values: Tensor
-    indices: Tensor
-
-
+@public
 def topk_encode(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> SparseCode:
+    """Each row's k largest pre-activations, and which latents they are of::
+
+        torch.topk(x @ weight.T + bias, k)
+
+    without an array of all pre-activations: latents are multiplied a panel at a time, and of each
+    row only what beats a threshold that tightens is kept. The largest goes first, NaN above all;
+    of equal ones the lower latent goes first, and is kept.
+
+    Gradients pass through the latents that were selected alone; those of ``weight`` and ``bias``
+    are sorted by latent and added in the order of the rows, the same bits for any thread count.
+
+    Args:
+        x: ``[..., D]``; float32, bfloat16, float16 or float64. Half precisions are computed, and
+            ranked, in float32, and rounded once.
+        weight: a latent a row, ``[L, D]``, of the same dtype and device, as bias.
+        bias: ``[L]``, or None.
+        k: how many, in [1, L].
+
+    Returns:
+        A named tuple ``(values, indices)``, both ``[..., k]``: of x's dtype, and int64.
+
+    Raises:
+        TypeError: an argument is of a wrong type, or the dtypes differ.
+        ValueError: the shapes do not fit (the message names both), the devices differ, or k is
+            outside its range.
+
+    Reference:
+        Gao et al., "Scaling and evaluating sparse autoencoders", 2024, section 2.3. Makhzani, Frey,
+        "k-sparse autoencoders", ICLR 2014.
+
+    >>> topk_encode(torch.tensor([[1.0, 2.0, 2.0]]), torch.eye(3), None, 2).indices
+    tensor([[1, 2]])
+    """
     checks.check_tensor(x, "x")
     x, weight, bias = dispatch.cast_operands(x, weight, bias)
-    _check_encoder(x, weight, bias, k)
+    check_encoder(x, weight, bias, k)
     rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     with dispatch.without_autocast(x.device):
-        values, indices = _topk_encode(rows, weight, bias, int(k))
+        values, indices = encode(rows, weight, bias, int(k))
     shape = (*x.shape[:-1], values.shape[-1])
     return SparseCode(values.reshape(shape), indices.reshape(shape))
 
 
+@public
 def sparse_decode(
     values: Tensor, indices: Tensor, weight: Tensor, bias: Tensor | None = None
 ) -> Tensor:
+    """The reconstruction from a sparse code: the sum of k latents' directions, each times its
+    value::
+
+        y = bias + sum_i values_i weight[indices_i]
+
+    A latent that is named twice counts twice. The gradients of ``weight`` are sorted by latent and
+    added in the order of the rows, the same bits for any thread count.
+
+    Args:
+        values: ``[..., k]``; float32, bfloat16, float16 or float64. Half precisions are added in
+            float32 and rounded once.
+        indices: int64 ``[..., k]``, numbers in [0, L), which a GPU is not asked about: it leaves
+            out the others.
+        weight: a latent a row, ``[L, D]``, of values' dtype and device, as bias.
+        bias: ``[D]``, or None.
+
+    Returns:
+        ``[..., D]``, of values' dtype.
+
+    Raises:
+        TypeError: an argument is of a wrong type, or the dtypes differ.
+        ValueError: the shapes do not fit (the message names both), or the devices differ.
+        IndexError: an index is outside its range.
+
+    Reference:
+        Gao et al., "Scaling and evaluating sparse autoencoders", 2024, appendix D.
+
+    >>> code, latents = torch.tensor([[2.0, 0.5]]), torch.tensor([[0, 2]])
+    >>> sparse_decode(code, latents, torch.eye(3))
+    tensor([[2.0000, 0.0000, 0.5000]])
+    """
     checks.check_tensor(values, "values")
     values, weight, bias = dispatch.cast_operands(values, weight, bias)
-    _check_code(values, indices, weight, bias)
+    check_code(values, indices, weight, bias)
     *leading, active = values.shape
     rows = math.prod(leading)
     values, indices = values.reshape(rows, active), indices.reshape(rows, active)
     with dispatch.without_autocast(values.device):
         output = products.sparse_decode(values, indices, weight, bias)
     return output.reshape(*leading, weight.shape[1])
-
-
-def _check_encoder(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> None:
-    checks.check_tensor(x, "x")
-    checks.check_like(weight, "weight", x, "x")
-    if weight.dim() != 2:
-        raise ValueError(f"weight has shape {list(weight.shape)}; it takes [L, D]")
-    latents, width = weight.shape
-    if x.dim() < 1 or x.shape[-1] != width:
-        raise ValueError(
-            f"x has shape {list(x.shape)}; "
-            f"with weight's shape {list(weight.shape)} it takes [..., {width}]"
-        )
-    _check_bias(bias, weight, latents, x, "x")
-    checks.check_integer(k, "k", 2**63)
-    if not 1 <= k <= latents:
-        raise ValueError(
-            f"k is {k}; with weight's shape {list(weight.shape)} it takes an int in [1, {latents}]"
-        )
-
-
-def _check_code(values: Tensor, indices: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    checks.check_tensor(values, "values")
-    checks.check_like(weight, "weight", values, "values")
-    if weight.dim() != 2:
-        raise ValueError(f"weight has shape {list(weight.shape)}; it takes [L, D]")
-    if values.dim() < 1:
-        raise ValueError("values has shape []; it takes [..., k]")
-    if not isinstance(indices, Tensor):
-        raise TypeError(f"indices is a {type(indices).__name__}; it takes a torch.Tensor")
-    if indices.dtype != torch.int64:
-        raise TypeError(f"indices has dtype {checks.dtype_name(indices)}; it takes int64")
-    if indices.device != values.device:
-        raise ValueError(
-            f"indices is on {indices.device}; it takes values's device, {values.device}"
-        )
-    if indices.shape != values.shape:
-        raise ValueError(
-            f"indices has shape {list(indices.shape)}; it takes values's, {list(values.shape)}"
-        )
-    _check_bias(bias, weight, weight.shape[1], values, "values")
-
-
-def _check_bias(
-    bias: Tensor | None, weight: Tensor, size: int, reference: Tensor, argument: str
-) -> None:
-    if bias is None:
-        return
-    checks.check_like(bias, "bias", reference, argument)
-    if tuple(bias.shape) != (size,):
-        raise ValueError(
-            f"bias has shape {list(bias.shape)}; "
-            f"with weight's shape {list(weight.shape)} it takes [{size}]"
-        )
-
-
-def _topk_encode(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
-    if dispatch.is_traced(x, weight, bias):
-        if dispatch.is_defined_in_trace(x.dtype):
-            return eager.topk_encode(x, weight, bias, k)
-        return torch.ops.aefast.topk_encode(x, weight, bias, k)
-    name = backend.select(x.device, x.dtype)
-    if name == "eager" or 0 in (x.numel(), weight.numel()) or dispatch.is_transformed(x):
-        return eager.topk_encode(x, weight, bias, k)
-    inputs = (x, weight, bias)
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs):
-        return _TopKEncode.apply(*inputs, k)
-    return run_kernel("topk_encode", *inputs, k)
-
-
-class _TopKEncode(KernelFunction):
-    """Differentiable through the latents that were selected, which are held constant."""
-
-    @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
-        return run_kernel("topk_encode", x, weight, bias, k)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        x, weight, _, _ = inputs
-        ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(x, weight, output[1])
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-        x, weight, indices = ctx.saved_tensors
-        needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
-        grad_x = products.sparse_decode(grad, indices, weight, None) if needs_x else None
-        sums = totals = None
-        if needs_weight or needs_bias:
-            sums, totals = latent_sums(grad, indices, x, weight.shape[0])
-        return grad_x, sums if needs_weight else None, totals if needs_bias else None, None
-
-
-@registered("aefast::topk_encode")
-def _registered(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
-    _check_encoder(x, weight, bias, k)
-    if x.dim() != 2:
-        raise ValueError(f"x has shape {list(x.shape)}; the registered op takes [B, D]")
-    return run_kernel("topk_encode", x, weight, bias, k)
-
-
-@_registered.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape[0], k), x.new_empty(x.shape[0], k, dtype=torch.int64)
-
-
-_registered.register_autograd(_TopKEncode.backward, setup_context=_TopKEncode.setup_context)

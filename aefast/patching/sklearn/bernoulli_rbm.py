@@ -21,7 +21,7 @@ from aefast.estimators.conversion import (
     outside_unit_interval,
 )
 from aefast.functional import linear_act
-from aefast.ops.rbm import gibbs
+from aefast.ops.rbm.op import check_machine, sample_chain
 from aefast.patching.replacement import Replacement, StepAside
 from aefast.step.machine_plan import MachinePlan
 from aefast.step.machine_steps import MOST_ROWS, PlainSteps
@@ -95,7 +95,8 @@ def _train(model: Any, X: np.ndarray, rng: np.random.RandomState) -> tuple[Param
             _last_step(rest, parameters, chain, rate, random.child_seed(seeds[0], taken))
         if model.verbose:
             begin = _show(model, X, parameters, iteration, begin)
-    last = gibbs(chain, *parameters, seed=random.child_seed(seed, model.n_iter), check_range=False)
+    machine = check_machine(chain, *parameters)
+    last = sample_chain(chain, machine, seed=random.child_seed(seed, model.n_iter))
     return parameters, last.hidden
 
 
@@ -103,7 +104,7 @@ def _last_step(rows: Tensor, parameters: Parameters, chain: Tensor, rate: float,
     """The step on an epoch's last rows, fewer than a batch. scikit-learn divides by their number
     what it sums over the rows, and over all the chains too."""
     weight, visible_bias, hidden_bias = parameters
-    chain.copy_(gibbs(chain, *parameters, seed=seed, check_range=False).visible)
+    chain.copy_(sample_chain(chain, check_machine(chain, *parameters), seed=seed).visible)
     given, free = (linear_act(v, weight, hidden_bias, "sigmoid") for v in (rows, chain))
     rate /= len(rows)
     weight.addmm_(given.T, rows, alpha=rate).addmm_(free.T, chain, alpha=-rate)

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from aefast import random
-from aefast.ops import linear_act as _linear_act
 from aefast.ops.contractive import eager
 from aefast.ops.contractive.settings import EncoderLayer
+from aefast.ops.linear_act.op import run as linear_act
 from aefast.ops.shared.precision import upcast
 
 # The iteration shrinks what is not wanted by (s_m / s_n)^2 each time, m being n and some more.
@@ -34,16 +34,16 @@ def leading_directions(
         EncoderLayer(weight.to(x.dtype), None if bias is None else bias.to(x.dtype), activation)
         for weight, bias, activation in layers
     ]
-    _, slopes = eager.encode(x, layers, _linear_act.linear_act)
+    _, slopes = eager.encode(x, layers, linear_act)
     from_code = layers[-1].weight.shape[0] <= x.shape[1]
 
     def there(block: Tensor) -> Tensor:
         product = eager.pull if from_code else eager.push
-        return product(layers, slopes, block, _linear_act.linear_act)
+        return product(layers, slopes, block, linear_act)
 
     def back(block: Tensor) -> Tensor:
         product = eager.push if from_code else eager.pull
-        return product(layers, slopes, block, _linear_act.linear_act)
+        return product(layers, slopes, block, linear_act)
 
     width = layers[-1].weight.shape[0] if from_code else x.shape[1]
     rows = min(n + MORE, width)

@@ -1,0 +1,397 @@
+"""An autoencoder from its input to the loss: checks, autograd and the registered op.
+
+A backend module has two functions, on ``inputs`` of a PerInput and in the dtypes of ``FUSED``:
+
+``reconstruction_loss(inputs, settings, scale, needed) -> (loss, gradients)``
+    the summed loss, a number or a 0-d tensor, and ``scale`` times its gradients: a PerInput, None
+    for those not ``needed``. A weight's or a bias's is float32 or float64 in every dtype.
+``pays(inputs) -> bool``
+    whether that is quicker than eager PyTorch.
+
+The gradients are made in the forward pass and wait for the incoming one, a number that they are
+multiplied with. Where the loss is wanted of every element, or nothing can be fused, the kernels of
+the parts serve one after the other; where all is small, eager PyTorch's.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aefast import backend, random
+from aefast.ops.corrupt.op import KINDS, corrupt_with
+from aefast.ops.linear_act.op import ACTIVATIONS
+from aefast.ops.linear_act.op import run as linear_act
+from aefast.ops.reconstruction import eager
+from aefast.ops.reconstruction.settings import LossSettings, PerInput
+from aefast.ops.shared import checks, dispatch
+from aefast.ops.shared.autograd import KernelFunction, SavedGradients, connected, is_one
+from aefast.ops.shared.precision import instead_of_autocast, outpaces_autocast
+from aefast.ops.shared.registered import registered
+
+LOSSES = ("mse", "bce")
+REDUCTIONS = ("mean", "sum", "none")
+
+# A half-precision product is the vendor's on a CPU; in panels it gains nothing.
+FUSED: dict[str, tuple[torch.dtype, ...]] = {
+    "cpp": (torch.float32,),
+    "numba": (torch.float32,),
+    "triton": backend.KERNEL_DTYPES,
+    "eager": (),
+}
+# What a graph is traced for, which may run on another backend than it was traced on.
+TRACED = {"cpu": FUSED["cpp"], "cuda": FUSED["triton"]}
+
+
+def run(inputs: PerInput[Any], settings: LossSettings, reduction: str, traced: bool) -> Tensor:
+    """The loss by the registered op, a backend's kernel or the definition; differentiable."""
+    if not _is_fused(inputs, settings, reduction, traced):
+        return eager.reconstruction_loss(inputs, settings, reduction, linear_act, corrupt_with)
+    parameter = inputs.encoder_weight
+    inputs, needed = _as_matrices(inputs), _needed(inputs)
+    if settings.autocast is not None:
+        dtype = _dtype_under_autocast(inputs.x.device, settings.autocast)
+        inputs = PerInput(*(None if tensor is None else tensor.to(dtype) for tensor in inputs))
+    if not traced and not _pays(inputs, settings):
+        return eager.reconstruction_loss(inputs, settings, reduction, corrupt=corrupt_with)
+    if traced:
+        seed_tensor = random.seed_tensor(settings.seed)
+        flags = list(needed)
+        return torch.ops.aefast.reconstruction_loss(
+            *inputs, *settings[:5], seed_tensor, *settings[6:8], reduction, flags,
+        )[0]  # fmt: skip
+    name = backend.select(inputs.x.device, inputs.x.dtype)
+    if any(needed):
+        return _ReconstructionLoss.apply(
+            *inputs, settings, reduction, needed, name, SavedGradients(parameter)
+        )
+    return _run(inputs, settings, reduction, needed, name)[0]
+
+
+def check_tensors(inputs: PerInput[Any]) -> None:
+    """Dtypes, devices and shapes; under autocast products cast their operands themselves."""
+    x, encoder_weight, encoder_bias, decoder_weight, decoder_bias, target = inputs
+    checks.check_tensor(x, "x")
+    check = checks.check_like
+    if dispatch.autocast_dtype(x.device) is not None:
+        check = checks.check_castable
+    for argument, tensor in zip(inputs._fields[1:], inputs[1:], strict=True):
+        if tensor is None and argument != "encoder_weight":
+            continue
+        check(tensor, argument, x, "x")
+    if encoder_weight.dim() != 2:
+        raise ValueError(f"encoder_weight has shape {list(encoder_weight.shape)}; it takes [H, D]")
+    hidden, visible = encoder_weight.shape
+    encoder = f"with encoder_weight's shape [{hidden}, {visible}] it takes"
+    if x.dim() < 1 or x.shape[-1] != visible:
+        raise ValueError(f"x has shape {list(x.shape)}; {encoder} [..., {visible}]")
+    for argument, tensor, shape in (
+        ("encoder_bias", encoder_bias, [hidden]),
+        ("decoder_weight", decoder_weight, [visible, hidden]),
+        ("decoder_bias", decoder_bias, [visible]),
+    ):
+        if tensor is not None and list(tensor.shape) != shape:
+            raise ValueError(f"{argument} has shape {list(tensor.shape)}; {encoder} {shape}")
+    if target is not None and target.shape != x.shape:
+        raise ValueError(
+            f"target has shape {list(target.shape)}; it takes x's shape, {list(x.shape)}"
+        )
+
+
+def check_corruption(x: Tensor, corruption: str | None, level: float) -> float:
+    if corruption is not None:
+        checks.check_choice(corruption, "corruption", KINDS)
+        largest = torch.finfo(x.dtype).max
+        most = largest if corruption == "gaussian" else 1
+        return checks.check_number(level, "corruption_level", 0, most)
+    level = checks.check_number(level, "corruption_level", 0)
+    if level != 0:
+        kinds = ", ".join(KINDS)
+        raise ValueError(
+            f"corruption_level is {level} and corruption None; corruption takes one of {kinds}"
+        )
+    return level
+
+
+def check_contraction(contraction: float, reduction: str) -> float:
+    contraction = checks.check_number(contraction, "contraction", 0)
+    if contraction != 0 and reduction == "none":
+        raise ValueError(
+            f"contraction is {contraction} and reduction 'none'; reduction takes 'mean' or 'sum', "
+            "for the penalty is a row's, not an element's"
+        )
+    return contraction
+
+
+def _is_fused(inputs: PerInput[Any], settings: LossSettings, reduction: str, traced: bool) -> bool:
+    x, dtype = inputs.x, inputs.x.dtype
+    if reduction == "none" or (settings.loss == "bce" and settings.output_activation != "sigmoid"):
+        return False
+    if settings.autocast is not None:
+        dtypes = {tensor.dtype for tensor in inputs if tensor is not None}
+        if traced or not dtypes.issubset(backend.KERNEL_DTYPES):
+            return False  # a graph's products are cast one by one
+        dtype = _dtype_under_autocast(x.device, settings.autocast)
+    if traced:
+        # torch.jit.trace records no list of booleans, as the registered op takes.
+        registered = () if torch.jit.is_tracing() else TRACED.get(x.device.type, ())
+        return not dispatch.is_defined_in_trace(dtype, registered)
+    if dtype not in FUSED[backend.select(x.device, dtype)]:
+        return False
+    return 0 not in (x.numel(), inputs.encoder_weight.numel()) and not dispatch.is_transformed(x)
+
+
+def _dtype_under_autocast(device: torch.device, autocast: torch.dtype) -> torch.dtype:
+    """Autocast's where a kernel takes it, else float32."""
+    return autocast if autocast in FUSED[backend.select(device, autocast)] else torch.float32
+
+
+def _pays(inputs: PerInput[Any], settings: LossSettings) -> bool:
+    """Whether the kernels are quicker than eager PyTorch, or were asked for by name."""
+    if backend.is_forced():
+        return True
+    device, dtype = inputs.x.device, inputs.x.dtype
+    implementation = backend.implementation("reconstruction", backend.select(device, dtype))
+    if settings.autocast is None:
+        return implementation.pays(inputs)
+    with instead_of_autocast(device.type, settings.autocast):
+        return outpaces_autocast(device.type) and implementation.pays(inputs)
+
+
+def _as_matrices(inputs: PerInput[Any]) -> PerInput[Any]:
+    x, target = inputs.x, inputs.target
+    if x.dim() == 2:
+        return inputs
+    if target is not None:
+        target = target.reshape(-1, x.shape[-1])
+    return inputs._replace(x=x.reshape(-1, x.shape[-1]), target=target)
+
+
+def _needed(inputs: PerInput[Any]) -> PerInput[bool]:
+    enabled = torch.is_grad_enabled()
+    return PerInput(*(enabled and t is not None and t.requires_grad for t in inputs))
+
+
+def _run(
+    inputs: PerInput[Any], settings: LossSettings, reduction: str, needed: PerInput[bool], name: str
+) -> tuple[Tensor, PerInput[Any]]:
+    """The loss, and the gradients that :func:`_times_incoming` finishes."""
+    x = inputs.x
+    inputs = PerInput(
+        *(
+            None if tensor is None else dispatch.materialize(tensor, argument)
+            for argument, tensor in zip(inputs._fields, inputs, strict=True)
+        )
+    )
+    run = backend.implementation("reconstruction", name).reconstruction_loss
+    scale, dtype = _scale(x, reduction), x.dtype
+    if settings.autocast is None:
+        total, gradients = run(inputs, settings, scale, needed)
+    else:
+        dtype = torch.float32
+        with instead_of_autocast(x.device.type, settings.autocast):
+            total, gradients = run(inputs, settings, scale, needed)
+    total = total / _count(x, reduction)
+    if isinstance(total, Tensor):
+        return total.to(dtype), gradients
+    return torch.tensor(total, dtype=dtype, device=x.device), gradients
+
+
+def _count(x: Tensor, reduction: str) -> int:
+    return max(x.numel(), 1) if reduction == "mean" else 1
+
+
+def _scale(x: Tensor, reduction: str) -> float:
+    """What gradients are multiplied with at once; with the rest of 1 / count in backward.
+
+    A half precision's are divided last, in float32: they could vanish before.
+    """
+    return 1 / _count(x, reduction) if _accumulation(x.dtype) == x.dtype else 1.0
+
+
+def _accumulation(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _times_incoming(
+    gradients: PerInput[Any], grad: Tensor, x: Tensor, reduction: str
+) -> PerInput[Any]:
+    """The gradients that ``_run`` returns, times the incoming one."""
+    if _accumulation(x.dtype) != x.dtype:
+        grad = grad.float() / _count(x, reduction)
+    return PerInput(*(None if g is None else (g * grad).to(x.dtype) for g in gradients))
+
+
+def _definition_gradients(
+    inputs: PerInput[Any], settings: LossSettings, grad: Tensor, reduction: str
+) -> PerInput[Any]:
+    """The definition's gradients, times the incoming one: differentiable in their turn."""
+    factor = grad.to(_accumulation(grad.dtype)) / _count(inputs.x, reduction)
+    gradients = eager.gradients(inputs, settings)
+    scaled = ((factor * gradient).to(inputs.x.dtype) for gradient in gradients)
+    return PerInput(*connected(scaled, (grad, *inputs)))
+
+
+def _gradients_are_small(inputs: PerInput[Any]) -> bool:
+    """Whether the gradients take no more memory than the code and the reconstruction would."""
+    hidden, columns = inputs.encoder_weight.shape
+    return 2 * hidden * columns <= inputs.x.shape[0] * (hidden + columns)
+
+
+class _ReconstructionLoss(KernelFunction):
+    """``saved_gradients`` holds the gradients between the two passes.
+
+    Backward gives them away instead of copying them; a second one, through a graph that was
+    retained, makes them anew.
+    """
+
+    @staticmethod
+    def forward(*arguments: Any) -> Tensor:
+        *tensors, settings, reduction, needed, name, saved_gradients = arguments
+        inputs = PerInput(*tensors)
+        if _gradients_are_small(inputs) or saved_gradients.is_first():
+            loss, gradients = _run(inputs, settings, reduction, needed, name)
+            saved_gradients.append(gradients)
+        else:
+            loss, _ = _run(inputs, settings, reduction, PerInput(*(False,) * 6), name)
+        return loss
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        *tensors, ctx.settings, ctx.reduction, ctx.needed, ctx.name, ctx.saved_gradients = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        inputs = PerInput(*ctx.saved_tensors)
+        if torch.is_grad_enabled() or dispatch.is_traced(grad):
+            # The gradient is to be differentiated again, or traced: the definition's can.
+            gradients = _definition_gradients(inputs, ctx.settings, grad, ctx.reduction)
+        else:
+            if not ctx.saved_gradients:
+                run = _run(inputs, ctx.settings, ctx.reduction, ctx.needed, ctx.name)
+                ctx.saved_gradients.append(run[1])
+            gradients = ctx.saved_gradients.pop()
+            if inputs.x.dtype != torch.float32 or not is_one(grad):
+                gradients = _times_incoming(gradients, grad, inputs.x, ctx.reduction)
+        return *_only(gradients, ctx.needed), *(None,) * 5
+
+
+def _only(gradients: PerInput[Any], needed: PerInput[bool]) -> PerInput[Any]:
+    return PerInput(*(g if need else None for g, need in zip(gradients, needed, strict=True)))
+
+
+@registered("aefast::reconstruction_loss")
+def _registered(
+    x: Tensor,
+    encoder_weight: Tensor,
+    encoder_bias: Tensor | None,
+    decoder_weight: Tensor | None,
+    decoder_bias: Tensor | None,
+    target: Tensor | None,
+    activation: str,
+    output_activation: str,
+    loss: str,
+    corruption: str | None,
+    corruption_level: float,
+    seed: Tensor,
+    row_offset: int,
+    contraction: float,
+    reduction: str,
+    needed: list[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The loss and, float32, its gradients by the inputs that are needed; the others empty."""
+    inputs = PerInput(x, encoder_weight, encoder_bias, decoder_weight, decoder_bias, target)
+    settings = LossSettings(
+        activation,
+        output_activation,
+        loss,
+        corruption,
+        corruption_level,
+        seed,
+        row_offset,
+        contraction,
+    )
+    _check_registered(inputs, settings, reduction, needed)
+    flags = PerInput(*needed)
+    if _is_fused(inputs, settings, reduction, traced=False):
+        name = backend.select(x.device, x.dtype)
+        value, gradients = _run(inputs, settings, reduction, flags, name)
+    else:
+        value = eager.reconstruction_loss(inputs, settings, reduction)
+        scale = _scale(x, reduction)
+        gradients = PerInput(*(scale * g for g in eager.gradients(inputs, settings)))
+    return value, *_as_outputs(_only(gradients, flags), x)
+
+
+def _as_outputs(gradients: PerInput[Any], x: Tensor) -> PerInput[Tensor]:
+    """A registered op returns tensors only, and of dtypes that its inputs tell."""
+    accumulation = _accumulation(x.dtype)
+    types = PerInput(x.dtype, accumulation, accumulation, accumulation, accumulation, x.dtype)
+    return PerInput(
+        *(
+            x.new_empty(0, dtype=dtype) if gradient is None else gradient.to(dtype).contiguous()
+            for gradient, dtype in zip(gradients, types, strict=True)
+        )
+    )
+
+
+def _check_registered(
+    inputs: PerInput[Any], settings: Any, reduction: str, needed: list[bool]
+) -> None:
+    check_tensors(inputs)
+    checks.check_choice(settings.activation, "activation", ACTIVATIONS)
+    checks.check_choice(settings.output_activation, "output_activation", ACTIVATIONS)
+    checks.check_choice(settings.loss, "loss", LOSSES)
+    checks.check_choice(reduction, "reduction", REDUCTIONS[:2])
+    check_corruption(inputs.x, settings.corruption, settings.corruption_level)
+    check_contraction(settings.contraction, reduction)
+    if settings.loss == "bce" and settings.output_activation != "sigmoid":
+        raise ValueError(
+            f"output_activation is {settings.output_activation!r}; "
+            "with loss 'bce' the registered op takes 'sigmoid'"
+        )
+    if inputs.x.dim() != 2:
+        raise ValueError(f"x has shape {list(inputs.x.shape)}; the registered op takes [B, D]")
+    checks.check_seed_tensor(settings.seed)
+    if len(needed) != len(inputs):
+        raise ValueError(f"needed has {len(needed)} flags; it takes {len(inputs)}")
+
+
+@_registered.register_fake
+def _(x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    inputs, needed = (x, *arguments[:5]), arguments[-1]
+    gradients = (
+        torch.empty_like(tensor, memory_format=torch.contiguous_format) if need else None
+        for tensor, need in zip(inputs, needed, strict=True)
+    )
+    return x.new_empty(()), *_as_outputs(PerInput._make(gradients), x)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors_and_settings, ctx.reduction, ctx.needed = inputs
+    tensors, (*ctx.settings, seed, ctx.row_offset, ctx.contraction) = (
+        tensors_and_settings[:6],
+        tensors_and_settings[6:],
+    )
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.save_for_backward(seed, *tensors, *output[1:])
+
+
+def _registered_gradients(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    seed, *saved = ctx.saved_tensors
+    inputs, gradients_at_one = PerInput(*saved[:6]), saved[6:]
+    if any(
+        asked and not computed
+        for asked, computed in zip(ctx.needs_input_grad, ctx.needed, strict=False)
+    ):
+        raise ValueError("needed names fewer inputs than require a gradient")
+    if torch.is_grad_enabled():  # they are to be differentiated again
+        settings = LossSettings._make((*ctx.settings, seed, ctx.row_offset, ctx.contraction, None))
+        gradients = _definition_gradients(inputs, settings, grad, ctx.reduction)
+    else:
+        gradients = _times_incoming(PerInput(*gradients_at_one), grad, inputs.x, ctx.reduction)
+    return *_only(gradients, PerInput(*ctx.needed)), *(None,) * 10
+
+
+_registered.register_autograd(_registered_gradients, setup_context=_setup_context)

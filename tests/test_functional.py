@@ -1,0 +1,32 @@
+"""aefast.functional collects the public functions of the ops' folders."""
+
+import ast
+import inspect
+import pickle
+from pathlib import Path
+
+import pytest
+
+from aefast import functional, ops
+
+
+def test_it_offers_what_the_folders_name():
+    assert functional.__all__ == sorted(ops.public_functions())
+
+
+def test_type_checkers_read_a_line_of_every_folder():
+    """They do not run the code that looks at the folders."""
+    lines = ast.walk(ast.parse(Path(functional.__file__).read_text()))
+    read = [line.module for line in lines if isinstance(line, ast.ImportFrom)]
+    assert [name for name in read if name.startswith("aefast.ops.")] == [
+        f"aefast.ops.{name}" for name in ops.names()
+    ]
+
+
+@pytest.mark.parametrize("name", functional.__all__)
+def test_a_function_is_pickled_by_its_public_name_and_shows_its_source(name):
+    function = getattr(functional, name)
+    assert b"aefast.functional" in pickle.dumps(function)
+    assert pickle.loads(pickle.dumps(function)) is function
+    assert Path(inspect.getsourcefile(function)).parent.parent == Path(ops.__file__).parent
+    assert ">>> " in function.__doc__
