@@ -38,7 +38,7 @@ def adders(place):
     clamped = settings._replace(clamp_mask=torch.ones(1, 1, dtype=torch.bool, device=place))
     return {
         "jacobian": backend.implementation("contractive", name).primitives().add_product,
-        "reconstruction": backend.implementation("reconstruction", name)._Kernels().add_product,
+        "reconstruction": backend.implementation("reconstruction", name)._Primitives().add_product,
         "gibbs": lambda left, right, total: gibbs.add_product(left, gibbs.states(right), total),
         "clamped gibbs": backend.implementation("rbm", name)
         .primitives(machine, clamped)
