@@ -23,19 +23,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
-from aefast import cubins
+from aefast import cubins, ops
 
-OPS = (
-    "corrupt",
-    "contractive",
-    "linear_act",
-    "rbm",
-    "reconstruction",
-    "sparse_coding",
-    "sparsity",
-    "topk",
-    "variational",
-)
+OPS = tuple(ops.names_with("triton"))
 ARCHS = (80, 90, 100)
 
 # The instructions that feed the tensor cores, by the name a chip's generation knows them under.

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 
+from aefast import ops
 from aefast.ops.reconstruction import triton as reconstruction
 from aefast.ops.reconstruction.settings import PerInput
 from aefast.ops.shared import triton as shared
@@ -20,13 +21,8 @@ import sys
 
 sys.modules["triton"] = None  # an import of triton, or of a part of it, now raises
 
-import pkgutil
-
-import aefast.ops
 from aefast import aot
 
-folders = {module.name for module in pkgutil.iter_modules(aefast.ops.__path__) if module.ispkg}
-assert folders == {*aot.OPS, "shared"}, folders
 for op in aot.OPS:
     assert all(variant.name for variant in aot.variants(op, 90))
     print(op, len(aot.variants(op, 90)))
@@ -40,7 +36,7 @@ def test_every_op_lists_its_binaries_where_triton_does_not_import():
     )
     assert done.returncode == 0, done.stderr
     counts = [int(line.split()[1]) for line in done.stdout.splitlines()]
-    assert counts
+    assert len(counts) == len(ops.names()) - 1  # of mlp each layer is a linear_act
     assert all(counts)
 
 

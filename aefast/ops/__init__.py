@@ -6,6 +6,7 @@ A folder's ``__init__.py`` names in ``__all__`` the functions that :mod:`aefast.
 import importlib
 import pkgutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 
@@ -13,6 +14,11 @@ def names() -> list[str]:
     """The folders of the ops, in alphabetical order."""
     folders = (module.name for module in pkgutil.iter_modules(__path__) if module.ispkg)
     return sorted(name for name in folders if name != "shared")
+
+
+def names_with(module: str) -> list[str]:
+    """The ops whose folder has a module of this name: "triton", "selftest"."""
+    return [name for name in names() if find_spec(f"{__name__}.{name}.{module}") is not None]
 
 
 def public_functions() -> dict[str, Callable[..., Any]]:
