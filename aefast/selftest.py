@@ -7,33 +7,18 @@ the last place of the largest element: at most two of them pass, as in the packa
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from importlib import import_module
 
 import torch
 from torch import Tensor
 
-from aefast import backend
-from aefast import functional as F
+from aefast import backend, ops
+from aefast.ops.shared.selftest_case import Case
 
 LIMIT = 2.0
 FEW = 100
-SEED: dict[str, Any] = {"seed": 2**40 + 5, "row_offset": 11}
-STATES = (torch.float32,)  # a state drawn from a half precision's rounding is another state
-
-
-@dataclass(frozen=True)
-class Case:
-    """A function of tensors, which are rounded to each of the dtypes in turn."""
-
-    op: str  # its folder in aefast.ops
-    name: str
-    function: Callable[..., Any]
-    inputs: tuple[Tensor, ...]
-    same_bits: bool = False  # whether a kernel must give eager's own result, to the last bit
-    dtypes: tuple[torch.dtype, ...] = backend.KERNEL_DTYPES
 
 
 @dataclass(frozen=True)
@@ -68,70 +53,9 @@ class Outcome:
 
 
 def cases() -> list[Case]:
-    """All of them, op by op, with at least one for each; no size is a multiple of anything."""
-    draw = torch.Generator().manual_seed(0)
-    normal = partial(torch.randn, generator=draw)
-    uniform = partial(torch.rand, generator=draw)
-    layer = uniform(33, 47), normal(31, 47) / 4, normal(31) / 2
-    autoencoder = *layer, normal(47, 31) / 3, normal(47) / 2
-    deep = *layer, normal(13, 31) / 3, normal(13) / 2
-    machine = (uniform(40, 47) < 0.5).float(), normal(31, 47) / 4, normal(47) / 2, normal(31) / 2
-    code, log_var, activity = normal(37, 129), normal(37, 129), uniform(257, 131)
-    sparse = normal(33, 47), torch.nn.functional.normalize(normal(19, 47))
-
-    masking = partial(F.corrupt, kind="masking", level=0.3, **SEED)
-    salt = partial(F.corrupt, kind="salt_and_pepper", level=0.3, low=-0.3, **SEED)
-    noise = partial(F.corrupt, kind="gaussian", level=0.7, **SEED)
-    transposed = (code.t(),)
-    entropy = partial(F.reconstruction_loss, output_activation="sigmoid", loss="bce")
-    denoising = partial(entropy, corruption="masking", corruption_level=0.3, **SEED)
-    contractive = partial(F.reconstruction_loss, contraction=0.1, reduction="sum")
-    estimated = partial(F.contractive_penalty, method="hutchinson", probes=3, **SEED)
-    chain = partial(F.gibbs, k=2, **SEED)
-    gaussian_units = partial(F.gibbs, visible_kind="gaussian", **SEED)
-    divergence = partial(F.contrastive_divergence, k=2, **SEED)
-    two_layers = partial(F.mlp, activations=["silu", "tanh"])
-    codes = partial(F.sparse_encode, penalty=0.1, tolerance=0.0)
-    shrink = partial(F.soft_threshold, threshold=0.3)
-    largest = layer[0].round(), (2 * layer[1]).round(), (2 * layer[2]).round()
-    named = torch.randint(31, (33, 5), generator=draw, dtype=torch.int64, device="cpu")
-    return [
-        Case("corrupt", "masking", masking, (code,), same_bits=True),
-        Case("corrupt", "salt and pepper", salt, (code,), same_bits=True),
-        Case("corrupt", "Gaussian noise, transposed", noise, transposed),
-        Case("linear_act", "sigmoid", partial(F.linear_act, activation="sigmoid"), layer),
-        Case("linear_act", "gelu", partial(F.linear_act, activation="gelu"), layer),
-        Case("linear_act", "two layers", _stacked(two_layers), deep),
-        Case("reconstruction", "autoencoder", F.autoencode, autoencoder),
-        Case("reconstruction", "denoising loss", denoising, autoencoder),
-        Case("reconstruction", "contractive loss, tied", contractive, layer),
-        Case("contractive", "Jacobian", F.jacobian, layer),
-        Case("contractive", "penalty", F.contractive_penalty, layer),
-        Case("contractive", "penalty, two layers", _stacked(F.contractive_penalty), deep),
-        Case("contractive", "estimated penalty", _stacked(estimated), deep),
-        Case("rbm", "chain", chain, machine, same_bits=True, dtypes=STATES),
-        Case("rbm", "probabilities", partial(chain, return_probs=True), machine, dtypes=STATES),
-        Case("rbm", "Gaussian units", gaussian_units, machine, dtypes=STATES),
-        Case("rbm", "contrastive divergence", divergence, machine, dtypes=STATES),
-        Case("rbm", "free energy", F.free_energy, machine, dtypes=STATES),
-        Case("variational", "sample", partial(F.reparameterize, **SEED), (code, log_var)),
-        Case("variational", "divergence", F.gaussian_kl, (code, log_var)),
-        Case("sparsity", "divergence", partial(F.kl_sparsity, target=0.07), (activity,)),
-        Case("sparsity", "magnitude", F.l1_sparsity, (code,)),
-        Case("sparse_coding", "codes", codes, sparse),
-        Case("sparse_coding", "threshold", shrink, (code,), same_bits=True),
-        Case("topk", "largest", partial(F.topk_encode, k=5), largest),
-        Case("topk", "decoded", lambda *t: _decoded(named, *t), (code[:33, :5], *layer[1:2])),
-    ]
-
-
-def _stacked(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, which takes lists, of x, weight, bias, weight and bias."""
-    return lambda x, w, b, v, c: function(x, [w, v], [b, c])
-
-
-def _decoded(latents: Tensor, values: Tensor, weight: Tensor) -> Tensor:
-    return F.sparse_decode(values, latents.to(values.device), weight)
+    """Those of every op, op by op: ``cases()`` in the ``selftest.py`` of its folder."""
+    modules = (import_module(f"aefast.ops.{op}.selftest") for op in ops.names_with("selftest"))
+    return [case for module in modules for case in module.cases()]
 
 
 def targets() -> list[Target]:
