@@ -71,7 +71,7 @@ def same_start():
 
 @pytest.fixture(autouse=True, scope="session")
 def short_chunks():
-    """Triton's interpreter sorts a chunk of latents one by one: 64 have the edges that 1024 have."""
+    """Triton's interpreter sorts latents one by one: chunks of 64 have the edges of 1024."""
     if os.environ.get("TRITON_INTERPRET") != "1" or backend.unavailable("triton", "cpu"):
         yield
         return

@@ -5,6 +5,7 @@ a process of its own: a forked child computes on one thread, and reads those no 
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -29,9 +30,19 @@ for number, path in enumerate((os.devnull, *request["files"])):
     os.dup2(os.open(path, os.O_RDWR), number)
 os.environ.clear()
 os.environ.update(request["environment"])
+os.chdir(request["folder"])
 sys.argv = ["-c"]
 exec(request["program"], {"__name__": "__main__"})
 """
+
+
+def run_aefast(
+    arguments: list[object], folder: Path = ROOT, before: str = "", **environment: str
+) -> "subprocess.CompletedProcess[str]":
+    """``python -m aefast`` with these arguments, after the program ``before``."""
+    program = f"import runpy, sys; sys.argv[1:] = {list(map(str, arguments))}; "
+    program += "runpy.run_module('aefast', run_name='__main__')"
+    return run(before + program, {**os.environ, **environment}, folder)
 
 
 @cache
@@ -45,14 +56,17 @@ def _server() -> "subprocess.Popen[str]":
     )
 
 
-def run(program: str, environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
-    """Run a program with these environment variables, and no others."""
+def run(
+    program: str, environment: dict[str, str], folder: Path = ROOT
+) -> "subprocess.CompletedProcess[str]":
+    """Run a program in a folder, with these environment variables and no others."""
     server = _server()
     assert server.stdin is not None
     assert server.stdout is not None
     with tempfile.NamedTemporaryFile("r") as output, tempfile.NamedTemporaryFile("r") as errors:
         files = [output.name, errors.name]
         request = {"program": program, "environment": environment, "files": files}
+        request["folder"] = str(folder)
         print(json.dumps(request), file=server.stdin, flush=True)
         code = int(server.stdout.readline())
         return subprocess.CompletedProcess(program, code, output.read(), errors.read())

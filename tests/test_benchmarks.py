@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests import fresh
+
 SUITE = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(SUITE))
 
@@ -639,9 +641,10 @@ def test_a_models_twin_has_its_loss(kind: Callable[..., Any]) -> None:
 
 
 def test_the_quick_suite_has_all_of_it_in_few_cases() -> None:
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist"]
-    command += [str(SUITE), "--collect-only", "-q", "--quick", "--device", "cpu"]
-    result = subprocess.run(command, cwd=SUITE.parent, capture_output=True, text=True, check=False)
+    options = ["-p", "no:cacheprovider", "-p", "no:xdist", "--collect-only", "-q"]
+    options += ["--quick", "--device", "cpu", str(SUITE)]
+    program = f"import pytest; raise SystemExit(pytest.main({options}))"
+    result = fresh.run(program, dict(os.environ))
     cases = re.findall(r"(bench_\w+)\.py::(\w+)\[(.*)\]", result.stdout)
     assert {name for name, _, _ in cases} == {path.stem for path in SUITE.glob("bench_*.py")}
     assert len(cases) == len(set(cases)) < 100

@@ -3,7 +3,6 @@
 import copy
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -28,9 +27,7 @@ def invoke(*arguments: str):
 
 def info(before: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
     """``python -m aefast info`` in an interpreter of its own."""
-    program = "import runpy, sys; sys.argv[1:] = ['info']; "
-    program += "runpy.run_module('aefast', run_name='__main__')"
-    return fresh.run(before + program, {**os.environ, **environment})
+    return fresh.run_aefast(["info"], before=before, **environment)
 
 
 def assert_one_line(result: subprocess.CompletedProcess[str], message: str) -> None:

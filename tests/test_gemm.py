@@ -139,7 +139,7 @@ def largest_error(result, expected):
 
 @functools.cache
 def torch_error(rows, depth, columns):
-    """torch's largest error among 10,000 outputs, or in 500 products: a few can be right by luck."""
+    """torch's largest error in 10,000 outputs or 500 products: a few can be right by luck."""
     generator = torch.Generator().manual_seed(6)
     largest = 0.0
     for _ in range(min(10_000 // (rows * columns) + 1, 500)):

@@ -1,9 +1,8 @@
 """aefast patch: a program as it is, under the patch."""
 
-import subprocess
-import sys
-
 import pytest
+
+from tests import fresh
 
 pytest.importorskip("sklearn")
 
@@ -19,8 +18,7 @@ sys.exit(3)
 
 
 def run(folder, *arguments):
-    command = [sys.executable, "-m", "aefast", "patch", *map(str, arguments)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    return fresh.run_aefast(["patch", *arguments], folder)
 
 
 def test_a_program_runs_as_python_runs_it(tmp_path):

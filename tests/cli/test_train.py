@@ -29,6 +29,7 @@ from aefast.training import loop, run
 from aefast.training.checkpoint import load, save
 from aefast.training.models import MODELS
 from aefast.training.run import claimed, start
+from tests import fresh
 from tests.cli.command import invoke, refused
 from tests.training.runs import SMALL, rows
 
@@ -482,11 +483,10 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(data, out):
     assert invoke(*wide).exit_code == 0
     before = (out / "checkpoint.safetensors").read_bytes()
     program = (
-        "import resource, sys; from aefast.cli import app; "
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500)); app(sys.argv[1:])"
+        "import resource, aefast.cli; resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500)); "
     )
-    command = [sys.executable, "-c", program, "train", "--resume", "--out", out, "--epochs", 9]
-    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    resumed = ["train", "--resume", "--out", out, "--epochs", 9]
+    result = fresh.run_aefast(resumed, before=program)
     assert result.returncode == 2, result.stderr
     assert re.fullmatch(r"aefast: \[Errno 27\] File too large: .*\n", result.stderr)
     assert (out / "checkpoint.safetensors").read_bytes() == before

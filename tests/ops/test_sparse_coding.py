@@ -47,7 +47,7 @@ def assert_minimal(x, dictionary, code, penalty, tolerance=TOLERANCE):
     what the tolerance and the roundings of float32 leave. A residual r in float32 is wrong by some
     roundings of x, which the gap, and so a stop, is wrong by in proportion: 16 of them."""
     with aefast.use_backend("eager"):
-        best = sparse_encode(x.double(), dictionary.double(), penalty, tolerance=1e-12)
+        best = sparse_encode(x.double(), dictionary.double(), penalty, tolerance=1e-9)
     excess = objective(x, dictionary, code, penalty) - objective(x, dictionary, best, penalty)
     energy = x.double().square().sum(-1) / 2
     assert (excess <= (tolerance + 16 * EPSILON) * energy).all()

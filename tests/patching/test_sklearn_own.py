@@ -1,11 +1,11 @@
 """scikit-learn's own tests of the classes that are patched, under the patch, in a process."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests import fresh
 
 sklearn = pytest.importorskip("sklearn")
 
@@ -43,11 +43,9 @@ def test_scikit_learns_own_tests(file, chosen, tmp_path):
     path = FOLDER / file
     if not path.exists():
         pytest.skip("this scikit-learn was installed without its tests")
-    command = [sys.executable, "-m", "aefast", "patch", "sklearn", "--", "-m", "pytest"]
     options = ["-q", "-p", "no:cacheprovider", "-c", "/dev/null", f"--rootdir={FOLDER}", "-rf"]
-    done = subprocess.run(
-        [*command, *options, str(path), "-k", chosen], cwd=tmp_path, capture_output=True, text=True
-    )
+    pytest_command = ["-m", "pytest", *options, path, "-k", chosen]
+    done = fresh.run_aefast(["patch", "sklearn", "--", *pytest_command], tmp_path)
     failed = re.findall(r"^FAILED .*::(\w+)", done.stdout, re.MULTILINE)
     assert done.returncode in (0, 1), done.stdout + done.stderr
     assert re.search(r"\d+ passed", done.stdout)
