@@ -56,7 +56,7 @@ bench: setup
 	$(BIN)/aefast bench --json bench.json
 	$(BIN)/aefast bench report bench.json --out bench.html
 
-# Measures this machine for README, all of the suite or BENCH="step gibbs" of it:
+# Measures this machine for README, all of the suite or BENCH="step rbm" of it:
 # make results NAME=epyc-zen3-2-cores-avx2-step BENCH=step
 results: setup
 	$(if $(NAME),,$(error make results takes NAME=, of its file in benchmarks/results))

@@ -14,7 +14,7 @@ from pathlib import Path
 from aefast import aot
 from aefast.ops.shared import triton_gemm
 from aefast.ops.shared.triton import Variant
-from tests.every_launch import launch_every_op
+from tests.launches import launch_every_op
 
 SMALL_BATCH = 50
 

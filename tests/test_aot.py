@@ -243,7 +243,7 @@ from triton.runtime.jit import create_function_from_signature
 
 from aefast.ops.shared import triton_gemm
 from aefast.ops.shared.triton import Variant, jit_arguments
-from tests.every_launch import launch_every_op
+from tests.launches import launch_every_op
 
 arch = int(sys.argv[1])
 backend = CUDABackend(GPUTarget("cuda", arch, 32))
@@ -296,7 +296,7 @@ import triton
 from aefast import cubins
 from aefast.ops.shared import triton as shared
 from tests.ahead_of_time import SMALL_BATCH
-from tests.every_launch import launch_every_op
+from tests.launches import launch_every_op
 
 cubins.FOLDER = pathlib.Path(sys.argv[2])
 triton.knobs.compilation.disable_line_info = True  # as ahead of time: nothing is compiled anew

@@ -31,7 +31,7 @@ results = importlib.import_module("results")
 shapes = importlib.import_module("shapes")
 bench_corrupt = importlib.import_module("bench_corrupt")
 bench_linear_act = importlib.import_module("bench_linear_act")
-bench_jacobian = importlib.import_module("bench_jacobian")
+bench_contractive = importlib.import_module("bench_contractive")
 bench_reconstruction = importlib.import_module("bench_reconstruction")
 bench_step = importlib.import_module("bench_step")
 
@@ -303,22 +303,22 @@ def test_the_baselines_of_the_jacobian_are_right(eager: str) -> None:
     """Each computes the penalty that it is timed for; the estimate on average."""
     torch.manual_seed(0)
     widths = (12, 9) if eager == "closed_form" else (12, 9, 12 if "contracted" in eager else 5)
-    inputs = bench_jacobian.Autoencoder("cpu", torch.float32, 6, widths)()
-    baseline = getattr(bench_jacobian, eager)
+    inputs = bench_contractive.Autoencoder("cpu", torch.float32, 6, widths)()
+    baseline = getattr(bench_contractive, eager)
     if eager == "with_jvp":
-        expected = bench_jacobian.ours(*inputs)
+        expected = bench_contractive.ours(*inputs)
         drawn = torch.stack([baseline(*inputs) for _ in range(400)])
         assert ((drawn.mean(0) - expected).abs() < 4 * drawn.std(0) / 20).all()
     else:
-        ours = bench_jacobian.ours_contracted if "contracted" in eager else bench_jacobian.ours
+        ours = getattr(bench_contractive, "ours_contracted" if "contracted" in eager else "ours")
         torch.testing.assert_close(baseline(*inputs), ours(*inputs))
 
 
-@pytest.mark.parametrize("run", bench_jacobian.RUNS)
+@pytest.mark.parametrize("run", bench_contractive.RUNS)
 @pytest.mark.parametrize("widths", [(30, 20), (30, 20, 10)], ids=len)
 def test_the_jacobians_limit_is_called(run: str, widths: tuple[int, ...]) -> None:
-    inputs = bench_jacobian.Autoencoder("cpu", torch.float32, 4, widths)
-    limit = bench_jacobian.limit(inputs, run, bench_jacobian.ours)
+    inputs = bench_contractive.Autoencoder("cpu", torch.float32, 4, widths)
+    limit = bench_contractive.limit(inputs, run, bench_contractive.ours)
     with torch.no_grad():
         limit.call(*inputs())
     assert limit.work > 0

@@ -15,6 +15,7 @@ from aefast.ops.shared import triton as shared
 from aefast.ops.shared import triton_gemm
 from aefast.ops.shared.triton import Descriptor, descriptors_round, jit_arguments
 from aefast.ops.sparsity import triton as sparsity
+from tests import launches
 
 PLAN = """
 import sys
@@ -110,3 +111,7 @@ def test_a_code_is_held_on_the_chip_only_where_it_fits(monkeypatch):
     assert reconstruction._strip(inputs) is not None
     monkeypatch.setattr(triton_gemm, "has_full_shared_memory", lambda device: False)
     assert reconstruction._strip(inputs) is None
+
+
+def test_the_kernels_of_every_op_are_launched_by_the_tests():
+    assert ops.names_with("triton") == launches.OPS

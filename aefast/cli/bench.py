@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from aefast.cli.shared import app, check_device, check_folder, fail, require
+from aefast.ops import names_with
 
 QUICK_SECONDS = "0.1"  # a contender and a case
 
@@ -48,10 +49,10 @@ def run(
 ) -> None:
     """Measure the kernels against PyTorch as a user would write it."""
     suite = find_suite()
-    known = sorted(path.stem.removeprefix("bench_") for path in suite.glob("bench_*.py"))
+    files = benchmarks(suite)
     for op in ops or []:
-        if op not in known:
-            fail(f"OP is {op!r}; it takes one of {', '.join(known)}")
+        if op not in files:
+            fail(f"OP is {op!r}; it takes one of {', '.join(files)}")
     if device is not None:
         check_device(device)
     if json is not None:
@@ -60,9 +61,9 @@ def run(
     for package in ("pytest", "pytest_benchmark"):
         require(package, "bench")
 
-    files = [suite / f"bench_{op}.py" for op in ops or []] or [suite]
+    paths = list(dict.fromkeys(str(files[op]) for op in ops or [])) or [str(suite)]
     # A process of its own: the suite caps eager PyTorch's instruction set before torch is loaded.
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *map(str, files)]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *paths]
     command += [] if device is None else ["--device", device]
     command += ["--quick", "--benchmark-max-time", QUICK_SECONDS] if quick else []
     with tempfile.TemporaryDirectory() as folder:
@@ -93,6 +94,14 @@ def report(
         text = part("page").render(results)
     out.write_text(text, encoding="utf-8")
     typer.echo(f"wrote {out}")
+
+
+def benchmarks(suite: Path) -> dict[str, Path]:
+    """The file that measures each hot path; an op without one has its self-test's cases."""
+    cases = suite / "bench_cases.py"
+    files = dict.fromkeys(names_with("selftest"), cases)
+    files |= {path.stem.removeprefix("bench_"): path for path in suite.glob("bench_*.py")}
+    return {name: files[name] for name in sorted(files)}
 
 
 def read(file: Path, argument: str) -> Any:

@@ -1,0 +1,12 @@
+"""Launches of the kernels of aefast/ops/corrupt."""
+
+import torch
+
+from aefast.ops.corrupt import triton
+from aefast.random import Step
+
+
+def launch(batch: int) -> None:
+    x = torch.zeros(batch, 96)
+    for seed in (0, 1, 16, 2**40):
+        triton.corrupt(x, "masking", 0.5, 0.0, 0.0, seed, batch, Step.MASKING.value)
