@@ -1,0 +1,122 @@
+"""Adding an op is adding a folder: a copy of the tree with one more finds it everywhere."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+pytestmark = pytest.mark.skipif(not (ROOT / "setup.py").exists(), reason="needs the source tree")
+
+FILES = {
+    "__init__.py": '''
+"""Half of a tensor."""
+
+import torch
+from torch import Tensor
+
+from aefast import backend
+from aefast.ops.shared import checks
+from aefast.ops.shared.public import public
+
+__all__ = ["halve"]
+
+
+@public
+def halve(x: Tensor) -> Tensor:
+    """Half of ``x``.
+
+    >>> halve(torch.ones(2))
+    tensor([0.5000, 0.5000])
+    """
+    checks.check_tensor(x, "x")
+    return backend.implementation("halve", backend.select(x.device, x.dtype)).halve(x)
+''',
+    "eager.py": "def halve(x):\n    return x / 2\n",
+    "cpp.py": "def halve(x):\n    return x * 0.5\n",
+    "numba.py": "def halve(x):\n    return x * 0.5\n",
+    "triton.py": """
+from aefast.ops.shared.triton import Variant
+
+
+def variants(generation):
+    yield Variant("halve.triton_kernels.halve_kernel", {"x_pointer": "*fp32"}, {"BLOCK": 128})
+
+
+def halve(x):
+    return x * 0.5
+""",
+    "selftest.py": """
+from aefast.ops.halve import halve
+from aefast.ops.shared.selftest_case import Case, generators
+
+
+def cases():
+    normal, _ = generators()
+    return [Case("halve", "a matrix", halve, (normal(33, 47),), same_bits=True)]
+""",
+}
+
+PROGRAM = """
+import torch
+from aefast import aot, functional, selftest
+from aefast.cli import bench
+
+print(functional.halve(torch.ones(1)).item(), "halve" in functional.__all__)
+cases = [case for case in selftest.cases() if case.op == "halve"]
+print(len(cases), all(outcome.passed for outcome in selftest.run(selftest.targets(), cases)))
+print("halve" in aot.OPS, len(aot.variants("halve", 90)))
+print(bench.benchmarks(bench.find_suite())["halve"].name)
+"""
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A copy with a folder ``halve`` among the ops."""
+    for name in ("aefast", "benchmarks"):
+        ignore = shutil.ignore_patterns("__pycache__", "results", "docs")
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=ignore)
+    folder = tmp_path / "aefast" / "ops" / "halve"
+    folder.mkdir()
+    for name, text in FILES.items():
+        (folder / name).write_text(text.lstrip())
+    return tmp_path
+
+
+def python(tree, *arguments):
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=tree,
+        env={**os.environ, "PYTHONPATH": str(tree)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_it_is_found_by_the_functions_the_selftest_the_compiler_and_the_benchmarks(tree):
+    pytest.importorskip("typer")
+    found = python(tree, "-c", PROGRAM).split("\n")
+    assert found[:4] == ["0.5 True", "1 True", "True 1", "bench_cases.py"]
+
+
+@pytest.mark.slow
+def test_the_example_in_its_docstring_is_run(tree):
+    command = [
+        "-m",
+        "pytest",
+        "-q",
+        "--doctest-modules",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+    ]
+    run = python(tree, *command, "aefast/functional.py", "-k", "halve")
+    assert "1 passed" in run
