@@ -119,10 +119,10 @@ def test_the_command_compiles_for_many_targets(tmp_path):
 COMPILED_AGAIN = """
 from aefast import aot, backend
 
-names = [variant.name for variant in aot.variants("gibbs", 100)]
+names = [variant.name for variant in aot.variants("rbm", 100)]
 product = next(index for index, name in enumerate(names) if name.startswith("half_step"))
 with aot.workers(1) as pool:
-    print(pool.submit(aot.compile_variant, "gibbs", 100, product).result().launch)
+    print(pool.submit(aot.compile_variant, "rbm", 100, product).result().launch)
 """
 
 
