@@ -19,6 +19,8 @@ from typing import Any
 
 import torch
 
+from aefast.torch_private import cuda_stream
+
 FOLDER = Path(__file__).parent / "cubins"
 
 _found: dict[tuple[tuple[int, int], str], Any] = {}  # by capability and variant
@@ -83,7 +85,7 @@ def launch(name: str, device: torch.device, programs: int, arguments: tuple[Any,
     kernel = find(capability, name)
     if kernel is None:
         return False
-    stream = torch._C._cuda_getCurrentRawStream(device.index)
+    stream = cuda_stream(device.index)
     try:
         kernel.launch(programs, stream, device.index, arguments)
     except _extension().CudaLoadError as error:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from aefast import backend
+from aefast import backend, torch_private
 from aefast.acceleration.recognition import activation_of
 from aefast.functional import linear_act
 
@@ -27,11 +27,9 @@ def aefast(
 ) -> Callable[..., Any]:
     """A backend of torch.compile's: layers become one op each where that pays, forward and
     backward; inductor compiles the rest, with its own modes and options."""
-    from torch import _inductor
-    from torch._inductor.compile_fx import compile_fx
-
+    inductor, compile_fx = torch_private.inductor()
     put_ops_in(graph_module)
-    patches = _inductor.list_mode_options(mode) if mode else {}
+    patches = inductor.list_mode_options(mode) if mode else {}
     compiled: Any = compile_fx(
         graph_module, example_inputs, config_patches=patches | (options or {})
     )

@@ -17,6 +17,7 @@ from aefast.ops.shared import checks, dispatch
 from aefast.ops.shared.autograd import KernelFunction, connected
 from aefast.step.loss import MOST_PRODUCTS
 from aefast.step.plan import PlannedLayer
+from aefast.torch_private import is_autocast_enabled_anywhere, is_zero_tensor
 
 
 class Slot(NamedTuple):
@@ -80,7 +81,7 @@ class Stack:
             return "the call is traced or transformed"
         if x.dtype != torch.float32 or not x.is_cpu:
             return f"it takes float32 on a CPU, not {checks.dtype_name(x)} on {x.device.type}"
-        if torch._C._is_any_autocast_enabled() or dispatch.is_in_functorch():
+        if is_autocast_enabled_anywhere() or dispatch.is_in_functorch():
             return "autocast or a torch.func transform is at work"
         for parameter, shape in zip(parameters, self.shapes, strict=True):
             if parameter.dtype != torch.float32 or not parameter.is_cpu:
@@ -89,7 +90,7 @@ class Stack:
                 return "a parameter has another layout than it had"
         if x.dim() < 1 or x.shape[-1] != self.layers[0].inputs or not x.numel():
             return NO_ROWS
-        if x.is_neg() or x._is_zerotensor():
+        if x.is_neg() or is_zero_tensor(x):
             return "x is a negative view, or has no memory"
         if backend.select(x.device, x.dtype) != "cpp":
             return "the C++ kernels do not serve here"

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from aefast.torch_private import TorchDispatchMode
 
 Built = TypeVar("Built", bound=nn.Module)
 

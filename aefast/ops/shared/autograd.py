@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from aefast.ops.shared import dispatch
+from aefast.torch_private import has_transforms, is_autocast_enabled_anywhere
 
 
 class KernelFunction(Function):
@@ -25,7 +26,7 @@ class KernelFunction(Function):
 
         @functools.wraps(backward)
         def without_autocast(ctx: Any, *grads: Any) -> Any:
-            if not torch._C._is_any_autocast_enabled():
+            if not is_autocast_enabled_anywhere():
                 return backward(ctx, *grads)
             with contextlib.ExitStack() as off:
                 for device in {grad.device for grad in grads if grad is not None}:
@@ -36,7 +37,7 @@ class KernelFunction(Function):
 
     @classmethod
     def apply(cls, *arguments: Any) -> Any:
-        if torch._C._are_functorch_transforms_active():
+        if has_transforms():
             return super().apply(*arguments)
         return super(Function, cls).apply(*arguments)  # type: ignore[misc]
 

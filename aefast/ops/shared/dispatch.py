@@ -11,13 +11,24 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import _dispatch_tls_is_dispatch_key_included as _is_included
-from torch._C import _is_tracing, _len_torch_dispatch_stack
-from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from aefast import backend, random
+from aefast.torch_private import (
+    PRE_DISPATCH,
+    TransformType,
+    count_dispatch_modes,
+    dispatch_modes,
+    forward_ad,
+    has_transforms,
+    includes_dispatch_key,
+    is_autocast_enabled_anywhere,
+    is_jit_tracing,
+    is_legacy_batchedtensor,
+    is_zero_tensor,
+    saved_tensors_hooks,
+    transforms,
+)
 
-_PRE_DISPATCH = torch._C.DispatchKey.PreDispatch
 _PLAIN = (Tensor, torch.nn.Parameter, type(None))
 
 # Asked once: torch.compile traces no call that asks, in torch before 2.12.
@@ -28,7 +39,7 @@ _AUTOCAST_DEVICES = frozenset(
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
     """What autocast casts the operands of a product to; None where it is off."""
-    if not torch._C._is_any_autocast_enabled():
+    if not is_autocast_enabled_anywhere():
         return None
     if device.type not in _AUTOCAST_DEVICES or not torch.is_autocast_enabled(device.type):
         return None
@@ -67,7 +78,7 @@ def is_traced(*tensors: Tensor | None) -> bool:
     for tensor in tensors:
         if type(tensor) not in _PLAIN:
             return True
-    return _len_torch_dispatch_stack() > 0 or _is_included(_PRE_DISPATCH) or _is_tracing()
+    return count_dispatch_modes() > 0 or includes_dispatch_key(PRE_DISPATCH) or is_jit_tracing()
 
 
 def is_defined_in_trace(
@@ -94,7 +105,7 @@ def counts_flops() -> bool:
     """Whether torch.utils.flop_counter looks on, which is not imported to ask: it loads Triton."""
     if torch.compiler.is_compiling():
         return False
-    modes = _get_current_dispatch_mode_stack()
+    modes = dispatch_modes()
     return any(type(mode).__module__ == "torch.utils.flop_counter" for mode in modes)
 
 
@@ -113,7 +124,7 @@ def _checkpoint_hook() -> str:
     without gradients at first."""
     if torch.compiler.is_compiling():
         return ""
-    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    hooks = saved_tensors_hooks(True)
     if hooks is None or hooks[0].__module__ != "torch.utils.checkpoint":
         return ""
     return str(hooks[0].__qualname__)
@@ -125,7 +136,7 @@ def materialize(tensor: Tensor, argument: str) -> Tensor:
     Raises:
         ValueError: the storage was freed.
     """
-    if tensor._is_zerotensor():
+    if is_zero_tensor(tensor):
         tensor = tensor.clone()
     if tensor.layout is not torch.strided:  # an incoming gradient may be sparse
         tensor = tensor.to_dense()
@@ -136,29 +147,29 @@ def materialize(tensor: Tensor, argument: str) -> Tensor:
 
 def is_transformed(tensor: Tensor) -> bool:
     """Whether vmap or forward-mode differentiation is at work, which only the definition serves."""
-    if torch._C._functorch.is_legacy_batchedtensor(tensor):  # autograd.grad(is_grads_batched=True)
+    if is_legacy_batchedtensor(tensor):  # autograd.grad(is_grads_batched=True)
         return True
-    if torch.autograd.forward_ad._current_level >= 0:
+    if forward_ad._current_level >= 0:
         return True
-    return is_under(lambda kind: kind != torch._C._functorch.TransformType.Grad)
+    return is_under(lambda kind: kind != TransformType.Grad)
 
 
 def is_vmapped() -> bool:
     """Whether vmap is at work."""
-    return is_under(lambda kind: kind == torch._C._functorch.TransformType.Vmap)
+    return is_under(lambda kind: kind == TransformType.Vmap)
 
 
 def is_under(is_meant: Callable[[Any], bool]) -> bool:
     """Whether a torch.func transform of a kind that is meant is at work."""
     if not is_in_functorch():
         return False
-    interpreters = torch._C._functorch.get_interpreter_stack() or ()
+    interpreters = transforms() or ()
     return any(is_meant(interpreter.key()) for interpreter in interpreters)
 
 
 def is_in_functorch() -> bool:
     """Whether any torch.func transform is at work."""
-    return torch._C._are_functorch_transforms_active()
+    return has_transforms()
 
 
 def resolve_seed(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from aefast import backend
+from aefast.torch_private import fp32_precision, has_avx512_bf16
 
 _LEVELS = {"none": "highest", "ieee": "highest", "tf32": "high", "bf16": "medium"}
 
@@ -32,12 +33,11 @@ def product_level(device_type: str) -> str:
     chosen = _chosen.get()
     if chosen is not None:
         return chosen
-    read = torch._C._get_fp32_precision_getter
     if device_type != "cuda":
-        return _LEVELS[read("mkldnn", "matmul")]
-    level = _LEVELS[read("cuda", "matmul")]
+        return _LEVELS[fp32_precision("mkldnn", "matmul")]
+    level = _LEVELS[fp32_precision("cuda", "matmul")]
     # The first generation's "medium" is the second's TF32 on CUDA beside bfloat16 on a CPU.
-    if level == "high" and read("mkldnn", "matmul") == "bf16" and _is_medium():
+    if level == "high" and fp32_precision("mkldnn", "matmul") == "bf16" and _is_medium():
         return "medium"
     return level
 
@@ -71,4 +71,4 @@ def outpaces_autocast(device_type: str) -> bool:
     """
     if device_type != "cpu" or backend.cpu_isa() == "amx":
         return True
-    return not torch.cpu._is_avx512_bf16_supported()
+    return not has_avx512_bf16()

@@ -8,8 +8,9 @@ import functools
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
-from torch.autograd import profiler
 from torch.overrides import handle_torch_function, has_torch_function
+
+from aefast.torch_private import profiler
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -1,0 +1,82 @@
+"""Every private name of torch that this package reads: the rest of it reads them here.
+
+torch offers no public way to ask these questions, and may rename the answers in any release. A test
+holds the names to the torch that is installed.
+"""
+
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad, profiler
+
+try:
+    # How far a call is traced: torch.jit.trace, dispatch modes, make_fx before autograd.
+    from torch._C import _dispatch_tls_is_dispatch_key_included as includes_dispatch_key
+    from torch._C import _is_tracing as is_jit_tracing
+    from torch._C import _len_torch_dispatch_stack as count_dispatch_modes
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._python_dispatch import _get_current_dispatch_mode_stack as dispatch_modes
+
+    PRE_DISPATCH = torch._C.DispatchKey.PreDispatch
+
+    # torch.func's transforms, and those of autograd.grad(is_grads_batched=True) and forward mode.
+    from torch._C import _are_functorch_transforms_active as has_transforms
+    from torch._C._functorch import TransformType, is_legacy_batchedtensor
+    from torch._C._functorch import get_interpreter_stack as transforms
+
+    forward_ad._current_level  # noqa: B018  (-1 outside forward-mode differentiation)
+
+    # Whether autocast is on for any device: asked before a device's own, which takes longer.
+    # Both generations of the switches of float32 products.
+    from torch._C import _get_fp32_precision_getter as fp32_precision
+    from torch._C import _is_any_autocast_enabled as is_autocast_enabled_anywhere
+
+    # torch.utils.checkpoint is told by its hooks on saved tensors.
+    from torch._C._autograd import _top_saved_tensors_default_hooks as saved_tensors_hooks
+
+    has_avx512_bf16 = torch.cpu._is_avx512_bf16_supported
+    is_zero_tensor = Tensor._is_zerotensor
+    profiler._is_profiler_enabled  # noqa: B018
+except (ImportError, AttributeError) as error:
+    raise ImportError(
+        f"torch {torch.__version__} lacks a name that aefast reads ({error}): "
+        "install a version of torch that README names, or a newer aefast"
+    ) from error
+
+__all__ = [
+    "PRE_DISPATCH",
+    "TorchDispatchMode",
+    "TransformType",
+    "count_dispatch_modes",
+    "cuda_stream",
+    "dispatch_modes",
+    "forward_ad",
+    "fp32_precision",
+    "has_avx512_bf16",
+    "has_transforms",
+    "includes_dispatch_key",
+    "inductor",
+    "is_autocast_enabled_anywhere",
+    "is_jit_tracing",
+    "is_legacy_batchedtensor",
+    "is_zero_tensor",
+    "profiler",
+    "saved_tensors_hooks",
+    "transforms",
+]
+
+
+def cuda_stream(device: int) -> int:
+    """The current stream of a GPU, as a pointer. A torch that was built for CPUs has none."""
+    stream: int = torch._C._cuda_getCurrentRawStream(device)
+    return stream
+
+
+def inductor() -> tuple[ModuleType, Any]:
+    """torch.compile's own compiler and its entry, which take seconds to import."""
+    from torch import _inductor
+    from torch._inductor.compile_fx import compile_fx
+
+    return _inductor, compile_fx
