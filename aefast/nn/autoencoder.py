@@ -13,6 +13,7 @@ from aefast.nn.encoder_decoder import EncoderDecoder, example_of
 from aefast.nn.linear import Device
 from aefast.nn.plain import known_by_its_parameters
 from aefast.nn.step_plan import loss_in_one_call
+from aefast.ops.corrupt.noise import Noise
 from aefast.ops.corrupt.op import corrupt_with
 from aefast.ops.reconstruction.op import LOSSES
 from aefast.ops.shared import checks, dispatch
@@ -268,4 +269,4 @@ def draw_noise(
 ) -> Tensor:
     """x with noise as :func:`aefast.functional.corrupt` adds it, but drawn at another step."""
     drawn = dispatch.resolve_seed(seed, generator, x.device, dispatch.is_traced(x))
-    return corrupt_with(x, kind, level, 0.0, 1.0, drawn, row_offset, step.value)
+    return corrupt_with(x, Noise(kind, level, 0.0, 1.0, drawn, row_offset, step.value))

@@ -10,7 +10,7 @@ from aefast.functional import corrupt
 from aefast.nn.autoencoder import Architecture, Autoencoder, check_draw
 from aefast.nn.plain import known_by_its_parameters
 from aefast.nn.step_plan import loss_in_one_call
-from aefast.ops.corrupt.op import KINDS
+from aefast.ops.corrupt.noise import KINDS
 from aefast.ops.shared import checks
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Independent, Normal
 
 from aefast import random
+from aefast.ops.corrupt.noise import Noise
 from aefast.ops.corrupt.op import corrupt_with
 from aefast.ops.shared import checks
 from aefast.random import Step
@@ -52,8 +53,8 @@ def draw_visible(mean: Tensor, log_var: Tensor | None, seed: int) -> Tensor:
     if log_var is None:
         uniform = random.uniform(seed, *mean.shape, step=Step.VISIBLE, device=mean.device)
         return (uniform < mean).to(mean.dtype)
-    noise = "gaussian", 1.0, 0.0, 1.0, seed, 0, Step.VISIBLE.value
-    return mean + (0.5 * log_var).exp() * corrupt_with(torch.zeros_like(mean), *noise)
+    noise = Noise("gaussian", 1.0, 0.0, 1.0, seed, 0, Step.VISIBLE.value)
+    return mean + (0.5 * log_var).exp() * corrupt_with(torch.zeros_like(mean), noise)
 
 
 def bounded(mean: Tensor, log_var: Tensor) -> tuple[Tensor, Tensor]:

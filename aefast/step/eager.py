@@ -10,6 +10,7 @@ from torch import Tensor
 from aefast.ops.contractive import eager as contractive
 from aefast.ops.contractive.settings import EncoderLayer
 from aefast.ops.corrupt import eager as corrupt
+from aefast.ops.corrupt.noise import Noise
 from aefast.ops.linear_act import eager as linear_act
 from aefast.ops.sparsity import eager as sparsity
 from aefast.ops.variational import eager as variational
@@ -40,7 +41,7 @@ def apply(layer: PlannedLayer, parameters: Sequence[Tensor], x: Tensor) -> Tenso
 
 
 def noisy(x: Tensor, kind: str, level: float, seed: int, row_offset: int, step: int) -> Tensor:
-    return corrupt.corrupt(x, kind, level, 0.0, 1.0, seed, row_offset, step)
+    return corrupt.corrupt(x, Noise(kind, level, 0.0, 1.0, seed, row_offset, step))
 
 
 def changed_code(plan: Plan, code: Tensor, seed: int, row_offset: int) -> Tensor:

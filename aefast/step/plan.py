@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from aefast.ops.corrupt.op import STEPS as NOISE_STEPS
+from aefast.ops.corrupt.noise import STEPS as NOISE_STEPS
 from aefast.random import Step
 
 # The step that each kind of noise in the code is drawn at.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from aefast import backend, functional, random, use_backend
 from aefast.backend import BackendUnavailableError
-from aefast.ops.corrupt.op import KINDS
+from aefast.ops.corrupt.noise import KINDS
 from aefast.ops.linear_act.op import ACTIVATIONS
 from aefast.random import SEED_LIMIT
 

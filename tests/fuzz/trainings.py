@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import aefast
 from aefast import backend, data, use_backend
-from aefast.ops.corrupt.op import KINDS
+from aefast.ops.corrupt.noise import KINDS
 from aefast.ops.linear_act.op import ACTIVATIONS
 from aefast.random import child_seed
 from aefast.training.fit import rows_of

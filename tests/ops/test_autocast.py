@@ -115,7 +115,7 @@ def test_float32_products_are_as_exact_as_autocasts(dtype, level):
     [(False, "avx2", True), (True, "avx512", False), (True, "amx", True)],
 )
 def test_where_vector_units_multiply_bfloat16_pytorch_serves(units, isa, serves, monkeypatch):
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: units)
+    monkeypatch.setattr(precision, "has_avx512_bf16", lambda: units)
     monkeypatch.setattr(backend, "cpu_isa", lambda: isa)
     assert precision.outpaces_autocast("cpu") == serves
 

@@ -10,7 +10,7 @@ import aefast
 from aefast import random
 from aefast.functional import corrupt
 from aefast.ops.corrupt import eager
-from aefast.ops.corrupt.op import KINDS, STEPS
+from aefast.ops.corrupt.noise import KINDS, STEPS, Noise
 from tests.accuracy import assert_as_accurate_as_torch
 from tests.backends import is_interpreted, not_interpreted
 
@@ -62,7 +62,9 @@ def test_gaussian_is_as_accurate_as_torchs_float32(kernel_place, shape, dtype):
     z = torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), -1)
     z = z.reshape(rows, 2 * u.shape[1])[:, :columns].reshape(shape)
     in_float32 = (x.float() + 0.7 * z).to(dtype)
-    in_float64 = eager.corrupt(x.double(), "gaussian", 0.7, 0.0, 1.0, 9, 0, random.Step.GAUSSIAN)
+    in_float64 = eager.corrupt(
+        x.double(), Noise("gaussian", 0.7, 0.0, 1.0, 9, 0, random.Step.GAUSSIAN)
+    )
     assert_as_accurate_as_torch(corrupt(x, "gaussian", 0.7, seed=9), in_float32, in_float64)
 
 

@@ -16,7 +16,7 @@ from aefast.functional import (
     reparameterize,
 )
 from aefast.nn import DenoisingAutoencoder, VariationalAutoencoder
-from aefast.ops.corrupt.op import KINDS
+from aefast.ops.corrupt.noise import KINDS
 from tests.backends import not_interpreted
 
 

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aefast.ops.contractive.settings import EncoderLayer, PenaltySettings
-from aefast.ops.corrupt import eager as noise
+from aefast.ops.corrupt.eager import corrupt as defined_noise
+from aefast.ops.corrupt.noise import Noise
 from aefast.ops.linear_act.eager import ACTIVATIONS, DERIVATIVES
 from aefast.random import Step
 
@@ -102,22 +103,22 @@ def draw_probes(
     x: Tensor,
     hidden: int,
     settings: PenaltySettings,
-    corrupt: Callable[..., Tensor] = noise.corrupt,
+    corrupt: Callable[..., Tensor] = defined_noise,
 ) -> Tensor:
     """[B, R, H] of 1 and -1, evenly."""
     batch, probes = x.shape[0], settings.probes
     rows = x.new_empty(batch * probes, hidden)
     place = settings.seed, settings.row_offset * probes, Step.PROBES.value
-    rows = corrupt(rows, "salt_and_pepper", 1.0, -1.0, 1.0, *place)
+    rows = corrupt(rows, Noise("salt_and_pepper", 1.0, -1.0, 1.0, *place))
     return rows.reshape(batch, probes, hidden)
 
 
 def with_noise(
-    x: Tensor, settings: PenaltySettings, corrupt: Callable[..., Tensor] = noise.corrupt
+    x: Tensor, settings: PenaltySettings, corrupt: Callable[..., Tensor] = defined_noise
 ) -> Tensor:
     """x and normal noise, of another seed for every row."""
     place = settings.seed, settings.row_offset, Step.HESSIAN_NOISE.value
-    return corrupt(x, "gaussian", settings.hessian_noise, 0.0, 1.0, *place)
+    return corrupt(x, Noise("gaussian", settings.hessian_noise, 0.0, 1.0, *place))
 
 
 def gradients(

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from aefast.ops.corrupt.noise import Noise
 from aefast.ops.corrupt.op import corrupt_with
 from aefast.ops.linear_act.eager import (
     ACTIVATIONS,
@@ -28,18 +29,9 @@ class PenaltyPrimitives:
     # What products are to be as exact as, in the place of autocast's; None where it is off.
     autocast: torch.dtype | None = None
 
-    def corrupt(
-        self,
-        x: Tensor,
-        kind: str,
-        level: float,
-        low: float,
-        high: float,
-        seed: int | Tensor,
-        row_offset: int,
-        step: int,
-    ) -> Tensor:
-        return corrupt_with(x, kind, level, low, high, seed, row_offset, step)
+    def corrupt(self, x: Tensor, noise: Noise) -> Tensor:
+        """x with noise."""
+        return corrupt_with(x, noise)
 
     def operand(self, right: Tensor) -> Any:
         """The right operand [N, K] of a product left @ right.T, made ready for several."""

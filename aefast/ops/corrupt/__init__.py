@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from aefast.ops.corrupt.op import STEPS, check_noise, run
+from aefast.ops.corrupt.noise import STEPS, Noise
+from aefast.ops.corrupt.op import check_noise, run
 from aefast.ops.shared import checks, dispatch
 from aefast.ops.shared.public import public
 
@@ -77,5 +78,5 @@ def corrupt(
     traced = dispatch.is_traced(x)
     checks.check_seed_arguments(seed, generator)
     seed_or_tensor = dispatch.resolve_seed(seed, generator, x.device, traced)
-    arguments = (kind, level, low, high, seed_or_tensor, row_offset, STEPS[kind])
-    return run(x, arguments, traced)
+    noise = Noise(kind, level, low, high, seed_or_tensor, row_offset, STEPS[kind])
+    return run(x, noise, traced)

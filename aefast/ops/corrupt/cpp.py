@@ -5,20 +5,13 @@ from torch import Tensor
 
 from aefast import random
 from aefast.backend import extension
+from aefast.ops.corrupt.noise import Noise
 
 _C = extension()
 
 
-def corrupt(
-    x: Tensor,
-    kind: str,
-    level: float,
-    low: float,
-    high: float,
-    seed: int | Tensor,
-    row_offset: int,
-    step: int,
-) -> Tensor:
+def corrupt(x: Tensor, noise: Noise) -> Tensor:
+    kind, level, low, high, seed, row_offset, step = noise
     dtype = x.dtype
     touched = to_low = low_bits = high_bits = 0
     if kind == "gaussian":

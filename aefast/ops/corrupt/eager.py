@@ -10,28 +10,21 @@ import torch
 from torch import Tensor
 
 from aefast import random
+from aefast.ops.corrupt.noise import Noise
 
 
-def corrupt(
-    x: Tensor,
-    kind: str,
-    level: float,
-    low: float,
-    high: float,
-    seed: int | Tensor,
-    row_offset: int,
-    step: int,
-) -> Tensor:
+def corrupt(x: Tensor, noise: Noise) -> Tensor:
+    kind, level, low, high, seed, row_offset, step = noise
     x = x.contiguous()
     columns = x.shape[-1] if x.dim() else 1
     rows = x.numel() // max(columns, 1)
     place: Any = {"step": step, "row_offset": row_offset, "device": x.device}
 
     if kind == "gaussian":
-        noise = random.normal(seed, rows, columns, **place).reshape(x.shape)
+        z = random.normal(seed, rows, columns, **place).reshape(x.shape)
         if x.dtype == torch.float64:
-            return x + level * noise
-        return (x.float() + level * noise).to(x.dtype)
+            return x + level * z
+        return (x.float() + level * z).to(x.dtype)
 
     u = random.uniform(seed, rows, columns, **place).reshape(x.shape)
     probability = torch.tensor(level, dtype=torch.float32, device=x.device)

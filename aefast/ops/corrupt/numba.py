@@ -6,22 +6,15 @@ from numba import njit
 from torch import Tensor
 
 from aefast import random
+from aefast.ops.corrupt.noise import Noise
 from aefast.ops.shared import numba as shared
 
 # What a kernel draws at a time, in columns: the words stay in the first-level cache.
 STRETCH = 4096
 
 
-def corrupt(
-    x: Tensor,
-    kind: str,
-    level: float,
-    low: float,
-    high: float,
-    seed: int | Tensor,
-    row_offset: int,
-    step: int,
-) -> Tensor:
+def corrupt(x: Tensor, noise: Noise) -> Tensor:
+    kind, level, low, high, seed, row_offset, step = noise
     columns = x.shape[-1] if x.dim() else 1
     source = x.detach().contiguous()
     if kind == "gaussian":

@@ -11,18 +11,10 @@ from torch import Tensor
 
 from aefast import backend, random
 from aefast.ops.corrupt import eager
+from aefast.ops.corrupt.noise import KINDS, Noise
 from aefast.ops.shared import checks, dispatch
 from aefast.ops.shared.autograd import KernelFunction
 from aefast.ops.shared.registered import registered
-from aefast.random import Step
-
-# The step that each kind is drawn at.
-STEPS = {
-    "masking": Step.MASKING.value,
-    "salt_and_pepper": Step.SALT_AND_PEPPER.value,
-    "gaussian": Step.GAUSSIAN.value,
-}
-KINDS = tuple(STEPS)
 
 
 def check_noise(x: Tensor, kind: str, level: float) -> float:
@@ -34,66 +26,48 @@ def check_noise(x: Tensor, kind: str, level: float) -> float:
     )
 
 
-def corrupt_with(
-    x: Tensor,
-    kind: str,
-    level: float,
-    low: float,
-    high: float,
-    seed: int | Tensor,
-    row_offset: int,
-    step: int,
-) -> Tensor:
+def corrupt_with(x: Tensor, noise: Noise) -> Tensor:
     """``corrupt`` behind its checks, with a seed that was drawn, at any step."""
-    arguments = (kind, level, low, high, seed, row_offset, step)
-    return run(x, arguments, dispatch.is_traced(x))
+    return run(x, noise, dispatch.is_traced(x))
 
 
-def run(x: Tensor, arguments: tuple[Any, ...], traced: bool) -> Tensor:
+def run(x: Tensor, noise: Noise, traced: bool) -> Tensor:
     """By the registered op, a backend's kernel or the definition; differentiable."""
     if traced:
         if dispatch.is_defined_in_trace(x.dtype):
-            return eager.corrupt(x, *arguments)
-        *noise, seed, row_offset, step = arguments
-        return torch.ops.aefast.corrupt(x, *noise, random.seed_tensor(seed), row_offset, step)
+            return eager.corrupt(x, noise)
+        return torch.ops.aefast.corrupt(x, *noise._replace(seed=random.seed_tensor(noise.seed)))
     name = backend.select(x.device, x.dtype)
     if name == "eager" or x.numel() == 0 or dispatch.is_transformed(x):
-        return eager.corrupt(x, *arguments)
-    return _corrupt(x, arguments, name)
-
-
-def _corrupt(x: Tensor, arguments: tuple[Any, ...], name: str) -> Tensor:
+        return eager.corrupt(x, noise)
     if x.requires_grad and torch.is_grad_enabled():
-        return _Corrupt.apply(x, arguments, name)
-    return _run(x, arguments, name)
+        return _Corrupt.apply(x, noise, name)
+    return _run_kernel(x, noise, name)
 
 
-def _run(x: Tensor, arguments: tuple[Any, ...], name: str) -> Tensor:
-    return backend.implementation("corrupt", name).corrupt(dispatch.materialize(x, "x"), *arguments)
-
-
-def _masking(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The arguments that zero what ``arguments`` touched."""
-    _, level, _, _, *place = arguments
-    return "masking", level, 0.0, 0.0, *place
+def _run_kernel(x: Tensor, noise: Noise, name: str) -> Tensor:
+    return backend.implementation("corrupt", name).corrupt(dispatch.materialize(x, "x"), noise)
 
 
 class _Corrupt(KernelFunction):
     @staticmethod
-    def forward(x: Tensor, arguments: tuple[Any, ...], name: str) -> Tensor:
-        return _run(x, arguments, name)
+    def forward(x: Tensor, noise: Noise, name: str) -> Tensor:
+        return _run_kernel(x, noise, name)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, ctx.arguments, ctx.name = inputs
+        _, ctx.noise, ctx.name = inputs
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        if ctx.arguments[0] == "gaussian":
+        if ctx.noise.kind == "gaussian":
             return grad, None, None
+        masking = ctx.noise.masking()
         if dispatch.is_transformed(grad) or dispatch.is_traced(grad):
-            return eager.corrupt(grad, *_masking(ctx.arguments)), None, None
-        return _corrupt(grad, _masking(ctx.arguments), ctx.name), None, None
+            return eager.corrupt(grad, masking), None, None
+        if grad.requires_grad and torch.is_grad_enabled():
+            return _Corrupt.apply(grad, masking, ctx.name), None, None
+        return _run_kernel(grad, masking, ctx.name), None, None
 
 
 @registered("aefast::corrupt")
@@ -109,11 +83,11 @@ def _registered(
 ) -> Tensor:
     check_noise(x, kind, level)
     checks.check_seed_tensor(seed)
-    arguments = (kind, level, low, high, seed, row_offset, step)
+    noise = Noise(kind, level, low, high, seed, row_offset, step)
     name = backend.select(x.device, x.dtype)
     if name == "eager" or x.numel() == 0:
-        return eager.corrupt(x, *arguments)
-    return _run(x, arguments, name)
+        return eager.corrupt(x, noise)
+    return _run_kernel(x, noise, name)
 
 
 @_registered.register_fake
@@ -122,15 +96,15 @@ def _(x: Tensor, *_: Any) -> Tensor:
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, *arguments, seed, ctx.row_offset, ctx.step = inputs
-    ctx.arguments = arguments
-    ctx.save_for_backward(seed)
+    noise = Noise._make(inputs[1:])
+    ctx.save_for_backward(noise.seed)
+    ctx.noise = noise._replace(seed=0)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    if ctx.arguments[0] != "gaussian":
-        masking = _masking((*ctx.arguments, *ctx.saved_tensors, ctx.row_offset, ctx.step))
-        grad = torch.ops.aefast.corrupt(grad, *masking)
+    if ctx.noise.kind != "gaussian":
+        (seed,) = ctx.saved_tensors
+        grad = torch.ops.aefast.corrupt(grad, *ctx.noise._replace(seed=seed).masking())
     return grad, *(None,) * 7
 
 
@@ -139,4 +113,6 @@ _registered.register_autograd(_backward, setup_context=_setup_context)
 
 @_registered.register_vmap
 def _(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
-    return torch.vmap(eager.corrupt, in_dims)(*arguments), 0
+    return torch.vmap(lambda x, *noise: eager.corrupt(x, Noise._make(noise)), in_dims)(
+        *arguments
+    ), 0

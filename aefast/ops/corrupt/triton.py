@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from aefast import random
+from aefast.ops.corrupt.noise import Noise
 from aefast.ops.shared.triton import TYPE_NAMES, Variant, cdiv, device_of, seed_arguments
 
 UNITS = 512  # a program: with 4 warps, four independent accesses a thread
@@ -37,16 +38,8 @@ def variants(generation: int) -> Iterator[Variant]:
                 yield _variant(kernel, dtype, aligned)
 
 
-def corrupt(
-    x: Tensor,
-    kind: str,
-    level: float,
-    low: float,
-    high: float,
-    seed: int | Tensor,
-    row_offset: int,
-    step: int,
-) -> Tensor:
+def corrupt(x: Tensor, noise: Noise) -> Tensor:
+    kind, level, low, high, seed, row_offset, step = noise
     output = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     columns = x.shape[-1] if x.dim() else 1
     flat = x if x.dim() == 2 else x.reshape(-1, columns)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from aefast import backend
 from aefast.ops.contractive.primitives import PenaltyPrimitives
+from aefast.ops.corrupt.noise import Noise
 from aefast.ops.linear_act.op import FROM_PREACTIVATION, what_backward_needs
 from aefast.ops.reconstruction import panels
 from aefast.ops.reconstruction.settings import LossSettings, PerInput
@@ -49,11 +50,8 @@ class _Primitives:
     def operand(self, right: Tensor) -> shared.RightOperand:
         return shared.packed_operand(right)
 
-    def corrupt(
-        self, x: Tensor, kind: str, level: float, seed: int | Tensor, row_offset: int, step: int
-    ) -> Tensor:
-        corrupt = backend.implementation("corrupt", "cpp").corrupt
-        return corrupt(x, kind, level, 0.0, 1.0, seed, row_offset, step)
+    def corrupt(self, x: Tensor, noise: Noise) -> Tensor:
+        return backend.implementation("corrupt", "cpp").corrupt(x, noise)
 
     def encode(
         self, x: Tensor, weight: shared.RightOperand, bias: Tensor | None, activation: str

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aefast.ops.corrupt.eager import corrupt
-from aefast.ops.corrupt.op import STEPS
+from aefast.ops.corrupt.noise import STEPS, Noise
 from aefast.ops.linear_act.eager import ACTIVATIONS, CURVATURES, DERIVATIVES, linear_act
 from aefast.ops.reconstruction.settings import LossSettings, PerInput
 
@@ -46,7 +46,7 @@ def reconstruction_loss(
     x, encoder_weight, encoder_bias, decoder_weight, decoder_bias, target = inputs
     target = x if target is None else target
     if settings.corruption is not None:
-        x = _with_noise(x, settings.corruption, settings, corrupt)
+        x = corrupt(x, noise_of(settings))
     from_logits = settings.loss == "bce" and settings.output_activation == "sigmoid"
     output_activation = "identity" if from_logits else settings.output_activation
     output, _ = autoencode(
@@ -83,7 +83,7 @@ def gradients(inputs: PerInput[Any], settings: LossSettings) -> PerInput[Tensor]
     clean = x if target is None else target
     seen = x
     if settings.corruption is not None:
-        seen = _with_noise(x, settings.corruption, settings)
+        seen = corrupt(x, noise_of(settings))
     hidden = F.linear(seen, encoder_weight, encoder_bias)
     code = ACTIVATIONS[settings.activation](hidden)
     output = F.linear(code, decoder_weight, decoder_bias)
@@ -107,7 +107,7 @@ def gradients(inputs: PerInput[Any], settings: LossSettings) -> PerInput[Tensor]
     grad_decoder = grad_output.t() @ code
     grad_x = grad_hidden @ encoder_weight
     if settings.corruption in ("masking", "salt_and_pepper"):
-        grad_x = _with_noise(grad_x, "masking", settings)
+        grad_x = corrupt(grad_x, noise_of(settings).masking())
     return PerInput(
         grad_x + grad_target if target is None else grad_x,
         grad_encoder + grad_decoder.t() if tied else grad_encoder,
@@ -118,10 +118,9 @@ def gradients(inputs: PerInput[Any], settings: LossSettings) -> PerInput[Tensor]
     )
 
 
-def _with_noise(
-    x: Tensor, kind: str, settings: LossSettings, corrupt: Callable[..., Tensor] = corrupt
-) -> Tensor:
-    """x with noise of this kind, where the settings' kind draws it; salt and pepper are 1 and 0."""
-    assert settings.corruption is not None
-    place = settings.seed, settings.row_offset, STEPS[settings.corruption]
-    return corrupt(x, kind, settings.corruption_level, 0.0, 1.0, *place)
+def noise_of(settings: LossSettings, first_row: int = 0) -> Noise:
+    """What corrupts the rows from this one on; salt and pepper are 1 and 0."""
+    kind = settings.corruption
+    assert kind is not None
+    row_offset = settings.row_offset + first_row
+    return Noise(kind, settings.corruption_level, 0.0, 1.0, settings.seed, row_offset, STEPS[kind])

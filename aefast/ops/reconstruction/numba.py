@@ -10,6 +10,7 @@ from torch import Tensor
 
 from aefast import backend
 from aefast.ops.contractive.primitives import PenaltyPrimitives
+from aefast.ops.corrupt.noise import Noise
 from aefast.ops.linear_act.op import what_backward_needs
 from aefast.ops.reconstruction import panels
 from aefast.ops.reconstruction.settings import LossSettings, PerInput
@@ -40,15 +41,13 @@ class _Primitives:
 
     def __init__(self) -> None:
         self.layer = backend.implementation("linear_act", "numba")
-        self.noise = backend.implementation("corrupt", "numba")
+        self.corruption = backend.implementation("corrupt", "numba")
 
     def operand(self, right: Tensor) -> Tensor:
         return right
 
-    def corrupt(
-        self, x: Tensor, kind: str, level: float, seed: int | Tensor, row_offset: int, step: int
-    ) -> Tensor:
-        return self.noise.corrupt(x, kind, level, 0.0, 1.0, seed, row_offset, step)
+    def corrupt(self, x: Tensor, noise: Noise) -> Tensor:
+        return self.corruption.corrupt(x, noise)
 
     def encode(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, activation: str

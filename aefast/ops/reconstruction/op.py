@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from aefast import backend, random
-from aefast.ops.corrupt.op import KINDS, corrupt_with
+from aefast.ops.corrupt.noise import KINDS
+from aefast.ops.corrupt.op import corrupt_with
 from aefast.ops.linear_act.op import ACTIVATIONS
 from aefast.ops.linear_act.op import run as linear_act
 from aefast.ops.reconstruction import eager

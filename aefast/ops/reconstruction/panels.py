@@ -20,7 +20,8 @@ from torch import Tensor
 
 from aefast.ops.contractive.passes import squared_lengths
 from aefast.ops.contractive.primitives import PenaltyPrimitives
-from aefast.ops.corrupt.op import STEPS
+from aefast.ops.corrupt.noise import Noise
+from aefast.ops.reconstruction.eager import noise_of
 from aefast.ops.reconstruction.settings import LossSettings, PerInput
 
 FEWEST_ROWS = 128
@@ -51,10 +52,8 @@ class LossPrimitives(Protocol):
     def operand(self, right: Tensor) -> Any:
         """The right operand [N, K] of a product left @ right.T, made ready for all panels."""
 
-    def corrupt(
-        self, x: Tensor, kind: str, level: float, seed: int | Tensor, row_offset: int, step: int
-    ) -> Tensor:
-        """The panel x [P, D] with noise; salt and pepper are 1 and 0."""
+    def corrupt(self, x: Tensor, noise: Noise) -> Tensor:
+        """The panel x [P, D] with noise."""
 
     def encode(
         self, x: Tensor, weight: Any, bias: Tensor | None, activation: str
@@ -127,10 +126,8 @@ def reconstruction_loss(
     for rows in panels_of(x, encoder_weight.shape[0], primitives.panel_bytes):
         clean = seen = x[rows]
         if settings.corruption is not None:
-            step = STEPS[settings.corruption]
-            row_offset = settings.row_offset + rows.start
-            noise = settings.corruption_level, settings.seed, row_offset, step
-            seen = primitives.corrupt(clean, settings.corruption, *noise)
+            noise = noise_of(settings, rows.start)
+            seen = primitives.corrupt(clean, noise)
         code, saved = primitives.encode(seen, encoder, encoder_bias, settings.activation)
         compared = primitives.compare(
             code,
@@ -173,7 +170,7 @@ def reconstruction_loss(
         if grad_x is not None:
             grad_seen = primitives.multiply(grad_code, encoder_transposed)
             if settings.corruption in ("masking", "salt_and_pepper"):
-                grad_seen = primitives.corrupt(grad_seen, "masking", *noise)
+                grad_seen = primitives.corrupt(grad_seen, noise.masking())
             grad_x[rows] = grad_seen if target is not None else grad_seen + compared.grad_target
     if penalty is not None and grad_encoder is not None:
         grad_encoder += penalty.weight_gradient()

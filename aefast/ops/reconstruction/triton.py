@@ -18,6 +18,7 @@ from torch import Tensor
 
 from aefast import backend
 from aefast.ops.contractive.primitives import PenaltyPrimitives
+from aefast.ops.corrupt.noise import Noise
 from aefast.ops.linear_act.op import FROM_PREACTIVATION, what_backward_needs
 from aefast.ops.reconstruction import panels
 from aefast.ops.reconstruction.settings import LossSettings, PerInput
@@ -139,7 +140,7 @@ def _compare_variant(
 
 
 def variants(generation: int) -> Iterator[Variant]:
-    """What :func:`reconstruction_loss` can launch beside corrupt's and linear_act's primitives."""
+    """What :func:`reconstruction_loss` can launch beside corrupt's and linear_act's kernels."""
     for dtype in TYPE_NAMES:
         for kind in ("float32", "tf32") if dtype == torch.float32 else ("half",):
             for tile in triton_gemm.TILES[generation][kind]:
@@ -172,11 +173,8 @@ class _Primitives:
     def operand(self, right: Tensor) -> Tensor:
         return right
 
-    def corrupt(
-        self, x: Tensor, kind: str, level: float, seed: int | Tensor, row_offset: int, step: int
-    ) -> Tensor:
-        corrupt = backend.implementation("corrupt", "triton").corrupt
-        return corrupt(x, kind, level, 0.0, 1.0, seed, row_offset, step)
+    def corrupt(self, x: Tensor, noise: Noise) -> Tensor:
+        return backend.implementation("corrupt", "triton").corrupt(x, noise)
 
     def encode(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, activation: str

@@ -1,0 +1,31 @@
+"""Which noise a call adds: what every backend's kernel takes beside the tensor."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from aefast.random import Step
+
+# The step that each kind is drawn at.
+STEPS = {
+    "masking": Step.MASKING.value,
+    "salt_and_pepper": Step.SALT_AND_PEPPER.value,
+    "gaussian": Step.GAUSSIAN.value,
+}
+KINDS = tuple(STEPS)
+
+
+class Noise(NamedTuple):
+    """A kind of noise, and which random numbers it is drawn from."""
+
+    kind: str
+    level: float  # the probability of touching an element, or a Gaussian's standard deviation
+    low: float  # what salt and pepper put in an element's place
+    high: float
+    seed: int | Tensor
+    row_offset: int
+    step: int
+
+    def masking(self) -> "Noise":
+        """The noise that zeros the elements which this one touches."""
+        return Noise("masking", self.level, 0.0, 0.0, self.seed, self.row_offset, self.step)
