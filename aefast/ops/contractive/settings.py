@@ -1,6 +1,6 @@
 """What an encoder and its contractive penalty are made of, as every backend takes them."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -8,8 +8,8 @@ from torch import Tensor
 class EncoderLayer(NamedTuple):
     """One layer of an encoder: act(x Wt + b)."""
 
-    weight: Any  # [out, in]
-    bias: Any  # [out], or None
+    weight: Tensor  # [out, in]
+    bias: Tensor | None  # [out], or None
     activation: str
 
 

@@ -1,11 +1,11 @@
 """A chain of Gibbs steps and contrastive divergence, for any backend's primitives."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from aefast.ops.rbm.primitives import ChainPrimitives
+from aefast.ops.rbm.primitives import ChainPrimitives, Operand, States
 from aefast.ops.rbm.settings import ChainSettings, Machine, Sample
 
 
@@ -22,9 +22,9 @@ def run_chain(
 
 def _run(
     primitives: ChainPrimitives,
-    visible: Any,
+    visible: States,
     machine: Machine,
-    operands: tuple[Any, Any],
+    operands: tuple[Operand, Operand],
     settings: ChainSettings,
 ) -> Sample:
     """k steps from states of the backend's own kind to states of that kind."""
@@ -88,9 +88,9 @@ def divergence(
 
 def _add_phase(
     primitives: ChainPrimitives,
-    states: Any,
+    states: States,
     scale: float,
-    weight: Any,
+    weight: Operand,
     machine: Machine,
     total: Divergence | None,
     weight_needed: bool,

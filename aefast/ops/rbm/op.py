@@ -193,8 +193,8 @@ def _gibbs(visible: Tensor, machine: Machine, settings: ChainSettings, traced: b
         defined = dispatch.is_defined_in_trace(visible.dtype, checks.FLOATING)
         run = eager.gibbs if defined else _registered_call
     sample = run(rows, machine, settings)
-    return Sample(
-        *(None if part is None else part.reshape(*leading, part.shape[1]) for part in sample)
+    return Sample._make(
+        None if part is None else part.reshape(*leading, part.shape[1]) for part in sample
     )
 
 
@@ -213,8 +213,8 @@ def _run(visible: Tensor, machine: Machine, settings: ChainSettings) -> Sample:
 
 
 def _materialize(machine: Machine) -> Machine:
-    return Machine(
-        *(
+    return Machine._make(
+        (
             None if part is None else dispatch.materialize(part, argument).detach()
             for argument, part in zip(machine._fields, machine, strict=True)
         )

@@ -1,7 +1,8 @@
-"""The steps of a chain and of contrastive divergence, in plain PyTorch but for the draws.
+"""The primitives of a Gibbs chain and of contrastive divergence, in plain PyTorch.
 
-A backend brings the draws, and overrides the other steps that it has a kernel for. It may keep
-states of its own kind between the steps, as bits: here they are float tensors [B, N].
+A backend implements ``sample_units`` and overrides the other primitives that it has a kernel for.
+Between the steps it may keep the states in a form of its own, as bits: here they are float tensors
+[B, N].
 """
 
 from typing import Any
@@ -12,25 +13,29 @@ from torch import Tensor
 
 from aefast.ops.rbm.settings import ChainSettings
 
+# A backend's own kinds: float tensors, or bit matrices; a right operand packed for its product.
+States = Any
+Operand = Any
+
 
 class ChainPrimitives:
-    def states(self, visible: Tensor) -> Any:
+    def states(self, visible: Tensor) -> States:
         """Visible units [B, D] in the kind that the steps take."""
         return visible
 
-    def tensor(self, states: Any) -> Tensor:
+    def tensor(self, states: States) -> Tensor:
         """States as a float tensor [B, N]."""
         return states
 
-    def clamp(self, drawn: Any, given: Any, mask: Tensor) -> Any:
+    def clamp(self, drawn: States, given: States, mask: Tensor) -> States:
         """``given`` where the mask [B, D] is True, else ``drawn``."""
         return torch.where(mask, given, drawn)
 
-    def operand(self, right: Tensor) -> Any:
+    def operand(self, right: Tensor) -> Operand:
         """The right operand [N, K] of a product left @ right.T, made ready for all steps."""
         return right
 
-    def linear(self, left: Any, right: Any, bias: Tensor | None) -> Tensor:
+    def linear(self, left: States, right: Operand, bias: Tensor | None) -> Tensor:
         """left [B, K] @ right.T + bias, in memory of its own."""
         return F.linear(left, right, bias)
 
@@ -54,20 +59,20 @@ class ChainPrimitives:
 
     def sample_bernoulli(
         self,
-        left: Any,
-        right: Any,
+        left: States,
+        right: Operand,
         bias: Tensor | None,
         beta: Tensor | None,
         keep: bool,
         settings: ChainSettings,
         step: int,
-    ) -> tuple[Any, Tensor | None]:
+    ) -> tuple[States, Tensor | None]:
         """Half a step: the units' states given those of ``left``, and the probabilities."""
         values = self.linear(left, right, bias)
         return values, self.sample_units(values, None, beta, keep, settings, step)
 
     def statistics(
-        self, states: Any, weight: Any, bias: Tensor | None, scale: float
+        self, states: States, weight: Operand, bias: Tensor | None, scale: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Of the hidden units' inputs a = c + W v: the sum of softplus(a) over rows and units,
         sigmoid(a) times scale [B, H], and the sum of that over the rows [H]."""
@@ -76,12 +81,12 @@ class ChainPrimitives:
         probabilities = inputs.sigmoid_().mul_(scale)
         return energy, probabilities, probabilities.sum(0)
 
-    def add_product(self, probabilities: Tensor, states: Any, total: Tensor | None) -> Tensor:
+    def add_product(self, probabilities: Tensor, states: States, total: Tensor | None) -> Tensor:
         """total + probabilities [B, H].T @ states [B, D], in total's memory; None for none yet."""
         if total is None:
             return probabilities.t() @ states
         return total.addmm_(probabilities.t(), states)
 
-    def row_sum(self, states: Any) -> Tensor:
+    def row_sum(self, states: States) -> Tensor:
         """The sum over the rows [D]."""
         return self.tensor(states).sum(0)

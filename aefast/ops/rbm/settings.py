@@ -1,26 +1,29 @@
-"""What a restricted Boltzmann machine and a chain of its samples are made of."""
+"""A restricted Boltzmann machine, how a chain of its samples runs, and a sample."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
 
 class Machine(NamedTuple):
-    """Its energy is -ht W (v / s^2) - ct h, and the visible units' own part -bt v; of Gaussian ones
-    with the variances s^2 it is |(v - b) / s|^2 / 2. For Bernoulli units s is 1."""
+    """The parameters of a restricted Boltzmann machine.
 
-    weight: Any  # W, [H, D]
-    visible_bias: Any  # b, [D]
-    hidden_bias: Any  # c, [H]
-    log_var: Any  # ln s^2, [D], of Gaussian visible units; None of Bernoulli ones
+    Its energy is -ht W (v / s^2) - ct h and the visible units' own part: -bt v of Bernoulli units,
+    whose s is 1, and |(v - b) / s|^2 / 2 of Gaussian units with the variances s^2.
+    """
+
+    weight: Tensor  # W, [H, D]
+    visible_bias: Tensor | None  # b, [D]
+    hidden_bias: Tensor | None  # c, [H]
+    log_var: Tensor | None  # ln s^2, [D], of Gaussian visible units; None of Bernoulli ones
 
 
 class ChainSettings(NamedTuple):
     """How a chain runs."""
 
     k: int
-    beta: Any  # the inverse temperature, [B, 1]; None for 1
-    clamp_mask: Any  # [B, D], True where a visible unit keeps its state; None for none
+    beta: Tensor | None  # the inverse temperature, [B, 1]; None for 1
+    clamp_mask: Tensor | None  # [B, D], True where a visible unit keeps its state; None for none
     return_probs: bool
     seed: int | Tensor
     row_offset: int
@@ -29,7 +32,9 @@ class ChainSettings(NamedTuple):
 class Sample(NamedTuple):
     """What :func:`aefast.functional.gibbs` returns."""
 
-    visible: Any  # [B, D], drawn from visible_prob
-    hidden: Any  # [B, H], drawn from hidden_prob
-    visible_prob: Any  # P(v given hidden), or the mean of Gaussian units; None unless asked for
-    hidden_prob: Any  # P(h given the visible units that the last step began with); likewise
+    visible: Tensor  # [B, D], drawn from visible_prob
+    hidden: Tensor  # [B, H], drawn from hidden_prob
+    # Of the last step: P(v given hidden), or the mean of Gaussian units, and P(h given the visible
+    # units that the step began with); None unless they are asked for.
+    visible_prob: Tensor | None
+    hidden_prob: Tensor | None
