@@ -1,4 +1,4 @@
-"""The autograd Function that kernels derive from, and what their backward passes ask."""
+"""The base class of the kernels' autograd Functions, and helpers of their backward passes."""
 
 import contextlib
 import functools
@@ -15,13 +15,13 @@ from aefast.torch_private import has_transforms, is_autocast_enabled_anywhere
 
 
 class KernelFunction(Function):
-    """A Function with ``setup_context``, called without ``Function.apply``'s introspection.
+    """An autograd Function with ``setup_context`` and a faster ``apply``.
 
-    That binds default arguments anew on each call, which takes 25 us; a kernel's have none.
+    ``Function.apply`` binds default arguments on each call, which takes 25 us. These have none.
     """
 
     def __init_subclass__(cls) -> None:
-        """Under autocast backward computes in forward's dtypes, as torch.amp.custom_bwd says."""
+        """Turns autocast off in backward, as torch.amp.custom_bwd does."""
         backward: Any = cls.backward
 
         @functools.wraps(backward)
@@ -45,10 +45,10 @@ class KernelFunction(Function):
 def connected(
     gradients: Iterable[Tensor | None], inputs: Iterable[Tensor | None]
 ) -> list[Tensor | None]:
-    """The gradients, which are to be differentiated again: by every input, if only to 0.
+    """The gradients, connected to every input in the graph: they can be differentiated again.
 
-    An activation without curvature leaves none of them in the graph, and torch, which keeps them
-    there, gives zeros where it would raise.
+    An activation without curvature leaves an input out of the graph of its gradient. PyTorch's own
+    functions give a second derivative of zeros there; without the connection autograd would raise.
     """
     if not torch.is_grad_enabled():
         return list(gradients)
@@ -61,11 +61,11 @@ def connected(
 
 
 class SavedGradients(list[Any]):
-    """The gradients that a forward pass made, until the backward pass takes them; else empty.
+    """The gradients that a forward pass computed, until the backward pass takes them; then empty.
 
-    They may be larger than all that eager PyTorch holds between the passes. Where losses wait for
-    one backward pass, only the first of a parameter holds its gradients then: the others make
-    theirs in the backward pass, and take some 20% longer.
+    They may be larger than all that eager PyTorch holds between the passes. So of several losses
+    that wait for one backward pass, only the first of a parameter saves its gradients. The others
+    compute theirs in the backward pass, and take some 20% longer.
     """
 
     def __init__(self, parameter: Tensor) -> None:
@@ -73,7 +73,7 @@ class SavedGradients(list[Any]):
         self.key = id(parameter)
 
     def is_first(self) -> bool:
-        """Whether no other loss of the parameter holds gradients; if so, this one is to."""
+        """Whether no other loss of the parameter has saved gradients; then this one saves its own."""
         if _waiting.get(self.key):
             return False
         _waiting[self.key] = self
@@ -84,5 +84,5 @@ _waiting: WeakValueDictionary[int, SavedGradients] = WeakValueDictionary()
 
 
 def is_one(grad: Tensor) -> bool:
-    """Whether a gradient is 1, as that of a loss mostly is; False where asking would take time."""
+    """Whether a gradient is 1, as a loss's mostly is. A GPU is not asked: False there."""
     return grad.device.type == "cpu" and not dispatch.is_transformed(grad) and grad.item() == 1

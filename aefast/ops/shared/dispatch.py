@@ -38,7 +38,7 @@ _AUTOCAST_DEVICES = frozenset(
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """What autocast casts the operands of a product to; None where it is off."""
+    """The dtype that autocast casts a product's operands to; None where autocast is off."""
     if not is_autocast_enabled_anywhere():
         return None
     if device.type not in _AUTOCAST_DEVICES or not torch.is_autocast_enabled(device.type):
@@ -47,7 +47,7 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
 
 
 def cast_operands(*tensors: Any) -> tuple[Any, ...]:
-    """Under autocast the same casts as torch.nn.functional.linear's."""
+    """Under autocast the operands in its dtype, as torch.nn.functional.linear casts them."""
     dtype = autocast_dtype(tensors[0].device)
     if dtype is None:
         return tensors
@@ -60,18 +60,18 @@ def cast_operands(*tensors: Any) -> tuple[Any, ...]:
 
 
 def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """For ops that keep their inputs' dtype: states, and energies, whose differences count."""
+    """Turns autocast off: for states, and for energies, whose small differences matter."""
     if autocast_dtype(device) is None:
         return contextlib.nullcontext()
     return torch.autocast(device.type, enabled=False)
 
 
 def is_traced(*tensors: Tensor | None) -> bool:
-    """Whether something looks on that must see a registered op instead of a pointer.
+    """True while torch.compile, torch.export, torch.jit.trace or a dispatch mode traces this call.
 
-    torch.compile, torch.export, torch.jit.trace, fake tensors and other subclasses, dispatch modes,
-    also those before autograd (make_fx's ``pre_dispatch``). Elsewhere the kernel is called
-    directly: a registered op costs 10 to 17 us a call.
+    True for fake tensors and other subclasses, too, and for modes that run before autograd, as
+    make_fx with ``pre_dispatch``. A trace records operators, so the call goes to the registered op.
+    Without a trace the kernel is called directly: a registered op costs 10 to 17 us a call.
     """
     if torch.compiler.is_compiling():
         return True
@@ -84,11 +84,12 @@ def is_traced(*tensors: Tensor | None) -> bool:
 def is_defined_in_trace(
     dtype: torch.dtype, registered: tuple[torch.dtype, ...] = backend.KERNEL_DTYPES
 ) -> bool:
-    """Whether who looks on is shown PyTorch's own operators, those of the definition.
+    """Whether a trace records the definition's PyTorch operators instead of the registered op.
 
-    Where no op is registered for the dtype; in torch.func's transforms, which registered ops do not
-    serve under a trace; and where nothing else would be understood: by ONNX, by a FLOP counter, and
-    by whoever asked for ``use_backend("eager")``. A graph of torch.compile's asks that as it runs.
+    It does where no op is registered for the dtype, and in torch.func's transforms, which
+    registered ops do not support under a trace. It does for ONNX export and FLOP counters, which
+    know PyTorch's operators alone, and under ``use_backend("eager")``. A compiled graph checks the
+    backend each time it runs, so torch.compile always records the registered op.
     """
     if dtype not in registered or is_in_functorch():
         return True
@@ -102,7 +103,7 @@ def _exports_to_onnx() -> bool:
 
 
 def counts_flops() -> bool:
-    """Whether torch.utils.flop_counter looks on, which is not imported to ask: it loads Triton."""
+    """Whether torch.utils.flop_counter is active. Importing it to ask would load Triton."""
     if torch.compiler.is_compiling():
         return False
     modes = dispatch_modes()
@@ -110,18 +111,20 @@ def counts_flops() -> bool:
 
 
 def is_checkpointed() -> bool:
-    """Whether ``torch.utils.checkpoint`` will compute this again, or does."""
+    """Whether this call runs inside ``torch.utils.checkpoint``: its first or its second time."""
     return _checkpoint_hook() != ""
 
 
 def is_recomputed() -> bool:
-    """Whether ``torch.utils.checkpoint`` has computed this before."""
+    """Whether ``torch.utils.checkpoint`` runs this call a second time, for the backward pass."""
     return _checkpoint_hook().startswith("_recomputation")
 
 
 def _checkpoint_hook() -> str:
-    """The name of its hook on saved tensors, in the form without re-entry; the other form computes
-    without gradients at first."""
+    """The name of checkpoint's hook on saved tensors; "" outside checkpoint.
+
+    Only the non-reentrant form sets one. The reentrant form runs its first time without gradients.
+    """
     if torch.compiler.is_compiling():
         return ""
     hooks = saved_tensors_hooks(True)
@@ -131,7 +134,9 @@ def _checkpoint_hook() -> str:
 
 
 def materialize(tensor: Tensor, argument: str) -> Tensor:
-    """The tensor as memory holds it, for a kernel that reads it through its pointer.
+    """The tensor as dense memory that a kernel can read through its pointer.
+
+    A zero tensor has no memory, a sparse one another layout, and a negated view the wrong sign.
 
     Raises:
         ValueError: the storage was freed.
@@ -146,7 +151,7 @@ def materialize(tensor: Tensor, argument: str) -> Tensor:
 
 
 def is_transformed(tensor: Tensor) -> bool:
-    """Whether vmap or forward-mode differentiation is at work, which only the definition serves."""
+    """Whether vmap or forward-mode differentiation is active: only the definition supports them."""
     if is_legacy_batchedtensor(tensor):  # autograd.grad(is_grads_batched=True)
         return True
     if forward_ad._current_level >= 0:
@@ -155,12 +160,12 @@ def is_transformed(tensor: Tensor) -> bool:
 
 
 def is_vmapped() -> bool:
-    """Whether vmap is at work."""
+    """Whether vmap is active."""
     return is_under(lambda kind: kind == TransformType.Vmap)
 
 
 def is_under(is_meant: Callable[[Any], bool]) -> bool:
-    """Whether a torch.func transform of a kind that is meant is at work."""
+    """Whether one of the active torch.func transforms satisfies ``is_meant``."""
     if not is_in_functorch():
         return False
     interpreters = transforms() or ()
@@ -168,7 +173,7 @@ def is_under(is_meant: Callable[[Any], bool]) -> bool:
 
 
 def is_in_functorch() -> bool:
-    """Whether any torch.func transform is at work."""
+    """Whether any torch.func transform is active."""
     return has_transforms()
 
 

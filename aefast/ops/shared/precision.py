@@ -1,4 +1,4 @@
-"""What an equation is computed in, and how exactly float32 products are made."""
+"""The precision of an equation, and of float32 matrix products."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,12 +19,12 @@ _chosen: ContextVar[str | None] = ContextVar("aefast_product_level", default=Non
 
 
 def upcast(x: Tensor) -> Tensor:
-    """Half precisions in float32, so that a result is rounded once; float32 and float64 as is."""
+    """Half precisions in float32, so that a result is rounded once; others unchanged."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def product_level(device_type: str) -> str:
-    """How exactly float32 products are made: ``"highest"``, ``"high"`` or ``"medium"``.
+    """The precision of float32 products: ``"highest"``, ``"high"`` or ``"medium"``.
 
     torch has two generations of switches, ``set_float32_matmul_precision`` and the
     ``fp32_precision`` of ``torch.backends`` and its parts. What reads the first raises once the

@@ -1,7 +1,7 @@
-"""What a public function is wrapped in, so that all who look on see an op by its name.
+"""The decorator of a public function: torch function overrides, and a profiler range.
 
-They are torch functions' overrides (torch.fx's proxies, function modes, tensor subclasses) and the
-profiler. What traces the operators below is answered by ``is_traced`` in dispatch.py.
+torch.fx's proxies, function modes and tensor subclasses override a function by its name. Tracing of
+the operators below the function is another thing: ``is_traced`` in dispatch.py.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""The registration of an op with torch.library, for what must see an op instead of a pointer."""
+"""Registration of an op with torch.library, so that traces can record it."""
 
 import functools
 from collections.abc import Callable
@@ -11,10 +11,10 @@ from aefast.ops.shared import dispatch
 
 
 def registered(name: str) -> Callable[[Callable[..., Any]], CustomOpDef]:
-    """As ``torch.library.custom_op``, of a function whose first argument is a tensor.
+    """``torch.library.custom_op`` of a function whose first argument is a tensor.
 
-    It computes in its tensors' dtypes, as its graph was promised: an exported program may run under
-    autocast, which would cast the operands of PyTorch's products between our kernels.
+    Autocast is off inside. A graph holds the op with the dtypes that it was traced with, and may
+    run under autocast, which would cast the operands of PyTorch's products between our kernels.
     """
 
     def decorate(function: Callable[..., Any]) -> CustomOpDef:
