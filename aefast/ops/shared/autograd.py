@@ -73,7 +73,7 @@ class SavedGradients(list[Any]):
         self.key = id(parameter)
 
     def is_first(self) -> bool:
-        """Whether no other loss of the parameter has saved gradients; then this one saves its own."""
+        """Whether no other loss of the parameter has saved gradients; then this one saves its."""
         if _waiting.get(self.key):
             return False
         _waiting[self.key] = self
