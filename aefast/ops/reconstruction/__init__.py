@@ -14,7 +14,7 @@ from aefast.ops.reconstruction.op import (
     check_tensors,
     run,
 )
-from aefast.ops.reconstruction.settings import LossSettings, PerInput
+from aefast.ops.reconstruction.settings import LossInputs, LossSettings
 from aefast.ops.shared import checks, dispatch
 from aefast.ops.shared.public import public
 
@@ -111,7 +111,7 @@ def reconstruction_loss(
     >>> reconstruction_loss(x, weight, None, activation="relu", target=2 * x, reduction="sum")
     tensor(2.)
     """
-    inputs = PerInput(x, encoder_weight, encoder_bias, decoder_weight, decoder_bias, target)
+    inputs = LossInputs(x, encoder_weight, encoder_bias, decoder_weight, decoder_bias, target)
     check_tensors(inputs)
     checks.check_choice(activation, "activation", ACTIVATIONS)
     checks.check_choice(output_activation, "output_activation", ACTIVATIONS)
@@ -183,5 +183,5 @@ def autoencode(
     checks.check_choice(activation, "activation", ACTIVATIONS)
     checks.check_choice(output_activation, "output_activation", ACTIVATIONS)
     parameters = encoder_weight, encoder_bias, decoder_weight, decoder_bias
-    check_tensors(PerInput(x, *parameters, None))
+    check_tensors(LossInputs(x, *parameters, None))
     return eager.autoencode(x, *parameters, activation, output_activation, linear_act)

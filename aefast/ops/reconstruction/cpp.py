@@ -1,7 +1,5 @@
 """The reconstruction loss in C++: csrc/reconstruction.cpp, around the products of csrc/gemm.cpp."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -10,7 +8,7 @@ from aefast.ops.contractive.primitives import PenaltyPrimitives
 from aefast.ops.corrupt.noise import Noise
 from aefast.ops.linear_act.op import FROM_PREACTIVATION, what_backward_needs
 from aefast.ops.reconstruction import panels
-from aefast.ops.reconstruction.settings import LossSettings, PerInput
+from aefast.ops.reconstruction.settings import Gradients, LossInputs, LossSettings, PerInput
 from aefast.ops.shared import cpp as shared
 
 _C = backend.extension()
@@ -26,13 +24,13 @@ FEWEST_PRODUCTS = 1 << 21
 
 
 def reconstruction_loss(
-    inputs: PerInput[Any], settings: LossSettings, scale: float, needed: PerInput[bool]
-) -> tuple[float | Tensor, PerInput[Any]]:
-    detached = PerInput(*(None if tensor is None else tensor.detach() for tensor in inputs))
+    inputs: LossInputs, settings: LossSettings, scale: float, needed: PerInput[bool]
+) -> tuple[float | Tensor, Gradients]:
+    detached = LossInputs._make(None if tensor is None else tensor.detach() for tensor in inputs)
     return panels.reconstruction_loss(_Primitives(), detached, settings, scale, needed)
 
 
-def pays(inputs: PerInput[Any]) -> bool:
+def pays(inputs: LossInputs) -> bool:
     """With the vendor's product only the memory is won, and only by several panels."""
     hidden = inputs.encoder_weight.shape[0]
     if shared.own_precision(inputs.x.dtype) is None:

@@ -5,7 +5,6 @@ Larochelle, Lajoie, Bengio, Manzagol, "Stacked denoising autoencoders", JMLR 11,
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +13,7 @@ from torch import Tensor
 from aefast.ops.corrupt.eager import corrupt
 from aefast.ops.corrupt.noise import STEPS, Noise
 from aefast.ops.linear_act.eager import ACTIVATIONS, CURVATURES, DERIVATIVES, linear_act
-from aefast.ops.reconstruction.settings import LossSettings, PerInput
+from aefast.ops.reconstruction.settings import LossInputs, LossSettings, PerInput
 
 Layer = Callable[[Tensor, Tensor, Tensor | None, str], Tensor]
 
@@ -36,7 +35,7 @@ def autoencode(
 
 
 def reconstruction_loss(
-    inputs: PerInput[Any],
+    inputs: LossInputs,
     settings: LossSettings,
     reduction: str,
     linear_act: Layer = linear_act,
@@ -72,14 +71,15 @@ def reconstruction_loss(
     return loss + (penalty / max(x.numel(), 1) if reduction == "mean" else penalty)
 
 
-def gradients(inputs: PerInput[Any], settings: LossSettings) -> PerInput[Tensor]:
+def gradients(inputs: LossInputs, settings: LossSettings) -> PerInput[Tensor]:
     """Those of the summed loss, differentiable in their turn; a half precision's in float32, for
     they are to be divided by the number of elements."""
     if inputs.x.dtype in (torch.bfloat16, torch.float16):
-        inputs = PerInput(*(None if tensor is None else tensor.float() for tensor in inputs))
+        inputs = LossInputs._make(None if tensor is None else tensor.float() for tensor in inputs)
     x, encoder_weight, encoder_bias, decoder_weight, decoder_bias, target = inputs
     tied = decoder_weight is None
-    decoder_weight = encoder_weight.t() if tied else decoder_weight
+    if decoder_weight is None:
+        decoder_weight = encoder_weight.t()
     clean = x if target is None else target
     seen = x
     if settings.corruption is not None:

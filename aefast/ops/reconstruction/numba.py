@@ -1,7 +1,6 @@
 """The reconstruction loss in numba, around the vendor's matrix products."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from aefast.ops.contractive.primitives import PenaltyPrimitives
 from aefast.ops.corrupt.noise import Noise
 from aefast.ops.linear_act.op import what_backward_needs
 from aefast.ops.reconstruction import panels
-from aefast.ops.reconstruction.settings import LossSettings, PerInput
+from aefast.ops.reconstruction.settings import Gradients, LossInputs, LossSettings, PerInput
 from aefast.ops.shared import numba as shared
 
 # Rows whose losses are added up apart from the others', whatever the number of threads.
@@ -23,13 +22,13 @@ PANEL_BYTES = 16 << 20
 
 
 def reconstruction_loss(
-    inputs: PerInput[Any], settings: LossSettings, scale: float, needed: PerInput[bool]
-) -> tuple[float | Tensor, PerInput[Any]]:
-    detached = PerInput(*(None if tensor is None else tensor.detach() for tensor in inputs))
+    inputs: LossInputs, settings: LossSettings, scale: float, needed: PerInput[bool]
+) -> tuple[float | Tensor, Gradients]:
+    detached = LossInputs._make(None if tensor is None else tensor.detach() for tensor in inputs)
     return panels.reconstruction_loss(_Primitives(), detached, settings, scale, needed)
 
 
-def pays(inputs: PerInput[Any]) -> bool:
+def pays(inputs: LossInputs) -> bool:
     """With the vendor's product only the memory is won, and only by several panels."""
     return len(panels.panels_of(inputs.x, inputs.encoder_weight.shape[0], PANEL_BYTES)) > 1
 

@@ -1,6 +1,6 @@
 """An autoencoder from its input to the loss: checks, autograd and the registered op.
 
-A backend module has two functions, on ``inputs`` of a PerInput and in the dtypes of ``FUSED``:
+A backend module has two functions, on LossInputs ``inputs`` and in the dtypes of ``FUSED``:
 
 ``reconstruction_loss(inputs, settings, scale, needed) -> (loss, gradients)``
     the summed loss, a number or a 0-d tensor, and ``scale`` times its gradients: a PerInput, None
@@ -24,7 +24,7 @@ from aefast.ops.corrupt.op import corrupt_with
 from aefast.ops.linear_act.op import ACTIVATIONS
 from aefast.ops.linear_act.op import run as linear_act
 from aefast.ops.reconstruction import eager
-from aefast.ops.reconstruction.settings import LossSettings, PerInput
+from aefast.ops.reconstruction.settings import Gradients, LossInputs, LossSettings, PerInput
 from aefast.ops.shared import checks, dispatch
 from aefast.ops.shared.autograd import KernelFunction, SavedGradients, connected, is_one
 from aefast.ops.shared.precision import instead_of_autocast, outpaces_autocast
@@ -44,7 +44,7 @@ FUSED: dict[str, tuple[torch.dtype, ...]] = {
 TRACED = {"cpu": FUSED["cpp"], "cuda": FUSED["triton"]}
 
 
-def run(inputs: PerInput[Any], settings: LossSettings, reduction: str, traced: bool) -> Tensor:
+def run(inputs: LossInputs, settings: LossSettings, reduction: str, traced: bool) -> Tensor:
     """The loss by the registered op, a backend's kernel or the definition; differentiable."""
     if not _is_fused(inputs, settings, reduction, traced):
         return eager.reconstruction_loss(inputs, settings, reduction, linear_act, corrupt_with)
@@ -52,7 +52,7 @@ def run(inputs: PerInput[Any], settings: LossSettings, reduction: str, traced: b
     inputs, needed = _as_matrices(inputs), _needed(inputs)
     if settings.autocast is not None:
         dtype = _dtype_under_autocast(inputs.x.device, settings.autocast)
-        inputs = PerInput(*(None if tensor is None else tensor.to(dtype) for tensor in inputs))
+        inputs = LossInputs._make(None if tensor is None else tensor.to(dtype) for tensor in inputs)
     if not traced and not _pays(inputs, settings):
         return eager.reconstruction_loss(inputs, settings, reduction, corrupt=corrupt_with)
     if traced:
@@ -69,7 +69,7 @@ def run(inputs: PerInput[Any], settings: LossSettings, reduction: str, traced: b
     return _run(inputs, settings, reduction, needed, name)[0]
 
 
-def check_tensors(inputs: PerInput[Any]) -> None:
+def check_tensors(inputs: LossInputs) -> None:
     """Dtypes, devices and shapes; under autocast products cast their operands themselves."""
     x, encoder_weight, encoder_bias, decoder_weight, decoder_bias, target = inputs
     checks.check_tensor(x, "x")
@@ -124,7 +124,7 @@ def check_contraction(contraction: float, reduction: str) -> float:
     return contraction
 
 
-def _is_fused(inputs: PerInput[Any], settings: LossSettings, reduction: str, traced: bool) -> bool:
+def _is_fused(inputs: LossInputs, settings: LossSettings, reduction: str, traced: bool) -> bool:
     x, dtype = inputs.x, inputs.x.dtype
     if reduction == "none" or (settings.loss == "bce" and settings.output_activation != "sigmoid"):
         return False
@@ -147,7 +147,7 @@ def _dtype_under_autocast(device: torch.device, autocast: torch.dtype) -> torch.
     return autocast if autocast in FUSED[backend.select(device, autocast)] else torch.float32
 
 
-def _pays(inputs: PerInput[Any], settings: LossSettings) -> bool:
+def _pays(inputs: LossInputs, settings: LossSettings) -> bool:
     """Whether the kernels are quicker than eager PyTorch, or were asked for by name."""
     if backend.is_forced():
         return True
@@ -159,7 +159,7 @@ def _pays(inputs: PerInput[Any], settings: LossSettings) -> bool:
         return outpaces_autocast(device.type) and implementation.pays(inputs)
 
 
-def _as_matrices(inputs: PerInput[Any]) -> PerInput[Any]:
+def _as_matrices(inputs: LossInputs) -> LossInputs:
     x, target = inputs.x, inputs.target
     if x.dim() == 2:
         return inputs
@@ -168,21 +168,19 @@ def _as_matrices(inputs: PerInput[Any]) -> PerInput[Any]:
     return inputs._replace(x=x.reshape(-1, x.shape[-1]), target=target)
 
 
-def _needed(inputs: PerInput[Any]) -> PerInput[bool]:
+def _needed(inputs: LossInputs) -> PerInput[bool]:
     enabled = torch.is_grad_enabled()
     return PerInput(*(enabled and t is not None and t.requires_grad for t in inputs))
 
 
 def _run(
-    inputs: PerInput[Any], settings: LossSettings, reduction: str, needed: PerInput[bool], name: str
-) -> tuple[Tensor, PerInput[Any]]:
+    inputs: LossInputs, settings: LossSettings, reduction: str, needed: PerInput[bool], name: str
+) -> tuple[Tensor, Gradients]:
     """The loss, and the gradients that :func:`_times_incoming` finishes."""
     x = inputs.x
-    inputs = PerInput(
-        *(
-            None if tensor is None else dispatch.materialize(tensor, argument)
-            for argument, tensor in zip(inputs._fields, inputs, strict=True)
-        )
+    inputs = LossInputs._make(
+        None if tensor is None else dispatch.materialize(tensor, argument)
+        for argument, tensor in zip(inputs._fields, inputs, strict=True)
     )
     run = backend.implementation("reconstruction", name).reconstruction_loss
     scale, dtype = _scale(x, reduction), x.dtype
@@ -214,9 +212,7 @@ def _accumulation(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def _times_incoming(
-    gradients: PerInput[Any], grad: Tensor, x: Tensor, reduction: str
-) -> PerInput[Any]:
+def _times_incoming(gradients: Gradients, grad: Tensor, x: Tensor, reduction: str) -> Gradients:
     """The gradients that ``_run`` returns, times the incoming one."""
     if _accumulation(x.dtype) != x.dtype:
         grad = grad.float() / _count(x, reduction)
@@ -224,8 +220,8 @@ def _times_incoming(
 
 
 def _definition_gradients(
-    inputs: PerInput[Any], settings: LossSettings, grad: Tensor, reduction: str
-) -> PerInput[Any]:
+    inputs: LossInputs, settings: LossSettings, grad: Tensor, reduction: str
+) -> Gradients:
     """The definition's gradients, times the incoming one: differentiable in their turn."""
     factor = grad.to(_accumulation(grad.dtype)) / _count(inputs.x, reduction)
     gradients = eager.gradients(inputs, settings)
@@ -233,7 +229,7 @@ def _definition_gradients(
     return PerInput(*connected(scaled, (grad, *inputs)))
 
 
-def _gradients_are_small(inputs: PerInput[Any]) -> bool:
+def _gradients_are_small(inputs: LossInputs) -> bool:
     """Whether the gradients take no more memory than the code and the reconstruction would."""
     hidden, columns = inputs.encoder_weight.shape
     return 2 * hidden * columns <= inputs.x.shape[0] * (hidden + columns)
@@ -249,7 +245,7 @@ class _ReconstructionLoss(KernelFunction):
     @staticmethod
     def forward(*arguments: Any) -> Tensor:
         *tensors, settings, reduction, needed, name, saved_gradients = arguments
-        inputs = PerInput(*tensors)
+        inputs = LossInputs(*tensors)
         if _gradients_are_small(inputs) or saved_gradients.is_first():
             loss, gradients = _run(inputs, settings, reduction, needed, name)
             saved_gradients.append(gradients)
@@ -264,7 +260,7 @@ class _ReconstructionLoss(KernelFunction):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        inputs = PerInput(*ctx.saved_tensors)
+        inputs = LossInputs(*ctx.saved_tensors)
         if torch.is_grad_enabled() or dispatch.is_traced(grad):
             # The gradient is to be differentiated again, or traced: the definition's can.
             gradients = _definition_gradients(inputs, ctx.settings, grad, ctx.reduction)
@@ -278,7 +274,7 @@ class _ReconstructionLoss(KernelFunction):
         return *_only(gradients, ctx.needed), *(None,) * 5
 
 
-def _only(gradients: PerInput[Any], needed: PerInput[bool]) -> PerInput[Any]:
+def _only(gradients: Gradients, needed: PerInput[bool]) -> Gradients:
     return PerInput(*(g if need else None for g, need in zip(gradients, needed, strict=True)))
 
 
@@ -302,7 +298,7 @@ def _registered(
     needed: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The loss and, float32, its gradients by the inputs that are needed; the others empty."""
-    inputs = PerInput(x, encoder_weight, encoder_bias, decoder_weight, decoder_bias, target)
+    inputs = LossInputs(x, encoder_weight, encoder_bias, decoder_weight, decoder_bias, target)
     settings = LossSettings(
         activation,
         output_activation,
@@ -325,7 +321,7 @@ def _registered(
     return value, *_as_outputs(_only(gradients, flags), x)
 
 
-def _as_outputs(gradients: PerInput[Any], x: Tensor) -> PerInput[Tensor]:
+def _as_outputs(gradients: Gradients, x: Tensor) -> PerInput[Tensor]:
     """A registered op returns tensors only, and of dtypes that its inputs tell."""
     accumulation = _accumulation(x.dtype)
     types = PerInput(x.dtype, accumulation, accumulation, accumulation, accumulation, x.dtype)
@@ -338,7 +334,7 @@ def _as_outputs(gradients: PerInput[Any], x: Tensor) -> PerInput[Tensor]:
 
 
 def _check_registered(
-    inputs: PerInput[Any], settings: Any, reduction: str, needed: list[bool]
+    inputs: LossInputs, settings: Any, reduction: str, needed: list[bool]
 ) -> None:
     check_tensors(inputs)
     checks.check_choice(settings.activation, "activation", ACTIVATIONS)
@@ -381,7 +377,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 def _registered_gradients(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     seed, *saved = ctx.saved_tensors
-    inputs, gradients_at_one = PerInput(*saved[:6]), saved[6:]
+    inputs, gradients_at_one = LossInputs(*saved[:6]), saved[6:]
     if any(
         asked and not computed
         for asked, computed in zip(ctx.needs_input_grad, ctx.needed, strict=False)

@@ -22,7 +22,7 @@ from aefast.ops.contractive.passes import squared_lengths
 from aefast.ops.contractive.primitives import PenaltyPrimitives
 from aefast.ops.corrupt.noise import Noise
 from aefast.ops.reconstruction.eager import noise_of
-from aefast.ops.reconstruction.settings import LossSettings, PerInput
+from aefast.ops.reconstruction.settings import Gradients, LossInputs, LossSettings, PerInput
 
 FEWEST_ROWS = 128
 
@@ -97,11 +97,11 @@ class LossPrimitives(Protocol):
 
 def reconstruction_loss(
     primitives: LossPrimitives,
-    inputs: PerInput[Any],
+    inputs: LossInputs,
     settings: LossSettings,
     scale: float,
     needed: PerInput[bool],
-) -> tuple[float | Tensor, PerInput[Tensor | None]]:
+) -> tuple[float | Tensor, Gradients]:
     """The summed loss, unscaled, and ``scale`` times the gradients that are needed.
 
     The gradients of weights and biases come in float32, so that half precisions can be scaled
@@ -109,7 +109,7 @@ def reconstruction_loss(
     """
     x, encoder_weight, encoder_bias, decoder_weight, decoder_bias, target = inputs
     tied = decoder_weight is None
-    if tied:
+    if decoder_weight is None:
         decoder_weight = encoder_weight.t()
     code_needed = needed.x or needed.encoder_weight or needed.encoder_bias
     target_needed = needed.x if target is None else needed.target
@@ -121,7 +121,7 @@ def reconstruction_loss(
     encoder_transposed = primitives.operand(encoder_weight.t()) if needed.x else None
     total: float | Tensor = 0.0
     grad_x = _dense_like(x) if needed.x else None
-    grad_target = _dense_like(target) if needed.target else None
+    grad_target = None if target is None or not needed.target else _dense_like(target)
     grad_encoder = grad_encoder_bias = grad_decoder = grad_decoder_bias = None
     for rows in panels_of(x, encoder_weight.shape[0], primitives.panel_bytes):
         clean = seen = x[rows]

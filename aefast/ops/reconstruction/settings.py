@@ -1,4 +1,4 @@
-"""What a reconstruction's loss is made of: its inputs and its settings."""
+"""The tensors and the settings of a reconstruction's loss."""
 
 from typing import Generic, NamedTuple, TypeVar
 
@@ -8,15 +8,29 @@ from torch import Tensor
 T = TypeVar("T")
 
 
-class PerInput(NamedTuple, Generic[T]):
-    """A tensor, a flag or a gradient for each input of the loss."""
+class LossInputs(NamedTuple):
+    """The tensors of the loss."""
 
-    x: T  # [B, D]
-    encoder_weight: T  # [H, D]
-    encoder_bias: T  # [H]
-    decoder_weight: T  # [D, H]; None ties it to the encoder's
-    decoder_bias: T  # [D]
-    target: T  # [B, D]; None takes x
+    x: Tensor  # [B, D]
+    encoder_weight: Tensor  # [H, D]
+    encoder_bias: Tensor | None  # [H]
+    decoder_weight: Tensor | None  # [D, H]; None ties it to the encoder's
+    decoder_bias: Tensor | None  # [D]
+    target: Tensor | None  # [B, D]; None takes x
+
+
+class PerInput(NamedTuple, Generic[T]):
+    """A flag or a gradient for each of them."""
+
+    x: T
+    encoder_weight: T
+    encoder_bias: T
+    decoder_weight: T
+    decoder_bias: T
+    target: T
+
+
+Gradients = PerInput[Tensor | None]
 
 
 class LossSettings(NamedTuple):

@@ -11,7 +11,6 @@ Sums are deterministic: each tile writes its own part, added up afterwards in th
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ from aefast.ops.contractive.primitives import PenaltyPrimitives
 from aefast.ops.corrupt.noise import Noise
 from aefast.ops.linear_act.op import FROM_PREACTIVATION, what_backward_needs
 from aefast.ops.reconstruction import panels
-from aefast.ops.reconstruction.settings import LossSettings, PerInput
+from aefast.ops.reconstruction.settings import Gradients, LossInputs, LossSettings, PerInput
 from aefast.ops.shared import triton_activation, triton_gemm
 from aefast.ops.shared.triton import ACTIVATIONS, TYPE_NAMES, Variant, cdiv, device_of
 from aefast.ops.shared.triton_gemm import Tile
@@ -77,7 +76,7 @@ def _loss_variant(dtype: torch.dtype, strip: Strip) -> Variant:
     return Variant(kernel, types, constants, strip.warps, strip.stages, tensor_cores=True)
 
 
-def _strip(inputs: PerInput[Any]) -> Strip | None:
+def _strip(inputs: LossInputs) -> Strip | None:
     """How ``loss_kernel`` serves; None where two kernels do: a large code, few rows, or a chip with
     little shared memory."""
     x, weight = inputs.x, inputs.encoder_weight
@@ -93,7 +92,7 @@ def _strip(inputs: PerInput[Any]) -> Strip | None:
     return fitting[0] if fitting else None
 
 
-def _loss_alone(inputs: PerInput[Any], settings: LossSettings, strip: Strip) -> Tensor:
+def _loss_alone(inputs: LossInputs, settings: LossSettings, strip: Strip) -> Tensor:
     x, encoder_weight, encoder_bias, decoder_weight, decoder_bias, target = inputs
     if decoder_weight is None:
         decoder_weight = encoder_weight.t()
@@ -152,8 +151,8 @@ def variants(generation: int) -> Iterator[Variant]:
 
 
 def reconstruction_loss(
-    inputs: PerInput[Any], settings: LossSettings, scale: float, needed: PerInput[bool]
-) -> tuple[float | Tensor, PerInput[Any]]:
+    inputs: LossInputs, settings: LossSettings, scale: float, needed: PerInput[bool]
+) -> tuple[float | Tensor, Gradients]:
     if settings.corruption is None and settings.contraction == 0 and not any(needed):
         strip = _strip(inputs)
         if strip is not None:
@@ -161,7 +160,7 @@ def reconstruction_loss(
     return panels.reconstruction_loss(_Primitives(), inputs, settings, scale, needed)
 
 
-def pays(inputs: PerInput[Any]) -> bool:
+def pays(inputs: LossInputs) -> bool:
     return True
 
 
