@@ -104,10 +104,10 @@ def contractive_penalty(
     row_offset = checks.check_integer(row_offset, "row_offset", ROW_LIMIT)
     checks.check_seed_arguments(seed, generator)
     traced = dispatch.is_traced(x, *parameters_of(layers))
-    drawn: int | Tensor = 0
+    resolved_seed: int | Tensor = 0
     if probes > 0 or hessian_noise > 0:
-        drawn = dispatch.resolve_seed(seed, generator, x.device, traced)
-    settings = PenaltySettings(probes, hessian_noise, hessian_weight, drawn, row_offset)
+        resolved_seed = dispatch.resolve_seed(seed, generator, x.device, traced)
+    settings = PenaltySettings(probes, hessian_noise, hessian_weight, resolved_seed, row_offset)
     autocast = dispatch.autocast_dtype(x.device)
     penalty, error, code = penalty_of(as_matrix(x), layers, settings, traced, autocast)
     if autocast is not None:

@@ -108,8 +108,8 @@ def draw_probes(
     """[B, R, H] of 1 and -1, evenly."""
     batch, probes = x.shape[0], settings.probes
     rows = x.new_empty(batch * probes, hidden)
-    place = settings.seed, settings.row_offset * probes, Step.PROBES.value
-    rows = corrupt(rows, Noise("salt_and_pepper", 1.0, -1.0, 1.0, *place))
+    stream = settings.seed, settings.row_offset * probes, Step.PROBES.value
+    rows = corrupt(rows, Noise("salt_and_pepper", 1.0, -1.0, 1.0, *stream))
     return rows.reshape(batch, probes, hidden)
 
 
@@ -117,8 +117,8 @@ def with_noise(
     x: Tensor, settings: PenaltySettings, corrupt: Callable[..., Tensor] = defined_noise
 ) -> Tensor:
     """x and normal noise, of another seed for every row."""
-    place = settings.seed, settings.row_offset, Step.HESSIAN_NOISE.value
-    return corrupt(x, Noise("gaussian", settings.hessian_noise, 0.0, 1.0, *place))
+    stream = settings.seed, settings.row_offset, Step.HESSIAN_NOISE.value
+    return corrupt(x, Noise("gaussian", settings.hessian_noise, 0.0, 1.0, *stream))
 
 
 def gradients(

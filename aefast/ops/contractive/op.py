@@ -169,8 +169,8 @@ def _cast(
     x: Tensor, layers: list[EncoderLayer], settings: PenaltySettings, autocast: torch.dtype
 ) -> tuple[Tensor, list[EncoderLayer]]:
     """In one dtype: autocast's where a kernel takes it, else float32."""
-    taken = FUSED[backend.select(x.device, autocast)]
-    fits = autocast in taken and passes.is_fused(layers, settings)
+    kernel_dtypes = FUSED[backend.select(x.device, autocast)]
+    fits = autocast in kernel_dtypes and passes.is_fused(layers, settings)
     dtype = autocast if fits else torch.float32
     cast = [
         EncoderLayer(weight.to(dtype), None if bias is None else bias.to(dtype), activation)

@@ -18,15 +18,15 @@ def corrupt(x: Tensor, noise: Noise) -> Tensor:
     x = x.contiguous()
     columns = x.shape[-1] if x.dim() else 1
     rows = x.numel() // max(columns, 1)
-    place: Any = {"step": step, "row_offset": row_offset, "device": x.device}
+    stream: Any = {"step": step, "row_offset": row_offset, "device": x.device}
 
     if kind == "gaussian":
-        z = random.normal(seed, rows, columns, **place).reshape(x.shape)
+        z = random.normal(seed, rows, columns, **stream).reshape(x.shape)
         if x.dtype == torch.float64:
             return x + level * z
         return (x.float() + level * z).to(x.dtype)
 
-    u = random.uniform(seed, rows, columns, **place).reshape(x.shape)
+    u = random.uniform(seed, rows, columns, **stream).reshape(x.shape)
     probability = torch.tensor(level, dtype=torch.float32, device=x.device)
     if kind == "masking":
         return torch.where(u < probability, 0, x)

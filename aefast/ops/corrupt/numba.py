@@ -59,8 +59,8 @@ def _replace(
         for start in range(0, x.shape[1], STRETCH):
             x_part = x[row, start : start + STRETCH]
             output_part = output[row, start : start + STRETCH]
-            drawn = words[: (x_part.size + 3) // 4 * 4]
-            shared.fill_words(seed, first_row + row, step, start // 4, drawn)
+            random_words = words[: (x_part.size + 3) // 4 * 4]
+            shared.fill_words(seed, first_row + row, step, start // 4, random_words)
             for i in range(x_part.size):
                 u = words[i] >> np.uint32(8)
                 replacement = low if u < to_low else high
@@ -77,8 +77,8 @@ def _gaussian(
         for start in range(0, x.shape[1], STRETCH):
             x_part = x[row, start : start + STRETCH]
             output_part = output[row, start : start + STRETCH]
-            drawn = words[: (x_part.size + 3) // 4 * 4]
-            shared.fill_words(seed, first_row + row, step, start // 4, drawn)
-            shared.fill_normals(drawn, normals)
+            random_words = words[: (x_part.size + 3) // 4 * 4]
+            shared.fill_words(seed, first_row + row, step, start // 4, random_words)
+            shared.fill_normals(random_words, normals)
             for i in range(x_part.size):
                 output_part[i] = x_part[i] + level * normals[i]

@@ -35,7 +35,7 @@ def _run(
         precision = torch.exp(-machine.log_var)
         deviation = torch.exp(machine.log_var / 2).contiguous()
         factor = None if beta is None else beta.rsqrt()
-    given, hidden_prob, visible_prob = visible, None, None
+    initial, hidden_prob, visible_prob = visible, None, None
     for step in range(settings.k):
         keep = settings.return_probs and step == settings.k - 1
         scaled = visible if precision is None else visible * precision
@@ -52,7 +52,7 @@ def _run(
                 visible, deviation, factor, keep, settings, 2 * step + 1
             )
         if settings.clamp_mask is not None:
-            visible = primitives.clamp(visible, given, settings.clamp_mask)
+            visible = primitives.clamp(visible, initial, settings.clamp_mask)
     return Sample(visible, hidden, visible_prob, hidden_prob)
 
 

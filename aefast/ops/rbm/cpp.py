@@ -140,10 +140,10 @@ class _BitPrimitives(_Primitives):
     def tensor(self, states: BitMatrix | Tensor) -> Tensor:
         return states.unpack() if isinstance(states, BitMatrix) else states
 
-    def clamp(self, drawn: Any, given: Any, mask: Tensor) -> BitMatrix | Tensor:
-        if not isinstance(drawn, BitMatrix):
-            return torch.where(mask, given, drawn)
-        return self.states(torch.where(mask, self.tensor(given), drawn.unpack()))
+    def clamp(self, sampled: Any, initial: Any, mask: Tensor) -> BitMatrix | Tensor:
+        if not isinstance(sampled, BitMatrix):
+            return torch.where(mask, initial, sampled)
+        return self.states(torch.where(mask, self.tensor(initial), sampled.unpack()))
 
     def linear(self, left: BitMatrix | Tensor, right: Any, bias: Tensor | None) -> Tensor:
         if isinstance(left, BitMatrix):
@@ -170,8 +170,8 @@ class _BitPrimitives(_Primitives):
         if not isinstance(left, BitMatrix):
             values, means = super().sample_bernoulli(left, right, bias, beta, keep, settings, step)
             return BitMatrix.pack(values)[0], means
-        drawn = BitMatrix.zeros(left.shape[0], right.shape[0])
-        means = right.new_empty(drawn.shape) if keep else None
+        sampled = BitMatrix.zeros(left.shape[0], right.shape[0])
+        means = right.new_empty(sampled.shape) if keep else None
         bias = None if bias is None else bias.contiguous()
         _C.draw_bits(
             left.view,
@@ -180,14 +180,14 @@ class _BitPrimitives(_Primitives):
             right.shape[0],
             0 if bias is None else bias.data_ptr(),
             0 if beta is None else beta.data_ptr(),
-            drawn.words.data_ptr(),
+            sampled.words.data_ptr(),
             0 if means is None else means.data_ptr(),
             int(settings.seed),
             settings.row_offset,
             step,
             torch.get_num_threads(),
         )
-        return drawn, means
+        return sampled, means
 
     def add_product(
         self, probabilities: Tensor, states: BitMatrix | Tensor, total: Tensor | None

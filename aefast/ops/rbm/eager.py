@@ -14,7 +14,7 @@ from aefast.ops.rbm.settings import ChainSettings, Machine, Sample
 
 def gibbs(visible: Tensor, machine: Machine, settings: ChainSettings) -> Sample:
     """k times: h from P(h given v), then v from P(v given h)."""
-    given = visible
+    initial = visible
     beta = 1.0 if settings.beta is None else settings.beta
     for step in range(settings.k):
         hidden_prob = torch.sigmoid(beta * hidden_input(visible, machine))
@@ -28,7 +28,7 @@ def gibbs(visible: Tensor, machine: Machine, settings: ChainSettings) -> Sample:
             deviation = torch.exp(machine.log_var / 2) / beta**0.5
             visible = mean + deviation * normal(mean, settings, 2 * step + 1)
         if settings.clamp_mask is not None:
-            visible = torch.where(settings.clamp_mask, given, visible)
+            visible = torch.where(settings.clamp_mask, initial, visible)
     if not settings.return_probs:
         return Sample(visible, hidden, None, None)
     return Sample(visible, hidden, visible_prob, hidden_prob)
@@ -58,7 +58,7 @@ def sample_bernoulli(probability: Tensor, settings: ChainSettings, step: int) ->
 def normal(like: Tensor, settings: ChainSettings, step: int) -> Tensor:
     """Standard normals of this step, row and column."""
     rows, columns = like.shape
-    drawn = random.normal(
+    noise = random.normal(
         settings.seed,
         rows,
         columns,
@@ -66,7 +66,7 @@ def normal(like: Tensor, settings: ChainSettings, step: int) -> Tensor:
         row_offset=settings.row_offset,
         device=like.device,
     )
-    return drawn.to(like.dtype)
+    return noise.to(like.dtype)
 
 
 def free_energy(visible: Tensor, machine: Machine) -> Tensor:

@@ -52,8 +52,8 @@ def sample_chain(
     row_offset = checks.check_integer(row_offset, "row_offset", 2**62)
     checks.check_seed_arguments(seed, generator)
     traced = dispatch.is_traced(visible, *machine)
-    drawn = dispatch.resolve_seed(seed, generator, visible.device, traced)
-    settings = ChainSettings(k, beta, clamp_mask, return_probs, drawn, row_offset)
+    resolved_seed = dispatch.resolve_seed(seed, generator, visible.device, traced)
+    settings = ChainSettings(k, beta, clamp_mask, return_probs, resolved_seed, row_offset)
     with torch.no_grad(), dispatch.without_autocast(visible.device):
         return _gibbs(visible, machine, settings, traced)
 

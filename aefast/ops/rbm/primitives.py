@@ -27,9 +27,9 @@ class ChainPrimitives:
         """States as a float tensor [B, N]."""
         return states
 
-    def clamp(self, drawn: States, given: States, mask: Tensor) -> States:
-        """``given`` where the mask [B, D] is True, else ``drawn``."""
-        return torch.where(mask, given, drawn)
+    def clamp(self, sampled: States, initial: States, mask: Tensor) -> States:
+        """``initial`` where the mask [B, D] is True, else ``sampled``."""
+        return torch.where(mask, initial, sampled)
 
     def operand(self, right: Tensor) -> Operand:
         """The right operand [N, K] of a product left @ right.T, made ready for all steps."""

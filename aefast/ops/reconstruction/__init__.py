@@ -122,14 +122,16 @@ def reconstruction_loss(
     row_offset = checks.check_integer(row_offset, "row_offset", 2**62)
     traced = dispatch.is_traced(*inputs)
     checks.check_seed_arguments(seed, generator)
-    drawn = 0 if corruption is None else dispatch.resolve_seed(seed, generator, x.device, traced)
+    resolved_seed = (
+        0 if corruption is None else dispatch.resolve_seed(seed, generator, x.device, traced)
+    )
     settings = LossSettings(
         activation,
         output_activation,
         loss,
         corruption,
         corruption_level,
-        drawn,
+        resolved_seed,
         row_offset,
         contraction * x.shape[-1] if reduction == "mean" else contraction,
         dispatch.autocast_dtype(x.device),

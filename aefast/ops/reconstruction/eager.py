@@ -81,10 +81,10 @@ def gradients(inputs: LossInputs, settings: LossSettings) -> PerInput[Tensor]:
     if decoder_weight is None:
         decoder_weight = encoder_weight.t()
     clean = x if target is None else target
-    seen = x
+    corrupted = x
     if settings.corruption is not None:
-        seen = corrupt(x, noise_of(settings))
-    hidden = F.linear(seen, encoder_weight, encoder_bias)
+        corrupted = corrupt(x, noise_of(settings))
+    hidden = F.linear(corrupted, encoder_weight, encoder_bias)
     code = ACTIVATIONS[settings.activation](hidden)
     output = F.linear(code, decoder_weight, decoder_bias)
 
@@ -100,7 +100,7 @@ def gradients(inputs: LossInputs, settings: LossSettings) -> PerInput[Tensor]:
     if settings.contraction != 0:
         grad_slopes = 2 * settings.contraction * slopes * encoder_weight.square().sum(1)
         grad_hidden = grad_hidden + grad_slopes * CURVATURES[settings.activation](hidden)
-    grad_encoder = grad_hidden.t() @ seen
+    grad_encoder = grad_hidden.t() @ corrupted
     if settings.contraction != 0:
         grad_lengths = settings.contraction * slopes.square().sum(0)
         grad_encoder = grad_encoder + 2 * grad_lengths[:, None] * encoder_weight

@@ -124,11 +124,11 @@ def reconstruction_loss(
     grad_target = None if target is None or not needed.target else _dense_like(target)
     grad_encoder = grad_encoder_bias = grad_decoder = grad_decoder_bias = None
     for rows in panels_of(x, encoder_weight.shape[0], primitives.panel_bytes):
-        clean = seen = x[rows]
+        clean = corrupted = x[rows]
         if settings.corruption is not None:
             noise = noise_of(settings, rows.start)
-            seen = primitives.corrupt(clean, noise)
-        code, saved = primitives.encode(seen, encoder, encoder_bias, settings.activation)
+            corrupted = primitives.corrupt(clean, noise)
+        code, saved = primitives.encode(corrupted, encoder, encoder_bias, settings.activation)
         compared = primitives.compare(
             code,
             decoder,
@@ -164,14 +164,16 @@ def reconstruction_loss(
         if needed.encoder_bias:
             grad_encoder_bias = _add(grad_bias, grad_encoder_bias)
         if needed.encoder_weight:
-            grad_encoder = primitives.add_product(grad_code, seen, grad_encoder)
+            grad_encoder = primitives.add_product(grad_code, corrupted, grad_encoder)
             if tied:
                 grad_encoder = primitives.add_product(code, compared.grad_output, grad_encoder)
         if grad_x is not None:
-            grad_seen = primitives.multiply(grad_code, encoder_transposed)
+            grad_corrupted = primitives.multiply(grad_code, encoder_transposed)
             if settings.corruption in ("masking", "salt_and_pepper"):
-                grad_seen = primitives.corrupt(grad_seen, noise.masking())
-            grad_x[rows] = grad_seen if target is not None else grad_seen + compared.grad_target
+                grad_corrupted = primitives.corrupt(grad_corrupted, noise.masking())
+            grad_x[rows] = (
+                grad_corrupted if target is not None else grad_corrupted + compared.grad_target
+            )
     if penalty is not None and grad_encoder is not None:
         grad_encoder += penalty.weight_gradient()
     return total, PerInput(

@@ -62,14 +62,14 @@ def _add(
 ) -> None:
     """What of a panel beats the least of a row's k best joins them, and they are sorted anew."""
     for row in range(values.shape[0]):
-        kept = counts[row]
-        threshold = _value(candidates[row, k - 1]) if kept == k else _f(np.nan)
-        count = kept
+        count_before = counts[row]
+        threshold = _value(candidates[row, k - 1]) if count_before == k else _f(np.nan)
+        count = count_before
         for column in range(values.shape[1]):
             if not values[row, column] <= threshold:
                 candidates[row, count] = _candidate(values[row, column], first + column)
                 count += 1
-        if count > kept:
+        if count > count_before:
             candidates[row, :count].sort()
             counts[row] = min(count, k)
 

@@ -26,9 +26,9 @@ def _variant(kernel: str, types: dict[str, str], constants: dict[str, int], warp
 
 
 @cache
-def _merge_variant(kept: int) -> Variant:
+def _merge_variant(capacity: int) -> Variant:
     types = {"panel_pointer": "*fp32", "best_pointer": "*i64"}
-    return _variant("merge_kernel", types, {"KEPT": kept, "CHUNK": CHUNK}, 8)
+    return _variant("merge_kernel", types, {"KEPT": capacity, "CHUNK": CHUNK}, 8)
 
 
 @cache
@@ -62,8 +62,8 @@ def _product_variant(kernel: str, dtype: torch.dtype) -> Variant:
 
 def variants(generation: int) -> Iterator[Variant]:
     """Every binary but the products', which are triton_gemm's; the same on all generations."""
-    for kept in KEPT:
-        yield _merge_variant(kept)
+    for capacity in KEPT:
+        yield _merge_variant(capacity)
     for dtype in TYPE_NAMES:
         for kernel in ("decode_kernel", "sample_kernel", "sums_kernel"):
             yield _product_variant(kernel, dtype)
@@ -72,19 +72,19 @@ def variants(generation: int) -> Iterator[Variant]:
 def topk_encode(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
     rows, latents, dtype = x.shape[0], weight.shape[0], x.dtype
     x, bias = x.float(), None if bias is None else bias.float()
-    kept = next((size for size in KEPT if size >= k), None)
-    best = torch.full((rows, kept or k), -(2**63), dtype=torch.int64, device=x.device)
+    capacity = next((size for size in KEPT if size >= k), None)
+    best = torch.full((rows, capacity or k), -(2**63), dtype=torch.int64, device=x.device)
     for first in range(0, latents, LATENTS_PER_PANEL):
         part = slice(first, min(first + LATENTS_PER_PANEL, latents))
         panel_bias = None if bias is None else bias[part]
         panel = triton_gemm.multiply(x, weight[part].float(), panel_bias)[0]
         width = part.stop - first
-        if kept is None:
-            found = _candidates(panel, first)
-            best = torch.cat([best, found], 1).sort(1, descending=True)[0][:, :k]
+        if capacity is None:
+            candidates = _candidates(panel, first)
+            best = torch.cat([best, candidates], 1).sort(1, descending=True)[0][:, :k]
         else:
             with device_of(x):
-                _merge_variant(kept).launch(rows, panel, best, panel.stride(0), width, first)
+                _merge_variant(capacity).launch(rows, panel, best, panel.stride(0), width, first)
     best = best[:, :k]
     return _values(best).to(dtype), 0xFFFFFFFF - (best & 0xFFFFFFFF)
 

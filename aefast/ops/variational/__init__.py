@@ -63,8 +63,8 @@ def reparameterize(
     row_offset = checks.check_integer(row_offset, "row_offset", 2**62)
     checks.check_seed_arguments(seed, generator)
     traced = dispatch.is_traced(mean, log_var)
-    drawn = dispatch.resolve_seed(seed, generator, mean.device, traced)
-    return sample(mean, log_var, drawn, row_offset, traced)
+    resolved_seed = dispatch.resolve_seed(seed, generator, mean.device, traced)
+    return sample(mean, log_var, resolved_seed, row_offset, traced)
 
 
 @public
