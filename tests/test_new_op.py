@@ -34,7 +34,8 @@ def halve(x: Tensor) -> Tensor:
     tensor([0.5000, 0.5000])
     """
     checks.check_tensor(x, "x")
-    return backend.implementation("halve", backend.select(x.device, x.dtype)).halve(x)
+    kernels = backend.implementation("halve", backend.select(x.device, x.dtype))
+    return kernels.halve(x.detach())
 ''',
     "eager.py": "def halve(x):\n    return x / 2\n",
     "cpp.py": "def halve(x):\n    return x * 0.5\n",
@@ -51,18 +52,80 @@ def halve(x):
     return x * 0.5
 """,
     "selftest.py": """
+import torch
+
 from aefast.ops.halve import halve
 from aefast.ops.shared.selftest_case import Case, generators
 
 
 def cases():
     normal, _ = generators()
-    return [Case("halve", "a matrix", halve, (normal(33, 47),), same_bits=True)]
+    matrix = (normal(33, 47),)
+    return [Case("halve", "a matrix", halve, matrix, same_bits=True, dtypes=(torch.float32,))]
 """,
 }
 
-PROGRAM = """
+SOURCES = {
+    "halve.h": """
+#pragma once
+
+#include <cstdint>
+
+#include "shared/isa.h"
+
+namespace aefast {
+
+AEFAST_DECLARE_KERNELS(void halve(const float* x, float* output, int64_t size);)
+
+}  // namespace aefast
+""",
+    "halve.cpp": """
+#include "ops/halve/halve.h"
+
+namespace aefast::AEFAST_ISA {
+
+void halve(const float* x, float* output, int64_t size) {
+    for (int64_t i = 0; i < size; ++i) output[i] = x[i] / 2;
+}
+
+}  // namespace aefast::AEFAST_ISA
+""",
+    "bindings.cpp": """
+#include <pybind11/pybind11.h>
+
+#include "bindings/binding.h"
+#include "ops/halve/halve.h"
+
+namespace aefast {
+namespace {
+
+void bind(pybind11::module_& module) {
+    module.def("halve", [](uintptr_t x, uintptr_t output, int64_t size) {
+        AEFAST_RUN(halve, pointer<const float*>(x), pointer<float*>(output), size);
+    });
+}
+
+const Binding binding(bind);
+
+}  // namespace
+}  // namespace aefast
+""",
+}
+
+COMPILED = """
 import torch
+
+from aefast.backend import extension
+
+
+def halve(x):
+    output = torch.empty_like(x)
+    extension().halve(x.data_ptr(), output.data_ptr(), x.numel())
+    return output
+"""
+
+PROGRAM = """
+import torch, aefast
 from aefast import aot, functional, selftest
 from aefast.cli import bench
 
@@ -94,7 +157,7 @@ def python(tree, *arguments):
         env={**os.environ, "PYTHONPATH": str(tree)},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -104,6 +167,28 @@ def test_it_is_found_by_the_functions_the_selftest_the_compiler_and_the_benchmar
     pytest.importorskip("typer")
     found = python(tree, "-c", PROGRAM).split("\n")
     assert found[:4] == ["0.5 True", "1 True", "True 1", "bench_cases.py"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    shutil.which("g++") is None or not (ROOT / "csrc" / "bindings").exists(),
+    reason="needs g++, and bindings that the build finds by looking",
+)
+def test_its_kernels_are_compiled_for_every_instruction_set_and_bound(tree):
+    for name in ("csrc", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tree / name)
+    for extension in (tree / "aefast").glob("_C*.so"):
+        extension.unlink()
+    folder = tree / "csrc" / "ops" / "halve"
+    folder.mkdir()
+    for name, text in SOURCES.items():
+        (folder / name).write_text(text.lstrip())
+    (tree / "aefast" / "ops" / "halve" / "cpp.py").write_text(COMPILED.lstrip())
+    python(tree, "setup.py", "-q", "build_ext", "--inplace")
+    program = PROGRAM + "print(hasattr(aefast.backend.extension(), 'halve'))"
+    found = python(tree, "-c", program).split("\n")
+    assert (found[1], found[4]) == ("1 True", "True")
 
 
 @pytest.mark.slow
