@@ -19,6 +19,7 @@ pytest.importorskip("triton")
 from aefast import aot, backend
 from aefast.ops.linear_act import triton as linear_act
 from aefast.ops.shared import triton_gemm
+from aefast.ops.topk import triton as topk
 from tests import cuda_stub
 
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
@@ -46,6 +47,12 @@ def run(*arguments):
 @pytest.fixture
 def binaries(compiled):
     return compiled.binaries
+
+
+@pytest.fixture(autouse=True)
+def whole_chunks(short_chunks, monkeypatch):
+    """What is compiled ahead of time sorts chunks of their full size."""
+    monkeypatch.setattr(topk, "CHUNK", short_chunks)
 
 
 def described(binaries):

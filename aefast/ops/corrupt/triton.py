@@ -31,7 +31,7 @@ def _variant(kernel: str, dtype: torch.dtype, aligned: bool) -> Variant:
 
 
 def variants(generation: int) -> Iterator[Variant]:
-    """Every binary that :func:`corrupt` can launch; the same on all generations."""
+    """Every cubin that :func:`corrupt` can launch; the same on all generations."""
     for kernel in ("replace_kernel", "gaussian_kernel"):
         for dtype in TYPE_NAMES:
             for aligned in (True, False):

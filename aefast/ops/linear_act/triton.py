@@ -10,7 +10,7 @@ from aefast.ops.shared.triton import TYPE_NAMES, Variant
 
 
 def variants(generation: int) -> Iterator[Variant]:
-    """Every binary that :func:`forward` and :func:`backward` can launch."""
+    """Every cubin that :func:`forward` and :func:`backward` can launch."""
     yield from triton_gemm.variants(generation)
     for dtype in TYPE_NAMES:
         for aligned in (True, False):

@@ -68,13 +68,13 @@ def variants(generation: int) -> Iterator[Variant]:
         yield _draw_variant(gaussian)
     for terms in TERMS.values():
         yield _split_variant(terms)
-        for tile in triton_gemm.TILES[generation]["binary"]:
+        for tile in triton_gemm.TILES[generation]["bernoulli"]:
             yield _half_step_variant(generation, tile, terms)
 
 
 def primitives(machine: Machine, settings: ChainSettings) -> ChainPrimitives:
-    binary = machine.log_var is None and settings.clamp_mask is None
-    return _BitPrimitives(machine.weight.device.type) if binary else _Primitives()
+    bernoulli = machine.log_var is None and settings.clamp_mask is None
+    return _BernoulliPrimitives(machine.weight.device.type) if bernoulli else _Primitives()
 
 
 class _Primitives(ChainPrimitives):
@@ -141,7 +141,7 @@ def _split(values: Tensor, terms: int) -> Terms:
     return Terms(matrix, count, (rows, columns), values)
 
 
-class _BitPrimitives(_Primitives):
+class _BernoulliPrimitives(_Primitives):
     """Bernoulli states as one bfloat16 term, data as up to three."""
 
     def __init__(self, device_type: str) -> None:
@@ -196,8 +196,8 @@ class _BitPrimitives(_Primitives):
         shape = left.shape[0], right.shape[0], right.shape[1]
         device = right.matrix.device
         generation, multiprocessors = triton_gemm.chip(device)
-        tile, _ = triton_gemm.choose_tile(generation, multiprocessors, "binary", shape)
-        read = triton_gemm.Factors(left.matrix, right.matrix, (False, False), "binary", shape)
+        tile, _ = triton_gemm.choose_tile(generation, multiprocessors, "bernoulli", shape)
+        read = triton_gemm.Factors(left.matrix, right.matrix, (False, False), "bernoulli", shape)
         seed = (0, 0) if settings is None else seed_arguments(settings.seed, device)
         unread = right.matrix.new_empty(1, dtype=torch.float32)
         with device_of(right.matrix):

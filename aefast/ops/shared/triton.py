@@ -1,4 +1,4 @@
-"""What the host side of every Triton kernel shares: its binaries, their arguments, their launch.
+"""What the host side of every Triton kernel shares: the cubins, their arguments, their launch.
 
 An op's ``triton.py`` plans and launches, and imports without triton installed. The device functions
 are in ``triton_kernels.py``, which is imported, and triton with it, once a kernel must be compiled.
@@ -17,7 +17,7 @@ import torch
 from aefast import cubins
 from aefast.backend import BackendUnavailableError
 
-# Kernels take the activation as a number and branch on it once a tile: one binary serves them all.
+# Kernels take the activation as a number and branch on it once a tile: one cubin serves them all.
 ACTIVATIONS = {
     "identity": 0,
     "relu": 1,
@@ -48,14 +48,14 @@ class Descriptor:
 
 @dataclass(frozen=True)
 class Variant:
-    """One binary: a kernel, what it is specialized on, and how many threads run it.
+    """One compiled kernel: its source, what it is specialized on, and how many threads run it.
 
     The same record launches the kernel and compiles it ahead of time, so what the tests compile
     is what runs. Kernels specialize on nothing else: integers have annotated types and, like
     pointers, are not specialized by value or alignment.
     """
 
-    kernel: str  # its place under aefast.ops: "variational.triton_kernels.scaled_noise_kernel"
+    kernel: str  # its path under aefast.ops: "variational.triton_kernels.scaled_noise_kernel"
     pointer_types: dict[str, str]
     constants: dict[str, Any]
     warps: int = 4

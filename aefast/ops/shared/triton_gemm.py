@@ -41,25 +41,25 @@ class Tile:
 # A large tile for products that fill the chip with it, and a small one for the others. A warp group
 # of wgmma holds 64 rows, and 128x256 on two of them reads least from shared memory a product.
 # float32's tiles are smaller for the registers, and on sm_100 for the tensor memory, that its
-# products need; "binary" ones read three right tiles for each left one.
+# products need; "bernoulli" ones read three right tiles for each left one.
 TILES = {
     80: {
         "half": (Tile(128, 128, 64, 8, 4), Tile(64, 64, 64, 4, 4)),
         "float32": (Tile(128, 64, 32, 8, 3), Tile(64, 64, 32, 4, 3)),
         "tf32": (Tile(128, 128, 32, 8, 3), Tile(64, 64, 32, 4, 3)),
-        "binary": (Tile(128, 64, 64, 8, 3), Tile(64, 64, 64, 4, 3)),
+        "bernoulli": (Tile(128, 64, 64, 8, 3), Tile(64, 64, 64, 4, 3)),
     },
     90: {
         "half": (Tile(128, 256, 64, 8, 4, flatten=True), Tile(64, 64, 64, 4, 4)),
         "float32": (Tile(128, 128, 32, 8, 3), Tile(64, 64, 32, 4, 3)),
         "tf32": (Tile(128, 128, 32, 8, 4), Tile(64, 64, 32, 4, 4)),
-        "binary": (Tile(128, 128, 64, 8, 3), Tile(64, 64, 64, 4, 3)),
+        "bernoulli": (Tile(128, 128, 64, 8, 3), Tile(64, 64, 64, 4, 3)),
     },
     100: {
         "half": (Tile(128, 256, 64, 8, 4), Tile(64, 64, 64, 4, 4)),
         "float32": (Tile(128, 64, 32, 8, 3), Tile(64, 64, 32, 4, 3)),
         "tf32": (Tile(128, 128, 32, 8, 4), Tile(64, 64, 32, 4, 4)),
-        "binary": (Tile(128, 128, 64, 8, 3), Tile(64, 64, 64, 4, 3)),
+        "bernoulli": (Tile(128, 128, 64, 8, 3), Tile(64, 64, 64, 4, 3)),
     },
 }
 STEPS_PER_SPLIT = 16  # fewer would not pay for the partial sums' way through memory
@@ -249,7 +249,7 @@ def plan(
 
 
 def variants(generation: int) -> Iterator[Variant]:
-    """Every binary that :func:`multiply` and :func:`add_product` can launch."""
+    """Every cubin that :func:`multiply` and :func:`add_product` can launch."""
     for dtype in TYPE_NAMES:
         for kind in ("float32", "tf32") if dtype == torch.float32 else ("half",):
             for tile in TILES[generation][kind]:

@@ -2,7 +2,7 @@
 """Matrix products on the GPU: the tiles that every product kernel shares, and a dense layer's.
 
 ``gemm_kernel`` makes a layer's output, its input's gradient and its weight's; the activation is a
-number it branches on once a tile, so that one binary serves all eight.
+number it branches on once a tile, so that one cubin serves all eight.
 
 At ``"highest"`` precision a float32 product is six bfloat16 ones. A float32 is the exact sum of
 three bfloat16 numbers, and the three products left out are under 2^-23 of the term they belong to.

@@ -56,7 +56,7 @@ def _step_variant() -> Variant:
 
 
 def variants(generation: int) -> Iterator[Variant]:
-    """Every binary but the products', which are triton_gemm's; the same on all generations."""
+    """Every cubin but the products', which are triton_gemm's; the same on all generations."""
     for dtype in TYPE_NAMES:
         yield _forward_variant(dtype)
         yield _backward_variant(dtype)

@@ -45,7 +45,7 @@ def _sign_variant(dtype: torch.dtype) -> Variant:
 
 
 def variants(generation: int) -> Iterator[Variant]:
-    """Every binary that the ops can launch; the same on all generations."""
+    """Every cubin that the ops can launch; the same on all generations."""
     yield _divergence_variant()
     for dtype in TYPE_NAMES:
         yield _sign_variant(dtype)

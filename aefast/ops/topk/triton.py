@@ -61,7 +61,7 @@ def _product_variant(kernel: str, dtype: torch.dtype) -> Variant:
 
 
 def variants(generation: int) -> Iterator[Variant]:
-    """Every binary but the products', which are triton_gemm's; the same on all generations."""
+    """Every cubin but the products', which are triton_gemm's; the same on all generations."""
     for capacity in KEPT:
         yield _merge_variant(capacity)
     for dtype in TYPE_NAMES:

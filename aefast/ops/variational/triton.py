@@ -60,7 +60,7 @@ def _kl_backward_variant(dtype: torch.dtype, aligned: bool) -> Variant:
 
 
 def variants(generation: int) -> Iterator[Variant]:
-    """Every binary that the functions below can launch; the same on all generations."""
+    """Every cubin that the functions below can launch; the same on all generations."""
     for dtype in TYPE_NAMES:
         for aligned in (True, False):
             for multiply in (False, True):

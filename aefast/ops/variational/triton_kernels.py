@@ -15,7 +15,7 @@ from aefast.ops.shared.triton_device import (
     round_to,
 )
 
-# Nothing is specialized by value: one binary serves every shape, stride and seed.
+# Nothing is specialized by value: one cubin serves every shape, stride and seed.
 LAYOUT = [
     "sample_rows",
     "first_sample_stride",
