@@ -11,8 +11,8 @@ def test_noisy_points_come_nearer_to_the_curve(measured):
 
 
 def test_every_arrow_within_the_noise_points_towards_the_curve(measured):
-    ends = measured.places + measured.field
-    before = torch.cdist(measured.places, measured.curve).amin(1)
+    ends = measured.grid + measured.field
+    before = torch.cdist(measured.grid, measured.curve).amin(1)
     after = torch.cdist(ends, measured.curve).amin(1)
     near = (before > 0.05) & (before < 2 * denoising.LEVEL)
     assert (after < before)[near].double().mean() > 0.98

@@ -3,7 +3,7 @@
 A backend module has one function:
 
 ``primitives() -> PenaltyPrimitives``
-    what passes.py and rows.py make the two passes of; see primitives.py.
+    what passes.py and rows.py compose the two passes of; see primitives.py.
 
 A call goes to them in the dtypes of ``FUSED``; in half precisions only one layer's exact penalty,
 which makes no intermediate product. All else takes the definition.

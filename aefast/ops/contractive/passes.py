@@ -1,7 +1,7 @@
-"""The passes over an encoder, of any backend's primitives: code, penalty and all gradients.
+"""Forward and backward of the contractive penalty, composed of a backend's primitives.
 
-One layer's exact penalty is a sum over the code, ||J||^2 = sum_j d_j^2 n_j with the slopes d and
-the squared lengths n of the weight's rows, made beside the code; all others are rows.py's.
+One layer's exact penalty is a sum over the code: ||J||^2 = sum_j d_j^2 n_j, with the slopes d and
+the squared lengths n of the weight's rows. Every other penalty is computed by rows.py.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ class Encoding(NamedTuple):
     """What encoding a batch computed, layer by layer."""
 
     inputs: list[Tensor]  # [B, H_l]
-    saved: list[Tensor]  # what tells the slopes
+    saved: list[Tensor]  # what the slopes are computed from
     code: Tensor
 
 
@@ -35,13 +35,15 @@ class SavedForBackward(NamedTuple):
 
 
 class EncoderGradients(NamedTuple):
+    """The gradients by an encoder's input and parameters."""
+
     x: Tensor | None
     weights: list[Tensor | None]
     biases: list[Tensor | None]
 
 
 class Needed(NamedTuple):
-    """Which of them."""
+    """Which of these gradients are required."""
 
     x: bool
     weights: list[bool]
@@ -57,9 +59,9 @@ def forward(
 ) -> tuple[Tensor, Tensor | None, SavedForBackward]:
     """The penalty [B], an estimate's standard error, and what backward needs.
 
-    Where gradients will be asked for, those of the rows are made at once, for the sum of all
-    penalties: mostly the mean is wanted, and then they are right but for a factor. Whether it is
-    so is asked in backward; on a GPU that would wait for it, and backward makes them itself.
+    Where gradients are required, those of the rows are computed along with the penalty, for the sum
+    of all rows' penalties. A mean's differ by a factor alone, which backward checks. To check it
+    would wait for a GPU, so backward computes them there.
     """
     encodings = [encode(primitives, x, layers)]
     if settings.hessian_noise > 0:

@@ -1,4 +1,4 @@
-"""The steps of the two passes over an encoder, in plain PyTorch.
+"""The primitives of the contractive penalty's two passes, in plain PyTorch.
 
 A backend overrides those that it has a kernel for. Shapes: P rows of data (samples); K inputs and H
 outputs of a layer; R rows a sample, for which see rows.py.

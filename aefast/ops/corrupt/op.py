@@ -1,7 +1,7 @@
 """Noise injection: checks, autograd and the registration of ``aefast::corrupt``.
 
-The mask is a pure function of the seed, so backward draws it again instead of storing it: the
-gradient of masking, and of salt and pepper, is the incoming gradient masked by the same draw.
+The mask is a function of the seed alone, so backward computes it again instead of storing it. The
+gradient of masking, and of salt and pepper, is the incoming gradient under the same mask.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""A chain of Gibbs steps and contrastive divergence, for any backend's primitives."""
+"""A chain of Gibbs steps, and contrastive divergence, composed of a backend's primitives."""
 
 from typing import NamedTuple
 

@@ -8,9 +8,9 @@ A backend module has two functions, on LossInputs ``inputs`` and in the dtypes o
 ``pays(inputs) -> bool``
     whether that is quicker than eager PyTorch.
 
-The gradients are made in the forward pass and wait for the incoming one, a number that they are
-multiplied with. Where the loss is wanted of every element, or nothing can be fused, the kernels of
-the parts serve one after the other; where all is small, eager PyTorch's.
+The forward pass computes the gradients, too. Backward multiplies them with the incoming gradient,
+which is a number. A loss of every element, or one that cannot be fused, is computed by the kernels
+of its parts, one after the other; a small one by eager PyTorch, which is quicker there.
 """
 
 from typing import Any

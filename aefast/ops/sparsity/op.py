@@ -1,7 +1,7 @@
 """Sparsity penalties of a code: checks, autograd and the registration of their ops.
 
-The gradient of the KL penalty is the same in every row: it is made along with the penalty, [H]
-numbers, and backward expands it without writing a batch of them.
+The gradient of the KL penalty is the same in every row. Forward computes it along with the penalty,
+[H] numbers, and backward expands it without writing a batch of them.
 """
 
 from typing import Any

@@ -1,6 +1,6 @@
 """A Gaussian code's sample and divergence: checks, autograd, the registered ops.
 
-The noise is a pure function of the seed, so backward draws it again instead of storing it. With
+The noise is a function of the seed alone, so backward computes it again instead of storing it. With
 F(factor, scale) = factor scale e^(log_var / 2) z, the sample is mean + F(1, 1), and
 
     dF/dfactor g = F(g, scale)        dF/dlog_var g = F(g factor, scale / 2),
