@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := aefast benchmarks tests setup.py .ci/install-matrix
-CPP := $(wildcard csrc/*.h csrc/*.cpp tests/csrc/*.cpp)
+CPP := $(shell find csrc tests/csrc -name "*.h" -o -name "*.cpp")
 
 .PHONY: setup demo test test-all fuzz lint format bench results readme wheel install-matrix gpu-check clean
 

@@ -25,12 +25,13 @@ from setuptools.command.build_py import build_py
 from setuptools.command.egg_info import egg_info
 from setuptools.command.sdist import sdist
 
-KERNELS = ["binary", "corrupt", "fingerprint", "gaussian", "gemm", "gibbs", "jacobian"]
-KERNELS += ["linear_act", "reconstruction", "sparse_coding", "sparsity", "step", "rbm_step"]
-KERNELS += ["optimizer", "fit", "mlp", "mersenne_twister", "topk"]
-MATRIX_UNIT_KERNELS = ["gemm", "gemm_amx"]
-COMMON = ["bindings", "bindings_mlp", "bindings_step", "bindings_topk", "crew", "cuda_driver"]
-COMMON += ["cuda_kernel", "isa", "pages", "parallel"]
+# Found by looking: a list would leave out the next new one.
+SOURCES = sorted(Path("csrc").rglob("*.cpp"))
+# A kernel's source says so: its namespace is the instruction set's that it is compiled for.
+KERNELS = [path for path in SOURCES if "namespace aefast::AEFAST_ISA" in path.read_text()]
+# NAME_amx.cpp is compiled for matrix units alone, and the NAME.cpp beside it for them too.
+AMX_KERNELS = [path for path in KERNELS if path.stem.endswith("_amx")]
+AMX_KERNELS += [path.with_stem(path.stem.removesuffix("_amx")) for path in AMX_KERNELS]
 
 FLAGS = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra"]
 # GCC 12 sees uninitialized values inside its own AVX-512 intrinsics.
@@ -96,17 +97,19 @@ def extension_arguments():
             jobs = [
                 (source, build / name, ["-DAEFAST_ISA=" + name, *flags])
                 for source in KERNELS
+                if not source.stem.endswith("_amx")
                 for name, flags in INSTRUCTION_SETS.items()
             ]
             if has_amx:
                 flags = ["-DAEFAST_ISA=amx", *AMX]
-                jobs += [(source, build / "amx", flags) for source in MATRIX_UNIT_KERNELS]
+                jobs += [(source, build / "amx", flags) for source in AMX_KERNELS]
 
             def compile_kernel(job):
                 source, folder, flags = job
                 return self.compiler.compile(
-                    [f"csrc/{source}.cpp"],
+                    [str(source)],
                     output_dir=str(folder),
+                    include_dirs=extension.include_dirs,
                     extra_postargs=[*extension.extra_compile_args, *KERNEL_FLAGS, *flags],
                     depends=extension.depends,
                 )
@@ -118,10 +121,10 @@ def extension_arguments():
 
     extension = Pybind11Extension(
         "aefast._C",
-        [f"csrc/{source}.cpp" for source in COMMON],
+        [str(source) for source in SOURCES if source not in KERNELS],
         include_dirs=["csrc"],
         # Kernels too: setuptools links anew only where one of these has changed.
-        depends=sorted(str(path) for path in Path("csrc").iterdir()),
+        depends=sorted(str(path) for path in Path("csrc").rglob("*.*")),
         extra_compile_args=[*FLAGS, *OPENMP],
         extra_link_args=LINK_FLAGS,
     )

@@ -19,7 +19,7 @@ Every draw has steps of its own, so that one seed given to two of them gives ind
 :class:`Step`  2**31 and above: all else, one step each
 =============  ===================================================================
 
-This module is the definition, in plain PyTorch; the kernels' copies are ``csrc/philox.h``,
+This module is the definition, in plain PyTorch; the kernels' copies are ``csrc/shared/philox.h``,
 ``aefast/ops/shared/numba.py`` and ``aefast/ops/shared/triton_device.py``.
 
 Reference: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.

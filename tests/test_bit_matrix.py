@@ -1,4 +1,4 @@
-"""Products with a binary left operand, csrc/binary.h: bits, their transpose, chosen sums."""
+"""Products with a binary left operand, csrc/bit_matrix/: bits, their transpose, chosen sums."""
 
 import pytest
 import torch

@@ -194,7 +194,7 @@ def test_without_a_fit_compiler_the_build_says_in_one_line_what_to_do(tree, comp
 
 @needs_source
 def test_a_failed_compile_ends_the_build_with_the_compilers_message(tree):
-    for source in (tree / "csrc").glob("*.cpp"):
+    for source in (tree / "csrc").rglob("*.cpp"):
         source.write_text("#error broken on purpose\n")
     built = python(tree, "setup.py", "build_ext", "--inplace")
     assert built.returncode != 0
@@ -204,9 +204,9 @@ def test_a_failed_compile_ends_the_build_with_the_compilers_message(tree):
 
 # The one that has a single instruction set shares with no other.
 KERNELS = [
-    path.stem
-    for path in sorted((ROOT / "csrc").glob("*.cpp"))
-    if "AEFAST_ISA" in path.read_text() and path.stem != "gemm_amx"
+    path.relative_to(ROOT).with_suffix("")
+    for path in sorted((ROOT / "csrc").rglob("*.cpp"))
+    if "namespace aefast::AEFAST_ISA" in path.read_text() and path.stem != "gemm_amx"
 ]
 
 
@@ -215,21 +215,21 @@ def objects(kernel, folder):
 
     With -O1, which inlines no function that the build does not.
     """
-    newest = max(path.stat().st_mtime for path in (ROOT / "csrc").iterdir())
-    built = list((ROOT / "build").glob(f"temp.*/*/csrc/{kernel}.o"))
+    newest = max(path.stat().st_mtime for path in (ROOT / "csrc").rglob("*.*"))
+    built = list((ROOT / "build").glob(f"temp.*/*/{kernel}.o"))
     if built and min(path.stat().st_mtime for path in built) > newest:
         return built
     compiled = folder / "kernel.o"
     command = ["g++", "-std=c++17", "-O1", "-fopenmp", "-mavx512f", "-mavx512bw", "-mavx512dq"]
     command += ["-mavx512vl", "-mfma", "-mf16c", "-fPIC", "-fno-math-errno", "-fno-trapping-math"]
-    command += ["-w", "-DAEFAST_X86", "-DAEFAST_ISA=avx512", "-c", f"csrc/{kernel}.cpp"]
-    subprocess.run([*command, "-o", compiled], cwd=ROOT, check=True)
+    command += ["-w", "-DAEFAST_X86", "-DAEFAST_ISA=avx512", "-Icsrc"]
+    subprocess.run([*command, "-c", f"{kernel}.cpp", "-o", compiled], cwd=ROOT, check=True)
     return [compiled]
 
 
 @needs_source
 @pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm")
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
 def test_kernels_share_no_symbol_between_instruction_sets(kernel, tmp_path):
     """The linker keeps one copy of an inline function that two objects define alike.
 

@@ -1,4 +1,4 @@
-"""The threads that share the small tasks of a call: csrc/crew.cpp, alone."""
+"""The threads that share the small tasks of a call: csrc/shared/crew.cpp, alone."""
 
 import ctypes
 import shutil
@@ -15,7 +15,7 @@ def crew(tmp_path_factory):
     if shutil.which("g++") is None:
         pytest.skip("g++ is not installed")
     target = tmp_path_factory.mktemp("crew") / "crew.so"
-    names = "csrc/crew", "csrc/parallel", "tests/csrc/crew_shim"
+    names = "csrc/shared/crew", "csrc/shared/parallel", "tests/csrc/crew_shim"
     sources = [str(ROOT / f"{name}.cpp") for name in names]
     flags = ["-std=c++17", "-O2", "-fPIC", "-shared", "-fopenmp", f"-I{ROOT / 'csrc'}"]
     subprocess.run(["g++", *flags, *sources, "-o", str(target)], check=True)

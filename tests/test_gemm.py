@@ -1,7 +1,7 @@
 """The C++ GEMM kernels, compiled alone and called through ctypes.
 
-The matrix-unit kernel runs on an emulation of its tile instructions (csrc/tiles.h), so packing,
-edges and blocking are tested on machines that have no such unit.
+The matrix-unit kernel runs on an emulation of its tile instructions (csrc/shared/tiles.h), so
+packing, edges and blocking are tested on machines that have no such unit.
 """
 
 import ctypes
@@ -64,9 +64,14 @@ def libraries(tmp_path_factory):
         if not set(needed) <= processor_features():
             pytest.skip(f"the processor lacks {needed}")
         if build not in built:
-            names = "csrc/gemm", "csrc/crew", "csrc/parallel", "tests/csrc/gemm_shim"
+            names = (
+                "csrc/gemm/gemm",
+                "csrc/shared/crew",
+                "csrc/shared/parallel",
+                "tests/csrc/gemm_shim",
+            )
             sources = [f"{name}.cpp" for name in names]
-            sources += ["csrc/gemm_amx.cpp"] if "-DAEFAST_EMULATE_TILES" in flags else []
+            sources += ["csrc/gemm/gemm_amx.cpp"] if "-DAEFAST_EMULATE_TILES" in flags else []
             target = folder / f"{build}.so"
             command = ["g++", *FLAGS, *flags, *(str(ROOT / source) for source in sources)]
             subprocess.run([*command, "-o", str(target)], check=True)

@@ -1,4 +1,4 @@
-"""The step in C++: csrc/step.cpp, csrc/fit.cpp and csrc/optimizer.cpp."""
+"""The step in C++: csrc/step/step.cpp, csrc/step/fit.cpp and csrc/step/optimizer.cpp."""
 
 from collections.abc import Sequence
 from functools import lru_cache

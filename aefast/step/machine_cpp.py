@@ -1,4 +1,4 @@
-"""The Boltzmann machine's step in C++: csrc/rbm_step.cpp, and csrc/fit.cpp for many of them."""
+"""The Boltzmann machine's step in C++: csrc/step/rbm_step.cpp, and fit.cpp for many of them."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -3,7 +3,7 @@
 #include <thread>
 #include <vector>
 
-#include "parallel.h"
+#include "shared/parallel.h"
 
 using namespace aefast;
 

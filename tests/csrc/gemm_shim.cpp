@@ -1,7 +1,7 @@
 // The GEMM kernels behind a C function, for ctypes.
 #include <cstdlib>
 
-#include "gemm.h"
+#include "gemm/gemm.h"
 
 using namespace aefast;
 

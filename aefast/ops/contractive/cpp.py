@@ -1,4 +1,4 @@
-"""The contractive penalty in C++: csrc/jacobian.cpp, around the products of csrc/gemm.cpp."""
+"""The contractive penalty in C++: csrc/ops/contractive/, around the products of csrc/gemm/."""
 
 import torch
 from torch import Tensor

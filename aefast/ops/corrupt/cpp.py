@@ -1,4 +1,4 @@
-"""Noise injection in C++: csrc/corrupt.cpp."""
+"""Noise injection in C++: csrc/ops/corrupt/corrupt.cpp."""
 
 import torch
 from torch import Tensor

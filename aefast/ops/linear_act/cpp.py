@@ -1,4 +1,4 @@
-"""A linear layer with its activation in C++: csrc/gemm.cpp, gemm_amx.cpp and linear_act.cpp."""
+"""A linear layer with its activation in C++: csrc/gemm/ and csrc/ops/linear_act/."""
 
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""Gibbs sampling in C++: csrc/gibbs.cpp, around the products of csrc/binary.h and csrc/gemm.cpp.
+"""Gibbs sampling in C++: csrc/ops/rbm/, around the products of csrc/bit_matrix/ and csrc/gemm/.
 
 Binary states travel as bits, and a product with them adds up the weights that they choose: three
 times the rate of multiply-adds, and float32's accuracy without matrix units. A row that is not

@@ -1,4 +1,4 @@
-"""The reconstruction loss in C++: csrc/reconstruction.cpp, around the products of csrc/gemm.cpp."""
+"""The reconstruction loss in C++: csrc/ops/reconstruction/, around the products of csrc/gemm/."""
 
 import torch
 from torch import Tensor

@@ -4,7 +4,7 @@ The kernels are serial and release the GIL; a pool of Python threads runs them o
 data. Numba's own threads would end the process: its OpenMP layer after a fork, its work queue
 when two threads call at once.
 
-The polynomials are those of csrc/activation.h and csrc/box_muller.h.
+The polynomials are those of csrc/shared/activation.h and csrc/shared/box_muller.h.
 
 Every function divides as numpy does: Python's check for a zero divisor would keep a loop from being
 vectorized (a sigmoid took 4.4 ns an element with it, and takes 0.35 without).

@@ -1,4 +1,4 @@
-"""Sparse coding in C++: csrc/sparse_coding.cpp, after the products of csrc/gemm.cpp."""
+"""Sparse coding in C++: csrc/ops/sparse_coding/, after the products of csrc/gemm/."""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""Sparse coding in numba: the working sets of csrc/sparse_coding.cpp, row by row."""
+"""Sparse coding in numba: the working sets of csrc/ops/sparse_coding/, row by row."""
 
 import numpy as np
 import torch
@@ -134,7 +134,7 @@ def _measure(
     following_product: np.ndarray,
     weight: np.float32,
 ) -> tuple[np.float32, np.float32, np.float32, np.float32, np.float32]:
-    """What one step moved, as StepSizes in csrc/sparse_coding.cpp."""
+    """What one step moved, as StepSizes in csrc/ops/sparse_coding/sparse_coding.cpp."""
     square = curvature = norm = change = along = np.float32(0)
     for i in range(code.size):
         moved = following[i] - (code[i] + weight * (code[i] - previous[i]))

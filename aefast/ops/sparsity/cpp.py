@@ -1,4 +1,4 @@
-"""Sparsity penalties in C++: csrc/sparsity.cpp."""
+"""Sparsity penalties in C++: csrc/ops/sparsity/sparsity.cpp."""
 
 import torch
 from torch import Tensor

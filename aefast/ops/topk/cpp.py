@@ -1,4 +1,4 @@
-"""Sparse codes over many latents in C++: csrc/topk.cpp, around the products of csrc/gemm.cpp."""
+"""Sparse codes over many latents in C++: csrc/ops/topk/, around the products of csrc/gemm/."""
 
 import torch
 from torch import Tensor

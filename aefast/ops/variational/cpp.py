@@ -1,4 +1,4 @@
-"""A Gaussian code's sample and divergence in C++: csrc/gaussian.cpp."""
+"""A Gaussian code's sample and divergence in C++: csrc/ops/variational/variational.cpp."""
 
 from typing import Any
 

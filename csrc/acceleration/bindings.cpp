@@ -1,0 +1,87 @@
+// aefast._C's stacks of layers, and what torch's own generator draws.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+
+#include "acceleration/mersenne_twister.h"
+#include "acceleration/mlp.h"
+#include "bindings/binding.h"
+#include "shared/activation.h"
+
+namespace py = pybind11;
+
+namespace aefast {
+
+int64_t kept_columns(const Mlp& mlp) {
+    int64_t columns = -mlp.layers.back().outputs;
+    for (const StepLayer& layer : mlp.layers)
+        columns += layer.outputs * (baseline::reads_preactivation(layer.activation) ? 2 : 1);
+    return columns;
+}
+
+namespace {
+
+MlpRows rows_of(uintptr_t x, int64_t rows, int64_t row_stride, const float* const* parameters,
+                uintptr_t kept, uintptr_t output, Precision precision, int threads) {
+    if (rows < 1 || threads < 1) throw std::invalid_argument("rows and threads must be positive");
+    return {reinterpret_cast<const float*>(x),
+            rows,
+            row_stride,
+            parameters,
+            reinterpret_cast<float*>(kept),
+            reinterpret_cast<float*>(output),
+            active_gemm(),
+            precision,
+            threads};
+}
+
+void forward(const Mlp& mlp, uintptr_t x, int64_t rows, int64_t row_stride,
+             const std::vector<uintptr_t>& parameters, uintptr_t kept, uintptr_t output,
+             Precision precision, int threads) {
+    const auto values = pointers<const float*>(parameters);
+    const MlpRows a = rows_of(x, rows, row_stride, values.data(), kept, output, precision, threads);
+    AEFAST_RUN(mlp_forward, mlp, a);
+}
+
+void backward(const Mlp& mlp, uintptr_t x, int64_t rows, int64_t row_stride,
+              const std::vector<uintptr_t>& parameters, uintptr_t kept, uintptr_t output,
+              uintptr_t gradient, int64_t gradient_row_stride, uintptr_t x_gradient,
+              const std::vector<uintptr_t>& gradients, Precision precision, int threads) {
+    const auto values = pointers<const float*>(parameters);
+    const auto slopes = pointers<float*>(gradients);
+    if (values.size() != slopes.size())
+        throw std::invalid_argument("gradients takes one for each parameter");
+    const MlpRows a = rows_of(x, rows, row_stride, values.data(), kept, output, precision, threads);
+    const MlpGradients g = {reinterpret_cast<const float*>(gradient), gradient_row_stride,
+                            reinterpret_cast<float*>(x_gradient), slopes.data()};
+    AEFAST_RUN(mlp_backward, mlp, a, g);
+}
+
+MersenneTwister& twister(uintptr_t state) { return *reinterpret_cast<MersenneTwister*>(state); }
+
+void bind(py::module_& module) {
+    py::class_<Mlp>(module, "Mlp")
+        .def(py::init([](std::vector<StepLayer> layers) {
+            if (layers.empty()) throw std::invalid_argument("it takes a layer or more");
+            return Mlp{std::move(layers)};
+        }))
+        .def_property_readonly("kept_columns", &kept_columns);
+    module.def("mlp_forward", forward);
+    module.def("mlp_backward", backward);
+    module.def("dropout_noise", [](uintptr_t state, uintptr_t noise, int64_t count, double kept) {
+        AEFAST_RUN(dropout_noise, twister(state), reinterpret_cast<float*>(noise), count, kept);
+    });
+    module.def("mersenne_uniform", [](uintptr_t state, uintptr_t values, int64_t count) {
+        AEFAST_RUN(uniform, twister(state), reinterpret_cast<float*>(values), count);
+    });
+    module.def("mersenne_normal", [](uintptr_t state, uintptr_t values, int64_t count) {
+        if (count < 16) throw std::invalid_argument("count must be 16 or more");
+        AEFAST_RUN(normal, twister(state), reinterpret_cast<float*>(values), count);
+    });
+}
+
+const Binding binding(bind);
+
+}  // namespace
+}  // namespace aefast

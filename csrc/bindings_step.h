@@ -1,9 +1,0 @@
-#pragma once
-
-#include <pybind11/pybind11.h>
-
-namespace aefast {
-
-void bind_step(pybind11::module_& module);
-
-}  // namespace aefast

@@ -1,0 +1,79 @@
+// aefast._C's part of bit_matrix.
+#include <pybind11/pybind11.h>
+
+#include "bindings/binding.h"
+#include "bit_matrix/bit_matrix.h"
+#include "gemm/gemm.h"
+
+namespace py = pybind11;
+
+namespace aefast {
+namespace {
+
+void bind(py::module_& module) {
+    py::class_<BinaryView>(module, "BinaryView")
+        .def(py::init([](uintptr_t words, int64_t rows, int64_t columns) {
+                 check_block(rows, columns, 1);
+                 return BinaryView{pointer<const uint64_t*>(words), rows, columns};
+             }),
+             py::arg("words"), py::arg("rows"), py::arg("columns"));
+    module.def(
+        "pack_bits",
+        [](uintptr_t values, int64_t row_stride, uintptr_t words, uintptr_t is_binary, int64_t rows,
+           int64_t columns, int threads) {
+            check_block(rows, columns, threads);
+            AEFAST_RUN(pack_bits,
+                       {pointer<const float*>(values), row_stride, pointer<uint64_t*>(words),
+                        pointer<bool*>(is_binary), rows, columns, threads});
+        },
+        py::arg("values"), py::arg("row_stride"), py::arg("words"), py::arg("is_binary"),
+        py::arg("rows"), py::arg("columns"), py::arg("threads"));
+    module.def(
+        "unpack_bits",
+        [](const BinaryView& bits, uintptr_t values, int threads) {
+            check_block(bits.rows, bits.columns, threads);
+            AEFAST_RUN(unpack_bits, {bits, pointer<float*>(values), threads});
+        },
+        py::arg("bits"), py::arg("values"), py::arg("threads"));
+    module.def(
+        "transpose_bits",
+        [](const BinaryView& bits, uintptr_t words, uintptr_t counts, int threads) {
+            check_block(bits.rows, bits.columns, threads);
+            AEFAST_RUN(transpose_bits,
+                       {bits, pointer<uint64_t*>(words), pointer<float*>(counts), threads});
+        },
+        py::arg("bits"), py::arg("words"), py::arg("counts"), py::arg("threads"));
+    module.def(
+        "binary_product",
+        [](const BinaryView& left, uintptr_t right, int64_t right_row_stride,
+           int64_t right_column_stride, int64_t columns, uintptr_t bias, uintptr_t output,
+           int threads) {
+            check_block(left.rows, columns, threads);
+            AEFAST_RUN(
+                binary_product,
+                {left, view(right, columns, left.columns, right_row_stride, right_column_stride),
+                 pointer<const float*>(bias), pointer<float*>(output), threads});
+        },
+        py::arg("left"), py::arg("right"), py::arg("right_row_stride"),
+        py::arg("right_column_stride"), py::arg("columns"), py::arg("bias"), py::arg("output"),
+        py::arg("threads"));
+    module.def(
+        "transposed_binary_product",
+        [](const BinaryView& left, uintptr_t right, int64_t right_row_stride,
+           int64_t right_column_stride, int64_t columns, uintptr_t output, bool accumulate,
+           int threads) {
+            check_block(left.rows, columns, threads);
+            AEFAST_RUN(
+                transposed_binary_product,
+                {left, view(right, columns, left.columns, right_row_stride, right_column_stride),
+                 pointer<float*>(output), accumulate, threads});
+        },
+        py::arg("left"), py::arg("right"), py::arg("right_row_stride"),
+        py::arg("right_column_stride"), py::arg("columns"), py::arg("output"),
+        py::arg("accumulate"), py::arg("threads"));
+}
+
+const Binding binding(bind);
+
+}  // namespace
+}  // namespace aefast

@@ -1,0 +1,50 @@
+// aefast._C's launches of kernels that were compiled ahead of time.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "bindings/binding.h"
+#include "cuda/cuda_kernel.h"
+
+namespace py = pybind11;
+
+namespace aefast {
+namespace {
+
+BlockLayout block_layout(const py::dict& entry) {
+    return {entry["swizzle"].cast<int>(), entry["elem_size"].cast<int>(),
+            entry["elem_type"].cast<int>(), entry["block_size"].cast<std::vector<uint32_t>>()};
+}
+
+void bind(py::module_& module) {
+    const auto error = py::register_exception<CudaError>(module, "CudaError", PyExc_RuntimeError);
+    py::register_exception<CudaLoadError>(module, "CudaLoadError", error);
+    py::class_<CudaKernel>(module, "CudaKernel")
+        .def(py::init([](const py::bytes& image, const std::string& symbol, int warps, int shared,
+                         const std::vector<std::string>& arguments,
+                         const std::vector<py::dict>& descriptors) {
+                 if (warps < 1 || warps > 32)
+                     throw std::invalid_argument("warps is " + std::to_string(warps) +
+                                                 "; it takes a number from 1 to 32");
+                 if (shared < 0)
+                     throw std::invalid_argument("shared is " + std::to_string(shared) +
+                                                 "; it takes a number of bytes");
+                 std::vector<BlockLayout> layouts;
+                 for (const py::dict& entry : descriptors) layouts.push_back(block_layout(entry));
+                 return std::make_unique<CudaKernel>(image, symbol, warps, shared, arguments,
+                                                     std::move(layouts));
+             }),
+             py::arg("image"), py::arg("symbol"), py::arg("warps"), py::arg("shared"),
+             py::arg("arguments"), py::arg("descriptors"))
+        .def("launch", &CudaKernel::launch, py::arg("programs"), py::arg("stream"),
+             py::arg("device"), py::arg("arguments"));
+}
+
+const Binding binding(bind);
+
+}  // namespace
+}  // namespace aefast

@@ -1,0 +1,54 @@
+// A kernel that was compiled ahead of time, as Python launches it.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "cuda/cuda_driver.h"
+
+namespace aefast {
+
+// The arguments' types are those of a Triton signature: "*fp32" for a pointer to it, "i32",
+// "i64", "fp32", "tensordesc<bf16[128, 64]>". A pointer is given as an int or as anything with
+// data_ptr(); a descriptor as anything with `tensor` and `round_to_tf32`. A dtype, where there is
+// one, must be the signature's: a kernel writes as many bytes as that says.
+class CudaKernel {
+  public:
+    CudaKernel(const std::string& image, const std::string& symbol, int warps, int shared_bytes,
+               const std::vector<std::string>& arguments, std::vector<BlockLayout> descriptors);
+
+    // Launches `programs` blocks. The GIL is released while the driver is at work: it may wait for
+    // room in the stream, and with it for other threads.
+    void launch(int64_t programs, uintptr_t stream, int device, const pybind11::tuple& arguments);
+
+  private:
+    enum class Kind { pointer, int32, int64, float32, descriptor };
+
+    struct Argument {
+        Kind kind;
+        std::string type;
+        size_t parameter;   // the first of those it becomes
+        size_t descriptor;  // which of descriptors_
+        std::string dtype;  // of what it points to, as torch prints it
+        // The object of that name, once one was seen: an immortal one, compared by its address.
+        PyObject* seen_dtype = nullptr;
+    };
+
+    static Kind kind_of(const std::string& type);
+    static void check_dtype(Argument& argument, PyObject* tensor);
+    void append(size_t bytes, size_t alignment);
+    void unpack(Argument& argument, PyObject* value, unsigned char* storage) const;
+    void unpack_descriptor(Argument& argument, PyObject* value, unsigned char* storage) const;
+    [[noreturn]] void refuse(size_t index, PyObject* value) const;
+
+    CudaFunction function_;
+    std::vector<Argument> arguments_;
+    std::vector<BlockLayout> descriptors_;
+    std::vector<size_t> offsets_;  // of each parameter in the launch's storage
+    size_t bytes_ = 0;
+};
+
+}  // namespace aefast

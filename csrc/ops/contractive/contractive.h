@@ -1,0 +1,97 @@
+// The contractive penalty, the squared norm of an encoder's Jacobian: its element-wise halves.
+#pragma once
+
+#include <cstdint>
+
+#include "shared/activation.h"
+#include "shared/isa.h"
+
+namespace aefast {
+
+// output = act', count elements of it, from what activation_backward() reads.
+struct SlopesArguments {
+    const float* saved;
+    float* output;
+    int64_t count;
+    Activation activation;
+    int threads;
+};
+
+// The penalty of one layer, sum_j act'_j^2 squared_lengths_j: saved is [rows, columns],
+// squared_lengths [columns], penalty [rows].
+struct ContractArguments {
+    const float* saved;
+    const float* squared_lengths;
+    float* penalty;
+    int64_t rows, columns;
+    Activation activation;
+    int threads;
+};
+
+// grad_preactivation = grad_slope act'' + grad_code act', all [rows, columns]; grad_code's rows lie
+// grad_code_row_stride elements apart, or it is null. Where grad_slope is null it is that of the
+// penalty, 2 grad_penalty act' squared_lengths. grad_sums is [2, columns]: the sum of
+// grad_preactivation over the rows, and the penalty's gradient by squared_lengths; partial_sums
+// holds as many doubles for each block of kRowsPerPartialSum rows.
+struct SlopeBackwardArguments {
+    const float* saved;
+    const float* grad_code;
+    int64_t grad_code_row_stride;
+    const float* grad_slope;
+    const float* grad_penalty;
+    const float* squared_lengths;
+    float* grad_preactivation;
+    float* grad_sums;
+    double* partial_sums;
+    int64_t rows, columns;
+    Activation activation;
+    int threads;
+};
+
+// output = row_slope start slope: output is [samples, rows, columns], row_slope [samples, rows] or
+// null, slope [samples, columns]; start's samples lie start_sample_stride elements apart, 0 for one
+// that all share.
+struct ExpandArguments {
+    const float* start;
+    int64_t start_sample_stride;
+    const float* row_slope;
+    const float* slope;
+    float* output;
+    int64_t samples, rows, columns;
+    int threads;
+};
+
+// Its gradients. grad_start lies as start does, and may be grad; with accumulate it is added to.
+// grad_slope_parts is [samples, blocks of kRowsPerPartialSum rows, columns].
+struct ExpandBackwardArguments {
+    const float* grad;
+    const float* start;
+    int64_t start_sample_stride;
+    const float* row_slope;
+    const float* slope;
+    float* grad_row_slope;
+    float* grad_slope_parts;
+    float* grad_start;
+    bool accumulate;
+    int64_t samples, rows, columns;
+    int threads;
+};
+
+// totals[row] += the inner product of two rows.
+struct DotRowsArguments {
+    const float* left;
+    int64_t left_row_stride;
+    const float* right;
+    int64_t right_row_stride;
+    float* totals;
+    int64_t rows, columns;
+    int threads;
+};
+
+AEFAST_DECLARE_KERNELS(void slopes(const SlopesArguments&); void contract(const ContractArguments&);
+                       void slope_backward(const SlopeBackwardArguments&);
+                       void expand(const ExpandArguments&);
+                       void expand_backward(const ExpandBackwardArguments&);
+                       void dot_rows(const DotRowsArguments&);)
+
+}  // namespace aefast

@@ -1,0 +1,101 @@
+// The comparison of a reconstruction with its target: the loss and its gradients in one pass over
+// the decoder's product, which lies in cache; the gradient takes its place.
+#include "ops/reconstruction/reconstruction.h"
+
+#include <algorithm>
+
+#include "shared/activation.h"
+#include "shared/parallel.h"
+#include "shared/row_sums.h"
+
+namespace aefast::AEFAST_ISA {
+namespace {
+
+// Fewer elements than this are done before a second thread has woken.
+constexpr int64_t kElementsPerTask = 32768;
+
+// Copies of a stretch this long stay in the first-level cache.
+constexpr int64_t kStretch = 1024;
+
+// Part of a row.
+struct Stretch {
+    float* output;  // z, and then dz
+    const float* target;
+    float* grad_target;  // or null
+    int64_t count;
+};
+
+// (r - t)^2 for r = act(z).
+void compare_squared(const CompareArguments& a, const Stretch& s, Sum& loss) {
+    const bool from_preactivation = reads_preactivation(a.output_activation);
+    alignas(64) float reconstruction[kStretch], difference[kStretch];
+    activate(a.output_activation, s.output, reconstruction, s.count);
+    for (int64_t i = 0; i < s.count; ++i) difference[i] = reconstruction[i] - s.target[i];
+    loss.add(s.count, [&](int64_t i) {
+        const double error = difference[i];
+        return error * error;
+    });
+    if (!a.gradient_wanted && !s.grad_target) return;
+    const float slope = 2 * a.scale;
+    for (int64_t i = 0; i < s.count; ++i) difference[i] *= slope;
+    if (s.grad_target)
+        for (int64_t i = 0; i < s.count; ++i) s.grad_target[i] = -difference[i];
+    if (a.gradient_wanted)
+        activation_backward(a.output_activation, difference,
+                            from_preactivation ? s.output : reconstruction, s.output, s.count);
+}
+
+// -t ln r - (1 - t) ln(1 - r) for r = sigmoid(z), from z and summed as torch does it.
+void compare_logits(const CompareArguments& a, const Stretch& s, Sum& loss) {
+    alignas(64) float terms[kStretch], probabilities[kStretch];
+#pragma GCC ivdep
+    for (int64_t i = 0; i < s.count; ++i) {
+        const float z = s.output[i];
+        const float decay = exp_nonpositive(-std::fabs(z));
+        terms[i] = ((1.f - s.target[i]) * z - (z < 0.f ? z : 0.f)) + log1p_unit(decay);
+        probabilities[i] = (z < 0.f ? decay : 1.f) / (1.f + decay);
+    }
+    loss.add(s.count, [&](int64_t i) { return terms[i]; });
+    if (s.grad_target)
+        for (int64_t i = 0; i < s.count; ++i) s.grad_target[i] = -a.scale * s.output[i];
+    if (a.gradient_wanted)
+        for (int64_t i = 0; i < s.count; ++i)
+            s.output[i] = a.scale * (probabilities[i] - s.target[i]);
+}
+
+void compare_row(const CompareArguments& a, int64_t row, double* sums, Sum& loss) {
+    for (int64_t column = 0; column < a.columns; column += kStretch) {
+        const int64_t offset = row * a.columns + column;
+        const Stretch stretch = {a.output + offset, a.target + row * a.target_row_stride + column,
+                                 a.grad_target ? a.grad_target + offset : nullptr,
+                                 std::min(kStretch, a.columns - column)};
+        if (a.loss == Loss::squared_error)
+            compare_squared(a, stretch, loss);
+        else
+            compare_logits(a, stretch, loss);
+        if (sums)
+            for (int64_t i = 0; i < stretch.count; ++i) sums[column + i] += stretch.output[i];
+    }
+}
+
+}  // namespace
+
+double compare(const CompareArguments& a) {
+    const int64_t blocks = row_blocks(a.rows);
+    const int threads = a.rows * a.columns <= kElementsPerTask ? 1 : a.threads;
+    parallel_for(threads, blocks, [&](int64_t block) {
+        double* sums = a.grad_bias ? a.partial_sums + block * a.columns : nullptr;
+        if (sums) std::fill_n(sums, a.columns, 0.0);
+        Sum loss;
+        const int64_t last = std::min((block + 1) * kRowsPerPartialSum, a.rows);
+        for (int64_t row = block * kRowsPerPartialSum; row < last; ++row)
+            compare_row(a, row, sums, loss);
+        a.losses[block] = loss.total();
+    });
+    if (a.grad_bias) add_partial_sums(a.partial_sums, blocks, a.columns, a.grad_bias);
+    double total = 0;
+    for (int64_t block = 0; block < blocks; ++block) total += a.losses[block];
+    return total;
+}
+
+}  // namespace aefast::AEFAST_ISA

@@ -1,0 +1,55 @@
+// aefast._C's instruction sets, signals and forks.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+#include <string>
+
+#include "bindings/binding.h"
+#include "shared/isa.h"
+#include "shared/parallel.h"
+
+namespace py = pybind11;
+
+namespace aefast {
+namespace {
+
+// Python's handlers, which run on its main thread alone; Ctrl-C's raises KeyboardInterrupt.
+bool signal_handlers_raise() {
+    py::gil_scoped_acquire acquire;
+    return PyErr_CheckSignals() != 0;
+}
+
+void bind_process(py::module_& module) {
+    module.def("enter_forked_child", &enter_forked_child);
+    handle_signals_with(&signal_handlers_raise);
+    py::register_exception_translator([](std::exception_ptr thrown) {
+        try {
+            std::rethrow_exception(thrown);
+        } catch (const Interrupted&) {  // Python's exception is raised already
+        }
+    });
+}
+
+InstructionSet instruction_set_named(const std::string& wanted) {
+    for (auto set : {InstructionSet::baseline, InstructionSet::avx2, InstructionSet::avx512,
+                     InstructionSet::amx}) {
+        if (wanted == name(set)) return set;
+    }
+    throw std::invalid_argument("instruction set is '" + wanted +
+                                "'; it takes one of baseline, avx2, avx512, amx");
+}
+
+void bind_instruction_sets(py::module_& module) {
+    module.def("instruction_set", [] { return name(active_instruction_set()); });
+    module.def("detected_features", &detected_features);
+    module.def(
+        "cap_instruction_set",
+        [](const std::string& cap) { cap_instruction_set(instruction_set_named(cap)); },
+        py::arg("cap"));
+}
+
+const Binding process(bind_process), instruction_sets(bind_instruction_sets);
+
+}  // namespace
+}  // namespace aefast

@@ -1,0 +1,76 @@
+#include "shared/isa.h"
+
+#include <algorithm>
+
+#ifdef AEFAST_AMX
+#include "shared/tiles.h"
+#endif
+
+namespace aefast {
+namespace {
+
+#ifdef AEFAST_X86
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+bool has_avx512() {
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+#endif
+
+InstructionSet detect() {
+#ifdef AEFAST_X86
+    __builtin_cpu_init();
+#ifdef AEFAST_AMX
+    if (has_avx512() && request_amx()) return InstructionSet::amx;
+#endif
+    if (has_avx512()) return InstructionSet::avx512;
+    if (has_avx2()) return InstructionSet::avx2;
+#endif
+    return InstructionSet::baseline;
+}
+
+InstructionSet active = detected_instruction_set();
+
+}  // namespace
+
+const char* name(InstructionSet instruction_set) {
+    switch (instruction_set) {
+        case InstructionSet::amx:
+            return "amx";
+        case InstructionSet::avx512:
+            return "avx512";
+        case InstructionSet::avx2:
+            return "avx2";
+        default:
+            return "baseline";
+    }
+}
+
+bool is_intel_processor() {
+#ifdef AEFAST_X86
+    __builtin_cpu_init();
+    return __builtin_cpu_is("intel");
+#else
+    return false;
+#endif
+}
+
+InstructionSet detected_instruction_set() {
+    static const InstructionSet detected = detect();
+    return detected;
+}
+
+std::vector<std::string> detected_features() {
+    std::vector<std::string> features;
+    for (auto set : {InstructionSet::baseline, InstructionSet::avx2, InstructionSet::avx512,
+                     InstructionSet::amx}) {
+        if (set <= detected_instruction_set()) features.emplace_back(name(set));
+    }
+    return features;
+}
+
+InstructionSet active_instruction_set() { return active; }
+
+void cap_instruction_set(InstructionSet cap) { active = std::min(cap, detected_instruction_set()); }
+
+}  // namespace aefast

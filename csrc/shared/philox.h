@@ -1,0 +1,150 @@
+// Philox4x32-10 on fixed-width lanes: the random-number contract of aefast/random.py.
+#pragma once
+
+#include <cstdint>
+
+#include "shared/isa.h"
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+namespace aefast::AEFAST_ISA {
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 8;
+#elif defined(__AVX2__)
+constexpr int kLanes = 4;
+#else
+constexpr int kLanes = 2;
+#endif
+
+// A vector of counters gives the words of this many consecutive columns.
+constexpr int kVectorWords = 4 * kLanes;
+
+// What a kernel draws at a time. A round waits for the one before: four vectors of counters in turn
+// keep the multipliers busy, 6.2 G words/s against 4.4 with one, on AVX-512.
+constexpr int kVectors = 4;
+constexpr int64_t kStretch = kVectors * kVectorWords;
+
+// One 32-bit word in the low half of each 64-bit lane; the high half is ignored.
+typedef uint64_t WordLanes __attribute__((vector_size(8 * kLanes)));
+
+#if defined(__AVX512F__)
+constexpr WordLanes kLaneNumbers = {0, 1, 2, 3, 4, 5, 6, 7};
+#elif defined(__AVX2__)
+constexpr WordLanes kLaneNumbers = {0, 1, 2, 3};
+#else
+constexpr WordLanes kLaneNumbers = {0, 1};
+#endif
+
+// The 64-bit products of the low halves. Spelled out because a compiler that does not see that
+// the high halves are unused takes a full 64-bit multiplication, three times as many operations.
+inline WordLanes multiply_low_halves(WordLanes a, WordLanes b) {
+#if defined(__AVX512F__)
+    return (WordLanes)_mm512_mul_epu32((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+    return (WordLanes)_mm256_mul_epu32((__m256i)a, (__m256i)b);
+#elif defined(__SSE2__)
+    return (WordLanes)_mm_mul_epu32((__m128i)a, (__m128i)b);
+#else
+    return (a & 0xFFFFFFFFu) * (b & 0xFFFFFFFFu);
+#endif
+}
+
+// (a0 b0 a1 b1 ...), the first half of it in `low`, the second in `high`.
+inline void interleave(WordLanes a, WordLanes b, WordLanes& low, WordLanes& high) {
+#if defined(__AVX512F__)
+    low = __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+    high = __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+#elif defined(__AVX2__)
+    low = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+    high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+#else
+    low = WordLanes{a[0], b[0]};
+    high = WordLanes{a[1], b[1]};
+#endif
+}
+
+// Some vectors of counters, each of one row.
+template <int vectors>
+struct PhiloxCounters {
+    WordLanes column_block[vectors], row_low[vectors], row_high[vectors], step[vectors];
+
+    // Vector v is to count the columns from 4 * block on.
+    void set(int v, uint64_t row, uint32_t block, uint32_t step_number) {
+        column_block[v] = kLaneNumbers + block;
+        row_low[v] = WordLanes{} + static_cast<uint32_t>(row);
+        row_high[v] = WordLanes{} + static_cast<uint32_t>(row >> 32);
+        step[v] = WordLanes{} + step_number;
+    }
+
+    // kVectorWords words a vector, those of consecutive columns.
+    void words(uint64_t seed, uint32_t* output) {
+        const WordLanes multiplier0 = WordLanes{} + 0xD2511F53u;
+        const WordLanes multiplier1 = WordLanes{} + 0xCD9E8D57u;
+        uint32_t key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(seed >> 32);
+#pragma GCC unroll 10
+        for (int round = 0; round < 10; ++round) {
+            const WordLanes key0_lanes = WordLanes{} + key0, key1_lanes = WordLanes{} + key1;
+#pragma GCC unroll 4
+            for (int v = 0; v < vectors; ++v) {
+                const WordLanes product0 = multiply_low_halves(column_block[v], multiplier0);
+                const WordLanes product1 = multiply_low_halves(row_high[v], multiplier1);
+                column_block[v] = (product1 >> 32) ^ row_low[v] ^ key0_lanes;
+                row_low[v] = product1;
+                row_high[v] = (product0 >> 32) ^ step[v] ^ key1_lanes;
+                step[v] = product0;
+            }
+            key0 += 0x9E3779B9u;
+            key1 += 0xBB67AE85u;
+        }
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; ++v) {
+            const WordLanes low_half = WordLanes{} + 0xFFFFFFFFu;
+            const WordLanes first = (column_block[v] & low_half) | (row_low[v] << 32);
+            const WordLanes second = (row_high[v] & low_half) | (step[v] << 32);
+            // Little endian: a 64-bit element holds two adjacent words.
+            WordLanes halves[2];
+            interleave(first, second, halves[0], halves[1]);
+            __builtin_memcpy(output + v * kVectorWords, halves, sizeof halves);
+        }
+    }
+};
+
+struct PhiloxRow {
+    uint64_t seed, row;
+    uint32_t step;
+
+    PhiloxRow(uint64_t seed, uint64_t row, uint32_t step) : seed(seed), row(row), step(step) {}
+
+    // The words of the columns from 4 * column_block on: kVectorWords of them, or kStretch.
+    template <int64_t columns>
+    void words(uint32_t column_block, uint32_t* output) const {
+        constexpr int vectors = columns / kVectorWords;
+        static_assert(columns % kVectorWords == 0 && vectors <= kVectors);
+        PhiloxCounters<vectors> counters;
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; ++v) counters.set(v, row, column_block + v * kLanes, step);
+        counters.words(seed, output);
+    }
+};
+
+// The words of kVectorWords columns, from 4 * column_block on, of kVectors rows from `row` on.
+inline void philox_block(uint64_t seed, uint64_t row, uint32_t step, uint32_t column_block,
+                         uint32_t* output) {
+    PhiloxCounters<kVectors> counters;
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) counters.set(v, row + v, column_block, step);
+    counters.words(seed, output);
+}
+
+// child_seed() of aefast/random.py.
+inline uint64_t child_seed(uint64_t seed, uint64_t child) {
+    constexpr uint32_t kChildStep = 0xFFFFFFFFu;
+    uint32_t words[kVectorWords];
+    PhiloxRow(seed, child, kChildStep).words<kVectorWords>(0, words);
+    return (static_cast<uint64_t>(words[0]) << 32 | words[1]) & ~(uint64_t{1} << 63);
+}
+
+}  // namespace aefast::AEFAST_ISA

@@ -1,0 +1,236 @@
+// aefast._C's training step: plans, a step of one batch, and many steps with their optimizer.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+
+#include "bindings/binding.h"
+#include "step/rbm_step.h"
+#include "step/step.h"
+
+namespace py = pybind11;
+
+namespace aefast {
+namespace {
+
+// step and fit are overloaded by the kind of plan.
+template <class Plan>
+using Step = double(const Plan&, const StepBatch&);
+template <class Plan>
+using Fit = FitResult(const Plan&, const FitArguments&);
+
+template <class Plan>
+void check_sizes(const Plan& plan, size_t parameters) {
+    if (parameters != plan.sizes.size())
+        throw std::invalid_argument("a plan takes a pointer for each of its parameters");
+}
+
+template <class Plan>
+double run_step(const Plan& plan, uintptr_t x, int64_t rows, int64_t row_stride, uint64_t seed,
+                int64_t row_offset, const std::vector<uintptr_t>& parameters,
+                const std::vector<uintptr_t>& gradients, Precision precision, int threads) {
+    check_sizes(plan, parameters.size());
+    if (!gradients.empty()) check_sizes(plan, gradients.size());
+    if (rows < 1 || threads < 1) throw std::invalid_argument("rows and threads must be positive");
+    const auto values = pointers<const float*>(parameters);
+    const auto slopes = pointers<float*>(gradients);
+    const StepBatch batch = {reinterpret_cast<const float*>(x),
+                             rows,
+                             row_stride,
+                             seed,
+                             row_offset,
+                             values.data(),
+                             slopes.empty() ? nullptr : slopes.data(),
+                             active_gemm(),
+                             precision,
+                             threads};
+    return without_gil([&] { return active_kernel<Step<Plan>>(AEFAST_EACH(step))(plan, batch); });
+}
+
+template <class Plan>
+py::tuple run_fit(const Plan& plan, const DataRows& data, uintptr_t order, int64_t count,
+                  int64_t epoch_rows, int64_t batch_size, bool is_even,
+                  const std::vector<uint64_t>& seeds, int64_t first_step,
+                  const std::vector<uintptr_t>& parameters, std::vector<ParameterUpdate> updates,
+                  const std::vector<int>& updated, uintptr_t losses, double seconds,
+                  Precision precision, int threads) {
+    check_sizes(plan, parameters.size());
+    if (updates.size() != updated.size())
+        throw std::invalid_argument("updates and updated differ in length");
+    if (batch_size < 1 || epoch_rows < 1 || threads < 1)
+        throw std::invalid_argument("batch_size, epoch_rows and threads must be positive");
+    if (static_cast<int64_t>(seeds.size()) < (count + epoch_rows - 1) / epoch_rows)
+        throw std::invalid_argument("seeds takes one for each epoch");
+    const auto values = pointers<const float*>(parameters);
+    std::vector<float*> gradients(parameters.size());
+    const SignalsWait for_a_whole_step;
+    const FitResult result = without_gil([&] {
+        return active_kernel<Fit<Plan>>(AEFAST_EACH(fit))(
+            plan, {data, reinterpret_cast<const int64_t*>(order), count, epoch_rows, batch_size,
+                   is_even, seeds.data(), first_step, updates.data(), updated.data(),
+                   static_cast<int64_t>(updates.size()), values.data(), gradients.data(),
+                   reinterpret_cast<double*>(losses), seconds, active_gemm(), precision, threads});
+    });
+    return py::make_tuple(result.steps, result.is_finite);
+}
+
+StepNoise no_noise() { return {false, Noise::masking, 0, 0, 0, 0.f}; }
+
+void bind_plan(py::module_& module) {
+    py::enum_<CodeStage>(module, "CodeStage")
+        .value("plain", CodeStage::plain)
+        .value("dropout", CodeStage::dropout)
+        .value("gaussian", CodeStage::gaussian)
+        .value("posterior", CodeStage::posterior);
+    py::enum_<CodePenalty>(module, "CodePenalty")
+        .value("none", CodePenalty::none)
+        .value("kl", CodePenalty::kl)
+        .value("l1", CodePenalty::l1)
+        .value("contraction", CodePenalty::contraction);
+    py::enum_<Objective>(module, "Objective")
+        .value("mse", Objective::squared_error)
+        .value("bce", Objective::cross_entropy)
+        .value("bernoulli", Objective::bernoulli_likelihood)
+        .value("gaussian", Objective::gaussian_likelihood);
+    py::class_<StepLayer>(module, "StepLayer")
+        .def(py::init([](int64_t inputs, int64_t outputs, Activation activation, int weight,
+                         int bias, bool is_tied) {
+                 return StepLayer{inputs, outputs, activation, weight, bias, is_tied};
+             }),
+             py::kw_only(), py::arg("inputs"), py::arg("outputs"), py::arg("activation"),
+             py::arg("weight"), py::arg("bias"), py::arg("is_tied"));
+    py::class_<StepNoise>(module, "StepNoise")
+        .def(py::init([](Noise kind, uint32_t step, float level, uint32_t level_threshold,
+                         uint32_t low_threshold) {
+                 return StepNoise{true, kind, step, level_threshold, low_threshold, level};
+             }),
+             py::kw_only(), py::arg("kind"), py::arg("step"), py::arg("level"),
+             py::arg("level_threshold"), py::arg("low_threshold"));
+    py::class_<StepPlan>(module, "StepPlan")
+        .def(py::init([](std::vector<StepLayer> encoder, std::vector<StepLayer> decoder,
+                         const StepNoise* noise, CodeStage code_stage, float code_level,
+                         uint32_t code_threshold, uint32_t code_step, float divergence_weight,
+                         CodePenalty penalty, double penalty_weight, double penalty_target,
+                         Objective objective, int log_var, std::vector<int64_t> sizes) {
+                 if (encoder.empty() || decoder.empty())
+                     throw std::invalid_argument("a plan takes an encoder and a decoder");
+                 const int64_t log_var_size = log_var < 0 ? 0 : sizes.at(log_var);
+                 return StepPlan{std::move(encoder),
+                                 std::move(decoder),
+                                 noise ? *noise : no_noise(),
+                                 code_stage,
+                                 code_level,
+                                 code_threshold,
+                                 code_step,
+                                 divergence_weight,
+                                 penalty,
+                                 penalty_weight,
+                                 penalty_target,
+                                 objective,
+                                 log_var,
+                                 log_var_size,
+                                 std::move(sizes)};
+             }),
+             py::kw_only(), py::arg("encoder"), py::arg("decoder"), py::arg("noise"),
+             py::arg("code_stage"), py::arg("code_level"), py::arg("code_threshold"),
+             py::arg("code_step"), py::arg("divergence_weight"), py::arg("penalty"),
+             py::arg("penalty_weight"), py::arg("penalty_target"), py::arg("objective"),
+             py::arg("log_var"), py::arg("sizes"));
+}
+
+void bind_machine(py::module_& module) {
+    py::class_<MachinePlan>(module, "MachinePlan")
+        .def(py::init([](int64_t visible, int64_t hidden, bool is_gaussian, bool has_log_var,
+                         int64_t k, double sparsity_weight, double sparsity_target, uintptr_t start,
+                         uintptr_t end, int64_t chains) {
+                 if (visible < 1 || hidden < 1 || k < 1 || (start != 0 && chains < 1))
+                     throw std::invalid_argument("a machine takes units, steps and chains");
+                 std::vector<int64_t> sizes = {hidden * visible, visible, hidden};
+                 if (has_log_var) sizes.push_back(visible);
+                 return MachinePlan{visible,
+                                    hidden,
+                                    is_gaussian,
+                                    has_log_var,
+                                    k,
+                                    sparsity_weight,
+                                    sparsity_target,
+                                    reinterpret_cast<const float*>(start),
+                                    reinterpret_cast<float*>(end),
+                                    chains,
+                                    std::move(sizes)};
+             }),
+             py::kw_only(), py::arg("visible"), py::arg("hidden"), py::arg("is_gaussian"),
+             py::arg("has_log_var"), py::arg("k"), py::arg("sparsity_weight"),
+             py::arg("sparsity_target"), py::arg("start"), py::arg("end"), py::arg("chains"));
+}
+
+void bind_updates(py::module_& module) {
+    py::enum_<OptimizerKind>(module, "OptimizerKind")
+        .value("sgd", OptimizerKind::sgd)
+        .value("adam", OptimizerKind::adam)
+        .value("adamw", OptimizerKind::adamw);
+    py::class_<ParameterUpdate>(module, "ParameterUpdate")
+        .def(
+            py::init([](OptimizerKind kind, uintptr_t parameter, uintptr_t first, uintptr_t second,
+                        int64_t size, double learning_rate, double weight_decay, double momentum,
+                        double dampening, bool nesterov, bool maximize, bool is_first, double beta1,
+                        double beta2, double epsilon, int64_t step, uintptr_t count) {
+                return ParameterUpdate{kind,
+                                       reinterpret_cast<float*>(parameter),
+                                       nullptr,
+                                       reinterpret_cast<float*>(first),
+                                       reinterpret_cast<float*>(second),
+                                       size,
+                                       learning_rate,
+                                       weight_decay,
+                                       momentum,
+                                       dampening,
+                                       nesterov,
+                                       maximize,
+                                       is_first,
+                                       beta1,
+                                       beta2,
+                                       epsilon,
+                                       step,
+                                       reinterpret_cast<float*>(count)};
+            }),
+            py::kw_only(), py::arg("kind"), py::arg("parameter"), py::arg("first") = 0,
+            py::arg("second") = 0, py::arg("size"), py::arg("learning_rate"),
+            py::arg("weight_decay") = 0., py::arg("momentum") = 0., py::arg("dampening") = 0.,
+            py::arg("nesterov") = false, py::arg("maximize") = false, py::arg("is_first") = false,
+            py::arg("beta1") = 0., py::arg("beta2") = 0., py::arg("epsilon") = 0.,
+            py::arg("step") = 1, py::arg("count") = 0);
+    py::class_<DataRows>(module, "DataRows")
+        .def(py::init([](uintptr_t rows, bool are_bytes, float scale, int64_t columns,
+                         int64_t row_stride) {
+                 return DataRows{reinterpret_cast<const void*>(rows), are_bytes, scale, columns,
+                                 row_stride};
+             }),
+             py::kw_only(), py::arg("rows"), py::arg("are_bytes"), py::arg("scale"),
+             py::arg("columns"), py::arg("row_stride"));
+}
+
+template <class Plan>
+void bind_runs(py::module_& module) {
+    module.def("step", run_step<Plan>, py::arg("plan"), py::arg("x"), py::arg("rows"),
+               py::arg("row_stride"), py::arg("seed"), py::arg("row_offset"), py::arg("parameters"),
+               py::arg("gradients"), py::arg("precision"), py::arg("threads"));
+    module.def("fit", run_fit<Plan>, py::kw_only(), py::arg("plan"), py::arg("data"),
+               py::arg("order"), py::arg("count"), py::arg("epoch_rows"), py::arg("batch_size"),
+               py::arg("is_even"), py::arg("seeds"), py::arg("first_step"), py::arg("parameters"),
+               py::arg("updates"), py::arg("updated"), py::arg("losses"), py::arg("seconds"),
+               py::arg("precision"), py::arg("threads"));
+}
+
+void bind(py::module_& module) {
+    bind_plan(module);
+    bind_machine(module);
+    bind_updates(module);
+    bind_runs<StepPlan>(module);
+    bind_runs<MachinePlan>(module);
+}
+
+const Binding binding(bind);
+
+}  // namespace
+}  // namespace aefast

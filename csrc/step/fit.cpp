@@ -1,0 +1,123 @@
+// Training steps one after the other: gather a minibatch, take the step, update the parameters.
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "shared/parallel.h"
+#include "shared/philox.h"
+#include "shared/scratch.h"
+#include "step/rbm_step.h"
+#include "step/step.h"
+
+namespace aefast::AEFAST_ISA {
+namespace {
+
+thread_local Scratch batch_scratch, gradient_scratch;
+
+// Fewer numbers than this are copied before a second thread has woken.
+constexpr int64_t kElementsPerTask = 1 << 15;
+
+void gather_rows(const DataRows& data, const int64_t* indices, int64_t count, float* batch) {
+    for (int64_t row = 0; row < count; ++row, batch += data.columns) {
+        const int64_t offset = indices[row] * data.row_stride;
+        if (data.are_bytes) {
+            const auto* source = static_cast<const uint8_t*>(data.rows) + offset;
+            for (int64_t i = 0; i < data.columns; ++i) batch[i] = source[i];
+        } else {
+            std::memcpy(batch, static_cast<const float*>(data.rows) + offset,
+                        sizeof(float) * data.columns);
+        }
+        if (data.scale != 1.f)
+            for (int64_t i = 0; i < data.columns; ++i) batch[i] /= data.scale;
+    }
+}
+
+void gather(const DataRows& data, const int64_t* indices, int64_t count, float* batch,
+            int threads) {
+    const int64_t rows = std::max<int64_t>(1, kElementsPerTask / data.columns);
+    parallel_for(threads, (count + rows - 1) / rows, [&](int64_t task) {
+        const int64_t first = task * rows;
+        gather_rows(data, indices + first, std::min(rows, count - first),
+                    batch + first * data.columns);
+    });
+}
+
+// Each parameter's gradient lies in one block.
+void place_gradients(const std::vector<int64_t>& sizes, float** gradients) {
+    constexpr int64_t kLine = 16;
+    int64_t total = 0;
+    for (int64_t size : sizes) total += (size + kLine - 1) / kLine * kLine;
+    float* block = static_cast<float*>(gradient_scratch.reserve(sizeof(float) * total));
+    for (int64_t size : sizes) {
+        *gradients++ = block;
+        block += (size + kLine - 1) / kLine * kLine;
+    }
+}
+
+// Of an epoch's step, where so many rows of the epoch are left.
+int64_t minibatch_rows(const FitArguments& a, int64_t step, int64_t left) {
+    if (!a.is_even) return std::min(left, a.batch_size);
+    const int64_t steps = (a.epoch_rows + a.batch_size - 1) / a.batch_size;
+    return std::min(left, a.epoch_rows / steps + (step < a.epoch_rows % steps ? 1 : 0));
+}
+
+template <class Plan>
+FitResult take_steps(const Plan& plan, const FitArguments& a) {
+    using Clock = std::chrono::steady_clock;
+    const auto start = Clock::now();
+    auto* rows =
+        static_cast<float*>(batch_scratch.reserve(sizeof(float) * a.batch_size * a.data.columns));
+    place_gradients(plan.sizes, a.gradients);
+    for (int64_t i = 0; i < a.trained; ++i) a.updates[i].gradient = a.gradients[a.updated[i]];
+    int64_t taken = 0, step_of_epoch = a.first_step;
+    const uint64_t* epoch_seed = a.seeds;
+    // An epoch ends where what is left is a multiple of its rows.
+    for (int64_t position = 0; position < a.count;) {
+        const int64_t left = (a.count - position - 1) % a.epoch_rows + 1;
+        const int64_t size = minibatch_rows(a, step_of_epoch, left);
+        gather(a.data, a.order + position, size, rows, useful_threads(plan, size, a.threads));
+        const uint64_t seed = child_seed(*epoch_seed, static_cast<uint64_t>(step_of_epoch));
+        // As float32, which is what the loss of an ordinary step is.
+        const float loss =
+            static_cast<float>(step(plan, {rows, size, a.data.columns, seed, 0, a.parameters,
+                                           a.gradients, a.multiply, a.precision, a.threads}));
+        a.losses[taken] = loss;
+        if (!std::isfinite(loss)) return {taken, false};
+        for (int64_t i = 0; i < a.trained; ++i) {
+            ParameterUpdate& parameter = a.updates[i];
+            update(parameter, a.threads);
+            ++parameter.step;
+            if (parameter.count) *parameter.count += 1.f;
+            parameter.is_first = false;
+        }
+        ++taken;
+        ++step_of_epoch;
+        position += size;
+        if (size == left) {
+            ++epoch_seed;
+            step_of_epoch = 0;
+        }
+        const std::chrono::duration<double> elapsed = Clock::now() - start;
+        if (elapsed.count() >= a.seconds) break;
+    }
+    return {taken, true};
+}
+
+// The threads meet once a call, and not once a product.
+template <class Plan>
+FitResult take_steps_together(const Plan& plan, const FitArguments& a) {
+    FitResult result;
+    with_crew(useful_threads(plan, a.batch_size, a.threads), [&] { result = take_steps(plan, a); });
+    return result;
+}
+
+}  // namespace
+
+FitResult fit(const StepPlan& plan, const FitArguments& a) { return take_steps_together(plan, a); }
+FitResult fit(const MachinePlan& plan, const FitArguments& a) {
+    return take_steps_together(plan, a);
+}
+
+}  // namespace aefast::AEFAST_ISA

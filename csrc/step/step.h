@@ -1,0 +1,133 @@
+// A training step as one call: an encoder-decoder's loss and all its gradients.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "gemm/gemm.h"
+#include "ops/corrupt/corrupt.h"
+
+namespace aefast {
+
+// Where the largest product has fewer multiplications than this, a second thread saves little, and
+// takes half of the speed where another program wants its core.
+constexpr int64_t kFewestProducts = 1 << 22;
+
+// act(x W^T + b), or act(x W + b) where the layer is tied to another one's weight [inputs,
+// outputs].
+struct StepLayer {
+    int64_t inputs, outputs;
+    Activation activation;
+    int weight;    // which of the plan's parameters it is
+    int bias;      // -1 for none
+    bool is_tied;  // multiply with the weight as it stands, not with its transpose
+};
+
+// What the input gets: nothing, or corrupt()'s noise.
+struct StepNoise {
+    bool is_on;
+    Noise kind;
+    uint32_t step;
+    uint32_t level_threshold, low_threshold;
+    float level;
+};
+
+// What lies between the code and the decoder. `posterior`: the encoder's last layer gives a mean
+// and a log variance, [rows, 2 latent], and the decoder gets a sample of that Gaussian.
+enum class CodeStage { plain, dropout, gaussian, posterior };
+enum class CodePenalty { none, kl, l1, contraction };
+
+// The errors are means over all elements, the likelihoods sums over a row and means over the rows.
+enum class Objective { squared_error, cross_entropy, bernoulli_likelihood, gaussian_likelihood };
+
+struct StepPlan {
+    std::vector<StepLayer> encoder, decoder;
+    StepNoise noise;
+    CodeStage code_stage;
+    float code_level;         // dropout: its probability; gaussian: the standard deviation
+    uint32_t code_threshold;  // dropout: an element is dropped where word >> 8 is below this
+    uint32_t code_step;       // that the code's noise is drawn at
+    float divergence_weight;  // of the posterior's divergence from N(0, I)
+    CodePenalty penalty;
+    double penalty_weight, penalty_target;
+    Objective objective;
+    int log_var;                 // the Gaussian decoder's parameter; -1 for none
+    int64_t log_var_size;        // 1, or one for each visible unit
+    std::vector<int64_t> sizes;  // of the parameters, in elements
+};
+
+// x [rows, visible], its rows row_stride apart. gradients holds a pointer for each parameter, or is
+// null where the loss alone is wanted.
+struct StepBatch {
+    const float* x;
+    int64_t rows, row_stride;
+    uint64_t seed;
+    int64_t row_offset;
+    const float* const* parameters;
+    float* const* gradients;
+    Gemm* multiply;  // gemm of the instruction set
+    Precision precision;
+    int threads;
+};
+
+enum class OptimizerKind { sgd, adam, adamw };
+
+// One parameter's update, as torch.optim's SGD, Adam and AdamW define it. `first` is the momentum
+// buffer or the mean of the gradients, `second` the mean of their squares.
+struct ParameterUpdate {
+    OptimizerKind kind;
+    float* parameter;
+    const float* gradient;
+    float* first;
+    float* second;
+    int64_t size;
+    double learning_rate, weight_decay;
+    double momentum, dampening;  // SGD
+    bool nesterov, maximize;
+    bool is_first;  // SGD: the buffer holds nothing yet
+    double beta1, beta2, epsilon;
+    int64_t step;  // Adam: counted from 1
+    float* count;  // Adam: torch's own count of the steps, or null
+};
+
+// Rows of numbers, as a dataset holds them: samples are rows / scale.
+struct DataRows {
+    const void* rows;
+    bool are_bytes;  // uint8; else float32
+    float scale;
+    int64_t columns, row_stride;
+};
+
+// Steps over minibatches of `order`, which holds epochs of epoch_rows indices each; the first may
+// have begun earlier. An epoch's last minibatch may be smaller.
+struct FitArguments {
+    DataRows data;
+    const int64_t* order;
+    int64_t count, epoch_rows, batch_size;
+    bool is_even;           // an epoch's minibatches have the same number of rows, to one
+    const uint64_t* seeds;  // of each epoch: step n draws with its n-th child
+    int64_t first_step;     // of the first epoch, counted from 0
+    // Not vectors: a kernel's object, compiled for one instruction set, shares no symbol.
+    ParameterUpdate* updates;  // one a parameter that is trained; gradients are ours
+    const int* updated;        // which parameter each is of
+    int64_t trained;           // how many they are
+    const float* const* parameters;
+    float** gradients;  // room for where each parameter's lies
+    double* losses;     // of each step
+    double seconds;     // returns after the step that passes this limit
+    Gemm* multiply;
+    Precision precision;
+    int threads;
+};
+
+struct FitResult {
+    int64_t steps;   // that were taken whole
+    bool is_finite;  // false: the loss of the step after them is not, and nothing of it was applied
+};
+
+AEFAST_DECLARE_KERNELS(int useful_threads(const StepPlan&, int64_t rows, int threads);
+                       double step(const StepPlan&, const StepBatch&);
+                       void update(const ParameterUpdate&, int threads);
+                       FitResult fit(const StepPlan&, const FitArguments&);)
+
+}  // namespace aefast
