@@ -1,5 +1,6 @@
-# make setup | demo | test | test-all | fuzz | lint | format | bench | results | wheel make .venv on first use;
-# the rest do not.
+# make setup | demo | test | test-all | docs | fuzz | lint | format | bench | results | wheel make .venv on
+# first use; the rest do not. It gets the package with what the demo needs first, and the tools for
+# testing, or for the pages, when a target asks for them.
 
 PYTHON ?= python3
 VENV := .venv
@@ -7,9 +8,9 @@ BIN := $(VENV)/bin
 SOURCES := aefast benchmarks tests setup.py .ci/install-matrix
 CPP := $(shell find csrc tests/csrc -name "*.h" -o -name "*.cpp")
 
-.PHONY: setup demo test test-all fuzz lint format bench results readme wheel install-matrix gpu-check clean
+.PHONY: setup demo test test-all docs fuzz lint format bench results readme wheel install-matrix gpu-check clean
 
-setup: $(VENV)/built
+setup: $(VENV)/built $(VENV)/tools
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -21,10 +22,22 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/built: $(VENV)/installed setup.py $(CPP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation \
-		--editable ".[test,lint]"
+		--editable ".[demo]"
 	touch $@
 
-demo: setup
+# The package is installed and compiled by now: AEFAST_BUILD_CPP=0 leaves its extension as it is.
+EXTRAS = AEFAST_BUILD_CPP=0 $(BIN)/python -m pip install --quiet --constraint constraints.txt \
+	--no-build-isolation --editable
+
+$(VENV)/tools: pyproject.toml constraints.txt | $(VENV)/built
+	$(EXTRAS) ".[test,lint]"
+	touch $@
+
+$(VENV)/sphinx: pyproject.toml constraints.txt | $(VENV)/built
+	$(EXTRAS) ".[docs]"
+	touch $@
+
+demo: $(VENV)/built
 	$(BIN)/aefast demo --out demo.png
 	$(BIN)/aefast figures linear denoising variational --out demo
 
@@ -34,8 +47,19 @@ PARALLEL = --numprocesses auto --dist loadfile --no-loadscope-reorder
 test: setup
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
-test-all: setup
+test-all: setup $(VENV)/sphinx
 	$(BIN)/python -m pytest $(PARALLEL)
+
+# The pages, which open from disk: build/docs/index.html. Their figures are trained on this machine, in
+# minutes, and again when the code that makes them changes.
+docs: $(VENV)/built $(VENV)/sphinx build/figures/index.html
+	$(BIN)/python -m sphinx -W --keep-going --quiet -d build/docs-cache aefast/docs build/docs
+	$(BIN)/aefast bench report benchmarks/results/*.json --out build/docs/benchmarks.html
+	@echo "Wrote build/docs/index.html"
+
+build/figures/index.html: $(wildcard aefast/figures/*.py) | $(VENV)/built
+	mkdir -p build
+	$(BIN)/aefast figures --out build/figures
 
 # Random calls and mutated files, FUZZ_SECONDS of them: 60 where it is not set.
 fuzz: setup

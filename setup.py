@@ -220,4 +220,6 @@ arguments = extension_arguments()
 arguments["cmdclass"] |= {"build_py": BuildWithBinaries, "egg_info": LocalVersion}
 # Folders with an __init__.py, found by looking: a list would leave out the next new one.
 arguments["packages"] = [*find_packages(include=["aefast", "aefast.*"]), "aefast._benchmarks"]
+# The pages' sources, which MANIFEST.in gives to an sdist.
+arguments["exclude_package_data"] = {"aefast": ["docs/*"]}
 setup(package_dir={"aefast._benchmarks": "benchmarks"}, **arguments)

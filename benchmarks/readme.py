@@ -1,5 +1,5 @@
-"""README's figures, from the committed results alone: ``python benchmarks/readme.py``, which fills
-them in.
+"""The figures of README and of the page "Measured", from the committed results alone:
+``python benchmarks/readme.py``, which fills them in.
 
 A figure is the median ratio to the quickest of a case's baselines, eager PyTorch, torch.compile or
 the peer that is named: the lowest and the highest of the cases that a row stands for.
@@ -14,7 +14,8 @@ from report import table
 from results import Result, label, read, setting_of, worst
 
 ROOT = Path(__file__).parents[1]
-README, RESULTS = ROOT / "README.md", ROOT / "benchmarks" / "results"
+PAGES = (ROOT / "README.md", ROOT / "aefast" / "docs" / "measured.md")
+RESULTS = ROOT / "benchmarks" / "results"
 
 SMALL = "single calls on 8x8 matrices"
 
@@ -113,9 +114,11 @@ ROWS = [
 
 
 def fill(text: str, results: Sequence[Result]) -> str:
-    """The same text with the figures of ``results`` between its markers."""
+    """The same text with the figures of ``results`` between the markers that it has."""
     for name, figures in (("summary", summary(results)), ("table", figure_table(results))):
         begin, end = f"<!-- {name}: filled by `make readme` -->\n", f"<!-- end of {name} -->"
+        if begin not in text:
+            continue
         before, rest = text.split(begin)
         _, after = rest.split(end)
         text = f"{before}{begin}{figures}\n{end}{after}"
@@ -198,4 +201,5 @@ def committed() -> list[Result]:
 
 
 if __name__ == "__main__":
-    README.write_text(fill(README.read_text(), committed()))
+    for page in PAGES:
+        page.write_text(fill(page.read_text(), committed()))

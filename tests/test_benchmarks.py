@@ -581,16 +581,21 @@ needs_results = pytest.mark.skipif(not readme.RESULTS.exists(), reason="needs th
 
 
 @needs_results
-def test_readmes_figures_are_the_committed_results() -> None:
-    text = readme.README.read_text()
+@pytest.mark.parametrize(("page", "name"), zip(readme.PAGES, ("summary", "table"), strict=True))
+def test_the_figures_are_the_committed_results(page: Path, name: str) -> None:
+    text = page.read_text()
+    assert f"<!-- {name}: filled by `make readme` -->" in text
     assert readme.fill(text, readme.committed()) == text, "make readme fills them in"
 
 
 @needs_results
-def test_readme_has_no_speed_but_of_the_results() -> None:
-    text = re.sub(
-        r"<!-- (\w+): filled.*?<!-- end of \1 -->", "", readme.README.read_text(), flags=re.S
-    )
+@pytest.mark.parametrize(
+    "page",
+    [readme.PAGES[0], *sorted(readme.PAGES[1].parent.rglob("*.md"))],
+    ids=lambda page: page.stem,
+)
+def test_no_page_has_a_speed_but_of_the_results(page: Path) -> None:
+    text = re.sub(r"<!-- (\w+): filled.*?<!-- end of \1 -->", "", page.read_text(), flags=re.S)
     assert re.findall(r"\d+\.\d+x|\w+ times (?:as fast|faster)", text) == []
 
 

@@ -1,0 +1,58 @@
+"""Sphinx's settings for the pages: ``make docs`` builds them into ``build/docs``."""
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+sys.path[:0] = [str(ROOT), str(HERE / "extensions")]
+
+from aefast.version import __version__  # noqa: E402
+
+project = "aefast"
+author = "The aefast authors"
+copyright = "2026, The aefast authors"
+version = release = __version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "command_help",
+    "mathml",
+    "trained_figure",
+]
+exclude_patterns = ["extensions"]
+
+# Pages: Markdown with equations between dollar signs.
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+html_math_renderer = "mathml"
+
+# The API: docstrings in Google's style.
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+python_maximum_signature_line_length = 88
+python_use_unqualified_type_names = True
+napoleon_custom_sections = [("Reference", "References")]
+napoleon_use_ivar = True
+napoleon_use_rtype = False
+add_module_names = False
+# What a model's class offers to the training loop, and not to its user.
+autodoc_default_options = {
+    "exclude-members": "chain, check_finite, compare, decoder, depth, encoder, extra_repr, "
+    "fused_loss, idle, is_one_op, is_plain, log_var, planned_step, step_fields, step_layers, "
+    "training_steps",
+}
+
+# What `aefast figures` has trained and drawn.
+trained_figures = str(ROOT / "build" / "figures")
+
+html_theme = "furo"
+html_title = f"aefast {version}"
+html_static_path = ["static"]
+html_css_files = ["pages.css"]
+html_copy_source = False
+html_show_sphinx = False

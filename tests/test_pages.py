@@ -1,0 +1,124 @@
+"""The pages, as a reader would use them: every block of Python runs, every command exists."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "aefast" / "docs"
+README = ROOT / "README.md"
+
+# Each page once; none where the tests lie beside an installed package.
+PAGES = sorted(DOCS.rglob("*.md"))
+PROGRAMS = [page for page in PAGES if "```python\n" in page.read_text(encoding="utf-8")]
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PROGRAMS, ids=name_of)
+def test_every_block_of_a_page_runs(page, tmp_path, monkeypatch):
+    for package in ("sklearn", "safetensors"):
+        pytest.importorskip(package)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for block in blocks(page, "python"):
+        exec(block, names)
+
+
+@pytest.mark.skipif(not DOCS.exists(), reason="needs the source tree")
+def test_every_guide_has_a_program_an_equation_a_picture_and_its_sources():
+    guides = sorted((DOCS / "guide").glob("*.md"))
+    assert len(guides) == 9
+    for guide in guides:
+        text = guide.read_text(encoding="utf-8")
+        for part in ("```python", "$$", "trained-figure}", "## Sources", "aefast."):
+            assert part in text, f"{guide.name} lacks {part}"
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The lines of a page's shell blocks that call aefast, as words."""
+    lines = "\n".join(blocks(page, "sh")).splitlines()
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("aefast ")]
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in (README, *PAGES) if page.exists() and commands(page)], ids=name_of
+)
+def test_every_command_of_a_page_is_one_with_these_options(page):
+    typer_main = pytest.importorskip("typer.main")
+    from aefast.cli import app
+
+    for words in commands(page):
+        command, rest = typer_main.get_command(app), list(words)
+        while hasattr(command, "commands"):
+            name = rest.pop(0) if rest[0] in command.commands else "run"  # bench's own
+            command = command.commands[name]
+        command.make_context("aefast", rest)  # which raises where an option is none of its own
+
+
+def stand_ins(folder: Path) -> None:
+    """Pictures in the place of those that take minutes to train."""
+    from matplotlib.figure import Figure
+
+    from aefast.figures import NAMES, find
+    from aefast.figures.page import Shown, write_page
+
+    folder.mkdir()
+    Figure(figsize=(1, 1)).savefig(folder / "blank.png")
+    for name in NAMES:
+        shutil.copy(folder / "blank.png", folder / f"{name}.png")
+    write_page([Shown(find(name).TITLE, "So it is.", f"{name}.png") for name in NAMES], folder)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not DOCS.exists(), reason="needs the source tree")
+def test_the_site_is_built_without_a_warning_and_takes_nothing_from_a_network(tmp_path):
+    for package in ("sphinx", "furo", "myst_parser", "latex2mathml", "matplotlib", "sklearn"):
+        pytest.importorskip(package)
+    stand_ins(tmp_path / "figures")
+    site = tmp_path / "site"
+    options = ["-W", "--keep-going", "-q", "-D", f"trained_figures={tmp_path / 'figures'}"]
+    command = [sys.executable, "-m", "sphinx", *options, "-d", tmp_path / "cache", DOCS, site]
+    built = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert built.returncode == 0, built.stderr
+    pages = sorted(site.rglob("*.html"))
+    assert {str(page.relative_to(DOCS).with_suffix(".html")) for page in PAGES} <= {
+        str(page.relative_to(site)) for page in pages
+    }
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        tags = re.findall(r"<(?:script|link|img|iframe)\b[^>]*>", text)
+        loaded = [found for tag in tags for found in re.findall(r'(?:src|href)="([^"]*)"', tag)]
+        assert not [found for found in loaded if re.match(r"(\w+:)?//", found)], page
+        assert "Traceback" not in text
+        for image in re.findall(r'<img[^>]* src="([^"]*)"', text):
+            assert (page.parent / image).is_file(), f"{page.name} shows {image}"
+    for guide in (site / "guide").glob("*.html"):
+        assert (
+            '<math xmlns="http://www.w3.org/1998/Math/MathML" display="block"' in guide.read_text()
+        )
+    assert (site / "searchindex.js").is_file()
+
+
+@pytest.mark.skipif(not (ROOT / "CITATION.cff").exists(), reason="needs the source tree")
+def test_the_citation_has_the_keys_that_its_format_requires_and_the_packages_version():
+    from aefast import __version__
+
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    found = dict(re.findall(r"^([\w-]+):[ \t]*(.*)$", text, re.MULTILINE))
+    assert found.keys() >= {"cff-version", "message", "title", "authors"}
+    assert found["cff-version"] == "1.2.0"
+    assert found["type"] in ("software", "dataset")
+    assert found["version"] == __version__
+    assert re.search(r"^authors:\n  - name: \S", text, re.MULTILINE)
