@@ -581,7 +581,7 @@ needs_results = pytest.mark.skipif(not readme.RESULTS.exists(), reason="needs th
 
 
 @needs_results
-@pytest.mark.parametrize(("page", "name"), zip(readme.PAGES, ("summary", "table"), strict=True))
+@pytest.mark.parametrize(("page", "name"), [*zip(readme.PAGES, ("summary", "table"), strict=True)])
 def test_the_figures_are_the_committed_results(page: Path, name: str) -> None:
     text = page.read_text()
     assert f"<!-- {name}: filled by `make readme` -->" in text
