@@ -36,8 +36,7 @@ autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 python_maximum_signature_line_length = 88
 python_use_unqualified_type_names = True
-napoleon_custom_sections = [("Reference", "References")]
-napoleon_use_ivar = True
+napoleon_custom_sections = [("Reference", "References"), ("Attributes", "params_style")]
 napoleon_use_rtype = False
 add_module_names = False
 # What a model's class offers to the training loop, and not to its user.
