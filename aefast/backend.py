@@ -107,9 +107,10 @@ def unfit(capability: tuple[int, int]) -> str | None:
     return None
 
 
+@cache
 def implementation(op: str, backend: str) -> ModuleType:
     """The module ``aefast.ops.<op>.<backend>``, imported on first use."""
-    return _implementation(op, backend)
+    return importlib.import_module(f"aefast.ops.{op}.{backend}")
 
 
 def extension() -> ModuleType:
@@ -154,11 +155,6 @@ def _environment_choice() -> str | None:
 def _check_name(name: str, argument: str) -> None:
     if name not in BACKENDS:
         raise ValueError(f"{argument} is {name!r}; it takes one of {', '.join(BACKENDS)}")
-
-
-@cache
-def _implementation(op: str, backend: str) -> ModuleType:
-    return importlib.import_module(f"aefast.ops.{op}.{backend}")
 
 
 @cache

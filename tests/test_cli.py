@@ -106,7 +106,7 @@ def test_bench_without_an_op_runs_the_whole_suite(commands: list[list[str]]) -> 
 
 
 def test_bench_quick_takes_few_cases_and_little_time(commands: list[list[str]]) -> None:
-    invoke("bench", "gibbs", "--quick")
+    invoke("bench", "rbm", "--quick")
     assert commands[0][-3:-1] == ["--quick", "--benchmark-max-time"]
     assert float(commands[0][-1]) < 1
 
