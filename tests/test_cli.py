@@ -172,10 +172,10 @@ def test_the_suite_has_a_file_for_every_op() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("bench", "fft"), "OP is 'fft'; it takes one of accelerate, corrupt, gaussian, gibbs"),
+        (("bench", "fft"), "OP is 'fft'; it takes one of accelerate, cases, contractive, corrupt"),
         (("bench", "--device", "tpu"), "--device is 'tpu'; it takes one of cpu, cuda"),
         (("bench", "--json", "nowhere/result.json"), "--json is 'nowhere/result.json'"),
-        (("bench", "gibbs", "fft"), "OP is 'fft'; it takes one of "),
+        (("bench", "rbm", "fft"), "OP is 'fft'; it takes one of "),
         (
             ("bench", "--compare", "nowhere.json"),
             "--compare is 'nowhere.json', but there is no such file",

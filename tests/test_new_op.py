@@ -170,10 +170,7 @@ def test_it_is_found_by_the_functions_the_selftest_the_compiler_and_the_benchmar
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    shutil.which("g++") is None or not (ROOT / "csrc" / "bindings").exists(),
-    reason="needs g++, and bindings that the build finds by looking",
-)
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 def test_its_kernels_are_compiled_for_every_instruction_set_and_bound(tree):
     for name in ("csrc", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
