@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import aefast
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "aefast" / "docs"
 README = ROOT / "README.md"
@@ -108,6 +110,8 @@ def test_the_site_is_built_without_a_warning_and_takes_nothing_from_a_network(tm
             '<math xmlns="http://www.w3.org/1998/Math/MathML" display="block"' in guide.read_text()
         )
     assert (site / "searchindex.js").is_file()
+    api = (site / "api" / "functional.html").read_text(encoding="utf-8")
+    assert api.count("viewcode-link") == len(aefast.functional.__all__)
 
 
 @pytest.mark.skipif(not (ROOT / "CITATION.cff").exists(), reason="needs the source tree")

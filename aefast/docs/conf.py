@@ -1,12 +1,15 @@
 """Sphinx's settings for the pages: ``make docs`` builds them into ``build/docs``."""
 
+import inspect
 import sys
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT), str(HERE / "extensions")]
 
+from aefast import functional  # noqa: E402
 from aefast.version import __version__  # noqa: E402
 
 project = "aefast"
@@ -55,3 +58,15 @@ html_static_path = ["static"]
 html_css_files = ["pages.css"]
 html_copy_source = False
 html_show_sphinx = False
+
+
+def module_of_source(app: Any, module: str, name: str) -> str | None:
+    """An op stands in its folder, not in aefast.functional, which collects them."""
+    if module != "aefast.functional":
+        return None
+    found = inspect.getmodule(inspect.unwrap(getattr(functional, name)).__code__)
+    return None if found is None else found.__name__
+
+
+def setup(app: Any) -> None:
+    app.connect("viewcode-follow-imported", module_of_source)
