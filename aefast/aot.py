@@ -31,9 +31,6 @@ ARCHS = (80, 90, 100)
 # The instructions that feed the tensor cores, by the name a chip's generation knows them under.
 TENSOR_CORE_INSTRUCTIONS = ("mma.sync", "wgmma.mma_async", "tcgen05.mma")
 
-# What the driver is told of a tensor descriptor.
-DESCRIPTOR_KEYS = ("swizzle", "elem_size", "elem_type", "block_size")
-
 ASK, ADDR_NO_RANDOMIZE = 0xFFFFFFFF, 0x0040000  # of personality(2)
 
 OLDEST_TRITON = (3, 6)
@@ -95,24 +92,19 @@ def compile_variant(op: str, arch: int, index: int) -> CompiledKernel:
         RuntimeError: the kernel needs memory that no launch of this package brings.
     """
     import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
+
+    from aefast.ops.shared import triton_compiled
 
     triton.knobs.compilation.disable_line_info = True  # a fifth of the time, and nothing that runs
     variant = variants(op, arch)[index]
     start = time.perf_counter()
-    compiled = triton.compile(
-        ASTSource(variant.function, variant.signature, variant.constants),
-        target=GPUTarget("cuda", arch, 32),
-        options={"num_warps": variant.warps, "num_stages": variant.stages},
-    )
+    compiled = triton_compiled.compile_for(variant, arch)
     seconds = time.perf_counter() - start
-    ptx, launch = compiled.asm["ptx"], compiled.metadata
-    arguments = [kind for kind in variant.signature.values() if kind != "constexpr"]
-    if launch.global_scratch_size or launch.profile_scratch_size:
-        raise RuntimeError(f"sm_{arch} {variant.name} needs scratch memory, which no launch brings")
-    if _parameter_bytes(ptx) != _argument_bytes(arguments):
-        raise RuntimeError(f"sm_{arch} {variant.name} takes other parameters than a launch passes")
+    ptx, metadata = compiled.asm["ptx"], compiled.metadata
+    launch = triton_compiled.launch_record(variant, compiled)
+    reason = triton_compiled.reason_against(compiled, launch["arguments"])
+    if reason is not None:
+        raise RuntimeError(f"sm_{arch} {variant.name} {reason}")
     registers, stack_bytes = _resources(compiled.asm["cubin"])
     # What is spilled lies on the stack, so that most binaries need not be assembled again to ask.
     spilled_bytes = _spills(ptx, arch) if stack_bytes else 0
@@ -121,20 +113,20 @@ def compile_variant(op: str, arch: int, index: int) -> CompiledKernel:
         variant=variant.name,
         arch=arch,
         tensor_cores=variant.tensor_cores,
-        warps=launch.num_warps,
+        warps=metadata.num_warps,
         registers=registers,
         spilled_bytes=spilled_bytes,
-        shared_bytes=launch.shared,
-        tensor_memory_columns=getattr(launch, "tmem_size", None) or 0,
+        shared_bytes=metadata.shared,
+        tensor_memory_columns=getattr(metadata, "tmem_size", None) or 0,
         instructions=[name for name in TENSOR_CORE_INSTRUCTIONS if name in ptx],
         widest_load_bytes=_widest(ptx, "ld.global"),
         widest_store_bytes=_widest(ptx, "st.global"),
         traps=re.search(r"^\s*trap;", ptx, re.MULTILINE) is not None,
         seconds=round(seconds, 2),
         ptx=ptx,
-        symbol=launch.name,
-        arguments=arguments,
-        descriptors=[{key: one[key] for key in DESCRIPTOR_KEYS} for one in launch.tensordesc_meta],
+        symbol=launch["symbol"],
+        arguments=launch["arguments"],
+        descriptors=launch["descriptors"],
         image=zlib.compress(compiled.asm["cubin"], 9),
     )
 
@@ -191,25 +183,6 @@ def _spills(ptx: str, arch: int) -> int:
     if found is None:
         raise RuntimeError(f"{_assembler(arch)} printed no spills: {log!r}")
     return int(found[1])
-
-
-def _parameter_bytes(ptx: str) -> list[int]:
-    """The size of each parameter of the kernel."""
-    entry = ptx[ptx.index(".entry") : ptx.index(")", ptx.index(".entry"))]
-    found = re.findall(r"\.param(?: \.align \d+)? \.[a-z](\d+)[^\n]*?(?:\[(\d+)\])?,?\n", entry)
-    return [int(bits) // 8 * int(count or 1) for bits, count in found]
-
-
-def _argument_bytes(arguments: Sequence[str]) -> list[int]:
-    """The same of what a launch passes, with the two scratch pointers that Triton adds."""
-    sizes = []
-    for kind in arguments:
-        if kind.startswith("tensordesc"):  # the map, the shape, the strides
-            rank = kind.count(",") + 1
-            sizes += [128] + rank * [4] + rank * [8]
-        else:
-            sizes.append(4 if kind in ("i32", "fp32") else 8)
-    return [*sizes, 8, 8]
 
 
 def _assembler(arch: int) -> str:

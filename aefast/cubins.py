@@ -81,28 +81,40 @@ def launch(name: str, device: torch.device, programs: int, arguments: tuple[Any,
     Raises:
         RuntimeError: CUDA's driver refused the launch.
     """
-    capability = _capability(device.index)
-    kernel = find(capability, name)
+    chip = capability(device.index)
+    kernel = find(chip, name)
     if kernel is None:
         return False
     stream = cuda_stream(device.index)
     try:
         kernel.launch(programs, stream, device.index, arguments)
     except _extension().CudaLoadError as error:
-        _warn(_records(capability)[name]["file"], error)
-        _found[capability, name] = None
+        _warn(_records(chip)[name]["file"], error)
+        _found[chip, name] = None
         return False
     return True
 
 
 @cache
-def _capability(device: int) -> tuple[int, int]:
+def capability(device: int) -> tuple[int, int]:
+    """A GPU's compute capability, asked for once."""
     return torch.cuda.get_device_capability(device)
 
 
 def _records(capability: tuple[int, int]) -> dict[str, Any]:
     """The manifest's entries for a chip, by variant."""
     return _kernels().get(architecture(capability) or "", {})
+
+
+def may_launch() -> bool:
+    """Whether the extension is there, the GPUs are NVIDIA's, and no interpreter is asked for."""
+    if torch.version.hip is not None or os.environ.get("TRITON_INTERPRET") == "1":
+        return False
+    try:
+        _extension()
+    except ImportError:
+        return False
+    return True
 
 
 @cache

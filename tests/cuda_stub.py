@@ -29,6 +29,7 @@ arch = int(sys.argv[1])
 torch.cuda.is_available = lambda: True
 torch.cuda.current_device = lambda: 0
 torch.cuda.get_device_capability = lambda device=None: divmod(arch, 10)
+torch.cuda.is_current_stream_capturing = lambda: False
 torch._C._cuda_getCurrentRawStream = lambda device: 77
 
 from aefast.ops.shared import triton_gemm

@@ -18,13 +18,15 @@ pytest.importorskip("triton")
 
 from aefast import aot, backend
 from aefast.ops.linear_act import triton as linear_act
-from aefast.ops.shared import triton_gemm
+from aefast.ops.shared import triton_compiled, triton_gemm
+from aefast.ops.shared.triton import descriptors_round
 from aefast.ops.topk import triton as topk
-from tests import cuda_stub
+from tests import ahead_of_time, cuda_stub
 
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 TENSOR_CORES = {80: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma"}
 TENSOR_MEMORY_COLUMNS = 512
+TFLOAT32 = 11  # CU_TENSOR_MAP_DATA_TYPE_TFLOAT32
 
 needs_stub = pytest.mark.skipif(
     bool(backend.unavailable("cpp", "cpu")) or sys.platform != "linux" or not shutil.which("g++"),
@@ -158,9 +160,9 @@ def test_a_kernel_of_other_parameters_than_a_launch_passes_is_refused():
 \t.param .u64 .ptr .global .align 1 kernel_param_8
 )"""
     arguments = ["tensordesc<bf16[64, 64]>", "*bf16", "fp32"]
-    assert aot._parameter_bytes(ptx) == aot._argument_bytes(arguments)
+    assert triton_compiled.parameter_bytes(ptx) == triton_compiled.argument_bytes(arguments)
     one_more = ptx.replace("kernel_param_8\n", "kernel_param_8,\n\t.param .u64 kernel_param_9\n")
-    assert aot._parameter_bytes(one_more) != aot._argument_bytes(arguments)
+    assert triton_compiled.parameter_bytes(one_more) != triton_compiled.argument_bytes(arguments)
 
 
 @pytest.mark.parametrize("arch", ["70", "900", "sm_90"])
@@ -294,32 +296,31 @@ def test_batch_sizes_and_seeds_share_binaries(arch):
     assert names <= 37
 
 
-# Launches a layer's output through Triton, makes its binary ours, and launches it again.
+# Launches every op in three ways: by Triton's launcher, from its ready-made binary, and what Triton
+# compiles by ours.
 EVERY_OP = """
 import itertools, pathlib
 
 import triton
 
 from aefast import cubins
-from aefast.ops.shared import triton as shared
+from aefast.ops.shared import triton as shared, triton_compiled
 from tests.ahead_of_time import SMALL_BATCH
 from tests.launches import launch_every_op
 
 cubins.FOLDER = pathlib.Path(sys.argv[2])
 triton.knobs.compilation.disable_line_info = True  # as ahead of time: nothing is compiled anew
+device = torch.device("cuda", 0)
 
 
 def launch(variant, programs, *arguments):
     variant.launch_jit(programs, *arguments)
-    assert cubins.launch(variant.name, torch.device("cuda", 0), programs, arguments), variant.name
+    assert cubins.launch(variant.name, device, programs, arguments), variant.name
+    assert triton_compiled.launch(variant, device, programs, arguments), variant.name
 
 
 shared.Variant.launch = launch
-if sys.argv[3] == "True":
-    cases = itertools.product(("highest", "high"), (50, 4096))
-else:
-    cases = [("highest", SMALL_BATCH)]
-for precision, batch in cases:
+for precision, batch in itertools.product(sys.argv[4].split(), map(int, sys.argv[3].split())):
     torch.set_float32_matmul_precision(precision)
     launch_every_op([batch])
 """
@@ -330,12 +331,68 @@ def test_every_ops_binaries_are_launched_as_triton_launches_its_own(compiled, tm
     """Triton's launcher runs on the same stub: the driver is asked for the same, to the byte.
 
     Of the binary itself only the name is compared: sm_100's are not the same in every process.
+    Before 3.7 Triton's launcher neither rounds nor mends old drivers' maps: "high" has another
+    kernel there, and the driver is a new one.
     """
-    program, arguments = cuda_stub.GPU + EVERY_OP, (compiled.cubins, compiled.every)
-    recording = cuda_stub.build(tmp_path).run(program, compiled.arch, *arguments, version=12080)
+    is_new = descriptors_round()
+    batches = (ahead_of_time.SMALL_BATCH, 4096) if compiled.every else (ahead_of_time.SMALL_BATCH,)
+    precisions = ("highest", "high") if compiled.every and is_new else ("highest",)
+    arguments = [compiled.cubins, " ".join(map(str, batches)), " ".join(precisions)]
+    recording = cuda_stub.build(tmp_path).run(
+        cuda_stub.GPU + EVERY_OP, compiled.arch, *arguments, version=12080 if is_new else 13020
+    )
     launches = [launch | {"image": None} for launch in recording.launches]
-    assert launches[1::2] == launches[::2]
+    assert launches[1::3] == launches[::3]
+    assert launches[2::3] == launches[::3]
     assert len({launch["function"] for launch in launches}) > 15
     assert {launch["stream"] for launch in launches} == {77}
     encoded = recording.named("cuTensorMapEncodeTiled")
     assert bool(encoded) == (compiled.arch >= 90)
+
+
+COMPILED_HERE = """
+from aefast.ops.linear_act import triton as linear_act
+from aefast.ops.shared import triton_compiled
+from aefast.ops.shared.triton import Variant
+
+torch.set_float32_matmul_precision("high")
+is_captured = sys.argv[2] == "captured"
+torch.cuda.is_current_stream_capturing = lambda: is_captured
+
+
+def launch(variant, programs, *arguments):
+    try:
+        assert triton_compiled.launch(variant, torch.device("cuda", 0), programs, arguments)
+    except RuntimeError as error:
+        print(error)
+
+
+Variant.launch = launch
+x, weight = torch.zeros(50, 96), torch.zeros(100, 96)
+linear_act.forward(x, weight, None, "tanh", False)
+is_captured = True
+linear_act.forward(x, weight, None, "tanh", False)
+"""
+
+
+@needs_stub
+def test_maps_round_and_are_mended_whatever_triton_compiled_the_kernel(tmp_path):
+    """The bit is that of old drivers' maps of small tensors."""
+    recording = cuda_stub.build(tmp_path).run(cuda_stub.GPU + COMPILED_HERE, 90, "", version=12080)
+    assert {call["type"] for call in recording.named("cuTensorMapEncodeTiled")} == {TFLOAT32}
+    first, captured = recording.launches
+    assert captured["function"] == first["function"] == "gemm_kernel"
+    maps = [bytes.fromhex(value) for value in first["parameters"] if len(value) == 2 * 128]
+    assert [int.from_bytes(words[8:16], "little") >> 21 & 1 for words in maps] == [0, 0]
+    assert recording.output == ""
+
+
+@needs_stub
+def test_nothing_is_compiled_while_a_graph_is_captured(tmp_path):
+    recording = cuda_stub.build(tmp_path).run(cuda_stub.GPU + COMPILED_HERE, 90, "captured")
+    assert recording.launches == []
+    expected = (
+        "gemm_kernel is compiled at its first call, and a CUDA graph is being captured; "
+        "make the call once before the capture\n"
+    )
+    assert recording.output == 2 * expected

@@ -518,7 +518,7 @@ LAUNCH = """
 import pathlib, warnings, torch
 from aefast import cubins
 cubins.FOLDER = pathlib.Path(sys.argv[1])
-cubins._capability = lambda device: (9, 0)
+cubins.capability = lambda device: (9, 0)
 torch._C._cuda_getCurrentRawStream = lambda device: 1000 + device
 warnings.simplefilter("always")
 for name in ("kernel of every type", "kernel of every type", "another"):

@@ -5,7 +5,6 @@ import torch
 
 from aefast import cubins, selftest
 from aefast.functional import corrupt
-from aefast.ops.shared.triton import descriptors_round
 
 CAPABILITY = torch.cuda.get_device_capability() if torch.cuda.is_available() else (0, 0)
 
@@ -43,8 +42,6 @@ def launched(compile_ahead, monkeypatch):
 def test_results_are_the_jits_bit_for_bit(
     precision, launched, matmul_precision, monkeypatch, tmp_path
 ):
-    if precision == "high" and not descriptors_round():
-        pytest.skip("this Triton's kernels round to TF32 themselves")
     matmul_precision(precision)
     ready_made = every_result()
     kernels = {name.split()[0] for name in launched}

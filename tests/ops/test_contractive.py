@@ -12,9 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from aefast import use_backend
 from aefast.functional import contractive_penalty, jacobian, tangents
-from aefast.ops.contractive import eager, primitives, rows
+from aefast.ops.contractive import eager, passes, primitives, rows
 from aefast.ops.contractive.settings import EncoderLayer
 from aefast.ops.linear_act.op import ACTIVATIONS
+from aefast.ops.shared import capture
 from tests.accuracy import assert_as_accurate_as_torch_on_average
 from tests.backends import is_interpreted, not_interpreted
 
@@ -675,3 +676,42 @@ def layers_of(parts):
     return [
         EncoderLayer(w.detach(), b.detach(), "tanh") for w, b in zip(weights, biases, strict=True)
     ]
+
+
+def begin_capture(monkeypatch):
+    """From here on as while a CUDA graph is captured, in which no answer can be waited for."""
+    for module in (capture, passes):
+        monkeypatch.setattr(module, "is_captured", lambda device: True)
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True], ids=["gram", "definition"])
+@pytest.mark.parametrize("options", [OPTIONS["exact"], OPTIONS["both"]], ids=["exact", "both"])
+def test_a_captured_penalty_has_the_bits_of_an_eager_one(is_cancelled, options, monkeypatch):
+    """Whichever way the weights make the eager one take: a graph holds both."""
+    x, weights, biases = encoder("cpu", (80, 64, 16), batch=8)
+    if is_cancelled:  # one direction of W_1 is 1,000 times the others, and W_2 orthogonal to it
+        with torch.no_grad():
+            weights[0] += 1000 * torch.ones(64, 1) * torch.randn(80) / 80
+            weights[1] -= weights[1].mean(1, keepdim=True)
+    has_gram = []
+    begin = rows.Norms.__init__
+
+    def watched(norms, *arguments):
+        has_gram.append(arguments[-1].has_gram)
+        begin(norms, *arguments)
+
+    monkeypatch.setattr(rows.Norms, "__init__", watched)
+    with use_backend("cpp"):
+        expected = results((x, weights, biases), "identity", **options)
+        assert has_gram[-1] == (not is_cancelled)
+        begin_capture(monkeypatch)
+        found = results((x, weights, biases), "identity", **options)
+    assert set(has_gram[-2:]) == {True, False}
+    assert all(map(torch.equal, found, expected))
+
+
+def test_tangents_cannot_be_captured(monkeypatch):
+    x, weights, biases = encoder("cpu", (7, 5))
+    begin_capture(monkeypatch)
+    with pytest.raises(RuntimeError, match=r"^tangents waits for the GPU .* outside the capture$"):
+        tangents(x, weights, biases, "tanh")

@@ -8,6 +8,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import aefast
 from aefast.functional import soft_threshold, sparse_encode
+from aefast.ops.shared import capture
 from aefast.ops.sparse_coding import TOLERANCE, eager
 from tests.backends import is_interpreted, not_interpreted
 
@@ -450,3 +451,9 @@ def test_bad_input_is_named_at_the_door(change, error, message):
 def test_a_wrong_threshold_is_named_at_the_door(threshold, error, message):
     with pytest.raises(error, match=message):
         soft_threshold(torch.ones(2), threshold)
+
+
+def test_it_cannot_be_captured(monkeypatch):
+    monkeypatch.setattr(capture, "is_captured", lambda device: True)
+    with pytest.raises(RuntimeError, match=r"^sparse_encode waits for the GPU .* outside the cap"):
+        sparse_encode(torch.ones(2, 3), torch.eye(3), 0.1)

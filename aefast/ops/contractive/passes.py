@@ -13,6 +13,7 @@ from torch import Tensor
 from aefast.ops.contractive import eager, rows
 from aefast.ops.contractive.primitives import PenaltyPrimitives
 from aefast.ops.contractive.settings import EncoderLayer, PenaltySettings
+from aefast.ops.shared.capture import is_captured
 from aefast.ops.shared.precision import upcast
 
 
@@ -31,7 +32,28 @@ class SavedForBackward(NamedTuple):
     encodings: list[Encoding]  # at x, and at x with noise
     lengths: Tensor | None  # one layer's squared lengths
     norm_gradients: rows.NormGradients | None  # of the sum of all penalties
-    route: rows.Route | None = None  # of the rows
+    choice: "RouteChoice | None" = None  # of the rows
+
+
+class RouteChoice(NamedTuple):
+    """The route that the rows take. A CUDA graph holds two, and chooses anew at every replay."""
+
+    route: rows.Route
+    is_right: Tensor | None = None  # whether the route's numbers are accurate; None: they are
+    definition: rows.Route | None = None  # the route that is taken where they are not
+
+
+class RowsPass(NamedTuple):
+    """What one route computes."""
+
+    norms: Tensor
+    gradients: rows.NormGradients | None
+
+    def where(self, condition: Tensor, other: "RowsPass") -> "RowsPass":
+        norms = torch.where(condition, self.norms, other.norms)
+        if self.gradients is None or other.gradients is None:
+            return RowsPass(norms, None)
+        return RowsPass(norms, self.gradients.where(condition, other.gradients))
 
 
 class EncoderGradients(NamedTuple):
@@ -73,19 +95,27 @@ def forward(
         return penalty, None, SavedForBackward(layers, encodings, lengths, None)
     slopes, noisy_slopes = _slopes(primitives, encodings, layers)
     at_once = differentiated and x.device.type == "cpu"
-    is_captured = _is_captured(x)
-    route = rows.route_of(layers, settings.probes, may_take_gram=not is_captured)
-    while True:
+
+    def along(route: rows.Route) -> tuple[RowsPass, bool | Tensor]:
         all_norms = _norms(primitives, x, layers, settings, route)
-        norm_gradients = None
         if at_once:
-            norms, norm_gradients = all_norms.with_gradients(slopes, noisy_slopes)
+            rows_pass = RowsPass(*all_norms.with_gradients(slopes, noisy_slopes))
         else:
-            norms = all_norms.forward(slopes, noisy_slopes)
-        if is_captured or all_norms.is_right(norms):
-            saved_pass = SavedForBackward(layers, encodings, None, norm_gradients, route)
-            return *eager.summary(norms, settings), saved_pass
-        route = rows.route_of(layers, settings.probes, may_take_gram=False, may_push=False)
+            rows_pass = RowsPass(all_norms.forward(slopes, noisy_slopes), None)
+        return rows_pass, all_norms.is_right(rows_pass.norms)
+
+    choice = RouteChoice(rows.route_of(layers, settings.probes))
+    rows_pass, is_right = along(choice.route)
+    if is_right is not True:
+        definition = rows.route_of(layers, settings.probes, may_take_gram=False, may_push=False)
+        if isinstance(is_right, Tensor) and is_captured(x.device):
+            choice = RouteChoice(choice.route, is_right, definition)
+            rows_pass = rows_pass.where(is_right, along(definition)[0])
+        elif not is_right:
+            choice = RouteChoice(definition)
+            rows_pass, _ = along(definition)
+    saved_pass = SavedForBackward(layers, encodings, None, rows_pass.gradients, choice)
+    return *eager.summary(rows_pass.norms, settings), saved_pass
 
 
 def backward(
@@ -145,9 +175,17 @@ def _norm_gradients(
         return _closed_backward(
             grad, slopes[0], noisy_slopes[0], layers[0].weight, lengths, settings
         )
-    assert saved_pass.route is not None
-    norms = _norms(primitives, encodings[0].inputs[0], layers, settings, saved_pass.route)
-    return norms.with_gradients(slopes, noisy_slopes, grad)[1]
+
+    def along(route: rows.Route) -> rows.NormGradients:
+        norms = _norms(primitives, encodings[0].inputs[0], layers, settings, route)
+        return norms.with_gradients(slopes, noisy_slopes, grad)[1]
+
+    choice = saved_pass.choice
+    assert choice is not None
+    norm_gradients = along(choice.route)
+    if choice.is_right is None or choice.definition is None:
+        return norm_gradients
+    return norm_gradients.where(choice.is_right, along(choice.definition))
 
 
 def is_closed(layers: Sequence[EncoderLayer], settings: PenaltySettings) -> bool:
@@ -278,11 +316,6 @@ def _norms(
     return rows.Norms(
         primitives, layers, settings.probes, draw_probes, settings.hessian_weight, route
     )
-
-
-def _is_captured(x: Tensor) -> bool:
-    """Whether a CUDA graph is being captured, which cannot wait for an answer."""
-    return x.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def squared_lengths(primitives: PenaltyPrimitives, weight: Tensor) -> Tensor:

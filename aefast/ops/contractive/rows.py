@@ -88,6 +88,21 @@ class NormGradients(NamedTuple):
             [None if weight is None else weight * factor for weight in self.weights],
         )
 
+    def where(self, condition: Tensor, other: "NormGradients") -> "NormGradients":
+        """These where the condition holds, else the other's, which are of the same inputs."""
+
+        def choose(these: Tensor, those: Tensor) -> Tensor:
+            return torch.where(condition, these, those)
+
+        noisy_slopes = None
+        if self.noisy_slopes is not None and other.noisy_slopes is not None:
+            noisy_slopes = list(map(choose, self.noisy_slopes, other.noisy_slopes))
+        weights = [
+            None if these is None or those is None else choose(these, those)
+            for these, those in zip(self.weights, other.weights, strict=True)
+        ]
+        return NormGradients(list(map(choose, self.slopes, other.slopes)), noisy_slopes, weights)
+
     def is_finite(self) -> bool:
         """Whether all are, and their sums: reading them takes less than asking each number."""
         tensors = [*self.slopes, *(self.noisy_slopes or []), *self.weights]
@@ -127,14 +142,15 @@ class Norms:
         self.start = self.start.contiguous()
         self.operands: dict[tuple[int, bool], Any] = {}
 
-    def is_right(self, norms: Tensor) -> bool:
-        """Whether they have lost nothing to the order of the products. Asking waits for a GPU."""
+    def is_right(self, norms: Tensor) -> bool | Tensor:
+        """Whether they have lost nothing to the order of the products; True where nothing can be
+        lost, else a tensor, whose answer waits for a GPU."""
         if self.gram is None:
-            return self.route.from_code or bool(norms.isfinite().all())
+            return self.route.from_code or norms.isfinite().all()
         size = self.gram.matrix.norm()
         total = norms.sum(1)
         right = self.squared_rows.sum(1) * size <= MOST_CANCELLED * total
-        return bool((right & total.isfinite() & (size >= LEAST_NORMAL)).all())
+        return (right & total.isfinite() & (size >= LEAST_NORMAL)).all()
 
     def forward(self, slopes: list[Tensor], noisy_slopes: list[Tensor] | None) -> Tensor:
         """[B, R]."""

@@ -10,6 +10,7 @@ from aefast import random
 from aefast.ops.contractive import eager
 from aefast.ops.contractive.settings import EncoderLayer
 from aefast.ops.linear_act.op import run as linear_act
+from aefast.ops.shared.capture import refuse_capture
 from aefast.ops.shared.precision import upcast
 
 # The iteration shrinks what is not wanted by (s_m / s_n)^2 each time, m being n and some more.
@@ -28,6 +29,7 @@ def leading_directions(
     x: Tensor, layers: Sequence[EncoderLayer], n: int, iterations: int
 ) -> tuple[Tensor, Tensor]:
     """The right singular vectors [B, n, D] and the singular values [B, n] of J at x [B, D]."""
+    refuse_capture(x.device, "tangents")
     dtype = x.dtype
     x = upcast(x)  # torch.linalg takes no half precision
     layers = [

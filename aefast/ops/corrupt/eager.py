@@ -27,8 +27,9 @@ def corrupt(x: Tensor, noise: Noise) -> Tensor:
         return (x.float() + level * z).to(x.dtype)
 
     u = random.uniform(seed, rows, columns, **stream).reshape(x.shape)
-    probability = torch.tensor(level, dtype=torch.float32, device=x.device)
+    # Filled in on the device: a copy from the host is nothing that a CUDA graph captures.
+    probability = torch.full((), level, dtype=torch.float32, device=x.device)
     if kind == "masking":
         return torch.where(u < probability, 0, x)
-    salt_or_pepper = torch.where(u < probability / 2, x.new_tensor(low), x.new_tensor(high))
+    salt_or_pepper = torch.where(u < probability / 2, x.new_full((), low), x.new_full((), high))
     return torch.where(u < probability, salt_or_pepper, x)

@@ -16,6 +16,7 @@ import torch
 
 from aefast import cubins
 from aefast.backend import BackendUnavailableError
+from aefast.ops.shared import triton_compiled
 
 # Kernels take the activation as a number and branch on it once a tile: one cubin serves them all.
 ACTIVATIONS = {
@@ -90,7 +91,10 @@ class Variant:
     def launch(self, programs: int, *arguments: Any) -> None:
         """Run the ready-made binary where there is one for the device; else Triton compiles."""
         device = getattr(arguments[0], "tensor", arguments[0]).device
-        if device.type == "cuda" and cubins.launch(self.name, device, programs, arguments):
+        if device.type == "cuda" and (
+            cubins.launch(self.name, device, programs, arguments)
+            or triton_compiled.launch(self, device, programs, arguments)
+        ):
             return
         self.launch_jit(programs, *arguments)
 
@@ -115,7 +119,8 @@ class Variant:
                 )
 
     def launch_jit(self, programs: int, *arguments: Any) -> None:
-        """Have Triton compile, where it has not yet, and launch.
+        """Have Triton compile, where it has not yet, and launch: what the interpreter does, and a
+        GPU where the extension is not there.
 
         Raises:
             TypeError: a tensor's dtype is not the signature's.

@@ -20,6 +20,7 @@ from torch import Tensor
 from aefast import backend
 from aefast.ops.shared import checks, dispatch
 from aefast.ops.shared.autograd import KernelFunction, connected
+from aefast.ops.shared.capture import refuse_capture
 from aefast.ops.shared.registered import registered
 from aefast.ops.sparse_coding import eager
 from aefast.ops.sparse_coding.problem import pose
@@ -162,6 +163,7 @@ def _sparse_encode(
 ) -> Tensor:
     if 0 in (x.numel(), dictionary.numel()):
         return x.new_zeros(x.shape[0], dictionary.shape[0])
+    refuse_capture(x.device, "sparse_encode")
     dtype = x.dtype
     name = name or backend.select(x.device, dtype)
     solver = eager if name == "eager" else backend.implementation("sparse_coding", name)

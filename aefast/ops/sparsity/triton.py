@@ -81,7 +81,9 @@ def l1_gradient(code: Tensor, factor: float | Tensor) -> Tensor:
     """factor * sign(code)."""
     code = code.contiguous()
     output = torch.empty_like(code)
-    factor = torch.as_tensor(factor, dtype=torch.float32, device=code.device)
+    if not isinstance(factor, Tensor):
+        factor = code.new_full((), factor, dtype=torch.float32)  # no copy from the host
+    factor = factor.to(code.device, torch.float32)
     with device_of(code):
         programs = cdiv(code.numel(), ELEMENTS)
         _sign_variant(code.dtype).launch(programs, code, factor, output, code.numel())
