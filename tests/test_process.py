@@ -90,7 +90,7 @@ def multiply(rows, depth, threads):
     output = torch.empty(rows, rows)
     operand = row.data_ptr(), rows, depth, 0, 1
     _C.gemm(
-        *operand, *operand, 0, 0, _C.Activation.identity, output.data_ptr(), 0, False,
+        operand, operand, 0, 0, _C.Activation.identity, output.data_ptr(), 0, False,
         _C.Precision.highest, threads,
     )  # fmt: skip
     return output

@@ -120,13 +120,10 @@ class Stack:
         return torch.empty(size, dtype=torch.float32, device="cpu")
 
     def forward(self, x: Tensor, parameters: list[Tensor], saved: Tensor | None) -> Tensor:
-        rows = x.shape[0]
-        output = torch.empty(rows, self.layers[-1].outputs, dtype=torch.float32, device="cpu")
+        output = torch.empty(x.shape[0], self.layers[-1].outputs, dtype=torch.float32, device="cpu")
         backend.extension().mlp_forward(
             self.kernel,
-            x.data_ptr(),
-            rows,
-            x.stride(0),
+            kernels().as_matrix(x),
             [parameter.data_ptr() for parameter in parameters],
             0 if saved is None else saved.data_ptr(),
             output.data_ptr(),
@@ -155,14 +152,11 @@ class Stack:
         pointers = [0 if gradient is None else gradient.data_ptr() for gradient in gradients]
         backend.extension().mlp_backward(
             self.kernel,
-            x.data_ptr(),
-            x.shape[0],
-            x.stride(0),
+            kernels().as_matrix(x),
             [parameter.data_ptr() for parameter in parameters],
             saved.data_ptr(),
             output.data_ptr(),
-            grad.data_ptr(),
-            grad.stride(0),
+            kernels().as_matrix(grad),
             pointers[0],
             pointers[1:],
             kernels().precision(),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from aefast import random
 from aefast.backend import extension
-from aefast.ops.shared.cpp import own_precision
+from aefast.ops.shared.cpp import as_matrix, own_precision
 from aefast.step.plan import CODE_STEPS, NOISE_STEPS, Plan, PlannedLayer
 from aefast.step.stretch import Stretch
 
@@ -40,9 +40,7 @@ def step(
     """One step of a plan as C++ reads it, an encoder-decoder's or a machine's."""
     return _C.step(
         kernel_plan,
-        x.data_ptr(),
-        x.shape[0],
-        x.stride(0),
+        as_matrix(x),
         seed,
         row_offset,
         [parameter.data_ptr() for parameter in parameters],

@@ -22,39 +22,33 @@ int64_t kept_columns(const Mlp& mlp) {
 
 namespace {
 
-MlpRows rows_of(uintptr_t x, int64_t rows, int64_t row_stride, const float* const* parameters,
-                uintptr_t kept, uintptr_t output, Precision precision, int threads) {
-    if (rows < 1 || threads < 1) throw std::invalid_argument("rows and threads must be positive");
-    return {reinterpret_cast<const float*>(x),
-            rows,
-            row_stride,
-            parameters,
-            reinterpret_cast<float*>(kept),
-            reinterpret_cast<float*>(output),
-            active_gemm(),
-            precision,
-            threads};
+MlpRows rows_of(const Mlp& mlp, const Matrix& x, const float* const* parameters, uintptr_t kept,
+                uintptr_t output, Precision precision, int threads) {
+    check_block(x, threads);
+    check_columns("x", x, mlp.layers.front().inputs);
+    return {
+        x.by_rows<const float>("x"), x.rows,        x.row_stride, parameters, pointer<float*>(kept),
+        pointer<float*>(output),     active_gemm(), precision,    threads};
 }
 
-void forward(const Mlp& mlp, uintptr_t x, int64_t rows, int64_t row_stride,
-             const std::vector<uintptr_t>& parameters, uintptr_t kept, uintptr_t output,
-             Precision precision, int threads) {
+void forward(const Mlp& mlp, const Matrix& x, const std::vector<uintptr_t>& parameters,
+             uintptr_t kept, uintptr_t output, Precision precision, int threads) {
     const auto values = pointers<const float*>(parameters);
-    const MlpRows a = rows_of(x, rows, row_stride, values.data(), kept, output, precision, threads);
+    const MlpRows a = rows_of(mlp, x, values.data(), kept, output, precision, threads);
     AEFAST_RUN(mlp_forward, mlp, a);
 }
 
-void backward(const Mlp& mlp, uintptr_t x, int64_t rows, int64_t row_stride,
-              const std::vector<uintptr_t>& parameters, uintptr_t kept, uintptr_t output,
-              uintptr_t gradient, int64_t gradient_row_stride, uintptr_t x_gradient,
+void backward(const Mlp& mlp, const Matrix& x, const std::vector<uintptr_t>& parameters,
+              uintptr_t kept, uintptr_t output, const Matrix& gradient, uintptr_t x_gradient,
               const std::vector<uintptr_t>& gradients, Precision precision, int threads) {
     const auto values = pointers<const float*>(parameters);
     const auto slopes = pointers<float*>(gradients);
     if (values.size() != slopes.size())
         throw std::invalid_argument("gradients takes one for each parameter");
-    const MlpRows a = rows_of(x, rows, row_stride, values.data(), kept, output, precision, threads);
-    const MlpGradients g = {reinterpret_cast<const float*>(gradient), gradient_row_stride,
-                            reinterpret_cast<float*>(x_gradient), slopes.data()};
+    check_shape("gradient", gradient, x.rows, mlp.layers.back().outputs);
+    const MlpRows a = rows_of(mlp, x, values.data(), kept, output, precision, threads);
+    const MlpGradients g = {gradient.by_rows<const float>("gradient"), gradient.row_stride,
+                            pointer<float*>(x_gradient), slopes.data()};
     AEFAST_RUN(mlp_backward, mlp, a, g);
 }
 
@@ -67,8 +61,11 @@ void bind(py::module_& module) {
             return Mlp{std::move(layers)};
         }))
         .def_property_readonly("kept_columns", &kept_columns);
-    module.def("mlp_forward", forward);
-    module.def("mlp_backward", backward);
+    module.def("mlp_forward", forward, py::arg("mlp"), py::arg("x"), py::arg("parameters"),
+               py::arg("kept"), py::arg("output"), py::arg("precision"), py::arg("threads"));
+    module.def("mlp_backward", backward, py::arg("mlp"), py::arg("x"), py::arg("parameters"),
+               py::arg("kept"), py::arg("output"), py::arg("gradient"), py::arg("x_gradient"),
+               py::arg("gradients"), py::arg("precision"), py::arg("threads"));
     module.def("dropout_noise", [](uintptr_t state, uintptr_t noise, int64_t count, double kept) {
         AEFAST_RUN(dropout_noise, twister(state), reinterpret_cast<float*>(noise), count, kept);
     });

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "bindings/dispatch.h"
-#include "gemm/gemm.h"
+#include "bindings/operands.h"
 
 namespace aefast {
 
@@ -30,14 +30,13 @@ std::vector<Pointer> pointers(const std::vector<uintptr_t>& addresses) {
     return result;
 }
 
-inline MatrixView view(uintptr_t data, int64_t rows, int64_t columns, int64_t row_stride,
-                       int64_t column_stride) {
-    return {pointer<const float*>(data), rows, columns, row_stride, column_stride};
-}
-
 inline void check_block(int64_t rows, int64_t columns, int threads) {
     if (rows < 1 || columns < 1) throw std::invalid_argument("rows and columns must be positive");
     if (threads < 1) throw std::invalid_argument("threads must be positive");
+}
+
+inline void check_block(const Matrix& matrix, int threads) {
+    check_block(matrix.rows, matrix.columns, threads);
 }
 
 }  // namespace aefast

@@ -19,15 +19,13 @@ void bind(py::module_& module) {
              py::arg("words"), py::arg("rows"), py::arg("columns"));
     module.def(
         "pack_bits",
-        [](uintptr_t values, int64_t row_stride, uintptr_t words, uintptr_t is_binary, int64_t rows,
-           int64_t columns, int threads) {
-            check_block(rows, columns, threads);
-            AEFAST_RUN(pack_bits,
-                       {pointer<const float*>(values), row_stride, pointer<uint64_t*>(words),
-                        pointer<bool*>(is_binary), rows, columns, threads});
+        [](const Matrix& values, uintptr_t words, uintptr_t is_binary, int threads) {
+            check_block(values, threads);
+            AEFAST_RUN(pack_bits, {values.by_rows<const float>("values"), values.row_stride,
+                                   pointer<uint64_t*>(words), pointer<bool*>(is_binary),
+                                   values.rows, values.columns, threads});
         },
-        py::arg("values"), py::arg("row_stride"), py::arg("words"), py::arg("is_binary"),
-        py::arg("rows"), py::arg("columns"), py::arg("threads"));
+        py::arg("values"), py::arg("words"), py::arg("is_binary"), py::arg("threads"));
     module.def(
         "unpack_bits",
         [](const BinaryView& bits, uintptr_t values, int threads) {
@@ -45,32 +43,25 @@ void bind(py::module_& module) {
         py::arg("bits"), py::arg("words"), py::arg("counts"), py::arg("threads"));
     module.def(
         "binary_product",
-        [](const BinaryView& left, uintptr_t right, int64_t right_row_stride,
-           int64_t right_column_stride, int64_t columns, uintptr_t bias, uintptr_t output,
+        [](const BinaryView& left, const Matrix& right, uintptr_t bias, uintptr_t output,
            int threads) {
-            check_block(left.rows, columns, threads);
-            AEFAST_RUN(
-                binary_product,
-                {left, view(right, columns, left.columns, right_row_stride, right_column_stride),
-                 pointer<const float*>(bias), pointer<float*>(output), threads});
+            check_block(left.rows, right.rows, threads);
+            check_columns("right", right, left.columns);
+            AEFAST_RUN(binary_product, {left, right.view(), pointer<const float*>(bias),
+                                        pointer<float*>(output), threads});
         },
-        py::arg("left"), py::arg("right"), py::arg("right_row_stride"),
-        py::arg("right_column_stride"), py::arg("columns"), py::arg("bias"), py::arg("output"),
-        py::arg("threads"));
+        py::arg("left"), py::arg("right"), py::arg("bias"), py::arg("output"), py::arg("threads"));
     module.def(
         "transposed_binary_product",
-        [](const BinaryView& left, uintptr_t right, int64_t right_row_stride,
-           int64_t right_column_stride, int64_t columns, uintptr_t output, bool accumulate,
+        [](const BinaryView& left, const Matrix& right, uintptr_t output, bool accumulate,
            int threads) {
-            check_block(left.rows, columns, threads);
-            AEFAST_RUN(
-                transposed_binary_product,
-                {left, view(right, columns, left.columns, right_row_stride, right_column_stride),
-                 pointer<float*>(output), accumulate, threads});
+            check_block(left.rows, right.rows, threads);
+            check_columns("right", right, left.columns);
+            AEFAST_RUN(transposed_binary_product,
+                       {left, right.view(), pointer<float*>(output), accumulate, threads});
         },
-        py::arg("left"), py::arg("right"), py::arg("right_row_stride"),
-        py::arg("right_column_stride"), py::arg("columns"), py::arg("output"),
-        py::arg("accumulate"), py::arg("threads"));
+        py::arg("left"), py::arg("right"), py::arg("output"), py::arg("accumulate"),
+        py::arg("threads"));
 }
 
 const Binding binding(bind);

@@ -36,7 +36,7 @@ void run_gemm(GemmArguments arguments) {
 // What pack_tiles fills.
 int64_t packed_bytes(int64_t rows, int64_t depth, Precision precision) {
 #ifdef AEFAST_AMX
-    if (has_matrix_units()) return amx::packed_bytes(view(0, rows, depth, 0, 0), precision);
+    if (has_matrix_units()) return amx::packed_bytes({nullptr, rows, depth, 0, 0}, precision);
 #endif
     (void)rows, (void)depth, (void)precision;
     throw std::logic_error("there are no matrix units to pack for");
@@ -60,50 +60,44 @@ void bind(py::module_& module) {
         .value("medium", Precision::medium);
     module.def(
         "gemm",
-        [](uintptr_t left, int64_t rows, int64_t depth, int64_t left_row_stride,
-           int64_t left_column_stride, uintptr_t right, int64_t columns, int64_t right_depth,
-           int64_t right_row_stride, int64_t right_column_stride, uintptr_t packed, uintptr_t bias,
+        [](const Matrix& left, const Matrix& right, uintptr_t packed, uintptr_t bias,
            Activation activation, uintptr_t output, uintptr_t preactivation, bool accumulate,
            Precision precision, int threads) {
-            check_block(rows, columns, threads);
-            if (depth != right_depth) throw std::invalid_argument("the depths differ");
-            if (!accumulate) advise_huge_pages(pointer<void*>(output), rows * columns * 4);
-            run_gemm({view(left, rows, depth, left_row_stride, left_column_stride),
-                      view(right, columns, depth, right_row_stride, right_column_stride),
+            check_block(left.rows, right.rows, threads);
+            check_columns("right", right, left.columns);
+            if (!accumulate) advise_huge_pages(pointer<void*>(output), left.rows * right.rows * 4);
+            run_gemm({left.view(),
+                      right.view(),
                       {pointer<const unsigned char*>(packed), 0},
                       pointer<const float*>(bias),
                       activation,
                       pointer<float*>(output),
-                      columns,
+                      right.rows,
                       pointer<float*>(preactivation),
                       accumulate,
                       precision,
                       threads});
         },
-        py::arg("left"), py::arg("rows"), py::arg("depth"), py::arg("left_row_stride"),
-        py::arg("left_column_stride"), py::arg("right"), py::arg("columns"), py::arg("right_depth"),
-        py::arg("right_row_stride"), py::arg("right_column_stride"), py::arg("packed"),
-        py::arg("bias"), py::arg("activation"), py::arg("output"), py::arg("preactivation"),
-        py::arg("accumulate"), py::arg("precision"), py::arg("threads"));
+        py::arg("left"), py::arg("right"), py::arg("packed"), py::arg("bias"),
+        py::arg("activation"), py::arg("output"), py::arg("preactivation"), py::arg("accumulate"),
+        py::arg("precision"), py::arg("threads"));
     module.def(
         "fingerprint",
-        [](uintptr_t values, int64_t rows, int64_t columns, int threads) {
-            check_block(rows, columns, threads);
-            return AEFAST_RUN(fingerprint, pointer<const float*>(values), rows, columns, threads);
+        [](const Matrix& values, int threads) {
+            check_block(values, threads);
+            return AEFAST_RUN(fingerprint, values.dense<const float>("values"), values.rows,
+                              values.columns, threads);
         },
-        py::arg("values"), py::arg("rows"), py::arg("columns"), py::arg("threads"));
+        py::arg("values"), py::arg("threads"));
     module.def("packed_bytes", &packed_bytes, py::arg("rows"), py::arg("depth"),
                py::arg("precision"));
     module.def(
         "pack_tiles",
-        [](uintptr_t right, int64_t rows, int64_t depth, int64_t row_stride, int64_t column_stride,
-           Precision precision, uintptr_t packed, int threads) {
-            check_block(rows, depth, threads);
-            pack_tiles(view(right, rows, depth, row_stride, column_stride), precision, packed,
-                       threads);
+        [](const Matrix& right, Precision precision, uintptr_t packed, int threads) {
+            check_block(right, threads);
+            pack_tiles(right.view(), precision, packed, threads);
         },
-        py::arg("right"), py::arg("rows"), py::arg("depth"), py::arg("row_stride"),
-        py::arg("column_stride"), py::arg("precision"), py::arg("packed"), py::arg("threads"));
+        py::arg("right"), py::arg("precision"), py::arg("packed"), py::arg("threads"));
     module.def("has_matrix_units", &has_matrix_units);
     module.def("outpaces_vendor_gemm", &outpaces_vendor_gemm, py::arg("precision"));
 }

@@ -25,18 +25,22 @@ void check_sizes(const Plan& plan, size_t parameters) {
         throw std::invalid_argument("a plan takes a pointer for each of its parameters");
 }
 
+int64_t inputs(const StepPlan& plan) { return plan.encoder.front().inputs; }
+int64_t inputs(const MachinePlan& plan) { return plan.visible; }
+
 template <class Plan>
-double run_step(const Plan& plan, uintptr_t x, int64_t rows, int64_t row_stride, uint64_t seed,
-                int64_t row_offset, const std::vector<uintptr_t>& parameters,
-                const std::vector<uintptr_t>& gradients, Precision precision, int threads) {
+double run_step(const Plan& plan, const Matrix& x, uint64_t seed, int64_t row_offset,
+                const std::vector<uintptr_t>& parameters, const std::vector<uintptr_t>& gradients,
+                Precision precision, int threads) {
     check_sizes(plan, parameters.size());
     if (!gradients.empty()) check_sizes(plan, gradients.size());
-    if (rows < 1 || threads < 1) throw std::invalid_argument("rows and threads must be positive");
+    check_block(x, threads);
+    check_columns("x", x, inputs(plan));
     const auto values = pointers<const float*>(parameters);
     const auto slopes = pointers<float*>(gradients);
-    const StepBatch batch = {reinterpret_cast<const float*>(x),
-                             rows,
-                             row_stride,
+    const StepBatch batch = {x.by_rows<const float>("x"),
+                             x.rows,
+                             x.row_stride,
                              seed,
                              row_offset,
                              values.data(),
@@ -212,9 +216,9 @@ void bind_updates(py::module_& module) {
 
 template <class Plan>
 void bind_runs(py::module_& module) {
-    module.def("step", run_step<Plan>, py::arg("plan"), py::arg("x"), py::arg("rows"),
-               py::arg("row_stride"), py::arg("seed"), py::arg("row_offset"), py::arg("parameters"),
-               py::arg("gradients"), py::arg("precision"), py::arg("threads"));
+    module.def("step", run_step<Plan>, py::arg("plan"), py::arg("x"), py::arg("seed"),
+               py::arg("row_offset"), py::arg("parameters"), py::arg("gradients"),
+               py::arg("precision"), py::arg("threads"));
     module.def("fit", run_fit<Plan>, py::kw_only(), py::arg("plan"), py::arg("data"),
                py::arg("order"), py::arg("count"), py::arg("epoch_rows"), py::arg("batch_size"),
                py::arg("is_even"), py::arg("seeds"), py::arg("first_step"), py::arg("parameters"),

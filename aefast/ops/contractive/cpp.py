@@ -40,7 +40,7 @@ class _Primitives(PenaltyPrimitives):
             saved.data_ptr(),
             output.data_ptr(),
             saved.numel(),
-            getattr(_C.Activation, activation),
+            shared.ACTIVATIONS[activation],
             torch.get_num_threads(),
         )
         return output
@@ -48,11 +48,10 @@ class _Primitives(PenaltyPrimitives):
     def penalty(self, saved: Tensor, activation: str, squared_lengths: Tensor) -> Tensor:
         penalty = saved.new_empty(saved.shape[0])
         _C.contract(
-            saved.data_ptr(),
+            shared.as_matrix(saved),
             squared_lengths.data_ptr(),
             penalty.data_ptr(),
-            *saved.shape,
-            getattr(_C.Activation, activation),
+            shared.ACTIVATIONS[activation],
             torch.get_num_threads(),
         )
         return penalty
@@ -85,14 +84,10 @@ class _Primitives(PenaltyPrimitives):
         rows = start.shape[-2]
         output = start.new_empty(samples, rows, columns)
         _C.expand(
-            start.data_ptr(),
-            0 if start.dim() == 2 else rows * columns,
+            _samples(start),
             0 if row_slope is None else row_slope.data_ptr(),
-            slope.data_ptr(),
+            shared.as_matrix(slope),
             output.data_ptr(),
-            samples,
-            rows,
-            columns,
             torch.get_num_threads(),
         )
         return output
@@ -115,17 +110,13 @@ class _Primitives(PenaltyPrimitives):
         parts = grad.new_empty(samples, -(-rows // _C.ROWS_PER_PARTIAL_SUM), columns)
         _C.expand_backward(
             grad.data_ptr(),
-            start.data_ptr(),
-            0 if is_common else rows * columns,
+            _samples(start),
             0 if row_slope is None else row_slope.data_ptr(),
-            slope.data_ptr(),
+            shared.as_matrix(slope),
             0 if grad_row_slope is None else grad_row_slope.data_ptr(),
             parts.data_ptr(),
             grad_start.data_ptr(),
             is_common,
-            samples,
-            rows,
-            columns,
             torch.get_num_threads(),
         )
         return grad_row_slope, parts.sum(1), grad_start
@@ -133,15 +124,18 @@ class _Primitives(PenaltyPrimitives):
     def dot_rows(self, left: Tensor, right: Tensor, total: Tensor) -> Tensor:
         left, right = (m if m.stride(1) == 1 else m.contiguous() for m in (left, right))
         _C.dot_rows(
-            left.data_ptr(),
-            left.stride(0),
-            right.data_ptr(),
-            right.stride(0),
+            shared.as_matrix(left),
+            shared.as_matrix(right),
             total.data_ptr(),
-            *left.shape,
             torch.get_num_threads(),
         )
         return total
+
+
+def _samples(start: Tensor) -> tuple[int, int, int, int]:
+    """Samples [S, B, N], or what all of them share [B, N], as a kernel takes them."""
+    rows, columns = start.shape[-2:]
+    return start.data_ptr(), rows, 0 if start.dim() == 2 else rows * columns, columns
 
 
 def _backward(
@@ -158,16 +152,14 @@ def _backward(
     grad = torch.empty_like(saved)
     sums = saved.new_empty(2, saved.shape[1])
     _C.slope_backward(
-        saved.data_ptr(),
-        0 if grad_code is None else grad_code.data_ptr(),
-        0 if grad_code is None else grad_code.stride(0),
+        shared.as_matrix(saved),
+        None if grad_code is None else shared.as_matrix(grad_code),
         0 if grad_slope is None else grad_slope.data_ptr(),
         0 if grad_penalty is None else grad_penalty.data_ptr(),
         0 if squared_lengths is None else squared_lengths.data_ptr(),
         grad.data_ptr(),
         sums.data_ptr(),
-        *saved.shape,
-        getattr(_C.Activation, activation),
+        shared.ACTIVATIONS[activation],
         torch.get_num_threads(),
     )
     return grad, sums

@@ -23,23 +23,19 @@ def corrupt(x: Tensor, noise: Noise) -> Tensor:
     if x.dim() != 2 or x.stride(1) != 1:
         x = x.contiguous()
     columns = x.shape[-1] if x.dim() else 1
+    row_stride = x.stride(0) if x.dim() == 2 else columns
     output = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     _C.corrupt(
         getattr(_C.Noise, kind),
-        x.data_ptr(),
+        (x.data_ptr(), x.numel() // columns, columns, row_stride, 1),
         output.data_ptr(),
-        x.numel() // columns,
-        columns,
-        x.stride(0) if x.dim() == 2 else columns,
         x.element_size(),
-        int(seed),
-        row_offset,
-        step,
+        (int(seed), row_offset, step),
+        level,
         touched,
         to_low,
         low_bits,
         high_bits,
-        level,
         torch.get_num_threads(),
     )
     return output.to(dtype)

@@ -51,14 +51,11 @@ class _Primitives(ChainPrimitives):
     ) -> Tensor | None:
         means = torch.empty_like(values) if keep else None
         _C.draw(
-            values.data_ptr(),
+            shared.as_matrix(values),
             0 if means is None else means.data_ptr(),
             0 if deviation is None else deviation.data_ptr(),
             0 if factor is None else factor.data_ptr(),
-            *values.shape,
-            int(settings.seed),
-            settings.row_offset,
-            step,
+            (int(settings.seed), settings.row_offset, step),
             torch.get_num_threads(),
         )
         return means
@@ -67,10 +64,9 @@ class _Primitives(ChainPrimitives):
         self, states: Any, weight: Any, bias: Tensor | None, scale: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         values = self.linear(states, weight, bias)
-        rows, columns = values.shape
-        sums = values.new_empty(columns)
+        sums = values.new_empty(values.shape[1])
         energy = _C.measure_phase(
-            values.data_ptr(), sums.data_ptr(), scale, rows, columns, torch.get_num_threads()
+            shared.as_matrix(values), sums.data_ptr(), scale, torch.get_num_threads()
         )
         return torch.tensor(energy, dtype=torch.float32, device="cpu"), values, sums
 
@@ -101,11 +97,9 @@ class BitMatrix:
         bits = BitMatrix.zeros(*values.shape)
         is_binary = torch.empty(values.shape[0], dtype=torch.bool, device="cpu")
         _C.pack_bits(
-            values.data_ptr(),
-            values.stride(0),
+            shared.as_matrix(values),
             bits.words.data_ptr(),
             is_binary.data_ptr(),
-            *values.shape,
             torch.get_num_threads(),
         )
         return bits, is_binary
@@ -175,16 +169,12 @@ class _BitPrimitives(_Primitives):
         bias = None if bias is None else bias.contiguous()
         _C.draw_bits(
             left.view,
-            right.data_ptr(),
-            *right.stride(),
-            right.shape[0],
+            shared.as_matrix(right),
             0 if bias is None else bias.data_ptr(),
             0 if beta is None else beta.data_ptr(),
             sampled.words.data_ptr(),
             0 if means is None else means.data_ptr(),
-            int(settings.seed),
-            settings.row_offset,
-            step,
+            (int(settings.seed), settings.row_offset, step),
             torch.get_num_threads(),
         )
         return sampled, means
@@ -200,9 +190,7 @@ class _BitPrimitives(_Primitives):
         output = probabilities.new_empty(columns, width) if total is None else total
         _C.transposed_binary_product(
             states.transposed[0].view,
-            probabilities.data_ptr(),
-            *probabilities.t().stride(),
-            columns,
+            shared.as_matrix(probabilities.t()),
             output.data_ptr(),
             total is not None,
             torch.get_num_threads(),
@@ -219,9 +207,7 @@ def _bit_matrix_product(left: BitMatrix, matrix: Tensor, bias: Tensor | None) ->
     bias = None if bias is None else bias.contiguous()
     _C.binary_product(
         left.view,
-        matrix.data_ptr(),
-        *matrix.stride(),
-        matrix.shape[0],
+        shared.as_matrix(matrix),
         0 if bias is None else bias.data_ptr(),
         output.data_ptr(),
         torch.get_num_threads(),

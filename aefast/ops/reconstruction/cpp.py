@@ -76,18 +76,15 @@ class _Primitives:
         grad_bias = output.new_empty(columns) if wanted.bias else None
         sums = shared.partial_sums(rows if wanted.bias else 0, columns)
         loss = _C.compare(
-            output.data_ptr(),
-            target.data_ptr(),
-            target.stride(0),
+            shared.as_matrix(output),
+            shared.as_matrix(target),
             0 if grad_target is None else grad_target.data_ptr(),
             0 if grad_bias is None else grad_bias.data_ptr(),
             sums.data_ptr(),
             wanted.output or wanted.bias,
             getattr(_C.Loss, settings.loss),
-            getattr(_C.Activation, settings.output_activation),
+            shared.ACTIVATIONS[settings.output_activation],
             scale,
-            rows,
-            columns,
             torch.get_num_threads(),
         )
         return panels.Compared(loss, output, grad_bias, grad_target)

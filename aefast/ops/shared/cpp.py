@@ -3,7 +3,7 @@
 Where the vendor's product is the faster one, it serves, with the activation in a pass after it.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,6 +18,19 @@ ELEMENT_TYPES = {
     torch.bfloat16: _C.ElementType.bfloat16,
     torch.float16: _C.ElementType.float16,
 }
+
+
+ACTIVATIONS = _C.Activation.__members__
+
+# A matrix as a kernel takes it: address, rows, columns, row stride, column stride.
+Matrix: TypeAlias = tuple[int, int, int, int, int]
+
+
+def as_matrix(tensor: Tensor) -> Matrix:
+    """A matrix as a kernel takes it. Strides are in elements."""
+    rows, columns = tensor.shape
+    row_stride, column_stride = tensor.stride()
+    return tensor.data_ptr(), rows, columns, row_stride, column_stride
 
 
 def own_precision(dtype: torch.dtype) -> object | None:
@@ -48,14 +61,7 @@ def packed_operand(matrix: Tensor) -> RightOperand:
         return operand
     size = _C.packed_bytes(*matrix.shape, operand.precision)
     packed = torch.empty(size, dtype=torch.uint8, device="cpu")
-    _C.pack_tiles(
-        matrix.data_ptr(),
-        *matrix.shape,
-        *matrix.stride(),
-        operand.precision,
-        packed.data_ptr(),
-        torch.get_num_threads(),
-    )
+    _C.pack_tiles(as_matrix(matrix), operand.precision, packed.data_ptr(), torch.get_num_threads())
     return operand._replace(packed=packed)
 
 
@@ -66,7 +72,7 @@ def packing_pays(operand: RightOperand) -> bool:
 
 def fingerprint(matrix: Tensor) -> int:
     """A number of 64 bits that tells whether a dense float32 matrix holds the same bits."""
-    return _C.fingerprint(matrix.data_ptr(), *matrix.shape, torch.get_num_threads())
+    return _C.fingerprint(as_matrix(matrix), torch.get_num_threads())
 
 
 def linear_act(
@@ -83,7 +89,7 @@ def linear_act(
             output.data_ptr(),
             ELEMENT_TYPES[output.dtype],
             output.numel(),
-            getattr(_C.Activation, activation),
+            ACTIVATIONS[activation],
             torch.get_num_threads(),
         )
     return output, preactivation
@@ -123,16 +129,13 @@ def activation_backward(
     grad_bias = grad.new_empty(columns) if bias_needed else None
     sums = partial_sums(rows if bias_needed else 0, columns)
     _C.activation_backward(
-        grad.data_ptr(),
-        grad.stride(0),
+        as_matrix(grad),
         saved.data_ptr(),
         grad_preactivation.data_ptr(),
         0 if grad_bias is None else grad_bias.data_ptr(),
         sums.data_ptr(),
         ELEMENT_TYPES[grad.dtype],
-        rows,
-        columns,
-        getattr(_C.Activation, activation),
+        ACTIVATIONS[activation],
         torch.get_num_threads(),
     )
     return grad_preactivation, grad_bias
@@ -158,15 +161,11 @@ def _gemm(
     if bias is not None and bias.stride(0) != 1:
         bias = bias.contiguous()
     _C.gemm(
-        left.data_ptr(),
-        *left.shape,
-        *left.stride(),
-        matrix.data_ptr(),
-        *matrix.shape,
-        *matrix.stride(),
+        as_matrix(left),
+        as_matrix(matrix),
         0 if packed is None else packed.data_ptr(),
         0 if bias is None else bias.data_ptr(),
-        getattr(_C.Activation, activation),
+        ACTIVATIONS[activation],
         output.data_ptr(),
         0 if preactivation is None else preactivation.data_ptr(),
         total is not None,

@@ -53,11 +53,10 @@ def encode(problem: Problem, start: Tensor) -> Tensor:
     codes = start.clone(memory_format=torch.contiguous_format)
     gram = F.pad(problem.gram, (0, -atoms % _C.ATOM_LANES)).contiguous()
     _C.sparse_encode(
-        problem.correlation.data_ptr(),
+        shared.as_matrix(problem.correlation),
         problem.energy.data_ptr(),
-        gram.data_ptr(),
-        codes.data_ptr(),
-        *codes.shape,
+        shared.as_matrix(gram),
+        shared.as_matrix(codes),
         max(problem.gram.diagonal().max().item(), torch.finfo(torch.float32).tiny),
         problem.penalty,
         problem.tolerance,

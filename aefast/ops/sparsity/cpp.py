@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from aefast.backend import extension
-from aefast.ops.shared.cpp import ELEMENT_TYPES, partial_sums
+from aefast.ops.shared.cpp import ELEMENT_TYPES, as_matrix, partial_sums
 
 _C = extension()
 
@@ -13,11 +13,9 @@ def kl_sparsity(code: Tensor, target: float) -> tuple[Tensor, Tensor]:
     slope = torch.empty(code.shape[1], dtype=torch.float32, device="cpu")
     sums = partial_sums(*code.shape)
     penalty = _C.kl_sparsity(
-        code.data_ptr(),
-        code.stride(0),
+        as_matrix(code),
         sums.data_ptr(),
         ELEMENT_TYPES[code.dtype],
-        *code.shape,
         target,
         slope.data_ptr(),
         torch.get_num_threads(),
@@ -28,11 +26,9 @@ def kl_sparsity(code: Tensor, target: float) -> tuple[Tensor, Tensor]:
 def l1_sparsity(code: Tensor) -> Tensor:
     sums = partial_sums(*code.shape)
     penalty = _C.l1_sparsity(
-        code.data_ptr(),
-        code.stride(0),
+        as_matrix(code),
         sums.data_ptr(),
         ELEMENT_TYPES[code.dtype],
-        *code.shape,
         torch.get_num_threads(),
     )
     return torch.tensor(penalty, dtype=code.dtype, device="cpu")
@@ -42,11 +38,9 @@ def l1_gradient(code: Tensor, factor: float) -> Tensor:
     """factor * sign(code)."""
     output = torch.empty(code.shape, dtype=code.dtype, device="cpu")
     _C.scaled_sign(
-        code.data_ptr(),
-        code.stride(0),
+        as_matrix(code),
         output.data_ptr(),
         ELEMENT_TYPES[code.dtype],
-        *code.shape,
         factor,
         torch.get_num_threads(),
     )

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from aefast import backend
+from aefast.ops.shared.cpp import as_matrix
 from aefast.ops.shared.precision import product_level
 
 _C = backend.extension()
@@ -16,12 +17,8 @@ def topk_encode(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> tuple
     values = torch.empty(x.shape[0], k, dtype=torch.float32, device="cpu")
     indices = torch.empty(x.shape[0], k, dtype=torch.int64, device="cpu")
     _C.topk_encode(
-        x.data_ptr(),
-        *x.shape,
-        *x.stride(),
-        weight.data_ptr(),
-        weight.shape[0],
-        *weight.stride(),
+        as_matrix(x),
+        as_matrix(weight),
         0 if bias is None else bias.data_ptr(),
         k,
         values.data_ptr(),
@@ -37,12 +34,9 @@ def sparse_decode(values: Tensor, indices: Tensor, weight: Tensor, bias: Tensor 
     start = None if bias is None else bias.float().contiguous()
     output = torch.empty(len(values), weight.shape[1], dtype=torch.float32, device="cpu")
     _C.sparse_decode(
-        dense.data_ptr(),
+        as_matrix(dense),
         indices.data_ptr(),
-        *values.shape,
-        rows.data_ptr(),
-        *rows.shape,
-        rows.stride(0),
+        as_matrix(rows),
         0 if start is None else start.data_ptr(),
         output.data_ptr(),
         torch.get_num_threads(),
@@ -54,13 +48,10 @@ def sampled_product(left: Tensor, weight: Tensor, indices: Tensor) -> Tensor:
     dense, rows, indices = _by_rows(left), _by_rows(weight), indices.contiguous()
     products = torch.empty(indices.shape, dtype=torch.float32, device="cpu")
     _C.sampled_product(
-        dense.data_ptr(),
-        dense.stride(0),
-        rows.data_ptr(),
-        *rows.shape,
-        rows.stride(0),
+        as_matrix(dense),
+        as_matrix(rows),
         indices.data_ptr(),
-        *indices.shape,
+        indices.shape[1],
         products.data_ptr(),
         torch.get_num_threads(),
     )
@@ -74,12 +65,9 @@ def latent_sums(
     sums = torch.empty(latents, rows.shape[1], dtype=torch.float32, device="cpu")
     totals = torch.empty(latents, dtype=torch.float32, device="cpu")
     _C.latent_sums(
-        dense.data_ptr(),
+        as_matrix(dense),
         indices.data_ptr(),
-        *values.shape,
-        matrix.data_ptr(),
-        matrix.shape[1],
-        matrix.stride(0),
+        as_matrix(matrix),
         sums.data_ptr(),
         totals.data_ptr(),
         latents,

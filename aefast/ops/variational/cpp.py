@@ -1,7 +1,5 @@
 """A Gaussian code's sample and divergence in C++: csrc/ops/variational/variational.cpp."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -39,9 +37,7 @@ def _scaled_noise(
         output.data_ptr(),
         *_layout(log_var),
         scale,
-        int(seed),
-        row_offset,
-        Step.REPARAMETERIZE.value,
+        (int(seed), row_offset, Step.REPARAMETERIZE.value),
         torch.get_num_threads(),
     )
     return output
@@ -83,8 +79,10 @@ def _samples(x: Tensor) -> Tensor:
     return x if x.stride(2) == 1 else x.contiguous()
 
 
-def _view(samples: Tensor) -> Any:
-    return _C.SampleView(samples.data_ptr(), *samples.shape[1:2], *samples.stride()[:2])
+def _view(samples: Tensor) -> tuple[int, int, int, int]:
+    """Samples as a kernel takes them: address, rows of a sample, and the strides of both."""
+    sample_stride, row_stride, _ = samples.stride()
+    return samples.data_ptr(), samples.shape[1], sample_stride, row_stride
 
 
 def _layout(samples: Tensor) -> tuple[object, int, int]:

@@ -1,6 +1,8 @@
 // aefast._C's part of ops/contractive.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
+#include <optional>
 #include <vector>
 
 #include "bindings/binding.h"
@@ -24,74 +26,72 @@ void bind(py::module_& module) {
         py::arg("threads"));
     module.def(
         "contract",
-        [](uintptr_t saved, uintptr_t squared_lengths, uintptr_t penalty, int64_t rows,
-           int64_t columns, Activation activation, int threads) {
-            check_block(rows, columns, threads);
+        [](const Matrix& saved, uintptr_t squared_lengths, uintptr_t penalty, Activation activation,
+           int threads) {
+            check_block(saved, threads);
             AEFAST_RUN(contract,
-                       {pointer<const float*>(saved), pointer<const float*>(squared_lengths),
-                        pointer<float*>(penalty), rows, columns, activation, threads});
+                       {saved.dense<const float>("saved"), pointer<const float*>(squared_lengths),
+                        pointer<float*>(penalty), saved.rows, saved.columns, activation, threads});
         },
-        py::arg("saved"), py::arg("squared_lengths"), py::arg("penalty"), py::arg("rows"),
-        py::arg("columns"), py::arg("activation"), py::arg("threads"));
+        py::arg("saved"), py::arg("squared_lengths"), py::arg("penalty"), py::arg("activation"),
+        py::arg("threads"));
     module.def(
         "slope_backward",
-        [](uintptr_t saved, uintptr_t grad_code, int64_t grad_code_row_stride, uintptr_t grad_slope,
+        [](const Matrix& saved, const std::optional<Matrix>& grad_code, uintptr_t grad_slope,
            uintptr_t grad_penalty, uintptr_t squared_lengths, uintptr_t grad_preactivation,
-           uintptr_t grad_sums, int64_t rows, int64_t columns, Activation activation, int threads) {
-            check_block(rows, columns, threads);
-            std::vector<double> partial_sums(row_blocks(rows) * 2 * columns);
+           uintptr_t grad_sums, Activation activation, int threads) {
+            check_block(saved, threads);
+            if (grad_code) check_shape("grad_code", *grad_code, saved.rows, saved.columns);
+            std::vector<double> partial_sums(row_blocks(saved.rows) * 2 * saved.columns);
             AEFAST_RUN(slope_backward,
-                       {pointer<const float*>(saved), pointer<const float*>(grad_code),
-                        grad_code_row_stride, pointer<const float*>(grad_slope),
+                       {saved.dense<const float>("saved"),
+                        grad_code ? grad_code->by_rows<const float>("grad_code") : nullptr,
+                        grad_code ? grad_code->row_stride : 0, pointer<const float*>(grad_slope),
                         pointer<const float*>(grad_penalty), pointer<const float*>(squared_lengths),
                         pointer<float*>(grad_preactivation), pointer<float*>(grad_sums),
-                        partial_sums.data(), rows, columns, activation, threads});
+                        partial_sums.data(), saved.rows, saved.columns, activation, threads});
         },
-        py::arg("saved"), py::arg("grad_code"), py::arg("grad_code_row_stride"),
-        py::arg("grad_slope"), py::arg("grad_penalty"), py::arg("squared_lengths"),
-        py::arg("grad_preactivation"), py::arg("grad_sums"), py::arg("rows"), py::arg("columns"),
+        py::arg("saved"), py::arg("grad_code"), py::arg("grad_slope"), py::arg("grad_penalty"),
+        py::arg("squared_lengths"), py::arg("grad_preactivation"), py::arg("grad_sums"),
         py::arg("activation"), py::arg("threads"));
     module.def(
         "expand",
-        [](uintptr_t start, int64_t start_sample_stride, uintptr_t row_slope, uintptr_t slope,
-           uintptr_t output, int64_t samples, int64_t rows, int64_t columns, int threads) {
-            check_block(samples * rows, columns, threads);
-            AEFAST_RUN(expand, {pointer<const float*>(start), start_sample_stride,
-                                pointer<const float*>(row_slope), pointer<const float*>(slope),
-                                pointer<float*>(output), samples, rows, columns, threads});
+        [](const Samples& start, uintptr_t row_slope, const Matrix& slope, uintptr_t output,
+           int threads) {
+            check_block(slope.rows * start.rows, slope.columns, threads);
+            AEFAST_RUN(expand,
+                       {pointer<const float*>(start.address), start.sample_stride,
+                        pointer<const float*>(row_slope), slope.dense<const float>("slope"),
+                        pointer<float*>(output), slope.rows, start.rows, slope.columns, threads});
         },
-        py::arg("start"), py::arg("start_sample_stride"), py::arg("row_slope"), py::arg("slope"),
-        py::arg("output"), py::arg("samples"), py::arg("rows"), py::arg("columns"),
+        py::arg("start"), py::arg("row_slope"), py::arg("slope"), py::arg("output"),
         py::arg("threads"));
     module.def(
         "expand_backward",
-        [](uintptr_t grad, uintptr_t start, int64_t start_sample_stride, uintptr_t row_slope,
-           uintptr_t slope, uintptr_t grad_row_slope, uintptr_t grad_slope_parts,
-           uintptr_t grad_start, bool accumulate, int64_t samples, int64_t rows, int64_t columns,
-           int threads) {
-            check_block(samples * rows, columns, threads);
-            AEFAST_RUN(
-                expand_backward,
-                {pointer<const float*>(grad), pointer<const float*>(start), start_sample_stride,
-                 pointer<const float*>(row_slope), pointer<const float*>(slope),
-                 pointer<float*>(grad_row_slope), pointer<float*>(grad_slope_parts),
-                 pointer<float*>(grad_start), accumulate, samples, rows, columns, threads});
+        [](uintptr_t grad, const Samples& start, uintptr_t row_slope, const Matrix& slope,
+           uintptr_t grad_row_slope, uintptr_t grad_slope_parts, uintptr_t grad_start,
+           bool accumulate, int threads) {
+            check_block(slope.rows * start.rows, slope.columns, threads);
+            AEFAST_RUN(expand_backward,
+                       {pointer<const float*>(grad), pointer<const float*>(start.address),
+                        start.sample_stride, pointer<const float*>(row_slope),
+                        slope.dense<const float>("slope"), pointer<float*>(grad_row_slope),
+                        pointer<float*>(grad_slope_parts), pointer<float*>(grad_start), accumulate,
+                        slope.rows, start.rows, slope.columns, threads});
         },
-        py::arg("grad"), py::arg("start"), py::arg("start_sample_stride"), py::arg("row_slope"),
-        py::arg("slope"), py::arg("grad_row_slope"), py::arg("grad_slope_parts"),
-        py::arg("grad_start"), py::arg("accumulate"), py::arg("samples"), py::arg("rows"),
-        py::arg("columns"), py::arg("threads"));
+        py::arg("grad"), py::arg("start"), py::arg("row_slope"), py::arg("slope"),
+        py::arg("grad_row_slope"), py::arg("grad_slope_parts"), py::arg("grad_start"),
+        py::arg("accumulate"), py::arg("threads"));
     module.def(
         "dot_rows",
-        [](uintptr_t left, int64_t left_row_stride, uintptr_t right, int64_t right_row_stride,
-           uintptr_t totals, int64_t rows, int64_t columns, int threads) {
-            check_block(rows, columns, threads);
-            AEFAST_RUN(dot_rows,
-                       {pointer<const float*>(left), left_row_stride, pointer<const float*>(right),
-                        right_row_stride, pointer<float*>(totals), rows, columns, threads});
+        [](const Matrix& left, const Matrix& right, uintptr_t totals, int threads) {
+            check_block(left, threads);
+            check_shape("right", right, left.rows, left.columns);
+            AEFAST_RUN(dot_rows, {left.by_rows<const float>("left"), left.row_stride,
+                                  right.by_rows<const float>("right"), right.row_stride,
+                                  pointer<float*>(totals), left.rows, left.columns, threads});
         },
-        py::arg("left"), py::arg("left_row_stride"), py::arg("right"), py::arg("right_row_stride"),
-        py::arg("totals"), py::arg("rows"), py::arg("columns"), py::arg("threads"));
+        py::arg("left"), py::arg("right"), py::arg("totals"), py::arg("threads"));
 }
 
 const Binding binding(bind);

@@ -19,24 +19,22 @@ void bind(py::module_& module) {
         .value("gaussian", Noise::gaussian);
     module.def(
         "corrupt",
-        [](Noise noise, uintptr_t x, uintptr_t output, int64_t rows, int64_t columns,
-           int64_t row_stride, int element_size, uint64_t seed, int64_t row_offset, uint32_t step,
-           uint32_t level_threshold, uint32_t low_threshold, uint32_t low_bits, uint32_t high_bits,
-           float level, int threads) {
-            check_block(rows, columns, threads);
+        [](Noise noise, const Matrix& x, uintptr_t output, int element_size,
+           const RandomStream& stream, float level, uint32_t level_threshold,
+           uint32_t low_threshold, uint32_t low_bits, uint32_t high_bits, int threads) {
+            check_block(x, threads);
             if (element_size != 4 && (element_size != 2 || noise == Noise::gaussian)) {
                 throw std::invalid_argument("element_size does not fit the kind of noise");
             }
-            advise_huge_pages(pointer<void*>(output), rows * columns * element_size);
+            advise_huge_pages(pointer<void*>(output), x.rows * x.columns * element_size);
             AEFAST_RUN(corrupt, noise,
-                       {pointer<const void*>(x), pointer<void*>(output), rows, columns, row_stride,
-                        element_size, seed, row_offset, step, level_threshold, low_threshold,
-                        low_bits, high_bits, level, threads});
+                       {x.by_rows<const void>("x"), pointer<void*>(output), x.rows, x.columns,
+                        x.row_stride, element_size, stream.seed, stream.row_offset, stream.step,
+                        level_threshold, low_threshold, low_bits, high_bits, level, threads});
         },
-        py::arg("noise"), py::arg("x"), py::arg("output"), py::arg("rows"), py::arg("columns"),
-        py::arg("row_stride"), py::arg("element_size"), py::arg("seed"), py::arg("row_offset"),
-        py::arg("step"), py::arg("level_threshold"), py::arg("low_threshold"), py::arg("low_bits"),
-        py::arg("high_bits"), py::arg("level"), py::arg("threads"));
+        py::arg("noise"), py::arg("x"), py::arg("output"), py::arg("element_size"),
+        py::arg("stream"), py::arg("level"), py::arg("level_threshold"), py::arg("low_threshold"),
+        py::arg("low_bits"), py::arg("high_bits"), py::arg("threads"));
 }
 
 const Binding binding(bind);

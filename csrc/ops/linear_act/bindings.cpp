@@ -36,20 +36,18 @@ void bind(py::module_& module) {
         py::arg("threads"));
     module.def(
         "activation_backward",
-        [](uintptr_t gradient, int64_t gradient_row_stride, uintptr_t saved,
-           uintptr_t grad_preactivation, uintptr_t grad_bias, uintptr_t partial_sums,
-           ElementType element_type, int64_t rows, int64_t columns, Activation activation,
-           int threads) {
-            check_block(rows, columns, threads);
-            AEFAST_RUN(
-                activation_backward,
-                {pointer<const void*>(gradient), gradient_row_stride, pointer<const void*>(saved),
-                 pointer<void*>(grad_preactivation), pointer<void*>(grad_bias),
-                 pointer<double*>(partial_sums), element_type, rows, columns, activation, threads});
+        [](const Matrix& gradient, uintptr_t saved, uintptr_t grad_preactivation,
+           uintptr_t grad_bias, uintptr_t partial_sums, ElementType element_type,
+           Activation activation, int threads) {
+            check_block(gradient, threads);
+            AEFAST_RUN(activation_backward,
+                       {gradient.by_rows<const void>("gradient"), gradient.row_stride,
+                        pointer<const void*>(saved), pointer<void*>(grad_preactivation),
+                        pointer<void*>(grad_bias), pointer<double*>(partial_sums), element_type,
+                        gradient.rows, gradient.columns, activation, threads});
         },
-        py::arg("gradient"), py::arg("gradient_row_stride"), py::arg("saved"),
-        py::arg("grad_preactivation"), py::arg("grad_bias"), py::arg("partial_sums"),
-        py::arg("element_type"), py::arg("rows"), py::arg("columns"), py::arg("activation"),
+        py::arg("gradient"), py::arg("saved"), py::arg("grad_preactivation"), py::arg("grad_bias"),
+        py::arg("partial_sums"), py::arg("element_type"), py::arg("activation"),
         py::arg("threads"));
     module.attr("ROWS_PER_PARTIAL_SUM") = kRowsPerPartialSum;
 }

@@ -18,21 +18,22 @@ void bind(py::module_& module) {
         .value("bce", Loss::cross_entropy);
     module.def(
         "compare",
-        [](uintptr_t output, uintptr_t target, int64_t target_row_stride, uintptr_t grad_target,
-           uintptr_t grad_bias, uintptr_t partial_sums, bool gradient_wanted, Loss loss,
-           Activation output_activation, float scale, int64_t rows, int64_t columns, int threads) {
-            check_block(rows, columns, threads);
-            std::vector<double> losses(row_blocks(rows));
+        [](const Matrix& output, const Matrix& target, uintptr_t grad_target, uintptr_t grad_bias,
+           uintptr_t partial_sums, bool gradient_wanted, Loss loss, Activation output_activation,
+           float scale, int threads) {
+            check_block(output, threads);
+            check_shape("target", target, output.rows, output.columns);
+            std::vector<double> losses(row_blocks(output.rows));
             return AEFAST_RUN(
-                compare, {pointer<float*>(output), pointer<const float*>(target), target_row_stride,
-                          pointer<float*>(grad_target), pointer<float*>(grad_bias),
-                          pointer<double*>(partial_sums), losses.data(), gradient_wanted, loss,
-                          output_activation, scale, rows, columns, threads});
+                compare,
+                {output.dense<float>("output"), target.by_rows<const float>("target"),
+                 target.row_stride, pointer<float*>(grad_target), pointer<float*>(grad_bias),
+                 pointer<double*>(partial_sums), losses.data(), gradient_wanted, loss,
+                 output_activation, scale, output.rows, output.columns, threads});
         },
-        py::arg("output"), py::arg("target"), py::arg("target_row_stride"), py::arg("grad_target"),
-        py::arg("grad_bias"), py::arg("partial_sums"), py::arg("gradient_wanted"), py::arg("loss"),
-        py::arg("output_activation"), py::arg("scale"), py::arg("rows"), py::arg("columns"),
-        py::arg("threads"));
+        py::arg("output"), py::arg("target"), py::arg("grad_target"), py::arg("grad_bias"),
+        py::arg("partial_sums"), py::arg("gradient_wanted"), py::arg("loss"),
+        py::arg("output_activation"), py::arg("scale"), py::arg("threads"));
 }
 
 const Binding binding(bind);

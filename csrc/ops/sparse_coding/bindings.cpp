@@ -33,18 +33,21 @@ void bind(py::module_& module) {
         py::arg("count"), py::arg("threshold"), py::arg("threads"));
     module.def(
         "sparse_encode",
-        [](uintptr_t correlations, uintptr_t energies, uintptr_t gram, uintptr_t codes,
-           int64_t rows, int64_t atoms, float curvature, float penalty, double tolerance,
-           int64_t steps, int threads) {
-            check_block(rows, atoms, threads);
-            AEFAST_RUN(sparse_encode,
-                       {pointer<const float*>(correlations), pointer<const float*>(energies),
-                        pointer<const float*>(gram), pointer<float*>(codes), rows, atoms, curvature,
-                        penalty, tolerance, steps, threads});
+        [](const Matrix& correlations, uintptr_t energies, const Matrix& gram, const Matrix& codes,
+           float curvature, float penalty, double tolerance, int64_t steps, int threads) {
+            check_block(codes, threads);
+            check_shape("correlations", correlations, codes.rows, codes.columns);
+            const int64_t padded = (codes.columns + kAtomLanes - 1) / kAtomLanes * kAtomLanes;
+            check_shape("gram", gram, codes.columns, padded);
+            AEFAST_RUN(
+                sparse_encode,
+                {correlations.dense<const float>("correlations"), pointer<const float*>(energies),
+                 gram.dense<const float>("gram"), codes.dense<float>("codes"), codes.rows,
+                 codes.columns, curvature, penalty, tolerance, steps, threads});
         },
         py::arg("correlations"), py::arg("energies"), py::arg("gram"), py::arg("codes"),
-        py::arg("rows"), py::arg("atoms"), py::arg("curvature"), py::arg("penalty"),
-        py::arg("tolerance"), py::arg("steps"), py::arg("threads"));
+        py::arg("curvature"), py::arg("penalty"), py::arg("tolerance"), py::arg("steps"),
+        py::arg("threads"));
     module.attr("ATOM_LANES") = kAtomLanes;
 }
 

@@ -9,46 +9,45 @@ namespace py = pybind11;
 namespace aefast {
 namespace {
 
+SparsityArguments arguments(const Matrix& values, uintptr_t partial_sums, ElementType element_type,
+                            int threads) {
+    check_block(values, threads);
+    return {values.by_rows<const void>("values"),
+            values.row_stride,
+            pointer<double*>(partial_sums),
+            element_type,
+            values.rows,
+            values.columns,
+            threads};
+}
+
 void bind(py::module_& module) {
     module.def(
         "kl_sparsity",
-        [](uintptr_t values, int64_t row_stride, uintptr_t partial_sums, ElementType element_type,
-           int64_t rows, int64_t columns, double target, uintptr_t slope, int threads) {
-            check_block(rows, columns, threads);
-            const SparsityArguments code = {pointer<const void*>(values),
-                                            row_stride,
-                                            pointer<double*>(partial_sums),
-                                            element_type,
-                                            rows,
-                                            columns,
-                                            threads};
-            return AEFAST_RUN(kl_sparsity, code, target, pointer<float*>(slope));
+        [](const Matrix& values, uintptr_t partial_sums, ElementType element_type, double target,
+           uintptr_t slope, int threads) {
+            return AEFAST_RUN(kl_sparsity, arguments(values, partial_sums, element_type, threads),
+                              target, pointer<float*>(slope));
         },
-        py::arg("values"), py::arg("row_stride"), py::arg("partial_sums"), py::arg("element_type"),
-        py::arg("rows"), py::arg("columns"), py::arg("target"), py::arg("slope"),
-        py::arg("threads"));
+        py::arg("values"), py::arg("partial_sums"), py::arg("element_type"), py::arg("target"),
+        py::arg("slope"), py::arg("threads"));
     module.def(
         "l1_sparsity",
-        [](uintptr_t values, int64_t row_stride, uintptr_t partial_sums, ElementType element_type,
-           int64_t rows, int64_t columns, int threads) {
-            check_block(rows, columns, threads);
-            return AEFAST_RUN(l1_sparsity, {pointer<const void*>(values), row_stride,
-                                            pointer<double*>(partial_sums), element_type, rows,
-                                            columns, threads});
+        [](const Matrix& values, uintptr_t partial_sums, ElementType element_type, int threads) {
+            return AEFAST_RUN(l1_sparsity, arguments(values, partial_sums, element_type, threads));
         },
-        py::arg("values"), py::arg("row_stride"), py::arg("partial_sums"), py::arg("element_type"),
-        py::arg("rows"), py::arg("columns"), py::arg("threads"));
+        py::arg("values"), py::arg("partial_sums"), py::arg("element_type"), py::arg("threads"));
     module.def(
         "scaled_sign",
-        [](uintptr_t values, int64_t row_stride, uintptr_t output, ElementType element_type,
-           int64_t rows, int64_t columns, float factor, int threads) {
-            check_block(rows, columns, threads);
-            AEFAST_RUN(scaled_sign,
-                       {pointer<const void*>(values), row_stride, pointer<void*>(output),
-                        element_type, rows, columns, factor, threads});
+        [](const Matrix& values, uintptr_t output, ElementType element_type, float factor,
+           int threads) {
+            check_block(values, threads);
+            AEFAST_RUN(scaled_sign, {values.by_rows<const void>("values"), values.row_stride,
+                                     pointer<void*>(output), element_type, values.rows,
+                                     values.columns, factor, threads});
         },
-        py::arg("values"), py::arg("row_stride"), py::arg("output"), py::arg("element_type"),
-        py::arg("rows"), py::arg("columns"), py::arg("factor"), py::arg("threads"));
+        py::arg("values"), py::arg("output"), py::arg("element_type"), py::arg("factor"),
+        py::arg("threads"));
 }
 
 const Binding binding(bind);
