@@ -59,7 +59,7 @@ def test_a_pure_wheel_runs_everywhere_and_carries_types_and_benchmarks(tree):
     assert not [name for name in names if name.endswith((".so", ".cpp", ".h"))]
     assert not [name for name in names if name.startswith("aefast/docs")]
     assert {name.split("/")[0] for name in names} == {"aefast", "aefast-0.1.0.dist-info"}
-    assert "aefast/py.typed" in names
+    assert {"aefast/py.typed", "aefast/_C.pyi"} <= set(names)
     assert {f"aefast/_benchmarks/{name}" for name in ("harness.py", "page.html")} <= set(names)
     assert "aefast/ops/corrupt/numba.py" in names
 

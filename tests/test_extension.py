@@ -1,5 +1,9 @@
 """The compiled module aefast._C: how it reads matrices, and what it refuses."""
 
+import ast
+import re
+from importlib.resources import files
+
 import pytest
 import torch
 
@@ -58,3 +62,47 @@ def test_a_matrix_of_one_column_or_row_has_every_layout():
     values = torch.ones(3, 4)
     for part in (values[:1, :3], torch.ones(4, 1).as_strided((4, 1), (1, 7))):
         _C.fingerprint(as_matrix(part), 1)
+
+
+def described_by_stub(body):
+    """The names in a stub, each with those of its arguments or members."""
+    described = {}
+    for node in body:
+        if isinstance(node, ast.FunctionDef):
+            arguments = [*node.args.args, *node.args.kwonlyargs]
+            is_property = bool(node.decorator_list)
+            described[node.name] = (
+                None if is_property else [each.arg for each in arguments if each.arg != "self"]
+            )
+        elif isinstance(node, ast.ClassDef):
+            described[node.name] = described_by_stub(node.body)
+        elif isinstance(node, ast.AnnAssign) and not node.target.id.startswith("_"):
+            described[node.target.id] = None
+    return described
+
+
+def described_by_module(owner):
+    """The same of the extension or a class of it, whose docstrings name the arguments."""
+    described = {}
+    for name, value in vars(owner).items():
+        if hasattr(value, "__members__"):
+            described[name] = dict.fromkeys(value.__members__)
+        elif isinstance(value, type):
+            is_error = issubclass(value, Exception)
+            described[name] = {} if is_error else described_by_module(value)
+        elif name == "__init__" or not name.startswith("_"):
+            described[name] = argument_names(name, value.__doc__) if callable(value) else None
+    return described
+
+
+def argument_names(name, signatures):
+    listed = re.findall(rf"^(?:\d+\. )?{name}\((.*)\) ->", signatures, re.MULTILINE)
+    names = [re.findall(r"(?:^|, )(\w+): ", arguments) for arguments in listed]
+    assert names
+    assert all(each == names[0] for each in names), "overloads name their arguments alike"
+    return [each for each in names[0] if each != "self"]
+
+
+def test_the_stub_describes_what_was_built():
+    stub = ast.parse(files("aefast").joinpath("_C.pyi").read_text())
+    assert described_by_stub(stub.body) == described_by_module(_C)

@@ -9,12 +9,10 @@ import torch
 from torch import Tensor
 
 from aefast import random
-from aefast.backend import extension
 from aefast.ops.shared.cpp import as_matrix, own_precision
+from aefast.ops.shared.extension import _C
 from aefast.step.plan import CODE_STEPS, NOISE_STEPS, Plan, PlannedLayer
 from aefast.step.stretch import Stretch
-
-_C = extension()
 
 
 def loss_and_gradients(

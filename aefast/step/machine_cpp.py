@@ -5,11 +5,9 @@ from typing import Any
 
 from torch import Tensor
 
-from aefast.backend import extension
+from aefast.ops.shared.extension import _C
 from aefast.step import cpp
 from aefast.step.machine_plan import MachinePlan
-
-_C = extension()
 
 
 def loss_and_gradients(

@@ -52,30 +52,41 @@ void backward(const Mlp& mlp, const Matrix& x, const std::vector<uintptr_t>& par
     AEFAST_RUN(mlp_backward, mlp, a, g);
 }
 
-MersenneTwister& twister(uintptr_t state) { return *reinterpret_cast<MersenneTwister*>(state); }
+MersenneTwister& twister(uintptr_t state) { return *pointer<MersenneTwister*>(state); }
 
 void bind(py::module_& module) {
     py::class_<Mlp>(module, "Mlp")
         .def(py::init([](std::vector<StepLayer> layers) {
-            if (layers.empty()) throw std::invalid_argument("it takes a layer or more");
-            return Mlp{std::move(layers)};
-        }))
+                 if (layers.empty()) throw std::invalid_argument("it takes a layer or more");
+                 return Mlp{std::move(layers)};
+             }),
+             py::arg("layers"))
         .def_property_readonly("kept_columns", &kept_columns);
     module.def("mlp_forward", forward, py::arg("mlp"), py::arg("x"), py::arg("parameters"),
                py::arg("kept"), py::arg("output"), py::arg("precision"), py::arg("threads"));
     module.def("mlp_backward", backward, py::arg("mlp"), py::arg("x"), py::arg("parameters"),
                py::arg("kept"), py::arg("output"), py::arg("gradient"), py::arg("x_gradient"),
                py::arg("gradients"), py::arg("precision"), py::arg("threads"));
-    module.def("dropout_noise", [](uintptr_t state, uintptr_t noise, int64_t count, double kept) {
-        AEFAST_RUN(dropout_noise, twister(state), reinterpret_cast<float*>(noise), count, kept);
-    });
-    module.def("mersenne_uniform", [](uintptr_t state, uintptr_t values, int64_t count) {
-        AEFAST_RUN(uniform, twister(state), reinterpret_cast<float*>(values), count);
-    });
-    module.def("mersenne_normal", [](uintptr_t state, uintptr_t values, int64_t count) {
-        if (count < 16) throw std::invalid_argument("count must be 16 or more");
-        AEFAST_RUN(normal, twister(state), reinterpret_cast<float*>(values), count);
-    });
+    module.def(
+        "dropout_noise",
+        [](uintptr_t state, uintptr_t noise, int64_t count, double keep_probability) {
+            AEFAST_RUN(dropout_noise, twister(state), pointer<float*>(noise), count,
+                       keep_probability);
+        },
+        py::arg("state"), py::arg("noise"), py::arg("count"), py::arg("keep_probability"));
+    module.def(
+        "mersenne_uniform",
+        [](uintptr_t state, uintptr_t values, int64_t count) {
+            AEFAST_RUN(uniform, twister(state), pointer<float*>(values), count);
+        },
+        py::arg("state"), py::arg("values"), py::arg("count"));
+    module.def(
+        "mersenne_normal",
+        [](uintptr_t state, uintptr_t values, int64_t count) {
+            if (count < 16) throw std::invalid_argument("count must be 16 or more");
+            AEFAST_RUN(normal, twister(state), pointer<float*>(values), count);
+        },
+        py::arg("state"), py::arg("values"), py::arg("count"));
 }
 
 const Binding binding(bind);

@@ -3,12 +3,10 @@
 import torch
 from torch import Tensor
 
-from aefast import backend
 from aefast.ops.contractive.primitives import PenaltyPrimitives
 from aefast.ops.linear_act.op import FROM_PREACTIVATION
 from aefast.ops.shared import cpp as shared
-
-_C = backend.extension()
+from aefast.ops.shared.extension import _C
 
 
 def primitives() -> PenaltyPrimitives:

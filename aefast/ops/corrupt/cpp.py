@@ -4,10 +4,8 @@ import torch
 from torch import Tensor
 
 from aefast import random
-from aefast.backend import extension
 from aefast.ops.corrupt.noise import Noise
-
-_C = extension()
+from aefast.ops.shared.extension import _C
 
 
 def corrupt(x: Tensor, noise: Noise) -> Tensor:

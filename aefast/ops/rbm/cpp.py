@@ -12,13 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aefast import backend
 from aefast.ops.rbm.primitives import ChainPrimitives
 from aefast.ops.rbm.settings import ChainSettings, Machine
 from aefast.ops.shared import cpp as shared
+from aefast.ops.shared.extension import _C
 from aefast.ops.shared.precision import product_level
-
-_C = backend.extension()
 
 WORD_BITS = 64
 

@@ -10,8 +10,7 @@ from aefast.ops.linear_act.op import FROM_PREACTIVATION, what_backward_needs
 from aefast.ops.reconstruction import panels
 from aefast.ops.reconstruction.settings import Gradients, LossInputs, LossSettings, PerInput
 from aefast.ops.shared import cpp as shared
-
-_C = backend.extension()
+from aefast.ops.shared.extension import _C
 
 # Our product packs its right operand anew for each panel: with 4 MiB a step took 2 to 8% longer,
 # with 16 not less. The vendor's packs both factors, and was 0.87 to 0.96 times as fast on panels of

@@ -8,10 +8,8 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from aefast.backend import extension
+from aefast.ops.shared.extension import _C
 from aefast.ops.shared.precision import product_level
-
-_C = extension()
 
 ELEMENT_TYPES = {
     torch.float32: _C.ElementType.float32,
@@ -33,11 +31,11 @@ def as_matrix(tensor: Tensor) -> Matrix:
     return tensor.data_ptr(), rows, columns, row_stride, column_stride
 
 
-def own_precision(dtype: torch.dtype) -> object | None:
+def own_precision(dtype: torch.dtype) -> _C.Precision | None:
     """The precision of our own product where it is faster than the vendor's; None elsewhere."""
     if dtype != torch.float32:
         return None
-    precision = getattr(_C.Precision, product_level("cpu"))
+    precision: _C.Precision = getattr(_C.Precision, product_level("cpu"))
     return precision if _C.outpaces_vendor_gemm(precision) else None
 
 
@@ -45,7 +43,7 @@ class RightOperand(NamedTuple):
     """The right operand of a product left [M, K] @ matrix.T, and how the product is made."""
 
     matrix: Tensor  # [N, K]
-    precision: object | None  # of our own product; None where the vendor's is faster
+    precision: _C.Precision | None  # of our own product; None where the vendor's is faster
     packed: Tensor | None = None  # the matrix as the matrix units read it
 
 
@@ -57,11 +55,13 @@ def right_operand(matrix: Tensor) -> RightOperand:
 def packed_operand(matrix: Tensor) -> RightOperand:
     """An operand of several products, packed once where that pays: on matrix units."""
     operand = right_operand(matrix)
-    if not packing_pays(operand):
+    precision = operand.precision
+    if precision is None or not packing_pays(operand):
         return operand
-    size = _C.packed_bytes(*matrix.shape, operand.precision)
+    rows, depth = matrix.shape
+    size = _C.packed_bytes(rows, depth, precision)
     packed = torch.empty(size, dtype=torch.uint8, device="cpu")
-    _C.pack_tiles(as_matrix(matrix), operand.precision, packed.data_ptr(), torch.get_num_threads())
+    _C.pack_tiles(as_matrix(matrix), precision, packed.data_ptr(), torch.get_num_threads())
     return operand._replace(packed=packed)
 
 
@@ -156,6 +156,7 @@ def _gemm(
     total: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     matrix, precision, packed = right
+    assert precision is not None  # else the vendor's product serves
     output = left.new_empty(left.shape[0], matrix.shape[0]) if total is None else total
     preactivation = torch.empty_like(output) if keep_preactivation else None
     if bias is not None and bias.stride(0) != 1:

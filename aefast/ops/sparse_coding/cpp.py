@@ -4,12 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aefast import backend
 from aefast.ops.shared import cpp as shared
+from aefast.ops.shared.extension import _C
 from aefast.ops.shared.precision import product_level
 from aefast.ops.sparse_coding.problem import Problem
-
-_C = backend.extension()
 
 
 def soft_threshold(x: Tensor, threshold: float) -> Tensor:

@@ -3,10 +3,8 @@
 import torch
 from torch import Tensor
 
-from aefast.backend import extension
 from aefast.ops.shared.cpp import ELEMENT_TYPES, as_matrix, partial_sums
-
-_C = extension()
+from aefast.ops.shared.extension import _C
 
 
 def kl_sparsity(code: Tensor, target: float) -> tuple[Tensor, Tensor]:

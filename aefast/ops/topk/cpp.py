@@ -3,11 +3,9 @@
 import torch
 from torch import Tensor
 
-from aefast import backend
 from aefast.ops.shared.cpp import as_matrix
+from aefast.ops.shared.extension import _C
 from aefast.ops.shared.precision import product_level
-
-_C = backend.extension()
 
 
 def topk_encode(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> tuple[Tensor, Tensor]:

@@ -3,11 +3,9 @@
 import torch
 from torch import Tensor
 
-from aefast.backend import extension
 from aefast.ops.shared.cpp import ELEMENT_TYPES
+from aefast.ops.shared.extension import _C
 from aefast.random import Step
-
-_C = extension()
 
 
 def reparameterize(mean: Tensor, log_var: Tensor, seed: int | Tensor, row_offset: int) -> Tensor:
@@ -21,7 +19,7 @@ def scaled_noise(
 
 
 def _scaled_noise(
-    use: object,
+    use: _C.NoiseUse,
     operand: Tensor,
     log_var: Tensor,
     scale: float,
@@ -85,7 +83,7 @@ def _view(samples: Tensor) -> tuple[int, int, int, int]:
     return samples.data_ptr(), samples.shape[1], sample_stride, row_stride
 
 
-def _layout(samples: Tensor) -> tuple[object, int, int]:
+def _layout(samples: Tensor) -> tuple[_C.ElementType, int, int]:
     """The type of the elements, the rows of all samples, and the columns."""
     columns = samples.shape[2]
     return ELEMENT_TYPES[samples.dtype], samples.numel() // columns, columns
