@@ -6,6 +6,7 @@ import pickle
 from pathlib import Path
 
 import pytest
+import torch
 
 from aefast import functional, ops
 
@@ -21,6 +22,19 @@ def test_type_checkers_read_a_line_of_every_folder():
     assert [name for name in read if name.startswith("aefast.ops.")] == [
         f"aefast.ops.{name}" for name in ops.names()
     ]
+
+
+def test_what_torch_compiles_of_one_function_does_not_count_for_another():
+    """It stops at the eighth of a code object: with fullgraph that is an error."""
+    x, limit = torch.rand(2, 3), torch._dynamo.config.recompile_limit
+    functions = [functional.corrupt, functional.l1_sparsity, functional.soft_threshold]
+    arguments = [("masking", 0.5), (), (0.1,)]
+    torch.compiler.reset()
+    for function, rest in zip(functions, arguments, strict=True):
+        compiled = torch.compile(function, backend="eager", fullgraph=True, dynamic=False)
+        for rows in range(1, limit):
+            compiled(x[:1].expand(rows, 3).contiguous(), *rest)
+    torch.compiler.reset()
 
 
 @pytest.mark.parametrize("name", functional.__all__)

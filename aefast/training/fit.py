@@ -144,6 +144,8 @@ def fit(
     epochs = checks.check_integer(epochs, "epochs", 2**31)
     batch_size = checks.check_integer(batch_size, "batch_size", 2**31, low=1)
     checks.check_seed_arguments(seed, None)
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback is a {type(callback).__name__}; it takes a function or None")
     model = _trained(model, loss)
     _check_optimizer(model, optimizer)
     dataset = rows_of(data, "data", model)

@@ -165,5 +165,5 @@ def names_an_argument(error: Exception, wrong: Wrong) -> bool:
     if isinstance(wrong.right, Call):
         names += wrong.right.tensors
     elif names[0] in ("data", "validation"):
-        names += ["x has", "x is", "visible"]
+        names += ["x has", "x is", "x holds", "visible"]
     return any(name.rstrip("_0123456789") in message for name in names)

@@ -614,6 +614,7 @@ WRONG = [
     (lambda x, w, b: contractive_penalty(x, [w], [b, b]), ValueError, "have 1, 2 and 1 entries"),
     (lambda x, w, b: contractive_penalty(x, [w], [b], ["tanh", "relu"]), ValueError,
      "activation has 2 entries; with 1 weights it takes a name, or 1 of them"),
+    (lambda x, w, b: jacobian(x, [w], [b], torch.tensor(0.5)), TypeError, "activation is a Tensor"),
     (lambda x, w, b: contractive_penalty(x, w, b, 3), TypeError, "activation is a int"),
     (lambda x, w, b: contractive_penalty(x, 3, b), TypeError, "weights is a int"),
     (lambda x, w, b: contractive_penalty(x, [], []), ValueError, "at least one layer"),

@@ -356,6 +356,7 @@ def test_an_optimizer_that_the_kernels_do_not_take(make, reason):
         ({"optimizer": torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])}, "none of the model"),
         ({"data": torch.ones(3, 12, device="meta")}, "data is a meta tensor"),
         ({"validation": torch.ones(3, 12).to_sparse()}, "validation is a sparse_coo tensor"),
+        ({"callback": 0}, "callback is a int; it takes a function or None"),
     ],
 )
 def test_wrong_arguments_are_named(change, message):

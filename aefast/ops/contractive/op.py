@@ -62,7 +62,7 @@ def check_encoder(x: Tensor, weights: Any, biases: Any, activation: Any) -> list
 def _for_each_layer(activation: Any, count: int) -> list[Any]:
     if isinstance(activation, str):
         return [activation] * count
-    if not isinstance(activation, Iterable):
+    if isinstance(activation, Tensor) or not isinstance(activation, Iterable):
         raise TypeError(
             f"activation is a {type(activation).__name__}; it takes a name, or one for each layer"
         )

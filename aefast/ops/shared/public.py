@@ -20,7 +20,6 @@ def public(function: Callable[P, R]) -> Callable[P, R]:
     """The function of aefast.functional: overridable as torch's own, a range under a profiler."""
     name = f"aefast::{function.__name__}"
 
-    @functools.wraps(function)
     def call(*arguments: P.args, **keywords: P.kwargs) -> Any:
         operands = (*arguments, *keywords.values()) if keywords else arguments
         if has_torch_function(operands):
@@ -30,5 +29,9 @@ def public(function: Callable[P, R]) -> Callable[P, R]:
         with profiler.record_function(name):
             return function(*arguments, **keywords)
 
+    # torch.compile counts how often it compiles a code object, and stops at the eighth: what is
+    # compiled of one function must not count for another.
+    call.__code__ = call.__code__.replace(co_name=function.__name__)
+    functools.update_wrapper(call, function)
     call.__module__ = "aefast.functional"  # where users import it from; its pickles name that
     return call
