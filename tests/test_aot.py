@@ -55,6 +55,9 @@ def binaries(compiled):
 def whole_chunks(short_chunks, monkeypatch):
     """What is compiled ahead of time sorts chunks of their full size."""
     monkeypatch.setattr(topk, "CHUNK", short_chunks)
+    topk._merge_variant.cache_clear()
+    yield
+    topk._merge_variant.cache_clear()
 
 
 def described(binaries):

@@ -657,6 +657,7 @@ def test_the_quick_suite_has_all_of_it_in_few_cases() -> None:
     assert len(fitted) == len(bench_step.KINDS) * len(shapes.QUICK)
 
 
+@pytest.mark.slow  # 11 s, most of them imports: what it writes has tests of its own
 def test_the_suite_runs_capped_and_writes_what_the_report_needs(tmp_path: Path) -> None:
     file = tmp_path / "result.json"
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist"]

@@ -288,7 +288,8 @@ def test_a_dictionary_is_learned_along_the_same_path(fit_algorithm):
 
 
 @needs_cpp
-@pytest.mark.parametrize("batch_size", [4, 5])  # of 12 rows: three batches, and a rest of two
+# Of 12 rows: three batches, and a rest of two.
+@pytest.mark.parametrize("batch_size", [4, pytest.param(5, marks=pytest.mark.slow)])
 def test_a_machine_is_learned_in_distribution(batch_size):
     """Each parameter's mean over the seeds, to 4.5 standard errors of the difference."""
     data = np.random.default_rng(0).integers(0, 2, (12, 4)).astype(float)

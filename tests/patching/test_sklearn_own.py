@@ -24,7 +24,7 @@ FILES = {
     "decomposition/tests/test_dict_learning.py": "",
 }
 QUICK = {
-    "neural_network/tests/test_rbm.py": "fit_gibbs or transform or convergence or small_sparse",
+    "neural_network/tests/test_rbm.py": "transform or small_sparse",
     "decomposition/tests/test_factor_analysis.py": "",
 }
 
