@@ -1,9 +1,8 @@
 """What Triton compiles, launched as the ready-made binaries are, by the extension.
 
 The extension encodes tensor maps itself: they round float32 to TF32 on the way, and are mended
-where a driver gets them wrong, whichever Triton compiled the kernel. A launch takes a tenth of the
-time of Triton's own. Where the extension is not there, or a kernel wants what it does not bring,
-Triton launches.
+where a driver gets them wrong, whichever Triton compiled the kernel. Where the extension is not
+there, or a kernel wants what it does not bring, Triton launches.
 """
 
 import importlib
