@@ -88,7 +88,7 @@ def launch(name: str, device: torch.device, programs: int, arguments: tuple[Any,
     stream = cuda_stream(device.index)
     try:
         kernel.launch(programs, stream, device.index, arguments)
-    except _extension().CudaLoadError as error:
+    except extension().CudaLoadError as error:
         _warn(_records(chip)[name]["file"], error)
         _found[chip, name] = None
         return False
@@ -111,7 +111,7 @@ def may_launch() -> bool:
     if torch.version.hip is not None or os.environ.get("TRITON_INTERPRET") == "1":
         return False
     try:
-        _extension()
+        extension()
     except ImportError:
         return False
     return True
@@ -120,15 +120,14 @@ def may_launch() -> bool:
 @cache
 def _kernels() -> dict[str, dict[str, Any]]:
     """The manifest's entries for each architecture; none where nothing can launch them."""
-    if os.environ.get("TRITON_INTERPRET") == "1":
-        return {}  # the interpreter was asked for by name
+    if not may_launch():
+        return {}
     try:
-        _extension()
         manifest = json.loads((FOLDER / "manifest.json").read_text())
         if manifest["sources"] != sources():
             raise ValueError("its binaries are of other kernels than this version's")
         return {arch: dict(variants) for arch, variants in manifest["kernels"].items()}
-    except (ImportError, FileNotFoundError):
+    except FileNotFoundError:
         return {}
     except Exception as error:  # whatever is wrong with it: a broken file never stops an op
         _warn("manifest.json", error)
@@ -140,7 +139,7 @@ def _load(record: dict[str, Any]) -> Any | None:
     file = "manifest.json"
     try:
         file = record["file"]
-        return _extension().CudaKernel(
+        return extension().CudaKernel(
             image=zlib.decompress(_read(record)),
             symbol=record["symbol"],
             warps=record["warps"],
@@ -160,7 +159,8 @@ def _read(record: dict[str, Any]) -> bytes:
     return compressed
 
 
-def _extension() -> ModuleType:
+def extension() -> ModuleType:
+    """The compiled module, not through :mod:`aefast.backend`, which imports this one."""
     return importlib.import_module("aefast._C")
 
 

@@ -33,6 +33,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from aefast.capture import is_captured
+
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 KEY_INCREMENTS = (0x9E3779B9, 0xBB67AE85)
 ROUNDS = 10
@@ -179,7 +181,7 @@ def draw_seed(
         return torch.randint(
             SEED_LIMIT - 1, (1,), generator=generator, dtype=torch.int64, device="cpu"
         )
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+    if is_captured(device):
         return torch.empty(1, dtype=torch.int64, device=device).random_()
     return int(torch.empty((), dtype=torch.int64, device="cpu").random_(generator=generator))
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aefast import functional, random
+from aefast.capture import is_captured
 from aefast.functional import contrastive_divergence, kl_sparsity, linear_act
 from aefast.nn.likelihood import floored
 from aefast.nn.linear import Device
@@ -286,7 +287,7 @@ class RBM(nn.Module):
             return
         if self.weight.is_meta:
             return
-        if self.weight.is_cuda and torch.cuda.is_current_stream_capturing():
+        if is_captured(self.weight.device):
             return
         # A sum is not finite where an element is not: one pass, no mask, and one wait for a GPU.
         if torch.stack([parameter.sum() for parameter in self.parameters()]).isfinite().all():

@@ -10,12 +10,11 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.func import jacrev, vmap
 from torch.utils.flop_counter import FlopCounterMode
 
-from aefast import use_backend
+from aefast import capture, use_backend
 from aefast.functional import contractive_penalty, jacobian, tangents
 from aefast.ops.contractive import eager, passes, primitives, rows
 from aefast.ops.contractive.settings import EncoderLayer
 from aefast.ops.linear_act.op import ACTIVATIONS
-from aefast.ops.shared import capture
 from tests.accuracy import assert_as_accurate_as_torch_on_average
 from tests.backends import is_interpreted, not_interpreted
 

@@ -7,8 +7,8 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 import aefast
+from aefast import capture
 from aefast.functional import soft_threshold, sparse_encode
-from aefast.ops.shared import capture
 from aefast.ops.sparse_coding import TOLERANCE, eager
 from tests.backends import is_interpreted, not_interpreted
 

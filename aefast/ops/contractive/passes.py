@@ -10,10 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from aefast.capture import is_captured
 from aefast.ops.contractive import eager, rows
 from aefast.ops.contractive.primitives import PenaltyPrimitives
 from aefast.ops.contractive.settings import EncoderLayer, PenaltySettings
-from aefast.ops.shared.capture import is_captured
 from aefast.ops.shared.precision import upcast
 
 

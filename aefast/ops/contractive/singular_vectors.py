@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from aefast import random
+from aefast.capture import refuse_capture
 from aefast.ops.contractive import eager
 from aefast.ops.contractive.settings import EncoderLayer
 from aefast.ops.linear_act.op import run as linear_act
-from aefast.ops.shared.capture import refuse_capture
 from aefast.ops.shared.precision import upcast
 
 # The iteration shrinks what is not wanted by (s_m / s_n)^2 each time, m being n and some more.

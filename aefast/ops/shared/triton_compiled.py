@@ -5,7 +5,6 @@ where a driver gets them wrong, whichever Triton compiled the kernel. Where the 
 there, or a kernel wants what it does not bring, Triton launches.
 """
 
-import importlib
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 
 from aefast import cubins, torch_private
-from aefast.ops.shared.capture import is_captured
+from aefast.capture import is_captured
 
 # What the driver is told of a tensor descriptor.
 DESCRIPTOR_KEYS = ("swizzle", "elem_size", "elem_type", "block_size")
@@ -42,7 +41,7 @@ def launch(variant: Any, device: torch.device, programs: int, arguments: tuple[A
     stream = torch_private.cuda_stream(device.index)
     try:
         _kernels[key].launch(programs, stream, device.index, arguments)
-    except importlib.import_module("aefast._C").CudaLoadError:
+    except cubins.extension().CudaLoadError:
         _kernels[key] = None
         return False
     return True
@@ -56,9 +55,7 @@ def _compile(variant: Any, capability: tuple[int, int]) -> Any | None:
     if reason_against(compiled, argument_types(variant)) is not None:
         return None
     image = compiled.asm["cubin"]
-    return importlib.import_module("aefast._C").CudaKernel(
-        image, **launch_record(variant, compiled)
-    )
+    return cubins.extension().CudaKernel(image, **launch_record(variant, compiled))
 
 
 def compile_for(variant: Any, arch: int) -> Any:

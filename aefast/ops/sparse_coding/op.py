@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from aefast import backend
+from aefast.capture import refuse_capture
 from aefast.ops.shared import checks, dispatch
 from aefast.ops.shared.autograd import KernelFunction, connected
-from aefast.ops.shared.capture import refuse_capture
 from aefast.ops.shared.registered import registered
 from aefast.ops.sparse_coding import eager
 from aefast.ops.sparse_coding.problem import pose
