@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 SOURCES := aefast benchmarks tests setup.py .ci/install-matrix
 CPP := $(shell find csrc tests/csrc -name "*.h" -o -name "*.cpp")
 
-.PHONY: setup demo test test-all test-oldest docs fuzz lint format bench results readme wheel install-matrix gpu-check clean
+.PHONY: setup demo test test-all test-oldest test-peers peers docs fuzz lint format bench results readme wheel install-matrix gpu-check clean
 
 setup: $(VENV)/built $(VENV)/tools
 
@@ -54,6 +54,14 @@ test-all: setup $(VENV)/sphinx
 # The same tests on the oldest torch and Triton that are supported; that torch brings its CUDA along.
 test-oldest:
 	$(MAKE) test PYTHON=python3.12 VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
+
+# The tests of aefast.patch with every library that it knows.
+test-peers:
+	$(MAKE) peers VENV=.venv-peers CONSTRAINTS=constraints-peers.txt
+
+peers: setup
+	$(EXTRAS) ".[peers]"
+	$(BIN)/python -m pytest $(PARALLEL) tests/patching
 
 # The pages, which open from disk: build/docs/index.html. Their figures are trained on this machine, in
 # minutes, and again when the code that makes them changes.

@@ -69,6 +69,58 @@ CASES: dict[str, tuple[Callable[[], np.ndarray], Callable[[], Any]]] = {
 }
 
 
+class Machine:
+    """rbms' own, 784-500, with 512 persistent chains."""
+
+    def __init__(self) -> None:
+        from rbms.bernoulli_bernoulli.classes import BBRBM
+
+        weight = torch.randn(784, 500) * 0.01
+        self.model = BBRBM(weight, torch.zeros(784), torch.zeros(500))
+        self.model.init_grad()
+        self.chains = self.model.init_chains(512)
+
+    def step(self, rows: Tensor, gibbs_steps: int) -> Any:
+        from rbms.training.pcd import fit_batch_pcd
+
+        batch = rows, torch.ones(len(rows))
+        self.chains, _ = fit_batch_pcd(batch, self.chains, self.model, gibbs_steps, 1.0)
+        return self.model.weight_matrix.grad
+
+
+@pytest.mark.parametrize("device", ["cpu"])
+@pytest.mark.parametrize("gibbs_steps", [1, 100])
+def test_rbms(compare: Callable[[Case], None], gibbs_steps: int, device: str) -> None:
+    pytest.importorskip("rbms")
+    machine = Machine()
+
+    def patched(rows: Tensor) -> Any:
+        with aefast.patch("rbms"):
+            return machine.step(rows, gibbs_steps)
+
+    def check() -> None:
+        rows = torch.rand(512, 784).round()
+        means = [step(rows).mean().item() for step in (patched, machine_step)]
+        assert abs(means[0] - means[1]) < 1e-4
+
+    def machine_step(rows: Tensor) -> Any:
+        return machine.step(rows, gibbs_steps)
+
+    compare(
+        Case(
+            op="patch",
+            name=f"rbms PCD k={gibbs_steps}, 784-500, 512 chains",
+            device=device,
+            dtype=torch.float32,
+            make_inputs=lambda: (torch.rand(512, 784).round(),),
+            ours=patched,
+            eager=machine_step,
+            check=check,
+            compiles=False,
+        )
+    )
+
+
 @pytest.mark.parametrize("device", ["cpu"])
 @pytest.mark.parametrize("name", CASES)
 def test_patch(compare: Callable[[Case], None], name: str, device: str) -> None:

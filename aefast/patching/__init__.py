@@ -1,6 +1,6 @@
 """Other libraries' models on these kernels, in programs that stay as they are.
 
-A file or folder a library, with the functions that it replaces.
+A folder a library, with the functions that it replaces.
 """
 
 import importlib
@@ -15,7 +15,7 @@ from aefast.patching.replacement import Calls, Installed, Replacement, UnknownVe
 __all__ = ["Patch", "Patched", "UnknownVersionError", "patch", "patched", "unpatch"]
 
 # A library's name in Python and in the package index.
-PEERS = {"sklearn": "scikit-learn"}
+PEERS = {"sklearn": "scikit-learn", "rbms": "rbms"}
 
 _installed: dict[str, list[Installed]] = {}
 _lock = threading.RLock()
@@ -74,7 +74,7 @@ def patch(*packages: str) -> Patch:
     It holds for this process: a worker process that imports the library anew has it unpatched.
 
     Args:
-        packages: ``"sklearn"``. One that is patched already stays so.
+        packages: ``"sklearn"`` or ``"rbms"``. One that is patched already stays so.
 
     Returns:
         a context manager: ``with aefast.patch("sklearn"):`` takes back at its end what the call
@@ -178,7 +178,8 @@ def _check_names(packages: tuple[str, ...]) -> None:
 
 
 def _choice() -> str:
-    return " or ".join(map(repr, PEERS))
+    *names, last = map(repr, PEERS)
+    return f"{', '.join(names)} or {last}"
 
 
 def _replacements(package: str) -> list[Replacement]:

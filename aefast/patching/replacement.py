@@ -11,6 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import metadata
 from typing import Any
 
 
@@ -21,6 +22,19 @@ class StepAside(Exception):
 
 class UnknownVersionError(RuntimeError):
     """A peer library is not what was known when this was written."""
+
+
+def check_version(package: str, known: tuple[str, ...]) -> None:
+    """Whether an installed package is of one of these series, such as "0.5".
+
+    Raises:
+        UnknownVersionError: it is of none.
+    """
+    version = metadata.version(package)
+    if not any(version == series or version.startswith(f"{series}.") for series in known):
+        raise UnknownVersionError(
+            f"{package} is {version}, and known are {' and '.join(known)}; nothing was patched"
+        )
 
 
 @dataclass

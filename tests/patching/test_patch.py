@@ -14,6 +14,7 @@ from sklearn.neural_network import BernoulliRBM  # noqa: E402
 
 import aefast  # noqa: E402
 from aefast import patching  # noqa: E402
+from aefast.patching import replacement  # noqa: E402
 from aefast.patching import sklearn as peer  # noqa: E402
 
 CLASSES = [BernoulliRBM, PCA, FactorAnalysis]
@@ -166,6 +167,15 @@ def test_nothing_is_half_patched_where_a_version_is_unknown(monkeypatch):
         assert "\n" not in str(error.value)
         assert is_same(before, everything())
         assert not aefast.patched()[RBM].served
+
+
+def test_a_version_that_was_not_tested_is_unknown(monkeypatch):
+    monkeypatch.setattr(replacement.metadata, "version", lambda package: "0.50.1")
+    with pytest.raises(patching.UnknownVersionError) as error:
+        replacement.check_version("rbms", ("0.4", "0.5"))
+    assert str(error.value) == "rbms is 0.50.1, and known are 0.4 and 0.5; nothing was patched"
+    monkeypatch.setattr(replacement.metadata, "version", lambda package: "0.5.1")
+    replacement.check_version("rbms", ("0.5",))
 
 
 def test_a_version_that_lacks_a_module_is_unknown(monkeypatch):

@@ -1,0 +1,20 @@
+"""rbms: what is replaced of it."""
+
+from aefast.patching.replacement import Replacement, check_version
+
+# Whose code was read, and whose numbers are tested.
+VERSIONS = ("0.5",)
+
+PUBLIC_NAMES = {
+    "rbms.bernoulli_bernoulli.BBRBM": (
+        "sample_state, init_chains and compute_gradient, of float32 states on a CPU"
+    ),
+}
+
+
+def replacements() -> list[Replacement]:
+    check_version("rbms", VERSIONS)
+    # It imports rbms.
+    from aefast.patching.rbms import bernoulli
+
+    return bernoulli.replacements()

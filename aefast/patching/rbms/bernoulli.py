@@ -1,0 +1,202 @@
+"""rbms' BBRBM: its Gibbs chains, and the gradient from their states.
+
+rbms has the weight as [D, H], the transpose of the one here.
+"""
+
+from typing import Any
+
+import torch
+from rbms.bernoulli_bernoulli.classes import BBRBM
+from torch import Tensor
+
+from aefast import backend, random
+from aefast.ops.rbm.primitives import ChainPrimitives, States
+from aefast.ops.rbm.settings import ChainSettings, Machine
+from aefast.ops.shared import dispatch
+from aefast.patching.replacement import Replacement, StepAside
+from aefast.torch_private import is_autocast_enabled_anywhere
+
+NAME = "rbms.bernoulli_bernoulli.BBRBM"
+
+# rbms keeps the means of visible units so far from 0 and 1.
+LEAST_MEAN = 1e-7
+
+
+def replacements() -> list[Replacement]:
+    sampling = ("sample_hiddens", "sample_visibles")
+    state = ("self", "chains", "n_steps", "beta")
+    chains = ("self", "num_samples", "weights", "start_v")
+    gradient = ("self", "data", "chains", "centered", "lambda_l1", "lambda_l2")
+    return [
+        Replacement(NAME, BBRBM, "sample_state", state, sample_state, relies_on=sampling),
+        Replacement(NAME, BBRBM, "init_chains", chains, init_chains),
+        Replacement(NAME, BBRBM, "compute_gradient", gradient, compute_gradient),
+    ]
+
+
+def sample_state(
+    self: Any, chains: dict[str, Tensor], n_steps: int, beta: float = 1.0
+) -> dict[str, Tensor]:
+    """``n_steps`` steps of hidden and then visible units, and the hidden ones once more."""
+    visible, weights = chains["visible"], chains["weights"]
+    _check_served(self, visible)
+    if not isinstance(n_steps, int) or not 1 <= n_steps < random.MOST_STEPS:
+        raise StepAside("n_steps below 1, or too many for one seed")
+    sampler = _Sampler(self, len(visible), beta)
+    states = sampler.states(visible)
+    for step in range(n_steps):
+        hidden, _ = sampler.hidden(states, 2 * step, keep=False)
+        states, visible_mag = sampler.visible(hidden, 2 * step + 1, keep=step == n_steps - 1)
+    hidden, hidden_mag = sampler.hidden(states, 2 * n_steps, keep=True)
+    tensor = sampler.primitives.tensor
+    return {
+        "visible": tensor(states),
+        "weights": weights.clone(),
+        "hidden": tensor(hidden),
+        "hidden_mag": hidden_mag,
+        "visible_mag": visible_mag,
+    }
+
+
+def init_chains(
+    self: Any, num_samples: int, weights: Tensor | None = None, start_v: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Chains at given visible states, or at coins', with hidden units drawn from these."""
+    weight = self.weight_matrix
+    if start_v is not None:
+        visible = start_v.to(device=weight.device, dtype=weight.dtype)
+    elif isinstance(num_samples, int) and num_samples > 0:
+        visible = torch.empty(num_samples, len(weight), dtype=weight.dtype, device=weight.device)
+    else:
+        raise StepAside("num_samples below 1, and no start_v")
+    _check_served(self, visible)
+    visible_mag = torch.full_like(visible, 0.5)
+    if start_v is None:
+        visible.bernoulli_(0.5)
+    sampler = _Sampler(self, len(visible), 1.0)
+    hidden, hidden_mag = sampler.hidden(sampler.states(visible), 0, keep=True)
+    return {
+        "visible": visible,
+        "hidden": sampler.primitives.tensor(hidden),
+        "visible_mag": visible_mag,
+        "hidden_mag": hidden_mag,
+        "weights": visible.new_ones(len(visible)) if weights is None else weights,
+    }
+
+
+def compute_gradient(
+    self: Any,
+    data: dict[str, Tensor],
+    chains: dict[str, Tensor],
+    centered: bool = True,
+    lambda_l1: float = 0.0,
+    lambda_l2: float = 0.0,
+) -> None:
+    """The log-likelihood's gradient, which the parameters' ``grad`` takes.
+
+    Of centered variables (v - c)(h - d), with the data's means c and d, the products here are with
+    v itself, whose bits a kernel adds up by: the mean of (v - c)(h - d) is that of v (h - d), less
+    c times the mean of h - d, which is 0 of the data but for rounding.
+    """
+    given, given_hidden, free, free_hidden = (
+        state[kind] for state in (data, chains) for kind in ("visible", "hidden_mag")
+    )
+    weights = data["weights"].view(-1), chains["weights"].view(-1)
+    _check_served(self, given, weights[0], given_hidden)
+    _check_served(self, free, weights[1], free_hidden)
+    if any(parameter.grad is None for parameter in self.parameters()):
+        raise StepAside("a parameter without a grad")
+    primitives = _primitives(self, None)
+    bits = [primitives.states(dispatch.materialize(states, "visible")) for states in (given, free)]
+    if any(isinstance(states, Tensor) for states in bits):
+        raise StepAside("grey states, whose products are PyTorch's own")
+    shares = weights[0] / weights[0].sum(), torch.softmax(-weights[1], 0)
+    given_mean, free_mean = (
+        (share @ visible).clamp_(LEAST_MEAN, 1 - LEAST_MEAN)
+        for share, visible in zip(shares, (given, free), strict=True)
+    )
+    given_hidden_mean, free_hidden_mean = shares[0] @ given_hidden, shares[1] @ free_hidden
+    offset = given_hidden_mean if centered else torch.zeros_like(given_hidden_mean)
+    given_part, free_part = (
+        (hidden - offset) * share[:, None]
+        for share, hidden in zip(shares, (given_hidden, free_hidden), strict=True)
+    )
+    gradient = _product(primitives, bits[0], given_part) - _product(primitives, bits[1], free_part)
+    gradient_visible = given_mean - free_mean
+    gradient_hidden = given_hidden_mean - free_hidden_mean
+    if centered:
+        gradient.addr_(given_mean, free_part.sum(0) - given_part.sum(0))
+        gradient_visible -= gradient @ given_hidden_mean
+        gradient_hidden -= given_mean @ gradient
+    gradients = gradient, gradient_visible, gradient_hidden
+    parameters = self.weight_matrix, self.vbias, self.hbias
+    for parameter, part in zip(parameters, gradients, strict=True):
+        if lambda_l1 > 0:
+            part -= lambda_l1 * torch.sign(parameter)
+        if lambda_l2 > 0:
+            part -= 2 * lambda_l2 * parameter
+        parameter.grad.set_(part)
+
+
+class _Sampler:
+    """Draws one kind of units given the other, all chains at one inverse temperature."""
+
+    def __init__(self, model: Any, chains: int, beta: float) -> None:
+        if not isinstance(beta, int | float) or not 0 <= beta < float("inf"):
+            raise StepAside("beta is not a finite number of at least 0")
+        seed = int(random.draw_seed(None, torch.device("cpu")))
+        self.settings = ChainSettings(1, None, None, True, seed, 0)
+        self.beta = None if beta == 1 else model.vbias.new_full((chains,), beta)
+        self.primitives = _primitives(model, self.settings)
+        weight = dispatch.materialize(model.weight_matrix, "weight_matrix").detach()
+        self.operands = self.primitives.operand(weight.t()), self.primitives.operand(weight)
+        self.biases = model.hbias.detach(), model.vbias.detach()
+
+    def states(self, visible: Tensor) -> States:
+        return self.primitives.states(dispatch.materialize(visible, "visible").detach())
+
+    def hidden(self, states: States, step: int, keep: bool) -> tuple[States, Any]:
+        return self._sample(0, states, step, keep)
+
+    def visible(self, states: States, step: int, keep: bool) -> tuple[States, Any]:
+        return self._sample(1, states, step, keep)
+
+    def _sample(self, kind: int, states: States, step: int, keep: bool) -> tuple[States, Any]:
+        return self.primitives.sample_bernoulli(
+            states, self.operands[kind], self.biases[kind], self.beta, keep, self.settings, step
+        )
+
+
+def _primitives(model: Any, settings: ChainSettings | None) -> ChainPrimitives:
+    weight = model.weight_matrix
+    name = backend.select(weight.device, weight.dtype)
+    machine = Machine(weight.t(), model.vbias, model.hbias, None)
+    primitives: ChainPrimitives = backend.implementation("rbm", name).primitives(machine, settings)
+    return primitives
+
+
+def _product(primitives: ChainPrimitives, visible: States, hidden: Tensor) -> Tensor:
+    """visible [B, D].T @ hidden [B, H]."""
+    return primitives.add_product(hidden, visible, None).t().contiguous()
+
+
+def _check_served(
+    model: Any, visible: Tensor, weights: Tensor | None = None, hidden: Tensor | None = None
+) -> None:
+    """Raises where the kernels do not take the states, or more than numbers is asked for."""
+    parameters = model.weight_matrix, model.vbias, model.hbias
+    tensors = [t for t in (visible, weights, hidden, *parameters) if t is not None]
+    if dispatch.is_traced(*tensors) or dispatch.is_in_functorch():
+        raise StepAside("the call is traced or transformed")
+    if any(t.dtype != torch.float32 or not t.is_cpu for t in tensors):
+        raise StepAside("not float32 on a CPU")
+    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+        raise StepAside("gradients by autograd")
+    if is_autocast_enabled_anywhere():
+        raise StepAside("autocast")
+    if backend.select(visible.device, visible.dtype) == "eager":
+        raise StepAside("no kernels run here")
+    rows, (width, units) = len(visible), model.weight_matrix.shape
+    shapes = [(visible, (rows, width)), (weights, (rows,)), (hidden, (rows, units))]
+    if not rows or any(t is not None and t.shape != shape for t, shape in shapes):
+        raise StepAside("states of other shapes than the model's")
