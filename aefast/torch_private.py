@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad, profiler
+from torch.nn.parallel import DistributedDataParallel
 
 try:
     # How far a call is traced: torch.jit.trace, dispatch modes, make_fx before autograd.
@@ -36,6 +37,9 @@ try:
     # torch.utils.checkpoint is told by its hooks on saved tensors.
     from torch._C._autograd import _top_saved_tensors_default_hooks as saved_tensors_hooks
 
+    # The wrapper whose forward is running.
+    DistributedDataParallel._active_ddp_module  # noqa: B018
+
     has_avx512_bf16 = torch.cpu._is_avx512_bf16_supported
     is_zero_tensor = Tensor._is_zerotensor
     profiler._is_profiler_enabled  # noqa: B018
@@ -49,6 +53,7 @@ __all__ = [
     "PRE_DISPATCH",
     "TorchDispatchMode",
     "TransformType",
+    "active_data_parallel",
     "count_dispatch_modes",
     "cuda_stream",
     "dispatch_modes",
@@ -66,6 +71,12 @@ __all__ = [
     "saved_tensors_hooks",
     "transforms",
 ]
+
+
+def active_data_parallel() -> DistributedDataParallel | None:
+    """The DistributedDataParallel whose forward is running, if any."""
+    active: DistributedDataParallel | None = DistributedDataParallel._active_ddp_module
+    return active
 
 
 def cuda_stream(device: int) -> int:

@@ -6,6 +6,7 @@ from aefast.nn.compression import CompressedCode
 from aefast.nn.contractive import ContractiveAutoencoder
 from aefast.nn.denoising import DenoisingAutoencoder
 from aefast.nn.linear import LinearAct, TiedLinearAct
+from aefast.nn.loss_module import LossModule
 from aefast.nn.partition import LogPartition, annealed_importance_sampling, exact_log_partition
 from aefast.nn.rbm import RBM
 from aefast.nn.sparse import SparseAutoencoder
@@ -22,6 +23,7 @@ __all__ = [
     "DenoisingAutoencoder",
     "LinearAct",
     "LogPartition",
+    "LossModule",
     "SparseAutoencoder",
     "StochasticAutoencoder",
     "TiedLinearAct",

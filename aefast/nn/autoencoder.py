@@ -12,6 +12,7 @@ from aefast.nn.compression import CompressedCode, dequantize, quantize
 from aefast.nn.encoder_decoder import EncoderDecoder, example_of
 from aefast.nn.linear import Device
 from aefast.nn.plain import known_by_its_parameters
+from aefast.nn.replicas import check_replica
 from aefast.nn.step_plan import loss_in_one_call
 from aefast.ops.corrupt.noise import Noise
 from aefast.ops.corrupt.op import corrupt_with
@@ -143,11 +144,10 @@ class Autoencoder(EncoderDecoder):
         Raises:
             TypeError, ValueError: as :func:`aefast.functional.reconstruction_loss`; or x is outside
                 [0, 1] and the loss ``"bce"``, which a GPU is not asked about.
-
-        ``DistributedDataParallel`` synchronizes the gradients of a ``forward`` alone, and
-        ``fully_shard`` gathers parameters before one: give them a module whose ``forward`` returns
-        this loss.
+            RuntimeError: ``DistributedDataParallel`` wraps the model: it takes a
+                :class:`aefast.nn.LossModule`.
         """
+        check_replica(self)
         check_draw(seed, generator, row_offset)
         loss = loss_in_one_call(self, x, seed, generator, row_offset)
         if loss is not None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from aefast.functional import contractive_penalty, tangents
 from aefast.nn.autoencoder import Architecture, Autoencoder, check_draw
 from aefast.nn.plain import is_plain, known_by_its_parameters
+from aefast.nn.replicas import check_replica
 from aefast.nn.step_plan import loss_in_one_call
 from aefast.ops.contractive.singular_vectors import Tangents, turned
 from aefast.ops.shared import checks
@@ -65,6 +66,7 @@ class ContractiveAutoencoder(Autoencoder):
         row_offset: int = 0,
     ) -> Tensor:
         """The mean error of the reconstruction plus the weighted mean penalty; a scalar."""
+        check_replica(self)
         check_draw(seed, generator, row_offset)
         loss = loss_in_one_call(self, x, seed, generator, row_offset)
         if loss is not None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from aefast.functional import corrupt
 from aefast.nn.autoencoder import Architecture, Autoencoder, check_draw
 from aefast.nn.plain import known_by_its_parameters
+from aefast.nn.replicas import check_replica
 from aefast.nn.step_plan import loss_in_one_call
 from aefast.ops.corrupt.noise import KINDS
 from aefast.ops.shared import checks
@@ -82,6 +83,7 @@ class DenoisingAutoencoder(Autoencoder):
     ) -> Tensor:
         """The mean error of the reconstruction of x with noise against the clean x; otherwise as
         :meth:`aefast.nn.Autoencoder.loss`."""
+        check_replica(self)
         check_draw(seed, generator, row_offset)
         loss = loss_in_one_call(self, x, seed, generator, row_offset)
         if loss is not None:

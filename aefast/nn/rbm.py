@@ -13,6 +13,7 @@ from aefast.nn.likelihood import floored
 from aefast.nn.linear import Device
 from aefast.nn.plain import is_plain, known_by_its_parameters
 from aefast.nn.reparametrized import renew_weights
+from aefast.nn.replicas import check_replica
 from aefast.nn.step_plan import NOT_TOGETHER, PlannedMachine
 from aefast.ops.rbm.op import VISIBLE_KINDS, check_states, check_steps
 from aefast.ops.shared import checks, dispatch
@@ -36,8 +37,8 @@ class RBM(nn.Module):
         gaussian:   E(v, h) = |(v - b) / s|^2 / 2 - ct h - ht W (v / s^2)
 
     :meth:`loss` is contrastive divergence. It takes any torch optimizer, and with it momentum and
-    weight decay: plain gradients climb the likelihood. For DistributedDataParallel wrap a module
-    whose ``forward`` returns it; give each rank its ``row_offset`` and, where chains persist, pass
+    weight decay: plain gradients climb the likelihood. DistributedDataParallel takes it in a
+    :class:`aefast.nn.LossModule`; give each rank its ``row_offset`` and, where chains persist, pass
     ``broadcast_buffers=False``.
 
     Args:
@@ -182,6 +183,7 @@ class RBM(nn.Module):
             RuntimeError: persistent chains under ``torch.utils.checkpoint``, which would compute
                 the loss again from where it has moved them.
         """
+        check_replica(self)
         renew_weights(self)
         checks.check_like(visible, "visible", self.weight, "weight")
         moves_on = self.training and torch.is_grad_enabled()

@@ -21,6 +21,7 @@ from aefast.nn.likelihood import (
 )
 from aefast.nn.linear import Device
 from aefast.nn.plain import known_by_its_parameters
+from aefast.nn.replicas import check_replica
 from aefast.nn.step_plan import loss_in_one_call
 from aefast.ops.shared import checks, dispatch
 from aefast.random import Step
@@ -137,6 +138,7 @@ class StochasticAutoencoder(EncoderDecoder):
         row_offset: int = 0,
     ) -> Tensor:
         """The mean over the rows of -ln p(x | h), in nats, at codes drawn from p(h | x)."""
+        check_replica(self)
         check_draw(seed, generator, row_offset)
         loss = loss_in_one_call(self, x, seed, generator, row_offset)
         if loss is not None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from aefast.functional import sparse_decode, topk_encode
 from aefast.nn.autoencoder import check_draw
 from aefast.nn.linear import Device
+from aefast.nn.replicas import check_replica
 from aefast.ops.shared import checks
 from aefast.ops.topk.op import SparseCode
 
@@ -133,6 +134,7 @@ class TopKSparseAutoencoder(nn.Module):
         """What training minimizes, a scalar: the mean squared error of the reconstruction, and the
         dead latents' loss. In training it counts the rows since each latent was active. It draws
         nothing: the options are those of every model's loss."""
+        check_replica(self)
         check_draw(seed, generator, row_offset)
         code = self.encode(x)
         output = self.decode(code)

@@ -23,6 +23,7 @@ from aefast.nn.likelihood import (
 )
 from aefast.nn.linear import Device, FactoryOptions, LinearAct, preactivation
 from aefast.nn.plain import has_own_methods, is_plain, known_by_its_parameters
+from aefast.nn.replicas import check_replica
 from aefast.nn.step_plan import loss_in_one_call
 from aefast.ops.linear_act.op import ACTIVATIONS
 from aefast.ops.shared import checks, dispatch
@@ -172,8 +173,9 @@ class VariationalAutoencoder(nn.Module):
         The K samples of a batch are drawn at rows row_offset * K to (row_offset + B) * K.
 
         ``DistributedDataParallel`` synchronizes the gradients of a ``forward`` alone: give it a
-        module whose ``forward`` returns this loss.
+        :class:`aefast.nn.LossModule`.
         """
+        check_replica(self)
         check_draw(seed, generator, row_offset)
         loss = loss_in_one_call(self, x, seed, generator, row_offset)
         if loss is not None:
