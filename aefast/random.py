@@ -201,6 +201,18 @@ def child_seed(seed: int, child: int) -> int:
     return (high << 32 | low) % SEED_LIMIT
 
 
+def child_seeds(seed: int, first: int, count: int) -> Tensor:
+    """Those of ``count`` children from ``first`` on, int64: :func:`child_seed` of each.
+
+    >>> child_seeds(0, 5, 3).tolist() == [child_seed(0, child) for child in (5, 6, 7)]
+    True
+    """
+    child = torch.arange(first, first + count, dtype=torch.int64, device="cpu")
+    counter = (torch.zeros_like(child), child & _LOW, child >> 32, Step.CHILD_SEED)
+    high, low, _, _ = philox(counter, (seed & _LOW, seed >> 32))
+    return (high << 32 | low) & (SEED_LIMIT - 1)
+
+
 def seed_tensor(seed: int | Tensor) -> Tensor:
     """A seed as the registered ops take it, an int64 tensor of one element."""
     return (

@@ -69,7 +69,8 @@ def _has_gradient_hooks(parameter: Tensor) -> bool:
 
 
 def _is_plain(state: dict[str, Any], parameter: Tensor, averages: Sequence[str]) -> bool:
-    """Whether the kernels can read a parameter's state: a state dict may bring any."""
+    """Whether the kernels can read a parameter's state: a state dict may bring any. On a GPU the
+    count of steps may be on either side."""
     if not state.keys() >= {*averages}:
         return False
     sizes = dict.fromkeys(averages, parameter.shape)
@@ -80,7 +81,7 @@ def _is_plain(state: dict[str, Any], parameter: Tensor, averages: Sequence[str])
     return all(
         isinstance(kept := state.get(name), Tensor)
         and kept.dtype == torch.float32
-        and kept.is_cpu
+        and (kept.device == parameter.device or (name == "step" and kept.is_cpu))
         and kept.is_contiguous()
         and kept.shape == size
         for name, size in sizes.items()

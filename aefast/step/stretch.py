@@ -4,7 +4,10 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
+
+from aefast import random
 
 # A call of the kernels returns after so long: Ctrl-C is heard, and a callback called, in between.
 CHUNK_SECONDS = 0.05
@@ -38,11 +41,7 @@ class Stretch(NamedTuple):
 
     def after(self, steps: int) -> "Stretch":
         """What is left of it after so many steps, which may be nothing."""
-        rows = self._rows_of_first_epoch
-        if self.is_even:
-            steps_of_first = self.steps_per_epoch - self.first_step
-        else:
-            steps_of_first = -(-rows // self.batch_size)
+        rows, steps_of_first = self._rows_of_first_epoch, self._steps_of_first_epoch
         if steps < steps_of_first:
             step = self.first_step + steps
             taken = self._rows_before(step) - self._rows_before(self.first_step)
@@ -61,9 +60,25 @@ class Stretch(NamedTuple):
         for rows in rest.split(self.epoch_rows) if len(rest) else ():
             yield self._minibatches(rows, 0)
 
+    def step_seeds(self, steps: int) -> Tensor:
+        """What the first so many steps draw with, int64."""
+        seeds: list[Tensor] = []
+        first, most = self.first_step, self._steps_of_first_epoch
+        for seed in self.seeds:
+            seeds.append(random.child_seeds(seed, first, min(steps, most)))
+            steps -= len(seeds[-1])
+            first, most = 0, self.steps_per_epoch
+        return torch.cat(seeds)
+
     @property
     def _rows_of_first_epoch(self) -> int:
         return (len(self.order) - 1) % self.epoch_rows + 1
+
+    @property
+    def _steps_of_first_epoch(self) -> int:
+        if self.is_even:
+            return self.steps_per_epoch - self.first_step
+        return -(-self._rows_of_first_epoch // self.batch_size)
 
     def _rows_before(self, step: int) -> int:
         """How many rows an epoch has taken before this step."""

@@ -17,8 +17,9 @@ from aefast.nn.step_plan import PlannedMachine, PlannedStep, plan_of
 from aefast.ops.shared import checks
 from aefast.step import optimizers
 from aefast.step.stretch import Stretch
+from aefast.training.graph_engine import graph_engine
 
-Loss = Callable[[Tensor, int], Tensor]
+Loss = Callable[[Tensor, Any], Tensor]
 
 
 class DivergenceError(ArithmeticError):
@@ -29,7 +30,7 @@ class Engine(Protocol):
     """Takes steps over minibatches.
 
     Attributes:
-        name: ``"step"`` or ``"loop"``.
+        name: ``"step"``, ``"graph"`` or ``"loop"``.
         reason: why it is this one.
     """
 
@@ -48,18 +49,24 @@ def choose(
     optimizer: torch.optim.Optimizer,
     loss: Loss,
 ) -> Engine:
-    """The kernels where they serve, else the ordinary loop with this ``loss``."""
-    step = _kernel_step(model, dataset, optimizer)
-    if isinstance(step, str):
-        return LoopEngine(model, dataset, optimizer, loss, step)
-    return step
+    """What takes whole steps where it serves, else the ordinary loop with this ``loss``."""
+    if "loss" in model.__dict__:
+        step: Engine | str = "the model has a loss of its own"
+    elif _example_of(model).device.type == "cuda":
+        step = graph_engine(model, dataset, optimizer, loss)
+    else:
+        step = _kernel_step(model, dataset, optimizer)
+    return LoopEngine(model, dataset, optimizer, loss, step) if isinstance(step, str) else step
+
+
+def _example_of(model: nn.Module) -> Tensor:
+    """A parameter, for its device and dtype."""
+    return next(model.parameters(), torch.empty(0, dtype=torch.float32, device="cpu"))
 
 
 def _kernel_step(
     model: nn.Module, dataset: Dataset | TensorRows, optimizer: torch.optim.Optimizer
 ) -> "StepEngine | str":
-    if "loss" in model.__dict__:
-        return "the model has a loss of its own"
     planned = plan_of(model)
     if isinstance(planned, str):
         return planned
@@ -151,7 +158,7 @@ class LoopEngine:
         loss: Loss,
         reason: str,
     ) -> None:
-        example = next(model.parameters(), torch.empty(0, dtype=torch.float32, device="cpu"))
+        example = _example_of(model)
         self.device, self.dtype = example.device, example.dtype
         self.dataset = dataset
         self.optimizer = optimizer

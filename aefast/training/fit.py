@@ -57,7 +57,8 @@ class History:
         losses: of each step, float64 ``[steps]``.
         validation: the held-out loss after each epoch, float64 ``[epochs]``; empty without data.
         seconds: how long it took.
-        engine: ``"step"``, C++ that takes whole steps, or ``"loop"``, the ordinary loop.
+        engine: ``"step"``, C++ that takes whole steps, ``"graph"``, a CUDA graph that holds one, or
+            ``"loop"``, the ordinary loop.
         reason: why it was that one.
     """
 
@@ -97,8 +98,10 @@ def fit(
 
     On a CPU C++ takes the whole step where the model is one of :mod:`aefast.nn` with nothing on its
     layers, its parameters and the data are float32 (or uint8), and the optimizer is ``SGD``,
-    ``Adam`` or ``AdamW``; elsewhere the loop above runs. ``engine`` and ``reason`` say which and
-    why.
+    ``Adam`` or ``AdamW``. On a CUDA device such a step is captured as a CUDA graph, which is
+    replayed for each minibatch: rows, seeds and learning rates are read from the GPU's memory, and
+    the data lie there, where they take no more than a quarter of what is free. Elsewhere the loop
+    above runs. ``engine`` and ``reason`` say which and why.
 
     A plain PyTorch model goes, too, with its ``loss``: any module, one that was accelerated with
     its loss, or an ``nn.Sequential``. C++ takes its steps where it is linear layers and

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from aefast import random
 from aefast.step.stretch import Stretch
 
 
@@ -40,4 +41,12 @@ def test_what_is_left_goes_on_where_the_steps_ended(rows, batch, is_even):
             for number, minibatch in enumerate(epoch, start=first)
         ]
         assert left == steps[taken:]
+        expected = [random.child_seed(seed, number) for _, seed, number in left]
+        assert rest.step_seeds(len(left)).tolist() == expected
     assert len(whole.after(len(steps)).order) == 0
+
+
+def test_a_stretch_may_be_a_part_of_one_long_count_of_steps():
+    """As a run's, which counts its steps over all epochs."""
+    stretch = Stretch(torch.arange(6), 4, 10, [3], first_step=70)
+    assert stretch.step_seeds(2).tolist() == [random.child_seed(3, step) for step in (70, 71)]

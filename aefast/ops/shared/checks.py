@@ -89,8 +89,9 @@ def check_integer(value: Any, argument: str, limit: int, low: int = 0) -> int:
     return value
 
 
-def check_seed_arguments(seed: int | None, generator: torch.Generator | None) -> None:
-    """Before anything is drawn: both are right, and not both are given."""
+def check_seed_arguments(seed: int | Tensor | None, generator: torch.Generator | None) -> None:
+    """Before anything is drawn: both are right, and not both are given. A seed that is a tensor, as
+    a CUDA graph takes it, is not read."""
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(
             f"generator is a {type(generator).__name__}; it takes a torch.Generator or None"
@@ -99,7 +100,10 @@ def check_seed_arguments(seed: int | None, generator: torch.Generator | None) ->
         return
     if generator is not None:
         raise ValueError("seed and generator are both given; it takes one of them")
-    check_integer(seed, "seed", random.SEED_LIMIT)
+    if isinstance(seed, Tensor):
+        check_seed_tensor(seed)
+    else:
+        check_integer(seed, "seed", random.SEED_LIMIT)
 
 
 def check_seed_tensor(seed: Tensor) -> None:

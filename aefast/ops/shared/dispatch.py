@@ -178,7 +178,7 @@ def is_in_functorch() -> bool:
 
 
 def resolve_seed(
-    seed: int | None, generator: torch.Generator | None, device: torch.device, traced: bool
+    seed: int | Tensor | None, generator: torch.Generator | None, device: torch.device, traced: bool
 ) -> int | Tensor:
     """The seed given, or one drawn from ``generator`` or from torch's default one.
 
@@ -195,4 +195,6 @@ def resolve_seed(
         )
     if seed is None:
         return random.draw_seed(generator, device, as_tensor=traced or is_vmapped())
-    return seed if isinstance(seed, int) else int(seed)
+    if isinstance(seed, Tensor) and (traced or seed.device.type != "cpu"):
+        return seed
+    return int(seed)

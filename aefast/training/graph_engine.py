@@ -1,0 +1,294 @@
+"""Training on a GPU: the whole step as a CUDA graph, which is replayed for each minibatch."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from itertools import chain, islice, takewhile
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from aefast.data import Dataset
+from aefast.data.tensor_rows import TensorRows
+from aefast.nn.step_plan import plan_of
+from aefast.step import optimizers
+from aefast.step.stretch import Stretch
+
+# The minibatches that are told to the GPU at a time have so many rows, unless one has more.
+ROWS_AT_ONCE = 1 << 18
+
+
+class DeviceRows:
+    """A dataset's rows on the device of the parameters, and the minibatches that are made of them.
+
+    Args:
+        dataset: whose rows are copied there as they are, bytes as bytes.
+        example: one of the parameters.
+    """
+
+    def __init__(self, dataset: Dataset | TensorRows, example: Tensor) -> None:
+        rows = dataset.rows
+        rows = rows if isinstance(rows, Tensor) else torch.from_numpy(rows[:])
+        self.rows = rows.to(example.device)
+        self.dtype = example.dtype
+        scale = 1.0 if isinstance(dataset, TensorRows) else dataset.scale
+        # A tensor divides; for a number CUDA multiplies by the reciprocal, which rounds otherwise.
+        self.scale = None if scale == 1 else example.new_full((), scale, dtype=torch.float32)
+
+    def take(self, indices: Tensor) -> Tensor:
+        """The samples of those ``indices``, int64 ``[B]``, in their order: ``[B, D]``."""
+        rows = self.rows.index_select(0, indices)
+        if not rows.is_floating_point():
+            rows = rows.float()
+        return (rows if self.scale is None else rows / self.scale).to(self.dtype)
+
+
+class Capture(Protocol):
+    """How a step becomes something that is replayed."""
+
+    def warm_up(self, step: Callable[[], None]) -> None:
+        """Takes a step where it will be captured: what happens once, a compilation, is over."""
+        ...
+
+    def capture(self, step: Callable[[], None]) -> Callable[[], None]:
+        """What takes that step again, without Python. Nothing is computed yet."""
+        ...
+
+
+class CudaCapture:
+    """CUDA graphs, captured on a stream of their own as CUDA wants it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.stream = torch.cuda.Stream(device)
+
+    def warm_up(self, step: Callable[[], None]) -> None:
+        self.stream.wait_stream(torch.cuda.current_stream(self.stream.device))
+        with torch.cuda.stream(self.stream):
+            step()
+        torch.cuda.current_stream(self.stream.device).wait_stream(self.stream)
+
+    def capture(self, step: Callable[[], None]) -> Callable[[], None]:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
+            step()
+        replay: Callable[[], None] = graph.replay
+        return replay
+
+
+class DeviceOptimizer:
+    """An optimizer's step with all that changes between two steps on the device: the counts of
+    steps, the learning rates, and whether a loss was not finite, after which no step is taken.
+
+    It is torch's fused optimizer of the same kind, with the averages of the one that was given.
+
+    Args:
+        optimizer: one that :func:`aefast.step.optimizers.refusal` has nothing against.
+        stopped: a scalar, 1 where no step is to be taken, else 0.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, stopped: Tensor) -> None:
+        self.optimizer = optimizer
+        groups = [self._on_device(group, stopped.device) for group in optimizer.param_groups]
+        make: Any = type(optimizer)
+        self.fused = make(groups)
+        self.fused.found_inf = stopped
+        for parameter, state in optimizer.state.items():
+            self.fused.state[parameter] = {
+                name: value.to(stopped.device, copy=True) if name == "step" else value
+                for name, value in state.items()
+            }
+
+    @staticmethod
+    def _on_device(group: dict[str, Any], device: torch.device) -> dict[str, Any]:
+        rate = torch.full((), float(group["lr"]), dtype=torch.float32, device=device)
+        options = {**group, "lr": rate, "fused": True, "foreach": False}
+        return {**options, "capturable": True} if "capturable" in group else options
+
+    def read_rates(self) -> None:
+        """Takes the learning rates as they are now; a scheduler may have changed them."""
+        for fused, group in zip(self.fused.param_groups, self.optimizer.param_groups, strict=True):
+            fused["lr"].fill_(float(group["lr"]))
+
+    def step(self, gradients: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """One step with these gradients, each beside its parameter."""
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+        self.fused.step()
+        for parameter, _ in gradients:
+            parameter.grad = None
+
+    def write_back(self) -> None:
+        """Leaves the state in the optimizer that was given, as its own steps would."""
+        for parameter, state in self.fused.state.items():
+            own = self.optimizer.state[parameter]
+            for name, value in state.items():
+                if name == "step" and name in own:
+                    own[name].copy_(value)
+                else:
+                    own[name] = value.cpu() if name == "step" else value
+
+
+class Buffers(NamedTuple):
+    """What a captured step reads and writes, at fixed addresses.
+
+    Attributes:
+        order: the numbers of the rows, int64, minibatch after minibatch.
+        seeds: of each step, int64.
+        losses: of each step, float32.
+        rows_taken: how many rows of ``order`` were taken, int64 ``[1]``.
+        steps_taken: how many steps, int64 ``[1]``.
+    """
+
+    order: Tensor
+    seeds: Tensor
+    losses: Tensor
+    rows_taken: Tensor
+    steps_taken: Tensor
+
+    @classmethod
+    def for_batches(cls, batch_size: int, device: torch.device) -> "Buffers":
+        rows = max(batch_size, ROWS_AT_ONCE)
+
+        def zeros(size: int, dtype: torch.dtype) -> Tensor:
+            return torch.zeros(size, dtype=dtype, device=device)
+
+        steps = rows // batch_size
+        return cls(
+            zeros(rows, torch.int64),
+            zeros(steps, torch.int64),
+            zeros(steps, torch.float32),
+            zeros(1, torch.int64),
+            zeros(1, torch.int64),
+        )
+
+    def fill(self, order: Tensor, seeds: Tensor) -> None:
+        """The next steps' rows and seeds, from the first on."""
+        self.order[: len(order)].copy_(order)
+        self.seeds[: len(seeds)].copy_(seeds)
+        self.rows_taken.zero_()
+        self.steps_taken.zero_()
+
+
+class GraphEngine:
+    """One step after the other as a CUDA graph: Python launches it, and nothing else.
+
+    A graph is captured for each number of rows that minibatches have: two, where an epoch's last
+    one is smaller. The first step of each is taken as it is, which compiles what it needs.
+
+    Args:
+        model: one that has a plan of its step, so that nothing in it depends on Python.
+        rows: what it is trained on.
+        optimizer: of its parameters.
+        loss: of a batch and a seed, an int64 tensor of one element.
+        capture: how a step is captured.
+    """
+
+    name = "graph"
+    reason = "a CUDA graph holds the whole step"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        rows: DeviceRows,
+        optimizer: torch.optim.Optimizer,
+        loss: Callable[[Tensor, Any], Tensor],
+        capture: Capture,
+    ) -> None:
+        self.rows = rows
+        self.loss = loss
+        self.capture = capture
+        self.states = list(model.buffers())  # a machine's chains, which a step moves
+        device = rows.rows.device
+        self.stopped = torch.zeros((), dtype=torch.float32, device=device)
+        self.optimizer = DeviceOptimizer(optimizer, self.stopped)
+        known = {id(parameter) for parameter in model.parameters()}
+        self.trained = [
+            parameter
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+            if id(parameter) in known and parameter.requires_grad
+        ]
+        self.buffers: Buffers | None = None
+        self.takes: dict[int, Callable[[], None]] = {}
+        self.step_seconds = math.inf
+
+    def run(self, stretch: Stretch, seconds: float) -> list[float]:
+        if self.buffers is None:
+            self.buffers = Buffers.for_batches(stretch.batch_size, self.stopped.device)
+        start = time.perf_counter()
+        most = max(1, min(len(self.buffers.seeds), int(seconds / self.step_seconds)))
+        minibatches = list(islice(chain.from_iterable(stretch.epochs()), most))
+        self.buffers.fill(torch.cat(minibatches), stretch.step_seeds(len(minibatches)))
+        self.stopped.zero_()
+        self.optimizer.read_rates()
+        for minibatch in minibatches:
+            self._take(len(minibatch))
+        losses: list[float] = self.buffers.losses[: len(minibatches)].tolist()
+        self.optimizer.write_back()
+        self.step_seconds = (time.perf_counter() - start) / len(minibatches)
+        finite = sum(1 for _ in takewhile(math.isfinite, losses))
+        return losses[: finite + 1]
+
+    def _take(self, rows: int) -> None:
+        """A step over a minibatch of so many rows: the first as it is, the others by a graph."""
+        if rows not in self.takes:
+            self.capture.warm_up(lambda: self._step(rows))
+            self.takes[rows] = lambda: self._capture(rows)
+        else:
+            self.takes[rows]()
+
+    def _capture(self, rows: int) -> None:
+        try:
+            self.takes[rows] = self.capture.capture(lambda: self._step(rows))
+        except RuntimeError as error:  # a step that is taken as it is has the same numbers
+            self.takes[rows] = lambda: self._step(rows)
+            self.name = "loop"
+            self.reason = f"the step could not be captured: {str(error).splitlines()[0]}"
+        self.takes[rows]()
+
+    def _step(self, rows: int) -> None:
+        """What is captured. Nothing here reads a number that changes from Python."""
+        buffers = self.buffers
+        assert buffers is not None  # run() has made them
+        states = [state.clone() for state in self.states]
+        place = buffers.rows_taken + torch.arange(
+            rows, dtype=torch.int64, device=self.stopped.device
+        )
+        x = self.rows.take(buffers.order.index_select(0, place))
+        loss = self.loss(x, buffers.seeds.index_select(0, buffers.steps_taken))
+        gradients = torch.autograd.grad(loss, self.trained, allow_unused=True)
+        with torch.no_grad():
+            self.stopped.copy_(torch.maximum(self.stopped, 1 - loss.isfinite().float()))
+            pairs = zip(self.trained, gradients, strict=True)
+            self.optimizer.step([(p, gradient) for p, gradient in pairs if gradient is not None])
+            for state, before in zip(self.states, states, strict=True):
+                state.copy_(torch.where(self.stopped > 0, before, state))
+            buffers.losses.index_copy_(0, buffers.steps_taken, loss.float().reshape(1))
+            buffers.rows_taken.add_(rows)
+            buffers.steps_taken.add_(1)
+
+
+def graph_engine(
+    model: nn.Module,
+    dataset: Dataset | TensorRows,
+    optimizer: torch.optim.Optimizer,
+    loss: Callable[[Tensor, Any], Tensor],
+) -> GraphEngine | str:
+    """The engine for a model on a CUDA device; or why its step cannot be captured."""
+    planned = plan_of(model)
+    if isinstance(planned, str):
+        return planned
+    reason = optimizers.refusal(optimizer, planned.parameters)
+    if reason is not None:
+        return reason
+    example = planned.parameters[0]
+    if any(p.device != example.device or p.is_inference() for p in planned.parameters):
+        return "the parameters are not all on one device, or were made in inference mode"
+    if dataset.rows.shape[1] != planned.width:
+        return "the data's width is not the model's"
+    free, _ = torch.cuda.mem_get_info(example.device)
+    if dataset.rows.nbytes > free // 4:
+        return "the data take more than a quarter of the GPU's free memory"
+    rows = DeviceRows(dataset, example)
+    return GraphEngine(model, rows, optimizer, loss, CudaCapture(example.device))

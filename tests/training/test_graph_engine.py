@@ -1,0 +1,176 @@
+"""The step that a CUDA graph holds: here it is traced instead, by make_fx, and the trace is run for
+each minibatch. What the step read from Python while it was traced is a constant of the trace, as it
+would be one of the graph."""
+
+import copy
+
+import pytest
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+
+import aefast
+from aefast import nn
+from aefast.data.dataset import from_array
+from aefast.data.tensor_rows import TensorRows
+from aefast.step.stretch import Stretch
+from aefast.training.engines import LoopEngine
+from aefast.training.graph_engine import DeviceRows, GraphEngine
+
+ROWS, BATCH, WIDTH = 22, 6, 12
+
+MODELS = {
+    "plain": lambda: nn.Autoencoder(WIDTH, 5),
+    "tied bce": lambda: nn.Autoencoder(
+        WIDTH, 5, tied=True, loss="bce", output_activation="sigmoid"
+    ),
+    "dropout": lambda: nn.Autoencoder(layers=[WIDTH, 8, 4], code_dropout=0.3),
+    "denoising": lambda: nn.DenoisingAutoencoder(WIDTH, 5, corruption="masking"),
+    "gaussian noise": lambda: nn.DenoisingAutoencoder(WIDTH, 5, corruption="gaussian"),
+    "contractive": lambda: nn.ContractiveAutoencoder(WIDTH, 5),
+    "sparse": lambda: nn.SparseAutoencoder(WIDTH, 5),
+    "variational": lambda: nn.VariationalAutoencoder(WIDTH, 3, layers=[8]),
+    "rbm": lambda: nn.RBM(WIDTH, 5),
+    "persistent rbm": lambda: nn.RBM(WIDTH, 5, chains=7),
+}
+
+OPTIMIZERS = {
+    "adam": lambda parameters: torch.optim.Adam(parameters, 1e-2),
+    "adamw": lambda parameters: torch.optim.AdamW(parameters, 1e-2, weight_decay=0.1),
+    "momentum": lambda parameters: torch.optim.SGD(parameters, 0.1, momentum=0.9),
+    "sgd": lambda parameters: torch.optim.SGD(parameters, 0.1),
+}
+
+
+class Traced:
+    """Records a step, which takes it, and undoes what it has done: a graph's capture computes
+    nothing. It is told ``model`` and ``engine`` when they are there."""
+
+    def warm_up(self, step):
+        step()
+
+    def capture(self, step):
+        tensors = [*self.model.state_dict().values(), *self.engine.buffers, self.engine.stopped]
+        for state in self.engine.optimizer.fused.state.values():
+            tensors += state.values()
+        before = [tensor.detach().clone() for tensor in tensors]
+        record = make_fx(step)()
+        with torch.no_grad():
+            for tensor, value in zip(tensors, before, strict=True):
+                tensor.copy_(value)
+        return record
+
+
+def stretch(epochs=2, first_step=0):
+    order = torch.cat([torch.randperm(ROWS, generator=torch.manual_seed(e)) for e in range(epochs)])
+    return Stretch(order, BATCH, ROWS, [11, 12][:epochs])
+
+
+def dataset():
+    values = torch.randint(256, (ROWS, WIDTH), generator=torch.manual_seed(5), dtype=torch.uint8)
+    return from_array(values.numpy(), "data")
+
+
+def engines(make, make_optimizer, data):
+    """The captured step, and the loop, each with a model and an optimizer of its own."""
+    torch.manual_seed(1)
+    first = make().train()
+    second = copy.deepcopy(first)
+    optimizers = [make_optimizer(model.parameters()) for model in (first, second)]
+
+    def loss_of(model):
+        return lambda x, seed: model.loss(x, seed=seed)
+
+    example = next(first.parameters())
+    capture = Traced()
+    graph = GraphEngine(first, DeviceRows(data, example), optimizers[0], loss_of(first), capture)
+    capture.model, capture.engine = first, graph
+    loop = LoopEngine(second, data, optimizers[1], loss_of(second), "")
+    return graph, loop, (first, second), optimizers
+
+
+def assert_same_state(models, optimizers):
+    for one, other in zip(*(model.state_dict().values() for model in models), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    states = [optimizer.state_dict()["state"] for optimizer in optimizers]
+    torch.testing.assert_close(states[0], states[1], rtol=1e-4, atol=1e-6)
+
+
+def run_all(engine, whole):
+    losses, rest = [], whole
+    while len(rest.order):
+        losses += engine.run(rest, 0.05)
+        rest = whole.after(len(losses))
+    return losses
+
+
+QUICK = ("denoising", "contractive", "variational", "persistent rbm")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in MODELS],
+)
+def test_a_replayed_step_is_the_loops(name):
+    """With the same minibatches and draws, and an epoch's last minibatch smaller than the rest."""
+    graph, loop, models, optimizers = engines(MODELS[name], OPTIMIZERS["adam"], dataset())
+    losses = run_all(graph, stretch())
+    torch.testing.assert_close(losses, run_all(loop, stretch()), rtol=1e-4, atol=1e-6)
+    assert len(losses) == 8
+    assert_same_state(models, optimizers)
+
+
+@pytest.mark.parametrize("make_optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_a_replayed_step_leaves_the_optimizer_as_its_own_steps_would(make_optimizer):
+    """Also where they are taken in turns, and a scheduler changes the rate in between."""
+    graph, loop, models, optimizers = engines(MODELS["plain"], make_optimizer, dataset())
+    for rate in (1.0, 0.1):
+        for optimizer in optimizers:
+            optimizer.param_groups[0]["lr"] *= rate
+        run_all(graph, stretch())
+        run_all(loop, stretch())
+    assert_same_state(models, optimizers)
+
+
+def test_a_step_that_cannot_be_captured_is_taken_as_it_is(monkeypatch):
+    def refuse(self, step):
+        raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+    monkeypatch.setattr(Traced, "capture", refuse)
+    graph, loop, models, optimizers = engines(MODELS["denoising"], OPTIMIZERS["adam"], dataset())
+    run_all(graph, stretch())
+    run_all(loop, stretch())
+    assert_same_state(models, optimizers)
+    assert (graph.name, graph.reason) == (
+        "loop",
+        "the step could not be captured: operation not permitted when stream is capturing",
+    )
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_fit_on_a_gpu_replays_a_graph(make):
+    data = dataset()
+    models = [make().cuda() for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    models[1].register_forward_hook(lambda *_: None)  # it is looked on: the ordinary loop runs
+    optimizers = [torch.optim.Adam(model.parameters(), 1e-2) for model in models]
+    histories = [
+        aefast.fit(model, data, optimizer, epochs=3, batch_size=BATCH, seed=4)
+        for model, optimizer in zip(models, optimizers, strict=True)
+    ]
+    assert [history.engine for history in histories] == ["graph", "loop"]
+    torch.testing.assert_close(histories[0].losses, histories[1].losses, rtol=1e-4, atol=1e-6)
+    assert_same_state(models, optimizers)
+
+
+def test_a_loss_that_is_not_finite_leaves_model_and_optimizer_as_before_it():
+    values = torch.rand(ROWS, WIDTH, generator=torch.manual_seed(5))
+    values[int(stretch().order[BATCH * 2])] = torch.inf
+    data = TensorRows(values)
+    graph, loop, models, optimizers = engines(MODELS["plain"], OPTIMIZERS["adam"], data)
+    losses = graph.run(stretch(), 0.05)
+    losses += graph.run(stretch().after(len(losses)), 10.0)
+    expected = loop.run(stretch(), 10.0)
+    assert len(losses) == len(expected) == 3
+    assert not torch.tensor(losses[-1]).isfinite()
+    assert_same_state(models, optimizers)
