@@ -69,6 +69,50 @@ CASES: dict[str, tuple[Callable[[], np.ndarray], Callable[[], Any]]] = {
 }
 
 
+TABLES: dict[str, dict[str, Any]] = {
+    "AutoEncoder": {},
+    "AutoEncoder without batch norm, dropout": {"batch_norm": False, "dropout_rate": 0},
+    "VAE": {},
+}
+
+
+@pytest.mark.parametrize("device", ["cpu"])
+@pytest.mark.parametrize("name", TABLES)
+def test_pyod(compare: Callable[[Case], None], name: str, device: str) -> None:
+    """Two epochs on a table of 5000 rows of 30 numbers."""
+    pytest.importorskip("pyod")
+    from pyod.models.auto_encoder import AutoEncoder
+    from pyod.models.vae import VAE
+
+    kind = VAE if name == "VAE" else AutoEncoder
+    rows = torch.from_numpy(np.random.default_rng(0).normal(size=(5000, 30)))
+
+    def unpatched(x: Tensor) -> Any:
+        return kind(epoch_num=2, verbose=0, **TABLES[name]).fit(x.numpy())
+
+    def patched(x: Tensor) -> Any:
+        with aefast.patch("pyod"):
+            return unpatched(x)
+
+    def check() -> None:
+        means = [fit(rows).decision_scores_.mean() for fit in (patched, unpatched)]
+        assert abs(means[0] - means[1]) < 0.05 * means[1]
+
+    compare(
+        Case(
+            op="patch",
+            name=f"pyod {name}, 5000x30",
+            device=device,
+            dtype=rows.dtype,
+            make_inputs=lambda: (rows,),
+            ours=patched,
+            eager=unpatched,
+            check=check,
+            compiles=False,
+        )
+    )
+
+
 class Machine:
     """rbms' own, 784-500, with 512 persistent chains."""
 

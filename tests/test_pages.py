@@ -20,7 +20,7 @@ README = ROOT / "README.md"
 PAGES = sorted(DOCS.rglob("*.md"))
 PROGRAMS = [page for page in PAGES if "```python\n" in page.read_text(encoding="utf-8")]
 
-PEERS = {"rbms"}
+PEERS = {"pyod", "rbms"}
 
 
 def name_of(page: Path) -> str:

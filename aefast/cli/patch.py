@@ -27,7 +27,7 @@ def patch(
     context: typer.Context,
     packages: list[str] = typer.Argument(  # noqa: B008
         metavar="PACKAGE... -- PROGRAM [ARGUMENT]...",
-        help="sklearn or rbms; PROGRAM is a Python file, or -m and a module.",
+        help="sklearn, rbms or pyod; PROGRAM is a Python file, or -m and a module.",
     ),
 ) -> None:
     """Run a Python program with other libraries' models on these kernels."""

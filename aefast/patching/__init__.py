@@ -15,7 +15,7 @@ from aefast.patching.replacement import Calls, Installed, Replacement, UnknownVe
 __all__ = ["Patch", "Patched", "UnknownVersionError", "patch", "patched", "unpatch"]
 
 # A library's name in Python and in the package index.
-PEERS = {"sklearn": "scikit-learn", "rbms": "rbms"}
+PEERS = {"sklearn": "scikit-learn", "rbms": "rbms", "pyod": "pyod"}
 
 _installed: dict[str, list[Installed]] = {}
 _lock = threading.RLock()
@@ -74,7 +74,7 @@ def patch(*packages: str) -> Patch:
     It holds for this process: a worker process that imports the library anew has it unpatched.
 
     Args:
-        packages: ``"sklearn"`` or ``"rbms"``. One that is patched already stays so.
+        packages: ``"sklearn"``, ``"rbms"`` or ``"pyod"``. One that is patched already stays so.
 
     Returns:
         a context manager: ``with aefast.patch("sklearn"):`` takes back at its end what the call

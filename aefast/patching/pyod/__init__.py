@@ -1,0 +1,20 @@
+"""pyod: what is replaced of it."""
+
+from aefast.patching.replacement import Replacement, check_version
+
+# Whose code was read, and whose numbers are tested.
+VERSIONS = ("3.6",)
+
+SERVED = "fit and decision_function, on a CPU"
+PUBLIC_NAMES = {
+    "pyod.models.auto_encoder.AutoEncoder": SERVED,
+    "pyod.models.vae.VAE": SERVED,
+}
+
+
+def replacements() -> list[Replacement]:
+    check_version("pyod", VERSIONS)
+    # It imports pyod.
+    from aefast.patching.pyod import detectors
+
+    return detectors.replacements()

@@ -1,0 +1,179 @@
+"""pyod's AutoEncoder and VAE: training by ``aefast.fit``, scores of many rows a call.
+
+Their own ``build_model``, ``training_prepare`` and losses run as they do, so that parameters begin
+with the same numbers. What takes most of the time is left out: a data loader that scales row by
+row, and an optimizer that updates parameter by parameter.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import tqdm
+from pyod.models.auto_encoder import AutoEncoder, AutoEncoderModel
+from pyod.models.vae import VAE, VAEModel, vae_loss
+from sklearn.utils import check_array
+from torch import Tensor
+
+from aefast.acceleration.objective import objective_of
+from aefast.estimators.conversion import in_a_mode_of_its_own
+from aefast.patching.replacement import Replacement, StepAside
+from aefast.training.engines import DivergenceError
+from aefast.training.fit import fit as train
+
+MODELS = {AutoEncoder: AutoEncoderModel, VAE: VAEModel}
+ROWS_AT_ONCE = 4096
+
+# pyod's own, which keeps a column without variance from a division by 0.
+LEAST_DEVIATION = 1e-8
+
+SCORING = (
+    *("evaluate", "evaluating_prepare", "evaluating_forward"),
+    "decision_function_update",
+)
+TRAINING = (
+    *("build_model", "training_prepare", "train", "training_forward", "epoch_update"),
+    *("decision_function", "_set_n_classes", "_process_decision_scores"),
+)
+
+
+def replacements() -> list[Replacement]:
+    return [
+        replacement
+        for owner in MODELS
+        for replacement in (
+            # The first one, for fit calls it.
+            _replacement(owner, "decision_function", ("self", "X", "batch_size"), score, SCORING),
+            _replacement(owner, "fit", ("self", "X", "y"), fit, (*TRAINING, *SCORING)),
+        )
+    ]
+
+
+def _replacement(
+    owner: Any, name: str, parameters: tuple[str, ...], serve: Any, relies_on: tuple[str, ...]
+) -> Replacement:
+    public_name = f"{owner.__module__}.{owner.__name__}"
+    return Replacement(public_name, owner, name, parameters, serve, relies_on)
+
+
+@in_a_mode_of_its_own
+def fit(self: Any, X: Any, y: Any = None) -> Any:
+    loss = _served_loss(self)
+    before = torch.get_rng_state()
+    X = check_array(X)
+    if len(X) < self.batch_size:
+        raise StepAside("fewer rows than a batch")
+    self._set_n_classes(y)
+    self.data_num, self.feature_size = X.shape
+    self.build_model()
+    self.training_prepare()
+    if self.preprocessing:
+        self.X_mean, self.X_std = np.mean(X, axis=0), np.std(X, axis=0)
+    try:
+        _check_model(self)
+        _train(self, _rows(self, X), loss)
+    except (DivergenceError, StepAside) as reason:
+        torch.set_rng_state(before)  # the original draws from where it would have
+        stepped_aside = isinstance(reason, StepAside)
+        raise (reason if stepped_aside else StepAside("a loss that is not finite")) from None
+    self.decision_scores_ = self.decision_function(X)
+    self._process_decision_scores()
+    return self
+
+
+@in_a_mode_of_its_own
+def score(self: Any, X: Any, batch_size: int | None = None) -> np.ndarray:
+    """The distances of rows to their reconstructions."""
+    _check_model(self)
+    X = check_array(X)
+    if X.shape[1] != self.feature_size:
+        raise StepAside("rows of another width than the model's")
+    self.evaluating_prepare()
+    scores = []
+    with torch.no_grad():
+        for rows in _rows(self, X).split(ROWS_AT_ONCE):
+            output = self.model(rows)
+            difference = rows - (output[0] if isinstance(output, tuple) else output)
+            scores.append(difference.square_().sum(1).sqrt_())
+    distances = torch.cat(scores).numpy()
+    if not np.isfinite(distances).all():
+        raise StepAside("a reconstruction that is not finite")
+    found: np.ndarray = self.decision_function_update(distances)
+    return found
+
+
+def _served_loss(model: Any) -> Callable[..., Tensor]:
+    """The loss of the model's outputs and the rows, as ``aefast.fit`` takes it."""
+    if model.use_compile:
+        raise StepAside("use_compile, which torch.compile serves")
+    if torch.device(model.device).type != "cpu":
+        raise StepAside(f"device {torch.device(model.device)}")
+    if model.criterion is vae_loss:
+        return lambda reconstruction, x, mean, log_var: vae_loss(
+            x, reconstruction, mean, log_var, model.beta, model.capacity, model.logvar_clip_
+        )
+    if objective_of(model.criterion) == "mse":
+        criterion: Callable[..., Tensor] = model.criterion
+        return criterion
+    raise StepAside("a criterion of one's own")
+
+
+def _check_model(detector: Any) -> None:
+    """Raises where the network is not pyod's own, of float32 on a CPU, as it was built."""
+    network: Any = getattr(detector, "model", None)
+    if type(network) not in MODELS.values():
+        raise StepAside("a network that is not pyod's own")
+    if any(p.dtype != torch.float32 or not p.is_cpu for p in network.parameters()):
+        raise StepAside("a network that is not float32 on a CPU")
+
+
+def _rows(detector: Any, X: np.ndarray) -> Tensor:
+    """All rows as pyod scales each."""
+    if detector.preprocessing:
+        X = (X - detector.X_mean) / (detector.X_std + LEAST_DEVIATION)
+    return torch.from_numpy(np.ascontiguousarray(X, dtype=np.float32))
+
+
+def _train(detector: Any, rows: Tensor, loss: Callable[..., Tensor]) -> None:
+    """As pyod's ``train``: each epoch leaves out a last batch of fewer rows."""
+    batch_size = detector.batch_size
+    whole = len(rows) // batch_size * batch_size
+    with _fused(detector.optimizer):
+        epochs = tqdm.trange(detector.epoch_num, desc="Training: ", disable=detector.verbose != 1)
+        for epoch in epochs:
+            start = time.time()
+            shuffled = rows[torch.randperm(len(rows))[:whole]]
+            history = train(
+                detector.model,
+                shuffled,
+                detector.optimizer,
+                batch_size=batch_size,
+                shuffle=False,
+                loss=loss,
+            )
+            if detector.verbose == 2:
+                print(
+                    f"Epoch {epoch + 1}/{detector.epoch_num}, "
+                    f"loss={history.losses.mean():.4f}, time={time.time() - start:.2f}s"
+                )
+            detector.epoch_update()
+
+
+@contextmanager
+def _fused(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """The optimizer updates all parameters in one call, where it was not told how to."""
+    groups = [
+        group
+        for group in optimizer.param_groups
+        if group.get("fused") is None and group.get("foreach") is None
+    ]
+    try:
+        for group in groups:
+            group["fused"] = True
+        yield
+    finally:
+        for group in groups:
+            group["fused"] = None

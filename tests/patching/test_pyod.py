@@ -1,0 +1,185 @@
+"""Patched pyod beside itself: training in distribution, scores to rounding."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("pyod", reason="pyod is not installed: pip install aefast[peers]")
+from pyod.models.auto_encoder import AutoEncoder
+from pyod.models.vae import VAE
+from sklearn.base import clone
+
+import aefast
+
+pytestmark = pytest.mark.slow
+
+SMALL = {"epoch_num": 2, "verbose": 0}
+AUTOENCODER = {**SMALL, "hidden_neuron_list": [8, 4]}
+VARIATIONAL = {**SMALL, "encoder_neuron_list": [8], "decoder_neuron_list": [8]}
+DETECTORS = {
+    "AutoEncoder": (AutoEncoder, AUTOENCODER),
+    "AutoEncoder of linear layers": (
+        AutoEncoder,
+        {**AUTOENCODER, "batch_norm": False, "dropout_rate": 0},
+    ),
+    "VAE": (VAE, VARIATIONAL),
+    "VAE with a capacity": (VAE, {**VARIATIONAL, "beta": 0.5, "capacity": 3.0, "dropout_rate": 0}),
+}
+
+
+@pytest.fixture(scope="module")
+def X():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(150, 3)) @ rng.normal(size=(3, 10)) + 0.1 * rng.normal(size=(150, 10))
+    X[:8] = rng.normal(size=(8, 10)) * 4
+    X[:, 9] = 1  # without variance
+    return X
+
+
+def calls(kind):
+    return aefast.patched()[f"{kind.__module__}.{kind.__name__}"]
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_scores_of_the_same_parameters(name, X):
+    kind, options = DETECTORS[name]
+    model = kind(**options).fit(X)
+    theirs = model.decision_function(X)
+    repeats = np.array([model.decision_function(X) for _ in range(40)])
+    with aefast.patch("pyod"):
+        ours = model.decision_function(X, batch_size=7)
+        again = np.array([model.decision_function(X) for _ in range(40)])
+        assert calls(kind).calls == 41
+    assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
+    if kind is AutoEncoder:
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    else:  # a code is drawn for each row
+        error = np.sqrt((repeats.var(0) + again.var(0)) / 40)
+        assert (np.abs(repeats.mean(0) - again.mean(0)) < 5 * error + 1e-5).all()
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_training_begins_with_the_same_parameters(name, X):
+    kind, options = DETECTORS[name]
+    theirs = kind(**{**options, "epoch_num": 0}).fit(X)
+    with aefast.patch("pyod"):
+        ours = kind(**{**options, "epoch_num": 0}).fit(X)
+    for (key, expected), found in zip(
+        theirs.model.state_dict().items(), ours.model.state_dict().values(), strict=True
+    ):
+        assert torch.equal(expected, found), key
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_training_in_distribution(name, X):
+    """Scores of five rows, and all parameters' norm, over seeds: to 4.5 standard errors of the
+    difference."""
+    kind, options = DETECTORS[name]
+
+    def fitted(seed):
+        model = kind(**{**options, "epoch_num": 8, "lr": 0.01, "random_state": seed}).fit(X)
+        norm = sum(p.square().sum() for p in model.model.parameters()).sqrt().item()
+        return [*model.decision_scores_[::30], model.threshold_, norm]
+
+    theirs = np.array([fitted(seed) for seed in range(12)])
+    with aefast.patch("pyod"):
+        ours = np.array([fitted(seed) for seed in range(100, 112)])
+        assert calls(kind).original_calls == {}
+        assert np.array_equal(fitted(100), ours[0])  # by random_state, as the original
+    error = np.sqrt((ours.var(0) + theirs.var(0)) / 12)
+    assert (np.abs(ours.mean(0) - theirs.mean(0)) < 4.5 * error).all()
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_a_detector_has_the_attributes_that_it_has_unpatched_and_no_more(name, X):
+    kind, options = DETECTORS[name]
+    theirs = kind(**options, contamination=0.2).fit(X)
+    with aefast.patch("pyod"):
+        ours = clone(kind(**options, contamination=0.2)).fit(X)
+    assert ours.get_params() == theirs.get_params()
+    assert vars(ours).keys() == vars(theirs).keys()
+    for key, value in vars(theirs).items():
+        assert type(vars(ours)[key]) is type(value), key
+    assert (
+        ours.optimizer.state_dict()["param_groups"] == theirs.optimizer.state_dict()["param_groups"]
+    )
+    assert ours.labels_.sum() == theirs.labels_.sum()
+    assert ours.model.training == theirs.model.training
+    loaded = pickle.loads(pickle.dumps(ours))
+    assert np.array_equal(loaded.predict(X[:3]).shape, (3,))
+
+
+def test_it_prints_what_the_original_prints(X, capsys):
+    with aefast.patch("pyod"):
+        AutoEncoder(**{**AUTOENCODER, "verbose": 2}).fit(X)
+        lines = capsys.readouterr().out.splitlines()
+        AutoEncoder(**{**AUTOENCODER, "verbose": 1}).fit(X)
+        assert "Training:" in capsys.readouterr().err
+    assert [line.split(",")[0] for line in lines] == ["Epoch 1/2", "Epoch 2/2"]
+    assert all("loss=" in line and "time=" in line for line in lines)
+
+
+class Watched(AutoEncoder):
+    """A subclass with a step of its own."""
+
+    def training_forward(self, batch_data):
+        self.seen = True
+        return super().training_forward(batch_data)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "change", "why"),
+    [
+        (AutoEncoder, {"batch_size": 151}, None, "fewer rows than a batch"),
+        (AutoEncoder, {}, ("criterion", torch.nn.L1Loss()), "a criterion of one's own"),
+        (AutoEncoder, {"lr": 1e30}, None, "a loss that is not finite"),
+        (Watched, {}, None, "a subclass with a training_forward of its own"),
+    ],
+)
+def test_it_steps_aside_and_draws_what_the_original_draws(kind, options, change, why, X):
+    def result():
+        model = kind(**{**AUTOENCODER, "batch_norm": False, **options})
+        if change is not None:
+            setattr(model, *change)
+        try:
+            return model.fit(X).decision_scores_
+        except (ValueError, UnboundLocalError) as error:
+            return str(error)
+
+    theirs = result()
+    with aefast.patch("pyod"):
+        ours = result()
+        assert calls(AutoEncoder).original_calls[why] == 1
+    if isinstance(theirs, str):
+        assert ours == theirs
+    else:
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+def test_wrong_data_are_refused_as_the_original_does(X):
+    model = AutoEncoder(**AUTOENCODER).fit(X)
+
+    def messages():
+        for call in (
+            lambda: AutoEncoder(**AUTOENCODER).fit(X * np.nan),
+            lambda: AutoEncoder(**AUTOENCODER).fit(X[0]),
+            lambda: AutoEncoder(**AUTOENCODER).decision_function(X),
+            lambda: model.decision_function(X[:, :4]),
+            lambda: model.decision_function(X[:0]),
+        ):
+            with pytest.raises(Exception) as error:  # noqa: PT011 (its words are pyod's)
+                call()
+            yield str(error.value)
+
+    expected = list(messages())
+    with aefast.patch("pyod"):
+        assert list(messages()) == expected
+
+
+def test_unpatch_leaves_no_trace():
+    before = [list(vars(kind).items()) for kind in (AutoEncoder, VAE)]
+    with aefast.patch("pyod"):
+        assert "fit" in vars(AutoEncoder)
+    assert [list(vars(kind).items()) for kind in (AutoEncoder, VAE)] == before
