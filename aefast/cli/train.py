@@ -29,7 +29,7 @@ LARGEST = 2**31 - 1
 def train(
     context: typer.Context,
     model: Annotated[
-        str | None, typer.Argument(help="ae, dae, cae, sae, stochastic, vae, rbm or dbn.")
+        str | None, typer.Argument(help="ae, dae, cae, sae, stochastic, vae, rbm, dbn or topk.")
     ] = None,
     out: Annotated[Path, typer.Option(help="The run's folder.")] = Path("run"),
     resume: Annotated[
@@ -38,8 +38,9 @@ def train(
     data: Annotated[
         str | None,
         typer.Option(
-            help="digits, or a .npy, .npz, .csv, .tsv or IDX file, or a folder of images. How each "
-            "is read is one table: python -m pydoc aefast.data."
+            help="digits, or a .npy, .npz, .csv, .tsv or IDX file, or a folder of images or of "
+            ".safetensors and .npy shards. How each is read is one table: python -m pydoc "
+            "aefast.data."
         ),
     ] = None,
     hidden: Annotated[
@@ -48,6 +49,9 @@ def train(
             help="Units of the hidden layers, from the data up: 512,256,30. 128; of a vae 128,16; "
             "of a dbn 128,64."
         ),
+    ] = None,
+    latents: Annotated[
+        int | None, typer.Option(min=1, max=LARGEST, help="topk: as --hidden; 16384.")
     ] = None,
     epochs: Annotated[
         int | None,
@@ -125,8 +129,17 @@ def train(
     learn_variance: Annotated[
         bool | None, typer.Option("--learn-variance", help="rbm, dbn: of gaussian units.")
     ] = None,
-    k: Annotated[int | None, typer.Option(min=1, help="rbm, dbn: Gibbs steps a step.")] = None,
+    k: Annotated[
+        int | None, typer.Option(min=1, help="rbm, dbn: Gibbs steps a step; topk: active latents.")
+    ] = None,
     chains: Annotated[int | None, typer.Option(min=0, help="rbm, dbn: persistent ones.")] = None,
+    aux_k: Annotated[
+        int | None,
+        typer.Option(min=0, max=LARGEST, help="topk: dead latents that learn what is left; none."),
+    ] = None,
+    dead_after: Annotated[
+        int | None, typer.Option(min=0, help="topk: tokens without a part; ten million.")
+    ] = None,
 ) -> None:
     """Train a model, and keep it, its metrics and all that it takes to go on, in a folder."""
     for package in ("safetensors", "tensorboard"):
@@ -214,7 +227,7 @@ def progress_bar(trainer: "Trainer") -> Iterator[Callable[["Look"], None]]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.fields[figures]}, {task.fields[rate]:,.0f} samples/s"),
+        TextColumn("{task.fields[figures]}, {task.fields[rate]:,.0f} {task.fields[rows]}/s"),
         TimeRemainingColumn(),
     )
     console = Console(stderr=True)
@@ -222,7 +235,9 @@ def progress_bar(trainer: "Trainer") -> Iterator[Callable[["Look"], None]]:
     with Progress(
         *columns, console=console, auto_refresh=False, disable=not console.is_terminal
     ) as bar:
-        task = bar.add_task("", total=trainer.steps_left, figures="", rate=0.0)
+        task = bar.add_task(
+            "", total=trainer.steps_left, figures="", rate=0.0, rows=trainer.kind.rows
+        )
         total = trainer.steps_left
 
         def show(look: "Look") -> None:

@@ -10,7 +10,12 @@ x.npy             an array ``[N, ...]`` of bool, integers or floats, mapped; .np
 x.npz             its only array, or ``x.npz:name``; a scipy.sparse matrix is refused
 IDX               MNIST's format: ``*.idx``, ``*-ubyte``, ``*.gz``, or any name with its magic
 x.csv, x.tsv      a sample a line, as float32; UTF-8, 2**24 characters a line at most
-a folder          an image a sample, sorted by path
+a folder          an image a sample, sorted by path; without images, shards
+x.safetensors     a shard: its only tensor of float16, bfloat16 or float32 with 2 dimensions or more
+shards            .safetensors and .npy (float16, float32), sorted by path, mapped: rows of one
+                  width, the last dimension of each file; all before it count as rows
+shards: order     blocks of 4 MB come in random order, and 64 of them are shuffled together: a
+                  buffer whose order is a function of the seed and the epoch alone
 any: shape        samples are flattened, ``sample_shape`` remembers how; 2 to 32 dimensions: one
                   is refused as labels
 any: scale        uint8 is divided by 255, unless it holds 0 and 1 alone; all else by 1

@@ -26,7 +26,7 @@ SPARSE = {"format", "shape", "data"}
 def load_npy(path: Path, name: str) -> Dataset:
     """A mapped ``[N, ...]`` array."""
     with path.open("rb") as stream:
-        shape, dtype, order, offset = _read_header(stream, name)
+        shape, dtype, order, offset = read_npy_header(stream, name)
     return from_array(map_file(path, offset, shape, dtype, order, name), name)
 
 
@@ -36,7 +36,7 @@ def load_npz(path: Path, member: str | None, name: str) -> Dataset:
         members = [entry[:-4] for entry in file.namelist() if entry.endswith(".npy")]
         chosen = _choose(members, member, path, name)
         with file.open(f"{chosen}.npy") as stream:
-            shape, dtype, order, offset = _read_header(stream, name)
+            shape, dtype, order, offset = read_npy_header(stream, name)
             stream.seek(offset)
             array = unpack(stream, shape, dtype, order, name)
     return from_array(array, name)
@@ -61,7 +61,7 @@ def _choose(members: list[str], member: str | None, path: Path, name: str) -> st
     return member
 
 
-def _read_header(stream: Stream, name: str) -> tuple[tuple[int, ...], np.dtype, Order, int]:
+def read_npy_header(stream: Stream, name: str) -> tuple[tuple[int, ...], np.dtype, Order, int]:
     """Shape, dtype, order, ``"C"`` or ``"F"``, and the header's length."""
     start = io.BytesIO(stream.read(HEADER_BYTES))
     try:

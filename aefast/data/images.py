@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from aefast.data import shards
 from aefast.data.dataset import DataError, Dataset, from_array
 from aefast.data.mapped import map_scratch, scratch
 from aefast.messages import cut
@@ -49,9 +50,12 @@ LARGEST_PIXELS = 2**24
 
 def load_folder(folder: Path, name: str) -> Dataset:
     """All images of a folder and its subfolders, sorted by path: uint8, grey or RGB."""
-    paths = sorted(_find(folder))
+    paths = sorted(find(folder, SUFFIXES))
     if not paths:
-        raise DataError(f"{name}: it holds no image: no {', '.join(SUFFIXES)}")
+        raise DataError(
+            f"{name}: it holds no image: no {', '.join(SUFFIXES)}; and no shard: no "
+            f"{', '.join(shards.ENDINGS)}"
+        )
     with scratch(name) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, beside the error of a broken file
         shape = None
@@ -68,8 +72,8 @@ def load_folder(folder: Path, name: str) -> Dataset:
         return from_array(map_scratch(file, (len(paths), *shape), np.dtype(np.uint8)), name)
 
 
-def _find(folder: Path) -> Iterator[Path]:
-    """Files whose names say that they are images, but for hidden ones and systems' copies.
+def find(folder: Path, endings: tuple[str, ...]) -> Iterator[Path]:
+    """Files with one of these endings, but for hidden ones and systems' copies.
 
     Linked folders are read as others are; one that is reached twice, as by a link to a folder
     around it, is read once.
@@ -87,7 +91,7 @@ def _find(folder: Path) -> Iterator[Path]:
         seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(filter(_is_shown, folders))
         for file in filter(_is_shown, files):
-            if file.lower().endswith(SUFFIXES):
+            if file.lower().endswith(endings):
                 yield Path(root, file)
 
 

@@ -8,8 +8,13 @@ import torch
 from torch import Tensor
 
 from aefast.data.dataset import Dataset
+from aefast.data.shards import ShardedDataset
 
 AHEAD_BYTES = 2**20
+
+# Rows of shards are shuffled in a buffer: some blocks of adjacent rows from anywhere, together.
+BLOCK_BYTES = 2**22
+BUFFER_BLOCKS = 64
 
 
 def batches(
@@ -25,6 +30,8 @@ def batches(
 
     The order is ``torch.randperm`` from a generator that is seeded with the first 64-bit word of
     NumPy's ``SeedSequence(seed, spawn_key=(epoch,))``: a pure function of ``(seed, epoch)``.
+
+    Of a folder of shards it is :func:`buffered_order`, another one of ``(seed, epoch)``.
 
     Rows of a mapped file, or on their way to a GPU, are gathered in a thread, ahead of the caller.
 
@@ -49,16 +56,53 @@ def batches(
     for argument, (value, low) in (limits | {"start": (start, 0)}).items():
         if value < low:
             raise ValueError(f"{argument} is {value}; it takes an int, at least {low}")
-    order = epoch_order(len(dataset), seed, epoch)
+    order = order_of(dataset, len(dataset), seed, epoch)
     rest = order[start * batch_size :]
     return gathered(dataset, rest.split(batch_size) if len(rest) else (), device)
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
     """The order in which an epoch takes ``count`` rows, int64: see :func:`batches`."""
-    state = np.random.SeedSequence(seed, spawn_key=(epoch,)).generate_state(1, np.uint64)
-    generator = torch.Generator().manual_seed(int(state[0]))
+    generator = _generator(seed, epoch)
     return torch.randperm(count, generator=generator, dtype=torch.int64, device="cpu")
+
+
+def _generator(seed: int, epoch: int) -> torch.Generator:
+    state = np.random.SeedSequence(seed, spawn_key=(epoch,)).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]))
+
+
+def order_of(dataset: object, count: int, seed: int, epoch: int) -> Tensor:
+    """The order in which an epoch takes ``count`` rows of a dataset, int64."""
+    if not isinstance(dataset, ShardedDataset):
+        return epoch_order(count, seed, epoch)
+    block = max(1, BLOCK_BYTES // (4 * dataset.rows.shape[1]))
+    return buffered_order(count, block, BUFFER_BLOCKS, seed, epoch)
+
+
+def buffered_order(count: int, block: int, blocks: int, seed: int, epoch: int) -> Tensor:
+    """The order in which a shuffle buffer gives ``count`` rows, int64.
+
+    Blocks of ``block`` adjacent rows come in a shuffled order, and the rows of each ``blocks``
+    blocks that come one after the other are shuffled together: what is read at a time lies
+    together on a disk. It is a function of its arguments alone, so that an epoch goes on anywhere.
+
+    >>> from aefast.data.minibatches import buffered_order
+    >>> order = buffered_order(10, 2, 2, seed=0, epoch=0)
+    >>> order.sort().values.tolist() == list(range(10)), len({n // 2 for n in order[:4].tolist()})
+    (True, 2)
+    """
+    generator = _generator(seed, epoch)
+    order = torch.empty(count, dtype=torch.int64, device="cpu")
+    drawn = torch.randperm(-(-count // block), generator=generator, device="cpu")
+    filled = 0
+    for numbers in drawn.split(blocks):
+        starts = (block * numbers).tolist()
+        rows = torch.cat([torch.arange(s, min(s + block, count), device="cpu") for s in starts])
+        shuffled = rows[torch.randperm(len(rows), generator=generator, device="cpu")]
+        order[filled : filled + len(rows)] = shuffled
+        filled += len(rows)
+    return order
 
 
 def gathered(
@@ -70,7 +114,7 @@ def gathered(
     if torch.device(device).type == "cuda":
         pinned = _ahead(lambda indices: dataset.take(indices).pin_memory(), chosen, together)
         return (rows.to(device, non_blocking=True) for rows in pinned)
-    if isinstance(dataset.rows, np.memmap):
+    if isinstance(dataset.rows, np.memmap) or isinstance(dataset, ShardedDataset):
         return _ahead(dataset.take, chosen, together)
     return map(dataset.take, chosen)
 

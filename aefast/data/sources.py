@@ -10,14 +10,20 @@ import numpy as np
 from aefast.data.arrays import load_npy, load_npz
 from aefast.data.dataset import DataError, Dataset, from_array
 from aefast.data.idx import has_magic, load_idx
-from aefast.data.images import load_folder
+from aefast.data.images import SUFFIXES, find, load_folder
+from aefast.data.shards import ENDINGS as ENDINGS_OF_SHARDS
+from aefast.data.shards import load_shards
 from aefast.data.tables import ENDINGS, load_table
 
-TAKEN = "digits, .npy, .npz, .csv, .tsv, IDX files (also .gz) and folders of images"
+TAKEN = (
+    "digits, .npy, .npz, .csv, .tsv, .safetensors, IDX files (also .gz), and folders of images or "
+    "of shards"
+)
 
 READERS: dict[str, Callable[[Path, str], Dataset]] = {
     ".npy": load_npy,
     ".npz": lambda path, name: load_npz(path, None, name),
+    ".safetensors": lambda path, name: load_shards([path], name),
     **dict.fromkeys(ENDINGS, load_table),
     **dict.fromkeys((".idx", "-ubyte", ".gz"), load_idx),
 }
@@ -30,7 +36,7 @@ def load(source: str | os.PathLike[str]) -> Dataset:
 
     Args:
         source: ``"digits"``, a ``.npy``, ``.npz``, ``.csv``, ``.tsv`` or IDX file, an array in an
-            ``.npz``, as ``x.npz:name``, or a folder of images.
+            ``.npz``, as ``x.npz:name``, a folder of images, or one of shards.
 
     Raises:
         DataError: it is missing, of an unknown kind, empty, broken or cut short, or holds labels,
@@ -59,7 +65,7 @@ def _read(source: str) -> Dataset:
     file, member = split_member(source)
     path = Path(file)
     if path.is_dir():
-        return load_folder(path, source)
+        return _read_folder(path, source)
     if not stat.S_ISREG(path.stat().st_mode):
         raise DataError(f"{source} is no regular file")
     if member is not None:
@@ -70,6 +76,14 @@ def _read(source: str) -> Dataset:
     if has_magic(path):
         return load_idx(path, source)
     raise DataError(f"{source}: an unknown kind of file; it takes {TAKEN}")
+
+
+def _read_folder(folder: Path, name: str) -> Dataset:
+    """Of images where it holds one, else of shards."""
+    paths = sorted(find(folder, ENDINGS_OF_SHARDS))
+    if paths and next(find(folder, SUFFIXES), None) is None:
+        return load_shards(paths, name)
+    return load_folder(folder, name)
 
 
 def _load_digits() -> Dataset:

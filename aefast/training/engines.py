@@ -12,6 +12,7 @@ from aefast import random
 from aefast.data import Dataset
 from aefast.data.dataset import check_whole
 from aefast.data.minibatches import gathered
+from aefast.data.shards import ShardedDataset
 from aefast.data.tensor_rows import TensorRows
 from aefast.nn.step_plan import PlannedMachine, PlannedStep, plan_of
 from aefast.ops.shared import checks
@@ -52,6 +53,8 @@ def choose(
     """What takes whole steps where it serves, else the ordinary loop with this ``loss``."""
     if "loss" in model.__dict__:
         step: Engine | str = "the model has a loss of its own"
+    elif isinstance(dataset, ShardedDataset):
+        step = "the data lie in several files"
     elif _example_of(model).device.type == "cuda":
         step = graph_engine(model, dataset, optimizer, loss)
     else:
@@ -142,13 +145,37 @@ class StepEngine:
         return losses
 
 
-class LoopEngine:
-    """The loop that one would write: a batch, its loss, backward, and the optimizer's step.
+class LoopSteps:
+    """The steps that one would write: a batch's loss, backward, and the optimizer's step."""
+
+    name = "loop"
+
+    def __init__(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, loss: Loss, reason: str
+    ) -> None:
+        example = _example_of(model)
+        self.device, self.dtype = example.device, example.dtype
+        self.optimizer = optimizer
+        self.loss = loss
+        self.reason = reason
+
+    def step(self, x: Tensor, seed: int) -> float | Tensor:
+        """The loss of one step; on a CPU a number, after which the step is taken if it is one."""
+        self.optimizer.zero_grad()
+        loss = self.loss(x, seed)
+        value = loss.item() if loss.device.type == "cpu" else loss.detach()
+        if isinstance(value, float) and not math.isfinite(value):
+            return value
+        loss.backward()
+        self.optimizer.step()
+        return value
+
+
+class LoopEngine(LoopSteps):
+    """The ordinary loop over a dataset's minibatches.
 
     On a GPU no step waits for its loss, so that one that is not finite is noticed a little later.
     """
-
-    name = "loop"
 
     def __init__(
         self,
@@ -158,12 +185,8 @@ class LoopEngine:
         loss: Loss,
         reason: str,
     ) -> None:
-        example = _example_of(model)
-        self.device, self.dtype = example.device, example.dtype
+        super().__init__(model, optimizer, loss, reason)
         self.dataset = dataset
-        self.optimizer = optimizer
-        self.loss = loss
-        self.reason = reason
 
     def run(self, stretch: Stretch, seconds: float) -> list[float]:
         end = time.perf_counter() + seconds
@@ -171,7 +194,7 @@ class LoopEngine:
         first_step = stretch.first_step
         for rows, seed in zip(stretch.epochs(), stretch.seeds, strict=False):
             for x in self._gathered(rows):
-                losses.append(self._step(x, random.child_seed(seed, first_step)))
+                losses.append(self.step(x, random.child_seed(seed, first_step)))
                 first_step += 1
                 is_finite = not isinstance(losses[-1], float) or math.isfinite(losses[-1])
                 if not is_finite or time.perf_counter() >= end:
@@ -185,17 +208,6 @@ class LoopEngine:
         else:
             rows = gathered(self.dataset, minibatches, self.device)
         return (x.to(self.device, self.dtype) for x in rows)
-
-    def _step(self, x: Tensor, seed: int) -> float | Tensor:
-        """The loss of one step; on a CPU a number, after which the step is taken if it is one."""
-        self.optimizer.zero_grad()
-        loss = self.loss(x, seed)
-        value = loss.item() if loss.device.type == "cpu" else loss.detach()
-        if isinstance(value, float) and not math.isfinite(value):
-            return value
-        loss.backward()
-        self.optimizer.step()
-        return value
 
 
 def check_finite(losses: list[float], steps_before: int) -> None:

@@ -2,7 +2,7 @@
 
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,11 +14,11 @@ from aefast import random
 from aefast.acceleration.objective import NAMED
 from aefast.data import Dataset
 from aefast.data.dataset import from_array
-from aefast.data.minibatches import epoch_order
+from aefast.data.minibatches import order_of
 from aefast.data.tensor_rows import TensorRows
 from aefast.ops.shared import checks
 from aefast.step.stretch import CHUNK_SECONDS, Stretch
-from aefast.training.engines import Engine, check_finite, choose
+from aefast.training.engines import Engine, LoopSteps, check_finite, choose
 from aefast.training.plain_model import plain_model
 
 LOOK_SECONDS = 0.25
@@ -112,8 +112,10 @@ def fit(
         model: whose ``loss(x, seed=...)`` is minimized, as the models of :mod:`aefast.nn` have it;
             or a plain module. It is put in training mode.
         data: the rows ``[N, D]``: a tensor or an array of floats, which may be mapped from a file,
-            or an :class:`aefast.data.Dataset`. More dimensions are flattened to one. A tensor stays
-            on its device, and keeps its dtype, for a model that is not float32 on a CPU.
+            or an :class:`aefast.data.Dataset`; or a function that is called once an epoch, and
+            gives its batches ``[B, D]``, as tensors, one after the other: ``batch_size`` and
+            ``shuffle`` say nothing then. More dimensions are flattened to one. A tensor stays on
+            its device, and keeps its dtype, for a model that is not float32 on a CPU.
         optimizer: of the model's parameters. Its settings are read at the start of each epoch, its
             state goes along as if it had taken the steps.
         epochs: passes over the data, at least 0.
@@ -151,15 +153,25 @@ def fit(
         raise TypeError(f"callback is a {type(callback).__name__}; it takes a function or None")
     model = _trained(model, loss)
     _check_optimizer(model, optimizer)
-    dataset = rows_of(data, "data", model)
+    is_stream = callable(data) and not isinstance(data, Tensor | nn.Module | Dataset)
+    dataset = None if is_stream else rows_of(data, "data", model)
     held_out = None if validation is None else rows_of(validation, "validation", model)
     model.train()
-    engine = choose(model, dataset, optimizer, lambda x, seed: model.loss(x, seed=seed))
-    run = _Run(engine, len(dataset), batch_size, shuffle, callback)
+    run: _Run
+
+    def loss_of(x: Tensor, seed: int) -> Tensor:
+        return model.loss(x, seed=seed)
+
+    if dataset is None:
+        steps = LoopSteps(model, optimizer, loss_of, "the batches come from a function")
+        run = _StreamRun(steps, data, callback)
+    else:
+        engine = choose(model, dataset, optimizer, loss_of)
+        run = _RowsRun(engine, dataset, batch_size, shuffle, callback)
     start = time.perf_counter()
     held_out_losses = []
     looks_up = held_out is not None or callback is not None
-    at_once = 1 if looks_up else max(1, MOST_ROWS // len(dataset))
+    at_once = 1 if looks_up or dataset is None else max(1, MOST_ROWS // len(dataset))
     # Whatever mode the caller is in: this is training, and the state that it leaves is trained on.
     with torch.inference_mode(False), torch.enable_grad():
         for first in range(0, epochs, at_once):
@@ -176,8 +188,8 @@ def fit(
         torch.tensor(run.losses, dtype=torch.float64, device="cpu"),
         torch.tensor(held_out_losses, dtype=torch.float64, device="cpu"),
         time.perf_counter() - start,
-        engine.name,
-        engine.reason,
+        run.engine.name,
+        run.engine.reason,
     )
 
 
@@ -196,25 +208,97 @@ class EpochSeed(NamedTuple):
 
 
 class _Run:
-    """The steps of one call, chunk by chunk."""
+    """The steps of one call, and what its callback is shown of them."""
+
+    def __init__(self, engine: Engine | LoopSteps, callback: Callable[[Look], Any] | None) -> None:
+        self.engine = engine
+        self.callback = callback
+        self.losses: list[float] = []
+        self.is_stopped = False
+        self.looked, self.looked_steps, self.looked_samples = time.perf_counter(), 0, 0
+
+    def take(self, epochs: Sequence[EpochSeed]) -> None:
+        """Some epochs."""
+        raise NotImplementedError
+
+    @property
+    def epochs_begun(self) -> int:
+        raise NotImplementedError
+
+    def _look(self, epoch: int, samples: int) -> None:
+        """After so many samples, in an epoch."""
+        now = time.perf_counter()
+        if self.callback is None or now - self.looked < LOOK_SECONDS:
+            return
+        steps = len(self.losses)
+        since = self.losses[self.looked_steps :]
+        rate = (samples - self.looked_samples) / (now - self.looked)
+        look = Look(steps, epoch, sum(since) / len(since), rate)
+        self.looked, self.looked_steps, self.looked_samples = now, steps, samples
+        self.is_stopped = self.callback(look) is True
+
+
+class _StreamRun(_Run):
+    """Steps over the batches that a function gives, epoch after epoch."""
+
+    def __init__(
+        self,
+        steps: LoopSteps,
+        batches: Callable[[], Iterable[Tensor]],
+        callback: Callable[[Look], Any] | None,
+    ) -> None:
+        super().__init__(steps, callback)
+        self.steps = steps
+        self.batches = batches
+        self.begun = self.samples = 0
+
+    @property
+    def epochs_begun(self) -> int:
+        return self.begun
+
+    def take(self, epochs: Sequence[EpochSeed]) -> None:
+        for epoch in epochs:
+            self.begun += 1
+            number = -1
+            for number, batch in enumerate(self.batches()):
+                x = self._checked(batch)
+                loss = float(self.steps.step(x, random.child_seed(epoch.draws, number)))
+                check_finite([loss], len(self.losses))
+                self.losses.append(loss)
+                self.samples += len(x)
+                self._look(self.begun - 1, self.samples)
+                if self.is_stopped:
+                    return
+            if number < 0:
+                raise ValueError("data gave no batch; it takes a function that gives them anew")
+
+    def _checked(self, batch: Any) -> Tensor:
+        if not isinstance(batch, Tensor):
+            raise TypeError(f"data gave a {type(batch).__name__}; it takes batches, torch.Tensor")
+        if batch.dim() < 2 or batch.numel() == 0:
+            raise ValueError(f"data gave shape {list(batch.shape)}; it takes batches [B, D]")
+        return batch.detach().reshape(len(batch), -1).to(self.steps.device, self.steps.dtype)
+
+
+class _RowsRun(_Run):
+    """Steps over a dataset's rows, chunk by chunk."""
+
+    engine: Engine
 
     def __init__(
         self,
         engine: Engine,
-        rows: int,
+        dataset: Dataset | TensorRows,
         batch_size: int,
         shuffle: bool,
         callback: Callable[[Look], Any] | None,
     ) -> None:
-        self.engine = engine
-        self.rows = rows
+        super().__init__(engine, callback)
+        self.dataset = dataset
+        self.rows = len(dataset)
         self.batch_size = batch_size
-        self.steps_per_epoch = -(-rows // batch_size)
+        self.steps_per_epoch = -(-self.rows // batch_size)
         self.shuffle = shuffle
-        self.callback = callback
-        self.losses: list[float] = []
-        self.is_stopped = False
-        self.looked, self.looked_steps = time.perf_counter(), 0
 
     def take(self, epochs: Sequence[EpochSeed]) -> None:
         """Some epochs, in as many calls of the engine as it takes."""
@@ -226,7 +310,8 @@ class _Run:
             check_finite(losses, len(self.losses))
             self.losses += losses
             rest = whole.after(len(self.losses) - first)
-            self._look()
+            steps = len(self.losses)
+            self._look((steps - 1) // self.steps_per_epoch, self._rows_before(steps))
 
     @property
     def epochs_begun(self) -> int:
@@ -234,28 +319,12 @@ class _Run:
 
     def _order(self, epoch: EpochSeed) -> Tensor:
         if self.shuffle:
-            return epoch_order(self.rows, epoch.seed, epoch.epoch)
+            return order_of(self.dataset, self.rows, epoch.seed, epoch.epoch)
         return torch.arange(self.rows, dtype=torch.int64, device="cpu")
 
     def _rows_before(self, step: int) -> int:
         epoch, batch = divmod(step, self.steps_per_epoch)
         return epoch * self.rows + batch * self.batch_size
-
-    def _look(self) -> None:
-        now = time.perf_counter()
-        if self.callback is None or now - self.looked < LOOK_SECONDS:
-            return
-        steps = len(self.losses)
-        since = self.losses[self.looked_steps :]
-        samples = self._rows_before(steps) - self._rows_before(self.looked_steps)
-        look = Look(
-            steps,
-            (steps - 1) // self.steps_per_epoch,
-            sum(since) / len(since),
-            samples / (now - self.looked),
-        )
-        self.looked, self.looked_steps = now, steps
-        self.is_stopped = self.callback(look) is True
 
 
 def rows_of(data: Any, argument: str, model: nn.Module) -> Dataset | TensorRows:

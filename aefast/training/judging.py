@@ -1,15 +1,51 @@
-"""What a machine is judged by: its contrastive loss is a difference of energies, near 0 for a good
-machine and for one that learned nothing."""
+"""What a model is judged by whose loss says little: that of a machine is a difference of energies,
+near 0 for a good machine and for one that learned nothing; that of a sparse dictionary depends on
+the data's scale, and is nothing without how many latents it took."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from aefast.data import Dataset
 from aefast.nn import RBM
+from aefast.nn.dictionary import SparseDictionary
 
 # Enough rows and flipped units for three digits, in a few steps' time.
 JUDGED_ROWS = 500
 FLIPPED_UNITS = 8
+
+
+def figures_of(module: nn.Module, dataset: Dataset, indices: Tensor) -> dict[str, float]:
+    """What some of the rows of ``indices``, the same at every call, say of a model beside its loss;
+    nothing of one whose loss says it all."""
+    if isinstance(module, RBM):
+        return machine_figures(module, dataset, indices)
+    if isinstance(module, SparseDictionary):
+        return dictionary_figures(module, dataset, indices)
+    return {}
+
+
+@torch.no_grad()
+def dictionary_figures(
+    model: SparseDictionary, dataset: Dataset, indices: Tensor
+) -> dict[str, float]:
+    """The fraction of the rows' variance that is left unexplained, the mean number of active
+    latents a row (L0), and the share of latents that are dead."""
+    was_training = model.training
+    model.eval()
+    x = _judged(dataset, indices).to(model.decoder_bias)
+    code = model.encode(x)
+    residual = (x - model.decode(code)).square().sum()
+    values = code if isinstance(code, Tensor) else code.values
+    model.train(was_training)
+    return {
+        "fraction_of_variance_unexplained": (residual / (x - x.mean(0)).square().sum()).item(),
+        "l0": (values > 0).sum().item() / len(x),
+        "dead_share": model.dead.double().mean().item(),
+    }
+
+
+def _judged(dataset: Dataset, indices: Tensor) -> Tensor:
+    return dataset.take(indices[:: -(-len(indices) // JUDGED_ROWS)])
 
 
 @torch.no_grad()
@@ -17,8 +53,7 @@ def machine_figures(machine: RBM, dataset: Dataset, indices: Tensor) -> dict[str
     """The mean squared error of the rows' reconstructions and, of binary units, the mean
     pseudo-log-likelihood in nats; of some rows of ``indices``, the same ones and the same flips at
     every call."""
-    step = -(-len(indices) // JUDGED_ROWS)
-    x = dataset.take(indices[::step]).to(machine.weight)
+    x = _judged(dataset, indices).to(machine.weight)
     error = (machine.visible_mean(machine(x)) - x).square().mean()
     figures = {"reconstruction_error": error.item()}
     if machine.visible_kind == "bernoulli":

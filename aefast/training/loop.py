@@ -13,16 +13,17 @@ from torch import Tensor, nn
 
 from aefast import random
 from aefast.data import Dataset
-from aefast.data.minibatches import epoch_order
+from aefast.data.minibatches import epoch_order, order_of
 from aefast.messages import cut
 from aefast.nn import RBM, DeepBeliefStack
+from aefast.nn.dictionary import SparseDictionary
 from aefast.step.stretch import Stretch
 from aefast.training.checkpoint import Checkpoint
 from aefast.training.config import Config, Progress
 from aefast.training.engines import DivergenceError, Engine, check_finite, choose
 from aefast.training.fit import held_out_loss
-from aefast.training.judging import machine_figures, watched
-from aefast.training.models import MODELS
+from aefast.training.judging import figures_of, watched
+from aefast.training.models import MODELS, Kind
 
 # A line of metrics every so many steps. Between two looks nothing waits for a device.
 LINE_STEPS = 100
@@ -177,6 +178,10 @@ class Trainer:
                     )
 
     @property
+    def kind(self) -> Kind:
+        return MODELS[self.config.model]
+
+    @property
     def stage(self) -> Stage:
         return self.stages[self.progress.stage]
 
@@ -245,10 +250,10 @@ class Trainer:
 
     def line_figures(self) -> dict[str, float]:
         """What a line of metrics says of the model beside its loss: of held-out rows, after an
-        epoch; where there are none a machine, whose loss says little, is judged by some others."""
-        if len(self.held_out) > 0 or not isinstance(self.stage.module, RBM):
+        epoch; where there are none a model whose loss says little is judged by some others."""
+        if len(self.held_out) > 0:
             return self.figures
-        return machine_figures(self.stage.module, self._stage_rows, self.trained)
+        return figures_of(self.stage.module, self._stage_rows, self.trained)
 
     def _judge(self) -> dict[str, float]:
         """The figures of the held-out rows, of which patience takes note.
@@ -260,8 +265,7 @@ class Trainer:
         self._weigh_divergence(1.0)
         loss = held_out_loss(module, self._stage_rows, self.config.batch_size, self.held_out)
         figures = {"held_out_loss": loss}
-        if isinstance(module, RBM):
-            figures |= machine_figures(module, self._stage_rows, self.held_out)
+        figures |= figures_of(module, self._stage_rows, self.held_out)
         for name, value in figures.items():
             if not math.isfinite(value):
                 raise DivergenceError(f"the {name} after step {progress.step} is {value}")
@@ -304,13 +308,17 @@ class Trainer:
         place = self.progress.stage, self.progress.epoch
         if self._order_of != place:
             seed = random.child_seed(self.config.seed, 1 + self.progress.stage)
-            self._order = self.trained[epoch_order(len(self.trained), seed, self.progress.epoch)]
+            order = order_of(self.dataset, len(self.trained), seed, self.progress.epoch)
+            self._order = self.trained[order]
             self._order_of = place
         return self._order
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
-        make = MODELS[self.config.model].optimizer
-        return make(self.stage.module.parameters(), self.config.learning_rate)
+        module = self.stage.module
+        optimizer = self.kind.optimizer(module.parameters(), self.config.learning_rate)
+        if isinstance(module, SparseDictionary):
+            module.keep_unit_norm(optimizer)
+        return optimizer
 
 
 @dataclass(frozen=True)
@@ -319,7 +327,7 @@ class Look:
 
     Attributes:
         loss: the mean of the steps'.
-        samples_per_second: the throughput.
+        samples_per_second: the throughput, in rows.
         figures: what the last lines of metrics said of the model beside its loss.
     """
 
@@ -348,8 +356,8 @@ class _Watch:
         self.progress.seconds += seconds
         return Look(statistics.fmean(losses), samples / seconds, dict(self.figures))
 
-    def line(self, stage: str) -> dict[str, Any]:
-        """The metrics since the last line."""
+    def line(self, stage: str, rows: str) -> dict[str, Any]:
+        """The metrics since the last line, in which rows are called ``rows``."""
         progress = self.progress
         seconds = progress.seconds - self.line_seconds
         samples = progress.samples - self.line_samples
@@ -361,7 +369,7 @@ class _Watch:
             "epoch": progress.epoch,
             "stage": stage,
             "loss": loss,
-            "samples_per_second": samples / seconds,
+            f"{rows}_per_second": samples / seconds,
             "seconds": progress.seconds,
         }
 
@@ -405,7 +413,7 @@ def train(
         watch.figures |= figures
         show(watch.look())
         if is_line:
-            write({**watch.line(trainer.stage.label), **figures})
+            write({**watch.line(trainer.stage.label, trainer.kind.rows), **figures})
         if is_last:
             break
         if watch.looked - saved >= SAVE_SECONDS:

@@ -8,8 +8,11 @@ from typing import Any, Self
 from aefast.training.files import replacing
 
 METRICS_FILE = "metrics.jsonl"
-FIGURES = ("held_out_loss", "reconstruction_error", "pseudo_log_likelihood")
-CURVES = ("loss", "samples_per_second", *FIGURES)
+FIGURES = (
+    *("held_out_loss", "reconstruction_error", "pseudo_log_likelihood"),
+    *("fraction_of_variance_unexplained", "l0", "dead_share"),
+)
+CURVES = ("loss", "samples_per_second", "tokens_per_second", *FIGURES)
 
 
 class Metrics:

@@ -16,8 +16,10 @@ from aefast.nn import (
     DenoisingAutoencoder,
     SparseAutoencoder,
     StochasticAutoencoder,
+    TopKSparseAutoencoder,
     VariationalAutoencoder,
 )
+from aefast.nn.dictionary import SparseDictionary
 from aefast.nn.initialization import initialized, outlined
 from aefast.training.config import Config
 
@@ -31,6 +33,7 @@ ARCHITECTURE = {
     "code_dropout": 0.0,
     "loss": "mse",
 }
+DICTIONARY = {"aux_k": 0, "dead_after": 10_000_000}
 MACHINE = {"visible_kind": "bernoulli", "learn_variance": False, "k": 1, "chains": 0}
 
 Parameters = Iterable[nn.Parameter]
@@ -67,28 +70,49 @@ class Kind:
         sizes: D, H_1, ..., H_L as the constructor's arguments; ValueError where it takes fewer.
         options: the constructor's further arguments that the command line sets, and their defaults;
             the data decide on an output activation that is None.
-        unit_interval: the option, and its value, that takes data in [0, 1] alone.
+        unit_interval: the option, and its value, that takes data in [0, 1] alone; None where there
+            is none.
         learning_rate: the default.
         optimizer: made from parameters and the learning rate.
         sample: from the model, a number of samples and a seed to ``[samples, D]``; None for a
             model that is no distribution over its data.
         hidden: the default of H_1, ..., H_L.
+        rows: what the model's rows are called.
     """
 
     module: Callable[..., nn.Module]
     sizes: Callable[[list[int]], dict[str, Any]]
     options: dict[str, Any]
-    unit_interval: tuple[str, str]
+    unit_interval: tuple[str, str] | None
     learning_rate: float = 3e-3
     optimizer: Callable[[Parameters, float], torch.optim.Optimizer] = adam
     sample: Sampler | None = None
     hidden: tuple[int, ...] = (128,)
+    rows: str = "samples"
 
 
 def autoencoder(module: type[nn.Module], **options: Any) -> Kind:
     return Kind(
         module, lambda sizes: {"layers": sizes}, {**ARCHITECTURE, **options}, ("loss", "bce")
     )
+
+
+def dictionary(module: type[SparseDictionary], **options: Any) -> Kind:
+    return Kind(
+        module,
+        dictionary_sizes,
+        {**options, **DICTIONARY},
+        None,
+        learning_rate=3e-4,
+        hidden=(16384,),
+        rows="tokens",
+    )
+
+
+def dictionary_sizes(sizes: list[int]) -> dict[str, Any]:
+    if len(sizes) != 2:
+        raise ValueError(f"hidden is {sizes[1:]}; a sparse dictionary takes one number of latents")
+    return {"visible": sizes[0], "latents": sizes[1]}
 
 
 def machine_sizes(sizes: list[int]) -> dict[str, Any]:
@@ -147,7 +171,10 @@ MODELS = {
         sample=sample_stack,
         hidden=(128, 64),
     ),
+    "topk": dictionary(TopKSparseAutoencoder, k=32),
 }
+
+DICTIONARIES = [name for name, kind in MODELS.items() if kind.sizes is dictionary_sizes]
 
 
 def build(config: Config) -> nn.Module:
@@ -177,6 +204,8 @@ def _construct(config: Config) -> nn.Module:
 
 def encode(model: Any, x: Tensor) -> Tensor:
     """The code, or the topmost features: ``[B, D]`` to ``[B, H]``."""
+    if isinstance(model, SparseDictionary):
+        return model.encode_dense(x)
     return model(x) if isinstance(model, RBM | DeepBeliefStack) else model.encode(x)
 
 

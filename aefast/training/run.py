@@ -15,11 +15,12 @@ from aefast.data import Dataset
 from aefast.data import load as load_data
 from aefast.data.sources import split_member
 from aefast.messages import OneLineError
+from aefast.nn.dictionary import SparseDictionary
 from aefast.training.checkpoint import CHECKPOINT_FILE, CONFIG_FILE, Checkpoint, load, save
 from aefast.training.config import PRECISIONS, Config, Progress
 from aefast.training.loop import Trainer
 from aefast.training.metrics import METRICS_FILE
-from aefast.training.models import MODELS, build
+from aefast.training.models import DICTIONARIES, MODELS, build
 from aefast.training.scales import summarize
 
 fcntl: ModuleType | None
@@ -45,6 +46,10 @@ DEFAULTS = {
 
 # Gaussian units take one or two orders less than binary ones.
 GAUSSIAN_MACHINE_RATE = 0.005
+
+
+# A sparse dictionary starts from the geometric median of so many.
+MEDIAN_ROWS = 4096
 
 
 class RunError(OneLineError):
@@ -118,6 +123,7 @@ def start(folder: Path, given: dict[str, Any]) -> Trainer:
     if "model" not in given:
         raise RunError(f"MODEL is missing; it takes one of {', '.join(MODELS)}")
     check_options(given["model"], given)
+    given = with_sizes(given)
     if not given.get("data"):
         raise RunError("--data is missing")
     dataset = load_data(given["data"])
@@ -130,6 +136,9 @@ def start(folder: Path, given: dict[str, Any]) -> Trainer:
         reason = str(error).splitlines()[0]
         raise RunError(f"{reason}; the model is {config.model} {config.sizes}") from error
     trainer = Trainer(Checkpoint(config, Progress(), model, {}), dataset)
+    if isinstance(model, SparseDictionary):
+        rows = trainer.trained[:: -(-len(trainer.trained) // MEDIAN_ROWS)]
+        model.start_from(dataset.take(rows).to(model.decoder_bias))
     save(folder, trainer.checkpoint())
     return trainer
 
@@ -171,6 +180,7 @@ def _changed(checkpoint: Checkpoint, folder: Path, given: dict[str, Any]) -> Con
     config, progress = checkpoint.config, checkpoint.progress
     fixed = {name: value for name, value in given.items() if name not in CHANGEABLE}
     check_options(config.model, fixed)
+    fixed = with_sizes(fixed)
     settings = {**vars(config), **config.options}
     for name, value in fixed.items():
         if value != settings[name]:
@@ -239,6 +249,14 @@ def _check_steps(trainer: Trainer, file: Path) -> None:
         )
 
 
+def with_sizes(given: dict[str, Any]) -> dict[str, Any]:
+    """The options with their latents as the sizes that every model has."""
+    if "latents" not in given:
+        return given
+    rest = {name: value for name, value in given.items() if name != "latents"}
+    return {**rest, "hidden": [given["latents"]]}
+
+
 def configure(given: dict[str, Any], dataset: Dataset) -> Config:
     """All that a run is told: what was given, and the defaults of the rest."""
     kind = MODELS[given["model"]]
@@ -273,6 +291,10 @@ def check_options(model: str, given: dict[str, Any]) -> None:
     """
     if model not in MODELS:
         raise RunError(f"MODEL is {model!r}; it takes one of {', '.join(MODELS)}")
+    if "latents" in given and model not in DICTIONARIES:
+        raise RunError(f"{model} takes no --latents; it is for {', '.join(DICTIONARIES)}")
+    if "latents" in given and "hidden" in given:
+        raise RunError("--latents and --hidden are both given; they are one option")
     for name in given:
         option = "kl_weight" if name == "kl_warm_up" else name
         takers = [other for other, kind in MODELS.items() if option in kind.options]
@@ -307,7 +329,10 @@ def check_range(config: Config, dataset: Dataset) -> None:
     Raises:
         RunError: the data leave [0, 1].
     """
-    name, value = MODELS[config.model].unit_interval
+    unit_interval = MODELS[config.model].unit_interval
+    if unit_interval is None:
+        return
+    name, value = unit_interval
     if config.options[name] == value and not is_unit_interval(dataset):
         raise RunError(
             f"{dataset.name} holds numbers from {dataset.low:g} to {dataset.high:g}; "

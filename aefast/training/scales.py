@@ -91,8 +91,9 @@ def _code_range(config: Config) -> tuple[float, float] | None:
         return 0.0, 1.0
     if config.model == "vae":  # of Gaussians it is means
         return None
-    activation = config.options.get("code_activation") or config.options["activation"]
-    return CODE_RANGES.get(activation)
+    options = config.options
+    activation = options.get("code_activation") or options.get("activation")
+    return CODE_RANGES.get(activation) if activation else None
 
 
 def _reach(low: float, high: float, margin: float) -> tuple[float, float]:

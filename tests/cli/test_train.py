@@ -50,7 +50,8 @@ def out(tmp_path):
 def train(model, data, out, *more):
     sizes = ",".join(map(str, SMALL[model]["hidden"]))
     common = ["--data", data, "--hidden", sizes, "--epochs", 2, "--batch-size", 8]
-    return ["train", model, *common, "--out", out, *more]
+    active = ["--k", SMALL[model]["k"]] if "k" in SMALL[model] else []
+    return ["train", model, *common, *active, "--out", out, *more]
 
 
 @pytest.mark.parametrize("model", MODELS)

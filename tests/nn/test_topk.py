@@ -7,7 +7,7 @@ import torch
 
 import aefast
 from aefast.nn import TopKSparseAutoencoder
-from aefast.nn.topk import geometric_median
+from aefast.nn.dictionary import geometric_median
 from tests.backends import not_interpreted
 
 D, L, K = 6, 40, 4

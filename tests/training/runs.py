@@ -22,6 +22,7 @@ SMALL = {
     "vae": {"hidden": [8, 3]},
     "rbm": {"hidden": [8], "chains": 5},
     "dbn": {"hidden": [8, 6], "chains": 5},
+    "topk": {"hidden": [24], "k": 3, "aux_k": 4, "dead_after": 20},
 }
 
 

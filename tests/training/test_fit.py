@@ -588,3 +588,57 @@ def test_after_an_epoch_that_was_broken_off_the_next_one_follows(seed, monkeypat
     first, second = losses(lambda look: look.step == 2, None)
     assert first == whole[:2]
     assert second == [*whole[4:], *after[:4]]
+
+
+def test_a_function_gives_the_batches_of_each_epoch():
+    data, sizes = torch.randn(30, 6), (8, 4, 18)
+    models = [nn.TopKSparseAutoencoder(6, 24, 3) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    optimizers = [torch.optim.Adam(model.parameters(), 1e-2) for model in models]
+    for model, optimizer in zip(models, optimizers, strict=True):
+        model.keep_unit_norm(optimizer)
+    looks = []
+    history = aefast.fit(
+        models[0],
+        lambda: iter(data.double().reshape(30, 2, 3).split(sizes)),
+        optimizers[0],
+        epochs=2,
+        callback=looks.append,
+    )
+    assert (history.engine, len(history.losses)) == ("loop", 6)
+    for _ in range(2):
+        for x in data.split(sizes):
+            optimizers[1].zero_grad()
+            models[1].loss(x).backward()
+            optimizers[1].step()
+    for a, b in zip(models[0].state_dict().values(), models[1].state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    torch.testing.assert_close(models[0].decoder_weight.norm(dim=1), torch.ones(24))
+
+
+def test_a_function_may_give_batches_without_end(monkeypatch):
+    monkeypatch.setattr(fitting, "LOOK_SECONDS", 0)
+    model = nn.TopKSparseAutoencoder(6, 24, 3)
+    optimizer = torch.optim.Adam(model.parameters())
+    history = aefast.fit(
+        model,
+        lambda: iter(lambda: torch.randn(4, 6), None),
+        optimizer,
+        callback=lambda look: look.step == 5,
+    )
+    assert len(history.losses) == 5
+
+
+@pytest.mark.parametrize(
+    ("batches", "error", "message"),
+    [
+        ([], ValueError, "data gave no batch"),
+        ([1], TypeError, "data gave a int; it takes batches"),
+        ([torch.zeros(6)], ValueError, r"data gave shape \[6\]; it takes batches \[B, D\]"),
+        ([torch.zeros(2, 7)], ValueError, r"x has shape \[2, 7\]"),
+    ],
+)
+def test_what_a_function_gives_is_checked(batches, error, message):
+    model = nn.TopKSparseAutoencoder(6, 24, 3)
+    with pytest.raises(error, match=message):
+        aefast.fit(model, lambda: batches, torch.optim.Adam(model.parameters()))

@@ -1,0 +1,235 @@
+"""A folder of shards: activations of a model, ``.safetensors`` and ``.npy`` files, mapped.
+
+The rows of all files, one after the other, are one dataset, which may be larger than memory. Each
+number is looked at once, when the folder is loaded; no file is copied.
+"""
+
+import json
+import math
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aefast.data.arrays import read_npy_header
+from aefast.data.dataset import CHUNK_BYTES, LARGEST, DataError, Dataset, check_whole
+from aefast.messages import cut
+
+ENDINGS = (".safetensors", ".npy")
+
+# What safetensors calls them, how NumPy reads their bytes, and what torch takes those for.
+SAFETENSORS: dict[str, tuple[np.dtype, torch.dtype]] = {
+    "F16": (np.dtype("<f2"), torch.float16),
+    "BF16": (np.dtype("<u2"), torch.bfloat16),
+    "F32": (np.dtype("<f4"), torch.float32),
+}
+NPY = {np.dtype("<f2"): torch.float16, np.dtype("<f4"): torch.float32}
+
+HEADER_BYTES = 100_000_000  # as many as the safetensors package itself takes
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file.
+
+    Attributes:
+        memory: ``[n, D]``, mapped; bfloat16 as its bits.
+        dtype: what its bits are.
+        name: the file.
+    """
+
+    memory: np.memmap
+    dtype: torch.dtype
+    name: str
+
+    def take(self, rows: np.ndarray) -> Tensor:
+        """float32 ``[len(rows), D]``."""
+        check_whole(self.memory, self.name)
+        return self._float(np.asarray(self.memory).take(rows, axis=0))
+
+    def chunks(self) -> Iterator[tuple[int, np.ndarray, Tensor]]:
+        """Slices of its rows: the first row's number, the bits, and the numbers, float32."""
+        check_whole(self.memory, self.name)
+        memory = np.asarray(self.memory)
+        step = max(1, CHUNK_BYTES // (memory.itemsize * memory.shape[1]))
+        for first in range(0, len(memory), step):
+            bits = np.ascontiguousarray(memory[first : first + step])
+            yield first, bits, self._float(bits.copy())
+
+    def _float(self, bits: np.ndarray) -> Tensor:
+        return torch.from_numpy(bits).view(self.dtype).float()
+
+
+class ShardRows:
+    """The rows of all shards, numbered through, as float32.
+
+    Attributes:
+        shape: N and D.
+        dtype: float32, NumPy's.
+    """
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, shards: Sequence[Shard]) -> None:
+        self.shards = shards
+        counts = [len(shard.memory) for shard in shards]
+        self.starts = [0, *np.cumsum(counts).tolist()]
+        self.shape = (self.starts[-1], shards[0].memory.shape[1])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def take(self, indices: Tensor) -> Tensor:
+        """float32 ``[len(indices), D]``, in their order."""
+        rows = indices.numpy()
+        if len(rows) and not (rows.min() >= 0 and rows.max() < len(self)):
+            raise IndexError(
+                f"indices are {rows.min()} to {rows.max()}; there are {len(self)} rows"
+            )
+        numbers = np.searchsorted(self.starts, rows, side="right") - 1
+        samples = torch.empty(len(rows), self.shape[1], dtype=torch.float32, device="cpu")
+        for number in np.unique(numbers):
+            places = np.flatnonzero(numbers == number)
+            shard = self.shards[number].take(rows[places] - self.starts[number])
+            samples[torch.from_numpy(places)] = shard
+        return samples
+
+
+class ShardedDataset(Dataset):
+    """Samples that lie in several files. :func:`aefast.data.load` makes one of a folder; its
+    ``rows`` are :class:`ShardRows`."""
+
+    @property
+    def shards(self) -> ShardRows:
+        """The rows."""
+        return cast(ShardRows, self.rows)
+
+    def take(self, indices: Tensor) -> Tensor:
+        """The samples of those ``indices``, as :meth:`Dataset.take`."""
+        return self.shards.take(indices)
+
+
+def load_shards(paths: Sequence[Path], name: str) -> ShardedDataset:
+    """The rows of these files, in their order.
+
+    The last dimension of a file's array is the width D; all before it count as rows.
+
+    Raises:
+        DataError: a file is cut short, of another kind or width, or holds a number that is not
+            finite.
+    """
+    shards = [_open(path) for path in paths]
+    width = shards[0].memory.shape[1]
+    for shard in shards:
+        if shard.memory.shape[1] != width:
+            raise DataError(
+                f"{shard.name}: its rows have {shard.memory.shape[1]} numbers, where those of "
+                f"{shards[0].name} have {width}; it takes shards of one width"
+            )
+    summaries = [_summary(shard) for shard in shards]
+    low, high = min(low for low, _, _ in summaries), max(high for _, high, _ in summaries)
+    checksum = zlib.crc32(repr([crc for _, _, crc in summaries]).encode())
+    rows = ShardRows(shards)
+    return ShardedDataset(rows, (width,), 1.0, name, low, high, checksum)  # type: ignore[arg-type]
+
+
+def _open(path: Path) -> Shard:
+    name = str(path)
+    if not path.is_file():  # a pipe, which would not end
+        raise DataError(f"{name} is no regular file")
+    shape, bits, dtype, offset = (_npy if name.lower().endswith(".npy") else _safetensors)(path)
+    if len(shape) < 2:
+        raise DataError(f"{name}: it has shape {cut(list(shape))}; it takes rows, [..., D]")
+    if min(shape) < 1:
+        raise DataError(f"{name}: it has shape {cut(list(shape))}; it takes one row or more")
+    flat = (math.prod(shape[:-1]), shape[-1])
+    end, length = offset + math.prod(flat) * bits.itemsize, path.stat().st_size
+    if length < end:
+        raise DataError(f"{name}: cut short: {length} bytes, where its header makes {end}")
+    if length > end and name.lower().endswith(".npy"):
+        raise DataError(f"{name}: too long: {length} bytes, where its header makes {end}")
+    return Shard(np.memmap(path, bits, "r", offset, flat), dtype, name)
+
+
+def _npy(path: Path) -> tuple[tuple[int, ...], np.dtype, torch.dtype, int]:
+    with path.open("rb") as stream:
+        shape, dtype, order, offset = read_npy_header(stream, str(path))
+    if dtype not in NPY:
+        raise DataError(f"{path}: its numbers are {cut(dtype)}; a shard has float16 or float32")
+    if order == "F" and sum(size > 1 for size in shape) > 1:
+        raise DataError(f"{path}: it is in Fortran order; a shard has one row after the other")
+    return shape, dtype, NPY[dtype], offset
+
+
+def _safetensors(path: Path) -> tuple[tuple[int, ...], np.dtype, torch.dtype, int]:
+    """The file's only tensor of floats with rows: 8 bytes say how long its header is, a JSON."""
+    header, start = _safetensors_header(path)
+    arrays = {
+        name: entry
+        for name, entry in header.items()
+        if name != "__metadata__" and entry["dtype"] in SAFETENSORS and len(entry["shape"]) > 1
+    }
+    if len(arrays) != 1:
+        listed = ", ".join(map(cut, arrays)) or "none"
+        raise DataError(
+            f"{path}: its tensors of float16, bfloat16 or float32 rows are {cut(listed)}; "
+            "a shard has one"
+        )
+    (entry,) = arrays.values()
+    shape = tuple(entry["shape"])
+    bits, dtype = SAFETENSORS[entry["dtype"]]
+    begin, end = entry["data_offsets"]
+    if end - begin != math.prod(shape) * bits.itemsize:
+        raise DataError(f"{path}: its header gives a tensor's size in two ways")
+    return shape, bits, dtype, start + begin
+
+
+def _safetensors_header(path: Path) -> tuple[dict[str, dict], int]:
+    """What the header says of each tensor, and where their bytes begin.
+
+    Raises:
+        DataError: it is none.
+    """
+    try:
+        with path.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > min(HEADER_BYTES, path.stat().st_size - 8):
+                raise ValueError("it is cut short")
+            header = json.loads(stream.read(length))
+        for name, entry in header.items():
+            if name != "__metadata__":
+                _check_entry(entry)
+    except (struct.error, ValueError, LookupError, TypeError, AttributeError, RecursionError) as e:
+        reason = cut(" ".join(str(e).split())) or type(e).__name__
+        raise DataError(f"{path}: no safetensors header, or cut short: {reason}") from e
+    return header, 8 + length
+
+
+def _check_entry(entry: dict) -> None:
+    sizes = [*entry["shape"], *entry["data_offsets"]]
+    if len(entry["data_offsets"]) != 2 or not isinstance(entry["dtype"], str):
+        raise ValueError("an entry has no dtype and two offsets")
+    if not all(type(size) is int and 0 <= size < 2**62 for size in sizes):
+        raise ValueError("a size is no natural number")
+
+
+def _summary(shard: Shard) -> tuple[float, float, int]:
+    """The smallest number, the largest, and the CRC-32 of all bits."""
+    low, high, checksum = math.inf, -math.inf, 0
+    for first, bits, numbers in shard.chunks():
+        least, most = (bound.item() for bound in numbers.aminmax())
+        if not (least >= -LARGEST and most <= LARGEST):
+            row, column = ((~numbers.isfinite()).nonzero()[0]).tolist()
+            raise DataError(
+                f"{shard.name}: row {first + row}, column {column}, counted from 0, is "
+                f"{numbers[row, column].item()}; it takes finite numbers"
+            )
+        low, high = min(low, least), max(high, most)
+        checksum = zlib.crc32(bits.data, checksum)
+    return low, high, checksum

@@ -1,0 +1,129 @@
+"""``aefast train`` of sparse dictionaries: shards to a folder, its figures, and what it refuses."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("typer")
+pytest.importorskip("safetensors")
+pytest.importorskip("tensorboard")
+
+from safetensors.torch import load_file, save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import aefast
+from aefast.nn.dictionary import geometric_median
+from aefast.training import run
+from aefast.training.loop import Trainer
+from tests.cli.command import invoke, refused
+from tests.training.runs import proceed
+
+D, L, K = 12, 40, 3
+FIGURES = {"fraction_of_variance_unexplained", "l0", "dead_share"}
+
+
+@pytest.fixture
+def shards(tmp_path):
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    directions = torch.randn(20, D, generator=torch.Generator().manual_seed(0))
+    code = torch.rand(240, 20, generator=torch.Generator().manual_seed(1))
+    rows = (code * (code > 0.9)) @ directions + 2
+    save_file({"activations": rows[:100].bfloat16()}, folder / "0.safetensors")
+    save_file({"activations": rows[100:200].half()}, folder / "1.safetensors")
+    np.save(folder / "2.npy", rows[200:].numpy())
+    return folder
+
+
+def train(shards, out, *more, model="topk"):
+    sizes = ["--latents", L, "--k", K, "--batch-size", 16]
+    return ["train", model, "--data", shards, "--out", out, *sizes, *more]
+
+
+def test_a_run_leaves_its_figures_in_json_lines_and_for_tensorboard(shards, tmp_path):
+    out = tmp_path / "run"
+    more = ["--epochs", 20, "--learning-rate", 0.01, "--aux-k", 4, "--dead-after", 500]
+    result = invoke(*train(shards, out, *more))
+    assert result.exit_code == 0, result.output
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert all(line.keys() >= {"loss", "tokens_per_second", *FIGURES} for line in lines)
+    assert "samples_per_second" not in lines[0]
+    assert 0 < lines[-1]["fraction_of_variance_unexplained"] < 0.5
+    assert 0 < lines[-1]["l0"] <= K
+    events = EventAccumulator(str(out)).Reload()
+    assert {"loss", "tokens_per_second", *FIGURES} <= set(events.Tags()["scalars"])
+
+    model = aefast.load(out)
+    torch.testing.assert_close(model.decoder_weight.norm(dim=1), torch.ones(L))
+    x = aefast.data.load(shards).take(torch.arange(240))
+    residual = (x - model(x)).square().sum() / (x - x.mean(0)).square().sum()
+    assert lines[-1]["fraction_of_variance_unexplained"] == pytest.approx(residual.item(), rel=1e-3)
+    assert lines[-1]["dead_share"] == model.dead.double().mean()
+
+
+def test_a_run_starts_at_the_rows_geometric_median(shards, tmp_path):
+    (tmp_path / "run").mkdir()
+    given = {"model": "topk", "data": str(shards), "latents": L, "k": K}
+    trainer = run.start(tmp_path / "run", given)
+    rows = aefast.data.load(shards).take(torch.arange(240))
+    assert torch.equal(trainer.model.decoder_bias, geometric_median(rows))
+
+
+def test_a_run_that_stopped_goes_on_to_the_same_bits(shards, tmp_path):
+    given = {"model": "topk", "data": str(shards), "latents": L, "k": K, "batch_size": 16}
+    given |= {"epochs": 3, "aux_k": 4, "dead_after": 100}
+    for name in ("whole", "stopped"):
+        (tmp_path / name).mkdir()
+        trainer = run.start(tmp_path / name, given)
+        proceed(trainer, until=20 if name == "stopped" else None)
+        run.save(tmp_path / name, trainer.checkpoint())
+    resumed = run.resume(tmp_path / "stopped", {"latents": L})
+    assert isinstance(resumed, Trainer)
+    proceed(resumed)
+    run.save(tmp_path / "stopped", resumed.checkpoint())
+    found, expected = (
+        load_file(tmp_path / n / "checkpoint.safetensors") for n in ("stopped", "whole")
+    )
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--k", L + 1], "k is 41; of 40 latents it takes an int in [1, 40]; the model is topk"),
+        (["--aux-k", L + 1], "aux_k is 41; of 40 latents it takes an int in [0, 40]"),
+        (["--hidden", 5], "--latents and --hidden are both given"),
+        (["--activation", "tanh"], "topk takes no --activation; it is for"),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_leaves_no_folder(shards, tmp_path, more, message):
+    assert message in refused(*train(shards, tmp_path / "run", *more))
+    assert not (tmp_path / "run").exists()
+
+
+def test_latents_are_those_of_a_dictionary(shards, tmp_path):
+    line = refused(*train(shards, tmp_path / "run", model="rbm"))
+    assert line.startswith("rbm takes no --latents; it is for topk")
+    two = ["train", "topk", "--data", shards, "--out", tmp_path / "run", "--hidden", "8,4"]
+    assert "takes one number of latents" in refused(*two)
+
+
+def test_shards_of_two_widths_and_a_cut_one_are_one_line_and_nothing_is_overwritten(
+    shards, tmp_path
+):
+    out = tmp_path / "run"
+    invoke(*train(shards, out, "--epochs", 1))
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    np.save(shards / "3.npy", np.zeros((4, D + 1), np.float32))
+    for folder, more in ((tmp_path / "new", []), (out, [])):
+        line = refused(*train(shards, folder, *more))
+        assert ("takes shards of one width" in line) == (folder != out)
+    assert "takes shards of one width" in refused("train", "--resume", "--out", out)
+    (shards / "3.npy").unlink()
+    (shards / "1.safetensors").write_bytes((shards / "1.safetensors").read_bytes()[:-3])
+    assert "1.safetensors: cut short" in refused(*train(shards, tmp_path / "new"))
+    assert "1.safetensors: cut short" in refused("train", "--resume", "--out", out)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert not (tmp_path / "new").exists()
