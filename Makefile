@@ -1,6 +1,6 @@
-# make setup | demo | test | test-all | docs | fuzz | lint | format | bench | results | wheel make .venv on
-# first use, and test-oldest one of its own; the rest do not. It gets the package with what the demo
-# needs first, and the tools for testing, or for the pages, when a target asks for them.
+# make setup | demo | test | test-all | docs | fuzz | sanitize | lint | format | bench | results | wheel
+# make .venv on first use, and test-oldest one of its own; the rest do not. It gets the package with what
+# the demo needs first, and the tools for testing, or for the pages, when a target asks for them.
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 SOURCES := aefast benchmarks tests setup.py .ci/install-matrix
 CPP := $(shell find csrc tests/csrc -name "*.h" -o -name "*.cpp")
 
-.PHONY: setup demo test test-all test-oldest test-peers peers docs fuzz lint format bench results readme wheel install-matrix gpu-check clean
+.PHONY: setup demo test test-all test-oldest test-peers peers docs fuzz sanitize lint format bench results readme wheel install-matrix gpu-check clean
 
 setup: $(VENV)/built $(VENV)/tools
 
@@ -77,6 +77,11 @@ build/figures/index.html: $(wildcard aefast/figures/*.py) | $(VENV)/built
 # Random calls and mutated files, FUZZ_SECONDS of them: 60 where it is not set.
 fuzz: setup
 	TRITON_INTERPRET=1 $(BIN)/python -m tests.fuzz
+
+# The kernels' tests on an extension built under gcc's sanitizers.
+sanitize: setup
+	PYTHON=$(abspath $(BIN))/python .ci/sanitize address,undefined
+	PYTHON=$(abspath $(BIN))/python .ci/sanitize thread
 
 lint: setup
 	$(BIN)/ruff format --check $(SOURCES)

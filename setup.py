@@ -53,6 +53,13 @@ OPENMP = [] if sys.platform == "darwin" else ["-fopenmp"]
 # Before glibc 2.34, dlopen was in a library of its own.
 LINK_FLAGS = [*OPENMP, *(["-s", "-lgcc", "-ldl"] if sys.platform == "linux" else [])]
 
+# For `make sanitize`: "address,undefined" or "thread".
+SANITIZERS = os.environ.get("AEFAST_SANITIZE")
+STAND_INS = ["tests/csrc/openmp_on_threads.cpp"] if SANITIZERS == "thread" else []
+if SANITIZERS:
+    FLAGS += [f"-fsanitize={SANITIZERS}", "-fno-sanitize-recover=undefined", "-O1", "-g1"]
+    LINK_FLAGS = [f"-fsanitize={SANITIZERS}", *(flag for flag in LINK_FLAGS if flag != "-s")]
+
 # The one that setuptools takes.
 COMPILER = shlex.split(os.environ.get("CXX") or sysconfig.get_config_var("CXX") or "c++")
 
@@ -121,7 +128,7 @@ def extension_arguments():
 
     extension = Pybind11Extension(
         "aefast._C",
-        [str(source) for source in SOURCES if source not in KERNELS],
+        [*(str(source) for source in SOURCES if source not in KERNELS), *STAND_INS],
         include_dirs=["csrc"],
         # Kernels too: setuptools links anew only where one of these has changed.
         depends=sorted(str(path) for path in Path("csrc").rglob("*.*")),
