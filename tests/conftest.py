@@ -22,8 +22,11 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 from aefast import backend
+from tests.interpreter import quicken
 
 torch.set_num_threads(1)
+if not backend.unavailable("triton", "cpu"):
+    quicken()
 
 
 def _places() -> list[tuple[str, str]]:

@@ -1,0 +1,99 @@
+"""Triton's interpreter, made quicker where it spends the most: the values are the same.
+
+It patches the language anew at each call of a function by a kernel, and reduces element by element.
+These are Triton's own names, so that a version without one of them is left as it is.
+"""
+
+import inspect
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+
+def quicken() -> None:
+    """Before the first kernel runs: of a patched language the builtins are not seen."""
+    from triton.runtime import interpreter
+
+    if hasattr(interpreter, "_LangPatchScope"):
+        interpreter._patch_builtin = _patching_builtins(interpreter)
+        interpreter._patch_lang = _patching_once(interpreter)
+    if hasattr(interpreter, "_get_np_dtype"):
+        interpreter._get_np_dtype = _by_name(interpreter._get_np_dtype)
+    if hasattr(interpreter.ReduceOps, "generic_reduce"):
+        interpreter.ReduceOps.generic_reduce = _reduce
+
+
+def _patching_builtins(interpreter: ModuleType) -> Any:
+    """``_patch_builtin``, which looks through a module's members once."""
+    is_builtin = interpreter.tl.core.is_builtin
+
+    @cache
+    def names(package: Any) -> list[str]:
+        return [name for name, member in inspect.getmembers(package) if is_builtin(member)]
+
+    language = interpreter.tl
+    for package in (language, language.core, language.math, language.tensor):
+        names(package)
+
+    def patch(package: Any, *rest: Any) -> None:
+        for name in names(package):
+            member = getattr(package, name)
+            if is_builtin(member):
+                interpreter._patch_attr(package, name, member, *rest)
+
+    return patch
+
+
+def _patching_once(interpreter: ModuleType) -> Any:
+    """``_patch_lang``, which leaves a language that the kernel's launch has patched."""
+    whole, is_builtin = interpreter._patch_lang, interpreter.tl.core.is_builtin
+    languages = (interpreter.tl, interpreter.tl.core)
+
+    @cache
+    def seen_by(function: Any) -> list[Any]:
+        values = function.__globals__.values()
+        return [x for x in values if any(x is language for language in languages)]
+
+    def patch(function: Any) -> Any:
+        if any(is_builtin(x.load) or is_builtin(x.tensor.__add__) for x in seen_by(function)):
+            return whole(function)
+        return interpreter._LangPatchScope()
+
+    return patch
+
+
+def _by_name(find: Any) -> Any:
+    """``_get_np_dtype``, which makes a table of every dtype at each call."""
+    found: dict[str, Any] = {}
+
+    def np_dtype(dtype: Any) -> Any:
+        if dtype.name not in found:
+            found[dtype.name] = find(dtype)
+        return found[dtype.name]
+
+    return np_dtype
+
+
+def _reduce(self: Any, inputs: Any) -> list[Any]:
+    """``generic_reduce`` slice by slice, each element's in the same order."""
+    parts, axis = self.unravel(inputs, self.axis)
+
+    def slices(index: int) -> Any:
+        taken = [np.take(part.handle.data, index, axis) for part in parts]
+        return [self.to_tensor(x, part.dtype) for x, part in zip(taken, parts, strict=True)]
+
+    shape = parts[0].handle.data.shape
+    reduced = slices(0)
+    for index in range(1, shape[axis]):
+        combined = self.combine_fn.fn(*reduced, *slices(index))
+        reduced = combined if isinstance(combined, tuple) else [combined]
+    results = []
+    for result, whole in zip(reduced, inputs, strict=True):
+        data = result.handle.data.reshape(shape[:axis] + shape[axis + 1 :])
+        if self.keep_dims:
+            every = tuple(range(whole.handle.data.ndim))
+            data = np.expand_dims(data, axis if self.axis is not None else every)
+        results.append(self.to_tensor(data, whole.dtype))
+    return results
