@@ -59,6 +59,7 @@ class BaseAutoencoder(FloatTransformer):
     learning_rate: float = 3e-3
     batch_size: int = 32
     n_iter: int = 50
+    max_iter: int | None = None
     verbose: int = 0
     random_state: Any = None
     early_stopping: bool = False
@@ -96,8 +97,9 @@ class BaseAutoencoder(FloatTransformer):
         self.n_iter_, self.loss_curve_, self.validation_loss_curve_ = 0, [], []
         looks_up = self.verbose or held_out is not None or sparse.issparse(X)
         at_once = 1 if looks_up else max(1, MOST_ROWS // X.shape[0])
-        while self.n_iter_ < self.n_iter:
-            epochs = min(at_once, self.n_iter - self.n_iter_)
+        most = self.n_iter if self.max_iter is None else self.max_iter
+        while self.n_iter_ < most:
+            epochs = min(at_once, most - self.n_iter_)
             self.loss_curve_ += self._epochs(X, epochs)
             self.n_iter_ += epochs
             if held_out is not None:
@@ -198,6 +200,8 @@ class BaseAutoencoder(FloatTransformer):
     def _check_parameters(self) -> None:
         checks.check_integer(self.batch_size, "batch_size", 2**31, low=1)
         checks.check_integer(self.n_iter, "n_iter", 2**31)
+        if self.max_iter is not None:
+            checks.check_integer(self.max_iter, "max_iter", 2**31)
         checks.check_positive(self.learning_rate, "learning_rate")
         checks.check_positive(self.validation_fraction, "validation_fraction")
         checks.check_number(self.validation_fraction, "validation_fraction", 0, 1)
@@ -389,6 +393,7 @@ class Autoencoder(BaseAutoencoder):
         learning_rate: Adam's.
         batch_size: the most rows in a gradient step; an epoch's steps take the same number, to one.
         n_iter: epochs.
+        max_iter: the same, as scikit-learn's networks name it; None takes ``n_iter``.
         verbose: print the mean training loss after each epoch.
         random_state: an int, a ``numpy.random.RandomState``, or None. The same int gives the same
             bits.

@@ -15,6 +15,9 @@ from aefast.ops.shared import checks
 
 LEAST_NOISE = 1e-12
 
+# scikit-learn's ways to the leading axes.
+SVD_METHODS = ("lapack", "randomized")
+
 
 class FactorAnalysis(LinearFactorModel):
     """The model ``x = W h + b + noise``, h standard normal, noise N(0, P) with a diagonal P.
@@ -40,6 +43,8 @@ class FactorAnalysis(LinearFactorModel):
         max_iter: the most steps.
         rotation: ``"varimax"`` or ``"quartimax"`` rotates the factors to ones with few large
             entries; None leaves them as the climb does.
+        svd_method: ``"lapack"`` or ``"randomized"``, which are one here: neither approximates.
+        iterated_power: of scikit-learn's ``"randomized"``; not used.
         random_state: for scikit-learn's sake; nothing is drawn.
 
     Attributes:
@@ -74,18 +79,24 @@ class FactorAnalysis(LinearFactorModel):
         tol: float = 1e-2,
         max_iter: int = 1000,
         rotation: str | None = None,
+        svd_method: str = "randomized",
+        iterated_power: int = 3,
         random_state: Any = None,
     ) -> None:
         self.n_components = n_components
         self.tol = tol
         self.max_iter = max_iter
         self.rotation = rotation
+        self.svd_method = svd_method
+        self.iterated_power = iterated_power
         self.random_state = random_state
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
         checks.check_number(self.tol, "tol", 0)
         checks.check_integer(self.max_iter, "max_iter", 2**31, low=1)
+        checks.check_choice(self.svd_method, "svd_method", SVD_METHODS)
+        checks.check_integer(self.iterated_power, "iterated_power", 2**31)
         if self.rotation is not None:
             checks.check_choice(self.rotation, "rotation", ROTATIONS)
 

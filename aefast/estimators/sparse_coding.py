@@ -50,12 +50,14 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         penalty: of the codes' absolute values, above 0.
         batch_size: rows a step.
         n_iter: passes over the data.
+        max_iter: the same, as scikit-learn names it; None takes ``n_iter``.
         tolerance: of a code's relative duality gap: see ``sparse_encode``.
         random_state: an int, a ``numpy.random.RandomState``, or None.
 
     Attributes:
         components_: the dictionary D, float32 ``(n_components, n_features)``, its rows of norm 1.
         n_steps_: the number of batches seen.
+        n_iter_: how many passes fit took.
         n_features_in_: the number of features seen in fit.
         feature_names_in_: their names, where they have any.
 
@@ -80,6 +82,7 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         *,
         batch_size: int = 256,
         n_iter: int = 10,
+        max_iter: int | None = None,
         tolerance: float = 1e-6,
         random_state: Any = None,
     ) -> None:
@@ -87,6 +90,7 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         self.penalty = penalty
         self.batch_size = batch_size
         self.n_iter = n_iter
+        self.max_iter = max_iter
         self.tolerance = tolerance
         self.random_state = random_state
 
@@ -103,7 +107,8 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         _check_size(X)
         rng = check_random_state(self.random_state)
         self._start(as_tensor(X), rng)
-        for _ in range(self.n_iter):
+        self.n_iter_ = self.n_iter if self.max_iter is None else self.max_iter
+        for _ in range(self.n_iter_):
             order = rng.permutation(X.shape[0])
             for batch in gen_batches(X.shape[0], self.batch_size):
                 self._step(as_tensor(X[order[batch]]), rng)
@@ -160,6 +165,8 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         for name in ("n_components", "batch_size"):
             checks.check_integer(getattr(self, name), name, 2**31, low=1)
         checks.check_integer(self.n_iter, "n_iter", 2**31)
+        if self.max_iter is not None:
+            checks.check_integer(self.max_iter, "max_iter", 2**31)
         check_settings(self.penalty, STEPS, self.tolerance)
 
     def _encode(self, rows: Tensor, dictionary: Tensor) -> Tensor:

@@ -525,3 +525,12 @@ def test_wrong_parameters(data, parameters, error, message, method):
 def test_sizes_may_be_an_array_or_a_list(data):
     for sizes in (np.array([6, 3]), [6, 3]):
         assert estimators.Autoencoder(sizes, n_iter=0).fit(data).components_.shape == (6, 64)
+
+
+def test_max_iter_is_n_iter_as_scikit_learns_networks_name_it(data):
+    models = [estimator("Autoencoder", n_iter=9, max_iter=2), estimator("Autoencoder", n_iter=2)]
+    first, second = (model.fit(data) for model in models)
+    assert first.n_iter_ == 2
+    assert equal(first.module_, second.module_)
+    with pytest.raises(ValueError, match=r"^max_iter is -1; it takes"):
+        estimator("Autoencoder", max_iter=-1).fit(data)

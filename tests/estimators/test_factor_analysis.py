@@ -171,3 +171,13 @@ def test_in_a_pipeline(data):
     pipeline = make_pipeline(StandardScaler(), FactorAnalysis(3)).fit(data)
     assert pipeline.transform(data).shape == (400, 3)
     assert list(pipeline.get_feature_names_out()) == [f"factoranalysis{i}" for i in range(3)]
+
+
+def test_every_svd_method_is_exact_here():
+    X = np.random.default_rng(0).normal(size=(40, 6))
+    models = [FactorAnalysis(2, svd_method=m).fit(X) for m in ("lapack", "randomized")]
+    assert np.array_equal(models[0].components_, models[1].components_)
+    with pytest.raises(
+        ValueError, match=r"^svd_method is 'full'; it takes one of lapack, randomized"
+    ):
+        FactorAnalysis(2, svd_method="full").fit(X)

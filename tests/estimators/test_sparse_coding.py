@@ -218,3 +218,16 @@ def test_codes_of_another_width_are_refused(digits):
 def test_wrong_parameters(digits, parameters, error, message):
     with pytest.raises(error, match=f"^{message}"):
         clone(SparseCoding(**parameters)).fit(digits[0][:20])
+
+
+def test_max_iter_is_n_iter_as_scikit_learn_names_it(digits):
+    data = digits[0][:50]
+    models = [
+        SparseCoding(4, max_iter=2, random_state=0),
+        SparseCoding(4, n_iter=2, random_state=0),
+    ]
+    first, second = (model.fit(data) for model in models)
+    assert first.n_iter_ == second.n_iter_ == 2
+    assert np.array_equal(first.components_, second.components_)
+    with pytest.raises(ValueError, match=r"^max_iter is -1; it takes"):
+        SparseCoding(4, max_iter=-1).fit(data)
