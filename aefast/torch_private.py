@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.autograd import forward_ad, profiler
 from torch.nn.parallel import DistributedDataParallel
 
@@ -43,6 +43,9 @@ try:
     has_avx512_bf16 = torch.cpu._is_avx512_bf16_supported
     is_zero_tensor = Tensor._is_zerotensor
     profiler._is_profiler_enabled  # noqa: B018
+
+    # Modules whose functions a tracer wraps for as long as it traces.
+    fx.Tracer()._autowrap_search  # noqa: B018
 except (ImportError, AttributeError) as error:
     raise ImportError(
         f"torch {torch.__version__} lacks a name that aefast reads ({error}): "
@@ -69,6 +72,7 @@ __all__ = [
     "is_zero_tensor",
     "profiler",
     "saved_tensors_hooks",
+    "search_when_tracing",
     "transforms",
 ]
 
@@ -91,3 +95,8 @@ def inductor() -> tuple[ModuleType, Any]:
     from torch._inductor.compile_fx import compile_fx
 
     return _inductor, compile_fx
+
+
+def search_when_tracing(tracer: fx.Tracer, module: ModuleType) -> None:
+    """Have a tracer wrap the functions that it wraps in this module, too, while it traces."""
+    tracer._autowrap_search.append(module)

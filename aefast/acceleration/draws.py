@@ -16,14 +16,16 @@ from aefast.ops.shared import checks, dispatch
 
 # Fewer are drawn before the generator's state is copied.
 FEWEST = 256
+CPU = torch.device("cpu")
 TOO_FEW = "so few numbers torch draws as fast"
 
 
 class Draw:
-    """``F.dropout(x, level)``, ``torch.rand_like(x)`` or ``torch.randn_like(x)``.
+    """``F.dropout(x, level)``, ``torch.rand_like(x)``, ``torch.randn_like(x)``, or
+    ``torch.rand(x.shape)``, ``torch.randn(x.shape)``.
 
     Attributes:
-        kind: ``"dropout"``, ``"rand_like"`` or ``"randn_like"``.
+        kind: ``"dropout"``, or the name of torch's function.
         level: of dropout, the probability.
     """
 
@@ -46,7 +48,9 @@ class Draw:
     def _plain(self, x: Tensor) -> Tensor:
         if self.kind == "dropout":
             return F.dropout(x, self.level)
-        return torch.rand_like(x) if self.kind == "rand_like" else torch.randn_like(x)
+        draw = getattr(torch, self.kind)
+        drawn: Tensor = draw(x) if self.kind.endswith("like") else draw(x.shape)
+        return drawn
 
     def _drawn(self, x: Tensor) -> Tensor:
         numbers = drawn(x, self.kind, 1 - self.level)
@@ -62,9 +66,17 @@ class Draw:
             return f"it takes float32 on a CPU, not {checks.dtype_name(x)} on {x.device.type}"
         if backend.select(x.device, x.dtype) != "cpp":
             return "the C++ kernels do not serve here"
-        if not x.is_contiguous():
-            return "x is not contiguous"
+        if self.kind in ("rand", "randn"):
+            if torch.get_default_dtype() != torch.float32 or torch.get_default_device() != CPU:
+                return "torch's default dtype or device is another one"
+        elif not (x.is_contiguous() or _is_of_rows(x)):
+            return "x has neither its rows nor itself in one piece"
         return TOO_FEW if x.numel() < FEWEST else None
+
+
+def _is_of_rows(x: Tensor) -> bool:
+    """Whether it is some columns of a matrix, of which torch's draws make a contiguous tensor."""
+    return x.dim() == 2 and x.stride(1) == 1 and x.stride(0) > x.shape[1] > 1
 
 
 def drawn(like: Tensor, kind: str, keep_probability: float = 1.0) -> Tensor:
@@ -80,7 +92,7 @@ def _draw(generator: torch.Generator, numbers: Tensor, kind: str, keep_probabili
     place = state.data_ptr(), numbers.data_ptr(), numbers.numel()
     if kind == "dropout":
         kernels.dropout_noise(*place, keep_probability)
-    elif kind == "rand_like":
+    elif kind in ("rand", "rand_like"):
         kernels.mersenne_uniform(*place)
     else:
         kernels.mersenne_normal(*place)

@@ -126,6 +126,8 @@ def _rows(name: str, record: Record) -> Iterator[Row]:
     for state in record.states[:1]:
         if state.lone:
             yield Row(name, f"{state.lone} x Linear alone", False, "torch's own is as fast")
+        for draw in state.own_draws:
+            yield Row(name, draw, False, "torch draws these numbers itself")
 
 
 def _check_accelerated(model: Any) -> None:

@@ -21,7 +21,10 @@ PURE_BUILTINS = {
     *("range", "reversed", "round", "sorted", "sum", "super", "tuple", "zip"),
 }
 # Of torch: the functions that compute. Those that ask for modes, or change them, do not.
-TORCH_MODULES = ("torch", "torch.nn.functional", "torch.special", "torch.functional", "math")
+TORCH_MODULES = (
+    *("torch", "torch.nn.functional", "torch.special", "torch.functional", "torch.distributions"),
+    "math",
+)
 NOT_COMPUTING = {
     *("autocast", "compile", "cuda", "enable_grad", "get_default_dtype", "get_num_threads"),
     *("get_rng_state", "inference_mode", "is_autocast_enabled", "is_deterministic"),

@@ -1,6 +1,7 @@
 """What the kernels serve in a graph: stacks of linear layers with activations, and draws."""
 
 from collections.abc import Iterator
+from types import BuiltinFunctionType
 from typing import Any, NamedTuple
 
 import torch
@@ -191,6 +192,12 @@ def activation_of(node: fx.Node, module: nn.Module) -> str | None:
     return name if is_ours and all(given.get(k, v) == v for k, v in defaults.items()) else None
 
 
+OF_SHAPE = {torch.rand: "rand", torch.randn: "randn"}
+# By their names as functions, methods and methods of distributions.
+DRAWS = {
+    *("bernoulli", "bernoulli_", "multinomial", "normal", "normal_", "rand", "rand_like", "randn"),
+    *("randn_like", "rsample", "sample", "uniform_"),
+}
 LIKE = {torch.rand_like: "rand_like", torch.randn_like: "randn_like"}
 
 
@@ -204,7 +211,8 @@ class RecognizedDraw(NamedTuple):
 
 
 def draws_of(graph: fx.Graph, module: nn.Module) -> Iterator[RecognizedDraw]:
-    """Dropout that is on, ``torch.rand_like`` and ``torch.randn_like``."""
+    """Dropout that is on, ``torch.rand_like`` and ``torch.randn_like``, and ``torch.rand`` and
+    ``torch.randn`` of a tensor's shape."""
     for node in graph.nodes:
         dropout = _dropout(node, module)
         if dropout is not None and 0 < dropout[1] < 1:
@@ -212,6 +220,29 @@ def draws_of(graph: fx.Graph, module: nn.Module) -> Iterator[RecognizedDraw]:
         is_function = node.op == "call_function" and node.target in LIKE
         if is_function and len(node.args) == 1 and not node.kwargs:
             yield RecognizedDraw(node, LIKE[node.target], node.args[0], 0.0)
+        shaped = _shaped_like(node)
+        if shaped is not None:
+            yield RecognizedDraw(node, OF_SHAPE[node.target], shaped, 0.0)
+
+
+def own_draws_of(graph: fx.Graph) -> list[str]:
+    """The names of the draws in a graph that are torch's own."""
+    methods = {str(node.target) for node in graph.nodes if node.op == "call_method"}
+    targets = [node.target for node in graph.nodes if node.op == "call_function"]
+    functions = {target.__name__ for target in targets if isinstance(target, BuiltinFunctionType)}
+    return sorted(DRAWS & (methods | functions))
+
+
+def _shaped_like(node: fx.Node) -> fx.Node | None:
+    """The tensor of whose shape a node draws; None where it is no such draw."""
+    if node.op != "call_function" or node.target not in OF_SHAPE:
+        return None
+    size = node.args[0] if len(node.args) == 1 and not node.kwargs else None
+    if not isinstance(size, fx.Node) or size.kwargs:
+        return None
+    is_size = size.op == "call_method" and size.target == "size" and len(size.args) == 1
+    is_shape = size.op == "call_function" and size.target is getattr and size.args[1] == "shape"
+    return size.args[0] if is_size or is_shape else None  # type: ignore[return-value]
 
 
 def _dropout_arguments(node: fx.Node) -> dict[str, Any]:

@@ -11,7 +11,12 @@ from torch import nn
 
 from aefast import backend
 from aefast.acceleration.draws import TOO_FEW, Draw, draws_as_torch
-from aefast.acceleration.recognition import draws_of, reads_parameter, stacks_of
+from aefast.acceleration.recognition import (
+    draws_of,
+    own_draws_of,
+    reads_parameter,
+    stacks_of,
+)
 from aefast.acceleration.stack import NO_ROWS, NOT_PAYING, Stack, stack_of
 from aefast.acceleration.tally import Tally
 from aefast.acceleration.tracing import KEY, Trace, is_plain_tensor, trace
@@ -20,6 +25,10 @@ from aefast.nn.plain import global_hooks
 # A forward is traced anew where something about the model is another: a mode, a level of noise, a
 # module. One that is another each time is left alone.
 MOST_TRACES = 8
+
+# A layer alone has one product and one activation, which torch takes as fast; the call that would
+# serve it costs more than it saves, the more so the smaller it is.
+FEWEST_ALONE = 1 << 18
 
 Part = Stack | Draw
 # By a call's shape: no surprise.
@@ -36,6 +45,8 @@ class Served:
         self.inputs = traced.inputs
         self.parts: list[Part] = []
         self.lone = 0
+        self.replaced: dict[Any, Any] = {}
+        self.own_draws: list[str] = []
         self.run = self._compiled(module, traced)
         self._share(tallies)
 
@@ -51,10 +62,10 @@ class Served:
     def _compiled(self, module: nn.Module, traced: Trace) -> Callable[..., Any]:
         graph = traced.graph
         for layers in stacks_of(graph, module):
-            if len(layers) == 1 and layers[0].activation == "identity":
+            stack = stack_of(layers)
+            if len(layers) == 1 and stack.largest_product < FEWEST_ALONE:
                 self.lone += 1
                 continue
-            stack = stack_of(layers)
             nodes = [node for layer in layers for node in layer.nodes]
             self._replace(nodes[-1], stack, layers[0].input)
             for node in reversed(nodes):
@@ -62,6 +73,7 @@ class Served:
         for draw in list(draws_of(graph, module)) if draws_as_torch() else ():
             self._replace(draw.node, Draw(draw.kind, draw.level), draw.x)
             graph.erase_node(draw.node)
+        self.own_draws = own_draws_of(graph)
         # What weights alone were read for; all else stays, used or not.
         graph.eliminate_dead_code(lambda node: not reads_parameter(node))
         python = graph.python_code("self")
@@ -71,9 +83,13 @@ class Served:
         return MethodType(place["forward"], module)
 
     def _replace(self, node: Any, part: Part, argument: Any) -> None:
+        """Put a part in a node's place. What it reads may have been replaced before."""
         self.parts.append(part)
+        argument = self.replaced.get(argument, argument)
         with node.graph.inserting_before(node):
-            node.replace_all_uses_with(node.graph.call_function(part, (argument,)))
+            new = node.graph.call_function(part, (argument,))
+        node.replace_all_uses_with(new)
+        self.replaced[node] = new
 
 
 class Record:

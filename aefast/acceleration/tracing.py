@@ -8,11 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from aefast import torch_private
 from aefast.acceleration.purity import ImpureError, Read, reads_of, settings_of
 from aefast.nn.plain import own_hooks
 
 # Where an accelerated module keeps what it is served by.
 KEY = "_accelerated"
+
+# They take sizes, which may be a placeholder's: randn(x.size(0), 20, device=x.device).
+FACTORIES = (torch.empty, torch.full, torch.ones, torch.rand, torch.randn, torch.zeros)
 
 # Modules of torch's that only call others: their graph is those modules'.
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -51,7 +55,7 @@ def trace(module: nn.Module) -> Trace | str:
     try:
         graph = tracer.trace(module)
     except Exception as problem:  # user code, run on placeholders, may raise anything
-        line = (str(problem).strip() or type(problem).__name__).splitlines()[0]
+        line = (str(problem).strip() or type(problem).__name__).splitlines()[0].split(". ")[0]
         return f"{type(module).__name__}: torch.fx cannot trace its forward ({line})"
     finally:
         drew = not torch.equal(states[0], generator.get_state()) or states[1] != random.getstate()
@@ -104,7 +108,8 @@ class _Tracer(fx.Tracer):
     def __init__(self, required: list[str]) -> None:
         # Of distributions the graph holds the calls as they are: they look at their arguments.
         modules: Any = math, torch.distributions
-        super().__init__(autowrap_modules=modules)
+        super().__init__(autowrap_modules=modules, autowrap_functions=FACTORIES)
+        torch_private.search_when_tracing(self, torch)
         self.required = required
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:

@@ -25,7 +25,7 @@ def test_the_table() -> None:
         "fell back",
         "why",
     ]
-    assert any("20-16 relu" in line and "yes" in line for line in lines)
+    assert any("4-16-20 relu, sigmoid" in line and "yes" in line for line in lines)
     assert any("4-16-20 relu, sigmoid" in line and "yes" in line for line in lines)
     assert any("2 x Linear alone" in line and "no" in line for line in lines)
 
