@@ -92,7 +92,12 @@ def train(
         bool | None, typer.Option("--tied", help="The decoder takes the encoder's weights.")
     ] = None,
     code_dropout: Annotated[float | None, typer.Option(help="Of the code's elements.")] = None,
-    loss: Annotated[str | None, typer.Option(help="mse or bce.")] = None,
+    reconstruction: Annotated[
+        str | None, typer.Option(help="The reconstruction's error: mse or bce.")
+    ] = None,
+    loss: Annotated[
+        str | None, typer.Option(hidden=True, help="The old name of --reconstruction.")
+    ] = None,
     corruption: Annotated[
         str | None, typer.Option(help="dae: masking, salt_and_pepper or gaussian.")
     ] = None,
@@ -147,6 +152,11 @@ def train(
     named = context.params.items()
     given = {name: value for name, value in named if name not in ("out", "resume")}
     given = {name: value for name, value in given.items() if value is not None}
+    if loss is not None:
+        if reconstruction is not None:
+            fail("--loss is the old name of --reconstruction; it takes one of them")
+        given["reconstruction"] = given.pop("loss")
+        note(["--loss is an old name and will be removed: use --reconstruction"])
     if hidden is not None:
         given["hidden"] = parse_sizes(hidden)
     if device is not None:

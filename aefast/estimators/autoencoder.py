@@ -23,6 +23,7 @@ from torch import Tensor
 from aefast import nn
 from aefast.backend import use_backend
 from aefast.data import Dataset
+from aefast.deprecation import renamed_argument
 from aefast.estimators.conversion import (
     DTYPES,
     LARGEST_SEED,
@@ -383,7 +384,8 @@ class Autoencoder(BaseAutoencoder):
     """An autoencoder, shallow or deep: :class:`aefast.nn.Autoencoder`, trained by Adam.
 
     ``transform`` encodes and ``inverse_transform`` decodes. The score of a row is minus the mean
-    error of its reconstruction over the features: the squared one, or for ``loss="bce"`` the
+    error of its reconstruction over the features: the squared one, or for
+    ``reconstruction="bce"`` the
     cross-entropy in nats. Training computes in float32,
     the score in float64.
 
@@ -409,7 +411,9 @@ class Autoencoder(BaseAutoencoder):
         output_activation: of the last layer.
         tied: whether the decoder has the encoder's weights, transposed.
         code_dropout: the probability, below 1, that training sets an element of the code to 0.
-        loss: ``"mse"``, or ``"bce"`` for data in [0, 1], which takes a sigmoid output.
+        reconstruction: the error of the reconstruction, ``"mse"``, or ``"bce"`` for data in [0, 1],
+            which takes a sigmoid output.
+        loss: the old name of ``reconstruction``, of which fit warns.
 
     Attributes:
         module_: the trained :class:`aefast.nn.Autoencoder`, in evaluation mode.
@@ -437,7 +441,8 @@ class Autoencoder(BaseAutoencoder):
     output_activation: str = "identity"
     tied: bool = False
     code_dropout: float = 0.0
-    loss: str = "mse"
+    reconstruction: str = "mse"
+    loss: str | None = None
 
     _module_class = nn.Autoencoder
 
@@ -445,7 +450,16 @@ class Autoencoder(BaseAutoencoder):
         return torch.vmap(lambda row: -module.compare(module.encode(row), row))(rows)
 
     def _takers(self, module: nn.Autoencoder) -> str | None:
-        return "loss 'bce' takes" if module.loss_kind == "bce" else None
+        return "the cross-entropy takes" if module.reconstruction == "bce" else None
+
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
+        renamed_argument("loss", self.loss, "reconstruction", self.reconstruction, "mse")
+
+    def _options(self) -> dict[str, Any]:
+        options = super()._options()
+        old = options.pop("loss")
+        return options if old is None else options | {"reconstruction": old}
 
 
 class Best:

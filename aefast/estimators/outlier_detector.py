@@ -26,7 +26,7 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseEstimator):
             hidden layer as there are features, and a quarter in the code.
         contamination: the share of outliers among the rows that are learned from, in (0, 0.5].
         standardize: give each feature mean 0 and variance 1 first. An autoencoder of numbers in
-            [0, 1], with ``loss="bce"`` or a Bernoulli decoder, takes False.
+            [0, 1], with ``reconstruction="bce"`` or a Bernoulli decoder, takes False.
         random_state: an int, a ``numpy.random.RandomState``, or None, which takes the estimator's.
 
     Attributes:

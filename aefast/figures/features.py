@@ -59,7 +59,7 @@ def measure() -> Measured:
 def encoders(data: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:
     """Trained on all training digits, without labels."""
     size = data.shape[1], HIDDEN
-    options: dict[str, Any] = {"output_activation": "sigmoid", "loss": "bce"}
+    options: dict[str, Any] = {"output_activation": "sigmoid", "reconstruction": "bce"}
     encoders: dict[str, Callable[[Tensor], Tensor]] = {"pixels": lambda x: x}
     for name, make in {
         "sparse": lambda: SparseAutoencoder(*size, sparsity_weight=1e-3, **options),

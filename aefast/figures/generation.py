@@ -67,7 +67,7 @@ def draw_plain(data: Tensor, count: int) -> dict[str, Tensor]:
             activation="tanh",
             code_activation="identity",
             output_activation="sigmoid",
-            loss="bce",
+            reconstruction="bce",
         ),
         seed=0,
     )

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from aefast.deprecation import renamed_argument, warn_of_old_name
 from aefast.functional import reconstruction_loss
 from aefast.nn.compression import CompressedCode, dequantize, quantize
 from aefast.nn.encoder_decoder import EncoderDecoder, example_of
@@ -30,7 +31,8 @@ class Architecture(TypedDict, total=False):
     output_activation: str
     tied: bool
     code_dropout: float
-    loss: str
+    reconstruction: str
+    loss: str | None
     device: Device
     dtype: torch.dtype | None
 
@@ -56,13 +58,15 @@ class Autoencoder(EncoderDecoder):
         tied: whether each layer of the decoder has the weight of its mirror image, transposed.
         code_dropout: the probability, below 1, that training sets an element of the code to 0;
             the others are divided by 1 - code_dropout, so that evaluation changes nothing.
-        loss: ``"mse"``, or ``"bce"`` for outputs in (0, 1); a mean over all elements.
+        reconstruction: the error of the reconstruction, ``"mse"``, or ``"bce"`` for outputs in
+            (0, 1); a mean over all elements.
+        loss: the old name of ``reconstruction``, which warns.
         device: of the parameters; None takes torch's default one.
         dtype: of the parameters; None takes torch's default one.
 
     Raises:
         TypeError: an argument is of a wrong type.
-        ValueError: an unknown activation or loss, a number outside its range, sizes given twice or
+        ValueError: an unknown activation or error, a number outside its range, sizes given twice or
             not at all, or bce of an output that is no sigmoid's.
 
     References:
@@ -90,7 +94,8 @@ class Autoencoder(EncoderDecoder):
         output_activation: str = "identity",
         tied: bool = False,
         code_dropout: float = 0.0,
-        loss: str = "mse",
+        reconstruction: str = "mse",
+        loss: str | None = None,
         device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -105,15 +110,23 @@ class Autoencoder(EncoderDecoder):
             device=device,
             dtype=dtype,
         )
-        checks.check_choice(loss, "loss", LOSSES)
-        if loss == "bce" and output_activation != "sigmoid":
+        reconstruction = renamed_argument("loss", loss, "reconstruction", reconstruction, "mse")
+        checks.check_choice(reconstruction, "reconstruction", LOSSES)
+        if reconstruction == "bce" and output_activation != "sigmoid":
             raise ValueError(
-                f"output_activation is {output_activation!r}; with loss 'bce' it takes 'sigmoid'"
+                f"output_activation is {output_activation!r}; with reconstruction 'bce' it takes "
+                "'sigmoid'"
             )
         if not checks.check_number(code_dropout, "code_dropout", 0, 1) < 1:
             raise ValueError(f"code_dropout is {code_dropout}; it takes a number in [0, 1)")
         self.code_dropout = float(code_dropout)
-        self.loss_kind = loss
+        self.reconstruction = reconstruction
+
+    @property
+    def loss_kind(self) -> str:
+        """The old name of ``reconstruction``, which warns."""
+        warn_of_old_name("loss_kind", "reconstruction")
+        return self.reconstruction
 
     def forward(self, x: Tensor) -> Tensor:
         """The reconstruction of x, ``[..., D]``; in training, from a code with dropout."""
@@ -143,7 +156,7 @@ class Autoencoder(EncoderDecoder):
 
         Raises:
             TypeError, ValueError: as :func:`aefast.functional.reconstruction_loss`; or x is outside
-                [0, 1] and the loss ``"bce"``, which a GPU is not asked about.
+                [0, 1] and ``reconstruction`` is ``"bce"``, which a GPU is not asked about.
             RuntimeError: ``DistributedDataParallel`` wraps the model: it takes a
                 :class:`aefast.nn.LossModule`.
         """
@@ -159,7 +172,7 @@ class Autoencoder(EncoderDecoder):
 
     def step_fields(self) -> dict[str, Any] | str:
         """What a step's plan says beside its layers; or why none says it all."""
-        fields: dict[str, Any] = {"objective": self.loss_kind}
+        fields: dict[str, Any] = {"objective": self.reconstruction}
         if self.training and self.code_dropout:
             fields |= {"code_stage": "dropout", "code_level": self.code_dropout}
         return fields
@@ -191,7 +204,7 @@ class Autoencoder(EncoderDecoder):
             decoder.bias,
             activation=encoder.activation,
             output_activation=decoder.activation,
-            loss=self.loss_kind,
+            loss=self.reconstruction,
             corruption=corruption,
             corruption_level=corruption_level,
             contraction=contraction,
@@ -203,14 +216,14 @@ class Autoencoder(EncoderDecoder):
     def compare(self, code: Tensor, x: Tensor) -> Tensor:
         """The mean error of a code's reconstruction against x; a scalar."""
         self._check_target(x)
-        if self.loss_kind == "mse":
+        if self.reconstruction == "mse":
             return F.mse_loss(self.decode(code), x)
         return F.binary_cross_entropy_with_logits(self.preactivation(code), x)
 
     def _check_target(self, x: Tensor) -> None:
-        if self.loss_kind == "bce":
+        if self.reconstruction == "bce":
             checks.check_tensor(x, "x")
-            checks.check_unit_interval(x, "x", "loss 'bce' takes")
+            checks.check_unit_interval(x, "x", "the cross-entropy takes")
 
     def _drop(
         self,
@@ -249,7 +262,7 @@ class Autoencoder(EncoderDecoder):
         return self.decode(dequantize(compressed).to(example_of(self)))
 
     def extra_repr(self) -> str:
-        return f"code_dropout={self.code_dropout}, loss={self.loss_kind!r}"
+        return f"code_dropout={self.code_dropout}, reconstruction={self.reconstruction!r}"
 
 
 def check_draw(seed: int | None, generator: torch.Generator | None, row_offset: int) -> None:

@@ -18,7 +18,7 @@ from aefast.step.plan import Plan, PlannedLayer
 NOT_TOGETHER = "its parameters' shapes do not fit together"
 
 # The objectives of numbers in [0, 1].
-TAKERS = {"bce": "loss 'bce' takes", "bernoulli": "Bernoulli units take"}
+TAKERS = {"bce": "the cross-entropy takes", "bernoulli": "Bernoulli units take"}
 
 
 class PlannedStep(NamedTuple):

@@ -104,6 +104,8 @@ def load(path: Path) -> Checkpoint:
         config = Config.from_json(header["config"])
         if config.model == "vae":  # one from before there was a weight
             config.options.setdefault("kl_weight", 1.0)
+        if "loss" in config.options:  # its old name
+            config.options["reconstruction"] = config.options.pop("loss")
         progress = Progress.from_json(header["progress"])
         model = _filled(config, tensors)
         has_optimizer = bool(header["optimizer"])

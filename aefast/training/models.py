@@ -31,7 +31,7 @@ ARCHITECTURE = {
     "output_activation": None,
     "tied": False,
     "code_dropout": 0.0,
-    "loss": "mse",
+    "reconstruction": "mse",
 }
 DICTIONARY = {"aux_k": 0, "dead_after": 10_000_000}
 MACHINE = {"visible_kind": "bernoulli", "learn_variance": False, "k": 1, "chains": 0}
@@ -93,7 +93,10 @@ class Kind:
 
 def autoencoder(module: type[nn.Module], **options: Any) -> Kind:
     return Kind(
-        module, lambda sizes: {"layers": sizes}, {**ARCHITECTURE, **options}, ("loss", "bce")
+        module,
+        lambda sizes: {"layers": sizes},
+        {**ARCHITECTURE, **options},
+        ("reconstruction", "bce"),
     )
 
 

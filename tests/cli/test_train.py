@@ -69,13 +69,36 @@ def test_every_model_trains(model, data, out):
 
 
 def test_options_reach_the_model(data, out):
-    options = ["--tied", "--corruption", "gaussian", "--corruption-level", 0.5, "--loss", "bce"]
+    options = [
+        "--tied",
+        "--corruption",
+        "gaussian",
+        "--corruption-level",
+        0.5,
+        "--reconstruction",
+        "bce",
+    ]
     invoke(*train("dae", data, out, *options, "--learning-rate", 0.01, "--seed", 3))
     config = json.loads((out / "config.json").read_text())["config"]
-    expected = {"tied": True, "corruption": "gaussian", "corruption_level": 0.5, "loss": "bce"}
+    expected = {
+        "tied": True,
+        "corruption": "gaussian",
+        "corruption_level": 0.5,
+        "reconstruction": "bce",
+    }
     assert config["options"].items() >= expected.items()
     assert (config["learning_rate"], config["seed"]) == (0.01, 3)
     assert "2.weight" not in load_file(out / "checkpoint.safetensors")
+
+
+def test_the_old_name_of_an_option_is_taken_with_a_note(data, out):
+    result = invoke(*train("ae", data, out, "--loss", "bce"))
+    assert "note: --loss is an old name and will be removed: use --reconstruction" in result.output
+    assert load(out).config.options["reconstruction"] == "bce"
+    assert "old name of --reconstruction" in refused(
+        *train("ae", data, out, "--loss", "bce", "--reconstruction", "bce")
+    )
+    assert "--loss" not in invoke("train", "--help").output
 
 
 def lines_of(run):
@@ -274,7 +297,7 @@ def test_a_wrong_argument_is_one_line(arguments, message, data, out, monkeypatch
 @pytest.mark.parametrize(
     ("model", "option"),
     [
-        ("dae", ("--loss", "bce")),
+        ("dae", ("--reconstruction", "bce")),
         ("stochastic", ()),
         ("vae", ()),
         ("rbm", ()),
@@ -373,7 +396,7 @@ def test_two_runs_do_not_share_a_folder(data, out):
 
 
 def test_a_run_that_fails_at_the_door_leaves_no_folder(data, out):
-    assert "loss is 'mae'" in refused(*train("ae", data, out, "--loss", "mae"))
+    assert "reconstruction is 'mae'" in refused(*train("ae", data, out, "--reconstruction", "mae"))
     assert not out.exists()
 
 

@@ -192,7 +192,7 @@ def test_the_score_is_minus_the_reconstructions_squared_error(kind, data):
 
 
 def test_the_score_of_a_bce_model_is_minus_the_cross_entropy(data):
-    model = estimator("Autoencoder", output_activation="sigmoid", loss="bce").fit(data)
+    model = estimator("Autoencoder", output_activation="sigmoid", reconstruction="bce").fit(data)
     X = data.astype(np.float64)
     mean = torch.from_numpy(model.inverse_transform(model.transform(X)))
     error = F.binary_cross_entropy(mean, torch.from_numpy(X), reduction="none").mean(1)
@@ -336,7 +336,10 @@ def test_verbose_prints_a_line_an_epoch(data, capsys):
 
 
 BINARY = {
-    "Autoencoder": ({"output_activation": "sigmoid", "loss": "bce"}, "loss 'bce' takes"),
+    "Autoencoder": (
+        {"output_activation": "sigmoid", "reconstruction": "bce"},
+        "the cross-entropy takes",
+    ),
     "StochasticAutoencoder": ({"decoder_kind": "bernoulli"}, "Bernoulli units take"),
     "VariationalAutoencoder": ({"decoder_kind": "bernoulli"}, "Bernoulli units take"),
 }
@@ -509,7 +512,7 @@ def test_codes_of_another_width_are_refused(data):
         ({"batch_size": 0}, ValueError, "batch_size is 0"),
         ({"n_iter": -1}, ValueError, "n_iter is -1"),
         ({"corruption": "rain"}, ValueError, "corruption is 'rain'"),
-        ({"loss": "hinge"}, ValueError, "loss is 'hinge'"),
+        ({"reconstruction": "hinge"}, ValueError, "reconstruction is 'hinge'"),
         ({"validation_fraction": 0}, ValueError, "validation_fraction is 0"),
         ({"validation_fraction": 1.5}, ValueError, "validation_fraction is 1.5"),
         ({"n_iter_no_change": 0}, ValueError, "n_iter_no_change is 0"),

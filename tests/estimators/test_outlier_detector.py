@@ -77,7 +77,7 @@ def test_its_parameters_are_the_estimators_too(table):
 
 
 def test_numbers_in_the_unit_interval(table):
-    model = Autoencoder(2, loss="bce", output_activation="sigmoid", n_iter=2)
+    model = Autoencoder(2, reconstruction="bce", output_activation="sigmoid", n_iter=2)
     detector = AutoencoderOutlierDetector(model, standardize=False)
     pipeline = make_pipeline(MinMaxScaler(clip=True), detector).fit(table[0])
     assert pipeline.predict(table[0]).shape == (200,)

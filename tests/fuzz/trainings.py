@@ -73,9 +73,9 @@ def _layered(draw: Any) -> dict[str, Any]:
         "code_activation": draw(st.one_of(st.none(), TAME_ACTIVATIONS)),
         "tied": draw(st.booleans()),
         "code_dropout": draw(st.sampled_from([0.0, 0.0, 0.3])),
-        "loss": draw(st.sampled_from(["mse", "bce"])),
+        "reconstruction": draw(st.sampled_from(["mse", "bce"])),
     }
-    is_bce = options["loss"] == "bce"
+    is_bce = options["reconstruction"] == "bce"
     return options | {"output_activation": "sigmoid" if is_bce else draw(TAME_ACTIVATIONS)}
 
 
@@ -152,7 +152,7 @@ MODELS = {
 def trainings(draw: Any) -> Training:
     kind = draw(st.sampled_from(list(MODELS)))
     sizes, options = MODELS[kind](draw)
-    is_unit = options.get("loss") == "bce" or options.get("decoder_kind") == "bernoulli"
+    is_unit = options.get("reconstruction") == "bce" or options.get("decoder_kind") == "bernoulli"
     is_unit |= options.get("visible_kind") == "bernoulli"
     values = ["unit", "binary", "bytes"] if is_unit else ["unit", "normal", "bytes"]
     return Training(

@@ -87,7 +87,7 @@ def test_a_copy_of_a_tied_one_is_tied_to_its_own_weight(x):
 
 @pytest.mark.parametrize("layers", [[12, 5], [12, 7, 3]])
 def test_cross_entropy_is_torchs(layers, x):
-    model = Autoencoder(layers=layers, output_activation="sigmoid", loss="bce")
+    model = Autoencoder(layers=layers, output_activation="sigmoid", reconstruction="bce")
     torch.testing.assert_close(model.loss(x), F.binary_cross_entropy(model(x), x))
 
 
@@ -247,7 +247,11 @@ def test_a_compiled_loss_is_the_same(kind, x):
         (lambda: Autoencoder(4, 0), ValueError, "hidden is 0"),
         (lambda: Autoencoder(layers=5), TypeError, "layers is a int"),
         (lambda: Autoencoder(layers=torch.tensor(5)), TypeError, "layers is a Tensor"),
-        (lambda: Autoencoder(4, 2, loss=torch.ones(2)), ValueError, "loss is tensor"),
+        (
+            lambda: Autoencoder(4, 2, reconstruction=torch.ones(2)),
+            ValueError,
+            "reconstruction is tensor",
+        ),
         (lambda: Autoencoder(4, 2).loss(torch.rand(3, 4), seed=-1), ValueError, "seed is -1"),
         (
             lambda: ContractiveAutoencoder(4, 2).loss(torch.rand(3, 4), row_offset=-1),
@@ -259,8 +263,12 @@ def test_a_compiled_loss_is_the_same(kind, x):
         (lambda: Autoencoder(layers=[4, 2.5]), TypeError, r"layers\[1\] is a float"),
         (lambda: Autoencoder(4, 2, activation="swish"), ValueError, "activation is 'swish'"),
         (lambda: Autoencoder(4, 2, code_activation="s"), ValueError, "code_activation is 's'"),
-        (lambda: Autoencoder(4, 2, loss="mae"), ValueError, "loss is 'mae'"),
-        (lambda: Autoencoder(4, 2, loss="bce"), ValueError, "output_activation is 'identity'"),
+        (lambda: Autoencoder(4, 2, reconstruction="mae"), ValueError, "reconstruction is 'mae'"),
+        (
+            lambda: Autoencoder(4, 2, reconstruction="bce"),
+            ValueError,
+            "output_activation is 'identity'",
+        ),
         (lambda: Autoencoder(4, 2, code_dropout=1), ValueError, "code_dropout is 1"),
         (lambda: ContractiveAutoencoder(4, 2, contraction=-1), ValueError, "contraction is -1"),
         (lambda: SparseAutoencoder(4, 2, penalty="l2"), ValueError, "penalty is 'l2'"),

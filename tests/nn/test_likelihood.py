@@ -127,16 +127,16 @@ def test_large_weights_have_a_partition_function_or_say_that_they_have_none():
         annealed_importance_sampling(model, torch.randn(5, 8), betas=5, seed=0)
 
 
-SIGMOID = {"output_activation": "sigmoid", "loss": "bce"}
+SIGMOID = {"output_activation": "sigmoid", "reconstruction": "bce"}
 
 
 @pytest.mark.parametrize("value", [255.0, -0.01, float("nan")])
 @pytest.mark.parametrize(
     ("model", "taker"),
     [
-        *((kind(8, 3, **SIGMOID), "loss 'bce' takes") for kind in (Autoencoder,
+        *((kind(8, 3, **SIGMOID), "the cross-entropy takes") for kind in (Autoencoder,
             ContractiveAutoencoder, DenoisingAutoencoder, SparseAutoencoder)),
-        (Autoencoder(layers=[8, 5, 3], **SIGMOID), "loss 'bce' takes"),
+        (Autoencoder(layers=[8, 5, 3], **SIGMOID), "the cross-entropy takes"),
         (StochasticAutoencoder(8, 3), "Bernoulli units take"),
         (VariationalAutoencoder(8, 3), "Bernoulli units take"),
         (VariationalAutoencoder(8, 3, bound="importance"), "Bernoulli units take"),

@@ -135,7 +135,7 @@ def test_the_loss_is_that_of_the_calls(change, tied, x):
 @pytest.mark.parametrize("change", CHANGES)
 def test_cross_entropies_are_of_the_calls(change, x):
     torch.manual_seed(0)
-    model = Autoencoder(8, 3, output_activation="sigmoid", loss="bce").eval()
+    model = Autoencoder(8, 3, output_activation="sigmoid", reconstruction="bce").eval()
     CHANGES[change](model)
     assert_the_losses_are_one(model.loss(x), F.binary_cross_entropy(model(x), x), model)
 
@@ -166,7 +166,7 @@ def test_the_penalty_of_plain_layers_is_the_ops(x):
 
 def test_a_saturated_unit_keeps_its_logit_under_a_hook_before_it(x):
     """A probability of 1 - 1e-9 has no float32 of its own; its logit, 20, has one."""
-    model = Autoencoder(8, 3, output_activation="sigmoid", loss="bce")
+    model = Autoencoder(8, 3, output_activation="sigmoid", reconstruction="bce")
     with torch.no_grad():
         model.decoder[0].weight.zero_()
         model.decoder[0].bias.fill_(20.0)
@@ -176,7 +176,7 @@ def test_a_saturated_unit_keeps_its_logit_under_a_hook_before_it(x):
 
 
 def test_a_cross_entropy_refuses_what_is_no_probability(x):
-    model = Autoencoder(8, 3, output_activation="sigmoid", loss="bce")
+    model = Autoencoder(8, 3, output_activation="sigmoid", reconstruction="bce")
     model.decoder[0].register_forward_hook(double_output)
     with torch.no_grad():
         model.decoder[0].bias.fill_(3.0)
@@ -270,7 +270,7 @@ def test_a_subclass_s_encode_is_called(x):
 def test_a_method_replaced_on_one_model_is_called(method, x):
     """Also by a model whose step was planned before."""
     torch.manual_seed(0)
-    model = Autoencoder(8, 3, output_activation="sigmoid", loss="bce")
+    model = Autoencoder(8, 3, output_activation="sigmoid", reconstruction="bce")
     before = model.loss(x)
     ordinary = getattr(model, method)
     setattr(model, method, lambda *arguments: 2 * ordinary(*arguments))

@@ -21,7 +21,9 @@ fsdp = pytest.importorskip("torch.distributed.fsdp")
 
 MAKERS = {
     "autoencoder": lambda: Autoencoder(8, 4),
-    "deep": lambda: Autoencoder(layers=[8, 6, 4], output_activation="sigmoid", loss="bce"),
+    "deep": lambda: Autoencoder(
+        layers=[8, 6, 4], output_activation="sigmoid", reconstruction="bce"
+    ),
     "tied": lambda: Autoencoder(8, 4, tied=True),
     "denoising": lambda: DenoisingAutoencoder(8, 4),
     "contractive": lambda: ContractiveAutoencoder(8, 4),

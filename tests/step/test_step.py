@@ -21,7 +21,7 @@ ACTIVATIONS = ["identity", "relu", "leaky_relu", "sigmoid", "tanh", "softplus", 
 MODELS = {
     "plain": lambda d, h: nn.Autoencoder(d, h),
     "tied": lambda d, h: nn.Autoencoder(d, h, tied=True),
-    "bce": lambda d, h: nn.Autoencoder(d, h, output_activation="sigmoid", loss="bce"),
+    "bce": lambda d, h: nn.Autoencoder(d, h, output_activation="sigmoid", reconstruction="bce"),
     "deep": lambda d, h: nn.Autoencoder(layers=[d, h + 3, h], activation="tanh"),
     "deep tied": lambda d, h: nn.Autoencoder(layers=[d, h + 3, h], activation="gelu", tied=True),
     "dropout": lambda d, h: nn.Autoencoder(d, h, code_dropout=0.4),

@@ -151,12 +151,15 @@ WRONG = [
     (config(seed=2**70), "seed is 1180591620717411303424"),
     (config(data=3), "datasummary takes the fields"),
     (config(options=[]), r"options is \[\]"),
-    (lambda told, tensors: told["config"]["options"].pop("loss"), "options are not those of dae"),
+    (
+        lambda told, tensors: told["config"]["options"].pop("reconstruction"),
+        "options are not those of dae",
+    ),
     (
         lambda told, tensors: told["config"]["options"].update(more=1),
         "options are not those of dae",
     ),
-    (lambda told, tensors: told["config"]["options"].update(loss={}), "loss"),
+    (lambda told, tensors: told["config"]["options"].update(reconstruction={}), "reconstruction"),
     (lambda told, tensors: told["config"].pop("seed"), "config takes the fields"),
     (data(source=3), "source is 3"),
     (data(visible=12.0), r"visible is 12\.0"),
@@ -185,6 +188,16 @@ def test_a_file_that_holds_something_else_is_told_in_one_line(file, change, mess
     assert str(raised.value).startswith(str(file))
     assert "\n" not in str(raised.value)
     assert len(str(raised.value)) < len(str(file)) + 450
+
+
+def test_a_checkpoint_with_an_options_old_name_is_read(file, trainer):
+    def rename(told, tensors):
+        told["config"]["options"]["loss"] = told["config"]["options"].pop("reconstruction")
+
+    rewrite(file, rename)
+    loaded = checkpoint.load(file)
+    assert loaded.config == trainer.checkpoint().config
+    assert loaded.model.reconstruction == "mse"
 
 
 def test_the_model_is_what_load_state_dict_takes(file, trainer):

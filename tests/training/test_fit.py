@@ -458,7 +458,10 @@ def test_a_state_of_other_sizes_is_not_read_by_the_kernels(momentum):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: nn.Autoencoder(12, 5, loss="bce", output_activation="sigmoid"), "loss 'bce'"),
+        (
+            lambda: nn.Autoencoder(12, 5, reconstruction="bce", output_activation="sigmoid"),
+            "the cross-entropy takes",
+        ),
         (lambda: nn.VariationalAutoencoder(12, 5), "Bernoulli units"),
     ],
 )

@@ -21,7 +21,7 @@ ROWS, BATCH, WIDTH = 22, 6, 12
 MODELS = {
     "plain": lambda: nn.Autoencoder(WIDTH, 5),
     "tied bce": lambda: nn.Autoencoder(
-        WIDTH, 5, tied=True, loss="bce", output_activation="sigmoid"
+        WIDTH, 5, tied=True, reconstruction="bce", output_activation="sigmoid"
     ),
     "dropout": lambda: nn.Autoencoder(layers=[WIDTH, 8, 4], code_dropout=0.3),
     "denoising": lambda: nn.DenoisingAutoencoder(WIDTH, 5, corruption="masking"),

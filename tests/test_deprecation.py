@@ -1,0 +1,59 @@
+"""Old names do what the new ones do, and warn at the line that uses them."""
+
+import warnings
+
+import pytest
+import torch
+
+from aefast import nn
+
+AUTOENCODERS = (
+    nn.Autoencoder,
+    nn.ContractiveAutoencoder,
+    nn.DenoisingAutoencoder,
+    nn.SparseAutoencoder,
+)
+
+
+@pytest.mark.parametrize("kind", AUTOENCODERS)
+def test_a_models_loss_argument_is_its_reconstruction(kind):
+    with pytest.warns(
+        DeprecationWarning, match="loss= is an old name.*use reconstruction="
+    ) as seen:
+        old = kind(8, 3, output_activation="sigmoid", loss="bce")
+    assert [warning.filename for warning in seen] == [__file__]
+    assert old.reconstruction == "bce"
+    with pytest.warns(DeprecationWarning, match="use reconstruction"):
+        assert old.loss_kind == "bce"
+    with warnings.catch_warnings(action="error"):
+        new = kind(8, 3, output_activation="sigmoid", reconstruction="bce")
+        new.load_state_dict(old.state_dict())
+        x = torch.rand(5, 8)
+        assert torch.equal(new.loss(x, seed=0), old.loss(x, seed=0))
+        assert repr(new) == repr(old)
+
+
+@pytest.mark.parametrize("kind", AUTOENCODERS)
+def test_both_names_at_once_are_refused(kind):
+    options = {"output_activation": "sigmoid", "loss": "mse", "reconstruction": "bce"}
+    with pytest.raises(TypeError, match="loss and reconstruction are both given"):
+        kind(8, 3, **options)
+
+
+@pytest.mark.parametrize("kind", [kind.__name__ for kind in AUTOENCODERS])
+def test_an_estimators_loss_parameter_is_its_reconstruction(kind):
+    estimators = pytest.importorskip("aefast.estimators")
+    base = pytest.importorskip("sklearn.base")
+    x = torch.rand(12, 6).numpy()
+    options = {"output_activation": "sigmoid", "n_iter": 1, "random_state": 0}
+    with warnings.catch_warnings(action="error"):
+        new = getattr(estimators, kind)(3, reconstruction="bce", **options).fit(x)
+        old = base.clone(getattr(estimators, kind)(3, loss="bce", **options))
+    assert old.get_params()["loss"] == "bce"
+    with pytest.warns(DeprecationWarning, match="use reconstruction=") as seen:
+        old.fit(x)
+    assert [warning.filename for warning in seen] == [__file__]
+    assert old.module_.reconstruction == "bce"
+    assert old.score(x) == new.score(x)
+    with pytest.raises(TypeError, match="both given"):
+        old.set_params(reconstruction="bce").fit(x)
