@@ -82,7 +82,7 @@ def test_numbers_in_the_unit_interval(table):
     pipeline = make_pipeline(MinMaxScaler(clip=True), detector).fit(table[0])
     assert pipeline.predict(table[0]).shape == (200,)
     assert detector.scaler_ is None
-    with pytest.raises(ValueError, match=r"loss 'bce' takes numbers in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"the cross-entropy takes numbers in \[0, 1\]"):
         AutoencoderOutlierDetector(model).fit(table[0])
 
 
