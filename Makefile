@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 SOURCES := aefast benchmarks tests setup.py .ci/install-matrix
 CPP := $(shell find csrc tests/csrc -name "*.h" -o -name "*.cpp")
 
-.PHONY: setup demo test test-all test-oldest test-peers peers docs fuzz sanitize lint format bench results readme wheel install-matrix gpu-check clean
+.PHONY: setup demo test test-all test-oldest test-peers peers docs fuzz sanitize lint format bench results readme wheel install-matrix gpu-check gpu-bundle clean
 
 setup: $(VENV)/built $(VENV)/tools
 
@@ -146,9 +146,21 @@ endif
 install-matrix:
 	$(PYTHON) .ci/install-matrix dist
 
-# For a machine with a CUDA GPU and no network: uses the Python at hand and installs nothing.
+# For a machine with a CUDA GPU and no network: uses the Python at hand and installs nothing. In eight
+# minutes every op and hot path; what is done is on disk whenever it is killed. Its options:
+# make gpu-check GPU_CHECK="--seconds 300 --out folder --stages right fast", or "--summarize folder".
 gpu-check:
-	$(PYTHON) benchmarks/gpu_check.py gpu-check.json
+	PYTHONPATH=.:benchmarks $(PYTHON) -m gpu_check $(GPU_CHECK)
+
+# What gpu-check would compile first, to be carried along: the kernels for sm_90, and the extension for
+# the oldest Python, torch and Triton that are supported.
+BUNDLE := build/gpu-bundle
+gpu-bundle:
+	$(MAKE) .venv-oldest/built PYTHON=python3.12 VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
+	rm -rf $(BUNDLE) && mkdir -p $(BUNDLE)
+	.venv-oldest/bin/python -m aefast.aot --archs 90 --jobs $$(nproc) --cubins $(BUNDLE)/cubins
+	cp aefast/_C.cpython-312-*.so $(BUNDLE)
+	du -sm $(BUNDLE)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info aefast/_C.*.so
+	rm -rf $(VENV) build dist *.egg-info aefast/_C.*.so aefast/cubins

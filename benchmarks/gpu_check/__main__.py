@@ -1,0 +1,52 @@
+"""``python -m gpu_check [--seconds N] [--out FOLDER]``, as ``make gpu-check`` runs it."""
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from gpu_check import journal, stages, summary
+
+STAGES = ("binaries", "limits", "right", "fast", "why", "sanitize")
+SECONDS = 470.0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make gpu-check", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="(default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("build/gpu-check"), metavar="FOLDER")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
+    parser.add_argument("--summarize", type=Path, metavar="FOLDER", help="of an earlier check")
+    parser.add_argument(
+        "--rehearse", action="store_true", help="without a GPU: small cases, Triton's interpreter"
+    )
+    options = parser.parse_args()
+    if options.summarize is not None:
+        print(summary.text(journal.read(options.summarize / journal.NAME)))
+        return 0
+    out: Path = options.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    for file in out.iterdir():  # of an earlier check
+        file.unlink()
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        stages.check(out, options.seconds, options.stages, options.rehearse)
+    finally:
+        lines = journal.read(out / journal.NAME)
+        (out / "summary.txt").write_text(summary.text(lines) + "\n")
+        print(summary.text(lines), flush=True)
+    return 0 if summary.is_well(lines) else 1
+
+
+def stop(*_: object) -> NoReturn:
+    """End now, by way of the summary; what runs is killed with this process."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    lines = journal.read(Path(os.environ["GPU_CHECK_RESULTS"]))
+    print(summary.text(lines), flush=True)
+    os._exit(128 + signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""``python -m gpu_check.worker STAGE PIECE``: a piece of a stage, a line for each case."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gpu_check import journal, process
+
+REHEARSAL = os.environ.get("GPU_CHECK_REHEARSAL") == "1"
+DEVICE = "cpu" if REHEARSAL else "cuda"
+
+Record = Callable[..., None]
+
+
+def main(stage: str, piece: str) -> None:
+    import_module(f"gpu_check.{stage}").work(piece, partial(record, stage, piece))
+
+
+def record(stage: str, piece: str, **found: Any) -> None:
+    """Write a line of this piece."""
+    line = {"stage": stage, "piece": piece, **found}
+    journal.write(Path(os.environ["GPU_CHECK_RESULTS"]), line)
+
+
+def attempt(record: Record, case: str, function: Callable[[], dict[str, Any]]) -> None:
+    """One case: what the function found, or what it raised; the process ends at a CUDA fault."""
+    try:
+        found = function()
+    except Exception as error:
+        traceback.print_exc()
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+        record(case=case, failed=reason)
+        leave_after_fault()
+    else:
+        record(case=case, **found)
+
+
+def leave_after_fault() -> None:
+    """End the process where CUDA answers every further call with the same error."""
+    if is_faulted():
+        os._exit(process.FAULT)
+
+
+def is_faulted() -> bool:
+    if not torch.cuda.is_available():
+        return False
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,259 @@
+"""``make gpu-check`` without a GPU: what is done stays, what hangs or breaks ends alone."""
+
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from aefast import backend, ops
+from aefast.ops.shared.selftest_case import Case
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+os.environ["GPU_CHECK_REHEARSAL"] = "1"
+try:
+    binaries, journal, process, right, stages, summary, worker = (
+        importlib.import_module(f"gpu_check.{name}")
+        for name in ("binaries", "journal", "process", "right", "stages", "summary", "worker")
+    )
+finally:
+    del os.environ["GPU_CHECK_REHEARSAL"]
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and prctl")
+# Of the standard library alone, so that a process starts in a hundredth of a second.
+BARE = [sys.executable, "-S", "-c"]
+
+
+def lines_of(out: Path) -> list[dict[str, Any]]:
+    return journal.read(out / journal.NAME)
+
+
+def piece(name: str, program: str, seconds: float = 20) -> Any:
+    return stages.Piece(name, [*BARE, program], seconds, {})
+
+
+def run_pieces(out: Path, pieces: list[Any], seconds: float = 60, processes: int = 1) -> list[str]:
+    """How each piece ended."""
+    write = partial(journal.write, out / journal.NAME)
+    stages.run_stage(stages.Stage("s", 1, processes, pieces), seconds, out / "log.txt", write)
+    return [line["ending"] for line in lines_of(out)]
+
+
+def test_a_line_that_a_kill_cut_off_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / journal.NAME
+    journal.write(path, {"case": "a"})
+    with path.open("a") as file:
+        file.write('{"case": "b", "sec')
+    assert journal.read(path) == [{"case": "a"}]
+    assert journal.read(tmp_path / "nothing") == []
+
+
+def test_a_stage_goes_on_after_a_fault_a_crash_and_a_failure(tmp_path: Path) -> None:
+    pieces = [
+        piece("fault", f"raise SystemExit({process.FAULT})"),
+        piece("crash", "import os; os.kill(os.getpid(), 11)"),
+        piece("failure", "raise SystemExit(3)"),
+        piece("well", "print('well')"),
+    ]
+    endings = ["CUDA fault", "killed by SIGSEGV", "exit code 3", "passed"]
+    assert run_pieces(tmp_path, pieces) == endings
+    assert "well" in (tmp_path / "log.txt").read_text()
+
+
+@linux
+def test_what_hangs_is_stopped_with_all_that_it_started(tmp_path: Path, monkeypatch: Any) -> None:
+    started = tmp_path / "started"
+    program = (
+        f"import pathlib, subprocess, time\nchild = subprocess.Popen(['sleep', '60'])\n"
+        f"pathlib.Path({str(started)!r}).write_text(str(child.pid))\ntime.sleep(60)"
+    )
+    pieces = [piece("hangs", program, seconds=3), piece("next", ""), piece("no time", "")]
+    monkeypatch.setattr(stages, "LEAST_SECONDS", 0.5)
+    assert run_pieces(tmp_path, pieces[:2]) == ["stopped after 3 s", "passed"]
+    assert is_gone(int(started.read_text()))
+
+
+def test_what_finds_no_time_is_said_to_be_left(tmp_path: Path) -> None:
+    assert run_pieces(tmp_path, [piece("a", "")], seconds=1) == ["not run"]
+    assert "no time was left in s for 1: a" in summary.text(lines_of(tmp_path))
+    assert not summary.is_well([*lines_of(tmp_path), {"stage": "check", "end": True}])
+
+
+# Writes a line every 5 ms, and then into another file that it did.
+WRITER = """
+import os, sys, time
+from pathlib import Path
+from gpu_check import journal
+
+out, name = Path(sys.argv[1]), sys.argv[2]
+(out / f"pid-{name}").write_text(str(os.getpid()))
+done = os.open(out / "done", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+for case in range(4000):
+    journal.write(out / journal.NAME, {"stage": "s", "piece": name, "case": case})
+    os.write(done, f"{name} {case};".encode())
+    time.sleep(0.005)
+"""
+# A stage of two such processes.
+CHECK = """
+import sys
+from functools import partial
+from pathlib import Path
+from gpu_check import journal, stages
+
+out, writer = Path(sys.argv[1]), sys.argv[2]
+pieces = [
+    stages.Piece(name, [sys.executable, "-S", "-c", writer, str(out), name], 60, {})
+    for name in "ab"
+]
+write = partial(journal.write, out / journal.NAME)
+stages.run_stage(stages.Stage("s", 1, 2, pieces), 60, out / "log.txt", write)
+"""
+
+
+@linux
+def test_killed_at_ten_moments_what_was_done_is_there(tmp_path: Path) -> None:
+    for moment in range(10):
+        out = tmp_path / str(moment)
+        out.mkdir()
+        environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'benchmarks'}"}
+        command = [*BARE, CHECK, str(out), WRITER]
+        check = subprocess.Popen(command, env=environment)
+        wait_until(lambda out=out: {"a 0", "b 0"} <= done_in(out))
+        time.sleep(0.023 * moment)
+        check.send_signal(signal.SIGKILL)
+        check.wait()
+        workers = [int((out / f"pid-{name}").read_text()) for name in "ab"]
+        wait_until(lambda workers=workers: all(map(is_gone, workers)))
+        there = {f"{line['piece']} {line['case']}" for line in lines_of(out)}
+        assert done_in(out) <= there
+        assert "did not reach its end" in summary.text(lines_of(out))
+
+
+def done_in(out: Path) -> set[str]:
+    """What the writers have written that they did, as far as it is whole."""
+    file = out / "done"
+    return set(file.read_text().split(";")[:-1]) if file.exists() else set()
+
+
+@linux
+@pytest.mark.slow
+def test_a_whole_rehearsal_is_killed_and_summarized(tmp_path: Path) -> None:
+    """A minute: the real stages, on Triton's interpreter, killed in the second of them."""
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'benchmarks'}"}
+    command = [sys.executable, "-m", "gpu_check"]
+    options = ["--rehearse", "--out", str(tmp_path), "--stages", "limits", "right"]
+    check = subprocess.Popen([*command, *options], env=environment, cwd=ROOT)
+    wait_until(lambda: any(line.get("value") for line in lines_of(tmp_path)), seconds=300)
+    check.send_signal(signal.SIGKILL)
+    check.wait()
+    shown = subprocess.run(
+        [*command, "--summarize", str(tmp_path)], env=environment, cwd=ROOT, capture_output=True
+    ).stdout.decode()
+    assert "limits: 5 of 5 cases passed" in shown
+    assert "did not reach its end" in shown
+    assert len(list(tmp_path.iterdir())) <= 8
+
+
+def wait_until(condition: Any, seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def is_gone(process_id: int) -> bool:
+    """Ended, whether or not somebody has asked how."""
+    try:
+        state = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return True
+    return state == "Z"
+
+
+def test_a_summary_has_forty_lines_whatever_failed() -> None:
+    lines = [
+        {"stage": stage, "piece": "p", "case": f"case {index}", "failed": "wrong " * 50}
+        for stage in ("right", "fast", "why", "sanitize")
+        for index in range(100)
+    ]
+    spread = [1.0, 1.25, 1.5]
+    measured = {"stage": "fast", "piece": "p", "ratio": {"eager": spread, "limit": spread}}
+    lines += [{**measured, "case": f"m {i}", "seconds": {"aefast": 1e-5}} for i in range(50)]
+    shown = summary.text(lines).splitlines()
+    assert len(shown) == 40
+    assert max(map(len, shown)) <= 118
+    assert sum(line.startswith("FAILED") for line in shown) == summary.MOST_FAILURES
+    assert "      10.0 us  m 0: eager 1.25x, 125% of the limit" in shown
+    assert not summary.is_well(lines)
+    assert summary.text([]) == "no results"
+
+
+def test_the_bundle_takes_the_place_of_earlier_binaries(tmp_path: Path) -> None:
+    bundle, package = tmp_path / "bundle", tmp_path / "package"
+    assert not binaries.install(bundle, package)
+    for folder, name in ((bundle, "new"), (package, "old")):
+        (folder / "cubins").mkdir(parents=True)
+        (folder / "cubins" / name).write_text(name)
+    (bundle / "_C.so").write_text("extension")
+    assert binaries.install(bundle, package)
+    assert sorted(path.name for path in package.rglob("*")) == ["_C.so", "cubins", "new"]
+
+
+def test_every_op_and_test_file_with_a_gpu_is_checked() -> None:
+    assert set(stages.OPS) == set(ops.names_with("selftest"))
+    files = stages.test_files(rehearsal=False)
+    assert files[0] == "tests/test_cubins_cuda.py"
+    assert {"tests/ops/test_linear_act.py", "tests/test_precision.py"} <= set(files)
+
+
+def test_every_measured_piece_has_its_cases() -> None:
+    fast = importlib.import_module("gpu_check.fast")
+    why = importlib.import_module("gpu_check.why")
+    assert {name.removeprefix("compile ") for name in stages.FAST} == set(fast.BENCHES)
+    assert set(stages.WHY) == {*fast.BENCHES, "launches"} - {"step"}
+    assert set(why.TRACED) < set(stages.WHY)
+    compiled = [case for name in stages.FAST if "compile" in name for case in cases(fast, name)]
+    assert len(compiled) == 6
+
+
+def cases(fast: Any, piece: str) -> list[Any]:
+    return list(fast.BENCHES[piece.removeprefix("compile ")](True))
+
+
+def sizes(case: Case) -> list[tuple[int, ...]]:
+    return [tuple(tensor.shape) for tensor in case.inputs]
+
+
+def test_hard_cases_keep_the_shapes_together() -> None:
+    linear = next(case for case in right.selftest.cases() if case.op == "linear_act")
+    large = right.resized(linear, right.sizes(1027, 785, 515, 131))
+    assert sizes(large) == [(1027, 785), (515, 785), (515,)]
+    found = dict(right.hard(linear))
+    assert sizes(found["sigmoid, one unit"]) == [(33, 47), (1, 47), (1,)]
+    assert all((tensor >= 0).all() for tensor in found["sigmoid, positive"].inputs)
+
+
+@pytest.mark.skipif(bool(backend.unavailable("triton", "cpu")), reason="needs the interpreter")
+def test_a_wrong_kernel_fails_and_the_next_case_runs(capsys: Any) -> None:
+    def doubled(x: torch.Tensor) -> torch.Tensor:
+        return x * (2 if backend.is_forced("triton") else 1)
+
+    case = Case("corrupt", "doubled", doubled, (torch.ones(20, 20),))
+    found: list[dict[str, Any]] = []
+    record = lambda **line: found.append(line)  # noqa: E731
+    for one in (case, Case("corrupt", "shape", torch.nn.Linear(3, 3), case.inputs)):
+        worker.attempt(record, one.name, lambda one=one: right.against_float64(one, torch.float32))
+    worker.attempt(record, "same", lambda: right.judged(0.0, 0.0, "error"))
+    assert found[0]["failed"].startswith("error ")
+    assert found[1]["failed"].startswith("RuntimeError: ")
+    assert "failed" not in found[2]
+    capsys.readouterr()
