@@ -86,6 +86,16 @@ class PlannedMachine(NamedTuple):
             torch.autograd.graph.increment_version([self.chain])
 
 
+def check_width(width: int, step: PlannedStep | PlannedMachine) -> None:
+    """Whether rows of so many numbers are the model's.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if width != step.width:
+        raise ValueError(f"data has rows of {width} numbers; the model takes {step.width}")
+
+
 def plan_of(model: Any) -> PlannedStep | PlannedMachine | str:
     """The step of a model as it stands; or why the kernels cannot take it in one call.
 

@@ -14,7 +14,7 @@ from aefast.data.dataset import check_whole
 from aefast.data.minibatches import gathered
 from aefast.data.shards import ShardedDataset
 from aefast.data.tensor_rows import TensorRows
-from aefast.nn.step_plan import PlannedMachine, PlannedStep, plan_of
+from aefast.nn.step_plan import PlannedMachine, PlannedStep, check_width, plan_of
 from aefast.ops.shared import checks
 from aefast.step import optimizers
 from aefast.step.stretch import Stretch
@@ -73,6 +73,7 @@ def _kernel_step(
     planned = plan_of(model)
     if isinstance(planned, str):
         return planned
+    check_width(dataset.rows.shape[1], planned)
     example = torch.empty(1, planned.width, dtype=torch.float32, device="cpu")
     for parameter in planned.parameters:
         if parameter.device.type != "cpu":
@@ -90,8 +91,6 @@ def _kernel_step(
     rows = cpp.rows_of(dataset.rows, dataset.scale)
     if isinstance(rows, str):
         return rows
-    if dataset.rows.shape[1] != planned.width:
-        return "the data's width is not the model's"
     if planned.taker is not None:
         _check_unit_interval(dataset, planned.taker)
     return StepEngine(model, planned, dataset, rows, optimizer)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from aefast.data import Dataset
 from aefast.data.tensor_rows import TensorRows
-from aefast.nn.step_plan import plan_of
+from aefast.nn.step_plan import check_width, plan_of
 from aefast.step import optimizers
 from aefast.step.stretch import Stretch
 
@@ -279,14 +279,13 @@ def graph_engine(
     planned = plan_of(model)
     if isinstance(planned, str):
         return planned
+    check_width(dataset.rows.shape[1], planned)
     reason = optimizers.refusal(optimizer, planned.parameters)
     if reason is not None:
         return reason
     example = planned.parameters[0]
     if any(p.device != example.device or p.is_inference() for p in planned.parameters):
         return "the parameters are not all on one device, or were made in inference mode"
-    if dataset.rows.shape[1] != planned.width:
-        return "the data's width is not the model's"
     free, _ = torch.cuda.mem_get_info(example.device)
     if dataset.rows.nbytes > free // 4:
         return "the data take more than a quarter of the GPU's free memory"

@@ -29,6 +29,7 @@ class PlainModel:
     def __init__(self, module: nn.Module, loss: Any) -> None:
         self.module = module
         self.criterion = loss
+        self.objective = objective_of(loss)
 
     @property
     def training(self) -> bool:
@@ -45,22 +46,26 @@ class PlainModel:
 
     def loss(self, x: Tensor, *, seed: int | None = None) -> Tensor:
         """What the loop minimizes; what the model draws comes from torch's generator."""
-        output = self.module(x)
-        if isinstance(output, tuple):
-            return self.criterion(output[0], x, *output[1:])
-        return self.criterion(output, x)
+        outputs = self.module(x)
+        output, *others = outputs if isinstance(outputs, tuple) else (outputs,)
+        is_tensor = isinstance(output, Tensor)
+        if self.objective is not None and is_tensor and output.shape != x.shape:
+            raise ValueError(
+                f"model gives {list(output.shape)} for rows {list(x.shape)}; a loss that is a mean "
+                "over elements takes an output of the rows' shape"
+            )
+        return self.criterion(output, x, *others)
 
     def planned_step(self) -> PlannedStep | str:
         """Its step as a plan; or why the kernels cannot take it in one call."""
-        objective = objective_of(self.criterion)
-        if objective is None:
+        if self.objective is None:
             return "the loss is none that the kernels know: mse or bce, means over all elements"
         if has_hooks(self.module):
             return "hooks stand on the model"
         if "forward" in self.module.__dict__ and KEY not in self.module.__dict__:
             return "the model has a forward of its own"
         layers = _whole_stack(self.module)
-        return layers if isinstance(layers, str) else _planned(stack_of(layers), objective)
+        return layers if isinstance(layers, str) else _planned(stack_of(layers), self.objective)
 
 
 def plain_model(model: Any, loss: Any) -> PlainModel | None:

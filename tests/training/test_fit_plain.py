@@ -154,6 +154,19 @@ def test_a_forced_backend_is_obeyed() -> None:
     [
         (VAE(), {}, TypeError, "VAE without a loss method; it takes one whose"),
         (sequential(20, 20), {"loss": "l1"}, ValueError, "loss is 'l1'; it takes one of mse, bce"),
+        (sequential(19, 9, 19), {}, ValueError, "data has rows of 20 numbers; the model takes 19$"),
+        (
+            sequential(20, 9, 1),
+            {},
+            ValueError,
+            r"model gives \[16, 1\] for rows \[16, 20\]; a loss",
+        ),
+        (
+            nn.Sequential(nn.BatchNorm1d(20), nn.Linear(20, 9)),
+            {"loss": nn.BCEWithLogitsLoss()},
+            ValueError,
+            r"model gives \[16, 9\] for rows \[16, 20\]",
+        ),
         (sequential(20, 20), {"loss": 3}, TypeError, "loss is a int; it takes a name, a function"),
         (
             aefast.nn.Autoencoder(20, 4),
