@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     # For type checkers and editors, which do not run the code below: a line a folder.
     from aefast.ops.contractive import *
     from aefast.ops.corrupt import *
+    from aefast.ops.jumprelu import *
     from aefast.ops.linear_act import *
     from aefast.ops.mlp import *
     from aefast.ops.rbm import *

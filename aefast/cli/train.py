@@ -29,7 +29,11 @@ LARGEST = 2**31 - 1
 def train(
     context: typer.Context,
     model: Annotated[
-        str | None, typer.Argument(help="ae, dae, cae, sae, stochastic, vae, rbm, dbn or topk.")
+        str | None,
+        typer.Argument(
+            help="ae, dae, cae, sae, stochastic, vae, rbm, dbn, topk, batchtopk, "
+            "jumprelu, gated or matryoshka."
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="The run's folder.")] = Path("run"),
     resume: Annotated[
@@ -51,7 +55,10 @@ def train(
         ),
     ] = None,
     latents: Annotated[
-        int | None, typer.Option(min=1, max=LARGEST, help="topk: as --hidden; 16384.")
+        int | None,
+        typer.Option(
+            min=1, max=LARGEST, help="topk and its kin, the last five: as --hidden; 16384."
+        ),
     ] = None,
     epochs: Annotated[
         int | None,
@@ -105,7 +112,7 @@ def train(
     contraction: Annotated[float | None, typer.Option(help="cae: the penalty's factor.")] = None,
     penalty: Annotated[str | None, typer.Option(help="sae: kl or l1.")] = None,
     sparsity_weight: Annotated[
-        float | None, typer.Option(help="sae, rbm: the penalty's factor.")
+        float | None, typer.Option(help="sae, rbm, jumprelu, gated: the penalty's factor.")
     ] = None,
     sparsity_target: Annotated[
         float | None, typer.Option(help="sae, rbm: the units' mean activity.")
@@ -135,15 +142,26 @@ def train(
         bool | None, typer.Option("--learn-variance", help="rbm, dbn: of gaussian units.")
     ] = None,
     k: Annotated[
-        int | None, typer.Option(min=1, help="rbm, dbn: Gibbs steps a step; topk: active latents.")
+        int | None,
+        typer.Option(
+            min=1, help="rbm, dbn: Gibbs steps a step; topk, batchtopk, matryoshka: active latents."
+        ),
     ] = None,
     chains: Annotated[int | None, typer.Option(min=0, help="rbm, dbn: persistent ones.")] = None,
     aux_k: Annotated[
         int | None,
-        typer.Option(min=0, max=LARGEST, help="topk: dead latents that learn what is left; none."),
+        typer.Option(
+            min=0, max=LARGEST, help="topk and kin: dead latents that learn what is left."
+        ),
     ] = None,
     dead_after: Annotated[
-        int | None, typer.Option(min=0, help="topk: tokens without a part; ten million.")
+        int | None, typer.Option(min=0, help="topk and kin: tokens without a part; ten million.")
+    ] = None,
+    bandwidth: Annotated[
+        float | None, typer.Option(help="jumprelu: of the estimated gradient; 0.05.")
+    ] = None,
+    prefixes: Annotated[
+        str | None, typer.Option(help="matryoshka: latents that reconstruct alone: 1024,16384.")
     ] = None,
 ) -> None:
     """Train a model, and keep it, its metrics and all that it takes to go on, in a folder."""
@@ -159,6 +177,8 @@ def train(
         note(["--loss is an old name and will be removed: use --reconstruction"])
     if hidden is not None:
         given["hidden"] = parse_sizes(hidden)
+    if prefixes is not None:
+        given["prefixes"] = parse_sizes(prefixes, "--prefixes")
     if device is not None:
         check_device(device)
     from aefast.training import run
@@ -180,10 +200,10 @@ def train(
         fail(str(error))
 
 
-def parse_sizes(text: str) -> list[int]:
+def parse_sizes(text: str, option: str = "--hidden") -> list[int]:
     sizes = text.split(",")
     if not all(size.strip().isdecimal() and int(size) > 0 for size in sizes):
-        fail(f"--hidden is {text!r}; it takes sizes such as 512 or 512,256,30")
+        fail(f"{option} is {text!r}; it takes sizes such as 512 or 512,256,30")
     return [int(size) for size in sizes]
 
 

@@ -1,10 +1,13 @@
 """Modules over :mod:`aefast.functional`, with the parameters of their PyTorch counterparts."""
 
 from aefast.nn.autoencoder import Autoencoder
+from aefast.nn.batch_topk import BatchTopKSparseAutoencoder, MatryoshkaSparseAutoencoder
 from aefast.nn.belief_stack import DeepBeliefStack
 from aefast.nn.compression import CompressedCode
 from aefast.nn.contractive import ContractiveAutoencoder
 from aefast.nn.denoising import DenoisingAutoencoder
+from aefast.nn.gated import GatedSparseAutoencoder
+from aefast.nn.jumprelu import JumpReLUSparseAutoencoder
 from aefast.nn.linear import LinearAct, TiedLinearAct
 from aefast.nn.loss_module import LossModule
 from aefast.nn.partition import LogPartition, annealed_importance_sampling, exact_log_partition
@@ -17,13 +20,17 @@ from aefast.nn.variational import VariationalAutoencoder
 __all__ = [
     "RBM",
     "Autoencoder",
+    "BatchTopKSparseAutoencoder",
     "CompressedCode",
     "ContractiveAutoencoder",
     "DeepBeliefStack",
     "DenoisingAutoencoder",
+    "GatedSparseAutoencoder",
+    "JumpReLUSparseAutoencoder",
     "LinearAct",
     "LogPartition",
     "LossModule",
+    "MatryoshkaSparseAutoencoder",
     "SparseAutoencoder",
     "StochasticAutoencoder",
     "TiedLinearAct",

@@ -11,9 +11,13 @@ from torch import Tensor, nn
 from aefast.nn import (
     RBM,
     Autoencoder,
+    BatchTopKSparseAutoencoder,
     ContractiveAutoencoder,
     DeepBeliefStack,
     DenoisingAutoencoder,
+    GatedSparseAutoencoder,
+    JumpReLUSparseAutoencoder,
+    MatryoshkaSparseAutoencoder,
     SparseAutoencoder,
     StochasticAutoencoder,
     TopKSparseAutoencoder,
@@ -175,6 +179,10 @@ MODELS = {
         hidden=(128, 64),
     ),
     "topk": dictionary(TopKSparseAutoencoder, k=32),
+    "batchtopk": dictionary(BatchTopKSparseAutoencoder, k=32),
+    "jumprelu": dictionary(JumpReLUSparseAutoencoder, sparsity_weight=1e-3, bandwidth=0.05),
+    "gated": dictionary(GatedSparseAutoencoder, sparsity_weight=1e-3),
+    "matryoshka": dictionary(MatryoshkaSparseAutoencoder, k=32, prefixes=None),
 }
 
 DICTIONARIES = [name for name, kind in MODELS.items() if kind.sizes is dictionary_sizes]

@@ -103,6 +103,36 @@ def test_a_wrong_option_is_one_line_and_leaves_no_folder(shards, tmp_path, more,
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("model", "more"),
+    [
+        ("batchtopk", ["--k", K]),
+        ("jumprelu", ["--bandwidth", 0.5, "--sparsity-weight", 0.01]),
+        ("gated", ["--sparsity-weight", 0.01]),
+        ("matryoshka", ["--k", K, "--prefixes", "10,40"]),
+    ],
+)
+def test_its_kin_train_and_go_on(shards, tmp_path, model, more):
+    out = tmp_path / "run"
+    command = ["train", model, "--data", shards, "--out", out, "--latents", L, "--epochs", 1, *more]
+    result = invoke(*command)
+    assert result.exit_code == 0, result.output
+    assert invoke("train", "--resume", "--out", out, "--epochs", 2, *more).exit_code == 0
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1].keys() >= FIGURES
+    assert aefast.load(out).encode_dense(torch.zeros(2, D)).shape == (2, L)
+    wrong = refused("train", model, "--data", shards, "--out", tmp_path / "x", "--chains", 3)
+    assert f"{model} takes no --chains" in wrong
+
+
+def test_wrong_prefixes_are_one_line(shards, tmp_path):
+    line = refused(*train(shards, tmp_path / "run", "--prefixes", "10,30", model="matryoshka"))
+    assert line.startswith("prefixes is [10, 30]; it takes rising numbers, the last of them 40")
+    assert "--prefixes is 'a'" in refused(
+        *train(shards, tmp_path / "run", "--prefixes", "a", model="matryoshka")
+    )
+
+
 def test_latents_are_those_of_a_dictionary(shards, tmp_path):
     line = refused(*train(shards, tmp_path / "run", model="rbm"))
     assert line.startswith("rbm takes no --latents; it is for topk")

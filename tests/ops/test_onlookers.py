@@ -46,6 +46,8 @@ OPS = {
     "soft_threshold": lambda x: F.soft_threshold(x, 0.3),
     "sparse_encode": lambda x: F.sparse_encode(x, WEIGHT, 0.1, steps=20),
     "topk_encode": lambda x: F.topk_encode(x, WEIGHT, BIAS, 2),
+    "batch_topk_encode": lambda x: F.batch_topk_encode(x, WEIGHT, BIAS, 2),
+    "jumprelu_encode": lambda x: F.jumprelu_encode(x, WEIGHT, BIAS, BIAS.abs(), 0.5),
     "sparse_decode": lambda x: F.sparse_decode(x[:, :2], torch.ones_like(x[:, :2]).long(), WEIGHT),
 }
 

@@ -147,6 +147,10 @@ OPS = {
         lambda batch, visible, hidden, _: [matrix(batch, visible), matrix(hidden, visible)],
         lambda x, weight: F.topk_encode(x, weight, None, min(3, len(weight))).values,
     ),
+    "batch_topk_encode": (
+        lambda batch, visible, hidden, _: [matrix(batch, visible), matrix(hidden, visible)],
+        lambda x, weight: F.batch_topk_encode(x, weight, None, min(3, len(weight))).values,
+    ),
 }  # fmt: skip
 
 

@@ -23,6 +23,10 @@ SMALL = {
     "rbm": {"hidden": [8], "chains": 5},
     "dbn": {"hidden": [8, 6], "chains": 5},
     "topk": {"hidden": [24], "k": 3, "aux_k": 4, "dead_after": 20},
+    "batchtopk": {"hidden": [24], "k": 3},
+    "jumprelu": {"hidden": [24], "sparsity_weight": 1e-2, "bandwidth": 1.0},
+    "gated": {"hidden": [24], "aux_k": 4, "dead_after": 20},
+    "matryoshka": {"hidden": [24], "k": 3, "prefixes": [8, 24]},
 }
 
 

@@ -6,10 +6,10 @@ from torch import Tensor
 
 from aefast.ops.shared import checks, dispatch
 from aefast.ops.shared.public import public
-from aefast.ops.topk import products
+from aefast.ops.topk import batch, products
 from aefast.ops.topk.op import SparseCode, check_code, check_encoder, encode
 
-__all__ = ["sparse_decode", "topk_encode"]
+__all__ = ["batch_topk_encode", "sparse_decode", "topk_encode"]
 
 
 @public
@@ -53,6 +53,55 @@ def topk_encode(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> Spars
     rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     with dispatch.without_autocast(x.device):
         values, indices = encode(rows, weight, bias, int(k))
+    shape = (*x.shape[:-1], values.shape[-1])
+    return SparseCode(values.reshape(shape), indices.reshape(shape))
+
+
+@public
+def batch_topk_encode(x: Tensor, weight: Tensor, bias: Tensor | None, k: float) -> SparseCode:
+    """The largest pre-activations of a whole batch, k a row on the average: one row may have more
+    of them than another::
+
+        torch.topk((x @ weight.T + bias).flatten(), int(k * B))
+
+    in the form of :func:`topk_encode`, whose rows are as long as the longest: what a row has less
+    is 0. A row's largest goes first; of equal ones the lower row, and in it the lower latent, is
+    kept. NaN is above all.
+
+    No array of all pre-activations is held. Gradients pass through the latents that were selected
+    alone, with the same bits for any thread count. The width depends on the data: it is a
+    dynamic size to ``torch.compile`` and ``torch.export``, and ``torch.vmap`` does not take it.
+
+    Args:
+        x: ``[..., D]``; float32, bfloat16, float16 or float64; B is the number of rows. Half
+            precisions are computed, and ranked, in float32, and rounded once.
+        weight: a latent a row, ``[L, D]``, of the same dtype and device, as bias.
+        bias: ``[L]``, or None.
+        k: how many a row has on the average, in (0, L]; a batch has at least one.
+
+    Returns:
+        A named tuple ``(values, indices)``, both ``[..., m]``: of x's dtype, and int64.
+
+    Raises:
+        TypeError: an argument is of a wrong type, or the dtypes differ.
+        ValueError: the shapes do not fit (the message names both), the devices differ, or k is
+            outside its range.
+
+    Reference:
+        Bussmann, Leask, Nanda, "BatchTopK sparse autoencoders", 2024.
+
+    >>> x = torch.tensor([[3.0, 2.0, 1.0], [0.0, 1.0, 0.0]])
+    >>> batch_topk_encode(x, torch.eye(3), None, 1).values
+    tensor([[3., 2.],
+            [0., 0.]])
+    """
+    checks.check_tensor(x, "x")
+    x, weight, bias = dispatch.cast_operands(x, weight, bias)
+    check_encoder(x, weight, bias, 1)
+    k = batch.check_active(k, weight)
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    with dispatch.without_autocast(x.device):
+        values, indices = batch.encode(rows, weight, bias, k)
     shape = (*x.shape[:-1], values.shape[-1])
     return SparseCode(values.reshape(shape), indices.reshape(shape))
 

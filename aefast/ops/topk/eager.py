@@ -3,6 +3,7 @@
 Half precisions are computed, and ranked, in float32 and rounded once.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -39,3 +40,46 @@ def latent_sums(
     sums = sums.index_add(0, flat, products.flatten(0, 1))
     totals = products.new_zeros(latents).index_add(0, flat, upcast(values).reshape(-1))
     return sums.to(values.dtype), totals.to(values.dtype)
+
+
+def batch_topk_encode(
+    x: Tensor, weight: Tensor, bias: Tensor | None, k: float, threshold: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The k B largest pre-activations of B rows, or all above the threshold, a row after the
+    other; and how many each row has of them ``[B]``."""
+    if len(x) == 0:
+        code = topk_encode(x, weight, bias, 1)
+        return *code, code[1].new_zeros(0)
+    values, indices = topk_encode(upcast(x), weight, bias, len(weight))
+    counts = wanted(values.detach(), batch_count(k, len(x)), threshold)
+    most = max(1, int(counts.max()))
+    return *trimmed(values.to(x.dtype), indices, counts, most), counts
+
+
+def batch_count(k: float, rows: int) -> int:
+    """How many of a batch are wanted: k on the average of the rows, at least one."""
+    return max(1, int(k * rows))
+
+
+def wanted(values: Tensor, count: int, threshold: Tensor | None) -> Tensor:
+    """Of rows that are sorted, the largest first, how many of each are among the ``count`` largest
+    of all, NaN above all; of equal ones the lower row's are. Or how many are above a threshold."""
+    if threshold is not None:
+        return (~(values <= threshold)).sum(1)
+    flat = values.reshape(-1)
+    least = flat.kthvalue(flat.numel() - count + 1).values
+    equal = torch.where(least.isnan(), flat.isnan(), flat == least)
+    above = torch.where(least.isnan(), torch.zeros_like(equal), ~(flat <= least))
+    left = count - above.sum()
+    return (above | (equal & (equal.cumsum(0) <= left))).view_as(values).sum(1)
+
+
+def is_wanted(indices: Tensor, counts: Tensor) -> Tensor:
+    """bool ``[B, m]``: the first ``counts`` of each row."""
+    return torch.arange(indices.shape[1], device=indices.device) < counts[:, None]
+
+
+def trimmed(values: Tensor, indices: Tensor, counts: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """The first ``most`` of each row: 0 where they are more than it has."""
+    values, indices = values[:, :most], indices[:, :most].contiguous()
+    return torch.where(is_wanted(indices, counts), values, 0), indices

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from aefast.ops.shared.selftest_case import Case, generators, layer
-from aefast.ops.topk import sparse_decode, topk_encode
+from aefast.ops.topk import batch_topk_encode, sparse_decode, topk_encode
 
 
 def cases() -> list[Case]:
@@ -16,8 +16,14 @@ def cases() -> list[Case]:
     largest = x.round(), (2 * weight).round(), (2 * bias).round()
     return [
         Case("topk", "largest", partial(topk_encode, k=5), largest),
+        Case("topk", "largest of a batch", partial(_batch_values, k=5), largest),
         Case("topk", "decoded", _decode, (normal(33, 5), weight)),
     ]
+
+
+def _batch_values(x: Tensor, weight: Tensor, bias: Tensor, k: int) -> Tensor:
+    values, indices = batch_topk_encode(x, weight, bias, k)
+    return values.new_zeros(len(x), len(weight)).scatter_add(1, indices, values)
 
 
 def _decode(values: Tensor, weight: Tensor) -> Tensor:

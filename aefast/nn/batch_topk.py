@@ -1,0 +1,202 @@
+"""Sparse autoencoders whose code is the largest latents of a whole batch."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from aefast.functional import batch_topk_encode, sparse_decode
+from aefast.nn.dictionary import Code, SparseDictionary
+from aefast.nn.linear import Device
+from aefast.ops.shared import checks, dispatch
+from aefast.ops.topk import batch
+from aefast.ops.topk.op import SparseCode
+
+# How far a step of training moves the threshold towards its batch's.
+THRESHOLD_RATE = 0.01
+
+
+class BatchTopKSparseAutoencoder(SparseDictionary):
+    """A sparse autoencoder of whose latents k a row are active on the average: in training those
+    are the largest of the whole batch, and a row that is hard to reconstruct has more of them.
+
+    In evaluation a row's code must not depend on the others of its batch: active is what is above
+    ``threshold``, which follows the smallest active value of the batches of training.
+
+    Args:
+        visible: D, the size of each input row.
+        latents: L, the size of the code.
+        k: how many latents a row has on the average, in (0, L]; 0.5 is one in two rows.
+        options: as :class:`TopKSparseAutoencoder`'s: ``aux_k``, ``aux_weight``, ``dead_after``,
+            ``device`` and ``dtype``.
+
+    Attributes:
+        encoder_weight, encoder_bias, decoder_weight, decoder_bias, idle: as those of
+            :class:`TopKSparseAutoencoder`.
+        threshold: a scalar, 0 at first.
+
+    Raises:
+        TypeError: an argument is of a wrong type.
+        ValueError: a number is outside its range.
+
+    Reference:
+        Bussmann, Leask, Nanda, "BatchTopK sparse autoencoders", 2024.
+
+    >>> import torch
+    >>> from aefast.nn import BatchTopKSparseAutoencoder
+    >>> model = BatchTopKSparseAutoencoder(64, 512, k=8)
+    >>> x = torch.randn(5, 64)
+    >>> (model.encode(x).values > 0).sum().item()
+    40
+    >>> model.loss(x).backward()
+    """
+
+    threshold: Tensor
+
+    def __init__(
+        self,
+        visible: int,
+        latents: int,
+        k: float,
+        *,
+        aux_k: int = 0,
+        aux_weight: float = 1 / 32,
+        dead_after: int = 10_000_000,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            visible,
+            latents,
+            aux_k=aux_k,
+            aux_weight=aux_weight,
+            dead_after=dead_after,
+            device=device,
+            dtype=dtype,
+        )
+        self.k = checks.check_number(k, "k", 0)
+        if not 0 < k <= self.latents:
+            raise ValueError(
+                f"k is {k}; of {self.latents} latents it takes a number in (0, {self.latents}]"
+            )
+        threshold = torch.zeros((), dtype=torch.float32, device=self.decoder_bias.device)
+        self.register_buffer("threshold", threshold)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Directions uniform on the sphere, the encoder tied to them, all else 0."""
+        super().reset_parameters()
+        self.threshold.zero_()
+
+    def encode(self, x: Tensor) -> SparseCode:
+        """The code of x ``[..., D]``: values and latents, ``[..., m]``, the largest first; m is the
+        most that a row has, and what a row has less is 0."""
+        self._check_rows(x)
+        centered, weight, bias = x - self.decoder_bias, self.encoder_weight, self.encoder_bias
+        if self.training:
+            values, indices = batch_topk_encode(centered, weight, bias, self.k)
+            return SparseCode(values.relu(), indices)
+        centered, weight, bias = dispatch.cast_operands(centered, weight, bias)
+        rows = centered.reshape(math.prod(x.shape[:-1]), self.visible)
+        with dispatch.without_autocast(x.device):
+            values, indices = batch.encode(rows, weight, bias, self.k, self.threshold)
+        shape = (*x.shape[:-1], values.shape[-1])
+        return SparseCode(values.reshape(shape).relu(), indices.reshape(shape))
+
+    @torch.no_grad()
+    def _count(self, code: Code) -> None:
+        super()._count(code)
+        assert not isinstance(code, Tensor)
+        active = torch.where(code.values > 0, code.values, torch.inf).float()
+        least = active.amin() if active.numel() else self.threshold
+        moved = self.threshold.lerp(least, THRESHOLD_RATE)
+        self.threshold.copy_(torch.where(least.isfinite(), moved, self.threshold))
+
+    def extra_repr(self) -> str:
+        return f"k={self.k}, {super().extra_repr()}"
+
+
+class MatryoshkaSparseAutoencoder(BatchTopKSparseAutoencoder):
+    """A batch top-k sparse autoencoder whose first latents reconstruct alone, too: general features
+    come early, and are not split up by the special ones after them.
+
+    The loss is the mean, over the ``prefixes``, of the mean squared error of what so many first
+    latents of the code reconstruct.
+
+    Args:
+        visible: D, the size of each input row.
+        latents: L, the size of the code.
+        k: how many latents a row has on the average, in (0, L].
+        prefixes: rising numbers of latents, the last of them L; None takes L/16, L/8, L/4, L/2, L.
+        options: as :class:`TopKSparseAutoencoder`'s.
+
+    Attributes:
+        encoder_weight, encoder_bias, decoder_weight, decoder_bias, idle, threshold: as those of
+            :class:`BatchTopKSparseAutoencoder`.
+
+    Raises:
+        TypeError: an argument is of a wrong type.
+        ValueError: a number is outside its range.
+
+    Reference:
+        Bussmann et al., "Learning multi-level features with Matryoshka sparse autoencoders", 2025.
+
+    >>> import torch
+    >>> from aefast.nn import MatryoshkaSparseAutoencoder
+    >>> model = MatryoshkaSparseAutoencoder(64, 512, k=8, prefixes=[64, 512])
+    >>> model.loss(torch.randn(5, 64)).backward()
+    """
+
+    def __init__(
+        self,
+        visible: int,
+        latents: int,
+        k: float,
+        *,
+        prefixes: Sequence[int] | None = None,
+        aux_k: int = 0,
+        aux_weight: float = 1 / 32,
+        dead_after: int = 10_000_000,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            visible,
+            latents,
+            k,
+            aux_k=aux_k,
+            aux_weight=aux_weight,
+            dead_after=dead_after,
+            device=device,
+            dtype=dtype,
+        )
+        halves = sorted({max(1, self.latents >> n) for n in range(5)})
+        self.prefixes = halves if prefixes is None else _check_prefixes(prefixes, self.latents)
+
+    def _objective(self, x: Tensor) -> tuple[Tensor, Code, Tensor]:
+        code = self.encode(x)
+        output, begin, losses = self.decoder_bias.expand_as(x), 0, []
+        for end in self.prefixes:
+            is_inside = (code.indices >= begin) & (code.indices < end)
+            values = torch.where(is_inside, code.values, 0)
+            output = output + sparse_decode(values, code.indices, self.decoder_weight)
+            losses.append(F.mse_loss(output, x))
+            begin = end
+        return torch.stack(losses).mean(), code, output
+
+    def extra_repr(self) -> str:
+        return f"prefixes={self.prefixes}, {super().extra_repr()}"
+
+
+def _check_prefixes(prefixes: Sequence[int], latents: int) -> list[int]:
+    if isinstance(prefixes, str | Tensor) or not isinstance(prefixes, Sequence):
+        raise TypeError(f"prefixes is a {type(prefixes).__name__}; it takes a list of ints")
+    sizes = [checks.check_integer(size, "prefixes", 2**31, low=1) for size in prefixes]
+    if sizes != sorted(set(sizes)) or sizes[-1:] != [latents]:
+        raise ValueError(
+            f"prefixes is {sizes}; it takes rising numbers, the last of them {latents}"
+        )
+    return sizes

@@ -1,0 +1,109 @@
+"""The sparse autoencoder whose latents are gated: one path says which are active, one how much."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aefast.functional import linear_act
+from aefast.nn.dictionary import Code, SparseDictionary
+from aefast.nn.linear import Device
+from aefast.ops.shared import checks
+
+
+class GatedSparseAutoencoder(SparseDictionary):
+    """A sparse autoencoder in which a gate says which latents are active, and another path how
+    much: the penalty, which makes few active, does not shrink what they say. ::
+
+        z = W (x - c),    gate = z + b,    magnitude = relu(exp(r) z + m)
+        code = magnitude where gate > 0, else 0
+
+    The loss adds ``sparsity_weight`` times the mean over rows of the sum of ``relu(gate)``, and, so
+    that the gates learn to reconstruct, the mean squared error of what ``relu(gate)`` reconstructs
+    with a decoder that is held.
+
+    Args:
+        visible: D, the size of each input row.
+        latents: L, the size of the code.
+        sparsity_weight: the factor of the gates' penalty, 0 or more.
+        options: as :class:`TopKSparseAutoencoder`'s: ``aux_k``, ``aux_weight``, ``dead_after``,
+            ``device`` and ``dtype``.
+
+    Attributes:
+        encoder_weight, decoder_weight, decoder_bias, idle: as those of
+            :class:`TopKSparseAutoencoder`.
+        encoder_bias: b ``[L]``, the gates'.
+        magnitude_bias: m ``[L]``.
+        magnitude_scale: r ``[L]``.
+
+    Raises:
+        TypeError: an argument is of a wrong type.
+        ValueError: a number is outside its range.
+
+    Reference:
+        Rajamanoharan et al., "Improving dictionary learning with gated sparse autoencoders", 2024.
+
+    >>> import torch
+    >>> from aefast.nn import GatedSparseAutoencoder
+    >>> model = GatedSparseAutoencoder(64, 512, sparsity_weight=1e-3)
+    >>> x = torch.randn(5, 64)
+    >>> model.encode(x).shape
+    torch.Size([5, 512])
+    >>> model.loss(x).backward()
+    """
+
+    def __init__(
+        self,
+        visible: int,
+        latents: int,
+        *,
+        sparsity_weight: float = 1e-3,
+        aux_k: int = 0,
+        aux_weight: float = 1 / 32,
+        dead_after: int = 10_000_000,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            visible,
+            latents,
+            aux_k=aux_k,
+            aux_weight=aux_weight,
+            dead_after=dead_after,
+            device=device,
+            dtype=dtype,
+        )
+        self.sparsity_weight = checks.check_number(sparsity_weight, "sparsity_weight", 0)
+        self.magnitude_bias = nn.Parameter(torch.empty_like(self.encoder_bias))
+        self.magnitude_scale = nn.Parameter(torch.empty_like(self.encoder_bias))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Directions uniform on the sphere, the encoder tied to them, all else 0."""
+        super().reset_parameters()
+        self.magnitude_bias.zero_()
+        self.magnitude_scale.zero_()
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The code of x, ``[..., L]``: 0 for a latent that is not active."""
+        return self._encode(x)[0]
+
+    def _encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The code, and the gates before their step."""
+        self._check_rows(x)
+        product = linear_act(x - self.decoder_bias, self.encoder_weight)
+        gate = product + self.encoder_bias
+        magnitude = (product * self.magnitude_scale.exp() + self.magnitude_bias).relu()
+        return torch.where(gate <= 0, 0, magnitude), gate
+
+    def _objective(self, x: Tensor) -> tuple[Tensor, Code, Tensor]:
+        code, gate = self._encode(x)
+        output = self.decode(code)
+        opened = gate.relu()
+        weight, bias = self.decoder_weight.detach(), self.decoder_bias.detach()
+        by_gates = linear_act(opened, weight.t(), bias)
+        penalty = self.sparsity_weight * opened.sum(-1).mean()
+        return F.mse_loss(output, x) + penalty + F.mse_loss(by_gates, x), code, output
+
+    def extra_repr(self) -> str:
+        return f"sparsity_weight={self.sparsity_weight}, {super().extra_repr()}"

@@ -1,0 +1,114 @@
+"""The sparse autoencoder whose latents each learn a threshold."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aefast.functional import jumprelu_encode
+from aefast.nn.dictionary import Code, SparseDictionary
+from aefast.nn.linear import Device
+from aefast.ops.jumprelu.op import JumpReLUCode
+from aefast.ops.shared import checks
+
+
+class JumpReLUSparseAutoencoder(SparseDictionary):
+    """A sparse autoencoder whose latents are active above a threshold that each of them learns.
+
+    The loss adds ``sparsity_weight`` times the mean number of active latents a row. What neither it
+    nor the values have a gradient for is estimated by a rectangle of width ``bandwidth`` around the
+    threshold. Thresholds below 0 are set to 0 before a step.
+
+    Args:
+        visible: D, the size of each input row.
+        latents: L, the size of the code.
+        sparsity_weight: the factor of the number of active latents, 0 or more.
+        bandwidth: of the rectangle, above 0.
+        initial_threshold: of each latent, 0 or more.
+        options: as :class:`TopKSparseAutoencoder`'s: ``aux_k``, ``aux_weight``, ``dead_after``,
+            ``device`` and ``dtype``.
+
+    Attributes:
+        encoder_weight, encoder_bias, decoder_weight, decoder_bias, idle: as those of
+            :class:`TopKSparseAutoencoder`.
+        threshold: ``[L]``.
+
+    Raises:
+        TypeError: an argument is of a wrong type.
+        ValueError: a number is outside its range.
+
+    Reference:
+        Rajamanoharan et al., "Jumping ahead: improving reconstruction fidelity with JumpReLU sparse
+        autoencoders", 2024.
+
+    >>> import torch
+    >>> from aefast.nn import JumpReLUSparseAutoencoder
+    >>> model = JumpReLUSparseAutoencoder(64, 512, sparsity_weight=1e-3)
+    >>> x = torch.randn(5, 64)
+    >>> model.encode(x).shape
+    torch.Size([5, 512])
+    >>> model.loss(x).backward()
+    """
+
+    def __init__(
+        self,
+        visible: int,
+        latents: int,
+        *,
+        sparsity_weight: float = 1e-3,
+        bandwidth: float = 0.05,
+        initial_threshold: float = 0.01,
+        aux_k: int = 0,
+        aux_weight: float = 1 / 32,
+        dead_after: int = 10_000_000,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            visible,
+            latents,
+            aux_k=aux_k,
+            aux_weight=aux_weight,
+            dead_after=dead_after,
+            device=device,
+            dtype=dtype,
+        )
+        self.sparsity_weight = checks.check_number(sparsity_weight, "sparsity_weight", 0)
+        self.bandwidth = checks.check_positive(bandwidth, "bandwidth")
+        self.initial_threshold = checks.check_number(initial_threshold, "initial_threshold", 0)
+        self.threshold = nn.Parameter(torch.empty_like(self.encoder_bias))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Directions uniform on the sphere, the encoder tied to them, biases 0, and the thresholds
+        where they start."""
+        super().reset_parameters()
+        self.threshold.fill_(self.initial_threshold)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The code of x, ``[..., L]``: 0 for a latent that is not active."""
+        return self._encode(x).values
+
+    def _encode(self, x: Tensor) -> JumpReLUCode:
+        self._check_rows(x)
+        centered = x - self.decoder_bias
+        return jumprelu_encode(
+            centered, self.encoder_weight, self.encoder_bias, self.threshold, self.bandwidth
+        )
+
+    def _objective(self, x: Tensor) -> tuple[Tensor, Code, Tensor]:
+        if self.training:
+            with torch.no_grad():
+                self.threshold.clamp_(min=0)
+        values, active = self._encode(x)
+        output = self.decode(values)
+        # In float32: a half precision does not count so far.
+        count = active.sum(-1, dtype=torch.promote_types(active.dtype, torch.float32)).mean()
+        loss = F.mse_loss(output, x) + self.sparsity_weight * count.to(x.dtype)
+        return loss, values, output
+
+    def extra_repr(self) -> str:
+        return (
+            f"sparsity_weight={self.sparsity_weight}, bandwidth={self.bandwidth}, "
+            f"{super().extra_repr()}"
+        )

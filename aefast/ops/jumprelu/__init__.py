@@ -1,0 +1,61 @@
+"""Codes whose latents each have a threshold."""
+
+from typing import Any
+
+from torch import Tensor
+
+from aefast.ops.jumprelu.op import JumpReLUCode, check_threshold, jumprelu
+from aefast.ops.linear_act.op import run as linear_act
+from aefast.ops.shared import checks, dispatch
+from aefast.ops.shared.public import public
+
+__all__ = ["jumprelu_encode"]
+
+
+@public
+def jumprelu_encode(
+    x: Tensor, weight: Tensor, bias: Tensor | None, threshold: Tensor, bandwidth: float
+) -> JumpReLUCode:
+    """The pre-activations that are above their latent's threshold, and which those are::
+
+        z = x @ weight.T + bias
+        active = z > threshold,    values = z * active
+
+    A step has no gradient. A threshold's is estimated by a rectangle of width ``bandwidth`` around
+    it (straight through), with K = 1 where ``|z - threshold| < bandwidth / 2``::
+
+        d values / d threshold = -K threshold / bandwidth
+        d active / d threshold = -K / bandwidth
+
+    and ``d values / d z = active``, ``d active / d z = 0``. The product is a :func:`linear_act`, on
+    whichever backend; what follows it is PyTorch's own operators on all of them.
+
+    Args:
+        x: ``[..., D]``; float32, bfloat16, float16 or float64.
+        weight: a latent a row, ``[L, D]``, of the same dtype and device, as bias and threshold.
+        bias: ``[L]``, or None.
+        threshold: ``[L]``, mostly 0 or more.
+        bandwidth: above 0, in units of a pre-activation.
+
+    Returns:
+        A named tuple ``(values, active)``, both ``[..., L]`` and of x's dtype: active is 0 or 1.
+        NaN is active.
+
+    Raises:
+        TypeError: an argument is of a wrong type, or the dtypes differ.
+        ValueError: the shapes do not fit (the message names both), the devices differ, or the
+            bandwidth is not above 0.
+
+    Reference:
+        Rajamanoharan et al., "Jumping ahead: improving reconstruction fidelity with JumpReLU sparse
+        autoencoders", 2024.
+
+    >>> x, threshold = torch.tensor([[0.5, 2.0, -1.0]]), torch.tensor([1.0, 1.0, 0.0])
+    >>> jumprelu_encode(x, torch.eye(3), None, threshold, 0.1).values
+    tensor([[0., 2., 0.]])
+    """
+    checks.check_tensor(x, "x")
+    bandwidth = checks.check_positive(bandwidth, "bandwidth")
+    cast: Any = dispatch.cast_operands(x, weight, bias, threshold)
+    check_threshold(cast[3], cast[1], cast[0])
+    return jumprelu(linear_act(*cast[:3]), cast[3], bandwidth)

@@ -1,0 +1,44 @@
+"""Codes whose latents each have a threshold: checks, and the step with its estimated gradient.
+
+No kernel is its own: the product is linear_act's.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from aefast.ops.shared import checks
+
+
+class JumpReLUCode(NamedTuple):
+    """A dense code, and which of its latents are active, as numbers; both ``[..., L]``."""
+
+    values: Tensor
+    active: Tensor
+
+
+def check_threshold(threshold: Tensor, weight: Tensor, x: Tensor) -> None:
+    checks.check_like(threshold, "threshold", x, "x")
+    checks.check_tensor(weight, "weight")
+    if threshold.shape != weight.shape[:1]:
+        raise ValueError(
+            f"threshold has shape {list(threshold.shape)}; "
+            f"with weight's shape {list(weight.shape)} it takes {list(weight.shape[:1])}"
+        )
+
+
+def jumprelu(preactivation: Tensor, threshold: Tensor, bandwidth: float) -> JumpReLUCode:
+    """Each term that estimates a gradient is 0, and has that gradient by the threshold."""
+    is_off = preactivation <= threshold  # so that NaN is on
+    values = torch.where(is_off, 0, preactivation)
+    active = torch.where(is_off, preactivation.new_zeros(()), 1)
+    if not (torch.is_grad_enabled() and threshold.requires_grad):
+        return JumpReLUCode(values, active)
+    held = threshold.detach()
+    is_near = (preactivation.detach() - held).abs() < bandwidth / 2
+    squared = (threshold.square() - held.square()) / (2 * bandwidth)
+    linear = (threshold - held) / bandwidth
+    return JumpReLUCode(
+        values - torch.where(is_near, squared, 0), active - torch.where(is_near, linear, 0)
+    )

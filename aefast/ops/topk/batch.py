@@ -1,0 +1,127 @@
+"""The largest pre-activations of a whole batch, or all above a threshold: as many of a row as it
+has.
+
+A row's largest come first from topk_encode, on whichever backend; as soon as each row's last one is
+none of those that are wanted, these are complete. So all backends have it, and none holds an array
+of rows by latents. How wide the code is depends on the data: it is asked for, once a call.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aefast import backend
+from aefast.ops.shared import checks, dispatch
+from aefast.ops.shared.autograd import KernelFunction
+from aefast.ops.shared.precision import upcast
+from aefast.ops.shared.registered import registered
+from aefast.ops.topk import eager, products
+from aefast.ops.topk.products import latent_sums, run_kernel
+
+# What is looked at first of a row, in units of what it has on the average; then twice as much.
+FIRST_WIDTH = 4
+
+
+def check_active(k: Any, weight: Tensor) -> float:
+    """How many latents a row has on the average."""
+    k = checks.check_number(k, "k", 0)
+    latents = weight.shape[0]
+    if not 0 < k <= latents:
+        raise ValueError(
+            f"k is {k}; with weight's shape {list(weight.shape)} it takes a number in "
+            f"(0, {latents}]"
+        )
+    return k
+
+
+def encode(
+    x: Tensor, weight: Tensor, bias: Tensor | None, k: float, threshold: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Of rows ``[B, D]`` the values and latents ``[B, m]`` of the k B largest, or of all above
+    ``threshold``; m is the most that a row has, and what is left of a row is 0."""
+    arguments = x, weight, bias, k, threshold
+    if dispatch.is_traced(x, weight, bias):
+        if dispatch.is_defined_in_trace(x.dtype):
+            return eager.batch_topk_encode(*arguments)[:2]
+        return torch.ops.aefast.batch_topk_encode(*arguments)[:2]
+    name = backend.select(x.device, x.dtype)
+    if name == "eager" or 0 in (x.numel(), weight.numel()) or dispatch.is_transformed(x):
+        return eager.batch_topk_encode(*arguments)[:2]
+    if torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in (x, weight, bias)
+    ):
+        return _BatchTopKEncode.apply(*arguments)[:2]
+    return _run(*arguments)[:2]
+
+
+def _run(
+    x: Tensor, weight: Tensor, bias: Tensor | None, k: float, threshold: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Values, latents, and how many of each row are wanted ``[B]``."""
+    if backend.select(x.device, x.dtype) == "eager" or 0 in (x.numel(), weight.numel()):
+        return eager.batch_topk_encode(x, weight, bias, k, threshold)
+    # Ranked, as every encoding, before it is rounded to a half precision.
+    inputs = upcast(x), upcast(weight), None if bias is None else upcast(bias)
+    rows, latents = len(x), len(weight)
+    width = min(latents, FIRST_WIDTH * math.ceil(k))
+    while True:
+        values, indices = run_kernel("topk_encode", *inputs, width)
+        counts = eager.wanted(values, eager.batch_count(k, rows), threshold)
+        most = max(1, int(counts.max()))
+        if most < width or width == latents:
+            break
+        width = min(latents, 2 * width)
+    return *eager.trimmed(values.to(x.dtype), indices, counts, most), counts
+
+
+class _BatchTopKEncode(KernelFunction):
+    """Differentiable through the latents that were selected, which are held constant."""
+
+    @staticmethod
+    def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+        return _run(*arguments)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _, indices, counts = output
+        ctx.mark_non_differentiable(indices, counts)
+        ctx.save_for_backward(inputs[0], inputs[1], indices, counts)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        x, weight, indices, counts = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad
+        grad = torch.where(eager.is_wanted(indices, counts), grad, 0)
+        grad_x = products.sparse_decode(grad, indices, weight, None) if needs_x else None
+        sums = totals = None
+        if needs_weight or needs_bias:
+            sums, totals = latent_sums(grad, indices, x, weight.shape[0])
+        gradients = grad_x, sums if needs_weight else None, totals if needs_bias else None
+        return *gradients, None, None
+
+
+@registered("aefast::batch_topk_encode")
+def _registered(
+    x: Tensor, weight: Tensor, bias: Tensor | None, k: float, threshold: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _run(x, weight, bias, k, threshold)
+
+
+@_registered.register_fake
+def _(
+    x: Tensor, weight: Tensor, bias: Tensor | None, k: float, threshold: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    most = torch.library.get_ctx().new_dynamic_size(min=1)
+    values = x.new_empty(x.shape[0], most)
+    return (
+        values,
+        values.new_empty(values.shape, dtype=torch.int64),
+        x.new_empty(x.shape[0], dtype=torch.int64),
+    )
+
+
+_registered.register_autograd(
+    _BatchTopKEncode.backward, setup_context=_BatchTopKEncode.setup_context
+)

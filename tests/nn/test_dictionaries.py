@@ -1,0 +1,245 @@
+"""The kin of the top-k sparse autoencoder, each against its equations in plain operators."""
+
+import sys
+
+import pytest
+import torch
+from torch.nn.functional import linear, mse_loss
+
+from aefast.nn import (
+    BatchTopKSparseAutoencoder,
+    GatedSparseAutoencoder,
+    JumpReLUSparseAutoencoder,
+    MatryoshkaSparseAutoencoder,
+    TopKSparseAutoencoder,
+)
+from aefast.nn.dictionary import geometric_median
+from tests.backends import not_interpreted
+
+D, L, K = 6, 40, 3
+
+MODELS = {
+    "topk": lambda **options: TopKSparseAutoencoder(D, L, K, **options),
+    "batchtopk": lambda **options: BatchTopKSparseAutoencoder(D, L, K, **options),
+    "matryoshka": lambda **options: MatryoshkaSparseAutoencoder(
+        D, L, K, prefixes=[7, 20, L], **options
+    ),
+    "jumprelu": lambda **options: JumpReLUSparseAutoencoder(
+        D, L, sparsity_weight=0.1, bandwidth=0.5, initial_threshold=0.3, **options
+    ),
+    "gated": lambda **options: GatedSparseAutoencoder(D, L, sparsity_weight=0.1, **options),
+}
+
+
+def trained(name, place="cpu", **options):
+    """A model whose parameters are no start's."""
+    model = MODELS[name](**options).to(place)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+def scattered(largest, dense):
+    """The elements of dense that are among the largest, ReLU of them; 0 elsewhere."""
+    kept = torch.zeros_like(dense).flatten().index_fill(0, largest.indices, 1).view_as(dense)
+    return kept * dense.relu()
+
+
+def definition(name, model, x):
+    """The code, and the loss, of training."""
+    centered = x - model.decoder_bias
+    z = linear(centered, model.encoder_weight, model.encoder_bias)
+
+    def decoded(code):
+        return code @ model.decoder_weight + model.decoder_bias
+
+    if name == "jumprelu":
+        # Through z alone; the thresholds' gradients are tested with the op.
+        active = (z > model.threshold).to(z)
+        code = z * active
+        return code, mse_loss(decoded(code), x) + 0.1 * active.sum(1).mean()
+    if name == "gated":
+        weight = model.encoder_weight * model.magnitude_scale.exp()[:, None]
+        code = linear(centered, weight, model.magnitude_bias).relu() * (z > 0)
+        by_gates = z.relu() @ model.decoder_weight.detach() + model.decoder_bias.detach()
+        penalty = 0.1 * z.relu().sum(1).mean()
+        return code, mse_loss(decoded(code), x) + penalty + mse_loss(by_gates, x)
+    if name == "topk":
+        largest = z.topk(K)
+        code = torch.zeros_like(z).scatter(1, largest.indices, largest.values.relu())
+    else:
+        code = scattered(z.flatten().topk(K * len(x)), z)
+    if name != "matryoshka":
+        return code, mse_loss(decoded(code), x)
+    first = [torch.where(torch.arange(L, device=x.device) < n, code, 0) for n in (7, 20, L)]
+    return code, torch.stack([mse_loss(decoded(part), x) for part in first]).mean()
+
+
+@not_interpreted
+@pytest.mark.parametrize("name", MODELS)
+def test_code_loss_and_gradients_are_the_equations(name, place):
+    model, x = trained(name, place), torch.randn(30, D, device=place)
+    code, expected = definition(name, model, x)
+    torch.testing.assert_close(model.encode_dense(x), code)
+    loss = model.loss(x)
+    torch.testing.assert_close(loss, expected)
+    parameters = [p for n, p in model.named_parameters() if n != "threshold"]
+    found, wanted = (torch.autograd.grad(one, parameters) for one in (loss, expected))
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b)
+    assert torch.equal(model.idle > 0, ~(code > 0).any(0))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_start_shapes_state_and_reconstruction(name):
+    torch.manual_seed(0)
+    model, x = MODELS[name](), torch.randn(5, 6, D) + 3
+    torch.testing.assert_close(model.decoder_weight.norm(dim=1), torch.ones(L))
+    assert torch.equal(model.encoder_weight, model.decoder_weight)
+    model.start_from(x)
+    assert torch.equal(model.decoder_bias, geometric_median(x.reshape(-1, D)))
+    for mode in (True, False):
+        model.train(mode)
+        dense = model.encode_dense(x)
+        assert dense.shape == (5, 6, L)
+        assert (dense >= 0).all()
+        torch.testing.assert_close(model(x), model.decode(dense))
+    model.train().loss(x)
+    other = MODELS[name]()
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other.eval()(x), model.eval()(x))
+    assert name[:4] in repr(model).lower()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_training_lowers_the_loss_to_the_same_bits_on_one_and_two_threads(name, threads):
+    def train(count):
+        threads(count)
+        torch.manual_seed(0)
+        model = trained(name, aux_k=4, dead_after=100)
+        data = torch.randn(64, D).relu() @ torch.randn(D, D)
+        optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+        model.keep_unit_norm(optimizer)
+        losses = []
+        for _ in range(20):
+            optimizer.zero_grad()
+            loss = model.loss(data)
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        torch.testing.assert_close(model.decoder_weight.norm(dim=1), torch.ones(L))
+        return losses, model
+
+    losses, model = train(1)
+    assert losses[-1] < losses[0]
+    again, other = train(2)
+    assert again == losses
+    for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_dtypes_and_autocast(name, dtype):
+    model, x = trained(name, dtype=dtype, aux_k=2, dead_after=0), torch.randn(9, D, dtype=dtype)
+    model.idle += 1
+    loss = model.loss(x)
+    loss.backward()
+    assert loss.dtype == dtype
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    plain = trained(name)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert plain.encode_dense(x.float()).isfinite().all()
+        plain.loss(x.float()).backward()
+    assert plain.decoder_weight.grad.isfinite().all()
+
+
+def test_the_dead_latents_loss_without_a_count_of_them_is_the_same():
+    """On a GPU all latents are multiplied, and those that are alive are left out."""
+    model, x = trained("topk", aux_k=5, dead_after=10), torch.randn(8, D)
+    residual = torch.randn(8, D)
+    parameters = [model.encoder_weight, model.encoder_bias, model.decoder_weight]
+    for dead in ([], [3], list(range(10, 30))):
+        model.idle.zero_()[dead] = 100
+
+        here = model._auxiliary_loss(x, residual)
+        there = model._auxiliary_loss(x, _OnAnotherDevice(residual))
+        torch.testing.assert_close(there, here)
+        if dead:
+            pairs = (torch.autograd.grad(loss, parameters) for loss in (here, there))
+            for a, b in zip(*pairs, strict=True):
+                torch.testing.assert_close(a, b)
+
+
+class _OnAnotherDevice(torch.Tensor):
+    """A tensor that says it lies on a GPU, to the one line that asks."""
+
+    @property
+    def device(self):
+        frame = sys._getframe(1)
+        is_asked = frame.f_code.co_name == "_auxiliary_loss"
+        return torch.device("cuda") if is_asked else torch.device("cpu")
+
+
+def test_the_threshold_follows_the_smallest_active_value_and_serves_each_row_alone():
+    model, x = trained("batchtopk"), torch.randn(50, D)
+    code = definition("batchtopk", model, x)[0]
+    model.loss(x)
+    least = code[code > 0].min()
+    torch.testing.assert_close(model.threshold, 0.01 * least)
+    model.eval()
+    model.threshold.copy_(least)
+    z = linear(x - model.decoder_bias, model.encoder_weight, model.encoder_bias)
+    torch.testing.assert_close(model.encode_dense(x), torch.where(z > least, z, 0))
+    torch.testing.assert_close(model.encode_dense(x[:1]), model.encode_dense(x)[:1])
+
+
+def test_thresholds_below_zero_are_set_to_zero():
+    model = trained("jumprelu")
+    with torch.no_grad():
+        model.threshold.fill_(-1)
+    model.eval().loss(torch.randn(3, D))
+    assert (model.threshold == -1).all()
+    model.train().loss(torch.randn(3, D))
+    assert not model.threshold.any()
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: BatchTopKSparseAutoencoder(D, L, L + 1), ValueError, "k is 41; of 40 latents"),
+        (lambda: BatchTopKSparseAutoencoder(D, L, 0), ValueError, "k is 0; of 40 latents it"),
+        (
+            lambda: MatryoshkaSparseAutoencoder(D, L, K, prefixes=[7, 20]),
+            ValueError,
+            r"prefixes is \[7, 20\]; it takes rising numbers, the last of them 40",
+        ),
+        (
+            lambda: MatryoshkaSparseAutoencoder(D, L, K, prefixes=[]),
+            ValueError,
+            r"prefixes is \[\]",
+        ),
+        (lambda: MatryoshkaSparseAutoencoder(D, L, K, prefixes=7), TypeError, "prefixes is a int"),
+        (lambda: JumpReLUSparseAutoencoder(D, L, bandwidth=0), ValueError, "bandwidth is 0"),
+        (
+            lambda: JumpReLUSparseAutoencoder(D, L, sparsity_weight=-1),
+            ValueError,
+            "sparsity_weight",
+        ),
+        (
+            lambda: JumpReLUSparseAutoencoder(D, L, initial_threshold=-1),
+            ValueError,
+            "initial_threshold is -1",
+        ),
+        (
+            lambda: GatedSparseAutoencoder(D, L, sparsity_weight="1"),
+            TypeError,
+            "sparsity_weight is",
+        ),
+        (lambda: GatedSparseAutoencoder(D, L, aux_k=L + 1), ValueError, "aux_k is 41"),
+    ],
+)
+def test_bad_arguments_are_named(make, error, message):
+    with pytest.raises(error, match=f"^{message}"):
+        make()
