@@ -5,7 +5,6 @@ import torch
 
 from aefast.functional import (
     autoencode,
-    batch_topk_encode,
     contractive_penalty,
     contrastive_divergence,
     corrupt,
@@ -57,7 +56,6 @@ OPS = {
     "soft_threshold, 0": lambda x: soft_threshold(x, 0.0),
     "sparse_encode": lambda x: sparse_encode(x, EYE.to(x.device), 0.1, start=x, steps=2),
     "topk_encode": lambda x: topk_encode(x, EYE.to(x.device), None, 4),
-    "batch_topk_encode": lambda x: batch_topk_encode(x, EYE.to(x.device), None, 4),
     "jumprelu_encode": lambda x: jumprelu_encode(
         x, EYE.to(x.device), None, EYE[0].to(x.device) - 1e9, 0.5
     ),
