@@ -12,7 +12,9 @@ import hashlib
 import importlib
 import json
 import re
+import signal
 import subprocess
+import sys
 import tempfile
 import time
 import zlib
@@ -32,6 +34,7 @@ ARCHS = (80, 90, 100)
 TENSOR_CORE_INSTRUCTIONS = ("mma.sync", "wgmma.mma_async", "tcgen05.mma")
 
 ASK, ADDR_NO_RANDOMIZE = 0xFFFFFFFF, 0x0040000  # of personality(2)
+PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 OLDEST_TRITON = (3, 6)
 
@@ -144,8 +147,22 @@ def compile_all(archs: Sequence[int], jobs: int) -> Iterator[CompiledKernel]:
 
 
 def workers(jobs: int) -> ProcessPoolExecutor:
-    """Processes whose binaries are the same ones in every run."""
-    return ProcessPoolExecutor(jobs, initializer=_fix_addresses)
+    """Processes whose binaries are the same ones in every run, and which end with this one."""
+    return ProcessPoolExecutor(jobs, initializer=_start_worker)
+
+
+def _start_worker() -> None:
+    _end_with_parent()
+    _fix_addresses()
+
+
+def _end_with_parent() -> None:
+    """Have the system end this process when its parent is killed, which tells its workers nothing.
+
+    They would compile what is left of their queue for minutes, for nobody.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _fix_addresses() -> None:

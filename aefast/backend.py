@@ -107,6 +107,17 @@ def unfit(capability: tuple[int, int]) -> str | None:
     return None
 
 
+def interpreter_unfit(triton: str, numpy: str) -> str | None:
+    """Why Triton's interpreter does not run with this numpy; None where it does."""
+    versions = [tuple(map(int, version.split(".")[:2])) for version in (triton, numpy)]
+    if versions[0] < (3, 7) and versions[1] >= (2, 4):
+        return (
+            f"the interpreter of Triton {triton} takes numpy older than 2.4, not {numpy}: "
+            "pip install 'numpy<2.4', or 'triton>=3.7'"
+        )
+    return None
+
+
 @cache
 def implementation(op: str, backend: str) -> ModuleType:
     """The module ``aefast.ops.<op>.<backend>``, imported on first use."""
@@ -201,8 +212,11 @@ def _triton_unavailable(device: str) -> str | None:
     if device == "cuda" and cuda_devices():
         return next(filter(None, map(_triton_unavailable, cuda_devices())), None)
     reason = _triton_missing()
-    if reason is not None or (device == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"):
+    if reason is not None:
         return reason
+    if device == "cpu" and os.environ.get("TRITON_INTERPRET") == "1":
+        triton, numpy = (importlib.import_module(name) for name in ("triton", "numpy"))
+        return interpreter_unfit(triton.__version__, numpy.__version__)
     if device != "cuda":
         return f"it serves CUDA tensors, not {device} (TRITON_INTERPRET=1 interprets it there)"
     return None if torch.cuda.is_available() else "torch sees no CUDA device"

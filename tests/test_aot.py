@@ -8,8 +8,10 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import zlib
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 import torch
@@ -136,6 +138,41 @@ product = next(index for index, name in enumerate(names) if name.startswith("hal
 with aot.workers(1) as pool:
     print(pool.submit(aot.compile_variant, "rbm", 100, product).result().launch)
 """
+
+
+# Two workers that say who they are and go on, as a long queue has them do.
+BUSY = """
+import os, sys, time
+from aefast import aot
+
+def busy(_):
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+
+with aot.workers(2) as pool:
+    list(pool.map(busy, range(8)))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs prctl and /proc")
+def test_the_workers_of_a_killed_compiler_end_with_it():
+    command = [sys.executable, "-c", BUSY]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as compiler:
+        workers = [int(compiler.stdout.readline()) for _ in range(2)]
+        compiler.kill()
+    end = time.monotonic() + 20
+    while not all(map(has_ended, workers)):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def has_ended(process):
+    """Whether or not somebody has asked how."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return True
+    return state == "Z"
 
 
 @pytest.mark.slow

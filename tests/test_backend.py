@@ -320,3 +320,36 @@ def test_two_python_threads_at_once_compute_the_same(kernel_place):
     with ThreadPoolExecutor(4) as pool:
         for found, wanted in zip(pool.map(call, range(8)), expected, strict=True):
             assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize(
+    ("triton", "numpy", "fits"),
+    [
+        ("3.6.0", "2.3.5", True),
+        ("3.6.0", "2.4.0", False),
+        ("3.6.1+git", "3.0.0rc1", False),
+        ("3.7.1", "2.4.6", True),
+        ("3.10.0", "2.10.0", True),
+    ],
+)
+def test_an_interpreter_that_its_numpy_breaks_says_what_to_install(triton, numpy, fits):
+    reason = backend.interpreter_unfit(triton, numpy)
+    if fits:
+        assert reason is None
+    else:
+        assert f"Triton {triton} takes numpy older than 2.4, not {numpy}" in reason
+        assert "pip install 'numpy<2.4'" in reason
+
+
+@pytest.mark.skipif(bool(backend.unavailable("triton", "cpu")), reason="needs the interpreter")
+def test_a_forced_interpreter_asks_which_numpy_it_has(monkeypatch):
+    monkeypatch.setattr("triton.__version__", "3.6.0")
+    monkeypatch.setattr("numpy.__version__", "2.4.6")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    backend._triton_unavailable.cache_clear()
+    try:
+        with pytest.raises(backend.BackendUnavailableError, match="takes numpy older"):
+            with backend.use_backend("triton"):
+                pass
+    finally:
+        backend._triton_unavailable.cache_clear()
