@@ -348,8 +348,8 @@ def test_a_forced_interpreter_asks_which_numpy_it_has(monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     backend._triton_unavailable.cache_clear()
     try:
-        with pytest.raises(backend.BackendUnavailableError, match="takes numpy older"):
-            with backend.use_backend("triton"):
-                pass
+        unavailable = pytest.raises(backend.BackendUnavailableError, match="takes numpy older")
+        with unavailable, backend.use_backend("triton"):
+            pass
     finally:
         backend._triton_unavailable.cache_clear()
