@@ -10,7 +10,6 @@ from aefast import nn
 from aefast.estimators.generative import GenerativeAutoencoder
 from aefast.functional import gaussian_kl
 from aefast.nn.likelihood import bounded, log_likelihood
-from aefast.nn.linear import preactivation
 
 
 @dataclass(eq=False, repr=False)
@@ -69,6 +68,6 @@ class VariationalAutoencoder(GenerativeAutoencoder):
     ) -> Tensor:
         mean, log_var = bounded(*module.posterior(rows))
         codes = mean.unsqueeze(1) + (log_var / 2).exp().unsqueeze(1) * noise
-        output = preactivation(module.output, module.decoder(codes), module.output_activation)
+        output = module.preactivation(codes)
         given = log_likelihood(module.decoder_kind, rows.unsqueeze(1), output, module.log_var)
         return given.mean(1) - gaussian_kl(mean, log_var)

@@ -9,7 +9,7 @@ from torch.distributions import MultivariateNormal
 
 from aefast.estimators import ProbabilisticPCA
 from aefast.figures.digits import draw_images, load_digits, train
-from aefast.nn import VariationalAutoencoder
+from aefast.nn import LinearAct, VariationalAutoencoder
 from aefast.nn.initialization import initialized
 
 TITLE = "A variational autoencoder bounds its likelihood"
@@ -95,11 +95,13 @@ def fit_linear(data: Tensor, latent: int) -> VariationalAutoencoder:
 def exact_log_likelihood(linear: VariationalAutoencoder, data: Tensor) -> float:
     """Of x = W z + b + noise, which is Gaussian: the mean over the data."""
     assert linear.log_var is not None
-    weight, noise = linear.output.weight.double(), linear.log_var.double().exp()
+    last = linear.decoder[-1]
+    assert isinstance(last, LinearAct)
+    weight, noise = last.weight.double(), linear.log_var.double().exp()
     covariance = weight @ weight.t() + noise * torch.eye(
         len(weight), dtype=torch.float32, device="cpu"
     )
-    density = MultivariateNormal(linear.output.bias.double(), covariance)
+    density = MultivariateNormal(last.bias.double(), covariance)
     return density.log_prob(data.double()).mean().item()
 
 

@@ -129,7 +129,8 @@ class Autoencoder(EncoderDecoder):
         return self.reconstruction
 
     def forward(self, x: Tensor) -> Tensor:
-        """The reconstruction of x, ``[..., D]``; in training, from a code with dropout."""
+        """The reconstruction of x, ``[..., D]``; in training with what the loss draws, the code's
+        dropout."""
         return self.decode(self._drop(self.encode(x), None, None, 0))
 
     def loss(

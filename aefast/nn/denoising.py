@@ -68,7 +68,8 @@ class DenoisingAutoencoder(Autoencoder):
         self.corruption_level = level
 
     def forward(self, x: Tensor) -> Tensor:
-        """The reconstruction of x, ``[..., D]``; in training mode, that of x with noise."""
+        """The reconstruction of x, ``[..., D]``; in training with what the loss draws, the noise
+        and the code's dropout."""
         if self.training:
             x = corrupt(x, self.corruption, self.corruption_level)
         return super().forward(x)

@@ -104,7 +104,7 @@ class SparseDictionary(nn.Module):
         return sparse_decode(*code, self.decoder_weight, self.decoder_bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The reconstruction of x, ``[..., D]``."""
+        """The reconstruction of x, ``[..., D]``; in training, too: the loss draws nothing."""
         return self.decode(self.encode(x))
 
     def loss(

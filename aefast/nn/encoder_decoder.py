@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from aefast.nn.layers import Layers
-from aefast.nn.linear import Device, LinearAct, TiedLinearAct, invert, preactivation
+from aefast.nn.linear import Device, LinearAct, TiedLinearAct, invert, stack_preactivation
 from aefast.nn.plain import has_hooks, has_own_methods, is_plain
 from aefast.ops.linear_act.op import ACTIVATIONS
 from aefast.ops.shared import checks
@@ -106,12 +106,8 @@ class EncoderDecoder(nn.Module):
         Raises:
             TypeError: as :func:`aefast.nn.linear.invert`.
         """
-        part = self.decoder
-        if self._calls_its_own("decode") and not (has_hooks(part) or "forward" in part.__dict__):
-            *inner, last = part
-            for layer in inner:
-                code = layer(code)
-            return preactivation(last, code, self.output_activation)
+        if self._calls_its_own("decode"):
+            return stack_preactivation(self.decoder, code, self.output_activation)
         return invert(self.decode(code), self.output_activation)
 
     @property

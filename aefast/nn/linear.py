@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from aefast.functional import linear_act
-from aefast.nn.plain import known_by_its_parameters
+from aefast.nn.plain import has_hooks, known_by_its_parameters
 from aefast.nn.reparametrized import renew_weights
 from aefast.ops.linear_act.op import ACTIVATIONS
 from aefast.ops.shared import checks
@@ -164,6 +164,20 @@ def preactivation(layer: nn.Module, x: Tensor, activation: str) -> Tensor:
     if _ends_in_its_activation(layer):
         return layer(x, activation="identity")
     return invert(layer(x), activation)
+
+
+def stack_preactivation(layers: nn.Module, x: Tensor, activation: str) -> Tensor:
+    """The same of a module that calls its layers one after the other.
+
+    Raises:
+        TypeError: as :func:`invert`.
+    """
+    if has_hooks(layers) or "forward" in layers.__dict__:
+        return invert(layers(x), activation)
+    *inner, last = layers.children()
+    for layer in inner:
+        x = layer(x)
+    return preactivation(last, x, activation)
 
 
 def _ends_in_its_activation(layer: nn.Module) -> bool:

@@ -106,8 +106,9 @@ class StochasticAutoencoder(EncoderDecoder):
             nn.init.zeros_(self.log_var)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The reconstruction of x from the mean of its code, ``[..., D]``."""
-        return self.decode(self.encode(x))
+        """The reconstruction of x, ``[..., D]``; in training with what the loss draws, a code from
+        p(h | x), and in evaluation from its mean."""
+        return self.decode(self._draw_code(x, None) if self.training else self.encode(x))
 
     def encode_distribution(self, x: Tensor) -> Distribution:
         """p(h | x), over codes ``[..., H]``."""

@@ -1,7 +1,7 @@
 """The variational autoencoder."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from aefast import random
+from aefast.deprecation import warn_of_old_name
 from aefast.functional import gaussian_kl, reparameterize
 from aefast.nn.autoencoder import check_draw
 from aefast.nn.encoder_decoder import example_of, named_layers
@@ -21,18 +22,37 @@ from aefast.nn.likelihood import (
     floored,
     log_likelihood,
 )
-from aefast.nn.linear import Device, FactoryOptions, LinearAct, preactivation
+from aefast.nn.linear import Device, FactoryOptions, LinearAct, stack_preactivation
 from aefast.nn.plain import has_own_methods, is_plain, known_by_its_parameters
 from aefast.nn.replicas import check_replica
 from aefast.nn.step_plan import loss_in_one_call
 from aefast.ops.linear_act.op import ACTIVATIONS
 from aefast.ops.shared import checks, dispatch
 
+# The state dict's old names of the layers that end the encoder and the decoder.
+OLD_NAMES = {"posterior_layer": "encoder", "output": "decoder"}
+
 BOUNDS = ("elbo", "importance")
 VARIANCES = ("shared", "units")
 
 # Elements of the widest layer that a piece of log_likelihood's samples may take: 64 MiB.
 ELEMENTS_AT_ONCE = 2**24
+
+
+@known_by_its_parameters()
+class GaussianEncoder(nn.Sequential):
+    """q(z | x): the hidden layers, and one that makes the means, then the log variances.
+
+    Its call is the code, which is the mean.
+    """
+
+    def forward(self, x: Tensor, with_log_var: bool = False) -> Any:
+        """The mean, ``[..., D]`` to ``[..., latent]``; or the mean and the log variance."""
+        mean, log_var = super().forward(x).chunk(2, -1)
+        return (mean, log_var) if with_log_var else mean
+
+    def __getitem__(self, place: Any) -> Any:
+        return nn.Sequential(*list(self)[place]) if isinstance(place, slice) else list(self)[place]
 
 
 @known_by_its_parameters("log_var")
@@ -66,8 +86,9 @@ class VariationalAutoencoder(nn.Module):
         dtype: of the parameters; None takes torch's default one.
 
     Attributes:
-        encoder, decoder: the hidden layers on either side, as modules; :meth:`encode` and
-            :meth:`decode` go on to the code's mean and the row's.
+        encoder: from x to the code, the mean of q(z | x); with ``with_log_var=True``, to the mean
+            and the log variance, as :meth:`loss` calls it.
+        decoder: from the code to the mean of p(x | z).
         log_var: the log of the Gaussian decoder's variance, a scalar or ``[D]``; None for
             Bernoulli.
 
@@ -124,14 +145,17 @@ class VariationalAutoencoder(nn.Module):
         self.latent = latent
         self.layers = list(layers)
         sizes = [visible, *layers]
-        factory_options: FactoryOptions = {"device": device, "dtype": dtype}
-        self.encoder = _stack(sizes, activation, factory_options)
-        # One product makes both: the means, then the log variances.
-        self.posterior_layer = LinearAct(sizes[-1], 2 * latent, **factory_options)
-        self.decoder = _stack([latent, *reversed(sizes[1:])], activation, factory_options)
-        last = sizes[1] if layers else latent
         self.output_activation = MEAN_ACTIVATIONS[decoder_kind]
-        self.output = LinearAct(last, visible, activation=self.output_activation, **factory_options)
+        factory_options: FactoryOptions = {"device": device, "dtype": dtype}
+        self.encoder = GaussianEncoder(
+            *_layers(sizes, activation, factory_options),
+            LinearAct(sizes[-1], 2 * latent, **factory_options),
+        )
+        sizes = [latent, *reversed(sizes)]
+        self.decoder = nn.Sequential(
+            *_layers(sizes[:-1], activation, factory_options),
+            LinearAct(sizes[-2], visible, activation=self.output_activation, **factory_options),
+        )
         log_var = torch.zeros(() if variance == "shared" else (visible,), **factory_options)
         self.register_parameter(
             "log_var", nn.Parameter(log_var) if decoder_kind == "gaussian" else None
@@ -144,20 +168,54 @@ class VariationalAutoencoder(nn.Module):
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """q(z | x)'s mean and log variance: ``[..., D]`` to twice ``[..., latent]``."""
-        mean, log_var = self.posterior_layer(self.encoder(x)).chunk(2, -1)
+        mean, log_var = self.encoder(x, with_log_var=True)
         return mean, log_var
 
     def encode(self, x: Tensor) -> Tensor:
         """The mean of q(z | x): ``[..., D]`` to ``[..., latent]``."""
-        return self.posterior(x)[0]
+        return self.encoder(x)
 
     def decode(self, code: Tensor) -> Tensor:
         """The mean of p(x | z): ``[..., latent]`` to ``[..., D]``."""
-        return self.output(self.decoder(code))
+        return self.decoder(code)
+
+    def preactivation(self, code: Tensor) -> Tensor:
+        """The mean of p(x | z) before its activation: of a Bernoulli decoder, the logits.
+
+        Raises:
+            TypeError: as :func:`aefast.nn.linear.invert`.
+        """
+        return stack_preactivation(self.decoder, code, self.output_activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The reconstruction of x from the mean of its code, ``[..., D]``."""
-        return self.decode(self.encode(x))
+        """The reconstruction of x, ``[..., D]``; in training with what the loss draws, a code from
+        q(z | x), and in evaluation from its mean."""
+        if not self.training:
+            return self.decode(self.encode(x))
+        return self.decode(reparameterize(*bounded(*self.posterior(x))))
+
+    @property
+    def posterior_layer(self) -> nn.Module:
+        """The old name of ``encoder[-1]``, which warns."""
+        warn_of_old_name("posterior_layer", "encoder[-1]")
+        return self.encoder[-1]
+
+    @property
+    def output(self) -> nn.Module:
+        """The old name of ``decoder[-1]``, which warns."""
+        warn_of_old_name("output", "decoder[-1]")
+        return self.decoder[-1]
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *arguments: Any
+    ) -> None:
+        """With the state dict's old names, too."""
+        for old, part in OLD_NAMES.items():
+            new = f"{prefix}{part}.{len(getattr(self, part)) - 1}."
+            old = f"{prefix}{old}."
+            for name in [name for name in state_dict if name.startswith(old)]:
+                state_dict[new + name.removeprefix(old)] = state_dict.pop(name)
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def loss(
         self,
@@ -194,7 +252,7 @@ class VariationalAutoencoder(nn.Module):
 
     def step_layers(self) -> tuple[list[nn.Module], list[nn.Module]]:
         """The layers of a training step, to the posterior and back."""
-        return [*self.encoder, self.posterior_layer], [*self.decoder, self.output]
+        return list(self.encoder), list(self.decoder)
 
     def step_fields(self) -> dict[str, Any] | str:
         """What a step's plan says beside its layers; or why none says it all."""
@@ -348,7 +406,7 @@ class VariationalAutoencoder(nn.Module):
 
     def _log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
         """ln p(x | z) of rows ``[..., D]`` and samples ``[..., K, latent]``: ``[..., K]``."""
-        output = preactivation(self.output, self.decoder(z), self.output_activation)
+        output = self.preactivation(z)
         return log_likelihood(self.decoder_kind, x.unsqueeze(-2), output, self.log_var)
 
     def _log_weights(
@@ -381,10 +439,8 @@ class VariationalAutoencoder(nn.Module):
         )
 
 
-def _stack(sizes: list[int], activation: str, factory_options: FactoryOptions) -> nn.Sequential:
-    return nn.Sequential(
-        *(
-            LinearAct(below, above, activation=activation, **factory_options)
-            for below, above in pairwise(sizes)
-        )
-    )
+def _layers(
+    sizes: list[int], activation: str, factory_options: FactoryOptions
+) -> Iterator[LinearAct]:
+    for below, above in pairwise(sizes):
+        yield LinearAct(below, above, activation=activation, **factory_options)

@@ -137,10 +137,11 @@ def _filled(config: Config, tensors: Mapping[str, Tensor]) -> nn.Module:
     if len(config.hidden) > len(tensors):
         raise ValueError(f"{len(config.hidden)} layers in {len(tensors)} tensors")
     model = outline(config)
-    for name, expected in model.state_dict().items():
-        if name in tensors and tensors[name].dtype != expected.dtype:
-            raise ValueError(f"{name} is {tensors[name].dtype}; it takes {expected.dtype}")
+    expected = {name: tensor.dtype for name, tensor in model.state_dict().items()}
     model.load_state_dict(tensors, assign=True)
+    for name, tensor in model.state_dict().items():
+        if tensor.dtype != expected[name]:
+            raise ValueError(f"{name} is {tensor.dtype}; it takes {expected[name]}")
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
             raise ValueError(f"{name} is not finite")

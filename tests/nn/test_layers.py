@@ -21,6 +21,7 @@ def x():
         Autoencoder(layers=[8, 5, 3], activation="tanh"),
         Autoencoder(layers=[8, 5, 3], tied=True),
         StochasticAutoencoder(8, 3),
+        VariationalAutoencoder(8, 3, layers=[5]),
     ],
 )
 def test_they_encode_and_decode(model, x):
@@ -30,11 +31,12 @@ def test_they_encode_and_decode(model, x):
     assert torch.equal(nn.Sequential(model.encoder, model.decoder)(x), model.decode(code))
 
 
-def test_of_a_variational_model_too(x):
+def test_a_variational_encoder_gives_the_log_variance_as_well(x):
     model = VariationalAutoencoder(8, 3, layers=[5])
-    hidden = model.encoder(x)
-    assert torch.equal(model.posterior_layer(hidden)[:, :3], model.encode(x))
-    assert torch.equal(model.output(model.decoder(model.encode(x))), model(x))
+    both = torch.cat(model.encoder(x, with_log_var=True), -1)
+    assert torch.equal(model.encoder[-1](model.encoder[0](x)), both)
+    assert torch.equal(both, torch.cat(model.posterior(x), -1))
+    assert torch.equal(nn.Sequential(*model.encoder[:])(x), both)
 
 
 def test_they_are_no_modules_of_the_model_twice():
@@ -110,12 +112,15 @@ def test_a_replica_s_encoder_is_the_replica_s():
     assert replica.encoder[0] is layer
 
 
-def test_hooks_on_them_run_with_the_model(x):
-    model, seen = Autoencoder(layers=[8, 5, 3]), []
+@pytest.mark.parametrize("kind", [Autoencoder, StochasticAutoencoder, VariationalAutoencoder])
+def test_hooks_on_them_run_with_the_model_and_its_loss(kind, x):
+    model, seen = kind(8, 3), []
+    model.loss(x)  # whose plan is kept
     model.encoder.register_forward_hook(lambda *call: seen.append("encoder"))
     model.decoder.register_forward_hook(lambda *call: seen.append("decoder"))
     model(x)
-    assert seen == ["encoder", "decoder"]
+    model.loss(x)
+    assert seen == 2 * ["encoder", "decoder"]
 
 
 def test_a_part_is_not_put_aside():

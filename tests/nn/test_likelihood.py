@@ -55,7 +55,7 @@ def test_the_bounds_change_no_likelihood_that_is_finite(x):
     torch.manual_seed(0)
     model = VariationalAutoencoder(8, 3, decoder_kind="gaussian")
     with torch.no_grad():
-        model.posterior_layer.bias[3:] = 60.0
+        model.encoder[-1].bias[3:] = 60.0
         expected = model.double().elbo(x.double(), seed=0)
         found = model.float().elbo(x, seed=0)
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=0)
@@ -67,8 +67,8 @@ def test_a_code_far_from_zero_keeps_its_density(x):
     torch.manual_seed(0)
     model = VariationalAutoencoder(8, 3, decoder_kind="gaussian")
     with torch.no_grad():
-        model.posterior_layer.bias.copy_(torch.tensor([1e6] * 3 + [-4.6] * 3))
-        model.output.weight.zero_()
+        model.encoder[-1].bias.copy_(torch.tensor([1e6] * 3 + [-4.6] * 3))
+        model.decoder[-1].weight.zero_()
         mean, log_var = model.posterior(x)
         noise = model._draw(mean * 0, log_var * 0, 4, 0, None, 0)
         weights = model._log_weights(x, mean, log_var, 4, 0, None, 0).double()

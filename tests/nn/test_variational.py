@@ -7,7 +7,7 @@ import torch
 from torch.distributions import Bernoulli, MultivariateNormal, Normal, kl_divergence
 
 from aefast import random
-from aefast.nn import VariationalAutoencoder
+from aefast.nn import LossModule, VariationalAutoencoder
 
 
 @pytest.fixture
@@ -159,9 +159,9 @@ def test_a_linear_one_reaches_the_likelihood_of_probabilistic_pca_or_factor_anal
         schedule.step()
     closed = estimators.ProbabilisticPCA if variance == "shared" else estimators.FactorAnalysis
     best = closed(n_components=2).fit(data.numpy()).score(data.numpy())
-    weight = model.output.weight.detach().double()
+    weight = model.decoder[-1].weight.detach().double()
     noise_covariance = model.log_var.detach().double().exp() * torch.eye(6)
-    density = MultivariateNormal(model.output.bias.detach().double(),
+    density = MultivariateNormal(model.decoder[-1].bias.detach().double(),
                                  weight @ weight.t() + noise_covariance)  # fmt: skip
     reached = density.log_prob(data.double()).mean().item()
     assert best - 0.02 < reached < best + 1e-3
@@ -211,3 +211,32 @@ def test_a_compiled_loss_is_the_same(x):
 def test_wrong_arguments_are_named(call, error, message):
     with pytest.raises(error, match=f"^{message}"):
         call()
+
+
+@pytest.mark.parametrize("layers", [[], [5], [6, 5]])
+def test_a_state_dict_with_the_old_names_of_layers_is_loaded(layers):
+    """As they were written before the encoder held the posterior's layer, and the decoder the
+    output's."""
+    model = VariationalAutoencoder(8, 3, layers=layers, decoder_kind="gaussian")
+    old = {}
+    for name, tensor in model.state_dict().items():
+        for part, old_name in (("encoder", "posterior_layer"), ("decoder", "output")):
+            name = name.replace(f"{part}.{len(layers)}.", f"{old_name}.")
+        old[name] = tensor
+    assert {"posterior_layer.weight", "posterior_layer.bias", "output.weight"} <= old.keys()
+    other = VariationalAutoencoder(8, 3, layers=layers, decoder_kind="gaussian")
+    other.load_state_dict(old)
+    assert_same_parameters(other, model)
+    with torch.no_grad():
+        other.encoder[-1].weight.zero_()
+    LossModule(other).load_state_dict({f"model.{name}": tensor for name, tensor in old.items()})
+    assert_same_parameters(other, model)
+    with pytest.warns(DeprecationWarning, match=r"use encoder\[-1\]"):
+        assert model.posterior_layer is model.encoder[-1]
+    with pytest.warns(DeprecationWarning, match=r"use decoder\[-1\]"):
+        assert model.output is model.decoder[-1]
+
+
+def assert_same_parameters(model, other):
+    for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(ours, theirs)

@@ -249,7 +249,7 @@ def test_a_kept_plan_is_made_anew_where_the_model_changed(change):
         (lambda: nn.Autoencoder(5, 3), "0.weight", (4, 5)),
         (lambda: nn.Autoencoder(5, 3), "0.weight", (15,)),
         (lambda: nn.Autoencoder(5, 3), "2.weight", (4, 3)),
-        (lambda: nn.VariationalAutoencoder(5, 2), "posterior_layer.weight", (3, 5)),
+        (lambda: nn.VariationalAutoencoder(5, 2), "encoder.0.weight", (3, 5)),
         (lambda: nn.VariationalAutoencoder(5, 2, decoder_kind="gaussian"), "log_var", (4,)),
         (lambda: nn.VariationalAutoencoder(5, 2, decoder_kind="gaussian"), "log_var", (0,)),
         (lambda: nn.RBM(5, 3), "hidden_bias", (2,)),
