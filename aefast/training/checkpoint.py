@@ -92,7 +92,7 @@ def load(path: Path) -> Checkpoint:
             are not those of the model that it names.
     """
     file = path / CHECKPOINT_FILE if path.is_dir() else path
-    metadata, tensors = _read(file)
+    metadata, tensors = read_tensors(file)
     if KEY not in metadata:
         raise CheckpointError(f"{file} is not a checkpoint of aefast's")
     try:
@@ -149,7 +149,7 @@ def _filled(config: Config, tensors: Mapping[str, Tensor]) -> nn.Module:
 
 
 def _load_optimizer(file: Path) -> OptimizerState:
-    _, tensors = _read(file)
+    _, tensors = read_tensors(file)
     state: OptimizerState = {}
     for name, tensor in tensors.items():
         number, _, key = name.partition(".")
@@ -169,7 +169,12 @@ def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> 
         file.write(safetensors.torch.save(contiguous, metadata))
 
 
-def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The metadata and the tensors of a safetensors file.
+
+    Raises:
+        CheckpointError: it cannot be read, or is none.
+    """
     if path.exists() and not path.is_file():  # a pipe, which would not end
         raise CheckpointError(f"{path} cannot be read: it is no regular file")
     try:

@@ -1,0 +1,324 @@
+"""Sparse autoencoders in the folders of other packages: SAELens' and sparsify's.
+
+Both lay a ``cfg.json`` beside one safetensors file. What is loaded and saved again has the same
+numbers, bit for bit.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from aefast.messages import OneLineError, cut
+from aefast.nn import (
+    BatchTopKSparseAutoencoder,
+    GatedSparseAutoencoder,
+    JumpReLUSparseAutoencoder,
+    TopKSparseAutoencoder,
+)
+from aefast.nn.dictionary import SparseDictionary
+from aefast.nn.initialization import outlined
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+CONFIG = "cfg.json"
+SAELENS_WEIGHTS = "sae_weights.safetensors"
+SPARSIFY_WEIGHTS = "sae.safetensors"
+
+# The release whose folders these are: SAELens reads those without one as of before its version 6.
+SAELENS_VERSION = "6.54.12"
+
+Model = TypeVar("Model", bound=SparseDictionary)
+Tensors = dict[str, Tensor]
+
+
+class PeerError(OneLineError):
+    """One line that names the folder and what is wrong with it."""
+
+
+def load_saelens(folder: "str | PathLike[str]") -> SparseDictionary:
+    """The model that a SAELens folder holds, in evaluation mode.
+
+    Read are its architectures ``topk``, ``jumprelu``, which it saves a batch top-k one as, and
+    ``gated``. Encoders that expect rows without the decoder's bias subtracted, and latents that are
+    ranked by their directions' norms, are brought to this package's form by SAELens' own formulas;
+    all other numbers are the file's, bit for bit.
+
+    Args:
+        folder: with ``cfg.json`` and ``sae_weights.safetensors``.
+
+    Raises:
+        aefast.peers.PeerError: a file is missing, damaged or of another kind, or the model does
+            what none of this package's does, such as to normalize its input.
+        ModuleNotFoundError: safetensors is missing: ``pip install 'aefast[train]'``.
+
+    >>> import pathlib, tempfile, torch, aefast
+    >>> folder = pathlib.Path(tempfile.mkdtemp()) / "sae"
+    >>> model = aefast.nn.TopKSparseAutoencoder(16, 64, k=4)
+    >>> aefast.save_saelens(model, folder)
+    >>> torch.equal(aefast.load_saelens(folder).decoder_weight, model.decoder_weight)
+    True
+    """
+    path = Path(folder)
+    config, tensors = _read(path, SAELENS_WEIGHTS)
+    width, latents = _sizes(config, path, "d_in", "d_sae")
+    for name, value in (("normalize_activations", "none"), ("reshape_activations", "none")):
+        _check_setting(config, name, value, path)
+    parts = {
+        "encoder_weight": ("W_enc", (width, latents)),
+        "decoder_weight": ("W_dec", (latents, width)),
+        "decoder_bias": ("b_dec", (width,)),
+    }
+    make: Callable[[], SparseDictionary]
+    architecture = config.get("architecture")
+    if architecture == "topk":
+        k = _active(config, path, latents)
+        parts["encoder_bias"] = ("b_enc", (latents,))
+        make = partial(TopKSparseAutoencoder, width, latents, k)
+    elif architecture == "jumprelu":
+        parts |= {"encoder_bias": ("b_enc", (latents,)), "threshold": ("threshold", (latents,))}
+        make = partial(JumpReLUSparseAutoencoder, width, latents)
+    elif architecture == "gated":
+        parts |= {
+            "encoder_bias": ("b_gate", (latents,)),
+            "magnitude_bias": ("b_mag", (latents,)),
+            "magnitude_scale": ("r_mag", (latents,)),
+        }
+        make = partial(GatedSparseAutoencoder, width, latents)
+    else:
+        raise PeerError(
+            f"{path / CONFIG}: architecture is {cut(repr(architecture))}; it takes topk, jumprelu "
+            "or gated"
+        )
+    state = _parts(tensors, parts, path / SAELENS_WEIGHTS)
+    state["encoder_weight"] = state["encoder_weight"].t().contiguous()
+    if config.get("rescale_acts_by_decoder_norm"):
+        norms = state["decoder_weight"].norm(dim=-1)
+        state["encoder_weight"] *= norms[:, None]
+        state["encoder_bias"] *= norms
+        state["decoder_weight"] /= norms[:, None]
+    if not config.get("apply_b_dec_to_input", True):
+        shift = state["encoder_weight"] @ state["decoder_bias"]
+        state["encoder_bias"] += shift
+        if architecture == "gated":
+            state["magnitude_bias"] += shift * state["magnitude_scale"].exp()
+    return _filled(make, state)
+
+
+def save_saelens(model: SparseDictionary, folder: "str | PathLike[str]") -> None:
+    """Write a model as a folder that ``sae_lens.SAE.load_from_disk`` takes.
+
+    A batch top-k or Matryoshka model becomes what SAELens saves it as: ``jumprelu``, with its one
+    threshold for all latents.
+
+    Args:
+        model: top-k, batch top-k, Matryoshka, JumpReLU or gated.
+        folder: made where it is not there; nothing in it is overwritten.
+
+    Raises:
+        TypeError: the model is another one.
+        aefast.peers.PeerError: the folder holds a model already.
+        ModuleNotFoundError: safetensors is missing: ``pip install 'aefast[train]'``.
+    """
+    if not isinstance(model, SparseDictionary):
+        raise TypeError(f"model is a {type(model).__name__}; it takes a sparse dictionary")
+    tensors: Tensors = {
+        "W_enc": model.encoder_weight.t(),
+        "W_dec": model.decoder_weight,
+        "b_dec": model.decoder_bias,
+    }
+    more: dict[str, Any] = {}
+    if isinstance(model, GatedSparseAutoencoder):
+        architecture = "gated"
+        tensors |= {"b_gate": model.encoder_bias, "b_mag": model.magnitude_bias}
+        tensors["r_mag"] = model.magnitude_scale
+    elif isinstance(model, TopKSparseAutoencoder):
+        architecture, more = "topk", {"k": model.k, "rescale_acts_by_decoder_norm": False}
+        tensors["b_enc"] = model.encoder_bias
+    else:
+        assert isinstance(model, JumpReLUSparseAutoencoder | BatchTopKSparseAutoencoder)
+        architecture = "jumprelu"
+        threshold = model.threshold.to(model.encoder_bias).expand(model.latents)
+        tensors |= {"b_enc": model.encoder_bias, "threshold": threshold}
+    versions = {"sae_lens_version": SAELENS_VERSION, "sae_lens_training_version": None}
+    config = {
+        "d_in": model.visible,
+        "d_sae": model.latents,
+        "dtype": str(model.decoder_weight.dtype).removeprefix("torch."),
+        "device": "cpu",
+        "apply_b_dec_to_input": True,
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+        "metadata": versions,
+        **more,
+        "architecture": architecture,
+    }
+    _write(Path(folder), config, SAELENS_WEIGHTS, tensors)
+
+
+def load_sparsify(folder: "str | PathLike[str]") -> TopKSparseAutoencoder:
+    """The top-k model that a folder of sparsify (``eai-sparsify``) holds, in evaluation mode.
+
+    Args:
+        folder: with ``cfg.json`` and ``sae.safetensors``.
+
+    Raises:
+        aefast.peers.PeerError: a file is missing, damaged or of another kind, or the model is a
+            transcoder, has a skip connection, or another activation.
+        ModuleNotFoundError: safetensors is missing: ``pip install 'aefast[train]'``.
+
+    >>> import pathlib, tempfile, torch, aefast
+    >>> folder = pathlib.Path(tempfile.mkdtemp()) / "layers.5"
+    >>> aefast.save_sparsify(aefast.nn.TopKSparseAutoencoder(16, 64, k=4), folder)
+    >>> aefast.load_sparsify(folder).k
+    4
+    """
+    path = Path(folder)
+    config, tensors = _read(path, SPARSIFY_WEIGHTS)
+    for name, value in (("activation", "topk"), ("skip_connection", False), ("transcode", False)):
+        _check_setting(config, name, value, path)
+    width = _size(config, path, "d_in")
+    latents = config.get("num_latents", 0) or width * _size(config, path, "expansion_factor")
+    _check_size(latents, "num_latents", path)
+    k = _active(config, path, latents)
+    parts = {
+        "encoder_weight": ("encoder.weight", (latents, width)),
+        "encoder_bias": ("encoder.bias", (latents,)),
+        "decoder_weight": ("W_dec", (latents, width)),
+        "decoder_bias": ("b_dec", (width,)),
+    }
+    state = _parts(tensors, parts, path / SPARSIFY_WEIGHTS)
+    return _filled(partial(TopKSparseAutoencoder, width, latents, k), state)
+
+
+def save_sparsify(model: TopKSparseAutoencoder, folder: "str | PathLike[str]") -> None:
+    """Write a top-k model as a folder that ``sparsify.SparseCoder.load_from_disk`` takes.
+
+    Args:
+        model: top-k.
+        folder: made where it is not there; nothing in it is overwritten.
+
+    Raises:
+        TypeError: the model is another one.
+        aefast.peers.PeerError: the folder holds a model already.
+        ModuleNotFoundError: safetensors is missing: ``pip install 'aefast[train]'``.
+    """
+    if not isinstance(model, TopKSparseAutoencoder):
+        raise TypeError(f"model is a {type(model).__name__}; it takes a TopKSparseAutoencoder")
+    config = {
+        "activation": "topk",
+        "expansion_factor": 32,
+        "normalize_decoder": True,
+        "num_latents": model.latents,
+        "k": model.k,
+        "multi_topk": False,
+        "skip_connection": False,
+        "transcode": False,
+        "d_in": model.visible,
+    }
+    tensors: Tensors = {
+        "W_dec": model.decoder_weight,
+        "b_dec": model.decoder_bias,
+        "encoder.bias": model.encoder_bias,
+        "encoder.weight": model.encoder_weight,
+    }
+    _write(Path(folder), config, SPARSIFY_WEIGHTS, tensors)
+
+
+def _read(folder: Path, weights: str) -> tuple[dict[str, Any], Tensors]:
+    from aefast.training.checkpoint import CheckpointError, read_tensors  # of an extra
+
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise PeerError(f"{folder / CONFIG} holds no settings")
+        return config, read_tensors(folder / weights)[1]
+    except OSError as error:
+        raise PeerError(f"{folder / CONFIG} cannot be read: {error.strerror or error}") from error
+    except PeerError:
+        raise
+    except CheckpointError as error:
+        raise PeerError(str(error)) from error
+    except (ValueError, RecursionError) as error:
+        raise PeerError(f"{folder / CONFIG} is no JSON: {cut(error)}") from error
+
+
+def _write(folder: Path, config: dict[str, Any], weights: str, tensors: Tensors) -> None:
+    import safetensors.torch  # of an extra
+
+    from aefast.training.files import replacing
+
+    for name in (CONFIG, weights):
+        if os.path.lexists(folder / name):
+            raise PeerError(f"{folder / name} is there already; it takes a folder without a model")
+    folder.mkdir(parents=True, exist_ok=True)
+    lying = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with replacing(folder / weights) as file:
+        file.write(safetensors.torch.save(lying))
+    with replacing(folder / CONFIG) as file:
+        file.write(json.dumps(config).encode())
+
+
+def _parts(tensors: Tensors, parts: dict[str, tuple[str, tuple[int, ...]]], file: Path) -> Tensors:
+    """The tensors by this package's names: exactly those, of these shapes and one float dtype."""
+    names = {name for name, _ in parts.values()}
+    if tensors.keys() != names:
+        raise PeerError(
+            f"{file} holds {cut(', '.join(sorted(tensors)))}; it takes {', '.join(sorted(names))}"
+        )
+    dtype = tensors["W_dec"].dtype
+    for name, shape in parts.values():
+        tensor = tensors[name]
+        if tuple(tensor.shape) != shape:
+            raise PeerError(
+                f"{file}: {name} has shape {list(tensor.shape)}; with the sizes in {CONFIG} it "
+                f"takes {list(shape)}"
+            )
+        # SAELens trains thresholds in float32 beside halves.
+        if not tensor.is_floating_point() or (tensor.dtype != dtype and name != "threshold"):
+            raise PeerError(f"{file}: {name} has dtype {tensor.dtype}; W_dec has {dtype}")
+    return {ours: tensors[name].to(dtype) for ours, (name, _) in parts.items()}
+
+
+def _filled(make: Callable[[], Model], state: Tensors) -> Model:
+    """The model of these tensors, which had no memory before."""
+    model = outlined(make)
+    for name, buffer in model.named_buffers():
+        state[name] = torch.zeros(buffer.shape, dtype=buffer.dtype, device="cpu")
+    model.load_state_dict(state, assign=True)
+    return model.eval()
+
+
+def _sizes(config: dict[str, Any], folder: Path, *names: str) -> list[int]:
+    return [_size(config, folder, name) for name in names]
+
+
+def _size(config: dict[str, Any], folder: Path, name: str) -> int:
+    _check_size(config.get(name), name, folder)
+    return config[name]
+
+
+def _check_size(value: Any, name: str, folder: Path) -> None:
+    if type(value) is not int or not 1 <= value < 2**31:
+        raise PeerError(f"{folder / CONFIG}: {name} is {cut(repr(value))}; it takes a size")
+
+
+def _active(config: dict[str, Any], folder: Path, latents: int) -> int:
+    k = _size(config, folder, "k")
+    if k > latents:
+        raise PeerError(f"{folder / CONFIG}: k is {k}, above its {latents} latents")
+    return k
+
+
+def _check_setting(config: dict[str, Any], name: str, takes: Any, folder: Path) -> None:
+    value = config.get(name, takes)
+    if value != takes:
+        raise PeerError(
+            f"{folder / CONFIG}: {name} is {cut(repr(value))}; it takes {json.dumps(takes)}"
+        )

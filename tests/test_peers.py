@@ -1,0 +1,234 @@
+"""Folders of SAELens and of sparsify: numbers bit for bit, in the real packages where they are."""
+
+import json
+import os
+
+import pytest
+import torch
+
+pytest.importorskip("safetensors")
+
+from safetensors.torch import load_file, save_file
+
+import aefast
+from aefast.nn import (
+    BatchTopKSparseAutoencoder,
+    GatedSparseAutoencoder,
+    JumpReLUSparseAutoencoder,
+    MatryoshkaSparseAutoencoder,
+    SparseAutoencoder,
+    TopKSparseAutoencoder,
+)
+from aefast.peers import PeerError
+
+D, L, K = 6, 20, 3
+
+MODELS = {
+    "topk": lambda **options: TopKSparseAutoencoder(D, L, K, **options),
+    "batchtopk": lambda **options: BatchTopKSparseAutoencoder(D, L, K, **options),
+    "matryoshka": lambda **options: MatryoshkaSparseAutoencoder(D, L, K, **options),
+    "jumprelu": lambda **options: JumpReLUSparseAutoencoder(D, L, **options),
+    "gated": lambda **options: GatedSparseAutoencoder(D, L, **options),
+}
+
+
+def trained(name, **options):
+    """A model whose parameters are no start's."""
+    model = MODELS[name](**options)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+        if hasattr(model, "threshold"):
+            model.threshold.fill_(0.25)
+    return model.eval()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_saelens_folder_has_the_models_numbers(name, dtype, tmp_path):
+    model, x = trained(name, dtype=dtype), torch.randn(7, D, dtype=dtype)
+    aefast.save_saelens(model, tmp_path / "sae")
+    loaded = aefast.load_saelens(tmp_path / "sae")
+    assert not loaded.training
+    expected = model.state_dict()
+    for key, tensor in loaded.state_dict().items():
+        assert torch.equal(tensor, expected[key].expand_as(tensor).to(tensor.dtype))
+    assert torch.equal(loaded.encode_dense(x), model.encode_dense(x))
+    assert len([*loaded.buffers()]) == 1
+    loaded.train().loss(x).backward()
+    config = json.loads((tmp_path / "sae" / "cfg.json").read_text())
+    assert config["architecture"] == (name if name in ("topk", "gated") else "jumprelu")
+
+
+def test_a_sparsify_folder_has_the_models_numbers(tmp_path):
+    model = trained("topk")
+    aefast.save_sparsify(model, tmp_path)
+    loaded = aefast.load_sparsify(tmp_path)
+    assert loaded.k == K
+    for a, b in zip(loaded.state_dict().values(), model.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("name", ["topk", "gated", "jumprelu"])
+def test_inputs_that_are_not_centered_and_ranks_by_norm_are_brought_to_one_form(name, tmp_path):
+    model = trained(name)
+    aefast.save_saelens(model, tmp_path)
+    change_config(tmp_path, apply_b_dec_to_input=False)
+    if name == "topk":
+        change_config(tmp_path, rescale_acts_by_decoder_norm=True)
+    norms = model.decoder_weight.norm(dim=1)
+    x = torch.randn(7, D)
+    found = aefast.load_saelens(tmp_path)
+    plain = x + model.decoder_bias  # so that what the model subtracts is nothing
+    code = model.encode_dense(plain)
+    if name == "topk":
+        z = torch.nn.functional.linear(x, model.encoder_weight, model.encoder_bias) * norms
+        largest = z.topk(K)
+        code = torch.zeros_like(z).scatter(
+            1, largest.indices, largest.values.relu() / norms[largest.indices]
+        )
+        torch.testing.assert_close(found(x), model.decode(code))
+    else:
+        torch.testing.assert_close(found.encode_dense(x), code)
+
+
+def change_config(folder, **changes):
+    config = json.loads((folder / "cfg.json").read_text())
+    (folder / "cfg.json").write_text(json.dumps(config | changes))
+
+
+def test_nothing_is_overwritten(tmp_path):
+    for save in (aefast.save_saelens, aefast.save_sparsify):
+        save(trained("topk"), tmp_path / save.__name__)
+        before = {p.name: p.read_bytes() for p in (tmp_path / save.__name__).iterdir()}
+        with pytest.raises(PeerError, match="is there already"):
+            save(trained("topk"), tmp_path / save.__name__)
+        assert {p.name: p.read_bytes() for p in (tmp_path / save.__name__).iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"architecture": "standard"},
+            "architecture is 'standard'; it takes topk, jumprelu or gated",
+        ),
+        ({"architecture": ["topk"]}, "architecture is"),
+        ({"normalize_activations": "layer_norm"}, "normalize_activations is 'layer_norm'"),
+        ({"k": L + 1}, "k is 21, above its 20 latents"),
+        ({"k": 0}, "k is 0; it takes a size"),
+        ({"d_sae": 10**9}, "W_enc has shape"),
+        ({"d_in": "6"}, "d_in is '6'; it takes a size"),
+    ],
+)
+def test_a_saelens_folder_of_another_kind_is_one_line(change, message, tmp_path):
+    aefast.save_saelens(trained("topk"), tmp_path)
+    change_config(tmp_path, **change)
+    with pytest.raises(PeerError) as caught:
+        aefast.load_saelens(tmp_path)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"activation": "groupmax"}, "activation is 'groupmax'; it takes"),
+        ({"transcode": True}, "transcode is True; it takes false"),
+        ({"skip_connection": True}, "skip_connection is True"),
+        ({"num_latents": 0, "expansion_factor": 2}, "encoder.weight has shape"),
+    ],
+)
+def test_a_sparsify_folder_of_another_kind_is_one_line(change, message, tmp_path):
+    aefast.save_sparsify(trained("topk"), tmp_path)
+    change_config(tmp_path, **change)
+    with pytest.raises(PeerError, match=r"cfg\.json|sae\.safetensors") as caught:
+        aefast.load_sparsify(tmp_path)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["no folder", "no weights", "cut", "no JSON", "a list", "tensors"])
+def test_a_damaged_folder_is_one_line(kind, tmp_path):
+    for save, load, name in (
+        (aefast.save_saelens, aefast.load_saelens, "sae_weights.safetensors"),
+        (aefast.save_sparsify, aefast.load_sparsify, "sae.safetensors"),
+    ):
+        folder = tmp_path / name
+        save(trained("topk"), folder)
+        weights = folder / name
+        if kind == "no folder":
+            folder = tmp_path / "missing"
+        elif kind == "no weights":
+            weights.unlink()
+        elif kind == "cut":
+            os.truncate(weights, 200)
+        elif kind == "tensors":
+            save_file({**load_file(weights), "W_skip": torch.ones(2)}, weights)
+        else:
+            (folder / "cfg.json").write_text("{" if kind == "no JSON" else "[]")
+        with pytest.raises(PeerError) as caught:
+            load(folder)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_model_of_another_kind_is_named(tmp_path):
+    with pytest.raises(TypeError, match="model is a BatchTopKSparseAutoencoder; it takes a TopK"):
+        aefast.save_sparsify(trained("batchtopk"), tmp_path)
+    with pytest.raises(TypeError, match="model is a SparseAutoencoder; it takes a sparse dict"):
+        aefast.save_saelens(SparseAutoencoder(6, 4), tmp_path)
+
+
+# ------------------------------------------------------------------------------ the real packages
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_saelens_reads_what_is_written_and_writes_the_same_bytes(name, tmp_path):
+    sae_lens = pytest.importorskip("sae_lens", reason="sae-lens is not here: aefast[sae]")
+    model, x = trained(name), torch.randn(50, D)
+    aefast.save_saelens(model, tmp_path / "ours")
+    peer = sae_lens.SAE.load_from_disk(tmp_path / "ours")
+    torch.testing.assert_close(peer.encode(x), model.encode_dense(x))
+    torch.testing.assert_close(peer(x), model(x))
+    peer.save_model(tmp_path / "theirs")
+    file = "sae_weights.safetensors"
+    assert (tmp_path / "theirs" / file).read_bytes() == (tmp_path / "ours" / file).read_bytes()
+    configs = [json.loads((tmp_path / f / "cfg.json").read_text()) for f in ("ours", "theirs")]
+    assert configs[0] == configs[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["topk", "batchtopk", "jumprelu", "gated"])
+@pytest.mark.parametrize("centered", [True, False])
+def test_what_saelens_writes_is_read(architecture, centered, tmp_path):
+    sae_lens = pytest.importorskip("sae_lens", reason="sae-lens is not here: aefast[sae]")
+    from sae_lens.registry import get_sae_training_class
+
+    kind, settings = get_sae_training_class(architecture)
+    more = {"k": K} if "topk" in architecture else {}
+    sae = kind(settings(d_in=D, d_sae=L, apply_b_dec_to_input=centered, **more))
+    with torch.no_grad():
+        for parameter in sae.parameters():
+            parameter += 0.3 * torch.rand_like(parameter)
+        if architecture == "batchtopk":
+            sae.topk_threshold += 0.5
+    sae.save_inference_model(tmp_path)
+    peer = sae_lens.SAE.load_from_disk(tmp_path)
+    model, x = aefast.load_saelens(tmp_path), torch.randn(50, D)
+    torch.testing.assert_close(model(x), peer(x), rtol=1e-4, atol=1e-4)
+    if centered and architecture in ("jumprelu", "gated", "batchtopk"):
+        assert torch.equal(model.encoder_weight.t(), peer.W_enc)
+
+
+@pytest.mark.slow
+def test_sparsify_reads_what_is_written_and_writes_the_same_bytes(tmp_path):
+    sparsify = pytest.importorskip("sparsify", reason="eai-sparsify is not here: aefast[sae]")
+    model, x = trained("topk"), torch.randn(50, D)
+    aefast.save_sparsify(model, tmp_path / "ours")
+    peer = sparsify.SparseCoder.load_from_disk(tmp_path / "ours")
+    values, latents, _ = peer.encode(x)
+    code = torch.zeros(50, L).scatter(1, latents, values)
+    torch.testing.assert_close(code, model.encode_dense(x))
+    peer.save_to_disk(tmp_path / "theirs")
+    for file in ("sae.safetensors", "cfg.json"):
+        assert (tmp_path / "theirs" / file).read_bytes() == (tmp_path / "ours" / file).read_bytes()
