@@ -11,7 +11,7 @@ from aefast.acceleration.public import accelerate, report, restore
 from aefast.backend import BackendUnavailableError, use_backend
 from aefast.loading import load
 from aefast.patching import patch, patched, unpatch
-from aefast.peers import load_saelens, load_sparsify, save_saelens, save_sparsify
+from aefast.sae_folders import load_saelens, load_sparsify, save_saelens, save_sparsify
 from aefast.training.fit import fit
 from aefast.version import __version__
 

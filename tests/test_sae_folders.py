@@ -19,7 +19,7 @@ from aefast.nn import (
     SparseAutoencoder,
     TopKSparseAutoencoder,
 )
-from aefast.peers import PeerError
+from aefast.sae_folders import FolderError
 
 D, L, K = 6, 20, 3
 
@@ -101,7 +101,7 @@ def test_nothing_is_overwritten(tmp_path):
     for save in (aefast.save_saelens, aefast.save_sparsify):
         save(trained("topk"), tmp_path / save.__name__)
         before = {p.name: p.read_bytes() for p in (tmp_path / save.__name__).iterdir()}
-        with pytest.raises(PeerError, match="is there already"):
+        with pytest.raises(FolderError, match="is there already"):
             save(trained("topk"), tmp_path / save.__name__)
         assert {p.name: p.read_bytes() for p in (tmp_path / save.__name__).iterdir()} == before
 
@@ -124,7 +124,7 @@ def test_nothing_is_overwritten(tmp_path):
 def test_a_saelens_folder_of_another_kind_is_one_line(change, message, tmp_path):
     aefast.save_saelens(trained("topk"), tmp_path)
     change_config(tmp_path, **change)
-    with pytest.raises(PeerError) as caught:
+    with pytest.raises(FolderError) as caught:
         aefast.load_saelens(tmp_path)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -142,7 +142,7 @@ def test_a_saelens_folder_of_another_kind_is_one_line(change, message, tmp_path)
 def test_a_sparsify_folder_of_another_kind_is_one_line(change, message, tmp_path):
     aefast.save_sparsify(trained("topk"), tmp_path)
     change_config(tmp_path, **change)
-    with pytest.raises(PeerError, match=r"cfg\.json|sae\.safetensors") as caught:
+    with pytest.raises(FolderError, match=r"cfg\.json|sae\.safetensors") as caught:
         aefast.load_sparsify(tmp_path)
     assert message in str(caught.value)
 
@@ -166,7 +166,7 @@ def test_a_damaged_folder_is_one_line(kind, tmp_path):
             save_file({**load_file(weights), "W_skip": torch.ones(2)}, weights)
         else:
             (folder / "cfg.json").write_text("{" if kind == "no JSON" else "[]")
-        with pytest.raises(PeerError) as caught:
+        with pytest.raises(FolderError) as caught:
             load(folder)
         assert "\n" not in str(caught.value)
 

@@ -38,7 +38,7 @@ Model = TypeVar("Model", bound=SparseDictionary)
 Tensors = dict[str, Tensor]
 
 
-class PeerError(OneLineError):
+class FolderError(OneLineError):
     """One line that names the folder and what is wrong with it."""
 
 
@@ -54,7 +54,7 @@ def load_saelens(folder: "str | PathLike[str]") -> SparseDictionary:
         folder: with ``cfg.json`` and ``sae_weights.safetensors``.
 
     Raises:
-        aefast.peers.PeerError: a file is missing, damaged or of another kind, or the model does
+        FolderError: a file is missing, damaged or of another kind, or the model does
             what none of this package's does, such as to normalize its input.
         ModuleNotFoundError: safetensors is missing: ``pip install 'aefast[train]'``.
 
@@ -92,7 +92,7 @@ def load_saelens(folder: "str | PathLike[str]") -> SparseDictionary:
         }
         make = partial(GatedSparseAutoencoder, width, latents)
     else:
-        raise PeerError(
+        raise FolderError(
             f"{path / CONFIG}: architecture is {cut(repr(architecture))}; it takes topk, jumprelu "
             "or gated"
         )
@@ -123,7 +123,7 @@ def save_saelens(model: SparseDictionary, folder: "str | PathLike[str]") -> None
 
     Raises:
         TypeError: the model is another one.
-        aefast.peers.PeerError: the folder holds a model already.
+        FolderError: the folder holds a model already.
         ModuleNotFoundError: safetensors is missing: ``pip install 'aefast[train]'``.
     """
     if not isinstance(model, SparseDictionary):
@@ -169,7 +169,7 @@ def load_sparsify(folder: "str | PathLike[str]") -> TopKSparseAutoencoder:
         folder: with ``cfg.json`` and ``sae.safetensors``.
 
     Raises:
-        aefast.peers.PeerError: a file is missing, damaged or of another kind, or the model is a
+        FolderError: a file is missing, damaged or of another kind, or the model is a
             transcoder, has a skip connection, or another activation.
         ModuleNotFoundError: safetensors is missing: ``pip install 'aefast[train]'``.
 
@@ -206,7 +206,7 @@ def save_sparsify(model: TopKSparseAutoencoder, folder: "str | PathLike[str]") -
 
     Raises:
         TypeError: the model is another one.
-        aefast.peers.PeerError: the folder holds a model already.
+        FolderError: the folder holds a model already.
         ModuleNotFoundError: safetensors is missing: ``pip install 'aefast[train]'``.
     """
     if not isinstance(model, TopKSparseAutoencoder):
@@ -237,16 +237,16 @@ def _read(folder: Path, weights: str) -> tuple[dict[str, Any], Tensors]:
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if not isinstance(config, dict):
-            raise PeerError(f"{folder / CONFIG} holds no settings")
+            raise FolderError(f"{folder / CONFIG} holds no settings")
         return config, read_tensors(folder / weights)[1]
     except OSError as error:
-        raise PeerError(f"{folder / CONFIG} cannot be read: {error.strerror or error}") from error
-    except PeerError:
+        raise FolderError(f"{folder / CONFIG} cannot be read: {error.strerror or error}") from error
+    except FolderError:
         raise
     except CheckpointError as error:
-        raise PeerError(str(error)) from error
+        raise FolderError(str(error)) from error
     except (ValueError, RecursionError) as error:
-        raise PeerError(f"{folder / CONFIG} is no JSON: {cut(error)}") from error
+        raise FolderError(f"{folder / CONFIG} is no JSON: {cut(error)}") from error
 
 
 def _write(folder: Path, config: dict[str, Any], weights: str, tensors: Tensors) -> None:
@@ -256,7 +256,9 @@ def _write(folder: Path, config: dict[str, Any], weights: str, tensors: Tensors)
 
     for name in (CONFIG, weights):
         if os.path.lexists(folder / name):
-            raise PeerError(f"{folder / name} is there already; it takes a folder without a model")
+            raise FolderError(
+                f"{folder / name} is there already; it takes a folder without a model"
+            )
     folder.mkdir(parents=True, exist_ok=True)
     lying = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(folder / weights) as file:
@@ -269,20 +271,20 @@ def _parts(tensors: Tensors, parts: dict[str, tuple[str, tuple[int, ...]]], file
     """The tensors by this package's names: exactly those, of these shapes and one float dtype."""
     names = {name for name, _ in parts.values()}
     if tensors.keys() != names:
-        raise PeerError(
+        raise FolderError(
             f"{file} holds {cut(', '.join(sorted(tensors)))}; it takes {', '.join(sorted(names))}"
         )
     dtype = tensors["W_dec"].dtype
     for name, shape in parts.values():
         tensor = tensors[name]
         if tuple(tensor.shape) != shape:
-            raise PeerError(
+            raise FolderError(
                 f"{file}: {name} has shape {list(tensor.shape)}; with the sizes in {CONFIG} it "
                 f"takes {list(shape)}"
             )
         # SAELens trains thresholds in float32 beside halves.
         if not tensor.is_floating_point() or (tensor.dtype != dtype and name != "threshold"):
-            raise PeerError(f"{file}: {name} has dtype {tensor.dtype}; W_dec has {dtype}")
+            raise FolderError(f"{file}: {name} has dtype {tensor.dtype}; W_dec has {dtype}")
     return {ours: tensors[name].to(dtype) for ours, (name, _) in parts.items()}
 
 
@@ -306,19 +308,19 @@ def _size(config: dict[str, Any], folder: Path, name: str) -> int:
 
 def _check_size(value: Any, name: str, folder: Path) -> None:
     if type(value) is not int or not 1 <= value < 2**31:
-        raise PeerError(f"{folder / CONFIG}: {name} is {cut(repr(value))}; it takes a size")
+        raise FolderError(f"{folder / CONFIG}: {name} is {cut(repr(value))}; it takes a size")
 
 
 def _active(config: dict[str, Any], folder: Path, latents: int) -> int:
     k = _size(config, folder, "k")
     if k > latents:
-        raise PeerError(f"{folder / CONFIG}: k is {k}, above its {latents} latents")
+        raise FolderError(f"{folder / CONFIG}: k is {k}, above its {latents} latents")
     return k
 
 
 def _check_setting(config: dict[str, Any], name: str, takes: Any, folder: Path) -> None:
     value = config.get(name, takes)
     if value != takes:
-        raise PeerError(
+        raise FolderError(
             f"{folder / CONFIG}: {name} is {cut(repr(value))}; it takes {json.dumps(takes)}"
         )
