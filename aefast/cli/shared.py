@@ -2,7 +2,9 @@
 
 import contextlib
 import importlib.util
+import os
 import signal
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -17,12 +19,21 @@ from aefast.messages import printable
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
 
 DEVICES = ("cpu", "cuda")
+OTHER_RANKS_SECONDS = 3.0
 
 
 def fail(message: str) -> NoReturn:
-    """End the command with one line and exit code 2."""
-    typer.echo(printable(f"aefast: {message}"), err=True)
+    """End the command with one line and exit code 2; of several ranks, which all find the same, the
+    first one says it."""
+    if os.environ.get("RANK", "0") == "0":
+        say(message)
+    else:
+        time.sleep(OTHER_RANKS_SECONDS)  # torchrun ends all ranks when the first one has ended
     raise typer.Exit(2)
+
+
+def say(message: str) -> None:
+    typer.echo(printable(f"aefast: {message}"), err=True)
 
 
 def note(lines: Iterable[str]) -> None:

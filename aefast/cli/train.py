@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import typer
@@ -14,11 +14,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from aefast.backend import BackendUnavailableError
-from aefast.cli.shared import app, check_device, ended_by_signals, fail, note, require
+from aefast.cli.shared import app, check_device, ended_by_signals, fail, note, require, say
 from aefast.messages import printable
 from aefast.random import SEED_LIMIT
 
 if TYPE_CHECKING:  # it takes packages that other commands do without
+    from aefast.distributed.world import World
     from aefast.training.loop import Look, Trainer
 
 INTERRUPTED = 130
@@ -86,6 +87,10 @@ def train(
         ),
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(help="Of several ranks: gloo or nccl; gloo on a cpu, nccl on cuda."),
+    ] = None,
     precision: Annotated[
         str | None, typer.Option(help="Of float32 products: highest, high or medium.")
     ] = None,
@@ -164,11 +169,14 @@ def train(
         str | None, typer.Option(help="matryoshka: latents that reconstruct alone: 1024,16384.")
     ] = None,
 ) -> None:
-    """Train a model, and keep it, its metrics and all that it takes to go on, in a folder."""
+    """Train a model, and keep it, its metrics and all that it takes to go on, in a folder.
+
+    On several processes: torchrun --nproc-per-node 2 -m aefast train ...
+    """
     for package in ("safetensors", "tensorboard"):
         require(package, "train")
     named = context.params.items()
-    given = {name: value for name, value in named if name not in ("out", "resume")}
+    given = {name: value for name, value in named if name not in ("out", "resume", "backend")}
     given = {name: value for name, value in given.items() if value is not None}
     if loss is not None:
         if reconstruction is not None:
@@ -181,23 +189,50 @@ def train(
         given["prefixes"] = parse_sizes(prefixes, "--prefixes")
     if device is not None:
         check_device(device)
+    from aefast.distributed.group import LostRankError
+    from aefast.distributed.world import World, is_restarted, joined
     from aefast.training import run
     from aefast.training.loop import DivergenceError
 
+    is_resumed = resume or (is_restarted() and run.is_run(out))
+    world = World.alone()
+    saved = f"{out} holds the run as last saved"
     try:
-        with ended_by_signals(), run.claimed(out) as doubt:
-            trainer = (run.resume if resume else run.start)(out, given)
-            note([*trainer.dataset.notes, *filter(None, [doubt])])
-            if trainer.is_finished:
-                way_on = "" if trainer.is_out_of_patience else "; --epochs takes more"
-                typer.echo(f"{summary(trainer)}: nothing is left{way_on}")
-                return
-            with matmul_precision(trainer.config.precision):
-                proceed(trainer, out)
+        with joined(lambda: device or run.device_of(out), backend) as world, ended_by_signals():
+            begin(world, out, given, is_resumed)
+        return
     except (DivergenceError, FloatingPointError) as error:
-        fail(f"{error}; {out} holds the run as last saved; a lower --learning-rate may help")
+        line = world.last_line(f"{error}; {saved}; a lower --learning-rate may help")
+    except LostRankError:
+        line = world.last_line(None, f"{saved}; --resume goes on with it")
     except (ValueError, OSError, BackendUnavailableError) as error:
-        fail(str(error))
+        line = world.last_line(str(error))
+    except SystemExit:
+        line = world.last_line(None, f"{saved}; --resume goes on with it", is_asked=True)
+        if line is None:
+            raise
+    if line is not None and world.store is None:
+        fail(line)
+    if line is not None:
+        say(line)
+    raise typer.Exit(2)
+
+
+def begin(world: "World", out: Path, given: dict[str, Any], is_resumed: bool) -> None:
+    """Train in a run's folder, which the first rank has for itself."""
+    from aefast.training import run
+
+    with run.claimed(out) if world.is_first else contextlib.nullcontext() as doubt:
+        trainer = (run.resume if is_resumed else run.start)(out, given)
+        if world.is_first:
+            note([*trainer.dataset.notes, *filter(None, [doubt])])
+        if trainer.is_finished:
+            way_on = "" if trainer.is_out_of_patience else "; --epochs takes more"
+            if world.is_first:
+                typer.echo(f"{summary(trainer)}: nothing is left{way_on}")
+            return
+        with matmul_precision(trainer.config.precision):
+            proceed(trainer, out, world)
 
 
 def parse_sizes(text: str, option: str = "--hidden") -> list[int]:
@@ -207,30 +242,35 @@ def parse_sizes(text: str, option: str = "--hidden") -> list[int]:
     return [int(size) for size in sizes]
 
 
-def proceed(trainer: "Trainer", out: Path) -> None:
-    """Train, with a bar where there is a terminal, until the end or a signal."""
+def proceed(trainer: "Trainer", out: Path, world: "World") -> None:
+    """Train, with a bar where there is a terminal, until the end or a signal; the first rank writes
+    and shows."""
     from aefast.training import checkpoint
     from aefast.training.loop import train
     from aefast.training.metrics import Metrics
 
     with (
-        Metrics(out, trainer.progress.step) as metrics,
-        asked_to_stop() as is_stopped,
-        progress_bar(trainer) as show,
+        Metrics(out, trainer.progress.step)
+        if world.is_first
+        else contextlib.nullcontext() as metrics,
+        asked_to_stop(once=world.group.size > 1) as is_stopped,
+        progress_bar(trainer, is_shown=world.is_first) as show,
     ):
         train(
             trainer,
-            save=lambda state: checkpoint.save(out, state),
-            write=metrics.write,
+            save=lambda state: checkpoint.save(out, state) if world.is_first else None,
+            write=metrics.write if metrics else lambda line: None,
             show=show,
             is_stopped=is_stopped,
         )
     if not trainer.is_finished:
         command = f"aefast train --resume --out {shlex.quote(str(out))}"
         message = f"{summary(trainer)}, and is saved; to go on: {command}"
-        typer.echo(printable(message), err=True)
+        if world.is_first:
+            typer.echo(printable(message), err=True)
         raise typer.Exit(INTERRUPTED)
-    typer.echo(printable(f"{summary(trainer)}; wrote {out / checkpoint.CHECKPOINT_FILE}"))
+    if world.is_first:
+        typer.echo(printable(f"{summary(trainer)}; wrote {out / checkpoint.CHECKPOINT_FILE}"))
 
 
 def summary(trainer: "Trainer") -> str:
@@ -253,7 +293,7 @@ def of_stage(trainer: "Trainer") -> str:
 
 
 @contextlib.contextmanager
-def progress_bar(trainer: "Trainer") -> Iterator[Callable[["Look"], None]]:
+def progress_bar(trainer: "Trainer", is_shown: bool) -> Iterator[Callable[["Look"], None]]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -263,7 +303,10 @@ def progress_bar(trainer: "Trainer") -> Iterator[Callable[["Look"], None]]:
     console = Console(stderr=True)
     # No thread of its own: it would take the interpreter from the loop at any moment.
     with Progress(
-        *columns, console=console, auto_refresh=False, disable=not console.is_terminal
+        *columns,
+        console=console,
+        auto_refresh=False,
+        disable=not (is_shown and console.is_terminal),
     ) as bar:
         task = bar.add_task(
             "", total=trainer.steps_left, figures="", rate=0.0, rows=trainer.kind.rows
@@ -283,9 +326,9 @@ def progress_bar(trainer: "Trainer") -> Iterator[Callable[["Look"], None]]:
 
 
 @contextlib.contextmanager
-def asked_to_stop() -> Iterator[Callable[[], bool]]:
+def asked_to_stop(once: bool) -> Iterator[Callable[[], bool]]:
     """Whether Ctrl-C or SIGTERM came, which the loop asks between two steps; a second one ends
-    the program at once."""
+    the program at once, unless they count ``once``: torchrun sends its ranks another one."""
     asked: list[int] = []
 
     def restore() -> None:
@@ -294,7 +337,8 @@ def asked_to_stop() -> Iterator[Callable[[], bool]]:
 
     def ask(number: int, frame: FrameType | None) -> None:
         asked.append(number)
-        restore()
+        if not once:
+            restore()
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -109,7 +109,7 @@ def gathered(
     dataset: Dataset, chosen: Sequence[Tensor], device: str | torch.device = "cpu"
 ) -> Iterator[Tensor]:
     """Minibatches of the ``chosen`` rows, float32 ``[B, D]`` on ``device``."""
-    largest = max(map(len, chosen), default=1)
+    largest = max([1, *map(len, chosen)])
     together = max(1, AHEAD_BYTES // (4 * largest * dataset.rows.shape[1]))
     if torch.device(device).type == "cuda":
         pinned = _ahead(lambda indices: dataset.take(indices).pin_memory(), chosen, together)

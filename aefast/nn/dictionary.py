@@ -1,7 +1,5 @@
 """What the sparse autoencoders over a language model's activations share."""
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -123,6 +121,10 @@ class SparseDictionary(nn.Module):
         loss, code, output = self._objective(x)
         if self.training:
             self._count(code)
+        return self._with_auxiliary(loss, x, output)
+
+    def _with_auxiliary(self, loss: Tensor, x: Tensor, output: Tensor) -> Tensor:
+        """A loss with that of the dead latents, of x whose reconstruction is ``output``."""
         if self.aux_k and self.aux_weight:
             loss = loss + self.aux_weight * self._auxiliary_loss(x, x - output.detach())
         return loss
@@ -157,19 +159,26 @@ class SparseDictionary(nn.Module):
         optimizer.register_step_post_hook(lambda *_: self.normalize_decoder())
 
     @torch.no_grad()
-    def _count(self, code: Code) -> None:
-        """A latent whose value is 0 is not active."""
+    def _active(self, code: Code) -> Tensor:
+        """bool ``[L]``: the latents that some row's code has above 0."""
         if isinstance(code, Tensor):
-            rows = code.reshape(-1, self.latents)
-            self.idle += len(rows)
-            self.idle.masked_fill_((rows > 0).any(0), 0)
-            return
+            return (code.reshape(-1, self.latents) > 0).any(0)
         values, indices = code
-        self.idle += math.prod(values.shape[:-1])
         # One that is not active goes into a slot past the last.
         slots = torch.where(values > 0, indices, self.latents).reshape(-1)
         active = self.idle.new_zeros(self.latents + 1, dtype=torch.bool).index_fill_(0, slots, 1)
-        self.idle.masked_fill_(active[:-1], 0)
+        return active[:-1]
+
+    @torch.no_grad()
+    def _count(self, code: Code) -> None:
+        """The rows of a code, in training."""
+        values = code if isinstance(code, Tensor) else code.values
+        self._count_rows(math.prod(values.shape[:-1]), self._active(code))
+
+    def _count_rows(self, rows: int, active: Tensor) -> None:
+        """So many rows of training, in which these latents, bool ``[L]``, were active."""
+        self.idle += rows
+        self.idle.masked_fill_(active, 0)
 
     def _auxiliary_loss(self, x: Tensor, residual: Tensor) -> Tensor:
         """The mean squared error of the residual's reconstruction by dead latents; 0 for none."""

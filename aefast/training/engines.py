@@ -14,6 +14,8 @@ from aefast.data.dataset import check_whole
 from aefast.data.minibatches import gathered
 from aefast.data.shards import ShardedDataset
 from aefast.data.tensor_rows import TensorRows
+from aefast.distributed.engine import GroupEngine
+from aefast.distributed.group import Group
 from aefast.nn.step_plan import PlannedMachine, PlannedStep, check_width, plan_of
 from aefast.ops.shared import checks
 from aefast.step import optimizers
@@ -31,7 +33,7 @@ class Engine(Protocol):
     """Takes steps over minibatches.
 
     Attributes:
-        name: ``"step"``, ``"graph"`` or ``"loop"``.
+        name: ``"step"``, ``"graph"``, ``"loop"`` or ``"group"``.
         reason: why it is this one.
     """
 
@@ -49,8 +51,12 @@ def choose(
     dataset: Dataset | TensorRows,
     optimizer: torch.optim.Optimizer,
     loss: Loss,
+    group: Group | None = None,
 ) -> Engine:
-    """What takes whole steps where it serves, else the ordinary loop with this ``loss``."""
+    """What takes whole steps where it serves, else the ordinary loop with this ``loss``; in a group
+    of ranks the loop in which they share each minibatch."""
+    if group is not None and group.size > 1:
+        return GroupEngine(model, dataset, optimizer, group)
     if "loss" in model.__dict__:
         step: Engine | str = "the model has a loss of its own"
     elif isinstance(dataset, ShardedDataset):

@@ -16,6 +16,9 @@ from aefast.data import Dataset
 from aefast.data.dataset import from_array
 from aefast.data.minibatches import order_of
 from aefast.data.tensor_rows import TensorRows
+from aefast.distributed.agreement import agree, check_batch_size, data_facts, start_alike
+from aefast.distributed.group import Group, current
+from aefast.distributed.losses import check_model
 from aefast.ops.shared import checks
 from aefast.step.stretch import CHUNK_SECONDS, Stretch
 from aefast.training.engines import Engine, LoopSteps, check_finite, choose
@@ -57,8 +60,8 @@ class History:
         losses: of each step, float64 ``[steps]``.
         validation: the held-out loss after each epoch, float64 ``[epochs]``; empty without data.
         seconds: how long it took.
-        engine: ``"step"``, C++ that takes whole steps, ``"graph"``, a CUDA graph that holds one, or
-            ``"loop"``, the ordinary loop.
+        engine: ``"step"``, C++ that takes whole steps, ``"graph"``, a CUDA graph that holds one,
+            ``"loop"``, the ordinary loop, or ``"group"``, that of a process group.
         reason: why it was that one.
     """
 
@@ -108,6 +111,11 @@ def fit(
     activations, one after the other, and the loss mse or bce, a mean; elsewhere the loop above
     runs, in which what the model draws comes from torch's generator.
 
+    In a process group of torch.distributed's it is the same call with the same data on each rank:
+    a rank takes its rows of each minibatch, the gradients are summed, and the parameters, which
+    begin as rank 0's, end as one process's, to rounding. Noise and persistent chains are one
+    process's to the bit. A plain module's draws are each rank's own.
+
     Args:
         model: whose ``loss(x, seed=...)`` is minimized, as the models of :mod:`aefast.nn` have it;
             or a plain module. It is put in training mode.
@@ -127,7 +135,8 @@ def fit(
             of a tuple of outputs, ``loss(outputs[0], x, *outputs[1:])``. None takes that of
             :func:`aefast.accelerate`, or mean squared error.
         validation: held-out rows, whose mean loss in evaluation mode is taken after each epoch.
-        callback: called a few times a second with a :class:`Look`; True ends the training.
+        callback: called a few times a second with a :class:`Look`; True ends the training. In a
+            process group a rank may do without.
 
     Returns:
         the losses, and what took the steps.
@@ -136,6 +145,8 @@ def fit(
         TypeError, ValueError: an argument is of a wrong type or outside its range.
         aefast.training.engines.DivergenceError: a loss is not finite; the message names the step.
             Model and optimizer are as they were before it.
+        aefast.distributed.agreement.DisagreementError: a rank has other data or arguments.
+        aefast.distributed.group.LostRankError: a rank is gone.
         KeyboardInterrupt: after a whole step.
 
     >>> import torch, aefast
@@ -157,6 +168,15 @@ def fit(
     dataset = None if is_stream else rows_of(data, "data", model)
     held_out = None if validation is None else rows_of(validation, "validation", model)
     model.train()
+    group = current()
+    if group.size > 1:
+        if dataset is None:
+            raise TypeError("data is a function; in a process group it takes rows")
+        numbers = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "shuffle": shuffle}
+        agree(group, {**data_facts(dataset), **numbers, "validation is None": held_out is None})
+        check_batch_size(batch_size, group, "batch_size")
+        check_model(model)
+        start_alike(group, model)
     run: _Run
 
     def loss_of(x: Tensor, seed: int) -> Tensor:
@@ -164,20 +184,21 @@ def fit(
 
     if dataset is None:
         steps = LoopSteps(model, optimizer, loss_of, "the batches come from a function")
-        run = _StreamRun(steps, data, callback)
+        run = _StreamRun(steps, data, group, callback)
     else:
-        engine = choose(model, dataset, optimizer, loss_of)
-        run = _RowsRun(engine, dataset, batch_size, shuffle, callback)
+        engine = choose(model, dataset, optimizer, loss_of, group)
+        run = _RowsRun(engine, dataset, batch_size, shuffle, group, callback)
     start = time.perf_counter()
     held_out_losses = []
-    looks_up = held_out is not None or callback is not None
+    looks_up = held_out is not None or run.is_watched
     at_once = 1 if looks_up or dataset is None else max(1, MOST_ROWS // len(dataset))
     # Whatever mode the caller is in: this is training, and the state that it leaves is trained on.
     with torch.inference_mode(False), torch.enable_grad():
         for first in range(0, epochs, at_once):
             begun = run.epochs_begun
             try:
-                run.take(_epoch_seeds(optimizer, seed, min(at_once, epochs - first)))
+                seeds = _epoch_seeds(optimizer, seed, min(at_once, epochs - first))
+                run.take(group.of_first(seeds))
             finally:
                 _count_epochs(optimizer, seed, run.epochs_begun - begun)
             if held_out is not None:
@@ -210,8 +231,15 @@ class EpochSeed(NamedTuple):
 class _Run:
     """The steps of one call, and what its callback is shown of them."""
 
-    def __init__(self, engine: Engine | LoopSteps, callback: Callable[[Look], Any] | None) -> None:
+    def __init__(
+        self,
+        engine: Engine | LoopSteps,
+        group: Group,
+        callback: Callable[[Look], Any] | None,
+    ) -> None:
         self.engine = engine
+        self.group = group
+        (self.is_watched,) = group.any(callback is not None)  # on some rank: all look up together
         self.callback = callback
         self.losses: list[float] = []
         self.is_stopped = False
@@ -227,15 +255,19 @@ class _Run:
 
     def _look(self, epoch: int, samples: int) -> None:
         """After so many samples, in an epoch."""
+        if not self.is_watched:
+            return
         now = time.perf_counter()
-        if self.callback is None or now - self.looked < LOOK_SECONDS:
+        (is_due,) = self.group.any(now - self.looked >= LOOK_SECONDS)
+        if not is_due:
             return
         steps = len(self.losses)
         since = self.losses[self.looked_steps :]
         rate = (samples - self.looked_samples) / (now - self.looked)
         look = Look(steps, epoch, sum(since) / len(since), rate)
         self.looked, self.looked_steps, self.looked_samples = now, steps, samples
-        self.is_stopped = self.callback(look) is True
+        is_enough = self.callback is not None and self.callback(look) is True
+        (self.is_stopped,) = self.group.any(is_enough)
 
 
 class _StreamRun(_Run):
@@ -245,9 +277,10 @@ class _StreamRun(_Run):
         self,
         steps: LoopSteps,
         batches: Callable[[], Iterable[Tensor]],
+        group: Group,
         callback: Callable[[Look], Any] | None,
     ) -> None:
-        super().__init__(steps, callback)
+        super().__init__(steps, group, callback)
         self.steps = steps
         self.batches = batches
         self.begun = self.samples = 0
@@ -291,9 +324,10 @@ class _RowsRun(_Run):
         dataset: Dataset | TensorRows,
         batch_size: int,
         shuffle: bool,
+        group: Group,
         callback: Callable[[Look], Any] | None,
     ) -> None:
-        super().__init__(engine, callback)
+        super().__init__(engine, group, callback)
         self.dataset = dataset
         self.rows = len(dataset)
         self.batch_size = batch_size

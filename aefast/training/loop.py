@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from aefast import random
 from aefast.data import Dataset
 from aefast.data.minibatches import epoch_order, order_of
+from aefast.distributed.group import current
 from aefast.messages import cut
 from aefast.nn import RBM, DeepBeliefStack
 from aefast.nn.dictionary import SparseDictionary
@@ -115,6 +116,9 @@ class Trainer:
     From the run's seed descend one for each step's noise, one for each stage's shuffles, and one
     for which rows are held out.
 
+    In a process group each rank has a trainer of its own, which takes its rows of each minibatch,
+    and all of them stand at the same step.
+
     Args:
         checkpoint: where it starts; its model and progress move on with the steps.
         dataset: what it is trained on, but for the rows that are held out.
@@ -132,6 +136,7 @@ class Trainer:
         self.config, self.progress = checkpoint.config, checkpoint.progress
         self.model = checkpoint.model.to(self.config.device).train()
         self.dataset = dataset
+        self.group = current()
         self.stages = stages(self.model)
         self.held_out, self.trained = split(dataset, self.config)
         self.figures: dict[str, float] = {}
@@ -266,6 +271,7 @@ class Trainer:
         loss = held_out_loss(module, self._stage_rows, self.config.batch_size, self.held_out)
         figures = {"held_out_loss": loss}
         figures |= figures_of(module, self._stage_rows, self.held_out)
+        figures = self.group.of_first(figures)  # patience ends all ranks at the same epoch
         for name, value in figures.items():
             if not math.isfinite(value):
                 raise DivergenceError(f"the {name} after step {progress.step} is {value}")
@@ -298,7 +304,9 @@ class Trainer:
         place = self.progress.stage, getattr(self.model, "kl_weight", 1.0)
         if self._engine_of != place:
             rows = features(self.dataset, self.stage.below)
-            self._stage_engine = choose(self.stage.module, rows, self.optimizer, self.stage.loss)
+            self._stage_engine = choose(
+                self.stage.module, rows, self.optimizer, self.stage.loss, self.group
+            )
             self._stage_rows = rows
             self._engine_of = place
         return self._stage_engine
@@ -405,8 +413,10 @@ def train(
             or trainer.is_stage_over
             or bool(trainer.figures)
         )
-        is_last = is_stopped()
-        is_due = time.perf_counter() - watch.looked >= LOOK_SECONDS
+        now = time.perf_counter()
+        is_last, is_due, is_to_be_saved = trainer.group.any(
+            is_stopped(), now - watch.looked >= LOOK_SECONDS, now - saved >= SAVE_SECONDS
+        )
         if not (is_line or is_last or is_due):
             continue
         figures = trainer.line_figures() if is_line else {}
@@ -416,7 +426,8 @@ def train(
             write({**watch.line(trainer.stage.label, trainer.kind.rows), **figures})
         if is_last:
             break
-        if watch.looked - saved >= SAVE_SECONDS:
+        if is_to_be_saved:
             save(trainer.checkpoint())
             saved = watch.looked = time.perf_counter()  # it was no training
     save(trainer.checkpoint())
+    trainer.group.any(False)  # no rank leaves before the one that saves has done so

@@ -3,7 +3,8 @@
 import contextlib
 import math
 import os
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -14,9 +15,19 @@ import torch
 from aefast.data import Dataset
 from aefast.data import load as load_data
 from aefast.data.sources import split_member
+from aefast.distributed.agreement import agree, check_batch_size
+from aefast.distributed.group import Group, current
+from aefast.distributed.losses import check_model
 from aefast.messages import OneLineError
 from aefast.nn.dictionary import SparseDictionary
-from aefast.training.checkpoint import CHECKPOINT_FILE, CONFIG_FILE, Checkpoint, load, save
+from aefast.training.checkpoint import (
+    CHECKPOINT_FILE,
+    CONFIG_FILE,
+    Checkpoint,
+    load,
+    load_trained,
+    save,
+)
 from aefast.training.config import PRECISIONS, Config, Progress
 from aefast.training.loop import Trainer
 from aefast.training.metrics import METRICS_FILE
@@ -103,7 +114,7 @@ def _locked(folder: Path) -> Iterator[str | None]:
 
 
 def start(folder: Path, given: dict[str, Any]) -> Trainer:
-    """A new run, saved before its first step.
+    """A new run, saved before its first step; in a process group by rank 0.
 
     Args:
         folder: claimed; nothing in it is overwritten.
@@ -111,15 +122,31 @@ def start(folder: Path, given: dict[str, Any]) -> Trainer:
             model's constructor.
 
     Raises:
-        RunError, aefast.data.DataError: one of them is wrong.
+        RunError, aefast.data.DataError: one of them is wrong, or other ones on another rank.
     """
-    if not folder.is_dir():
-        raise RunError(f"--out is {str(folder)!r}, a file; it takes a folder")
-    if (folder / CHECKPOINT_FILE).exists():
-        raise RunError(f"{folder} holds a run already; --resume goes on with it")
-    for name in (CONFIG_FILE, METRICS_FILE):
-        if os.path.lexists(folder / name):  # a link that leads nowhere is one, too
-            raise RunError(f"{folder / name} is in the way; it takes a folder without one")
+    group = current()
+    trainer = _together(group, lambda: _new(folder if group.rank == 0 else None, given))
+    if group.rank == 0:
+        save(folder, trainer.checkpoint())
+    return trainer
+
+
+def is_run(folder: Path) -> bool:
+    return (folder / CHECKPOINT_FILE).is_file()
+
+
+def device_of(folder: Path) -> str:
+    """Where the run in a folder trains; that of a new run where there is none that can be read."""
+    try:
+        return load_trained(folder).config.device
+    except ValueError:
+        return "cpu"
+
+
+def _new(folder: Path | None, given: dict[str, Any]) -> Trainer:
+    """A run that is to be saved in a folder, or that another rank saves."""
+    if folder is not None:
+        _check_new(folder)
     if "model" not in given:
         raise RunError(f"MODEL is missing; it takes one of {', '.join(MODELS)}")
     check_options(given["model"], given)
@@ -139,8 +166,21 @@ def start(folder: Path, given: dict[str, Any]) -> Trainer:
     if isinstance(model, SparseDictionary):
         rows = trainer.trained[:: -(-len(trainer.trained) // MEDIAN_ROWS)]
         model.start_from(dataset.take(rows).to(model.decoder_bias))
-    save(folder, trainer.checkpoint())
     return trainer
+
+
+def _check_new(folder: Path) -> None:
+    """
+    Raises:
+        RunError: the folder cannot hold a new run.
+    """
+    if not folder.is_dir():
+        raise RunError(f"--out is {str(folder)!r}, a file; it takes a folder")
+    if (folder / CHECKPOINT_FILE).exists():
+        raise RunError(f"{folder} holds a run already; --resume goes on with it")
+    for name in (CONFIG_FILE, METRICS_FILE):
+        if os.path.lexists(folder / name):  # a link that leads nowhere is one, too
+            raise RunError(f"{folder / name} is in the way; it takes a folder without one")
 
 
 def resume(folder: Path, given: dict[str, Any]) -> Trainer:
@@ -153,9 +193,13 @@ def resume(folder: Path, given: dict[str, Any]) -> Trainer:
 
     Raises:
         RunError, aefast.data.DataError: there is no run, an option is not the run's, or the data
-            have changed.
+            have changed, or are others on another rank.
         aefast.training.checkpoint.CheckpointError: its file cannot be read.
     """
+    return _together(current(), lambda: _resumed(folder, given))
+
+
+def _resumed(folder: Path, given: dict[str, Any]) -> Trainer:
     file = folder / CHECKPOINT_FILE
     if not file.is_file():
         raise RunError(f"{folder} holds no run; without --resume one starts there")
@@ -169,6 +213,51 @@ def resume(folder: Path, given: dict[str, Any]) -> Trainer:
         raise RunError(f"{file} does not fit its run: {error}") from error
     _check_steps(trainer, file)
     return trainer
+
+
+def _together(group: Group, begin: Callable[[], Trainer]) -> Trainer:
+    """A run that begins on each rank of a group, with the same data and options.
+
+    Raises:
+        RunError: on each rank, what is wrong on one.
+    """
+    if group.size == 1:
+        return begin()
+    trainer, message = None, None
+    try:
+        trainer = begin()
+    except (ValueError, OSError, RuntimeError) as error:  # the others wait for this rank
+        message = str(error)
+    messages = group.gather(message)
+    for rank, other in enumerate(messages):
+        if other is not None:
+            is_common = messages.count(other) == group.size
+            raise RunError(other if is_common or rank == 0 else f"on rank {rank}: {other}")
+    assert trainer is not None
+    try:
+        agree(group, _facts(trainer))
+        check_batch_size(trainer.config.batch_size, group, "--batch-size")
+        check_model(trainer.model)
+    except ValueError as error:
+        raise RunError(str(error)) from error
+    return trainer
+
+
+def _facts(trainer: Trainer) -> dict[str, Any]:
+    """What a run depends on; that its data are somewhere else on a rank is none of it."""
+    settings = {**vars(trainer.config), **trainer.config.options}
+    data = settings.pop("data")
+    del settings["options"]
+    parameters = 0
+    for tensor in trainer.model.state_dict().values():
+        parameters = zlib.crc32(tensor.cpu().numpy().tobytes(), parameters)
+    return {
+        **{flag(name): value for name, value in settings.items()},
+        "the shape of --data": (data.rows, data.visible),
+        "the checksum of --data": data.checksum,
+        "the run's step": trainer.progress.step,
+        "the checksum of its parameters": parameters,
+    }
 
 
 def _changed(checkpoint: Checkpoint, folder: Path, given: dict[str, Any]) -> Config:

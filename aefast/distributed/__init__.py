@@ -1,0 +1,6 @@
+"""Several processes that train one model: each takes its rows of every minibatch.
+
+``group`` is who they are, ``share`` which rows a rank has, ``losses`` what its rows add to the
+minibatch's loss, ``gradients`` the sum over the ranks, ``engine`` the steps, ``agreement`` what is
+compared before the first one, and ``world`` how ``torchrun``'s processes begin and end together.
+"""

@@ -1,0 +1,68 @@
+"""What the ranks of a group compare before the first step: one whose data or options are others
+would train another model, without a word."""
+
+import zlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aefast.data import Dataset
+from aefast.data.tensor_rows import TensorRows
+from aefast.distributed.group import Group
+from aefast.messages import cut
+
+# Of data that may be larger than memory so many rows are compared, spread over all.
+COMPARED_ROWS = 64
+
+
+class DisagreementError(ValueError):
+    """One line that says what a rank has, and what rank 0 has."""
+
+
+def agree(group: Group, facts: dict[str, Any]) -> None:
+    """Compare some facts, by their names.
+
+    Raises:
+        DisagreementError: on each rank, that one is another one somewhere.
+    """
+    first, *others = group.gather(facts)
+    for rank, other in enumerate(others, start=1):
+        for name in first:
+            if name not in other or other[name] != first[name]:
+                own, its = cut(repr(first[name])), cut(repr(other.get(name)))
+                raise DisagreementError(
+                    f"{name} is {its} on rank {rank}, and {own} on rank 0; it takes the same on "
+                    "each rank"
+                )
+
+
+def data_facts(data: Dataset | TensorRows) -> dict[str, Any]:
+    """Of all the rows: each rank is given the whole data, and takes its own rows of it."""
+    rows = torch.linspace(0, len(data) - 1, COMPARED_ROWS, dtype=torch.float64, device="cpu").long()
+    taken = data.take(rows).to("cpu", torch.float32)
+    checksum = zlib.crc32(taken.numpy().tobytes())
+    return {"data's shape": (len(data), taken.shape[1]), "data's checksum": checksum}
+
+
+def check_batch_size(batch_size: int, group: Group, argument: str) -> None:
+    """
+    Raises:
+        ValueError: there are more ranks than rows in a minibatch.
+    """
+    if batch_size < group.size:
+        raise ValueError(
+            f"{argument} is {batch_size} and there are {group.size} ranks; it takes a row for each "
+            "rank, or more"
+        )
+
+
+@torch.no_grad()
+def start_alike(group: Group, model: Any) -> None:
+    """Give each rank the parameters and buffers of rank 0."""
+    module = getattr(model, "module", model)
+    tensors: list[Tensor] = [*module.parameters(), *module.buffers()]
+    shapes = [(tuple(tensor.shape), str(tensor.dtype)) for tensor in tensors]
+    agree(group, {"the model's parameters and buffers": shapes})
+    for tensor in tensors:
+        group.copy_of_first(tensor)

@@ -1,0 +1,121 @@
+"""What a rank's rows add to a minibatch's loss: over the ranks these sum up to all of it.
+
+Of a mean over rows it is the share's mean, times its weight. Where a loss is no such mean, as with
+a mean activity or persistent chains, the ranks exchange what it is a function of.
+"""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aefast.distributed.share import Share
+from aefast.functional import gibbs
+from aefast.nn import RBM, BatchTopKSparseAutoencoder, SparseAutoencoder
+from aefast.nn.autoencoder import check_draw
+from aefast.nn.dictionary import SparseDictionary
+from aefast.ops.sparsity.eager import divergence
+
+
+def loss_of_share(model: Any, x: Tensor, seed: int, share: Share) -> Tensor | None:
+    """What the rows x ``[B, D]`` of a share add to the loss; None of no rows, which add nothing.
+
+    What a model draws is what one process would draw for the whole minibatch, where its ``loss``
+    takes a ``row_offset``, as those of :mod:`aefast.nn` do.
+    """
+    if _has_loss_of(model, RBM):
+        return _machine_loss(model, x, seed, share)
+    if _has_loss_of(model, SparseAutoencoder) and model.penalty_kind == "kl":
+        return _sparse_loss(model, x, seed, share)
+    if _has_loss_of(model, SparseDictionary):
+        return _dictionary_loss(model, x, share)
+    if len(x) == 0:
+        return None
+    place = {"row_offset": share.first} if takes_row_offset(model) else {}
+    return share.weight * model.loss(x, seed=seed, **place)
+
+
+def check_model(model: Any) -> None:
+    """
+    Raises:
+        ValueError: its loss cannot be shared.
+    """
+    if isinstance(model, BatchTopKSparseAutoencoder):
+        raise ValueError(
+            f"model is a {type(model).__name__}, which chooses among the latents of a whole "
+            "minibatch; it takes one process"
+        )
+
+
+def takes_row_offset(model: Any) -> bool:
+    return "row_offset" in inspect.signature(model.loss).parameters
+
+
+def chains_of(model: Any) -> Tensor | None:
+    """A machine's persistent chains ``[C, D]``, of which each rank moves its rows."""
+    return model.chain if isinstance(model, RBM) else None
+
+
+def _has_loss_of(model: Any, cls: type[nn.Module]) -> bool:
+    """Whether its loss is this class's own: neither a subclass's nor the instance's."""
+    return getattr(model.loss, "__func__", None) is cls.__dict__["loss"]
+
+
+def _sparse_loss(model: SparseAutoencoder, x: Tensor, seed: int, share: Share) -> Tensor | None:
+    """The divergence is a function of the units' mean activity over the minibatch."""
+    check_draw(seed, None, share.first)
+    code = model.encode(x)
+    activity = share.mean_of_batch(code)
+    if len(x) == 0:
+        return None
+    error = model.compare(model._drop(code, seed, None, share.first), x)
+    penalty = divergence(activity, model.sparsity_target).sum()
+    return share.weight * (error + model.sparsity_weight * penalty)
+
+
+def _machine_loss(model: RBM, x: Tensor, seed: int, share: Share) -> Tensor | None:
+    """The chains' energies are a mean over chains, of which a rank may have another part than of
+    the rows."""
+    chain, target = model.chain, model.sparsity_target
+    if chain is None and target is None:
+        loss = share.weight * model.loss(x, seed=seed, row_offset=share.first) if len(x) else None
+        if loss is None:
+            model.training_steps += 1
+        return loss
+    terms: list[Tensor] = []
+    if target is not None:
+        penalty = divergence(share.mean_of_batch(model(x)), target).sum()
+        if len(x):
+            terms.append(share.weight * model.sparsity_weight * penalty)
+    rows = slice(share.first, share.first + len(x))
+    if chain is not None:
+        rows = share.group.rows_of(len(chain))
+    start = x if chain is None else chain[rows]
+    weight = share.weight if chain is None else len(start) / len(chain)
+    if len(x):
+        terms.append(share.weight * model.free_energy(x).mean())
+    if len(start):
+        end = _chain_ends(model, start, seed, rows.start)
+        terms.append(-weight * model.free_energy(end).mean())
+        if chain is not None:
+            chain[rows] = end
+    model.training_steps += 1
+    return torch.stack(terms).sum() if terms else None
+
+
+@torch.no_grad()
+def _chain_ends(model: RBM, start: Tensor, seed: int, row_offset: int) -> Tensor:
+    parameters = model.weight, model.visible_bias, model.hidden_bias
+    options: Any = {"visible_kind": model.visible_kind, "log_var": model.log_var}
+    return gibbs(start, *parameters, model.k, seed=seed, row_offset=row_offset, **options).visible
+
+
+def _dictionary_loss(model: SparseDictionary, x: Tensor, share: Share) -> Tensor | None:
+    """A latent is active where a row of the minibatch has it, on any rank."""
+    loss, code, output = model._objective(x)
+    if model.training:
+        model._count_rows(share.batch_rows, share.is_any_of_batch(model._active(code)))
+    if len(x) == 0:
+        return None
+    return share.weight * model._with_auxiliary(loss, x, output)

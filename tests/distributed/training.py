@@ -1,0 +1,71 @@
+"""What the ranks of a test's process group train; without pytest, which they do without."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import aefast
+from aefast import nn as models
+
+ROWS, VISIBLE = 101, 12
+
+
+def rows() -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return (torch.rand(ROWS, VISIBLE, generator=generator) < 0.4).float()
+
+
+MODELS: dict[str, Any] = {
+    "ae": lambda: models.Autoencoder(VISIBLE, 8),
+    "deep, tied, dropout": lambda: models.Autoencoder(
+        layers=[VISIBLE, 10, 6], tied=True, code_dropout=0.2
+    ),
+    "masking": lambda: models.DenoisingAutoencoder(VISIBLE, 8, corruption_level=0.3),
+    "gaussian": lambda: models.DenoisingAutoencoder(
+        layers=[VISIBLE, 10, 6], corruption="gaussian", corruption_level=0.3
+    ),
+    "contractive": lambda: models.ContractiveAutoencoder(VISIBLE, 8, contraction=0.1),
+    "deep contractive": lambda: models.ContractiveAutoencoder(
+        layers=[VISIBLE, 10, 6], contraction=0.1
+    ),
+    "sparse kl": lambda: models.SparseAutoencoder(
+        VISIBLE, 8, sparsity_weight=0.1, code_dropout=0.2
+    ),
+    "sparse l1": lambda: models.SparseAutoencoder(VISIBLE, 8, penalty="l1", sparsity_weight=0.1),
+    "stochastic": lambda: models.StochasticAutoencoder(VISIBLE, 8, code_noise=0.3),
+    "vae": lambda: models.VariationalAutoencoder(VISIBLE, layers=[8], latent=3),
+    "vae gaussian": lambda: models.VariationalAutoencoder(
+        VISIBLE, layers=[8], latent=3, decoder_kind="gaussian", samples=2
+    ),
+    "vae importance": lambda: models.VariationalAutoencoder(
+        VISIBLE, layers=[8], latent=3, bound="importance", samples=3
+    ),
+    "topk": lambda: models.TopKSparseAutoencoder(VISIBLE, 40, 3, aux_k=4, dead_after=60),
+    "jumprelu": lambda: models.JumpReLUSparseAutoencoder(VISIBLE, 40, aux_k=4, dead_after=60),
+    "gated": lambda: models.GatedSparseAutoencoder(VISIBLE, 40, aux_k=4, dead_after=60),
+    "rbm": lambda: models.RBM(VISIBLE, 8),
+    "rbm sparse": lambda: models.RBM(VISIBLE, 8, sparsity_target=0.1),
+    "rbm chains": lambda: models.RBM(VISIBLE, 8, chains=7, k=2),
+    "rbm gaussian": lambda: models.RBM(
+        VISIBLE, 8, visible_kind="gaussian", learn_variance=True, chains=7
+    ),
+}
+
+
+def new(name: str) -> Any:
+    torch.manual_seed(0)
+    return MODELS[name]()
+
+
+def trained(name: str, steps: int, batch_size: int = 20, rate: float = 0.05) -> dict[str, Any]:
+    """Its state and its losses after so many steps of gradient descent, or up to an epoch more."""
+    model = new(name)
+    optimizer = torch.optim.SGD(model.parameters(), rate)
+    epochs = -(-steps // -(-ROWS // batch_size))
+    history = aefast.fit(model, rows(), optimizer, epochs=epochs, batch_size=batch_size, seed=5)
+    return {"losses": history.losses, "engine": history.engine, **model.state_dict()}
+
+
+def trained_of_all(steps: int, names: list[str]) -> dict[str, dict[str, Any]]:
+    return {name: trained(name, steps) for name in names}
