@@ -16,6 +16,7 @@ from scipy.linalg import eigh
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from aefast.distributed.group import current
 from aefast.estimators.conversion import (
     DTYPES,
     FloatTransformer,
@@ -24,7 +25,7 @@ from aefast.estimators.conversion import (
     in_a_mode_of_its_own,
     row_pieces,
 )
-from aefast.estimators.moments import Moments, as_double
+from aefast.estimators.moments import Moments, as_double, of_all_ranks
 from aefast.functional import linear_act
 from aefast.nn.likelihood import floored
 from aefast.ops.shared import checks
@@ -86,20 +87,25 @@ class LinearFactorModel(FloatTransformer):
     def fit(self, X: Any, y: Any = None) -> Self:
         """Estimate from X, an array or sparse matrix ``(n_samples, n_features)``.
 
+        In a process group of torch.distributed's each rank gives rows of its own, and all of them
+        get what one would from all the rows, to rounding.
+
         Raises:
             TypeError, ValueError: a parameter is of a wrong type or outside its range, or X has
-                fewer than two samples.
+                fewer than two samples, or on another rank another number of features.
         """
         self._check_parameters()
-        X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, ensure_min_samples=2)
-        samples, features = X.shape
+        group = current()
+        least = 2 if group.size == 1 else 1
+        X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, ensure_min_samples=least)
+        samples, features = sum(group.gather(X.shape[0])), X.shape[1]
         self._check_components(min(samples, features), f"{samples} samples of {features} features")
         if samples < self._least_samples(features):
             raise ValueError(
                 f"n_components is {self.n_components!r}; for {samples} samples of {features} "
                 "features it takes an int"
             )
-        return self._learn(self._moments_with(X, Moments.none(features)))
+        return self._learn(of_all_ranks(group, self._moments_with(X, Moments.none(features))))
 
     @in_a_mode_of_its_own
     def partial_fit(self, X: Any, y: Any = None) -> Self:
@@ -121,6 +127,41 @@ class LinearFactorModel(FloatTransformer):
         return self._learn(
             self._moments_with(X, Moments.none(features) if first else self._moments)
         )
+
+    @in_a_mode_of_its_own
+    def merge(self, other: Self) -> Self:
+        """Estimate from the rows that this estimator has seen and those of another one.
+
+        The result is fit's on all the rows at once, to rounding: parts of the data may be fitted
+        anywhere, by joblib or Dask, and merged in any order.
+
+        Args:
+            other: of the same class and number of features, after ``fit`` or ``partial_fit``; it
+                stays as it is.
+
+        Raises:
+            TypeError, ValueError: it is not, or either has seen no rows.
+
+        >>> import numpy as np
+        >>> from aefast.estimators import PCA
+        >>> X = np.random.default_rng(0).normal(size=(50, 3))
+        >>> merged = PCA().fit(X[:20]).merge(PCA().fit(X[20:]))
+        >>> np.allclose(merged.components_, PCA().fit(X).components_)
+        True
+        """
+        if type(other) is not type(self):
+            raise TypeError(
+                f"other is a {type(other).__name__}; it takes a {type(self).__name__}, as this is"
+            )
+        for name, model in (("this estimator", self), ("other", other)):
+            if not hasattr(model, "_moments"):
+                raise ValueError(f"{name} has seen no rows; it takes one after fit or partial_fit")
+        own, others = self._moments, other._moments
+        if len(own.mean) != len(others.mean):
+            raise ValueError(
+                f"other has seen {len(others.mean)} features; it takes {len(own.mean)}, as this has"
+            )
+        return self._learn(own.merged(others))
 
     @in_a_mode_of_its_own
     def transform(self, X: Any) -> np.ndarray:

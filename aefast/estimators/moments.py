@@ -5,12 +5,14 @@ with many features no ``[D, D]`` matrix is ever made.
 """
 
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from aefast.distributed.group import Group
 from aefast.estimators.conversion import as_tensor, row_pieces
 
 # Of each product's float64 rows, which nearly stay in cache; of float32 rows twice as many.
@@ -29,7 +31,8 @@ class Moments:
     Attributes:
         count: n.
         mean: ``[D]``.
-        root: while n < D the ``[n, D]`` matrix R with ``R^T R = scatter``; then None.
+        root: while n < D an ``[n, D]`` matrix R with ``R^T R = scatter``, after a merge of one row
+            more; then None.
         scatter: from n = D on ``[D, D]``; until then None.
 
     Reference:
@@ -80,6 +83,24 @@ class Moments:
             moments = moments._with(rows.numpy())
         return moments
 
+    def merged(self, other: "Moments") -> "Moments":
+        """Of the rows of both, in their order: the same to rounding as if one had seen all."""
+        if self.count == 0 or other.count == 0:
+            return other if self.count == 0 else self
+        count = self.count + other.count
+        shift = other.mean - self.mean
+        mean = self.mean + shift * (other.count / count)
+        # Either side is centered: what the means are apart is one more row.
+        row = (self.count * (other.count / count)) ** 0.5 * shift[None]
+        if count < len(mean):
+            parts = self._root(), other._root(), row
+            return Moments(count, mean, np.concatenate(parts), None)
+        return Moments(count, mean, None, self._products() + other._products() + _products(row))
+
+    def _products(self) -> np.ndarray:
+        """The scatter, ``[D, D]``."""
+        return self.scatter if self.scatter is not None else _products(self._root())
+
     def _with(self, rows: np.ndarray) -> "Moments":
         before, count = self.count, self.count + len(rows)
         is_few = count < rows.shape[1]
@@ -97,7 +118,7 @@ class Moments:
         both = np.stack([shift, rest])
         scatter = (both.T * [before * (len(rows) / count), -len(rows)]) @ both
         scatter += products
-        scatter += self.scatter if self.scatter is not None else _products(self._root())
+        scatter += self._products()
         return Moments(count, mean, None, scatter)
 
     def _root(self) -> np.ndarray:
@@ -133,6 +154,23 @@ def _centered_products(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nda
         if not np.isfinite(sums).all() or spread[:, sums < LEAST_SUM].any():
             return _centered_products(rows.astype(np.float64))
     return center, spread, products
+
+
+def of_all_ranks(group: Group, own: Moments) -> Moments:
+    """Of the rows of every rank, to the same bits on each.
+
+    Raises:
+        ValueError: the ranks have seen different numbers of features.
+    """
+    if group.size == 1:
+        return own
+    every = group.gather(own)
+    widths = [len(moments.mean) for moments in every]
+    if len(set(widths)) > 1:
+        raise ValueError(
+            f"the ranks' X have {', '.join(map(str, widths))} features; it takes the same of all"
+        )
+    return reduce(Moments.merged, every)
 
 
 def as_double(array: Any) -> Tensor:

@@ -11,6 +11,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from aefast.distributed.group import Group, current
+from aefast.distributed.rows import SpreadRows
 from aefast.estimators.conversion import (
     DTYPES,
     as_tensor,
@@ -98,6 +100,10 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
     def fit(self, X: Any, y: Any = None) -> "SparseCoding":
         """Learn from X, an array ``(n_samples, n_features)``.
 
+        In a process group of torch.distributed's each rank gives rows of its own, and all of them
+        get what one would from all the rows, one rank's after another's, to rounding. What is drawn
+        is rank 0's.
+
         Raises:
             TypeError, ValueError: a parameter is of a wrong type or outside its range, or X holds
                 numbers whose squares leave float32's.
@@ -105,13 +111,15 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         self._check_parameters()
         X = validate_data(self, X, dtype=DTYPES)
         _check_size(X)
-        rng = check_random_state(self.random_state)
-        self._start(as_tensor(X), rng)
+        group = current()
+        rng = group.of_first(check_random_state(self.random_state))
+        rows = SpreadRows.joined(group, as_tensor(X))
+        self._start(rows, rng)
         self.n_iter_ = self.n_iter if self.max_iter is None else self.max_iter
         for _ in range(self.n_iter_):
-            order = rng.permutation(X.shape[0])
-            for batch in gen_batches(X.shape[0], self.batch_size):
-                self._step(as_tensor(X[order[batch]]), rng)
+            order = torch.from_numpy(rng.permutation(rows.count))
+            for batch in gen_batches(rows.count, self.batch_size):
+                self._step(rows.batch(order[batch]), rng)
         return self
 
     @in_a_mode_of_its_own
@@ -121,12 +129,12 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         first = not hasattr(self, "components_")
         X = validate_data(self, X, dtype=DTYPES, reset=first)
         _check_size(X)
-        X = as_tensor(X)
+        rows = SpreadRows.joined(Group(), as_tensor(X))
         if not hasattr(self, "random_state_"):
             self.random_state_ = check_random_state(self.random_state)
         if first:
-            self._start(X, self.random_state_)
-        self._step(X, self.random_state_)
+            self._start(rows, self.random_state_)
+        self._step(rows, self.random_state_)
         return self
 
     @in_a_mode_of_its_own
@@ -178,25 +186,29 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         residuals = rows.double() - codes @ dictionary.double()
         return -residuals.square().sum(1) / 2 - self.penalty * codes.abs().sum(1)
 
-    def _start(self, X: Tensor, rng: np.random.RandomState) -> None:
-        self.components_ = _drawn_atoms(X, self.n_components, rng).numpy()
+    def _start(self, rows: SpreadRows, rng: np.random.RandomState) -> None:
+        self.components_ = _drawn_atoms(rows, self.n_components, rng).numpy()
         self.n_steps_ = 0
         self._n_features_out = self.n_components
         self._code_products = np.zeros((self.n_components,) * 2, np.float32)
         self._data_products = np.zeros_like(self.components_)
 
-    def _step(self, X: Tensor, rng: np.random.RandomState) -> None:
+    def _step(self, rows: SpreadRows, rng: np.random.RandomState) -> None:
         dictionary = as_tensor(self.components_).clone()
-        codes = self._encode(X, dictionary)
+        codes = self._encode(rows.own, dictionary)
         self.n_steps_ += 1
         fading = _fading(self.n_steps_, self.batch_size)
-        code_products = fading * as_tensor(self._code_products) + codes.t() @ codes / len(X)
-        data_products = fading * as_tensor(self._data_products) + codes.t() @ X / len(X)
+        code_products = fading * as_tensor(self._code_products) + (
+            rows.sum(codes.t() @ codes) / rows.count
+        )
+        data_products = fading * as_tensor(self._data_products) + (
+            rows.sum(codes.t() @ rows.own) / rows.count
+        )
         weights = code_products.diagonal()
         used = weights > UNUSED * weights.max()
         _update(dictionary, code_products, data_products, used.nonzero().flatten().tolist())
         if not used.all():
-            dictionary[~used] = _drawn_atoms(X, int((~used).sum()), rng)
+            dictionary[~used] = _drawn_atoms(rows, int((~used).sum()), rng)
         arrays = (tensor.numpy() for tensor in (dictionary, code_products, data_products))
         self.components_, self._code_products, self._data_products = arrays
 
@@ -236,8 +248,8 @@ def _update(
         dictionary[k] = normalize(atom, dim=0)
 
 
-def _drawn_atoms(X: Tensor, count: int, rng: np.random.RandomState) -> Tensor:
+def _drawn_atoms(data: SpreadRows, count: int, rng: np.random.RandomState) -> Tensor:
     """Rows of the data at norm 1, with a little noise, so that no two of them are equal."""
-    rows = X[torch.from_numpy(rng.choice(len(X), count, replace=count > len(X)))]
+    rows = data.take(torch.from_numpy(rng.choice(data.count, count, replace=count > data.count)))
     noise = torch.from_numpy(rng.normal(0, 0.01, rows.shape).astype(np.float32))
     return normalize(normalize(rows) + noise)

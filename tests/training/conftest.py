@@ -11,7 +11,7 @@ def ordinary_loop(monkeypatch):
     monkeypatch.setattr(
         loop,
         "choose",
-        lambda module, rows, optimizer, loss: engines.LoopEngine(
+        lambda module, rows, optimizer, loss, group: engines.LoopEngine(
             module, rows, optimizer, loss, "a test looks on"
         ),
     )

@@ -1,0 +1,64 @@
+"""Rows that lie on the ranks of a group, each of them on one."""
+
+import torch
+from torch import Tensor
+
+from aefast.distributed.group import Group
+
+
+class SpreadRows:
+    """Some rows in an order, of which this rank has some: all of them without a group.
+
+    Args:
+        group: the ranks.
+        own: those that this rank has, ``[N, D]``.
+        numbers: of each its place in the order, int64 ``[N]``.
+        count: how many there are on all ranks.
+    """
+
+    def __init__(self, group: Group, own: Tensor, numbers: Tensor, count: int) -> None:
+        self.group = group
+        self.own = own
+        self.numbers = numbers
+        self.count = count
+
+    @classmethod
+    def joined(cls, group: Group, own: Tensor) -> "SpreadRows":
+        """Each rank's rows after those of the ranks before it.
+
+        Raises:
+            ValueError: the ranks' rows have different widths.
+        """
+        shapes = group.gather(tuple(own.shape))
+        widths = [width for _, width in shapes]
+        if len(set(widths)) > 1:
+            raise ValueError(
+                f"the ranks' X have {', '.join(map(str, widths))} features; it takes the same of "
+                "all"
+            )
+        first = sum(rows for rows, _ in shapes[: group.rank])
+        numbers = torch.arange(first, first + len(own), dtype=torch.int64, device="cpu")
+        return cls(group, own, numbers, sum(rows for rows, _ in shapes))
+
+    def batch(self, order: Tensor) -> "SpreadRows":
+        """The rows of these numbers, int64 ``[B]``, in their order."""
+        if self.group.size == 1:
+            return SpreadRows(self.group, self.own[order], torch.arange(len(order)), len(order))
+        first = int(self.numbers[0]) if len(self.numbers) else 0
+        places = ((order >= first) & (order < first + len(self.own))).nonzero().flatten()
+        return SpreadRows(self.group, self.own[order[places] - first], places, len(order))
+
+    def take(self, numbers: Tensor) -> Tensor:
+        """The rows of these numbers, int64 ``[K]``, on each rank: ``[K, D]``."""
+        if self.group.size == 1:
+            return self.own[numbers]
+        rows = self.own.new_zeros(len(numbers), self.own.shape[1])
+        which, mine = (numbers[:, None] == self.numbers).nonzero(as_tuple=True)
+        rows[which] = self.own[mine]
+        return self.sum(rows)
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """A tensor's sum over the ranks, in place."""
+        if self.group.size > 1:
+            self.group.add_up(tensor).wait()
+        return tensor

@@ -1,0 +1,157 @@
+"""``aefast train`` on several ranks: one run's files and numbers, and how the ranks end."""
+
+import json
+import re
+import signal
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("typer")
+pytest.importorskip("safetensors")
+pytest.importorskip("tensorboard")
+
+from safetensors.torch import load_file
+
+from aefast.training.models import MODELS
+from tests.cli.command import invoke
+from tests.distributed import worlds
+from tests.training.runs import SMALL, rows
+
+
+@pytest.fixture
+def data(tmp_path):
+    np.save(tmp_path / "rows.npy", rows())
+    return tmp_path / "rows.npy"
+
+
+def arguments(model, data, out, *more, epochs=2):
+    options = {"--hidden": ",".join(map(str, SMALL[model]["hidden"])), "--epochs": epochs}
+    if "chains" in SMALL[model]:
+        options["--chains"] = SMALL[model]["chains"]
+    given = [word for option in options.items() for word in option]
+    common = ["--data", data, "--batch-size", 7, "--validation", 0.2, "--learning-rate", 0.01]
+    return ["train", model, *common, *given, "--out", out, *more]
+
+
+def same(out, other) -> None:
+    """The checkpoints of two runs, to rounding."""
+    expected, got = (load_file(run / "checkpoint.safetensors") for run in (out, other))
+    assert expected.keys() == got.keys()
+
+    def joined(tensors: dict[str, Tensor]) -> Tensor:
+        return torch.cat([tensors[name].double().flatten() for name in sorted(tensors)])
+
+    assert (joined(got) - joined(expected)).norm() < 2e-6 * joined(expected).norm()
+    lines, others = (
+        [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        for run in (out, other)
+    )
+    assert [line["step"] for line in lines] == [line["step"] for line in others]
+    losses = [[line[name] for name in ("loss", "held_out_loss")] for line in (*lines, *others)]
+    assert np.allclose(losses[: len(lines)], losses[len(lines) :], rtol=1e-5, atol=1e-5)
+
+
+def check_run(model, data, tmp_path, size, resumed_on):
+    """A run of one process, and one of ranks that is taken up by other ones."""
+    assert invoke(*arguments(model, data, tmp_path / "one")).exit_code == 0
+    several = tmp_path / "several"
+    ended = worlds.command(*[arguments(model, data, several, epochs=1)] * size)
+    assert ended.codes == [0] * size, ended.lines
+    assert len(ended.lines) == 1
+    more = ["train", "--resume", "--out", several, "--epochs", 2]
+    ended = worlds.command(*[more] * resumed_on)
+    assert ended.codes == [0] * resumed_on, ended.lines
+    same(tmp_path / "one", several)
+
+
+def test_two_ranks_make_one_process_s_run_which_one_goes_on_with(data, tmp_path):
+    check_run("sae", data, tmp_path, 2, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", sorted(MODELS.keys() - {"dbn"}))
+@pytest.mark.parametrize(("size", "resumed_on"), [(1, 2), (2, 4), (4, 1)])
+def test_every_model_on_any_number_of_ranks(model, data, tmp_path, size, resumed_on):
+    check_run(model, data, tmp_path, size, resumed_on)
+
+
+@pytest.mark.slow
+def test_a_stack_of_machines(data, tmp_path):
+    out, several = tmp_path / "one", tmp_path / "several"
+    assert invoke(*arguments("dbn", data, out)).exit_code == 0
+    assert worlds.command(*[arguments("dbn", data, several)] * 2).codes == [0, 0]
+    same(out, several)
+
+
+WRONG = {
+    "a batch below the ranks": (["--batch-size", 1], "--batch-size is 1 and there are 2 ranks"),
+    "data": (
+        ["--data", "other.npy"],
+        r"the checksum of --data is \d+ on rank 1, and \d+ on rank 0",
+    ),
+    "options": (["--seed", 3], "--seed is 3 on rank 1, and 0 on rank 0; it takes the same"),
+    "a file": (["--data", "missing.npy"], "on rank 1: .*missing.npy: No such file"),
+    "a backend": (["--backend", "mpi"], "--backend is 'mpi'; it takes one of gloo, nccl"),
+    "its device": (["--backend", "nccl"], "--backend is 'nccl', which takes --device cuda"),
+}
+OF_ONE_RANK = ("data", "options", "a file")
+QUICK = ("data", "a backend")
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.slow] * (case not in QUICK)) for case in WRONG]
+)
+def test_what_is_wrong_is_one_line_and_leaves_nothing(case, data, tmp_path):
+    """Found by all ranks, by one of them, or where they differ."""
+    np.save(tmp_path / "other.npy", 1 - rows())
+    options, line = WRONG[case]
+    options = [tmp_path / word if str(word).endswith(".npy") else word for word in options]
+    good = arguments("ae", data, tmp_path / "run")
+    bad = [*good, *options]
+    ended = worlds.command(good if case in OF_ONE_RANK else bad, bad)
+    assert 2 in ended.codes, ended
+    assert {*ended.codes} <= {2, -signal.SIGTERM}, ended
+    assert len(ended.lines) == 1, ended.lines
+    assert re.match(f"aefast: {line}", ended.lines[0]), ended.lines
+    assert not (tmp_path / "run").exists()
+
+
+KILL = """
+if rank == {rank}:
+    from aefast.distributed.engine import GroupEngine
+    take, steps = GroupEngine._step, []
+    def step(*arguments):
+        steps.append(1)
+        if len(steps) == 9:
+            os.kill(os.getpid(), signal.{signal})
+        return take(*arguments)
+    GroupEngine._step = step
+"""
+
+
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_rank_that_is_killed_ends_the_others_which_go_on(rank, data, tmp_path):
+    out = tmp_path / "run"
+    own = [arguments("ae", data, out)] * 2
+    before = KILL.format(rank=rank, signal="SIGKILL")
+    ended = worlds.command(*own, before=before)
+    assert sorted(ended.codes) == [-9, 2], ended
+    assert ended.lines == [
+        f"aefast: rank {rank} is gone, and the others end; {out} holds the run as last saved; "
+        "--resume goes on with it"
+    ]
+    assert worlds.command(*own, restarts=1).codes == [0, 0]
+    assert invoke(*arguments("ae", data, tmp_path / "one")).exit_code == 0
+    same(tmp_path / "one", out)
+
+
+def test_ranks_that_are_asked_to_stop_save_and_say_so_once(data, tmp_path):
+    out = tmp_path / "run"
+    before = KILL.format(rank=1, signal="SIGTERM")
+    ended = worlds.command(*[arguments("ae", data, out)] * 2, before=before)
+    assert ended.codes == [130, 130], ended
+    assert len(ended.lines) == 1
+    assert "and is saved; to go on: aefast train --resume" in ended.lines[0]
