@@ -1,6 +1,8 @@
 """``aefast train`` on several ranks: one run's files and numbers, and how the ranks end."""
 
 import json
+import os
+import random
 import re
 import signal
 
@@ -28,9 +30,9 @@ def data(tmp_path):
 
 
 def arguments(model, data, out, *more, epochs=2):
-    options = {"--hidden": ",".join(map(str, SMALL[model]["hidden"])), "--epochs": epochs}
-    if "chains" in SMALL[model]:
-        options["--chains"] = SMALL[model]["chains"]
+    sizes = ",".join(map(str, SMALL[model]["hidden"]))
+    options = {f"--{name.replace('_', '-')}": value for name, value in SMALL[model].items()}
+    options |= {"--hidden": sizes, "--epochs": epochs}
     given = [word for option in options.items() for word in option]
     common = ["--data", data, "--batch-size", 7, "--validation", 0.2, "--learning-rate", 0.01]
     return ["train", model, *common, *given, "--out", out, *more]
@@ -155,3 +157,36 @@ def test_ranks_that_are_asked_to_stop_save_and_say_so_once(data, tmp_path):
     assert ended.codes == [130, 130], ended
     assert len(ended.lines) == 1
     assert "and is saved; to go on: aefast train --resume" in ended.lines[0]
+
+
+OFTEN = """
+import aefast.training.loop as loop
+loop.SAVE_SECONDS = loop.LOOK_SECONDS = 0.05
+"""
+RUNS, STARTS = int(os.environ.get("AEFAST_KILLED_RUNS", 3)), 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(RUNS))
+def test_runs_that_are_killed_at_random_moments_end_at_the_same_numbers(number, data, tmp_path):
+    """A run is started on 1, 2 or 4 ranks, and one of them killed, until it comes to its end."""
+    chance = random.Random(number)
+    model = chance.choice(["dae", "rbm", "vae"])
+    assert invoke(*arguments(model, data, tmp_path / "one", epochs=60)).exit_code == 0
+    own = arguments(model, data, tmp_path / "run", epochs=60)
+    kills = 0
+    for start in range(STARTS):
+        size = chance.choice([1, 2, 4])
+        kill = (chance.randrange(size), chance.uniform(0, 4)) if start < STARTS - 1 else None
+        ended = worlds.command(*[own] * size, before=OFTEN, restarts=1, kill=kill)
+        assert ended.seconds < 30, ended
+        if -signal.SIGKILL not in ended.codes:
+            assert {*ended.codes} == {0}, ended
+            break
+        kills += 1
+        assert {*ended.codes} <= {-signal.SIGKILL, 2, 0, 128 + signal.SIGTERM}, ended
+        lines = [line for line in ended.lines if line.startswith("aefast: ")]
+        assert len(lines) <= 1, ended
+    assert {*ended.codes} == {0}, ended
+    print(f"{kills} kills of {model}")
+    same(tmp_path / "one", tmp_path / "run")

@@ -96,6 +96,10 @@ for rank in range({size}):
         code = end.code
     sys.stdout.flush(), sys.stderr.flush()
     os._exit(code or 0)  # the store's threads are the parent's: nothing here may wait for them
+if {kill}:
+    victim, seconds = {kill}
+    time.sleep(seconds)
+    os.kill(next(child for child, rank in ranks.items() if rank == victim), signal.SIGKILL)
 ends = {{}}
 while len(ends) < {size}:
     child, status = os.wait()
@@ -123,8 +127,18 @@ class Ended(NamedTuple):
     lines: list[str]
 
 
-def command(*arguments: list[object], before: str = "pass", restarts: int = 0) -> Ended:
-    """``python -m aefast`` with these arguments, of each rank, after a statement ``before``."""
+def command(
+    *arguments: list[object],
+    before: str = "pass",
+    restarts: int = 0,
+    kill: tuple[int, float] | None = None,
+) -> Ended:
+    """``python -m aefast`` with these arguments, of each rank, after a statement ``before``.
+
+    Args:
+        restarts: how often torchrun has started them anew.
+        kill: a rank, and after how many seconds it is killed.
+    """
     with tempfile.TemporaryDirectory() as folder:
         program = LAUNCHER.format(
             size=len(arguments),
@@ -132,6 +146,7 @@ def command(*arguments: list[object], before: str = "pass", restarts: int = 0) -
             folder=folder,
             before=textwrap.indent(textwrap.dedent(before), "    "),
             restarts=restarts,
+            kill=kill,
             seconds=LONGEST,
         )
         done = fresh.run(program, {**os.environ, "PYTHONPATH": str(fresh.ROOT)})
