@@ -1,5 +1,7 @@
 """What the sparse autoencoders over a language model's activations share."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
