@@ -55,13 +55,13 @@ test-all: setup $(VENV)/sphinx
 test-oldest:
 	$(MAKE) test PYTHON=python3.12 VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
 
-# The tests of aefast.patch with every library that it knows.
+# The tests of aefast.patch, and of the programs of the pages, with every library that they use.
 test-peers:
 	$(MAKE) peers VENV=.venv-peers CONSTRAINTS=constraints-peers.txt
 
 peers: setup
-	$(EXTRAS) ".[peers]"
-	$(BIN)/python -m pytest $(PARALLEL) tests/patching
+	$(EXTRAS) ".[programs]"
+	$(BIN)/python -m pytest $(PARALLEL) tests/patching tests/test_programs.py tests/test_pages.py
 
 # The pages, which open from disk: build/docs/index.html. Their figures are trained on this machine, in
 # minutes, and again when the code that makes them changes.

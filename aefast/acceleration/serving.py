@@ -3,6 +3,7 @@
 import copy
 import warnings
 from collections.abc import Callable
+from functools import wraps
 from types import MethodType
 from typing import Any
 
@@ -155,12 +156,18 @@ class Record:
             )
 
 
-def _forward(self: nn.Module, *arguments: Any, **keywords: Any) -> Any:
-    """What stands in an accelerated module's place of ``forward``."""
-    is_compiling = torch.compiler.is_compiling()
-    if is_compiling or keywords or global_hooks() or not all(map(is_plain_tensor, arguments)):
-        return type(self).forward(self, *arguments, **keywords)
-    return self.__dict__[KEY].serve(arguments)
+def _forward_like(original: Callable[..., Any]) -> Callable[..., Any]:
+    """What stands in an accelerated module's place of ``forward``. It has that one's signature,
+    which trainers ask for the arguments that they may give."""
+
+    @wraps(original)
+    def forward(self: nn.Module, *arguments: Any, **keywords: Any) -> Any:
+        is_compiling = torch.compiler.is_compiling()
+        if is_compiling or keywords or global_hooks() or not all(map(is_plain_tensor, arguments)):
+            return type(self).forward(self, *arguments, **keywords)
+        return self.__dict__[KEY].serve(arguments)
+
+    return forward
 
 
 def _extra_repr(self: nn.Module) -> str:
@@ -217,7 +224,7 @@ def bind(module: nn.Module, loss: Any) -> Record:
         SCRIPT: _prepare_scriptable,
     }
     if record.tallies:
-        methods |= {"forward": _forward, "extra_repr": _extra_repr}
+        methods |= {"forward": _forward_like(type(module).forward), "extra_repr": _extra_repr}
     module.__dict__[KEY] = record
     module.__dict__.update({name: MethodType(one, module) for name, one in methods.items()})
     record.bound = {KEY, *methods}

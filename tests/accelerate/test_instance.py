@@ -1,6 +1,7 @@
 """Acceleration is bound to one instance, and undone without a trace."""
 
 import copy
+import inspect
 import io
 import pickle
 import subprocess
@@ -135,6 +136,15 @@ def test_a_pickle_loads_without_this_package() -> None:
         [sys.executable, "-c", program], input=buffer.getvalue(), capture_output=True, check=True
     )
     assert done.stdout.decode().strip() == "torch.Size([2, 4]) False"
+
+
+def test_its_forward_has_its_signature_and_docstring() -> None:
+    """Trainers ask which keyword arguments they may give."""
+    for model in (VAE(), EncoderDecoder()):
+        before = inspect.signature(model.forward), model.forward.__doc__, model.forward.__name__
+        aefast.accelerate(model)
+        after = inspect.signature(model.forward), model.forward.__doc__, model.forward.__name__
+        assert after == before
 
 
 def test_parts_are_served_when_called_on_their_own() -> None:
