@@ -82,10 +82,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
-    print(f"{'program':46}{'before':>10}{'after':>10}{'ratio':>8}  last loss before, after")
+    print(f"{'program':50}{'before':>10}{'after':>10}{'ratio':>8}  last loss before, after")
     for program in programs():
         if program.missing:
-            print(f"{program.name:46}{', '.join(program.missing)} not installed")
+            print(f"{program.name:50}{', '.join(program.missing)} not installed")
             continue
         _seconds(program.before), _seconds(program.text)  # what is imported and compiled once
         pairs = [(_seconds(program.before), _seconds(program.text)) for _ in range(rounds)]
@@ -94,7 +94,7 @@ def main() -> None:
         )
         ratio = statistics.median(old[0] / new[0] for old, new in pairs)
         ends = f"{pairs[-1][0][1]:.4f}, {pairs[-1][1][1]:.4f}"
-        print(f"{program.name:46}{before:9.3f}s{after:9.3f}s{ratio:8.2f}  {ends}")
+        print(f"{program.name:50}{before:9.3f}s{after:9.3f}s{ratio:8.2f}  {ends}")
 
 
 if __name__ == "__main__":

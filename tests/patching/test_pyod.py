@@ -12,6 +12,7 @@ from pyod.models.vae import VAE
 from sklearn.base import clone
 
 import aefast
+from tests import fresh
 
 pytestmark = pytest.mark.slow
 
@@ -183,3 +184,16 @@ def test_unpatch_leaves_no_trace():
     with aefast.patch("pyod"):
         assert "fit" in vars(AutoEncoder)
     assert [list(vars(kind).items()) for kind in (AutoEncoder, VAE)] == before
+
+
+def test_a_program_that_one_may_not_edit(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import numpy as np\n"
+        "from pyod.models.auto_encoder import AutoEncoder\n"
+        "X = np.random.default_rng(0).normal(size=(40, 5))\n"
+        "AutoEncoder(epoch_num=1, hidden_neuron_list=[4, 2], verbose=0).fit(X)\n"
+    )
+    done = fresh.run_aefast(["patch", "pyod", "--", program], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "pyod.models.auto_encoder.AutoEncoder: 2 calls served" in done.stderr
