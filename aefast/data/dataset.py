@@ -3,14 +3,21 @@
 import mmap
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from aefast import backend
 from aefast.messages import OneLineError, cut
+
+if TYPE_CHECKING:
+    from aefast._C import MappingGuard
 
 CHUNK_BYTES = 2**24
 BLOCK_BYTES = 2**18
@@ -75,7 +82,10 @@ class Dataset:
         if self._in_memory is not None:
             samples = self._in_memory.index_select(0, indices).float()
             return samples if self.scale == 1 else samples.div_(self.scale)
-        check_whole(self.rows, self.name)
+        with reading(self.rows, self.name):
+            return self._copied(indices)
+
+    def _copied(self, indices: Tensor) -> Tensor:
         # Into memory of torch's, whose alignment products need to come out the same bit for bit.
         rows, order = np.asarray(self.rows), indices.numpy()
         samples = torch.empty(len(order), rows.shape[1], dtype=torch.float32, device="cpu")
@@ -143,27 +153,68 @@ def check_layout(shape: tuple[int, ...], dtype: np.dtype, name: str) -> None:
         )
 
 
-def check_whole(rows: np.ndarray, name: str) -> None:
-    """The file that rows are mapped from still reaches to their end: to read past it is a signal
-    that ends the process.
+# Of each map the guard, where the extension is there to keep one.
+_guards: WeakKeyDictionary[mmap.mmap, "MappingGuard | None"] = WeakKeyDictionary()
+
+
+@contextmanager
+def reading(rows: Any, name: str) -> Iterator[None]:
+    """Around the reading of rows that may be mapped from a file, which anybody may cut meanwhile:
+    to read past its end is a signal that ends the process, unless the extension's guard hears it.
 
     Raises:
-        DataError: it was cut.
+        DataError: it was cut; what was read may be zeros.
     """
-    if not isinstance(rows, np.memmap):
+    mapped_rows = _mapped_under(rows)
+    if mapped_rows is None:
+        yield
         return
+    guard = _guard_of(mapped_rows._mmap)  # type: ignore[attr-defined]
+    _check_whole(mapped_rows, guard, name)
+    try:
+        yield
+    finally:
+        _check_whole(mapped_rows, guard, name)
+
+
+def _mapped_under(rows: Any) -> np.memmap | None:
+    """The memory map that an array is, or is a view of."""
+    while isinstance(rows, np.ndarray):
+        if isinstance(rows, np.memmap) and isinstance(rows._mmap, mmap.mmap):  # type: ignore[attr-defined]
+            return rows
+        rows = rows.base
+    return None
+
+
+def _guard_of(mapped: mmap.mmap) -> "MappingGuard | None":
+    if mapped not in _guards:
+        guard = None
+        if backend.unavailable("cpp", "cpu") is None:
+            first = np.frombuffer(mapped, np.uint8).__array_interface__["data"][0]
+            guard = backend.extension().MappingGuard(first, len(mapped))
+        _guards[mapped] = guard
+    guard = _guards[mapped]
+    if guard is not None:
+        guard.watch()
+    return guard
+
+
+def _check_whole(rows: np.memmap, guard: "MappingGuard | None", name: str) -> None:
     mapped = rows._mmap  # type: ignore[attr-defined]
     start = rows.offset - rows.offset % mmap.ALLOCATIONGRANULARITY
     if mapped.size() < start + len(mapped):
         raise DataError(f"{name}: it was cut to {mapped.size()} bytes while it was in use")
+    if guard is not None and guard.is_cut():
+        raise DataError(f"{name}: it was cut while it was in use")
 
 
 def _summary(rows: np.ndarray, name: str) -> tuple[float, float, int]:
     """The smallest number, the largest, and the CRC-32 of all bytes, in one reading of the rows."""
     low, high, checksum = np.inf, -np.inf, 0
     for first, chunk in chunks(rows):
-        check_whole(rows, name)
-        least, most = float(chunk.min()), float(chunk.max())
+        with reading(rows, name):
+            least, most = float(chunk.min()), float(chunk.max())
+            crc = zlib.crc32(chunk.data, checksum)
         if not (least >= -LARGEST and most <= LARGEST):
             row, column = _first_wrong(chunk)
             raise DataError(
@@ -171,7 +222,7 @@ def _summary(rows: np.ndarray, name: str) -> tuple[float, float, int]:
                 f"{chunk[row, column]}; it takes finite float32 numbers"
             )
         low, high = min(low, least), max(high, most)
-        checksum = zlib.crc32(chunk.data, checksum)
+        checksum = crc
     return low, high, checksum
 
 

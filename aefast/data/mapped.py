@@ -21,7 +21,7 @@ from typing import IO, Literal
 
 import numpy as np
 
-from aefast.data.dataset import DataError, check_layout, chunks
+from aefast.data.dataset import DataError, check_layout, chunks, reading
 from aefast.messages import cut
 
 COPIED_BYTES = 2**20
@@ -137,5 +137,7 @@ def _in_row_order(array: np.ndarray, name: str) -> np.ndarray:
         return array
     with scratch(name, array.nbytes) as file:
         for _, chunk in chunks(array):
-            file.write(chunk.tobytes())
+            with reading(array, name):
+                copied = chunk.tobytes()
+            file.write(copied)
         return map_scratch(file, array.shape, array.dtype)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from aefast.data.arrays import read_npy_header
-from aefast.data.dataset import CHUNK_BYTES, LARGEST, DataError, Dataset, check_whole
+from aefast.data.dataset import CHUNK_BYTES, LARGEST, DataError, Dataset, reading
 from aefast.messages import cut
 
 ENDINGS = (".safetensors", ".npy")
@@ -50,16 +50,16 @@ class Shard:
 
     def take(self, rows: np.ndarray) -> Tensor:
         """float32 ``[len(rows), D]``."""
-        check_whole(self.memory, self.name)
-        return self._float(np.asarray(self.memory).take(rows, axis=0))
+        with reading(self.memory, self.name):
+            return self._float(np.asarray(self.memory).take(rows, axis=0))
 
     def chunks(self) -> Iterator[tuple[int, np.ndarray, Tensor]]:
         """Slices of its rows: the first row's number, the bits, and the numbers, float32."""
-        check_whole(self.memory, self.name)
         memory = np.asarray(self.memory)
         step = max(1, CHUNK_BYTES // (memory.itemsize * memory.shape[1]))
         for first in range(0, len(memory), step):
-            bits = np.ascontiguousarray(memory[first : first + step])
+            with reading(self.memory, self.name):
+                bits = memory[first : first + step].copy()
             yield first, bits, self._float(bits.copy())
 
     def _float(self, bits: np.ndarray) -> Tensor:

@@ -13,6 +13,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import check_array, check_random_state, gen_batches
 from torch import Tensor
 
+from aefast.data.dataset import reading
 from aefast.ops.shared import checks
 
 DTYPES = (np.float64, np.float32)
@@ -23,7 +24,8 @@ _NUMPY_DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
 
 
 def in_a_mode_of_its_own(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Whatever mode its caller is in: no_grad, inference_mode, autocast, a default device."""
+    """Whatever mode its caller is in: no_grad, inference_mode, autocast, a default device. X, its
+    first argument, may be mapped from a file, which may be cut."""
 
     @wraps(method)
     def run(*arguments: Any, **options: Any) -> Any:
@@ -31,7 +33,8 @@ def in_a_mode_of_its_own(method: Callable[..., Any]) -> Callable[..., Any]:
         # Under a device of its own each call of torch takes 5 us more: a third of a small step.
         is_plain = torch.get_default_device().type == "cpu"
         place = contextlib.nullcontext() if is_plain else torch.device("cpu")
-        with torch.inference_mode(False), torch.enable_grad(), plain, place:
+        X = arguments[1] if len(arguments) > 1 else options.get("X")
+        with torch.inference_mode(False), torch.enable_grad(), plain, place, reading(X, "X"):
             return method(*arguments, **options)
 
     return run

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from aefast import random
 from aefast.data import Dataset
-from aefast.data.dataset import check_whole
+from aefast.data.dataset import reading
 from aefast.data.minibatches import gathered
 from aefast.data.shards import ShardedDataset
 from aefast.data.tensor_rows import TensorRows
@@ -137,15 +137,15 @@ class StepEngine:
     def run(self, stretch: Stretch, seconds: float) -> list[float]:
         from aefast.step import cpp
 
-        check_whole(self.dataset.rows, self.dataset.name)
-        losses = cpp.fit(
-            self.planned.kernel_plan(),
-            self.planned.parameters,
-            self.steps,
-            self.rows,
-            stretch,
-            seconds,
-        )
+        with reading(self.dataset.rows, self.dataset.name):
+            losses = cpp.fit(
+                self.planned.kernel_plan(),
+                self.planned.parameters,
+                self.steps,
+                self.rows,
+                stretch,
+                seconds,
+            )
         self.planned.advance(sum(map(math.isfinite, losses)))
         return losses
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from aefast.data import Dataset
+from aefast.data.dataset import reading
 from aefast.data.tensor_rows import TensorRows
 from aefast.nn.step_plan import check_width, plan_of
 from aefast.step import optimizers
@@ -28,9 +29,11 @@ class DeviceRows:
     """
 
     def __init__(self, dataset: Dataset | TensorRows, example: Tensor) -> None:
-        rows = dataset.rows
-        rows = rows if isinstance(rows, Tensor) else torch.from_numpy(rows[:])
-        self.rows = rows.to(example.device)
+        if isinstance(dataset, TensorRows):
+            self.rows = dataset.rows.to(example.device)
+        else:
+            with reading(dataset.rows, dataset.name):
+                self.rows = torch.from_numpy(dataset.rows[:]).to(example.device)
         self.dtype = example.dtype
         scale = 1.0 if isinstance(dataset, TensorRows) else dataset.scale
         # A tensor divides; for a number CUDA multiplies by the reciprocal, which rounds otherwise.

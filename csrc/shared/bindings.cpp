@@ -1,4 +1,4 @@
-// aefast._C's instruction sets, signals and forks.
+// aefast._C's instruction sets, signals, forks and mapped files.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -7,6 +7,7 @@
 
 #include "bindings/binding.h"
 #include "shared/isa.h"
+#include "shared/mapped_file.h"
 #include "shared/parallel.h"
 
 namespace py = pybind11;
@@ -49,7 +50,15 @@ void bind_instruction_sets(py::module_& module) {
         py::arg("cap"));
 }
 
-const Binding process(bind_process), instruction_sets(bind_instruction_sets);
+void bind_mapped_files(py::module_& module) {
+    py::class_<MappingGuard>(module, "MappingGuard")
+        .def(py::init<uintptr_t, uintptr_t>(), py::arg("first"), py::arg("bytes"))
+        .def("watch", &MappingGuard::watch)
+        .def("is_cut", &MappingGuard::is_cut);
+}
+
+const Binding process(bind_process), instruction_sets(bind_instruction_sets),
+    mapped_files(bind_mapped_files);
 
 }  // namespace
 }  // namespace aefast

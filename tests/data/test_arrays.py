@@ -1,7 +1,9 @@
 """data.load of .npy and .npz files."""
 
+import os
 import pickle
 import struct
+import sys
 import warnings
 import zipfile
 
@@ -9,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from aefast import backend
 from aefast.data import DataError, dataset, load
+from tests import fresh
 
 X = np.arange(4 * 2 * 3).reshape(4, 2, 3)
 FLAT = torch.arange(24.0).reshape(4, 6)
@@ -213,6 +217,64 @@ def test_a_file_that_is_cut_while_it_is_read_is_no_crash(save):
         data.take(torch.tensor([2]))
     with pytest.raises(DataError, match="it was cut to 9000 bytes"):
         dataset.from_array(data.rows, source)
+
+
+CUT = """
+import os, sys, threading
+import numpy as np, torch
+import aefast
+from aefast.data import DataError, load
+from aefast.data.dataset import reading
+
+path = sys.argv[0]
+data = load(path)
+cut = lambda: os.truncate(path, 9000)
+try:
+    {reading}
+except DataError as error:
+    print(error)
+"""
+READINGS = {
+    "rows": """
+    with reading(data.rows, "x"):
+        cut()
+        assert data.rows[-1].sum() == 0""",
+    "a view, once the file has its size again": """
+    with reading(np.asarray(data.rows)[3:], "x"):
+        cut()
+        data.rows[-1].sum()
+        os.truncate(path, 4000128)""",
+    "a training": """
+    model = aefast.nn.Autoencoder(8, 2)
+    before = model.encoder[0].weight.detach().clone()
+    def cut_once_a_step_was_taken():
+        while torch.equal(model.encoder[0].weight.detach(), before):
+            pass
+        cut()
+    threading.Thread(target=cut_once_a_step_was_taken).start()
+    aefast.fit(model, data, torch.optim.SGD(model.parameters(), 1e-3), epochs=10**6, seed=0)""",
+    "an estimator": """
+    X = np.load(path, mmap_mode="r")
+    from aefast.estimators import conversion
+    @conversion.in_a_mode_of_its_own
+    def fit(self, X):
+        cut()
+        return X[-1].sum()
+    fit(None, X)""",
+}
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or backend.unavailable("cpp", "cpu") is not None,
+    reason="needs the C++ extension, on Linux",
+)
+@pytest.mark.parametrize("reading", READINGS.values(), ids=READINGS)
+def test_a_file_that_is_cut_under_a_reader_is_an_error_and_no_signal(reading, save):
+    source = save(np.ones((125000, 8), np.float32))
+    program = f"import sys; sys.argv[0] = {source!r}\n" + CUT.format(reading=reading.strip())
+    done = fresh.run(program, dict(os.environ))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "it was cut" in done.stdout
 
 
 def test_a_member_name_is_cut_and_escaped(tmp_path):

@@ -5,6 +5,7 @@ import copy
 import math
 import signal
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -295,11 +296,18 @@ def test_an_interrupt_leaves_a_whole_step(heard_interrupts):
     model = nn.Autoencoder(64, 32)
     optimizer = torch.optim.Adam(model.parameters())
     rows = torch.rand(500, 64)
-    timer = threading.Timer(0.2, signal.raise_signal, [signal.SIGINT])
-    timer.start()
+    start = model.encoder[0].weight.detach().clone()
+
+    def interrupt_once_a_step_was_taken():
+        while torch.equal(model.encoder[0].weight.detach(), start):
+            time.sleep(0.01)
+        signal.raise_signal(signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt_once_a_step_was_taken)
+    thread.start()
     with pytest.raises(KeyboardInterrupt):
         aefast.fit(model, rows, optimizer, epochs=10**6, seed=0)
-    timer.join()
+    thread.join()
     steps = {int(state["step"]) for state in optimizer.state.values()}
     assert len(steps) == 1
     assert steps.pop() > 0

@@ -1,0 +1,118 @@
+#include "shared/mapped_file.h"
+
+#include <mutex>
+
+#ifdef __linux__
+#include <signal.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cerrno>
+#endif
+
+namespace aefast {
+
+// Of a list that only grows: a signal's handler reads it, whatever the other threads do. One that
+// is no longer in use has no bytes, and is taken for the next.
+struct MappingGuard::Mapping {
+    std::atomic<uintptr_t> first{0}, last{0};
+    std::atomic<bool> is_taken{false}, is_cut{false};
+    Mapping* next = nullptr;
+};
+
+namespace {
+
+std::atomic<MappingGuard::Mapping*> mappings{nullptr};
+
+MappingGuard::Mapping* take_mapping() {
+    for (auto* mapping = mappings.load(); mapping != nullptr; mapping = mapping->next) {
+        bool is_taken = false;
+        if (mapping->is_taken.compare_exchange_strong(is_taken, true)) return mapping;
+    }
+    auto* mapping = new MappingGuard::Mapping;
+    mapping->is_taken = true;
+    mapping->next = mappings.load();
+    while (!mappings.compare_exchange_weak(mapping->next, mapping)) {
+    }
+    return mapping;
+}
+
+#ifdef __linux__
+
+struct sigaction previous;
+const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+std::mutex installing;
+
+// A file that was cut has nothing from some page on: zeros take the place of all that follows.
+bool put_zeros_from(uintptr_t address) {
+    for (auto* mapping = mappings.load(); mapping != nullptr; mapping = mapping->next) {
+        const uintptr_t last = mapping->last;
+        if (address < mapping->first || address >= last) continue;
+        const uintptr_t first = address & ~(page - 1);
+        mapping->is_cut = true;
+        const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE;
+        return mmap(reinterpret_cast<void*>(first), last - first, PROT_READ | PROT_WRITE, flags, -1,
+                    0) != MAP_FAILED;
+    }
+    return false;
+}
+
+void on_bus_error(int number, siginfo_t* information, void* context) {
+    const int error = errno;
+    if (information->si_code > 0 &&
+        put_zeros_from(reinterpret_cast<uintptr_t>(information->si_addr))) {
+        errno = error;
+        return;
+    }
+    // Another's fault: theirs to handle, and after none the instruction ends the process.
+    if (previous.sa_flags & SA_SIGINFO) {
+        previous.sa_sigaction(number, information, context);
+    } else if (previous.sa_handler == SIG_DFL || previous.sa_handler == SIG_IGN) {
+        signal(number, SIG_DFL);
+        if (information->si_code <= 0) raise(number);
+    } else {
+        previous.sa_handler(number);
+    }
+}
+
+void install() {
+    struct sigaction now;
+    sigaction(SIGBUS, nullptr, &now);
+    if ((now.sa_flags & SA_SIGINFO) && now.sa_sigaction == &on_bus_error) return;
+    const std::lock_guard<std::mutex> lock(installing);
+    struct sigaction ours = {};
+    ours.sa_sigaction = &on_bus_error;
+    ours.sa_flags = SA_SIGINFO | SA_ONSTACK;
+    sigemptyset(&ours.sa_mask);
+    struct sigaction replaced;
+    sigaction(SIGBUS, &ours, &replaced);
+    const bool is_ours = (replaced.sa_flags & SA_SIGINFO) && replaced.sa_sigaction == &on_bus_error;
+    if (!is_ours) previous = replaced;
+}
+
+#else
+
+void install() {}
+
+#endif
+
+}  // namespace
+
+MappingGuard::MappingGuard(uintptr_t first, uintptr_t bytes) : mapping_(take_mapping()) {
+    mapping_->is_cut = false;
+    mapping_->first = first;
+    mapping_->last = first + bytes;
+    install();
+}
+
+MappingGuard::~MappingGuard() {
+    mapping_->last = 0;
+    mapping_->first = 0;
+    mapping_->is_taken = false;
+}
+
+void MappingGuard::watch() const { install(); }
+
+bool MappingGuard::is_cut() const { return mapping_->is_cut; }
+
+}  // namespace aefast
