@@ -8,15 +8,23 @@ torch.Size([2, 4])
 
 from aefast import functional, nn, random
 from aefast.acceleration.public import accelerate, report, restore
+from aefast.acceleration.table import Report
 from aefast.backend import BackendUnavailableError, use_backend
 from aefast.loading import load
-from aefast.patching import patch, patched, unpatch
+from aefast.patching import Patch, Patched, patch, patched, unpatch
 from aefast.sae_folders import load_saelens, load_sparsify, save_saelens, save_sparsify
-from aefast.training.fit import fit
+from aefast.training.engines import DivergenceError
+from aefast.training.fit import History, Look, fit
 from aefast.version import __version__
 
 __all__ = [
     "BackendUnavailableError",
+    "DivergenceError",
+    "History",
+    "Look",
+    "Patch",
+    "Patched",
+    "Report",
     "__version__",
     "accelerate",
     "fit",

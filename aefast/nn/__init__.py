@@ -8,6 +8,7 @@ from aefast.nn.contractive import ContractiveAutoencoder
 from aefast.nn.denoising import DenoisingAutoencoder
 from aefast.nn.gated import GatedSparseAutoencoder
 from aefast.nn.jumprelu import JumpReLUSparseAutoencoder
+from aefast.nn.layers import Layers
 from aefast.nn.linear import LinearAct, TiedLinearAct
 from aefast.nn.loss_module import LossModule
 from aefast.nn.partition import LogPartition, annealed_importance_sampling, exact_log_partition
@@ -16,6 +17,8 @@ from aefast.nn.sparse import SparseAutoencoder
 from aefast.nn.stochastic import StochasticAutoencoder
 from aefast.nn.topk import TopKSparseAutoencoder
 from aefast.nn.variational import VariationalAutoencoder
+from aefast.ops.contractive.singular_vectors import Tangents
+from aefast.ops.topk.op import SparseCode
 
 __all__ = [
     "RBM",
@@ -27,12 +30,15 @@ __all__ = [
     "DenoisingAutoencoder",
     "GatedSparseAutoencoder",
     "JumpReLUSparseAutoencoder",
+    "Layers",
     "LinearAct",
     "LogPartition",
     "LossModule",
     "MatryoshkaSparseAutoencoder",
     "SparseAutoencoder",
+    "SparseCode",
     "StochasticAutoencoder",
+    "Tangents",
     "TiedLinearAct",
     "TopKSparseAutoencoder",
     "VariationalAutoencoder",

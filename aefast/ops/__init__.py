@@ -7,7 +7,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, get_args
 
 
 def names() -> list[str]:
@@ -25,3 +25,14 @@ def public_functions() -> dict[str, Callable[..., Any]]:
     """Every op's public functions, by name."""
     modules = [importlib.import_module(f"{__name__}.{name}") for name in names()]
     return {name: getattr(module, name) for module in modules for name in module.__all__}
+
+
+def result_types(functions: dict[str, Callable[..., Any]]) -> dict[str, type]:
+    """The named tuples and other classes of this package that functions return, by name."""
+    found: dict[str, type] = {}
+    for function in functions.values():
+        returned = function.__annotations__.get("return")
+        for kind in (returned, *get_args(returned)):
+            if isinstance(kind, type) and kind.__module__.startswith(f"{__name__}."):
+                found[kind.__name__] = kind
+    return found

@@ -28,7 +28,7 @@ OPTIONS = {
     "VariationalAutoencoder": {"decoder_kind": "gaussian"},
 }
 # They hold other modules' parameters, and are where those are.
-HOLDERS = {"LossModule", "TiedLinearAct"}
+HOLDERS = {"Layers", "LossModule", "TiedLinearAct"}
 
 MODULES = [
     name
