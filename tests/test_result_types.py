@@ -44,10 +44,13 @@ def test_result_types_are_beside_the_functions(name):
     for label, function in public_functions(module):
         if not inspect.isfunction(inspect.unwrap(function)):
             continue
-        returned = typing.get_type_hints(inspect.unwrap(function)).get("return")
+        function = inspect.unwrap(function)
+        returned = function.__annotations__.get("return")
+        if isinstance(returned, str):
+            returned = eval(returned, function.__globals__)
         for kind in classes(returned):
             if kind.__module__.startswith("aefast."):
                 seen += 1
-                places = [vars(module).get(kind.__name__), vars(aefast).get(kind.__name__)]
+                places = [vars(place).get(kind.__name__) for place in (module, aefast, aefast.nn)]
                 assert kind in places, f"{label} returns {kind.__module__}.{kind.__name__}"
     assert seen or name == "aefast.estimators"

@@ -6,6 +6,7 @@ from aefast.nn.belief_stack import DeepBeliefStack
 from aefast.nn.compression import CompressedCode
 from aefast.nn.contractive import ContractiveAutoencoder
 from aefast.nn.denoising import DenoisingAutoencoder
+from aefast.nn.dictionary import SparseDictionary
 from aefast.nn.gated import GatedSparseAutoencoder
 from aefast.nn.jumprelu import JumpReLUSparseAutoencoder
 from aefast.nn.layers import Layers
@@ -37,6 +38,7 @@ __all__ = [
     "MatryoshkaSparseAutoencoder",
     "SparseAutoencoder",
     "SparseCode",
+    "SparseDictionary",
     "StochasticAutoencoder",
     "Tangents",
     "TiedLinearAct",
