@@ -1,6 +1,6 @@
 """Compile every Triton kernel for chips that are not here, and read off what the compiler made.
 
-``python -m aefast.aot --archs 80 90 100 --json report.json`` needs no GPU: Triton carries its own
+``python -m aefast.aot --archs 80 90 120 --json report.json`` needs no GPU: Triton carries its own
 assembler. Each op's ``triton.py`` lists its binaries in ``variants(generation)``; this compiles
 them all, with what its launches would compile with. ``--cubins FOLDER`` keeps them, compressed,
 beside a manifest that says how each is launched: what a wheel for CUDA carries.
@@ -28,7 +28,7 @@ from typing import Any, NoReturn
 from aefast import cubins, ops
 
 OPS = tuple(ops.names_with("triton"))
-ARCHS = (80, 90, 100)
+ARCHS = (80, 90, 100, 103, 120)
 
 # The instructions that feed the tensor cores, by the name a chip's generation knows them under.
 TENSOR_CORE_INSTRUCTIONS = ("mma.sync", "wgmma.mma_async", "tcgen05.mma")
@@ -84,8 +84,10 @@ class CompiledKernel:
 
 
 def variants(op: str, arch: int) -> list[Any]:
+    from aefast.ops.shared.triton_gemm import generation_of
+
     module = importlib.import_module(f"aefast.ops.{op}.triton")
-    return list(module.variants(arch))
+    return list(module.variants(generation_of(arch // 10)))
 
 
 def compile_variant(op: str, arch: int, index: int) -> CompiledKernel:

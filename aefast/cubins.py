@@ -36,7 +36,7 @@ def architecture(capability: tuple[int, int]) -> str | None:
         return None  # AMD's chips have capabilities too
     if capability[0] == 8 and capability != (8, 7):
         return "80"
-    return {(9, 0): "90", (10, 0): "100"}.get(capability)
+    return {(9, 0): "90", (10, 0): "100", (10, 3): "103", (12, 0): "120"}.get(capability)
 
 
 def serves(capability: tuple[int, int]) -> bool:

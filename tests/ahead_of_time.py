@@ -23,7 +23,7 @@ def launched(arch: int) -> set[str]:
     """The names of the variants that a small batch launches."""
     names = set()
     Variant.launch = lambda variant, *arguments: names.add(variant.name)
-    triton_gemm.chip = lambda device: (arch, 132)
+    triton_gemm.chip = lambda device: (triton_gemm.generation_of(arch // 10), 132)
     launch_every_op([SMALL_BATCH])
     return names
 

@@ -160,16 +160,23 @@ TARGETS = {
     "sm_80": (80, True),
     "sm_90": (90, True),
     "sm_100": (100, True),
+    # The same kernels as sm_100's and sm_80's.
+    "sm_103-some": (103, False),
+    "sm_120-some": (120, False),
 }
 
 
 @pytest.fixture(
     scope="session",
-    params=[pytest.param(t, marks=[pytest.mark.slow] * t[1]) for t in TARGETS.values()],
+    params=[
+        pytest.param(target, marks=[pytest.mark.slow] * (target != (90, False)))
+        for target in TARGETS.values()
+    ],
     ids=TARGETS,
 )
 def compiled(request, compile_ahead):
-    """In `make test` some kernels for one chip, in `make test-all` every one for all three."""
+    """In `make test` some kernels for one chip, in `make test-all` every one for three, and some
+    for those that have the same ones."""
     return compile_ahead(*request.param)
 
 

@@ -411,7 +411,7 @@ def test_a_binary_is_found_for_the_chips_that_run_it(folder):
     assert not cubins.serves((8, 0))
 
 
-def test_only_sm_80_binaries_run_on_other_chips():
+def test_each_chip_has_its_binaries_and_only_sm_80s_run_on_others():
     found = {
         capability: cubins.architecture(capability)
         for capability in [
@@ -423,7 +423,9 @@ def test_only_sm_80_binaries_run_on_other_chips():
             (9, 0),
             (10, 0),
             (10, 3),
+            (11, 0),
             (12, 0),
+            (12, 1),
         ]
     }
     assert {capability: arch for capability, arch in found.items() if arch} == {
@@ -432,6 +434,8 @@ def test_only_sm_80_binaries_run_on_other_chips():
         (8, 9): "80",
         (9, 0): "90",
         (10, 0): "100",
+        (10, 3): "103",
+        (12, 0): "120",
     }
 
 

@@ -136,11 +136,17 @@ def chip(device: torch.device) -> tuple[int, int]:
     if device.type != "cuda":
         return 90, 4  # interpreted
     properties = torch.cuda.get_device_properties(device)
-    # sm_120 has mma.sync and less shared memory than sm_100, and runs what sm_80 runs. AMD's chips
-    # count from 9, too.
-    generations = {9: 90, 10: 100, 11: 100} if torch.version.hip is None else {}
-    generation = generations.get(properties.major, 80)
-    return generation, properties.multi_processor_count
+    # AMD's chips count from 9, too.
+    major = properties.major if torch.version.hip is None else 8
+    return generation_of(major), properties.multi_processor_count
+
+
+def generation_of(major: int) -> int:
+    """The row of the tables for a compute capability.
+
+    12.x has mma.sync and less shared memory than 10.x, and runs what sm_80 runs.
+    """
+    return {9: 90, 10: 100, 11: 100}.get(major, 80)
 
 
 @cache
