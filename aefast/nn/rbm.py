@@ -454,7 +454,8 @@ class RBM(nn.Module):
         key = f"{prefix}chain"
         given = state_dict.get(key)
         if given is not None and self.chain is not None and given.shape[1:] == self.chain.shape[1:]:
-            self.chain = self.chain.new_empty(given.shape)
+            # The same tensor: a training that is under way has it.
+            self.chain.data = self.chain.new_empty(given.shape)
         super()._load_from_state_dict(
             state_dict,
             prefix,

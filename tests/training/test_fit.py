@@ -314,6 +314,26 @@ def test_an_interrupt_leaves_a_whole_step(heard_interrupts):
     aefast.fit(model, rows, optimizer, seed=0)  # and it goes on
 
 
+@needs_cpp
+def test_chains_that_are_loaded_while_it_trains_are_those_that_move_on():
+    model, other = nn.RBM(12, 5, chains=10), nn.RBM(12, 5, chains=3)
+    looks = []
+
+    def load_at_the_first(look):
+        looks.append(look)
+        if len(looks) == 1:
+            model.load_state_dict(other.state_dict())
+        return len(looks) > 1
+
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    history = aefast.fit(
+        model, torch.ones(40, 12), optimizer, epochs=10**6, callback=load_at_the_first
+    )
+    assert history.engine == "step"
+    assert model.chain.shape == (3, 12)
+    assert not torch.equal(model.chain, other.chain)
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
