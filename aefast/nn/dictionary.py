@@ -10,13 +10,14 @@ from aefast.functional import linear_act, sparse_decode, topk_encode
 from aefast.nn.autoencoder import check_draw
 from aefast.nn.linear import Device
 from aefast.nn.replicas import check_replica
+from aefast.nn.sharded import Shardable
 from aefast.ops.shared import checks
 from aefast.ops.topk.op import SparseCode
 
 Code = SparseCode | Tensor
 
 
-class SparseDictionary(nn.Module):
+class SparseDictionary(Shardable):
     """A wide autoencoder whose decoder is a dictionary: a latent has a direction of unit norm, and
     a row is reconstructed from few of them.
 

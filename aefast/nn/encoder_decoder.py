@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from aefast.nn.layers import Layers
 from aefast.nn.linear import Device, LinearAct, TiedLinearAct, invert, stack_preactivation
 from aefast.nn.plain import has_hooks, has_own_methods, is_plain
+from aefast.nn.sharded import Shardable
 from aefast.ops.linear_act.op import ACTIVATIONS
 from aefast.ops.shared import checks
 
 
-class EncoderDecoder(nn.Module):
+class EncoderDecoder(Shardable):
     """A shallow or deep encoder, and a decoder whose sizes mirror it.
 
     The layers carry the names that ``nn.Sequential(Linear, activation, Linear, activation, ...)``

@@ -14,6 +14,7 @@ from aefast.nn.linear import Device
 from aefast.nn.plain import is_plain, known_by_its_parameters
 from aefast.nn.reparametrized import renew_weights
 from aefast.nn.replicas import check_replica
+from aefast.nn.sharded import Shardable
 from aefast.nn.step_plan import NOT_TOGETHER, PlannedMachine
 from aefast.ops.rbm.op import VISIBLE_KINDS, check_states, check_steps
 from aefast.ops.shared import checks, dispatch
@@ -27,7 +28,7 @@ FLIPPED_ELEMENTS = 1 << 22
 
 
 @known_by_its_parameters("weight", "visible_bias", "hidden_bias", "log_var")
-class RBM(nn.Module):
+class RBM(Shardable):
     """A restricted Boltzmann machine with Bernoulli hidden and Bernoulli or Gaussian visible units.
 
     Its probability is P(v, h) = exp(-E(v, h)) / Z, with the weight W, the visible units' bias b and

@@ -25,6 +25,7 @@ from aefast.nn.likelihood import (
 from aefast.nn.linear import Device, FactoryOptions, LinearAct, stack_preactivation
 from aefast.nn.plain import has_own_methods, is_plain, known_by_its_parameters
 from aefast.nn.replicas import check_replica
+from aefast.nn.sharded import Shardable
 from aefast.nn.step_plan import loss_in_one_call
 from aefast.ops.linear_act.op import ACTIVATIONS
 from aefast.ops.shared import checks, dispatch
@@ -56,7 +57,7 @@ class GaussianEncoder(nn.Sequential):
 
 
 @known_by_its_parameters("log_var")
-class VariationalAutoencoder(nn.Module):
+class VariationalAutoencoder(Shardable):
     """A generative model ``p(x | z) p(z)``, and the encoder ``q(z | x)`` that it is trained with.
 
     p(z) = N(0, I); q(z | x) is a Gaussian with a diagonal covariance, whose mean and log variance

@@ -184,7 +184,9 @@ def test_runs_that_are_killed_at_random_moments_end_at_the_same_numbers(number, 
             assert {*ended.codes} == {0}, ended
             break
         kills += 1
-        assert {*ended.codes} <= {-signal.SIGKILL, 2, 0, 128 + signal.SIGTERM}, ended
+        # Before a rank has joined the others, or while it reads the data, SIGTERM ends it as ever.
+        ends = {-signal.SIGKILL, 2, 0, 128 + signal.SIGTERM, -signal.SIGTERM}
+        assert {*ended.codes} <= ends, ended
         lines = [line for line in ended.lines if line.startswith("aefast: ")]
         assert len(lines) <= 1, ended
     assert {*ended.codes} == {0}, ended

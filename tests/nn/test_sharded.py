@@ -70,14 +70,27 @@ def test_a_sharded_step_has_the_gradients_of_one_process(kind, each_layer, mesh,
         torch.testing.assert_close(ours.grad.full_tensor(), theirs.grad)
 
 
-def test_weights_that_are_not_there_are_refused(mesh, x):
-    """A loss is no forward; and a tied decoder reads a weight that its layer has put away."""
-    model = Autoencoder(8, 4)
+@pytest.mark.parametrize("is_registered", [False, True])
+@pytest.mark.parametrize("kind", MAKERS)
+def test_the_loss_of_a_sharded_model_gathers_its_parameters(kind, is_registered, mesh, x):
+    torch.manual_seed(0)
+    plain = MAKERS[kind]()
+    torch.manual_seed(0)
+    model = MAKERS[kind]()
     fsdp.fully_shard(model, mesh=mesh)
-    with pytest.raises(RuntimeError, match=r"mixed torch\.Tensor and DTensor"):
-        model.loss(x)
-    fsdp.register_fsdp_forward_method(model, "loss")
-    model.loss(x).backward()
+    if is_registered:
+        fsdp.register_fsdp_forward_method(model, "loss")
+    for _ in range(2):
+        model.zero_grad()
+        plain.zero_grad()
+        model.loss(x, seed=1).backward()
+        plain.loss(x, seed=1).backward()
+        for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(ours.grad.full_tensor(), theirs.grad)
+
+
+def test_weights_that_are_not_there_are_refused(mesh, x):
+    """A tied decoder reads a weight that its layer has put away."""
     tied = LossModule(Autoencoder(8, 4, tied=True))
     fsdp.fully_shard(tied.model.encoder[0], mesh=mesh)
     fsdp.fully_shard(tied, mesh=mesh)

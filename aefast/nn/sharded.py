@@ -1,0 +1,33 @@
+"""Models whose parameters FSDP2 spreads over processes: their loss gathers them."""
+
+from functools import wraps
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class Shardable(nn.Module):
+    """What models with a ``loss`` derive from.
+
+    ``fully_shard(model)`` gathers parameters before a ``forward`` alone, and gives the model a
+    class of its own, which derives from its class. In that class ``loss`` is such a forward, too.
+    """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        # By its name: to import it would take every process what a few need.
+        if any(base.__name__ == "FSDPModule" for base in cls.__bases__):
+            cls.loss = _gathering(cls.loss)  # type: ignore[attr-defined]
+
+
+def _gathering(loss: Any) -> Any:
+    @wraps(loss)
+    def call(self: Any, *arguments: Any, **options: Any) -> Tensor:
+        if "loss" in self.__dict__:  # called by what was registered: the parameters are there
+            return loss(self, *arguments, **options)
+        from torch.distributed.fsdp import register_fsdp_forward_method
+
+        register_fsdp_forward_method(self, "loss")
+        return self.loss(*arguments, **options)
+
+    return call

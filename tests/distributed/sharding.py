@@ -1,0 +1,49 @@
+"""What the ranks of a test's process group train with sharded parameters."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from aefast.nn import LinearAct
+from tests.distributed import training
+
+WAYS = ("root", "layers", "mixed")
+TIED_OR_CONTRACTIVE = ("deep, tied, dropout", "contractive", "deep contractive")
+# Ranks have mean activities, dead latents and chains of their own; fully_shard takes no scalar.
+LEFT_OUT = ("topk", "sparse kl", "rbm sparse", "rbm chains", "rbm gaussian", "vae gaussian")
+
+
+def gradients(names: list[str], way: str) -> dict[str, dict[str, Any]]:
+    """Of the loss of rows that the ranks share, and the mean of the ranks' losses."""
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    found = {}
+    rows = training.rows()[:100]
+    rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    share = len(rows) // size
+    for name in names:
+        model: nn.Module = training.new(name)
+        if size > 1:
+            options: Any = {}
+            if way == "mixed":
+                policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32)
+                options["mp_policy"] = policy
+            for layer in list(model.modules()) if way == "layers" else ():
+                if isinstance(layer, LinearAct):
+                    fully_shard(layer)
+            fully_shard(model, **options)
+        x = rows[rank * share : (rank + 1) * share]
+        x = x.bfloat16() if way == "mixed" else x
+        if way == "mixed" and size == 1:
+            model = model.bfloat16()
+        loss: Any = model.loss
+        loss(x, seed=3, row_offset=rank * share).backward()
+        found[name] = {key: _whole(parameter.grad) for key, parameter in model.named_parameters()}
+    return found
+
+
+def _whole(gradient: Any) -> Any:
+    whole = gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient
+    return whole.float().clone()

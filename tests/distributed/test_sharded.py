@@ -1,0 +1,42 @@
+"""FSDP2 over two ranks: gradients are one process's."""
+
+import pytest
+import torch
+
+from tests.distributed import sharding, training, worlds
+
+
+def names_of(way):
+    names = [name for name in training.MODELS if name not in sharding.LEFT_OUT]
+    if way == "layers":
+        names = [name for name in names if name not in sharding.TIED_OR_CONTRACTIVE]
+    return names
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["root", "layers"])
+def test_gradients_are_one_process_s(way):
+    names = names_of(way)
+    whole = sharding.gradients(names, way)
+    for found in worlds.run(2, sharding.gradients, names, way):
+        for name in names:
+            # As one vector: a machine's are differences, and a small one has few of its digits.
+            expected, got = (_joined(gradients[name]) for gradients in (whole, found))
+            assert (got - expected).norm() <= 1e-6 * expected.norm(), name
+
+
+def _joined(gradients):
+    return torch.cat([gradients[name].flatten() for name in sorted(gradients)])
+
+
+@pytest.mark.slow
+def test_mixed_precision_rounds_as_one_process_in_bfloat16_does():
+    names = ["ae", "masking", "vae"]
+    whole = sharding.gradients(names, "mixed")
+    exact = sharding.gradients(names, "root")
+    for found in worlds.run(2, sharding.gradients, names, "mixed"):
+        for name in names:
+            for key, expected in exact[name].items():
+                error = (found[name][key] - expected).norm()
+                rounding = (whole[name][key] - expected).norm()
+                assert error <= 2 * rounding + 1e-6, (name, key, error, rounding)
