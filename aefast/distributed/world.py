@@ -130,7 +130,6 @@ def joined(device_of_run: Callable[[], str], backend: str | None) -> Iterator[Wo
         raise ValueError(f"--backend is {backend!r}, which this build of torch does not have")
     if device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # for good: last_line says what ended the world
     try:
         store, rank, size = next(iter(dist.rendezvous("env://", timeout=TIMEOUT)))
         dist.init_process_group(
@@ -143,6 +142,7 @@ def joined(device_of_run: Callable[[], str], backend: str | None) -> Iterator[Wo
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"the other ranks cannot be joined: {reason}") from error
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # for good: last_line says what ended the world
     try:
         yield World(current(), store)
     finally:

@@ -52,8 +52,9 @@ def same(out, other) -> None:
         for run in (out, other)
     )
     assert [line["step"] for line in lines] == [line["step"] for line in others]
-    losses = [[line[name] for name in ("loss", "held_out_loss")] for line in (*lines, *others)]
-    assert np.allclose(losses[: len(lines)], losses[len(lines) :], rtol=1e-5, atol=1e-5)
+    for line, other in zip(lines, others, strict=True):
+        for name in line.keys() & {"loss", "held_out_loss"}:
+            assert np.isclose(other[name], line[name], rtol=1e-5, atol=1e-5), (line, other)
 
 
 def check_run(model, data, tmp_path, size, resumed_on):
