@@ -596,6 +596,8 @@ def test_the_figures_are_the_committed_results(page: Path, name: str) -> None:
 )
 def test_no_page_has_a_speed_but_of_the_results(page: Path) -> None:
     text = re.sub(r"<!-- (\w+): filled.*?<!-- end of \1 -->", "", page.read_text(), flags=re.S)
+    # A prediction's row ends in what was measured of it: nothing so far.
+    text = re.sub(r"^\|.*\| not yet \|$", "", text, flags=re.M)
     assert re.findall(r"\d+\.\d+x|\w+ times (?:as fast|faster)", text) == []
 
 
