@@ -105,9 +105,10 @@ results: setup
 	$(BIN)/aefast bench $(BENCH) --json benchmarks/results/$(NAME).json
 	$(MAKE) readme
 
-# README's figures, from the committed results.
+# README's figures, and which matrix product serves where, from the committed results.
 readme:
 	$(PYTHON) benchmarks/readme.py
+	$(PYTHON) benchmarks/routes.py
 
 $(VENV)/packagers: $(CONSTRAINTS) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) \

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from aefast import backend
+from aefast import backend, processors
 from aefast.version import __version__
 
 
@@ -19,6 +19,7 @@ def describe() -> dict[str, Any]:
     """Everything that a measured number depends on, as JSON can hold it."""
     return {
         "versions": versions(),
+        "processor": processors.this_kind() or cpu_model(),
         "cpu": cpu_model(),
         "cpu_features": backend.cpu_features(),
         "cpu_isa": backend.cpu_isa(),

@@ -21,16 +21,6 @@ SHAPE = re.compile(rf"\b(\d+)x({WIDTHS})|\b({WIDTHS}) b(\d+)\b")
 DIGITS = 4
 KEYS = ("measured", "commit", "local_changes", "machine", "failed", "cases")
 
-# AMD's families and models; the first that fits.
-ZEN = [
-    (23, range(0x00, 0x30), "Zen"),
-    (23, range(0x30, 0x100), "Zen 2"),
-    (25, range(0x10, 0x20), "Zen 4"),
-    (25, range(0x60, 0xB0), "Zen 4"),
-    (25, range(0x00, 0x100), "Zen 3"),
-    (26, range(0x00, 0x100), "Zen 5"),
-]
-
 
 def compact(raw: dict[str, Any]) -> Result:
     """What a reader takes of pytest-benchmark's JSON."""
@@ -39,10 +29,7 @@ def compact(raw: dict[str, Any]) -> Result:
         "measured": raw["datetime"][:10],
         "commit": (commit.get("id") or "unknown")[:10],
         "local_changes": bool(commit.get("dirty")),
-        "machine": {
-            "processor": processor(raw["machine_info"].get("cpu", {})),
-            **raw["machine_info"]["aefast"],
-        },
+        "machine": raw["machine_info"]["aefast"],
         "failed": raw["failed"],
         "cases": [
             record(benchmark["extra_info"], benchmark["stats"]) for benchmark in raw["benchmarks"]
@@ -88,15 +75,6 @@ def shape_of(name: str) -> list[int] | None:
 def setting_of(name: str) -> str:
     """What sets a case apart besides its shape: ``"fwd+bwd highest"``."""
     return " ".join(SHAPE.sub("", name, count=1).replace(" ,", ",").split()).lstrip(", ")
-
-
-def processor(cpu: dict[str, Any]) -> str | None:
-    """The kind of processor, of what py-cpuinfo found: a virtual one's name may not tell it."""
-    if cpu.get("vendor_id_raw") == "AuthenticAMD":
-        for family, models, name in ZEN:
-            if cpu.get("family") == family and cpu.get("model") in models:
-                return f"AMD {name}"
-    return cpu.get("brand_raw")
 
 
 def label(machine: dict[str, Any]) -> str:

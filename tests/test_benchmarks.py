@@ -426,16 +426,6 @@ def test_a_cases_name_holds_its_shape(name: str, shape: list[int] | None, settin
     assert results.setting_of(name) == setting
 
 
-@pytest.mark.parametrize(
-    ("family", "model", "name"),
-    [(23, 1, "Zen"), (23, 0x31, "Zen 2"), (25, 1, "Zen 3"), (25, 0x61, "Zen 4"), (26, 2, "Zen 5")],
-)
-def test_amds_generations_are_told_by_their_numbers(family: int, model: int, name: str) -> None:
-    cpu = {"vendor_id_raw": "AuthenticAMD", "family": family, "model": model}
-    assert results.processor(cpu) == f"AMD {name}"
-    assert results.processor({**cpu, "family": 99, "brand_raw": "New"}) == "New"
-
-
 @pytest.mark.parametrize("script", ["report.py", "page.py"])
 def test_a_report_comes_from_the_file_alone(script: str, tmp_path: Path) -> None:
     file = tmp_path / "result.json"

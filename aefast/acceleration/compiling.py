@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from aefast import backend, torch_private
 from aefast.acceleration.recognition import activation_of
 from aefast.functional import linear_act
+from aefast.ops.shared.product_routes import outpaces_vendor
 
 # Products with fewer multiplications take less time than a call from a graph: some 15 us.
 FEWEST_PRODUCTS = 1 << 22
@@ -76,9 +77,7 @@ def _pays(node: fx.Node) -> bool:
     products = _hint(x.numel()) * _hint(weight.shape[0])
     if backend.select(torch.device("cpu"), torch.float32) != "cpp" or products < FEWEST_PRODUCTS:
         return False
-    from aefast.ops.shared import cpp
-
-    return cpp.own_precision(torch.float32) is not None
+    return outpaces_vendor(_hint(weight.numel()))
 
 
 def _value(argument: Any) -> Tensor | None:

@@ -15,6 +15,7 @@ from aefast.acceleration.tally import Tally
 from aefast.ops.linear_act.eager import ACTIVATIONS
 from aefast.ops.shared import checks, dispatch
 from aefast.ops.shared.autograd import KernelFunction, connected
+from aefast.ops.shared.product_routes import outpaces_vendor
 from aefast.step.loss import MOST_PRODUCTS
 from aefast.step.plan import PlannedLayer
 from aefast.torch_private import is_autocast_enabled_anywhere, is_zero_tensor
@@ -99,7 +100,7 @@ class Stack:
     def _pays(self, rows: int) -> bool:
         if rows * self.largest_product <= MOST_PRODUCTS:
             return True
-        return rows > 1 and kernels().own_precision(torch.float32) is not None
+        return rows > 1 and outpaces_vendor(self.largest_product)
 
     def _run(self, x: Tensor, parameters: list[Tensor]) -> Tensor:
         if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *parameters)):

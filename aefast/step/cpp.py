@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from aefast import random
-from aefast.ops.shared.cpp import as_matrix, own_precision
+from aefast.ops.shared.cpp import as_matrix
 from aefast.ops.shared.extension import _C
+from aefast.ops.shared.precision import product_level
 from aefast.step.plan import CODE_STEPS, NOISE_STEPS, Plan, PlannedLayer
 from aefast.step.stretch import Stretch
 
@@ -49,8 +50,8 @@ def step(
 
 
 def precision() -> Any:
-    """What torch's switches ask of float32 products; full precision where ours is the slower."""
-    return own_precision(torch.float32) or _C.Precision.highest
+    """What torch's switches ask of float32 products."""
+    return getattr(_C.Precision, product_level("cpu"))
 
 
 @lru_cache(maxsize=256)

@@ -13,6 +13,7 @@ from torch import Tensor
 from aefast import backend
 from aefast.ops.shared import checks, dispatch
 from aefast.ops.shared.autograd import KernelFunction, connected, is_one
+from aefast.ops.shared.product_routes import outpaces_vendor
 from aefast.step import eager
 from aefast.step.plan import Plan
 
@@ -56,7 +57,7 @@ def refusal(plan: Plan, parameters: Sequence[Tensor], x: Tensor) -> str | None:
 def _outpaces_torch(plan: Plan, rows: int) -> bool:
     if rows * plan.largest_product <= MOST_PRODUCTS:
         return True
-    return _kernels().own_precision(torch.float32) is not None
+    return outpaces_vendor(plan.largest_product)
 
 
 def step_loss(

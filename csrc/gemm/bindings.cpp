@@ -12,16 +12,6 @@ namespace py = pybind11;
 namespace aefast {
 namespace {
 
-// Whether gemm beats the product that torch's vendor library makes at this precision.
-bool outpaces_vendor_gemm(Precision precision) {
-    const InstructionSet set = active_instruction_set();
-    if (set == InstructionSet::amx) return true;
-    // Its bfloat16 product at "medium" needs AVX-512. Its float32 is fast on Intel's processors; on
-    // AMD's it keeps to AVX2, where ours is 1.15 times as fast, and with AVX-512 twice.
-    if (precision == Precision::medium && set == InstructionSet::avx512) return false;
-    return set >= InstructionSet::avx2 && !is_intel_processor();
-}
-
 bool has_matrix_units() { return active_instruction_set() == InstructionSet::amx; }
 
 void run_gemm(GemmArguments arguments) {
@@ -99,7 +89,6 @@ void bind(py::module_& module) {
         },
         py::arg("right"), py::arg("precision"), py::arg("packed"), py::arg("threads"));
     module.def("has_matrix_units", &has_matrix_units);
-    module.def("outpaces_vendor_gemm", &outpaces_vendor_gemm, py::arg("precision"));
 }
 
 const Binding binding(bind);

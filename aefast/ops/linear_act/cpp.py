@@ -26,7 +26,7 @@ def backward(
         grad, grad_bias = shared.activation_backward(grad, saved, activation, needed[2])
     elif needed[2]:
         grad_bias = grad.sum(0)
-    precision = shared.own_precision(x.dtype)
+    precision = shared.own_precision(x.dtype, weight.numel())
     if needed[0]:
         grad_x = shared.multiply(grad, shared.RightOperand(weight.t(), precision))
     if needed[1]:

@@ -141,7 +141,8 @@ class _BitPrimitives(_Primitives):
         if isinstance(left, BitMatrix):
             return _bit_matrix_product(left, right, bias)
         bits, is_binary = BitMatrix.pack(left)
-        grey = shared.right_operand(right)
+        # Ours on every processor: the vendor's product may round a row otherwise beside others.
+        grey = shared.RightOperand(right, _C.Precision.highest)
         if not is_binary.any():
             return super().linear(left, grey, bias)
         values = _bit_matrix_product(bits, right, bias)

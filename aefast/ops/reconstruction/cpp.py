@@ -26,23 +26,28 @@ def reconstruction_loss(
     inputs: LossInputs, settings: LossSettings, scale: float, needed: PerInput[bool]
 ) -> tuple[float | Tensor, Gradients]:
     detached = LossInputs._make(None if tensor is None else tensor.detach() for tensor in inputs)
-    return panels.reconstruction_loss(_Primitives(), detached, settings, scale, needed)
+    primitives = _Primitives(_panel_bytes(inputs))
+    return panels.reconstruction_loss(primitives, detached, settings, scale, needed)
 
 
 def pays(inputs: LossInputs) -> bool:
     """With the vendor's product only the memory is won, and only by several panels."""
     hidden = inputs.encoder_weight.shape[0]
-    if shared.own_precision(inputs.x.dtype) is None:
+    if _panel_bytes(inputs) == VENDOR_PANEL_BYTES:
         return len(panels.panels_of(inputs.x, hidden, VENDOR_PANEL_BYTES)) > 1
     return inputs.x.numel() * hidden >= FEWEST_PRODUCTS
+
+
+def _panel_bytes(inputs: LossInputs) -> int:
+    own = shared.own_precision(inputs.x.dtype, inputs.encoder_weight.numel())
+    return VENDOR_PANEL_BYTES if own is None else PANEL_BYTES
 
 
 class _Primitives:
     """What panels.LossPrimitives asks for."""
 
-    def __init__(self) -> None:
-        own = shared.own_precision(torch.float32) is not None
-        self.panel_bytes = PANEL_BYTES if own else VENDOR_PANEL_BYTES
+    def __init__(self, panel_bytes: int = PANEL_BYTES) -> None:
+        self.panel_bytes = panel_bytes
 
     def operand(self, right: Tensor) -> shared.RightOperand:
         return shared.packed_operand(right)

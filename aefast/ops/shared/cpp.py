@@ -10,6 +10,7 @@ from torch import Tensor
 
 from aefast.ops.shared.extension import _C
 from aefast.ops.shared.precision import product_level
+from aefast.ops.shared.product_routes import outpaces_vendor
 
 ELEMENT_TYPES = {
     torch.float32: _C.ElementType.float32,
@@ -31,12 +32,15 @@ def as_matrix(tensor: Tensor) -> Matrix:
     return tensor.data_ptr(), rows, columns, row_stride, column_stride
 
 
-def own_precision(dtype: torch.dtype) -> _C.Precision | None:
-    """The precision of our own product where it is faster than the vendor's; None elsewhere."""
+def own_precision(dtype: torch.dtype, weight_size: int) -> _C.Precision | None:
+    """The precision of our own product where it is faster than the vendor's for a weight of so many
+    elements; None elsewhere."""
     if dtype != torch.float32:
         return None
+    if not outpaces_vendor(weight_size):
+        return None
     precision: _C.Precision = getattr(_C.Precision, product_level("cpu"))
-    return precision if _C.outpaces_vendor_gemm(precision) else None
+    return precision
 
 
 class RightOperand(NamedTuple):
@@ -48,8 +52,8 @@ class RightOperand(NamedTuple):
 
 
 def right_operand(matrix: Tensor) -> RightOperand:
-    """An operand of one product, which packs it as it goes."""
-    return RightOperand(matrix, own_precision(matrix.dtype))
+    """A weight as the operand of one product, which packs it as it goes."""
+    return RightOperand(matrix, own_precision(matrix.dtype, matrix.numel()))
 
 
 def packed_operand(matrix: Tensor) -> RightOperand:
@@ -112,7 +116,8 @@ def add_product(left: Tensor, right: RightOperand, total: Tensor) -> Tensor:
 
 def add_transposed_product(left: Tensor, right: Tensor, total: Tensor | None) -> Tensor:
     """total + the transpose of left [P, M] times right [P, N], in total's memory; None for none."""
-    operand = right_operand(right.t())
+    size = left.shape[1] * right.shape[1]  # of the weight whose gradient it is
+    operand = RightOperand(right.t(), own_precision(right.dtype, size))
     if total is None:
         return multiply(left.t(), operand)
     return add_product(left.t(), operand, total)

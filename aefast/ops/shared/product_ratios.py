@@ -1,0 +1,31 @@
+"""How many times as fast as the vendor's product ours is: see ``benchmarks/routes.py``.
+
+Of a processor, instruction set and precision: ``(elements of the weight, ratio)``.
+"""
+
+RATIOS: dict[tuple[str, str, str], tuple[tuple[int, float], ...]] = {
+    ("AMD Zen 5", "avx2", "high"): (
+        (401408, 1.07),
+        (802816, 1.06),
+    ),
+    ("AMD Zen 5", "avx2", "highest"): (
+        (401408, 1.08),
+        (802816, 1.08),
+    ),
+    ("AMD Zen 5", "avx2", "medium"): (
+        (401408, 1.07),
+        (802816, 1.04),
+    ),
+    ("AMD Zen 5", "avx512", "high"): (
+        (401408, 1.8),
+        (802816, 1.92),
+    ),
+    ("AMD Zen 5", "avx512", "highest"): (
+        (401408, 1.89),
+        (802816, 1.92),
+    ),
+    ("AMD Zen 5", "avx512", "medium"): (
+        (401408, 0.867),
+        (802816, 0.919),
+    ),
+}

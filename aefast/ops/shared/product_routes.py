@@ -1,0 +1,58 @@
+"""Which float32 product a CPU's layers take: ours, or that of torch's vendor library.
+
+It is a function of the processor, the instruction set, the precision and the size of the weight,
+never of a timing, so that a run repeats. Nor of the rows or the threads: Gibbs sampling draws from
+a product's rounded sums, and a sample is to depend on neither.
+
+:mod:`aefast.ops.shared.product_ratios` holds what was measured. A weight takes the ratio of the
+measured one that is nearest in size. On matrix units ours serves; on a processor that was not
+measured the vendor's does, but for AMD's, on all of which the vendor's keeps to AVX2: there the
+nearest generation's figures serve.
+"""
+
+import math
+from functools import cache
+
+from aefast.backend import extension
+from aefast.ops.shared.precision import product_level
+from aefast.ops.shared.product_ratios import RATIOS
+from aefast.processors import this_kind
+
+# Weight sizes and how many times as fast as the vendor's product ours is there.
+Ratios = tuple[tuple[int, float], ...]
+
+
+def outpaces_vendor(weight_size: int) -> bool:
+    """Whether ours serves a weight of so many elements, at the precision that torch's switches ask
+    for."""
+    return _outpaces(extension().instruction_set(), product_level("cpu"), weight_size)
+
+
+@cache
+def _outpaces(instruction_set: str, precision: str, weight_size: int) -> bool:
+    if instruction_set == "amx":
+        return True
+    ratios = measured(this_kind(), instruction_set, precision)
+    if not ratios or not weight_size:
+        return False
+    _, ratio = min(ratios, key=lambda entry: abs(math.log(entry[0] / weight_size)))
+    return ratio > 1
+
+
+def measured(processor: str | None, instruction_set: str, precision: str) -> Ratios:
+    """The ratios of this processor or of the AMD one that is nearest to it; none of others."""
+    known = {
+        name: ratios
+        for (name, *setting), ratios in RATIOS.items()
+        if setting == [instruction_set, precision]
+    }
+    if processor is None or not known:
+        return ()
+    nearest = min(known, key=lambda name: abs(_generation(name) - _generation(processor)))
+    return known[nearest]
+
+
+def _generation(processor: str) -> int:
+    """Of AMD's Zen: 1 of the first one, which bears no number."""
+    number = processor.removeprefix("AMD Zen").strip()
+    return int(number or 1)

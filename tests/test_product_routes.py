@@ -1,0 +1,95 @@
+"""Which matrix product serves: a function of the processor and the weight, made from results."""
+
+from pathlib import Path
+
+import pytest
+
+from aefast import backend
+from aefast.ops.shared import product_routes
+from aefast.processors import kind_of
+
+needs_cpp = pytest.mark.skipif(
+    backend.cpu_isa() == "none", reason="the C++ kernels are not installed"
+)
+ROOT = Path(__file__).parents[1]
+RATIOS = {
+    ("AMD Zen 3", "avx2", "highest"): ((1000, 0.8), (100_000, 1.2)),
+    ("AMD Zen 5", "avx512", "highest"): ((100_000, 1.9),),
+}
+
+
+@pytest.fixture(autouse=True)
+def table(monkeypatch):
+    monkeypatch.setattr(product_routes, "RATIOS", RATIOS)
+
+
+def test_a_processor_takes_its_own_measured_ratios():
+    assert product_routes.measured("AMD Zen 3", "avx2", "highest") == ((1000, 0.8), (100_000, 1.2))
+
+
+def test_one_of_amds_that_was_not_measured_takes_the_nearest_generations():
+    assert product_routes.measured("AMD Zen 2", "avx2", "highest")[0] == (1000, 0.8)
+    assert product_routes.measured("AMD Zen 4", "avx512", "highest") == ((100_000, 1.9),)
+    assert product_routes.measured("AMD Zen", "avx2", "highest")[0] == (1000, 0.8)
+
+
+def test_any_other_processor_and_setting_has_none():
+    assert product_routes.measured(None, "avx2", "highest") == ()
+    assert product_routes.measured("AMD Zen 3", "avx2", "medium") == ()
+    assert product_routes.measured("AMD Zen 3", "baseline", "highest") == ()
+
+
+@needs_cpp
+def test_the_size_of_the_weight_decides(monkeypatch):
+    monkeypatch.setattr(product_routes, "this_kind", lambda: "AMD Zen 3")
+    monkeypatch.setattr(product_routes, "product_level", lambda device: "highest")
+    instruction_set = ["avx2"]
+    extension = backend.extension()
+    monkeypatch.setattr(extension, "instruction_set", lambda: instruction_set[0])
+    product_routes._outpaces.cache_clear()
+    sizes = (0, 1, 9_000, 11_000, 10**9)
+    assert [product_routes.outpaces_vendor(size) for size in sizes] == [
+        False,
+        False,
+        False,
+        True,
+        True,
+    ]
+    instruction_set[0] = "amx"
+    assert product_routes.outpaces_vendor(1)
+    product_routes._outpaces.cache_clear()
+
+
+@needs_cpp
+def test_the_processor_is_the_operating_systems():
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        pytest.skip("no /proc/cpuinfo")
+    fields = dict(
+        [part.strip() for part in line.split(":", 1)]
+        for line in cpuinfo.read_text().split("\n\n")[0].splitlines()
+        if ":" in line
+    )
+    expected = fields["vendor_id"], int(fields["cpu family"]), int(fields["model"])
+    assert backend.extension().processor() == expected
+
+
+@pytest.mark.parametrize(
+    ("family", "model", "name"),
+    [(23, 1, ""), (23, 0x31, " 2"), (25, 1, " 3"), (25, 0x61, " 4"), (26, 2, " 5")],
+)
+def test_amds_generations_are_told_by_their_numbers(family, model, name):
+    assert kind_of("AuthenticAMD", family, model) == f"AMD Zen{name}"
+
+
+def test_a_processor_that_is_not_in_the_list_has_no_kind():
+    assert kind_of("GenuineIntel", 6, 143) is None
+    assert kind_of(None, None, None) is None
+
+
+@pytest.mark.skipif(not (ROOT / "benchmarks" / "results").exists(), reason="needs the source tree")
+def test_the_ratios_are_the_committed_results(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import routes
+
+    assert routes.TABLE.read_text() == routes.committed(), "python benchmarks/routes.py fills them"
