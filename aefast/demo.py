@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from torch import Tensor, nn
 
 import aefast
-from aefast import backend, environment
+from aefast import backend, processors
 from aefast.figures.digits import load_digits
 from aefast.functional import corrupt
 from aefast.nn import Autoencoder, DenoisingAutoencoder
@@ -87,7 +87,7 @@ def describe(train: Tensor, held_out: Tensor) -> str:
     return (
         f"Autoencoders {VISIBLE}-{HIDDEN}-{VISIBLE}, one with masking noise {LEVEL}: "
         f"{len(train)} digits to train on, {len(held_out)} held out\n"
-        f"Kernels: {kernels}; {torch.get_num_threads()} threads; {environment.cpu_model()}"
+        f"Kernels: {kernels}; {torch.get_num_threads()} threads; {processors.name()}"
     )
 
 

@@ -6,7 +6,6 @@
 import os
 import platform
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,8 +18,8 @@ def describe() -> dict[str, Any]:
     """Everything that a measured number depends on, as JSON can hold it."""
     return {
         "versions": versions(),
-        "processor": processors.this_kind() or cpu_model(),
-        "cpu": cpu_model(),
+        "processor": processors.kind() or processors.name(),
+        "cpu": processors.name(),
         "cpu_features": backend.cpu_features(),
         "cpu_isa": backend.cpu_isa(),
         "torch_cpu_capability": torch.backends.cpu.get_cpu_capability(),
@@ -40,17 +39,6 @@ def versions() -> dict[str, str | None]:
         except metadata.PackageNotFoundError:
             versions[package] = None
     return versions
-
-
-def cpu_model() -> str:
-    """The processor's name, as the operating system gives it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            field, _, value = line.partition(":")
-            if field.strip() == "model name":
-                return value.strip()
-    return platform.processor() or platform.machine()
 
 
 def gpu_names() -> list[str]:

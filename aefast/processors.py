@@ -1,6 +1,11 @@
-"""The kinds of processors by cpuid's numbers: a virtual machine's name may not tell."""
+"""The processor, as Linux describes it: its name, and its kind by the numbers of family and model,
+since a virtual machine's name may not tell."""
 
-from aefast import backend
+import platform
+from functools import cache
+from pathlib import Path
+
+CPUINFO = Path("/proc/cpuinfo")
 
 # Vendor, family, models, name; the first that fits.
 KINDS = [
@@ -13,20 +18,37 @@ KINDS = [
 ]
 
 
-def this_kind() -> str | None:
-    """This machine's; None without the extension, which asks cpuid."""
-    if backend.cpu_isa() == "none":
+def name() -> str:
+    """The processor's name, as the operating system gives it."""
+    return _fields().get("model name") or platform.processor() or platform.machine()
+
+
+@cache
+def kind() -> str | None:
+    """This processor's kind, ``"AMD Zen 3"``; None of one that is not in the list."""
+    fields = _fields()
+    numbers = fields.get("cpu family", ""), fields.get("model", "")
+    if not all(map(str.isdigit, numbers)):
         return None
-    return kind_of(*backend.extension().processor())
+    return kind_of(fields.get("vendor_id", ""), *map(int, numbers))
 
 
-def kind_of(vendor: str | None, family: int | None, model: int | None) -> str | None:
-    """The kind's name, ``"AMD Zen 3"``; None of one that is not in the list.
+def kind_of(vendor: str, family: int, model: int) -> str | None:
+    """The kind with these numbers; None of one that is not in the list.
 
     >>> kind_of("AuthenticAMD", 25, 1)
     'AMD Zen 3'
     """
-    for known_vendor, known_family, models, name in KINDS:
+    for known_vendor, known_family, models, known in KINDS:
         if (vendor, family) == (known_vendor, known_family) and model in models:
-            return name
+            return known
     return None
+
+
+def _fields() -> dict[str, str]:
+    """What Linux says of the first processor; nothing elsewhere."""
+    if not CPUINFO.exists():
+        return {}
+    lines = CPUINFO.read_text().partition("\n\n")[0].splitlines()
+    pairs = (line.partition(":") for line in lines)
+    return {field.strip(): value.strip() for field, _, value in pairs}

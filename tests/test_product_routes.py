@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from aefast import backend
+from aefast import backend, processors
 from aefast.ops.shared import product_routes
 from aefast.processors import kind_of
 
@@ -41,7 +41,7 @@ def test_any_other_processor_and_setting_has_none():
 
 @needs_cpp
 def test_the_size_of_the_weight_decides(monkeypatch):
-    monkeypatch.setattr(product_routes, "this_kind", lambda: "AMD Zen 3")
+    monkeypatch.setattr(product_routes.processors, "kind", lambda: "AMD Zen 3")
     monkeypatch.setattr(product_routes, "product_level", lambda device: "highest")
     instruction_set = ["avx2"]
     extension = backend.extension()
@@ -60,18 +60,16 @@ def test_the_size_of_the_weight_decides(monkeypatch):
     product_routes._outpaces.cache_clear()
 
 
-@needs_cpp
-def test_the_processor_is_the_operating_systems():
-    cpuinfo = Path("/proc/cpuinfo")
-    if not cpuinfo.exists():
-        pytest.skip("no /proc/cpuinfo")
-    fields = dict(
-        [part.strip() for part in line.split(":", 1)]
-        for line in cpuinfo.read_text().split("\n\n")[0].splitlines()
-        if ":" in line
-    )
-    expected = fields["vendor_id"], int(fields["cpu family"]), int(fields["model"])
-    assert backend.extension().processor() == expected
+def test_the_kind_and_the_name_are_read_from_what_linux_says(monkeypatch, tmp_path):
+    file = tmp_path / "cpuinfo"
+    monkeypatch.setattr(processors, "CPUINFO", file)
+    assert processors.kind.__wrapped__() is None
+    assert processors.name()
+    zen_4 = "vendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n"
+    file.write_text(zen_4 + "\n" + zen_4.replace("25", "26"))
+    assert (processors.kind.__wrapped__(), processors.name()) == ("AMD Zen 4", "AMD EPYC")
+    file.write_text("Processor: ARMv8\nmodel name: Neoverse\n")
+    assert (processors.kind.__wrapped__(), processors.name()) == (None, "Neoverse")
 
 
 @pytest.mark.parametrize(
@@ -84,7 +82,6 @@ def test_amds_generations_are_told_by_their_numbers(family, model, name):
 
 def test_a_processor_that_is_not_in_the_list_has_no_kind():
     assert kind_of("GenuineIntel", 6, 143) is None
-    assert kind_of(None, None, None) is None
 
 
 @pytest.mark.skipif(not (ROOT / "benchmarks" / "results").exists(), reason="needs the source tree")

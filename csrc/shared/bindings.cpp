@@ -4,7 +4,6 @@
 
 #include <stdexcept>
 #include <string>
-#include <tuple>
 
 #include "bindings/binding.h"
 #include "shared/isa.h"
@@ -45,10 +44,6 @@ InstructionSet instruction_set_named(const std::string& wanted) {
 void bind_instruction_sets(py::module_& module) {
     module.def("instruction_set", [] { return name(active_instruction_set()); });
     module.def("detected_features", &detected_features);
-    module.def("processor", [] {
-        const Processor found = processor();
-        return std::make_tuple(found.vendor, found.family, found.model);
-    });
     module.def(
         "cap_instruction_set",
         [](const std::string& cap) { cap_instruction_set(instruction_set_named(cap)); },

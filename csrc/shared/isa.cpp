@@ -2,10 +2,6 @@
 
 #include <algorithm>
 
-#ifdef AEFAST_X86
-#include <cpuid.h>
-#endif
-
 #ifdef AEFAST_AMX
 #include "shared/tiles.h"
 #endif
@@ -48,21 +44,6 @@ const char* name(InstructionSet instruction_set) {
         default:
             return "baseline";
     }
-}
-
-Processor processor() {
-#ifdef AEFAST_X86
-    unsigned int highest, vendor[3], signature, ignored;
-    __get_cpuid(0, &highest, &vendor[0], &vendor[2], &vendor[1]);
-    __get_cpuid(1, &signature, &ignored, &ignored, &ignored);
-    const int base_family = signature >> 8 & 15, base_model = signature >> 4 & 15;
-    const int family = base_family + (base_family == 15 ? signature >> 20 & 255 : 0);
-    const bool has_more = base_family == 15 || base_family == 6;
-    const int model = base_model + (has_more ? (signature >> 16 & 15) << 4 : 0);
-    return {std::string(reinterpret_cast<const char*>(vendor), sizeof vendor), family, model};
-#else
-    return {"", 0, 0};
-#endif
 }
 
 InstructionSet detected_instruction_set() {

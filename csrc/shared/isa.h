@@ -34,13 +34,6 @@ enum class InstructionSet { baseline, avx2, avx512, amx };
 
 const char* name(InstructionSet instruction_set);
 
-// A kind of processor by the numbers that cpuid gives; no vendor where there is no cpuid.
-struct Processor {
-    std::string vendor;
-    int family, model;
-};
-Processor processor();
-
 // What the processor, the operating system and this build offer together.
 InstructionSet detected_instruction_set();
 std::vector<std::string> detected_features();

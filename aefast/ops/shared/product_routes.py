@@ -13,10 +13,10 @@ nearest generation's figures serve.
 import math
 from functools import cache
 
+from aefast import processors
 from aefast.backend import extension
 from aefast.ops.shared.precision import product_level
 from aefast.ops.shared.product_ratios import RATIOS
-from aefast.processors import this_kind
 
 # Weight sizes and how many times as fast as the vendor's product ours is there.
 Ratios = tuple[tuple[int, float], ...]
@@ -32,7 +32,7 @@ def outpaces_vendor(weight_size: int) -> bool:
 def _outpaces(instruction_set: str, precision: str, weight_size: int) -> bool:
     if instruction_set == "amx":
         return True
-    ratios = measured(this_kind(), instruction_set, precision)
+    ratios = measured(processors.kind(), instruction_set, precision)
     if not ratios or not weight_size:
         return False
     _, ratio = min(ratios, key=lambda entry: abs(math.log(entry[0] / weight_size)))
