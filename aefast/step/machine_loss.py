@@ -60,73 +60,72 @@ def machine_loss(
     Call it where :func:`refusal` is None. ``chain`` ``[C, D]`` are persistent chains, float32 and
     contiguous.
     """
-    if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters):
-        loss, end = _MachineLoss.apply(plan, x, chain, seed, row_offset, [], *parameters)
-        return loss, end
-    return _run(plan, parameters, x, chain, seed, row_offset, ())
-
-
-def _run(
-    plan: MachinePlan,
-    parameters: Sequence[Tensor],
-    x: Tensor,
-    chain: Tensor | None,
-    seed: int,
-    row_offset: int,
-    gradients: Sequence[Tensor],
-) -> tuple[Tensor, Tensor]:
-    from aefast.step import machine_cpp
-
     end = (
         torch.empty(x.shape, dtype=torch.float32, device="cpu")
         if chain is None
         else torch.empty_like(chain)
     )
+    call = plan, x, chain, end, seed, row_offset
+    if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters):
+        return _MachineLoss.apply(call, *parameters), end
+    return _run(call, parameters, ()), end
+
+
+# A call of the kernels: the plan, x, the chains' start and end, seed, row offset.
+Call = tuple[MachinePlan, Tensor, Tensor | None, Tensor, int, int]
+
+
+def _run(call: Call, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
+    from aefast.step import machine_cpp
+
+    plan, x, chain, end, seed, row_offset = call
     loss = machine_cpp.loss_and_gradients(
         plan, parameters, x, chain, end, seed, row_offset, gradients
     )
-    return torch.tensor(loss, dtype=torch.float32, device="cpu"), end
+    return torch.scalar_tensor(loss, dtype=torch.float32, device="cpu")
 
 
 class _MachineLoss(KernelFunction):
     """The gradients are made along with the loss, and given away in backward.
 
     A second backward, through a graph that was retained, or one that is to be differentiated again,
-    takes those of the definition at the states that the chains ended in.
+    takes those of the definition at the states that the chains ended in. What it needs is held by
+    reference, which takes less time than to save it for the backward that nearly every step takes.
     """
 
     @staticmethod
-    def forward(*arguments: Any) -> tuple[Tensor, Tensor]:
-        plan, x, chain, seed, row_offset, ready, *parameters = arguments
+    def forward(ctx: Any, call: Call, *parameters: Tensor) -> Tensor:
         gradients = [torch.empty_like(parameter) for parameter in parameters]
-        loss, end = _run(plan, parameters, x, chain, seed, row_offset, gradients)
-        ready.append(gradients)
-        return loss, end
+        loss = _run(call, parameters, gradients)
+        ctx.call, ctx.parameters, ctx.gradients = call, parameters, gradients
+        ctx.versions = _versions(call, parameters)
+        return loss
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-        ctx.plan, x, _, _, _, ctx.ready, *parameters = inputs
-        ctx.mark_non_differentiable(output[1])
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, output[1], *parameters)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-        if grad is None:
-            return (None,) * len(ctx.needs_input_grad)
-        x, end, *parameters = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         is_defined = torch.is_grad_enabled() or dispatch.is_transformed(grad)
         gradients: Sequence[Tensor | None]
-        if ctx.ready and not is_defined and not dispatch.is_traced(grad):
-            gradients = scaled = ctx.ready.pop()
+        if ctx.gradients and not is_defined and not dispatch.is_traced(grad):
+            gradients = scaled = ctx.gradients
+            ctx.gradients = None
             if not is_one(grad):
                 torch._foreach_mul_(scaled, grad)
         else:
-            gradients = _defined_gradients(ctx.plan, parameters, x, end, grad)
-        needed = ctx.needs_input_grad[6:]
-        return *(None,) * 6, *(
-            g if need else None for g, need in zip(gradients, needed, strict=True)
-        )
+            if _versions(ctx.call, ctx.parameters) != ctx.versions:
+                raise RuntimeError(
+                    "visible or a parameter was modified by an inplace operation since the loss "
+                    "was computed; this backward would compute with it again"
+                )
+            plan, x, _, end, *_ = ctx.call
+            gradients = _defined_gradients(plan, ctx.parameters, x, end, grad)
+        needed = ctx.needs_input_grad[1:]
+        return None, *(g if need else None for g, need in zip(gradients, needed, strict=True))
+
+
+def _versions(call: Call, parameters: Sequence[Tensor]) -> list[int]:
+    """How often each tensor that a backward may compute with was written to."""
+    _, x, _, end, *_ = call
+    return [tensor._version for tensor in (x, end, *parameters)]
 
 
 def _defined_gradients(
