@@ -45,6 +45,7 @@ def operands(batch: int, inputs: int, outputs: int) -> tuple[Tensor, ...]:
     return x, grad_output, grad_output.t(), weight, weight.t(), x.t()
 
 
+@pytest.mark.parametrize("device", ["cpu"])
 @pytest.mark.parametrize(
     ("batch", "inputs", "outputs", "precision"),
     [
@@ -61,13 +62,14 @@ def test_three_products(
     inputs: int,
     outputs: int,
     precision: str,
+    device: str,
 ) -> None:
     matmul_precision(precision)
     compare(
         Case(
             op="product",
             name=f"{batch}x{inputs}->{outputs} {precision}",
-            device="cpu",
+            device=device,
             dtype=torch.float32,
             make_inputs=lambda: operands(batch, inputs, outputs),
             ours=ours,

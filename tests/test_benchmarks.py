@@ -389,7 +389,7 @@ def test_a_result_is_medians_and_quartiles_in_few_digits() -> None:
         "measured": "2026-01-02",
         "commit": "0123456789",
         "local_changes": True,
-        "machine": {"processor": "AMD Zen 3", **MACHINE},
+        "machine": MACHINE,
         "failed": ["test_corrupt[gaussian]"],
     }
 

@@ -220,8 +220,10 @@ def test_vmap_draws_as_its_randomness_says(name):
 
 
 def test_nothing_seeds_or_forks_torchs_own_generator():
-    """All threads share it. Docstrings' examples and programs of a user's may."""
+    """All threads share it. Docstrings' examples and programs of a user's may; and pyod's patch,
+    since pyod draws from it: it sets it back before pyod's own fit takes over."""
     package = Path(random.__file__).parent
+    pyod = package / "patching" / "pyod" / "detectors.py"
     forbidden = {
         "torch.manual_seed",
         "torch.seed",
@@ -233,4 +235,7 @@ def test_nothing_seeds_or_forks_torchs_own_generator():
     for path in package.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call):
-                assert ast.unparse(node.func) not in forbidden, f"{path.name}:{node.lineno}"
+                called = ast.unparse(node.func)
+                if (path, called) == (pyod, "torch.set_rng_state"):
+                    continue
+                assert called not in forbidden, f"{path.name}:{node.lineno}"

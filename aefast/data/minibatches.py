@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,12 +95,13 @@ def buffered_order(count: int, block: int, blocks: int, seed: int, epoch: int) -
     """
     generator = _generator(seed, epoch)
     order = torch.empty(count, dtype=torch.int64, device="cpu")
-    drawn = torch.randperm(-(-count // block), generator=generator, device="cpu")
+    place: Any = {"dtype": torch.int64, "device": "cpu"}
+    drawn = torch.randperm(-(-count // block), generator=generator, **place)
     filled = 0
     for numbers in drawn.split(blocks):
         starts = (block * numbers).tolist()
-        rows = torch.cat([torch.arange(s, min(s + block, count), device="cpu") for s in starts])
-        shuffled = rows[torch.randperm(len(rows), generator=generator, device="cpu")]
+        rows = torch.cat([torch.arange(s, min(s + block, count), **place) for s in starts])
+        shuffled = rows[torch.randperm(len(rows), generator=generator, **place)]
         order[filled : filled + len(rows)] = shuffled
         filled += len(rows)
     return order

@@ -76,7 +76,8 @@ def wanted(values: Tensor, count: int, threshold: Tensor | None) -> Tensor:
 
 def is_wanted(indices: Tensor, counts: Tensor) -> Tensor:
     """bool ``[B, m]``: the first ``counts`` of each row."""
-    return torch.arange(indices.shape[1], device=indices.device) < counts[:, None]
+    numbers = torch.arange(indices.shape[1], dtype=torch.int64, device=indices.device)
+    return numbers < counts[:, None]
 
 
 def trimmed(values: Tensor, indices: Tensor, counts: Tensor, most: int) -> tuple[Tensor, Tensor]:

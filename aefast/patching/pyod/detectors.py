@@ -145,7 +145,8 @@ def _train(detector: Any, rows: Tensor, loss: Callable[..., Tensor]) -> None:
         epochs = tqdm.trange(detector.epoch_num, desc="Training: ", disable=detector.verbose != 1)
         for epoch in epochs:
             start = time.time()
-            shuffled = rows[torch.randperm(len(rows))[:whole]]
+            order = torch.randperm(len(rows), dtype=torch.int64, device="cpu")
+            shuffled = rows[order[:whole]]
             history = train(
                 detector.model,
                 shuffled,
