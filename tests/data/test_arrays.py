@@ -268,7 +268,13 @@ READINGS = {
     sys.platform != "linux" or backend.unavailable("cpp", "cpu") is not None,
     reason="needs the C++ extension, on Linux",
 )
-@pytest.mark.parametrize("reading", READINGS.values(), ids=READINGS)
+@pytest.mark.parametrize(
+    "reading",
+    [
+        pytest.param(reading, marks=[pytest.mark.slow] * (name != "a training"), id=name)
+        for name, reading in READINGS.items()
+    ],
+)
 def test_a_file_that_is_cut_under_a_reader_is_an_error_and_no_signal(reading, save):
     source = save(np.ones((125000, 8), np.float32))
     program = f"import sys; sys.argv[0] = {source!r}\n" + CUT.format(reading=reading.strip())

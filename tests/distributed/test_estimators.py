@@ -14,7 +14,7 @@ def check_same(one, other, exact=1e-9):
         np.testing.assert_allclose(other[name], expected, tolerance, tolerance, err_msg=name)
 
 
-@pytest.mark.parametrize("features", [6, 200])
+@pytest.mark.parametrize("features", [6, pytest.param(200, marks=pytest.mark.slow)])
 def test_ranks_with_rows_of_their_own_estimate_what_one_would_from_all(features):
     """Also of fewer rows than features."""
     ranks = worlds.run(2, estimating.fitted, 80, features)

@@ -1,6 +1,7 @@
 """The metrics of a run read as of one run, however often it stopped."""
 
 import json
+import time
 
 import pytest
 
@@ -50,6 +51,7 @@ def test_half_a_line_is_dropped(tmp_path):
 
 def test_tensorboard_sees_the_same_curve(tmp_path):
     write(tmp_path, 0, [(100, 5.0), (200, 4.0), (300, 3.0)])
+    time.sleep(1)  # files are read in the order of their names, which hold seconds
     write(tmp_path, 250, [(300, 2.0)])
     events = EventAccumulator(str(tmp_path)).Reload().Scalars("loss")
     assert [(event.step, event.value) for event in events] == [(100, 5.0), (200, 4.0), (300, 2.0)]
