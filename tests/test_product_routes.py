@@ -55,6 +55,10 @@ def test_the_size_of_the_weight_decides(monkeypatch):
         True,
         True,
     ]
+    monkeypatch.setattr(product_routes, "product_level", lambda device: "medium")
+    assert product_routes.outpaces_vendor(11_000)
+    instruction_set[0] = "avx512"
+    assert not product_routes.outpaces_vendor(11_000)
     instruction_set[0] = "amx"
     assert product_routes.outpaces_vendor(1)
     product_routes._outpaces.cache_clear()

@@ -4,6 +4,16 @@ Of a processor, instruction set and precision: ``(elements of the weight, ratio)
 """
 
 RATIOS: dict[tuple[str, str, str], tuple[tuple[int, float], ...]] = {
+    ("AMD Zen 3", "avx2", "highest"): (
+        (480, 1.28),
+        (2048, 0.993),
+        (10000, 0.917),
+        (50176, 1.1),
+        (200704, 1.22),
+        (256000, 1.17),
+        (401408, 1.12),
+        (802816, 1.09),
+    ),
     ("AMD Zen 5", "avx2", "high"): (
         (401408, 1.07),
         (802816, 1.06),
@@ -12,10 +22,6 @@ RATIOS: dict[tuple[str, str, str], tuple[tuple[int, float], ...]] = {
         (401408, 1.08),
         (802816, 1.08),
     ),
-    ("AMD Zen 5", "avx2", "medium"): (
-        (401408, 1.07),
-        (802816, 1.04),
-    ),
     ("AMD Zen 5", "avx512", "high"): (
         (401408, 1.8),
         (802816, 1.92),
@@ -23,9 +29,5 @@ RATIOS: dict[tuple[str, str, str], tuple[tuple[int, float], ...]] = {
     ("AMD Zen 5", "avx512", "highest"): (
         (401408, 1.89),
         (802816, 1.92),
-    ),
-    ("AMD Zen 5", "avx512", "medium"): (
-        (401408, 0.867),
-        (802816, 0.919),
     ),
 }

@@ -18,6 +18,11 @@ from aefast.backend import extension
 from aefast.ops.shared.precision import product_level
 from aefast.ops.shared.product_ratios import RATIOS
 
+# Around the vendor's product a layer's activation is a call and a pass of its own. On a Zen 3 a layer
+# of ours with its gradients was 1.00 to 1.23 times as fast as one around the vendor's product where
+# the product alone was 0.92 to 1.10 times as fast.
+LEAST_RATIO = 0.9
+
 # Weight sizes and how many times as fast as the vendor's product ours is there.
 Ratios = tuple[tuple[int, float], ...]
 
@@ -32,11 +37,13 @@ def outpaces_vendor(weight_size: int) -> bool:
 def _outpaces(instruction_set: str, precision: str, weight_size: int) -> bool:
     if instruction_set == "amx":
         return True
+    if instruction_set != "avx512":  # without bfloat16 units all precisions are one product
+        precision = "highest"
     ratios = measured(processors.kind(), instruction_set, precision)
     if not ratios or not weight_size:
         return False
     _, ratio = min(ratios, key=lambda entry: abs(math.log(entry[0] / weight_size)))
-    return ratio > 1
+    return ratio >= LEAST_RATIO
 
 
 def measured(processor: str | None, instruction_set: str, precision: str) -> Ratios:
