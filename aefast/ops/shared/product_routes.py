@@ -18,9 +18,9 @@ from aefast.backend import extension
 from aefast.ops.shared.precision import product_level
 from aefast.ops.shared.product_ratios import RATIOS
 
-# Around the vendor's product a layer's activation is a call and a pass of its own. On a Zen 3 a layer
-# of ours with its gradients was 1.00 to 1.23 times as fast as one around the vendor's product where
-# the product alone was 0.92 to 1.10 times as fast.
+# Around the vendor's product a layer's activation is a call and a pass of its own. On a Zen 3 a
+# layer of ours with its gradients was 1.00 to 1.23 times as fast as one around the vendor's product
+# where the product alone was 0.92 to 1.10 times as fast.
 LEAST_RATIO = 0.9
 
 # Weight sizes and how many times as fast as the vendor's product ours is there.
