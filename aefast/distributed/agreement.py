@@ -60,8 +60,7 @@ def check_batch_size(batch_size: int, group: Group, argument: str) -> None:
 @torch.no_grad()
 def start_alike(group: Group, model: Any) -> None:
     """Give each rank the parameters and buffers of rank 0."""
-    module = getattr(model, "module", model)
-    tensors: list[Tensor] = [*module.parameters(), *module.buffers()]
+    tensors: list[Tensor] = [*model.parameters(), *model.buffers()]
     shapes = [(tuple(tensor.shape), str(tensor.dtype)) for tensor in tensors]
     agree(group, {"the model's parameters and buffers": shapes})
     for tensor in tensors:

@@ -218,7 +218,8 @@ class GraphEngine:
 
     def run(self, stretch: Stretch, seconds: float) -> list[float]:
         if self.buffers is None:
-            self.buffers = Buffers.for_batches(stretch.batch_size, self.stopped.device)
+            largest = min(stretch.batch_size, stretch.epoch_rows)
+            self.buffers = Buffers.for_batches(largest, self.stopped.device)
         start = time.perf_counter()
         most = max(1, min(len(self.buffers.seeds), int(seconds / self.step_seconds)))
         minibatches = list(islice(chain.from_iterable(stretch.epochs()), most))

@@ -44,6 +44,9 @@ class PlainModel:
     def parameters(self) -> Iterator[nn.Parameter]:
         return self.module.parameters()
 
+    def buffers(self) -> Iterator[Tensor]:
+        return self.module.buffers()
+
     def loss(self, x: Tensor, *, seed: int | None = None) -> Tensor:
         """What the loop minimizes; what the model draws comes from torch's generator."""
         outputs = self.module(x)

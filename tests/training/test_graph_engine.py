@@ -15,6 +15,7 @@ from aefast.data.tensor_rows import TensorRows
 from aefast.step.stretch import Stretch
 from aefast.training.engines import LoopEngine
 from aefast.training.graph_engine import DeviceRows, GraphEngine
+from aefast.training.plain_model import PlainModel
 
 ROWS, BATCH, WIDTH = 22, 6, 12
 
@@ -73,7 +74,8 @@ def dataset():
 def engines(make, make_optimizer, data):
     """The captured step, and the loop, each with a model and an optimizer of its own."""
     torch.manual_seed(1)
-    first = make().train()
+    first = make()
+    first.train()
     second = copy.deepcopy(first)
     optimizers = [make_optimizer(model.parameters()) for model in (first, second)]
 
@@ -129,6 +131,18 @@ def test_a_replayed_step_leaves_the_optimizer_as_its_own_steps_would(make_optimi
         run_all(graph, stretch())
         run_all(loop, stretch())
     assert_same_state(models, optimizers)
+
+
+def test_a_plain_model_with_its_loss_goes_too():
+    def make():
+        layers = torch.nn.Linear(WIDTH, 5), torch.nn.Tanh(), torch.nn.Linear(5, WIDTH)
+        return PlainModel(torch.nn.Sequential(*layers), torch.nn.MSELoss())
+
+    graph, loop, models, optimizers = engines(make, OPTIMIZERS["adam"], dataset())
+    graph.capture.model = models[0].module
+    run_all(graph, stretch())
+    run_all(loop, stretch())
+    assert_same_state([model.module for model in models], optimizers)
 
 
 def test_a_step_that_cannot_be_captured_is_taken_as_it_is(monkeypatch):
