@@ -196,9 +196,7 @@ def child_seed(seed: int, child: int) -> int:
     >>> child_seed(0, 1) != child_seed(0, 2)
     True
     """
-    counter = (0, child & _LOW, child >> 32, Step.CHILD_SEED)
-    high, low, _, _ = philox(counter, (seed & _LOW, seed >> 32))
-    return (high << 32 | low) % SEED_LIMIT
+    return _child(seed, child)
 
 
 def child_seeds(seed: int, first: int, count: int) -> Tensor:
@@ -207,8 +205,12 @@ def child_seeds(seed: int, first: int, count: int) -> Tensor:
     >>> child_seeds(0, 5, 3).tolist() == [child_seed(0, child) for child in (5, 6, 7)]
     True
     """
-    child = torch.arange(first, first + count, dtype=torch.int64, device="cpu")
-    counter = (torch.zeros_like(child), child & _LOW, child >> 32, Step.CHILD_SEED)
+    return _child(seed, torch.arange(first, first + count, dtype=torch.int64, device="cpu"))
+
+
+def _child(seed: int, child: Any) -> Any:
+    """Of one child, an int, or of many, an int64 tensor."""
+    counter = (0, child & _LOW, child >> 32, Step.CHILD_SEED)
     high, low, _, _ = philox(counter, (seed & _LOW, seed >> 32))
     return (high << 32 | low) & (SEED_LIMIT - 1)
 

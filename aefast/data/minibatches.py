@@ -10,6 +10,7 @@ from torch import Tensor
 
 from aefast.data.dataset import Dataset
 from aefast.data.shards import ShardedDataset
+from aefast.data.tensor_rows import TensorRows
 
 AHEAD_BYTES = 2**20
 
@@ -119,6 +120,20 @@ def gathered(
     if isinstance(dataset.rows, np.memmap) or isinstance(dataset, ShardedDataset):
         return _ahead(dataset.take, chosen, together)
     return map(dataset.take, chosen)
+
+
+def minibatches_of(
+    dataset: Dataset | TensorRows,
+    chosen: Sequence[Tensor],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Iterator[Tensor]:
+    """Minibatches of the ``chosen`` rows as a model takes them, ``[B, D]``."""
+    if isinstance(dataset, TensorRows):
+        rows: Iterator[Tensor] = map(dataset.take, chosen)
+    else:
+        rows = gathered(dataset, chosen, device)
+    return (x.to(device, dtype) for x in rows)
 
 
 def _ahead(

@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from aefast import random
 from aefast.data import Dataset
-from aefast.data.minibatches import gathered
+from aefast.data.minibatches import minibatches_of
 from aefast.data.tensor_rows import TensorRows
 from aefast.distributed.gradients import GradientSum
 from aefast.distributed.group import Group
@@ -51,7 +50,9 @@ class GroupEngine:
         step = stretch.first_step
         for minibatches, seed in zip(stretch.epochs(), stretch.seeds, strict=False):
             shares = [Share(self.group, len(rows)) for rows in minibatches]
-            for share, x in zip(shares, self._gathered(minibatches, shares), strict=True):
+            own = [rows[share.rows] for rows, share in zip(minibatches, shares, strict=True)]
+            given = minibatches_of(self.dataset, own, self.device, self.dtype)
+            for share, x in zip(shares, given, strict=True):
                 loss, is_over = self._step(x, random.child_seed(seed, step), share, end)
                 losses.append(loss)
                 step += 1
@@ -61,14 +62,6 @@ class GroupEngine:
             step = 0
         self._gather_chains()
         return losses
-
-    def _gathered(self, minibatches: Sequence[Tensor], shares: Sequence[Share]) -> Iterator[Tensor]:
-        own = [rows[share.rows] for rows, share in zip(minibatches, shares, strict=True)]
-        if isinstance(self.dataset, TensorRows):
-            rows: Iterator[Tensor] = map(self.dataset.take, own)
-        else:
-            rows = gathered(self.dataset, own, self.device)
-        return (x.to(self.device, self.dtype) for x in rows)
 
     def _step(self, x: Tensor, seed: int, share: Share, end: float) -> tuple[float, bool]:
         """The whole minibatch's loss, after which the step is taken if it is a number; and whether

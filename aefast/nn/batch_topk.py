@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from typing import Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from aefast.functional import batch_topk_encode, sparse_decode
-from aefast.nn.dictionary import Code, SparseDictionary
-from aefast.nn.linear import Device
+from aefast.nn.dictionary import Code, DictionaryOptions, SparseDictionary
 from aefast.ops.shared import checks, dispatch
 from aefast.ops.topk import batch
 from aefast.ops.topk.op import SparseCode
@@ -29,7 +29,7 @@ class BatchTopKSparseAutoencoder(SparseDictionary):
         visible: D, the size of each input row.
         latents: L, the size of the code.
         k: how many latents a row has on the average, in (0, L]; 0.5 is one in two rows.
-        options: as :class:`TopKSparseAutoencoder`'s: ``aux_k``, ``aux_weight``, ``dead_after``,
+        options: as :class:`SparseDictionary`'s: ``aux_k``, ``aux_weight``, ``dead_after``,
             ``device`` and ``dtype``.
 
     Attributes:
@@ -60,22 +60,9 @@ class BatchTopKSparseAutoencoder(SparseDictionary):
         visible: int,
         latents: int,
         k: float,
-        *,
-        aux_k: int = 0,
-        aux_weight: float = 1 / 32,
-        dead_after: int = 10_000_000,
-        device: Device = None,
-        dtype: torch.dtype | None = None,
+        **options: Unpack[DictionaryOptions],
     ) -> None:
-        super().__init__(
-            visible,
-            latents,
-            aux_k=aux_k,
-            aux_weight=aux_weight,
-            dead_after=dead_after,
-            device=device,
-            dtype=dtype,
-        )
+        super().__init__(visible, latents, **options)
         self.k = checks.check_number(k, "k", 0)
         if not 0 < k <= self.latents:
             raise ValueError(
@@ -131,7 +118,7 @@ class MatryoshkaSparseAutoencoder(BatchTopKSparseAutoencoder):
         latents: L, the size of the code.
         k: how many latents a row has on the average, in (0, L].
         prefixes: rising numbers of latents, the last of them L; None takes L/16, L/8, L/4, L/2, L.
-        options: as :class:`TopKSparseAutoencoder`'s.
+        options: as :class:`SparseDictionary`'s.
 
     Attributes:
         encoder_weight, encoder_bias, decoder_weight, decoder_bias, idle, threshold: as those of
@@ -157,22 +144,9 @@ class MatryoshkaSparseAutoencoder(BatchTopKSparseAutoencoder):
         k: float,
         *,
         prefixes: Sequence[int] | None = None,
-        aux_k: int = 0,
-        aux_weight: float = 1 / 32,
-        dead_after: int = 10_000_000,
-        device: Device = None,
-        dtype: torch.dtype | None = None,
+        **options: Unpack[DictionaryOptions],
     ) -> None:
-        super().__init__(
-            visible,
-            latents,
-            k,
-            aux_k=aux_k,
-            aux_weight=aux_weight,
-            dead_after=dead_after,
-            device=device,
-            dtype=dtype,
-        )
+        super().__init__(visible, latents, k, **options)
         halves = sorted({max(1, self.latents >> n) for n in range(5)})
         self.prefixes = halves if prefixes is None else _check_prefixes(prefixes, self.latents)
 

@@ -1,6 +1,7 @@
 """What the sparse autoencoders over a language model's activations share."""
 
 import math
+from typing import TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,16 @@ from aefast.ops.shared import checks
 from aefast.ops.topk.op import SparseCode
 
 Code = SparseCode | Tensor
+
+
+class DictionaryOptions(TypedDict, total=False):
+    """The options that every sparse dictionary takes as :class:`SparseDictionary` does."""
+
+    aux_k: int
+    aux_weight: float
+    dead_after: int
+    device: Device
+    dtype: torch.dtype | None
 
 
 class SparseDictionary(Shardable):

@@ -1,12 +1,13 @@
 """The sparse autoencoder whose latents are gated: one path says which are active, one how much."""
 
+from typing import Unpack
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aefast.functional import linear_act
-from aefast.nn.dictionary import Code, SparseDictionary
-from aefast.nn.linear import Device
+from aefast.nn.dictionary import Code, DictionaryOptions, SparseDictionary
 from aefast.ops.shared import checks
 
 
@@ -25,7 +26,7 @@ class GatedSparseAutoencoder(SparseDictionary):
         visible: D, the size of each input row.
         latents: L, the size of the code.
         sparsity_weight: the factor of the gates' penalty, 0 or more.
-        options: as :class:`TopKSparseAutoencoder`'s: ``aux_k``, ``aux_weight``, ``dead_after``,
+        options: as :class:`SparseDictionary`'s: ``aux_k``, ``aux_weight``, ``dead_after``,
             ``device`` and ``dtype``.
 
     Attributes:
@@ -57,21 +58,9 @@ class GatedSparseAutoencoder(SparseDictionary):
         latents: int,
         *,
         sparsity_weight: float = 1e-3,
-        aux_k: int = 0,
-        aux_weight: float = 1 / 32,
-        dead_after: int = 10_000_000,
-        device: Device = None,
-        dtype: torch.dtype | None = None,
+        **options: Unpack[DictionaryOptions],
     ) -> None:
-        super().__init__(
-            visible,
-            latents,
-            aux_k=aux_k,
-            aux_weight=aux_weight,
-            dead_after=dead_after,
-            device=device,
-            dtype=dtype,
-        )
+        super().__init__(visible, latents, **options)
         self.sparsity_weight = checks.check_number(sparsity_weight, "sparsity_weight", 0)
         self.magnitude_bias = nn.Parameter(torch.empty_like(self.encoder_bias))
         self.magnitude_scale = nn.Parameter(torch.empty_like(self.encoder_bias))

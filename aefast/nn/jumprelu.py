@@ -1,12 +1,13 @@
 """The sparse autoencoder whose latents each learn a threshold."""
 
+from typing import Unpack
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aefast.functional import jumprelu_encode
-from aefast.nn.dictionary import Code, SparseDictionary
-from aefast.nn.linear import Device
+from aefast.nn.dictionary import Code, DictionaryOptions, SparseDictionary
 from aefast.ops.jumprelu.op import JumpReLUCode
 from aefast.ops.shared import checks
 
@@ -24,7 +25,7 @@ class JumpReLUSparseAutoencoder(SparseDictionary):
         sparsity_weight: the factor of the number of active latents, 0 or more.
         bandwidth: of the rectangle, above 0.
         initial_threshold: of each latent, 0 or more.
-        options: as :class:`TopKSparseAutoencoder`'s: ``aux_k``, ``aux_weight``, ``dead_after``,
+        options: as :class:`SparseDictionary`'s: ``aux_k``, ``aux_weight``, ``dead_after``,
             ``device`` and ``dtype``.
 
     Attributes:
@@ -57,21 +58,9 @@ class JumpReLUSparseAutoencoder(SparseDictionary):
         sparsity_weight: float = 1e-3,
         bandwidth: float = 0.05,
         initial_threshold: float = 0.01,
-        aux_k: int = 0,
-        aux_weight: float = 1 / 32,
-        dead_after: int = 10_000_000,
-        device: Device = None,
-        dtype: torch.dtype | None = None,
+        **options: Unpack[DictionaryOptions],
     ) -> None:
-        super().__init__(
-            visible,
-            latents,
-            aux_k=aux_k,
-            aux_weight=aux_weight,
-            dead_after=dead_after,
-            device=device,
-            dtype=dtype,
-        )
+        super().__init__(visible, latents, **options)
         self.sparsity_weight = checks.check_number(sparsity_weight, "sparsity_weight", 0)
         self.bandwidth = checks.check_positive(bandwidth, "bandwidth")
         self.initial_threshold = checks.check_number(initial_threshold, "initial_threshold", 0)

@@ -1,11 +1,11 @@
 """The sparse autoencoder whose code is each row's k largest latents."""
 
-import torch
+from typing import Unpack
+
 from torch import Tensor
 
 from aefast.functional import topk_encode
-from aefast.nn.dictionary import SparseDictionary, check_active
-from aefast.nn.linear import Device
+from aefast.nn.dictionary import DictionaryOptions, SparseDictionary, check_active
 from aefast.ops.topk.op import SparseCode
 
 
@@ -27,11 +27,8 @@ class TopKSparseAutoencoder(SparseDictionary):
         visible: D, the size of each input row.
         latents: L, the size of the code, mostly far above D.
         k: how many latents are active in a row, in [1, L].
-        aux_k: how many dead latents reconstruct the residual; 0 for none.
-        aux_weight: the factor of their loss, 0 or more.
-        dead_after: rows.
-        device: of the parameters; None takes torch's default one.
-        dtype: of the parameters; None takes torch's default one.
+        options: as :class:`SparseDictionary`'s: ``aux_k``, ``aux_weight``, ``dead_after``,
+            ``device`` and ``dtype``.
 
     Attributes:
         encoder_weight: W ``[L, D]``.
@@ -62,22 +59,9 @@ class TopKSparseAutoencoder(SparseDictionary):
         visible: int,
         latents: int,
         k: int,
-        *,
-        aux_k: int = 0,
-        aux_weight: float = 1 / 32,
-        dead_after: int = 10_000_000,
-        device: Device = None,
-        dtype: torch.dtype | None = None,
+        **options: Unpack[DictionaryOptions],
     ) -> None:
-        super().__init__(
-            visible,
-            latents,
-            aux_k=aux_k,
-            aux_weight=aux_weight,
-            dead_after=dead_after,
-            device=device,
-            dtype=dtype,
-        )
+        super().__init__(visible, latents, **options)
         self.k = check_active(k, "k", 1, self.latents)
         self.reset_parameters()
 

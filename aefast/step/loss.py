@@ -12,7 +12,13 @@ from torch import Tensor
 
 from aefast import backend
 from aefast.ops.shared import checks, dispatch
-from aefast.ops.shared.autograd import KernelFunction, connected, is_one
+from aefast.ops.shared.autograd import (
+    KernelFunction,
+    check_versions,
+    connected,
+    is_one,
+    versions_of,
+)
 from aefast.ops.shared.product_routes import outpaces_vendor
 from aefast.step import eager
 from aefast.step.plan import Plan
@@ -104,7 +110,7 @@ class _StepLoss(KernelFunction):
         loss = torch.empty((), dtype=torch.float32, device="cpu")
         loss.fill_(_run(plan, parameters, x, seed, row_offset, gradients))
         ctx.call = plan, parameters, x, seed, row_offset
-        ctx.versions = [tensor._version for tensor in (x, *parameters)]
+        ctx.versions = versions_of((x, *parameters))
         ctx.gradients = gradients
         return loss
 
@@ -130,11 +136,7 @@ def _made_anew(ctx: Any) -> list[Tensor]:
 
 def _check_versions(ctx: Any) -> None:
     _, parameters, x, *_ = ctx.call
-    if [tensor._version for tensor in (x, *parameters)] != ctx.versions:
-        raise RuntimeError(
-            "x or a parameter was modified by an inplace operation since the loss was computed; "
-            "this backward would compute with it again"
-        )
+    check_versions((x, *parameters), ctx.versions, "x")
 
 
 def _differentiable_gradients(ctx: Any, grad: Tensor) -> list[Tensor | None]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from aefast import backend
 from aefast.ops.shared import checks, dispatch
-from aefast.ops.shared.autograd import KernelFunction, is_one
+from aefast.ops.shared.autograd import KernelFunction, check_versions, is_one, versions_of
 from aefast.step import machine_eager
 from aefast.step.machine_plan import MachinePlan
 
@@ -98,7 +98,7 @@ class _MachineLoss(KernelFunction):
         gradients = [torch.empty_like(parameter) for parameter in parameters]
         loss = _run(call, parameters, gradients)
         ctx.call, ctx.parameters, ctx.gradients = call, parameters, gradients
-        ctx.versions = _versions(call, parameters)
+        ctx.versions = versions_of(_held(call, parameters))
         return loss
 
     @staticmethod
@@ -111,21 +111,17 @@ class _MachineLoss(KernelFunction):
             if not is_one(grad):
                 torch._foreach_mul_(scaled, grad)
         else:
-            if _versions(ctx.call, ctx.parameters) != ctx.versions:
-                raise RuntimeError(
-                    "visible or a parameter was modified by an inplace operation since the loss "
-                    "was computed; this backward would compute with it again"
-                )
+            check_versions(_held(ctx.call, ctx.parameters), ctx.versions, "visible")
             plan, x, _, end, *_ = ctx.call
             gradients = _defined_gradients(plan, ctx.parameters, x, end, grad)
         needed = ctx.needs_input_grad[1:]
         return None, *(g if need else None for g, need in zip(gradients, needed, strict=True))
 
 
-def _versions(call: Call, parameters: Sequence[Tensor]) -> list[int]:
-    """How often each tensor that a backward may compute with was written to."""
+def _held(call: Call, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """What a backward may compute with."""
     _, x, _, end, *_ = call
-    return [tensor._version for tensor in (x, end, *parameters)]
+    return [x, end, *parameters]
 
 
 def _defined_gradients(

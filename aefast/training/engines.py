@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from aefast import random
 from aefast.data import Dataset
 from aefast.data.dataset import reading
-from aefast.data.minibatches import gathered
+from aefast.data.minibatches import minibatches_of
 from aefast.data.shards import ShardedDataset
 from aefast.data.tensor_rows import TensorRows
 from aefast.distributed.engine import GroupEngine
@@ -198,7 +198,7 @@ class LoopEngine(LoopSteps):
         losses: list[Any] = []
         first_step = stretch.first_step
         for rows, seed in zip(stretch.epochs(), stretch.seeds, strict=False):
-            for x in self._gathered(rows):
+            for x in minibatches_of(self.dataset, rows, self.device, self.dtype):
                 losses.append(self.step(x, random.child_seed(seed, first_step)))
                 first_step += 1
                 is_finite = not isinstance(losses[-1], float) or math.isfinite(losses[-1])
@@ -206,13 +206,6 @@ class LoopEngine(LoopSteps):
                     return [float(loss) for loss in losses]
             first_step = 0
         return [float(loss) for loss in losses]
-
-    def _gathered(self, minibatches: Sequence[Tensor]) -> Iterator[Tensor]:
-        if isinstance(self.dataset, TensorRows):
-            rows: Iterator[Tensor] = map(self.dataset.take, minibatches)
-        else:
-            rows = gathered(self.dataset, minibatches, self.device)
-        return (x.to(self.device, self.dtype) for x in rows)
 
 
 def check_finite(losses: list[float], steps_before: int) -> None:

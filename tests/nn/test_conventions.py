@@ -8,7 +8,7 @@ import torch
 
 from aefast import nn
 from aefast.nn.autoencoder import Architecture
-from aefast.nn.dictionary import SparseDictionary
+from aefast.nn.dictionary import DictionaryOptions, SparseDictionary
 
 # Constructors' arguments, by their names.
 SIZES = {
@@ -59,8 +59,9 @@ def rows():
 @pytest.mark.parametrize("name", MODULES)
 def test_every_constructor_takes_a_device_and_a_dtype(name):
     parameters = inspect.signature(getattr(nn, name)).parameters
-    named = Architecture.__annotations__ if "architecture" in parameters else parameters
-    assert {"device", "dtype"} <= named.keys()
+    shared = {"architecture": Architecture, "options": DictionaryOptions}
+    more = [shared[name].__annotations__ for name in shared if name in parameters]
+    assert {"device", "dtype"} <= parameters.keys() | set().union(*more)
     model = build(name, device="meta", dtype=torch.float64)
     tensors = dict([*model.named_parameters(), *model.named_buffers()])
     assert tensors

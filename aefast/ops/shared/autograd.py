@@ -83,6 +83,25 @@ class SavedGradients(list[Any]):
 _waiting: WeakValueDictionary[int, SavedGradients] = WeakValueDictionary()
 
 
+def versions_of(tensors: Iterable[Tensor]) -> list[int]:
+    """How often each of the tensors was written to."""
+    return [tensor._version for tensor in tensors]
+
+
+def check_versions(tensors: Iterable[Tensor], versions: list[int], argument: str) -> None:
+    """What a backward would compute a loss with again is as it was: tensors that a node holds by
+    reference, the first of them ``argument``, the others parameters.
+
+    Raises:
+        RuntimeError: one was written to.
+    """
+    if versions_of(tensors) != versions:
+        raise RuntimeError(
+            f"{argument} or a parameter was modified by an inplace operation since the loss was "
+            "computed; this backward would compute with it again"
+        )
+
+
 def is_one(grad: Tensor) -> bool:
     """Whether a gradient is 1, as a loss's mostly is. A GPU is not asked: False there."""
     return grad.device.type == "cpu" and not dispatch.is_transformed(grad) and grad.item() == 1

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from aefast.ops.shared.extension import _C
-from aefast.ops.shared.precision import product_level
-from aefast.ops.shared.product_routes import outpaces_vendor
+from aefast.ops.shared.product_routes import level_of_ours
 
 ELEMENT_TYPES = {
     torch.float32: _C.ElementType.float32,
@@ -37,9 +36,8 @@ def own_precision(dtype: torch.dtype, weight_size: int) -> _C.Precision | None:
     elements; None elsewhere."""
     if dtype != torch.float32:
         return None
-    if not outpaces_vendor(weight_size):
-        return None
-    precision: _C.Precision = getattr(_C.Precision, product_level("cpu"))
+    level = level_of_ours(weight_size)
+    precision: _C.Precision | None = None if level is None else getattr(_C.Precision, level)
     return precision
 
 

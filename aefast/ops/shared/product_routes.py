@@ -28,9 +28,15 @@ Ratios = tuple[tuple[int, float], ...]
 
 
 def outpaces_vendor(weight_size: int) -> bool:
-    """Whether ours serves a weight of so many elements, at the precision that torch's switches ask
-    for."""
-    return _outpaces(extension().instruction_set(), product_level("cpu"), weight_size)
+    """Whether ours serves a weight of so many elements."""
+    return level_of_ours(weight_size) is not None
+
+
+def level_of_ours(weight_size: int) -> str | None:
+    """The precision that torch's switches ask for, where ours serves a weight of so many elements;
+    None elsewhere."""
+    level = product_level("cpu")
+    return level if _outpaces(extension().instruction_set(), level, weight_size) else None
 
 
 @cache
