@@ -48,7 +48,8 @@ def load_saelens(folder: "str | PathLike[str]") -> SparseDictionary:
     Read are its architectures ``topk``, ``jumprelu``, which it saves a batch top-k one as, and
     ``gated``. Encoders that expect rows without the decoder's bias subtracted, and latents that are
     ranked by their directions' norms, are brought to this package's form by SAELens' own formulas;
-    all other numbers are the file's, bit for bit.
+    a threshold below 0 is 0, which gives the same code; all other numbers are the file's, bit for
+    bit.
 
     Args:
         folder: with ``cfg.json`` and ``sae_weights.safetensors``.
@@ -98,6 +99,8 @@ def load_saelens(folder: "str | PathLike[str]") -> SparseDictionary:
         )
     state = _parts(tensors, parts, path / SAELENS_WEIGHTS)
     state["encoder_weight"] = state["encoder_weight"].t().contiguous()
+    if architecture == "jumprelu":
+        state["threshold"].clamp_(min=0)
     if config.get("rescale_acts_by_decoder_norm"):
         norms = state["decoder_weight"].norm(dim=-1)
         state["encoder_weight"] *= norms[:, None]
@@ -115,7 +118,7 @@ def save_saelens(model: SparseDictionary, folder: "str | PathLike[str]") -> None
     """Write a model as a folder that ``sae_lens.SAE.load_from_disk`` takes.
 
     A batch top-k or Matryoshka model becomes what SAELens saves it as: ``jumprelu``, with its one
-    threshold for all latents.
+    threshold for all latents. A threshold below 0 is saved as 0, which it counts as.
 
     Args:
         model: top-k, batch top-k, Matryoshka, JumpReLU or gated.
@@ -144,7 +147,7 @@ def save_saelens(model: SparseDictionary, folder: "str | PathLike[str]") -> None
     else:
         assert isinstance(model, JumpReLUSparseAutoencoder | BatchTopKSparseAutoencoder)
         architecture = "jumprelu"
-        threshold = model.threshold.to(model.encoder_bias).expand(model.latents)
+        threshold = model.threshold.clamp(min=0).to(model.encoder_bias).expand(model.latents)
         tensors |= {"b_enc": model.encoder_bias, "threshold": threshold}
     versions = {"sae_lens_version": SAELENS_VERSION, "sae_lens_training_version": None}
     config = {

@@ -60,6 +60,22 @@ def test_a_saelens_folder_has_the_models_numbers(name, dtype, tmp_path):
     assert config["architecture"] == (name if name in ("topk", "gated") else "jumprelu")
 
 
+@pytest.mark.parametrize("name", ["jumprelu", "batchtopk"])
+def test_a_threshold_below_zero_is_saved_and_loaded_as_zero(name, tmp_path):
+    """SAELens' own training leaves them so, too, after its last step."""
+    model, x = trained(name), torch.randn(7, D)
+    with torch.no_grad():
+        model.threshold.fill_(-0.25)
+    aefast.save_saelens(model, tmp_path)
+    file = tmp_path / "sae_weights.safetensors"
+    tensors = load_file(file)
+    assert not tensors["threshold"].any()
+    save_file(tensors | {"threshold": torch.full((L,), -0.25)}, file)
+    loaded = aefast.load_saelens(tmp_path)
+    assert not loaded.threshold.any()
+    assert torch.equal(loaded.encode_dense(x), model.encode_dense(x))
+
+
 def test_a_sparsify_folder_has_the_models_numbers(tmp_path):
     model = trained("topk")
     aefast.save_sparsify(model, tmp_path)

@@ -168,9 +168,13 @@ class SparseDictionary(Shardable):
 
     def keep_unit_norm(self, optimizer: torch.optim.Optimizer) -> None:
         """Have every step of an optimizer project the decoder's gradient before it, and bring the
-        directions back to unit norm after it."""
+        directions back to unit norm after it; a JumpReLU's thresholds to 0 or more, too."""
         optimizer.register_step_pre_hook(lambda *_: self.project_decoder_gradient())
-        optimizer.register_step_post_hook(lambda *_: self.normalize_decoder())
+        optimizer.register_step_post_hook(lambda *_: self._constrain())
+
+    def _constrain(self) -> None:
+        """Bring the parameters back to where they may be, after an optimizer's step."""
+        self.normalize_decoder()
 
     @torch.no_grad()
     def _active(self, code: Code) -> Tensor:

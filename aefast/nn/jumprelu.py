@@ -17,7 +17,8 @@ class JumpReLUSparseAutoencoder(SparseDictionary):
 
     The loss adds ``sparsity_weight`` times the mean number of active latents a row. What neither it
     nor the values have a gradient for is estimated by a rectangle of width ``bandwidth`` around the
-    threshold. Thresholds below 0 are set to 0 before a step.
+    threshold. A threshold that an optimizer's step leaves below 0 counts as 0: no negative value
+    passes. The loss sets it to 0 in training, so that it keeps its gradient.
 
     Args:
         visible: D, the size of each input row.
@@ -80,21 +81,28 @@ class JumpReLUSparseAutoencoder(SparseDictionary):
 
     def _encode(self, x: Tensor) -> JumpReLUCode:
         self._check_rows(x)
-        centered = x - self.decoder_bias
+        centered, threshold = x - self.decoder_bias, self.threshold.clamp(min=0)
         return jumprelu_encode(
-            centered, self.encoder_weight, self.encoder_bias, self.threshold, self.bandwidth
+            centered, self.encoder_weight, self.encoder_bias, threshold, self.bandwidth
         )
 
     def _objective(self, x: Tensor) -> tuple[Tensor, Code, Tensor]:
         if self.training:
-            with torch.no_grad():
-                self.threshold.clamp_(min=0)
+            self._raise_thresholds()
         values, active = self._encode(x)
         output = self.decode(values)
         # In float32: a half precision does not count so far.
         count = active.sum(-1, dtype=torch.promote_types(active.dtype, torch.float32)).mean()
         loss = F.mse_loss(output, x) + self.sparsity_weight * count.to(x.dtype)
         return loss, values, output
+
+    @torch.no_grad()
+    def _raise_thresholds(self) -> None:
+        self.threshold.clamp_(min=0)
+
+    def _constrain(self) -> None:
+        super()._constrain()
+        self._raise_thresholds()
 
     def extra_repr(self) -> str:
         return (

@@ -1,5 +1,6 @@
 """The kin of the top-k sparse autoencoder, each against its equations in plain operators."""
 
+import copy
 import sys
 
 import pytest
@@ -203,6 +204,36 @@ def test_thresholds_below_zero_are_set_to_zero():
     assert (model.threshold == -1).all()
     model.train().loss(torch.randn(3, D))
     assert not model.threshold.any()
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_a_threshold_that_the_last_step_left_below_zero_counts_as_zero(mode):
+    """It has no gradient then: a loss sets it to 0 before it asks for one."""
+    model, x = trained("jumprelu").train(mode), torch.randn(30, D)
+    expected = copy.deepcopy(model)
+    with torch.no_grad():
+        model.threshold.fill_(-0.5)
+        expected.threshold.zero_()
+    code = model.encode(x)
+    assert torch.equal(code, expected.encode(x))
+    assert (code >= 0).all()
+    assert torch.equal(model(x), expected(x))
+    loaded = MODELS["jumprelu"]()
+    loaded.load_state_dict(model.state_dict())
+    assert torch.equal(loaded.train(mode).encode(x), code)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_after_each_step_that_an_optimizer_takes_the_constraints_hold(name):
+    model = trained(name)
+    optimizer = torch.optim.SGD(model.parameters(), 1.0)
+    model.keep_unit_norm(optimizer)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    torch.testing.assert_close(model.decoder_weight.norm(dim=1), torch.ones(L))
+    if name == "jumprelu":
+        assert not model.threshold.any()
 
 
 @pytest.mark.parametrize(
