@@ -6,10 +6,12 @@ number is looked at once, when the folder is loaded; no file is copied.
 
 import json
 import math
+import os
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import cast
 
@@ -33,37 +35,77 @@ NPY = {np.dtype("<f2"): torch.float16, np.dtype("<f4"): torch.float32}
 
 HEADER_BYTES = 100_000_000  # as many as the safetensors package itself takes
 
+OPEN_FILES = 64  # each map holds its file open, and macOS gives a process 256 descriptors
+
 
 @dataclass(frozen=True)
 class Shard:
     """One file.
 
     Attributes:
-        memory: ``[n, D]``, mapped; bfloat16 as its bits.
-        dtype: what its bits are.
         name: the file.
+        shape: n and D.
+        bits: how NumPy reads its numbers.
+        dtype: what its bits are.
+        offset: where its rows begin, in bytes.
+        version: the file as it was found.
     """
 
-    memory: np.memmap
-    dtype: torch.dtype
     name: str
+    shape: tuple[int, int]
+    bits: np.dtype
+    dtype: torch.dtype
+    offset: int
+    version: tuple[int, ...]
+
+    @property
+    def memory(self) -> np.memmap:
+        """``[n, D]``, mapped; bfloat16 as its bits."""
+        return _map(self)
 
     def take(self, rows: np.ndarray) -> Tensor:
         """float32 ``[len(rows), D]``."""
-        with reading(self.memory, self.name):
-            return self._float(np.asarray(self.memory).take(rows, axis=0))
+        memory = self.memory
+        with reading(memory, self.name):
+            return self._float(np.asarray(memory).take(rows, axis=0))
 
     def chunks(self) -> Iterator[tuple[int, np.ndarray, Tensor]]:
         """Slices of its rows: the first row's number, the bits, and the numbers, float32."""
-        memory = np.asarray(self.memory)
+        memory = self.memory
         step = max(1, CHUNK_BYTES // (memory.itemsize * memory.shape[1]))
         for first in range(0, len(memory), step):
-            with reading(self.memory, self.name):
-                bits = memory[first : first + step].copy()
+            with reading(memory, self.name):
+                bits = np.array(memory[first : first + step])
             yield first, bits, self._float(bits.copy())
 
     def _float(self, bits: np.ndarray) -> Tensor:
         return torch.from_numpy(bits).view(self.dtype).float()
+
+
+@lru_cache(OPEN_FILES)
+def _map(shard: Shard) -> np.memmap:
+    """Its rows. Of more files than are held open those are closed that were read longest ago.
+
+    Raises:
+        DataError: the file is another than was found, or there is none.
+    """
+    try:
+        with open(shard.name, "rb") as stream:
+            found = os.fstat(stream.fileno())
+            if found.st_size < shard.version[0]:
+                raise DataError(
+                    f"{shard.name}: it was cut to {found.st_size} bytes while it was in use"
+                )
+            if _version(found) != shard.version:
+                raise DataError(f"{shard.name}: it was changed while it was in use")
+            return np.memmap(stream, shard.bits, "r", shard.offset, shard.shape)
+    except FileNotFoundError as error:
+        raise DataError(f"{shard.name}: it was removed while it was in use") from error
+
+
+def _version(status: os.stat_result) -> tuple[int, ...]:
+    """What tells one file from another of the same name."""
+    return status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev
 
 
 class ShardRows:
@@ -78,9 +120,9 @@ class ShardRows:
 
     def __init__(self, shards: Sequence[Shard]) -> None:
         self.shards = shards
-        counts = [len(shard.memory) for shard in shards]
+        counts = [shard.shape[0] for shard in shards]
         self.starts = [0, *np.cumsum(counts).tolist()]
-        self.shape = (self.starts[-1], shards[0].memory.shape[1])
+        self.shape = (self.starts[-1], shards[0].shape[1])
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -125,11 +167,11 @@ def load_shards(paths: Sequence[Path], name: str) -> ShardedDataset:
             finite.
     """
     shards = [_open(path) for path in paths]
-    width = shards[0].memory.shape[1]
+    width = shards[0].shape[1]
     for shard in shards:
-        if shard.memory.shape[1] != width:
+        if shard.shape[1] != width:
             raise DataError(
-                f"{shard.name}: its rows have {shard.memory.shape[1]} numbers, where those of "
+                f"{shard.name}: its rows have {shard.shape[1]} numbers, where those of "
                 f"{shards[0].name} have {width}; it takes shards of one width"
             )
     summaries = [_summary(shard) for shard in shards]
@@ -143,18 +185,19 @@ def _open(path: Path) -> Shard:
     name = str(path)
     if not path.is_file():  # a pipe, which would not end
         raise DataError(f"{name} is no regular file")
+    status = path.stat()
     shape, bits, dtype, offset = (_npy if name.lower().endswith(".npy") else _safetensors)(path)
     if len(shape) < 2:
         raise DataError(f"{name}: it has shape {cut(list(shape))}; it takes rows, [..., D]")
     if min(shape) < 1:
         raise DataError(f"{name}: it has shape {cut(list(shape))}; it takes one row or more")
     flat = (math.prod(shape[:-1]), shape[-1])
-    end, length = offset + math.prod(flat) * bits.itemsize, path.stat().st_size
+    end, length = offset + math.prod(flat) * bits.itemsize, status.st_size
     if length < end:
         raise DataError(f"{name}: cut short: {length} bytes, where its header makes {end}")
     if length > end and name.lower().endswith(".npy"):
         raise DataError(f"{name}: too long: {length} bytes, where its header makes {end}")
-    return Shard(np.memmap(path, bits, "r", offset, flat), dtype, name)
+    return Shard(name, flat, bits, dtype, offset, _version(status))
 
 
 def _npy(path: Path) -> tuple[tuple[int, ...], np.dtype, torch.dtype, int]:

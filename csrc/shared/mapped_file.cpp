@@ -57,6 +57,30 @@ bool put_zeros_from(uintptr_t address) {
     return false;
 }
 
+// Another's fault is for whoever had the signal before us. It ends the process where there was
+// nobody, where they returned and the same instruction faults anew, and where they raise the signal
+// themselves: that one waits until we return, and they may have put us back for it (faulthandler).
+void hand_on(int number, siginfo_t* information, void* context) {
+    static std::atomic<void*> returned_from{nullptr};
+    const bool is_fault = information->si_code > 0;
+    const bool is_repeated = is_fault && returned_from == information->si_addr;
+    if (is_repeated || previous.sa_handler == SIG_DFL || previous.sa_handler == SIG_IGN) {
+        if (!is_fault && previous.sa_handler == SIG_IGN) return;
+        signal(number, SIG_DFL);
+        if (!is_fault) raise(number);
+        return;
+    }
+    if (previous.sa_flags & SA_SIGINFO) {
+        previous.sa_sigaction(number, information, context);
+    } else {
+        previous.sa_handler(number);
+    }
+    if (is_fault) returned_from = information->si_addr;
+    sigset_t waiting;
+    sigpending(&waiting);
+    if (sigismember(&waiting, number)) signal(number, SIG_DFL);
+}
+
 void on_bus_error(int number, siginfo_t* information, void* context) {
     const int error = errno;
     if (information->si_code > 0 &&
@@ -64,15 +88,7 @@ void on_bus_error(int number, siginfo_t* information, void* context) {
         errno = error;
         return;
     }
-    // Another's fault: theirs to handle, and after none the instruction ends the process.
-    if (previous.sa_flags & SA_SIGINFO) {
-        previous.sa_sigaction(number, information, context);
-    } else if (previous.sa_handler == SIG_DFL || previous.sa_handler == SIG_IGN) {
-        signal(number, SIG_DFL);
-        if (information->si_code <= 0) raise(number);
-    } else {
-        previous.sa_handler(number);
-    }
+    hand_on(number, information, context);
 }
 
 void install() {

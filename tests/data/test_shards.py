@@ -1,6 +1,7 @@
 """A folder of shards: what is read, in which order, and what is refused."""
 
 import json
+import os
 import struct
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 from aefast.data import DataError, batches, load
 from aefast.data.minibatches import buffered_order
+from aefast.data.shards import OPEN_FILES
 
 safetensors = pytest.importorskip("safetensors.torch")
 
@@ -144,3 +146,24 @@ def test_a_shard_that_is_cut_while_in_use_is_named(folder):
     (path / "2.npy").write_bytes((path / "2.npy").read_bytes()[:-20])
     with pytest.raises(DataError, match=r"2\.npy: it was cut to"):
         data.take(torch.tensor([24]))
+
+
+def test_more_shards_than_a_process_may_open(tmp_path):
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    parts = [np.full((2, D), number, np.float32) for number in range(OPEN_FILES + 80)]
+    for number, part in enumerate(parts):
+        np.save(tmp_path / f"{number:03}.npy", part)
+    descriptors = len(os.listdir("/dev/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors + OPEN_FILES + 20, limits[1]))
+    try:
+        data = load(tmp_path)
+        order = torch.randperm(len(data))
+        assert torch.equal(data.take(order), torch.from_numpy(np.concatenate(parts))[order])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    np.save(tmp_path / "000.npy", parts[1])  # its map was closed meanwhile
+    for first in range(2, len(data), 2):
+        data.take(torch.tensor([first]))
+    with pytest.raises(DataError, match=r"000\.npy: it was changed while it was in use"):
+        data.take(torch.tensor([0]))
