@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from aefast import functional as F
 from aefast.nn import (
     RBM,
     Autoencoder,
@@ -96,3 +97,28 @@ def test_weights_that_are_not_there_are_refused(mesh, x):
     fsdp.fully_shard(tied, mesh=mesh)
     with pytest.raises(RuntimeError, match=r"mixed torch\.Tensor and DTensor"):
         tied(x, seed=1)
+
+
+def test_ops_take_sharded_tensors(mesh, x):
+    """How results are sharded is known of PyTorch's operators alone: the definition's."""
+    tensor = pytest.importorskip("torch.distributed.tensor")
+    weight, bias = torch.randn(3, 8), torch.randn(3)
+    for call in (
+        lambda x, weight, bias: F.linear_act(x, weight, bias, "gelu"),
+        lambda x, weight, bias: F.reconstruction_loss(x, weight, bias),
+        lambda x, weight, bias: F.contractive_penalty(x, weight, bias),
+        lambda x, weight, bias: F.topk_encode(x, weight, bias, 2)[0],
+    ):
+        plain = weight.clone().requires_grad_()
+        expected = call(x, plain, bias)
+        expected.sum().backward()
+        places = [tensor.Shard(0)], [tensor.Shard(1)], [tensor.Replicate()]
+        sharded = [
+            tensor.distribute_tensor(part, mesh, place)
+            for part, place in zip((x, weight, bias), places, strict=True)
+        ]
+        sharded[1].requires_grad_()
+        output = call(*sharded).full_tensor()
+        output.sum().backward()
+        torch.testing.assert_close(output, expected)
+        torch.testing.assert_close(sharded[1].grad.full_tensor(), plain.grad)

@@ -153,7 +153,7 @@ def _is_fused(
     if x.dtype != torch.float32 and not passes.is_fused(layers, settings):
         return False
     if traced:
-        return not dispatch.is_defined_in_trace(x.dtype, checks.FLOATING)
+        return not dispatch.is_defined_in_trace(x, checks.FLOATING)
     sizes = [x.numel(), *(layer.weight.numel() for layer in layers)]
     return 0 not in sizes and not dispatch.is_transformed(x)
 

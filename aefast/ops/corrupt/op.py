@@ -34,7 +34,7 @@ def corrupt_with(x: Tensor, noise: Noise) -> Tensor:
 def run(x: Tensor, noise: Noise, traced: bool) -> Tensor:
     """By the registered op, a backend's kernel or the definition; differentiable."""
     if traced:
-        if dispatch.is_defined_in_trace(x.dtype):
+        if dispatch.is_defined_in_trace(x):
             return eager.corrupt(x, noise)
         return torch.ops.aefast.corrupt(x, *noise._replace(seed=random.seed_tensor(noise.seed)))
     name = backend.select(x.device, x.dtype)

@@ -34,7 +34,7 @@ def run(
     x, weight, bias = dispatch.cast_operands(x, weight, bias)
     _check_tensors(x, weight, bias)
     if dispatch.is_traced(x, weight, bias):
-        if dispatch.is_defined_in_trace(x.dtype):
+        if dispatch.is_defined_in_trace(x):
             return eager.linear_act(x, weight, bias, activation)
         rows = math.prod(x.shape[:-1])
         output = torch.ops.aefast.linear_act(x.reshape(rows, x.shape[-1]), weight, bias, activation)

@@ -190,7 +190,7 @@ def _gibbs(visible: Tensor, machine: Machine, settings: ChainSettings, traced: b
         settings = settings._replace(clamp_mask=mask)
     run = _run
     if traced:
-        defined = dispatch.is_defined_in_trace(visible.dtype, checks.FLOATING)
+        defined = dispatch.is_defined_in_trace(visible, checks.FLOATING)
         run = eager.gibbs if defined else _registered_call
     sample = run(rows, machine, settings)
     return Sample._make(

@@ -136,7 +136,7 @@ def _is_fused(inputs: LossInputs, settings: LossSettings, reduction: str, traced
     if traced:
         # torch.jit.trace records no list of booleans, as the registered op takes.
         registered = () if torch.jit.is_tracing() else TRACED.get(x.device.type, ())
-        return not dispatch.is_defined_in_trace(dtype, registered)
+        return not dispatch.is_defined_in_trace(x, registered)
     if dtype not in FUSED[backend.select(x.device, dtype)]:
         return False
     return 0 not in (x.numel(), inputs.encoder_weight.numel()) and not dispatch.is_transformed(x)

@@ -82,20 +82,26 @@ def is_traced(*tensors: Tensor | None) -> bool:
 
 
 def is_defined_in_trace(
-    dtype: torch.dtype, registered: tuple[torch.dtype, ...] = backend.KERNEL_DTYPES
+    x: Tensor, registered: tuple[torch.dtype, ...] = backend.KERNEL_DTYPES
 ) -> bool:
     """Whether a trace records the definition's PyTorch operators instead of the registered op.
 
-    It does where no op is registered for the dtype, and in torch.func's transforms, which
+    It does where no op is registered for x's dtype, and in torch.func's transforms, which
     registered ops do not support under a trace. It does for ONNX export and FLOP counters, which
-    know PyTorch's operators alone, and under ``use_backend("eager")``. A compiled graph checks the
-    backend each time it runs, so torch.compile always records the registered op.
+    know PyTorch's operators alone, for DTensors, and under ``use_backend("eager")``. A compiled
+    graph checks the backend each time it runs, so torch.compile always records the registered op.
     """
-    if dtype not in registered or is_in_functorch():
+    if x.dtype not in registered or is_in_functorch():
         return True
     if torch.compiler.is_dynamo_compiling():
         return False
-    return backend.is_forced("eager") or _exports_to_onnx() or counts_flops()
+    return backend.is_forced("eager") or _is_sharded(x) or _exports_to_onnx() or counts_flops()
+
+
+def _is_sharded(x: Tensor) -> bool:
+    """Whether it is a DTensor: how results are sharded is known of PyTorch's operators alone."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(x, module.DTensor)
 
 
 def _exports_to_onnx() -> bool:

@@ -29,7 +29,7 @@ from aefast.ops.sparse_coding.problem import pose
 def shrink(x: Tensor, threshold: float) -> Tensor:
     """``soft_threshold`` by the registered op, a kernel or the definition; differentiable."""
     if dispatch.is_traced(x):
-        if dispatch.is_defined_in_trace(x.dtype):
+        if dispatch.is_defined_in_trace(x):
             return eager.soft_threshold(x, threshold)
         return torch.ops.aefast.soft_threshold(x, threshold)
     name = backend.select(x.device, x.dtype)

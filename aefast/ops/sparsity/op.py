@@ -28,7 +28,7 @@ def run(code: Tensor, target: float | None) -> Tensor:
     if dispatch.autocast_dtype(code.device) is not None:
         code = upcast(code)  # losses come out in float32 then, as torch's do
     if dispatch.is_traced(code):
-        if dispatch.is_defined_in_trace(code.dtype):
+        if dispatch.is_defined_in_trace(code):
             return _defined(code, target)
         if target is None:
             return torch.ops.aefast.l1_sparsity(code)

@@ -43,7 +43,7 @@ def encode(
     ``threshold``; m is the most that a row has, and what is left of a row is 0."""
     arguments = x, weight, bias, k, threshold
     if dispatch.is_traced(x, weight, bias):
-        if dispatch.is_defined_in_trace(x.dtype):
+        if dispatch.is_defined_in_trace(x):
             return eager.batch_topk_encode(*arguments)[:2]
         return torch.ops.aefast.batch_topk_encode(*arguments)[:2]
     name = backend.select(x.device, x.dtype)

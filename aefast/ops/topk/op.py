@@ -80,7 +80,7 @@ def _check_bias(
 
 def encode(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
     if dispatch.is_traced(x, weight, bias):
-        if dispatch.is_defined_in_trace(x.dtype):
+        if dispatch.is_defined_in_trace(x):
             return eager.topk_encode(x, weight, bias, k)
         return torch.ops.aefast.topk_encode(x, weight, bias, k)
     name = backend.select(x.device, x.dtype)

@@ -45,7 +45,7 @@ def _run(function: type[KernelFunction], name: str, *arguments: Any) -> Any:
     tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
     first = tensors[0]
     if dispatch.is_traced(*tensors):
-        if dispatch.is_defined_in_trace(first.dtype):
+        if dispatch.is_defined_in_trace(first):
             return getattr(eager, name)(*arguments)
         return getattr(torch.ops.aefast, name)(*arguments)
     if any(dispatch.is_transformed(tensor) for tensor in tensors):

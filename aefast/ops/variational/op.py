@@ -28,7 +28,7 @@ def sample(
 ) -> Tensor:
     """The sample by the registered op, a backend's kernel or the definition; differentiable."""
     if traced:
-        if dispatch.is_defined_in_trace(mean.dtype):
+        if dispatch.is_defined_in_trace(mean):
             return eager.reparameterize(mean, log_var, seed, row_offset)
         return torch.ops.aefast.reparameterize(mean, log_var, random.seed_tensor(seed), row_offset)
     name = backend.select(mean.device, mean.dtype)
@@ -42,7 +42,7 @@ def sample(
 def divergence(mean: Tensor, log_var: Tensor) -> Tensor:
     """The divergence by the registered op, a backend's kernel or the definition; differentiable."""
     if dispatch.is_traced(mean, log_var):
-        if dispatch.is_defined_in_trace(mean.dtype):
+        if dispatch.is_defined_in_trace(mean):
             return eager.gaussian_kl(mean, log_var)
         return torch.ops.aefast.gaussian_kl(mean, log_var)
     name = backend.select(mean.device, mean.dtype)
