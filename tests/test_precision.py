@@ -39,6 +39,7 @@ PROGRAM = """
 import os, warnings
 import torch, torch.backends as b
 from aefast.functional import contrastive_divergence, linear_act, reconstruction_loss, sparse_encode
+from aefast.nn import RBM, Autoencoder, TopKSparseAutoencoder, VariationalAutoencoder
 from aefast.ops.shared.precision import product_level
 warnings.simplefilter("ignore")
 x = torch.rand(6, 4)
@@ -53,6 +54,9 @@ for switch in {switches!r}:
     reconstruction_loss(x, x, None)
     contrastive_divergence(x, x, None, None)
     sparse_encode(x, x, 0.1)
+    for model in RBM(4, 3), Autoencoder(4, 3), VariationalAutoencoder(4, 2):
+        model.loss(x).backward()
+    TopKSparseAutoencoder(4, 6, 2).loss(x).backward()
     print(switch, "|", "ran", flush=True)
     os._exit(0)
 """

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from aefast.functional import batch_topk_encode, sparse_decode
 from aefast.nn.dictionary import Code, DictionaryOptions, SparseDictionary
+from aefast.nn.reparametrized import renew_weights
 from aefast.ops.shared import checks, dispatch
 from aefast.ops.topk import batch
 from aefast.ops.topk.op import SparseCode
@@ -81,6 +82,7 @@ class BatchTopKSparseAutoencoder(SparseDictionary):
     def encode(self, x: Tensor) -> SparseCode:
         """The code of x ``[..., D]``: values and latents, ``[..., m]``, the largest first; m is the
         most that a row has, and what a row has less is 0."""
+        renew_weights(self)
         self._check_rows(x)
         centered, weight, bias = x - self.decoder_bias, self.encoder_weight, self.encoder_bias
         if self.training:

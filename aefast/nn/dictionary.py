@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from aefast.functional import linear_act, sparse_decode, topk_encode
 from aefast.nn.autoencoder import check_draw
 from aefast.nn.linear import Device
+from aefast.nn.reparametrized import renew_weights
 from aefast.nn.replicas import check_replica
 from aefast.nn.sharded import Shardable
-from aefast.ops.shared import checks
+from aefast.ops.shared import checks, dispatch
 from aefast.ops.topk.op import SparseCode
 
 Code = SparseCode | Tensor
@@ -111,6 +112,7 @@ class SparseDictionary(Shardable):
 
     def decode(self, code: Code | tuple[Tensor, Tensor]) -> Tensor:
         """The reconstruction ``[..., D]`` from what :meth:`encode` or :meth:`encode_dense` gave."""
+        renew_weights(self)
         if isinstance(code, Tensor):
             return linear_act(code, self.decoder_weight.t(), self.decoder_bias)
         return sparse_decode(*code, self.decoder_weight, self.decoder_bias)
@@ -128,12 +130,24 @@ class SparseDictionary(Shardable):
         row_offset: int = 0,
     ) -> Tensor:
         """What training minimizes, a scalar: the mean squared error of the reconstruction, what the
-        model adds to it, and the dead latents' loss. In training it counts the rows since each
-        latent was active. It draws nothing: the options are those of every model's loss."""
+        model adds to it, and the dead latents' loss. In training, and with gradients enabled, it
+        counts the rows since each latent was active. It draws nothing: the options are those of
+        every model's loss.
+
+        Raises:
+            RuntimeError: the dead latents' loss under ``torch.utils.checkpoint``, which would
+                compute it again, when others may be dead.
+        """
         check_replica(self)
         check_draw(seed, generator, row_offset)
+        counts = self.training and torch.is_grad_enabled()
+        if counts and self.aux_k and dispatch.is_checkpointed():
+            raise RuntimeError(
+                "the dead latents are counted with each loss, which torch.utils.checkpoint would "
+                "compute twice; it takes aux_k=0"
+            )
         loss, code, output = self._objective(x)
-        if self.training:
+        if counts and not dispatch.is_recomputed():
             self._count(code)
         return self._with_auxiliary(loss, x, output)
 
@@ -156,19 +170,34 @@ class SparseDictionary(Shardable):
 
     @torch.no_grad()
     def normalize_decoder(self) -> None:
-        """Bring each latent's direction back to unit norm: for after an optimizer's step."""
+        """Bring each latent's direction back to unit norm: for after an optimizer's step.
+
+        Raises:
+            RuntimeError: something makes the decoder's weight anew, as pruning does.
+        """
+        self._check_directions()
         self.decoder_weight.copy_(F.normalize(self.decoder_weight, dim=1))
 
     @torch.no_grad()
     def project_decoder_gradient(self) -> None:
-        """Take from each direction's gradient what would change its norm: for before the step."""
+        """Take from each direction's gradient what would change its norm: for before the step.
+
+        Raises:
+            RuntimeError: as :meth:`normalize_decoder`.
+        """
+        self._check_directions()
         gradient, direction = self.decoder_weight.grad, F.normalize(self.decoder_weight, dim=1)
         if gradient is not None:
             gradient -= (gradient * direction).sum(1, keepdim=True) * direction
 
     def keep_unit_norm(self, optimizer: torch.optim.Optimizer) -> None:
         """Have every step of an optimizer project the decoder's gradient before it, and bring the
-        directions back to unit norm after it; a JumpReLU's thresholds to 0 or more, too."""
+        directions back to unit norm after it; a JumpReLU's thresholds to 0 or more, too.
+
+        Raises:
+            RuntimeError: as :meth:`normalize_decoder`.
+        """
+        self._check_directions()
         optimizer.register_step_pre_hook(lambda *_: self.project_decoder_gradient())
         optimizer.register_step_post_hook(lambda *_: self._constrain())
 
@@ -213,6 +242,13 @@ class SparseDictionary(Shardable):
         values, indices = topk_encode(centered, weight, bias, min(self.aux_k, len(dead)))
         reconstruction = sparse_decode(values.relu(), indices, self.decoder_weight[dead])
         return F.mse_loss(reconstruction, residual)
+
+    def _check_directions(self) -> None:
+        if "decoder_weight" not in self._parameters:
+            raise RuntimeError(
+                "decoder_weight is made anew from other parameters (pruning, a parametrization); "
+                "to bring it to unit norm takes a parameter"
+            )
 
     def _check_rows(self, x: Tensor) -> None:
         checks.check_tensor(x, "x")

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from aefast.functional import linear_act
 from aefast.nn.dictionary import Code, DictionaryOptions, SparseDictionary
+from aefast.nn.reparametrized import renew_weights
 from aefast.ops.shared import checks
 
 
@@ -79,6 +80,7 @@ class GatedSparseAutoencoder(SparseDictionary):
 
     def _encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The code, and the gates before their step."""
+        renew_weights(self)
         self._check_rows(x)
         product = linear_act(x - self.decoder_bias, self.encoder_weight)
         gate = product + self.encoder_bias

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from aefast.functional import jumprelu_encode
 from aefast.nn.dictionary import Code, DictionaryOptions, SparseDictionary
+from aefast.nn.reparametrized import renew_weights
 from aefast.ops.jumprelu.op import JumpReLUCode
 from aefast.ops.shared import checks
 
@@ -80,6 +81,7 @@ class JumpReLUSparseAutoencoder(SparseDictionary):
         return self._encode(x).values
 
     def _encode(self, x: Tensor) -> JumpReLUCode:
+        renew_weights(self)
         self._check_rows(x)
         centered, threshold = x - self.decoder_bias, self.threshold.clamp(min=0)
         return jumprelu_encode(

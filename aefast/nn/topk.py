@@ -6,6 +6,7 @@ from torch import Tensor
 
 from aefast.functional import topk_encode
 from aefast.nn.dictionary import DictionaryOptions, SparseDictionary, check_active
+from aefast.nn.reparametrized import renew_weights
 from aefast.ops.topk.op import SparseCode
 
 
@@ -67,6 +68,7 @@ class TopKSparseAutoencoder(SparseDictionary):
 
     def encode(self, x: Tensor) -> SparseCode:
         """The code of x ``[..., D]``: values and latents, ``[..., k]``, the largest first."""
+        renew_weights(self)
         self._check_rows(x)
         values, indices = topk_encode(
             x - self.decoder_bias, self.encoder_weight, self.encoder_bias, self.k

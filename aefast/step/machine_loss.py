@@ -9,6 +9,7 @@ from torch import Tensor
 from aefast import backend
 from aefast.ops.shared import checks, dispatch
 from aefast.ops.shared.autograd import KernelFunction, check_versions, is_one, versions_of
+from aefast.ops.shared.precision import product_level
 from aefast.step import machine_eager
 from aefast.step.machine_plan import MachinePlan
 
@@ -43,7 +44,7 @@ def _is_plain(tensor: Tensor) -> bool:
 
 
 def _takes_matrix_units() -> bool:
-    rounded = torch.get_float32_matmul_precision() != "highest"
+    rounded = product_level("cpu") != "highest"
     return rounded and backend.extension().has_matrix_units()
 
 

@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 from torch.nn.functional import linear, mse_loss
+from torch.nn.utils import prune, spectral_norm
 
 from aefast.nn import (
     BatchTopKSparseAutoencoder,
@@ -274,3 +275,27 @@ def test_after_each_step_that_an_optimizer_takes_the_constraints_hold(name):
 def test_bad_arguments_are_named(make, error, message):
     with pytest.raises(error, match=f"^{message}"):
         make()
+
+
+@pytest.mark.parametrize("reparametrize", [spectral_norm, prune.identity])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_weight_that_a_hook_makes_is_made_for_each_loss(name, reparametrize):
+    """The loss is no forward, before which PyTorch runs the hook."""
+    torch.manual_seed(0)
+    model = trained(name)
+    for weight in ("encoder_weight", "decoder_weight"):
+        reparametrize(model, weight)
+    x = torch.randn(9, D)
+    start = {key: parameter.detach().clone() for key, parameter in model.named_parameters()}
+    optimizer = torch.optim.SGD(model.parameters(), 0.5)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model.loss(x).backward()
+        optimizer.step()
+    moved = {key for key, parameter in model.named_parameters() if not parameter.equal(start[key])}
+    assert {"encoder_weight_orig", "decoder_weight_orig"} <= moved
+    model.eval()
+    code = model.encode(x)
+    assert torch.equal(model.decode(code), model(x))
+    with pytest.raises(RuntimeError, match="decoder_weight is made anew from other parameters"):
+        model.keep_unit_norm(optimizer)

@@ -17,12 +17,15 @@ from aefast.backend import use_backend
 from aefast.nn import (
     RBM,
     Autoencoder,
+    BatchTopKSparseAutoencoder,
     ContractiveAutoencoder,
     DeepBeliefStack,
     DenoisingAutoencoder,
+    JumpReLUSparseAutoencoder,
     LinearAct,
     SparseAutoencoder,
     StochasticAutoencoder,
+    TopKSparseAutoencoder,
     VariationalAutoencoder,
     annealed_importance_sampling,
     exact_log_partition,
@@ -224,6 +227,26 @@ def test_checkpointing_refuses_chains_that_move(x):
     with pytest.raises(RuntimeError, match=r"persistent chains .* it takes chains=0"):
         checkpoint(model.loss, x, use_reentrant=False)
     assert torch.equal(model.chain, start)
+    checkpoint(model.eval().loss, x, use_reentrant=False).backward()  # where they don't
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_checkpointed_losses_count_a_row_once(use_reentrant, x):
+    for model in JumpReLUSparseAutoencoder(8, 12), BatchTopKSparseAutoencoder(8, 12, 3):
+        plain = copy.deepcopy(model)
+        plain.loss(x)
+        with set_checkpoint_early_stop(False):
+            rows = x.clone().requires_grad_()  # which the reentrant form takes
+            checkpoint(model.loss, rows, use_reentrant=use_reentrant).backward()
+        for ours, expected in zip(model.buffers(), plain.buffers(), strict=True):
+            assert torch.equal(ours, expected)
+
+
+def test_checkpointing_refuses_latents_that_die(x):
+    model = TopKSparseAutoencoder(8, 12, 3, aux_k=2)
+    with pytest.raises(RuntimeError, match=r"dead latents are counted .* it takes aux_k=0"):
+        checkpoint(model.loss, x, use_reentrant=False)
+    assert not model.idle.any()
     checkpoint(model.eval().loss, x, use_reentrant=False).backward()  # where they don't
 
 
