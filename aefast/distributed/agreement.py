@@ -57,11 +57,39 @@ def check_batch_size(batch_size: int, group: Group, argument: str) -> None:
         )
 
 
+def settings_of(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """What an optimizer's steps depend on, beside its state: of each group of parameters."""
+    groups = optimizer.param_groups
+    names = dict.fromkeys(name for group in groups for name in group if name != "params")
+    settings = {
+        f"the optimizer's {name}": [_plain(group.get(name)) for group in groups] for name in names
+    }
+    return {"the optimizer": type(optimizer).__name__, **settings}
+
+
+def _plain(value: Any) -> Any:
+    """A number, or what is compared as text; of a tensor its numbers."""
+    value = value.tolist() if isinstance(value, Tensor) else value
+    return value if isinstance(value, int | float | str | None) else repr(value)
+
+
 @torch.no_grad()
-def start_alike(group: Group, model: Any) -> None:
-    """Give each rank the parameters and buffers of rank 0."""
+def start_alike(group: Group, model: Any, optimizer: torch.optim.Optimizer) -> None:
+    """Give each rank the parameters, the buffers and the optimizer's state of rank 0.
+
+    Raises:
+        DisagreementError: on each rank, that one has others than rank 0.
+    """
     tensors: list[Tensor] = [*model.parameters(), *model.buffers()]
-    shapes = [(tuple(tensor.shape), str(tensor.dtype)) for tensor in tensors]
-    agree(group, {"the model's parameters and buffers": shapes})
-    for tensor in tensors:
+    agree(group, {"the model's parameters and buffers": _shapes(tensors)})
+    optimized = [parameter for each in optimizer.param_groups for parameter in each["params"]]
+    states = [optimizer.state.get(parameter, {}) for parameter in optimized]
+    names = [(number, *state) for number, state in enumerate(states) if state]
+    kept = [value for state in states for value in state.values() if isinstance(value, Tensor)]
+    agree(group, {"the optimizer's state": names, "the state's shapes": _shapes(kept)})
+    for tensor in (*tensors, *kept):
         group.copy_of_first(tensor)
+
+
+def _shapes(tensors: list[Tensor]) -> list[tuple[tuple[int, ...], str]]:
+    return [(tuple(tensor.shape), str(tensor.dtype)) for tensor in tensors]

@@ -2,7 +2,8 @@
 
 import math
 import time
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -11,11 +12,43 @@ from aefast import random
 from aefast.data import Dataset
 from aefast.data.minibatches import minibatches_of
 from aefast.data.tensor_rows import TensorRows
-from aefast.distributed.gradients import GradientSum
-from aefast.distributed.group import Group
-from aefast.distributed.losses import chains_of, loss_of_share
+from aefast.distributed.group import Group, LostRankError
+from aefast.distributed.losses import chains_of
 from aefast.distributed.share import Share
 from aefast.step.stretch import Stretch
+
+
+class SharedSteps(Protocol):
+    """A step of which each rank computes a share: :class:`~aefast.distributed.loop_steps.LoopSteps`
+    or :class:`~aefast.distributed.kernel_steps.KernelSteps`.
+
+    Attributes:
+        model: what is trained.
+        reason: why it is this one.
+    """
+
+    model: Any
+    reason: str
+
+    def begin(self) -> None:
+        """Before some steps: the optimizer's settings may have changed."""
+        ...
+
+    def compute(self, x: Tensor, seed: int, share: Share) -> float:
+        """What the rows x ``[B, D]`` of a share add to the loss, and to the gradients."""
+        ...
+
+    def add_up(self, figures: list[float]) -> list[float]:
+        """Sum the gradients, and some figures, over the ranks."""
+        ...
+
+    def take(self) -> None:
+        """Take the optimizer's step."""
+        ...
+
+    def end(self, steps: int) -> None:
+        """After so many steps since :meth:`begin`."""
+        ...
 
 
 class GroupEngine:
@@ -27,75 +60,79 @@ class GroupEngine:
 
     name = "group"
 
-    def __init__(
-        self,
-        model: Any,
-        dataset: Dataset | TensorRows,
-        optimizer: torch.optim.Optimizer,
-        group: Group,
-    ) -> None:
-        self.model = model
+    def __init__(self, steps: SharedSteps, dataset: Dataset | TensorRows, group: Group) -> None:
+        self.steps = steps
         self.dataset = dataset
-        self.optimizer = optimizer
         self.group = group
-        self.gradients = GradientSum(model.parameters(), group)
-        self.reason = f"gradients are summed over {group.size} ranks"
-        example = self.gradients.parameters[0]
+        self.reason = f"gradients are summed over {group.size} ranks; {steps.reason}"
+        example = next(steps.model.parameters())
         self.device, self.dtype = example.device, example.dtype
+        self._error: Exception | None = None  # of the last step, of which the others do not know
 
     def run(self, stretch: Stretch, seconds: float) -> list[float]:
-        """As :meth:`aefast.training.engines.Engine.run`, and at the same step on each rank."""
-        end = time.perf_counter() + seconds
+        """As :meth:`aefast.training.engines.Engine.run`, and at the same step on each rank.
+
+        Raises:
+            LostRankError: a rank is gone.
+            OtherRankError: one has an error, which it raises itself.
+        """
+        self._error = None
+        self.group.together(self.steps.begin)
         losses: list[float] = []
+        try:
+            self._run(stretch, time.perf_counter() + seconds, losses)
+        finally:
+            self.steps.end(sum(map(math.isfinite, losses)))
+        self.group.together(self._raise_own_error)
+        self._gather_chains()
+        return losses
+
+    def _run(self, stretch: Stretch, end: float, losses: list[float]) -> None:
         step = stretch.first_step
         for minibatches, seed in zip(stretch.epochs(), stretch.seeds, strict=False):
             shares = [Share(self.group, len(rows)) for rows in minibatches]
             own = [rows[share.rows] for rows, share in zip(minibatches, shares, strict=True)]
             given = minibatches_of(self.dataset, own, self.device, self.dtype)
-            for share, x in zip(shares, given, strict=True):
-                loss, is_over = self._step(x, random.child_seed(seed, step), share, end)
+            for share in shares:
+                loss, is_over = self._step(given, random.child_seed(seed, step), share, end)
                 losses.append(loss)
                 step += 1
                 if is_over or not math.isfinite(loss):
-                    self._gather_chains()
-                    return losses
+                    return
             step = 0
-        self._gather_chains()
-        return losses
 
-    def _step(self, x: Tensor, seed: int, share: Share, end: float) -> tuple[float, bool]:
+    def _step(
+        self, given: Iterator[Tensor], seed: int, share: Share, end: float
+    ) -> tuple[float, bool]:
         """The whole minibatch's loss, after which the step is taken if it is a number; and whether
         time is over on some rank."""
-        self.optimizer.zero_grad()
-        error: Exception | None = None
         value = 0.0
         try:
-            loss = loss_of_share(self.model, x, seed, share)
-            if loss is not None:
-                loss.backward()
-                value = loss.item()
-        except (ArithmeticError, TypeError, ValueError) as raised:  # the others wait for this rank
-            error = raised
-        figures = [value, float(time.perf_counter() >= end), float(error is not None)]
-        value, over, errors = self.gradients.take(figures)
+            self._raise_own_error()
+            value = self.steps.compute(next(given), seed, share)
+        except LostRankError:
+            raise
+        except Exception as raised:  # the others wait for this rank
+            self._error = raised
+        figures = [value, float(time.perf_counter() >= end), float(self._error is not None)]
+        value, over, errors = self.steps.add_up(figures)
         if errors:
-            self._raise(error)
+            self.group.raise_first(self._error)
         if math.isfinite(value):
-            self.optimizer.step()
+            try:
+                self.steps.take()
+            except Exception as raised:  # a hook's
+                self._error = raised
         return value, over > 0
 
-    def _raise(self, error: Exception | None) -> None:
-        """Its own error, or that of the first rank that has one."""
-        messages = self.group.gather(None if error is None else str(error))
-        if error is not None:
-            raise error
-        rank, message = next((r, m) for r, m in enumerate(messages) if m is not None)
-        raise ValueError(f"on rank {rank}: {message}")
+    def _raise_own_error(self) -> None:
+        if self._error is not None:
+            raise self._error
 
     @torch.no_grad()
     def _gather_chains(self) -> None:
         """Each rank has moved its own chains; what is saved and judged holds all of them."""
-        chain = chains_of(self.model)
+        chain = chains_of(self.steps.model)
         if chain is None:
             return
         rows = self.group.rows_of(len(chain))

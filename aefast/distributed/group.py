@@ -1,14 +1,21 @@
-"""The processes that train one model together: torch.distributed's default group."""
+"""The processes that train one model together: a process group of torch.distributed."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+Result = TypeVar("Result")
+
 
 class LostRankError(RuntimeError):
     """A collective operation did not end: another rank is gone."""
+
+
+class OtherRankError(ValueError):
+    """Another rank has an error: its number and its message."""
 
 
 class Group(NamedTuple):
@@ -17,15 +24,17 @@ class Group(NamedTuple):
     Attributes:
         rank: this process's number.
         size: how many there are.
+        handle: torch's own object; None of its default group.
     """
 
     rank: int = 0
     size: int = 1
+    handle: Any = None
 
     def add_up(self, tensor: Tensor) -> "Sum":
         """Begin to sum a tensor over the ranks, in place."""
         with _named_errors():
-            return Sum(dist.all_reduce(tensor, async_op=True))
+            return Sum(dist.all_reduce(tensor, group=self.handle, async_op=True))
 
     def any(self, *flags: bool) -> list[bool]:
         """Of each flag whether it is set on some rank."""
@@ -41,7 +50,7 @@ class Group(NamedTuple):
             return [value]
         values: list[Any] = [None] * self.size
         with _named_errors():
-            dist.all_gather_object(values, value)
+            dist.all_gather_object(values, value, group=self.handle)
         return values
 
     def of_first(self, value: Any) -> Any:
@@ -50,22 +59,71 @@ class Group(NamedTuple):
             return value
         values = [value]
         with _named_errors():
-            dist.broadcast_object_list(values, src=0)
+            dist.broadcast_object_list(values, self._first(), group=self.handle)
         return values[0]
 
     def copy_of_first(self, tensor: Tensor) -> None:
         """Give a tensor rank 0's numbers, in place."""
+        sent = tensor.to(self._device()) if tensor.is_cpu else tensor
+        sent = sent.contiguous()
         with _named_errors():
-            dist.broadcast(tensor, src=0)
+            dist.broadcast(sent, self._first(), group=self.handle)
+        if sent is not tensor:
+            tensor.copy_(sent)
+
+    def together(self, action: Callable[[], Result]) -> Result:
+        """What an action of each rank returns, once it is over on all ranks.
+
+        Raises:
+            OtherRankError: it raised on another rank, and not on this one, which raises its own
+                error.
+        """
+        if self.size == 1:
+            return action()
+        error: BaseException | None = None
+        try:
+            result = action()
+        except BaseException as raised:  # the others wait for this rank
+            error = raised
+        try:
+            (is_wrong,) = self.any(error is not None)
+        except LostRankError:
+            if error is None:
+                raise
+            is_wrong = True
+        if is_wrong:
+            self.raise_first(error)
+        return result
+
+    def raise_first(self, error: BaseException | None) -> None:
+        """Called by all ranks: each raises its own error, or names the first rank that has one.
+
+        Raises:
+            OtherRankError: there is one, and not on this rank.
+        """
+        try:
+            messages = self.gather(None if error is None else str(error) or type(error).__name__)
+        except LostRankError:
+            if error is None:
+                raise
+        if error is not None:
+            raise error
+        for rank, message in enumerate(messages):
+            if message is not None:
+                raise OtherRankError(f"on rank {rank}: {message}")
 
     def rows_of(self, count: int, rank: int | None = None) -> slice:
         """Which of ``count`` rows a rank has: neighbours, as many as the others to one."""
         rank = self.rank if rank is None else rank
         return slice(count * rank // self.size, count * (rank + 1) // self.size)
 
+    def _first(self) -> int:
+        """The number of rank 0 among all processes."""
+        return 0 if self.handle is None else dist.get_global_rank(self.handle, 0)
+
     def _device(self) -> torch.device:
         """Where small tensors are exchanged."""
-        return torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+        return torch.device("cuda" if dist.get_backend(self.handle) == "nccl" else "cpu")
 
 
 class Sum(NamedTuple):
@@ -94,7 +152,28 @@ class _named_errors:
 
 
 def current() -> Group:
-    """The group of this process, which may be alone."""
+    """The default group of this process, which may be alone."""
     if not (dist.is_available() and dist.is_initialized()):
         return Group()
     return Group(dist.get_rank(), dist.get_world_size())
+
+
+def group_of(process_group: Any) -> Group:
+    """The group that an argument ``process_group`` names: None is this process alone.
+
+    Raises:
+        TypeError, ValueError: it is no process group, or one that this process is not in.
+    """
+    if process_group is None:
+        return Group()
+    if not (dist.is_available() and isinstance(process_group, dist.ProcessGroup)):
+        if dist.is_available() and process_group is dist.GroupMember.NON_GROUP_MEMBER:
+            raise ValueError(
+                "process_group is one that this process is not in; its own ranks alone make the "
+                "call"
+            )
+        raise TypeError(
+            f"process_group is a {type(process_group).__name__}; it takes a "
+            "torch.distributed.ProcessGroup, such as torch.distributed.group.WORLD, or None"
+        )
+    return Group(dist.get_rank(process_group), process_group.size(), process_group)

@@ -4,11 +4,14 @@ Of a mean over rows it is the share's mean, times its weight. Where a loss is no
 a mean activity or persistent chains, the ranks exchange what it is a function of.
 """
 
+import functools
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from aefast.distributed.share import Share
 from aefast.functional import gibbs
@@ -16,6 +19,8 @@ from aefast.nn import RBM, BatchTopKSparseAutoencoder, SparseAutoencoder
 from aefast.nn.autoencoder import check_draw
 from aefast.nn.dictionary import SparseDictionary
 from aefast.ops.sparsity.eager import divergence
+
+TAKEN = "in a process group it takes a mean over the rows, to which the ranks' shares add up"
 
 
 def loss_of_share(model: Any, x: Tensor, seed: int, share: Share) -> Tensor | None:
@@ -48,6 +53,66 @@ def check_model(model: Any) -> None:
         )
 
 
+def check_plain_model(model: Any, x: Tensor) -> None:
+    """Whether a plain module's rows go each on its own, and its loss is a mean over them.
+
+    Args:
+        model: :class:`aefast.training.plain_model.PlainModel`.
+        x: some rows, ``[B, D]``, by which a loss is tried that cannot be read.
+
+    Raises:
+        ValueError: they do not, or it is none.
+    """
+    for module in model.module.modules():
+        if isinstance(module, _BatchNorm):
+            raise ValueError(
+                f"model holds a {type(module).__name__}, which takes the moments of a whole "
+                "minibatch; it takes one process"
+            )
+    reduction = _reduction_of(model.criterion)
+    if reduction != "mean":
+        raise ValueError(f"loss has reduction={reduction!r}; {TAKEN}")
+    if model.objective is None and len(x) > 1 and not _is_mean_over_rows(model, x):
+        raise ValueError(f"loss of some rows is not the mean of their losses; {TAKEN}")
+
+
+def _reduction_of(criterion: Any) -> str:
+    if isinstance(criterion, functools.partial):
+        own = _reduction_of(criterion.func)
+        return str(criterion.keywords.get("reduction", own))
+    return str(getattr(criterion, "reduction", "mean"))
+
+
+@torch.no_grad()
+def _is_mean_over_rows(model: Any, x: Tensor) -> bool:
+    """Tried on two rows, where the outputs are rows and the loss draws nothing."""
+    x = x[:2]
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.random.fork_rng():
+            outputs = model.module(x)
+            outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+            if not all(isinstance(one, Tensor) and one.shape[:1] == x.shape[:1] for one in outputs):
+                return True
+            whole, again = (_criterion(model, outputs, x) for _ in range(2))
+            parts = [
+                _criterion(model, [one[n : n + 1] for one in outputs], x[n : n + 1]) for n in (0, 1)
+            ]
+    finally:
+        model.train(was_training)
+    is_known = bool(whole.isfinite()) and torch.equal(whole, again)
+    return not is_known or torch.allclose(whole, (parts[0] + parts[1]) / 2, rtol=1e-3, atol=1e-6)
+
+
+def _criterion(model: Any, outputs: Sequence[Tensor], x: Tensor) -> Tensor:
+    output, *others = outputs
+    loss: Tensor = model.criterion(output, x, *others)
+    if loss.numel() != 1:
+        raise ValueError(f"loss has shape {list(loss.shape)}; it takes a scalar")
+    return loss.double().reshape(())
+
+
 def takes_row_offset(model: Any) -> bool:
     return "row_offset" in inspect.signature(model.loss).parameters
 
@@ -65,7 +130,7 @@ def _has_loss_of(model: Any, cls: type[nn.Module]) -> bool:
 def _sparse_loss(model: SparseAutoencoder, x: Tensor, seed: int, share: Share) -> Tensor | None:
     """The divergence is a function of the units' mean activity over the minibatch."""
     check_draw(seed, None, share.first)
-    code = model.encode(x)
+    code = share.group.together(lambda: model.encode(x))
     activity = share.mean_of_batch(code)
     if len(x) == 0:
         return None
@@ -85,7 +150,9 @@ def _machine_loss(model: RBM, x: Tensor, seed: int, share: Share) -> Tensor | No
         return loss
     terms: list[Tensor] = []
     if target is not None:
-        penalty = divergence(share.mean_of_batch(model(x)), target).sum()
+        penalty = divergence(
+            share.mean_of_batch(share.group.together(lambda: model(x))), target
+        ).sum()
         if len(x):
             terms.append(share.weight * model.sparsity_weight * penalty)
     rows = slice(share.first, share.first + len(x))
@@ -113,7 +180,7 @@ def _chain_ends(model: RBM, start: Tensor, seed: int, row_offset: int) -> Tensor
 
 def _dictionary_loss(model: SparseDictionary, x: Tensor, share: Share) -> Tensor | None:
     """A latent is active where a row of the minibatch has it, on any rank."""
-    loss, code, output = model._objective(x)
+    loss, code, output = share.group.together(lambda: model._objective(x))
     if model.training:
         model._count_rows(share.batch_rows, share.is_any_of_batch(model._active(code)))
     if len(x) == 0:

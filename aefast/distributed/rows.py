@@ -6,6 +6,17 @@ from torch import Tensor
 from aefast.distributed.group import Group
 
 
+def check_widths(widths: list[int]) -> None:
+    """
+    Raises:
+        ValueError: the ranks' rows have different widths.
+    """
+    if len(set(widths)) > 1:
+        raise ValueError(
+            f"the ranks' X have {', '.join(map(str, widths))} features; it takes the same of all"
+        )
+
+
 class SpreadRows:
     """Some rows in an order, of which this rank has some: all of them without a group.
 
@@ -30,12 +41,7 @@ class SpreadRows:
             ValueError: the ranks' rows have different widths.
         """
         shapes = group.gather(tuple(own.shape))
-        widths = [width for _, width in shapes]
-        if len(set(widths)) > 1:
-            raise ValueError(
-                f"the ranks' X have {', '.join(map(str, widths))} features; it takes the same of "
-                "all"
-            )
+        check_widths([width for _, width in shapes])
         first = sum(rows for rows, _ in shapes[: group.rank])
         numbers = torch.arange(first, first + len(own), dtype=torch.int64, device="cpu")
         return cls(group, own, numbers, sum(rows for rows, _ in shapes))

@@ -16,7 +16,8 @@ from scipy.linalg import eigh
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from aefast.distributed.group import current
+from aefast.distributed.agreement import agree
+from aefast.distributed.group import group_of
 from aefast.estimators.conversion import (
     DTYPES,
     FloatTransformer,
@@ -25,7 +26,7 @@ from aefast.estimators.conversion import (
     in_a_mode_of_its_own,
     row_pieces,
 )
-from aefast.estimators.moments import Moments, as_double, of_all_ranks
+from aefast.estimators.moments import Moments, as_double, of_all_ranks, shape_of_all_ranks
 from aefast.functional import linear_act
 from aefast.nn.likelihood import floored
 from aefast.ops.shared import checks
@@ -84,28 +85,34 @@ class LinearFactorModel(FloatTransformer):
     n_components: Any
 
     @in_a_mode_of_its_own
-    def fit(self, X: Any, y: Any = None) -> Self:
+    def fit(self, X: Any, y: Any = None, *, process_group: Any = None) -> Self:
         """Estimate from X, an array or sparse matrix ``(n_samples, n_features)``.
 
-        In a process group of torch.distributed's each rank gives rows of its own, and all of them
-        get what one would from all the rows, to rounding.
+        Args:
+            X: the rows.
+            y: ignored.
+            process_group: None estimates from these rows alone. Of a
+                ``torch.distributed.ProcessGroup``, such as ``torch.distributed.group.WORLD``, all
+                ranks make the call, each with rows of its own, which may be none; and all get what
+                one would from all the rows, to rounding.
 
         Raises:
             TypeError, ValueError: a parameter is of a wrong type or outside its range, or X has
-                fewer than two samples, or on another rank another number of features.
+                fewer than two samples, or on another rank another number of features. An error of
+                one rank is raised on all.
         """
-        self._check_parameters()
-        group = current()
-        least = 2 if group.size == 1 else 1
-        X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, ensure_min_samples=least)
-        samples, features = sum(group.gather(X.shape[0])), X.shape[1]
+        group = group_of(process_group)
+        X = group.together(lambda: self._checked(X, 2 if group.size == 1 else 0))
+        agree(group, self.get_params())
+        samples, features = shape_of_all_ranks(group, X)
         self._check_components(min(samples, features), f"{samples} samples of {features} features")
         if samples < self._least_samples(features):
             raise ValueError(
                 f"n_components is {self.n_components!r}; for {samples} samples of {features} "
                 "features it takes an int"
             )
-        return self._learn(of_all_ranks(group, self._moments_with(X, Moments.none(features))))
+        own = group.together(lambda: self._moments_with(X, Moments.none(features)))
+        return self._learn(of_all_ranks(group, own))
 
     @in_a_mode_of_its_own
     def partial_fit(self, X: Any, y: Any = None) -> Self:
@@ -235,6 +242,12 @@ class LinearFactorModel(FloatTransformer):
     @abstractmethod
     def _estimate(self, moments: Moments, n_components: int) -> None:
         """Set ``components_``, ``noise_variance_`` and what else the subclass shows."""
+
+    def _checked(self, X: Any, least_samples: int) -> Any:
+        self._check_parameters()
+        return validate_data(
+            self, X, accept_sparse="csr", dtype=DTYPES, ensure_min_samples=least_samples
+        )
 
     def _check_parameters(self) -> None:
         if self.n_components is not None:

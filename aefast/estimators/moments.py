@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from aefast.distributed.group import Group
+from aefast.distributed.rows import check_widths
 from aefast.estimators.conversion import as_tensor, row_pieces
 
 # Of each product's float64 rows, which nearly stay in cache; of float32 rows twice as many.
@@ -74,6 +75,8 @@ class Moments:
                 Rows whose products leave float32's range are taken in float64.
         """
         moments = self
+        if X.shape[0] == 0:  # those of a rank that has none
+            return moments
         pieces = (
             row_pieces(X, torch.float32, 2 * ROWS_AT_ONCE)
             if single
@@ -156,21 +159,20 @@ def _centered_products(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nda
     return center, spread, products
 
 
-def of_all_ranks(group: Group, own: Moments) -> Moments:
-    """Of the rows of every rank, to the same bits on each.
+def shape_of_all_ranks(group: Group, X: Any) -> tuple[int, int]:
+    """How many rows all ranks have, and how many features.
 
     Raises:
-        ValueError: the ranks have seen different numbers of features.
+        ValueError: the ranks' rows have different numbers of features.
     """
-    if group.size == 1:
-        return own
-    every = group.gather(own)
-    widths = [len(moments.mean) for moments in every]
-    if len(set(widths)) > 1:
-        raise ValueError(
-            f"the ranks' X have {', '.join(map(str, widths))} features; it takes the same of all"
-        )
-    return reduce(Moments.merged, every)
+    shapes = group.gather(X.shape)
+    check_widths([features for _, features in shapes])
+    return sum(samples for samples, _ in shapes), X.shape[1]
+
+
+def of_all_ranks(group: Group, own: Moments) -> Moments:
+    """Of the rows of every rank, to the same bits on each."""
+    return reduce(Moments.merged, group.gather(own))
 
 
 def as_double(array: Any) -> Tensor:

@@ -11,7 +11,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from aefast.distributed.group import Group, current
+from aefast.distributed.agreement import agree
+from aefast.distributed.group import Group, group_of
 from aefast.distributed.rows import SpreadRows
 from aefast.estimators.conversion import (
     DTYPES,
@@ -97,22 +98,28 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         self.random_state = random_state
 
     @in_a_mode_of_its_own
-    def fit(self, X: Any, y: Any = None) -> "SparseCoding":
+    def fit(self, X: Any, y: Any = None, *, process_group: Any = None) -> "SparseCoding":
         """Learn from X, an array ``(n_samples, n_features)``.
 
-        In a process group of torch.distributed's each rank gives rows of its own, and all of them
-        get what one would from all the rows, one rank's after another's, to rounding. What is drawn
-        is rank 0's.
+        Args:
+            X: the rows.
+            y: ignored.
+            process_group: None learns from these rows alone. Of a
+                ``torch.distributed.ProcessGroup``, such as ``torch.distributed.group.WORLD``, all
+                ranks make the call, each with rows of its own, which may be none; and all get what
+                one would from all the rows, one rank's after another's, to rounding. What is drawn
+                is rank 0's.
 
         Raises:
             TypeError, ValueError: a parameter is of a wrong type or outside its range, or X holds
-                numbers whose squares leave float32's.
+                numbers whose squares leave float32's. An error of one rank is raised on all.
         """
-        self._check_parameters()
-        X = validate_data(self, X, dtype=DTYPES)
-        _check_size(X)
-        group = current()
-        rng = group.of_first(check_random_state(self.random_state))
+        group = group_of(process_group)
+        X = group.together(lambda: self._checked(X, 1 if group.size == 1 else 0))
+        settings = self.get_params()
+        del settings["random_state"]
+        agree(group, settings)
+        rng = group.of_first(group.together(lambda: check_random_state(self.random_state)))
         rows = SpreadRows.joined(group, as_tensor(X))
         self._start(rows, rng)
         self.n_iter_ = self.n_iter if self.max_iter is None else self.max_iter
@@ -169,6 +176,12 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         """The mean of :meth:`score_samples`: higher is better, at one penalty."""
         return float(self.score_samples(X).mean())
 
+    def _checked(self, X: Any, least_samples: int) -> np.ndarray:
+        self._check_parameters()
+        X = validate_data(self, X, dtype=DTYPES, ensure_min_samples=least_samples)
+        _check_size(X)
+        return X
+
     def _check_parameters(self) -> None:
         for name in ("n_components", "batch_size"):
             checks.check_integer(getattr(self, name), name, 2**31, low=1)
@@ -219,7 +232,7 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
 
 
 def _check_size(X: np.ndarray) -> None:
-    if largest(X) > LARGEST:
+    if len(X) and largest(X) > LARGEST:
         raise ValueError(
             f"X holds numbers up to {largest(X):g}; it takes some up to {LARGEST:g}: scale it"
         )

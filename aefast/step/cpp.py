@@ -49,6 +49,11 @@ def step(
     )
 
 
+def update(updates: Sequence[Any], gradients: Sequence[int]) -> None:
+    """An optimizer's step, with the addresses of the gradients; the updates count it."""
+    _C.update(updates, gradients, torch.get_num_threads())
+
+
 def precision() -> Any:
     """What torch's switches ask of float32 products."""
     return getattr(_C.Precision, product_level("cpu"))

@@ -14,7 +14,8 @@ from aefast.data.dataset import reading
 from aefast.data.minibatches import minibatches_of
 from aefast.data.shards import ShardedDataset
 from aefast.data.tensor_rows import TensorRows
-from aefast.distributed.engine import GroupEngine
+from aefast.distributed import kernel_steps, loop_steps
+from aefast.distributed.engine import GroupEngine, SharedSteps
 from aefast.distributed.group import Group
 from aefast.nn.step_plan import PlannedMachine, PlannedStep, check_width, plan_of
 from aefast.ops.shared import checks
@@ -23,6 +24,8 @@ from aefast.step.stretch import Stretch
 from aefast.training.graph_engine import graph_engine
 
 Loss = Callable[[Tensor, Any], Tensor]
+
+HAS_LOSS = "the model has a loss of its own"
 
 
 class DivergenceError(ArithmeticError):
@@ -54,11 +57,11 @@ def choose(
     group: Group | None = None,
 ) -> Engine:
     """What takes whole steps where it serves, else the ordinary loop with this ``loss``; in a group
-    of ranks the loop in which they share each minibatch."""
+    of ranks these share each minibatch."""
     if group is not None and group.size > 1:
-        return GroupEngine(model, dataset, optimizer, group)
+        return GroupEngine(_shared_steps(model, dataset, optimizer, group), dataset, group)
     if "loss" in model.__dict__:
-        step: Engine | str = "the model has a loss of its own"
+        step: Engine | str = HAS_LOSS
     elif isinstance(dataset, ShardedDataset):
         step = "the data lie in several files"
     elif _example_of(model).device.type == "cuda":
@@ -73,9 +76,23 @@ def _example_of(model: nn.Module) -> Tensor:
     return next(model.parameters(), torch.empty(0, dtype=torch.float32, device="cpu"))
 
 
-def _kernel_step(
+def _shared_steps(
+    model: nn.Module,
+    dataset: Dataset | TensorRows,
+    optimizer: torch.optim.Optimizer,
+    group: Group,
+) -> SharedSteps:
+    planned = HAS_LOSS if "loss" in model.__dict__ else _planned(model, dataset, optimizer)
+    reason = planned if isinstance(planned, str) else kernel_steps.refusal(planned)
+    if isinstance(planned, PlannedStep) and reason is None:
+        return kernel_steps.KernelSteps(model, planned, optimizer, group)
+    return loop_steps.LoopSteps(model, optimizer, group, str(reason))
+
+
+def _planned(
     model: nn.Module, dataset: Dataset | TensorRows, optimizer: torch.optim.Optimizer
-) -> "StepEngine | str":
+) -> PlannedStep | PlannedMachine | str:
+    """The step that the kernels take with this optimizer; or why they do not."""
     planned = plan_of(model)
     if isinstance(planned, str):
         return planned
@@ -88,8 +105,15 @@ def _kernel_step(
             return "the parameters were made in inference mode"
     reason = planned.refusal(example)
     reason = reason or optimizers.refusal(optimizer, planned.parameters)
-    if reason is not None:
-        return reason
+    return planned if reason is None else reason
+
+
+def _kernel_step(
+    model: nn.Module, dataset: Dataset | TensorRows, optimizer: torch.optim.Optimizer
+) -> "StepEngine | str":
+    planned = _planned(model, dataset, optimizer)
+    if isinstance(planned, str):
+        return planned
     if isinstance(dataset, TensorRows):
         return "the data are no float32 on a CPU"
     from aefast.step import cpp

@@ -1,5 +1,6 @@
 """Training in one call: many steps, the optimizer's included."""
 
+import contextlib
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -16,13 +17,21 @@ from aefast.data import Dataset
 from aefast.data.dataset import from_array
 from aefast.data.minibatches import order_of
 from aefast.data.tensor_rows import TensorRows
-from aefast.distributed.agreement import agree, check_batch_size, data_facts, start_alike
-from aefast.distributed.group import Group, current
-from aefast.distributed.losses import check_model
+from aefast.distributed.agreement import (
+    agree,
+    check_batch_size,
+    data_facts,
+    settings_of,
+    start_alike,
+)
+from aefast.distributed.group import Group, current, group_of
+from aefast.distributed.interrupts import noted_interrupts
+from aefast.distributed.losses import check_model, check_plain_model
+from aefast.nn.step_plan import plan_of
 from aefast.ops.shared import checks
 from aefast.step.stretch import CHUNK_SECONDS, Stretch
 from aefast.training.engines import Engine, LoopSteps, check_finite, choose
-from aefast.training.plain_model import plain_model
+from aefast.training.plain_model import PlainModel, plain_model
 
 LOOK_SECONDS = 0.25
 
@@ -84,6 +93,7 @@ def fit(
     loss: Any = None,
     validation: Any = None,
     callback: Callable[[Look], Any] | None = None,
+    process_group: Any = "default",
 ) -> History:
     """Train a model for some epochs: any number of steps, the optimizer's included, in one call.
 
@@ -111,10 +121,12 @@ def fit(
     activations, one after the other, and the loss mse or bce, a mean; elsewhere the loop above
     runs, in which what the model draws comes from torch's generator.
 
-    In a process group of torch.distributed's it is the same call with the same data on each rank:
-    a rank takes its rows of each minibatch, the gradients are summed, and the parameters, which
-    begin as rank 0's, end as one process's, to rounding. Noise and persistent chains are one
-    process's to the bit. A plain module's draws are each rank's own.
+    Where torch.distributed's default process group was initialized, all its ranks make the same
+    call with the same data: a rank takes its rows of each minibatch, the gradients are summed, and
+    the parameters, which begin as rank 0's, end as one process's, to rounding. Noise and persistent
+    chains are one process's to the bit. A plain module's draws are each rank's own. An error, a
+    callback that ends the training, or Ctrl-C on one rank ends it on all. ``process_group=None``
+    trains on this rank alone.
 
     Args:
         model: whose ``loss(x, seed=...)`` is minimized, as the models of :mod:`aefast.nn` have it;
@@ -137,6 +149,9 @@ def fit(
         validation: held-out rows, whose mean loss in evaluation mode is taken after each epoch.
         callback: called a few times a second with a :class:`Look`; True ends the training. In a
             process group a rank may do without.
+        process_group: whose ranks train together, each of which makes the call: ``"default"``,
+            torch's default group where there is one; a ``torch.distributed.ProcessGroup``; or None,
+            this process alone.
 
     Returns:
         the losses, and what took the steps.
@@ -146,8 +161,11 @@ def fit(
         aefast.training.engines.DivergenceError: a loss is not finite; the message names the step.
             Model and optimizer are as they were before it.
         aefast.distributed.agreement.DisagreementError: a rank has other data or arguments.
-        aefast.distributed.group.LostRankError: a rank is gone.
-        KeyboardInterrupt: after a whole step.
+        aefast.distributed.group.OtherRankError: a rank has an error, which it raises itself; it is
+            a ValueError.
+        aefast.distributed.group.LostRankError: a rank is gone, or did not make the call before the
+            group's timeout.
+        KeyboardInterrupt: after a whole step, and on all ranks.
 
     >>> import torch, aefast
     >>> model = aefast.nn.DenoisingAutoencoder(64, 32)
@@ -157,27 +175,23 @@ def fit(
     >>> len(history.losses), bool(history.losses[-1] < history.losses[0])
     (54, True)
     """
-    epochs = checks.check_integer(epochs, "epochs", 2**31)
-    batch_size = checks.check_integer(batch_size, "batch_size", 2**31, low=1)
-    checks.check_seed_arguments(seed, None)
-    if callback is not None and not callable(callback):
-        raise TypeError(f"callback is a {type(callback).__name__}; it takes a function or None")
-    model = _trained(model, loss)
-    _check_optimizer(model, optimizer)
-    is_stream = callable(data) and not isinstance(data, Tensor | nn.Module | Dataset)
-    dataset = None if is_stream else rows_of(data, "data", model)
-    held_out = None if validation is None else rows_of(validation, "validation", model)
+    group = current() if process_group == "default" else group_of(process_group)
+
+    def begin() -> _Call:
+        numbers = _checked_numbers(epochs, batch_size, seed, shuffle, callback)
+        return _call(model, data, optimizer, loss, validation, numbers)
+
+    call = group.together(begin)
+    model, dataset, held_out = call.model, call.dataset, call.held_out
+    epochs, batch_size = call.numbers["epochs"], call.numbers["batch_size"]
     model.train()
-    group = current()
     if group.size > 1:
-        if dataset is None:
-            raise TypeError("data is a function; in a process group it takes rows")
-        numbers = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "shuffle": shuffle}
-        agree(group, {**data_facts(dataset), **numbers, "validation is None": held_out is None})
-        check_batch_size(batch_size, group, "batch_size")
-        check_model(model)
-        start_alike(group, model)
+        _begin_together(group, call, optimizer)
     run: _Run
+
+    def judge() -> float:
+        assert held_out is not None
+        return held_out_loss(model, held_out, batch_size)
 
     def loss_of(x: Tensor, seed: int) -> Tensor:
         return model.loss(x, seed=seed)
@@ -186,14 +200,18 @@ def fit(
         steps = LoopSteps(model, optimizer, loss_of, "the batches come from a function")
         run = _StreamRun(steps, data, group, callback)
     else:
-        engine = choose(model, dataset, optimizer, loss_of, group)
-        run = _RowsRun(engine, dataset, batch_size, shuffle, group, callback)
+        rows = dataset
+        engine = group.together(lambda: choose(model, rows, optimizer, loss_of, group))
+        run = _RowsRun(engine, optimizer, rows, batch_size, shuffle, group, callback)
     start = time.perf_counter()
     held_out_losses = []
     looks_up = held_out is not None or run.is_watched
     at_once = 1 if looks_up or dataset is None else max(1, MOST_ROWS // len(dataset))
     # Whatever mode the caller is in: this is training, and the state that it leaves is trained on.
-    with torch.inference_mode(False), torch.enable_grad():
+    interrupts = (
+        noted_interrupts() if group.size > 1 else contextlib.nullcontext(run.is_interrupted)
+    )
+    with torch.inference_mode(False), torch.enable_grad(), interrupts as run.is_interrupted:
         for first in range(0, epochs, at_once):
             begun = run.epochs_begun
             try:
@@ -202,7 +220,7 @@ def fit(
             finally:
                 _count_epochs(optimizer, seed, run.epochs_begun - begun)
             if held_out is not None:
-                held_out_losses.append(held_out_loss(model, held_out, batch_size))
+                held_out_losses.append(group.together(judge))
             if run.is_stopped:
                 break
     return History(
@@ -212,6 +230,75 @@ def fit(
         run.engine.name,
         run.engine.reason,
     )
+
+
+class _Call(NamedTuple):
+    """What a call of :func:`fit` trains, after its arguments were looked at."""
+
+    model: Any
+    dataset: Dataset | TensorRows | None
+    held_out: Dataset | TensorRows | None
+    numbers: dict[str, Any]
+
+
+def _checked_numbers(
+    epochs: int, batch_size: int, seed: int | None, shuffle: bool, callback: Any
+) -> dict[str, Any]:
+    epochs = checks.check_integer(epochs, "epochs", 2**31)
+    batch_size = checks.check_integer(batch_size, "batch_size", 2**31, low=1)
+    checks.check_seed_arguments(seed, None)
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback is a {type(callback).__name__}; it takes a function or None")
+    return {"epochs": epochs, "batch_size": batch_size, "seed": seed, "shuffle": shuffle}
+
+
+def _call(
+    model: Any,
+    data: Any,
+    optimizer: torch.optim.Optimizer,
+    loss: Any,
+    validation: Any,
+    numbers: dict[str, Any],
+) -> _Call:
+    model = _trained(model, loss)
+    _check_optimizer(model, optimizer)
+    is_stream = callable(data) and not isinstance(data, Tensor | nn.Module | Dataset)
+    dataset = None if is_stream else rows_of(data, "data", model)
+    held_out = None if validation is None else rows_of(validation, "validation", model)
+    return _Call(model, dataset, held_out, numbers)
+
+
+def _begin_together(group: Group, call: _Call, optimizer: torch.optim.Optimizer) -> None:
+    """See that the ranks train the same model on the same data, and from the same state.
+
+    Raises:
+        DisagreementError: they do not.
+        TypeError, ValueError: a group cannot train it.
+    """
+    agree(group, group.together(lambda: _facts(call, optimizer)))
+    check_batch_size(call.numbers["batch_size"], group, "batch_size")
+    start_alike(group, call.model, optimizer)
+
+
+def _facts(call: _Call, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    if call.dataset is None:
+        raise TypeError("data is a function; in a process group it takes rows")
+    check_model(call.model)
+    if isinstance(call.model, PlainModel):
+        first = torch.arange(min(2, len(call.dataset)), dtype=torch.int64, device="cpu")
+        example = next(call.model.parameters())
+        check_plain_model(call.model, call.dataset.take(first).to(example))
+    planned = plan_of(call.model)
+    fields = {} if isinstance(planned, str) else planned.plan._asdict()
+    facts = {**data_facts(call.dataset), **call.numbers, **settings_of(optimizer)}
+    if call.held_out is not None:
+        facts |= {f"validation {name}": one for name, one in data_facts(call.held_out).items()}
+    return {
+        **facts,
+        "the model": type(getattr(call.model, "module", call.model)).__name__,
+        **{f"the model's {name}": value for name, value in fields.items()},
+        "validation is None": call.held_out is None,
+    }
 
 
 class EpochSeed(NamedTuple):
@@ -234,13 +321,16 @@ class _Run:
     def __init__(
         self,
         engine: Engine | LoopSteps,
+        optimizer: torch.optim.Optimizer,
         group: Group,
         callback: Callable[[Look], Any] | None,
     ) -> None:
         self.engine = engine
+        self.optimizer = optimizer
         self.group = group
         (self.is_watched,) = group.any(callback is not None)  # on some rank: all look up together
         self.callback = callback
+        self.is_interrupted: Callable[[], bool] = lambda: False
         self.losses: list[float] = []
         self.is_stopped = False
         self.looked, self.looked_steps, self.looked_samples = time.perf_counter(), 0, 0
@@ -255,10 +345,12 @@ class _Run:
 
     def _look(self, epoch: int, samples: int) -> None:
         """After so many samples, in an epoch."""
-        if not self.is_watched:
-            return
         now = time.perf_counter()
-        (is_due,) = self.group.any(now - self.looked >= LOOK_SECONDS)
+        is_interrupted, is_due = self.group.any(
+            self.is_interrupted(), self.is_watched and now - self.looked >= LOOK_SECONDS
+        )
+        if is_interrupted:
+            raise KeyboardInterrupt
         if not is_due:
             return
         steps = len(self.losses)
@@ -266,8 +358,11 @@ class _Run:
         rate = (samples - self.looked_samples) / (now - self.looked)
         look = Look(steps, epoch, sum(since) / len(since), rate)
         self.looked, self.looked_steps, self.looked_samples = now, steps, samples
-        is_enough = self.callback is not None and self.callback(look) is True
+        callback = self.callback or (lambda look: False)
+        is_enough = self.group.together(lambda: callback(look) is True)
         (self.is_stopped,) = self.group.any(is_enough)
+        if self.group.size > 1:
+            agree(self.group, settings_of(self.optimizer))  # the callback may have changed them
 
 
 class _StreamRun(_Run):
@@ -280,7 +375,7 @@ class _StreamRun(_Run):
         group: Group,
         callback: Callable[[Look], Any] | None,
     ) -> None:
-        super().__init__(steps, group, callback)
+        super().__init__(steps, steps.optimizer, group, callback)
         self.steps = steps
         self.batches = batches
         self.begun = self.samples = 0
@@ -321,13 +416,14 @@ class _RowsRun(_Run):
     def __init__(
         self,
         engine: Engine,
+        optimizer: torch.optim.Optimizer,
         dataset: Dataset | TensorRows,
         batch_size: int,
         shuffle: bool,
         group: Group,
         callback: Callable[[Look], Any] | None,
     ) -> None:
-        super().__init__(engine, group, callback)
+        super().__init__(engine, optimizer, group, callback)
         self.dataset = dataset
         self.rows = len(dataset)
         self.batch_size = batch_size

@@ -18,6 +18,7 @@ template <class Plan>
 using Step = double(const Plan&, const StepBatch&);
 template <class Plan>
 using Fit = FitResult(const Plan&, const FitArguments&);
+using Update = void(ParameterUpdate&, int);
 
 template <class Plan>
 void check_sizes(const Plan& plan, size_t parameters) {
@@ -76,6 +77,23 @@ py::tuple run_fit(const Plan& plan, const DataRows& data, uintptr_t order, int64
                    reinterpret_cast<double*>(losses), seconds, active_gemm(), precision, threads});
     });
     return py::make_tuple(result.steps, result.is_finite);
+}
+
+// An optimizer's step on gradients that the caller has: sums over the ranks of a process group.
+void run_updates(const std::vector<ParameterUpdate*>& updates,
+                 const std::vector<uintptr_t>& gradients, int threads) {
+    if (updates.size() != gradients.size())
+        throw std::invalid_argument("updates and gradients differ in length");
+    if (threads < 1) throw std::invalid_argument("threads must be positive");
+    const auto slopes = pointers<const float*>(gradients);
+    const SignalsWait for_a_whole_step;
+    without_gil([&] {
+        for (size_t i = 0; i < updates.size(); ++i) {
+            updates[i]->gradient = slopes[i];
+            active_kernel<Update>(AEFAST_EACH(update))(*updates[i], threads);
+        }
+        return 0;
+    });
 }
 
 StepNoise no_noise() { return {false, Noise::masking, 0, 0, 0, 0.f}; }
@@ -232,6 +250,7 @@ void bind(py::module_& module) {
     bind_updates(module);
     bind_runs<StepPlan>(module);
     bind_runs<MachinePlan>(module);
+    module.def("update", run_updates, py::arg("updates"), py::arg("gradients"), py::arg("threads"));
 }
 
 const Binding binding(bind);

@@ -85,13 +85,7 @@ FitResult take_steps(const Plan& plan, const FitArguments& a) {
                                            a.gradients, a.multiply, a.precision, a.threads}));
         a.losses[taken] = loss;
         if (!std::isfinite(loss)) return {taken, false};
-        for (int64_t i = 0; i < a.trained; ++i) {
-            ParameterUpdate& parameter = a.updates[i];
-            update(parameter, a.threads);
-            ++parameter.step;
-            if (parameter.count) *parameter.count += 1.f;
-            parameter.is_first = false;
-        }
+        for (int64_t i = 0; i < a.trained; ++i) update(a.updates[i], a.threads);
         ++taken;
         ++step_of_epoch;
         position += size;

@@ -76,7 +76,7 @@ void sgd(const ParameterUpdate& u, int64_t begin, int64_t end) {
 
 }  // namespace
 
-void update(const ParameterUpdate& u, int threads) {
+void update(ParameterUpdate& u, int threads) {
     const int64_t tasks = (u.size + kElementsPerTask - 1) / kElementsPerTask;
     const AdamFactors factors(u);
     const bool pays_threads = current_crew || tasks >= kFewestTasks;
@@ -88,6 +88,9 @@ void update(const ParameterUpdate& u, int threads) {
         else
             adam(u, factors, begin, end);
     });
+    ++u.step;
+    if (u.count) *u.count += 1.f;
+    u.is_first = false;
 }
 
 }  // namespace aefast::AEFAST_ISA

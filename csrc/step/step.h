@@ -127,7 +127,7 @@ struct FitResult {
 
 AEFAST_DECLARE_KERNELS(int useful_threads(const StepPlan&, int64_t rows, int threads);
                        double step(const StepPlan&, const StepBatch&);
-                       void update(const ParameterUpdate&, int threads);
+                       void update(ParameterUpdate&, int threads);
                        FitResult fit(const StepPlan&, const FitArguments&);)
 
 }  // namespace aefast

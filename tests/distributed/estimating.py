@@ -33,6 +33,6 @@ def fitted(count: int, features: int) -> dict[str, dict[str, Any]]:
         X = X[first:last]
     found = {}
     for name, make in ESTIMATORS.items():
-        fields = vars(make().fit(X))
+        fields = vars(make().fit(X, process_group=dist.group.WORLD))
         found[name] = {key: value for key, value in fields.items() if key.endswith("_")}
     return found

@@ -19,7 +19,7 @@ LONGEST = 120
 PROGRAM = """
 import os, signal, sys, traceback
 from pathlib import Path
-import torch, torch.distributed as dist
+import torch, torch._dynamo, torch.distributed as dist  # optimizers import it: once for all ranks
 sys.path.insert(0, {root!r})
 from {module} import {function} as part
 

@@ -154,6 +154,7 @@ def _train(detector: Any, rows: Tensor, loss: Callable[..., Tensor]) -> None:
                 batch_size=batch_size,
                 shuffle=False,
                 loss=loss,
+                process_group=None,
             )
             if detector.verbose == 2:
                 print(

@@ -1,0 +1,34 @@
+"""Ctrl-C in a process group: one rank hears it, and all of them stop after the same step."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+
+@contextlib.contextmanager
+def noted_interrupts() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C came, which the ranks ask each other between their steps: one that raised in
+    the middle of a step would leave the others waiting. A second Ctrl-C raises at once.
+
+    A handler that the program has set stays in place.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield lambda: False
+        return
+    interrupts: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        interrupts.append(number)
+        if len(interrupts) > 1:
+            signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(interrupts)
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if interrupts:  # after the last step, when no rank waits for another one
+        raise KeyboardInterrupt

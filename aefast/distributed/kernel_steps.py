@@ -1,0 +1,87 @@
+"""A share of a step in C++: its gradients in one call, their sum, and the optimizer's step."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aefast.distributed.group import Group
+from aefast.distributed.share import Share
+from aefast.nn.step_plan import PlannedMachine, PlannedStep
+from aefast.ops.shared import checks
+from aefast.step import optimizers
+
+FIGURES = 3  # that the ranks add up with the gradients
+
+# Each gradient begins at a multiple of so many numbers, as in csrc/step/fit.cpp.
+LINE = 16
+
+
+class KernelSteps:
+    """All gradients lie in one block, with the step's figures behind them: one sum over the network
+    is all that the ranks exchange.
+
+    Args:
+        model: what is trained.
+        planned: its step; one that :func:`refusal` has nothing against.
+        optimizer: of its parameters.
+        group: the ranks.
+    """
+
+    reason = "the kernels take each rank's share of a step"
+
+    def __init__(
+        self, model: Any, planned: PlannedStep, optimizer: torch.optim.Optimizer, group: Group
+    ) -> None:
+        self.model = model
+        self.planned = planned
+        self.steps = optimizers.OptimizerSteps(optimizer, planned.parameters)
+        self.group = group
+        starts = [0]
+        for parameter in planned.parameters:
+            starts.append(starts[-1] + -(-parameter.numel() // LINE) * LINE)
+        self.block = torch.zeros(starts[-1] + FIGURES, dtype=torch.float32, device="cpu")
+        self.gradients = [
+            self.block[start : start + parameter.numel()]
+            for start, parameter in zip(starts, planned.parameters, strict=False)
+        ]
+
+    def begin(self) -> None:
+        self.updates = self.steps.updates()
+        self.pointers = [self.gradients[number].data_ptr() for number in self.steps.numbers]
+
+    def compute(self, x: Tensor, seed: int, share: Share) -> float:
+        from aefast.step import cpp
+
+        if len(x) == 0:
+            self.block.zero_()
+            return 0.0
+        if self.planned.taker is not None:
+            checks.check_unit_interval(x, "x", self.planned.taker)
+        plan, parameters = self.planned
+        loss = cpp.loss_and_gradients(plan, parameters, x, seed, share.first, self.gradients)
+        self.block *= share.weight
+        return share.weight * loss
+
+    def add_up(self, figures: list[float]) -> list[float]:
+        tail = self.block[-FIGURES:]
+        tail.copy_(torch.tensor(figures, dtype=torch.float32, device="cpu"))
+        self.group.add_up(self.block).wait()
+        return tail.tolist()
+
+    def take(self) -> None:
+        from aefast.step import cpp
+
+        cpp.update(self.updates, self.pointers)
+
+    def end(self, steps: int) -> None:
+        self.steps.advance(steps)
+
+
+def refusal(planned: PlannedStep | PlannedMachine) -> str | None:
+    """Why a share of a planned step is none that the kernels compute; None where it is."""
+    if isinstance(planned, PlannedMachine):
+        return "the ranks exchange a machine's chains, or its mean activity"
+    if planned.plan.penalty == "kl":
+        return "the ranks exchange the mean activity"
+    return None

@@ -1,0 +1,50 @@
+"""A share of a step as one would write it: its loss, backward, and the optimizer's step."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aefast.distributed.gradients import GradientSum
+from aefast.distributed.group import Group
+from aefast.distributed.losses import loss_of_share
+from aefast.distributed.share import Share
+
+
+class LoopSteps:
+    """Serves every model; gradients go over the network in buckets.
+
+    Args:
+        model: what is trained.
+        optimizer: of its parameters.
+        group: the ranks.
+        reason: why C++ does not take the steps.
+    """
+
+    def __init__(
+        self, model: Any, optimizer: torch.optim.Optimizer, group: Group, reason: str
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.gradients = GradientSum(model.parameters(), group)
+        self.reason = reason
+
+    def begin(self) -> None:
+        pass
+
+    def compute(self, x: Tensor, seed: int, share: Share) -> float:
+        self.optimizer.zero_grad()
+        loss = loss_of_share(self.model, x, seed, share)
+        if loss is None:
+            return 0.0
+        loss.backward()
+        return loss.item()
+
+    def add_up(self, figures: list[float]) -> list[float]:
+        return self.gradients.take(figures)
+
+    def take(self) -> None:
+        self.optimizer.step()
+
+    def end(self, steps: int) -> None:
+        pass

@@ -1,0 +1,215 @@
+"""What goes wrong on one rank of a test's process group, and what each rank makes of it."""
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+
+import aefast
+from aefast.estimators import PCA, SparseCoding
+from tests.distributed import training
+
+ROWS = training.rows()
+
+# What does not stop before is ended by the test's alarm.
+ENDLESS = 10**8
+
+
+def is_second() -> bool:
+    return dist.get_rank() == 1
+
+
+def outcome(case: Callable[[], Any]) -> str:
+    """What a call returned, or its error in one line."""
+    try:
+        return str(case())
+    except (Exception, KeyboardInterrupt) as error:
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def fit(model: Any = None, data: Any = ROWS, rate: float = 0.05, **options: Any) -> str:
+    torch.manual_seed(0)
+    model = training.MODELS["ae"]() if model is None else model
+    optimizer = options.pop("optimizer", torch.optim.SGD)(model.parameters(), rate)
+    history = aefast.fit(model, data, optimizer, **{"seed": 1, "batch_size": 20, **options})
+    return f"{len(history.losses)} steps by {history.engine}"
+
+
+class Broken(training.models.Autoencoder):
+    """Its loss fails in the third step, on one rank."""
+
+    steps = 0
+
+    def loss(self, x: Any, **options: Any) -> Any:
+        self.steps += 1
+        if self.steps == 3 and is_second():
+            raise RuntimeError("out of memory")
+        return super().loss(x, **options)
+
+
+class BrokenCode(training.models.SparseAutoencoder):
+    """Its code, over which the ranks exchange sums, fails on one rank."""
+
+    def encode(self, x: Any) -> Any:
+        if is_second():
+            raise RuntimeError("out of memory")
+        return super().encode(x)
+
+
+def stop(look: Any) -> bool:
+    return is_second()
+
+
+def fail(look: Any) -> None:
+    if is_second():
+        raise KeyError("a callback's own")
+
+
+def slow_down(look: Any) -> None:
+    if is_second():
+        slow_down.optimizer.param_groups[0]["lr"] = 1e-3  # type: ignore[attr-defined]
+
+
+def changing_rate() -> str:
+    def make(parameters: Any, rate: float) -> Any:
+        slow_down.optimizer = torch.optim.SGD(parameters, rate)  # type: ignore[attr-defined]
+        return slow_down.optimizer  # type: ignore[attr-defined]
+
+    return fit(optimizer=make, callback=slow_down, epochs=ENDLESS)
+
+
+def interrupted() -> str:
+    """Ctrl-C on one rank, in a step."""
+
+    class Interrupted(training.models.Autoencoder):
+        steps = 0
+
+        def loss(self, x: Any, **options: Any) -> Any:
+            self.steps += 1
+            if self.steps == 3 and is_second():
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().loss(x, **options)
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    return fit(Interrupted(12, 8), epochs=ENDLESS)
+
+
+def hooked(parameters: Any, rate: float) -> Any:
+    optimizer = torch.optim.SGD(parameters, rate)
+
+    def hook(*_: Any) -> None:
+        if is_second():
+            raise RuntimeError("a hook's own")
+
+    optimizer.register_step_post_hook(hook)
+    return optimizer
+
+
+def with_momentum(parameters: Any, rate: float) -> Any:
+    """One rank's optimizer has a past."""
+    parameters = list(parameters)
+    optimizer = torch.optim.SGD(parameters, rate, momentum=0.5)
+    if is_second():
+        sum(parameter.sum() for parameter in parameters).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return optimizer
+
+
+def plain() -> nn.Module:
+    return nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 12))
+
+
+def on_first_only(case: Callable[[], Any]) -> str:
+    """Rank 0 makes a call, and the other one waits for it somewhere else."""
+    result = "nothing" if is_second() else str(case())
+    dist.barrier()
+    return result
+
+
+CASES: dict[str, Callable[[], Any]] = {
+    "pca on one rank": lambda: on_first_only(lambda: PCA(2).fit(ROWS.numpy()).n_samples_seen_),
+    "sparse coding on one rank": lambda: on_first_only(
+        lambda: SparseCoding(4, 0.3, n_iter=1).fit(ROWS.numpy()).n_steps_
+    ),
+    "fit on one rank": lambda: on_first_only(lambda: fit(process_group=None)),
+    "pca of the same rows": lambda: PCA(2).fit(ROWS.numpy()).n_samples_seen_,
+    "pca of a group": lambda: (
+        PCA(2).fit(ROWS.numpy(), process_group=dist.group.WORLD).n_samples_seen_
+    ),
+    "pca, no rows on a rank": lambda: (
+        PCA(2)
+        .fit(ROWS.numpy()[: 0 if is_second() else None], process_group=dist.group.WORLD)
+        .n_samples_seen_
+    ),
+    "sparse coding, no rows on a rank": lambda: (
+        SparseCoding(4, 0.3, n_iter=1, random_state=0)
+        .fit(ROWS.numpy()[: 0 if is_second() else None], process_group=dist.group.WORLD)
+        .n_steps_
+    ),
+    "pca, its own error": lambda: PCA("x" if is_second() else 2).fit(
+        ROWS.numpy(), process_group=dist.group.WORLD
+    ),
+    "pca, other options": lambda: PCA(3 if is_second() else 2).fit(
+        ROWS.numpy(), process_group=dist.group.WORLD
+    ),
+    "pca, other widths": lambda: PCA(2).fit(
+        ROWS.numpy()[:, is_second() :], process_group=dist.group.WORLD
+    ),
+    "sparse coding, its own error": lambda: SparseCoding(4, 0.3).fit(
+        np.full((5, 3), 1e30 if is_second() else 1.0), process_group=dist.group.WORLD
+    ),
+    "no group": lambda: fit(process_group=3),
+    "fit in a group": lambda: fit(process_group=dist.group.WORLD),
+    "epochs": lambda: fit(epochs=-1 if is_second() else 1),
+    "a model without parameters in the optimizer": lambda: fit(
+        optimizer=lambda parameters, rate: torch.optim.SGD(
+            plain().parameters() if is_second() else parameters, rate
+        )
+    ),
+    "other data": lambda: fit(data=1 - ROWS if is_second() else ROWS),
+    "other held-out rows": lambda: fit(validation=1 - ROWS if is_second() else ROWS),
+    "held-out rows of another width": lambda: fit(validation=ROWS[:, is_second() :]),
+    "another rate": lambda: fit(rate=0.1 if is_second() else 0.05),
+    "another optimizer": lambda: fit(
+        optimizer=torch.optim.Adam if is_second() else torch.optim.SGD
+    ),
+    "another corruption": lambda: fit(
+        training.models.DenoisingAutoencoder(12, 8, corruption_level=0.1 + 0.1 * is_second())
+    ),
+    "an optimizer with a past": lambda: fit(optimizer=with_momentum),
+    "a function": lambda: fit(data=lambda: iter([ROWS])),
+    "a width that is not the model's": lambda: fit(data=ROWS[:, 1:]),
+    "numbers outside [0, 1]": lambda: fit(
+        training.models.VariationalAutoencoder(12, 3, layers=[8]), data=ROWS * 2
+    ),
+    "fewer rows than ranks": lambda: fit(data=ROWS[:1]),
+    "a last batch below the ranks": lambda: fit(data=ROWS[:21]),
+    "a loss that fails": lambda: fit(Broken(12, 8)),
+    "a code that fails": lambda: fit(BrokenCode(12, 8)),
+    "an optimizer's hook that fails": lambda: fit(optimizer=hooked),
+    "a callback that stops": lambda: fit(callback=stop, epochs=ENDLESS),
+    "a callback that fails": lambda: fit(callback=fail, epochs=ENDLESS),
+    "a callback that changes the rate": changing_rate,
+    "an interrupt": interrupted,
+    "a sum": lambda: fit(plain(), loss=nn.MSELoss(reduction="sum")),
+    "a partial sum": lambda: fit(plain(), loss=lambda y, x: F.mse_loss(y, x, reduction="sum")),
+    "a sum of squares": lambda: fit(plain(), loss=lambda y, x: (y - x).square().sum()),
+    "a mean of sums": lambda: fit(plain(), loss=lambda y, x: (y - x).square().sum(1).mean()),
+    "batch norm": lambda: fit(nn.Sequential(nn.Linear(12, 8), nn.BatchNorm1d(8), nn.Linear(8, 12))),
+    "afterwards": fit,
+}
+
+
+def outcomes() -> dict[str, str]:
+    results = {}
+    for name, case in CASES.items():
+        print(name, flush=True)  # what hangs is the last one
+        results[name] = outcome(case)
+    return results
