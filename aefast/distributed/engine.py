@@ -24,10 +24,12 @@ class SharedSteps(Protocol):
 
     Attributes:
         model: what is trained.
+        name: ``"loop"`` or ``"step"``, what computes.
         reason: why it is this one.
     """
 
     model: Any
+    name: str
     reason: str
 
     def begin(self) -> None:
@@ -35,7 +37,8 @@ class SharedSteps(Protocol):
         ...
 
     def compute(self, x: Tensor, seed: int, share: Share) -> float:
-        """What the rows x ``[B, D]`` of a share add to the loss, and to the gradients."""
+        """What the rows x ``[B, D]`` of a share add to the loss; their gradients are added to
+        those of its parts before."""
         ...
 
     def add_up(self, figures: list[float]) -> list[float]:
@@ -56,15 +59,28 @@ class GroupEngine:
     optimizer's step: parameters stay the same on all.
 
     Where one process would be, it is to rounding; noise and chains are one process's to the bit.
+
+    Args:
+        steps: how a share is computed.
+        dataset: the rows.
+        group: the ranks; one process alone takes the same steps.
+        micro_batch_size: the most rows that a rank computes at once; None for all of its share.
     """
 
-    name = "group"
-
-    def __init__(self, steps: SharedSteps, dataset: Dataset | TensorRows, group: Group) -> None:
+    def __init__(
+        self,
+        steps: SharedSteps,
+        dataset: Dataset | TensorRows,
+        group: Group,
+        micro_batch_size: int | None = None,
+    ) -> None:
         self.steps = steps
         self.dataset = dataset
         self.group = group
-        self.reason = f"gradients are summed over {group.size} ranks; {steps.reason}"
+        self.micro_batch_size = micro_batch_size
+        self.name = "group" if group.size > 1 else steps.name
+        sums = f"{group.size} ranks" if group.size > 1 else "micro-batches"
+        self.reason = f"gradients are summed over {sums}; {steps.reason}"
         example = next(steps.model.parameters())
         self.device, self.dtype = example.device, example.dtype
         self._error: Exception | None = None  # of the last step, of which the others do not know
@@ -109,7 +125,7 @@ class GroupEngine:
         value = 0.0
         try:
             self._raise_own_error()
-            value = self.steps.compute(next(given), seed, share)
+            value = self._compute(next(given), seed, share)
         except LostRankError:
             raise
         except Exception as raised:  # the others wait for this rank
@@ -124,6 +140,14 @@ class GroupEngine:
             except Exception as raised:  # a hook's
                 self._error = raised
         return value, over > 0
+
+    def _compute(self, x: Tensor, seed: int, share: Share) -> float:
+        """What a rank's rows x ``[B, D]`` add to the loss, and to the gradients."""
+        first, value = share.first, 0.0
+        for part in share.micro_batches(self.micro_batch_size):
+            rows = slice(part.rows.start - first, part.rows.stop - first)
+            value += self.steps.compute(x[rows], seed, part)
+        return value
 
     def _raise_own_error(self) -> None:
         if self._error is not None:

@@ -33,6 +33,8 @@ class Group(NamedTuple):
 
     def add_up(self, tensor: Tensor) -> "Sum":
         """Begin to sum a tensor over the ranks, in place."""
+        if self.size == 1:
+            return Sum(None)
         with _named_errors():
             return Sum(dist.all_reduce(tensor, group=self.handle, async_op=True))
 
@@ -127,7 +129,7 @@ class Group(NamedTuple):
 
 
 class Sum(NamedTuple):
-    """A sum under way."""
+    """A sum under way; of one rank there is nothing to wait for."""
 
     work: Any
 
@@ -136,6 +138,8 @@ class Sum(NamedTuple):
         Raises:
             LostRankError: a rank is gone.
         """
+        if self.work is None:
+            return
         with _named_errors():
             self.work.wait()
 

@@ -28,6 +28,7 @@ class KernelSteps:
         group: the ranks.
     """
 
+    name = "step"
     reason = "the kernels take each rank's share of a step"
 
     def __init__(
@@ -40,15 +41,20 @@ class KernelSteps:
         starts = [0]
         for parameter in planned.parameters:
             starts.append(starts[-1] + -(-parameter.numel() // LINE) * LINE)
+        self.starts = starts
         self.block = torch.zeros(starts[-1] + FIGURES, dtype=torch.float32, device="cpu")
-        self.gradients = [
-            self.block[start : start + parameter.numel()]
-            for start, parameter in zip(starts, planned.parameters, strict=False)
-        ]
+        self.gradients = self._pieces(self.block)
 
     def begin(self) -> None:
         self.updates = self.steps.updates()
         self.pointers = [self.gradients[number].data_ptr() for number in self.steps.numbers]
+
+    def _pieces(self, block: Tensor) -> list[Tensor]:
+        """Each parameter's gradient in a block."""
+        return [
+            block[start : start + parameter.numel()]
+            for start, parameter in zip(self.starts, self.planned.parameters, strict=False)
+        ]
 
     def compute(self, x: Tensor, seed: int, share: Share) -> float:
         from aefast.step import cpp
@@ -59,8 +65,14 @@ class KernelSteps:
         if self.planned.taker is not None:
             checks.check_unit_interval(x, "x", self.planned.taker)
         plan, parameters = self.planned
-        loss = cpp.loss_and_gradients(plan, parameters, x, seed, share.first, self.gradients)
-        self.block *= share.weight
+        if share.part == 0:
+            loss = cpp.loss_and_gradients(plan, parameters, x, seed, share.first, self.gradients)
+            self.block *= share.weight
+        else:
+            block = torch.zeros_like(self.block)
+            pieces = self._pieces(block)
+            loss = cpp.loss_and_gradients(plan, parameters, x, seed, share.first, pieces)
+            self.block.add_(block, alpha=share.weight)
         return share.weight * loss
 
     def add_up(self, figures: list[float]) -> list[float]:

@@ -21,6 +21,8 @@ class LoopSteps:
         reason: why C++ does not take the steps.
     """
 
+    name = "loop"
+
     def __init__(
         self, model: Any, optimizer: torch.optim.Optimizer, group: Group, reason: str
     ) -> None:
@@ -33,7 +35,8 @@ class LoopSteps:
         pass
 
     def compute(self, x: Tensor, seed: int, share: Share) -> float:
-        self.optimizer.zero_grad()
+        if share.part == 0:
+            self.optimizer.zero_grad()
         loss = loss_of_share(self.model, x, seed, share)
         if loss is None:
             return 0.0

@@ -6,7 +6,7 @@ a mean activity or persistent chains, the ranks exchange what it is a function o
 
 import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from aefast.nn.autoencoder import check_draw
 from aefast.nn.dictionary import SparseDictionary
 from aefast.ops.sparsity.eager import divergence
 
-TAKEN = "in a process group it takes a mean over the rows, to which the ranks' shares add up"
+TAKEN = "shared or in parts it takes a mean over the rows, to which these add up"
 
 
 def loss_of_share(model: Any, x: Tensor, seed: int, share: Share) -> Tensor | None:
@@ -29,16 +29,37 @@ def loss_of_share(model: Any, x: Tensor, seed: int, share: Share) -> Tensor | No
     What a model draws is what one process would draw for the whole minibatch, where its ``loss``
     takes a ``row_offset``, as those of :mod:`aefast.nn` do.
     """
-    if _has_loss_of(model, RBM):
-        return _machine_loss(model, x, seed, share)
-    if _has_loss_of(model, SparseAutoencoder) and model.penalty_kind == "kl":
-        return _sparse_loss(model, x, seed, share)
-    if _has_loss_of(model, SparseDictionary):
-        return _dictionary_loss(model, x, share)
+    loss_of = _loss_of_minibatch(model)
+    if loss_of is not None:
+        return loss_of(model, x, seed, share)
     if len(x) == 0:
         return None
     place = {"row_offset": share.first} if takes_row_offset(model) else {}
     return share.weight * model.loss(x, seed=seed, **place)
+
+
+def _loss_of_minibatch(model: Any) -> Callable[[Any, Tensor, int, Share], Tensor | None] | None:
+    """Of a loss that is no mean over rows alone: what a share adds to it."""
+    if _has_loss_of(model, RBM):
+        return _machine_loss
+    if _has_loss_of(model, SparseAutoencoder) and model.penalty_kind == "kl":
+        return _sparse_loss
+    if _has_loss_of(model, SparseDictionary):
+        return _dictionary_loss
+    return None
+
+
+def check_micro_batches(model: Any) -> None:
+    """
+    Raises:
+        ValueError: parts of a minibatch do not add up to its loss.
+    """
+    check_model(model)
+    if _loss_of_minibatch(model) is not None:
+        raise ValueError(
+            f"model is a {type(model).__name__}, whose step looks at a whole minibatch; "
+            "micro_batch_size takes None"
+        )
 
 
 def check_model(model: Any) -> None:
@@ -178,7 +199,7 @@ def _chain_ends(model: RBM, start: Tensor, seed: int, row_offset: int) -> Tensor
     return gibbs(start, *parameters, model.k, seed=seed, row_offset=row_offset, **options).visible
 
 
-def _dictionary_loss(model: SparseDictionary, x: Tensor, share: Share) -> Tensor | None:
+def _dictionary_loss(model: SparseDictionary, x: Tensor, seed: int, share: Share) -> Tensor | None:
     """A latent is active where a row of the minibatch has it, on any rank."""
     loss, code, output = share.group.together(lambda: model._objective(x))
     if model.training:

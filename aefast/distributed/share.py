@@ -13,15 +13,30 @@ class Share(NamedTuple):
 
     Attributes:
         group: the ranks that share it.
-        batch_rows: how many rows it has.
+        batch_rows: how many rows the minibatch has.
+        part: which part of the rank's rows it is.
+        parts: into how many they are divided.
     """
 
     group: Group
     batch_rows: int
+    part: int = 0
+    parts: int = 1
 
     @property
     def rows(self) -> slice:
-        return self.group.rows_of(self.batch_rows)
+        whole = self.group.rows_of(self.batch_rows)
+        count = whole.stop - whole.start
+        return slice(
+            whole.start + count * self.part // self.parts,
+            whole.start + count * (self.part + 1) // self.parts,
+        )
+
+    def micro_batches(self, most_rows: int | None) -> "list[Share]":
+        """A rank's rows in parts of at most so many, which are computed one after the other."""
+        count = self.rows.stop - self.rows.start
+        parts = 1 if most_rows is None else max(1, -(-count // most_rows))
+        return [self._replace(part=part, parts=parts) for part in range(parts)]
 
     @property
     def first(self) -> int:

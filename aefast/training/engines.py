@@ -55,11 +55,14 @@ def choose(
     optimizer: torch.optim.Optimizer,
     loss: Loss,
     group: Group | None = None,
+    micro_batch_size: int | None = None,
 ) -> Engine:
-    """What takes whole steps where it serves, else the ordinary loop with this ``loss``; in a group
-    of ranks these share each minibatch."""
-    if group is not None and group.size > 1:
-        return GroupEngine(_shared_steps(model, dataset, optimizer, group), dataset, group)
+    """What takes whole steps where it serves, else the ordinary loop with this ``loss``. In a group
+    the ranks share each minibatch, of which a rank may take some rows after the others."""
+    group = group or Group()
+    if group.size > 1 or micro_batch_size is not None:
+        shared = _shared_steps(model, dataset, optimizer, group)
+        return GroupEngine(shared, dataset, group, micro_batch_size)
     if "loss" in model.__dict__:
         step: Engine | str = HAS_LOSS
     elif isinstance(dataset, ShardedDataset):

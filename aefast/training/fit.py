@@ -26,7 +26,7 @@ from aefast.distributed.agreement import (
 )
 from aefast.distributed.group import Group, current, group_of
 from aefast.distributed.interrupts import noted_interrupts
-from aefast.distributed.losses import check_model, check_plain_model
+from aefast.distributed.losses import check_micro_batches, check_model, check_plain_model
 from aefast.nn.step_plan import plan_of
 from aefast.ops.shared import checks
 from aefast.step.stretch import CHUNK_SECONDS, Stretch
@@ -93,6 +93,7 @@ def fit(
     loss: Any = None,
     validation: Any = None,
     callback: Callable[[Look], Any] | None = None,
+    micro_batch_size: int | None = None,
     process_group: Any = "default",
 ) -> History:
     """Train a model for some epochs: any number of steps, the optimizer's included, in one call.
@@ -149,6 +150,9 @@ def fit(
         validation: held-out rows, whose mean loss in evaluation mode is taken after each epoch.
         callback: called a few times a second with a :class:`Look`; True ends the training. In a
             process group a rank may do without.
+        micro_batch_size: the most rows that are computed at once: a step's gradients are added up
+            over parts of its minibatch, or of a rank's rows of it, to the whole's, to rounding. It
+            bounds the memory that a step takes. None computes all rows together.
         process_group: whose ranks train together, each of which makes the call: ``"default"``,
             torch's default group where there is one; a ``torch.distributed.ProcessGroup``; or None,
             this process alone.
@@ -178,7 +182,7 @@ def fit(
     group = current() if process_group == "default" else group_of(process_group)
 
     def begin() -> _Call:
-        numbers = _checked_numbers(epochs, batch_size, seed, shuffle, callback)
+        numbers = _checked_numbers(epochs, batch_size, seed, shuffle, callback, micro_batch_size)
         return _call(model, data, optimizer, loss, validation, numbers)
 
     call = group.together(begin)
@@ -201,7 +205,9 @@ def fit(
         run = _StreamRun(steps, data, group, callback)
     else:
         rows = dataset
-        engine = group.together(lambda: choose(model, rows, optimizer, loss_of, group))
+        engine = group.together(
+            lambda: choose(model, rows, optimizer, loss_of, group, call.numbers["micro_batch_size"])
+        )
         run = _RowsRun(engine, optimizer, rows, batch_size, shuffle, group, callback)
     start = time.perf_counter()
     held_out_losses = []
@@ -242,14 +248,27 @@ class _Call(NamedTuple):
 
 
 def _checked_numbers(
-    epochs: int, batch_size: int, seed: int | None, shuffle: bool, callback: Any
+    epochs: int,
+    batch_size: int,
+    seed: int | None,
+    shuffle: bool,
+    callback: Any,
+    micro_batch_size: int | None,
 ) -> dict[str, Any]:
     epochs = checks.check_integer(epochs, "epochs", 2**31)
     batch_size = checks.check_integer(batch_size, "batch_size", 2**31, low=1)
     checks.check_seed_arguments(seed, None)
     if callback is not None and not callable(callback):
         raise TypeError(f"callback is a {type(callback).__name__}; it takes a function or None")
-    return {"epochs": epochs, "batch_size": batch_size, "seed": seed, "shuffle": shuffle}
+    if micro_batch_size is not None:
+        micro_batch_size = checks.check_integer(micro_batch_size, "micro_batch_size", 2**31, low=1)
+    return {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "micro_batch_size": micro_batch_size,
+        "seed": seed,
+        "shuffle": shuffle,
+    }
 
 
 def _call(
@@ -265,7 +284,23 @@ def _call(
     is_stream = callable(data) and not isinstance(data, Tensor | nn.Module | Dataset)
     dataset = None if is_stream else rows_of(data, "data", model)
     held_out = None if validation is None else rows_of(validation, "validation", model)
+    if numbers["micro_batch_size"] is not None:
+        _check_parts(model, dataset)
     return _Call(model, dataset, held_out, numbers)
+
+
+def _check_parts(model: Any, dataset: Dataset | TensorRows | None) -> None:
+    """Whether a minibatch's parts add up to it."""
+    if dataset is None:
+        raise TypeError("data is a function, which gives its own batches; micro_batch_size is None")
+    check_micro_batches(model)
+    _check_mean(model, dataset)
+
+
+def _check_mean(model: Any, dataset: Dataset | TensorRows) -> None:
+    if isinstance(model, PlainModel):
+        first = torch.arange(min(2, len(dataset)), dtype=torch.int64, device="cpu")
+        check_plain_model(model, dataset.take(first).to(next(model.parameters())))
 
 
 def _begin_together(group: Group, call: _Call, optimizer: torch.optim.Optimizer) -> None:
@@ -284,10 +319,7 @@ def _facts(call: _Call, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     if call.dataset is None:
         raise TypeError("data is a function; in a process group it takes rows")
     check_model(call.model)
-    if isinstance(call.model, PlainModel):
-        first = torch.arange(min(2, len(call.dataset)), dtype=torch.int64, device="cpu")
-        example = next(call.model.parameters())
-        check_plain_model(call.model, call.dataset.take(first).to(example))
+    _check_mean(call.model, call.dataset)
     planned = plan_of(call.model)
     fields = {} if isinstance(planned, str) else planned.plan._asdict()
     facts = {**data_facts(call.dataset), **call.numbers, **settings_of(optimizer)}

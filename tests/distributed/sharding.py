@@ -45,5 +45,48 @@ def gradients(names: list[str], way: str) -> dict[str, dict[str, Any]]:
 
 
 def _whole(gradient: Any) -> Any:
+    """A tensor that may be sharded."""
     whole = gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient
     return whole.float().clone()
+
+
+def _sharded(seed: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+    from torch.distributed.fsdp import fully_shard
+
+    torch.manual_seed(seed)
+    model: nn.Module = training.MODELS["masking"]()
+    if dist.is_initialized():
+        fully_shard(model)
+    return model, torch.optim.Adam(model.parameters(), 0.01)
+
+
+def _step(model: Any, optimizer: torch.optim.Optimizer, seed: int) -> None:
+    optimizer.zero_grad()
+    model.loss(training.rows(), seed=seed).backward()
+    optimizer.step()
+
+
+def saved(folder: str) -> dict[str, Any]:
+    """A checkpoint after a step, and the parameters after one more."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import get_state_dict
+
+    model, optimizer = _sharded(0)
+    _step(model, optimizer, 1)
+    state, optimizer_state = get_state_dict(model, optimizer)
+    dcp.save({"model": state, "optimizer": optimizer_state}, checkpoint_id=folder)
+    _step(model, optimizer, 2)
+    return {name: _whole(parameter.detach()) for name, parameter in model.named_parameters()}
+
+
+def resumed(folder: str) -> dict[str, Any]:
+    """The parameters after one step from the checkpoint, on any number of ranks."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+    model, optimizer = _sharded(1)
+    state, optimizer_state = get_state_dict(model, optimizer)
+    dcp.load({"model": state, "optimizer": optimizer_state}, checkpoint_id=folder)
+    set_state_dict(model, optimizer, model_state_dict=state, optim_state_dict=optimizer_state)
+    _step(model, optimizer, 2)
+    return {name: _whole(parameter.detach()) for name, parameter in model.named_parameters()}

@@ -10,7 +10,7 @@ from tests.distributed import faults, worlds
 
 DIFFERS = "DisagreementError: {} is .* on rank 1, and .* on rank 0; it takes the same on each rank"
 OTHER = "OtherRankError: on rank 1: {}"
-SUM = "ValueError: loss of some rows is not the mean of their losses; in a process group"
+SUM = "ValueError: loss of some rows is not the mean of their losses; shared or in parts"
 
 # Of rank 0, and of rank 1 where it is another one: the whole line, or how it begins.
 EXPECTED: dict[str, tuple[str, ...]] = {
@@ -57,7 +57,7 @@ EXPECTED: dict[str, tuple[str, ...]] = {
     "a callback that fails": (OTHER.format("\"a callback's own"), "KeyError: \"a callback's own"),
     "a callback that changes the rate": (DIFFERS.format("the optimizer's lr"),),
     "an interrupt": ("KeyboardInterrupt: ",),
-    "a sum": ("ValueError: loss has reduction='sum'; in a process group it takes a mean",),
+    "a sum": ("ValueError: loss has reduction='sum'; shared or in parts it takes a mean",),
     "a partial sum": (SUM,),
     "a sum of squares": (SUM,),
     "a mean of sums": ("6 steps by group",),

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import aefast
 from tests.distributed import training, worlds
 
 STATES = ("idle", "chain", "training_steps")
@@ -42,8 +43,54 @@ def test_two_ranks_are_one_process_of_every_model():
     for name in names:
         assert first[name]["engine"] == "group"
         check_same(training.trained(name, 12), first[name])
+    for name in training.IN_PARTS:
+        check_same(training.trained(name, 12), first[f"{name} in parts"])
+    for name in first:
         for key, value in first[name].items():
             assert key == "engine" or torch.equal(value, second[name][key]), (name, key)
+
+
+# Elsewhere a step looks at the whole minibatch: at its mean activity, its chains, its latents.
+WHOLE = (
+    "sparse kl",
+    "topk",
+    "jumprelu",
+    "gated",
+    "rbm",
+    "rbm sparse",
+    "rbm chains",
+    "rbm gaussian",
+)
+
+
+@pytest.mark.parametrize("name", sorted(training.MODELS.keys() - {*WHOLE}))
+def test_micro_batches_are_a_whole_minibatch(name):
+    """The last minibatch has one row; noise is the whole one's."""
+    in_parts = training.trained(name, 12, micro_batch_size=7)
+    assert in_parts["engine"] in ("step", "loop")
+    check_same(training.trained(name, 12), in_parts)
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_what_looks_at_a_whole_minibatch_takes_no_parts(name):
+    with pytest.raises(ValueError, match="whose step looks at a whole minibatch; micro_batch_size"):
+        training.trained(name, 12, micro_batch_size=7)
+
+
+def test_what_parts_do_not_add_up_to_is_refused():
+    def fit(data: Any, loss: Any = None, size: Any = 7) -> None:
+        model = torch.nn.Sequential(torch.nn.Linear(12, 4), torch.nn.Linear(4, 12))
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        aefast.fit(model, data, optimizer, loss=loss, micro_batch_size=size)
+
+    with pytest.raises(ValueError, match="loss has reduction='sum'; shared or in parts it takes"):
+        fit(training.rows(), torch.nn.MSELoss(reduction="sum"))
+    with pytest.raises(ValueError, match="loss of some rows is not the mean of their losses"):
+        fit(training.rows(), lambda y, x: (y - x).square().sum())
+    with pytest.raises(TypeError, match="data is a function, which gives its own batches"):
+        fit(lambda: iter([training.rows()]))
+    with pytest.raises(ValueError, match="micro_batch_size is 0; it takes an int"):
+        fit(training.rows(), size=0)
 
 
 @pytest.mark.slow

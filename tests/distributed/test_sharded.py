@@ -40,3 +40,19 @@ def test_mixed_precision_rounds_as_one_process_in_bfloat16_does():
                 error = (found[name][key] - expected).norm()
                 rounding = (whole[name][key] - expected).norm()
                 assert error <= 2 * rounding + 1e-6, (name, key, error, rounding)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_sharded_checkpoint_goes_on_on_other_numbers_of_ranks(size, tmp_path):
+    """And torch makes a single file of it."""
+    folder = str(tmp_path / "checkpoint")
+    expected, _ = worlds.run(2, sharding.saved, folder)
+    for parameters in worlds.run(size, sharding.resumed, folder):
+        for name, value in expected.items():
+            torch.testing.assert_close(parameters[name], value, rtol=1e-6, atol=1e-7)
+    from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+    dcp_to_torch_save(folder, tmp_path / "single.pt")
+    model = training.new("masking")
+    model.load_state_dict(torch.load(tmp_path / "single.pt", weights_only=False)["model"])

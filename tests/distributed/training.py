@@ -53,19 +53,30 @@ MODELS: dict[str, Any] = {
 }
 
 
+# Whose shares are computed in parts: by the kernels and by the loop.
+IN_PARTS = ("masking", "vae", "vae gaussian")
+
+
 def new(name: str) -> Any:
     torch.manual_seed(0)
     return MODELS[name]()
 
 
-def trained(name: str, steps: int, batch_size: int = 20, rate: float = 0.05) -> dict[str, Any]:
+def trained(
+    name: str, steps: int, batch_size: int = 20, rate: float = 0.05, **options: Any
+) -> dict[str, Any]:
     """Its state and its losses after so many steps of gradient descent, or up to an epoch more."""
     model = new(name)
     optimizer = torch.optim.SGD(model.parameters(), rate)
     epochs = -(-steps // -(-ROWS // batch_size))
-    history = aefast.fit(model, rows(), optimizer, epochs=epochs, batch_size=batch_size, seed=5)
+    options = {"epochs": epochs, "batch_size": batch_size, "seed": 5, **options}
+    history = aefast.fit(model, rows(), optimizer, **options)
     return {"losses": history.losses, "engine": history.engine, **model.state_dict()}
 
 
 def trained_of_all(steps: int, names: list[str]) -> dict[str, dict[str, Any]]:
-    return {name: trained(name, steps) for name in names}
+    """Of those that can be, also in micro-batches."""
+    states = {name: trained(name, steps) for name in names}
+    for name in IN_PARTS:
+        states[f"{name} in parts"] = trained(name, steps, micro_batch_size=3)
+    return states
