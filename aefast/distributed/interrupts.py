@@ -6,14 +6,20 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+from aefast.distributed.group import Group
+
 
 @contextlib.contextmanager
-def noted_interrupts() -> Iterator[Callable[[], bool]]:
+def noted_interrupts(group: Group) -> Iterator[Callable[[], bool]]:
     """Whether Ctrl-C came, which the ranks ask each other between their steps: one that raised in
     the middle of a step would leave the others waiting. A second Ctrl-C raises at once.
 
-    A handler that the program has set stays in place.
+    Of a process that is alone Ctrl-C raises as ever. A handler that the program has set stays in
+    place.
     """
+    if group.size == 1:
+        yield lambda: False
+        return
     is_main = threading.current_thread() is threading.main_thread()
     if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield lambda: False
@@ -31,4 +37,13 @@ def noted_interrupts() -> Iterator[Callable[[], bool]]:
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if interrupts:  # after the last step, when no rank waits for another one
+        raise KeyboardInterrupt
+
+
+def stop_together(group: Group, is_interrupted: bool) -> None:
+    """
+    Raises:
+        KeyboardInterrupt: on each rank, that it came to one.
+    """
+    if any(group.any(is_interrupted)):
         raise KeyboardInterrupt

@@ -18,6 +18,7 @@ from aefast.functional import gibbs
 from aefast.nn import RBM, BatchTopKSparseAutoencoder, SparseAutoencoder
 from aefast.nn.autoencoder import check_draw
 from aefast.nn.dictionary import SparseDictionary
+from aefast.ops.shared import dispatch
 from aefast.ops.sparsity.eager import divergence
 
 TAKEN = "shared or in parts it takes a mean over the rows, to which these add up"
@@ -65,8 +66,13 @@ def check_micro_batches(model: Any) -> None:
 def check_model(model: Any) -> None:
     """
     Raises:
-        ValueError: its loss cannot be shared.
+        ValueError: its loss cannot be shared, or its parameters are sharded already.
     """
+    if any(map(dispatch.is_sharded, model.parameters())):
+        raise ValueError(
+            "model has sharded parameters, as fully_shard leaves them; a training in a process "
+            "group takes whole ones, and a loop of your own trains sharded ones"
+        )
     if isinstance(model, BatchTopKSparseAutoencoder):
         raise ValueError(
             f"model is a {type(model).__name__}, which chooses among the latents of a whole "

@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 
 from aefast.distributed.agreement import agree
 from aefast.distributed.group import Group, group_of
+from aefast.distributed.interrupts import noted_interrupts, stop_together
 from aefast.distributed.rows import SpreadRows
 from aefast.estimators.conversion import (
     DTYPES,
@@ -123,10 +124,12 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         rows = SpreadRows.joined(group, as_tensor(X))
         self._start(rows, rng)
         self.n_iter_ = self.n_iter if self.max_iter is None else self.max_iter
-        for _ in range(self.n_iter_):
-            order = torch.from_numpy(rng.permutation(rows.count))
-            for batch in gen_batches(rows.count, self.batch_size):
-                self._step(rows.batch(order[batch]), rng)
+        with noted_interrupts(group) as is_interrupted:
+            for _ in range(self.n_iter_):
+                order = torch.from_numpy(rng.permutation(rows.count))
+                for batch in gen_batches(rows.count, self.batch_size):
+                    stop_together(group, is_interrupted())
+                    self._step(rows.batch(order[batch]), rng)
         return self
 
     @in_a_mode_of_its_own
@@ -208,7 +211,7 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
 
     def _step(self, rows: SpreadRows, rng: np.random.RandomState) -> None:
         dictionary = as_tensor(self.components_).clone()
-        codes = self._encode(rows.own, dictionary)
+        codes = rows.group.together(lambda: self._encode(rows.own, dictionary))
         self.n_steps_ += 1
         fading = _fading(self.n_steps_, self.batch_size)
         code_products = fading * as_tensor(self._code_products) + (

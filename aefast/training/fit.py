@@ -1,6 +1,5 @@
 """Training in one call: many steps, the optimizer's included."""
 
-import contextlib
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -214,9 +213,7 @@ def fit(
     looks_up = held_out is not None or run.is_watched
     at_once = 1 if looks_up or dataset is None else max(1, MOST_ROWS // len(dataset))
     # Whatever mode the caller is in: this is training, and the state that it leaves is trained on.
-    interrupts = (
-        noted_interrupts() if group.size > 1 else contextlib.nullcontext(run.is_interrupted)
-    )
+    interrupts = noted_interrupts(group)
     with torch.inference_mode(False), torch.enable_grad(), interrupts as run.is_interrupted:
         for first in range(0, epochs, at_once):
             begun = run.epochs_begun

@@ -100,6 +100,25 @@ def interrupted() -> str:
     return fit(Interrupted(12, 8), epochs=ENDLESS)
 
 
+def interrupted_estimator() -> Any:
+    class Interrupted(SparseCoding):
+        def _step(self, *arguments: Any) -> None:
+            if is_second():
+                os.kill(os.getpid(), signal.SIGINT)
+            super()._step(*arguments)
+
+    model = Interrupted(4, 0.3, n_iter=10**6, random_state=0)
+    return model.fit(ROWS.numpy(), process_group=dist.group.WORLD)
+
+
+def sharded() -> str:
+    from torch.distributed.fsdp import fully_shard
+
+    model = training.MODELS["ae"]()
+    fully_shard(model)
+    return fit(model)
+
+
 def hooked(parameters: Any, rate: float) -> Any:
     optimizer = torch.optim.SGD(parameters, rate)
 
@@ -203,6 +222,8 @@ CASES: dict[str, Callable[[], Any]] = {
     "a sum of squares": lambda: fit(plain(), loss=lambda y, x: (y - x).square().sum()),
     "a mean of sums": lambda: fit(plain(), loss=lambda y, x: (y - x).square().sum(1).mean()),
     "batch norm": lambda: fit(nn.Sequential(nn.Linear(12, 8), nn.BatchNorm1d(8), nn.Linear(8, 12))),
+    "a sharded model": sharded,
+    "an interrupt of an estimator": interrupted_estimator,
     "afterwards": fit,
 }
 

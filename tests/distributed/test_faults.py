@@ -62,6 +62,8 @@ EXPECTED: dict[str, tuple[str, ...]] = {
     "a sum of squares": (SUM,),
     "a mean of sums": ("6 steps by group",),
     "batch norm": ("ValueError: model holds a BatchNorm1d, .* it takes one process",),
+    "a sharded model": ("ValueError: model has sharded parameters, as fully_shard leaves them",),
+    "an interrupt of an estimator": ("KeyboardInterrupt: ",),
     "afterwards": ("6 steps by group",),
 }
 

@@ -95,10 +95,10 @@ def is_defined_in_trace(
         return True
     if torch.compiler.is_dynamo_compiling():
         return False
-    return backend.is_forced("eager") or _is_sharded(x) or _exports_to_onnx() or counts_flops()
+    return backend.is_forced("eager") or is_sharded(x) or _exports_to_onnx() or counts_flops()
 
 
-def _is_sharded(x: Tensor) -> bool:
+def is_sharded(x: Tensor) -> bool:
     """Whether it is a DTensor: how results are sharded is known of PyTorch's operators alone."""
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(x, module.DTensor)
