@@ -1,7 +1,7 @@
 """What the sparse autoencoders over a language model's activations share."""
 
 import math
-from typing import TypedDict
+from typing import Any, ClassVar, Self, TypedDict, cast
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from aefast.functional import linear_act, sparse_decode, topk_encode
 from aefast.nn.autoencoder import check_draw
+from aefast.nn.dictionary_parts import DictionaryDecoder, DictionaryEncoder
 from aefast.nn.linear import Device
 from aefast.nn.reparametrized import renew_weights
 from aefast.nn.replicas import check_replica
@@ -56,6 +57,9 @@ class SparseDictionary(Shardable):
         ValueError: a number is outside its range.
     """
 
+    ENCODER_PARAMETERS: ClassVar[tuple[str, ...]] = ("encoder_weight", "encoder_bias")
+    DECODER_PARAMETERS: ClassVar[tuple[str, ...]] = ("decoder_weight", "decoder_bias")
+
     idle: Tensor
 
     def __init__(
@@ -82,6 +86,34 @@ class SparseDictionary(Shardable):
         self.decoder_bias = nn.Parameter(torch.zeros_like(directions[0]))
         idle = torch.zeros(latents, dtype=torch.int64, device=directions.device)
         self.register_buffer("idle", idle)
+        self._make_parts()
+
+    def _make_parts(self) -> None:
+        # In a tuple, which hides them from the modules: their parameters are the model's.
+        self._encoder_decoder = (
+            DictionaryEncoder(self, "encoder_", self.ENCODER_PARAMETERS),
+            DictionaryDecoder(self, "decoder_", self.DECODER_PARAMETERS),
+        )
+
+    @property
+    def encoder(self) -> DictionaryEncoder:
+        """From rows to codes, as a module. It subtracts the decoder's bias."""
+        return self._encoder_decoder[0]
+
+    @property
+    def decoder(self) -> DictionaryDecoder:
+        """From codes to rows, as a module."""
+        return self._encoder_decoder[1]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("encoder", "decoder"):
+            raise AttributeError(f"{name} is made of the model's parameters: set {name}_weight")
+        super().__setattr__(name, value)
+
+    def _replicate_for_data_parallel(self) -> Self:
+        replica = cast(Self, super()._replicate_for_data_parallel())
+        replica._make_parts()
+        return replica
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

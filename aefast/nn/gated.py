@@ -53,6 +53,12 @@ class GatedSparseAutoencoder(SparseDictionary):
     >>> model.loss(x).backward()
     """
 
+    ENCODER_PARAMETERS = (
+        *SparseDictionary.ENCODER_PARAMETERS,
+        "magnitude_bias",
+        "magnitude_scale",
+    )
+
     def __init__(
         self,
         visible: int,

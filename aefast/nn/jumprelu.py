@@ -52,6 +52,8 @@ class JumpReLUSparseAutoencoder(SparseDictionary):
     >>> model.loss(x).backward()
     """
 
+    ENCODER_PARAMETERS = (*SparseDictionary.ENCODER_PARAMETERS, "threshold")
+
     def __init__(
         self,
         visible: int,

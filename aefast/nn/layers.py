@@ -1,11 +1,13 @@
 """Some of a model's layers as a module of their own."""
 
 from collections.abc import Iterator, MutableMapping, Sequence
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 from torch import Tensor, nn
 
 from aefast.nn.plain import known_by_its_parameters
+
+T = TypeVar("T")
 
 
 @known_by_its_parameters()
@@ -31,7 +33,8 @@ class Layers(nn.Module):
     def __init__(self, modules: dict[str, Any], names: Sequence[str]) -> None:
         super().__init__()
         self.names = list(names)
-        self.__dict__["_modules"] = _Renamed(modules, self.names)
+        renamed = {str(place): name for place, name in enumerate(names)}
+        self.__dict__["_modules"] = Renamed(modules, renamed)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., in]`` to ``[..., out]``."""
@@ -60,23 +63,28 @@ class Layers(nn.Module):
         setattr(self, str(range(len(self))[place]), layer)
 
 
-class _Renamed(MutableMapping[str, Any]):
-    """A model's modules of some names, by their places ``"0"``, ``"1"``, ... among these."""
+class Renamed(MutableMapping[str, T]):
+    """A part of a model's modules, or of its parameters, under other names.
 
-    def __init__(self, modules: dict[str, Any], names: Sequence[str]) -> None:
-        self.modules = modules
-        self.names = {str(place): name for place, name in enumerate(names)}
+    Args:
+        members: the model's, by their names there.
+        names: of each member of this part by its name here.
+    """
 
-    def __getitem__(self, place: str) -> Any:
-        return self.modules[self.names[place]]
+    def __init__(self, members: dict[str, T], names: dict[str, str]) -> None:
+        self.members = members
+        self.names = names
 
-    def __setitem__(self, place: str, module: Any) -> None:
-        if place not in self.names:
-            raise KeyError(f"{place!r} is no layer here; it takes one of {', '.join(self.names)}")
-        self.modules[self.names[place]] = module
+    def __getitem__(self, name: str) -> T:
+        return self.members[self.names[name]]
 
-    def __delitem__(self, place: str) -> None:
-        raise TypeError(f"layer {place!r} can't be removed; another can take its place")
+    def __setitem__(self, name: str, member: T) -> None:
+        if name not in self.names:
+            raise KeyError(f"{name!r} is not in this part; it takes one of {', '.join(self.names)}")
+        self.members[self.names[name]] = member
+
+    def __delitem__(self, name: str) -> None:
+        raise TypeError(f"{name!r} can't be removed; another can take its place")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
@@ -84,5 +92,5 @@ class _Renamed(MutableMapping[str, Any]):
     def __len__(self) -> int:
         return len(self.names)
 
-    def values(self) -> list[Any]:  # type: ignore[override]
-        return [self.modules[name] for name in self.names.values()]
+    def values(self) -> list[T]:  # type: ignore[override]
+        return [self.members[name] for name in self.names.values()]

@@ -8,7 +8,7 @@ import torch
 
 from aefast import nn
 from aefast.nn.autoencoder import Architecture
-from aefast.nn.dictionary import DictionaryOptions, SparseDictionary
+from aefast.nn.dictionary import DictionaryOptions
 
 # Constructors' arguments, by their names.
 SIZES = {
@@ -37,12 +37,7 @@ MODULES = [
     and issubclass(getattr(nn, name), torch.nn.Module)
     and name not in HOLDERS
 ]
-# A dictionary of sparse codes holds its parameters itself.
-AUTOENCODERS = [
-    name
-    for name in MODULES
-    if name.endswith("Autoencoder") and not issubclass(getattr(nn, name), SparseDictionary)
-]
+AUTOENCODERS = [name for name in MODULES if name.endswith("Autoencoder")]
 
 
 def build(name, **options):

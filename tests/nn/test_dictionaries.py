@@ -299,3 +299,23 @@ def test_a_weight_that_a_hook_makes_is_made_for_each_loss(name, reparametrize):
     assert torch.equal(model.decode(code), model(x))
     with pytest.raises(RuntimeError, match="decoder_weight is made anew from other parameters"):
         model.keep_unit_norm(optimizer)
+
+
+@pytest.mark.parametrize("name", ["topk", "jumprelu", "gated"])
+def test_the_parts_hold_the_model_s_parameters_and_are_not_in_its_state_dict(name):
+    model = trained(name)
+    keys = list(model.state_dict())
+    parts = [("encoder_", model.encoder), ("decoder_", model.decoder)]
+    ours = dict(model.named_parameters())
+    for prefix, part in parts:
+        for key, parameter in part.named_parameters():
+            assert parameter is ours.pop(key if key in ours else prefix + key)
+    assert not ours
+    assert list(model.named_children()) == []
+    assert keys == [*dict(model.named_parameters()), "idle"]
+    replica = model._replicate_for_data_parallel()
+    replica._parameters["encoder_weight"] = weight = torch.zeros(L, D)
+    assert replica.encoder.weight is weight
+    assert model.encoder.weight is model.encoder_weight
+    with pytest.raises(AttributeError, match="encoder is made of the model's parameters"):
+        model.encoder = torch.nn.Linear(D, L)

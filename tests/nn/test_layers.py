@@ -87,9 +87,9 @@ def test_a_layer_in_anothers_place_is_in_both(way, x):
 
 def test_the_number_of_layers_stays():
     model = Autoencoder(layers=[8, 5, 3])
-    with pytest.raises(KeyError, match="'2' is no layer here; it takes one of 0, 1"):
+    with pytest.raises(KeyError, match="'2' is not in this part; it takes one of 0, 1"):
         model.encoder.add_module("2", nn.Linear(3, 3))
-    with pytest.raises(TypeError, match="layer '1' can't be removed"):
+    with pytest.raises(TypeError, match="'1' can't be removed"):
         del model.encoder._modules["1"]
 
 
