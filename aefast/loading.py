@@ -1,4 +1,4 @@
-"""A trained model, taken up in Python from where ``aefast train`` left it."""
+"""``aefast.load``: the trained model of a folder of ``aefast train``."""
 
 import os
 from pathlib import Path

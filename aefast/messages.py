@@ -1,4 +1,4 @@
-"""Messages that a terminal shows as they are: one line, whatever the names in a file are."""
+"""Text for one-line messages: control characters escaped, long names shortened."""
 
 SHOWN = 80
 

@@ -1,4 +1,4 @@
-"""What a ready-made binary saves on a GPU: in a fresh process' first call, and in every launch.
+"""The time that a ready-made binary saves on a GPU: in a process's first call, and in each launch.
 
 ``python benchmarks/launches.py FILE`` compiles the binaries for the GPU at hand, as a wheel carries
 them, and writes how long each takes beside Triton's own compilation and launcher.

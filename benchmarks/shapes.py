@@ -1,4 +1,4 @@
-"""Where people are: the shapes that the suite, its quick form and the report's heat maps share.
+"""The shapes that the suite, its quick form and the report's heat maps share.
 
 A new line in ``WIDTHS`` is measured for every model and op that takes its cases from here.
 """

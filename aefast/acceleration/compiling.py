@@ -1,4 +1,4 @@
-"""``torch.compile(model, backend="aefast")``: the ops in a graph's place of layers, then inductor.
+"""The torch.compile backend ``"aefast"``: layers become ops, inductor compiles the rest.
 
 Found by torch through the entry point ``torch_dynamo_backends``.
 """

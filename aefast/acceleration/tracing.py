@@ -1,4 +1,4 @@
-"""A module's forward as a graph, by torch.fx, and what must stay so for it to hold."""
+"""A module's forward as a graph, by torch.fx, and the conditions under which the graph is valid."""
 
 import inspect
 import math

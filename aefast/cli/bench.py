@@ -1,4 +1,4 @@
-"""``aefast bench``: how fast it is, against what, and since when."""
+"""``aefast bench``: runs the benchmark suite, and compares and reports its results."""
 
 import importlib
 import subprocess

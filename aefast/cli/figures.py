@@ -1,4 +1,4 @@
-"""``aefast figures``: what each system of the family does, as PNGs and one page."""
+"""``aefast figures``: a trained and measured figure for each model, as PNGs and one page."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""``aefast info``: what runs here, and why the rest does not."""
+"""``aefast info``: the backends and instruction sets of this machine, and what is missing."""
 
 import torch
 import typer

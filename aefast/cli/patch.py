@@ -1,4 +1,4 @@
-"""``aefast patch``: a program that one may not edit, its libraries' models on these kernels."""
+"""``aefast patch``: runs an unedited program with its libraries' models on these kernels."""
 
 import runpy
 import sys

@@ -1,4 +1,4 @@
-"""``aefast selftest``: whether the kernels compute what the definitions do."""
+"""``aefast selftest``: compares every kernel with its definition."""
 
 import time
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""What every command shares: the application, and the one line that ends it on a mistake."""
+"""What every command shares: the application, and its one-line errors."""
 
 import contextlib
 import importlib.util

@@ -1,4 +1,4 @@
-"""``aefast train``: a model on data, in a folder from which it can be taken up again."""
+"""``aefast train``: trains a model on data into a folder, and resumes from it."""
 
 import contextlib
 import shlex

@@ -1,4 +1,4 @@
-"""What every source becomes: samples as the rows of one array, in memory or mapped from a file."""
+"""A dataset: samples as the rows of one array, in memory or mapped from a file."""
 
 import mmap
 import zlib

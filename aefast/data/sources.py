@@ -1,4 +1,4 @@
-"""What a user may name as data, and which file here reads it."""
+"""The kinds of data sources, and the reader of each."""
 
 import os
 import stat

@@ -1,4 +1,4 @@
-"""What takes the steps of a training in a process group."""
+"""The training engine of a process group: a rank's share of each step, and the update."""
 
 import math
 import time

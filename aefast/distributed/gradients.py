@@ -1,4 +1,4 @@
-"""Gradients that are summed over the ranks, in buckets."""
+"""All-reduce of gradients over the ranks, in buckets."""
 
 from collections.abc import Iterable, Iterator
 

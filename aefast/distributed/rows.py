@@ -1,4 +1,4 @@
-"""Rows that lie on the ranks of a group, each of them on one."""
+"""Rows that are spread over the ranks of a group, each row on one rank."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""How many components data have: by a share of the variance, or by Minka's estimate."""
+"""The number of components: by a share of the variance, or by Minka's estimate."""
 
 import math
 

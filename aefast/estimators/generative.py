@@ -1,4 +1,4 @@
-"""What the autoencoders share that new rows can be drawn from."""
+"""The base class of the generative autoencoders: samples and log-likelihoods."""
 
 from abc import abstractmethod
 from dataclasses import dataclass

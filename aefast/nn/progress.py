@@ -1,4 +1,4 @@
-"""A bar on the terminal, where one was asked for."""
+"""An optional progress bar on the terminal."""
 
 from collections.abc import Iterable, Sequence
 from typing import TypeVar

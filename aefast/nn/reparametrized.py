@@ -1,4 +1,4 @@
-"""Weights that a hook makes anew before each call."""
+"""Weights that a hook computes before each call, as pruning and weight normalization do."""
 
 from torch import nn
 from torch.nn.utils.prune import BasePruningMethod

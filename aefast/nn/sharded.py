@@ -1,4 +1,4 @@
-"""Models whose parameters FSDP2 spreads over processes: their loss gathers them."""
+"""FSDP2: a model's ``loss`` gathers its sharded parameters, as ``forward`` does."""
 
 from functools import wraps
 from typing import Any

@@ -192,7 +192,8 @@ def _replacements(package: str) -> list[Replacement]:
         replacements: list[Replacement] = _peer(package).replacements()
     except (ImportError, AttributeError) as error:
         raise UnknownVersionError(
-            f"{package} lacks in this version what was known ({error}); nothing was patched"
+            f"this version of {package} lacks a name that aefast.patch replaces ({error}); "
+            "nothing was patched"
         ) from error
     for replacement in replacements:
         replacement.check(package)

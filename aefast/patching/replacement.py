@@ -21,7 +21,7 @@ class StepAside(Exception):
 
 
 class UnknownVersionError(RuntimeError):
-    """A peer library is not what was known when this was written."""
+    """A peer library is of a version that this package does not know."""
 
 
 def check_version(package: str, known: tuple[str, ...]) -> None:
@@ -33,7 +33,7 @@ def check_version(package: str, known: tuple[str, ...]) -> None:
     version = metadata.version(package)
     if not any(version == series or version.startswith(f"{series}.") for series in known):
         raise UnknownVersionError(
-            f"{package} is {version}, and known are {' and '.join(known)}; nothing was patched"
+            f"{package} is {version}; aefast.patch takes {' and '.join(known)}; nothing was patched"
         )
 
 

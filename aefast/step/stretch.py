@@ -1,4 +1,4 @@
-"""Some of a training's minibatches, as what takes steps over them is told."""
+"""A stretch of consecutive minibatches: the argument of a call that takes many steps."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise

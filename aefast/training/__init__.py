@@ -1,1 +1,1 @@
-"""Training as ``aefast train`` does it: runs that stop, go on to the same bits, and are kept."""
+"""Training runs as ``aefast train`` does them: checkpointed, and resumed to the same bits."""

@@ -1,4 +1,4 @@
-"""What a run is told, and where it stands; a checkpoint holds both as JSON."""
+"""A run's configuration and progress; a checkpoint holds both as JSON."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""What takes the steps of a training run: the kernels, many in one call, or the ordinary loop."""
+"""The engines that take a run's steps: the kernels, many steps a call, or the ordinary loop."""
 
 import math
 import time

@@ -1,4 +1,4 @@
-"""What a run leaves for people to look at: a file of JSON lines, and TensorBoard's events."""
+"""A run's metrics: a file of JSON lines, and TensorBoard's events."""
 
 import json
 from pathlib import Path

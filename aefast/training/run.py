@@ -1,4 +1,4 @@
-"""A run's folder: how one starts there, and how it is taken up again."""
+"""A run's folder: how a run starts there, and how it resumes."""
 
 import contextlib
 import math

@@ -1,4 +1,4 @@
-"""How fast the hot paths, whole steps and ``fit`` are, against eager PyTorch and torch.compile.
+"""Times of the hot paths, whole steps and ``fit``, beside eager PyTorch and torch.compile.
 
 The cases are the benchmark suite's own. Each contender is timed twice: replays of a CUDA graph of
 ten calls, which is what the GPU takes, and plain calls with a wait, which is what a user has. The

@@ -1,4 +1,4 @@
-"""What the GPU does at best: a copy, and its library's products."""
+"""The GPU's limits: the bandwidth of a copy, and the rate of its library's products."""
 
 import statistics
 import time

@@ -1,4 +1,4 @@
-"""A check's results in forty lines, whatever of them is there."""
+"""A check's results in forty lines, also of a check that was cut short."""
 
 from collections.abc import Iterator
 

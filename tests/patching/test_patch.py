@@ -173,7 +173,7 @@ def test_a_version_that_was_not_tested_is_unknown(monkeypatch):
     monkeypatch.setattr(replacement.metadata, "version", lambda package: "0.50.1")
     with pytest.raises(patching.UnknownVersionError) as error:
         replacement.check_version("rbms", ("0.4", "0.5"))
-    assert str(error.value) == "rbms is 0.50.1, and known are 0.4 and 0.5; nothing was patched"
+    assert str(error.value) == "rbms is 0.50.1; aefast.patch takes 0.4 and 0.5; nothing was patched"
     monkeypatch.setattr(replacement.metadata, "version", lambda package: "0.5.1")
     replacement.check_version("rbms", ("0.5",))
 

@@ -1,4 +1,4 @@
-"""What a command says of itself: the output of ``aefast COMMAND --help``."""
+"""A directive for a command's options: the output of ``aefast COMMAND --help``."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A picture that ``aefast figures`` has drawn, and under it the sentence of what it measured."""
+"""A directive for a picture of ``aefast figures``, with its sentence as the caption."""
 
 import html
 import os

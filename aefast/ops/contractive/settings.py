@@ -1,4 +1,4 @@
-"""What an encoder and its contractive penalty are made of, as every backend takes them."""
+"""The encoder's layers and the penalty's settings, as every backend takes them."""
 
 from typing import NamedTuple
 

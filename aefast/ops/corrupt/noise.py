@@ -1,4 +1,4 @@
-"""Which noise a call adds: what every backend's kernel takes beside the tensor."""
+"""The noise of a call: its kind, level and random stream, as every backend's kernel takes them."""
 
 from typing import NamedTuple
 

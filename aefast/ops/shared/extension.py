@@ -1,4 +1,4 @@
-"""The compiled module ``aefast._C``, for those who call its kernels. Its stub has the types."""
+"""The compiled module ``aefast._C``. The stub ``_C.pyi`` has the types of its functions."""
 
 from typing import TYPE_CHECKING
 

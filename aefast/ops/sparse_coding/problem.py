@@ -1,4 +1,4 @@
-"""What the lasso of sparse coding is made of: no solver reads the data or the dictionary again."""
+"""The lasso of sparse coding by its Gram matrix and products: all that a solver reads."""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""pyod: what is replaced of it."""
+"""pyod: the functions that ``aefast.patch("pyod")`` replaces."""
 
 from aefast.patching.replacement import Replacement, check_version
 

@@ -1,4 +1,4 @@
-"""rbms: what is replaced of it."""
+"""rbms: the functions that ``aefast.patch("rbms")`` replaces."""
 
 from aefast.patching.replacement import Replacement, check_version
 

@@ -1,4 +1,4 @@
-"""scikit-learn: what is replaced of it, each in a file."""
+"""scikit-learn: the functions that ``aefast.patch("sklearn")`` replaces, a file each."""
 
 from aefast.patching.replacement import Replacement
 
