@@ -1,6 +1,6 @@
 """The C++ GEMM kernels, compiled alone and called through ctypes.
 
-The matrix-unit kernel runs on an emulation of its tile instructions (csrc/shared/tiles.h), so
+The matrix-unit kernel runs on an emulation of its tile instructions (csrc/simd/tiles.h), so
 packing, edges and blocking are tested on machines that have no such unit.
 """
 
@@ -71,7 +71,8 @@ def libraries(tmp_path_factory):
                 "tests/csrc/gemm_shim",
             )
             sources = [f"{name}.cpp" for name in names]
-            sources += ["csrc/gemm/gemm_amx.cpp"] if "-DAEFAST_EMULATE_TILES" in flags else []
+            units = "gemm_amx" if "-DAEFAST_EMULATE_TILES" in flags else "gemm_without_tiles"
+            sources += [f"csrc/gemm/{units}.cpp"]
             target = folder / f"{build}.so"
             command = ["g++", *FLAGS, *flags, *(str(ROOT / source) for source in sources)]
             subprocess.run([*command, "-o", str(target)], check=True)

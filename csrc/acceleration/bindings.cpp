@@ -1,4 +1,4 @@
-// aefast._C's stacks of layers, and what torch's own generator draws.
+// aefast._C's stacks of layers, and the draws of torch's own generator.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

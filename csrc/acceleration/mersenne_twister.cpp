@@ -1,4 +1,4 @@
-// What torch's CPU generator draws: MT19937, a block of words at a time.
+// The draws of torch's CPU generator: MT19937, a block of words at a time.
 //
 // torch draws word by word: half of a denoising model's forward pass at 784-512 on 1024 rows.
 //

@@ -1,4 +1,4 @@
-// What torch's CPU generator draws, in its order: the same bits, vectorized.
+// The draws of torch's CPU generator, vectorized: the same bits in the same order.
 #pragma once
 
 #include <cstdint>

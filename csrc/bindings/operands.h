@@ -1,4 +1,4 @@
-// What Python passes of a tensor, as one value: a tuple of numbers, read into a structure.
+// A tensor as Python passes it: a tuple of numbers, read into a structure.
 //
 // Tuples, because Python makes one in a tenth of the time of an object of ours; structures, because
 // of many numbers in a row two can be swapped and nobody notices. aefast/ops/shared/cpp.py makes

@@ -17,10 +17,7 @@
 #include "gemm/panel.h"
 #include "shared/isa.h"
 #include "shared/parallel.h"
-
-#if defined(__SSE2__)
-#include <immintrin.h>
-#endif
+#include "simd/vectors.h"
 
 namespace aefast::AEFAST_ISA {
 
@@ -29,25 +26,11 @@ enum class Comparison { below, equal };
 // Bit i tells how left[i] compares with right[i], for the kPanelColumns columns of a panel.
 template <Comparison comparison>
 inline uint32_t bits_where(const float* left, const float* right) {
-    constexpr bool below = comparison == Comparison::below;
     uint32_t bits = 0;
 #pragma GCC unroll 2
     for (int v = 0; v < 2; ++v) {
         const float *a = left + v * kFloatLanes, *b = right + v * kFloatLanes;
-#if defined(__AVX512F__)
-        const uint32_t mask = _mm512_cmp_ps_mask(_mm512_loadu_ps(a), _mm512_loadu_ps(b),
-                                                 below ? _CMP_LT_OQ : _CMP_EQ_OQ);
-#elif defined(__AVX2__)
-        const uint32_t mask = _mm256_movemask_ps(
-            _mm256_cmp_ps(_mm256_loadu_ps(a), _mm256_loadu_ps(b), below ? _CMP_LT_OQ : _CMP_EQ_OQ));
-#elif defined(__SSE2__)
-        const __m128 x = _mm_loadu_ps(a), y = _mm_loadu_ps(b);
-        const uint32_t mask = _mm_movemask_ps(below ? _mm_cmplt_ps(x, y) : _mm_cmpeq_ps(x, y));
-#else
-        uint32_t mask = 0;
-        for (int i = 0; i < kFloatLanes; ++i)
-            mask |= static_cast<uint32_t>(below ? a[i] < b[i] : a[i] == b[i]) << i;
-#endif
+        const uint32_t mask = comparison == Comparison::below ? bits_below(a, b) : bits_equal(a, b);
         bits |= mask << (v * kFloatLanes);
     }
     return bits;

@@ -1,4 +1,4 @@
-// A kernel that was compiled ahead of time, as Python launches it.
+// A kernel that was compiled ahead of time, and its launch from Python.
 #pragma once
 
 #include <pybind11/pybind11.h>

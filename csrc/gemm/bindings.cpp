@@ -12,35 +12,17 @@ namespace py = pybind11;
 namespace aefast {
 namespace {
 
-bool has_matrix_units() { return active_instruction_set() == InstructionSet::amx; }
-
 void run_gemm(GemmArguments arguments) {
-#ifdef AEFAST_AMX
-    if (has_matrix_units())
+    if (const MatrixUnits* units = active_matrix_units())
         arguments.packed.bytes_per_column =
-            amx::packed_bytes_per_column(arguments.right, arguments.precision);
-#endif
+            units->packed_bytes_per_column(arguments.right, arguments.precision);
     without_gil([&] { active_gemm()(arguments); });
 }
 
-// What pack_tiles fills.
-int64_t packed_bytes(int64_t rows, int64_t depth, Precision precision) {
-#ifdef AEFAST_AMX
-    if (has_matrix_units()) return amx::packed_bytes({nullptr, rows, depth, 0, 0}, precision);
-#endif
-    (void)rows, (void)depth, (void)precision;
-    throw std::logic_error("there are no matrix units to pack for");
-}
-
-void pack_tiles(const MatrixView& right, Precision precision, uintptr_t packed, int threads) {
-#ifdef AEFAST_AMX
-    if (has_matrix_units()) {
-        return without_gil(
-            [&] { amx::pack_tiles(right, precision, pointer<unsigned char*>(packed), threads); });
-    }
-#endif
-    (void)right, (void)precision, (void)packed, (void)threads;
-    throw std::logic_error("there are no matrix units to pack for");
+const MatrixUnits& checked_matrix_units() {
+    const MatrixUnits* units = active_matrix_units();
+    if (units == nullptr) throw std::logic_error("there are no matrix units to pack for");
+    return *units;
 }
 
 void bind(py::module_& module) {
@@ -79,27 +61,27 @@ void bind(py::module_& module) {
                               values.columns, threads);
         },
         py::arg("values"), py::arg("threads"));
-    module.def("packed_bytes", &packed_bytes, py::arg("rows"), py::arg("depth"),
-               py::arg("precision"));
+    module.def(
+        "packed_bytes",
+        [](int64_t rows, int64_t depth, Precision precision) {
+            return checked_matrix_units().packed_bytes({nullptr, rows, depth, 0, 0}, precision);
+        },
+        py::arg("rows"), py::arg("depth"), py::arg("precision"));
     module.def(
         "pack_tiles",
         [](const Matrix& right, Precision precision, uintptr_t packed, int threads) {
             check_block(right, threads);
-            pack_tiles(right.view(), precision, packed, threads);
+            const MatrixUnits& units = checked_matrix_units();
+            without_gil([&] {
+                units.pack_tiles(right.view(), precision, pointer<unsigned char*>(packed), threads);
+            });
         },
         py::arg("right"), py::arg("precision"), py::arg("packed"), py::arg("threads"));
-    module.def("has_matrix_units", &has_matrix_units);
+    module.def("has_matrix_units", [] { return active_matrix_units() != nullptr; });
 }
 
 const Binding binding(bind);
 
 }  // namespace
-
-Gemm* active_gemm() {
-#ifdef AEFAST_AMX
-    if (has_matrix_units()) return amx::gemm;
-#endif
-    return active_kernel(AEFAST_EACH(gemm));
-}
 
 }  // namespace aefast

@@ -1,4 +1,4 @@
-// A number that tells whether a matrix holds the same bits as before.
+// A hash of a matrix's bits, which tells whether they have changed.
 #include <cstring>
 #include <vector>
 

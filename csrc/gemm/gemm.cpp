@@ -6,6 +6,7 @@
 #include "gemm/gemm.h"
 
 #include <cstring>
+#include <utility>
 
 #include "gemm/blocking.h"
 #include "gemm/panel.h"
@@ -14,13 +15,7 @@
 namespace aefast::AEFAST_ISA {
 namespace {
 
-// A tile of sums is kTileRows by two vectors: as many as the registers hold beside two vectors of
-// the right operand and one broadcast of the left. That also keeps loads under the multiply-adds.
-#if defined(__AVX512F__)
-constexpr int kTileRows = 14;
-#else
-constexpr int kTileRows = 6;
-#endif
+// A tile of sums is kTileRows by two vectors. That also keeps loads under the multiply-adds.
 
 // A panel of the right operand stays in the L1 cache while a block of the left, in L2, passes it.
 // Any block from 192 to 512 runs within 3% of the best; the shortest has the smallest error
@@ -127,23 +122,16 @@ void multiply_tile(int64_t depth, const float* left, const float* right, Place<c
                   sums[r][v] + load(addend.data + r * addend.row_stride + v * kFloatLanes));
 }
 
-// The kernel for every height up to kTileRows: heights are evened out over the output, so that no
-// thin tile, which could not keep the multipliers busy, is left over at its end.
+// The kernel of a height up to kTileRows: heights are evened out over the output, so that no thin
+// tile, which could not keep the multipliers busy, is left over at its end.
+template <class Layout, int vectors, int... heights>
+MultiplyTile multiply_tile_of(int64_t rows, std::integer_sequence<int, heights...>) {
+    static constexpr MultiplyTile kernels[] = {multiply_tile<Layout, vectors, heights + 1>...};
+    return kernels[rows - 1];
+}
 template <class Layout, int vectors>
 MultiplyTile multiply_tile_of(int64_t rows) {
-    static constexpr MultiplyTile kernels[] = {
-        multiply_tile<Layout, vectors, 1>,  multiply_tile<Layout, vectors, 2>,
-        multiply_tile<Layout, vectors, 3>,  multiply_tile<Layout, vectors, 4>,
-        multiply_tile<Layout, vectors, 5>,  multiply_tile<Layout, vectors, 6>,
-#if defined(__AVX512F__)
-        multiply_tile<Layout, vectors, 7>,  multiply_tile<Layout, vectors, 8>,
-        multiply_tile<Layout, vectors, 9>,  multiply_tile<Layout, vectors, 10>,
-        multiply_tile<Layout, vectors, 11>, multiply_tile<Layout, vectors, 12>,
-        multiply_tile<Layout, vectors, 13>, multiply_tile<Layout, vectors, 14>,
-#endif
-    };
-    static_assert(sizeof kernels == kTileRows * sizeof kernels[0], "one kernel a height");
-    return kernels[rows - 1];
+    return multiply_tile_of<Layout, vectors>(rows, std::make_integer_sequence<int, kTileRows>());
 }
 
 // A tile of which only the first `width` columns exist: computed whole in a copy. A quarter of k at
@@ -282,9 +270,5 @@ void gemm_float32(const GemmArguments& arguments) {
         BlockProduct(block).run();
     });
 }
-
-#if !defined(__AMX_BF16__) && !defined(AEFAST_EMULATE_TILES)
-void gemm(const GemmArguments& arguments) { gemm_float32(arguments); }
-#endif
 
 }  // namespace aefast::AEFAST_ISA

@@ -50,16 +50,14 @@ void gemm(const GemmArguments& arguments);
 // The same by float32 multiply-adds, whatever the precision and the matrix units.
 void gemm_float32(const GemmArguments& arguments);
 
-#if defined(__AMX_BF16__) || defined(AEFAST_EMULATE_TILES)
-// The same on bfloat16 matrix units. False where an output is not finite: the output is then
-// unspecified, and gemm_float32 tells whether that was right.
+// The same on bfloat16 matrix units, in gemm_amx.cpp. False where an output is not finite: the
+// output is then unspecified, and gemm_float32 tells whether that was right.
 bool gemm_tiles(const GemmArguments& arguments);
 
 // What pack_tiles() fills for a right operand [N, K].
 int64_t packed_bytes_per_column(const MatrixView& right, Precision precision);
 int64_t packed_bytes(const MatrixView& right, Precision precision);
 void pack_tiles(const MatrixView& right, Precision precision, unsigned char* packed, int threads);
-#endif
 
 }  // namespace AEFAST_ISA
 
@@ -68,18 +66,21 @@ AEFAST_DECLARE_KERNELS(void gemm(const GemmArguments&);
                        uint64_t fingerprint(const float* values, int64_t rows, int64_t columns,
                                             int threads);)
 
-#ifdef AEFAST_AMX
-namespace amx {
-void gemm(const GemmArguments&);
-int64_t packed_bytes_per_column(const MatrixView& right, Precision precision);
-int64_t packed_bytes(const MatrixView& right, Precision precision);
-void pack_tiles(const MatrixView& right, Precision precision, unsigned char* packed, int threads);
-}  // namespace amx
-#endif
-
 using Gemm = void(const GemmArguments&);
 
 // gemm() of the instruction set in use.
 Gemm* active_gemm();
+
+// The functions of gemm_amx.cpp.
+struct MatrixUnits {
+    Gemm* gemm;
+    int64_t (*packed_bytes_per_column)(const MatrixView& right, Precision precision);
+    int64_t (*packed_bytes)(const MatrixView& right, Precision precision);
+    void (*pack_tiles)(const MatrixView& right, Precision precision, unsigned char* packed,
+                       int threads);
+};
+
+// nullptr where the processor, or this build, has no matrix units, or they are not in use.
+const MatrixUnits* active_matrix_units();
 
 }  // namespace aefast

@@ -20,7 +20,7 @@
 #include "gemm/blocking.h"
 #include "gemm/gemm.h"
 #include "shared/scratch.h"
-#include "shared/tiles.h"
+#include "simd/tiles.h"
 
 namespace aefast::AEFAST_ISA {
 namespace {

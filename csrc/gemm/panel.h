@@ -8,54 +8,14 @@
 #include "gemm/blocking.h"
 #include "gemm/gemm.h"
 #include "shared/isa.h"
+#include "simd/vectors.h"
 
 namespace aefast::AEFAST_ISA {
 
-#if defined(__AVX512F__)
-constexpr int kFloatLanes = 16;
-#elif defined(__AVX2__)
-constexpr int kFloatLanes = 8;
-#else
-constexpr int kFloatLanes = 4;
-#endif
 constexpr int kPanelColumns = 2 * kFloatLanes;
-
-typedef float Vector __attribute__((vector_size(4 * kFloatLanes)));
-typedef float UnalignedVector __attribute__((vector_size(4 * kFloatLanes), aligned(4), may_alias));
-
-inline Vector load(const float* source) {
-    return *reinterpret_cast<const UnalignedVector*>(source);
-}
-inline void store(float* target, Vector value) {
-    *reinterpret_cast<UnalignedVector*>(target) = value;
-}
 
 // One step interleaves the first half of the rows with the second half; log2(kFloatLanes) such
 // steps transpose a square.
-#if defined(__AVX512F__)
-inline Vector interleave_low(Vector a, Vector b) {
-    return __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-}
-inline Vector interleave_high(Vector a, Vector b) {
-    return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15,
-                                   31);
-}
-#elif defined(__AVX2__)
-inline Vector interleave_low(Vector a, Vector b) {
-    return __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
-}
-inline Vector interleave_high(Vector a, Vector b) {
-    return __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
-}
-#else
-inline Vector interleave_low(Vector a, Vector b) {
-    return __builtin_shufflevector(a, b, 0, 4, 1, 5);
-}
-inline Vector interleave_high(Vector a, Vector b) {
-    return __builtin_shufflevector(a, b, 2, 6, 3, 7);
-}
-#endif
-
 inline void transpose_square(const float* source, int64_t source_stride, float* target,
                              int64_t target_stride) {
     Vector rows[kFloatLanes];

@@ -3,11 +3,32 @@
 #include <algorithm>
 
 #ifdef AEFAST_AMX
-#include "shared/tiles.h"
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 namespace aefast {
 namespace {
+
+#ifdef AEFAST_AMX
+// Whether the processor has bfloat16 tiles and the system lets this process use them. Linux grants
+// their 8 KB of registers on request, for the whole process and for good.
+bool request_amx() {
+    unsigned eax, ebx, ecx, edx;
+    if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx)) return false;
+    constexpr unsigned kOsxsave = 1u << 27;
+    if ((ecx & kOsxsave) == 0) return false;
+    if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
+    constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24;
+    if ((edx & kAmxBf16) == 0 || (edx & kAmxTile) == 0) return false;
+    constexpr unsigned kTileConfigState = 1u << 17, kTileDataState = 1u << 18;
+    asm volatile("xgetbv" : "=a"(eax), "=d"(edx) : "c"(0));
+    if ((eax & kTileConfigState) == 0 || (eax & kTileDataState) == 0) return false;
+    constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM
+    return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+#endif
 
 #ifdef AEFAST_X86
 bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }

@@ -1,4 +1,4 @@
-// Instruction sets: what a kernel source is compiled for, and which one runs.
+// Instruction sets: those that kernels are compiled for, and the one in use.
 #pragma once
 
 #include <string>

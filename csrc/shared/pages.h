@@ -1,4 +1,4 @@
-// How the operating system hands out the memory of a large result.
+// Huge pages for the memory of a large result.
 #pragma once
 
 #include <cstdint>

@@ -25,7 +25,7 @@ extern "C" int multiply(int kernel, const float* left, const int64_t* left_layou
                                accumulate != 0,
                                static_cast<Precision>(precision),
                                threads};
-#if defined(__AMX_BF16__) || defined(AEFAST_EMULATE_TILES)
+#if defined(AEFAST_EMULATE_TILES)
     unsigned char* tiles = nullptr;
     if (packed) {
         const int64_t bytes = AEFAST_ISA::packed_bytes(arguments.right, arguments.precision);
