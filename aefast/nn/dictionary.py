@@ -57,8 +57,8 @@ class SparseDictionary(Shardable):
         ValueError: a number is outside its range.
     """
 
-    ENCODER_PARAMETERS: ClassVar[tuple[str, ...]] = ("encoder_weight", "encoder_bias")
-    DECODER_PARAMETERS: ClassVar[tuple[str, ...]] = ("decoder_weight", "decoder_bias")
+    # What the names of the encoder's further parameters begin with.
+    ENCODER_ALSO: ClassVar[tuple[str, ...]] = ()
 
     idle: Tensor
 
@@ -91,8 +91,8 @@ class SparseDictionary(Shardable):
     def _make_parts(self) -> None:
         # In a tuple, which hides them from the modules: their parameters are the model's.
         self._encoder_decoder = (
-            DictionaryEncoder(self, "encoder_", self.ENCODER_PARAMETERS),
-            DictionaryDecoder(self, "decoder_", self.DECODER_PARAMETERS),
+            DictionaryEncoder(self, "encoder_", self.ENCODER_ALSO),
+            DictionaryDecoder(self, "decoder_"),
         )
 
     @property

@@ -1,6 +1,5 @@
 """The encoder and the decoder of a sparse dictionary as modules of their own."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,17 +17,34 @@ class DictionaryPart(nn.Module):
 
     Args:
         model: the dictionary.
-        prefix: what the part's name adds to those of its parameters: ``"encoder_"``.
-        parameters: their names in the model.
+        prefix: what the names of its parameters in the model begin with, and here do not.
+        others: what those of further parameters of this part begin with.
     """
 
     model: Any
 
-    def __init__(self, model: Any, prefix: str, parameters: Sequence[str]) -> None:
+    def __init__(self, model: Any, prefix: str, others: tuple[str, ...] = ()) -> None:
         super().__init__()
-        names = {name.removeprefix(prefix): name for name in parameters}
-        self.__dict__["_parameters"] = Renamed(model._parameters, names)
+        self.__dict__["_parameters"] = _PartOfParameters(model._parameters, prefix, others)
         self.__dict__["model"] = model  # not registered: a part does not own its model
+
+
+class _PartOfParameters(Renamed[nn.Parameter | None]):
+    """Those of a model's parameters whose names begin alike. A reparametrized weight's original is
+    one of them: it bears the weight's name, and ``_orig`` after it."""
+
+    def __init__(
+        self, members: dict[str, nn.Parameter | None], prefix: str, others: tuple[str, ...]
+    ) -> None:
+        self.members, self.prefix, self.others = members, prefix, others
+
+    @property
+    def names(self) -> dict[str, str]:
+        return {
+            name.removeprefix(self.prefix): name
+            for name in self.members
+            if name.startswith((self.prefix, *self.others))
+        }
 
 
 class DictionaryEncoder(DictionaryPart):

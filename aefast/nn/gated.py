@@ -53,11 +53,7 @@ class GatedSparseAutoencoder(SparseDictionary):
     >>> model.loss(x).backward()
     """
 
-    ENCODER_PARAMETERS = (
-        *SparseDictionary.ENCODER_PARAMETERS,
-        "magnitude_bias",
-        "magnitude_scale",
-    )
+    ENCODER_ALSO = ("magnitude_",)
 
     def __init__(
         self,

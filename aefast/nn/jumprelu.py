@@ -52,7 +52,7 @@ class JumpReLUSparseAutoencoder(SparseDictionary):
     >>> model.loss(x).backward()
     """
 
-    ENCODER_PARAMETERS = (*SparseDictionary.ENCODER_PARAMETERS, "threshold")
+    ENCODER_ALSO = ("threshold",)
 
     def __init__(
         self,

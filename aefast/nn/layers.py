@@ -73,7 +73,12 @@ class Renamed(MutableMapping[str, T]):
 
     def __init__(self, members: dict[str, T], names: dict[str, str]) -> None:
         self.members = members
-        self.names = names
+        self._names = names
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Of each member of this part by its name here."""
+        return self._names
 
     def __getitem__(self, name: str) -> T:
         return self.members[self.names[name]]

@@ -317,5 +317,7 @@ def test_the_parts_hold_the_model_s_parameters_and_are_not_in_its_state_dict(nam
     replica._parameters["encoder_weight"] = weight = torch.zeros(L, D)
     assert replica.encoder.weight is weight
     assert model.encoder.weight is model.encoder_weight
+    prune.identity(model, "encoder_weight")
+    assert "weight_orig" in dict(model.encoder.named_parameters())
     with pytest.raises(AttributeError, match="encoder is made of the model's parameters"):
         model.encoder = torch.nn.Linear(D, L)
