@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import cast
+from typing import TypedDict, cast
 
 import numpy as np
 import torch
@@ -233,7 +233,15 @@ def _safetensors(path: Path) -> tuple[tuple[int, ...], np.dtype, torch.dtype, in
     return shape, bits, dtype, start + begin
 
 
-def _safetensors_header(path: Path) -> tuple[dict[str, dict], int]:
+class TensorEntry(TypedDict):
+    """What a safetensors header says of a tensor."""
+
+    dtype: str
+    shape: list[int]
+    data_offsets: list[int]
+
+
+def _safetensors_header(path: Path) -> tuple[dict[str, TensorEntry], int]:
     """What the header says of each tensor, and where their bytes begin.
 
     Raises:
@@ -254,7 +262,7 @@ def _safetensors_header(path: Path) -> tuple[dict[str, dict], int]:
     return header, 8 + length
 
 
-def _check_entry(entry: dict) -> None:
+def _check_entry(entry: TensorEntry) -> None:
     sizes = [*entry["shape"], *entry["data_offsets"]]
     if len(entry["data_offsets"]) != 2 or not isinstance(entry["dtype"], str):
         raise ValueError("an entry has no dtype and two offsets")

@@ -79,7 +79,7 @@ class BaseAutoencoder(FloatTransformer):
     _largest: float = field(init=False)
 
     @in_a_mode_of_its_own
-    def fit(self, X: Any, y: Any = None) -> Self:
+    def fit(self, X: Any, y: object = None) -> Self:
         """Learn from X, an array or sparse matrix ``(n_samples, n_features)``.
 
         Raises:
@@ -116,7 +116,7 @@ class BaseAutoencoder(FloatTransformer):
         return self
 
     @in_a_mode_of_its_own
-    def partial_fit(self, X: Any, y: Any = None) -> Self:
+    def partial_fit(self, X: Any, y: object = None) -> Self:
         """One gradient step on X, an array or sparse matrix ``(n_samples, n_features)``.
 
         Raises:
@@ -173,7 +173,7 @@ class BaseAutoencoder(FloatTransformer):
             scores = [self._score_rows(module, rows) for rows in pieces]
             return floored(torch.cat(scores)).numpy()
 
-    def score(self, X: Any, y: Any = None) -> float:
+    def score(self, X: Any, y: object = None) -> float:
         """The mean of :meth:`score_samples` over the rows of X."""
         return float(np.mean(self.score_samples(X)))
 

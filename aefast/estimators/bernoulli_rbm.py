@@ -89,7 +89,7 @@ class BernoulliRBM(FloatTransformer):
         self.persistent = persistent
 
     @in_a_mode_of_its_own
-    def fit(self, X: Any, y: Any = None) -> "BernoulliRBM":
+    def fit(self, X: Any, y: object = None) -> "BernoulliRBM":
         """Learn from X, an array or sparse matrix ``(n_samples, n_features)`` of numbers in [0, 1].
 
         Raises:
@@ -126,7 +126,7 @@ class BernoulliRBM(FloatTransformer):
         return self
 
     @in_a_mode_of_its_own
-    def partial_fit(self, X: Any, y: Any = None) -> "BernoulliRBM":
+    def partial_fit(self, X: Any, y: object = None) -> "BernoulliRBM":
         """One gradient step on X, an array or sparse matrix ``(n_samples, n_features)``."""
         self._check_parameters()
         first = not hasattr(self, "components_")

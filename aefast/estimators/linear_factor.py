@@ -85,7 +85,7 @@ class LinearFactorModel(FloatTransformer):
     n_components: Any
 
     @in_a_mode_of_its_own
-    def fit(self, X: Any, y: Any = None, *, process_group: Any = None) -> Self:
+    def fit(self, X: Any, y: object = None, *, process_group: Any = None) -> Self:
         """Estimate from X, an array or sparse matrix ``(n_samples, n_features)``.
 
         Args:
@@ -115,7 +115,7 @@ class LinearFactorModel(FloatTransformer):
         return self._learn(of_all_ranks(group, own))
 
     @in_a_mode_of_its_own
-    def partial_fit(self, X: Any, y: Any = None) -> Self:
+    def partial_fit(self, X: Any, y: object = None) -> Self:
         """Estimate from X and all rows that came before it, in fit too.
 
         The result is fit's on all the rows at once, to rounding, whatever the batches: the moments
@@ -199,7 +199,7 @@ class LinearFactorModel(FloatTransformer):
         scores = [log_density(rows - mean, weight, noise) for rows in pieces]
         return floored(torch.cat(scores)).numpy()
 
-    def score(self, X: Any, y: Any = None) -> float:
+    def score(self, X: Any, y: object = None) -> float:
         """The mean log-likelihood of the rows of X, in nats."""
         return float(np.mean(self.score_samples(X)))
 

@@ -62,7 +62,7 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseEstimator):
         self.standardize = standardize
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any = None) -> Self:
+    def fit(self, X: Any, y: object = None) -> Self:
         """Learn from X, an array ``(n_samples, n_features)``.
 
         Raises:

@@ -99,7 +99,7 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         self.random_state = random_state
 
     @in_a_mode_of_its_own
-    def fit(self, X: Any, y: Any = None, *, process_group: Any = None) -> "SparseCoding":
+    def fit(self, X: Any, y: object = None, *, process_group: Any = None) -> "SparseCoding":
         """Learn from X, an array ``(n_samples, n_features)``.
 
         Args:
@@ -133,7 +133,7 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         return self
 
     @in_a_mode_of_its_own
-    def partial_fit(self, X: Any, y: Any = None) -> "SparseCoding":
+    def partial_fit(self, X: Any, y: object = None) -> "SparseCoding":
         """One step on X, an array ``(n_samples, n_features)``."""
         self._check_parameters()
         first = not hasattr(self, "components_")
@@ -175,7 +175,7 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         scores = torch.cat([self._score(rows, dictionary) for rows in _pieces(X)])
         return floored(scores).numpy()
 
-    def score(self, X: Any, y: Any = None) -> float:
+    def score(self, X: Any, y: object = None) -> float:
         """The mean of :meth:`score_samples`: higher is better, at one penalty."""
         return float(self.score_samples(X).mean())
 

@@ -1,7 +1,7 @@
 """The autoencoder, and its loss."""
 
 from collections.abc import Sequence
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from aefast.nn.encoder_decoder import EncoderDecoder, example_of
 from aefast.nn.linear import Device
 from aefast.nn.plain import known_by_its_parameters
 from aefast.nn.replicas import check_replica
+from aefast.nn.step_fields import StepFields
 from aefast.nn.step_plan import loss_in_one_call
 from aefast.ops.corrupt.noise import Noise
 from aefast.ops.corrupt.op import corrupt_with
@@ -171,9 +172,9 @@ class Autoencoder(EncoderDecoder):
         code = self._drop(self.encode(x), seed, generator, row_offset)
         return self.compare(code, x)
 
-    def step_fields(self) -> dict[str, Any] | str:
+    def step_fields(self) -> StepFields | str:
         """What a step's plan says beside its layers; or why none says it all."""
-        fields: dict[str, Any] = {"objective": self.reconstruction}
+        fields: StepFields = {"objective": self.reconstruction}
         if self.training and self.code_dropout:
             fields |= {"code_stage": "dropout", "code_level": self.code_dropout}
         return fields

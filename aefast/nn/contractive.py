@@ -1,7 +1,7 @@
 """The contractive autoencoder."""
 
 from collections.abc import Callable
-from typing import Any, Unpack
+from typing import Unpack
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from aefast.functional import contractive_penalty, tangents
 from aefast.nn.autoencoder import Architecture, Autoencoder, check_draw
 from aefast.nn.plain import is_plain, known_by_its_parameters
 from aefast.nn.replicas import check_replica
+from aefast.nn.step_fields import StepFields
 from aefast.nn.step_plan import loss_in_one_call
 from aefast.ops.contractive.singular_vectors import Tangents, turned
 from aefast.ops.shared import checks
@@ -109,11 +110,11 @@ class ContractiveAutoencoder(Autoencoder):
             [layer.activation for layer in layers],
         )
 
-    def step_fields(self) -> dict[str, Any] | str:
+    def step_fields(self) -> StepFields | str:
         fields = super().step_fields()
         if self.depth > 1:
             return "the Jacobian of a deep encoder has kernels of its own"
-        if isinstance(fields, dict):
+        if not isinstance(fields, str):
             fields |= {"penalty": "contraction", "penalty_weight": self.contraction}
         return fields
 

@@ -1,7 +1,7 @@
 """The denoising autoencoder."""
 
 import math
-from typing import Any, Unpack
+from typing import Unpack
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from aefast.functional import corrupt
 from aefast.nn.autoencoder import Architecture, Autoencoder, check_draw
 from aefast.nn.plain import known_by_its_parameters
 from aefast.nn.replicas import check_replica
+from aefast.nn.step_fields import StepFields
 from aefast.nn.step_plan import loss_in_one_call
 from aefast.ops.corrupt.noise import KINDS
 from aefast.ops.shared import checks
@@ -111,9 +112,9 @@ class DenoisingAutoencoder(Autoencoder):
         code = self._drop(self.encode(noisy), seed, generator, row_offset)
         return self.compare(code, x)
 
-    def step_fields(self) -> dict[str, Any] | str:
+    def step_fields(self) -> StepFields | str:
         fields = super().step_fields()
-        if self.training and isinstance(fields, dict):
+        if self.training and not isinstance(fields, str):
             fields |= {"noise": self.corruption, "noise_level": self.corruption_level}
         return fields
 

@@ -1,6 +1,6 @@
 """The sparse autoencoder."""
 
-from typing import Any, Unpack
+from typing import Unpack
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from aefast.functional import kl_sparsity, l1_sparsity
 from aefast.nn.autoencoder import Architecture, Autoencoder, check_draw
 from aefast.nn.plain import known_by_its_parameters
 from aefast.nn.replicas import check_replica
+from aefast.nn.step_fields import StepFields
 from aefast.nn.step_plan import loss_in_one_call
 from aefast.ops.shared import checks
 
@@ -90,9 +91,9 @@ class SparseAutoencoder(Autoencoder):
             return kl_sparsity(code, self.sparsity_target)
         return l1_sparsity(code)
 
-    def step_fields(self) -> dict[str, Any] | str:
+    def step_fields(self) -> StepFields | str:
         fields = super().step_fields()
-        if isinstance(fields, dict):
+        if not isinstance(fields, str):
             fields |= {
                 "penalty": self.penalty_kind,
                 "penalty_weight": self.sparsity_weight,

@@ -1,7 +1,6 @@
 """The stochastic autoencoder: an encoder and a decoder that are distributions."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +21,7 @@ from aefast.nn.likelihood import (
 from aefast.nn.linear import Device
 from aefast.nn.plain import known_by_its_parameters
 from aefast.nn.replicas import check_replica
+from aefast.nn.step_fields import StepFields
 from aefast.nn.step_plan import loss_in_one_call
 from aefast.ops.shared import checks, dispatch
 from aefast.random import Step
@@ -147,7 +147,7 @@ class StochasticAutoencoder(EncoderDecoder):
         code = self._draw_code(x, seed, generator, row_offset)
         return -self.log_likelihood(x, code).mean()
 
-    def step_fields(self) -> dict[str, Any] | str:
+    def step_fields(self) -> StepFields | str:
         """What :class:`aefast.step.plan.Plan` says beside the layers."""
         return {
             "objective": self.decoder_kind,

@@ -26,6 +26,7 @@ from aefast.nn.linear import Device, FactoryOptions, LinearAct, stack_preactivat
 from aefast.nn.plain import has_own_methods, is_plain, known_by_its_parameters
 from aefast.nn.replicas import check_replica
 from aefast.nn.sharded import Shardable
+from aefast.nn.step_fields import StepFields
 from aefast.nn.step_plan import loss_in_one_call
 from aefast.ops.linear_act.op import ACTIVATIONS
 from aefast.ops.shared import checks, dispatch
@@ -255,7 +256,7 @@ class VariationalAutoencoder(Shardable):
         """The layers of a training step, to the posterior and back."""
         return list(self.encoder), list(self.decoder)
 
-    def step_fields(self) -> dict[str, Any] | str:
+    def step_fields(self) -> StepFields | str:
         """What a step's plan says beside its layers; or why none says it all."""
         if self.bound != "elbo" or self.samples != 1:
             return "the step draws one sample a row, for the evidence lower bound"

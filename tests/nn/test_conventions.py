@@ -9,6 +9,8 @@ import torch
 from aefast import nn
 from aefast.nn.autoencoder import Architecture
 from aefast.nn.dictionary import DictionaryOptions
+from aefast.nn.step_fields import StepFields
+from aefast.step.plan import Plan
 
 # Constructors' arguments, by their names.
 SIZES = {
@@ -127,3 +129,8 @@ def test_where_the_loss_draws_nothing_on_the_way_forward_draws_nothing(name):
     model, x = build(name), rows()
     in_training = model(x)
     assert torch.equal(in_training, model.eval()(x))
+
+
+def test_a_step_s_fields_have_the_types_of_its_plan():
+    planned = {name: Plan.__annotations__[name] for name in StepFields.__annotations__}
+    assert StepFields.__annotations__ == planned

@@ -18,7 +18,7 @@ LARGEST = sys.float_info.max
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
-def check_tensor(value: Any, argument: str) -> None:
+def check_tensor(value: object, argument: str) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{argument} is a {type(value).__name__}; it takes a torch.Tensor")
     if value.dtype not in FLOATING:
@@ -70,12 +70,12 @@ def check_number(value: Any, argument: str, low: float = -LARGEST, high: float =
     return value if isinstance(value, float) else float(value)
 
 
-def check_positive(value: Any, argument: str) -> float:
+def check_positive(value: object, argument: str) -> float:
     """A finite real number above 0, as a float."""
-    value = check_number(value, argument, 0)
-    if value == 0:
+    number = check_number(value, argument, 0)
+    if number == 0:
         raise ValueError(f"{argument} is 0; it takes a number above 0")
-    return value
+    return number
 
 
 def check_integer(value: Any, argument: str, limit: int, low: int = 0) -> int:
@@ -132,7 +132,7 @@ def check_bounds(low: float, high: float, argument: str, takers: str) -> None:
         raise ValueError(f"{argument} holds {wrong:g}; {takers} numbers in [0, 1]")
 
 
-def check_choice(value: Any, argument: str, choices: tuple[str, ...]) -> None:
+def check_choice(value: object, argument: str, choices: tuple[str, ...]) -> None:
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{argument} is {value!r}; it takes one of {', '.join(choices)}")
 
