@@ -29,6 +29,7 @@ from aefast.estimators.conversion import (
     LARGEST_SEED,
     ROWS_AT_ONCE,
     FloatTransformer,
+    RandomState,
     as_tensor,
     check_codes,
     check_unit_interval,
@@ -62,7 +63,7 @@ class BaseAutoencoder(FloatTransformer):
     n_iter: int = 50
     max_iter: int | None = None
     verbose: int = 0
-    random_state: Any = None
+    random_state: RandomState = None
     early_stopping: bool = False
     validation_fraction: float = 0.1
     n_iter_no_change: int = 10

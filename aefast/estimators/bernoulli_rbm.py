@@ -17,6 +17,7 @@ from aefast.estimators.conversion import (
     LARGEST_SEED,
     ROWS_AT_ONCE,
     FloatTransformer,
+    RandomState,
     as_tensor,
     in_a_mode_of_its_own,
     row_pieces,
@@ -75,7 +76,7 @@ class BernoulliRBM(FloatTransformer):
         batch_size: int = 10,
         n_iter: int = 10,
         verbose: int = 0,
-        random_state: Any = None,
+        random_state: RandomState = None,
         k: int = 1,
         persistent: bool = True,
     ) -> None:

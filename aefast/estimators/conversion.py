@@ -20,6 +20,9 @@ DTYPES = (np.float64, np.float32)
 ROWS_AT_ONCE = 4096
 LARGEST_SEED = 2**31 - 1
 
+# As scikit-learn takes it: a seed, a generator, or None for NumPy's own.
+RandomState = int | np.random.RandomState | None
+
 _NUMPY_DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
 
 
@@ -78,7 +81,7 @@ def check_codes(X: Any, columns: int, unit: str) -> np.ndarray:
     return X
 
 
-def draw_sample_seed(n_samples: int, random_state: Any) -> int:
+def draw_sample_seed(n_samples: int, random_state: RandomState) -> int:
     """The seed of some samples, once both arguments are right."""
     checks.check_integer(n_samples, "n_samples", 2**31, low=1)
     return int(check_random_state(random_state).randint(LARGEST_SEED))

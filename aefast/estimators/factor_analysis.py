@@ -2,12 +2,12 @@
 
 import math
 import warnings
-from typing import Any
 
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.extmath import svd_flip
 from torch import Tensor
 
+from aefast.estimators.conversion import RandomState
 from aefast.estimators.linear_factor import LinearFactorModel, leading_axes
 from aefast.estimators.moments import Moments, as_double
 from aefast.estimators.rotation import ROTATIONS, rotated
@@ -81,7 +81,7 @@ class FactorAnalysis(LinearFactorModel):
         rotation: str | None = None,
         svd_method: str = "randomized",
         iterated_power: int = 3,
-        random_state: Any = None,
+        random_state: RandomState = None,
     ) -> None:
         self.n_components = n_components
         self.tol = tol

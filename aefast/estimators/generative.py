@@ -11,6 +11,7 @@ from torch import Tensor
 
 from aefast.estimators.autoencoder import BaseAutoencoder
 from aefast.estimators.conversion import (
+    RandomState,
     draw_sample_seed,
     in_a_mode_of_its_own,
     outside_unit_interval,
@@ -36,7 +37,7 @@ class GenerativeAutoencoder(BaseAutoencoder):
     decoder_kind: str = "auto"
 
     @in_a_mode_of_its_own
-    def sample(self, n_samples: int = 1, random_state: Any = None) -> np.ndarray:
+    def sample(self, n_samples: int = 1, random_state: RandomState = None) -> np.ndarray:
         """New rows: the module's ``sample``, the means of the decoder at codes that were drawn.
 
         Args:

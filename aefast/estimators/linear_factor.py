@@ -21,6 +21,7 @@ from aefast.distributed.group import group_of
 from aefast.estimators.conversion import (
     DTYPES,
     FloatTransformer,
+    RandomState,
     check_codes,
     draw_sample_seed,
     in_a_mode_of_its_own,
@@ -204,7 +205,7 @@ class LinearFactorModel(FloatTransformer):
         return float(np.mean(self.score_samples(X)))
 
     @in_a_mode_of_its_own
-    def sample(self, n_samples: int = 1, random_state: Any = None) -> np.ndarray:
+    def sample(self, n_samples: int = 1, random_state: RandomState = None) -> np.ndarray:
         """Rows drawn from the model: ``W h + b + noise`` with standard normal h.
 
         Args:

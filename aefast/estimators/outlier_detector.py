@@ -9,7 +9,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from aefast.estimators.autoencoder import Autoencoder
-from aefast.estimators.conversion import DTYPES
+from aefast.estimators.conversion import DTYPES, RandomState
 from aefast.ops.shared import checks
 
 
@@ -55,7 +55,7 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseEstimator):
         *,
         contamination: float = 0.1,
         standardize: bool = True,
-        random_state: Any = None,
+        random_state: RandomState = None,
     ) -> None:
         self.estimator = estimator
         self.contamination = contamination

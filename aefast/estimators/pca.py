@@ -8,6 +8,7 @@ import torch
 from sklearn.utils.extmath import svd_flip
 from torch import Tensor
 
+from aefast.estimators.conversion import RandomState
 from aefast.estimators.dimension import by_likelihood, by_share
 from aefast.estimators.linear_factor import LinearFactorModel, leading_axes
 from aefast.estimators.moments import Moments, as_double
@@ -85,7 +86,7 @@ class PCA(LinearFactorModel):
         *,
         whiten: bool = False,
         svd_solver: str = "auto",
-        random_state: Any = None,
+        random_state: RandomState = None,
     ) -> None:
         self.n_components = n_components
         self.whiten = whiten

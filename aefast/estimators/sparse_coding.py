@@ -17,6 +17,7 @@ from aefast.distributed.interrupts import noted_interrupts, stop_together
 from aefast.distributed.rows import SpreadRows
 from aefast.estimators.conversion import (
     DTYPES,
+    RandomState,
     as_tensor,
     in_a_mode_of_its_own,
     largest,
@@ -88,7 +89,7 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         n_iter: int = 10,
         max_iter: int | None = None,
         tolerance: float = 1e-6,
-        random_state: Any = None,
+        random_state: RandomState = None,
     ) -> None:
         self.n_components = n_components
         self.penalty = penalty
