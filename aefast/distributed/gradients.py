@@ -1,6 +1,7 @@
-"""All-reduce of gradients over the ranks, in buckets."""
+"""All-reduce of gradients over the ranks, in buckets, while backward is under way."""
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,10 @@ BUCKET_BYTES = 1 << 25
 class GradientSum:
     """The gradients of some parameters, summed over the ranks of a group.
 
+    A bucket's sum begins as soon as backward has the gradients of all its parameters, and those of
+    the buckets before it: so the ranks begin their sums in the same order. The buckets begin with
+    the last parameters, whose gradients come first.
+
     Args:
         parameters: in the same order on each rank.
         group: the ranks.
@@ -21,8 +26,24 @@ class GradientSum:
 
     def __init__(self, parameters: Iterable[nn.Parameter], group: Group) -> None:
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
-        self.buckets = list(_buckets(self.parameters))
+        self.buckets = list(_buckets(self.parameters[::-1]))
         self.group = group
+        self.is_last_backward = True
+        self._ready: set[int] = set()
+        self._sums: list[tuple[Tensor, Sum]] = []
+        self._hooks: list[Any] = []
+
+    def watch(self) -> None:
+        """From now on backward begins the sums, if ``is_last_backward`` of the step."""
+        self._hooks = [
+            parameter.register_post_accumulate_grad_hook(self._note)
+            for parameter in self.parameters
+        ]
+
+    def unwatch(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
 
     def take(self, figures: list[float]) -> list[float]:
         """Sum each parameter's gradient, and some figures.
@@ -32,7 +53,10 @@ class GradientSum:
         Raises:
             LostRankError: a rank is gone.
         """
-        sums = [self._begin(bucket) for bucket in self.buckets]
+        while len(self._sums) < len(self.buckets):
+            self._begin()
+        sums, self._sums = self._sums, []
+        self._ready.clear()
         have = [float(parameter.grad is not None) for parameter in self.parameters]
         device = self.parameters[0].device
         totals = torch.tensor([*figures, *have], dtype=torch.float64, device=device)
@@ -48,9 +72,23 @@ class GradientSum:
                 parameter.grad = None
         return numbers[: len(figures)]
 
-    def _begin(self, bucket: list[nn.Parameter]) -> tuple[Tensor, Sum]:
+    def _note(self, parameter: Tensor) -> None:
+        """Called by backward once a parameter has its gradient."""
+        if not self.is_last_backward:
+            return
+        self._ready.add(id(parameter))
+        while len(self._sums) < len(self.buckets) and self._is_next_ready():
+            self._begin()
+
+    def _is_next_ready(self) -> bool:
+        return all(id(parameter) in self._ready for parameter in self.buckets[len(self._sums)])
+
+    @torch.no_grad()
+    def _begin(self) -> None:
+        """Begin the next bucket's sum."""
+        bucket = self.buckets[len(self._sums)]
         flat = torch.cat([_flat_gradient(parameter) for parameter in bucket])
-        return flat, self.group.add_up(flat)
+        self._sums.append((flat, self.group.add_up(flat)))
 
 
 def _flat_gradient(parameter: nn.Parameter) -> Tensor:

@@ -12,7 +12,7 @@ from aefast.distributed.share import Share
 
 
 class LoopSteps:
-    """Serves every model; gradients go over the network in buckets.
+    """Serves every model; gradients go over the network in buckets while backward is under way.
 
     Args:
         model: what is trained.
@@ -32,11 +32,12 @@ class LoopSteps:
         self.reason = reason
 
     def begin(self) -> None:
-        pass
+        self.gradients.watch()
 
     def compute(self, x: Tensor, seed: int, share: Share) -> float:
         if share.part == 0:
             self.optimizer.zero_grad()
+        self.gradients.is_last_backward = share.part == share.parts - 1
         loss = loss_of_share(self.model, x, seed, share)
         if loss is None:
             return 0.0
@@ -50,4 +51,4 @@ class LoopSteps:
         self.optimizer.step()
 
     def end(self, steps: int) -> None:
-        pass
+        self.gradients.unwatch()

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 import aefast
+from aefast.distributed import gradients
+from aefast.distributed.group import Group, Sum
 from tests.distributed import training, worlds
 
 STATES = ("idle", "chain", "training_steps")
@@ -48,6 +50,36 @@ def test_two_ranks_are_one_process_of_every_model():
     for name in first:
         for key, value in first[name].items():
             assert key == "engine" or torch.equal(value, second[name][key]), (name, key)
+
+
+def test_sums_begin_in_backward_in_the_order_of_the_buckets(monkeypatch):
+    """Of a step's last backward; a bucket waits for those before it, and for all its parameters."""
+    monkeypatch.setattr(gradients, "BUCKET_BYTES", 8)
+    begun: list[int] = []
+
+    class Recorder(Group):
+        def add_up(self, tensor: Tensor) -> Sum:
+            begun.append(tensor.numel())
+            return Sum(None)
+
+    first, second, third = (torch.nn.Parameter(torch.ones(n)) for n in (3, 4, 5))
+    total = gradients.GradientSum([first, second, third], Recorder())
+    total.watch()
+    try:
+        total.is_last_backward = False
+        (first.sum() + second.sum() + third.sum()).backward()
+        assert begun == []
+        total.is_last_backward = True
+        (first.sum() + third.sum()).backward()
+        assert begun == [5]
+        assert total.take([1.0]) == [1.0]
+        assert begun == [5, 4, 3, 4]
+    finally:
+        total.unwatch()
+    assert first.grad is not None
+    assert first.grad.tolist() == [2, 2, 2]
+    third.sum().backward()
+    assert len(begun) == 4
 
 
 # Elsewhere a step looks at the whole minibatch: at its mean activity, its chains, its latents.
