@@ -200,9 +200,12 @@ def pytest_collection_finish():
 
 def _is_left_to_test_all(item):
     """Whether Triton's interpreter would run a case that the test's ``interpreted`` marks leave
-    out: they name values of its parameters, and a case that fits none of them is slow."""
+    out: they name values of its parameters, and a case that fits none of them is slow. Or numba
+    would run what the mark ``same_on_numba`` says that the other backends show."""
     parameters = item.callspec.params if hasattr(item, "callspec") else {}
     place = parameters.get("place", parameters.get("kernel_place"))
+    if place == ("numba", "cpu") and item.get_closest_marker("same_on_numba"):
+        return True
     marks = list(item.iter_markers("interpreted"))
     return (
         place == ("triton", "cpu")

@@ -1,6 +1,7 @@
 """Triton's interpreter, made quicker where it spends the most: the values are the same.
 
-It patches the language anew at each call of a function by a kernel, and reduces element by element.
+It patches the language anew at each call of a function by a kernel, reduces element by element, and
+describes the shape of each result anew.
 These are Triton's own names, so that a version without one of them is left as it is.
 """
 
@@ -23,6 +24,9 @@ def quicken() -> None:
         interpreter._get_np_dtype = _by_name(interpreter._get_np_dtype)
     if hasattr(interpreter.ReduceOps, "generic_reduce"):
         interpreter.ReduceOps.generic_reduce = _reduce
+    core = interpreter.tl.core
+    core.block_type.__init__ = _once_a_shape(core.block_type.__init__)
+    core.tensor.__init__ = _once_a_type(core.tensor.__init__)
 
 
 def _patching_builtins(interpreter: ModuleType) -> Any:
@@ -74,6 +78,36 @@ def _by_name(find: Any) -> Any:
         return found[dtype.name]
 
     return np_dtype
+
+
+def _once_a_shape(whole: Any) -> Any:
+    """``block_type.__init__``: all types of one element and shape share what they hold."""
+    found: dict[Any, dict[str, Any]] = {}
+
+    def describe(self: Any, element: Any, shape: Any) -> None:
+        sizes = tuple(size if type(size) is int else size.value for size in shape)
+        key = element.name, getattr(element, "address_space", None), sizes
+        if key not in found:
+            whole(self, element, shape)
+            found[key] = self.__dict__
+        self.__dict__ = found[key]
+
+    return describe
+
+
+def _once_a_type(whole: Any) -> Any:
+    """``tensor.__init__``: what a tensor holds besides its values is its type's."""
+
+    def hold(self: Any, handle: Any, type: Any) -> None:
+        held = type.__dict__.get("_of_a_tensor")
+        if held is None:
+            whole(self, handle, type)
+            type.__dict__["_of_a_tensor"] = self.__dict__.copy()
+        else:
+            self.__dict__.update(held)
+            self.handle, self.type = handle, type
+
+    return hold
 
 
 def _reduce(self: Any, inputs: Any) -> list[Any]:

@@ -339,7 +339,7 @@ def record(variant, programs, *arguments):
 Variant.launch = record
 triton_gemm.chip = lambda device: (arch, 132)
 launch_every_op(
-    [*range(1, 19), 31, 32, 33, 63, 64, 65, 127, 128, 129, 1000, 4096, 8191, 16384, 40000]
+    [1, 2, 7, 15, 16, 17, 32, 33, 63, 64, 128, 129, 1000, 4096, 8191, 16384, 40000]
 )
 print(len(keys), len(names))
 """
@@ -421,7 +421,6 @@ from aefast.ops.shared import triton_compiled
 from aefast.ops.shared.triton import Variant
 
 torch.set_float32_matmul_precision("high")
-is_captured = sys.argv[2] == "captured"
 torch.cuda.is_current_stream_capturing = lambda: is_captured
 
 
@@ -434,30 +433,21 @@ def launch(variant, programs, *arguments):
 
 Variant.launch = launch
 x, weight = torch.zeros(50, 96), torch.zeros(100, 96)
-linear_act.forward(x, weight, None, "tanh", False)
-is_captured = True
-linear_act.forward(x, weight, None, "tanh", False)
+for is_captured in (True, False, True):
+    linear_act.forward(x, weight, None, "tanh", False)
 """
 
 
 @needs_stub
-def test_maps_round_and_are_mended_whatever_triton_compiled_the_kernel(tmp_path):
-    """The bit is that of old drivers' maps of small tensors."""
-    recording = cuda_stub.build(tmp_path).run(cuda_stub.GPU + COMPILED_HERE, 90, "", version=12080)
+def test_nothing_is_compiled_while_a_graph_is_captured_and_maps_round_and_are_mended(tmp_path):
+    """Whatever Triton compiled the kernel. The bit is that of old drivers' maps of small tensors."""
+    recording = cuda_stub.build(tmp_path).run(cuda_stub.GPU + COMPILED_HERE, 90, version=12080)
+    assert recording.output == (
+        "gemm_kernel is compiled at its first call, and a CUDA graph is being captured; "
+        "make the call once before the capture\n"
+    )
     assert {call["type"] for call in recording.named("cuTensorMapEncodeTiled")} == {TFLOAT32}
     first, captured = recording.launches
     assert captured["function"] == first["function"] == "gemm_kernel"
     maps = [bytes.fromhex(value) for value in first["parameters"] if len(value) == 2 * 128]
     assert [int.from_bytes(words[8:16], "little") >> 21 & 1 for words in maps] == [0, 0]
-    assert recording.output == ""
-
-
-@needs_stub
-def test_nothing_is_compiled_while_a_graph_is_captured(tmp_path):
-    recording = cuda_stub.build(tmp_path).run(cuda_stub.GPU + COMPILED_HERE, 90, "captured")
-    assert recording.launches == []
-    expected = (
-        "gemm_kernel is compiled at its first call, and a CUDA graph is being captured; "
-        "make the call once before the capture\n"
-    )
-    assert recording.output == 2 * expected

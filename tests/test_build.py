@@ -203,9 +203,13 @@ def test_a_failed_compile_ends_the_build_with_the_compilers_message(tree):
     assert not list((tree / "aefast").glob("_C*.so"))
 
 
+# Every header of the kernels is in one of these: the others take half a minute to compile.
+QUICK = ("mersenne_twister", "mlp", "rbm_step", "sparse_coding", "step", "topk")
 # The one that has a single instruction set shares with no other.
 KERNELS = [
-    path.relative_to(ROOT).with_suffix("")
+    pytest.param(
+        path.relative_to(ROOT).with_suffix(""), marks=[pytest.mark.slow] * (path.stem not in QUICK)
+    )
     for path in sorted((ROOT / "csrc").rglob("*.cpp"))
     if "namespace aefast::AEFAST_ISA" in path.read_text() and path.stem != "gemm_amx"
 ]

@@ -1,10 +1,12 @@
 """All of torch's switches for float32 products are read, and none raises."""
 
-import subprocess
+import os
 import sys
 
 import pytest
 import torch
+
+from tests import fresh
 
 SWITCHES = {
     "pass": ("highest", "highest"),
@@ -65,7 +67,7 @@ for switch in {switches!r}:
 @pytest.mark.skipif(sys.platform == "win32", reason="it forks")
 def test_every_switch_is_read_and_none_raises():
     program = PROGRAM.format(switches=list(SWITCHES))
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    ran = fresh.run(program, dict(os.environ))
     said = ran.stdout.splitlines()
     expected = []
     for switch, levels in SWITCHES.items():

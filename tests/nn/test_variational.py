@@ -140,7 +140,8 @@ def test_a_rows_likelihood_does_not_depend_on_the_rows_beside_it(x, monkeypatch)
     assert model.log_likelihood(x[:0]).shape == (0,)
 
 
-@pytest.mark.parametrize("variance", ["shared", "units"])
+# A shared variance's is the figure's as well: tests/figures/test_variational.py.
+@pytest.mark.parametrize("variance", [pytest.param("shared", marks=pytest.mark.slow), "units"])
 def test_a_linear_one_reaches_the_likelihood_of_probabilistic_pca_or_factor_analysis(variance):
     estimators = pytest.importorskip("aefast.estimators")
     generator = torch.Generator().manual_seed(0)

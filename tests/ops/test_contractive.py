@@ -41,6 +41,9 @@ SOME_OPTIONS = [
     for name, options in OPTIONS.items()
 ]
 
+# For what looks at an op from outside: two layers have a list of weights, and one is a case of it.
+ONE_LAYER_OR_TWO = [pytest.param((9, 7), marks=pytest.mark.slow), (9, 7, 6)]
+
 
 @pytest.fixture
 def small_panels(monkeypatch):
@@ -185,7 +188,9 @@ def test_it_is_the_norm_of_what_jacrev_makes(activation, widths):
     torch.testing.assert_close(contractive_penalty(x, weights, biases, activation), norms)
 
 
-@pytest.mark.parametrize("widths", [(3, 4), (3, 4, 2), (2, 3, 4)], ids=str)
+@pytest.mark.parametrize(
+    "widths", [(3, 4), (3, 4, 2), pytest.param((2, 3, 4), marks=pytest.mark.slow)], ids=str
+)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize(
     "activation", ["sigmoid", pytest.param("softplus", marks=pytest.mark.slow)]
@@ -487,7 +492,7 @@ def test_backward_runs_where_forward_did():
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-@pytest.mark.parametrize("widths", [(9, 7), (9, 7, 6)], ids=str)
+@pytest.mark.parametrize("widths", ONE_LAYER_OR_TWO, ids=str)
 @pytest.mark.parametrize("options", SOME_OPTIONS)
 @pytest.mark.parametrize("bias", ["all", "the first", pytest.param("none", marks=pytest.mark.slow)])
 def test_compiled_in_one_graph(widths, options, bias):
@@ -515,7 +520,7 @@ def test_compiled_in_one_graph(widths, options, bias):
 
 
 @pytest.mark.parametrize("name", ["cpp", "eager"])
-@pytest.mark.parametrize("widths", [(9, 7), (9, 7, 6)], ids=str)
+@pytest.mark.parametrize("widths", ONE_LAYER_OR_TWO, ids=str)
 @pytest.mark.parametrize("options", SOME_OPTIONS)
 def test_opcheck(name, widths, options):
     x, weights, biases = encoder("cpu", widths)

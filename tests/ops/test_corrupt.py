@@ -12,7 +12,7 @@ from aefast.functional import corrupt
 from aefast.ops.corrupt import eager
 from aefast.ops.corrupt.noise import KINDS, STEPS, Noise
 from tests.accuracy import assert_as_accurate_as_torch
-from tests.backends import is_interpreted, not_interpreted
+from tests.backends import is_interpreted, not_interpreted, same_on_numba
 
 BIT_KINDS = ["masking", "salt_and_pepper"]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -201,6 +201,7 @@ def test_gradcheck_and_gradgradcheck_in_float64(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@same_on_numba
 @not_interpreted
 def test_opcheck(place, kind):
     x = torch.randn(4, 9, device=place, requires_grad=True)
@@ -209,6 +210,7 @@ def test_opcheck(place, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@same_on_numba
 @not_interpreted
 def test_torch_compile_in_one_graph_gives_the_same(kernel_place, kind):
     x = torch.randn(6, 9, device=kernel_place, requires_grad=True)

@@ -10,7 +10,7 @@ from aefast.functional import linear_act
 from aefast.ops.linear_act import eager
 from aefast.ops.linear_act.op import ACTIVATIONS, FROM_PREACTIVATION
 from tests.accuracy import assert_as_accurate_as_torch
-from tests.backends import is_interpreted, not_interpreted
+from tests.backends import is_interpreted, not_interpreted, same_on_numba
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 # (batch, inputs, outputs): ones, primes, multiples, long sums, wide and tall.
@@ -237,6 +237,7 @@ def test_one_and_two_threads_give_the_same_bits(kernel_place, activation, thread
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "gelu"])
+@same_on_numba
 @not_interpreted
 def test_opcheck(place, activation):
     tensors = layer(place, 6, 4, 5)
@@ -244,6 +245,7 @@ def test_opcheck(place, activation):
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "gelu"])
+@same_on_numba
 @not_interpreted
 def test_torch_compile_in_one_graph_gives_the_same(kernel_place, activation):
     tensors = layer(kernel_place, 6, 4, 5)

@@ -15,7 +15,7 @@ from aefast.ops.reconstruction import eager, panels
 from aefast.ops.reconstruction import op as reconstruction_op
 from aefast.ops.reconstruction.settings import LossSettings, PerInput
 from tests.accuracy import assert_as_accurate_as_torch
-from tests.backends import is_interpreted, not_interpreted
+from tests.backends import is_interpreted, not_interpreted, same_on_numba
 
 # (batch, visible, hidden): ones, primes, wide and narrow codes.
 SHAPES = [(1, 1, 1), (5, 3, 7), (33, 47, 31), (70, 36, 40), (131, 5, 67)]
@@ -384,8 +384,15 @@ def test_a_tensor_that_is_input_and_target_at_once(place):
     torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
-@pytest.mark.parametrize("target", [False, True], ids=["itself", "target"])
+@pytest.mark.parametrize(
+    ("tied", "target"),
+    [
+        pytest.param(False, False, id="untied-itself", marks=pytest.mark.slow),
+        pytest.param(True, False, id="tied-itself"),
+        pytest.param(False, True, id="untied-target"),
+        pytest.param(True, True, id="tied-target", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize(("loss", "output_activation"), [("mse", "tanh"), ("bce", "sigmoid")])
 def test_gradcheck_and_gradgradcheck_in_float64(tied, target, loss, output_activation):
     inputs = doubled(autoencoder("cpu", 4, 3, 5, tied=tied, target=target))
@@ -488,6 +495,7 @@ def test_a_batch_split_over_ranks_sums_to_the_whole(place):
         pytest.param(torch.bfloat16, marks=pytest.mark.slow),
     ],
 )
+@same_on_numba
 @not_interpreted
 def test_opcheck(place, tied, dtype):
     if place.type == "cpu" and dtype == torch.float64:
@@ -511,6 +519,7 @@ def test_opcheck(place, tied, dtype):
 
 @pytest.mark.parametrize(("loss", "output_activation"), [("mse", "gelu"), ("bce", "sigmoid")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@same_on_numba
 @not_interpreted
 def test_torch_compile_in_one_graph_gives_the_same(kernel_place, loss, output_activation, dtype):
     inputs = autoencoder(kernel_place, 6, 4, 5, dtype)

@@ -10,7 +10,7 @@ import aefast
 from aefast.functional import kl_sparsity, l1_sparsity
 from aefast.ops.sparsity import eager
 from tests.accuracy import assert_as_accurate_as_torch
-from tests.backends import not_interpreted
+from tests.backends import not_interpreted, same_on_numba
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SHAPES = [(1, 1), (7,), (5, 3), (3, 5, 7), (257, 131), (1, 300), (1000, 2)]
@@ -223,6 +223,7 @@ def test_the_second_order_gradient_is_the_definitions(kernel_place, name):
     torch.testing.assert_close(seconds[0], seconds[1])
 
 
+@same_on_numba
 @not_interpreted
 def test_opcheck(place):
     code = activities(4, 9, device=place).requires_grad_()
@@ -231,6 +232,7 @@ def test_opcheck(place):
 
 
 @pytest.mark.parametrize("name", PENALTIES)
+@same_on_numba
 @not_interpreted
 def test_torch_compile_in_one_graph_gives_the_same(kernel_place, name):
     code = activities(6, 9, device=kernel_place).requires_grad_()

@@ -11,7 +11,7 @@ from aefast.functional import linear_act, sparse_decode, topk_encode
 from aefast.ops.shared.product_routes import outpaces_vendor
 from aefast.ops.topk import eager, products
 from tests.accuracy import assert_as_accurate_as_torch
-from tests.backends import is_interpreted, not_interpreted
+from tests.backends import is_interpreted, not_interpreted, same_on_numba
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 ISAS = ["baseline", "avx2", "avx512", "amx"]
@@ -351,6 +351,7 @@ def test_only_the_gradients_asked_for_are_made(place):
         assert [t.grad is not None for t in tensors] == [i == needed for i in range(3)]
 
 
+@same_on_numba
 @not_interpreted
 def test_opcheck(place):
     tensors = encoder(place, 6, 4, 5)
@@ -361,6 +362,7 @@ def test_opcheck(place):
     torch.library.opcheck(torch.ops.aefast.latent_sums, (values, indices, tensors[0], 5))
 
 
+@same_on_numba
 @not_interpreted
 def test_torch_compile_in_one_graph_gives_the_same(kernel_place):
     tensors = encoder(kernel_place, 6, 4, 9)

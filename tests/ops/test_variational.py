@@ -15,7 +15,7 @@ from tests.accuracy import (
     assert_as_accurate_as_torch,
     assert_as_accurate_as_torch_on_average,
 )
-from tests.backends import is_interpreted, not_interpreted
+from tests.backends import is_interpreted, not_interpreted, same_on_numba
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 # Rows that are no multiple of anything, one longer than a task, a vector and a scalar.
@@ -355,6 +355,7 @@ def test_gradcheck_and_gradgradcheck_in_float64():
         assert gradgradcheck(function, inputs)
 
 
+@same_on_numba
 @not_interpreted
 def test_opcheck(place):
     mean, log_var = code((4, 9), device=place, requires_grad=True)
@@ -368,6 +369,7 @@ def loss(mean, log_var, seed=5):
     return (reparameterize(mean, log_var, seed=seed) ** 2).sum(-1) + gaussian_kl(mean, log_var)
 
 
+@same_on_numba
 @not_interpreted
 def test_torch_compile_in_one_graph_gives_the_same(kernel_place):
     inputs = code((6, 9), device=kernel_place)
