@@ -440,7 +440,7 @@ for is_captured in (True, False, True):
 
 @needs_stub
 def test_nothing_is_compiled_while_a_graph_is_captured_and_maps_round_and_are_mended(tmp_path):
-    """Whatever Triton compiled the kernel. The bit is that of old drivers' maps of small tensors."""
+    """Whatever Triton compiled the kernel. The bit is of old drivers' maps of small tensors."""
     recording = cuda_stub.build(tmp_path).run(cuda_stub.GPU + COMPILED_HERE, 90, version=12080)
     assert recording.output == (
         "gemm_kernel is compiled at its first call, and a CUDA graph is being captured; "
