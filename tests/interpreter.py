@@ -1,7 +1,7 @@
 """Triton's interpreter, made quicker where it spends the most: the values are the same.
 
-It patches the language anew at each call of a function by a kernel, reduces element by element, and
-describes the shape of each result anew.
+It patches the language anew at each call of a function by a kernel, reduces element by element,
+describes the shape of each result anew, and broadcasts blocks of one shape.
 These are Triton's own names, so that a version without one of them is left as it is.
 """
 
@@ -27,6 +27,9 @@ def quicken() -> None:
     core = interpreter.tl.core
     core.block_type.__init__ = _once_a_shape(core.block_type.__init__)
     core.tensor.__init__ = _once_a_type(core.tensor.__init__)
+    semantic = type(interpreter.interpreter_semantic)
+    if hasattr(semantic, "broadcast_impl_value"):
+        semantic.broadcast_impl_value = _as_they_are(semantic.broadcast_impl_value)
 
 
 def _patching_builtins(interpreter: ModuleType) -> Any:
@@ -108,6 +111,18 @@ def _once_a_type(whole: Any) -> Any:
             self.handle, self.type = handle, type
 
     return hold
+
+
+def _as_they_are(broadcast: Any) -> Any:
+    """``broadcast_impl_value``, which broadcasts what has its shape already."""
+
+    def make_alike(self: Any, left: Any, right: Any) -> Any:
+        both = left.type.is_block() and right.type.is_block()
+        if both and list(left.type.shape) == list(right.type.shape):
+            return left, right
+        return broadcast(self, left, right)
+
+    return make_alike
 
 
 def _reduce(self: Any, inputs: Any) -> list[Any]:
