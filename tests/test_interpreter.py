@@ -37,3 +37,37 @@ def test_a_reduction_goes_from_the_first_to_the_last(shape, axis, keep_dims):
     assert np.array_equal(found.handle.data, np.atleast_1d(expected))
     assert found.handle.data.dtype == np.int32
     assert tuple(found.shape) == expected.shape
+
+
+def block(shape, element=triton.language.int32):
+    data = np.arange(np.prod(shape), dtype=np.int32).reshape(shape)
+    kind = triton.language.block_type(element, list(shape))
+    return triton.language.tensor(interpreter.TensorHandle(data, element), kind)
+
+
+def test_types_of_other_elements_and_shapes_stay_apart():
+    language = triton.language
+    elements = [language.int32, language.float32, language.pointer_type(language.float32)]
+    elements += [language.pointer_type(language.float32, 3)]
+    shapes = [(4,), (8,), (4, 1), (1, 4)]
+    for element in elements:
+        for shape in shapes:
+            tensor = block(shape, element)
+            assert tensor.dtype == tensor.type.element_ty == element
+            assert getattr(tensor.dtype, "address_space", 0) == getattr(element, "address_space", 0)
+            assert [size.value for size in tensor.shape] == list(tensor.type.shape) == list(shape)
+            assert tensor.numel.value == int(np.prod(shape))
+
+
+def test_blocks_of_one_shape_stay_and_others_are_broadcast():
+    semantic = interpreter.interpreter_semantic
+    left, right = block((2, 4)), block((2, 4))
+    first, second = semantic.broadcast_impl_value(left, right)
+    assert (first is left, second is right) == (True, True)
+    for other in (block((1, 4)), block((2, 1)), block((1, 1))):
+        for pair in ((left, other), (other, left)):
+            found = semantic.broadcast_impl_value(*pair)
+            expected = np.broadcast_arrays(*(each.handle.data for each in pair))
+            for each, values in zip(found, expected, strict=True):
+                assert list(each.type.shape) == [2, 4]
+                assert np.array_equal(each.handle.data, values)
