@@ -59,12 +59,9 @@ def test_types_of_other_elements_and_shapes_stay_apart():
             assert tensor.numel.value == int(np.prod(shape))
 
 
-def test_blocks_of_one_shape_stay_and_others_are_broadcast():
-    semantic = interpreter.interpreter_semantic
-    left, right = block((2, 4)), block((2, 4))
-    first, second = semantic.broadcast_impl_value(left, right)
-    assert (first is left, second is right) == (True, True)
-    for other in (block((1, 4)), block((2, 1)), block((1, 1))):
+def test_blocks_of_any_two_shapes_are_broadcast():
+    semantic, left = interpreter.interpreter_semantic, block((2, 4))
+    for other in (block((2, 4)), block((1, 4)), block((2, 1)), block((1, 1))):
         for pair in ((left, other), (other, left)):
             found = semantic.broadcast_impl_value(*pair)
             expected = np.broadcast_arrays(*(each.handle.data for each in pair))
