@@ -458,10 +458,11 @@ class RBM(Shardable):
         error_msgs: list[str],
     ) -> None:
         key = f"{prefix}chain"
-        given = state_dict.get(key)
-        if given is not None and self.chain is not None and given.shape[1:] == self.chain.shape[1:]:
-            # The same tensor: a training that is under way has it.
-            self.chain.data = self.chain.new_empty(given.shape)
+        given, chain = state_dict.get(key), self.chain
+        if given is not None and chain is not None and len(given) != len(chain):
+            # The same tensor: a training that is under way has it. Where the chains are as many as
+            # before, they go into the same memory, which a CUDA graph has.
+            chain.data = chain.new_empty(len(given), *chain.shape[1:])
         super()._load_from_state_dict(
             state_dict,
             prefix,

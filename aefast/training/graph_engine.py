@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import chain, islice, takewhile
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -33,7 +34,8 @@ class DeviceRows:
             self.rows = dataset.rows.to(example.device)
         else:
             with reading(dataset.rows, dataset.name):
-                self.rows = torch.from_numpy(dataset.rows[:]).to(example.device)
+                rows = np.require(dataset.rows[:], native(dataset.rows.dtype), ["C", "W"])
+                self.rows = torch.from_numpy(rows).to(example.device)
         self.dtype = example.dtype
         scale = 1.0 if isinstance(dataset, TensorRows) else dataset.scale
         # A tensor divides; for a number CUDA multiplies by the reciprocal, which rounds otherwise.
@@ -45,6 +47,11 @@ class DeviceRows:
         if not rows.is_floating_point():
             rows = rows.float()
         return (rows if self.scale is None else rows / self.scale).to(self.dtype)
+
+
+def native(dtype: np.dtype) -> np.dtype:
+    """That dtype in this machine's order of bytes, which is the one that torch takes."""
+    return dtype.newbyteorder("=")
 
 
 class Capture(Protocol):
@@ -123,13 +130,21 @@ class DeviceOptimizer:
 
     def write_back(self) -> None:
         """Leaves the state in the optimizer that was given, as its own steps would."""
-        for parameter, state in self.fused.state.items():
-            own = self.optimizer.state[parameter]
-            for name, value in state.items():
-                if name == "step" and name in own:
-                    own[name].copy_(value)
-                else:
-                    own[name] = value.cpu() if name == "step" else value
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                for name, value in self.fused.state.get(parameter, {}).items():
+                    own = self.optimizer.state[parameter]
+                    if name != "step":
+                        own[name] = value
+                    elif name in own:
+                        own[name].copy_(value)
+                    else:
+                        own[name] = value.to(count_device(group, value), copy=True)
+
+
+def count_device(group: dict[str, Any], count: Tensor) -> torch.device:
+    """Where torch's own optimizer keeps its count of steps: on a CPU, but for a fused one."""
+    return count.device if group.get("fused") else torch.device("cpu")
 
 
 class Buffers(NamedTuple):
@@ -198,28 +213,37 @@ class GraphEngine:
         loss: Callable[[Tensor, Any], Tensor],
         capture: Capture,
     ) -> None:
+        self.model = model
         self.rows = rows
+        self.given = optimizer
         self.loss = loss
         self.capture = capture
-        self.states = list(model.buffers())  # a machine's chains, which a step moves
-        device = rows.rows.device
-        self.stopped = torch.zeros((), dtype=torch.float32, device=device)
-        self.optimizer = DeviceOptimizer(optimizer, self.stopped)
-        known = {id(parameter) for parameter in model.parameters()}
+        self.stopped = torch.zeros((), dtype=torch.float32, device=rows.rows.device)
+        self.buffers: Buffers | None = None
+        self.step_seconds = math.inf
+        self._begin()
+
+    def _begin(self) -> None:
+        """Reads model and optimizer as they are now. Graphs of what they were are no good any more:
+        a graph reads and writes the addresses that it was captured with."""
+        self.states = list(self.model.buffers())  # a machine's chains, which a step moves
+        self.optimizer = DeviceOptimizer(self.given, self.stopped)
+        known = {id(parameter) for parameter in self.model.parameters()}
         self.trained = [
             parameter
-            for group in optimizer.param_groups
+            for group in self.given.param_groups
             for parameter in group["params"]
             if id(parameter) in known and parameter.requires_grad
         ]
-        self.buffers: Buffers | None = None
         self.takes: dict[int, Callable[[], None]] = {}
-        self.step_seconds = math.inf
+        self.seen = facts(self.model, self.given)
 
     def run(self, stretch: Stretch, seconds: float) -> list[float]:
         if self.buffers is None:
             largest = min(stretch.batch_size, stretch.epoch_rows)
             self.buffers = Buffers.for_batches(largest, self.stopped.device)
+        if facts(self.model, self.given) != self.seen:
+            self._begin()
         start = time.perf_counter()
         most = max(1, min(len(self.buffers.seeds), int(seconds / self.step_seconds)))
         minibatches = list(islice(chain.from_iterable(stretch.epochs()), most))
@@ -229,9 +253,13 @@ class GraphEngine:
         for minibatch in minibatches:
             self._take(len(minibatch))
         losses: list[float] = self.buffers.losses[: len(minibatches)].tolist()
-        self.optimizer.write_back()
-        self.step_seconds = (time.perf_counter() - start) / len(minibatches)
         finite = sum(1 for _ in takewhile(math.isfinite, losses))
+        if finite == 0:
+            self._begin()  # no step was taken, so that a state which it began is of none
+        else:
+            self.optimizer.write_back()
+            self.seen = facts(self.model, self.given)
+        self.step_seconds = (time.perf_counter() - start) / len(minibatches)
         return losses[: finite + 1]
 
     def _take(self, rows: int) -> None:
@@ -271,6 +299,23 @@ class GraphEngine:
             buffers.losses.index_copy_(0, buffers.steps_taken, loss.float().reshape(1))
             buffers.rows_taken.add_(rows)
             buffers.steps_taken.add_(1)
+
+
+def facts(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Any]:
+    """What a captured step holds as it was: the model's plan, where tensors lie, what is trained,
+    and an optimizer's options but for its rates. A callback or a state dict may change them."""
+    planned = plan_of(model)
+    groups = optimizer.param_groups
+    held = [parameter for group in groups for parameter in group["params"]]
+    tensors = [*model.parameters(), *model.buffers(), *held]
+    for parameter in held:
+        state = optimizer.state.get(parameter, {})
+        tensors += [value for name, value in state.items() if name != "step" and value is not None]
+    return [
+        planned if isinstance(planned, str) else planned.plan,
+        [{key: group[key] for key in group if key not in ("params", "lr")} for group in groups],
+        [(id(tensor), tensor.data_ptr(), tensor.requires_grad) for tensor in tensors],
+    ]
 
 
 def graph_engine(

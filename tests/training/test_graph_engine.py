@@ -4,15 +4,17 @@ would be one of the graph."""
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import aefast
 from aefast import nn
-from aefast.data.dataset import from_array
+from aefast.data.dataset import Dataset, from_array
 from aefast.data.tensor_rows import TensorRows
 from aefast.step.stretch import Stretch
+from aefast.training import graph_engine
 from aefast.training.engines import LoopEngine
 from aefast.training.graph_engine import DeviceRows, GraphEngine
 from aefast.training.plain_model import PlainModel
@@ -131,6 +133,81 @@ def test_a_replayed_step_leaves_the_optimizer_as_its_own_steps_would(make_optimi
         run_all(graph, stretch())
         run_all(loop, stretch())
     assert_same_state(models, optimizers)
+
+
+def scale_state(model, optimizer):
+    """As a checkpoint that is loaded: the state is in new tensors."""
+    state = copy.deepcopy(optimizer.state_dict())
+    for averages in state["state"].values():
+        averages["exp_avg"] *= -3
+    optimizer.load_state_dict(state)
+
+
+def replace_data(model, optimizer):
+    for parameter in model.parameters():
+        parameter.data = 0.5 * parameter.data
+
+
+def load_chains(model, optimizer):
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    state["chain"] = 1 - state["chain"][:4]
+    model.load_state_dict(state)
+
+
+CHANGES = {
+    "betas": lambda model, optimizer: optimizer.param_groups[0].update(betas=(0.1, 0.9)),
+    "weight decay": lambda model, optimizer: optimizer.param_groups[0].update(weight_decay=0.5),
+    "frozen": lambda model, optimizer: next(model.parameters()).requires_grad_(False),
+    "an optimizer's state": scale_state,
+    "other memory": replace_data,
+    "corruption level": lambda model, optimizer: setattr(model, "corruption_level", 0.9),
+    "chains": load_chains,
+}
+
+
+OFTEN_CHANGED = ("weight decay", "frozen", "an optimizer's state", "chains")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in OFTEN_CHANGED else pytest.param(name, marks=pytest.mark.slow)
+        for name in CHANGES
+    ],
+)
+def test_what_a_callback_changes_is_seen_by_the_next_steps(name):
+    model = "persistent rbm" if name == "chains" else "denoising"
+    graph, loop, models, optimizers = engines(MODELS[model], OPTIMIZERS["adam"], dataset())
+    for engine, which, optimizer in zip((graph, loop), models, optimizers, strict=True):
+        run_all(engine, stretch(1))
+        CHANGES[name](which, optimizer)
+        run_all(engine, stretch(1))
+    assert_same_state(models, optimizers)
+
+
+@pytest.mark.parametrize("name", ["momentum", "adam"])
+def test_a_first_loss_that_is_not_finite_begins_no_state(name):
+    data = TensorRows(torch.full((ROWS, WIDTH), torch.inf))
+    graph, _, _, optimizers = engines(MODELS["plain"], OPTIMIZERS[name], data)
+    assert len(graph.run(stretch(), 0.05)) == 1
+    assert not optimizers[0].state
+
+
+def test_a_fused_optimizer_keeps_its_count_of_steps_beside_the_parameter():
+    count = torch.empty((), device="meta")
+    kept = [graph_engine.count_device({"fused": fused}, count).type for fused in (None, True)]
+    assert kept == ["cpu", "meta"]
+
+
+@pytest.mark.parametrize("kind", ["byte order", "reversed", "read-only"])
+def test_rows_are_taken_however_they_lie(kind):
+    values = np.arange(ROWS * WIDTH, dtype=np.float32).reshape(ROWS, WIDTH) / 300
+    stored = values.astype(">f4") if kind == "byte order" else values.copy()
+    stored = stored[::-1].copy()[::-1] if kind == "reversed" else stored
+    stored.flags.writeable = kind != "read-only"
+    data = Dataset(stored, (WIDTH,), 1.0, "data", 0.0, 1.0, 0)
+    rows = DeviceRows(data, torch.empty(0))
+    assert torch.equal(rows.take(torch.arange(ROWS)), torch.from_numpy(values))
 
 
 def test_a_plain_model_with_its_loss_goes_too():
