@@ -76,6 +76,7 @@ class OptimizerKind:
     sgd: ClassVar[OptimizerKind]
     adam: ClassVar[OptimizerKind]
     adamw: ClassVar[OptimizerKind]
+    average: ClassVar[OptimizerKind]
 
 class Precision:
     __members__: ClassVar[Mapping[str, Precision]]
@@ -139,7 +140,7 @@ class ParameterUpdate:
         first: int = 0,
         second: int = 0,
         size: int,
-        learning_rate: float,
+        learning_rate: float = 0.0,
         weight_decay: float = 0.0,
         momentum: float = 0.0,
         dampening: float = 0.0,
@@ -151,7 +152,12 @@ class ParameterUpdate:
         epsilon: float = 0.0,
         step: int = 1,
         count: int = 0,
+        is_cumulative: bool = False,
+        batches: int = 0,
     ) -> None: ...
+
+class StepDropout:
+    def __init__(self, *, level: float, threshold: int, step: int) -> None: ...
 
 class StepLayer:
     def __init__(
@@ -163,11 +169,27 @@ class StepLayer:
         weight: int,
         bias: int,
         is_tied: bool,
+        log_var_weight: int,
+        log_var_bias: int,
+        norm: StepNorm | None,
+        dropout: StepDropout | None,
     ) -> None: ...
 
 class StepNoise:
     def __init__(
         self, *, kind: Noise, step: int, level: float, level_threshold: int, low_threshold: int
+    ) -> None: ...
+
+class StepNorm:
+    def __init__(
+        self,
+        *,
+        follows_activation: bool,
+        scale: int,
+        shift: int,
+        mean: int,
+        variance: int,
+        epsilon: float,
     ) -> None: ...
 
 class StepPlan:
@@ -182,6 +204,9 @@ class StepPlan:
         code_threshold: int,
         code_step: int,
         divergence_weight: float,
+        divergence_limit: float,
+        lowest_log_var: float,
+        highest_log_var: float,
         penalty: CodePenalty,
         penalty_weight: float,
         penalty_target: float,

@@ -37,7 +37,12 @@ FUNCTIONS: dict[Any, tuple[str, dict[str, Any]]] = {
     F.gelu: ("gelu", {"approximate": "none"}),
     F.silu: ("silu", {}),
 }
+STATISTICS = {"running_mean", "running_var", "num_batches_tracked"}
 METHODS = {"relu": "relu", "sigmoid": "sigmoid", "tanh": "tanh", "relu_": "relu"}
+
+
+# Of any positive multiple they are that multiple: they may come before dropout or after it.
+HOMOGENEOUS = ("identity", "relu", "leaky_relu")
 
 
 class RecognizedLayer(NamedTuple):
@@ -58,6 +63,22 @@ class RecognizedLayer(NamedTuple):
     bias: Slot | None
     activation: str
     is_tied: bool
+
+
+class RecognizedBlock(NamedTuple):
+    """A layer in training, with batch normalization and dropout.
+
+    Attributes:
+        layer: the linear layer, with all nodes up to the block's output.
+        norm: before its activation, or after it; or None.
+        norm_follows: whether it is after it.
+        dropout: the probability that a unit is dropped.
+    """
+
+    layer: RecognizedLayer
+    norm: nn.BatchNorm1d | None
+    norm_follows: bool
+    dropout: float
 
 
 def stacks_of(graph: fx.Graph, module: nn.Module) -> list[list[RecognizedLayer]]:
@@ -89,6 +110,50 @@ def _layer(node: fx.Node, module: nn.Module) -> RecognizedLayer | None:
         nodes.append(after)
         activation = name
     return RecognizedLayer(nodes, *linear[:3], activation, linear[3])
+
+
+def block_of(node: fx.Node, module: nn.Module) -> RecognizedBlock | None:
+    """The block that begins with a node, up to what it cannot hold; None where the node is no
+    linear layer."""
+    linear = _linear(node, module)
+    if linear is None:
+        return None
+    nodes, activation, norm, norm_follows, dropout = [node], "identity", None, False, 0.0
+    while len(nodes[-1].users) == 1:
+        (after,) = nodes[-1].users
+        if after.args[:1] != (nodes[-1],):
+            break
+        name, level = activation_of(after, module), _dropout_level(after, module)
+        found = _batch_norm(after, module)
+        if name is not None:
+            is_second = activation != "identity" or norm_follows
+            if name != "identity" and (is_second or (dropout and name not in HOMOGENEOUS)):
+                break
+            activation = name if name != "identity" else activation
+        elif found is not None and norm is None and not dropout:
+            norm, norm_follows = found, activation != "identity"
+        elif level is not None and not dropout and level < 1:
+            dropout = level
+        else:
+            break
+        nodes.append(after)
+    layer = RecognizedLayer(nodes, *linear[:3], activation, linear[3])
+    return RecognizedBlock(layer, norm, norm_follows, dropout)
+
+
+def _batch_norm(node: fx.Node, module: nn.Module) -> nn.BatchNorm1d | None:
+    """The batch normalization in training mode that a node is, with nothing on it."""
+    if node.op != "call_module" or len(node.args) != 1 or node.kwargs:
+        return None
+    called = module.get_submodule(str(node.target))
+    attributes = called.__dict__
+    if type(called) is not nn.BatchNorm1d or own_hooks(attributes) or "forward" in attributes:
+        return None
+    parameters, buffers = attributes["_parameters"], attributes["_buffers"]
+    own = [*parameters.values(), *buffers.values()]
+    is_plain = all(tensor is None or type(tensor) in TENSORS for tensor in own)
+    is_whole = parameters.keys() == {"weight", "bias"} and buffers.keys() == STATISTICS
+    return called if called.training and is_plain and is_whole else None
 
 
 def _linear(node: fx.Node, module: nn.Module) -> tuple[fx.Node, Slot, Slot | None, bool] | None:
@@ -252,16 +317,28 @@ def _dropout_arguments(node: fx.Node) -> dict[str, Any]:
 
 
 def _dropout(node: fx.Node, module: nn.Module) -> tuple[Any, float] | None:
+    """What dropout that is on, and not in place, takes, and its level."""
+    level = _dropout_level(node, module)
+    if level is None:
+        return None
+    if node.op == "call_module":
+        is_in_place = module.get_submodule(str(node.target)).inplace
+        return None if is_in_place else (node.args[0], level)
+    given = _dropout_arguments(node)
+    return None if given["inplace"] else (given["input"], level)
+
+
+def _dropout_level(node: fx.Node, module: nn.Module) -> float | None:
+    """The level of dropout that is on; None where a node is no such thing."""
     if node.op == "call_module":
         called = module.get_submodule(str(node.target))
         attributes = called.__dict__
-        is_on = type(called) is nn.Dropout and called.training and not called.inplace
+        is_on = type(called) is nn.Dropout and called.training
         if not is_on or own_hooks(attributes) or "forward" in attributes or node.kwargs:
             return None
-        return node.args[0], float(called.__dict__["p"])
+        return float(called.__dict__["p"])
     if node.op != "call_function" or node.target is not F.dropout:
         return None
     given = _dropout_arguments(node)
-    if given["training"] is not True or given["inplace"] or not isinstance(given["p"], float):
-        return None
-    return given["input"], given["p"]
+    is_on = given["training"] is True and isinstance(given["p"], float)
+    return given["p"] if is_on else None

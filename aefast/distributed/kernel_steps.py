@@ -64,7 +64,7 @@ class KernelSteps:
             return 0.0
         if self.planned.taker is not None:
             checks.check_unit_interval(x, "x", self.planned.taker)
-        plan, parameters = self.planned
+        plan, parameters, _ = self.planned
         if share.part == 0:
             loss = cpp.loss_and_gradients(plan, parameters, x, seed, share.first, self.gradients)
             self.block *= share.weight
@@ -94,6 +94,8 @@ def refusal(planned: PlannedStep | PlannedMachine) -> str | None:
     """Why a share of a planned step is none that the kernels compute; None where it is."""
     if isinstance(planned, PlannedMachine):
         return "the ranks exchange a machine's chains, or its mean activity"
+    if planned.is_torchs:
+        return "batch normalization and dropout between layers are each rank's own"
     if planned.plan.penalty == "kl":
         return "the ranks exchange the mean activity"
     return None

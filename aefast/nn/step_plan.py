@@ -14,6 +14,7 @@ from aefast.step import machine_loss
 from aefast.step.loss import refusal, step_loss
 from aefast.step.machine_plan import MachinePlan
 from aefast.step.plan import Plan, PlannedLayer
+from aefast.step.statistics import TrackedNorm
 
 NOT_TOGETHER = "its parameters' shapes do not fit together"
 
@@ -22,10 +23,15 @@ TAKERS = {"bce": "the cross-entropy takes", "bernoulli": "Bernoulli units take"}
 
 
 class PlannedStep(NamedTuple):
-    """A plan, and the tensors that its parameters are at this moment."""
+    """A plan, and the tensors that its parameters are at this moment.
+
+    Attributes:
+        norms: whose running statistics, which are among the parameters, the steps move.
+    """
 
     plan: Plan
     parameters: list[Tensor]
+    norms: tuple[TrackedNorm, ...] = ()
 
     @property
     def width(self) -> int:
@@ -49,6 +55,43 @@ class PlannedStep(NamedTuple):
 
     def advance(self, steps: int) -> None:
         """What so many steps leave beside the parameters: nothing."""
+
+    @property
+    def is_torchs(self) -> bool:
+        """Whether layers are torch's own between the products."""
+        return any(layer.norm or layer.dropout for layer in self.plan.layers)
+
+    @property
+    def one_row_error(self) -> str:
+        """What torch says of a batch of one row, whose variance batch normalization cannot take."""
+        normalized = next(layer for layer in self.plan.layers if layer.norm is not None)
+        size = torch.Size([1, normalized.outputs])
+        return f"Expected more than 1 value per channel when training, got input size {size}"
+
+
+class Numbering:
+    """The parameters of a plan in the making, each once.
+
+    Attributes:
+        parameters: in the order of their numbers.
+    """
+
+    def __init__(self) -> None:
+        self.parameters: list[Tensor] = []
+        self._numbers: dict[int, int] = {}
+
+    def number(self, parameter: Tensor | None) -> int:
+        """A parameter's number; -1 of none."""
+        if parameter is None:
+            return -1
+        if id(parameter) not in self._numbers:
+            self._numbers[id(parameter)] = len(self.parameters)
+            self.parameters.append(parameter)
+        return self._numbers[id(parameter)]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return tuple(parameter.numel() for parameter in self.parameters)
 
 
 class PlannedMachine(NamedTuple):
@@ -205,20 +248,12 @@ def _share_parameters(layers: Iterable[Any]) -> bool:
 def _planned(
     encoder: Iterable[Any], decoder: Iterable[Any], log_var: Tensor | None, fields: dict[str, Any]
 ) -> PlannedStep | str:
-    parameters: list[Tensor] = []
     for module in (*encoder, *decoder):
         weight = module._tied[0].weight if isinstance(module, TiedLinearAct) else module.weight
         if weight is None or weight.dim() != 2:
             return "a layer's weight is no matrix"
-    numbers: dict[int, int] = {}
-
-    def number(parameter: Tensor | None) -> int:
-        if parameter is None:
-            return -1
-        if id(parameter) not in numbers:
-            numbers[id(parameter)] = len(parameters)
-            parameters.append(parameter)
-        return numbers[id(parameter)]
+    numbering = Numbering()
+    number = numbering.number
 
     def layer(module: LinearAct | TiedLinearAct) -> PlannedLayer:
         parameters: Any = module._parameters
@@ -236,8 +271,8 @@ def _planned(
     layers = tuple(map(layer, encoder)), tuple(map(layer, decoder))
     if log_var is not None:
         fields = {**fields, "log_var": number(log_var)}
-    plan = Plan(*layers, tuple(parameter.numel() for parameter in parameters), **fields)
-    return PlannedStep(plan, parameters) if fits_together(plan) else NOT_TOGETHER
+    plan = Plan(*layers, numbering.sizes, **fields)
+    return PlannedStep(plan, numbering.parameters) if fits_together(plan) else NOT_TOGETHER
 
 
 def fits_together(plan: Plan) -> bool:
@@ -248,6 +283,14 @@ def fits_together(plan: Plan) -> bool:
         if code % 2:
             return False
         code //= 2
+
+    def fits(layer: PlannedLayer) -> bool:
+        heads = 1 if layer.log_var_weight < 0 else 2
+        wanted = {layer.bias: layer.outputs // heads, layer.log_var_bias: layer.outputs // heads}
+        wanted[layer.log_var_weight] = layer.inputs * layer.outputs // heads
+        wanted |= dict.fromkeys(layer.norm[:4] if layer.norm else (), layer.outputs)
+        return all(number < 0 or plan.sizes[number] == size for number, size in wanted.items())
+
     sides = (*pairwise(plan.encoder), *pairwise(plan.decoder))
     visible = plan.encoder[0].inputs
     return (
@@ -255,10 +298,7 @@ def fits_together(plan: Plan) -> bool:
         and all(before.outputs == after.inputs for before, after in sides)
         and plan.decoder[0].inputs == code
         and plan.decoder[-1].outputs == visible
-        and all(
-            layer.bias < 0 or plan.sizes[layer.bias] == layer.outputs
-            for layer in (*plan.encoder, *plan.decoder)
-        )
+        and all(map(fits, plan.layers))
         and (plan.log_var < 0 or plan.sizes[plan.log_var] in (1, visible))
     )
 
@@ -279,7 +319,7 @@ def loss_in_one_call(
     step = plan_of(model)
     if not isinstance(step, PlannedStep):
         return None
-    plan, parameters = step
+    plan, parameters, _ = step
     rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
     if refusal(plan, parameters, rows) is not None:
         return None

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +12,9 @@ from aefast import random
 from aefast.ops.shared.cpp import as_matrix
 from aefast.ops.shared.extension import _C
 from aefast.ops.shared.precision import product_level
-from aefast.step.plan import CODE_STEPS, NOISE_STEPS, Plan, PlannedLayer
+from aefast.random import Step
+from aefast.step.plan import CODE_STEPS, NOISE_STEPS, Plan, PlannedLayer, PlannedNorm
+from aefast.step.statistics import Updates
 from aefast.step.stretch import Stretch
 
 
@@ -82,6 +84,9 @@ def kernel_plan(plan: Plan) -> Any:
         code_step=CODE_STEPS[plan.code_stage].value,
         code_threshold=random.threshold(plan.code_level) if is_dropout else 0,
         divergence_weight=plan.divergence_weight,
+        divergence_limit=plan.divergence_limit,
+        lowest_log_var=plan.log_var_bounds[0],
+        highest_log_var=plan.log_var_bounds[1],
         penalty=getattr(_C.CodePenalty, plan.penalty),
         penalty_weight=plan.penalty_weight,
         penalty_target=plan.penalty_target,
@@ -99,7 +104,26 @@ def kernel_layer(layer: PlannedLayer) -> Any:
         weight=layer.weight,
         bias=layer.bias,
         is_tied=layer.is_tied,
+        log_var_weight=layer.log_var_weight,
+        log_var_bias=layer.log_var_bias,
+        norm=None if layer.norm is None else _kernel_norm(layer.norm),
+        dropout=_kernel_dropout(layer.dropout) if layer.dropout else None,
     )
+
+
+def _kernel_norm(norm: PlannedNorm) -> Any:
+    return _C.StepNorm(
+        follows_activation=norm.follows_activation,
+        scale=norm.scale,
+        shift=norm.shift,
+        mean=norm.mean,
+        variance=norm.variance,
+        epsilon=norm.epsilon,
+    )
+
+
+def _kernel_dropout(level: float) -> Any:
+    return _C.StepDropout(level=level, threshold=random.threshold(level), step=Step.DROPOUT.value)
 
 
 class Rows(NamedTuple):
@@ -131,25 +155,6 @@ def rows_of(memory: np.ndarray, scale: float) -> Rows | str:
         row_stride=row_stride,
     )
     return Rows(memory, data)
-
-
-class Updates(Protocol):
-    """What changes the parameters after each step: :class:`~aefast.step.optimizers.OptimizerSteps`.
-
-    Attributes:
-        numbers: which of the step's parameters each update is of.
-    """
-
-    @property
-    def numbers(self) -> list[int]: ...
-
-    def updates(self) -> list[Any]:
-        """The updates as C++ takes them."""
-        ...
-
-    def advance(self, steps: int) -> None:
-        """Called after so many steps."""
-        ...
 
 
 def fit(

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from aefast import random
 from aefast.ops.contractive import eager as contractive
 from aefast.ops.contractive.settings import EncoderLayer
 from aefast.ops.corrupt import eager as corrupt
@@ -14,7 +15,8 @@ from aefast.ops.corrupt.noise import Noise
 from aefast.ops.linear_act import eager as linear_act
 from aefast.ops.sparsity import eager as sparsity
 from aefast.ops.variational import eager as variational
-from aefast.step.plan import CODE_STEPS, NOISE_STEPS, Plan, PlannedLayer
+from aefast.random import Step
+from aefast.step.plan import CODE_STEPS, NOISE_STEPS, Plan, PlannedLayer, PlannedNorm
 
 
 def loss(plan: Plan, parameters: Sequence[Tensor], x: Tensor, seed: int, row_offset: int) -> Tensor:
@@ -24,20 +26,52 @@ def loss(plan: Plan, parameters: Sequence[Tensor], x: Tensor, seed: int, row_off
         step = NOISE_STEPS[plan.noise]
         inputs = noisy(x, plan.noise, plan.noise_level, seed, row_offset, step)
     code = inputs
-    for layer in plan.encoder:
-        code = apply(layer, parameters, code)
+    for number, layer in enumerate(plan.encoder):
+        code = dropped(layer, apply(layer, parameters, code), seed, number, row_offset)
     decoded = changed_code(plan, code, seed, row_offset)
     *inner, last = plan.decoder
-    for layer in inner:
-        decoded = apply(layer, parameters, decoded)
+    for number, layer in enumerate(inner, start=len(plan.encoder)):
+        decoded = dropped(layer, apply(layer, parameters, decoded), seed, number, row_offset)
     output = apply(last._replace(activation="identity"), parameters, decoded)
     return compare(plan, parameters, output, x) + penalty(plan, parameters, inputs, code)
 
 
 def apply(layer: PlannedLayer, parameters: Sequence[Tensor], x: Tensor) -> Tensor:
-    weight = parameters[layer.weight]
-    bias = parameters[layer.bias] if layer.bias >= 0 else None
-    return linear_act.linear_act(x, weight.t() if layer.is_tied else weight, bias, layer.activation)
+    if layer.log_var_weight >= 0:
+        heads = (layer.weight, layer.bias), (layer.log_var_weight, layer.log_var_bias)
+        return torch.cat([dense(layer, *head, parameters, x) for head in heads], -1)
+    return dense(layer, layer.weight, layer.bias, parameters, x)
+
+
+def dense(
+    layer: PlannedLayer, weight: int, bias: int, parameters: Sequence[Tensor], x: Tensor
+) -> Tensor:
+    matrix = parameters[weight].t() if layer.is_tied else parameters[weight]
+    vector = parameters[bias] if bias >= 0 else None
+    norm = layer.norm
+    if norm is None:
+        return linear_act.linear_act(x, matrix, vector, layer.activation)
+    if norm.follows_activation:
+        x = linear_act.linear_act(x, matrix, vector, layer.activation)
+        return normalized(norm, parameters, x)
+    x = normalized(norm, parameters, linear_act.linear_act(x, matrix, vector, "identity"))
+    return linear_act.ACTIVATIONS[layer.activation](x)
+
+
+def normalized(norm: PlannedNorm, parameters: Sequence[Tensor], x: Tensor) -> Tensor:
+    """With the batch's own mean and variance."""
+    scale = parameters[norm.scale] if norm.scale >= 0 else None
+    shift = parameters[norm.shift] if norm.shift >= 0 else None
+    return F.batch_norm(x, None, None, scale, shift, training=True, eps=norm.epsilon)
+
+
+def dropped(layer: PlannedLayer, x: Tensor, seed: int, number: int, row_offset: int) -> Tensor:
+    """A layer's units after its dropout; ``number`` counts the layers from 0."""
+    if not layer.dropout:
+        return x
+    seed = random.child_seed(seed, number)
+    noise = noisy(x, "masking", layer.dropout, seed, row_offset, Step.DROPOUT)
+    return noise / (1 - layer.dropout)
 
 
 def noisy(x: Tensor, kind: str, level: float, seed: int, row_offset: int, step: int) -> Tensor:
@@ -52,9 +86,14 @@ def changed_code(plan: Plan, code: Tensor, seed: int, row_offset: int) -> Tensor
     if plan.code_stage == "gaussian":
         return noisy(code, "gaussian", plan.code_level, seed, row_offset, step)
     if plan.code_stage == "posterior":
-        mean, log_var = code.chunk(2, -1)
-        return variational.reparameterize(mean, log_var, seed, row_offset)
+        return variational.reparameterize(*posterior(plan, code), seed, row_offset)
     return code
+
+
+def posterior(plan: Plan, code: Tensor) -> tuple[Tensor, Tensor]:
+    """Its mean and log variance."""
+    mean, log_var = code.chunk(2, -1)
+    return mean, log_var.clamp(*plan.log_var_bounds)
 
 
 def compare(plan: Plan, parameters: Sequence[Tensor], output: Tensor, x: Tensor) -> Tensor:
@@ -74,7 +113,10 @@ def penalty(plan: Plan, parameters: Sequence[Tensor], inputs: Tensor, code: Tens
     """What the code costs: its divergence, its activity, or the encoder's Jacobian."""
     total = torch.zeros((), dtype=code.dtype, device=code.device)
     if plan.code_stage == "posterior":
-        total = plan.divergence_weight * variational.gaussian_kl(*code.chunk(2, -1)).mean()
+        divergence = variational.gaussian_kl(*posterior(plan, code)).mean()
+        if math.isfinite(plan.divergence_limit):
+            divergence = divergence.clamp(0, plan.divergence_limit)
+        total = plan.divergence_weight * divergence
     if plan.penalty == "kl":
         return total + plan.penalty_weight * sparsity.kl_sparsity(code, plan.penalty_target)
     if plan.penalty == "l1":

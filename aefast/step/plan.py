@@ -1,5 +1,6 @@
 """What a training step computes: the layers, what happens between them, and the loss."""
 
+import math
 from typing import NamedTuple
 
 from aefast.ops.corrupt.noise import STEPS as NOISE_STEPS
@@ -13,11 +14,33 @@ CODE_STEPS = {
     "posterior": Step.REPARAMETERIZE,
 }
 
-__all__ = ["CODE_STEPS", "NOISE_STEPS", "Plan", "PlannedLayer"]
+__all__ = ["CODE_STEPS", "NOISE_STEPS", "Plan", "PlannedLayer", "PlannedNorm"]
+
+
+class PlannedNorm(NamedTuple):
+    """Batch normalization as ``torch.nn.BatchNorm1d`` does it in training mode.
+
+    Attributes:
+        scale: the number of its weight among the step's parameters; -1 for none.
+        shift: that of its bias.
+        mean: that of its running mean; -1 where none is tracked. What a step leaves where the
+            gradient would be is the batch's mean.
+        variance: of its running variance; there it is the batch's, unbiased.
+        epsilon: added to the variance.
+        follows_activation: whether it is of what the activation gives; else of what it takes.
+    """
+
+    scale: int
+    shift: int
+    mean: int
+    variance: int
+    epsilon: float
+    follows_activation: bool = False
 
 
 class PlannedLayer(NamedTuple):
-    """``act(x Wt + b)``; of a tied layer ``act(x W + b)``, with another layer's weight.
+    """``act(x Wt + b)``; of a tied layer ``act(x W + b)``, with another layer's weight. Then
+    dropout.
 
     Attributes:
         inputs: the size of a row of x.
@@ -26,6 +49,12 @@ class PlannedLayer(NamedTuple):
         weight: its number among the step's parameters.
         bias: its number; -1 for none.
         is_tied: whether the weight is ``[inputs, outputs]``, another layer's.
+        log_var_weight: the number of the weight that gives the second half of the outputs, the
+            posterior's log variance; -1 where ``weight`` gives all.
+        log_var_bias: of its bias.
+        norm: batch normalization before the activation, or after it; None for none.
+        dropout: the probability that a unit is dropped. The layer, counted from 0 through encoder
+            and decoder, draws with that child of the step's seed.
     """
 
     inputs: int
@@ -34,6 +63,10 @@ class PlannedLayer(NamedTuple):
     weight: int
     bias: int
     is_tied: bool = False
+    log_var_weight: int = -1
+    log_var_bias: int = -1
+    norm: PlannedNorm | None = None
+    dropout: float = 0.0
 
 
 class Plan(NamedTuple):
@@ -55,6 +88,9 @@ class Plan(NamedTuple):
         objective: ``"mse"`` or ``"bce"``, means over all elements; ``"bernoulli"`` or
             ``"gaussian"``, negative log-likelihoods of a row, whose mean is taken.
         log_var: the number of the parameter that is the Gaussian's log variance; -1 for none.
+        divergence_limit: the divergence's mean over the rows is clamped to 0 and this; an infinite
+            one to nothing.
+        log_var_bounds: the posterior's log variance is clamped to these.
     """
 
     encoder: tuple[PlannedLayer, ...]
@@ -70,13 +106,21 @@ class Plan(NamedTuple):
     penalty_target: float = 0.0
     objective: str = "mse"
     log_var: int = -1
+    divergence_limit: float = math.inf
+    log_var_bounds: tuple[float, float] = (-math.inf, math.inf)
+
+    @property
+    def layers(self) -> tuple[PlannedLayer, ...]:
+        """The encoder's and the decoder's."""
+        return *self.encoder, *self.decoder
 
     @property
     def largest_product(self) -> int:
         """Multiplications a row in the widest layer."""
-        return max(layer.inputs * layer.outputs for layer in (*self.encoder, *self.decoder))
+        return max(layer.inputs * layer.outputs for layer in self.layers)
 
     @property
     def draws(self) -> bool:
         """Whether the step takes random numbers."""
-        return self.noise is not None or self.code_stage != "plain"
+        is_dropping = any(layer.dropout for layer in self.layers)
+        return self.noise is not None or self.code_stage != "plain" or is_dropping

@@ -20,6 +20,7 @@ from aefast.distributed.group import Group
 from aefast.nn.step_plan import PlannedMachine, PlannedStep, check_width, plan_of
 from aefast.ops.shared import checks
 from aefast.step import optimizers
+from aefast.step.statistics import Updates, WithStatistics
 from aefast.step.stretch import Stretch
 from aefast.training.graph_engine import graph_engine
 
@@ -159,7 +160,9 @@ class StepEngine:
         self.planned = planned
         self.dataset = dataset
         self.rows = rows
-        self.steps = optimizers.OptimizerSteps(optimizer, planned.parameters)
+        self.steps: Updates = optimizers.OptimizerSteps(optimizer, planned.parameters)
+        if isinstance(planned, PlannedStep) and planned.norms:
+            self.steps = WithStatistics(self.steps, planned.parameters, planned.norms)
 
     def run(self, stretch: Stretch, seconds: float) -> list[float]:
         from aefast.step import cpp
@@ -173,6 +176,8 @@ class StepEngine:
                 stretch,
                 seconds,
             )
+        if not losses and isinstance(self.planned, PlannedStep):
+            raise ValueError(self.planned.one_row_error)
         self.planned.advance(sum(map(math.isfinite, losses)))
         return losses
 

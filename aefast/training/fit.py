@@ -117,8 +117,9 @@ def fit(
     above runs. ``engine`` and ``reason`` say which and why.
 
     A plain PyTorch model goes, too, with its ``loss``: any module, one that was accelerated with
-    its loss, or an ``nn.Sequential``. C++ takes its steps where it is linear layers and
-    activations, one after the other, and the loss mse or bce, a mean; elsewhere the loop above
+    its loss, or an ``nn.Sequential``. C++ takes its steps where it is linear layers, one after the
+    other, each but the last with an activation, ``nn.BatchNorm1d`` and ``nn.Dropout`` or without,
+    and the loss mse or bce, a mean; dropout is drawn by ``seed`` then. Elsewhere the loop above
     runs, in which what the model draws comes from torch's generator.
 
     Where torch.distributed's default process group was initialized, all its ranks make the same

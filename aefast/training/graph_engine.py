@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from aefast.data import Dataset
 from aefast.data.dataset import reading
 from aefast.data.tensor_rows import TensorRows
-from aefast.nn.step_plan import check_width, plan_of
+from aefast.nn.step_plan import PlannedStep, check_width, plan_of
 from aefast.step import optimizers
 from aefast.step.stretch import Stretch
 
@@ -329,6 +329,8 @@ def graph_engine(
     if isinstance(planned, str):
         return planned
     check_width(dataset.rows.shape[1], planned)
+    if isinstance(planned, PlannedStep) and planned.is_torchs:
+        return "batch normalization and dropout between layers are torch's on a GPU"
     reason = optimizers.refusal(optimizer, planned.parameters)
     if reason is not None:
         return reason

@@ -1,18 +1,18 @@
 """A plain PyTorch model with its loss, as :func:`aefast.fit` trains it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from aefast.acceleration.objective import NAMED, objective_of
-from aefast.acceleration.recognition import RecognizedLayer, stacks_of
-from aefast.acceleration.stack import Stack, stack_of
+from aefast.acceleration.recognition import RecognizedBlock, block_of
 from aefast.acceleration.tracing import KEY, trace
 from aefast.nn.plain import has_hooks
-from aefast.nn.step_plan import NOT_TOGETHER, PlannedStep, fits_together
-from aefast.step.plan import Plan, PlannedLayer
+from aefast.nn.step_plan import NOT_TOGETHER, Numbering, PlannedStep, fits_together
+from aefast.step.plan import Plan, PlannedLayer, PlannedNorm
+from aefast.step.statistics import TrackedNorm
 
 # They leave rows [B, D] as they are where D goes into the next layer.
 RESHAPES = ("view", "reshape", "flatten", torch.flatten, torch.reshape)
@@ -67,8 +67,8 @@ class PlainModel:
             return "hooks stand on the model"
         if "forward" in self.module.__dict__ and KEY not in self.module.__dict__:
             return "the model has a forward of its own"
-        layers = _whole_stack(self.module)
-        return layers if isinstance(layers, str) else _planned(stack_of(layers), self.objective)
+        blocks = blocks_of(self.module)
+        return blocks if isinstance(blocks, str) else _planned(blocks, self.objective)
 
 
 def plain_model(model: Any, loss: Any) -> PlainModel | None:
@@ -82,20 +82,24 @@ def plain_model(model: Any, loss: Any) -> PlainModel | None:
     return PlainModel(model, NAMED.get(loss, loss) if isinstance(loss, str) else loss)
 
 
-def _whole_stack(module: nn.Module) -> list[RecognizedLayer] | str:
-    """The layers of a model that is nothing but layers, one after the other."""
+def blocks_of(module: nn.Module) -> list[RecognizedBlock] | str:
+    """The layers of a model that is nothing but layers, one after the other; or why it is more."""
     traced = trace(module)
     if isinstance(traced, str):
         return traced
-    stacks = stacks_of(traced.graph, module)
-    if len(stacks) != 1:
-        return "the model is more than layers one after the other"
-    (stack,) = stacks
+    found = [block for node in traced.graph.nodes if (block := block_of(node, module)) is not None]
+    by_output = {block.layer.nodes[-1]: block for block in found}
     output = next(node for node in traced.graph.nodes if node.op == "output")
-    first, last = stack[0].input, stack[-1].nodes[-1]
-    if traced.inputs != 1 or output.args != (last,) or not _is_input(first, module):
+    (node,) = output.args
+    blocks: list[RecognizedBlock] = []
+    while node in by_output and len(node.users) == 1:
+        blocks.insert(0, by_output[node])
+        node = by_output[node].layer.input
+    if not blocks or len(blocks) < len(found):
+        return "the model is more than layers one after the other"
+    if traced.inputs != 1 or not _is_input(node, module):
         return "the model does more than its layers do: noise, or operations between them"
-    return stack
+    return blocks
 
 
 def _is_input(node: fx.Node, module: nn.Module) -> bool:
@@ -110,24 +114,76 @@ def _is_input(node: fx.Node, module: nn.Module) -> bool:
     return True
 
 
-def _planned(stack: Stack, objective: str) -> PlannedStep | str:
-    parameters: list[Tensor] = []
-    numbers: list[int] = []
-    for slot in stack.slots:
-        known = [number for number, one in enumerate(parameters) if one is slot.tensor]
-        numbers.append(known[0] if known else len(parameters))
-        if not known:
-            parameters.append(slot.tensor)
-    numbers.append(-1)  # of no bias
-    layers = [
-        layer._replace(weight=numbers[layer.weight], bias=numbers[layer.bias])
-        for layer in stack.layers
-    ]
+class Planner:
+    """Layers of plans, from those of a graph.
+
+    Attributes:
+        numbering: of their parameters.
+        norms: their running statistics.
+    """
+
+    def __init__(self) -> None:
+        self.numbering = Numbering()
+        self.norms: list[TrackedNorm] = []
+
+    def layer(self, block: RecognizedBlock) -> PlannedLayer | str:
+        """A layer; or why it is none."""
+        number = self.numbering.number
+        weight = block.layer.weight.tensor
+        bias = None if block.layer.bias is None else block.layer.bias.tensor
+        if weight.dim() != 2:
+            return "a layer's weight is no matrix"
+        outputs, inputs = weight.shape if not block.layer.is_tied else weight.shape[::-1]
+        norm = None if block.norm is None else self._norm(block.norm, block.norm_follows)
+        if isinstance(norm, str):
+            return norm
+        return PlannedLayer(
+            inputs,
+            outputs,
+            block.layer.activation,
+            number(weight),
+            number(bias),
+            block.layer.is_tied,
+            norm=norm,
+            dropout=block.dropout,
+        )
+
+    def layers(self, blocks: Iterable[RecognizedBlock]) -> list[PlannedLayer] | str:
+        layers = []
+        for block in blocks:
+            layer = self.layer(block)
+            if isinstance(layer, str):
+                return layer
+            layers.append(layer)
+        return layers
+
+    def _norm(self, module: nn.BatchNorm1d, follows: bool) -> PlannedNorm | str:
+        mean, variance, batches = None, None, module.num_batches_tracked
+        if module.track_running_stats and module.running_mean is not None:
+            mean, variance = module.running_mean, module.running_var
+            if batches is None or batches.dtype != torch.int64 or not batches.is_cpu:
+                return "a batch normalization counts its batches otherwise than torch's"
+        number = self.numbering.number
+        scale, shift = number(module.weight), number(module.bias)
+        norm = PlannedNorm(scale, shift, number(mean), number(variance), module.eps, follows)
+        if mean is not None and batches is not None:
+            momentum = module.momentum
+            self.norms.append(TrackedNorm(norm.mean, norm.variance, momentum, batches))
+        return norm
+
+
+def _planned(blocks: list[RecognizedBlock], objective: str) -> PlannedStep | str:
+    planner = Planner()
+    layers = planner.layers(blocks)
+    if isinstance(layers, str):
+        return layers
     if len(layers) < 2:
         return "one layer is no autoencoder"
     code = _code_of(layers)
     if code is None:
         return "two layers share a parameter"
+    if layers[-1].norm is not None or layers[-1].dropout:
+        return "batch normalization or dropout is the last of the model"
     last = layers[-1].activation
     if objective != "mse":
         if last != ("sigmoid" if objective == "bce" else "identity"):
@@ -136,10 +192,12 @@ def _planned(stack: Stack, objective: str) -> PlannedStep | str:
     plan = Plan(
         tuple(layers[:code]),
         tuple(layers[code:]),
-        tuple(parameter.numel() for parameter in parameters),
+        planner.numbering.sizes,
         objective="mse" if objective == "mse" else "bce",
     )
-    return PlannedStep(plan, parameters) if fits_together(plan) else NOT_TOGETHER
+    if not fits_together(plan):
+        return NOT_TOGETHER
+    return PlannedStep(plan, planner.numbering.parameters, tuple(planner.norms))
 
 
 def _code_of(layers: list[PlannedLayer]) -> int | None:
@@ -148,7 +206,8 @@ def _code_of(layers: list[PlannedLayer]) -> int | None:
     tied = [number for number, layer in enumerate(layers) if layer.is_tied]
     narrowest = min(range(1, len(layers)), key=lambda number: layers[number].inputs)
     code = tied[0] if tied else narrowest
-    biases = [layer.bias for layer in layers if layer.bias >= 0]
+    vectors = [(layer.bias, *(layer.norm[:4] if layer.norm else ())) for layer in layers]
+    biases = [number for numbers in vectors for number in numbers if number >= 0]
     own = [layer.weight for layer in layers if not layer.is_tied]
     tied_to = [layers[number].weight for number in tied]
     encoder = {layer.weight for layer in layers[:code]}

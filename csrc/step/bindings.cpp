@@ -96,6 +96,8 @@ void run_updates(const std::vector<ParameterUpdate*>& updates,
     });
 }
 
+StepNorm no_norm() { return {false, false, -1, -1, -1, -1, 0.}; }
+StepDropout no_dropout() { return {0.f, 0, 0}; }
 StepNoise no_noise() { return {false, Noise::masking, 0, 0, 0, 0.f}; }
 
 void bind_plan(py::module_& module) {
@@ -114,13 +116,36 @@ void bind_plan(py::module_& module) {
         .value("bce", Objective::cross_entropy)
         .value("bernoulli", Objective::bernoulli_likelihood)
         .value("gaussian", Objective::gaussian_likelihood);
+    py::class_<StepNorm>(module, "StepNorm")
+        .def(py::init([](bool follows_activation, int scale, int shift, int mean, int variance,
+                         double epsilon) {
+                 return StepNorm{true, follows_activation, scale, shift, mean, variance, epsilon};
+             }),
+             py::kw_only(), py::arg("follows_activation"), py::arg("scale"), py::arg("shift"),
+             py::arg("mean"), py::arg("variance"), py::arg("epsilon"));
+    py::class_<StepDropout>(module, "StepDropout")
+        .def(py::init([](float level, uint32_t threshold, uint32_t step) {
+                 return StepDropout{level, threshold, step};
+             }),
+             py::kw_only(), py::arg("level"), py::arg("threshold"), py::arg("step"));
     py::class_<StepLayer>(module, "StepLayer")
         .def(py::init([](int64_t inputs, int64_t outputs, Activation activation, int weight,
-                         int bias, bool is_tied) {
-                 return StepLayer{inputs, outputs, activation, weight, bias, is_tied};
+                         int bias, bool is_tied, int log_var_weight, int log_var_bias,
+                         const StepNorm* norm, const StepDropout* dropout) {
+                 return StepLayer{inputs,
+                                  outputs,
+                                  activation,
+                                  weight,
+                                  bias,
+                                  is_tied,
+                                  log_var_weight,
+                                  log_var_bias,
+                                  norm ? *norm : no_norm(),
+                                  dropout ? *dropout : no_dropout()};
              }),
              py::kw_only(), py::arg("inputs"), py::arg("outputs"), py::arg("activation"),
-             py::arg("weight"), py::arg("bias"), py::arg("is_tied"));
+             py::arg("weight"), py::arg("bias"), py::arg("is_tied"), py::arg("log_var_weight"),
+             py::arg("log_var_bias"), py::arg("norm"), py::arg("dropout"));
     py::class_<StepNoise>(module, "StepNoise")
         .def(py::init([](Noise kind, uint32_t step, float level, uint32_t level_threshold,
                          uint32_t low_threshold) {
@@ -132,6 +157,7 @@ void bind_plan(py::module_& module) {
         .def(py::init([](std::vector<StepLayer> encoder, std::vector<StepLayer> decoder,
                          const StepNoise* noise, CodeStage code_stage, float code_level,
                          uint32_t code_threshold, uint32_t code_step, float divergence_weight,
+                         double divergence_limit, float lowest_log_var, float highest_log_var,
                          CodePenalty penalty, double penalty_weight, double penalty_target,
                          Objective objective, int log_var, std::vector<int64_t> sizes) {
                  if (encoder.empty() || decoder.empty())
@@ -145,6 +171,9 @@ void bind_plan(py::module_& module) {
                                  code_threshold,
                                  code_step,
                                  divergence_weight,
+                                 divergence_limit,
+                                 lowest_log_var,
+                                 highest_log_var,
                                  penalty,
                                  penalty_weight,
                                  penalty_target,
@@ -155,7 +184,8 @@ void bind_plan(py::module_& module) {
              }),
              py::kw_only(), py::arg("encoder"), py::arg("decoder"), py::arg("noise"),
              py::arg("code_stage"), py::arg("code_level"), py::arg("code_threshold"),
-             py::arg("code_step"), py::arg("divergence_weight"), py::arg("penalty"),
+             py::arg("code_step"), py::arg("divergence_weight"), py::arg("divergence_limit"),
+             py::arg("lowest_log_var"), py::arg("highest_log_var"), py::arg("penalty"),
              py::arg("penalty_weight"), py::arg("penalty_target"), py::arg("objective"),
              py::arg("log_var"), py::arg("sizes"));
 }
@@ -190,38 +220,42 @@ void bind_updates(py::module_& module) {
     py::enum_<OptimizerKind>(module, "OptimizerKind")
         .value("sgd", OptimizerKind::sgd)
         .value("adam", OptimizerKind::adam)
-        .value("adamw", OptimizerKind::adamw);
+        .value("adamw", OptimizerKind::adamw)
+        .value("average", OptimizerKind::average);
     py::class_<ParameterUpdate>(module, "ParameterUpdate")
-        .def(
-            py::init([](OptimizerKind kind, uintptr_t parameter, uintptr_t first, uintptr_t second,
-                        int64_t size, double learning_rate, double weight_decay, double momentum,
-                        double dampening, bool nesterov, bool maximize, bool is_first, double beta1,
-                        double beta2, double epsilon, int64_t step, uintptr_t count) {
-                return ParameterUpdate{kind,
-                                       reinterpret_cast<float*>(parameter),
-                                       nullptr,
-                                       reinterpret_cast<float*>(first),
-                                       reinterpret_cast<float*>(second),
-                                       size,
-                                       learning_rate,
-                                       weight_decay,
-                                       momentum,
-                                       dampening,
-                                       nesterov,
-                                       maximize,
-                                       is_first,
-                                       beta1,
-                                       beta2,
-                                       epsilon,
-                                       step,
-                                       reinterpret_cast<float*>(count)};
-            }),
-            py::kw_only(), py::arg("kind"), py::arg("parameter"), py::arg("first") = 0,
-            py::arg("second") = 0, py::arg("size"), py::arg("learning_rate"),
-            py::arg("weight_decay") = 0., py::arg("momentum") = 0., py::arg("dampening") = 0.,
-            py::arg("nesterov") = false, py::arg("maximize") = false, py::arg("is_first") = false,
-            py::arg("beta1") = 0., py::arg("beta2") = 0., py::arg("epsilon") = 0.,
-            py::arg("step") = 1, py::arg("count") = 0);
+        .def(py::init([](OptimizerKind kind, uintptr_t parameter, uintptr_t first, uintptr_t second,
+                         int64_t size, double learning_rate, double weight_decay, double momentum,
+                         double dampening, bool nesterov, bool maximize, bool is_first,
+                         double beta1, double beta2, double epsilon, int64_t step, uintptr_t count,
+                         bool is_cumulative, uintptr_t batches) {
+                 return ParameterUpdate{kind,
+                                        reinterpret_cast<float*>(parameter),
+                                        nullptr,
+                                        reinterpret_cast<float*>(first),
+                                        reinterpret_cast<float*>(second),
+                                        size,
+                                        learning_rate,
+                                        weight_decay,
+                                        momentum,
+                                        dampening,
+                                        nesterov,
+                                        maximize,
+                                        is_first,
+                                        beta1,
+                                        beta2,
+                                        epsilon,
+                                        step,
+                                        reinterpret_cast<float*>(count),
+                                        is_cumulative,
+                                        reinterpret_cast<int64_t*>(batches)};
+             }),
+             py::kw_only(), py::arg("kind"), py::arg("parameter"), py::arg("first") = 0,
+             py::arg("second") = 0, py::arg("size"), py::arg("learning_rate") = 0.,
+             py::arg("weight_decay") = 0., py::arg("momentum") = 0., py::arg("dampening") = 0.,
+             py::arg("nesterov") = false, py::arg("maximize") = false, py::arg("is_first") = false,
+             py::arg("beta1") = 0., py::arg("beta2") = 0., py::arg("epsilon") = 0.,
+             py::arg("step") = 1, py::arg("count") = 0, py::arg("is_cumulative") = false,
+             py::arg("batches") = 0);
     py::class_<DataRows>(module, "DataRows")
         .def(py::init([](uintptr_t rows, bool are_bytes, float scale, int64_t columns,
                          int64_t row_stride) {

@@ -77,6 +77,7 @@ FitResult take_steps(const Plan& plan, const FitArguments& a) {
     for (int64_t position = 0; position < a.count;) {
         const int64_t left = (a.count - position - 1) % a.epoch_rows + 1;
         const int64_t size = minibatch_rows(a, step_of_epoch, left);
+        if (size < fewest_rows(plan)) break;
         gather(a.data, a.order + position, size, rows, useful_threads(plan, size, a.threads));
         const uint64_t seed = child_seed(*epoch_seed, static_cast<uint64_t>(step_of_epoch));
         // As float32, which is what the loss of an ordinary step is.

@@ -74,6 +74,14 @@ void sgd(const ParameterUpdate& u, int64_t begin, int64_t end) {
     }
 }
 
+// As torch rounds it: in float64, once a number.
+void average(const ParameterUpdate& u, int64_t begin, int64_t end) {
+    const double momentum = u.is_cumulative ? 1.0 / static_cast<double>(u.step) : u.momentum;
+    for (int64_t i = begin; i < end; ++i)
+        u.parameter[i] =
+            static_cast<float>(momentum * u.gradient[i] + (1 - momentum) * u.parameter[i]);
+}
+
 }  // namespace
 
 void update(ParameterUpdate& u, int threads) {
@@ -85,11 +93,14 @@ void update(ParameterUpdate& u, int threads) {
         const int64_t end = begin + kElementsPerTask < u.size ? begin + kElementsPerTask : u.size;
         if (u.kind == OptimizerKind::sgd)
             sgd(u, begin, end);
+        else if (u.kind == OptimizerKind::average)
+            average(u, begin, end);
         else
             adam(u, factors, begin, end);
     });
     ++u.step;
     if (u.count) *u.count += 1.f;
+    if (u.batches) ++*u.batches;
     u.is_first = false;
 }
 

@@ -426,6 +426,8 @@ int useful_threads(const MachinePlan& plan, int64_t rows, int threads) {
     return most * plan.visible * plan.hidden < kFewestProducts ? 1 : threads;
 }
 
+int64_t fewest_rows(const MachinePlan&) { return 1; }
+
 double step(const MachinePlan& plan, const StepBatch& whole) {
     StepBatch batch = whole;
     batch.threads = useful_threads(plan, batch.rows, batch.threads);

@@ -19,6 +19,7 @@
 #include "shared/philox.h"
 #include "shared/row_sums.h"
 #include "shared/scratch.h"
+#include "step/batch_norm.h"
 
 namespace aefast::AEFAST_ISA {
 namespace {
@@ -30,9 +31,19 @@ thread_local Scratch step_scratch;
 
 // What forward leaves of one layer.
 struct LayerMemory {
-    float* output;
+    float* output;         // of the activation
     float* preactivation;  // or null where the output tells the derivative
+    float* normalized;     // of batch normalization, as are the next; or null
+    float* inverse_deviations;
+    float* kept;    // by dropout: 1 / its probability, or 0; or null
+    float* passed;  // to the next layer
     const float* saved() const { return preactivation ? preactivation : output; }
+};
+
+// A product with one weight: a layer's, or that of the mean or of the log variance.
+struct Head {
+    int weight, bias;
+    int64_t first, outputs;
 };
 
 // One panel of rows on its way through the plan.
@@ -45,17 +56,18 @@ class Panel {
         noisy_ = plan.noise.is_on ? arena.take<float>(rows * visible) : nullptr;
         for (const auto* side : {&plan.encoder, &plan.decoder})
             for (const StepLayer& layer : *side) {
-                float* output = arena.take<float>(rows * layer.outputs);
-                const bool keep = reads_preactivation(layer.activation) && !is_last(layer);
-                memory_.push_back(
-                    {output, keep ? arena.take<float>(rows * layer.outputs) : nullptr});
+                memory_.push_back(layer_memory(layer, rows, arena));
                 widest = std::max(widest, layer.outputs);
+                if (layer.dropout.level > 0)
+                    dropped_width_ = std::max(dropped_width_, layer.outputs);
             }
         const int64_t code = plan.encoder.back().outputs;
         changed_code_ =
             plan.code_stage == CodeStage::plain ? nullptr : arena.take<float>(rows * code);
         posterior_noise_ =
             plan.code_stage == CodeStage::posterior ? arena.take<float>(rows * code / 2) : nullptr;
+        is_within_ = clamps_log_var() ? arena.take<float>(rows * code / 2) : nullptr;
+        kept_scale_ = arena.take<float>(dropped_width_);
         for (float*& gradient : gradients_) gradient = arena.take<float>(rows * widest);
         partial_sums_ = arena.take<double>(row_blocks(rows) * 2 * widest);
         row_values_ = arena.take<float>(rows);
@@ -82,26 +94,70 @@ class Panel {
     const float* x() const { return batch_.x + first_row_ * batch_.row_stride; }
     int64_t latent() const { return plan_.encoder.back().outputs / 2; }
     LayerMemory& code_memory() { return memory_[plan_.encoder.size() - 1]; }
+    bool clamps_log_var() const {
+        return plan_.code_stage == CodeStage::posterior &&
+               (std::isfinite(plan_.lowest_log_var) || std::isfinite(plan_.highest_log_var));
+    }
+
+    LayerMemory layer_memory(const StepLayer& layer, int64_t rows, Arena& arena) const {
+        const int64_t size = rows * layer.outputs;
+        const auto wanted = [&](bool is_wanted, int64_t count) {
+            return is_wanted ? arena.take<float>(count) : nullptr;
+        };
+        LayerMemory memory;
+        memory.output = arena.take<float>(size);
+        memory.preactivation =
+            wanted(reads_preactivation(layer.activation) && !is_last(layer), size);
+        memory.normalized = wanted(layer.norm.is_on, size);
+        memory.inverse_deviations = wanted(layer.norm.is_on, layer.outputs);
+        memory.kept = wanted(layer.dropout.level > 0, size);
+        const bool is_changed = layer.dropout.level > 0 || normalizes_output(layer);
+        memory.passed = is_changed ? arena.take<float>(size) : memory.output;
+        return memory;
+    }
+
+    static bool normalizes_output(const StepLayer& layer) {
+        return layer.norm.is_on && layer.norm.follows_activation;
+    }
+    static bool normalizes_preactivation(const StepLayer& layer) {
+        return layer.norm.is_on && !layer.norm.follows_activation;
+    }
+    const float* optional_parameter(int number) const {
+        return number < 0 ? nullptr : batch_.parameters[number];
+    }
+    float* optional_gradient(int number) const {
+        return number < 0 || !batch_.gradients ? nullptr : batch_.gradients[number];
+    }
 
     // --------------------------------------------------------------------------------- products
 
-    MatrixView parameter_view(const StepLayer& layer, bool transposed) const {
-        const float* weight = batch_.parameters[layer.weight];
-        const int64_t rows = layer.is_tied ? layer.inputs : layer.outputs;
-        const int64_t columns = layer.is_tied ? layer.outputs : layer.inputs;
+    // run(head) of a layer's weights, one or two.
+    template <class Run>
+    void for_each_head(const StepLayer& layer, const Run& run) const {
+        if (layer.log_var_weight < 0) return run(Head{layer.weight, layer.bias, 0, layer.outputs});
+        const int64_t half = layer.outputs / 2;
+        run(Head{layer.weight, layer.bias, 0, half});
+        run(Head{layer.log_var_weight, layer.log_var_bias, half, half});
+    }
+
+    MatrixView parameter_view(const StepLayer& layer, const Head& head, bool transposed) const {
+        const float* weight = batch_.parameters[head.weight];
+        const int64_t rows = layer.is_tied ? layer.inputs : head.outputs;
+        const int64_t columns = layer.is_tied ? head.outputs : layer.inputs;
         if (transposed) return {weight, columns, rows, 1, columns};
         return {weight, rows, columns, columns, 1};
     }
 
     void multiply(const MatrixView& left, const MatrixView& right, const float* bias,
-                  Activation activation, float* output, float* preactivation, bool accumulate) {
+                  Activation activation, float* output, int64_t output_stride, float* preactivation,
+                  bool accumulate) {
         batch_.multiply({left,
                          right,
                          {nullptr, 0},
                          bias,
                          activation,
                          output,
-                         right.rows,
+                         output_stride,
                          preactivation,
                          accumulate,
                          batch_.precision,
@@ -109,30 +165,72 @@ class Panel {
     }
 
     void layer_forward(const StepLayer& layer, const float* input, int64_t input_stride,
-                       const LayerMemory& memory) {
-        const float* bias = layer.bias < 0 ? nullptr : batch_.parameters[layer.bias];
-        multiply({input, rows_, layer.inputs, input_stride, 1},
-                 parameter_view(layer, layer.is_tied), bias,
-                 is_last(layer) ? Activation::identity : layer.activation, memory.output,
-                 memory.preactivation, false);
+                       const LayerMemory& memory, uint64_t number) {
+        const bool normalizes = normalizes_preactivation(layer);
+        float* product = normalizes ? memory.normalized : memory.output;
+        float* preactivation = normalizes ? nullptr : memory.preactivation;
+        for_each_head(layer, [&](const Head& head) {
+            multiply({input, rows_, layer.inputs, input_stride, 1},
+                     parameter_view(layer, head, layer.is_tied), optional_parameter(head.bias),
+                     is_last(layer) || normalizes ? Activation::identity : layer.activation,
+                     product + head.first, layer.outputs,
+                     preactivation ? preactivation + head.first : nullptr, false);
+        });
+        if (normalizes) {
+            normalize(layer, memory, memory.normalized, memory.output);
+            if (memory.preactivation)
+                std::copy_n(memory.output, rows_ * layer.outputs, memory.preactivation);
+            activate({memory.output, ElementType::float32, rows_ * layer.outputs, layer.activation,
+                      batch_.threads});
+        } else if (normalizes_output(layer)) {
+            normalize(layer, memory, memory.output, memory.passed);
+        }
+        if (layer.dropout.level > 0) drop_units(layer, memory, number);
+    }
+
+    // The batch's statistics go where the running ones' gradients would.
+    void normalize(const StepLayer& layer, const LayerMemory& memory, const float* values,
+                   float* output) {
+        const StepNorm& norm = layer.norm;
+        batch_norm({values, memory.normalized, memory.inverse_deviations, output,
+                    optional_parameter(norm.scale), optional_parameter(norm.shift),
+                    optional_gradient(norm.mean), optional_gradient(norm.variance), norm.epsilon,
+                    rows_, layer.outputs, batch_.threads});
+    }
+
+    // Units that are dropped become 0, the others are divided by what is kept of them.
+    void drop_units(const StepLayer& layer, const LayerMemory& memory, uint64_t number) {
+        std::fill_n(kept_scale_, layer.outputs, 1.f / (1.f - layer.dropout.level));
+        CorruptArguments a =
+            noise_arguments(kept_scale_, 0, layer.outputs, memory.kept, layer.dropout.step);
+        a.seed = child_seed(batch_.seed, number);
+        a.level_threshold = layer.dropout.threshold;
+        corrupt(Noise::masking, a);
+        const float* values = normalizes_output(layer) ? memory.passed : memory.output;
+        for (int64_t i = 0; i < rows_ * layer.outputs; ++i)
+            memory.passed[i] = values[i] * memory.kept[i];
     }
 
     // The weight's gradient from that of the layer's pre-activation.
     void weight_gradient(const StepLayer& layer, const float* gradient, const float* input,
                          int64_t input_stride, bool accumulate) {
-        const MatrixView outputs = {gradient, layer.outputs, rows_, 1, layer.outputs};
         const MatrixView inputs = {input, layer.inputs, rows_, 1, input_stride};
-        float* output = batch_.gradients[layer.weight];
-        if (layer.is_tied)
-            multiply(inputs, outputs, nullptr, Activation::identity, output, nullptr, accumulate);
-        else
-            multiply(outputs, inputs, nullptr, Activation::identity, output, nullptr, accumulate);
+        for_each_head(layer, [&](const Head& head) {
+            const MatrixView outputs = {gradient + head.first, head.outputs, rows_, 1,
+                                        layer.outputs};
+            const MatrixView& left = layer.is_tied ? inputs : outputs;
+            const MatrixView& right = layer.is_tied ? outputs : inputs;
+            multiply(left, right, nullptr, Activation::identity, batch_.gradients[head.weight],
+                     right.rows, nullptr, accumulate);
+        });
     }
 
     void input_gradient(const StepLayer& layer, const float* gradient, float* output) {
-        multiply({gradient, rows_, layer.outputs, layer.outputs, 1},
-                 parameter_view(layer, !layer.is_tied), nullptr, Activation::identity, output,
-                 nullptr, false);
+        for_each_head(layer, [&](const Head& head) {
+            multiply({gradient + head.first, rows_, head.outputs, layer.outputs, 1},
+                     parameter_view(layer, head, !layer.is_tied), nullptr, Activation::identity,
+                     output, layer.inputs, nullptr, head.first > 0);
+        });
     }
 
     // ---------------------------------------------------------------------------------- forward
@@ -143,7 +241,7 @@ class Panel {
     }
 
     const float* decoder_input() const {
-        return plan_.code_stage == CodeStage::plain ? memory_[plan_.encoder.size() - 1].output
+        return plan_.code_stage == CodeStage::plain ? memory_[plan_.encoder.size() - 1].passed
                                                     : changed_code_;
     }
 
@@ -153,15 +251,15 @@ class Panel {
         const float* input = encoder_input(stride);
         size_t number = 0;
         for (const StepLayer& layer : plan_.encoder) {
-            layer_forward(layer, input, stride, memory_[number]);
-            input = memory_[number++].output;
+            layer_forward(layer, input, stride, memory_[number], number);
+            input = memory_[number++].passed;
             stride = layer.outputs;
         }
         change_code();
         input = decoder_input();
         for (const StepLayer& layer : plan_.decoder) {
-            layer_forward(layer, input, layer.inputs, memory_[number]);
-            input = memory_[number++].output;
+            layer_forward(layer, input, layer.inputs, memory_[number], number);
+            input = memory_[number++].passed;
         }
     }
 
@@ -226,6 +324,7 @@ class Panel {
     // 7% of the time of a 64-32-2 model's step, by a profile.
     void sample_posterior() {
         const int64_t columns = latent();
+        if (is_within_) clamp_log_var();
         std::fill_n(changed_code_, rows_ * columns, 1.f);
         scaled_noise(NoiseUse::multiply, {{changed_code_, rows_, 0, columns},
                                           log_variances(),
@@ -242,6 +341,23 @@ class Panel {
             const float* mean = code_memory().output + row * 2 * columns;
             for (int64_t i = 0; i < columns; ++i)
                 changed_code_[row * columns + i] = mean[i] + posterior_noise_[row * columns + i];
+        }
+    }
+
+    // In place; where a number is outside it has no gradient.
+    void clamp_log_var() {
+        for (int64_t row = 0; row < rows_; ++row) {
+            float* log_var = code_memory().output + row * 2 * latent() + latent();
+            float* is_within = is_within_ + row * latent();
+            for (int64_t i = 0; i < latent(); ++i) {
+                const float value = log_var[i];
+                const bool is_low = value < plan_.lowest_log_var;
+                const bool is_high = value > plan_.highest_log_var;
+                is_within[i] = is_low || is_high ? 0.f : 1.f;
+                log_var[i] = is_low    ? plan_.lowest_log_var
+                             : is_high ? plan_.highest_log_var
+                                       : value;
+            }
         }
     }
 
@@ -335,26 +451,42 @@ class Panel {
         float* next = gradients_[0];
         for (size_t i = plan_.decoder.size(); i-- > 0; --number) {
             const StepLayer& layer = plan_.decoder[i];
-            const float* input = i ? memory_[number - 1].output : decoder_input();
+            const float* input = i ? memory_[number - 1].passed : decoder_input();
             weight_gradient(layer, gradient, input, layer.inputs, !is_first_panel());
             input_gradient(layer, gradient, next);
-            if (i) {
-                activation_backward(plan_.decoder[i - 1], memory_[number - 1], next, next);
-            }
+            if (i) layer_backward(plan_.decoder[i - 1], memory_[number - 1], next);
             gradient = next;
             next = next == gradients_[0] ? gradients_[1] : gradients_[0];
         }
         return code_backward(const_cast<float*>(gradient), next);
     }
 
-    // gradient * act', in `output`, and its sum over the rows added to the bias's gradient.
-    void activation_backward(const StepLayer& layer, const LayerMemory& memory,
-                             const float* gradient, float* output) {
-        float* bias = layer.bias >= 0 ? column_values_ : nullptr;
-        AEFAST_ISA::activation_backward({gradient, layer.outputs, memory.saved(), output, bias,
-                                         partial_sums_, ElementType::float32, rows_, layer.outputs,
-                                         layer.activation, batch_.threads});
-        if (bias) add_gradient(layer.bias, bias);
+    // From the gradient of what a layer passes on to that of its product, in place; and its sum
+    // over the rows added to the bias's gradient.
+    void layer_backward(const StepLayer& layer, const LayerMemory& memory, float* gradient) {
+        if (memory.kept)
+            for (int64_t i = 0; i < rows_ * layer.outputs; ++i) gradient[i] *= memory.kept[i];
+        if (normalizes_output(layer)) norm_backward(layer, memory, gradient);
+        const bool normalizes = normalizes_preactivation(layer);
+        const bool has_bias = layer.bias >= 0 || layer.log_var_bias >= 0;
+        float* sums = has_bias && !normalizes ? column_values_ : nullptr;
+        activation_backward({gradient, layer.outputs, memory.saved(), gradient, sums, partial_sums_,
+                             ElementType::float32, rows_, layer.outputs, layer.activation,
+                             batch_.threads});
+        if (normalizes) {
+            norm_backward(layer, memory, gradient);
+            std::fill_n(column_values_, layer.outputs, 0.f);  // a mean is taken off again
+        }
+        for_each_head(layer, [&](const Head& head) {
+            if (head.bias >= 0) add_gradient(head.bias, column_values_ + head.first);
+        });
+    }
+
+    void norm_backward(const StepLayer& layer, const LayerMemory& memory, float* gradient) {
+        batch_norm_backward(
+            {gradient, memory.normalized, memory.inverse_deviations,
+             optional_parameter(layer.norm.scale), optional_gradient(layer.norm.scale),
+             optional_gradient(layer.norm.shift), rows_, layer.outputs, batch_.threads});
     }
 
     // From the gradient of what the decoder got to those of the encoder; returns the penalty.
@@ -373,7 +505,7 @@ class Panel {
             penalty += contraction_backward(layer, gradient, other);
             std::swap(gradient, other);
         } else {
-            activation_backward(layer, code_memory(), gradient, gradient);
+            layer_backward(layer, code_memory(), gradient);
         }
         encoder_backward(gradient, other);
         return penalty;
@@ -383,12 +515,12 @@ class Panel {
         for (size_t i = plan_.encoder.size(); i-- > 0;) {
             const StepLayer& layer = plan_.encoder[i];
             int64_t stride = layer.inputs;
-            const float* input = i ? memory_[i - 1].output : encoder_input(stride);
+            const float* input = i ? memory_[i - 1].passed : encoder_input(stride);
             weight_gradient(layer, gradient, input, stride,
                             !is_first_panel() || has_tied_layer(layer));
             if (!i) break;
             input_gradient(layer, gradient, next);
-            activation_backward(plan_.encoder[i - 1], memory_[i - 1], next, next);
+            layer_backward(plan_.encoder[i - 1], memory_[i - 1], next);
             std::swap(gradient, next);
         }
         if (plan_.penalty == CodePenalty::contraction) add_length_gradient(plan_.encoder.back());
@@ -406,7 +538,10 @@ class Panel {
     // the divergence's part of the loss.
     double posterior_backward(const float* gradient, float* output) {
         const int64_t columns = latent();
-        const float weight = static_cast<float>(plan_.divergence_weight / batch_rows());
+        const double mean_divergence = divergence();
+        const bool is_limited = clamped(mean_divergence) != mean_divergence;
+        const float weight =
+            is_limited ? 0.f : static_cast<float>(plan_.divergence_weight / batch_rows());
         for (int64_t row = 0; row < rows_; ++row) {
             const float* mean = code_memory().output + row * 2 * columns;
             const float* log_var = mean + columns;
@@ -417,16 +552,26 @@ class Panel {
                 target[columns + i] =
                     0.5f * gradient[row * columns + i] * posterior_noise_[row * columns + i] +
                     weight * 0.5f * AEFAST_ISA::expm1(log_var[i]);
+            if (is_within_)
+                for (int64_t i = 0; i < columns; ++i)
+                    target[columns + i] *= is_within_[row * columns + i];
         }
-        return divergence();
+        return plan_.divergence_weight * clamped(mean_divergence);
     }
 
+    double clamped(double divergence) const {
+        return std::isfinite(plan_.divergence_limit)
+                   ? std::min(std::max(divergence, 0.0), plan_.divergence_limit)
+                   : divergence;
+    }
+
+    // Of this panel's rows, as part of the whole batch's mean.
     double divergence() {
         gaussian_kl({means(), log_variances(), row_values_, ElementType::float32, rows_, latent(),
                      batch_.threads});
         double total = 0;
         for (int64_t row = 0; row < rows_; ++row) total += row_values_[row];
-        return plan_.divergence_weight * total / batch_rows();
+        return total / batch_rows();
     }
 
     double add_sparsity(float* gradient) {
@@ -501,7 +646,9 @@ class Panel {
     }
 
     double penalty_alone() {
-        double penalty = plan_.code_stage == CodeStage::posterior ? divergence() : 0;
+        double penalty = plan_.code_stage == CodeStage::posterior
+                             ? plan_.divergence_weight * clamped(divergence())
+                             : 0;
         if (plan_.penalty == CodePenalty::contraction)
             return penalty + contraction(plan_.encoder.back());
         return plan_.penalty == CodePenalty::none ? penalty : penalty + sparsity();
@@ -513,6 +660,9 @@ class Panel {
     float* noisy_;            // x with noise, or null
     float* changed_code_;     // what the decoder gets, or null where that is the code
     float* posterior_noise_;  // what a sample of the posterior adds to the mean, or null
+    float* is_within_;        // 1 where the log variance is not clamped, else 0; or null
+    float* kept_scale_;       // what dropout multiplies a unit with that it keeps
+    int64_t dropped_width_ = 0;
     std::vector<LayerMemory> memory_;
     float* gradients_[2];
     double* partial_sums_;
@@ -521,8 +671,17 @@ class Panel {
     float* column_values_;
 };
 
+bool has_norm(const std::vector<StepLayer>& layers) {
+    return std::any_of(layers.begin(), layers.end(),
+                       [](const StepLayer& layer) { return layer.norm.is_on; });
+}
+
+bool has_norm(const StepPlan& plan) { return has_norm(plan.encoder) || has_norm(plan.decoder); }
+
 int64_t panel_rows(const StepPlan& plan, int64_t rows) {
-    if (plan.penalty == CodePenalty::kl) return rows;  // whose means are the whole batch's
+    // Some means are the whole batch's.
+    if (plan.penalty == CodePenalty::kl || has_norm(plan) || std::isfinite(plan.divergence_limit))
+        return rows;
     int64_t width = 2 * plan.encoder.front().inputs;
     for (const auto* side : {&plan.encoder, &plan.decoder})
         for (const StepLayer& layer : *side) width += 2 * layer.outputs;
@@ -540,6 +699,9 @@ int useful_threads(const StepPlan& plan, int64_t rows, int threads) {
             largest = std::max(largest, layer.inputs * layer.outputs);
     return rows * largest < kFewestProducts ? 1 : threads;
 }
+
+// A variance is that of two rows or more.
+int64_t fewest_rows(const StepPlan& plan) { return has_norm(plan) ? 2 : 1; }
 
 double step(const StepPlan& plan, const StepBatch& whole) {
     StepBatch batch = whole;

@@ -13,14 +13,36 @@ namespace aefast {
 // takes half of the speed where another program wants its core.
 constexpr int64_t kFewestProducts = 1 << 22;
 
+// Batch normalization of what a layer's activation is applied to, or of what that gives. Numbers
+// are of the plan's parameters, -1 for none. The running statistics are parameters whose
+// "gradients" are the batch's mean and unbiased variance.
+struct StepNorm {
+    bool is_on;
+    bool follows_activation;
+    int scale, shift;
+    int mean, variance;
+    double epsilon;
+};
+
+// Dropout of a layer's units, whose draws are the layer's own child of the step's seed.
+struct StepDropout {
+    float level;         // the probability; 0 for none
+    uint32_t threshold;  // a unit is dropped where word >> 8 is below this
+    uint32_t step;       // that it is drawn at
+};
+
 // act(x W^T + b), or act(x W + b) where the layer is tied to another one's weight [inputs,
-// outputs].
+// outputs]; then dropout. The posterior's log variance may have a weight and bias of its own: the
+// layer's are then the mean's, and each gives half of the outputs.
 struct StepLayer {
     int64_t inputs, outputs;
     Activation activation;
     int weight;    // which of the plan's parameters it is
     int bias;      // -1 for none
     bool is_tied;  // multiply with the weight as it stands, not with its transpose
+    int log_var_weight, log_var_bias;
+    StepNorm norm;
+    StepDropout dropout;
 };
 
 // What the input gets: nothing, or corrupt()'s noise.
@@ -48,6 +70,8 @@ struct StepPlan {
     uint32_t code_threshold;  // dropout: an element is dropped where word >> 8 is below this
     uint32_t code_step;       // that the code's noise is drawn at
     float divergence_weight;  // of the posterior's divergence from N(0, I)
+    double divergence_limit;  // its mean over the rows counts no more; may be infinite
+    float lowest_log_var, highest_log_var;  // the posterior's is clamped; may be infinite
     CodePenalty penalty;
     double penalty_weight, penalty_target;
     Objective objective;
@@ -70,10 +94,11 @@ struct StepBatch {
     int threads;
 };
 
-enum class OptimizerKind { sgd, adam, adamw };
+enum class OptimizerKind { sgd, adam, adamw, average };
 
 // One parameter's update, as torch.optim's SGD, Adam and AdamW define it. `first` is the momentum
-// buffer or the mean of the gradients, `second` the mean of their squares.
+// buffer or the mean of the gradients, `second` the mean of their squares. An average is no
+// optimizer's: it moves towards its "gradient", a batch's statistic, by the momentum.
 struct ParameterUpdate {
     OptimizerKind kind;
     float* parameter;
@@ -86,8 +111,10 @@ struct ParameterUpdate {
     bool nesterov, maximize;
     bool is_first;  // SGD: the buffer holds nothing yet
     double beta1, beta2, epsilon;
-    int64_t step;  // Adam: counted from 1
-    float* count;  // Adam: torch's own count of the steps, or null
+    int64_t step;        // Adam: counted from 1
+    float* count;        // Adam: torch's own count of the steps, or null
+    bool is_cumulative;  // average: of all batches alike, as many as steps
+    int64_t* batches;    // average: torch's own count of them, or null
 };
 
 // Rows of numbers, as a dataset holds them: samples are rows / scale.
@@ -99,7 +126,8 @@ struct DataRows {
 };
 
 // Steps over minibatches of `order`, which holds epochs of epoch_rows indices each; the first may
-// have begun earlier. An epoch's last minibatch may be smaller.
+// have begun earlier. An epoch's last minibatch may be smaller. Where a plan has batch
+// normalization, they end before a minibatch of one row.
 struct FitArguments {
     DataRows data;
     const int64_t* order;
@@ -126,6 +154,7 @@ struct FitResult {
 };
 
 AEFAST_DECLARE_KERNELS(int useful_threads(const StepPlan&, int64_t rows, int threads);
+                       int64_t fewest_rows(const StepPlan&);
                        double step(const StepPlan&, const StepBatch&);
                        void update(ParameterUpdate&, int threads);
                        FitResult fit(const StepPlan&, const FitArguments&);)

@@ -55,7 +55,7 @@ MODELS |= {
 def planned(model):
     step = plan_of(model)
     assert not isinstance(step, str), step
-    return step
+    return step.plan, step.parameters
 
 
 def definition(plan, parameters, x, dtype):

@@ -45,6 +45,31 @@ def mean_square(output: Tensor, x: Tensor) -> Tensor:
     return ((output - x) ** 2).mean()
 
 
+def normalized(follows: bool = False, is_shared: bool = False, **options: Any) -> nn.Sequential:
+    """Without biases before the means that are taken off: Adam lets those wander by what torch
+    rounds."""
+
+    def block(inputs: int, outputs: int) -> list[nn.Module]:
+        norm = nn.BatchNorm1d(outputs, **options) if shared is None else shared
+        after = [nn.Tanh(), norm] if follows else [norm, nn.Tanh()]
+        return [nn.Linear(inputs, outputs, bias=False), *after, nn.Dropout(0.0)]
+
+    shared = nn.BatchNorm1d(9) if is_shared else None
+    return nn.Sequential(*block(20, 9), *block(9, 9), nn.Linear(9, 20))
+
+
+class Frozen(nn.Sequential):
+    """Its batch normalization stays with the statistics that it has."""
+
+    def __init__(self) -> None:
+        super().__init__(*normalized())
+
+    def train(self, mode: bool = True) -> "Frozen":
+        super().train(mode)
+        self[1].eval()
+        return self
+
+
 CASES: dict[str, tuple[Callable[[], nn.Module], Any, Callable[..., Tensor], str]] = {
     "by default": (lambda: sequential(20, 12, 20), None, F.mse_loss, "step"),
     "mse": (lambda: sequential(20, 12, 20), "mse", F.mse_loss, "step"),
@@ -66,6 +91,30 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any, Callable[..., Tensor], str]
     ),
     "another": (lambda: sequential(20, 12, 20), nn.L1Loss(), nn.L1Loss(), "loop"),
     "dropout": (Denoising, "mse", F.mse_loss, "loop"),
+    "batch norm": (lambda: normalized(), "mse", F.mse_loss, "step"),
+    "batch norm after": (lambda: normalized(follows=True), "mse", F.mse_loss, "step"),
+    "batch norm, no parameters": (
+        *(lambda: normalized(affine=False, track_running_stats=False), "mse"),
+        *(F.mse_loss, "step"),
+    ),
+    "batch norm, all batches alike": (
+        *(lambda: normalized(momentum=None), "mse"),
+        *(F.mse_loss, "step"),
+    ),
+    "batch norm at the end": (
+        lambda: nn.Sequential(*normalized()[:-1], nn.Linear(9, 20, False), nn.BatchNorm1d(20)),
+        *("mse", F.mse_loss, "loop"),
+    ),
+    "batch norm on the input": (
+        *(lambda: nn.Sequential(nn.BatchNorm1d(20), *sequential(20, 9, 20)), "mse"),
+        *(F.mse_loss, "loop"),
+    ),
+    "a batch norm twice": (lambda: normalized(is_shared=True), "mse", F.mse_loss, "loop"),
+    "frozen batch norm": (lambda: Frozen().train(), "mse", F.mse_loss, "loop"),
+    "dropout at the end": (
+        *(lambda: nn.Sequential(*sequential(20, 9, 20), nn.Dropout()), "mse"),
+        *(F.mse_loss, "loop"),
+    ),
     "vae": (VAE, vae_loss, vae_loss, "loop"),
     "another activation": (
         *(lambda: nn.Sequential(nn.Linear(20, 9), nn.ELU(), nn.Linear(9, 20)), None),
@@ -91,7 +140,7 @@ def test_it_is_the_loop_that_one_writes(name: str, is_accelerated: bool) -> None
     expected = loop(twin, function)
     assert history.engine == engine, history.reason
     torch.testing.assert_close(history.losses, expected, rtol=1e-4, atol=1e-6)
-    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+    for ours, theirs in zip(model.state_dict().values(), twin.state_dict().values(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
 
 

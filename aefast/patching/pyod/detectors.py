@@ -6,7 +6,7 @@ row, and an optimizer that updates parameter by parameter.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from aefast.acceleration.objective import objective_of
 from aefast.estimators.conversion import in_a_mode_of_its_own
+from aefast.patching.pyod.variational import Variational
 from aefast.patching.replacement import Replacement, StepAside
 from aefast.training.engines import DivergenceError
 from aefast.training.fit import fit as train
@@ -61,7 +62,7 @@ def _replacement(
 
 @in_a_mode_of_its_own
 def fit(self: Any, X: Any, y: Any = None) -> Any:
-    loss = _served_loss(self)
+    _check_settings(self)
     before = torch.get_rng_state()
     X = check_array(X)
     if len(X) < self.batch_size:
@@ -74,7 +75,7 @@ def fit(self: Any, X: Any, y: Any = None) -> Any:
         self.X_mean, self.X_std = np.mean(X, axis=0), np.std(X, axis=0)
     try:
         _check_model(self)
-        _train(self, _rows(self, X), loss)
+        _train(self, _rows(self, X))
     except (DivergenceError, StepAside) as reason:
         torch.set_rng_state(before)  # the original draws from where it would have
         stepped_aside = isinstance(reason, StepAside)
@@ -105,20 +106,14 @@ def score(self: Any, X: Any, batch_size: int | None = None) -> np.ndarray:
     return found
 
 
-def _served_loss(model: Any) -> Callable[..., Tensor]:
-    """The loss of the model's outputs and the rows, as ``aefast.fit`` takes it."""
-    if model.use_compile:
+def _check_settings(detector: Any) -> None:
+    """Raises where a detector's settings are not served."""
+    if detector.use_compile:
         raise StepAside("use_compile, which torch.compile serves")
-    if torch.device(model.device).type != "cpu":
-        raise StepAside(f"device {torch.device(model.device)}")
-    if model.criterion is vae_loss:
-        return lambda reconstruction, x, mean, log_var: vae_loss(
-            x, reconstruction, mean, log_var, model.beta, model.capacity, model.logvar_clip_
-        )
-    if objective_of(model.criterion) == "mse":
-        criterion: Callable[..., Tensor] = model.criterion
-        return criterion
-    raise StepAside("a criterion of one's own")
+    if torch.device(detector.device).type != "cpu":
+        raise StepAside(f"device {torch.device(detector.device)}")
+    if detector.criterion is not vae_loss and objective_of(detector.criterion) != "mse":
+        raise StepAside("a criterion of one's own")
 
 
 def _check_model(detector: Any) -> None:
@@ -137,8 +132,10 @@ def _rows(detector: Any, X: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(X, dtype=np.float32))
 
 
-def _train(detector: Any, rows: Tensor, loss: Callable[..., Tensor]) -> None:
+def _train(detector: Any, rows: Tensor) -> None:
     """As pyod's ``train``: each epoch leaves out a last batch of fewer rows."""
+    is_variational = detector.criterion is vae_loss
+    model = Variational(detector) if is_variational else detector.model
     batch_size = detector.batch_size
     whole = len(rows) // batch_size * batch_size
     with _fused(detector.optimizer):
@@ -148,12 +145,12 @@ def _train(detector: Any, rows: Tensor, loss: Callable[..., Tensor]) -> None:
             order = torch.randperm(len(rows), dtype=torch.int64, device="cpu")
             shuffled = rows[order[:whole]]
             history = train(
-                detector.model,
+                model,
                 shuffled,
                 detector.optimizer,
                 batch_size=batch_size,
                 shuffle=False,
-                loss=loss,
+                loss=None if is_variational else detector.criterion,
                 process_group=None,
             )
             if detector.verbose == 2:

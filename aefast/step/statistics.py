@@ -1,0 +1,94 @@
+"""The running statistics of batch normalization, which move with each step."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from aefast.backend import extension
+
+
+class TrackedNorm(NamedTuple):
+    """What a layer's batch normalization keeps of the batches that it has seen.
+
+    Attributes:
+        mean: the number of its running mean among the step's parameters.
+        variance: that of its running variance.
+        momentum: the share of each batch; None weighs all batches alike.
+        batches: how many it has seen, int64, a scalar.
+    """
+
+    mean: int
+    variance: int
+    momentum: float | None
+    batches: Tensor
+
+
+class Updates(Protocol):
+    """What changes the parameters after each step.
+
+    Attributes:
+        numbers: which of the step's parameters each update is of.
+    """
+
+    @property
+    def numbers(self) -> list[int]: ...
+
+    def updates(self) -> list[Any]:
+        """The updates as C++ takes them."""
+        ...
+
+    def advance(self, steps: int) -> None:
+        """Called after so many steps."""
+        ...
+
+
+class WithStatistics:
+    """An optimizer's updates, and those of running statistics after them.
+
+    Args:
+        optimizer: the optimizer's.
+        parameters: the step's, running statistics among them.
+        norms: whose statistics they are.
+    """
+
+    def __init__(
+        self, optimizer: Updates, parameters: Sequence[Tensor], norms: Sequence[TrackedNorm]
+    ) -> None:
+        self.optimizer = optimizer
+        self.parameters = parameters
+        self.norms = norms
+
+    @property
+    def numbers(self) -> list[int]:
+        statistics = [number for norm in self.norms for number in (norm.mean, norm.variance)]
+        return self.optimizer.numbers + statistics
+
+    def updates(self) -> list[Any]:
+        found = self.optimizer.updates()
+        for norm in self.norms:
+            seen = int(norm.batches)
+            found.append(self._update(norm.mean, norm, seen, norm.batches.data_ptr()))
+            found.append(self._update(norm.variance, norm, seen, 0))
+        return found
+
+    def advance(self, steps: int) -> None:
+        self.optimizer.advance(steps)
+        if steps:
+            torch.autograd.graph.increment_version(
+                [self.parameters[number] for number in self.numbers[-2 * len(self.norms) :]]
+                + [norm.batches for norm in self.norms]
+            )
+
+    def _update(self, number: int, norm: TrackedNorm, seen: int, batches: int) -> Any:
+        statistic = self.parameters[number]
+        return extension().ParameterUpdate(
+            kind=extension().OptimizerKind.average,
+            parameter=statistic.data_ptr(),
+            size=statistic.numel(),
+            momentum=norm.momentum or 0.0,
+            is_cumulative=norm.momentum is None,
+            step=seen + 1,
+            batches=batches,
+        )
