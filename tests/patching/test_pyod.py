@@ -8,10 +8,14 @@ import torch
 
 pytest.importorskip("pyod", reason="pyod is not installed: pip install aefast[peers]")
 from pyod.models.auto_encoder import AutoEncoder
-from pyod.models.vae import VAE
+from pyod.models.vae import VAE, vae_loss
 from sklearn.base import clone
 
 import aefast
+from aefast.ops.variational.eager import reparameterize
+from aefast.patching.pyod.variational import Variational
+from aefast.step import eager
+from aefast.training.engines import LoopSteps
 from tests import fresh
 
 pytestmark = pytest.mark.slow
@@ -110,6 +114,49 @@ def test_a_detector_has_the_attributes_that_it_has_unpatched_and_no_more(name, X
     assert ours.model.training == theirs.model.training
     loaded = pickle.loads(pickle.dumps(ours))
     assert np.array_equal(loaded.predict(X[:3]).shape, (3,))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"capacity": 1e3, "beta": 0.5},
+        {"capacity": 1e3, "logvar_clip": (-0.1, 0.1), "batch_norm": True},
+        {"capacity": 1e3, "logvar_clip": None, "output_activation_name": "sigmoid"},
+    ],
+)
+def test_the_step_of_a_vae_has_its_loss_and_gradients(options, X):
+    detector = VAE(**{**VARIATIONAL, "epoch_num": 0, "dropout_rate": 0, **options}).fit(X)
+    network = detector.model.double().train()
+    plan, parameters, _ = Variational(detector).planned_step()
+    x = torch.from_numpy(X)
+    mean, log_var = network.encode(x)
+    bounds = detector.logvar_clip_ or (-np.inf, np.inf)
+    code = reparameterize(mean, log_var.clamp(*bounds), 5, 0)
+    expected = vae_loss(
+        x, network.decode(code), mean, log_var, detector.beta, detector.capacity,
+        detector.logvar_clip_,
+    )  # fmt: skip
+    found = eager.loss(plan, parameters, x, 5, 0)
+    torch.testing.assert_close(found, expected)
+    trained = [*network.parameters()]
+    gradients = [
+        torch.autograd.grad(loss, trained, allow_unused=True) for loss in (found, expected)
+    ]
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-7, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [AutoEncoder, VAE])
+@pytest.mark.parametrize("options", [{}, {"batch_norm": True, "dropout_rate": 0.4}])
+def test_whole_steps_are_taken(kind, options, X, monkeypatch):
+    def refused(self, x, seed):
+        raise AssertionError("the loop took a step")
+
+    monkeypatch.setattr(LoopSteps, "step", refused)
+    with aefast.patch("pyod"):
+        kind(**SMALL, **options).fit(X)
+        assert calls(kind).original_calls == {}
 
 
 def test_it_prints_what_the_original_prints(X, capsys):
