@@ -94,7 +94,7 @@ def refusal(planned: PlannedStep | PlannedMachine) -> str | None:
     """Why a share of a planned step is none that the kernels compute; None where it is."""
     if isinstance(planned, PlannedMachine):
         return "the ranks exchange a machine's chains, or its mean activity"
-    if planned.is_torchs:
+    if planned.has_norm_or_dropout:
         return "batch normalization and dropout between layers are each rank's own"
     if planned.plan.penalty == "kl":
         return "the ranks exchange the mean activity"

@@ -57,8 +57,8 @@ class PlannedStep(NamedTuple):
         """What so many steps leave beside the parameters: nothing."""
 
     @property
-    def is_torchs(self) -> bool:
-        """Whether layers are torch's own between the products."""
+    def has_norm_or_dropout(self) -> bool:
+        """Whether there is batch normalization or dropout between its layers."""
         return any(layer.norm or layer.dropout for layer in self.plan.layers)
 
     @property

@@ -329,7 +329,7 @@ def graph_engine(
     if isinstance(planned, str):
         return planned
     check_width(dataset.rows.shape[1], planned)
-    if isinstance(planned, PlannedStep) and planned.is_torchs:
+    if isinstance(planned, PlannedStep) and planned.has_norm_or_dropout:
         return "batch normalization and dropout between layers are torch's on a GPU"
     reason = optimizers.refusal(optimizer, planned.parameters)
     if reason is not None:

@@ -240,3 +240,14 @@ def test_a_posterior_of_two_layers_with_limits(limit, bounds):
         torch.randn(shape).requires_grad_(n not in (10, 11)) for n, shape in enumerate(shapes)
     ]
     assert_right((plan, parameters, ()), torch.rand(13, 6))
+
+
+def test_micro_batches_with_dropout_are_torchs_own():
+    """What it draws for each is each rank's own."""
+    model = stack(20, 9, 20, order="activation dropout")
+    optimizer = torch.optim.Adam(model.parameters())
+    history = aefast.fit(
+        model, torch.rand(16, 20), optimizer, batch_size=8, micro_batch_size=4, loss="mse"
+    )
+    assert history.engine == "loop"
+    assert "batch normalization and dropout" in history.reason
