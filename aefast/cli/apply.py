@@ -128,6 +128,8 @@ def load_rows(source: str, width: int, checkpoint: Path, out: Path) -> "Dataset"
     file, _ = split_member(source)
     if out.exists() and os.path.exists(file) and out.samefile(file):
         fail(f"--out is {str(out)!r}, which --data reads; it takes another file")
+    if os.path.isdir(file) and out.parent.resolve().is_relative_to(Path(file).resolve()):
+        fail(f"--out is {str(out)!r}, in the folder that --data reads; it takes another one")
     dataset = load(source)
     columns = dataset.rows.shape[1]
     if columns != width:

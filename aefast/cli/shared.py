@@ -78,7 +78,11 @@ def check_device(device: str) -> None:
 
 def check_folder(file: Path, option: str) -> None:
     """A run must not end, after minutes, at a folder that was never there."""
-    if file.is_dir():
+    try:
+        is_folder = file.is_dir()
+    except OSError as error:  # a name that is too long
+        fail(f"{option}: {error}")
+    if is_folder:
         fail(f"{option} is {str(file)!r}, a folder; it takes a file")
     if file.exists() and not file.is_file():
         fail(f"{option} is {str(file)!r}, which is no regular file")

@@ -262,7 +262,8 @@ class SparseDictionary(Shardable):
     def _auxiliary_loss(self, x: Tensor, residual: Tensor) -> Tensor:
         """The mean squared error of the residual's reconstruction by dead latents; 0 for none."""
         centered = x - self.decoder_bias
-        if residual.device.type != "cpu":  # a product with all latents waits for no count of them
+        # A product with all latents waits for no count of them, which a graph could not hold.
+        if residual.device.type != "cpu" or dispatch.is_traced(x):
             bias = self.encoder_bias.masked_fill(~self.dead, -torch.inf)
             values, indices = topk_encode(centered, self.encoder_weight, bias, self.aux_k)
             reconstruction = sparse_decode(values.relu(), indices, self.decoder_weight)

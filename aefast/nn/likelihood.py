@@ -72,7 +72,7 @@ def bounded(mean: Tensor, log_var: Tensor) -> tuple[Tensor, Tensor]:
 def floored(log_likelihood: Tensor) -> Tensor:
     """A very low number in the place of -inf, so that a set's sum is finite; NaN stays NaN. Where
     gradients are taken nothing is changed."""
-    if torch.is_grad_enabled():
+    if log_likelihood.requires_grad:
         return log_likelihood
     lowest = -(torch.finfo(log_likelihood.dtype).max ** 0.9)
     return log_likelihood.nan_to_num(nan=math.nan, posinf=math.inf, neginf=lowest)

@@ -193,6 +193,26 @@ def test_what_is_read_is_not_written_over(command, data, tmp_path):
     assert data.read_bytes() == before
 
 
+@pytest.mark.parametrize("command", ["encode", "decode"])
+def test_nothing_is_written_into_the_folder_that_is_read(command, data, tmp_path):
+    run, folder = trained("ae", tmp_path / "run"), tmp_path / "shards"
+    folder.mkdir()
+    data.rename(folder / "a.npy")
+    (tmp_path / "link").symlink_to(folder)
+    before = (folder / "a.npy").read_bytes()
+    for out in (folder / "a.npy", folder / "b.npy", tmp_path / "link" / "b.npy"):
+        message = refused(command, run, "--data", folder, "--out", out)
+        assert message.startswith(f"--out is '{out}', in the folder that --data reads")
+    assert [(path.name, path.read_bytes()) for path in folder.iterdir()] == [("a.npy", before)]
+
+
+def test_a_file_name_that_is_too_long_is_one_line(data, tmp_path):
+    run = trained("ae", tmp_path / "run")
+    message = refused("encode", run, "--data", data, "--out", tmp_path / f"{'a' * 300}.npy")
+    assert message.startswith("--out: ")
+    assert "\n" not in message
+
+
 def test_a_link_to_write_to_is_replaced_not_followed(data, tmp_path):
     run, out = trained("ae", tmp_path / "run"), tmp_path / "out.npy"
     (tmp_path / "victim").write_bytes(b"precious")

@@ -348,6 +348,16 @@ def test_extreme_data_give_finite_numbers(data, model, extreme, dtype):
     assert all(np.isfinite(array).all() for array in found)
 
 
+@models
+def test_an_unheard_of_outliers_score_is_a_very_low_number(data, model):
+    """Its squares pass float64."""
+    model = clone(model).fit(data)
+    outlier = data.astype(np.float64)
+    outlier[3, 1] = 1e300
+    assert np.isfinite(model.score_samples(outlier)).all()
+    assert model.score(outlier) < -1e200
+
+
 def test_samples_are_counted_by_an_int(data):
     with pytest.raises(ValueError, match=r"^n_samples is 0"):
         PCA().fit(data).sample(0)

@@ -321,3 +321,17 @@ def test_the_parts_hold_the_model_s_parameters_and_are_not_in_its_state_dict(nam
     assert "weight_orig" in dict(model.encoder.named_parameters())
     with pytest.raises(AttributeError, match="encoder is made of the model's parameters"):
         model.encoder = torch.nn.Linear(D, L)
+
+
+def test_dead_latents_learn_in_a_compiled_loss():
+    """Which they are is not known to the graph."""
+    torch.manual_seed(0)
+    model, x = trained("topk", aux_k=5, dead_after=10), torch.randn(8, D)
+    model.idle[::2] = 11
+    model.eval()
+    loss = model.loss(x)
+    gradient = torch.autograd.grad(loss, model.decoder_weight)[0]
+    compiled = torch.compile(model.loss, backend="aot_eager", fullgraph=True)(x)
+    torch.testing.assert_close(compiled, loss)
+    found = torch.autograd.grad(compiled, model.decoder_weight)[0]
+    torch.testing.assert_close(found, gradient)
