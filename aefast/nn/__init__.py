@@ -15,6 +15,7 @@ from aefast.nn.loss_module import LossModule
 from aefast.nn.partition import LogPartition, annealed_importance_sampling, exact_log_partition
 from aefast.nn.rbm import RBM
 from aefast.nn.sparse import SparseAutoencoder
+from aefast.nn.step_fields import StepFields as StepFields
 from aefast.nn.stochastic import StochasticAutoencoder
 from aefast.nn.topk import TopKSparseAutoencoder
 from aefast.nn.variational import VariationalAutoencoder
