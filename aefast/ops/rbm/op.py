@@ -193,8 +193,9 @@ def _gibbs(visible: Tensor, machine: Machine, settings: ChainSettings, traced: b
         defined = dispatch.is_defined_in_trace(visible, checks.FLOATING)
         run = eager.gibbs if defined else _registered_call
     sample = run(rows, machine, settings)
+    # A list: torch 2.11 cannot compile a tuple that is made of a generator and returned.
     return Sample._make(
-        None if part is None else part.reshape(*leading, part.shape[1]) for part in sample
+        [None if part is None else part.reshape(*leading, part.shape[1]) for part in sample]
     )
 
 
