@@ -75,6 +75,24 @@ def choose(
     return LoopEngine(model, dataset, optimizer, loss, step) if isinstance(step, str) else step
 
 
+def basis_of(
+    model: nn.Module, dataset: Dataset | TensorRows, optimizer: torch.optim.Optimizer
+) -> list[Any]:
+    """What an engine is chosen by, to be compared. A callback may change it: it may put a hook on a
+    layer, anneal a weight of the loss, or replace a parameter by one of another shape."""
+    planned = plan_of(model)
+    if isinstance(planned, str):
+        return [planned]
+    tensors = [*planned.parameters, getattr(planned, "chain", None)]
+    reason = _planned(model, dataset, optimizer)
+    return [
+        planned.plan,
+        "loss" in model.__dict__,
+        [*map(id, tensors)],
+        reason if isinstance(reason, str) else None,
+    ]
+
+
 def _example_of(model: nn.Module) -> Tensor:
     """A parameter, for its device and dtype."""
     return next(model.parameters(), torch.empty(0, dtype=torch.float32, device="cpu"))

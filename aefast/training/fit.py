@@ -29,7 +29,7 @@ from aefast.distributed.losses import check_micro_batches, check_model, check_pl
 from aefast.nn.step_plan import plan_of
 from aefast.ops.shared import checks
 from aefast.step.stretch import CHUNK_SECONDS, Stretch
-from aefast.training.engines import Engine, LoopSteps, check_finite, choose
+from aefast.training.engines import Engine, LoopSteps, basis_of, check_finite, choose
 from aefast.training.plain_model import PlainModel, plain_model
 
 LOOK_SECONDS = 0.25
@@ -204,11 +204,10 @@ def fit(
         steps = LoopSteps(model, optimizer, loss_of, "the batches come from a function")
         run = _StreamRun(steps, data, group, callback)
     else:
-        rows = dataset
-        engine = group.together(
-            lambda: choose(model, rows, optimizer, loss_of, group, call.numbers["micro_batch_size"])
+        choice = _Choice(
+            model, dataset, optimizer, loss_of, group, call.numbers["micro_batch_size"]
         )
-        run = _RowsRun(engine, optimizer, rows, batch_size, shuffle, group, callback)
+        run = _RowsRun(choice, batch_size, shuffle, callback)
     start = time.perf_counter()
     held_out_losses = []
     looks_up = held_out is not None or run.is_watched
@@ -373,8 +372,8 @@ class _Run:
     def epochs_begun(self) -> int:
         raise NotImplementedError
 
-    def _look(self, epoch: int, samples: int) -> None:
-        """After so many samples, in an epoch."""
+    def _look(self, epoch: int, samples: int) -> bool:
+        """Shows the callback what there is after so many samples, if it is time; whether it was."""
         now = time.perf_counter()
         is_interrupted, is_due = self.group.any(
             self.is_interrupted(), self.is_watched and now - self.looked >= LOOK_SECONDS
@@ -382,7 +381,7 @@ class _Run:
         if is_interrupted:
             raise KeyboardInterrupt
         if not is_due:
-            return
+            return False
         steps = len(self.losses)
         since = self.losses[self.looked_steps :]
         rate = (samples - self.looked_samples) / (now - self.looked)
@@ -393,6 +392,7 @@ class _Run:
         (self.is_stopped,) = self.group.any(is_enough)
         if self.group.size > 1:
             agree(self.group, settings_of(self.optimizer))  # the callback may have changed them
+        return True
 
 
 class _StreamRun(_Run):
@@ -438,6 +438,23 @@ class _StreamRun(_Run):
         return batch.detach().reshape(len(batch), -1).to(self.steps.device, self.steps.dtype)
 
 
+class _Choice(NamedTuple):
+    """What an engine is chosen for, on all ranks together."""
+
+    model: nn.Module
+    dataset: Dataset | TensorRows
+    optimizer: torch.optim.Optimizer
+    loss: Callable[[Tensor, Any], Tensor]
+    group: Group
+    micro_batch_size: int | None
+
+    def engine(self) -> Engine:
+        return self.group.together(lambda: choose(*self))
+
+    def basis(self) -> list[Any]:
+        return self.group.together(lambda: basis_of(self.model, self.dataset, self.optimizer))
+
+
 class _RowsRun(_Run):
     """Steps over a dataset's rows, chunk by chunk."""
 
@@ -445,17 +462,16 @@ class _RowsRun(_Run):
 
     def __init__(
         self,
-        engine: Engine,
-        optimizer: torch.optim.Optimizer,
-        dataset: Dataset | TensorRows,
+        choice: _Choice,
         batch_size: int,
         shuffle: bool,
-        group: Group,
         callback: Callable[[Look], Any] | None,
     ) -> None:
-        super().__init__(engine, optimizer, group, callback)
-        self.dataset = dataset
-        self.rows = len(dataset)
+        super().__init__(choice.engine(), choice.optimizer, choice.group, callback)
+        self.choice = choice
+        self.basis = choice.basis() if self.is_watched else None
+        self.dataset = choice.dataset
+        self.rows = len(self.dataset)
         self.batch_size = batch_size
         self.steps_per_epoch = -(-self.rows // batch_size)
         self.shuffle = shuffle
@@ -471,7 +487,15 @@ class _RowsRun(_Run):
             self.losses += losses
             rest = whole.after(len(self.losses) - first)
             steps = len(self.losses)
-            self._look((steps - 1) // self.steps_per_epoch, self._rows_before(steps))
+            if self._look((steps - 1) // self.steps_per_epoch, self._rows_before(steps)):
+                self._choose_anew()
+
+    def _choose_anew(self) -> None:
+        """Another engine where a callback changed what this one was chosen by, on some rank."""
+        basis = self.choice.basis()
+        (is_other,) = self.group.any(basis != self.basis)
+        if is_other:
+            self.engine, self.basis = self.choice.engine(), basis
 
     @property
     def epochs_begun(self) -> int:

@@ -673,3 +673,70 @@ def test_what_a_function_gives_is_checked(batches, error, message):
     model = nn.TopKSparseAutoencoder(6, 24, 3)
     with pytest.raises(error, match=message):
         aefast.fit(model, lambda: batches, torch.optim.Adam(model.parameters()))
+
+
+def fit_and_change(monkeypatch, model, change, data, epochs=4):
+    """A training whose callback changes the model after its first look; the optimizer is SGD."""
+    monkeypatch.setattr(fitting, "LOOK_SECONDS", 0.0)
+    changes = iter([change])
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    return aefast.fit(
+        model,
+        data,
+        optimizer,
+        epochs=epochs,
+        batch_size=10,
+        seed=0,
+        callback=lambda look: next(changes, lambda model: None)(model),
+    )
+
+
+@needs_cpp
+def test_a_hook_that_a_callback_sets_is_called(monkeypatch):
+    model, calls = nn.Autoencoder(12, 5), []
+
+    def add_hook(model):
+        model.encoder[0].register_forward_hook(lambda *_: calls.append(1))
+
+    history = fit_and_change(monkeypatch, model, add_hook, torch.rand(20, 12))
+    assert history.engine == "loop"
+    assert len(calls) == 6  # of the three epochs that were left, two steps each
+
+
+@needs_cpp
+def test_a_weight_that_a_callback_anneals_counts(monkeypatch):
+    rows = torch.rand(20, 12)
+    losses = []
+    for weight in (1.0, 0.0):
+        torch.manual_seed(0)
+        model = nn.VariationalAutoencoder(12, 3, bound="elbo")
+        history = fit_and_change(
+            monkeypatch,
+            model,
+            lambda model, weight=weight: setattr(model, "kl_weight", weight),
+            rows,
+        )
+        assert history.engine == "step"
+        losses.append(history.losses)
+    assert torch.equal(losses[0][:2], losses[1][:2])  # before the change
+    assert bool((losses[0][2:] > losses[1][2:]).all())
+
+
+@needs_cpp
+@pytest.mark.parametrize("shape", [(2, 3), (7, 12)])
+def test_a_parameter_that_a_callback_gives_another_shape_is_an_error(monkeypatch, shape):
+    def replace(model):
+        model.encoder[0].weight.data = torch.zeros(shape)
+
+    with pytest.raises(ValueError, match=r"encoder_weight's shape"):
+        fit_and_change(monkeypatch, nn.Autoencoder(12, 5), replace, torch.rand(20, 12))
+
+
+@needs_cpp
+def test_chains_that_a_callback_gives_another_width_are_an_error(monkeypatch):
+    def replace(model):
+        model.chain.data = torch.zeros(2, 3)
+
+    data = torch.rand(20, 12).round()
+    with pytest.raises(ValueError, match=r"chain has shape \[2, 3\]"):
+        fit_and_change(monkeypatch, nn.RBM(12, 3, chains=5), replace, data)
