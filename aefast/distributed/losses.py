@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aefast.distributed.own_draws import OwnDraws
 from aefast.distributed.share import Share
 from aefast.functional import gibbs
 from aefast.nn import RBM, BatchTopKSparseAutoencoder, SparseAutoencoder
@@ -20,6 +19,7 @@ from aefast.nn.autoencoder import check_draw
 from aefast.nn.dictionary import SparseDictionary
 from aefast.ops.shared import dispatch
 from aefast.ops.sparsity.eager import divergence
+from aefast.own_draws import OwnDraws
 
 BATCH_NORMS = (
     nn.BatchNorm1d,

@@ -1,8 +1,7 @@
 """A module's first parameters as a function of a seed, and of nothing that threads share.
 
-A constructor draws from torch's default generator, as ``nn.Linear``'s does. To seed that one, even
-inside ``torch.random.fork_rng``, is seen by every other thread: two fits at once disturb each
-other, and a third thread's stream repeats.
+A constructor draws from torch's default generator, as ``nn.Linear``'s does; here its draws take
+one of their own.
 """
 
 from collections.abc import Callable
@@ -12,25 +11,15 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from aefast.torch_private import TorchDispatchMode
+from aefast.own_draws import OwnDraws
 
 Built = TypeVar("Built", bound=nn.Module)
 
 
-class _Draws(TorchDispatchMode):
-    """Gives each in-place draw of this thread a generator of its own; in float32, so that the
-    draws are the same under every default dtype."""
+class _Float32Draws(OwnDraws):
+    """Of draws in place, in float32, so that they are the same under every default dtype."""
 
-    def __init__(self, generator: torch.Generator) -> None:
-        super().__init__()
-        self.generator = generator
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, arguments: Any = (), options: Any = None
-    ) -> Any:
-        options = options or {}
-        if torch.Tag.nondeterministic_seeded not in function.tags:
-            return function(*arguments, **options)
+    def draw(self, function: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
         target, *distribution = arguments
         drawn = target.float() if target.is_floating_point() else target
         return target.copy_(function(drawn, *distribution, generator=self.generator))
@@ -51,7 +40,7 @@ def initialized(make: Callable[[], Built], seed: int) -> Built:
     >>> torch.equal(layer.weight, again.weight)
     True
     """
-    with torch.device("cpu"), _Draws(torch.Generator("cpu").manual_seed(seed)):
+    with torch.device("cpu"), _Float32Draws(torch.device("cpu"), seed):
         return make().float()
 
 

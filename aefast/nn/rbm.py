@@ -459,9 +459,12 @@ class RBM(Shardable):
     ) -> None:
         key = f"{prefix}chain"
         given, chain = state_dict.get(key), self.chain
-        if given is None or chain is None or given.shape[1:] != chain.shape[1:]:
-            pass  # torch's own words for what does not fit
-        elif given.shape != chain.shape:
+        if (
+            given is not None
+            and chain is not None
+            and given.shape != chain.shape
+            and given.shape[1:] == chain.shape[1:]
+        ):
             # The same tensor: a training that is under way has it. Where the chains are as many as
             # before, they go into the same memory, which a CUDA graph has.
             chain.data = chain.new_empty(given.shape)

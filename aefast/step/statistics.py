@@ -59,11 +59,11 @@ class WithStatistics:
         self.optimizer = optimizer
         self.parameters = parameters
         self.norms = norms
+        self.statistics = [number for norm in norms for number in (norm.mean, norm.variance)]
 
     @property
     def numbers(self) -> list[int]:
-        statistics = [number for norm in self.norms for number in (norm.mean, norm.variance)]
-        return self.optimizer.numbers + statistics
+        return self.optimizer.numbers + self.statistics
 
     def updates(self) -> list[Any]:
         found = self.optimizer.updates()
@@ -77,7 +77,7 @@ class WithStatistics:
         self.optimizer.advance(steps)
         if steps:
             torch.autograd.graph.increment_version(
-                [self.parameters[number] for number in self.numbers[-2 * len(self.norms) :]]
+                [self.parameters[number] for number in self.statistics]
                 + [norm.batches for norm in self.norms]
             )
 

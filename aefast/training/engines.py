@@ -84,12 +84,11 @@ def basis_of(
     if isinstance(planned, str):
         return [planned]
     tensors = [*planned.parameters, getattr(planned, "chain", None)]
-    reason = _planned(model, dataset, optimizer)
     return [
         planned.plan,
         "loss" in model.__dict__,
         [*map(id, tensors)],
-        reason if isinstance(reason, str) else None,
+        _refusal(planned, dataset, optimizer),
     ]
 
 
@@ -118,6 +117,15 @@ def _planned(
     planned = plan_of(model)
     if isinstance(planned, str):
         return planned
+    return _refusal(planned, dataset, optimizer) or planned
+
+
+def _refusal(
+    planned: PlannedStep | PlannedMachine,
+    dataset: Dataset | TensorRows,
+    optimizer: torch.optim.Optimizer,
+) -> str | None:
+    """Why the kernels do not take a planned step with this optimizer; None where they do."""
     check_width(dataset.rows.shape[1], planned)
     example = torch.empty(1, planned.width, dtype=torch.float32, device="cpu")
     for parameter in planned.parameters:
@@ -125,9 +133,7 @@ def _planned(
             return f"the parameters are on {parameter.device}"
         if parameter.is_inference():
             return "the parameters were made in inference mode"
-    reason = planned.refusal(example)
-    reason = reason or optimizers.refusal(optimizer, planned.parameters)
-    return planned if reason is None else reason
+    return planned.refusal(example) or optimizers.refusal(optimizer, planned.parameters)
 
 
 def _kernel_step(

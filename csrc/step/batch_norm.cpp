@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "gemm/blocking.h"
 #include "shared/parallel.h"
 
 namespace aefast::AEFAST_ISA {
@@ -15,10 +16,9 @@ constexpr int64_t kColumnsPerTask = 64;
 // run(first column, number of columns) for all columns, some a task.
 template <class Run>
 void by_columns(int64_t columns, int threads, const Run& run) {
-    const int64_t tasks = (columns + kColumnsPerTask - 1) / kColumnsPerTask;
-    parallel_for(threads, tasks, [&](int64_t task) {
+    parallel_for(threads, ceil_divide(columns, kColumnsPerTask), [&](int64_t task) {
         const int64_t first = task * kColumnsPerTask;
-        run(first, std::min(kColumnsPerTask, columns - first));
+        run(first, smaller(kColumnsPerTask, columns - first));
     });
 }
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from aefast.distributed.own_draws import OwnDraws
+from aefast.own_draws import OwnDraws
 
 DRAWS = {
     "randn": lambda: torch.randn(9),

@@ -1,6 +1,7 @@
-"""A trial computation that may draw random numbers, and leaves torch's own generator as it was.
+"""Draws of a thread that leave torch's default generator alone.
 
-To fork that generator would be seen by every other thread: two fits at once disturb each other.
+To seed that one, even inside ``torch.random.fork_rng``, is seen by every other thread: two fits at
+once disturb each other, and a third thread's stream repeats.
 """
 
 from typing import Any
@@ -13,6 +14,10 @@ from aefast.torch_private import TorchDispatchMode
 class OwnDraws(TorchDispatchMode):
     """Within it, this thread's draws take a generator of their own.
 
+    Args:
+        device: whose draws they are.
+        seed: of the generator.
+
     Raises:
         NotImplementedError: what draws takes no generator.
 
@@ -23,9 +28,9 @@ class OwnDraws(TorchDispatchMode):
     True
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, seed: int = 0) -> None:
         super().__init__()
-        self.generator = torch.Generator(device).manual_seed(0)
+        self.generator = torch.Generator(device).manual_seed(seed)
 
     def __torch_dispatch__(
         self, function: Any, types: Any, arguments: Any = (), options: Any = None
@@ -33,6 +38,10 @@ class OwnDraws(TorchDispatchMode):
         options = options or {}
         if torch.Tag.nondeterministic_seeded not in function.tags:
             return function(*arguments, **options)
+        return self.draw(function, arguments, options)
+
+    def draw(self, function: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        """What a function that draws gives with this generator."""
         if not _takes_generator(function):
             name = function._overloadname.removeprefix("default")
             overload = f"{name}_generator" if name else "generator"
