@@ -21,9 +21,12 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 os.environ["GPU_CHECK_REHEARSAL"] = "1"
 try:
-    binaries, journal, process, right, stages, summary, worker = (
+    binaries, command, journal, process, right, stages, summary, worker = (
         importlib.import_module(f"gpu_check.{name}")
-        for name in ("binaries", "journal", "process", "right", "stages", "summary", "worker")
+        for name in (
+            *("binaries", "__main__", "journal", "process"),
+            *("right", "stages", "summary", "worker"),
+        )
     )
 finally:
     del os.environ["GPU_CHECK_REHEARSAL"]
@@ -161,6 +164,23 @@ def test_a_whole_rehearsal_is_killed_and_summarized(tmp_path: Path) -> None:
     assert "limits: 5 of 5 cases passed" in shown
     assert "did not reach its end" in shown
     assert len(list(tmp_path.iterdir())) <= 8
+
+
+def test_an_earlier_checks_files_are_replaced_and_no_others(
+    tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "trace-linear.json.gz").write_text("old")
+    journal.write(tmp_path / journal.NAME, {"stage": "check", "end": True})
+    monkeypatch.setenv("GPU_CHECK_RESULTS", "of the check that monkeypatch puts back")
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["gpu_check", "--out", str(tmp_path)])
+    monkeypatch.setattr(command.stages, "check", lambda *_: None)
+    assert command.main() == 1
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["mine", "notes.txt", "summary.txt"]
+    assert capsys.readouterr().out == "no results\n"
 
 
 def wait_until(condition: Any, seconds: float = 30) -> None:

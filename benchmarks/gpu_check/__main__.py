@@ -11,6 +11,7 @@ from gpu_check import journal, stages, summary
 
 STAGES = ("binaries", "limits", "right", "fast", "why", "sanitize")
 SECONDS = 470.0
+SUMMARY = "summary.txt"
 
 
 def main() -> int:
@@ -28,24 +29,32 @@ def main() -> int:
         return 0
     out: Path = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    for file in out.iterdir():  # of an earlier check
-        file.unlink()
-    signal.signal(signal.SIGTERM, stop)
+    for name in (journal.NAME, "log.txt", SUMMARY, "trace-*.json*"):
+        for file in out.glob(name):  # of an earlier check
+            file.unlink()
+    os.environ["GPU_CHECK_RESULTS"] = str(out / journal.NAME)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
     try:
         stages.check(out, options.seconds, options.stages, options.rehearse)
     finally:
-        lines = journal.read(out / journal.NAME)
-        (out / "summary.txt").write_text(summary.text(lines) + "\n")
-        print(summary.text(lines), flush=True)
+        lines = summarize(out)
     return 0 if summary.is_well(lines) else 1
 
 
-def stop(*_: object) -> NoReturn:
-    """End now, by way of the summary; what runs is killed with this process."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    lines = journal.read(Path(os.environ["GPU_CHECK_RESULTS"]))
+def summarize(out: Path) -> list[journal.Line]:
+    """What has been found so far, and its summary, printed and beside it."""
+    lines = journal.read(out / journal.NAME)
+    (out / SUMMARY).write_text(summary.text(lines) + "\n")
     print(summary.text(lines), flush=True)
-    os._exit(128 + signal.SIGTERM)
+    return lines
+
+
+def stop(number: int, _: object) -> NoReturn:
+    """End now, by way of the summary; what runs is killed with this process."""
+    signal.signal(number, signal.SIG_DFL)
+    summarize(Path(os.environ["GPU_CHECK_RESULTS"]).parent)
+    os._exit(128 + number)
 
 
 if __name__ == "__main__":

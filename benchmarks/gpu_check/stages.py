@@ -128,7 +128,6 @@ def check(out: Path, seconds: float, wanted: Sequence[str], rehearsal: bool) -> 
     """Run the stages within the seconds; what they find goes into the folder as it is found."""
     end = time.monotonic() + seconds
     results, log = out / journal.NAME, out / "log.txt"
-    os.environ["GPU_CHECK_RESULTS"] = str(results)
     if rehearsal:
         os.environ |= {"GPU_CHECK_REHEARSAL": "1", "TRITON_INTERPRET": "1"}
     write = partial(journal.write, results)

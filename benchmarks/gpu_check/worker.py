@@ -20,6 +20,7 @@ Record = Callable[..., None]
 
 
 def main(stage: str, piece: str) -> None:
+    process.end_with_parent()  # which may be compute-sanitizer
     import_module(f"gpu_check.{stage}").work(piece, partial(record, stage, piece))
 
 
