@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -281,6 +282,19 @@ def test_aligned_elementwise_kernels_access_16_bytes(binaries):
     assert aligned
     narrow = [b for b in aligned if (b["widest_load_bytes"], b["widest_store_bytes"]) != (16, 16)]
     assert described(narrow) == []
+
+
+def test_states_and_terms_are_stored_16_bytes_at_a_time(binaries):
+    stored = [b for b in binaries if b["variant"].startswith(("half_step_kernel", "split_kernel"))]
+    assert stored
+    assert described(b for b in stored if b["widest_store_bytes"] != 16) == []
+
+
+def test_a_thread_divides_no_64_bit_numbers(binaries):
+    """A program's first row alone takes such divisions, of which a GPU makes 70 instructions."""
+    noise = [b for b in binaries if b["variant"].startswith("scaled_noise_kernel")]
+    assert noise
+    assert described(b for b in noise if len(re.findall(r"div\.[su]64", b["ptx"])) > 2) == []
 
 
 @pytest.mark.parametrize("arch", triton_gemm.TILES)

@@ -12,9 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from aefast import capture, use_backend
 from aefast.functional import contractive_penalty, jacobian, tangents
-from aefast.ops.contractive import eager, passes, primitives, rows
+from aefast.ops.contractive import eager, passes, primitives, rows, triton
 from aefast.ops.contractive.settings import EncoderLayer
 from aefast.ops.linear_act.op import ACTIVATIONS
+from aefast.ops.shared import triton_gemm
 from tests.accuracy import assert_as_accurate_as_torch_on_average
 from tests.backends import is_interpreted, not_interpreted
 
@@ -668,12 +669,18 @@ def test_memory_stays_far_below_the_jacobians():
     """A batch's Jacobians would take 210 MB here; a panel's rows take 8."""
     layers = layers_of(encoder("cpu", (784, 512, 256), batch=256))
     route = rows.route_of(layers, 0)
-    samples = next(
-        iter(rows.Norms(primitives.PenaltyPrimitives(), layers, 0, None, 1.0, route)._panels(256))
-    )
-    assert (
-        samples.stop - samples.start
-    ) * 256 * 784 * 4 <= primitives.PenaltyPrimitives.panel_bytes
+    norms = rows.Norms(primitives.PenaltyPrimitives(), layers, 0, None, 1.0, route)
+    samples = next(iter(norms._panels(256)))
+    assert (samples.stop - samples.start) * 256 * 784 * 4 <= 8 << 20
+
+
+def test_a_gpu_is_given_few_panels(monkeypatch):
+    """Each of them some 30 launches: of 205 panels the GPU would wait for the host."""
+    layers = layers_of(encoder("cpu", (784, 512, 256), batch=1))
+    route = rows.route_of(layers, 0, may_take_gram=False)
+    norms = rows.Norms(triton.primitives(), layers, 0, None, 1.0, route)
+    monkeypatch.setattr(triton_gemm, "panel_bytes", lambda device: 80 * 10**9 // 128)
+    assert len(list(norms._panels(4096))) == 6
 
 
 def layers_of(parts):

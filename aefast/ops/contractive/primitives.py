@@ -23,11 +23,12 @@ from aefast.ops.linear_act.eager import (
 class PenaltyPrimitives:
     """``saved`` is what ``encode`` keeps of a layer for its slopes act'(a): here a itself."""
 
-    # What the rows of a panel of samples may take. From 8 to 32 MiB it makes no difference.
-    panel_bytes = 8 << 20
-
     # What products are to be as exact as, in the place of autocast's; None where it is off.
     autocast: torch.dtype | None = None
+
+    def panel_bytes(self, device: torch.device) -> int:
+        """What the rows of a panel of samples may take. From 8 to 32 MiB it makes no difference."""
+        return 8 << 20
 
     def corrupt(self, x: Tensor, noise: Noise) -> Tensor:
         """x with noise."""

@@ -209,7 +209,8 @@ class Norms:
 
     def _panels(self, batch: int) -> Iterator[slice]:
         widest = max(max(weight.shape) for weight in self.weights)
-        samples = max(1, self.primitives.panel_bytes // (4 * self.rows * widest))
+        panel_bytes = self.primitives.panel_bytes(self.weights[0].device)
+        samples = max(1, panel_bytes // (4 * self.rows * widest))
         for start in range(0, batch, samples):
             yield slice(start, min(start + samples, batch))
 

@@ -41,13 +41,15 @@ def split_kernel(
     source = source_pointer + row * row_stride + column * column_stride
     rest = tl.load(source, mask=inside & (column < columns), other=0.0)
     size = rows.to(tl.int64) * padded_columns
+    stored = tl.max_constancy(inside, UNIT)
     more = tl.zeros((BLOCK,), tl.int32)
     for term in tl.static_range(TERMS):
         # Rounding leaves the least behind, but would make an infinity of the largest numbers.
         cut = (rest.to(tl.uint32, bitcast=True) & 0xFFFF0000).to(tl.float32, bitcast=True)
         rounded = round_to(rest, tl.bfloat16).to(tl.float32)
         part = tl.where(tl.abs(rest) < 3.3e38, rounded, cut)
-        tl.store(terms_pointer + term * size + index, round_to(part, tl.bfloat16), mask=inside)
+        pointers = tl.multiple_of(terms_pointer + term * size + index, 16)
+        tl.store(pointers, round_to(part, tl.bfloat16), mask=stored)
         # What is infinite or NaN is so in its first term alone.
         rest = tl.where(tl.abs(rest) < float("inf"), rest - part, 0.0)
         if term == 0:
@@ -112,7 +114,11 @@ def _draw_tile(
             padded_columns = tl.cdiv(columns, UNIT) * UNIT
             pointers = states_pointer + row.to(tl.int64)[:, None] * padded_columns + column[None, :]
             mask = (row < rows)[:, None] & (column < padded_columns)[None, :]
-            tl.store(pointers, state.to(tl.bfloat16), mask=mask)
+            tl.store(
+                tl.multiple_of(pointers, [1, 16]),
+                state.to(tl.bfloat16),
+                mask=tl.max_constancy(mask, [1, UNIT]),
+            )
         if keeps_means != 0:
             tl.store(values_pointer + offset, value, mask=inside)
 

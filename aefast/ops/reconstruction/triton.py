@@ -157,7 +157,7 @@ def reconstruction_loss(
         strip = _strip(inputs)
         if strip is not None:
             return _loss_alone(inputs, settings, strip), PerInput(*[None] * len(inputs))
-    return panels.reconstruction_loss(_Primitives(), inputs, settings, scale, needed)
+    return panels.reconstruction_loss(_Primitives(inputs.x.device), inputs, settings, scale, needed)
 
 
 def pays(inputs: LossInputs) -> bool:
@@ -167,7 +167,8 @@ def pays(inputs: LossInputs) -> bool:
 class _Primitives:
     """What panels.LossPrimitives asks for."""
 
-    panel_bytes = 128 << 20  # a panel has to fill all multiprocessors several times
+    def __init__(self, device: torch.device) -> None:
+        self.panel_bytes = triton_gemm.panel_bytes(device)
 
     def operand(self, right: Tensor) -> Tensor:
         return right

@@ -160,6 +160,19 @@ def has_full_shared_memory(device: torch.device) -> bool:
     return capability in ((8, 0), (8, 7)) or 9 <= capability[0] < 12
 
 
+@cache
+def panel_bytes(device: torch.device) -> int:
+    """What a panel of rows may take: a 128th of the GPU's memory.
+
+    Each panel launches all its kernels anew, and the last tiles of each leave multiprocessors idle.
+    It goes by the whole memory, not by what is free: the sums are the same in every call.
+    """
+    least = 128 << 20
+    if device.type != "cuda":
+        return least  # interpreted
+    return max(least, torch.cuda.get_device_properties(device).total_memory // 128)
+
+
 def unit(dtype: torch.dtype) -> int:
     """Elements in 16 bytes: what a tensor descriptor and a vector access go by."""
     return 16 // dtype.itemsize

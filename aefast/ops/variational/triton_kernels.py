@@ -28,19 +28,32 @@ LAYOUT = [
 
 
 @triton.jit
+def _locate_samples(row, first_row, sample_rows):
+    """Each row's sample, and its number in that sample; a program's rows follow its first."""
+    # Only the first row needs a 64-bit division; the others are counted from it, and where a sample
+    # has more rows than any program, from somewhere nearer to its end.
+    first_sample = first_row // sample_rows
+    start = first_row - first_sample * sample_rows
+    size = tl.minimum(sample_rows, 1 << 30)
+    start = tl.maximum(start - (sample_rows - size), 0)
+    samples_on = (start + row - first_row).to(tl.uint32) // size.to(tl.uint32)
+    sample = first_sample + samples_on.to(tl.int64)
+    return sample, row - sample * sample_rows
+
+
+@triton.jit
 def _pointers(
     pointer,
+    sample,
     row,
     column,
-    sample_rows,
     sample_stride,
     row_stride,
     column_stride,
     ALIGNED: tl.constexpr,
 ):
     """Where elements of [samples, sample_rows, columns] lie; ALIGNED: in whole 16 bytes."""
-    sample = row // sample_rows
-    start = pointer + sample * sample_stride + (row - sample * sample_rows) * row_stride
+    start = pointer + sample * sample_stride + row * row_stride
     if ALIGNED:
         pointers = tl.multiple_of(start + column, [1, 16])
     else:
@@ -84,12 +97,13 @@ def scaled_noise_kernel(
     unit_row, unit, column, mask = locate_units(
         unit_count, units_per_row, columns, UNITS, WIDTH, ALIGNED
     )
-    row = unit_row[:, None]
+    first_row = tl.program_id(0).to(tl.int64) * UNITS // units_per_row
+    sample, row = _locate_samples(unit_row[:, None], first_row, sample_rows)
     first_pointers = _pointers(
         first_pointer,
+        sample,
         row,
         column,
-        sample_rows,
         first_sample_stride,
         first_row_stride,
         first_column_stride,
@@ -97,9 +111,9 @@ def scaled_noise_kernel(
     )
     log_var_pointers = _pointers(
         log_var_pointer,
+        sample,
         row,
         column,
-        sample_rows,
         log_var_sample_stride,
         log_var_row_stride,
         log_var_column_stride,
@@ -112,7 +126,9 @@ def scaled_noise_kernel(
     scaled = scale * exp(0.5 * log_var) * noise
     wide = first.to(tl.float32)
     output = wide * scaled if MULTIPLY else wide + scaled
-    output_pointers = _pointers(output_pointer, row, column, unit_count, 0, columns, 1, ALIGNED)
+    output_pointers = _pointers(
+        output_pointer, 0, unit_row[:, None], column, 0, columns, 1, ALIGNED
+    )
     tl.store(output_pointers, round_to(output, first.dtype), mask=mask)
 
 
@@ -138,16 +154,18 @@ def gaussian_kl_kernel(
     UNIT: tl.constexpr,  # elements in 16 bytes where every access is as wide, else 1
 ):
     """1/2 sum_j (mean_j^2 + e^log_var_j - 1 - log_var_j) of ROWS rows."""
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    first_row = tl.program_id(0).to(tl.int64) * ROWS
+    row = first_row + tl.arange(0, ROWS)
+    sample, sample_row = _locate_samples(row[:, None], first_row, sample_rows)
     total = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
     for start in range(0, columns, COLUMNS):
         column = (start + tl.arange(0, COLUMNS))[None, :]
         mask = tl.max_constancy((row < rows)[:, None] & (column < columns), [1, UNIT])
         mean_pointers = _pointers(
             first_pointer,
-            row[:, None],
+            sample,
+            sample_row,
             column,
-            sample_rows,
             first_sample_stride,
             first_row_stride,
             first_column_stride,
@@ -155,9 +173,9 @@ def gaussian_kl_kernel(
         )
         log_var_pointers = _pointers(
             log_var_pointer,
-            row[:, None],
+            sample,
+            sample_row,
             column,
-            sample_rows,
             log_var_sample_stride,
             log_var_row_stride,
             log_var_column_stride,
@@ -201,12 +219,13 @@ def gaussian_kl_backward_kernel(
     unit_row, _, column, mask = locate_units(
         unit_count, units_per_row, columns, UNITS, WIDTH, ALIGNED
     )
-    row = unit_row[:, None]
+    first_row = tl.program_id(0).to(tl.int64) * UNITS // units_per_row
+    sample, row = _locate_samples(unit_row[:, None], first_row, sample_rows)
     mean_pointers = _pointers(
         first_pointer,
+        sample,
         row,
         column,
-        sample_rows,
         first_sample_stride,
         first_row_stride,
         first_column_stride,
@@ -214,9 +233,9 @@ def gaussian_kl_backward_kernel(
     )
     log_var_pointers = _pointers(
         log_var_pointer,
+        sample,
         row,
         column,
-        sample_rows,
         log_var_sample_stride,
         log_var_row_stride,
         log_var_column_stride,
@@ -228,7 +247,8 @@ def gaussian_kl_backward_kernel(
     log_var = tl.load(log_var_pointers, mask=mask).to(tl.float32)
     grad_mean = round_to(grad * mean.to(tl.float32), mean.dtype)
     grad_log_var = round_to(grad * (0.5 * expm1(log_var)), mean.dtype)
-    output = _pointers(grad_mean_pointer, row, column, unit_count, 0, columns, 1, ALIGNED)
+    row = unit_row[:, None]
+    output = _pointers(grad_mean_pointer, 0, row, column, 0, columns, 1, ALIGNED)
     tl.store(output, grad_mean, mask=mask)
-    output = _pointers(grad_log_var_pointer, row, column, unit_count, 0, columns, 1, ALIGNED)
+    output = _pointers(grad_log_var_pointer, 0, row, column, 0, columns, 1, ALIGNED)
     tl.store(output, grad_log_var, mask=mask)
