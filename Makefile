@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 SOURCES := aefast benchmarks tests setup.py .ci/install-matrix
 CPP := $(shell find csrc tests/csrc -name "*.h" -o -name "*.cpp")
 
-.PHONY: setup demo test test-all test-oldest test-peers peers docs fuzz sanitize lint format bench results readme wheel install-matrix gpu-check gpu-bundle clean
+.PHONY: setup demo test test-all test-oldest test-peers peers docs fuzz sanitize lint format bench counts results readme wheel install-matrix gpu-check gpu-bundle clean
 
 setup: $(VENV)/built $(VENV)/tools
 
@@ -97,6 +97,11 @@ format: setup
 bench: setup
 	$(BIN)/aefast bench --json bench.json
 	$(BIN)/aefast bench report bench.json --out bench.html
+
+# Instructions of the C++ kernels, Python calls and tensors of a step, which no other program on the
+# machine changes: each at most 2 % over its budget. COUNTS=--write makes them the budgets.
+counts: setup
+	PYTHONPATH=.:benchmarks $(BIN)/python -m counts $(COUNTS)
 
 # Measures this machine for README, all of the suite or BENCH="step rbm" of it:
 # make results NAME=epyc-zen3-2-cores-avx2-step BENCH=step

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from harness import Case
+from samples import samples
 from torch import Tensor, nn
 
 import aefast
@@ -129,7 +130,7 @@ def test_loop(
             name=f"{steps} x the loop's step, {kind.__name__} {sizes[0]}-{sizes[1]} b{batch}",
             device=device,
             dtype=torch.float32,
-            make_inputs=lambda: (torch.rand(batch, sizes[0]),),
+            make_inputs=lambda: (samples(batch, sizes[0]),),
             ours=lambda x: [ours.step(x) for _ in range(steps)],
             eager=lambda x: [theirs.step(x) for _ in range(steps)],
             run=lambda loop, x: loop(x),
@@ -163,7 +164,7 @@ def test_fit(
             name=f"aefast.fit, an epoch of {rows} rows, plain {sizes[0]}-{sizes[1]} b{batch}",
             device=device,
             dtype=torch.float32,
-            make_inputs=lambda: (torch.rand(rows, sizes[0]),),
+            make_inputs=lambda: (samples(rows, sizes[0]),),
             ours=fit,
             eager=lambda data: theirs.epoch(data, batch),
             run=lambda epoch, data: epoch(data),
@@ -175,7 +176,7 @@ def test_fit(
 
 def check_curve(model: nn.Module, visible: int) -> None:
     """Some steps of an accelerated copy and of a plain one have the same losses."""
-    x = torch.rand(64, visible)
+    x = samples(64, visible)
     curves = []
     for is_ours in (True, False):
         net = copy.deepcopy(model)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from harness import Case, Limit
+from samples import samples
 from torch import Tensor
 
 import aefast
@@ -45,19 +46,21 @@ EAGER = {
 def test_corrupt(
     compare: Callable[[Case], None], kind: str, device: str, rows: int, columns: int
 ) -> None:
+    compare(case(kind, device, rows, columns))
+
+
+def case(kind: str, device: str, rows: int, columns: int) -> Case:
     result = torch.empty(rows, columns, device=device)
-    compare(
-        Case(
-            op="corrupt",
-            name=f"{kind} {rows}x{columns} float32",
-            device=device,
-            dtype=torch.float32,
-            make_inputs=lambda: (torch.rand(rows, columns, device=device),),
-            ours=lambda x: corrupt(x, kind, LEVEL),
-            eager=EAGER[kind],
-            check=lambda: check(torch.rand(rows, columns, device=device), kind),
-            limit=Limit("copy", result.copy_, work=2 * result.nbytes, unit="GB/s"),
-        )
+    return Case(
+        op="corrupt",
+        name=f"{kind} {rows}x{columns} float32",
+        device=device,
+        dtype=torch.float32,
+        make_inputs=lambda: (samples(rows, columns, device=device),),
+        ours=lambda x: corrupt(x, kind, LEVEL),
+        eager=EAGER[kind],
+        check=lambda: check(torch.rand(rows, columns, device=device), kind),
+        limit=Limit("copy", result.copy_, work=2 * result.nbytes, unit="GB/s"),
     )
 
 

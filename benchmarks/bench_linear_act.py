@@ -1,6 +1,7 @@
 """Linear layer with its activation against what a user would write, and against bare GEMMs."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -59,20 +60,21 @@ def test_forward_backward(
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     if dtype == torch.float32:
         matmul_precision(precision)
-    layer = LayerInputs(device, dtype, batch, inputs, outputs)
-    compare(
-        Case(
-            op="linear_act",
-            name=f"sigmoid fwd+bwd {batch}x{inputs}->{outputs} {precision}",
-            device=device,
-            dtype=dtype,
-            make_inputs=layer.training,
-            ours=ours,
-            eager=eager,
-            check=lambda: check(forward_backward, layer.training(), precision),
-            run=forward_backward,
-            limit=layer.three_products(),
-        )
+    compare(training_case(LayerInputs(device, dtype, batch, inputs, outputs), precision))
+
+
+def training_case(layer: "LayerInputs", precision: str) -> Case:
+    return Case(
+        op="linear_act",
+        name=f"sigmoid fwd+bwd {layer.batch}x{layer.inputs}->{layer.outputs} {precision}",
+        device=layer.options["device"],
+        dtype=layer.options["dtype"],
+        make_inputs=layer.training,
+        ours=ours,
+        eager=eager,
+        check=lambda: check(forward_backward, layer.training(), precision),
+        run=forward_backward,
+        limit=layer.three_products(),
     )
 
 
@@ -129,7 +131,7 @@ class LayerInputs:
     def __init__(
         self, device: str, dtype: torch.dtype, batch: int, inputs: int, outputs: int
     ) -> None:
-        self.options = {"device": device, "dtype": dtype}
+        self.options: dict[str, Any] = {"device": device, "dtype": dtype}
         self.batch, self.inputs, self.outputs = batch, inputs, outputs
 
     def inference(self) -> tuple[Tensor, ...]:

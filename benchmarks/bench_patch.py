@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from harness import Case
+from samples import samples
 from torch import Tensor
 
 pytest.importorskip("sklearn")
@@ -143,7 +144,7 @@ def test_rbms(compare: Callable[[Case], None], gibbs_steps: int, device: str) ->
             return machine.step(rows, gibbs_steps)
 
     def check() -> None:
-        rows = torch.rand(512, 784).round()
+        rows = samples(512, 784, binary=True)
         means = [step(rows).mean().item() for step in (patched, machine_step)]
         assert abs(means[0] - means[1]) < 1e-4
 
@@ -156,7 +157,7 @@ def test_rbms(compare: Callable[[Case], None], gibbs_steps: int, device: str) ->
             name=f"rbms PCD k={gibbs_steps}, 784-500, 512 chains",
             device=device,
             dtype=torch.float32,
-            make_inputs=lambda: (torch.rand(512, 784).round(),),
+            make_inputs=lambda: (samples(512, 784, binary=True),),
             ours=patched,
             eager=machine_step,
             check=check,

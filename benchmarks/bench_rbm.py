@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from harness import Case, Inputs, Layer, Limit
+from samples import samples
 from shapes import MORE_OP_SHAPES
 from shapes import OP_SHAPES as CPU_SHAPES
 from torch import Tensor
@@ -35,7 +36,7 @@ class Machine:
         """Weights of the size that training begins with."""
         options = {"device": self.device}
         return (
-            (torch.rand(self.batch, self.visible, **options) < 0.2).float(),
+            samples(self.batch, self.visible, binary=True, **options),
             torch.randn(self.hidden, self.visible, **options) * 0.1,
             torch.randn(self.visible, **options) * 0.1,
             torch.randn(self.hidden, **options) * 0.1,

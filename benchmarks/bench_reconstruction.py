@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from harness import Case, Layer, Limit, as_tuple, relative_error
+from samples import samples
 from shapes import MORE_OP_SHAPES
 from shapes import OP_SHAPES as CPU_SHAPES
 from torch import Tensor
@@ -188,7 +189,7 @@ class Autoencoder:
     def __call__(self) -> tuple[Tensor, ...]:
         """Weights are scaled so that the sigmoid does not saturate."""
         options: dict[str, Any] = {"device": self.device, "dtype": self.dtype}
-        tensors = [torch.rand(self.batch, self.widths[0], **options)]
+        tensors = [samples(self.batch, self.widths[0], **options)]
         for inputs, outputs in itertools.pairwise(self.widths):
             weight = torch.randn(outputs, inputs, **options) / inputs**0.5
             tensors += [weight.requires_grad_(), torch.randn(outputs, **options).requires_grad_()]

@@ -42,6 +42,10 @@ def plain_loss(model: TopKSparseAutoencoder, x: Tensor, decode: Reconstruct) -> 
     return F.mse_loss(decode(model, values.relu(), indices), x)
 
 
+# From a layer of a language model to its latents, and two of embeddings.
+WIDTHS = [(512, 8192), (768, 16384), (768, 2048)]
+
+
 @dataclass(frozen=True)
 class Size:
     """A batch and a model."""
@@ -61,7 +65,7 @@ class Size:
         return torch.randn(self.rows, self.width, device=device)
 
 
-STEPS = [Size(1024, 512, 8192, 32), Size(1024, 768, 16384, 32)]
+STEPS = [Size(1024, width, latents, 32) for width, latents in WIDTHS]
 SMALL = Size(50, 20, 90, 5)
 
 

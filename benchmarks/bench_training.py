@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from harness import Case
+from samples import samples
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -93,7 +94,7 @@ def test_training(
     batch: int,
     batches: int,
 ) -> None:
-    data = torch.rand(batch * batches, visible)
+    data = samples(batch * batches, visible)
     run = Run(data, hidden, batch, device)
     script = Script(data, hidden, batch, device)
     first = data[:batch].to(device)

@@ -31,7 +31,7 @@ import results  # noqa: E402
 import torch  # noqa: E402
 from harness import Case, race  # noqa: E402
 from memory import keep_freed_memory  # noqa: E402
-from shapes import QUICK, Shape  # noqa: E402
+from shapes import QUICK  # noqa: E402
 
 from aefast import environment  # noqa: E402
 
@@ -47,6 +47,8 @@ def compare(benchmark: Any, request: pytest.FixtureRequest) -> Callable[[Case], 
     def run(case: Case) -> None:
         if request.config.getoption("quick"):  # compiling takes longer than all the rest
             case = replace(case, compiles=False)
+        if request.node.get_closest_marker("allocator_as_it_comes") is None:
+            keep_freed_memory()
         record = race(case, benchmark, seconds)
         if record is not None:
             benchmark.extra_info.update(record)
@@ -75,8 +77,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("device") == "cuda" and not torch.cuda.is_available():
         raise pytest.UsageError("--device cuda: torch sees no CUDA device")
-    keep_freed_memory()
     config.addinivalue_line("python_files", "bench_*.py")
+    config.addinivalue_line("markers", "allocator_as_it_comes: nothing freed is kept")
     config.option.benchmark_quiet = True  # the table below takes the place of the plugin's own
     config.stash[RECORDS] = []
     config.stash[FAILED] = []
@@ -90,17 +92,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.getoption("quick"):
         chosen = quick(chosen)
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
-    items[:] = chosen
+    # Once freed memory is kept, it is kept to the end.
+    items[:] = sorted(chosen, key=lambda item: not item.get_closest_marker("allocator_as_it_comes"))
 
 
 def quick(items: list[pytest.Item]) -> list[pytest.Item]:
-    """Of each kind of model the shapes that are marked so, of any other function its first case."""
+    """Of whole steps the shapes that are marked so, of any other function its first case."""
     first: dict[object, pytest.Item] = {}
     for item in items:
-        shape = item.callspec.params.get("shape")
-        if not isinstance(shape, Shape):
+        if item.path.stem != "bench_step":
             first.setdefault((item.path, item.originalname), item)
-        elif shape in QUICK:
+        elif item.callspec.params["shape"] in QUICK:
             first[item] = item
     return list(first.values())
 

@@ -78,6 +78,7 @@ class Case:
         compiles: whether torch.compile of ``eager`` is a baseline; not where that is a peer
             library's own function.
         compiled: that baseline, where it is not torch.compile of the whole of ``eager``.
+        threads: of all contenders; None for torch's own number.
     """
 
     op: str
@@ -95,6 +96,7 @@ class Case:
     states: int | None = None
     compiles: bool = True
     compiled: Layer | None = None
+    threads: int | None = None
 
     @property
     def from_host(self) -> bool:
@@ -113,6 +115,15 @@ def race(case: Case, benchmark: Any, seconds: float) -> dict[str, Any] | None:
             untimed set-up, right before.
         seconds: about how long one contender runs in all.
     """
+    before = torch.get_num_threads()
+    torch.set_num_threads(case.threads or before)
+    try:
+        return race_on_these_threads(case, benchmark, seconds)
+    finally:
+        torch.set_num_threads(before)
+
+
+def race_on_these_threads(case: Case, benchmark: Any, seconds: float) -> dict[str, Any] | None:
     case.check()
     if benchmark.disabled:
         benchmark.pedantic(case.run, (case.ours, *case.make_inputs()))
@@ -233,6 +244,7 @@ def summarize(
         "case": case.name,
         "device": case.device,
         "backend": backend.select(torch.device(case.device), case.dtype),
+        "threads": torch.get_num_threads(),
         "overhead": case.measures_overhead,
         "rounds": len(ours),
         "seconds": statistics.median(ours),

@@ -30,13 +30,21 @@ ALL_WIDTHS = [widths for places in WIDTHS.values() for widths in places]
 SHAPES = [Shape(batch, widths) for widths in ALL_WIDTHS for batch in BATCHES]
 
 SMALL, MIDDLE = (64, 32), (784, 256)
+# What the grid leaves out: rows of ratings, which are zeros but for a few; codes of embeddings,
+# narrower and wider than one would make a model of two layers; and batches of a whole data set.
+RATINGS, EMBEDDINGS, DICTIONARY = (20000, 200), (768, 2048), (768, 16384)
+LARGE = [Shape(128, widths) for widths in (RATINGS, EMBEDDINGS, DICTIONARY)]
+LARGE += [Shape(16384, widths) for widths in (SMALL, MIDDLE)]
 # Every width at one batch, every batch at two widths: for what the whole grid would take too long.
 CROSS = [shape for shape in SHAPES if shape.batch == 128 or shape.widths in (SMALL, MIDDLE)]
 # An op's: at each of its settings, and at the one that training takes.
 OP_SHAPES = [("cpu", 128, 784, 256), ("cpu", 1024, 784, 512), ("cpu", 4096, 784, 1024)]
 CROSS_SHAPES = [("cpu", shape.batch, *shape.widths) for shape in CROSS]
 MORE_OP_SHAPES = [shape for shape in CROSS_SHAPES if shape not in OP_SHAPES]
-# A model's in `--quick`.
+# What bench_step.py measures in `--quick`.
 QUICK = [Shape(1, SMALL), Shape(128, SMALL), Shape(128, MIDDLE)]
 # Where torch.compile of a whole step is worth its wait.
 COMPILED = QUICK[1:]
+# On one thread, and with the C library's allocator as it comes.
+ONE_THREAD = [Shape(128, SMALL), Shape(128, MIDDLE), Shape(1024, (784, 512))]
+LARGE_TENSORS = ONE_THREAD[-1:]

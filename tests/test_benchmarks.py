@@ -617,7 +617,7 @@ def test_a_models_twin_has_its_parameters_and_all_of_them_learn(kind: Callable[.
     parameters = theirs.optimizer.param_groups[0]["params"]
     assert sum(p.numel() for p in parameters) == sum(p.numel() for p in model.parameters())
     before = [parameter.detach().clone() for parameter in parameters]
-    theirs.epoch(bench_step.pixels(32, shape, kind), 16)
+    theirs.epoch(bench_step.rows_of(32, shape, kind), 16)
     assert all((a != b).any() for a, b in zip(before, parameters, strict=True))
     bench_step.check_fit(model, shape, kind)
 

@@ -1,4 +1,4 @@
-// aefast._C's instruction sets, signals, forks and mapped files.
+// aefast._C's instruction sets, signals, forks, mapped files, and the rate of multiply-adds.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -8,6 +8,7 @@
 #include "bindings/binding.h"
 #include "shared/isa.h"
 #include "shared/mapped_file.h"
+#include "shared/multiply_adds.h"
 #include "shared/parallel.h"
 
 namespace py = pybind11;
@@ -57,8 +58,19 @@ void bind_mapped_files(py::module_& module) {
         .def("is_cut", &MappingGuard::is_cut);
 }
 
+void bind_multiply_adds(py::module_& module) {
+    module.def(
+        "multiply_adds",
+        [](int64_t rounds, int threads) {
+            if (rounds < 1 || threads < 1)
+                throw std::invalid_argument("rounds and threads must be positive");
+            return AEFAST_RUN(multiply_adds, rounds, threads);
+        },
+        py::arg("rounds"), py::arg("threads"));
+}
+
 const Binding process(bind_process), instruction_sets(bind_instruction_sets),
-    mapped_files(bind_mapped_files);
+    mapped_files(bind_mapped_files), multiply_adds(bind_multiply_adds);
 
 }  // namespace
 }  // namespace aefast
