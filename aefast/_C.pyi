@@ -453,6 +453,17 @@ def sparse_encode(
     steps: int,
     threads: int,
 ) -> None: ...
+def sparse_reconstruction_loss(
+    values: _Matrix,
+    indices: int,
+    weight: _Matrix,
+    bias: int,
+    target: _Matrix,
+    squares: int,
+    residual: int,
+    slopes: int,
+    threads: int,
+) -> None: ...
 def step(
     plan: StepPlan | MachinePlan,
     x: _Matrix,

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from aefast.ops.rbm.settings import Sample as Sample
     from aefast.ops.reconstruction import *
     from aefast.ops.sparse_coding import *
+    from aefast.ops.sparse_reconstruction_loss import *
     from aefast.ops.sparsity import *
     from aefast.ops.topk import *
     from aefast.ops.topk.op import SparseCode as SparseCode

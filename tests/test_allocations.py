@@ -122,6 +122,9 @@ CALLS = {
     "topk_encode": lambda x, w, b: F.topk_encode(x, w, b, 3).values,
     "jumprelu_encode": lambda x, w, b: F.jumprelu_encode(x, w, b, b.abs(), 0.5).values,
     "sparse_decode": lambda x, w, b: F.sparse_decode(*F.topk_encode(x, w, b, 3), w),
+    "sparse_reconstruction_loss": lambda x, w, b: F.sparse_reconstruction_loss(
+        *F.topk_encode(x, w, b, 3), w, None, x
+    ),
 }
 
 

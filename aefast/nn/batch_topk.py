@@ -161,7 +161,7 @@ class MatryoshkaSparseAutoencoder(BatchTopKSparseAutoencoder):
             output = output + sparse_decode(values, code.indices, self.decoder_weight)
             losses.append(F.mse_loss(output, x))
             begin = end
-        return torch.stack(losses).mean(), code, output
+        return torch.stack(losses).mean(), code, (output - x).detach()
 
     def extra_repr(self) -> str:
         return f"prefixes={self.prefixes}, {super().extra_repr()}"

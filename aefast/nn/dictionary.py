@@ -15,6 +15,7 @@ from aefast.nn.reparametrized import renew_weights
 from aefast.nn.replicas import check_replica
 from aefast.nn.sharded import Shardable
 from aefast.ops.shared import checks, dispatch
+from aefast.ops.sparse_reconstruction_loss.op import loss_and_residual
 from aefast.ops.topk.op import SparseCode
 
 Code = SparseCode | Tensor
@@ -178,22 +179,24 @@ class SparseDictionary(Shardable):
                 "the dead latents are counted with each loss, which torch.utils.checkpoint would "
                 "compute twice; it takes aux_k=0"
             )
-        loss, code, output = self._objective(x)
+        loss, code, residual = self._objective(x)
         if counts and not dispatch.is_recomputed():
             self._count(code)
-        return self._with_auxiliary(loss, x, output)
+        return self._with_auxiliary(loss, x, residual)
 
-    def _with_auxiliary(self, loss: Tensor, x: Tensor, output: Tensor) -> Tensor:
-        """A loss with that of the dead latents, of x whose reconstruction is ``output``."""
+    def _with_auxiliary(self, loss: Tensor, x: Tensor, residual: Tensor) -> Tensor:
+        """A loss with that of the dead latents, of x whose reconstruction is x + residual."""
         if self.aux_k and self.aux_weight:
-            loss = loss + self.aux_weight * self._auxiliary_loss(x, x - output.detach())
+            loss = loss + self.aux_weight * self._auxiliary_loss(x, -residual.to(x.dtype))
         return loss
 
     def _objective(self, x: Tensor) -> tuple[Tensor, Code, Tensor]:
-        """The loss without the dead latents', the code, and the reconstruction."""
+        """The loss without the dead latents', the code, and the residual: the reconstruction less
+        x, without a gradient."""
         code = self.encode(x)
-        output = self.decode(code)
-        return F.mse_loss(output, x), code, output
+        assert not isinstance(code, Tensor)
+        loss, residual = loss_and_residual(*code, self.decoder_weight, self.decoder_bias, x)
+        return loss, code, residual
 
     @property
     def dead(self) -> Tensor:

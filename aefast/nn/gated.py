@@ -96,7 +96,8 @@ class GatedSparseAutoencoder(SparseDictionary):
         weight, bias = self.decoder_weight.detach(), self.decoder_bias.detach()
         by_gates = linear_act(opened, weight.t(), bias)
         penalty = self.sparsity_weight * opened.sum(-1).mean()
-        return F.mse_loss(output, x) + penalty + F.mse_loss(by_gates, x), code, output
+        loss = F.mse_loss(output, x) + penalty + F.mse_loss(by_gates, x)
+        return loss, code, (output - x).detach()
 
     def extra_repr(self) -> str:
         return f"sparsity_weight={self.sparsity_weight}, {super().extra_repr()}"

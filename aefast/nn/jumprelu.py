@@ -98,7 +98,7 @@ class JumpReLUSparseAutoencoder(SparseDictionary):
         # In float32: a half precision does not count so far.
         count = active.sum(-1, dtype=torch.promote_types(active.dtype, torch.float32)).mean()
         loss = F.mse_loss(output, x) + self.sparsity_weight * count.to(x.dtype)
-        return loss, values, output
+        return loss, values, (output - x).detach()
 
     @torch.no_grad()
     def _raise_thresholds(self) -> None:

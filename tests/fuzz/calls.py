@@ -295,6 +295,20 @@ def decoded(values: Tensor, weight: Tensor, seed: int, bias: Tensor | None = Non
     )
 
 
+def given_sparse_reconstruction_loss(draw: Any) -> Any:
+    tensors, options = given_sparse_decode(draw)
+    rows, columns = len(tensors["values"]), tensors["weight"].shape[1]
+    return tensors | {"target": matrix(draw, rows, columns)}, options
+
+
+def error_of_decoded(
+    values: Tensor, weight: Tensor, target: Tensor, seed: int, bias: Tensor | None = None
+) -> Tensor:
+    draw = torch.Generator().manual_seed(seed)
+    indices = torch.randint(len(weight), values.shape, generator=draw)
+    return functional.sparse_reconstruction_loss(values, indices, weight, bias, target)
+
+
 def given_activities(draw: Any) -> Any:
     code = matrix(draw, draw(SIZES), draw(SIZES), st.sampled_from(["unit", "unit", "zeros"]))
     return {"code": code}, {}
@@ -353,6 +367,7 @@ OPS = {
     "sparse_encode": Op(objective, given_sparse_encode, gradients=False, slack=100),
     "topk_encode": Op(topk_values, given_topk_encode, gradients=False),
     "sparse_decode": Op(decoded, given_sparse_decode),
+    "sparse_reconstruction_loss": Op(error_of_decoded, given_sparse_reconstruction_loss),
     "kl_sparsity": Op(functional.kl_sparsity, given_kl_sparsity),
     "l1_sparsity": Op(functional.l1_sparsity, given_activities),
 }

@@ -28,7 +28,7 @@ def topk_encode(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> tuple
 
 
 def sparse_decode(values: Tensor, indices: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    dense, indices, rows = values.float().contiguous(), indices.contiguous(), _by_rows(weight)
+    dense, indices, rows = values.float().contiguous(), indices.contiguous(), by_rows(weight)
     start = None if bias is None else bias.float().contiguous()
     output = torch.empty(len(values), weight.shape[1], dtype=torch.float32, device="cpu")
     _C.sparse_decode(
@@ -43,7 +43,7 @@ def sparse_decode(values: Tensor, indices: Tensor, weight: Tensor, bias: Tensor 
 
 
 def sampled_product(left: Tensor, weight: Tensor, indices: Tensor) -> Tensor:
-    dense, rows, indices = _by_rows(left), _by_rows(weight), indices.contiguous()
+    dense, rows, indices = by_rows(left), by_rows(weight), indices.contiguous()
     products = torch.empty(indices.shape, dtype=torch.float32, device="cpu")
     _C.sampled_product(
         as_matrix(dense),
@@ -59,7 +59,7 @@ def sampled_product(left: Tensor, weight: Tensor, indices: Tensor) -> Tensor:
 def latent_sums(
     values: Tensor, indices: Tensor, rows: Tensor, latents: int
 ) -> tuple[Tensor, Tensor]:
-    dense, indices, matrix = values.float().contiguous(), indices.contiguous(), _by_rows(rows)
+    dense, indices, matrix = values.float().contiguous(), indices.contiguous(), by_rows(rows)
     sums = torch.empty(latents, rows.shape[1], dtype=torch.float32, device="cpu")
     totals = torch.empty(latents, dtype=torch.float32, device="cpu")
     _C.latent_sums(
@@ -74,7 +74,7 @@ def latent_sums(
     return sums.to(values.dtype), totals.to(values.dtype)
 
 
-def _by_rows(matrix: Tensor) -> Tensor:
+def by_rows(matrix: Tensor) -> Tensor:
     """In float32, each row contiguous."""
     matrix = matrix.float()
     return matrix if matrix.stride(1) == 1 else matrix.contiguous()

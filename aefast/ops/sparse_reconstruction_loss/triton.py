@@ -1,0 +1,72 @@
+"""The squared error of what sparse codes reconstruct on the GPU.
+
+A kernel decodes and compares; the products with the code's latents are topk's, of float32 rows.
+"""
+
+from collections.abc import Iterator
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from aefast.ops.shared.triton import TYPE_NAMES, Variant, cdiv, device_of
+
+COLUMNS = 512  # what a program holds of a row of latents
+
+
+@cache
+def _compare_variant(dtype: torch.dtype) -> Variant:
+    kind = f"*{TYPE_NAMES[dtype]}"
+    types = {
+        "values_pointer": kind,
+        "indices_pointer": "*i64",
+        "weight_pointer": kind,
+        "bias_pointer": kind,
+        "target_pointer": kind,
+        "residual_pointer": "*fp32",
+        "squares_pointer": "*fp32",
+    }
+    kernel = "sparse_reconstruction_loss.triton_kernels.compare_kernel"
+    return Variant(kernel, types, {"COLUMNS": COLUMNS}, 4)
+
+
+@cache
+def _sample_variant(dtype: torch.dtype) -> Variant:
+    types = {
+        "left_pointer": "*fp32",
+        "weight_pointer": f"*{TYPE_NAMES[dtype]}",
+        "indices_pointer": "*i64",
+        "products_pointer": "*fp32",
+    }
+    return Variant("topk.triton_kernels.sample_kernel", types, {"COLUMNS": COLUMNS}, 4)
+
+
+def variants(generation: int) -> Iterator[Variant]:
+    """Every cubin that the op launches beside topk's; the same on all generations."""
+    for dtype in TYPE_NAMES:
+        yield _compare_variant(dtype)
+        if dtype != torch.float32:
+            yield _sample_variant(dtype)
+
+
+def sparse_reconstruction_loss(
+    values: Tensor, indices: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    values, indices, weight = values.contiguous(), indices.contiguous(), weight.contiguous()
+    target = target.contiguous()
+    rows, active, columns = *values.shape, weight.shape[1]
+    start = values.new_zeros(columns) if bias is None else bias.contiguous()
+    blocks = cdiv(columns, COLUMNS)
+    residual = values.new_empty(target.shape, dtype=torch.float32)
+    squares = values.new_empty(rows * blocks, dtype=torch.float32)
+    slopes = values.new_empty(values.shape, dtype=torch.float32)
+    with device_of(values):
+        _compare_variant(values.dtype).launch(
+            rows * blocks, values, indices, weight, start, target, residual, squares,
+            active, weight.shape[0], columns, blocks,
+        )  # fmt: skip
+        _sample_variant(values.dtype).launch(
+            indices.numel(), residual, weight, indices, slopes,
+            active, weight.shape[0], columns,
+        )  # fmt: skip
+    return squares.sum(), residual, slopes

@@ -1,0 +1,52 @@
+# mypy: allow-untyped-defs
+"""The squared error of what sparse codes reconstruct on the GPU."""
+
+import triton
+import triton.language as tl
+
+INTEGERS = ["active", "latents", "columns", "blocks"]
+POINTERS = [
+    "values_pointer",
+    "indices_pointer",
+    "weight_pointer",
+    "bias_pointer",
+    "target_pointer",
+    "residual_pointer",
+    "squares_pointer",
+]
+
+
+@triton.jit(do_not_specialize=INTEGERS, do_not_specialize_on_alignment=POINTERS)
+def compare_kernel(
+    values_pointer,  # [rows, active]
+    indices_pointer,  # int64 [rows, active]
+    weight_pointer,  # [latents, columns]
+    bias_pointer,  # [columns]
+    target_pointer,  # [rows, columns]
+    residual_pointer,  # float32 [rows, columns]
+    squares_pointer,  # float32 [rows, blocks]
+    active: tl.int32,
+    latents: tl.int64,
+    columns: tl.int64,
+    blocks: tl.int64,  # of COLUMNS, in a row
+    COLUMNS: tl.constexpr,
+):
+    """A row's latents, each times its value, added to the bias, less the target, and the squared
+    norm of what is left; no latent is read past the last."""
+    program = tl.program_id(0).to(tl.int64)
+    row = program // blocks
+    column = (program - row * blocks) * COLUMNS + tl.arange(0, COLUMNS)
+    mask = column < columns
+    total = tl.zeros((COLUMNS,), tl.float32)
+    for i in range(active):
+        latent = tl.load(indices_pointer + row * active + i)
+        value = tl.load(values_pointer + row * active + i).to(tl.float32)
+        inside = (latent >= 0) & (latent < latents)
+        source = tl.load(weight_pointer + latent * columns + column, mask=mask & inside, other=0.0)
+        total += value * source.to(tl.float32)
+    total += tl.load(bias_pointer + column, mask=mask, other=0.0).to(tl.float32)
+    place = row * columns + column
+    total -= tl.load(target_pointer + place, mask=mask, other=0.0).to(tl.float32)
+    tl.store(residual_pointer + place, total, mask=mask)
+    total = tl.where(mask, total, 0.0)
+    tl.store(squares_pointer + program, tl.sum(total * total, 0))

@@ -1,0 +1,30 @@
+// The squared error of what sparse codes reconstruct, with all that its gradients are made of.
+#pragma once
+
+#include <cstdint>
+
+#include "ops/topk/topk.h"
+#include "shared/isa.h"
+
+namespace aefast {
+
+// residual [rows, columns] = bias + the sum over a row's latents of value * weight[latent] -
+// target; squares [rows] its squared norms; slopes [rows, k] its products with the weight's rows
+// that the code names. Residual and slopes may be null, bias too.
+struct SparseReconstructionArguments {
+    SparseCode code;
+    const float* weight;
+    int64_t weight_row_stride;
+    const float* bias;    // [columns]
+    const float* target;  // [rows, columns]
+    int64_t target_row_stride;
+    double* squares;
+    float* residual;
+    float* slopes;
+    int64_t columns;
+    int threads;
+};
+
+AEFAST_DECLARE_KERNELS(void sparse_reconstruction_loss(const SparseReconstructionArguments&);)
+
+}  // namespace aefast
