@@ -207,6 +207,22 @@ def test_thresholds_below_zero_are_set_to_zero():
     assert not model.threshold.any()
 
 
+@pytest.mark.parametrize("method", ["encode", "decode"])
+def test_a_subclass_may_encode_to_a_dense_code_and_decode_by_itself(method):
+    class Own(TopKSparseAutoencoder):
+        pass
+
+    def encode(self, x):
+        return linear(x, self.encoder_weight).relu()
+
+    def decode(self, code):
+        return 2 * TopKSparseAutoencoder.decode(self, code)
+
+    setattr(Own, method, locals()[method])
+    model, x = Own(D, L, K), torch.randn(9, D)
+    torch.testing.assert_close(model.loss(x), mse_loss(model(x), x))
+
+
 @pytest.mark.parametrize("mode", [True, False])
 def test_a_threshold_that_the_last_step_left_below_zero_counts_as_zero(mode):
     """It has no gradient then: a loss sets it to 0 before it asks for one."""

@@ -47,7 +47,8 @@ def loss_and_residual(
     check_code(values, indices, weight, bias)
     check_target(target, values, weight)
     rows = math.prod(values.shape[:-1])
-    code = (part.reshape(rows, values.shape[-1]) for part in (values, indices))
+    shape = rows, values.shape[-1]
+    code = values.reshape(shape), indices.reshape(shape)
     with dispatch.without_autocast(values.device):
         loss, residual = _of_rows(*code, weight, bias, target.reshape(rows, weight.shape[1]))
     return loss, residual.reshape(target.shape)
@@ -56,7 +57,7 @@ def loss_and_residual(
 def _of_rows(*inputs: Any) -> Loss:
     tensors = [tensor for tensor in inputs if tensor is not None]
     if dispatch.is_traced(*tensors):
-        if dispatch.is_defined_in_trace(inputs[0].dtype):
+        if dispatch.is_defined_in_trace(inputs[0]):
             return _definition(*inputs)
         return torch.ops.aefast.sparse_reconstruction_loss(*inputs)[:2]
     if _serves_definition(tensors) or any(map(dispatch.is_transformed, tensors)):
