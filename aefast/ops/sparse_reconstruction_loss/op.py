@@ -119,7 +119,7 @@ def _backward(ctx: Any, grad: Tensor, *_: Any) -> Gradients:
         decoded = products.sparse_decode(upcast(values), indices, latents, start)
         residual = decoded - upcast(target)
         slopes = products.sampled_product(residual, latents, indices)
-    factor = upcast(grad) * (2 / residual.numel())
+    factor = upcast(grad) * (2 / max(residual.numel(), 1))  # no row: no gradient
     code = values, indices, weight
     return _gradients(ctx.needs_input_grad, code, residual, slopes, factor)
 
