@@ -8,7 +8,7 @@ from torch.nn.functional import embedding, mse_loss
 import aefast
 from aefast.functional import sparse_decode, sparse_reconstruction_loss
 from tests.accuracy import assert_as_accurate_as_torch
-from tests.backends import not_interpreted
+from tests.backends import is_interpreted, not_interpreted, same_on_numba
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 # (rows, columns, latents, k): ones, a last vector, more columns than a program of the GPU's.
@@ -137,6 +137,7 @@ def test_only_the_gradients_asked_for_are_made(place):
         assert [t.grad is not None for t in tensors] == [i == needed for i in range(5)]
 
 
+@same_on_numba
 @not_interpreted
 def test_opcheck_and_one_graph(place):
     tensors = inputs(place, 6, 4, 5, 2)
@@ -148,6 +149,7 @@ def test_opcheck_and_one_graph(place):
         torch.testing.assert_close(a, b)
 
 
+@same_on_numba
 @not_interpreted
 def test_torch_func(place):
     values, indices, weight, bias, target = (t.detach() for t in inputs(place, 6, 4, 9, 2))
@@ -161,6 +163,7 @@ def test_torch_func(place):
     torch.testing.assert_close(each.mean(0), whole)
 
 
+@same_on_numba
 @not_interpreted
 def test_under_autocast_it_is_float32_as_torchs_mse_loss(place):
     values, indices, *rest = inputs(place, 6, 4, 9, 2)
@@ -173,13 +176,26 @@ def test_under_autocast_it_is_float32_as_torchs_mse_loss(place):
     assert values.grad.dtype == rest[0].grad.dtype == torch.float32
 
 
-@not_interpreted
 def test_an_index_outside_the_latents_is_read_nowhere(kernel_place):
     values, indices, *rest = inputs(kernel_place, 4, 5, 9, 3)
-    indices[2, 1] = 9
-    if kernel_place.type == "cpu":
+    inside = indices.clone()
+    indices[2, 1], inside[2, 1] = 9, 0
+    if is_interpreted(kernel_place) or kernel_place.type == "cuda":
+        left_out = values.detach().clone()
+        left_out[2, 1] = 0
+        found = sparse_reconstruction_loss(values, indices, *rest)
+        torch.testing.assert_close(found, plain(left_out, inside, *rest))
+    else:
         with pytest.raises(IndexError, match="indices holds 9; of 9 latents it takes"):
             sparse_reconstruction_loss(values, indices, *rest)
+
+
+def test_of_no_rows_the_loss_is_torchs_and_no_gradient_is_infinite(kernel_place):
+    tensors = inputs(kernel_place, 0, 4, 5, 3)
+    loss = sparse_reconstruction_loss(*tensors)
+    assert loss.isnan()
+    for gradient in torch.autograd.grad(loss, leaves(tensors)):
+        assert not gradient.any()
 
 
 @pytest.mark.parametrize(
