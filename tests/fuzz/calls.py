@@ -297,7 +297,7 @@ def decoded(values: Tensor, weight: Tensor, seed: int, bias: Tensor | None = Non
 
 def given_sparse_reconstruction_loss(draw: Any) -> Any:
     tensors, options = given_sparse_decode(draw)
-    rows, columns = len(tensors["values"]), tensors["weight"].shape[1]
+    rows, columns = tensors["values"].shape[0], tensors["weight"].shape[1]
     return tensors | {"target": matrix(draw, rows, columns)}, options
 
 

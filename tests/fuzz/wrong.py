@@ -86,7 +86,7 @@ class Wrong:
 
 
 # Which compute with what they are given before they call the op.
-WRAPPED = ("sparse_encode", "topk_encode", "sparse_decode")
+WRAPPED = ("sparse_encode", "topk_encode", "sparse_decode", "sparse_reconstruction_loss")
 
 FIT = ["model", "data", "optimizer", "epochs", "batch_size", "seed", "validation", "callback"]
 
