@@ -107,7 +107,7 @@ def test_one_step(
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-@pytest.mark.parametrize("k", [10, 100])
+@pytest.mark.parametrize("k", [1, 10, 100])
 def test_many_steps(compare: Callable[[Case], None], device: str, k: int) -> None:
     compare(case(Machine(device, 512, 784, 500, k), "torch.bernoulli"))
 

@@ -264,6 +264,7 @@ def fit_case(kind: Kind, shape: Shape) -> Case:
         compiled=compiled and loop(compiled),
         check=lambda: check_fit(model, shape, kind),
         training=True,
+        steps=steps(shape),
     )
 
 

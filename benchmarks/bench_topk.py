@@ -56,7 +56,7 @@ class Size:
     k: int
 
     def __str__(self) -> str:
-        return f"b{self.rows} {self.width}-{self.latents} k{self.k}"
+        return f"{self.rows}x{self.width}-{self.latents} k{self.k}"
 
     def model(self, device: str) -> TopKSparseAutoencoder:
         return TopKSparseAutoencoder(self.width, self.latents, self.k, device=device)

@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator  # noqa: E402
 from dataclasses import replace  # noqa: E402
 from typing import Any  # noqa: E402
 
+import limits  # noqa: E402
 import report  # noqa: E402
 import results  # noqa: E402
 import torch  # noqa: E402
@@ -123,6 +124,8 @@ def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
 
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
     output_json["failed"] = config.stash[FAILED]
+    if any(record["device"] == "cpu" for record in config.stash[RECORDS]):
+        output_json["limits"] = limits.measure()
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

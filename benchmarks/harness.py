@@ -74,6 +74,7 @@ class Case:
         calls_in_round: more than 1 for calls that are too short to time one by one. They are timed
             from the host, on a GPU too: unless ``training``, what counts of them is their overhead.
         training: whether a call is a step or more of training, whatever its length.
+        steps: of training, in one call.
         states: how many random states one call draws, where that is what it is for.
         compiles: whether torch.compile of ``eager`` is a baseline; not where that is a peer
             library's own function.
@@ -93,6 +94,7 @@ class Case:
     limit: Limit | None = None
     calls_in_round: int = 1
     training: bool = False
+    steps: int = 1
     states: int | None = None
     compiles: bool = True
     compiled: Layer | None = None
@@ -251,6 +253,8 @@ def summarize(
         "peak_bytes": peaks.get("aefast"),
         "baselines": baselines,
     }
+    if case.training:
+        record["steps"] = case.steps
     if case.states is not None:
         record["states_per_second"] = case.states / statistics.median(ours)
     if case.limit is not None:

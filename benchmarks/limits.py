@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from results import PEAK
 from torch import Tensor
 
 from aefast import backend
@@ -18,7 +19,6 @@ from aefast.ops.shared.precision import product_level
 
 SIZE = 1024  # of a product's three sides
 COPIED_BYTES = 128 * 2**20  # past every cache
-MULTIPLY_ADDS = "multiply-adds alone"
 # So many rounds of the kernel take some milliseconds.
 ROUNDS_OF_KERNEL = 1_000_000
 ROUNDS = 11
@@ -44,7 +44,7 @@ def on_these_threads() -> dict[str, Rate]:
     if backend.select(torch.device("cpu"), torch.float32) == "cpp":
         extension, threads = backend.extension(), torch.get_num_threads()
         count = 2 * extension.multiply_adds(ROUNDS_OF_KERNEL, threads)
-        limits[MULTIPLY_ADDS] = rate(
+        limits[PEAK] = rate(
             count, "TFLOP/s", lambda: extension.multiply_adds(ROUNDS_OF_KERNEL, threads)
         )
     for name, multiply in products().items():

@@ -9,6 +9,7 @@ from pathlib import Path
 from string import Template
 from typing import TypeVar
 
+import growth
 import report
 from results import Record, Result, label, ratios, read, setting_of, worst
 
@@ -30,6 +31,7 @@ def render(results: Sequence[Result]) -> str:
         heat_maps="\n".join(heat_maps(results)),
         cases=case_table(results),
         overheads=overhead_tables(results),
+        growth=growth_tables(results),
         machines="\n".join(map(machine, results)),
     )
 
@@ -171,6 +173,29 @@ def overhead_tables(results: Sequence[Result]) -> str:
     return f'{heading}<div class="beside">{"".join(tables)}</div>'
 
 
+def growth_tables(results: Sequence[Result]) -> str:
+    """The exponents of cost, a table a machine."""
+    tables = []
+    for result in results:
+        rows = [
+            f'<tr><td class="case" data-value="{escape(name)}">{escape(name)}</td>'
+            + "".join(f'<td data-value="{escape(cell.rstrip("x"))}">{cell}</td>' for cell in cells)
+            + "</tr>"
+            for name, *cells in growth.rows(result)
+        ]
+        if rows:
+            headings = "".join(
+                f'<th data-by="{1 + number}">{name}</th>'
+                for number, name in enumerate(growth.HEADING[1:])
+            )
+            caption = f'<h3 class="faint">{escape(label(result["machine"]))}</h3>'
+            tables.append(f"<div>{caption}{table('', headings, rows)}</div>")
+    if not tables:
+        return ""
+    explained = f"<h2>How cost grows</h2><p>{escape(report.GROWTH)}</p>"
+    return f'{explained}<div class="beside">{"".join(tables)}</div>'
+
+
 def overhead(case: Record) -> tuple[float, float, float]:
     """Microseconds of ours and of eager PyTorch's, and their difference."""
     ours, eager = 1e6 * case["seconds"][1], 1e6 * case["baselines"]["eager"]["seconds"]
@@ -186,6 +211,7 @@ def machine(result: Result) -> str:
         "threads": f"{found['threads']} of {found.get('cores', '?')} cores",
         "instruction set": f"{found['cpu_isa']} (torch: {found['torch_cpu_capability']})",
         "GPUs": ", ".join(found["gpus"]) or "none",
+        **limits(result),
         "versions": ", ".join(f"{name} {v or '-'}" for name, v in found["versions"].items()),
         "measured": report.origin(result),
         "losses": f"{sum(ratio < 1 for ratio in cases)} of {len(cases)} cases",
@@ -193,6 +219,15 @@ def machine(result: Result) -> str:
     }
     listed = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in facts.items())
     return f"<div><h3>{escape(label(found))}</h3><dl>{listed}</dl></div>"
+
+
+def limits(result: Result) -> dict[str, str]:
+    """What the machine does at best, under a name that says on how many threads."""
+    if not (found := report.limits(result)):
+        return {}
+    (_, *threads), *rows = found
+    rates = (f"{name} {', '.join(rates)}" for name, *rates in rows)
+    return {f"limits, {', '.join(threads)}": "; ".join(rates)}
 
 
 def table(above: str, headings: str, rows: list[str]) -> str:

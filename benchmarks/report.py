@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import growth
 from results import Record, Result, Spread, read
 
 HEADING = [
@@ -18,12 +19,20 @@ HEADING = [
     "limit reached",
     "peak MiB",
 ]
+GROWTH = (
+    "Growth: the exponent of a step's time as a power of what the cases differ in, fitted; and how "
+    "far a time is from that power at most. A curve bends where a call's own cost ends to count, "
+    "where a second thread joins (from 4 million multiplications in a product on), and where the "
+    "parameters leave a cache."
+)
 OVERHEAD_HEADING = ["call overhead", "on", "aefast", "eager", "aefast - eager", "compile"]
 
 
 def render(result: Result) -> str:
     """The whole report of a run."""
     parts = [describe_machine(result["machine"])]
+    if limit_rows := limits(result):
+        parts.append(table(limit_rows))
     for heading, overhead, row in (
         (HEADING, False, case_row),
         (OVERHEAD_HEADING, True, overhead_row),
@@ -35,6 +44,8 @@ def render(result: Result) -> str:
         "Ratios are medians of paired rounds, with quartiles: above 1x aefast is the faster. "
         "Peak memory: aefast / eager."
     )
+    if curves := growth.rows(result):
+        parts += [table([growth.HEADING, *curves]), GROWTH]
     parts += [f"No number: {reason}" for reason in missing_numbers(result)]
     return "\n\n".join(parts) + "\n"
 
@@ -97,7 +108,25 @@ def limit(measured: dict[str, Any] | None) -> str:
     if measured is None:
         return "-"
     rate = f"{measured['name']} at {measured['rate']:.3g} {measured['unit']}"
-    return f"{median(measured['share']):.0%} of {rate}"
+    peak = f", {measured['share_of_peak']:.0%} of the peak" if "share_of_peak" in measured else ""
+    return f"{median(measured['share']):.0%} of {rate}{peak}"
+
+
+def limits(result: Result) -> list[list[str]]:
+    """A table of what the machine does at best, a column a number of threads; empty without any."""
+    by_threads: dict[str, dict[str, Any]] = result.get("limits", {})
+    if not by_threads:
+        return []
+    names = dict.fromkeys(name for found in by_threads.values() for name in found)
+    heading = ["limit", *(f"{count} thread" + "s" * (count != "1") for count in by_threads)]
+    return [
+        heading,
+        *([name, *(rate(found.get(name)) for found in by_threads.values())] for name in names),
+    ]
+
+
+def rate(measured: dict[str, Any] | None) -> str:
+    return "-" if measured is None else f"{measured['rate']:.3g} {measured['unit']}"
 
 
 def median(spread: Spread) -> float:

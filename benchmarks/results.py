@@ -20,20 +20,22 @@ WIDTHS = r"\d+(?:(?:->|-)\d+)*"
 SHAPE = re.compile(rf"\b(\d+)x({WIDTHS})|\b({WIDTHS}) b(\d+)\b")
 DIGITS = 4
 KEYS = ("measured", "commit", "local_changes", "machine", "failed", "cases")
+# The limit that a share of the peak is of, as limits.py names it.
+PEAK = "multiply-adds alone"
 
 
 def compact(raw: dict[str, Any]) -> Result:
     """What a reader takes of pytest-benchmark's JSON."""
-    commit = raw["commit_info"]
+    commit, limits = raw["commit_info"], raw.get("limits", {})
+    cases = [record(benchmark["extra_info"], benchmark["stats"]) for benchmark in raw["benchmarks"]]
     return {
         "measured": raw["datetime"][:10],
         "commit": (commit.get("id") or "unknown")[:10],
         "local_changes": bool(commit.get("dirty")),
         "machine": raw["machine_info"]["aefast"],
         "failed": raw["failed"],
-        "cases": [
-            record(benchmark["extra_info"], benchmark["stats"]) for benchmark in raw["benchmarks"]
-        ],
+        "limits": limits,
+        "cases": [with_share_of_peak(case, limits) for case in cases],
     }
 
 
@@ -50,6 +52,16 @@ def record(measured: Record, stats: dict[str, float]) -> Record:
     if (shape := shape_of(measured["case"])) is not None:
         kept["shape"] = shape
     return rounded(kept)
+
+
+def with_share_of_peak(case: Record, limits: dict[str, Any]) -> Record:
+    """A case whose limit is a product's rate gets its share of the processor's multiply-adds."""
+    limit = case.get("limit")
+    peak = limits.get(str(case.get("threads")), {}).get(PEAK)
+    if limit is None or peak is None or case["device"] != "cpu" or limit["unit"] != peak["unit"]:
+        return case
+    share = limit["rate"] * limit["share"][1] / peak["rate"]
+    return {**case, "limit": {**limit, "share_of_peak": rounded(share)}}
 
 
 def rounded(value: Any) -> Any:
@@ -114,7 +126,7 @@ def read(path: Path) -> Result:
         found = json.loads(path.read_text())
         if "benchmarks" in found:
             return compact(found)
-        return {key: found[key] for key in KEYS}
+        return {key: found[key] for key in KEYS} | {"limits": found.get("limits", {})}
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{str(path)!r} is no result of aefast bench --json") from error
 

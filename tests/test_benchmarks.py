@@ -24,6 +24,7 @@ sys.path.insert(0, str(SUITE))
 harness = importlib.import_module("harness")
 memory = importlib.import_module("memory")
 comparison = importlib.import_module("comparison")
+growth = importlib.import_module("growth")
 page = importlib.import_module("page")
 readme = importlib.import_module("readme")
 report = importlib.import_module("report")
@@ -78,6 +79,7 @@ RESULT = {
     "local_changes": True,
     "machine": MACHINE,
     "failed": [],
+    "limits": {},
     "cases": [LOST, OVERHEAD],
 }
 
@@ -391,7 +393,58 @@ def test_a_result_is_medians_and_quartiles_in_few_digits() -> None:
         "local_changes": True,
         "machine": MACHINE,
         "failed": ["test_corrupt[gaussian]"],
+        "limits": {},
     }
+
+
+def test_a_product_has_its_share_of_the_multiply_adds_on_its_threads() -> None:
+    limit = {"name": "torch.mm", "rate": 0.08, "unit": "TFLOP/s", "share": [0.9, 1.0, 1.1]}
+    case = {**LOST, "threads": 1, "limit": limit}
+    peaks = {str(n): {results.PEAK: {"rate": 0.1 * n, "unit": "TFLOP/s"}} for n in (1, 2)}
+    shared = results.with_share_of_peak(case, peaks)
+    assert shared["limit"]["share_of_peak"] == 0.8
+    assert "100% of torch.mm at 0.08 TFLOP/s, 80% of the peak" in report.case_row(shared)
+    for other in ({**case, "threads": 3}, {**case, "limit": LOST["limit"]}):
+        assert results.with_share_of_peak(other, peaks) == other
+    text = report.render({**RESULT, "limits": peaks})
+    assert ["multiply-adds alone", "0.1 TFLOP/s", "0.2 TFLOP/s"] in cells(text.split("\n\n")[1])
+    assert "multiply-adds alone 0.1 TFLOP/s, 0.2 TFLOP/s" in page.render(
+        [{**RESULT, "limits": peaks}]
+    )
+
+
+def powers() -> dict[str, Any]:
+    """Cases whose time is a power of each number: batch, weights, k and threads."""
+    base = copy.deepcopy(LOST)
+    cases = []
+    for batch, hidden, k, threads in (
+        *((batch, 10, 1, 2) for batch in (16, 64, 256)),
+        *((16, hidden, 1, 2) for hidden in (20, 80)),
+        (16, 10, 4, 2),
+        (16, 10, 1, 1),
+    ):
+        seconds = 1e-6 * batch**0.5 * (64 * hidden) ** 1.5 * k / threads**0.75
+        name = f"k={k} {batch}x64-{hidden}, plain" + ", 1 thread" * (threads == 1)
+        times = {"seconds": [seconds] * 3, "steps": 10, "shape": [batch, 64, hidden]}
+        theirs = {"eager": {"seconds": 1e-3 * batch, "ratio": [1, 1, 1]}}
+        cases.append({**base, "op": "fit", "case": name, **times, "baselines": theirs})
+    return {**RESULT, "cases": cases}
+
+
+def test_growth_is_the_exponent_of_what_the_cases_differ_in() -> None:
+    assert growth.rows(powers()) == [
+        ["fit, plain, 64-10, k=1, threads: 2", "batch, 16 to 256", "0.50", "1.00", "1.00x"],
+        ["fit, plain, batch 16, k=1, threads: 2", "weights, 640 to 5120", "1.50", "0.00", "1.00x"],
+        ["fit, plain, 64-10, batch 16, threads: 2", "k, 1 to 4", "1.00", "0.00", "1.00x"],
+        ["fit, plain, 64-10, batch 16, k=1", "threads, 1 to 2", "-0.75", "0.00", "1.00x"],
+    ]
+    assert growth.rows(RESULT) == []
+
+
+def test_growth_names_how_far_a_time_is_from_the_power() -> None:
+    bent = growth.Curve("case", "batch", [1, 10, 100], [1.0, 20.0, 100.0], [1.0, 1.0, 1.0])
+    assert bent.exponent == pytest.approx(1)
+    assert bent.bend == pytest.approx(2 ** (2 / 3))  # log 20 is a third of log 2 above, and so on
 
 
 def test_a_result_is_written_a_case_a_line_and_read_back(tmp_path: Path) -> None:

@@ -1,0 +1,150 @@
+"""How cost grows: time as a power of the batch, the weights, k or the threads, for aefast and for
+eager PyTorch, fitted to the cases of one result that differ in that alone."""
+
+import itertools
+import math
+import re
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from results import Record, Result, setting_of
+
+# What a curve is drawn against, and from how many points on.
+FEWEST_POINTS = {"batch": 3, "weights": 3, "k": 2, "threads": 2}
+# How a curve's name tells what its cases have in common.
+LABELS = {
+    "op": "{}",
+    "setting": "{}",
+    "widths": "{}",
+    "batch": "batch {}",
+    "k": "k={}",
+    "threads": "threads: {}",
+}
+K = re.compile(r"\bk=?(\d+)\b")
+ONE_THREAD = ", 1 thread"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Times of cases that differ in one number alone.
+
+    Attributes:
+        case: what they have in common.
+        variable: ``"batch"``, ``"weights"``, ``"k"`` or ``"threads"``.
+        values: of the variable, rising.
+        ours: seconds a step, at each value.
+        theirs: eager PyTorch's.
+    """
+
+    case: str
+    variable: str
+    values: list[int]
+    ours: list[float]
+    theirs: list[float]
+
+    @property
+    def exponent(self) -> float:
+        return line(self.values, self.ours)[0]
+
+    @property
+    def their_exponent(self) -> float:
+        return line(self.values, self.theirs)[0]
+
+    @property
+    def bend(self) -> float:
+        """How far a time of ours is from the fitted power at most, as a factor."""
+        slope, intercept = line(self.values, self.ours)
+        return max(
+            math.exp(abs(math.log(seconds) - intercept - slope * math.log(value)))
+            for value, seconds in zip(self.values, self.ours, strict=True)
+        )
+
+
+def line(values: list[int], seconds: list[float]) -> tuple[float, float]:
+    """Slope and intercept of log(seconds) over log(values), by least squares."""
+    fitted = statistics.linear_regression(map_log(values), map_log(seconds))
+    return fitted.slope, fitted.intercept
+
+
+def map_log(values: list[Any]) -> list[float]:
+    return [math.log(value) for value in values]
+
+
+def curves(result: Result) -> Iterator[Curve]:
+    """All that a result has enough points for."""
+    points = [point for case in result["cases"] if (point := point_of(case, result)) is not None]
+    for variable, fewest in FEWEST_POINTS.items():
+        groups = defaultdict(list)
+        for place, case in points:
+            others = tuple(
+                LABELS[name].format(value)
+                for name, value in place.items()
+                if value is not None and not varies(name, variable)
+            )
+            if place[variable] is not None:
+                groups[others].append((place[variable], case))
+        for others, members in groups.items():
+            by_value = dict(members)
+            if len(by_value) >= fewest:
+                yield curve(", ".join(others), variable, by_value)
+
+
+def curve(name: str, variable: str, by_value: dict[int, Record]) -> Curve:
+    values = sorted(by_value)
+    cases = [by_value[value] for value in values]
+    return Curve(
+        name,
+        variable,
+        values,
+        [case["seconds"][1] / case.get("steps", 1) for case in cases],
+        [case["baselines"]["eager"]["seconds"] / case.get("steps", 1) for case in cases],
+    )
+
+
+def point_of(case: Record, result: Result) -> tuple[dict[str, Any], Record] | None:
+    """Where a case stands, and the case; None of one that has no place."""
+    is_epoch = case["op"] == "fit" and "steps" not in case  # of a number of steps that it varies
+    if "shape" not in case or case["overhead"] or is_epoch:
+        return None
+    batch, *widths = case["shape"]
+    if not widths:
+        return None
+    name = setting_of(case["case"])
+    k = K.search(name)
+    threads = 1 if ONE_THREAD in name else result["machine"]["threads"]
+    setting = K.sub("", name.replace(ONE_THREAD, "")).strip(" ,")
+    place: dict[str, Any] = {
+        "op": case["op"],
+        "setting": setting,
+        "widths": "-".join(map(str, widths)),
+        "weights": sum(a * b for a, b in itertools.pairwise(widths)) or widths[0],
+        "batch": batch,
+        "k": int(k[1]) if k else None,
+        "threads": threads,
+    }
+    return place, case
+
+
+def varies(name: str, variable: str) -> bool:
+    """Whether a part of the place goes with the variable: the widths say what the weights are."""
+    return name == variable or name == "weights" or (name == "widths" and variable == "weights")
+
+
+HEADING = ["case", "against", "aefast", "eager", "bend"]
+
+
+def rows(result: Result) -> list[list[str]]:
+    """A row a curve, for a table."""
+    return [
+        [
+            found.case,
+            f"{found.variable}, {found.values[0]} to {found.values[-1]}",
+            f"{found.exponent:.2f}",
+            f"{found.their_exponent:.2f}",
+            f"{found.bend:.2f}x",
+        ]
+        for found in curves(result)
+    ]
