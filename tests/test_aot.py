@@ -23,7 +23,7 @@ pytest.importorskip("triton")
 from aefast import aot, backend
 from aefast.ops.linear_act import triton as linear_act
 from aefast.ops.shared import triton_compiled, triton_gemm
-from aefast.ops.shared.triton import descriptors_round
+from aefast.ops.shared.triton import ACTIVATIONS, descriptors_round
 from aefast.ops.topk import triton as topk
 from tests import ahead_of_time, cuda_stub
 
@@ -308,15 +308,23 @@ def test_the_table_picks_only_listed_variants(arch):
         (torch.float16, "half"),
     )
     layouts = ((False, False), (False, True), (True, True))
-    picked = {
-        triton_gemm.plan(
-            arch, multiprocessors, dtype, kind, shape, layout, output_dtype
-        ).variant.name
-        for multiprocessors in (1, 40, 108, 132, 148)
-        for dtype, kind in kinds
+    calls = [
+        (shape, layout, output_dtype, "identity")
         for shape in itertools.product(sizes, repeat=3)
         for layout in layouts
         for output_dtype in (None, torch.float32)
+    ]
+    calls += [
+        (shape, layout, None, activation)
+        for shape in ((64, 64, 64), (65536, 8192, 64))
+        for layout in layouts[:2]
+        for activation in ACTIVATIONS
+    ]
+    picked = {
+        triton_gemm.plan(arch, multiprocessors, dtype, kind, *call).variant.name
+        for multiprocessors in (1, 40, 108, 132, 148)
+        for dtype, kind in kinds
+        for call in calls
     }
     gradients = {name for name in listed if name.startswith("gradient_kernel")}
     assert picked == listed - gradients  # and none stands in the list for nothing
@@ -371,8 +379,9 @@ def test_batch_sizes_and_seeds_share_binaries(arch):
     # its weight, and two tiles of half a step. A Gaussian code's sample, its divergence and their
     # gradients are a kernel each, and so are soft thresholding, its gradient and the rest of a step
     # of sparse coding. Sums of columns, of their magnitudes, the divergence of the sums, the sign.
-    # The merge of a panel into a row's largest, the three products of a sparse code, and its error.
-    assert names <= 38
+    # The merge of a panel into a row's largest, the three products of a sparse code, and its error. A
+    # product has two tiles for each activation: here tanh, sigmoid and none.
+    assert names <= 42
 
 
 # Launches every op in three ways: by Triton's launcher, from its ready-made binary, and what Triton

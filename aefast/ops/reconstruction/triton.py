@@ -29,6 +29,8 @@ from aefast.ops.shared.triton_gemm import Tile
 PIECE = 32
 
 LOSSES = {"mse": 0, "bce": 1}
+# What a comparison is compiled for: a cross entropy is of the logits of a sigmoid.
+COMPARED = [*(("mse", activation) for activation in ACTIVATIONS), ("bce", "sigmoid")]
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,13 @@ def _loss_alone(inputs: LossInputs, settings: LossSettings, strip: Strip) -> Ten
 
 @cache
 def _compare_variant(
-    generation: int, dtype: torch.dtype, kind: str, tile: Tile, layout: tuple[bool, bool]
+    generation: int,
+    dtype: torch.dtype,
+    kind: str,
+    tile: Tile,
+    layout: tuple[bool, bool],
+    loss: str,
+    activation: str,
 ) -> Variant:
     pointer = f"*{TYPE_NAMES[dtype]}"
     types = triton_gemm.operand_types(generation, dtype, tile, layout)
@@ -134,6 +142,7 @@ def _compare_variant(
     )
     types |= dict.fromkeys(("grad_bias_pointer", "loss_pointer"), "*fp32")
     constants = triton_gemm.tile_constants(generation, dtype, kind, tile, layout)
+    constants |= {"LOSS": LOSSES[loss], "ACTIVATION": ACTIVATIONS[activation]}
     kernel = "reconstruction.triton_kernels.compare_kernel"
     return Variant(kernel, types, constants, tile.warps, tile.stages, tensor_cores=True)
 
@@ -145,7 +154,8 @@ def variants(generation: int) -> Iterator[Variant]:
             for tile in triton_gemm.TILES[generation][kind]:
                 for right_by_depth in (False, True):
                     layout = (False, right_by_depth)
-                    yield _compare_variant(generation, dtype, kind, tile, layout)
+                    for compared in COMPARED:
+                        yield _compare_variant(generation, dtype, kind, tile, layout, *compared)
             for strip in STRIPS[generation].get(kind, ()):
                 yield _loss_variant(dtype, strip)
 
@@ -206,7 +216,8 @@ class _Primitives:
         float32 = partial(code.new_empty, dtype=torch.float32)
         losses = float32(row_tiles, cdiv(columns, PIECE))
         grad_bias = float32(row_tiles, columns) if wanted.bias else None
-        chosen = _compare_variant(generation, code.dtype, read.kind, tile, read.layout)
+        compared = settings.loss, settings.output_activation
+        chosen = _compare_variant(generation, code.dtype, read.kind, tile, read.layout, *compared)
         with device_of(code):
             chosen.launch(
                 row_tiles * cdiv(columns, tile.columns),
@@ -221,8 +232,6 @@ class _Primitives:
                 target.stride(0),
                 *read.shape,
                 0 if bias is None else columns,
-                LOSSES[settings.loss],
-                ACTIVATIONS[settings.output_activation],
                 scale,
                 int(wanted.output),
                 int(wanted.bias),

@@ -68,12 +68,12 @@ def _compare(
     loss_pointer,
     target_row_stride,
     bias_size,
-    loss,
-    activation,
     scale,
     wants_output,
     wants_bias,
     wants_target,
+    LOSS: tl.constexpr,
+    ACTIVATION: tl.constexpr,
 ):
     """Compare a tile of the decoder's product with the target, a narrow piece at a time."""
     ROWS: tl.constexpr = z.shape[0]
@@ -84,14 +84,14 @@ def _compare(
         _compare(
             first, row_start, column_start, rows, columns, padded_columns, target_pointer,
             bias_pointer, grad_output_pointer, grad_target_pointer, grad_bias_pointer, loss_pointer,
-            target_row_stride, bias_size, loss, activation, scale, wants_output, wants_bias,
-            wants_target,
+            target_row_stride, bias_size, scale, wants_output, wants_bias, wants_target, LOSS,
+            ACTIVATION,
         )  # fmt: skip
         _compare(
             second, row_start, column_start + COLUMNS // 2, rows, columns, padded_columns,
             target_pointer, bias_pointer, grad_output_pointer, grad_target_pointer,
-            grad_bias_pointer, loss_pointer, target_row_stride, bias_size, loss, activation, scale,
-            wants_output, wants_bias, wants_target,
+            grad_bias_pointer, loss_pointer, target_row_stride, bias_size, scale, wants_output,
+            wants_bias, wants_target, LOSS, ACTIVATION,
         )  # fmt: skip
     else:
         row = row_start + tl.arange(0, ROWS)
@@ -104,9 +104,9 @@ def _compare(
         target_pointers = target_pointer + wide_row * target_row_stride + column[None, :]
         target = tl.load(tl.multiple_of(target_pointers, [1, 16]), mask=written, other=0.0)
         target = target.to(tl.float32)
-        reconstruction = activate(z, activation)
-        value = tl.where(inside, _loss(z, reconstruction, target, loss), 0.0)
-        grad, grad_target = _gradients(z, reconstruction, target, loss, activation, scale)
+        reconstruction = activate(z, ACTIVATION)
+        value = tl.where(inside, _loss(z, reconstruction, target, LOSS), 0.0)
+        grad, grad_target = _gradients(z, reconstruction, target, LOSS, ACTIVATION, scale)
         grad = tl.where(inside, grad, 0.0)
         part = (row_start // ROWS).to(tl.int64)
         pieces = tl.cdiv(columns, COLUMNS)
@@ -134,8 +134,6 @@ def _compare(
         "columns",
         "depth",
         "bias_size",
-        "loss",
-        "activation",
         "scale",
         "wants_output",
         "wants_bias",
@@ -168,8 +166,6 @@ def compare_kernel(
     columns: tl.int32,
     depth: tl.int32,
     bias_size: tl.int32,  # columns, or 0 for no bias
-    loss: tl.int32,
-    activation: tl.int32,
     scale: tl.float32,
     wants_output: tl.int32,
     wants_bias: tl.int32,
@@ -183,6 +179,8 @@ def compare_kernel(
     DESCRIPTORS: tl.constexpr,
     TF32: tl.constexpr,
     ROUND: tl.constexpr,
+    LOSS: tl.constexpr,
+    ACTIVATION: tl.constexpr,
 ):
     """The loss of act(left @ right.T + bias) and its gradients; the product is never written."""
     # A program a tile: Triton 3.7 cannot flatten a persistent loop around the branches below.
@@ -199,8 +197,8 @@ def compare_kernel(
     _compare(
         z, row_start, column_start, rows, columns, tl.cdiv(columns, UNIT) * UNIT, target_pointer,
         bias_pointer, grad_output_pointer, grad_target_pointer, grad_bias_pointer, loss_pointer,
-        target_row_stride, bias_size, loss, activation, scale, wants_output, wants_bias,
-        wants_target,
+        target_row_stride, bias_size, scale, wants_output, wants_bias, wants_target, LOSS,
+        ACTIVATION,
     )  # fmt: skip
 
 

@@ -18,7 +18,8 @@ from aefast import cubins
 from aefast.backend import BackendUnavailableError
 from aefast.ops.shared import triton_compiled
 
-# Kernels take the activation as a number and branch on it once a tile: one cubin serves them all.
+# The number that a kernel has for an activation. A product's kernel is compiled for each; others
+# branch on it, so that one cubin serves them all.
 ACTIVATIONS = {
     "identity": 0,
     "relu": 1,

@@ -223,12 +223,13 @@ def _variant(
     kind: str,
     tile: Tile,
     layout: tuple[bool, bool],
+    activation: str,
 ) -> Variant:
     types = operand_types(generation, dtype, tile, layout)
     types["output_pointer"] = types["preactivation_pointer"] = f"*{TYPE_NAMES[output_dtype]}"
     types["bias_pointer"] = f"*{TYPE_NAMES[dtype]}"
     constants = tile_constants(generation, dtype, kind, tile, layout)
-    constants["FLATTEN"] = tile.flatten
+    constants |= {"FLATTEN": tile.flatten, "ACTIVATION": ACTIVATIONS[activation]}
     kernel = "shared.triton_gemm_kernels.gemm_kernel"
     return Variant(kernel, types, constants, tile.warps, tile.stages, tensor_cores=True)
 
@@ -250,6 +251,7 @@ def plan(
     shape: tuple[int, int, int],
     layout: tuple[bool, bool],
     output_dtype: torch.dtype | None = None,
+    activation: str = "identity",
 ) -> Plan:
     """Choose the tile and the splits of one product.
 
@@ -264,7 +266,8 @@ def plan(
         if most > 1:
             tile, splits = large, most
     output_dtype = torch.float32 if splits > 1 else output_dtype or dtype
-    return Plan(_variant(generation, dtype, output_dtype, kind, tile, layout), tile, splits)
+    variant = _variant(generation, dtype, output_dtype, kind, tile, layout, activation)
+    return Plan(variant, tile, splits)
 
 
 def variants(generation: int) -> Iterator[Variant]:
@@ -273,8 +276,12 @@ def variants(generation: int) -> Iterator[Variant]:
         for kind in ("float32", "tf32") if dtype == torch.float32 else ("half",):
             for tile in TILES[generation][kind]:
                 for layout in ((False, False), (False, True), (True, True)):
+                    own = ("identity",) if all(layout) else tuple(ACTIVATIONS)
                     for output_dtype in dict.fromkeys((dtype, torch.float32)):
-                        yield _variant(generation, dtype, output_dtype, kind, tile, layout)
+                        for activation in own if output_dtype == dtype else ("identity",):
+                            yield _variant(
+                                generation, dtype, output_dtype, kind, tile, layout, activation
+                            )
 
 
 def _is_transposed(tensor: Tensor) -> bool:
@@ -318,10 +325,17 @@ def multiply(
         return output, output if keep_preactivation else None
     plain = bias is None and activation == "identity"
     read = factors(left, right, plain=plain, kind=kind)
-    chosen = plan(*chip(left.device), left.dtype, read.kind, read.shape, read.layout)
+    chosen = plan(
+        *chip(left.device),
+        left.dtype,
+        read.kind,
+        read.shape,
+        read.layout,
+        activation=activation,
+    )
     output = _output(chosen, read, left.dtype)
     preactivation = torch.empty_like(output) if keep_preactivation else None
-    _launch(chosen, read, output, preactivation, bias, activation, accumulate=False)
+    _launch(chosen, read, output, preactivation, bias, accumulate=False)
     result = output.sum(0).to(left.dtype) if chosen.splits > 1 else output
     return (
         _first_columns(result, columns),
@@ -343,10 +357,10 @@ def add_product(left: Tensor, right: Tensor, total: Tensor | None) -> Tensor:
     read = factors(left, right, plain=True)
     chosen = plan(*chip(left.device), left.dtype, read.kind, read.shape, read.layout, torch.float32)
     if total is not None and _is_output(total, chosen, read):
-        _launch(chosen, read, total, None, None, "identity", accumulate=True)
+        _launch(chosen, read, total, None, None, accumulate=True)
         return total
     output = _output(chosen, read, torch.float32)
-    _launch(chosen, read, output, None, None, "identity", accumulate=False)
+    _launch(chosen, read, output, None, None, accumulate=False)
     product = output.sum(0) if chosen.splits > 1 else output
     return _first_columns(product, columns) if total is None else total.add_(product[:, :columns])
 
@@ -381,7 +395,6 @@ def _launch(
     output: Tensor,
     preactivation: Tensor | None,
     bias: Tensor | None,
-    activation: str,
     accumulate: bool,
 ) -> None:
     generation, multiprocessors = chip(read.left.device)
@@ -399,7 +412,6 @@ def _launch(
             *read.shape,
             chosen.splits,
             0 if bias is None else columns,
-            ACTIVATIONS[activation],
             int(preactivation is not None),
             int(accumulate),
         )
