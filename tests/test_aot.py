@@ -379,8 +379,8 @@ def test_batch_sizes_and_seeds_share_binaries(arch):
     # its weight, and two tiles of half a step. A Gaussian code's sample, its divergence and their
     # gradients are a kernel each, and so are soft thresholding, its gradient and the rest of a step
     # of sparse coding. Sums of columns, of their magnitudes, the divergence of the sums, the sign.
-    # The merge of a panel into a row's largest, the three products of a sparse code, and its error. A
-    # product has two tiles for each activation: here tanh, sigmoid and none.
+    # The merge of a panel into a row's largest, the three products of a sparse code, and its error.
+    # A product has two tiles for each activation: here tanh, sigmoid and none.
     assert names <= 42
 
 
