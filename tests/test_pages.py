@@ -26,7 +26,7 @@ PROGRAMS = [
     if "```python\n" in page.read_text(encoding="utf-8") and page.stem != "your-program"
 ]
 
-PEERS = {"accelerate", "lightning", "pyod", "rbms"}
+PEERS = {"accelerate", "lightning", "pyod", "rbms", "sae_lens"}
 
 
 def name_of(page: Path) -> str:

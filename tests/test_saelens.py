@@ -1,0 +1,106 @@
+"""SAELens' top-k training with this package's kernels, in the real package where it is."""
+
+import pytest
+import torch
+
+pytest.importorskip("sae_lens", reason="sae-lens is not here: aefast[sae]")
+
+import sae_lens
+from sae_lens.config import SAETrainerConfig
+from sae_lens.saes.sae import TrainStepInput
+from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
+from sae_lens.training.sae_trainer import SAETrainer
+
+from aefast.saelens import FastTopKTrainingSAE, FastTopKTrainingSAEConfig
+
+pytestmark = pytest.mark.slow
+
+D, L, K = 6, 40, 3
+
+
+def pair(**options):
+    """SAELens' model and ours, of the same parameters, which are no start's."""
+    torch.manual_seed(0)
+    theirs = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=D, d_sae=L, k=K, **options))
+    ours = FastTopKTrainingSAE(FastTopKTrainingSAEConfig(d_in=D, d_sae=L, k=K, **options))
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    ours.load_state_dict(theirs.state_dict())
+    return theirs, ours
+
+
+def step(sae, x, dead):
+    mask = torch.zeros(L, dtype=torch.bool)
+    mask[:dead] = True
+    return sae.training_forward_pass(TrainStepInput(x, {}, mask if dead else None, 0, False))
+
+
+@pytest.mark.parametrize("dead", [0, 2, 20])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"rescale_acts_by_decoder_norm": False},
+        {"apply_b_dec_to_input": False, "aux_loss_coefficient": 0.3},
+        {"normalize_activations": "expected_average_only_in"},
+    ],
+)
+def test_a_step_is_saelens_own(options, dead):
+    theirs, ours = pair(**options)
+    x = torch.randn(9, D)
+    expected, found = step(theirs, x, dead), step(ours, x, dead)
+    torch.testing.assert_close(found.losses, expected.losses)
+    torch.testing.assert_close(found.sae_out, expected.sae_out)
+    torch.testing.assert_close(found.feature_acts.to_dense(), expected.feature_acts)
+    expected.loss.backward()
+    found.loss.backward()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+    assert ours.W_enc.t().is_contiguous()
+
+
+def test_a_hook_on_the_pre_activations_sees_them():
+    theirs, ours = pair()
+    x, seen = torch.randn(9, D), []
+    ours.hook_sae_acts_pre.register_forward_hook(lambda _, __, output: seen.append(output.shape))
+    torch.testing.assert_close(step(ours, x, 20).loss, step(theirs, x, 20).loss)
+    assert seen == [(9, L)]
+
+
+def test_three_dimensions_are_one_code_a_row():
+    theirs, ours = pair()
+    x = torch.randn(2, 9, D)
+    torch.testing.assert_close(
+        step(ours, x, 0).feature_acts.to_dense(), step(theirs, x, 0).feature_acts
+    )
+
+
+def test_their_trainer_trains_it_and_what_it_saves_loads_as_topk(tmp_path):
+    losses = []
+    for sae in pair():
+        g = torch.Generator().manual_seed(0)
+        directions = torch.randn(L, D, generator=g)
+
+        def batches(g=g, directions=directions):
+            while True:
+                yield (torch.rand(64, L, generator=g) < 0.05).float() @ directions
+
+        config = SAETrainerConfig(
+            total_training_samples=64 * 60,
+            train_batch_size_samples=64,
+            lr=1e-2,
+            dead_feature_window=10,
+        )
+        SAETrainer(sae=sae, data_provider=batches(), cfg=config).fit()
+        losses.append(step(sae, next(batches()), 0).loss.item())
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+    sae.save_inference_model(tmp_path)
+    loaded = sae_lens.SAE.load_from_disk(tmp_path)
+    assert loaded.cfg.architecture() == "topk"
+    x = torch.randn(50, D)
+    torch.testing.assert_close(loaded(x), sae(x))
+    sae.save_model(tmp_path / "training")
+    again = sae_lens.TrainingSAE.load_from_disk(tmp_path / "training")
+    assert type(again) is FastTopKTrainingSAE
+    assert torch.equal(again(x), sae(x))
