@@ -16,7 +16,7 @@ from sklearn.decomposition import (  # noqa: E402
     sparse_encode,
 )
 from sklearn.exceptions import ConvergenceWarning  # noqa: E402
-from sklearn.linear_model import LogisticRegression  # noqa: E402
+from sklearn.linear_model import LogisticRegression, lars_path  # noqa: E402
 from sklearn.model_selection import GridSearchCV  # noqa: E402
 from sklearn.neural_network import BernoulliRBM  # noqa: E402
 from sklearn.pipeline import make_pipeline  # noqa: E402
@@ -243,6 +243,21 @@ def test_atoms_that_depend_on_each_other_are_the_originals():
     with aefast.patch("sklearn"):
         ours = sparse_encode(rows, atoms, alpha=0.1)
     np.testing.assert_allclose(ours, theirs, atol=1e-9)
+
+
+def test_lars_ends_early_where_an_atom_comes_or_goes_near_the_penalty():
+    """Of 64 features within 8e-6 of it."""
+    rng = np.random.default_rng(0)
+    atoms = rng.normal(size=(8, 64)) + 2 * rng.normal(size=64)
+    row = 3 * rng.normal(size=64) + rng.normal(size=8) @ atoms
+    knots, *_ = lars_path(atoms.T, row, method="lasso")
+    assert len(knots) > len(atoms) + 1  # an atom goes, too
+    for penalty in 64 * knots[1:-1] + [[-3e-6], [3e-6]]:
+        for one in penalty:
+            theirs = sparse_encode(row[None], atoms, alpha=one)
+            with aefast.patch("sklearn"):
+                ours = sparse_encode(row[None], atoms, alpha=one)
+            np.testing.assert_allclose(ours, theirs, atol=1e-11)
 
 
 @pytest.mark.parametrize(

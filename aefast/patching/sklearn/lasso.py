@@ -4,6 +4,9 @@ The kernels find which atoms a row's code holds, in float32; given these and the
 is the solution of a linear system, which is solved in float64. A row's code is the lasso's where
 the signs are right and no other atom's slope exceeds the penalty (Karush, Kuhn and Tucker): where
 they are not after some corrections, scikit-learn's own code takes the row.
+
+scikit-learn's LARS follows a code along its penalty, and where an atom comes or goes within
+``KNOT_REACH`` of the penalty that is asked for, it ends there. Such a row is its own, too.
 """
 
 import inspect
@@ -30,6 +33,8 @@ CORRECTIONS = 4
 ROUNDING = 1e-9
 LEAST_PENALTY = 1e-4  # of the largest slope of a code of 0; below it the float32 atoms are guesses
 WORST_CONDITION = 1e9
+# Of the penalty over the features, which LARS counts in: its equality_tolerance.
+KNOT_REACH = float(np.finfo(np.float32).eps)
 ELEMENTS_AT_ONCE = 1 << 21
 
 
@@ -63,7 +68,9 @@ class Encoder:
         slopes = rows @ atoms.T
         if penalty < LEAST_PENALTY * np.abs(slopes).max(initial=0):
             raise StepAside("a penalty near 0")
-        codes, is_solved = _encode(rows, atoms, penalty, atoms @ atoms.T, slopes)
+        follows_path = options.get("algorithm", "lasso_lars") == "lasso_lars"
+        reach = KNOT_REACH * rows.shape[1] if follows_path else 0.0
+        codes, is_solved = _encode(rows, atoms, penalty, atoms @ atoms.T, slopes, reach)
         codes = codes.astype(X.dtype, copy=False)
         if not is_solved.all():
             codes[~is_solved] = self._left(X, dictionary, options, ~is_solved)
@@ -103,9 +110,15 @@ def _served_penalty(
 
 @in_a_mode_of_its_own
 def _encode(
-    X: np.ndarray, dictionary: np.ndarray, penalty: float, gram: np.ndarray, slopes: np.ndarray
+    X: np.ndarray,
+    dictionary: np.ndarray,
+    penalty: float,
+    gram: np.ndarray,
+    slopes: np.ndarray,
+    reach: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The codes ``[N, K]``, and which rows they were found of."""
+    """The codes ``[N, K]``, and which rows they were found of: of none whose atoms are others at a
+    penalty within ``reach``."""
     scale = float(np.abs(X).max(initial=0)) or 1.0  # of float32's range, whatever the data's
     guess = sparse_encode(
         as_tensor(X / scale), as_tensor(dictionary), penalty / scale, steps=STEPS,
@@ -113,36 +126,42 @@ def _encode(
     )  # fmt: skip
     signs = guess.numpy().astype(float)
     np.sign(signs, out=signs)
-    codes, is_solved = np.zeros_like(signs), np.zeros(len(X), bool)
+    codes, is_solved, is_near_knot = np.zeros_like(signs), *np.zeros((2, len(X)), bool)
     for _ in range(CORRECTIONS):
         left = np.flatnonzero(~is_solved)
         if not len(left):
             break
-        solved = _solve(signs[left], slopes[left], penalty, gram)
-        next_signs = _corrected(solved, signs[left], slopes[left], penalty, gram)
+        solved, rates = _solve(signs[left], slopes[left], penalty, gram)
+        rest = slopes[left] - solved @ gram
+        next_signs = _corrected(solved, signs[left], slopes[left], penalty, rest)
         is_right = (next_signs == signs[left]).all(1)
         codes[left[is_right]], is_solved[left[is_right]] = solved[is_right], True
+        if reach > 0:
+            is_near_knot[left] = _are_near_knots(solved, rates, rest, penalty, gram, reach)
         signs[left] = next_signs
-    return codes, is_solved
+    return codes, is_solved & ~is_near_knot
 
 
-def _solve(signs: np.ndarray, slopes: np.ndarray, penalty: float, gram: np.ndarray) -> np.ndarray:
-    """The codes whose atoms and signs ``[N, K]`` are given: G_AA z_A = s_A - penalty sign_A."""
+def _solve(
+    signs: np.ndarray, slopes: np.ndarray, penalty: float, gram: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The codes whose atoms and signs ``[N, K]`` are given: G_AA z_A = s_A - penalty sign_A. And
+    their rates of change as the penalty falls."""
     counts = np.count_nonzero(signs, axis=1)
-    codes = np.zeros_like(signs)
+    codes, rates = np.zeros((2, *signs.shape))
     most = max(int(counts.max(initial=0)), 1)
     order = np.argsort(counts, kind="stable")  # rows of about as many atoms are solved together
     at_once = max(1, ELEMENTS_AT_ONCE // most**2)
     for rows in np.split(order, range(at_once, len(order), at_once)):
         width = int(counts[rows].max(initial=0))
         if width:
-            codes[rows] = _solve_piece(signs[rows], slopes[rows], penalty, gram, width)
-    return codes
+            codes[rows], rates[rows] = _solve_piece(signs[rows], slopes[rows], penalty, gram, width)
+    return codes, rates
 
 
 def _solve_piece(
     signs: np.ndarray, slopes: np.ndarray, penalty: float, gram: np.ndarray, width: int
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray]:
     atoms = np.argsort(signs == 0, axis=1, kind="stable")[:, :width]  # the code's come first
     chosen = np.take_along_axis(signs, atoms, 1)
     is_none = chosen == 0
@@ -152,25 +171,25 @@ def _solve_piece(
     systems[:, diagonal, diagonal] += is_none  # a row with fewer atoms is filled up by z = 0
     right = np.where(is_none, 0, np.take_along_axis(slopes, atoms, 1) - penalty * chosen)
     probe = np.broadcast_to(np.sin(diagonal + 1), right.shape)  # as good as any, and never the same
-    codes = np.zeros_like(signs)
+    codes, rates = np.zeros((2, *signs.shape))
     try:
-        values = np.linalg.solve(systems, np.stack([right, probe], axis=2))
+        values = np.linalg.solve(systems, np.stack([right, chosen, probe], axis=2))
     except np.linalg.LinAlgError:
-        values = np.full((*right.shape, 2), np.nan)
+        values = np.full((*right.shape, 3), np.nan)
     # Of atoms that depend on each other there is more than one code: the original takes the row.
-    largest = np.abs(values[:, :, 1]).max(1) * np.diagonal(systems, 0, 1, 2).max(1)
+    largest = np.abs(values[:, :, 2]).max(1) * np.diagonal(systems, 0, 1, 2).max(1)
     values[~(largest < WORST_CONDITION)] = np.nan
     np.put_along_axis(codes, atoms, values[:, :, 0], 1)
-    return codes
+    np.put_along_axis(rates, atoms, values[:, :, 1], 1)
+    return codes, rates
 
 
 def _corrected(
-    codes: np.ndarray, signs: np.ndarray, slopes: np.ndarray, penalty: float, gram: np.ndarray
+    codes: np.ndarray, signs: np.ndarray, slopes: np.ndarray, penalty: float, rest: np.ndarray
 ) -> np.ndarray:
     """The signs that the codes ask for; the same where they are the lasso's. An atom whose sign
-    turned leaves; else the one whose slope exceeds the penalty most comes in."""
+    turned leaves; else the one whose slope, in ``rest``, exceeds the penalty most comes in."""
     turned = codes * signs < 0
-    rest = slopes - codes @ gram
     limit = penalty * (1 + ROUNDING) + ROUNDING * np.abs(slopes).max(1, keepdims=True)
     excess = np.where(signs == 0, np.abs(rest) - limit, -1)
     corrected = np.where(turned, 0, signs)
@@ -179,3 +198,19 @@ def _corrected(
     corrected[rows, worst[rows]] = np.sign(rest[rows, worst[rows]])
     corrected[~np.isfinite(codes).all(1)] = np.nan  # which equals nothing
     return corrected
+
+
+def _are_near_knots(
+    codes: np.ndarray,
+    rates: np.ndarray,
+    rest: np.ndarray,
+    penalty: float,
+    gram: np.ndarray,
+    reach: float,
+) -> np.ndarray:
+    """Whether at a penalty within ``reach`` an atom leaves a row's code, or another one's slope is
+    as large as the penalty: ``[N]``."""
+    leaves = (codes != 0) & (np.abs(codes) <= reach * np.abs(rates))
+    distance, speed = np.abs(np.abs(rest) - penalty), 1 + np.abs(rates @ gram)
+    comes = (codes == 0) & (distance <= reach * speed)
+    return (leaves | comes).any(1)
