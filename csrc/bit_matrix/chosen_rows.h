@@ -20,8 +20,13 @@ namespace aefast::AEFAST_ISA {
 // The sums of a row stay in eight registers while it chooses.
 constexpr int64_t kChosenPanels = 4, kChosenColumns = kChosenPanels * kPanelColumns;
 
-// Of more rows tables and packed products are quicker.
-constexpr int64_t kMostChoosingRows = 128;
+// Of more rows tables and packed products are quicker: of fewer where the weight is so large that
+// each row's choice reads it from beyond the L2 cache.
+constexpr int64_t kMostChoosingRows = 128, kMostChoosingFromLarge = 48, kLargeWeight = 1 << 17;
+
+inline int64_t most_choosing_rows(int64_t weight_size) {
+    return weight_size < kLargeWeight ? kMostChoosingRows : kMostChoosingFromLarge;
+}
 
 // Rows whose elements are bits; or where `values` is not null those numbers, which are 0 where a
 // bit is.

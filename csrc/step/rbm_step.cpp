@@ -36,7 +36,6 @@ struct Units {
     bool is_binary;
 
     BinaryView bits() const { return {words, rows, columns}; }
-    bool are_few() const { return rows <= kMostChoosingRows; }
 };
 
 // From the units of one layer to the inputs of the other's.
@@ -143,6 +142,10 @@ class RbmStep {
     }
 
   private:
+    bool are_few(const Units& units) const {
+        return units.rows <= most_choosing_rows(plan_.visible * plan_.hidden);
+    }
+
     bool are_short() const { return std::max(data_.rows, chain_.rows) < kFewestTransposed; }
 
     static int64_t word_count(const Units& units) { return units.rows * units.bits().row_words(); }
@@ -150,7 +153,7 @@ class RbmStep {
     // --------------------------------------------------------------------------------- products
 
     void multiply(const Units& units, const Direction& direction, float* output) {
-        if (units.are_few())
+        if (are_few(units))
             multiply_chosen(
                 {units.bits(), units.is_binary ? nullptr : units.values, units.stride, 1},
                 direction.chosen, direction.bias, output, batch_.threads);
@@ -184,9 +187,9 @@ class RbmStep {
         if (plan_.has_log_var) scaled_chain_ = scaled_data_ + data_.rows * plan_.visible;
         for (const Units* units : {&data_, &chain_, &hidden_})
             std::fill_n(units->words, word_count(*units), 0);
-        if (data_.are_few() || chain_.are_few())
+        if (are_few(data_) || are_few(chain_))
             up_.chosen = chosen_matrix(up_.right, up_.memory, batch_.threads);
-        if (chain_.are_few())
+        if (are_few(chain_))
             down_.chosen = chosen_matrix(down_.right, down_.memory, batch_.threads);
         std::fill_n(precision_, plan_.visible, 1.f);
         std::fill_n(deviation_, plan_.visible, 1.f);
@@ -212,7 +215,7 @@ class RbmStep {
             units.values = scaled;
             units.stride = units.columns;
         }
-        if (units.are_few()) {
+        if (are_few(units)) {
             units.is_binary = find_nonzero(units.values, units.stride, units);
         } else if (plan_.is_gaussian) {
             units.is_binary = false;
@@ -242,7 +245,7 @@ class RbmStep {
     // Bernoulli units' states given those of the other layer; inputs is working memory.
     void half_step(const Units& from, const Direction& direction, float* inputs, const Units& to,
                    uint32_t step) {
-        if (from.is_binary && !from.are_few()) {
+        if (from.is_binary && !are_few(from)) {
             draw_bits({from.bits(), direction.right, direction.bias, nullptr, to.words, nullptr,
                        batch_.seed, batch_.row_offset, step, batch_.threads});
         } else {
@@ -306,7 +309,7 @@ class RbmStep {
     void add_phase(const Units& units, const float* values, int64_t stride, const float* gradient,
                    double* means, bool accumulate) {
         const bool is_short = units.rows < kFewestTransposed;
-        const bool takes_bits = !is_short && (units.is_binary || units.are_few());
+        const bool takes_bits = !is_short && (units.is_binary || are_few(units));
         if (takes_bits) transpose_bits({units.bits(), transposed_, counts_, batch_.threads});
         if (takes_bits && units.is_binary)
             for (int64_t i = 0; i < plan_.visible; ++i)
@@ -320,7 +323,7 @@ class RbmStep {
         if (!takes_bits)
             multiply_numbers(right, {units.values, plan_.visible, units.rows, 1, units.stride},
                              nullptr, output, accumulate);
-        else if (units.are_few())
+        else if (are_few(units))
             multiply_chosen_transposed(
                 {transposed, units.is_binary ? nullptr : units.values, 1, units.stride},
                 chosen_matrix(right, gradient_panels_, batch_.threads), accumulate, output,
