@@ -218,7 +218,8 @@ def _triton_unavailable(device: str) -> str | None:
         triton, numpy = (importlib.import_module(name) for name in ("triton", "numpy"))
         return interpreter_unfit(triton.__version__, numpy.__version__)
     if device != "cuda":
-        return f"it serves CUDA tensors, not {device} (TRITON_INTERPRET=1 interprets it there)"
+        hint = " (TRITON_INTERPRET=1 interprets it there)" if device == "cpu" else ""
+        return f"it serves CUDA tensors, not {device}{hint}"
     return None if torch.cuda.is_available() else "torch sees no CUDA device"
 
 

@@ -27,6 +27,7 @@ Reference: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2
 
 import math
 from enum import IntEnum, unique
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -144,7 +145,7 @@ def normal(
     are taken in float64 here, where the device has it; float32 ones, a kernel's or those of a
     device without it, differ in the last places only.
     """
-    dtype = torch.float64 if device.type in ("cpu", "cuda", "meta") else torch.float32
+    dtype = most_precise(device)
     even = columns + columns % 2
     pairs = words(seed, rows, even, step=step, row_offset=row_offset, device=device)
     first, second = pairs[:, 0::2], pairs[:, 1::2]
@@ -153,6 +154,11 @@ def normal(
     radius = torch.sqrt(-2 * torch.log(u))
     both = torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), dim=-1)
     return both.reshape(rows, even)[:, :columns].to(torch.float32)
+
+
+def most_precise(device: torch.device) -> torch.dtype:
+    """float64, where the device has it: Apple's and some of Intel's have none."""
+    return torch.float64 if device.type in ("cpu", "cuda", "meta") else torch.float32
 
 
 def threshold(probability: float) -> int:
@@ -193,10 +199,13 @@ def child_seed(seed: int, child: int) -> int:
         seed: an int in [0, 2**63).
         child: which one, an int in [0, 2**64).
 
+    Raises:
+        TypeError, ValueError: one is no int, or outside its range.
+
     >>> child_seed(0, 1) != child_seed(0, 2)
     True
     """
-    return _child(seed, child)
+    return _child(_natural(seed, "seed", SEED_LIMIT), _natural(child, "child", 2**64))
 
 
 def child_seeds(seed: int, first: int, count: int) -> Tensor:
@@ -205,7 +214,17 @@ def child_seeds(seed: int, first: int, count: int) -> Tensor:
     >>> child_seeds(0, 5, 3).tolist() == [child_seed(0, child) for child in (5, 6, 7)]
     True
     """
-    return _child(seed, torch.arange(first, first + count, dtype=torch.int64, device="cpu"))
+    children = torch.arange(first, first + count, dtype=torch.int64, device="cpu")
+    return _child(_natural(seed, "seed", SEED_LIMIT), children)
+
+
+def _natural(value: Any, argument: str, limit: int) -> int:
+    """Also of NumPy's ints, in whose widths a product would wrap."""
+    number = index(value)
+    if not 0 <= number < limit:
+        domain = f"[0, 2**{limit.bit_length() - 1})"
+        raise ValueError(f"{argument} is {number}; it takes an int in {domain}")
+    return number
 
 
 def _child(seed: int, child: Any) -> Any:

@@ -23,6 +23,7 @@ from aefast.nn import (
 )
 from aefast.nn.dictionary import SparseDictionary
 from aefast.nn.initialization import outlined
+from aefast.ops.shared.checks import FLOATING
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -101,12 +102,12 @@ def load_saelens(folder: "str | PathLike[str]") -> SparseDictionary:
     state["encoder_weight"] = state["encoder_weight"].t().contiguous()
     if architecture == "jumprelu":
         state["threshold"].clamp_(min=0)
-    if config.get("rescale_acts_by_decoder_norm"):
+    if _flag(config, path, "rescale_acts_by_decoder_norm", default=False):
         norms = state["decoder_weight"].norm(dim=-1)
         state["encoder_weight"] *= norms[:, None]
         state["encoder_bias"] *= norms
         state["decoder_weight"] /= norms[:, None]
-    if not config.get("apply_b_dec_to_input", True):
+    if not _flag(config, path, "apply_b_dec_to_input", default=True):
         shift = state["encoder_weight"] @ state["decoder_bias"]
         state["encoder_bias"] += shift
         if architecture == "gated":
@@ -237,19 +238,22 @@ def save_sparsify(model: TopKSparseAutoencoder, folder: "str | PathLike[str]") -
 def _read(folder: Path, weights: str) -> tuple[dict[str, Any], Tensors]:
     from aefast.training.checkpoint import CheckpointError, read_tensors  # of an extra
 
+    file = folder / CONFIG
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        if file.exists() and not file.is_file():  # a pipe, which would not end
+            raise FolderError(f"{file} cannot be read: it is no regular file")
+        config = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(config, dict):
-            raise FolderError(f"{folder / CONFIG} holds no settings")
+            raise FolderError(f"{file} holds no settings")
         return config, read_tensors(folder / weights)[1]
     except OSError as error:
-        raise FolderError(f"{folder / CONFIG} cannot be read: {error.strerror or error}") from error
+        raise FolderError(f"{file} cannot be read: {error.strerror or error}") from error
     except FolderError:
         raise
     except CheckpointError as error:
         raise FolderError(str(error)) from error
     except (ValueError, RecursionError) as error:
-        raise FolderError(f"{folder / CONFIG} is no JSON: {cut(error)}") from error
+        raise FolderError(f"{file} is no JSON: {cut(error)}") from error
 
 
 def _write(folder: Path, config: dict[str, Any], weights: str, tensors: Tensors) -> None:
@@ -271,7 +275,8 @@ def _write(folder: Path, config: dict[str, Any], weights: str, tensors: Tensors)
 
 
 def _parts(tensors: Tensors, parts: dict[str, tuple[str, tuple[int, ...]]], file: Path) -> Tensors:
-    """The tensors by this package's names: exactly those, of these shapes and one float dtype."""
+    """The tensors by this package's names: exactly those, of these shapes and one float dtype, and
+    finite. A threshold that no number reaches may be infinite."""
     names = {name for name, _ in parts.values()}
     if tensors.keys() != names:
         raise FolderError(
@@ -286,8 +291,14 @@ def _parts(tensors: Tensors, parts: dict[str, tuple[str, tuple[int, ...]]], file
                 f"takes {list(shape)}"
             )
         # SAELens trains thresholds in float32 beside halves.
-        if not tensor.is_floating_point() or (tensor.dtype != dtype and name != "threshold"):
-            raise FolderError(f"{file}: {name} has dtype {tensor.dtype}; W_dec has {dtype}")
+        if tensor.dtype not in FLOATING or (tensor.dtype != dtype and name != "threshold"):
+            raise FolderError(
+                f"{file}: {name} has dtype {tensor.dtype}, and W_dec has {dtype}; it takes one of "
+                "float32, float64, bfloat16 and float16"
+            )
+        wrong = tensor.isnan() if name == "threshold" else ~tensor.isfinite()
+        if wrong.any():
+            raise FolderError(f"{file}: {name} holds {tensor[wrong][0]}; it takes finite numbers")
     return {ours: tensors[name].to(dtype) for ours, (name, _) in parts.items()}
 
 
@@ -319,6 +330,15 @@ def _active(config: dict[str, Any], folder: Path, latents: int) -> int:
     if k > latents:
         raise FolderError(f"{folder / CONFIG}: k is {k}, above its {latents} latents")
     return k
+
+
+def _flag(config: dict[str, Any], folder: Path, name: str, *, default: bool) -> bool:
+    value = config.get(name, default)
+    if not isinstance(value, bool):
+        raise FolderError(
+            f"{folder / CONFIG}: {name} is {cut(repr(value))}; it takes true or false"
+        )
+    return value
 
 
 def _check_setting(config: dict[str, Any], name: str, takes: Any, folder: Path) -> None:

@@ -13,6 +13,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import aefast
 from aefast import backend, random
 from aefast.functional import corrupt, linear_act
+from aefast.nn import (
+    RBM,
+    TopKSparseAutoencoder,
+    annealed_importance_sampling,
+    dictionary,
+    exact_log_partition,
+    partition,
+)
 from aefast.ops.shared import triton_gemm
 from tests import fresh
 from tests.backends import is_interpreted
@@ -129,7 +137,7 @@ def test_each_gpu_of_a_machine_is_asked_for_itself(gpus):
     assert "not 7.5" in backend.unavailable("triton", "cuda")
 
 
-def test_info_tells_why_a_gpu_runs_eager(gpus):
+def test_info_tells_why_a_gpu_runs_eager(gpus, monkeypatch):
     pytest.importorskip("typer")
     from aefast.cli import info
 
@@ -141,6 +149,9 @@ def test_info_tells_why_a_gpu_runs_eager(gpus):
     assert "cuda:1" in info.availability("triton")
     assert "cuda:0" not in info.availability("triton")
     assert info.kernels().startswith("none, ")
+    monkeypatch.setattr(backend, "_triton_missing", lambda: "triton does not import")
+    backend._triton_unavailable.cache_clear()
+    assert info.kernels() == "none"
 
 
 def test_a_chips_generation_is_nvidias(monkeypatch):
@@ -159,7 +170,7 @@ class NoFloat64(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, arguments=(), options=None):
         result = function(*arguments, **(options or {}))
-        assert result.dtype != torch.float64, function
+        assert getattr(result, "dtype", None) != torch.float64, function
         return result
 
 
@@ -167,6 +178,7 @@ class NoFloat64(TorchDispatchMode):
 def test_other_devices_take_eager_in_float32(monkeypatch, device):
     """Neither MPS nor some of Intel's GPUs have float64."""
     assert backend.select(torch.device(device), torch.float32) == "eager"
+    assert "INTERPRET" not in backend.unavailable("triton", device)
     expected = random.normal(1, 30, 50)
     words = random.words
 
@@ -180,6 +192,27 @@ def test_other_devices_take_eager_in_float32(monkeypatch, device):
     torch.testing.assert_close(found, expected, rtol=0, atol=6.7 * 2.0**-22 + 2.0**-21)
     with pytest.raises(AssertionError), NoFloat64():
         random.normal(1, 3, 5)
+
+
+def test_sums_over_many_states_and_medians_need_no_float64(monkeypatch):
+    machine, rows = RBM(5, 4), torch.rand(9, 5)
+    model = TopKSparseAutoencoder(5, 8, 2)
+
+    def median():
+        model.start_from(rows)
+        return model.decoder_bias.detach().clone()
+
+    def annealed():
+        return annealed_importance_sampling(machine, rows, chains=16, betas=9, seed=0).estimate
+
+    expected = exact_log_partition(machine), annealed(), median()
+    for module in (partition, dictionary):
+        monkeypatch.setattr(module, "most_precise", lambda device: torch.float32)
+    with NoFloat64(), aefast.use_backend("eager"):
+        found = exact_log_partition(machine), median()
+    assert found[0] == pytest.approx(expected[0], rel=1e-6)
+    torch.testing.assert_close(found[1], expected[2])
+    assert annealed() == pytest.approx(expected[1], rel=1e-5)
 
 
 def test_use_backend_forces_one_and_gives_it_back():
@@ -284,6 +317,14 @@ def test_a_forked_child_of_a_process_with_threads_computes_the_same(name):
     program = """
         import os, torch, aefast
         from aefast.functional import corrupt, linear_act
+from aefast.nn import (
+    RBM,
+    TopKSparseAutoencoder,
+    annealed_importance_sampling,
+    dictionary,
+    exact_log_partition,
+    partition,
+)
         torch.set_num_threads(2)
         x, weight = torch.randn(600, 512), torch.randn(64, 512)
         parent = corrupt(x, "gaussian", 0.5, seed=1)

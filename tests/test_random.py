@@ -3,9 +3,11 @@
 import ast
 import itertools
 import math
+import warnings
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -23,7 +25,7 @@ from aefast.nn.likelihood import draw_visible
 from aefast.ops.contractive import eager as contractive
 from aefast.ops.contractive.settings import PenaltySettings
 from aefast.ops.corrupt.op import corrupt_with
-from aefast.random import Step
+from aefast.random import SEED_LIMIT, Step
 
 # Random123's kat_vectors for philox4x32-10: counter, key, output.
 KNOWN_ANSWERS = [
@@ -144,6 +146,34 @@ def test_no_draw_takes_one_of_gibbs_samplings_steps():
 def test_gibbs_refuses_more_steps_than_it_has():
     with pytest.raises(ValueError, match=r"k is 1073741824; it takes an int in \[1, 2\*\*30\)"):
         gibbs(torch.zeros(1, 1), torch.zeros(1, 1), None, None, random.MOST_STEPS)
+
+
+@pytest.mark.parametrize("width", [np.int8, np.uint8, np.int32, np.uint32, np.int64, np.uint64])
+def test_a_seed_of_numpys_is_the_int(width):
+    seed = int(np.iinfo(width).max) & (SEED_LIMIT - 1)
+    x = torch.ones(3, 5)
+    expected = random.child_seed(seed, seed)
+    with warnings.catch_warnings(action="error"):
+        assert random.child_seed(width(seed), width(seed)) == expected
+        assert random.child_seeds(width(seed), 0, 2)[1] == random.child_seed(seed, 1)
+        masked = corrupt(x, "masking", 0.5, seed=width(seed), row_offset=width(7))
+    assert torch.equal(masked, corrupt(x, "masking", 0.5, seed=seed, row_offset=7))
+
+
+@pytest.mark.parametrize("seed", [-1, SEED_LIMIT, 2**64 - 1])
+def test_a_child_descends_from_a_seed_in_its_range(seed):
+    for descend in (random.child_seed, lambda seed, _: random.child_seeds(seed, 0, 1)):
+        with pytest.raises(ValueError, match=rf"seed is {seed}; it takes an int in \[0, 2\*\*63\)"):
+            descend(seed, 0)
+    with pytest.raises(ValueError, match=r"child is -1; it takes an int in \[0, 2\*\*64\)"):
+        random.child_seed(0, -1)
+    with pytest.raises(TypeError):
+        random.child_seed(1.5, 0)
+
+
+def test_a_negative_seed_in_a_tensor_is_refused_where_it_is_read(place):
+    with pytest.raises(ValueError, match=r"seed is -3; it takes an int in \[0, 2\*\*63\)"):
+        corrupt(torch.ones(2, 2).to(place), "masking", 0.5, seed=torch.tensor(-3))
 
 
 def test_uniforms_are_uniform():

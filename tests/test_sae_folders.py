@@ -2,6 +2,7 @@
 
 import json
 import os
+import struct
 
 import pytest
 import torch
@@ -135,6 +136,11 @@ def test_nothing_is_overwritten(tmp_path):
         ({"k": 0}, "k is 0; it takes a size"),
         ({"d_sae": 10**9}, "W_enc has shape"),
         ({"d_in": "6"}, "d_in is '6'; it takes a size"),
+        (
+            {"rescale_acts_by_decoder_norm": "false"},
+            "rescale_acts_by_decoder_norm is 'false'; it takes true or false",
+        ),
+        ({"apply_b_dec_to_input": 0}, "apply_b_dec_to_input is 0; it takes true or false"),
     ],
 )
 def test_a_saelens_folder_of_another_kind_is_one_line(change, message, tmp_path):
@@ -163,7 +169,21 @@ def test_a_sparsify_folder_of_another_kind_is_one_line(change, message, tmp_path
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", ["no folder", "no weights", "cut", "no JSON", "a list", "tensors"])
+def write_holes(file):
+    """A tensor that is larger than memory, of a file that takes a kilobyte on disk."""
+    entry = {"dtype": "F32", "shape": [2**41], "data_offsets": [0, 2**43]}
+    header = json.dumps({"W_dec": entry}).encode()
+    file.write_bytes(struct.pack("<Q", len(header)) + header)
+    try:
+        os.truncate(file, 8 + len(header) + 2**43)
+    except OSError:
+        pytest.skip("this file system has no file so large")
+
+
+DAMAGES = ["no folder", "no weights", "cut", "no JSON", "a list", "tensors", "a pipe", "NaN"]
+
+
+@pytest.mark.parametrize("kind", [*DAMAGES, "float8", "holes"])
 def test_a_damaged_folder_is_one_line(kind, tmp_path):
     for save, load, name in (
         (aefast.save_saelens, aefast.load_saelens, "sae_weights.safetensors"),
@@ -180,6 +200,16 @@ def test_a_damaged_folder_is_one_line(kind, tmp_path):
             os.truncate(weights, 200)
         elif kind == "tensors":
             save_file({**load_file(weights), "W_skip": torch.ones(2)}, weights)
+        elif kind == "NaN":
+            save_file({**load_file(weights), "W_dec": torch.full((L, D), torch.nan)}, weights)
+        elif kind == "float8":
+            narrow = {n: t.to(torch.float8_e4m3fn) for n, t in load_file(weights).items()}
+            save_file(narrow, weights)
+        elif kind == "a pipe":
+            (folder / "cfg.json").unlink()
+            os.mkfifo(folder / "cfg.json")
+        elif kind == "holes":
+            write_holes(weights)
         else:
             (folder / "cfg.json").write_text("{" if kind == "no JSON" else "[]")
         with pytest.raises(FolderError) as caught:

@@ -34,7 +34,7 @@ def encode(
     out: Out,
 ) -> None:
     """Write the codes of data, float32 [N, H]."""
-    with one_line_errors(out):
+    with one_line_errors(checkpoint, out):
         from aefast.training import models
         from aefast.training.checkpoint import load_trained
         from aefast.training.run import check_range
@@ -60,7 +60,7 @@ def decode(
     out: Out,
 ) -> None:
     """Write the reconstructions of codes, float32 [N, D]."""
-    with one_line_errors(out):
+    with one_line_errors(checkpoint, out):
         from aefast.training import models
         from aefast.training.checkpoint import load_trained
         from aefast.training.scales import check_codes
@@ -86,7 +86,7 @@ def sample(
     seed: Annotated[int, typer.Option(min=0, max=SEED_LIMIT - 1)] = 0,
 ) -> None:
     """Write what a generative model draws, float32 [n, D]."""
-    with one_line_errors(out):
+    with one_line_errors(checkpoint, out):
         from aefast.training.checkpoint import load_trained
         from aefast.training.models import MODELS
 
@@ -107,12 +107,14 @@ def sample(
 
 
 @contextlib.contextmanager
-def one_line_errors(out: Path) -> Iterator[None]:
+def one_line_errors(checkpoint: Path, out: Path) -> Iterator[None]:
     """What may go wrong between a checkpoint, data and a file to write."""
     check_folder(out, "--out")
     if out.suffix != ".npy":
         fail(f"--out is {str(out)!r}; it takes a .npy file")
     require("safetensors", "train")
+    if out.exists() and checkpoint.exists() and out.samefile(checkpoint):
+        fail(f"--out is {str(out)!r}, which is the checkpoint; it takes another file")
     try:
         with ended_by_signals(), torch.no_grad():
             yield
@@ -123,12 +125,13 @@ def one_line_errors(out: Path) -> Iterator[None]:
 def load_rows(source: str, width: int, checkpoint: Path, out: Path) -> "Dataset":
     """Data with as many columns as the model takes, of another file than the one to write."""
     from aefast.data import load
+    from aefast.data.images import reads
     from aefast.data.sources import split_member
 
     file, _ = split_member(source)
     if out.exists() and os.path.exists(file) and out.samefile(file):
         fail(f"--out is {str(out)!r}, which --data reads; it takes another file")
-    if os.path.isdir(file) and out.parent.resolve().is_relative_to(Path(file).resolve()):
+    if os.path.isdir(file) and reads(Path(file), out.parent):
         fail(f"--out is {str(out)!r}, in the folder that --data reads; it takes another one")
     dataset = load(source)
     columns = dataset.rows.shape[1]

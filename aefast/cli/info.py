@@ -60,7 +60,7 @@ def kernels() -> str:
     sources = []
     for index in range(torch.cuda.device_count()):
         capability = torch.cuda.get_device_capability(index)
-        if backend.unfit(capability):
+        if backend.unavailable("triton", f"cuda:{index}"):
             sources.append("none")
         elif cubins.serves(capability):
             count = len(cubins.broken(capability))

@@ -42,7 +42,7 @@ folder: not read  names that begin with a dot; ``__MACOSX``, ``Thumbs``, ``@eaDi
 folder: links     linked images and folders are read; a folder that is reached twice, once
 folder: turns     EXIF's orientation is applied
 folder: kinds     all 8-bit grey or all RGB: black and white is grey, 0 and 255, a palette RGB;
-                  alpha, 16 bits and CMYK are refused
+                  alpha, transparent colors, 16 bits and CMYK are refused
 folder: sizes     one for all, 2**24 pixels at most, looked at before any is decoded
 ================  ================================================================================
 

@@ -2,6 +2,7 @@
 
 import io
 import tokenize
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -68,12 +69,15 @@ def read_npy_header(stream: Stream, name: str) -> tuple[tuple[int, ...], np.dtyp
         version = npy.read_magic(start)
         if version not in HEADERS:
             raise DataError(f"{name}: its .npy version is {version}; it takes 1.0 and 2.0")
-        shape, is_fortran, dtype = HEADERS[version](start)
+        with warnings.catch_warnings(action="ignore"):  # of a header that Python 2 wrote
+            shape, is_fortran, dtype = HEADERS[version](start)
     except DataError:
         raise
     except (ValueError, TypeError, tokenize.TokenError, RecursionError, MemoryError) as error:
         reason = cut(str(error).partition("\n")[0]) or type(error).__name__
         raise DataError(f"{name}: no .npy header: {reason}") from error
+    if any(isinstance(size, bool) for size in shape):
+        raise DataError(f"{name}: no .npy header: shape is not valid: {cut(shape)}")
     if max(map(abs, shape), default=0) > LARGEST_SIZE:
         raise DataError(f"{name}: no .npy header: a number of its shape is beyond int64")
     return shape, dtype, "F" if is_fortran else "C", start.tell()

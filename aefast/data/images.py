@@ -1,10 +1,11 @@
 """A folder of images, decoded once into a temporary file."""
 
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,6 +29,10 @@ FORMATS = {
 }
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB"}
+TAKEN = "it takes 8-bit grey or RGB images"
+
+# How Pillow names what it would round to 8 bits.
+DEEP = re.compile(r".*;16[BLN]")
 
 # Copies that systems leave beside the images; folders whose names begin with a dot are as these.
 COPIES = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "thumbs"}
@@ -78,6 +83,14 @@ def find(folder: Path, endings: tuple[str, ...]) -> Iterator[Path]:
     Linked folders are read as others are; one that is reached twice, as by a link to a folder
     around it, is read once.
     """
+    for root, files in folders_with_files(folder):
+        for file in filter(_is_shown, files):
+            if file.lower().endswith(endings):
+                yield Path(root, file)
+
+
+def folders_with_files(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Every folder that is read, and the names of the files in it."""
     seen = set()
 
     def fail(error: OSError) -> None:
@@ -90,9 +103,14 @@ def find(folder: Path, endings: tuple[str, ...]) -> Iterator[Path]:
             continue
         seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(filter(_is_shown, folders))
-        for file in filter(_is_shown, files):
-            if file.lower().endswith(endings):
-                yield Path(root, file)
+        yield root, files
+
+
+def reads(folder: Path, other: Path) -> bool:
+    """Whether what lies in the other folder is read with this one: it is in it, or linked there."""
+    if other.resolve().is_relative_to(folder.resolve()):
+        return True
+    return any(os.path.samefile(root, other) for root, _ in folders_with_files(folder))
 
 
 def _is_shown(name: str) -> bool:
@@ -111,7 +129,7 @@ def _decode(path: Path) -> np.ndarray:
     try:
         # By its name, Pillow would map a TIFF, and garble one that is turned.
         with path.open("rb") as file, Image.open(file, formats=tuple(FORMATS)) as image:
-            fault = _fault(image)
+            fault = _fault(image) or _transparency(image)
             if fault is None:
                 mode, upright = MODES[image.mode], _upright(image)
                 return np.asarray(upright if upright.mode == mode else upright.convert(mode))
@@ -133,11 +151,33 @@ def _upright(image: "Image.Image") -> "Image.Image":
 def _fault(image: "Image.Image") -> str | None:
     """What a header promises that is not taken; no pixel is decoded yet."""
     if image.mode not in MODES:
-        return f"its mode is {image.mode}; it takes 8-bit grey or RGB images"
+        return f"its mode is {image.mode}; {TAKEN}"
+    if _is_deep(image):
+        return f"its pixels have more than 8 bits a color; {TAKEN}"
     width, height = image.size
     if width * height > LARGEST_PIXELS:
         return f"{width}x{height} pixels; it takes {LARGEST_PIXELS} at most"
     return None
+
+
+def _is_deep(image: "Image.Image") -> bool:
+    """Pillow has no mode for 16-bit RGB, and would decode the upper bits alone."""
+    tiles: Any = getattr(image, "tile", ())
+    for *_, given in tiles:
+        arguments = given if isinstance(given, tuple) else (given,)
+        if any(isinstance(word, str) and DEEP.fullmatch(word) for word in arguments):
+            return True
+        if image.format == "PPM" and any(isinstance(n, int) and n > 255 for n in arguments):
+            return True  # the largest number that the file may hold
+    return False
+
+
+def _transparency(image: "Image.Image") -> str | None:
+    """A palette or a header may name colors that nobody sees."""
+    if "transparency" not in image.info:
+        return None
+    least, _ = image.convert("RGBA").getchannel("A").getextrema()
+    return None if least == 255 else f"it has transparent pixels; {TAKEN}"
 
 
 def _describe(shape: tuple[int, ...]) -> str:

@@ -4,6 +4,7 @@ sample: comments, the names of the columns, and a column that names or counts th
 import contextlib
 import csv
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -18,9 +19,14 @@ from aefast.data.dataset import DataError
 DELIMITERS = ("\t", ";", ",", "|", " ")
 LOOKED_AT = 20
 LARGEST_LINE = 2**24
-COMMENT = "#"
+# Excel's errors are no comments, but numbers that it could not find.
+COMMENT = re.compile(r"\s*#(?!N/A|NUM!|DIV/0!|VALUE!|REF!|NAME\?|NULL!)")
 
-MISSING = {"", "na", "n/a", "#n/a", "nan", "null", "none", "missing", "?", "-", "."}
+# Excel's first line, which names the delimiter.
+HINT = re.compile(r"\"?sep=.?\"?", re.IGNORECASE)
+
+MISSING = {"", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "nat", "null", "none", "missing"}
+MISSING |= {"?", "-", "."}
 
 # What pandas and R call a column of row names, beside none and "Unnamed: 0".
 INDEX_NAMES = {"", "index", "level_0", "row.names", "rownames"}
@@ -65,8 +71,9 @@ def find_layout(path: Path, name: str) -> Layout:
     if not lines:
         raise DataError(f"{name}: it holds no line of numbers")
     delimiter = _delimiter(lines)
-    rows = [*_split(lines, delimiter), [], []]
-    first, second = rows[:2]
+    bare = Layout(delimiter, has_header=False, first_width=0, width=0)
+    rows = (fields for _, fields in records(path, bare, name))
+    first, second = [*islice(rows, 2), [], []][:2]
     has_header = _is_header(first, second, delimiter)
     has_row_names = has_header and len(second) == len(first) + 1 > 2
     names: list[str | None] = [None]
@@ -86,7 +93,7 @@ def records(path: Path, layout: Layout, name: str) -> Iterator[tuple[int, list[s
         DataError: a line is no text, or never ends.
     """
     with _opened(path) as text:
-        numbered = _Numbered(_lines(text, name))
+        numbered = _Numbered(_lines(text, name, layout.delimiter))
         rows = _reader(numbered, layout.delimiter)
         try:
             for fields in islice(rows, layout.has_header, None):
@@ -139,16 +146,18 @@ def _opened(path: Path) -> TextIO:
     return path.open(encoding="utf-8-sig", newline="")
 
 
-def _lines(text: TextIO, name: str) -> Iterator[tuple[int, str]]:
-    """Each line that is neither blank nor a comment, with its number from 1."""
+def _lines(text: TextIO, name: str, delimiter: str = "") -> Iterator[tuple[int, str]]:
+    """Each line that is neither blank nor a comment, with its number from 1. A line of tabs is a
+    sample without numbers where tabs divide columns."""
+    blanks = " \r\n\v\f" if delimiter == "\t" else None
     count = 0
     try:
         while line := text.readline(LARGEST_LINE + 1):
             count += 1
             if len(line) > LARGEST_LINE:
                 raise DataError(f"{name}: line {count} has more than {LARGEST_LINE} characters")
-            is_hint = count == 1 and line.strip()[:-1].lower() == "sep="  # Excel's
-            if line.strip() and not line.lstrip().startswith(COMMENT) and not is_hint:
+            is_hint = count == 1 and HINT.fullmatch(line.strip(" \r\n"))
+            if line.strip(blanks) and not COMMENT.match(line) and not is_hint:
                 yield count, line
     except UnicodeDecodeError as error:
         raise DataError(f"{name}: after line {count}: not UTF-8 text") from error

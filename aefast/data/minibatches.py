@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,7 @@ def batches(
         device: where the batches go.
 
     Raises:
+        TypeError: a number is no int.
         ValueError: an argument is outside its range.
 
     >>> from aefast.data import batches, load
@@ -56,6 +58,8 @@ def batches(
     """
     limits = {"batch_size": (batch_size, 1), "seed": (seed, 0), "epoch": (epoch, 0)}
     for argument, (value, low) in (limits | {"start": (start, 0)}).items():
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            raise TypeError(f"{argument} is a {type(value).__name__}; it takes an int")
         if value < low:
             raise ValueError(f"{argument} is {value}; it takes an int, at least {low}")
     order = order_of(dataset, len(dataset), seed, epoch)

@@ -1,6 +1,7 @@
 """The kinds of data sources, and the reader of each."""
 
 import os
+import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -46,7 +47,9 @@ def load(source: str | os.PathLike[str]) -> Dataset:
     >>> load("digits").sample_shape
     (8, 8)
     """
-    name = os.fspath(source)
+    name = os.fsdecode(source)
+    if not name or "\0" in name:
+        raise DataError(f"source is {name!r}; it takes the name of a file or a folder")
     try:
         return _read(name)
     except OSError as error:
@@ -55,8 +58,8 @@ def load(source: str | os.PathLike[str]) -> Dataset:
 
 def split_member(source: str) -> tuple[str, str | None]:
     """The file that a source names, and which array in it."""
-    stem, colon, member = source.rpartition(".npz:")
-    return (stem + ".npz", member) if colon else (source, None)
+    named = re.fullmatch(r"(.*\.npz):(.*)", source, re.IGNORECASE | re.DOTALL)
+    return (named[1], named[2]) if named else (source, None)
 
 
 def _read(source: str) -> Dataset:

@@ -54,13 +54,13 @@ def quantize(code: Tensor, bits: int, visible: int) -> CompressedCode:
     if not code.isfinite().all():
         raise ValueError("the code of x is not finite; compression takes finite codes")
     # float64: the range of two float32 numbers may be infinite in their own precision.
-    code = code.double()
+    code = code.cpu().double()
     low = code.amin(0) if len(code) else code.new_zeros(code.shape[1])
     high = code.amax(0) if len(code) else low
     step = (high - low) / (2**bits - 1)
     levels = torch.where(step > 0, (code - low) / step, 0).round()
-    payload = _pack(levels.cpu().numpy().astype("<u2"), bits)
-    return CompressedCode(payload, low.float().cpu(), step.float().cpu(), len(code), bits, visible)
+    payload = _pack(levels.numpy().astype("<u2"), bits)
+    return CompressedCode(payload, low.float(), step.float(), len(code), bits, visible)
 
 
 def dequantize(compressed: CompressedCode) -> Tensor:

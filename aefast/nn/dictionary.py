@@ -17,6 +17,7 @@ from aefast.nn.sharded import Shardable
 from aefast.ops.shared import checks, dispatch
 from aefast.ops.sparse_reconstruction_loss.op import loss_and_residual
 from aefast.ops.topk.op import SparseCode
+from aefast.random import most_precise
 
 Code = SparseCode | Tensor
 
@@ -314,8 +315,8 @@ def check_active(value: int, argument: str, low: int, latents: int) -> int:
 def geometric_median(points: Tensor, steps: int = 100, tolerance: float = 1e-6) -> Tensor:
     """The point ``[D]`` whose distances to the points ``[N, D]`` have the least sum.
 
-    Weiszfeld's iteration from the mean, in float64, until a step is ``tolerance`` of the points'
-    mean distance. No few outliers move it far, as they do the mean.
+    Weiszfeld's iteration from the mean, in float64 where the device has it, until a step is
+    ``tolerance`` of the points' mean distance. No few outliers move it far, as they do the mean.
 
     Reference:
         Weiszfeld, "Sur le point pour lequel la somme des distances de n points donnés est minimum",
@@ -324,14 +325,15 @@ def geometric_median(points: Tensor, steps: int = 100, tolerance: float = 1e-6) 
     >>> geometric_median(torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1e6]]))[0] < 1
     tensor(True)
     """
-    median = points.mean(0, dtype=torch.float64)
+    dtype = most_precise(points.device)
+    median = points.mean(0, dtype=dtype)
     for _ in range(steps):
         distances = torch.linalg.vector_norm(points - median, dim=1)
         spread = distances.mean()
         if not spread > 0:  # all points are one
             break
         weights = 1 / distances.clamp(min=torch.finfo(torch.float32).eps * spread)
-        following = (weights @ points.double()) / weights.sum()
+        following = (weights @ points.to(dtype)) / weights.sum()
         moved = torch.linalg.vector_norm(following - median)
         median = following
         if not moved > tolerance * spread:

@@ -14,6 +14,7 @@ from aefast.nn.rbm import RBM
 from aefast.nn.reparametrized import renew_weights
 from aefast.ops.rbm.op import check_machine, check_states, sample_chain
 from aefast.ops.shared import checks, dispatch
+from aefast.random import most_precise
 
 MOST_ENUMERATED = 25  # units: 2^25 states
 STATES_AT_ONCE = 1 << 14
@@ -59,7 +60,8 @@ def exact_log_partition(machine: RBM, *, progress: bool = False) -> float:
             f"enumeration takes at most {MOST_ENUMERATED} Bernoulli units on one side: "
             "see annealed_importance_sampling"
         )
-    total = torch.full((), -math.inf, dtype=torch.float64, device=machine.weight.device)
+    device = machine.weight.device
+    total = torch.full((), -math.inf, dtype=most_precise(device), device=device)
     place = torch.arange(units, dtype=torch.int64, device=machine.weight.device)
     starts = range(0, 1 << units, STATES_AT_ONCE)
     for start in track(starts, "enumerating states", progress=progress):
@@ -71,7 +73,7 @@ def exact_log_partition(machine: RBM, *, progress: bool = False) -> float:
                 energies = machine.free_energy(states)
             else:
                 energies = _hidden_energy(machine, states)
-        total = torch.logaddexp(total, (-energies.double()).logsumexp(0))
+        total = torch.logaddexp(total, _precise(-energies).logsumexp(0))
     return total.item()
 
 
@@ -81,9 +83,13 @@ def _hidden_energy(machine: RBM, hidden: Tensor) -> Tensor:
     if machine.visible_kind == "bernoulli":
         return free_energy(hidden, weight.t(), hidden_bias, visible_bias)
     log_var = _log_var(machine)
-    shift = linear_act(hidden, weight.t()).double()  # whose square float32 may not hold
+    shift = _precise(linear_act(hidden, weight.t()))  # whose square float32 may not hold
     exponent = shift * (2 * visible_bias + shift) * torch.exp(-log_var) / 2
     return -(hidden @ hidden_bias + exponent.sum(1) + _log_normalizer(log_var))
+
+
+def _precise(x: Tensor) -> Tensor:
+    return x.to(most_precise(x.device))
 
 
 def _log_var(machine: RBM) -> Tensor:
@@ -92,7 +98,7 @@ def _log_var(machine: RBM) -> Tensor:
 
 def _log_normalizer(log_var: Tensor) -> float:
     """ln of the integral of exp(-|v / s|^2 / 2)."""
-    return ((math.log(2 * math.pi) + log_var.double()).sum() / 2).item()
+    return ((math.log(2 * math.pi) + _precise(log_var)).sum() / 2).item()
 
 
 @torch.no_grad()
@@ -187,9 +193,10 @@ def _anneal(
     draws: torch.Generator,
     progress: bool,
 ) -> Tensor:
-    """The chains' log weights [chains], float64: the sum over the steps of how much likelier the
-    next temperature's machine holds their state than the last one's."""
-    log_weights = torch.zeros(len(visible), dtype=torch.float64, device=visible.device)
+    """The chains' log weights [chains], float64 where the device has it: the sum over the steps of
+    how much likelier the next temperature's machine holds their state than the last one's."""
+    dtype = most_precise(visible.device)
+    log_weights = torch.zeros(len(visible), dtype=dtype, device=visible.device)
     steps = track(range(1, len(betas)), "annealing", progress=progress)
     for step in steps:
         last, beta = betas[step - 1], betas[step]
@@ -212,9 +219,9 @@ def _log_ratio(
         precision = torch.exp(-_log_var(machine))
         squares = ((base_bias.square() - bias.square()) * precision).sum() / 2
         visible_term = scaled @ (bias - base_bias) + squares
-    inputs = linear_act(scaled, machine.weight, machine.hidden_bias).double()
+    inputs = _precise(linear_act(scaled, machine.weight, machine.hidden_bias))
     hidden_term = (F.softplus(beta * inputs) - F.softplus(last * inputs)).sum(1)
-    return (beta - last) * visible_term.double() + hidden_term
+    return (beta - last) * _precise(visible_term) + hidden_term
 
 
 def _transition(
@@ -264,7 +271,7 @@ def _log_base_partition(machine: RBM, base_bias: Tensor) -> float:
     hidden = len(machine.hidden_bias) * math.log(2)
     if machine.visible_kind == "gaussian":
         return hidden + _log_normalizer(_log_var(machine))
-    return hidden + F.softplus(base_bias.double()).sum().item()
+    return hidden + F.softplus(_precise(base_bias)).sum().item()
 
 
 def _summary(log_weights: Tensor, log_base: float, sign: int, confidence: float) -> LogPartition:
@@ -296,7 +303,7 @@ def _check_betas(betas: int | Tensor) -> Tensor:
         return torch.linspace(0, 1, count, dtype=torch.float64, device="cpu")
     if betas.dim() != 1 or len(betas) < 2:
         raise ValueError(f"betas has shape {list(betas.shape)}; it takes [T], at least 2 of them")
-    betas = betas.double().cpu()
+    betas = betas.cpu().double()
     if betas[0] != 0 or betas[-1] != 1 or not (betas.diff() > 0).all():
         raise ValueError("betas do not rise from 0 to 1; it takes numbers that do")
     if betas[1] < LEAST_BETA:

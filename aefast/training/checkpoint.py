@@ -142,8 +142,7 @@ def _filled(config: Config, tensors: Mapping[str, Tensor]) -> nn.Module:
     for name, tensor in model.state_dict().items():
         if tensor.dtype != expected[name]:
             raise ValueError(f"{name} is {tensor.dtype}; it takes {expected[name]}")
-    for name, parameter in model.named_parameters():
-        if not parameter.isfinite().all():
+        if not tensor.isfinite().all():
             raise ValueError(f"{name} is not finite")
     return model.eval()
 
@@ -187,6 +186,8 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         raise CheckpointError(f"{path} is no safetensors file, or cut short: {reason}") from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (RuntimeError, MemoryError) as error:  # a file with holes may be larger than memory
+        raise CheckpointError(f"{path} cannot be read: {_reason(error)}") from error
     return metadata, tensors
 
 

@@ -10,6 +10,7 @@ from aefast.messages import cut
 from aefast.random import SEED_LIMIT
 
 LARGEST = 2**31 - 1  # what torch and C++ take for a size
+LARGEST_LOSS = 3.4028234663852886e38  # float32's
 LARGEST_COUNT = 2**53 - 1  # what JSON's numbers hold exactly
 
 DEVICES = ("cpu", "cuda")
@@ -77,7 +78,10 @@ def _among(*values: str) -> tuple[Callable[[Any], bool], str]:
     return lambda value: value in values, f"one of {', '.join(values)}"
 
 
-_FINITE_NUMBERS = (lambda numbers: all(map(math.isfinite, numbers)), "finite numbers")
+_FINITE_NUMBERS = (
+    lambda numbers: all(abs(number) <= LARGEST_LOSS for number in numbers),
+    "finite float32 numbers",
+)
 
 
 @dataclass

@@ -187,7 +187,7 @@ def fit(
 
     call = group.together(begin)
     model, dataset, held_out = call.model, call.dataset, call.held_out
-    epochs, batch_size = call.numbers["epochs"], call.numbers["batch_size"]
+    epochs, batch_size, seed = (call.numbers[name] for name in ("epochs", "batch_size", "seed"))
     model.train()
     if group.size > 1:
         _begin_together(group, call, optimizer)
@@ -254,7 +254,8 @@ def _checked_numbers(
 ) -> dict[str, Any]:
     epochs = checks.check_integer(epochs, "epochs", 2**31)
     batch_size = checks.check_integer(batch_size, "batch_size", 2**31, low=1)
-    checks.check_seed_arguments(seed, None)
+    if seed is not None:
+        seed = checks.check_integer(seed, "seed", random.SEED_LIMIT)
     if callback is not None and not callable(callback):
         raise TypeError(f"callback is a {type(callback).__name__}; it takes a function or None")
     if micro_batch_size is not None:

@@ -351,7 +351,7 @@ class _Watch:
         self.progress = progress
         self.unread: list[float] = []
         self.samples = self.line_samples = progress.samples
-        self.line_seconds = progress.seconds
+        self.line_seconds = 0.0
         self.looked = time.perf_counter()
         self.figures: dict[str, float] = {}
 
@@ -362,16 +362,16 @@ class _Watch:
         self.looked, self.samples = now, self.progress.samples
         self.progress.losses += losses
         self.progress.seconds += seconds
+        self.line_seconds += seconds
         return Look(statistics.fmean(losses), samples / seconds, dict(self.figures))
 
     def line(self, stage: str, rows: str) -> dict[str, Any]:
         """The metrics since the last line, in which rows are called ``rows``."""
-        progress = self.progress
-        seconds = progress.seconds - self.line_seconds
+        progress, seconds = self.progress, self.line_seconds
         samples = progress.samples - self.line_samples
         loss = statistics.fmean(progress.losses)
         progress.losses = []
-        self.line_samples, self.line_seconds = progress.samples, progress.seconds
+        self.line_samples, self.line_seconds = progress.samples, 0.0
         return {
             "step": progress.step,
             "epoch": progress.epoch,

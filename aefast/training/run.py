@@ -14,6 +14,8 @@ import torch
 
 from aefast.data import Dataset
 from aefast.data import load as load_data
+from aefast.data.images import reads
+from aefast.data.shards import ShardedDataset
 from aefast.data.sources import split_member
 from aefast.distributed.agreement import agree, check_batch_size
 from aefast.distributed.group import Group, current
@@ -154,6 +156,8 @@ def _new(folder: Path | None, given: dict[str, Any]) -> Trainer:
     if not given.get("data"):
         raise RunError("--data is missing")
     dataset = load_data(given["data"])
+    if folder is not None and isinstance(dataset, ShardedDataset):
+        _check_apart(folder, Path(given["data"]))
     config = configure(given, dataset)
     check_range(config, dataset)
     check_schedule(config)
@@ -181,6 +185,17 @@ def _check_new(folder: Path) -> None:
     for name in (CONFIG_FILE, METRICS_FILE):
         if os.path.lexists(folder / name):  # a link that leads nowhere is one, too
             raise RunError(f"{folder / name} is in the way; it takes a folder without one")
+
+
+def _check_apart(folder: Path, data: Path) -> None:
+    """
+    Raises:
+        RunError: the run's checkpoints would be read as shards.
+    """
+    if data.is_dir() and reads(data, folder):
+        raise RunError(
+            f"--out is {str(folder)!r}, in the folder that --data reads; it takes another one"
+        )
 
 
 def resume(folder: Path, given: dict[str, Any]) -> Trainer:

@@ -199,11 +199,27 @@ def test_nothing_is_written_into_the_folder_that_is_read(command, data, tmp_path
     folder.mkdir()
     data.rename(folder / "a.npy")
     (tmp_path / "link").symlink_to(folder)
+    (tmp_path / "around").mkdir()
+    (tmp_path / "around" / "linked").symlink_to(folder)
     before = (folder / "a.npy").read_bytes()
+    message = refused(command, run, "--data", tmp_path / "around", "--out", folder / "a.npy")
+    assert message.startswith(f"--out is '{folder}/a.npy', in the folder that --data reads")
     for out in (folder / "a.npy", folder / "b.npy", tmp_path / "link" / "b.npy"):
         message = refused(command, run, "--data", folder, "--out", out)
         assert message.startswith(f"--out is '{out}', in the folder that --data reads")
     assert [(path.name, path.read_bytes()) for path in folder.iterdir()] == [("a.npy", before)]
+
+
+@pytest.mark.parametrize("command", ["encode", "sample"])
+def test_the_checkpoint_is_not_written_over(command, data, tmp_path):
+    model = trained("vae", tmp_path / "run").rename(tmp_path / "kept") / "checkpoint.safetensors"
+    out = tmp_path / "model.npy"
+    model.rename(out)
+    before = out.read_bytes()
+    more = ["--data", data] if command == "encode" else []
+    message = refused(command, out, *more, "--out", out)
+    assert message == f"--out is '{out}', which is the checkpoint; it takes another file"
+    assert out.read_bytes() == before
 
 
 def test_a_file_name_that_is_too_long_is_one_line(data, tmp_path):

@@ -312,6 +312,21 @@ def test_probabilities_take_data_between_0_and_1(model, option, data, out):
     assert not out.exists()
 
 
+@pytest.mark.parametrize("out", ["shards/run", "shards", "other/run"])
+def test_a_run_does_not_lie_among_its_shards(out, data, tmp_path):
+    """Its checkpoints would be shards."""
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "shards" / "linked").symlink_to(tmp_path / "other")
+    data.rename(tmp_path / "shards" / "0.npy")
+    message = refused(*train("ae", tmp_path / "shards", tmp_path / out))
+    assert message.startswith(f"--out is '{tmp_path / out}', in the folder that --data reads")
+    assert [path.name for path in (tmp_path / "shards").rglob("*")] in (
+        ["linked", "0.npy"],
+        ["0.npy", "linked"],
+    )
+
+
 def test_a_folder_that_is_none(data, tmp_path):
     assert refused(*train("ae", data, data)).endswith("a file; it takes a folder")
     message = refused(*train("ae", data, tmp_path / "no" / "run"))

@@ -69,6 +69,8 @@ def test_a_fortran_array_is_put_in_row_order(shape, save, monkeypatch):
 def test_npz_gives_its_only_array_or_the_one_named(write, tmp_path):
     write(tmp_path / "one.npz", x=X)
     write(tmp_path / "two.npz", x=X, f=np.asfortranarray(X + 1))
+    (tmp_path / "TWO.NPZ").write_bytes((tmp_path / "two.npz").read_bytes())
+    assert torch.equal(everything(f"{tmp_path}/TWO.NPZ:f"), FLAT + 1)
     assert torch.equal(everything(f"{tmp_path}/one.npz"), FLAT)
     assert torch.equal(everything(f"{tmp_path}/two.npz:f"), FLAT + 1)
     with pytest.raises(DataError, match=r"two\.npz: it holds x, f; name one, as .*two\.npz:x$"):
@@ -198,6 +200,7 @@ def header(shape, dtype="|u1"):
         (f"({'1,' * 33})", "it has 33 dimensions; it takes 32 at most"),
         (f"(2, 0x{'f' * 4000})", "a number of its shape is beyond int64"),
         ("(2, -1)", r"it has shape \[2, -1\]"),
+        ("(True, 2)", r"shape is not valid: \(True, 2\)$"),
         ("-" * 9000 + "1", "no .npy header: "),
         ("(2**60, 2**60)", "no .npy header: "),
         (f"({2**60}, {2**60})", "cut short: "),
@@ -207,6 +210,12 @@ def test_a_shape_that_no_array_has_is_refused(shape, message, tmp_path):
     (tmp_path / "x.npy").write_bytes(header(shape))
     with pytest.raises(DataError, match=message):
         load(f"{tmp_path}/x.npy")
+
+
+def test_a_header_that_python_2_wrote_is_read_without_a_warning(tmp_path):
+    (tmp_path / "x.npy").write_bytes(header("(1L, 2L)") + b"\2\3")
+    with warnings.catch_warnings(action="error"):
+        assert load(f"{tmp_path}/x.npy").rows.tolist() == [[2, 3]]
 
 
 def test_a_file_that_is_cut_while_it_is_read_is_no_crash(save):

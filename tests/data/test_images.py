@@ -1,6 +1,8 @@
 """data.load of folders of images."""
 
 import os
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -75,6 +77,59 @@ def test_other_modes_are_refused(mode, tmp_path):
     (Image.new(mode, (5, 4))).save(tmp_path / ("x.tif" if mode == "F" else "x.png"))
     with pytest.raises(DataError, match=f"its mode is {mode}; it takes 8-bit grey or RGB images"):
         load(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("mode", "ending", "key"),
+    [("P", "png", 7), ("P", "gif", 7), ("L", "png", 7), ("RGB", "png", (7, 0, 0)), ("1", "png", 0)],
+)
+def test_colors_that_nobody_sees_are_refused_where_a_pixel_has_one(mode, ending, key, tmp_path):
+    image = Image.new(mode, (5, 4), key)
+    if mode == "P":
+        image.putpalette(list(range(256)) * 3)
+    image.save(tmp_path / f"x.{ending}", transparency=key)
+    with pytest.raises(DataError, match="it has transparent pixels; it takes 8-bit grey or RGB"):
+        load(tmp_path)
+    image.paste((9, 9, 9) if mode == "RGB" else 1, (0, 0, 5, 4))
+    image.save(tmp_path / f"x.{ending}", transparency=key)
+    assert load(tmp_path).sample_shape[:2] == (4, 5)
+
+
+def png(depth, kind, row):
+    """Of one pixel."""
+    size = struct.pack(">IIBBBBB", 1, 1, depth, kind, 0, 0, 0)
+    parts = ((b"IHDR", size), (b"IDAT", zlib.compress(b"\0" + row)), (b"IEND", b""))
+    chunks = [struct.pack(">I", len(part)) + name + part for name, part in parts]
+    checks = [struct.pack(">I", zlib.crc32(chunk[4:])) for chunk in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(c + k for c, k in zip(chunks, checks, strict=True))
+
+
+def tiff(bits):
+    """Of one RGB pixel, little-endian and not compressed."""
+    data = 8 + 2 + 8 * 12 + 4
+    tags = [(256, 3, 1, 1), (257, 3, 1, 1), (258, 3, 3, data), (259, 3, 1, 1), (262, 3, 1, 2)]
+    tags += [(273, 4, 1, data + 6), (277, 3, 1, 3), (279, 4, 1, 3 * bits // 8)]
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    pixel = bytes(range(3 * bits // 8))
+    start = b"II*\0" + struct.pack("<IH", 8, len(tags))
+    return start + entries + struct.pack("<IHHH", 0, bits, bits, bits) + pixel
+
+
+@pytest.mark.parametrize(
+    ("name", "narrow", "wide"),
+    [
+        ("x.png", png(8, 2, bytes(3)), png(16, 2, bytes(6))),
+        ("x.tif", tiff(8), tiff(16)),
+        ("x.ppm", b"P6 1 1 200\n\0\1\2", b"P6 1 1 65535\n\0\0\0\0\0\0"),
+        ("y.ppm", b"P3 1 1 200\n1 2 3\n", b"P3 1 1 1000\n1 2 3\n"),
+    ],
+)
+def test_colors_of_16_bits_are_refused_that_pillow_rounds_to_8(name, narrow, wide, tmp_path):
+    (tmp_path / name).write_bytes(narrow)
+    assert load(tmp_path).sample_shape == (1, 1, 3)
+    (tmp_path / name).write_bytes(wide)
+    with pytest.raises(DataError, match="its pixels have more than 8 bits a color; it takes 8-bit"):
+        load(tmp_path)
 
 
 @pytest.mark.parametrize("kept", [0, 20, 45, 60])

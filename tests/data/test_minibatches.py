@@ -135,3 +135,6 @@ def test_an_argument_below_its_range_is_refused_before_the_first_batch(argument,
     options = {"batch_size": 5, "seed": 0, "epoch": 0} | {argument: -1}
     with pytest.raises(ValueError, match=f"^{argument} is -1; it takes an int, at least"):
         batches(data, **options)
+    for wrong in (True, 1.5, "1", None):
+        with pytest.raises(TypeError, match=f"^{argument} is a {type(wrong).__name__}; it takes"):
+            batches(data, **options | {argument: wrong})

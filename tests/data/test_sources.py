@@ -39,6 +39,14 @@ def test_a_missing_file_is_named(name, tmp_path):
     assert str(caught.value).startswith(f"{tmp_path}/missing")
 
 
+@pytest.mark.parametrize("source", ["", "a\0b.csv", b"a\0b.csv"])
+def test_what_names_no_file_is_refused(source):
+    with pytest.raises(
+        DataError, match=r"source is '.*'; it takes the name of a file or a folder$"
+    ):
+        load(source)
+
+
 def test_an_unknown_kind_of_file_is_refused_with_those_that_are_taken(tmp_path):
     for content in (b"", b"text", b"\0\0\xff\3"):
         (tmp_path / "x.pkl").write_bytes(content)

@@ -109,6 +109,8 @@ def table(source):
         ("# exported\na,b\n#1,2\n1,2\n  # 9\n3,4\n", [[1, 2], [3, 4]]),
         ('"a;b", "c"\n1, "2"\n3,4\n', [[1, 2], [3, 4]]),
         ("1.5\n2.5\n", [[1.5], [2.5]]),
+        ("sep=\t\n1.5\t2\n", [[1.5, 2]]),
+        ('"sep=;"\na;b\n1,5;2\n', [[1.5, 2]]),
     ],
 )
 @pytest.mark.parametrize("ending", ["csv", "tsv"])
@@ -197,10 +199,18 @@ def test_other_comments_are_no_names(comment, write):
         load(write(f"{comment}\n1,2\n3,4\n"))
 
 
-@pytest.mark.parametrize("missing", ["", "NA", "NaN", " null ", "?"])
+@pytest.mark.parametrize("missing", ["", "NA", "NaN", " null ", "?", "<NA>", "#N/A"])
 def test_a_missing_value_is_called_one(missing, write):
     with pytest.raises(DataError, match=r"line 3, column 2: .* and no missing value$"):
         load(write(f",a,b\n0,1.5,2\n1,{missing},2\n"))
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"), [("#N/A\t2", "#N/A"), (" #DIV/0!\t2", "#DIV/0!"), ("\t", ""), ("\t2", "")]
+)
+def test_a_line_of_what_is_missing_is_no_comment_and_not_blank(line, fault, write):
+    with pytest.raises(DataError, match=rf"line 3, column 1: '{re.escape(fault)}'; it takes"):
+        load(write(f"a\tb\n1\t2\n{line}\n3\t4\n", "x.tsv"))
 
 
 @pytest.mark.parametrize("first", ["1,5", "1.5"])

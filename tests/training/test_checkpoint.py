@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pickle
+import struct
 
 import numpy as np
 import pytest
@@ -169,6 +170,8 @@ WRONG = [
     (progress(step=None), "step is None"),
     (progress(losses=[[3]]), r"losses is \[3\]"),
     (progress(losses=[float("inf")]), r"losses is \[inf\]"),
+    (progress(losses=[1e308, 1e308]), r"losses is \[1e\+308"),
+    (progress(held_out=[-1e39]), r"held_out is \[-1e\+39\]; it takes finite float32 numbers"),
     (progress(batch=-1), "batch is -1"),
     (progress(epoch=-5), "epoch is -5"),
     (progress(seconds=float("nan")), "seconds is nan"),
@@ -188,6 +191,31 @@ def test_a_file_that_holds_something_else_is_told_in_one_line(file, change, mess
     assert str(raised.value).startswith(str(file))
     assert "\n" not in str(raised.value)
     assert len(str(raised.value)) < len(str(file)) + 450
+
+
+@pytest.mark.parametrize(("model", "name"), [("batchtopk", "threshold"), ("rbm", "chain")])
+def test_a_buffer_that_is_not_finite_is_named(model, name, tmp_path):
+    checkpoint.save(tmp_path, new(model).checkpoint())
+    file = tmp_path / CHECKPOINT_FILE
+    rewrite(file, lambda told, tensors: tensors[name].fill_(torch.nan))
+    with pytest.raises(CheckpointError, match=f"{name} is not finite$"):
+        checkpoint.load(file)
+
+
+def test_a_file_with_holes_that_is_larger_than_memory_is_one_line(tmp_path):
+    size = 2**43
+    entry = {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}
+    header = json.dumps({"a": entry}).encode()
+    file = tmp_path / "x.safetensors"
+    with file.open("wb") as stream:
+        stream.write(struct.pack("<Q", len(header)) + header)
+        try:
+            stream.truncate(8 + len(header) + size)
+        except OSError:
+            pytest.skip("this file system has no file so large")
+    with pytest.raises(CheckpointError, match="cannot be read: ") as caught:
+        checkpoint.load(file)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_checkpoint_with_an_options_old_name_is_read(file, trainer):

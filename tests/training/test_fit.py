@@ -139,6 +139,22 @@ def test_going_on_step_by_step_and_from_a_state_dict():
     assert_close(*results, 1e-6)
 
 
+@pytest.mark.parametrize("name", ["cpp", "eager"])
+def test_a_seed_of_numpys_is_the_int(name):
+    if name == "cpp" and backend.unavailable("cpp", "cpu") is not None:
+        pytest.skip("needs the C++ extension")
+    losses = []
+    for seed in (5, np.int64(5), np.uint8(5)):
+        torch.manual_seed(0)
+        model = MODELS["denoising"]()
+        optimizer = OPTIMIZERS["adam"](model.parameters())
+        with backend.use_backend(name):
+            aefast.fit(model, torch.rand(20, 12), optimizer, epochs=1, seed=5)
+            losses.append(aefast.fit(model, torch.rand(20, 12), optimizer, seed=seed).losses)
+    assert torch.equal(losses[0], losses[1])
+    assert torch.equal(losses[0], losses[2])
+
+
 @needs_cpp
 @pytest.mark.parametrize("seed", [5, None])
 def test_epochs_split_over_calls_give_the_same_bits(seed):
@@ -373,6 +389,7 @@ def test_an_optimizer_that_the_kernels_do_not_take(make, reason):
         ({"batch_size": 0}, "batch_size is 0"),
         ({"seed": -1}, "seed is -1"),
         ({"seed": 0.5}, "seed is a float"),
+        ({"seed": torch.tensor(3)}, "seed is a Tensor; it takes an int"),
         ({"data": [[1.0]]}, "data is a list"),
         ({"data": torch.rand(12)}, r"data has shape \[12\]"),
         ({"data": torch.rand(0, 12)}, r"data has shape \[0, 12\]"),

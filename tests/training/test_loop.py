@@ -176,6 +176,9 @@ def test_parameters_that_are_not_finite_are_not_saved():
 
 def test_a_line_of_metrics_every_so_many_steps_and_after_a_stage(monkeypatch):
     monkeypatch.setattr(loop, "LINE_STEPS", 8)
+    trainer = new("dbn")
+    trainer.progress.seconds = 1e308  # as a checkpoint that someone changed may have
+    assert all(line["samples_per_second"] > 0 for line in proceed(trainer))
     lines = proceed(new("dbn"))
     assert [line["step"] for line in lines] == [8, 16, 21, 24, 32, 40, 42]
     assert [line["stage"] for line in lines] == ["machine 1 of 2"] * 3 + ["machine 2 of 2"] * 4

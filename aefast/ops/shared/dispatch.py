@@ -203,4 +203,7 @@ def resolve_seed(
         return random.draw_seed(generator, device, as_tensor=traced or is_vmapped())
     if isinstance(seed, Tensor) and (traced or seed.device.type != "cpu"):
         return seed
-    return int(seed)
+    number = int(seed)
+    if not 0 <= number < random.SEED_LIMIT:  # of a tensor, which the door has not read
+        raise ValueError(f"seed is {number}; it takes an int in [0, 2**63)")
+    return number
