@@ -233,7 +233,7 @@ def test_fit(
 
 
 @pytest.mark.parametrize("device", ["cpu"])
-@each_model([*CROSS, *LARGE])
+@each_model(CROSS)
 def test_step(
     compare: Callable[[Case], None],
     restored_generator: None,

@@ -26,7 +26,7 @@ Run = Callable[[], object]
 
 MIN_ROUNDS, MAX_ROUNDS = 11, 501
 # Where all contenders together take longer than this a round, a few rounds must do.
-SLOW_SECONDS, FEW_ROUNDS = 2.0, 5
+SLOW_SECONDS, FEW_ROUNDS = 1.0, 5
 WARM_UP_CALLS = 3
 
 # Inputs rotate through this many bytes: past any CPU's L2, and past a GPU's L2 (60 MB on an H200).

@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import itertools
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -655,8 +657,39 @@ def test_every_committed_result_is_small_and_every_row_of_readme_can_be_filled()
     assert empty <= {"fit", "step"}
 
 
+def test_time_to_quality_takes_the_fewest_passes_that_reach_the_score() -> None:
+    pytest.importorskip("sklearn")
+    quality = importlib.import_module("bench_quality").Quality
+
+    def reaching(target: float, has_passes: bool = True) -> Any:
+        fit = {"fit": lambda model, rows: model, "has_passes": has_passes}
+        return quality(int, int, lambda passes, rows: float(passes), target, **fit)
+
+    assert [reaching(target).passes(int) for target in (0.5, 2, 11, 512)] == [1, 2, 11, 512]
+    assert reaching(0.5, has_passes=False).passes(int) == 1
+    for beyond in (reaching(513), reaching(2, has_passes=False)):
+        with pytest.raises(AssertionError, match="score"):
+            beyond.passes(int)
+
+
+def test_a_machines_likelihood_is_a_distribution() -> None:
+    pytest.importorskip("sklearn")
+    random = np.random.default_rng(0)
+    machine = SimpleNamespace(
+        components_=random.normal(size=(3, 5)),
+        intercept_hidden_=random.normal(size=3),
+        intercept_visible_=random.normal(size=5),
+    )
+    states = np.array(list(itertools.product([0.0, 1.0], repeat=5)))
+    likelihood = importlib.import_module("bench_quality").likelihood
+    total = sum(np.exp(likelihood(machine, state[None])) for state in states)
+    assert total == pytest.approx(1)
+
+
 def test_the_shapes_that_others_take_are_in_the_table() -> None:
     assert {*shapes.QUICK, *shapes.CROSS, *shapes.COMPILED} <= {*shapes.SHAPES}
+    assert {*shapes.ONE_THREAD, *shapes.LARGE_TENSORS} <= {*shapes.SHAPES}
+    assert not {*shapes.LARGE} & {*shapes.SHAPES}
     assert len(shapes.SHAPES) == len(set(shapes.SHAPES))
     assert not {*shapes.MORE_OP_SHAPES} & {*shapes.OP_SHAPES}
 

@@ -96,19 +96,19 @@ def test_bench_runs_the_suite_in_a_process_of_its_own(
     result = invoke("bench", "corrupt", "step", "--device", "cpu", "--json", str(file))
     assert result.exit_code == 7  # pytest's own exit code comes through
     suites = [str(cli.bench.find_suite() / f"bench_{name}.py") for name in ("corrupt", "step")]
-    expected = [*suites, "--device", "cpu"]
+    expected = [*suites, "--device", "cpu", "--benchmark-max-time", cli.bench.SECONDS]
     assert commands == [[sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *expected]]
 
 
 def test_bench_without_an_op_runs_the_whole_suite(commands: list[list[str]]) -> None:
     invoke("bench")
-    assert commands[0][-1] == str(cli.bench.find_suite())
+    assert str(cli.bench.find_suite()) in commands[0]
 
 
 def test_bench_quick_takes_few_cases_and_little_time(commands: list[list[str]]) -> None:
     invoke("bench", "rbm", "--quick")
-    assert commands[0][-3:-1] == ["--quick", "--benchmark-max-time"]
-    assert float(commands[0][-1]) < 1
+    assert commands[0][-3:] == ["--benchmark-max-time", cli.bench.QUICK_SECONDS, "--quick"]
+    assert float(cli.bench.QUICK_SECONDS) < float(cli.bench.SECONDS)
 
 
 RESULT = {
@@ -120,6 +120,7 @@ RESULT = {
         **{"threads": 2, "gpus": [], "versions": {"aefast": "0.1.0"}},
     },
     "failed": [],
+    "limits": {},
     "cases": [
         {
             **{"op": "gibbs", "case": "k=1 128x784-256", "shape": [128, 784, 256]},
