@@ -127,11 +127,13 @@ def save_saelens(model: SparseDictionary, folder: "str | PathLike[str]") -> None
 
     Raises:
         TypeError: the model is another one.
+        ValueError: the model is a transcoder.
         FolderError: the folder holds a model already.
         ModuleNotFoundError: safetensors is missing: ``pip install 'aefast[train]'``.
     """
     if not isinstance(model, SparseDictionary):
         raise TypeError(f"model is a {type(model).__name__}; it takes a sparse dictionary")
+    _check_autoencoder(model)
     tensors: Tensors = {
         "W_enc": model.encoder_weight.t(),
         "W_dec": model.decoder_weight,
@@ -210,11 +212,13 @@ def save_sparsify(model: TopKSparseAutoencoder, folder: "str | PathLike[str]") -
 
     Raises:
         TypeError: the model is another one.
+        ValueError: the model is a transcoder.
         FolderError: the folder holds a model already.
         ModuleNotFoundError: safetensors is missing: ``pip install 'aefast[train]'``.
     """
     if not isinstance(model, TopKSparseAutoencoder):
         raise TypeError(f"model is a {type(model).__name__}; it takes a TopKSparseAutoencoder")
+    _check_autoencoder(model)
     config = {
         "activation": "topk",
         "expansion_factor": 32,
@@ -309,6 +313,11 @@ def _filled(make: Callable[[], Model], state: Tensors) -> Model:
         state[name] = torch.zeros(buffer.shape, dtype=buffer.dtype, device="cpu")
     model.load_state_dict(state, assign=True)
     return model.eval()
+
+
+def _check_autoencoder(model: SparseDictionary) -> None:
+    if model.is_transcoder:
+        raise ValueError("model is a transcoder; a folder takes an autoencoder")
 
 
 def _sizes(config: dict[str, Any], folder: Path, *names: str) -> list[int]:

@@ -219,7 +219,8 @@ def _chain_ends(model: RBM, start: Tensor, seed: int, row_offset: int) -> Tensor
 
 def _dictionary_loss(model: SparseDictionary, x: Tensor, seed: int, share: Share) -> Tensor | None:
     """A latent is active where a row of the minibatch has it, on any rank."""
-    loss, code, residual = share.group.together(lambda: model._objective(x))
+    target = model._checked_target(x, None)
+    loss, code, residual = share.group.together(lambda: model._objective(x, target))
     if model.training:
         model._count_rows(share.batch_rows, share.is_any_of_batch(model._active(code)))
     if len(x) == 0:

@@ -30,8 +30,8 @@ class BatchTopKSparseAutoencoder(SparseDictionary):
         visible: D, the size of each input row.
         latents: L, the size of the code.
         k: how many latents a row has on the average, in (0, L]; 0.5 is one in two rows.
-        options: as :class:`SparseDictionary`'s: ``aux_k``, ``aux_weight``, ``dead_after``,
-            ``device`` and ``dtype``.
+        options: as :class:`SparseDictionary`'s: ``outputs`` of a transcoder, ``aux_k``,
+            ``aux_weight``, ``dead_after``, ``device`` and ``dtype``.
 
     Attributes:
         encoder_weight, encoder_bias, decoder_weight, decoder_bias, idle: as those of
@@ -83,8 +83,7 @@ class BatchTopKSparseAutoencoder(SparseDictionary):
         """The code of x ``[..., D]``: values and latents, ``[..., m]``, the largest first; m is the
         most that a row has, and what a row has less is 0."""
         renew_weights(self)
-        self._check_rows(x)
-        centered, weight, bias = x - self.decoder_bias, self.encoder_weight, self.encoder_bias
+        centered, weight, bias = self._centered(x), self.encoder_weight, self.encoder_bias
         if self.training:
             values, indices = batch_topk_encode(centered, weight, bias, self.k)
             return SparseCode(values.relu(), indices)
@@ -152,16 +151,16 @@ class MatryoshkaSparseAutoencoder(BatchTopKSparseAutoencoder):
         halves = sorted({max(1, self.latents >> n) for n in range(5)})
         self.prefixes = halves if prefixes is None else _check_prefixes(prefixes, self.latents)
 
-    def _objective(self, x: Tensor) -> tuple[Tensor, Code, Tensor]:
+    def _objective(self, x: Tensor, target: Tensor) -> tuple[Tensor, Code, Tensor]:
         code = self.encode(x)
-        output, begin, losses = self.decoder_bias.expand_as(x), 0, []
+        output, begin, losses = self.decoder_bias.expand_as(target), 0, []
         for end in self.prefixes:
             is_inside = (code.indices >= begin) & (code.indices < end)
             values = torch.where(is_inside, code.values, 0)
             output = output + sparse_decode(values, code.indices, self.decoder_weight)
-            losses.append(F.mse_loss(output, x))
+            losses.append(F.mse_loss(output, target))
             begin = end
-        return torch.stack(losses).mean(), code, (output - x).detach()
+        return torch.stack(losses).mean(), code, (output - target).detach()
 
     def extra_repr(self) -> str:
         return f"prefixes={self.prefixes}, {super().extra_repr()}"

@@ -25,6 +25,7 @@ Code = SparseCode | Tensor
 class DictionaryOptions(TypedDict, total=False):
     """The options that every sparse dictionary takes as :class:`SparseDictionary` does."""
 
+    outputs: int | None
     aux_k: int
     aux_weight: float
     dead_after: int
@@ -41,6 +42,9 @@ class SparseDictionary(Shardable):
     Args:
         visible: D, the size of each input row.
         latents: L, the size of the code, mostly far above D.
+        outputs: O, the size of each target row of a transcoder, which learns from the input of a
+            network's layer what its output is: the loss takes ``target=``, and the input is encoded
+            as it is. None is an autoencoder: O is D, the input less the decoder's bias is encoded.
         aux_k: how many dead latents reconstruct the residual; 0 for none.
         aux_weight: the factor of their loss, 0 or more.
         dead_after: rows after which an inactive latent is dead.
@@ -50,8 +54,8 @@ class SparseDictionary(Shardable):
     Attributes:
         encoder_weight: W ``[L, D]``.
         encoder_bias: b ``[L]``.
-        decoder_weight: V ``[L, D]``, a latent's direction a row.
-        decoder_bias: c ``[D]``.
+        decoder_weight: V ``[L, O]``, a latent's direction a row.
+        decoder_bias: c ``[O]``.
         idle: int64 ``[L]``: the rows of training since each latent was active.
 
     Raises:
@@ -69,6 +73,7 @@ class SparseDictionary(Shardable):
         visible: int,
         latents: int,
         *,
+        outputs: int | None = None,
         aux_k: int = 0,
         aux_weight: float = 1 / 32,
         dead_after: int = 10_000_000,
@@ -78,11 +83,14 @@ class SparseDictionary(Shardable):
         super().__init__()
         self.visible = checks.check_integer(visible, "visible", 2**31, low=1)
         self.latents = checks.check_integer(latents, "latents", 2**31, low=1)
+        self.is_transcoder = outputs is not None
+        width = visible if outputs is None else outputs
+        self.outputs = checks.check_integer(width, "outputs", 2**31, low=1)
         self.aux_k = check_active(aux_k, "aux_k", 0, self.latents)
         self.aux_weight = checks.check_number(aux_weight, "aux_weight", 0)
         self.dead_after = checks.check_integer(dead_after, "dead_after", 2**62)
-        directions = torch.empty(latents, visible, device=device, dtype=dtype)
-        self.encoder_weight = nn.Parameter(torch.empty_like(directions))
+        directions = torch.empty(latents, self.outputs, device=device, dtype=dtype)
+        self.encoder_weight = nn.Parameter(directions.new_empty(latents, visible))
         self.encoder_bias = nn.Parameter(torch.zeros_like(directions[:, 0]))
         self.decoder_weight = nn.Parameter(directions)
         self.decoder_bias = nn.Parameter(torch.zeros_like(directions[0]))
@@ -119,18 +127,25 @@ class SparseDictionary(Shardable):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Directions uniform on the sphere, the encoder tied to them, biases and counts 0."""
+        """Directions uniform on the sphere, the encoder tied to them, biases and counts 0. A
+        transcoder's encoder has directions of its own."""
         nn.init.normal_(self.decoder_weight)
         self.normalize_decoder()
-        self.encoder_weight.copy_(self.decoder_weight)
+        if self.is_transcoder:
+            nn.init.normal_(self.encoder_weight)
+            self.encoder_weight.copy_(F.normalize(self.encoder_weight, dim=1))
+        else:
+            self.encoder_weight.copy_(self.decoder_weight)
         for tensor in (self.encoder_bias, self.decoder_bias, self.idle):
             tensor.zero_()
 
     @torch.no_grad()
     def start_from(self, x: Tensor) -> None:
-        """Put the decoder's bias at the geometric median of rows ``[..., D]``, before training."""
-        self._check_rows(x)
-        self.decoder_bias.copy_(geometric_median(x.reshape(-1, self.visible)))
+        """Put the decoder's bias at the geometric median of rows ``[..., O]``, before training: of
+        the data, or of a transcoder's targets."""
+        checks.check_tensor(x, "x")
+        self._check_width(x, "x", self.outputs)
+        self.decoder_bias.copy_(geometric_median(x.reshape(-1, self.outputs)))
 
     def encode(self, x: Tensor) -> Code:
         """The code of x ``[..., D]``."""
@@ -145,20 +160,21 @@ class SparseDictionary(Shardable):
         return dense.scatter_add(-1, code.indices, code.values)
 
     def decode(self, code: Code | tuple[Tensor, Tensor]) -> Tensor:
-        """The reconstruction ``[..., D]`` from what :meth:`encode` or :meth:`encode_dense` gave."""
+        """The reconstruction ``[..., O]`` from what :meth:`encode` or :meth:`encode_dense` gave."""
         renew_weights(self)
         if isinstance(code, Tensor):
             return linear_act(code, self.decoder_weight.t(), self.decoder_bias)
         return sparse_decode(*code, self.decoder_weight, self.decoder_bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The reconstruction of x, ``[..., D]``; in training, too: the loss draws nothing."""
+        """The reconstruction ``[..., O]`` of x ``[..., D]``; training draws nothing."""
         return self.decode(self.encode(x))
 
     def loss(
         self,
         x: Tensor,
         *,
+        target: Tensor | None = None,
         seed: int | None = None,
         generator: torch.Generator | None = None,
         row_offset: int = 0,
@@ -168,7 +184,14 @@ class SparseDictionary(Shardable):
         counts the rows since each latent was active. It draws nothing: the options are those of
         every model's loss.
 
+        Args:
+            x: ``[..., D]``.
+            target: what the reconstruction is compared with, ``[..., O]`` of x's dtype, as a
+                transcoder takes it; None is x.
+            seed, generator, row_offset: not used.
+
         Raises:
+            ValueError: a transcoder has no target, or it has another shape.
             RuntimeError: the dead latents' loss under ``torch.utils.checkpoint``, which would
                 compute it again, when others may be dead.
         """
@@ -180,26 +203,26 @@ class SparseDictionary(Shardable):
                 "the dead latents are counted with each loss, which torch.utils.checkpoint would "
                 "compute twice; it takes aux_k=0"
             )
-        loss, code, residual = self._objective(x)
+        loss, code, residual = self._objective(x, self._checked_target(x, target))
         if counts and not dispatch.is_recomputed():
             self._count(code)
         return self._with_auxiliary(loss, x, residual)
 
     def _with_auxiliary(self, loss: Tensor, x: Tensor, residual: Tensor) -> Tensor:
-        """A loss with that of the dead latents, of x whose reconstruction is x + residual."""
+        """A loss with that of the dead latents, of x whose reconstruction is target + residual."""
         if self.aux_k and self.aux_weight:
             loss = loss + self.aux_weight * self._auxiliary_loss(x, -residual.to(x.dtype))
         return loss
 
-    def _objective(self, x: Tensor) -> tuple[Tensor, Code, Tensor]:
+    def _objective(self, x: Tensor, target: Tensor) -> tuple[Tensor, Code, Tensor]:
         """The loss without the dead latents', the code, and the residual: the reconstruction less
-        x, without a gradient."""
+        the target, without a gradient."""
         code = self.encode(x)
         has_own_decode = type(self).decode is not SparseDictionary.decode
         if isinstance(code, Tensor) or has_own_decode or "decode" in self.__dict__:
             output = self.decode(code)
-            return F.mse_loss(output, x), code, (output - x).detach()
-        loss, residual = loss_and_residual(*code, self.decoder_weight, self.decoder_bias, x)
+            return F.mse_loss(output, target), code, (output - target).detach()
+        loss, residual = loss_and_residual(*code, self.decoder_weight, self.decoder_bias, target)
         return loss, code, residual
 
     @property
@@ -268,7 +291,7 @@ class SparseDictionary(Shardable):
 
     def _auxiliary_loss(self, x: Tensor, residual: Tensor) -> Tensor:
         """The mean squared error of the residual's reconstruction by dead latents; 0 for none."""
-        centered = x - self.decoder_bias
+        centered = self._centered(x)
         # A product with all latents waits for no count of them, which a graph could not hold.
         if residual.device.type != "cpu" or dispatch.is_traced(x):
             bias = self.encoder_bias.masked_fill(~self.dead, -torch.inf)
@@ -290,14 +313,34 @@ class SparseDictionary(Shardable):
                 "to bring it to unit norm takes a parameter"
             )
 
-    def _check_rows(self, x: Tensor) -> None:
+    def _centered(self, x: Tensor) -> Tensor:
+        """The rows ``[..., D]`` that are encoded: a transcoder's bias is its targets'."""
         checks.check_tensor(x, "x")
-        if x.dim() < 1 or x.shape[-1] != self.visible:
-            raise ValueError(f"x has shape {list(x.shape)}; it takes [..., {self.visible}]")
+        self._check_width(x, "x", self.visible)
+        return x if self.is_transcoder else x - self.decoder_bias
+
+    def _checked_target(self, x: Tensor, target: Tensor | None) -> Tensor:
+        if target is None:
+            if self.is_transcoder:
+                raise ValueError(f"target is None; a transcoder takes [..., {self.outputs}]")
+            return x
+        checks.check_like(target, "target", x, "x")
+        self._check_width(target, "target", self.outputs)
+        if target.shape[:-1] != x.shape[:-1]:
+            raise ValueError(
+                f"target has shape {list(target.shape)}; with x's shape {list(x.shape)} it takes "
+                f"{[*x.shape[:-1], self.outputs]}"
+            )
+        return target
+
+    def _check_width(self, rows: Tensor, argument: str, width: int) -> None:
+        if rows.dim() < 1 or rows.shape[-1] != width:
+            raise ValueError(f"{argument} has shape {list(rows.shape)}; it takes [..., {width}]")
 
     def extra_repr(self) -> str:
+        outputs = f"outputs={self.outputs}, " if self.is_transcoder else ""
         return (
-            f"visible={self.visible}, latents={self.latents}, aux_k={self.aux_k}, "
+            f"visible={self.visible}, latents={self.latents}, {outputs}aux_k={self.aux_k}, "
             f"aux_weight={self.aux_weight}, dead_after={self.dead_after}"
         )
 

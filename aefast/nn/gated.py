@@ -27,8 +27,8 @@ class GatedSparseAutoencoder(SparseDictionary):
         visible: D, the size of each input row.
         latents: L, the size of the code.
         sparsity_weight: the factor of the gates' penalty, 0 or more.
-        options: as :class:`SparseDictionary`'s: ``aux_k``, ``aux_weight``, ``dead_after``,
-            ``device`` and ``dtype``.
+        options: as :class:`SparseDictionary`'s: ``outputs`` of a transcoder, ``aux_k``,
+            ``aux_weight``, ``dead_after``, ``device`` and ``dtype``.
 
     Attributes:
         encoder_weight, decoder_weight, decoder_bias, idle: as those of
@@ -83,21 +83,20 @@ class GatedSparseAutoencoder(SparseDictionary):
     def _encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The code, and the gates before their step."""
         renew_weights(self)
-        self._check_rows(x)
-        product = linear_act(x - self.decoder_bias, self.encoder_weight)
+        product = linear_act(self._centered(x), self.encoder_weight)
         gate = product + self.encoder_bias
         magnitude = (product * self.magnitude_scale.exp() + self.magnitude_bias).relu()
         return torch.where(gate <= 0, 0, magnitude), gate
 
-    def _objective(self, x: Tensor) -> tuple[Tensor, Code, Tensor]:
+    def _objective(self, x: Tensor, target: Tensor) -> tuple[Tensor, Code, Tensor]:
         code, gate = self._encode(x)
         output = self.decode(code)
         opened = gate.relu()
         weight, bias = self.decoder_weight.detach(), self.decoder_bias.detach()
         by_gates = linear_act(opened, weight.t(), bias)
         penalty = self.sparsity_weight * opened.sum(-1).mean()
-        loss = F.mse_loss(output, x) + penalty + F.mse_loss(by_gates, x)
-        return loss, code, (output - x).detach()
+        loss = F.mse_loss(output, target) + penalty + F.mse_loss(by_gates, target)
+        return loss, code, (output - target).detach()
 
     def extra_repr(self) -> str:
         return f"sparsity_weight={self.sparsity_weight}, {super().extra_repr()}"

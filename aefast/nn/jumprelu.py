@@ -27,8 +27,8 @@ class JumpReLUSparseAutoencoder(SparseDictionary):
         sparsity_weight: the factor of the number of active latents, 0 or more.
         bandwidth: of the rectangle, above 0.
         initial_threshold: of each latent, 0 or more.
-        options: as :class:`SparseDictionary`'s: ``aux_k``, ``aux_weight``, ``dead_after``,
-            ``device`` and ``dtype``.
+        options: as :class:`SparseDictionary`'s: ``outputs`` of a transcoder, ``aux_k``,
+            ``aux_weight``, ``dead_after``, ``device`` and ``dtype``.
 
     Attributes:
         encoder_weight, encoder_bias, decoder_weight, decoder_bias, idle: as those of
@@ -84,21 +84,20 @@ class JumpReLUSparseAutoencoder(SparseDictionary):
 
     def _encode(self, x: Tensor) -> JumpReLUCode:
         renew_weights(self)
-        self._check_rows(x)
-        centered, threshold = x - self.decoder_bias, self.threshold.clamp(min=0)
+        centered, threshold = self._centered(x), self.threshold.clamp(min=0)
         return jumprelu_encode(
             centered, self.encoder_weight, self.encoder_bias, threshold, self.bandwidth
         )
 
-    def _objective(self, x: Tensor) -> tuple[Tensor, Code, Tensor]:
+    def _objective(self, x: Tensor, target: Tensor) -> tuple[Tensor, Code, Tensor]:
         if self.training:
             self._raise_thresholds()
         values, active = self._encode(x)
         output = self.decode(values)
         # In float32: a half precision does not count so far.
         count = active.sum(-1, dtype=torch.promote_types(active.dtype, torch.float32)).mean()
-        loss = F.mse_loss(output, x) + self.sparsity_weight * count.to(x.dtype)
-        return loss, values, (output - x).detach()
+        loss = F.mse_loss(output, target) + self.sparsity_weight * count.to(x.dtype)
+        return loss, values, (output - target).detach()
 
     @torch.no_grad()
     def _raise_thresholds(self) -> None:

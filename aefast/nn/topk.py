@@ -28,8 +28,8 @@ class TopKSparseAutoencoder(SparseDictionary):
         visible: D, the size of each input row.
         latents: L, the size of the code, mostly far above D.
         k: how many latents are active in a row, in [1, L].
-        options: as :class:`SparseDictionary`'s: ``aux_k``, ``aux_weight``, ``dead_after``,
-            ``device`` and ``dtype``.
+        options: as :class:`SparseDictionary`'s: ``outputs`` of a transcoder, ``aux_k``,
+            ``aux_weight``, ``dead_after``, ``device`` and ``dtype``.
 
     Attributes:
         encoder_weight: W ``[L, D]``.
@@ -69,9 +69,8 @@ class TopKSparseAutoencoder(SparseDictionary):
     def encode(self, x: Tensor) -> SparseCode:
         """The code of x ``[..., D]``: values and latents, ``[..., k]``, the largest first."""
         renew_weights(self)
-        self._check_rows(x)
         values, indices = topk_encode(
-            x - self.decoder_bias, self.encoder_weight, self.encoder_bias, self.k
+            self._centered(x), self.encoder_weight, self.encoder_bias, self.k
         )
         return SparseCode(values.relu(), indices)
 

@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import linear, mse_loss
 from torch.nn.utils import prune, spectral_norm
 
+import aefast
 from aefast.nn import (
     BatchTopKSparseAutoencoder,
     GatedSparseAutoencoder,
@@ -48,9 +49,10 @@ def scattered(largest, dense):
     return kept * dense.relu()
 
 
-def definition(name, model, x):
+def definition(name, model, x, target=None):
     """The code, and the loss, of training."""
-    centered = x - model.decoder_bias
+    centered = x - model.decoder_bias if target is None else x
+    target = x if target is None else target
     z = linear(centered, model.encoder_weight, model.encoder_bias)
 
     def decoded(code):
@@ -60,22 +62,22 @@ def definition(name, model, x):
         # Through z alone; the thresholds' gradients are tested with the op.
         active = (z > model.threshold).to(z)
         code = z * active
-        return code, mse_loss(decoded(code), x) + 0.1 * active.sum(1).mean()
+        return code, mse_loss(decoded(code), target) + 0.1 * active.sum(1).mean()
     if name == "gated":
         weight = model.encoder_weight * model.magnitude_scale.exp()[:, None]
         code = linear(centered, weight, model.magnitude_bias).relu() * (z > 0)
         by_gates = z.relu() @ model.decoder_weight.detach() + model.decoder_bias.detach()
         penalty = 0.1 * z.relu().sum(1).mean()
-        return code, mse_loss(decoded(code), x) + penalty + mse_loss(by_gates, x)
+        return code, mse_loss(decoded(code), target) + penalty + mse_loss(by_gates, target)
     if name == "topk":
         largest = z.topk(K)
         code = torch.zeros_like(z).scatter(1, largest.indices, largest.values.relu())
     else:
         code = scattered(z.flatten().topk(K * len(x)), z)
     if name != "matryoshka":
-        return code, mse_loss(decoded(code), x)
+        return code, mse_loss(decoded(code), target)
     first = [torch.where(torch.arange(L, device=x.device) < n, code, 0) for n in (7, 20, L)]
-    return code, torch.stack([mse_loss(decoded(part), x) for part in first]).mean()
+    return code, torch.stack([mse_loss(decoded(part), target) for part in first]).mean()
 
 
 @not_interpreted
@@ -91,6 +93,38 @@ def test_code_loss_and_gradients_are_the_equations(name, place):
     for a, b in zip(found, wanted, strict=True):
         torch.testing.assert_close(a, b)
     assert torch.equal(model.idle > 0, ~(code > 0).any(0))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_transcoder_reconstructs_its_target_from_an_input_that_is_not_centered(name):
+    model, x, target = trained(name, outputs=4, aux_k=3), torch.randn(30, D), torch.randn(30, 4)
+    assert "outputs=4" in repr(model)
+    model.start_from(target)
+    assert torch.equal(model.decoder_bias, geometric_median(target))
+    code, expected = definition(name, model, x, target)
+    torch.testing.assert_close(model.encode_dense(x), code)
+    torch.testing.assert_close(model.loss(x, target=target), expected)
+    assert model(x).shape == (30, 4)
+    model.idle += model.dead_after + 1
+    model.loss(x, target=target).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    for wrong, message in (
+        (None, r"target is None; a transcoder takes \[..., 4\]"),
+        (x, r"target has shape \[30, 6\]; it takes \[..., 4\]"),
+        (target[:1], r"target has shape \[1, 4\]; with x's shape \[30, 6\] it takes \[30, 4\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.loss(x, target=wrong)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with pytest.raises(ValueError, match="target is None"):
+        aefast.fit(model, x, optimizer)
+    with pytest.raises(ValueError, match="model is a transcoder"):
+        aefast.save_saelens(model, "not written")
+
+
+def test_an_autoencoder_takes_a_target_of_its_width():
+    model, x, target = trained("topk"), torch.randn(30, D), torch.randn(30, D)
+    torch.testing.assert_close(model.loss(x, target=target), mse_loss(model(x), target))
 
 
 @pytest.mark.parametrize("name", MODELS)
