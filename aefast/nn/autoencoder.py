@@ -1,7 +1,7 @@
 """The autoencoder, and its loss."""
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from aefast.nn.encoder_decoder import EncoderDecoder, example_of
 from aefast.nn.linear import Device
 from aefast.nn.plain import known_by_its_parameters
 from aefast.nn.replicas import check_replica
+from aefast.nn.settings import setting
 from aefast.nn.step_fields import StepFields
 from aefast.nn.step_plan import loss_in_one_call
 from aefast.ops.corrupt.noise import Noise
@@ -36,6 +37,23 @@ class Architecture(TypedDict, total=False):
     loss: str | None
     device: Device
     dtype: torch.dtype | None
+
+
+def _check_dropout(model: Any, value: Any, name: str) -> float:
+    probability = checks.check_number(value, name, 0, 1)
+    if probability == 1:
+        raise ValueError(f"{name} is {value}; it takes a number in [0, 1)")
+    return probability
+
+
+def _check_reconstruction(model: Any, value: Any, name: str) -> str:
+    checks.check_choice(value, name, LOSSES)
+    if value == "bce" and model.output_activation != "sigmoid":
+        raise ValueError(
+            f"output_activation is {model.output_activation!r}; with {name} 'bce' it takes "
+            "'sigmoid'"
+        )
+    return value
 
 
 @known_by_its_parameters()
@@ -84,6 +102,9 @@ class Autoencoder(EncoderDecoder):
     >>> model.loss(x).backward()
     """
 
+    code_dropout: float = setting(_check_dropout)
+    reconstruction: str = setting(_check_reconstruction)
+
     def __init__(
         self,
         visible: int | None = None,
@@ -111,17 +132,10 @@ class Autoencoder(EncoderDecoder):
             device=device,
             dtype=dtype,
         )
-        reconstruction = renamed_argument("loss", loss, "reconstruction", reconstruction, "mse")
-        checks.check_choice(reconstruction, "reconstruction", LOSSES)
-        if reconstruction == "bce" and output_activation != "sigmoid":
-            raise ValueError(
-                f"output_activation is {output_activation!r}; with reconstruction 'bce' it takes "
-                "'sigmoid'"
-            )
-        if not checks.check_number(code_dropout, "code_dropout", 0, 1) < 1:
-            raise ValueError(f"code_dropout is {code_dropout}; it takes a number in [0, 1)")
-        self.code_dropout = float(code_dropout)
-        self.reconstruction = reconstruction
+        self.reconstruction = renamed_argument(
+            "loss", loss, "reconstruction", reconstruction, "mse"
+        )
+        self.code_dropout = code_dropout
 
     @property
     def loss_kind(self) -> str:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from torch import Tensor
 from aefast.functional import batch_topk_encode, sparse_decode
 from aefast.nn.dictionary import Code, DictionaryOptions, SparseDictionary
 from aefast.nn.reparametrized import renew_weights
+from aefast.nn.settings import setting
 from aefast.ops.shared import checks, dispatch
 from aefast.ops.topk import batch
 from aefast.ops.topk.op import SparseCode
@@ -55,6 +56,7 @@ class BatchTopKSparseAutoencoder(SparseDictionary):
     """
 
     threshold: Tensor
+    k: float = setting(lambda model, value, name: _check_mean_active(value, name, model.latents))
 
     def __init__(
         self,
@@ -64,11 +66,7 @@ class BatchTopKSparseAutoencoder(SparseDictionary):
         **options: Unpack[DictionaryOptions],
     ) -> None:
         super().__init__(visible, latents, **options)
-        self.k = checks.check_number(k, "k", 0)
-        if not 0 < k <= self.latents:
-            raise ValueError(
-                f"k is {k}; of {self.latents} latents it takes a number in (0, {self.latents}]"
-            )
+        self.k = k
         threshold = torch.zeros((), dtype=torch.float32, device=self.decoder_bias.device)
         self.register_buffer("threshold", threshold)
         self.reset_parameters()
@@ -138,6 +136,10 @@ class MatryoshkaSparseAutoencoder(BatchTopKSparseAutoencoder):
     >>> model.loss(torch.randn(5, 64)).backward()
     """
 
+    prefixes: Sequence[int] = setting(
+        lambda model, value, name: _check_prefixes(value, model.latents)
+    )
+
     def __init__(
         self,
         visible: int,
@@ -149,7 +151,7 @@ class MatryoshkaSparseAutoencoder(BatchTopKSparseAutoencoder):
     ) -> None:
         super().__init__(visible, latents, k, **options)
         halves = sorted({max(1, self.latents >> n) for n in range(5)})
-        self.prefixes = halves if prefixes is None else _check_prefixes(prefixes, self.latents)
+        self.prefixes = halves if prefixes is None else prefixes
 
     def _objective(self, x: Tensor, target: Tensor) -> tuple[Tensor, Code, Tensor]:
         code = self.encode(x)
@@ -164,6 +166,15 @@ class MatryoshkaSparseAutoencoder(BatchTopKSparseAutoencoder):
 
     def extra_repr(self) -> str:
         return f"prefixes={self.prefixes}, {super().extra_repr()}"
+
+
+def _check_mean_active(value: Any, name: str, latents: int) -> float:
+    k = checks.check_number(value, name, 0)
+    if not 0 < k <= latents:
+        raise ValueError(
+            f"{name} is {value}; of {latents} latents it takes a number in (0, {latents}]"
+        )
+    return k
 
 
 def _check_prefixes(prefixes: Sequence[int], latents: int) -> list[int]:

@@ -10,6 +10,7 @@ from aefast.functional import contractive_penalty, tangents
 from aefast.nn.autoencoder import Architecture, Autoencoder, check_draw
 from aefast.nn.plain import is_plain, known_by_its_parameters
 from aefast.nn.replicas import check_replica
+from aefast.nn.settings import number
 from aefast.nn.step_fields import StepFields
 from aefast.nn.step_plan import loss_in_one_call
 from aefast.ops.contractive.singular_vectors import Tangents, turned
@@ -47,6 +48,8 @@ class ContractiveAutoencoder(Autoencoder):
     torch.Size([5, 3, 64])
     """
 
+    contraction: float = number(0)
+
     def __init__(
         self,
         visible: int | None = None,
@@ -56,7 +59,7 @@ class ContractiveAutoencoder(Autoencoder):
         **architecture: Unpack[Architecture],
     ) -> None:
         super().__init__(visible, hidden, **architecture)
-        self.contraction = checks.check_number(contraction, "contraction", 0)
+        self.contraction = contraction
 
     def loss(
         self,

@@ -1,7 +1,7 @@
 """The denoising autoencoder."""
 
 import math
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -10,10 +10,22 @@ from aefast.functional import corrupt
 from aefast.nn.autoencoder import Architecture, Autoencoder, check_draw
 from aefast.nn.plain import known_by_its_parameters
 from aefast.nn.replicas import check_replica
+from aefast.nn.settings import setting
 from aefast.nn.step_fields import StepFields
 from aefast.nn.step_plan import loss_in_one_call
 from aefast.ops.corrupt.noise import KINDS
 from aefast.ops.shared import checks
+
+
+def _check_corruption(model: Any, value: Any, name: str) -> str:
+    checks.check_choice(value, name, KINDS)
+    if "corruption_level" in model.__dict__:
+        _check_level(value, model.corruption_level, "corruption_level")
+    return value
+
+
+def _check_level(corruption: str, level: Any, name: str) -> float:
+    return checks.check_number(level, name, 0, math.inf if corruption == "gaussian" else 1)
 
 
 @known_by_its_parameters()
@@ -51,6 +63,11 @@ class DenoisingAutoencoder(Autoencoder):
     >>> model.loss(x).backward()
     """
 
+    corruption: str = setting(_check_corruption)
+    corruption_level: float = setting(
+        lambda model, value, name: _check_level(model.corruption, value, name)
+    )
+
     def __init__(
         self,
         visible: int | None = None,
@@ -60,13 +77,10 @@ class DenoisingAutoencoder(Autoencoder):
         corruption_level: float = 0.3,
         **architecture: Unpack[Architecture],
     ) -> None:
-        checks.check_choice(corruption, "corruption", KINDS)
-        most = math.inf if corruption == "gaussian" else 1
-        level = checks.check_number(corruption_level, "corruption_level", 0, most)
         architecture.setdefault("output_activation", "sigmoid")
         super().__init__(visible, hidden, **architecture)
         self.corruption = corruption
-        self.corruption_level = level
+        self.corruption_level = corruption_level
 
     def forward(self, x: Tensor) -> Tensor:
         """The reconstruction of x, ``[..., D]``; in training with what the loss draws, the noise

@@ -13,6 +13,7 @@ from aefast.nn.dictionary_parts import DictionaryDecoder, DictionaryEncoder
 from aefast.nn.linear import Device
 from aefast.nn.reparametrized import renew_weights
 from aefast.nn.replicas import check_replica
+from aefast.nn.settings import HasSettings, integer, number, setting
 from aefast.nn.sharded import Shardable
 from aefast.ops.shared import checks, dispatch
 from aefast.ops.sparse_reconstruction_loss.op import loss_and_residual
@@ -33,7 +34,7 @@ class DictionaryOptions(TypedDict, total=False):
     dtype: torch.dtype | None
 
 
-class SparseDictionary(Shardable):
+class SparseDictionary(HasSettings, Shardable):
     """A wide autoencoder whose decoder is a dictionary: a latent has a direction of unit norm, and
     a row is reconstructed from few of them.
 
@@ -67,6 +68,9 @@ class SparseDictionary(Shardable):
     ENCODER_ALSO: ClassVar[tuple[str, ...]] = ()
 
     idle: Tensor
+    aux_k: int = setting(lambda model, value, name: check_active(value, name, 0, model.latents))
+    aux_weight: float = number(0)
+    dead_after: int = integer(0, 2**62)
 
     def __init__(
         self,
@@ -86,9 +90,9 @@ class SparseDictionary(Shardable):
         self.is_transcoder = outputs is not None
         width = visible if outputs is None else outputs
         self.outputs = checks.check_integer(width, "outputs", 2**31, low=1)
-        self.aux_k = check_active(aux_k, "aux_k", 0, self.latents)
-        self.aux_weight = checks.check_number(aux_weight, "aux_weight", 0)
-        self.dead_after = checks.check_integer(dead_after, "dead_after", 2**62)
+        self.aux_k = aux_k
+        self.aux_weight = aux_weight
+        self.dead_after = dead_after
         directions = torch.empty(latents, self.outputs, device=device, dtype=dtype)
         self.encoder_weight = nn.Parameter(directions.new_empty(latents, visible))
         self.encoder_bias = nn.Parameter(torch.zeros_like(directions[:, 0]))

@@ -10,18 +10,21 @@ from torch import Tensor, nn
 from aefast.nn.layers import Layers
 from aefast.nn.linear import Device, LinearAct, TiedLinearAct, invert, stack_preactivation
 from aefast.nn.plain import has_hooks, has_own_methods, is_plain
+from aefast.nn.settings import HasSettings, fixed_choice
 from aefast.nn.sharded import Shardable
 from aefast.ops.linear_act.op import ACTIVATIONS
 from aefast.ops.shared import checks
 
 
-class EncoderDecoder(Shardable):
+class EncoderDecoder(HasSettings, Shardable):
     """A shallow or deep encoder, and a decoder whose sizes mirror it.
 
     The layers carry the names that ``nn.Sequential(Linear, activation, Linear, activation, ...)``
     gives them, so a state dict of either loads into the other. The arguments are
     :class:`aefast.nn.Autoencoder`'s.
     """
+
+    output_activation: str = fixed_choice(ACTIVATIONS)
 
     def __init__(
         self,
@@ -41,10 +44,9 @@ class EncoderDecoder(Shardable):
         checks.check_choice(activation, "activation", ACTIVATIONS)
         if code_activation is not None:
             checks.check_choice(code_activation, "code_activation", ACTIVATIONS)
-        checks.check_choice(output_activation, "output_activation", ACTIVATIONS)
+        self.output_activation = output_activation
         self.depth = len(sizes) - 1
         self.visible, self.hidden = sizes[0], sizes[-1]
-        self.output_activation = output_activation
         self.tied = tied
         activations = [activation] * (self.depth - 1)
         encoder = [

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from aefast.functional import linear_act
 from aefast.nn.dictionary import Code, DictionaryOptions, SparseDictionary
 from aefast.nn.reparametrized import renew_weights
-from aefast.ops.shared import checks
+from aefast.nn.settings import number
 
 
 class GatedSparseAutoencoder(SparseDictionary):
@@ -55,6 +55,8 @@ class GatedSparseAutoencoder(SparseDictionary):
 
     ENCODER_ALSO = ("magnitude_",)
 
+    sparsity_weight: float = number(0)
+
     def __init__(
         self,
         visible: int,
@@ -64,7 +66,7 @@ class GatedSparseAutoencoder(SparseDictionary):
         **options: Unpack[DictionaryOptions],
     ) -> None:
         super().__init__(visible, latents, **options)
-        self.sparsity_weight = checks.check_number(sparsity_weight, "sparsity_weight", 0)
+        self.sparsity_weight = sparsity_weight
         self.magnitude_bias = nn.Parameter(torch.empty_like(self.encoder_bias))
         self.magnitude_scale = nn.Parameter(torch.empty_like(self.encoder_bias))
         self.reset_parameters()

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from aefast.functional import jumprelu_encode
 from aefast.nn.dictionary import Code, DictionaryOptions, SparseDictionary
 from aefast.nn.reparametrized import renew_weights
+from aefast.nn.settings import number, positive
 from aefast.ops.jumprelu.op import JumpReLUCode
-from aefast.ops.shared import checks
 
 
 class JumpReLUSparseAutoencoder(SparseDictionary):
@@ -54,6 +54,10 @@ class JumpReLUSparseAutoencoder(SparseDictionary):
 
     ENCODER_ALSO = ("threshold",)
 
+    sparsity_weight: float = number(0)
+    bandwidth: float = positive()
+    initial_threshold: float = number(0)
+
     def __init__(
         self,
         visible: int,
@@ -65,9 +69,9 @@ class JumpReLUSparseAutoencoder(SparseDictionary):
         **options: Unpack[DictionaryOptions],
     ) -> None:
         super().__init__(visible, latents, **options)
-        self.sparsity_weight = checks.check_number(sparsity_weight, "sparsity_weight", 0)
-        self.bandwidth = checks.check_positive(bandwidth, "bandwidth")
-        self.initial_threshold = checks.check_number(initial_threshold, "initial_threshold", 0)
+        self.sparsity_weight = sparsity_weight
+        self.bandwidth = bandwidth
+        self.initial_threshold = initial_threshold
         self.threshold = nn.Parameter(torch.empty_like(self.encoder_bias))
         self.reset_parameters()
 

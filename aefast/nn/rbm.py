@@ -15,6 +15,7 @@ from aefast.nn.linear import Device
 from aefast.nn.plain import is_plain, known_by_its_parameters
 from aefast.nn.reparametrized import renew_weights
 from aefast.nn.replicas import check_replica
+from aefast.nn.settings import HasSettings, fixed_choice, inside_unit_interval, number, setting
 from aefast.nn.sharded import Shardable
 from aefast.nn.step_plan import NOT_TOGETHER, PlannedMachine
 from aefast.ops.rbm.op import VISIBLE_KINDS, check_states, check_steps
@@ -28,8 +29,12 @@ INITIAL_DEVIATION = 0.01
 FLIPPED_ELEMENTS = 1 << 22
 
 
+def _check_target(model: Any, value: Any, name: str) -> float | None:
+    return None if value is None else inside_unit_interval(model, value, name)
+
+
 @known_by_its_parameters("weight", "visible_bias", "hidden_bias", "log_var")
-class RBM(Shardable):
+class RBM(HasSettings, Shardable):
     """A restricted Boltzmann machine with Bernoulli hidden and Bernoulli or Gaussian visible units.
 
     Its probability is P(v, h) = exp(-E(v, h)) / Z, with the weight W, the visible units' bias b and
@@ -93,6 +98,10 @@ class RBM(Shardable):
     chain: Tensor | None
     training_steps: Tensor
     log_var: nn.Parameter | None
+    visible_kind: str = fixed_choice(VISIBLE_KINDS)
+    k: int = setting(lambda model, value, name: check_steps(value))
+    sparsity_target: float | None = setting(_check_target)
+    sparsity_weight: float = number(0)
 
     def __init__(
         self,
@@ -111,19 +120,14 @@ class RBM(Shardable):
         super().__init__()
         visible = checks.check_integer(visible, "visible", 2**31, low=1)
         hidden = checks.check_integer(hidden, "hidden", 2**31, low=1)
-        checks.check_choice(visible_kind, "visible_kind", VISIBLE_KINDS)
+        self.visible_kind = visible_kind
         if learn_variance and visible_kind != "gaussian":
             raise ValueError(
                 f"learn_variance is True and visible_kind {visible_kind!r}; it takes 'gaussian'"
             )
-        self.visible_kind = visible_kind
-        self.k = check_steps(k)
-        if sparsity_target is not None:
-            sparsity_target = checks.check_number(sparsity_target, "sparsity_target", 0, 1)
-            if sparsity_target in (0, 1):
-                raise ValueError(f"sparsity_target is {sparsity_target}; it takes one in (0, 1)")
+        self.k = k
         self.sparsity_target = sparsity_target
-        self.sparsity_weight = checks.check_number(sparsity_weight, "sparsity_weight", 0)
+        self.sparsity_weight = sparsity_weight
         weight = torch.empty(hidden, visible, device=device, dtype=dtype)
         self.weight = nn.Parameter(weight)
         self.visible_bias = nn.Parameter(weight.new_empty(visible))

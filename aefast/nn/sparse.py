@@ -1,6 +1,6 @@
 """The sparse autoencoder."""
 
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -9,11 +9,20 @@ from aefast.functional import kl_sparsity, l1_sparsity
 from aefast.nn.autoencoder import Architecture, Autoencoder, check_draw
 from aefast.nn.plain import known_by_its_parameters
 from aefast.nn.replicas import check_replica
+from aefast.nn.settings import inside_unit_interval, number, setting
 from aefast.nn.step_fields import StepFields
 from aefast.nn.step_plan import loss_in_one_call
 from aefast.ops.shared import checks
 
 PENALTIES = ("kl", "l1")
+
+
+def _check_penalty(model: Any, value: Any, name: str) -> str:
+    checks.check_choice(value, "penalty", PENALTIES)
+    code = model.encoder[-1].activation
+    if value == "kl" and code != "sigmoid":
+        raise ValueError(f"code_activation is {code!r}; with penalty 'kl' it takes 'sigmoid'")
+    return value
 
 
 @known_by_its_parameters()
@@ -46,6 +55,10 @@ class SparseAutoencoder(Autoencoder):
     >>> model.loss(torch.rand(5, 64)).backward()
     """
 
+    penalty_kind: str = setting(_check_penalty)
+    sparsity_weight: float = number(0)
+    sparsity_target: float = setting(inside_unit_interval)
+
     def __init__(
         self,
         visible: int | None = None,
@@ -56,16 +69,10 @@ class SparseAutoencoder(Autoencoder):
         sparsity_target: float = 0.05,
         **architecture: Unpack[Architecture],
     ) -> None:
-        checks.check_choice(penalty, "penalty", PENALTIES)
         super().__init__(visible, hidden, **architecture)
-        code = self.encoder[-1].activation
-        if penalty == "kl" and code != "sigmoid":
-            raise ValueError(f"code_activation is {code!r}; with penalty 'kl' it takes 'sigmoid'")
         self.penalty_kind = penalty
-        self.sparsity_weight = checks.check_number(sparsity_weight, "sparsity_weight", 0)
-        self.sparsity_target = checks.check_number(sparsity_target, "sparsity_target", 0, 1)
-        if self.sparsity_target in (0, 1):
-            raise ValueError(f"sparsity_target is {sparsity_target}; it takes a number in (0, 1)")
+        self.sparsity_weight = sparsity_weight
+        self.sparsity_target = sparsity_target
 
     def loss(
         self,

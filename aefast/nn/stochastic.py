@@ -21,6 +21,7 @@ from aefast.nn.likelihood import (
 from aefast.nn.linear import Device
 from aefast.nn.plain import known_by_its_parameters
 from aefast.nn.replicas import check_replica
+from aefast.nn.settings import fixed_choice, number
 from aefast.nn.step_fields import StepFields
 from aefast.nn.step_plan import loss_in_one_call
 from aefast.ops.shared import checks, dispatch
@@ -70,6 +71,8 @@ class StochasticAutoencoder(EncoderDecoder):
     """
 
     log_var: Tensor | None
+    decoder_kind: str = fixed_choice(DECODER_KINDS)
+    code_noise: float = number(0)
 
     def __init__(
         self,
@@ -94,7 +97,7 @@ class StochasticAutoencoder(EncoderDecoder):
             dtype=dtype,
         )
         self.decoder_kind = decoder_kind
-        self.code_noise = checks.check_number(code_noise, "code_noise", 0)
+        self.code_noise = code_noise
         log_var = torch.zeros((), device=device, dtype=dtype)
         self.register_parameter(
             "log_var", nn.Parameter(log_var) if decoder_kind == "gaussian" else None

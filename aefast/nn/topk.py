@@ -7,6 +7,7 @@ from torch import Tensor
 from aefast.functional import topk_encode
 from aefast.nn.dictionary import DictionaryOptions, SparseDictionary, check_active
 from aefast.nn.reparametrized import renew_weights
+from aefast.nn.settings import setting
 from aefast.ops.topk.op import SparseCode
 
 
@@ -55,6 +56,8 @@ class TopKSparseAutoencoder(SparseDictionary):
     >>> model.loss(x).backward()
     """
 
+    k: int = setting(lambda model, value, name: check_active(value, name, 1, model.latents))
+
     def __init__(
         self,
         visible: int,
@@ -63,7 +66,7 @@ class TopKSparseAutoencoder(SparseDictionary):
         **options: Unpack[DictionaryOptions],
     ) -> None:
         super().__init__(visible, latents, **options)
-        self.k = check_active(k, "k", 1, self.latents)
+        self.k = k
         self.reset_parameters()
 
     def encode(self, x: Tensor) -> SparseCode:

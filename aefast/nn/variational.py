@@ -25,6 +25,7 @@ from aefast.nn.likelihood import (
 from aefast.nn.linear import Device, FactoryOptions, LinearAct, stack_preactivation
 from aefast.nn.plain import has_own_methods, is_plain, known_by_its_parameters
 from aefast.nn.replicas import check_replica
+from aefast.nn.settings import HasSettings, fixed_choice, integer, setting
 from aefast.nn.sharded import Shardable
 from aefast.nn.step_fields import StepFields
 from aefast.nn.step_plan import loss_in_one_call
@@ -57,8 +58,25 @@ class GaussianEncoder(nn.Sequential):
         return nn.Sequential(*list(self)[place]) if isinstance(place, slice) else list(self)[place]
 
 
+def _check_bound(model: Any, value: Any, name: str) -> str:
+    checks.check_choice(value, name, BOUNDS)
+    _check_together(value, model.__dict__.get("kl_weight", 1))
+    return value
+
+
+def _check_kl_weight(model: Any, value: Any, name: str) -> float:
+    weight = checks.check_number(value, name, 0)
+    _check_together(model.bound, value)
+    return weight
+
+
+def _check_together(bound: str, kl_weight: float) -> None:
+    if bound != "elbo" and kl_weight != 1:
+        raise ValueError(f"kl_weight is {kl_weight}; with bound {bound!r} it takes 1")
+
+
 @known_by_its_parameters("log_var")
-class VariationalAutoencoder(Shardable):
+class VariationalAutoencoder(HasSettings, Shardable):
     """A generative model ``p(x | z) p(z)``, and the encoder ``q(z | x)`` that it is trained with.
 
     p(z) = N(0, I); q(z | x) is a Gaussian with a diagonal covariance, whose mean and log variance
@@ -113,6 +131,10 @@ class VariationalAutoencoder(Shardable):
     """
 
     log_var: Tensor | None
+    decoder_kind: str = fixed_choice(DECODER_KINDS)
+    bound: str = setting(_check_bound)
+    samples: int = integer(1)
+    kl_weight: float = setting(_check_kl_weight)
 
     def __init__(
         self,
@@ -134,15 +156,11 @@ class VariationalAutoencoder(Shardable):
         for name, size in named.items():
             checks.check_integer(size, name, 2**31, low=1)
         checks.check_choice(activation, "activation", ACTIVATIONS)
-        checks.check_choice(decoder_kind, "decoder_kind", DECODER_KINDS)
         checks.check_choice(variance, "variance", VARIANCES)
-        checks.check_choice(bound, "bound", BOUNDS)
         self.decoder_kind = decoder_kind
         self.bound = bound
-        self.samples = checks.check_integer(samples, "samples", 2**31, low=1)
-        self.kl_weight = checks.check_number(kl_weight, "kl_weight", 0)
-        if bound != "elbo" and self.kl_weight != 1:
-            raise ValueError(f"kl_weight is {kl_weight}; with bound {bound!r} it takes 1")
+        self.samples = samples
+        self.kl_weight = kl_weight
         self.visible = visible
         self.latent = latent
         self.layers = list(layers)

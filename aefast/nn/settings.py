@@ -1,0 +1,76 @@
+"""A model's settings: numbers and choices that its loss reads, and that may change in training."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from aefast.ops.shared import checks
+
+# Of a model, a value and the setting's name: the value as it is stored, or an error.
+Check = Callable[[Any, Any, str], Any]
+
+
+class Setting(NamedTuple):
+    """In a model's class, what an attribute of its instances takes."""
+
+    check: Check
+
+
+class HasSettings(nn.Module):
+    """A module whose settings are checked whenever they are set, in the constructor or later: so a
+    loss that reads one need not look at it again.
+
+    >>> from aefast.nn import ContractiveAutoencoder
+    >>> model = ContractiveAutoencoder(64, 32)
+    >>> model.contraction = -1
+    Traceback (most recent call last):
+    ValueError: contraction is -1; it takes a finite number, at least 0
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setting = getattr(type(self), name, None)
+        if isinstance(setting, Setting):
+            value = setting.check(self, value, name)
+        super().__setattr__(name, value)
+
+
+def setting(check: Check) -> Any:
+    """A setting with a check of its own."""
+    return Setting(check)
+
+
+def number(low: float, high: float = checks.LARGEST) -> Any:
+    """A finite number in [low, high]."""
+    return Setting(lambda model, value, name: checks.check_number(value, name, low, high))
+
+
+def positive() -> Any:
+    """A finite number above 0."""
+    return Setting(lambda model, value, name: checks.check_positive(value, name))
+
+
+def inside_unit_interval(model: nn.Module, value: Any, name: str) -> float:
+    """A check: a number in (0, 1)."""
+    value = checks.check_number(value, name, 0, 1)
+    if value in (0, 1):
+        raise ValueError(f"{name} is {value}; it takes a number in (0, 1)")
+    return value
+
+
+def integer(low: int, limit: int = 2**31) -> Any:
+    """An integer in [low, limit)."""
+    return Setting(lambda model, value, name: checks.check_integer(value, name, limit, low))
+
+
+def fixed_choice(choices: tuple[str, ...]) -> Any:
+    """One of these; the layers are made for it, so that it does not change any more."""
+
+    def check(model: nn.Module, value: Any, name: str) -> str:
+        checks.check_choice(value, name, choices)
+        before = model.__dict__.get(name, value)
+        if value != before:
+            raise ValueError(f"{name} is {value!r}; the model was made with {before!r}")
+        return value
+
+    return Setting(check)
