@@ -18,7 +18,7 @@ def kl_sparsity(code: Tensor, target: float) -> tuple[Tensor, Tensor]:
         slope.data_ptr(),
         torch.get_num_threads(),
     )
-    return torch.tensor(penalty, dtype=code.dtype, device="cpu"), slope
+    return torch.scalar_tensor(penalty, dtype=code.dtype, device="cpu"), slope
 
 
 def l1_sparsity(code: Tensor) -> Tensor:
@@ -29,12 +29,12 @@ def l1_sparsity(code: Tensor) -> Tensor:
         ELEMENT_TYPES[code.dtype],
         torch.get_num_threads(),
     )
-    return torch.tensor(penalty, dtype=code.dtype, device="cpu")
+    return torch.scalar_tensor(penalty, dtype=code.dtype, device="cpu")
 
 
 def l1_gradient(code: Tensor, factor: float) -> Tensor:
     """factor * sign(code)."""
-    output = torch.empty(code.shape, dtype=code.dtype, device="cpu")
+    output = torch.empty_like(code, memory_format=torch.contiguous_format)
     _C.scaled_sign(
         as_matrix(code),
         output.data_ptr(),

@@ -26,7 +26,7 @@ def _scaled_noise(
     seed: int | Tensor,
     row_offset: int,
 ) -> Tensor:
-    output = torch.empty(log_var.shape, dtype=log_var.dtype, device="cpu")
+    output = torch.empty_like(log_var, memory_format=torch.contiguous_format)
     operand, log_var = _samples(operand), _samples(log_var)
     _C.scaled_noise(
         use,
@@ -55,9 +55,8 @@ def gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:
 
 
 def gaussian_kl_backward(grad: Tensor, mean: Tensor, log_var: Tensor) -> tuple[Tensor, Tensor]:
-    grad_mean, grad_log_var = (
-        torch.empty(mean.shape, dtype=mean.dtype, device="cpu") for _ in range(2)
-    )
+    grad_mean = torch.empty_like(mean, memory_format=torch.contiguous_format)
+    grad_log_var = torch.empty_like(grad_mean)
     grad, mean, log_var = grad.contiguous(), _samples(mean), _samples(log_var)
     _C.gaussian_kl_backward(
         grad.data_ptr(),
@@ -72,18 +71,25 @@ def gaussian_kl_backward(grad: Tensor, mean: Tensor, log_var: Tensor) -> tuple[T
 
 
 def _samples(x: Tensor) -> Tensor:
-    """As [samples, rows, columns], without a copy of what is expanded over the samples."""
-    x = x.reshape(-1, *x.shape[-2:]) if x.dim() > 3 else x[(None,) * (3 - x.dim())]
-    return x if x.stride(2) == 1 else x.contiguous()
+    """As a vector, a matrix or [samples, rows, columns], without a copy of what is expanded over
+    the samples. Torch takes as long for a view as a small kernel takes in all."""
+    if x.dim() > 3:
+        x = x.reshape(-1, *x.shape[-2:])
+    elif x.dim() == 0:
+        x = x[None]
+    return x if x.stride(-1) == 1 else x.contiguous()
 
 
 def _view(samples: Tensor) -> tuple[int, int, int, int]:
     """Samples as a kernel takes them: address, rows of a sample, and the strides of both."""
-    sample_stride, row_stride, _ = samples.stride()
-    return samples.data_ptr(), samples.shape[1], sample_stride, row_stride
+    shape, strides = samples.shape, samples.stride()
+    if len(shape) == 3:
+        return samples.data_ptr(), shape[1], strides[0], strides[1]
+    rows, row_stride = (shape[0], strides[0]) if len(shape) == 2 else (1, shape[0])
+    return samples.data_ptr(), rows, rows * row_stride, row_stride
 
 
 def _layout(samples: Tensor) -> tuple[_C.ElementType, int, int]:
     """The type of the elements, the rows of all samples, and the columns."""
-    columns = samples.shape[2]
+    columns = samples.shape[-1]
     return ELEMENT_TYPES[samples.dtype], samples.numel() // columns, columns
