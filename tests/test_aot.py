@@ -346,19 +346,21 @@ backend = CUDABackend(GPUTarget("cuda", arch, 32))
 keys, names = set(), set()
 
 
-def record(variant, programs, *arguments):
+def record(variant, programs, arguments):
     kernel = variant.function
     bind = create_function_from_signature(kernel.signature, kernel.params, backend)
     options = {"num_warps": variant.warps, "num_stages": variant.stages}
     _, specialization, _ = bind(*jit_arguments(arguments), **variant.constants, **options)
     types = [kind for kind, _ in specialization]
     assert types == list(variant.signature.values()), (types, variant.signature)
+    passed = [name for name, kind in variant.signature.items() if kind != "constexpr"]
+    assert list(variant.parameters) == passed, variant.name
     assert not any(value for kind, value in specialization if kind != "constexpr"), specialization
     keys.add((variant.name, str(specialization)))
     names.add(variant.name)
 
 
-Variant.launch = record
+Variant.launch_in_order = record
 triton_gemm.chip = lambda device: (arch, 132)
 launch_every_op(
     [1, 2, 7, 15, 16, 17, 32, 33, 63, 64, 128, 129, 1000, 4096, 8191, 16384, 40000]
@@ -401,13 +403,13 @@ triton.knobs.compilation.disable_line_info = True  # as ahead of time: nothing i
 device = torch.device("cuda", 0)
 
 
-def launch(variant, programs, *arguments):
-    variant.launch_jit(programs, *arguments)
+def launch(variant, programs, arguments):
+    variant.launch_jit(programs, arguments)
     assert cubins.launch(variant.name, device, programs, arguments), variant.name
     assert triton_compiled.launch(variant, device, programs, arguments), variant.name
 
 
-shared.Variant.launch = launch
+shared.Variant.launch_in_order = launch
 for precision, batch in itertools.product(sys.argv[4].split(), map(int, sys.argv[3].split())):
     torch.set_float32_matmul_precision(precision)
     launch_every_op([batch])
@@ -447,14 +449,14 @@ torch.set_float32_matmul_precision("high")
 torch.cuda.is_current_stream_capturing = lambda: is_captured
 
 
-def launch(variant, programs, *arguments):
+def launch(variant, programs, arguments):
     try:
         assert triton_compiled.launch(variant, torch.device("cuda", 0), programs, arguments)
     except RuntimeError as error:
         print(error)
 
 
-Variant.launch = launch
+Variant.launch_in_order = launch
 x, weight = torch.zeros(50, 96), torch.zeros(100, 96)
 for is_captured in (True, False, True):
     linear_act.forward(x, weight, None, "tanh", False)

@@ -85,14 +85,31 @@ def test_a_descriptor_becomes_tritons(round_to_tf32):
 def test_a_launch_refuses_a_tensor_of_another_dtype_before_it_writes():
     pytest.importorskip("triton")
     code, output = torch.ones(4), torch.full((4,), 7.0)
-    variant = sparsity._sign_variant(torch.float32)
+    arguments = {
+        "code_pointer": code,
+        "factor_pointer": torch.ones(()),
+        "output_pointer": output,
+        "count": 4,
+    }
+
+    def launch(**changed):
+        sparsity._sign_variant(torch.float32).launch(1, **arguments | changed)
+
     with pytest.raises(TypeError) as raised:
-        variant.launch(1, code, torch.ones((), dtype=torch.float64), output, 4)
+        launch(factor_pointer=torch.ones((), dtype=torch.float64))
     assert str(raised.value) == (
         "factor_pointer of scaled_sign_kernel has dtype torch.float64; it takes torch.float32"
     )
     with pytest.raises(TypeError, match="output_pointer of scaled_sign_kernel has dtype"):
-        variant.launch(1, code, torch.ones(()), output.bfloat16(), 4)
+        launch(output_pointer=output.bfloat16())
+    with pytest.raises(TypeError) as raised:
+        launch(out_pointer=output)
+    assert str(raised.value) == (
+        "a launch of scaled_sign_kernel lacks [] and has unknown ['out_pointer']"
+    )
+    del arguments["factor_pointer"]
+    with pytest.raises(TypeError, match=r"lacks \['factor_pointer'\] and has unknown \[\]"):
+        launch()
     assert torch.equal(output, torch.full((4,), 7.0))
 
 

@@ -1,7 +1,7 @@
 """Every kernel's launch, on tensors that no kernel ever reads: a file an op, found by looking.
 
-For programs that watch the launches go by: they patch ``Variant.launch`` and ``triton_gemm.chip``,
-and choose the batch sizes.
+For programs that watch the launches: they patch ``Variant.launch_in_order`` and
+``triton_gemm.chip``, and choose the batch sizes.
 """
 
 import pkgutil

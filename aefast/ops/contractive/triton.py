@@ -89,13 +89,13 @@ class _Primitives(PenaltyPrimitives):
         with device_of(saved):
             _contract_variant(saved.dtype).launch(
                 cdiv(rows, CONTRACT_ROWS),
-                saved,
-                squared_lengths,
-                penalty,
-                saved.stride(0),
-                rows,
-                columns,
-                ACTIVATIONS[activation],
+                saved_pointer=saved,
+                lengths_pointer=squared_lengths,
+                penalty_pointer=penalty,
+                saved_row_stride=saved.stride(0),
+                rows=rows,
+                columns=columns,
+                activation=ACTIVATIONS[activation],
             )
         return penalty
 
@@ -144,20 +144,20 @@ def _backward(
     with device_of(saved):
         _backward_variant(saved.dtype).launch(
             row_blocks * cdiv(padded_columns, BACKWARD_COLUMNS),
-            saved,
-            unread if grad_code is None else grad_code,
-            unread if grad_slope is None else grad_slope,
-            partials if grad_penalty is None else grad_penalty,
-            partials if squared_lengths is None else squared_lengths,
-            grad,
-            partials,
-            saved.stride(0),
-            0 if grad_code is None else grad_code.stride(0),
-            0 if grad_slope is None else grad_slope.stride(0),
-            rows,
-            columns,
-            ACTIVATIONS[activation],
-            int(grad_code is not None),
-            int(grad_slope is not None),
+            saved_pointer=saved,
+            grad_code_pointer=unread if grad_code is None else grad_code,
+            grad_slope_pointer=unread if grad_slope is None else grad_slope,
+            grad_penalty_pointer=partials if grad_penalty is None else grad_penalty,
+            lengths_pointer=partials if squared_lengths is None else squared_lengths,
+            grad_preactivation_pointer=grad,
+            partial_pointer=partials,
+            saved_row_stride=saved.stride(0),
+            grad_code_row_stride=0 if grad_code is None else grad_code.stride(0),
+            grad_slope_row_stride=0 if grad_slope is None else grad_slope.stride(0),
+            rows=rows,
+            columns=columns,
+            activation=ACTIVATIONS[activation],
+            has_code=int(grad_code is not None),
+            has_slope=int(grad_slope is not None),
         )
     return grad[:, :columns], partials.sum(0)

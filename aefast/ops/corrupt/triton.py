@@ -54,23 +54,23 @@ def corrupt(x: Tensor, noise: Noise) -> Tensor:
     )
     units_per_row = columns // width if aligned else cdiv(columns, 4)
 
-    arguments = (
-        flat,
-        output,
-        *seed_arguments(seed, x.device),
-        row_offset,
-        step,
-        rows * units_per_row,
-        units_per_row,
-        columns,
-        flat.stride(0),
-        flat.stride(1),
-    )
+    arguments = {
+        "x_pointer": flat,
+        "output_pointer": output,
+        **seed_arguments(seed, x.device),
+        "row_offset": row_offset,
+        "step": step,
+        "unit_count": rows * units_per_row,
+        "units_per_row": units_per_row,
+        "columns": columns,
+        "x_row_stride": flat.stride(0),
+        "x_column_stride": flat.stride(1),
+    }
     programs = cdiv(rows * units_per_row, UNITS)
     with device_of(x):
         if kind == "gaussian":
             variant = _variant("gaussian_kernel", x.dtype, aligned)
-            variant.launch(programs, *arguments, level)
+            variant.launch(programs, **arguments, level=level)
         else:
             high_threshold = random.threshold(level)
             if kind == "masking":
@@ -78,5 +78,12 @@ def corrupt(x: Tensor, noise: Noise) -> Tensor:
             else:
                 low_threshold = random.threshold(float(np.float32(level)) / 2)
             variant = _variant("replace_kernel", x.dtype, aligned)
-            variant.launch(programs, *arguments, low_threshold, high_threshold, low, high)
+            variant.launch(
+                programs,
+                **arguments,
+                low_threshold=low_threshold,
+                high_threshold=high_threshold,
+                low=low,
+                high=high,
+            )
     return output

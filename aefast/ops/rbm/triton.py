@@ -98,17 +98,17 @@ class _Primitives(ChainPrimitives):
         with device_of(values):
             _draw_variant(deviation is not None).launch(
                 cdiv(rows * cdiv(columns, 4), UNITS),
-                values,
-                values if means is None else means,
-                values if deviation is None else deviation,
-                values if factor is None else factor,
-                *seed_arguments(settings.seed, values.device),
-                settings.row_offset,
-                step,
-                rows,
-                columns,
-                int(factor is not None),
-                int(keep),
+                values_pointer=values,
+                means_pointer=values if means is None else means,
+                deviation_pointer=values if deviation is None else deviation,
+                factor_pointer=values if factor is None else factor,
+                **seed_arguments(settings.seed, values.device),
+                row_offset=settings.row_offset,
+                step=step,
+                rows=rows,
+                columns=columns,
+                has_factor=int(factor is not None),
+                keeps_means=int(keep),
             )
         return means
 
@@ -131,12 +131,13 @@ def _split(values: Tensor, terms: int) -> Terms:
     with device_of(values):
         _split_variant(terms).launch(
             cdiv(rows * width, SPLIT_ELEMENTS),
-            values,
-            matrix,
-            count,
-            *values.stride(),
-            rows,
-            columns,
+            source_pointer=values,
+            terms_pointer=matrix,
+            count_pointer=count,
+            row_stride=values.stride(0),
+            column_stride=values.stride(1),
+            rows=rows,
+            columns=columns,
         )
     return Terms(matrix, count, (rows, columns), values)
 
@@ -198,24 +199,22 @@ class _BernoulliPrimitives(_Primitives):
         generation, multiprocessors = triton_gemm.chip(device)
         tile, _ = triton_gemm.choose_tile(generation, multiprocessors, "bernoulli", shape)
         read = triton_gemm.Factors(left.matrix, right.matrix, (False, False), "bernoulli", shape)
-        seed = (0, 0) if settings is None else seed_arguments(settings.seed, device)
+        seed = 0 if settings is None else settings.seed
         unread = right.matrix.new_empty(1, dtype=torch.float32)
         with device_of(right.matrix):
             _half_step_variant(generation, tile, self.terms).launch(
                 cdiv(shape[0], tile.rows) * cdiv(shape[1], tile.columns),
-                *read.operands(generation, tile),
-                left.matrix if states is None else states,
-                unread if values is None else values,
-                unread if bias is None else bias.contiguous(),
-                unread if beta is None else beta,
-                left.count,
-                *read.strides,
-                *seed,
-                0 if settings is None else settings.row_offset,
-                step,
-                *shape,
-                0 if bias is None else shape[1],
-                int(beta is not None),
-                int(states is not None),
-                int(values is not None),
+                **read.arguments(generation, tile),
+                states_pointer=left.matrix if states is None else states,
+                values_pointer=unread if values is None else values,
+                bias_pointer=unread if bias is None else bias.contiguous(),
+                factor_pointer=unread if beta is None else beta,
+                count_pointer=left.count,
+                **seed_arguments(seed, device),
+                row_offset=0 if settings is None else settings.row_offset,
+                step=step,
+                bias_size=0 if bias is None else shape[1],
+                has_factor=int(beta is not None),
+                draws=int(states is not None),
+                keeps_means=int(values is not None),
             )

@@ -101,26 +101,32 @@ def _loss_alone(inputs: LossInputs, settings: LossSettings, strip: Strip) -> Ten
     hidden, columns = encoder_weight.shape
     programs = cdiv(x.shape[0], strip.rows)
     losses = x.new_empty(programs, dtype=torch.float32)
-    tensors = [
+    x, encoder_weight, decoder_weight, target = (
         triton_gemm.aligned(tensor)
         for tensor in (x, encoder_weight, decoder_weight, x if target is None else target)
-    ]
+    )
     with device_of(x):
         _loss_variant(x.dtype, strip).launch(
             programs,
-            *tensors,
-            x if encoder_bias is None else encoder_bias.contiguous(),
-            x if decoder_bias is None else decoder_bias.contiguous(),
-            losses,
-            *(tensor.stride(0) for tensor in tensors),
-            x.shape[0],
-            columns,
-            hidden,
-            0 if encoder_bias is None else hidden,
-            0 if decoder_bias is None else columns,
-            LOSSES[settings.loss],
-            ACTIVATIONS[settings.activation],
-            ACTIVATIONS[settings.output_activation],
+            x_pointer=x,
+            encoder_pointer=encoder_weight,
+            decoder_pointer=decoder_weight,
+            target_pointer=target,
+            encoder_bias_pointer=x if encoder_bias is None else encoder_bias.contiguous(),
+            decoder_bias_pointer=x if decoder_bias is None else decoder_bias.contiguous(),
+            loss_pointer=losses,
+            x_row_stride=x.stride(0),
+            encoder_row_stride=encoder_weight.stride(0),
+            decoder_row_stride=decoder_weight.stride(0),
+            target_row_stride=target.stride(0),
+            rows=x.shape[0],
+            columns=columns,
+            hidden=hidden,
+            encoder_bias_size=0 if encoder_bias is None else hidden,
+            decoder_bias_size=0 if decoder_bias is None else columns,
+            loss=LOSSES[settings.loss],
+            activation=ACTIVATIONS[settings.activation],
+            output_activation=ACTIVATIONS[settings.output_activation],
         )
     return losses.sum(dtype=torch.float64)
 
@@ -221,21 +227,19 @@ class _Primitives:
         with device_of(code):
             chosen.launch(
                 row_tiles * cdiv(columns, tile.columns),
-                *read.operands(generation, tile),
-                target,
-                unwritten if bias is None else bias.contiguous(),
-                unwritten if grad_output is None else grad_output,
-                unwritten if grad_target is None else grad_target,
-                losses if grad_bias is None else grad_bias,
-                losses,
-                *read.strides,
-                target.stride(0),
-                *read.shape,
-                0 if bias is None else columns,
-                scale,
-                int(wanted.output),
-                int(wanted.bias),
-                int(wanted.target),
+                **read.arguments(generation, tile),
+                target_pointer=target,
+                bias_pointer=unwritten if bias is None else bias.contiguous(),
+                grad_output_pointer=unwritten if grad_output is None else grad_output,
+                grad_target_pointer=unwritten if grad_target is None else grad_target,
+                grad_bias_pointer=losses if grad_bias is None else grad_bias,
+                loss_pointer=losses,
+                target_row_stride=target.stride(0),
+                bias_size=0 if bias is None else columns,
+                scale=scale,
+                wants_output=int(wanted.output),
+                wants_bias=int(wanted.bias),
+                wants_target=int(wanted.target),
             )
         return panels.Compared(
             losses.sum(dtype=torch.float64),

@@ -4,12 +4,15 @@ An op's ``triton.py`` plans and launches, and imports without triton installed. 
 are in ``triton_kernels.py``, which is imported, and triton with it, once a kernel must be compiled.
 """
 
+import ast
 import contextlib
 import importlib
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
+from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -89,7 +92,39 @@ class Variant:
                 )
         return types
 
-    def launch(self, programs: int, *arguments: Any) -> None:
+    @cached_property
+    def parameters(self) -> tuple[str, ...]:
+        """The names of what a launch passes, in the kernel's order: all but the constants."""
+        module, _, function = self.kernel.rpartition(".")
+        names = _parameters(module)[function]
+        return tuple(name for name in names if name not in self.constants)
+
+    @cached_property
+    def _values_in_order(self) -> Callable[[dict[str, Any]], tuple[Any, ...]]:
+        return itemgetter(*self.parameters)
+
+    def launch(self, programs: int, **arguments: Any) -> None:
+        """Launch the kernel with its arguments by name, the tensors among them under the names
+        of the kernel's pointers.
+
+        Raises:
+            TypeError: an argument is missing, or the kernel has no parameter of that name.
+        """
+        try:
+            values = self._values_in_order(arguments)
+        except KeyError:
+            raise self._wrong_names(arguments) from None
+        if len(values) != len(arguments):
+            raise self._wrong_names(arguments)
+        self.launch_in_order(programs, values)
+
+    def _wrong_names(self, arguments: Iterable[str]) -> TypeError:
+        function = self.kernel.rpartition(".")[2]
+        missing = [name for name in self.parameters if name not in arguments]
+        unknown = [name for name in arguments if name not in self.parameters]
+        return TypeError(f"a launch of {function} lacks {missing} and has unknown {unknown}")
+
+    def launch_in_order(self, programs: int, arguments: tuple[Any, ...]) -> None:
         """Run the ready-made binary where there is one for the device; else Triton compiles."""
         device = getattr(arguments[0], "tensor", arguments[0]).device
         if device.type == "cuda" and (
@@ -97,29 +132,28 @@ class Variant:
             or triton_compiled.launch(self, device, programs, arguments)
         ):
             return
-        self.launch_jit(programs, *arguments)
+        self.launch_jit(programs, arguments)
 
     @cached_property
-    def _pointer_dtypes(self) -> list[tuple[int, str, torch.dtype]]:
-        """Place, name and dtype of the arguments that are tensors."""
-        names = [name for name in self.function.arg_names if name not in self.constants]
-        types = ((names.index(name), name, kind) for name, kind in self.pointer_types.items())
-        return [
-            (place, name, DTYPES[kind.removeprefix("tensordesc<").strip("*").partition("[")[0]])
-            for place, name, kind in types
-        ]
+    def _pointer_dtypes(self) -> dict[str, torch.dtype]:
+        """The dtype of each argument that is a tensor."""
+        return {
+            name: DTYPES[kind.removeprefix("tensordesc<").strip("*").partition("[")[0]]
+            for name, kind in self.pointer_types.items()
+        }
 
     def _check_dtypes(self, arguments: Sequence[Any]) -> None:
         """A kernel writes as many bytes as its signature says, whatever a tensor holds."""
-        for place, name, dtype in self._pointer_dtypes:
-            argument = arguments[place]
+        named = dict(zip(self.parameters, arguments, strict=True))
+        for name, dtype in self._pointer_dtypes.items():
+            argument = named[name]
             tensor = argument.tensor if isinstance(argument, Descriptor) else argument
             if tensor.dtype is not dtype:
                 raise TypeError(
                     f"{name} of {self.function.__name__} has dtype {tensor.dtype}; it takes {dtype}"
                 )
 
-    def launch_jit(self, programs: int, *arguments: Any) -> None:
+    def launch_jit(self, programs: int, arguments: tuple[Any, ...]) -> None:
         """Have Triton compile, where it has not yet, and launch: what the interpreter does, and a
         GPU where the extension is not there.
 
@@ -133,6 +167,20 @@ class Variant:
             num_warps=self.warps,
             num_stages=self.stages,
         )
+
+
+@cache
+def _parameters(module: str) -> dict[str, list[str]]:
+    """The parameters of every function of a module of kernels.
+
+    They are read from its source: a ready-made binary is launched where triton, which the module
+    imports, is not installed.
+    """
+    source = Path(__file__).parents[1].joinpath(*module.split(".")).with_suffix(".py")
+    functions = [
+        node for node in ast.parse(source.read_bytes()).body if isinstance(node, ast.FunctionDef)
+    ]
+    return {node.name: [argument.arg for argument in node.args.args] for node in functions}
 
 
 @cache
@@ -196,10 +244,10 @@ def device_of(tensor: torch.Tensor) -> contextlib.AbstractContextManager[Any]:
     return contextlib.nullcontext()
 
 
-def seed_arguments(seed: int | torch.Tensor, device: torch.device) -> tuple[int, int]:
+def seed_arguments(seed: int | torch.Tensor, device: torch.device) -> dict[str, int]:
     """What ``load_seed`` takes: a seed in the device's memory is left there."""
     if not isinstance(seed, torch.Tensor):
-        return seed, 0
+        return {"seed": seed, "seed_address": 0}
     if device.type == "cuda" and seed.device == device:
-        return 0, seed.data_ptr()
-    return int(seed.item()), 0
+        return {"seed": 0, "seed_address": seed.data_ptr()}
+    return {"seed": int(seed.item()), "seed_address": 0}

@@ -44,15 +44,17 @@ def activation_backward(grad: Tensor, saved: Tensor, activation: str) -> tuple[T
         with device_of(grad):
             chosen.launch(
                 row_blocks * column_blocks,
-                grad,
-                saved,
-                grad_preactivation,
-                partials,
-                rows,
-                columns,
-                padded_columns,
-                *grad.stride(),
-                *saved.stride(),
-                ACTIVATIONS[activation],
+                grad_pointer=grad,
+                saved_pointer=saved,
+                grad_preactivation_pointer=grad_preactivation,
+                partial_pointer=partials,
+                rows=rows,
+                columns=columns,
+                padded_columns=padded_columns,
+                grad_row_stride=grad.stride(0),
+                grad_column_stride=grad.stride(1),
+                saved_row_stride=saved.stride(0),
+                saved_column_stride=saved.stride(1),
+                activation=ACTIVATIONS[activation],
             )
     return grad_preactivation, partials

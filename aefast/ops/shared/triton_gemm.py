@@ -88,19 +88,24 @@ class Factors:
     kind: str  # of TILES
     shape: tuple[int, int, int]  # rows, columns, depth
 
-    @property
-    def strides(self) -> tuple[int, int]:
-        return self.left.stride(0), self.right.stride(0)
-
-    def operands(self, generation: int, tile: Tile) -> list[Tensor | Descriptor]:
-        """The kernel's first two arguments."""
-        if generation < 90:
-            return [self.left, self.right]
-        left_by_depth, right_by_depth = self.layout
-        return [
-            _descriptor(self.left, left_by_depth, tile.rows, tile.depth, self.kind),
-            _descriptor(self.right, right_by_depth, tile.columns, tile.depth, self.kind),
-        ]
+    def arguments(self, generation: int, tile: Tile) -> dict[str, Tensor | Descriptor | int]:
+        """What every kernel that multiplies takes: both factors, their strides and the shape."""
+        left: Tensor | Descriptor = self.left
+        right: Tensor | Descriptor = self.right
+        if generation >= 90:
+            left_by_depth, right_by_depth = self.layout
+            left = _descriptor(self.left, left_by_depth, tile.rows, tile.depth, self.kind)
+            right = _descriptor(self.right, right_by_depth, tile.columns, tile.depth, self.kind)
+        rows, columns, depth = self.shape
+        return {
+            "left": left,
+            "right": right,
+            "left_row_stride": self.left.stride(0),
+            "right_row_stride": self.right.stride(0),
+            "rows": rows,
+            "columns": columns,
+            "depth": depth,
+        }
 
 
 def factors(left: Tensor, right: Tensor, *, plain: bool, kind: str | None = None) -> Factors:
@@ -404,16 +409,14 @@ def _launch(
     with device_of(read.left):
         chosen.variant.launch(
             min(tasks, multiprocessors) if tile.flatten else tasks,
-            *read.operands(generation, tile),
-            output,
-            output if preactivation is None else preactivation,
-            read.left if bias is None else bias.contiguous(),
-            *read.strides,
-            *read.shape,
-            chosen.splits,
-            0 if bias is None else columns,
-            int(preactivation is not None),
-            int(accumulate),
+            **read.arguments(generation, tile),
+            output_pointer=output,
+            preactivation_pointer=output if preactivation is None else preactivation,
+            bias_pointer=read.left if bias is None else bias.contiguous(),
+            splits=chosen.splits,
+            bias_size=0 if bias is None else columns,
+            keep_preactivation=int(preactivation is not None),
+            accumulate=int(accumulate),
         )
 
 

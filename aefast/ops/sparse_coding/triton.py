@@ -67,7 +67,13 @@ def soft_threshold(x: Tensor, threshold: float) -> Tensor:
     x = x.contiguous()
     output = torch.empty_like(x)
     with device_of(x):
-        _forward_variant(x.dtype).launch(cdiv(x.numel(), ELEMENTS), x, output, x.numel(), threshold)
+        _forward_variant(x.dtype).launch(
+            cdiv(x.numel(), ELEMENTS),
+            x_pointer=x,
+            output_pointer=output,
+            count=x.numel(),
+            threshold=threshold,
+        )
     return output
 
 
@@ -76,7 +82,12 @@ def soft_threshold_backward(grad: Tensor, x: Tensor, threshold: float) -> Tensor
     output = torch.empty_like(x)
     with device_of(x):
         _backward_variant(x.dtype).launch(
-            cdiv(x.numel(), ELEMENTS), grad, x, output, x.numel(), threshold
+            cdiv(x.numel(), ELEMENTS),
+            gradient_pointer=grad,
+            x_pointer=x,
+            output_pointer=output,
+            count=x.numel(),
+            threshold=threshold,
         )
     return output
 
@@ -100,7 +111,19 @@ def encode(problem: Problem, start: Tensor) -> Tensor:
                 break
             product = triton_gemm.multiply(code, gram, kind="float32")[0]
             _step_variant().launch(
-                rows, correlation, energy, product, code, previous, previous_product, state, done,
-                rows, atoms, penalty, tolerance, step_size,
-            )  # fmt: skip
+                rows,
+                correlation_pointer=correlation,
+                energy_pointer=energy,
+                product_pointer=product,
+                code_pointer=code,
+                previous_pointer=previous,
+                previous_product_pointer=previous_product,
+                state_pointer=state,
+                done_pointer=done,
+                rows=rows,
+                atoms=atoms,
+                penalty=penalty,
+                tolerance=tolerance,
+                step_size=step_size,
+            )
     return code

@@ -62,11 +62,27 @@ def sparse_reconstruction_loss(
     slopes = values.new_empty(values.shape, dtype=torch.float32)
     with device_of(values):
         _compare_variant(values.dtype).launch(
-            rows * blocks, values, indices, weight, start, target, residual, squares,
-            active, weight.shape[0], columns, blocks,
-        )  # fmt: skip
+            rows * blocks,
+            values_pointer=values,
+            indices_pointer=indices,
+            weight_pointer=weight,
+            bias_pointer=start,
+            target_pointer=target,
+            residual_pointer=residual,
+            squares_pointer=squares,
+            active=active,
+            latents=weight.shape[0],
+            columns=columns,
+            blocks=blocks,
+        )
         _sample_variant(values.dtype).launch(
-            indices.numel(), residual, weight, indices, slopes,
-            active, weight.shape[0], columns,
-        )  # fmt: skip
+            indices.numel(),
+            left_pointer=residual,
+            weight_pointer=weight,
+            indices_pointer=indices,
+            products_pointer=slopes,
+            active=active,
+            latents=weight.shape[0],
+            columns=columns,
+        )
     return squares.sum(), residual, slopes

@@ -62,13 +62,13 @@ def kl_sparsity(code: Tensor, target: float) -> tuple[Tensor, Tensor]:
     with device_of(code):
         _divergence_variant().launch(
             cdiv(columns, FINAL_COLUMNS),
-            partial,
-            divergence,
-            slope,
-            rows,
-            columns,
-            len(partial),
-            target,
+            partial_pointer=partial,
+            divergence_pointer=divergence,
+            slope_pointer=slope,
+            rows=rows,
+            columns=columns,
+            row_blocks=len(partial),
+            target=target,
         )
     return divergence.sum(), slope
 
@@ -85,8 +85,13 @@ def l1_gradient(code: Tensor, factor: float | Tensor) -> Tensor:
         factor = code.new_full((), factor, dtype=torch.float32)  # no copy from the host
     factor = factor.to(code.device, torch.float32)
     with device_of(code):
-        programs = cdiv(code.numel(), ELEMENTS)
-        _sign_variant(code.dtype).launch(programs, code, factor, output, code.numel())
+        _sign_variant(code.dtype).launch(
+            cdiv(code.numel(), ELEMENTS),
+            code_pointer=code,
+            factor_pointer=factor,
+            output_pointer=output,
+            count=code.numel(),
+        )
     return output
 
 
@@ -98,11 +103,11 @@ def _partial_sums(code: Tensor, absolute: bool) -> Tensor:
     with device_of(code):
         _sums_variant(code.dtype, absolute).launch(
             row_blocks * column_blocks,
-            code,
-            partial,
-            rows,
-            columns,
-            code.stride(0),
-            column_blocks,
+            code_pointer=code,
+            partial_pointer=partial,
+            rows=rows,
+            columns=columns,
+            row_stride=code.stride(0),
+            column_blocks=column_blocks,
         )
     return partial

@@ -84,7 +84,14 @@ def topk_encode(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> tuple
             best = torch.cat([best, candidates], 1).sort(1, descending=True)[0][:, :k]
         else:
             with device_of(x):
-                _merge_variant(capacity).launch(rows, panel, best, panel.stride(0), width, first)
+                _merge_variant(capacity).launch(
+                    rows,
+                    panel_pointer=panel,
+                    best_pointer=best,
+                    row_stride=panel.stride(0),
+                    width=width,
+                    first=first,
+                )
     best = best[:, :k]
     return _values(best).to(dtype), 0xFFFFFFFF - (best & 0xFFFFFFFF)
 
@@ -111,9 +118,17 @@ def sparse_decode(values: Tensor, indices: Tensor, weight: Tensor, bias: Tensor 
     blocks = cdiv(columns, COLUMNS)
     with device_of(values):
         _product_variant("decode_kernel", values.dtype).launch(
-            rows * blocks, values, indices, weight, start, output,
-            active, weight.shape[0], columns, blocks,
-        )  # fmt: skip
+            rows * blocks,
+            values_pointer=values,
+            indices_pointer=indices,
+            weight_pointer=weight,
+            bias_pointer=start,
+            output_pointer=output,
+            active=active,
+            latents=weight.shape[0],
+            columns=columns,
+            blocks=blocks,
+        )
     return output
 
 
@@ -122,9 +137,15 @@ def sampled_product(left: Tensor, weight: Tensor, indices: Tensor) -> Tensor:
     products = left.new_empty(indices.shape)
     with device_of(left):
         _product_variant("sample_kernel", left.dtype).launch(
-            indices.numel(), left, weight, indices, products,
-            indices.shape[1], weight.shape[0], left.shape[1],
-        )  # fmt: skip
+            indices.numel(),
+            left_pointer=left,
+            weight_pointer=weight,
+            indices_pointer=indices,
+            products_pointer=products,
+            active=indices.shape[1],
+            latents=weight.shape[0],
+            columns=left.shape[1],
+        )
     return products
 
 
@@ -140,7 +161,15 @@ def latent_sums(
     blocks = cdiv(columns, COLUMNS)
     with device_of(values):
         _product_variant("sums_kernel", values.dtype).launch(
-            latents * blocks, values, order, begin, rows, sums, totals,
-            values.shape[1], columns, blocks,
-        )  # fmt: skip
+            latents * blocks,
+            values_pointer=values,
+            order_pointer=order,
+            begin_pointer=begin,
+            rows_pointer=rows,
+            sums_pointer=sums,
+            totals_pointer=totals,
+            active=values.shape[1],
+            columns=columns,
+            blocks=blocks,
+        )
     return sums, totals

@@ -96,17 +96,17 @@ def _scaled_noise(
     with device_of(first):
         variant.launch(
             cdiv(unit_count, variant.constants["UNITS"]),
-            first,
-            log_var,
-            output,
-            *seed_arguments(seed, first.device),
-            row_offset,
-            Step.REPARAMETERIZE.value,
-            unit_count,
-            units_per_row,
-            first.shape[2],
-            *_layout(first, log_var),
-            scale,
+            first_pointer=first,
+            log_var_pointer=log_var,
+            output_pointer=output,
+            **seed_arguments(seed, first.device),
+            row_offset=row_offset,
+            step=Step.REPARAMETERIZE.value,
+            unit_count=unit_count,
+            units_per_row=units_per_row,
+            columns=first.shape[2],
+            **_layout(first, log_var),
+            scale=scale,
         )
     return output
 
@@ -119,12 +119,12 @@ def gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:
     with device_of(mean):
         variant.launch(
             cdiv(divergence.numel(), variant.constants["ROWS"]),
-            mean,
-            log_var,
-            divergence,
-            divergence.numel(),
-            columns,
-            *_layout(mean, log_var),
+            first_pointer=mean,
+            log_var_pointer=log_var,
+            divergence_pointer=divergence,
+            rows=divergence.numel(),
+            columns=columns,
+            **_layout(mean, log_var),
         )
     return divergence
 
@@ -139,15 +139,15 @@ def gaussian_kl_backward(grad: Tensor, mean: Tensor, log_var: Tensor) -> tuple[T
     with device_of(mean):
         variant.launch(
             cdiv(unit_count, variant.constants["UNITS"]),
-            grad.contiguous(),
-            mean,
-            log_var,
-            grad_mean,
-            grad_log_var,
-            unit_count,
-            units_per_row,
-            mean.shape[2],
-            *_layout(mean, log_var),
+            grad_pointer=grad.contiguous(),
+            first_pointer=mean,
+            log_var_pointer=log_var,
+            grad_mean_pointer=grad_mean,
+            grad_log_var_pointer=grad_log_var,
+            unit_count=unit_count,
+            units_per_row=units_per_row,
+            columns=mean.shape[2],
+            **_layout(mean, log_var),
         )
     return grad_mean, grad_log_var
 
@@ -176,5 +176,15 @@ def _count_units(samples: Tensor, variant: Variant) -> tuple[int, int]:
     return samples.shape[0] * samples.shape[1] * units_per_row, units_per_row
 
 
-def _layout(first: Tensor, log_var: Tensor) -> tuple[int, ...]:
-    return first.shape[1], *first.stride(), *log_var.stride()
+def _layout(first: Tensor, log_var: Tensor) -> dict[str, int]:
+    """What the kernels take to read [samples, rows, columns] of any strides."""
+    first_strides, log_var_strides = first.stride(), log_var.stride()
+    return {
+        "sample_rows": first.shape[1],
+        "first_sample_stride": first_strides[0],
+        "first_row_stride": first_strides[1],
+        "first_column_stride": first_strides[2],
+        "log_var_sample_stride": log_var_strides[0],
+        "log_var_row_stride": log_var_strides[1],
+        "log_var_column_stride": log_var_strides[2],
+    }
