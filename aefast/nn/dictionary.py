@@ -22,6 +22,10 @@ from aefast.random import most_precise
 
 Code = SparseCode | Tensor
 
+# The norm of a latent's encoder at the start, where a penalty and no k makes codes sparse: latents
+# that are hardly active settle before the penalty has to turn them off.
+ENCODER_START = 0.1
+
 
 class DictionaryOptions(TypedDict, total=False):
     """The options that every sparse dictionary takes as :class:`SparseDictionary` does."""

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aefast.functional import linear_act
-from aefast.nn.dictionary import Code, DictionaryOptions, SparseDictionary
+from aefast.nn.dictionary import ENCODER_START, Code, DictionaryOptions, SparseDictionary
 from aefast.nn.reparametrized import renew_weights
 from aefast.nn.settings import number
 
@@ -26,7 +26,9 @@ class GatedSparseAutoencoder(SparseDictionary):
     Args:
         visible: D, the size of each input row.
         latents: L, the size of the code.
-        sparsity_weight: the factor of the gates' penalty, 0 or more.
+        sparsity_weight: the factor of the gates' penalty, 0 or more; None is 1/D, of a
+            transcoder 1/O: SAELens' default, for its errors are sums over a row. It suits active
+            values of about 1 and more.
         options: as :class:`SparseDictionary`'s: ``outputs`` of a transcoder, ``aux_k``,
             ``aux_weight``, ``dead_after``, ``device`` and ``dtype``.
 
@@ -62,19 +64,20 @@ class GatedSparseAutoencoder(SparseDictionary):
         visible: int,
         latents: int,
         *,
-        sparsity_weight: float = 1e-3,
+        sparsity_weight: float | None = None,
         **options: Unpack[DictionaryOptions],
     ) -> None:
         super().__init__(visible, latents, **options)
-        self.sparsity_weight = sparsity_weight
+        self.sparsity_weight = 1 / self.outputs if sparsity_weight is None else sparsity_weight
         self.magnitude_bias = nn.Parameter(torch.empty_like(self.encoder_bias))
         self.magnitude_scale = nn.Parameter(torch.empty_like(self.encoder_bias))
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Directions uniform on the sphere, the encoder tied to them, all else 0."""
+        """Directions uniform on the sphere, the encoder a tenth of them, all else 0."""
         super().reset_parameters()
+        self.encoder_weight *= ENCODER_START
         self.magnitude_bias.zero_()
         self.magnitude_scale.zero_()
 

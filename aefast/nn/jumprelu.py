@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aefast.functional import jumprelu_encode
-from aefast.nn.dictionary import Code, DictionaryOptions, SparseDictionary
+from aefast.nn.dictionary import ENCODER_START, Code, DictionaryOptions, SparseDictionary
 from aefast.nn.reparametrized import renew_weights
 from aefast.nn.settings import number, positive
 from aefast.ops.jumprelu.op import JumpReLUCode
@@ -24,7 +24,9 @@ class JumpReLUSparseAutoencoder(SparseDictionary):
     Args:
         visible: D, the size of each input row.
         latents: L, the size of the code.
-        sparsity_weight: the factor of the number of active latents, 0 or more.
+        sparsity_weight: the factor of the number of active latents, 0 or more; None is 1/D, of a
+            transcoder 1/O: SAELens' default, for its errors are sums over a row. It suits active
+            values of about 1 and more.
         bandwidth: of the rectangle, above 0.
         initial_threshold: of each latent, 0 or more.
         options: as :class:`SparseDictionary`'s: ``outputs`` of a transcoder, ``aux_k``,
@@ -63,13 +65,13 @@ class JumpReLUSparseAutoencoder(SparseDictionary):
         visible: int,
         latents: int,
         *,
-        sparsity_weight: float = 1e-3,
+        sparsity_weight: float | None = None,
         bandwidth: float = 0.05,
         initial_threshold: float = 0.01,
         **options: Unpack[DictionaryOptions],
     ) -> None:
         super().__init__(visible, latents, **options)
-        self.sparsity_weight = sparsity_weight
+        self.sparsity_weight = 1 / self.outputs if sparsity_weight is None else sparsity_weight
         self.bandwidth = bandwidth
         self.initial_threshold = initial_threshold
         self.threshold = nn.Parameter(torch.empty_like(self.encoder_bias))
@@ -77,9 +79,10 @@ class JumpReLUSparseAutoencoder(SparseDictionary):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Directions uniform on the sphere, the encoder tied to them, biases 0, and the thresholds
-        where they start."""
+        """Directions uniform on the sphere, the encoder a tenth of them, biases 0, and the
+        thresholds where they start."""
         super().reset_parameters()
+        self.encoder_weight *= ENCODER_START
         self.threshold.fill_(self.initial_threshold)
 
     def encode(self, x: Tensor) -> Tensor:

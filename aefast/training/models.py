@@ -180,8 +180,8 @@ MODELS = {
     ),
     "topk": dictionary(TopKSparseAutoencoder, k=32),
     "batchtopk": dictionary(BatchTopKSparseAutoencoder, k=32),
-    "jumprelu": dictionary(JumpReLUSparseAutoencoder, sparsity_weight=1e-3, bandwidth=0.05),
-    "gated": dictionary(GatedSparseAutoencoder, sparsity_weight=1e-3),
+    "jumprelu": dictionary(JumpReLUSparseAutoencoder, sparsity_weight=None, bandwidth=0.05),
+    "gated": dictionary(GatedSparseAutoencoder, sparsity_weight=None),
     "matryoshka": dictionary(MatryoshkaSparseAutoencoder, k=32, prefixes=None),
 }
 
