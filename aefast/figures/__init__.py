@@ -34,12 +34,15 @@ NAMES = (
     "compression",
 )
 
+# Made when asked for by name: its data are a package's that is not among this one's extras.
+ON_REQUEST = ("token_features",)
+
 
 def run(names: Sequence[str], out: Path, report: Callable[[Shown], None]) -> Path:
     """Make these figures, and the page that shows them; its path.
 
     Args:
-        names: of the figures, among ``NAMES``.
+        names: of the figures, among ``NAMES`` and ``ON_REQUEST``.
         out: the folder that the PNGs and ``index.html`` go to; it is made if need be.
         report: called after each figure.
     """

@@ -77,7 +77,7 @@ class GatedSparseAutoencoder(SparseDictionary):
     def reset_parameters(self) -> None:
         """Directions uniform on the sphere, the encoder a tenth of them, all else 0."""
         super().reset_parameters()
-        self.encoder_weight *= ENCODER_START
+        self.encoder_weight.mul_(ENCODER_START)
         self.magnitude_bias.zero_()
         self.magnitude_scale.zero_()
 

@@ -82,7 +82,7 @@ class JumpReLUSparseAutoencoder(SparseDictionary):
         """Directions uniform on the sphere, the encoder a tenth of them, biases 0, and the
         thresholds where they start."""
         super().reset_parameters()
-        self.encoder_weight *= ENCODER_START
+        self.encoder_weight.mul_(ENCODER_START)
         self.threshold.fill_(self.initial_threshold)
 
     def encode(self, x: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ def test_a_figure_is_shown_with_its_image(tmp_path):
     assert html.escape(shown[0].sentence) in page.read_text()
 
 
-@pytest.mark.parametrize("name", figures.NAMES)
+@pytest.mark.parametrize("name", figures.NAMES + figures.ON_REQUEST)
 def test_every_name_is_a_module_with_a_title(name):
     module = figures.find(name)
     assert module.TITLE
