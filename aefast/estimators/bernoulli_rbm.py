@@ -22,6 +22,7 @@ from aefast.estimators.conversion import (
     in_a_mode_of_its_own,
     row_pieces,
     warn_of_range,
+    without_nan,
 )
 from aefast.functional import linear_act
 from aefast.nn.rbm import pseudo_log_likelihood
@@ -29,6 +30,8 @@ from aefast.ops.rbm.op import check_machine, check_steps, sample_chain
 from aefast.ops.shared import checks
 from aefast.step.machine_plan import MachinePlan
 from aefast.step.machine_steps import MOST_ROWS, PlainSteps
+
+RANGE = "numbers in [0, 1]"
 
 
 class BernoulliRBM(FloatTransformer):
@@ -143,12 +146,17 @@ class BernoulliRBM(FloatTransformer):
 
     @in_a_mode_of_its_own
     def transform(self, X: Any) -> np.ndarray:
-        """P(h = 1 given v) of the rows of X: ``(n_samples, n_components)``, in X's dtype."""
+        """P(h = 1 given v) of the rows of X: ``(n_samples, n_components)``, in X's dtype.
+
+        Raises:
+            ValueError: X holds numbers whose products leave float32's range.
+        """
         check_is_fitted(self)
         X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=False)
         weight, _, hidden_bias = self._parameters()
         parts = (linear_act(rows, weight, hidden_bias, "sigmoid") for rows in row_pieces(X))
-        return np.concatenate([part.numpy() for part in parts]).astype(X.dtype, copy=False)
+        features = np.concatenate([part.numpy() for part in parts])
+        return without_nan(features, X, RANGE).astype(X.dtype, copy=False)
 
     @in_a_mode_of_its_own
     def gibbs(self, v: Any) -> np.ndarray:
@@ -165,7 +173,11 @@ class BernoulliRBM(FloatTransformer):
     @in_a_mode_of_its_own
     def score_samples(self, X: Any) -> np.ndarray:
         """The pseudo-likelihood ``(n_samples,)``, in nats: the sum over the features of
-        ln P(feature given all others). scikit-learn's draws one feature for each row."""
+        ln P(feature given all others). scikit-learn's draws one feature for each row.
+
+        Raises:
+            ValueError: as :meth:`transform`.
+        """
         check_is_fitted(self)
         X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=False)
         return self._score(X)
@@ -227,4 +239,4 @@ class BernoulliRBM(FloatTransformer):
             )
             for rows in row_pieces(X)
         ]
-        return torch.cat(parts).numpy()
+        return without_nan(torch.cat(parts).numpy(), X, RANGE)

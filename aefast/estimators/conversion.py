@@ -92,6 +92,20 @@ def largest(X: Any) -> float:
     return float(max(-X.min(), X.max()))
 
 
+def without_nan(result: np.ndarray, X: Any, takes: str) -> np.ndarray:
+    """A result of the rows of X, which are finite: NaN says that their sums were not.
+
+    Raises:
+        ValueError: it holds NaN; ``takes`` says what the model takes.
+    """
+    if np.isnan(result).any():
+        raise ValueError(
+            f"X holds numbers up to {largest(X):g}, whose products leave the range of the model's "
+            f"dtype; it takes {takes}"
+        )
+    return result
+
+
 def outside_unit_interval(X: Any) -> float | None:
     """A number of X outside [0, 1] as float32 has it, where models compute; None where there is
     none. A scaler's 1 + 2e-16 is 1."""

@@ -26,12 +26,16 @@ from aefast.estimators.conversion import (
     draw_sample_seed,
     in_a_mode_of_its_own,
     row_pieces,
+    without_nan,
 )
 from aefast.estimators.moments import Moments, as_double, of_all_ranks, shape_of_all_ranks
 from aefast.functional import linear_act
 from aefast.nn.likelihood import floored
 from aefast.ops.shared import checks
 from aefast.random import Step, normal
+
+# Of larger numbers float64 does not hold the squares.
+RANGE = "some up to 1e150"
 
 
 def posterior(weight: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -176,11 +180,14 @@ class LinearFactorModel(FloatTransformer):
         """The codes ``(n_samples, n_components)`` of the rows of X, in X's dtype.
 
         float32 rows run on the kernels; float64 ones on plain PyTorch.
+
+        Raises:
+            ValueError: X holds numbers whose products leave its dtype's range.
         """
         self._check_is_fitted()
         X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=False)
         encoder = self._encoder()
-        return _affine(X, encoder, -encoder @ as_double(self.mean_))
+        return without_nan(_affine(X, encoder, -encoder @ as_double(self.mean_)), X, RANGE)
 
     @in_a_mode_of_its_own
     def inverse_transform(self, X: Any) -> np.ndarray:
@@ -192,13 +199,17 @@ class LinearFactorModel(FloatTransformer):
 
     @in_a_mode_of_its_own
     def score_samples(self, X: Any) -> np.ndarray:
-        """The log-likelihood ``(n_samples,)`` of each row of X, in nats; float64."""
+        """The log-likelihood ``(n_samples,)`` of each row of X, in nats; float64.
+
+        Raises:
+            ValueError: X holds numbers whose products leave float64's range.
+        """
         self._check_is_fitted()
         X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=False)
         mean, (weight, noise) = as_double(self.mean_), self._generator()
         pieces = row_pieces(X, torch.float64)
         scores = [log_density(rows - mean, weight, noise) for rows in pieces]
-        return floored(torch.cat(scores)).numpy()
+        return without_nan(floored(torch.cat(scores)).numpy(), X, RANGE)
 
     def score(self, X: Any, y: object = None) -> float:
         """The mean log-likelihood of the rows of X, in nats."""
@@ -283,7 +294,7 @@ class LinearFactorModel(FloatTransformer):
         features = len(moments.mean)
         if not np.isfinite(moments.variances.sum()):
             raise ValueError(
-                "X holds numbers whose squares leave float64's range; it takes some up to 1e150"
+                f"X holds numbers whose squares leave float64's range; it takes {RANGE}"
             )
         if moments.count >= self._least_samples(features):
             wanted, most = self.n_components, min(moments.count, features)
@@ -312,10 +323,11 @@ class LinearFactorModel(FloatTransformer):
 
 
 def _affine(X: Any, weight: Tensor, bias: Tensor) -> np.ndarray:
-    """``X Wt + b`` in X's dtype. No kernel takes float64, not even one that was forced."""
-    if X.dtype == np.float64:
+    """``X Wt + b`` in X's dtype. No kernel takes float64, not even one that was forced; of data
+    near 0 an encoder's weight leaves float32's range."""
+    single = weight.float(), bias.float()
+    if X.dtype == np.float64 or not all(part.isfinite().all() for part in single):
         parts = [torch.addmm(bias, rows, weight.T) for rows in row_pieces(X, torch.float64)]
     else:
-        weight, bias = weight.float(), bias.float()
-        parts = [linear_act(rows, weight, bias) for rows in row_pieces(X)]
-    return torch.cat(parts).numpy()
+        parts = [linear_act(rows, *single) for rows in row_pieces(X)]
+    return torch.cat(parts).numpy().astype(X.dtype, copy=False)

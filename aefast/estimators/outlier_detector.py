@@ -9,7 +9,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from aefast.estimators.autoencoder import Autoencoder
-from aefast.estimators.conversion import DTYPES, RandomState
+from aefast.estimators.conversion import DTYPES, RandomState, largest
 from aefast.ops.shared import checks
 
 
@@ -116,7 +116,15 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseEstimator):
         return estimator
 
     def _scaled(self, X: np.ndarray) -> np.ndarray:
-        return X if self.scaler_ is None else self.scaler_.transform(X)
+        if self.scaler_ is None:
+            return X
+        scaled: np.ndarray = self.scaler_.transform(X)
+        if not np.isfinite(scaled).all():
+            raise ValueError(
+                f"X holds numbers up to {largest(X):g}, of which {X.dtype} does not hold the "
+                "squares; with standardize it takes numbers of another scale"
+            )
+        return scaled
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -22,6 +22,7 @@ from aefast.estimators.conversion import (
     in_a_mode_of_its_own,
     largest,
     row_pieces,
+    without_nan,
 )
 from aefast.functional import sparse_encode
 from aefast.nn.likelihood import floored
@@ -31,6 +32,9 @@ from aefast.ops.sparse_coding.op import check_settings
 
 # The squares of larger numbers, summed over rows and features, leave float32's range.
 LARGEST = 2.0**50
+
+# Of larger ones float64 does not hold the squares, either.
+RANGE = "some up to 1e150"
 
 # An atom is drawn anew where its codes' mean square is below this share of the largest one's.
 UNUSED = 1e-6
@@ -150,12 +154,16 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
 
     @in_a_mode_of_its_own
     def transform(self, X: Any) -> np.ndarray:
-        """The codes of the rows of X: ``(n_samples, n_components)``, in X's dtype."""
+        """The codes of the rows of X: ``(n_samples, n_components)``, in X's dtype.
+
+        Raises:
+            ValueError: X holds numbers whose squares leave float64's range.
+        """
         check_is_fitted(self)
         X = validate_data(self, X, dtype=DTYPES, reset=False)
         dictionary = as_tensor(self.components_)
         codes = [self._encode(rows, dictionary).numpy() for rows in _pieces(X)]
-        return np.concatenate(codes).astype(X.dtype, copy=False)
+        return without_nan(np.concatenate(codes), X, RANGE).astype(X.dtype, copy=False)
 
     def inverse_transform(self, X: Any) -> np.ndarray:
         """What the codes X ``(n_samples, n_components)`` stand for: ``(n_samples, n_features)``."""
@@ -169,12 +177,16 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
 
     @in_a_mode_of_its_own
     def score_samples(self, X: Any) -> np.ndarray:
-        """The negative objective of every row with its code, ``(n_samples,)``."""
+        """The negative objective of every row with its code, ``(n_samples,)``.
+
+        Raises:
+            ValueError: as :meth:`transform`.
+        """
         check_is_fitted(self)
         X = validate_data(self, X, dtype=DTYPES, reset=False)
         dictionary = as_tensor(self.components_)
         scores = torch.cat([self._score(rows, dictionary) for rows in _pieces(X)])
-        return floored(scores).numpy()
+        return without_nan(floored(scores).numpy(), X, RANGE)
 
     def score(self, X: Any, y: object = None) -> float:
         """The mean of :meth:`score_samples`: higher is better, at one penalty."""

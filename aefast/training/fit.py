@@ -163,7 +163,10 @@ def fit(
     Raises:
         TypeError, ValueError: an argument is of a wrong type or outside its range.
         aefast.training.engines.DivergenceError: a loss is not finite; the message names the step.
-            Model and optimizer are as they were before it.
+            Parameters and optimizer are as they were before it. So is all of the model where C++
+            takes the steps; in the ordinary loop, what the loss itself moved has moved: running
+            statistics of batch normalization, counts of idle latents, persistent chains. A copy of
+            them for each step would be a pass over memory that no step without a fault needs.
         aefast.distributed.agreement.DisagreementError: a rank has other data or arguments.
         aefast.distributed.group.OtherRankError: a rank has an error, which it raises itself; it is
             a ValueError.

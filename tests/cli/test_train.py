@@ -54,6 +54,23 @@ def train(model, data, out, *more):
     return ["train", model, *common, *active, "--out", out, *more]
 
 
+@pytest.mark.parametrize("place", ["run", ".", "link/run", "up/shards/run", "relative"])
+def test_no_run_begins_in_the_folder_that_its_data_are_read_from(
+    place, data, tmp_path, monkeypatch
+):
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    data.rename(folder / "a.npy")
+    (tmp_path / "link").symlink_to(folder)
+    (tmp_path / "up").symlink_to(tmp_path)
+    monkeypatch.chdir(folder)
+    source = {"relative": "../shards", ".": "."}.get(place, folder)
+    out = {"run": folder / "run", ".": ".", "relative": "run"}.get(place, tmp_path / place)
+    message = refused(*train("ae", source, out))
+    assert message.startswith(f"--out is '{out}', in the folder that --data reads")
+    assert [path.name for path in folder.iterdir()] == ["a.npy"]
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model_trains(model, data, out):
     result = invoke(*train(model, data, out))

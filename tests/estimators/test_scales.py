@@ -1,0 +1,57 @@
+"""Of finite rows an estimator gives right numbers, or an error that says what it takes: no NaN."""
+
+import re
+
+import numpy as np
+import pytest
+
+from aefast import estimators
+
+ROWS = np.random.default_rng(0).random((12, 5))
+
+MODELS = {
+    "rbm": lambda: estimators.BernoulliRBM(2, n_iter=1, random_state=0),
+    "sparse coding": lambda: estimators.SparseCoding(2, n_iter=1, random_state=0),
+    "pca": lambda: estimators.PCA(2),
+    "probabilistic pca": lambda: estimators.ProbabilisticPCA(2),
+    "factor analysis": lambda: estimators.FactorAnalysis(2),
+}
+
+
+def outcomes(model, scales):
+    """Of each method and scale: an error's message, or whether there is no NaN."""
+    for scale in scales:
+        X = (ROWS - 0.5) * scale
+        for rows in (X, X.astype(np.float32)) if scale < 1e37 else (X,):
+            for method in (model.transform, model.score_samples):
+                with np.errstate(all="ignore"):
+                    try:
+                        yield not np.isnan(method(rows)).any()
+                    except ValueError as error:
+                        yield str(error)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_rows_too_large_for_a_fitted_model_are_an_error_or_a_number(kind):
+    model = MODELS[kind]().fit(ROWS)
+    message = r"X holds numbers up to \S+, whose products leave .*; it takes (numbers|some) "
+    for outcome in outcomes(model, (1e-300, 1e30, 1e60, 1e150, 1e300, 1.7e308)):
+        assert outcome is True or re.match(message, str(outcome))
+    assert any(outcome is True for outcome in outcomes(model, [1e-300]))
+    if kind in ("rbm", "sparse coding"):
+        assert not any(outcome is True for outcome in outcomes(model, [1e300]))
+
+
+def test_probabilistic_pca_encodes_float32_rows_near_0():
+    X = ((ROWS - 0.5) * 1e-44).astype(np.float32)
+    model = estimators.ProbabilisticPCA(2).fit(X)
+    codes = model.transform(X)
+    assert codes.dtype == np.float32
+    np.testing.assert_allclose(codes, model.transform(X.astype(np.float64)), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [ROWS * 1e300, ROWS.astype(np.float32) * np.float32(1e-45)])
+def test_an_outlier_detector_says_which_numbers_it_cannot_standardize(rows):
+    detector = estimators.AutoencoderOutlierDetector(random_state=0)
+    with np.errstate(all="ignore"), pytest.raises(ValueError, match=r"^X holds numbers up to"):
+        detector.fit(rows)
