@@ -4,6 +4,7 @@ A Python call is one of a function, of Python's or of C's, as ``sys.setprofile``
 is a block of memory that torch allocates. Both are the same in every run of the same versions.
 """
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -133,11 +134,13 @@ def python_calls(call: Call) -> int:
         nonlocal events
         events += event in ("call", "c_call")
 
+    gc.disable()  # what it finds to collect, and when, is not this call's
     sys.setprofile(note)
     try:
         call()
     finally:
         sys.setprofile(None)
+        gc.enable()
     return events - 1  # sys.setprofile itself
 
 
