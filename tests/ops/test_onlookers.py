@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import aefast.functional as F
 from aefast import use_backend
-from aefast.nn import Autoencoder, VariationalAutoencoder
+from aefast.nn import Autoencoder, TopKSparseAutoencoder, VariationalAutoencoder
 
 WEIGHT, BIAS = torch.linspace(-1, 1, 20).reshape(5, 4), torch.linspace(-0.5, 0.5, 5)
 LOG_VAR = torch.linspace(-1, 1, 4)
@@ -95,6 +95,11 @@ def test_a_symbolic_trace_calls_the_op_by_its_name(op):
     names = [node.target.__module__ for node in graph.graph.nodes if node.op == "call_function"]
     assert "aefast.functional" in names
     check_same(graph(data(6)), op(data(6)))
+
+
+def test_a_symbolic_trace_that_needs_shapes_says_what_traces_with_them():
+    with pytest.raises(TypeError, match=r"^x is a Proxy of torch.fx.symbolic_trace.*torch.export"):
+        torch.fx.symbolic_trace(TopKSparseAutoencoder(4, 8, 2))
 
 
 def test_a_function_mode_sees_the_op(op):

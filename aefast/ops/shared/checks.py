@@ -20,6 +20,11 @@ FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 def check_tensor(value: object, argument: str) -> None:
     if not isinstance(value, Tensor):
+        if isinstance(value, torch.fx.Proxy):
+            raise TypeError(
+                f"{argument} is a Proxy of torch.fx.symbolic_trace, without a shape; it takes a "
+                "torch.Tensor: torch.export and make_fx trace with one"
+            )
         raise TypeError(f"{argument} is a {type(value).__name__}; it takes a torch.Tensor")
     if value.dtype not in FLOATING:
         raise TypeError(
