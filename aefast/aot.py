@@ -183,10 +183,10 @@ def _resources(cubin: bytes) -> tuple[int, int]:
         file.write(cubin)
         file.flush()
         usage = _run("cuobjdump", "--dump-resource-usage", file.name)
-    found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
-    if found is None:
+    registers_and_stack = re.search(r"REG:(\d+) STACK:(\d+)", usage)
+    if registers_and_stack is None:
         raise RuntimeError(f"cuobjdump printed no resource usage: {usage!r}")
-    return int(found[1]), int(found[2])
+    return int(registers_and_stack[1]), int(registers_and_stack[2])
 
 
 def _spills(ptx: str, arch: int) -> int:
@@ -198,10 +198,10 @@ def _spills(ptx: str, arch: int) -> int:
         assert target is not None
         options = ("-v", f"-arch={target[1]}")
         log = _run(_assembler(arch), *options, str(source), "-o", f"{folder}/kernel")
-    found = re.search(r"(\d+) bytes spill stores", log)
-    if found is None:
+    spilled_bytes = re.search(r"(\d+) bytes spill stores", log)
+    if spilled_bytes is None:
         raise RuntimeError(f"{_assembler(arch)} printed no spills: {log!r}")
-    return int(found[1])
+    return int(spilled_bytes[1])
 
 
 def _assembler(arch: int) -> str:

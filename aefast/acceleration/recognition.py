@@ -124,14 +124,14 @@ def block_of(node: fx.Node, module: nn.Module) -> RecognizedBlock | None:
         if after.args[:1] != (nodes[-1],):
             break
         name, level = activation_of(after, module), _dropout_level(after, module)
-        found = _batch_norm(after, module)
+        batch_norm = _batch_norm(after, module)
         if name is not None:
             is_second = activation != "identity" or norm_follows
             if name != "identity" and (is_second or (dropout and name not in HOMOGENEOUS)):
                 break
             activation = name if name != "identity" else activation
-        elif found is not None and norm is None and not dropout:
-            norm, norm_follows = found, activation != "identity"
+        elif batch_norm is not None and norm is None and not dropout:
+            norm, norm_follows = batch_norm, activation != "identity"
         elif level is not None and not dropout and level < 1:
             dropout = level
         else:

@@ -75,10 +75,10 @@ def _from_program(error: Exception) -> Exception:
 def _summary() -> list[str]:
     """A line for each class that was used: how many calls ran on these kernels, and why not all."""
     lines = []
-    for name, found in patching.patched().items():
-        if not found.calls and not found.original_calls:
+    for name, patched_class in patching.patched().items():
+        if not patched_class.calls and not patched_class.original_calls:
             continue
-        reasons = "; ".join(f"{count} {why}" for why, count in found.original_calls.items())
+        reasons = "; ".join(f"{count} {why}" for why, count in patched_class.original_calls.items())
         rest = f"; by its own code {reasons}" if reasons else ""
-        lines.append(f"{name}: {found.calls} calls served{rest}")
+        lines.append(f"{name}: {patched_class.calls} calls served{rest}")
     return lines

@@ -22,8 +22,10 @@ def selftest() -> None:
     start = time.perf_counter()
     typer.echo("".join(f"{name!s:{WIDTH}}" for name in ("op", *targets)))
     outcomes = []
-    for op, found in groupby(suite.run(targets, suite.cases()), lambda outcome: outcome.case.op):
-        row = list(found)
+    for op, outcomes_of_op in groupby(
+        suite.run(targets, suite.cases()), lambda outcome: outcome.case.op
+    ):
+        row = list(outcomes_of_op)
         cells = [summary(one for one in row if one.target == target) for target in targets]
         typer.echo("".join(f"{cell:{WIDTH}}" for cell in (op, *cells)))
         outcomes += row

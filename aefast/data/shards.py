@@ -91,12 +91,12 @@ def _map(shard: Shard) -> np.memmap:
     """
     try:
         with open(shard.name, "rb") as stream:
-            found = os.fstat(stream.fileno())
-            if found.st_size < shard.version[0]:
+            status = os.fstat(stream.fileno())
+            if status.st_size < shard.version[0]:
                 raise DataError(
-                    f"{shard.name}: it was cut to {found.st_size} bytes while it was in use"
+                    f"{shard.name}: it was cut to {status.st_size} bytes while it was in use"
                 )
-            if _version(found) != shard.version:
+            if _version(status) != shard.version:
                 raise DataError(f"{shard.name}: it was changed while it was in use")
             return np.memmap(stream, shard.bits, "r", shard.offset, shard.shape)
     except FileNotFoundError as error:
@@ -137,9 +137,9 @@ class ShardRows:
         numbers = np.searchsorted(self.starts, rows, side="right") - 1
         samples = torch.empty(len(rows), self.shape[1], dtype=torch.float32, device="cpu")
         for number in np.unique(numbers):
-            places = np.flatnonzero(numbers == number)
-            shard = self.shards[number].take(rows[places] - self.starts[number])
-            samples[torch.from_numpy(places)] = shard
+            positions = np.flatnonzero(numbers == number)
+            shard = self.shards[number].take(rows[positions] - self.starts[number])
+            samples[torch.from_numpy(positions)] = shard
         return samples
 
 

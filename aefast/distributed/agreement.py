@@ -40,9 +40,9 @@ def agree(group: Group, facts: dict[str, Any]) -> None:
 def data_facts(data: Dataset | TensorRows) -> dict[str, Any]:
     """Of all the rows: each rank is given the whole data, and takes its own rows of it."""
     rows = torch.linspace(0, len(data) - 1, COMPARED_ROWS, dtype=torch.float64, device="cpu").long()
-    taken = data.take(rows).to("cpu", torch.float32)
-    checksum = zlib.crc32(taken.numpy().tobytes())
-    return {"data's shape": (len(data), taken.shape[1]), "data's checksum": checksum}
+    compared_rows = data.take(rows).to("cpu", torch.float32)
+    checksum = zlib.crc32(compared_rows.numpy().tobytes())
+    return {"data's shape": (len(data), compared_rows.shape[1]), "data's checksum": checksum}
 
 
 def check_batch_size(batch_size: int, group: Group, argument: str) -> None:
@@ -85,9 +85,11 @@ def start_alike(group: Group, model: Any, optimizer: torch.optim.Optimizer) -> N
     optimized = [parameter for each in optimizer.param_groups for parameter in each["params"]]
     states = [optimizer.state.get(parameter, {}) for parameter in optimized]
     names = [(number, *state) for number, state in enumerate(states) if state]
-    kept = [value for state in states for value in state.values() if isinstance(value, Tensor)]
-    agree(group, {"the optimizer's state": names, "the state's shapes": _shapes(kept)})
-    for tensor in (*tensors, *kept):
+    state_tensors = [
+        value for state in states for value in state.values() if isinstance(value, Tensor)
+    ]
+    agree(group, {"the optimizer's state": names, "the state's shapes": _shapes(state_tensors)})
+    for tensor in (*tensors, *state_tensors):
         group.copy_of_first(tensor)
 
 

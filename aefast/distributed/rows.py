@@ -49,11 +49,11 @@ class SpreadRows:
     def batch(self, order: Tensor) -> "SpreadRows":
         """The rows of these numbers, int64 ``[B]``, in their order."""
         if self.group.size == 1:
-            places = torch.arange(len(order), dtype=torch.int64, device="cpu")
-            return SpreadRows(self.group, self.own[order], places, len(order))
+            numbers = torch.arange(len(order), dtype=torch.int64, device="cpu")
+            return SpreadRows(self.group, self.own[order], numbers, len(order))
         first = int(self.numbers[0]) if len(self.numbers) else 0
-        places = ((order >= first) & (order < first + len(self.own))).nonzero().flatten()
-        return SpreadRows(self.group, self.own[order[places] - first], places, len(order))
+        numbers = ((order >= first) & (order < first + len(self.own))).nonzero().flatten()
+        return SpreadRows(self.group, self.own[order[numbers] - first], numbers, len(order))
 
     def take(self, numbers: Tensor) -> Tensor:
         """The rows of these numbers, int64 ``[K]``, on each rank: ``[K, D]``."""

@@ -116,9 +116,9 @@ class BernoulliRBM(FloatTransformer):
         for first in range(0, self.n_iter, at_once):
             iteration = min(first + at_once, self.n_iter)
             seeds = [random.child_seed(seed, epoch) for epoch in range(first, iteration)]
-            taken = 0
+            steps_done = 0
             for rows in self._pieces(X):
-                taken += steps.run(rows, self.batch_size, seeds, taken)
+                steps_done += steps.run(rows, self.batch_size, seeds, steps_done)
             if self.verbose:
                 score = float(np.mean(self._score(X, units=1, seed=iteration)))
                 end = time.time()

@@ -29,10 +29,10 @@ def public_functions() -> dict[str, Callable[..., Any]]:
 
 def result_types(functions: dict[str, Callable[..., Any]]) -> dict[str, type]:
     """The named tuples and other classes of this package that functions return, by name."""
-    found: dict[str, type] = {}
+    types: dict[str, type] = {}
     for function in functions.values():
         returned = function.__annotations__.get("return")
         for kind in (returned, *get_args(returned)):
             if isinstance(kind, type) and kind.__module__.startswith(f"{__name__}."):
-                found[kind.__name__] = kind
-    return found
+                types[kind.__name__] = kind
+    return types

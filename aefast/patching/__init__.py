@@ -161,9 +161,9 @@ def _state(package: str, public_name: str) -> Patched:
     if package not in _installed:
         missing = importlib.util.find_spec(package) is None
         return Patched(False, f"{package} is not {'installed' if missing else 'patched'}")
-    served = [one for one in _installed[package] if one.replacement.public_name == public_name]
+    installed = [one for one in _installed[package] if one.replacement.public_name == public_name]
     calls = Calls()
-    for one in served:
+    for one in installed:
         calls.served += one.calls.served
         calls.original.update(one.calls.original)
     return Patched(

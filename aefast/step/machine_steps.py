@@ -52,12 +52,12 @@ class PlainSteps:
         Raises:
             FloatingPointError: a step's gradient is not finite; the step is not taken.
         """
-        steps, taken = -(-len(rows) // batch_size), 0
-        while taken < steps * len(seeds):
-            epoch, step = divmod(taken, steps)
+        steps, steps_done = -(-len(rows) // batch_size), 0
+        while steps_done < steps * len(seeds):
+            epoch, step = divmod(steps_done, steps)
             place = rows, batch_size, seeds[epoch:], first_step, step
             # Of numbers so large that the loss is not finite the gradient may be.
-            taken += self._kernel(*place) or self._loop(*place)
+            steps_done += self._kernel(*place) or self._loop(*place)
         return steps
 
     def _kernel(

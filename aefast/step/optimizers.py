@@ -79,11 +79,11 @@ def _is_plain(state: dict[str, Any], parameter: Tensor, averages: Sequence[str])
     else:
         sizes["step"] = torch.Size()  # which the kernels count in place
     return all(
-        isinstance(kept := state.get(name), Tensor)
-        and kept.dtype == torch.float32
-        and (kept.device == parameter.device or (name == "step" and kept.is_cpu))
-        and kept.is_contiguous()
-        and kept.shape == size
+        isinstance(tensor := state.get(name), Tensor)
+        and tensor.dtype == torch.float32
+        and (tensor.device == parameter.device or (name == "step" and tensor.is_cpu))
+        and tensor.is_contiguous()
+        and tensor.shape == size
         for name, size in sizes.items()
     )
 

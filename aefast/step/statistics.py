@@ -66,12 +66,12 @@ class WithStatistics:
         return self.optimizer.numbers + self.statistics
 
     def updates(self) -> list[Any]:
-        found = self.optimizer.updates()
+        updates = self.optimizer.updates()
         for norm in self.norms:
             seen = int(norm.batches)
-            found.append(self._update(norm.mean, norm, seen, norm.batches.data_ptr()))
-            found.append(self._update(norm.variance, norm, seen, 0))
-        return found
+            updates.append(self._update(norm.mean, norm, seen, norm.batches.data_ptr()))
+            updates.append(self._update(norm.variance, norm, seen, 0))
+        return updates
 
     def advance(self, steps: int) -> None:
         self.optimizer.advance(steps)

@@ -44,12 +44,12 @@ class Stretch(NamedTuple):
         rows, steps_of_first = self._rows_of_first_epoch, self._steps_of_first_epoch
         if steps < steps_of_first:
             step = self.first_step + steps
-            taken = self._rows_before(step) - self._rows_before(self.first_step)
-            return self._replace(order=self.order[taken:], first_step=step)
+            rows_done = self._rows_before(step) - self._rows_before(self.first_step)
+            return self._replace(order=self.order[rows_done:], first_step=step)
         epochs, step = divmod(steps - steps_of_first, self.steps_per_epoch)
-        taken = rows + epochs * self.epoch_rows + self._rows_before(step)
+        rows_done = rows + epochs * self.epoch_rows + self._rows_before(step)
         return self._replace(
-            order=self.order[taken:], seeds=self.seeds[1 + epochs :], first_step=step
+            order=self.order[rows_done:], seeds=self.seeds[1 + epochs :], first_step=step
         )
 
     def epochs(self) -> Iterator[Sequence[Tensor]]:

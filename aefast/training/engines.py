@@ -206,7 +206,7 @@ class StepEngine:
         return losses
 
 
-class LoopSteps:
+class TrainingLoop:
     """The steps that one would write: a batch's loss, backward, and the optimizer's step."""
 
     name = "loop"
@@ -232,7 +232,7 @@ class LoopSteps:
         return value
 
 
-class LoopEngine(LoopSteps):
+class LoopEngine(TrainingLoop):
     """The ordinary loop over a dataset's minibatches.
 
     On a GPU no step waits for its loss, so that one that is not finite is noticed a little later.

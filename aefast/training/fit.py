@@ -29,7 +29,7 @@ from aefast.distributed.losses import check_micro_batches, check_model, check_pl
 from aefast.nn.step_plan import plan_of
 from aefast.ops.shared import checks
 from aefast.step.stretch import CHUNK_SECONDS, Stretch
-from aefast.training.engines import Engine, LoopSteps, basis_of, check_finite, choose
+from aefast.training.engines import Engine, TrainingLoop, basis_of, check_finite, choose
 from aefast.training.plain_model import PlainModel, plain_model
 
 LOOK_SECONDS = 0.25
@@ -204,7 +204,7 @@ def fit(
         return model.loss(x, seed=seed)
 
     if dataset is None:
-        steps = LoopSteps(model, optimizer, loss_of, "the batches come from a function")
+        steps = TrainingLoop(model, optimizer, loss_of, "the batches come from a function")
         run = _StreamRun(steps, data, group, callback)
     else:
         choice = _Choice(
@@ -353,7 +353,7 @@ class _Run:
 
     def __init__(
         self,
-        engine: Engine | LoopSteps,
+        engine: Engine | TrainingLoop,
         optimizer: torch.optim.Optimizer,
         group: Group,
         callback: Callable[[Look], Any] | None,
@@ -404,7 +404,7 @@ class _StreamRun(_Run):
 
     def __init__(
         self,
-        steps: LoopSteps,
+        steps: TrainingLoop,
         batches: Callable[[], Iterable[Tensor]],
         group: Group,
         callback: Callable[[Look], Any] | None,

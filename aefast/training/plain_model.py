@@ -87,15 +87,17 @@ def blocks_of(module: nn.Module) -> list[RecognizedBlock] | str:
     traced = trace(module)
     if isinstance(traced, str):
         return traced
-    found = [block for node in traced.graph.nodes if (block := block_of(node, module)) is not None]
-    by_output = {block.layer.nodes[-1]: block for block in found}
+    recognized = [
+        block for node in traced.graph.nodes if (block := block_of(node, module)) is not None
+    ]
+    by_output = {block.layer.nodes[-1]: block for block in recognized}
     output = next(node for node in traced.graph.nodes if node.op == "output")
     (node,) = output.args
     blocks: list[RecognizedBlock] = []
     while node in by_output and len(node.users) == 1:
         blocks.insert(0, by_output[node])
         node = by_output[node].layer.input
-    if not blocks or len(blocks) < len(found):
+    if not blocks or len(blocks) < len(recognized):
         return "the model is more than layers one after the other"
     if traced.inputs != 1 or not _is_input(node, module):
         return "the model does more than its layers do: noise, or operations between them"

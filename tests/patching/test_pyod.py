@@ -15,7 +15,7 @@ import aefast
 from aefast.ops.variational.eager import reparameterize
 from aefast.patching.pyod.variational import Variational
 from aefast.step import eager
-from aefast.training.engines import LoopSteps
+from aefast.training.engines import TrainingLoop
 from tests import fresh
 
 pytestmark = pytest.mark.slow
@@ -153,7 +153,7 @@ def test_whole_steps_are_taken(kind, options, X, monkeypatch):
     def refused(self, x, seed):
         raise AssertionError("the loop took a step")
 
-    monkeypatch.setattr(LoopSteps, "step", refused)
+    monkeypatch.setattr(TrainingLoop, "step", refused)
     with aefast.patch("pyod"):
         kind(**SMALL, **options).fit(X)
         assert calls(kind).original_calls == {}

@@ -104,8 +104,10 @@ def reason_against(compiled: Any, arguments: Sequence[str]) -> str | None:
 def parameter_bytes(ptx: str) -> list[int]:
     """The size of each parameter of the kernel."""
     entry = ptx[ptx.index(".entry") : ptx.index(")", ptx.index(".entry"))]
-    found = re.findall(r"\.param(?: \.align \d+)? \.[a-z](\d+)[^\n]*?(?:\[(\d+)\])?,?\n", entry)
-    return [int(bits) // 8 * int(count or 1) for bits, count in found]
+    parameters = re.findall(
+        r"\.param(?: \.align \d+)? \.[a-z](\d+)[^\n]*?(?:\[(\d+)\])?,?\n", entry
+    )
+    return [int(bits) // 8 * int(count or 1) for bits, count in parameters]
 
 
 def argument_bytes(arguments: Sequence[str]) -> list[int]:

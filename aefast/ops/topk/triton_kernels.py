@@ -49,10 +49,10 @@ def merge_kernel(
         bits = tl.where(value == 0.0, 0, bits)
         order = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
         order = tl.where(value != value, 0x7FFFFFFF, order).to(tl.int64)
-        found = (order << 32) + (0xFFFFFFFF - (first + column).to(tl.int64))
-        found = tl.where(column < width, found, least)
-        if tl.max(found, 0) > threshold:
-            both = tl.join(best, tl.topk(found, KEPT))
+        candidates = (order << 32) + (0xFFFFFFFF - (first + column).to(tl.int64))
+        candidates = tl.where(column < width, candidates, least)
+        if tl.max(candidates, 0) > threshold:
+            both = tl.join(best, tl.topk(candidates, KEPT))
             best = tl.topk(tl.reshape(both, [2 * KEPT]), KEPT)
             threshold = tl.min(best, 0)
     tl.store(slots, best)

@@ -90,9 +90,9 @@ def _train(model: Any, X: np.ndarray, rng: np.random.RandomState) -> tuple[Param
     for first in range(0, model.n_iter, at_once):
         iteration = min(first + at_once, model.n_iter)
         seeds = [random.child_seed(seed, epoch) for epoch in range(first, iteration)]
-        taken = steps.run(whole, batch_size, seeds)
+        steps_done = steps.run(whole, batch_size, seeds)
         if len(rest):
-            _last_step(rest, parameters, chain, rate, random.child_seed(seeds[0], taken))
+            _last_step(rest, parameters, chain, rate, random.child_seed(seeds[0], steps_done))
         if model.verbose:
             begin = _show(model, X, parameters, iteration, begin)
     machine = check_machine(chain, *parameters)
