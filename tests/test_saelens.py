@@ -90,6 +90,7 @@ def test_their_trainer_trains_it_and_what_it_saves_loads_as_topk(tmp_path):
             total_training_samples=64 * 60,
             train_batch_size_samples=64,
             lr=1e-2,
+            lr_end=1e-2,
             dead_feature_window=10,
         )
         SAETrainer(sae=sae, data_provider=batches(), cfg=config).fit()
