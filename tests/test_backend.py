@@ -317,14 +317,6 @@ def test_a_forked_child_of_a_process_with_threads_computes_the_same(name):
     program = """
         import os, torch, aefast
         from aefast.functional import corrupt, linear_act
-from aefast.nn import (
-    RBM,
-    TopKSparseAutoencoder,
-    annealed_importance_sampling,
-    dictionary,
-    exact_log_partition,
-    partition,
-)
         torch.set_num_threads(2)
         x, weight = torch.randn(600, 512), torch.randn(64, 512)
         parent = corrupt(x, "gaussian", 0.5, seed=1)
