@@ -1,4 +1,4 @@
-"""A sparse autoencoder over a language model's token embeddings: its latents are topics."""
+"""A sparse autoencoder over a language model's token embeddings: the tokens of its latents."""
 
 import importlib.util
 import json
@@ -14,7 +14,7 @@ import aefast
 from aefast.nn import TopKSparseAutoencoder
 from aefast.nn.initialization import initialized
 
-TITLE = "Latents of a language model's embeddings are topics"
+TITLE = "The tokens that excite latents of a language model's embeddings"
 SIZE = (11, 6.5)
 LATENTS, ACTIVE, EPOCHS = 1024, 16, 8
 TOKENS, SHOWN = 8, 20
