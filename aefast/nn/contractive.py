@@ -130,7 +130,14 @@ def jacobian_of_calls(encode: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
     Raises:
         TypeError: what it calls has no derivative, as quantized layers have none.
+        RuntimeError: under ``torch.export``, which records no backward pass.
     """
+    if torch.compiler.is_exporting():
+        raise RuntimeError(
+            "the penalty of an encoder whose layers are called, as torch.export with strict=False "
+            "and hooks have it, takes backward passes, which no export records; it takes "
+            "strict=True and plain layers"
+        )
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         rows = x if x.requires_grad else x.detach().requires_grad_()

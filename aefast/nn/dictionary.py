@@ -201,7 +201,8 @@ class SparseDictionary(HasSettings, Shardable):
         Raises:
             ValueError: a transcoder has no target, or it has another shape.
             RuntimeError: the dead latents' loss under ``torch.utils.checkpoint``, which would
-                compute it again, when others may be dead.
+                compute it again, when others may be dead; in training under ``torch.func.vmap``,
+                for there is one count of a latent's rows.
         """
         check_replica(self)
         check_draw(seed, generator, row_offset)
@@ -210,6 +211,11 @@ class SparseDictionary(HasSettings, Shardable):
             raise RuntimeError(
                 "the dead latents are counted with each loss, which torch.utils.checkpoint would "
                 "compute twice; it takes aux_k=0"
+            )
+        if counts and dispatch.is_vmapped():
+            raise RuntimeError(
+                "the loss counts the rows since each latent was active, which torch.func.vmap "
+                "cannot; it takes model.eval()"
             )
         loss, code, residual = self._objective(x, self._checked_target(x, target))
         if counts and not dispatch.is_recomputed():

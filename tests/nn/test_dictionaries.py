@@ -386,3 +386,20 @@ def test_dead_latents_learn_in_a_compiled_loss():
     torch.testing.assert_close(compiled, loss)
     found = torch.autograd.grad(compiled, model.decoder_weight)[0]
     torch.testing.assert_close(found, gradient)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_under_vmap_the_loss_is_that_of_each_or_a_refusal(name):
+    torch.manual_seed(0)
+    model, x = MODELS[name](), torch.randn(3, 4, D)
+    with pytest.raises(RuntimeError, match=r"torch\.func\.vmap cannot; it takes model\.eval\(\)"):
+        torch.vmap(model.loss)(x)
+    model.eval()
+    if isinstance(model, BatchTopKSparseAutoencoder):
+        with pytest.raises(RuntimeError, match="it takes neither a meta tensor"):
+            torch.vmap(model.loss)(x)
+        with pytest.raises(RuntimeError, match="it takes neither a meta tensor"):
+            copy.deepcopy(model).to("meta")(x.to("meta"))
+    else:
+        each = torch.stack([model.loss(rows) for rows in x])
+        torch.testing.assert_close(torch.vmap(model.loss)(x), each)

@@ -10,7 +10,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import aefast.functional as F
 from aefast import use_backend
-from aefast.nn import Autoencoder, TopKSparseAutoencoder, VariationalAutoencoder
+from aefast.nn import (
+    Autoencoder,
+    ContractiveAutoencoder,
+    LossModule,
+    TopKSparseAutoencoder,
+    VariationalAutoencoder,
+)
 
 WEIGHT, BIAS = torch.linspace(-1, 1, 20).reshape(5, 4), torch.linspace(-0.5, 0.5, 5)
 LOG_VAR = torch.linspace(-1, 1, 4)
@@ -145,6 +151,13 @@ def test_a_profiler_shows_a_range_of_the_ops_name(request, op):
         op(data(6))
     name = request.node.callspec.params["op"].split()[0]
     assert f"aefast::{name}" in {event.key for event in profiler.key_averages()}
+
+
+def test_an_export_that_calls_the_encoder_refuses_its_jacobian():
+    model = LossModule(ContractiveAutoencoder(4, 3))
+    torch.export.export(model, (data(6),), strict=True)
+    with pytest.raises(RuntimeError, match="no export records; it takes strict=True and plain lay"):
+        torch.export.export(model, (data(6),), strict=False)
 
 
 def test_an_export_under_the_eager_backend_runs_without_aefast():

@@ -46,6 +46,11 @@ def encode(
         if dispatch.is_defined_in_trace(x):
             return eager.batch_topk_encode(*arguments)[:2]
         return torch.ops.aefast.batch_topk_encode(*arguments)[:2]
+    if x.is_meta or dispatch.is_vmapped():
+        raise RuntimeError(
+            "how wide a batch's code is depends on x's values: it takes neither a meta tensor nor "
+            "torch.func.vmap"
+        )
     name = backend.select(x.device, x.dtype)
     if name == "eager" or 0 in (x.numel(), weight.numel()) or dispatch.is_transformed(x):
         return eager.batch_topk_encode(*arguments)[:2]
