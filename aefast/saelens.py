@@ -117,7 +117,14 @@ def _sparse(values: Tensor, latents: Tensor, count: int) -> Tensor:
     shape = (*values.shape[:-1], count)
     leading = torch.ones_like(latents).nonzero().t()[:-1]
     indices = torch.cat([leading, latents.reshape(1, -1)])
-    return torch.sparse_coo_tensor(indices, values.reshape(-1), shape, check_invariants=False)
+    return torch.sparse_coo_tensor(
+        indices,
+        values.reshape(-1),
+        shape,
+        dtype=values.dtype,
+        device=values.device,
+        check_invariants=False,
+    )
 
 
 register_sae_class(ARCHITECTURE, TopKSAE, TopKSAEConfig)

@@ -173,7 +173,7 @@ def test_the_suite_has_a_file_for_every_op() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("bench", "fft"), "OP is 'fft'; it takes one of accelerate, cases, contractive, corrupt"),
+        (("bench", "fft"), "OP is 'fft'; it takes one of accelerate, allocator, cases, contr"),
         (("bench", "--device", "tpu"), "--device is 'tpu'; it takes one of cpu, cuda"),
         (("bench", "--json", "nowhere/result.json"), "--json is 'nowhere/result.json'"),
         (("bench", "rbm", "fft"), "OP is 'fft'; it takes one of "),

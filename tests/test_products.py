@@ -35,10 +35,12 @@ def adders(place):
     machine = Machine(torch.ones(1, 1, device=place), None, None, None)
     settings = ChainSettings(1, None, None, False, 0, 0)
     gibbs = backend.implementation("rbm", name).primitives(machine, settings)
+    reconstruction = backend.implementation("reconstruction", name)
+    arguments = (place,) if name == "triton" else ()
     clamped = settings._replace(clamp_mask=torch.ones(1, 1, dtype=torch.bool, device=place))
     return {
         "jacobian": backend.implementation("contractive", name).primitives().add_product,
-        "reconstruction": backend.implementation("reconstruction", name)._Primitives().add_product,
+        "reconstruction": reconstruction._Primitives(*arguments).add_product,
         "gibbs": lambda left, right, total: gibbs.add_product(left, gibbs.states(right), total),
         "clamped gibbs": backend.implementation("rbm", name)
         .primitives(machine, clamped)
