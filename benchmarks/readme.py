@@ -41,6 +41,8 @@ MODELS = ("plain", "denoising", "contractive", "sparse", "stochastic", "variatio
 BOTH = r"fwd\+bwd"
 LAYERS, CHAINS = "layers and losses with their gradients", "Gibbs chains and their updates"
 PENALTIES, PRODUCTS = "a code's divergences and penalties", "products in bfloat16"
+DICTIONARIES = "sparse autoencoders over many latents"
+YOURS, PATCHED = "your model under `aefast.accelerate`", "peers under `aefast.patch`"
 ROWS = [
     Row("whole training by `aefast.fit`", "`aefast.fit`", "fit", "|".join(MODELS)),
     Row("whole training by `aefast.fit`", "`aefast.fit` of an RBM", "fit", "rbm"),
@@ -95,6 +97,14 @@ ROWS = [
         ".*lasso_cd, jobs: 1",
     ),
     Row(
+        DICTIONARIES,
+        "a top-k dictionary's loss, gradients and Adam, against dense codes",
+        "topk",
+        "step against dense.*",
+    ),
+    Row(DICTIONARIES, "the same, against `embedding_bag`", "topk", "step against embedding_bag.*"),
+    Row(DICTIONARIES, "`topk_encode`, against `topk` of all", "topk", "topk_encode.*"),
+    Row(
         "a Gaussian code's samples",
         "`reparameterize` and its gradients",
         "gaussian",
@@ -104,6 +114,13 @@ ROWS = [
     Row(PENALTIES, "`kl_sparsity` and its gradients", "sparsity", "kl .*"),
     Row(PENALTIES, "`l1_sparsity` and its gradients", "sparsity", "l1 .*"),
     Row(PENALTIES, "`soft_threshold`", "soft_threshold", ".*"),
+    Row(YOURS, "the loop of one's own, a step", "accelerate", ".*the loop's step.*"),
+    Row(YOURS, "`aefast.fit` in the loop's place", "accelerate", "aefast.fit.*"),
+    Row(PATCHED, "scikit-learn's BernoulliRBM", "patch", "BernoulliRBM.*"),
+    Row(PATCHED, "its PCA and FactorAnalysis", "patch", "(PCA|FactorAnalysis).*"),
+    Row(PATCHED, "its MiniBatchDictionaryLearning", "patch", "MiniBatch.*"),
+    Row(PATCHED, "pyod's AutoEncoder and VAE", "patch", "pyod.*"),
+    Row(PATCHED, "rbms, persistent chains", "patch", "rbms.*"),
     Row(
         "`aefast train`",
         "`aefast train`, against a script with a DataLoader",
