@@ -18,7 +18,7 @@ from aefast.ops.shared.autograd import KernelFunction, connected
 from aefast.ops.shared.product_routes import outpaces_vendor
 from aefast.step.loss import MOST_PRODUCTS
 from aefast.step.plan import PlannedLayer
-from aefast.torch_private import is_autocast_enabled_anywhere, is_zero_tensor
+from aefast.torch_private import is_autocast_enabled_anywhere
 
 
 class Slot(NamedTuple):
@@ -89,9 +89,11 @@ class Stack:
                 return "a parameter is not float32 on the CPU"
             if parameter.shape != shape or not parameter.is_contiguous():
                 return "a parameter has another layout than it had"
+            if not parameter.data_ptr():
+                return "a parameter has no memory: its storage was freed"
         if x.dim() < 1 or x.shape[-1] != self.layers[0].inputs or not x.numel():
             return NO_ROWS
-        if x.is_neg() or is_zero_tensor(x):
+        if x.is_neg() or not x.data_ptr():
             return "x is a negative view, or has no memory"
         if backend.select(x.device, x.dtype) != "cpp":
             return "the C++ kernels do not serve here"

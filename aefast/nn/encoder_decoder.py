@@ -126,7 +126,9 @@ class EncoderDecoder(HasSettings, Shardable):
         if not self.tied:
             return True
         pairs = zip(self.decoder, reversed(self.encoder), strict=True)
-        return all(layer.mirrors(above) for layer, above in pairs)
+        return all(
+            isinstance(layer, TiedLinearAct) and layer.mirrors(above) for layer, above in pairs
+        )
 
     def _run(self, part: Layers, x: Tensor) -> Tensor:
         if has_hooks(part) or "forward" in part.__dict__:

@@ -16,8 +16,20 @@ from aefast.own_draws import OwnDraws
 Built = TypeVar("Built", bound=nn.Module)
 
 
+# What takes torch's default dtype where none is named.
+_ALLOCATIONS = (torch.ops.aten.empty, torch.ops.aten.zeros, torch.ops.aten.ones)
+
+
 class _Float32Draws(OwnDraws):
-    """Of draws in place, in float32, so that they are the same under every default dtype."""
+    """Of parameters and draws in float32, so that they are the same under every default dtype."""
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, arguments: Any = (), options: Any = None
+    ) -> Any:
+        options = options or {}
+        if function.overloadpacket in _ALLOCATIONS and options.get("dtype") is None:
+            options = {**options, "dtype": torch.float32}
+        return super().__torch_dispatch__(function, types, arguments, options)
 
     def draw(self, function: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
         target, *distribution = arguments

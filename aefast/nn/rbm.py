@@ -294,6 +294,7 @@ class RBM(HasSettings, Shardable):
 
         Raises:
             FloatingPointError: a parameter is infinite or NaN; the message names it and the step.
+            ValueError: the storage of one was freed.
         """
         if dispatch.is_traced(*self.parameters()) or dispatch.is_in_functorch():
             return
@@ -301,6 +302,8 @@ class RBM(HasSettings, Shardable):
             return
         if is_captured(self.weight.device):
             return
+        for name, parameter in self.named_parameters():
+            dispatch.materialize(parameter, name)
         # A sum is not finite where an element is not: one pass, no mask, and one wait for a GPU.
         if torch.stack([parameter.sum() for parameter in self.parameters()]).isfinite().all():
             return
@@ -430,6 +433,7 @@ class RBM(HasSettings, Shardable):
         :func:`aefast.nn.annealed_importance_sampling` as its ``estimate``.
         """
         log_partition = checks.check_number(log_partition, "log_partition")
+        check_states(visible, "visible", self.visible_kind)
         return floored(-self.free_energy(visible) - log_partition)
 
     def _random_states(self, count: int, seed: int | None = None) -> Tensor:

@@ -55,6 +55,8 @@ def refusal(plan: Plan, parameters: Sequence[Tensor], x: Tensor) -> str | None:
             return "a parameter is not float32 on the CPU"
         if not parameter.is_contiguous() or parameter.is_neg():
             return "a parameter is not contiguous, or a negative view"
+    if not all(tensor.data_ptr() for tensor in (x, *parameters)):
+        return "x or a parameter has no memory: its storage was freed"
     if not _outpaces_torch(plan, len(x)):
         return "the vendor's products are faster on this processor"
     return None

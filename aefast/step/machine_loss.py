@@ -32,15 +32,19 @@ def refusal(
         return "x requires a gradient"
     if x.dim() != 2 or x.shape[1] != plan.visible or x.stride(1) != 1 or not len(x):
         return "x is no dense matrix [B, D] of one row or more"
+    if not x.data_ptr():
+        return "x has no memory: its storage was freed"
     if not all(map(_is_plain, parameters)):
-        return "a parameter is not float32 on the CPU, or not contiguous"
+        return "a parameter is not float32 on the CPU, not contiguous, or without memory"
     if chain is not None and not (_is_plain(chain) and chain.dim() == 2 and len(chain)):
         return "the chains are not float32 on the CPU, or not contiguous"
     return None
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    return tensor.dtype == torch.float32 and tensor.device.type == "cpu" and tensor.is_contiguous()
+    if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
+        return False
+    return tensor.is_contiguous() and tensor.data_ptr() != 0  # 0 where its storage was freed
 
 
 def _takes_matrix_units() -> bool:

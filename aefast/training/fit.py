@@ -27,7 +27,7 @@ from aefast.distributed.group import Group, current, group_of
 from aefast.distributed.interrupts import noted_interrupts
 from aefast.distributed.losses import check_micro_batches, check_model, check_plain_model
 from aefast.nn.step_plan import plan_of
-from aefast.ops.shared import checks
+from aefast.ops.shared import checks, dispatch
 from aefast.step.stretch import CHUNK_SECONDS, Stretch
 from aefast.training.engines import Engine, TrainingLoop, basis_of, check_finite, choose
 from aefast.training.plain_model import PlainModel, plain_model
@@ -527,6 +527,8 @@ def rows_of(data: Any, argument: str, model: nn.Module) -> Dataset | TensorRows:
         if data.layout != torch.strided or data.is_quantized or data.is_meta:
             raise TypeError(f"{argument} is a {_kind(data)} tensor; it takes a dense one")
         data = data.detach()
+        if data.numel():
+            data = dispatch.materialize(data, argument)
         if data.is_floating_point() and data.dim() > 1 and data.numel() and not _is_plain(model):
             return TensorRows(data.reshape(len(data), -1))
         data = (data.float() if data.is_floating_point() else data).cpu().numpy()

@@ -47,10 +47,11 @@ def test_torchs_own_generator_is_neither_read_nor_written(make):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 @every_module
-def test_torchs_defaults_change_nothing(make):
+def test_torchs_defaults_change_nothing(make, dtype):
     expected = initialized(make, 3)
-    torch.set_default_dtype(torch.float64)
+    torch.set_default_dtype(dtype)
     torch.set_default_device("meta")
     try:
         found = initialized(make, 3)

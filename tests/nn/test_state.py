@@ -13,6 +13,7 @@ from torch.nn.utils import weight_norm as weight_norm_by_hook
 from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
+from aefast import fit
 from aefast.backend import use_backend
 from aefast.nn import (
     RBM,
@@ -398,3 +399,21 @@ def test_unrolling_draws_nothing():
     before = torch.get_rng_state()
     stack.unroll()
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("make", [lambda: Autoencoder(6, 3), lambda: RBM(6, 3)], ids=["ae", "rbm"])
+def test_a_loss_and_a_training_refuse_freed_memory(make):
+    """As ``torch.nn.functional.linear`` does, where a sharding library frees a parameter."""
+    freed = torch.rand(8, 6)
+    freed.untyped_storage().resize_(0)
+    model = make()
+    with pytest.raises((ValueError, RuntimeError), match=r"memory|allocated"):
+        model.loss(freed)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with pytest.raises(ValueError, match="data has no memory"):
+        fit(model, freed, optimizer)
+    next(model.parameters()).untyped_storage().resize_(0)
+    with pytest.raises((ValueError, RuntimeError), match=r"memory|setStorage"):
+        model.loss(torch.rand(8, 6))
+    with pytest.raises((ValueError, RuntimeError), match=r"memory|setStorage"):
+        fit(model, torch.rand(8, 6), optimizer)
