@@ -21,7 +21,7 @@ _ALLOCATIONS = (torch.ops.aten.empty, torch.ops.aten.zeros, torch.ops.aten.ones)
 
 
 class _Float32Draws(OwnDraws):
-    """Of parameters and draws in float32, so that they are the same under every default dtype."""
+    """Of parameters in float32, so that they are the same under every default dtype."""
 
     def __torch_dispatch__(
         self, function: Any, types: Any, arguments: Any = (), options: Any = None
@@ -30,11 +30,6 @@ class _Float32Draws(OwnDraws):
         if function.overloadpacket in _ALLOCATIONS and options.get("dtype") is None:
             options = {**options, "dtype": torch.float32}
         return super().__torch_dispatch__(function, types, arguments, options)
-
-    def draw(self, function: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        target, *distribution = arguments
-        drawn = target.float() if target.is_floating_point() else target
-        return target.copy_(function(drawn, *distribution, generator=self.generator))
 
 
 def initialized(make: Callable[[], Built], seed: int) -> Built:

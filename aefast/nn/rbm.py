@@ -433,6 +433,7 @@ class RBM(HasSettings, Shardable):
         :func:`aefast.nn.annealed_importance_sampling` as its ``estimate``.
         """
         log_partition = checks.check_number(log_partition, "log_partition")
+        checks.check_tensor(visible, "visible")
         check_states(visible, "visible", self.visible_kind)
         return floored(-self.free_energy(visible) - log_partition)
 

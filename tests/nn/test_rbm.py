@@ -344,3 +344,15 @@ WRONG = [
 def test_wrong_arguments(call, error, message):
     with pytest.raises(error, match=f"^{message}"):
         call()
+
+
+@pytest.mark.parametrize(
+    ("visible", "error", "message"),
+    [
+        ([0.0], TypeError, "visible is a list"),
+        (torch.full((1, 6), 255.0), ValueError, "visible holds 255"),
+    ],
+)
+def test_a_likelihood_takes_a_tensor_of_numbers_that_the_units_have(visible, error, message):
+    with pytest.raises(error, match=f"^{message}"):
+        RBM(6, 4).log_likelihood(visible, 0.0)
