@@ -18,7 +18,7 @@ pytestmark = pytest.mark.allocator_as_it_comes
 
 
 @pytest.mark.parametrize("device", ["cpu"])
-@pytest.mark.parametrize("measured", ["fit", "step"])
+@pytest.mark.parametrize("measured", bench_step.CASES)
 @bench_step.each_model(LARGE_TENSORS)
 def test_model(
     compare: Callable[[Case], None],
@@ -27,8 +27,7 @@ def test_model(
     measured: str,
     device: str,
 ) -> None:
-    make = {"fit": bench_step.fit_case, "step": bench_step.step_case}[measured]
-    compare(as_it_comes(make(kind, shape)))
+    compare(as_it_comes(bench_step.CASES[measured](kind, shape)))
 
 
 @pytest.mark.parametrize("device", ["cpu"])

@@ -288,6 +288,9 @@ def step_case(kind: Kind, shape: Shape) -> Case:
     )
 
 
+CASES = {"fit": fit_case, "step": step_case}
+
+
 def check_fit(model: nn.Module, shape: Shape, kind: Kind) -> None:
     """Two steps of fit are two of the ordinary loop's, by the definitions."""
     data = rows_of(2 * shape.batch, shape, kind)

@@ -40,7 +40,7 @@ OPS = ("corrupt", "linear_act", "reconstruction", "contractive", "gibbs")
 
 
 @pytest.mark.parametrize("device", ["cpu"])
-@pytest.mark.parametrize("measured", ["fit", "step"])
+@pytest.mark.parametrize("measured", bench_step.CASES)
 @bench_step.each_model(ONE_THREAD)
 def test_model(
     compare: Callable[[Case], None],
@@ -49,8 +49,7 @@ def test_model(
     measured: str,
     device: str,
 ) -> None:
-    make = {"fit": bench_step.fit_case, "step": bench_step.step_case}[measured]
-    compare(on_one_thread(make(kind, shape)))
+    compare(on_one_thread(bench_step.CASES[measured](kind, shape)))
 
 
 @pytest.mark.parametrize("device", ["cpu"])

@@ -77,9 +77,9 @@ def examine(model: TopKSparseAutoencoder, rows: Tensor, names: list[str]) -> Mea
     unexplained = (model.decode(code) - rows).square().sum() / centered.square().sum()
     strongest = code.topk(TOKENS, dim=0).indices.t()
     directions = F.normalize(centered, dim=1)
-    alike = mean_cosine(directions[strongest])
-    alike = alike[(code > 0).sum(0) >= TOKENS]
-    best = mean_cosine(directions[strongest]).topk(SHOWN)
+    cosines = mean_cosine(directions[strongest])
+    alike = cosines[(code > 0).sum(0) >= TOKENS]
+    best = cosines.topk(SHOWN)
     shown = [
         (cosine, [names[token] for token in strongest[latent].tolist()])
         for cosine, latent in zip(best.values.tolist(), best.indices.tolist(), strict=True)

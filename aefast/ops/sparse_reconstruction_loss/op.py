@@ -60,16 +60,12 @@ def _of_rows(*inputs: Any) -> Loss:
         if dispatch.is_defined_in_trace(inputs[0]):
             return _definition(*inputs)
         return torch.ops.aefast.sparse_reconstruction_loss(*inputs)[:2]
-    if _serves_definition(tensors) or any(map(dispatch.is_transformed, tensors)):
+    chosen = backend.select(inputs[0].device, inputs[0].dtype)
+    if products.serves_definition(chosen, tensors) or any(map(dispatch.is_transformed, tensors)):
         return _definition(*inputs)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         return _SparseReconstructionLoss.apply(*inputs)[:2]
     return _run(*inputs)[:2]
-
-
-def _serves_definition(tensors: list[Tensor]) -> bool:
-    chosen = backend.select(tensors[0].device, tensors[0].dtype)
-    return products.serves_definition(chosen, tensors)
 
 
 def _definition(*inputs: Any) -> Loss:
@@ -79,16 +75,8 @@ def _definition(*inputs: Any) -> Loss:
 
 def _run(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
     """The loss, the residual and the slopes."""
-    values = inputs[0]
-    if _serves_definition([tensor for tensor in inputs if tensor is not None]):
-        total, residual, slopes = eager.sparse_reconstruction_loss(*inputs)
-    else:
-        kernels = backend.implementation(
-            "sparse_reconstruction_loss", backend.select(values.device, values.dtype)
-        )
-        total, residual, slopes = kernels.sparse_reconstruction_loss(
-            *(None if t is None else dispatch.materialize(t, "a tensor") for t in inputs)
-        )
+    values, name = inputs[0], "sparse_reconstruction_loss"
+    total, residual, slopes = products.run_kernel(name, *inputs, op=name)
     return (total / residual.numel()).to(values.dtype), residual, slopes
 
 

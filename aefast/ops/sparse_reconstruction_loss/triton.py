@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from aefast.ops.shared.triton import TYPE_NAMES, Variant, cdiv, device_of
-
-COLUMNS = 512  # what a program holds of a row of latents
+from aefast.ops.topk import triton as topk
+from aefast.ops.topk.triton import COLUMNS
 
 
 @cache
@@ -30,23 +30,10 @@ def _compare_variant(dtype: torch.dtype) -> Variant:
     return Variant(kernel, types, {"COLUMNS": COLUMNS}, 4)
 
 
-@cache
-def _sample_variant(dtype: torch.dtype) -> Variant:
-    types = {
-        "left_pointer": "*fp32",
-        "weight_pointer": f"*{TYPE_NAMES[dtype]}",
-        "indices_pointer": "*i64",
-        "products_pointer": "*fp32",
-    }
-    return Variant("topk.triton_kernels.sample_kernel", types, {"COLUMNS": COLUMNS}, 4)
-
-
 def variants(generation: int) -> Iterator[Variant]:
     """Every cubin that the op launches beside topk's; the same on all generations."""
     for dtype in TYPE_NAMES:
         yield _compare_variant(dtype)
-        if dtype != torch.float32:
-            yield _sample_variant(dtype)
 
 
 def sparse_reconstruction_loss(
@@ -59,7 +46,6 @@ def sparse_reconstruction_loss(
     blocks = cdiv(columns, COLUMNS)
     residual = values.new_empty(target.shape, dtype=torch.float32)
     squares = values.new_empty(rows * blocks, dtype=torch.float32)
-    slopes = values.new_empty(values.shape, dtype=torch.float32)
     with device_of(values):
         _compare_variant(values.dtype).launch(
             rows * blocks,
@@ -75,14 +61,5 @@ def sparse_reconstruction_loss(
             columns=columns,
             blocks=blocks,
         )
-        _sample_variant(values.dtype).launch(
-            indices.numel(),
-            left_pointer=residual,
-            weight_pointer=weight,
-            indices_pointer=indices,
-            products_pointer=slopes,
-            active=active,
-            latents=weight.shape[0],
-            columns=columns,
-        )
+    slopes = topk.sampled_product(residual, weight, indices)
     return squares.sum(), residual, slopes

@@ -4,6 +4,8 @@
 import triton
 import triton.language as tl
 
+from aefast.ops.topk.triton_kernels import decoded
+
 INTEGERS = ["active", "latents", "columns", "blocks"]
 POINTERS = [
     "values_pointer",
@@ -37,14 +39,10 @@ def compare_kernel(
     row = program // blocks
     column = (program - row * blocks) * COLUMNS + tl.arange(0, COLUMNS)
     mask = column < columns
-    total = tl.zeros((COLUMNS,), tl.float32)
-    for i in range(active):
-        latent = tl.load(indices_pointer + row * active + i)
-        value = tl.load(values_pointer + row * active + i).to(tl.float32)
-        inside = (latent >= 0) & (latent < latents)
-        source = tl.load(weight_pointer + latent * columns + column, mask=mask & inside, other=0.0)
-        total += value * source.to(tl.float32)
-    total += tl.load(bias_pointer + column, mask=mask, other=0.0).to(tl.float32)
+    total = decoded(
+        values_pointer, indices_pointer, weight_pointer, bias_pointer, row, column, mask,
+        active, latents, columns, COLUMNS,
+    )  # fmt: skip
     place = row * columns + column
     total -= tl.load(target_pointer + place, mask=mask, other=0.0).to(tl.float32)
     tl.store(residual_pointer + place, total, mask=mask)

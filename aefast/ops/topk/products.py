@@ -61,13 +61,13 @@ def serves_definition(chosen: str, tensors: list[Tensor]) -> bool:
     return chosen == "eager" or any(tensor.numel() == 0 for tensor in tensors)
 
 
-def run_kernel(name: str, *arguments: Any) -> Any:
+def run_kernel(name: str, *arguments: Any, op: str = "topk") -> Any:
     """The backend's function of this name, or the definition where no kernel serves."""
     tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
     chosen = backend.select(tensors[0].device, tensors[0].dtype)
     if serves_definition(chosen, tensors):
-        return getattr(eager, name)(*arguments)
-    kernels = backend.implementation("topk", chosen)
+        return getattr(backend.implementation(op, "eager"), name)(*arguments)
+    kernels = backend.implementation(op, chosen)
     return getattr(kernels, name)(
         *(dispatch.materialize(a, name) if isinstance(a, Tensor) else a for a in arguments)
     )

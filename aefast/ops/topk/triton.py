@@ -42,12 +42,6 @@ def _product_variant(kernel: str, dtype: torch.dtype) -> Variant:
             "bias_pointer": kind,
             "output_pointer": kind,
         },
-        "sample_kernel": {
-            "left_pointer": kind,
-            "weight_pointer": kind,
-            "indices_pointer": "*i64",
-            "products_pointer": kind,
-        },
         "sums_kernel": {
             "values_pointer": kind,
             "order_pointer": "*i64",
@@ -60,13 +54,27 @@ def _product_variant(kernel: str, dtype: torch.dtype) -> Variant:
     return _variant(kernel, types[kernel], {"COLUMNS": COLUMNS}, 4)
 
 
+@cache
+def _sample_variant(dtype: torch.dtype, weight_dtype: torch.dtype) -> Variant:
+    kind = f"*{TYPE_NAMES[dtype]}"
+    types = {
+        "left_pointer": kind,
+        "weight_pointer": f"*{TYPE_NAMES[weight_dtype]}",
+        "indices_pointer": "*i64",
+        "products_pointer": kind,
+    }
+    return _variant("sample_kernel", types, {"COLUMNS": COLUMNS}, 4)
+
+
 def variants(generation: int) -> Iterator[Variant]:
     """Every cubin but the products', which are triton_gemm's; the same on all generations."""
     for capacity in KEPT:
         yield _merge_variant(capacity)
     for dtype in TYPE_NAMES:
-        for kernel in ("decode_kernel", "sample_kernel", "sums_kernel"):
+        for kernel in ("decode_kernel", "sums_kernel"):
             yield _product_variant(kernel, dtype)
+        for left in dict.fromkeys((dtype, torch.float32)):
+            yield _sample_variant(left, dtype)
 
 
 def topk_encode(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
@@ -133,10 +141,11 @@ def sparse_decode(values: Tensor, indices: Tensor, weight: Tensor, bias: Tensor 
 
 
 def sampled_product(left: Tensor, weight: Tensor, indices: Tensor) -> Tensor:
+    """In left's dtype: weight's, or float32."""
     left, weight, indices = left.contiguous(), weight.contiguous(), indices.contiguous()
     products = left.new_empty(indices.shape)
     with device_of(left):
-        _product_variant("sample_kernel", left.dtype).launch(
+        _sample_variant(left.dtype, weight.dtype).launch(
             indices.numel(),
             left_pointer=left,
             weight_pointer=weight,

@@ -58,6 +58,32 @@ def merge_kernel(
     tl.store(slots, best)
 
 
+@triton.jit
+def decoded(
+    values_pointer,  # [rows, active]
+    indices_pointer,  # int64 [rows, active]
+    weight_pointer,  # [latents, columns]
+    bias_pointer,  # [columns]
+    row,
+    column,  # [COLUMNS]
+    mask,
+    active,
+    latents,
+    columns,
+    COLUMNS: tl.constexpr,
+):
+    """Of a row's reconstruction some columns: its latents, each times its value, and the bias."""
+    total = tl.zeros((COLUMNS,), tl.float32)
+    for i in range(active):
+        latent = tl.load(indices_pointer + row * active + i)
+        value = tl.load(values_pointer + row * active + i).to(tl.float32)
+        inside = (latent >= 0) & (latent < latents)
+        source = tl.load(weight_pointer + latent * columns + column, mask=mask & inside, other=0.0)
+        total += value * source.to(tl.float32)
+    total += tl.load(bias_pointer + column, mask=mask, other=0.0).to(tl.float32)
+    return total
+
+
 @triton.jit(do_not_specialize=INTEGERS, do_not_specialize_on_alignment=POINTERS)
 def decode_kernel(
     values_pointer,  # [rows, active]
@@ -76,14 +102,10 @@ def decode_kernel(
     row = program // blocks
     column = (program - row * blocks) * COLUMNS + tl.arange(0, COLUMNS)
     mask = column < columns
-    total = tl.zeros((COLUMNS,), tl.float32)
-    for i in range(active):
-        latent = tl.load(indices_pointer + row * active + i)
-        value = tl.load(values_pointer + row * active + i).to(tl.float32)
-        inside = (latent >= 0) & (latent < latents)
-        source = tl.load(weight_pointer + latent * columns + column, mask=mask & inside, other=0.0)
-        total += value * source.to(tl.float32)
-    total += tl.load(bias_pointer + column, mask=mask, other=0.0).to(tl.float32)
+    total = decoded(
+        values_pointer, indices_pointer, weight_pointer, bias_pointer, row, column, mask,
+        active, latents, columns, COLUMNS,
+    )  # fmt: skip
     kind = output_pointer.dtype.element_ty
     tl.store(output_pointer + row * columns + column, round_to(total, kind), mask=mask)
 

@@ -10,7 +10,7 @@ namespace aefast {
 
 // residual [rows, columns] = bias + the sum over a row's latents of value * weight[latent] -
 // target; squares [rows] its squared norms; slopes [rows, k] its products with the weight's rows
-// that the code names. Residual and slopes may be null, bias too.
+// that the code names. bias may be null.
 struct SparseReconstructionArguments {
     SparseCode code;
     const float* weight;
