@@ -30,6 +30,7 @@ from aefast.estimators.conversion import (
     ROWS_AT_ONCE,
     FloatTransformer,
     RandomState,
+    all_or_nothing,
     as_tensor,
     check_codes,
     check_unit_interval,
@@ -123,14 +124,15 @@ class BaseAutoencoder(FloatTransformer):
         Raises:
             TypeError, ValueError, FloatingPointError: as :meth:`fit`.
         """
-        self._check_parameters()
-        goes_on = self.__sklearn_is_fitted__()
-        X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=not goes_on)
-        self._prepare(X, goes_on)
-        rows = as_tensor(X)
-        seed = int(self._random_state.randint(LARGEST_SEED))
-        self._take(rows, Stretch(in_order(len(rows)), len(rows), len(rows), [seed]))
-        return self
+        with all_or_nothing(self):
+            self._check_parameters()
+            goes_on = self.__sklearn_is_fitted__()
+            X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=not goes_on)
+            self._prepare(X, goes_on)
+            rows = as_tensor(X)
+            seed = int(self._random_state.randint(LARGEST_SEED))
+            self._take(rows, Stretch(in_order(len(rows)), len(rows), len(rows), [seed]))
+            return self
 
     @in_a_mode_of_its_own
     def transform(self, X: Any) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The restricted Boltzmann machine as a scikit-learn transformer."""
 
 import time
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,10 +19,11 @@ from aefast.estimators.conversion import (
     ROWS_AT_ONCE,
     FloatTransformer,
     RandomState,
+    all_or_nothing,
     as_tensor,
     in_a_mode_of_its_own,
+    outside_unit_interval,
     row_pieces,
-    warn_of_range,
     without_nan,
 )
 from aefast.functional import linear_act
@@ -71,6 +73,9 @@ class BernoulliRBM(FloatTransformer):
     (4, 2)
     """
 
+    # Whether the first rows to learn from had numbers outside [0, 1].
+    _learns_outside = False
+
     def __init__(
         self,
         n_components: int = 256,
@@ -102,10 +107,13 @@ class BernoulliRBM(FloatTransformer):
 
         Warns:
             UserWarning: X holds a number outside [0, 1], for which the model has no meaning.
+                scikit-learn's takes any, and so does fit; what has learned from numbers in [0, 1]
+                takes no others afterwards.
         """
         self._check_parameters()
         X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES)
-        warn_of_range(X)
+        self._learns_outside = outside_unit_interval(X) is not None
+        self._check_range(X)
         rng = check_random_state(self.random_state)
         self._start(X.shape[1], rng)
         seed = int(rng.randint(LARGEST_SEED))
@@ -131,28 +139,43 @@ class BernoulliRBM(FloatTransformer):
 
     @in_a_mode_of_its_own
     def partial_fit(self, X: Any, y: object = None) -> "BernoulliRBM":
-        """One gradient step on X, an array or sparse matrix ``(n_samples, n_features)``."""
-        self._check_parameters()
-        first = not hasattr(self, "components_")
-        X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=first)
-        if not hasattr(self, "random_state_"):
-            self.random_state_ = check_random_state(self.random_state)
-        if first:
-            warn_of_range(X)
-            self._start(X.shape[1], self.random_state_)
-        seed = int(self.random_state_.randint(LARGEST_SEED))
-        self._plain_steps(self.random_state_).run(as_tensor(X), X.shape[0], [seed])
-        return self
+        """One gradient step on X, an array or sparse matrix ``(n_samples, n_features)``.
+
+        Raises:
+            TypeError, ValueError, FloatingPointError: as :meth:`fit`; or it goes on from numbers in
+                [0, 1] with others.
+
+        Warns:
+            UserWarning: as :meth:`fit`.
+        """
+        with all_or_nothing(self):
+            self._check_parameters()
+            first = not hasattr(self, "components_")
+            X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=first)
+            if not hasattr(self, "random_state_"):
+                self.random_state_ = check_random_state(self.random_state)
+            if first:
+                self._learns_outside = outside_unit_interval(X) is not None
+                self._start(X.shape[1], self.random_state_)
+            self._check_range(X)
+            seed = int(self.random_state_.randint(LARGEST_SEED))
+            self._plain_steps(self.random_state_).run(as_tensor(X), X.shape[0], [seed])
+            return self
 
     @in_a_mode_of_its_own
     def transform(self, X: Any) -> np.ndarray:
         """P(h = 1 given v) of the rows of X: ``(n_samples, n_components)``, in X's dtype.
 
         Raises:
-            ValueError: X holds numbers whose products leave float32's range.
+            ValueError: X holds numbers outside [0, 1], and fit was given none; or numbers whose
+                products leave float32's range.
+
+        Warns:
+            UserWarning: X holds numbers outside [0, 1], as fit was given.
         """
         check_is_fitted(self)
         X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=False)
+        self._check_range(X)
         weight, _, hidden_bias = self._parameters()
         parts = (linear_act(rows, weight, hidden_bias, "sigmoid") for rows in row_pieces(X))
         features = np.concatenate([part.numpy() for part in parts])
@@ -160,12 +183,17 @@ class BernoulliRBM(FloatTransformer):
 
     @in_a_mode_of_its_own
     def gibbs(self, v: Any) -> np.ndarray:
-        """The visible states ``(n_samples, n_features)`` after one Gibbs step from v: booleans."""
+        """The visible states ``(n_samples, n_features)`` after one Gibbs step from v: booleans.
+
+        Raises:
+            ValueError: as :meth:`transform`.
+        """
         check_is_fitted(self)
+        v = check_array(v, accept_sparse="csr", dtype=DTYPES)
+        self._check_range(v, "v")
         if not hasattr(self, "random_state_"):
             self.random_state_ = check_random_state(self.random_state)
         seed = int(self.random_state_.randint(LARGEST_SEED))
-        v = check_array(v, accept_sparse="csr", dtype=DTYPES)
         states = as_tensor(v)
         machine = check_machine(states, *self._parameters())
         return sample_chain(states, machine, seed=seed).visible.numpy().astype(bool)
@@ -180,6 +208,7 @@ class BernoulliRBM(FloatTransformer):
         """
         check_is_fitted(self)
         X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=False)
+        self._check_range(X)
         return self._score(X)
 
     def _check_parameters(self) -> None:
@@ -188,6 +217,17 @@ class BernoulliRBM(FloatTransformer):
         checks.check_integer(self.n_iter, "n_iter", 2**31)
         check_steps(self.k)
         checks.check_positive(self.learning_rate, "learning_rate")
+
+    def _check_range(self, X: Any, argument: str = "X") -> None:
+        """Refuses numbers outside [0, 1]; where fit was given some, warns. To be called by a method
+        that is :func:`in_a_mode_of_its_own`."""
+        wrong = outside_unit_interval(X)
+        if wrong is None:
+            return
+        message = f"{argument} holds {wrong:g}; Bernoulli units take {RANGE}"
+        if not self._learns_outside:
+            raise ValueError(message)
+        warnings.warn(message, UserWarning, stacklevel=4)
 
     def _start(self, features: int, rng: np.random.RandomState) -> None:
         """Small weights, and chains at states of no preference."""

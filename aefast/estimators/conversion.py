@@ -1,7 +1,6 @@
 """Between scikit-learn's arrays and torch's tensors: what every estimator here needs."""
 
 import contextlib
-import warnings
 from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any
@@ -41,6 +40,24 @@ def in_a_mode_of_its_own(method: Callable[..., Any]) -> Callable[..., Any]:
             return method(*arguments, **options)
 
     return run
+
+
+@contextlib.contextmanager
+def all_or_nothing(estimator: BaseEstimator) -> Iterator[None]:
+    """Where an error is raised, the estimator's attributes and its random numbers are as before: it
+    is not fitted, or fitted by what came before. A step that fails has changed no memory in place.
+    """
+    before = vars(estimator).copy()
+    generators = [value for value in before.values() if isinstance(value, np.random.RandomState)]
+    states = [generator.get_state() for generator in generators]
+    try:
+        yield
+    except BaseException:
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
+        raise
 
 
 def as_tensor(X: Any, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -120,12 +137,3 @@ def check_unit_interval(X: Any, takers: str) -> None:
     wrong = outside_unit_interval(X)
     if wrong is not None:
         raise ValueError(f"X holds {wrong:g}; {takers} numbers in [0, 1]")
-
-
-def warn_of_range(X: Any) -> None:
-    """That X holds a number outside [0, 1]; to be called by a method in a mode of its own."""
-    wrong = outside_unit_interval(X)
-    if wrong is not None:
-        warnings.warn(
-            f"X holds {wrong:g}; Bernoulli units take numbers in [0, 1]", UserWarning, stacklevel=4
-        )

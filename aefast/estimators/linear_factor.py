@@ -22,6 +22,7 @@ from aefast.estimators.conversion import (
     DTYPES,
     FloatTransformer,
     RandomState,
+    all_or_nothing,
     check_codes,
     draw_sample_seed,
     in_a_mode_of_its_own,
@@ -106,18 +107,21 @@ class LinearFactorModel(FloatTransformer):
                 fewer than two samples, or on another rank another number of features. An error of
                 one rank is raised on all.
         """
-        group = group_of(process_group)
-        X = group.together(lambda: self._checked(X, 2 if group.size == 1 else 0))
-        agree(group, self.get_params())
-        samples, features = shape_of_all_ranks(group, X)
-        self._check_components(min(samples, features), f"{samples} samples of {features} features")
-        if samples < self._least_samples(features):
-            raise ValueError(
-                f"n_components is {self.n_components!r}; for {samples} samples of {features} "
-                "features it takes an int"
+        with all_or_nothing(self):
+            group = group_of(process_group)
+            X = group.together(lambda: self._checked(X, 2 if group.size == 1 else 0))
+            agree(group, self.get_params())
+            samples, features = shape_of_all_ranks(group, X)
+            self._check_components(
+                min(samples, features), f"{samples} samples of {features} features"
             )
-        own = group.together(lambda: self._moments_with(X, Moments.none(features)))
-        return self._learn(of_all_ranks(group, own))
+            if samples < self._least_samples(features):
+                raise ValueError(
+                    f"n_components is {self.n_components!r}; for {samples} samples of {features} "
+                    "features it takes an int"
+                )
+            own = group.together(lambda: self._moments_with(X, Moments.none(features)))
+            return self._learn(of_all_ranks(group, own))
 
     @in_a_mode_of_its_own
     def partial_fit(self, X: Any, y: object = None) -> Self:
@@ -131,14 +135,15 @@ class LinearFactorModel(FloatTransformer):
         Raises:
             TypeError, ValueError: a parameter is of a wrong type or outside its range.
         """
-        self._check_parameters()
-        first = not hasattr(self, "_moments")
-        X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=first)
-        features = X.shape[1]
-        self._check_components(features, f"{features} features")
-        return self._learn(
-            self._moments_with(X, Moments.none(features) if first else self._moments)
-        )
+        with all_or_nothing(self):
+            self._check_parameters()
+            first = not hasattr(self, "_moments")
+            X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=first)
+            features = X.shape[1]
+            self._check_components(features, f"{features} features")
+            return self._learn(
+                self._moments_with(X, Moments.none(features) if first else self._moments)
+            )
 
     @in_a_mode_of_its_own
     def merge(self, other: Self) -> Self:
@@ -173,7 +178,8 @@ class LinearFactorModel(FloatTransformer):
             raise ValueError(
                 f"other has seen {len(others.mean)} features; it takes {len(own.mean)}, as this has"
             )
-        return self._learn(own.merged(others))
+        with all_or_nothing(self):
+            return self._learn(own.merged(others))
 
     @in_a_mode_of_its_own
     def transform(self, X: Any) -> np.ndarray:

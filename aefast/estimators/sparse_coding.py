@@ -18,6 +18,7 @@ from aefast.distributed.rows import SpreadRows
 from aefast.estimators.conversion import (
     DTYPES,
     RandomState,
+    all_or_nothing,
     as_tensor,
     in_a_mode_of_its_own,
     largest,
@@ -140,17 +141,18 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
     @in_a_mode_of_its_own
     def partial_fit(self, X: Any, y: object = None) -> "SparseCoding":
         """One step on X, an array ``(n_samples, n_features)``."""
-        self._check_parameters()
-        first = not hasattr(self, "components_")
-        X = validate_data(self, X, dtype=DTYPES, reset=first)
-        _check_size(X)
-        rows = SpreadRows.joined(Group(), as_tensor(X))
-        if not hasattr(self, "random_state_"):
-            self.random_state_ = check_random_state(self.random_state)
-        if first:
-            self._start(rows, self.random_state_)
-        self._step(rows, self.random_state_)
-        return self
+        with all_or_nothing(self):
+            self._check_parameters()
+            first = not hasattr(self, "components_")
+            X = validate_data(self, X, dtype=DTYPES, reset=first)
+            _check_size(X)
+            rows = SpreadRows.joined(Group(), as_tensor(X))
+            if not hasattr(self, "random_state_"):
+                self.random_state_ = check_random_state(self.random_state)
+            if first:
+                self._start(rows, self.random_state_)
+            self._step(rows, self.random_state_)
+            return self
 
     @in_a_mode_of_its_own
     def transform(self, X: Any) -> np.ndarray:

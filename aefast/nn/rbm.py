@@ -152,7 +152,13 @@ class RBM(HasSettings, Shardable):
             self.chain.copy_(self._random_states(len(self.chain)))
 
     def forward(self, visible: Tensor) -> Tensor:
-        """P(h = 1 given v), the features: ``[..., D]`` to ``[..., H]``."""
+        """P(h = 1 given v), the features: ``[..., D]`` to ``[..., H]``.
+
+        Raises:
+            TypeError, ValueError: as :func:`aefast.functional.linear_act`; or a Bernoulli unit's
+                number is outside [0, 1], which a GPU is not asked about. So do the other methods.
+        """
+        self._check_visible(visible)
         if self.log_var is not None:
             visible = visible * torch.exp(-self.log_var)
         return linear_act(visible, self.weight, self.hidden_bias, "sigmoid")
@@ -160,6 +166,8 @@ class RBM(HasSettings, Shardable):
     def visible_mean(self, hidden: Tensor) -> Tensor:
         """P(v = 1 given h), or the mean of Gaussian units: ``[..., H]`` to ``[..., D]``."""
         renew_weights(self)
+        checks.check_tensor(hidden, "hidden")
+        check_states(hidden, "hidden", "bernoulli")
         activation = "sigmoid" if self.visible_kind == "bernoulli" else "identity"
         return linear_act(hidden, self.weight.t(), self.visible_bias, activation)
 
@@ -319,6 +327,7 @@ class RBM(HasSettings, Shardable):
     def free_energy(self, visible: Tensor) -> Tensor:
         """F(v) = -ln sum_h exp(-E(v, h)), in nats: ``[..., D]`` to ``[...]``."""
         renew_weights(self)
+        self._check_visible(visible)
         return functional.free_energy(
             visible,
             self.weight,
@@ -433,9 +442,11 @@ class RBM(HasSettings, Shardable):
         :func:`aefast.nn.annealed_importance_sampling` as its ``estimate``.
         """
         log_partition = checks.check_number(log_partition, "log_partition")
+        return floored(-self.free_energy(visible) - log_partition)
+
+    def _check_visible(self, visible: Tensor) -> None:
         checks.check_tensor(visible, "visible")
         check_states(visible, "visible", self.visible_kind)
-        return floored(-self.free_energy(visible) - log_partition)
 
     def _random_states(self, count: int, seed: int | None = None) -> Tensor:
         like = self.weight

@@ -209,6 +209,29 @@ def test_numbers_outside_the_range_are_warned_of(digits):
     assert record[0].filename == __file__
 
 
+@pytest.mark.parametrize("method", ["partial_fit", "transform", "score_samples", "gibbs"])
+@pytest.mark.parametrize("value", [16, -0.5])
+def test_what_learned_from_numbers_in_the_range_takes_no_others(digits, method, value):
+    data = digits[0][:50]
+    model, again = (BernoulliRBM(8, n_iter=1, random_state=0).fit(data) for _ in range(2))
+    wrong = data.copy()
+    wrong[3, 5] = value
+    for rows in (wrong, sparse.csr_matrix(wrong)):
+        message = rf"^[Xv] holds {value}; Bernoulli units take numbers in \[0, 1\]$"
+        with pytest.raises(ValueError, match=message):
+            getattr(model, method)(rows)
+    assert (model.partial_fit(data).components_ == again.partial_fit(data).components_).all()
+
+
+@pytest.mark.parametrize("method", ["partial_fit", "transform", "score_samples", "gibbs"])
+def test_what_learned_from_numbers_outside_the_range_warns_of_others(digits, method):
+    data = digits[0][:50] * 16
+    with pytest.warns(UserWarning, match="X holds 16"):
+        model = BernoulliRBM(8, n_iter=1).partial_fit(data)
+    with pytest.warns(UserWarning, match="holds 16; Bernoulli units take"):
+        getattr(model, method)(data)
+
+
 @pytest.mark.filterwarnings("ignore:X holds", "ignore:overflow encountered in cast")
 def test_a_step_that_is_not_finite_says_so_and_leaves_finite_parameters(digits):
     model = BernoulliRBM(8, n_iter=5, random_state=0)

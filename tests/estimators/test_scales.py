@@ -31,9 +31,10 @@ def outcomes(model, scales):
                         yield str(error)
 
 
+@pytest.mark.filterwarnings("ignore:X holds")  # of a machine that has learned from any numbers
 @pytest.mark.parametrize("kind", MODELS)
 def test_rows_too_large_for_a_fitted_model_are_an_error_or_a_number(kind):
-    model = MODELS[kind]().fit(ROWS)
+    model = MODELS[kind]().fit(ROWS - 0.5)
     message = r"X holds numbers up to \S+, whose products leave .*; it takes (numbers|some) "
     for outcome in outcomes(model, (1e-300, 1e30, 1e60, 1e150, 1e300, 1.7e308)):
         assert outcome is True or re.match(message, str(outcome))

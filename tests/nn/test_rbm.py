@@ -347,12 +347,26 @@ def test_wrong_arguments(call, error, message):
 
 
 @pytest.mark.parametrize(
-    ("visible", "error", "message"),
+    ("name", "argument", "width", "call"),
     [
-        ([0.0], TypeError, "visible is a list"),
-        (torch.full((1, 6), 255.0), ValueError, "visible holds 255"),
+        ("__call__", "visible", 6, lambda machine, v: machine(v)),
+        ("reconstruct", "visible", 6, lambda machine, v: machine.reconstruct(v)),
+        ("visible_mean", "hidden", 4, lambda machine, h: machine.visible_mean(h)),
+        ("loss", "visible", 6, lambda machine, v: machine.loss(v)),
+        ("free_energy", "visible", 6, lambda machine, v: machine.free_energy(v)),
+        ("sample", "visible", 6, lambda machine, v: machine.sample(1, 2, start=v)),
+        ("pseudo", "visible", 6, lambda machine, v: machine.pseudo_log_likelihood(v)),
+        ("log_likelihood", "visible", 6, lambda machine, v: machine.log_likelihood(v, 0.0)),
     ],
 )
-def test_a_likelihood_takes_a_tensor_of_numbers_that_the_units_have(visible, error, message):
-    with pytest.raises(error, match=f"^{message}"):
-        RBM(6, 4).log_likelihood(visible, 0.0)
+def test_each_method_takes_a_tensor_of_numbers_that_the_units_have(name, argument, width, call):
+    for value, shown in ((255.0, "255"), (-0.5, "-0.5"), (math.nan, "nan")):
+        states = torch.zeros(1, width)
+        states[0, 1] = value
+        with pytest.raises(ValueError, match=f"^{argument} holds {shown}; Bernoulli units take"):
+            call(RBM(6, 4), states)
+        if name not in ("visible_mean", "pseudo") and value == value:
+            call(RBM(6, 4, visible_kind="gaussian"), states)
+    wrong = "start" if name == "sample" else argument
+    with pytest.raises(TypeError, match=f"^{wrong} is a list"):
+        call(RBM(6, 4), [0.0])

@@ -187,7 +187,8 @@ def free_energy(
     so that P(v) is exp(-F(v)) over the partition function.
 
     Args:
-        visible: ``[..., D]``.
+        visible: ``[..., D]``. Bernoulli states are not looked at here, but by
+            :meth:`aefast.nn.RBM.free_energy`, which refuses those outside [0, 1].
         weight: ``[H, D]``; this and the rest as in :func:`gibbs`.
         visible_bias: ``[D]``, or None.
         hidden_bias: ``[H]``, or None.
