@@ -6,7 +6,7 @@ import torch
 from aefast import backend
 
 # For a test of what surrounds the kernels, which any of them serves: the interpreter is slow.
-not_interpreted = pytest.mark.interpreted(place=[])
+not_interpreted = pytest.mark.interpreted(device=[])
 
 
 def is_interpreted(device: torch.device) -> bool:

@@ -31,7 +31,7 @@ if not backend.unavailable("triton", "cpu"):
     quicken()
 
 
-def _places() -> list[tuple[str, str]]:
+def _targets() -> list[tuple[str, str]]:
     """Every (backend, device) that can run here."""
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     return [
@@ -42,20 +42,20 @@ def _places() -> list[tuple[str, str]]:
     ]
 
 
-PLACES = _places()
+TARGETS = _targets()
 
 
-@pytest.fixture(params=PLACES, ids="-".join)
-def place(request):
+@pytest.fixture(params=TARGETS, ids="-".join)
+def device(request):
     """Forces one backend; the value is the device that it serves."""
     name, device = request.param
     with backend.use_backend(name):
         yield torch.device(device)
 
 
-@pytest.fixture(params=[p for p in PLACES if p[0] != "eager"], ids="-".join)
-def kernel_place(request):
-    """As ``place``, without the definition itself."""
+@pytest.fixture(params=[p for p in TARGETS if p[0] != "eager"], ids="-".join)
+def kernel_device(request):
+    """As ``device``, without the definition itself."""
     name, device = request.param
     with backend.use_backend(name):
         yield torch.device(device)
@@ -203,12 +203,12 @@ def _is_left_to_test_all(item):
     out: they name values of its parameters, and a case that fits none of them is slow. Or numba
     would run what the mark ``same_on_numba`` says that the other backends show."""
     parameters = item.callspec.params if hasattr(item, "callspec") else {}
-    place = parameters.get("place", parameters.get("kernel_place"))
-    if place == ("numba", "cpu") and item.get_closest_marker("same_on_numba"):
+    target = parameters.get("device", parameters.get("kernel_device"))
+    if target == ("numba", "cpu") and item.get_closest_marker("same_on_numba"):
         return True
     marks = list(item.iter_markers("interpreted"))
     return (
-        place == ("triton", "cpu")
+        target == ("triton", "cpu")
         and marks != []
         and not any(
             all(parameters.get(name) in values for name, values in mark.kwargs.items())

@@ -78,7 +78,9 @@ class Stub:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "calls"
             path.touch()
-            kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+            environment = {
+                name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"
+            }
             settings = {
                 "LD_LIBRARY_PATH": str(self.folder),
                 "TRITON_LIBCUDA_PATH": str(self.folder),
@@ -89,7 +91,7 @@ class Stub:
             done = subprocess.run(
                 [sys.executable, "-c", textwrap.dedent(program), *map(str, arguments)],
                 cwd=ROOT,
-                env=kept | settings,
+                env=environment | settings,
                 capture_output=True,
                 text=True,
                 check=False,

@@ -73,27 +73,27 @@ def _patching_once(interpreter: ModuleType) -> Any:
 
 def _by_name(find: Any) -> Any:
     """``_get_np_dtype``, which makes a table of every dtype at each call."""
-    found: dict[str, Any] = {}
+    dtypes: dict[str, Any] = {}
 
     def np_dtype(dtype: Any) -> Any:
-        if dtype.name not in found:
-            found[dtype.name] = find(dtype)
-        return found[dtype.name]
+        if dtype.name not in dtypes:
+            dtypes[dtype.name] = find(dtype)
+        return dtypes[dtype.name]
 
     return np_dtype
 
 
 def _once_a_shape(whole: Any) -> Any:
     """``block_type.__init__``: all types of one element and shape share what they hold."""
-    found: dict[Any, dict[str, Any]] = {}
+    descriptions: dict[Any, dict[str, Any]] = {}
 
     def describe(self: Any, element: Any, shape: Any) -> None:
         sizes = tuple(size if type(size) is int else size.value for size in shape)
         key = element.name, getattr(element, "address_space", None), sizes
-        if key not in found:
+        if key not in descriptions:
             whole(self, element, shape)
-            found[key] = self.__dict__
-        self.__dict__ = found[key]
+            descriptions[key] = self.__dict__
+        self.__dict__ = descriptions[key]
 
     return describe
 
@@ -130,8 +130,8 @@ def _reduce(self: Any, inputs: Any) -> list[Any]:
     parts, axis = self.unravel(inputs, self.axis)
 
     def slices(index: int) -> Any:
-        taken = [np.take(part.handle.data, index, axis) for part in parts]
-        return [self.to_tensor(x, part.dtype) for x, part in zip(taken, parts, strict=True)]
+        arrays = [np.take(part.handle.data, index, axis) for part in parts]
+        return [self.to_tensor(x, part.dtype) for x, part in zip(arrays, parts, strict=True)]
 
     shape = parts[0].handle.data.shape
     reduced = slices(0)

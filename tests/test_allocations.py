@@ -27,13 +27,15 @@ CONSTRUCTORS = {function.__name__ for function in _device_constructors()}
 def offenders(source: str, name: str) -> Iterator[str]:
     """Calls of a constructor that leave the dtype or the device to torch's defaults.
 
-    ``**place`` stands for both. A parameter's may be torch's defaults, as nn.Linear's are, and then
-    says so: it passes on the ``dtype`` and ``device`` that its module was given.
+    ``**options`` stands for both. A parameter's may be torch's defaults, as nn.Linear's are, and
+    then says so: it passes on the ``dtype`` and ``device`` that its module was given.
     """
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and node.module == "torch":
-            found = CONSTRUCTORS & {alias.name for alias in node.names}
-            yield from (f"{name}:{node.lineno} imports torch.{one} by its name" for one in found)
+            constructors = CONSTRUCTORS & {alias.name for alias in node.names}
+            yield from (
+                f"{name}:{node.lineno} imports torch.{one} by its name" for one in constructors
+            )
         if not isinstance(node, ast.Call):
             continue
         called = ast.unparse(node.func)
@@ -48,19 +50,19 @@ def offenders(source: str, name: str) -> Iterator[str]:
 
 
 def test_every_allocation_names_its_dtype_and_its_device():
-    found = [
+    all_offenders = [
         offender
         for path in sorted(PACKAGE.rglob("*.py"))
         for offender in offenders(path.read_text(), str(path.relative_to(PACKAGE.parent)))
     ]
-    assert not found, "\n".join(found)
+    assert not all_offenders, "\n".join(all_offenders)
 
 
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
         ("torch.empty(3, dtype=d, device=e)", []),
-        ("torch.zeros(3, **place)", []),
+        ("torch.zeros(3, **options)", []),
         ("x.new_empty(3); torch.empty_like(x)", []),
         ("torch.ones(3, dtype=d)", ["a.py:1 torch.ones has no device"]),
         ("\ntorch.rand(3)", ["a.py:2 torch.rand has no device and no dtype"]),
@@ -128,8 +130,8 @@ CALLS = {
 }
 
 
-def results(place, call):
-    tensors = [tensor.to(place).requires_grad_() for tensor in (X, WEIGHT, BIAS)]
+def results(device, call):
+    tensors = [tensor.to(device).requires_grad_() for tensor in (X, WEIGHT, BIAS)]
     output = call(*tensors)
     if not output.requires_grad:
         return [output]
@@ -139,11 +141,11 @@ def results(place, call):
 
 @pytest.mark.interpreted(op=["salt and pepper", "kl_sparsity", "soft_threshold"])
 @pytest.mark.parametrize("op", CALLS)
-def test_torchs_defaults_change_no_result(place, op):
-    expected = results(place, CALLS[op])
+def test_torchs_defaults_change_no_result(device, op):
+    expected = results(device, CALLS[op])
     with foreign_defaults():
-        found = results(place, CALLS[op])
-    for other, usual in zip(found, expected, strict=True):
+        actual = results(device, CALLS[op])
+    for other, usual in zip(actual, expected, strict=True):
         assert other.dtype == usual.dtype
         assert other.device == usual.device
         assert torch.equal(other, usual)
@@ -161,8 +163,8 @@ def test_datas_and_random_numbers_defaults_are_their_own(tmp_path):
 
         expected = draws()
         with foreign_defaults():
-            found = draws()
-        assert all(map(torch.equal, found, expected))
+            actual = draws()
+        assert all(map(torch.equal, actual, expected))
 
 
 @pytest.mark.parametrize(
@@ -187,5 +189,5 @@ def test_torchs_defaults_change_no_estimator(name, settings):
 
     expected = transformed()
     with foreign_defaults():
-        found = transformed()
-    assert np.array_equal(found, expected)
+        actual = transformed()
+    assert np.array_equal(actual, expected)

@@ -81,12 +81,12 @@ def every_variant(arch):
 def test_every_variant_compiles(compiled):
     """Or where only some do, one of every kernel."""
     expected = every_variant(compiled.arch)
-    found = [(binary["op"], binary["variant"]) for binary in compiled.binaries]
-    assert len(found) == len(set(found))
+    actual = [(binary["op"], binary["variant"]) for binary in compiled.binaries]
+    assert len(actual) == len(set(actual))
     if compiled.every:
-        assert set(found) == set(expected)
+        assert set(actual) == set(expected)
     kernels = {variant.kernel for variant in expected.values()}
-    assert {expected[name].kernel for name in found} == kernels
+    assert {expected[name].kernel for name in actual} == kernels
 
 
 @pytest.fixture
@@ -103,8 +103,8 @@ def test_the_manifest_has_every_variant_and_no_file_besides(compiled, manifest):
     assert set(manifest["kernels"]) == {str(compiled.arch)}
     assert set(manifest["kernels"][str(compiled.arch)]) == names
     cubins = compiled.cubins
-    found = {str(path.relative_to(cubins)) for path in cubins.rglob("*") if path.is_file()}
-    assert found == {"manifest.json"} | {launch["file"] for launch in launches(manifest)}
+    actual = {str(path.relative_to(cubins)) for path in cubins.rglob("*") if path.is_file()}
+    assert actual == {"manifest.json"} | {launch["file"] for launch in launches(manifest)}
 
 
 def test_the_manifest_holds_what_a_launch_needs(compiled, manifest):
@@ -188,11 +188,11 @@ def test_binaries_that_are_made_again_are_the_same(tmp_path, monkeypatch):
     """Where Triton has kept nothing; a kernel whose registers were else numbered by address."""
     if ctypes.CDLL(None).personality(0xFFFFFFFF) == -1:
         pytest.skip("this system lets no process choose its addresses")
-    made = []
+    binaries = []
     for run_number in ("first", "second"):
         monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / run_number))
-        made.append(run("-c", COMPILED_AGAIN))
-    assert made[0] == made[1]
+        binaries.append(run("-c", COMPILED_AGAIN))
+    assert binaries[0] == binaries[1]
 
 
 def test_a_kernel_of_other_parameters_than_a_launch_passes_is_refused():

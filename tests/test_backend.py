@@ -107,8 +107,8 @@ def test_a_gpu_without_bfloat16_takes_eager(gpus, capability, name):
     gpus(capability)
     assert selected(0) == name
     why = f"it takes a GPU of compute capability 8.0 or more, for bfloat16, not {capability[0]}"
-    found = backend.unavailable("triton", "cuda:0")
-    assert found is None if name == "triton" else found.startswith(why)
+    actual = backend.unavailable("triton", "cuda:0")
+    assert actual is None if name == "triton" else actual.startswith(why)
 
 
 @pytest.mark.parametrize("capability", [(9, 0), (9, 4), (11, 0)])
@@ -187,9 +187,9 @@ def test_other_devices_take_eager_in_float32(monkeypatch, device):
 
     monkeypatch.setattr(random, "words", on_the_processor)
     with NoFloat64():
-        found = random.normal(1, 30, 50, device=torch.device(device))
+        actual = random.normal(1, 30, 50, device=torch.device(device))
     # The angle is rounded to float32: half of 2^-21 at up to 2 pi; the radius is below 6.7.
-    torch.testing.assert_close(found, expected, rtol=0, atol=6.7 * 2.0**-22 + 2.0**-21)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=6.7 * 2.0**-22 + 2.0**-21)
     with pytest.raises(AssertionError), NoFloat64():
         random.normal(1, 3, 5)
 
@@ -209,9 +209,9 @@ def test_sums_over_many_states_and_medians_need_no_float64(monkeypatch):
     for module in (partition, dictionary):
         monkeypatch.setattr(module, "most_precise", lambda device: torch.float32)
     with NoFloat64(), aefast.use_backend("eager"):
-        found = exact_log_partition(machine), median()
-    assert found[0] == pytest.approx(expected[0], rel=1e-6)
-    torch.testing.assert_close(found[1], expected[2])
+        actual = exact_log_partition(machine), median()
+    assert actual[0] == pytest.approx(expected[0], rel=1e-6)
+    torch.testing.assert_close(actual[1], expected[2])
     assert annealed() == pytest.approx(expected[1], rel=1e-5)
 
 
@@ -337,13 +337,13 @@ def test_a_forked_child_of_a_process_with_threads_computes_the_same(name):
     assert (process.returncode, process.stdout) == (0, "0\n"), process.stderr
 
 
-def test_two_python_threads_at_once_compute_the_same(kernel_place):
-    name = backend.select(kernel_place, torch.float32)
-    if is_interpreted(kernel_place):
+def test_two_python_threads_at_once_compute_the_same(kernel_device):
+    name = backend.select(kernel_device, torch.float32)
+    if is_interpreted(kernel_device):
         pytest.skip("Triton's interpreter serves one thread")
     from concurrent.futures import ThreadPoolExecutor
 
-    x = torch.randn(64, 200, device=kernel_place)
+    x = torch.randn(64, 200, device=kernel_device)
 
     def call(seed):
         with aefast.use_backend(name):
@@ -351,8 +351,8 @@ def test_two_python_threads_at_once_compute_the_same(kernel_place):
 
     expected = [call(seed) for seed in range(8)]
     with ThreadPoolExecutor(4) as pool:
-        for found, wanted in zip(pool.map(call, range(8)), expected, strict=True):
-            assert torch.equal(found, wanted)
+        for actual, of_one_thread in zip(pool.map(call, range(8)), expected, strict=True):
+            assert torch.equal(actual, of_one_thread)
 
 
 @pytest.mark.parametrize(

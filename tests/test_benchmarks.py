@@ -197,11 +197,11 @@ def test_calls_too_short_to_time_share_a_round(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_inputs_rotate_past_the_cache() -> None:
-    made: list[int] = []
+    inputs: list[int] = []
 
     def make_inputs() -> tuple[torch.Tensor]:
-        made.append(len(made))
-        return (torch.full((2**20,), float(made[-1])),)  # 4 MiB
+        inputs.append(len(inputs))
+        return (torch.full((2**20,), float(inputs[-1])),)  # 4 MiB
 
     rotation = harness.rotate(make_inputs, "cpu")
     first_turn = [next(rotation)[0][0].item() for _ in range(5)]

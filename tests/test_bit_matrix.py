@@ -86,8 +86,8 @@ def test_a_product_is_as_accurate_as_torchs(isa, rows, columns, depth):
     magnitudes = left.double() @ right.double().abs().t() + bias.double().abs()
     least = torch.finfo(torch.float32).eps * magnitudes.max()
     for matrix in (right, right.t().contiguous().t(), torch.stack([right, right], 2)[:, :, 0]):
-        found = product(left, matrix, bias)
-        assert (found.double() - exact).abs().max() <= 2 * torchs + least
+        actual = product(left, matrix, bias)
+        assert (actual.double() - exact).abs().max() <= 2 * torchs + least
 
 
 def test_more_rows_than_a_block_takes(isa):
@@ -102,8 +102,8 @@ def test_the_transposed_product_adds_to_a_total(isa, batch, units):
     expected = left.double().t() @ right.double()
     torch.testing.assert_close(added_product(left, right).double(), expected, rtol=1e-5, atol=1e-5)
     total = torch.randn(37, units)
-    found = added_product(left, right, total.clone())
-    torch.testing.assert_close(found.double(), total + expected, rtol=1e-5, atol=1e-5)
+    actual = added_product(left, right, total.clone())
+    torch.testing.assert_close(actual.double(), total + expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_row_does_not_depend_on_the_others_nor_on_the_threads(isa, threads):

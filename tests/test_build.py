@@ -143,18 +143,18 @@ def pack(tree):
     """The sdist of a tree, and the pure wheel of what is unpacked from that."""
     date = 1767225600
     environment = {"AEFAST_BUILD_CPP": "0", "SOURCE_DATE_EPOCH": str(date)}
-    made = []
+    packages = []
     for kind in ("sdist", "bdist_wheel"):
         done = python(tree, "setup.py", "-q", kind, **environment)
         assert done.returncode == 0, done.stderr
         (packed,) = (tree / "dist").iterdir()
-        made.append(packed.read_bytes())
+        packages.append(packed.read_bytes())
         if kind == "sdist":
             with tarfile.open(packed) as archive:
                 archive.extractall(tree / "unpacked", filter="data")
             (tree,) = (tree / "unpacked").iterdir()
-    assert int.from_bytes(made[0][4:8], "little") == date  # gzip's own, in seconds
-    return made
+    assert int.from_bytes(packages[0][4:8], "little") == date  # gzip's own, in seconds
+    return packages
 
 
 @needs_source

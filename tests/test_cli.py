@@ -166,8 +166,8 @@ def test_bench_report_writes_a_page_or_markdown(tmp_path: Path) -> None:
 
 
 def test_the_suite_has_a_file_for_every_op() -> None:
-    found = {path.name for path in cli.bench.find_suite().glob("bench_*.py")}
-    assert found >= {f"bench_{name}.py" for name in (*aot.OPS, "step", "training")}
+    files = {path.name for path in cli.bench.find_suite().glob("bench_*.py")}
+    assert files >= {f"bench_{name}.py" for name in (*aot.OPS, "step", "training")}
 
 
 @pytest.mark.parametrize(

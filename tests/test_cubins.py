@@ -327,10 +327,10 @@ def test_a_tensor_of_another_dtype_is_refused_before_anything_happens(kind, dtyp
     value, descriptors = tensor, []
     if kind.startswith("tensordesc"):
         value, descriptors = SimpleNamespace(tensor=tensor, round_to_tf32=False), [DESCRIPTOR]
-    made = kernel("i32", kind, descriptors=descriptors)
+    compiled = kernel("i32", kind, descriptors=descriptors)
     for _ in range(2):
         with pytest.raises((TypeError, RuntimeError)) as raised:  # or there is no driver
-            made.launch(1, 0, 0, (1, value))
+            compiled.launch(1, 0, 0, (1, value))
         assert (raised.type is TypeError) == (dtype != TYPES[kind])
         if raised.type is TypeError:
             assert str(raised.value).startswith("argument 1 of kernel is of type ")
@@ -412,7 +412,7 @@ def test_a_binary_is_found_for_the_chips_that_run_it(folder):
 
 
 def test_each_chip_has_its_binaries_and_only_sm_80s_run_on_others():
-    found = {
+    architectures = {
         capability: cubins.architecture(capability)
         for capability in [
             (7, 5),
@@ -428,7 +428,7 @@ def test_each_chip_has_its_binaries_and_only_sm_80s_run_on_others():
             (12, 1),
         ]
     }
-    assert {capability: arch for capability, arch in found.items() if arch} == {
+    assert {capability: arch for capability, arch in architectures.items() if arch} == {
         (8, 0): "80",
         (8, 6): "80",
         (8, 9): "80",
@@ -587,8 +587,8 @@ def test_info_says_where_the_kernels_come_from(info, gpus):
 def test_info_counts_what_is_broken(info, gpus, folder):
     corrupt(folder)
     gpus((9, 0))
-    found = info.kernels()
-    assert found == "ready-made binaries for sm_90, but 1 of them are missing or broken"
+    actual = info.kernels()
+    assert actual == "ready-made binaries for sm_90, but 1 of them are missing or broken"
 
 
 def test_without_triton_a_missing_binary_says_what_to_install(gpus, monkeypatch):

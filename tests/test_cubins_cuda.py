@@ -24,10 +24,10 @@ def launched(request, monkeypatch):
     names = []
 
     def launch(name, *arguments):
-        served = launch_ready_made(name, *arguments)
-        if served:
+        is_launched = launch_ready_made(name, *arguments)
+        if is_launched:
             names.append(name)
-        return served
+        return is_launched
 
     launch_ready_made = cubins.launch
     if not cubins.serves(CAPABILITY):

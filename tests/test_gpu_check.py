@@ -257,9 +257,9 @@ def test_hard_cases_keep_the_shapes_together() -> None:
     linear = next(case for case in right.selftest.cases() if case.op == "linear_act")
     large = right.resized(linear, right.sizes(1027, 785, 515, 131))
     assert sizes(large) == [(1027, 785), (515, 785), (515,)]
-    found = dict(right.hard(linear))
-    assert sizes(found["sigmoid, one unit"]) == [(33, 47), (1, 47), (1,)]
-    assert all((tensor >= 0).all() for tensor in found["sigmoid, positive"].inputs)
+    cases = dict(right.hard(linear))
+    assert sizes(cases["sigmoid, one unit"]) == [(33, 47), (1, 47), (1,)]
+    assert all((tensor >= 0).all() for tensor in cases["sigmoid, positive"].inputs)
 
 
 @pytest.mark.skipif(bool(backend.unavailable("triton", "cpu")), reason="needs the interpreter")
@@ -268,12 +268,12 @@ def test_a_wrong_kernel_fails_and_the_next_case_runs(capsys: Any) -> None:
         return x * (2 if backend.is_forced("triton") else 1)
 
     case = Case("corrupt", "doubled", doubled, (torch.ones(20, 20),))
-    found: list[dict[str, Any]] = []
-    record = lambda **line: found.append(line)  # noqa: E731
+    records: list[dict[str, Any]] = []
+    record = lambda **line: records.append(line)  # noqa: E731
     for one in (case, Case("corrupt", "shape", torch.nn.Linear(3, 3), case.inputs)):
         worker.attempt(record, one.name, lambda one=one: right.against_float64(one, torch.float32))
     worker.attempt(record, "same", lambda: right.judged(0.0, 0.0, "error"))
-    assert found[0]["failed"].startswith("error ")
-    assert found[1]["failed"].startswith("RuntimeError: ")
-    assert "failed" not in found[2]
+    assert records[0]["failed"].startswith("error ")
+    assert records[1]["failed"].startswith("RuntimeError: ")
+    assert "failed" not in records[2]
     capsys.readouterr()

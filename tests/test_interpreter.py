@@ -28,15 +28,15 @@ def test_a_reduction_goes_from_the_first_to_the_last(shape, axis, keep_dims):
     element = triton.language.int32
     block = triton.language.block_type(element, list(shape))
     x = triton.language.tensor(interpreter.TensorHandle(data, element), block)
-    (found,) = interpreter.ReduceOps(axis, Minus, keep_dims).generic_reduce((x,))
+    (actual,) = interpreter.ReduceOps(axis, Minus, keep_dims).generic_reduce((x,))
     slices = data.ravel() if axis is None else np.moveaxis(data, axis, 0)
     expected = np.asarray(functools.reduce(operator.sub, slices))
     if keep_dims:
         every = tuple(range(data.ndim))
         expected = np.expand_dims(expected, every if axis is None else axis)
-    assert np.array_equal(found.handle.data, np.atleast_1d(expected))
-    assert found.handle.data.dtype == np.int32
-    assert tuple(found.shape) == expected.shape
+    assert np.array_equal(actual.handle.data, np.atleast_1d(expected))
+    assert actual.handle.data.dtype == np.int32
+    assert tuple(actual.shape) == expected.shape
 
 
 def block(shape, element=triton.language.int32):
@@ -63,8 +63,8 @@ def test_blocks_of_any_two_shapes_are_broadcast():
     semantic, left = interpreter.interpreter_semantic, block((2, 4))
     for other in (block((2, 4)), block((1, 4)), block((2, 1)), block((1, 1))):
         for pair in ((left, other), (other, left)):
-            found = semantic.broadcast_impl_value(*pair)
+            actual = semantic.broadcast_impl_value(*pair)
             expected = np.broadcast_arrays(*(each.handle.data for each in pair))
-            for each, values in zip(found, expected, strict=True):
+            for each, values in zip(actual, expected, strict=True):
                 assert list(each.type.shape) == [2, 4]
                 assert np.array_equal(each.handle.data, values)

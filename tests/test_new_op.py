@@ -165,8 +165,8 @@ def python(tree, *arguments):
 
 def test_it_is_found_by_the_functions_the_selftest_the_compiler_and_the_benchmarks(tree):
     pytest.importorskip("typer")
-    found = python(tree, "-c", PROGRAM).split("\n")
-    assert found[:4] == ["0.5 True", "1 True", "True 1", "bench_cases.py"]
+    lines = python(tree, "-c", PROGRAM).split("\n")
+    assert lines[:4] == ["0.5 True", "1 True", "True 1", "bench_cases.py"]
 
 
 @pytest.mark.slow
@@ -184,8 +184,8 @@ def test_its_kernels_are_compiled_for_every_instruction_set_and_bound(tree):
     (tree / "aefast" / "ops" / "halve" / "cpp.py").write_text(COMPILED.lstrip())
     python(tree, "setup.py", "-q", "build_ext", "--inplace")
     program = PROGRAM + "print(hasattr(aefast.backend.extension(), 'halve'))"
-    found = python(tree, "-c", program).split("\n")
-    assert (found[1], found[4]) == ("1 True", "True")
+    lines = python(tree, "-c", program).split("\n")
+    assert (lines[1], lines[4]) == ("1 True", "True")
 
 
 @pytest.mark.slow

@@ -26,15 +26,15 @@ UPDATES = {
 @pytest.fixture
 def packs(monkeypatch):
     """As on matrix units: a pack is a copy here. The value is the list of packs made."""
-    made = []
+    packs = []
 
     def pack(matrix):
-        made.append(matrix.detach().clone())
-        return cpp.right_operand(matrix)._replace(packed=made[-1])
+        packs.append(matrix.detach().clone())
+        return cpp.right_operand(matrix)._replace(packed=packs[-1])
 
     monkeypatch.setattr(packing.cpp, "packing_pays", lambda operand: True)
     monkeypatch.setattr(packing.cpp, "packed_operand", pack)
-    return made
+    return packs
 
 
 def use(weight, rows=64):

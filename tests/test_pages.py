@@ -119,8 +119,8 @@ def test_the_site_is_built_without_a_warning_and_takes_nothing_from_a_network(tm
     for page in pages:
         text = page.read_text(encoding="utf-8")
         tags = re.findall(r"<(?:script|link|img|iframe)\b[^>]*>", text)
-        loaded = [found for tag in tags for found in re.findall(r'(?:src|href)="([^"]*)"', tag)]
-        assert not [found for found in loaded if re.match(r"(\w+:)?//", found)], page
+        loaded = [address for tag in tags for address in re.findall(r'(?:src|href)="([^"]*)"', tag)]
+        assert not [address for address in loaded if re.match(r"(\w+:)?//", address)], page
         for image in re.findall(r'<img[^>]* src="([^"]*)"', text):
             assert (page.parent / image).is_file(), f"{page.name} shows {image}"
     for guide in (site / "guide").glob("*.html"):
@@ -137,9 +137,9 @@ def test_the_citation_has_the_keys_that_its_format_requires_and_the_packages_ver
     from aefast import __version__
 
     text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
-    found = dict(re.findall(r"^([\w-]+):[ \t]*(.*)$", text, re.MULTILINE))
-    assert found.keys() >= {"cff-version", "message", "title", "authors"}
-    assert found["cff-version"] == "1.2.0"
-    assert found["type"] in ("software", "dataset")
-    assert found["version"] == __version__
+    citation = dict(re.findall(r"^([\w-]+):[ \t]*(.*)$", text, re.MULTILINE))
+    assert citation.keys() >= {"cff-version", "message", "title", "authors"}
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["type"] in ("software", "dataset")
+    assert citation["version"] == __version__
     assert re.search(r"^authors:\n  - name: \S", text, re.MULTILINE)

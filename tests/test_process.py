@@ -122,12 +122,12 @@ def test_a_long_call_hears_signals(call, count, threads):
 def test_a_handlers_own_products_leave_the_interrupted_one_right():
     """It runs in the midst of a task, whose packed operand lies in its thread's memory."""
     expected = multiply(400, 60_000, 1)
-    found = []
-    with alarms(lambda: found.append(multiply(40, 500, 1)), 0.001):
+    products = []
+    with alarms(lambda: products.append(multiply(40, 500, 1)), 0.001):
         again = multiply(400, 60_000, 1)
     assert torch.equal(again, expected)
-    assert found
-    assert all(torch.equal(product, multiply(40, 500, 1)) for product in found)
+    assert products
+    assert all(torch.equal(product, multiply(40, 500, 1)) for product in products)
 
 
 def fit(threads):
@@ -144,9 +144,9 @@ def fit(threads):
 def test_a_handlers_own_steps_leave_the_interrupted_ones_right(threads):
     """It runs in the midst of a job that a crew shares."""
     threads(2)
-    expected, found = fit(2), []
-    with alarms(lambda: found.append(multiply(40, 500, 2)), 0.001):
+    expected, products = fit(2), []
+    with alarms(lambda: products.append(multiply(40, 500, 2)), 0.001):
         again = fit(2)
     assert all(map(torch.equal, again, expected))
-    assert found
-    assert all(torch.equal(product, multiply(40, 500, 1)) for product in found)
+    assert products
+    assert all(torch.equal(product, multiply(40, 500, 1)) for product in products)

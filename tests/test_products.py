@@ -29,15 +29,15 @@ LAYOUTS = {
 }
 
 
-def adders(place):
+def adders(device):
     """add_product(left [P, M], right [P, N], total): each op's on the backend."""
-    name = backend.select(place, torch.float32)
-    machine = Machine(torch.ones(1, 1, device=place), None, None, None)
+    name = backend.select(device, torch.float32)
+    machine = Machine(torch.ones(1, 1, device=device), None, None, None)
     settings = ChainSettings(1, None, None, False, 0, 0)
     gibbs = backend.implementation("rbm", name).primitives(machine, settings)
     reconstruction = backend.implementation("reconstruction", name)
-    arguments = (place,) if name == "triton" else ()
-    clamped = settings._replace(clamp_mask=torch.ones(1, 1, dtype=torch.bool, device=place))
+    arguments = (device,) if name == "triton" else ()
+    clamped = settings._replace(clamp_mask=torch.ones(1, 1, dtype=torch.bool, device=device))
     return {
         "jacobian": backend.implementation("contractive", name).primitives().add_product,
         "reconstruction": reconstruction._Primitives(*arguments).add_product,
@@ -50,17 +50,17 @@ def adders(place):
 
 @pytest.mark.interpreted(op=["jacobian", "gibbs"])
 @pytest.mark.parametrize("op", ["jacobian", "reconstruction", "gibbs", "clamped gibbs"])
-def test_a_product_is_added_to_a_total_of_any_size_and_layout(kernel_place, op):
+def test_a_product_is_added_to_a_total_of_any_size_and_layout(kernel_device, op):
     """The sums are exact in float32: of integers, and of states 0 and 1."""
-    add_product = adders(kernel_place)[op]
+    add_product = adders(kernel_device)[op]
     layouts = itertools.cycle(itertools.product(LAYOUTS.values(), repeat=3))
     # The interpreter is slow, and the sizes of whole units are those that can be added in place.
-    sizes = SIZES[:4] if is_interpreted(kernel_place) else SIZES * 8
+    sizes = SIZES[:4] if is_interpreted(kernel_device) else SIZES * 8
     for rows, columns, depth in sizes:
         left_layout, right_layout, total_layout = next(layouts)
-        left = torch.randint(-9, 9, (depth, rows), device=kernel_place).float()
-        right = torch.randint(0, 2, (depth, columns), device=kernel_place).float()
-        start = torch.randint(-9, 9, (rows, columns), device=kernel_place).float()
+        left = torch.randint(-9, 9, (depth, rows), device=kernel_device).float()
+        right = torch.randint(0, 2, (depth, columns), device=kernel_device).float()
+        start = torch.randint(-9, 9, (rows, columns), device=kernel_device).float()
         expected = left.t() @ right
         total = total_layout(start.clone())
         alone = add_product(left_layout(left), right_layout(right), None)

@@ -55,27 +55,29 @@ def test_philox_gives_random123s_known_answers(counter, key, answer):
     assert tuple(int(word) for word in output) == answer
 
 
-def test_kernels_draw_the_definitions_words(kernel_place):
+def test_kernels_draw_the_definitions_words(kernel_device):
     """Of key 0, row 0 and masking's step: the four words decide four elements at thresholds beside
     them."""
     words = random.philox((0, 0, 0, Step.MASKING), (0, 0))
     uniforms = [(word >> 8) * 2.0**-24 for word in words]
-    ones = torch.ones(1, 4, device=kernel_place)
+    ones = torch.ones(1, 4, device=kernel_device)
     for column, uniform in enumerate(uniforms):
-        kept = corrupt(ones, "masking", uniform, seed=0)
+        passed = corrupt(ones, "masking", uniform, seed=0)
         dropped = corrupt(ones, "masking", uniform + 2.0**-24, seed=0)
-        assert kept[0, column] == 1
+        assert passed[0, column] == 1
         assert dropped[0, column] == 0
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**31, 2**32 - 1, 2**32, 2**63 - 1])
 @pytest.mark.parametrize("row_offset", [0, 2**31 - 1, 2**32 - 1, 2**40])
 @pytest.mark.interpreted(seed=[2**63 - 1], row_offset=[2**40])
-def test_kernels_draw_the_definitions_numbers_at_every_seed_and_row(kernel_place, seed, row_offset):
+def test_kernels_draw_the_definitions_numbers_at_every_seed_and_row(
+    kernel_device, seed, row_offset
+):
     """Bit by bit: each of a uniform's 24 bits by a threshold would take long; 8 levels do."""
-    ones = torch.ones(3, 21, device=kernel_place)
-    place = {"step": Step.MASKING, "row_offset": row_offset}
-    uniform = random.uniform(seed, 3, 21, **place).to(kernel_place)
+    ones = torch.ones(3, 21, device=kernel_device)
+    draws = {"step": Step.MASKING, "row_offset": row_offset}
+    uniform = random.uniform(seed, 3, 21, **draws).to(kernel_device)
     for level in torch.linspace(0.05, 0.95, 8).tolist():
         corrupted = corrupt(ones, "masking", level, seed=seed, row_offset=row_offset)
         expected = (uniform >= torch.tensor(level)).float()
@@ -89,23 +91,26 @@ def test_a_step_draws_other_numbers():
 ROWS, COLUMNS = 64, 32
 
 
-def draws(seed, place):
+def draws(seed, device):
     """A fair bit for each row and column from everything that draws by a seed."""
-    zeros, ones = torch.zeros(ROWS, COLUMNS, device=place), torch.ones(ROWS, COLUMNS, device=place)
-    unconnected = torch.zeros(COLUMNS, COLUMNS, device=place)
+    zeros, ones = (
+        torch.zeros(ROWS, COLUMNS, device=device),
+        torch.ones(ROWS, COLUMNS, device=device),
+    )
+    unconnected = torch.zeros(COLUMNS, COLUMNS, device=device)
     states = gibbs(zeros, unconnected, None, None, 2, seed=seed)
     normal = gibbs(zeros, unconnected, None, None, visible_kind="gaussian", seed=seed)
     penalty = PenaltySettings(1, 1.0, 1.0, seed, 0)
-    log_var = torch.zeros((), device=place)
+    log_var = torch.zeros((), device=device)
     layers = {"visible": COLUMNS, "hidden": COLUMNS}
-    dropout = Autoencoder(**layers, code_dropout=0.5).to(place)
-    stochastic = StochasticAutoencoder(**layers, code_noise=1.0).to(place)
+    dropout = Autoencoder(**layers, code_dropout=0.5).to(device)
+    stochastic = StochasticAutoencoder(**layers, code_noise=1.0).to(device)
     torch.nn.init.zeros_(stochastic.encoder[0].weight)
     torch.nn.init.zeros_(stochastic.encoder[0].bias)
-    machine = RBM(COLUMNS, COLUMNS).to(place)
+    machine = RBM(COLUMNS, COLUMNS).to(device)
     probes = contractive.draw_probes(zeros, COLUMNS, penalty, corrupt_with)
     return {
-        "direct": random.uniform(seed, ROWS, COLUMNS, device=place) < 0.5,
+        "direct": random.uniform(seed, ROWS, COLUMNS, device=device) < 0.5,
         "masking": corrupt(ones, "masking", 0.5, seed=seed) == 0,
         "salt and pepper": corrupt(ones, "salt_and_pepper", 1, seed=seed) == 0,
         "gaussian": corrupt(zeros, "gaussian", 1, seed=seed) > 0,
@@ -118,7 +123,7 @@ def draws(seed, place):
         "Hessian noise": contractive.with_noise(zeros, penalty, corrupt_with) > 0,
         "dropout": dropout._drop(ones, seed, None, 0) == 0,
         "code noise": stochastic._draw_code(ones, seed) > stochastic.encode(ones),
-        "latent": random.normal(seed, ROWS, COLUMNS, step=Step.LATENT, device=place) > 0,
+        "latent": random.normal(seed, ROWS, COLUMNS, step=Step.LATENT, device=device) > 0,
         "visible given a code": draw_visible(ones / 2, None, seed) == 1,
         "normal given a code": draw_visible(zeros, log_var, seed) > 0,
         "chains' start": machine._random_states(ROWS, seed) == 1,
@@ -129,10 +134,10 @@ def draws(seed, place):
 SHARED = {("visible given a code", "normal given a code")}
 
 
-def test_one_seed_draws_independently_wherever_it_is_given(place):
+def test_one_seed_draws_independently_wherever_it_is_given(device):
     """Two draws agree in half of their bits: 2048 coins have standard deviation 22.6."""
     with torch.no_grad():
-        bits = draws(2**40 + 5, place)
+        bits = draws(2**40 + 5, device)
     for pair in itertools.combinations(bits, 2):
         agreeing = int((bits[pair[0]] == bits[pair[1]]).sum())
         assert pair in SHARED or abs(agreeing - 1024) < 4.5 * 22.6, pair
@@ -171,9 +176,9 @@ def test_a_child_descends_from_a_seed_in_its_range(seed):
         random.child_seed(1.5, 0)
 
 
-def test_a_negative_seed_in_a_tensor_is_refused_where_it_is_read(place):
+def test_a_negative_seed_in_a_tensor_is_refused_where_it_is_read(device):
     with pytest.raises(ValueError, match=r"seed is -3; it takes an int in \[0, 2\*\*63\)"):
-        corrupt(torch.ones(2, 2).to(place), "masking", 0.5, seed=torch.tensor(-3))
+        corrupt(torch.ones(2, 2).to(device), "masking", 0.5, seed=torch.tensor(-3))
 
 
 def test_uniforms_are_uniform():
@@ -221,15 +226,15 @@ def test_drawn_seed_follows_torchs_generator():
 MACHINE = torch.zeros(5, 8), None, None
 LAYERS = torch.randn(5, 8, generator=torch.Generator().manual_seed(0)), None
 DRAWING = {
-    "corrupt": lambda x, **place: corrupt(x, "masking", 0.5, **place),
-    "reparameterize": lambda x, **place: reparameterize(x, x, **place),
-    "reconstruction_loss": lambda x, **place: reconstruction_loss(
-        x, *LAYERS, corruption="gaussian", corruption_level=1, **place
+    "corrupt": lambda x, **device: corrupt(x, "masking", 0.5, **device),
+    "reparameterize": lambda x, **device: reparameterize(x, x, **device),
+    "reconstruction_loss": lambda x, **device: reconstruction_loss(
+        x, *LAYERS, corruption="gaussian", corruption_level=1, **device
     ),
-    "gibbs": lambda x, **place: gibbs(x, *MACHINE, **place).hidden,
-    "contrastive_divergence": lambda x, **place: contrastive_divergence(x, *MACHINE, **place)[1],
-    "contractive_penalty": lambda x, **place: contractive_penalty(
-        x, *LAYERS, hessian_noise=1, **place
+    "gibbs": lambda x, **device: gibbs(x, *MACHINE, **device).hidden,
+    "contrastive_divergence": lambda x, **device: contrastive_divergence(x, *MACHINE, **device)[1],
+    "contractive_penalty": lambda x, **device: contractive_penalty(
+        x, *LAYERS, hessian_noise=1, **device
     ),
 }
 

@@ -51,6 +51,6 @@ def test_result_types_are_beside_the_functions(name):
         for kind in classes(returned):
             if kind.__module__.startswith("aefast."):
                 seen += 1
-                places = [vars(place).get(kind.__name__) for place in (module, aefast, aefast.nn)]
-                assert kind in places, f"{label} returns {kind.__module__}.{kind.__name__}"
+                types = [vars(scope).get(kind.__name__) for scope in (module, aefast, aefast.nn)]
+                assert kind in types, f"{label} returns {kind.__module__}.{kind.__name__}"
     assert seen or name == "aefast.estimators"

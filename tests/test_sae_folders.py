@@ -95,7 +95,7 @@ def test_inputs_that_are_not_centered_and_ranks_by_norm_are_brought_to_one_form(
         change_config(tmp_path, rescale_acts_by_decoder_norm=True)
     norms = model.decoder_weight.norm(dim=1)
     x = torch.randn(7, D)
-    found = aefast.load_saelens(tmp_path)
+    actual = aefast.load_saelens(tmp_path)
     plain = x + model.decoder_bias  # so that what the model subtracts is nothing
     code = model.encode_dense(plain)
     if name == "topk":
@@ -104,9 +104,9 @@ def test_inputs_that_are_not_centered_and_ranks_by_norm_are_brought_to_one_form(
         code = torch.zeros_like(z).scatter(
             1, largest.indices, largest.values.relu() / norms[largest.indices]
         )
-        torch.testing.assert_close(found(x), model.decode(code))
+        torch.testing.assert_close(actual(x), model.decode(code))
     else:
-        torch.testing.assert_close(found.encode_dense(x), code)
+        torch.testing.assert_close(actual.encode_dense(x), code)
 
 
 def change_config(folder, **changes):

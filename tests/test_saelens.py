@@ -49,12 +49,12 @@ def step(sae, x, dead):
 def test_a_step_is_saelens_own(options, dead):
     theirs, ours = pair(**options)
     x = torch.randn(9, D)
-    expected, found = step(theirs, x, dead), step(ours, x, dead)
-    torch.testing.assert_close(found.losses, expected.losses)
-    torch.testing.assert_close(found.sae_out, expected.sae_out)
-    torch.testing.assert_close(found.feature_acts.to_dense(), expected.feature_acts)
+    expected, actual = step(theirs, x, dead), step(ours, x, dead)
+    torch.testing.assert_close(actual.losses, expected.losses)
+    torch.testing.assert_close(actual.sae_out, expected.sae_out)
+    torch.testing.assert_close(actual.feature_acts.to_dense(), expected.feature_acts)
     expected.loss.backward()
-    found.loss.backward()
+    actual.loss.backward()
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad)
     assert ours.W_enc.t().is_contiguous()

@@ -41,9 +41,9 @@ def test_every_kernel_of_this_machine_passes(op):
         for target in selftest.targets()
         if target.backend != "triton" or "cuda" in target.device
     ]
-    found = list(selftest.run(targets, [case for case in CASES.values() if case.op == op]))
-    assert {outcome.target for outcome in found} == set(targets)
-    assert [str(outcome) for outcome in found if not outcome.passed] == []
+    outcomes_of_op = list(selftest.run(targets, [case for case in CASES.values() if case.op == op]))
+    assert {outcome.target for outcome in outcomes_of_op} == set(targets)
+    assert [str(outcome) for outcome in outcomes_of_op if not outcome.passed] == []
 
 
 def test_no_draw_is_so_near_its_probability_that_rounding_decides():
@@ -99,9 +99,9 @@ def test_one_wrong_element_of_a_kernel_fails(monkeypatch, wrong):
         return output
 
     monkeypatch.setattr(kernels, "gaussian_kl", gaussian_kl)
-    found = outcomes(CASES["variational", "divergence"], CASES["variational", "sample"])
-    assert not found[0].passed
-    assert [outcome.passed for outcome in found if outcome.case.name == "sample"] == [True] * 3
+    actual = outcomes(CASES["variational", "divergence"], CASES["variational", "sample"])
+    assert not actual[0].passed
+    assert [outcome.passed for outcome in actual if outcome.case.name == "sample"] == [True] * 3
 
 
 @needs_numba
@@ -122,6 +122,6 @@ def test_a_kernel_that_raises_is_told_and_hides_no_other(monkeypatch):
         raise RuntimeError("no such binary")
 
     monkeypatch.setattr(kernels, "gaussian_kl", broken)
-    found = outcomes(CASES["variational", "divergence"], CASES["sparsity", "magnitude"])
-    assert "no such binary" in str(found[0])
-    assert [outcome.passed for outcome in found] == [False] * 3 + [True] * 3
+    actual = outcomes(CASES["variational", "divergence"], CASES["sparsity", "magnitude"])
+    assert "no such binary" in str(actual[0])
+    assert [outcome.passed for outcome in actual] == [False] * 3 + [True] * 3

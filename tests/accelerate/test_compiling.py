@@ -59,18 +59,18 @@ def test_layers_become_ops(make: Callable[[], nn.Module], activations: list[str]
     twin = copy.deepcopy(model)
     call, graphs = compiled(model)
     x = torch.rand(8, 20)
-    found = []
+    outputs = []
     for net in (call, twin):
         torch.manual_seed(0)
         output = net(x)
         output = output[0] if isinstance(output, tuple) else output
         output.square().sum().backward()
-        found.append(output)
+        outputs.append(output)
     (graph,) = graphs
     ops = [node.args[3] for node in graph.nodes if node.target is linear_act]
     assert ops == activations
     assert all(node.target not in (F.linear, F.relu, torch.sigmoid) for node in graph.nodes)
-    torch.testing.assert_close(*found)
+    torch.testing.assert_close(*outputs)
     for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=2e-5, atol=2e-6)
 
@@ -109,8 +109,8 @@ def test_inductor_does_the_rest() -> None:
 def test_it_is_found_by_its_name() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
     points = project["project"]["entry-points"]["torch_dynamo_backends"]
-    place, name = points["aefast"].split(":")
-    assert getattr(import_module(place), name) is compiling.aefast
+    module, name = points["aefast"].split(":")
+    assert getattr(import_module(module), name) is compiling.aefast
     installed = metadata.entry_points(group="torch_dynamo_backends", name="aefast")
     if installed:
         assert "aefast" in torch._dynamo.list_backends()

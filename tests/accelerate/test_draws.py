@@ -43,11 +43,11 @@ def test_gaussian_numbers(count: int) -> None:
 
 
 def test_a_gaussian_number_that_waits_is_kept() -> None:
-    found = []
+    numbers = []
     for is_ours in (True, False):
         torch.manual_seed(0)
         torch.randn(1)  # torch draws two and keeps the other
         x = torch.ones(300)
         draws.drawn(x, "rand_like") if is_ours else torch.rand_like(x)
-        found.append(torch.randn(3))
-    assert torch.equal(*found)
+        numbers.append(torch.randn(3))
+    assert torch.equal(*numbers)

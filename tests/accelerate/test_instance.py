@@ -83,8 +83,8 @@ def test_all_but_one_line_is_as_it_was(make: Callable[[], nn.Module]) -> None:
     keys, forward = list(model.state_dict()), type(model).forward
     aefast.accelerate(model)
     lines = repr(model).splitlines()
-    kept = [line for line in lines if "by aefast" not in line]
-    assert "\n".join(kept) == text
+    unchanged = [line for line in lines if "by aefast" not in line]
+    assert "\n".join(unchanged) == text
     assert list(map(id, dict(model.named_parameters()).values())) == [id(p) for _, p in parameters]
     assert list(model.state_dict()) == keys
     assert [name for name, _ in model.named_modules()] == [

@@ -51,9 +51,9 @@ def test_outputs_gradients_and_draws(name: str, training: bool) -> None:
     aefast.accelerate(model)
     for ours, theirs in zip(run(model, x), run(twin, x), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=2e-6)
-    served = aefast.report(model)
-    assert sum(row.served for row in served.rows) > 0
-    assert sum(row.fallen for row in served.rows) == 0
+    report = aefast.report(model)
+    assert sum(row.served for row in report.rows) > 0
+    assert sum(row.fallen for row in report.rows) == 0
 
 
 def test_a_curve_agrees_to_rounding() -> None:

@@ -181,8 +181,8 @@ def test_a_forward_that_does_more_is_left_alone(make: Any, reason: str) -> None:
     model(torch.rand(8, 20))
     assert model.calls == (make is Stores)
     assert len(model.codes) == (make is Appends)
-    served = {row.name: row.served for row in aefast.report(model).replaced}
-    assert served == {"net": 1}
+    calls = {row.name: row.served for row in aefast.report(model).replaced}
+    assert calls == {"net": 1}
 
 
 def test_a_global_is_read_anew(monkeypatch: pytest.MonkeyPatch) -> None:

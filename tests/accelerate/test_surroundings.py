@@ -21,15 +21,15 @@ from tests.accelerate.models import VAE, Denoising, EncoderDecoder, sequential
 
 def same(model: nn.Module, twin: nn.Module, x: Tensor, **tolerance: float) -> None:
     """Outputs and gradients of both."""
-    found = []
+    results = []
     for net in (model, twin):
         torch.manual_seed(0)
         net.zero_grad()
         output = net(x)
         output = output[0] if isinstance(output, tuple) else output
         output.float().square().sum().backward()
-        found.append([output, *(p.grad for p in net.parameters())])
-    for ours, theirs in zip(*found, strict=True):
+        results.append([output, *(p.grad for p in net.parameters())])
+    for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, **(tolerance or {"rtol": 2e-5, "atol": 2e-6}))
 
 

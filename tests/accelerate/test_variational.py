@@ -211,7 +211,7 @@ class StoredPrior(Variational):
 
 
 # By who draws the code: this package's kernel, or torch, and then what the table says.
-SERVED: dict[type[Variational], str] = {
+REPLACED: dict[type[Variational], str] = {
     **dict.fromkeys((RandnLike, Chunk, Split, Slices, Unflattened), "torch.randn_like"),
     **dict.fromkeys((SoftplusDeviation, SoftplusModule, Addcmul, Clamped), "torch.randn_like"),
     **dict.fromkeys((WhileTraining, Dictionary, TwoDropouts), "torch.randn_like"),
@@ -249,7 +249,7 @@ def _restored_generator() -> Any:
 
 
 @pytest.mark.parametrize(
-    "kind", [*SERVED, *BY_TORCH, *IN_PARTS], ids=lambda kind: str(kind.__name__)
+    "kind", [*REPLACED, *BY_TORCH, *IN_PARTS], ids=lambda kind: str(kind.__name__)
 )
 def test_every_way_to_draw_a_code(kind: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
@@ -264,8 +264,8 @@ def test_every_way_to_draw_a_code(kind: Callable[[], nn.Module]) -> None:
     called = own if kind not in IN_PARTS else [row for row in rows if row.name]
     stacks = [row for row in called if "-" in row.what and row.is_replaced]
     assert [(row.served, row.fallen) for row in stacks] == [(1, 0)] * 2
-    if kind in SERVED:
-        (draw,) = (row for row in own if row.what == SERVED[kind])
+    if kind in REPLACED:
+        (draw,) = (row for row in own if row.what == REPLACED[kind])
         assert (draw.served, draw.fallen) == (1, 0)
     elif kind in BY_TORCH:
         (draw,) = (row for row in own if row.what == BY_TORCH[kind])

@@ -57,16 +57,16 @@ def test_codes_and_reconstructions_are_the_models(model, data, tmp_path):
 @pytest.mark.parametrize("model", ["stochastic", "vae", "rbm", "dbn"])
 def test_samples_are_a_function_of_the_seed(model, tmp_path):
     run = trained(model, tmp_path / "run")
-    found = []
+    actual = []
     for number, seed in enumerate((3, 3, 4)):
         out = tmp_path / f"{number}.npy"
         assert invoke("sample", run, "-n", 20, "--seed", seed, "--out", out).exit_code == 0
-        found.append(np.load(out))
-    assert found[0].shape == (20, VISIBLE)
-    assert found[0].dtype == np.float32
-    assert np.array_equal(found[0], found[1])
-    assert not np.array_equal(found[0], found[2])
-    assert not np.array_equal(found[0][:4], found[0][16:])  # blocks draw anew
+        actual.append(np.load(out))
+    assert actual[0].shape == (20, VISIBLE)
+    assert actual[0].dtype == np.float32
+    assert np.array_equal(actual[0], actual[1])
+    assert not np.array_equal(actual[0], actual[2])
+    assert not np.array_equal(actual[0][:4], actual[0][16:])  # blocks draw anew
 
 
 @pytest.mark.parametrize("model", ["ae", "dae", "cae", "sae"])

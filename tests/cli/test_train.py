@@ -54,9 +54,9 @@ def train(model, data, out, *more):
     return ["train", model, *common, *active, "--out", out, *more]
 
 
-@pytest.mark.parametrize("place", ["run", ".", "link/run", "up/shards/run", "relative"])
+@pytest.mark.parametrize("location", ["run", ".", "link/run", "up/shards/run", "relative"])
 def test_no_run_begins_in_the_folder_that_its_data_are_read_from(
-    place, data, tmp_path, monkeypatch
+    location, data, tmp_path, monkeypatch
 ):
     folder = tmp_path / "shards"
     folder.mkdir()
@@ -64,8 +64,8 @@ def test_no_run_begins_in_the_folder_that_its_data_are_read_from(
     (tmp_path / "link").symlink_to(folder)
     (tmp_path / "up").symlink_to(tmp_path)
     monkeypatch.chdir(folder)
-    source = {"relative": "../shards", ".": "."}.get(place, folder)
-    out = {"run": folder / "run", ".": ".", "relative": "run"}.get(place, tmp_path / place)
+    source = {"relative": "../shards", ".": "."}.get(location, folder)
+    out = {"run": folder / "run", ".": ".", "relative": "run"}.get(location, tmp_path / location)
     message = refused(*train("ae", source, out))
     assert message.startswith(f"--out is '{out}', in the folder that --data reads")
     assert [path.name for path in folder.iterdir()] == ["a.npy"]
@@ -395,9 +395,9 @@ def test_a_signal_saves_and_says_how_to_go_on(number, data, out):
     whole = out.with_name("whole")
     invoke(*train("dae", data, whole, "--epochs", stopped // 7 + 2))
     assert step_of(out) == step_of(whole)
-    found, expected = (load_file(run / "checkpoint.safetensors") for run in (out, whole))
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], expected[name]) for name in found)
+    actual, expected = (load_file(run / "checkpoint.safetensors") for run in (out, whole))
+    assert actual.keys() == expected.keys()
+    assert all(torch.equal(actual[name], expected[name]) for name in actual)
     lines = [(run / "metrics.jsonl").read_text().splitlines() for run in (out, whole)]
     steps = [[json.loads(line)["step"] for line in run] for run in lines]
     losses = [[json.loads(line)["loss"] for line in run] for run in lines]
@@ -444,9 +444,9 @@ def rewrite(path, change):
     with safetensors.safe_open(path, "pt") as file:
         metadata = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    told = json.loads(metadata.get("aefast", "{}"))
-    change(told, tensors)
-    save_file(tensors, path, {"aefast": json.dumps(told)} if told else None)
+    header = json.loads(metadata.get("aefast", "{}"))
+    change(header, tensors)
+    save_file(tensors, path, {"aefast": json.dumps(header)} if header else None)
 
 
 @pytest.mark.parametrize(
@@ -463,7 +463,7 @@ def rewrite(path, change):
 )
 def test_a_checkpoint_that_was_changed_is_named(data, out, part, change, message):
     invoke(*train("ae", data, out))
-    rewrite(out / "checkpoint.safetensors", lambda told, _: told[part].update(change))
+    rewrite(out / "checkpoint.safetensors", lambda header, _: header[part].update(change))
     assert re.search(message, refused("train", "--resume", "--out", out))
 
 

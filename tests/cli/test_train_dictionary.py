@@ -83,10 +83,10 @@ def test_a_run_that_stopped_goes_on_to_the_same_bits(shards, tmp_path):
     assert isinstance(resumed, Trainer)
     proceed(resumed)
     run.save(tmp_path / "stopped", resumed.checkpoint())
-    found, expected = (
+    actual, expected = (
         load_file(tmp_path / n / "checkpoint.safetensors") for n in ("stopped", "whole")
     )
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert all(torch.equal(actual[name], expected[name]) for name in expected)
 
 
 @pytest.mark.parametrize(

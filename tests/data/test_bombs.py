@@ -104,7 +104,7 @@ def outcomes(tmp_path_factory):
     ],
 )
 def test_a_small_file_takes_little(name, message, outcomes):
-    memory, disk, found = outcomes[name]
-    assert message in found
+    memory, disk, error = outcomes[name]
+    assert message in error
     assert disk <= DISK
     assert memory <= (4 * MEMORY if name == "line.csv" else MEMORY)

@@ -48,8 +48,8 @@ def test_damaged_bytes_are_refused_in_one_line_or_read(name, tmp_path):
     reasons = []
     for _ in range(100):
         damaged = bytearray(FILES[name])
-        for place in random.integers(len(damaged), size=random.integers(1, 4)):
-            damaged[place] = random.integers(256)
+        for position in random.integers(len(damaged), size=random.integers(1, 4)):
+            damaged[position] = random.integers(256)
         path.write_bytes(damaged)
         try:
             load(str(path))

@@ -22,17 +22,17 @@ def test_take_returns_the_rows_of_the_indices_in_order_over_the_scale(dtype, blo
     data = from_array(array, "x")
     assert data.scale == (255 if dtype == "u1" else 1)
     assert data.sample_shape == (2, 3)
-    taken = data.take(INDICES)
+    samples = data.take(INDICES)
     expected = array.reshape(5, 6)[INDICES].astype(np.float32) / np.float32(data.scale)
-    assert taken.dtype == torch.float32
-    assert np.array_equal(taken.numpy(), expected)
+    assert samples.dtype == torch.float32
+    assert np.array_equal(samples.numpy(), expected)
 
 
 def test_take_returns_memory_of_its_own_aligned_as_torchs_is():
     array = np.zeros((5, 3), np.float32)
-    taken = [from_array(array, "x").take(torch.arange(5)).add_(1) for _ in range(9)]
+    copies = [from_array(array, "x").take(torch.arange(5)).add_(1) for _ in range(9)]
     assert not array.any()
-    assert not [samples for samples in taken if samples.data_ptr() % 64]
+    assert not [samples for samples in copies if samples.data_ptr() % 64]
 
 
 @pytest.mark.parametrize("wrong", [5, -6])
@@ -66,14 +66,14 @@ def test_the_checksum_is_of_all_bytes_whatever_the_chunks(monkeypatch):
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf, 1e39, -1e39])
-@pytest.mark.parametrize("place", [(0, 0), (3, 1), (4, 2)])
-def test_a_number_that_is_not_a_finite_float32_is_refused_by_its_place(wrong, place, monkeypatch):
+@pytest.mark.parametrize("index", [(0, 0), (3, 1), (4, 2)])
+def test_a_number_that_is_not_a_finite_float32_is_refused_by_its_place(wrong, index, monkeypatch):
     monkeypatch.setattr(module, "CHUNK_BYTES", 2 * 3 * 8)
     array = np.ones((5, 3))
-    array[place] = wrong
+    array[index] = wrong
     with pytest.raises(
         DataError,
-        match=f"^x.npy: row {place[0]}, column {place[1]}, .* is {wrong}".replace("+", "."),
+        match=f"^x.npy: row {index[0]}, column {index[1]}, .* is {wrong}".replace("+", "."),
     ):
         from_array(array, "x.npy")
 

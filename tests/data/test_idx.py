@@ -52,8 +52,8 @@ def test_what_is_cut_short_or_too_long_is_refused_with_both_sizes(name, tmp_path
 @pytest.mark.parametrize("name", ["x.idx", "x.gz"])
 @pytest.mark.parametrize("start", [b"", b"\0\0\x08", b"\0\1\x08\3", b"\0\0\x07\3", b"PNG!"])
 def test_a_wrong_magic_is_refused(start, name, tmp_path):
-    found = start.hex(" ") or "nothing"
-    with pytest.raises(DataError, match=rf"{name}: not an IDX file: it begins with {found}, "):
+    magic = start.hex(" ") or "nothing"
+    with pytest.raises(DataError, match=rf"{name}: not an IDX file: it begins with {magic}, "):
         load(write(tmp_path / name, start if len(start) < 4 else start + UBYTES[4:]))
 
 

@@ -134,11 +134,11 @@ def test_colors_of_16_bits_are_refused_that_pillow_rounds_to_8(name, narrow, wid
 
 @pytest.mark.parametrize("kept", [0, 20, 45, 60])
 @pytest.mark.parametrize("ending", ["png", "jpg", "gif", "bmp", "tif", "webp"])
-def test_one_broken_file_is_named_in_one_line(ending, kept, tmp_path):
+def test_one_broken_file_is_named_in_one_line(ending, size, tmp_path):
     for name in "abc":
         save(tmp_path / f"{name}.{ending}", GREY[0])
     whole = (tmp_path / f"b.{ending}").read_bytes()
-    (tmp_path / f"b.{ending}").write_bytes(whole[:kept])
+    (tmp_path / f"b.{ending}").write_bytes(whole[:size])
     with pytest.raises(DataError, match=rf"^[^\n]*/b\.{ending}: not a readable image: .*$"):
         load(str(tmp_path))
 
@@ -205,8 +205,8 @@ def test_a_picture_is_turned_as_its_exif_says(orientation, ending, tmp_path):
     image.save(tmp_path / f"x.{ending}", exif=exif, **options)
     data = load(str(tmp_path))
     assert data.sample_shape[:2] == upright.shape
-    found = data.rows.reshape(*upright.shape, -1)[:, :, 0].astype(int)
-    assert abs(found - upright).max() <= (8 if ending == "jpg" else 0)
+    actual = data.rows.reshape(*upright.shape, -1)[:, :, 0].astype(int)
+    assert abs(actual - upright).max() <= (8 if ending == "jpg" else 0)
 
 
 def test_linked_folders_are_read_and_cycles_end(tmp_path):

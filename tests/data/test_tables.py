@@ -141,8 +141,8 @@ def test_the_delimiter_and_the_decimal_mark_are_found(text, rows, ending, write)
 )
 def test_names_and_numbers_of_rows_are_left_out_and_said(text, rows, write):
     source = write(text)
-    found, notes = table(source)
-    assert found == rows
+    actual, notes = table(source)
+    assert actual == rows
     assert re.fullmatch(
         f"{source}: its first (column names|2 columns name) the rows: left out", notes[-1]
     )

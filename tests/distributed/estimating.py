@@ -31,8 +31,8 @@ def fitted(count: int, features: int) -> dict[str, dict[str, Any]]:
         ends = np.linspace(0, count**0.5, dist.get_world_size() + 1) ** 2
         first, last = (round(end) for end in ends[dist.get_rank() : dist.get_rank() + 2])
         X = X[first:last]
-    found = {}
+    attributes = {}
     for name, make in ESTIMATORS.items():
         fields = vars(make().fit(X, process_group=dist.group.WORLD))
-        found[name] = {key: value for key, value in fields.items() if key.endswith("_")}
-    return found
+        attributes[name] = {key: value for key, value in fields.items() if key.endswith("_")}
+    return attributes

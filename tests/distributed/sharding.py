@@ -19,7 +19,7 @@ def gradients(names: list[str], way: str) -> dict[str, dict[str, Any]]:
     """Of the loss of rows that the ranks share, and the mean of the ranks' losses."""
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    found = {}
+    results = {}
     rows = training.rows()[:100]
     rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     share = len(rows) // size
@@ -40,8 +40,8 @@ def gradients(names: list[str], way: str) -> dict[str, dict[str, Any]]:
             model = model.bfloat16()
         loss: Any = model.loss
         loss(x, seed=3, row_offset=rank * share).backward()
-        found[name] = {key: _whole(parameter.grad) for key, parameter in model.named_parameters()}
-    return found
+        results[name] = {key: _whole(parameter.grad) for key, parameter in model.named_parameters()}
+    return results
 
 
 def _whole(gradient: Any) -> Any:

@@ -19,8 +19,8 @@ def test_ranks_with_rows_of_their_own_estimate_what_one_would_from_all(features)
     """Also of fewer rows than features."""
     ranks = worlds.run(2, estimating.fitted, 80, features)
     for name, expected in estimating.fitted(80, features).items():
-        for found in ranks:
-            check_same(expected, found[name])
+        for rank in ranks:
+            check_same(expected, rank[name])
         for key, value in ranks[0][name].items():
             assert np.array_equal(value, ranks[1][name][key]), (name, key)
 

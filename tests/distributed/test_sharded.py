@@ -18,11 +18,11 @@ def names_of(way):
 def test_gradients_are_one_process_s(way):
     names = names_of(way)
     whole = sharding.gradients(names, way)
-    for found in worlds.run(2, sharding.gradients, names, way):
+    for rank in worlds.run(2, sharding.gradients, names, way):
         for name in names:
             # As one vector: a machine's are differences, and a small one has few of its digits.
-            expected, got = (_joined(gradients[name]) for gradients in (whole, found))
-            assert (got - expected).norm() <= 1e-6 * expected.norm(), name
+            expected, actual = (_joined(gradients[name]) for gradients in (whole, rank))
+            assert (actual - expected).norm() <= 1e-6 * expected.norm(), name
 
 
 def _joined(gradients):
@@ -34,10 +34,10 @@ def test_mixed_precision_rounds_as_one_process_in_bfloat16_does():
     names = ["ae", "masking", "vae"]
     whole = sharding.gradients(names, "mixed")
     exact = sharding.gradients(names, "root")
-    for found in worlds.run(2, sharding.gradients, names, "mixed"):
+    for rank in worlds.run(2, sharding.gradients, names, "mixed"):
         for name in names:
             for key, expected in exact[name].items():
-                error = (found[name][key] - expected).norm()
+                error = (rank[name][key] - expected).norm()
                 rounding = (whole[name][key] - expected).norm()
                 assert error <= 2 * rounding + 1e-6, (name, key, error, rounding)
 

@@ -396,8 +396,8 @@ def test_extreme_data_give_finite_numbers(kind, extreme, data):
     X = extreme(data)
     model = estimator(kind, n_iter=2).fit(X)
     codes = model.transform(X)
-    found = [codes, model.inverse_transform(codes), model.score_samples(X), model.components_]
-    assert all(np.isfinite(array).all() for array in found)
+    actual = [codes, model.inverse_transform(codes), model.score_samples(X), model.components_]
+    assert all(np.isfinite(array).all() for array in actual)
 
 
 @every_kind

@@ -245,8 +245,8 @@ def test_a_step_that_is_not_finite_says_so_and_leaves_finite_parameters(digits):
 def test_extreme_data_give_finite_numbers(digits, scale):
     data = digits[0][:50] * np.float32(scale)
     model = BernoulliRBM(8, n_iter=2, random_state=0).fit(data)
-    for found in (model.components_, model.transform(data), model.score_samples(data)):
-        assert np.isfinite(found).all()
+    for actual in (model.components_, model.transform(data), model.score_samples(data)):
+        assert np.isfinite(actual).all()
 
 
 @pytest.mark.parametrize(

@@ -207,14 +207,14 @@ def test_torchs_defaults_change_nothing(data, model, default, defaults):
     ]
     defaults(default)
     inside = clone(model).fit(data)
-    found = [
+    actual = [
         inside.transform(data.astype(np.float32)),
         inside.transform(data),
         inside.score_samples(data),
         inside.sample(3, random_state=0),
         inside.get_covariance(),
     ]
-    assert all(map(np.array_equal, found, results))
+    assert all(map(np.array_equal, actual, results))
 
 
 @models
@@ -343,9 +343,9 @@ def test_extreme_data_give_finite_numbers(data, model, extreme, dtype):
         warnings.simplefilter("ignore", ConvergenceWarning)
         model = clone(model).fit(X)
         codes = model.transform(X)
-        found = [codes, model.inverse_transform(codes), model.score_samples(X), model.sample(3)]
-    found += [model.components_, model.noise_variance_, model.get_covariance()]
-    assert all(np.isfinite(array).all() for array in found)
+        actual = [codes, model.inverse_transform(codes), model.score_samples(X), model.sample(3)]
+    actual += [model.components_, model.noise_variance_, model.get_covariance()]
+    assert all(np.isfinite(array).all() for array in actual)
 
 
 @models

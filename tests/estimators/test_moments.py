@@ -15,7 +15,7 @@ def rows():
     return np.random.default_rng(0).normal(size=(101, 5)) * [1, 2, 3, 4, 5] + 7
 
 
-def found(moments):
+def scatter_of(moments):
     return moments.root.T @ moments.root if moments.scatter is None else moments.scatter
 
 
@@ -30,7 +30,9 @@ def close(moments, X):
         assert moments.root is None
     np.testing.assert_allclose(moments.variances, np.diag(scatter) / len(X), rtol=rounding)
     np.testing.assert_allclose(moments.mean, X.mean(0), rtol=rounding)
-    np.testing.assert_allclose(found(moments), scatter, rtol=0, atol=rounding * np.trace(scatter))
+    np.testing.assert_allclose(
+        scatter_of(moments), scatter, rtol=0, atol=rounding * np.trace(scatter)
+    )
 
 
 @pytest.mark.parametrize("sizes", [[101], [1, 100], [50, 1, 50], [3, 2, 96], [1] * 101])
@@ -66,7 +68,7 @@ def test_nothing_cancels_far_from_zero(rows):
     moments = Moments.none(5).including(far[:40]).including(far[40:])
     scatter = np.cov(near, rowvar=False) * 100
     bound = 2.0**-26 * np.abs(near - near.mean(0)).sum() * 2
-    np.testing.assert_allclose(found(moments), scatter, rtol=0, atol=bound)
+    np.testing.assert_allclose(scatter_of(moments), scatter, rtol=0, atol=bound)
 
 
 def test_what_was_there_is_left_as_it_was(rows):

@@ -192,8 +192,8 @@ def test_numbers_whose_squares_overflow_are_not_learned_from(digits, method):
 def test_extreme_data_give_finite_numbers(digits, scale):
     data = digits[0][:50] * np.float32(scale)
     model = SparseCoding(8, 0.3, n_iter=2, random_state=0).fit(data)
-    for found in (model.components_, model.transform(data), model.score_samples(data)):
-        assert np.isfinite(found).all()
+    for actual in (model.components_, model.transform(data), model.score_samples(data)):
+        assert np.isfinite(actual).all()
     assert np.isfinite(SparseCoding(3, n_iter=2).fit(data[:1]).components_).all()
 
 

@@ -49,6 +49,6 @@ def test_fits_in_eight_threads_are_one_fit_and_torchs_generator_is_left_alone(
         return fitted.components_, fitted.transform(X), fitted.score_samples(X)
 
     with ThreadPoolExecutor(8) as pool:
-        for found in pool.map(results, range(24)):
-            assert all(map(np.array_equal, found, (expected.components_, codes, scores)))
+        for actual in pool.map(results, range(24)):
+            assert all(map(np.array_equal, actual, (expected.components_, codes, scores)))
     assert torch.equal(torch.get_rng_state(), before)

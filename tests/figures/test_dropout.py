@@ -18,8 +18,8 @@ def test_the_draws_are_enough_for_a_bias_to_show(measured):
 
 
 def test_a_code_trained_with_dropout_outlives_the_loss_of_units(measured):
-    place = dropout.REMOVED.index(dropout.SHOWN)
-    without, *others = (errors[place] for errors in measured.errors)
+    column = dropout.REMOVED.index(dropout.SHOWN)
+    without, *others = (errors[column] for errors in measured.errors)
     assert max(others) < without / 3
     assert measured.errors[-1][-1] < measured.errors[1][-1] < measured.errors[0][-1]
 
@@ -32,6 +32,6 @@ def test_it_pays_for_that_with_all_of_them(measured):
 def test_the_sentence_and_the_drawing(measured):
     sentence = dropout.sentence(measured)
     assert f"{measured.distance[-1] / measured.standard_error[-1]:.2f} standard errors" in sentence
-    place = dropout.REMOVED.index(dropout.SHOWN)
-    assert f"{measured.errors[0][place]:.2f}" in sentence
+    column = dropout.REMOVED.index(dropout.SHOWN)
+    assert f"{measured.errors[0][column]:.2f}" in sentence
     dropout.plot(measured, Figure(layout="constrained"))

@@ -34,8 +34,8 @@ def test_a_reconstruction_from_more_components_is_nearer_to_the_digit(measured):
 def test_the_sentence_holds_the_numbers_and_the_figure_is_drawn(measured):
     from matplotlib.figure import Figure
 
-    for kept in measured.explained_held_out.values():
-        assert f"{kept:.0%}" in pca.sentence(measured)
+    for explained in measured.explained_held_out.values():
+        assert f"{explained:.0%}" in pca.sentence(measured)
     figure = Figure(figsize=pca.SIZE, layout="constrained")
     pca.plot(measured, figure)
     figure.draw_without_rendering()

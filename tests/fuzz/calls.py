@@ -445,12 +445,12 @@ def check(call: Call) -> None:
     torch.set_num_threads(call.threads)
     if call.instruction_set is not None:
         backend.extension().cap_instruction_set(call.instruction_set)
-    found = outcome(call, call.backend)
-    if isinstance(found.error, BackendUnavailableError):
+    actual = outcome(call, call.backend)
+    if isinstance(actual.error, BackendUnavailableError):
         return
     same_dtype = outcome(call, "eager")
-    if found.error or same_dtype.error:
-        check_errors(found.error, same_dtype.error)
+    if actual.error or same_dtype.error:
+        check_errors(actual.error, same_dtype.error)
         return
     exact = outcome(call, "eager", torch.float64)
     assert exact.error is None, repr(exact.error)
@@ -459,15 +459,15 @@ def check(call: Call) -> None:
     op, eps = OPS[call.op], torch.finfo(DTYPES[call.dtype]).eps
     states = op.states if call.options.get("visible_kind") == "bernoulli" else ()
     for index, results in enumerate(
-        zip(found.tensors, same_dtype.tensors, exact.tensors, strict=True)
+        zip(actual.tensors, same_dtype.tensors, exact.tensors, strict=True)
     ):
         check_output(*results, index in states, op.slack, eps)
 
 
-def check_errors(found: Exception | None, expected: Exception | None) -> None:
+def check_errors(actual: Exception | None, expected: Exception | None) -> None:
     """Both refuse, and at the door."""
-    assert isinstance(found, (TypeError, ValueError)), repr(found or expected)
-    assert repr(found) == repr(expected)
+    assert isinstance(actual, (TypeError, ValueError)), repr(actual or expected)
+    assert repr(actual) == repr(expected)
 
 
 def is_undecided(call: Call) -> bool:
@@ -486,33 +486,33 @@ def is_undecided(call: Call) -> bool:
     if options["visible_kind"] == "bernoulli":
         drawn.append(sample.visible_prob)
     near = 1e-4 if call.dtype == "float32" else 2e-2
-    place = {"row_offset": options["row_offset"]}
+    draws = {"row_offset": options["row_offset"]}
     return any(
         bool(
-            ((random.uniform(options["seed"], *p.shape, step=step, **place) - p).abs() < near).any()
+            ((random.uniform(options["seed"], *p.shape, step=step, **draws) - p).abs() < near).any()
         )
         for step, p in enumerate(drawn)
     )
 
 
 def check_output(
-    found: Tensor, same: Tensor, exact: Tensor, is_state: bool, slack: float, eps: float
+    actual: Tensor, same: Tensor, exact: Tensor, is_state: bool, slack: float, eps: float
 ) -> None:
-    assert found.shape == exact.shape, f"shape {list(found.shape)}, not {list(exact.shape)}"
-    assert found.dtype == same.dtype, f"dtype {found.dtype}, not {same.dtype}"
-    found, same = found.double(), same.double()
+    assert actual.shape == exact.shape, f"shape {list(actual.shape)}, not {list(exact.shape)}"
+    assert actual.dtype == same.dtype, f"dtype {actual.dtype}, not {same.dtype}"
+    actual, same = actual.double(), same.double()
     if is_state:
-        assert torch.equal(found, exact), "other states"
+        assert torch.equal(actual, exact), "other states"
         return
     both = same.isnan() & exact.isnan()
-    assert found[both].isnan().all(), "a number where torch has NaN"
+    assert actual[both].isnan().all(), "a number where torch has NaN"
     infinite = same.isinf() & (same == exact)
-    assert torch.equal(found[infinite], exact[infinite]), "not torch's infinity"
+    assert torch.equal(actual[infinite], exact[infinite]), "not torch's infinity"
     finite = same.isfinite() & exact.isfinite()
-    found, same, exact = found[finite], same[finite], exact[finite]
-    assert found.isfinite().all(), "not finite where torch is"
+    actual, same, exact = actual[finite], same[finite], exact[finite]
+    assert actual.isfinite().all(), "not finite where torch is"
     if exact.numel() == 0:
         return
-    error = (found - exact).abs().max().item()
+    error = (actual - exact).abs().max().item()
     allowed = TIMES * (same - exact).abs().max().item() + UNITS * eps * exact.abs().max().item()
     assert error <= slack * allowed + TINY, f"off by {error:.3g}; rounding is {allowed:.3g}"

@@ -181,13 +181,13 @@ def change(content: bytes, what: str, at: int, value: Any) -> bytes:
 
 
 # Headers come first, and decide: half of the changes are there.
-PLACES = st.one_of(st.floats(0, 1), st.floats(0, 0.2))
+POSITIONS = st.one_of(st.floats(0, 1), st.floats(0, 0.2))
 VALUES = st.one_of(st.sampled_from(BYTES), st.binary(min_size=1, max_size=8))
 CHANGES = st.one_of(
-    st.tuples(st.just("flip"), PLACES, st.integers(0, 7)),
-    st.tuples(st.sampled_from(["write", "insert"]), PLACES, VALUES),
-    st.tuples(st.sampled_from(["drop", "repeat"]), PLACES, st.integers(1, 64)),
-    st.tuples(st.just("cut"), PLACES, st.just(0)),
+    st.tuples(st.just("flip"), POSITIONS, st.integers(0, 7)),
+    st.tuples(st.sampled_from(["write", "insert"]), POSITIONS, VALUES),
+    st.tuples(st.sampled_from(["drop", "repeat"]), POSITIONS, st.integers(1, 64)),
+    st.tuples(st.just("cut"), POSITIONS, st.just(0)),
 )
 
 

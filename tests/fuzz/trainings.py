@@ -217,8 +217,8 @@ def difference(training: Training, seed: int) -> str:
     return ""
 
 
-def close(found: Tensor, expected: Tensor, absolute: float = ABSOLUTE) -> bool:
-    return torch.allclose(found, expected, rtol=RELATIVE, atol=absolute, equal_nan=True)
+def close(actual: Tensor, expected: Tensor, absolute: float = ABSOLUTE) -> bool:
+    return torch.allclose(actual, expected, rtol=RELATIVE, atol=absolute, equal_nan=True)
 
 
 def check(training: Training) -> None:
@@ -228,7 +228,7 @@ def check(training: Training) -> None:
     if training.instruction_set is not None:
         backend.extension().cap_instruction_set(training.instruction_set)
     for seed in range(training.seed, training.seed + SEEDS_TRIED):
-        found = difference(training, seed)
-        if not found:
+        message = difference(training, seed)
+        if not message:
             return
-    raise AssertionError(found)
+    raise AssertionError(message)

@@ -169,10 +169,10 @@ def test_a_sparse_loss_adds_its_penalty(penalty, x):
 
 
 @pytest.mark.parametrize("bias", [-200.0, 200.0])
-def test_a_unit_that_is_never_or_always_on_has_a_finite_penalty_and_gradient(bias, x, place):
-    model = SparseAutoencoder(12, 20).to(place)
+def test_a_unit_that_is_never_or_always_on_has_a_finite_penalty_and_gradient(bias, x, device):
+    model = SparseAutoencoder(12, 20).to(device)
     torch.nn.init.constant_(model.encoder[0].bias, bias)
-    loss = model.loss(x.to(place))
+    loss = model.loss(x.to(device))
     loss.backward()
     assert loss.isfinite()
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())

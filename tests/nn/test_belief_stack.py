@@ -88,27 +88,27 @@ def test_the_unrolled_weights_are_copies():
 
 
 def test_a_generator_governs_training(digits):
-    found = []
+    actual = []
     for _ in range(2):
         torch.manual_seed(0)
         stack = DeepBeliefStack([64, 10])
-        torch.rand(len(found) + 1)
+        torch.rand(len(actual) + 1)
         stack.fit(digits[:200], epochs=2, generator=torch.Generator().manual_seed(3))
-        found.append(stack.machines[0].weight.detach().clone())
-    assert torch.equal(*found)
+        actual.append(stack.machines[0].weight.detach().clone())
+    assert torch.equal(*actual)
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, lambda: torch.autocast("cpu", torch.bfloat16)])
 def test_the_mode_of_the_caller_changes_nothing(digits, mode):
-    found = []
+    actual = []
     for caller in (contextlib.nullcontext, mode):
         torch.manual_seed(0)
         stack = DeepBeliefStack([64, 10, 5]).eval()
         with caller():
             stack.fit(digits[:100], epochs=1)
         assert not any(module.training for module in stack.modules())
-        found.append(stack.machines[1].weight.detach().clone())
-    assert torch.equal(*found)
+        actual.append(stack.machines[1].weight.detach().clone())
+    assert torch.equal(*actual)
 
 
 def test_a_float64_stack_unrolls_exactly():

@@ -34,9 +34,9 @@ MODELS = {
 }
 
 
-def trained(name, place="cpu", **options):
+def trained(name, device="cpu", **options):
     """A model whose parameters are no start's."""
-    model = MODELS[name](**options).to(place)
+    model = MODELS[name](**options).to(device)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
@@ -45,8 +45,8 @@ def trained(name, place="cpu", **options):
 
 def scattered(largest, dense):
     """The elements of dense that are among the largest, ReLU of them; 0 elsewhere."""
-    kept = torch.zeros_like(dense).flatten().index_fill(0, largest.indices, 1).view_as(dense)
-    return kept * dense.relu()
+    mask = torch.zeros_like(dense).flatten().index_fill(0, largest.indices, 1).view_as(dense)
+    return mask * dense.relu()
 
 
 def definition(name, model, x, target=None):
@@ -82,15 +82,15 @@ def definition(name, model, x, target=None):
 
 @not_interpreted
 @pytest.mark.parametrize("name", MODELS)
-def test_code_loss_and_gradients_are_the_equations(name, place):
-    model, x = trained(name, place), torch.randn(30, D, device=place)
+def test_code_loss_and_gradients_are_the_equations(name, device):
+    model, x = trained(name, device), torch.randn(30, D, device=device)
     code, expected = definition(name, model, x)
     torch.testing.assert_close(model.encode_dense(x), code)
     loss = model.loss(x)
     torch.testing.assert_close(loss, expected)
     parameters = [p for n, p in model.named_parameters() if n != "threshold"]
-    found, wanted = (torch.autograd.grad(one, parameters) for one in (loss, expected))
-    for a, b in zip(found, wanted, strict=True):
+    actual, expected_gradients = (torch.autograd.grad(one, parameters) for one in (loss, expected))
+    for a, b in zip(actual, expected_gradients, strict=True):
         torch.testing.assert_close(a, b)
     assert torch.equal(model.idle > 0, ~(code > 0).any(0))
 
@@ -384,8 +384,8 @@ def test_dead_latents_learn_in_a_compiled_loss():
     gradient = torch.autograd.grad(loss, model.decoder_weight)[0]
     compiled = torch.compile(model.loss, backend="aot_eager", fullgraph=True)(x)
     torch.testing.assert_close(compiled, loss)
-    found = torch.autograd.grad(compiled, model.decoder_weight)[0]
-    torch.testing.assert_close(found, gradient)
+    actual = torch.autograd.grad(compiled, model.decoder_weight)[0]
+    torch.testing.assert_close(actual, gradient)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -54,12 +54,12 @@ def test_torchs_defaults_change_nothing(make, dtype):
     torch.set_default_dtype(dtype)
     torch.set_default_device("meta")
     try:
-        found = initialized(make, 3)
+        actual = initialized(make, 3)
     finally:
         torch.set_default_dtype(torch.float32)
         torch.set_default_device(None)
-    assert equal(found, expected)
-    assert {p.dtype for p in found.parameters()} == {torch.float32}
+    assert equal(actual, expected)
+    assert {p.dtype for p in actual.parameters()} == {torch.float32}
 
 
 def test_threads_that_build_at_once_disturb_neither_each_other_nor_a_third():

@@ -57,9 +57,9 @@ def test_the_bounds_change_no_likelihood_that_is_finite(x):
     with torch.no_grad():
         model.encoder[-1].bias[3:] = 60.0
         expected = model.double().elbo(x.double(), seed=0)
-        found = model.float().elbo(x, seed=0)
-    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=0)
-    torch.testing.assert_close(model.elbo(x, seed=0).detach(), found)
+        actual = model.float().elbo(x, seed=0)
+    torch.testing.assert_close(actual.double(), expected, rtol=1e-4, atol=0)
+    torch.testing.assert_close(model.elbo(x, seed=0).detach(), actual)
 
 
 def test_a_code_far_from_zero_keeps_its_density(x):
@@ -81,8 +81,8 @@ def test_a_code_far_from_zero_keeps_its_density(x):
 
 def test_a_row_that_is_not_a_number_has_no_likelihood(x):
     x[2, 3] = float("nan")
-    found = VariationalAutoencoder(8, 3, decoder_kind="gaussian").log_likelihood(x, samples=3)
-    assert found.isnan().tolist() == [False, False, True, False, False, False]
+    actual = VariationalAutoencoder(8, 3, decoder_kind="gaussian").log_likelihood(x, samples=3)
+    assert actual.isnan().tolist() == [False, False, True, False, False, False]
 
 
 def test_training_that_diverges_shows_it(x):
@@ -96,9 +96,9 @@ def test_other_outliers_are_very_unlikely(x):
     stochastic = StochasticAutoencoder(8, 3, decoder_kind="gaussian")
     machine = RBM(8, 3, visible_kind="gaussian")
     with torch.no_grad():
-        found = [stochastic.log_likelihood(rows, stochastic.encode(rows))]
-    found.append(machine.log_likelihood(rows, exact_log_partition(machine)))
-    for score in found:
+        actual = [stochastic.log_likelihood(rows, stochastic.encode(rows))]
+    actual.append(machine.log_likelihood(rows, exact_log_partition(machine)))
+    for score in actual:
         assert score.sum().isfinite()
         assert score[-1] < -1e30
         assert score[:-1].min() > -1e3

@@ -69,10 +69,10 @@ def one_rank(rank, folder):
     for family in FAMILIES:
         model = built(family)
         every = zip(*(alone(model, other) for other in range(RANKS)), strict=True)
-        wanted = [sum(pair) / RANKS for pair in every]
+        expected = [sum(pair) / RANKS for pair in every]
         step = DistributedDataParallel(LossModule(model))
         step(rows, seed=5, row_offset=rank * ROWS).backward()
-        for ours, mean in zip(gradients(model), wanted, strict=True):
+        for ours, mean in zip(gradients(model), expected, strict=True):
             torch.testing.assert_close(ours, mean, msg=f"{family}: {{}}".format)
         with pytest.raises(RuntimeError, match="LossModule"):
             model.loss(rows)
@@ -139,10 +139,10 @@ def test_compiled_whole(family):
     step = LossModule(built(family))
     compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
     compiled(batch(), seed=5).backward()
-    found = gradients(step)
+    actual = gradients(step)
     step.zero_grad()
     step(batch(), seed=5).backward()
-    for ours, eager in zip(found, gradients(step), strict=True):
+    for ours, eager in zip(actual, gradients(step), strict=True):
         torch.testing.assert_close(ours, eager)
 
 

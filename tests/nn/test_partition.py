@@ -11,11 +11,11 @@ from aefast.nn import RBM, annealed_importance_sampling, exact_log_partition
 
 
 def machine(visible, hidden, **options):
-    made = RBM(visible, hidden, **options)
+    model = RBM(visible, hidden, **options)
     with torch.no_grad():
-        for parameter in made.parameters():
+        for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape) / 2)
-    return made
+    return model
 
 
 def every_state(units):
@@ -78,10 +78,10 @@ def test_gaussian_units_are_integrated(learn_variance):
 def test_annealing_is_within_a_tenth_of_a_nat_of_enumeration(upscaled_digits, hidden):
     model = trained(upscaled_digits, hidden)
     exact = exact_log_partition(model)
-    found = annealed_importance_sampling(model, upscaled_digits, 500, 2000, seed=1)
-    assert abs(found.estimate - exact) < 0.1
-    assert found.low < found.estimate < found.high
-    assert found.low - 0.05 < exact < found.high + 0.05
+    actual = annealed_importance_sampling(model, upscaled_digits, 500, 2000, seed=1)
+    assert abs(actual.estimate - exact) < 0.1
+    assert actual.low < actual.estimate < actual.high
+    assert actual.low - 0.05 < exact < actual.high + 0.05
 
 
 def test_reverse_annealing_encloses_ln_z_from_above():
@@ -108,8 +108,8 @@ def test_annealing_gaussian_units(learn_variance):
     model = machine(4, 5, visible_kind="gaussian", learn_variance=learn_variance)
     exact = exact_log_partition(model)
     data = model.sample(500, k=50, seed=0)
-    found = annealed_importance_sampling(model, data, 400, 300, seed=1)
-    assert abs(found.estimate - exact) < 0.1
+    actual = annealed_importance_sampling(model, data, 400, 300, seed=1)
+    assert abs(actual.estimate - exact) < 0.1
     down = annealed_importance_sampling(model, data, betas=300, reverse_from=data, seed=1)
     assert abs(down.estimate - exact) < 0.1
 
@@ -118,8 +118,8 @@ def test_the_interval_covers_as_often_as_it_says():
     model, covered = machine(6, 5), 0
     exact, data = exact_log_partition(model), model.sample(200, k=50, seed=0)
     for seed in range(60):
-        found = annealed_importance_sampling(model, data, 50, 20, seed=seed, confidence=0.8)
-        covered += found.low <= exact <= found.high
+        actual = annealed_importance_sampling(model, data, 50, 20, seed=seed, confidence=0.8)
+        covered += actual.low <= exact <= actual.high
     # 48 of 60 are expected, with a standard deviation of 3.1.
     assert 38 <= covered <= 58
 

@@ -55,9 +55,9 @@ def put(layer):
 
 
 def doubled(layer):
-    made = Doubled(layer.in_features, layer.out_features, activation=layer.activation)
-    made.load_state_dict(layer.state_dict())
-    return made
+    module = Doubled(layer.in_features, layer.out_features, activation=layer.activation)
+    module.load_state_dict(layer.state_dict())
+    return module
 
 
 def on_the_instance(model):

@@ -11,11 +11,11 @@ from aefast.nn import RBM, exact_log_partition
 
 
 def machine(visible=6, hidden=4, **options):
-    made = RBM(visible, hidden, **options)
+    model = RBM(visible, hidden, **options)
     with torch.no_grad():
-        for parameter in made.parameters():
+        for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape) / 2)
-    return made
+    return model
 
 
 def binary(rows, columns):
@@ -48,8 +48,8 @@ def test_bars_and_stripes_are_learned_nearly_to_the_bound():
     data = bars_and_stripes(4)
     model = RBM(16, 16, chains=500, k=5)
     train(model, data, 4000, lr=0.1, momentum=0.5)
-    found = model.log_likelihood(data, exact_log_partition(model)).mean().item()
-    assert -3.379093 - 0.35 < found < -3.379093
+    actual = model.log_likelihood(data, exact_log_partition(model)).mean().item()
+    assert -3.379093 - 0.35 < actual < -3.379093
 
 
 def test_contrastive_divergence_raises_the_likelihood():
@@ -117,12 +117,12 @@ def test_the_pseudo_likelihood_is_the_enumerated_one(units):
         flipped = index ^ (1 << (5 - unit))
         expected += torch.nn.functional.logsigmoid(energies[flipped] - energies[index])
     if units is None:
-        found = model.pseudo_log_likelihood(data).double()
+        actual = model.pseudo_log_likelihood(data).double()
     else:  # an estimate: the mean of many
-        found = model.pseudo_log_likelihood(data.repeat(4000, 1), units=units).double()
-        found = found.reshape(4000, 8).mean(0)
+        actual = model.pseudo_log_likelihood(data.repeat(4000, 1), units=units).double()
+        actual = actual.reshape(4000, 8).mean(0)
     tolerance = 1e-4 if units is None else 0.15
-    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance)
 
 
 def test_the_likelihoods_of_all_states_add_up_to_one():
@@ -138,8 +138,8 @@ def test_samples_are_long_chains_and_clamped_units_stay():
     expected = gibbs(start, *parameters, k=20, seed=2).visible
     assert torch.equal(model.sample(7, k=20, start=start, seed=2), expected)
     mask = torch.tensor([True, False, False, True, False, False])
-    found = model.sample(9, k=5, start=start[0], clamp_mask=mask)
-    assert (found[:, mask] == start[0, mask]).all()
+    actual = model.sample(9, k=5, start=start[0], clamp_mask=mask)
+    assert (actual[:, mask] == start[0, mask]).all()
     assert model.sample(4, k=2).shape == (4, 6)
 
 
@@ -197,7 +197,7 @@ def test_compiled_training_is_the_same():
     """Many steps in one graph: the counter is no reason to compile again."""
     model, data = machine(chains=10), binary(12, 6)
     state = {name: value.clone() for name, value in model.state_dict().items()}
-    found = []
+    actual = []
     for compiles in (False, True):
         model.load_state_dict(state)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -206,11 +206,11 @@ def test_compiled_training_is_the_same():
             optimizer.zero_grad()
             (loss if compiles else model.loss)(data, seed=1).backward()
             optimizer.step()
-        found.append(model.state_dict())
-        found[-1] = {name: value.clone() for name, value in found[-1].items()}
-    for name in found[0]:
-        torch.testing.assert_close(found[1][name], found[0][name], rtol=1e-4, atol=1e-5)
-    assert found[1]["training_steps"] == 12
+        actual.append(model.state_dict())
+        actual[-1] = {name: value.clone() for name, value in actual[-1].items()}
+    for name in actual[0]:
+        torch.testing.assert_close(actual[1][name], actual[0][name], rtol=1e-4, atol=1e-5)
+    assert actual[1]["training_steps"] == 12
 
 
 def test_under_autocast_training_is_the_same():
@@ -251,9 +251,9 @@ def test_an_ensemble_by_functional_call():
             (data,),
         )
 
-    found = torch.vmap(loss)(parameters, buffers)
+    actual = torch.vmap(loss)(parameters, buffers)
     expected = torch.stack([model.eval().loss(data, seed=1) for model in models])
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(actual, expected)
 
 
 class _Loss(torch.nn.Module):

@@ -112,10 +112,10 @@ def test_ops_take_sharded_tensors(mesh, x):
         plain = weight.clone().requires_grad_()
         expected = call(x, plain, bias)
         expected.sum().backward()
-        places = [tensor.Shard(0)], [tensor.Shard(1)], [tensor.Replicate()]
+        placements = [tensor.Shard(0)], [tensor.Shard(1)], [tensor.Replicate()]
         sharded = [
-            tensor.distribute_tensor(part, mesh, place)
-            for part, place in zip((x, weight, bias), places, strict=True)
+            tensor.distribute_tensor(part, mesh, placement)
+            for part, placement in zip((x, weight, bias), placements, strict=True)
         ]
         sharded[1].requires_grad_()
         output = call(*sharded).full_tensor()

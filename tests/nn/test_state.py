@@ -1,4 +1,4 @@
-"""What a module carries: its place and dtype, its copies, its state dict, and what a loss moves."""
+"""A module's device, dtype, copies and state dict, and what a loss changes in it."""
 
 import copy
 import io
@@ -33,19 +33,19 @@ from aefast.nn import (
 )
 
 MAKERS = {
-    "layer": lambda **place: LinearAct(8, 4, **place),
-    "autoencoder": lambda **place: Autoencoder(layers=[8, 6, 4], tied=True, **place),
-    "denoising": lambda **place: DenoisingAutoencoder(8, 4, **place),
-    "contractive": lambda **place: ContractiveAutoencoder(8, 4, **place),
-    "sparse": lambda **place: SparseAutoencoder(8, 4, **place),
-    "stochastic": lambda **place: StochasticAutoencoder(8, 4, decoder_kind="gaussian", **place),
-    "variational": lambda **place: VariationalAutoencoder(
-        8, 4, layers=[5], decoder_kind="gaussian", **place
+    "layer": lambda **options: LinearAct(8, 4, **options),
+    "autoencoder": lambda **options: Autoencoder(layers=[8, 6, 4], tied=True, **options),
+    "denoising": lambda **options: DenoisingAutoencoder(8, 4, **options),
+    "contractive": lambda **options: ContractiveAutoencoder(8, 4, **options),
+    "sparse": lambda **options: SparseAutoencoder(8, 4, **options),
+    "stochastic": lambda **options: StochasticAutoencoder(8, 4, decoder_kind="gaussian", **options),
+    "variational": lambda **options: VariationalAutoencoder(
+        8, 4, layers=[5], decoder_kind="gaussian", **options
     ),
-    "machine": lambda **place: RBM(
-        8, 4, chains=3, visible_kind="gaussian", learn_variance=True, **place
+    "machine": lambda **options: RBM(
+        8, 4, chains=3, visible_kind="gaussian", learn_variance=True, **options
     ),
-    "stack": lambda **place: DeepBeliefStack([8, 6, 4], chains=2, **place),
+    "stack": lambda **options: DeepBeliefStack([8, 6, 4], chains=2, **options),
 }
 
 
@@ -204,7 +204,7 @@ def test_an_interrupted_fit_leaves_the_mode(monkeypatch, x):
 @pytest.mark.parametrize("kind", ["bernoulli", "gaussian"])
 def test_checkpointed_divergences_are_the_same(kind, use_reentrant, x):
     model = RBM(8, 4, visible_kind=kind)
-    found = []
+    actual = []
     for checkpointed in (False, True):
         torch.manual_seed(1)
         rows = x.clone().requires_grad_()  # which the reentrant form takes
@@ -213,12 +213,12 @@ def test_checkpointed_divergences_are_the_same(kind, use_reentrant, x):
                 loss = checkpoint(model.loss, rows, use_reentrant=use_reentrant)
         else:
             loss = model.loss(rows)
-        found.append(torch.autograd.grad(loss, rows)[0] if not use_reentrant else None)
+        actual.append(torch.autograd.grad(loss, rows)[0] if not use_reentrant else None)
         if use_reentrant:
             model.zero_grad()
             loss.backward()
-            found[-1] = model.weight.grad
-    assert torch.equal(*found)
+            actual[-1] = model.weight.grad
+    assert torch.equal(*actual)
     assert model.training_steps == 2
 
 
@@ -387,11 +387,11 @@ def test_the_default_dtype_and_device_change_no_call(name, x):
         assert torch.equal(call(copy.deepcopy(model), rows), expected)
     torch.set_default_dtype(torch.float64)
     try:
-        found = call(copy.deepcopy(model), rows)
+        actual = call(copy.deepcopy(model), rows)
     finally:
         torch.set_default_dtype(torch.float32)
-    assert found.dtype == expected.dtype
-    assert torch.equal(found, expected)
+    assert actual.dtype == expected.dtype
+    assert torch.equal(actual, expected)
 
 
 def test_unrolling_draws_nothing():

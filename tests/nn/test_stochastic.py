@@ -43,9 +43,9 @@ def test_the_loss_is_the_likelihood_at_a_code_with_noise(kind, x):
 
 def test_the_encoder_is_a_normal_distribution_around_the_code(x):
     model = StochasticAutoencoder(12, 5, code_noise=0.4)
-    found = model.encode_distribution(x)
-    torch.testing.assert_close(found.mean, model.encode(x))
-    torch.testing.assert_close(found.variance, torch.full((9, 5), 0.16))
+    actual = model.encode_distribution(x)
+    torch.testing.assert_close(actual.mean, model.encode(x))
+    torch.testing.assert_close(actual.variance, torch.full((9, 5), 0.16))
 
 
 def test_a_gaussian_decoder_learns_the_variance_of_what_it_cannot_explain():

@@ -13,9 +13,9 @@ from tests.backends import not_interpreted
 D, L, K = 6, 40, 4
 
 
-def trained(place="cpu", **options):
+def trained(device="cpu", **options):
     """A model whose parameters are no start's."""
-    model = TopKSparseAutoencoder(D, L, K, **options).to(place)
+    model = TopKSparseAutoencoder(D, L, K, **options).to(device)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
@@ -35,15 +35,15 @@ def dense_loss(model, x):
 
 
 @not_interpreted
-def test_reconstruction_loss_and_gradients_are_the_dense_ones(place):
-    model, x = trained(place), torch.randn(30, D, device=place)
+def test_reconstruction_loss_and_gradients_are_the_dense_ones(device):
+    model, x = trained(device), torch.randn(30, D, device=device)
     expected = dense_code(model, x) @ model.decoder_weight + model.decoder_bias
     torch.testing.assert_close(model(x), expected)
     torch.testing.assert_close(model(x.reshape(5, 6, D)), expected.reshape(5, 6, D))
     losses = model.loss(x), dense_loss(model, x)
     torch.testing.assert_close(*losses)
-    found, expected = (torch.autograd.grad(loss, [*model.parameters()]) for loss in losses)
-    for a, b in zip(found, expected, strict=True):
+    actual, expected = (torch.autograd.grad(loss, [*model.parameters()]) for loss in losses)
+    for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b)
 
 
@@ -111,8 +111,8 @@ def test_dead_latents_reconstruct_the_residual():
     dead = slice(10, 20)
     dense = (x - model.decoder_bias) @ model.encoder_weight[dead].t() + model.encoder_bias[dead]
     values, indices = dense.topk(3)
-    found = torch.zeros_like(dense).scatter(1, indices, values.relu()) @ model.decoder_weight[dead]
-    expected = dense_loss(model, x) + 0.5 * (found - residual).square().mean()
+    actual = torch.zeros_like(dense).scatter(1, indices, values.relu()) @ model.decoder_weight[dead]
+    expected = dense_loss(model, x) + 0.5 * (actual - residual).square().mean()
     losses = model.loss(x), expected
     torch.testing.assert_close(*losses)
     gradients = (torch.autograd.grad(loss, [*model.parameters()]) for loss in losses)

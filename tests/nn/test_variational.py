@@ -15,7 +15,7 @@ def x():
     return torch.rand(9, 12, generator=torch.Generator().manual_seed(3)).round()
 
 
-def made(**options):
+def new_model(**options):
     torch.manual_seed(0)
     return VariationalAutoencoder(12, 2, layers=[7], **options)
 
@@ -42,30 +42,30 @@ def densities(model, x, z):
 @pytest.mark.parametrize("decoder_kind", ["bernoulli", "gaussian"])
 def test_the_loss_weighs_the_divergence(kl_weight, decoder_kind, x):
     """Its gradient too; and the bounds are still bounds."""
-    model = made(decoder_kind=decoder_kind, kl_weight=kl_weight)
+    model = new_model(decoder_kind=decoder_kind, kl_weight=kl_weight)
     mean, log_var = model.posterior(x)
     divergence = kl_divergence(Normal(mean, (0.5 * log_var).exp()), Normal(0, 1)).sum(-1)
     expected = -(model.elbo(x, seed=5) + (1 - kl_weight) * divergence).mean()
     loss = model.loss(x, seed=5)
     torch.testing.assert_close(loss, expected)
-    found = torch.autograd.grad(loss, list(model.parameters()))
-    wanted = torch.autograd.grad(expected, list(model.parameters()))
-    for first, second in zip(found, wanted, strict=True):
+    actual = torch.autograd.grad(loss, list(model.parameters()))
+    expected_gradients = torch.autograd.grad(expected, list(model.parameters()))
+    for first, second in zip(actual, expected_gradients, strict=True):
         torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-6)
-    plain = made(decoder_kind=decoder_kind)
+    plain = new_model(decoder_kind=decoder_kind)
     torch.testing.assert_close(model.elbo(x, seed=5), plain.elbo(x, seed=5))
 
 
 def test_a_kl_weight_may_warm_up_and_takes_the_elbo(x):
-    model = made(kl_weight=0.0)
+    model = new_model(kl_weight=0.0)
     without = model.loss(x, seed=5)
     model.kl_weight = 1.0
-    torch.testing.assert_close(model.loss(x, seed=5), made().loss(x, seed=5))
+    torch.testing.assert_close(model.loss(x, seed=5), new_model().loss(x, seed=5))
     assert model.loss(x, seed=5) > without
     with pytest.raises(ValueError, match=r"^kl_weight is 2; with bound 'importance' it takes 1"):
-        made(bound="importance", kl_weight=2)
+        new_model(bound="importance", kl_weight=2)
     with pytest.raises(ValueError, match=r"^kl_weight is -1"):
-        made(kl_weight=-1)
+        new_model(kl_weight=-1)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_a_kl_weight_may_warm_up_and_takes_the_elbo(x):
     [{}, {"decoder_kind": "gaussian"}, {"decoder_kind": "gaussian", "variance": "units"}],
 )
 def test_the_bounds_are_those_of_torch_distributions(options, x):
-    model = made(**options)
+    model = new_model(**options)
     if model.log_var is not None:
         with torch.no_grad():
             model.log_var.add_(torch.linspace(-1, 1, 12) if model.log_var.dim() else 0.3)
@@ -89,14 +89,14 @@ def test_the_bounds_are_those_of_torch_distributions(options, x):
 
 
 def test_the_loss_is_the_negative_bound_it_was_made_for(x):
-    torch.testing.assert_close(made().loss(x, seed=1), -made().elbo(x, seed=1).mean())
-    model = made(bound="importance", samples=6)
+    torch.testing.assert_close(new_model().loss(x, seed=1), -new_model().elbo(x, seed=1).mean())
+    model = new_model(bound="importance", samples=6)
     expected = -model.importance_bound(x, 6, seed=1).mean()
     torch.testing.assert_close(model.loss(x, seed=1), expected)
 
 
 def test_a_batch_split_by_row_offset_gives_the_same_bounds(x):
-    model = made()
+    model = new_model()
     whole = model.importance_bound(x, 3, seed=1)
     parts = [model.importance_bound(x[:4], 3, seed=1),
              model.importance_bound(x[4:], 3, seed=1, row_offset=4)]  # fmt: skip
@@ -120,7 +120,7 @@ def test_the_importance_bound_grows_with_its_samples(x):
 
 
 def test_the_likelihood_does_not_depend_on_the_pieces_it_is_made_in(x, monkeypatch):
-    model = made()
+    model = new_model()
     whole = model.log_likelihood(x, samples=3000, seed=0)
     monkeypatch.setattr("aefast.nn.variational.ELEMENTS_AT_ONCE", 12 * 700)
     pieces = model.log_likelihood(x, samples=3000, seed=0)
@@ -130,7 +130,7 @@ def test_the_likelihood_does_not_depend_on_the_pieces_it_is_made_in(x, monkeypat
 
 def test_a_rows_likelihood_does_not_depend_on_the_rows_beside_it(x, monkeypatch):
     monkeypatch.setattr("aefast.nn.variational.ELEMENTS_AT_ONCE", 12 * 700)
-    model = made()
+    model = new_model()
     whole = model.log_likelihood(x, samples=300, seed=0)
     parts = [
         model.log_likelihood(x[:2], samples=300, seed=0),
@@ -172,7 +172,7 @@ def test_a_linear_one_reaches_the_likelihood_of_probabilistic_pca_or_factor_anal
 
 @pytest.mark.parametrize("kind", ["bernoulli", "gaussian"])
 def test_samples_are_a_function_of_the_seed(kind):
-    model = made(decoder_kind=kind)
+    model = new_model(decoder_kind=kind)
     first, again, other = (model.sample(500, seed=seed) for seed in (1, 1, 2))
     assert first.shape == (500, 12)
     assert torch.equal(first, again)
@@ -187,7 +187,7 @@ def test_samples_are_a_function_of_the_seed(kind):
 
 
 def test_a_compiled_loss_is_the_same(x):
-    model = made()
+    model = new_model()
     compiled = torch.compile(lambda x: model.loss(x, seed=3), fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x), model.loss(x, seed=3))
 
@@ -199,14 +199,14 @@ def test_a_compiled_loss_is_the_same(x):
         (lambda: VariationalAutoencoder(4, 2, layers=[3.5]), TypeError, r"layers\[0\] is a float"),
         (lambda: VariationalAutoencoder(4, 2, layers=5), TypeError, "layers is a int"),
         (lambda: VariationalAutoencoder(4, 2, activation="x"), ValueError, "activation is 'x'"),
-        (lambda: made().log_likelihood(torch.rand(12)), ValueError, r"x has shape \[12\]"),
+        (lambda: new_model().log_likelihood(torch.rand(12)), ValueError, r"x has shape \[12\]"),
         (lambda: VariationalAutoencoder(4, 2, bound="x"), ValueError, "bound is 'x'"),
         (lambda: VariationalAutoencoder(4, 2, variance="x"), ValueError, "variance is 'x'"),
         (lambda: VariationalAutoencoder(4, 2, samples=0), ValueError, "samples is 0"),
         (lambda: VariationalAutoencoder(4, 2, decoder_kind="x"), ValueError, "decoder_kind is 'x'"),
-        (lambda: made().elbo(torch.rand(3, 12), 0), ValueError, "samples is 0"),
-        (lambda: made().log_likelihood(torch.rand(3, 12), 0), ValueError, "samples is 0"),
-        (lambda: made().sample(-1), ValueError, "samples is -1"),
+        (lambda: new_model().elbo(torch.rand(3, 12), 0), ValueError, "samples is 0"),
+        (lambda: new_model().log_likelihood(torch.rand(3, 12), 0), ValueError, "samples is 0"),
+        (lambda: new_model().sample(-1), ValueError, "samples is -1"),
     ],
 )
 def test_wrong_arguments_are_named(call, error, message):

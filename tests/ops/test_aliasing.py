@@ -69,8 +69,8 @@ def op(request):
 
 
 def outputs(op, x):
-    found = op(x)
-    return [found] if isinstance(found, torch.Tensor) else list(found)
+    result = op(x)
+    return [result] if isinstance(result, torch.Tensor) else list(result)
 
 
 def storages(tensors):
@@ -78,22 +78,22 @@ def storages(tensors):
 
 
 @pytest.mark.parametrize("rows", [1, 3])
-def test_what_is_written_into_an_output_changes_nothing_else(place, op, rows):
-    x = torch.rand(rows, 4).to(place)
-    kept, weight = x.clone(), EYE.clone()
-    found = outputs(op, x)
-    assert len(storages(found)) == len(found)
-    for output in found:
+def test_what_is_written_into_an_output_changes_nothing_else(device, op, rows):
+    x = torch.rand(rows, 4).to(device)
+    original, weight = x.clone(), EYE.clone()
+    actual = outputs(op, x)
+    assert len(storages(actual)) == len(actual)
+    for output in actual:
         output.fill_(7)
-    assert torch.equal(x, kept)
+    assert torch.equal(x, original)
     assert torch.equal(EYE, weight)
-    for again, output in zip(outputs(op, x), found, strict=True):
+    for again, output in zip(outputs(op, x), actual, strict=True):
         assert again.untyped_storage().data_ptr() != output.untyped_storage().data_ptr()
         assert not (again == 7).all()
 
 
-def test_an_empty_batch_gives_memory_of_its_own(place, op):
-    x = torch.rand(0, 4).to(place)
+def test_an_empty_batch_gives_memory_of_its_own(device, op):
+    x = torch.rand(0, 4).to(device)
     for output in outputs(op, x):
         assert output is not x
 
@@ -109,16 +109,16 @@ def test_an_empty_batch_gives_memory_of_its_own(place, op):
     ],
     ids=["rows", "columns", "windows", "dense", "transposed"],
 )
-def test_overlapping_inputs_are_read_as_what_they_show(place, op, overlapping):
-    x = overlapping(torch.rand(3, 4).to(place))
-    for found, expected in zip(outputs(op, x), outputs(op, x.contiguous()), strict=True):
-        torch.testing.assert_close(found, expected)
+def test_overlapping_inputs_are_read_as_what_they_show(device, op, overlapping):
+    x = overlapping(torch.rand(3, 4).to(device))
+    for actual, expected in zip(outputs(op, x), outputs(op, x.contiguous()), strict=True):
+        torch.testing.assert_close(actual, expected)
 
 
-def test_a_chain_may_take_the_place_of_its_data(place):
+def test_a_chain_may_take_the_place_of_its_data(device):
     """As PCD is written by hand: ``loss, chain = contrastive_divergence(..., chain=chain)``."""
-    weight = torch.randn(5, 4).to(place).requires_grad_()
-    chain = (torch.rand(6, 4) < 0.5).float().to(place)
+    weight = torch.randn(5, 4).to(device).requires_grad_()
+    chain = (torch.rand(6, 4) < 0.5).float().to(device)
     first, end = contrastive_divergence(chain, weight, None, None, chain=chain, seed=1)
     chain.copy_(torch.ones_like(chain))
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -126,9 +126,9 @@ def test_a_chain_may_take_the_place_of_its_data(place):
     assert not torch.equal(end, chain)
 
 
-def test_an_output_changed_in_place_is_refused_where_backward_reads_it(place):
-    x = torch.rand(3, 4).to(place).requires_grad_()
-    output = linear_act(x, EYE.to(place), None, "sigmoid")
+def test_an_output_changed_in_place_is_refused_where_backward_reads_it(device):
+    x = torch.rand(3, 4).to(device).requires_grad_()
+    output = linear_act(x, EYE.to(device), None, "sigmoid")
     with torch.no_grad():
         output.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):

@@ -19,10 +19,10 @@ from tests.backends import not_interpreted
 DTYPES = [torch.bfloat16, torch.float16]
 
 
-def parameters(place, *shapes):
-    """Normal, of the size that keeps a layer's output near 1; the same for every place."""
-    made = [torch.randn(shape, dtype=torch.float64) / shape[-1] ** 0.5 for shape in shapes]
-    return [tensor.float().to(place).requires_grad_() for tensor in made]
+def parameters(device, *shapes):
+    """Normal, of the size that keeps a layer's output near 1; the same for every device."""
+    tensors = [torch.randn(shape, dtype=torch.float64) / shape[-1] ** 0.5 for shape in shapes]
+    return [tensor.float().to(device).requires_grad_() for tensor in tensors]
 
 
 def with_gradients(call, tensors):
@@ -30,8 +30,10 @@ def with_gradients(call, tensors):
     return [loss, *torch.autograd.grad(loss, tensors)]
 
 
-def error(found, exact):
-    return max(float((a.double() - b).norm() / b.norm()) for a, b in zip(found, exact, strict=True))
+def error(actual, exact):
+    return max(
+        float((a.double() - b).norm() / b.norm()) for a, b in zip(actual, exact, strict=True)
+    )
 
 
 def check_as_exact_as_torch(op, definition, tensors, dtype):
@@ -40,14 +42,14 @@ def check_as_exact_as_torch(op, definition, tensors, dtype):
     doubled = [tensor.detach().double().requires_grad_() for tensor in tensors]
     exact = with_gradients(definition, doubled)
     with torch.autocast(device, dtype):
-        found, torchs = with_gradients(op, tensors), with_gradients(definition, tensors)
-    assert {tensor.dtype for tensor in found} == {torch.float32}
-    assert error(found, exact) <= 1.5 * error(torchs, exact)
+        actual, torchs = with_gradients(op, tensors), with_gradients(definition, tensors)
+    assert {tensor.dtype for tensor in actual} == {torch.float32}
+    assert error(actual, exact) <= 1.5 * error(torchs, exact)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("loss", ["mse", "bce"])
-def test_a_reconstruction_loss(kernel_place, dtype, loss, monkeypatch):
+def test_a_reconstruction_loss(kernel_device, dtype, loss, monkeypatch):
     ran = []
     run = reconstruction_op._run
     monkeypatch.setattr(reconstruction_op, "_run", lambda *a: (ran.append(1), run(*a))[1])
@@ -62,44 +64,44 @@ def test_a_reconstruction_loss(kernel_place, dtype, loss, monkeypatch):
         code = torch.sigmoid(F.linear(x, encoder, bias))
         return compare(F.linear(code, decoder, decoder_bias), x)
 
-    x = torch.rand(20, 24).to(kernel_place).requires_grad_()
-    layers = parameters(kernel_place, (10, 24), (10,), (24, 10), (24,))
+    x = torch.rand(20, 24).to(kernel_device).requires_grad_()
+    layers = parameters(kernel_device, (10, 24), (10,), (24, 10), (24,))
     check_as_exact_as_torch(op, definition, [x, *layers], dtype)
     assert ran
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("widths", [(24, 10), (24, 10, 6)])
-def test_a_contractive_penalty(kernel_place, dtype, widths):
+def test_a_contractive_penalty(kernel_device, dtype, widths):
     def definition(*weights):
         with use_backend("eager"):
             return contractive_penalty(x.to(weights[0].dtype), weights, None).mean()
 
-    x = torch.rand(20, 24).to(kernel_place)
-    weights = parameters(kernel_place, *zip(widths[1:], widths[:-1], strict=True))
+    x = torch.rand(20, 24).to(kernel_device)
+    weights = parameters(kernel_device, *zip(widths[1:], widths[:-1], strict=True))
     check_as_exact_as_torch(
         lambda *weights: contractive_penalty(x, weights, None).mean(), definition, weights, dtype
     )
 
 
-def test_parameters_of_several_dtypes_get_gradients_of_their_own(kernel_place):
-    x = torch.rand(20, 24, dtype=torch.bfloat16).to(kernel_place).requires_grad_()
-    encoder, decoder = parameters(kernel_place, (10, 24), (24, 10))
-    with torch.autocast(kernel_place.type, torch.bfloat16):
+def test_parameters_of_several_dtypes_get_gradients_of_their_own(kernel_device):
+    x = torch.rand(20, 24, dtype=torch.bfloat16).to(kernel_device).requires_grad_()
+    encoder, decoder = parameters(kernel_device, (10, 24), (24, 10))
+    with torch.autocast(kernel_device.type, torch.bfloat16):
         loss = reconstruction_loss(x, encoder, None, decoder)
     loss.backward()
     assert loss.dtype == encoder.grad.dtype == decoder.grad.dtype == torch.float32
     assert x.grad.dtype == torch.bfloat16
 
 
-def test_contrastive_divergence_keeps_float32(kernel_place):
+def test_contrastive_divergence_keeps_float32(kernel_device):
     """States are drawn, and energies differ by less than a half precision tells."""
-    x = (torch.rand(6, 24) < 0.5).float().to(kernel_place)
-    (weight,) = parameters(kernel_place, (10, 24))
+    x = (torch.rand(6, 24) < 0.5).float().to(kernel_device)
+    (weight,) = parameters(kernel_device, (10, 24))
     plain = contrastive_divergence(x, weight, None, None, seed=1)
-    with torch.autocast(kernel_place.type, torch.bfloat16):
-        found = contrastive_divergence(x, weight, None, None, seed=1)
-    assert all(torch.equal(a, b) for a, b in zip(found, plain, strict=True))
+    with torch.autocast(kernel_device.type, torch.bfloat16):
+        actual = contrastive_divergence(x, weight, None, None, seed=1)
+    assert all(torch.equal(a, b) for a, b in zip(actual, plain, strict=True))
 
 
 @pytest.mark.parametrize(("dtype", "level"), [(torch.bfloat16, "medium"), (torch.float16, "high")])
@@ -120,8 +122,8 @@ def test_where_vector_units_multiply_bfloat16_pytorch_serves(units, isa, serves,
     assert precision.outpaces_autocast("cpu") == serves
 
 
-def test_a_backward_pass_under_autocast_keeps_forwards_dtypes(kernel_place):
-    x, weight, decoder = parameters(kernel_place, (20, 24), (10, 24), (24, 10))
+def test_a_backward_pass_under_autocast_keeps_forwards_dtypes(kernel_device):
+    x, weight, decoder = parameters(kernel_device, (20, 24), (10, 24), (24, 10))
     for op in (
         lambda: linear_act(x, weight, None, "gelu").square().sum(),
         lambda: contractive_penalty(x, weight, None).sum(),
@@ -129,21 +131,21 @@ def test_a_backward_pass_under_autocast_keeps_forwards_dtypes(kernel_place):
     ):
         expected = torch.autograd.grad(op(), weight)[0]
         loss = op()
-        with torch.autocast(kernel_place.type, torch.bfloat16):
-            (found,) = torch.autograd.grad(loss, weight)
-        torch.testing.assert_close(found, expected)
+        with torch.autocast(kernel_device.type, torch.bfloat16):
+            (actual,) = torch.autograd.grad(loss, weight)
+        torch.testing.assert_close(actual, expected)
 
 
 @not_interpreted
-def test_tangents_are_float32s(kernel_place):
-    x, weight = parameters(kernel_place, (3, 8), (5, 8))
+def test_tangents_are_float32s(kernel_device):
+    x, weight = parameters(kernel_device, (3, 8), (5, 8))
     plain = tangents(x, weight, None, n=2)
-    with torch.autocast(kernel_place.type, torch.bfloat16):
-        found = tangents(x, weight, None, n=2)
-    torch.testing.assert_close(found.values, plain.values)
+    with torch.autocast(kernel_device.type, torch.bfloat16):
+        actual = tangents(x, weight, None, n=2)
+    torch.testing.assert_close(actual.values, plain.values)
 
 
-def test_an_exported_graph_keeps_its_dtypes(kernel_place):
+def test_an_exported_graph_keeps_its_dtypes(kernel_device):
     class Ops(torch.nn.Module):
         def forward(self, x, weight):
             return (
@@ -153,9 +155,12 @@ def test_an_exported_graph_keeps_its_dtypes(kernel_place):
                 contrastive_divergence(x, weight, None, None, seed=1)[0],
             )
 
-    x, weight = (torch.rand(6, 4) < 0.5).float().to(kernel_place), torch.rand(5, 4).to(kernel_place)
+    x, weight = (
+        (torch.rand(6, 4) < 0.5).float().to(kernel_device),
+        torch.rand(5, 4).to(kernel_device),
+    )
     graph = torch.export.export(Ops(), (x, weight)).module()
     plain = graph(x, weight)
-    with torch.autocast(kernel_place.type, torch.bfloat16):
-        found = graph(x, weight)
-    assert all(torch.equal(a, b) for a, b in zip(found, plain, strict=True))
+    with torch.autocast(kernel_device.type, torch.bfloat16):
+        actual = graph(x, weight)
+    assert all(torch.equal(a, b) for a, b in zip(actual, plain, strict=True))

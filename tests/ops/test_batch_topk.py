@@ -33,9 +33,9 @@ def definition(tensors, k):
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.interpreted(shape=[(3, 2, 9, 2)], dtype=[torch.bfloat16])
-def test_the_selection_is_that_of_a_stable_sort_ties_and_all(place, shape, dtype):
+def test_the_selection_is_that_of_a_stable_sort_ties_and_all(device, shape, dtype):
     *shape, k = shape
-    tensors = [t.to(dtype) for t in whole_numbers(place, *shape)]
+    tensors = [t.to(dtype) for t in whole_numbers(device, *shape)]
     code = batch_topk_encode(*tensors, k)
     assert code.values.dtype == dtype
     assert torch.equal(dense(code, shape[2]).double(), definition(tensors, k))
@@ -43,20 +43,20 @@ def test_the_selection_is_that_of_a_stable_sort_ties_and_all(place, shape, dtype
 
 
 @not_interpreted
-def test_one_row_may_have_all_of_a_batch(place):
+def test_one_row_may_have_all_of_a_batch(device):
     """Its code is widened until it is whole."""
-    x = torch.tensor([[1.0], [100.0], [1.0], [0.0]], device=place)
-    weight = torch.arange(1, 101, device=place)[:, None].float()
+    x = torch.tensor([[1.0], [100.0], [1.0], [0.0]], device=device)
+    weight = torch.arange(1, 101, device=device)[:, None].float()
     code = batch_topk_encode(x, weight, None, 20)
     assert code.values.shape == (4, 80)
     assert torch.equal(dense(code, 100).double(), definition((x, weight, None), 20))
 
 
 @not_interpreted
-def test_nan_is_above_all_and_equal_rows_give_to_the_first(place):
-    x = torch.zeros(2, 1, device=place)
-    weight = torch.zeros(4, 1, device=place)
-    bias = torch.tensor([1.0, math.nan, math.inf, 1.0], device=place)
+def test_nan_is_above_all_and_equal_rows_give_to_the_first(device):
+    x = torch.zeros(2, 1, device=device)
+    weight = torch.zeros(4, 1, device=device)
+    bias = torch.tensor([1.0, math.nan, math.inf, 1.0], device=device)
     values, indices = batch_topk_encode(x, weight, bias, 2.5)
     assert indices[:, 0].tolist() == [1, 1]
     assert values.isnan().sum(1).tolist() == [1, 1]
@@ -66,26 +66,26 @@ def test_nan_is_above_all_and_equal_rows_give_to_the_first(place):
 
 @not_interpreted
 @pytest.mark.parametrize("leading", [(), (2, 3), (0,), (2, 0)])
-def test_any_leading_dimensions(place, leading):
-    _, weight, bias = whole_numbers(place, 1, 5, 7)
-    values, indices = batch_topk_encode(torch.ones(*leading, 5, device=place), weight, bias, 3)
+def test_any_leading_dimensions(device, leading):
+    _, weight, bias = whole_numbers(device, 1, 5, 7)
+    values, indices = batch_topk_encode(torch.ones(*leading, 5, device=device), weight, bias, 3)
     assert values.shape == indices.shape == (*leading, values.shape[-1])
     assert sparse_decode(values, indices, weight).shape == (*leading, 5)
 
 
 @not_interpreted
-def test_gradients_of_both_orders_are_the_dense_ones(place):
-    tensors = whole_numbers(place, 5, 4, 30)
+def test_gradients_of_both_orders_are_the_dense_ones(device):
+    tensors = whole_numbers(device, 5, 4, 30)
     is_chosen = definition(tensors, 3) != 0
     output = sparse_decode(*batch_topk_encode(*tensors, 3), tensors[1])
     expected = (torch.nn.functional.linear(*tensors) * is_chosen) @ tensors[1]
-    found = torch.autograd.grad(output.pow(3).sum(), tensors, create_graph=True)
-    wanted = torch.autograd.grad(expected.pow(3).sum(), tensors, create_graph=True)
-    for a, b in zip(found, wanted, strict=True):
+    actual = torch.autograd.grad(output.pow(3).sum(), tensors, create_graph=True)
+    expected_gradients = torch.autograd.grad(expected.pow(3).sum(), tensors, create_graph=True)
+    for a, b in zip(actual, expected_gradients, strict=True):
         torch.testing.assert_close(a, b)
     seconds = (
         torch.autograd.grad(sum(g.square().sum() for g in gradients), tensors)
-        for gradients in (found, wanted)
+        for gradients in (actual, expected_gradients)
     )
     for a, b in zip(*seconds, strict=True):
         torch.testing.assert_close(a, b)
@@ -98,12 +98,12 @@ def test_gradcheck_and_gradgradcheck_in_float64():
 
 
 @not_interpreted
-def test_what_is_above_a_threshold(place):
-    x, weight, bias = whole_numbers(place, 6, 3, 50)
-    values, indices = batch.encode(x, weight, bias, 0.5, torch.tensor(1.0, device=place))
+def test_what_is_above_a_threshold(device):
+    x, weight, bias = whole_numbers(device, 6, 3, 50)
+    values, indices = batch.encode(x, weight, bias, 0.5, torch.tensor(1.0, device=device))
     everything = torch.nn.functional.linear(x, weight, bias)
     assert torch.equal(dense((values, indices), 50), torch.where(everything > 1, everything, 0))
-    none = batch.encode(x, weight, bias, 0.5, torch.tensor(1e9, device=place))[0]
+    none = batch.encode(x, weight, bias, 0.5, torch.tensor(1e9, device=device))[0]
     assert none.shape == (6, 1)
     assert not none.any()
 

@@ -56,11 +56,11 @@ def small_panels(monkeypatch):
     monkeypatch.setattr(rows.Norms, "_panels", panels)
 
 
-def encoder(place, widths, batch=64, dtype=torch.float32, bias=True):
+def encoder(device, widths, batch=64, dtype=torch.float32, bias=True):
     """x, weights and biases: leaves. Few units are saturated, where a slope is all rounding."""
 
     def leaf(*shape, scale=1.0):
-        return (torch.randn(*shape, device=place) * scale).to(dtype).requires_grad_()
+        return (torch.randn(*shape, device=device) * scale).to(dtype).requires_grad_()
 
     pairs = list(pairwise(widths))
     weights = [leaf(high, low, scale=0.7 / low**0.5) for low, high in pairs]
@@ -93,16 +93,16 @@ def results(parts, activation="sigmoid", code_weight=0.3, **options):
 
 
 def assert_right(parts, *arguments, **options):
-    found = results(parts, *arguments, **options)
+    actual = results(parts, *arguments, **options)
     with use_backend("eager"):
         same_dtype = results(parts, *arguments, **options)
         reference = results(doubled(parts), *arguments, **options)
-    for kernel, torch_result, exact in zip(found, same_dtype, reference, strict=True):
+    for kernel, torch_result, exact in zip(actual, same_dtype, reference, strict=True):
         assert_as_accurate_as_torch_on_average(kernel, torch_result, exact)
 
 
-def skip_when_interpreted(place, skipped):
-    if is_interpreted(place) and skipped:
+def skip_when_interpreted(device, skipped):
+    if is_interpreted(device) and skipped:
         pytest.skip("the interpreter is slow, and the case is the other tests'")
 
 
@@ -111,25 +111,25 @@ def skip_when_interpreted(place, skipped):
 @pytest.mark.interpreted(widths=[(13, 7)], options=[OPTIONS["exact"]])
 @pytest.mark.interpreted(widths=[(20, 13, 7)], options=[OPTIONS["exact"], OPTIONS["both"]])
 def test_penalty_code_and_gradients_are_as_accurate_as_torchs(
-    kernel_place, small_panels, widths, options
+    kernel_device, small_panels, widths, options
 ):
     some = widths in ((13, 7), (20, 13, 7), (5, 20, 30)) or (len(widths) == 4 and not options)
-    skip_when_interpreted(kernel_place, not some)
-    batch = 32 if is_interpreted(kernel_place) else 64
-    assert_right(encoder(kernel_place, widths, batch), "tanh", **options)
+    skip_when_interpreted(kernel_device, not some)
+    batch = 32 if is_interpreted(kernel_device) else 64
+    assert_right(encoder(kernel_device, widths, batch), "tanh", **options)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("widths", [(9, 7), (9, 7, 6)], ids=str)
 @pytest.mark.interpreted(activation=["sigmoid", "gelu"])
-def test_every_activation(kernel_place, activation, widths):
-    skip_when_interpreted(kernel_place, len(widths) > 2)
-    assert_right(encoder(kernel_place, widths), activation)
+def test_every_activation(kernel_device, activation, widths):
+    skip_when_interpreted(kernel_device, len(widths) > 2)
+    assert_right(encoder(kernel_device, widths), activation)
 
 
 @not_interpreted
-def test_an_activation_for_each_layer(kernel_place):
-    assert_right(encoder(kernel_place, (9, 7, 6)), ["gelu", "identity"])
+def test_an_activation_for_each_layer(kernel_device):
+    assert_right(encoder(kernel_device, (9, 7, 6)), ["gelu", "identity"])
 
 
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512", "amx"])
@@ -151,15 +151,15 @@ def test_a_wide_first_layer_takes_its_gram_matrix_in_parts(batch):
 
 @pytest.mark.parametrize("method", ["exact", "hutchinson"])
 @pytest.mark.interpreted(method=["exact"])
-def test_rows_that_the_first_weight_cancels_keep_their_accuracy(kernel_place, method):
+def test_rows_that_the_first_weight_cancels_keep_their_accuracy(kernel_device, method):
     """One direction of W_1 is 1,000 times the others, and W_2 is orthogonal to it: through the Gram
     matrix three digits would be left."""
-    hidden, visible = (64, 80) if is_interpreted(kernel_place) else (512, 784)
-    x = torch.randn(8, visible, device=kernel_place) / 100
-    direction = torch.ones(hidden, 1, device=kernel_place) / hidden**0.5
-    first = torch.randn(hidden, visible, device=kernel_place) / visible**0.5
-    first += 1000 * direction * torch.randn(visible, device=kernel_place) / visible**0.5
-    second = torch.randn(16, hidden, device=kernel_place) / hidden**0.5
+    hidden, visible = (64, 80) if is_interpreted(kernel_device) else (512, 784)
+    x = torch.randn(8, visible, device=kernel_device) / 100
+    direction = torch.ones(hidden, 1, device=kernel_device) / hidden**0.5
+    first = torch.randn(hidden, visible, device=kernel_device) / visible**0.5
+    first += 1000 * direction * torch.randn(visible, device=kernel_device) / visible**0.5
+    second = torch.randn(16, hidden, device=kernel_device) / hidden**0.5
     second -= second.mean(1, keepdim=True)
     weights = [(first / 20).requires_grad_(), second.requires_grad_()]
     parts = x.requires_grad_(), weights, [None, None]
@@ -169,8 +169,8 @@ def test_rows_that_the_first_weight_cancels_keep_their_accuracy(kernel_place, me
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.interpreted(dtype=[torch.bfloat16])
-def test_half_precisions(kernel_place, dtype):
-    assert_right(encoder(kernel_place, (31, 27), 40, dtype))
+def test_half_precisions(kernel_device, dtype):
+    assert_right(encoder(kernel_device, (31, 27), 40, dtype))
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -212,8 +212,8 @@ def test_gradcheck_and_gradgradcheck_in_float64(widths, options, activation):
 
 @pytest.mark.parametrize("widths", [(9, 7), (9, 7, 6)], ids=str)
 @not_interpreted
-def test_gradients_of_gradients_are_the_definitions(kernel_place, widths):
-    parts = encoder(kernel_place, widths)
+def test_gradients_of_gradients_are_the_definitions(kernel_device, widths):
+    parts = encoder(kernel_device, widths)
 
     def twice(parts):
         x, weights, biases = parts
@@ -221,10 +221,10 @@ def test_gradients_of_gradients_are_the_definitions(kernel_place, widths):
         first = torch.autograd.grad(penalty.sum(), leaves(parts), create_graph=True)
         return torch.autograd.grad(sum(g.square().sum() for g in first), leaves(parts))
 
-    found = twice(parts)
+    actual = twice(parts)
     with use_backend("eager"):
         exact = twice(doubled(parts))
-    for kernel, reference in zip(found, exact, strict=True):
+    for kernel, reference in zip(actual, exact, strict=True):
         torch.testing.assert_close(kernel, reference.float(), rtol=1e-4, atol=1e-5)
 
 
@@ -244,11 +244,11 @@ def test_tensors_that_depend_on_each_other_are_counted_once(traced):
         return first, second
 
     with FlopCounterMode(display=False) if traced else contextlib.nullcontext():
-        found = gradients(x, weight)
+        actual = gradients(x, weight)
     (plain,) = torch.autograd.grad(dependent(x, weight), weight)
     exact = gradients(x.double(), weight.detach().double().requires_grad_())
     torch.testing.assert_close(plain, exact[0].float())
-    for kernel, reference in zip(found, exact, strict=True):
+    for kernel, reference in zip(actual, exact, strict=True):
         torch.testing.assert_close(kernel, reference.float(), rtol=1e-4, atol=1e-5)
     functional = torch.func.grad(lambda weight: dependent(x, weight))(weight.detach())
     torch.testing.assert_close(functional, exact[0].float())
@@ -267,23 +267,23 @@ def test_a_hook_on_an_input_runs_once():
 
 @pytest.mark.parametrize("magnitude", [1e3, 2e19, 1e30])
 @pytest.mark.interpreted(magnitude=[2e19])
-def test_far_from_zero_gelu_is_straight(place, magnitude):
-    x = torch.full((2, 1), magnitude, device=place, requires_grad=True)
-    penalty = contractive_penalty(x, torch.ones(1, 1, device=place), None, "gelu")
+def test_far_from_zero_gelu_is_straight(device, magnitude):
+    x = torch.full((2, 1), magnitude, device=device, requires_grad=True)
+    penalty = contractive_penalty(x, torch.ones(1, 1, device=device), None, "gelu")
     (gradient,) = torch.autograd.grad(penalty.sum(), x)
     assert (penalty == 1).all()
     assert not gradient.any()
 
 
-def test_relu_at_zero_is_flat_as_torchs_is(place):
-    weight = torch.eye(3, device=place)
-    x = torch.tensor([[-1.0, 0.0, 2.0]], device=place)
+def test_relu_at_zero_is_flat_as_torchs_is(device):
+    weight = torch.eye(3, device=device)
+    x = torch.tensor([[-1.0, 0.0, 2.0]], device=device)
     assert contractive_penalty(x, weight, None, "relu").item() == 1
     assert contractive_penalty(x, [weight, weight], None, "relu").item() == 1
 
 
-def test_relu_has_no_gradient_by_x(place):
-    x, weights, biases = encoder(place, (5, 4))
+def test_relu_has_no_gradient_by_x(device):
+    x, weights, biases = encoder(device, (5, 4))
     frozen = [w.detach() for w in weights]
     penalty = contractive_penalty(x, frozen, [b.detach() for b in biases], "relu")
     if penalty.requires_grad:
@@ -293,11 +293,11 @@ def test_relu_has_no_gradient_by_x(place):
 
 @pytest.mark.parametrize("widths", [(6, 5), (6, 8, 5)], ids=str)
 @not_interpreted
-def test_the_estimate_is_unbiased_and_its_error_is_honest(place, widths):
+def test_the_estimate_is_unbiased_and_its_error_is_honest(device, widths):
     """1,000 estimates of one sample: their mean within four of its own standard errors."""
-    skip_when_interpreted(place, skipped=len(widths) > 2)
-    _, weights, biases = encoder(place, widths)
-    x = torch.randn(1, 6, device=place).expand(1000, 6)
+    skip_when_interpreted(device, skipped=len(widths) > 2)
+    _, weights, biases = encoder(device, widths)
+    x = torch.randn(1, 6, device=device).expand(1000, 6)
     with torch.no_grad():
         exact = contractive_penalty(x[:1], weights, biases)
         estimate, error = contractive_penalty(
@@ -308,9 +308,9 @@ def test_the_estimate_is_unbiased_and_its_error_is_honest(place, widths):
     assert 0.9 < error.square().mean().sqrt() / spread < 1.1
 
 
-def test_more_probes_shrink_the_error(place):
-    skip_when_interpreted(place, skipped=True)
-    x, weights, biases = encoder(place, (6, 5), batch=200)
+def test_more_probes_shrink_the_error(device):
+    skip_when_interpreted(device, skipped=True)
+    x, weights, biases = encoder(device, (6, 5), batch=200)
     errors = [
         contractive_penalty(
             x, weights, biases, method="hutchinson", probes=n, return_error=True, seed=2
@@ -322,8 +322,8 @@ def test_more_probes_shrink_the_error(place):
 
 @pytest.mark.parametrize("options", list(OPTIONS.values())[1:], ids=list(OPTIONS)[1:])
 @not_interpreted
-def test_a_split_batch_draws_what_the_whole_one_does(place, options):
-    x, weights, biases = encoder(place, (6, 5, 4), batch=7)
+def test_a_split_batch_draws_what_the_whole_one_does(device, options):
+    x, weights, biases = encoder(device, (6, 5, 4), batch=7)
 
     def penalty(part, row_offset):
         return contractive_penalty(part, weights, biases, seed=9, row_offset=row_offset, **options)
@@ -335,8 +335,8 @@ def test_a_split_batch_draws_what_the_whole_one_does(place, options):
 
 
 @not_interpreted
-def test_torchs_seed_governs(place):
-    x, weights, biases = encoder(place, (6, 5), batch=7)
+def test_torchs_seed_governs(device):
+    x, weights, biases = encoder(device, (6, 5), batch=7)
     drawn = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
@@ -345,36 +345,36 @@ def test_torchs_seed_governs(place):
     assert not torch.equal(drawn[0], drawn[2])
 
 
-def test_backends_draw_the_same_probes_and_noise(kernel_place):
-    parts = encoder(kernel_place, (12, 9, 8))
+def test_backends_draw_the_same_probes_and_noise(kernel_device):
+    parts = encoder(kernel_device, (12, 9, 8))
     options = {"method": "hutchinson", "probes": 2, "hessian_noise": 0.5, "seed": 3}
-    found = contractive_penalty(*parts, **options)
+    actual = contractive_penalty(*parts, **options)
     with use_backend("eager"):
-        torch.testing.assert_close(found, contractive_penalty(*parts, **options))
+        torch.testing.assert_close(actual, contractive_penalty(*parts, **options))
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_the_same_bits_again_and_for_any_number_of_threads(threads, options):
     parts = encoder("cpu", (90, 150, 40), batch=70)
-    found = []
+    actual = []
     with use_backend("cpp"):
         for count in (1, 2, 3, 2):
             threads(count)
-            found.append(results(parts, **options))
-    for other in found[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+            actual.append(results(parts, **options))
+    for other in actual[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(actual[0], other, strict=True))
 
 
-def test_any_strides(kernel_place):
-    wide = torch.randn(40, 26, device=kernel_place)
+def test_any_strides(kernel_device):
+    wide = torch.randn(40, 26, device=kernel_device)
     x = wide.t()[::2, 3:16].detach().requires_grad_()
     weights = [
-        (torch.randn(13, 22, device=kernel_place).t()[::2] / 3).detach().requires_grad_(),
-        (torch.randn(11, 14, device=kernel_place).t()[::2] / 3).detach().requires_grad_(),
+        (torch.randn(13, 22, device=kernel_device).t()[::2] / 3).detach().requires_grad_(),
+        (torch.randn(11, 14, device=kernel_device).t()[::2] / 3).detach().requires_grad_(),
     ]
     biases = [
-        torch.randn(22, device=kernel_place)[::2].detach().requires_grad_(),
-        torch.randn(1, device=kernel_place).expand(7).detach().requires_grad_(),
+        torch.randn(22, device=kernel_device)[::2].detach().requires_grad_(),
+        torch.randn(1, device=kernel_device).expand(7).detach().requires_grad_(),
     ]
     assert_right((x, weights, biases))
     assert_right((x, weights[:1], biases[:1]))
@@ -383,10 +383,10 @@ def test_any_strides(kernel_place):
 @pytest.mark.parametrize("leading", [(), (3,), (2, 1, 3)], ids=str)
 @pytest.mark.parametrize("widths", [(5, 4), (5, 4, 3)], ids=str)
 @not_interpreted
-def test_any_leading_dimensions(place, leading, widths):
-    skip_when_interpreted(place, leading != (2, 1, 3) or len(widths) > 2)
-    _, weights, biases = encoder(place, widths)
-    x = torch.randn(*leading, 5, device=place)
+def test_any_leading_dimensions(device, leading, widths):
+    skip_when_interpreted(device, leading != (2, 1, 3) or len(widths) > 2)
+    _, weights, biases = encoder(device, widths)
+    x = torch.randn(*leading, 5, device=device)
     penalty, code, error = contractive_penalty(
         x, weights, biases, method="hutchinson", probes=2, return_code=True, return_error=True
     )
@@ -400,14 +400,14 @@ def test_any_leading_dimensions(place, leading, widths):
 @pytest.mark.parametrize("widths", [(5, 4), (5, 4, 3), (0, 3), (4, 0)], ids=str)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.interpreted(options=[{}])
-def test_no_rows_and_no_columns(place, widths, options):
+def test_no_rows_and_no_columns(device, widths, options):
     for batch in (0, 3):
-        parts = encoder(place, [max(w, 0) for w in widths], batch) if 0 not in widths else None
+        parts = encoder(device, [max(w, 0) for w in widths], batch) if 0 not in widths else None
         if parts is None:
             low, high = widths
-            x = torch.zeros(batch, low, device=place, requires_grad=True)
-            weight = torch.zeros(high, low, device=place, requires_grad=True)
-            parts = x, [weight], [torch.zeros(high, device=place, requires_grad=True)]
+            x = torch.zeros(batch, low, device=device, requires_grad=True)
+            weight = torch.zeros(high, low, device=device, requires_grad=True)
+            parts = x, [weight], [torch.zeros(high, device=device, requires_grad=True)]
         if batch == 0 or 0 in widths:
             penalty, *rest = results(parts, **options)
             assert penalty.shape == (batch,)
@@ -417,9 +417,9 @@ def test_no_rows_and_no_columns(place, widths, options):
 
 @pytest.mark.parametrize("widths", [(6, 5), (6, 5, 4)], ids=str)
 @not_interpreted
-def test_only_the_gradients_asked_for_are_made(place, widths):
-    skip_when_interpreted(place, len(widths) > 2)
-    parts = encoder(place, widths)
+def test_only_the_gradients_asked_for_are_made(device, widths):
+    skip_when_interpreted(device, len(widths) > 2)
+    parts = encoder(device, widths)
     expected = results(parts, code_weight=0.0)[2:]
     for chosen in range(len(leaves(parts))):
         x, *parameters = (leaf.detach().clone() for leaf in leaves(parts))
@@ -444,16 +444,16 @@ def test_parameter_lists_and_iterators():
     assert torch.equal(contractive_penalty(x, lists[0], None), without)
 
 
-def test_without_biases(kernel_place):
-    assert_right(encoder(kernel_place, (9, 7, 6), bias=False))
-    x, weights, _ = encoder(kernel_place, (9, 7))
-    found = contractive_penalty(x, weights[0], None)
-    torch.testing.assert_close(found, contractive_penalty(x, weights, None))
+def test_without_biases(kernel_device):
+    assert_right(encoder(kernel_device, (9, 7, 6), bias=False))
+    x, weights, _ = encoder(kernel_device, (9, 7))
+    actual = contractive_penalty(x, weights[0], None)
+    torch.testing.assert_close(actual, contractive_penalty(x, weights, None))
 
 
 @not_interpreted
-def test_the_incoming_gradient_may_come_twice(place):
-    parts = encoder(place, (9, 7, 6))
+def test_the_incoming_gradient_may_come_twice(device):
+    parts = encoder(device, (9, 7, 6))
     penalty = contractive_penalty(*parts)
     first = torch.autograd.grad(penalty.sum(), leaves(parts), retain_graph=True)
     second = torch.autograd.grad(-3 * penalty.sum(), leaves(parts))
@@ -462,8 +462,8 @@ def test_the_incoming_gradient_may_come_twice(place):
 
 
 @not_interpreted
-def test_a_code_changed_in_place_is_noticed(kernel_place):
-    parts = encoder(kernel_place, (9, 7))
+def test_a_code_changed_in_place_is_noticed(kernel_device):
+    parts = encoder(kernel_device, (9, 7))
     penalty, code = contractive_penalty(*parts, return_code=True)
     with torch.no_grad():
         code.mul_(2)
@@ -472,14 +472,14 @@ def test_a_code_changed_in_place_is_noticed(kernel_place):
 
 
 @not_interpreted
-def test_the_codes_gradient_alone(place):
-    parts = encoder(place, (9, 7, 6))
+def test_the_codes_gradient_alone(device):
+    parts = encoder(device, (9, 7, 6))
     _, code = contractive_penalty(*parts, return_code=True)
-    found = torch.autograd.grad(code.sum(), leaves(parts))
+    actual = torch.autograd.grad(code.sum(), leaves(parts))
     exact = doubled(parts)
     with use_backend("eager"):
         _, code = contractive_penalty(*exact, return_code=True)
-    for a, b in zip(found, torch.autograd.grad(code.sum(), leaves(exact)), strict=True):
+    for a, b in zip(actual, torch.autograd.grad(code.sum(), leaves(exact)), strict=True):
         torch.testing.assert_close(a, b.float())
 
 
@@ -509,10 +509,10 @@ def test_compiled_in_one_graph(widths, options, bias):
 
     torch.compiler.reset()
     compiled = torch.compile(penalty, fullgraph=True, backend="aot_eager")
-    found, expected = compiled(*parts), penalty(*parts)
-    torch.testing.assert_close(found, expected)
+    actual, expected = compiled(*parts), penalty(*parts)
+    torch.testing.assert_close(actual, expected)
     pairs = zip(
-        torch.autograd.grad(found, leaves(parts)),
+        torch.autograd.grad(actual, leaves(parts)),
         torch.autograd.grad(expected, leaves(parts)),
         strict=True,
     )
@@ -551,13 +551,13 @@ def test_the_registered_op_is_differentiated_twice_under_a_dispatch_mode():
 
     with FlopCounterMode(display=False):
         traced = gradients()
-    for found, expected in zip(traced, gradients(), strict=True):
-        torch.testing.assert_close(found, expected)
+    for actual, expected in zip(traced, gradients(), strict=True):
+        torch.testing.assert_close(actual, expected)
 
 
 @not_interpreted
-def test_under_torch_func_and_batched_gradients(kernel_place):
-    x, weights, biases = (part for part in encoder(kernel_place, (6, 5)))
+def test_under_torch_func_and_batched_gradients(kernel_device):
+    x, weights, biases = (part for part in encoder(kernel_device, (6, 5)))
     weight, bias = weights[0].detach(), biases[0].detach()
     x = x.detach()
     one = torch.func.grad(lambda v: contractive_penalty(v, weight, bias).sum())(x)
@@ -565,7 +565,7 @@ def test_under_torch_func_and_batched_gradients(kernel_place):
     torch.testing.assert_close(each, one)
     leaf = x.clone().requires_grad_()
     penalty = contractive_penalty(leaf, weight, bias)
-    identity = torch.eye(len(x), device=kernel_place)
+    identity = torch.eye(len(x), device=kernel_device)
     (batched,) = torch.autograd.grad(penalty, leaf, identity, is_grads_batched=True)
     torch.testing.assert_close(batched.sum(0), one)
 
@@ -573,15 +573,15 @@ def test_under_torch_func_and_batched_gradients(kernel_place):
 def test_autocast_computes_as_the_definition_does():
     parts = encoder("cpu", (16, 8))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = contractive_penalty(*parts)
-    torch.testing.assert_close(found.float(), contractive_penalty(*parts), rtol=5e-2, atol=5e-2)
+        actual = contractive_penalty(*parts)
+    torch.testing.assert_close(actual.float(), contractive_penalty(*parts), rtol=5e-2, atol=5e-2)
 
 
 @pytest.mark.parametrize("widths", [(12, 9), (9, 12), (12, 20, 8)], ids=str)
 @not_interpreted
-def test_tangents_are_the_leading_singular_vectors(place, widths):
-    skip_when_interpreted(place, widths != (12, 9))
-    x, weights, biases = encoder(place, widths, batch=4)
+def test_tangents_are_the_leading_singular_vectors(device, widths):
+    skip_when_interpreted(device, widths != (12, 9))
+    x, weights, biases = encoder(device, widths, batch=4)
     vectors, values = tangents(x, weights, biases, "tanh", 3)
     with use_backend("eager"):
         _, exact, right = torch.linalg.svd(jacobian(*doubled((x, weights, biases)), "tanh"))
@@ -592,20 +592,20 @@ def test_tangents_are_the_leading_singular_vectors(place, widths):
     assert (largest > 0).all()
 
 
-def test_tangents_of_no_rows(place):
+def test_tangents_of_no_rows(device):
     vectors, values = tangents(
-        torch.zeros(0, 6, device=place), torch.ones(4, 6, device=place), None
+        torch.zeros(0, 6, device=device), torch.ones(4, 6, device=device), None
     )
     assert vectors.shape == (0, 1, 6)
     assert values.shape == (0, 1)
 
 
-def test_tangents_of_a_flat_encoder_are_orthonormal_all_the_same(place):
+def test_tangents_of_a_flat_encoder_are_orthonormal_all_the_same(device):
     """Every unit saturated: the Jacobian is 0."""
-    x = torch.full((2, 6), 100.0, device=place)
-    vectors, values = tangents(x, torch.ones(4, 6, device=place), None, "sigmoid", 2)
+    x = torch.full((2, 6), 100.0, device=device)
+    vectors, values = tangents(x, torch.ones(4, 6, device=device), None, "sigmoid", 2)
     assert not values.any()
-    identity = torch.eye(2, device=place).expand(2, 2, 2)
+    identity = torch.eye(2, device=device).expand(2, 2, 2)
     torch.testing.assert_close(vectors @ vectors.transpose(1, 2), identity)
 
 
@@ -655,8 +655,8 @@ def test_the_way_of_the_fewest_products():
         layers = [
             EncoderLayer(torch.empty(high, low), None, "tanh") for low, high in pairwise(widths)
         ]
-        found = rows.route_of(layers, probes)
-        return found.from_code, found.has_gram
+        actual = rows.route_of(layers, probes)
+        return actual.from_code, actual.has_gram
 
     assert route(784, 512, 256) == (True, True)
     assert route(20, 512, 64, 256) == (False, False)
@@ -717,9 +717,9 @@ def test_a_captured_penalty_has_the_bits_of_an_eager_one(is_cancelled, options, 
         expected = results((x, weights, biases), "identity", **options)
         assert has_gram[-1] == (not is_cancelled)
         begin_capture(monkeypatch)
-        found = results((x, weights, biases), "identity", **options)
+        actual = results((x, weights, biases), "identity", **options)
     assert set(has_gram[-2:]) == {True, False}
-    assert all(map(torch.equal, found, expected))
+    assert all(map(torch.equal, actual, expected))
 
 
 def test_tangents_cannot_be_captured(monkeypatch):

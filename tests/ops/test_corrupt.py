@@ -40,8 +40,8 @@ def equal(a, b):
 @pytest.mark.parametrize("kind", BIT_KINDS)
 @FEW_INTERPRETED
 @pytest.mark.interpreted(shape=[(13, 129)])
-def test_masking_and_salt_and_pepper_give_the_definitions_bits(kernel_place, kind, shape, dtype):
-    x = torch.randn(shape, device=kernel_place, dtype=dtype)
+def test_masking_and_salt_and_pepper_give_the_definitions_bits(kernel_device, kind, shape, dtype):
+    x = torch.randn(shape, device=kernel_device, dtype=dtype)
     keywords = {"low": -0.3, "high": 0.7, "row_offset": 11}
     expected = definition(x, kind, 0.3, seed=2**40 + 5, **keywords)
     assert equal(corrupt(x, kind, 0.3, seed=2**40 + 5, **keywords), expected)
@@ -51,12 +51,12 @@ def test_masking_and_salt_and_pepper_give_the_definitions_bits(kernel_place, kin
 @pytest.mark.parametrize("shape", SHAPES)
 @FEW_INTERPRETED
 @pytest.mark.interpreted(shape=[(13, 129)])
-def test_gaussian_is_as_accurate_as_torchs_float32(kernel_place, shape, dtype):
-    x = torch.randn(shape, device=kernel_place, dtype=dtype)
+def test_gaussian_is_as_accurate_as_torchs_float32(kernel_device, shape, dtype):
+    x = torch.randn(shape, device=kernel_device, dtype=dtype)
     columns = shape[-1] if shape else 1
     rows = math.prod(shape) // max(columns, 1)
-    place = {"step": random.Step.GAUSSIAN, "device": kernel_place}
-    words = random.words(9, rows, columns + columns % 2, **place)
+    device = {"step": random.Step.GAUSSIAN, "device": kernel_device}
+    words = random.words(9, rows, columns + columns % 2, **device)
     u, v = (words[:, 0::2].float() + 0.5) * 2.0**-32, (words[:, 1::2] >> 8).float() * 2.0**-24
     radius, angle = torch.sqrt(-2 * torch.log(u)), 2 * math.pi * v
     z = torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), -1)
@@ -69,52 +69,52 @@ def test_gaussian_is_as_accurate_as_torchs_float32(kernel_place, shape, dtype):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_any_strides_give_the_same_result(kernel_place, kind):
-    base = torch.randn(24, 37, device=kernel_place)
+def test_any_strides_give_the_same_result(kernel_device, kind):
+    base = torch.randn(24, 37, device=kernel_device)
     for x in (base.t(), base[::2, 3:20], base[:, ::3], base[:1].expand(5, 37), base.t()[None]):
         expected = corrupt(x.contiguous(), kind, 0.4, seed=3)
         assert torch.equal(corrupt(x, kind, 0.4, seed=3), expected)
 
 
 @pytest.mark.parametrize("kind", BIT_KINDS)
-def test_nan_and_infinity_pass_where_kept(place, kind):
-    x = torch.tensor([math.nan, math.inf, -math.inf, 1.0], device=place).repeat(8, 8)
+def test_nan_and_infinity_pass_where_kept(device, kind):
+    x = torch.tensor([math.nan, math.inf, -math.inf, 1.0], device=device).repeat(8, 8)
     corrupted = corrupt(x, kind, 0.5, seed=1, low=-1.0, high=2.0)
     touched = corrupt(torch.full_like(x, 9.0), kind, 0.5, seed=1, low=-1.0, high=2.0) != 9
     assert equal(corrupted[~touched], x[~touched])
     assert torch.isfinite(corrupted[touched]).all()
 
 
-def test_nan_and_infinity_pass_through_gaussian_noise(place):
-    x = torch.tensor([[math.nan, math.inf, -math.inf, 1.0]], device=place)
+def test_nan_and_infinity_pass_through_gaussian_noise(device):
+    x = torch.tensor([[math.nan, math.inf, -math.inf, 1.0]], device=device)
     corrupted = corrupt(x, "gaussian", 0.5, seed=1)
     assert equal(corrupted[:, :3], x[:, :3])
     assert torch.isfinite(corrupted[:, 3]).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_view_that_negates_lazily_is_read_negated(place, kind):
-    x = torch.randn(6, 9, dtype=torch.complex64, device=place).conj().imag
+def test_a_view_that_negates_lazily_is_read_negated(device, kind):
+    x = torch.randn(6, 9, dtype=torch.complex64, device=device).conj().imag
     assert x.is_neg()
     assert torch.equal(corrupt(x, kind, 0.3, seed=2), corrupt(x.clone(), kind, 0.3, seed=2))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_level_zero_touches_nothing(place, kind):
-    x = torch.randn(9, 11, device=place)
+def test_level_zero_touches_nothing(device, kind):
+    x = torch.randn(9, 11, device=device)
     assert torch.equal(corrupt(x, kind, 0, seed=0), x)
 
 
-def test_level_one_touches_everything(place):
-    x = torch.randn(9, 11, device=place) + 10
+def test_level_one_touches_everything(device):
+    x = torch.randn(9, 11, device=device) + 10
     assert torch.equal(corrupt(x, "masking", 1, seed=0), torch.zeros_like(x))
     salted = corrupt(x, "salt_and_pepper", 1.0, seed=0, low=-1, high=1)
     assert salted.abs().eq(1).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_batch_split_by_row_offset_draws_what_one_process_would(place, kind):
-    x = torch.randn(12, 33, device=place)
+def test_a_batch_split_by_row_offset_draws_what_one_process_would(device, kind):
+    x = torch.randn(12, 33, device=device)
     whole = corrupt(x, kind, 0.3, seed=4, row_offset=100)
     parts = [
         corrupt(part, kind, 0.3, seed=4, row_offset=100 + 5 * i)
@@ -126,10 +126,10 @@ def test_a_batch_split_by_row_offset_draws_what_one_process_would(place, kind):
 @pytest.mark.parametrize("shape", [(700, 65), (2, 50000)])
 @pytest.mark.parametrize("kind", KINDS)
 @not_interpreted
-def test_one_and_two_threads_give_the_same_bits(kernel_place, kind, shape, threads):
-    if is_interpreted(kernel_place):
+def test_one_and_two_threads_give_the_same_bits(kernel_device, kind, shape, threads):
+    if is_interpreted(kernel_device):
         shape = (20, 65)
-    x = torch.randn(shape, device=kernel_place)
+    x = torch.randn(shape, device=kernel_device)
     threads(1)
     serial = corrupt(x, kind, 0.3, seed=6)
     threads(2)
@@ -151,8 +151,8 @@ def test_every_instruction_set_gives_the_same_numbers(kind, isa, instruction_set
 
 
 @not_interpreted
-def test_the_generator_governs_where_no_seed_is_given(place):
-    x = torch.ones(20, 30, device=place)
+def test_the_generator_governs_where_no_seed_is_given(device):
+    x = torch.ones(20, 30, device=device)
     torch.manual_seed(3)
     first, second = corrupt(x, "masking", 0.5), corrupt(x, "masking", 0.5)
     torch.manual_seed(3)
@@ -165,8 +165,8 @@ def test_the_generator_governs_where_no_seed_is_given(place):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradient_passes_where_the_input_passed(place, kind):
-    x = torch.randn(9, 37, device=place, requires_grad=True)
+def test_gradient_passes_where_the_input_passed(device, kind):
+    x = torch.randn(9, 37, device=device, requires_grad=True)
     corrupted = corrupt(x, kind, 0.4, seed=12, low=-9.0, high=9.0)
     gradient = torch.randn_like(corrupted)
     (grad,) = torch.autograd.grad(corrupted, x, gradient)
@@ -176,16 +176,16 @@ def test_gradient_passes_where_the_input_passed(place, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_expanded_gradient(kernel_place, kind):
-    x = torch.randn(9, 37, device=kernel_place, requires_grad=True)
+def test_expanded_gradient(kernel_device, kind):
+    x = torch.randn(9, 37, device=kernel_device, requires_grad=True)
     corrupt(x, kind, 0.4, seed=12).sum().backward()
     expected = torch.autograd.grad(definition(x, kind, 0.4, seed=12).sum(), x)[0]
     assert torch.equal(x.grad, expected)
 
 
 @not_interpreted
-def test_second_order_gradient_passes_through_the_mask(place):
-    x = torch.randn(4, 9, device=place, requires_grad=True)
+def test_second_order_gradient_passes_through_the_mask(device):
+    x = torch.randn(4, 9, device=device, requires_grad=True)
     corrupted = corrupt(x, "masking", 0.5, seed=2)
     (first,) = torch.autograd.grad((corrupted**3).sum(), x, create_graph=True)
     (second,) = torch.autograd.grad(first.sum(), x)
@@ -203,8 +203,8 @@ def test_gradcheck_and_gradgradcheck_in_float64(kind):
 @pytest.mark.parametrize("kind", KINDS)
 @same_on_numba
 @not_interpreted
-def test_opcheck(place, kind):
-    x = torch.randn(4, 9, device=place, requires_grad=True)
+def test_opcheck(device, kind):
+    x = torch.randn(4, 9, device=device, requires_grad=True)
     arguments = x, kind, 0.4, 0.0, 1.0, torch.tensor(5), 0, STEPS[kind]
     torch.library.opcheck(torch.ops.aefast.corrupt, arguments)
 
@@ -212,12 +212,12 @@ def test_opcheck(place, kind):
 @pytest.mark.parametrize("kind", KINDS)
 @same_on_numba
 @not_interpreted
-def test_torch_compile_in_one_graph_gives_the_same(kernel_place, kind):
-    x = torch.randn(6, 9, device=kernel_place, requires_grad=True)
+def test_torch_compile_in_one_graph_gives_the_same(kernel_device, kind):
+    x = torch.randn(6, 9, device=kernel_device, requires_grad=True)
     compiled = torch.compile(
         lambda x: corrupt(x, kind, 0.4, seed=5) * 2, fullgraph=True, backend="aot_eager"
     )
-    gradient = torch.randn(6, 9, device=kernel_place)
+    gradient = torch.randn(6, 9, device=kernel_device)
     expected = corrupt(x, kind, 0.4, seed=5) * 2
     output = compiled(x)
     assert torch.equal(output, expected)
@@ -237,13 +237,13 @@ def test_a_compiled_call_draws_anew_each_time():
 
 
 @not_interpreted
-def test_one_compiled_graph_serves_every_batch_size(kernel_place):
+def test_one_compiled_graph_serves_every_batch_size(kernel_device):
     compiled = torch.compile(
         lambda x: corrupt(x, "masking", 0.5, seed=3), fullgraph=True, backend="aot_eager"
     )
     torch.compiler.reset()
     for rows in (3, 5, 8):
-        x = torch.randn(rows, 7, device=kernel_place)
+        x = torch.randn(rows, 7, device=kernel_device)
         assert torch.equal(compiled(x), corrupt(x, "masking", 0.5, seed=3))
 
 
@@ -259,8 +259,8 @@ def test_torch_export():
 
 @pytest.mark.parametrize("kind", KINDS)
 @not_interpreted
-def test_torch_func_grad(place, kind):
-    x = torch.randn(4, 6, device=place)
+def test_torch_func_grad(device, kind):
+    x = torch.randn(4, 6, device=device)
     gradient = torch.func.grad(lambda x: corrupt(x, kind, 0.5, seed=3, low=2.0).square().sum())(x)
     corrupted = corrupt(x, kind, 0.5, seed=3, low=2.0)
     passed = 1 if kind == "gaussian" else (corrupted == x)
@@ -268,17 +268,17 @@ def test_torch_func_grad(place, kind):
 
 
 @not_interpreted
-def test_torch_func_vmap_runs_the_definition_on_each_sample(place):
-    x = torch.randn(3, 4, 6, device=place)
+def test_torch_func_vmap_runs_the_definition_on_each_sample(device):
+    x = torch.randn(3, 4, 6, device=device)
     batched = torch.func.vmap(lambda x: corrupt(x, "masking", 0.5, seed=3))(x)
     assert torch.equal(batched, torch.stack([corrupt(s, "masking", 0.5, seed=3) for s in x]))
 
 
 @not_interpreted
-def test_batched_gradients(kernel_place):
-    x = torch.randn(4, 6, device=kernel_place, requires_grad=True)
+def test_batched_gradients(kernel_device):
+    x = torch.randn(4, 6, device=kernel_device, requires_grad=True)
     corrupted = corrupt(x, "masking", 0.5, seed=3)
-    gradients = torch.randn(5, 4, 6, device=kernel_place)
+    gradients = torch.randn(5, 4, 6, device=kernel_device)
     (batched,) = torch.autograd.grad(
         corrupted, x, gradients, is_grads_batched=True, retain_graph=True
     )

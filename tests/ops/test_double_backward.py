@@ -36,11 +36,11 @@ OPS = {
 }
 
 
-def twice(place, op):
+def twice(device, op):
     """By every input, the squared gradient by every input; None where torch raises."""
     torch.manual_seed(0)
     shapes, call = OPS[op]
-    tensors = [torch.randn(shape).to(place).requires_grad_() for shape in shapes]
+    tensors = [torch.randn(shape).to(device).requires_grad_() for shape in shapes]
     results = []
     for first in tensors:
         (gradient,) = torch.autograd.grad(
@@ -56,18 +56,18 @@ def twice(place, op):
 
 @pytest.mark.interpreted(op=["relu", "deep penalty", "soft_threshold"])
 @pytest.mark.parametrize("op", OPS)
-def test_what_torch_gives_zeros_for_every_backend_does(kernel_place, op):
-    found = twice(kernel_place, op)
+def test_what_torch_gives_zeros_for_every_backend_does(kernel_device, op):
+    actual = twice(kernel_device, op)
     with use_backend("eager"):
-        expected = twice(kernel_place, op)
+        expected = twice(kernel_device, op)
     assert any(gradient is not None for gradient in expected)
-    for kernel, defined in zip(found, expected, strict=True):
+    for kernel, defined in zip(actual, expected, strict=True):
         if defined is not None:
             torch.testing.assert_close(kernel, defined, rtol=1e-4, atol=1e-5)
 
 
-def test_an_input_of_infinity_has_a_gradient_of_zero(kernel_place):
-    x = torch.tensor([[torch.inf, 1.0]], device=kernel_place, requires_grad=True)
+def test_an_input_of_infinity_has_a_gradient_of_zero(kernel_device):
+    x = torch.tensor([[torch.inf, 1.0]], device=kernel_device, requires_grad=True)
     (gradient,) = torch.autograd.grad(F.soft_threshold(x, 0.1).sum(), x, create_graph=True)
     gradient.square().sum().backward()
     assert torch.equal(gradient, torch.ones_like(x))

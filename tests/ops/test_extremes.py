@@ -23,13 +23,13 @@ KINDS = {
 SCALES = [(1e20, 1), (1, 1e20), (1e20, 1e-20), (1e-20, 1e20), (1e-25, 1e10)]
 
 
-def results(place, activation, widths, scales, options):
+def results(device, activation, widths, scales, options):
     """Penalty, code, and the gradients of a small part of the penalty, and of the code alone."""
     torch.manual_seed(0)
-    x = torch.randn(3, 3).to(place)
+    x = torch.randn(3, 3).to(device)
     weights, width = [], 3
     for index, units in enumerate(widths):
-        weights.append((torch.randn(units, width) * scales[min(index, 1)]).to(place))
+        weights.append((torch.randn(units, width) * scales[min(index, 1)]).to(device))
         width = units
     for weight in weights:
         weight.requires_grad_()
@@ -51,13 +51,13 @@ def results(place, activation, widths, scales, options):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("activation", ["sigmoid", "relu", "gelu", "identity"])
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numba's overflows
-def test_a_penalty_is_finite_where_the_definition_is(kernel_place, activation, kind):
+def test_a_penalty_is_finite_where_the_definition_is(kernel_device, activation, kind):
     widths, options = KINDS[kind]
-    for scales in SCALES[:1] if is_interpreted(kernel_place) else SCALES:
-        found = results(kernel_place, activation, widths, scales, options)
+    for scales in SCALES[:1] if is_interpreted(kernel_device) else SCALES:
+        actual = results(kernel_device, activation, widths, scales, options)
         with use_backend("eager"):
-            expected = results(kernel_place, activation, widths, scales, options)
-        for kernel, defined in zip(found, expected, strict=True):
+            expected = results(kernel_device, activation, widths, scales, options)
+        for kernel, defined in zip(actual, expected, strict=True):
             finite = defined.isfinite()
             largest = defined[finite].abs().max().item() if finite.any() else 0.0
             # Their sums have four terms or fewer, in another order.
@@ -67,9 +67,9 @@ def test_a_penalty_is_finite_where_the_definition_is(kernel_place, activation, k
 
 
 @pytest.mark.parametrize("activation", ["identity", "relu"])
-def test_a_contracted_loss_of_no_curvature_has_the_definitions_gradients(kernel_place, activation):
-    x = torch.randn(5, 3, device=kernel_place) * 1e-20
-    weight = torch.randn(4, 3, device=kernel_place) * 1e20
+def test_a_contracted_loss_of_no_curvature_has_the_definitions_gradients(kernel_device, activation):
+    x = torch.randn(5, 3, device=kernel_device) * 1e-20
+    weight = torch.randn(4, 3, device=kernel_device) * 1e20
 
     def gradient(contraction):
         leaf = weight.clone().requires_grad_()
@@ -78,8 +78,8 @@ def test_a_contracted_loss_of_no_curvature_has_the_definitions_gradients(kernel_
         )
         return torch.autograd.grad(loss, leaf)[0]
 
-    found = gradient(1e-20)
+    actual = gradient(1e-20)
     with use_backend("eager"):
         expected = gradient(1e-20)
     assert expected.isfinite().all()
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=0)

@@ -7,10 +7,10 @@ from aefast.functional import jumprelu_encode
 from tests.backends import not_interpreted
 
 
-def tensors(place, dtype=torch.float32):
+def tensors(device, dtype=torch.float32):
     x, weight = torch.randn(9, 5, dtype=dtype), torch.randn(12, 5, dtype=dtype)
     bias, threshold = torch.randn(12, dtype=dtype), torch.rand(12, dtype=dtype)
-    return [t.to(place).requires_grad_() for t in (x, weight, bias, threshold)]
+    return [t.to(device).requires_grad_() for t in (x, weight, bias, threshold)]
 
 
 def estimated(tensors, bandwidth, grad_values, grad_active):
@@ -26,16 +26,16 @@ def estimated(tensors, bandwidth, grad_values, grad_active):
 
 
 @not_interpreted
-def test_values_and_estimated_gradients(place):
-    given = tensors(place)
+def test_values_and_estimated_gradients(device):
+    given = tensors(device)
     values, active = jumprelu_encode(*given, 0.7)
-    grads = torch.randn(2, 9, 12, device=place)
+    grads = torch.randn(2, 9, 12, device=device)
     expected_values, expected_active, gradients = estimated(given, 0.7, *grads)
     torch.testing.assert_close(values, expected_values)
     assert torch.equal(active, expected_active)
     assert gradients[-1].count_nonzero() > 3
-    found = torch.autograd.grad((values, active), given, tuple(grads))
-    for a, b in zip(found, gradients, strict=True):
+    actual = torch.autograd.grad((values, active), given, tuple(grads))
+    for a, b in zip(actual, gradients, strict=True):
         torch.testing.assert_close(a, b)
 
 
@@ -51,8 +51,8 @@ def test_the_estimate_is_the_slope_of_a_step_that_is_seen_through_a_rectangle():
         return torch.stack([values.mean(), active.mean()])
 
     higher, lower = means(threshold.detach() + 0.01), means(threshold.detach() - 0.01)
-    for found, slope in zip(means(threshold), (higher - lower) / 0.02, strict=True):
-        (gradient,) = torch.autograd.grad(found, threshold, retain_graph=True)
+    for actual, slope in zip(means(threshold), (higher - lower) / 0.02, strict=True):
+        (gradient,) = torch.autograd.grad(actual, threshold, retain_graph=True)
         torch.testing.assert_close(gradient, slope[None], rtol=1e-3, atol=0)
 
 
@@ -83,8 +83,8 @@ def test_it_compiles_in_one_graph():
         return values.square().sum() + active.sum()
 
     compiled = torch.compile(total, fullgraph=True, backend="aot_eager")
-    found, expected = (torch.autograd.grad(f(*given), given) for f in (compiled, total))
-    for a, b in zip(found, expected, strict=True):
+    actual, expected = (torch.autograd.grad(f(*given), given) for f in (compiled, total))
+    for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b)
 
 

@@ -17,10 +17,10 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SHAPES = [(1, 1, 1), (5, 3, 7), (64, 64, 32), (33, 97, 31), (2, 1031, 3), (131, 5, 67)]
 
 
-def layer(place, batch, inputs, outputs, dtype=torch.float32, bias=True):
-    x = torch.randn(batch, inputs, device=place, dtype=dtype)
-    weight = (torch.randn(outputs, inputs, device=place) * 2 / inputs**0.5).to(dtype)
-    bias = torch.randn(outputs, device=place, dtype=dtype) if bias else None
+def layer(device, batch, inputs, outputs, dtype=torch.float32, bias=True):
+    x = torch.randn(batch, inputs, device=device, dtype=dtype)
+    weight = (torch.randn(outputs, inputs, device=device) * 2 / inputs**0.5).to(dtype)
+    bias = torch.randn(outputs, device=device, dtype=dtype) if bias else None
     return [t.requires_grad_() if t is not None else None for t in (x, weight, bias)]
 
 
@@ -37,10 +37,10 @@ def definition_in_float64(tensors, activation, gradient):
 
 
 def assert_right(tensors, activation, gradient):
-    found = results(linear_act, tensors, activation, gradient)
+    actual = results(linear_act, tensors, activation, gradient)
     same_dtype = results(eager.linear_act, tensors, activation, gradient)
     reference = definition_in_float64(tensors, activation, gradient)
-    for kernel, torch_result, exact in zip(found, same_dtype, reference, strict=True):
+    for kernel, torch_result, exact in zip(actual, same_dtype, reference, strict=True):
         assert_as_accurate_as_torch(kernel, torch_result, exact)
 
 
@@ -48,24 +48,24 @@ def assert_right(tensors, activation, gradient):
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.interpreted(activation=["sigmoid"], shape=SHAPES[1:4])
 @pytest.mark.interpreted(activation=ACTIVATIONS, shape=SHAPES[1:2])
-def test_output_and_gradients_are_as_accurate_as_torchs(kernel_place, activation, shape):
-    tensors = layer(kernel_place, *shape)
-    assert_right(tensors, activation, torch.randn(shape[0], shape[2], device=kernel_place))
+def test_output_and_gradients_are_as_accurate_as_torchs(kernel_device, activation, shape):
+    tensors = layer(kernel_device, *shape)
+    assert_right(tensors, activation, torch.randn(shape[0], shape[2], device=kernel_device))
 
 
 @pytest.mark.parametrize("dtype", DTYPES[1:])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.interpreted(activation=["identity", "gelu"], dtype=[torch.bfloat16])
-def test_half_precisions(kernel_place, activation, dtype):
-    tensors = layer(kernel_place, 33, 47, 31, dtype)
-    assert_right(tensors, activation, torch.randn(33, 31, device=kernel_place))
+def test_half_precisions(kernel_device, activation, dtype):
+    tensors = layer(kernel_device, 33, 47, 31, dtype)
+    assert_right(tensors, activation, torch.randn(33, 31, device=kernel_device))
 
 
 @pytest.mark.parametrize("activation", ["identity", "sigmoid", "gelu"])
 @pytest.mark.interpreted(activation=["gelu"])
-def test_without_bias(kernel_place, activation):
-    tensors = layer(kernel_place, 9, 20, 11, bias=False)
-    assert_right(tensors, activation, torch.randn(9, 11, device=kernel_place))
+def test_without_bias(kernel_device, activation):
+    tensors = layer(kernel_device, 9, 20, 11, bias=False)
+    assert_right(tensors, activation, torch.randn(9, 11, device=kernel_device))
 
 
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512", "amx"])
@@ -92,23 +92,23 @@ def test_lower_precisions_stay_within_their_split(instruction_set, isa, level, t
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_activations_over_the_whole_range(kernel_place, activation):
+def test_activations_over_the_whole_range(kernel_device, activation):
     """Also far out, where an exponential under- or overflows."""
-    points, powers = (21, 11) if is_interpreted(kernel_place) else (3001, 61)
+    points, powers = (21, 11) if is_interpreted(kernel_device) else (3001, 61)
     z = torch.cat([torch.linspace(-150, 150, points), torch.logspace(-30, 30, powers)])
     z = torch.cat([z, -z]).reshape(1, -1)
-    x = z.to(kernel_place).t().contiguous().requires_grad_()
-    weight = torch.ones(1, 1, device=kernel_place, requires_grad=True)
-    assert_right([x, weight, None], activation, torch.ones(x.shape, device=kernel_place))
+    x = z.to(kernel_device).t().contiguous().requires_grad_()
+    weight = torch.ones(1, 1, device=kernel_device, requires_grad=True)
+    assert_right([x, weight, None], activation, torch.ones(x.shape, device=kernel_device))
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_nan_and_infinity_come_out_as_the_definitions_do_in_float64(kernel_place, activation):
+def test_nan_and_infinity_come_out_as_the_definitions_do_in_float64(kernel_device, activation):
     """In float64, because torch's vectorized float32 gelu makes NaN of infinity."""
-    x = torch.tensor([[math.nan], [math.inf], [-math.inf], [1.0]], device=kernel_place)
-    weight = torch.ones(1, 1, device=kernel_place)
+    x = torch.tensor([[math.nan], [math.inf], [-math.inf], [1.0]], device=kernel_device)
+    weight = torch.ones(1, 1, device=kernel_device)
     x.requires_grad_()
-    gradient = torch.ones(4, 1, device=kernel_place)
+    gradient = torch.ones(4, 1, device=kernel_device)
     output = linear_act(x, weight, None, activation)
     (grad,) = torch.autograd.grad(output, x, gradient)
     exact, exact_grad, _ = definition_in_float64([x, weight, None], activation, gradient)
@@ -119,40 +119,40 @@ def test_nan_and_infinity_come_out_as_the_definitions_do_in_float64(kernel_place
 @pytest.mark.parametrize("activation", ["sigmoid", "gelu"])
 @pytest.mark.parametrize("shape", [(0, 4, 3), (4, 0, 3), (4, 3, 0)], ids=str)
 @pytest.mark.interpreted(activation=["gelu"])
-def test_empty_tensors(place, activation, shape):
-    tensors = layer(place, *shape)
-    gradient = torch.randn(shape[0], shape[2], device=place)
-    found = results(linear_act, tensors, activation, gradient)
+def test_empty_tensors(device, activation, shape):
+    tensors = layer(device, *shape)
+    gradient = torch.randn(shape[0], shape[2], device=device)
+    actual = results(linear_act, tensors, activation, gradient)
     expected = results(eager.linear_act, tensors, activation, gradient)
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(actual, expected, strict=True):
         assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("leading", [(), (2, 3), (1, 2, 2)])
-def test_any_leading_dimensions(place, leading):
-    x, weight, bias = layer(place, 12, 5, 7)
-    x = torch.randn(*leading, 5, device=place)
+def test_any_leading_dimensions(device, leading):
+    x, weight, bias = layer(device, 12, 5, 7)
+    x = torch.randn(*leading, 5, device=device)
     output = linear_act(x, weight, bias, "tanh")
     torch.testing.assert_close(output, eager.linear_act(x, weight, bias, "tanh"))
 
 
 @pytest.mark.parametrize("activation", ["identity", "sigmoid", "silu"])
 @pytest.mark.interpreted(activation=["silu"])
-def test_any_strides_of_inputs_and_gradient(kernel_place, activation):
-    wide = torch.randn(40, 60, device=kernel_place)
+def test_any_strides_of_inputs_and_gradient(kernel_device, activation):
+    wide = torch.randn(40, 60, device=kernel_device)
     x = wide.t()[::2, 5:18].detach().requires_grad_()
-    weight = torch.randn(13, 22, device=kernel_place).t()[:, :].detach()[::2].requires_grad_()
-    bias = torch.randn(22, device=kernel_place)[::2].detach().requires_grad_()
+    weight = torch.randn(13, 22, device=kernel_device).t()[:, :].detach()[::2].requires_grad_()
+    bias = torch.randn(22, device=kernel_device)[::2].detach().requires_grad_()
     tensors = [x, weight, bias]
-    dense = torch.randn(30, 11, device=kernel_place)
-    transposed = torch.randn(11, 30, device=kernel_place).t()
+    dense = torch.randn(30, 11, device=kernel_device)
+    transposed = torch.randn(11, 30, device=kernel_device).t()
     for gradient in (dense, transposed, dense[:1].expand(30, 11), dense[:, :1].expand(30, 11)):
         assert_right(tensors, activation, gradient)
 
 
-def test_views_that_negate_lazily_are_read_negated(kernel_place):
+def test_views_that_negate_lazily_are_read_negated(kernel_device):
     lazy = [
-        torch.randn(shape, dtype=torch.complex64, device=kernel_place).conj().imag
+        torch.randn(shape, dtype=torch.complex64, device=kernel_device).conj().imag
         for shape in ((6, 4), (5, 4), (5,), (6, 5))
     ]
     plain = [tensor.clone().requires_grad_() for tensor in lazy]
@@ -166,18 +166,18 @@ def test_views_that_negate_lazily_are_read_negated(kernel_place):
 
 
 @not_interpreted
-def test_an_incoming_gradient_that_requires_a_gradient(kernel_place):
-    tensors = layer(kernel_place, 6, 4, 5)
-    gradient = torch.randn(6, 5, device=kernel_place, requires_grad=True)
-    found = torch.autograd.grad(linear_act(*tensors, "tanh"), tensors, gradient)
+def test_an_incoming_gradient_that_requires_a_gradient(kernel_device):
+    tensors = layer(kernel_device, 6, 4, 5)
+    gradient = torch.randn(6, 5, device=kernel_device, requires_grad=True)
+    actual = torch.autograd.grad(linear_act(*tensors, "tanh"), tensors, gradient)
     expected = torch.autograd.grad(eager.linear_act(*tensors, "tanh"), tensors, gradient)
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @not_interpreted
-def test_second_order_gradients(kernel_place, activation):
+def test_second_order_gradients(kernel_device, activation):
     """A contractive loss: the squared gradient by x, differentiated again by every input."""
 
     def twice(tensors, function):
@@ -186,11 +186,11 @@ def test_second_order_gradients(kernel_place, activation):
         (grad,) = torch.autograd.grad(output.sum(), x, create_graph=True)
         return torch.autograd.grad((grad**2).sum(), tensors, allow_unused=True)
 
-    tensors = layer(kernel_place, 9, 6, 5)
+    tensors = layer(kernel_device, 9, 6, 5)
     doubles = [t.detach().double().requires_grad_() for t in tensors]
-    found, same_dtype = twice(tensors, linear_act), twice(tensors, eager.linear_act)
+    actual, same_dtype = twice(tensors, linear_act), twice(tensors, eager.linear_act)
     for kernel, torch_result, exact in zip(
-        found, same_dtype, twice(doubles, eager.linear_act), strict=True
+        actual, same_dtype, twice(doubles, eager.linear_act), strict=True
     ):
         if exact is None or not exact.abs().max():
             assert kernel is None or not kernel.abs().max()
@@ -214,9 +214,9 @@ def test_gradcheck_and_gradgradcheck_in_float64(activation):
 
 @pytest.mark.parametrize("activation", ["sigmoid", "gelu"])
 @not_interpreted
-def test_only_the_gradients_asked_for_are_made(place, activation):
+def test_only_the_gradients_asked_for_are_made(device, activation):
     for needed in range(3):
-        tensors = [t.detach() for t in layer(place, 6, 4, 5)]
+        tensors = [t.detach() for t in layer(device, 6, 4, 5)]
         tensors[needed].requires_grad_()
         linear_act(*tensors, activation).sum().backward()
         assert [t.grad is not None for t in tensors] == [i == needed for i in range(3)]
@@ -224,10 +224,10 @@ def test_only_the_gradients_asked_for_are_made(place, activation):
 
 @pytest.mark.parametrize("activation", ["sigmoid", "gelu"])
 @not_interpreted
-def test_one_and_two_threads_give_the_same_bits(kernel_place, activation, threads):
-    shape = (40, 30, 20) if is_interpreted(kernel_place) else (500, 130, 190)
-    tensors = layer(kernel_place, *shape)
-    gradient = torch.randn(shape[0], shape[2], device=kernel_place)
+def test_one_and_two_threads_give_the_same_bits(kernel_device, activation, threads):
+    shape = (40, 30, 20) if is_interpreted(kernel_device) else (500, 130, 190)
+    tensors = layer(kernel_device, *shape)
+    gradient = torch.randn(shape[0], shape[2], device=kernel_device)
     threads(1)
     serial = results(linear_act, tensors, activation, gradient)
     threads(2)
@@ -239,31 +239,31 @@ def test_one_and_two_threads_give_the_same_bits(kernel_place, activation, thread
 @pytest.mark.parametrize("activation", ["sigmoid", "gelu"])
 @same_on_numba
 @not_interpreted
-def test_opcheck(place, activation):
-    tensors = layer(place, 6, 4, 5)
+def test_opcheck(device, activation):
+    tensors = layer(device, 6, 4, 5)
     torch.library.opcheck(torch.ops.aefast.linear_act, (*tensors, activation))
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "gelu"])
 @same_on_numba
 @not_interpreted
-def test_torch_compile_in_one_graph_gives_the_same(kernel_place, activation):
-    tensors = layer(kernel_place, 6, 4, 5)
-    gradient = torch.randn(6, 5, device=kernel_place)
+def test_torch_compile_in_one_graph_gives_the_same(kernel_device, activation):
+    tensors = layer(kernel_device, 6, 4, 5)
+    gradient = torch.randn(6, 5, device=kernel_device)
     compiled = torch.compile(linear_act, fullgraph=True, backend="aot_eager")
-    found = results(compiled, tensors, activation, gradient)
-    for a, b in zip(found, results(linear_act, tensors, activation, gradient), strict=True):
+    actual = results(compiled, tensors, activation, gradient)
+    for a, b in zip(actual, results(linear_act, tensors, activation, gradient), strict=True):
         assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "gelu"])
 @not_interpreted
-def test_one_compiled_graph_serves_every_batch_size(kernel_place, activation):
-    _, weight, bias = layer(kernel_place, 3, 4, 5)
+def test_one_compiled_graph_serves_every_batch_size(kernel_device, activation):
+    _, weight, bias = layer(kernel_device, 3, 4, 5)
     torch.compiler.reset()
     compiled = torch.compile(linear_act, fullgraph=True, backend="aot_eager")
     for batch in (3, 5, 8):
-        x = torch.randn(batch, 4, device=kernel_place)
+        x = torch.randn(batch, 4, device=kernel_device)
         expected = linear_act(x, weight, bias, activation)
         assert torch.equal(compiled(x, weight, bias, activation), expected)
 
@@ -289,9 +289,9 @@ def test_torch_export():
 
 
 @not_interpreted
-def test_autocast_casts_as_torchs_linear_does(place):
-    x, weight, bias = layer(place, 6, 4, 5)
-    with torch.autocast(place.type, torch.bfloat16):
+def test_autocast_casts_as_torchs_linear_does(device):
+    x, weight, bias = layer(device, 6, 4, 5)
+    with torch.autocast(device.type, torch.bfloat16):
         output = linear_act(x, weight, bias, "relu")
         expected = eager.linear_act(x, weight, bias, "relu")
     assert output.dtype == torch.bfloat16
@@ -302,8 +302,8 @@ def test_autocast_casts_as_torchs_linear_does(place):
 
 @pytest.mark.parametrize("activation", ["sigmoid", "gelu"])
 @not_interpreted
-def test_torch_func_grad_and_vmap(place, activation):
-    x, weight, bias = (t.detach() for t in layer(place, 6, 4, 5))
+def test_torch_func_grad_and_vmap(device, activation):
+    x, weight, bias = (t.detach() for t in layer(device, 6, 4, 5))
 
     def loss(weight, x, function):
         return function(x, weight, bias, activation).square().sum()
@@ -322,8 +322,8 @@ def test_torch_func_grad_and_vmap(place, activation):
 
 
 @not_interpreted
-def test_forward_mode(place):
-    x, weight, bias = (t.detach() for t in layer(place, 6, 4, 5))
+def test_forward_mode(device):
+    x, weight, bias = (t.detach() for t in layer(device, 6, 4, 5))
     with torch.autograd.forward_ad.dual_level():
         dual = torch.autograd.forward_ad.make_dual(x, torch.ones_like(x))
         tangent = torch.autograd.forward_ad.unpack_dual(linear_act(dual, weight, bias, "tanh"))[1]
@@ -333,16 +333,16 @@ def test_forward_mode(place):
 
 
 @not_interpreted
-def test_batched_gradients(kernel_place):
-    tensors = layer(kernel_place, 6, 4, 5)
+def test_batched_gradients(kernel_device):
+    tensors = layer(kernel_device, 6, 4, 5)
     output = linear_act(*tensors, "sigmoid")
-    gradients = torch.randn(3, 6, 5, device=kernel_place)
+    gradients = torch.randn(3, 6, 5, device=kernel_device)
     batched = torch.autograd.grad(
         output, tensors, gradients, is_grads_batched=True, retain_graph=True
     )
     singles = [torch.autograd.grad(output, tensors, g, retain_graph=True) for g in gradients]
-    for found, expected in zip(batched, zip(*singles, strict=True), strict=True):
-        torch.testing.assert_close(found, torch.stack(expected))
+    for actual, expected in zip(batched, zip(*singles, strict=True), strict=True):
+        torch.testing.assert_close(actual, torch.stack(expected))
 
 
 def test_activations_that_keep_their_preactivation_are_those_whose_output_does_not_tell_it():

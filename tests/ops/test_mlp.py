@@ -13,14 +13,14 @@ from tests.backends import not_interpreted
 ACTIVATIONS = ["relu", "gelu", "identity"]
 
 
-def stack(place, batch=9, widths=(7, 12, 5, 3), dtype=torch.float32):
+def stack(device, batch=9, widths=(7, 12, 5, 3), dtype=torch.float32):
     """x, weights and biases, leaves; the second layer has no bias."""
-    x = torch.rand(batch, widths[0], device=place, dtype=dtype, requires_grad=True)
+    x = torch.rand(batch, widths[0], device=device, dtype=dtype, requires_grad=True)
     weights = [
-        (torch.randn(after, before, device=place, dtype=dtype) / before**0.5).requires_grad_()
+        (torch.randn(after, before, device=device, dtype=dtype) / before**0.5).requires_grad_()
         for before, after in itertools.pairwise(widths)
     ]
-    biases = [torch.randn(w, device=place, dtype=dtype, requires_grad=True) for w in widths[1:]]
+    biases = [torch.randn(w, device=device, dtype=dtype, requires_grad=True) for w in widths[1:]]
     biases[1] = None
     return x, weights, biases
 
@@ -37,30 +37,30 @@ def results(function, x, weights, biases):
     return output, *torch.autograd.grad(output.square().sum(), leaves)
 
 
-def test_output_and_gradients_are_as_accurate_as_torchs(kernel_place):
-    x, weights, biases = stack(kernel_place)
+def test_output_and_gradients_are_as_accurate_as_torchs(kernel_device):
+    x, weights, biases = stack(kernel_device)
     doubles = [
         [None if t is None else t.detach().double().requires_grad_() for t in tensors]
         for tensors in ([x], weights, biases)
     ]
     reference = results(definition, doubles[0][0], *doubles[1:])
-    found, same_dtype = results(mlp, x, weights, biases), results(definition, x, weights, biases)
-    for kernel, torch_result, exact in zip(found, same_dtype, reference, strict=True):
+    actual, same_dtype = results(mlp, x, weights, biases), results(definition, x, weights, biases)
+    for kernel, torch_result, exact in zip(actual, same_dtype, reference, strict=True):
         assert_as_accurate_as_torch(kernel, torch_result, exact)
 
 
 @pytest.mark.parametrize("leading", [(), (2, 3), (0,)])
 @not_interpreted
-def test_any_leading_dimensions(place, leading):
-    _, weights, biases = stack(place)
-    x = torch.randn(*leading, 7, device=place)
+def test_any_leading_dimensions(device, leading):
+    _, weights, biases = stack(device)
+    x = torch.randn(*leading, 7, device=device)
     expected = definition(x, weights, biases, ACTIVATIONS)
     torch.testing.assert_close(mlp(x, weights, biases, ACTIVATIONS), expected)
 
 
-def test_every_step_sees_the_updated_weights(kernel_place):
+def test_every_step_sees_the_updated_weights(kernel_device):
     """However the update is made, in place or behind autograd's back."""
-    x, weights, biases = stack(kernel_place)
+    x, weights, biases = stack(kernel_device)
     with torch.no_grad():
         for update in (
             lambda w: w.mul_(1.5),
@@ -87,13 +87,13 @@ def test_parameter_lists_and_compiled_stacks():
 
 
 @not_interpreted
-def test_autocast_casts_each_layer(place):
-    x, weights, biases = stack(place)
-    with torch.autocast(place.type, torch.bfloat16):
-        found = mlp(x, weights, biases, ACTIVATIONS)
+def test_autocast_casts_each_layer(device):
+    x, weights, biases = stack(device)
+    with torch.autocast(device.type, torch.bfloat16):
+        actual = mlp(x, weights, biases, ACTIVATIONS)
         expected = definition(x, weights, biases, ACTIVATIONS)
-    assert found.dtype == torch.bfloat16
-    torch.testing.assert_close(found, expected, atol=2e-2, rtol=2e-2)  # three roundings
+    assert actual.dtype == torch.bfloat16
+    torch.testing.assert_close(actual, expected, atol=2e-2, rtol=2e-2)  # three roundings
 
 
 @pytest.mark.parametrize(

@@ -70,10 +70,10 @@ def data(rows):
     return torch.linspace(0, 1, 4 * rows).reshape(rows, 4)
 
 
-def check_same(found, expected):
+def check_same(actual, expected):
     if isinstance(expected, torch.Tensor):
-        found, expected = (found,), (expected,)
-    for a, b in zip(found, expected, strict=True):
+        actual, expected = (actual,), (expected,)
+    for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b)
 
 

@@ -15,18 +15,18 @@ from aefast.ops.rbm.settings import Machine
 from tests.backends import is_interpreted, not_interpreted
 
 
-def machine(place, visible, hidden, scale=1.0, log_var=False):
+def machine(device, visible, hidden, scale=1.0, log_var=False):
     """Weight, biases, and log variances."""
 
     def normal(*shape):
-        return torch.randn(*shape, device=place) * scale
+        return torch.randn(*shape, device=device) * scale
 
     parts = normal(hidden, visible) / max(visible, 1) ** 0.5, normal(visible), normal(hidden)
     return (*parts, normal(visible) / 2) if log_var else parts
 
 
-def states(batch, units, place="cpu"):
-    return (torch.rand(batch, units, device=place) < 0.5).float()
+def states(batch, units, device="cpu"):
+    return (torch.rand(batch, units, device=device) < 0.5).float()
 
 
 def every_state(units):
@@ -49,18 +49,18 @@ def enumerated(weight, visible_bias, hidden_bias):
 
 
 @pytest.mark.parametrize("beta", [None, 0.5])
-def test_a_long_run_visits_every_state_as_often_as_its_probability_says(place, beta):
+def test_a_long_run_visits_every_state_as_often_as_its_probability_says(device, beta):
     """4,000 chains of an enumerated 4x4 machine after 40 steps: chi-square over the 16 x 16 joint
     states of (v, h), grouped where few are expected."""
-    if is_interpreted(place):
+    if is_interpreted(device):
         pytest.skip("the interpreter is slow, and the states are the other backends'")
     weight, visible_bias, hidden_bias = machine("cpu", 4, 4, scale=1.0)
     scale = 1.0 if beta is None else beta
     joint, _ = enumerated(scale * weight, scale * visible_bias, scale * hidden_bias)
     chains = 4000
-    parts = (part.to(place) for part in (weight, visible_bias, hidden_bias))
-    sample = gibbs(states(chains, 4, place), *parts, k=40, beta=beta, seed=3)
-    powers = torch.tensor([8.0, 4.0, 2.0, 1.0], device=place)
+    parts = (part.to(device) for part in (weight, visible_bias, hidden_bias))
+    sample = gibbs(states(chains, 4, device), *parts, k=40, beta=beta, seed=3)
+    powers = torch.tensor([8.0, 4.0, 2.0, 1.0], device=device)
     # The last visible state was drawn given the last hidden one: together they are a joint sample.
     index = (sample.visible @ powers) * 16 + sample.hidden @ powers
     counts = torch.bincount(index.long().cpu(), minlength=256).double()
@@ -79,22 +79,22 @@ def test_a_long_run_visits_every_state_as_often_as_its_probability_says(place, b
 @pytest.mark.parametrize("shape", [(1, 1, 1), (7, 5, 3), (40, 33, 70), (65, 130, 47)], ids=str)
 @pytest.mark.parametrize("kind", ["bernoulli", "gaussian"])
 @pytest.mark.interpreted(shape=[(7, 5, 3)])
-def test_every_backend_draws_the_definitions_states(kernel_place, shape, kind):
+def test_every_backend_draws_the_definitions_states(kernel_device, shape, kind):
     batch, visible, hidden = shape
-    if is_interpreted(kernel_place) and batch > 40:
+    if is_interpreted(kernel_device) and batch > 40:
         pytest.skip("the interpreter is slow, and the shape is the other tests'")
-    parts = machine(kernel_place, visible, hidden, log_var=kind == "gaussian")
+    parts = machine(kernel_device, visible, hidden, log_var=kind == "gaussian")
     options = {"visible_kind": kind, "k": 2, "seed": 5, "row_offset": 3, "return_probs": True}
     if kind == "gaussian":
         *parts, options["log_var"] = parts
-    start = states(batch, visible, kernel_place)
-    found = gibbs(start, *parts, **options)
+    start = states(batch, visible, kernel_device)
+    actual = gibbs(start, *parts, **options)
     with use_backend("eager"):
         expected = gibbs(start, *parts, **options)
-    assert torch.equal(found.hidden, expected.hidden)
+    assert torch.equal(actual.hidden, expected.hidden)
     for name in ("visible_prob", "hidden_prob", "visible"):
         torch.testing.assert_close(
-            getattr(found, name), getattr(expected, name), rtol=1e-5, atol=1e-5
+            getattr(actual, name), getattr(expected, name), rtol=1e-5, atol=1e-5
         )
 
 
@@ -107,21 +107,21 @@ def test_every_instruction_set(instruction_set, isa):
 
 @pytest.mark.parametrize("grey", [False, True])
 @pytest.mark.interpreted(grey=[True])
-def test_probabilities_are_as_accurate_as_torchs(kernel_place, grey):
-    size = (20, 90, 70) if is_interpreted(kernel_place) else (100, 300, 200)
+def test_probabilities_are_as_accurate_as_torchs(kernel_device, grey):
+    size = (20, 90, 70) if is_interpreted(kernel_device) else (100, 300, 200)
     batch, units, hidden = size
-    parts = machine(kernel_place, units, hidden)
-    visible = states(batch, units, kernel_place)
+    parts = machine(kernel_device, units, hidden)
+    visible = states(batch, units, kernel_device)
     visible = visible * torch.rand_like(visible) if grey else visible
     sample = gibbs(visible, *parts, return_probs=True)
     weight, visible_bias, hidden_bias = (part.double() for part in parts)
-    for start, matrix, bias, found in (
+    for start, matrix, bias, actual in (
         (visible, weight, hidden_bias, sample.hidden_prob),
         (sample.hidden, weight.t(), visible_bias, sample.visible_prob),
     ):
         exact = torch.sigmoid(start.double() @ matrix.t() + bias)
         torchs = torch.sigmoid(torch.nn.functional.linear(start, matrix.float(), bias.float()))
-        error = (found.double() - exact).abs().max()
+        error = (actual.double() - exact).abs().max()
         assert error <= 2 * (torchs.double() - exact).abs().max()
 
 
@@ -130,25 +130,25 @@ def test_on_a_cpu_probabilities_are_more_accurate_than_torchs(instruction_set, i
     instruction_set(isa)
     weight, visible_bias, hidden_bias = machine("cpu", 784, 512)
     visible = states(128, 784)
-    found = gibbs(visible, weight, visible_bias, hidden_bias, return_probs=True).hidden_prob
+    actual = gibbs(visible, weight, visible_bias, hidden_bias, return_probs=True).hidden_prob
     exact = torch.sigmoid(visible.double() @ weight.double().t() + hidden_bias.double())
     torchs = torch.sigmoid(torch.nn.functional.linear(visible, weight, hidden_bias)).double()
-    assert (found.double() - exact).abs().max() <= (torchs - exact).abs().max()
+    assert (actual.double() - exact).abs().max() <= (torchs - exact).abs().max()
 
 
 @pytest.mark.parametrize(("precision", "bits"), [("high", 16), ("medium", 8)])
 @pytest.mark.interpreted(precision=["high"])
-def test_lower_precisions_round_the_weight_alone(kernel_place, matmul_precision, precision, bits):
+def test_lower_precisions_round_the_weight_alone(kernel_device, matmul_precision, precision, bits):
     """A binary state is exact at any of them."""
     matmul_precision(precision)
-    parts = machine(kernel_place, 90, 70)
-    visible = states(20, 90, kernel_place)
-    found = gibbs(visible, *parts, seed=1, return_probs=True).hidden_prob.double()
+    parts = machine(kernel_device, 90, 70)
+    visible = states(20, 90, kernel_device)
+    actual = gibbs(visible, *parts, seed=1, return_probs=True).hidden_prob.double()
     weight, _, hidden_bias = (part.double() for part in parts)
     exact = torch.sigmoid(visible.double() @ weight.t() + hidden_bias)
     # Half a unit in the weight's last place, a quarter of it through the sigmoid's slope.
     bound = (visible.double() @ weight.abs().t()).max() * 2.0**-bits / 2 / 4 + 1e-6
-    assert (found - exact).abs().max() <= bound
+    assert (actual - exact).abs().max() <= bound
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered")  # the interpreter's
@@ -156,40 +156,40 @@ def test_lower_precisions_round_the_weight_alone(kernel_place, matmul_precision,
 @pytest.mark.parametrize("special", [math.nan, math.inf, -math.inf])
 @pytest.mark.interpreted(special=[math.nan], grey=[True])
 def test_weights_that_are_not_finite_give_the_definitions_probabilities(
-    kernel_place, special, grey
+    kernel_device, special, grey
 ):
-    weight, visible_bias, hidden_bias = machine(kernel_place, 40, 30)
+    weight, visible_bias, hidden_bias = machine(kernel_device, 40, 30)
     weight[7, 11] = special
-    visible = states(10, 40, kernel_place)
+    visible = states(10, 40, kernel_device)
     if grey:
         visible[3:] *= 0.3
     options = {"seed": 1, "return_probs": True}
-    found = gibbs(visible, weight, visible_bias, hidden_bias, **options)
+    actual = gibbs(visible, weight, visible_bias, hidden_bias, **options)
     with use_backend("eager"):
         expected = gibbs(visible, weight, visible_bias, hidden_bias, **options)
     torch.testing.assert_close(
-        found.hidden_prob, expected.hidden_prob, rtol=1e-5, atol=1e-5, equal_nan=True
+        actual.hidden_prob, expected.hidden_prob, rtol=1e-5, atol=1e-5, equal_nan=True
     )
 
 
-def test_the_states_belong_to_the_probabilities(place):
+def test_the_states_belong_to_the_probabilities(device):
     """A state is 1 where its uniform, of step 2k - 2 or 2k - 1, is below the probability."""
     from aefast import random
 
-    parts = machine(place, 9, 7)
-    sample = gibbs(states(20, 9, place), *parts, k=3, seed=11, row_offset=2, return_probs=True)
+    parts = machine(device, 9, 7)
+    sample = gibbs(states(20, 9, device), *parts, k=3, seed=11, row_offset=2, return_probs=True)
     for step, state, probability in (
         (4, sample.hidden, sample.hidden_prob),
         (5, sample.visible, sample.visible_prob),
     ):
-        drawn = random.uniform(11, *state.shape, step=step, row_offset=2, device=place)
+        drawn = random.uniform(11, *state.shape, step=step, row_offset=2, device=device)
         assert torch.equal(state, (drawn < probability).float())
 
 
 @not_interpreted
-def test_splitting_a_batch_changes_nothing(place):
-    parts = machine(place, 9, 7)
-    start = states(11, 9, place)
+def test_splitting_a_batch_changes_nothing(device):
+    parts = machine(device, 9, 7)
+    start = states(11, 9, device)
     whole = gibbs(start, *parts, k=3, seed=4).visible
     halves = [
         gibbs(start[:4], *parts, k=3, seed=4),
@@ -199,13 +199,13 @@ def test_splitting_a_batch_changes_nothing(place):
 
 
 @not_interpreted
-def test_splitting_a_batch_of_which_some_rows_are_grey_changes_nothing(place):
+def test_splitting_a_batch_of_which_some_rows_are_grey_changes_nothing(device):
     """Binary rows and others take products of their own, each row by itself."""
-    parts = machine(place, 70, 40)
-    start = states(11, 70, place)
+    parts = machine(device, 70, 40)
+    start = states(11, 70, device)
     start[[1, 2, 6], 5] = 0.25
     whole = gibbs(start, *parts, k=1, seed=4, return_probs=True)
-    for size in (7,) if is_interpreted(place) else (1, 2, 7):
+    for size in (7,) if is_interpreted(device) else (1, 2, 7):
         pieces = [
             gibbs(start[i : i + size], *parts, seed=4, row_offset=i, return_probs=True)
             for i in range(0, 11, size)
@@ -213,7 +213,7 @@ def test_splitting_a_batch_of_which_some_rows_are_grey_changes_nothing(place):
         assert torch.equal(torch.cat([piece.visible for piece in pieces]), whole.visible)
         probabilities = torch.cat([piece.hidden_prob for piece in pieces])
         if (
-            place.type == "cpu" and select(place, torch.float32) == "cpp"
+            device.type == "cpu" and select(device, torch.float32) == "cpp"
         ):  # to the last bit, by our own product
             assert torch.equal(probabilities, whole.hidden_prob)
     with use_backend("eager"):
@@ -221,11 +221,11 @@ def test_splitting_a_batch_of_which_some_rows_are_grey_changes_nothing(place):
     torch.testing.assert_close(whole.hidden_prob, expected.hidden_prob, rtol=1e-5, atol=1e-5)
 
 
-def test_a_clamped_grey_unit_stays_grey(place):
-    parts = machine(place, 12, 9)
-    start = states(30, 12, place)
+def test_a_clamped_grey_unit_stays_grey(device):
+    parts = machine(device, 12, 9)
+    start = states(30, 12, device)
     start[:, 3] = 0.25
-    mask = torch.arange(12, device=place) == 3
+    mask = torch.arange(12, device=device) == 3
     sample = gibbs(start, *parts, k=3, clamp_mask=mask, seed=1)
     assert torch.equal(sample.visible[:, 3], start[:, 3])
     with use_backend("eager"):
@@ -235,29 +235,29 @@ def test_a_clamped_grey_unit_stays_grey(place):
 
 def test_the_same_states_for_any_number_of_threads(threads):
     parts, start = machine("cpu", 130, 90), states(70, 130)
-    found = []
+    actual = []
     with use_backend("cpp"):
         for count in (1, 2, 3):
             threads(count)
-            found.append(gibbs(start, *parts, k=5, seed=1, return_probs=True))
-    for other in found[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+            actual.append(gibbs(start, *parts, k=5, seed=1, return_probs=True))
+    for other in actual[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(actual[0], other, strict=True))
 
 
-def test_clamped_units_keep_their_state_and_steer_the_others(place):
-    weight, visible_bias, hidden_bias = machine(place, 12, 9)
-    start = states(30, 12, place)
-    mask = torch.arange(12, device=place) < 5
+def test_clamped_units_keep_their_state_and_steer_the_others(device):
+    weight, visible_bias, hidden_bias = machine(device, 12, 9)
+    start = states(30, 12, device)
+    mask = torch.arange(12, device=device) < 5
     sample = gibbs(start, weight, visible_bias, hidden_bias, k=4, clamp_mask=mask, seed=1)
     assert torch.equal(sample.visible[:, :5], start[:, :5])
     free = gibbs(start, weight, visible_bias, hidden_bias, k=4, seed=1)
     assert not torch.equal(free.visible[:, :5], start[:, :5])
 
 
-def test_an_inverse_temperature_for_each_row(place):
-    parts = machine(place, 12, 9)
-    start = states(30, 12, place)
-    beta = torch.linspace(0, 2, 30, device=place)
+def test_an_inverse_temperature_for_each_row(device):
+    parts = machine(device, 12, 9)
+    start = states(30, 12, device)
+    beta = torch.linspace(0, 2, 30, device=device)
     cold = gibbs(start, *parts, beta=beta, seed=1, return_probs=True)
     assert (cold.hidden_prob[0] == 0.5).all()
     one = gibbs(start, *parts, beta=1.0, seed=1)
@@ -267,22 +267,22 @@ def test_an_inverse_temperature_for_each_row(place):
 
 
 @pytest.mark.parametrize("leading", [(), (6,), (2, 3)])
-def test_one_beta_serves_rows_of_any_leading_dimensions(place, leading):
-    parts = machine(place, 5, 4)
-    start = states(6, 5, place)[: math.prod(leading)]
+def test_one_beta_serves_rows_of_any_leading_dimensions(device, leading):
+    parts = machine(device, 5, 4)
+    start = states(6, 5, device)[: math.prod(leading)]
     expected = gibbs(start, *parts, beta=0.5, seed=1)
-    found = gibbs(start.reshape(*leading, 5), *parts, beta=0.5, seed=1)
-    assert torch.equal(found.visible, expected.visible.reshape(*leading, 5))
+    actual = gibbs(start.reshape(*leading, 5), *parts, beta=0.5, seed=1)
+    assert torch.equal(actual.visible, expected.visible.reshape(*leading, 5))
 
 
-def test_gaussian_units_have_their_mean_and_variance(place):
+def test_gaussian_units_have_their_mean_and_variance(device):
     """Beside no hidden influence, v is N(b, s^2 / beta)."""
-    if is_interpreted(place):
+    if is_interpreted(device):
         pytest.skip("the interpreter is slow, and the draw is the other backends'")
-    bias = torch.tensor([1.0, -2.0, 0.5], device=place)
-    log_var = torch.tensor([0.0, 1.0, -1.0], device=place)
+    bias = torch.tensor([1.0, -2.0, 0.5], device=device)
+    log_var = torch.tensor([0.0, 1.0, -1.0], device=device)
     sample = gibbs(
-        torch.zeros(20000, 3, device=place), torch.zeros(2, 3, device=place), bias, None,
+        torch.zeros(20000, 3, device=device), torch.zeros(2, 3, device=device), bias, None,
         visible_kind="gaussian", log_var=log_var, beta=2.0, seed=8,
     ).visible.cpu().double()  # fmt: skip
     variance = log_var.cpu().double().exp() / 2
@@ -291,18 +291,18 @@ def test_gaussian_units_have_their_mean_and_variance(place):
 
 
 @not_interpreted
-def test_the_arguments_are_left_as_they_were(place):
-    parts, start = machine(place, 9, 7), states(5, 9, place)
+def test_the_arguments_are_left_as_they_were(device):
+    parts, start = machine(device, 9, 7), states(5, 9, device)
     before = [part.clone() for part in (start, *parts)]
     gibbs(start, *parts, k=2)
     assert all(torch.equal(a, b) for a, b in zip(before, (start, *parts), strict=True))
 
 
 @pytest.mark.parametrize("kind", ["bernoulli", "gaussian"])
-def test_free_energy_is_what_enumeration_gives(place, kind):
-    *parts, log_var = machine(place, 5, 4, log_var=True)
+def test_free_energy_is_what_enumeration_gives(device, kind):
+    *parts, log_var = machine(device, 5, 4, log_var=True)
     weight, visible_bias, hidden_bias = (part.cpu().double() for part in parts)
-    start = torch.randn(6, 5, device=place) if kind == "gaussian" else states(6, 5, place)
+    start = torch.randn(6, 5, device=device) if kind == "gaussian" else states(6, 5, device)
     options = {"visible_kind": kind, "log_var": log_var if kind == "gaussian" else None}
     v, hidden = start.cpu().double(), every_state(4)
     if kind == "gaussian":
@@ -337,16 +337,16 @@ def test_free_energy_is_differentiated_twice(kind):
 
 @pytest.mark.parametrize("persistent", [False, True])
 @pytest.mark.interpreted(persistent=[True])
-def test_the_gradient_is_the_difference_of_both_phases(place, persistent):
-    parts = [part.requires_grad_() for part in machine(place, 9, 7)]
+def test_the_gradient_is_the_difference_of_both_phases(device, persistent):
+    parts = [part.requires_grad_() for part in machine(device, 9, 7)]
     weight, _, hidden_bias = parts
-    data = states(12, 9, place)
-    chain = states(20, 9, place) if persistent else None
+    data = states(12, 9, device)
+    chain = states(20, 9, device) if persistent else None
     loss, end = contrastive_divergence(data, *parts, k=2, chain=chain, seed=6)
     expected_end = gibbs(data if chain is None else chain, *parts, k=2, seed=6).visible
     assert torch.equal(end, expected_end)
     assert not end.requires_grad
-    found = torch.autograd.grad(loss, parts)
+    actual = torch.autograd.grad(loss, parts)
     with torch.no_grad():
         positive = torch.sigmoid(data @ weight.t() + hidden_bias)
         negative = torch.sigmoid(end @ weight.t() + hidden_bias)
@@ -355,46 +355,46 @@ def test_the_gradient_is_the_difference_of_both_phases(place, persistent):
             end.mean(0) - data.mean(0),
             negative.mean(0) - positive.mean(0),
         )
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("grey", [False, True])
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.interpreted(grey=[True], biased=[True])
-def test_the_fused_gradient_is_the_free_energies(kernel_place, grey, biased):
+def test_the_fused_gradient_is_the_free_energies(kernel_device, grey, biased):
     """Over more than a word of bits a side; by autograd through the definition's free energy."""
-    if is_interpreted(kernel_place) and not grey:
+    if is_interpreted(kernel_device) and not grey:
         pytest.skip("the interpreter is slow, and knows no bits")
-    weight, *biases = [part.requires_grad_() for part in machine(kernel_place, 70, 67)]
+    weight, *biases = [part.requires_grad_() for part in machine(kernel_device, 70, 67)]
     visible_bias, hidden_bias = biases if biased else (None, None)
-    data = states(80, 70, kernel_place)
+    data = states(80, 70, kernel_device)
     if grey:
         data[::3] *= 0.5
     loss, end = contrastive_divergence(data, weight, visible_bias, hidden_bias, k=2, seed=6)
     parameters = [weight, *(biases if biased else ())]
-    found = torch.autograd.grad(3 * loss, parameters)
+    actual = torch.autograd.grad(3 * loss, parameters)
     model = Machine(weight, visible_bias, hidden_bias, None)
     expected = eager.free_energy(data, model).mean() - eager.free_energy(end, model).mean()
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-4)
-    for a, b in zip(found, torch.autograd.grad(3 * expected, parameters), strict=True):
+    for a, b in zip(actual, torch.autograd.grad(3 * expected, parameters), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
 @not_interpreted
-def test_a_second_backward_makes_the_gradients_anew(place):
-    parts = [part.requires_grad_() for part in machine(place, 9, 7)]
-    loss, _ = contrastive_divergence(states(12, 9, place), *parts, seed=6)
+def test_a_second_backward_makes_the_gradients_anew(device):
+    parts = [part.requires_grad_() for part in machine(device, 9, 7)]
+    loss, _ = contrastive_divergence(states(12, 9, device), *parts, seed=6)
     first = torch.autograd.grad(loss, parts, retain_graph=True)
     for a, b in zip(first, torch.autograd.grad(loss, parts), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
 @not_interpreted
-def test_only_what_needs_a_gradient_gets_one(place):
-    weight, visible_bias, hidden_bias = machine(place, 9, 7)
+def test_only_what_needs_a_gradient_gets_one(device):
+    weight, visible_bias, hidden_bias = machine(device, 9, 7)
     visible_bias.requires_grad_()
-    data = states(12, 9, place)
+    data = states(12, 9, device)
     loss, end = contrastive_divergence(data, weight, visible_bias, hidden_bias, seed=6)
     loss.backward()
     torch.testing.assert_close(visible_bias.grad, end.mean(0) - data.mean(0))
@@ -404,13 +404,13 @@ def test_only_what_needs_a_gradient_gets_one(place):
 
 
 @not_interpreted
-def test_contrastive_divergence_is_differentiated_twice(place):
+def test_contrastive_divergence_is_differentiated_twice(device):
     """With the chain's end held still, as the first derivative has it."""
-    parts = [part.requires_grad_() for part in machine(place, 5, 4)]
-    data = states(6, 5, place)
+    parts = [part.requires_grad_() for part in machine(device, 5, 4)]
+    data = states(6, 5, device)
     loss, end = contrastive_divergence(data, *parts, seed=6)
     gradients = torch.autograd.grad(loss, parts, create_graph=True)
-    found = torch.autograd.grad(
+    actual = torch.autograd.grad(
         sum(g.square().sum() for g in gradients), parts, materialize_grads=True
     )
     model = Machine(*parts, None)
@@ -419,7 +419,7 @@ def test_contrastive_divergence_is_differentiated_twice(place):
     expected = torch.autograd.grad(
         sum(g.square().sum() for g in gradients), parts, materialize_grads=True
     )
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
@@ -450,20 +450,20 @@ def test_with_more_steps_the_gradient_becomes_the_likelihoods():
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 3), (4, 3, 0), (4, 0, 3)], ids=str)
-def test_empty_machines_and_batches(place, shape):
+def test_empty_machines_and_batches(device, shape):
     batch, visible, hidden = shape
-    parts = machine(place, visible, hidden)
-    sample = gibbs(states(batch, visible, place), *parts, k=2, return_probs=True)
+    parts = machine(device, visible, hidden)
+    sample = gibbs(states(batch, visible, device), *parts, k=2, return_probs=True)
     assert sample.visible.shape == sample.visible_prob.shape == (batch, visible)
     assert sample.hidden.shape == (batch, hidden)
 
 
 @pytest.mark.parametrize("leading", [(), (3,), (2, 3)], ids=str)
 @pytest.mark.interpreted(leading=[(2, 3)])
-def test_any_leading_dimensions(place, leading):
-    parts = machine(place, 6, 4)
-    start = (torch.rand(*leading, 6, device=place) < 0.5).float()
-    beta = torch.ones(leading, device=place)
+def test_any_leading_dimensions(device, leading):
+    parts = machine(device, 6, 4)
+    start = (torch.rand(*leading, 6, device=device) < 0.5).float()
+    beta = torch.ones(leading, device=device)
     sample = gibbs(start, *parts, beta=beta, clamp_mask=start > 2)
     assert sample.visible.shape == (*leading, 6)
     assert sample.hidden.shape == (*leading, 4)
@@ -484,24 +484,24 @@ def test_other_precisions_are_the_definitions(dtype):
 
 
 @pytest.mark.parametrize("kind", ["bernoulli", "gaussian"])
-def test_any_strides(kernel_place, kind):
-    if is_interpreted(kernel_place) and kind == "gaussian":
+def test_any_strides(kernel_device, kind):
+    if is_interpreted(kernel_device) and kind == "gaussian":
         pytest.skip("the interpreter is slow, and the strides are the other kind's")
-    weight, visible_bias, hidden_bias = machine(kernel_place, 70, 40)
-    start = states(12, 70, kernel_place)
+    weight, visible_bias, hidden_bias = machine(kernel_device, 70, 40)
+    start = states(12, 70, kernel_device)
     options = {"k": 2, "seed": 3, "visible_kind": kind, "beta": torch.ones(12) / 2}
-    options["beta"] = options["beta"].to(kernel_place)
+    options["beta"] = options["beta"].to(kernel_device)
     expected = gibbs(start, weight, visible_bias, hidden_bias, **options)
     wide = torch.stack([start, start], 2)[:, :, 1]
-    found = gibbs(
+    actual = gibbs(
         start.t().contiguous().t(),
         weight.t().contiguous().t(),
         torch.stack([visible_bias] * 3, 1)[:, 1],
         hidden_bias,
         **options,
     )
-    assert torch.equal(found.hidden, expected.hidden)
-    torch.testing.assert_close(found.visible, expected.visible)
+    assert torch.equal(actual.hidden, expected.hidden)
+    torch.testing.assert_close(actual.visible, expected.visible)
     assert torch.equal(
         gibbs(wide, weight, visible_bias, hidden_bias, **options).hidden, expected.hidden
     )

@@ -31,19 +31,19 @@ def small_panels(monkeypatch):
     monkeypatch.setattr(panels, "panels_of", lambda x, hidden, _: whole(x, hidden, 0))
 
 
-def autoencoder(place, batch, visible, hidden, dtype=torch.float32, tied=False, target=False):
+def autoencoder(device, batch, visible, hidden, dtype=torch.float32, tied=False, target=False):
     """The inputs: leaves, or None where tied or not used."""
 
     def leaf(*shape, scale=1.0):
-        return (torch.randn(*shape, device=place) * scale).to(dtype).requires_grad_()
+        return (torch.randn(*shape, device=device) * scale).to(dtype).requires_grad_()
 
     return PerInput(
-        torch.rand(batch, visible, device=place).to(dtype).requires_grad_(),
+        torch.rand(batch, visible, device=device).to(dtype).requires_grad_(),
         leaf(hidden, visible, scale=2 / max(visible, 1) ** 0.5),
         leaf(hidden),
         None if tied else leaf(visible, hidden, scale=2 / max(hidden, 1) ** 0.5),
         leaf(visible),
-        torch.rand(batch, visible, device=place).to(dtype).requires_grad_() if target else None,
+        torch.rand(batch, visible, device=device).to(dtype).requires_grad_() if target else None,
     )
 
 
@@ -91,10 +91,10 @@ def doubled(inputs):
 
 
 def assert_right(inputs, **options):
-    found = results(call, inputs, **options)
+    actual = results(call, inputs, **options)
     same_dtype = results(definition, inputs, **options)
     reference = results(definition, doubled(inputs), **options)
-    for kernel, torch_result, exact in zip(found, same_dtype, reference, strict=True):
+    for kernel, torch_result, exact in zip(actual, same_dtype, reference, strict=True):
         assert_as_accurate_as_torch(kernel, torch_result, exact)
 
 
@@ -104,19 +104,19 @@ def assert_right(inputs, **options):
 @pytest.mark.interpreted(shape=[(5, 3, 7)])
 @pytest.mark.interpreted(shape=[(33, 47, 31)], tied=[True], loss=["bce"])
 def test_loss_and_gradients_are_as_accurate_as_torchs(
-    kernel_place, small_panels, shape, tied, loss
+    kernel_device, small_panels, shape, tied, loss
 ):
-    inputs = autoencoder(kernel_place, *shape, tied=tied)
+    inputs = autoencoder(kernel_device, *shape, tied=tied)
     assert_right(inputs, loss=loss, output_activation="sigmoid")
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize(("loss", "output_activation"), OUTPUTS, ids="-".join)
 @pytest.mark.interpreted(activation=["sigmoid"], output_activation=["identity", "gelu", "sigmoid"])
-def test_every_activation(place, activation, loss, output_activation):
-    if is_interpreted(place) and activation not in ("sigmoid", "gelu"):
+def test_every_activation(device, activation, loss, output_activation):
+    if is_interpreted(device) and activation not in ("sigmoid", "gelu"):
         pytest.skip("the interpreter is slow, and the activation is the other tests'")
-    inputs = autoencoder(place, 9, 7, 6)
+    inputs = autoencoder(device, 9, 7, 6)
     assert_right(inputs, activation=activation, loss=loss, output_activation=output_activation)
 
 
@@ -132,12 +132,12 @@ def test_every_instruction_set(instruction_set, small_panels, isa, loss, output_
 @pytest.mark.parametrize("target", [False, True], ids=["itself", "target"])
 @pytest.mark.interpreted(kind=["masking"], tied=[True])
 def test_corruption_is_what_corrupt_makes_of_the_whole_batch(
-    kernel_place, small_panels, kind, tied, target
+    kernel_device, small_panels, kind, tied, target
 ):
     """Loss and gradients, those of x and of the target among them."""
-    if is_interpreted(kernel_place) and tied != target:
+    if is_interpreted(kernel_device) and tied != target:
         pytest.skip("the interpreter is slow, and the case is the other backends'")
-    inputs = autoencoder(kernel_place, 70, 13, 9, tied=tied, target=target)
+    inputs = autoencoder(kernel_device, 70, 13, 9, tied=tied, target=target)
     level = 0.0 if kind is None else 0.4
     assert_right(
         inputs, corruption=kind, corruption_level=level, seed=5, row_offset=3, activation="tanh"
@@ -146,40 +146,40 @@ def test_corruption_is_what_corrupt_makes_of_the_whole_batch(
         noisy = corrupt(inputs.x, kind, level, seed=5, row_offset=3)
         clean = inputs.x if inputs.target is None else inputs.target
         expected = call(inputs._replace(x=noisy, target=clean))
-        found = call(inputs, corruption=kind, corruption_level=level, seed=5, row_offset=3)
-        torch.testing.assert_close(found, expected)
+        actual = call(inputs, corruption=kind, corruption_level=level, seed=5, row_offset=3)
+        torch.testing.assert_close(actual, expected)
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "gelu", "relu", "identity"])
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_contraction_adds_the_penalty_of_what_the_encoder_sees(
-    place, small_panels, activation, tied, reduction
+    device, small_panels, activation, tied, reduction
 ):
-    if is_interpreted(place) and (activation, tied, reduction) != ("gelu", True, "mean"):
+    if is_interpreted(device) and (activation, tied, reduction) != ("gelu", True, "mean"):
         pytest.skip("the interpreter is slow, and the case is the other backends'")
-    inputs = autoencoder(place, 70, 13, 9, tied=tied)
+    inputs = autoencoder(device, 70, 13, 9, tied=tied)
     options = {"activation": activation, "reduction": reduction, "seed": 4}
     options |= {"corruption": "masking", "corruption_level": 0.2}
     assert_right(inputs, contraction=0.4, **options)
     seen = corrupt(inputs.x, "masking", 0.2, seed=4)
     penalty = contractive_penalty(seen, *inputs[1:3], activation)
     penalty = penalty.mean() if reduction == "mean" else penalty.sum()
-    found = call(inputs, contraction=0.4, **options)
-    torch.testing.assert_close(found, call(inputs, **options) + 0.4 * penalty)
+    actual = call(inputs, contraction=0.4, **options)
+    torch.testing.assert_close(actual, call(inputs, **options) + 0.4 * penalty)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.interpreted(dtype=[torch.bfloat16])
-def test_contraction_in_half_precisions(kernel_place, dtype):
-    inputs = autoencoder(kernel_place, 40, 31, 27, dtype)
+def test_contraction_in_half_precisions(kernel_device, dtype):
+    inputs = autoencoder(kernel_device, 40, 31, 27, dtype)
     assert_right(inputs, contraction=0.1, activation="tanh")
 
 
 @pytest.mark.parametrize("name", PerInput._fields[:5])
 @not_interpreted
-def test_contraction_of_the_gradients_asked_for_alone(place, name):
-    detached = PerInput(*(t.detach() for t in autoencoder(place, 40, 7, 6)[:5]), None)
+def test_contraction_of_the_gradients_asked_for_alone(device, name):
+    detached = PerInput(*(t.detach() for t in autoencoder(device, 40, 7, 6)[:5]), None)
     leaf = getattr(detached, name).clone().requires_grad_()
     call(detached._replace(**{name: leaf}), contraction=0.5).backward()
     exact = doubled(detached)
@@ -190,50 +190,50 @@ def test_contraction_of_the_gradients_asked_for_alone(place, name):
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize(("loss", "output_activation"), [("mse", "tanh"), ("bce", "sigmoid")])
 @pytest.mark.interpreted(reduction=["none"])
-def test_reductions(place, reduction, loss, output_activation):
-    inputs = autoencoder(place, 12, 7, 5)
+def test_reductions(device, reduction, loss, output_activation):
+    inputs = autoencoder(device, 12, 7, 5)
     assert_right(inputs, reduction=reduction, loss=loss, output_activation=output_activation)
 
 
 @not_interpreted
-def test_cross_entropy_of_another_output_than_a_sigmoids_is_torchs(place):
-    inputs = autoencoder(place, 6, 4, 5)
+def test_cross_entropy_of_another_output_than_a_sigmoids_is_torchs(device):
+    inputs = autoencoder(device, 6, 4, 5)
     inputs = inputs._replace(
         decoder_weight=inputs.decoder_weight.detach().abs().mul(0.1).requires_grad_(),
         decoder_bias=inputs.decoder_bias.detach().sigmoid().mul(0.2).requires_grad_(),
     )
     assert_right(inputs, loss="bce", output_activation="relu")
     with pytest.raises(RuntimeError, match="between 0 and 1"):
-        call(autoencoder(place, 6, 4, 5), loss="bce", output_activation="identity")
+        call(autoencoder(device, 6, 4, 5), loss="bce", output_activation="identity")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(("loss", "output_activation"), [("mse", "gelu"), ("bce", "sigmoid")])
 @pytest.mark.interpreted(dtype=[torch.bfloat16])
-def test_half_precisions(kernel_place, small_panels, dtype, loss, output_activation):
-    inputs = autoencoder(kernel_place, 40, 31, 27, dtype)
+def test_half_precisions(kernel_device, small_panels, dtype, loss, output_activation):
+    inputs = autoencoder(kernel_device, 40, 31, 27, dtype)
     assert_right(inputs, loss=loss, output_activation=output_activation)
 
 
 @not_interpreted
-def test_a_half_precisions_gradients_do_not_vanish_before_they_are_scaled(place):
+def test_a_half_precisions_gradients_do_not_vanish_before_they_are_scaled(device):
     """A mean over many elements makes gradients below float16's range; a loss scale lifts them."""
-    inputs = autoencoder(place, 64, 40, 8, torch.float16)
-    found = results(call, inputs, gradient=2.0**12)
+    inputs = autoencoder(device, 64, 40, 8, torch.float16)
+    actual = results(call, inputs, gradient=2.0**12)
     reference = results(definition, doubled(inputs), gradient=2.0**12)
-    for kernel, exact in zip(found, reference, strict=True):
+    for kernel, exact in zip(actual, reference, strict=True):
         assert (kernel.double() - exact).norm() <= 5e-3 * exact.norm()
 
 
-def test_without_biases(kernel_place):
-    inputs = autoencoder(kernel_place, 9, 7, 6)._replace(encoder_bias=None, decoder_bias=None)
+def test_without_biases(kernel_device):
+    inputs = autoencoder(kernel_device, 9, 7, 6)._replace(encoder_bias=None, decoder_bias=None)
     assert_right(inputs)
 
 
 @pytest.mark.parametrize("name", PerInput._fields)
 @not_interpreted
-def test_only_the_gradients_asked_for_are_made(place, name):
-    detached = PerInput(*(tensor.detach() for tensor in autoencoder(place, 40, 7, 6, target=True)))
+def test_only_the_gradients_asked_for_are_made(device, name):
+    detached = PerInput(*(tensor.detach() for tensor in autoencoder(device, 40, 7, 6, target=True)))
     leaf = getattr(detached, name).clone().requires_grad_()
     inputs = detached._replace(**{name: leaf})
     call(inputs).backward()
@@ -243,8 +243,8 @@ def test_only_the_gradients_asked_for_are_made(place, name):
     torch.testing.assert_close(leaf.grad, expected.float())
 
 
-def test_nothing_but_the_loss_without_grad(place):
-    inputs = autoencoder(place, 70, 13, 9)
+def test_nothing_but_the_loss_without_grad(device):
+    inputs = autoencoder(device, 70, 13, 9)
     with torch.no_grad():
         loss = call(inputs)
     assert not loss.requires_grad
@@ -263,86 +263,86 @@ def test_nothing_but_the_loss_without_grad(place):
 @pytest.mark.parametrize("hidden", [30, 257], ids=["narrow", "wide"])
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.interpreted(dtype=[torch.float32, torch.bfloat16], hidden=[30], tied=[True])
-def test_the_loss_alone(kernel_place, matmul_precision, dtype, precision, rounding, hidden, tied):
+def test_the_loss_alone(kernel_device, matmul_precision, dtype, precision, rounding, hidden, tied):
     """Where no gradient is wanted a GPU has a kernel of its own, for codes of any width."""
     matmul_precision(precision)
-    inputs = autoencoder(kernel_place, 130, 37, hidden, dtype, tied=tied, target=True)
+    inputs = autoencoder(kernel_device, 130, 37, hidden, dtype, tied=tied, target=True)
     for loss, output_activation in (("mse", "gelu"), ("bce", "sigmoid")):
         options = {"loss": loss, "output_activation": output_activation, "reduction": "sum"}
         with torch.no_grad():
-            found, same_dtype = call(inputs, **options), definition(inputs, **options)
+            actual, same_dtype = call(inputs, **options), definition(inputs, **options)
         exact = definition(doubled(inputs), **options)
-        error, torchs = (abs(value.item() - exact.item()) for value in (found, same_dtype))
+        error, torchs = (abs(value.item() - exact.item()) for value in (actual, same_dtype))
         assert error <= max(2 * torchs, rounding * exact.item())
 
 
 def test_small_losses_are_eagers_unless_a_backend_is_forced():
     inputs = autoencoder("cpu", 30, 8, 6)
-    found, expected = results(call, inputs), results(definition, inputs)
-    for a, b in zip(found, expected, strict=True):
+    actual, expected = results(call, inputs), results(definition, inputs)
+    for a, b in zip(actual, expected, strict=True):
         assert torch.equal(a, b)
     noise = {"corruption": "masking", "corruption_level": 0.3, "seed": 1}
     torch.testing.assert_close(call(inputs, **noise), definition(inputs, **noise))
 
 
-def test_any_strides(kernel_place, small_panels):
-    wide = torch.rand(90, 120, device=kernel_place)
+def test_any_strides(kernel_device, small_panels):
+    wide = torch.rand(90, 120, device=kernel_device)
     inputs = PerInput(
         wide.t()[::2, 5:31],
-        torch.randn(26, 22, device=kernel_place).t()[::2] / 5,
-        torch.randn(22, device=kernel_place)[::2],
-        torch.randn(22, 26, device=kernel_place).t()[:, ::2] / 5,
-        torch.randn(1, device=kernel_place).expand(26),
+        torch.randn(26, 22, device=kernel_device).t()[::2] / 5,
+        torch.randn(22, device=kernel_device)[::2],
+        torch.randn(22, 26, device=kernel_device).t()[:, ::2] / 5,
+        torch.randn(1, device=kernel_device).expand(26),
         wide[:60, :52][:, ::2],
     )
     inputs = PerInput(*(tensor.detach().requires_grad_() for tensor in inputs))
     assert_right(inputs)
     assert_right(
         inputs._replace(
-            target=torch.rand(1, 26, device=kernel_place).expand(60, 26).detach().requires_grad_()
+            target=torch.rand(1, 26, device=kernel_device).expand(60, 26).detach().requires_grad_()
         )
     )
 
 
 @pytest.mark.parametrize("leading", [(), (3,), (2, 1, 3)])
 @not_interpreted
-def test_any_leading_dimensions(place, leading):
-    inputs = autoencoder(place, 1, 5, 4, target=True)
-    x, target = torch.rand(2, *leading, 5, device=place)
+def test_any_leading_dimensions(device, leading):
+    inputs = autoencoder(device, 1, 5, 4, target=True)
+    x, target = torch.rand(2, *leading, 5, device=device)
     inputs = inputs._replace(x=x.requires_grad_(), target=target.requires_grad_())
     options = {"corruption": "masking", "corruption_level": 0.3, "seed": 2}
-    found = results(call, inputs, **options)
-    for a, b in zip(found, results(definition, inputs, **options), strict=True):
+    actual = results(call, inputs, **options)
+    for a, b in zip(actual, results(definition, inputs, **options), strict=True):
         torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 3), (4, 0, 3), (4, 3, 0)], ids=str)
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.interpreted(reduction=["mean"])
-def test_empty_tensors(place, shape, reduction):
-    inputs = autoencoder(place, *shape)
-    found = results(call, inputs, reduction=reduction)
+def test_empty_tensors(device, shape, reduction):
+    inputs = autoencoder(device, *shape)
+    actual = results(call, inputs, reduction=reduction)
     expected = results(definition, inputs, reduction=reduction)
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(actual, expected, strict=True):
         assert torch.equal(a, b) or (a.isnan().all() and b.isnan().all())
 
 
-def test_a_confident_and_right_prediction_keeps_its_small_loss(kernel_place):
+def test_a_confident_and_right_prediction_keeps_its_small_loss(kernel_device):
     """From logits: ln(1 + e^-30) is not rounded away, nor is anything infinite at 200."""
     for logit in (30.0, 200.0):
         inputs = PerInput(
-            torch.ones(1, 2, device=kernel_place),
-            torch.eye(2, device=kernel_place),
+            torch.ones(1, 2, device=kernel_device),
+            torch.eye(2, device=kernel_device),
             None,
             None,
-            torch.tensor([logit, -logit], device=kernel_place) - torch.tensor(1.0),
-            torch.tensor([[1.0, 0.0]], device=kernel_place),
+            torch.tensor([logit, -logit], device=kernel_device) - torch.tensor(1.0),
+            torch.tensor([[1.0, 0.0]], device=kernel_device),
         )
         options = {"activation": "identity", "output_activation": "sigmoid", "loss": "bce"}
         inputs = inputs._replace(
-            encoder_bias=torch.zeros(2, device=kernel_place),
-            encoder_weight=torch.zeros(2, 2, device=kernel_place),
-            decoder_bias=torch.tensor([logit, -logit], device=kernel_place),
+            encoder_bias=torch.zeros(2, device=kernel_device),
+            encoder_weight=torch.zeros(2, 2, device=kernel_device),
+            decoder_bias=torch.tensor([logit, -logit], device=kernel_device),
         )
         exact = math.log1p(math.exp(-logit))
         assert call(inputs, **options).item() == pytest.approx(exact, rel=1e-5, abs=1e-37)
@@ -351,8 +351,8 @@ def test_a_confident_and_right_prediction_keeps_its_small_loss(kernel_place):
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize(("loss", "output_activation"), [("mse", "identity"), ("bce", "sigmoid")])
 @pytest.mark.interpreted(value=[math.nan])
-def test_nan_and_infinity_reach_the_loss(kernel_place, value, loss, output_activation):
-    inputs = autoencoder(kernel_place, 40, 6, 5)
+def test_nan_and_infinity_reach_the_loss(kernel_device, value, loss, output_activation):
+    inputs = autoencoder(kernel_device, 40, 6, 5)
     with torch.no_grad():
         inputs.decoder_bias[3] = value
     options = {"loss": loss, "output_activation": output_activation}
@@ -360,15 +360,15 @@ def test_nan_and_infinity_reach_the_loss(kernel_place, value, loss, output_activ
 
 
 @not_interpreted
-def test_the_incoming_gradient_may_be_anything_and_come_twice(place):
-    inputs = autoencoder(place, 40, 7, 6)
+def test_the_incoming_gradient_may_be_anything_and_come_twice(device):
+    inputs = autoencoder(device, 40, 7, 6)
     leaves = [tensor for tensor in inputs if tensor is not None]
     loss = call(inputs)
     first = torch.autograd.grad(loss, leaves, retain_graph=True)
     copies = [gradient.clone() for gradient in first]
     for gradient in first:
         gradient.zero_()  # what was handed out is the caller's
-    second = torch.autograd.grad(loss, leaves, torch.tensor(-3.0, device=place), retain_graph=True)
+    second = torch.autograd.grad(loss, leaves, torch.tensor(-3.0, device=device), retain_graph=True)
     third = torch.autograd.grad(loss, leaves)
     for a, b, c in zip(copies, second, third, strict=True):
         torch.testing.assert_close(b, -3 * a)
@@ -376,12 +376,12 @@ def test_the_incoming_gradient_may_be_anything_and_come_twice(place):
 
 
 @not_interpreted
-def test_a_tensor_that_is_input_and_target_at_once(place):
-    inputs = autoencoder(place, 12, 7, 6)
+def test_a_tensor_that_is_input_and_target_at_once(device):
+    inputs = autoencoder(device, 12, 7, 6)
     twice = inputs._replace(target=inputs.x)
-    (found,) = torch.autograd.grad(call(twice), inputs.x)
+    (actual,) = torch.autograd.grad(call(twice), inputs.x)
     (expected,) = torch.autograd.grad(call(inputs), inputs.x)
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(actual, expected)
 
 
 @pytest.mark.parametrize(
@@ -418,16 +418,16 @@ def test_the_definitions_gradients_are_its_losss(activation, loss, output_activa
     summed = eager.reconstruction_loss(inputs, settings, "sum")
     leaves = [tensor for tensor in inputs if tensor is not None]
     expected = torch.autograd.grad(summed, leaves)
-    made = eager.gradients(inputs, settings)
-    found = [g for g, tensor in zip(made, inputs, strict=True) if tensor is not None]
-    for a, b in zip(found, expected, strict=True):
+    gradients = eager.gradients(inputs, settings)
+    actual = [g for g, tensor in zip(gradients, inputs, strict=True) if tensor is not None]
+    for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize(("loss", "output_activation"), [("mse", "gelu"), ("bce", "sigmoid")])
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @not_interpreted
-def test_second_order_gradients(kernel_place, loss, output_activation, tied):
+def test_second_order_gradients(kernel_device, loss, output_activation, tied):
     """A score-matching loss: the squared gradient by x, differentiated again."""
     options = {"loss": loss, "output_activation": output_activation, "reduction": "sum"}
 
@@ -436,19 +436,19 @@ def test_second_order_gradients(kernel_place, loss, output_activation, tied):
         leaves = [tensor for tensor in inputs if tensor is not None]
         return torch.autograd.grad((grad**2).sum(), leaves)
 
-    inputs = autoencoder(kernel_place, 9, 6, 5, tied=tied)
-    found, same_dtype = twice(call, inputs), twice(definition, inputs)
+    inputs = autoencoder(kernel_device, 9, 6, 5, tied=tied)
+    actual, same_dtype = twice(call, inputs), twice(definition, inputs)
     for kernel, torch_result, exact in zip(
-        found, same_dtype, twice(definition, doubled(inputs)), strict=True
+        actual, same_dtype, twice(definition, doubled(inputs)), strict=True
     ):
         assert_as_accurate_as_torch(kernel, torch_result, exact)
 
 
 @pytest.mark.parametrize("kind", [None, "masking"])
 @not_interpreted
-def test_one_and_two_threads_give_the_same_bits(kernel_place, threads, kind):
-    shape = (40, 30, 20) if is_interpreted(kernel_place) else (1500, 130, 190)
-    inputs = autoencoder(kernel_place, *shape)
+def test_one_and_two_threads_give_the_same_bits(kernel_device, threads, kind):
+    shape = (40, 30, 20) if is_interpreted(kernel_device) else (1500, 130, 190)
+    inputs = autoencoder(kernel_device, *shape)
     options = {"corruption": kind, "corruption_level": 0.3 if kind else 0.0, "seed": 1}
     threads(1)
     serial = results(call, inputs, **options)
@@ -459,8 +459,8 @@ def test_one_and_two_threads_give_the_same_bits(kernel_place, threads, kind):
 
 
 @not_interpreted
-def test_torchs_seed_and_a_generator_govern_the_corruption(place):
-    inputs = autoencoder(place, 40, 7, 6)
+def test_torchs_seed_and_a_generator_govern_the_corruption(device):
+    inputs = autoencoder(device, 40, 7, 6)
     options = {"corruption": "gaussian", "corruption_level": 0.5}
 
     def drawn(**more):
@@ -476,8 +476,8 @@ def test_torchs_seed_and_a_generator_govern_the_corruption(place):
 
 
 @not_interpreted
-def test_a_batch_split_over_ranks_sums_to_the_whole(place):
-    inputs = autoencoder(place, 30, 7, 6)
+def test_a_batch_split_over_ranks_sums_to_the_whole(device):
+    inputs = autoencoder(device, 30, 7, 6)
     options = {"corruption": "masking", "corruption_level": 0.4, "seed": 1, "reduction": "sum"}
     parts = [
         call(inputs._replace(x=inputs.x[start : start + 10]), row_offset=start, **options)
@@ -497,10 +497,10 @@ def test_a_batch_split_over_ranks_sums_to_the_whole(place):
 )
 @same_on_numba
 @not_interpreted
-def test_opcheck(place, tied, dtype):
-    if place.type == "cpu" and dtype == torch.float64:
+def test_opcheck(device, tied, dtype):
+    if device.type == "cpu" and dtype == torch.float64:
         pytest.skip("a forced kernel takes no float64")
-    inputs = autoencoder(place, 6, 4, 5, dtype, tied=tied)
+    inputs = autoencoder(device, 6, 4, 5, dtype, tied=tied)
     needed = [tensor is not None for tensor in inputs]
     arguments = (
         "sigmoid",
@@ -521,16 +521,16 @@ def test_opcheck(place, tied, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @same_on_numba
 @not_interpreted
-def test_torch_compile_in_one_graph_gives_the_same(kernel_place, loss, output_activation, dtype):
-    inputs = autoencoder(kernel_place, 6, 4, 5, dtype)
+def test_torch_compile_in_one_graph_gives_the_same(kernel_device, loss, output_activation, dtype):
+    inputs = autoencoder(kernel_device, 6, 4, 5, dtype)
     options = {"loss": loss, "output_activation": output_activation, "seed": 3}
     options |= {"corruption": "masking", "corruption_level": 0.3}
-    if is_interpreted(kernel_place) and dtype == torch.bfloat16:
+    if is_interpreted(kernel_device) and dtype == torch.bfloat16:
         pytest.skip("a graph for a CPU takes the kernels of the parts in half precisions")
     torch.compiler.reset()
     compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
-    found = results(compiled, inputs, **options)
-    for a, b in zip(found, results(call, inputs, **options), strict=True):
+    actual = results(compiled, inputs, **options)
+    for a, b in zip(actual, results(call, inputs, **options), strict=True):
         torch.testing.assert_close(a, b)
 
 
@@ -560,8 +560,8 @@ def test_torch_compile_with_inductor():
     inputs = autoencoder("cpu", 6, 4, 5)
     torch.compiler.reset()
     compiled = torch.compile(lambda inputs: call(inputs) * 2, fullgraph=True)
-    found = results(lambda inputs: compiled(inputs), inputs)
-    for a, b in zip(found, results(lambda inputs: call(inputs) * 2, inputs), strict=True):
+    actual = results(lambda inputs: compiled(inputs), inputs)
+    for a, b in zip(actual, results(lambda inputs: call(inputs) * 2, inputs), strict=True):
         torch.testing.assert_close(a, b)
 
 
@@ -582,18 +582,18 @@ def test_torch_export():
 
 
 @not_interpreted
-def test_autocast_gives_what_the_definition_does_under_it(place):
-    inputs = autoencoder(place, 6, 4, 5)
-    with torch.autocast(place.type, torch.bfloat16):
-        found, expected = results(call, inputs), results(definition, inputs)
-    for a, b in zip(found, expected, strict=True):
+def test_autocast_gives_what_the_definition_does_under_it(device):
+    inputs = autoencoder(device, 6, 4, 5)
+    with torch.autocast(device.type, torch.bfloat16):
+        actual, expected = results(call, inputs), results(definition, inputs)
+    for a, b in zip(actual, expected, strict=True):
         assert a.dtype == b.dtype
         torch.testing.assert_close(a, b, atol=1e-2, rtol=1e-2)
 
 
 @not_interpreted
-def test_torch_func_transforms(place):
-    x, *parameters = (t.detach() for t in autoencoder(place, 6, 4, 5) if t is not None)
+def test_torch_func_transforms(device):
+    x, *parameters = (t.detach() for t in autoencoder(device, 6, 4, 5) if t is not None)
 
     def loss(weight, x, function):
         return function(PerInput(x, weight, *parameters[1:], None))
@@ -611,20 +611,20 @@ def test_torch_func_transforms(place):
 
 
 @not_interpreted
-def test_batched_gradients(kernel_place):
-    inputs = autoencoder(kernel_place, 6, 4, 5)
+def test_batched_gradients(kernel_device):
+    inputs = autoencoder(kernel_device, 6, 4, 5)
     leaves = [tensor for tensor in inputs if tensor is not None]
     loss = call(inputs)
-    incoming = torch.tensor([1.0, -2.0, 0.5], device=kernel_place)
+    incoming = torch.tensor([1.0, -2.0, 0.5], device=kernel_device)
     batched = torch.autograd.grad(loss, leaves, incoming, is_grads_batched=True)
-    for found, exact in zip(batched, results(definition, inputs, gradient=1.0)[1:], strict=True):
-        torch.testing.assert_close(found, torch.stack([i * exact for i in incoming]))
+    for actual, exact in zip(batched, results(definition, inputs, gradient=1.0)[1:], strict=True):
+        torch.testing.assert_close(actual, torch.stack([i * exact for i in incoming]))
 
 
 @pytest.mark.parametrize("fused", [False, True])
 @not_interpreted
-def test_a_torch_optimizer_steps_on_it_as_on_the_definition(kernel_place, fused):
-    start = [t.detach() for t in autoencoder(kernel_place, 40, 12, 5) if t is not None]
+def test_a_torch_optimizer_steps_on_it_as_on_the_definition(kernel_device, fused):
+    start = [t.detach() for t in autoencoder(kernel_device, 40, 12, 5) if t is not None]
     trained = []
     for function in (call, definition):
         x, *parameters = (t.clone() for t in start)
@@ -646,20 +646,22 @@ def test_a_torch_optimizer_steps_on_it_as_on_the_definition(kernel_place, fused)
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("output_activation", ["identity", "gelu"])
 @not_interpreted
-def test_autoencode_gives_reconstruction_and_code(place, tied, output_activation):
-    *tensors, _ = autoencoder(place, 9, 7, 6, tied=tied)
-    found = autoencode(*tensors, activation="tanh", output_activation=output_activation)
+def test_autoencode_gives_reconstruction_and_code(device, tied, output_activation):
+    *tensors, _ = autoencoder(device, 9, 7, 6, tied=tied)
+    actual = autoencode(*tensors, activation="tanh", output_activation=output_activation)
     exact = eager.autoencode(*tensors, "tanh", output_activation)
     leaves = [tensor for tensor in tensors if tensor is not None]
-    for a, b in zip(found, exact, strict=True):
+    for a, b in zip(actual, exact, strict=True):
         torch.testing.assert_close(a, b)
-    gradients = [torch.autograd.grad(r.sum() + c.square().sum(), leaves) for r, c in (found, exact)]
+    gradients = [
+        torch.autograd.grad(r.sum() + c.square().sum(), leaves) for r, c in (actual, exact)
+    ]
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b)
 
 
-def test_autoencode_and_the_loss_agree(place):
-    inputs = autoencoder(place, 9, 7, 6)
+def test_autoencode_and_the_loss_agree(device):
+    inputs = autoencoder(device, 9, 7, 6)
     reconstruction, _ = autoencode(*inputs[:5])
     torch.testing.assert_close(F.mse_loss(reconstruction, inputs.x), call(inputs))
 
@@ -795,8 +797,8 @@ def test_the_registered_op_is_differentiated_twice_under_a_dispatch_mode():
 
     with FlopCounterMode(display=False):
         traced = gradients()
-    for found, expected in zip(traced, gradients(), strict=True):
-        torch.testing.assert_close(found, expected)
+    for actual, expected in zip(traced, gradients(), strict=True):
+        torch.testing.assert_close(actual, expected)
 
 
 @pytest.mark.parametrize("name", ["cpp", "eager"])
@@ -839,11 +841,11 @@ def test_half_precision_gradients_to_be_differentiated_again_do_not_overflow():
     x = (inputs.x.detach() * 100 + 150).half().requires_grad_()
     inputs = PerInput(x, *(t.detach().half().requires_grad_() for t in inputs[1:5]), None)
     settings = LossSettings("sigmoid", "identity", "mse", None, 0.0, 0, 0)
-    found = reconstruction_op._definition_gradients(
+    actual = reconstruction_op._definition_gradients(
         inputs, settings, torch.tensor(1.0).half(), "mean"
     )
     loss = definition(doubled(inputs))
-    for gradient, exact in zip(found[:5], gradients_of_definition(inputs), strict=True):
+    for gradient, exact in zip(actual[:5], gradients_of_definition(inputs), strict=True):
         torch.testing.assert_close(gradient.double(), exact, rtol=2e-2, atol=2e-3)
     assert loss > 0
 

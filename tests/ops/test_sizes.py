@@ -70,10 +70,10 @@ def divergence(with_chain, k=1):
     def call(states, weight, visible_bias, hidden_bias):
         states = states.detach()
         chain = 1 - states[:1].expand(3, -1) if with_chain else None
-        found, end = F.contrastive_divergence(
+        actual, end = F.contrastive_divergence(
             states, weight, visible_bias, hidden_bias, k, chain=chain, seed=1
         )
-        return found, end.detach()
+        return actual, end.detach()
 
     return machine, call
 
@@ -195,15 +195,15 @@ def panels_of_two_rows(monkeypatch):
         "soft_threshold",
     ]
 )
-def test_every_op_at_sizes_one_to_four(kernel_place, panels_of_two_rows, op):
+def test_every_op_at_sizes_one_to_four(kernel_device, panels_of_two_rows, op):
     inputs, call = OPS[op]
-    for index, shape in enumerate(SHAPES[:4] if is_interpreted(kernel_place) else SHAPES):
+    for index, shape in enumerate(SHAPES[:4] if is_interpreted(kernel_device) else SHAPES):
         layout = list(LAYOUTS.values())[index % len(LAYOUTS)]
         dense = inputs(*shape)
         tensors = [layout(t) if t.dim() > 1 else t for t in dense]
-        found = results(call, [tensor.to(kernel_place) for tensor in tensors])
+        actual = results(call, [tensor.to(kernel_device) for tensor in tensors])
         with use_backend("eager"):
             same_dtype = results(call, dense)
             exact = results(call, [tensor.double() for tensor in dense])
-        for kernel, torch_result, reference in zip(found, same_dtype, exact, strict=True):
+        for kernel, torch_result, reference in zip(actual, same_dtype, exact, strict=True):
             assert_as_accurate_as_torch(kernel.cpu(), torch_result, reference)

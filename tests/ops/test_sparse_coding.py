@@ -29,18 +29,18 @@ def objective(x, dictionary, code, penalty):
     return residual.square().sum(-1) / 2 + penalty * code.double().abs().sum(-1)
 
 
-def tolerance_at(place):
+def tolerance_at(device):
     """A step takes the interpreter 20 ms."""
-    return 1e-2 if is_interpreted(place) else TOLERANCE
+    return 1e-2 if is_interpreted(device) else TOLERANCE
 
 
-def penalty_at(place):
+def penalty_at(device):
     """The smaller, the more steps."""
-    return 0.7 if is_interpreted(place) else 0.05
+    return 0.7 if is_interpreted(device) else 0.05
 
 
-def steps_at(place):
-    return 3 if is_interpreted(place) else 20
+def steps_at(device):
+    return 3 if is_interpreted(device) else 20
 
 
 LEAST = {}
@@ -73,18 +73,18 @@ def assert_minimal(x, dictionary, code, penalty, tolerance=TOLERANCE):
 @pytest.mark.parametrize("shape", [(), (7,), (0, 4), (3, 5, 7), (13, 129), (1, 70001)])
 @pytest.mark.interpreted(shape=[(), (0, 4), (3, 5, 7)], dtype=[torch.float32])
 @pytest.mark.interpreted(shape=[(13, 129)])
-def test_soft_threshold_is_the_definition_to_the_last_bit(kernel_place, shape, dtype):
-    x = torch.randn(shape, device=kernel_place, dtype=dtype).requires_grad_()
+def test_soft_threshold_is_the_definition_to_the_last_bit(kernel_device, shape, dtype):
+    x = torch.randn(shape, device=kernel_device, dtype=dtype).requires_grad_()
     output = soft_threshold(x, 0.3)
     expected = (x.detach().float().abs() - 0.3).clamp(min=0).copysign(x.detach()).to(dtype)
     assert torch.equal(output, expected)
     gradient = torch.randn_like(output)
-    (found,) = torch.autograd.grad(output, x, gradient)
-    assert torch.equal(found, torch.where(x.abs().float() > 0.3, gradient, 0))
+    (actual,) = torch.autograd.grad(output, x, gradient)
+    assert torch.equal(actual, torch.where(x.abs().float() > 0.3, gradient, 0))
 
 
-def test_soft_threshold_of_any_strides(kernel_place):
-    base = torch.randn(24, 37, device=kernel_place)
+def test_soft_threshold_of_any_strides(kernel_device):
+    base = torch.randn(24, 37, device=kernel_device)
     for x in (base.t(), base[::2, 3:20], base[:, ::3], base[:1].expand(5, 37)):
         leaf = x.clone().requires_grad_()
         assert torch.equal(soft_threshold(x, 0.5), soft_threshold(x.contiguous(), 0.5))
@@ -92,17 +92,17 @@ def test_soft_threshold_of_any_strides(kernel_place):
         assert torch.equal(leaf.grad, (x.abs() > 0.5).float())
 
 
-def test_soft_threshold_passes_nan_and_infinity(place):
-    x = torch.tensor([math.nan, math.inf, -math.inf, -0.1], device=place, requires_grad=True)
+def test_soft_threshold_passes_nan_and_infinity(device):
+    x = torch.tensor([math.nan, math.inf, -math.inf, -0.1], device=device, requires_grad=True)
     output = soft_threshold(x, 0.5)
-    expected = torch.tensor([math.nan, math.inf, -math.inf, 0.0], device=place)
+    expected = torch.tensor([math.nan, math.inf, -math.inf, 0.0], device=device)
     assert torch.equal(output.nan_to_num(9), expected.nan_to_num(9))
     output.sum().backward()
     assert x.grad.tolist() == [1, 1, 1, 0]
 
 
-def test_threshold_zero_changes_nothing(place):
-    x = torch.randn(9, 11, device=place)
+def test_threshold_zero_changes_nothing(device):
+    x = torch.randn(9, 11, device=device)
     assert torch.equal(soft_threshold(x, 0), x)
 
 
@@ -113,8 +113,8 @@ def test_soft_threshold_gradients_in_float64():
 
 
 @not_interpreted
-def test_second_order_gradient_passes_where_the_first_does(place):
-    x = torch.randn(4, 9, device=place, requires_grad=True)
+def test_second_order_gradient_passes_where_the_first_does(device):
+    x = torch.randn(4, 9, device=device, requires_grad=True)
     shrunk = soft_threshold(x, 0.5)
     (first,) = torch.autograd.grad((shrunk**3).sum(), x, create_graph=True)
     (second,) = torch.autograd.grad(first.sum(), x)
@@ -133,12 +133,12 @@ def test_soft_threshold_on_every_instruction_set(isa, instruction_set):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.interpreted(shape=SHAPES[1:3])
-def test_the_objective_is_the_least(place, shape):
-    if is_interpreted(place) and shape[2] > 64:
+def test_the_objective_is_the_least(device, shape):
+    if is_interpreted(device) and shape[2] > 64:
         shape = (2, 9, 65)
-    x, dictionary = problem(*shape, device=place)
-    tolerance = tolerance_at(place)
-    for penalty in {penalty_at(place), 0.7}:
+    x, dictionary = problem(*shape, device=device)
+    tolerance = tolerance_at(device)
+    for penalty in {penalty_at(device), 0.7}:
         code = sparse_encode(x, dictionary, penalty, tolerance=tolerance)
         assert_minimal(x, dictionary, code, penalty, tolerance)
 
@@ -161,29 +161,29 @@ def test_the_conditions_of_a_minimum_hold_in_float64():
     assert 0.05 < support.double().mean() < 0.6
 
 
-def test_an_orthonormal_dictionary_is_soft_thresholding(place):
-    x = torch.randn(6, 24, device=place)
-    dictionary = torch.linalg.qr(torch.randn(24, 24, device=place)).Q
+def test_an_orthonormal_dictionary_is_soft_thresholding(device):
+    x = torch.randn(6, 24, device=device)
+    dictionary = torch.linalg.qr(torch.randn(24, 24, device=device)).Q
     expected = soft_threshold(x @ dictionary.t(), 0.7)
     torch.testing.assert_close(sparse_encode(x, dictionary, 0.7), expected, rtol=1e-4, atol=1e-5)
 
 
 @not_interpreted
-def test_a_correlated_dictionary_of_atoms_of_any_length(place):
+def test_a_correlated_dictionary_of_atoms_of_any_length(device):
     """Twins, an atom of zeros, and lengths from 0.1 to 10; in the interpreter from 1/2 to 2."""
-    offset, longest = (0.3, 0.3) if is_interpreted(place) else (0.8, 1)
-    x, dictionary = problem(5, 12, 9, device=place)
+    offset, longest = (0.3, 0.3) if is_interpreted(device) else (0.8, 1)
+    x, dictionary = problem(5, 12, 9, device=device)
     dictionary = dictionary + offset
     dictionary[3], dictionary[7] = dictionary[2], 0
-    dictionary = dictionary * torch.logspace(-longest, longest, 9, device=place)[:, None]
-    tolerance = tolerance_at(place)
+    dictionary = dictionary * torch.logspace(-longest, longest, 9, device=device)[:, None]
+    tolerance = tolerance_at(device)
     code = sparse_encode(x, dictionary, 0.1, tolerance=tolerance)
     assert_minimal(x, dictionary, code, 0.1, tolerance)
     assert (code[:, 7] == 0).all()
 
 
-def test_a_penalty_above_every_correlation_gives_zeros_at_once(place):
-    x, dictionary = problem(5, 12, 20, device=place)
+def test_a_penalty_above_every_correlation_gives_zeros_at_once(device):
+    x, dictionary = problem(5, 12, 20, device=device)
     penalty = (x @ dictionary.t()).abs().max().item() * 1.001
     assert (sparse_encode(x, dictionary, penalty) == 0).all()
 
@@ -202,22 +202,22 @@ def test_the_duality_gap_bounds_the_excess():
         assert (gap < 1e4 * excess + 1e-9).all()
 
 
-def test_no_row_depends_on_another(kernel_place):
-    x, dictionary = problem(7, 12, 40, device=kernel_place)
-    steps = steps_at(kernel_place)
+def test_no_row_depends_on_another(kernel_device):
+    x, dictionary = problem(7, 12, 40, device=kernel_device)
+    steps = steps_at(kernel_device)
     whole = sparse_encode(x, dictionary, 0.1, steps=steps)
     for rows in (x[:1], x[2:5], x[[6, 3]]):
-        found = sparse_encode(rows, dictionary, 0.1, steps=steps)
+        actual = sparse_encode(rows, dictionary, 0.1, steps=steps)
         index = [(x == row).all(1).nonzero().item() for row in rows]
         if aefast.backend.select(x.device, x.dtype) == "cpp":  # its products are our own
-            assert torch.equal(found, whole[index])
-        torch.testing.assert_close(found, whole[index], rtol=1e-4, atol=1e-4)
+            assert torch.equal(actual, whole[index])
+        torch.testing.assert_close(actual, whole[index], rtol=1e-4, atol=1e-4)
 
 
 @not_interpreted
-def test_one_and_two_threads_give_the_same_bits(kernel_place, threads):
-    rows, steps = (5, 3) if is_interpreted(kernel_place) else (60, 5000)
-    x, dictionary = problem(rows, 30, 70, device=kernel_place)
+def test_one_and_two_threads_give_the_same_bits(kernel_device, threads):
+    rows, steps = (5, 3) if is_interpreted(kernel_device) else (60, 5000)
+    x, dictionary = problem(rows, 30, 70, device=kernel_device)
     threads(1)
     serial = sparse_encode(x, dictionary, 0.1, steps=steps)
     threads(2)
@@ -225,10 +225,10 @@ def test_one_and_two_threads_give_the_same_bits(kernel_place, threads):
     assert torch.equal(sparse_encode(x, dictionary, 0.1, steps=steps), serial)
 
 
-def test_any_strides_and_leading_dimensions(kernel_place):
-    base = torch.randn(24, 37, device=kernel_place)
-    dictionary = torch.randn(37, 15, device=kernel_place).t()
-    steps = steps_at(kernel_place)
+def test_any_strides_and_leading_dimensions(kernel_device):
+    base = torch.randn(24, 37, device=kernel_device)
+    dictionary = torch.randn(37, 15, device=kernel_device).t()
+    steps = steps_at(kernel_device)
     for x in (base[::6], base[:1].expand(3, 37), base[:4].reshape(2, 2, 37), base[0]):
         code = sparse_encode(x, dictionary, 0.3, steps=steps)
         assert code.shape == (*x.shape[:-1], 15)
@@ -238,24 +238,27 @@ def test_any_strides_and_leading_dimensions(kernel_place):
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 3), (4, 0, 3), (4, 3, 0)])
-def test_nothing_to_encode(place, shape):
+def test_nothing_to_encode(device, shape):
     rows, width, atoms = shape
-    x, dictionary = torch.randn(rows, width, device=place), torch.randn(atoms, width, device=place)
+    x, dictionary = (
+        torch.randn(rows, width, device=device),
+        torch.randn(atoms, width, device=device),
+    )
     assert torch.equal(sparse_encode(x, dictionary, 0.1), x.new_zeros(rows, atoms))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.interpreted(dtype=[torch.bfloat16])
-def test_half_precisions_are_computed_in_float32(kernel_place, dtype):
-    x, dictionary = problem(4, 12, 20, device=kernel_place, dtype=dtype)
-    steps = steps_at(kernel_place)
+def test_half_precisions_are_computed_in_float32(kernel_device, dtype):
+    x, dictionary = problem(4, 12, 20, device=kernel_device, dtype=dtype)
+    steps = steps_at(kernel_device)
     expected = sparse_encode(x.float(), dictionary.float(), 0.2, steps=steps)
     assert torch.equal(sparse_encode(x, dictionary, 0.2, steps=steps), expected.to(dtype))
 
 
-def test_what_is_not_finite_makes_nan_of_its_row_alone(place):
-    x, dictionary = problem(6, 12, 20, device=place)
-    steps = steps_at(place)
+def test_what_is_not_finite_makes_nan_of_its_row_alone(device):
+    x, dictionary = problem(6, 12, 20, device=device)
+    steps = steps_at(device)
     expected = sparse_encode(x, dictionary, 0.2, steps=steps)
     x[1, 3], x[2, 0], x[4, 0] = math.nan, math.inf, 1e30
     code = sparse_encode(x, dictionary, 0.2, steps=steps)
@@ -269,18 +272,18 @@ def test_what_is_not_finite_makes_nan_of_its_row_alone(place):
     assert sparse_encode(x, dictionary, 0.2).isnan().all()
 
 
-def test_a_dictionary_whose_products_underflow_gives_finite_codes(place):
+def test_a_dictionary_whose_products_underflow_gives_finite_codes(device):
     """Its Gram matrix is zeros, its products with x are not."""
     x, dictionary = torch.full((2, 4), 1e10), 1e-30 * torch.eye(4)
-    code = sparse_encode(x.to(place), dictionary.to(place), 1e-21, steps=2)
+    code = sparse_encode(x.to(device), dictionary.to(device), 1e-21, steps=2)
     assert code.isfinite().all()
     assert (code > 0).all()
 
 
 @not_interpreted
-def test_more_steps_lower_the_objective_and_a_start_is_taken_up(place):
-    x, dictionary = problem(5, 12, 30, device=place)
-    tolerance, penalty = tolerance_at(place), penalty_at(place)
+def test_more_steps_lower_the_objective_and_a_start_is_taken_up(device):
+    x, dictionary = problem(5, 12, 30, device=device)
+    tolerance, penalty = tolerance_at(device), penalty_at(device)
     zeros = x.double().square().sum(1) / 2
     few = objective(x, dictionary, sparse_encode(x, dictionary, penalty, steps=3), penalty)
     code = sparse_encode(x, dictionary, penalty, tolerance=tolerance)
@@ -293,9 +296,9 @@ def test_more_steps_lower_the_objective_and_a_start_is_taken_up(place):
     assert_minimal(x, dictionary, elsewhere, penalty, tolerance)
 
 
-def test_a_start_is_not_written_to(place):
-    x, dictionary = problem(5, 12, 30, device=place)
-    start = torch.randn(5, 30, device=place)
+def test_a_start_is_not_written_to(device):
+    x, dictionary = problem(5, 12, 30, device=device)
+    start = torch.randn(5, 30, device=device)
     before = start.clone()
     sparse_encode(x, dictionary, 0.05, steps=5, start=start)
     assert torch.equal(start, before)
@@ -345,22 +348,22 @@ def test_the_code_carries_no_gradient_and_the_dictionarys_is_the_envelopes():
 
 
 @not_interpreted
-def test_autocast_and_lower_precisions_leave_the_steps_alone(kernel_place, matmul_precision):
-    x, dictionary = problem(4, 12, 20, device=kernel_place)
-    steps = 5 if is_interpreted(kernel_place) else 40
+def test_autocast_and_lower_precisions_leave_the_steps_alone(kernel_device, matmul_precision):
+    x, dictionary = problem(4, 12, 20, device=kernel_device)
+    steps = 5 if is_interpreted(kernel_device) else 40
     expected = sparse_encode(x, dictionary, 0.5, steps=steps)
     with torch.autocast(x.device.type, torch.bfloat16):
         assert torch.equal(sparse_encode(x, dictionary, 0.5, steps=steps), expected)
     matmul_precision("high")
-    found = sparse_encode(x, dictionary, 0.5, steps=steps)
-    torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
+    actual = sparse_encode(x, dictionary, 0.5, steps=steps)
+    torch.testing.assert_close(actual, expected, rtol=1e-2, atol=1e-2)
 
 
 @same_on_numba
 @not_interpreted
-def test_opcheck(place):
-    x, dictionary = problem(4, 6, 9, device=place)
-    start = torch.zeros(4, 9, device=place)
+def test_opcheck(device):
+    x, dictionary = problem(4, 6, 9, device=device)
+    start = torch.zeros(4, 9, device=device)
     leaf = x.clone().requires_grad_()
     torch.library.opcheck(torch.ops.aefast.soft_threshold, (leaf, 0.4))
     for given in (None, start):
@@ -370,9 +373,9 @@ def test_opcheck(place):
 
 @same_on_numba
 @not_interpreted
-def test_torch_compile_in_one_graph_gives_the_same(kernel_place):
+def test_torch_compile_in_one_graph_gives_the_same(kernel_device):
     torch.compiler.reset()
-    x, dictionary = problem(4, 6, 9, device=kernel_place)
+    x, dictionary = problem(4, 6, 9, device=kernel_device)
 
     def encode(x):
         return soft_threshold(sparse_encode(x, dictionary, 0.2, steps=5) * 2, 0.1)
@@ -400,16 +403,16 @@ def test_torch_export():
 
 
 @not_interpreted
-def test_function_transforms(place):
-    x, dictionary = problem(4, 6, 9, device=place)
+def test_function_transforms(device):
+    x, dictionary = problem(4, 6, 9, device=device)
     stacked = torch.stack([x, x + 1])
 
     def encode(x, dictionary):
-        return sparse_encode(x, dictionary, 0.2, steps=steps_at(place))
+        return sparse_encode(x, dictionary, 0.2, steps=steps_at(device))
 
     expected = torch.stack([encode(part, dictionary) for part in stacked])
-    found = torch.vmap(encode, (0, None))(stacked, dictionary)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    actual = torch.vmap(encode, (0, None))(stacked, dictionary)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
     shrunk = torch.vmap(lambda x: soft_threshold(x, 0.3))(stacked)
     assert torch.equal(shrunk, soft_threshold(stacked, 0.3))
     gradient = torch.func.grad(lambda x: soft_threshold(x, 0.3).square().sum())(x)

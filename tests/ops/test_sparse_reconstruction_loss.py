@@ -15,12 +15,12 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SHAPES = [(1, 1, 1, 1), (5, 7, 9, 3), (3, 513, 6, 5), (70, 33, 40, 9)]
 
 
-def inputs(place, rows, columns, latents, k, dtype=torch.float32):
+def inputs(device, rows, columns, latents, k, dtype=torch.float32):
     values, weight, bias, target = (
-        torch.randn(shape, device=place).to(dtype).requires_grad_()
+        torch.randn(shape, device=device).to(dtype).requires_grad_()
         for shape in ((rows, k), (latents, columns), (columns,), (rows, columns))
     )
-    return values, torch.randint(latents, (rows, k), device=place), weight, bias, target
+    return values, torch.randint(latents, (rows, k), device=device), weight, bias, target
 
 
 def leaves(tensors):
@@ -44,8 +44,8 @@ def as_dtype(tensors, dtype):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.interpreted(shape=SHAPES[1:3], dtype=[torch.float32])
 @pytest.mark.interpreted(shape=SHAPES[1:2])
-def test_loss_and_gradients_are_as_accurate_as_torchs(kernel_place, shape, dtype):
-    tensors = inputs(kernel_place, *shape, dtype)
+def test_loss_and_gradients_are_as_accurate_as_torchs(kernel_device, shape, dtype):
+    tensors = inputs(kernel_device, *shape, dtype)
     results = []
     wide = torch.promote_types(dtype, torch.float32)
     for function, kind in (
@@ -61,16 +61,16 @@ def test_loss_and_gradients_are_as_accurate_as_torchs(kernel_place, shape, dtype
         assert_as_accurate_as_torch(kernel, expected.to(dtype), exact)
 
 
-def test_without_a_bias_and_in_more_dimensions(place):
-    values, indices, weight, _, target = inputs(place, 6, 5, 9, 2)
-    found = sparse_reconstruction_loss(
+def test_without_a_bias_and_in_more_dimensions(device):
+    values, indices, weight, _, target = inputs(device, 6, 5, 9, 2)
+    actual = sparse_reconstruction_loss(
         values.reshape(2, 3, 2), indices.reshape(2, 3, 2), weight, None, target.reshape(2, 3, 5)
     )
-    torch.testing.assert_close(found, plain(values, indices, weight, None, target))
+    torch.testing.assert_close(actual, plain(values, indices, weight, None, target))
 
 
-def test_any_strides(place):
-    tensors = inputs(place, 6, 5, 9, 4)
+def test_any_strides(device):
+    tensors = inputs(device, 6, 5, 9, 4)
     strided = [t if t.dim() == 1 else t.detach().t().contiguous().t() for t in tensors]
     expected = sparse_reconstruction_loss(*tensors)
     assert torch.equal(sparse_reconstruction_loss(*strided), expected)
@@ -83,14 +83,14 @@ def test_every_instruction_set(instruction_set, isa):
     exact = as_dtype(tensors, torch.float64)
     loss, expected = sparse_reconstruction_loss(*tensors), plain(*exact)
     torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
-    found = torch.autograd.grad(loss, leaves(tensors))
-    for a, b in zip(found, torch.autograd.grad(expected, leaves(exact)), strict=True):
+    actual = torch.autograd.grad(loss, leaves(tensors))
+    for a, b in zip(actual, torch.autograd.grad(expected, leaves(exact)), strict=True):
         torch.testing.assert_close(a.double(), b, rtol=0, atol=1e-6)
 
 
 @not_interpreted
-def test_one_and_two_threads_give_the_same_bits(kernel_place, threads):
-    tensors = inputs(kernel_place, 300, 130, 70, 33)
+def test_one_and_two_threads_give_the_same_bits(kernel_device, threads):
+    tensors = inputs(kernel_device, 300, 130, 70, 33)
 
     def run():
         loss = sparse_reconstruction_loss(*tensors)
@@ -115,8 +115,8 @@ def test_gradcheck_and_gradgradcheck_in_float64():
 
 
 @not_interpreted
-def test_second_order_gradients_are_the_definitions(kernel_place):
-    tensors = inputs(kernel_place, 5, 6, 11, 3)
+def test_second_order_gradients_are_the_definitions(kernel_device):
+    tensors = inputs(kernel_device, 5, 6, 11, 3)
     results = []
     for name in (None, "eager"):
         with aefast.use_backend(name) if name else torch.enable_grad():
@@ -124,14 +124,14 @@ def test_second_order_gradients_are_the_definitions(kernel_place):
             first = torch.autograd.grad(loss.square(), leaves(tensors), create_graph=True)
             norm = sum(g.square().sum() for g in first)
             results.append((*first, *torch.autograd.grad(norm, leaves(tensors))))
-    for found, expected in zip(*results, strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    for actual, expected in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
 @not_interpreted
-def test_only_the_gradients_asked_for_are_made(place):
+def test_only_the_gradients_asked_for_are_made(device):
     for needed in (0, 2, 3, 4):
-        tensors = [t.detach() for t in inputs(place, 6, 4, 5, 2)]
+        tensors = [t.detach() for t in inputs(device, 6, 4, 5, 2)]
         tensors[needed].requires_grad_()
         sparse_reconstruction_loss(*tensors).backward()
         assert [t.grad is not None for t in tensors] == [i == needed for i in range(5)]
@@ -139,8 +139,8 @@ def test_only_the_gradients_asked_for_are_made(place):
 
 @same_on_numba
 @not_interpreted
-def test_opcheck_and_one_graph(place):
-    tensors = inputs(place, 6, 4, 5, 2)
+def test_opcheck_and_one_graph(device):
+    tensors = inputs(device, 6, 4, 5, 2)
     torch.library.opcheck(torch.ops.aefast.sparse_reconstruction_loss, tensors)
     compiled = torch.compile(sparse_reconstruction_loss, fullgraph=True, backend="aot_eager")
     losses = compiled(*tensors), sparse_reconstruction_loss(*tensors)
@@ -151,8 +151,8 @@ def test_opcheck_and_one_graph(place):
 
 @same_on_numba
 @not_interpreted
-def test_torch_func(place):
-    values, indices, weight, bias, target = (t.detach() for t in inputs(place, 6, 4, 9, 2))
+def test_torch_func(device):
+    values, indices, weight, bias, target = (t.detach() for t in inputs(device, 6, 4, 9, 2))
 
     def loss(weight, *row):
         return sparse_reconstruction_loss(row[0], row[1], weight, bias, row[2])
@@ -165,9 +165,9 @@ def test_torch_func(place):
 
 @same_on_numba
 @not_interpreted
-def test_under_autocast_it_is_float32_as_torchs_mse_loss(place):
-    values, indices, *rest = inputs(place, 6, 4, 9, 2)
-    with torch.autocast(place.type, torch.bfloat16):
+def test_under_autocast_it_is_float32_as_torchs_mse_loss(device):
+    values, indices, *rest = inputs(device, 6, 4, 9, 2)
+    with torch.autocast(device.type, torch.bfloat16):
         loss = sparse_reconstruction_loss(values.bfloat16(), indices, *rest)
     assert loss.dtype == torch.float32
     expected = plain(values.bfloat16().float(), indices, *rest)
@@ -176,22 +176,22 @@ def test_under_autocast_it_is_float32_as_torchs_mse_loss(place):
     assert values.grad.dtype == rest[0].grad.dtype == torch.float32
 
 
-def test_an_index_outside_the_latents_is_read_nowhere(kernel_place):
-    values, indices, *rest = inputs(kernel_place, 4, 5, 9, 3)
+def test_an_index_outside_the_latents_is_read_nowhere(kernel_device):
+    values, indices, *rest = inputs(kernel_device, 4, 5, 9, 3)
     inside = indices.clone()
     indices[2, 1], inside[2, 1] = 9, 0
-    if is_interpreted(kernel_place) or kernel_place.type == "cuda":
+    if is_interpreted(kernel_device) or kernel_device.type == "cuda":
         left_out = values.detach().clone()
         left_out[2, 1] = 0
-        found = sparse_reconstruction_loss(values, indices, *rest)
-        torch.testing.assert_close(found, plain(left_out, inside, *rest))
+        actual = sparse_reconstruction_loss(values, indices, *rest)
+        torch.testing.assert_close(actual, plain(left_out, inside, *rest))
     else:
         with pytest.raises(IndexError, match="indices holds 9; of 9 latents it takes"):
             sparse_reconstruction_loss(values, indices, *rest)
 
 
-def test_of_no_rows_the_loss_is_torchs_and_no_gradient_is_infinite(kernel_place):
-    tensors = inputs(kernel_place, 0, 4, 5, 3)
+def test_of_no_rows_the_loss_is_torchs_and_no_gradient_is_infinite(kernel_device):
+    tensors = inputs(kernel_device, 0, 4, 5, 3)
     loss = sparse_reconstruction_loss(*tensors)
     assert loss.isnan()
     for gradient in torch.autograd.grad(loss, leaves(tensors)):
@@ -224,5 +224,5 @@ def test_bad_input_is_named_at_the_door(change, error, message):
 def test_it_is_decoding_and_comparing():
     values, indices, weight, bias, target = inputs("cpu", 8, 6, 9, 3)
     decoded = sparse_decode(values, indices, weight, bias)
-    found = sparse_reconstruction_loss(values, indices, weight, bias, target)
-    torch.testing.assert_close(found, mse_loss(decoded, target))
+    actual = sparse_reconstruction_loss(values, indices, weight, bias, target)
+    torch.testing.assert_close(actual, mse_loss(decoded, target))

@@ -35,8 +35,8 @@ def in_torch(name, code):
 @pytest.mark.parametrize("name", PENALTIES)
 @pytest.mark.interpreted(shape=SHAPES[:3], dtype=[torch.float32])
 @pytest.mark.interpreted(shape=[(3, 5, 7)])
-def test_penalties_and_gradients_are_as_accurate_as_torchs(kernel_place, name, shape, dtype):
-    code = activities(*shape, device=kernel_place, dtype=dtype)
+def test_penalties_and_gradients_are_as_accurate_as_torchs(kernel_device, name, shape, dtype):
+    code = activities(*shape, device=kernel_device, dtype=dtype)
     if name == "l1":
         code = code - 0.5
     results = []
@@ -57,26 +57,26 @@ def test_penalties_and_gradients_are_as_accurate_as_torchs(kernel_place, name, s
 
 
 @pytest.mark.parametrize("name", PENALTIES)
-def test_any_strides_give_the_same_result(kernel_place, name):
-    base = activities(24, 37, device=kernel_place)
+def test_any_strides_give_the_same_result(kernel_device, name):
+    base = activities(24, 37, device=kernel_device)
     for code in (base.t(), base[::2, 3:20], base[:, ::3], base[:1].expand(5, 37), base.t()[None]):
         leaf = code.detach().requires_grad_()
         copy = code.contiguous().detach().clone().requires_grad_()
         assert torch.equal(PENALTIES[name](leaf), PENALTIES[name](copy))
-        found = torch.autograd.grad(PENALTIES[name](leaf), leaf)[0]
-        assert torch.equal(found, torch.autograd.grad(PENALTIES[name](copy), copy)[0])
+        actual = torch.autograd.grad(PENALTIES[name](leaf), leaf)[0]
+        assert torch.equal(actual, torch.autograd.grad(PENALTIES[name](copy), copy)[0])
 
 
-def test_the_kl_penalty_is_zero_and_flat_at_its_target(place):
-    code = torch.tensor([[0.25, 0.5], [0.75, 0.5]], device=place, requires_grad=True)
+def test_the_kl_penalty_is_zero_and_flat_at_its_target(device):
+    code = torch.tensor([[0.25, 0.5], [0.75, 0.5]], device=device, requires_grad=True)
     penalty = kl_sparsity(code, 0.5)
     assert penalty.item() == 0
     assert torch.equal(torch.autograd.grad(penalty, code)[0], torch.zeros_like(code))
 
 
-def test_the_kl_penalty_is_that_of_torch_distributions(place):
-    code = activities(50, 6, device=place)
-    target = torch.distributions.Bernoulli(torch.full((6,), 0.07, device=place))
+def test_the_kl_penalty_is_that_of_torch_distributions(device):
+    code = activities(50, 6, device=device)
+    target = torch.distributions.Bernoulli(torch.full((6,), 0.07, device=device))
     mean = torch.distributions.Bernoulli(code.mean(0))
     expected = torch.distributions.kl_divergence(target, mean).sum()
     torch.testing.assert_close(kl_sparsity(code, 0.07), expected)
@@ -91,8 +91,8 @@ def exact_at(*means):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_saturated_unit_is_as_dear_as_at_the_bound_and_its_slope_points_back(place, dtype):
-    values = torch.tensor([0.0, 1.0, -3.0, 2.0, 0.5], device=place)
+def test_a_saturated_unit_is_as_dear_as_at_the_bound_and_its_slope_points_back(device, dtype):
+    values = torch.tensor([0.0, 1.0, -3.0, 2.0, 0.5], device=device)
     code = values.to(dtype).expand(4, 5).clone().requires_grad_()
     low, high = 2.0**-23, 1 - 2.0**-23
     expected, slope = exact_at(low, high, low, high, 0.5)
@@ -110,36 +110,36 @@ def test_a_saturated_unit_is_as_dear_as_at_the_bound_and_its_slope_points_back(p
     assert second.isfinite().all()
 
 
-def test_an_infinite_activity_is_bounded_and_a_nan_stays(place):
-    infinite = torch.tensor([[math.inf, -math.inf], [0.5, 0.5]], device=place)
-    ends = torch.tensor([[1.0, 0.0]], device=place)
+def test_an_infinite_activity_is_bounded_and_a_nan_stays(device):
+    infinite = torch.tensor([[math.inf, -math.inf], [0.5, 0.5]], device=device)
+    ends = torch.tensor([[1.0, 0.0]], device=device)
     assert torch.equal(kl_sparsity(infinite, 0.1), kl_sparsity(ends, 0.1))
-    code = torch.tensor([[math.nan, 0.0, 0.5]], device=place, requires_grad=True)
+    code = torch.tensor([[math.nan, 0.0, 0.5]], device=device, requires_grad=True)
     (gradient,) = torch.autograd.grad(kl_sparsity(code, 0.1), code)
     assert gradient.isnan().tolist() == [[True, False, False]]
 
 
 @pytest.mark.parametrize(("bias", "autocast"), [(8.0, True), (-120.0, False), (8.0, False)])
 @not_interpreted
-def test_a_sparse_autoencoder_with_a_saturated_code_trains_on(place, bias, autocast):
-    model = aefast.nn.SparseAutoencoder(6, 4).to(place)
+def test_a_sparse_autoencoder_with_a_saturated_code_trains_on(device, bias, autocast):
+    model = aefast.nn.SparseAutoencoder(6, 4).to(device)
     torch.nn.init.constant_(model.encoder[-1].bias, bias)
-    with torch.autocast(place.type, torch.bfloat16, enabled=autocast):
-        loss = model.loss(torch.rand(5, 6, device=place))
+    with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+        loss = model.loss(torch.rand(5, 6, device=device))
     loss.backward()
     assert loss.isfinite()
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
-def test_nan_and_infinity_pass(place):
-    code = torch.tensor([[math.nan, 0.5], [0.3, 0.2]], device=place)
+def test_nan_and_infinity_pass(device):
+    code = torch.tensor([[math.nan, 0.5], [0.3, 0.2]], device=device)
     assert kl_sparsity(code, 0.1).isnan()
     assert l1_sparsity(code).isnan()
-    assert l1_sparsity(torch.tensor([[-math.inf, 0.5]], device=place)).item() == math.inf
+    assert l1_sparsity(torch.tensor([[-math.inf, 0.5]], device=device)).item() == math.inf
 
 
-def test_the_l1_gradient_is_torchs_at_zero_and_nan(place):
-    values = torch.tensor([[math.nan, 0.0, -0.0, 2.0, -3.0, math.inf]], device=place)
+def test_the_l1_gradient_is_torchs_at_zero_and_nan(device):
+    values = torch.tensor([[math.nan, 0.0, -0.0, 2.0, -3.0, math.inf]], device=device)
     ours, plain = (values.clone().requires_grad_() for _ in range(2))
     l1_sparsity(ours).backward()
     plain.abs().sum(-1).mean().backward()
@@ -148,16 +148,16 @@ def test_the_l1_gradient_is_torchs_at_zero_and_nan(place):
 
 @pytest.mark.parametrize("name", PENALTIES)
 @not_interpreted
-def test_one_and_two_threads_give_the_same_bits(kernel_place, name, threads):
-    code = activities(700, 65, device=kernel_place).requires_grad_()
-    found = []
+def test_one_and_two_threads_give_the_same_bits(kernel_device, name, threads):
+    code = activities(700, 65, device=kernel_device).requires_grad_()
+    actual = []
     for count in (1, 2, 2):
         threads(count)
         penalty = PENALTIES[name](code)
-        found.append((penalty, torch.autograd.grad(penalty, code)[0]))
-    for penalty, gradient in found[1:]:
-        assert torch.equal(penalty, found[0][0])
-        assert torch.equal(gradient, found[0][1])
+        actual.append((penalty, torch.autograd.grad(penalty, code)[0]))
+    for penalty, gradient in actual[1:]:
+        assert torch.equal(penalty, actual[0][0])
+        assert torch.equal(gradient, actual[0][1])
 
 
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
@@ -170,16 +170,16 @@ def test_every_instruction_set_gives_the_same_numbers(name, isa, instruction_set
 
 
 @pytest.mark.parametrize("name", PENALTIES)
-def test_no_rows_give_what_torch_gives(place, name):
-    code = torch.empty(0, 4, device=place)
+def test_no_rows_give_what_torch_gives(device, name):
+    code = torch.empty(0, 4, device=device)
     assert PENALTIES[name](code).isnan()
 
 
 @pytest.mark.parametrize("shape", [(5, 0), (0,), (3, 5, 0)])
 @pytest.mark.parametrize("name", PENALTIES)
 @not_interpreted
-def test_no_units_cost_nothing(place, name, shape):
-    code = torch.empty(shape, device=place, requires_grad=True)
+def test_no_units_cost_nothing(device, name, shape):
+    code = torch.empty(shape, device=device, requires_grad=True)
     for penalty in (PENALTIES[name](code), torch.compile(PENALTIES[name], backend="eager")(code)):
         assert penalty.item() == 0
         assert torch.autograd.grad(penalty, code)[0].shape == shape
@@ -188,9 +188,9 @@ def test_no_units_cost_nothing(place, name, shape):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", PENALTIES)
 @not_interpreted
-def test_under_autocast_a_penalty_is_a_float32_as_torchs_losses_are(place, name, dtype):
-    code = activities(9, 5, device=place, dtype=dtype).requires_grad_()
-    with torch.autocast(place.type, torch.bfloat16):
+def test_under_autocast_a_penalty_is_a_float32_as_torchs_losses_are(device, name, dtype):
+    code = activities(9, 5, device=device, dtype=dtype).requires_grad_()
+    with torch.autocast(device.type, torch.bfloat16):
         penalty = PENALTIES[name](code)
         compiled = torch.compile(PENALTIES[name], fullgraph=True, backend="eager")(code)
     assert penalty.dtype == compiled.dtype == torch.float32
@@ -209,13 +209,13 @@ def test_gradcheck_and_gradgradcheck_in_float64(name):
 
 @pytest.mark.parametrize("name", PENALTIES)
 @not_interpreted
-def test_the_second_order_gradient_is_the_definitions(kernel_place, name):
+def test_the_second_order_gradient_is_the_definitions(kernel_device, name):
     seconds = []
     for backend in (None, "eager"):
-        leaf = activities(9, 5, device=kernel_place).requires_grad_()
+        leaf = activities(9, 5, device=kernel_device).requires_grad_()
         torch.manual_seed(0)
         with torch.no_grad():
-            leaf.copy_(activities(9, 5, device=kernel_place))
+            leaf.copy_(activities(9, 5, device=kernel_device))
         with aefast.use_backend(backend) if backend else torch.enable_grad():
             penalty = PENALTIES[name](leaf.square())
             (first,) = torch.autograd.grad(penalty, leaf, create_graph=True)
@@ -225,8 +225,8 @@ def test_the_second_order_gradient_is_the_definitions(kernel_place, name):
 
 @same_on_numba
 @not_interpreted
-def test_opcheck(place):
-    code = activities(4, 9, device=place).requires_grad_()
+def test_opcheck(device):
+    code = activities(4, 9, device=device).requires_grad_()
     torch.library.opcheck(torch.ops.aefast.kl_sparsity, (code, 0.1))
     torch.library.opcheck(torch.ops.aefast.l1_sparsity, (code,))
 
@@ -234,8 +234,8 @@ def test_opcheck(place):
 @pytest.mark.parametrize("name", PENALTIES)
 @same_on_numba
 @not_interpreted
-def test_torch_compile_in_one_graph_gives_the_same(kernel_place, name):
-    code = activities(6, 9, device=kernel_place).requires_grad_()
+def test_torch_compile_in_one_graph_gives_the_same(kernel_device, name):
+    code = activities(6, 9, device=kernel_device).requires_grad_()
     compiled = torch.compile(PENALTIES[name], fullgraph=True, backend="aot_eager")
     penalty, expected = compiled(code), PENALTIES[name](code)
     torch.testing.assert_close(penalty, expected)
@@ -245,8 +245,8 @@ def test_torch_compile_in_one_graph_gives_the_same(kernel_place, name):
 
 @pytest.mark.parametrize("name", PENALTIES)
 @not_interpreted
-def test_torch_func_grad_and_vmap(place, name):
-    code = activities(3, 4, 6, device=place)
+def test_torch_func_grad_and_vmap(device, name):
+    code = activities(3, 4, 6, device=device)
     leaf = code[0].clone().requires_grad_()
     (expected,) = torch.autograd.grad(PENALTIES[name](leaf), leaf)
     torch.testing.assert_close(torch.func.grad(PENALTIES[name])(code[0]), expected)
@@ -254,15 +254,15 @@ def test_torch_func_grad_and_vmap(place, name):
     torch.testing.assert_close(batched, torch.stack([PENALTIES[name](part) for part in code]))
 
 
-def test_the_kl_gradient_is_not_written_for_every_row(kernel_place):
-    code = activities(50, 6, device=kernel_place).requires_grad_()
+def test_the_kl_gradient_is_not_written_for_every_row(kernel_device):
+    code = activities(50, 6, device=kernel_device).requires_grad_()
     (gradient,) = torch.autograd.grad(kl_sparsity(code, 0.1), code)
     assert gradient.stride(0) == 0
 
 
 @not_interpreted
-def test_a_graph_that_was_retained_gives_its_gradient_twice(kernel_place):
-    code = activities(5, 6, device=kernel_place).requires_grad_()
+def test_a_graph_that_was_retained_gives_its_gradient_twice(kernel_device):
+    code = activities(5, 6, device=kernel_device).requires_grad_()
     for name in PENALTIES:
         penalty = PENALTIES[name](code)
         first, second = (torch.autograd.grad(penalty, code, retain_graph=True)[0] for _ in "12")

@@ -55,33 +55,33 @@ def chains(x, weight, bias):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 @pytest.mark.interpreted(dtype=[torch.float64])
-def test_the_default_dtype_changes_nothing(kernel_place, dtype):
-    x = torch.randn(6, 4, device=kernel_place, dtype=torch.float32)
+def test_the_default_dtype_changes_nothing(kernel_device, dtype):
+    x = torch.randn(6, 4, device=kernel_device, dtype=torch.float32)
     expected = all_ops(x)
     torch.set_default_dtype(dtype)
     try:
-        found = all_ops(x)
+        actual = all_ops(x)
     finally:
         torch.set_default_dtype(torch.float32)
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(actual, expected, strict=True):
         assert a.dtype == b.dtype
         assert torch.equal(a, b)
 
 
-def test_the_default_device_changes_nothing(kernel_place):
-    x = torch.randn(6, 4, device=kernel_place)
+def test_the_default_device_changes_nothing(kernel_device):
+    x = torch.randn(6, 4, device=kernel_device)
     expected = all_ops(x)
     with torch.device("meta"):
-        found = all_ops(x)
+        actual = all_ops(x)
         corrupt(x, "masking", 0.5)
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(actual, expected, strict=True):
         assert torch.equal(a, b)
 
 
 @not_interpreted
-def test_an_incoming_gradient_of_a_subclass(kernel_place):
-    x = torch.randn(6, 4, device=kernel_place, requires_grad=True)
-    weight = torch.randn(5, 4, device=kernel_place)
+def test_an_incoming_gradient_of_a_subclass(kernel_device):
+    x = torch.randn(6, 4, device=kernel_device, requires_grad=True)
+    weight = torch.randn(5, 4, device=kernel_device)
     for output in (
         linear_act(x, weight, None, "sigmoid"),
         corrupt(x, "masking", 0.5, seed=1),
@@ -92,17 +92,17 @@ def test_an_incoming_gradient_of_a_subclass(kernel_place):
     ):
         gradient = torch.randn_like(output)
         (expected,) = torch.autograd.grad(output, x, gradient, retain_graph=True)
-        (found,) = torch.autograd.grad(output, x, TwoTensor(gradient, gradient))
-        torch.testing.assert_close(found.a, expected)
+        (actual,) = torch.autograd.grad(output, x, TwoTensor(gradient, gradient))
+        torch.testing.assert_close(actual.a, expected)
 
 
 @not_interpreted
-def test_a_tensor_without_memory_is_zero_or_named(kernel_place):
-    zeros = torch._efficientzerotensor((6, 4), device=kernel_place)
-    weight = torch.randn(5, 4, device=kernel_place)
+def test_a_tensor_without_memory_is_zero_or_named(kernel_device):
+    zeros = torch._efficientzerotensor((6, 4), device=kernel_device)
+    weight = torch.randn(5, 4, device=kernel_device)
     assert torch.equal(corrupt(zeros, "masking", 0.5, seed=1), torch.zeros_like(zeros).clone())
-    assert torch.equal(linear_act(zeros, weight), torch.zeros(6, 5, device=kernel_place))
-    freed = torch.randn(6, 4, device=kernel_place)
+    assert torch.equal(linear_act(zeros, weight), torch.zeros(6, 5, device=kernel_device))
+    freed = torch.randn(6, 4, device=kernel_device)
     freed.untyped_storage().resize_(0)
     with pytest.raises(ValueError, match="x has no memory: its storage was freed"):
         corrupt(freed, "masking", 0.5, seed=1)
@@ -145,8 +145,8 @@ def test_energies_and_states_keep_their_dtype_under_autocast(dtype):
     x, weight, bias = torch.randn(6, 4), torch.randn(5, 4), torch.randn(5)
     expected = [*chains(x, weight, bias), free_energy(x, weight, None, bias)]
     with torch.autocast("cpu", dtype):
-        found = [*chains(x, weight, bias), free_energy(x, weight, None, bias)]
-    for a, b in zip(found, expected, strict=True):
+        actual = [*chains(x, weight, bias), free_energy(x, weight, None, bias)]
+    for a, b in zip(actual, expected, strict=True):
         assert a.dtype == torch.float32
         assert torch.equal(a, b)
 
@@ -159,7 +159,7 @@ def test_importance_weights_are_formed_in_float32_under_autocast(decoder_kind):
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         mean, log_var = model.posterior(x)
         assert mean.dtype == log_var.dtype == torch.bfloat16
-        found = model._log_weights(x, mean, log_var, 4, 1, None, 0)
+        actual = model._log_weights(x, mean, log_var, 4, 1, None, 0)
         nothing = torch.zeros(20, 8)
         noise = model._draw(nothing, nothing, 4, 1, None, 0)
         mean, log_var = mean.float()[:, None], log_var.float()[:, None]
@@ -168,13 +168,13 @@ def test_importance_weights_are_formed_in_float32_under_autocast(decoder_kind):
     noise, log_var, z = noise.double(), log_var.double(), z.double()
     exact = exact + 0.5 * (noise.square() + log_var - z.square()).sum(-1)
     # As many roundings as summands, of numbers of no more than the result's size.
-    torch.testing.assert_close(found.double(), exact, rtol=300 * 2.0**-24, atol=0.0)
+    torch.testing.assert_close(actual.double(), exact, rtol=300 * 2.0**-24, atol=0.0)
 
 
 @not_interpreted
-def test_function_transforms_of_contrastive_divergence(kernel_place):
-    data = (torch.rand(6, 4, device=kernel_place) > 0.5).float()
-    weight, bias = torch.randn(5, 4, device=kernel_place), torch.randn(5, device=kernel_place)
+def test_function_transforms_of_contrastive_divergence(kernel_device):
+    data = (torch.rand(6, 4, device=kernel_device) > 0.5).float()
+    weight, bias = torch.randn(5, 4, device=kernel_device), torch.randn(5, device=kernel_device)
 
     def loss(weight):
         return contrastive_divergence(data, weight, None, bias, seed=1)[0]
@@ -182,15 +182,15 @@ def test_function_transforms_of_contrastive_divergence(kernel_place):
     leaf = weight.clone().requires_grad_()
     (expected,) = torch.autograd.grad(loss(leaf), leaf)
     torch.testing.assert_close(torch.func.grad(loss)(weight), expected, rtol=1e-4, atol=1e-5)
-    found = torch.vmap(torch.func.grad(loss))(torch.stack([weight, weight]))
-    torch.testing.assert_close(found[1], expected, rtol=1e-4, atol=1e-5)
+    actual = torch.vmap(torch.func.grad(loss))(torch.stack([weight, weight]))
+    torch.testing.assert_close(actual[1], expected, rtol=1e-4, atol=1e-5)
 
 
 @not_interpreted
-def test_gibbs_over_many_temperatures_by_vmap(kernel_place):
-    data = (torch.rand(6, 4, device=kernel_place) > 0.5).float()
-    weight = torch.randn(5, 4, device=kernel_place)
-    betas = torch.tensor([0.5, 1.0], device=kernel_place)
+def test_gibbs_over_many_temperatures_by_vmap(kernel_device):
+    data = (torch.rand(6, 4, device=kernel_device) > 0.5).float()
+    weight = torch.randn(5, 4, device=kernel_device)
+    betas = torch.tensor([0.5, 1.0], device=kernel_device)
 
     def sample(beta):
         return gibbs(data, weight, None, None, k=2, beta=beta, seed=1).visible

@@ -21,26 +21,26 @@ SHAPES = [(1, 1, 1, 1), (5, 3, 7, 7), (2, 3, 130, 5)]
 SHAPES += [(3, 17, 513, 5), (2, 8, 1536, 300), (300, 5, 40, 33)]
 
 
-def encoder(place, rows, width, latents, dtype=torch.float32):
-    x = torch.randn(rows, width, device=place, dtype=dtype)
-    weight = (torch.randn(latents, width, device=place) / width**0.5).to(dtype)
+def encoder(device, rows, width, latents, dtype=torch.float32):
+    x = torch.randn(rows, width, device=device, dtype=dtype)
+    weight = (torch.randn(latents, width, device=device) / width**0.5).to(dtype)
     return [t.requires_grad_() for t in (x, weight, torch.randn_like(weight[:, 0]))]
 
 
-def whole_numbers(place, rows, width, latents, largest=2):
+def whole_numbers(device, rows, width, latents, largest=2):
     """Products of these are exact, whatever the order of a sum; many are equal."""
     shapes = (rows, width), (latents, width), (latents,)
     return [
-        torch.randint(-largest, largest + 1, shape).float().to(place).requires_grad_()
+        torch.randint(-largest, largest + 1, shape).float().to(device).requires_grad_()
         for shape in shapes
     ]
 
 
-def code(place, rows, width, latents, k, dtype=torch.float32):
-    values = torch.randn(rows, k, device=place).to(dtype).requires_grad_()
-    indices = torch.rand(rows, latents).argsort(1)[:, :k].contiguous().to(place)
-    weight = torch.randn(latents, width, device=place).to(dtype).requires_grad_()
-    bias = torch.randn(width, device=place).to(dtype).requires_grad_()
+def code(device, rows, width, latents, k, dtype=torch.float32):
+    values = torch.randn(rows, k, device=device).to(dtype).requires_grad_()
+    indices = torch.rand(rows, latents).argsort(1)[:, :k].contiguous().to(device)
+    weight = torch.randn(latents, width, device=device).to(dtype).requires_grad_()
+    bias = torch.randn(width, device=device).to(dtype).requires_grad_()
     return values, indices, weight, bias
 
 
@@ -57,9 +57,9 @@ def definition(tensors, k):
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.interpreted(shape=SHAPES[:3])
-def test_the_selection_is_that_of_a_stable_sort_ties_and_all(place, shape):
+def test_the_selection_is_that_of_a_stable_sort_ties_and_all(device, shape):
     *sizes, k = shape
-    tensors = whole_numbers(place, *sizes)
+    tensors = whole_numbers(device, *sizes)
     values, indices = topk_encode(*tensors, k)
     expected, chosen = definition(tensors, k)
     assert torch.equal(indices, chosen)
@@ -69,21 +69,21 @@ def test_the_selection_is_that_of_a_stable_sort_ties_and_all(place, shape):
 
 @pytest.mark.parametrize("k", [1, 5, 64])
 @pytest.mark.interpreted(k=[5])
-def test_equal_rows_name_the_first_latents(place, k):
-    x, weight = torch.zeros(2, 4, device=place), torch.ones(1100, 4, device=place)
+def test_equal_rows_name_the_first_latents(device, k):
+    x, weight = torch.zeros(2, 4, device=device), torch.ones(1100, 4, device=device)
     values, indices = topk_encode(x, weight, None, k)
-    assert torch.equal(indices, torch.arange(k, device=place).expand(2, k))
+    assert torch.equal(indices, torch.arange(k, device=device).expand(2, k))
     assert not values.any()
 
 
 @pytest.mark.parametrize("order", ["rising", "falling", "rising to the last"])
 @pytest.mark.interpreted(order=["rising"])
-def test_an_order_that_never_or_always_beats_the_threshold(place, order):
+def test_an_order_that_never_or_always_beats_the_threshold(device, order):
     """Every latent beats all before it: the candidates overflow again and again."""
-    latents = 200 if is_interpreted(place) else 6000
-    ramp = torch.arange(latents, device=place).float()
+    latents = 200 if is_interpreted(device) else 6000
+    ramp = torch.arange(latents, device=device).float()
     ramp = {"rising": ramp, "falling": -ramp, "rising to the last": ramp // 7}[order]
-    tensors = torch.ones(2, 1, device=place), ramp[:, None].contiguous(), None
+    tensors = torch.ones(2, 1, device=device), ramp[:, None].contiguous(), None
     values, indices = topk_encode(*tensors, 40)
     expected, chosen = definition(tensors, 40)
     assert torch.equal(values.double(), expected)
@@ -91,12 +91,12 @@ def test_an_order_that_never_or_always_beats_the_threshold(place, order):
 
 
 @pytest.mark.parametrize("k", [1, 3, 6, 8])
-def test_nan_goes_first_then_infinity_and_zeros_are_equal(place, k):
+def test_nan_goes_first_then_infinity_and_zeros_are_equal(device, k):
     scores = [0.0, math.nan, -0.0, math.inf, -math.inf, math.nan, -1.0, -math.inf]
-    bias = torch.tensor(scores, device=place)
-    x, weight = torch.zeros(2, 3, device=place), torch.zeros(8, 3, device=place)
+    bias = torch.tensor(scores, device=device)
+    x, weight = torch.zeros(2, 3, device=device), torch.zeros(8, 3, device=device)
     values, indices = topk_encode(x, weight, bias, k)
-    expected = torch.tensor([1, 5, 3, 0, 2, 6, 4, 7], device=place)[:k]
+    expected = torch.tensor([1, 5, 3, 0, 2, 6, 4, 7], device=device)[:k]
     assert torch.equal(indices, expected.expand(2, k))
     assert torch.equal(values.nan_to_num(9), bias[indices].nan_to_num(9))
 
@@ -105,12 +105,12 @@ def test_nan_goes_first_then_infinity_and_zeros_are_equal(place, k):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.interpreted(shape=SHAPES[2:3], dtype=[torch.float32])
 @pytest.mark.interpreted(shape=SHAPES[1:2])
-def test_values_and_gradients_are_as_accurate_as_torchs(kernel_place, shape, dtype):
+def test_values_and_gradients_are_as_accurate_as_torchs(kernel_device, shape, dtype):
     *sizes, k = shape
-    tensors = encoder(kernel_place, *sizes, dtype)
+    tensors = encoder(kernel_device, *sizes, dtype)
     values, indices = topk_encode(*tensors, k)
     gradient = torch.randn_like(values)
-    found = (values.detach(), *torch.autograd.grad(values, tensors, gradient))
+    actual = (values.detach(), *torch.autograd.grad(values, tensors, gradient))
     others = []
     for kind in (torch.promote_types(dtype, torch.float32), torch.float64):
         leaves = [t.detach().to(kind).requires_grad_() for t in tensors]
@@ -120,7 +120,7 @@ def test_values_and_gradients_are_as_accurate_as_torchs(kernel_place, shape, dty
         chosen = dense.gather(1, indices)
         torch.testing.assert_close(chosen, best, rtol=0, atol=1e-4)
         others.append((chosen.detach(), *torch.autograd.grad(chosen, leaves, gradient.to(kind))))
-    for kernel, plain, exact in zip(found, *others, strict=True):
+    for kernel, plain, exact in zip(actual, *others, strict=True):
         assert_as_accurate_as_torch(kernel, plain.to(dtype), exact)
 
 
@@ -163,9 +163,9 @@ def test_few_rows_of_many_latents_are_shared_between_threads(threads):
 
 
 @pytest.mark.parametrize("leading", [(), (2, 3), (0,), (2, 0)])
-def test_any_leading_dimensions(place, leading):
-    _, weight, bias = whole_numbers(place, 1, 5, 7)
-    x = torch.randint(-2, 3, (*leading, 5), device=place).float()
+def test_any_leading_dimensions(device, leading):
+    _, weight, bias = whole_numbers(device, 1, 5, 7)
+    x = torch.randint(-2, 3, (*leading, 5), device=device).float()
     values, indices = topk_encode(x, weight, bias, 3)
     expected, chosen = definition((x, weight, bias), 3)
     assert torch.equal(indices, chosen)
@@ -173,25 +173,25 @@ def test_any_leading_dimensions(place, leading):
     assert sparse_decode(values, indices, weight).shape == (*leading, 5)
 
 
-def test_any_strides(kernel_place):
-    x = torch.randint(-2, 3, (8, 12), device=kernel_place).float().t()[::2, 1:7]
-    weight = torch.randint(-2, 3, (6, 40), device=kernel_place).float().t()[::3]
-    bias = torch.randint(-2, 3, (28,), device=kernel_place).float()[::2]
+def test_any_strides(kernel_device):
+    x = torch.randint(-2, 3, (8, 12), device=kernel_device).float().t()[::2, 1:7]
+    weight = torch.randint(-2, 3, (6, 40), device=kernel_device).float().t()[::3]
+    bias = torch.randint(-2, 3, (28,), device=kernel_device).float()[::2]
     for rows in (x, x[:1].expand(4, 6)):
-        found = topk_encode(rows, weight, bias, 4)
-        for a, b in zip(found, definition((rows, weight, bias), 4), strict=True):
+        actual = topk_encode(rows, weight, bias, 4)
+        for a, b in zip(actual, definition((rows, weight, bias), 4), strict=True):
             assert torch.equal(a.double(), b.double())
 
 
 @pytest.mark.parametrize("nans", [3, 60])
 @pytest.mark.interpreted(nans=[3])
-def test_nan_and_infinity_that_come_late_beat_the_threshold(place, nans):
+def test_nan_and_infinity_that_come_late_beat_the_threshold(device, nans):
     """After hundreds of latents; at the end of a panel; more of them than k."""
-    latents, k = 150 if is_interpreted(place) else 1500, 20
-    bias = torch.randn(latents, device=place)
+    latents, k = 150 if is_interpreted(device) else 1500, 20
+    bias = torch.randn(latents, device=device)
     bias[latents // 3 :][:4] = math.inf
     bias[torch.linspace(latents // 4, latents - 1, nans).long()] = math.nan
-    x, weight = torch.zeros(2, 3, device=place), torch.zeros(latents, 3, device=place)
+    x, weight = torch.zeros(2, 3, device=device), torch.zeros(latents, 3, device=device)
     values, indices = topk_encode(x, weight, bias, k)
     expected, chosen = bias.sort(descending=True, stable=True)
     assert torch.equal(indices, chosen[:k].expand(2, k))
@@ -204,9 +204,9 @@ def test_nan_and_infinity_that_come_late_beat_the_threshold(place, nans):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.interpreted(shape=SHAPES[:2])
-def test_decoding_and_its_gradients_are_as_accurate_as_torchs(kernel_place, shape, dtype):
-    values, indices, weight, bias = code(kernel_place, *shape, dtype)
-    gradient = torch.randn(shape[0], shape[1], device=kernel_place).to(dtype)
+def test_decoding_and_its_gradients_are_as_accurate_as_torchs(kernel_device, shape, dtype):
+    values, indices, weight, bias = code(kernel_device, *shape, dtype)
+    gradient = torch.randn(shape[0], shape[1], device=kernel_device).to(dtype)
     results = []
     for kind, function in (
         (dtype, sparse_decode),
@@ -220,10 +220,10 @@ def test_decoding_and_its_gradients_are_as_accurate_as_torchs(kernel_place, shap
         assert_as_accurate_as_torch(kernel, plain.to(dtype), exact)
 
 
-def test_a_latent_that_is_named_twice_counts_twice(place):
-    values = torch.tensor([[1.0, 2.0], [4.0, 8.0]], device=place, requires_grad=True)
-    indices = torch.tensor([[1, 1], [1, 0]], device=place)
-    weight = torch.tensor([[1.0, 3.0], [1.0, 5.0]], device=place, requires_grad=True)
+def test_a_latent_that_is_named_twice_counts_twice(device):
+    values = torch.tensor([[1.0, 2.0], [4.0, 8.0]], device=device, requires_grad=True)
+    indices = torch.tensor([[1, 1], [1, 0]], device=device)
+    weight = torch.tensor([[1.0, 3.0], [1.0, 5.0]], device=device, requires_grad=True)
     output = sparse_decode(values, indices, weight)
     assert output.tolist() == [[3.0, 15.0], [12.0, 44.0]]
     output.sum().backward()
@@ -231,18 +231,18 @@ def test_a_latent_that_is_named_twice_counts_twice(place):
     assert values.grad.tolist() == [[6.0, 6.0], [6.0, 4.0]]
 
 
-def test_any_strides_of_a_code_and_its_gradient(kernel_place):
-    values, indices, weight, bias = code(kernel_place, 6, 5, 9, 4)
+def test_any_strides_of_a_code_and_its_gradient(kernel_device):
+    values, indices, weight, bias = code(kernel_device, 6, 5, 9, 4)
     lies = [t.detach().t().contiguous().t() for t in (values, weight)]
     leaves = [t.requires_grad_() for t in lies]
     strided = indices.t().contiguous().t()
     plain = sparse_decode(values, indices, weight, bias)
-    found = sparse_decode(leaves[0], strided, leaves[1], bias)
-    assert torch.equal(found, plain)
-    for gradient in (torch.ones(1, 1, device=kernel_place).expand(6, 5), torch.randn(5, 6).t()):
-        gradient = gradient.to(kernel_place)
+    actual = sparse_decode(leaves[0], strided, leaves[1], bias)
+    assert torch.equal(actual, plain)
+    for gradient in (torch.ones(1, 1, device=kernel_device).expand(6, 5), torch.randn(5, 6).t()):
+        gradient = gradient.to(kernel_device)
         expected = torch.autograd.grad(plain, (values, weight), gradient, retain_graph=True)
-        again = torch.autograd.grad(found, leaves, gradient, retain_graph=True)
+        again = torch.autograd.grad(actual, leaves, gradient, retain_graph=True)
         for a, b in zip(again, expected, strict=True):
             assert torch.equal(a, b)
 
@@ -255,17 +255,17 @@ def test_every_instruction_set_decodes(instruction_set, isa):
     exact = eager.sparse_decode(values.double(), indices, weight.double(), bias.double())
     torch.testing.assert_close(output.double(), exact, rtol=0, atol=1e-5)
     gradient = torch.randn_like(output)
-    found = torch.autograd.grad(output, (values, weight), gradient)
+    actual = torch.autograd.grad(output, (values, weight), gradient)
     expected = torch.autograd.grad(exact, (values, weight), gradient.double())
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=2e-5)
 
 
-def test_an_index_outside_the_latents_is_read_nowhere(kernel_place):
-    values, indices, weight, _ = code(kernel_place, 4, 5, 9, 3)
+def test_an_index_outside_the_latents_is_read_nowhere(kernel_device):
+    values, indices, weight, _ = code(kernel_device, 4, 5, 9, 3)
     for wrong in (9, -1, 2**40):
         indices[2, 1] = wrong
-        if is_interpreted(kernel_place) or kernel_place.type == "cuda":
+        if is_interpreted(kernel_device) or kernel_device.type == "cuda":
             values[2, 1].detach().zero_()
             output = sparse_decode(values, indices, weight)
             expected = sparse_decode(values, indices.clamp(0, 8), weight)
@@ -286,9 +286,9 @@ def step(tensors, decoder, k):
 
 
 @not_interpreted
-def test_one_and_two_threads_give_the_same_bits(kernel_place, threads):
-    tensors = encoder(kernel_place, 300, 130, 700)
-    decoder = torch.randn(700, 130, device=kernel_place, requires_grad=True)
+def test_one_and_two_threads_give_the_same_bits(kernel_device, threads):
+    tensors = encoder(kernel_device, 300, 130, 700)
+    decoder = torch.randn(700, 130, device=kernel_device, requires_grad=True)
     threads(1)
     serial = step(tensors, decoder, 33)
     for count in (2, 3):
@@ -305,8 +305,8 @@ def test_a_dense_batch_is_not_held(monkeypatch):
         topk_encode(x, weight, None, 8)  # what is allocated once
         with torch.profiler.profile(profile_memory=True) as profiler:
             topk_encode(x, weight, None, 8)
-    taken = sum(max(event.cpu_memory_usage, 0) for event in profiler.events())
-    assert taken < 0.03 * x.shape[0] * weight.shape[0] * 4
+    allocated = sum(max(event.cpu_memory_usage, 0) for event in profiler.events())
+    assert allocated < 0.03 * x.shape[0] * weight.shape[0] * 4
 
 
 def test_gradcheck_and_gradgradcheck_in_float64():
@@ -324,9 +324,9 @@ def test_gradcheck_and_gradgradcheck_in_float64():
 
 
 @not_interpreted
-def test_second_order_gradients_are_the_definitions(kernel_place):
-    tensors = encoder(kernel_place, 5, 6, 11)
-    decoder = torch.randn(11, 6, device=kernel_place, requires_grad=True)
+def test_second_order_gradients_are_the_definitions(kernel_device):
+    tensors = encoder(kernel_device, 5, 6, 11)
+    decoder = torch.randn(11, 6, device=kernel_device, requires_grad=True)
     leaves = [*tensors, decoder]
     results = []
     for name in (None, "eager"):
@@ -338,14 +338,14 @@ def test_second_order_gradients_are_the_definitions(kernel_place):
             second = torch.autograd.grad(norm, leaves, create_graph=True)
             third = torch.autograd.grad(sum(g.sum() for g in second), leaves)
             results.append((*first, *second, *third))
-    for found, expected in zip(*results, strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-2)
+    for actual, expected in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-2)
 
 
 @not_interpreted
-def test_only_the_gradients_asked_for_are_made(place):
+def test_only_the_gradients_asked_for_are_made(device):
     for needed in range(3):
-        tensors = [t.detach() for t in encoder(place, 6, 4, 5)]
+        tensors = [t.detach() for t in encoder(device, 6, 4, 5)]
         tensors[needed].requires_grad_()
         topk_encode(*tensors, 2).values.sum().backward()
         assert [t.grad is not None for t in tensors] == [i == needed for i in range(3)]
@@ -353,10 +353,10 @@ def test_only_the_gradients_asked_for_are_made(place):
 
 @same_on_numba
 @not_interpreted
-def test_opcheck(place):
-    tensors = encoder(place, 6, 4, 5)
+def test_opcheck(device):
+    tensors = encoder(device, 6, 4, 5)
     torch.library.opcheck(torch.ops.aefast.topk_encode, (*tensors, 2))
-    values, indices, weight, bias = code(place, 6, 4, 5, 2)
+    values, indices, weight, bias = code(device, 6, 4, 5, 2)
     torch.library.opcheck(torch.ops.aefast.sparse_decode, (values, indices, weight, bias))
     torch.library.opcheck(torch.ops.aefast.sampled_product, (tensors[0], weight, indices))
     torch.library.opcheck(torch.ops.aefast.latent_sums, (values, indices, tensors[0], 5))
@@ -364,19 +364,19 @@ def test_opcheck(place):
 
 @same_on_numba
 @not_interpreted
-def test_torch_compile_in_one_graph_gives_the_same(kernel_place):
-    tensors = encoder(kernel_place, 6, 4, 9)
-    decoder = torch.randn(9, 4, device=kernel_place, requires_grad=True)
+def test_torch_compile_in_one_graph_gives_the_same(kernel_device):
+    tensors = encoder(kernel_device, 6, 4, 9)
+    decoder = torch.randn(9, 4, device=kernel_device, requires_grad=True)
 
     def loss(x, weight, bias, decoder):
         values, indices = topk_encode(x, weight, bias, 3)
         return sparse_decode(values, indices, decoder).square().sum()
 
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
-    found, expected = compiled(*tensors, decoder), loss(*tensors, decoder)
-    assert torch.equal(found, expected)
+    actual, expected = compiled(*tensors, decoder), loss(*tensors, decoder)
+    assert torch.equal(actual, expected)
     leaves = [*tensors, decoder]
-    for a, b in zip(*(torch.autograd.grad(r, leaves) for r in (found, expected)), strict=True):
+    for a, b in zip(*(torch.autograd.grad(r, leaves) for r in (actual, expected)), strict=True):
         assert torch.equal(a, b)
 
 
@@ -396,8 +396,8 @@ def test_torch_export():
 
 
 @not_interpreted
-def test_torch_func(place):
-    x, weight, bias = (t.detach() for t in encoder(place, 6, 4, 9))
+def test_torch_func(device):
+    x, weight, bias = (t.detach() for t in encoder(device, 6, 4, 9))
 
     def loss(weight, x):
         values, indices = topk_encode(x, weight, bias, 3)
@@ -413,10 +413,10 @@ def test_torch_func(place):
 
 
 @not_interpreted
-def test_autocast_casts_as_torchs_linear_does(place):
-    tensors = encoder(place, 6, 4, 9)
-    decoder = torch.randn(9, 4, device=place, requires_grad=True)
-    with torch.autocast(place.type, torch.bfloat16):
+def test_autocast_casts_as_torchs_linear_does(device):
+    tensors = encoder(device, 6, 4, 9)
+    decoder = torch.randn(9, 4, device=device, requires_grad=True)
+    with torch.autocast(device.type, torch.bfloat16):
         values, indices = topk_encode(*tensors, 3)
         output = sparse_decode(values, indices, decoder)
     halves = [t.detach().bfloat16() for t in tensors]

@@ -48,8 +48,8 @@ def box_muller(shape, seed, device):
     """The generator's normals as torch's float32 makes them."""
     columns = shape[-1] if shape else 1
     rows = math.prod(shape) // max(columns, 1)
-    place = {"step": random.Step.REPARAMETERIZE, "device": device}
-    words = random.words(seed, rows, columns + columns % 2, **place)
+    draws = {"step": random.Step.REPARAMETERIZE, "device": device}
+    words = random.words(seed, rows, columns + columns % 2, **draws)
     u, v = (words[:, 0::2].float() + 0.5) * 2.0**-32, (words[:, 1::2] >> 8).float() * 2.0**-24
     radius, angle = torch.sqrt(-2 * torch.log(u)), 2 * math.pi * v
     noise = torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), -1)
@@ -73,10 +73,10 @@ def textbook_kl(mean, log_var):
 @pytest.mark.parametrize("shape", SHAPES)
 @FEW_INTERPRETED
 @pytest.mark.interpreted(shape=[(13, 129)])
-def test_samples_and_gradients_are_as_accurate_as_torchs(kernel_place, shape, dtype):
-    mean, log_var = code(shape, dtype, kernel_place)
-    gradient = torch.randn(shape, device=kernel_place).to(dtype)
-    noise = box_muller(shape, 9, kernel_place)
+def test_samples_and_gradients_are_as_accurate_as_torchs(kernel_device, shape, dtype):
+    mean, log_var = code(shape, dtype, kernel_device)
+    gradient = torch.randn(shape, device=kernel_device).to(dtype)
+    noise = box_muller(shape, 9, kernel_device)
 
     def ours(mean, log_var):
         return reparameterize(mean, log_var, seed=9)
@@ -87,10 +87,10 @@ def test_samples_and_gradients_are_as_accurate_as_torchs(kernel_place, shape, dt
     def exact(mean, log_var):
         return eager.reparameterize(mean, log_var, 9, 0)
 
-    found = gradients(ours, mean, log_var, gradient=gradient)
+    actual = gradients(ours, mean, log_var, gradient=gradient)
     same_dtype = gradients(torchs, mean, log_var, gradient=gradient)
     reference = gradients(exact, mean.double(), log_var.double(), gradient=gradient)
-    for results in zip(found, same_dtype, reference, strict=True):
+    for results in zip(actual, same_dtype, reference, strict=True):
         assert_as_accurate_as_torch(*results)
 
 
@@ -98,23 +98,23 @@ def test_samples_and_gradients_are_as_accurate_as_torchs(kernel_place, shape, dt
 @pytest.mark.parametrize("shape", ROW_SHAPES)
 @FEW_INTERPRETED
 @pytest.mark.interpreted(shape=[(13, 129)])
-def test_divergences_and_gradients_are_as_accurate_as_torchs(kernel_place, shape, dtype):
-    mean, log_var = code(shape, dtype, kernel_place)
-    gradient = torch.randn(shape[:-1], device=kernel_place).to(dtype)
+def test_divergences_and_gradients_are_as_accurate_as_torchs(kernel_device, shape, dtype):
+    mean, log_var = code(shape, dtype, kernel_device)
+    gradient = torch.randn(shape[:-1], device=kernel_device).to(dtype)
 
     def torchs(mean, log_var):
         return textbook_kl(mean.float(), log_var.float()).to(dtype)
 
-    found = gradients(gaussian_kl, mean, log_var, gradient=gradient)
+    actual = gradients(gaussian_kl, mean, log_var, gradient=gradient)
     same_dtype = gradients(torchs, mean, log_var, gradient=gradient)
     reference = gradients(textbook_kl, mean.double(), log_var.double(), gradient=gradient)
-    for results in zip(found, same_dtype, reference, strict=True):
+    for results in zip(actual, same_dtype, reference, strict=True):
         assert_as_accurate_as_torch(*results)
 
 
-def test_a_code_near_its_prior_keeps_its_divergence(kernel_place):
+def test_a_code_near_its_prior_keeps_its_divergence(kernel_device):
     """Down to log variances of 1e-6, of whose terms only 5e-13 are left in e^v - 1 - v."""
-    magnitudes = torch.logspace(-6, math.log10(0.34), 200, device=kernel_place)
+    magnitudes = torch.logspace(-6, math.log10(0.34), 200, device=kernel_device)
     log_var = torch.cat((magnitudes, -magnitudes))[:, None].requires_grad_()
     divergence = gaussian_kl(torch.zeros_like(log_var), log_var)
     v = log_var.detach().double()
@@ -127,8 +127,8 @@ def test_a_code_near_its_prior_keeps_its_divergence(kernel_place):
     )
 
 
-def test_the_divergence_is_torchs(place):
-    mean, log_var = code((6, 9), device=place)
+def test_the_divergence_is_torchs(device):
+    mean, log_var = code((6, 9), device=device)
     divergence = kl_divergence(
         Normal(mean, torch.exp(log_var / 2)), Normal(torch.zeros_like(mean), 1.0)
     ).sum(-1)
@@ -146,29 +146,32 @@ def test_samples_have_the_mean_and_the_variance():
     assert ((sample.var(0) - variance) / (variance * math.sqrt(2 / count))).abs().max() < 5
 
 
-def test_the_noise_is_the_random_modules(place):
-    zeros = torch.zeros(6, 10, device=place)
+def test_the_noise_is_the_random_modules(device):
+    zeros = torch.zeros(6, 10, device=device)
     step = random.Step.REPARAMETERIZE
-    expected = random.normal(4, 6, 10, step=step, row_offset=2**40, device=place)
-    found = reparameterize(zeros, zeros, seed=4, row_offset=2**40)
-    torch.testing.assert_close(found, expected, rtol=0, atol=2**-20)
+    expected = random.normal(4, 6, 10, step=step, row_offset=2**40, device=device)
+    actual = reparameterize(zeros, zeros, seed=4, row_offset=2**40)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=2**-20)
 
 
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.interpreted(view=["sliced", "one column"])
-def test_any_strides_give_the_same_result(kernel_place, view):
-    base, other = torch.randn(24, 37, device=kernel_place), torch.randn(24, 37, device=kernel_place)
+def test_any_strides_give_the_same_result(kernel_device, view):
+    base, other = (
+        torch.randn(24, 37, device=kernel_device),
+        torch.randn(24, 37, device=kernel_device),
+    )
     mean, log_var = VIEWS[view](base), VIEWS[view](other)
     dense = mean.contiguous(), log_var.contiguous()
     for function in (lambda m, v: reparameterize(m, v, seed=3), gaussian_kl):
-        found = gradients(function, mean, log_var)
+        actual = gradients(function, mean, log_var)
         expected = gradients(function, *dense)
-        for a, b in zip(found, expected, strict=True):
+        for a, b in zip(actual, expected, strict=True):
             assert torch.equal(a, b)
 
 
-def test_inputs_that_differ_in_strides(kernel_place):
-    mean, log_var = code((4, 8), device=kernel_place)
+def test_inputs_that_differ_in_strides(kernel_device):
+    mean, log_var = code((4, 8), device=kernel_device)
     mean, log_var = mean.expand(3, 4, 8), log_var[0].expand(3, 4, 8)
     dense = mean.contiguous(), log_var.contiguous()
     assert torch.equal(
@@ -178,25 +181,25 @@ def test_inputs_that_differ_in_strides(kernel_place):
     assert torch.equal(gaussian_kl(mean, log_var), gaussian_kl(*dense))
 
 
-def test_nan_and_infinity_come_out_as_the_definitions(kernel_place):
+def test_nan_and_infinity_come_out_as_the_definitions(kernel_device):
     special = [math.nan, math.inf, -math.inf, 200.0, -300.0, 88.6, 1.0, 0.0]
-    values = torch.tensor(special, device=kernel_place)
+    values = torch.tensor(special, device=kernel_device)
     mean, log_var = (grid.contiguous() for grid in torch.meshgrid(values, values, indexing="ij"))
     functions = (
         lambda m, v: reparameterize(m, v, seed=3),
         lambda m, v: gaussian_kl(m[..., None], v[..., None]),
     )
     for function in functions:
-        found = gradients(function, mean, log_var)
+        actual = gradients(function, mean, log_var)
         with aefast.use_backend("eager"):
             expected = gradients(function, mean, log_var)
-        for a, b in zip(found, expected, strict=True):
+        for a, b in zip(actual, expected, strict=True):
             torch.testing.assert_close(a, b, equal_nan=True)
 
 
-def test_a_view_that_negates_lazily_is_read_negated(place):
+def test_a_view_that_negates_lazily_is_read_negated(device):
     mean, log_var = (
-        torch.randn(6, 9, dtype=torch.complex64, device=place).conj().imag for _ in range(2)
+        torch.randn(6, 9, dtype=torch.complex64, device=device).conj().imag for _ in range(2)
     )
     assert mean.is_neg()
     plain = mean.clone(), log_var.clone()
@@ -204,8 +207,8 @@ def test_a_view_that_negates_lazily_is_read_negated(place):
     assert torch.equal(gaussian_kl(mean, log_var), gaussian_kl(*plain))
 
 
-def test_a_batch_split_by_row_offset_draws_what_one_process_would(place):
-    mean, log_var = code((12, 33), device=place)
+def test_a_batch_split_by_row_offset_draws_what_one_process_would(device):
+    mean, log_var = code((12, 33), device=device)
     whole = reparameterize(mean, log_var, seed=4, row_offset=100)
     parts = [
         reparameterize(m, v, seed=4, row_offset=100 + 5 * i)
@@ -216,10 +219,10 @@ def test_a_batch_split_by_row_offset_draws_what_one_process_would(place):
 
 @pytest.mark.parametrize("shape", [(700, 65), (2, 50000), (9000, 3)])
 @not_interpreted
-def test_one_and_two_threads_give_the_same_bits(kernel_place, shape, threads):
-    if is_interpreted(kernel_place):
+def test_one_and_two_threads_give_the_same_bits(kernel_device, shape, threads):
+    if is_interpreted(kernel_device):
         shape = (20, 65)
-    mean, log_var = code(shape, device=kernel_place)
+    mean, log_var = code(shape, device=kernel_device)
     functions = (lambda m, v: reparameterize(m, v, seed=6), gaussian_kl)
     for function in functions:
         threads(1)
@@ -254,9 +257,9 @@ def assert_rows_alone_give_the_batchs_bits(mean, log_var):
 
 @pytest.mark.parametrize("columns", [1, 3, 10, 65])
 @pytest.mark.interpreted(columns=[3])
-def test_a_divergence_does_not_depend_on_the_rows_beside_it(kernel_place, columns):
-    rows = 12 if is_interpreted(kernel_place) else 64
-    assert_rows_alone_give_the_batchs_bits(*code((rows, columns), device=kernel_place))
+def test_a_divergence_does_not_depend_on_the_rows_beside_it(kernel_device, columns):
+    rows = 12 if is_interpreted(kernel_device) else 64
+    assert_rows_alone_give_the_batchs_bits(*code((rows, columns), device=kernel_device))
 
 
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
@@ -283,8 +286,8 @@ def test_every_instruction_set_is_as_accurate_as_torch(isa, dtype, instruction_s
 
 
 @not_interpreted
-def test_the_generator_governs_where_no_seed_is_given(place):
-    mean, log_var = code((20, 30), device=place)
+def test_the_generator_governs_where_no_seed_is_given(device):
+    mean, log_var = code((20, 30), device=device)
     torch.manual_seed(3)
     first, second = reparameterize(mean, log_var), reparameterize(mean, log_var)
     torch.manual_seed(3)
@@ -298,8 +301,8 @@ def test_the_generator_governs_where_no_seed_is_given(place):
 
 @pytest.mark.parametrize("needed", [(True, False), (False, True)])
 @not_interpreted
-def test_one_input_alone_may_need_its_gradient(kernel_place, needed):
-    inputs = code((5, 6), device=kernel_place)
+def test_one_input_alone_may_need_its_gradient(kernel_device, needed):
+    inputs = code((5, 6), device=kernel_device)
     for function in (lambda m, v: reparameterize(m, v, seed=6), gaussian_kl):
         expected = gradients(function, *inputs)[1:]
         leaves = [x.detach().requires_grad_(need) for x, need in zip(inputs, needed, strict=True)]
@@ -309,8 +312,8 @@ def test_one_input_alone_may_need_its_gradient(kernel_place, needed):
 
 
 @not_interpreted
-def test_sparse_and_expanded_gradients(kernel_place):
-    mean, log_var = code((9, 37), device=kernel_place)
+def test_sparse_and_expanded_gradients(kernel_device):
+    mean, log_var = code((9, 37), device=kernel_device)
     for function in (lambda m, v: reparameterize(m, v, seed=6), gaussian_kl):
         gradient = torch.ones_like(function(mean, log_var))
         expected = gradients(function, mean, log_var, gradient=gradient)
@@ -321,30 +324,30 @@ def test_sparse_and_expanded_gradients(kernel_place):
                 assert torch.equal(a.to_dense(), b)
 
 
-def test_derivatives_of_every_order_are_as_accurate_as_torchs(kernel_place):
-    mean, log_var = code((12, 9), device=kernel_place)
-    noise = box_muller((12, 9), 2, kernel_place)
+def test_derivatives_of_every_order_are_as_accurate_as_torchs(kernel_device):
+    mean, log_var = code((12, 9), device=kernel_device)
+    noise = box_muller((12, 9), 2, kernel_device)
 
     def derivatives(sample, kl, mean, log_var):
         leaves = [x.detach().requires_grad_() for x in (mean, log_var / 4)]
         total = (sample(*leaves) ** 3).sum() + (kl(*leaves) ** 2).sum()
-        found = []
+        results = []
         for _ in range(3):
-            made = torch.autograd.grad(total, leaves, create_graph=True)
-            found += [gradient.detach() for gradient in made]
-            total = sum(gradient.sum() for gradient in made)
-        return found
+            gradients = torch.autograd.grad(total, leaves, create_graph=True)
+            results += [gradient.detach() for gradient in gradients]
+            total = sum(gradient.sum() for gradient in gradients)
+        return results
 
     def ours(mean, log_var):
         return reparameterize(mean, log_var, seed=2)
 
-    found = derivatives(ours, gaussian_kl, mean, log_var)
+    actual = derivatives(ours, gaussian_kl, mean, log_var)
     same_dtype = derivatives(
         lambda m, v: m + torch.exp(0.5 * v) * noise, textbook_kl, mean, log_var
     )
     with aefast.use_backend("eager"):
         reference = derivatives(ours, gaussian_kl, mean.double(), log_var.double())
-    for results in zip(found, same_dtype, reference, strict=True):
+    for results in zip(actual, same_dtype, reference, strict=True):
         assert_as_accurate_as_torch_on_average(*results)
 
 
@@ -357,8 +360,8 @@ def test_gradcheck_and_gradgradcheck_in_float64():
 
 @same_on_numba
 @not_interpreted
-def test_opcheck(place):
-    mean, log_var = code((4, 9), device=place, requires_grad=True)
+def test_opcheck(device):
+    mean, log_var = code((4, 9), device=device, requires_grad=True)
     ops = torch.ops.aefast
     torch.library.opcheck(ops.reparameterize, (mean, log_var, torch.tensor(5), 0))
     torch.library.opcheck(ops.scaled_noise, (mean, log_var, 0.5, torch.tensor(5), 0))
@@ -371,8 +374,8 @@ def loss(mean, log_var, seed=5):
 
 @same_on_numba
 @not_interpreted
-def test_torch_compile_in_one_graph_gives_the_same(kernel_place):
-    inputs = code((6, 9), device=kernel_place)
+def test_torch_compile_in_one_graph_gives_the_same(kernel_device):
+    inputs = code((6, 9), device=kernel_device)
     torch.compiler.reset()
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
     for a, b in zip(gradients(compiled, *inputs), gradients(loss, *inputs), strict=True):
@@ -391,11 +394,11 @@ def test_a_compiled_call_draws_anew_each_time():
 
 
 @not_interpreted
-def test_one_compiled_graph_serves_every_batch_size(kernel_place):
+def test_one_compiled_graph_serves_every_batch_size(kernel_device):
     torch.compiler.reset()
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager", dynamic=True)
     for rows in (3, 5, 8):
-        inputs = code((rows, 7), device=kernel_place)
+        inputs = code((rows, 7), device=kernel_device)
         torch.testing.assert_close(compiled(*inputs), loss(*inputs))
 
 
@@ -410,16 +413,16 @@ def test_torch_export():
 
 
 @not_interpreted
-def test_torch_func_grad(place):
-    inputs = code((4, 6), device=place)
-    found = torch.func.grad(lambda m, v: loss(m, v).sum(), argnums=(0, 1))(*inputs)
-    for a, b in zip(found, gradients(loss, *inputs)[1:], strict=True):
+def test_torch_func_grad(device):
+    inputs = code((4, 6), device=device)
+    actual = torch.func.grad(lambda m, v: loss(m, v).sum(), argnums=(0, 1))(*inputs)
+    for a, b in zip(actual, gradients(loss, *inputs)[1:], strict=True):
         torch.testing.assert_close(a, b)
 
 
 @not_interpreted
-def test_torch_func_vmap_runs_the_definition_on_each_sample(place):
-    mean, log_var = code((3, 4, 6), device=place)
+def test_torch_func_vmap_runs_the_definition_on_each_sample(device):
+    mean, log_var = code((3, 4, 6), device=device)
     batched = torch.func.vmap(loss)(mean, log_var)
     alone = torch.stack([loss(*sample) for sample in zip(mean, log_var, strict=True)])
     torch.testing.assert_close(batched, alone)
@@ -428,20 +431,20 @@ def test_torch_func_vmap_runs_the_definition_on_each_sample(place):
 
 
 @not_interpreted
-def test_batched_gradients(kernel_place):
-    inputs = code((4, 6), device=kernel_place, requires_grad=True)
-    batch = torch.randn(5, 4, device=kernel_place)
+def test_batched_gradients(kernel_device):
+    inputs = code((4, 6), device=kernel_device, requires_grad=True)
+    batch = torch.randn(5, 4, device=kernel_device)
     output = loss(*inputs)
-    found = torch.autograd.grad(output, inputs, batch, is_grads_batched=True, retain_graph=True)
+    actual = torch.autograd.grad(output, inputs, batch, is_grads_batched=True, retain_graph=True)
     alone = [torch.autograd.grad(output, inputs, g, retain_graph=True) for g in batch]
-    for a, b in zip(found, map(torch.stack, zip(*alone, strict=True)), strict=True):
+    for a, b in zip(actual, map(torch.stack, zip(*alone, strict=True)), strict=True):
         torch.testing.assert_close(a, b)
 
 
 @not_interpreted
-def test_forward_mode_differentiation_runs_the_definition(kernel_place):
-    inputs = code((4, 6), device=kernel_place)
-    tangents = code((4, 6), device=kernel_place)
+def test_forward_mode_differentiation_runs_the_definition(kernel_device):
+    inputs = code((4, 6), device=kernel_device)
+    tangents = code((4, 6), device=kernel_device)
     _, slope = torch.func.jvp(loss, inputs, tangents)
     slopes = gradients(loss, *inputs)[1:]
     expected = sum((g * t).sum(-1) for g, t in zip(slopes, tangents, strict=True))
@@ -450,41 +453,41 @@ def test_forward_mode_differentiation_runs_the_definition(kernel_place):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @not_interpreted
-def test_autocast_leaves_samples_alone(kernel_place, dtype):
-    inputs = code((4, 6), dtype, kernel_place)
+def test_autocast_leaves_samples_alone(kernel_device, dtype):
+    inputs = code((4, 6), dtype, kernel_device)
     expected = gradients(lambda m, v: reparameterize(m, v, seed=5), *inputs)
-    with torch.autocast(kernel_place.type, torch.bfloat16):
-        found = gradients(lambda m, v: reparameterize(m, v, seed=5), *inputs)
-    for a, b in zip(found, expected, strict=True):
+    with torch.autocast(kernel_device.type, torch.bfloat16):
+        actual = gradients(lambda m, v: reparameterize(m, v, seed=5), *inputs)
+    for a, b in zip(actual, expected, strict=True):
         assert a.dtype == dtype
         assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @not_interpreted
-def test_under_autocast_a_divergence_is_a_float32_as_torchs_losses_are(place, dtype):
-    inputs = code((4, 6), dtype, place)
+def test_under_autocast_a_divergence_is_a_float32_as_torchs_losses_are(device, dtype):
+    inputs = code((4, 6), dtype, device)
     expected = gradients(gaussian_kl, *(x.float() for x in inputs))
-    with torch.autocast(place.type, torch.bfloat16):
-        found = gradients(gaussian_kl, *inputs)
+    with torch.autocast(device.type, torch.bfloat16):
+        actual = gradients(gaussian_kl, *inputs)
         compiled = torch.compile(gaussian_kl, fullgraph=True, backend="eager")(*inputs)
-    assert found[0].dtype == compiled.dtype == torch.float32
-    torch.testing.assert_close(compiled, found[0])
-    assert torch.equal(found[0], expected[0])
-    for a, b in zip(found[1:], expected[1:], strict=True):
+    assert actual[0].dtype == compiled.dtype == torch.float32
+    torch.testing.assert_close(compiled, actual[0])
+    assert torch.equal(actual[0], expected[0])
+    for a, b in zip(actual[1:], expected[1:], strict=True):
         assert torch.equal(a, b.to(dtype))
 
 
 @not_interpreted
-def test_autocast_promotes_a_pair_of_two_dtypes(place):
-    mean, log_var = code((4, 6), device=place)
+def test_autocast_promotes_a_pair_of_two_dtypes(device):
+    mean, log_var = code((4, 6), device=device)
     mean = mean.to(torch.bfloat16)
     for function in (lambda m, v: reparameterize(m, v, seed=5), gaussian_kl):
         expected = gradients(function, mean.float(), log_var)
-        with torch.autocast(place.type, torch.bfloat16):
-            found = gradients(function, mean, log_var)
-        assert [x.dtype for x in found] == [torch.float32, torch.bfloat16, torch.float32]
-        for a, b in zip(found, expected, strict=True):
+        with torch.autocast(device.type, torch.bfloat16):
+            actual = gradients(function, mean, log_var)
+        assert [x.dtype for x in actual] == [torch.float32, torch.bfloat16, torch.float32]
+        for a, b in zip(actual, expected, strict=True):
             assert torch.equal(a, b.to(a.dtype))
         with pytest.raises(TypeError, match="log_var has dtype float32; it takes mean's, bfloat16"):
             function(mean, log_var)

@@ -94,10 +94,10 @@ def test_a_model_has_the_attributes_that_it_has_unpatched_and_no_more(kind, X):
         model = small(kind).fit(X)
     assert set(vars(model)) == set(vars(plain))
     for name, value in vars(plain).items():
-        found = vars(model)[name]
-        assert type(found) is type(value)
-        assert np.shape(found) == np.shape(value)
-        assert getattr(found, "dtype", None) == getattr(value, "dtype", None)
+        attribute = vars(model)[name]
+        assert type(attribute) is type(value)
+        assert np.shape(attribute) == np.shape(value)
+        assert getattr(attribute, "dtype", None) == getattr(value, "dtype", None)
 
 
 @pytest.mark.parametrize("kind", CLASSES)
@@ -107,11 +107,11 @@ def test_models_go_to_and_fro(kind, X):
     with aefast.patch("sklearn"):
         model = pickle.loads(plain)
         codes = model.transform(X)
-        served = pickle.dumps(small(kind).fit(X))
+        pickled = pickle.dumps(small(kind).fit(X))
         if kind is BernoulliRBM:
             model.partial_fit(X)
     assert np.array_equal(pickle.loads(plain).transform(X), codes)
-    model = pickle.loads(served)
+    model = pickle.loads(pickled)
     assert model.transform(X).shape == codes.shape
     if kind is BernoulliRBM:
         model.partial_fit(X)
@@ -137,10 +137,10 @@ def test_a_subclass_with_a_method_that_the_original_calls_gets_the_original(X):
     with aefast.patch("sklearn"):
         Watched(2, n_iter=1).fit(X)
         Renamed(2, n_iter=1).fit(X)
-        found = aefast.patched()[RBM]
+        state = aefast.patched()[RBM]
     assert Watched.steps == 4
-    assert found.calls == 1
-    assert found.original_calls == {"a subclass with a _fit of its own": 1}
+    assert state.calls == 1
+    assert state.original_calls == {"a subclass with a _fit of its own": 1}
 
 
 def test_the_map_says_what_is_served_and_why_not(X):
@@ -148,9 +148,9 @@ def test_the_map_says_what_is_served_and_why_not(X):
     with aefast.patch("sklearn"):
         with pytest.raises(ValueError, match="NaN"):
             BernoulliRBM().fit(X * np.nan)
-        found = aefast.patched()
-        assert found.keys() >= peer.PUBLIC_NAMES.keys()
-        assert found[RBM] == patching.Patched(True, peer.PUBLIC_NAMES[RBM], 0, {})
+        states = aefast.patched()
+        assert states.keys() >= peer.PUBLIC_NAMES.keys()
+        assert states[RBM] == patching.Patched(True, peer.PUBLIC_NAMES[RBM], 0, {})
 
 
 def test_nothing_is_half_patched_where_a_version_is_unknown(monkeypatch):
@@ -223,9 +223,9 @@ def test_an_inherited_method_is_inherited_again(monkeypatch, X):
     ],
 )
 def test_wrong_calls(call, error, message):
-    with pytest.raises(error, match=f"^{message}") as found:
+    with pytest.raises(error, match=f"^{message}") as raised:
         call()
-    assert "\n" not in str(found.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_a_package_that_is_not_installed(monkeypatch):

@@ -71,10 +71,10 @@ def test_training_begins_with_the_same_parameters(name, X):
     theirs = kind(**{**options, "epoch_num": 0}).fit(X)
     with aefast.patch("pyod"):
         ours = kind(**{**options, "epoch_num": 0}).fit(X)
-    for (key, expected), found in zip(
+    for (key, expected), actual in zip(
         theirs.model.state_dict().items(), ours.model.state_dict().values(), strict=True
     ):
-        assert torch.equal(expected, found), key
+        assert torch.equal(expected, actual), key
 
 
 @pytest.mark.parametrize("name", DETECTORS)
@@ -137,11 +137,11 @@ def test_the_step_of_a_vae_has_its_loss_and_gradients(options, X):
         x, network.decode(code), mean, log_var, detector.beta, detector.capacity,
         detector.logvar_clip_,
     )  # fmt: skip
-    found = eager.loss(plan, parameters, x, 5, 0)
-    torch.testing.assert_close(found, expected)
+    actual = eager.loss(plan, parameters, x, 5, 0)
+    torch.testing.assert_close(actual, expected)
     trained = [*network.parameters()]
     gradients = [
-        torch.autograd.grad(loss, trained, allow_unused=True) for loss in (found, expected)
+        torch.autograd.grad(loss, trained, allow_unused=True) for loss in (actual, expected)
     ]
     for ours, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-7, rtol=1e-5)

@@ -62,8 +62,8 @@ def test_chains_hold_what_the_originals_hold():
         ours = sample_state(2, start, model, 0.7)
     assert list(ours) == list(theirs)
     for name, value in theirs.items():
-        found = ours[name]
-        assert (found.shape, found.dtype, found.stride()) == (
+        actual = ours[name]
+        assert (actual.shape, actual.dtype, actual.stride()) == (
             value.shape,
             value.dtype,
             value.stride(),
@@ -86,11 +86,11 @@ def test_new_chains():
         assert calls().calls == 2
     assert ours[1]["visible"] is data
     assert ours[1]["weights"] is weights
-    for found, expected in zip(ours, theirs, strict=True):
-        assert list(found) == list(expected)
-        torch.testing.assert_close(found["visible_mag"], expected["visible_mag"])
-        both = frequencies(found) + frequencies(expected)
-        difference = (frequencies(found) - frequencies(expected)).square() / both
+    for actual, expected in zip(ours, theirs, strict=True):
+        assert list(actual) == list(expected)
+        torch.testing.assert_close(actual["visible_mag"], expected["visible_mag"])
+        both = frequencies(actual) + frequencies(expected)
+        difference = (frequencies(actual) - frequencies(expected)).square() / both
         assert difference[both > 10].max() < 4.5**2
     torch.testing.assert_close(ours[1]["hidden_mag"], theirs[1]["hidden_mag"])
 
@@ -114,10 +114,10 @@ def test_gradient(centered, penalties, kind):
             aefast.patch("rbms")
         before = [parameter.grad for parameter in model.parameters()]
         model.compute_gradient(data, chains, centered, *penalties)
-        found = [parameter.grad for parameter in model.parameters()]
-        assert all(one is grad for one, grad in zip(before, found, strict=True))
-        assert found[0].is_contiguous()
-        errors.append([(a - b).norm() / b.norm() for a, b in zip(found, exact, strict=True)])
+        actual = [parameter.grad for parameter in model.parameters()]
+        assert all(one is grad for one, grad in zip(before, actual, strict=True))
+        assert actual[0].is_contiguous()
+        errors.append([(a - b).norm() / b.norm() for a, b in zip(actual, exact, strict=True)])
     if kind == "grey":
         assert calls().original_calls == {"grey states, whose products are PyTorch's own": 1}
     else:

@@ -48,17 +48,17 @@ def spread():
     return rng.normal(size=(1300, 130)) * np.logspace(1, -1, 130) @ axes + 3
 
 
-def served(name):
-    found = aefast.patched()[f"sklearn.{name}"]
-    assert found.calls > 0
-    assert found.original_calls == {}
+def check_calls(name):
+    state = aefast.patched()[f"sklearn.{name}"]
+    assert state.calls > 0
+    assert state.original_calls == {}
 
 
 def reason(name):
     """Why the original took the only call."""
-    found = aefast.patched()[f"sklearn.{name}"]
-    assert found.calls == 0
-    (why,) = found.original_calls
+    state = aefast.patched()[f"sklearn.{name}"]
+    assert state.calls == 0
+    (why,) = state.original_calls
     return why
 
 
@@ -66,9 +66,9 @@ def assert_same(ours, theirs, tolerance):
     """Every attribute that fit sets, relative to its largest number."""
     for name, value in vars(theirs).items():
         if name.endswith("_") and not name.startswith("_"):
-            found = getattr(ours, name)
+            actual = getattr(ours, name)
             scale = np.abs(value).max(initial=1e-300) if np.ndim(value) else max(abs(value), 1e-300)
-            np.testing.assert_allclose(found, value, rtol=0, atol=tolerance * scale, err_msg=name)
+            np.testing.assert_allclose(actual, value, rtol=0, atol=tolerance * scale, err_msg=name)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
@@ -90,7 +90,7 @@ def test_pca(spread, options, dtype):
     with aefast.patch("sklearn"):
         ours = PCA(**options)
         codes = ours.fit_transform(data.copy())
-        served("decomposition.PCA")
+        check_calls("decomposition.PCA")
     # Of float32, squares are summed over 1797 rows in another order.
     tolerance = 1e-9 if dtype == np.float64 else 2e-4
     assert_same(ours, theirs, tolerance)
@@ -145,7 +145,7 @@ def test_factor_analysis(options, kind):
     theirs = fitted(FactorAnalysis(**options), data)
     with aefast.patch("sklearn"):
         ours = fitted(FactorAnalysis(**options), data)
-        served("decomposition.FactorAnalysis")
+        check_calls("decomposition.FactorAnalysis")
     # As a noise goes to 0 the original's own results change by so much with its input's last bit,
     # and the signs that LAPACK finds.
     tolerance = 1e-5 if kind == "one noise near 0" else 1e-7
@@ -219,7 +219,7 @@ def test_sparse_codes(algorithm, dtype, scale):
     theirs = sparse_encode(rows, atoms, alpha=alpha, algorithm=algorithm)
     with aefast.patch("sklearn"):
         ours = sparse_encode(rows, atoms, alpha=alpha, algorithm=algorithm)
-        served("decomposition.sparse_encode")
+        check_calls("decomposition.sparse_encode")
     assert ours.dtype == theirs.dtype
     # Coordinate descent ends at a duality gap of 1e-8 of the rows' squares, which in float32 it
     # never reaches.
@@ -298,7 +298,7 @@ def test_a_dictionary_is_learned_along_the_same_path(fit_algorithm):
         codes = ours.transform(data)
         coder = SparseCoder(ours.components_, transform_algorithm="lasso_lars", transform_alpha=0.2)
         assert np.array_equal(coder.transform(data), codes)
-        served("decomposition.sparse_encode")
+        check_calls("decomposition.sparse_encode")
     np.testing.assert_allclose(codes, theirs.transform(data), atol=1e-8)
 
 
@@ -325,7 +325,7 @@ def test_a_machine_is_learned_in_distribution(batch_size):
     theirs = parameters()
     with aefast.patch("sklearn"):
         ours = parameters()
-        served("neural_network.BernoulliRBM")
+        check_calls("neural_network.BernoulliRBM")
     error = np.sqrt((ours.var(0) + theirs.var(0)) / 300)
     assert (np.abs(ours.mean(0) - theirs.mean(0)) < 4.5 * error).all()
     assert (np.abs(np.log(ours.std(0) / theirs.std(0))) < 0.2).all()
@@ -416,6 +416,6 @@ def test_a_program_with_a_pipeline_and_a_grid_search(digits):
     theirs = GridSearchCV(pipeline, grid, cv=2).fit(data, target)
     with aefast.patch("sklearn"):
         ours = GridSearchCV(pipeline, grid, cv=2).fit(data, target)
-        served("neural_network.BernoulliRBM")
+        check_calls("neural_network.BernoulliRBM")
     assert abs(ours.best_score_ - theirs.best_score_) < 0.12
     assert ours.best_estimator_.predict(data).shape == target.shape

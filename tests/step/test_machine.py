@@ -115,12 +115,12 @@ def test_the_bits_do_not_depend_on_the_threads(rows, is_grey, options, threads):
     plan = MachinePlan(200, 150, **options)
     parameters, x = parameters_of(plan), rows_of(plan, rows, is_grey)
     chain = rows_of(plan, rows, False)
-    found = []
+    actual = []
     for count in (1, 2):
         threads(count)
         results, end = kernel(plan, parameters, x, chain)
-        found.append([*results, end])
-    assert all(map(torch.equal, *found))
+        actual.append([*results, end])
+    assert all(map(torch.equal, *actual))
 
 
 @pytest.mark.parametrize("chains", [0, 20])

@@ -89,8 +89,8 @@ def test_the_definition_is_torchs(order, options):
     plan, parameters, _ = planned(model)
     named = [next(i for i, p in enumerate(parameters) if p is q) for q in model.parameters()]
     loss = eager.loss(plan, parameters, x, 0, 0)
-    found = [loss, *torch.autograd.grad(loss, [parameters[number] for number in named])]
-    for ours, theirs in zip(found, expected, strict=True):
+    actual = [loss, *torch.autograd.grad(loss, [parameters[number] for number in named])]
+    for ours, theirs in zip(actual, expected, strict=True):
         torch.testing.assert_close(ours, theirs)
 
 
@@ -141,12 +141,12 @@ def test_running_statistics_are_as_accurate_as_torchs(order, momentum):
     for rows in x.split(15):
         theirs(rows)
         exact(rows.double())
-    for name, found in model.state_dict().items():
+    for name, actual in model.state_dict().items():
         if "running" in name:
             same_dtype, reference = theirs.state_dict()[name], exact.state_dict()[name]
-            assert_as_accurate_as_torch(found, same_dtype, reference)
+            assert_as_accurate_as_torch(actual, same_dtype, reference)
         if "tracked" in name:
-            assert found.item() == 3
+            assert actual.item() == 3
 
 
 def test_without_running_statistics_none_are_kept():

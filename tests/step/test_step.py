@@ -321,10 +321,10 @@ def test_a_parameter_of_two_layers_gets_the_sum_of_their_gradients(part):
     }[part]
     layers[1].weight, layers[1].bias = layers[0].weight, layers[0].bias
     x = torch.rand(9, 4)
-    found = torch.autograd.grad(model.loss(x), [*model.parameters()])
+    actual = torch.autograd.grad(model.loss(x), [*model.parameters()])
     with backend.use_backend("eager"):
         expected = torch.autograd.grad(model.loss(x), [*model.parameters()])
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(actual, expected)
 
 
 def test_memory_that_the_kernels_cannot_read_is_left_to_others():

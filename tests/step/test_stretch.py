@@ -30,9 +30,9 @@ def test_what_is_left_goes_on_where_the_steps_ended(rows, batch, is_even):
         for epoch, seed in zip(whole.epochs(), whole.seeds, strict=True)
         for number, minibatch in enumerate(epoch)
     ]
-    for taken in range(len(steps)):
-        rest = whole.after(taken)
-        assert rest.after(1).order.tolist() == whole.after(taken + 1).order.tolist()
+    for steps_taken in range(len(steps)):
+        rest = whole.after(steps_taken)
+        assert rest.after(1).order.tolist() == whole.after(steps_taken + 1).order.tolist()
         left = [
             (minibatch.tolist(), seed, number)
             for first, epoch, seed in zip(
@@ -40,7 +40,7 @@ def test_what_is_left_goes_on_where_the_steps_ended(rows, batch, is_even):
             )
             for number, minibatch in enumerate(epoch, start=first)
         ]
-        assert left == steps[taken:]
+        assert left == steps[steps_taken:]
         expected = [random.child_seed(seed, number) for _, seed, number in left]
         assert rest.step_seeds(len(left)).tolist() == expected
     assert len(whole.after(len(steps)).order) == 0

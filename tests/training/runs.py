@@ -40,8 +40,8 @@ def dataset() -> Dataset:
 
 def new(model: str, **given: Any) -> Trainer:
     """A run of 7 batches an epoch, the last of them smaller."""
-    told = {"batch_size": 8, "epochs": 3, **SMALL[model], **given, "model": model}
-    config = run.configure(told, dataset())
+    options = {"batch_size": 8, "epochs": 3, **SMALL[model], **given, "model": model}
+    config = run.configure(options, dataset())
     return Trainer(Checkpoint(config, Progress(), models.build(config), {}), dataset())
 
 

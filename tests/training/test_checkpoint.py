@@ -37,9 +37,9 @@ def rewrite(file, change):
     """The file with its metadata changed."""
     with safetensors.safe_open(file, "pt") as opened:
         metadata, tensors = opened.metadata(), safetensors.torch.load_file(file)
-    told = json.loads(metadata[checkpoint.KEY])
-    change(told, tensors)
-    safetensors.torch.save_file(tensors, file, {checkpoint.KEY: json.dumps(told)})
+    header = json.loads(metadata[checkpoint.KEY])
+    change(header, tensors)
+    safetensors.torch.save_file(tensors, file, {checkpoint.KEY: json.dumps(header)})
 
 
 @pytest.mark.parametrize("model", SMALL)
@@ -61,9 +61,9 @@ def test_a_folder_and_its_file_are_the_same_checkpoint(file):
 
 
 def test_the_configuration_can_be_read_beside_it(file):
-    told = json.loads((file.parent / "config.json").read_text())
-    assert told["config"]["model"] == "dae"
-    assert told["config"]["options"]["corruption"] == "masking"
+    header = json.loads((file.parent / "config.json").read_text())
+    assert header["config"]["model"] == "dae"
+    assert header["config"]["options"]["corruption"] == "masking"
 
 
 def test_a_write_that_fails_leaves_the_last_checkpoint(file, trainer, monkeypatch):
@@ -114,22 +114,22 @@ def test_a_file_that_is_not_there(tmp_path):
 
 
 def config(**changes):
-    return lambda told, tensors: told["config"].update(changes)
+    return lambda header, tensors: header["config"].update(changes)
 
 
 def data(**changes):
-    return lambda told, tensors: told["config"]["data"].update(changes)
+    return lambda header, tensors: header["config"]["data"].update(changes)
 
 
 def progress(**changes):
-    return lambda told, tensors: told["progress"].update(changes)
+    return lambda header, tensors: header["progress"].update(changes)
 
 
 WRONG = [
-    (lambda told, tensors: told.update(format=1), r"has format 1; aefast .* reads 2$"),
-    (lambda told, tensors: told.update(format="2" * 500), r"has format 2+\.\.\.; aefast"),
-    (lambda told, tensors: told.pop("progress"), "'progress'"),
-    (lambda told, tensors: told.pop("optimizer"), "'optimizer'"),
+    (lambda header, tensors: header.update(format=1), r"has format 1; aefast .* reads 2$"),
+    (lambda header, tensors: header.update(format="2" * 500), r"has format 2+\.\.\.; aefast"),
+    (lambda header, tensors: header.pop("progress"), "'progress'"),
+    (lambda header, tensors: header.pop("optimizer"), "'optimizer'"),
     (config(model="gan"), "is of a model 'gan'"),
     (config(model="rbm"), "options are not those of rbm"),
     (config(hidden=[9]), r"size mismatch for 0\.weight"),
@@ -153,15 +153,18 @@ WRONG = [
     (config(data=3), "datasummary takes the fields"),
     (config(options=[]), r"options is \[\]"),
     (
-        lambda told, tensors: told["config"]["options"].pop("reconstruction"),
+        lambda header, tensors: header["config"]["options"].pop("reconstruction"),
         "options are not those of dae",
     ),
     (
-        lambda told, tensors: told["config"]["options"].update(more=1),
+        lambda header, tensors: header["config"]["options"].update(more=1),
         "options are not those of dae",
     ),
-    (lambda told, tensors: told["config"]["options"].update(reconstruction={}), "reconstruction"),
-    (lambda told, tensors: told["config"].pop("seed"), "config takes the fields"),
+    (
+        lambda header, tensors: header["config"]["options"].update(reconstruction={}),
+        "reconstruction",
+    ),
+    (lambda header, tensors: header["config"].pop("seed"), "config takes the fields"),
     (data(source=3), "source is 3"),
     (data(visible=12.0), r"visible is 12\.0"),
     (data(visible=13), "sample_shape is"),
@@ -176,10 +179,13 @@ WRONG = [
     (progress(epoch=-5), "epoch is -5"),
     (progress(seconds=float("nan")), "seconds is nan"),
     (progress(step=2**60), "step is 1152921504606846976"),
-    (lambda told, tensors: tensors.pop("0.weight"), "Missing key"),
-    (lambda told, tensors: tensors.update({"\x1b" * 99: torch.ones(3)}), r"Unexpected key.*\\x1b"),
-    (lambda told, tensors: tensors.update({"0.weight": torch.ones(8, 12).double()}), "float64"),
-    (lambda told, tensors: tensors["0.weight"].fill_(torch.nan), r"0\.weight is not finite"),
+    (lambda header, tensors: tensors.pop("0.weight"), "Missing key"),
+    (
+        lambda header, tensors: tensors.update({"\x1b" * 99: torch.ones(3)}),
+        r"Unexpected key.*\\x1b",
+    ),
+    (lambda header, tensors: tensors.update({"0.weight": torch.ones(8, 12).double()}), "float64"),
+    (lambda header, tensors: tensors["0.weight"].fill_(torch.nan), r"0\.weight is not finite"),
 ]
 
 
@@ -197,7 +203,7 @@ def test_a_file_that_holds_something_else_is_told_in_one_line(file, change, mess
 def test_a_buffer_that_is_not_finite_is_named(model, name, tmp_path):
     checkpoint.save(tmp_path, new(model).checkpoint())
     file = tmp_path / CHECKPOINT_FILE
-    rewrite(file, lambda told, tensors: tensors[name].fill_(torch.nan))
+    rewrite(file, lambda header, tensors: tensors[name].fill_(torch.nan))
     with pytest.raises(CheckpointError, match=f"{name} is not finite$"):
         checkpoint.load(file)
 
@@ -219,8 +225,8 @@ def test_a_file_with_holes_that_is_larger_than_memory_is_one_line(tmp_path):
 
 
 def test_a_checkpoint_with_an_options_old_name_is_read(file, trainer):
-    def rename(told, tensors):
-        told["config"]["options"]["loss"] = told["config"]["options"].pop("reconstruction")
+    def rename(header, tensors):
+        header["config"]["options"]["loss"] = header["config"]["options"].pop("reconstruction")
 
     rewrite(file, rename)
     loaded = checkpoint.load(file)
@@ -259,9 +265,9 @@ def test_no_size_is_allocated_before_it_is_compared(file):
     def peak():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 
-    def change(told, tensors):
-        told["config"].update(hidden=[6000])
-        told["config"]["data"].update(visible=6000, sample_shape=[6000])
+    def change(header, tensors):
+        header["config"].update(hidden=[6000])
+        header["config"]["data"].update(visible=6000, sample_shape=[6000])
         tensors.clear()
         tensors["a"] = torch.zeros(1)
 
@@ -314,8 +320,8 @@ def test_any_byte_that_changed_gives_a_checkpoint_or_one_line(file):
     reasons = []
     for _ in range(300):
         damaged = bytearray(content)
-        for place in random.integers(size if random.random() < 0.9 else len(content), size=2):
-            damaged[place] = random.integers(256)
+        for position in random.integers(size if random.random() < 0.9 else len(content), size=2):
+            damaged[position] = random.integers(256)
         file.write_bytes(damaged)
         try:
             checkpoint.load(file)

@@ -573,7 +573,7 @@ def test_what_a_callback_freezes_stays(monkeypatch):
 @pytest.mark.parametrize("chunk", [0.0, 1.0])
 def test_both_engines_take_even_minibatches(chunk):
     """As the estimators ask for: 10 rows in minibatches of 4, 3 and 3."""
-    found = []
+    actual = []
     for name in (None, "eager"):
         torch.manual_seed(0)
         model, optimizer_of = nn.DenoisingAutoencoder(6, 3), OPTIMIZERS["adam"]
@@ -590,8 +590,8 @@ def test_both_engines_take_even_minibatches(chunk):
             while len(losses) < 6:
                 losses += engine.run(whole.after(len(losses)), chunk)
         assert engine.name == ("loop" if name else "step")
-        found.append(losses)
-    assert found[0] == pytest.approx(found[1], rel=1e-5)
+        actual.append(losses)
+    assert actual[0] == pytest.approx(actual[1], rel=1e-5)
 
 
 def test_float64_rows_of_a_float64_model_are_not_rounded():

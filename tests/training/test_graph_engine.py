@@ -195,8 +195,8 @@ def test_a_first_loss_that_is_not_finite_begins_no_state(name):
 
 def test_a_fused_optimizer_keeps_its_count_of_steps_beside_the_parameter():
     count = torch.empty((), device="meta")
-    kept = [graph_engine.count_device({"fused": fused}, count).type for fused in (None, True)]
-    assert kept == ["cpu", "meta"]
+    devices = [graph_engine.count_device({"fused": fused}, count).type for fused in (None, True)]
+    assert devices == ["cpu", "meta"]
 
 
 @pytest.mark.parametrize("kind", ["byte order", "reversed", "read-only"])

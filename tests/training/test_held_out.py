@@ -70,9 +70,9 @@ def test_to_be_judged_changes_nothing_of_a_run(model, monkeypatch):
     monkeypatch.setattr(loop.Trainer, "_judge", lambda self: {})
     other = new(model, validation=0.2)
     proceed(other)
-    found, expected = (run.checkpoint() for run in (judged, other))
-    found.progress.losses = expected.progress.losses = []  # of lines that are not written
-    assert_same_bits(found, expected)
+    actual, expected = (run.checkpoint() for run in (judged, other))
+    actual.progress.losses = expected.progress.losses = []  # of lines that are not written
+    assert_same_bits(actual, expected)
 
 
 def judged(trainer, monkeypatch, losses):
@@ -158,8 +158,8 @@ def test_the_kernels_follow_the_learning_rate():
     proceed(fast, until=7)
     proceed(slow)
     still = [fast.model.state_dict()[name] for name in fast.model.state_dict()]
-    for expected, found in zip(still, slow.model.state_dict().values(), strict=True):
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+    for expected, actual in zip(still, slow.model.state_dict().values(), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("ordinary", [False, True])
@@ -198,11 +198,11 @@ def test_a_run_from_before_these_options_goes_on(tmp_path):
     saved = trainer.checkpoint()
     checkpoint.save(tmp_path, saved)
 
-    def old(told, tensors):
+    def old(header, tensors):
         for name in SCHEDULES | {"kl_warm_up": 0}:
-            del told["config"][name]
-        del told["config"]["options"]["kl_weight"]
-        del told["progress"]["held_out"]
+            del header["config"][name]
+        del header["config"]["options"]["kl_weight"]
+        del header["progress"]["held_out"]
 
     rewrite(tmp_path / checkpoint.CHECKPOINT_FILE, old)
     loaded = checkpoint.load(tmp_path)

@@ -13,15 +13,15 @@ from aefast.training import checkpoint, loop, models
 from tests.training.runs import SMALL, dataset, new, proceed
 
 
-def assert_same_bits(found, expected):
-    assert found.progress.step == expected.progress.step
-    assert found.progress.losses == expected.progress.losses
-    assert found.progress.held_out == expected.progress.held_out
-    model, other = found.model.state_dict(), expected.model.state_dict()
+def assert_same_bits(actual, expected):
+    assert actual.progress.step == expected.progress.step
+    assert actual.progress.losses == expected.progress.losses
+    assert actual.progress.held_out == expected.progress.held_out
+    model, other = actual.model.state_dict(), expected.model.state_dict()
     assert model.keys() == other.keys()
     assert all(torch.equal(model[name], other[name]) for name in model)
-    assert found.optimizer.keys() == expected.optimizer.keys()
-    for number, state in found.optimizer.items():
+    assert actual.optimizer.keys() == expected.optimizer.keys()
+    for number, state in actual.optimizer.items():
         assert state.keys() == expected.optimizer[number].keys()
         assert all(torch.equal(state[name], expected.optimizer[number][name]) for name in state)
 
@@ -66,8 +66,8 @@ def test_more_epochs_go_on_as_if_they_had_been_asked_for_at_first(tmp_path):
     loaded = checkpoint.load(tmp_path)
     longer = loop.Trainer(replace(loaded, config=replace(loaded.config, epochs=5)), dataset())
     proceed(longer)
-    found, expected = longer.checkpoint(), whole.checkpoint()
-    assert_same_bits(found, expected)
+    actual, expected = longer.checkpoint(), whole.checkpoint()
+    assert_same_bits(actual, expected)
 
 
 def test_another_seed_gives_other_parameters_and_other_noise():
@@ -99,8 +99,8 @@ def test_runs_in_eight_threads_are_one_run_and_leave_torchs_generator_alone(mode
     expected = trained(0)
     before = torch.get_rng_state()
     with ThreadPoolExecutor(8) as pool:
-        for found in pool.map(trained, range(16)):
-            assert all(map(torch.equal, found, expected))
+        for actual in pool.map(trained, range(16)):
+            assert all(map(torch.equal, actual, expected))
     assert torch.equal(torch.get_rng_state(), before)
 
 
