@@ -129,7 +129,7 @@ class MachinePlan:
 class Mlp:
     def __init__(self, layers: Sequence[StepLayer]) -> None: ...
     @property
-    def kept_columns(self) -> int: ...
+    def saved_columns(self) -> int: ...
 
 class ParameterUpdate:
     def __init__(
@@ -376,7 +376,7 @@ def mlp_backward(
     mlp: Mlp,
     x: _Matrix,
     parameters: Sequence[int],
-    kept: int,
+    saved: int,
     output: int,
     gradient: _Matrix,
     x_gradient: int,
@@ -388,7 +388,7 @@ def mlp_forward(
     mlp: Mlp,
     x: _Matrix,
     parameters: Sequence[int],
-    kept: int,
+    saved: int,
     output: int,
     precision: Precision,
     threads: int,

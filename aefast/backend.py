@@ -102,8 +102,8 @@ def unfit(capability: tuple[int, int]) -> str | None:
     if torch.version.hip is not None:
         return f"it serves NVIDIA's GPUs, and torch was built for AMD's (ROCm {torch.version.hip})"
     if capability < LEAST_CAPABILITY:
-        least, found = (".".join(map(str, pair)) for pair in (LEAST_CAPABILITY, capability))
-        return f"it takes a GPU of compute capability {least} or more, for bfloat16, not {found}"
+        least, actual = (".".join(map(str, pair)) for pair in (LEAST_CAPABILITY, capability))
+        return f"it takes a GPU of compute capability {least} or more, for bfloat16, not {actual}"
     return None
 
 

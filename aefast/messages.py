@@ -20,11 +20,11 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
-def cut(found: object, limit: int = SHOWN) -> str:
+def cut(value: object, limit: int = SHOWN) -> str:
     """What a file holds, as text of at most ``limit`` characters: a name may be of any length.
 
     >>> cut("x" * 100, 10)
     'xxxxxxx...'
     """
-    text = str(found)
+    text = str(value)
     return text if len(text) <= limit else text[: limit - 3] + "..."

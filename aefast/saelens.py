@@ -101,9 +101,9 @@ class FastTopKTrainingSAE(TopKTrainingSAE):
             # SAELens' own error: it has no loss of dead latents for these.
             return self.calculate_topk_aux_loss(step_input.sae_in, output, output, is_dead)
         most = step_input.sae_in.shape[-1] // 2
-        values, places = topk_encode(centered, weight[dead], bias[dead], min(most, len(dead)))
+        values, indices = topk_encode(centered, weight[dead], bias[dead], min(most, len(dead)))
         residual = (step_input.sae_in - output).detach()
-        recovered = self.reshape_fn_out(self._decode(values, dead[places], norms), self.d_head)
+        recovered = self.reshape_fn_out(self._decode(values, dead[indices], norms), self.d_head)
         error = (recovered - residual).square().sum(-1).mean()
         return self.cfg.aux_loss_coefficient * min(len(dead) / most, 1.0) * error
 

@@ -87,10 +87,10 @@ def without_grad(layer: Layer, *inputs: Tensor) -> Tensor:
 def check(machine: Machine) -> None:
     """The states are the definition's but for those whose uniform lies next to the probability."""
     inputs = machine()
-    found = gibbs(*inputs, seed=3).visible
+    actual = gibbs(*inputs, seed=3).visible
     with use_backend("eager"):
         expected = gibbs(*inputs, seed=3).visible
-    assert (found != expected).float().mean() < 1e-4
+    assert (actual != expected).float().mean() < 1e-4
 
 
 @pytest.mark.parametrize(

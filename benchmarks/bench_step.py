@@ -56,11 +56,11 @@ def plain(visible: int, hidden: int) -> tuple[Any, nn.Module, Loss]:
 
 def denoising(visible: int, hidden: int) -> tuple[Any, nn.Module, Loss]:
     twin = sequential(visible, hidden, nn.Sigmoid())
-    kept = 0.7  # F.dropout divides by it
+    keep_probability = 0.7  # F.dropout divides by it
     return (
         DenoisingAutoencoder(visible, hidden),
         twin,
-        lambda x: F.mse_loss(twin(F.dropout(x, 1 - kept) * kept), x),
+        lambda x: F.mse_loss(twin(F.dropout(x, 1 - keep_probability) * keep_probability), x),
     )
 
 

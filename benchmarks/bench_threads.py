@@ -20,10 +20,10 @@ BOTH = "fwd+bwd"
 
 def op_cases(batch: int, visible: int, hidden: int) -> dict[str, Case]:
     """Each hot path at one shape."""
-    place: tuple[Any, ...] = "cpu", torch.float32, batch
-    layer = bench_linear_act.LayerInputs(*place, visible, hidden)
-    encoder = bench_reconstruction.Autoencoder(*place, (visible, hidden))
-    autoencoder = bench_reconstruction.Autoencoder(*place, (visible, hidden, visible))
+    common: tuple[Any, ...] = "cpu", torch.float32, batch
+    layer = bench_linear_act.LayerInputs(*common, visible, hidden)
+    encoder = bench_reconstruction.Autoencoder(*common, (visible, hidden))
+    autoencoder = bench_reconstruction.Autoencoder(*common, (visible, hidden, visible))
     machine = bench_rbm.Machine("cpu", batch, visible, hidden)
     loss, penalty = bench_reconstruction, bench_contractive
     closed_form = "highest, eager is the closed form"

@@ -78,14 +78,14 @@ def curves(result: Result) -> Iterator[Curve]:
     points = [point for case in result["cases"] if (point := point_of(case, result)) is not None]
     for variable, fewest in FEWEST_POINTS.items():
         groups = defaultdict(list)
-        for place, case in points:
+        for coordinates, case in points:
             others = tuple(
                 LABELS[name].format(value)
-                for name, value in place.items()
+                for name, value in coordinates.items()
                 if value is not None and not varies(name, variable)
             )
-            if place[variable] is not None:
-                groups[others].append((place[variable], case))
+            if coordinates[variable] is not None:
+                groups[others].append((coordinates[variable], case))
         for others, members in groups.items():
             by_value = dict(members)
             if len(by_value) >= fewest:
@@ -105,7 +105,7 @@ def curve(name: str, variable: str, by_value: dict[int, Record]) -> Curve:
 
 
 def point_of(case: Record, result: Result) -> tuple[dict[str, Any], Record] | None:
-    """Where a case stands, and the case; None of one that has no place."""
+    """A case's coordinates on the axes, and the case; None of one that has no widths."""
     is_epoch = case["op"] == "fit" and "steps" not in case  # of a number of steps that it varies
     if "shape" not in case or case["overhead"] or is_epoch:
         return None
@@ -116,7 +116,7 @@ def point_of(case: Record, result: Result) -> tuple[dict[str, Any], Record] | No
     k = K.search(name)
     threads = 1 if ONE_THREAD in name else result["machine"]["threads"]
     setting = K.sub("", name.replace(ONE_THREAD, "")).strip(" ,")
-    place: dict[str, Any] = {
+    coordinates: dict[str, Any] = {
         "op": case["op"],
         "setting": setting,
         "widths": "-".join(map(str, widths)),
@@ -125,11 +125,11 @@ def point_of(case: Record, result: Result) -> tuple[dict[str, Any], Record] | No
         "k": int(k[1]) if k else None,
         "threads": threads,
     }
-    return place, case
+    return coordinates, case
 
 
 def varies(name: str, variable: str) -> bool:
-    """Whether a part of the place goes with the variable: the widths say what the weights are."""
+    """Whether a coordinate goes with the variable: the widths say what the weights are."""
     return name == variable or name == "weights" or (name == "widths" and variable == "weights")
 
 
@@ -140,11 +140,11 @@ def rows(result: Result) -> list[list[str]]:
     """A row a curve, for a table."""
     return [
         [
-            found.case,
-            f"{found.variable}, {found.values[0]} to {found.values[-1]}",
-            f"{found.exponent:.2f}",
-            f"{found.their_exponent:.2f}",
-            f"{found.bend:.2f}x",
+            line.case,
+            f"{line.variable}, {line.values[0]} to {line.values[-1]}",
+            f"{line.exponent:.2f}",
+            f"{line.their_exponent:.2f}",
+            f"{line.bend:.2f}x",
         ]
-        for found in curves(result)
+        for line in curves(result)
     ]

@@ -59,8 +59,8 @@ def heat_map(cases: list[Record], batches: list[int], caption: str) -> str:
         span = len(batches) + 1
         rows.append(f'<tr><th class="setting" colspan="{span}">{escape(setting)}</th></tr>')
         for widths in sorted({tuple(case["shape"][1:]) for case in of_setting}):
-            found = {case["shape"][0]: case for case in of_setting if fits(case, widths)}
-            cells = "".join(heat_cell(found.get(batch)) for batch in batches)
+            by_batch = {case["shape"][0]: case for case in of_setting if fits(case, widths)}
+            cells = "".join(heat_cell(by_batch.get(batch)) for batch in batches)
             rows.append(f"<tr><th>{'-'.join(map(str, widths))}</th>{cells}</tr>")
     body = f"<caption>{escape(caption)}</caption>" + "\n".join(rows)
     return f'<div class="wide"><table class="map">{body}</table></div>'
@@ -95,10 +95,10 @@ def case_table(results: Sequence[Result]) -> str:
         f'<th data-by="{1 + index}"{first(index % len(columns))}>{name}</th>'
         for index, name in enumerate(columns * len(results))
     )
-    found = [{key_of(case): case for case in timed(result)} for result in results]
+    tables = [{key_of(case): case for case in timed(result)} for result in results]
     rows = [
-        f"<tr>{name_cell(key)}{''.join(case_cells(cases.get(key)) for cases in found)}</tr>"
-        for key in unique(key for cases in found for key in cases)
+        f"<tr>{name_cell(key)}{''.join(case_cells(cases.get(key)) for cases in tables)}</tr>"
+        for key in unique(key for cases in tables for key in cases)
     ]
     return table(f"<tr><th></th>{names}</tr>", headings, rows)
 
@@ -204,28 +204,28 @@ def overhead(case: Record) -> tuple[float, float, float]:
 
 def machine(result: Result) -> str:
     """What a number depends on, and the cases without one."""
-    found = result["machine"]
+    hardware = result["machine"]
     cases = [worst(case) for case in timed(result)]
     facts = {
-        "processor": found["cpu"],
-        "threads": f"{found['threads']} of {found.get('cores', '?')} cores",
-        "instruction set": f"{found['cpu_isa']} (torch: {found['torch_cpu_capability']})",
-        "GPUs": ", ".join(found["gpus"]) or "none",
+        "processor": hardware["cpu"],
+        "threads": f"{hardware['threads']} of {hardware.get('cores', '?')} cores",
+        "instruction set": f"{hardware['cpu_isa']} (torch: {hardware['torch_cpu_capability']})",
+        "GPUs": ", ".join(hardware["gpus"]) or "none",
         **limits(result),
-        "versions": ", ".join(f"{name} {v or '-'}" for name, v in found["versions"].items()),
+        "versions": ", ".join(f"{name} {v or '-'}" for name, v in hardware["versions"].items()),
         "measured": report.origin(result),
         "losses": f"{sum(ratio < 1 for ratio in cases)} of {len(cases)} cases",
         "no number": "; ".join(report.missing_numbers(result)) or "none",
     }
     listed = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in facts.items())
-    return f"<div><h3>{escape(label(found))}</h3><dl>{listed}</dl></div>"
+    return f"<div><h3>{escape(label(hardware))}</h3><dl>{listed}</dl></div>"
 
 
 def limits(result: Result) -> dict[str, str]:
     """What the machine does at best, under a name that says on how many threads."""
-    if not (found := report.limits(result)):
+    if not (lines := report.limits(result)):
         return {}
-    (_, *threads), *rows = found
+    (_, *threads), *rows = lines
     rates = (f"{name} {', '.join(rates)}" for name, *rates in rows)
     return {f"limits, {', '.join(threads)}": "; ".join(rates)}
 

@@ -51,7 +51,7 @@ class Program:
 def programs() -> list[Program]:
     page = PAGE.read_text(encoding="utf-8")
     return [
-        Program(*found) for found in re.findall(r"## (.*?)\n.*?```python\n(.*?)```", page, re.S)
+        Program(*parts) for parts in re.findall(r"## (.*?)\n.*?```python\n(.*?)```", page, re.S)
     ]
 
 

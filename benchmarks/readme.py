@@ -157,18 +157,18 @@ def _table(kinds: dict[str, list[Row]], results: Sequence[Result]) -> str:
     columns = machines(results)
     lines = [["", *columns]]
     for words, rows in kinds.items():
-        found = [ratios(machine, rows) for machine in columns.values()]
-        if any(found):
-            lines.append([words, *map(cell, found)])
+        ratios_of_kind = [ratios(machine, rows) for machine in columns.values()]
+        if any(ratios_of_kind):
+            lines.append([words, *map(cell, ratios_of_kind)])
     return table([*lines, [SMALL, *(cell(small_calls(machine)) for machine in columns.values())]])
 
 
 def machines(results: Sequence[Result]) -> dict[str, list[Result]]:
     """The results of each kind of machine, which several files may tell of."""
-    found: dict[str, list[Result]] = {}
+    by_machine: dict[str, list[Result]] = {}
     for result in results:
-        found.setdefault(label(result["machine"]), []).append(result)
-    return found
+        by_machine.setdefault(label(result["machine"]), []).append(result)
+    return by_machine
 
 
 def ratios(results: Iterable[Result], rows: Iterable[Row]) -> list[float]:
@@ -198,14 +198,14 @@ def rows_of(group: str) -> list[Row]:
     return [row for row in ROWS if row.group == group]
 
 
-def cell(found: list[float]) -> str:
-    if not found:
+def cell(ratios: list[float]) -> str:
+    if not ratios:
         return "-"
-    return f"**{span(found)}**" if found[0] < 1 else span(found)
+    return f"**{span(ratios)}**" if ratios[0] < 1 else span(ratios)
 
 
-def span(found: list[float]) -> str:
-    lowest, highest = shown(found[0]), shown(found[-1])
+def span(ratios: list[float]) -> str:
+    lowest, highest = shown(ratios[0]), shown(ratios[-1])
     return f"{lowest}x" if lowest == highest else f"{lowest} to {highest}x"
 
 

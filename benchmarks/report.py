@@ -117,11 +117,14 @@ def limits(result: Result) -> list[list[str]]:
     by_threads: dict[str, dict[str, Any]] = result.get("limits", {})
     if not by_threads:
         return []
-    names = dict.fromkeys(name for found in by_threads.values() for name in found)
+    names = dict.fromkeys(name for measured in by_threads.values() for name in measured)
     heading = ["limit", *(f"{count} thread" + "s" * (count != "1") for count in by_threads)]
     return [
         heading,
-        *([name, *(rate(found.get(name)) for found in by_threads.values())] for name in names),
+        *(
+            [name, *(rate(measured.get(name)) for measured in by_threads.values())]
+            for name in names
+        ),
     ]
 
 

@@ -47,11 +47,11 @@ def record(measured: Record, stats: dict[str, float]) -> Record:
         stats: pytest-benchmark's, of our own rounds.
     """
     scale = measured["seconds"] / stats["median"]  # a round may be many calls
-    kept = dict(measured)
-    kept["seconds"] = [scale * stats[key] for key in ("q1", "median", "q3")]
+    record = dict(measured)
+    record["seconds"] = [scale * stats[key] for key in ("q1", "median", "q3")]
     if (shape := shape_of(measured["case"])) is not None:
-        kept["shape"] = shape
-    return rounded(kept)
+        record["shape"] = shape
+    return rounded(record)
 
 
 def with_share_of_peak(case: Record, limits: dict[str, Any]) -> Record:
@@ -77,10 +77,10 @@ def rounded(value: Any) -> Any:
 
 def shape_of(name: str) -> list[int] | None:
     """Rows and widths, ``[4096, 784, 1024]``; None of a name that holds none."""
-    found = SHAPE.search(name)
-    if found is None:
+    match = SHAPE.search(name)
+    if match is None:
         return None
-    rows, widths = found[1] or found[4], found[2] or found[3]
+    rows, widths = match[1] or match[4], match[2] or match[3]
     return [int(rows), *map(int, re.split("->|-", widths))]
 
 
@@ -123,10 +123,10 @@ def read(path: Path) -> Result:
         ValueError: it is neither.
     """
     try:
-        found = json.loads(path.read_text())
-        if "benchmarks" in found:
-            return compact(found)
-        return {key: found[key] for key in KEYS} | {"limits": found.get("limits", {})}
+        content = json.loads(path.read_text())
+        if "benchmarks" in content:
+            return compact(content)
+        return {key: content[key] for key in KEYS} | {"limits": content.get("limits", {})}
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{str(path)!r} is no result of aefast bench --json") from error
 

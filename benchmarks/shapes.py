@@ -26,7 +26,7 @@ class Shape:
         return f"{self.batch}x{'-'.join(map(str, self.widths))}"
 
 
-ALL_WIDTHS = [widths for places in WIDTHS.values() for widths in places]
+ALL_WIDTHS = [widths for group in WIDTHS.values() for widths in group]
 SHAPES = [Shape(batch, widths) for widths in ALL_WIDTHS for batch in BATCHES]
 
 SMALL, MIDDLE = (64, 32), (784, 256)

@@ -80,8 +80,8 @@ def main() -> None:
     for world in worlds:
         size, is_group = world
         rate = statistics.median(rates[world])
-        place = f"{size} in a group" if is_group else f"{size} without"
-        print(f"{place:>14} {engines[world]:>6} {rate:>10,.0f} rows/s {rate / first:.2f}x")
+        label = f"{size} in a group" if is_group else f"{size} without"
+        print(f"{label:>14} {engines[world]:>6} {rate:>10,.0f} rows/s {rate / first:.2f}x")
 
 
 if __name__ == "__main__":

@@ -89,13 +89,13 @@ def drawn(like: Tensor, kind: str, keep_probability: float = 1.0) -> Tensor:
 
 def _draw(generator: torch.Generator, numbers: Tensor, kind: str, keep_probability: float) -> None:
     kernels, state = backend.extension(), generator.get_state()
-    place = state.data_ptr(), numbers.data_ptr(), numbers.numel()
+    pointers = state.data_ptr(), numbers.data_ptr(), numbers.numel()
     if kind == "dropout":
-        kernels.dropout_noise(*place, keep_probability)
+        kernels.dropout_noise(*pointers, keep_probability)
     elif kind in ("rand", "rand_like"):
-        kernels.mersenne_uniform(*place)
+        kernels.mersenne_uniform(*pointers)
     else:
-        kernels.mersenne_normal(*place)
+        kernels.mersenne_normal(*pointers)
     generator.set_state(state)
 
 
@@ -108,9 +108,9 @@ def draws_as_torch() -> bool:
     noise, uniform, normal = torch.empty(3, 1000, dtype=torch.float32, device="cpu")
     for numbers, kind in ((noise, "dropout"), (uniform, "rand_like"), (normal, "randn_like")):
         _draw(ours, numbers, kind, 0.7)
-    wanted = torch.empty_like(noise).bernoulli_(0.7, generator=theirs).div_(0.7)
+    expected = torch.empty_like(noise).bernoulli_(0.7, generator=theirs).div_(0.7)
     also = torch.empty_like(uniform).uniform_(generator=theirs)
     near = torch.empty_like(normal).normal_(generator=theirs)
-    is_same = torch.equal(noise, wanted) and torch.equal(uniform, also)
+    is_same = torch.equal(noise, expected) and torch.equal(uniform, also)
     is_same = is_same and torch.allclose(normal, near, rtol=1e-5, atol=1e-6)
     return is_same and torch.equal(ours.get_state(), theirs.get_state())

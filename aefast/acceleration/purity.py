@@ -53,12 +53,12 @@ Functions = FunctionType | BuiltinFunctionType
 class Read(NamedTuple):
     """A plain value that a forward reads: where it stands, and what it was."""
 
-    place: Mapping[str, Any]
+    namespace: Mapping[str, Any]
     name: str
     value: Any
 
     def is_current(self) -> bool:
-        now = self.place.get(self.name)
+        now = self.namespace.get(self.name)
         return now is self.value or (type(now) is type(self.value) and now == self.value)
 
 
@@ -133,9 +133,9 @@ class _Visitor:
             self._attribute(name)
 
     def _global(self, name: str, function: FunctionType) -> None:
-        place = function.__globals__
-        if name in place:
-            self._value(Read(place, name, place[name]))
+        namespace = function.__globals__
+        if name in namespace:
+            self._value(Read(namespace, name, namespace[name]))
         elif name not in PURE_BUILTINS and not _is_error(getattr(builtins, name, None)):
             raise ImpureError(f"{function.__name__} calls {name}")
 

@@ -38,7 +38,7 @@ EXPECTED = {NO_ROWS, NOT_PAYING, TOO_FEW}
 REPLICATE, SCRIPT = "_replicate_for_data_parallel", "__prepare_scriptable__"
 
 
-class Served:
+class AcceleratedGraph:
     """One state of a module: its graph with the kernels in it."""
 
     def __init__(self, module: nn.Module, traced: Trace, tallies: dict[str, Tally]) -> None:
@@ -78,10 +78,10 @@ class Served:
         # What weights alone were read for; all else stays, used or not.
         graph.eliminate_dead_code(lambda node: not reads_parameter(node))
         python = graph.python_code("self")
-        place = dict(python.globals)
+        namespace = dict(python.globals)
         # From the definition on: before it, functions are wrapped for tracing the code once more.
-        exec(python.src[python.src.index("def forward") :], place)
-        return MethodType(place["forward"], module)
+        exec(python.src[python.src.index("def forward") :], namespace)
+        return MethodType(namespace["forward"], module)
 
     def _replace(self, node: Any, part: Part, argument: Any) -> None:
         """Put a part in a node's place. What it reads may have been replaced before."""
@@ -106,15 +106,15 @@ class Record:
     def __init__(self, module: nn.Module, loss: Any) -> None:
         self.module = module
         self.loss = loss
-        self.states: list[Served] = []
+        self.states: list[AcceleratedGraph] = []
         self.tallies: dict[str, Tally] = {}
         self.reason: str | None = None
         self.bound: set[str] = set()
         self.has_warned = False
         self.traces = 0
-        self.current: Served | None = self.look()
+        self.current: AcceleratedGraph | None = self.look()
 
-    def look(self) -> Served | None:
+    def look(self) -> AcceleratedGraph | None:
         """The module as it stands; None where it cannot be served."""
         for state in self.states:
             if state.guard.holds():
@@ -128,7 +128,7 @@ class Record:
             self.reason = traced
             return None
         self.reason = None
-        self.states.append(Served(self.module, traced, self.tallies))
+        self.states.append(AcceleratedGraph(self.module, traced, self.tallies))
         return self.states[-1]
 
     def serve(self, arguments: tuple[Any, ...]) -> Any:
@@ -145,7 +145,7 @@ class Record:
                     self._warn(state)
         return result
 
-    def _warn(self, state: Served) -> None:
+    def _warn(self, state: AcceleratedGraph) -> None:
         reasons = {why for part in state.parts for why in part.tally.reasons} - EXPECTED
         if reasons and not self.has_warned:
             self.has_warned = True

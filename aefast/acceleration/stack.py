@@ -119,7 +119,7 @@ class Stack:
 
     def empty_saved(self, rows: int) -> Tensor:
         """What forward leaves for backward beside its output."""
-        size = rows * self.kernel.kept_columns
+        size = rows * self.kernel.saved_columns
         return torch.empty(size, dtype=torch.float32, device="cpu")
 
     def forward(self, x: Tensor, parameters: list[Tensor], saved: Tensor | None) -> Tensor:

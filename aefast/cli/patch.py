@@ -17,9 +17,9 @@ class WithProgram(TyperCommand):
     """What follows ``--`` is the program and its arguments, and none of the command's."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        place = args.index("--") if "--" in args else len(args)
-        ctx.obj = args[place + 1 :]
-        return super().parse_args(ctx, args[:place])
+        separator = args.index("--") if "--" in args else len(args)
+        ctx.obj = args[separator + 1 :]
+        return super().parse_args(ctx, args[:separator])
 
 
 @app.command(cls=WithProgram, options_metavar="", epilog="aefast patch sklearn -- script.py --fast")
@@ -66,10 +66,10 @@ def _run(program: list[str]) -> None:
 
 def _from_program(error: Exception) -> Exception:
     """Without the frames of this command and of runpy."""
-    place = error.__traceback__
-    while place is not None and place.tb_frame.f_code.co_filename in (__file__, runpy.__file__):
-        place = place.tb_next
-    return error.with_traceback(place) if place else error
+    frame = error.__traceback__
+    while frame is not None and frame.tb_frame.f_code.co_filename in (__file__, runpy.__file__):
+        frame = frame.tb_next
+    return error.with_traceback(frame) if frame else error
 
 
 def _summary() -> list[str]:

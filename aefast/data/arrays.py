@@ -49,7 +49,7 @@ def _choose(members: list[str], member: str | None, path: Path, name: str) -> st
             f"{name}: it holds a sparse matrix, as scipy.sparse.save_npz writes it; it takes a "
             "dense one: numpy.save(path, scipy.sparse.load_npz(path).toarray())"
         )
-    names = [cut(found) for found in members]
+    names = [cut(one) for one in members]
     listed = ", ".join(names[:LISTED]) + (", ..." if len(members) > LISTED else "")
     if not members:
         raise DataError(f"{name}: it holds no array")

@@ -29,7 +29,7 @@ FORMATS = {
 }
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB"}
-TAKEN = "it takes 8-bit grey or RGB images"
+ACCEPTED = "it takes 8-bit grey or RGB images"
 
 # How Pillow names what it would round to 8 bits.
 DEEP = re.compile(r".*;16[BLN]")
@@ -151,9 +151,9 @@ def _upright(image: "Image.Image") -> "Image.Image":
 def _fault(image: "Image.Image") -> str | None:
     """What a header promises that is not taken; no pixel is decoded yet."""
     if image.mode not in MODES:
-        return f"its mode is {image.mode}; {TAKEN}"
+        return f"its mode is {image.mode}; {ACCEPTED}"
     if _is_deep(image):
-        return f"its pixels have more than 8 bits a color; {TAKEN}"
+        return f"its pixels have more than 8 bits a color; {ACCEPTED}"
     width, height = image.size
     if width * height > LARGEST_PIXELS:
         return f"{width}x{height} pixels; it takes {LARGEST_PIXELS} at most"
@@ -177,7 +177,7 @@ def _transparency(image: "Image.Image") -> str | None:
     if "transparency" not in image.info:
         return None
     least, _ = image.convert("RGBA").getchannel("A").getextrema()
-    return None if least == 255 else f"it has transparent pixels; {TAKEN}"
+    return None if least == 255 else f"it has transparent pixels; {ACCEPTED}"
 
 
 def _describe(shape: tuple[int, ...]) -> str:

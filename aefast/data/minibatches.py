@@ -100,13 +100,13 @@ def buffered_order(count: int, block: int, blocks: int, seed: int, epoch: int) -
     """
     generator = _generator(seed, epoch)
     order = torch.empty(count, dtype=torch.int64, device="cpu")
-    place: Any = {"dtype": torch.int64, "device": "cpu"}
-    drawn = torch.randperm(-(-count // block), generator=generator, **place)
+    options: Any = {"dtype": torch.int64, "device": "cpu"}
+    drawn = torch.randperm(-(-count // block), generator=generator, **options)
     filled = 0
     for numbers in drawn.split(blocks):
         starts = (block * numbers).tolist()
-        rows = torch.cat([torch.arange(s, min(s + block, count), **place) for s in starts])
-        shuffled = rows[torch.randperm(len(rows), generator=generator, **place)]
+        rows = torch.cat([torch.arange(s, min(s + block, count), **options) for s in starts])
+        shuffled = rows[torch.randperm(len(rows), generator=generator, **options)]
         order[filled : filled + len(rows)] = shuffled
         filled += len(rows)
     return order

@@ -16,7 +16,7 @@ from aefast.data.shards import ENDINGS as ENDINGS_OF_SHARDS
 from aefast.data.shards import load_shards
 from aefast.data.tables import ENDINGS, load_table
 
-TAKEN = (
+FORMATS = (
     "digits, .npy, .npz, .csv, .tsv, .safetensors, IDX files (also .gz), and folders of images or "
     "of shards"
 )
@@ -78,7 +78,7 @@ def _read(source: str) -> Dataset:
             return reader(path, source)
     if has_magic(path):
         return load_idx(path, source)
-    raise DataError(f"{source}: an unknown kind of file; it takes {TAKEN}")
+    raise DataError(f"{source}: an unknown kind of file; it takes {FORMATS}")
 
 
 def _read_folder(folder: Path, name: str) -> Dataset:

@@ -31,17 +31,17 @@ def _rows(path: Path, layout: Layout, name: str) -> Iterator[np.ndarray]:
     """Line after line, float32."""
     marks: dict[str, str] = {}  # each decimal mark, and where a number first had it
     for line, fields in records(path, layout, name):
-        place = f"{name}: line {line}"
+        location = f"{name}: line {line}"
         if len(fields) != layout.width:
             raise DataError(
-                f"{place}: {len(fields)} columns, where the first line has {layout.first_width}"
+                f"{location}: {len(fields)} columns, where the first line has {layout.first_width}"
             )
-        yield _numbers(fields, layout, place)
+        yield _numbers(fields, layout, location)
         if layout.delimiter != ",":
-            _check_marks(fields, layout.index, marks, place)
+            _check_marks(fields, layout.index, marks, location)
 
 
-def _numbers(fields: list[str], layout: Layout, place: str) -> np.ndarray:
+def _numbers(fields: list[str], layout: Layout, location: str) -> np.ndarray:
     delimiter, index = layout.delimiter, layout.index
     try:
         with np.errstate(over="ignore"):
@@ -55,7 +55,7 @@ def _numbers(fields: list[str], layout: Layout, place: str) -> np.ndarray:
     column = index + list(wrong).index(True)
     missing = ", and no missing value" if is_missing(fields[column]) else ""
     raise DataError(
-        f"{place}, column {column + 1}: {cut(fields[column])!r}; "
+        f"{location}, column {column + 1}: {cut(fields[column])!r}; "
         f"it takes finite float32 numbers{missing}"
     )
 
@@ -64,7 +64,7 @@ def _is_finite(field: str, delimiter: str) -> bool:
     return not is_text(field, delimiter) and abs(number(field, delimiter)) <= LARGEST
 
 
-def _check_marks(fields: list[str], index: int, marks: dict[str, str], place: str) -> None:
+def _check_marks(fields: list[str], index: int, marks: dict[str, str], location: str) -> None:
     """One decimal mark in all of the table: where 2.5 stands, 1,234 may be a thousand.
 
     Raises:
@@ -77,5 +77,5 @@ def _check_marks(fields: list[str], index: int, marks: dict[str, str], place: st
         if len(marks) == 2:
             first, second = map(cut, marks.values())
             raise DataError(
-                f"{place}, column {column}: {second!r}, where {first!r} has another decimal mark"
+                f"{location}, column {column}: {second!r}, where {first!r} has another decimal mark"
             )

@@ -31,7 +31,7 @@ BATCH_NORMS = (
     nn.LazyBatchNorm3d,
 )
 
-TAKEN = "shared or in parts it takes a mean over the rows, to which these add up"
+ADDITIVE_LOSS = "shared or in parts it takes a mean over the rows, to which these add up"
 
 
 def loss_of_share(model: Any, x: Tensor, seed: int, share: Share) -> Tensor | None:
@@ -45,8 +45,8 @@ def loss_of_share(model: Any, x: Tensor, seed: int, share: Share) -> Tensor | No
         return loss_of(model, x, seed, share)
     if len(x) == 0:
         return None
-    place = {"row_offset": share.first} if takes_row_offset(model) else {}
-    return share.weight * model.loss(x, seed=seed, **place)
+    options = {"row_offset": share.first} if takes_row_offset(model) else {}
+    return share.weight * model.loss(x, seed=seed, **options)
 
 
 def _loss_of_minibatch(model: Any) -> Callable[[Any, Tensor, int, Share], Tensor | None] | None:
@@ -108,9 +108,9 @@ def check_plain_model(model: Any, x: Tensor) -> None:
             )
     reduction = _reduction_of(model.criterion)
     if reduction != "mean":
-        raise ValueError(f"loss has reduction={reduction!r}; {TAKEN}")
+        raise ValueError(f"loss has reduction={reduction!r}; {ADDITIVE_LOSS}")
     if model.objective is None and len(x) > 1 and not _is_mean_over_rows(model, x):
-        raise ValueError(f"loss of some rows is not the mean of their losses; {TAKEN}")
+        raise ValueError(f"loss of some rows is not the mean of their losses; {ADDITIVE_LOSS}")
 
 
 def _reduction_of(criterion: Any) -> str:

@@ -64,8 +64,8 @@ def module_of_source(app: Any, module: str, name: str) -> str | None:
     """An op stands in its folder, not in aefast.functional, which collects them."""
     if module != "aefast.functional":
         return None
-    found = inspect.getmodule(inspect.unwrap(getattr(functional, name)).__code__)
-    return None if found is None else found.__name__
+    source = inspect.getmodule(inspect.unwrap(getattr(functional, name)).__code__)
+    return None if source is None else source.__name__
 
 
 def setup(app: Any) -> None:

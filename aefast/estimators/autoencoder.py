@@ -279,7 +279,7 @@ class BaseAutoencoder(FloatTransformer):
                 )
 
     @property
-    def _place(self) -> torch.device:
+    def _device(self) -> torch.device:
         """Where the module is."""
         return next(self.module_.parameters()).device
 
@@ -350,7 +350,7 @@ class BaseAutoencoder(FloatTransformer):
         """The mean loss of the rows in evaluation mode, its draws the same at each call."""
         total = 0.0
         for number, rows in enumerate(row_pieces(X)):
-            loss = self.module_.loss(rows.to(self._place), seed=number)
+            loss = self.module_.loss(rows.to(self._device), seed=number)
             total += loss.item() * len(rows)
         return total / X.shape[0]
 
@@ -367,7 +367,7 @@ class BaseAutoencoder(FloatTransformer):
         """The module's method of the rows of X, in X's dtype."""
         if X.dtype == np.float32:
             pieces = row_pieces(X)
-            parts = [getattr(self.module_, method)(rows.to(self._place)).cpu() for rows in pieces]
+            parts = [getattr(self.module_, method)(rows.to(self._device)).cpu() for rows in pieces]
         else:
             with self._in_double() as module:
                 pieces = row_pieces(X, torch.float64)

@@ -34,9 +34,9 @@ def in_a_mode_of_its_own(method: Callable[..., Any]) -> Callable[..., Any]:
         plain = torch.autocast("cpu", enabled=False)
         # Under a device of its own each call of torch takes 5 us more: a third of a small step.
         is_plain = torch.get_default_device().type == "cpu"
-        place = contextlib.nullcontext() if is_plain else torch.device("cpu")
+        device = contextlib.nullcontext() if is_plain else torch.device("cpu")
         X = arguments[1] if len(arguments) > 1 else options.get("X")
-        with torch.inference_mode(False), torch.enable_grad(), plain, place, reading(X, "X"):
+        with torch.inference_mode(False), torch.enable_grad(), plain, device, reading(X, "X"):
             return method(*arguments, **options)
 
     return run

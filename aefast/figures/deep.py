@@ -39,7 +39,7 @@ def measure() -> Measured:
     with torch.no_grad():
         codes = [(model.encode(data), model.encode(held_out)) for model in (models[0], linear[0])]
     nearest = [known[torch.cdist(other, code).argmin(1)] for code, other in codes]
-    accuracies = [(found == labels).float().mean().item() for found in nearest]
+    accuracies = [(predicted == labels).float().mean().item() for predicted in nearest]
     return Measured(
         [squared_error(model, data) for model in models],
         [squared_error(model, data) for model in linear],

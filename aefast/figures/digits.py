@@ -123,7 +123,7 @@ def draw_images(
         device="cpu",
     )
     for number, image in enumerate((images - low) / (high - low)):
-        row, column = (place * (side + 1) for place in divmod(number, columns))
+        row, column = (index * (side + 1) for index in divmod(number, columns))
         grid[row : row + side, column : column + side] = image.reshape(side, side)
     axes.imshow(grid.numpy(), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
     for row, name in enumerate(names):

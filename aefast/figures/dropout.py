@@ -77,8 +77,8 @@ def without(share: float, model: Autoencoder, images: Tensor) -> Tensor:
 
 
 def sentence(measured: Measured) -> str:
-    place = REMOVED.index(SHOWN)
-    without, *_, dropped = (errors[place] for errors in measured.errors)
+    column = REMOVED.index(SHOWN)
+    without, *_, dropped = (errors[column] for errors in measured.errors)
     return (
         f"The mean of {DRAWS[-1]:,} draws of dropout {PROBABILITIES[-1]} is "
         f"{measured.distance[-1] / measured.standard_error[-1]:.2f} standard errors from the "

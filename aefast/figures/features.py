@@ -97,13 +97,13 @@ def accuracy(features: Tensor, labels: Tensor, held_out: Tensor, held_out_labels
         )
         for column, count in enumerate(LABELED):
             given, rest = order[:count], order[count:]
-            for place, penalty in enumerate(INVERSE_PENALTIES):
+            for index, penalty in enumerate(INVERSE_PENALTIES):
                 classifier = LogisticRegression(C=penalty, max_iter=300)
                 classifier.fit(features[given].numpy(), labels[given].numpy())
                 for row, (rows, truth) in enumerate(
                     ((features[rest], labels[rest]), (held_out, held_out_labels))
                 ):
-                    scores[row, repetition, column, place] = classifier.score(
+                    scores[row, repetition, column, index] = classifier.score(
                         rows.numpy(), truth.numpy()
                     )
     best = scores[0].mean(0).argmax(1)
@@ -117,9 +117,9 @@ def sentence(measured: Measured) -> str:
     machine = measured.gain("RBM")[0]
     positions = range(len(LABELED))
     rows = (
-        f"{LABELED[place]} labels {sparse[place]:.1%} against {pixels[place]:.1%} "
-        f"(+{100 * gain[place]:.1f} points, standard error {100 * error[place]:.1f})"
-        for place in positions
+        f"{LABELED[index]} labels {sparse[index]:.1%} against {pixels[index]:.1%} "
+        f"(+{100 * gain[index]:.1f} points, standard error {100 * error[index]:.1f})"
+        for index in positions
     )
     return (
         "Logistic regression on a sparse code, learned without labels, classifies held-out digits "

@@ -250,8 +250,8 @@ class Autoencoder(EncoderDecoder):
     ) -> Tensor:
         if not (self.training and self.code_dropout):
             return code
-        place = seed, generator, row_offset, Step.DROPOUT
-        return draw_noise(code, "masking", self.code_dropout, *place) / (1 - self.code_dropout)
+        draws = seed, generator, row_offset, Step.DROPOUT
+        return draw_noise(code, "masking", self.code_dropout, *draws) / (1 - self.code_dropout)
 
     @torch.no_grad()
     def compress(self, x: Tensor, bits: int = 8) -> CompressedCode:

@@ -33,7 +33,7 @@ class Layers(nn.Module):
     def __init__(self, modules: dict[str, Any], names: Sequence[str]) -> None:
         super().__init__()
         self.names = list(names)
-        renamed = {str(place): name for place, name in enumerate(names)}
+        renamed = {str(index): name for index, name in enumerate(names)}
         self.__dict__["_modules"] = Renamed(modules, renamed)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -53,14 +53,14 @@ class Layers(nn.Module):
         return iter(self._modules.values())
 
     @overload
-    def __getitem__(self, place: int) -> Any: ...
+    def __getitem__(self, index: int) -> Any: ...
     @overload
-    def __getitem__(self, place: slice) -> list[Any]: ...
-    def __getitem__(self, place: int | slice) -> Any:
-        return list(self)[place]
+    def __getitem__(self, index: slice) -> list[Any]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        return list(self)[index]
 
-    def __setitem__(self, place: int, layer: nn.Module) -> None:
-        setattr(self, str(range(len(self))[place]), layer)
+    def __setitem__(self, index: int, layer: nn.Module) -> None:
+        setattr(self, str(range(len(self))[index]), layer)
 
 
 class Renamed(MutableMapping[str, T]):

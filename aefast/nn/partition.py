@@ -62,12 +62,12 @@ def exact_log_partition(machine: RBM, *, progress: bool = False) -> float:
         )
     device = machine.weight.device
     total = torch.full((), -math.inf, dtype=most_precise(device), device=device)
-    place = torch.arange(units, dtype=torch.int64, device=machine.weight.device)
+    bit = torch.arange(units, dtype=torch.int64, device=machine.weight.device)
     starts = range(0, 1 << units, STATES_AT_ONCE)
     for start in track(starts, "enumerating states", progress=progress):
         end = min(start + STATES_AT_ONCE, 1 << units)
         index = torch.arange(start, end, dtype=torch.int64, device=machine.weight.device)
-        states = (index[:, None] >> place & 1).to(machine.weight.dtype)
+        states = (index[:, None] >> bit & 1).to(machine.weight.dtype)
         with dispatch.without_autocast(states.device):
             if over_visible:
                 energies = machine.free_energy(states)

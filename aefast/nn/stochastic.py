@@ -219,8 +219,8 @@ class StochasticAutoencoder(EncoderDecoder):
         generator: torch.Generator | None = None,
         row_offset: int = 0,
     ) -> Tensor:
-        place = seed, generator, row_offset, Step.CODE_NOISE
-        return draw_noise(self.encode(x), "gaussian", self.code_noise, *place)
+        draws = seed, generator, row_offset, Step.CODE_NOISE
+        return draw_noise(self.encode(x), "gaussian", self.code_noise, *draws)
 
     def extra_repr(self) -> str:
         return f"code_noise={self.code_noise}, decoder_kind={self.decoder_kind!r}"

@@ -54,8 +54,8 @@ class GaussianEncoder(nn.Sequential):
         mean, log_var = super().forward(x).chunk(2, -1)
         return (mean, log_var) if with_log_var else mean
 
-    def __getitem__(self, place: Any) -> Any:
-        return nn.Sequential(*list(self)[place]) if isinstance(place, slice) else list(self)[place]
+    def __getitem__(self, index: Any) -> Any:
+        return nn.Sequential(*list(self)[index]) if isinstance(index, slice) else list(self)[index]
 
 
 def _check_bound(model: Any, value: Any, name: str) -> str:
@@ -357,8 +357,8 @@ class VariationalAutoencoder(HasSettings, Shardable):
             for number, start in enumerate(range(0, samples, at_once)):
                 count = min(at_once, samples - start)
                 piece_seed = random.child_seed(seed, number)
-                place = count, piece_seed, None, row_offset + first
-                sums.append(self._log_weights(rows, mean, log_var, *place).logsumexp(-1))
+                draws = count, piece_seed, None, row_offset + first
+                sums.append(self._log_weights(rows, mean, log_var, *draws).logsumexp(-1))
             estimates.append(torch.stack(sums).logsumexp(0) - math.log(samples))
         return floored(torch.cat(estimates))
 

@@ -76,14 +76,16 @@ class Replacement:
 
     def check(self, package: str) -> None:
         """Whether the function is there, and takes what it took when this was written."""
-        place = f"{package}'s {self.owner.__name__}.{self.name}"
+        function = f"{package}'s {self.owner.__name__}.{self.name}"
         original = inspect.getattr_static(self.owner, self.name, None)
         if not inspect.isfunction(original):
-            raise UnknownVersionError(f"{place} is not there in this version; nothing was patched")
+            raise UnknownVersionError(
+                f"{function} is not there in this version; nothing was patched"
+            )
         parameters = tuple(inspect.signature(original).parameters)
         if parameters != self.parameters:
             raise UnknownVersionError(
-                f"{place} takes ({', '.join(parameters)}) in this version, and not "
+                f"{function} takes ({', '.join(parameters)}) in this version, and not "
                 f"({', '.join(self.parameters)}) as in those that are known; nothing was patched"
             )
         for name in self.relies_on:

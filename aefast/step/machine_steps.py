@@ -55,9 +55,9 @@ class PlainSteps:
         steps, steps_done = -(-len(rows) // batch_size), 0
         while steps_done < steps * len(seeds):
             epoch, step = divmod(steps_done, steps)
-            place = rows, batch_size, seeds[epoch:], first_step, step
+            arguments = rows, batch_size, seeds[epoch:], first_step, step
             # Of numbers so large that the loss is not finite the gradient may be.
-            steps_done += self._kernel(*place) or self._loop(*place)
+            steps_done += self._kernel(*arguments) or self._loop(*arguments)
         return steps
 
     def _kernel(

@@ -284,10 +284,10 @@ class GraphEngine:
         buffers = self.buffers
         assert buffers is not None  # run() has made them
         states = [state.clone() for state in self.states]
-        place = buffers.rows_taken + torch.arange(
+        positions = buffers.rows_taken + torch.arange(
             rows, dtype=torch.int64, device=self.stopped.device
         )
-        x = self.rows.take(buffers.order.index_select(0, place))
+        x = self.rows.take(buffers.order.index_select(0, positions))
         loss = self.loss(x, buffers.seeds.index_select(0, buffers.steps_taken))
         gradients = torch.autograd.grad(loss, self.trained, allow_unused=True)
         with torch.no_grad():

@@ -33,7 +33,7 @@ CHUNK_SECONDS = 0.05  # the most that a call of the kernels takes before Ctrl-C 
 SAVE_SECONDS = 30.0
 
 # What each optimizer keeps of a parameter, and whether that has the parameter's shape.
-KEPT: dict[type[torch.optim.Optimizer], dict[str, bool]] = {
+STATE_OF: dict[type[torch.optim.Optimizer], dict[str, bool]] = {
     torch.optim.Adam: {"step": False, "exp_avg": True, "exp_avg_sq": True},
     torch.optim.SGD: {"momentum_buffer": True},
 }
@@ -167,7 +167,7 @@ class Trainer:
         parameters = list(self.stage.module.parameters())
         if state and sorted(state) != list(range(len(parameters))):
             raise ValueError(f"the optimizer's state is of parameters {sorted(state)}")
-        state_names = KEPT[type(self.optimizer)]
+        state_names = STATE_OF[type(self.optimizer)]
         for number, parameter in enumerate(parameters if state else ()):
             if state[number].keys() != state_names.keys():
                 raise ValueError(
@@ -301,24 +301,24 @@ class Trainer:
     def _engine(self) -> Engine:
         """What takes the steps of the stage under way."""
         # The kernels take the divergence's weight as it is when they are chosen.
-        place = self.progress.stage, getattr(self.model, "kl_weight", 1.0)
-        if self._engine_of != place:
+        key = self.progress.stage, getattr(self.model, "kl_weight", 1.0)
+        if self._engine_of != key:
             rows = features(self.dataset, self.stage.below)
             self._stage_engine = choose(
                 self.stage.module, rows, self.optimizer, self.stage.loss, self.group
             )
             self._stage_rows = rows
-            self._engine_of = place
+            self._engine_of = key
         return self._stage_engine
 
     def _epoch_order(self) -> Tensor:
         """The rows of the epoch under way, in their order."""
-        place = self.progress.stage, self.progress.epoch
-        if self._order_of != place:
+        key = self.progress.stage, self.progress.epoch
+        if self._order_of != key:
             seed = random.child_seed(self.config.seed, 1 + self.progress.stage)
             order = order_of(self.dataset, len(self.trained), seed, self.progress.epoch)
             self._order = self.trained[order]
-            self._order_of = place
+            self._order_of = key
         return self._order
 
     def _make_optimizer(self) -> torch.optim.Optimizer:

@@ -58,8 +58,8 @@ def instructions(extension: Path, instruction_set: str) -> dict[str, int]:
 
 def parse(dump: str, library: str) -> tuple[str, int]:
     """A dump's name, and the instructions of its functions in ``library``."""
-    found = re.search(r"^desc: Trigger: Client Request: (.*)$", dump, re.M)
-    name = found[1] if found else ""
+    match = re.search(r"^desc: Trigger: Client Request: (.*)$", dump, re.M)
+    name = match[1] if match else ""
     names: dict[str, str] = {}
     is_counted = follows_call = False
     total = 0
@@ -80,10 +80,10 @@ def parse(dump: str, library: str) -> tuple[str, int]:
 
 def compiler(extension: Path) -> str:
     """What the extension was compiled by; its instructions are counted for that compiler alone."""
-    found = COMPILERS.search(extension.read_bytes())
-    if found is None:
+    match = COMPILERS.search(extension.read_bytes())
+    if match is None:
         return "unknown compiler"
-    return f"{'gcc' if found[1].startswith(b'GCC') else 'clang'} {found[2].decode()}"
+    return f"{'gcc' if match[1].startswith(b'GCC') else 'clang'} {match[2].decode()}"
 
 
 def _run(*command: str | Path) -> subprocess.CompletedProcess[str]:

@@ -198,14 +198,14 @@ def measure(case: Case, compiles: bool) -> dict[str, Any]:
         name: [total / counts[name] for total in series]
         for name, series in take_turns(rounds).items()
     }
-    found: dict[str, Any] = {"seconds": {}, "ratio": {}}
+    measured: dict[str, Any] = {"seconds": {}, "ratio": {}}
     for name, series in times.items():
-        found["seconds"][name] = float(f"{statistics.median(series):.4g}")
+        measured["seconds"][name] = float(f"{statistics.median(series):.4g}")
         ours = times["aefast plain" if name.endswith("plain") else "aefast"]
         if series is not ours:
             ratios = harness.paired_ratio(series, ours)
-            found["ratio"][name] = [round(value, 3) for value in ratios.values()]
-    return found | ({"skipped": skipped} if skipped else {})
+            measured["ratio"][name] = [round(value, 3) for value in ratios.values()]
+    return measured | ({"skipped": skipped} if skipped else {})
 
 
 def contenders(

@@ -135,10 +135,10 @@ def results_of(backend: str, case: Case, dtype: torch.dtype) -> list[Tensor]:
 
 
 def judged(value: float, limit: float, unit: str) -> dict[str, Any]:
-    found: dict[str, Any] = {"value": value, "limit": limit}
+    outcome: dict[str, Any] = {"value": value, "limit": limit}
     if not value <= limit:  # a NaN is none
-        found["failed"] = f"{unit} {value:.3g}, allowed {limit:.3g}"
-    return found
+        outcome["failed"] = f"{unit} {value:.3g}, allowed {limit:.3g}"
+    return outcome
 
 
 def cpu_bits(case: Case) -> dict[str, Any]:
@@ -160,8 +160,8 @@ class Call:
 
     def __call__(self) -> list[Tensor]:
         with use_backend("triton"):
-            found = self.function(*self.leaves)
-        outputs = [found] if isinstance(found, Tensor) else [o for o in found if o is not None]
+            result = self.function(*self.leaves)
+        outputs = [result] if isinstance(result, Tensor) else [o for o in result if o is not None]
         smooth = [output for output in outputs if output.requires_grad]
         gradients = torch.autograd.grad(smooth, self.leaves, [torch.ones_like(o) for o in smooth])
         return [tensor.detach() for tensor in (*outputs, *(gradients if smooth else ()))]
@@ -195,13 +195,13 @@ def two_streams(case: Case) -> dict[str, Any]:
     expected = [call() for call in calls]
     torch.cuda.synchronize()
     streams = [torch.cuda.Stream() for _ in calls]
-    found: list[list[list[Tensor]]] = [[], []]
+    by_stream: list[list[list[Tensor]]] = [[], []]
     for _ in range(10):
-        for stream, call, results in zip(streams, calls, found, strict=True):
+        for stream, call, results in zip(streams, calls, by_stream, strict=True):
             with torch.cuda.stream(stream):
                 results.append(call())
     torch.cuda.synchronize()
-    pairs = zip(found, expected, strict=True)
+    pairs = zip(by_stream, expected, strict=True)
     count = sum(differing(results, want) for several, want in pairs for results in several)
     return judged(count, 0, "elements that differ:")
 

@@ -1,6 +1,7 @@
 """The stages of a check, and how they share its time."""
 
 import os
+import re
 import shutil
 import sys
 import time
@@ -26,6 +27,8 @@ TESTS = (
     "tests/nn/test_*.py",
     "tests/test_*.py",
 )
+# A test that takes a device from tests/conftest.py, or names one.
+GPU_CASES = re.compile(r'def test_\w+\([^)]*\b(?:kernel_)?device\b|"cuda"|cuda_devices')
 # Processes of the stages that measure, with the seconds that each may take.
 FAST = {
     "linear": 60,
@@ -110,9 +113,8 @@ def test_files(rehearsal: bool) -> list[str]:
     """Those with cases for a GPU."""
     if rehearsal:
         return ["tests/ops/test_waiting.py"]
-    found = [path for pattern in TESTS for path in sorted(process.ROOT.glob(pattern))]
-    words = "place", '"cuda"', "cuda_devices"
-    with_cases = [path for path in found if any(word in path.read_text() for word in words)]
+    files = [path for pattern in TESTS for path in sorted(process.ROOT.glob(pattern))]
+    with_cases = [path for path in files if GPU_CASES.search(path.read_text())]
     return [str(path.relative_to(process.ROOT)) for path in dict.fromkeys(with_cases)]
 
 

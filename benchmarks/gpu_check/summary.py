@@ -42,9 +42,11 @@ def machine(lines: list[Line]) -> Iterator[str]:
     """The GPU, the versions, and what it does at best."""
     for line in cases(lines, "limits"):
         if "machine" in line:
-            found = line["machine"]
-            versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
-            yield f"{', '.join(found['gpus']) or found['cpu']}; {versions}"
+            description = line["machine"]
+            versions = ", ".join(
+                f"{name} {number}" for name, number in description["versions"].items()
+            )
+            yield f"{', '.join(description['gpus']) or description['cpu']}; {versions}"
     rates = [
         f"{line['case']} {line['rate']:.4g} {line['unit']}"
         for line in cases(lines, "limits")
@@ -57,22 +59,22 @@ def machine(lines: list[Line]) -> Iterator[str]:
 def verdicts(lines: list[Line]) -> Iterator[str]:
     """A line a stage: cases, failures, and pieces that did not come to their end."""
     for stage in dict.fromkeys(line["stage"] for line in lines if line["stage"] != "check"):
-        found = cases(lines, stage)
+        outcomes = cases(lines, stage)
         pieces = [line for line in lines if line["stage"] == stage and "ending" in line]
-        passed = sum("failed" not in case for case in found)
+        passed = sum("failed" not in case for case in outcomes)
         ended = sum(piece["ending"] == PASSED for piece in pieces)
         seconds = sum(piece["seconds"] for piece in pieces)
         yield (
-            f"{stage}: {passed} of {len(found)} cases passed, {ended} of {len(pieces)} processes "
-            f"ended well, {seconds:.0f} s of processes"
+            f"{stage}: {passed} of {len(outcomes)} cases passed, {ended} of {len(pieces)} "
+            f"processes ended well, {seconds:.0f} s of processes"
         )
 
 
 def failures(lines: list[Line]) -> Iterator[str]:
-    found = list(failed(lines))
-    yield from found[:MOST_FAILURES]
-    if len(found) > MOST_FAILURES:
-        yield f"... and {len(found) - MOST_FAILURES} more failures"
+    messages = list(failed(lines))
+    yield from messages[:MOST_FAILURES]
+    if len(messages) > MOST_FAILURES:
+        yield f"... and {len(messages) - MOST_FAILURES} more failures"
 
 
 def failed(lines: list[Line]) -> Iterator[str]:

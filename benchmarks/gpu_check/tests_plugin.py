@@ -15,10 +15,10 @@ FAULT = "CUDA fault"
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     report = yield
     if report.when == "call" or report.failed:
-        found = {"failed": reason(report)} if report.failed else {}
+        failure = {"failed": reason(report)} if report.failed else {}
         outcome = report.outcome if report.when == "call" else "error"
         name = item.nodeid.split("::", 1)[1]
-        record("right", os.environ["GPU_CHECK_PIECE"], case=name, outcome=outcome, **found)
+        record("right", os.environ["GPU_CHECK_PIECE"], case=name, outcome=outcome, **failure)
         if report.failed and is_faulted():
             item.session.shouldstop = FAULT
     return report

@@ -48,7 +48,7 @@ def profiled(case: Case, trace: Path | None) -> dict[str, Any]:
 
     for _ in range(3):
         call()
-    found = {"host_us": host_microseconds(call)}
+    measured = {"host_us": host_microseconds(call)}
     activities = [ProfilerActivity.CPU, *([] if REHEARSAL else [ProfilerActivity.CUDA])]
     with profile(activities=activities) as profiler:
         for _ in range(CALLS):
@@ -58,13 +58,13 @@ def profiled(case: Case, trace: Path | None) -> dict[str, Any]:
         export(profiler, trace)
     events = [e for e in profiler.key_averages() if e.self_device_time_total > 0]
     events.sort(key=lambda event: -event.self_device_time_total)
-    found["launches"] = sum(event.count for event in events) / CALLS
-    found["gpu_us"] = round(sum(e.self_device_time_total for e in events) / CALLS, 1)
-    found["kernels"] = {
+    measured["launches"] = sum(event.count for event in events) / CALLS
+    measured["gpu_us"] = round(sum(e.self_device_time_total for e in events) / CALLS, 1)
+    measured["kernels"] = {
         event.key[:80]: [event.count / CALLS, round(event.self_device_time_total / CALLS, 1)]
         for event in events[:MOST_KERNELS]
     }
-    return found
+    return measured
 
 
 def host_microseconds(call: harness.Run) -> float:

@@ -24,23 +24,23 @@ def main(stage: str, piece: str) -> None:
     import_module(f"gpu_check.{stage}").work(piece, partial(record, stage, piece))
 
 
-def record(stage: str, piece: str, **found: Any) -> None:
+def record(stage: str, piece: str, **fields: Any) -> None:
     """Write a line of this piece."""
-    line = {"stage": stage, "piece": piece, **found}
+    line = {"stage": stage, "piece": piece, **fields}
     journal.write(Path(os.environ["GPU_CHECK_RESULTS"]), line)
 
 
 def attempt(record: Record, case: str, function: Callable[[], dict[str, Any]]) -> None:
     """One case: what the function found, or what it raised; the process ends at a CUDA fault."""
     try:
-        found = function()
+        outcome = function()
     except Exception as error:
         traceback.print_exc()
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:300]
         record(case=case, failed=reason)
         leave_after_fault()
     else:
-        record(case=case, **found)
+        record(case=case, **outcome)
 
 
 def leave_after_fault() -> None:

@@ -13,7 +13,7 @@ namespace py = pybind11;
 
 namespace aefast {
 
-int64_t kept_columns(const Mlp& mlp) {
+int64_t saved_columns(const Mlp& mlp) {
     int64_t columns = -mlp.layers.back().outputs;
     for (const StepLayer& layer : mlp.layers)
         columns += layer.outputs * (baseline::reads_preactivation(layer.activation) ? 2 : 1);
@@ -22,31 +22,37 @@ int64_t kept_columns(const Mlp& mlp) {
 
 namespace {
 
-MlpRows rows_of(const Mlp& mlp, const Matrix& x, const float* const* parameters, uintptr_t kept,
+MlpRows rows_of(const Mlp& mlp, const Matrix& x, const float* const* parameters, uintptr_t saved,
                 uintptr_t output, Precision precision, int threads) {
     check_block(x, threads);
     check_columns("x", x, mlp.layers.front().inputs);
-    return {
-        x.by_rows<const float>("x"), x.rows,        x.row_stride, parameters, pointer<float*>(kept),
-        pointer<float*>(output),     active_gemm(), precision,    threads};
+    return {x.by_rows<const float>("x"),
+            x.rows,
+            x.row_stride,
+            parameters,
+            pointer<float*>(saved),
+            pointer<float*>(output),
+            active_gemm(),
+            precision,
+            threads};
 }
 
 void forward(const Mlp& mlp, const Matrix& x, const std::vector<uintptr_t>& parameters,
-             uintptr_t kept, uintptr_t output, Precision precision, int threads) {
+             uintptr_t saved, uintptr_t output, Precision precision, int threads) {
     const auto values = pointers<const float*>(parameters);
-    const MlpRows a = rows_of(mlp, x, values.data(), kept, output, precision, threads);
+    const MlpRows a = rows_of(mlp, x, values.data(), saved, output, precision, threads);
     AEFAST_RUN(mlp_forward, mlp, a);
 }
 
 void backward(const Mlp& mlp, const Matrix& x, const std::vector<uintptr_t>& parameters,
-              uintptr_t kept, uintptr_t output, const Matrix& gradient, uintptr_t x_gradient,
+              uintptr_t saved, uintptr_t output, const Matrix& gradient, uintptr_t x_gradient,
               const std::vector<uintptr_t>& gradients, Precision precision, int threads) {
     const auto values = pointers<const float*>(parameters);
     const auto slopes = pointers<float*>(gradients);
     if (values.size() != slopes.size())
         throw std::invalid_argument("gradients takes one for each parameter");
     check_shape("gradient", gradient, x.rows, mlp.layers.back().outputs);
-    const MlpRows a = rows_of(mlp, x, values.data(), kept, output, precision, threads);
+    const MlpRows a = rows_of(mlp, x, values.data(), saved, output, precision, threads);
     const MlpGradients g = {gradient.by_rows<const float>("gradient"), gradient.row_stride,
                             pointer<float*>(x_gradient), slopes.data()};
     AEFAST_RUN(mlp_backward, mlp, a, g);
@@ -61,11 +67,11 @@ void bind(py::module_& module) {
                  return Mlp{std::move(layers)};
              }),
              py::arg("layers"))
-        .def_property_readonly("kept_columns", &kept_columns);
+        .def_property_readonly("saved_columns", &saved_columns);
     module.def("mlp_forward", forward, py::arg("mlp"), py::arg("x"), py::arg("parameters"),
-               py::arg("kept"), py::arg("output"), py::arg("precision"), py::arg("threads"));
+               py::arg("saved"), py::arg("output"), py::arg("precision"), py::arg("threads"));
     module.def("mlp_backward", backward, py::arg("mlp"), py::arg("x"), py::arg("parameters"),
-               py::arg("kept"), py::arg("output"), py::arg("gradient"), py::arg("x_gradient"),
+               py::arg("saved"), py::arg("output"), py::arg("gradient"), py::arg("x_gradient"),
                py::arg("gradients"), py::arg("precision"), py::arg("threads"));
     module.def(
         "dropout_noise",

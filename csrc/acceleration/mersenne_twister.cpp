@@ -108,10 +108,10 @@ void normal_blocks(const uint32_t* words, float* output, int64_t blocks) {
 }  // namespace
 
 // torch compares 53 bits of two words, the first one's above the second's, with the probability.
-void dropout_noise(MersenneTwister& twister, float* noise, int64_t count, double kept) {
+void dropout_noise(MersenneTwister& twister, float* noise, int64_t count, double keep_probability) {
     Words words(twister);
-    const auto threshold = static_cast<int64_t>(std::ceil(std::ldexp(kept, 53)));
-    const float scale = 1.f / static_cast<float>(kept);
+    const auto threshold = static_cast<int64_t>(std::ceil(std::ldexp(keep_probability, 53)));
+    const float scale = 1.f / static_cast<float>(keep_probability);
     alignas(64) uint32_t drawn[2 * kAtOnce];
     for (int64_t first = 0; first < count; first += kAtOnce) {
         const int64_t some = std::min(kAtOnce, count - first);

@@ -18,10 +18,10 @@ struct MersenneTwister {
     uint64_t words[kWords];
 };
 
-// dropout_noise: what F.dropout multiplies with, 1 / kept with this probability, else 0. uniform:
-// torch.rand's numbers. normal: torch.randn's, up to rounding; 16 of them or more.
+// dropout_noise: the factors of F.dropout, 1 / keep_probability with that probability, else 0.
+// uniform: torch.rand's numbers. normal: torch.randn's, up to rounding; 16 of them or more.
 AEFAST_DECLARE_KERNELS(void dropout_noise(MersenneTwister&, float* noise, int64_t count,
-                                          double kept);
+                                          double keep_probability);
                        void uniform(MersenneTwister&, float* values, int64_t count);
                        void normal(MersenneTwister&, float* values, int64_t count);)
 

@@ -27,7 +27,7 @@ struct Memory {
 
 std::vector<Memory> memory_of(const Mlp& mlp, const MlpRows& a) {
     std::vector<Memory> memory;
-    float* next = a.kept;
+    float* next = a.saved;
     for (const StepLayer& layer : mlp.layers) {
         const int64_t size = a.rows * layer.outputs;
         const bool is_last = &layer == &mlp.layers.back();
@@ -160,9 +160,9 @@ class Pass {
 
 void mlp_forward(const Mlp& mlp, const MlpRows& arguments) {
     MlpRows a = arguments;
-    if (a.kept == nullptr)
-        a.kept = static_cast<float*>(
-            forward_scratch.reserve(sizeof(float) * a.rows * kept_columns(mlp)));
+    if (a.saved == nullptr)
+        a.saved = static_cast<float*>(
+            forward_scratch.reserve(sizeof(float) * a.rows * saved_columns(mlp)));
     Pass(mlp, a).forward();
 }
 

@@ -15,13 +15,13 @@ struct Mlp {
 
 // What a row leaves between the two passes: the hidden layers' outputs, and the pre-activations
 // where an output does not tell its derivative.
-int64_t kept_columns(const Mlp& mlp);
+int64_t saved_columns(const Mlp& mlp);
 
 struct MlpRows {
     const float* x;  // [rows, inputs], its rows row_stride apart
     int64_t rows, row_stride;
     const float* const* parameters;
-    float* kept;     // rows * kept_columns elements, or null where no backward pass comes
+    float* saved;    // rows * saved_columns elements, or null where no backward pass comes
     float* output;   // [rows, outputs]
     Gemm* multiply;  // gemm of the instruction set
     Precision precision;

@@ -16,8 +16,8 @@ constexpr size_t kMaxParameters = kMaxBytes / 4;
 constexpr size_t kScratchPointers = 2;
 
 template <class Value>
-void store(unsigned char* place, Value value) {
-    std::memcpy(place, &value, sizeof(value));
+void store(unsigned char* destination, Value value) {
+    std::memcpy(destination, &value, sizeof(value));
 }
 
 void check_python() {
@@ -64,8 +64,8 @@ std::string dtype_of(const std::string& type) {
         {"i32", "torch.int32"},    {"i64", "torch.int64"},
     };
     const size_t begin = type[0] == '*' ? 1 : type.find('<') + 1;
-    const auto found = kNames.find(type.substr(begin, type.find('[') - begin));
-    return begin == 0 || found == kNames.end() ? "" : found->second;
+    const auto name = kNames.find(type.substr(begin, type.find('[') - begin));
+    return begin == 0 || name == kNames.end() ? "" : name->second;
 }
 
 }  // namespace
@@ -157,9 +157,9 @@ void CudaKernel::check_dtype(Argument& argument, PyObject* tensor) {
     const auto dtype = py::reinterpret_steal<py::object>(PyObject_GetAttr(tensor, name));
     if (!dtype) return PyErr_Clear();
     if (dtype.ptr() == argument.seen_dtype) return;
-    const std::string given = py::str(dtype);
-    if (given != argument.dtype) {
-        PyErr_Format(PyExc_TypeError, "its dtype is %s, not %s", given.c_str(),
+    const std::string actual = py::str(dtype);
+    if (actual != argument.dtype) {
+        PyErr_Format(PyExc_TypeError, "its dtype is %s, not %s", actual.c_str(),
                      argument.dtype.c_str());
         throw py::error_already_set();
     }
@@ -167,17 +167,17 @@ void CudaKernel::check_dtype(Argument& argument, PyObject* tensor) {
 }
 
 void CudaKernel::unpack(Argument& argument, PyObject* value, unsigned char* storage) const {
-    unsigned char* place = storage + offsets_[argument.parameter];
+    unsigned char* destination = storage + offsets_[argument.parameter];
     switch (argument.kind) {
         case Kind::pointer:
             check_dtype(argument, value);
-            return store(place, to_address(value));
+            return store(destination, to_address(value));
         case Kind::int32:
-            return store(place, to_int32(value));
+            return store(destination, to_int32(value));
         case Kind::int64:
-            return store(place, to_int64(value));
+            return store(destination, to_int64(value));
         case Kind::float32:
-            return store(place, to_float32(value));
+            return store(destination, to_float32(value));
         case Kind::descriptor:
             return unpack_descriptor(argument, value, storage);
     }
@@ -189,8 +189,8 @@ void CudaKernel::unpack_descriptor(Argument& argument, PyObject* value,
                                    unsigned char* storage) const {
     const BlockLayout& layout = descriptors_[argument.descriptor];
     const size_t rank = layout.block.size();
-    const auto given = py::reinterpret_borrow<py::object>(value);
-    const py::object tensor = given.attr("tensor");
+    const auto descriptor = py::reinterpret_borrow<py::object>(value);
+    const py::object tensor = descriptor.attr("tensor");
     check_dtype(argument, tensor.ptr());
     const py::tuple shape = tensor.attr("shape");
     const py::tuple strides = tensor.attr("stride")();
@@ -201,7 +201,7 @@ void CudaKernel::unpack_descriptor(Argument& argument, PyObject* value,
     }
     GlobalTensor global = {};
     global.address = to_address(tensor.ptr());
-    global.round_to_tf32 = PyObject_IsTrue(given.attr("round_to_tf32").ptr()) == 1;
+    global.round_to_tf32 = PyObject_IsTrue(descriptor.attr("round_to_tf32").ptr()) == 1;
     const size_t* offset = &offsets_[argument.parameter];
     for (size_t i = 0; i < rank; ++i) {
         global.shape[i] = to_int64(PyTuple_GET_ITEM(shape.ptr(), i));

@@ -77,7 +77,7 @@ void pack_left_tile(const MatrixView& left, Range rows, Range depth, float* pack
 
 // A matrix in memory that a tile is read from or written to.
 template <class Float>
-struct Place {
+struct TilePointer {
     Float* data;
     int64_t row_stride;
 };
@@ -86,11 +86,11 @@ struct Place {
 // in the target, or the bias, one row for all (row stride 0). It is added last: sums that began
 // with it would be one long chain of roundings instead of several short ones.
 using MultiplyTile = void (*)(int64_t depth, const float* left, const float* right,
-                              Place<const float> addend, Place<float> target);
+                              TilePointer<const float> addend, TilePointer<float> target);
 
 template <class Layout, int vectors, int rows>
-void multiply_tile(int64_t depth, const float* left, const float* right, Place<const float> addend,
-                   Place<float> target) {
+void multiply_tile(int64_t depth, const float* left, const float* right,
+                   TilePointer<const float> addend, TilePointer<float> target) {
     // A weight's gradient is summed over many blocks of k, each of which adds to sums that have
     // left the L1 cache: fetched while the products are made, they take 3% less.
     if constexpr (Layout::kRowStride == 1) {
@@ -139,7 +139,8 @@ MultiplyTile multiply_tile_of(int64_t rows) {
 // part the error was up to 1.9 times theirs, in four about the same.
 template <class Layout>
 void multiply_ragged_tile(int64_t rows, int64_t width, int64_t depth, const float* left,
-                          const float* right, Place<const float> addend, Place<float> target) {
+                          const float* right, TilePointer<const float> addend,
+                          TilePointer<float> target) {
     alignas(64) float copy[kTileRows * kPanelColumns] = {};
     for (int64_t r = 0; r < rows; ++r)
         std::memcpy(copy + r * kPanelColumns, addend.data + r * addend.row_stride,
@@ -241,8 +242,9 @@ class BlockProduct {
         const int64_t column = panel * kPanelColumns;
         const int64_t width = smaller(kPanelColumns, arguments_.right.rows - column);
         const int64_t stride = arguments_.output_row_stride;
-        const Place<float> target = {sums_of(arguments_) + rows.begin * stride + column, stride};
-        Place<const float> addend = {target.data, stride};
+        const TilePointer<float> target = {sums_of(arguments_) + rows.begin * stride + column,
+                                           stride};
+        TilePointer<const float> addend = {target.data, stride};
         if (depth.begin == 0 && !arguments_.accumulate)
             addend = {arguments_.bias ? arguments_.bias + column : kZeros, 0};
         const int64_t height = rows.end - rows.begin, count = depth.end - depth.begin;

@@ -384,9 +384,9 @@ bool gemm_tiles(const GemmArguments& arguments) {
 }
 
 void gemm(const GemmArguments& arguments) {
-    const bool served = fills_a_panel(arguments.left) && fills_a_panel(arguments.right) &&
-                        (!arguments.accumulate || may_accumulate(arguments));
-    if (served && gemm_tiles(arguments)) return;
+    const bool fits_tiles = fills_a_panel(arguments.left) && fills_a_panel(arguments.right) &&
+                            (!arguments.accumulate || may_accumulate(arguments));
+    if (fits_tiles && gemm_tiles(arguments)) return;
     gemm_float32(arguments);
 }
 

@@ -69,12 +69,12 @@ void Crew::wait_for_helpers() {
 // the job before it looks who is: one of them sees the other.
 void Crew::serve() {
     const int number = ++helpers_;
-    uint64_t seen = 0;
+    uint64_t last_job = 0;
     for (Wait wait; !is_dismissed_; wait.a_little()) {
-        if (jobs_ == seen || !is_open_) continue;
+        if (jobs_ == last_job || !is_open_) continue;
         ++at_work_;
         if (is_open_) {
-            seen = jobs_;
+            last_job = jobs_;
             if (number < threads_) take_tasks();
         }
         --at_work_;

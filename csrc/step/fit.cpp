@@ -71,7 +71,7 @@ FitResult take_steps(const Plan& plan, const FitArguments& a) {
         static_cast<float*>(batch_scratch.reserve(sizeof(float) * a.batch_size * a.data.columns));
     place_gradients(plan.sizes, a.gradients);
     for (int64_t i = 0; i < a.trained; ++i) a.updates[i].gradient = a.gradients[a.updated[i]];
-    int64_t taken = 0, step_of_epoch = a.first_step;
+    int64_t steps_taken = 0, step_of_epoch = a.first_step;
     const uint64_t* epoch_seed = a.seeds;
     // An epoch ends where what is left is a multiple of its rows.
     for (int64_t position = 0; position < a.count;) {
@@ -84,10 +84,10 @@ FitResult take_steps(const Plan& plan, const FitArguments& a) {
         const float loss =
             static_cast<float>(step(plan, {rows, size, a.data.columns, seed, 0, a.parameters,
                                            a.gradients, a.multiply, a.precision, a.threads}));
-        a.losses[taken] = loss;
-        if (!std::isfinite(loss)) return {taken, false};
+        a.losses[steps_taken] = loss;
+        if (!std::isfinite(loss)) return {steps_taken, false};
         for (int64_t i = 0; i < a.trained; ++i) update(a.updates[i], a.threads);
-        ++taken;
+        ++steps_taken;
         ++step_of_epoch;
         position += size;
         if (size == left) {
@@ -97,7 +97,7 @@ FitResult take_steps(const Plan& plan, const FitArguments& a) {
         const std::chrono::duration<double> elapsed = Clock::now() - start;
         if (elapsed.count() >= a.seconds) break;
     }
-    return {taken, true};
+    return {steps_taken, true};
 }
 
 // The threads meet once a call, and not once a product.

@@ -35,8 +35,8 @@ struct LayerMemory {
     float* preactivation;  // or null where the output tells the derivative
     float* normalized;     // of batch normalization, as are the next; or null
     float* inverse_deviations;
-    float* kept;    // by dropout: 1 / its probability, or 0; or null
-    float* passed;  // to the next layer
+    float* dropout_factors;  // 1 / (1 - level), or 0; null without dropout
+    float* passed;           // to the next layer
     const float* saved() const { return preactivation ? preactivation : output; }
 };
 
@@ -67,7 +67,7 @@ class Panel {
         posterior_noise_ =
             plan.code_stage == CodeStage::posterior ? arena.take<float>(rows * code / 2) : nullptr;
         is_within_ = clamps_log_var() ? arena.take<float>(rows * code / 2) : nullptr;
-        kept_scale_ = arena.take<float>(dropped_width_);
+        dropout_scale_ = arena.take<float>(dropped_width_);
         for (float*& gradient : gradients_) gradient = arena.take<float>(rows * widest);
         partial_sums_ = arena.take<double>(row_blocks(rows) * 2 * widest);
         row_values_ = arena.take<float>(rows);
@@ -110,7 +110,7 @@ class Panel {
             wanted(reads_preactivation(layer.activation) && !is_last(layer), size);
         memory.normalized = wanted(layer.norm.is_on, size);
         memory.inverse_deviations = wanted(layer.norm.is_on, layer.outputs);
-        memory.kept = wanted(layer.dropout.level > 0, size);
+        memory.dropout_factors = wanted(layer.dropout.level > 0, size);
         const bool is_changed = layer.dropout.level > 0 || normalizes_output(layer);
         memory.passed = is_changed ? arena.take<float>(size) : memory.output;
         return memory;
@@ -200,15 +200,15 @@ class Panel {
 
     // Units that are dropped become 0, the others are divided by what is kept of them.
     void drop_units(const StepLayer& layer, const LayerMemory& memory, uint64_t number) {
-        std::fill_n(kept_scale_, layer.outputs, 1.f / (1.f - layer.dropout.level));
-        CorruptArguments a =
-            noise_arguments(kept_scale_, 0, layer.outputs, memory.kept, layer.dropout.step);
+        std::fill_n(dropout_scale_, layer.outputs, 1.f / (1.f - layer.dropout.level));
+        CorruptArguments a = noise_arguments(dropout_scale_, 0, layer.outputs,
+                                             memory.dropout_factors, layer.dropout.step);
         a.seed = child_seed(batch_.seed, number);
         a.level_threshold = layer.dropout.threshold;
         corrupt(Noise::masking, a);
         const float* values = normalizes_output(layer) ? memory.passed : memory.output;
         for (int64_t i = 0; i < rows_ * layer.outputs; ++i)
-            memory.passed[i] = values[i] * memory.kept[i];
+            memory.passed[i] = values[i] * memory.dropout_factors[i];
     }
 
     // The weight's gradient from that of the layer's pre-activation.
@@ -297,8 +297,8 @@ class Panel {
         CorruptArguments a = noise_arguments(values, columns, columns, output, plan_.code_step);
         a.level_threshold = plan_.code_threshold;
         corrupt(Noise::masking, a);
-        const float kept = 1.f - plan_.code_level;
-        for (int64_t i = 0; i < rows_ * columns; ++i) output[i] /= kept;
+        const float keep_probability = 1.f - plan_.code_level;
+        for (int64_t i = 0; i < rows_ * columns; ++i) output[i] /= keep_probability;
     }
 
     void change_code() {
@@ -464,8 +464,9 @@ class Panel {
     // From the gradient of what a layer passes on to that of its product, in place; and its sum
     // over the rows added to the bias's gradient.
     void layer_backward(const StepLayer& layer, const LayerMemory& memory, float* gradient) {
-        if (memory.kept)
-            for (int64_t i = 0; i < rows_ * layer.outputs; ++i) gradient[i] *= memory.kept[i];
+        if (memory.dropout_factors)
+            for (int64_t i = 0; i < rows_ * layer.outputs; ++i)
+                gradient[i] *= memory.dropout_factors[i];
         if (normalizes_output(layer)) norm_backward(layer, memory, gradient);
         const bool normalizes = normalizes_preactivation(layer);
         const bool has_bias = layer.bias >= 0 || layer.log_var_bias >= 0;
@@ -661,7 +662,7 @@ class Panel {
     float* changed_code_;     // what the decoder gets, or null where that is the code
     float* posterior_noise_;  // what a sample of the posterior adds to the mean, or null
     float* is_within_;        // 1 where the log variance is not clamped, else 0; or null
-    float* kept_scale_;       // what dropout multiplies a unit with that it keeps
+    float* dropout_scale_;    // 1 / (1 - level) of each unit
     int64_t dropped_width_ = 0;
     std::vector<LayerMemory> memory_;
     float* gradients_[2];

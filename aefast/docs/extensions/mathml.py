@@ -13,8 +13,8 @@ AFTER = re.compile(r"(<mi>(?:exp|ln|log)</mi>)(?!(?:<mrow>)?<mo[^>]*>&#x00028;)"
 
 
 def mathml(latex: str, display: str) -> str:
-    found = convert(latex, display=display)
-    return AFTER.sub(rf"\1{THIN}", BEFORE.sub(THIN, found))
+    markup = convert(latex, display=display)
+    return AFTER.sub(rf"\1{THIN}", BEFORE.sub(THIN, markup))
 
 
 def visit_inline(translator: Any, node: nodes.math) -> None:

@@ -24,17 +24,19 @@ class TrainedFigure(SphinxDirective):
         if not page.is_file():
             raise self.error(f"there is no {page}; `make docs` makes it, by `aefast figures`")
         self.env.note_dependency(str(page))
-        shown = {found: text for found, *text in SECTION.findall(page.read_text(encoding="utf-8"))}
+        shown = {
+            section: text for section, *text in SECTION.findall(page.read_text(encoding="utf-8"))
+        }
         if name not in shown:
             raise self.error(f"the figure is {name!r}; {page} has {', '.join(shown)}")
         title, sentence = map(html.unescape, shown[name])
-        place = os.path.relpath(
+        image = os.path.relpath(
             folder / f"{name}.png", Path(self.env.doc2path(self.env.docname)).parent
         )
         return [
             nodes.figure(
                 "",
-                nodes.image(uri=place, alt=title),
+                nodes.image(uri=image, alt=title),
                 nodes.caption(sentence, sentence),
                 classes=["trained"],
             )

@@ -13,7 +13,7 @@ from aefast.ops.shared.triton_device import (
     sigmoid,
     uniform,
 )
-from aefast.ops.shared.triton_gemm_kernels import as_operand, load_tile, place_of
+from aefast.ops.shared.triton_gemm_kernels import as_operand, load_tile, tile_start
 
 
 @triton.jit(
@@ -180,7 +180,7 @@ def half_step_kernel(
     """left @ right.T + bias, and states drawn from it: 1 where the uniform is below the sigmoid."""
     row_tiles = tl.cdiv(rows, BLOCK_ROWS)
     column_tiles = tl.cdiv(columns, BLOCK_COLUMNS)
-    row_start, column_start = place_of(
+    row_start, column_start = tile_start(
         tl.program_id(0), row_tiles, column_tiles, BLOCK_ROWS, BLOCK_COLUMNS
     )
     left_terms = tl.load(count_pointer)

@@ -18,7 +18,7 @@ from aefast.ops.shared.triton_gemm_kernels import (
     as_operand,
     load_tile,
     multiply_tile,
-    place_of,
+    tile_start,
     round_to_tf32,
 )
 
@@ -186,7 +186,7 @@ def compare_kernel(
     # A program a tile: Triton 3.7 cannot flatten a persistent loop around the branches below.
     row_tiles = tl.cdiv(rows, BLOCK_ROWS)
     column_tiles = tl.cdiv(columns, BLOCK_COLUMNS)
-    row_start, column_start = place_of(
+    row_start, column_start = tile_start(
         tl.program_id(0), row_tiles, column_tiles, BLOCK_ROWS, BLOCK_COLUMNS
     )
     z = multiply_tile(

@@ -96,13 +96,15 @@ def _multiply_float32(left, right, accumulator):
 
 
 @triton.jit
-def place_of(tile, row_tiles, column_tiles, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr):
+def tile_start(
+    tile, row_tiles, column_tiles, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr
+):
     """Where a tile of the output starts; row tiles that share a right operand follow each other."""
     group = tile // (column_tiles * GROUP)
     group_rows = tl.minimum(row_tiles - group * GROUP, GROUP)
-    place = tile % (column_tiles * GROUP)
-    row_start = (group * GROUP + place % group_rows) * BLOCK_ROWS
-    return row_start, (place // group_rows) * BLOCK_COLUMNS
+    index = tile % (column_tiles * GROUP)
+    row_start = (group * GROUP + index % group_rows) * BLOCK_ROWS
+    return row_start, (index // group_rows) * BLOCK_COLUMNS
 
 
 @triton.jit
@@ -280,7 +282,9 @@ def gemm_kernel(
     for task in tl.range(tl.program_id(0), tiles * splits, tl.num_programs(0), flatten=FLATTEN):
         split = task // tiles
         tile = task % tiles
-        row_start, column_start = place_of(tile, row_tiles, column_tiles, BLOCK_ROWS, BLOCK_COLUMNS)
+        row_start, column_start = tile_start(
+            tile, row_tiles, column_tiles, BLOCK_ROWS, BLOCK_COLUMNS
+        )
         accumulator = multiply_tile(
             left, right, left_row_stride, right_row_stride, row_start, column_start,
             rows, columns, depth, split * steps, steps, BLOCK_ROWS, BLOCK_COLUMNS, BLOCK_DEPTH,

@@ -89,11 +89,11 @@ def step_kernel(
         change = tl.zeros((COLUMNS,), tl.float32)
         for first in range(0, atoms, COLUMNS):
             mask = first + index < atoms
-            place = start + first + index
-            code = tl.load(code_pointer + place, mask=mask, other=0.0)
-            previous = tl.load(previous_pointer + place, mask=mask, other=0.0)
-            correlation = tl.load(correlation_pointer + place, mask=mask, other=0.0)
-            slope = correlation - tl.load(product_pointer + place, mask=mask, other=0.0)
+            element = start + first + index
+            code = tl.load(code_pointer + element, mask=mask, other=0.0)
+            previous = tl.load(previous_pointer + element, mask=mask, other=0.0)
+            correlation = tl.load(correlation_pointer + element, mask=mask, other=0.0)
+            slope = correlation - tl.load(product_pointer + element, mask=mask, other=0.0)
             largest = tl.maximum(largest, tl.abs(slope))
             magnitude += tl.abs(code) * penalty - code * slope
             aligned += code * slope
@@ -116,21 +116,21 @@ def step_kernel(
             along = tl.zeros((COLUMNS,), tl.float32)
             for first in range(0, atoms, COLUMNS):
                 mask = first + index < atoms
-                place = start + first + index
-                code = tl.load(code_pointer + place, mask=mask, other=0.0)
-                product = tl.load(product_pointer + place, mask=mask, other=0.0)
-                previous = tl.load(previous_pointer + place, mask=mask, other=0.0)
-                before = tl.load(previous_product_pointer + place, mask=mask, other=0.0)
-                correlation = tl.load(correlation_pointer + place, mask=mask, other=0.0)
+                element = start + first + index
+                code = tl.load(code_pointer + element, mask=mask, other=0.0)
+                product = tl.load(product_pointer + element, mask=mask, other=0.0)
+                previous = tl.load(previous_pointer + element, mask=mask, other=0.0)
+                before = tl.load(previous_product_pointer + element, mask=mask, other=0.0)
+                correlation = tl.load(correlation_pointer + element, mask=mask, other=0.0)
                 point = code + weight * (code - previous)
                 point_product = product + weight * (product - before)
                 following = _soft(
                     point + step_size * (correlation - point_product), step_size * penalty
                 )
                 along += (following - point) * (following - code)
-                tl.store(previous_pointer + place, code, mask=mask)
-                tl.store(previous_product_pointer + place, product, mask=mask)
-                tl.store(code_pointer + place, following, mask=mask)
+                tl.store(previous_pointer + element, code, mask=mask)
+                tl.store(previous_product_pointer + element, product, mask=mask)
+                tl.store(code_pointer + element, following, mask=mask)
             momentum = tl.load(state_pointer + row)
             next_momentum = (1.0 + tl.sqrt(1.0 + 4.0 * momentum * momentum)) / 2.0
             weight = (momentum - 1.0) / next_momentum

@@ -43,8 +43,8 @@ def compare_kernel(
         values_pointer, indices_pointer, weight_pointer, bias_pointer, row, column, mask,
         active, latents, columns, COLUMNS,
     )  # fmt: skip
-    place = row * columns + column
-    total -= tl.load(target_pointer + place, mask=mask, other=0.0).to(tl.float32)
-    tl.store(residual_pointer + place, total, mask=mask)
+    element = row * columns + column
+    total -= tl.load(target_pointer + element, mask=mask, other=0.0).to(tl.float32)
+    tl.store(residual_pointer + element, total, mask=mask)
     total = tl.where(mask, total, 0.0)
     tl.store(squares_pointer + program, tl.sum(total * total, 0))

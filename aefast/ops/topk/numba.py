@@ -167,8 +167,8 @@ def _sum(
 ) -> None:
     for latent in range(first, last):
         total = 0.0
-        for place in range(begin[latent], begin[latent + 1]):
-            element = order[place]
+        for position in range(begin[latent], begin[latent + 1]):
+            element = order[position]
             value, source = code[element], rows[element // k]
             total += value
             for column in range(sums.shape[1]):

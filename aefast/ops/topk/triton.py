@@ -16,7 +16,7 @@ from aefast.ops.shared.triton import TYPE_NAMES, Variant, cdiv, device_of
 
 LATENTS_PER_PANEL = 8192
 # How many a program keeps of a row: a power of two; a larger k is merged by torch's stable sort.
-KEPT = (32, 64, 128, 256)
+CAPACITIES = (32, 64, 128, 256)
 CHUNK = 1024  # latents that a program looks at a time
 COLUMNS = 512  # what a program holds of a row of latents
 
@@ -28,7 +28,7 @@ def _variant(kernel: str, types: dict[str, str], constants: dict[str, int], warp
 @cache
 def _merge_variant(capacity: int) -> Variant:
     types = {"panel_pointer": "*fp32", "best_pointer": "*i64"}
-    return _variant("merge_kernel", types, {"KEPT": capacity, "CHUNK": CHUNK}, 8)
+    return _variant("merge_kernel", types, {"CAPACITY": capacity, "CHUNK": CHUNK}, 8)
 
 
 @cache
@@ -68,7 +68,7 @@ def _sample_variant(dtype: torch.dtype, weight_dtype: torch.dtype) -> Variant:
 
 def variants(generation: int) -> Iterator[Variant]:
     """Every cubin but the products', which are triton_gemm's; the same on all generations."""
-    for capacity in KEPT:
+    for capacity in CAPACITIES:
         yield _merge_variant(capacity)
     for dtype in TYPE_NAMES:
         for kernel in ("decode_kernel", "sums_kernel"):
@@ -80,7 +80,7 @@ def variants(generation: int) -> Iterator[Variant]:
 def topk_encode(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
     rows, latents, dtype = x.shape[0], weight.shape[0], x.dtype
     x, bias = x.float(), None if bias is None else bias.float()
-    capacity = next((size for size in KEPT if size >= k), None)
+    capacity = next((size for size in CAPACITIES if size >= k), None)
     best = torch.full((rows, capacity or k), -(2**63), dtype=torch.int64, device=x.device)
     for first in range(0, latents, LATENTS_PER_PANEL):
         part = slice(first, min(first + LATENTS_PER_PANEL, latents))

@@ -28,18 +28,18 @@ POINTERS = [
 @triton.jit(do_not_specialize=INTEGERS, do_not_specialize_on_alignment=POINTERS)
 def merge_kernel(
     panel_pointer,  # float32 [rows, width], its rows row_stride apart: pre-activations
-    best_pointer,  # int64 [rows, KEPT]: a row's best so far, the largest first
+    best_pointer,  # int64 [rows, CAPACITY]: a row's best so far, the largest first
     row_stride: tl.int64,
     width: tl.int32,
     first: tl.int64,  # the panel's first latent
-    KEPT: tl.constexpr,
+    CAPACITY: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
     """A candidate is a value and its latent in one number: the larger goes first, NaN above all, -0
     equal to 0, and of equal values the lower latent."""
     row = tl.program_id(0).to(tl.int64)
     least: tl.constexpr = -0x8000000000000000
-    slots = best_pointer + row * KEPT + tl.arange(0, KEPT)
+    slots = best_pointer + row * CAPACITY + tl.arange(0, CAPACITY)
     best = tl.load(slots)
     threshold = tl.min(best, 0)
     for start in range(0, width, CHUNK):
@@ -52,8 +52,8 @@ def merge_kernel(
         candidates = (order << 32) + (0xFFFFFFFF - (first + column).to(tl.int64))
         candidates = tl.where(column < width, candidates, least)
         if tl.max(candidates, 0) > threshold:
-            both = tl.join(best, tl.topk(candidates, KEPT))
-            best = tl.topk(tl.reshape(both, [2 * KEPT]), KEPT)
+            both = tl.join(best, tl.topk(candidates, CAPACITY))
+            best = tl.topk(tl.reshape(both, [2 * CAPACITY]), CAPACITY)
             threshold = tl.min(best, 0)
     tl.store(slots, best)
 
@@ -158,17 +158,17 @@ def sums_kernel(
     block = program - latent * blocks
     column = block * COLUMNS + tl.arange(0, COLUMNS)
     mask = column < columns
-    place = tl.load(begin_pointer + latent)
+    position = tl.load(begin_pointer + latent)
     end = tl.load(begin_pointer + latent + 1)
     sums = tl.zeros((COLUMNS,), tl.float32)
     total = columns.to(tl.float32) * 0.0
-    while place < end:
-        element = tl.load(order_pointer + place)
+    while position < end:
+        element = tl.load(order_pointer + position)
         value = tl.load(values_pointer + element).to(tl.float32)
         source = tl.load(rows_pointer + element // active * columns + column, mask=mask, other=0.0)
         sums += value * source.to(tl.float32)
         total += value
-        place += 1
+        position += 1
     kind = sums_pointer.dtype.element_ty
     tl.store(sums_pointer + latent * columns + column, round_to(sums, kind), mask=mask)
     if block == 0:

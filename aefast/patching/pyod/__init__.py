@@ -5,10 +5,10 @@ from aefast.patching.replacement import Replacement, check_version
 # Whose code was read, and whose numbers are tested.
 VERSIONS = ("3.6",)
 
-SERVED = "fit and decision_function, on a CPU"
+METHODS = "fit and decision_function, on a CPU"
 PUBLIC_NAMES = {
-    "pyod.models.auto_encoder.AutoEncoder": SERVED,
-    "pyod.models.vae.VAE": SERVED,
+    "pyod.models.auto_encoder.AutoEncoder": METHODS,
+    "pyod.models.vae.VAE": METHODS,
 }
 
 

@@ -102,8 +102,8 @@ def score(self: Any, X: Any, batch_size: int | None = None) -> np.ndarray:
     distances = torch.cat(scores).numpy()
     if not np.isfinite(distances).all():
         raise StepAside("a reconstruction that is not finite")
-    found: np.ndarray = self.decision_function_update(distances)
-    return found
+    decisions: np.ndarray = self.decision_function_update(distances)
+    return decisions
 
 
 def _check_settings(detector: Any) -> None:

@@ -76,14 +76,14 @@ void expand_backward_block(const ExpandBackwardArguments& a, int64_t sample, int
     float* grad_slope = a.grad_slope_parts + (sample * row_blocks(a.rows) + block) * a.columns;
     std::fill_n(grad_slope, a.columns, 0.f);
     for (int64_t row = begin; row < end; ++row) {
-        const int64_t place = sample * a.rows + row;
+        const int64_t element = sample * a.rows + row;
         const int64_t offset = sample * a.start_sample_stride + row * a.columns;
         const float* start = a.start + offset;
         float* grad_start = a.grad_start + offset;
-        const float* grad = a.grad + place * a.columns;
-        const float factor = a.row_slope ? a.row_slope[place] : 1.f;
+        const float* grad = a.grad + element * a.columns;
+        const float factor = a.row_slope ? a.row_slope[element] : 1.f;
         if (a.row_slope)
-            a.grad_row_slope[place] = static_cast<float>(
+            a.grad_row_slope[element] = static_cast<float>(
                 sum(a.columns, [&](int64_t i) { return grad[i] * start[i] * slope[i]; }));
 #pragma GCC ivdep
         for (int64_t i = 0; i < a.columns; ++i) {

@@ -63,7 +63,7 @@ void transform(const CorruptArguments& a, const Change& change) {
     });
 }
 
-// A copy to choose from. Chosen from memory, x would be loaded under the mask of what is kept, and
+// A copy to choose from. Chosen from memory, x would be loaded under the mask of what stays, and
 // such a load took two and a half times as long where x is not in the cache.
 template <int64_t columns, class Bits>
 struct Copy {
@@ -76,9 +76,9 @@ struct Masking {
 
     template <int64_t columns, class Bits>
     void apply(const Bits* x, const uint32_t* words, Bits* __restrict output) const {
-        const Copy<columns, Bits> kept(x);
+        const Copy<columns, Bits> copy(x);
         for (int64_t i = 0; i < columns; ++i) {
-            output[i] = (words[i] >> 8) < threshold ? Bits{0} : kept.values[i];
+            output[i] = (words[i] >> 8) < threshold ? Bits{0} : copy.values[i];
         }
     }
 };
@@ -90,11 +90,11 @@ struct SaltAndPepper {
 
     template <int64_t columns>
     void apply(const Bits* x, const uint32_t* words, Bits* __restrict output) const {
-        const Copy<columns, Bits> kept(x);
+        const Copy<columns, Bits> copy(x);
         for (int64_t i = 0; i < columns; ++i) {
             const uint32_t uniform = words[i] >> 8;
             const Bits replacement = uniform < low_threshold ? low : high;
-            output[i] = uniform < touched_threshold ? replacement : kept.values[i];
+            output[i] = uniform < touched_threshold ? replacement : copy.values[i];
         }
     }
 };

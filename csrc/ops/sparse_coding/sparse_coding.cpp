@@ -130,12 +130,12 @@ void add_rows(ChosenRows rows, const float* values, int64_t columns, float* targ
 }
 
 int64_t choose_nonzeros(const float* values, int64_t count, int32_t* chosen) {
-    int64_t found = 0;
+    int64_t nonzeros = 0;
     for (int64_t i = 0; i < count; ++i) {
-        chosen[found] = static_cast<int32_t>(i);
-        found += values[i] != 0.f;
+        chosen[nonzeros] = static_cast<int32_t>(i);
+        nonzeros += values[i] != 0.f;
     }
-    return found;
+    return nonzeros;
 }
 
 // Codes and what goes with them, for some atoms or for all.

@@ -242,8 +242,8 @@ void topk_encode(const TopKEncodeArguments& a) {
         useful_threads(a.threads, static_cast<double>(a.x.rows) * a.weight.rows * a.x.columns);
     const int64_t parts = parts_of_latents(a, threads, rows.count());
     const EvenParts panels(ceil_divide(a.weight.rows, kLatentsPerPanel), parts);
-    const std::unique_ptr<Candidate[]> kept(parts == 1 ? nullptr
-                                                       : new Candidate[a.x.rows * parts * a.k]);
+    const std::unique_ptr<Candidate[]> best_of_parts(
+        parts == 1 ? nullptr : new Candidate[a.x.rows * parts * a.k]);
     std::atomic<bool> out_of_memory{false};
     parallel_for(threads, rows.count() * parts, [&](int64_t task) {
         const int64_t part = task % parts;
@@ -255,7 +255,8 @@ void topk_encode(const TopKEncodeArguments& a) {
                     if (parts == 1)
                         write_row(a, row, candidates);
                     else
-                        std::copy_n(candidates, a.k, kept.get() + (row * parts + part) * a.k);
+                        std::copy_n(candidates, a.k,
+                                    best_of_parts.get() + (row * parts + part) * a.k);
                 });
         } catch (const std::bad_alloc&) {  // must not leave an OpenMP region
             out_of_memory = true;
@@ -265,7 +266,7 @@ void topk_encode(const TopKEncodeArguments& a) {
     if (parts == 1) return;
     parallel_for(threads, rows.count(), [&](int64_t block) {
         for (int64_t row = rows.begin(block); row < rows.begin(block + 1); ++row) {
-            Candidate* candidates = kept.get() + row * parts * a.k;
+            Candidate* candidates = best_of_parts.get() + row * parts * a.k;
             std::partial_sort(candidates, candidates + a.k, candidates + parts * a.k, GoesBefore());
             write_row(a, row, candidates);
         }
