@@ -23,7 +23,7 @@ from aefast.torch_private import cuda_stream
 
 FOLDER = Path(__file__).parent / "cubins"
 
-_kernels: dict[tuple[tuple[int, int], str], Any] = {}  # by capability and variant
+_loaded: dict[tuple[tuple[int, int], str], Any] = {}  # by capability and variant
 
 
 def architecture(capability: tuple[int, int]) -> str | None:
@@ -61,10 +61,10 @@ def find(capability: tuple[int, int], name: str) -> Any | None:
     A file that is missing or broken is warned of once.
     """
     key = capability, name
-    if key not in _kernels:
+    if key not in _loaded:
         record = _records(capability).get(name)
-        _kernels[key] = None if record is None else _load(record)
-    return _kernels[key]
+        _loaded[key] = None if record is None else _load(record)
+    return _loaded[key]
 
 
 def sources() -> str:
@@ -90,7 +90,7 @@ def launch(name: str, device: torch.device, programs: int, arguments: tuple[Any,
         kernel.launch(programs, stream, device.index, arguments)
     except extension().CudaLoadError as error:
         _warn(_records(chip)[name]["file"], error)
-        _kernels[chip, name] = None
+        _loaded[chip, name] = None
         return False
     return True
 

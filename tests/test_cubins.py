@@ -387,7 +387,7 @@ def folder(tmp_path, image, monkeypatch):
     }
     write_manifest(tmp_path, entry)
     monkeypatch.setattr(cubins, "FOLDER", tmp_path)
-    monkeypatch.setattr(cubins, "_kernels", {})
+    monkeypatch.setattr(cubins, "_loaded", {})
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     cubins._kernels.cache_clear()
     yield tmp_path

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(
 
 def forget():
     cubins._kernels.cache_clear()
-    cubins._kernels.clear()
+    cubins._loaded.clear()
 
 
 @pytest.fixture

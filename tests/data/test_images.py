@@ -132,7 +132,7 @@ def test_colors_of_16_bits_are_refused_that_pillow_rounds_to_8(name, narrow, wid
         load(tmp_path)
 
 
-@pytest.mark.parametrize("kept", [0, 20, 45, 60])
+@pytest.mark.parametrize("size", [0, 20, 45, 60])
 @pytest.mark.parametrize("ending", ["png", "jpg", "gif", "bmp", "tif", "webp"])
 def test_one_broken_file_is_named_in_one_line(ending, size, tmp_path):
     for name in "abc":
