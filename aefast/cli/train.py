@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import typer
@@ -14,160 +14,64 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from aefast.backend import BackendUnavailableError
+from aefast.cli import train_options as options
 from aefast.cli.shared import app, check_device, ended_by_signals, fail, note, require, say
 from aefast.messages import printable
-from aefast.random import SEED_LIMIT
 
 if TYPE_CHECKING:  # it takes packages that other commands do without
     from aefast.distributed.world import World
     from aefast.training.loop import Look, Trainer
 
 INTERRUPTED = 130
-LARGEST = 2**31 - 1
 
 
 @app.command()
 def train(
     context: typer.Context,
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            help="ae, dae, cae, sae, stochastic, vae, rbm, dbn, topk, batchtopk, "
-            "jumprelu, gated or matryoshka."
-        ),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="The run's folder.")] = Path("run"),
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out, with its options.")
-    ] = False,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help="digits, or a .npy, .npz, .csv, .tsv or IDX file, or a folder of images or of "
-            ".safetensors and .npy shards. How each is read is one table: python -m pydoc "
-            "aefast.data."
-        ),
-    ] = None,
-    hidden: Annotated[
-        str | None,
-        typer.Option(
-            help="Units of the hidden layers, from the data up: 512,256,30. 128; of a vae 128,16; "
-            "of a dbn 128,64."
-        ),
-    ] = None,
-    latents: Annotated[
-        int | None,
-        typer.Option(
-            min=1, max=LARGEST, help="topk and its kin, the last five: as --hidden; 16384."
-        ),
-    ] = None,
-    epochs: Annotated[
-        int | None,
-        typer.Option(min=1, help="Passes over the data, of a dbn for each machine; 100."),
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, max=LARGEST, help="Rows a step; 128.")
-    ] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(help="Of Adam, 0.003; of an rbm or dbn, 0.1.")
-    ] = None,
-    learning_rate_decay: Annotated[
-        float | None, typer.Option(help="What it is multiplied by after each epoch; 1.")
-    ] = None,
-    validation: Annotated[
-        float | None, typer.Option(help="The share of the rows to hold out, such as 0.1; none.")
-    ] = None,
-    patience: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=LARGEST,
-            help="End after so many epochs without a better held-out loss; of an rbm or dbn, "
-            "pseudo-likelihood, or of gaussian units reconstruction error.",
-        ),
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
-    backend: Annotated[
-        str | None,
-        typer.Option(help="Of several ranks: gloo or nccl; gloo on a cpu, nccl on cuda."),
-    ] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="Of float32 products: highest, high or medium.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, max=SEED_LIMIT - 1)] = None,
-    activation: Annotated[str | None, typer.Option(help="Of the hidden layers.")] = None,
-    code_activation: Annotated[str | None, typer.Option(help="Of the code.")] = None,
-    output_activation: Annotated[
-        str | None, typer.Option(help="Of the last layer; sigmoid for data in [0, 1].")
-    ] = None,
-    tied: Annotated[
-        bool | None, typer.Option("--tied", help="The decoder takes the encoder's weights.")
-    ] = None,
-    code_dropout: Annotated[float | None, typer.Option(help="Of the code's elements.")] = None,
-    reconstruction: Annotated[
-        str | None, typer.Option(help="The reconstruction's error: mse or bce.")
-    ] = None,
-    loss: Annotated[
-        str | None, typer.Option(hidden=True, help="The old name of --reconstruction.")
-    ] = None,
-    corruption: Annotated[
-        str | None, typer.Option(help="dae: masking, salt_and_pepper or gaussian.")
-    ] = None,
-    corruption_level: Annotated[float | None, typer.Option(help="dae.")] = None,
-    contraction: Annotated[float | None, typer.Option(help="cae: the penalty's factor.")] = None,
-    penalty: Annotated[str | None, typer.Option(help="sae: kl or l1.")] = None,
-    sparsity_weight: Annotated[
-        float | None, typer.Option(help="sae, rbm, jumprelu, gated: the penalty's factor.")
-    ] = None,
-    sparsity_target: Annotated[
-        float | None, typer.Option(help="sae, rbm: the units' mean activity.")
-    ] = None,
-    code_noise: Annotated[
-        float | None, typer.Option(help="stochastic: the code's standard deviation.")
-    ] = None,
-    decoder_kind: Annotated[
-        str | None, typer.Option(help="stochastic, vae: bernoulli or gaussian.")
-    ] = None,
-    variance: Annotated[
-        str | None, typer.Option(help="vae, gaussian: shared or units, one each.")
-    ] = None,
-    bound: Annotated[str | None, typer.Option(help="vae: elbo or importance.")] = None,
-    samples: Annotated[int | None, typer.Option(min=1, help="vae: codes drawn a row.")] = None,
-    kl_weight: Annotated[
-        float | None, typer.Option(help="vae: the divergence's factor; 1.")
-    ] = None,
-    kl_warm_up: Annotated[
-        int | None,
-        typer.Option(min=0, max=LARGEST, help="vae: epochs in which it grows from 0."),
-    ] = None,
-    visible_kind: Annotated[
-        str | None, typer.Option(help="rbm, dbn: bernoulli or gaussian.")
-    ] = None,
-    learn_variance: Annotated[
-        bool | None, typer.Option("--learn-variance", help="rbm, dbn: of gaussian units.")
-    ] = None,
-    k: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="rbm, dbn: Gibbs steps a step; topk, batchtopk, matryoshka: active latents."
-        ),
-    ] = None,
-    chains: Annotated[int | None, typer.Option(min=0, help="rbm, dbn: persistent ones.")] = None,
-    aux_k: Annotated[
-        int | None,
-        typer.Option(
-            min=0, max=LARGEST, help="topk and kin: dead latents that learn what is left."
-        ),
-    ] = None,
-    dead_after: Annotated[
-        int | None, typer.Option(min=0, help="topk and kin: tokens without a part; ten million.")
-    ] = None,
-    bandwidth: Annotated[
-        float | None, typer.Option(help="jumprelu: of the estimated gradient; 0.05.")
-    ] = None,
-    prefixes: Annotated[
-        str | None, typer.Option(help="matryoshka: latents that reconstruct alone: 1024,16384.")
-    ] = None,
+    model: options.Model = None,
+    out: options.Out = Path("run"),
+    resume: options.Resume = False,
+    data: options.Data = None,
+    hidden: options.Hidden = None,
+    latents: options.Latents = None,
+    epochs: options.Epochs = None,
+    batch_size: options.BatchSize = None,
+    learning_rate: options.LearningRate = None,
+    learning_rate_decay: options.LearningRateDecay = None,
+    validation: options.Validation = None,
+    patience: options.Patience = None,
+    device: options.Device = None,
+    backend: options.Backend = None,
+    precision: options.Precision = None,
+    seed: options.Seed = None,
+    activation: options.Activation = None,
+    code_activation: options.CodeActivation = None,
+    output_activation: options.OutputActivation = None,
+    tied: options.Tied = None,
+    code_dropout: options.CodeDropout = None,
+    reconstruction: options.Reconstruction = None,
+    loss: options.Loss = None,
+    corruption: options.Corruption = None,
+    corruption_level: options.CorruptionLevel = None,
+    contraction: options.Contraction = None,
+    penalty: options.Penalty = None,
+    sparsity_weight: options.SparsityWeight = None,
+    sparsity_target: options.SparsityTarget = None,
+    code_noise: options.CodeNoise = None,
+    decoder_kind: options.DecoderKind = None,
+    variance: options.Variance = None,
+    bound: options.Bound = None,
+    samples: options.Samples = None,
+    kl_weight: options.KlWeight = None,
+    kl_warm_up: options.KlWarmUp = None,
+    visible_kind: options.VisibleKind = None,
+    learn_variance: options.LearnVariance = None,
+    k: options.K = None,
+    chains: options.Chains = None,
+    aux_k: options.AuxK = None,
+    dead_after: options.DeadAfter = None,
+    bandwidth: options.Bandwidth = None,
+    prefixes: options.Prefixes = None,
 ) -> None:
     """Train a model, and keep it, its metrics and all that it takes to go on, in a folder.
 
@@ -175,31 +79,50 @@ def train(
     """
     for package in ("safetensors", "tensorboard"):
         require(package, "train")
-    named = context.params.items()
-    given = {name: value for name, value in named if name not in ("out", "resume", "backend")}
-    given = {name: value for name, value in given.items() if value is not None}
-    if loss is not None:
-        if reconstruction is not None:
-            fail("--loss is the old name of --reconstruction; it takes one of them")
-        given["reconstruction"] = given.pop("loss")
-        note(["--loss is an old name and will be removed: use --reconstruction"])
-    if hidden is not None:
-        given["hidden"] = parse_sizes(hidden)
-    if prefixes is not None:
-        given["prefixes"] = parse_sizes(prefixes, "--prefixes")
-    if device is not None:
-        check_device(device)
-    from aefast.distributed.group import LostRankError
-    from aefast.distributed.world import World, is_restarted, joined
+    chosen = config_of(context.params)
+    from aefast.distributed.world import is_restarted
     from aefast.training import run
-    from aefast.training.loop import DivergenceError
 
     is_resumed = resume or (is_restarted() and run.is_run(out))
+    train_with_ranks(out, chosen, is_resumed, lambda: device or run.device_of(out), backend)
+
+
+def config_of(named: dict[str, Any]) -> dict[str, Any]:
+    """The command line's options of the run's configuration, by name: those that were given."""
+    of_command = ("out", "resume", "backend")
+    chosen = {
+        name: value for name, value in named.items() if value is not None and name not in of_command
+    }
+    if "loss" in chosen:
+        if "reconstruction" in chosen:
+            fail("--loss is the old name of --reconstruction; it takes one of them")
+        chosen["reconstruction"] = chosen.pop("loss")
+        note(["--loss is an old name and will be removed: use --reconstruction"])
+    for name in ("hidden", "prefixes"):
+        if name in chosen:
+            chosen[name] = parse_sizes(chosen[name], f"--{name}")
+    if "device" in chosen:
+        check_device(chosen["device"])
+    return chosen
+
+
+def train_with_ranks(
+    out: Path,
+    chosen: dict[str, Any],
+    is_resumed: bool,
+    device_of_run: Callable[[], str],
+    backend: str | None,
+) -> None:
+    """Train, alone or as one of torchrun's ranks; an error is one line, which one rank writes."""
+    from aefast.distributed.group import LostRankError
+    from aefast.distributed.world import World, joined
+    from aefast.training.loop import DivergenceError
+
     world = World.alone()
     saved = f"{out} holds the run as last saved"
     try:
-        with joined(lambda: device or run.device_of(out), backend) as world, ended_by_signals():
-            begin(world, out, given, is_resumed)
+        with joined(device_of_run, backend) as world, ended_by_signals():
+            begin(world, out, chosen, is_resumed)
         return
     except (DivergenceError, FloatingPointError) as error:
         line = world.last_line(f"{error}; {saved}; a lower --learning-rate may help")
@@ -218,24 +141,24 @@ def train(
     raise typer.Exit(2)
 
 
-def begin(world: "World", out: Path, given: dict[str, Any], is_resumed: bool) -> None:
+def begin(world: "World", out: Path, chosen: dict[str, Any], is_resumed: bool) -> None:
     """Train in a run's folder, which the first rank has for itself."""
     from aefast.training import run
 
     with run.claimed(out) if world.is_first else contextlib.nullcontext() as doubt:
-        trainer = (run.resume if is_resumed else run.start)(out, given)
+        trainer = (run.resume if is_resumed else run.start)(out, chosen)
         if world.is_first:
             note([*trainer.dataset.notes, *filter(None, [doubt])])
         if trainer.is_finished:
-            way_on = "" if trainer.is_out_of_patience else "; --epochs takes more"
+            more_epochs = "" if trainer.is_out_of_patience else "; --epochs takes more"
             if world.is_first:
-                typer.echo(f"{summary(trainer)}: nothing is left{way_on}")
+                typer.echo(f"{summary(trainer)}: nothing is left{more_epochs}")
             return
         with matmul_precision(trainer.config.precision):
             proceed(trainer, out, world)
 
 
-def parse_sizes(text: str, option: str = "--hidden") -> list[int]:
+def parse_sizes(text: str, option: str) -> list[int]:
     sizes = text.split(",")
     if not all(size.strip().isdecimal() and int(size) > 0 for size in sizes):
         fail(f"{option} is {text!r}; it takes sizes such as 512 or 512,256,30")

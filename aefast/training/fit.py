@@ -185,50 +185,18 @@ def fit(
     group = current() if process_group == "default" else group_of(process_group)
 
     def begin() -> _Call:
-        numbers = _checked_numbers(epochs, batch_size, seed, shuffle, callback, micro_batch_size)
-        return _call(model, data, optimizer, loss, validation, numbers)
+        schedule = _schedule(epochs, batch_size, micro_batch_size, seed, shuffle)
+        if callback is not None and not callable(callback):
+            raise TypeError(f"callback is a {type(callback).__name__}; it takes a function or None")
+        return _call(model, data, optimizer, loss, validation, schedule)
 
     call = group.together(begin)
-    model, dataset, held_out = call.model, call.dataset, call.held_out
-    epochs, batch_size, seed = (call.numbers[name] for name in ("epochs", "batch_size", "seed"))
-    model.train()
+    call.model.train()
     if group.size > 1:
         _begin_together(group, call, optimizer)
-    run: _Run
-
-    def judge() -> float:
-        assert held_out is not None
-        return held_out_loss(model, held_out, batch_size)
-
-    def loss_of(x: Tensor, seed: int) -> Tensor:
-        return model.loss(x, seed=seed)
-
-    if dataset is None:
-        steps = TrainingLoop(model, optimizer, loss_of, "the batches come from a function")
-        run = _StreamRun(steps, data, group, callback)
-    else:
-        choice = _Choice(
-            model, dataset, optimizer, loss_of, group, call.numbers["micro_batch_size"]
-        )
-        run = _RowsRun(choice, batch_size, shuffle, callback)
+    run = _new_run(call, data, optimizer, group, callback)
     start = time.perf_counter()
-    held_out_losses = []
-    looks_up = held_out is not None or run.is_watched
-    at_once = 1 if looks_up or dataset is None else max(1, MOST_ROWS // len(dataset))
-    # Whatever mode the caller is in: this is training, and the state that it leaves is trained on.
-    interrupts = noted_interrupts(group)
-    with torch.inference_mode(False), torch.enable_grad(), interrupts as run.is_interrupted:
-        for first in range(0, epochs, at_once):
-            begun = run.epochs_begun
-            try:
-                seeds = _epoch_seeds(optimizer, seed, min(at_once, epochs - first))
-                run.take(group.of_first(seeds))
-            finally:
-                _count_epochs(optimizer, seed, run.epochs_begun - begun)
-            if held_out is not None:
-                held_out_losses.append(group.together(judge))
-            if run.is_stopped:
-                break
+    held_out_losses = _train(run, call)
     return History(
         torch.tensor(run.losses, dtype=torch.float64, device="cpu"),
         torch.tensor(held_out_losses, dtype=torch.float64, device="cpu"),
@@ -238,38 +206,47 @@ def fit(
     )
 
 
+class _Schedule(NamedTuple):
+    """How many steps a call takes, of which rows each, and the seed of their random numbers."""
+
+    epochs: int
+    batch_size: int
+    micro_batch_size: int | None
+    seed: int | None
+    shuffle: bool
+
+
 class _Call(NamedTuple):
-    """What a call of :func:`fit` trains, after its arguments were looked at."""
+    """What a call of :func:`fit` trains, and how; its arguments are checked.
+
+    Attributes:
+        dataset: None where the batches come from a function.
+    """
 
     model: Any
     dataset: Dataset | TensorRows | None
     held_out: Dataset | TensorRows | None
-    numbers: dict[str, Any]
+    schedule: _Schedule
+
+    def held_out_loss(self) -> float:
+        assert self.held_out is not None
+        return held_out_loss(self.model, self.held_out, self.schedule.batch_size)
+
+    def loss(self, x: Tensor, seed: int) -> Tensor:
+        loss: Tensor = self.model.loss(x, seed=seed)
+        return loss
 
 
-def _checked_numbers(
-    epochs: int,
-    batch_size: int,
-    seed: int | None,
-    shuffle: bool,
-    callback: Any,
-    micro_batch_size: int | None,
-) -> dict[str, Any]:
+def _schedule(
+    epochs: int, batch_size: int, micro_batch_size: int | None, seed: int | None, shuffle: bool
+) -> _Schedule:
     epochs = checks.check_integer(epochs, "epochs", 2**31)
     batch_size = checks.check_integer(batch_size, "batch_size", 2**31, low=1)
     if seed is not None:
         seed = checks.check_integer(seed, "seed", random.SEED_LIMIT)
-    if callback is not None and not callable(callback):
-        raise TypeError(f"callback is a {type(callback).__name__}; it takes a function or None")
     if micro_batch_size is not None:
         micro_batch_size = checks.check_integer(micro_batch_size, "micro_batch_size", 2**31, low=1)
-    return {
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "micro_batch_size": micro_batch_size,
-        "seed": seed,
-        "shuffle": shuffle,
-    }
+    return _Schedule(epochs, batch_size, micro_batch_size, seed, shuffle)
 
 
 def _call(
@@ -278,16 +255,16 @@ def _call(
     optimizer: torch.optim.Optimizer,
     loss: Any,
     validation: Any,
-    numbers: dict[str, Any],
+    schedule: _Schedule,
 ) -> _Call:
     model = _trained(model, loss)
     _check_optimizer(model, optimizer)
     is_stream = callable(data) and not isinstance(data, Tensor | nn.Module | Dataset)
     dataset = None if is_stream else rows_of(data, "data", model)
     held_out = None if validation is None else rows_of(validation, "validation", model)
-    if numbers["micro_batch_size"] is not None:
+    if schedule.micro_batch_size is not None:
         _check_parts(model, dataset)
-    return _Call(model, dataset, held_out, numbers)
+    return _Call(model, dataset, held_out, schedule)
 
 
 def _check_parts(model: Any, dataset: Dataset | TensorRows | None) -> None:
@@ -312,7 +289,7 @@ def _begin_together(group: Group, call: _Call, optimizer: torch.optim.Optimizer)
         TypeError, ValueError: a group cannot train it.
     """
     agree(group, group.together(lambda: _facts(call, optimizer)))
-    check_batch_size(call.numbers["batch_size"], group, "batch_size")
+    check_batch_size(call.schedule.batch_size, group, "batch_size")
     start_alike(group, call.model, optimizer)
 
 
@@ -323,7 +300,7 @@ def _facts(call: _Call, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     _check_mean(call.model, call.dataset)
     planned = plan_of(call.model)
     fields = {} if isinstance(planned, str) else planned.plan._asdict()
-    facts = {**data_facts(call.dataset), **call.numbers, **settings_of(optimizer)}
+    facts = {**data_facts(call.dataset), **call.schedule._asdict(), **settings_of(optimizer)}
     if call.held_out is not None:
         facts |= {f"validation {name}": one for name, one in data_facts(call.held_out).items()}
     return {
@@ -332,6 +309,50 @@ def _facts(call: _Call, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         **{f"the model's {name}": value for name, value in fields.items()},
         "validation is None": call.held_out is None,
     }
+
+
+def _new_run(
+    call: _Call,
+    data: Any,
+    optimizer: torch.optim.Optimizer,
+    group: Group,
+    callback: Callable[[Look], Any] | None,
+) -> "_Run":
+    """The steps that the call takes, with the engine that is chosen for them."""
+    model, dataset, schedule = call.model, call.dataset, call.schedule
+    if dataset is None:
+        steps = TrainingLoop(model, optimizer, call.loss, "the batches come from a function")
+        return _StreamRun(steps, data, group, callback)
+    choice = _Choice(model, dataset, optimizer, call.loss, group, schedule.micro_batch_size)
+    return _RowsRun(choice, schedule.batch_size, schedule.shuffle, callback)
+
+
+def _train(run: "_Run", call: _Call) -> list[float]:
+    """Take the steps; the held-out loss after each epoch.
+
+    Epochs of few rows are taken several at a time, where nobody looks between them.
+    """
+    epochs, seed = call.schedule.epochs, call.schedule.seed
+    group, optimizer = run.group, run.optimizer
+    held_out_losses = []
+    looks_up = call.held_out is not None or run.is_watched
+    dataset = call.dataset
+    at_once = 1 if looks_up or dataset is None else max(1, MOST_ROWS // len(dataset))
+    # Whatever mode the caller is in: this is training, and the state that it leaves is trained on.
+    interrupts = noted_interrupts(group)
+    with torch.inference_mode(False), torch.enable_grad(), interrupts as run.is_interrupted:
+        for first in range(0, epochs, at_once):
+            epochs_before = run.epochs_begun
+            try:
+                seeds = _epoch_seeds(optimizer, seed, min(at_once, epochs - first))
+                run.take(group.of_first(seeds))
+            finally:
+                _count_epochs(optimizer, seed, run.epochs_begun - epochs_before)
+            if call.held_out is not None:
+                held_out_losses.append(group.together(call.held_out_loss))
+            if run.is_stopped:
+                break
+    return held_out_losses
 
 
 class EpochSeed(NamedTuple):
@@ -366,7 +387,7 @@ class _Run:
         self.is_interrupted: Callable[[], bool] = lambda: False
         self.losses: list[float] = []
         self.is_stopped = False
-        self.looked, self.looked_steps, self.looked_samples = time.perf_counter(), 0, 0
+        self.last_look, self.steps_at_look, self.samples_at_look = time.perf_counter(), 0, 0
 
     def take(self, epochs: Sequence[EpochSeed]) -> None:
         """Some epochs."""
@@ -380,17 +401,17 @@ class _Run:
         """Shows the callback what there is after so many samples, if it is time; whether it was."""
         now = time.perf_counter()
         is_interrupted, is_due = self.group.any(
-            self.is_interrupted(), self.is_watched and now - self.looked >= LOOK_SECONDS
+            self.is_interrupted(), self.is_watched and now - self.last_look >= LOOK_SECONDS
         )
         if is_interrupted:
             raise KeyboardInterrupt
         if not is_due:
             return False
         steps = len(self.losses)
-        since = self.losses[self.looked_steps :]
-        rate = (samples - self.looked_samples) / (now - self.looked)
+        since = self.losses[self.steps_at_look :]
+        rate = (samples - self.samples_at_look) / (now - self.last_look)
         look = Look(steps, epoch, sum(since) / len(since), rate)
-        self.looked, self.looked_steps, self.looked_samples = now, steps, samples
+        self.last_look, self.steps_at_look, self.samples_at_look = now, steps, samples
         callback = self.callback or (lambda look: False)
         is_enough = self.group.together(lambda: callback(look) is True)
         (self.is_stopped,) = self.group.any(is_enough)
@@ -412,15 +433,15 @@ class _StreamRun(_Run):
         super().__init__(steps, steps.optimizer, group, callback)
         self.steps = steps
         self.batches = batches
-        self.begun = self.samples = 0
+        self.epoch_count = self.samples = 0
 
     @property
     def epochs_begun(self) -> int:
-        return self.begun
+        return self.epoch_count
 
     def take(self, epochs: Sequence[EpochSeed]) -> None:
         for epoch in epochs:
-            self.begun += 1
+            self.epoch_count += 1
             number = -1
             for number, batch in enumerate(self.batches()):
                 x = self._checked(batch)
@@ -428,7 +449,7 @@ class _StreamRun(_Run):
                 check_finite([loss], len(self.losses))
                 self.losses.append(loss)
                 self.samples += len(x)
-                self._look(self.begun - 1, self.samples)
+                self._look(self.epoch_count - 1, self.samples)
                 if self.is_stopped:
                     return
             if number < 0:
@@ -596,8 +617,8 @@ def _epoch_seeds(optimizer: torch.optim.Optimizer, seed: int | None, count: int)
 def _count_epochs(optimizer: torch.optim.Optimizer, seed: int | None, count: int) -> None:
     """Of a seed's epochs those that were begun: one that was broken off is over."""
     if seed is not None:
-        given = _epochs_given.setdefault(optimizer, {})
-        given[seed] = given.get(seed, 0) + count
+        counts = _epochs_given.setdefault(optimizer, {})
+        counts[seed] = counts.get(seed, 0) + count
 
 
 def _trained(model: Any, loss: Any) -> Any:
