@@ -108,7 +108,6 @@ def reconstruction_loss(
     before they are rounded; those of x and the target in x's dtype.
     """
     x, encoder_weight, encoder_bias, decoder_weight, decoder_bias, target = inputs
-    tied = decoder_weight is None
     if decoder_weight is None:
         decoder_weight = encoder_weight.t()
     code_needed = needed.x or needed.encoder_weight or needed.encoder_bias
@@ -117,17 +116,16 @@ def reconstruction_loss(
 
     penalty = Penalty(primitives, encoder_weight, settings, scale) if settings.contraction else None
     encoder, decoder = primitives.operand(encoder_weight), primitives.operand(decoder_weight)
-    decoder_transposed = primitives.operand(decoder_weight.t()) if code_needed else None
-    encoder_transposed = primitives.operand(encoder_weight.t()) if needed.x else None
+    backward = None
+    if code_needed:
+        backward = EncoderBackward(primitives, inputs, settings, needed, penalty)
     total: float | Tensor = 0.0
-    grad_x = _dense_like(x) if needed.x else None
     grad_target = None if target is None or not needed.target else _dense_like(target)
-    grad_encoder = grad_encoder_bias = grad_decoder = grad_decoder_bias = None
+    grad_decoder = grad_decoder_bias = None
     for rows in panels_of(x, encoder_weight.shape[0], primitives.panel_bytes):
         clean = corrupted = x[rows]
         if settings.corruption is not None:
-            noise = noise_of(settings, rows.start)
-            corrupted = primitives.corrupt(clean, noise)
+            corrupted = primitives.corrupt(clean, noise_of(settings, rows.start))
         code, saved = primitives.encode(corrupted, encoder, encoder_bias, settings.activation)
         compared = primitives.compare(
             code,
@@ -147,38 +145,73 @@ def reconstruction_loss(
             grad_decoder = primitives.add_product(compared.grad_output, code, grad_decoder)
         if grad_target is not None:
             grad_target[rows] = compared.grad_target
-        if not code_needed:
-            continue
+        if backward is not None:
+            backward.add(rows, corrupted, code, saved, compared)
+    of_encoder = (None, None, None) if backward is None else backward.gradients()
+    return total, PerInput(*of_encoder, grad_decoder, grad_decoder_bias, grad_target)
 
-        if penalty is not None:
-            product = primitives.multiply(compared.grad_output, decoder_transposed)
-            grad_code, grad_bias = penalty.backward(code, saved, product)
+
+class EncoderBackward:
+    """Backpropagation from the panels' reconstructions to x and to the encoder's parameters."""
+
+    def __init__(
+        self,
+        primitives: LossPrimitives,
+        inputs: LossInputs,
+        settings: LossSettings,
+        needed: PerInput[bool],
+        penalty: "Penalty | None",
+    ) -> None:
+        encoder, decoder = inputs.encoder_weight, inputs.decoder_weight
+        self.primitives, self.settings, self.needed = primitives, settings, needed
+        self.penalty = penalty
+        self.is_tied, self.has_target = decoder is None, inputs.target is not None
+        self.decoder = primitives.operand(encoder if decoder is None else decoder.t())
+        self.encoder = primitives.operand(encoder.t()) if needed.x else None
+        self.grad_x = _dense_like(inputs.x) if needed.x else None
+        self.grad_weight: Tensor | None = None
+        self.grad_bias: Tensor | None = None
+
+    def add(
+        self,
+        rows: slice,
+        corrupted: Tensor,
+        code: Tensor,
+        saved: Tensor | None,
+        compared: Compared,
+    ) -> None:
+        """Add a panel's gradients to the sums, and write its rows of x's."""
+        primitives, settings, needed = self.primitives, self.settings, self.needed
+        if self.penalty is not None:
+            product = primitives.multiply(compared.grad_output, self.decoder)
+            grad_code, grad_bias = self.penalty.backward(code, saved, product)
         else:
             grad_code, grad_bias = primitives.encode_backward(
                 compared.grad_output,
-                decoder_transposed,
+                self.decoder,
                 saved,
                 settings.activation,
                 needed.encoder_bias,
             )
         if needed.encoder_bias:
-            grad_encoder_bias = _add(grad_bias, grad_encoder_bias)
+            self.grad_bias = _add(grad_bias, self.grad_bias)
         if needed.encoder_weight:
-            grad_encoder = primitives.add_product(grad_code, corrupted, grad_encoder)
-            if tied:
-                grad_encoder = primitives.add_product(code, compared.grad_output, grad_encoder)
-        if grad_x is not None:
-            grad_corrupted = primitives.multiply(grad_code, encoder_transposed)
+            self.grad_weight = primitives.add_product(grad_code, corrupted, self.grad_weight)
+            if self.is_tied:
+                self.grad_weight = primitives.add_product(
+                    code, compared.grad_output, self.grad_weight
+                )
+        if self.grad_x is not None:
+            grad = primitives.multiply(grad_code, self.encoder)
             if settings.corruption in ("masking", "salt_and_pepper"):
-                grad_corrupted = primitives.corrupt(grad_corrupted, noise.masking())
-            grad_x[rows] = (
-                grad_corrupted if target is not None else grad_corrupted + compared.grad_target
-            )
-    if penalty is not None and grad_encoder is not None:
-        grad_encoder += penalty.weight_gradient()
-    return total, PerInput(
-        grad_x, grad_encoder, grad_encoder_bias, grad_decoder, grad_decoder_bias, grad_target
-    )
+                grad = primitives.corrupt(grad, noise_of(settings, rows.start).masking())
+            self.grad_x[rows] = grad if self.has_target else grad + compared.grad_target
+
+    def gradients(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """By x [B, D], by the weight [H, D] and by the bias [H]."""
+        if self.penalty is not None and self.grad_weight is not None:
+            self.grad_weight += self.penalty.weight_gradient()
+        return self.grad_x, self.grad_weight, self.grad_bias
 
 
 class Penalty:

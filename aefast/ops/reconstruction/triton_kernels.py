@@ -18,8 +18,8 @@ from aefast.ops.shared.triton_gemm_kernels import (
     as_operand,
     load_tile,
     multiply_tile,
-    tile_start,
     round_to_tf32,
+    tile_start,
 )
 
 PIECE = tl.constexpr(host.PIECE)
