@@ -97,6 +97,7 @@ def test_one_layer(
     compare(case(inputs, run, "highest, eager is the closed form", ours, closed_form))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("device", "batch", "widths"), [("cpu", 256, DEEP_WIDTHS), ("cpu", 1024, (784, 512))]
 )

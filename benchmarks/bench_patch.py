@@ -36,11 +36,11 @@ def images() -> np.ndarray:
 
 
 CASES: dict[str, tuple[Callable[[], np.ndarray], Callable[[], Any]]] = {
-    "BernoulliRBM on digits": (lambda: digits() / 16, lambda: BernoulliRBM(random_state=0)),
     "BernoulliRBM 784-256 b128": (
         images,
         lambda: BernoulliRBM(256, batch_size=128, n_iter=2, random_state=0),
     ),
+    "BernoulliRBM on digits": (lambda: digits() / 16, lambda: BernoulliRBM(random_state=0)),
     "PCA(2) on digits": (digits, lambda: PCA(2)),
     "PCA(50), 2560x256": (
         lambda: np.random.default_rng(0).random((2560, 256)),

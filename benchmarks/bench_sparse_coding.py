@@ -117,6 +117,7 @@ def test_scikit_learn(
 
 
 @needs_scikit_learn
+@pytest.mark.slow
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize(("side", "atoms"), SIZES)
 def test_eager(compare: Callable[[Case], None], device: str, side: int, atoms: int) -> None:

@@ -18,7 +18,7 @@ from aefast.data.dataset import from_array
 from aefast.training.checkpoint import Checkpoint
 from aefast.training.config import Config, Progress
 from aefast.training.loop import Trainer, train
-from aefast.training.models import build
+from aefast.training.models import MODELS, build
 from aefast.training.scales import summarize
 
 LEARNING_RATE = 1e-3
@@ -32,7 +32,7 @@ class Run:
         self.config = Config(
             model="ae",
             hidden=[hidden],
-            options={"output_activation": "sigmoid"},
+            options={**MODELS["ae"].options, "output_activation": "sigmoid"},
             data=summarize(self.dataset, self.dataset.name),
             epochs=1,
             batch_size=batch_size,
@@ -82,7 +82,7 @@ class Script:
 
 @pytest.mark.parametrize(
     ("device", "visible", "hidden", "batch", "batches"),
-    [("cpu", 64, 128, 128, 512), ("cpu", 784, 512, 1024, 16), ("cuda", 784, 512, 1024, 64)],
+    [("cpu", 64, 128, 128, 128), ("cpu", 784, 512, 1024, 16), ("cuda", 784, 512, 1024, 64)],
 )
 @pytest.mark.parametrize("against", ["DataLoader", "bare steps"])
 def test_training(

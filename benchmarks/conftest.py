@@ -1,5 +1,6 @@
 """The suite's fixtures and hooks. Run it with ``pytest benchmarks`` or ``aefast bench``."""
 
+import gc
 import os
 import sys
 
@@ -80,6 +81,7 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError("--device cuda: torch sees no CUDA device")
     config.addinivalue_line("python_files", "bench_*.py")
     config.addinivalue_line("markers", "allocator_as_it_comes: nothing freed is kept")
+    config.addinivalue_line("markers", "slow: left out of --quick, with all its cases")
     config.option.benchmark_quiet = True  # the table below takes the place of the plugin's own
     config.stash[RECORDS] = []
     config.stash[FAILED] = []
@@ -97,10 +99,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = sorted(chosen, key=lambda item: not item.get_closest_marker("allocator_as_it_comes"))
 
 
+def pytest_collection_finish() -> None:
+    """What was imported stays to the end: each case's collections need not go through it again."""
+    gc.collect()
+    gc.freeze()
+
+
 def quick(items: list[pytest.Item]) -> list[pytest.Item]:
     """Of whole steps the shapes that are marked so, of any other function its first case."""
     first: dict[object, pytest.Item] = {}
     for item in items:
+        if item.get_closest_marker("slow"):
+            continue
         if item.path.stem != "bench_step":
             first.setdefault((item.path, item.originalname), item)
         elif item.callspec.params["shape"] in QUICK:

@@ -25,9 +25,11 @@ Layer = Callable[..., Tensor]
 Run = Callable[[], object]
 
 MIN_ROUNDS, MAX_ROUNDS = 11, 501
-# Where all contenders together take longer than this a round, a few rounds must do.
-SLOW_SECONDS, FEW_ROUNDS = 1.0, 5
-WARM_UP_CALLS = 3
+# Where all contenders together take longer than this a round, a few rounds must do: their noise is
+# small beside them.
+SLOW_SECONDS, FEW_ROUNDS = 0.5, 5
+# A call is warm after so many, or after so long.
+WARM_UP_CALLS, WARM_UP_SECONDS = 3, 0.25
 
 # Inputs rotate through this many bytes: past any CPU's L2, and past a GPU's L2 (60 MB on an H200).
 ROTATED_BYTES = {"cpu": 16 * 2**20, "cuda": 256 * 2**20}
@@ -306,5 +308,8 @@ def _then_synchronize(run: Run) -> Run:
 
 
 def _warm_up(call: Run) -> None:
+    start = time.perf_counter()
     for _ in range(WARM_UP_CALLS):
         call()
+        if time.perf_counter() - start > WARM_UP_SECONDS:
+            return

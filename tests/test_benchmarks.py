@@ -735,6 +735,14 @@ def test_the_quick_suite_has_all_of_it_in_few_cases() -> None:
     assert len(fitted) == len(bench_step.KINDS) * len(shapes.QUICK)
 
 
+@pytest.mark.slow
+def test_a_case_of_each_benchmark_runs_and_is_right() -> None:
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", "-q"]
+    command += [str(SUITE), "--quick", "--benchmark-disable", "--device", "cpu"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout[-5000:] + result.stderr
+
+
 @pytest.mark.slow  # 11 s, most of them imports: what it writes has tests of its own
 def test_the_suite_runs_capped_and_writes_what_the_report_needs(tmp_path: Path) -> None:
     file = tmp_path / "result.json"
