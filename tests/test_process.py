@@ -104,11 +104,22 @@ def encode(rows):
         return sparse_encode(x, atoms, 0.01, tolerance=0.0, steps=10**8)
 
 
+def take_step(threads):
+    """A training step whose chains run on and on; it changes nothing before they end."""
+    machine = aefast.nn.RBM(64, 64, k=10**6)
+    before, data = machine.weight.clone(), torch.ones(100, 64)
+    optimizer = torch.optim.SGD(machine.parameters(), lr=1.0)
+    try:
+        aefast.fit(machine, data, optimizer, epochs=1, batch_size=100, seed=0)
+    finally:
+        assert torch.equal(machine.weight, before)
+
+
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize(
     "call",
-    [lambda threads: multiply(3000, 1_000_000, threads), lambda threads: encode(10_000)],
-    ids=["product", "sparse coding"],
+    [lambda threads: multiply(3000, 1_000_000, threads), lambda threads: encode(10_000), take_step],
+    ids=["product", "sparse coding", "training step"],
 )
 def test_a_long_call_hears_signals(call, count, threads):
     """Left alone, each takes half a minute and more."""

@@ -68,7 +68,6 @@ py::tuple run_fit(const Plan& plan, const DataRows& data, uintptr_t order, int64
         throw std::invalid_argument("seeds takes one for each epoch");
     const auto values = pointers<const float*>(parameters);
     std::vector<float*> gradients(parameters.size());
-    const SignalsWait for_a_whole_step;
     const FitResult result = without_gil([&] {
         return active_kernel<Fit<Plan>>(AEFAST_EACH(fit))(
             plan, {data, reinterpret_cast<const int64_t*>(order), count, epoch_rows, batch_size,

@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <optional>
 #include <vector>
 
 #include "shared/parallel.h"
@@ -73,6 +74,9 @@ FitResult take_steps(const Plan& plan, const FitArguments& a) {
     for (int64_t i = 0; i < a.trained; ++i) a.updates[i].gradient = a.gradients[a.updated[i]];
     int64_t steps_taken = 0, step_of_epoch = a.first_step;
     const uint64_t* epoch_seed = a.seeds;
+    // A signal may end the call before its first step has changed anything, however long that step
+    // takes; afterwards it waits, and the call ends soon.
+    std::optional<SignalsWait> for_whole_steps;
     // An epoch ends where what is left is a multiple of its rows.
     for (int64_t position = 0; position < a.count;) {
         const int64_t left = (a.count - position - 1) % a.epoch_rows + 1;
@@ -84,6 +88,7 @@ FitResult take_steps(const Plan& plan, const FitArguments& a) {
         const float loss =
             static_cast<float>(step(plan, {rows, size, a.data.columns, seed, 0, a.parameters,
                                            a.gradients, a.multiply, a.precision, a.threads}));
+        for_whole_steps.emplace();
         a.losses[steps_taken] = loss;
         if (!std::isfinite(loss)) return {steps_taken, false};
         for (int64_t i = 0; i < a.trained; ++i) update(a.updates[i], a.threads);
