@@ -245,7 +245,12 @@ def compare(
     threads: int,
 ) -> float: ...
 def contract(
-    saved: _Matrix, squared_lengths: int, penalty: int, activation: Activation, threads: int
+    saved: _Matrix,
+    squares: int,
+    scales: int,
+    penalty: int,
+    activation: Activation,
+    threads: int,
 ) -> None: ...
 def corrupt(
     noise: Noise,
@@ -412,6 +417,7 @@ def scaled_noise(
     stream: _RandomStream,
     threads: int,
 ) -> None: ...
+def row_lengths(weight: _Matrix, squares: int, scales: int, threads: int) -> bool: ...
 def scaled_sign(
     values: _Matrix, output: int, element_type: ElementType, factor: float, threads: int
 ) -> None: ...
@@ -420,7 +426,8 @@ def slope_backward(
     grad_code: _Matrix | None,
     grad_slope: int,
     grad_penalty: int,
-    squared_lengths: int,
+    squares: int,
+    scales: int,
     grad_preactivation: int,
     grad_sums: int,
     activation: Activation,

@@ -129,10 +129,10 @@ def penalties(c: ModuleType) -> dict[str, Call]:
     start = floats(OUTPUTS * INPUTS), OUTPUTS, 0, INPUTS
     slope, samples = matrix(ROWS, INPUTS, 0.0), floats(ROWS * OUTPUTS * INPUTS)
     return {
-        "contract": lambda: c.contract(code, lengths, penalty, sigmoid, 1),
+        "contract": lambda: c.contract(code, lengths, 0, penalty, sigmoid, 1),
         "slopes": lambda: c.slopes(code[0], output, ROWS * OUTPUTS, sigmoid, 1),
         "slope_backward": lambda: c.slope_backward(
-            code, grad_code, 0, penalty, lengths, output, two_sums, sigmoid, 1
+            code, grad_code, 0, penalty, lengths, 0, output, two_sums, sigmoid, 1
         ),
         "expand": lambda: c.expand(start, code[0], slope, samples, 1),
         "kl_sparsity": lambda: c.kl_sparsity(code, sums, float32, 0.05, lengths, 1),

@@ -9,6 +9,7 @@
 #include <cmath>
 
 #include "ops/contractive/contractive.h"
+#include "ops/contractive/row_scale.h"
 #include "ops/linear_act/linear_act.h"
 #include "ops/reconstruction/reconstruction.h"
 #include "ops/sparsity/sparsity.h"
@@ -72,7 +73,7 @@ class Panel {
         partial_sums_ = arena.take<double>(row_blocks(rows) * 2 * widest);
         row_values_ = arena.take<float>(rows);
         losses_ = arena.take<double>(row_blocks(rows));
-        column_values_ = arena.take<float>(4 * widest);
+        column_values_ = arena.take<float>(5 * widest);
     }
 
     // The panel's part of the whole batch's loss; its gradients are added to what earlier panels
@@ -606,17 +607,22 @@ class Panel {
         return plan_.penalty_weight * l1_sparsity(code) * rows_ / batch_rows();
     }
 
-    // ||J||^2 = sum_j act'_j^2 |W_j|^2 at every row; its part of the loss.
+    // ||J||^2 = sum_j act'_j^2 |W_j|^2 at every row; its part of the loss. Leaves the scales of
+    // rows that need them.
     double contraction(const StepLayer& layer) {
-        float* lengths = column_values_ + layer.outputs;
+        float* squares = column_values_ + layer.outputs;
+        float* scales = column_values_ + 4 * layer.outputs;
+        bool is_scaled = false;
         const float* weight = batch_.parameters[layer.weight];
         for (int64_t unit = 0; unit < layer.outputs; ++unit) {
             Sum sum;
             const float* row = weight + unit * layer.inputs;
             sum.add(layer.inputs, [&](int64_t i) { return double(row[i]) * row[i]; });
-            lengths[unit] = static_cast<float>(sum.total());
+            squares[unit] = static_cast<float>(sum.total());
+            is_scaled |= scale_row(row, layer.inputs, squares[unit], scales[unit]);
         }
-        contract({code_memory().saved(), lengths, row_values_, rows_, layer.outputs,
+        scales_ = is_scaled ? scales : nullptr;
+        contract({code_memory().saved(), squares, scales_, row_values_, rows_, layer.outputs,
                   layer.activation, batch_.threads});
         double total = 0;
         for (int64_t row = 0; row < rows_; ++row) total += row_values_[row];
@@ -628,7 +634,7 @@ class Panel {
         std::fill_n(row_values_, rows_, static_cast<float>(plan_.penalty_weight / batch_rows()));
         float* sums = column_values_ + 2 * layer.outputs;
         slope_backward({code_memory().saved(), gradient, layer.outputs, nullptr, row_values_,
-                        column_values_ + layer.outputs, output, sums, partial_sums_, rows_,
+                        column_values_ + layer.outputs, scales_, output, sums, partial_sums_, rows_,
                         layer.outputs, layer.activation, batch_.threads});
         if (layer.bias >= 0) add_gradient(layer.bias, sums);
         return penalty;
@@ -641,8 +647,12 @@ class Panel {
         float* gradient = batch_.gradients[layer.weight];
         for (int64_t unit = 0; unit < layer.outputs; ++unit) {
             const float factor = 2.f * length_sums[unit];
-            for (int64_t i = unit * layer.inputs; i < (unit + 1) * layer.inputs; ++i)
-                gradient[i] += factor * weight[i];
+            const int64_t begin = unit * layer.inputs, end = begin + layer.inputs;
+            if (scales_)
+                for (int64_t i = begin; i < end; ++i)
+                    gradient[i] += factor * (weight[i] / scales_[unit]);
+            else
+                for (int64_t i = begin; i < end; ++i) gradient[i] += factor * weight[i];
         }
     }
 
@@ -670,6 +680,7 @@ class Panel {
     double* losses_;
     float* row_values_;
     float* column_values_;
+    const float* scales_ = nullptr;  // of the contraction's rows, or null where all are 1
 };
 
 bool has_norm(const std::vector<StepLayer>& layers) {

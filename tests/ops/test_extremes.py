@@ -1,10 +1,13 @@
 """Where the definition is finite, every backend is: weights whose squares leave float32's range."""
 
+import math
+
 import pytest
 import torch
 
 from aefast import use_backend
 from aefast.functional import contractive_penalty, reconstruction_loss
+from aefast.nn import ContractiveAutoencoder
 from tests.backends import is_interpreted
 
 # The widths of the layers on 3 inputs; the last pushes columns, the others pull rows.
@@ -83,3 +86,53 @@ def test_a_contracted_loss_of_no_curvature_has_the_definitions_gradients(kernel_
         expected = gradient(1e-20)
     assert expected.isfinite().all()
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=0)
+
+
+def contractions(x, weight, bias, activation, scale):
+    """A penalty, one of second order, and a model's loss, each with its gradients."""
+    inputs = [tensor.clone().requires_grad_() for tensor in (x, weight, bias)]
+    for options in ({}, {"hessian_noise": 0.01 / scale, "seed": 1}):
+        penalty = contractive_penalty(*inputs, activation, **options)
+        yield penalty.detach()
+        yield from torch.autograd.grad(penalty.sum(), inputs, materialize_grads=True)
+    model = ContractiveAutoencoder(3, 4, contraction=0.1, activation=activation).to(x)
+    parameters = list(model.parameters())
+    with torch.no_grad():
+        for parameter, value in zip(parameters, (weight, bias, weight.t() / scale), strict=False):
+            parameter.copy_(value)
+        parameters[-1].zero_()
+    loss = model.loss(x)
+    yield loss.detach()
+    yield from torch.autograd.grad(loss, parameters)
+
+
+@pytest.mark.interpreted(activation=["softplus"])
+@pytest.mark.parametrize(
+    ("activation", "scale", "shift"),
+    [
+        ("sigmoid", 1e20, 200.0),  # slopes of exactly 0
+        ("relu", 1e25, -9.0),
+        ("sigmoid", 1e22, -45.0),  # slopes so small that their products with the rows are finite
+        ("softplus", 1e30, -69.0),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the interpreter's overflows
+def test_rows_whose_squares_overflow_count_by_their_slopes(place, activation, scale, shift):
+    weight = torch.rand(4, 3) * scale
+    weight[1] = torch.randn(3)
+    bias = torch.tensor([shift, 0.3, shift, shift])
+    arguments = [tensor.to(place) for tensor in (torch.rand(5, 3) / scale, weight, bias)]
+    results = list(contractions(*arguments, activation, scale))
+    with use_backend("eager"):
+        exact = list(contractions(*map(torch.Tensor.double, arguments), activation, scale))
+    for actual, expected in zip(results, exact, strict=True):
+        error = (actual.double() - expected).abs().max()
+        assert error <= 2e-5 * expected.abs().max() + torch.finfo(torch.float32).tiny
+
+
+def test_in_float64_too():
+    weight = torch.full((2, 2), 1e160, dtype=torch.float64)
+    bias = torch.tensor([900.0, -368.0], dtype=torch.float64)
+    penalty = contractive_penalty(torch.zeros(1, 2, dtype=torch.float64), weight, bias)
+    expected = 2 * (1e160 * math.exp(-368)) ** 2
+    torch.testing.assert_close(penalty.item(), expected, rtol=1e-12, atol=0)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from aefast.ops.contractive.primitives import PenaltyPrimitives
+from aefast.ops.contractive.row_lengths import RowLengths
 from aefast.ops.linear_act.op import FROM_PREACTIVATION
 from aefast.ops.shared import cpp as shared
 from aefast.ops.shared.extension import _C
@@ -43,11 +44,22 @@ class _Primitives(PenaltyPrimitives):
         )
         return output
 
-    def penalty(self, saved: Tensor, activation: str, squared_lengths: Tensor) -> Tensor:
+    def row_lengths(self, weight: Tensor) -> RowLengths:
+        weight = weight if weight.stride(1) == 1 else weight.contiguous()
+        squares, scales = weight.new_empty(weight.shape[0]), weight.new_empty(weight.shape[0])
+        is_scaled = _C.row_lengths(
+            shared.as_matrix(weight),
+            squares.data_ptr(),
+            scales.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return RowLengths(squares, scales if is_scaled else None)
+
+    def penalty(self, saved: Tensor, activation: str, lengths: RowLengths) -> Tensor:
         penalty = saved.new_empty(saved.shape[0])
         _C.contract(
             shared.as_matrix(saved),
-            squared_lengths.data_ptr(),
+            *_addresses(lengths),
             penalty.data_ptr(),
             shared.ACTIVATIONS[activation],
             torch.get_num_threads(),
@@ -66,14 +78,14 @@ class _Primitives(PenaltyPrimitives):
         activation: str,
         grad_code: Tensor | None,
         grad_penalty: Tensor,
-        squared_lengths: Tensor,
+        lengths: RowLengths,
     ) -> tuple[Tensor, Tensor, Tensor]:
         grad, (grad_bias, grad_lengths) = _backward(
             saved,
             activation,
             grad_code,
             grad_penalty=grad_penalty.contiguous(),
-            squared_lengths=squared_lengths,
+            lengths=lengths,
         )
         return grad, grad_bias, grad_lengths
 
@@ -136,6 +148,12 @@ def _samples(start: Tensor) -> tuple[int, int, int, int]:
     return start.data_ptr(), rows, 0 if start.dim() == 2 else rows * columns, columns
 
 
+def _addresses(lengths: RowLengths) -> tuple[int, int]:
+    """Of the squares and the scales, as a kernel takes them."""
+    squares, scales = lengths
+    return squares.data_ptr(), 0 if scales is None else scales.data_ptr()
+
+
 def _backward(
     saved: Tensor,
     activation: str,
@@ -143,7 +161,7 @@ def _backward(
     *,
     grad_slope: Tensor | None = None,
     grad_penalty: Tensor | None = None,
-    squared_lengths: Tensor | None = None,
+    lengths: RowLengths | None = None,
 ) -> tuple[Tensor, Tensor]:
     if grad_code is not None and grad_code.stride(1) != 1:
         grad_code = grad_code.contiguous()
@@ -154,7 +172,7 @@ def _backward(
         None if grad_code is None else shared.as_matrix(grad_code),
         0 if grad_slope is None else grad_slope.data_ptr(),
         0 if grad_penalty is None else grad_penalty.data_ptr(),
-        0 if squared_lengths is None else squared_lengths.data_ptr(),
+        *(_addresses(lengths) if lengths is not None else (0, 0)),
         grad.data_ptr(),
         sums.data_ptr(),
         shared.ACTIVATIONS[activation],

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from aefast.ops.contractive.row_lengths import penalty_factors
 from aefast.ops.contractive.settings import EncoderLayer, PenaltySettings
 from aefast.ops.corrupt.eager import corrupt as defined_noise
 from aefast.ops.corrupt.noise import Noise
@@ -53,7 +54,8 @@ def squared_norms(
     point those of the difference of both."""
     if probes is None and len(layers) == 1:
         change = slopes[0] if noisy_slopes is None else slopes[0] - noisy_slopes[0]
-        return change.square() * layers[0].weight.square().sum(1)
+        squared_slopes, squared_lengths = penalty_factors(change, layers[0].weight)
+        return squared_slopes * squared_lengths
     rows = pull(layers, slopes, probes)
     if noisy_slopes is not None:
         rows = rows - pull(layers, noisy_slopes, probes)

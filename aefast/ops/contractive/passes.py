@@ -1,7 +1,8 @@
 """Forward and backward of the contractive penalty, composed of a backend's primitives.
 
 One layer's exact penalty is a sum over the code: ||J||^2 = sum_j d_j^2 n_j, with the slopes d and
-the squared lengths n of the weight's rows. Every other penalty is computed by rows.py.
+the squared lengths n of the weight's rows, which row_lengths.py scales where they leave the
+dtype's range. Every other penalty is computed by rows.py.
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from torch import Tensor
 from aefast.capture import is_captured
 from aefast.ops.contractive import eager, rows
 from aefast.ops.contractive.primitives import PenaltyPrimitives
+from aefast.ops.contractive.row_lengths import RowLengths
 from aefast.ops.contractive.settings import EncoderLayer, PenaltySettings
 from aefast.ops.shared.precision import upcast
 
@@ -30,7 +32,7 @@ class SavedForBackward(NamedTuple):
 
     layers: Sequence[EncoderLayer]
     encodings: list[Encoding]  # at x, and at x with noise
-    lengths: Tensor | None  # one layer's squared lengths
+    lengths: RowLengths | None  # of one layer's rows
     norm_gradients: rows.NormGradients | None  # of the sum of all penalties
     choice: "RouteChoice | None" = None  # of the rows
 
@@ -90,7 +92,7 @@ def forward(
         noisy = eager.with_noise(x, settings, primitives.corrupt)
         encodings.append(encode(primitives, noisy, layers))
     if is_closed(layers, settings):
-        lengths = squared_lengths(primitives, layers[0].weight)
+        lengths = primitives.row_lengths(upcast(layers[0].weight))
         penalty = _closed(primitives, encodings, layers[0], lengths, settings)
         return penalty, None, SavedForBackward(layers, encodings, lengths, None)
     slopes, noisy_slopes = _slopes(primitives, encodings, layers)
@@ -236,7 +238,7 @@ def _fused_backward(
     grad_code: Tensor | None,
     encoding: Encoding,
     layer: EncoderLayer,
-    lengths: Tensor,
+    lengths: RowLengths,
     needed: Needed,
 ) -> EncoderGradients:
     weight = layer.weight
@@ -250,7 +252,7 @@ def _fused_backward(
     grad_weight = grad_x = None
     if needed.weights[0]:
         grad_weight = primitives.add_product(grad, encoding.inputs[0], None)
-        grad_weight += 2 * grad_lengths[:, None] * weight
+        grad_weight += lengths.weight_gradient(grad_lengths, weight)
     if needed.x:
         grad_x = primitives.multiply(grad, primitives.operand(weight.t()))
     return EncoderGradients(grad_x, [grad_weight], [grad_bias if needed.biases[0] else None])
@@ -260,16 +262,18 @@ def _closed(
     primitives: PenaltyPrimitives,
     encodings: list[Encoding],
     layer: EncoderLayer,
-    lengths: Tensor,
+    lengths: RowLengths,
     settings: PenaltySettings,
 ) -> Tensor:
-    """sum_j (d^2 + hessian_weight (d - d')^2)_j n_j."""
+    """sum_j (d^2 + hessian_weight (d - d')^2)_j |W_j|^2."""
     if len(encodings) == 1:
         return primitives.penalty(encodings[0].saved[0], layer.activation, lengths)
     slope, noisy_slope = (
-        primitives.slopes(encoding.saved[0], layer.activation) for encoding in encodings
+        lengths.scaled(primitives.slopes(encoding.saved[0], layer.activation))
+        for encoding in encodings
     )
-    return (slope.square() + settings.hessian_weight * (slope - noisy_slope).square()) @ lengths
+    squares = slope.square() + settings.hessian_weight * (slope - noisy_slope).square()
+    return squares @ lengths.squares
 
 
 def _closed_backward(
@@ -277,15 +281,20 @@ def _closed_backward(
     slope: Tensor,
     noisy_slope: Tensor,
     weight: Tensor,
-    lengths: Tensor,
+    lengths: RowLengths,
     settings: PenaltySettings,
 ) -> rows.NormGradients:
     """Those of the sum above, with its second term."""
-    change = settings.hessian_weight * (slope - noisy_slope)
-    factor = 2 * grad[:, None] * lengths
-    grad_lengths = grad @ (slope.square() + change * (slope - noisy_slope))
-    grad_weight = 2 * grad_lengths[:, None] * weight
-    return rows.NormGradients([factor * (slope + change)], [-factor * change], [grad_weight])
+    difference = slope - noisy_slope
+    slope_scaled = lengths.scaled(slope)
+    change = settings.hessian_weight * lengths.scaled(difference)
+    factor = 2 * grad[:, None] * lengths.squares
+    grad_lengths = grad @ (slope_scaled * slope + change * difference)
+    return rows.NormGradients(
+        [lengths.scaled(factor * (slope_scaled + change))],
+        [lengths.scaled(-factor * change)],
+        [lengths.weight_gradient(grad_lengths, weight)],
+    )
 
 
 def _slopes(
@@ -316,12 +325,6 @@ def _norms(
     return rows.Norms(
         primitives, layers, settings.probes, draw_probes, settings.hessian_weight, route
     )
-
-
-def squared_lengths(primitives: PenaltyPrimitives, weight: Tensor) -> Tensor:
-    """Of a weight's rows; a half precision's in float32."""
-    weight = upcast(weight)
-    return primitives.dot_rows(weight, weight, weight.new_zeros(weight.shape[0]))
 
 
 def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from aefast.ops.contractive.row_lengths import RowLengths, row_lengths
 from aefast.ops.corrupt.noise import Noise
 from aefast.ops.corrupt.op import corrupt_with
 from aefast.ops.linear_act.eager import (
@@ -76,9 +77,13 @@ class PenaltyPrimitives:
             grad = grad + grad_code * self.slopes(saved, activation)
         return grad, grad.sum(0)
 
-    def penalty(self, saved: Tensor, activation: str, squared_lengths: Tensor) -> Tensor:
-        """sum_j act'_j^2 squared_lengths_j; [P]."""
-        return self.slopes(saved, activation).square() @ squared_lengths
+    def row_lengths(self, weight: Tensor) -> RowLengths:
+        """Of a weight's rows, |W_j|^2; of a half precision's the weight comes in float32."""
+        return row_lengths(weight)
+
+    def penalty(self, saved: Tensor, activation: str, lengths: RowLengths) -> Tensor:
+        """sum_j act'_j^2 |W_j|^2; [P]."""
+        return lengths.scaled(self.slopes(saved, activation)).square() @ lengths.squares
 
     def penalty_backward(
         self,
@@ -86,13 +91,15 @@ class PenaltyPrimitives:
         activation: str,
         grad_code: Tensor | None,
         grad_penalty: Tensor,
-        squared_lengths: Tensor,
+        lengths: RowLengths,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The gradient by a [P, H], its sum over the rows, and that by squared_lengths [H]."""
+        """The gradient by a [P, H], its sum over the rows, and what
+        :meth:`RowLengths.weight_gradient` takes [H]."""
         slopes = self.slopes(saved, activation)
-        grad_slope = 2 * grad_penalty[:, None] * slopes * squared_lengths
+        scaled_slopes = lengths.scaled(slopes)
+        grad_slope = lengths.scaled(2 * grad_penalty[:, None] * scaled_slopes * lengths.squares)
         grad, grad_bias = self.slope_backward(saved, activation, grad_code, grad_slope)
-        return grad, grad_bias, grad_penalty @ slopes.square()
+        return grad, grad_bias, grad_penalty @ (scaled_slopes * slopes)
 
     def expand(self, start: Tensor, row_slope: Tensor | None, slope: Tensor) -> Tensor:
         """row_slope [P, R] start slope [P, K]; start is [R, K] for all, or [P, R, K]."""

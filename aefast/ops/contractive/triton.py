@@ -7,19 +7,28 @@ import torch
 from torch import Tensor
 
 from aefast.ops.contractive.primitives import PenaltyPrimitives
+from aefast.ops.contractive.row_lengths import RowLengths
 from aefast.ops.linear_act.op import FROM_PREACTIVATION
 from aefast.ops.shared import triton_activation, triton_gemm
 from aefast.ops.shared.triton import ACTIVATIONS, TYPE_NAMES, Variant, cdiv, device_of
 
+SCALE_COLUMNS = 256
 CONTRACT_ROWS, CONTRACT_COLUMNS = 4, 256
 BACKWARD_ROWS, BACKWARD_COLUMNS, BACKWARD_STEPS = 16, 128, 4
+
+
+@cache
+def _scale_variant() -> Variant:
+    types = {f"{name}_pointer": "*fp32" for name in ("weight", "squares", "scales")}
+    return Variant("contractive.triton_kernels.scale_kernel", types, {"COLUMNS": SCALE_COLUMNS})
 
 
 @cache
 def _contract_variant(dtype: torch.dtype) -> Variant:
     types = {
         "saved_pointer": f"*{TYPE_NAMES[dtype]}",
-        "lengths_pointer": "*fp32",
+        "squares_pointer": "*fp32",
+        "scales_pointer": "*fp32",
         "penalty_pointer": "*fp32",
     }
     constants = {
@@ -34,7 +43,7 @@ def _contract_variant(dtype: torch.dtype) -> Variant:
 def _backward_variant(dtype: torch.dtype) -> Variant:
     narrow = ("saved", "grad_code", "grad_slope", "grad_preactivation")
     types = {f"{name}_pointer": f"*{TYPE_NAMES[dtype]}" for name in narrow}
-    wide = ("grad_penalty", "lengths", "partial")
+    wide = ("grad_penalty", "squares", "scales", "partial")
     types |= {f"{name}_pointer": "*fp32" for name in wide}
     constants = {
         "ROWS": BACKWARD_ROWS,
@@ -47,6 +56,7 @@ def _backward_variant(dtype: torch.dtype) -> Variant:
 
 def variants(generation: int) -> Iterator[Variant]:
     """What the passes can launch beside linear_act's and corrupt's kernels."""
+    yield _scale_variant()
     for dtype in TYPE_NAMES:
         yield _contract_variant(dtype)
         yield _backward_variant(dtype)
@@ -82,7 +92,22 @@ class _Primitives(PenaltyPrimitives):
         slopes, _ = triton_activation.activation_backward(ones, saved, activation)
         return slopes[:, : saved.shape[1]].contiguous()
 
-    def penalty(self, saved: Tensor, activation: str, squared_lengths: Tensor) -> Tensor:
+    def row_lengths(self, weight: Tensor) -> RowLengths:
+        squares = (weight * weight).sum(1)
+        scales = torch.empty_like(squares)
+        with device_of(weight):
+            _scale_variant().launch(
+                weight.shape[0],
+                weight_pointer=weight,
+                squares_pointer=squares,
+                scales_pointer=scales,
+                weight_row_stride=weight.stride(0),
+                weight_column_stride=weight.stride(1),
+                columns=weight.shape[1],
+            )
+        return RowLengths(squares, scales)
+
+    def penalty(self, saved: Tensor, activation: str, lengths: RowLengths) -> Tensor:
         rows, columns = saved.shape
         penalty = saved.new_empty(rows, dtype=torch.float32)
         saved = triton_gemm.aligned(saved)
@@ -90,7 +115,8 @@ class _Primitives(PenaltyPrimitives):
             _contract_variant(saved.dtype).launch(
                 cdiv(rows, CONTRACT_ROWS),
                 saved_pointer=saved,
-                lengths_pointer=squared_lengths,
+                squares_pointer=lengths.squares,
+                scales_pointer=lengths.scales,
                 penalty_pointer=penalty,
                 saved_row_stride=saved.stride(0),
                 rows=rows,
@@ -111,14 +137,14 @@ class _Primitives(PenaltyPrimitives):
         activation: str,
         grad_code: Tensor | None,
         grad_penalty: Tensor,
-        squared_lengths: Tensor,
+        lengths: RowLengths,
     ) -> tuple[Tensor, Tensor, Tensor]:
         grad, (grad_bias, grad_lengths) = _backward(
             saved,
             activation,
             grad_code,
             grad_penalty=grad_penalty.float().contiguous(),
-            squared_lengths=squared_lengths,
+            lengths=lengths,
         )
         return grad, grad_bias, grad_lengths
 
@@ -130,7 +156,7 @@ def _backward(
     *,
     grad_slope: Tensor | None = None,
     grad_penalty: Tensor | None = None,
-    squared_lengths: Tensor | None = None,
+    lengths: RowLengths | None = None,
 ) -> tuple[Tensor, Tensor]:
     rows, columns = saved.shape
     saved = triton_gemm.aligned(saved)
@@ -148,7 +174,8 @@ def _backward(
             grad_code_pointer=unread if grad_code is None else grad_code,
             grad_slope_pointer=unread if grad_slope is None else grad_slope,
             grad_penalty_pointer=partials if grad_penalty is None else grad_penalty,
-            lengths_pointer=partials if squared_lengths is None else squared_lengths,
+            squares_pointer=partials if lengths is None else lengths.squares,
+            scales_pointer=partials if lengths is None else lengths.scales,
             grad_preactivation_pointer=grad,
             partial_pointer=partials,
             saved_row_stride=saved.stride(0),

@@ -11,14 +11,63 @@ from aefast.ops.shared.triton_device import (
     round_to,
 )
 
+# The largest float32: a scale is finite beside an infinite weight, too.
+LARGEST = tl.constexpr(3.4028234663852886e38)
+
+
+@triton.jit(
+    do_not_specialize=["weight_row_stride", "weight_column_stride", "columns"],
+    do_not_specialize_on_alignment=["weight_pointer", "squares_pointer", "scales_pointer"],
+)
+def scale_kernel(
+    weight_pointer,  # [rows, columns] float32
+    squares_pointer,  # [rows] float32, the rows' squared lengths
+    scales_pointer,  # [rows] float32
+    weight_row_stride: tl.int64,
+    weight_column_stride: tl.int64,
+    columns: tl.int32,
+    COLUMNS: tl.constexpr,
+):
+    """A row's scale, 1; or where its square is infinite max |w|, and the square of the row over it.
+
+    The others' weights are not read.
+    """
+    row = tl.program_id(0)
+    scale = tl.full((), 1.0, tl.float32)
+    if tl.load(squares_pointer + row) == float("inf"):
+        weights = weight_pointer + row.to(tl.int64) * weight_row_stride
+        largest = tl.zeros((COLUMNS,), dtype=tl.float32)
+        for start in range(0, columns, COLUMNS):
+            column = start + tl.arange(0, COLUMNS).to(tl.int64)
+            weight = tl.load(
+                weights + column * weight_column_stride, mask=column < columns, other=0.0
+            )
+            largest = tl.maximum(largest, tl.abs(weight))
+        scale = tl.minimum(tl.max(largest, axis=0), LARGEST)
+        total = tl.zeros((COLUMNS,), dtype=tl.float32)
+        for start in range(0, columns, COLUMNS):
+            column = start + tl.arange(0, COLUMNS).to(tl.int64)
+            weight = tl.load(
+                weights + column * weight_column_stride, mask=column < columns, other=0.0
+            )
+            total += (weight / scale) * (weight / scale)
+        tl.store(squares_pointer + row, tl.sum(total, axis=0))
+    tl.store(scales_pointer + row, scale)
+
 
 @triton.jit(
     do_not_specialize=["rows", "columns", "saved_row_stride", "activation"],
-    do_not_specialize_on_alignment=["saved_pointer", "lengths_pointer", "penalty_pointer"],
+    do_not_specialize_on_alignment=[
+        "saved_pointer",
+        "squares_pointer",
+        "scales_pointer",
+        "penalty_pointer",
+    ],
 )
 def contract_kernel(
     saved_pointer,  # [rows, columns padded to whole units]
-    lengths_pointer,  # [columns] float32
+    squares_pointer,  # [columns] float32
+    scales_pointer,  # [columns] float32
     penalty_pointer,  # [rows] float32
     saved_row_stride: tl.int64,
     rows: tl.int32,
@@ -28,15 +77,17 @@ def contract_kernel(
     COLUMNS: tl.constexpr,
     UNIT: tl.constexpr,  # elements in 16 bytes
 ):
-    """sum_j slope_j^2 lengths_j of ROWS rows."""
+    """sum_j (slope_j scale_j)^2 square_j of ROWS rows."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     total = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
     for start in range(0, columns, COLUMNS):
         column = start + tl.arange(0, COLUMNS)
         saved = _load_rows(saved_pointer, saved_row_stride, row, column, rows, columns, UNIT)
-        lengths = tl.load(lengths_pointer + column, mask=column < columns, other=0.0)
+        squares = tl.load(squares_pointer + column, mask=column < columns, other=0.0)
+        scales = tl.load(scales_pointer + column, mask=column < columns, other=1.0)
         slope = activation_gradient(tl.full(saved.shape, 1.0, tl.float32), saved, activation)
-        total += slope * slope * lengths[None, :]
+        slope *= scales[None, :]
+        total += slope * slope * squares[None, :]
     tl.store(penalty_pointer + row, tl.sum(total, axis=1), mask=row < rows)
 
 
@@ -56,7 +107,8 @@ def contract_kernel(
         "grad_code_pointer",
         "grad_slope_pointer",
         "grad_penalty_pointer",
-        "lengths_pointer",
+        "squares_pointer",
+        "scales_pointer",
         "grad_preactivation_pointer",
         "partial_pointer",
     ],
@@ -66,7 +118,8 @@ def slope_backward_kernel(
     grad_code_pointer,  # [rows, columns padded], read if has_code
     grad_slope_pointer,  # [rows, columns padded], read if has_slope
     grad_penalty_pointer,  # [rows] float32, read if not has_slope
-    lengths_pointer,  # [columns] float32, likewise
+    squares_pointer,  # [columns] float32, likewise
+    scales_pointer,  # [columns] float32, likewise
     grad_preactivation_pointer,  # [rows, columns padded]
     partial_pointer,  # [row blocks, 2, columns] float32: sums for the bias, and for the lengths
     saved_row_stride: tl.int64,
@@ -84,15 +137,16 @@ def slope_backward_kernel(
 ):
     """grad_code slope + grad_slope curvature, and column sums over STEPS * ROWS rows.
 
-    Without a grad_slope it is the penalty's, 2 grad_penalty slope lengths.
+    Without a grad_slope it is the penalty's, 2 grad_penalty slope scale^2 square, and the sum for
+    the lengths that of grad_penalty slope^2 scale.
     """
     padded_columns = tl.cdiv(columns, UNIT) * UNIT
     column_blocks = tl.cdiv(padded_columns, COLUMNS)
     row_block = tl.program_id(0) // column_blocks
     column = (tl.program_id(0) % column_blocks) * COLUMNS + tl.arange(0, COLUMNS)
-    lengths = tl.load(
-        lengths_pointer + column, mask=(column < columns) & (has_slope == 0), other=0.0
-    )
+    is_read = (column < columns) & (has_slope == 0)
+    squares = tl.load(squares_pointer + column, mask=is_read, other=0.0)
+    scales = tl.load(scales_pointer + column, mask=is_read, other=1.0)
     bias_total = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
     lengths_total = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
     for step in range(STEPS):
@@ -107,8 +161,9 @@ def slope_backward_kernel(
             )
         else:
             penalty = tl.load(grad_penalty_pointer + row, mask=row < rows, other=0.0)[:, None]
-            grad = 2.0 * penalty * lengths[None, :] * slope * curvature
-            lengths_total += penalty * slope * slope
+            scaled_slope = slope * scales[None, :]
+            grad = 2.0 * penalty * squares[None, :] * scaled_slope * (curvature * scales[None, :])
+            lengths_total += penalty * scaled_slope * slope
         if activation <= LEAKY_RELU:  # without curvature: a length of infinity would leave NaN
             grad = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
         if has_code != 0:

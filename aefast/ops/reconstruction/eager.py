@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from aefast.ops.contractive.row_lengths import penalty_factors, row_lengths
 from aefast.ops.corrupt.eager import corrupt
 from aefast.ops.corrupt.noise import STEPS, Noise
 from aefast.ops.linear_act.eager import ACTIVATIONS, CURVATURES, DERIVATIVES, linear_act
@@ -67,7 +68,8 @@ def reconstruction_loss(
     if settings.contraction == 0:
         return loss
     slopes = DERIVATIVES[settings.activation](F.linear(x, encoder_weight, encoder_bias))
-    penalty = settings.contraction * (slopes.square() @ encoder_weight.square().sum(1)).sum()
+    squared_slopes, squared_lengths = penalty_factors(slopes, encoder_weight)
+    penalty = settings.contraction * (squared_slopes @ squared_lengths).sum()
     return loss + (penalty / max(x.numel(), 1) if reduction == "mean" else penalty)
 
 
@@ -98,12 +100,15 @@ def gradients(inputs: LossInputs, settings: LossSettings) -> PerInput[Tensor]:
     slopes = DERIVATIVES[settings.activation](hidden)
     grad_hidden = grad_output @ decoder_weight * slopes
     if settings.contraction != 0:
-        grad_slopes = 2 * settings.contraction * slopes * encoder_weight.square().sum(1)
-        grad_hidden = grad_hidden + grad_slopes * CURVATURES[settings.activation](hidden)
+        lengths = row_lengths(encoder_weight)
+        scaled_slopes = lengths.scaled(slopes)
+        grad_slopes = 2 * settings.contraction * scaled_slopes * lengths.squares
+        curvatures = CURVATURES[settings.activation](hidden)
+        grad_hidden = grad_hidden + grad_slopes * lengths.scaled(curvatures)
     grad_encoder = grad_hidden.t() @ corrupted
     if settings.contraction != 0:
-        grad_lengths = settings.contraction * slopes.square().sum(0)
-        grad_encoder = grad_encoder + 2 * grad_lengths[:, None] * encoder_weight
+        grad_lengths = settings.contraction * (scaled_slopes * slopes).sum(0)
+        grad_encoder = grad_encoder + lengths.weight_gradient(grad_lengths, encoder_weight)
     grad_decoder = grad_output.t() @ code
     grad_x = grad_hidden @ encoder_weight
     if settings.corruption in ("masking", "salt_and_pepper"):

@@ -18,11 +18,11 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from aefast.ops.contractive.passes import squared_lengths
 from aefast.ops.contractive.primitives import PenaltyPrimitives
 from aefast.ops.corrupt.noise import Noise
 from aefast.ops.reconstruction.eager import noise_of
 from aefast.ops.reconstruction.settings import Gradients, LossInputs, LossSettings, PerInput
+from aefast.ops.shared.precision import upcast
 
 FEWEST_ROWS = 128
 
@@ -222,12 +222,12 @@ class Penalty:
     ) -> None:
         self.primitives, self.weight, self.settings = primitives.contraction(), weight, settings
         self.factor = scale * settings.contraction
-        self.squared_lengths = squared_lengths(self.primitives, weight)
+        self.lengths = self.primitives.row_lengths(upcast(weight))
         self.grad_lengths: Tensor | None = None
 
     def forward(self, code: Tensor, saved: Tensor | None) -> Tensor:
         saved = code if saved is None else saved
-        penalties = self.primitives.penalty(saved, self.settings.activation, self.squared_lengths)
+        penalties = self.primitives.penalty(saved, self.settings.activation, self.lengths)
         return self.settings.contraction * penalties.sum(dtype=torch.float64)
 
     def backward(
@@ -239,8 +239,8 @@ class Penalty:
             saved,
             self.settings.activation,
             grad_code,
-            self.squared_lengths.new_full((len(code),), self.factor),
-            self.squared_lengths,
+            self.lengths.squares.new_full((len(code),), self.factor),
+            self.lengths,
         )
         self.grad_lengths = _add(grad_lengths, self.grad_lengths)
         return grad, grad_bias
@@ -248,7 +248,7 @@ class Penalty:
     def weight_gradient(self) -> Tensor:
         """Through the squared lengths of its rows."""
         assert self.grad_lengths is not None
-        return 2 * self.grad_lengths.float()[:, None] * self.weight
+        return self.lengths.weight_gradient(self.grad_lengths.float(), self.weight)
 
 
 def _dense_like(tensor: Tensor) -> Tensor:

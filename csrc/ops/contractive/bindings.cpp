@@ -25,21 +25,31 @@ void bind(py::module_& module) {
         py::arg("saved"), py::arg("output"), py::arg("count"), py::arg("activation"),
         py::arg("threads"));
     module.def(
-        "contract",
-        [](const Matrix& saved, uintptr_t squared_lengths, uintptr_t penalty, Activation activation,
-           int threads) {
-            check_block(saved, threads);
-            AEFAST_RUN(contract,
-                       {saved.dense<const float>("saved"), pointer<const float*>(squared_lengths),
-                        pointer<float*>(penalty), saved.rows, saved.columns, activation, threads});
+        "row_lengths",
+        [](const Matrix& weight, uintptr_t squares, uintptr_t scales, int threads) {
+            check_block(weight, threads);
+            return AEFAST_RUN(
+                row_lengths,
+                {weight.by_rows<const float>("weight"), weight.row_stride, pointer<float*>(squares),
+                 pointer<float*>(scales), weight.rows, weight.columns, threads});
         },
-        py::arg("saved"), py::arg("squared_lengths"), py::arg("penalty"), py::arg("activation"),
-        py::arg("threads"));
+        py::arg("weight"), py::arg("squares"), py::arg("scales"), py::arg("threads"));
+    module.def(
+        "contract",
+        [](const Matrix& saved, uintptr_t squares, uintptr_t scales, uintptr_t penalty,
+           Activation activation, int threads) {
+            check_block(saved, threads);
+            AEFAST_RUN(contract, {saved.dense<const float>("saved"), pointer<const float*>(squares),
+                                  pointer<const float*>(scales), pointer<float*>(penalty),
+                                  saved.rows, saved.columns, activation, threads});
+        },
+        py::arg("saved"), py::arg("squares"), py::arg("scales"), py::arg("penalty"),
+        py::arg("activation"), py::arg("threads"));
     module.def(
         "slope_backward",
         [](const Matrix& saved, const std::optional<Matrix>& grad_code, uintptr_t grad_slope,
-           uintptr_t grad_penalty, uintptr_t squared_lengths, uintptr_t grad_preactivation,
-           uintptr_t grad_sums, Activation activation, int threads) {
+           uintptr_t grad_penalty, uintptr_t squares, uintptr_t scales,
+           uintptr_t grad_preactivation, uintptr_t grad_sums, Activation activation, int threads) {
             check_block(saved, threads);
             if (grad_code) check_shape("grad_code", *grad_code, saved.rows, saved.columns);
             std::vector<double> partial_sums(row_blocks(saved.rows) * 2 * saved.columns);
@@ -47,12 +57,13 @@ void bind(py::module_& module) {
                        {saved.dense<const float>("saved"),
                         grad_code ? grad_code->by_rows<const float>("grad_code") : nullptr,
                         grad_code ? grad_code->row_stride : 0, pointer<const float*>(grad_slope),
-                        pointer<const float*>(grad_penalty), pointer<const float*>(squared_lengths),
-                        pointer<float*>(grad_preactivation), pointer<float*>(grad_sums),
-                        partial_sums.data(), saved.rows, saved.columns, activation, threads});
+                        pointer<const float*>(grad_penalty), pointer<const float*>(squares),
+                        pointer<const float*>(scales), pointer<float*>(grad_preactivation),
+                        pointer<float*>(grad_sums), partial_sums.data(), saved.rows, saved.columns,
+                        activation, threads});
         },
         py::arg("saved"), py::arg("grad_code"), py::arg("grad_slope"), py::arg("grad_penalty"),
-        py::arg("squared_lengths"), py::arg("grad_preactivation"), py::arg("grad_sums"),
+        py::arg("squares"), py::arg("scales"), py::arg("grad_preactivation"), py::arg("grad_sums"),
         py::arg("activation"), py::arg("threads"));
     module.def(
         "expand",

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "ops/contractive/row_scale.h"
 #include "shared/activation.h"
 #include "shared/parallel.h"
 #include "shared/row_sums.h"
@@ -37,14 +38,25 @@ double sum(int64_t count, const Term& term) {
     return total;
 }
 
-// One stretch of a row; sums are the bias's, and lengths' where grad_slope is the penalty's.
+void multiply(const float* factors, float* values, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) values[i] *= factors[i];
+}
+
+// One stretch of a row; sums are the bias's, and the lengths' where grad_slope is the penalty's.
 void backward_stretch(const SlopeBackwardArguments& a, int64_t row, int64_t column, int64_t count,
                       double* sums) {
-    alignas(64) float slope[kStretch], curvature[kStretch];
+    alignas(64) float slope[kStretch], curvature[kStretch], scaled_slope[kStretch];
+    const float* penalty_slope = slope;
     const int64_t offset = row * a.columns + column;
     float* output = a.grad_preactivation + offset;
     slopes(a.activation, a.saved + offset, slope, count);
     curvatures(a.activation, a.saved + offset, curvature, count);
+    if (a.scales) {
+        std::copy_n(slope, count, scaled_slope);
+        multiply(a.scales + column, scaled_slope, count);
+        multiply(a.scales + column, curvature, count);
+        penalty_slope = scaled_slope;
+    }
     if (!bends(a.activation)) {  // a length of infinity, times 0, would leave NaN
         std::fill_n(output, count, 0.f);
     } else if (a.grad_slope) {
@@ -52,14 +64,14 @@ void backward_stretch(const SlopeBackwardArguments& a, int64_t row, int64_t colu
         for (int64_t i = 0; i < count; ++i) output[i] = grad_slope[i] * curvature[i];
     } else {
         const float grad = a.grad_penalty[row];
-        const float* lengths = a.squared_lengths + column;
+        const float* squares = a.squares + column;
         for (int64_t i = 0; i < count; ++i)
-            output[i] = 2.f * grad * lengths[i] * slope[i] * curvature[i];
+            output[i] = 2.f * grad * squares[i] * penalty_slope[i] * curvature[i];
     }
     if (!a.grad_slope) {
         const float grad = a.grad_penalty[row];
         double* length_sums = sums + a.columns + column;
-        for (int64_t i = 0; i < count; ++i) length_sums[i] += grad * slope[i] * slope[i];
+        for (int64_t i = 0; i < count; ++i) length_sums[i] += grad * penalty_slope[i] * slope[i];
     }
     if (a.grad_code) {
         const float* grad_code = a.grad_code + row * a.grad_code_row_stride + column;
@@ -105,6 +117,17 @@ void slopes(const SlopesArguments& a) {
     });
 }
 
+bool row_lengths(const RowLengthsArguments& a) {
+    std::fill_n(a.squares, a.rows, 0.f);
+    dot_rows({a.weight, a.weight_row_stride, a.weight, a.weight_row_stride, a.squares, a.rows,
+              a.columns, a.threads});
+    bool is_scaled = false;
+    for (int64_t row = 0; row < a.rows; ++row)
+        is_scaled |= scale_row(a.weight + row * a.weight_row_stride, a.columns, a.squares[row],
+                               a.scales[row]);
+    return is_scaled;
+}
+
 void contract(const ContractArguments& a) {
     const int64_t blocks = row_blocks(a.rows);
     const int threads = a.rows * a.columns <= kElementsPerTask ? 1 : a.threads;
@@ -115,9 +138,10 @@ void contract(const ContractArguments& a) {
             double total = 0;
             for (int64_t column = 0; column < a.columns; column += kStretch) {
                 const int64_t count = std::min(kStretch, a.columns - column);
-                const float* lengths = a.squared_lengths + column;
+                const float* squares = a.squares + column;
                 slopes(a.activation, a.saved + row * a.columns + column, slope, count);
-                total += sum(count, [&](int64_t i) { return slope[i] * slope[i] * lengths[i]; });
+                if (a.scales) multiply(a.scales + column, slope, count);
+                total += sum(count, [&](int64_t i) { return slope[i] * slope[i] * squares[i]; });
             }
             a.penalty[row] = static_cast<float>(total);
         }

@@ -17,11 +17,23 @@ struct SlopesArguments {
     int threads;
 };
 
-// The penalty of one layer, sum_j act'_j^2 squared_lengths_j: saved is [rows, columns],
-// squared_lengths [columns], penalty [rows].
+// A weight's rows' squared lengths, each over the square of its scale; both are [rows]. A scale is
+// 1, or where the square leaves float32's range the largest absolute weight of the row.
+struct RowLengthsArguments {
+    const float* weight;
+    int64_t weight_row_stride;
+    float* squares;
+    float* scales;
+    int64_t rows, columns;
+    int threads;
+};
+
+// The penalty of one layer, sum_j (act'_j scale_j)^2 square_j: saved is [rows, columns], squares
+// and scales [columns], penalty [rows]; scales may be null, where all are 1.
 struct ContractArguments {
     const float* saved;
-    const float* squared_lengths;
+    const float* squares;
+    const float* scales;
     float* penalty;
     int64_t rows, columns;
     Activation activation;
@@ -30,16 +42,17 @@ struct ContractArguments {
 
 // grad_preactivation = grad_slope act'' + grad_code act', all [rows, columns]; grad_code's rows lie
 // grad_code_row_stride elements apart, or it is null. Where grad_slope is null it is that of the
-// penalty, 2 grad_penalty act' squared_lengths. grad_sums is [2, columns]: the sum of
-// grad_preactivation over the rows, and the penalty's gradient by squared_lengths; partial_sums
-// holds as many doubles for each block of kRowsPerPartialSum rows.
+// penalty, 2 grad_penalty act' square scale^2, with scales that may be null. grad_sums is
+// [2, columns]: the sums over the rows of grad_preactivation, and of grad_penalty act'^2 scale;
+// partial_sums holds as many doubles for each block of kRowsPerPartialSum rows.
 struct SlopeBackwardArguments {
     const float* saved;
     const float* grad_code;
     int64_t grad_code_row_stride;
     const float* grad_slope;
     const float* grad_penalty;
-    const float* squared_lengths;
+    const float* squares;
+    const float* scales;
     float* grad_preactivation;
     float* grad_sums;
     double* partial_sums;
@@ -88,7 +101,9 @@ struct DotRowsArguments {
     int threads;
 };
 
-AEFAST_DECLARE_KERNELS(void slopes(const SlopesArguments&); void contract(const ContractArguments&);
+AEFAST_DECLARE_KERNELS(void slopes(const SlopesArguments&);
+                       bool row_lengths(const RowLengthsArguments&);  // whether a scale is not 1
+                       void contract(const ContractArguments&);
                        void slope_backward(const SlopeBackwardArguments&);
                        void expand(const ExpandArguments&);
                        void expand_backward(const ExpandBackwardArguments&);
