@@ -7,9 +7,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "ops/contractive/contractive.h"
-#include "ops/contractive/row_scale.h"
 #include "ops/linear_act/linear_act.h"
 #include "ops/reconstruction/reconstruction.h"
 #include "ops/sparsity/sparsity.h"
@@ -619,7 +619,8 @@ class Panel {
             const float* row = weight + unit * layer.inputs;
             sum.add(layer.inputs, [&](int64_t i) { return double(row[i]) * row[i]; });
             squares[unit] = static_cast<float>(sum.total());
-            is_scaled |= scale_row(row, layer.inputs, squares[unit], scales[unit]);
+            scales[unit] = scale_row(row, layer.inputs, squares[unit]);
+            is_scaled |= scales[unit] != 1.f;
         }
         scales_ = is_scaled ? scales : nullptr;
         contract({code_memory().saved(), squares, scales_, row_values_, rows_, layer.outputs,
@@ -638,6 +639,19 @@ class Panel {
                         layer.outputs, layer.activation, batch_.threads});
         if (layer.bias >= 0) add_gradient(layer.bias, sums);
         return penalty;
+    }
+
+    // The scale of a row: 1, or where its square is infinite the largest absolute weight; the
+    // square becomes that of the row over it.
+    static float scale_row(const float* row, int64_t count, float& square) {
+        if (!std::isinf(square)) return 1.f;
+        float largest = 0.f;
+        for (int64_t i = 0; i < count; ++i) largest = std::max(largest, std::abs(row[i]));
+        const float scale = std::min(largest, std::numeric_limits<float>::max());
+        Sum sum;
+        sum.add(count, [&](int64_t i) { return double(row[i] / scale) * (row[i] / scale); });
+        square = static_cast<float>(sum.total());
+        return scale;
     }
 
     // |W_j|^2's part of the weight's gradient.

@@ -117,11 +117,11 @@ def contractions(x, weight, bias, activation, scale):
     ],
 )
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the interpreter's overflows
-def test_rows_whose_squares_overflow_count_by_their_slopes(place, activation, scale, shift):
+def test_rows_whose_squares_overflow_count_by_their_slopes(device, activation, scale, shift):
     weight = torch.rand(4, 3) * scale
     weight[1] = torch.randn(3)
     bias = torch.tensor([shift, 0.3, shift, shift])
-    arguments = [tensor.to(place) for tensor in (torch.rand(5, 3) / scale, weight, bias)]
+    arguments = [tensor.to(device) for tensor in (torch.rand(5, 3) / scale, weight, bias)]
     results = list(contractions(*arguments, activation, scale))
     with use_backend("eager"):
         exact = list(contractions(*map(torch.Tensor.double, arguments), activation, scale))

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from aefast.ops.contractive.primitives import PenaltyPrimitives
-from aefast.ops.contractive.row_lengths import RowLengths
+from aefast.ops.contractive.row_lengths import RowLengths, row_lengths
 from aefast.ops.linear_act.op import FROM_PREACTIVATION
 from aefast.ops.shared import cpp as shared
 from aefast.ops.shared.extension import _C
@@ -45,15 +45,12 @@ class _Primitives(PenaltyPrimitives):
         return output
 
     def row_lengths(self, weight: Tensor) -> RowLengths:
-        weight = weight if weight.stride(1) == 1 else weight.contiguous()
-        squares, scales = weight.new_empty(weight.shape[0]), weight.new_empty(weight.shape[0])
-        is_scaled = _C.row_lengths(
-            shared.as_matrix(weight),
-            squares.data_ptr(),
-            scales.data_ptr(),
-            torch.get_num_threads(),
+        rows = weight if weight.stride(1) == 1 else weight.contiguous()
+        squares = weight.new_empty(weight.shape[0])
+        is_finite = _C.row_lengths(
+            shared.as_matrix(rows), squares.data_ptr(), torch.get_num_threads()
         )
-        return RowLengths(squares, scales if is_scaled else None)
+        return RowLengths(squares, None) if is_finite else row_lengths(weight)
 
     def penalty(self, saved: Tensor, activation: str, lengths: RowLengths) -> Tensor:
         penalty = saved.new_empty(saved.shape[0])

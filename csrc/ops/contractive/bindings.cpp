@@ -26,14 +26,13 @@ void bind(py::module_& module) {
         py::arg("threads"));
     module.def(
         "row_lengths",
-        [](const Matrix& weight, uintptr_t squares, uintptr_t scales, int threads) {
+        [](const Matrix& weight, uintptr_t squares, int threads) {
             check_block(weight, threads);
-            return AEFAST_RUN(
-                row_lengths,
-                {weight.by_rows<const float>("weight"), weight.row_stride, pointer<float*>(squares),
-                 pointer<float*>(scales), weight.rows, weight.columns, threads});
+            return AEFAST_RUN(row_lengths,
+                              {weight.by_rows<const float>("weight"), weight.row_stride,
+                               pointer<float*>(squares), weight.rows, weight.columns, threads});
         },
-        py::arg("weight"), py::arg("squares"), py::arg("scales"), py::arg("threads"));
+        py::arg("weight"), py::arg("squares"), py::arg("threads"));
     module.def(
         "contract",
         [](const Matrix& saved, uintptr_t squares, uintptr_t scales, uintptr_t penalty,

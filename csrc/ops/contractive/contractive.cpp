@@ -5,8 +5,8 @@
 #include "ops/contractive/contractive.h"
 
 #include <algorithm>
+#include <cmath>
 
-#include "ops/contractive/row_scale.h"
 #include "shared/activation.h"
 #include "shared/parallel.h"
 #include "shared/row_sums.h"
@@ -121,11 +121,8 @@ bool row_lengths(const RowLengthsArguments& a) {
     std::fill_n(a.squares, a.rows, 0.f);
     dot_rows({a.weight, a.weight_row_stride, a.weight, a.weight_row_stride, a.squares, a.rows,
               a.columns, a.threads});
-    bool is_scaled = false;
-    for (int64_t row = 0; row < a.rows; ++row)
-        is_scaled |= scale_row(a.weight + row * a.weight_row_stride, a.columns, a.squares[row],
-                               a.scales[row]);
-    return is_scaled;
+    return std::all_of(a.squares, a.squares + a.rows,
+                       [](float square) { return std::isfinite(square); });
 }
 
 void contract(const ContractArguments& a) {

@@ -17,13 +17,11 @@ struct SlopesArguments {
     int threads;
 };
 
-// A weight's rows' squared lengths, each over the square of its scale; both are [rows]. A scale is
-// 1, or where the square leaves float32's range the largest absolute weight of the row.
+// The squared lengths of a weight's rows.
 struct RowLengthsArguments {
     const float* weight;
     int64_t weight_row_stride;
     float* squares;
-    float* scales;
     int64_t rows, columns;
     int threads;
 };
@@ -102,7 +100,7 @@ struct DotRowsArguments {
 };
 
 AEFAST_DECLARE_KERNELS(void slopes(const SlopesArguments&);
-                       bool row_lengths(const RowLengthsArguments&);  // whether a scale is not 1
+                       bool row_lengths(const RowLengthsArguments&);  // whether all are finite
                        void contract(const ContractArguments&);
                        void slope_backward(const SlopeBackwardArguments&);
                        void expand(const ExpandArguments&);
