@@ -377,12 +377,13 @@ def test_batch_sizes_and_seeds_share_binaries(arch):
     # A large and a small tile for each of the three products and the comparison, one kernel for the
     # activation's gradient (100 columns are whole 16-byte units), one for the noise; and in
     # bfloat16 two tiles to encode and two to compare, and the loss alone in one. The contractive
-    # penalty and its gradient are a kernel each, in both dtypes, and so are the scales of a weight's
-    # rows. A chain has a kernel that splits its weight, and two tiles of half a step. A Gaussian code's sample, its divergence and their
-    # gradients are a kernel each, and so are soft thresholding, its gradient and the rest of a step
-    # of sparse coding. Sums of columns, of their magnitudes, the divergence of the sums, the sign.
-    # The merge of a panel into a row's largest, the three products of a sparse code, and its error.
-    # A product has two tiles for each activation: here tanh, sigmoid and none.
+    # penalty and its gradient are a kernel each, in both dtypes, and so are the scales of a
+    # weight's rows. A chain has a kernel that splits its weight, and two tiles of half a step. A
+    # Gaussian code's sample, its divergence and their gradients are a kernel each, and so are soft
+    # thresholding, its gradient and the rest of a step of sparse coding. Sums of columns, of their
+    # magnitudes, the divergence of the sums, the sign. The merge of a panel into a row's largest,
+    # the three products of a sparse code, and its error. A product has two tiles for each
+    # activation: here tanh, sigmoid and none.
     assert names <= 43
 
 
