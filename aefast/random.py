@@ -189,7 +189,8 @@ def draw_seed(
         )
     if is_captured(device):
         return torch.empty(1, dtype=torch.int64, device=device).random_()
-    return int(torch.empty((), dtype=torch.int64, device="cpu").random_(generator=generator))
+    # This constructor takes half the time of torch.empty, and is on the CPU whatever the default.
+    return int(torch.LongTensor(1).random_(generator=generator).item())
 
 
 def child_seed(seed: int, child: int) -> int:

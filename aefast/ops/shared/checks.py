@@ -62,6 +62,8 @@ def _check_device(value: Tensor, argument: str, reference: Tensor, reference_arg
 
 def check_number(value: Any, argument: str, low: float = -LARGEST, high: float = LARGEST) -> float:
     """A finite real number in [low, high], as a float."""
+    if type(value) is float and low <= value <= high:  # the common case, asked first
+        return value
     if isinstance(value, bool) or not isinstance(value, int | float | Real):
         raise TypeError(f"{argument} is a {type(value).__name__}; it takes a real number")
     value = value if isinstance(value, int | float) else float(value)
@@ -85,6 +87,8 @@ def check_positive(value: object, argument: str) -> float:
 
 def check_integer(value: Any, argument: str, limit: int, low: int = 0) -> int:
     """An integer in [low, limit)."""
+    if type(value) is int and low <= value < limit:  # the common case, asked first
+        return value
     if isinstance(value, bool | Tensor) or not isinstance(value, int | Integral):
         raise TypeError(f"{argument} is a {type(value).__name__}; it takes an int")
     value = value if isinstance(value, int) else int(value)

@@ -147,6 +147,9 @@ def materialize(tensor: Tensor, argument: str) -> Tensor:
     Raises:
         ValueError: the storage was freed.
     """
+    # The common case, asked first: only memory that there is has an address.
+    if tensor.layout is torch.strided and tensor.data_ptr() and not tensor.is_neg():
+        return tensor
     if is_zero_tensor(tensor):
         tensor = tensor.clone()
     if tensor.layout is not torch.strided:  # an incoming gradient may be sparse
@@ -162,18 +165,16 @@ def is_transformed(tensor: Tensor) -> bool:
         return True
     if forward_ad._current_level >= 0:
         return True
-    return is_under(lambda kind: kind != TransformType.Grad)
+    return has_transforms() and is_under(lambda kind: kind != TransformType.Grad)
 
 
 def is_vmapped() -> bool:
     """Whether vmap is active."""
-    return is_under(lambda kind: kind == TransformType.Vmap)
+    return has_transforms() and is_under(lambda kind: kind == TransformType.Vmap)
 
 
 def is_under(is_meant: Callable[[Any], bool]) -> bool:
     """Whether one of the active torch.func transforms satisfies ``is_meant``."""
-    if not is_in_functorch():
-        return False
     interpreters = transforms() or ()
     return any(is_meant(interpreter.key()) for interpreter in interpreters)
 
