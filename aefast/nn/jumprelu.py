@@ -9,17 +9,17 @@ from torch import Tensor, nn
 from aefast.functional import jumprelu_encode
 from aefast.nn.dictionary import ENCODER_START, Code, DictionaryOptions, SparseDictionary
 from aefast.nn.reparametrized import renew_weights
-from aefast.nn.settings import number, positive
-from aefast.ops.jumprelu.op import JumpReLUCode
+from aefast.nn.settings import choice, number, positive
+from aefast.ops.jumprelu.op import ESTIMATORS, JumpReLUCode
 
 
 class JumpReLUSparseAutoencoder(SparseDictionary):
     """A sparse autoencoder whose latents are active above a threshold that each of them learns.
 
     The loss adds ``sparsity_weight`` times the mean number of active latents a row. What neither it
-    nor the values have a gradient for is estimated by a rectangle of width ``bandwidth`` around the
-    threshold. A threshold that an optimizer's step leaves below 0 counts as 0: no negative value
-    passes. The loss sets it to 0 in training, so that it keeps its gradient.
+    nor the values have a gradient for is estimated from the pre-activations about the threshold, as
+    far as ``bandwidth`` says. A threshold that an optimizer's step leaves below 0 counts as 0: no
+    negative value passes. The loss sets it to 0 in training, so that it keeps its gradient.
 
     Args:
         visible: D, the size of each input row.
@@ -27,7 +27,9 @@ class JumpReLUSparseAutoencoder(SparseDictionary):
         sparsity_weight: the factor of the number of active latents, 0 or more; None is 1/D, of a
             transcoder 1/O: SAELens' default, for its errors are sums over a row. It suits active
             values of about 1 and more.
-        bandwidth: of the rectangle, above 0.
+        bandwidth: of the estimator, above 0.
+        estimator: of the thresholds' gradient, ``"rectangle"`` or ``"tanh"``, as
+            :func:`aefast.functional.jumprelu_encode` has them.
         initial_threshold: of each latent, 0 or more.
         options: as :class:`SparseDictionary`'s: ``outputs`` of a transcoder, ``aux_k``,
             ``aux_weight``, ``dead_after``, ``device`` and ``dtype``.
@@ -58,6 +60,7 @@ class JumpReLUSparseAutoencoder(SparseDictionary):
 
     sparsity_weight: float = number(0)
     bandwidth: float = positive()
+    estimator: str = choice(ESTIMATORS)
     initial_threshold: float = number(0)
 
     def __init__(
@@ -67,12 +70,14 @@ class JumpReLUSparseAutoencoder(SparseDictionary):
         *,
         sparsity_weight: float | None = None,
         bandwidth: float = 0.05,
+        estimator: str = "rectangle",
         initial_threshold: float = 0.01,
         **options: Unpack[DictionaryOptions],
     ) -> None:
         super().__init__(visible, latents, **options)
         self.sparsity_weight = 1 / self.outputs if sparsity_weight is None else sparsity_weight
         self.bandwidth = bandwidth
+        self.estimator = estimator
         self.initial_threshold = initial_threshold
         self.threshold = nn.Parameter(torch.empty_like(self.encoder_bias))
         self.reset_parameters()
@@ -92,9 +97,8 @@ class JumpReLUSparseAutoencoder(SparseDictionary):
     def _encode(self, x: Tensor) -> JumpReLUCode:
         renew_weights(self)
         centered, threshold = self._centered(x), self.threshold.clamp(min=0)
-        return jumprelu_encode(
-            centered, self.encoder_weight, self.encoder_bias, threshold, self.bandwidth
-        )
+        weight, bias = self.encoder_weight, self.encoder_bias
+        return jumprelu_encode(centered, weight, bias, threshold, self.bandwidth, self.estimator)
 
     def _objective(self, x: Tensor, target: Tensor) -> tuple[Tensor, Code, Tensor]:
         if self.training:
@@ -117,5 +121,5 @@ class JumpReLUSparseAutoencoder(SparseDictionary):
     def extra_repr(self) -> str:
         return (
             f"sparsity_weight={self.sparsity_weight}, bandwidth={self.bandwidth}, "
-            f"{super().extra_repr()}"
+            f"estimator={self.estimator!r}, {super().extra_repr()}"
         )

@@ -63,6 +63,16 @@ def integer(low: int, limit: int = 2**31) -> Any:
     return Setting(lambda model, value, name: checks.check_integer(value, name, limit, low))
 
 
+def choice(choices: tuple[str, ...]) -> Any:
+    """One of these."""
+
+    def check(model: nn.Module, value: Any, name: str) -> str:
+        checks.check_choice(value, name, choices)
+        return str(value)
+
+    return Setting(check)
+
+
 def fixed_choice(choices: tuple[str, ...]) -> Any:
     """One of these; the layers are made for it, so that it does not change any more."""
 

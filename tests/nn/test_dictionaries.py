@@ -232,6 +232,16 @@ def test_the_threshold_follows_the_smallest_active_value_and_serves_each_row_alo
     torch.testing.assert_close(model.encode_dense(x[:1]), model.encode_dense(x)[:1])
 
 
+def test_the_tanh_estimator_reaches_thresholds_that_no_pre_activation_is_near():
+    model = trained("jumprelu")
+    with torch.no_grad():
+        model.threshold.fill_(2)
+    for estimator, is_reached in (("rectangle", False), ("tanh", True)):
+        model.estimator = estimator
+        (gradient,) = torch.autograd.grad(model.loss(torch.zeros(5, D)), model.threshold)
+        assert bool(gradient.all()) == bool(gradient.any()) == is_reached
+
+
 def test_thresholds_below_zero_are_set_to_zero():
     model = trained("jumprelu")
     with torch.no_grad():
@@ -305,6 +315,7 @@ def test_after_each_step_that_an_optimizer_takes_the_constraints_hold(name):
         ),
         (lambda: MatryoshkaSparseAutoencoder(D, L, K, prefixes=7), TypeError, "prefixes is a int"),
         (lambda: JumpReLUSparseAutoencoder(D, L, bandwidth=0), ValueError, "bandwidth is 0"),
+        (lambda: JumpReLUSparseAutoencoder(D, L, estimator=1), ValueError, "estimator is 1"),
         (
             lambda: JumpReLUSparseAutoencoder(D, L, sparsity_weight=-1),
             ValueError,

@@ -13,12 +13,14 @@ def tensors(device, dtype=torch.float32):
     return [t.to(device).requires_grad_() for t in (x, weight, bias, threshold)]
 
 
-def estimated(tensors, bandwidth, grad_values, grad_active):
+def estimated(tensors, bandwidth, estimator, grad_values, grad_active):
     """Values, and all gradients, as the paper's equations read."""
     x, weight, bias, threshold = (t.detach() for t in tensors)
     z = torch.nn.functional.linear(x, weight, bias)
     active = (z > threshold).to(z)
-    kernel = ((z - threshold).abs() < bandwidth / 2).to(z) / bandwidth
+    u = (z - threshold) / bandwidth
+    density = (u.abs() < 0.5).to(z) if estimator == "rectangle" else 1 / (2 * u).cosh().square()
+    kernel = density / bandwidth
     grad_threshold = -(kernel * (threshold * grad_values + grad_active)).sum(0)
     grad_z = active * grad_values
     gradients = grad_z @ weight, grad_z.t() @ x, grad_z.sum(0), grad_threshold
@@ -26,11 +28,12 @@ def estimated(tensors, bandwidth, grad_values, grad_active):
 
 
 @not_interpreted
-def test_values_and_estimated_gradients(device):
+@pytest.mark.parametrize("estimator", ["rectangle", "tanh"])
+def test_values_and_estimated_gradients(device, estimator):
     given = tensors(device)
-    values, active = jumprelu_encode(*given, 0.7)
+    values, active = jumprelu_encode(*given, 0.7, estimator)
     grads = torch.randn(2, 9, 12, device=device)
-    expected_values, expected_active, gradients = estimated(given, 0.7, *grads)
+    expected_values, expected_active, gradients = estimated(given, 0.7, estimator, *grads)
     torch.testing.assert_close(values, expected_values)
     assert torch.equal(active, expected_active)
     assert gradients[-1].count_nonzero() > 3
@@ -39,7 +42,8 @@ def test_values_and_estimated_gradients(device):
         torch.testing.assert_close(a, b)
 
 
-def test_the_estimate_is_the_slope_of_a_step_that_is_seen_through_a_rectangle():
+@pytest.mark.parametrize("estimator", ["rectangle", "tanh"])
+def test_the_estimate_is_the_slope_of_a_step_that_is_seen_through_it(estimator):
     """Over many pre-activations the mean number of active ones, and of their values, falls with the
     threshold as the estimate says."""
     x = torch.linspace(-1, 3, 400_001, dtype=torch.float64)[:, None]
@@ -47,7 +51,7 @@ def test_the_estimate_is_the_slope_of_a_step_that_is_seen_through_a_rectangle():
     one = torch.ones(1, 1, dtype=torch.float64)
 
     def means(threshold):
-        values, active = jumprelu_encode(x, one, None, threshold, 0.01)
+        values, active = jumprelu_encode(x, one, None, threshold, 0.01, estimator)
         return torch.stack([values.mean(), active.mean()])
 
     higher, lower = means(threshold.detach() + 0.01), means(threshold.detach() - 0.01)
@@ -88,18 +92,22 @@ def test_it_compiles_in_one_graph():
         torch.testing.assert_close(a, b)
 
 
-def test_nan_is_active_and_infinity_below_is_not():
+@pytest.mark.parametrize("estimator", ["rectangle", "tanh"])
+def test_nan_is_active_and_infinity_below_is_not(estimator):
     bias = torch.tensor([torch.nan, torch.inf, -torch.inf])
     x, weight, threshold = torch.zeros(1, 2), torch.zeros(3, 2), torch.ones(3)
-    values, active = jumprelu_encode(x, weight, bias, threshold.requires_grad_(), 0.1)
+    values, active = jumprelu_encode(x, weight, bias, threshold.requires_grad_(), 0.1, estimator)
     assert values.nan_to_num(9, 8).tolist() == [[9, 8, 0]]
     assert active.tolist() == [[1, 1, 0]]
+    (gradient,) = torch.autograd.grad(active.sum(), threshold)
+    assert gradient.tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
         ({"bandwidth": 0}, ValueError, "bandwidth is 0; it takes a number above 0"),
+        ({"estimator": "step"}, ValueError, "estimator is 'step'; it takes one of rectangle, tanh"),
         ({"threshold": torch.ones(4)}, ValueError, r"threshold has shape \[4\]; with weight's"),
         ({"threshold": torch.ones(7).double()}, TypeError, "threshold has dtype float64"),
         ({"threshold": 1.0}, TypeError, "threshold is a float; it takes a torch.Tensor"),

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from aefast.ops.jumprelu.op import JumpReLUCode, check_threshold, jumprelu
+from aefast.ops.jumprelu.op import ESTIMATORS, JumpReLUCode, check_threshold, jumprelu
 from aefast.ops.linear_act.op import run as linear_act
 from aefast.ops.shared import checks, dispatch
 from aefast.ops.shared.public import public
@@ -14,18 +14,26 @@ __all__ = ["jumprelu_encode"]
 
 @public
 def jumprelu_encode(
-    x: Tensor, weight: Tensor, bias: Tensor | None, threshold: Tensor, bandwidth: float
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    threshold: Tensor,
+    bandwidth: float,
+    estimator: str = "rectangle",
 ) -> JumpReLUCode:
     """The pre-activations that are above their latent's threshold, and which those are::
 
         z = x @ weight.T + bias
         active = z > threshold,    values = z * active
 
-    A step has no gradient. A threshold's is estimated by a rectangle of width ``bandwidth`` around
-    it (straight through), with K = 1 where ``|z - threshold| < bandwidth / 2``::
+    A step has no gradient. A threshold's is estimated from the pre-activations about it (straight
+    through), with a density K of ``u = (z - threshold) / bandwidth``::
 
-        d values / d threshold = -K threshold / bandwidth
-        d active / d threshold = -K / bandwidth
+        d values / d threshold = -K(u) threshold / bandwidth
+        d active / d threshold = -K(u) / bandwidth
+
+        K(u) = 1 where |u| < 1/2, else 0      "rectangle"
+        K(u) = 1 - tanh(2 u) ** 2             "tanh", the slope of (1 + tanh(2 u)) / 2
 
     and ``d values / d z = active``, ``d active / d z = 0``. The product is a :func:`linear_act`, on
     whichever backend; what follows it is PyTorch's own operators on all of them.
@@ -36,6 +44,8 @@ def jumprelu_encode(
         bias: ``[L]``, or None.
         threshold: ``[L]``, mostly 0 or more.
         bandwidth: above 0, in units of a pre-activation.
+        estimator: ``"rectangle"``, or ``"tanh"``, which is as high and as large, and has a gradient
+            for a threshold that no pre-activation is near, too.
 
     Returns:
         A named tuple ``(values, active)``, both ``[..., L]`` and of x's dtype: active is 0 or 1.
@@ -43,8 +53,8 @@ def jumprelu_encode(
 
     Raises:
         TypeError: an argument is of a wrong type, or the dtypes differ.
-        ValueError: the shapes do not fit (the message names both), the devices differ, or the
-            bandwidth is not above 0.
+        ValueError: the shapes do not fit (the message names both), the devices differ, the
+            bandwidth is not above 0, or there is no such estimator.
 
     Reference:
         Rajamanoharan et al., "Jumping ahead: improving reconstruction fidelity with JumpReLU sparse
@@ -56,6 +66,7 @@ def jumprelu_encode(
     """
     checks.check_tensor(x, "x")
     bandwidth = checks.check_positive(bandwidth, "bandwidth")
+    checks.check_choice(estimator, "estimator", ESTIMATORS)
     cast: Any = dispatch.cast_operands(x, weight, bias, threshold)
     check_threshold(cast[3], cast[1], cast[0])
-    return jumprelu(linear_act(*cast[:3]), cast[3], bandwidth)
+    return jumprelu(linear_act(*cast[:3]), cast[3], bandwidth, estimator)

@@ -18,6 +18,9 @@ class JumpReLUCode(NamedTuple):
     active: Tensor
 
 
+ESTIMATORS = ("rectangle", "tanh")
+
+
 def check_threshold(threshold: Tensor, weight: Tensor, x: Tensor) -> None:
     checks.check_like(threshold, "threshold", x, "x")
     checks.check_tensor(weight, "weight")
@@ -28,7 +31,9 @@ def check_threshold(threshold: Tensor, weight: Tensor, x: Tensor) -> None:
         )
 
 
-def jumprelu(preactivation: Tensor, threshold: Tensor, bandwidth: float) -> JumpReLUCode:
+def jumprelu(
+    preactivation: Tensor, threshold: Tensor, bandwidth: float, estimator: str
+) -> JumpReLUCode:
     """Each term that estimates a gradient is 0, and has that gradient by the threshold."""
     is_off = preactivation <= threshold  # so that NaN is on
     values = torch.where(is_off, 0, preactivation)
@@ -36,9 +41,13 @@ def jumprelu(preactivation: Tensor, threshold: Tensor, bandwidth: float) -> Jump
     if not (torch.is_grad_enabled() and threshold.requires_grad):
         return JumpReLUCode(values, active)
     held = threshold.detach()
-    is_near = (preactivation.detach() - held).abs() < bandwidth / 2
+    distance = preactivation.detach() - held
     squared = (threshold.square() - held.square()) / (2 * bandwidth)
     linear = (threshold - held) / bandwidth
+    if estimator == "tanh":
+        density = (1 - (2 * distance / bandwidth).tanh().square()).masked_fill(distance.isnan(), 0)
+        return JumpReLUCode(values - density * squared, active - density * linear)
+    is_near = distance.abs() < bandwidth / 2
     return JumpReLUCode(
         values - torch.where(is_near, squared, 0), active - torch.where(is_near, linear, 0)
     )
