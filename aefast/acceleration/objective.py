@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from aefast.acceleration.purity import check_pure
-from aefast.nn.plain import own_hooks
+from aefast.nn.plain import has_own_forward, note_forwards, own_hooks
 
 # By a name that aefast.fit takes.
 NAMED: dict[str, Callable[..., Any]] = {"mse": F.mse_loss, "bce": F.binary_cross_entropy}
@@ -24,6 +24,8 @@ MODULES: dict[type, str] = {
     nn.BCELoss: "bce",
     nn.BCEWithLogitsLoss: "logits",
 }
+
+note_forwards(*MODULES)
 
 
 def objective_of(loss: Any) -> str | None:
@@ -43,7 +45,7 @@ def objective_of(loss: Any) -> str | None:
 
 def _is_plain_mean(loss: Any) -> bool:
     attributes = loss.__dict__
-    if own_hooks(attributes) or "forward" in attributes or loss.reduction != "mean":
+    if own_hooks(attributes) or has_own_forward(loss) or loss.reduction != "mean":
         return False
     weights = getattr(loss, "weight", None), getattr(loss, "pos_weight", None)
     return weights == (None, None)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from aefast.acceleration.stack import Slot
-from aefast.nn.plain import own_hooks
+from aefast.nn.plain import has_own_forward, note_forwards, own_hooks
 
 TENSORS = (nn.Parameter, Tensor)
 
@@ -40,6 +40,7 @@ FUNCTIONS: dict[Any, tuple[str, dict[str, Any]]] = {
 STATISTICS = {"running_mean", "running_var", "num_batches_tracked"}
 METHODS = {"relu": "relu", "sigmoid": "sigmoid", "tanh": "tanh", "relu_": "relu"}
 
+note_forwards(nn.Linear, nn.BatchNorm1d, nn.Dropout, *MODULES)
 
 # Of any positive multiple they are that multiple: they may come before dropout or after it.
 HOMOGENEOUS = ("identity", "relu", "leaky_relu")
@@ -147,7 +148,7 @@ def _batch_norm(node: fx.Node, module: nn.Module) -> nn.BatchNorm1d | None:
         return None
     called = module.get_submodule(str(node.target))
     attributes = called.__dict__
-    if type(called) is not nn.BatchNorm1d or own_hooks(attributes) or "forward" in attributes:
+    if type(called) is not nn.BatchNorm1d or own_hooks(attributes) or has_own_forward(called):
         return None
     parameters, buffers = attributes["_parameters"], attributes["_buffers"]
     own = [*parameters.values(), *buffers.values()]
@@ -184,7 +185,7 @@ def _node(argument: Any) -> fx.Node:
 def is_plain_linear(layer: nn.Module) -> bool:
     """Whether a layer is torch's own, with nothing on it."""
     attributes = layer.__dict__
-    if type(layer) is not nn.Linear or own_hooks(attributes) or "forward" in attributes:
+    if type(layer) is not nn.Linear or own_hooks(attributes) or has_own_forward(layer):
         return False
     parameters = attributes["_parameters"]
     return parameters.keys() == {"weight", "bias"} and all(
@@ -232,7 +233,7 @@ def activation_of(node: fx.Node, module: nn.Module) -> str | None:
     if node.op == "call_module":
         called = module.get_submodule(str(node.target))
         attributes = called.__dict__
-        if own_hooks(attributes) or "forward" in attributes or len(node.args) != 1 or node.kwargs:
+        if own_hooks(attributes) or has_own_forward(called) or len(node.args) != 1 or node.kwargs:
             return None
         if type(called) is nn.Dropout and not called.training:
             return "identity"
@@ -334,7 +335,7 @@ def _dropout_level(node: fx.Node, module: nn.Module) -> float | None:
         called = module.get_submodule(str(node.target))
         attributes = called.__dict__
         is_on = type(called) is nn.Dropout and called.training
-        if not is_on or own_hooks(attributes) or "forward" in attributes or node.kwargs:
+        if not is_on or own_hooks(attributes) or has_own_forward(called) or node.kwargs:
             return None
         return float(called.__dict__["p"])
     if node.op != "call_function" or node.target is not F.dropout:

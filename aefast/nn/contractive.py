@@ -8,7 +8,7 @@ from torch import Tensor
 
 from aefast.functional import contractive_penalty, tangents
 from aefast.nn.autoencoder import Architecture, Autoencoder, check_draw
-from aefast.nn.plain import is_plain, known_by_its_parameters
+from aefast.nn.plain import calls_only_its_own, known_by_its_parameters
 from aefast.nn.replicas import check_replica
 from aefast.nn.settings import number
 from aefast.nn.step_fields import StepFields
@@ -103,7 +103,7 @@ class ContractiveAutoencoder(Autoencoder):
         return Tangents(turned(vectors[..., :n, :]), values[..., :n])
 
     def _encodes_plainly(self) -> bool:
-        return self._calls_its_own("encode") and is_plain(self.encoder)
+        return self._calls_its_own("encode") and calls_only_its_own(self.encoder)
 
     def _layers(self) -> tuple[list[Tensor], list[Tensor | None], list[str]]:
         layers = self.encoder
@@ -141,7 +141,7 @@ def jacobian_of_calls(encode: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         rows = x if x.requires_grad else x.detach().requires_grad_()
-        code = encode(rows)
+        code = encode(rows.view_as(rows))  # a hook on a leaf's gradient hears of no autograd.grad
         units = code.unbind(-1) if code.requires_grad else ()
         vectors = [
             torch.autograd.grad(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from aefast.nn.layers import Layers
 from aefast.nn.linear import Device, LinearAct, TiedLinearAct, invert, stack_preactivation
-from aefast.nn.plain import has_hooks, has_own_methods, is_plain
+from aefast.nn.plain import has_hooks, has_own_forward, has_own_methods, is_plain
 from aefast.nn.settings import HasSettings, fixed_choice
 from aefast.nn.sharded import Shardable
 from aefast.ops.linear_act.op import ACTIVATIONS
@@ -131,7 +131,7 @@ class EncoderDecoder(HasSettings, Shardable):
         )
 
     def _run(self, part: Layers, x: Tensor) -> Tensor:
-        if has_hooks(part) or "forward" in part.__dict__:
+        if has_hooks(part) or has_own_forward(part):
             return part(x)
         for name in part.names:  # what traces the model knows its layers by these names
             x = self._modules[name](x)  # type: ignore[misc]
@@ -139,14 +139,16 @@ class EncoderDecoder(HasSettings, Shardable):
 
     def _calls_its_own(self, method: str) -> bool:
         """Whether neither a subclass nor this instance has another."""
-        return method not in self.__dict__ and getattr(type(self), method) is getattr(
-            EncoderDecoder, method
-        )
+        return method not in self.__dict__ and getattr(type(self), method) is _DEFINED[method]
 
     def _replicate_for_data_parallel(self) -> Self:
         replica = super()._replicate_for_data_parallel()
         replica._parts = tuple(part.of(replica._modules) for part in self._parts)
         return cast(Self, replica)
+
+
+# As they were defined: others may be put in their places later.
+_DEFINED = {"encode": EncoderDecoder.encode, "decode": EncoderDecoder.decode}
 
 
 def example_of(model: nn.Module) -> Tensor:

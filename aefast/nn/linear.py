@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from aefast.functional import linear_act
-from aefast.nn.plain import has_hooks, known_by_its_parameters
+from aefast.nn.plain import has_hooks, has_own_forward, known_by_its_parameters
 from aefast.nn.reparametrized import renew_weights
 from aefast.ops.linear_act.op import ACTIVATIONS
 from aefast.ops.shared import checks
@@ -172,7 +172,7 @@ def stack_preactivation(layers: nn.Module, x: Tensor, activation: str) -> Tensor
     Raises:
         TypeError: as :func:`invert`.
     """
-    if has_hooks(layers) or "forward" in layers.__dict__:
+    if has_hooks(layers) or has_own_forward(layers):
         return invert(layers(x), activation)
     *inner, last = layers.children()
     for layer in inner:
@@ -183,8 +183,11 @@ def stack_preactivation(layers: nn.Module, x: Tensor, activation: str) -> Tensor
 def _ends_in_its_activation(layer: nn.Module) -> bool:
     if layer._forward_hooks or torch_module._global_forward_hooks:
         return False
-    own = LinearAct.forward, TiedLinearAct.forward
-    return type(layer).forward in own and "forward" not in layer.__dict__
+    return type(layer).forward in _OWN_FORWARDS and "forward" not in layer.__dict__
+
+
+# As they were defined: others may be put in their places later.
+_OWN_FORWARDS = (LinearAct.forward, TiedLinearAct.forward)
 
 
 def invert(mean: Tensor, activation: str) -> Tensor:

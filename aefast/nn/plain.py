@@ -6,7 +6,8 @@ plain layers alone.
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from operator import attrgetter
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
@@ -19,8 +20,21 @@ Class = TypeVar("Class", bound=type[nn.Module])
 _CLASSES: dict[type, frozenset[str]] = {nn.Sequential: frozenset(), nn.ModuleList: frozenset()}
 _TENSORS = (nn.Parameter, torch.Tensor, type(None))
 
+# Each class's forward as it was defined: another one may be put in its place later.
+_FORWARDS: dict[type, Any] = {}
+
 # What the losses call of a model.
-METHODS = ("forward", "encode", "decode", "preactivation", "compare", "penalty", "posterior")
+METHODS = ("encode", "decode", "preactivation", "compare", "penalty", "posterior")
+
+
+class _Methods(NamedTuple):
+    """Those that a class has, as they were defined."""
+
+    read: Callable[[type], Any]  # of the class, as they are now
+    defined: Any
+
+
+_METHODS: dict[type, _Methods] = {}
 
 
 def known_by_its_parameters(*names: str) -> Callable[[Class], Class]:
@@ -28,9 +42,22 @@ def known_by_its_parameters(*names: str) -> Callable[[Class], Class]:
 
     def note(cls: Class) -> Class:
         _CLASSES[cls] = frozenset(names)
+        note_forwards(cls)
+        methods = [name for name in METHODS if hasattr(cls, name)]
+        if methods:
+            read = attrgetter(*methods)
+            _METHODS[cls] = _Methods(read, read(cls))
         return cls
 
     return note
+
+
+def note_forwards(*classes: type[nn.Module]) -> None:
+    """Classes whose forward is known, as long as it is the one that they have now."""
+    _FORWARDS.update((cls, cls.forward) for cls in classes)
+
+
+note_forwards(nn.Sequential)
 
 
 def is_plain(module: nn.Module) -> bool:
@@ -53,6 +80,11 @@ def is_plain(module: nn.Module) -> bool:
     return not global_hooks() and _is_bare(module)
 
 
+def calls_only_its_own(module: nn.Module) -> bool:
+    """As :func:`is_plain`, but hooks of torch's counters of FLOPs may watch all modules."""
+    return _is_bare(module) and not any(map(_changes_calls, _GLOBAL_HOOKS))
+
+
 def has_hooks(module: nn.Module) -> bool:
     """Whether a call of the module runs hooks, its own or those of all modules."""
     return global_hooks() or own_hooks(module.__dict__)
@@ -68,6 +100,20 @@ def global_hooks() -> bool:
     )
 
 
+_GLOBAL_HOOKS = (
+    torch_module._global_forward_pre_hooks,
+    torch_module._global_forward_hooks,
+    torch_module._global_backward_pre_hooks,
+    torch_module._global_backward_hooks,
+)
+
+
+def _changes_calls(hooks: dict[int, Any]) -> bool:
+    """Whether one of all modules' hooks is another than torch's own, which only watch."""
+    trackers = "torch.utils.module_tracker", "torch.utils.flop_counter"
+    return any(getattr(hook, "__module__", None) not in trackers for hook in hooks.values())
+
+
 def own_hooks(attributes: dict[str, Any]) -> bool:
     """Whether a module, of this dictionary, has a hook of its own."""
     return bool(
@@ -79,10 +125,25 @@ def own_hooks(attributes: dict[str, Any]) -> bool:
 
 
 def has_own_methods(module: nn.Module) -> bool:
-    """Whether a method that a loss is made of was replaced on this module alone, as in
-    ``model.encode = mine``."""
+    """Whether a method that a loss is made of is another one than this package's: replaced on the
+    module, as in ``model.encode = mine``, or on its class, or a subclass's own."""
     attributes = module.__dict__
-    return any(name in attributes for name in METHODS)
+    if "forward" in attributes or not attributes.keys().isdisjoint(METHODS):
+        return True
+    cls = type(module)
+    methods = _METHODS.get(cls) or _methods_of(cls)
+    return methods is not None and methods.read(cls) != methods.defined
+
+
+def has_own_forward(module: nn.Module) -> bool:
+    """Whether a module's forward is another one than its class was defined with."""
+    cls = type(module)
+    return "forward" in module.__dict__ or _FORWARDS.get(cls, cls.forward) is not cls.forward
+
+
+def _methods_of(cls: type) -> _Methods | None:
+    """Of the nearest class of this package."""
+    return next((_METHODS[above] for above in cls.__mro__ if above in _METHODS), None)
 
 
 def _is_bare(module: nn.Module) -> bool:
@@ -91,7 +152,7 @@ def _is_bare(module: nn.Module) -> bool:
     parameters = attributes["_parameters"]
     if parameters.keys() != _CLASSES.get(type(module)) or own_hooks(attributes):
         return False
-    if "forward" in attributes:
+    if has_own_forward(module):
         return False
     for parameter in parameters.values():
         if type(parameter) not in _TENSORS:

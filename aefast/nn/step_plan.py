@@ -195,6 +195,7 @@ class _Watched:
         "activation",
         "attributes",
         "cls",
+        "forward",
         "module",
         "modules",
         "parameters",
@@ -205,6 +206,7 @@ class _Watched:
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.cls = type(module)
+        self.forward = self.cls.forward
         self.attributes = module.__dict__
         self.parameters = list(self.attributes["_parameters"].values())
         self.shapes = [p.shape for p in self.parameters if p is not None]
@@ -218,6 +220,7 @@ class _Watched:
             type(self.module) is self.cls
             and not own_hooks(attributes)
             and "forward" not in attributes
+            and self.cls.forward is self.forward
             and attributes.get("activation") is self.activation
             and attributes.get("_tied") is self.tied
             and are_same(attributes["_parameters"].values(), self.parameters)

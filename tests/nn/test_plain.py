@@ -10,6 +10,7 @@ from torch.nn.utils import prune
 from torch.nn.utils import spectral_norm as spectral_norm_by_hook
 from torch.nn.utils import weight_norm as weight_norm_by_hook
 from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_norm
+from torch.utils.flop_counter import FlopCounterMode
 
 from aefast.functional import contractive_penalty
 from aefast.nn import (
@@ -23,6 +24,7 @@ from aefast.nn import (
     StochasticAutoencoder,
     VariationalAutoencoder,
 )
+from aefast.nn.encoder_decoder import EncoderDecoder
 from aefast.nn.plain import is_plain
 
 
@@ -280,6 +282,57 @@ def test_a_method_replaced_on_one_model_is_called(method, x):
     else:
         want = F.binary_cross_entropy_with_logits(2 * ordinary(model.encode(x)), x)
         torch.testing.assert_close(model.loss(x), want)
+
+
+@pytest.mark.parametrize(
+    ("kind", "owner", "method"),
+    [
+        (Autoencoder, LinearAct, "forward"),
+        (Autoencoder, EncoderDecoder, "encode"),
+        (ContractiveAutoencoder, LinearAct, "forward"),
+        (SparseAutoencoder, Autoencoder, "compare"),
+        (StochasticAutoencoder, StochasticAutoencoder, "decode"),
+    ],
+)
+def test_a_method_replaced_on_a_class_is_called(kind, owner, method, x, monkeypatch):
+    """After a first loss, which kept its plan."""
+    model = kind(8, 3)
+    model.loss(x)
+    own, called = getattr(owner, method), []
+
+    def replaced(self, *arguments, **keywords):
+        called.append(self)
+        return own(self, *arguments, **keywords)
+
+    monkeypatch.setattr(owner, method, replaced)
+    model.loss(x)
+    assert called
+
+
+def test_a_subclass_s_compare_is_called(x):
+    class DoubledError(Autoencoder):
+        def compare(self, code, x):
+            return 2 * super().compare(code, x)
+
+    model = DoubledError(8, 3)
+    torch.testing.assert_close(model.loss(x), 2 * F.mse_loss(model(x), x))
+
+
+def test_a_counter_of_flops_gets_the_contracted_loss(x):
+    """Its hooks stand on all modules, and only watch."""
+    model = ContractiveAutoencoder(8, 3, contraction=0.1)
+    expected = torch.autograd.grad(model.loss(x), leaves(model))
+    with FlopCounterMode(display=False) as counter:
+        loss = model.loss(x)
+        gradients = torch.autograd.grad(loss, leaves(model))
+    torch.testing.assert_close(gradients, expected)
+    product = 2 * 6 * 8 * 3
+    # Two products forward and three backward; the slopes' has one of each.
+    assert product * 7 <= counter.get_total_flops() < product * 8
+    prune.l1_unstructured(model.encoder[0], "weight", 0.5)
+    expected = model.penalty(x)
+    with FlopCounterMode(display=False):
+        torch.testing.assert_close(model.penalty(x), expected)
 
 
 def test_a_tied_decoder_keeps_to_its_layer(x):
