@@ -6,8 +6,7 @@ plain layers alone.
 """
 
 from collections.abc import Callable
-from operator import attrgetter
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -26,15 +25,8 @@ _FORWARDS: dict[type, Any] = {}
 # What the losses call of a model.
 METHODS = ("encode", "decode", "preactivation", "compare", "penalty", "posterior")
 
-
-class _Methods(NamedTuple):
-    """Those that a class has, as they were defined."""
-
-    read: Callable[[type], Any]  # of the class, as they are now
-    defined: Any
-
-
-_METHODS: dict[type, _Methods] = {}
+# Those that each class has, as they were defined.
+_METHODS: dict[type, dict[str, Any]] = {}
 
 
 def known_by_its_parameters(*names: str) -> Callable[[Class], Class]:
@@ -43,10 +35,7 @@ def known_by_its_parameters(*names: str) -> Callable[[Class], Class]:
     def note(cls: Class) -> Class:
         _CLASSES[cls] = frozenset(names)
         note_forwards(cls)
-        methods = [name for name in METHODS if hasattr(cls, name)]
-        if methods:
-            read = attrgetter(*methods)
-            _METHODS[cls] = _Methods(read, read(cls))
+        _METHODS[cls] = {name: getattr(cls, name) for name in METHODS if hasattr(cls, name)}
         return cls
 
     return note
@@ -128,11 +117,11 @@ def has_own_methods(module: nn.Module) -> bool:
     """Whether a method that a loss is made of is another one than this package's: replaced on the
     module, as in ``model.encode = mine``, or on its class, or a subclass's own."""
     attributes = module.__dict__
-    if "forward" in attributes or not attributes.keys().isdisjoint(METHODS):
-        return True
     cls = type(module)
-    methods = _METHODS.get(cls) or _methods_of(cls)
-    return methods is not None and methods.read(cls) != methods.defined
+    methods = _METHODS[cls] if cls in _METHODS else _methods_of(cls)
+    return "forward" in attributes or any(
+        name in attributes or getattr(cls, name) is not defined for name, defined in methods.items()
+    )
 
 
 def has_own_forward(module: nn.Module) -> bool:
@@ -141,9 +130,9 @@ def has_own_forward(module: nn.Module) -> bool:
     return "forward" in module.__dict__ or _FORWARDS.get(cls, cls.forward) is not cls.forward
 
 
-def _methods_of(cls: type) -> _Methods | None:
+def _methods_of(cls: type) -> dict[str, Any]:
     """Of the nearest class of this package."""
-    return next((_METHODS[above] for above in cls.__mro__ if above in _METHODS), None)
+    return next((_METHODS[above] for above in cls.__mro__ if above in _METHODS), {})
 
 
 def _is_bare(module: nn.Module) -> bool:
