@@ -245,7 +245,7 @@ def test_a_target_has_the_kernels_that_its_chips_launch(monkeypatch):
     """By the same table as a launch: what is compiled for a chip is what it asks for."""
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
     for arch in aot.ARCHS:
-        properties = SimpleNamespace(major=arch // 10, multi_processor_count=132)
+        properties = SimpleNamespace(major=arch // 10, minor=0, multi_processor_count=132)
         triton_gemm.chip.cache_clear()
         generation, _ = triton_gemm.chip(torch.device("cuda", 0))
         chosen = triton_gemm.plan(

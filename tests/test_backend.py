@@ -154,15 +154,31 @@ def test_info_tells_why_a_gpu_runs_eager(gpus, monkeypatch):
     assert info.kernels() == "none"
 
 
-def test_a_chips_generation_is_nvidias(monkeypatch):
-    properties = SimpleNamespace(major=9, minor=4, multi_processor_count=304)
+@pytest.mark.parametrize(
+    ("capability", "generation", "is_full"),
+    [
+        ((7, 5), None, False),
+        ((8, 0), 80, True),
+        ((8, 9), 80, False),
+        ((9, 4), 90, True),
+        ((11, 0), 100, True),
+        ((13, 0), 80, False),
+    ],
+)
+def test_a_chips_generation_is_nvidias(monkeypatch, capability, generation, is_full):
+    """One that is not known yet runs what all run; what the kernels do not serve has none."""
+    major, minor = capability
+    properties = SimpleNamespace(major=major, minor=minor, multi_processor_count=40)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 4))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     device = torch.device("cuda", 0)
-    assert triton_gemm.chip.__wrapped__(device) == (90, 304)
-    monkeypatch.setattr(torch.version, "hip", "6.2")
-    assert triton_gemm.chip.__wrapped__(device) == (80, 304)
-    assert not triton_gemm.has_full_shared_memory.__wrapped__(device)
+    assert triton_gemm.has_full_shared_memory.__wrapped__(device) == is_full
+    if generation is not None:
+        assert triton_gemm.chip.__wrapped__(device) == (generation, 40)
+        monkeypatch.setattr(torch.version, "hip", "6.2")
+        assert not triton_gemm.has_full_shared_memory.__wrapped__(device)
+    with pytest.raises(backend.BackendUnavailableError, match=r"it takes a GPU|ROCm 6\.2"):
+        triton_gemm.chip.__wrapped__(device)
 
 
 class NoFloat64(TorchDispatchMode):

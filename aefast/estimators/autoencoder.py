@@ -173,6 +173,8 @@ class BaseAutoencoder(FloatTransformer):
         self._warn_of_scale(X)
         with self._in_double() as module:
             pieces = row_pieces(X, torch.float64)
+            if self._takers(module) is not None:
+                pieces = (rows.clamp(0, 1) for rows in pieces)  # 1 + 2e-16 was let in as 1
             scores = [self._score_rows(module, rows) for rows in pieces]
             return floored(torch.cat(scores)).numpy()
 

@@ -224,7 +224,7 @@ class BernoulliRBM(FloatTransformer):
         wrong = outside_unit_interval(X)
         if wrong is None:
             return
-        message = f"{argument} holds {wrong:g}; Bernoulli units take {RANGE}"
+        message = f"{argument} holds {checks.shown_outside(wrong)}; Bernoulli units take {RANGE}"
         if not self._learns_outside:
             raise ValueError(message)
         warnings.warn(message, UserWarning, stacklevel=4)

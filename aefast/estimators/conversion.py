@@ -124,10 +124,10 @@ def without_nan(result: np.ndarray, X: Any, takes: str) -> np.ndarray:
 
 
 def outside_unit_interval(X: Any) -> float | None:
-    """A number of X outside [0, 1] as float32 has it, where models compute; None where there is
-    none. A scaler's 1 + 2e-16 is 1."""
+    """A number of X outside [0, 1]; None where there is none. A scaler's 1 + 2e-16 is 1, as it is
+    in float32, where models compute."""
     low, high = float(X.min()), float(X.max())
-    if np.float32(max(low, -1)) >= 0 and np.float32(min(high, 2)) <= 1:
+    if low >= 0 and np.float32(min(high, 2)) <= 1:
         return None
     return low if low < 0 else high
 
@@ -136,4 +136,4 @@ def check_unit_interval(X: Any, takers: str) -> None:
     """``takers`` says what takes numbers in [0, 1]: "Bernoulli units take"."""
     wrong = outside_unit_interval(X)
     if wrong is not None:
-        raise ValueError(f"X holds {wrong:g}; {takers} numbers in [0, 1]")
+        raise ValueError(f"X holds {checks.shown_outside(wrong)}; {takers} numbers in [0, 1]")

@@ -93,8 +93,15 @@ class SparseAutoencoder(Autoencoder):
         return error + self.sparsity_weight * self.penalty(code)
 
     def penalty(self, code: Tensor) -> Tensor:
-        """The penalty of a batch's code ``[..., H]``: a scalar, without its factor."""
+        """The penalty of a batch's code ``[..., H]``: a scalar, without its factor.
+
+        Raises:
+            TypeError, ValueError: as :func:`aefast.functional.kl_sparsity`; or the penalty is
+                ``"kl"`` and the code outside [0, 1], which a GPU is not asked about.
+        """
         if self.penalty_kind == "kl":
+            checks.check_tensor(code, "code")
+            checks.check_unit_interval(code, "code", "the KL penalty takes")
             return kl_sparsity(code, self.sparsity_target)
         return l1_sparsity(code)
 

@@ -104,3 +104,24 @@ def test_a_variational_one_of_an_int_is_linear(data):
     assert len(layers) == 2
     assert model.components_.shape == (6, 64)
     assert model.transform(data).shape == (20, 3)
+
+
+@both
+def test_auto_goes_by_the_sign_however_small_the_numbers_are(kind):
+    X = (np.random.default_rng(0).random((20, 5)) - 0.5) * 1e-60
+    model = kind(2, n_iter=1, random_state=0).fit(X)
+    assert model.module_.decoder_kind == "gaussian"
+    assert np.isfinite(model.score_samples(X)).all()
+
+
+@both
+def test_a_scalers_rounding_is_scored_as_1(kind):
+    X = np.random.default_rng(0).random((20, 5))
+    X[3, 2] = 1.0
+    model = kind(2, n_iter=1, random_state=0).fit(X)
+    expected = model.score_samples(X)
+    X[3, 2] = np.nextafter(1.0, 2.0)
+    np.testing.assert_array_equal(model.score_samples(X), expected)
+    X[3, 2] = 1.0000002
+    with pytest.raises(ValueError, match=r"^X holds 1\.0000002; Bernoulli units take"):
+        model.score_samples(X)

@@ -1,5 +1,7 @@
 """Likelihoods of rows far off are very low numbers, and of what is no probability errors."""
 
+import math
+
 import pytest
 import torch
 
@@ -149,6 +151,17 @@ def test_a_cross_entropy_of_targets_outside_the_unit_interval_is_refused(model, 
     number = f"{value:g}".replace(".", r"\.")
     with pytest.raises(ValueError, match=rf"holds {number}; {taker} numbers in \[0, 1\]"):
         model.loss(x)
+
+
+@pytest.mark.parametrize(("value", "shown"), [(1.5, "1.5"), (-0.5, "-0.5"), (math.nan, "nan")])
+def test_a_kl_penalty_of_activations_outside_the_unit_interval_is_refused(value, shown):
+    code = torch.full((4, 3), 0.5)
+    code[2, 1] = value
+    model = SparseAutoencoder(6, 3)
+    with pytest.raises(ValueError, match=f"^code holds {shown}; the KL penalty takes"):
+        model.penalty(code)
+    model.penalty_kind = "l1"
+    model.penalty(code)
 
 
 def test_other_losses_and_other_scores_are_checked_as_they_should(x):

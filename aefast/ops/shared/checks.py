@@ -138,7 +138,13 @@ def check_bounds(low: float, high: float, argument: str, takers: str) -> None:
     """The smallest and the largest of its elements lie in [0, 1]."""
     if not (low >= 0 and high <= 1):  # NaN is neither
         wrong = high if low >= 0 else low
-        raise ValueError(f"{argument} holds {wrong:g}; {takers} numbers in [0, 1]")
+        raise ValueError(f"{argument} holds {shown_outside(wrong)}; {takers} numbers in [0, 1]")
+
+
+def shown_outside(number: float) -> str:
+    """A number outside [0, 1] in few digits, in which it is still outside."""
+    text = f"{number:g}"
+    return repr(number) if 0 <= float(text) <= 1 else text
 
 
 def check_choice(value: object, argument: str, choices: tuple[str, ...]) -> None:

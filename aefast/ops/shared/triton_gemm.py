@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aefast import backend
 from aefast.ops.shared.precision import product_level
 from aefast.ops.shared.triton import (
     ACTIVATIONS,
@@ -137,19 +138,25 @@ def kind_of(factor: Tensor) -> str:
 
 @cache
 def chip(device: torch.device) -> tuple[int, int]:
-    """(generation in the tables, multiprocessors)."""
+    """(generation in the tables, multiprocessors).
+
+    Raises:
+        BackendUnavailableError: it is a GPU that the Triton kernels do not serve.
+    """
     if device.type != "cuda":
         return 90, 4  # interpreted
     properties = torch.cuda.get_device_properties(device)
-    # AMD's chips count from 9, too.
-    major = properties.major if torch.version.hip is None else 8
-    return generation_of(major), properties.multi_processor_count
+    reason = backend.unfit((properties.major, properties.minor))
+    if reason is not None:
+        raise backend.BackendUnavailableError(f"backend 'triton' cannot run: {reason}")
+    return generation_of(properties.major), properties.multi_processor_count
 
 
 def generation_of(major: int) -> int:
-    """The row of the tables for a compute capability.
+    """The row of the tables for a compute capability, from 8 on.
 
-    12.x has mma.sync and less shared memory than 10.x, and runs what sm_80 runs.
+    12.x has mma.sync and less shared memory than 10.x, and runs what sm_80 runs; so does any newer
+    one that is not known yet.
     """
     return {9: 90, 10: 100, 11: 100}.get(major, 80)
 

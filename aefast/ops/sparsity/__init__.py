@@ -23,7 +23,9 @@ def kl_sparsity(code: Tensor, target: float) -> Tensor:
     Args:
         code: ``[..., H]``, of elements in [0, 1]; float32, bfloat16, float16 or float64. A mean
             is bounded to [eps, 1 - eps], eps = 2^-23, so that a saturated unit's penalty and
-            slope, which points back, are finite.
+            slope, which points back, are finite. The elements are not looked at here, which would
+            take a second pass over them: :meth:`aefast.nn.SparseAutoencoder.penalty` refuses
+            others.
         target: t, in (0, 1).
 
     Returns:
