@@ -60,7 +60,7 @@ class CompiledKernel:
     ptx: str
     symbol: str  # the kernel's name in the binary
     arguments: list[str]  # the types of what a launch passes, in order
-    descriptors: list[dict[str, Any]]  # how each tensor descriptor among them is encoded
+    descriptors: list[dict[str, object]]  # how each tensor descriptor among them is encoded
     image: bytes  # the binary, compressed
 
     @property
@@ -70,7 +70,7 @@ class CompiledKernel:
         return f"sm_{self.arch}/{self.symbol}-{digest[:12]}.cubin.z"
 
     @property
-    def launch(self) -> dict[str, Any]:
+    def launch(self) -> cubins.Record:
         """What the manifest says of it."""
         return {
             "file": self.file,
@@ -235,7 +235,7 @@ def write_cubins(compiled: Sequence[CompiledKernel], folder: Path) -> None:
     Raises:
         RuntimeError: two variants that differ have the same name.
     """
-    kernels: dict[str, dict[str, dict[str, Any]]] = {}
+    kernels: dict[str, dict[str, cubins.Record]] = {}
     for kernel in compiled:
         launch = kernel.launch
         if kernels.setdefault(str(kernel.arch), {}).setdefault(kernel.variant, launch) != launch:

@@ -15,15 +15,35 @@ import zlib
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 import torch
 
 from aefast.torch_private import cuda_stream
 
+if TYPE_CHECKING:
+    from aefast._C import CudaKernel
+
 FOLDER = Path(__file__).parent / "cubins"
 
-_loaded: dict[tuple[tuple[int, int], str], Any] = {}  # by capability and variant
+_loaded: "dict[tuple[tuple[int, int], str], CudaKernel | None]" = {}  # by capability and variant
+
+
+class Launch(TypedDict):
+    """What a launch needs to know beside the binary."""
+
+    symbol: str  # the kernel's name in the binary
+    warps: int
+    shared: int  # bytes a block
+    arguments: list[str]  # the types of what is passed, in order
+    descriptors: list[dict[str, object]]  # how each tensor descriptor among them is encoded
+
+
+class Record(Launch):
+    """An entry of the manifest, whose file lies beside it, compressed."""
+
+    file: str
+    sha256: str
 
 
 def architecture(capability: tuple[int, int]) -> str | None:
@@ -55,7 +75,7 @@ def broken(capability: tuple[int, int]) -> list[str]:
     return broken_files
 
 
-def find(capability: tuple[int, int], name: str) -> Any | None:
+def find(capability: tuple[int, int], name: str) -> "CudaKernel | None":
     """The kernel that ``Variant.name`` calls so, for a chip; None where Triton has to compile it.
 
     A file that is missing or broken is warned of once.
@@ -75,7 +95,7 @@ def sources() -> str:
     return digest.hexdigest()
 
 
-def launch(name: str, device: torch.device, programs: int, arguments: tuple[Any, ...]) -> bool:
+def launch(name: str, device: torch.device, programs: int, arguments: tuple[object, ...]) -> bool:
     """Launch a variant on the device's current stream; False where Triton has to.
 
     Raises:
@@ -101,7 +121,7 @@ def capability(device: int) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device)
 
 
-def _records(capability: tuple[int, int]) -> dict[str, Any]:
+def _records(capability: tuple[int, int]) -> dict[str, Record]:
     """The manifest's entries for a chip, by variant."""
     return _kernels().get(architecture(capability) or "", {})
 
@@ -118,7 +138,7 @@ def may_launch() -> bool:
 
 
 @cache
-def _kernels() -> dict[str, dict[str, Any]]:
+def _kernels() -> dict[str, dict[str, Record]]:
     """The manifest's entries for each architecture; none where nothing can launch them."""
     if not may_launch():
         return {}
@@ -134,12 +154,12 @@ def _kernels() -> dict[str, dict[str, Any]]:
         return {}
 
 
-def _load(record: dict[str, Any]) -> Any | None:
+def _load(record: Record) -> "CudaKernel | None":
     """The kernel of one of the manifest's entries; None where it is broken."""
     file = "manifest.json"
     try:
         file = record["file"]
-        return extension().CudaKernel(
+        kernel: CudaKernel = extension().CudaKernel(
             image=zlib.decompress(_read(record)),
             symbol=record["symbol"],
             warps=record["warps"],
@@ -147,12 +167,13 @@ def _load(record: dict[str, Any]) -> Any | None:
             arguments=record["arguments"],
             descriptors=record["descriptors"],
         )
+        return kernel
     except Exception as error:  # as above
         _warn(file, error)
         return None
 
 
-def _read(record: dict[str, Any]) -> bytes:
+def _read(record: Record) -> bytes:
     compressed = (FOLDER / record["file"]).read_bytes()
     if hashlib.sha256(compressed).hexdigest() != record["sha256"]:
         raise ValueError("its checksum is not the manifest's")

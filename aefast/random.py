@@ -28,7 +28,7 @@ Reference: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2
 import math
 from enum import IntEnum, unique
 from operator import index
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 import torch
@@ -219,7 +219,7 @@ def child_seeds(seed: int, first: int, count: int) -> Tensor:
     return _child(_natural(seed, "seed", SEED_LIMIT), children)
 
 
-def _natural(value: Any, argument: str, limit: int) -> int:
+def _natural(value: SupportsIndex, argument: str, limit: int) -> int:
     """Also of NumPy's ints, in whose widths a product would wrap."""
     number = index(value)
     if not 0 <= number < limit:

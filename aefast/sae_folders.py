@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
@@ -139,7 +139,7 @@ def save_saelens(model: SparseDictionary, folder: "str | PathLike[str]") -> None
         "W_dec": model.decoder_weight,
         "b_dec": model.decoder_bias,
     }
-    more: dict[str, Any] = {}
+    more: dict[str, object] = {}
     if isinstance(model, GatedSparseAutoencoder):
         architecture = "gated"
         tensors |= {"b_gate": model.encoder_bias, "b_mag": model.magnitude_bias}
@@ -190,8 +190,11 @@ def load_sparsify(folder: "str | PathLike[str]") -> TopKSparseAutoencoder:
     for name, value in (("activation", "topk"), ("skip_connection", False), ("transcode", False)):
         _check_setting(config, name, value, path)
     width = _size(config, path, "d_in")
-    latents = config.get("num_latents", 0) or width * _size(config, path, "expansion_factor")
-    _check_size(latents, "num_latents", path)
+    latents = _checked_size(
+        config.get("num_latents", 0) or width * _size(config, path, "expansion_factor"),
+        "num_latents",
+        path,
+    )
     k = _active(config, path, latents)
     parts = {
         "encoder_weight": ("encoder.weight", (latents, width)),
@@ -239,7 +242,7 @@ def save_sparsify(model: TopKSparseAutoencoder, folder: "str | PathLike[str]") -
     _write(Path(folder), config, SPARSIFY_WEIGHTS, tensors)
 
 
-def _read(folder: Path, weights: str) -> tuple[dict[str, Any], Tensors]:
+def _read(folder: Path, weights: str) -> tuple[dict[str, object], Tensors]:
     from aefast.training.checkpoint import CheckpointError, read_tensors  # of an extra
 
     file = folder / CONFIG
@@ -260,7 +263,7 @@ def _read(folder: Path, weights: str) -> tuple[dict[str, Any], Tensors]:
         raise FolderError(f"{file} is no JSON: {cut(error)}") from error
 
 
-def _write(folder: Path, config: dict[str, Any], weights: str, tensors: Tensors) -> None:
+def _write(folder: Path, config: dict[str, object], weights: str, tensors: Tensors) -> None:
     import safetensors.torch  # of an extra
 
     from aefast.training.files import replacing
@@ -320,28 +323,28 @@ def _check_autoencoder(model: SparseDictionary) -> None:
         raise ValueError("model is a transcoder; a folder takes an autoencoder")
 
 
-def _sizes(config: dict[str, Any], folder: Path, *names: str) -> list[int]:
+def _sizes(config: dict[str, object], folder: Path, *names: str) -> list[int]:
     return [_size(config, folder, name) for name in names]
 
 
-def _size(config: dict[str, Any], folder: Path, name: str) -> int:
-    _check_size(config.get(name), name, folder)
-    return config[name]
+def _size(config: dict[str, object], folder: Path, name: str) -> int:
+    return _checked_size(config.get(name), name, folder)
 
 
-def _check_size(value: Any, name: str, folder: Path) -> None:
+def _checked_size(value: object, name: str, folder: Path) -> int:
     if type(value) is not int or not 1 <= value < 2**31:
         raise FolderError(f"{folder / CONFIG}: {name} is {cut(repr(value))}; it takes a size")
+    return value
 
 
-def _active(config: dict[str, Any], folder: Path, latents: int) -> int:
+def _active(config: dict[str, object], folder: Path, latents: int) -> int:
     k = _size(config, folder, "k")
     if k > latents:
         raise FolderError(f"{folder / CONFIG}: k is {k}, above its {latents} latents")
     return k
 
 
-def _flag(config: dict[str, Any], folder: Path, name: str, *, default: bool) -> bool:
+def _flag(config: dict[str, object], folder: Path, name: str, *, default: bool) -> bool:
     value = config.get(name, default)
     if not isinstance(value, bool):
         raise FolderError(
@@ -350,7 +353,7 @@ def _flag(config: dict[str, Any], folder: Path, name: str, *, default: bool) -> 
     return value
 
 
-def _check_setting(config: dict[str, Any], name: str, takes: Any, folder: Path) -> None:
+def _check_setting(config: dict[str, object], name: str, takes: object, folder: Path) -> None:
     value = config.get(name, takes)
     if value != takes:
         raise FolderError(

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from aefast import backend, torch_private
 from aefast.acceleration.recognition import activation_of
@@ -85,9 +85,10 @@ def _value(argument: Any) -> Tensor | None:
     return argument.meta.get("example_value") if isinstance(argument, fx.Node) else None
 
 
-def _is_served(value: Any) -> bool:
-    plain = isinstance(value, Tensor | nn.Parameter) and value.device.type == "cpu"
-    return plain and value.dtype == torch.float32
+def _is_served(value: object) -> bool:
+    if not isinstance(value, Tensor):
+        return False
+    return value.device.type == "cpu" and value.dtype == torch.float32
 
 
 def _hint(size: Any) -> int:

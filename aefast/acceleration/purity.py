@@ -55,7 +55,7 @@ class Read(NamedTuple):
 
     namespace: Mapping[str, Any]
     name: str
-    value: Any
+    value: object
 
     def is_current(self) -> bool:
         now = self.namespace.get(self.name)
@@ -190,13 +190,13 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
             yield from _codes(constant)
 
 
-def _is_simple(value: Any) -> bool:
+def _is_simple(value: object) -> bool:
     if isinstance(value, tuple):
         return all(map(_is_simple, value))
     return isinstance(value, SIMPLE)
 
 
-def _is_torchs(value: Any) -> bool:
+def _is_torchs(value: object) -> bool:
     """Whether it is a function of torch's that computes, or a forward of torch.nn's own."""
     home = getattr(value, "__module__", None) or ""
     if not callable(value) or getattr(value, "__name__", "") in NOT_COMPUTING:
@@ -206,7 +206,7 @@ def _is_torchs(value: Any) -> bool:
     return home in TORCH_MODULES or home.startswith(("torch.nn.modules.", "torch.distributions."))
 
 
-def _is_error(value: Any) -> bool:
+def _is_error(value: object) -> bool:
     return isinstance(value, type) and issubclass(value, BaseException)
 
 

@@ -14,7 +14,7 @@ from aefast import backend
 from aefast.acceleration.tally import Tally
 from aefast.ops.linear_act.eager import ACTIVATIONS
 from aefast.ops.shared import checks, dispatch
-from aefast.ops.shared.autograd import KernelFunction, connected
+from aefast.ops.shared.autograd import Context, KernelFunction, connected
 from aefast.ops.shared.product_routes import outpaces_vendor
 from aefast.step.loss import MOST_PRODUCTS
 from aefast.step.plan import PlannedLayer
@@ -180,7 +180,7 @@ NOT_PAYING = "torch's own products are faster at this shape on this processor"
 
 class _Stack(KernelFunction):
     @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> Tensor:
+    def forward(ctx: Context, *arguments: Any) -> Tensor:
         stack, x, *parameters = arguments
         saved = stack.empty_saved(x.shape[0])
         output = stack.forward(x, parameters, saved)
@@ -189,7 +189,7 @@ class _Stack(KernelFunction):
         return output
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, saved, output, *parameters = ctx.saved_tensors
         needed = list(ctx.needs_input_grad[1:])
         if torch.is_grad_enabled() or dispatch.is_traced(grad) or dispatch.is_transformed(grad):

@@ -158,6 +158,6 @@ class Guard:
         return self._look() == self.was and all(map(Read.is_current, self.reads))
 
 
-def is_plain_tensor(value: Any) -> bool:
+def is_plain_tensor(value: object) -> bool:
     """Whether it is a tensor, or a parameter, and no subclass that computes otherwise."""
     return type(value) is Tensor or type(value) is nn.Parameter

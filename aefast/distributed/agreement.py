@@ -67,7 +67,7 @@ def settings_of(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     return {"the optimizer": type(optimizer).__name__, **settings}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     """A number, or what is compared as text; of a tensor its numbers."""
     value = value.tolist() if isinstance(value, Tensor) else value
     return value if isinstance(value, int | float | str | None) else repr(value)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Unpack
+from typing import Unpack
 
 import torch
 import torch.nn.functional as F
@@ -168,7 +168,7 @@ class MatryoshkaSparseAutoencoder(BatchTopKSparseAutoencoder):
         return f"prefixes={self.prefixes}, {super().extra_repr()}"
 
 
-def _check_mean_active(value: Any, name: str, latents: int) -> float:
+def _check_mean_active(value: object, name: str, latents: int) -> float:
     k = checks.check_number(value, name, 0)
     if not 0 < k <= latents:
         raise ValueError(

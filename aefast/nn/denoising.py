@@ -17,14 +17,14 @@ from aefast.ops.corrupt.noise import KINDS
 from aefast.ops.shared import checks
 
 
-def _check_corruption(model: Any, value: Any, name: str) -> str:
+def _check_corruption(model: Any, value: str, name: str) -> str:
     checks.check_choice(value, name, KINDS)
     if "corruption_level" in model.__dict__:
         _check_level(value, model.corruption_level, "corruption_level")
     return value
 
 
-def _check_level(corruption: str, level: Any, name: str) -> float:
+def _check_level(corruption: str, level: float, name: str) -> float:
     return checks.check_number(level, name, 0, math.inf if corruption == "gaussian" else 1)
 
 

@@ -1,7 +1,7 @@
 """What the sparse autoencoders over a language model's activations share."""
 
 import math
-from typing import Any, ClassVar, Self, TypedDict, cast
+from typing import ClassVar, Self, TypedDict, cast
 
 import torch
 import torch.nn.functional as F
@@ -123,7 +123,7 @@ class SparseDictionary(HasSettings, Shardable):
         """From codes to rows, as a module."""
         return self._encoder_decoder[1]
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         if name in ("encoder", "decoder"):
             raise AttributeError(f"{name} is made of the model's parameters: set {name}_weight")
         super().__setattr__(name, value)

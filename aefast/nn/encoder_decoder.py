@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, Self, cast
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +84,7 @@ class EncoderDecoder(HasSettings, Shardable):
         :class:`TiedLinearAct`."""
         return self._parts[1]
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         if name in ("encoder", "decoder"):
             raise AttributeError(
                 f"{name} is made of the model's layers: put others in their places"

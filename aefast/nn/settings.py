@@ -50,7 +50,7 @@ def positive() -> Any:
     return Setting(lambda model, value, name: checks.check_positive(value, name))
 
 
-def inside_unit_interval(model: nn.Module, value: Any, name: str) -> float:
+def inside_unit_interval(model: nn.Module, value: object, name: str) -> float:
     """A check: a number in (0, 1)."""
     value = checks.check_number(value, name, 0, 1)
     if value in (0, 1):
@@ -76,7 +76,7 @@ def choice(choices: tuple[str, ...]) -> Any:
 def fixed_choice(choices: tuple[str, ...]) -> Any:
     """One of these; the layers are made for it, so that it does not change any more."""
 
-    def check(model: nn.Module, value: Any, name: str) -> str:
+    def check(model: nn.Module, value: str, name: str) -> str:
         checks.check_choice(value, name, choices)
         before = model.__dict__.get(name, value)
         if value != before:

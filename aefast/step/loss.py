@@ -13,6 +13,7 @@ from torch import Tensor
 from aefast import backend
 from aefast.ops.shared import checks, dispatch
 from aefast.ops.shared.autograd import (
+    Context,
     KernelFunction,
     check_versions,
     connected,
@@ -106,7 +107,7 @@ class _StepLoss(KernelFunction):
     """
 
     @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> Tensor:
+    def forward(ctx: Context, *arguments: Any) -> Tensor:
         plan, x, seed, row_offset, *parameters = arguments
         gradients = [torch.empty_like(parameter) for parameter in parameters]
         loss = torch.empty((), dtype=torch.float32, device="cpu")
@@ -117,7 +118,7 @@ class _StepLoss(KernelFunction):
         return loss
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled() or dispatch.is_traced(grad):
             return None, None, None, None, *_differentiable_gradients(ctx, grad)
         gradients = ctx.gradients or _made_anew(ctx)
@@ -128,7 +129,7 @@ class _StepLoss(KernelFunction):
         return None, None, None, None, *(gradient if need else None for gradient, need in needed)
 
 
-def _made_anew(ctx: Any) -> list[Tensor]:
+def _made_anew(ctx: Context) -> list[Tensor]:
     _check_versions(ctx)
     plan, parameters, x, seed, row_offset = ctx.call
     gradients = [torch.empty_like(parameter) for parameter in parameters]
@@ -136,12 +137,12 @@ def _made_anew(ctx: Any) -> list[Tensor]:
     return gradients
 
 
-def _check_versions(ctx: Any) -> None:
+def _check_versions(ctx: Context) -> None:
     _, parameters, x, *_ = ctx.call
     check_versions((x, *parameters), ctx.versions, "x")
 
 
-def _differentiable_gradients(ctx: Any, grad: Tensor) -> list[Tensor | None]:
+def _differentiable_gradients(ctx: Context, grad: Tensor) -> list[Tensor | None]:
     """The definition's gradients, times the incoming one."""
     _check_versions(ctx)
     plan, parameters, x, seed, row_offset = ctx.call

@@ -1,14 +1,13 @@
 """A Boltzmann machine's contrastive divergence as one autograd node over one call."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from aefast import backend
 from aefast.ops.shared import checks, dispatch
-from aefast.ops.shared.autograd import KernelFunction, check_versions, is_one, versions_of
+from aefast.ops.shared.autograd import Context, KernelFunction, check_versions, is_one, versions_of
 from aefast.ops.shared.precision import product_level
 from aefast.step import machine_eager
 from aefast.step.machine_plan import MachinePlan
@@ -99,7 +98,7 @@ class _MachineLoss(KernelFunction):
     """
 
     @staticmethod
-    def forward(ctx: Any, call: Call, *parameters: Tensor) -> Tensor:
+    def forward(ctx: Context, call: Call, *parameters: Tensor) -> Tensor:
         gradients = [torch.empty_like(parameter) for parameter in parameters]
         loss = _run(call, parameters, gradients)
         ctx.call, ctx.parameters, ctx.gradients = call, parameters, gradients
@@ -107,7 +106,7 @@ class _MachineLoss(KernelFunction):
         return loss
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
         is_defined = torch.is_grad_enabled() or dispatch.is_transformed(grad)
         gradients: Sequence[Tensor | None]
         if ctx.gradients and not is_defined and not dispatch.is_traced(grad):

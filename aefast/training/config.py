@@ -24,7 +24,7 @@ class _Json:
         return dataclasses.asdict(self)  # type: ignore[call-overload]
 
     @classmethod
-    def from_json(cls, value: Any) -> Self:
+    def from_json(cls, value: object) -> Self:
         """
         Raises:
             ValueError: a field is unknown, of another type, or missing where it has no default: one
@@ -42,13 +42,13 @@ def _is_needed(field: "dataclasses.Field[Any]") -> bool:
     return field.default is field.default_factory is dataclasses.MISSING
 
 
-def _typed(value: Any, kind: Any, name: str) -> Any:
+def _typed(value: object, kind: Any, name: str) -> Any:
     """A value of JSON's as a field takes it. A bool is no number."""
     if isinstance(kind, type) and issubclass(kind, _Json):
         return kind.from_json(value)
     outer = get_origin(kind) or kind
     is_taken = isinstance(value, outer) and (outer is bool or not isinstance(value, bool))
-    if is_taken and outer is list:
+    if isinstance(value, list) and outer is list:
         return [_typed(item, get_args(kind)[0], name) for item in value]
     if not is_taken:
         takes = kind.__name__ if kind is outer else kind

@@ -13,7 +13,7 @@ from aefast import backend, random
 from aefast.ops.corrupt import eager
 from aefast.ops.corrupt.noise import KINDS, Noise
 from aefast.ops.shared import checks, dispatch
-from aefast.ops.shared.autograd import KernelFunction
+from aefast.ops.shared.autograd import Context, KernelFunction
 from aefast.ops.shared.registered import registered
 
 
@@ -55,11 +55,11 @@ class _Corrupt(KernelFunction):
         return _run_kernel(x, noise, name)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def setup_context(ctx: Context, inputs: tuple[Any, ...], output: Tensor) -> None:
         _, ctx.noise, ctx.name = inputs
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, None, None]:
         if ctx.noise.kind == "gaussian":
             return grad, None, None
         masking = ctx.noise.masking()
@@ -95,13 +95,14 @@ def _(x: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _setup_context(ctx: Context, inputs: tuple[Any, ...], output: Tensor) -> None:
     noise = Noise._make(inputs[1:])
+    assert isinstance(noise.seed, Tensor)
     ctx.save_for_backward(noise.seed)
     ctx.noise = noise._replace(seed=0)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
     if ctx.noise.kind != "gaussian":
         (seed,) = ctx.saved_tensors
         grad = torch.ops.aefast.corrupt(grad, *ctx.noise._replace(seed=seed).masking())

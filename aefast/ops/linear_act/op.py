@@ -20,7 +20,7 @@ from torch import Tensor
 from aefast import backend
 from aefast.ops.linear_act import eager
 from aefast.ops.shared import checks, dispatch
-from aefast.ops.shared.autograd import KernelFunction, connected
+from aefast.ops.shared.autograd import Context, KernelFunction, connected
 from aefast.ops.shared.registered import registered
 
 ACTIVATIONS = tuple(eager.ACTIVATIONS)
@@ -124,7 +124,7 @@ class _LinearAct(KernelFunction):
         return _forward(x, weight, bias, activation, name, activation in FROM_PREACTIVATION)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> None:
+    def setup_context(ctx: Context, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> None:
         x, weight, bias, ctx.activation, ctx.name = inputs
         output, preactivation = outputs
         if preactivation is not None:
@@ -134,7 +134,7 @@ class _LinearAct(KernelFunction):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Context, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
         if grad is None:
             return (None,) * 5
         x, weight, bias, saved = ctx.saved_tensors
@@ -222,14 +222,14 @@ def _(
     return grad_x, grad_weight, grad_bias
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _setup_context(ctx: Context, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     x, weight, bias, ctx.activation = inputs
     saved = what_backward_needs(ctx.activation, *output)
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(x, weight, bias, saved)
 
 
-def _registered_gradients(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _registered_gradients(ctx: Context, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, bias, saved = ctx.saved_tensors
     needed = list(ctx.needs_input_grad[:3])
     gradients = torch.ops.aefast.linear_act_backward(

@@ -19,7 +19,7 @@ from aefast.ops.rbm import eager
 from aefast.ops.rbm.chain import divergence, run_chain
 from aefast.ops.rbm.settings import ChainSettings, Machine, Sample
 from aefast.ops.shared import checks, dispatch
-from aefast.ops.shared.autograd import KernelFunction, SavedGradients, connected, is_one
+from aefast.ops.shared.autograd import Context, KernelFunction, SavedGradients, connected, is_one
 from aefast.ops.shared.registered import registered
 
 VISIBLE_KINDS = ("bernoulli", "gaussian")
@@ -297,14 +297,14 @@ class _ContrastiveDivergence(KernelFunction):
         return result.loss, end
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+    def setup_context(ctx: Context, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
         *tensors, _, _, ctx.needed, ctx.saved_gradients = inputs
         ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors, output[1])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Context, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
         if grad is None:
             return (None,) * 8
         weight, visible_bias, hidden_bias, visible, end = ctx.saved_tensors
@@ -373,11 +373,11 @@ def _(visible: Tensor, weight: Tensor, *arguments: Any) -> tuple[Tensor, Tensor,
     )
 
 
-def _no_gradients(ctx: Any, *_: Any) -> tuple[None, ...]:
+def _no_gradients(ctx: Context, *_: Any) -> tuple[None, ...]:
     return (None,) * 11
 
 
-def _not_differentiable(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _not_differentiable(ctx: Context, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.mark_non_differentiable(*output)
 
 

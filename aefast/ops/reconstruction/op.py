@@ -13,6 +13,7 @@ which is a number. A loss of every element, or one that cannot be fused, is comp
 of its parts, one after the other; a small one by eager PyTorch, which is quicker there.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from aefast.ops.linear_act.op import run as linear_act
 from aefast.ops.reconstruction import eager
 from aefast.ops.reconstruction.settings import Gradients, LossInputs, LossSettings, PerInput
 from aefast.ops.shared import checks, dispatch
-from aefast.ops.shared.autograd import KernelFunction, SavedGradients, connected, is_one
+from aefast.ops.shared.autograd import Context, KernelFunction, SavedGradients, connected, is_one
 from aefast.ops.shared.precision import instead_of_autocast, outpaces_autocast
 from aefast.ops.shared.registered import registered
 
@@ -73,7 +74,7 @@ def check_tensors(inputs: LossInputs) -> None:
     """Dtypes, devices and shapes; under autocast products cast their operands themselves."""
     x, encoder_weight, encoder_bias, decoder_weight, decoder_bias, target = inputs
     checks.check_tensor(x, "x")
-    check = checks.check_like
+    check: Callable[..., None] = checks.check_like
     if dispatch.autocast_dtype(x.device) is not None:
         check = checks.check_castable
     for argument, tensor in zip(inputs._fields[1:], inputs[1:], strict=True):
@@ -254,12 +255,12 @@ class _ReconstructionLoss(KernelFunction):
         return loss
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def setup_context(ctx: Context, inputs: tuple[Any, ...], output: Tensor) -> None:
         *tensors, ctx.settings, ctx.reduction, ctx.needed, ctx.name, ctx.saved_gradients = inputs
         ctx.save_for_backward(*tensors)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
         inputs = LossInputs(*ctx.saved_tensors)
         if torch.is_grad_enabled() or dispatch.is_traced(grad):
             # The gradient is to be differentiated again, or traced: the definition's can.
@@ -365,7 +366,7 @@ def _(x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     return x.new_empty(()), *_as_outputs(PerInput._make(gradients), x)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _setup_context(ctx: Context, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *tensors_and_settings, ctx.reduction, ctx.needed = inputs
     tensors, (*ctx.settings, seed, ctx.row_offset, ctx.contraction) = (
         tensors_and_settings[:6],
@@ -375,7 +376,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.save_for_backward(seed, *tensors, *output[1:])
 
 
-def _registered_gradients(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+def _registered_gradients(ctx: Context, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     seed, *saved = ctx.saved_tensors
     inputs, gradients_at_one = LossInputs(*saved[:6]), saved[6:]
     if any(

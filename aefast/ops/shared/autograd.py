@@ -3,7 +3,7 @@
 import contextlib
 import functools
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
 import torch
@@ -12,6 +12,30 @@ from torch.autograd import Function
 
 from aefast.ops.shared import dispatch
 from aefast.torch_private import has_transforms, is_autocast_enabled_anywhere
+
+
+class Context(Protocol):
+    """What a Function's or a registered op's forward pass leaves for its backward pass.
+
+    Settings are set on it as attributes of any name; tensors are given to ``save_for_backward``.
+    """
+
+    needs_input_grad: tuple[bool, ...]
+
+    @property
+    def saved_tensors(self) -> tuple[Any, ...]:
+        """The tensors that were saved, and None for each None."""
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None: ...
+
+    def set_materialize_grads(self, value: bool) -> None:
+        """False leaves a gradient that nothing asks for None, where it else is zeros."""
+
+    def mark_non_differentiable(self, *outputs: Tensor) -> None: ...
+
+    def __getattr__(self, name: str) -> Any: ...
+
+    def __setattr__(self, name: str, value: Any) -> None: ...
 
 
 class KernelFunction(Function):

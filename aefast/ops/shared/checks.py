@@ -5,7 +5,6 @@ Each raises an error that names the argument, says what it was, and says what it
 
 import sys
 from numbers import Integral, Real
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,7 +34,7 @@ def check_tensor(value: object, argument: str) -> None:
         raise TypeError(f"{argument} has layout {value.layout}; it takes a strided tensor")
 
 
-def check_like(value: Any, argument: str, reference: Tensor, reference_argument: str) -> None:
+def check_like(value: Tensor, argument: str, reference: Tensor, reference_argument: str) -> None:
     """The same dtype and device as another argument."""
     check_tensor(value, argument)
     if value.dtype != reference.dtype:
@@ -46,7 +45,9 @@ def check_like(value: Any, argument: str, reference: Tensor, reference_argument:
     _check_device(value, argument, reference, reference_argument)
 
 
-def check_castable(value: Any, argument: str, reference: Tensor, reference_argument: str) -> None:
+def check_castable(
+    value: Tensor, argument: str, reference: Tensor, reference_argument: str
+) -> None:
     """As ``check_like``, of any dtype: autocast casts."""
     check_tensor(value, argument)
     _check_device(value, argument, reference, reference_argument)
@@ -60,7 +61,9 @@ def _check_device(value: Tensor, argument: str, reference: Tensor, reference_arg
         )
 
 
-def check_number(value: Any, argument: str, low: float = -LARGEST, high: float = LARGEST) -> float:
+def check_number(
+    value: object, argument: str, low: float = -LARGEST, high: float = LARGEST
+) -> float:
     """A finite real number in [low, high], as a float."""
     if type(value) is float and low <= value <= high:  # the common case, asked first
         return value
@@ -85,7 +88,7 @@ def check_positive(value: object, argument: str) -> float:
     return number
 
 
-def check_integer(value: Any, argument: str, limit: int, low: int = 0) -> int:
+def check_integer(value: object, argument: str, limit: int, low: int = 0) -> int:
     """An integer in [low, limit)."""
     if type(value) is int and low <= value < limit:  # the common case, asked first
         return value

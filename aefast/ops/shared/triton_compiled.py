@@ -7,20 +7,26 @@ there, or a kernel wants what it does not bring, Triton launches.
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from aefast import cubins, torch_private
 from aefast.capture import is_captured
 
+if TYPE_CHECKING:
+    from aefast._C import CudaKernel
+    from aefast.ops.shared.triton import Variant
+
 # What the driver is told of a tensor descriptor.
 DESCRIPTOR_KEYS = ("swizzle", "elem_size", "elem_type", "block_size")
 
-_kernels: dict[tuple[tuple[int, int], str], Any] = {}  # by capability and variant
+_kernels: "dict[tuple[tuple[int, int], str], CudaKernel | None]" = {}  # by capability and variant
 
 
-def launch(variant: Any, device: torch.device, programs: int, arguments: tuple[Any, ...]) -> bool:
+def launch(
+    variant: "Variant", device: torch.device, programs: int, arguments: tuple[object, ...]
+) -> bool:
     """Compile, where that has not been done, and launch; False where Triton has to launch.
 
     Raises:
@@ -36,18 +42,19 @@ def launch(variant: Any, device: torch.device, programs: int, arguments: tuple[A
                 "being captured; make the call once before the capture"
             )
         _kernels[key] = _compile(variant, capability)
-    if _kernels[key] is None:
+    kernel = _kernels[key]
+    if kernel is None:
         return False
     stream = torch_private.cuda_stream(device.index)
     try:
-        _kernels[key].launch(programs, stream, device.index, arguments)
+        kernel.launch(programs, stream, device.index, arguments)
     except cubins.extension().CudaLoadError:
         _kernels[key] = None
         return False
     return True
 
 
-def _compile(variant: Any, capability: tuple[int, int]) -> Any | None:
+def _compile(variant: "Variant", capability: tuple[int, int]) -> "CudaKernel | None":
     """The kernel for the extension; None where it cannot launch it."""
     if not cubins.may_launch():
         return None
@@ -55,10 +62,11 @@ def _compile(variant: Any, capability: tuple[int, int]) -> Any | None:
     if reason_against(compiled, argument_types(variant)) is not None:
         return None
     image = compiled.asm["cubin"]
-    return cubins.extension().CudaKernel(image, **launch_record(variant, compiled))
+    kernel: CudaKernel = cubins.extension().CudaKernel(image, **launch_record(variant, compiled))
+    return kernel
 
 
-def compile_for(variant: Any, arch: int) -> Any:
+def compile_for(variant: "Variant", arch: int) -> Any:
     """Triton's compilation of a variant for sm_<arch>."""
     import triton
     from triton.backends.compiler import GPUTarget
@@ -71,7 +79,7 @@ def compile_for(variant: Any, arch: int) -> Any:
     )
 
 
-def launch_record(variant: Any, compiled: Any) -> dict[str, Any]:
+def launch_record(variant: "Variant", compiled: Any) -> cubins.Launch:
     """What a launch needs to know beside the binary."""
     metadata = compiled.metadata
     return {
@@ -86,7 +94,7 @@ def launch_record(variant: Any, compiled: Any) -> dict[str, Any]:
     }
 
 
-def argument_types(variant: Any) -> list[str]:
+def argument_types(variant: "Variant") -> list[str]:
     """The types of what a launch passes, in order."""
     return [kind for kind in variant.signature.values() if kind != "constexpr"]
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from aefast import backend
 from aefast.capture import refuse_capture
 from aefast.ops.shared import checks, dispatch
-from aefast.ops.shared.autograd import KernelFunction, connected
+from aefast.ops.shared.autograd import Context, KernelFunction, connected
 from aefast.ops.shared.registered import registered
 from aefast.ops.sparse_coding import eager
 from aefast.ops.sparse_coding.problem import pose
@@ -55,12 +55,12 @@ class _SoftThreshold(KernelFunction):
         return _soft_threshold(x, threshold, name)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def setup_context(ctx: Context, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, ctx.threshold, ctx.name = inputs
         ctx.save_for_backward(x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None]:
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, None, None]:
         (x,) = ctx.saved_tensors
         defined = (
             torch.is_grad_enabled() or dispatch.is_transformed(grad) or dispatch.is_traced(grad)
@@ -88,12 +88,12 @@ def _(x: Tensor, threshold: float) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-def _save_input(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _save_input(ctx: Context, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, ctx.threshold = inputs
     ctx.save_for_backward(x)
 
 
-def _soft_threshold_gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None]:
+def _soft_threshold_gradients(ctx: Context, grad: Tensor) -> tuple[Tensor | None, None]:
     (x,) = ctx.saved_tensors
     return _defined_gradient(grad, x, ctx.threshold), None
 
@@ -206,11 +206,11 @@ def _(x: Tensor, dictionary: Tensor, *_: Any) -> Tensor:
     return x.new_empty(x.shape[0], dictionary.shape[0])
 
 
-def _no_gradients(ctx: Any, _: Any) -> tuple[None, ...]:
+def _no_gradients(ctx: Context, _: Any) -> tuple[None, ...]:
     return (None,) * 6
 
 
-def _not_differentiable(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _not_differentiable(ctx: Context, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.mark_non_differentiable(output)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from aefast import backend
 from aefast.ops.shared import checks, dispatch
-from aefast.ops.shared.autograd import KernelFunction
+from aefast.ops.shared.autograd import Context, KernelFunction
 from aefast.ops.shared.precision import upcast
 from aefast.ops.shared.registered import registered
 from aefast.ops.sparse_reconstruction_loss import eager
@@ -99,7 +99,7 @@ def _gradients(
     return tuple(None if g is None else g.to(values.dtype) for g in gradients)
 
 
-def _backward(ctx: Any, grad: Tensor, *_: Any) -> Gradients:
+def _backward(ctx: Context, grad: Tensor, *_: Any) -> Gradients:
     values, indices, weight, bias, target, residual, slopes = ctx.saved_tensors
     if torch.is_grad_enabled():  # to be differentiated again
         latents = upcast(weight)
@@ -112,7 +112,7 @@ def _backward(ctx: Any, grad: Tensor, *_: Any) -> Gradients:
     return _gradients(ctx.needs_input_grad, code, residual, slopes, factor)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _setup_context(ctx: Context, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     _, residual, slopes = output
     ctx.mark_non_differentiable(residual, slopes)
     ctx.save_for_backward(*inputs, residual, slopes)

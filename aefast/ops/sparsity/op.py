@@ -11,7 +11,7 @@ from torch import Tensor
 
 from aefast import backend
 from aefast.ops.shared import checks, dispatch
-from aefast.ops.shared.autograd import KernelFunction
+from aefast.ops.shared.autograd import Context, KernelFunction
 from aefast.ops.shared.precision import upcast
 from aefast.ops.shared.registered import registered
 from aefast.ops.sparsity import eager
@@ -80,12 +80,12 @@ class _KLSparsity(KernelFunction):
         return penalty
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def setup_context(ctx: Context, inputs: tuple[Any, ...], output: Tensor) -> None:
         code, ctx.target, _, ctx.saved_slope = inputs
         ctx.save_for_backward(code)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, None, None, None]:
         (code,) = ctx.saved_tensors
         if torch.is_grad_enabled() or dispatch.is_traced(grad):
             slope = eager.slope(code, ctx.target)  # to be differentiated again, or traced
@@ -100,12 +100,12 @@ class _L1Sparsity(KernelFunction):
         return _run_l1(code, name)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def setup_context(ctx: Context, inputs: tuple[Any, ...], output: Tensor) -> None:
         code, ctx.name = inputs
         ctx.save_for_backward(code)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, None]:
         (code,) = ctx.saved_tensors
         if torch.is_grad_enabled() or dispatch.is_traced(grad) or dispatch.is_transformed(grad):
             return eager.l1_gradient(code, grad), None
@@ -132,13 +132,13 @@ def _(code: Tensor, target: float) -> tuple[Tensor, Tensor]:
     return code.new_empty(()), code.new_empty(code.shape[-1:], dtype=slope_dtype)
 
 
-def _setup_kl(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _setup_kl(ctx: Context, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     code, ctx.target = inputs
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(code, output[1])
 
 
-def _backward_kl(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None]:
+def _backward_kl(ctx: Context, grad: Tensor, _: Tensor) -> tuple[Tensor, None]:
     code, slope = ctx.saved_tensors
     if torch.is_grad_enabled():
         slope = eager.slope(code, ctx.target)
@@ -168,11 +168,11 @@ def _(code: Tensor) -> Tensor:
     return code.new_empty(())
 
 
-def _setup_l1(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _setup_l1(ctx: Context, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _backward_l1(ctx: Any, grad: Tensor) -> Tensor:
+def _backward_l1(ctx: Context, grad: Tensor) -> Tensor:
     (code,) = ctx.saved_tensors
     return eager.l1_gradient(code, grad)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from aefast import backend
 from aefast.ops.shared import checks, dispatch
-from aefast.ops.shared.autograd import KernelFunction
+from aefast.ops.shared.autograd import Context, KernelFunction
 from aefast.ops.shared.precision import upcast
 from aefast.ops.shared.registered import registered
 from aefast.ops.topk import eager, products
@@ -89,15 +89,15 @@ class _BatchTopKEncode(KernelFunction):
         return _run(*arguments)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    def setup_context(ctx: Context, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         _, indices, counts = output
         ctx.mark_non_differentiable(indices, counts)
         ctx.save_for_backward(inputs[0], inputs[1], indices, counts)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Context, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         x, weight, indices, counts = ctx.saved_tensors
-        needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         grad = torch.where(eager.is_wanted(indices, counts), grad, 0)
         grad_x = products.sparse_decode(grad, indices, weight, None) if needs_x else None
         sums = totals = None

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from aefast import backend
 from aefast.ops.shared import checks, dispatch
-from aefast.ops.shared.autograd import KernelFunction
+from aefast.ops.shared.autograd import Context, KernelFunction
 from aefast.ops.shared.registered import registered
 from aefast.ops.topk import eager, products
 from aefast.ops.topk.products import latent_sums, run_kernel
@@ -100,13 +100,13 @@ class _TopKEncode(KernelFunction):
         return run_kernel("topk_encode", x, weight, bias, k)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    def setup_context(ctx: Context, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         x, weight, _, _ = inputs
         ctx.mark_non_differentiable(output[1])
         ctx.save_for_backward(x, weight, output[1])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Context, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
         x, weight, indices = ctx.saved_tensors
         needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
         grad_x = products.sparse_decode(grad, indices, weight, None) if needs_x else None

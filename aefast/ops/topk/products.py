@@ -22,7 +22,7 @@ from torch import Tensor
 
 from aefast import backend
 from aefast.ops.shared import dispatch
-from aefast.ops.shared.autograd import KernelFunction
+from aefast.ops.shared.autograd import Context, KernelFunction
 from aefast.ops.shared.registered import registered
 from aefast.ops.topk import eager
 
@@ -76,7 +76,9 @@ def run_kernel(name: str, *arguments: Any, op: str = "topk") -> Any:
 Gradients = tuple[Tensor | None, ...]
 
 
-def _decode_gradients(needs: Any, saved: Any, grad: Tensor) -> Gradients:
+def _decode_gradients(
+    needs: tuple[bool, ...], saved: tuple[Tensor, ...], grad: Tensor
+) -> Gradients:
     values, indices, weight = saved
     return (
         sampled_product(grad, weight, indices) if needs[0] else None,
@@ -86,7 +88,9 @@ def _decode_gradients(needs: Any, saved: Any, grad: Tensor) -> Gradients:
     )
 
 
-def _sampled_gradients(needs: Any, saved: Any, grad: Tensor) -> Gradients:
+def _sampled_gradients(
+    needs: tuple[bool, ...], saved: tuple[Tensor, ...], grad: Tensor
+) -> Gradients:
     left, weight, indices = saved
     return (
         sparse_decode(grad, indices, weight, None) if needs[0] else None,
@@ -95,7 +99,9 @@ def _sampled_gradients(needs: Any, saved: Any, grad: Tensor) -> Gradients:
     )
 
 
-def _sums_gradients(needs: Any, saved: Any, grad: Tensor, grad_totals: Tensor) -> Gradients:
+def _sums_gradients(
+    needs: tuple[bool, ...], saved: tuple[Tensor, ...], grad: Tensor, grad_totals: Tensor
+) -> Gradients:
     values, indices, rows = saved
     grad_values = None
     if needs[0]:
@@ -110,11 +116,11 @@ def _function(name: str, gradients: Callable[..., Gradients]) -> type[KernelFunc
             return run_kernel(name, *arguments)
 
         @staticmethod
-        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        def setup_context(ctx: Context, inputs: tuple[Any, ...], output: Any) -> None:
             ctx.save_for_backward(*inputs[:3])
 
         @staticmethod
-        def backward(ctx: Any, *grads: Tensor) -> Any:
+        def backward(ctx: Context, *grads: Tensor) -> Any:
             return gradients(ctx.needs_input_grad, ctx.saved_tensors, *grads)
 
     return Product

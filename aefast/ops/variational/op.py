@@ -18,7 +18,7 @@ from torch import Tensor
 
 from aefast import backend, random
 from aefast.ops.shared import checks, dispatch
-from aefast.ops.shared.autograd import KernelFunction
+from aefast.ops.shared.autograd import Context, KernelFunction
 from aefast.ops.shared.registered import registered
 from aefast.ops.variational import eager
 
@@ -98,12 +98,12 @@ class _Reparameterize(KernelFunction):
         return _run("reparameterize", name, mean, log_var, seed, row_offset)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def setup_context(ctx: Context, inputs: tuple[Any, ...], output: Tensor) -> None:
         _, log_var, *ctx.arguments = inputs
         ctx.save_for_backward(log_var)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
         (log_var,) = ctx.saved_tensors
         grad_log_var = None
         if ctx.needs_input_grad[1]:
@@ -134,12 +134,12 @@ class _ScaledNoise(KernelFunction):
         return _run("scaled_noise", name, factor, log_var, scale, seed, row_offset)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def setup_context(ctx: Context, inputs: tuple[Any, ...], output: Tensor) -> None:
         factor, log_var, ctx.scale, *ctx.arguments = inputs
         ctx.save_for_backward(factor, log_var)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
         factor, log_var = ctx.saved_tensors
         grad_factor = grad_log_var = None
         if ctx.needs_input_grad[0]:
@@ -155,12 +155,12 @@ class _GaussianKL(KernelFunction):
         return _run("gaussian_kl", name, mean, log_var)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def setup_context(ctx: Context, inputs: tuple[Any, ...], output: Tensor) -> None:
         mean, log_var, ctx.name = inputs
         ctx.save_for_backward(mean, log_var)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         mean, log_var = ctx.saved_tensors
         if torch.is_grad_enabled() or dispatch.is_transformed(grad) or dispatch.is_traced(grad):
             # To be differentiated again, batched or traced: the definition's can.
@@ -218,23 +218,23 @@ def _(mean: Tensor, _: Tensor) -> Tensor:
     return mean.new_empty(mean.shape[:-1])
 
 
-def _reparameterize_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _reparameterize_context(ctx: Context, inputs: tuple[Any, ...], output: Tensor) -> None:
     _, log_var, seed, ctx.row_offset = inputs
     ctx.save_for_backward(log_var, seed)
 
 
-def _reparameterize_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _reparameterize_backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
     log_var, seed = ctx.saved_tensors
     grad_log_var = torch.ops.aefast.scaled_noise(grad, log_var, 0.5, seed, ctx.row_offset)
     return grad, grad_log_var, None, None
 
 
-def _scaled_noise_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _scaled_noise_context(ctx: Context, inputs: tuple[Any, ...], output: Tensor) -> None:
     factor, log_var, ctx.scale, seed, ctx.row_offset = inputs
     ctx.save_for_backward(factor, log_var, seed)
 
 
-def _scaled_noise_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _scaled_noise_backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
     factor, log_var, seed = ctx.saved_tensors
     scaled_noise = torch.ops.aefast.scaled_noise
     grad_factor = scaled_noise(grad, log_var, ctx.scale, seed, ctx.row_offset)
@@ -242,11 +242,11 @@ def _scaled_noise_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return grad_factor, grad_log_var, None, None, None
 
 
-def _gaussian_kl_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _gaussian_kl_context(ctx: Context, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _gaussian_kl_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+def _gaussian_kl_backward(ctx: Context, grad: Tensor) -> tuple[Tensor, Tensor]:
     return eager.gaussian_kl_backward(grad, *ctx.saved_tensors)
 
 
