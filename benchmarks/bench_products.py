@@ -1,5 +1,6 @@
-"""Our float32 product against that of torch's vendor library, whichever would serve: what
-``benchmarks/routes.py`` makes the rule of, by which one of them does."""
+"""Our float32 product against that of torch's vendor library (MKL, OpenBLAS).
+
+``benchmarks/routes.py`` makes the table from its results by which a layer takes one of them."""
 
 from collections.abc import Callable
 

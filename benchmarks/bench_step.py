@@ -31,8 +31,8 @@ from aefast.nn import (
 )
 
 LEARNING_RATE = 1e-3
-# About so many multiplications in the steps of one call: long enough to time, a second at most. For
-# a weight five a row, and as many as take the time of its optimizer's step.
+# The multiplications in one timed call: it takes long enough to be timed, and a second at most. A
+# step has five products a row with each weight, and the optimizer's step counts as some more.
 PRODUCTS_IN_CALL = 1e9
 PRODUCTS_A_ROW, PRODUCTS_OF_OPTIMIZER = 5, 50
 FEWEST_STEPS, MOST_STEPS = 2, 64
@@ -42,7 +42,7 @@ Kind = Callable[..., tuple[Any, nn.Module, Loss]]
 
 
 def steps(shape: Shape) -> int:
-    """How many make one call."""
+    """How many steps make one timed call."""
     weights = sum(a * b for a, b in itertools.pairwise(shape.widths))
     products = (PRODUCTS_A_ROW * shape.batch + PRODUCTS_OF_OPTIMIZER) * weights
     return max(FEWEST_STEPS, min(MOST_STEPS, int(PRODUCTS_IN_CALL / products)))

@@ -1,7 +1,7 @@
-"""What this machine does at best, on one thread and on all: ``python benchmarks/limits.py``.
+"""The machine's peak rates, on one thread and on all: ``python benchmarks/limits.py``.
 
-Multiply-adds by a kernel that does nothing else, a copy of memory, and the float32 product of each
-library at hand. Every result of ``aefast bench`` has them.
+They are multiply-adds in registers, a copy of memory, and the float32 product of each library that
+is installed. Every result of ``aefast bench`` has them.
 """
 
 import statistics

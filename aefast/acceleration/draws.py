@@ -14,7 +14,7 @@ from aefast import backend
 from aefast.acceleration.tally import Tally
 from aefast.ops.shared import checks, dispatch
 
-# Fewer are drawn before the generator's state is copied.
+# Below this many numbers torch draws faster: our kernel copies the generator's state first.
 FEWEST = 256
 CPU = torch.device("cpu")
 TOO_FEW = "so few numbers torch draws as fast"
@@ -75,13 +75,15 @@ class Draw:
 
 
 def _is_of_rows(x: Tensor) -> bool:
-    """Whether it is some columns of a matrix, of which torch's draws make a contiguous tensor."""
+    """Whether a node is a slice of a matrix's columns; torch draws a contiguous tensor for it."""
     return x.dim() == 2 and x.stride(1) == 1 and x.stride(0) > x.shape[1] > 1
 
 
 def drawn(like: Tensor, kind: str, keep_probability: float = 1.0) -> Tensor:
-    """Numbers from torch's default generator, of a contiguous tensor's shape; of dropout what it
-    multiplies with."""
+    """Random numbers from torch's default generator, as torch draws them for a contiguous tensor.
+
+    For dropout these are the factors that it multiplies with: 0, or 1 / keep_probability.
+    """
     numbers = torch.empty(like.shape, dtype=torch.float32, device="cpu")
     _draw(torch.default_generator, numbers, kind, keep_probability)
     return numbers
@@ -101,7 +103,7 @@ def _draw(generator: torch.Generator, numbers: Tensor, kind: str, keep_probabili
 
 @cache
 def draws_as_torch() -> bool:
-    """Whether torch draws by its own generator here; on Intel's processors MKL's serves dropout."""
+    """Whether torch draws with its own generator; on Intel processors MKL draws for dropout."""
     ours, theirs = (torch.Generator().manual_seed(0) for _ in range(2))
     if ours.get_state().shape != (5056,):
         return False

@@ -1,8 +1,8 @@
-"""Whether a forward may be replaced by its graph: what its code reads and does beside computing.
+"""Whether a forward may be replaced by its graph: the state that its code reads, its side effects.
 
-A graph holds the operations on tensors alone. What code does besides (it stores, prints, draws,
-asks which mode is on) would be lost, and what it reads would stay as it was when the graph was
-made. So code that does such things is left as it is, and what is read is watched.
+A graph holds operations on tensors only. Side effects (storing, printing, drawing random numbers,
+asking which mode is on) would be lost, and a value that the code reads would stay as it was when
+the graph was made. So code with side effects is not replaced, and the values read are watched.
 """
 
 import builtins
@@ -51,7 +51,7 @@ Functions = FunctionType | BuiltinFunctionType
 
 
 class Read(NamedTuple):
-    """A plain value that a forward reads: where it stands, and what it was."""
+    """A plain value that a forward reads: its namespace, and its value when the graph was made."""
 
     namespace: Mapping[str, Any]
     name: str
@@ -63,7 +63,7 @@ class Read(NamedTuple):
 
 
 class ImpureError(Exception):
-    """One line: what a forward does beside computing."""
+    """One line that names a forward's side effect."""
 
 
 def reads_of(module: nn.Module, tree: list[nn.Module]) -> list[Read]:
@@ -87,7 +87,7 @@ def settings_of(module: nn.Module) -> list[Read]:
 
 
 def check_pure(function: Any) -> None:
-    """Of a function that is no module's method.
+    """As :func:`reads_of`, for a function that is not a module's method.
 
     Raises:
         ImpureError: it does more than compute.
@@ -96,11 +96,11 @@ def check_pure(function: Any) -> None:
 
 
 class _Visitor:
-    """Looks at functions, and at those that they call.
+    """Walks through the bytecode of functions, and of the functions that they call.
 
     Attributes:
         tree: the modules whose attributes and methods may be meant by a name.
-        reads: what was found to be read.
+        reads: the plain values that their code reads.
     """
 
     def __init__(self, tree: list[nn.Module]) -> None:
@@ -140,7 +140,7 @@ class _Visitor:
             raise ImpureError(f"{function.__name__} calls {name}")
 
     def _attribute(self, name: str) -> None:
-        """An attribute of that name, whoever's it is: that of each module is watched."""
+        """An attribute whose owner is not known: it is watched on every module that has the name."""
         if name in NOT_COMPUTING:
             raise ImpureError(f"reads {name}")
         if hasattr(_EMPTY, name):

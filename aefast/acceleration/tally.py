@@ -4,7 +4,7 @@ from time import perf_counter
 
 
 class Tally:
-    """Of one replaced part of a model.
+    """The calls of one replaced part of a model.
 
     Attributes:
         served, fallen: calls.
@@ -18,7 +18,7 @@ class Tally:
         self.reasons: set[str] = set()
 
     def count(self, reason: str | None, start: float) -> None:
-        """A call that began at ``start``, by ``perf_counter``, and was served, or fell back."""
+        """A call that began at ``start``, by ``perf_counter``; it fell back if there is a reason."""
         passed = 1e3 * (perf_counter() - start)
         if reason is None:
             self.served += 1

@@ -12,13 +12,13 @@ from aefast import torch_private
 from aefast.acceleration.purity import ImpureError, Read, reads_of, settings_of
 from aefast.nn.plain import own_hooks
 
-# Where an accelerated module keeps what it is served by.
+# The attribute of an accelerated module that holds its graphs.
 KEY = "_accelerated"
 
-# They take sizes, which may be a placeholder's: randn(x.size(0), 20, device=x.device).
+# Functions that take sizes, which may be a placeholder's: randn(x.size(0), 20, device=x.device).
 FACTORIES = (torch.empty, torch.full, torch.ones, torch.rand, torch.randn, torch.zeros)
 
-# Modules of torch's that only call others: their graph is those modules'.
+# torch modules that only call others: the graph holds those others' calls.
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
@@ -38,7 +38,7 @@ class Trace:
 
 
 def trace(module: nn.Module) -> Trace | str:
-    """The graph of a module as it stands; or why none says all that its forward does."""
+    """The graph of a module as it is now; or why no graph holds all that its forward does."""
     own = module.__dict__.keys() & {"forward", "extra_repr", "__deepcopy__"}
     if own and KEY not in module.__dict__:
         return f"{type(module).__name__}: this instance has a {min(own)} of its own"
@@ -68,7 +68,7 @@ def trace(module: nn.Module) -> Trace | str:
 
 
 def _required_arguments(module: nn.Module) -> list[str]:
-    """The names of those without a default; others keep theirs."""
+    """The names of the arguments without a default; the others keep their defaults."""
     function = type(module).forward
     if function is nn.Module.forward or not inspect.isfunction(function):
         raise ImpureError("it has no forward")
@@ -118,7 +118,7 @@ class _Tracer(fx.Tracer):
     def create_args_for_root(
         self, root_fn: Any, is_module: bool, concrete_args: Any = None
     ) -> tuple[Any, list[Any]]:
-        """Placeholders for what has no default alone: of another one ``is None`` would be False."""
+        """Placeholders for arguments without a default; of others ``is None`` would be False."""
         names = self.required
         return root_fn, [
             self.root,
@@ -127,7 +127,7 @@ class _Tracer(fx.Tracer):
 
 
 class Guard:
-    """All that a graph was made from: the modules in it, and what their code reads."""
+    """The state that a graph was made from: its modules, and the values that their code reads."""
 
     def __init__(self, module: nn.Module, reads: list[Read]) -> None:
         self.modules = list(module.modules())
@@ -159,5 +159,5 @@ class Guard:
 
 
 def is_plain_tensor(value: object) -> bool:
-    """Whether it is a tensor, or a parameter, and no subclass that computes otherwise."""
+    """Whether it is a tensor or a parameter; other subclasses may compute something else."""
     return type(value) is Tensor or type(value) is nn.Parameter

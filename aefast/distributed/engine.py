@@ -33,7 +33,7 @@ class SharedSteps(Protocol):
     reason: str
 
     def begin(self) -> None:
-        """Before some steps: the optimizer's settings may have changed."""
+        """Called before some steps: reads the optimizer's settings, which may have changed."""
         ...
 
     def compute(self, x: Tensor, seed: int, share: Share) -> float:
@@ -50,7 +50,7 @@ class SharedSteps(Protocol):
         ...
 
     def end(self, steps: int) -> None:
-        """After so many steps since :meth:`begin`."""
+        """Called after so many steps since :meth:`begin`."""
         ...
 
 
@@ -58,7 +58,7 @@ class GroupEngine:
     """Each rank takes its rows of every minibatch; gradients are summed, and each rank takes the
     optimizer's step: parameters stay the same on all.
 
-    Where one process would be, it is to rounding; noise and chains are one process's to the bit.
+    The parameters equal those of one process up to rounding; noise and chains equal its to the bit.
 
     Args:
         steps: how a share is computed.

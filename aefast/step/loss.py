@@ -24,8 +24,8 @@ from aefast.ops.shared.product_routes import outpaces_vendor
 from aefast.step import eager
 from aefast.step.plan import Plan
 
-# Where the vendor's product is faster than ours, one call wins as long as the calls that it saves
-# take longer than the products: below this many multiplications in a layer.
+# Where the vendor's product is faster than ours, one call for the whole step pays only for small
+# layers, below this many multiplications: the calls that it saves cost more than the products.
 MOST_PRODUCTS = 1 << 24
 
 LARGEST = torch.finfo(torch.float32).max
@@ -99,11 +99,10 @@ def _kernels() -> ModuleType:
 
 
 class _StepLoss(KernelFunction):
-    """The gradients are made along with the loss, of the parameters as they are then, and given
-    away in backward.
+    """A loss whose forward pass computes the gradients, too; backward hands them over.
 
-    What a second backward, or a differentiable one, needs is held by reference: to save it for the
-    backward that nearly every step takes would cost as much as the arithmetic of a small model.
+    A second backward, or a differentiable one, computes the loss again, from inputs that are held
+    by reference. ``save_for_backward`` would cost as much as the arithmetic of a small model.
     """
 
     @staticmethod

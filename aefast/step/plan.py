@@ -6,7 +6,7 @@ from typing import NamedTuple
 from aefast.ops.corrupt.noise import STEPS as NOISE_STEPS
 from aefast.random import Step
 
-# The step that each kind of noise in the code is drawn at.
+# The number of the random step (see aefast.random.Step) of each kind of noise in the code.
 CODE_STEPS = {
     "plain": Step.DIRECT,
     "dropout": Step.DROPOUT,
@@ -23,11 +23,11 @@ class PlannedNorm(NamedTuple):
     Attributes:
         scale: the number of its weight among the step's parameters; -1 for none.
         shift: that of its bias.
-        mean: that of its running mean; -1 where none is tracked. What a step leaves where the
-            gradient would be is the batch's mean.
-        variance: of its running variance; there it is the batch's, unbiased.
+        mean: that of its running mean; -1 where none is tracked. A step writes the batch's mean
+            into the memory of its gradient.
+        variance: that of its running variance; its gradient's memory gets the batch's, unbiased.
         epsilon: added to the variance.
-        follows_activation: whether it is of what the activation gives; else of what it takes.
+        follows_activation: whether it normalizes the activation's output; else its input.
     """
 
     scale: int

@@ -39,7 +39,7 @@ def one_route() -> Iterator[None]:
 
 @contextmanager
 def silent() -> Iterator[None]:
-    """The profiler writes a line where it starts and where it ends."""
+    """Without the lines that the profiler prints at its start and its end."""
     with open(os.devnull, "w") as nowhere:
         stderr = os.dup(2)
         os.dup2(nowhere.fileno(), 2)
@@ -153,6 +153,6 @@ def tensors(call: Call) -> int:
 
 
 def versions() -> str:
-    """What the counts are of."""
+    """The versions that the counts depend on."""
     python = ".".join(map(str, sys.version_info[:2]))
     return f"Python {python}, torch {'.'.join(torch.__version__.split('.')[:2])}"

@@ -1,4 +1,4 @@
-"""The self-test's kernels under compute-sanitizer, which ends the process where one goes astray."""
+"""The self-test's kernels under compute-sanitizer, which ends the process at an invalid access."""
 
 import torch
 

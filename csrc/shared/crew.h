@@ -2,8 +2,8 @@
 //
 // OpenMP's barrier waits for every thread of a team. Where another program has the core of one,
 // each barrier takes until the scheduler gives it back, some milliseconds: a step of ten products
-// took 20 times as long. Here whoever runs takes the tasks, and nobody waits for a thread that has
-// none.
+// took 20 times as long. Here the running threads share the tasks, and none waits for a thread that
+// has no task.
 #pragma once
 
 #include <atomic>

@@ -7,7 +7,8 @@
 namespace aefast::AEFAST_ISA {
 namespace {
 
-// Two units of five cycles' latency take ten; with factor and addend they fit into 16 registers.
+// Ten chains keep two units of five cycles' latency busy; with factor and addend they fit into 16
+// registers.
 constexpr int kChains = 12;
 
 }  // namespace

@@ -1,5 +1,5 @@
-// Sums in float64: of a stretch, as a loss is one, and over rows, as a bias's gradient is one: in
-// blocks of rows, added in their order.
+// Sums in float64: of an array, for a loss, and over the rows of a matrix, for a bias's gradient.
+// Rows are summed in blocks, which are added in their order.
 #pragma once
 
 #include <algorithm>

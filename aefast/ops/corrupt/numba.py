@@ -9,7 +9,7 @@ from aefast import random
 from aefast.ops.corrupt.noise import Noise
 from aefast.ops.shared import numba as shared
 
-# What a kernel draws at a time, in columns: the words stay in the first-level cache.
+# Columns whose random words are drawn at a time: they stay in the first-level cache.
 STRETCH = 4096
 
 

@@ -1,6 +1,6 @@
-"""Codes whose latents each have a threshold: checks, and the step with its estimated gradient.
+"""JumpReLU codes, a threshold a latent: checks, and the straight-through gradient of the step.
 
-No kernel is its own: the product is linear_act's.
+It has no kernel of its own: linear_act computes the product.
 """
 
 from typing import NamedTuple
@@ -34,7 +34,7 @@ def check_threshold(threshold: Tensor, weight: Tensor, x: Tensor) -> None:
 def jumprelu(
     preactivation: Tensor, threshold: Tensor, bandwidth: float, estimator: str
 ) -> JumpReLUCode:
-    """Each term that estimates a gradient is 0, and has that gradient by the threshold."""
+    """The terms that are added for the gradient's estimate are 0: only their gradients count."""
     is_off = preactivation <= threshold  # so that NaN is on
     values = torch.where(is_off, 0, preactivation)
     active = torch.where(is_off, preactivation.new_zeros(()), 1)

@@ -70,7 +70,7 @@ def check_number(
     if isinstance(value, bool) or not isinstance(value, int | float | Real):
         raise TypeError(f"{argument} is a {type(value).__name__}; it takes a real number")
     value = value if isinstance(value, int | float) else float(value)
-    # Comparisons alone: a number that torch.compile traces knows no isfinite.
+    # Only comparisons: torch.compile cannot trace isfinite of a symbolic number.
     if not low <= value <= high:
         if high < LARGEST:
             domain = f"a number in [{low:g}, {high:g}]"
@@ -102,8 +102,9 @@ def check_integer(value: object, argument: str, limit: int, low: int = 0) -> int
 
 
 def check_seed_arguments(seed: int | Tensor | None, generator: torch.Generator | None) -> None:
-    """Before anything is drawn: both are right, and not both are given. A seed that is a tensor, as
-    a CUDA graph takes it, is not read."""
+    """Check seed and generator before anything is drawn; only one of them may be given.
+
+    A seed that is a tensor, as a CUDA graph takes it, is not read."""
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(
             f"generator is a {type(generator).__name__}; it takes a torch.Generator or None"
@@ -119,13 +120,14 @@ def check_seed_arguments(seed: int | Tensor | None, generator: torch.Generator |
 
 
 def check_seed_tensor(seed: Tensor) -> None:
-    """What the registered ops take for a seed."""
+    """A seed as the registered ops take it: one int64 element."""
     if seed.numel() != 1 or seed.dtype != torch.int64:
         raise ValueError(f"seed is {seed}; it takes one int64 number")
 
 
 def check_unit_interval(value: Tensor, argument: str, takers: str) -> None:
-    """Its elements lie in [0, 1]. A GPU is not asked: it would be waited for; nor under a trace.
+    """The elements lie in [0, 1]. Not checked while a graph is traced, nor on a GPU, which would
+    have to be waited for.
 
     ``takers`` says what takes such numbers: "Bernoulli units take".
     """
@@ -138,7 +140,7 @@ def check_unit_interval(value: Tensor, argument: str, takers: str) -> None:
 
 
 def check_bounds(low: float, high: float, argument: str, takers: str) -> None:
-    """The smallest and the largest of its elements lie in [0, 1]."""
+    """The smallest and the largest element lie in [0, 1]."""
     if not (low >= 0 and high <= 1):  # NaN is neither
         wrong = high if low >= 0 else low
         raise ValueError(f"{argument} holds {shown_outside(wrong)}; {takers} numbers in [0, 1]")

@@ -1,6 +1,6 @@
-"""What the C++ backends of several ops call: products, activations, and their gradients.
+"""Products, activations and their gradients, as the C++ backends of several ops call them.
 
-Where the vendor's product is the faster one, it serves, with the activation in a pass after it.
+Where the vendor library's product is faster it is used, with the activation in a pass after it.
 """
 
 from typing import NamedTuple, TypeAlias
@@ -32,8 +32,8 @@ def as_matrix(tensor: Tensor) -> Matrix:
 
 
 def own_precision(dtype: torch.dtype, weight_size: int) -> _C.Precision | None:
-    """The precision of our own product where it is faster than the vendor's for a weight of so many
-    elements; None elsewhere."""
+    """The precision of our own product if it is faster than the vendor's for a weight of so many
+    elements; else None."""
     if dtype != torch.float32:
         return None
     level = level_of_ours(weight_size)
@@ -50,7 +50,7 @@ class RightOperand(NamedTuple):
 
 
 def right_operand(matrix: Tensor) -> RightOperand:
-    """A weight as the operand of one product, which packs it as it goes."""
+    """A weight as the operand of a single product, which packs its blocks as it uses them."""
     return RightOperand(matrix, own_precision(matrix.dtype, matrix.numel()))
 
 
@@ -73,7 +73,7 @@ def packing_pays(operand: RightOperand) -> bool:
 
 
 def fingerprint(matrix: Tensor) -> int:
-    """A number of 64 bits that tells whether a dense float32 matrix holds the same bits."""
+    """A 64-bit hash of a dense float32 matrix: it changes when the matrix's bits change."""
     return _C.fingerprint(as_matrix(matrix), torch.get_num_threads())
 
 
@@ -145,7 +145,7 @@ def activation_backward(
 
 
 def partial_sums(rows: int, columns: int) -> Tensor:
-    """Where a kernel adds up blocks of rows."""
+    """Memory for a kernel's sums of each block of rows."""
     blocks = -(-rows // _C.ROWS_PER_PARTIAL_SUM)
     return torch.empty(blocks, columns, dtype=torch.float64, device="cpu")
 

@@ -1,13 +1,14 @@
 """Which float32 product a CPU's layers take: ours, or that of torch's vendor library.
 
-It is a function of the processor, the instruction set, the precision and the size of the weight,
-never of a timing, so that a run repeats. Nor of the rows or the threads: Gibbs sampling draws from
-a product's rounded sums, and a sample is to depend on neither.
+The choice depends on the processor, the instruction set, the precision and the size of the weight.
+It depends on no timing, so that runs are reproducible. It does not depend on the number of rows or
+threads either: Gibbs sampling draws from a product's rounded sums, and samples must not change with
+them.
 
-:mod:`aefast.ops.shared.product_ratios` holds what was measured. A weight takes the ratio of the
-measured one that is nearest in size. On matrix units ours serves; on a processor that was not
-measured the vendor's does, but for AMD's, on all of which the vendor's keeps to AVX2: there the
-nearest generation's figures serve.
+:mod:`aefast.ops.shared.product_ratios` holds the measured ratios. A weight takes the ratio of the
+measured weight that is nearest in size. With matrix units (AMX) our product is always taken. On a
+processor that was not measured the vendor's is taken, except on AMD's: the vendor's library uses no
+more than AVX2 on any of them, so the figures of the nearest generation apply.
 """
 
 import math

@@ -53,21 +53,21 @@ def philox(seed, column_block, row, step):
 
 @triton.jit
 def load_seed(seed, seed_address):
-    """The seed itself, or what stands at its address: a CUDA graph's replays then differ."""
+    """The seed, or the number at its address, with which each replay of a CUDA graph can differ."""
     pointer = seed_address.to(tl.int64).to(tl.pointer_type(tl.uint64))
     return tl.load(pointer, mask=seed_address != 0, other=seed.to(tl.uint64))
 
 
 @triton.jit
 def interleave(first, second, third, fourth):
-    """Four tensors [m, n] as one [m, 4 n], their elements taken in turn."""
+    """Four tensors [m, n] as one [m, 4 n], interleaved by columns."""
     joined = tl.join(tl.join(first, third), tl.join(second, fourth))
     return tl.reshape(joined, (first.shape[0], 4 * first.shape[1]))
 
 
 @triton.jit
 def uniform_bits(word):
-    """A word's top 24 bits: the uniform is this * 2^-24, so that u < p is a test of integers."""
+    """The uniform times 2^24, a word's top 24 bits: u < p is then a comparison of integers."""
     return (word >> 8).to(tl.int32)
 
 

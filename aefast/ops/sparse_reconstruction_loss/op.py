@@ -1,8 +1,9 @@
-"""The squared error of what sparse codes reconstruct: checks, autograd and the registered op.
+"""The squared error of a sparse code's reconstruction: checks, autograd and the registered op.
 
 A backend module has ``sparse_reconstruction_loss(values, indices, weight, bias, target) ->
 (total, residual, slopes)``: the summed square, the residual ``[B, D]`` and its products with the
-latents of the code ``[B, k]``, all in float32 at least. Each gradient is made of these.
+active latents' decoder rows ``[B, k]``, in float32 or float64. The gradients are computed from
+these.
 """
 
 import math
@@ -83,7 +84,7 @@ def _run(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
 def _gradients(
     needs: Any, saved: tuple[Any, ...], residual: Tensor, slopes: Tensor, factor: Tensor
 ) -> Gradients:
-    """Those of the loss times the incoming one: ``factor`` is twice that, an element's share."""
+    """The loss's gradients; ``factor`` is 2 / elements times the incoming gradient."""
     values, indices, weight = saved
     of_weight = None
     if needs[2]:

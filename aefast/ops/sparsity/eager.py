@@ -9,8 +9,8 @@ from torch import Tensor
 
 from aefast.ops.shared.precision import upcast
 
-# A mean is bounded to [EPSILON, 1 - EPSILON]: of a unit that is saturated over a whole batch, as a
-# bfloat16 sigmoid(7) is, the penalty would be infinite and its gradient infinity times 0.
+# Mean activities are clamped to [EPSILON, 1 - EPSILON]. A unit that is saturated over a whole
+# batch, as bfloat16's sigmoid(7) is, would have an infinite penalty and a gradient of infinity * 0.
 EPSILON = torch.finfo(torch.float32).eps
 
 
@@ -50,6 +50,6 @@ def _mean(code: Tensor) -> Tensor:
 
 
 def _bounded(mean: Tensor) -> Tensor:
-    """Straight through: its derivative is 1 at a bound too, so that the slope there points back."""
+    """Clamped, with a straight-through gradient: outside the bounds it still points inwards."""
     value = mean.detach()
     return value.clamp(EPSILON, 1 - EPSILON) + torch.nan_to_num(mean - value)

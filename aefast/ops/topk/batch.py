@@ -1,9 +1,8 @@
-"""The largest pre-activations of a whole batch, or all above a threshold: as many of a row as it
-has.
+"""BatchTopK: the largest pre-activations of a whole batch, or all above a threshold.
 
-A row's largest come first from topk_encode, on whichever backend; as soon as each row's last one is
-none of those that are wanted, these are complete. So all backends have it, and none holds an array
-of rows by latents. How wide the code is depends on the data: it is asked for, once a call.
+A row may have any number of them. topk_encode gives each row's m largest, in descending order; m is
+doubled until no row's last one is selected. So every backend serves, and none stores an array
+[rows, latents]. The code's width depends on the data, which costs one synchronization a call.
 """
 
 import math
@@ -20,12 +19,12 @@ from aefast.ops.shared.registered import registered
 from aefast.ops.topk import eager, products
 from aefast.ops.topk.products import latent_sums, run_kernel
 
-# What is looked at first of a row, in units of what it has on the average; then twice as much.
+# The first m, as a multiple of a row's mean number of active latents; then it is doubled.
 FIRST_WIDTH = 4
 
 
 def check_active(k: Any, weight: Tensor) -> float:
-    """How many latents a row has on the average."""
+    """The mean number of active latents of a row."""
     k = checks.check_number(k, "k", 0)
     latents = weight.shape[0]
     if not 0 < k <= latents:
@@ -39,8 +38,8 @@ def check_active(k: Any, weight: Tensor) -> float:
 def encode(
     x: Tensor, weight: Tensor, bias: Tensor | None, k: float, threshold: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Of rows ``[B, D]`` the values and latents ``[B, m]`` of the k B largest, or of all above
-    ``threshold``; m is the most that a row has, and what is left of a row is 0."""
+    """The values and latents ``[B, m]`` of the k B largest pre-activations of rows ``[B, D]``, or
+    of all above ``threshold``. m is the largest number in a row; other rows are filled with 0."""
     arguments = x, weight, bias, k, threshold
     if dispatch.is_traced(x, weight, bias):
         if dispatch.is_defined_in_trace(x):

@@ -54,7 +54,7 @@ def divergence(mean: Tensor, log_var: Tensor) -> Tensor:
 
 
 def checked_pair(mean: Tensor, log_var: Tensor) -> tuple[Tensor, Tensor]:
-    """The two; under autocast in the dtype that arithmetic promotes them to."""
+    """Both tensors, checked; under autocast in the dtype that arithmetic promotes them to."""
     checks.check_tensor(mean, "mean")
     if dispatch.autocast_dtype(mean.device) is not None:
         checks.check_castable(log_var, "log_var", mean, "mean")
@@ -163,7 +163,7 @@ class _GaussianKL(KernelFunction):
     def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         mean, log_var = ctx.saved_tensors
         if torch.is_grad_enabled() or dispatch.is_transformed(grad) or dispatch.is_traced(grad):
-            # To be differentiated again, batched or traced: the definition's can.
+            # The definition's gradient can be differentiated again, batched and traced.
             return *eager.gaussian_kl_backward(grad, mean, log_var), None
         kernel = backend.implementation("variational", ctx.name).gaussian_kl_backward
         grad = dispatch.materialize(grad, "the incoming gradient")

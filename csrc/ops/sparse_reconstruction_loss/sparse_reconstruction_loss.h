@@ -1,4 +1,4 @@
-// The squared error of what sparse codes reconstruct, with all that its gradients are made of.
+// The squared error of a sparse code's reconstruction, and the terms of its gradients.
 #pragma once
 
 #include <cstdint>

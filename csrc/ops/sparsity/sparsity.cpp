@@ -12,10 +12,10 @@
 namespace aefast::AEFAST_ISA {
 namespace {
 
-// So few elements are done before a second thread has woken.
+// Fewer elements are summed sooner by one thread than a second one wakes up.
 constexpr int64_t kFewElements = 1 << 14;
 
-// The sums of the columns in the first block's place: in blocks of rows, added in their order.
+// Column sums, in blocks of rows that are added in their order; the first block holds the result.
 template <class Element>
 void column_sums(const SparsityArguments& a) {
     const int64_t blocks = row_blocks(a.rows);
@@ -50,14 +50,14 @@ void magnitudes(const SparsityArguments& a) {
     });
 }
 
-// Of a unit that is saturated over a whole batch the penalty would be infinite. NaN stays NaN.
+// Clamped: a unit that is saturated over a whole batch would have an infinite penalty. NaN stays.
 inline double bounded(double mean) {
     constexpr double kEpsilon = std::numeric_limits<float>::epsilon();
     return std::clamp(mean, kEpsilon, 1 - kEpsilon);
 }
 
-// By value: a factor read through the arguments kept the loop from being vectorized, which took
-// seven times as long.
+// The factor is passed by value. Read through the arguments, it kept gcc from vectorizing the loop,
+// which took seven times as long.
 template <class Element>
 void scaled_sign_row(const Element* values, int64_t count, float factor,
                      Element* __restrict output) {
