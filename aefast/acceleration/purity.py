@@ -140,7 +140,7 @@ class _Visitor:
             raise ImpureError(f"{function.__name__} calls {name}")
 
     def _attribute(self, name: str) -> None:
-        """An attribute whose owner is not known: it is watched on every module that has the name."""
+        """An attribute whose owner is not known: watched on every module that has the name."""
         if name in NOT_COMPUTING:
             raise ImpureError(f"reads {name}")
         if hasattr(_EMPTY, name):

@@ -18,7 +18,7 @@ class Tally:
         self.reasons: set[str] = set()
 
     def count(self, reason: str | None, start: float) -> None:
-        """A call that began at ``start``, by ``perf_counter``; it fell back if there is a reason."""
+        """A call that began at ``start``, by ``perf_counter``; a reason says why it fell back."""
         passed = 1e3 * (perf_counter() - start)
         if reason is None:
             self.served += 1
