@@ -4,6 +4,11 @@ import pytest
 import torch
 
 
+@pytest.fixture(autouse=True)
+def one_thread(threads):
+    threads(1)
+
+
 @pytest.fixture
 def defaults():
     """Sets one of torch's defaults to what no estimator computes in, and restores it."""

@@ -21,11 +21,6 @@ from aefast.estimators import BernoulliRBM  # noqa: E402
 from tests.backends import on_backends  # noqa: E402
 
 
-@pytest.fixture(autouse=True)
-def one_thread(threads):
-    threads(1)
-
-
 @pytest.fixture(scope="module")
 def digits():
     data = load_digits()

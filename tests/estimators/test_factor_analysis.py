@@ -20,11 +20,6 @@ from aefast.estimators import FactorAnalysis, ProbabilisticPCA
 SAME_STEPS = 1e-9
 
 
-@pytest.fixture(autouse=True)
-def one_thread(threads):
-    threads(1)
-
-
 @pytest.fixture(scope="module")
 def data():
     """Three factors in eight features, each with a noise of its own."""

@@ -19,11 +19,6 @@ decoders = pytest.mark.parametrize("decoder_kind", ["bernoulli", "gaussian"])
 DRAWN = 4000
 
 
-@pytest.fixture(autouse=True)
-def one_thread(threads):
-    threads(1)
-
-
 @pytest.fixture(scope="module")
 def data():
     """Binary, so that torch's Bernoulli distribution has a density for them."""

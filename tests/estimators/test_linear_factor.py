@@ -29,11 +29,6 @@ models = pytest.mark.parametrize(
 )
 
 
-@pytest.fixture(autouse=True)
-def one_thread(threads):
-    threads(1)
-
-
 @pytest.fixture(scope="module")
 def data():
     """Three factors in six features, with noise."""

@@ -21,11 +21,6 @@ from aefast.estimators import (
 )
 
 
-@pytest.fixture(autouse=True)
-def one_thread(threads):
-    threads(1)
-
-
 @pytest.fixture(scope="module")
 def table():
     """Rows of rank 2, and ten that are not, in units far apart; which are which."""

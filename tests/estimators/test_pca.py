@@ -23,11 +23,6 @@ ATTRIBUTES = (
 )
 
 
-@pytest.fixture(autouse=True)
-def one_thread(threads):
-    threads(1)
-
-
 def spread(samples, features):
     """Rows with standard deviations 1 to 2 along the axes: no eigenvalue near another's."""
     rng = np.random.default_rng(0)

@@ -14,11 +14,6 @@ from sklearn.preprocessing import StandardScaler
 from aefast.estimators import PCA, ProbabilisticPCA
 
 
-@pytest.fixture(autouse=True)
-def one_thread(threads):
-    threads(1)
-
-
 @pytest.fixture(scope="module")
 def data():
     """Three factors in eight features, with noise of variance 1."""

@@ -21,11 +21,6 @@ MODELS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def one_thread(threads):
-    threads(1)
-
-
 @pytest.fixture
 def often_switched():
     """Threads that take turns every microsecond."""

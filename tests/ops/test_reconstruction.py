@@ -736,6 +736,12 @@ def test_bad_input_is_named_at_the_door(change, error, message):
         reconstruction_loss(**inputs | change)
 
 
+def registered_arguments():
+    """Of the registered op, whose gradients are needed by no input."""
+    settings = ["sigmoid", "tanh", "mse", None, 0.0, torch.tensor([5]), 0, 0.0]
+    return [*autoencoder("cpu", 6, 4, 5), *settings, "mean", [False] * 6]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -748,19 +754,8 @@ def test_bad_input_is_named_at_the_door(change, error, message):
     ],
 )
 def test_the_registered_op_checks_what_it_gets(change, message):
-    arguments = [*(t if t is None else t.detach() for t in autoencoder("cpu", 6, 4, 5))]
-    arguments += [
-        "sigmoid",
-        "tanh",
-        "mse",
-        None,
-        0.0,
-        torch.tensor([5]),
-        0,
-        0.0,
-        "mean",
-        [False] * 6,
-    ]
+    arguments = registered_arguments()
+    arguments[:6] = [None if t is None else t.detach() for t in arguments[:6]]
     for index, value in change.items():
         arguments[index] = value
     with pytest.raises(ValueError, match=message):
@@ -768,20 +763,7 @@ def test_the_registered_op_checks_what_it_gets(change, message):
 
 
 def test_the_registered_op_refuses_a_gradient_that_was_not_asked_for():
-    arguments = [*autoencoder("cpu", 6, 4, 5)]
-    arguments += [
-        "sigmoid",
-        "tanh",
-        "mse",
-        None,
-        0.0,
-        torch.tensor([5]),
-        0,
-        0.0,
-        "mean",
-        [False] * 6,
-    ]
-    loss = torch.ops.aefast.reconstruction_loss(*arguments)[0]
+    loss = torch.ops.aefast.reconstruction_loss(*registered_arguments())[0]
     with pytest.raises(ValueError, match="needed names fewer inputs than require a gradient"):
         loss.backward()
 
