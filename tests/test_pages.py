@@ -1,5 +1,6 @@
 """The pages, as a reader would use them: every block of Python runs, every command exists."""
 
+import html
 import importlib.util
 import re
 import shlex
@@ -7,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,18 @@ def stand_ins(folder: Path) -> None:
     write_page([Shown(find(name).TITLE, "So it is.", f"{name}.png") for name in NAMES], folder)
 
 
+@cache
+def anchors(page: Path) -> set[str]:
+    return set(re.findall(r'\bid="([^"]*)"', page.read_text(encoding="utf-8")))
+
+
+def leads_somewhere(page: Path, link: str) -> bool:
+    """Whether a link of a page is one to a file, and to an anchor that it has."""
+    path, _, anchor = link.partition("#")
+    target = (page.parent / path).resolve() if path else page
+    return target.is_file() and (not anchor or anchor in anchors(target))
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not DOCS.exists(), reason="needs the source tree")
 def test_the_site_is_built_without_a_warning_and_takes_nothing_from_a_network(tmp_path):
@@ -123,6 +137,8 @@ def test_the_site_is_built_without_a_warning_and_takes_nothing_from_a_network(tm
         assert not [address for address in loaded if re.match(r"(\w+:)?//", address)], page
         for image in re.findall(r'<img[^>]* src="([^"]*)"', text):
             assert (page.parent / image).is_file(), f"{page.name} shows {image}"
+        links = re.findall(r'<a\b[^>]*\bhref="([^":]*)"', text)
+        assert not [link for link in links if not leads_somewhere(page, html.unescape(link))], page
     for guide in (site / "guide").glob("*.html"):
         assert (
             '<math xmlns="http://www.w3.org/1998/Math/MathML" display="block"' in guide.read_text()

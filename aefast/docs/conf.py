@@ -1,6 +1,7 @@
 """Sphinx's settings for the pages: ``make docs`` builds them into ``build/docs``."""
 
 import inspect
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,9 @@ html_copy_source = False
 html_show_sphinx = False
 
 
+BACK_LINK = re.compile(r'(<a class="viewcode-back"[^>]* href="[^"#]*#)([^"]*)')
+
+
 def module_of_source(app: Any, module: str, name: str) -> str | None:
     """An op stands in its folder, not in aefast.functional, which collects them."""
     if module != "aefast.functional":
@@ -68,5 +72,23 @@ def module_of_source(app: Any, module: str, name: str) -> str | None:
     return None if source is None else source.__name__
 
 
+def mend_back_links(
+    app: Any, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
+) -> None:
+    """In a module's source viewcode links every object under the module that its first one is
+    documented in: ``aefast.select`` beside ``aefast.use_backend``, where it is aefast.backend's."""
+    if not pagename.startswith("_modules/"):
+        return
+    module = pagename.removeprefix("_modules/").replace("/", ".")
+    objects = app.env.domaindata["py"]["objects"]
+
+    def mend(link: re.Match[str]) -> str:
+        name = f"{module}.{link[2].rpartition('.')[2]}"
+        return f"{link[1]}{name}" if link[2] not in objects and name in objects else link[0]
+
+    context["body"] = BACK_LINK.sub(mend, context["body"])
+
+
 def setup(app: Any) -> None:
     app.connect("viewcode-follow-imported", module_of_source)
+    app.connect("html-page-context", mend_back_links)
