@@ -163,6 +163,11 @@ class Autoencoder(EncoderDecoder):
         (:func:`aefast.nn.plain.is_plain`). Where hooks, pruning, a reparametrization or an adapter
         stand on them, or a subclass has an ``encode`` or ``decode`` of its own, these are called.
 
+        On a CPU the kernels make the parameters' gradients along with the loss, which holds them
+        until its backward pass, and no activations: of a batch of few rows beside the layers' sizes
+        more than eager PyTorch's loss holds, of a large one less. The losses of small batches are
+        best taken backward one by one: their gradients add up, too.
+
         Args:
             x: ``[..., D]``.
             seed: what is drawn is a function of it, an int in [0, 2**63); None draws one from

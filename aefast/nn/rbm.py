@@ -185,9 +185,10 @@ class RBM(HasSettings, Shardable):
     ) -> Tensor:
         """Contrastive divergence of a batch ``[..., D]``: see
         :func:`aefast.functional.contrastive_divergence`. A scalar, in nats; its gradient is what
-        counts. With a sparsity target, plus the weighted sum over the hidden units of
-        KL(target, mean activity). In training mode, and with gradients enabled, the persistent
-        chains move on.
+        counts, and on a CPU is held from here to the backward pass, as
+        :meth:`aefast.nn.Autoencoder.loss` holds its own. With a sparsity target, plus the weighted
+        sum over the hidden units of KL(target, mean activity). In training mode, and with gradients
+        enabled, the persistent chains move on.
 
         Raises:
             FloatingPointError: the last training step left a parameter infinite or NaN; the

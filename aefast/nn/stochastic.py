@@ -141,7 +141,8 @@ class StochasticAutoencoder(EncoderDecoder):
         generator: torch.Generator | None = None,
         row_offset: int = 0,
     ) -> Tensor:
-        """The mean over the rows of -ln p(x | h), in nats, at codes drawn from p(h | x)."""
+        """The mean over the rows of -ln p(x | h), in nats, at codes drawn from p(h | x). Until its
+        backward pass it holds what :meth:`aefast.nn.Autoencoder.loss` does."""
         check_replica(self)
         check_draw(seed, generator, row_offset)
         loss = loss_in_one_call(self, x, seed, generator, row_offset)

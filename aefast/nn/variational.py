@@ -252,6 +252,8 @@ class VariationalAutoencoder(HasSettings, Shardable):
 
         ``DistributedDataParallel`` synchronizes the gradients of a ``forward`` alone: give it a
         :class:`aefast.nn.LossModule`.
+
+        Until its backward pass it holds what :meth:`aefast.nn.Autoencoder.loss` does.
         """
         check_replica(self)
         check_draw(seed, generator, row_offset)

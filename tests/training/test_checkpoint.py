@@ -199,6 +199,44 @@ def test_a_file_that_holds_something_else_is_told_in_one_line(file, change, mess
     assert len(str(raised.value)) < len(str(file)) + 450
 
 
+def changed(number, tensor):
+    """A tensor that is none of its name: of another shape, dtype or size, or not finite."""
+    if number % 3 == 0:
+        return torch.zeros(*tensor.shape, 2, dtype=tensor.dtype)
+    if number % 3 == 1 or not tensor.is_floating_point():
+        return tensor.to(torch.complex64)
+    return torch.full_like(tensor, torch.nan)
+
+
+@pytest.mark.parametrize("model", SMALL)
+def test_an_edited_checkpoint_of_any_model_is_one_line(model, tmp_path):
+    checkpoint.save(tmp_path, new(model).checkpoint())
+    file = tmp_path / CHECKPOINT_FILE
+    whole = file.read_bytes()
+    names = safetensors.torch.load_file(file).keys()
+    options = json.loads((tmp_path / "config.json").read_text())["config"]["options"]
+    edits = [
+        lambda header, tensors, number=number, name=name: tensors.update(
+            {name: changed(number, tensors[name])}
+        )
+        for number, name in enumerate(names)
+    ]
+    edits += [lambda header, tensors: tensors.pop(next(iter(names)))]
+    edits += [
+        lambda header, tensors, name=name, value=value: header["config"]["options"].update(
+            {name: value}
+        )
+        for name in options
+        for value in (-(2**70), "x")
+    ]
+    for edit in edits:
+        file.write_bytes(whole)
+        rewrite(file, edit)
+        with pytest.raises(CheckpointError) as raised:
+            checkpoint.load(file)
+        assert str(raised.value).isprintable()
+
+
 @pytest.mark.parametrize(("model", "name"), [("batchtopk", "threshold"), ("rbm", "chain")])
 def test_a_buffer_that_is_not_finite_is_named(model, name, tmp_path):
     checkpoint.save(tmp_path, new(model).checkpoint())
