@@ -7,6 +7,7 @@ from torch import Tensor
 
 from aefast.distributed.group import Group
 from aefast.distributed.share import Share
+from aefast.distributed.shared_memory import SharedBlocks, shared_blocks
 from aefast.nn.step_plan import PlannedMachine, PlannedStep
 from aefast.ops.shared import checks
 from aefast.step import optimizers
@@ -18,8 +19,8 @@ LINE = 16
 
 
 class KernelSteps:
-    """All gradients lie in one block, with the step's figures behind them: one sum over the network
-    is all that the ranks exchange.
+    """All gradients lie in one block, which the ranks sum: in memory that they share, or with the
+    step's figures behind them over the network.
 
     Args:
         model: what is trained.
@@ -42,12 +43,27 @@ class KernelSteps:
         for parameter in planned.parameters:
             starts.append(starts[-1] + -(-parameter.numel() // LINE) * LINE)
         self.starts = starts
-        self.block = torch.zeros(starts[-1] + FIGURES, dtype=torch.float32, device="cpu")
-        self.gradients = self._pieces(self.block)
+        self.shared: SharedBlocks | None = None
+        self.is_begun = False
 
     def begin(self) -> None:
+        if not self.is_begun:  # all ranks are here
+            self._allocate()
         self.updates = self.steps.updates()
-        self.pointers = [self.gradients[number].data_ptr() for number in self.steps.numbers]
+        self.pointers = [self.sums[number].data_ptr() for number in self.steps.numbers]
+
+    def _allocate(self) -> None:
+        """Memory for this rank's gradients, and for their sums."""
+        size = self.starts[-1]
+        self.shared = shared_blocks(self.group, size) if self.group.size > 1 else None
+        self.is_begun = True
+        if self.shared is None:
+            self.block = torch.zeros(size + FIGURES, dtype=torch.float32, device="cpu")
+            self.gradients = self.sums = self._pieces(self.block)
+        else:
+            self.block = self.shared.own
+            self.gradients = self._pieces(self.block)
+            self.sums = self._pieces(self.shared.total)
 
     def _pieces(self, block: Tensor) -> list[Tensor]:
         """Each parameter's gradient in a block."""
@@ -76,6 +92,8 @@ class KernelSteps:
         return share.weight * loss
 
     def add_up(self, figures: list[float]) -> list[float]:
+        if self.shared is not None:
+            return self.shared.add_up(figures)
         tail = self.block[-FIGURES:]
         tail.copy_(torch.tensor(figures, dtype=torch.float32, device="cpu"))
         self.group.add_up(self.block).wait()

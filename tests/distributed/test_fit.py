@@ -52,6 +52,14 @@ def test_two_ranks_are_one_process_of_every_model():
             assert key == "engine" or torch.equal(value, second[name][key]), (name, key)
 
 
+def test_sums_in_shared_memory_are_the_networks_and_all_ranks_share_it_or_none(tmp_path):
+    for (shared, sent), outcomes in worlds.run(2, training.in_shared_memory, tmp_path):
+        for name, value in shared.items():
+            assert name == "engine" or torch.equal(value, sent[name]), name
+        assert [name for name, is_shared in outcomes.items() if is_shared] == ["a folder"]
+    assert not list(tmp_path.iterdir())
+
+
 def test_sums_begin_in_backward_in_the_order_of_the_buckets(monkeypatch):
     """Of a step's last backward; a bucket waits for those before it, and for all its parameters."""
     monkeypatch.setattr(gradients, "BUCKET_BYTES", 8)

@@ -1,12 +1,16 @@
 """What the ranks of a test's process group train; without pytest, which they do without."""
 
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
 
 import aefast
 from aefast import nn as models
+from aefast.distributed import shared_memory
+from aefast.distributed.group import current
 
 ROWS, VISIBLE = 101, 12
 
@@ -80,3 +84,35 @@ def trained_of_all(steps: int, names: list[str]) -> dict[str, dict[str, Any]]:
     for name in IN_PARTS:
         states[f"{name} in parts"] = trained(name, steps, micro_batch_size=3)
     return states
+
+
+def in_shared_memory(folder: Path) -> tuple[list[dict[str, Any]], dict[str, bool]]:
+    """A training with gradients summed in shared memory, and over the network; and what
+    :func:`shares_memory` says."""
+    results = []
+    for place in (folder, folder / "missing"):
+        with mock.patch.object(shared_memory, "FOLDER", place):
+            results.append(trained("vae", 12))
+    return results, shares_memory(folder)
+
+
+def shares_memory(folder: Path) -> dict[str, bool]:
+    """Whether each rank has shared memory: in a folder, where there is none, or too little of it,
+    and where each rank has a file of its own."""
+
+    def is_shared() -> bool:
+        return shared_memory.shared_blocks(current(), 5) is not None
+
+    def own_file(path: Path) -> bytes:
+        return bytes([current().rank]) * shared_memory.TOKEN_BYTES
+
+    outcomes = {}
+    with mock.patch.object(shared_memory, "FOLDER", folder):
+        outcomes["a folder"] = is_shared()
+        with mock.patch("os.posix_fallocate", side_effect=OSError(28, "No space left")):
+            outcomes["too little memory"] = is_shared()
+        with mock.patch.object(shared_memory, "_token", own_file):
+            outcomes["another machine"] = is_shared()
+    with mock.patch.object(shared_memory, "FOLDER", folder / "missing"):
+        outcomes["no folder"] = is_shared()
+    return outcomes

@@ -1,0 +1,115 @@
+"""The sum of the ranks' gradients in memory that they share, where all of them run on one machine.
+
+gloo's all-reduce sends numbers through sockets also from one process of a machine to another: with
+two ranks on a Zen 3 it took 6 ms of a 784-512 model's step, whose arithmetic took 33.
+"""
+
+import os
+import secrets
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from aefast.distributed.group import Group
+
+# The system's folder of files that lie in memory.
+FOLDER = Path("/dev/shm")
+
+# Tells the file of these ranks from another machine's of the same name; in as many bytes as keep
+# what follows aligned.
+TOKEN_BYTES = 64
+
+
+class SharedBlocks(NamedTuple):
+    """A block of float32 numbers of each rank, and their sum, mapped by all of the ranks.
+
+    Attributes:
+        group: the ranks.
+        blocks: each rank's ``[count]``, which it alone writes.
+        total: ``[count]``.
+    """
+
+    group: Group
+    blocks: list[Tensor]
+    total: Tensor
+
+    @property
+    def own(self) -> Tensor:
+        return self.blocks[self.group.rank]
+
+    def add_up(self, figures: list[float]) -> list[float]:
+        """Sum the blocks, and some figures of each rank.
+
+        Each number is summed by one rank alone, in the order of the ranks. The figures' sum waits
+        for the blocks of all ranks, and the second one for all parts of the total.
+
+        Raises:
+            LostRankError: a rank is gone.
+        """
+        sums = torch.tensor(figures, dtype=torch.float32, device="cpu")
+        self.group.add_up(sums).wait()
+        part = self.group.rows_of(len(self.total))
+        first, *others = (block[part] for block in self.blocks)
+        total = self.total[part].copy_(first)
+        for block in others:
+            total += block
+        self.group.add_up(torch.zeros(1, dtype=torch.float32, device="cpu")).wait()
+        return sums.tolist()
+
+
+def shared_blocks(group: Group, count: int) -> SharedBlocks | None:
+    """Memory for a sum of ``count`` numbers over the ranks, which all call this; None where one of
+    them cannot map it: it runs on another machine, or too little memory can be shared."""
+    file_bytes = TOKEN_BYTES + 4 * count * (group.size + 1)
+    path = None
+    try:
+        if group.rank == 0:
+            path = _new_file(file_bytes)
+        name, token = group.of_first((path and path.name, path and _token(path)))
+        numbers = _mapped(FOLDER / name, token, file_bytes) if name else None
+        (is_missing,) = group.any(numbers is None)  # and all have opened it: its name may go
+    finally:
+        if path is not None:
+            path.unlink(missing_ok=True)
+    if numbers is None or is_missing:
+        return None
+    *blocks, total = numbers.split(count)
+    return SharedBlocks(group, blocks, total)
+
+
+def _new_file(file_bytes: int) -> Path | None:
+    """Zeros behind a token. Its memory is taken now: what is missing later ends the process."""
+    try:
+        descriptor, name = tempfile.mkstemp(prefix="aefast-", dir=FOLDER)
+    except OSError:  # not Linux, or read-only
+        return None
+    try:
+        os.write(descriptor, secrets.token_bytes(TOKEN_BYTES))
+        os.posix_fallocate(descriptor, 0, file_bytes)
+    except OSError:
+        os.unlink(name)
+        return None
+    finally:
+        os.close(descriptor)
+    return Path(name)
+
+
+def _token(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(TOKEN_BYTES)
+
+
+def _mapped(path: Path, token: bytes, file_bytes: int) -> Tensor | None:
+    """The numbers of a file, if it is the one with this token."""
+    try:
+        if _token(path) != token:
+            return None
+        floats = torch.from_file(
+            str(path), shared=True, size=file_bytes // 4, dtype=torch.float32, device="cpu"
+        )
+    except (OSError, RuntimeError):
+        return None
+    return floats[TOKEN_BYTES // 4 :]
