@@ -108,6 +108,7 @@ def test_against_jacrev(
     compare(case(inputs, "fwd", "highest, eager is vmap(jacrev)", ours, with_jacrev))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("device", "batch"), [("cpu", 256), ("cuda", 4096)])
 @pytest.mark.parametrize("run", RUNS)
 def test_deep(compare: Callable[[Case], None], device: str, batch: int, run: str) -> None:

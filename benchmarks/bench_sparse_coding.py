@@ -88,6 +88,7 @@ def check(data: Patches, theirs: Tensor) -> None:
     assert (ours <= data.objectives(theirs) * (1 + 1e-6)).all()
 
 
+@pytest.mark.slow
 @needs_scikit_learn
 @pytest.mark.parametrize("device", ["cpu"])
 @pytest.mark.parametrize(("side", "atoms"), SIZES)

@@ -49,9 +49,9 @@ def is_compiled(device: str, batch: int, widths: tuple[int, ...]) -> bool:
 
 
 # What bench_step.py measures in `--quick`.
-QUICK = [Shape(1, SMALL), Shape(128, SMALL), Shape(128, MIDDLE)]
+QUICK = [Shape(128, SMALL), Shape(128, MIDDLE)]
 # Where torch.compile of a whole step is worth its wait.
-COMPILED = QUICK[1:]
+COMPILED = QUICK
 # On one thread, and with the C library's allocator as it comes.
 ONE_THREAD = [Shape(128, SMALL), Shape(128, MIDDLE), Shape(1024, (784, 512))]
 LARGE_TENSORS = ONE_THREAD[-1:]
