@@ -29,8 +29,10 @@ try:
 
     forward_ad._current_level  # noqa: B018  (-1 outside forward-mode differentiation)
 
+    # Which backward pass runs, -1 for none.
     # Whether autocast is on for any device: asked before a device's own, which takes longer.
     # Both generations of the switches of float32 products.
+    from torch._C import _current_graph_task_id as current_graph_task
     from torch._C import _get_fp32_precision_getter as fp32_precision
     from torch._C import _is_any_autocast_enabled as is_autocast_enabled_anywhere
 
@@ -59,6 +61,7 @@ __all__ = [
     "active_data_parallel",
     "count_dispatch_modes",
     "cuda_stream",
+    "current_graph_task",
     "dispatch_modes",
     "forward_ad",
     "fp32_precision",

@@ -14,7 +14,7 @@ from aefast.nn.settings import setting
 from aefast.nn.step_fields import StepFields
 from aefast.nn.step_plan import loss_in_one_call
 from aefast.ops.corrupt.noise import KINDS
-from aefast.ops.shared import checks
+from aefast.ops.shared import checks, dispatch
 
 
 def _check_corruption(model: Any, value: str, name: str) -> str:
@@ -115,15 +115,20 @@ class DenoisingAutoencoder(Autoencoder):
                 generator=generator,
                 row_offset=row_offset,
             )
+        drawn: Any = seed
+        if self.code_dropout:  # the noise and the dropout are of one seed, as in one call
+            checks.check_tensor(x, "x")
+            drawn = dispatch.resolve_seed(seed, generator, x.device, dispatch.is_traced(x))
+            generator = None
         noisy = corrupt(
             x,
             self.corruption,
             self.corruption_level,
-            seed=seed,
+            seed=drawn,
             generator=generator,
             row_offset=row_offset,
         )
-        code = self._drop(self.encode(noisy), seed, generator, row_offset)
+        code = self._drop(self.encode(noisy), drawn, generator, row_offset)
         return self.compare(code, x)
 
     def step_fields(self) -> StepFields | str:

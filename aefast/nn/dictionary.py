@@ -206,7 +206,7 @@ class SparseDictionary(HasSettings, Shardable):
         """
         check_replica(self)
         check_draw(seed, generator, row_offset)
-        counts = self.training and torch.is_grad_enabled()
+        counts = self.training and (torch.is_grad_enabled() or dispatch.is_run_ahead())
         if counts and self.aux_k and dispatch.is_checkpointed():
             raise RuntimeError(
                 "the dead latents are counted with each loss, which torch.utils.checkpoint would "
@@ -218,7 +218,7 @@ class SparseDictionary(HasSettings, Shardable):
                 "cannot; it takes model.eval()"
             )
         loss, code, residual = self._objective(x, self._checked_target(x, target))
-        if counts and not dispatch.is_recomputed():
+        if counts and not (dispatch.is_recomputed() or dispatch.is_in_backward()):
             self._count(code)
         return self._with_auxiliary(loss, x, residual)
 

@@ -104,6 +104,16 @@ def test_code_dropout_is_unbiased_and_absent_in_evaluation(x):
     torch.testing.assert_close(model.loss(x), F.mse_loss(model.decode(code), x))
 
 
+def test_what_is_drawn_is_the_same_when_x_requires_a_gradient(x):
+    """Which takes the ops one by one, and no call of all."""
+    model = DenoisingAutoencoder(layers=[12, 7, 3], code_dropout=0.5)
+    losses = []
+    for rows in (x, x.clone().requires_grad_()):
+        torch.manual_seed(0)
+        losses.append((model.loss(rows).detach(), torch.rand(1)))
+    torch.testing.assert_close(*losses)
+
+
 def test_code_dropout_and_corruption_draw_different_masks(x):
     """Of one seed: else a unit would be dropped where its input was masked."""
     model = DenoisingAutoencoder(12, 12, activation="identity", code_dropout=0.5)

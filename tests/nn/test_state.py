@@ -243,6 +243,22 @@ def test_checkpointed_losses_count_a_row_once(use_reentrant, x):
             assert torch.equal(ours, expected)
 
 
+def test_a_loss_under_the_reentrant_checkpoint_has_its_dead_latents(x):
+    """They are counted before the loss of the first run, which has no gradients."""
+    losses = []
+    for checkpointed in (False, True):
+        torch.manual_seed(0)
+        model = TopKSparseAutoencoder(x.shape[1], 20, k=2, aux_k=3, dead_after=len(x) - 1)
+        rows = x.clone().requires_grad_()
+        loss = (
+            checkpoint(model.loss, rows, use_reentrant=True) if checkpointed else model.loss(rows)
+        )
+        loss.backward()
+        assert model.dead.any()
+        losses.append((loss.detach(), model.idle, rows.grad, model.encoder_weight.grad))
+    torch.testing.assert_close(losses[1], losses[0])
+
+
 def test_checkpointing_refuses_latents_that_die(x):
     model = TopKSparseAutoencoder(8, 12, 3, aux_k=2)
     with pytest.raises(RuntimeError, match=r"dead latents are counted .* it takes aux_k=0"):

@@ -7,6 +7,7 @@ registered op instead, or the definition in PyTorch's own operators.
 import contextlib
 import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from aefast.torch_private import (
     PRE_DISPATCH,
     TransformType,
     count_dispatch_modes,
+    current_graph_task,
     dispatch_modes,
     forward_ad,
     has_transforms,
@@ -126,6 +128,24 @@ def is_recomputed() -> bool:
     return _checkpoint_hook().startswith("_recomputation")
 
 
+def is_run_ahead() -> bool:
+    """Whether the reentrant form of ``torch.utils.checkpoint`` runs this call its first time:
+    without gradients, which a call in the backward pass will make."""
+    checkpoint = sys.modules.get("torch.utils.checkpoint")
+    if checkpoint is None or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    code = checkpoint.CheckpointFunction.forward.__code__
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_code is not code:
+        frame = frame.f_back
+    return frame is not None
+
+
+def is_in_backward() -> bool:
+    """Whether autograd runs this call, in the midst of a backward pass."""
+    return not torch.compiler.is_compiling() and current_graph_task() >= 0
+
+
 def _checkpoint_hook() -> str:
     """The name of checkpoint's hook on saved tensors; "" outside checkpoint.
 
@@ -202,7 +222,7 @@ def resolve_seed(
         )
     if seed is None:
         return random.draw_seed(generator, device, as_tensor=traced or is_vmapped())
-    if isinstance(seed, Tensor) and (traced or seed.device.type != "cpu"):
+    if isinstance(seed, Tensor) and (traced or is_vmapped() or seed.device.type != "cpu"):
         return seed
     number = int(seed)
     if not 0 <= number < random.SEED_LIMIT:  # of a tensor, which the door has not read
