@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from aefast.data.dataset import Dataset
+from aefast.data.pairs import Pair, PairedRows
 from aefast.data.shards import ShardedDataset
 from aefast.data.tensor_rows import TensorRows
 
@@ -79,7 +80,10 @@ def _generator(seed: int, epoch: int) -> torch.Generator:
 
 
 def order_of(dataset: object, count: int, seed: int, epoch: int) -> Tensor:
-    """The order in which an epoch takes ``count`` rows of a dataset, int64."""
+    """The order in which an epoch takes ``count`` rows of a dataset, int64: pairs as their
+    inputs."""
+    if isinstance(dataset, PairedRows):
+        return order_of(dataset.inputs, count, seed, epoch)
     if not isinstance(dataset, ShardedDataset):
         return epoch_order(count, seed, epoch)
     block = max(1, BLOCK_BYTES // (4 * dataset.rows.shape[1]))
@@ -138,6 +142,14 @@ def minibatches_of(
     else:
         rows = gathered(dataset, chosen, device)
     return (x.to(device, dtype) for x in rows)
+
+
+def pairs_of(
+    dataset: PairedRows, chosen: Sequence[Tensor], device: torch.device, dtype: torch.dtype
+) -> Iterator[Pair]:
+    """Minibatches of the ``chosen`` pairs, as :func:`minibatches_of`."""
+    sides = (dataset.inputs, dataset.targets)
+    return map(Pair, *(minibatches_of(side, chosen, device, dtype) for side in sides))
 
 
 def _ahead(

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from aefast import random
 from aefast.data import Dataset
 from aefast.data.dataset import reading
-from aefast.data.minibatches import minibatches_of
+from aefast.data.minibatches import minibatches_of, pairs_of
+from aefast.data.pairs import Pair, PairedRows
 from aefast.data.shards import ShardedDataset
 from aefast.data.tensor_rows import TensorRows
 from aefast.distributed import kernel_steps, loop_steps
@@ -24,7 +25,7 @@ from aefast.step.statistics import Updates, WithStatistics
 from aefast.step.stretch import Stretch
 from aefast.training.graph_engine import graph_engine
 
-Loss = Callable[[Tensor, Any], Tensor]
+Loss = Callable[[Any, Any], Tensor]  # of rows, or pairs of them, and a seed
 
 HAS_LOSS = "the model has a loss of its own"
 
@@ -52,7 +53,7 @@ class Engine(Protocol):
 
 def choose(
     model: nn.Module,
-    dataset: Dataset | TensorRows,
+    dataset: Dataset | TensorRows | PairedRows,
     optimizer: torch.optim.Optimizer,
     loss: Loss,
     group: Group | None = None,
@@ -61,6 +62,8 @@ def choose(
     """What takes whole steps where it serves, else the ordinary loop with this ``loss``. In a group
     the ranks share each minibatch, of which a rank may take some rows after the others."""
     group = group or Group()
+    if isinstance(dataset, PairedRows):
+        return LoopEngine(model, dataset, optimizer, loss, "the rows have targets")
     if group.size > 1 or micro_batch_size is not None:
         shared = _shared_steps(model, dataset, optimizer, group)
         return GroupEngine(shared, dataset, group, micro_batch_size)
@@ -76,10 +79,12 @@ def choose(
 
 
 def basis_of(
-    model: nn.Module, dataset: Dataset | TensorRows, optimizer: torch.optim.Optimizer
+    model: nn.Module, dataset: Dataset | TensorRows | PairedRows, optimizer: torch.optim.Optimizer
 ) -> list[Any]:
     """What an engine is chosen by, to be compared. A callback may change it: it may put a hook on a
     layer, anneal a weight of the loss, or replace a parameter by one of another shape."""
+    if isinstance(dataset, PairedRows):
+        return []
     planned = plan_of(model)
     if isinstance(planned, str):
         return [planned]
@@ -220,7 +225,7 @@ class TrainingLoop:
         self.loss = loss
         self.reason = reason
 
-    def step(self, x: Tensor, seed: int) -> float | Tensor:
+    def step(self, x: Tensor | Pair, seed: int) -> float | Tensor:
         """The loss of one step; on a CPU a number, after which the step is taken if it is one."""
         self.optimizer.zero_grad()
         loss = self.loss(x, seed)
@@ -241,7 +246,7 @@ class LoopEngine(TrainingLoop):
     def __init__(
         self,
         model: nn.Module,
-        dataset: Dataset | TensorRows,
+        dataset: Dataset | TensorRows | PairedRows,
         optimizer: torch.optim.Optimizer,
         loss: Loss,
         reason: str,
@@ -254,7 +259,7 @@ class LoopEngine(TrainingLoop):
         losses: list[Any] = []
         first_step = stretch.first_step
         for rows, seed in zip(stretch.epochs(), stretch.seeds, strict=False):
-            for x in minibatches_of(self.dataset, rows, self.device, self.dtype):
+            for x in self._minibatches(rows):
                 losses.append(self.step(x, random.child_seed(seed, first_step)))
                 first_step += 1
                 is_finite = not isinstance(losses[-1], float) or math.isfinite(losses[-1])
@@ -262,6 +267,11 @@ class LoopEngine(TrainingLoop):
                     return [float(loss) for loss in losses]
             first_step = 0
         return [float(loss) for loss in losses]
+
+    def _minibatches(self, chosen: Sequence[Tensor]) -> Iterator[Tensor] | Iterator[Pair]:
+        if isinstance(self.dataset, PairedRows):
+            return pairs_of(self.dataset, chosen, self.device, self.dtype)
+        return minibatches_of(self.dataset, chosen, self.device, self.dtype)
 
 
 def check_finite(losses: list[float], steps_before: int) -> None:

@@ -1,5 +1,6 @@
 """Training in one call: many steps, the optimizer's included."""
 
+import inspect
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -15,6 +16,7 @@ from aefast.acceleration.objective import NAMED
 from aefast.data import Dataset
 from aefast.data.dataset import from_array
 from aefast.data.minibatches import order_of
+from aefast.data.pairs import Pair, PairedRows
 from aefast.data.tensor_rows import TensorRows
 from aefast.distributed.agreement import (
     agree,
@@ -136,7 +138,10 @@ def fit(
             or an :class:`aefast.data.Dataset`; or a function that is called once an epoch, and
             gives its batches ``[B, D]``, as tensors, one after the other: ``batch_size`` and
             ``shuffle`` say nothing then. More dimensions are flattened to one. A tensor stays on
-            its device, and keeps its dtype, for a model that is not float32 on a CPU.
+            its device, and keeps its dtype, for a model that is not float32 on a CPU. A
+            transcoder takes pairs: a tuple ``(inputs, targets)`` of such rows, ``[N, D]`` and
+            ``[N, O]``, or a function whose batches are tuples. The loop above trains on them, with
+            ``target=`` in the loss, in one process, without ``micro_batch_size``.
         optimizer: of the model's parameters. Its settings are read at the start of each epoch, its
             state goes along as if it had taken the steps.
         epochs: passes over the data, at least 0.
@@ -147,7 +152,8 @@ def fit(
         loss: of a plain module, ``"mse"``, ``"bce"``, or a function or module of its output and x;
             of a tuple of outputs, ``loss(outputs[0], x, *outputs[1:])``. None takes that of
             :func:`aefast.accelerate`, or mean squared error.
-        validation: held-out rows, whose mean loss in evaluation mode is taken after each epoch.
+        validation: held-out rows, or pairs of them, whose mean loss in evaluation mode is taken
+            after each epoch.
         callback: called a few times a second with a :class:`Look`; True ends the training. In a
             process group a rank may do without.
         micro_batch_size: the most rows that are computed at once: a step's gradients are added up
@@ -224,17 +230,16 @@ class _Call(NamedTuple):
     """
 
     model: Any
-    dataset: Dataset | TensorRows | None
-    held_out: Dataset | TensorRows | None
+    dataset: Dataset | TensorRows | PairedRows | None
+    held_out: Dataset | TensorRows | PairedRows | None
     schedule: _Schedule
 
     def held_out_loss(self) -> float:
         assert self.held_out is not None
         return held_out_loss(self.model, self.held_out, self.schedule.batch_size)
 
-    def loss(self, x: Tensor, seed: int) -> Tensor:
-        loss: Tensor = self.model.loss(x, seed=seed)
-        return loss
+    def loss(self, x: Tensor | Pair, seed: int) -> Tensor:
+        return loss_of(self.model, x, seed)
 
 
 def _schedule(
@@ -260,17 +265,19 @@ def _call(
     model = _trained(model, loss)
     _check_optimizer(model, optimizer)
     is_stream = callable(data) and not isinstance(data, Tensor | nn.Module | Dataset)
-    dataset = None if is_stream else rows_of(data, "data", model)
-    held_out = None if validation is None else rows_of(validation, "validation", model)
+    dataset = None if is_stream else _rows_or_pairs(data, "data", model)
+    held_out = None if validation is None else _rows_or_pairs(validation, "validation", model)
     if schedule.micro_batch_size is not None:
         _check_parts(model, dataset)
     return _Call(model, dataset, held_out, schedule)
 
 
-def _check_parts(model: Any, dataset: Dataset | TensorRows | None) -> None:
+def _check_parts(model: Any, dataset: Dataset | TensorRows | PairedRows | None) -> None:
     """Whether a minibatch's parts add up to it."""
     if dataset is None:
         raise TypeError("data is a function, which gives its own batches; micro_batch_size is None")
+    if isinstance(dataset, PairedRows):
+        raise TypeError("data is a pair of inputs and targets; micro_batch_size is None")
     check_micro_batches(model)
     _check_mean(model, dataset)
 
@@ -296,6 +303,8 @@ def _begin_together(group: Group, call: _Call, optimizer: torch.optim.Optimizer)
 def _facts(call: _Call, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     if call.dataset is None:
         raise TypeError("data is a function; in a process group it takes rows")
+    if isinstance(call.dataset, PairedRows) or isinstance(call.held_out, PairedRows):
+        raise TypeError("data or validation is a pair; in a process group both take rows alone")
     check_model(call.model)
     _check_mean(call.model, call.dataset)
     planned = plan_of(call.model)
@@ -426,7 +435,7 @@ class _StreamRun(_Run):
     def __init__(
         self,
         steps: TrainingLoop,
-        batches: Callable[[], Iterable[Tensor]],
+        batches: Callable[[], Iterable[Any]],
         group: Group,
         callback: Callable[[Look], Any] | None,
     ) -> None:
@@ -445,17 +454,31 @@ class _StreamRun(_Run):
             number = -1
             for number, batch in enumerate(self.batches()):
                 x = self._checked(batch)
+                rows = len(x.inputs if isinstance(x, Pair) else x)
                 loss = float(self.steps.step(x, random.child_seed(epoch.draws, number)))
                 check_finite([loss], len(self.losses))
                 self.losses.append(loss)
-                self.samples += len(x)
+                self.samples += rows
                 self._look(self.epoch_count - 1, self.samples)
                 if self.is_stopped:
                     return
             if number < 0:
                 raise ValueError("data gave no batch; it takes a function that gives them anew")
 
-    def _checked(self, batch: Any) -> Tensor:
+    def _checked(self, batch: Any) -> Tensor | Pair:
+        if isinstance(batch, tuple):
+            return self._checked_pair(batch)
+        return self._checked_rows(batch)
+
+    def _checked_pair(self, batch: tuple[Any, ...]) -> Pair:
+        if len(batch) != 2:
+            raise ValueError(
+                f"data gave a tuple of {len(batch)}; it takes batches, or pairs of inputs and "
+                "targets"
+            )
+        return Pair(*map(self._checked_rows, batch))
+
+    def _checked_rows(self, batch: Any) -> Tensor:
         if not isinstance(batch, Tensor):
             raise TypeError(f"data gave a {type(batch).__name__}; it takes batches, torch.Tensor")
         if batch.dim() < 2 or batch.numel() == 0:
@@ -467,9 +490,9 @@ class _Choice(NamedTuple):
     """What an engine is chosen for, on all ranks together."""
 
     model: nn.Module
-    dataset: Dataset | TensorRows
+    dataset: Dataset | TensorRows | PairedRows
     optimizer: torch.optim.Optimizer
-    loss: Callable[[Tensor, Any], Tensor]
+    loss: Callable[[Any, Any], Tensor]
     group: Group
     micro_batch_size: int | None
 
@@ -536,6 +559,27 @@ class _RowsRun(_Run):
         return epoch * self.rows + batch * self.batch_size
 
 
+def _rows_or_pairs(data: Any, argument: str, model: nn.Module) -> Dataset | TensorRows | PairedRows:
+    """
+    Raises:
+        TypeError, ValueError: as :func:`rows_of`; or a pair is given, and the model's loss takes no
+            target, or the pair's rows are not as many.
+    """
+    if not isinstance(data, tuple):
+        return rows_of(data, argument, model)
+    if len(data) != 2:
+        raise ValueError(
+            f"{argument} is a tuple of {len(data)}; it takes rows, or a pair of inputs and targets"
+        )
+    if "target" not in inspect.signature(model.loss).parameters:  # type: ignore[arg-type]
+        raise TypeError(
+            f"{argument} is a pair of inputs and targets; the loss of a {type(model).__name__} "
+            "takes no target"
+        )
+    inputs, targets = (rows_of(rows, argument, model) for rows in data)
+    return PairedRows(inputs, targets, argument)
+
+
 def rows_of(data: Any, argument: str, model: nn.Module) -> Dataset | TensorRows:
     """Rows of a tensor, an array or a dataset.
 
@@ -580,8 +624,20 @@ def _kind(data: Tensor) -> str:
     return "quantized" if data.is_quantized else str(data.layout).removeprefix("torch.")
 
 
+def loss_of(model: Any, x: Tensor | Pair, seed: int) -> Tensor:
+    """The loss of a minibatch, of rows alone or with their targets."""
+    if isinstance(x, Pair):
+        loss: Tensor = model.loss(x.inputs, target=x.targets, seed=seed)
+    else:
+        loss = model.loss(x, seed=seed)
+    return loss
+
+
 def held_out_loss(
-    model: Any, dataset: Dataset | TensorRows, batch_size: int, indices: Tensor | None = None
+    model: Any,
+    dataset: Dataset | TensorRows | PairedRows,
+    batch_size: int,
+    indices: Tensor | None = None,
 ) -> float:
     """The mean loss of a dataset's rows, or of those of ``indices``, in evaluation mode, with seeds
     that are always the same."""
@@ -596,7 +652,7 @@ def held_out_loss(
             for number, chosen in enumerate(indices.split(batch_size)):
                 x = dataset.take(chosen)
                 seed = random.child_seed(0, number * batch_size)
-                total += model.loss(x.to(example), seed=seed).item() * len(chosen)
+                total += loss_of(model, x.to(example), seed).item() * len(chosen)
     finally:
         model.train(was_training)
     return total / len(indices)

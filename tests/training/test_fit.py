@@ -13,6 +13,7 @@ import torch
 
 import aefast
 from aefast import backend, data, nn
+from aefast.data import minibatches
 from aefast.step.stretch import Stretch
 from aefast.training import engines
 from aefast.training import fit as fitting
@@ -662,6 +663,91 @@ def test_a_function_gives_the_batches_of_each_epoch():
     for a, b in zip(models[0].state_dict().values(), models[1].state_dict().values(), strict=True):
         assert torch.equal(a, b)
     torch.testing.assert_close(models[0].decoder_weight.norm(dim=1), torch.ones(24))
+
+
+def test_a_transcoder_learns_from_pairs_of_rows_as_from_its_loss_with_a_target(tmp_path):
+    inputs, targets = torch.randn(30, 6), torch.randn(30, 4)
+    for name, rows in (("inputs", inputs), ("targets", targets)):
+        (tmp_path / name).mkdir()
+        for number, part in enumerate(rows.split(16)):
+            np.save(tmp_path / name / f"{number}.npy", part.numpy())
+    shards = tuple(aefast.data.load(tmp_path / name) for name in ("inputs", "targets"))
+    batches = list(zip(inputs.split(8), targets.split(8), strict=True))
+    start = nn.TopKSparseAutoencoder(6, 24, 3, outputs=4)
+    trained = []
+    for given in ((inputs, targets), shards, lambda: batches, None):
+        model = copy.deepcopy(start)
+        optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+        if given is None:
+            for x, target in batches:
+                optimizer.zero_grad()
+                model.loss(x, target=target).backward()
+                optimizer.step()
+        else:
+            options = {"validation": (inputs, targets), "batch_size": 8, "shuffle": False}
+            history = aefast.fit(model, given, optimizer, **options)
+            model.eval()
+            held_out = model.loss(inputs, target=targets).item()
+            assert history.engine == "loop"
+            assert history.validation.item() == pytest.approx(held_out, rel=1e-5)
+        trained.append(model.decoder_weight)
+    assert all(torch.equal(weight, trained[-1]) for weight in trained)
+    model, optimizer = copy.deepcopy(start), torch.optim.SGD(start.parameters(), 0.1)
+    aefast.fit(start, shards, optimizer, epochs=2, batch_size=8, seed=0)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for epoch in range(2):
+        for rows in minibatches.order_of(shards[0], 30, 0, epoch).split(8):
+            optimizer.zero_grad()
+            model.loss(inputs[rows], target=targets[rows]).backward()
+            optimizer.step()
+    assert torch.equal(start.decoder_weight, model.decoder_weight)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        (
+            {"data": (torch.ones(9, 6), torch.ones(8, 4))},
+            ValueError,
+            "data has 9 rows of inputs and 8 of targets; it takes a target for each input",
+        ),
+        (
+            {"validation": (torch.ones(9, 6), torch.ones(8, 4))},
+            ValueError,
+            "validation has 9 rows of inputs and 8 of targets",
+        ),
+        (
+            {"data": (torch.ones(9, 6),)},
+            ValueError,
+            "data is a tuple of 1; it takes rows, or a pair",
+        ),
+        ({"data": (torch.ones(9, 6), [1])}, TypeError, "data is a list"),
+        (
+            {"data": (torch.ones(9, 6), torch.ones(9, 5))},
+            ValueError,
+            r"target has shape \[9, 5\]; it takes \[..., 4\]",
+        ),
+        ({"data": torch.ones(9, 6)}, ValueError, "target is None; a transcoder takes"),
+        ({"data": lambda: [(torch.ones(9, 6),)]}, ValueError, "data gave a tuple of 1"),
+        (
+            {"micro_batch_size": 3},
+            TypeError,
+            "data is a pair of inputs and targets; micro_batch_size is None",
+        ),
+        (
+            {"model": nn.Autoencoder(6, 4)},
+            TypeError,
+            "data is a pair of inputs and targets; the loss of a Autoencoder takes no target",
+        ),
+    ],
+)
+def test_wrong_pairs_are_named(options, error, message):
+    model = nn.TopKSparseAutoencoder(6, 24, 3, outputs=4)
+    pair = (torch.ones(9, 6), torch.ones(9, 4))
+    given = {"model": model, "data": pair, **options}
+    given["optimizer"] = torch.optim.Adam(given["model"].parameters())
+    with pytest.raises(error, match=f"^{message}"):
+        aefast.fit(**given)
 
 
 def test_a_function_may_give_batches_without_end(monkeypatch):

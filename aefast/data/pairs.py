@@ -1,0 +1,49 @@
+"""Pairs of rows: inputs, and the targets that a transcoder learns of them."""
+
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from aefast.data.dataset import Dataset
+from aefast.data.tensor_rows import TensorRows
+
+
+class Pair(NamedTuple):
+    """A minibatch: inputs ``[B, D]``, and a target ``[B, O]`` of each."""
+
+    inputs: Tensor
+    targets: Tensor
+
+    def to(self, *args: Any, **kwargs: Any) -> "Pair":
+        """Both as ``torch.Tensor.to`` gives them."""
+        return Pair(self.inputs.to(*args, **kwargs), self.targets.to(*args, **kwargs))
+
+
+class PairedRows:
+    """The rows of two datasets, of which each of the one belongs to that of the other.
+
+    Args:
+        inputs: ``[N, D]``.
+        targets: ``[N, O]``.
+        argument: what both are called in an error.
+
+    Raises:
+        ValueError: there are not as many of both.
+    """
+
+    def __init__(
+        self, inputs: Dataset | TensorRows, targets: Dataset | TensorRows, argument: str
+    ) -> None:
+        if len(inputs) != len(targets):
+            raise ValueError(
+                f"{argument} has {len(inputs)} rows of inputs and {len(targets)} of targets; "
+                "it takes a target for each input"
+            )
+        self.inputs, self.targets = inputs, targets
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def take(self, indices: Tensor) -> Pair:
+        """The pairs of those ``indices``, int64 ``[B]``, in their order."""
+        return Pair(self.inputs.take(indices), self.targets.take(indices))
