@@ -59,7 +59,7 @@ def decode(
     data: Annotated[str, typer.Option(help="The codes, floats [N, H].")],
     out: Out,
 ) -> None:
-    """Write the reconstructions of codes, float32 [N, D]."""
+    """Write the reconstructions of codes, float32 [N, D]; of a transcoder [N, O]."""
     with one_line_errors(checkpoint, out):
         from aefast.training import models
         from aefast.training.checkpoint import load_trained
@@ -73,7 +73,7 @@ def decode(
         map_rows(
             codes,
             lambda code: models.decode(checkpointed.model, code),
-            checkpointed.config.sizes[0],
+            checkpointed.config.outputs,
             out,
         )
 

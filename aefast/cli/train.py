@@ -32,6 +32,7 @@ def train(
     out: options.Out = Path("run"),
     resume: options.Resume = False,
     data: options.Data = None,
+    targets: options.Targets = None,
     hidden: options.Hidden = None,
     latents: options.Latents = None,
     epochs: options.Epochs = None,

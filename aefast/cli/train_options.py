@@ -28,6 +28,12 @@ Data = Annotated[
         "aefast.data."
     ),
 ]
+Targets = Annotated[
+    str | None,
+    typer.Option(
+        help="topk and its kin: as --data, with as many rows: what a transcoder learns of each."
+    ),
+]
 
 # Sizes.
 Hidden = Annotated[

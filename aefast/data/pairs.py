@@ -44,6 +44,11 @@ class PairedRows:
     def __len__(self) -> int:
         return len(self.inputs)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Those of both."""
+        return *self.inputs.notes, *self.targets.notes
+
     def take(self, indices: Tensor) -> Pair:
         """The pairs of those ``indices``, int64 ``[B]``, in their order."""
         return Pair(self.inputs.take(indices), self.targets.take(indices))

@@ -11,6 +11,8 @@ class TensorRows:
         rows: ``[N, D]``.
     """
 
+    notes: tuple[str, ...] = ()
+
     def __init__(self, rows: Tensor) -> None:
         self.rows = rows
 

@@ -46,6 +46,8 @@ def _typed(value: object, kind: Any, name: str) -> Any:
     """A value of JSON's as a field takes it. A bool is no number."""
     if isinstance(kind, type) and issubclass(kind, _Json):
         return kind.from_json(value)
+    if type(None) in get_args(kind):
+        return None if value is None else _typed(value, get_args(kind)[0], name)
     outer = get_origin(kind) or kind
     is_taken = isinstance(value, outer) and (outer is bool or not isinstance(value, bool))
     if isinstance(value, list) and outer is list:
@@ -144,6 +146,7 @@ class Config(_Json):
         patience: after so many epochs without a better held-out loss a stage ends; 0 for never.
         learning_rate_decay: what the learning rate is multiplied by after each epoch.
         kl_warm_up: the epochs over which the weight of a divergence grows from 0 to its own.
+        targets: of a transcoder, what it learns of the data; None for an autoencoder.
 
     Raises:
         ValueError: a number is outside its range.
@@ -163,6 +166,7 @@ class Config(_Json):
     patience: int = 0
     learning_rate_decay: float = 1.0
     kl_warm_up: int = 0
+    targets: DataSummary | None = None
 
     def __post_init__(self) -> None:
         _check(
@@ -189,6 +193,11 @@ class Config(_Json):
     def sizes(self) -> list[int]:
         """D, H_1, ..., H_L."""
         return [self.data.visible, *self.hidden]
+
+    @property
+    def outputs(self) -> int:
+        """O, the size of a reconstruction."""
+        return (self.targets or self.data).visible
 
 
 @dataclass

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from aefast.data import Dataset
+from aefast.data.pairs import Pair, PairedRows
 from aefast.nn import RBM
 from aefast.nn.dictionary import SparseDictionary
 
@@ -14,10 +15,12 @@ JUDGED_ROWS = 500
 FLIPPED_UNITS = 8
 
 
-def figures_of(module: nn.Module, dataset: Dataset, indices: Tensor) -> dict[str, float]:
+def figures_of(
+    module: nn.Module, dataset: Dataset | PairedRows, indices: Tensor
+) -> dict[str, float]:
     """What some of the rows of ``indices``, the same at every call, say of a model beside its loss;
     nothing of one whose loss says it all."""
-    if isinstance(module, RBM):
+    if isinstance(module, RBM) and isinstance(dataset, Dataset):
         return machine_figures(module, dataset, indices)
     if isinstance(module, SparseDictionary):
         return dictionary_figures(module, dataset, indices)
@@ -26,26 +29,28 @@ def figures_of(module: nn.Module, dataset: Dataset, indices: Tensor) -> dict[str
 
 @torch.no_grad()
 def dictionary_figures(
-    model: SparseDictionary, dataset: Dataset, indices: Tensor
+    model: SparseDictionary, dataset: Dataset | PairedRows, indices: Tensor
 ) -> dict[str, float]:
-    """The fraction of the rows' variance that is left unexplained, the mean number of active
-    latents a row (L0), and the share of latents that are dead."""
+    """The fraction of the rows' variance, or of their targets', that is left unexplained, the
+    mean number of active latents a row (L0), and the share of latents that are dead."""
     was_training = model.training
     model.eval()
-    x = _judged(dataset, indices).to(model.decoder_bias)
+    rows = dataset.take(_judged(indices)).to(model.decoder_bias)
+    x, target = rows if isinstance(rows, Pair) else (rows, rows)
     code = model.encode(x)
-    residual = (x - model.decode(code)).square().sum()
+    residual = (target - model.decode(code)).square().sum()
     values = code if isinstance(code, Tensor) else code.values
+    spread = (target - target.mean(0)).square().sum()
     model.train(was_training)
     return {
-        "fraction_of_variance_unexplained": (residual / (x - x.mean(0)).square().sum()).item(),
+        "fraction_of_variance_unexplained": (residual / spread).item(),
         "l0": (values > 0).sum().item() / len(x),
         "dead_share": model.dead.double().mean().item(),
     }
 
 
-def _judged(dataset: Dataset, indices: Tensor) -> Tensor:
-    return dataset.take(indices[:: -(-len(indices) // JUDGED_ROWS)])
+def _judged(indices: Tensor) -> Tensor:
+    return indices[:: -(-len(indices) // JUDGED_ROWS)]
 
 
 @torch.no_grad()
@@ -53,7 +58,7 @@ def machine_figures(machine: RBM, dataset: Dataset, indices: Tensor) -> dict[str
     """The mean squared error of the rows' reconstructions and, of binary units, the mean
     pseudo-log-likelihood in nats; of some rows of ``indices``, the same ones and the same flips at
     every call."""
-    x = _judged(dataset, indices).to(machine.weight)
+    x = dataset.take(_judged(indices)).to(machine.weight)
     error = (machine.visible_mean(machine(x)) - x).square().mean()
     figures = {"reconstruction_error": error.item()}
     if machine.visible_kind == "bernoulli":

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from aefast import random
 from aefast.data import Dataset
 from aefast.data.minibatches import epoch_order, order_of
+from aefast.data.pairs import Pair, PairedRows
 from aefast.distributed.group import current
 from aefast.messages import cut
 from aefast.nn import RBM, DeepBeliefStack
@@ -22,7 +23,7 @@ from aefast.step.stretch import Stretch
 from aefast.training.checkpoint import Checkpoint
 from aefast.training.config import Config, Progress
 from aefast.training.engines import DivergenceError, Engine, check_finite, choose
-from aefast.training.fit import held_out_loss
+from aefast.training.fit import held_out_loss, loss_of
 from aefast.training.judging import figures_of, watched
 from aefast.training.models import MODELS, Kind
 
@@ -52,13 +53,13 @@ class Stage:
     Attributes:
         label: for people.
         module: its parameters are trained.
-        loss: of a batch ``[B, D]`` and a seed, a scalar.
+        loss: of a batch ``[B, D]``, or of pairs, and a seed: a scalar.
         below: the machines of a stack whose features it is trained on.
     """
 
     label: str
     module: nn.Module
-    loss: Callable[[Tensor, int], Tensor]
+    loss: Callable[[Tensor | Pair, int], Tensor]
     below: tuple[RBM, ...] = ()
 
 
@@ -74,13 +75,13 @@ def stages(model: nn.Module) -> list[Stage]:
 
 
 def _stage(label: str, module: Any, below: tuple[RBM, ...]) -> Stage:
-    return Stage(label, module, lambda x, seed: module.loss(x, seed=seed), below)
+    return Stage(label, module, lambda x, seed: loss_of(module, x, seed), below)
 
 
 @torch.no_grad()
-def features(dataset: Dataset, machines: tuple[RBM, ...]) -> Dataset:
+def features(dataset: Dataset | PairedRows, machines: tuple[RBM, ...]) -> Dataset | PairedRows:
     """The topmost features of a dataset's rows, in memory; the dataset itself without machines."""
-    if not machines:
+    if not machines or isinstance(dataset, PairedRows):
         return dataset
     device = machines[0].weight.device
     parts = []
@@ -94,7 +95,7 @@ def features(dataset: Dataset, machines: tuple[RBM, ...]) -> Dataset:
     return Dataset(rows, rows.shape[1:], 1.0, dataset.name, 0.0, 1.0, 0)
 
 
-def split(dataset: Dataset, config: Config) -> tuple[Tensor, Tensor]:
+def split(dataset: Dataset | PairedRows, config: Config) -> tuple[Tensor, Tensor]:
     """The rows that a run holds out, and those that it is trained on: int64, in their order.
 
     Raises:
@@ -132,7 +133,7 @@ class Trainer:
         ValueError: the checkpoint's progress or optimizer is not of its model and this dataset.
     """
 
-    def __init__(self, checkpoint: Checkpoint, dataset: Dataset) -> None:
+    def __init__(self, checkpoint: Checkpoint, dataset: Dataset | PairedRows) -> None:
         self.config, self.progress = checkpoint.config, checkpoint.progress
         self.model = checkpoint.model.to(self.config.device).train()
         self.dataset = dataset

@@ -210,7 +210,8 @@ def _construct(config: Config) -> nn.Module:
     kind = MODELS[config.model]
     if config.options.keys() != kind.options.keys():
         raise ValueError(f"options are not those of {config.model}: {', '.join(kind.options)}")
-    return kind.module(**kind.sizes(config.sizes), **config.options)
+    outputs = {} if config.targets is None else {"outputs": config.outputs}
+    return kind.module(**kind.sizes(config.sizes), **outputs, **config.options)
 
 
 def encode(model: Any, x: Tensor) -> Tensor:

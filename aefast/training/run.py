@@ -15,6 +15,7 @@ import torch
 from aefast.data import Dataset
 from aefast.data import load as load_data
 from aefast.data.images import reads
+from aefast.data.pairs import PairedRows
 from aefast.data.shards import ShardedDataset
 from aefast.data.sources import split_member
 from aefast.distributed.agreement import agree, check_batch_size
@@ -30,7 +31,7 @@ from aefast.training.checkpoint import (
     load_trained,
     save,
 )
-from aefast.training.config import PRECISIONS, Config, Progress
+from aefast.training.config import PRECISIONS, Config, DataSummary, Progress
 from aefast.training.loop import Trainer
 from aefast.training.metrics import METRICS_FILE
 from aefast.training.models import DICTIONARIES, MODELS, build
@@ -43,7 +44,7 @@ except ImportError:  # on Windows
     fcntl = None
 
 # What a run may be given anew.
-CHANGEABLE = ("data", "epochs", "device")
+CHANGEABLE = ("data", "targets", "epochs", "device")
 
 DEFAULTS = {
     "epochs": 100,
@@ -155,10 +156,10 @@ def _new(folder: Path | None, given: dict[str, Any]) -> Trainer:
     given = with_sizes(given)
     if not given.get("data"):
         raise RunError("--data is missing")
-    dataset = load_data(given["data"])
-    if folder is not None and isinstance(dataset, ShardedDataset):
-        _check_apart(folder, Path(given["data"]))
-    config = configure(given, dataset)
+    dataset = _load_apart(given, "data", folder)
+    targets = _load_apart(given, "targets", folder) if given.get("targets") else None
+    rows = _rows(dataset, targets)
+    config = configure(given, dataset, targets)
     check_range(config, dataset)
     check_schedule(config)
     try:
@@ -166,11 +167,37 @@ def _new(folder: Path | None, given: dict[str, Any]) -> Trainer:
     except (TypeError, ValueError, MemoryError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise RunError(f"{reason}; the model is {config.model} {config.sizes}") from error
-    trainer = Trainer(Checkpoint(config, Progress(), model, {}), dataset)
+    trainer = Trainer(Checkpoint(config, Progress(), model, {}), rows)
     if isinstance(model, SparseDictionary):
-        rows = trainer.trained[:: -(-len(trainer.trained) // MEDIAN_ROWS)]
-        model.start_from(dataset.take(rows).to(model.decoder_bias))
+        chosen = trainer.trained[:: -(-len(trainer.trained) // MEDIAN_ROWS)]
+        model.start_from((targets or dataset).take(chosen).to(model.decoder_bias))
     return trainer
+
+
+def _load_apart(given: dict[str, Any], option: str, folder: Path | None) -> Dataset:
+    """Data that do not lie where the run is saved."""
+    dataset = load_data(given[option])
+    if folder is not None and isinstance(dataset, ShardedDataset):
+        _check_apart(folder, Path(given[option]), option)
+    return dataset
+
+
+def _rows(dataset: Dataset, targets: Dataset | None) -> Dataset | PairedRows:
+    """What a run is trained on.
+
+    Raises:
+        RunError: there are more rows of the one than of the other, or a process group has targets.
+    """
+    if targets is None:
+        return dataset
+    if current().size > 1:
+        raise RunError("--targets is given; a process group trains autoencoders")
+    if len(dataset) != len(targets):
+        raise RunError(
+            f"--data has {len(dataset)} rows and --targets {len(targets)}; a transcoder takes a "
+            "target for each row"
+        )
+    return PairedRows(dataset, targets, "--data")
 
 
 def _check_new(folder: Path) -> None:
@@ -187,14 +214,14 @@ def _check_new(folder: Path) -> None:
             raise RunError(f"{folder / name} is in the way; it takes a folder without one")
 
 
-def _check_apart(folder: Path, data: Path) -> None:
+def _check_apart(folder: Path, data: Path, option: str) -> None:
     """
     Raises:
         RunError: the run's checkpoints would be read as shards.
     """
     if data.is_dir() and reads(data, folder):
         raise RunError(
-            f"--out is {str(folder)!r}, in the folder that --data reads; it takes another one"
+            f"--out is {str(folder)!r}, in the folder that --{option} reads; it takes another one"
         )
 
 
@@ -204,7 +231,7 @@ def resume(folder: Path, given: dict[str, Any]) -> Trainer:
     Args:
         folder: the run's.
         given: options that it has anyway; but for ``epochs`` and ``device``, which may be new, and
-            ``data``, which may have moved.
+            ``data`` and ``targets``, which may have moved.
 
     Raises:
         RunError, aefast.data.DataError: there is no run, an option is not the run's, or the data
@@ -220,10 +247,14 @@ def _resumed(folder: Path, given: dict[str, Any]) -> Trainer:
         raise RunError(f"{folder} holds no run; without --resume one starts there")
     checkpoint = load(folder)
     config = _changed(checkpoint, folder, given)
-    dataset = _load_again(config, folder, given.get("data"))
+    dataset = _load_again(config.data, folder, given.get("data"), "--data")
     config = replace(config, data=summarize(dataset, dataset.name))
+    targets = None
+    if config.targets is not None:
+        targets = _load_again(config.targets, folder, given.get("targets"), "--targets")
+        config = replace(config, targets=summarize(targets, targets.name))
     try:
-        trainer = Trainer(replace(checkpoint, config=config), dataset)
+        trainer = Trainer(replace(checkpoint, config=config), _rows(dataset, targets))
     except (ValueError, RuntimeError) as error:
         raise RunError(f"{file} does not fit its run: {error}") from error
     _check_steps(trainer, file)
@@ -262,7 +293,7 @@ def _facts(trainer: Trainer) -> dict[str, Any]:
     """What a run depends on; that its data are somewhere else on a rank is none of it."""
     settings = {**vars(trainer.config), **trainer.config.options}
     data = settings.pop("data")
-    del settings["options"]
+    del settings["options"], settings["targets"]
     parameters = 0
     for tensor in trainer.model.state_dict().values():
         parameters = zlib.crc32(tensor.cpu().numpy().tobytes(), parameters)
@@ -291,6 +322,8 @@ def _changed(checkpoint: Checkpoint, folder: Path, given: dict[str, Any]) -> Con
             raise RunError(
                 f"{flag(name)} is {value!r}, but that of the run in {folder} is {settings[name]!r}"
             )
+    if given.get("targets") and config.targets is None:
+        raise RunError(f"--targets is given, but the run in {folder} has none")
     config = replace(
         config, **{name: given[name] for name in ("epochs", "device") if name in given}
     )
@@ -308,24 +341,24 @@ def _changed(checkpoint: Checkpoint, folder: Path, given: dict[str, Any]) -> Con
     return config
 
 
-def _load_again(config: Config, folder: Path, moved: str | None) -> Dataset:
-    """The run's data, where they were or where they are now.
+def _load_again(data: DataSummary, folder: Path, moved: str | None, option: str) -> Dataset:
+    """The run's data, or its targets, where they were or where they are now.
 
     Raises:
         RunError, aefast.data.DataError: they are not there, or no longer the same.
     """
-    source = absolute(moved) if moved else config.data.source
+    source = absolute(moved) if moved else data.source
     if not moved and source != "digits" and not Path(split_member(source)[0]).exists():
         raise RunError(
             f"{source} is not there, with which the run in {folder} was started; "
-            "--data says where it is now"
+            f"{option} says where it is now"
         )
     dataset = load_data(source)
-    if summarize(dataset, source) == config.data:
+    if summarize(dataset, source) == data:
         return dataset
-    if moved and source != config.data.source:
+    if moved and source != data.source:
         raise RunError(
-            f"--data is {moved!r}, but that of the run in {folder} is {config.data.source!r}, "
+            f"{option} is {moved!r}, but that of the run in {folder} is {data.source!r}, "
             "and holds other numbers"
         )
     raise RunError(f"{dataset.name} is no longer what the run in {folder} was started with")
@@ -361,7 +394,7 @@ def with_sizes(given: dict[str, Any]) -> dict[str, Any]:
     return {**rest, "hidden": [given["latents"]]}
 
 
-def configure(given: dict[str, Any], dataset: Dataset) -> Config:
+def configure(given: dict[str, Any], dataset: Dataset, targets: Dataset | None = None) -> Config:
     """All that a run is told: what was given, and the defaults of the rest."""
     kind = MODELS[given["model"]]
     options = {name: given.get(name, default) for name, default in kind.options.items()}
@@ -375,6 +408,7 @@ def configure(given: dict[str, Any], dataset: Dataset) -> Config:
         options=options,
         data=summarize(dataset, absolute(dataset.name)),
         learning_rate=given.get("learning_rate", rate),
+        targets=None if targets is None else summarize(targets, absolute(targets.name)),
         **{name: given.get(name, default) for name, default in DEFAULTS.items()},
     )
 
@@ -395,8 +429,9 @@ def check_options(model: str, given: dict[str, Any]) -> None:
     """
     if model not in MODELS:
         raise RunError(f"MODEL is {model!r}; it takes one of {', '.join(MODELS)}")
-    if "latents" in given and model not in DICTIONARIES:
-        raise RunError(f"{model} takes no --latents; it is for {', '.join(DICTIONARIES)}")
+    for name in ("latents", "targets"):
+        if name in given and model not in DICTIONARIES:
+            raise RunError(f"{model} takes no --{name}; it is for {', '.join(DICTIONARIES)}")
     if "latents" in given and "hidden" in given:
         raise RunError("--latents and --hidden are both given; they are one option")
     for name in given:

@@ -89,6 +89,53 @@ def test_a_run_that_stopped_goes_on_to_the_same_bits(shards, tmp_path):
     assert all(torch.equal(actual[name], expected[name]) for name in expected)
 
 
+def test_a_transcoder_learns_targets_and_goes_on_to_the_same_bits(shards, tmp_path):
+    targets = tmp_path / "targets"
+    targets.mkdir()
+    x = aefast.data.load(shards).take(torch.arange(240))
+    y = x[:, :5] * 2 - x[:, 5:10] + 1
+    np.save(targets / "0.npy", y.numpy())
+    out, stopped = tmp_path / "run", tmp_path / "stopped"
+    more = ["--targets", targets, "--learning-rate", 0.03, "--validation", 0.1]
+    assert invoke(*train(shards, out, "--epochs", 6, *more)).exit_code == 0
+    assert invoke(*train(shards, stopped, "--epochs", 1, *more)).exit_code == 0
+    moved = targets.rename(tmp_path / "moved")
+    assert "--targets says where it is now" in refused("train", "--resume", "--out", stopped)
+    goes_on = ["train", "--resume", "--out", stopped, "--epochs", 6]
+    assert "and holds other numbers" in refused(*goes_on, "--targets", shards)
+    assert invoke(*goes_on, "--targets", moved).exit_code == 0
+    model, resumed = aefast.load(out), aefast.load(stopped)
+    assert model.is_transcoder
+    for a, b in zip(model.state_dict().values(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    line = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
+    left = (y - model(x)).square().sum() / (y - y.mean(0)).square().sum()
+    assert line["fraction_of_variance_unexplained"] < 0.8
+    assert left < 0.8
+    codes, decoded = tmp_path / "codes.npy", tmp_path / "decoded.npy"
+    assert invoke("encode", out, "--data", shards, "--out", codes).exit_code == 0
+    assert invoke("decode", out, "--data", codes, "--out", decoded).exit_code == 0
+    torch.testing.assert_close(torch.from_numpy(np.load(decoded)), model(x).detach())
+
+
+def test_wrong_targets_are_one_line_and_leave_no_folder(shards, tmp_path):
+    targets, out = tmp_path / "targets.npy", tmp_path / "run"
+    np.save(targets, np.zeros((239, 5), np.float32))
+    more = ["--targets", targets]
+    assert refused(*train(shards, out, *more)).startswith(
+        "--data has 240 rows and --targets 239; a transcoder takes a target for each row"
+    )
+    line = refused("train", "ae", "--data", shards, "--out", out, *more)
+    assert line.startswith("ae takes no --targets; it is for topk")
+    assert "in the folder that --targets reads" in refused(
+        *train(targets, shards / "run", "--targets", shards)
+    )
+    assert not out.exists()
+    assert invoke(*train(shards, out, "--epochs", 1)).exit_code == 0
+    line = refused("train", "--resume", "--out", out, *more)
+    assert line.startswith(f"--targets is given, but the run in {out} has none")
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
