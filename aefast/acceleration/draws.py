@@ -84,7 +84,7 @@ def drawn(like: Tensor, kind: str, keep_probability: float = 1.0) -> Tensor:
 
     For dropout these are the factors that it multiplies with: 0, or 1 / keep_probability.
     """
-    numbers = torch.empty(like.shape, dtype=torch.float32, device="cpu")
+    numbers = torch.FloatTensor(like.shape)
     _draw(torch.default_generator, numbers, kind, keep_probability)
     return numbers
 

@@ -105,7 +105,7 @@ class Stack:
         return rows > 1 and outpaces_vendor(self.largest_product)
 
     def _run(self, x: Tensor, parameters: list[Tensor]) -> Tensor:
-        if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *parameters)):
+        if dispatch.is_differentiated(x, *parameters):
             return _Stack.apply(self, x, *parameters)
         return self.forward(x, parameters, None)
 
@@ -119,11 +119,10 @@ class Stack:
 
     def empty_saved(self, rows: int) -> Tensor:
         """What forward leaves for backward beside its output."""
-        size = rows * self.kernel.saved_columns
-        return torch.empty(size, dtype=torch.float32, device="cpu")
+        return torch.FloatTensor(rows * self.kernel.saved_columns)
 
     def forward(self, x: Tensor, parameters: list[Tensor], saved: Tensor | None) -> Tensor:
-        output = torch.empty(x.shape[0], self.layers[-1].outputs, dtype=torch.float32, device="cpu")
+        output = torch.FloatTensor(x.shape[0], self.layers[-1].outputs)
         backend.extension().mlp_forward(
             self.kernel,
             kernels().as_matrix(x),

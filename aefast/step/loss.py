@@ -75,8 +75,7 @@ def step_loss(
     """The loss of x ``[B, D]``, a scalar; call it where :func:`refusal` is None."""
     if torch.is_grad_enabled():
         return _StepLoss.apply(plan, x, seed, row_offset, *parameters)
-    loss = torch.empty((), dtype=torch.float32, device="cpu")
-    return loss.fill_(_run(plan, parameters, x, seed, row_offset, ()))
+    return x.new_full((), _run(plan, parameters, x, seed, row_offset, ()))
 
 
 def _run(
@@ -109,8 +108,7 @@ class _StepLoss(KernelFunction):
     def forward(ctx: Context, *arguments: Any) -> Tensor:
         plan, x, seed, row_offset, *parameters = arguments
         gradients = [torch.empty_like(parameter) for parameter in parameters]
-        loss = torch.empty((), dtype=torch.float32, device="cpu")
-        loss.fill_(_run(plan, parameters, x, seed, row_offset, gradients))
+        loss = x.new_full((), _run(plan, parameters, x, seed, row_offset, gradients))
         ctx.call = plan, parameters, x, seed, row_offset
         ctx.versions = versions_of((x, *parameters))
         ctx.gradients = gradients

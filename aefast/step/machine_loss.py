@@ -64,13 +64,9 @@ def machine_loss(
     Call it where :func:`refusal` is None. ``chain`` ``[C, D]`` are persistent chains, float32 and
     contiguous.
     """
-    end = (
-        torch.empty(x.shape, dtype=torch.float32, device="cpu")
-        if chain is None
-        else torch.empty_like(chain)
-    )
+    end = torch.FloatTensor(x.shape) if chain is None else torch.empty_like(chain)
     call = plan, x, chain, end, seed, row_offset
-    if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters):
+    if dispatch.is_differentiated(*parameters):
         return _MachineLoss.apply(call, *parameters), end
     return _run(call, parameters, ()), end
 
@@ -86,7 +82,7 @@ def _run(call: Call, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) 
     loss = machine_cpp.loss_and_gradients(
         plan, parameters, x, chain, end, seed, row_offset, gradients
     )
-    return torch.scalar_tensor(loss, dtype=torch.float32, device="cpu")
+    return x.new_full((), loss)
 
 
 class _MachineLoss(KernelFunction):

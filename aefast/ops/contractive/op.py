@@ -131,12 +131,9 @@ def penalty_of(
         return torch.ops.aefast.contractive_penalty(
             x, weights, biases, ",".join(activations), *settings._replace(seed=seed)
         )
-    differentiated = torch.is_grad_enabled() and any(
-        tensor is not None and tensor.requires_grad for tensor in (x, *parameters)
-    )
     primitives = _of_backend(x)
     primitives.autocast = autocast
-    if differentiated:
+    if dispatch.is_differentiated(x, *parameters):
         return _Penalty.apply(x, activations, settings, primitives, [], *parameters)
     penalty, error, saved_pass = _forward(primitives, x, layers, settings, False)
     return penalty, error, saved_pass.encodings[0].code

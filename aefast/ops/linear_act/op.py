@@ -68,10 +68,7 @@ def _check_tensors(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
 
 
 def _run_rows(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, name: str) -> Tensor:
-    differentiated = torch.is_grad_enabled() and (
-        x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
-    )
-    if differentiated:
+    if dispatch.is_differentiated(x, weight, bias):
         return _LinearAct.apply(x, weight, bias, activation, name)[0]
     return _forward(x, weight, bias, activation, name, False)[0]
 
@@ -138,7 +135,7 @@ class _LinearAct(KernelFunction):
         if grad is None:
             return (None,) * 5
         x, weight, bias, saved = ctx.saved_tensors
-        needed = tuple(ctx.needs_input_grad[:3])
+        needed = ctx.needs_input_grad[:3]
         gradients: Iterable[Tensor | None]
         if torch.is_grad_enabled() or dispatch.is_transformed(grad) or dispatch.is_traced(grad):
             # The gradient is to be differentiated again, batched or traced: the definition's can.

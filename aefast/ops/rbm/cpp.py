@@ -103,7 +103,7 @@ class BitMatrix:
         return bits, is_binary
 
     def unpack(self) -> Tensor:
-        values = torch.empty(self.shape, dtype=torch.float32, device="cpu")
+        values = torch.FloatTensor(*self.shape)
         _C.unpack_bits(self.view, values.data_ptr(), torch.get_num_threads())
         return values
 
@@ -112,7 +112,7 @@ class BitMatrix:
         """The transpose, and how many bits of each column [columns] are set."""
         rows, columns = self.shape
         bits = BitMatrix.zeros(columns, rows)
-        counts = torch.empty(columns, dtype=torch.float32, device="cpu")
+        counts = torch.FloatTensor(columns)
         _C.transpose_bits(
             self.view, bits.words.data_ptr(), counts.data_ptr(), torch.get_num_threads()
         )

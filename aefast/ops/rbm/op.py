@@ -245,8 +245,8 @@ def _is_fused(visible: Tensor, chain: Tensor | None, machine: Machine) -> bool:
         machine.log_var is None
         and visible.dtype in FUSED[backend.select(visible.device, visible.dtype)]
         and 0 not in (machine.weight.numel(), *(tensor.numel() for tensor in states))
-        and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in states))
-        and not any(dispatch.is_transformed(tensor) for tensor in states)
+        and not dispatch.is_differentiated(*states)
+        and not dispatch.is_transformed(*states)
         and not dispatch.is_in_functorch()
     )
 

@@ -179,10 +179,20 @@ def materialize(tensor: Tensor, argument: str) -> Tensor:
     return tensor.resolve_neg()
 
 
-def is_transformed(tensor: Tensor) -> bool:
+def is_differentiated(*tensors: Tensor | None) -> bool:
+    """Whether autograd records what is computed of these."""
+    if torch.is_grad_enabled():
+        for tensor in tensors:
+            if tensor is not None and tensor.requires_grad:
+                return True
+    return False
+
+
+def is_transformed(*tensors: Tensor) -> bool:
     """Whether vmap or forward-mode differentiation is active: only the definition supports them."""
-    if is_legacy_batchedtensor(tensor):  # autograd.grad(is_grads_batched=True)
-        return True
+    for tensor in tensors:
+        if is_legacy_batchedtensor(tensor):  # autograd.grad(is_grads_batched=True)
+            return True
     if forward_ad._current_level >= 0:
         return True
     return has_transforms() and is_under(lambda kind: kind != TransformType.Grad)

@@ -14,9 +14,9 @@ def sparse_reconstruction_loss(
     code, indices = values.float().contiguous(), indices.contiguous()
     latents, target = by_rows(weight), by_rows(target)
     start = None if bias is None else bias.float().contiguous()
-    squares = torch.empty(len(code), dtype=torch.float64, device="cpu")
-    residual = torch.empty(target.shape, dtype=torch.float32, device="cpu")
-    slopes = torch.empty(code.shape, dtype=torch.float32, device="cpu")
+    squares = torch.DoubleTensor(code.shape[0])
+    residual = torch.FloatTensor(target.shape)
+    slopes = torch.FloatTensor(code.shape)
     _C.sparse_reconstruction_loss(
         as_matrix(code),
         indices.data_ptr(),

@@ -64,7 +64,7 @@ def _of_rows(*inputs: Any) -> Loss:
     chosen = backend.select(inputs[0].device, inputs[0].dtype)
     if products.serves_definition(chosen, tensors) or any(map(dispatch.is_transformed, tensors)):
         return _definition(*inputs)
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+    if dispatch.is_differentiated(*tensors):
         return _SparseReconstructionLoss.apply(*inputs)[:2]
     return _run(*inputs)[:2]
 

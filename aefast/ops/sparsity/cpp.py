@@ -8,7 +8,7 @@ from aefast.ops.shared.extension import _C
 
 
 def kl_sparsity(code: Tensor, target: float) -> tuple[Tensor, Tensor]:
-    slope = torch.empty(code.shape[1], dtype=torch.float32, device="cpu")
+    slope = torch.FloatTensor(code.shape[1])
     sums = partial_sums(*code.shape)
     penalty = _C.kl_sparsity(
         as_matrix(code),
@@ -18,7 +18,7 @@ def kl_sparsity(code: Tensor, target: float) -> tuple[Tensor, Tensor]:
         slope.data_ptr(),
         torch.get_num_threads(),
     )
-    return torch.scalar_tensor(penalty, dtype=code.dtype, device="cpu"), slope
+    return code.new_full((), penalty), slope
 
 
 def l1_sparsity(code: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ def l1_sparsity(code: Tensor) -> Tensor:
         ELEMENT_TYPES[code.dtype],
         torch.get_num_threads(),
     )
-    return torch.scalar_tensor(penalty, dtype=code.dtype, device="cpu")
+    return code.new_full((), penalty)
 
 
 def l1_gradient(code: Tensor, factor: float) -> Tensor:

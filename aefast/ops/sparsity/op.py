@@ -51,7 +51,9 @@ def _defined(code: Tensor, target: float | None) -> Tensor:
 
 def _rows(code: Tensor) -> Tensor:
     """The code as a matrix whose rows a kernel reads in order."""
-    rows = dispatch.materialize(code, "code").reshape(-1, code.shape[-1])
+    rows = dispatch.materialize(code, "code")
+    if rows.dim() != 2:
+        rows = rows.reshape(-1, code.shape[-1])
     return rows if rows.stride(1) == 1 else rows.contiguous()
 
 
@@ -110,9 +112,10 @@ class _L1Sparsity(KernelFunction):
         if torch.is_grad_enabled() or dispatch.is_traced(grad) or dispatch.is_transformed(grad):
             return eager.l1_gradient(code, grad), None
         rows = _rows(code)
-        factor = grad.item() / len(rows) if grad.device.type == "cpu" else grad / len(rows)
-        kernels = backend.implementation("sparsity", ctx.name)
-        return kernels.l1_gradient(rows, factor).reshape(code.shape), None
+        count = rows.shape[0]
+        factor = grad.item() / count if grad.is_cpu else grad / count
+        gradient = backend.implementation("sparsity", ctx.name).l1_gradient(rows, factor)
+        return gradient if code.dim() == 2 else gradient.reshape(code.shape), None
 
 
 @registered("aefast::kl_sparsity")

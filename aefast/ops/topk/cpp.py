@@ -12,8 +12,8 @@ def topk_encode(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> tuple
     dtype = x.dtype
     x, weight = x.float(), weight.float()
     bias = None if bias is None else bias.float().contiguous()
-    values = torch.empty(x.shape[0], k, dtype=torch.float32, device="cpu")
-    indices = torch.empty(x.shape[0], k, dtype=torch.int64, device="cpu")
+    values = torch.FloatTensor(x.shape[0], k)
+    indices = torch.LongTensor(x.shape[0], k)
     _C.topk_encode(
         as_matrix(x),
         as_matrix(weight),
@@ -30,7 +30,7 @@ def topk_encode(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> tuple
 def sparse_decode(values: Tensor, indices: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     dense, indices, rows = values.float().contiguous(), indices.contiguous(), by_rows(weight)
     start = None if bias is None else bias.float().contiguous()
-    output = torch.empty(len(values), weight.shape[1], dtype=torch.float32, device="cpu")
+    output = torch.FloatTensor(values.shape[0], weight.shape[1])
     _C.sparse_decode(
         as_matrix(dense),
         indices.data_ptr(),
@@ -44,7 +44,7 @@ def sparse_decode(values: Tensor, indices: Tensor, weight: Tensor, bias: Tensor 
 
 def sampled_product(left: Tensor, weight: Tensor, indices: Tensor) -> Tensor:
     dense, rows, indices = by_rows(left), by_rows(weight), indices.contiguous()
-    products = torch.empty(indices.shape, dtype=torch.float32, device="cpu")
+    products = torch.FloatTensor(indices.shape)
     _C.sampled_product(
         as_matrix(dense),
         as_matrix(rows),
@@ -60,8 +60,8 @@ def latent_sums(
     values: Tensor, indices: Tensor, rows: Tensor, latents: int
 ) -> tuple[Tensor, Tensor]:
     dense, indices, matrix = values.float().contiguous(), indices.contiguous(), by_rows(rows)
-    sums = torch.empty(latents, rows.shape[1], dtype=torch.float32, device="cpu")
-    totals = torch.empty(latents, dtype=torch.float32, device="cpu")
+    sums = torch.FloatTensor(latents, rows.shape[1])
+    totals = torch.FloatTensor(latents)
     _C.latent_sums(
         as_matrix(dense),
         indices.data_ptr(),

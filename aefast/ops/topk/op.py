@@ -87,7 +87,7 @@ def encode(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> tuple[Tens
     if name == "eager" or 0 in (x.numel(), weight.numel()) or dispatch.is_transformed(x):
         return eager.topk_encode(x, weight, bias, k)
     inputs = (x, weight, bias)
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs):
+    if dispatch.is_differentiated(*inputs):
         return _TopKEncode.apply(*inputs, k)
     return run_kernel("topk_encode", *inputs, k)
 

@@ -48,11 +48,10 @@ def _run(function: type[KernelFunction], name: str, *arguments: Any) -> Any:
         if dispatch.is_defined_in_trace(first):
             return getattr(eager, name)(*arguments)
         return getattr(torch.ops.aefast, name)(*arguments)
-    if any(dispatch.is_transformed(tensor) for tensor in tensors):
+    if dispatch.is_transformed(*tensors):
         return getattr(eager, name)(*arguments)
     chosen = backend.select(first.device, first.dtype)
-    differentiated = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    if differentiated and not serves_definition(chosen, tensors):
+    if dispatch.is_differentiated(*tensors) and not serves_definition(chosen, tensors):
         return function.apply(*arguments)
     return run_kernel(name, *arguments)
 

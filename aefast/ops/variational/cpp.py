@@ -7,6 +7,8 @@ from aefast.ops.shared.cpp import ELEMENT_TYPES
 from aefast.ops.shared.extension import _C
 from aefast.random import Step
 
+STEP = Step.REPARAMETERIZE.value
+
 
 def reparameterize(mean: Tensor, log_var: Tensor, seed: int | Tensor, row_offset: int) -> Tensor:
     return _scaled_noise(_C.NoiseUse.add, mean, log_var, 1.0, seed, row_offset)
@@ -35,14 +37,14 @@ def _scaled_noise(
         output.data_ptr(),
         *_layout(log_var),
         scale,
-        (int(seed), row_offset, Step.REPARAMETERIZE.value),
+        (int(seed), row_offset, STEP),
         torch.get_num_threads(),
     )
     return output
 
 
 def gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:
-    divergence = torch.empty(mean.shape[:-1], dtype=mean.dtype, device="cpu")
+    divergence = mean.new_empty(tuple(mean.shape[:-1]))
     mean, log_var = _samples(mean), _samples(log_var)
     _C.gaussian_kl(
         _view(mean),

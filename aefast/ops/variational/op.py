@@ -32,9 +32,9 @@ def sample(
             return eager.reparameterize(mean, log_var, seed, row_offset)
         return torch.ops.aefast.reparameterize(mean, log_var, random.seed_tensor(seed), row_offset)
     name = backend.select(mean.device, mean.dtype)
-    if name == "eager" or mean.numel() == 0 or _is_transformed(mean, log_var):
+    if name == "eager" or mean.numel() == 0 or dispatch.is_transformed(mean, log_var):
         return eager.reparameterize(mean, log_var, seed, row_offset)
-    if _is_differentiated(mean, log_var):
+    if dispatch.is_differentiated(mean, log_var):
         return _Reparameterize.apply(mean, log_var, seed, row_offset, name)
     return _run("reparameterize", name, mean, log_var, seed, row_offset)
 
@@ -46,9 +46,9 @@ def divergence(mean: Tensor, log_var: Tensor) -> Tensor:
             return eager.gaussian_kl(mean, log_var)
         return torch.ops.aefast.gaussian_kl(mean, log_var)
     name = backend.select(mean.device, mean.dtype)
-    if name == "eager" or mean.numel() == 0 or _is_transformed(mean, log_var):
+    if name == "eager" or mean.numel() == 0 or dispatch.is_transformed(mean, log_var):
         return eager.gaussian_kl(mean, log_var)
-    if _is_differentiated(mean, log_var):
+    if dispatch.is_differentiated(mean, log_var):
         return _GaussianKL.apply(mean, log_var, name)
     return _run("gaussian_kl", name, mean, log_var)
 
@@ -60,25 +60,16 @@ def checked_pair(mean: Tensor, log_var: Tensor) -> tuple[Tensor, Tensor]:
         checks.check_castable(log_var, "log_var", mean, "mean")
         dtype = torch.promote_types(mean.dtype, log_var.dtype)
         mean, log_var = mean.to(dtype), log_var.to(dtype)
-    _check_pair(mean, log_var)
+    _check_log_var(log_var, mean)
     return mean, log_var
 
 
-def _check_pair(mean: Tensor, log_var: Tensor) -> None:
-    checks.check_tensor(mean, "mean")
+def _check_log_var(log_var: Tensor, mean: Tensor) -> None:
     checks.check_like(log_var, "log_var", mean, "mean")
     if log_var.shape != mean.shape:
         raise ValueError(
             f"log_var has shape {list(log_var.shape)}; it takes mean's, {list(mean.shape)}"
         )
-
-
-def _is_transformed(*tensors: Tensor) -> bool:
-    return any(dispatch.is_transformed(tensor) for tensor in tensors)
-
-
-def _is_differentiated(*tensors: Tensor) -> bool:
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 def _run(function: str, name: str, first: Tensor, log_var: Tensor, *arguments: Any) -> Tensor:
@@ -114,9 +105,9 @@ class _Reparameterize(KernelFunction):
 def _scaled_noise(
     factor: Tensor, log_var: Tensor, scale: float, seed: int | Tensor, row_offset: int, name: str
 ) -> Tensor:
-    if _is_transformed(factor, log_var) or dispatch.is_traced(factor):
+    if dispatch.is_transformed(factor, log_var) or dispatch.is_traced(factor):
         return eager.scaled_noise(factor, log_var, scale, seed, row_offset)
-    if _is_differentiated(factor, log_var):
+    if dispatch.is_differentiated(factor, log_var):
         return _ScaledNoise.apply(factor, log_var, scale, seed, row_offset, name)
     return _run("scaled_noise", name, factor, log_var, scale, seed, row_offset)
 
@@ -195,7 +186,8 @@ def _registered_scaled_noise(
 
 @registered("aefast::gaussian_kl")
 def _registered_gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:
-    _check_pair(mean, log_var)
+    checks.check_tensor(mean, "mean")
+    _check_log_var(log_var, mean)
     name = backend.select(mean.device, mean.dtype)
     if name == "eager" or mean.numel() == 0:
         return eager.gaussian_kl(mean, log_var)
@@ -203,7 +195,8 @@ def _registered_gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:
 
 
 def _check_registered(mean: Tensor, log_var: Tensor, seed: Tensor) -> None:
-    _check_pair(mean, log_var)
+    checks.check_tensor(mean, "mean")
+    _check_log_var(log_var, mean)
     checks.check_seed_tensor(seed)
 
 
