@@ -110,9 +110,9 @@ class JumpReLUSparseAutoencoder(SparseDictionary):
         loss = F.mse_loss(output, target) + self.sparsity_weight * count.to(x.dtype)
         return loss, values, (output - target).detach()
 
-    @torch.no_grad()
     def _raise_thresholds(self) -> None:
-        self.threshold.clamp_(min=0)
+        # Of a detached alias: a trace records no torch.no_grad, and replays the step under autograd.
+        self.threshold.detach().clamp_(min=0)
 
     def _constrain(self) -> None:
         super()._constrain()

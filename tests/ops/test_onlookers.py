@@ -1,5 +1,6 @@
 """Every way that torch has of looking on: the same numbers, the right FLOPs, the op's name."""
 
+import copy
 import importlib.util
 import warnings
 
@@ -9,10 +10,11 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode
 
 import aefast.functional as F
-from aefast import use_backend
+from aefast import backend, ops, selftest, use_backend
 from aefast.nn import (
     Autoencoder,
     ContractiveAutoencoder,
+    JumpReLUSparseAutoencoder,
     LossModule,
     TopKSparseAutoencoder,
     VariationalAutoencoder,
@@ -20,6 +22,9 @@ from aefast.nn import (
 
 WEIGHT, BIAS = torch.linspace(-1, 1, 20).reshape(5, 4), torch.linspace(-0.5, 0.5, 5)
 LOG_VAR = torch.linspace(-1, 1, 4)
+KERNELS = [
+    name for name in ("cpp", "numba") if backend.unavailable(name, torch.device("cpu")) is None
+]
 
 # Of data [B, 4] in [0, 1].
 OPS = {
@@ -197,3 +202,35 @@ def test_a_model_that_was_traced_is_saved_and_loaded(tmp_path):
         torch.jit.save(torch.jit.trace(model, data(6)), tmp_path / "model.pt")
         loaded = torch.jit.load(tmp_path / "model.pt")
     check_same(loaded(data(3)), model(data(3)))
+
+
+@pytest.mark.parametrize("op", ops.names())
+def test_what_has_no_part_in_a_functional_gradient_is_computed_as_without(op):
+    """An encoder that is held constant: nothing of the call needs a gradient, and yet memory that
+    is made there is the transform's own."""
+
+    def total(case):
+        outputs = case.function(*case.inputs)
+        outputs = [outputs] if isinstance(outputs, torch.Tensor) else outputs
+        return sum(output.double().sum() for output in outputs if output is not None)
+
+    for name in KERNELS:
+        for case in selftest.cases():
+            if case.op == op and torch.float32 in case.dtypes:
+                with use_backend(name):
+                    slope = torch.func.grad(lambda s, case=case: s * total(case))(torch.ones(()))
+                    torch.testing.assert_close(slope, total(case).float(), msg=case.name)
+
+
+@pytest.mark.parametrize("aux_k", [0, 4])
+def test_a_traced_loss_raises_thresholds_as_the_loss_does(aux_k):
+    model = JumpReLUSparseAutoencoder(6, 12, aux_k=aux_k, dead_after=60)
+    with torch.no_grad():
+        model.threshold[:3] = -0.2
+    x, other = torch.rand(2, 8, 6)
+    jit, fx = copy.deepcopy(model), copy.deepcopy(model)
+    traced = torch.jit.trace(LossModule(jit), x, check_trace=False)(other)
+    symbolic = make_fx(lambda x: fx.loss(x))(x)(other)
+    expected = model.loss(other)
+    assert expected == traced == symbolic
+    assert all((m.threshold >= 0).all() for m in (model, jit, fx))

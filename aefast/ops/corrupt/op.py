@@ -40,7 +40,7 @@ def run(x: Tensor, noise: Noise, traced: bool) -> Tensor:
     name = backend.select(x.device, x.dtype)
     if name == "eager" or x.numel() == 0 or dispatch.is_transformed(x):
         return eager.corrupt(x, noise)
-    if x.requires_grad and torch.is_grad_enabled():
+    if dispatch.is_differentiated(x):
         return _Corrupt.apply(x, noise, name)
     return _run_kernel(x, noise, name)
 
@@ -65,7 +65,7 @@ class _Corrupt(KernelFunction):
         masking = ctx.noise.masking()
         if dispatch.is_transformed(grad) or dispatch.is_traced(grad):
             return eager.corrupt(grad, masking), None, None
-        if grad.requires_grad and torch.is_grad_enabled():
+        if dispatch.is_differentiated(grad):
             return _Corrupt.apply(grad, masking, ctx.name), None, None
         return _run_kernel(grad, masking, ctx.name), None, None
 

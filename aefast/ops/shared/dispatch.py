@@ -180,12 +180,16 @@ def materialize(tensor: Tensor, argument: str) -> Tensor:
 
 
 def is_differentiated(*tensors: Tensor | None) -> bool:
-    """Whether autograd records what is computed of these."""
+    """Whether autograd records what is computed of these, or ``torch.func.grad`` may.
+
+    There also memory that a kernel writes is wrapped, and has no address, unless an autograd
+    function leaves the transform first.
+    """
     if torch.is_grad_enabled():
         for tensor in tensors:
             if tensor is not None and tensor.requires_grad:
                 return True
-    return False
+    return has_transforms()
 
 
 def is_transformed(*tensors: Tensor) -> bool:

@@ -35,7 +35,7 @@ def shrink(x: Tensor, threshold: float) -> Tensor:
     name = backend.select(x.device, x.dtype)
     if name == "eager" or x.numel() == 0 or dispatch.is_transformed(x):
         return eager.soft_threshold(x, threshold)
-    if x.requires_grad and torch.is_grad_enabled():
+    if dispatch.is_differentiated(x):
         return _SoftThreshold.apply(x, threshold, name)
     return _soft_threshold(x, threshold, name)
 

@@ -36,7 +36,7 @@ def run(code: Tensor, target: float | None) -> Tensor:
     name = backend.select(code.device, code.dtype)
     if name == "eager" or code.numel() == 0 or dispatch.is_transformed(code):
         return _defined(code, target)
-    if code.requires_grad and torch.is_grad_enabled():
+    if dispatch.is_differentiated(code):
         return (
             _L1Sparsity.apply(code, name)
             if target is None

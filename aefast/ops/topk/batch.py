@@ -53,9 +53,7 @@ def encode(
     name = backend.select(x.device, x.dtype)
     if name == "eager" or 0 in (x.numel(), weight.numel()) or dispatch.is_transformed(x):
         return eager.batch_topk_encode(*arguments)[:2]
-    if torch.is_grad_enabled() and any(
-        t is not None and t.requires_grad for t in (x, weight, bias)
-    ):
+    if dispatch.is_differentiated(x, weight, bias):
         return _BatchTopKEncode.apply(*arguments)[:2]
     return _run(*arguments)[:2]
 
