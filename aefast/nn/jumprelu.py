@@ -111,7 +111,7 @@ class JumpReLUSparseAutoencoder(SparseDictionary):
         return loss, values, (output - target).detach()
 
     def _raise_thresholds(self) -> None:
-        # Of a detached alias: a trace records no torch.no_grad, and replays the step under autograd.
+        # Of a detached alias: a trace has no torch.no_grad, and replays the step under autograd.
         self.threshold.detach().clamp_(min=0)
 
     def _constrain(self) -> None:
