@@ -302,5 +302,6 @@ def draw_noise(
     step: Step,
 ) -> Tensor:
     """x with noise as :func:`aefast.functional.corrupt` adds it, but drawn at another step."""
+    checks.check_tensor(x, "x")
     drawn = dispatch.resolve_seed(seed, generator, x.device, dispatch.is_traced(x))
     return corrupt_with(x, Noise(kind, level, 0.0, 1.0, drawn, row_offset, step.value))

@@ -111,6 +111,10 @@ def test_a_symbolic_trace_calls_the_op_by_its_name(op):
 def test_a_symbolic_trace_that_needs_shapes_says_what_traces_with_them():
     with pytest.raises(TypeError, match=r"^x is a Proxy of torch.fx.symbolic_trace.*torch.export"):
         torch.fx.symbolic_trace(TopKSparseAutoencoder(4, 8, 2))
+    with pytest.raises(TypeError, match=r"^x is a Proxy of torch.fx.symbolic_trace.*torch.export"):
+        torch.fx.symbolic_trace(Autoencoder(4, 3, code_dropout=0.5))
+    with pytest.raises(TypeError, match=r"^generator is a Proxy of torch.fx.symbolic_trace"):
+        torch.fx.symbolic_trace(LossModule(Autoencoder(4, 3)))
 
 
 def test_a_function_mode_sees_the_op(op):

@@ -106,6 +106,11 @@ def check_seed_arguments(seed: int | Tensor | None, generator: torch.Generator |
 
     A seed that is a tensor, as a CUDA graph takes it, is not read."""
     if generator is not None and not isinstance(generator, torch.Generator):
+        if isinstance(generator, torch.fx.Proxy):
+            raise TypeError(
+                "generator is a Proxy of torch.fx.symbolic_trace; it takes a torch.Generator or "
+                "None: torch.export and make_fx trace a loss"
+            )
         raise TypeError(
             f"generator is a {type(generator).__name__}; it takes a torch.Generator or None"
         )
