@@ -78,7 +78,8 @@ def same_start():
 
 @pytest.fixture(autouse=True, scope="session")
 def short_chunks():
-    """Triton's interpreter sorts latents one by one: chunks of 64 have the edges of 1024."""
+    """Triton's interpreter sorts latents one by one: chunks of 64 have the edges of 1024. A code of
+    more than 64 latents is then too wide for it."""
     from aefast.ops.topk import triton
 
     whole = triton.CHUNK
