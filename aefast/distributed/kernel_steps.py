@@ -1,6 +1,6 @@
 """A share of a step in C++: its gradients in one call, their sum, and the optimizer's step."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,38 @@ FIGURES = 3  # that the ranks add up with the gradients
 
 # Each gradient begins at a multiple of so many numbers, as in csrc/step/fit.cpp.
 LINE = 16
+
+
+class SentBlock(NamedTuple):
+    """A block of float32 numbers that becomes its sum over the ranks, with a step's figures behind
+    it: as :class:`~aefast.distributed.shared_memory.SharedBlocks`, over the network.
+
+    Attributes:
+        group: the ranks.
+        block: ``[count + FIGURES]``.
+    """
+
+    group: Group
+    block: Tensor
+
+    @classmethod
+    def of(cls, group: Group, count: int) -> "SentBlock":
+        return cls(group, torch.zeros(count + FIGURES, dtype=torch.float32, device="cpu"))
+
+    @property
+    def own(self) -> Tensor:
+        return self.block[:-FIGURES]
+
+    @property
+    def total(self) -> Tensor:
+        return self.own
+
+    def add_up(self, figures: list[float]) -> list[float]:
+        """Sum the block, and the figures, over the ranks."""
+        tail = self.block[-FIGURES:]
+        tail.copy_(torch.tensor(figures, dtype=torch.float32, device="cpu"))
+        self.group.add_up(self.block).wait()
+        return tail.tolist()
 
 
 class KernelSteps:
@@ -43,27 +75,17 @@ class KernelSteps:
         for parameter in planned.parameters:
             starts.append(starts[-1] + -(-parameter.numel() // LINE) * LINE)
         self.starts = starts
-        self.shared: SharedBlocks | None = None
-        self.is_begun = False
+        self.sum: SharedBlocks | SentBlock | None = None
 
     def begin(self) -> None:
-        if not self.is_begun:  # all ranks are here
-            self._allocate()
+        if self.sum is None:  # all ranks are here
+            size = self.starts[-1]
+            shared = shared_blocks(self.group, size) if self.group.size > 1 else None
+            self.sum = shared or SentBlock.of(self.group, size)
+            self.gradients = self._pieces(self.sum.own)
+        totals = self._pieces(self.sum.total)
         self.updates = self.steps.updates()
-        self.pointers = [self.sums[number].data_ptr() for number in self.steps.numbers]
-
-    def _allocate(self) -> None:
-        """Memory for this rank's gradients, and for their sums."""
-        size = self.starts[-1]
-        self.shared = shared_blocks(self.group, size) if self.group.size > 1 else None
-        self.is_begun = True
-        if self.shared is None:
-            self.block = torch.zeros(size + FIGURES, dtype=torch.float32, device="cpu")
-            self.gradients = self.sums = self._pieces(self.block)
-        else:
-            self.block = self.shared.own
-            self.gradients = self._pieces(self.block)
-            self.sums = self._pieces(self.shared.total)
+        self.pointers = [totals[number].data_ptr() for number in self.steps.numbers]
 
     def _pieces(self, block: Tensor) -> list[Tensor]:
         """Each parameter's gradient in a block."""
@@ -75,29 +97,27 @@ class KernelSteps:
     def compute(self, x: Tensor, seed: int, share: Share) -> float:
         from aefast.step import cpp
 
+        assert self.sum is not None  # begin() has made it
+        own = self.sum.own
         if len(x) == 0:
-            self.block.zero_()
+            own.zero_()
             return 0.0
         if self.planned.taker is not None:
             checks.check_unit_interval(x, "x", self.planned.taker)
         plan, parameters, _ = self.planned
         if share.part == 0:
             loss = cpp.loss_and_gradients(plan, parameters, x, seed, share.first, self.gradients)
-            self.block *= share.weight
+            own *= share.weight
         else:
-            block = torch.zeros_like(self.block)
+            block = torch.zeros_like(own)
             pieces = self._pieces(block)
             loss = cpp.loss_and_gradients(plan, parameters, x, seed, share.first, pieces)
-            self.block.add_(block, alpha=share.weight)
+            own.add_(block, alpha=share.weight)
         return share.weight * loss
 
     def add_up(self, figures: list[float]) -> list[float]:
-        if self.shared is not None:
-            return self.shared.add_up(figures)
-        tail = self.block[-FIGURES:]
-        tail.copy_(torch.tensor(figures, dtype=torch.float32, device="cpu"))
-        self.group.add_up(self.block).wait()
-        return tail.tolist()
+        assert self.sum is not None
+        return self.sum.add_up(figures)
 
     def take(self) -> None:
         from aefast.step import cpp

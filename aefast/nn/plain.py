@@ -22,6 +22,14 @@ _TENSORS = (nn.Parameter, torch.Tensor, type(None))
 # Each class's forward as it was defined: another one may be put in its place later.
 _FORWARDS: dict[type, Any] = {}
 
+# The hooks of all modules, by their kind.
+_GLOBAL_HOOKS = (
+    torch_module._global_forward_pre_hooks,
+    torch_module._global_forward_hooks,
+    torch_module._global_backward_pre_hooks,
+    torch_module._global_backward_hooks,
+)
+
 # What the losses call of a model.
 METHODS = ("encode", "decode", "preactivation", "compare", "penalty", "posterior")
 
@@ -81,20 +89,7 @@ def has_hooks(module: nn.Module) -> bool:
 
 def global_hooks() -> bool:
     """Whether a hook of all modules is there."""
-    return bool(
-        torch_module._global_forward_pre_hooks
-        or torch_module._global_forward_hooks
-        or torch_module._global_backward_pre_hooks
-        or torch_module._global_backward_hooks
-    )
-
-
-_GLOBAL_HOOKS = (
-    torch_module._global_forward_pre_hooks,
-    torch_module._global_forward_hooks,
-    torch_module._global_backward_pre_hooks,
-    torch_module._global_backward_hooks,
-)
+    return any(_GLOBAL_HOOKS)
 
 
 def _changes_calls(hooks: dict[int, Any]) -> bool:

@@ -63,7 +63,7 @@ def run(inputs: LossInputs, settings: LossSettings, reduction: str, traced: bool
             *inputs, *settings[:5], seed_tensor, *settings[6:8], reduction, flags,
         )[0]  # fmt: skip
     name = backend.select(inputs.x.device, inputs.x.dtype)
-    if any(needed) or dispatch.is_in_functorch():
+    if dispatch.is_differentiated(*inputs):
         return _ReconstructionLoss.apply(
             *inputs, settings, reduction, needed, name, SavedGradients(parameter)
         )
