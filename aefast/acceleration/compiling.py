@@ -47,10 +47,13 @@ def put_ops_in(graph_module: fx.GraphModule) -> int:
 
 
 def _replace(node: fx.Node, graph_module: fx.GraphModule) -> None:
-    """One layer, with what comes after it where nobody else reads it."""
+    """One layer, with its activation, where that comes next and nobody else reads the layer.
+
+    What stands between them may write to what the layer reads, or switch gradients or autocast.
+    """
     last, activation = node, "identity"
-    if len(node.users) == 1:
-        (after,) = node.users
+    if len(node.users) == 1 and node.next in node.users:
+        after = node.next
         name = activation_of(after, graph_module)
         if name is not None and after.args[:1] == (node,):
             last, activation = after, name

@@ -57,6 +57,8 @@ def _objective_of_graph(graph: fx.Graph) -> str | None:
     (result,) = end.args
     if len(inputs) != 2 or not isinstance(result, fx.Node):
         return None
+    if any(not node.users for node in nodes):  # a check, or a write
+        return None
     if result.op == "call_function" and result.target in FUNCTIONS:
         is_mean = all(value in (None, "mean") for value in result.kwargs.values())
         return FUNCTIONS[result.target] if is_mean and result.args == (*inputs,) else None

@@ -1,7 +1,9 @@
 """What the kernels serve in a graph: stacks of linear layers with activations, and draws."""
 
+import inspect
+import operator
 from collections.abc import Iterator
-from types import BuiltinFunctionType
+from types import BuiltinFunctionType, FunctionType
 from typing import Any, NamedTuple
 
 import torch
@@ -45,6 +47,13 @@ note_forwards(nn.Linear, nn.BatchNorm1d, nn.Dropout, *MODULES)
 # Of any positive multiple they are that multiple: they may come before dropout or after it.
 HOMOGENEOUS = ("identity", "relu", "leaky_relu")
 
+# The operators ``+=`` to ``@=``, by their names.
+AUGMENTED = (
+    *("iadd", "iand", "ifloordiv", "ilshift", "imatmul", "imod", "imul", "ior", "ipow", "irshift"),
+    *("isub", "itruediv", "ixor"),
+)
+IN_PLACE = {getattr(operator, name) for name in (*AUGMENTED, "setitem")}
+
 
 class RecognizedLayer(NamedTuple):
     """A linear layer with what comes right after it.
@@ -83,8 +92,12 @@ class RecognizedBlock(NamedTuple):
 
 
 def stacks_of(graph: fx.Graph, module: nn.Module) -> list[list[RecognizedLayer]]:
-    """The linear layers, those in one list where each reads the one before and nobody else does."""
-    layers = [layer for node in graph.nodes if (layer := _layer(node, module)) is not None]
+    """The linear layers, those in one list where each reads the one before and nobody else does.
+
+    One runs where its last node stands, so none reaches over a write to what it reads.
+    """
+    writes = Writes(graph, module)
+    layers = [layer for node in graph.nodes if (layer := _layer(node, module, writes)) is not None]
     by_input = {layer.input: layer for layer in layers}
     ends = {layer.nodes[-1] for layer in layers if len(layer.nodes[-1].users) == 1}
     stacks = []
@@ -92,13 +105,56 @@ def stacks_of(graph: fx.Graph, module: nn.Module) -> list[list[RecognizedLayer]]
         if layer.input in ends:
             continue
         stack = [layer]
-        while stack[-1].nodes[-1] in ends and (after := by_input.get(stack[-1].nodes[-1])):
-            stack.append(after)
         stacks.append(stack)
+        while stack[-1].nodes[-1] in ends and (after := by_input.get(stack[-1].nodes[-1])):
+            if writes.are_among([node for layer in (*stack, after) for node in layer.nodes]):
+                stack = [after]
+                stacks.append(stack)
+            else:
+                stack.append(after)
     return stacks
 
 
-def _layer(node: fx.Node, module: nn.Module) -> RecognizedLayer | None:
+class Writes:
+    """Where a graph's nodes write to memory that others read."""
+
+    def __init__(self, graph: fx.Graph, module: nn.Module) -> None:
+        self._module = module
+        self._before: dict[fx.Node, int] = {}
+        count = 0
+        for node in graph.nodes:
+            self._before[node] = count
+            count += writes(node, module)
+
+    def are_among(self, nodes: list[fx.Node]) -> bool:
+        """Whether a node that is none of these, from first to last, stands among them and writes."""
+        own = sum(writes(node, self._module) for node in nodes[:-1])
+        return self._before[nodes[-1]] - self._before[nodes[0]] > own
+
+
+def writes(node: fx.Node, module: nn.Module) -> bool:
+    """Whether a node may write to memory that others read: in place, or in code that is not read
+    here."""
+    if node.op == "call_module":
+        called = module.get_submodule(str(node.target))
+        is_unknown = own_hooks(called.__dict__) or "forward" in called.__dict__
+        return is_unknown or bool(getattr(called, "inplace", False))
+    if node.op == "call_method":
+        return str(node.target).endswith("_")
+    if node.op != "call_function":
+        return False
+    function: Any = node.target
+    if function.__module__ == "_operator":
+        return function in IN_PLACE
+    if function.__name__.endswith("_") or node.kwargs.get("out") is not None:
+        return True
+    if not isinstance(function, FunctionType):
+        return False
+    arguments = inspect.signature(function).bind(*node.args, **node.kwargs).arguments
+    return arguments.get("inplace", False) is not False
+
+
+def _layer(node: fx.Node, module: nn.Module, writes: "Writes") -> RecognizedLayer | None:
     linear = _linear(node, module)
     if linear is None:
         return None
@@ -106,7 +162,7 @@ def _layer(node: fx.Node, module: nn.Module) -> RecognizedLayer | None:
     while activation == "identity" and len(nodes[-1].users) == 1:
         (after,) = nodes[-1].users
         name = activation_of(after, module)
-        if name is None or after.args[:1] != (nodes[-1],):
+        if name is None or after.args[:1] != (nodes[-1],) or writes.are_among([*nodes, after]):
             break
         nodes.append(after)
         activation = name

@@ -13,6 +13,7 @@ from torch import Tensor
 from aefast import backend
 from aefast.acceleration.tally import Tally
 from aefast.ops.linear_act.eager import ACTIVATIONS
+from aefast.ops.linear_act.op import FROM_PREACTIVATION
 from aefast.ops.shared import checks, dispatch
 from aefast.ops.shared.autograd import Context, KernelFunction, connected
 from aefast.ops.shared.product_routes import outpaces_vendor
@@ -47,6 +48,8 @@ class Stack:
         self.shapes = [slot.tensor.shape for slot in slots]
         self.tally = Tally()
         self.largest_product = max(layer.inputs * layer.outputs for layer in layers)
+        # Whether backward does. Of another output nobody minds that it is changed in place.
+        self.reads_output = layers[-1].activation not in ("identity", *FROM_PREACTIVATION)
         self._kernel: Any = None
 
     def __str__(self) -> str:
@@ -140,10 +143,11 @@ class Stack:
         x: Tensor,
         parameters: list[Tensor],
         saved: Tensor,
-        output: Tensor,
+        output: Tensor | None,
         needed: list[bool],
     ) -> list[Tensor | None]:
-        """The gradients by x and by the parameters, those that are needed."""
+        """The gradients by x and by the parameters, those that are needed. Without an output
+        another's memory is given in its place, which is not read."""
         grad = dispatch.materialize(grad, "the incoming gradient")
         if grad.stride(1) != 1:
             grad = grad.contiguous()
@@ -157,7 +161,7 @@ class Stack:
             kernels().as_matrix(x),
             [parameter.data_ptr() for parameter in parameters],
             saved.data_ptr(),
-            output.data_ptr(),
+            (grad if output is None else output).data_ptr(),
             kernels().as_matrix(grad),
             pointers[0],
             pointers[1:],
@@ -183,7 +187,8 @@ class _Stack(KernelFunction):
         stack, x, *parameters = arguments
         saved = stack.empty_saved(x.shape[0])
         output = stack.forward(x, parameters, saved)
-        ctx.save_for_backward(x, saved, output, *parameters)
+        kept = output if stack.reads_output else None
+        ctx.save_for_backward(x, saved, kept, *parameters)
         ctx.stack = stack
         return output
 

@@ -2,7 +2,9 @@
 
 import inspect
 import math
+import operator
 import random
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from aefast import torch_private
 from aefast.acceleration.purity import ImpureError, Read, reads_of, settings_of
+from aefast.acceleration.recognition import AUGMENTED
 from aefast.nn.plain import own_hooks
 
 # The attribute of an accelerated module that holds its graphs.
@@ -104,6 +107,30 @@ def _has_settings(module: nn.Module) -> bool:
     return is_leaf(module) and type(module) is not nn.Linear
 
 
+class _Augmented:
+    """``x += y`` of a placeholder writes to x, which others may read; torch.fx records ``x + y``."""
+
+
+def _augmented(function: Callable[..., Any]) -> Callable[..., Any]:
+    def record(self: Any, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", function, (self, other), {})
+
+    return record
+
+
+for _name in AUGMENTED:
+    setattr(_Augmented, f"__{_name}__", _augmented(getattr(operator, _name)))
+
+
+class _Attribute(_Augmented, fx.proxy.Attribute):
+    pass
+
+
+class _Proxy(_Augmented, fx.Proxy):
+    def __getattr__(self, name: str) -> fx.proxy.Attribute:
+        return _Attribute(self, name)
+
+
 class _Tracer(fx.Tracer):
     def __init__(self, required: list[str]) -> None:
         # Of distributions the graph holds the calls as they are: they look at their arguments.
@@ -114,6 +141,9 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return is_leaf(m)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
     def create_args_for_root(
         self, root_fn: Any, is_module: bool, concrete_args: Any = None

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from aefast.acceleration.objective import NAMED, objective_of
-from aefast.acceleration.recognition import RecognizedBlock, block_of
+from aefast.acceleration.recognition import RecognizedBlock, block_of, reads_parameter, writes
 from aefast.acceleration.tracing import KEY, trace
 from aefast.nn.plain import has_hooks
 from aefast.nn.step_plan import NOT_TOGETHER, Numbering, PlannedStep, fits_together
@@ -99,9 +99,16 @@ def blocks_of(module: nn.Module) -> list[RecognizedBlock] | str:
         node = by_output[node].layer.input
     if not blocks or len(blocks) < len(recognized):
         return "the model is more than layers one after the other"
-    if traced.inputs != 1 or not _is_input(node, module):
+    own = {node for block in blocks for node in block.layer.nodes}
+    if traced.inputs != 1 or not _is_input(node, module) or _does_more(traced.graph, own, module):
         return "the model does more than its layers do: noise, or operations between them"
     return blocks
+
+
+def _does_more(graph: fx.Graph, own: set[fx.Node], module: nn.Module) -> bool:
+    """Whether a node beside a graph's layers writes to memory, or is there for nobody's reading."""
+    others = [node for node in graph.nodes if node not in own and node.op != "output"]
+    return any(writes(node, module) or not (node.users or reads_parameter(node)) for node in others)
 
 
 def _is_input(node: fx.Node, module: nn.Module) -> bool:

@@ -92,6 +92,41 @@ def test_what_does_not_pay_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ops_of(model, torch.rand(9, 20)) == 2
 
 
+class Split(nn.Module):
+    """What stands between a layer and its activation, or around the layer."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.layer = nn.Linear(20, 12)
+        self.way = way
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x * 1
+        if self.way == "no_grad":
+            with torch.no_grad():
+                code = self.layer(x)
+        elif self.way == "autocast":
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                code = self.layer(x)
+        else:
+            code = self.layer(x)
+            x.mul_(0.5)
+        return torch.sigmoid(code).float().sum() + x.sum()
+
+
+@pytest.mark.parametrize("way", ["no_grad", "autocast", "a write"])
+def test_a_layer_stays_where_it_is(way: str) -> None:
+    torch.manual_seed(0)
+    model = Split(way)
+    call, graphs = compiled(model)
+    x = torch.rand(8, 20)
+    with torch.set_grad_enabled(way != "a write"):
+        torch.testing.assert_close(call(x), model(x), rtol=1e-5, atol=0)
+        assert call(x).requires_grad == model(x).requires_grad
+    (graph,) = graphs
+    assert [node.args[3] for node in graph.nodes if node.target is linear_act] == ["identity"]
+
+
 def test_inductor_does_the_rest() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(20, 12), nn.Sigmoid(), nn.Linear(12, 20))

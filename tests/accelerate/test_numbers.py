@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import aefast
@@ -125,6 +126,19 @@ def test_an_output_changed_in_place_is_noticed() -> None:
         output.sum().backward()
 
 
+@pytest.mark.parametrize("last", [nn.Identity(), nn.GELU(), nn.SiLU()])
+def test_an_output_that_no_derivative_reads_may_be_changed_in_place(last: nn.Module) -> None:
+    model = sequential(20, 12, 20, last=last)
+    twin = copy.deepcopy(model)
+    aefast.accelerate(model)
+    x = torch.rand(4, 20)
+    for net in (model, twin):
+        net(x).clamp_(0, 0.5).square().sum().backward()
+    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+    assert aefast.report(model).replaced[0].served == 1
+
+
 def test_a_changed_attribute_is_read_anew() -> None:
     model = Denoising()
     twin = copy.deepcopy(model)
@@ -146,3 +160,87 @@ def test_one_that_changes_each_time_is_left_alone() -> None:
         for ours, theirs in zip(run(model, x), run(twin, x), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=2e-6)
     assert any("another one each time" in row.reason for row in aefast.report(model).rows)
+
+
+def add_in_place(x: Tensor) -> None:
+    x += 1
+
+
+def scale_a_view_in_place(x: Tensor) -> None:
+    transposed = x.T
+    transposed *= 0.5
+
+
+WRITES: dict[str, Callable[[Tensor], object]] = {
+    "a method": lambda x: x.mul_(0.5),
+    "a method of a view": lambda x: x[:, :3].neg_(),
+    "a function": lambda x: torch.relu_(x),
+    "a function's argument": lambda x: F.leaky_relu(x, 0.1, inplace=True),
+    "a function's argument by its place": lambda x: F.dropout(x, 0.3, True, True),
+    "an output": lambda x: torch.add(x, 1, out=x),
+    "an operator": add_in_place,
+    "an operator on a view": scale_a_view_in_place,
+    "a module": nn.ReLU(inplace=True),
+}
+
+
+class Writing(nn.Module):
+    """Writes to its input while a layer's output waits for its activation, or for the next layer;
+    and reads what was written under another name."""
+
+    def __init__(self, write: Callable[[Tensor], object], before_activation: bool) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(20, 12), nn.Linear(12, 20)
+        self.write = write
+        self.before_activation = before_activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x - 0.4
+        same = x
+        code = self.first(x)
+        if self.before_activation:
+            self.write(x)
+            code = torch.tanh(code)
+        else:
+            code = torch.tanh(code)
+            self.write(x)
+        return self.second(code) + same
+
+
+@pytest.mark.parametrize("before_activation", [True, False])
+@pytest.mark.parametrize("name", WRITES)
+def test_no_layer_reads_what_is_written_after_it(name: str, before_activation: bool) -> None:
+    """Layers in one call run where the last of them stands."""
+    torch.manual_seed(0)
+    model = Writing(WRITES[name], before_activation)
+    twin = copy.deepcopy(model)
+    assert not aefast.accelerate(model).replaced
+    x = torch.rand(64, 20)
+    with torch.no_grad():
+        torch.manual_seed(1)
+        expected = twin(x)
+        torch.manual_seed(1)
+        torch.testing.assert_close(model(x), expected)
+
+
+class Doubling(nn.Module):
+    """Writes in place before its layers, and within."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(20, 12), nn.ReLU(inplace=True), nn.Linear(12, 20))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * 1
+        view = x[:, :3]
+        view += 1
+        return self.net(x)
+
+
+def test_writes_that_no_layer_waits_over_are_served() -> None:
+    model = Doubling()
+    twin = copy.deepcopy(model)
+    aefast.accelerate(model)
+    for ours, theirs in zip(run(model, x := torch.rand(64, 20)), run(twin, x), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=2e-6)
+    assert aefast.report(model).replaced[0].served == 1

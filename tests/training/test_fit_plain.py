@@ -58,6 +58,28 @@ def normalized(follows: bool = False, is_shared: bool = False, **options: Any) -
     return nn.Sequential(*block(20, 9), *block(9, 9), nn.Linear(9, 20))
 
 
+class Halving(nn.Module):
+    """Writes to its input, and does no more with what that gives."""
+
+    def __init__(self, write: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.net = sequential(20, 12, 20)
+        self.write = write
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.write(x)
+        return self.net(x)
+
+
+def halve(x: Tensor) -> None:
+    x *= 0.5
+
+
+def of_what_is_clamped(output: Tensor, x: Tensor) -> Tensor:
+    output.clamp_(0, 0.5)
+    return F.mse_loss(output, x)
+
+
 class Frozen(nn.Sequential):
     """Its batch normalization stays with the statistics that it has."""
 
@@ -121,6 +143,16 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any, Callable[..., Tensor], str]
         *(F.mse_loss, "loop"),
     ),
     "one layer": (lambda: nn.Sequential(nn.Linear(20, 20)), None, F.mse_loss, "loop"),
+    "a write by an operator": (lambda: Halving(halve), "mse", F.mse_loss, "loop"),
+    "a write by a method": (lambda: Halving(lambda x: x.mul_(0.5)), "mse", F.mse_loss, "loop"),
+    "a module that nobody reads": (
+        *(lambda: Halving(nn.BatchNorm1d(20, affine=False)), "mse"),
+        *(F.mse_loss, "loop"),
+    ),
+    "a loss that writes": (
+        *(lambda: sequential(20, 12, 20), of_what_is_clamped),
+        *(of_what_is_clamped, "loop"),
+    ),
 }
 
 
