@@ -136,8 +136,8 @@ def fit(
             or a plain module. It is put in training mode.
         data: the rows ``[N, D]``: a tensor or an array of floats, which may be mapped from a file,
             or an :class:`aefast.data.Dataset`; or a function that is called once an epoch, and
-            gives its batches ``[B, D]``, as tensors, one after the other: ``batch_size`` and
-            ``shuffle`` say nothing then. More dimensions are flattened to one. A tensor stays on
+            gives its batches ``[B, D]``, as tensors of floats, one after the other: ``batch_size``
+            and ``shuffle`` say nothing then. More dimensions are flattened to one. A tensor stays on
             its device, and keeps its dtype, for a model that is not float32 on a CPU. A
             transcoder takes pairs: a tuple ``(inputs, targets)`` of such rows, ``[N, D]`` and
             ``[N, O]``, or a function whose batches are tuples. The loop above trains on them, with
@@ -153,7 +153,7 @@ def fit(
             of a tuple of outputs, ``loss(outputs[0], x, *outputs[1:])``. None takes that of
             :func:`aefast.accelerate`, or mean squared error.
         validation: held-out rows, or pairs of them, whose mean loss in evaluation mode is taken
-            after each epoch.
+            after each epoch. uint8 ones are divided by what uint8 data are.
         callback: called a few times a second with a :class:`Look`; True ends the training. In a
             process group a rank may do without.
         micro_batch_size: the most rows that are computed at once: a step's gradients are added up
@@ -267,6 +267,7 @@ def _call(
     is_stream = callable(data) and not isinstance(data, Tensor | nn.Module | Dataset)
     dataset = None if is_stream else _rows_or_pairs(data, "data", model)
     held_out = None if validation is None else _rows_or_pairs(validation, "validation", model)
+    held_out = _on_scale_of(dataset, held_out)
     if schedule.micro_batch_size is not None:
         _check_parts(model, dataset)
     return _Call(model, dataset, held_out, schedule)
@@ -481,6 +482,11 @@ class _StreamRun(_Run):
     def _checked_rows(self, batch: Any) -> Tensor:
         if not isinstance(batch, Tensor):
             raise TypeError(f"data gave a {type(batch).__name__}; it takes batches, torch.Tensor")
+        if not batch.is_floating_point():
+            raise TypeError(
+                f"data gave dtype {checks.dtype_name(batch)}; of a function it takes floats, on "
+                "the model's scale"
+            )
         if batch.dim() < 2 or batch.numel() == 0:
             raise ValueError(f"data gave shape {list(batch.shape)}; it takes batches [B, D]")
         return batch.detach().reshape(len(batch), -1).to(self.steps.device, self.steps.dtype)
@@ -578,6 +584,17 @@ def _rows_or_pairs(data: Any, argument: str, model: nn.Module) -> Dataset | Tens
         )
     inputs, targets = (rows_of(rows, argument, model) for rows in data)
     return PairedRows(inputs, targets, argument)
+
+
+def _on_scale_of(data: Any, held_out: Any) -> Any:
+    """Held-out bytes over what the data's bytes are: some of an image may be 0 and 1 alone."""
+    if isinstance(data, PairedRows) and isinstance(held_out, PairedRows):
+        inputs = _on_scale_of(data.inputs, held_out.inputs)
+        return PairedRows(inputs, _on_scale_of(data.targets, held_out.targets), "validation")
+    if not (isinstance(data, Dataset) and isinstance(held_out, Dataset)):
+        return held_out
+    is_uint8 = data.rows.dtype == held_out.rows.dtype == np.uint8
+    return held_out.on_scale(data.scale) if is_uint8 else held_out
 
 
 def rows_of(data: Any, argument: str, model: nn.Module) -> Dataset | TensorRows:

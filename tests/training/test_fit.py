@@ -750,6 +750,23 @@ def test_wrong_pairs_are_named(options, error, message):
         aefast.fit(**given)
 
 
+def test_held_out_bytes_are_divided_as_the_datas_are():
+    """Of a dark image all bytes may be 0 and 1, and of bits one may be 255."""
+    grey, dark = (torch.arange(60).reshape(10, 6) * step for step in (4, 0))
+    grey, dark = grey.to(torch.uint8), (dark + torch.eye(10, 6)).to(torch.uint8)
+
+    def held_out(data, validation, model):
+        optimizer = torch.optim.SGD(model.parameters(), 0.0)
+        return aefast.fit(model, data, optimizer, validation=validation).validation
+
+    model = nn.Autoencoder(6, 4)
+    assert held_out(grey, dark, model) == held_out(grey, dark / 255, model)
+    assert held_out(dark, grey, model) == held_out(dark, grey.float(), model)
+    model = nn.TopKSparseAutoencoder(6, 24, 3)
+    pairs = (grey, grey), (dark, dark)
+    assert held_out(*pairs, model) == held_out(pairs[0], (dark / 255, dark / 255), model)
+
+
 def test_a_function_may_give_batches_without_end(monkeypatch):
     monkeypatch.setattr(fitting, "LOOK_SECONDS", 0)
     model = nn.TopKSparseAutoencoder(6, 24, 3)
@@ -768,6 +785,9 @@ def test_a_function_may_give_batches_without_end(monkeypatch):
     [
         ([], ValueError, "data gave no batch"),
         ([1], TypeError, "data gave a int; it takes batches"),
+        ([torch.zeros(2, 6, dtype=torch.uint8)], TypeError, "data gave dtype uint8; .* floats"),
+        ([torch.zeros(2, 6, dtype=torch.complex64)], TypeError, "data gave dtype complex64"),
+        ([(torch.zeros(2, 6), torch.zeros(2, 6).int())], TypeError, "data gave dtype int32"),
         ([torch.zeros(6)], ValueError, r"data gave shape \[6\]; it takes batches \[B, D\]"),
         ([torch.zeros(2, 7)], ValueError, r"x has shape \[2, 7\]"),
     ],
