@@ -127,7 +127,7 @@ class Writes:
             count += writes(node, module)
 
     def are_among(self, nodes: list[fx.Node]) -> bool:
-        """Whether a node that is none of these, from first to last, stands among them and writes."""
+        """Whether a node that is none of these stands between first and last, and writes."""
         own = sum(writes(node, self._module) for node in nodes[:-1])
         return self._before[nodes[-1]] - self._before[nodes[0]] > own
 

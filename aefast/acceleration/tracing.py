@@ -108,7 +108,7 @@ def _has_settings(module: nn.Module) -> bool:
 
 
 class _Augmented:
-    """``x += y`` of a placeholder writes to x, which others may read; torch.fx records ``x + y``."""
+    """``x += y`` of a placeholder, which torch.fx takes for ``x + y``: it writes to x."""
 
 
 def _augmented(function: Callable[..., Any]) -> Callable[..., Any]:

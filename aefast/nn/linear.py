@@ -10,6 +10,7 @@ from torch.nn.modules import module as torch_module
 from aefast.functional import linear_act
 from aefast.nn.plain import has_hooks, has_own_forward, known_by_its_parameters
 from aefast.nn.reparametrized import renew_weights
+from aefast.nn.settings import HasSettings, choice
 from aefast.ops.linear_act.op import ACTIVATIONS
 from aefast.ops.shared import checks
 
@@ -24,7 +25,7 @@ class FactoryOptions(TypedDict):
 
 
 @known_by_its_parameters("weight", "bias")
-class LinearAct(nn.Module):
+class LinearAct(HasSettings):
     """``y = act(x Wt + b)``: :class:`torch.nn.Linear` and its activation as one op.
 
     Parameters, their initialization and the state dict are those of :class:`torch.nn.Linear`. It is
@@ -60,6 +61,7 @@ class LinearAct(nn.Module):
 
     weight: nn.Parameter
     bias: nn.Parameter
+    activation: str = choice(ACTIVATIONS)
 
     def __init__(
         self,
@@ -70,7 +72,6 @@ class LinearAct(nn.Module):
         device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        checks.check_choice(activation, "activation", ACTIVATIONS)
         super().__init__()
         self.in_features = in_features
         self.out_features = out_features
@@ -101,7 +102,7 @@ class LinearAct(nn.Module):
 
 
 @known_by_its_parameters("bias")
-class TiedLinearAct(nn.Module):
+class TiedLinearAct(HasSettings):
     """``y = act(x W + b)``: a decoder's layer with the weight of an encoder's, transposed.
 
     The weight stays that layer's alone, in the state dict too; the bias is this one's. The tie is
@@ -122,8 +123,9 @@ class TiedLinearAct(nn.Module):
     (torch.Size([5, 64]), ['bias'])
     """
 
+    activation: str = choice(ACTIVATIONS)
+
     def __init__(self, layer: LinearAct, activation: str = "identity") -> None:
-        checks.check_choice(activation, "activation", ACTIVATIONS)
         super().__init__()
         self.activation = activation
         self.bias = nn.Parameter(torch.zeros_like(layer.weight[0]))

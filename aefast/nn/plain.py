@@ -31,7 +31,10 @@ _GLOBAL_HOOKS = (
 )
 
 # What the losses call of a model.
-METHODS = ("encode", "decode", "preactivation", "compare", "penalty", "posterior")
+METHODS = (
+    *("encode", "decode", "preactivation", "compare", "penalty", "posterior", "elbo"),
+    "log_likelihood",
+)
 
 # Those that each class has, as they were defined.
 _METHODS: dict[type, dict[str, Any]] = {}

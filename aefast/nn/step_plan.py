@@ -249,8 +249,10 @@ def _share_parameters(layers: Iterable[Any]) -> bool:
 
 
 def _planned(
-    encoder: Iterable[Any], decoder: Iterable[Any], log_var: Tensor | None, fields: dict[str, Any]
+    encoder: list[Any], decoder: list[Any], log_var: Tensor | None, fields: dict[str, Any]
 ) -> PlannedStep | str:
+    if fields.get("penalty") == "kl" and encoder[-1].activation != "sigmoid":
+        return "the penalty is a divergence, and the code's activation no sigmoid"
     for module in (*encoder, *decoder):
         weight = module._tied[0].weight if isinstance(module, TiedLinearAct) else module.weight
         if weight is None or weight.dim() != 2:

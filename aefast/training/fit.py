@@ -137,8 +137,8 @@ def fit(
         data: the rows ``[N, D]``: a tensor or an array of floats, which may be mapped from a file,
             or an :class:`aefast.data.Dataset`; or a function that is called once an epoch, and
             gives its batches ``[B, D]``, as tensors of floats, one after the other: ``batch_size``
-            and ``shuffle`` say nothing then. More dimensions are flattened to one. A tensor stays on
-            its device, and keeps its dtype, for a model that is not float32 on a CPU. A
+            and ``shuffle`` say nothing then. More dimensions are flattened to one. A tensor stays
+            on its device, and keeps its dtype, for a model that is not float32 on a CPU. A
             transcoder takes pairs: a tuple ``(inputs, targets)`` of such rows, ``[N, D]`` and
             ``[N, O]``, or a function whose batches are tuples. The loop above trains on them, with
             ``target=`` in the loss, in one process, without ``micro_batch_size``.

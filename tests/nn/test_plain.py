@@ -292,6 +292,8 @@ def test_a_method_replaced_on_one_model_is_called(method, x):
         (ContractiveAutoencoder, LinearAct, "forward"),
         (SparseAutoencoder, Autoencoder, "compare"),
         (StochasticAutoencoder, StochasticAutoencoder, "decode"),
+        (StochasticAutoencoder, StochasticAutoencoder, "log_likelihood"),
+        (VariationalAutoencoder, VariationalAutoencoder, "elbo"),
     ],
 )
 def test_a_method_replaced_on_a_class_is_called(kind, owner, method, x, monkeypatch):

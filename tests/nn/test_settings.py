@@ -72,6 +72,21 @@ def test_settings_that_exclude_each_other_are_refused_whichever_is_set_last(mode
         setattr(model, name, value)
 
 
+def test_a_layers_activation_may_change_to_another():
+    model = nn.SparseAutoencoder(6, 4)
+    layers = model.encoder[0], nn.Autoencoder(6, 4, tied=True).decoder[0]
+    for layer in layers:
+        with pytest.raises(ValueError, match="activation is 'elu'; it takes one of identity"):
+            layer.activation = "elu"
+    x = torch.rand(3, 6)
+    model.loss(x)
+    model.encoder[0].activation = "softplus"  # a code that is no probability
+    with torch.no_grad():
+        model.encoder[0].bias.fill_(3)
+    with pytest.raises(ValueError, match=r"code holds .*; the KL penalty takes numbers in"):
+        model.loss(x)
+
+
 def test_a_copy_has_its_own_settings():
     model = nn.ContractiveAutoencoder(6, 4)
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
