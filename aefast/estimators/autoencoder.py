@@ -45,8 +45,9 @@ from aefast.step.stretch import CHUNK_SECONDS, Stretch
 from aefast.training.engines import choose
 from aefast.training.fit import MOST_ROWS
 
-# Rows so much larger than any that were learned from are warned of.
-OTHER_SCALE = 10
+# Rows so many times as large as any that were learned from are warned of, and rows so much smaller:
+# a few rows may well be small.
+LARGER, SMALLER = 10, 100
 
 
 @dataclass(eq=False, repr=False)
@@ -141,7 +142,8 @@ class BaseAutoencoder(FloatTransformer):
         float32 rows run on the kernels; float64 ones on plain PyTorch, in float64.
 
         Warns:
-            UserWarning: X holds a number ten times as large as any that was learned from.
+            UserWarning: X holds a number ten times as large as any that was learned from, or none
+                that is a hundredth of the largest of these.
         """
         check_is_fitted(self)
         X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=False)
@@ -264,7 +266,7 @@ class BaseAutoencoder(FloatTransformer):
 
     def _warn_of_scale(self, X: Any) -> None:
         most = largest(X)
-        if most > OTHER_SCALE * self._largest:
+        if most > LARGER * self._largest or 0 < SMALLER * most < self._largest:
             warnings.warn(
                 f"X holds numbers up to {most:g}; the model has learned from numbers up to "
                 f"{self._largest:g}: they may be on another scale",

@@ -36,10 +36,27 @@ def in_a_mode_of_its_own(method: Callable[..., Any]) -> Callable[..., Any]:
         is_plain = torch.get_default_device().type == "cpu"
         device = contextlib.nullcontext() if is_plain else torch.device("cpu")
         X = arguments[1] if len(arguments) > 1 else options.get("X")
+        check_numbers(X)
         with torch.inference_mode(False), torch.enable_grad(), plain, device, reading(X, "X"):
             return method(*arguments, **options)
 
     return run
+
+
+def check_numbers(X: Any) -> None:
+    """Of an array all elements are there, and are numbers: scikit-learn reads what a mask hides,
+    and times as the nanoseconds since 1970.
+
+    Raises:
+        TypeError: its elements are times.
+        ValueError: some are masked.
+    """
+    if not isinstance(X, np.ndarray):
+        return
+    if X.dtype.kind in "mM":
+        raise TypeError(f"X has dtype {X.dtype}; it takes numbers")
+    if np.ma.is_masked(X):
+        raise ValueError(f"X has {np.ma.count_masked(X)} masked numbers; it takes none")
 
 
 @contextlib.contextmanager

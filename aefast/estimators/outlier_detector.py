@@ -9,7 +9,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from aefast.estimators.autoencoder import Autoencoder
-from aefast.estimators.conversion import DTYPES, RandomState, largest
+from aefast.estimators.conversion import DTYPES, RandomState, check_numbers, largest
 from aefast.ops.shared import checks
 
 
@@ -72,6 +72,7 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseEstimator):
         """
         checks.check_positive(self.contamination, "contamination")
         checks.check_number(self.contamination, "contamination", 0, 0.5)
+        check_numbers(X)
         estimator = self._new_estimator()
         X = validate_data(self, X, dtype=DTYPES)
         if self.estimator is None:
@@ -90,6 +91,7 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseEstimator):
         """The estimator's score ``(n_samples,)`` of each row of X; the lower, the more of an
         outlier. float64."""
         check_is_fitted(self)
+        check_numbers(X)
         X = validate_data(self, X, dtype=DTYPES, reset=False)
         scores: np.ndarray = self.estimator_.score_samples(self._scaled(X))
         return scores

@@ -167,6 +167,7 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         codes = [self._encode(rows, dictionary).numpy() for rows in _pieces(X)]
         return without_nan(np.concatenate(codes), X, RANGE).astype(X.dtype, copy=False)
 
+    @in_a_mode_of_its_own
     def inverse_transform(self, X: Any) -> np.ndarray:
         """What the codes X ``(n_samples, n_components)`` stand for: ``(n_samples, n_features)``."""
         check_is_fitted(self)

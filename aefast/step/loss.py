@@ -116,7 +116,7 @@ class _StepLoss(KernelFunction):
 
     @staticmethod
     def backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled() or dispatch.is_traced(grad):
+        if torch.is_grad_enabled() or dispatch.is_traced(grad) or dispatch.is_transformed(grad):
             return None, None, None, None, *_differentiable_gradients(ctx, grad)
         gradients = ctx.gradients or _made_anew(ctx)
         ctx.gradients = None

@@ -623,6 +623,10 @@ def rows_of(data: Any, argument: str, model: nn.Module) -> Dataset | TensorRows:
         raise ValueError(f"{argument} has shape {list(data.shape)}; it takes [N, D]")
     if data.dtype.kind not in "buif":
         raise TypeError(f"{argument} has dtype {data.dtype}; it takes bool, integers or floats")
+    if np.ma.is_masked(data):
+        raise ValueError(
+            f"{argument} has {np.ma.count_masked(data)} masked numbers; it takes an array without"
+        )
     if data.dtype == np.float32 and not isinstance(data, np.memmap):
         rows = data.reshape(len(data), -1)  # its numbers are looked at by the losses
         return Dataset(rows, data.shape[1:], 1.0, argument, -np.inf, np.inf, 0)

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from sklearn.base import clone
 
 from aefast import estimators
 
@@ -56,3 +57,44 @@ def test_an_outlier_detector_says_which_numbers_it_cannot_standardize(rows):
     detector = estimators.AutoencoderOutlierDetector(random_state=0)
     with np.errstate(all="ignore"), pytest.raises(ValueError, match=r"^X holds numbers up to"):
         detector.fit(rows)
+
+
+def calls_with(model, fitted, X):
+    """Each way of giving an estimator rows, or codes."""
+    for name in ("fit", "partial_fit"):
+        if hasattr(model, name):
+            yield getattr(model, name), X
+    for name in ("transform", "score_samples", "inverse_transform", "gibbs", "predict"):
+        if hasattr(fitted, name):
+            yield getattr(fitted, name), X
+
+
+@pytest.mark.parametrize("kind", estimators.__all__)
+def test_times_and_what_a_mask_hides_are_no_numbers(kind):
+    """scikit-learn reads the one as nanoseconds, and the others all the same."""
+    model = getattr(estimators, kind)()
+    model.set_params(**{name: 1 for name in ("n_iter", "n_components") if hasattr(model, name)})
+    fitted = clone(model).fit(ROWS)
+    masked = np.ma.masked_greater(ROWS, 0.9)
+    times = (ROWS * 1e9).astype("datetime64[s]")
+    for call, X in calls_with(model, fitted, masked):
+        with pytest.raises(ValueError, match=r"^X has \d+ masked numbers; it takes none"):
+            call(X)
+    for call, X in calls_with(model, fitted, times):
+        with pytest.raises(TypeError, match=r"^X has dtype datetime64\[s\]; it takes numbers"):
+            call(X)
+    if hasattr(fitted, "transform"):
+        unmasked = np.ma.masked_array(ROWS, False)
+        np.testing.assert_array_equal(fitted.transform(unmasked), fitted.transform(ROWS))
+
+
+@pytest.mark.parametrize(
+    ("scale", "warns"), [(11, True), (9, False), (1 / 99, False), (1 / 101, True)]
+)
+def test_rows_on_another_scale_are_warned_of(scale, warns, recwarn):
+    X = ROWS / ROWS.max()
+    model = estimators.Autoencoder(2, n_iter=1, random_state=0).fit(255 * X)
+    model.transform(255 * scale * X)
+    messages = [str(one.message) for one in recwarn if one.category is UserWarning]
+    message = r"X holds numbers up to \S+; the model has learned from numbers up to 255: they may"
+    assert [bool(re.match(message, one)) for one in messages] == [True] * warns

@@ -131,6 +131,25 @@ def test_a_function_mode_sees_the_op(op):
     assert "aefast.functional" in seen
 
 
+class Image(torch.Tensor):
+    """Of no functions of its own: torch makes what comes out an Image, too."""
+
+
+def test_of_a_subclass_the_results_are_of_it(op):
+    def tensors(results):
+        return (
+            [results]
+            if isinstance(results, torch.Tensor)
+            else [r for r in results if r is not None]
+        )
+
+    actual, expected = op(data(6).as_subclass(Image)), op(data(6))
+    assert type(actual) is (Image if isinstance(expected, torch.Tensor) else type(expected))
+    for a, b in zip(tensors(actual), tensors(expected), strict=True):
+        assert type(a) is Image
+        torch.testing.assert_close(a.as_subclass(torch.Tensor), b)
+
+
 def flops(op):
     x = data(6).requires_grad_()
     with FlopCounterMode(display=False) as counter:

@@ -15,7 +15,14 @@ from aefast.functional import (
     reconstruction_loss,
     reparameterize,
 )
-from aefast.nn import DenoisingAutoencoder, VariationalAutoencoder
+from aefast.nn import (
+    RBM,
+    BatchTopKSparseAutoencoder,
+    DenoisingAutoencoder,
+    JumpReLUSparseAutoencoder,
+    TopKSparseAutoencoder,
+    VariationalAutoencoder,
+)
 from aefast.ops.corrupt.noise import KINDS
 from tests.backends import not_interpreted
 
@@ -51,6 +58,29 @@ def chains(x, weight, bias):
     loss, end = contrastive_divergence(states, leaf, None, bias, seed=1)
     normal = gibbs(x, weight, None, bias, visible_kind="gaussian", seed=1)
     return [*sample, loss.detach(), end, normal.visible, *torch.autograd.grad(loss, leaf)]
+
+
+MODELS = {
+    "denoising": lambda: DenoisingAutoencoder(4, 3),
+    "variational": lambda: VariationalAutoencoder(4, 2),
+    "rbm": lambda: RBM(4, 3),
+    "top-k": lambda: TopKSparseAutoencoder(4, 8, 2),
+    "batch top-k": lambda: BatchTopKSparseAutoencoder(4, 8, 2),
+    "jumprelu": lambda: JumpReLUSparseAutoencoder(4, 8),
+}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_loss_takes_many_incoming_gradients_at_once(kind):
+    model, x = MODELS[kind](), torch.rand(6, 4)
+    loss, parameters = model.loss(x, seed=1), list(model.parameters())
+    incoming = torch.tensor([1.0, -2.0, 0.0])
+    options = {"retain_graph": True, "materialize_grads": True}
+    batched = torch.autograd.grad(loss, parameters, incoming, is_grads_batched=True, **options)
+    alone = torch.autograd.grad(loss, parameters, **options)
+    for actual, expected in zip(batched, alone, strict=True):
+        shape = (3, *(1 for _ in expected.shape))
+        torch.testing.assert_close(actual, incoming.reshape(shape) * expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

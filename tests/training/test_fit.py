@@ -548,6 +548,16 @@ def test_arrays_that_torch_cannot_look_into(dtype):
     assert torch.equal(histories[0].losses, histories[2].losses)
 
 
+def test_what_a_mask_hides_is_not_trained_on():
+    model = nn.Autoencoder(12, 5)
+    rows = np.ma.masked_greater(np.random.default_rng(0).random((20, 12), dtype=np.float32), 0.9)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for options in ({"data": rows}, {"data": rows.data, "validation": rows.astype(np.float64)}):
+        name = [*options][-1]
+        with pytest.raises(ValueError, match=rf"^{name} has {rows.mask.sum()} masked numbers"):
+            aefast.fit(model, optimizer=optimizer, **options)
+
+
 def test_a_batch_of_more_rows_than_there_are_takes_no_memory_for_them():
     model = nn.Autoencoder(12, 5)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)

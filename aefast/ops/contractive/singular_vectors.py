@@ -12,11 +12,13 @@ from aefast.ops.contractive import eager
 from aefast.ops.contractive.settings import EncoderLayer
 from aefast.ops.linear_act.op import run as linear_act
 from aefast.ops.shared.precision import upcast
+from aefast.ops.shared.public import result
 
 # The iteration shrinks what is not wanted by (s_m / s_n)^2 each time, m being n and some more.
 MORE = 8
 
 
+@result
 class Tangents(NamedTuple):
     """What :func:`aefast.functional.tangents` returns."""
 

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from aefast.ops.shared import checks
+from aefast.ops.shared.public import result
 
 
+@result
 class JumpReLUCode(NamedTuple):
     """A dense code, and which of its latents are active, as numbers; both ``[..., L]``."""
 

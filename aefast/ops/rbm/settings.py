@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from aefast.ops.shared.public import result
+
 
 class Machine(NamedTuple):
     """The parameters of a restricted Boltzmann machine.
@@ -29,6 +31,7 @@ class ChainSettings(NamedTuple):
     row_offset: int
 
 
+@result
 class Sample(NamedTuple):
     """What :func:`aefast.functional.gibbs` returns."""
 

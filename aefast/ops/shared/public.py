@@ -5,7 +5,7 @@ the operators below the function is another thing: ``is_traced`` in dispatch.py.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec, TypeVar
 
 from torch.overrides import handle_torch_function, has_torch_function
@@ -14,6 +14,7 @@ from aefast.torch_private import profiler
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Class = TypeVar("Class", bound=type[tuple[Any, ...]])
 
 
 def public(function: Callable[P, R]) -> Callable[P, R]:
@@ -35,3 +36,20 @@ def public(function: Callable[P, R]) -> Callable[P, R]:
     functools.update_wrapper(call, function)
     call.__module__ = "aefast.functional"  # where users import it from; its pickles name that
     return call
+
+
+def result(cls: Class) -> Class:
+    """A named tuple that a function of aefast.functional returns.
+
+    Of tensors of a subclass torch makes a function's result anew, as ``cls(iterator)``: its own
+    named tuples take that.
+    """
+    of_fields = cls.__new__
+
+    def new(cls: Any, *fields: Any, **named: Any) -> Any:
+        if len(fields) == 1 and isinstance(fields[0], Iterator):
+            fields = tuple(fields[0])
+        return of_fields(cls, *fields, **named)
+
+    cls.__new__ = new  # type: ignore[method-assign]
+    return cls

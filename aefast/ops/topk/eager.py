@@ -37,7 +37,7 @@ def latent_sums(
     products = upcast(values).unsqueeze(-1) * upcast(rows).unsqueeze(-2)
     flat = indices.reshape(-1)
     sums = products.new_zeros(latents, rows.shape[-1])
-    sums = sums.index_add(0, flat, products.flatten(0, 1))
+    sums = sums.index_add(0, flat, products.reshape(len(flat), rows.shape[-1]))
     totals = products.new_zeros(latents).index_add(0, flat, upcast(values).reshape(-1))
     return sums.to(values.dtype), totals.to(values.dtype)
 

@@ -12,11 +12,13 @@ from torch import Tensor
 from aefast import backend
 from aefast.ops.shared import checks, dispatch
 from aefast.ops.shared.autograd import Context, KernelFunction
+from aefast.ops.shared.public import result
 from aefast.ops.shared.registered import registered
 from aefast.ops.topk import eager, products
 from aefast.ops.topk.products import latent_sums, run_kernel
 
 
+@result
 class SparseCode(NamedTuple):
     """k latents of each row and their values, both ``[..., k]``."""
 
