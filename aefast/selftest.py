@@ -119,8 +119,8 @@ def results(case: Case, target: Target, rounding: torch.dtype, dtype: torch.dtyp
 def _in_units(kernel: Tensor, same_dtype: Tensor, truth: Tensor) -> Tensor:
     last_place = torch.finfo(kernel.dtype).eps * truth.abs().max()
     # Of a few elements, as of a loss, eager may be exact by luck.
-    last_places = 2.0 if truth.numel() < FEW else 0.25
-    unit = _root_mean_square(same_dtype - truth) + last_places * last_place
+    allowance = 2.0 if truth.numel() < FEW else 0.25
+    unit = _root_mean_square(same_dtype - truth) + allowance * last_place
     return _root_mean_square(kernel - truth) / unit
 
 

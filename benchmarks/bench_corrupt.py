@@ -83,16 +83,16 @@ def test_call_overhead(compare: Callable[[Case], None], device: str) -> None:
 
 def check(x: Tensor, kind: str) -> None:
     """The first and last rows are the definition's, and the whole has its share of noise."""
-    got = corrupt(x, kind, LEVEL, seed=7)
+    actual = corrupt(x, kind, LEVEL, seed=7)
     rows = len(x)
     for start in (0, max(0, rows - CHECKED_ROWS)):
         block = slice(start, start + CHECKED_ROWS)
         with aefast.use_backend("eager"):
-            want = corrupt(x[block], kind, LEVEL, seed=7, row_offset=start)
+            expected = corrupt(x[block], kind, LEVEL, seed=7, row_offset=start)
         exact = {} if kind == "gaussian" else {"rtol": 0.0, "atol": 0.0}
-        torch.testing.assert_close(got[block], want, **exact)
+        torch.testing.assert_close(actual[block], expected, **exact)
 
-    noised = (got != x).double().mean().item()
-    expected = 1.0 if kind == "gaussian" else LEVEL
+    noised = (actual != x).double().mean().item()
+    share = 1.0 if kind == "gaussian" else LEVEL
     five_sigma = 5 * (0.25 / x.numel()) ** 0.5
-    assert abs(noised - expected) < five_sigma, f"{noised:.4%} of x is noised, not {expected:.0%}"
+    assert abs(noised - share) < five_sigma, f"{noised:.4%} of x is noised, not {share:.0%}"

@@ -169,12 +169,16 @@ def check(run: Callable[..., object], inputs: tuple[Tensor, ...], precision: str
     exact = tuple(tensor.detach().double() for tensor in inputs)
     if run is forward_backward:
         exact = (*(tensor.requires_grad_() for tensor in exact[:3]), exact[3])
-    wanted = as_tuple(run(eager, *exact))
+    expected_tensors = as_tuple(run(eager, *exact))
     names = ("output", "gradient of x", "gradient of weight", "gradient of bias")
     results = zip(
-        names, wanted, as_tuple(run(ours, *inputs)), as_tuple(run(eager, *inputs)), strict=False
+        names,
+        expected_tensors,
+        as_tuple(run(ours, *inputs)),
+        as_tuple(run(eager, *inputs)),
+        strict=False,
     )
-    for name, want, got, torch_got in results:
-        error = relative_error(got, want)
-        allowed = max(2 * relative_error(torch_got, want), ROUNDING[precision])
+    for name, expected, actual, torch_actual in results:
+        error = relative_error(actual, expected)
+        allowed = max(2 * relative_error(torch_actual, expected), ROUNDING[precision])
         assert error <= allowed, f"{name}: error {error:.2e}, allowed {allowed:.2e}"

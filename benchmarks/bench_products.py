@@ -86,5 +86,5 @@ def test_three_products(
 def check(inputs: tuple[Tensor, ...]) -> None:
     """Each result's error against float64 is at most twice the vendor's."""
     exact = vendors(*(tensor.double() for tensor in inputs))
-    for want, got, vendor in zip(exact, ours(*inputs), vendors(*inputs), strict=True):
-        assert relative_error(got, want) <= 2 * relative_error(vendor, want) + 2**-23
+    for expected, actual, vendor in zip(exact, ours(*inputs), vendors(*inputs), strict=True):
+        assert relative_error(actual, expected) <= 2 * relative_error(vendor, expected) + 2**-23

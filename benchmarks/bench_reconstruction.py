@@ -43,14 +43,14 @@ def eager_denoising(x: Tensor, *parameters: Tensor) -> Tensor:
 
 
 def compared(
-    seen: Tensor,
+    corrupted: Tensor,
     x: Tensor,
     weight: Tensor,
     bias: Tensor,
     decoder_weight: Tensor,
     decoder_bias: Tensor,
 ) -> Tensor:
-    code = torch.sigmoid(F.linear(seen, weight, bias))
+    code = torch.sigmoid(F.linear(corrupted, weight, bias))
     return F.mse_loss(F.linear(code, decoder_weight, decoder_bias), x)
 
 
@@ -238,8 +238,8 @@ def check(
         as_tuple(run(eager, *inputs)),
         strict=True,
     )
-    for index, (want, got, torch_got) in enumerate(results):
-        error = relative_error(got, want)
-        allowed = max(2 * relative_error(torch_got, want), rounding)
+    for index, (expected, actual, torch_actual) in enumerate(results):
+        error = relative_error(actual, expected)
+        allowed = max(2 * relative_error(torch_actual, expected), rounding)
         name = "loss" if index == 0 else f"gradient of parameter {index - 1}"
         assert error <= allowed, f"{name}: error {error:.2e}, allowed {allowed:.2e}"

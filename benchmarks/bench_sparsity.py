@@ -66,7 +66,7 @@ def test_sparsity(
 
 def check(penalty: Callable[[Tensor], Tensor], code: Tensor) -> None:
     """The penalty and its gradient are the definition's."""
-    got = penalty(code), *torch.autograd.grad(penalty(code), code)
+    actual = penalty(code), *torch.autograd.grad(penalty(code), code)
     with aefast.use_backend("eager"):
-        want = penalty(code), *torch.autograd.grad(penalty(code), code)
-    torch.testing.assert_close(got, want)
+        expected = penalty(code), *torch.autograd.grad(penalty(code), code)
+    torch.testing.assert_close(actual, expected)

@@ -94,13 +94,13 @@ def make_inputs(rows: int, columns: int, device: str, run: str) -> tuple[Tensor,
 
 def check(function: str, run: str, mean: Tensor, log_var: Tensor) -> None:
     """The first and last rows are the definition's, gradients included."""
-    got = as_tuple(RUNS[run](with_seed(function), mean, log_var))
+    actual = as_tuple(RUNS[run](with_seed(function), mean, log_var))
     for start in (0, max(0, len(mean) - CHECKED_ROWS)):
         block = slice(start, start + CHECKED_ROWS)
         inputs = (x[block].detach().requires_grad_(x.requires_grad) for x in (mean, log_var))
         with aefast.use_backend("eager"):
-            want = as_tuple(RUNS[run](with_seed(function, start), *inputs))
-        for ours, definition in zip(got, want, strict=True):
+            expected = as_tuple(RUNS[run](with_seed(function, start), *inputs))
+        for ours, definition in zip(actual, expected, strict=True):
             torch.testing.assert_close(ours[block], definition)
 
 

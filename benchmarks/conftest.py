@@ -88,10 +88,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    wanted = [config.getoption("device")] if config.getoption("device") else ["cpu", "cuda"]
+    devices = [config.getoption("device")] if config.getoption("device") else ["cpu", "cuda"]
     if not torch.cuda.is_available():
-        wanted = ["cpu"]
-    chosen = [item for item in items if item.callspec.params["device"] in wanted]
+        devices = ["cpu"]
+    chosen = [item for item in items if item.callspec.params["device"] in devices]
     if config.getoption("quick"):
         chosen = quick(chosen)
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])

@@ -274,10 +274,10 @@ def as_tuple(result: object) -> tuple[Tensor, ...]:
     return result if isinstance(result, tuple) else (result,)
 
 
-def relative_error(got: Tensor, want: Tensor) -> float:
+def relative_error(actual: Tensor, expected: Tensor) -> float:
     """The error's share in the whole, in the Frobenius norm."""
-    difference = torch.linalg.norm(got.detach().double() - want)
-    return (difference / torch.linalg.norm(want)).item()
+    difference = torch.linalg.norm(actual.detach().double() - expected)
+    return (difference / torch.linalg.norm(expected)).item()
 
 
 def _bind(

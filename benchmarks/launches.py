@@ -81,13 +81,13 @@ def launch_times(binaries: Path) -> dict[str, float]:
     variant, programs, arguments = a_launch()
     device = arguments[2].device
 
-    def launch_ready_made() -> None:
+    def launch_cubin() -> None:
         assert cubins.launch(variant.name, device, programs, arguments)
 
     def launch_jit() -> None:
         variant.launch_jit(programs, arguments)
 
-    ways = {"ready made": launch_ready_made, "Triton": launch_jit}
+    ways = {"ready made": launch_cubin, "Triton": launch_jit}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(ROUNDS):
         for name, way in ways.items():
@@ -97,9 +97,9 @@ def launch_times(binaries: Path) -> dict[str, float]:
 
 def a_launch() -> tuple[Variant, int, tuple[Any, ...]]:
     """What a small layer launches."""
-    seen: list[tuple[Variant, int, tuple[Any, ...]]] = []
+    launches: list[tuple[Variant, int, tuple[Any, ...]]] = []
     launch = Variant.launch_in_order
-    Variant.launch_in_order = lambda variant, programs, arguments: seen.append(
+    Variant.launch_in_order = lambda variant, programs, arguments: launches.append(
         (variant, programs, arguments)
     )
     try:
@@ -107,7 +107,7 @@ def a_launch() -> tuple[Variant, int, tuple[Any, ...]]:
         linear_act(x, weight, activation="sigmoid")
     finally:
         Variant.launch_in_order = launch
-    return seen[0]
+    return launches[0]
 
 
 def time_launches(way: Callable[[], None]) -> float:

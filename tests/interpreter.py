@@ -59,12 +59,12 @@ def _patching_once(interpreter: ModuleType) -> Any:
     languages = (interpreter.tl, interpreter.tl.core)
 
     @cache
-    def seen_by(function: Any) -> list[Any]:
+    def languages_of(function: Any) -> list[Any]:
         values = function.__globals__.values()
         return [x for x in values if any(x is language for language in languages)]
 
     def patch(function: Any) -> Any:
-        if any(is_builtin(x.load) or is_builtin(x.tensor.__add__) for x in seen_by(function)):
+        if any(is_builtin(x.load) or is_builtin(x.tensor.__add__) for x in languages_of(function)):
             return whole(function)
         return interpreter._LangPatchScope()
 

@@ -43,8 +43,8 @@ def offenders(source: str, name: str) -> Iterator[str]:
             yield f"{name}:{node.lineno} torch.Tensor takes torch's default dtype"
         if called.removeprefix("torch.") not in CONSTRUCTORS or not called.startswith("torch."):
             continue
-        given = {keyword.arg for keyword in node.keywords}
-        missing = [] if None in given else sorted({"dtype", "device"} - given)
+        keywords = {keyword.arg for keyword in node.keywords}
+        missing = [] if None in keywords else sorted({"dtype", "device"} - keywords)
         if missing:
             yield f"{name}:{node.lineno} {called} has no {' and no '.join(missing)}"
 

@@ -503,16 +503,16 @@ class Tags(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
         self.open: list[str] = []
-        self.seen: list[tuple[str, dict[str, str | None]]] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.append((tag, dict(attrs)))
+        self.tags.append((tag, dict(attrs)))
         if tag not in self.VOID:
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.append((tag, dict(attrs)))
+        self.tags.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
@@ -530,7 +530,7 @@ def test_the_page_is_well_formed_and_asks_for_nothing() -> None:
     text = page.render([RESULT, won()])
     tags = Tags(text)
     assert tags.open == []
-    assert not [attrs for _, attrs in tags.seen if "src" in attrs or "href" in attrs]
+    assert not [attrs for _, attrs in tags.tags if "src" in attrs or "href" in attrs]
     assert "url(" not in text
     assert "<b>" not in text
     assert "Other &amp; Co" in text

@@ -40,15 +40,15 @@ def assert_one_line(result: subprocess.CompletedProcess[str], message: str) -> N
 @pytest.fixture
 def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The commands that ``bench`` would have run."""
-    seen: list[list[str]] = []
+    commands: list[list[str]] = []
 
     def run(command: list[str], check: bool) -> SimpleNamespace:
         assert command[-2] == "--benchmark-json"  # into a folder that is gone by then
-        seen.append(command[:-2])
+        commands.append(command[:-2])
         return SimpleNamespace(returncode=7)
 
     monkeypatch.setattr(cli.bench.subprocess, "run", run)
-    return seen
+    return commands
 
 
 def test_info_names_every_backend_and_what_runs() -> None:

@@ -37,7 +37,7 @@ PTX = f"""
 """
 
 # What the programs below start with: arguments of every type, and a kernel that takes them.
-GIVEN = """
+ARGUMENTS_PROGRAM = """
 import sys, types
 
 class Tensor:
@@ -51,7 +51,7 @@ class Tensor:
 def descriptor(*shape, tf32=False):
     return types.SimpleNamespace(tensor=Tensor(0x7F0000, *shape), round_to_tf32=tf32)
 
-given = (Tensor(0x7F1234567890), -5, 2**40 + 3, 0.1, descriptor(300, 72))
+arguments = (Tensor(0x7F1234567890), -5, 2**40 + 3, 0.1, descriptor(300, 72))
 """
 MAKE = """
 import ctypes, importlib.util, threading
@@ -84,7 +84,7 @@ def image(tmp_path_factory):
 @pytest.fixture
 def record(stub, image):
     """Runs a program that makes kernels; what it asked of the driver."""
-    start = GIVEN + MAKE
+    start = ARGUMENTS_PROGRAM + MAKE
     return lambda program, **settings: stub.run(start + program, extension(), image, **settings)
 
 
@@ -97,7 +97,7 @@ def numbers(launch):
 
 
 def test_every_argument_arrives_as_what_the_binary_takes(record):
-    (launch,) = record("make(1000).launch(7, 99, 0, given)").launches
+    (launch,) = record("make(1000).launch(7, 99, 0, arguments)").launches
     assert (launch["grid"], launch["block"]) == ([7, 1, 1], [256, 1, 1])
     assert (launch["shared"], launch["stream"], launch["extra"]) == (1000, 99, 0)
     pointer, int32, int64, float32, tensor_map, *rest = launch["parameters"]
@@ -113,7 +113,7 @@ def test_every_argument_arrives_as_what_the_binary_takes(record):
 
 
 def test_the_binary_goes_to_the_driver_as_it_is(record, image):
-    loaded = record("make().launch(1, 0, 0, given)").named("cuModuleLoadData")
+    loaded = record("make().launch(1, 0, 0, arguments)").named("cuModuleLoadData")
     digest = 0xCBF29CE484222325
     for byte in image.read_bytes():
         digest = (digest ^ byte) * 0x100000001B3 % 2**64
@@ -121,7 +121,7 @@ def test_the_binary_goes_to_the_driver_as_it_is(record, image):
 
 
 def test_an_address_may_be_a_number(record):
-    (launch,) = record("make().launch(1, 0, 0, (2**63 + 1, *given[1:]))").launches
+    (launch,) = record("make().launch(1, 0, 0, (2**63 + 1, *arguments[1:]))").launches
     assert numbers(launch)[0] == 2**63 + 1
 
 
@@ -132,7 +132,7 @@ def test_an_address_may_be_a_number(record):
 def test_a_descriptor_says_how_its_blocks_are_laid_out(record, kernel_type, tf32, host_type):
     (encoded,) = record(
         f"make(elem_type={kernel_type}, elem_size=4, swizzle=2)"
-        f".launch(1, 0, 0, (*given[:4], descriptor(300, 72, tf32={tf32})))"
+        f".launch(1, 0, 0, (*arguments[:4], descriptor(300, 72, tf32={tf32})))"
     ).named("cuTensorMapEncodeTiled")
     assert (encoded["address"], encoded["type"], encoded["swizzle"]) == (0x7F0000, host_type, 2)
     assert encoded["sizes"] == [72, 300]  # the driver counts from the innermost
@@ -149,13 +149,13 @@ def test_a_descriptor_says_how_its_blocks_are_laid_out(record, kernel_type, tf32
 def test_old_drivers_descriptors_of_small_tensors_are_mended(record, version, rows, bit):
     """Rows are 160 bytes apart, 144 of them filled: 819 end before 128 KiB, and 820 past it."""
     (launch,) = record(
-        f"make().launch(1, 0, 0, (*given[:4], descriptor({rows}, 72)))", version=version
+        f"make().launch(1, 0, 0, (*arguments[:4], descriptor({rows}, 72)))", version=version
     ).launches
     assert numbers(launch)[4] >> (64 + 21) & 1 == bit
 
 
 def test_a_thread_without_a_context_takes_the_devices_own(record):
-    recording = record("make().launch(1, 0, 3, given)")
+    recording = record("make().launch(1, 0, 3, arguments)")
     assert [call["ordinal"] for call in recording.named("cuDeviceGet")] == [3]
     assert [call["device"] for call in recording.named("cuDevicePrimaryCtxRetain")] == [3]
     assert [call["context"] for call in recording.launches] == [0x1000 + 3]
@@ -168,7 +168,7 @@ kernel = make()
 driver = ctypes.CDLL("libcuda.so.1")
 for context in (0x1000, 0x1001, 0x1000, 0x1001, 0x1001):
     driver.cuCtxSetCurrent(ctypes.c_void_p(context))
-    kernel.launch(1, 0, 0, given)
+    kernel.launch(1, 0, 0, arguments)
 """
     )
     assert [call["context"] for call in recording.named("cuModuleLoadData")] == [0x1000, 0x1001]
@@ -182,7 +182,7 @@ def test_threads_share_what_one_of_them_loaded(record):
         """
 kernel = make()
 threads = [
-    threading.Thread(target=lambda: [kernel.launch(1, 0, 0, given) for _ in range(50)])
+    threading.Thread(target=lambda: [kernel.launch(1, 0, 0, arguments) for _ in range(50)])
     for _ in range(4)
 ]
 for thread in threads:
@@ -204,7 +204,7 @@ import os
 kernel = make()
 child = os.fork()
 if child == 0:
-    kernel.launch(1, 0, 0, given)
+    kernel.launch(1, 0, 0, arguments)
     os._exit(0)
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
@@ -215,15 +215,17 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 @pytest.mark.parametrize("shared", [48 * 1024, 48 * 1024 + 1])
 def test_more_shared_memory_than_usual_is_asked_for(record, shared):
-    recording = record(f"make({shared}).launch(1, 0, 0, given)")
-    asked = [(call["attribute"], call["value"]) for call in recording.named("cuFuncSetAttribute")]
-    assert asked == ([(8, shared)] if shared > 48 * 1024 else [])
+    recording = record(f"make({shared}).launch(1, 0, 0, arguments)")
+    attributes = [
+        (call["attribute"], call["value"]) for call in recording.named("cuFuncSetAttribute")
+    ]
+    assert attributes == ([(8, shared)] if shared > 48 * 1024 else [])
     assert [call["shared"] for call in recording.launches] == [shared]
 
 
 def test_a_first_launch_is_captured_into_a_graph(record):
     """Loading is what a capture refuses a thread unless it is in relaxed mode, which is 2."""
-    recording = record("make(50000).launch(1, 0, 0, given)")
+    recording = record("make(50000).launch(1, 0, 0, arguments)")
     loading = recording.named(
         "cuModuleLoadData", "cuModuleGetFunction", "cuFuncGetAttribute", "cuFuncSetAttribute"
     )
@@ -232,7 +234,7 @@ def test_a_first_launch_is_captured_into_a_graph(record):
 
 
 def test_no_programs_launch_nothing(record):
-    assert record("make().launch(0, 0, 0, given)").calls == []
+    assert record("make().launch(0, 0, 0, arguments)").calls == []
 
 
 def failure(call):
@@ -255,7 +257,7 @@ except _C.CudaError as error:
     ],
 )
 def test_a_failed_load_is_told_by_the_drivers_name_for_it(record, fail, message):
-    recording = record(failure("make(50000).launch(1, 0, 0, given)"), fail=fail)
+    recording = record(failure("make(50000).launch(1, 0, 0, arguments)"), fail=fail)
     assert recording.output == f"CudaLoadError True {message}\n"
     assert recording.launches == []
 
@@ -268,7 +270,7 @@ def test_a_failed_load_is_told_by_the_drivers_name_for_it(record, fail, message)
     ],
 )
 def test_a_failed_launch_is_another_error(record, fail, message):
-    output = record(failure("make().launch(1, 0, 0, given)"), fail=fail).output
+    output = record(failure("make().launch(1, 0, 0, arguments)"), fail=fail).output
     assert output.startswith(f"CudaError True {message}")
 
 
@@ -282,7 +284,7 @@ def test_a_missing_or_foreign_driver_is_a_failed_load(source, message, image, tm
     if source is not None:
         command = ["g++", "-x", "c++", "-shared", "-", "-o", str(library)]
         subprocess.run(command, input=source, text=True, check=True)
-    program = GIVEN + MAKE + failure("make().launch(1, 0, 0, given)")
+    program = ARGUMENTS_PROGRAM + MAKE + failure("make().launch(1, 0, 0, arguments)")
     output = cuda_stub.Stub(tmp_path).run(program, extension(), image).output
     assert output.startswith(f"CudaLoadError True {message}")
 
@@ -339,9 +341,9 @@ def test_a_tensor_of_another_dtype_is_refused_before_anything_happens(kind, dtyp
 
 def test_a_descriptor_of_another_rank_is_named():
     tensor = torch.zeros(2, 2, 2, dtype=torch.bfloat16)
-    given = SimpleNamespace(tensor=tensor, round_to_tf32=False)
+    argument = SimpleNamespace(tensor=tensor, round_to_tf32=False)
     with pytest.raises(ValueError, match="argument 0 of kernel") as raised:
-        kernel(ARGUMENTS[4], descriptors=[DESCRIPTOR]).launch(1, 0, 0, (given,))
+        kernel(ARGUMENTS[4], descriptors=[DESCRIPTOR]).launch(1, 0, 0, (argument,))
     assert str(raised.value.__cause__) == "its tensor has 3 dimensions, not 2"
 
 
@@ -526,19 +528,19 @@ cubins.capability = lambda device: (9, 0)
 torch._C._cuda_getCurrentRawStream = lambda device: 1000 + device
 warnings.simplefilter("always")
 for name in ("kernel of every type", "kernel of every type", "another"):
-    print(cubins.launch(name, torch.device("cuda", 2), 5, given))
+    print(cubins.launch(name, torch.device("cuda", 2), 5, arguments))
 """
 
 
 def test_a_launch_goes_to_the_devices_current_stream(stub, folder):
-    recording = stub.run(GIVEN + LAUNCH, folder)
+    recording = stub.run(ARGUMENTS_PROGRAM + LAUNCH, folder)
     assert recording.output.split() == ["True", "True", "False"]
     assert [call["stream"] for call in recording.launches] == [1002, 1002]
     assert [call["context"] for call in recording.launches] == [0x1002, 0x1002]
 
 
 def test_a_binary_that_does_not_load_is_left_to_triton_with_one_warning(stub, folder):
-    recording = stub.run(GIVEN + LAUNCH, folder, fail="cuModuleLoadData=209")
+    recording = stub.run(ARGUMENTS_PROGRAM + LAUNCH, folder, fail="cuModuleLoadData=209")
     assert recording.output.split() == ["False", "False", "False"]
     assert len(recording.named("cuModuleLoadData")) == 1
     assert recording.errors.count("RuntimeWarning") == 1

@@ -24,12 +24,12 @@ def launched(request, monkeypatch):
     names = []
 
     def launch(name, *arguments):
-        is_launched = launch_ready_made(name, *arguments)
+        is_launched = launch_cubin(name, *arguments)
         if is_launched:
             names.append(name)
         return is_launched
 
-    launch_ready_made = cubins.launch
+    launch_cubin = cubins.launch
     if not cubins.serves(CAPABILITY):
         compile_ahead = request.getfixturevalue("compile_ahead")
         compiled = compile_ahead(int(cubins.architecture(CAPABILITY)), every=True)
@@ -45,7 +45,7 @@ def test_results_are_the_jits_bit_for_bit(
     precision, launched, matmul_precision, monkeypatch, tmp_path
 ):
     matmul_precision(precision)
-    ready_made = every_result()
+    from_cubins = every_result()
     kernels = {name.split()[0] for name in launched}
     assert len(kernels) > 15
     count = len(launched)
@@ -55,7 +55,7 @@ def test_results_are_the_jits_bit_for_bit(
     assert len(launched) == count
     different = [
         name
-        for name, results in ready_made.items()
+        for name, results in from_cubins.items()
         if not all(map(torch.equal, results, compiled[name]))
     ]
     assert different == []

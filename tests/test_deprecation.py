@@ -19,9 +19,9 @@ AUTOENCODERS = (
 def test_a_models_loss_argument_is_its_reconstruction(kind):
     with pytest.warns(
         DeprecationWarning, match="loss= is an old name.*use reconstruction="
-    ) as seen:
+    ) as warned:
         old = kind(8, 3, output_activation="sigmoid", loss="bce")
-    assert [warning.filename for warning in seen] == [__file__]
+    assert [warning.filename for warning in warned] == [__file__]
     assert old.reconstruction == "bce"
     with pytest.warns(DeprecationWarning, match="use reconstruction"):
         assert old.loss_kind == "bce"
@@ -50,9 +50,9 @@ def test_an_estimators_loss_parameter_is_its_reconstruction(kind):
         new = getattr(estimators, kind)(3, reconstruction="bce", **options).fit(x)
         old = base.clone(getattr(estimators, kind)(3, loss="bce", **options))
     assert old.get_params()["loss"] == "bce"
-    with pytest.warns(DeprecationWarning, match="use reconstruction=") as seen:
+    with pytest.warns(DeprecationWarning, match="use reconstruction=") as warned:
         old.fit(x)
-    assert [warning.filename for warning in seen] == [__file__]
+    assert [warning.filename for warning in warned] == [__file__]
     assert old.module_.reconstruction == "bce"
     assert old.score(x) == new.score(x)
     with pytest.raises(TypeError, match="both given"):

@@ -29,10 +29,10 @@ def test_linear_act_is_a_linear_layer_and_its_activation(
     layer = LinearAct(12, 5, bias=bias, activation=activation)
     plain = nn.Linear(12, 5, bias=bias)
     plain.load_state_dict(layer.state_dict())
-    got, want = layer(x), DEFINITIONS[activation](plain(x))
-    torch.testing.assert_close(got, want)
-    got.square().sum().backward()
-    want.square().sum().backward()
+    actual, expected = layer(x), DEFINITIONS[activation](plain(x))
+    torch.testing.assert_close(actual, expected)
+    actual.square().sum().backward()
+    expected.square().sum().backward()
     for ours, theirs in zip(layer.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad)
 

@@ -40,7 +40,7 @@ def test_result_types_are_beside_the_functions(name):
     if name == "aefast.estimators":
         pytest.importorskip("sklearn")
     module = importlib.import_module(name)
-    seen = 0
+    count = 0
     for label, function in public_functions(module):
         if not inspect.isfunction(inspect.unwrap(function)):
             continue
@@ -50,7 +50,7 @@ def test_result_types_are_beside_the_functions(name):
             returned = eval(returned, function.__globals__)
         for kind in classes(returned):
             if kind.__module__.startswith("aefast."):
-                seen += 1
+                count += 1
                 types = [vars(scope).get(kind.__name__) for scope in (module, aefast, aefast.nn)]
                 assert kind in types, f"{label} returns {kind.__module__}.{kind.__name__}"
-    assert seen or name == "aefast.estimators"
+    assert count or name == "aefast.estimators"

@@ -62,10 +62,10 @@ def test_a_step_is_saelens_own(options, dead):
 
 def test_a_hook_on_the_pre_activations_sees_them():
     theirs, ours = pair()
-    x, seen = torch.randn(9, D), []
-    ours.hook_sae_acts_pre.register_forward_hook(lambda _, __, output: seen.append(output.shape))
+    x, shapes = torch.randn(9, D), []
+    ours.hook_sae_acts_pre.register_forward_hook(lambda _, __, output: shapes.append(output.shape))
     torch.testing.assert_close(step(ours, x, 20).loss, step(theirs, x, 20).loss)
-    assert seen == [(9, L)]
+    assert shapes == [(9, L)]
 
 
 def test_three_dimensions_are_one_code_a_row():

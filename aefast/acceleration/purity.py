@@ -106,12 +106,12 @@ class _Visitor:
     def __init__(self, tree: list[nn.Module]) -> None:
         self.tree = tree
         self.reads: list[Read] = []
-        self.seen: set[Any] = set()
+        self.visited: set[Any] = set()
 
     def function(self, function: Any) -> None:
-        if function in self.seen or _is_torchs(function):
+        if function in self.visited or _is_torchs(function):
             return
-        self.seen.add(function)
+        self.visited.add(function)
         if not isinstance(function, FunctionType):
             raise ImpureError(f"calls {getattr(function, '__qualname__', function)!s}")
         if inspect.unwrap(function) is not function:

@@ -306,12 +306,12 @@ def activation_of(node: fx.Node, module: nn.Module) -> str | None:
     if node.target not in FUNCTIONS:
         return None
     name, defaults = FUNCTIONS[node.target]
-    given = dict(zip(("input", *defaults), node.args, strict=False)) | node.kwargs
-    given.pop("inplace", None)
+    arguments = dict(zip(("input", *defaults), node.args, strict=False)) | node.kwargs
+    arguments.pop("inplace", None)
     if node.target in (F.relu, F.silu) and len(node.args) == 2:
         return name  # in place
-    is_ours = given.keys() <= {"input", *defaults} and len(node.args) <= 1 + len(defaults)
-    return name if is_ours and all(given.get(k, v) == v for k, v in defaults.items()) else None
+    is_ours = arguments.keys() <= {"input", *defaults} and len(node.args) <= 1 + len(defaults)
+    return name if is_ours and all(arguments.get(k, v) == v for k, v in defaults.items()) else None
 
 
 OF_SHAPE = {torch.rand: "rand", torch.randn: "randn"}
@@ -381,8 +381,8 @@ def _dropout(node: fx.Node, module: nn.Module) -> tuple[Any, float] | None:
     if node.op == "call_module":
         is_in_place = module.get_submodule(str(node.target)).inplace
         return None if is_in_place else (node.args[0], level)
-    given = _dropout_arguments(node)
-    return None if given["inplace"] else (given["input"], level)
+    arguments = _dropout_arguments(node)
+    return None if arguments["inplace"] else (arguments["input"], level)
 
 
 def _dropout_level(node: fx.Node, module: nn.Module) -> float | None:
@@ -396,6 +396,6 @@ def _dropout_level(node: fx.Node, module: nn.Module) -> float | None:
         return float(called.__dict__["p"])
     if node.op != "call_function" or node.target is not F.dropout:
         return None
-    given = _dropout_arguments(node)
-    is_on = given["training"] is True and isinstance(given["p"], float)
-    return given["p"] if is_on else None
+    arguments = _dropout_arguments(node)
+    is_on = arguments["training"] is True and isinstance(arguments["p"], float)
+    return arguments["p"] if is_on else None

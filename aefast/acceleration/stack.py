@@ -206,11 +206,13 @@ def _differentiable(
 ) -> list[Tensor | None]:
     """The gradients by PyTorch's own operations, which can be differentiated again."""
     inputs = [x, *parameters]
-    asked = [tensor for tensor, need in zip(inputs, needed, strict=True) if need]
+    differentiated = [tensor for tensor, need in zip(inputs, needed, strict=True) if need]
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         output = stack.plain(x, parameters)
-        gradients = iter(torch.autograd.grad(output, asked, grad, create_graph=create_graph))
+        gradients = iter(
+            torch.autograd.grad(output, differentiated, grad, create_graph=create_graph)
+        )
     gradients_of_needed = [next(gradients) if need else None for need in needed]
     return connected(gradients_of_needed, (grad, *inputs))
 

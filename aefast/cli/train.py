@@ -20,7 +20,7 @@ from aefast.messages import printable
 
 if TYPE_CHECKING:  # it takes packages that other commands do without
     from aefast.distributed.world import World
-    from aefast.training.loop import Look, Trainer
+    from aefast.training.loop import Status, Trainer
 
 INTERRUPTED = 130
 
@@ -132,7 +132,7 @@ def train_with_ranks(
     except (ValueError, OSError, BackendUnavailableError) as error:
         line = world.last_line(str(error))
     except SystemExit:
-        line = world.last_line(None, f"{saved}; --resume goes on with it", is_asked=True)
+        line = world.last_line(None, f"{saved}; --resume goes on with it", is_signalled=True)
         if line is None:
             raise
     if line is not None and world.store is None:
@@ -146,10 +146,10 @@ def begin(world: "World", out: Path, chosen: dict[str, Any], is_resumed: bool) -
     """Train in a run's folder, which the first rank has for itself."""
     from aefast.training import run
 
-    with run.claimed(out) if world.is_first else contextlib.nullcontext() as doubt:
+    with run.claimed(out) if world.is_first else contextlib.nullcontext() as warning:
         trainer = (run.resume if is_resumed else run.start)(out, chosen)
         if world.is_first:
-            note([*trainer.dataset.notes, *filter(None, [doubt])])
+            note([*trainer.dataset.notes, *filter(None, [warning])])
         if trainer.is_finished:
             more_epochs = "" if trainer.is_out_of_patience else "; --epochs takes more"
             if world.is_first:
@@ -177,7 +177,7 @@ def proceed(trainer: "Trainer", out: Path, world: "World") -> None:
         Metrics(out, trainer.progress.step)
         if world.is_first
         else contextlib.nullcontext() as metrics,
-        asked_to_stop(once=world.group.size > 1) as is_stopped,
+        stop_signals(once=world.group.size > 1) as is_stopped,
         progress_bar(trainer, is_shown=world.is_first) as show,
     ):
         train(
@@ -217,7 +217,7 @@ def of_stage(trainer: "Trainer") -> str:
 
 
 @contextlib.contextmanager
-def progress_bar(trainer: "Trainer", is_shown: bool) -> Iterator[Callable[["Look"], None]]:
+def progress_bar(trainer: "Trainer", is_shown: bool) -> Iterator[Callable[["Status"], None]]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -237,11 +237,11 @@ def progress_bar(trainer: "Trainer", is_shown: bool) -> Iterator[Callable[["Look
         )
         total = trainer.steps_left
 
-        def show(look: "Look") -> None:
+        def show(status: "Status") -> None:
             epoch = f"epoch {trainer.progress.epoch} of {trainer.config.epochs}{of_stage(trainer)}"
             done = total - trainer.steps_left
-            rate = look.samples_per_second
-            named = {"loss": look.loss, **look.figures}
+            rate = status.samples_per_second
+            named = {"loss": status.loss, **status.metrics}
             figures = ", ".join(f"{name.replace('_', ' ')} {n:.5f}" for name, n in named.items())
             bar.update(task, description=epoch, completed=done, figures=figures, rate=rate)
             bar.refresh()
@@ -250,23 +250,32 @@ def progress_bar(trainer: "Trainer", is_shown: bool) -> Iterator[Callable[["Look
 
 
 @contextlib.contextmanager
-def asked_to_stop(once: bool) -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C or SIGTERM came, which the loop asks between two steps; a second one ends
-    the program at once, unless they count ``once``: torchrun sends its ranks another one."""
-    asked: list[int] = []
+def stop_signals(once: bool) -> Iterator[Callable[[], bool]]:
+    """Catch Ctrl-C and SIGTERM, so that the training stops between two steps and saves.
+
+    Args:
+        once: keep catching them: torchrun sends its ranks each signal again. Otherwise a second
+            signal ends the program at once.
+
+    Yields:
+        a function: whether a signal was received.
+    """
+    received: list[int] = []
 
     def restore() -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
+    def note_signal(number: int, frame: FrameType | None) -> None:
+        received.append(number)
         if not once:
             restore()
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        number: signal.signal(number, note_signal) for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
-        yield lambda: bool(asked)
+        yield lambda: bool(received)
     finally:
         restore()
 

@@ -91,17 +91,17 @@ def find(folder: Path, endings: tuple[str, ...]) -> Iterator[Path]:
 
 def folders_with_files(folder: Path) -> Iterator[tuple[str, list[str]]]:
     """Every folder that is read, and the names of the files in it."""
-    seen = set()
+    visited = set()
 
     def fail(error: OSError) -> None:
         raise error
 
     for root, folders, files in os.walk(folder, onerror=fail, followlinks=True):
         status = os.stat(root)
-        if (status.st_dev, status.st_ino) in seen:
+        if (status.st_dev, status.st_ino) in visited:
             folders.clear()
             continue
-        seen.add((status.st_dev, status.st_ino))
+        visited.add((status.st_dev, status.st_ino))
         folders[:] = sorted(filter(_is_shown, folders))
         yield root, files
 
@@ -163,8 +163,8 @@ def _fault(image: "Image.Image") -> str | None:
 def _is_deep(image: "Image.Image") -> bool:
     """Pillow has no mode for 16-bit RGB, and would decode the upper bits alone."""
     tiles: Any = getattr(image, "tile", ())
-    for *_, given in tiles:
-        arguments = given if isinstance(given, tuple) else (given,)
+    for *_, tile_arguments in tiles:
+        arguments = tile_arguments if isinstance(tile_arguments, tuple) else (tile_arguments,)
         if any(isinstance(word, str) and DEEP.fullmatch(word) for word in arguments):
             return True
         if image.format == "PPM" and any(isinstance(n, int) and n > 255 for n in arguments):

@@ -17,7 +17,7 @@ from aefast.data.dataset import DataError
 
 # In this order, where several divide the lines alike: 1,5;2,25 has two columns.
 DELIMITERS = ("\t", ";", ",", "|", " ")
-LOOKED_AT = 20
+SNIFFED_LINES = 20
 LARGEST_LINE = 2**24
 # Excel's errors are no comments, but numbers that it could not find.
 COMMENT = re.compile(r"\s*#(?!N/A|NUM!|DIV/0!|VALUE!|REF!|NAME\?|NULL!)")
@@ -67,7 +67,7 @@ def find_layout(path: Path, name: str) -> Layout:
         DataError: no line is there, or one is no text.
     """
     with _opened(path) as text:
-        lines = [line for _, line in islice(_lines(text, name), LOOKED_AT)]
+        lines = [line for _, line in islice(_lines(text, name), SNIFFED_LINES)]
     if not lines:
         raise DataError(f"{name}: it holds no line of numbers")
     delimiter = _delimiter(lines)

@@ -108,9 +108,9 @@ class GroupEngine:
         for minibatches, seed in zip(stretch.epochs(), stretch.seeds, strict=False):
             shares = [Share(self.group, len(rows)) for rows in minibatches]
             own = [rows[share.rows] for rows, share in zip(minibatches, shares, strict=True)]
-            given = minibatches_of(self.dataset, own, self.device, self.dtype)
+            inputs = minibatches_of(self.dataset, own, self.device, self.dtype)
             for share in shares:
-                loss, is_over = self._step(given, random.child_seed(seed, step), share, end)
+                loss, is_over = self._step(inputs, random.child_seed(seed, step), share, end)
                 losses.append(loss)
                 step += 1
                 if is_over or not math.isfinite(loss):
@@ -118,14 +118,14 @@ class GroupEngine:
             step = 0
 
     def _step(
-        self, given: Iterator[Tensor], seed: int, share: Share, end: float
+        self, inputs: Iterator[Tensor], seed: int, share: Share, end: float
     ) -> tuple[float, bool]:
         """The whole minibatch's loss, after which the step is taken if it is a number; and whether
         time is over on some rank."""
         value = 0.0
         try:
             self._raise_own_error()
-            value = self._compute(next(given), seed, share)
+            value = self._compute(next(inputs), seed, share)
         except LostRankError:
             raise
         except Exception as raised:  # the others wait for this rank

@@ -51,14 +51,14 @@ class World:
         return self.group.rank == 0
 
     def last_line(
-        self, message: str | None, way_on: str = "", is_asked: bool = False
+        self, message: str | None, way_on: str = "", is_signalled: bool = False
     ) -> str | None:
         """What this rank has to say at the end, if it is the one that speaks.
 
         Args:
             message: its error; None where all that it knows is that another rank is gone.
             way_on: what to do where another rank is gone.
-            is_asked: whether a signal ended it, which may have ended all of them.
+            is_signalled: whether a signal ended this rank, and perhaps all ranks.
         """
         if self.store is None:
             return message
@@ -68,7 +68,7 @@ class World:
             words = self._words()
         except RuntimeError:  # the store was rank 0's, or torchrun's own
             return message or f"rank 0 is gone, or torchrun is: the others end; {way_on}"
-        if is_asked and len(words) == self.group.size:
+        if is_signalled and len(words) == self.group.size:
             return None
         return _line(words, self.group, way_on)
 

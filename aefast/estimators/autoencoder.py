@@ -42,7 +42,7 @@ from aefast.nn.initialization import initialized
 from aefast.nn.likelihood import floored
 from aefast.ops.shared import checks
 from aefast.step.stretch import CHUNK_SECONDS, Stretch
-from aefast.training.engines import choose
+from aefast.training.engines import choose_engine
 from aefast.training.fit import MOST_ROWS
 
 # Rows so many times as large as any that were learned from are warned of, and rows so much smaller:
@@ -329,7 +329,7 @@ class BaseAutoencoder(FloatTransformer):
         try:
             self._optimizer.param_groups[0]["lr"] = self.learning_rate
             dataset = Dataset(X.numpy(), X.shape[1:], 1.0, "X", -math.inf, math.inf, 0)
-            engine = choose(
+            engine = choose_engine(
                 module, dataset, self._optimizer, lambda x, seed: module.loss(x, seed=seed)
             )
             losses: list[float] = []

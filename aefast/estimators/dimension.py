@@ -47,11 +47,11 @@ def by_likelihood(variances: np.ndarray, samples: int) -> int:
     apart = np.log(np.maximum(spectrum[:, None] - spectrum, rounding))
     inverse = np.log(np.maximum(1 / spectrum - 1 / spectrum[:, None], rounding))
     beside = np.triu(np.ones((features, features)), 1)
-    among_kept = np.cumsum((inverse * beside).sum(0))[:-1]  # Pairs i < j <= k.
+    among_components = np.cumsum((inverse * beside).sum(0))[:-1]  # Pairs i < j <= k.
     against_rest = np.log(np.maximum(1 / rest[:, None] - 1 / spectrum, rounding))
     to_rest = (features - rank) * (np.tril(against_rest[:, :-1]).sum(1))
     differences = np.cumsum((apart * beside).sum(1))[:-1]
-    curvature = among_kept + to_rest + differences + pairs * math.log(samples)
+    curvature = among_components + to_rest + differences + pairs * math.log(samples)
     evidence = directions + fit + volume - curvature / 2
     evidence[spectrum[:-1] <= rounding] = -np.inf
     return int(np.argmax(evidence)) + 1

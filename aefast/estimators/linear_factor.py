@@ -285,10 +285,10 @@ class LinearFactorModel(FloatTransformer):
     def _check_is_fitted(self) -> None:
         message = None
         if hasattr(self, "_moments"):
-            seen, features = self.n_samples_seen_, len(self._moments.mean)
+            samples, features = self.n_samples_seen_, len(self._moments.mean)
             message = (
-                f"%(name)s has seen {seen} samples; with n_components = {self.n_components!r} it "
-                f"is fitted from {self._least_samples(features)} on"
+                f"%(name)s has seen {samples} samples; with n_components = {self.n_components!r} "
+                f"it is fitted from {self._least_samples(features)} on"
             )
         check_is_fitted(self, msg=message)
 
@@ -303,8 +303,9 @@ class LinearFactorModel(FloatTransformer):
                 f"X holds numbers whose squares leave float64's range; it takes {RANGE}"
             )
         if moments.count >= self._least_samples(features):
-            wanted, most = self.n_components, min(moments.count, features)
-            self._estimate(moments, int(wanted) if isinstance(wanted, Integral) else most)
+            is_number = isinstance(self.n_components, Integral)
+            most = min(moments.count, features)
+            self._estimate(moments, int(self.n_components) if is_number else most)
         self._moments = moments
         self.mean_ = moments.mean.copy()
         self.n_samples_seen_ = moments.count

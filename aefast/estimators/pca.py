@@ -95,13 +95,13 @@ class PCA(LinearFactorModel):
 
     def _check_parameters(self) -> None:
         checks.check_choice(self.svd_solver, "svd_solver", SOLVERS)
-        wanted = self.n_components
-        if isinstance(wanted, str):
-            checks.check_choice(wanted, "n_components", ("mle",))
-        elif isinstance(wanted, Real) and not isinstance(wanted, Integral):
-            if not 0 < float(wanted) < 1:
+        n_components = self.n_components
+        if isinstance(n_components, str):
+            checks.check_choice(n_components, "n_components", ("mle",))
+        elif isinstance(n_components, Real) and not isinstance(n_components, Integral):
+            if not 0 < float(n_components) < 1:
                 raise ValueError(
-                    f"n_components is {wanted}; it takes an int, a share of the variance in "
+                    f"n_components is {n_components}; it takes an int, a share of the variance in "
                     "(0, 1), 'mle' or None"
                 )
         else:
@@ -117,7 +117,7 @@ class PCA(LinearFactorModel):
 
     def _estimate(self, moments: Moments, n_components: int) -> None:
         variances, axes, total = principal_axes(moments, n_components)
-        n_components = self._wanted(variances.numpy(), moments.count)
+        n_components = self._component_count(variances.numpy(), moments.count)
         variances, axes = variances[:n_components], axes[:n_components].clone()
         self.components_ = axes.numpy()
         self.explained_variance_ = variances.numpy()
@@ -127,8 +127,8 @@ class PCA(LinearFactorModel):
         self.noise_variance_ = mean_discarded(variances, total, among)
         self.n_components_ = n_components
 
-    def _wanted(self, variances: np.ndarray, samples: int) -> int:
-        """How many of the axes that were found are to be kept."""
+    def _component_count(self, variances: np.ndarray, samples: int) -> int:
+        """The number of principal axes to keep."""
         if self.n_components == "mle":
             return by_likelihood(variances, samples)
         if isinstance(self.n_components, Real) and not isinstance(self.n_components, Integral):

@@ -69,5 +69,5 @@ class VariationalAutoencoder(GenerativeAutoencoder):
         mean, log_var = bounded(*module.posterior(rows))
         codes = mean.unsqueeze(1) + (log_var / 2).exp().unsqueeze(1) * noise
         output = module.preactivation(codes)
-        given = log_likelihood(module.decoder_kind, rows.unsqueeze(1), output, module.log_var)
-        return given.mean(1) - gaussian_kl(mean, log_var)
+        decoded = log_likelihood(module.decoder_kind, rows.unsqueeze(1), output, module.log_var)
+        return decoded.mean(1) - gaussian_kl(mean, log_var)

@@ -96,10 +96,10 @@ def accuracy(features: Tensor, labels: Tensor, held_out: Tensor, held_out_labels
             device="cpu",
         )
         for column, count in enumerate(LABELED):
-            given, rest = order[:count], order[count:]
+            labeled, rest = order[:count], order[count:]
             for index, penalty in enumerate(INVERSE_PENALTIES):
                 classifier = LogisticRegression(C=penalty, max_iter=300)
-                classifier.fit(features[given].numpy(), labels[given].numpy())
+                classifier.fit(features[labeled].numpy(), labels[labeled].numpy())
                 for row, (rows, truth) in enumerate(
                     ((features[rest], labels[rest]), (held_out, held_out_labels))
                 ):

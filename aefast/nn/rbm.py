@@ -479,16 +479,16 @@ class RBM(HasSettings, Shardable):
         error_msgs: list[str],
     ) -> None:
         key = f"{prefix}chain"
-        given, chain = state_dict.get(key), self.chain
+        stored, chain = state_dict.get(key), self.chain
         if (
-            given is not None
+            stored is not None
             and chain is not None
-            and given.shape != chain.shape
-            and given.shape[1:] == chain.shape[1:]
+            and stored.shape != chain.shape
+            and stored.shape[1:] == chain.shape[1:]
         ):
             # The same tensor: a training that is under way has it. Where the chains are as many as
             # before, they go into the same memory, which a CUDA graph has.
-            chain.data = chain.new_empty(given.shape)
+            chain.data = chain.new_empty(stored.shape)
         super()._load_from_state_dict(
             state_dict,
             prefix,

@@ -291,10 +291,15 @@ def fits_together(plan: Plan) -> bool:
 
     def fits(layer: PlannedLayer) -> bool:
         heads = 1 if layer.log_var_weight < 0 else 2
-        wanted = {layer.bias: layer.outputs // heads, layer.log_var_bias: layer.outputs // heads}
-        wanted[layer.log_var_weight] = layer.inputs * layer.outputs // heads
-        wanted |= dict.fromkeys(layer.norm[:4] if layer.norm else (), layer.outputs)
-        return all(number < 0 or plan.sizes[number] == size for number, size in wanted.items())
+        expected_sizes = {
+            layer.bias: layer.outputs // heads,
+            layer.log_var_bias: layer.outputs // heads,
+        }
+        expected_sizes[layer.log_var_weight] = layer.inputs * layer.outputs // heads
+        expected_sizes |= dict.fromkeys(layer.norm[:4] if layer.norm else (), layer.outputs)
+        return all(
+            number < 0 or plan.sizes[number] == size for number, size in expected_sizes.items()
+        )
 
     sides = (*pairwise(plan.encoder), *pairwise(plan.decoder))
     visible = plan.encoder[0].inputs

@@ -98,10 +98,10 @@ def patch(*packages: str) -> Patch:
         raise ValueError(f"patch takes one package or more: {_choice()}")
     with _lock:
         new = [name for name in dict.fromkeys(packages) if name not in _installed]
-        found_replacements = {
+        replacements_by_package = {
             name: _replacements(name) for name in new
         }  # all are looked at before any is done
-        for name, replacements in found_replacements.items():
+        for name, replacements in replacements_by_package.items():
             _installed[name] = [Installed(replacement) for replacement in replacements]
     return Patch(new)
 

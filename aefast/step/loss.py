@@ -118,7 +118,7 @@ class _StepLoss(KernelFunction):
     def backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled() or dispatch.is_traced(grad) or dispatch.is_transformed(grad):
             return None, None, None, None, *_differentiable_gradients(ctx, grad)
-        gradients = ctx.gradients or _made_anew(ctx)
+        gradients = ctx.gradients or _recomputed_gradients(ctx)
         ctx.gradients = None
         if not is_one(grad):
             torch._foreach_mul_(gradients, grad)
@@ -126,7 +126,7 @@ class _StepLoss(KernelFunction):
         return None, None, None, None, *(gradient if need else None for gradient, need in needed)
 
 
-def _made_anew(ctx: Context) -> list[Tensor]:
+def _recomputed_gradients(ctx: Context) -> list[Tensor]:
     _check_versions(ctx)
     plan, parameters, x, seed, row_offset = ctx.call
     gradients = [torch.empty_like(parameter) for parameter in parameters]
@@ -144,11 +144,13 @@ def _differentiable_gradients(ctx: Context, grad: Tensor) -> list[Tensor | None]
     _check_versions(ctx)
     plan, parameters, x, seed, row_offset = ctx.call
     needed = ctx.needs_input_grad[4:]
-    asked = [parameter for parameter, need in zip(parameters, needed, strict=True) if need]
+    differentiated = [parameter for parameter, need in zip(parameters, needed, strict=True) if need]
     with torch.enable_grad():
         loss = eager.loss(plan, parameters, x, seed, row_offset)
         gradients = iter(
-            torch.autograd.grad(loss, asked, grad, create_graph=True, materialize_grads=True)
+            torch.autograd.grad(
+                loss, differentiated, grad, create_graph=True, materialize_grads=True
+            )
         )
     needed_gradients = [next(gradients) if need else None for need in needed]
     return connected(needed_gradients, (grad, *parameters))

@@ -130,6 +130,6 @@ def _defined_gradients(
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         loss = machine_eager.loss_between(plan, parameters, x, end)
-        asked = [parameter for parameter in parameters if parameter.requires_grad]
-        computed = iter(torch.autograd.grad(loss, asked, grad, create_graph=create_graph))
+        differentiated = [parameter for parameter in parameters if parameter.requires_grad]
+        computed = iter(torch.autograd.grad(loss, differentiated, grad, create_graph=create_graph))
     return [next(computed) if parameter.requires_grad else None for parameter in parameters]

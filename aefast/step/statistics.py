@@ -68,9 +68,9 @@ class WithStatistics:
     def updates(self) -> list[Any]:
         updates = self.optimizer.updates()
         for norm in self.norms:
-            seen = int(norm.batches)
-            updates.append(self._update(norm.mean, norm, seen, norm.batches.data_ptr()))
-            updates.append(self._update(norm.variance, norm, seen, 0))
+            batches_so_far = int(norm.batches)
+            updates.append(self._update(norm.mean, norm, batches_so_far, norm.batches.data_ptr()))
+            updates.append(self._update(norm.variance, norm, batches_so_far, 0))
         return updates
 
     def advance(self, steps: int) -> None:
@@ -81,7 +81,7 @@ class WithStatistics:
                 + [norm.batches for norm in self.norms]
             )
 
-    def _update(self, number: int, norm: TrackedNorm, seen: int, batches: int) -> Any:
+    def _update(self, number: int, norm: TrackedNorm, batches_so_far: int, batches: int) -> Any:
         statistic = self.parameters[number]
         return extension().ParameterUpdate(
             kind=extension().OptimizerKind.average,
@@ -89,6 +89,6 @@ class WithStatistics:
             size=statistic.numel(),
             momentum=norm.momentum or 0.0,
             is_cumulative=norm.momentum is None,
-            step=seen + 1,
+            step=batches_so_far + 1,
             batches=batches,
         )

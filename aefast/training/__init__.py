@@ -1,1 +1,1 @@
-"""Training runs as ``aefast train`` does them: checkpointed, and resumed to the same bits."""
+"""Training: :func:`aefast.fit`, and the runs of ``aefast train``, which resume to the same bits."""

@@ -2,13 +2,14 @@
 
 ``checkpoint.safetensors`` holds the model's state dict, name by name, so that
 ``module.load_state_dict(safetensors.torch.load_file(path))`` takes it. Its metadata hold the run's
-configuration and progress as JSON, so that they can never be of another moment than the tensors.
+configuration and progress as JSON: one file, so that they always belong to the tensors.
 
-``optimizer-<step>.safetensors`` holds the state of the optimizer of the stage under way, as
-``<parameter's number>.<name>``. It is written before the checkpoint of that step, and the last
-step's is removed after it: whenever the process dies, a checkpoint has its optimizer's state.
+``optimizer-<step>.safetensors`` holds the state of the current stage's optimizer, as
+``<parameter's number>.<name>``. It is written before the checkpoint of the same step, and the
+previous one is removed afterwards: whenever the process dies, a checkpoint has its optimizer's
+state.
 
-``config.json`` beside them is for people to read. Nothing is ever unpickled.
+``config.json`` is for people to read. Nothing is ever unpickled.
 """
 
 import json
@@ -37,18 +38,18 @@ OptimizerState = dict[int, dict[str, Tensor]]
 
 
 class CheckpointError(OneLineError):
-    """One line that names the file and what is wrong with it."""
+    """A checkpoint cannot be read; the message, one line, names the file and the fault."""
 
 
 @dataclass
 class Checkpoint:
-    """A run at one moment.
+    """A run between two steps.
 
     Attributes:
-        config: what it is told.
-        progress: where it stands.
-        model: as the run left it.
-        optimizer: the state of the optimizer of the stage under way: of each parameter, by number.
+        config: its settings.
+        progress: how far it has come.
+        model: with its parameters after the last step.
+        optimizer: the state of the current stage's optimizer, by the parameters' numbers.
     """
 
     config: Config
@@ -58,7 +59,7 @@ class Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write all files, each of them whole or not at all."""
+    """Write all files, each one atomically."""
     state = {
         f"{number}.{name}": tensor
         for number, named in checkpoint.optimizer.items()
@@ -80,16 +81,16 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_trained(path: Path) -> Checkpoint:
-    """What a run came to, by its folder or its checkpoint file: all but the optimizer's state."""
+    """Read a run's folder or checkpoint file without the optimizer's state."""
     return load(path / CHECKPOINT_FILE if path.is_dir() else path)
 
 
 def load(path: Path) -> Checkpoint:
-    """Read a run's folder onto the CPU, or its checkpoint file, without the optimizer's state.
+    """Read a run's folder onto the CPU; or a checkpoint file, which has no optimizer's state.
 
     Raises:
-        CheckpointError: it is not there, cut short, of another program or version, or its tensors
-            are not those of the model that it names.
+        CheckpointError: it does not exist, is cut short, was written by another program or version,
+            or its tensors do not fit the model that it names.
     """
     file = path / CHECKPOINT_FILE if path.is_dir() else path
     metadata, tensors = read_tensors(file)
@@ -102,9 +103,9 @@ def load(path: Path) -> Checkpoint:
                 f"{file} has format {cut(header['format'])}; aefast {__version__} reads {FORMAT}"
             )
         config = Config.from_json(header["config"])
-        if config.model == "vae":  # one from before there was a weight
+        if config.model == "vae":  # older checkpoints have no weight
             config.options.setdefault("kl_weight", 1.0)
-        if "loss" in config.options:  # its old name
+        if "loss" in config.options:  # the option's old name
             config.options["reconstruction"] = config.options.pop("loss")
         progress = Progress.from_json(header["progress"])
         model = _filled(config, tensors)
@@ -125,12 +126,12 @@ def load(path: Path) -> Checkpoint:
 
 
 def _filled(config: Config, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """The model that the configuration names, of these tensors.
+    """The model of the configuration, with these tensors as its parameters and buffers.
 
-    It has no memory before: a configuration may name any sizes, and a file holds what it holds.
+    It is built on the meta device: the configuration may name sizes that no memory holds.
 
     Raises:
-        ValueError, and what the model's constructor raises: they do not go together.
+        ValueError, and what the model's constructor raises: the tensors do not fit the model.
     """
     if config.model not in MODELS:
         raise ValueError(f"it is of a model {cut(config.model)!r}, which is unknown here")
@@ -172,21 +173,21 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """The metadata and the tensors of a safetensors file.
 
     Raises:
-        CheckpointError: it cannot be read, or is none.
+        CheckpointError: it cannot be read, or is no safetensors file.
     """
     if path.exists() and not path.is_file():  # a pipe, which would not end
         raise CheckpointError(f"{path} cannot be read: it is no regular file")
     try:
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            # Copies: what is read lies in a memory map, and the file may be replaced.
+            # Copies: the tensors are in a memory map of a file that may be replaced.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except safetensors.SafetensorError as error:
         reason = _reason(error)
         raise CheckpointError(f"{path} is no safetensors file, or cut short: {reason}") from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (RuntimeError, MemoryError) as error:  # a file with holes may be larger than memory
+    except (RuntimeError, MemoryError) as error:  # a sparse file may be larger than memory
         raise CheckpointError(f"{path} cannot be read: {_reason(error)}") from error
     return metadata, tensors
 

@@ -9,16 +9,16 @@ from typing import Any, Self, get_args, get_origin, get_type_hints
 from aefast.messages import cut
 from aefast.random import SEED_LIMIT
 
-LARGEST = 2**31 - 1  # what torch and C++ take for a size
-LARGEST_LOSS = 3.4028234663852886e38  # float32's
-LARGEST_COUNT = 2**53 - 1  # what JSON's numbers hold exactly
+LARGEST = 2**31 - 1  # the largest size
+LARGEST_LOSS = 3.4028234663852886e38  # float32's largest number
+LARGEST_COUNT = 2**53 - 1  # up to here JSON's numbers are exact
 
 DEVICES = ("cpu", "cuda")
 PRECISIONS = ("highest", "high", "medium")
 
 
 class _Json:
-    """A dataclass that goes to JSON's types and back."""
+    """A dataclass that converts to and from JSON's types."""
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)  # type: ignore[call-overload]
@@ -27,8 +27,8 @@ class _Json:
     def from_json(cls, value: object) -> Self:
         """
         Raises:
-            ValueError: a field is unknown, of another type, or missing where it has no default: one
-                that has may be younger than the file.
+            ValueError: a field is unknown, of another type, or missing. One with a default may be
+                missing: a later version added it.
         """
         types = get_type_hints(cls)
         fields = dataclasses.fields(cls)  # type: ignore[arg-type]
@@ -43,7 +43,7 @@ def _is_needed(field: "dataclasses.Field[Any]") -> bool:
 
 
 def _typed(value: object, kind: Any, name: str) -> Any:
-    """A value of JSON's as a field takes it. A bool is no number."""
+    """Convert a value of JSON's to a field's type. A bool is not taken for a number."""
     if isinstance(kind, type) and issubclass(kind, _Json):
         return kind.from_json(value)
     if type(None) in get_args(kind):
@@ -61,10 +61,10 @@ def _typed(value: object, kind: Any, name: str) -> Any:
 def _check(values: Any, limits: dict[str, tuple[Callable[[Any], bool], str]]) -> None:
     """
     Args:
-        limits: of each field what holds, and how to say it.
+        limits: for each field a condition, and its wording in the message.
 
     Raises:
-        ValueError: it does not hold. Also of a checkpoint that someone changed.
+        ValueError: a field does not fulfil its condition. A checkpoint may have been edited.
     """
     for name, (holds, takes) in limits.items():
         value = getattr(values, name)
@@ -88,18 +88,18 @@ _FINITE_NUMBERS = (
 
 @dataclass
 class DataSummary(_Json):
-    """What a run remembers of its data.
+    """A run's record of its data, by which they are recognized when it resumes.
 
     Attributes:
-        source: as :func:`aefast.data.load` takes it from any folder; data that moved stay the same.
+        source: an absolute argument of :func:`aefast.data.load`. It is not compared: data may move.
         rows: N.
         visible: D.
         sample_shape: of one sample before it was flattened.
         dtype: of the numbers in the file, NumPy's name.
-        scale: what they were divided by.
-        low: the smallest number, after that.
-        high: the largest one.
-        checksum: of their bytes.
+        scale: what the numbers are divided by.
+        low: the smallest number, after the division.
+        high: the largest number.
+        checksum: of the data's bytes.
     """
 
     source: str = field(compare=False)
@@ -129,24 +129,25 @@ class DataSummary(_Json):
 
 @dataclass
 class Config(_Json):
-    """All that decides a run's bits, but for the data themselves and the number of threads.
+    """A run's settings: with the data they determine its bits.
 
     Attributes:
         model: a name in :data:`aefast.training.models.MODELS`.
         hidden: H_1, ..., H_L, from the data up.
-        options: of the model, by the names of its constructor's arguments.
-        data: what it is trained on.
-        epochs: passes over the data; of a stack of machines, for each of them.
+        options: further arguments of the model's constructor.
+        data: the training data.
+        epochs: passes over the data; a stack's machines have as many each.
         batch_size: rows a step.
-        learning_rate: of the optimizer.
+        learning_rate: the optimizer's.
         precision: of float32 products, one of :data:`PRECISIONS`.
-        seed: what the first parameters, the shuffles and all noise are a function of.
+        seed: of the first parameters, the shuffles and all noise.
         device: one of :data:`DEVICES`.
         validation: the share of the rows that is held out; 0 for none.
-        patience: after so many epochs without a better held-out loss a stage ends; 0 for never.
-        learning_rate_decay: what the learning rate is multiplied by after each epoch.
-        kl_warm_up: the epochs over which the weight of a divergence grows from 0 to its own.
-        targets: of a transcoder, what it learns of the data; None for an autoencoder.
+        patience: early stopping: a stage ends after so many epochs without a better held-out loss;
+            0 for never.
+        learning_rate_decay: the factor of the learning rate after each epoch.
+        kl_warm_up: over so many epochs the weight of the KL divergence grows from 0 to its own.
+        targets: a transcoder's targets; None for an autoencoder.
 
     Raises:
         ValueError: a number is outside its range.
@@ -196,24 +197,24 @@ class Config(_Json):
 
     @property
     def outputs(self) -> int:
-        """O, the size of a reconstruction."""
+        """O, the units of a reconstruction."""
         return (self.targets or self.data).visible
 
 
 @dataclass
 class Progress(_Json):
-    """Where a run stands, between two steps.
+    """How far a run has come.
 
     Attributes:
-        stage: which stage is trained, from 0; most models have one.
-        epoch: the epochs of this stage that are over.
-        batch: the batches of the epoch under way that are over.
-        step: the steps of all stages that are over.
-        samples: the rows that they saw.
-        seconds: how long they took.
+        stage: the current stage, from 0; only a stack of machines has several.
+        epoch: this stage's finished epochs.
+        batch: this epoch's finished batches.
+        step: the steps of all stages so far.
+        samples: the rows of those steps.
+        seconds: their time.
         losses: of the steps since the last line of metrics.
-        held_out: what patience watches, of this stage's epochs from the best one on; empty where
-            nothing is watched.
+        held_out: the early-stopping metric of this stage's epochs, from the best one on; empty
+            without ``patience``.
 
     Raises:
         ValueError: a number is below 0 or not finite.

@@ -1,4 +1,4 @@
-"""The engines that take a run's steps: the kernels, many steps a call, or the ordinary loop."""
+"""Engines take training steps: C++ kernels, many steps a call, or the ordinary loop."""
 
 import math
 import time
@@ -25,13 +25,13 @@ from aefast.step.statistics import Updates, WithStatistics
 from aefast.step.stretch import Stretch
 from aefast.training.graph_engine import graph_engine
 
-Loss = Callable[[Any, Any], Tensor]  # of rows, or pairs of them, and a seed
+Loss = Callable[[Any, Any], Tensor]  # from rows, or a pair of inputs and targets, and a seed
 
 HAS_LOSS = "the model has a loss of its own"
 
 
 class DivergenceError(ArithmeticError):
-    """One line that names the step after which training makes no sense."""
+    """A loss or a parameter is not finite; the message, one line, names the step."""
 
 
 class Engine(Protocol):
@@ -39,19 +39,22 @@ class Engine(Protocol):
 
     Attributes:
         name: ``"step"``, ``"graph"``, ``"loop"`` or ``"group"``.
-        reason: why it is this one.
+        reason: why this engine was chosen.
     """
 
     name: str
     reason: str
 
     def run(self, stretch: Stretch, seconds: float) -> list[float]:
-        """The losses of the steps over the stretch's minibatches. Fewer where ``seconds`` are over
-        before; and it ends with the first loss that is not finite, whose step is not taken."""
+        """Take a step for each minibatch of the stretch; the losses.
+
+        It stops early once ``seconds`` are over, and at a loss that is not finite: that loss is the
+        last one returned, and its step is not taken.
+        """
         ...
 
 
-def choose(
+def choose_engine(
     model: nn.Module,
     dataset: Dataset | TensorRows | PairedRows,
     optimizer: torch.optim.Optimizer,
@@ -59,8 +62,12 @@ def choose(
     group: Group | None = None,
     micro_batch_size: int | None = None,
 ) -> Engine:
-    """What takes whole steps where it serves, else the ordinary loop with this ``loss``. In a group
-    the ranks share each minibatch, of which a rank may take some rows after the others."""
+    """The fastest engine that serves the model, the data and the optimizer.
+
+    C++ or a CUDA graph take whole steps; what they do not serve takes the ordinary loop with
+    ``loss``. In a group the ranks share each minibatch. With ``micro_batch_size`` a rank computes
+    its rows of it in parts, one after the other.
+    """
     group = group or Group()
     if isinstance(dataset, PairedRows):
         return LoopEngine(model, dataset, optimizer, loss, "the rows have targets")
@@ -78,11 +85,14 @@ def choose(
     return LoopEngine(model, dataset, optimizer, loss, step) if isinstance(step, str) else step
 
 
-def basis_of(
+def choice_key(
     model: nn.Module, dataset: Dataset | TensorRows | PairedRows, optimizer: torch.optim.Optimizer
 ) -> list[Any]:
-    """What an engine is chosen by, to be compared. A callback may change it: it may put a hook on a
-    layer, anneal a weight of the loss, or replace a parameter by one of another shape."""
+    """All that :func:`choose_engine` depends on: another key may mean another engine.
+
+    A callback changes it where it puts a hook on a layer, anneals a weight of the loss, or replaces
+    a parameter.
+    """
     if isinstance(dataset, PairedRows):
         return []
     planned = plan_of(model)
@@ -160,7 +170,7 @@ def _kernel_step(
 
 
 def _check_unit_interval(dataset: Dataset, taker: str) -> None:
-    """Of data whose bounds nobody has looked at, as each loss of a loop would.
+    """Check the data's bounds once, in place of the check in each loss.
 
     Raises:
         ValueError: a number is outside [0, 1].
@@ -212,7 +222,7 @@ class StepEngine:
 
 
 class TrainingLoop:
-    """The steps that one would write: a batch's loss, backward, and the optimizer's step."""
+    """The ordinary training step: the loss, backward, and the optimizer's step."""
 
     name = "loop"
 
@@ -226,7 +236,8 @@ class TrainingLoop:
         self.reason = reason
 
     def step(self, x: Tensor | Pair, seed: int) -> float | Tensor:
-        """The loss of one step; on a CPU a number, after which the step is taken if it is one."""
+        """Take one step; its loss. On a CPU it is a float, and if it is not finite the step is not
+        taken."""
         self.optimizer.zero_grad()
         loss = self.loss(x, seed)
         value = loss.item() if loss.device.type == "cpu" else loss.detach()
@@ -240,7 +251,7 @@ class TrainingLoop:
 class LoopEngine(TrainingLoop):
     """The ordinary loop over a dataset's minibatches.
 
-    On a GPU no step waits for its loss, so that one that is not finite is noticed a little later.
+    On a GPU no step waits for its loss, so that a loss that is not finite is noticed steps later.
     """
 
     def __init__(
@@ -275,10 +286,10 @@ class LoopEngine(TrainingLoop):
 
 
 def check_finite(losses: list[float], steps_before: int) -> None:
-    """Of the steps' losses after so many others.
-
+    """
     Raises:
-        DivergenceError: one is not finite.
+        DivergenceError: a loss is not finite. The first of ``losses`` is of step
+            ``steps_before + 1``.
     """
     for number, loss in enumerate(losses, start=steps_before + 1):
         if not math.isfinite(loss):

@@ -11,11 +11,11 @@ from typing import BinaryIO
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of ``path`` once all of it is on disk, and does so for good: the
-    folder's new entry is on disk as well.
+    """Write a file atomically: it replaces ``path`` once all of it is on disk.
 
-    Until then, and where the block raises, what was at ``path`` stays. A link there is replaced;
-    what it points at is not written to. An error of the file system names the file.
+    Until then, and if the block raises, the old file stays. The folder's entry is synced, too, so
+    that the new file survives a loss of power. A link at ``path`` is replaced; its target is not
+    written to. Errors of the file system name ``path``.
 
     >>> import pathlib, tempfile
     >>> path = pathlib.Path(tempfile.mkdtemp()) / "greeting"
@@ -26,7 +26,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     >>> path.read_text()
     'hello'
     """
-    # In the same folder, where a rename is atomic; of a name that no one can lay a link at.
+    # In the same folder, where a rename is atomic. Nobody can guess the name and put a link there.
     temporary = path.with_name(f".aefast-{secrets.token_hex(8)}")
     try:
         with temporary.open("xb") as file:
@@ -44,7 +44,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Where a folder can be: on Windows, and in some network file systems, none can."""
+    """fsync a folder. Windows, and some network file systems, cannot."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -1,4 +1,4 @@
-"""Training in one call: many steps, the optimizer's included."""
+"""``aefast.fit``: training in one call, the optimizer's steps included."""
 
 import inspect
 import time
@@ -31,29 +31,30 @@ from aefast.distributed.losses import check_micro_batches, check_model, check_pl
 from aefast.nn.step_plan import plan_of
 from aefast.ops.shared import checks, dispatch
 from aefast.step.stretch import CHUNK_SECONDS, Stretch
-from aefast.training.engines import Engine, TrainingLoop, basis_of, check_finite, choose
+from aefast.training.engines import Engine, TrainingLoop, check_finite, choice_key, choose_engine
 from aefast.training.plain_model import PlainModel, plain_model
 
 LOOK_SECONDS = 0.25
 
-# Epochs over so many rows go to the kernels together: a call costs 0.1 ms, ten small models' steps.
+# Short epochs go to the kernels together, up to so many rows: a call costs 0.1 ms, as much as ten
+# steps of a small model.
 MOST_ROWS = 1 << 15
 
-# How many epochs a seed has given an optimizer: a later call goes on with the next ones.
-_epochs_given: "weakref.WeakKeyDictionary[torch.optim.Optimizer, dict[int, int]]" = (
+# The epochs that an optimizer has behind it, by seed: a later call goes on with the next one.
+_epochs_done: "weakref.WeakKeyDictionary[torch.optim.Optimizer, dict[int, int]]" = (
     weakref.WeakKeyDictionary()
 )
 
 
 @dataclass(frozen=True)
 class Look:
-    """What a callback is shown.
+    """What a callback receives, a few times a second.
 
     Attributes:
-        step: how many steps this call has taken.
-        epoch: the epoch under way, counted from 0.
-        loss: the mean of the steps' since the last look.
-        samples_per_second: the throughput since then.
+        step: the steps of this call so far.
+        epoch: the current epoch, from 0.
+        loss: the mean loss of the steps since the last look.
+        samples_per_second: rows a second since then.
     """
 
     step: int
@@ -67,12 +68,12 @@ class History:
     """What a call of :func:`fit` did.
 
     Attributes:
-        losses: of each step, float64 ``[steps]``.
+        losses: a loss a step, float64 ``[steps]``.
         validation: the held-out loss after each epoch, float64 ``[epochs]``; empty without data.
-        seconds: how long it took.
-        engine: ``"step"``, C++ that takes whole steps, ``"graph"``, a CUDA graph that holds one,
-            ``"loop"``, the ordinary loop, or ``"group"``, that of a process group.
-        reason: why it was that one.
+        seconds: how long the call took.
+        engine: what took the steps. ``"step"``: C++; ``"graph"``: a CUDA graph of a step;
+            ``"loop"``: the ordinary loop; ``"group"``: a process group's loop.
+        reason: why it was that engine.
     """
 
     losses: Tensor
@@ -118,11 +119,11 @@ def fit(
     the data lie there, where they take no more than a quarter of what is free. Elsewhere the loop
     above runs. ``engine`` and ``reason`` say which and why.
 
-    A plain PyTorch model goes, too, with its ``loss``: any module, one that was accelerated with
-    its loss, or an ``nn.Sequential``. C++ takes its steps where it is linear layers, one after the
-    other, each but the last with an activation, ``nn.BatchNorm1d`` and ``nn.Dropout`` or without,
-    and the loss mse or bce, a mean; dropout is drawn by ``seed`` then. Elsewhere the loop above
-    runs, in which what the model draws comes from torch's generator.
+    A plain PyTorch model is trained with ``loss``: any module. ``loss`` may be left out for an
+    ``nn.Sequential``, and for a model that was accelerated with its loss. C++ takes the steps of a
+    chain of linear layers whose loss is mse or bce, a mean over all elements; each layer but the
+    last may have an activation, ``nn.BatchNorm1d`` and ``nn.Dropout``, and ``seed`` governs the
+    dropout. Elsewhere the loop above runs, and the model draws from torch's generator.
 
     Where torch.distributed's default process group was initialized, all its ranks make the same
     call with the same data: a rank takes its rows of each minibatch, the gradients are summed, and
@@ -142,8 +143,8 @@ def fit(
             transcoder takes pairs: a tuple ``(inputs, targets)`` of such rows, ``[N, D]`` and
             ``[N, O]``, or a function whose batches are tuples. The loop above trains on them, with
             ``target=`` in the loss, in one process, without ``micro_batch_size``.
-        optimizer: of the model's parameters. Its settings are read at the start of each epoch, its
-            state goes along as if it had taken the steps.
+        optimizer: of the model's parameters. Its settings are read at the start of each epoch. Its
+            state is as if it had taken the steps itself.
         epochs: passes over the data, at least 0.
         batch_size: rows a step; an epoch's last step may have fewer.
         seed: of the order of the rows and of all draws, an int in [0, 2**63); None draws one for
@@ -169,10 +170,10 @@ def fit(
     Raises:
         TypeError, ValueError: an argument is of a wrong type or outside its range.
         aefast.training.engines.DivergenceError: a loss is not finite; the message names the step.
-            Parameters and optimizer are as they were before it. So is all of the model where C++
-            takes the steps; in the ordinary loop, what the loss itself moved has moved: running
-            statistics of batch normalization, counts of idle latents, persistent chains. A copy of
-            them for each step would be a pass over memory that no step without a fault needs.
+            Parameters and optimizer are as they were before it. Where C++ takes the steps, so is
+            the rest of the model. In the ordinary loop the loss has changed what it updates itself:
+            running statistics of batch normalization, counts of idle latents, persistent chains.
+            To restore those, every step would have to copy them.
         aefast.distributed.agreement.DisagreementError: a rank has other data or arguments.
         aefast.distributed.group.OtherRankError: a rank has an error, which it raises itself; it is
             a ValueError.
@@ -213,7 +214,7 @@ def fit(
 
 
 class _Schedule(NamedTuple):
-    """How many steps a call takes, of which rows each, and the seed of their random numbers."""
+    """A call's arguments that say which rows each step takes, and the seed."""
 
     epochs: int
     batch_size: int
@@ -223,7 +224,7 @@ class _Schedule(NamedTuple):
 
 
 class _Call(NamedTuple):
-    """What a call of :func:`fit` trains, and how; its arguments are checked.
+    """A call of :func:`fit` whose arguments were checked.
 
     Attributes:
         dataset: None where the batches come from a function.
@@ -274,7 +275,10 @@ def _call(
 
 
 def _check_parts(model: Any, dataset: Dataset | TensorRows | PairedRows | None) -> None:
-    """Whether a minibatch's parts add up to it."""
+    """
+    Raises:
+        TypeError, ValueError: the losses of a minibatch's parts do not add up to its loss.
+    """
     if dataset is None:
         raise TypeError("data is a function, which gives its own batches; micro_batch_size is None")
     if isinstance(dataset, PairedRows):
@@ -290,11 +294,11 @@ def _check_mean(model: Any, dataset: Dataset | TensorRows) -> None:
 
 
 def _begin_together(group: Group, call: _Call, optimizer: torch.optim.Optimizer) -> None:
-    """See that the ranks train the same model on the same data, and from the same state.
+    """Check that the ranks have the same model and data, and give all of them rank 0's state.
 
     Raises:
-        DisagreementError: they do not.
-        TypeError, ValueError: a group cannot train it.
+        DisagreementError: a rank has others.
+        TypeError, ValueError: a process group cannot train the model.
     """
     agree(group, group.together(lambda: _facts(call, optimizer)))
     check_batch_size(call.schedule.batch_size, group, "batch_size")
@@ -328,7 +332,7 @@ def _new_run(
     group: Group,
     callback: Callable[[Look], Any] | None,
 ) -> "_Run":
-    """The steps that the call takes, with the engine that is chosen for them."""
+    """The call's steps, and the engine that takes them."""
     model, dataset, schedule = call.model, call.dataset, call.schedule
     if dataset is None:
         steps = TrainingLoop(model, optimizer, call.loss, "the batches come from a function")
@@ -340,7 +344,7 @@ def _new_run(
 def _train(run: "_Run", call: _Call) -> list[float]:
     """Take the steps; the held-out loss after each epoch.
 
-    Epochs of few rows are taken several at a time, where nobody looks between them.
+    Short epochs are taken several at a time, where no callback or held-out loss comes between.
     """
     epochs, seed = call.schedule.epochs, call.schedule.seed
     group, optimizer = run.group, run.optimizer
@@ -348,7 +352,7 @@ def _train(run: "_Run", call: _Call) -> list[float]:
     looks_up = call.held_out is not None or run.is_watched
     dataset = call.dataset
     at_once = 1 if looks_up or dataset is None else max(1, MOST_ROWS // len(dataset))
-    # Whatever mode the caller is in: this is training, and the state that it leaves is trained on.
+    # Also where the caller is under no_grad or in inference mode, whose tensors cannot be trained.
     interrupts = noted_interrupts(group)
     with torch.inference_mode(False), torch.enable_grad(), interrupts as run.is_interrupted:
         for first in range(0, epochs, at_once):
@@ -366,12 +370,12 @@ def _train(run: "_Run", call: _Call) -> list[float]:
 
 
 class EpochSeed(NamedTuple):
-    """Where an epoch's random numbers come from.
+    """The seeds of an epoch.
 
     Attributes:
-        seed: of the order of its rows, with ``epoch``, as :func:`aefast.data.batches` takes both.
-        epoch: its number.
-        draws: its step n draws with ``random.child_seed(draws, n)``.
+        seed: with ``epoch``, of the rows' order, as :func:`aefast.data.batches` takes both.
+        epoch: the epoch's number.
+        draws: step n has the seed ``random.child_seed(draws, n)``.
     """
 
     seed: int
@@ -380,7 +384,7 @@ class EpochSeed(NamedTuple):
 
 
 class _Run:
-    """The steps of one call, and what its callback is shown of them."""
+    """The steps of one call; calls its callback."""
 
     def __init__(
         self,
@@ -392,7 +396,9 @@ class _Run:
         self.engine = engine
         self.optimizer = optimizer
         self.group = group
-        (self.is_watched,) = group.any(callback is not None)  # on some rank: all look up together
+        (self.is_watched,) = group.any(
+            callback is not None
+        )  # if one rank has a callback, all pause together
         self.callback = callback
         self.is_interrupted: Callable[[], bool] = lambda: False
         self.losses: list[float] = []
@@ -400,7 +406,7 @@ class _Run:
         self.last_look, self.steps_at_look, self.samples_at_look = time.perf_counter(), 0, 0
 
     def take(self, epochs: Sequence[EpochSeed]) -> None:
-        """Some epochs."""
+        """Take the steps of these epochs."""
         raise NotImplementedError
 
     @property
@@ -408,7 +414,7 @@ class _Run:
         raise NotImplementedError
 
     def _look(self, epoch: int, samples: int) -> bool:
-        """Shows the callback what there is after so many samples, if it is time; whether it was."""
+        """Call the callback if it is due, after so many samples; whether it was."""
         now = time.perf_counter()
         is_interrupted, is_due = self.group.any(
             self.is_interrupted(), self.is_watched and now - self.last_look >= LOOK_SECONDS
@@ -431,7 +437,7 @@ class _Run:
 
 
 class _StreamRun(_Run):
-    """Steps over the batches that a function gives, epoch after epoch."""
+    """Steps over the batches of a function, which is called once an epoch."""
 
     def __init__(
         self,
@@ -493,7 +499,7 @@ class _StreamRun(_Run):
 
 
 class _Choice(NamedTuple):
-    """What an engine is chosen for, on all ranks together."""
+    """The arguments of :func:`choose_engine`, which all ranks call together."""
 
     model: nn.Module
     dataset: Dataset | TensorRows | PairedRows
@@ -503,10 +509,10 @@ class _Choice(NamedTuple):
     micro_batch_size: int | None
 
     def engine(self) -> Engine:
-        return self.group.together(lambda: choose(*self))
+        return self.group.together(lambda: choose_engine(*self))
 
-    def basis(self) -> list[Any]:
-        return self.group.together(lambda: basis_of(self.model, self.dataset, self.optimizer))
+    def key(self) -> list[Any]:
+        return self.group.together(lambda: choice_key(self.model, self.dataset, self.optimizer))
 
 
 class _RowsRun(_Run):
@@ -523,7 +529,7 @@ class _RowsRun(_Run):
     ) -> None:
         super().__init__(choice.engine(), choice.optimizer, choice.group, callback)
         self.choice = choice
-        self.basis = choice.basis() if self.is_watched else None
+        self.key = choice.key() if self.is_watched else None
         self.dataset = choice.dataset
         self.rows = len(self.dataset)
         self.batch_size = batch_size
@@ -531,7 +537,7 @@ class _RowsRun(_Run):
         self.shuffle = shuffle
 
     def take(self, epochs: Sequence[EpochSeed]) -> None:
-        """Some epochs, in as many calls of the engine as it takes."""
+        """Take the steps of these epochs, in chunks of ``CHUNK_SECONDS``."""
         order = torch.cat([self._order(epoch) for epoch in epochs])
         whole = Stretch(order, self.batch_size, self.rows, [epoch.draws for epoch in epochs])
         first, rest = len(self.losses), whole
@@ -542,14 +548,14 @@ class _RowsRun(_Run):
             rest = whole.after(len(self.losses) - first)
             steps = len(self.losses)
             if self._look((steps - 1) // self.steps_per_epoch, self._rows_before(steps)):
-                self._choose_anew()
+                self._choose_again()
 
-    def _choose_anew(self) -> None:
-        """Another engine where a callback changed what this one was chosen by, on some rank."""
-        basis = self.choice.basis()
-        (is_other,) = self.group.any(basis != self.basis)
+    def _choose_again(self) -> None:
+        """Choose an engine again if a callback on some rank changed what the choice depends on."""
+        key = self.choice.key()
+        (is_other,) = self.group.any(key != self.key)
         if is_other:
-            self.engine, self.basis = self.choice.engine(), basis
+            self.engine, self.key = self.choice.engine(), key
 
     @property
     def epochs_begun(self) -> int:
@@ -628,13 +634,13 @@ def rows_of(data: Any, argument: str, model: nn.Module) -> Dataset | TensorRows:
             f"{argument} has {np.ma.count_masked(data)} masked numbers; it takes an array without"
         )
     if data.dtype == np.float32 and not isinstance(data, np.memmap):
-        rows = data.reshape(len(data), -1)  # its numbers are looked at by the losses
+        rows = data.reshape(len(data), -1)  # the losses check its bounds, which are left open here
         return Dataset(rows, data.shape[1:], 1.0, argument, -np.inf, np.inf, 0)
     return from_array(data, argument)
 
 
 def _is_plain(model: nn.Module) -> bool:
-    """Whether it takes float32 on a CPU."""
+    """Whether the model's parameters are float32 on a CPU."""
     example = next(model.parameters())
     return example.device.type == "cpu" and example.dtype == torch.float32
 
@@ -680,11 +686,11 @@ def held_out_loss(
 
 
 def _epoch_seeds(optimizer: torch.optim.Optimizer, seed: int | None, count: int) -> list[EpochSeed]:
-    """Those of the next epochs that this optimizer is given."""
+    """The seeds of the next epochs with this optimizer."""
     if seed is None:
         drawn = [int(random.draw_seed(None, torch.device("cpu"))) for _ in range(count)]
         return [EpochSeed(one, 0, random.child_seed(one, 0)) for one in drawn]
-    first = _epochs_given.get(optimizer, {}).get(seed, 0)
+    first = _epochs_done.get(optimizer, {}).get(seed, 0)
     return [
         EpochSeed(seed, epoch, random.child_seed(seed, epoch))
         for epoch in range(first, first + count)
@@ -692,14 +698,18 @@ def _epoch_seeds(optimizer: torch.optim.Optimizer, seed: int | None, count: int)
 
 
 def _count_epochs(optimizer: torch.optim.Optimizer, seed: int | None, count: int) -> None:
-    """Of a seed's epochs those that were begun: one that was broken off is over."""
+    """Add the epochs that were begun; one that was broken off counts as over."""
     if seed is not None:
-        counts = _epochs_given.setdefault(optimizer, {})
+        counts = _epochs_done.setdefault(optimizer, {})
         counts[seed] = counts.get(seed, 0) + count
 
 
 def _trained(model: Any, loss: Any) -> Any:
-    """What has the loss that is minimized: the model, or a plain one with its loss."""
+    """The model, if it has a loss method; else a :class:`PlainModel` of it with ``loss``.
+
+    Raises:
+        TypeError, ValueError: there is no loss, or more than one.
+    """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}; it takes a torch.nn.Module")
     has_loss = callable(getattr(model, "loss", None))

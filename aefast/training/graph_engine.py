@@ -1,4 +1,4 @@
-"""Training on a GPU: the whole step as a CUDA graph, which is replayed for each minibatch."""
+"""Training on a GPU: a whole step is captured as a CUDA graph and replayed for each minibatch."""
 
 import math
 import time
@@ -17,16 +17,16 @@ from aefast.nn.step_plan import PlannedStep, check_width, plan_of
 from aefast.step import optimizers
 from aefast.step.stretch import Stretch
 
-# The minibatches that are told to the GPU at a time have so many rows, unless one has more.
-ROWS_AT_ONCE = 1 << 18
+# Row numbers go to the GPU for so many rows at a time, or for one minibatch if that has more.
+BUFFER_ROWS = 1 << 18
 
 
 class DeviceRows:
-    """A dataset's rows on the device of the parameters, and the minibatches that are made of them.
+    """A dataset's rows in a GPU's memory, from which minibatches are gathered.
 
     Args:
-        dataset: whose rows are copied there as they are, bytes as bytes.
-        example: one of the parameters.
+        dataset: its rows are copied in their own dtype, uint8 as uint8.
+        example: a parameter, for its device and dtype.
     """
 
     def __init__(self, dataset: Dataset | TensorRows, example: Tensor) -> None:
@@ -38,11 +38,12 @@ class DeviceRows:
                 self.rows = torch.from_numpy(rows).to(example.device)
         self.dtype = example.dtype
         scale = 1.0 if isinstance(dataset, TensorRows) else dataset.scale
-        # A tensor divides; for a number CUDA multiplies by the reciprocal, which rounds otherwise.
+        # A tensor: CUDA divides by it. By a number it multiplies with the reciprocal, which rounds
+        # differently.
         self.scale = None if scale == 1 else example.new_full((), scale, dtype=torch.float32)
 
     def take(self, indices: Tensor) -> Tensor:
-        """The samples of those ``indices``, int64 ``[B]``, in their order: ``[B, D]``."""
+        """The rows of ``indices``, int64 ``[B]``: ``[B, D]``."""
         rows = self.rows.index_select(0, indices)
         if not rows.is_floating_point():
             rows = rows.float()
@@ -50,24 +51,24 @@ class DeviceRows:
 
 
 def native(dtype: np.dtype) -> np.dtype:
-    """That dtype in this machine's order of bytes, which is the one that torch takes."""
+    """The dtype in the machine's byte order; torch takes no other."""
     return dtype.newbyteorder("=")
 
 
 class Capture(Protocol):
-    """How a step becomes something that is replayed."""
+    """Captures a step, to be replayed."""
 
     def warm_up(self, step: Callable[[], None]) -> None:
-        """Takes a step where it will be captured: what happens once, a compilation, is over."""
+        """Take a step on the stream of the capture, so that kernels are compiled before it."""
         ...
 
     def capture(self, step: Callable[[], None]) -> Callable[[], None]:
-        """What takes that step again, without Python. Nothing is computed yet."""
+        """Record a step without computing it; a function that replays it."""
         ...
 
 
 class CudaCapture:
-    """CUDA graphs, captured on a stream of their own as CUDA wants it."""
+    """CUDA graphs, captured on a stream of their own, as CUDA requires."""
 
     def __init__(self, device: torch.device) -> None:
         self.stream = torch.cuda.Stream(device)
@@ -87,14 +88,14 @@ class CudaCapture:
 
 
 class DeviceOptimizer:
-    """An optimizer's step with all that changes between two steps on the device: the counts of
-    steps, the learning rates, and whether a loss was not finite, after which no step is taken.
+    """An optimizer whose changing numbers are tensors on the device, as a CUDA graph requires.
 
-    It is torch's fused optimizer of the same kind, with the averages of the one that was given.
+    These are the counts of steps, the learning rates and the flag ``stopped``. The steps are taken
+    by torch's fused optimizer of the same kind, which shares the averages of ``optimizer``.
 
     Args:
-        optimizer: one that :func:`aefast.step.optimizers.refusal` has nothing against.
-        stopped: a scalar, 1 where no step is to be taken, else 0.
+        optimizer: one that :func:`aefast.step.optimizers.refusal` does not refuse.
+        stopped: float32, a scalar: 1 after a loss that was not finite, when no step is taken.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, stopped: Tensor) -> None:
@@ -116,12 +117,12 @@ class DeviceOptimizer:
         return {**options, "capturable": True} if "capturable" in group else options
 
     def read_rates(self) -> None:
-        """Takes the learning rates as they are now; a scheduler may have changed them."""
+        """Copy the learning rates to the device; a scheduler may have changed them."""
         for fused, group in zip(self.fused.param_groups, self.optimizer.param_groups, strict=True):
             fused["lr"].fill_(float(group["lr"]))
 
     def step(self, gradients: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """One step with these gradients, each beside its parameter."""
+        """Take one step with pairs of a parameter and its gradient."""
         for parameter, gradient in gradients:
             parameter.grad = gradient
         self.fused.step()
@@ -129,7 +130,7 @@ class DeviceOptimizer:
             parameter.grad = None
 
     def write_back(self) -> None:
-        """Leaves the state in the optimizer that was given, as its own steps would."""
+        """Copy the state into ``optimizer``, as if it had taken the steps itself."""
         for group in self.optimizer.param_groups:
             for parameter in group["params"]:
                 for name, value in self.fused.state.get(parameter, {}).items():
@@ -143,19 +144,19 @@ class DeviceOptimizer:
 
 
 def count_device(group: dict[str, Any], count: Tensor) -> torch.device:
-    """Where torch's own optimizer keeps its count of steps: on a CPU, but for a fused one."""
+    """Where torch's optimizer has its count of steps: on the CPU, unless it is fused."""
     return count.device if group.get("fused") else torch.device("cpu")
 
 
 class Buffers(NamedTuple):
-    """What a captured step reads and writes, at fixed addresses.
+    """The tensors that a captured step reads and writes, at fixed addresses.
 
     Attributes:
-        order: the numbers of the rows, int64, minibatch after minibatch.
-        seeds: of each step, int64.
-        losses: of each step, float32.
-        rows_taken: how many rows of ``order`` were taken, int64 ``[1]``.
-        steps_taken: how many steps, int64 ``[1]``.
+        order: the row numbers of the next minibatches, int64.
+        seeds: a seed a step, int64.
+        losses: a loss a step, float32.
+        rows_taken: the rows of ``order`` so far, int64 ``[1]``.
+        steps_taken: the steps so far, int64 ``[1]``.
     """
 
     order: Tensor
@@ -166,7 +167,7 @@ class Buffers(NamedTuple):
 
     @classmethod
     def for_batches(cls, batch_size: int, device: torch.device) -> "Buffers":
-        rows = max(batch_size, ROWS_AT_ONCE)
+        rows = max(batch_size, BUFFER_ROWS)
 
         def zeros(size: int, dtype: torch.dtype) -> Tensor:
             return torch.zeros(size, dtype=dtype, device=device)
@@ -181,7 +182,7 @@ class Buffers(NamedTuple):
         )
 
     def fill(self, order: Tensor, seeds: Tensor) -> None:
-        """The next steps' rows and seeds, from the first on."""
+        """Copy the next steps' row numbers and seeds to the GPU, and set the counts to 0."""
         self.order[: len(order)].copy_(order)
         self.seeds[: len(seeds)].copy_(seeds)
         self.rows_taken.zero_()
@@ -189,16 +190,16 @@ class Buffers(NamedTuple):
 
 
 class GraphEngine:
-    """One step after the other as a CUDA graph: Python launches it, and nothing else.
+    """Takes each step by one launch of a CUDA graph.
 
-    A graph is captured for each number of rows that minibatches have: two, where an epoch's last
-    one is smaller. The first step of each is taken as it is, which compiles what it needs.
+    There is a graph for each size of minibatch: two, where an epoch's last one is smaller. The
+    first step of each size is taken without a graph, which compiles its kernels.
 
     Args:
-        model: one that has a plan of its step, so that nothing in it depends on Python.
-        rows: what it is trained on.
-        optimizer: of its parameters.
-        loss: of a batch and a seed, an int64 tensor of one element.
+        model: a model with a plan of its step, so that the step does not depend on Python.
+        rows: the training rows.
+        optimizer: of the model's parameters.
+        loss: from a batch ``[B, D]`` and a seed, int64 ``[1]``, to a scalar.
         capture: how a step is captured.
     """
 
@@ -215,7 +216,7 @@ class GraphEngine:
     ) -> None:
         self.model = model
         self.rows = rows
-        self.given = optimizer
+        self.own_optimizer = optimizer
         self.loss = loss
         self.capture = capture
         self.stopped = torch.zeros((), dtype=torch.float32, device=rows.rows.device)
@@ -224,25 +225,25 @@ class GraphEngine:
         self._begin()
 
     def _begin(self) -> None:
-        """Reads model and optimizer as they are now. Graphs of what they were are no good any more:
-        a graph reads and writes the addresses that it was captured with."""
-        self.states = list(self.model.buffers())  # a machine's chains, which a step moves
-        self.optimizer = DeviceOptimizer(self.given, self.stopped)
+        """Read the model and the optimizer, and drop all graphs: a graph reads and writes the
+        addresses that it was captured with."""
+        self.states = list(self.model.buffers())  # an RBM's persistent chains, which a step changes
+        self.optimizer = DeviceOptimizer(self.own_optimizer, self.stopped)
         known = {id(parameter) for parameter in self.model.parameters()}
         self.trained = [
             parameter
-            for group in self.given.param_groups
+            for group in self.own_optimizer.param_groups
             for parameter in group["params"]
             if id(parameter) in known and parameter.requires_grad
         ]
         self.takes: dict[int, Callable[[], None]] = {}
-        self.seen = facts(self.model, self.given)
+        self.captured_facts = facts(self.model, self.own_optimizer)
 
     def run(self, stretch: Stretch, seconds: float) -> list[float]:
         if self.buffers is None:
             largest = min(stretch.batch_size, stretch.epoch_rows)
             self.buffers = Buffers.for_batches(largest, self.stopped.device)
-        if facts(self.model, self.given) != self.seen:
+        if facts(self.model, self.own_optimizer) != self.captured_facts:
             self._begin()
         start = time.perf_counter()
         most = max(1, min(len(self.buffers.seeds), int(seconds / self.step_seconds)))
@@ -255,15 +256,15 @@ class GraphEngine:
         losses: list[float] = self.buffers.losses[: len(minibatches)].tolist()
         finite = sum(1 for _ in takewhile(math.isfinite, losses))
         if finite == 0:
-            self._begin()  # no step was taken, so that a state which it began is of none
+            self._begin()  # no step was taken: drop the optimizer state that it created
         else:
             self.optimizer.write_back()
-            self.seen = facts(self.model, self.given)
+            self.captured_facts = facts(self.model, self.own_optimizer)
         self.step_seconds = (time.perf_counter() - start) / len(minibatches)
         return losses[: finite + 1]
 
     def _take(self, rows: int) -> None:
-        """A step over a minibatch of so many rows: the first as it is, the others by a graph."""
+        """A step over a minibatch of so many rows: the first without a graph, the others by it."""
         if rows not in self.takes:
             self.capture.warm_up(lambda: self._step(rows))
             self.takes[rows] = lambda: self._capture(rows)
@@ -273,14 +274,14 @@ class GraphEngine:
     def _capture(self, rows: int) -> None:
         try:
             self.takes[rows] = self.capture.capture(lambda: self._step(rows))
-        except RuntimeError as error:  # a step that is taken as it is has the same numbers
+        except RuntimeError as error:  # without a graph the step has the same numbers
             self.takes[rows] = lambda: self._step(rows)
             self.name = "loop"
             self.reason = f"the step could not be captured: {str(error).splitlines()[0]}"
         self.takes[rows]()
 
     def _step(self, rows: int) -> None:
-        """What is captured. Nothing here reads a number that changes from Python."""
+        """The step that is captured: what changes between steps is read from the GPU's memory."""
         buffers = self.buffers
         assert buffers is not None  # run() has made them
         states = [state.clone() for state in self.states]
@@ -302,8 +303,8 @@ class GraphEngine:
 
 
 def facts(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Any]:
-    """What a captured step holds as it was: the model's plan, where tensors lie, what is trained,
-    and an optimizer's options but for its rates. A callback or a state dict may change them."""
+    """What a graph has fixed: the model's plan, the tensors' addresses, which are trained, and the
+    optimizer's options but for its learning rates. A callback or a state dict may change them."""
     planned = plan_of(model)
     groups = optimizer.param_groups
     held = [parameter for group in groups for parameter in group["params"]]

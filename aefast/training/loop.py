@@ -1,4 +1,4 @@
-"""The training loop: step after step, to the same bits however often it stops."""
+"""The training loop of ``aefast train``. A run that stopped and resumed has the same bits."""
 
 import math
 import statistics
@@ -22,39 +22,39 @@ from aefast.nn.dictionary import SparseDictionary
 from aefast.step.stretch import Stretch
 from aefast.training.checkpoint import Checkpoint
 from aefast.training.config import Config, Progress
-from aefast.training.engines import DivergenceError, Engine, check_finite, choose
+from aefast.training.engines import DivergenceError, Engine, check_finite, choose_engine
+from aefast.training.evaluation import early_stopping_metric, metrics_of
 from aefast.training.fit import held_out_loss, loss_of
-from aefast.training.judging import figures_of, watched
 from aefast.training.models import MODELS, Kind
 
-# A line of metrics every so many steps. Between two looks nothing waits for a device.
-LINE_STEPS = 100
-LOOK_SECONDS = 0.25
+LINE_STEPS = 100  # from one line of metrics to the next
+# From one update of the progress bar to the next. Only an update waits for a GPU's losses.
+STATUS_SECONDS = 0.25
 CHUNK_SECONDS = 0.05  # the most that a call of the kernels takes before Ctrl-C is heard
 SAVE_SECONDS = 30.0
 
-# What each optimizer keeps of a parameter, and whether that has the parameter's shape.
-STATE_OF: dict[type[torch.optim.Optimizer], dict[str, bool]] = {
+# The tensors of an optimizer's state: True where one has its parameter's shape, False for a scalar.
+OPTIMIZER_STATE: dict[type[torch.optim.Optimizer], dict[str, bool]] = {
     torch.optim.Adam: {"step": False, "exp_avg": True, "exp_avg_sq": True},
     torch.optim.SGD: {"momentum_buffer": True},
 }
 
-# Which of the run's seeds says what rows are held out: none of a step's or a stage's.
-SPLIT = 2**32
+# The child seed that chooses the held-out rows. Steps have child 0, the stages 1, 2, ...
+SPLIT_CHILD = 2**32
 
-# The features of lower machines are made this many rows at a time.
-ROWS_AT_ONCE = 4096
+# Of so many rows at a time a stack's lower machines compute the features.
+FEATURE_ROWS = 4096
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What is trained at a time, by one optimizer.
+    """A whole model, or one machine of a stack: what one optimizer trains.
 
     Attributes:
-        label: for people.
+        label: its name in messages and metrics.
         module: its parameters are trained.
-        loss: of a batch ``[B, D]``, or of pairs, and a seed: a scalar.
-        below: the machines of a stack whose features it is trained on.
+        loss: from a batch ``[B, D]``, or a pair of inputs and targets, and a seed to a scalar.
+        below: a stack's lower machines; the features of the last one are what it is trained on.
     """
 
     label: str
@@ -64,7 +64,7 @@ class Stage:
 
 
 def stages(model: nn.Module) -> list[Stage]:
-    """The one stage that most models have; of a stack one for each machine, from the data up."""
+    """A stack's stages, a machine each from the data up; any other model is one stage."""
     if not isinstance(model, DeepBeliefStack):
         return [_stage("model", model, ())]
     machines = list(model)
@@ -80,13 +80,14 @@ def _stage(label: str, module: Any, below: tuple[RBM, ...]) -> Stage:
 
 @torch.no_grad()
 def features(dataset: Dataset | PairedRows, machines: tuple[RBM, ...]) -> Dataset | PairedRows:
-    """The topmost features of a dataset's rows, in memory; the dataset itself without machines."""
+    """The last machine's features ``[N, H]`` of a dataset's rows, in memory. Without machines it is
+    the dataset itself, and so are pairs, which no stack is trained on."""
     if not machines or isinstance(dataset, PairedRows):
         return dataset
     device = machines[0].weight.device
     parts = []
-    for first in range(0, len(dataset), ROWS_AT_ONCE):
-        last = min(first + ROWS_AT_ONCE, len(dataset))
+    for first in range(0, len(dataset), FEATURE_ROWS):
+        last = min(first + FEATURE_ROWS, len(dataset))
         x = dataset.take(torch.arange(first, last, dtype=torch.int64, device="cpu")).to(device)
         for machine in machines:
             x = machine(x)
@@ -96,10 +97,10 @@ def features(dataset: Dataset | PairedRows, machines: tuple[RBM, ...]) -> Datase
 
 
 def split(dataset: Dataset | PairedRows, config: Config) -> tuple[Tensor, Tensor]:
-    """The rows that a run holds out, and those that it is trained on: int64, in their order.
+    """The numbers of the held-out rows and of the training rows, int64, each in ascending order.
 
     Raises:
-        ValueError: one of both would have none.
+        ValueError: either would be empty.
     """
     count = round(config.validation * len(dataset))
     if not (1 if config.validation else 0) <= count < len(dataset):
@@ -107,30 +108,30 @@ def split(dataset: Dataset | PairedRows, config: Config) -> tuple[Tensor, Tensor
             f"validation is {config.validation}, which holds out {count} of {len(dataset)} rows; "
             "it takes a share that leaves rows on both sides"
         )
-    order = epoch_order(len(dataset), random.child_seed(config.seed, SPLIT), 0)
+    order = epoch_order(len(dataset), random.child_seed(config.seed, SPLIT_CHILD), 0)
     return order[:count].sort().values, order[count:].sort().values
 
 
 class Trainer:
-    """A run under way: takes its steps, and knows at every moment where it stands.
+    """Takes the steps of a run, from where its checkpoint stands.
 
-    From the run's seed descend one for each step's noise, one for each stage's shuffles, and one
-    for which rows are held out.
+    The run's seed has child seeds for the steps' noise, for each stage's shuffles and for the
+    choice of the held-out rows.
 
-    In a process group each rank has a trainer of its own, which takes its rows of each minibatch,
-    and all of them stand at the same step.
+    In a process group each rank has a trainer, which takes its rows of each minibatch. All ranks
+    are at the same step.
 
     Args:
-        checkpoint: where it starts; its model and progress move on with the steps.
-        dataset: what it is trained on, but for the rows that are held out.
+        checkpoint: where the run starts. Its model and progress change with each step.
+        dataset: the training rows and the held-out ones.
 
     Attributes:
-        trained: the rows that it is trained on, int64.
-        held_out: those that it is judged by, int64; none without ``validation``.
-        figures: what they say of the model, where its last step ended an epoch.
+        trained: the numbers of the training rows, int64.
+        held_out: the numbers of the held-out rows, int64; empty without ``validation``.
+        metrics: of the held-out rows, after the last step of an epoch; else empty.
 
     Raises:
-        ValueError: the checkpoint's progress or optimizer is not of its model and this dataset.
+        ValueError: the checkpoint's progress or optimizer does not fit its model and this dataset.
     """
 
     def __init__(self, checkpoint: Checkpoint, dataset: Dataset | PairedRows) -> None:
@@ -140,7 +141,7 @@ class Trainer:
         self.group = current()
         self.stages = stages(self.model)
         self.held_out, self.trained = split(dataset, self.config)
-        self.figures: dict[str, float] = {}
+        self.metrics: dict[str, float] = {}
         self.steps_per_epoch = math.ceil(len(self.trained) / self.config.batch_size)
         self._check_progress()
         self.optimizer = self._make_optimizer()
@@ -164,11 +165,11 @@ class Trainer:
             )
 
     def _check_optimizer(self, state: dict[int, dict[str, Tensor]]) -> None:
-        """One that was given the state of other parameters would read beyond their memory."""
+        """torch's fused optimizers read a state of another shape beyond its memory."""
         parameters = list(self.stage.module.parameters())
         if state and sorted(state) != list(range(len(parameters))):
             raise ValueError(f"the optimizer's state is of parameters {sorted(state)}")
-        state_names = STATE_OF[type(self.optimizer)]
+        state_names = OPTIMIZER_STATE[type(self.optimizer)]
         for number, parameter in enumerate(parameters if state else ()):
             if state[number].keys() != state_names.keys():
                 raise ValueError(
@@ -197,7 +198,7 @@ class Trainer:
 
     @property
     def is_out_of_patience(self) -> bool:
-        """Whether the stage's last epochs were all worse than the one before them."""
+        """Whether ``patience`` epochs have passed since the stage's best one."""
         return 0 < self.config.patience < len(self.progress.held_out)
 
     @property
@@ -212,7 +213,7 @@ class Trainer:
         return epochs_left * self.steps_per_epoch - progress.batch
 
     def checkpoint(self) -> Checkpoint:
-        """The run as it stands.
+        """The run after its last step.
 
         Raises:
             DivergenceError: a parameter is infinite or NaN.
@@ -224,7 +225,9 @@ class Trainer:
         return Checkpoint(self.config, self.progress, self.model, state)
 
     def take(self, most_steps: int, seconds: float) -> list[float]:
-        """The losses of the next steps: as many, or what ``seconds`` allow, or the epoch's last.
+        """Take the next steps; their losses.
+
+        It stops after ``most_steps``, after ``seconds``, or at the end of the epoch.
 
         Raises:
             DivergenceError: a loss is not finite; its step was not taken.
@@ -250,46 +253,46 @@ class Trainer:
         if progress.batch == self.steps_per_epoch:
             progress.epoch += 1
             progress.batch = 0
-        is_judged = progress.batch == 0 and len(self.held_out) > 0
-        self.figures = self._judge() if is_judged else {}
+        is_evaluated = progress.batch == 0 and len(self.held_out) > 0
+        self.metrics = self._evaluate() if is_evaluated else {}
         return losses
 
-    def line_figures(self) -> dict[str, float]:
-        """What a line of metrics says of the model beside its loss: of held-out rows, after an
-        epoch; where there are none a model whose loss says little is judged by some others."""
+    def line_metrics(self) -> dict[str, float]:
+        """The model's metrics for a line: of the held-out rows, after an epoch. Without held-out
+        rows those of some training rows, for a model whose loss alone says little."""
         if len(self.held_out) > 0:
-            return self.figures
-        return figures_of(self.stage.module, self._stage_rows, self.trained)
+            return self.metrics
+        return metrics_of(self.stage.module, self._stage_rows, self.trained)
 
-    def _judge(self) -> dict[str, float]:
-        """The figures of the held-out rows, of which patience takes note.
+    def _evaluate(self) -> dict[str, float]:
+        """The metrics of the held-out rows, which early stopping (``patience``) takes note of.
 
         Raises:
             DivergenceError: one is not finite.
         """
         module, progress = self.stage.module, self.progress
-        self._weigh_divergence(1.0)
+        self._set_kl_weight(1.0)
         loss = held_out_loss(module, self._stage_rows, self.config.batch_size, self.held_out)
-        figures = {"held_out_loss": loss}
-        figures |= figures_of(module, self._stage_rows, self.held_out)
-        figures = self.group.of_first(figures)  # patience ends all ranks at the same epoch
-        for name, value in figures.items():
+        metrics = {"held_out_loss": loss}
+        metrics |= metrics_of(module, self._stage_rows, self.held_out)
+        metrics = self.group.of_first(metrics)  # patience ends all ranks at the same epoch
+        for name, value in metrics.items():
             if not math.isfinite(value):
                 raise DivergenceError(f"the {name} after step {progress.step} is {value}")
         if self.config.patience:
-            value = watched(figures)
+            value = early_stopping_metric(metrics)
             is_better = not progress.held_out or value < progress.held_out[0]
             progress.held_out = [value] if is_better else [*progress.held_out, value]
-        return figures
+        return metrics
 
     def _follow_schedules(self) -> None:
-        """The learning rate and the divergence's weight are functions of the epoch."""
+        """Set the epoch's learning rate and weight of the KL divergence."""
         epoch, config = self.progress.epoch, self.config
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * config.learning_rate_decay**epoch
-        self._weigh_divergence(min(1.0, epoch / config.kl_warm_up) if config.kl_warm_up else 1.0)
+        self._set_kl_weight(min(1.0, epoch / config.kl_warm_up) if config.kl_warm_up else 1.0)
 
-    def _weigh_divergence(self, share: float) -> None:
+    def _set_kl_weight(self, share: float) -> None:
         if "kl_weight" in self.config.options:
             self.model.kl_weight = share * self.config.options["kl_weight"]
 
@@ -300,12 +303,12 @@ class Trainer:
         self.optimizer = self._make_optimizer()
 
     def _engine(self) -> Engine:
-        """What takes the steps of the stage under way."""
-        # The kernels take the divergence's weight as it is when they are chosen.
+        """The current stage's engine."""
+        # An engine reads the weight of the KL divergence once, when it is made.
         key = self.progress.stage, getattr(self.model, "kl_weight", 1.0)
         if self._engine_of != key:
             rows = features(self.dataset, self.stage.below)
-            self._stage_engine = choose(
+            self._stage_engine = choose_engine(
                 self.stage.module, rows, self.optimizer, self.stage.loss, self.group
             )
             self._stage_rows = rows
@@ -313,7 +316,7 @@ class Trainer:
         return self._stage_engine
 
     def _epoch_order(self) -> Tensor:
-        """The rows of the epoch under way, in their order."""
+        """The numbers of the current epoch's rows, in their shuffled order."""
         key = self.progress.stage, self.progress.epoch
         if self._order_of != key:
             seed = random.child_seed(self.config.seed, 1 + self.progress.stage)
@@ -331,43 +334,44 @@ class Trainer:
 
 
 @dataclass(frozen=True)
-class Look:
-    """What a run shows now and then: both since the last look.
+class Status:
+    """What the progress bar shows: of the steps since its last update.
 
     Attributes:
-        loss: the mean of the steps'.
+        loss: the mean loss.
         samples_per_second: the throughput, in rows.
-        figures: what the last lines of metrics said of the model beside its loss.
+        metrics: the model's latest metrics beside its loss.
     """
 
     loss: float
     samples_per_second: float
-    figures: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
-class _Watch:
-    """Reads the losses that the steps leave behind, and the clock."""
+class _Meter:
+    """Averages losses and measures throughput, from update to update and from line to line."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
         self.unread: list[float] = []
         self.samples = self.line_samples = progress.samples
         self.line_seconds = 0.0
-        self.looked = time.perf_counter()
-        self.figures: dict[str, float] = {}
+        self.last_status = time.perf_counter()
+        self.metrics: dict[str, float] = {}
 
-    def look(self) -> Look:
+    def status(self) -> Status:
         losses, self.unread = self.unread, []
         now = time.perf_counter()
-        seconds, samples = now - self.looked, self.progress.samples - self.samples
-        self.looked, self.samples = now, self.progress.samples
+        seconds, samples = now - self.last_status, self.progress.samples - self.samples
+        self.last_status, self.samples = now, self.progress.samples
         self.progress.losses += losses
         self.progress.seconds += seconds
         self.line_seconds += seconds
-        return Look(statistics.fmean(losses), samples / seconds, dict(self.figures))
+        return Status(statistics.fmean(losses), samples / seconds, dict(self.metrics))
 
     def line(self, stage: str, rows: str) -> dict[str, Any]:
-        """The metrics since the last line, in which rows are called ``rows``."""
+        """A line of metrics: of the steps since the last line. ``rows`` is the name of a row there,
+        samples or tokens."""
         progress, seconds = self.progress, self.line_seconds
         samples = progress.samples - self.line_samples
         loss = statistics.fmean(progress.losses)
@@ -388,10 +392,10 @@ def train(
     *,
     save: Callable[[Checkpoint], None],
     write: Callable[[dict[str, Any]], None],
-    show: Callable[[Look], None],
+    show: Callable[[Status], None],
     is_stopped: Callable[[], bool],
 ) -> None:
-    """Train until the last epoch is over, or ``is_stopped`` between two steps; then save.
+    """Train until the last epoch is over, or until ``is_stopped()``; then save.
 
     Args:
         trainer: the run.
@@ -402,33 +406,33 @@ def train(
         is_stopped: called after each chunk of steps, a twentieth of a second or one step.
 
     Raises:
-        DivergenceError, FloatingPointError: the message names the step; nothing was saved since a
-            step at which all was well.
+        DivergenceError, FloatingPointError: a loss or a parameter is not finite; the message names
+            the step. What was saved last is finite.
     """
-    watch = _Watch(trainer.progress)
-    saved = watch.looked
+    meter = _Meter(trainer.progress)
+    saved = meter.last_status
     while not trainer.is_finished:
-        watch.unread += trainer.take(LINE_STEPS - trainer.progress.step % LINE_STEPS, CHUNK_SECONDS)
+        meter.unread += trainer.take(LINE_STEPS - trainer.progress.step % LINE_STEPS, CHUNK_SECONDS)
         is_line = (
             trainer.progress.step % LINE_STEPS == 0
             or trainer.is_stage_over
-            or bool(trainer.figures)
+            or bool(trainer.metrics)
         )
         now = time.perf_counter()
         is_last, is_due, is_to_be_saved = trainer.group.any(
-            is_stopped(), now - watch.looked >= LOOK_SECONDS, now - saved >= SAVE_SECONDS
+            is_stopped(), now - meter.last_status >= STATUS_SECONDS, now - saved >= SAVE_SECONDS
         )
         if not (is_line or is_last or is_due):
             continue
-        figures = trainer.line_figures() if is_line else {}
-        watch.figures |= figures
-        show(watch.look())
+        metrics = trainer.line_metrics() if is_line else {}
+        meter.metrics |= metrics
+        show(meter.status())
         if is_line:
-            write({**watch.line(trainer.stage.label, trainer.kind.rows), **figures})
+            write({**meter.line(trainer.stage.label, trainer.kind.rows), **metrics})
         if is_last:
             break
         if is_to_be_saved:
             save(trainer.checkpoint())
-            saved = watch.looked = time.perf_counter()  # it was no training
+            saved = meter.last_status = time.perf_counter()  # saving is not training time
     save(trainer.checkpoint())
-    trainer.group.any(False)  # no rank leaves before the one that saves has done so
+    trainer.group.any(False)  # a barrier: no rank leaves before rank 0 has saved

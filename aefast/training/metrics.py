@@ -8,30 +8,32 @@ from typing import Any, Self
 from aefast.training.files import replacing
 
 METRICS_FILE = "metrics.jsonl"
-FIGURES = (
+MODEL_METRICS = (
     *("held_out_loss", "reconstruction_error", "pseudo_log_likelihood"),
     *("fraction_of_variance_unexplained", "l0", "dead_share"),
 )
-CURVES = ("loss", "samples_per_second", "tokens_per_second", *FIGURES)
+CURVES = ("loss", "samples_per_second", "tokens_per_second", *MODEL_METRICS)
 
 
 class Metrics:
     """The metrics of a run, appended line by line; a context manager.
 
-    A run that goes on from a checkpoint first drops the lines, and hides the events, of the steps
-    past it, which it takes again: what is there reads as of one run.
+    A run that resumes from a checkpoint takes the steps after it again. Their old lines are dropped
+    and their old events hidden, so that each step stands there once.
 
     Args:
         folder: the run's.
-        step: the steps that the run has behind it.
+        step: the number of the run's last step.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
         path = folder / METRICS_FILE
         lines = path.read_bytes().splitlines(True) if path.is_file() else []
-        with replacing(path) as file:  # a file of the run's own, also where a link lay
-            file.writelines(line for line in lines if _is_kept(line, step))
-        from torch.utils.tensorboard import SummaryWriter  # what reads a run does without
+        with replacing(path) as file:  # a new file, where a link may have been
+            file.writelines(line for line in lines if _is_up_to(line, step))
+        from torch.utils.tensorboard import (
+            SummaryWriter,  # imported late: reading a run does not need it
+        )
 
         self._file = path.open("a", encoding="utf-8")
         self._events = SummaryWriter(str(folder), purge_step=step + 1)
@@ -56,7 +58,7 @@ class Metrics:
         self._events.close()
 
 
-def _is_kept(line: bytes, step: int) -> bool:
+def _is_up_to(line: bytes, step: int) -> bool:
     try:
         return line.endswith(b"\n") and json.loads(line)["step"] <= step
     except (LookupError, TypeError, ValueError):  # the process died while it wrote this one

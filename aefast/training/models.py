@@ -1,4 +1,4 @@
-"""The models that the command line trains: what each is built from, and how it is used."""
+"""The models that the command line trains: constructors, options and defaults of each."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -57,7 +57,7 @@ def sample_model(model: Any, samples: int, seed: int) -> Tensor:
 
 
 def sample_stack(stack: DeepBeliefStack, samples: int, seed: int) -> Tensor:
-    """Gibbs steps in the topmost machine, then down through the means of those below."""
+    """Samples ``[N, D]``: Gibbs steps in the top machine, then the means of the lower ones."""
     *lower, top = stack
     visible = top.sample(samples, seed=seed)
     for machine in reversed(lower):
@@ -67,21 +67,22 @@ def sample_stack(stack: DeepBeliefStack, samples: int, seed: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of model.
+    """A kind of model that the command line trains.
 
     Attributes:
         module: its class.
-        sizes: D, H_1, ..., H_L as the constructor's arguments; ValueError where it takes fewer.
-        options: the constructor's further arguments that the command line sets, and their defaults;
-            the data decide on an output activation that is None.
-        unit_interval: the option, and its value, that takes data in [0, 1] alone; None where there
-            is none.
+        sizes: turns D, H_1, ..., H_L into the constructor's arguments; ValueError for a wrong
+            number of sizes.
+        options: the constructor's other arguments that are options of the command line, with their
+            defaults. An output activation of None depends on the data.
+        unit_interval: an option and the value of it that requires data in [0, 1]; None if no
+            option does.
         learning_rate: the default.
-        optimizer: made from parameters and the learning rate.
+        optimizer: makes an optimizer of parameters and a learning rate.
         sample: from the model, a number of samples and a seed to ``[samples, D]``; None for a
             model that is no distribution over its data.
         hidden: the default of H_1, ..., H_L.
-        rows: what the model's rows are called.
+        rows: the name of a row in metrics, samples or tokens.
     """
 
     module: Callable[..., nn.Module]
@@ -189,7 +190,7 @@ DICTIONARIES = [name for name, kind in MODELS.items() if kind.sizes is dictionar
 
 
 def build(config: Config) -> nn.Module:
-    """The model of a run, with its first parameters; torch's own generator is left alone.
+    """The model of a run, initialized from its seed; torch's own generator does not change.
 
     Raises:
         TypeError, ValueError: as the model's constructor.
@@ -198,7 +199,7 @@ def build(config: Config) -> nn.Module:
 
 
 def outline(config: Config) -> nn.Module:
-    """The model of a run, whose tensors have shapes, and no memory.
+    """The model of a run on the meta device: shapes without memory.
 
     Raises:
         TypeError, ValueError: as the model's constructor.
@@ -215,7 +216,7 @@ def _construct(config: Config) -> nn.Module:
 
 
 def encode(model: Any, x: Tensor) -> Tensor:
-    """The code, or the topmost features: ``[B, D]`` to ``[B, H]``."""
+    """The code, or a stack's topmost features: ``[B, D]`` to ``[B, H]``."""
     if isinstance(model, SparseDictionary):
         return model.encode_dense(x)
     return model(x) if isinstance(model, RBM | DeepBeliefStack) else model.encode(x)

@@ -14,12 +14,12 @@ from aefast.nn.step_plan import NOT_TOGETHER, Numbering, PlannedStep, fits_toget
 from aefast.step.plan import Plan, PlannedLayer, PlannedNorm
 from aefast.step.statistics import TrackedNorm
 
-# They leave rows [B, D] as they are where D goes into the next layer.
+# They do not change rows [B, D] where the next layer takes D units.
 RESHAPES = ("view", "reshape", "flatten", torch.flatten, torch.reshape)
 
 
 class PlainModel:
-    """A module that has no loss method, with a loss of its output and its input.
+    """A module without a loss method, with a loss of its output and its input.
 
     Args:
         module: the model.
@@ -48,7 +48,7 @@ class PlainModel:
         return self.module.buffers()
 
     def loss(self, x: Tensor, *, seed: int | None = None) -> Tensor:
-        """What the loop minimizes; what the model draws comes from torch's generator."""
+        """The loss of a batch ``[B, D]``. ``seed`` is not used: torch's generator is drawn from."""
         outputs = self.module(x)
         output, *others = outputs if isinstance(outputs, tuple) else (outputs,)
         is_tensor = isinstance(output, Tensor)
@@ -60,7 +60,7 @@ class PlainModel:
         return self.criterion(output, x, *others)
 
     def planned_step(self) -> PlannedStep | str:
-        """Its step as a plan; or why the kernels cannot take it in one call."""
+        """The model's step as a plan; or the reason why the kernels cannot take it."""
         if self.objective is None:
             return "the loss is none that the kernels know: mse or bce, means over all elements"
         if has_hooks(self.module):
@@ -72,8 +72,8 @@ class PlainModel:
 
 
 def plain_model(model: Any, loss: Any) -> PlainModel | None:
-    """The model with its loss, one that was accelerated with it, or mean squared error; None where
-    it is none that goes without a loss method."""
+    """The model with ``loss``, by default the one that it was accelerated with, or mse for an
+    ``nn.Sequential``. None for another model without a loss."""
     record = model.__dict__.get(KEY) if isinstance(model, nn.Module) else None
     if loss is None and record is None and type(model) is not nn.Sequential:
         return None
@@ -83,7 +83,7 @@ def plain_model(model: Any, loss: Any) -> PlainModel | None:
 
 
 def blocks_of(module: nn.Module) -> list[RecognizedBlock] | str:
-    """The layers of a model that is nothing but layers, one after the other; or why it is more."""
+    """The layers of a model that is a chain of layers; or the reason why it is not."""
     traced = trace(module)
     if isinstance(traced, str):
         return traced
@@ -112,7 +112,7 @@ def _does_more(graph: fx.Graph, own: set[fx.Node], module: nn.Module) -> bool:
 
 
 def _is_input(node: fx.Node, module: nn.Module) -> bool:
-    """Whether a node is the model's input, as rows."""
+    """Whether a node is the model's input, reshaped to rows or not."""
     while node.op != "placeholder":
         is_flatten = node.op == "call_module" and (
             type(module.get_submodule(str(node.target))) is nn.Flatten
@@ -124,11 +124,11 @@ def _is_input(node: fx.Node, module: nn.Module) -> bool:
 
 
 class Planner:
-    """Layers of plans, from those of a graph.
+    """Turns the layers of a traced graph into a plan's.
 
     Attributes:
-        numbering: of their parameters.
-        norms: their running statistics.
+        numbering: numbers their parameters.
+        norms: their batch normalizations with running statistics.
     """
 
     def __init__(self) -> None:
@@ -136,7 +136,7 @@ class Planner:
         self.norms: list[TrackedNorm] = []
 
     def layer(self, block: RecognizedBlock) -> PlannedLayer | str:
-        """A layer; or why it is none."""
+        """The planned layer; or the reason why the kernels do not compute it."""
         number = self.numbering.number
         weight = block.layer.weight.tensor
         bias = None if block.layer.bias is None else block.layer.bias.tensor
@@ -210,8 +210,8 @@ def _planned(blocks: list[RecognizedBlock], objective: str) -> PlannedStep | str
 
 
 def _code_of(layers: list[PlannedLayer]) -> int | None:
-    """How many layers lead to the code: those before the first tied one, or the narrowest. None
-    where layers share parameters otherwise than the decoder's with the encoder's."""
+    """The number of the encoder's layers: those before the first tied layer, or before the layer
+    with the fewest inputs. None where layers share parameters in another way than tied weights."""
     tied = [number for number, layer in enumerate(layers) if layer.is_tied]
     narrowest = min(range(1, len(layers)), key=lambda number: layers[number].inputs)
     code = tied[0] if tied else narrowest

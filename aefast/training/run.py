@@ -1,4 +1,4 @@
-"""A run's folder: how a run starts there, and how it resumes."""
+"""Start and resume the runs of ``aefast train``: their folders, options and checks."""
 
 import contextlib
 import math
@@ -43,7 +43,7 @@ try:
 except ImportError:  # on Windows
     fcntl = None
 
-# What a run may be given anew.
+# The options that may change when a run resumes.
 CHANGEABLE = ("data", "targets", "epochs", "device")
 
 DEFAULTS = {
@@ -58,11 +58,10 @@ DEFAULTS = {
     "kl_warm_up": 0,
 }
 
-# Gaussian units take one or two orders less than binary ones.
+# A tenth to a hundredth of what Bernoulli units take.
 GAUSSIAN_MACHINE_RATE = 0.005
 
-
-# A sparse dictionary starts from the geometric median of so many.
+# A sparse dictionary's decoder bias starts as the geometric median of so many rows.
 MEDIAN_ROWS = 4096
 
 
@@ -72,14 +71,15 @@ class RunError(OneLineError):
 
 @contextlib.contextmanager
 def claimed(folder: Path) -> Iterator[str | None]:
-    """A run's folder, for this process alone; made where it is not there, and gone again where
-    nothing was written.
+    """Lock a run's folder, so that no other run writes to it.
+
+    The folder is created if it does not exist, and removed again if it is empty at the end.
 
     Yields:
-        a line for people where nothing keeps other processes out, else None.
+        a warning where the file system has no locks, else None.
 
     Raises:
-        RunError: another process has it, or it cannot be made.
+        RunError: another process has locked it, or it cannot be created.
     """
     if not folder.parent.is_dir():
         raise RunError(f"--out is {str(folder)!r}, but there is no folder {str(folder.parent)!r}")
@@ -87,8 +87,8 @@ def claimed(folder: Path) -> Iterator[str | None]:
     if is_new:
         folder.mkdir(exist_ok=True)
     try:
-        with _locked(folder) as doubt:
-            yield doubt
+        with _locked(folder) as warning:
+            yield warning
     finally:
         if is_new:
             with contextlib.suppress(OSError):  # it holds something
@@ -97,10 +97,10 @@ def claimed(folder: Path) -> Iterator[str | None]:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[str | None]:
-    """As far as there are locks: some network file systems, and Windows, have none."""
-    doubt = f"{folder} cannot be locked here: see that no other run writes to it"
+    """Windows, and some network file systems, have no locks: then it yields a warning."""
+    warning = f"{folder} cannot be locked here: see that no other run writes to it"
     if fcntl is None:
-        yield doubt
+        yield warning
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -109,26 +109,26 @@ def _locked(folder: Path) -> Iterator[str | None]:
         except BlockingIOError:
             raise RunError(f"{folder} is in use by another run") from None
         except OSError:
-            yield doubt
+            yield warning
         else:
             yield None
     finally:
         os.close(handle)
 
 
-def start(folder: Path, given: dict[str, Any]) -> Trainer:
+def start(folder: Path, options: dict[str, Any]) -> Trainer:
     """A new run, saved before its first step; in a process group by rank 0.
 
     Args:
-        folder: claimed; nothing in it is overwritten.
-        given: the options, by the names of :class:`aefast.training.config.Config` and of the
-            model's constructor.
+        folder: the run's, locked by :func:`claimed`; nothing in it is overwritten.
+        options: by the names of :class:`aefast.training.config.Config` and of the model's
+            constructor.
 
     Raises:
-        RunError, aefast.data.DataError: one of them is wrong, or other ones on another rank.
+        RunError, aefast.data.DataError: an option is wrong, or differs from another rank's.
     """
     group = current()
-    trainer = _together(group, lambda: _new(folder if group.rank == 0 else None, given))
+    trainer = _together(group, lambda: _new(folder if group.rank == 0 else None, options))
     if group.rank == 0:
         save(folder, trainer.checkpoint())
     return trainer
@@ -139,27 +139,27 @@ def is_run(folder: Path) -> bool:
 
 
 def device_of(folder: Path) -> str:
-    """Where the run in a folder trains; that of a new run where there is none that can be read."""
+    """The device of the run in a folder; a new run's default where no run can be read."""
     try:
         return load_trained(folder).config.device
     except ValueError:
         return "cpu"
 
 
-def _new(folder: Path | None, given: dict[str, Any]) -> Trainer:
-    """A run that is to be saved in a folder, or that another rank saves."""
+def _new(folder: Path | None, options: dict[str, Any]) -> Trainer:
+    """A new run that is saved in a folder; None for a rank that does not save it."""
     if folder is not None:
         _check_new(folder)
-    if "model" not in given:
+    if "model" not in options:
         raise RunError(f"MODEL is missing; it takes one of {', '.join(MODELS)}")
-    check_options(given["model"], given)
-    given = with_sizes(given)
-    if not given.get("data"):
+    check_options(options["model"], options)
+    options = with_sizes(options)
+    if not options.get("data"):
         raise RunError("--data is missing")
-    dataset = _load_apart(given, "data", folder)
-    targets = _load_apart(given, "targets", folder) if given.get("targets") else None
+    dataset = _load_apart(options, "data", folder)
+    targets = _load_apart(options, "targets", folder) if options.get("targets") else None
     rows = _rows(dataset, targets)
-    config = configure(given, dataset, targets)
+    config = configure(options, dataset, targets)
     check_range(config, dataset)
     check_schedule(config)
     try:
@@ -174,19 +174,23 @@ def _new(folder: Path | None, given: dict[str, Any]) -> Trainer:
     return trainer
 
 
-def _load_apart(given: dict[str, Any], option: str, folder: Path | None) -> Dataset:
-    """Data that do not lie where the run is saved."""
-    dataset = load_data(given[option])
+def _load_apart(options: dict[str, Any], option: str, folder: Path | None) -> Dataset:
+    """The data of an option.
+
+    Raises:
+        RunError: they are shards in the run's own folder.
+    """
+    dataset = load_data(options[option])
     if folder is not None and isinstance(dataset, ShardedDataset):
-        _check_apart(folder, Path(given[option]), option)
+        _check_apart(folder, Path(options[option]), option)
     return dataset
 
 
 def _rows(dataset: Dataset, targets: Dataset | None) -> Dataset | PairedRows:
-    """What a run is trained on.
+    """The rows, or the pairs of rows and targets, that a run is trained on.
 
     Raises:
-        RunError: there are more rows of the one than of the other, or a process group has targets.
+        RunError: the rows and the targets are not as many, or a process group has targets.
     """
     if targets is None:
         return dataset
@@ -210,7 +214,7 @@ def _check_new(folder: Path) -> None:
     if (folder / CHECKPOINT_FILE).exists():
         raise RunError(f"{folder} holds a run already; --resume goes on with it")
     for name in (CONFIG_FILE, METRICS_FILE):
-        if os.path.lexists(folder / name):  # a link that leads nowhere is one, too
+        if os.path.lexists(folder / name):  # also a broken link
             raise RunError(f"{folder / name} is in the way; it takes a folder without one")
 
 
@@ -225,33 +229,33 @@ def _check_apart(folder: Path, data: Path, option: str) -> None:
         )
 
 
-def resume(folder: Path, given: dict[str, Any]) -> Trainer:
+def resume(folder: Path, options: dict[str, Any]) -> Trainer:
     """The run in a folder, as its checkpoint left it.
 
     Args:
         folder: the run's.
-        given: options that it has anyway; but for ``epochs`` and ``device``, which may be new, and
-            ``data`` and ``targets``, which may have moved.
+        options: may repeat the run's own. ``epochs`` and ``device`` may change, and ``data`` and
+            ``targets`` may have moved.
 
     Raises:
-        RunError, aefast.data.DataError: there is no run, an option is not the run's, or the data
-            have changed, or are others on another rank.
+        RunError, aefast.data.DataError: there is no run, an option is not the run's, the data have
+            changed, or another rank has others.
         aefast.training.checkpoint.CheckpointError: its file cannot be read.
     """
-    return _together(current(), lambda: _resumed(folder, given))
+    return _together(current(), lambda: _resumed(folder, options))
 
 
-def _resumed(folder: Path, given: dict[str, Any]) -> Trainer:
+def _resumed(folder: Path, options: dict[str, Any]) -> Trainer:
     file = folder / CHECKPOINT_FILE
     if not file.is_file():
         raise RunError(f"{folder} holds no run; without --resume one starts there")
     checkpoint = load(folder)
-    config = _changed(checkpoint, folder, given)
-    dataset = _load_again(config.data, folder, given.get("data"), "--data")
+    config = _changed(checkpoint, folder, options)
+    dataset = _load_again(config.data, folder, options.get("data"), "--data")
     config = replace(config, data=summarize(dataset, dataset.name))
     targets = None
     if config.targets is not None:
-        targets = _load_again(config.targets, folder, given.get("targets"), "--targets")
+        targets = _load_again(config.targets, folder, options.get("targets"), "--targets")
         config = replace(config, targets=summarize(targets, targets.name))
     try:
         trainer = Trainer(replace(checkpoint, config=config), _rows(dataset, targets))
@@ -262,10 +266,10 @@ def _resumed(folder: Path, given: dict[str, Any]) -> Trainer:
 
 
 def _together(group: Group, begin: Callable[[], Trainer]) -> Trainer:
-    """A run that begins on each rank of a group, with the same data and options.
+    """Begin a run on all ranks of a group, with the same data and options.
 
     Raises:
-        RunError: on each rank, what is wrong on one.
+        RunError: on every rank, if one has an error or the ranks differ.
     """
     if group.size == 1:
         return begin()
@@ -290,7 +294,7 @@ def _together(group: Group, begin: Callable[[], Trainer]) -> Trainer:
 
 
 def _facts(trainer: Trainer) -> dict[str, Any]:
-    """What a run depends on; that its data are somewhere else on a rank is none of it."""
+    """All that must be equal on all ranks. The data's path may differ."""
     settings = {**vars(trainer.config), **trainer.config.options}
     data = settings.pop("data")
     del settings["options"], settings["targets"]
@@ -306,14 +310,14 @@ def _facts(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def _changed(checkpoint: Checkpoint, folder: Path, given: dict[str, Any]) -> Config:
-    """The configuration that a run goes on with.
+def _changed(checkpoint: Checkpoint, folder: Path, options: dict[str, Any]) -> Config:
+    """The configuration with the options that may change.
 
     Raises:
-        RunError: an option is not the run's.
+        RunError: another option differs from the run's.
     """
     config, progress = checkpoint.config, checkpoint.progress
-    fixed = {name: value for name, value in given.items() if name not in CHANGEABLE}
+    fixed = {name: value for name, value in options.items() if name not in CHANGEABLE}
     check_options(config.model, fixed)
     fixed = with_sizes(fixed)
     settings = {**vars(config), **config.options}
@@ -322,10 +326,10 @@ def _changed(checkpoint: Checkpoint, folder: Path, given: dict[str, Any]) -> Con
             raise RunError(
                 f"{flag(name)} is {value!r}, but that of the run in {folder} is {settings[name]!r}"
             )
-    if given.get("targets") and config.targets is None:
+    if options.get("targets") and config.targets is None:
         raise RunError(f"--targets is given, but the run in {folder} has none")
     config = replace(
-        config, **{name: given[name] for name in ("epochs", "device") if name in given}
+        config, **{name: options[name] for name in ("epochs", "device") if name in options}
     )
     if progress.stage > 0 and config.epochs != checkpoint.config.epochs:
         raise RunError(
@@ -342,10 +346,10 @@ def _changed(checkpoint: Checkpoint, folder: Path, given: dict[str, Any]) -> Con
 
 
 def _load_again(data: DataSummary, folder: Path, moved: str | None, option: str) -> Dataset:
-    """The run's data, or its targets, where they were or where they are now.
+    """The run's data, or its targets, from their old path or from ``moved``.
 
     Raises:
-        RunError, aefast.data.DataError: they are not there, or no longer the same.
+        RunError, aefast.data.DataError: they are not there, or hold other numbers.
     """
     source = absolute(moved) if moved else data.source
     if not moved and source != "digits" and not Path(split_member(source)[0]).exists():
@@ -365,11 +369,12 @@ def _load_again(data: DataSummary, folder: Path, moved: str | None, option: str)
 
 
 def _check_steps(trainer: Trainer, file: Path) -> None:
-    """The steps and samples of a run follow from its epochs and batches. With patience the stages
-    before may have had any number of epochs.
+    """Check that a checkpoint's steps and samples follow from its epochs and batches.
+
+    With ``patience`` the stages before may have ended after any number of epochs.
 
     Raises:
-        RunError: in a checkpoint that someone changed, they do not.
+        RunError: they do not: the checkpoint was edited.
     """
     progress, config = trainer.progress, trainer.config
     most = progress.stage * config.epochs
@@ -386,75 +391,75 @@ def _check_steps(trainer: Trainer, file: Path) -> None:
         )
 
 
-def with_sizes(given: dict[str, Any]) -> dict[str, Any]:
-    """The options with their latents as the sizes that every model has."""
-    if "latents" not in given:
-        return given
-    rest = {name: value for name, value in given.items() if name != "latents"}
-    return {**rest, "hidden": [given["latents"]]}
+def with_sizes(options: dict[str, Any]) -> dict[str, Any]:
+    """The options with ``latents`` as ``hidden``, the sizes that every model has."""
+    if "latents" not in options:
+        return options
+    rest = {name: value for name, value in options.items() if name != "latents"}
+    return {**rest, "hidden": [options["latents"]]}
 
 
-def configure(given: dict[str, Any], dataset: Dataset, targets: Dataset | None = None) -> Config:
-    """All that a run is told: what was given, and the defaults of the rest."""
-    kind = MODELS[given["model"]]
-    options = {name: given.get(name, default) for name, default in kind.options.items()}
-    if "output_activation" in options and options["output_activation"] is None:
-        options["output_activation"] = "sigmoid" if is_unit_interval(dataset) else "identity"
-    is_gaussian = options.get("visible_kind") == "gaussian"
+def configure(options: dict[str, Any], dataset: Dataset, targets: Dataset | None = None) -> Config:
+    """A run's configuration: the options, and the defaults of those that are missing."""
+    kind = MODELS[options["model"]]
+    model_options = {name: options.get(name, default) for name, default in kind.options.items()}
+    if model_options.get("output_activation", "") is None:
+        model_options["output_activation"] = "sigmoid" if is_unit_interval(dataset) else "identity"
+    is_gaussian = model_options.get("visible_kind") == "gaussian"
     rate = GAUSSIAN_MACHINE_RATE if is_gaussian else kind.learning_rate
     return Config(
-        model=given["model"],
-        hidden=given.get("hidden", list(kind.hidden)),
-        options=options,
+        model=options["model"],
+        hidden=options.get("hidden", list(kind.hidden)),
+        options=model_options,
         data=summarize(dataset, absolute(dataset.name)),
-        learning_rate=given.get("learning_rate", rate),
+        learning_rate=options.get("learning_rate", rate),
         targets=None if targets is None else summarize(targets, absolute(targets.name)),
-        **{name: given.get(name, default) for name, default in DEFAULTS.items()},
+        **{name: options.get(name, default) for name, default in DEFAULTS.items()},
     )
 
 
 def absolute(source: str) -> str:
-    """A source that is the same from any folder."""
+    """A source by its absolute path."""
     if source == "digits":
         return source
     file, member = split_member(source)
     return os.path.abspath(file) + ("" if member is None else f":{member}")
 
 
-def check_options(model: str, given: dict[str, Any]) -> None:
-    """The model is one that there is, and takes every option that only some take.
+def check_options(model: str, options: dict[str, Any]) -> None:
+    """Check the model's name, that it takes the options, and the options' ranges.
 
     Raises:
-        RunError: it is not, or does not.
+        RunError: an option is wrong.
     """
     if model not in MODELS:
         raise RunError(f"MODEL is {model!r}; it takes one of {', '.join(MODELS)}")
     for name in ("latents", "targets"):
-        if name in given and model not in DICTIONARIES:
+        if name in options and model not in DICTIONARIES:
             raise RunError(f"{model} takes no --{name}; it is for {', '.join(DICTIONARIES)}")
-    if "latents" in given and "hidden" in given:
+    if "latents" in options and "hidden" in options:
         raise RunError("--latents and --hidden are both given; they are one option")
-    for name in given:
+    for name in options:
         option = "kl_weight" if name == "kl_warm_up" else name
         takers = [other for other, kind in MODELS.items() if option in kind.options]
         if takers and model not in takers:
             raise RunError(f"{model} takes no {flag(name)}; it is for {', '.join(takers)}")
-    if not 0 < given.get("learning_rate", 1) < math.inf:
-        raise RunError(f"--learning-rate is {given['learning_rate']}; it takes a number above 0")
-    if not 0 < given.get("learning_rate_decay", 1) <= 1:
-        decay = given["learning_rate_decay"]
+    if not 0 < options.get("learning_rate", 1) < math.inf:
+        raise RunError(f"--learning-rate is {options['learning_rate']}; it takes a number above 0")
+    if not 0 < options.get("learning_rate_decay", 1) <= 1:
+        decay = options["learning_rate_decay"]
         raise RunError(f"--learning-rate-decay is {decay}; it takes a number in (0, 1]")
-    if not 0 <= given.get("validation", 0) < 1:
-        raise RunError(f"--validation is {given['validation']}; it takes a number in [0, 1)")
-    if given.get("precision", "highest") not in PRECISIONS:
+    if not 0 <= options.get("validation", 0) < 1:
+        raise RunError(f"--validation is {options['validation']}; it takes a number in [0, 1)")
+    if options.get("precision", "highest") not in PRECISIONS:
         takes = ", ".join(PRECISIONS)
-        raise RunError(f"--precision is {given['precision']!r}; it takes one of {takes}")
+        raise RunError(f"--precision is {options['precision']!r}; it takes one of {takes}")
 
 
 def check_schedule(config: Config) -> None:
     """
     Raises:
-        RunError: an option waits for another one.
+        RunError: an option is set without the one that it depends on.
     """
     if config.patience and not config.validation:
         raise RunError(f"--patience is {config.patience}; it takes a --validation above 0")
@@ -463,10 +468,9 @@ def check_schedule(config: Config) -> None:
 
 
 def check_range(config: Config, dataset: Dataset) -> None:
-    """A model of probabilities is given numbers that can be some.
-
+    """
     Raises:
-        RunError: the data leave [0, 1].
+        RunError: the data leave [0, 1], and the model's loss is of probabilities.
     """
     unit_interval = MODELS[config.model].unit_interval
     if unit_interval is None:
@@ -484,5 +488,5 @@ def is_unit_interval(dataset: Dataset) -> bool:
 
 
 def flag(name: str) -> str:
-    """How the command line spells an option."""
+    """An option's name on the command line."""
     return "MODEL" if name == "model" else "--" + name.replace("_", "-")

@@ -1,4 +1,4 @@
-"""Whether numbers are on the scale of those that a model was trained on."""
+"""Checks that data to encode, or codes to decode, are on the scale of the training data."""
 
 import numpy as np
 
@@ -6,25 +6,25 @@ from aefast.data import Dataset
 from aefast.messages import OneLineError
 from aefast.training.config import Config, DataSummary
 
-# How far numbers may leave the training data's range, in units of its width. Numbers in [0, 1] are
-# grey levels, bits or probabilities; of others an outlier may be what is looked for.
+# How far numbers may leave the training data's range, in units of its width. NEAR is for data in
+# [0, 1]: grey levels, bits or probabilities. FAR is for others, where outliers are of interest.
 NEAR = 0.5
 FAR = 10.0
 
-# What the activation of a code's layer gives, where that has two ends.
+# The bounded activations' ranges.
 CODE_RANGES = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}
 
 
 class ScaleError(OneLineError):
-    """Numbers on another scale than the model's: one line with both ranges."""
+    """Numbers are on another scale than the model's; the message, one line, has both ranges."""
 
 
 def summarize(dataset: Dataset, source: str) -> DataSummary:
-    """What a run remembers of its data.
+    """A run's record of its data.
 
     Args:
         dataset: the data.
-        source: where they are, from any folder.
+        source: their absolute path, or ``"digits"``.
     """
     return DataSummary(
         source=source,
@@ -40,19 +40,20 @@ def summarize(dataset: Dataset, source: str) -> DataSummary:
 
 
 def as_trained(dataset: Dataset, data: DataSummary) -> Dataset:
-    """Bytes over what the training data's bytes were: some of an image may be 0 and 1 alone."""
+    """Divide uint8 by the training data's scale. A dataset's own scale depends on its numbers: a
+    few rows of images may hold 0 and 1 alone."""
     is_uint8 = dataset.rows.dtype == np.uint8 and data.dtype == "uint8"
     return dataset.on_scale(data.scale) if is_uint8 else dataset
 
 
 def check_scale(dataset: Dataset, data: DataSummary, run: str) -> tuple[str, ...]:
-    """Numbers to encode are on the training data's scale.
+    """Check that numbers to encode are on the training data's scale.
 
     Returns:
-        a line of doubt for people, or none.
+        warnings where that is doubtful; empty where it is not.
 
     Raises:
-        ScaleError: they are not.
+        ScaleError: they are on another scale.
     """
     is_unit = data.low >= 0 and data.high <= 1
     width = 1.0 if is_unit else (data.high - data.low) or abs(data.high) or 1.0
@@ -69,10 +70,10 @@ def check_scale(dataset: Dataset, data: DataSummary, run: str) -> tuple[str, ...
 
 
 def check_codes(codes: Dataset, config: Config, run: str) -> None:
-    """Codes to decode are some that the model can have given.
+    """Check that codes to decode are in the range of the model's codes.
 
     Raises:
-        ScaleError: they are far from it.
+        ScaleError: they are far outside.
     """
     ends = _code_range(config)
     if ends is None:
@@ -87,9 +88,9 @@ def check_codes(codes: Dataset, config: Config, run: str) -> None:
 
 
 def _code_range(config: Config) -> tuple[float, float] | None:
-    if "visible_kind" in config.options:  # of machines a code is probabilities
+    if "visible_kind" in config.options:  # a machine's code is probabilities
         return 0.0, 1.0
-    if config.model == "vae":  # of Gaussians it is means
+    if config.model == "vae":  # its code is a mean, without bounds
         return None
     options = config.options
     activation = options.get("code_activation") or options.get("activation")

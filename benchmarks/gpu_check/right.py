@@ -202,7 +202,11 @@ def two_streams(case: Case) -> dict[str, Any]:
                 results.append(call())
     torch.cuda.synchronize()
     pairs = zip(by_stream, expected, strict=True)
-    count = sum(differing(results, want) for several, want in pairs for results in several)
+    count = sum(
+        differing(results, expected_tensors)
+        for several, expected_tensors in pairs
+        for results in several
+    )
     return judged(count, 0, "elements that differ:")
 
 

@@ -126,17 +126,17 @@ def test_file(file: str, rehearsal: bool) -> Piece:
     return Piece(file, command, 60, {"GPU_CHECK_PIECE": file})
 
 
-def check(out: Path, seconds: float, wanted: Sequence[str], rehearsal: bool) -> None:
+def check(out: Path, seconds: float, names: Sequence[str], rehearsal: bool) -> None:
     """Run the stages within the seconds; what they find goes into the folder as it is found."""
     end = time.monotonic() + seconds
     results, log = out / journal.NAME, out / "log.txt"
     if rehearsal:
         os.environ |= {"GPU_CHECK_REHEARSAL": "1", "TRITON_INTERPRET": "1"}
     write = partial(journal.write, results)
-    write({"stage": "check", "seconds": seconds, "stages": list(wanted), "rehearsal": rehearsal})
-    if BINARIES in wanted and not rehearsal:
+    write({"stage": "check", "seconds": seconds, "stages": list(names), "rehearsal": rehearsal})
+    if BINARIES in names and not rehearsal:
         bring_binaries(seconds / 2, log, write)
-    left = [stage for stage in stages(rehearsal) if stage.name in wanted]
+    left = [stage for stage in stages(rehearsal) if stage.name in names]
     while left:
         share = left[0].seconds / sum(stage.seconds for stage in left)
         run_stage(left.pop(0), share * (end - time.monotonic()), log, write)

@@ -25,11 +25,11 @@ MODELS: list[Callable[[], nn.Module]] = [
 ]
 
 
-def walk(value: Any, seen: dict[int, int] | None = None) -> Any:
+def walk(value: Any, numbers: dict[int, int] | None = None) -> Any:
     """All that an object holds: identities of tensors and functions, contents of the rest."""
-    seen = {} if seen is None else seen
-    if id(value) in seen:
-        return "seen", seen[id(value)]
+    numbers = {} if numbers is None else numbers
+    if id(value) in numbers:
+        return "seen", numbers[id(value)]
     if isinstance(value, Tensor):
         held = value.grad, value._backward_hooks, value.requires_grad, value._version
         return type(value), id(value), value.data_ptr(), held
@@ -37,12 +37,12 @@ def walk(value: Any, seen: dict[int, int] | None = None) -> Any:
         callable(value) and not (isinstance(value, nn.Module))
     ):
         return value
-    seen[id(value)] = len(seen)
+    numbers[id(value)] = len(numbers)
     if isinstance(value, dict):
-        return type(value), id(value), [(key, walk(one, seen)) for key, one in value.items()]
+        return type(value), id(value), [(key, walk(one, numbers)) for key, one in value.items()]
     if isinstance(value, list | tuple | set):
-        return type(value), [walk(one, seen) for one in value]
-    return type(value), id(value), walk(vars(value), seen)
+        return type(value), [walk(one, numbers) for one in value]
+    return type(value), id(value), walk(vars(value), numbers)
 
 
 @pytest.mark.parametrize("make", MODELS)

@@ -122,10 +122,10 @@ def test_what_stands_on_a_layer(put: Callable[[nn.Module], None], before: bool) 
 def test_a_hook_on_the_model_itself_runs_around_it() -> None:
     model = EncoderDecoder()
     aefast.accelerate(model)
-    seen = []
-    model.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    outputs = []
+    model.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     model(torch.rand(8, 20))
-    assert len(seen) == 1
+    assert len(outputs) == 1
     assert sum(row.served for row in aefast.report(model).rows) == 1
 
 

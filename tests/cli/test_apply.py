@@ -156,7 +156,7 @@ def test_numbers_without_ends_may_be_outliers_but_of_the_same_scale(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("model", "given", "takes"),
+    ("model", "options", "takes"),
     [
         ("ae", {}, "-0.5 to 1.5"),
         ("ae", {"code_activation": "tanh"}, "-2 to 2"),
@@ -167,8 +167,8 @@ def test_numbers_without_ends_may_be_outliers_but_of_the_same_scale(tmp_path):
         ("vae", {}, None),
     ],
 )
-def test_codes_on_another_scale(model, given, takes, tmp_path):
-    trainer = new(model, **given)
+def test_codes_on_another_scale(model, options, takes, tmp_path):
+    trainer = new(model, **options)
     save(tmp_path, trainer.checkpoint())
     codes = np.full((3, trainer.config.sizes[-1]), 30.0)
     codes[0] = 0
@@ -267,11 +267,11 @@ def test_a_file_that_is_no_checkpoint(command, content, data, tmp_path):
 def test_what_goes_wrong_on_the_way_leaves_the_old_file(data, tmp_path, monkeypatch):
     run, out = trained("ae", tmp_path / "run"), tmp_path / "codes.npy"
     out.write_bytes(b"old")
-    seen = []
+    encoded = []
 
     def encode(model, x):
-        seen.append(x)
-        if len(seen) == 3:
+        encoded.append(x)
+        if len(encoded) == 3:
             raise OSError("the disk is gone")
         return x
 

@@ -183,11 +183,11 @@ def test_the_output_reaches_as_far_as_the_data(data, out):
 
 
 def test_precision_holds_for_the_run_alone(data, out, monkeypatch):
-    seen = []
-    monkeypatch.setattr(loop, "train", lambda *a, **b: seen.append(precision()))
+    precisions = []
+    monkeypatch.setattr(loop, "train", lambda *a, **b: precisions.append(precision()))
     precision = torch.get_float32_matmul_precision
     invoke(*train("ae", data, out, "--precision", "medium"))
-    assert seen == ["medium"]
+    assert precisions == ["medium"]
     assert precision() == "highest"
 
 
@@ -306,8 +306,8 @@ def test_data_that_have_changed(data, out):
 )
 def test_a_wrong_argument_is_one_line(arguments, message, data, out, monkeypatch):
     monkeypatch.chdir(data.parent)
-    given = [data if argument == "DATA" else argument for argument in arguments]
-    assert refused(*given).startswith(message)
+    words = [data if argument == "DATA" else argument for argument in arguments]
+    assert refused(*words).startswith(message)
     assert not (data.parent / "run").exists()
 
 

@@ -65,18 +65,18 @@ def test_a_run_leaves_its_figures_in_json_lines_and_for_tensorboard(shards, tmp_
 
 def test_a_run_starts_at_the_rows_geometric_median(shards, tmp_path):
     (tmp_path / "run").mkdir()
-    given = {"model": "topk", "data": str(shards), "latents": L, "k": K}
-    trainer = run.start(tmp_path / "run", given)
+    options = {"model": "topk", "data": str(shards), "latents": L, "k": K}
+    trainer = run.start(tmp_path / "run", options)
     rows = aefast.data.load(shards).take(torch.arange(240))
     assert torch.equal(trainer.model.decoder_bias, geometric_median(rows))
 
 
 def test_a_run_that_stopped_goes_on_to_the_same_bits(shards, tmp_path):
-    given = {"model": "topk", "data": str(shards), "latents": L, "k": K, "batch_size": 16}
-    given |= {"epochs": 3, "aux_k": 4, "dead_after": 100}
+    options = {"model": "topk", "data": str(shards), "latents": L, "k": K, "batch_size": 16}
+    options |= {"epochs": 3, "aux_k": 4, "dead_after": 100}
     for name in ("whole", "stopped"):
         (tmp_path / name).mkdir()
-        trainer = run.start(tmp_path / name, given)
+        trainer = run.start(tmp_path / name, options)
         proceed(trainer, until=20 if name == "stopped" else None)
         run.save(tmp_path / name, trainer.checkpoint())
     resumed = run.resume(tmp_path / "stopped", {"latents": L})

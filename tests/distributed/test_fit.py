@@ -30,8 +30,8 @@ def check_same(one: dict[str, Any], other: dict[str, Any]) -> None:
     assert (other["losses"] - one["losses"]).abs().max() < 1e-6 * one["losses"].abs().max().clamp(
         min=1
     )
-    expected, got = _parameters(one), _parameters(other)
-    assert (got - expected).norm() < 1e-6 * expected.norm()
+    expected, actual = _parameters(one), _parameters(other)
+    assert (actual - expected).norm() < 1e-6 * expected.norm()
 
 
 def _parameters(state: dict[str, Any]) -> Tensor:

@@ -33,20 +33,20 @@ def arguments(model, data, out, *more, epochs=2):
     sizes = ",".join(map(str, SMALL[model]["hidden"]))
     options = {f"--{name.replace('_', '-')}": value for name, value in SMALL[model].items()}
     options |= {"--hidden": sizes, "--epochs": epochs}
-    given = [word for option in options.items() for word in option]
+    words = [word for option in options.items() for word in option]
     common = ["--data", data, "--batch-size", 7, "--validation", 0.2, "--learning-rate", 0.01]
-    return ["train", model, *common, *given, "--out", out, *more]
+    return ["train", model, *common, *words, "--out", out, *more]
 
 
 def same(out, other) -> None:
     """The checkpoints of two runs, to rounding."""
-    expected, got = (load_file(run / "checkpoint.safetensors") for run in (out, other))
-    assert expected.keys() == got.keys()
+    expected, actual = (load_file(run / "checkpoint.safetensors") for run in (out, other))
+    assert expected.keys() == actual.keys()
 
     def joined(tensors: dict[str, Tensor]) -> Tensor:
         return torch.cat([tensors[name].double().flatten() for name in sorted(tensors)])
 
-    assert (joined(got) - joined(expected)).norm() < 2e-6 * joined(expected).norm()
+    assert (joined(actual) - joined(expected)).norm() < 2e-6 * joined(expected).norm()
     lines, others = (
         [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         for run in (out, other)
@@ -168,7 +168,7 @@ def test_ranks_that_are_asked_to_stop_save_and_say_so_once(data, tmp_path):
 
 OFTEN = """
 import aefast.training.loop as loop
-loop.SAVE_SECONDS = loop.LOOK_SECONDS = 0.05
+loop.SAVE_SECONDS = loop.STATUS_SECONDS = 0.05
 """
 RUNS, STARTS = int(os.environ.get("AEFAST_KILLED_RUNS", 3)), 12
 

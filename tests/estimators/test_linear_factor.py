@@ -263,8 +263,10 @@ def test_a_stream_may_begin_with_fewer_samples_than_components(data, model, size
     for batch in np.split(data, np.cumsum(sizes)[:-1]):
         parts.partial_fit(batch)
         if parts.n_samples_seen_ < 5:
-            seen = f"has seen {parts.n_samples_seen_} samples; with n_components = 5 it is fitted"
-            with pytest.raises(NotFittedError, match=seen):
+            message = (
+                f"has seen {parts.n_samples_seen_} samples; with n_components = 5 it is fitted"
+            )
+            with pytest.raises(NotFittedError, match=message):
                 parts.transform(data)
     np.testing.assert_allclose(
         parts.score_samples(data), whole.score_samples(data), rtol=30 * ROUNDING

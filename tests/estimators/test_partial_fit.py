@@ -36,5 +36,5 @@ def test_a_failed_partial_fit_changes_nothing(kind):
     for fitted in (model, again):
         fitted.partial_fit(ROWS[6:, :4])
     for method in ("transform", "score_samples"):
-        found, expected = (getattr(fitted, method)(ROWS[:, :4]) for fitted in (model, again))
-        np.testing.assert_array_equal(found, expected)
+        actual, expected = (getattr(fitted, method)(ROWS[:, :4]) for fitted in (model, again))
+        np.testing.assert_array_equal(actual, expected)

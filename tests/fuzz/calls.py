@@ -26,7 +26,7 @@ TINY = 1e-30
 
 
 @dataclass(frozen=True)
-class Given:
+class TensorSpec:
     """A tensor, as its values are drawn and laid out."""
 
     shape: tuple[int, ...]
@@ -66,12 +66,12 @@ def laid_out(values: Tensor, layout: str) -> Tensor:
 
 @dataclass(frozen=True)
 class Call:
-    """A call: of which op, where it runs, and what it is given."""
+    """A call: of which op, where it runs, and its arguments."""
 
     op: str
     backend: str
     dtype: str
-    tensors: dict[str, Given]
+    tensors: dict[str, TensorSpec]
     options: dict[str, Any]
     seed: int
     threads: int = 1
@@ -80,18 +80,18 @@ class Call:
     def inputs(self) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(self.seed)
         dtype = DTYPES[self.dtype]
-        return {name: given.tensor(dtype, generator) for name, given in self.tensors.items()}
+        return {name: spec.tensor(dtype, generator) for name, spec in self.tensors.items()}
 
 
 @dataclass(frozen=True)
 class Op:
-    """How an op is called, what it may be given, and which of its outputs are states.
+    """How an op is called, its possible arguments, and which of its outputs are states.
 
     ``run`` takes tensors by name and options, and returns tensors.
     """
 
     run: Callable[..., Any]
-    given: Callable[..., tuple[dict[str, Given], dict[str, Any]]]
+    arguments: Callable[..., tuple[dict[str, TensorSpec], dict[str, Any]]]
     states: tuple[int, ...] = ()
     gradients: bool = True
     slack: float = 1.0
@@ -105,39 +105,39 @@ TAME = st.sampled_from(["normal", "normal", "small", "zeros"])
 LEVELS = st.sampled_from([0.0, 1e-3, 0.3, 0.5, 0.9, 1.0])
 
 
-def matrix(draw: Any, rows: int, columns: int, values: Any = TAME) -> Given:
-    return Given((rows, columns), draw(values), draw(st.sampled_from(LAYOUTS)))
+def matrix(draw: Any, rows: int, columns: int, values: Any = TAME) -> TensorSpec:
+    return TensorSpec((rows, columns), draw(values), draw(st.sampled_from(LAYOUTS)))
 
 
-def vector(draw: Any, units: int, values: Any = TAME) -> Given:
-    return Given((units,), draw(values), draw(st.sampled_from(LAYOUTS)))
+def vector(draw: Any, units: int, values: Any = TAME) -> TensorSpec:
+    return TensorSpec((units,), draw(values), draw(st.sampled_from(LAYOUTS)))
 
 
-def biases(draw: Any, **units: int) -> dict[str, Given]:
+def biases(draw: Any, **units: int) -> dict[str, TensorSpec]:
     return {name: vector(draw, count) for name, count in units.items() if draw(st.booleans())}
 
 
-def any_shape(draw: Any, values: Any = NUMBERS) -> Given:
+def any_shape(draw: Any, values: Any = NUMBERS) -> TensorSpec:
     shape = tuple(draw(st.lists(SIZES, max_size=3)))
     while len(shape) > 1 and torch.Size(shape).numel() > 20000:
         shape = shape[1:]
-    return Given(shape, draw(values), draw(st.sampled_from(LAYOUTS)))
+    return TensorSpec(shape, draw(values), draw(st.sampled_from(LAYOUTS)))
 
 
-def given_corrupt(draw: Any) -> Any:
+def corrupt_arguments(draw: Any) -> Any:
     kind = draw(st.sampled_from(list(KINDS)))
     options = {"kind": kind, "level": draw(LEVELS), "seed": draw(SEEDS)}
     options |= {"low": draw(st.sampled_from([0.0, -2.5])), "row_offset": draw(OFFSETS)}
     return {"x": any_shape(draw)}, options
 
 
-def given_linear_act(draw: Any) -> Any:
+def linear_act_arguments(draw: Any) -> Any:
     rows, columns, units = draw(SIZES), draw(SIZES), draw(SIZES)
     tensors = {"x": matrix(draw, rows, columns, NUMBERS), "weight": matrix(draw, units, columns)}
     return tensors | biases(draw, bias=units), {"activation": draw(st.sampled_from(ACTIVATIONS))}
 
 
-def autoencoder(draw: Any, values: Any = TAME) -> dict[str, Given]:
+def autoencoder(draw: Any, values: Any = TAME) -> dict[str, TensorSpec]:
     rows, visible, hidden = draw(SIZES), draw(SIZES), draw(SIZES)
     tensors = {
         "x": matrix(draw, rows, visible, values),
@@ -148,12 +148,12 @@ def autoencoder(draw: Any, values: Any = TAME) -> dict[str, Given]:
     return tensors | biases(draw, encoder_bias=hidden, decoder_bias=visible)
 
 
-def given_autoencode(draw: Any) -> Any:
+def autoencode_arguments(draw: Any) -> Any:
     names = ("activation", "output_activation")
     return autoencoder(draw), {name: draw(st.sampled_from(ACTIVATIONS)) for name in names}
 
 
-def given_reconstruction_loss(draw: Any) -> Any:
+def reconstruction_loss_arguments(draw: Any) -> Any:
     loss = draw(st.sampled_from(["mse", "bce"]))
     values = st.just("unit") if loss == "bce" else TAME
     tensors = autoencoder(draw, values)
@@ -173,7 +173,7 @@ def given_reconstruction_loss(draw: Any) -> Any:
     return tensors, options
 
 
-def encoder(draw: Any) -> dict[str, Given]:
+def encoder(draw: Any) -> dict[str, TensorSpec]:
     widths = draw(st.lists(SIZES.filter(lambda size: size < 40), min_size=2, max_size=4))
     tensors = {"x": matrix(draw, draw(SIZES.filter(lambda size: size < 40)), widths[0])}
     for layer, (low, high) in enumerate(pairwise(widths)):
@@ -190,7 +190,7 @@ def layers(tensors: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor | None
     )
 
 
-def given_contractive_penalty(draw: Any) -> Any:
+def contractive_penalty_arguments(draw: Any) -> Any:
     options = {"activation": draw(st.sampled_from(ACTIVATIONS)), "seed": draw(SEEDS)}
     if draw(st.booleans()):
         options |= {"method": "hutchinson", "probes": draw(st.integers(1, 4))}
@@ -199,18 +199,18 @@ def given_contractive_penalty(draw: Any) -> Any:
     return encoder(draw), options | {"row_offset": draw(OFFSETS)}
 
 
-def given_encoder(draw: Any) -> Any:
+def encoder_arguments(draw: Any) -> Any:
     return encoder(draw), {"activation": draw(st.sampled_from(ACTIVATIONS))}
 
 
-def given_mlp(draw: Any) -> Any:
+def mlp_arguments(draw: Any) -> Any:
     tensors = encoder(draw)
     count = len(layers(dict.fromkeys(tensors))[0])
     activations = [draw(st.sampled_from(ACTIVATIONS)) for _ in range(count)]
     return tensors, {"activations": activations}
 
 
-def machine(draw: Any) -> tuple[dict[str, Given], dict[str, Any]]:
+def machine(draw: Any) -> tuple[dict[str, TensorSpec], dict[str, Any]]:
     rows, visible, hidden = draw(SIZES), draw(SIZES), draw(SIZES)
     kind = draw(st.sampled_from(["bernoulli", "bernoulli", "gaussian"]))
     values = ["binary", "binary", "unit"] if kind == "bernoulli" else ["normal"]
@@ -224,14 +224,14 @@ def machine(draw: Any) -> tuple[dict[str, Given], dict[str, Any]]:
     return tensors, {"visible_kind": kind}
 
 
-def given_gibbs(draw: Any) -> Any:
+def gibbs_arguments(draw: Any) -> Any:
     tensors, options = machine(draw)
     options |= {"k": draw(st.integers(1, 3)), "seed": draw(SEEDS), "row_offset": draw(OFFSETS)}
     options["beta"] = draw(st.sampled_from([None, 1.0, 0.5]))
     return tensors, options
 
 
-def given_contrastive_divergence(draw: Any) -> Any:
+def contrastive_divergence_arguments(draw: Any) -> Any:
     tensors, options = machine(draw)
     options |= {"k": draw(st.integers(1, 2)), "seed": draw(SEEDS), "row_offset": draw(OFFSETS)}
     if draw(st.booleans()):
@@ -242,47 +242,47 @@ def given_contrastive_divergence(draw: Any) -> Any:
     return tensors, options
 
 
-def given_code(draw: Any) -> Any:
+def code_arguments(draw: Any) -> Any:
     mean = any_shape(draw)
     return {
         "mean": mean,
-        "log_var": Given(mean.shape, draw(NUMBERS), draw(st.sampled_from(LAYOUTS))),
+        "log_var": TensorSpec(mean.shape, draw(NUMBERS), draw(st.sampled_from(LAYOUTS))),
     }, {}
 
 
-def given_reparameterize(draw: Any) -> Any:
-    tensors, _ = given_code(draw)
+def reparameterize_arguments(draw: Any) -> Any:
+    tensors, _ = code_arguments(draw)
     return tensors, {"seed": draw(SEEDS), "row_offset": draw(OFFSETS)}
 
 
-def given_rows_of_a_code(draw: Any) -> Any:
+def rows_of_a_code_arguments(draw: Any) -> Any:
     shape = (*draw(st.lists(st.integers(0, 4), max_size=2)), draw(SIZES))
-    pair = (Given(shape, draw(NUMBERS), draw(st.sampled_from(LAYOUTS))) for _ in range(2))
+    pair = (TensorSpec(shape, draw(NUMBERS), draw(st.sampled_from(LAYOUTS))) for _ in range(2))
     return dict(zip(("mean", "log_var"), pair, strict=True)), {}
 
 
-def given_soft_threshold(draw: Any) -> Any:
+def soft_threshold_arguments(draw: Any) -> Any:
     return {"x": any_shape(draw)}, {"threshold": draw(st.sampled_from([0.0, 0.1, 0.7, 1e3]))}
 
 
-def given_sparse_encode(draw: Any) -> Any:
+def sparse_encode_arguments(draw: Any) -> Any:
     rows, columns, atoms = (draw(st.integers(0, 12)) for _ in range(3))
     tensors = {"x": matrix(draw, rows, columns), "dictionary": matrix(draw, atoms, columns)}
     return tensors, {"penalty": draw(st.sampled_from([0.1, 0.7])), "steps": 300}
 
 
-def given_topk_encode(draw: Any) -> Any:
+def topk_encode_arguments(draw: Any) -> Any:
     rows, columns, latents = draw(SIZES), draw(SIZES), draw(st.integers(1, 40))
     tensors = {"x": matrix(draw, rows, columns), "weight": matrix(draw, latents, columns)}
     return tensors | biases(draw, bias=latents), {"k": draw(st.integers(1, latents))}
 
 
-def topk_values(bias: Tensor | None = None, **given: Any) -> Tensor:
+def topk_values(bias: Tensor | None = None, **arguments: Any) -> Tensor:
     """Without the latents: of nearly equal ones another may be chosen."""
-    return functional.topk_encode(bias=bias, **given).values
+    return functional.topk_encode(bias=bias, **arguments).values
 
 
-def given_sparse_decode(draw: Any) -> Any:
+def sparse_decode_arguments(draw: Any) -> Any:
     rows, active, latents, columns = (draw(st.integers(1, 12)) for _ in range(4))
     tensors = {"values": matrix(draw, rows, active), "weight": matrix(draw, latents, columns)}
     return tensors | biases(draw, bias=columns), {"seed": draw(st.integers(0, 9))}
@@ -295,8 +295,8 @@ def decoded(values: Tensor, weight: Tensor, seed: int, bias: Tensor | None = Non
     )
 
 
-def given_sparse_reconstruction_loss(draw: Any) -> Any:
-    tensors, options = given_sparse_decode(draw)
+def sparse_reconstruction_loss_arguments(draw: Any) -> Any:
+    tensors, options = sparse_decode_arguments(draw)
     rows, columns = tensors["values"].shape[0], tensors["weight"].shape[1]
     return tensors | {"target": matrix(draw, rows, columns)}, options
 
@@ -309,13 +309,13 @@ def error_of_decoded(
     return functional.sparse_reconstruction_loss(values, indices, weight, bias, target)
 
 
-def given_activities(draw: Any) -> Any:
+def activities_arguments(draw: Any) -> Any:
     code = matrix(draw, draw(SIZES), draw(SIZES), st.sampled_from(["unit", "unit", "zeros"]))
     return {"code": code}, {}
 
 
-def given_kl_sparsity(draw: Any) -> Any:
-    return given_activities(draw)[0], {"target": draw(st.sampled_from([0.05, 0.5, 0.9]))}
+def kl_sparsity_arguments(draw: Any) -> Any:
+    return activities_arguments(draw)[0], {"target": draw(st.sampled_from([0.05, 0.5, 0.9]))}
 
 
 def objective(x: Tensor, dictionary: Tensor, penalty: float, **options: Any) -> Tensor:
@@ -326,50 +326,52 @@ def objective(x: Tensor, dictionary: Tensor, penalty: float, **options: Any) -> 
 
 
 def on_layers(function: Callable[..., Any]) -> Callable[..., Any]:
-    def run(**given: Any) -> Any:
-        parts = {n: g for n, g in given.items() if n.startswith(("weight_", "bias_"))}
-        options = {n: g for n, g in given.items() if n not in ("x", *parts)}
-        return function(given["x"], *layers(parts), **options)
+    def run(**arguments: Any) -> Any:
+        parts = {n: g for n, g in arguments.items() if n.startswith(("weight_", "bias_"))}
+        options = {n: g for n, g in arguments.items() if n not in ("x", *parts)}
+        return function(arguments["x"], *layers(parts), **options)
 
     return run
 
 
 def of_autoencoder(function: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda **given: function(**{"encoder_bias": None} | given)
+    return lambda **arguments: function(**{"encoder_bias": None} | arguments)
 
 
 def of_machine(function: Callable[..., Any], **fixed: Any) -> Callable[..., Any]:
-    return lambda **given: function(**{"visible_bias": None, "hidden_bias": None} | given | fixed)
+    return lambda **arguments: function(
+        **{"visible_bias": None, "hidden_bias": None} | arguments | fixed
+    )
 
 
 OPS = {
-    "corrupt": Op(functional.corrupt, given_corrupt),
-    "linear_act": Op(functional.linear_act, given_linear_act),
-    "autoencode": Op(of_autoencoder(functional.autoencode), given_autoencode),
+    "corrupt": Op(functional.corrupt, corrupt_arguments),
+    "linear_act": Op(functional.linear_act, linear_act_arguments),
+    "autoencode": Op(of_autoencoder(functional.autoencode), autoencode_arguments),
     "reconstruction_loss": Op(
-        of_autoencoder(functional.reconstruction_loss), given_reconstruction_loss
+        of_autoencoder(functional.reconstruction_loss), reconstruction_loss_arguments
     ),
     "contractive_penalty": Op(
-        on_layers(functional.contractive_penalty), given_contractive_penalty, slack=4
+        on_layers(functional.contractive_penalty), contractive_penalty_arguments, slack=4
     ),
-    "jacobian": Op(on_layers(functional.jacobian), given_encoder, slack=4),
-    "mlp": Op(on_layers(functional.mlp), given_mlp),
+    "jacobian": Op(on_layers(functional.jacobian), encoder_arguments, slack=4),
+    "mlp": Op(on_layers(functional.mlp), mlp_arguments),
     "gibbs": Op(
-        of_machine(functional.gibbs, return_probs=True), given_gibbs, (0, 1), gradients=False
+        of_machine(functional.gibbs, return_probs=True), gibbs_arguments, (0, 1), gradients=False
     ),
     "contrastive_divergence": Op(
-        of_machine(functional.contrastive_divergence), given_contrastive_divergence, (1,)
+        of_machine(functional.contrastive_divergence), contrastive_divergence_arguments, (1,)
     ),
     "free_energy": Op(of_machine(functional.free_energy), machine),
-    "reparameterize": Op(functional.reparameterize, given_reparameterize),
-    "gaussian_kl": Op(functional.gaussian_kl, given_rows_of_a_code),
-    "soft_threshold": Op(functional.soft_threshold, given_soft_threshold),
-    "sparse_encode": Op(objective, given_sparse_encode, gradients=False, slack=100),
-    "topk_encode": Op(topk_values, given_topk_encode, gradients=False),
-    "sparse_decode": Op(decoded, given_sparse_decode),
-    "sparse_reconstruction_loss": Op(error_of_decoded, given_sparse_reconstruction_loss),
-    "kl_sparsity": Op(functional.kl_sparsity, given_kl_sparsity),
-    "l1_sparsity": Op(functional.l1_sparsity, given_activities),
+    "reparameterize": Op(functional.reparameterize, reparameterize_arguments),
+    "gaussian_kl": Op(functional.gaussian_kl, rows_of_a_code_arguments),
+    "soft_threshold": Op(functional.soft_threshold, soft_threshold_arguments),
+    "sparse_encode": Op(objective, sparse_encode_arguments, gradients=False, slack=100),
+    "topk_encode": Op(topk_values, topk_encode_arguments, gradients=False),
+    "sparse_decode": Op(decoded, sparse_decode_arguments),
+    "sparse_reconstruction_loss": Op(error_of_decoded, sparse_reconstruction_loss_arguments),
+    "kl_sparsity": Op(functional.kl_sparsity, kl_sparsity_arguments),
+    "l1_sparsity": Op(functional.l1_sparsity, activities_arguments),
 }
 
 
@@ -385,7 +387,7 @@ def backends() -> list[str]:
 def calls(draw: Any) -> Call:
     op = draw(st.sampled_from(list(OPS)))
     name = draw(st.sampled_from(backends()))
-    tensors, options = OPS[op].given(draw)
+    tensors, options = OPS[op].arguments(draw)
     if name == "triton" and sum(torch.Size(g.shape).numel() for g in tensors.values()) > 600:
         name = "cpp"
     return Call(
@@ -413,8 +415,10 @@ def outcome(call: Call, where: str, dtype: torch.dtype | None = None) -> Outcome
     op = OPS[call.op]
     inputs = call.inputs()
     before = {name: tensor.clone() for name, tensor in inputs.items()}
-    given = {n: tensor if dtype is None else tensor.to(dtype) for n, tensor in inputs.items()}
-    leaves = {name: tensor.detach().requires_grad_(op.gradients) for name, tensor in given.items()}
+    converted = {n: tensor if dtype is None else tensor.to(dtype) for n, tensor in inputs.items()}
+    leaves = {
+        name: tensor.detach().requires_grad_(op.gradients) for name, tensor in converted.items()
+    }
     try:
         with use_backend(where):
             outputs = op.run(**leaves, **call.options)

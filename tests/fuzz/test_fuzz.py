@@ -11,7 +11,7 @@ pytest.importorskip("safetensors")
 
 from aefast import backend
 from tests.fuzz import calls, files, trainings, wrong
-from tests.fuzz.calls import Call, Given, Op
+from tests.fuzz.calls import Call, Op, TensorSpec
 from tests.fuzz.files import Mutated
 from tests.fuzz.target import Target
 from tests.fuzz.trainings import Training
@@ -77,7 +77,7 @@ def test_a_training_that_ends_elsewhere_is_seen(monkeypatch, scale, fault):
 
 @pytest.mark.parametrize("error", [ValueError("it is wrong"), RuntimeError("level is wrong")])
 def test_a_refusal_without_a_name_or_of_another_kind_is_seen(monkeypatch, error):
-    def run(**given):
+    def run(**arguments):
         raise error
 
     monkeypatch.setitem(calls.OPS, "op", Op(run, lambda draw: None))
@@ -86,7 +86,7 @@ def test_a_refusal_without_a_name_or_of_another_kind_is_seen(monkeypatch, error)
         wrong.check(Wrong(call, "level", "a list"))
 
 
-CALL = Call("op", calls.backends()[0], "float32", {"x": Given((5, 3))}, {}, 0)
+CALL = Call("op", calls.backends()[0], "float32", {"x": TensorSpec((5, 3))}, {}, 0)
 
 
 @needs_kernels

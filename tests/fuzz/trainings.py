@@ -79,26 +79,26 @@ def _layered(draw: Any) -> dict[str, Any]:
     return options | {"output_activation": "sigmoid" if is_bce else draw(TAME_ACTIVATIONS)}
 
 
-def given_autoencoder(draw: Any) -> Any:
+def autoencoder_arguments(draw: Any) -> Any:
     return (), _layered(draw)
 
 
-def given_denoising(draw: Any) -> Any:
+def denoising_arguments(draw: Any) -> Any:
     options = _layered(draw) | {"corruption": draw(st.sampled_from(list(KINDS)))}
     return (), options | {"corruption_level": draw(st.sampled_from([0.0, 0.3, 1.0]))}
 
 
-def given_contractive(draw: Any) -> Any:
+def contractive_arguments(draw: Any) -> Any:
     return (), _layered(draw) | {"contraction": draw(st.sampled_from([0.0, 0.003, 0.1]))}
 
 
-def given_sparse(draw: Any) -> Any:
+def sparse_arguments(draw: Any) -> Any:
     penalty = draw(st.sampled_from(["kl", "l1"]))
     options = _layered(draw) | {"penalty": penalty, "sparsity_weight": 0.01}
     return (), options | ({"code_activation": "sigmoid"} if penalty == "kl" else {})
 
 
-def given_stochastic(draw: Any) -> Any:
+def stochastic_arguments(draw: Any) -> Any:
     return (), {
         "layers": draw(st.lists(WIDTHS, min_size=2, max_size=4)),
         "activation": draw(TAME_ACTIVATIONS),
@@ -107,7 +107,7 @@ def given_stochastic(draw: Any) -> Any:
     }
 
 
-def given_variational(draw: Any) -> Any:
+def variational_arguments(draw: Any) -> Any:
     bound = draw(st.sampled_from(["elbo", "elbo", "importance"]))
     return (draw(WIDTHS), draw(WIDTHS)), {
         "layers": draw(st.lists(WIDTHS, max_size=2)),
@@ -120,7 +120,7 @@ def given_variational(draw: Any) -> Any:
     }
 
 
-def given_machine(draw: Any) -> Any:
+def machine_arguments(draw: Any) -> Any:
     kind = draw(st.sampled_from(["bernoulli", "gaussian"]))
     return (draw(WIDTHS), draw(WIDTHS)), {
         "visible_kind": kind,
@@ -131,20 +131,20 @@ def given_machine(draw: Any) -> Any:
     }
 
 
-def given_topk(draw: Any) -> Any:
+def topk_arguments(draw: Any) -> Any:
     latents = draw(WIDTHS)
     return (draw(WIDTHS), latents, draw(st.integers(1, latents))), {}
 
 
 MODELS = {
-    "Autoencoder": given_autoencoder,
-    "DenoisingAutoencoder": given_denoising,
-    "ContractiveAutoencoder": given_contractive,
-    "SparseAutoencoder": given_sparse,
-    "StochasticAutoencoder": given_stochastic,
-    "VariationalAutoencoder": given_variational,
-    "RBM": given_machine,
-    "TopKSparseAutoencoder": given_topk,
+    "Autoencoder": autoencoder_arguments,
+    "DenoisingAutoencoder": denoising_arguments,
+    "ContractiveAutoencoder": contractive_arguments,
+    "SparseAutoencoder": sparse_arguments,
+    "StochasticAutoencoder": stochastic_arguments,
+    "VariationalAutoencoder": variational_arguments,
+    "RBM": machine_arguments,
+    "TopKSparseAutoencoder": topk_arguments,
 }
 
 

@@ -110,10 +110,10 @@ def wrong_calls(draw: Any) -> Wrong:
 
 
 def run_call(wrong: Wrong, call: Call) -> None:
-    given = call.inputs() | call.options
-    given[wrong.argument] = wrong.value(given[wrong.argument])
+    arguments = call.inputs() | call.options
+    arguments[wrong.argument] = wrong.value(arguments[wrong.argument])
     with use_backend(call.backend):
-        OPS[call.op].run(**given)
+        OPS[call.op].run(**arguments)
 
 
 def run_training(wrong: Wrong, training: Training) -> None:
@@ -128,7 +128,7 @@ def run_training(wrong: Wrong, training: Training) -> None:
         return
     model = kind(**arguments)
     rows = training.data()
-    given = {
+    arguments = {
         "model": model,
         "data": rows,
         "optimizer": trainings.OPTIMIZERS[training.optimizer](model.parameters()),
@@ -138,8 +138,8 @@ def run_training(wrong: Wrong, training: Training) -> None:
         "validation": rows,
         "callback": None,
     }
-    given[name] = wrong.value(given[name])
-    aefast.fit(**given)
+    arguments[name] = wrong.value(arguments[name])
+    aefast.fit(**arguments)
 
 
 def check(wrong: Wrong) -> None:

@@ -215,8 +215,8 @@ class _OnAnotherDevice(torch.Tensor):
     @property
     def device(self):
         frame = sys._getframe(1)
-        is_asked = frame.f_code.co_name == "_auxiliary_loss"
-        return torch.device("cuda") if is_asked else torch.device("cpu")
+        is_auxiliary = frame.f_code.co_name == "_auxiliary_loss"
+        return torch.device("cuda") if is_auxiliary else torch.device("cpu")
 
 
 def test_the_threshold_follows_the_smallest_active_value_and_serves_each_row_alone():

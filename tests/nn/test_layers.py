@@ -114,13 +114,13 @@ def test_a_replica_s_encoder_is_the_replica_s():
 
 @pytest.mark.parametrize("kind", [Autoencoder, StochasticAutoencoder, VariationalAutoencoder])
 def test_hooks_on_them_run_with_the_model_and_its_loss(kind, x):
-    model, seen = kind(8, 3), []
+    model, hooked = kind(8, 3), []
     model.loss(x)  # whose plan is kept
-    model.encoder.register_forward_hook(lambda *call: seen.append("encoder"))
-    model.decoder.register_forward_hook(lambda *call: seen.append("decoder"))
+    model.encoder.register_forward_hook(lambda *call: hooked.append("encoder"))
+    model.decoder.register_forward_hook(lambda *call: hooked.append("decoder"))
     model(x)
     model.loss(x)
-    assert seen == 2 * ["encoder", "decoder"]
+    assert hooked == 2 * ["encoder", "decoder"]
 
 
 def test_a_part_is_not_put_aside():

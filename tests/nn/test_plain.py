@@ -105,9 +105,9 @@ def leaves(model):
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
-def assert_the_losses_are_one(got, want, model):
-    torch.testing.assert_close(got, want)
-    gradients = [torch.autograd.grad(loss, leaves(model)) for loss in (got, want)]
+def assert_the_losses_are_one(actual, expected, model):
+    torch.testing.assert_close(actual, expected)
+    gradients = [torch.autograd.grad(loss, leaves(model)) for loss in (actual, expected)]
     for ours, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, theirs)
     assert any(bool(gradient.any()) for gradient in gradients[0])
@@ -244,15 +244,15 @@ def test_every_model_is_plain_until_something_stands_on_it(model):
 
 
 def test_all_modules_hooks_are_called(x):
-    model, seen = Autoencoder(8, 3), []
-    hook = nn.modules.module.register_module_forward_hook(lambda *call: seen.append(call[0]))
+    model, hooked = Autoencoder(8, 3), []
+    hook = nn.modules.module.register_module_forward_hook(lambda *call: hooked.append(call[0]))
     try:
         assert not is_plain(model)
         model.loss(x)
     finally:
         hook.remove()
-    assert model.encoder[0] in seen
-    assert model.decoder[0] in seen
+    assert model.encoder[0] in hooked
+    assert model.decoder[0] in hooked
     assert is_plain(model)
 
 
@@ -280,8 +280,8 @@ def test_a_method_replaced_on_one_model_is_called(method, x):
     if method == "compare":
         torch.testing.assert_close(model.loss(x), 2 * before)
     else:
-        want = F.binary_cross_entropy_with_logits(2 * ordinary(model.encode(x)), x)
-        torch.testing.assert_close(model.loss(x), want)
+        expected = F.binary_cross_entropy_with_logits(2 * ordinary(model.encode(x)), x)
+        torch.testing.assert_close(model.loss(x), expected)
 
 
 @pytest.mark.parametrize(

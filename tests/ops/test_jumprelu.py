@@ -30,14 +30,14 @@ def estimated(tensors, bandwidth, estimator, grad_values, grad_active):
 @not_interpreted
 @pytest.mark.parametrize("estimator", ["rectangle", "tanh"])
 def test_values_and_estimated_gradients(device, estimator):
-    given = tensors(device)
-    values, active = jumprelu_encode(*given, 0.7, estimator)
+    inputs = tensors(device)
+    values, active = jumprelu_encode(*inputs, 0.7, estimator)
     grads = torch.randn(2, 9, 12, device=device)
-    expected_values, expected_active, gradients = estimated(given, 0.7, estimator, *grads)
+    expected_values, expected_active, gradients = estimated(inputs, 0.7, estimator, *grads)
     torch.testing.assert_close(values, expected_values)
     assert torch.equal(active, expected_active)
     assert gradients[-1].count_nonzero() > 3
-    actual = torch.autograd.grad((values, active), given, tuple(grads))
+    actual = torch.autograd.grad((values, active), inputs, tuple(grads))
     for a, b in zip(actual, gradients, strict=True):
         torch.testing.assert_close(a, b)
 
@@ -72,22 +72,22 @@ def test_other_dtypes_and_leading_dimensions(dtype):
 
 
 def test_autocast_rounds_the_product():
-    given = tensors("cpu")
+    inputs = tensors("cpu")
     with torch.autocast("cpu", torch.bfloat16):
-        values, _ = jumprelu_encode(*given, 0.5)
+        values, _ = jumprelu_encode(*inputs, 0.5)
     assert values.dtype == torch.bfloat16
-    assert torch.equal(values, jumprelu_encode(*(t.bfloat16() for t in given), 0.5).values)
+    assert torch.equal(values, jumprelu_encode(*(t.bfloat16() for t in inputs), 0.5).values)
 
 
 def test_it_compiles_in_one_graph():
-    given = tensors("cpu")
+    inputs = tensors("cpu")
 
-    def total(*given):
-        values, active = jumprelu_encode(*given, 0.5)
+    def total(*inputs):
+        values, active = jumprelu_encode(*inputs, 0.5)
         return values.square().sum() + active.sum()
 
     compiled = torch.compile(total, fullgraph=True, backend="aot_eager")
-    actual, expected = (torch.autograd.grad(f(*given), given) for f in (compiled, total))
+    actual, expected = (torch.autograd.grad(f(*inputs), inputs) for f in (compiled, total))
     for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b)
 

@@ -118,17 +118,17 @@ def test_a_symbolic_trace_that_needs_shapes_says_what_traces_with_them():
 
 
 def test_a_function_mode_sees_the_op(op):
-    seen = []
+    modules = []
 
     class Mode(torch.overrides.TorchFunctionMode):
         def __torch_function__(self, function, types, args=(), kwargs=None):
-            seen.append(getattr(function, "__module__", None))
+            modules.append(getattr(function, "__module__", None))
             return function(*args, **(kwargs or {}))
 
     expected = op(data(6))
     with Mode():
         check_same(op(data(6)), expected)
-    assert "aefast.functional" in seen
+    assert "aefast.functional" in modules
 
 
 class Image(torch.Tensor):

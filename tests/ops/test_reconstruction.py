@@ -162,8 +162,8 @@ def test_contraction_adds_the_penalty_of_what_the_encoder_sees(
     options = {"activation": activation, "reduction": reduction, "seed": 4}
     options |= {"corruption": "masking", "corruption_level": 0.2}
     assert_right(inputs, contraction=0.4, **options)
-    seen = corrupt(inputs.x, "masking", 0.2, seed=4)
-    penalty = contractive_penalty(seen, *inputs[1:3], activation)
+    corrupted = corrupt(inputs.x, "masking", 0.2, seed=4)
+    penalty = contractive_penalty(corrupted, *inputs[1:3], activation)
     penalty = penalty.mean() if reduction == "mean" else penalty.sum()
     actual = call(inputs, contraction=0.4, **options)
     torch.testing.assert_close(actual, call(inputs, **options) + 0.4 * penalty)

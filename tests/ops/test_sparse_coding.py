@@ -366,8 +366,8 @@ def test_opcheck(device):
     start = torch.zeros(4, 9, device=device)
     leaf = x.clone().requires_grad_()
     torch.library.opcheck(torch.ops.aefast.soft_threshold, (leaf, 0.4))
-    for given in (None, start):
-        arguments = (leaf, dictionary, given, 0.2, 1e-8, 5)
+    for initial in (None, start):
+        arguments = (leaf, dictionary, initial, 0.2, 1e-8, 5)
         torch.library.opcheck(torch.ops.aefast.sparse_encode, arguments)
 
 

@@ -173,7 +173,7 @@ class Watched(AutoEncoder):
     """A subclass with a step of its own."""
 
     def training_forward(self, batch_data):
-        self.seen = True
+        self.is_hooked = True
         return super().training_forward(batch_data)
 
 

@@ -10,7 +10,7 @@ def ordinary_loop(monkeypatch):
     loop = pytest.importorskip("aefast.training.loop")
     monkeypatch.setattr(
         loop,
-        "choose",
+        "choose_engine",
         lambda module, rows, optimizer, loss, group: engines.LoopEngine(
             module, rows, optimizer, loss, "a test looks on"
         ),

@@ -38,9 +38,9 @@ def dataset() -> Dataset:
     return Dataset(rows(), (VISIBLE,), 1.0, "rows.npy", 0.0, 1.0, 0)
 
 
-def new(model: str, **given: Any) -> Trainer:
+def new(model: str, **options: Any) -> Trainer:
     """A run of 7 batches an epoch, the last of them smaller."""
-    options = {"batch_size": 8, "epochs": 3, **SMALL[model], **given, "model": model}
+    options = {"batch_size": 8, "epochs": 3, **SMALL[model], **options, "model": model}
     config = run.configure(options, dataset())
     return Trainer(Checkpoint(config, Progress(), models.build(config), {}), dataset())
 

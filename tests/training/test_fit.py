@@ -232,11 +232,11 @@ def test_a_mapped_file_and_bytes(tmp_path):
 
 
 def test_without_shuffling_rows_come_in_their_order():
-    seen = []
+    recorded = []
 
     class Spy(nn.Autoencoder):
         def loss(self, x, *, seed=None):
-            seen.append(x.clone())
+            recorded.append(x.clone())
             return super().loss(x, seed=seed)
 
     model = Spy(12, 5)
@@ -245,7 +245,7 @@ def test_without_shuffling_rows_come_in_their_order():
     history = aefast.fit(model, rows, optimizer, batch_size=8, shuffle=False)
     assert history.engine == "loop"
     assert "Spy" in history.reason
-    assert torch.equal(torch.cat(seen), rows)
+    assert torch.equal(torch.cat(recorded), rows)
 
 
 @needs_cpp
@@ -568,16 +568,16 @@ def test_what_a_callback_freezes_stays(monkeypatch):
     monkeypatch.setattr(fitting, "LOOK_SECONDS", 0.0)
     monkeypatch.setattr(fitting, "CHUNK_SECONDS", 0.0)
     model = nn.Autoencoder(12, 5)
-    seen = []
+    recorded = []
 
     def freeze(look):
         model.encoder.requires_grad_(False)
-        seen.append(model.encoder[0].weight.clone())
+        recorded.append(model.encoder[0].weight.clone())
 
     optimizer = OPTIMIZERS["sgd"](model.parameters())
     aefast.fit(model, torch.rand(20, 12), optimizer, batch_size=5, callback=freeze)
-    assert torch.equal(seen[0], seen[-1])
-    assert torch.equal(seen[0], model.encoder[0].weight)
+    assert torch.equal(recorded[0], recorded[-1])
+    assert torch.equal(recorded[0], model.encoder[0].weight)
 
 
 @needs_cpp
@@ -591,7 +591,7 @@ def test_both_engines_take_even_minibatches(chunk):
         rows = data.dataset.from_array(torch.rand(10, 6).numpy(), "rows")
         whole = Stretch(torch.arange(20) % 10, 4, 10, [3, 4], is_even=True)
         with backend.use_backend(name) if name else contextlib.nullcontext():
-            engine = engines.choose(
+            engine = engines.choose_engine(
                 model,
                 rows,
                 optimizer_of(model.parameters()),
@@ -685,17 +685,17 @@ def test_a_transcoder_learns_from_pairs_of_rows_as_from_its_loss_with_a_target(t
     batches = list(zip(inputs.split(8), targets.split(8), strict=True))
     start = nn.TopKSparseAutoencoder(6, 24, 3, outputs=4)
     trained = []
-    for given in ((inputs, targets), shards, lambda: batches, None):
+    for source in ((inputs, targets), shards, lambda: batches, None):
         model = copy.deepcopy(start)
         optimizer = torch.optim.Adam(model.parameters(), 1e-2)
-        if given is None:
+        if source is None:
             for x, target in batches:
                 optimizer.zero_grad()
                 model.loss(x, target=target).backward()
                 optimizer.step()
         else:
             options = {"validation": (inputs, targets), "batch_size": 8, "shuffle": False}
-            history = aefast.fit(model, given, optimizer, **options)
+            history = aefast.fit(model, source, optimizer, **options)
             model.eval()
             held_out = model.loss(inputs, target=targets).item()
             assert history.engine == "loop"
@@ -754,10 +754,10 @@ def test_a_transcoder_learns_from_pairs_of_rows_as_from_its_loss_with_a_target(t
 def test_wrong_pairs_are_named(options, error, message):
     model = nn.TopKSparseAutoencoder(6, 24, 3, outputs=4)
     pair = (torch.ones(9, 6), torch.ones(9, 4))
-    given = {"model": model, "data": pair, **options}
-    given["optimizer"] = torch.optim.Adam(given["model"].parameters())
+    arguments = {"model": model, "data": pair, **options}
+    arguments["optimizer"] = torch.optim.Adam(arguments["model"].parameters())
     with pytest.raises(error, match=f"^{message}"):
-        aefast.fit(**given)
+        aefast.fit(**arguments)
 
 
 def test_held_out_bytes_are_divided_as_the_datas_are():

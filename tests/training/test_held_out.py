@@ -24,11 +24,11 @@ def test_the_rows_that_are_held_out_are_a_share_by_the_seed_and_are_never_traine
     )
     assert torch.equal(trainer.held_out, new("ae", validation=0.3).held_out)
     assert not torch.equal(trainer.held_out, new("ae", validation=0.3, seed=1).held_out)
-    seen = []
-    trainer.stages = [spy(trainer.stage, seen)]
+    batches = []
+    trainer.stages = [spy(trainer.stage, batches)]
     proceed(trainer)
     expected = trainer.dataset.take(trainer.trained)
-    assert torch.equal(torch.cat(seen[:5]).sort(0).values, expected.sort(0).values)
+    assert torch.equal(torch.cat(batches[:5]).sort(0).values, expected.sort(0).values)
     assert trainer.progress.samples == 70
 
 
@@ -67,7 +67,7 @@ def test_a_run_with_held_out_rows_goes_on_to_the_same_bits(model, tmp_path):
 def test_to_be_judged_changes_nothing_of_a_run(model, monkeypatch):
     judged = new(model, validation=0.2)
     proceed(judged)
-    monkeypatch.setattr(loop.Trainer, "_judge", lambda self: {})
+    monkeypatch.setattr(loop.Trainer, "_evaluate", lambda self: {})
     other = new(model, validation=0.2)
     proceed(other)
     actual, expected = (run.checkpoint() for run in (judged, other))
@@ -77,8 +77,8 @@ def test_to_be_judged_changes_nothing_of_a_run(model, monkeypatch):
 
 def judged(trainer, monkeypatch, losses):
     """The trainer, whose epochs have these held-out losses."""
-    given = iter(losses)
-    monkeypatch.setattr(loop, "held_out_loss", lambda *arguments: next(given))
+    values = iter(losses)
+    monkeypatch.setattr(loop, "held_out_loss", lambda *arguments: next(values))
     return trainer
 
 
@@ -112,7 +112,7 @@ def test_without_patience_a_run_takes_all_its_epochs(monkeypatch):
 
 def test_patience_ends_each_machine_of_a_stack_by_its_own_epochs(monkeypatch):
     figures = iter([5.0, 6.0, 4.0, 9.0, 9.0, *[3.0, 4.0, 5.0]])
-    monkeypatch.setattr(loop, "watched", lambda given: next(figures))
+    monkeypatch.setattr(loop, "early_stopping_metric", lambda values: next(figures))
     trainer = new("dbn", validation=0.2, patience=2, epochs=9)
     lines = proceed(trainer)
     ends = [line["epoch"] for line in lines]

@@ -113,29 +113,29 @@ def test_a_stack_trains_each_machine_on_the_features_of_the_one_below(ordinary_l
     proceed(trainer, until=21)
     assert torch.equal(upper.weight, untouched)
     trained = lower.weight.clone()
-    seen = []
-    upper.loss = lambda x, seed: seen.append(x) or (upper.weight * 0).sum()
+    batches = []
+    upper.loss = lambda x, seed: batches.append(x) or (upper.weight * 0).sum()
     trainer.take(1, 1.0)
     assert torch.equal(lower.weight, trained)
-    assert not seen[0].requires_grad
+    assert not batches[0].requires_grad
     with torch.no_grad():
         features = lower(torch.from_numpy(dataset().rows))
-    assert all((features == row).all(1).any() for row in seen[0])
+    assert all((features == row).all(1).any() for row in batches[0])
 
 
 def test_every_row_is_seen_once_an_epoch(ordinary_loop):
     trainer = new("ae", epochs=1)
-    seen = []
-    object.__setattr__(trainer, "stages", [spy(trainer.stage, seen)])
+    batches = []
+    object.__setattr__(trainer, "stages", [spy(trainer.stage, batches)])
     proceed(trainer)
     expected = torch.from_numpy(dataset().rows)
-    assert torch.equal(torch.cat(seen).unique(dim=0), expected.unique(dim=0))
-    assert sum(map(len, seen)) == len(expected)
+    assert torch.equal(torch.cat(batches).unique(dim=0), expected.unique(dim=0))
+    assert sum(map(len, batches)) == len(expected)
 
 
-def spy(stage, seen):
+def spy(stage, batches):
     def loss(x, seed):
-        seen.append(x)
+        batches.append(x)
         return stage.loss(x, seed)
 
     return replace(stage, loss=loss)

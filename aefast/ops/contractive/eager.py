@@ -148,7 +148,7 @@ def gradients(
         ]
         penalty, _, code = contractive_penalty(x, layers, settings)
     inputs: list[Any] = [x, *(layer.weight for layer in layers), *(layer.bias for layer in layers)]
-    wanted = [tensor for tensor in inputs if tensor is not None and tensor.requires_grad]
+    differentiable = [tensor for tensor in inputs if tensor is not None and tensor.requires_grad]
     pairs = [
         (output, grad)
         for output, grad in ((penalty, grad_penalty), (code, grad_code))
@@ -159,7 +159,11 @@ def gradients(
     outputs, grads = zip(*pairs, strict=True)
     gradients = iter(
         torch.autograd.grad(
-            outputs, wanted, grads, create_graph=differentiated_again, materialize_grads=True
+            outputs,
+            differentiable,
+            grads,
+            create_graph=differentiated_again,
+            materialize_grads=True,
         )
     )
     return [

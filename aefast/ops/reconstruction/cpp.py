@@ -70,22 +70,22 @@ class _Primitives:
         target: Tensor,
         settings: LossSettings,
         scale: float,
-        wanted: panels.Wanted,
+        needed: panels.ComparisonGradients,
     ) -> panels.Compared:
         output, _ = shared.linear_act(code, weight, bias, "identity", False)
         rows, columns = output.shape
         if target.stride(1) != 1:
             target = target.contiguous()
-        grad_target = torch.empty_like(output) if wanted.target else None
-        grad_bias = output.new_empty(columns) if wanted.bias else None
-        sums = shared.partial_sums(rows if wanted.bias else 0, columns)
+        grad_target = torch.empty_like(output) if needed.target else None
+        grad_bias = output.new_empty(columns) if needed.bias else None
+        sums = shared.partial_sums(rows if needed.bias else 0, columns)
         loss = _C.compare(
             shared.as_matrix(output),
             shared.as_matrix(target),
             0 if grad_target is None else grad_target.data_ptr(),
             0 if grad_bias is None else grad_bias.data_ptr(),
             sums.data_ptr(),
-            wanted.output or wanted.bias,
+            needed.output or needed.bias,
             getattr(_C.Loss, settings.loss),
             shared.ACTIVATIONS[settings.output_activation],
             scale,

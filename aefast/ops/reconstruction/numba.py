@@ -62,16 +62,16 @@ class _Primitives:
         target: Tensor,
         settings: LossSettings,
         scale: float,
-        wanted: panels.Wanted,
+        needed: panels.ComparisonGradients,
     ) -> panels.Compared:
         activation = "identity" if settings.loss == "bce" else settings.output_activation
         output, preactivation = self.layer.forward(code, weight, bias, activation, True)
         saved = what_backward_needs(activation, output, preactivation)
         kernel = _cross_entropy if settings.loss == "bce" else _squared_error
         loss, grad, grad_target = _compare(kernel, output, target, scale)
-        if saved is not None and (wanted.output or wanted.bias):
+        if saved is not None and (needed.output or needed.bias):
             grad = shared.map_elements(shared.activation_backward(activation), grad, saved)
-        return panels.Compared(loss, grad, grad.sum(0) if wanted.bias else None, grad_target)
+        return panels.Compared(loss, grad, grad.sum(0) if needed.bias else None, grad_target)
 
     def encode_backward(
         self,

@@ -380,8 +380,8 @@ def _registered_gradients(ctx: Context, grad: Tensor, *_: Any) -> tuple[Tensor |
     seed, *saved = ctx.saved_tensors
     inputs, gradients_at_one = LossInputs(*saved[:6]), saved[6:]
     if any(
-        asked and not computed
-        for asked, computed in zip(ctx.needs_input_grad, ctx.needed, strict=False)
+        needs_gradient and not computed
+        for needs_gradient, computed in zip(ctx.needs_input_grad, ctx.needed, strict=False)
     ):
         raise ValueError("needed names fewer inputs than require a gradient")
     if torch.is_grad_enabled():  # they are to be differentiated again

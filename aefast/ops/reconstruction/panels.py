@@ -27,8 +27,8 @@ from aefast.ops.shared.precision import upcast
 FEWEST_ROWS = 128
 
 
-class Wanted(NamedTuple):
-    """Which gradients a panel's comparison is to make."""
+class ComparisonGradients(NamedTuple):
+    """Which gradients a panel's comparison computes."""
 
     output: bool
     bias: bool
@@ -36,7 +36,7 @@ class Wanted(NamedTuple):
 
 
 class Compared(NamedTuple):
-    """What became of it: tensors, and None for what was not wanted."""
+    """A panel's loss and gradients; None for a gradient that was not needed."""
 
     loss: float | Tensor  # the sum over the panel, unscaled
     grad_output: Any  # dz, [P, D]
@@ -68,7 +68,7 @@ class LossPrimitives(Protocol):
         target: Tensor,
         settings: LossSettings,
         scale: float,
-        wanted: Wanted,
+        needed: ComparisonGradients,
     ) -> Compared:
         """Decode, compare with the target [P, D], and make ``scale`` times the gradients.
 
@@ -112,7 +112,9 @@ def reconstruction_loss(
         decoder_weight = encoder_weight.t()
     code_needed = needed.x or needed.encoder_weight or needed.encoder_bias
     target_needed = needed.x if target is None else needed.target
-    wanted = Wanted(code_needed or needed.decoder_weight, needed.decoder_bias, target_needed)
+    comparison_needs = ComparisonGradients(
+        code_needed or needed.decoder_weight, needed.decoder_bias, target_needed
+    )
 
     penalty = Penalty(primitives, encoder_weight, settings, scale) if settings.contraction else None
     encoder, decoder = primitives.operand(encoder_weight), primitives.operand(decoder_weight)
@@ -134,7 +136,7 @@ def reconstruction_loss(
             clean if target is None else target[rows],
             settings,
             scale,
-            wanted,
+            comparison_needs,
         )
         total = total + compared.loss
         if penalty is not None:

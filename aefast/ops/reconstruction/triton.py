@@ -207,7 +207,7 @@ class _Primitives:
         target: Tensor,
         settings: LossSettings,
         scale: float,
-        wanted: panels.Wanted,
+        needed: panels.ComparisonGradients,
     ) -> panels.Compared:
         read = triton_gemm.factors(code, weight, plain=False)
         rows, columns, _ = read.shape
@@ -217,11 +217,11 @@ class _Primitives:
         target = triton_gemm.aligned(target)
         padded_columns = triton_gemm.padded(columns, code.dtype)
         unwritten = code  # where a kernel takes a pointer that it makes no use of
-        grad_output = code.new_empty(rows, padded_columns) if wanted.output else None
-        grad_target = code.new_empty(rows, padded_columns) if wanted.target else None
+        grad_output = code.new_empty(rows, padded_columns) if needed.output else None
+        grad_target = code.new_empty(rows, padded_columns) if needed.target else None
         float32 = partial(code.new_empty, dtype=torch.float32)
         losses = float32(row_tiles, cdiv(columns, PIECE))
-        grad_bias = float32(row_tiles, columns) if wanted.bias else None
+        grad_bias = float32(row_tiles, columns) if needed.bias else None
         compared = settings.loss, settings.output_activation
         chosen = _compare_variant(generation, code.dtype, read.kind, tile, read.layout, *compared)
         with device_of(code):
@@ -237,9 +237,9 @@ class _Primitives:
                 target_row_stride=target.stride(0),
                 bias_size=0 if bias is None else columns,
                 scale=scale,
-                wants_output=int(wanted.output),
-                wants_bias=int(wanted.bias),
-                wants_target=int(wanted.target),
+                wants_output=int(needed.output),
+                wants_bias=int(needed.bias),
+                wants_target=int(needed.target),
             )
         return panels.Compared(
             losses.sum(dtype=torch.float64),

@@ -70,7 +70,7 @@ def _run(
     width = min(latents, FIRST_WIDTH * math.ceil(k))
     while True:
         values, indices = run_kernel("topk_encode", *inputs, width)
-        counts = eager.wanted(values, eager.batch_count(k, rows), threshold)
+        counts = eager.selected_counts(values, eager.batch_count(k, rows), threshold)
         most = max(1, int(counts.max()))
         if most < width or width == latents:
             break
@@ -95,7 +95,7 @@ class _BatchTopKEncode(KernelFunction):
     def backward(ctx: Context, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         x, weight, indices, counts = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        grad = torch.where(eager.is_wanted(indices, counts), grad, 0)
+        grad = torch.where(eager.is_selected(indices, counts), grad, 0)
         grad_x = products.sparse_decode(grad, indices, weight, None) if needs_x else None
         sums = totals = None
         if needs_weight or needs_bias:

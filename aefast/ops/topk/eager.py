@@ -51,19 +51,22 @@ def batch_topk_encode(
         code = topk_encode(x, weight, bias, 1)
         return *code, code[1].new_zeros(0)
     values, indices = topk_encode(upcast(x), weight, bias, len(weight))
-    counts = wanted(values.detach(), batch_count(k, len(x)), threshold)
+    counts = selected_counts(values.detach(), batch_count(k, len(x)), threshold)
     most = max(1, int(counts.max()))
     return *trimmed(values.to(x.dtype), indices, counts, most), counts
 
 
 def batch_count(k: float, rows: int) -> int:
-    """How many of a batch are wanted: k on the average of the rows, at least one."""
+    """How many latents of a batch are active: k a row on the average, at least one."""
     return max(1, int(k * rows))
 
 
-def wanted(values: Tensor, count: int, threshold: Tensor | None) -> Tensor:
-    """Of rows that are sorted, the largest first, how many of each are among the ``count`` largest
-    of all, NaN above all; of equal ones the lower row's are. Or how many are above a threshold."""
+def selected_counts(values: Tensor, count: int, threshold: Tensor | None) -> Tensor:
+    """How many of each row are among the ``count`` largest of all, or above the threshold: ``[B]``.
+
+    The rows of ``values`` are in descending order. NaN is the largest; of equal values those of
+    lower rows are taken first.
+    """
     if threshold is not None:
         return (~(values <= threshold)).sum(1)
     flat = values.reshape(-1)
@@ -74,13 +77,13 @@ def wanted(values: Tensor, count: int, threshold: Tensor | None) -> Tensor:
     return (above | (equal & (equal.cumsum(0) <= left))).view_as(values).sum(1)
 
 
-def is_wanted(indices: Tensor, counts: Tensor) -> Tensor:
+def is_selected(indices: Tensor, counts: Tensor) -> Tensor:
     """bool ``[B, m]``: the first ``counts`` of each row."""
     numbers = torch.arange(indices.shape[1], dtype=torch.int64, device=indices.device)
     return numbers < counts[:, None]
 
 
 def trimmed(values: Tensor, indices: Tensor, counts: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """The first ``most`` of each row: 0 where they are more than it has."""
+    """The first ``most`` of each row, with values of 0 beyond its count."""
     values, indices = values[:, :most], indices[:, :most].contiguous()
-    return torch.where(is_wanted(indices, counts), values, 0), indices
+    return torch.where(is_selected(indices, counts), values, 0), indices

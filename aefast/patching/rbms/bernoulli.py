@@ -98,36 +98,44 @@ def compute_gradient(
     v itself, whose bits a kernel adds up by: the mean of (v - c)(h - d) is that of v (h - d), less
     c times the mean of h - d, which is 0 of the data but for rounding.
     """
-    given, given_hidden, free, free_hidden = (
+    positive, positive_hidden, negative, negative_hidden = (
         state[kind] for state in (data, chains) for kind in ("visible", "hidden_mag")
     )
     weights = data["weights"].view(-1), chains["weights"].view(-1)
-    _check_served(self, given, weights[0], given_hidden)
-    _check_served(self, free, weights[1], free_hidden)
+    _check_served(self, positive, weights[0], positive_hidden)
+    _check_served(self, negative, weights[1], negative_hidden)
     if any(parameter.grad is None for parameter in self.parameters()):
         raise StepAside("a parameter without a grad")
     primitives = _primitives(self, None)
-    bits = [primitives.states(dispatch.materialize(states, "visible")) for states in (given, free)]
+    bits = [
+        primitives.states(dispatch.materialize(states, "visible"))
+        for states in (positive, negative)
+    ]
     if any(isinstance(states, Tensor) for states in bits):
         raise StepAside("grey states, whose products are PyTorch's own")
     shares = weights[0] / weights[0].sum(), torch.softmax(-weights[1], 0)
-    given_mean, free_mean = (
+    positive_mean, negative_mean = (
         (share @ visible).clamp_(LEAST_MEAN, 1 - LEAST_MEAN)
-        for share, visible in zip(shares, (given, free), strict=True)
+        for share, visible in zip(shares, (positive, negative), strict=True)
     )
-    given_hidden_mean, free_hidden_mean = shares[0] @ given_hidden, shares[1] @ free_hidden
-    offset = given_hidden_mean if centered else torch.zeros_like(given_hidden_mean)
-    given_part, free_part = (
+    positive_hidden_mean, negative_hidden_mean = (
+        shares[0] @ positive_hidden,
+        shares[1] @ negative_hidden,
+    )
+    offset = positive_hidden_mean if centered else torch.zeros_like(positive_hidden_mean)
+    positive_part, negative_part = (
         (hidden - offset) * share[:, None]
-        for share, hidden in zip(shares, (given_hidden, free_hidden), strict=True)
+        for share, hidden in zip(shares, (positive_hidden, negative_hidden), strict=True)
     )
-    gradient = _product(primitives, bits[0], given_part) - _product(primitives, bits[1], free_part)
-    gradient_visible = given_mean - free_mean
-    gradient_hidden = given_hidden_mean - free_hidden_mean
+    gradient = _product(primitives, bits[0], positive_part) - _product(
+        primitives, bits[1], negative_part
+    )
+    gradient_visible = positive_mean - negative_mean
+    gradient_hidden = positive_hidden_mean - negative_hidden_mean
     if centered:
-        gradient.addr_(given_mean, free_part.sum(0) - given_part.sum(0))
-        gradient_visible -= gradient @ given_hidden_mean
-        gradient_hidden -= given_mean @ gradient
+        gradient.addr_(positive_mean, negative_part.sum(0) - positive_part.sum(0))
+        gradient_visible -= gradient @ positive_hidden_mean
+        gradient_hidden -= positive_mean @ gradient
     gradients = gradient, gradient_visible, gradient_hidden
     parameters = self.weight_matrix, self.vbias, self.hbias
     for parameter, part in zip(parameters, gradients, strict=True):

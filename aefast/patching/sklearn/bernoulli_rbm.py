@@ -105,10 +105,10 @@ def _last_step(rows: Tensor, parameters: Parameters, chain: Tensor, rate: float,
     what it sums over the rows, and over all the chains too."""
     weight, visible_bias, hidden_bias = parameters
     chain.copy_(sample_chain(chain, check_machine(chain, *parameters), seed=seed).visible)
-    given, free = (linear_act(v, weight, hidden_bias, "sigmoid") for v in (rows, chain))
+    positive, negative = (linear_act(v, weight, hidden_bias, "sigmoid") for v in (rows, chain))
     rate /= len(rows)
-    weight.addmm_(given.T, rows, alpha=rate).addmm_(free.T, chain, alpha=-rate)
-    hidden_bias.add_(given.sum(0) - free.sum(0), alpha=rate)
+    weight.addmm_(positive.T, rows, alpha=rate).addmm_(negative.T, chain, alpha=-rate)
+    hidden_bias.add_(positive.sum(0) - negative.sum(0), alpha=rate)
     visible_bias.add_(rows.sum(0) - chain.sum(0), alpha=rate)
 
 

@@ -1,6 +1,8 @@
-"""What a model is judged by whose loss says little: that of a machine is a difference of energies,
-near 0 for a good machine and for one that learned nothing; that of a sparse dictionary depends on
-the data's scale, and is nothing without how many latents it took."""
+"""Metrics of models whose loss alone says little.
+
+An RBM's loss is a difference of free energies: near 0 for a good machine, and for one that learned
+nothing. A sparse dictionary's loss depends on the data's scale and on how many latents are active.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -10,32 +12,32 @@ from aefast.data.pairs import Pair, PairedRows
 from aefast.nn import RBM
 from aefast.nn.dictionary import SparseDictionary
 
-# Enough rows and flipped units for three digits, in a few steps' time.
-JUDGED_ROWS = 500
+# With so many the metrics have three digits, and take as long as a few steps.
+EVALUATED_ROWS = 500
 FLIPPED_UNITS = 8
 
 
-def figures_of(
+def metrics_of(
     module: nn.Module, dataset: Dataset | PairedRows, indices: Tensor
 ) -> dict[str, float]:
-    """What some of the rows of ``indices``, the same at every call, say of a model beside its loss;
-    nothing of one whose loss says it all."""
+    """The metrics of some of the rows of ``indices``, the same ones at every call. Empty for a
+    model whose loss is enough."""
     if isinstance(module, RBM) and isinstance(dataset, Dataset):
-        return machine_figures(module, dataset, indices)
+        return machine_metrics(module, dataset, indices)
     if isinstance(module, SparseDictionary):
-        return dictionary_figures(module, dataset, indices)
+        return dictionary_metrics(module, dataset, indices)
     return {}
 
 
 @torch.no_grad()
-def dictionary_figures(
+def dictionary_metrics(
     model: SparseDictionary, dataset: Dataset | PairedRows, indices: Tensor
 ) -> dict[str, float]:
     """The fraction of the rows' variance, or of their targets', that is left unexplained, the
     mean number of active latents a row (L0), and the share of latents that are dead."""
     was_training = model.training
     model.eval()
-    rows = dataset.take(_judged(indices)).to(model.decoder_bias)
+    rows = dataset.take(_evaluated(indices)).to(model.decoder_bias)
     x, target = rows if isinstance(rows, Pair) else (rows, rows)
     code = model.encode(x)
     residual = (target - model.decode(code)).square().sum()
@@ -49,28 +51,28 @@ def dictionary_figures(
     }
 
 
-def _judged(indices: Tensor) -> Tensor:
-    return indices[:: -(-len(indices) // JUDGED_ROWS)]
+def _evaluated(indices: Tensor) -> Tensor:
+    return indices[:: -(-len(indices) // EVALUATED_ROWS)]
 
 
 @torch.no_grad()
-def machine_figures(machine: RBM, dataset: Dataset, indices: Tensor) -> dict[str, float]:
-    """The mean squared error of the rows' reconstructions and, of binary units, the mean
-    pseudo-log-likelihood in nats; of some rows of ``indices``, the same ones and the same flips at
-    every call."""
-    x = dataset.take(_judged(indices)).to(machine.weight)
+def machine_metrics(machine: RBM, dataset: Dataset, indices: Tensor) -> dict[str, float]:
+    """The mean squared error of the reconstructions and, of Bernoulli units, the mean
+    pseudo-log-likelihood in nats. Every call takes the same rows of ``indices`` and flips the same
+    units."""
+    x = dataset.take(_evaluated(indices)).to(machine.weight)
     error = (machine.visible_mean(machine(x)) - x).square().mean()
-    figures = {"reconstruction_error": error.item()}
+    metrics = {"reconstruction_error": error.item()}
     if machine.visible_kind == "bernoulli":
         generator = torch.Generator(x.device).manual_seed(0)
         units = min(FLIPPED_UNITS, x.shape[1])
         likelihoods = machine.pseudo_log_likelihood(x, units=units, generator=generator)
-        figures["pseudo_log_likelihood"] = likelihoods.mean().item()
-    return figures
+        metrics["pseudo_log_likelihood"] = likelihoods.mean().item()
+    return metrics
 
 
-def watched(figures: dict[str, float]) -> float:
-    """The figure of held-out rows that falls while a model improves."""
-    if "pseudo_log_likelihood" in figures:
-        return -figures["pseudo_log_likelihood"]
-    return figures.get("reconstruction_error", figures["held_out_loss"])
+def early_stopping_metric(metrics: dict[str, float]) -> float:
+    """The metric that falls while a model improves."""
+    if "pseudo_log_likelihood" in metrics:
+        return -metrics["pseudo_log_likelihood"]
+    return metrics.get("reconstruction_error", metrics["held_out_loss"])
