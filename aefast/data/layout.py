@@ -1,5 +1,8 @@
-"""How a table is laid out, found by looking: its delimiter, and what in it is no number of a
-sample: comments, the names of the columns, and a column that names or counts the rows."""
+"""The layout of a table of numbers, detected from its lines.
+
+That is its delimiter, its comments, a line of column names, and a column that names or counts the
+rows.
+"""
 
 import contextlib
 import csv
@@ -15,28 +18,27 @@ import numpy as np
 
 from aefast.data.dataset import DataError
 
-# In this order, where several divide the lines alike: 1,5;2,25 has two columns.
+# The first one wins where several fit: 1,5;2,25 has two columns.
 DELIMITERS = ("\t", ";", ",", "|", " ")
-SNIFFED_LINES = 20
+SNIFFED_LINES = 20  # from which the delimiter and the header are detected
 LARGEST_LINE = 2**24
-# Excel's errors are no comments, but numbers that it could not find.
+# Excel's error values are missing numbers, not comments.
 COMMENT = re.compile(r"\s*#(?!N/A|NUM!|DIV/0!|VALUE!|REF!|NAME\?|NULL!)")
 
-# Excel's first line, which names the delimiter.
+# A line by which Excel names the delimiter.
 HINT = re.compile(r"\"?sep=.?\"?", re.IGNORECASE)
 
 MISSING = {"", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "nat", "null", "none", "missing"}
 MISSING |= {"?", "-", "."}
 
-# What pandas and R call a column of row names, beside none and "Unnamed: 0".
+# The names that pandas and R give a column of row names, beside "Unnamed: 0".
 INDEX_NAMES = {"", "index", "level_0", "row.names", "rownames"}
 
-# A column that has another name, or none at all because no line names columns, is an index where
-# it counts so many rows.
+# A column of these names, or of none, is an index if it counts at least so many rows.
 COUNTED_NAMES = {None, "id"}
 COUNTED_ROWS = 3
 
-# How many numbers that rise in even steps are no sample, but the columns' names.
+# So many numbers in even, rising steps are column names, not a sample.
 RULER = 8
 
 
@@ -46,10 +48,10 @@ class Layout:
     Attributes:
         delimiter: between columns.
         has_header: whether the first line names the columns.
-        first_width: the first line's columns.
-        width: each sample's line's columns.
-        index: how many of them, the first ones, name or count the rows.
-        notes: what in the table is no sample's, a line each.
+        first_width: the number of columns of the first line.
+        width: the number of columns of a sample's line.
+        index: the number of leading columns that name or count the rows.
+        notes: what was left out of the samples, a line each.
     """
 
     delimiter: str
@@ -61,10 +63,10 @@ class Layout:
 
 
 def find_layout(path: Path, name: str) -> Layout:
-    """What the first lines show; where they hint at an index, all lines are asked.
+    """Detect the layout from the first lines; what may be an index is checked in all lines.
 
     Raises:
-        DataError: no line is there, or one is no text.
+        DataError: there is no line, or one is not text.
     """
     with _opened(path) as text:
         lines = [line for _, line in islice(_lines(text, name), SNIFFED_LINES)]
@@ -87,10 +89,10 @@ def find_layout(path: Path, name: str) -> Layout:
 
 
 def records(path: Path, layout: Layout, name: str) -> Iterator[tuple[int, list[str]]]:
-    """The samples' lines, each with its number, from 1, and its fields, the index's among them.
+    """The samples' lines: each line's number, from 1, and its fields, the index included.
 
     Raises:
-        DataError: a line is no text, or never ends.
+        DataError: a line is not text, or is too long.
     """
     with _opened(path) as text:
         numbered = _Numbered(_lines(text, name, layout.delimiter))
@@ -103,12 +105,12 @@ def records(path: Path, layout: Layout, name: str) -> Iterator[tuple[int, list[s
 
 
 def number(field: str, delimiter: str) -> float:
-    """A number with a decimal point, or, where no comma divides columns, a decimal comma.
+    """A number with a decimal point or, unless commas divide the columns, a decimal comma.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a number.
     """
-    if "_" in field:  # which Python takes, as in 1_000
+    if "_" in field:  # float() takes 1_000
         raise ValueError
     if delimiter != "," and "," in field and "." not in field:
         field = field.replace(",", ".")

@@ -90,7 +90,7 @@ def start_alike(group: Group, model: Any, optimizer: torch.optim.Optimizer) -> N
     ]
     agree(group, {"the optimizer's state": names, "the state's shapes": _shapes(state_tensors)})
     for tensor in (*tensors, *state_tensors):
-        group.copy_of_first(tensor)
+        group.broadcast(tensor)
 
 
 def _shapes(tensors: list[Tensor]) -> list[tuple[tuple[int, ...], str]]:

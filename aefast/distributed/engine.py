@@ -162,5 +162,5 @@ class GroupEngine:
         rows = self.group.rows_of(len(chain))
         whole = torch.zeros_like(chain)
         whole[rows] = chain[rows]
-        self.group.add_up(whole).wait()
+        self.group.all_reduce(whole).wait()
         chain.copy_(whole)

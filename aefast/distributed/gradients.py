@@ -1,14 +1,14 @@
 """All-reduce of gradients over the ranks, in buckets, while backward is under way."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from aefast.distributed.group import Group, Sum
 
-# What goes over the network together: large enough that a message's own cost is small.
+# The size of a bucket: large enough that a message's fixed cost is small.
 BUCKET_BYTES = 1 << 25
 
 
@@ -31,10 +31,10 @@ class GradientSum:
         self.is_last_backward = True
         self._ready: set[int] = set()
         self._sums: list[tuple[Tensor, Sum]] = []
-        self._hooks: list[Any] = []
+        self._hooks: list[RemovableHandle] = []
 
     def watch(self) -> None:
-        """From now on backward begins the sums, if ``is_last_backward`` of the step."""
+        """Let backward begin the sums from now on, where it is the step's last one."""
         self._hooks = [
             parameter.register_post_accumulate_grad_hook(self._note)
             for parameter in self.parameters
@@ -60,7 +60,7 @@ class GradientSum:
         have = [float(parameter.grad is not None) for parameter in self.parameters]
         device = self.parameters[0].device
         totals = torch.tensor([*figures, *have], dtype=torch.float64, device=device)
-        self.group.add_up(totals).wait()
+        self.group.all_reduce(totals).wait()
         for bucket, (flat, under_way) in zip(self.buckets, sums, strict=True):
             under_way.wait()
             pieces = flat.split([parameter.numel() for parameter in bucket])
@@ -88,7 +88,7 @@ class GradientSum:
         """Begin the next bucket's sum."""
         bucket = self.buckets[len(self._sums)]
         flat = torch.cat([_flat_gradient(parameter) for parameter in bucket])
-        self._sums.append((flat, self.group.add_up(flat)))
+        self._sums.append((flat, self.group.all_reduce(flat)))
 
 
 def _flat_gradient(parameter: nn.Parameter) -> Tensor:

@@ -1,7 +1,8 @@
 """The processes that train one model together: a process group of torch.distributed."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from types import TracebackType
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -19,19 +20,19 @@ class OtherRankError(ValueError):
 
 
 class Group(NamedTuple):
-    """Who takes part. Of one process there is nothing to exchange, and nothing is.
+    """This process among those that take part. A group of one exchanges nothing.
 
     Attributes:
         rank: this process's number.
-        size: how many there are.
-        handle: torch's own object; None of its default group.
+        size: the number of processes.
+        handle: torch's group; None for its default group.
     """
 
     rank: int = 0
     size: int = 1
-    handle: Any = None
+    handle: "dist.ProcessGroup | None" = None
 
-    def add_up(self, tensor: Tensor) -> "Sum":
+    def all_reduce(self, tensor: Tensor) -> "Sum":
         """Begin to sum a tensor over the ranks, in place."""
         if self.size == 1:
             return Sum(None)
@@ -39,23 +40,23 @@ class Group(NamedTuple):
             return Sum(dist.all_reduce(tensor, group=self.handle, async_op=True))
 
     def any(self, *flags: bool) -> list[bool]:
-        """Of each flag whether it is set on some rank."""
+        """For each flag whether it is set on any rank."""
         if self.size == 1:
             return list(flags)
         counts = torch.tensor(flags, dtype=torch.float32, device=self._device())
-        self.add_up(counts).wait()
+        self.all_reduce(counts).wait()
         return [count > 0 for count in counts.tolist()]
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: Result) -> list[Result]:
         """Every rank's value, which pickle takes."""
         if self.size == 1:
             return [value]
-        values: list[Any] = [None] * self.size
+        values = [value] * self.size  # all of them are overwritten
         with _named_errors():
             dist.all_gather_object(values, value, group=self.handle)
         return values
 
-    def of_first(self, value: Any) -> Any:
+    def broadcast_object(self, value: Result) -> Result:
         """Rank 0's value, which pickle takes."""
         if self.size == 1:
             return value
@@ -64,7 +65,7 @@ class Group(NamedTuple):
             dist.broadcast_object_list(values, self._first(), group=self.handle)
         return values[0]
 
-    def copy_of_first(self, tensor: Tensor) -> None:
+    def broadcast(self, tensor: Tensor) -> None:
         """Give a tensor rank 0's numbers, in place."""
         sent = tensor.to(self._device()) if tensor.is_cpu else tensor
         sent = sent.contiguous()
@@ -74,11 +75,10 @@ class Group(NamedTuple):
             tensor.copy_(sent)
 
     def together(self, action: Callable[[], Result]) -> Result:
-        """What an action of each rank returns, once it is over on all ranks.
+        """Run an action on all ranks, and wait until it is over on each; its result on this rank.
 
         Raises:
-            OtherRankError: it raised on another rank, and not on this one, which raises its own
-                error.
+            OtherRankError: it raised on another rank. An error of this rank is raised itself.
         """
         if self.size == 1:
             return action()
@@ -115,7 +115,8 @@ class Group(NamedTuple):
                 raise OtherRankError(f"on rank {rank}: {message}")
 
     def rows_of(self, count: int, rank: int | None = None) -> slice:
-        """Which of ``count`` rows a rank has: neighbours, as many as the others to one."""
+        """The rows of a rank, of ``count`` in all: adjacent, and as many as another's, or one more
+        or less."""
         rank = self.rank if rank is None else rank
         return slice(count * rank // self.size, count * (rank + 1) // self.size)
 
@@ -129,9 +130,9 @@ class Group(NamedTuple):
 
 
 class Sum(NamedTuple):
-    """A sum under way; of one rank there is nothing to wait for."""
+    """An asynchronous all-reduce; None in a group of one."""
 
-    work: Any
+    work: "dist.Work | None"
 
     def wait(self) -> None:
         """
@@ -145,12 +146,17 @@ class Sum(NamedTuple):
 
 
 class _named_errors:
-    """A backend's errors have types and messages of their own: a closed connection, a timeout."""
+    """Raises LostRankError in place of a backend's own errors: a closed connection, a timeout."""
 
     def __enter__(self) -> None:
         pass
 
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if isinstance(error, RuntimeError):
             raise LostRankError(str(error).splitlines()[0]) from error
 
@@ -162,7 +168,7 @@ def current() -> Group:
     return Group(dist.get_rank(), dist.get_world_size())
 
 
-def group_of(process_group: Any) -> Group:
+def group_of(process_group: object) -> Group:
     """The group that an argument ``process_group`` names: None is this process alone.
 
     Raises:

@@ -46,7 +46,7 @@ class SentBlock(NamedTuple):
         """Sum the block, and the figures, over the ranks."""
         tail = self.block[-FIGURES:]
         tail.copy_(torch.tensor(figures, dtype=torch.float32, device="cpu"))
-        self.group.add_up(self.block).wait()
+        self.group.all_reduce(self.block).wait()
         return tail.tolist()
 
 

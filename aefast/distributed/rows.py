@@ -67,5 +67,5 @@ class SpreadRows:
     def sum(self, tensor: Tensor) -> Tensor:
         """A tensor's sum over the ranks, in place."""
         if self.group.size > 1:
-            self.group.add_up(tensor).wait()
+            self.group.all_reduce(tensor).wait()
         return tensor

@@ -56,11 +56,11 @@ class Share(NamedTuple):
         """
         own = values.mean(0) if len(values) else values.new_zeros(values.shape[1])
         whole = own.detach() * self.weight
-        self.group.add_up(whole).wait()
+        self.group.all_reduce(whole).wait()
         return whole + (own - own.detach())
 
     def is_any_of_batch(self, flags: Tensor) -> Tensor:
         """Where a flag is set on some rank."""
         counts = flags.to(torch.float32)
-        self.group.add_up(counts).wait()
+        self.group.all_reduce(counts).wait()
         return counts > 0

@@ -126,7 +126,7 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         settings = self.get_params()
         del settings["random_state"]
         agree(group, settings)
-        rng = group.of_first(group.together(lambda: check_random_state(self.random_state)))
+        rng = group.broadcast_object(group.together(lambda: check_random_state(self.random_state)))
         rows = SpreadRows.joined(group, as_tensor(X))
         self._start(rows, rng)
         self.n_iter_ = self.n_iter if self.max_iter is None else self.max_iter

@@ -1,8 +1,8 @@
-"""What each system of the family does, shown on data: ``aefast figures``.
+"""``aefast figures``: what each model family does, shown on data.
 
 A figure is a module with three functions: ``measure()`` trains and returns the numbers,
-``sentence(measured)`` says what they show, ``draw(measured, figure)`` shows it. The tests hold
-the numbers to what the sentence claims.
+``sentence(measured)`` states what they show, and ``plot(measured, figure)`` draws them. The tests
+hold the numbers to what the sentence claims.
 """
 
 import importlib
@@ -34,7 +34,7 @@ NAMES = (
     "compression",
 )
 
-# Made when asked for by name: its data are a package's that is not among this one's extras.
+# Made only by name: its data come from a package that is not among the extras.
 ON_REQUEST = ("token_features",)
 
 

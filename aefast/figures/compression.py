@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -10,6 +10,9 @@ from torch import Tensor
 from aefast.figures.digits import draw_images, load_digits, pca, squared_error, train
 from aefast.nn import Autoencoder
 from aefast.nn.initialization import initialized
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TITLE = "A quantized code compresses better than PCA's"
 SIZE = (10, 4.2)
@@ -93,7 +96,7 @@ def sentence(measured: Measured) -> str:
     )
 
 
-def plot(measured: Measured, figure: Any) -> None:
+def plot(measured: Measured, figure: "Figure") -> None:
     left, right = figure.subplots(1, 2, width_ratios=(1, 1))
     for candidates, color, marker, label in (
         (measured.pca, "gray", "s", "PCA"),

@@ -1,15 +1,18 @@
 """A contractive autoencoder's code changes only with directions in which the data vary."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aefast.figures.digits import draw_images, load_digits, train
+from aefast.figures.digits import draw_images, load_digits, subfigures, train
 from aefast.nn import ContractiveAutoencoder
 from aefast.nn.initialization import initialized
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TITLE = "A contractive autoencoder finds the data's tangents"
 SIZE = (11, 5.4)
@@ -154,8 +157,8 @@ def sentence(measured: Measured) -> str:
     )
 
 
-def plot(measured: Measured, figure: Any) -> None:
-    top, bottom = figure.subfigures(2, 1, height_ratios=(2, 1))
+def plot(measured: Measured, figure: "Figure") -> None:
+    top, bottom = subfigures(figure, 2, 1, height_ratios=(2, 1))
     left, middle, right = top.subplots(1, 3)
     for axes, overlaps, title in (
         (left, measured.digits, "Digits: with local PCA's 5"),

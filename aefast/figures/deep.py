@@ -1,7 +1,7 @@
 """A deep autoencoder beats PCA, and its code of two numbers tells digits apart."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -9,6 +9,10 @@ from torch import Tensor
 from aefast.figures.digits import load_digits, pca, squared_error, train
 from aefast.nn import Autoencoder
 from aefast.nn.initialization import initialized
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 TITLE = "A deep autoencoder beats PCA"
 SIZE = (12, 4.2)
@@ -70,7 +74,7 @@ def sentence(measured: Measured) -> str:
     )
 
 
-def plot(measured: Measured, figure: Any) -> None:
+def plot(measured: Measured, figure: "Figure") -> None:
     first, second, errors = figure.subplots(1, 3, width_ratios=(1, 1, 0.8))
     title = "{}'s code: the nearest digit has\nthe same label for {:.0%}"
     ours = title.format("Autoencoder", measured.accuracy)
@@ -100,10 +104,10 @@ def plot(measured: Measured, figure: Any) -> None:
     errors.legend(fontsize=8, loc="upper right")
 
 
-def draw_code(axes: Any, code: Tensor, labels: Tensor, title: str) -> None:
+def draw_code(axes: "Axes", code: Tensor, labels: Tensor, title: str) -> None:
     """Each digit as its numeral, where its code is."""
     for label in range(10):
-        points = code[labels == label].t()
-        axes.scatter(*points, s=30, marker=f"${label}$", color=f"C{label}", linewidths=0.2)
+        first, second = code[labels == label].t()
+        axes.scatter(first, second, s=30, marker=f"${label}$", color=f"C{label}", linewidths=0.2)
     axes.set(xlabel="first number", ylabel="second number")
     axes.set_title(title, fontsize=10)

@@ -1,7 +1,7 @@
 """A denoising autoencoder learns the vector field that points back to the data."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -9,6 +9,9 @@ from torch import Tensor
 from aefast.figures.digits import train, train_to_the_optimum
 from aefast.nn import DenoisingAutoencoder
 from aefast.nn.initialization import initialized
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TITLE = "A denoising autoencoder points back to the data"
 SIZE = (9, 4.2)
@@ -103,7 +106,7 @@ def sentence(measured: Measured) -> str:
     )
 
 
-def plot(measured: Measured, figure: Any) -> None:
+def plot(measured: Measured, figure: "Figure") -> None:
     axes = figure.subplots()
     axes.plot(*measured.curve.t(), color="tab:red", linewidth=2, label="the data's curve")
     axes.quiver(

@@ -2,13 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 import aefast
 from aefast.nn import Autoencoder
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
 
 HELD_OUT = 360
 
@@ -108,8 +112,23 @@ def squared_error(model: Callable[[Tensor], Tensor], images: Tensor) -> float:
     return (model(images) - images).square().sum(1).mean().item()
 
 
+def subfigures(
+    figure: "Figure",
+    rows: int,
+    columns: int,
+    *,
+    width_ratios: Sequence[float] | None = None,
+    height_ratios: Sequence[float] | None = None,
+) -> "list[SubFigure]":
+    """The parts of a figure, row by row."""
+    parts = figure.subfigures(
+        rows, columns, squeeze=False, width_ratios=width_ratios, height_ratios=height_ratios
+    )
+    return list(parts.flat)
+
+
 def draw_images(
-    axes: Any, images: Tensor, title: str = "", *, columns: int = 10, names: Sequence[str] = ()
+    axes: "Axes", images: Tensor, title: str = "", *, columns: int = 10, names: Sequence[str] = ()
 ) -> None:
     """Square images ``[N, side * side]`` as a grid on one pair of axes, with thin gaps, and the
     names of its rows on their left."""

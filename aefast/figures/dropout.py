@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -10,6 +10,9 @@ from torch import Tensor
 from aefast.figures.digits import draw_images, load_digits, squared_error, train
 from aefast.nn import Autoencoder
 from aefast.nn.initialization import initialized
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TITLE = "Dropout on the code: unbiased, and redundant"
 SIZE = (12, 3.8)
@@ -88,7 +91,7 @@ def sentence(measured: Measured) -> str:
     )
 
 
-def plot(measured: Measured, figure: Any) -> None:
+def plot(measured: Measured, figure: "Figure") -> None:
     left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.1))
     left.loglog(DRAWS, measured.standard_error, color="gray", label="standard error")
     left.loglog(DRAWS, measured.distance, "o", color="tab:red", label="their mean to evaluation")

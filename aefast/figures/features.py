@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ import aefast
 from aefast.figures.digits import load_digits, train
 from aefast.nn import RBM, ContractiveAutoencoder, DenoisingAutoencoder, SparseAutoencoder
 from aefast.nn.initialization import initialized
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TITLE = "Codes make better features than pixels where labels are few"
 SIZE = (10, 4.2)
@@ -129,7 +132,7 @@ def sentence(measured: Measured) -> str:
     )
 
 
-def plot(measured: Measured, figure: Any) -> None:
+def plot(measured: Measured, figure: "Figure") -> None:
     left, right = figure.subplots(1, 2)
     for name, color in COLORS.items():
         mean = 100 * measured.accuracies[name].mean(0)

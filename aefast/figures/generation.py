@@ -1,15 +1,18 @@
 """What generative models draw, and what becomes of random codes of a plain autoencoder."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from aefast.estimators import ProbabilisticPCA
-from aefast.figures.digits import draw_images, load_digits, shuffled, train
+from aefast.figures.digits import draw_images, load_digits, shuffled, subfigures, train
 from aefast.nn import RBM, Autoencoder, StochasticAutoencoder, VariationalAutoencoder
 from aefast.nn.initialization import initialized
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TITLE = "Generative models draw digits; random codes of a plain autoencoder fall off them"
 SIZE = (11, 6)
@@ -126,20 +129,19 @@ def sentence(measured: Measured) -> str:
     )
 
 
-def plot(measured: Measured, figure: Any) -> None:
-    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.1))
+def plot(measured: Measured, figure: "Figure") -> None:
+    left, right = subfigures(figure, 1, 2, width_ratios=(1, 1.1))
     axes = left.subplots()
     for names, color, marker, label in (
         (("training digits",), "black", "*", "training digits"),
         (GENERATORS, "tab:blue", "o", "generative models"),
         (PLAIN, "tab:red", "s", "plain autoencoder"),
     ):
-        distance_pairs = [(measured.to_digits[name], measured.from_digits[name]) for name in names]
-        axes.scatter(
-            *zip(*distance_pairs, strict=True), color=color, marker=marker, s=60, label=label
-        )
-        for name, pair in zip(names, distance_pairs, strict=True):
-            axes.annotate(name, pair, (6, -4), textcoords="offset points")
+        to_digits = [measured.to_digits[name] for name in names]
+        from_digits = [measured.from_digits[name] for name in names]
+        axes.scatter(to_digits, from_digits, color=color, marker=marker, s=60, label=label)
+        for name, x, y in zip(names, to_digits, from_digits, strict=True):
+            axes.annotate(name, (x, y), (6, -4), textcoords="offset points")
     axes.set(
         xlabel="of a sample to the nearest held-out digit",
         ylabel="of a held-out digit to the nearest sample",

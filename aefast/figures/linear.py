@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -10,6 +10,9 @@ from torch import Tensor
 from aefast.figures.digits import load_digits, train_to_the_optimum
 from aefast.nn import Autoencoder
 from aefast.nn.initialization import initialized
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TITLE = "A linear autoencoder is PCA"
 SIZE = (9, 3.6)
@@ -56,7 +59,7 @@ def sentence(measured: Measured) -> str:
     )
 
 
-def plot(measured: Measured, figure: Any) -> None:
+def plot(measured: Measured, figure: "Figure") -> None:
     left, right = figure.subplots(1, 2)
     discarded = measured.eigenvalues.flip(0).cumsum(0).flip(0)
     left.plot(range(len(discarded)), discarded, color="gray", label="discarded eigenvalues")

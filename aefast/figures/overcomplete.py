@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from aefast.nn import (
     SparseAutoencoder,
 )
 from aefast.nn.initialization import initialized
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TITLE = "An overcomplete autoencoder copies, unless it is regularized"
 SIZE = (10, 4.6)
@@ -86,7 +89,7 @@ def sentence(measured: Measured) -> str:
     )
 
 
-def plot(measured: Measured, figure: Any) -> None:
+def plot(measured: Measured, figure: "Figure") -> None:
     left, right = figure.subplots(1, 2, width_ratios=(1, 1))
     names = list(measured.digits)
     for offset, errors, color, label in (

@@ -1,14 +1,17 @@
 """Principal component analysis: the images that digits are sums of."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from aefast.estimators import PCA
-from aefast.figures.digits import draw_images, load_digits
+from aefast.figures.digits import draw_images, load_digits, subfigures
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TITLE = "The principal images of digits"
 SIZE = (10, 6)
@@ -63,8 +66,8 @@ def sentence(measured: Measured) -> str:
     )
 
 
-def plot(measured: Measured, figure: Any) -> None:
-    top, bottom = figure.subfigures(2, 1, height_ratios=(2, 1))
+def plot(measured: Measured, figure: "Figure") -> None:
+    top, bottom = subfigures(figure, 2, 1, height_ratios=(2, 1))
     spacing = {"wspace": 0.05}
     left, right = top.subplots(1, 2, gridspec_kw=spacing)
     images = torch.cat((measured.mean[None], measured.components[:14]))

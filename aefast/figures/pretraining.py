@@ -6,7 +6,7 @@ with as many steps as pre-training and fine-tuning together, 6,630, Glorot's rea
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from aefast.figures.digits import draw_images, load_digits, squared_error, train
 from aefast.nn import DeepBeliefStack, LinearAct
 from aefast.nn.initialization import initialized
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TITLE = "Pre-trained layer by layer, a deep autoencoder learns faster"
 SIZE = (9, 3.6)
@@ -112,7 +115,7 @@ def sentence(measured: Measured) -> str:
     )
 
 
-def plot(measured: Measured, figure: Any) -> None:
+def plot(measured: Measured, figure: "Figure") -> None:
     left, right = figure.subplots(1, 2, width_ratios=(1, 1))
     steps = [measured.steps * epoch for epoch in range(len(measured.pretrained))]
     left.axhline(measured.mean_image, color="gray", linestyle=":", label="the mean digit")

@@ -1,7 +1,7 @@
 """Probabilistic PCA and factor analysis: densities of digits, and digits drawn from them."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -9,7 +9,11 @@ from torch import Tensor
 
 from aefast import random
 from aefast.estimators import FactorAnalysis, ProbabilisticPCA
-from aefast.figures.digits import draw_images, load_digits
+from aefast.figures.digits import draw_images, load_digits, subfigures
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 TITLE = "Probabilistic PCA and factor analysis"
 SIZE = (10, 4.8)
@@ -91,8 +95,8 @@ def sentence(measured: Measured) -> str:
     )
 
 
-def plot(measured: Measured, figure: Any) -> None:
-    top, bottom = figure.subfigures(2, 1, height_ratios=(3.6, 1))
+def plot(measured: Measured, figure: "Figure") -> None:
+    top, bottom = subfigures(figure, 2, 1, height_ratios=(3.6, 1))
     spacing = {"wspace": 0.05}
     left, *right = top.subplots(1, 3, width_ratios=(1.6, 1, 1), gridspec_kw=spacing)
     draw_likelihoods(left, measured)
@@ -119,15 +123,15 @@ def plot(measured: Measured, figure: Any) -> None:
         draw_images(axes, images.clamp(0, 1), title)
 
 
-def draw_likelihoods(axes: Any, measured: Measured) -> None:
+def draw_likelihoods(axes: "Axes", measured: Measured) -> None:
     axes.axhline(measured.full, color="gray", linestyle="--", label="Gaussian, all components")
     curves = {
         "factor analysis": ("tab:blue", measured.factors, measured.their_factors),
         "probabilistic PCA": ("tab:red", measured.principal, measured.their_principal),
     }
     for label, (color, ours, theirs) in curves.items():
-        axes.plot(ours.keys(), ours.values(), ".-", color=color, label=label)
-        axes.plot(theirs.keys(), theirs.values(), "o", color=color, fillstyle="none")
+        axes.plot([*ours], [*ours.values()], ".-", color=color, label=label)
+        axes.plot([*theirs], [*theirs.values()], "o", color=color, fillstyle="none")
     axes.plot([], [], "o", color="black", fillstyle="none", label="scikit-learn's")
     axes.set(xlabel="components", ylabel="nats of a held-out digit")
     axes.set_title("Log-likelihood", fontsize=10, loc="left")

@@ -4,14 +4,17 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from aefast.figures.digits import draw_images, load_digits, shuffled
+from aefast.figures.digits import draw_images, load_digits, shuffled, subfigures
 from aefast.nn import RBM, annealed_importance_sampling, exact_log_partition
 from aefast.nn.initialization import initialized
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TITLE = "A restricted Boltzmann machine nearly reaches the best likelihood"
 SIZE = (11, 6)
@@ -109,8 +112,8 @@ def sentence(measured: Measured) -> str:
     )
 
 
-def plot(measured: Measured, figure: Any) -> None:
-    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.25))
+def plot(measured: Measured, figure: "Figure") -> None:
+    left, right = subfigures(figure, 1, 2, width_ratios=(1, 1.25))
     top, bottom = left.subplots(2, 1, height_ratios=(1.4, 1))
     top.plot(measured.steps, measured.likelihoods, color="tab:blue", label="machine, exact")
     top.axhline(measured.bound, color="tab:red", linestyle="--", label="best of any model")

@@ -1,14 +1,17 @@
 """A sparse autoencoder: few of the code's units are active at a time."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from aefast.figures.digits import draw_images, load_digits, train
+from aefast.figures.digits import draw_images, load_digits, subfigures, train
 from aefast.nn import SparseAutoencoder
 from aefast.nn.initialization import initialized
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TITLE = "A sparse autoencoder keeps to its target"
 SIZE = (11, 5.6)
@@ -73,8 +76,8 @@ def sentence(measured: Measured) -> str:
     )
 
 
-def plot(measured: Measured, figure: Any) -> None:
-    top, bottom = figure.subfigures(2, 1, height_ratios=(1.2, 1))
+def plot(measured: Measured, figure: "Figure") -> None:
+    top, bottom = subfigures(figure, 2, 1, height_ratios=(1.2, 1))
     left, middle, right = top.subplots(1, 3)
     bins = torch.linspace(0, 1, 41, dtype=torch.float32, device="cpu")
     around = bins - 0.0125  # the target is in the middle of one

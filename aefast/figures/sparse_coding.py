@@ -1,14 +1,17 @@
 """Sparse coding learns oriented edges from photographs."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from aefast.estimators import SparseCoding
-from aefast.figures.digits import draw_images
+from aefast.figures.digits import draw_images, subfigures
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TITLE = "Sparse coding finds the edges that photographs are made of"
 SIZE = (9, 5.2)
@@ -104,8 +107,8 @@ def sentence(measured: Measured) -> str:
     )
 
 
-def plot(measured: Measured, figure: Any) -> None:
-    left, right = figure.subfigures(1, 2, width_ratios=(1.25, 1))
+def plot(measured: Measured, figure: "Figure") -> None:
+    left, right = subfigures(figure, 1, 2, width_ratios=(1.25, 1))
     draw_images(
         left.subplots(),
         measured.dictionary,

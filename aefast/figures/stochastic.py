@@ -1,14 +1,17 @@
 """A stochastic autoencoder: its two distributions, and the Markov chain that they make."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from aefast.figures.digits import draw_images, load_digits, train
+from aefast.figures.digits import draw_images, load_digits, subfigures, train
 from aefast.nn import StochasticAutoencoder
 from aefast.nn.initialization import initialized
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TITLE = "A stochastic autoencoder is a Markov chain that ends at the data"
 SIZE = (11, 6)
@@ -85,8 +88,8 @@ def sentence(measured: Measured) -> str:
     )
 
 
-def plot(measured: Measured, figure: Any) -> None:
-    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.7))
+def plot(measured: Measured, figure: "Figure") -> None:
+    left, right = subfigures(figure, 1, 2, width_ratios=(1, 1.7))
     top, bottom = left.subplots(2, 1)
     top.plot(measured.losses, color="tab:blue", label="training batches")
     top.axhline(

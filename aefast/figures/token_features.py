@@ -4,7 +4,7 @@ import importlib.util
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,9 @@ from torch import Tensor
 import aefast
 from aefast.nn import TopKSparseAutoencoder
 from aefast.nn.initialization import initialized
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TITLE = "The tokens that excite latents of a language model's embeddings"
 SIZE = (11, 6.5)
@@ -103,7 +106,7 @@ def sentence(measured: Measured) -> str:
     )
 
 
-def plot(measured: Measured, figure: Any) -> None:
+def plot(measured: Measured, figure: "Figure") -> None:
     axes = figure.subplots()
     axes.barh(range(SHOWN), [cosine for cosine, _ in measured.shown], color="tab:red", alpha=0.5)
     for row, (_, tokens) in enumerate(measured.shown):

@@ -1,7 +1,7 @@
 """An autoencoder with nonlinear units loses to no linear code of its size."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -9,6 +9,9 @@ from torch import Tensor
 from aefast.figures.digits import draw_images, load_digits, pca, squared_error, train
 from aefast.nn import Autoencoder
 from aefast.nn.initialization import initialized
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TITLE = "An undercomplete autoencoder loses to no linear code of its size"
 SIZE = (9, 3.6)
@@ -71,7 +74,7 @@ def gains(errors: list[float], linear: list[float]) -> list[float]:
     return [1 - error / other for error, other in zip(errors, linear, strict=True)]
 
 
-def plot(measured: Measured, figure: Any) -> None:
+def plot(measured: Measured, figure: "Figure") -> None:
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.4))
     left.plot(SIZES, measured.held_out_pca, "s-", color="gray", label="PCA")
     left.plot(SIZES, measured.held_out, "o-", color="tab:red", label="autoencoder")

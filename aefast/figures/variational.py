@@ -1,16 +1,20 @@
 """A variational autoencoder: its sheet of digits, its bounds, and its linear case."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from aefast.estimators import ProbabilisticPCA
-from aefast.figures.digits import draw_images, load_digits, train
+from aefast.figures.digits import draw_images, load_digits, subfigures, train
 from aefast.nn import LinearAct, VariationalAutoencoder
 from aefast.nn.initialization import initialized
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 TITLE = "A variational autoencoder bounds its likelihood"
 SIZE = (10, 6.6)
@@ -115,8 +119,8 @@ def sentence(measured: Measured) -> str:
     )
 
 
-def plot(measured: Measured, figure: Any) -> None:
-    left, right = figure.subfigures(1, 2, width_ratios=(1.15, 1))
+def plot(measured: Measured, figure: "Figure") -> None:
+    left, right = subfigures(figure, 1, 2, width_ratios=(1.15, 1))
     sheet, samples = left.subplots(2, 1, height_ratios=(5, 1))
     title = "Latent sheet: digits decoded along the quantiles of N(0, I)"
     draw_images(sheet, measured.sheet, title, columns=SIDE)
@@ -126,24 +130,25 @@ def plot(measured: Measured, figure: Any) -> None:
     draw_linear(below, measured)
 
 
-def draw_bounds(axes: Any, measured: Measured) -> None:
+def draw_bounds(axes: "Axes", measured: Measured) -> None:
     samples, bounds = [1, *SAMPLES], [measured.elbo, *measured.importance.values()]
     axes.axhline(measured.log_likelihood, color="gray", linestyle="--",
                  label=f"log-likelihood ({MOST_SAMPLES} samples)")  # fmt: skip
     axes.plot(samples, bounds, "o-", color="tab:blue", label="importance-weighted bound")
     axes.plot(1, measured.elbo, "o", color="tab:red", label="ELBO", zorder=3)
     axes.set(xscale="log", xlabel="samples", ylabel="nats of a held-out digit")
-    axes.set_xticks(samples, samples)
+    axes.set_xticks(samples, list(map(str, samples)))
     axes.minorticks_off()
     axes.set_title("Bounds", fontsize=10, loc="left")
     axes.legend(loc="lower right")
 
 
-def draw_linear(axes: Any, measured: Measured) -> None:
-    axes.plot(LINEAR_SIZES, measured.principal.values(), color="gray", label="probabilistic PCA")
-    axes.plot(LINEAR_SIZES, measured.linear.values(), "o", color="tab:blue",
+def draw_linear(axes: "Axes", measured: Measured) -> None:
+    axes.plot(LINEAR_SIZES, [*measured.principal.values()], color="gray", label="probabilistic PCA")
+    axes.plot(LINEAR_SIZES, [*measured.linear.values()], "o", color="tab:blue",
               markersize=10, fillstyle="none", label="trained model")  # fmt: skip
-    axes.plot(LINEAR_SIZES, measured.linear_elbo.values(), "x", color="tab:red", label="its ELBO")
+    elbos = [*measured.linear_elbo.values()]
+    axes.plot(LINEAR_SIZES, elbos, "x", color="tab:red", label="its ELBO")
     axes.set(xlabel="latent units", ylabel="nats of a training digit")
     axes.set_title("A linear one with a Gaussian decoder: log-likelihood", fontsize=10, loc="left")
     axes.legend(loc="lower right")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ from aefast.step.loss import refusal, step_loss
 from aefast.step.machine_plan import MachinePlan
 from aefast.step.plan import Plan, PlannedLayer
 from aefast.step.statistics import TrackedNorm
+
+if TYPE_CHECKING:
+    from aefast import _C
 
 NOT_TOGETHER = "its parameters' shapes do not fit together"
 
@@ -47,7 +50,7 @@ class PlannedStep(NamedTuple):
         """Why the kernels do not serve rows like x; None where they do."""
         return refusal(self.plan, self.parameters, x)
 
-    def kernel_plan(self) -> Any:
+    def kernel_plan(self) -> "_C.StepPlan":
         """What C++ takes many steps of."""
         from aefast.step import cpp
 
@@ -118,7 +121,7 @@ class PlannedMachine(NamedTuple):
     def refusal(self, x: Tensor) -> str | None:
         return machine_loss.refusal(self.plan, self.parameters, x, self.chain)
 
-    def kernel_plan(self) -> Any:
+    def kernel_plan(self) -> "_C.MachinePlan":
         from aefast.step import machine_cpp
 
         return machine_cpp.kernel_plan(self.plan, self.chain, self.chain)

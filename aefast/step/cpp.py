@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ def loss_and_gradients(
 
 
 def step(
-    kernel_plan: Any,
+    kernel_plan: _C.StepPlan | _C.MachinePlan,
     parameters: Sequence[Tensor],
     x: Tensor,
     seed: int,
@@ -51,18 +51,19 @@ def step(
     )
 
 
-def update(updates: Sequence[Any], gradients: Sequence[int]) -> None:
+def update(updates: Sequence[_C.ParameterUpdate], gradients: Sequence[int]) -> None:
     """An optimizer's step, with the addresses of the gradients; the updates count it."""
     _C.update(updates, gradients, torch.get_num_threads())
 
 
-def precision() -> Any:
+def precision() -> _C.Precision:
     """What torch's switches ask of float32 products."""
-    return getattr(_C.Precision, product_level("cpu"))
+    level: _C.Precision = getattr(_C.Precision, product_level("cpu"))
+    return level
 
 
 @lru_cache(maxsize=256)
-def kernel_plan(plan: Plan) -> Any:
+def kernel_plan(plan: Plan) -> _C.StepPlan:
     """The plan as C++ reads it."""
     noise = None
     if plan.noise is not None:
@@ -96,7 +97,7 @@ def kernel_plan(plan: Plan) -> Any:
     )
 
 
-def kernel_layer(layer: PlannedLayer) -> Any:
+def kernel_layer(layer: PlannedLayer) -> _C.StepLayer:
     return _C.StepLayer(
         inputs=layer.inputs,
         outputs=layer.outputs,
@@ -111,7 +112,7 @@ def kernel_layer(layer: PlannedLayer) -> Any:
     )
 
 
-def _kernel_norm(norm: PlannedNorm) -> Any:
+def _kernel_norm(norm: PlannedNorm) -> _C.StepNorm:
     return _C.StepNorm(
         follows_activation=norm.follows_activation,
         scale=norm.scale,
@@ -122,7 +123,7 @@ def _kernel_norm(norm: PlannedNorm) -> Any:
     )
 
 
-def _kernel_dropout(level: float) -> Any:
+def _kernel_dropout(level: float) -> _C.StepDropout:
     return _C.StepDropout(level=level, threshold=random.threshold(level), step=Step.DROPOUT.value)
 
 
@@ -135,7 +136,7 @@ class Rows(NamedTuple):
     """
 
     memory: np.ndarray
-    data: Any
+    data: _C.DataRows
 
 
 def rows_of(memory: np.ndarray, scale: float) -> Rows | str:
@@ -158,7 +159,7 @@ def rows_of(memory: np.ndarray, scale: float) -> Rows | str:
 
 
 def fit(
-    plan: Any,
+    plan: _C.StepPlan | _C.MachinePlan,
     parameters: Sequence[Tensor],
     optimizer: Updates,
     rows: Rows,

@@ -1,7 +1,6 @@
 """The Boltzmann machine's step in C++: csrc/step/rbm_step.cpp, and fit.cpp for many of them."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 
@@ -25,7 +24,7 @@ def loss_and_gradients(
     return cpp.step(kernel_plan(plan, chain, end), parameters, x, seed, row_offset, gradients)
 
 
-def kernel_plan(plan: MachinePlan, chain: Tensor | None, end: Tensor | None) -> Any:
+def kernel_plan(plan: MachinePlan, chain: Tensor | None, end: Tensor | None) -> _C.MachinePlan:
     """The plan as C++ reads it, with the memory where the chains start and end."""
     return _C.MachinePlan(
         visible=plan.visible,

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from aefast.ops.rbm.op import check_machine, divergence_of_chains
 from aefast.step.machine_loss import refusal
 from aefast.step.machine_plan import MachinePlan
 from aefast.step.stretch import CHUNK_SECONDS, Stretch
+
+if TYPE_CHECKING:
+    from aefast import _C
 
 # Epochs over so many rows are taken in one call.
 MOST_ROWS = 1 << 20
@@ -120,7 +123,7 @@ class _Updates(NamedTuple):
     def numbers(self) -> list[int]:
         return [0, 1, 2]
 
-    def updates(self) -> list[Any]:
+    def updates(self) -> "list[_C.ParameterUpdate]":
         kernels = extension()
         return [
             kernels.ParameterUpdate(

@@ -1,7 +1,7 @@
 """A torch optimizer as the kernels take it: its settings and state, parameter by parameter."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -9,6 +9,9 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim import optimizer as torch_optimizer
 
 from aefast.backend import extension
+
+if TYPE_CHECKING:
+    from aefast import _C
 
 KINDS: dict[type, str] = {SGD: "sgd", Adam: "adam", AdamW: "adamw"}
 
@@ -108,7 +111,7 @@ class OptimizerSteps:
         """Which of the step's parameters each update is of."""
         return [number for _, _, number in self.trained]
 
-    def updates(self) -> list[Any]:
+    def updates(self) -> "list[_C.ParameterUpdate]":
         """The updates as they stand: rates, and what is frozen, may have changed since the last."""
         numbers = self._parameter_numbers
         self.trained = [
@@ -140,7 +143,9 @@ class OptimizerSteps:
         self.optimizer._opt_called = True  # type: ignore[attr-defined]
 
 
-def _adam(kind: Any, group: dict[str, Any], parameter: Tensor, states: Any) -> Any:
+def _adam(
+    kind: "_C.OptimizerKind", group: dict[str, Any], parameter: Tensor, states: dict[Tensor, Any]
+) -> "_C.ParameterUpdate":
     state = states[parameter]
     if not state:
         averages = (torch.zeros_like(parameter) for _ in range(2))
@@ -165,7 +170,9 @@ def _adam(kind: Any, group: dict[str, Any], parameter: Tensor, states: Any) -> A
     )
 
 
-def _sgd(kind: Any, group: dict[str, Any], parameter: Tensor, states: Any) -> Any:
+def _sgd(
+    kind: "_C.OptimizerKind", group: dict[str, Any], parameter: Tensor, states: dict[Tensor, Any]
+) -> "_C.ParameterUpdate":
     momentum = float(group["momentum"])
     buffer, is_first = None, False
     if momentum != 0:

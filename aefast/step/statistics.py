@@ -1,12 +1,15 @@
 """The running statistics of batch normalization, which move with each step."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from aefast.backend import extension
+
+if TYPE_CHECKING:
+    from aefast import _C
 
 
 class TrackedNorm(NamedTuple):
@@ -35,7 +38,7 @@ class Updates(Protocol):
     @property
     def numbers(self) -> list[int]: ...
 
-    def updates(self) -> list[Any]:
+    def updates(self) -> "list[_C.ParameterUpdate]":
         """The updates as C++ takes them."""
         ...
 
@@ -65,7 +68,7 @@ class WithStatistics:
     def numbers(self) -> list[int]:
         return self.optimizer.numbers + self.statistics
 
-    def updates(self) -> list[Any]:
+    def updates(self) -> "list[_C.ParameterUpdate]":
         updates = self.optimizer.updates()
         for norm in self.norms:
             batches_so_far = int(norm.batches)
@@ -81,7 +84,9 @@ class WithStatistics:
                 + [norm.batches for norm in self.norms]
             )
 
-    def _update(self, number: int, norm: TrackedNorm, batches_so_far: int, batches: int) -> Any:
+    def _update(
+        self, number: int, norm: TrackedNorm, batches_so_far: int, batches: int
+    ) -> "_C.ParameterUpdate":
         statistic = self.parameters[number]
         return extension().ParameterUpdate(
             kind=extension().OptimizerKind.average,

@@ -14,6 +14,8 @@ LARGEST_LOSS = 3.4028234663852886e38  # float32's largest number
 LARGEST_COUNT = 2**53 - 1  # up to here JSON's numbers are exact
 
 DEVICES = ("cpu", "cuda")
+Limit = tuple[Callable[[Any], bool], str]  # a condition, and its wording in a message
+
 PRECISIONS = ("highest", "high", "medium")
 
 
@@ -58,7 +60,7 @@ def _typed(value: object, kind: Any, name: str) -> Any:
     return value
 
 
-def _check(values: Any, limits: dict[str, tuple[Callable[[Any], bool], str]]) -> None:
+def _check(values: Any, limits: dict[str, Limit]) -> None:
     """
     Args:
         limits: for each field a condition, and its wording in the message.
@@ -72,11 +74,11 @@ def _check(values: Any, limits: dict[str, tuple[Callable[[Any], bool], str]]) ->
             raise ValueError(f"{name} is {cut(repr(value))}; it takes {takes}")
 
 
-def _within(low: int, high: int) -> tuple[Callable[[Any], bool], str]:
+def _within(low: int, high: int) -> Limit:
     return lambda value: low <= value <= high, f"an int in [{low}, {high}]"
 
 
-def _among(*values: str) -> tuple[Callable[[Any], bool], str]:
+def _among(*values: str) -> Limit:
     return lambda value: value in values, f"one of {', '.join(values)}"
 
 

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,11 @@ from aefast.step.statistics import Updates, WithStatistics
 from aefast.step.stretch import Stretch
 from aefast.training.graph_engine import graph_engine
 
-Loss = Callable[[Any, Any], Tensor]  # from rows, or a pair of inputs and targets, and a seed
+if TYPE_CHECKING:
+    from aefast.step import cpp
+
+# From rows, or a pair of inputs and targets, and a seed, which a CUDA graph reads from a tensor.
+Loss = Callable[[Tensor | Pair, int | Tensor], Tensor]
 
 HAS_LOSS = "the model has a loss of its own"
 
@@ -192,7 +196,7 @@ class StepEngine:
         model: nn.Module,
         planned: PlannedStep | PlannedMachine,
         dataset: Dataset,
-        rows: Any,
+        rows: "cpp.Rows",
         optimizer: torch.optim.Optimizer,
     ) -> None:
         self.model = model
@@ -267,7 +271,7 @@ class LoopEngine(TrainingLoop):
 
     def run(self, stretch: Stretch, seconds: float) -> list[float]:
         end = time.perf_counter() + seconds
-        losses: list[Any] = []
+        losses: list[float | Tensor] = []
         first_step = stretch.first_step
         for rows, seed in zip(stretch.epochs(), stretch.seeds, strict=False):
             for x in self._minibatches(rows):

@@ -5,7 +5,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,8 +31,18 @@ from aefast.distributed.losses import check_micro_batches, check_model, check_pl
 from aefast.nn.step_plan import plan_of
 from aefast.ops.shared import checks, dispatch
 from aefast.step.stretch import CHUNK_SECONDS, Stretch
-from aefast.training.engines import Engine, TrainingLoop, check_finite, choice_key, choose_engine
+from aefast.training.engines import (
+    Engine,
+    Loss,
+    TrainingLoop,
+    check_finite,
+    choice_key,
+    choose_engine,
+)
 from aefast.training.plain_model import PlainModel, plain_model
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 LOOK_SECONDS = 0.25
 
@@ -63,6 +73,11 @@ class Look:
     samples_per_second: float
 
 
+Rows = Tensor | np.ndarray | Dataset
+Batches = Callable[[], Iterable[Tensor | tuple[Tensor, Tensor]]]
+Callback = Callable[[Look], object]
+
+
 @dataclass(frozen=True)
 class History:
     """What a call of :func:`fit` did.
@@ -84,19 +99,19 @@ class History:
 
 
 def fit(
-    model: Any,
-    data: Any,
+    model: nn.Module,
+    data: Rows | tuple[Rows, Rows] | Batches,
     optimizer: torch.optim.Optimizer,
     *,
     epochs: int = 1,
     batch_size: int = 128,
     seed: int | None = None,
     shuffle: bool = True,
-    loss: Any = None,
-    validation: Any = None,
-    callback: Callable[[Look], Any] | None = None,
+    loss: str | Callable[..., Tensor] | None = None,
+    validation: Rows | tuple[Rows, Rows] | None = None,
+    callback: Callback | None = None,
     micro_batch_size: int | None = None,
-    process_group: Any = "default",
+    process_group: "ProcessGroup | str | None" = "default",
 ) -> History:
     """Train a model for some epochs: any number of steps, the optimizer's included, in one call.
 
@@ -239,7 +254,7 @@ class _Call(NamedTuple):
         assert self.held_out is not None
         return held_out_loss(self.model, self.held_out, self.schedule.batch_size)
 
-    def loss(self, x: Tensor | Pair, seed: int) -> Tensor:
+    def loss(self, x: Tensor | Pair, seed: int | Tensor) -> Tensor:
         return loss_of(self.model, x, seed)
 
 
@@ -256,11 +271,11 @@ def _schedule(
 
 
 def _call(
-    model: Any,
-    data: Any,
+    model: nn.Module,
+    data: Rows | tuple[Rows, Rows] | Batches,
     optimizer: torch.optim.Optimizer,
-    loss: Any,
-    validation: Any,
+    loss: str | Callable[..., Tensor] | None,
+    validation: Rows | tuple[Rows, Rows] | None,
     schedule: _Schedule,
 ) -> _Call:
     model = _trained(model, loss)
@@ -330,7 +345,7 @@ def _new_run(
     data: Any,
     optimizer: torch.optim.Optimizer,
     group: Group,
-    callback: Callable[[Look], Any] | None,
+    callback: Callback | None,
 ) -> "_Run":
     """The call's steps, and the engine that takes them."""
     model, dataset, schedule = call.model, call.dataset, call.schedule
@@ -359,7 +374,7 @@ def _train(run: "_Run", call: _Call) -> list[float]:
             epochs_before = run.epochs_begun
             try:
                 seeds = _epoch_seeds(optimizer, seed, min(at_once, epochs - first))
-                run.take(group.of_first(seeds))
+                run.take(group.broadcast_object(seeds))
             finally:
                 _count_epochs(optimizer, seed, run.epochs_begun - epochs_before)
             if call.held_out is not None:
@@ -391,7 +406,7 @@ class _Run:
         engine: Engine | TrainingLoop,
         optimizer: torch.optim.Optimizer,
         group: Group,
-        callback: Callable[[Look], Any] | None,
+        callback: Callback | None,
     ) -> None:
         self.engine = engine
         self.optimizer = optimizer
@@ -442,9 +457,9 @@ class _StreamRun(_Run):
     def __init__(
         self,
         steps: TrainingLoop,
-        batches: Callable[[], Iterable[Any]],
+        batches: Batches,
         group: Group,
-        callback: Callable[[Look], Any] | None,
+        callback: Callback | None,
     ) -> None:
         super().__init__(steps, steps.optimizer, group, callback)
         self.steps = steps
@@ -472,7 +487,7 @@ class _StreamRun(_Run):
             if number < 0:
                 raise ValueError("data gave no batch; it takes a function that gives them anew")
 
-    def _checked(self, batch: Any) -> Tensor | Pair:
+    def _checked(self, batch: object) -> Tensor | Pair:
         if isinstance(batch, tuple):
             return self._checked_pair(batch)
         return self._checked_rows(batch)
@@ -485,7 +500,7 @@ class _StreamRun(_Run):
             )
         return Pair(*map(self._checked_rows, batch))
 
-    def _checked_rows(self, batch: Any) -> Tensor:
+    def _checked_rows(self, batch: object) -> Tensor:
         if not isinstance(batch, Tensor):
             raise TypeError(f"data gave a {type(batch).__name__}; it takes batches, torch.Tensor")
         if not batch.is_floating_point():
@@ -504,7 +519,7 @@ class _Choice(NamedTuple):
     model: nn.Module
     dataset: Dataset | TensorRows | PairedRows
     optimizer: torch.optim.Optimizer
-    loss: Callable[[Any, Any], Tensor]
+    loss: Loss
     group: Group
     micro_batch_size: int | None
 
@@ -525,7 +540,7 @@ class _RowsRun(_Run):
         choice: _Choice,
         batch_size: int,
         shuffle: bool,
-        callback: Callable[[Look], Any] | None,
+        callback: Callback | None,
     ) -> None:
         super().__init__(choice.engine(), choice.optimizer, choice.group, callback)
         self.choice = choice
@@ -571,7 +586,9 @@ class _RowsRun(_Run):
         return epoch * self.rows + batch * self.batch_size
 
 
-def _rows_or_pairs(data: Any, argument: str, model: nn.Module) -> Dataset | TensorRows | PairedRows:
+def _rows_or_pairs(
+    data: object, argument: str, model: nn.Module
+) -> Dataset | TensorRows | PairedRows:
     """
     Raises:
         TypeError, ValueError: as :func:`rows_of`; or a pair is given, and the model's loss takes no
@@ -593,7 +610,7 @@ def _rows_or_pairs(data: Any, argument: str, model: nn.Module) -> Dataset | Tens
 
 
 def _on_scale_of(data: Any, held_out: Any) -> Any:
-    """Held-out bytes over what the data's bytes are: some of an image may be 0 and 1 alone."""
+    """Divide held-out uint8 by the data's scale: a few rows of images may hold 0 and 1 alone."""
     if isinstance(data, PairedRows) and isinstance(held_out, PairedRows):
         inputs = _on_scale_of(data.inputs, held_out.inputs)
         return PairedRows(inputs, _on_scale_of(data.targets, held_out.targets), "validation")
@@ -603,7 +620,7 @@ def _on_scale_of(data: Any, held_out: Any) -> Any:
     return held_out.on_scale(data.scale) if is_uint8 else held_out
 
 
-def rows_of(data: Any, argument: str, model: nn.Module) -> Dataset | TensorRows:
+def rows_of(data: object, argument: str, model: nn.Module) -> Dataset | TensorRows:
     """Rows of a tensor, an array or a dataset.
 
     Raises:
@@ -651,7 +668,7 @@ def _kind(data: Tensor) -> str:
     return "quantized" if data.is_quantized else str(data.layout).removeprefix("torch.")
 
 
-def loss_of(model: Any, x: Tensor | Pair, seed: int) -> Tensor:
+def loss_of(model: Any, x: Tensor | Pair, seed: int | Tensor) -> Tensor:
     """The loss of a minibatch, of rows alone or with their targets."""
     if isinstance(x, Pair):
         loss: Tensor = model.loss(x.inputs, target=x.targets, seed=seed)
@@ -704,7 +721,7 @@ def _count_epochs(optimizer: torch.optim.Optimizer, seed: int | None, count: int
         counts[seed] = counts.get(seed, 0) + count
 
 
-def _trained(model: Any, loss: Any) -> Any:
+def _trained(model: nn.Module, loss: str | Callable[..., Tensor] | None) -> Any:
     """The model, if it has a loss method; else a :class:`PlainModel` of it with ``loss``.
 
     Raises:

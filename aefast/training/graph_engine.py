@@ -211,7 +211,7 @@ class GraphEngine:
         model: nn.Module,
         rows: DeviceRows,
         optimizer: torch.optim.Optimizer,
-        loss: Callable[[Tensor, Any], Tensor],
+        loss: Callable[[Tensor, Tensor], Tensor],
         capture: Capture,
     ) -> None:
         self.model = model
@@ -323,7 +323,7 @@ def graph_engine(
     model: nn.Module,
     dataset: Dataset | TensorRows,
     optimizer: torch.optim.Optimizer,
-    loss: Callable[[Tensor, Any], Tensor],
+    loss: Callable[[Tensor, Tensor], Tensor],
 ) -> GraphEngine | str:
     """The engine for a model on a CUDA device; or why its step cannot be captured."""
     planned = plan_of(model)

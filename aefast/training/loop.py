@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from aefast import random
 from aefast.data import Dataset
 from aefast.data.minibatches import epoch_order, order_of
-from aefast.data.pairs import Pair, PairedRows
+from aefast.data.pairs import PairedRows
 from aefast.distributed.group import current
 from aefast.messages import cut
 from aefast.nn import RBM, DeepBeliefStack
@@ -22,9 +22,10 @@ from aefast.nn.dictionary import SparseDictionary
 from aefast.step.stretch import Stretch
 from aefast.training.checkpoint import Checkpoint
 from aefast.training.config import Config, Progress
-from aefast.training.engines import DivergenceError, Engine, check_finite, choose_engine
+from aefast.training.engines import DivergenceError, Engine, Loss, check_finite, choose_engine
 from aefast.training.evaluation import early_stopping_metric, metrics_of
 from aefast.training.fit import held_out_loss, loss_of
+from aefast.training.metrics import Line
 from aefast.training.models import MODELS, Kind
 
 LINE_STEPS = 100  # from one line of metrics to the next
@@ -59,7 +60,7 @@ class Stage:
 
     label: str
     module: nn.Module
-    loss: Callable[[Tensor | Pair, int], Tensor]
+    loss: Loss
     below: tuple[RBM, ...] = ()
 
 
@@ -275,7 +276,7 @@ class Trainer:
         loss = held_out_loss(module, self._stage_rows, self.config.batch_size, self.held_out)
         metrics = {"held_out_loss": loss}
         metrics |= metrics_of(module, self._stage_rows, self.held_out)
-        metrics = self.group.of_first(metrics)  # patience ends all ranks at the same epoch
+        metrics = self.group.broadcast_object(metrics)  # patience ends all ranks at the same epoch
         for name, value in metrics.items():
             if not math.isfinite(value):
                 raise DivergenceError(f"the {name} after step {progress.step} is {value}")
@@ -369,7 +370,7 @@ class _Meter:
         self.line_seconds += seconds
         return Status(statistics.fmean(losses), samples / seconds, dict(self.metrics))
 
-    def line(self, stage: str, rows: str) -> dict[str, Any]:
+    def line(self, stage: str, rows: str) -> Line:
         """A line of metrics: of the steps since the last line. ``rows`` is the name of a row there,
         samples or tokens."""
         progress, seconds = self.progress, self.line_seconds
@@ -391,7 +392,7 @@ def train(
     trainer: Trainer,
     *,
     save: Callable[[Checkpoint], None],
-    write: Callable[[dict[str, Any]], None],
+    write: Callable[[Line], None],
     show: Callable[[Status], None],
     is_stopped: Callable[[], bool],
 ) -> None:

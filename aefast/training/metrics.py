@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from aefast.training.files import replacing
 
@@ -13,6 +13,8 @@ MODEL_METRICS = (
     *("fraction_of_variance_unexplained", "l0", "dead_share"),
 )
 CURVES = ("loss", "samples_per_second", "tokens_per_second", *MODEL_METRICS)
+
+Line = dict[str, float | str]  # of metrics: the stage's name, and numbers
 
 
 class Metrics:
@@ -38,7 +40,7 @@ class Metrics:
         self._file = path.open("a", encoding="utf-8")
         self._events = SummaryWriter(str(folder), purge_step=step + 1)
 
-    def write(self, line: dict[str, Any]) -> None:
+    def write(self, line: Line) -> None:
         """Append one line, of which :data:`CURVES` are curves over the steps too."""
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()

@@ -41,6 +41,7 @@ DICTIONARY = {"aux_k": 0, "dead_after": 10_000_000}
 MACHINE = {"visible_kind": "bernoulli", "learn_variance": False, "k": 1, "chains": 0}
 
 Parameters = Iterable[nn.Parameter]
+Sizes = dict[str, int | list[int]]  # a constructor's arguments
 Sampler = Callable[[Any, int, int], Tensor]
 
 
@@ -86,7 +87,7 @@ class Kind:
     """
 
     module: Callable[..., nn.Module]
-    sizes: Callable[[list[int]], dict[str, Any]]
+    sizes: Callable[[list[int]], Sizes]
     options: dict[str, Any]
     unit_interval: tuple[str, str] | None
     learning_rate: float = 3e-3
@@ -117,19 +118,19 @@ def dictionary(module: type[SparseDictionary], **options: Any) -> Kind:
     )
 
 
-def dictionary_sizes(sizes: list[int]) -> dict[str, Any]:
+def dictionary_sizes(sizes: list[int]) -> Sizes:
     if len(sizes) != 2:
         raise ValueError(f"hidden is {sizes[1:]}; a sparse dictionary takes one number of latents")
     return {"visible": sizes[0], "latents": sizes[1]}
 
 
-def machine_sizes(sizes: list[int]) -> dict[str, Any]:
+def machine_sizes(sizes: list[int]) -> Sizes:
     if len(sizes) != 2:
         raise ValueError(f"hidden is {sizes[1:]}; rbm takes one size, dbn several")
     return {"visible": sizes[0], "hidden": sizes[1]}
 
 
-def variational_sizes(sizes: list[int]) -> dict[str, Any]:
+def variational_sizes(sizes: list[int]) -> Sizes:
     return {"visible": sizes[0], "layers": sizes[1:-1], "latent": sizes[-1]}
 
 

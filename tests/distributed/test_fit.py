@@ -66,7 +66,7 @@ def test_sums_begin_in_backward_in_the_order_of_the_buckets(monkeypatch):
     begun: list[int] = []
 
     class Recorder(Group):
-        def add_up(self, tensor: Tensor) -> Sum:
+        def all_reduce(self, tensor: Tensor) -> Sum:
             begun.append(tensor.numel())
             return Sum(None)
 

@@ -20,6 +20,9 @@ from aefast.ops.linear_act.eager import (
     PIECEWISE_LINEAR,
 )
 
+# A backend's own kind: a tensor, or one packed for its product.
+Operand = Any
+
 
 class PenaltyPrimitives:
     """``saved`` is what ``encode`` keeps of a layer for its slopes act'(a): here a itself."""
@@ -35,11 +38,11 @@ class PenaltyPrimitives:
         """x with noise."""
         return corrupt_with(x, noise)
 
-    def operand(self, right: Tensor) -> Any:
+    def operand(self, right: Tensor) -> Operand:
         """The right operand [N, K] of a product left @ right.T, made ready for several."""
         return right
 
-    def multiply(self, left: Tensor, right: Any) -> Tensor:
+    def multiply(self, left: Tensor, right: Operand) -> Tensor:
         """left [M, K] @ right.T, for a right operand made ready."""
         return torch.mm(left, right.t())
 
@@ -48,7 +51,7 @@ class PenaltyPrimitives:
         return torch.mm(left.t(), right) if total is None else total.addmm_(left.t(), right)
 
     def encode(
-        self, x: Tensor, weight: Any, bias: Tensor | None, activation: str
+        self, x: Tensor, weight: Operand, bias: Tensor | None, activation: str
     ) -> tuple[Tensor, Tensor]:
         """act(x Wt + b) [P, H], and what tells its slopes."""
         preactivation = F.linear(x, weight, bias)

@@ -19,12 +19,12 @@ This goes over panels of samples that stay in cache; backward makes the rows of 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from aefast.ops.contractive.primitives import PenaltyPrimitives
+from aefast.ops.contractive.primitives import Operand, PenaltyPrimitives
 from aefast.ops.contractive.settings import EncoderLayer
 
 # The columns of a symmetric matrix that are taken at a time, each set up to its diagonal.
@@ -140,7 +140,7 @@ class Norms:
         self.gram = Gram(primitives, self.weights[0]) if self.route.has_gram else None
         self.start = self.weights[-1] if self.route.from_code else self.weights[0].t()
         self.start = self.start.contiguous()
-        self.operands: dict[tuple[int, bool], Any] = {}
+        self.operands: dict[tuple[int, bool], Operand] = {}
 
     def is_right(self, norms: Tensor) -> bool | Tensor:
         """Whether they have lost nothing to the order of the products; True where nothing can be
@@ -280,7 +280,7 @@ class Norms:
         product = self.primitives.multiply(_flat(rows), self._operand(weight, transposed))
         return product.reshape(rows.shape[0], self.rows, -1)
 
-    def _operand(self, weight: int, transposed: bool) -> Any:
+    def _operand(self, weight: int, transposed: bool) -> Operand:
         """As the right operand [N, K] of left @ right.T, made ready once."""
         if (weight, transposed) not in self.operands:
             matrix = self.weights[weight]
@@ -349,8 +349,8 @@ class Gram:
         hidden = weight.shape[0]
         width = max(NARROWEST, -(-hidden // (32 * MOST_PARTS)) * 32)
         self.parts = [slice(start, min(start + width, hidden)) for start in range(0, hidden, width)]
-        self.triangle: list[Any] = []
-        self.whole: Any = None
+        self.triangle: list[Operand] = []
+        self.whole: Operand = None
         self.totals: list[Tensor | None] = [None] * len(self.parts)
 
     def lengths(self, rows: Tensor) -> Tensor:

@@ -1,12 +1,13 @@
 """A linear layer with its activation, as the equations read: act(x Wt + b) and its gradient."""
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda z: z,
     "relu": torch.relu,
     "leaky_relu": F.leaky_relu,
@@ -17,7 +18,7 @@ ACTIVATIONS = {
     "silu": F.silu,
 }
 
-DERIVATIVES = {
+DERIVATIVES: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": torch.ones_like,
     "relu": lambda z: torch.where(z <= 0, torch.zeros_like(z), torch.ones_like(z)),
     "leaky_relu": lambda z: torch.where(z > 0, torch.ones_like(z), torch.full_like(z, 0.01)),
@@ -32,7 +33,7 @@ DERIVATIVES = {
 PIECEWISE_LINEAR = ("identity", "relu", "leaky_relu")
 
 # The second derivatives.
-CURVATURES = {
+CURVATURES: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": torch.zeros_like,
     "relu": torch.zeros_like,
     "leaky_relu": torch.zeros_like,

@@ -7,12 +7,11 @@ alone, so that a batch may be split anywhere.
 """
 
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from aefast.ops.rbm.primitives import ChainPrimitives
+from aefast.ops.rbm.primitives import ChainPrimitives, Operand, States
 from aefast.ops.rbm.settings import ChainSettings, Machine
 from aefast.ops.shared import cpp as shared
 from aefast.ops.shared.extension import _C
@@ -30,10 +29,10 @@ def primitives(machine: Machine, settings: ChainSettings) -> ChainPrimitives:
 class _Primitives(ChainPrimitives):
     """States as float tensors."""
 
-    def operand(self, right: Tensor) -> Any:
+    def operand(self, right: Tensor) -> Operand:
         return shared.packed_operand(right)
 
-    def linear(self, left: Any, right: Any, bias: Tensor | None) -> Tensor:
+    def linear(self, left: States, right: Operand, bias: Tensor | None) -> Tensor:
         # A single row would take the vendor's product, which is rounded otherwise.
         rows = left if left.shape[0] > 1 else left.expand(2, -1)
         return shared.linear_act(rows, right, bias, "identity", False)[0][: left.shape[0]]
@@ -59,7 +58,7 @@ class _Primitives(ChainPrimitives):
         return means
 
     def statistics(
-        self, states: Any, weight: Any, bias: Tensor | None, scale: float
+        self, states: States, weight: Operand, bias: Tensor | None, scale: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         values = self.linear(states, weight, bias)
         sums = values.new_empty(values.shape[1])
@@ -68,7 +67,7 @@ class _Primitives(ChainPrimitives):
         )
         return torch.tensor(energy, dtype=torch.float32, device="cpu"), values, sums
 
-    def add_product(self, probabilities: Tensor, states: Any, total: Tensor | None) -> Tensor:
+    def add_product(self, probabilities: Tensor, states: States, total: Tensor | None) -> Tensor:
         return shared.add_transposed_product(probabilities, states, total)
 
 
@@ -85,7 +84,7 @@ class BitMatrix:
         return BitMatrix(words, columns)
 
     @property
-    def view(self) -> Any:
+    def view(self) -> _C.BinaryView:
         return _C.BinaryView(self.words.data_ptr(), *self.shape)
 
     @staticmethod
@@ -132,12 +131,12 @@ class _BitPrimitives(_Primitives):
     def tensor(self, states: BitMatrix | Tensor) -> Tensor:
         return states.unpack() if isinstance(states, BitMatrix) else states
 
-    def clamp(self, sampled: Any, initial: Any, mask: Tensor) -> BitMatrix | Tensor:
+    def clamp(self, sampled: States, initial: States, mask: Tensor) -> BitMatrix | Tensor:
         if not isinstance(sampled, BitMatrix):
             return torch.where(mask, initial, sampled)
         return self.states(torch.where(mask, self.tensor(initial), sampled.unpack()))
 
-    def linear(self, left: BitMatrix | Tensor, right: Any, bias: Tensor | None) -> Tensor:
+    def linear(self, left: BitMatrix | Tensor, right: Operand, bias: Tensor | None) -> Tensor:
         if isinstance(left, BitMatrix):
             return _bit_matrix_product(left, right, bias)
         bits, is_binary = BitMatrix.pack(left)

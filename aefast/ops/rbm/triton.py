@@ -12,12 +12,11 @@ Gaussian and clamped units go through shared/triton_gemm.py's products and a ker
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from aefast.ops.rbm.primitives import ChainPrimitives
+from aefast.ops.rbm.primitives import ChainPrimitives, Operand, States
 from aefast.ops.rbm.settings import ChainSettings, Machine
 from aefast.ops.shared import triton_gemm
 from aefast.ops.shared.precision import product_level
@@ -78,10 +77,10 @@ def primitives(machine: Machine, settings: ChainSettings) -> ChainPrimitives:
 
 
 class _Primitives(ChainPrimitives):
-    def linear(self, left: Any, right: Any, bias: Tensor | None) -> Tensor:
+    def linear(self, left: States, right: Operand, bias: Tensor | None) -> Tensor:
         return triton_gemm.multiply(left, right, bias)[0]
 
-    def add_product(self, probabilities: Tensor, states: Any, total: Tensor | None) -> Tensor:
+    def add_product(self, probabilities: Tensor, states: States, total: Tensor | None) -> Tensor:
         return triton_gemm.add_product(probabilities.t(), self.tensor(states).t(), total)
 
     def sample_units(

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from aefast.ops.contractive.primitives import PenaltyPrimitives
+from aefast.ops.contractive.primitives import Operand, PenaltyPrimitives
 from aefast.ops.corrupt.noise import Noise
 from aefast.ops.reconstruction.eager import noise_of
 from aefast.ops.reconstruction.settings import Gradients, LossInputs, LossSettings, PerInput
@@ -49,21 +49,21 @@ class LossPrimitives(Protocol):
 
     panel_bytes: int  # what a panel's code and reconstruction, and their gradients, may take
 
-    def operand(self, right: Tensor) -> Any:
+    def operand(self, right: Tensor) -> Operand:
         """The right operand [N, K] of a product left @ right.T, made ready for all panels."""
 
     def corrupt(self, x: Tensor, noise: Noise) -> Tensor:
         """The panel x [P, D] with noise."""
 
     def encode(
-        self, x: Tensor, weight: Any, bias: Tensor | None, activation: str
+        self, x: Tensor, weight: Operand, bias: Tensor | None, activation: str
     ) -> tuple[Tensor, Tensor | None]:
         """The code [P, H], and what its gradient needs: what linear_act calls ``saved``."""
 
     def compare(
         self,
         code: Tensor,
-        weight: Any,
+        weight: Operand,
         bias: Tensor | None,
         target: Tensor,
         settings: LossSettings,
@@ -78,7 +78,7 @@ class LossPrimitives(Protocol):
     def encode_backward(
         self,
         grad_output: Tensor,
-        weight: Any,
+        weight: Operand,
         saved: Tensor | None,
         activation: str,
         bias_needed: bool,
@@ -88,7 +88,7 @@ class LossPrimitives(Protocol):
     def contraction(self) -> PenaltyPrimitives:
         """What the contractive penalty is made with."""
 
-    def multiply(self, left: Tensor, right: Any) -> Tensor:
+    def multiply(self, left: Tensor, right: Operand) -> Tensor:
         """left [P, K] @ right.T, for a right operand made ready."""
 
     def add_product(self, left: Tensor, right: Tensor, total: Tensor | None) -> Tensor:
