@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 SOURCES := aefast benchmarks tests setup.py .ci/install-matrix
 CPP := $(shell find csrc tests/csrc -name "*.h" -o -name "*.cpp")
 
-.PHONY: setup demo test test-all test-oldest test-peers peers docs fuzz sanitize lint format bench counts results readme wheel install-matrix gpu-check gpu-bundle clean
+.PHONY: setup demo test test-all test-oldest test-peers peers docs fuzz sanitize lint format bench counts counts-gpu results readme wheel install-matrix gpu-check gpu-bundle clean
 
 setup: $(VENV)/built $(VENV)/tools
 
@@ -102,6 +102,13 @@ bench: setup
 # machine changes: each at most 2 % over its budget. COUNTS=--write makes them the budgets.
 counts: setup
 	PYTHONPATH=.:benchmarks $(BIN)/python -m counts $(COUNTS)
+
+# Registers, shared memory and instructions of the Triton kernels as compiled for sm_90, against their
+# budgets: it takes no GPU, and as long as compiling them takes.
+counts-gpu: setup
+	rm -rf build/counted
+	$(BIN)/python -m aefast.aot --archs 90 --jobs $$(nproc) --cubins build/counted
+	PYTHONPATH=.:benchmarks $(BIN)/python -m counts.binaries build/counted $(COUNTS)
 
 # Measures this machine for README, all of the suite or BENCH="step rbm" of it:
 # make results NAME=epyc-zen3-2-cores-avx2-step BENCH=step

@@ -182,7 +182,7 @@ def _resources(cubin: bytes) -> tuple[int, int]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        usage = _run("cuobjdump", "--dump-resource-usage", file.name)
+        usage = run_tool("cuobjdump", "--dump-resource-usage", file.name)
     registers_and_stack = re.search(r"REG:(\d+) STACK:(\d+)", usage)
     if registers_and_stack is None:
         raise RuntimeError(f"cuobjdump printed no resource usage: {usage!r}")
@@ -197,7 +197,7 @@ def _spills(ptx: str, arch: int) -> int:
         target = re.search(r"^\.target (\w+)", ptx, re.MULTILINE)
         assert target is not None
         options = ("-v", f"-arch={target[1]}")
-        log = _run(_assembler(arch), *options, str(source), "-o", f"{folder}/kernel")
+        log = run_tool(_assembler(arch), *options, str(source), "-o", f"{folder}/kernel")
     spilled_bytes = re.search(r"(\d+) bytes spill stores", log)
     if spilled_bytes is None:
         raise RuntimeError(f"{_assembler(arch)} printed no spills: {log!r}")
@@ -210,12 +210,12 @@ def _assembler(arch: int) -> str:
 
 def assembler_version(archs: Sequence[int]) -> str:
     """The newest CUDA version among the assemblers for these targets, as "13.1"."""
-    logs = [_run(_assembler(arch), "--version") for arch in archs]
+    logs = [run_tool(_assembler(arch), "--version") for arch in archs]
     versions = [re.findall(r"release (\d+)\.(\d+)", log)[0] for log in logs]
     return ".".join(max(versions, key=lambda version: tuple(map(int, version))))
 
 
-def _run(tool: str, *arguments: str) -> str:
+def run_tool(tool: str, *arguments: str) -> str:
     """The output of one of the tools that Triton carries."""
     import triton
 

@@ -15,8 +15,10 @@ if not BENCHMARKS.exists():
     pytest.skip("needs the source tree", allow_module_level=True)
 sys.path.insert(0, str(BENCHMARKS))
 
+binaries = importlib.import_module("counts.binaries")
 budgets = importlib.import_module("counts.budgets")
 callgrind = importlib.import_module("counts.callgrind")
+inner_loops = importlib.import_module("counts.inner_loops")
 main = importlib.import_module("counts.__main__")
 steps = importlib.import_module("counts.steps")
 
@@ -75,11 +77,12 @@ def test_what_is_over_its_budget_is_shown_and_what_is_below() -> None:
 
 
 def test_a_comparison_fails_over_a_budget_and_leaves_other_versions_alone(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(budgets, "read", lambda: {"gcc 12": {"instructions": {"step": 100}}})
+    known = {"gcc 12": {"instructions": {"step": 100}}}
     for origin, count, status in (("gcc 12", 100, 0), ("gcc 12", 103, 1), ("gcc 13", 103, 0)):
-        assert main.compare(origin, {"instructions": {"step": count}}) == status
+        counts = {"instructions": {"step": count}}
+        assert budgets.compare(origin, counts, known.get(origin)) == status
     assert "gcc 13: 1 counts, not compared" in capsys.readouterr().out
 
 
@@ -100,6 +103,75 @@ def test_without_valgrind_nothing_is_counted_and_the_reason_is_said(
     monkeypatch.setattr(callgrind.shutil, "which", lambda program: None)
     assert main.count_instructions(Path("_C.so")) == {}
     assert "avx2 instructions: not counted, valgrind is not installed" in capsys.readouterr().out
+
+
+LOOPS = """
+    1000:\tvmovups (%rax),%zmm1
+    1006:\tvbroadcastss (%rdi),%zmm2
+""" + "\n".join(
+    [
+        *(f"    {0x1010 + 6 * i:x}:\tvfmadd231ps %zmm1,%zmm2,%zmm{i + 3}" for i in range(8)),
+        "    1040:\tadd    $0x40,%rax",
+        "    1044:\tjne    1006 <aefast+0x6>",
+        "    1046:\tvfmadd231ps %ymm1,%ymm2,%ymm3",
+        "    1050:\tjne    1000 <aefast>",  # around the other one
+        "    1056:\tjmp    2000 <elsewhere>",
+    ]
+)
+
+
+def test_an_inner_loops_instructions_are_counted_by_its_multiply_adds() -> None:
+    assert inner_loops.totals(LOOPS) == {"1 loops of 8 multiply-adds": 11}
+
+
+def test_an_extension_without_avx512_kernels_has_no_inner_loops_to_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(inner_loops.shutil, "which", lambda program: program)
+    done = subprocess.CompletedProcess([], 0, "    1000:\tret\n", "")
+    monkeypatch.setattr(inner_loops.subprocess, "run", lambda *command, **options: done)
+    with pytest.raises(budgets.Unavailable, match="no kernels for AVX-512"):
+        inner_loops.instructions(Path("_C.so"))
+
+
+LISTING = """
+ Function _scale:
+  REG:34 STACK:0 SHARED:0 LOCAL:0 CONSTANT[0]:572
+
+        /*0000*/                   LDC R1, c[0x0][0x28] ;      /* 0x00000a00ff017b82 */
+                                                               /* 0x000fe20000000800 */
+        /*0010*/              @!P0 LDG.E.128 R4, desc[UR6][R4.64] ;
+        /*0020*/               @P1 STL [R1+0x10], R8 ;
+        /*0030*/                   HGMMA.64x128x16.F32.BF16 R24, gdesc[UR8], R24 ;
+        /*0040*/              @UP2 UTMALDG.2D [UR16], [UR4] ;
+        /*0050*/                   BAR.SYNC.DEFER_BLOCKING 0x0 ;
+"""
+
+
+def test_a_triton_binarys_instructions_are_counted_by_kind() -> None:
+    assert binaries.parse(LISTING) == {
+        "registers": 34,
+        "instructions": 6,
+        "tensor cores": 1,
+        "multiply-adds": 0,
+        "special functions": 0,
+        "loads": 2,
+        "stores": 0,
+        "shared memory": 0,
+        "local memory": 1,
+        "waits": 1,
+    }
+
+
+def test_a_binarys_budgets_are_a_line_a_kernel_beside_those_of_other_chips(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(binaries, "FILE", tmp_path / "binaries.json")
+    binaries.write("triton 3.7, sm_90", {"b": {"registers": 2}, "a": {"registers": 1}})
+    binaries.write("triton 3.7, sm_80", {"a": {"registers": 3}})
+    assert binaries.read("triton 3.7, sm_90") == {"registers": {"a": 1, "b": 2}}
+    assert binaries.read("triton 3.6, sm_90") is None
+    assert len(binaries.FILE.read_text().splitlines()) == 9
 
 
 def test_python_calls_and_tensors_are_those_of_the_call() -> None:

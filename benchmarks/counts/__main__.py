@@ -6,11 +6,13 @@ budgets.
 
 import argparse
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from aefast import backend
-from counts import budgets, callgrind, steps
-from counts.budgets import Counts
+from counts import budgets, callgrind, inner_loops, steps
+from counts.budgets import Counts, Unavailable
 
 
 def main() -> int:
@@ -25,35 +27,26 @@ def main() -> int:
         for origin, counts in counted.items():
             budgets.write(origin, counts)
         return 0
-    return max(compare(origin, counts) for origin, counts in counted.items())
+    known = budgets.read()
+    return max(
+        budgets.compare(origin, counts, known.get(origin)) for origin, counts in counted.items()
+    )
 
 
 def count_instructions(extension: Path) -> Counts:
-    """By instruction set; of one that cannot be counted here the reason is printed."""
+    """Of each instruction set; of one that cannot be counted here the reason is printed."""
+    measures: dict[str, Callable[[], dict[str, int]]] = {
+        f"{name} instructions": partial(callgrind.instructions, extension, name)
+        for name in callgrind.INSTRUCTION_SETS
+    }
+    measures["avx512 inner loops"] = partial(inner_loops.instructions, extension)
     counts: Counts = {}
-    for name in callgrind.INSTRUCTION_SETS:
+    for measure, count in measures.items():
         try:
-            counts[f"{name} instructions"] = callgrind.instructions(extension, name)
-        except callgrind.Unavailable as reason:
-            print(f"{name} instructions: not counted, {reason}")
+            counts[measure] = count()
+        except Unavailable as reason:
+            print(f"{measure}: not counted, {reason}")
     return counts
-
-
-def compare(origin: str, counts: Counts) -> int:
-    known = budgets.read().get(origin)
-    cases = sum(map(len, counts.values()))
-    if known is None:
-        print(f"{origin}: {cases} counts, not compared: the budgets are of other versions")
-        return 0
-    failed = budgets.failures(counts, known)
-    print(f"{origin}: {cases - len(failed)} of {cases} counts are within their budgets")
-    for line in failed:
-        print(f"  {line}")
-    for line in budgets.savings(counts, known):
-        print(f"  below: {line}")
-    if failed:
-        print("  Where that is meant: make counts COUNTS=--write")
-    return int(bool(failed))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,10 @@ TOLERANCE = 0.02
 Counts = dict[str, dict[str, int]]
 
 
+class Unavailable(Exception):
+    """Why something cannot be counted here."""
+
+
 def read(file: Path = FILE) -> dict[str, Counts]:
     budgets: dict[str, Counts] = json.loads(file.read_text()) if file.exists() else {}
     return budgets
@@ -51,3 +55,20 @@ def savings(counts: Counts, budgets: Counts) -> list[str]:
 
 def difference(count: int, budget: int) -> str:
     return f"{count:,} of {budget:,}, {count - budget:+,} ({count / budget - 1:+.1%})"
+
+
+def compare(origin: str, counts: Counts, known: Counts | None) -> int:
+    """Print what is over its budget and what below; 1 where something is over, else 0."""
+    cases = sum(map(len, counts.values()))
+    if known is None:
+        print(f"{origin}: {cases} counts, not compared: the budgets are of other versions")
+        return 0
+    failed = failures(counts, known)
+    print(f"{origin}: {cases - len(failed)} of {cases} counts are within their budgets")
+    for line in failed:
+        print(f"  {line}")
+    for line in savings(counts, known):
+        print(f"  below: {line}")
+    if failed:
+        print("  Where that is meant, --write makes the counts the budgets")
+    return int(bool(failed))

@@ -13,15 +13,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+from counts.budgets import Unavailable
+
 FOLDER = Path(__file__).parent
 INSTRUCTION_SETS = ("baseline", "avx2")
 PROGRAMS = ("valgrind", "cc")
 HEADER = Path("valgrind", "callgrind.h")
 COMPILERS = re.compile(rb"(GCC: \([^)]*\)|clang version) (\d+\.\d+\.\d+)")
-
-
-class Unavailable(Exception):
-    """Why nothing can be counted here."""
 
 
 def instructions(extension: Path, instruction_set: str) -> dict[str, int]:
