@@ -119,6 +119,27 @@ def test_penalty_code_and_gradients_are_as_accurate_as_torchs(
     assert_right(encoder(kernel_device, widths, batch), "tanh", **options)
 
 
+@not_interpreted
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_gradients_of_many_samples_lose_nothing_to_what_they_share(kernel_device, seed):
+    """Errors of single rows average out. Those of W Wt, which all rows share, do not."""
+    torch.manual_seed(seed)
+    x = torch.rand(512, 128, device=kernel_device)
+    _, weights, biases = encoder(kernel_device, (128, 96, 48))
+
+    def gradients(dtype):
+        leaves = [tensor.detach().to(dtype).requires_grad_() for tensor in (*weights, *biases)]
+        options = {"method": "hutchinson", "probes": 8, "seed": 3}
+        contractive_penalty(x.to(dtype), leaves[:2], leaves[2:], **options).mean().backward()
+        return [leaf.grad.double() for leaf in leaves]
+
+    actual = gradients(torch.float32)
+    with use_backend("eager"):
+        same_dtype, exact = gradients(torch.float32), gradients(torch.float64)
+    for kernel, torchs, reference in zip(actual, same_dtype, exact, strict=True):
+        assert (kernel - reference).norm() <= 2 * (torchs - reference).norm()
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("widths", [(9, 7), (9, 7, 6)], ids=str)
 @pytest.mark.interpreted(activation=["sigmoid", "gelu"])
