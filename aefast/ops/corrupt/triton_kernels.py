@@ -85,17 +85,9 @@ def replace_kernel(
 ):
     """Masking and salt-and-pepper noise."""
     row, unit, x_pointers, output_pointers, mask = _locate(
-        x_pointer,
-        output_pointer,
-        unit_count,
-        units_per_row,
-        columns,
-        x_row_stride,
-        x_column_stride,
-        UNITS,
-        WIDTH,
-        ALIGNED,
-    )
+        x_pointer, output_pointer, unit_count, units_per_row, columns,
+        x_row_stride, x_column_stride, UNITS, WIDTH, ALIGNED,
+    )  # fmt: skip
     x = tl.load(x_pointers, mask=mask)
     key = load_seed(seed, seed_address)
     bits = draw_units(four_uniforms, key, row + row_offset, step, unit, WIDTH)
@@ -125,17 +117,9 @@ def gaussian_kernel(
 ):
     """Additive Gaussian noise of standard deviation `level`."""
     row, unit, x_pointers, output_pointers, mask = _locate(
-        x_pointer,
-        output_pointer,
-        unit_count,
-        units_per_row,
-        columns,
-        x_row_stride,
-        x_column_stride,
-        UNITS,
-        WIDTH,
-        ALIGNED,
-    )
+        x_pointer, output_pointer, unit_count, units_per_row, columns,
+        x_row_stride, x_column_stride, UNITS, WIDTH, ALIGNED,
+    )  # fmt: skip
     x = tl.load(x_pointers, mask=mask)
     key = load_seed(seed, seed_address)
     normals = draw_units(four_normals, key, row + row_offset, step, unit, WIDTH)

@@ -4,6 +4,8 @@ Reference: Hinton, "A practical guide to training restricted Boltzmann machines"
 Bengio, Courville, "Deep Learning", MIT Press, 2016, section 20.2.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -43,30 +45,21 @@ def hidden_input(visible: Tensor, machine: Machine) -> Tensor:
 
 def sample_bernoulli(probability: Tensor, settings: ChainSettings, step: int) -> Tensor:
     """1 where the uniform of this step, row and column is below the probability, else 0."""
-    rows, columns = probability.shape
-    uniform = random.uniform(
-        settings.seed,
-        rows,
-        columns,
-        step=step,
-        row_offset=settings.row_offset,
-        device=probability.device,
-    )
+    uniform = _draw(random.uniform, probability, settings, step)
     return (uniform < probability).to(probability.dtype)
 
 
 def normal(like: Tensor, settings: ChainSettings, step: int) -> Tensor:
     """Standard normals of this step, row and column."""
-    rows, columns = like.shape
-    noise = random.normal(
-        settings.seed,
-        rows,
-        columns,
-        step=step,
-        row_offset=settings.row_offset,
-        device=like.device,
+    return _draw(random.normal, like, settings, step).to(like.dtype)
+
+
+def _draw(
+    distribution: Callable[..., Tensor], like: Tensor, settings: ChainSettings, step: int
+) -> Tensor:
+    return distribution(
+        settings.seed, *like.shape, step=step, row_offset=settings.row_offset, device=like.device
     )
-    return noise.to(like.dtype)
 
 
 def free_energy(visible: Tensor, machine: Machine) -> Tensor:

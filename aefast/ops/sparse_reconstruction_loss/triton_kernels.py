@@ -33,18 +33,12 @@ def compare_kernel(
     blocks: tl.int64,  # of COLUMNS, in a row
     COLUMNS: tl.constexpr,
 ):
-    """A row's latents, each times its value, added to the bias, less the target, and the squared
-    norm of what is left; no latent is read past the last."""
-    program = tl.program_id(0).to(tl.int64)
-    row = program // blocks
-    column = (program - row * blocks) * COLUMNS + tl.arange(0, COLUMNS)
-    mask = column < columns
-    total = decoded(
-        values_pointer, indices_pointer, weight_pointer, bias_pointer, row, column, mask,
-        active, latents, columns, COLUMNS,
+    """The residuals reconstruction - target, and the squared norm of each block of a row's."""
+    total, element, mask = decoded(
+        values_pointer, indices_pointer, weight_pointer, bias_pointer,
+        active, latents, columns, blocks, COLUMNS,
     )  # fmt: skip
-    element = row * columns + column
     total -= tl.load(target_pointer + element, mask=mask, other=0.0).to(tl.float32)
     tl.store(residual_pointer + element, total, mask=mask)
     total = tl.where(mask, total, 0.0)
-    tl.store(squares_pointer + program, tl.sum(total * total, 0))
+    tl.store(squares_pointer + tl.program_id(0), tl.sum(total * total, 0))

@@ -64,15 +64,21 @@ def decoded(
     indices_pointer,  # int64 [rows, active]
     weight_pointer,  # [latents, columns]
     bias_pointer,  # [columns]
-    row,
-    column,  # [COLUMNS]
-    mask,
     active,
     latents,
     columns,
+    blocks,  # of COLUMNS, in a row
     COLUMNS: tl.constexpr,
 ):
-    """Of a row's reconstruction some columns: its latents, each times its value, and the bias."""
+    """A program's block of a row's reconstruction: its latents, each times its value, and the bias.
+
+    No latent is read past the last. Returns the reconstruction, and the elements' numbers in
+    [rows, columns] and their mask, all [COLUMNS].
+    """
+    program = tl.program_id(0).to(tl.int64)
+    row = program // blocks
+    column = (program - row * blocks) * COLUMNS + tl.arange(0, COLUMNS)
+    mask = column < columns
     total = tl.zeros((COLUMNS,), tl.float32)
     for i in range(active):
         latent = tl.load(indices_pointer + row * active + i)
@@ -81,7 +87,7 @@ def decoded(
         source = tl.load(weight_pointer + latent * columns + column, mask=mask & inside, other=0.0)
         total += value * source.to(tl.float32)
     total += tl.load(bias_pointer + column, mask=mask, other=0.0).to(tl.float32)
-    return total
+    return total, row * columns + column, mask
 
 
 @triton.jit(do_not_specialize=INTEGERS, do_not_specialize_on_alignment=POINTERS)
@@ -97,17 +103,13 @@ def decode_kernel(
     blocks: tl.int64,  # of COLUMNS, in a row
     COLUMNS: tl.constexpr,
 ):
-    """A row's latents, each times its value, added to the bias; none is read past the last."""
-    program = tl.program_id(0).to(tl.int64)
-    row = program // blocks
-    column = (program - row * blocks) * COLUMNS + tl.arange(0, COLUMNS)
-    mask = column < columns
-    total = decoded(
-        values_pointer, indices_pointer, weight_pointer, bias_pointer, row, column, mask,
-        active, latents, columns, COLUMNS,
+    """The reconstructions of sparse codes."""
+    total, element, mask = decoded(
+        values_pointer, indices_pointer, weight_pointer, bias_pointer,
+        active, latents, columns, blocks, COLUMNS,
     )  # fmt: skip
     kind = output_pointer.dtype.element_ty
-    tl.store(output_pointer + row * columns + column, round_to(total, kind), mask=mask)
+    tl.store(output_pointer + element, round_to(total, kind), mask=mask)
 
 
 @triton.jit(do_not_specialize=INTEGERS, do_not_specialize_on_alignment=POINTERS)

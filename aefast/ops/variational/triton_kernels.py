@@ -61,6 +61,25 @@ def _pointers(
     return pointers
 
 
+@triton.jit
+def _operands(
+    first_pointer, log_var_pointer, sample, row, column,
+    first_sample_stride, first_row_stride, first_column_stride,
+    log_var_sample_stride, log_var_row_stride, log_var_column_stride,
+    ALIGNED: tl.constexpr,
+):  # fmt: skip
+    """Where elements of the mean, or factor, and of log_var lie."""
+    first_pointers = _pointers(
+        first_pointer, sample, row, column,
+        first_sample_stride, first_row_stride, first_column_stride, ALIGNED,
+    )  # fmt: skip
+    log_var_pointers = _pointers(
+        log_var_pointer, sample, row, column,
+        log_var_sample_stride, log_var_row_stride, log_var_column_stride, ALIGNED,
+    )  # fmt: skip
+    return first_pointers, log_var_pointers
+
+
 @triton.jit(
     do_not_specialize=[
         *("seed", "seed_address", "row_offset", "step"),
@@ -99,26 +118,11 @@ def scaled_noise_kernel(
     )
     first_row = tl.program_id(0).to(tl.int64) * UNITS // units_per_row
     sample, row = _locate_samples(unit_row[:, None], first_row, sample_rows)
-    first_pointers = _pointers(
-        first_pointer,
-        sample,
-        row,
-        column,
-        first_sample_stride,
-        first_row_stride,
-        first_column_stride,
-        ALIGNED,
-    )
-    log_var_pointers = _pointers(
-        log_var_pointer,
-        sample,
-        row,
-        column,
-        log_var_sample_stride,
-        log_var_row_stride,
-        log_var_column_stride,
-        ALIGNED,
-    )
+    first_pointers, log_var_pointers = _operands(
+        first_pointer, log_var_pointer, sample, row, column,
+        first_sample_stride, first_row_stride, first_column_stride,
+        log_var_sample_stride, log_var_row_stride, log_var_column_stride, ALIGNED,
+    )  # fmt: skip
     first = tl.load(first_pointers, mask=mask)
     log_var = tl.load(log_var_pointers, mask=mask).to(tl.float32)
     key = load_seed(seed, seed_address)
@@ -161,26 +165,11 @@ def gaussian_kl_kernel(
     for start in range(0, columns, COLUMNS):
         column = (start + tl.arange(0, COLUMNS))[None, :]
         mask = tl.max_constancy((row < rows)[:, None] & (column < columns), [1, UNIT])
-        mean_pointers = _pointers(
-            first_pointer,
-            sample,
-            sample_row,
-            column,
-            first_sample_stride,
-            first_row_stride,
-            first_column_stride,
-            UNIT > 1,
-        )
-        log_var_pointers = _pointers(
-            log_var_pointer,
-            sample,
-            sample_row,
-            column,
-            log_var_sample_stride,
-            log_var_row_stride,
-            log_var_column_stride,
-            UNIT > 1,
-        )
+        mean_pointers, log_var_pointers = _operands(
+            first_pointer, log_var_pointer, sample, sample_row, column,
+            first_sample_stride, first_row_stride, first_column_stride,
+            log_var_sample_stride, log_var_row_stride, log_var_column_stride, UNIT > 1,
+        )  # fmt: skip
         mean = tl.load(mean_pointers, mask=mask, other=0.0).to(tl.float32)
         log_var = tl.load(log_var_pointers, mask=mask, other=0.0).to(tl.float32)
         total += mean * mean + exp_remainder(log_var)
@@ -221,26 +210,11 @@ def gaussian_kl_backward_kernel(
     )
     first_row = tl.program_id(0).to(tl.int64) * UNITS // units_per_row
     sample, row = _locate_samples(unit_row[:, None], first_row, sample_rows)
-    mean_pointers = _pointers(
-        first_pointer,
-        sample,
-        row,
-        column,
-        first_sample_stride,
-        first_row_stride,
-        first_column_stride,
-        ALIGNED,
-    )
-    log_var_pointers = _pointers(
-        log_var_pointer,
-        sample,
-        row,
-        column,
-        log_var_sample_stride,
-        log_var_row_stride,
-        log_var_column_stride,
-        ALIGNED,
-    )
+    mean_pointers, log_var_pointers = _operands(
+        first_pointer, log_var_pointer, sample, row, column,
+        first_sample_stride, first_row_stride, first_column_stride,
+        log_var_sample_stride, log_var_row_stride, log_var_column_stride, ALIGNED,
+    )  # fmt: skip
     in_grad = unit_row < unit_count // units_per_row
     grad = tl.load(grad_pointer + unit_row, mask=in_grad).to(tl.float32)[:, None]
     mean = tl.load(mean_pointers, mask=mask)
