@@ -20,7 +20,9 @@ from torch import Tensor, nn
 import aefast
 from aefast import backend, processors
 from aefast.figures.digits import load_digits
+from aefast.figures.page import save_picture
 from aefast.functional import corrupt
+from aefast.messages import printable
 from aefast.nn import Autoencoder, DenoisingAutoencoder
 from aefast.nn.initialization import initialized
 
@@ -45,7 +47,7 @@ class Errors:
 
 def run(out: Path, epochs: int) -> None:
     """Train, compare, print and write the picture ``out``."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     train, _, held_out, _ = load_digits()
     corrupted = corrupt(held_out, "masking", LEVEL, seed=SEED)
     plain, denoising = initialized(new_plain, SEED), initialized(new_denoising, SEED)
@@ -69,7 +71,7 @@ def run(out: Path, epochs: int) -> None:
         f"(median of {TIMED_TURNS} turns of {EPOCHS_IN_TURN} epochs)"
     )
     plot(out, held_out, corrupted, reconstruction, ours["denoising"].corrupted)
-    console.print(f"Wrote {out}")
+    console.print(printable(f"Wrote {out}"))
 
 
 def new_plain() -> Autoencoder:
@@ -202,4 +204,4 @@ def plot(out: Path, clean: Tensor, corrupted: Tensor, reconstruction: Tensor, er
             axes.imshow(digit.reshape(8, 8).numpy(), cmap="gray_r", vmin=0, vmax=1)
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_color("lightgray")
-    figure.savefig(out, dpi=150)
+    save_picture(figure, out)

@@ -109,11 +109,11 @@ def worst(case: Record) -> float:
     return min(times["ratio"][1] for times in ratios(case).values())
 
 
-def write(result: Result, path: Path) -> None:
+def as_json(result: Result) -> str:
     """One line a case, so that a change of one shows as one."""
     head = json.dumps({key: value for key, value in result.items() if key != "cases"}, indent=1)
     cases = ",\n".join("  " + json.dumps(case) for case in result["cases"])
-    path.write_text(head.removesuffix("\n}") + f',\n "cases": [\n{cases}\n ]\n}}\n')
+    return head.removesuffix("\n}") + f',\n "cases": [\n{cases}\n ]\n}}\n'
 
 
 def read(path: Path) -> Result:
@@ -127,7 +127,10 @@ def read(path: Path) -> Result:
         if "benchmarks" in content:
             return compact(content)
         return {key: content[key] for key in KEYS} | {"limits": content.get("limits", {})}
-    except (KeyError, TypeError, ValueError) as error:
+    except (
+        *(ArithmeticError, AttributeError, LookupError),
+        *(RecursionError, TypeError, ValueError),
+    ) as error:
         raise ValueError(f"{str(path)!r} is no result of aefast bench --json") from error
 
 
@@ -135,4 +138,4 @@ if __name__ == "__main__":
     if len(sys.argv) == 1:
         sys.exit("usage: python benchmarks/results.py FILE...")
     for argument in sys.argv[1:]:
-        write(read(Path(argument)), Path(argument))
+        Path(argument).write_text(as_json(read(Path(argument))))

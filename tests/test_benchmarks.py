@@ -451,7 +451,7 @@ def test_growth_names_how_far_a_time_is_from_the_power() -> None:
 
 def test_a_result_is_written_a_case_a_line_and_read_back(tmp_path: Path) -> None:
     file = tmp_path / "result.json"
-    results.write(RESULT, file)
+    file.write_text(results.as_json(RESULT))
     assert results.read(file) == RESULT
     assert sum('"op"' in line for line in file.read_text().splitlines()) == 2
 

@@ -165,6 +165,58 @@ def test_bench_report_writes_a_page_or_markdown(tmp_path: Path) -> None:
         assert part in (tmp_path / name).read_text()
 
 
+def test_bench_report_writes_over_none_of_its_files_and_through_no_link(tmp_path: Path) -> None:
+    file, page = tmp_path / "result.json", tmp_path / "page.html"
+    file.write_text(json.dumps(RESULT))
+    page.symlink_to(file)
+    for out in (file, page):
+        result = invoke("bench", "report", str(file), "-o", str(out))
+        assert result.exit_code == 2
+        assert (
+            result.output == f"aefast: --out is {str(out)!r}, one of FILES; it takes another file\n"
+        )
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(RESULT))
+    assert invoke("bench", "report", str(other), "-o", str(page)).exit_code == 0
+    assert json.loads(file.read_text()) == RESULT
+
+
+@pytest.mark.parametrize("name", ["page.html", "page.md"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"machine": 3},
+        {"machine": {}},
+        {"cases": 3},
+        {"cases": [{}]},
+        {"cases": [{**RESULT["cases"][0], "seconds": ["\x1b[2J"] * 3}]},
+        {"cases": [{**RESULT["cases"][0], "baselines": {"eager": {"ratio": [0, 0]}}}]},
+    ],
+)
+def test_a_result_that_was_changed_is_one_line(change: dict, name: str, tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    file.write_text(json.dumps({**RESULT, **change}))
+    result = invoke("bench", "report", str(file), "-o", str(tmp_path / name))
+    assert result.exit_code == 2, result.output
+    assert result.output.startswith("aefast: FILES: no results as aefast bench --json writes them")
+    assert result.output.count("\n") == 1
+
+
+def test_names_from_a_result_reach_a_terminal_escaped(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def run(command: list[str], check: bool) -> SimpleNamespace:
+        Path(command[-1]).write_text(json.dumps(RESULT))
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(cli.bench.subprocess, "run", run)
+    old = copy.deepcopy(RESULT)
+    old["cases"][0]["case"] = "\x1b[2J"
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    result = invoke("bench", "--compare", str(tmp_path / "old.json"))
+    assert r"Only in the old: gibbs \x1b[2J cpu" in result.output
+
+
 def test_the_suite_has_a_file_for_every_op() -> None:
     files = {path.name for path in cli.bench.find_suite().glob("bench_*.py")}
     assert files >= {f"bench_{name}.py" for name in (*aot.OPS, "step", "training")}
@@ -186,6 +238,13 @@ def test_the_suite_has_a_file_for_every_op() -> None:
         (("bench", "report", __file__), f"{__file__!r} is no result of aefast bench --json"),
         (("bench", "report", "x.json", "-o", "nowhere/page.html"), "--out is 'nowhere/page.html'"),
         (("demo", "--out", "nowhere/demo.png"), "--out is 'nowhere/demo.png'"),
+        (("demo", "--out", 300 * "x"), "--out: [Errno 36] File name too long"),
+        (("figures", "--out", 300 * "x"), "--out: [Errno 36] File name too long"),
+        (("figures", "--out", "nowhere/figures"), "--out is 'nowhere/figures', but there is no fo"),
+        (("figures", "--out", __file__), f"--out is {__file__!r}, a file; it takes a folder"),
+        (("bench", "--compare", 300 * "x"), "--compare: [Errno 36] File name too long"),
+        (("bench", "report", 300 * "x"), "FILES: [Errno 36] File name too long"),
+        (("patch", "sklearn", "--", 300 * "x"), "PROGRAM: [Errno 36] File name too long"),
     ],
 )
 def test_a_wrong_argument_is_one_line(
@@ -196,6 +255,16 @@ def test_a_wrong_argument_is_one_line(
     assert result.output.startswith(f"aefast: {message}")
     assert result.output.count("\n") == 1
     assert commands == []
+
+
+@pytest.mark.parametrize("name", ["demo", "demo.exe"])
+def test_the_demo_trains_for_no_picture_that_it_cannot_draw(name: str) -> None:
+    pytest.importorskip("sklearn")
+    pytest.importorskip("matplotlib")
+    result = invoke("demo", "--out", name)
+    assert result.exit_code == 2
+    assert result.output.startswith(f"aefast: --out is '{name}'; it takes a name that ends in one ")
+    assert result.output.count("\n") == 1
 
 
 def test_bench_on_cuda_without_a_gpu_is_one_line(

@@ -47,10 +47,18 @@ def test_the_demo_prints_its_figures_and_writes_the_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(demo, "TIMED_TURNS", 2)
-    out = tmp_path / "demo.png"
+    out = tmp_path / "[red]demo.png"
+    out.symlink_to(tmp_path / "victim")
     demo.run(out, epochs=2)
     printed = capsys.readouterr().out
+    assert not (tmp_path / "victim").exists()
     assert f"Kernels: {backend.select(torch.device('cpu'), torch.float32)}" in printed
-    for text in ("PCA, 32 components", "clean digits", "in eager PyTorch", "samples/s", "demo.png"):
+    for text in (
+        "PCA, 32 components",
+        "clean digits",
+        "in eager PyTorch",
+        "samples/s",
+        "[red]demo.png",
+    ):
         assert text in printed
     assert out.read_bytes().startswith(PNG)

@@ -113,9 +113,9 @@ def one_line_errors(checkpoint: Path, out: Path) -> Iterator[None]:
     if out.suffix != ".npy":
         fail(f"--out is {str(out)!r}; it takes a .npy file")
     require("safetensors", "train")
-    if out.exists() and checkpoint.exists() and out.samefile(checkpoint):
-        fail(f"--out is {str(out)!r}, which is the checkpoint; it takes another file")
     try:
+        if out.exists() and checkpoint.exists() and out.samefile(checkpoint):
+            fail(f"--out is {str(out)!r}, which is the checkpoint; it takes another file")
         with ended_by_signals(), torch.no_grad():
             yield
     except (ValueError, OSError, BackendUnavailableError) as error:

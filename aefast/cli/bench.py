@@ -4,6 +4,7 @@ import importlib
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
@@ -11,8 +12,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from aefast.cli.shared import app, check_device, check_folder, fail, require
+from aefast.cli.shared import app, check_device, check_folder, fail, one_line_about, require
+from aefast.messages import cut, printable
 from aefast.ops import names_with
+from aefast.training.files import replacing
 
 # A contender and a case: all of them in 2 minutes and in 20.
 QUICK_SECONDS, SECONDS = "0.1", "0.25"
@@ -74,9 +77,9 @@ def run(
         if rounds.exists() and rounds.stat().st_size > 0:  # something was measured
             new = read(rounds, "--benchmark-json")
             if json is not None:
-                part("results").write(new, json)
+                write(json, part("results").as_json(new))
             if old is not None:
-                typer.echo(part("comparison").render(old, new))
+                echo(rendered(lambda: part("comparison").render(old, new), "--compare"))
     raise typer.Exit(done.returncode)
 
 
@@ -90,12 +93,14 @@ def report(
     """Show results as one HTML page, machines side by side, or as Markdown."""
     check_folder(out, "--out")
     results = [read(file, "FILES") for file in files]
+    if out.exists() and any(map(out.samefile, files)):
+        fail(f"--out is {str(out)!r}, one of FILES; it takes another file")
     if out.suffix == ".md":
-        text = "\n".join(map(part("report").render, results))
+        text = rendered(lambda: "\n".join(map(part("report").render, results)), "FILES")
     else:
-        text = part("page").render(results)
-    out.write_text(text, encoding="utf-8")
-    typer.echo(f"wrote {out}")
+        text = rendered(lambda: part("page").render(results), "FILES")
+    write(out, text)
+    echo(f"wrote {out}")
 
 
 def benchmarks(suite: Path) -> dict[str, Path]:
@@ -108,12 +113,35 @@ def benchmarks(suite: Path) -> dict[str, Path]:
 
 def read(file: Path, argument: str) -> Any:
     """The results in a file."""
-    if not file.is_file():
-        fail(f"{argument} is {str(file)!r}, but there is no such file")
+    with one_line_about(argument):
+        if not file.is_file():
+            fail(f"{argument} is {str(file)!r}, but there is no such file")
+        try:
+            return part("results").read(file)
+        except ValueError as error:
+            fail(str(error))
+
+
+def rendered(render: Callable[[], str], argument: str) -> str:
+    """What is shown of results from files, which anybody may have changed."""
     try:
-        return part("results").read(file)
-    except ValueError as error:
+        return render()
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        reason = cut(error) or type(error).__name__
+        fail(f"{argument}: no results as aefast bench --json writes them: {reason}")
+
+
+def write(file: Path, text: str) -> None:
+    try:
+        with replacing(file) as stream:
+            stream.write(text.encode())
+    except OSError as error:
         fail(str(error))
+
+
+def echo(text: str) -> None:
+    """Lines in which names from a file stand."""
+    typer.echo("\n".join(map(printable, text.split("\n"))))
 
 
 def part(name: str) -> ModuleType:

@@ -18,9 +18,14 @@ def demo(
     check_folder(out, "--out")
     for package in ("sklearn", "matplotlib"):
         require(package, "demo")
+    from matplotlib.backend_bases import FigureCanvasBase
+
     from aefast.demo import run
 
+    endings = [f".{ending}" for ending in FigureCanvasBase.get_supported_filetypes()]
+    if out.suffix.lower() not in endings:
+        fail(f"--out is {str(out)!r}; it takes a name that ends in one of {', '.join(endings)}")
     try:
         run(out, epochs)
-    except backend.BackendUnavailableError as error:
+    except (backend.BackendUnavailableError, OSError) as error:
         fail(str(error))

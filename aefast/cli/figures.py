@@ -7,7 +7,8 @@ import typer
 from rich.console import Console
 
 from aefast.backend import BackendUnavailableError
-from aefast.cli.shared import app, fail, require
+from aefast.cli.shared import app, check_output_folder, fail, require
+from aefast.messages import printable
 
 
 @app.command()
@@ -26,17 +27,14 @@ def figures(
     for name in names or ():
         if name not in NAMES + ON_REQUEST:
             fail(f"NAME is {name!r}; it takes some of {', '.join(NAMES + ON_REQUEST)}")
-    if out.exists() and not out.is_dir():
-        fail(f"--out is {str(out)!r}, a file; it takes a folder")
-    if not out.parent.is_dir():
-        fail(f"--out is {str(out)!r}, but there is no folder {str(out.parent)!r}")
+    check_output_folder(out, "--out")
     for package in ("sklearn", "matplotlib"):
         require(package, "demo")
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     try:
         page = run(
             names or NAMES, out, lambda shown: console.print(f"{shown.title}. {shown.sentence}")
         )
     except (BackendUnavailableError, ModuleNotFoundError, OSError) as error:
         fail(str(error))
-    console.print(f"Wrote {page}")
+    console.print(printable(f"Wrote {page}"))

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand
 
 from aefast import patching
-from aefast.cli.shared import app, fail, note
+from aefast.cli.shared import app, fail, note, one_line_about
 
 
 class WithProgram(TyperCommand):
@@ -34,8 +34,9 @@ def patch(
     program: list[str] = context.obj
     if not program or program == ["-m"]:
         fail("there is no program; aefast patch takes PACKAGE... -- script.py, or -- -m module")
-    if program[0] != "-m" and not Path(program[0]).exists():
-        fail(f"there is no file {program[0]!r}; it takes a Python program, or -m and a module")
+    with one_line_about("PROGRAM"):
+        if program[0] != "-m" and not Path(program[0]).exists():
+            fail(f"there is no file {program[0]!r}; it takes a Python program, or -m and a module")
     try:
         patching.patch(*packages)
     except (ValueError, ModuleNotFoundError, patching.UnknownVersionError) as error:

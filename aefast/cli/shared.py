@@ -78,16 +78,34 @@ def check_device(device: str) -> None:
 
 def check_folder(file: Path, option: str) -> None:
     """A run must not end, after minutes, at a folder that was never there."""
+    with one_line_about(option):
+        if file.is_dir():
+            fail(f"{option} is {str(file)!r}, a folder; it takes a file")
+        if file.exists() and not file.is_file():
+            fail(f"{option} is {str(file)!r}, which is no regular file")
+        _check_parent(file, option)
+
+
+def check_output_folder(folder: Path, option: str) -> None:
+    """The same of a folder to write to, which need not be there."""
+    with one_line_about(option):
+        if folder.exists() and not folder.is_dir():
+            fail(f"{option} is {str(folder)!r}, a file; it takes a folder")
+        _check_parent(folder, option)
+
+
+def _check_parent(path: Path, option: str) -> None:
+    if not path.parent.is_dir():
+        fail(f"{option} is {str(path)!r}, but there is no folder {str(path.parent)!r}")
+
+
+@contextlib.contextmanager
+def one_line_about(argument: str) -> Iterator[None]:
+    """A name that is too long, or lies where nobody may look, is an error of the file system."""
     try:
-        is_folder = file.is_dir()
-    except OSError as error:  # a name that is too long
-        fail(f"{option}: {error}")
-    if is_folder:
-        fail(f"{option} is {str(file)!r}, a folder; it takes a file")
-    if file.exists() and not file.is_file():
-        fail(f"{option} is {str(file)!r}, which is no regular file")
-    if not file.parent.is_dir():
-        fail(f"{option} is {str(file)!r}, but there is no folder {str(file.parent)!r}")
+        yield
+    except OSError as error:
+        fail(f"{argument}: {error}")
 
 
 def require(package: str, extra: str) -> None:

@@ -171,20 +171,21 @@ def _reader(lines: Iterator[str], delimiter: str) -> Iterator[list[str]]:
     return csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
 
 
-def _split(lines: list[str], delimiter: str) -> list[list[str]]:
-    rows: list[list[str]] = []
+def _widths(lines: list[str], delimiter: str) -> list[int]:
+    """How many fields each line has; of a long one they take far more memory than its text."""
+    widths: list[int] = []
     with contextlib.suppress(csv.Error):  # which is told, with its place, once all lines are read
         for row in _reader(iter(lines), delimiter):
-            rows.append(row)
-    return rows
+            widths.append(len(row))
+    return widths
 
 
 def _delimiter(lines: list[str]) -> str:
     """The one that most lines divide at as the first line after a header does."""
 
     def agreeing(delimiter: str) -> int:
-        rows = _split(lines, delimiter)
-        widths = [len(row) for row in rows[1:] or rows]
+        widths = _widths(lines, delimiter)
+        widths = widths[1:] or widths
         return widths.count(widths[0]) if widths and widths[0] > 1 else 0
 
     delimiter = max(DELIMITERS, key=agreeing)

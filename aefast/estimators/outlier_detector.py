@@ -9,7 +9,13 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from aefast.estimators.autoencoder import Autoencoder
-from aefast.estimators.conversion import DTYPES, RandomState, check_numbers, largest
+from aefast.estimators.conversion import (
+    DTYPES,
+    RandomState,
+    all_or_nothing,
+    check_numbers,
+    largest,
+)
 from aefast.ops.shared import checks
 
 
@@ -70,22 +76,23 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseEstimator):
                 numbers that the estimator does not take.
             FloatingPointError: as the estimator's ``fit``.
         """
-        checks.check_positive(self.contamination, "contamination")
-        checks.check_number(self.contamination, "contamination", 0, 0.5)
-        check_numbers(X)
-        estimator = self._new_estimator()
-        X = validate_data(self, X, dtype=DTYPES)
-        if self.estimator is None:
-            features = X.shape[1]
-            estimator.set_params(
-                hidden_layer_sizes=(math.ceil(features / 2), math.ceil(features / 4))
-            )
-        self.scaler_ = StandardScaler().fit(X) if self.standardize else None
-        scaled = self._scaled(X)
-        self.estimator_ = estimator.fit(scaled)
-        scores = self.estimator_.score_samples(scaled)
-        self.offset_ = float(np.percentile(scores, 100 * self.contamination))
-        return self
+        with all_or_nothing(self):
+            checks.check_positive(self.contamination, "contamination")
+            checks.check_number(self.contamination, "contamination", 0, 0.5)
+            check_numbers(X)
+            estimator = self._new_estimator()
+            X = validate_data(self, X, dtype=DTYPES)
+            if self.estimator is None:
+                features = X.shape[1]
+                estimator.set_params(
+                    hidden_layer_sizes=(math.ceil(features / 2), math.ceil(features / 4))
+                )
+            self.scaler_ = StandardScaler().fit(X) if self.standardize else None
+            scaled = self._scaled(X)
+            self.estimator_ = estimator.fit(scaled)
+            scores = self.estimator_.score_samples(scaled)
+            self.offset_ = float(np.percentile(scores, 100 * self.contamination))
+            return self
 
     def score_samples(self, X: Any) -> np.ndarray:
         """The estimator's score ``(n_samples,)`` of each row of X; the lower, the more of an

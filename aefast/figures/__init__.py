@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from aefast.figures.page import Shown, write_page
+from aefast.figures.page import Shown, save_picture, write_page
 
 # In the order of the lectures; each is a module of this package.
 NAMES = (
@@ -63,7 +63,7 @@ def show(name: str, out: Path) -> Shown:
     figure = Figure(figsize=module.SIZE, layout="constrained")
     module.plot(measured, figure)
     image = out / f"{name}.png"
-    figure.savefig(image, dpi=150)
+    save_picture(figure, image)
     return Shown(module.TITLE, module.sentence(measured), image.name)
 
 

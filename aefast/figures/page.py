@@ -4,6 +4,12 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aefast.training.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -55,5 +61,12 @@ def write_page(shown: Sequence[Shown], out: Path) -> Path:
         for figure in shown
     )
     page = out / "index.html"
-    page.write_text(PAGE.format(sections="\n".join(sections)), encoding="utf-8")
+    with replacing(page) as file:
+        file.write(PAGE.format(sections="\n".join(sections)).encode())
     return page
+
+
+def save_picture(figure: "Figure", path: Path) -> None:
+    """Draw a figure into a file, in the format that its ending names."""
+    with replacing(path) as file:
+        figure.savefig(file, dpi=150, format=path.suffix.removeprefix("."))

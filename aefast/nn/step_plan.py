@@ -124,6 +124,8 @@ class PlannedMachine(NamedTuple):
     def kernel_plan(self) -> "_C.MachinePlan":
         from aefast.step import machine_cpp
 
+        if self.chain is not None and self.taker is not None:
+            checks.check_unit_interval(self.chain, "chain", self.taker)
         return machine_cpp.kernel_plan(self.plan, self.chain, self.chain)
 
     def advance(self, steps: int) -> None:

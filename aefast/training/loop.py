@@ -40,6 +40,9 @@ OPTIMIZER_STATE: dict[type[torch.optim.Optimizer], dict[str, bool]] = {
     torch.optim.SGD: {"momentum_buffer": True},
 }
 
+# From here on a float32 counts no further.
+LARGEST_FLOAT32_COUNT = 2**24
+
 # The child seed that chooses the held-out rows. Steps have child 0, the stages 1, 2, ...
 SPLIT_CHILD = 2**32
 
@@ -166,12 +169,18 @@ class Trainer:
             )
 
     def _check_optimizer(self, state: dict[int, dict[str, Tensor]]) -> None:
-        """torch's fused optimizers read a state of another shape beyond its memory."""
+        """One that was given the state of other parameters would read beyond their memory, and one
+        of other numbers would spoil the model."""
         parameters = list(self.stage.module.parameters())
-        if state and sorted(state) != list(range(len(parameters))):
-            raise ValueError(f"the optimizer's state is of parameters {sorted(state)}")
+        if not state and self._steps_of_stage == 0:
+            return
+        if sorted(state) != list(range(len(parameters))):
+            raise ValueError(
+                f"the optimizer's state is of parameters {cut(sorted(state))}; there are "
+                f"{len(parameters)}, after {self._steps_of_stage} steps"
+            )
         state_names = OPTIMIZER_STATE[type(self.optimizer)]
-        for number, parameter in enumerate(parameters if state else ()):
+        for number, parameter in enumerate(parameters):
             if state[number].keys() != state_names.keys():
                 raise ValueError(
                     f"optimizer.{number} holds {cut(', '.join(state[number]))}; it takes "
@@ -181,9 +190,27 @@ class Trainer:
                 shape = parameter.shape if state_names[name] else torch.Size()
                 if tensor.shape != shape or tensor.dtype != torch.float32:
                     raise ValueError(
-                        f"optimizer.{number}.{name} has shape {list(tensor.shape)} and dtype "
+                        f"optimizer.{number}.{name} has shape {cut(list(tensor.shape))} and dtype "
                         f"{tensor.dtype}; it takes {list(shape)} and {torch.float32}"
                     )
+                self._check_numbers(tensor, f"optimizer.{number}.{name}")
+
+    def _check_numbers(self, tensor: Tensor, name: str) -> None:
+        """Of a parameter's state in a file that anybody may have changed."""
+        if name.endswith(".step"):
+            taken = min(self._steps_of_stage, LARGEST_FLOAT32_COUNT)
+            is_right, takes = tensor == taken, f"{taken}, the steps that were taken"
+        elif name.endswith(".exp_avg_sq"):
+            is_right, takes = tensor.isfinite() & (tensor >= 0), "finite numbers from 0 up"
+        else:
+            is_right, takes = tensor.isfinite(), "finite numbers"
+        if not is_right.all():
+            raise ValueError(f"{name} holds {tensor[~is_right][0].item():g}; it takes {takes}")
+
+    @property
+    def _steps_of_stage(self) -> int:
+        """The steps that the optimizer has taken."""
+        return self.progress.epoch * self.steps_per_epoch + self.progress.batch
 
     @property
     def kind(self) -> Kind:

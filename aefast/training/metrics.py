@@ -63,5 +63,5 @@ class Metrics:
 def _is_up_to(line: bytes, step: int) -> bool:
     try:
         return line.endswith(b"\n") and json.loads(line)["step"] <= step
-    except (LookupError, TypeError, ValueError):  # the process died while it wrote this one
+    except (LookupError, TypeError, ValueError, RecursionError):  # the process died meanwhile
         return False

@@ -21,7 +21,7 @@ from aefast.data.sources import split_member
 from aefast.distributed.agreement import agree, check_batch_size
 from aefast.distributed.group import Group, current
 from aefast.distributed.losses import check_model
-from aefast.messages import OneLineError
+from aefast.messages import OneLineError, cut
 from aefast.nn.dictionary import SparseDictionary
 from aefast.training.checkpoint import (
     CHECKPOINT_FILE,
@@ -352,9 +352,9 @@ def _load_again(data: DataSummary, folder: Path, moved: str | None, option: str)
         RunError, aefast.data.DataError: they are not there, or hold other numbers.
     """
     source = absolute(moved) if moved else data.source
-    if not moved and source != "digits" and not Path(split_member(source)[0]).exists():
+    if not moved and source != "digits" and not os.path.exists(split_member(source)[0]):
         raise RunError(
-            f"{source} is not there, with which the run in {folder} was started; "
+            f"{cut(source, 300)} is not there, with which the run in {folder} was started; "
             f"{option} says where it is now"
         )
     dataset = load_data(source)
@@ -362,7 +362,8 @@ def _load_again(data: DataSummary, folder: Path, moved: str | None, option: str)
         return dataset
     if moved and source != data.source:
         raise RunError(
-            f"{option} is {moved!r}, but that of the run in {folder} is {data.source!r}, "
+            f"{option} is {moved!r}, but that of the run in {folder} is "
+            f"{cut(data.source, 300)!r}, "
             "and holds other numbers"
         )
     raise RunError(f"{dataset.name} is no longer what the run in {folder} was started with")

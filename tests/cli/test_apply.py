@@ -229,6 +229,13 @@ def test_a_file_name_that_is_too_long_is_one_line(data, tmp_path):
     assert "\n" not in message
 
 
+def test_a_checkpoints_name_that_is_too_long_is_one_line(data, tmp_path):
+    out = tmp_path / "x.npy"
+    out.touch()
+    message = refused("encode", "x" * 300, "--data", data, "--out", out)
+    assert "File name too long" in message
+
+
 def test_a_link_to_write_to_is_replaced_not_followed(data, tmp_path):
     run, out = trained("ae", tmp_path / "run"), tmp_path / "out.npy"
     (tmp_path / "victim").write_bytes(b"precious")

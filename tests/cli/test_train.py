@@ -476,12 +476,53 @@ def test_a_checkpoint_that_was_changed_is_named(data, out, part, change, message
         (lambda state: state.update({"0.x": torch.zeros(())}), "it takes step, exp_avg, exp_avg_s"),
         (lambda state: state.pop("0.step"), "optimizer.0 holds exp_avg, exp_avg_sq; it takes step"),
         (lambda state: state.update({"9.step": torch.zeros(())}), "state is of parameters [0, 1, "),
+        (
+            lambda state: state.update({f"{n}.step": torch.zeros(()) for n in range(999)}),
+            "...; there are 4, after 14 steps",
+        ),
+        (
+            lambda state: state.clear(),
+            "the optimizer's state is of parameters []; there are 4, aft",
+        ),
+        (
+            lambda state: state["1.exp_avg"].fill_(torch.nan),
+            "1.exp_avg holds nan; it takes finite n",
+        ),
+        (
+            lambda state: state["0.exp_avg_sq"].fill_(torch.inf),
+            "0.exp_avg_sq holds inf; it takes f",
+        ),
+        (lambda state: state["0.exp_avg_sq"].neg_(), "; it takes finite numbers from 0 up"),
+        (
+            lambda state: state["0.step"].sub_(1),
+            "0.step holds 13; it takes 14, the steps that were",
+        ),
+        (lambda state: state["3.step"].fill_(torch.nan), "3.step holds nan; it takes 14"),
     ],
 )
 def test_an_optimizers_state_that_is_another_is_named(data, out, change, message):
     invoke(*train("ae", data, out))
     rewrite(out / "optimizer-14.safetensors", lambda _, tensors: change(tensors))
     assert message in refused("train", "--resume", "--out", out, "--epochs", "9")
+
+
+def test_a_checkpoint_that_denies_its_optimizers_state_is_named(data, out):
+    invoke(*train("rbm", data, out))
+    rewrite(out / "checkpoint.safetensors", lambda header, _: header.update(optimizer=False))
+    message = refused("train", "--resume", "--out", out, "--epochs", "9")
+    assert "the optimizer's state is of parameters []; there are 3, after 14 steps" in message
+
+
+@pytest.mark.parametrize("source", ["x" * 5000, "/" + "y/" * 2000])
+def test_a_source_of_any_length_in_a_checkpoint_is_cut(source, data, out):
+    invoke(*train("ae", data, out))
+    rewrite(
+        out / "checkpoint.safetensors",
+        lambda header, _: header["config"]["data"].update(source=source),
+    )
+    message = refused("train", "--resume", "--out", out)
+    assert "... is not there, with which the run" in message
+    assert len(message) < 600
 
 
 def test_the_sizes_have_a_default(data, out):

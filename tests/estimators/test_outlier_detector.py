@@ -97,6 +97,25 @@ def test_wrong_parameters(options, error, message, table):
         AutoencoderOutlierDetector(**options).fit(table[0])
 
 
+@pytest.mark.parametrize("error", [FloatingPointError, KeyboardInterrupt])
+def test_a_fit_that_ends_early_leaves_what_was_there(error, table, monkeypatch):
+    """A new scaler beside the old autoencoder would give scores of neither."""
+
+    def end(self, X):
+        raise error
+
+    detector = AutoencoderOutlierDetector(Autoencoder(2, n_iter=2), random_state=0).fit(table[0])
+    scores = detector.score_samples(table[0])
+    unfitted = clone(detector)
+    monkeypatch.setattr(Autoencoder, "fit", end)
+    for one in (detector, unfitted):
+        with pytest.raises(error):
+            one.fit(1000 * table[0] + 7)
+    assert np.array_equal(detector.score_samples(table[0]), scores)
+    with pytest.raises(NotFittedError):
+        unfitted.predict(table[0])
+
+
 def test_it_must_be_fitted_first(table):
     for method in ("predict", "decision_function", "score_samples"):
         with pytest.raises(NotFittedError):

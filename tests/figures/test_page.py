@@ -17,7 +17,11 @@ def test_the_page_holds_titles_sentences_and_images(tmp_path):
 
 def test_a_figure_is_shown_with_its_image(tmp_path):
     shown = []
+    (tmp_path / "out").mkdir()
+    for name in ("pca.png", "index.html"):  # what somebody else may have planted
+        (tmp_path / "out" / name).symlink_to(tmp_path / "victim")
     page = figures.run(["pca"], tmp_path / "out", shown.append)
+    assert not (tmp_path / "victim").exists()
     assert [figure.image for figure in shown] == ["pca.png"]
     assert (page.parent / "pca.png").stat().st_size > 10_000
     assert html.escape(shown[0].sentence) in page.read_text()

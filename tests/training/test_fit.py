@@ -331,6 +331,16 @@ def test_an_interrupt_leaves_a_whole_step(heard_interrupts):
     aefast.fit(model, rows, optimizer, seed=0)  # and it goes on
 
 
+@pytest.mark.parametrize("state", [7.0, -1.0, float("nan")])
+def test_chains_of_no_bernoulli_states_are_refused(state):
+    model = nn.RBM(12, 5, chains=10)
+    model.chain.fill_(state)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    with pytest.raises(ValueError, match=f"^chain holds {state:g}; Bernoulli units take numbers"):
+        aefast.fit(model, torch.ones(40, 12), optimizer)
+    assert not model.training_steps
+
+
 @needs_cpp
 def test_chains_that_are_loaded_while_it_trains_are_those_that_move_on():
     model, other = nn.RBM(12, 5, chains=10), nn.RBM(12, 5, chains=3)

@@ -40,10 +40,11 @@ def test_lines_past_the_checkpoint_are_taken_again(tmp_path):
     assert lines == [line(100, 5.0), line(200, 4.0), line(300, 2.0)]
 
 
-def test_half_a_line_is_dropped(tmp_path):
+@pytest.mark.parametrize("half", ['{"step": 2', 100_000 * "[" + "\n", '{"step": "2"}\n'])
+def test_half_a_line_is_dropped(half, tmp_path):
     write(tmp_path, 0, [(100, 5.0)])
     with (tmp_path / METRICS_FILE).open("a") as file:
-        file.write('{"step": 2')
+        file.write(half)
     write(tmp_path, 150, [(200, 4.0)])
     lines = (tmp_path / METRICS_FILE).read_text().splitlines()
     assert [json.loads(text)["step"] for text in lines] == [100, 200]
