@@ -28,7 +28,7 @@ Reference: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2
 import math
 from enum import IntEnum, unique
 from operator import index
-from typing import Any, SupportsIndex
+from typing import Any, SupportsIndex, TypeVar
 
 import numpy as np
 import torch
@@ -70,8 +70,12 @@ CPU = torch.device("cpu")
 
 _LOW = 0xFFFFFFFF
 
+Word = TypeVar("Word", int, Tensor)
 
-def philox(counter: tuple[Any, Any, Any, Any], key: tuple[Any, Any]) -> tuple[Any, Any, Any, Any]:
+
+def philox(
+    counter: tuple[Word, Word, Word, Word], key: tuple[Word, Word]
+) -> tuple[Word, Word, Word, Word]:
     """Philox4x32-10 on int64 tensors that hold 32-bit words, or on ints.
 
     Each round multiplies two words to 64 bits; int64 products wrap, and keep the right 64 bits.

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -158,7 +158,7 @@ _guards: WeakKeyDictionary[mmap.mmap, "MappingGuard | None"] = WeakKeyDictionary
 
 
 @contextmanager
-def reading(rows: Any, name: str) -> Iterator[None]:
+def reading(rows: object, name: str) -> Iterator[None]:
     """Around the reading of rows that may be mapped from a file, which anybody may cut meanwhile:
     to read past its end is a signal that ends the process, unless the extension's guard hears it.
 
@@ -177,7 +177,7 @@ def reading(rows: Any, name: str) -> Iterator[None]:
         _check_whole(mapped_rows, guard, name)
 
 
-def _mapped_under(rows: Any) -> np.memmap | None:
+def _mapped_under(rows: object) -> np.memmap | None:
     """The memory map that an array is, or is a view of."""
     while isinstance(rows, np.ndarray):
         if isinstance(rows, np.memmap) and isinstance(rows._mmap, mmap.mmap):  # type: ignore[attr-defined]

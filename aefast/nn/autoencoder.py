@@ -1,7 +1,7 @@
 """The autoencoder, and its loss."""
 
 from collections.abc import Sequence
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -39,14 +39,14 @@ class Architecture(TypedDict, total=False):
     dtype: torch.dtype | None
 
 
-def _check_dropout(model: Any, value: object, name: str) -> float:
+def _check_dropout(model: "Autoencoder", value: object, name: str) -> float:
     probability = checks.check_number(value, name, 0, 1)
     if probability == 1:
         raise ValueError(f"{name} is {value}; it takes a number in [0, 1)")
     return probability
 
 
-def _check_reconstruction(model: Any, value: str, name: str) -> str:
+def _check_reconstruction(model: "Autoencoder", value: str, name: str) -> str:
     checks.check_choice(value, name, LOSSES)
     if value == "bce" and model.output_activation != "sigmoid":
         raise ValueError(

@@ -17,7 +17,7 @@ from aefast.ops.corrupt.noise import KINDS
 from aefast.ops.shared import checks, dispatch
 
 
-def _check_corruption(model: Any, value: str, name: str) -> str:
+def _check_corruption(model: "DenoisingAutoencoder", value: str, name: str) -> str:
     checks.check_choice(value, name, KINDS)
     if "corruption_level" in model.__dict__:
         _check_level(value, model.corruption_level, "corruption_level")

@@ -1,11 +1,14 @@
 """The encoder and the decoder of a sparse dictionary as modules of their own."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from aefast.nn.layers import Renamed
 from aefast.ops.topk.op import SparseCode
+
+if TYPE_CHECKING:
+    from aefast.nn.dictionary import SparseDictionary
 
 
 class DictionaryPart(nn.Module):
@@ -21,9 +24,11 @@ class DictionaryPart(nn.Module):
         others: what those of further parameters of this part begin with.
     """
 
-    model: Any
+    model: "SparseDictionary"
 
-    def __init__(self, model: Any, prefix: str, others: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, model: "SparseDictionary", prefix: str, others: tuple[str, ...] = ()
+    ) -> None:
         super().__init__()
         self.__dict__["_parameters"] = _PartOfParameters(model._parameters, prefix, others)
         self.__dict__["model"] = model  # not registered: a part does not own its model

@@ -20,7 +20,7 @@ _CLASSES: dict[type, frozenset[str]] = {nn.Sequential: frozenset(), nn.ModuleLis
 _TENSORS = (nn.Parameter, torch.Tensor, type(None))
 
 # Each class's forward as it was defined: another one may be put in its place later.
-_FORWARDS: dict[type, Any] = {}
+_FORWARDS: dict[type, Callable[..., object]] = {}
 
 # The hooks of all modules, by their kind.
 _GLOBAL_HOOKS = (
@@ -37,7 +37,7 @@ METHODS = (
 )
 
 # Those that each class has, as they were defined.
-_METHODS: dict[type, dict[str, Any]] = {}
+_METHODS: dict[type, dict[str, Callable[..., object]]] = {}
 
 
 def known_by_its_parameters(*names: str) -> Callable[[Class], Class]:
@@ -95,7 +95,7 @@ def global_hooks() -> bool:
     return any(_GLOBAL_HOOKS)
 
 
-def _changes_calls(hooks: dict[int, Any]) -> bool:
+def _changes_calls(hooks: dict[int, Callable[..., object]]) -> bool:
     """Whether one of all modules' hooks is another than torch's own, which only watch."""
     trackers = "torch.utils.module_tracker", "torch.utils.flop_counter"
     return any(getattr(hook, "__module__", None) not in trackers for hook in hooks.values())
@@ -129,7 +129,7 @@ def has_own_forward(module: nn.Module) -> bool:
     return "forward" in module.__dict__ or _FORWARDS.get(cls, cls.forward) is not cls.forward
 
 
-def _methods_of(cls: type) -> dict[str, Any]:
+def _methods_of(cls: type) -> dict[str, Callable[..., object]]:
     """Of the nearest class of this package."""
     return next((_METHODS[above] for above in cls.__mro__ if above in _METHODS), {})
 

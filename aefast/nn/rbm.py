@@ -29,7 +29,7 @@ INITIAL_DEVIATION = 0.01
 FLIPPED_ELEMENTS = 1 << 22
 
 
-def _check_target(model: Any, value: object, name: str) -> float | None:
+def _check_target(model: "RBM", value: object, name: str) -> float | None:
     return None if value is None else inside_unit_interval(model, value, name)
 
 

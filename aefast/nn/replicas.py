@@ -5,7 +5,6 @@ called on the module inside it would train each process alone, without a word.
 """
 
 import weakref
-from typing import Any
 
 import torch
 from torch import nn
@@ -18,7 +17,7 @@ from aefast.torch_private import active_data_parallel
 _wrappers: set[weakref.ref[DistributedDataParallel]] = set()
 
 
-def _note_wrapper(parent: nn.Module, name: str, child: Any) -> None:
+def _note_wrapper(parent: nn.Module, name: str, child: object) -> None:
     """Of each module that is put into another one: whether that is a wrapper."""
     if isinstance(parent, DistributedDataParallel):
         _wrappers.add(weakref.ref(parent, _wrappers.discard))

@@ -1,6 +1,6 @@
 """The sparse autoencoder."""
 
-from typing import Any, Unpack
+from typing import Unpack
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from aefast.ops.shared import checks
 PENALTIES = ("kl", "l1")
 
 
-def _check_penalty(model: Any, value: str, name: str) -> str:
+def _check_penalty(model: "SparseAutoencoder", value: str, name: str) -> str:
     checks.check_choice(value, "penalty", PENALTIES)
     code = model.encoder[-1].activation
     if value == "kl" and code != "sigmoid":

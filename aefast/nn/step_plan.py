@@ -1,6 +1,6 @@
 """A model's training step as a plan, for the kernels that take it in one call."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -234,7 +234,7 @@ class _Watched:
         )
 
 
-def are_same(values: Iterable[Any], others: list[Any]) -> bool:
+def are_same(values: Iterable[object], others: Sequence[object]) -> bool:
     """Whether both hold the same objects; tensors are not compared by their elements."""
     return list(map(id, values)) == list(map(id, others))
 
@@ -246,7 +246,7 @@ def _all_modules(module: nn.Module) -> Iterable[nn.Module]:
             yield from _all_modules(child)
 
 
-def _share_parameters(layers: Iterable[Any]) -> bool:
+def _share_parameters(layers: Iterable[nn.Module]) -> bool:
     """Whether a parameter is two layers' own: its gradient is a sum over both. A tied layer holds
     no weight."""
     own = [id(p) for layer in layers for p in layer._parameters.values() if p is not None]

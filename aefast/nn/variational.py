@@ -54,17 +54,17 @@ class GaussianEncoder(nn.Sequential):
         mean, log_var = super().forward(x).chunk(2, -1)
         return (mean, log_var) if with_log_var else mean
 
-    def __getitem__(self, index: Any) -> Any:
+    def __getitem__(self, index: int | slice) -> Any:
         return nn.Sequential(*list(self)[index]) if isinstance(index, slice) else list(self)[index]
 
 
-def _check_bound(model: Any, value: str, name: str) -> str:
+def _check_bound(model: "VariationalAutoencoder", value: str, name: str) -> str:
     checks.check_choice(value, name, BOUNDS)
     _check_together(value, model.__dict__.get("kl_weight", 1))
     return value
 
 
-def _check_kl_weight(model: Any, value: float, name: str) -> float:
+def _check_kl_weight(model: "VariationalAutoencoder", value: float, name: str) -> float:
     weight = checks.check_number(value, name, 0)
     _check_together(model.bound, value)
     return weight

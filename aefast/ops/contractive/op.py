@@ -24,7 +24,7 @@ from aefast.ops.contractive.primitives import PenaltyPrimitives
 from aefast.ops.contractive.settings import EncoderLayer, PenaltySettings
 from aefast.ops.mlp.op import check_layers
 from aefast.ops.shared import checks, dispatch
-from aefast.ops.shared.autograd import KernelFunction, connected
+from aefast.ops.shared.autograd import Context, KernelFunction, connected
 from aefast.ops.shared.precision import instead_of_autocast, outpaces_autocast
 from aefast.ops.shared.registered import registered
 
@@ -46,7 +46,9 @@ def as_matrix(x: Tensor) -> Tensor:
     return x if x.dim() == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
-def check_encoder(x: Tensor, weights: Any, biases: Any, activation: Any) -> list[EncoderLayer]:
+def check_encoder(
+    x: Tensor, weights: object, biases: object, activation: object
+) -> list[EncoderLayer]:
     """The layers, of one weight or a sequence of them."""
     checks.check_tensor(x, "x")
     if isinstance(weights, Tensor):
@@ -59,7 +61,7 @@ def check_encoder(x: Tensor, weights: Any, biases: Any, activation: Any) -> list
     return [EncoderLayer(*layer) for layer in check_layers(x, weights, biases, activation)]
 
 
-def _for_each_layer(activation: Any, count: int) -> list[Any]:
+def _for_each_layer(activation: object, count: int) -> list[str]:
     if isinstance(activation, str):
         return [activation] * count
     if isinstance(activation, Tensor) or not isinstance(activation, Iterable):
@@ -91,7 +93,7 @@ def check_method(method: str, probes: int, return_error: bool) -> int:
     return 0 if method == "exact" else probes
 
 
-def parameters_of(layers: Sequence[EncoderLayer]) -> list[Any]:
+def parameters_of(layers: Sequence[EncoderLayer]) -> list[Tensor | None]:
     """The weights, then the biases."""
     return [layer.weight for layer in layers] + [layer.bias for layer in layers]
 
@@ -178,7 +180,7 @@ def _cast(
 
 def _products(
     primitives: PenaltyPrimitives, device: torch.device
-) -> contextlib.AbstractContextManager[Any]:
+) -> contextlib.AbstractContextManager[object]:
     """How they are made: as torch's switches say, or in the place of autocast's."""
     if primitives.autocast is None:
         return contextlib.nullcontext()
@@ -267,7 +269,7 @@ class _Penalty(KernelFunction):
         return penalty, error, saved_pass.encodings[0].code.detach()
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> None:
+    def setup_context(ctx: Context, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> None:
         x, ctx.activations, ctx.settings, ctx.primitives, ctx.saved_passes, *parameters = inputs
         if outputs[1] is not None:
             ctx.mark_non_differentiable(outputs[1])
@@ -276,7 +278,7 @@ class _Penalty(KernelFunction):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Context, *grads: Any) -> tuple[Tensor | None, ...]:
         grad_penalty, _, grad_code = grads
         _, x, *parameters = ctx.saved_tensors
         layers = _layers(parameters, ctx.activations)
@@ -392,7 +394,7 @@ def _check_registered(
     return layers
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _setup_context(ctx: Context, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     x, weights, biases, ctx.activations, *ctx.settings, seed, ctx.row_offset = inputs
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(seed, x, *weights, *biases)
@@ -400,7 +402,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 
 def _registered_gradients(
-    ctx: Any, grad_penalty: Tensor, _: Tensor, grad_code: Tensor
+    ctx: Context, grad_penalty: Tensor, _: Tensor, grad_code: Tensor
 ) -> tuple[Any, ...]:
     seed, x, *parameters = ctx.saved_tensors
     weights, biases = parameters[: ctx.count], parameters[ctx.count :]

@@ -1,24 +1,23 @@
 """A stack of linear layers with their activations: checks; each layer is a linear_act."""
 
 from collections.abc import Iterable
-from typing import Any
 
 from torch import Tensor
 
 from aefast.ops.linear_act.op import ACTIVATIONS
 from aefast.ops.shared import checks, dispatch
 
+Layer = tuple[Tensor, Tensor | None, str]  # weight, bias, activation
 
-def check_layers(
-    x: Tensor, weights: Any, biases: Any, activations: Any
-) -> list[tuple[Any, Any, str]]:
+
+def check_layers(x: Tensor, weights: object, biases: object, activations: object) -> list[Layer]:
     """(weight, bias, activation) of every layer; an error names what does not fit."""
     layers = _layers(weights, biases, activations)
     _check(x, layers)
     return layers
 
 
-def _layers(weights: Any, biases: Any, activations: Any) -> list[tuple[Any, Any, Any]]:
+def _layers(weights: object, biases: object, activations: object) -> list[Layer]:
     columns = []
     for argument, value in (("weights", weights), ("biases", biases), ("activations", activations)):
         if isinstance(value, str | Tensor) or not isinstance(value, Iterable):
@@ -33,7 +32,7 @@ def _layers(weights: Any, biases: Any, activations: Any) -> list[tuple[Any, Any,
     return list(zip(*columns, strict=True))
 
 
-def _check(x: Tensor, layers: list[tuple[Any, Any, Any]]) -> None:
+def _check(x: Tensor, layers: list[Layer]) -> None:
     """All layers, before the first one runs."""
     check = checks.check_like
     if dispatch.autocast_dtype(x.device) is not None:

@@ -61,7 +61,7 @@ def cast_operands(*tensors: Any) -> tuple[Any, ...]:
     )
 
 
-def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """Turns autocast off: for states, and for energies, whose small differences matter."""
     if autocast_dtype(device) is None:
         return contextlib.nullcontext()

@@ -237,7 +237,7 @@ def cdiv(dividend: int, divisor: int) -> int:
     return -(-dividend // divisor)
 
 
-def device_of(tensor: torch.Tensor) -> contextlib.AbstractContextManager[Any]:
+def device_of(tensor: torch.Tensor) -> contextlib.AbstractContextManager[object]:
     """Make the tensor's own device current: Triton launches on the current one."""
     if tensor.device.type == "cuda":
         return torch.cuda.device(tensor.device)
