@@ -1,7 +1,6 @@
 """A step's loss as one autograd node over one call."""
 
 import importlib
-import math
 from collections.abc import Sequence
 from functools import cache
 from types import ModuleType
@@ -20,6 +19,7 @@ from aefast.ops.shared.autograd import (
     is_one,
     versions_of,
 )
+from aefast.ops.shared.precision import LARGEST, in_float32
 from aefast.ops.shared.product_routes import outpaces_vendor
 from aefast.step import eager
 from aefast.step.plan import Plan
@@ -27,8 +27,6 @@ from aefast.step.plan import Plan
 # Where the vendor's product is faster than ours, one call for the whole step pays only for small
 # layers, below this many multiplications: the calls that it saves cost more than the products.
 MOST_PRODUCTS = 1 << 24
-
-LARGEST = torch.finfo(torch.float32).max
 
 
 def refusal(plan: Plan, parameters: Sequence[Tensor], x: Tensor) -> str | None:
@@ -87,8 +85,7 @@ def _run(
     gradients: Sequence[Tensor],
 ) -> float:
     loss = _kernels().loss_and_gradients(plan, parameters, x, seed, row_offset, gradients)
-    # A float64 sum may leave float32's range, where PyTorch's loss is infinite.
-    return math.copysign(math.inf, loss) if abs(loss) > LARGEST else loss
+    return loss if abs(loss) <= LARGEST else in_float32(loss)
 
 
 @cache

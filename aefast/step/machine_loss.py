@@ -8,7 +8,7 @@ from torch import Tensor
 from aefast import backend
 from aefast.ops.shared import checks, dispatch
 from aefast.ops.shared.autograd import Context, KernelFunction, check_versions, is_one, versions_of
-from aefast.ops.shared.precision import product_level
+from aefast.ops.shared.precision import LARGEST, in_float32, product_level
 from aefast.step import machine_eager
 from aefast.step.machine_plan import MachinePlan
 
@@ -82,7 +82,7 @@ def _run(call: Call, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) 
     loss = machine_cpp.loss_and_gradients(
         plan, parameters, x, chain, end, seed, row_offset, gradients
     )
-    return x.new_full((), loss)
+    return x.new_full((), loss if abs(loss) <= LARGEST else in_float32(loss))
 
 
 class _MachineLoss(KernelFunction):

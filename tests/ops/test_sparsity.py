@@ -8,9 +8,10 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import aefast
 from aefast.functional import kl_sparsity, l1_sparsity
+from aefast.ops.shared import checks
 from aefast.ops.sparsity import eager
 from tests.accuracy import assert_as_accurate_as_torch
-from tests.backends import not_interpreted, same_on_numba
+from tests.backends import is_interpreted, not_interpreted, same_on_numba
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SHAPES = [(1, 1), (7,), (5, 3), (3, 5, 7), (257, 131), (1, 300), (1000, 2)]
@@ -92,10 +93,9 @@ def exact_at(*means):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_saturated_unit_is_as_dear_as_at_the_bound_and_its_slope_points_back(device, dtype):
-    values = torch.tensor([0.0, 1.0, -3.0, 2.0, 0.5], device=device)
-    code = values.to(dtype).expand(4, 5).clone().requires_grad_()
-    low, high = 2.0**-23, 1 - 2.0**-23
-    expected, slope = exact_at(low, high, low, high, 0.5)
+    values = torch.tensor([0.0, 1.0, 0.5], device=device)
+    code = values.to(dtype).expand(4, 3).clone().requires_grad_()
+    expected, slope = exact_at(2.0**-23, 1 - 2.0**-23, 0.5)
     penalty = kl_sparsity(code, 0.1)
     # A logarithm's, a product's and the sums' roundings in float32, and the result's own.
     tolerance = {"rtol": 4 * 2.0**-23 + torch.finfo(dtype).eps / 2, "atol": 0.0}
@@ -110,10 +110,22 @@ def test_a_saturated_unit_is_as_dear_as_at_the_bound_and_its_slope_points_back(d
     assert second.isfinite().all()
 
 
-def test_an_infinite_activity_is_bounded_and_a_nan_stays(device):
-    infinite = torch.tensor([[math.inf, -math.inf], [0.5, 0.5]], device=device)
-    ends = torch.tensor([[1.0, 0.0]], device=device)
-    assert torch.equal(kl_sparsity(infinite, 0.1), kl_sparsity(ends, 0.1))
+@pytest.mark.parametrize("wrong", [-0.25, 1.5, 1 + 2.0**-22, math.inf, -math.inf])
+def test_a_unit_whose_mean_is_no_probability_is_refused(device, wrong):
+    code = torch.full((4, 3), 0.5, device=device)
+    code[:, 1] = wrong
+    if device.type == "cuda" or is_interpreted(device):  # which is not asked: it is bounded
+        bounded = code.clamp(0, 1)
+        assert torch.equal(kl_sparsity(code, 0.1), kl_sparsity(bounded, 0.1))
+        return
+    for rows in (code, code.clone().requires_grad_()):
+        with pytest.raises(ValueError, match=r"^code has a unit of mean activity .*; the KL pen"):
+            kl_sparsity(rows, 0.1)
+    with pytest.raises(ValueError, match=f"of mean activity {checks.shown_outside(wrong)}; "):
+        torch.compile(lambda c: kl_sparsity(c, 0.1), backend="eager", fullgraph=True)(code)
+
+
+def test_a_nan_stays(device):
     code = torch.tensor([[math.nan, 0.0, 0.5]], device=device, requires_grad=True)
     (gradient,) = torch.autograd.grad(kl_sparsity(code, 0.1), code)
     assert gradient.isnan().tolist() == [[True, False, False]]
@@ -129,6 +141,12 @@ def test_a_sparse_autoencoder_with_a_saturated_code_trains_on(device, bias, auto
     loss.backward()
     assert loss.isfinite()
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_a_sum_beyond_float32_is_infinite(device):
+    code = torch.full((4, 8), 3e38, device=device)
+    assert l1_sparsity(code).item() == math.inf
+    assert l1_sparsity(code.requires_grad_()).item() == math.inf
 
 
 def test_nan_and_infinity_pass(device):

@@ -162,6 +162,18 @@ def test_what_is_not_finite_shows_in_the_loss():
     assert not machine_loss(plan, parameters_of(plan), x, None, SEED)[0].isfinite()
 
 
+def test_a_loss_beyond_float32_is_infinite():
+    plan = MachinePlan(6, 4, visible_kind="gaussian")
+    parameters = parameters_of(plan)
+    for sign in (1, -1):
+        x = torch.full((3, 6), 1e20)
+        with torch.no_grad():
+            parameters[1].fill_(0 if sign == 1 else 1e25)
+        loss, end = machine_loss(plan, parameters, x, None, SEED)
+        assert loss.abs() == torch.inf
+        assert loss == machine_eager.loss_between(plan, parameters, x, end)
+
+
 @pytest.mark.parametrize("chains", [0, 5])
 def test_a_second_backward_and_a_gradient_of_the_gradient(chains):
     plan = MachinePlan(6, 4, sparsity_weight=0.1, sparsity_target=0.2)

@@ -1,5 +1,6 @@
 """The precision of an equation, and of float32 matrix products."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,12 +16,19 @@ _LEVELS = {"none": "highest", "ieee": "highest", "tf32": "high", "bf16": "medium
 # Of float32 products in the place of autocast's: as exact as a product of the half precision.
 _OF_AUTOCAST = {torch.bfloat16: "medium", torch.float16: "high"}
 
+LARGEST = torch.finfo(torch.float32).max
+
 _chosen: ContextVar[str | None] = ContextVar("aefast_product_level", default=None)
 
 
 def upcast(x: Tensor) -> Tensor:
     """Half precisions in float32, so that a result is rounded once; others unchanged."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def in_float32(number: float) -> float:
+    """A sum in float64, infinite where it leaves float32's range: torch makes no tensor of it."""
+    return math.copysign(math.inf, number) if abs(number) > LARGEST else number
 
 
 def product_level(device_type: str) -> str:

@@ -23,9 +23,8 @@ def kl_sparsity(code: Tensor, target: float) -> Tensor:
     Args:
         code: ``[..., H]``, of elements in [0, 1]; float32, bfloat16, float16 or float64. A mean
             is bounded to [eps, 1 - eps], eps = 2^-23, so that a saturated unit's penalty and
-            slope, which points back, are finite. The elements are not looked at here, which would
-            take a second pass over them: :meth:`aefast.nn.SparseAutoencoder.penalty` refuses
-            others.
+            slope are finite. The elements are not looked at here, which would take a second pass
+            over them, but their means: :meth:`aefast.nn.SparseAutoencoder.penalty` refuses others.
         target: t, in (0, 1).
 
     Returns:
@@ -33,7 +32,8 @@ def kl_sparsity(code: Tensor, target: float) -> Tensor:
 
     Raises:
         TypeError: an argument is of a wrong type.
-        ValueError: the target is not in (0, 1), or the code has no dimensions.
+        ValueError: the target is not in (0, 1), the code has no dimensions, or the mean activity
+            of a unit is outside [0, 1], which a GPU is not asked about.
 
     Reference:
         Ng, "Sparse autoencoder", CS294A lecture notes, Stanford, 2011.

@@ -1,10 +1,14 @@
 """Sparsity penalties in C++: csrc/ops/sparsity/sparsity.cpp."""
 
+import math
+
 import torch
 from torch import Tensor
 
 from aefast.ops.shared.cpp import ELEMENT_TYPES, as_matrix, partial_sums
 from aefast.ops.shared.extension import _C
+from aefast.ops.shared.precision import LARGEST, in_float32
+from aefast.ops.sparsity.eager import check_activities, mean_activities
 
 
 def kl_sparsity(code: Tensor, target: float) -> tuple[Tensor, Tensor]:
@@ -18,6 +22,8 @@ def kl_sparsity(code: Tensor, target: float) -> tuple[Tensor, Tensor]:
         slope.data_ptr(),
         torch.get_num_threads(),
     )
+    if penalty == -math.inf:
+        check_activities(mean_activities(code))
     return code.new_full((), penalty), slope
 
 
@@ -29,7 +35,7 @@ def l1_sparsity(code: Tensor) -> Tensor:
         ELEMENT_TYPES[code.dtype],
         torch.get_num_threads(),
     )
-    return code.new_full((), penalty)
+    return code.new_full((), penalty if penalty <= LARGEST else in_float32(penalty))
 
 
 def l1_gradient(code: Tensor, factor: float) -> Tensor:

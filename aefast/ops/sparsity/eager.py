@@ -7,6 +7,7 @@ Courville, "Deep Learning", 2016, section 14.2.1.
 import torch
 from torch import Tensor
 
+from aefast.ops.shared import checks
 from aefast.ops.shared.precision import upcast
 
 # Mean activities are clamped to [EPSILON, 1 - EPSILON]. A unit that is saturated over a whole
@@ -16,7 +17,7 @@ EPSILON = torch.finfo(torch.float32).eps
 
 def kl_sparsity(code: Tensor, target: float) -> Tensor:
     """sum_j KL(target, mean activity of unit j), in nats; a scalar."""
-    return divergence(_mean(code), target).sum().to(code.dtype)
+    return divergence(mean_activities(code), target).sum().to(code.dtype)
 
 
 def l1_sparsity(code: Tensor) -> Tensor:
@@ -37,7 +38,7 @@ def derivative(mean: Tensor, target: float) -> Tensor:
 
 def slope(code: Tensor, target: float) -> Tensor:
     """The KL penalty's gradient by any row of the code, [H]: the same for all rows."""
-    return derivative(_mean(code), target) / (code.numel() // max(code.shape[-1], 1))
+    return derivative(mean_activities(code), target) / (code.numel() // max(code.shape[-1], 1))
 
 
 def l1_gradient(code: Tensor, grad: Tensor) -> Tensor:
@@ -45,7 +46,24 @@ def l1_gradient(code: Tensor, grad: Tensor) -> Tensor:
     return (upcast(grad) / rows * torch.sign(upcast(code))).to(code.dtype)
 
 
-def _mean(code: Tensor) -> Tensor:
+def check_activities(mean: Tensor) -> None:
+    """A divergence takes probabilities.
+
+    Raises:
+        ValueError: the mean activity of a unit is none.
+    """
+    if mean.numel() == 0:
+        return
+    low, high = (bound.item() for bound in torch.aminmax(mean.detach()))
+    if low < 0 or high > 1:  # NaN is neither
+        raise ValueError(
+            f"code has a unit of mean activity {checks.shown_outside(low if low < 0 else high)}; "
+            "the KL penalty takes numbers in [0, 1]"
+        )
+
+
+def mean_activities(code: Tensor) -> Tensor:
+    """Of each unit over all rows, [H]."""
     return upcast(code)[None].flatten(0, -2).mean(0)
 
 

@@ -15,6 +15,7 @@ ROWS_PER_TASK = 128
 def kl_sparsity(code: Tensor, target: float) -> tuple[Tensor, Tensor]:
     rows = len(code)
     mean = _column_sums(code, absolute=False) / rows
+    eager.check_activities(mean)
     slope = eager.derivative(mean, target) / rows
     return eager.divergence(mean, target).sum(), slope.float()
 

@@ -35,6 +35,8 @@ def run(code: Tensor, target: float | None) -> Tensor:
         return torch.ops.aefast.kl_sparsity(code, target)[0]
     name = backend.select(code.device, code.dtype)
     if name == "eager" or code.numel() == 0 or dispatch.is_transformed(code):
+        if target is not None:
+            _check_activities(code)
         return _defined(code, target)
     if dispatch.is_differentiated(code):
         return (
@@ -43,6 +45,12 @@ def run(code: Tensor, target: float | None) -> Tensor:
             else _KLSparsity.apply(code, target, name, [])
         )
     return _run_l1(code, name) if target is None else _run_kl(code, target, name)[0]
+
+
+def _check_activities(code: Tensor) -> None:
+    """A GPU is not asked, which would have to be waited for."""
+    if code.is_cpu and not dispatch.is_transformed(code):
+        eager.check_activities(eager.mean_activities(code.detach()))
 
 
 def _defined(code: Tensor, target: float | None) -> Tensor:
@@ -125,6 +133,7 @@ def _registered_kl(code: Tensor, target: float) -> tuple[Tensor, Tensor]:
     checks.check_number(target, "target", 0, 1)
     name = backend.select(code.device, code.dtype)
     if name == "eager" or code.numel() == 0:
+        _check_activities(code)
         return eager.kl_sparsity(code, target), eager.slope(code, target)
     return _run_kl(code, target, name)
 

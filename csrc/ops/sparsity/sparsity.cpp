@@ -86,12 +86,14 @@ double kl_sparsity(const SparsityArguments& a, double target, float* slope) {
     with_element(a.element_type, [&](auto element) { column_sums<decltype(element)>(a); });
     const double rows = static_cast<double>(a.rows), other = 1 - target;
     double penalty = 0;
+    bool is_activity = true;
     for (int64_t i = 0; i < a.columns; ++i) {
-        const double mean = bounded(a.partial_sums[i] / rows);
+        const double activity = a.partial_sums[i] / rows, mean = bounded(activity);
+        is_activity &= !(activity < 0 || activity > 1);
         penalty += target * std::log(target / mean) + other * std::log(other / (1 - mean));
         slope[i] = static_cast<float>((other / (1 - mean) - target / mean) / rows);
     }
-    return penalty;
+    return is_activity ? penalty : -std::numeric_limits<double>::infinity();
 }
 
 double l1_sparsity(const SparsityArguments& a) {

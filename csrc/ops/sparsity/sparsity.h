@@ -30,6 +30,7 @@ struct ScaledSignArguments {
     int threads;
 };
 
+// The divergence is minus infinity where a column's mean is outside [0, 1].
 AEFAST_DECLARE_KERNELS(double kl_sparsity(const SparsityArguments&, double target, float* slope);
                        double l1_sparsity(const SparsityArguments&);
                        void scaled_sign(const ScaledSignArguments&);)
