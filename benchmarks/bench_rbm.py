@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from harness import Case, Inputs, Layer, Limit
 from samples import samples
-from shapes import MORE_OP_SHAPES, is_compiled
+from shapes import MORE_OP_SHAPES
 from shapes import OP_SHAPES as CPU_SHAPES
 from torch import Tensor
 
@@ -226,7 +226,6 @@ def case(machine: Machine, draw: str, calls_in_round: int = 1) -> Case:
         check=lambda: check(machine),
         run=without_grad,
         limit=None if calls_in_round > 1 else machine.products(),
-        compiles=is_compiled(machine.device, machine.batch, (machine.visible, machine.hidden)),
         calls_in_round=calls_in_round,
         states=machine.k * machine.batch * (machine.visible + machine.hidden),
     )

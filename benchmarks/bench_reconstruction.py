@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from harness import Case, Layer, Limit, as_tuple, relative_error
 from samples import samples
-from shapes import MORE_OP_SHAPES, is_compiled
+from shapes import MORE_OP_SHAPES
 from shapes import OP_SHAPES as CPU_SHAPES
 from torch import Tensor
 
@@ -174,7 +174,6 @@ def case(
         check=lambda: check(RUNS[run], inputs(), ROUNDING[setting.split()[0]], *contenders),
         run=RUNS[run],
         limit=None if calls_in_round > 1 else inputs.products(run),
-        compiles=is_compiled(inputs.device, inputs.batch, inputs.widths),
         calls_in_round=calls_in_round,
     )
 

@@ -39,6 +39,7 @@ from aefast import environment  # noqa: E402
 
 RECORDS = pytest.StashKey[list[dict[str, Any]]]()
 FAILED = pytest.StashKey[list[str]]()
+COMPILED = pytest.StashKey[list[pytest.Item]]()
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def compare(benchmark: Any, request: pytest.FixtureRequest) -> Callable[[Case], 
     seconds = float(request.config.getoption("benchmark_max_time"))
 
     def run(case: Case) -> None:
-        if request.config.getoption("quick"):  # compiling takes longer than all the rest
+        if request.node not in request.config.stash[COMPILED]:
             case = replace(case, compiles=False)
         if request.node.get_closest_marker("allocator_as_it_comes") is None:
             keep_freed_memory()
@@ -94,6 +95,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     chosen = [item for item in items if item.callspec.params["device"] in devices]
     if config.getoption("quick"):
         chosen = quick(chosen)
+    # Compiling takes longer than all the rest.
+    config.stash[COMPILED] = [] if config.getoption("quick") else compiled(chosen)
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     # Once freed memory is kept, it is kept to the end.
     items[:] = sorted(chosen, key=lambda item: not item.get_closest_marker("allocator_as_it_comes"))
@@ -115,6 +118,17 @@ def quick(items: list[pytest.Item]) -> list[pytest.Item]:
             first.setdefault((item.path, item.originalname), item)
         elif item.callspec.params["shape"] in QUICK:
             first[item] = item
+    return list(first.values())
+
+
+def compiled(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Where torch.compile is a baseline: of a function at each of its settings its first shape, and
+    the whole steps, which say so themselves."""
+    first: dict[object, pytest.Item] = {}
+    for item in items:
+        settings = [value for value in item.callspec.params.values() if isinstance(value, str)]
+        is_step = item.path.stem == "bench_step"
+        first.setdefault(item if is_step else (item.path, item.originalname, *settings), item)
     return list(first.values())
 
 

@@ -42,16 +42,10 @@ OP_SHAPES = [("cpu", 128, 784, 256), ("cpu", 1024, 784, 512), ("cpu", 4096, 784,
 CROSS_SHAPES = [("cpu", shape.batch, *shape.widths) for shape in CROSS]
 MORE_OP_SHAPES = [shape for shape in CROSS_SHAPES if shape not in OP_SHAPES]
 
-
-def is_compiled(device: str, batch: int, widths: tuple[int, ...]) -> bool:
-    """Whether torch.compile, which takes seconds, is a baseline of an op at this shape."""
-    return (device, batch, *widths[:2]) not in MORE_OP_SHAPES
-
-
 # What bench_step.py measures in `--quick`.
 QUICK = [Shape(128, SMALL), Shape(128, MIDDLE)]
-# Where torch.compile of a whole step is worth its wait.
-COMPILED = QUICK
+# Where torch.compile of a whole step, which takes ten seconds, is a baseline.
+COMPILED = [Shape(128, SMALL)]
 # On one thread, and with the C library's allocator as it comes.
 ONE_THREAD = [Shape(128, SMALL), Shape(128, MIDDLE), Shape(1024, (784, 512))]
 LARGE_TENSORS = ONE_THREAD[-1:]
