@@ -30,10 +30,10 @@ from typing import Any  # noqa: E402
 import limits  # noqa: E402
 import report  # noqa: E402
 import results  # noqa: E402
+import selection  # noqa: E402
 import torch  # noqa: E402
 from harness import Case, race  # noqa: E402
 from memory import keep_freed_memory  # noqa: E402
-from shapes import QUICK  # noqa: E402
 
 from aefast import environment  # noqa: E402
 
@@ -94,9 +94,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         devices = ["cpu"]
     chosen = [item for item in items if item.callspec.params["device"] in devices]
     if config.getoption("quick"):
-        chosen = quick(chosen)
+        chosen = selection.quick(chosen)
     # Compiling takes longer than all the rest.
-    config.stash[COMPILED] = [] if config.getoption("quick") else compiled(chosen)
+    config.stash[COMPILED] = [] if config.getoption("quick") else selection.compiled(chosen)
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     # Once freed memory is kept, it is kept to the end.
     items[:] = sorted(chosen, key=lambda item: not item.get_closest_marker("allocator_as_it_comes"))
@@ -106,30 +106,6 @@ def pytest_collection_finish() -> None:
     """What was imported stays to the end: each case's collections need not go through it again."""
     gc.collect()
     gc.freeze()
-
-
-def quick(items: list[pytest.Item]) -> list[pytest.Item]:
-    """Of whole steps the shapes that are marked so, of any other function its first case."""
-    first: dict[object, pytest.Item] = {}
-    for item in items:
-        if item.get_closest_marker("slow"):
-            continue
-        if item.path.stem != "bench_step":
-            first.setdefault((item.path, item.originalname), item)
-        elif item.callspec.params["shape"] in QUICK:
-            first[item] = item
-    return list(first.values())
-
-
-def compiled(items: list[pytest.Item]) -> list[pytest.Item]:
-    """Where torch.compile is a baseline: of a function at each of its settings its first shape, and
-    the whole steps, which say so themselves."""
-    first: dict[object, pytest.Item] = {}
-    for item in items:
-        settings = [value for value in item.callspec.params.values() if isinstance(value, str)]
-        is_step = item.path.stem == "bench_step"
-        first.setdefault(item if is_step else (item.path, item.originalname, *settings), item)
-    return list(first.values())
 
 
 @pytest.hookimpl(wrapper=True)

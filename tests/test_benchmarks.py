@@ -31,6 +31,7 @@ page = importlib.import_module("page")
 readme = importlib.import_module("readme")
 report = importlib.import_module("report")
 results = importlib.import_module("results")
+selection = importlib.import_module("selection")
 shapes = importlib.import_module("shapes")
 bench_corrupt = importlib.import_module("bench_corrupt")
 bench_linear_act = importlib.import_module("bench_linear_act")
@@ -733,6 +734,22 @@ def test_the_quick_suite_has_all_of_it_in_few_cases() -> None:
     assert len(cases) == len(set(cases)) < 100
     fitted = {case for *where, case in cases if where == ["bench_step", "test_fit"]}
     assert len(fitted) == len(bench_step.KINDS) * len(shapes.QUICK)
+
+
+def test_a_setting_is_compiled_once_and_a_whole_step_where_it_says_so() -> None:
+    class Item(SimpleNamespace):
+        __hash__ = object.__hash__
+
+    def item(file: str, function: str, **params: object) -> Item:
+        callspec = SimpleNamespace(params=params)
+        return Item(path=SUITE / f"{file}.py", originalname=function, callspec=callspec)
+
+    small, large = (128, 64), (1024, 784)
+    forward = [item("bench_gibbs", "test_step", run="fwd", shape=s) for s in (small, large)]
+    backward = [item("bench_gibbs", "test_step", run="bwd", shape=s) for s in (small, large)]
+    steps = [item("bench_step", "test_step", shape=s) for s in (small, large)]
+    chosen = selection.compiled([*forward, *backward, *steps])
+    assert chosen == [forward[0], backward[0], *steps]
 
 
 @pytest.mark.slow

@@ -1,0 +1,28 @@
+"""Which cases a run of the suite takes, and in which of them torch.compile is a baseline."""
+
+import pytest
+from shapes import QUICK
+
+
+def quick(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Of whole steps the shapes that are marked so, of any other function its first case."""
+    first: dict[object, pytest.Item] = {}
+    for item in items:
+        if item.get_closest_marker("slow"):
+            continue
+        if item.path.stem != "bench_step":
+            first.setdefault((item.path, item.originalname), item)
+        elif item.callspec.params["shape"] in QUICK:
+            first[item] = item
+    return list(first.values())
+
+
+def compiled(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Where torch.compile is a baseline: of a function at each of its settings its first shape, and
+    the whole steps, which say so themselves."""
+    first: dict[object, pytest.Item] = {}
+    for item in items:
+        settings = [value for value in item.callspec.params.values() if isinstance(value, str)]
+        is_step = item.path.stem == "bench_step"
+        first.setdefault(item if is_step else (item.path, item.originalname, *settings), item)
+    return list(first.values())
