@@ -27,7 +27,9 @@ PEAK = "multiply-adds alone"
 def compact(raw: dict[str, Any]) -> Result:
     """What a reader takes of pytest-benchmark's JSON."""
     commit, limits = raw["commit_info"], raw.get("limits", {})
-    cases = [record(benchmark["extra_info"], benchmark["stats"]) for benchmark in raw["benchmarks"]]
+    # One that was interrupted, or went wrong, has no record.
+    measured = [benchmark for benchmark in raw["benchmarks"] if benchmark["extra_info"]]
+    cases = [record(benchmark["extra_info"], benchmark["stats"]) for benchmark in measured]
     return {
         "measured": raw["datetime"][:10],
         "commit": (commit.get("id") or "unknown")[:10],

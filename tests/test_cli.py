@@ -3,10 +3,11 @@
 import copy
 import importlib.util
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -42,12 +43,12 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The commands that ``bench`` would have run."""
     commands: list[list[str]] = []
 
-    def run(command: list[str], check: bool) -> SimpleNamespace:
+    def wait_for(command: list[str]) -> int:
         assert command[-2] == "--benchmark-json"  # into a folder that is gone by then
         commands.append(command[:-2])
-        return SimpleNamespace(returncode=7)
+        return 7
 
-    monkeypatch.setattr(cli.bench.subprocess, "run", run)
+    monkeypatch.setattr(cli.bench, "wait_for", wait_for)
     return commands
 
 
@@ -96,8 +97,9 @@ def test_bench_runs_the_suite_in_a_process_of_its_own(
     result = invoke("bench", "corrupt", "step", "--device", "cpu", "--json", str(file))
     assert result.exit_code == 7  # pytest's own exit code comes through
     suites = [str(cli.bench.find_suite() / f"bench_{name}.py") for name in ("corrupt", "step")]
-    expected = [*suites, "--device", "cpu", "--benchmark-max-time", cli.bench.SECONDS]
-    assert commands == [[sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *expected]]
+    expected = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--disable-warnings"]
+    expected += [*suites, "--device", "cpu", "--benchmark-max-time", cli.bench.SECONDS]
+    assert commands == [expected]
 
 
 def test_bench_without_an_op_runs_the_whole_suite(commands: list[list[str]]) -> None:
@@ -136,11 +138,11 @@ def test_bench_writes_its_results_and_compares_them(
 ) -> None:
     """A run that measures what ``RESULT`` holds, beside an older and faster one."""
 
-    def run(command: list[str], check: bool) -> SimpleNamespace:
+    def wait_for(command: list[str]) -> int:
         Path(command[-1]).write_text(json.dumps(RESULT))
-        return SimpleNamespace(returncode=0)
+        return 0
 
-    monkeypatch.setattr(cli.bench.subprocess, "run", run)
+    monkeypatch.setattr(cli.bench, "wait_for", wait_for)
     old, new = tmp_path / "old.json", tmp_path / "new.json"
     faster = copy.deepcopy(RESULT)
     faster["cases"][0]["baselines"]["eager"]["ratio"] = [0.9, 1.0, 1.1]
@@ -202,14 +204,37 @@ def test_a_result_that_was_changed_is_one_line(change: dict, name: str, tmp_path
     assert result.output.count("\n") == 1
 
 
+def test_a_run_that_is_interrupted_ends_with_what_it_measured(tmp_path: Path) -> None:
+    """Ctrl-C reaches the suite's process too, which takes a while to write."""
+    heard = tmp_path / "heard"
+    suite = (
+        "import pathlib, signal, sys, time\n"
+        f"def write(*_): time.sleep(0.6); pathlib.Path({str(heard)!r}).touch(); sys.exit(2)\n"
+        "signal.signal(signal.SIGINT, write)\n"
+        "print('ready', flush=True); time.sleep(60)"
+    )
+    program = (
+        "import sys; from aefast import cli\n"
+        f"sys.exit(cli.bench.wait_for([sys.executable, '-c', {suite!r}]))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(timeout=30) == 2
+    assert heard.exists()
+
+
 def test_names_from_a_result_reach_a_terminal_escaped(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def run(command: list[str], check: bool) -> SimpleNamespace:
+    def wait_for(command: list[str]) -> int:
         Path(command[-1]).write_text(json.dumps(RESULT))
-        return SimpleNamespace(returncode=0)
+        return 0
 
-    monkeypatch.setattr(cli.bench.subprocess, "run", run)
+    monkeypatch.setattr(cli.bench, "wait_for", wait_for)
     old = copy.deepcopy(RESULT)
     old["cases"][0]["case"] = "\x1b[2J"
     (tmp_path / "old.json").write_text(json.dumps(old))

@@ -1,5 +1,6 @@
 """``aefast bench``: runs the benchmark suite, and compares and reports its results."""
 
+import contextlib
 import importlib
 import subprocess
 import sys
@@ -67,20 +68,30 @@ def run(
 
     paths = list(dict.fromkeys(str(files[op]) for op in ops or [])) or [str(suite)]
     # A process of its own: the suite caps eager PyTorch's instruction set before torch is loaded.
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *paths]
+    # A peer's warnings of its own steps would fill pages.
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--disable-warnings"]
+    command += paths
     command += [] if device is None else ["--device", device]
     command += ["--benchmark-max-time", QUICK_SECONDS if quick else SECONDS]
     command += ["--quick"] if quick else []
     with tempfile.TemporaryDirectory() as folder:
         rounds = Path(folder, "rounds.json")
-        done = subprocess.run([*command, "--benchmark-json", str(rounds)], check=False)
+        status = wait_for([*command, "--benchmark-json", str(rounds)])
         if rounds.exists() and rounds.stat().st_size > 0:  # something was measured
             new = read(rounds, "--benchmark-json")
             if json is not None:
                 write(json, part("results").as_json(new))
             if old is not None:
                 echo(rendered(lambda: part("comparison").render(old, new), "--compare"))
-    raise typer.Exit(done.returncode)
+    raise typer.Exit(status)
+
+
+def wait_for(command: list[str]) -> int:
+    """A program's exit status. It hears Ctrl-C too, and ends with what it has measured."""
+    with subprocess.Popen(command) as process:
+        while True:
+            with contextlib.suppress(KeyboardInterrupt):
+                return process.wait()
 
 
 @bench.command()
