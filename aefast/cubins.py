@@ -1,9 +1,9 @@
-"""Ready-made binaries of the Triton kernels: which chips they serve, and how they are launched.
+"""Precompiled binaries (cubins) of the Triton kernels: which chips they serve, and their launch.
 
 A CUDA wheel carries ``cubins/manifest.json`` and a compressed file for each kernel in each of its
-configurations, as ``python -m aefast.aot --cubins`` writes them. They go to CUDA's driver as they
-are: nothing is compiled, and triton need not be there. What is missing or broken is left to Triton,
-with a warning.
+configurations, as ``python -m aefast.aot --cubins`` writes them. CUDA's driver loads them: nothing
+is compiled, and Triton need not be installed. What is missing or broken is left to Triton, with a
+warning.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ _loaded: "dict[tuple[tuple[int, int], str], CudaKernel | None]" = {}  # by capab
 
 
 class Launch(TypedDict):
-    """What a launch needs to know beside the binary."""
+    """What a launch needs beside the binary."""
 
     symbol: str  # the kernel's name in the binary
     warps: int
@@ -88,7 +88,7 @@ def find(capability: tuple[int, int], name: str) -> "CudaKernel | None":
 
 
 def sources() -> str:
-    """A checksum of the kernels and of what launches them: binaries of others do not fit."""
+    """A checksum of the kernels' sources: binaries of other sources do not fit."""
     digest = hashlib.sha256()
     for path in sorted((Path(__file__).parent / "ops").glob("*/triton*.py")):
         digest.update(path.read_bytes())

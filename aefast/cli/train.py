@@ -126,13 +126,13 @@ def train_with_ranks(
             begin(world, out, chosen, is_resumed)
         return
     except (DivergenceError, FloatingPointError) as error:
-        line = world.last_line(f"{error}; {saved}; a lower --learning-rate may help")
+        line = world.final_line(f"{error}; {saved}; a lower --learning-rate may help")
     except LostRankError:
-        line = world.last_line(None, f"{saved}; --resume goes on with it")
+        line = world.final_line(None, f"{saved}; --resume goes on with it")
     except (ValueError, OSError, BackendUnavailableError) as error:
-        line = world.last_line(str(error))
+        line = world.final_line(str(error))
     except SystemExit:
-        line = world.last_line(None, f"{saved}; --resume goes on with it", is_signalled=True)
+        line = world.final_line(None, f"{saved}; --resume goes on with it", is_signalled=True)
         if line is None:
             raise
     if line is not None and world.store is None:

@@ -18,13 +18,13 @@ def check_widths(widths: list[int]) -> None:
 
 
 class SpreadRows:
-    """Some rows in an order, of which this rank has some: all of them without a group.
+    """Numbered rows that are spread over the ranks; a group of one has all of them.
 
     Args:
         group: the ranks.
-        own: those that this rank has, ``[N, D]``.
-        numbers: of each its place in the order, int64 ``[N]``.
-        count: how many there are on all ranks.
+        own: this rank's rows, ``[N, D]``.
+        numbers: their numbers, int64 ``[N]``.
+        count: the number of rows on all ranks.
     """
 
     def __init__(self, group: Group, own: Tensor, numbers: Tensor, count: int) -> None:
@@ -35,7 +35,7 @@ class SpreadRows:
 
     @classmethod
     def joined(cls, group: Group, own: Tensor) -> "SpreadRows":
-        """Each rank's rows after those of the ranks before it.
+        """Number the ranks' rows: rank 0's first, then rank 1's, and so on.
 
         Raises:
             ValueError: the ranks' rows have different widths.

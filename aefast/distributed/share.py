@@ -9,13 +9,13 @@ from aefast.distributed.group import Group
 
 
 class Share(NamedTuple):
-    """Some neighbouring rows of a minibatch, which may be none.
+    """Adjacent rows of a minibatch, which one rank computes; there may be none.
 
     Attributes:
-        group: the ranks that share it.
-        batch_rows: how many rows the minibatch has.
-        part: which part of the rank's rows it is.
-        parts: into how many they are divided.
+        group: the ranks that share the minibatch.
+        batch_rows: the minibatch's number of rows.
+        part: the number of this part of the rank's rows.
+        parts: the number of parts that the rank's rows are divided into.
     """
 
     group: Group
@@ -33,26 +33,26 @@ class Share(NamedTuple):
         )
 
     def micro_batches(self, most_rows: int | None) -> "list[Share]":
-        """A rank's rows in parts of at most so many, which are computed one after the other."""
+        """The rank's rows in parts of at most ``most_rows``, to be computed one after the other."""
         count = self.rows.stop - self.rows.start
         parts = 1 if most_rows is None else max(1, -(-count // most_rows))
         return [self._replace(part=part, parts=parts) for part in range(parts)]
 
     @property
     def first(self) -> int:
-        """The number of the first row: the ``row_offset`` with which its noise is drawn."""
+        """The number of the first row, which is the ``row_offset`` of its noise."""
         return self.rows.start
 
     @property
     def weight(self) -> float:
-        """Which part of the minibatch it is: what its mean adds to the minibatch's mean."""
+        """The share of the minibatch's rows: the weight of its mean in the minibatch's mean."""
         return (self.rows.stop - self.rows.start) / self.batch_rows
 
     def mean_of_batch(self, values: Tensor) -> Tensor:
-        """The mean over the minibatch of some rows ``[B, H]``, here the share's: ``[H]``.
+        """The minibatch's mean ``[H]``, of which ``values`` ``[B, H]`` are the share's rows.
 
-        Its derivative is that of the share's own mean. Where each rank gives its loss the share's
-        weight, these add up to the derivative of the minibatch's mean.
+        Its gradient is that of the share's own mean. Where each rank's loss has the share's weight,
+        the ranks' gradients add up to that of the minibatch's mean.
         """
         own = values.mean(0) if len(values) else values.new_zeros(values.shape[1])
         whole = own.detach() * self.weight
@@ -60,7 +60,7 @@ class Share(NamedTuple):
         return whole + (own - own.detach())
 
     def is_any_of_batch(self, flags: Tensor) -> Tensor:
-        """Where a flag is set on some rank."""
+        """For each flag whether it is set on any rank."""
         counts = flags.to(torch.float32)
         self.group.all_reduce(counts).wait()
         return counts > 0

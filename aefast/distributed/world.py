@@ -1,7 +1,7 @@
-"""How the processes that ``torchrun`` starts begin together, and end together.
+"""The processes that ``torchrun`` starts: how they join a group, and how they end.
 
-Whatever ends a rank ends the others, within seconds, with one line from one of them: a rank that
-has an error says it, and of one that is gone the others say which it was.
+If one rank ends, all end within seconds, and one of them prints one line: a rank's error, or which
+rank is gone.
 """
 
 import contextlib
@@ -19,10 +19,10 @@ from aefast.distributed.group import Group, current
 
 BACKENDS = ("gloo", "nccl")
 
-# A collective operation waits so long for a rank that computes, evaluates or saves.
+# A collective operation waits so long for a rank that is still computing, evaluating or saving.
 TIMEOUT = timedelta(minutes=10)
 
-# A rank that is there answers within so long after another one ended.
+# A rank that is alive answers within so long after another one ended.
 ANSWER_SECONDS = 10.0
 POLL_SECONDS = 0.05
 
@@ -30,11 +30,11 @@ VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 class World:
-    """This process among those that were started with it.
+    """This process, and the others that torchrun started with it.
 
     Attributes:
-        group: all of them.
-        store: where the ranks leave their last words; None of a process that is alone.
+        group: the processes.
+        store: torch's key-value store, where the ranks leave their errors; None for one process.
     """
 
     def __init__(self, group: Group, store: Any = None) -> None:
@@ -47,17 +47,17 @@ class World:
 
     @property
     def is_first(self) -> bool:
-        """Whether this rank writes and shows."""
+        """Whether this rank writes the files and the progress."""
         return self.group.rank == 0
 
-    def last_line(
-        self, message: str | None, way_on: str = "", is_signalled: bool = False
+    def final_line(
+        self, message: str | None, advice: str = "", is_signalled: bool = False
     ) -> str | None:
-        """What this rank has to say at the end, if it is the one that speaks.
+        """The line that this rank prints at the end; None if another rank prints it.
 
         Args:
-            message: its error; None where all that it knows is that another rank is gone.
-            way_on: what to do where another rank is gone.
+            message: this rank's error; None if it only knows that another rank is gone.
+            advice: what to do where a rank is gone.
             is_signalled: whether a signal ended this rank, and perhaps all ranks.
         """
         if self.store is None:
@@ -65,18 +65,18 @@ class World:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun ends the others at once
         try:
             self.store.set(self._key(self.group.rank), message or "")
-            words = self._words()
+            errors = self._errors()
         except RuntimeError:  # the store was rank 0's, or torchrun's own
-            return message or f"rank 0 is gone, or torchrun is: the others end; {way_on}"
-        if is_signalled and len(words) == self.group.size:
+            return message or f"rank 0 is gone, or torchrun is: the others end; {advice}"
+        if is_signalled and len(errors) == self.group.size:
             return None
-        return _line(words, self.group, way_on)
+        return _line(errors, self.group, advice)
 
     def _key(self, rank: int) -> str:
-        return f"last words/{rank}"
+        return f"error/{rank}"
 
-    def _words(self) -> dict[int, str]:
-        """Of each rank that answers in time."""
+    def _errors(self) -> dict[int, str]:
+        """The error, or "", of each rank that answers in time."""
         end = time.monotonic() + ANSWER_SECONDS
         waiting = set(range(self.group.size))
         while waiting and time.monotonic() < end:
@@ -86,35 +86,36 @@ class World:
         return {rank: self.store.get(self._key(rank)).decode() for rank in answers}
 
 
-def _line(words: dict[int, str], group: Group, way_on: str) -> str | None:
-    """The first rank that has an error says it; where none has, the first rank says who is gone."""
-    speaker = next((rank for rank, word in words.items() if word), min(words))
+def _line(errors: dict[int, str], group: Group, advice: str) -> str | None:
+    """The line of this rank, if it prints one. The first rank with an error prints it; if there is
+    none, the first rank says which ranks are gone."""
+    speaker = next((rank for rank, error in errors.items() if error), min(errors))
     if group.rank != speaker:
         return None
-    if words[speaker]:
-        return words[speaker]
-    gone = [str(rank) for rank in range(group.size) if rank not in words]
+    if errors[speaker]:
+        return errors[speaker]
+    gone = [str(rank) for rank in range(group.size) if rank not in errors]
     if not gone:
-        return f"the ranks lost each other: the network between them failed; {way_on}"
+        return f"the ranks lost each other: the network between them failed; {advice}"
     which = f"rank {gone[0]} is" if len(gone) == 1 else f"ranks {', '.join(gone)} are"
-    return f"{which} gone, and the others end; {way_on}"
+    return f"{which} gone, and the others end; {advice}"
 
 
 def is_restarted() -> bool:
-    """Whether torchrun starts the ranks anew, after one of them failed."""
+    """Whether torchrun has restarted the ranks, after one of them failed."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
 
 
 @contextlib.contextmanager
 def joined(device_of_run: Callable[[], str], backend: str | None) -> Iterator[World]:
-    """The world that the environment tells of, as ``torchrun`` writes it, or this process alone.
+    """Join the group that torchrun's environment variables describe; without them, one process.
 
     Args:
-        device_of_run: gives "cpu" or "cuda": where the parameters are.
+        device_of_run: returns the parameters' device, "cpu" or "cuda".
         backend: one of :data:`BACKENDS`; None takes gloo on a CPU, and nccl on GPUs.
 
     Raises:
-        ValueError: the backend is unknown, or is not there.
+        ValueError: the backend is unknown, not available, or does not fit the device.
     """
     is_world = all(name in os.environ for name in VARIABLES)
     if backend is not None and backend not in BACKENDS:
@@ -142,8 +143,10 @@ def joined(device_of_run: Callable[[], str], backend: str | None) -> Iterator[Wo
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"the other ranks cannot be joined: {reason}") from error
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # for good: last_line says what ended the world
+    signal.signal(
+        signal.SIGTERM, signal.SIG_IGN
+    )  # not restored: final_line() says what ended the ranks
     try:
         yield World(current(), store)
     finally:
-        dist.destroy_process_group()  # the others wait for this rank no longer
+        dist.destroy_process_group()  # the others stop waiting for this rank

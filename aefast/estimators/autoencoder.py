@@ -34,7 +34,7 @@ from aefast.estimators.conversion import (
     as_tensor,
     check_codes,
     check_unit_interval,
-    in_a_mode_of_its_own,
+    in_default_modes,
     largest,
     row_pieces,
 )
@@ -81,7 +81,7 @@ class BaseAutoencoder(FloatTransformer):
     _architecture: dict[str, Any] = field(init=False)
     _largest: float = field(init=False)
 
-    @in_a_mode_of_its_own
+    @in_default_modes
     def fit(self, X: Any, y: object = None) -> Self:
         """Learn from X, an array or sparse matrix ``(n_samples, n_features)``.
 
@@ -118,7 +118,7 @@ class BaseAutoencoder(FloatTransformer):
         best.restore(self.module_)
         return self
 
-    @in_a_mode_of_its_own
+    @in_default_modes
     def partial_fit(self, X: Any, y: object = None) -> Self:
         """One gradient step on X, an array or sparse matrix ``(n_samples, n_features)``.
 
@@ -135,7 +135,7 @@ class BaseAutoencoder(FloatTransformer):
             self._take(rows, Stretch(in_order(len(rows)), len(rows), len(rows), [seed]))
             return self
 
-    @in_a_mode_of_its_own
+    @in_default_modes
     def transform(self, X: Any) -> np.ndarray:
         """The codes ``(n_samples, n_components)`` of the rows of X, in X's dtype.
 
@@ -150,7 +150,7 @@ class BaseAutoencoder(FloatTransformer):
         self._warn_of_scale(X)
         return self._apply("encode", X)
 
-    @in_a_mode_of_its_own
+    @in_default_modes
     def inverse_transform(self, X: Any) -> np.ndarray:
         """The reconstructions ``(n_samples, n_features)`` of codes ``(n_samples, n_components)``,
         in the codes' dtype."""
@@ -158,7 +158,7 @@ class BaseAutoencoder(FloatTransformer):
         X = check_codes(X, self._n_features_out, "units of the code")
         return self._apply("decode", X)
 
-    @in_a_mode_of_its_own
+    @in_default_modes
     @torch.no_grad()
     def score_samples(self, X: Any) -> np.ndarray:
         """The score ``(n_samples,)`` of each row of X, the higher the better; float64.

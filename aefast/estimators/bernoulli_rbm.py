@@ -21,7 +21,7 @@ from aefast.estimators.conversion import (
     RandomState,
     all_or_nothing,
     as_tensor,
-    in_a_mode_of_its_own,
+    in_default_modes,
     outside_unit_interval,
     row_pieces,
     without_nan,
@@ -97,7 +97,7 @@ class BernoulliRBM(FloatTransformer):
         self.k = k
         self.persistent = persistent
 
-    @in_a_mode_of_its_own
+    @in_default_modes
     def fit(self, X: Any, y: object = None) -> "BernoulliRBM":
         """Learn from X, an array or sparse matrix ``(n_samples, n_features)`` of numbers in [0, 1].
 
@@ -137,7 +137,7 @@ class BernoulliRBM(FloatTransformer):
                 begin = end
         return self
 
-    @in_a_mode_of_its_own
+    @in_default_modes
     def partial_fit(self, X: Any, y: object = None) -> "BernoulliRBM":
         """One gradient step on X, an array or sparse matrix ``(n_samples, n_features)``.
 
@@ -162,7 +162,7 @@ class BernoulliRBM(FloatTransformer):
             self._plain_steps(self.random_state_).run(as_tensor(X), X.shape[0], [seed])
             return self
 
-    @in_a_mode_of_its_own
+    @in_default_modes
     def transform(self, X: Any) -> np.ndarray:
         """P(h = 1 given v) of the rows of X: ``(n_samples, n_components)``, in X's dtype.
 
@@ -181,7 +181,7 @@ class BernoulliRBM(FloatTransformer):
         features = np.concatenate([part.numpy() for part in parts])
         return without_nan(features, X, RANGE).astype(X.dtype, copy=False)
 
-    @in_a_mode_of_its_own
+    @in_default_modes
     def gibbs(self, v: Any) -> np.ndarray:
         """The visible states ``(n_samples, n_features)`` after one Gibbs step from v: booleans.
 
@@ -198,7 +198,7 @@ class BernoulliRBM(FloatTransformer):
         machine = check_machine(states, *self._parameters())
         return sample_chain(states, machine, seed=seed).visible.numpy().astype(bool)
 
-    @in_a_mode_of_its_own
+    @in_default_modes
     def score_samples(self, X: Any) -> np.ndarray:
         """The pseudo-likelihood ``(n_samples,)``, in nats: the sum over the features of
         ln P(feature given all others). scikit-learn's draws one feature for each row.
@@ -220,7 +220,7 @@ class BernoulliRBM(FloatTransformer):
 
     def _check_range(self, X: Any, argument: str = "X") -> None:
         """Refuses numbers outside [0, 1]; where fit was given some, warns. To be called by a method
-        that is :func:`in_a_mode_of_its_own`."""
+        that is :func:`in_default_modes`."""
         wrong = outside_unit_interval(X)
         if wrong is None:
             return

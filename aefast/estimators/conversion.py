@@ -1,4 +1,4 @@
-"""Between scikit-learn's arrays and torch's tensors: what every estimator here needs."""
+"""scikit-learn's arrays as torch's tensors, and the checks that the estimators share."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -19,20 +19,23 @@ DTYPES = (np.float64, np.float32)
 ROWS_AT_ONCE = 4096
 LARGEST_SEED = 2**31 - 1
 
-# As scikit-learn takes it: a seed, a generator, or None for NumPy's own.
+# As scikit-learn takes it: a seed, a generator, or None for NumPy's global one.
 RandomState = int | np.random.RandomState | None
 
 _NUMPY_DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
 
 
-def in_a_mode_of_its_own(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Whatever mode its caller is in: no_grad, inference_mode, autocast, a default device. X, its
-    first argument, may be mapped from a file, which may be cut."""
+def in_default_modes(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Run a method with gradients on, outside of inference mode and autocast, and on the CPU.
+
+    X, its first argument, is checked: its elements are numbers, and if it is mapped from a file,
+    the file is not cut meanwhile.
+    """
 
     @wraps(method)
     def run(*arguments: Any, **options: Any) -> Any:
         plain = torch.autocast("cpu", enabled=False)
-        # Under a device of its own each call of torch takes 5 us more: a third of a small step.
+        # Under torch.device each call of torch takes 5 us more, a third of a small step.
         is_plain = torch.get_default_device().type == "cpu"
         device = contextlib.nullcontext() if is_plain else torch.device("cpu")
         X = arguments[1] if len(arguments) > 1 else options.get("X")
@@ -44,12 +47,11 @@ def in_a_mode_of_its_own(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def check_numbers(X: Any) -> None:
-    """Of an array all elements are there, and are numbers: scikit-learn reads what a mask hides,
-    and times as the nanoseconds since 1970.
+    """scikit-learn would read masked elements, and times as nanoseconds since 1970.
 
     Raises:
-        TypeError: its elements are times.
-        ValueError: some are masked.
+        TypeError: the elements are times.
+        ValueError: an element is masked.
     """
     if not isinstance(X, np.ndarray):
         return
@@ -61,8 +63,9 @@ def check_numbers(X: Any) -> None:
 
 @contextlib.contextmanager
 def all_or_nothing(estimator: BaseEstimator) -> Iterator[None]:
-    """Where an error is raised, the estimator's attributes and its random numbers are as before: it
-    is not fitted, or fitted by what came before. A step that fails has changed no memory in place.
+    """If the block raises, restore the estimator's attributes and the states of its generators.
+
+    Tensors are not copied: a step that fails has not changed them in place.
     """
     before = vars(estimator).copy()
     generators = [value for value in before.values() if isinstance(value, np.random.RandomState)]
@@ -78,20 +81,20 @@ def all_or_nothing(estimator: BaseEstimator) -> Iterator[None]:
 
 
 def as_tensor(X: Any, dtype: torch.dtype = torch.float32) -> Tensor:
-    """An array's, sparse matrix's or tensor's rows as float32 or float64."""
+    """An array, sparse matrix or tensor as a dense tensor, float32 or float64."""
     if isinstance(X, Tensor):
         return X.to(dtype)
     X = X.toarray() if sparse.issparse(X) else X
     array = np.ascontiguousarray(X, dtype=_NUMPY_DTYPES[dtype])
-    # A model from a memory map must not be written to, and torch knows no such tensor.
+    # An array from a memory map may be read-only; torch has no read-only tensors.
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 def row_pieces(
     X: Any, dtype: torch.dtype = torch.float32, at_once: int | None = None
 ) -> Iterator[Tensor]:
-    """The rows of X in order, ``at_once`` of them, by default ``ROWS_AT_ONCE``: so much is copied,
-    and no more."""
+    """The rows of X as tensors of ``at_once`` rows, by default ``ROWS_AT_ONCE``, one after the
+    other."""
     return (as_tensor(X[rows], dtype) for rows in gen_batches(X.shape[0], at_once or ROWS_AT_ONCE))
 
 
@@ -106,7 +109,7 @@ class FloatTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
 
 def check_codes(X: Any, columns: int, unit: str) -> np.ndarray:
-    """Codes ``(n_samples, columns)``, for a decoder; ``unit`` is what a column stands for."""
+    """Check codes ``(n_samples, columns)``; a message calls the columns ``unit``."""
     X = check_array(X, dtype=DTYPES, input_name="X")
     if X.shape[1] != columns:
         raise ValueError(
@@ -116,21 +119,21 @@ def check_codes(X: Any, columns: int, unit: str) -> np.ndarray:
 
 
 def draw_sample_seed(n_samples: int, random_state: RandomState) -> int:
-    """The seed of some samples, once both arguments are right."""
+    """Check both arguments, and draw a seed for the samples."""
     checks.check_integer(n_samples, "n_samples", 2**31, low=1)
     return int(check_random_state(random_state).randint(LARGEST_SEED))
 
 
 def largest(X: Any) -> float:
-    """The largest magnitude of a number of X."""
+    """The largest absolute value in X."""
     return float(max(-X.min(), X.max()))
 
 
 def without_nan(result: np.ndarray, X: Any, takes: str) -> np.ndarray:
-    """A result of the rows of X, which are finite: NaN says that their sums were not.
+    """A result of finite rows X, in which NaN means that a product overflowed.
 
     Raises:
-        ValueError: it holds NaN; ``takes`` says what the model takes.
+        ValueError: it holds NaN; the message says what the model takes, ``takes``.
     """
     if np.isnan(result).any():
         raise ValueError(
@@ -141,8 +144,8 @@ def without_nan(result: np.ndarray, X: Any, takes: str) -> np.ndarray:
 
 
 def outside_unit_interval(X: Any) -> float | None:
-    """A number of X outside [0, 1]; None where there is none. A scaler's 1 + 2e-16 is 1, as it is
-    in float32, where models compute."""
+    """A number of X outside [0, 1], or None. A scaler's 1 + 2e-16 counts as 1, which it is in the
+    float32 that models compute in."""
     low, high = float(X.min()), float(X.max())
     if low >= 0 and np.float32(min(high, 2)) <= 1:
         return None
@@ -150,7 +153,13 @@ def outside_unit_interval(X: Any) -> float | None:
 
 
 def check_unit_interval(X: Any, takers: str) -> None:
-    """``takers`` says what takes numbers in [0, 1]: "Bernoulli units take"."""
+    """
+    Args:
+        takers: what takes numbers in [0, 1], for the message: "Bernoulli units take".
+
+    Raises:
+        ValueError: X holds a number outside [0, 1].
+    """
     wrong = outside_unit_interval(X)
     if wrong is not None:
         raise ValueError(f"X holds {checks.shown_outside(wrong)}; {takers} numbers in [0, 1]")

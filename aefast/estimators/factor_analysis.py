@@ -15,7 +15,7 @@ from aefast.ops.shared import checks
 
 LEAST_NOISE = 1e-12
 
-# scikit-learn's ways to the leading axes.
+# scikit-learn's names of the solvers.
 SVD_METHODS = ("lapack", "randomized")
 
 
@@ -130,8 +130,8 @@ class FactorAnalysis(LinearFactorModel):
 
 
 def _scaled_axes(moments: Moments, scale: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Of the covariance of the data over ``scale [D]``: the leading eigenvalues ``[count]``, those
-    below 1 as 1, and their eigenvectors ``[count, D]``."""
+    """The leading eigenvalues ``[count]``, at least 1, and eigenvectors ``[count, D]`` of the
+    covariance of the data divided by ``scale [D]``."""
     if moments.scatter is not None:
         scales = (moments.count * scale)[:, None] * scale
         values, axes = leading_axes((as_double(moments.scatter) / scales).numpy(), count)

@@ -13,7 +13,7 @@ from aefast.estimators.autoencoder import BaseAutoencoder
 from aefast.estimators.conversion import (
     RandomState,
     draw_sample_seed,
-    in_a_mode_of_its_own,
+    in_default_modes,
     outside_unit_interval,
 )
 from aefast.nn.likelihood import floored
@@ -36,7 +36,7 @@ class GenerativeAutoencoder(BaseAutoencoder):
     activation: str = "tanh"
     decoder_kind: str = "auto"
 
-    @in_a_mode_of_its_own
+    @in_default_modes
     def sample(self, n_samples: int = 1, random_state: RandomState = None) -> np.ndarray:
         """New rows: the module's ``sample``, the means of the decoder at codes that were drawn.
 

@@ -25,7 +25,7 @@ from aefast.estimators.conversion import (
     all_or_nothing,
     check_codes,
     draw_sample_seed,
-    in_a_mode_of_its_own,
+    in_default_modes,
     row_pieces,
     without_nan,
 )
@@ -90,7 +90,7 @@ class LinearFactorModel(FloatTransformer):
 
     n_components: Any
 
-    @in_a_mode_of_its_own
+    @in_default_modes
     def fit(self, X: Any, y: object = None, *, process_group: Any = None) -> Self:
         """Estimate from X, an array or sparse matrix ``(n_samples, n_features)``.
 
@@ -123,7 +123,7 @@ class LinearFactorModel(FloatTransformer):
             own = group.together(lambda: self._moments_with(X, Moments.none(features)))
             return self._learn(of_all_ranks(group, own))
 
-    @in_a_mode_of_its_own
+    @in_default_modes
     def partial_fit(self, X: Any, y: object = None) -> Self:
         """Estimate from X and all rows that came before it, in fit too.
 
@@ -145,7 +145,7 @@ class LinearFactorModel(FloatTransformer):
                 self._moments_with(X, Moments.none(features) if first else self._moments)
             )
 
-    @in_a_mode_of_its_own
+    @in_default_modes
     def merge(self, other: Self) -> Self:
         """Estimate from the rows that this estimator has seen and those of another one.
 
@@ -181,7 +181,7 @@ class LinearFactorModel(FloatTransformer):
         with all_or_nothing(self):
             return self._learn(own.merged(others))
 
-    @in_a_mode_of_its_own
+    @in_default_modes
     def transform(self, X: Any) -> np.ndarray:
         """The codes ``(n_samples, n_components)`` of the rows of X, in X's dtype.
 
@@ -195,7 +195,7 @@ class LinearFactorModel(FloatTransformer):
         encoder = self._encoder()
         return without_nan(_affine(X, encoder, -encoder @ as_double(self.mean_)), X, RANGE)
 
-    @in_a_mode_of_its_own
+    @in_default_modes
     def inverse_transform(self, X: Any) -> np.ndarray:
         """The reconstructions ``(n_samples, n_features)`` of codes ``(n_samples, n_components)``,
         in the codes' dtype."""
@@ -203,7 +203,7 @@ class LinearFactorModel(FloatTransformer):
         X = check_codes(X, self._n_features_out, "components")
         return _affine(X, self._decoder().T, as_double(self.mean_))
 
-    @in_a_mode_of_its_own
+    @in_default_modes
     def score_samples(self, X: Any) -> np.ndarray:
         """The log-likelihood ``(n_samples,)`` of each row of X, in nats; float64.
 
@@ -221,7 +221,7 @@ class LinearFactorModel(FloatTransformer):
         """The mean log-likelihood of the rows of X, in nats."""
         return float(np.mean(self.score_samples(X)))
 
-    @in_a_mode_of_its_own
+    @in_default_modes
     def sample(self, n_samples: int = 1, random_state: RandomState = None) -> np.ndarray:
         """Rows drawn from the model: ``W h + b + noise`` with standard normal h.
 
@@ -239,14 +239,14 @@ class LinearFactorModel(FloatTransformer):
         scatter = normal(seed, n_samples, len(noise), step=Step.VISIBLE) * noise.sqrt()
         return (latent @ weight + as_double(self.mean_) + scatter).numpy()
 
-    @in_a_mode_of_its_own
+    @in_default_modes
     def get_covariance(self) -> np.ndarray:
         """The model's covariance ``W W^T + noise``, ``(n_features, n_features)``."""
         self._check_is_fitted()
         weight, noise = self._generator()
         return (weight.T @ weight + noise.diag()).numpy()
 
-    @in_a_mode_of_its_own
+    @in_default_modes
     def get_precision(self) -> np.ndarray:
         """The inverse of the model's covariance, ``(n_features, n_features)``; by the Woodbury
         identity, ``P^-1 - P^-1 W M^-1 W^T P^-1``."""

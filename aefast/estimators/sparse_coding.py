@@ -20,7 +20,7 @@ from aefast.estimators.conversion import (
     RandomState,
     all_or_nothing,
     as_tensor,
-    in_a_mode_of_its_own,
+    in_default_modes,
     largest,
     row_pieces,
     without_nan,
@@ -104,7 +104,7 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         self.tolerance = tolerance
         self.random_state = random_state
 
-    @in_a_mode_of_its_own
+    @in_default_modes
     def fit(self, X: Any, y: object = None, *, process_group: Any = None) -> "SparseCoding":
         """Learn from X, an array ``(n_samples, n_features)``.
 
@@ -138,7 +138,7 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
                     self._step(rows.batch(order[batch]), rng)
         return self
 
-    @in_a_mode_of_its_own
+    @in_default_modes
     def partial_fit(self, X: Any, y: object = None) -> "SparseCoding":
         """One step on X, an array ``(n_samples, n_features)``."""
         with all_or_nothing(self):
@@ -154,7 +154,7 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             self._step(rows, self.random_state_)
             return self
 
-    @in_a_mode_of_its_own
+    @in_default_modes
     def transform(self, X: Any) -> np.ndarray:
         """The codes of the rows of X: ``(n_samples, n_components)``, in X's dtype.
 
@@ -167,7 +167,7 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         codes = [self._encode(rows, dictionary).numpy() for rows in _pieces(X)]
         return without_nan(np.concatenate(codes), X, RANGE).astype(X.dtype, copy=False)
 
-    @in_a_mode_of_its_own
+    @in_default_modes
     def inverse_transform(self, X: Any) -> np.ndarray:
         """What the codes X ``(n_samples, n_components)`` stand for: ``(n_samples, n_features)``."""
         check_is_fitted(self)
@@ -178,7 +178,7 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             )
         return X @ self.components_.astype(X.dtype, copy=False)
 
-    @in_a_mode_of_its_own
+    @in_default_modes
     def score_samples(self, X: Any) -> np.ndarray:
         """The negative objective of every row with its code, ``(n_samples,)``.
 

@@ -19,7 +19,7 @@ from aefast.random import most_precise
 MOST_ENUMERATED = 25  # units: 2^25 states
 STATES_AT_ONCE = 1 << 14
 
-# Gaussian states over the temperature stay finite.
+# Gaussian units are drawn as v / beta, which has to stay finite: see _transition().
 LEAST_BETA = 1e-12
 
 
@@ -29,7 +29,7 @@ class LogPartition(NamedTuple):
     estimate: float
     low: float  # the confidence interval; -inf where the weights vary too much to tell
     high: float
-    effective_chains: float  # as many equally weighted chains would be as sure of it
+    effective_chains: float  # as many equally weighted chains have the same variance
 
 
 @torch.no_grad()

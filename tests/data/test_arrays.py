@@ -265,7 +265,7 @@ READINGS = {
     "an estimator": """
     X = np.load(path, mmap_mode="r")
     from aefast.estimators import conversion
-    @conversion.in_a_mode_of_its_own
+    @conversion.in_default_modes
     def fit(self, X):
         cut()
         return X[-1].sum()
