@@ -238,7 +238,7 @@ def compare(
     grad_target: int,
     grad_bias: int,
     partial_sums: int,
-    gradient_wanted: bool,
+    gradient_needed: bool,
     loss: Loss,
     output_activation: Activation,
     scale: float,

@@ -16,11 +16,11 @@ from aefast.messages import cut
 HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 LISTED = 8
 
-# Numpy reads headers of 10,000 characters, but it first reads as many as the header says it has.
+# NumPy's limit, which it checks after it has read as many characters as the header says.
 HEADER_BYTES = 2**14
 LARGEST_SIZE = 2**63 - 1
 
-# The names of what scipy.sparse.save_npz writes, whatever the format.
+# The arrays that scipy.sparse.save_npz writes in every format.
 SPARSE = {"format", "shape", "data"}
 
 
@@ -32,7 +32,7 @@ def load_npy(path: Path, name: str) -> Dataset:
 
 
 def load_npz(path: Path, member: str | None, name: str) -> Dataset:
-    """The array of that name in the file, or the only one in it."""
+    """The array with this name in the file; without a name, its only array."""
     with archive(name), zipfile.ZipFile(path) as file:
         members = [entry[:-4] for entry in file.namelist() if entry.endswith(".npy")]
         chosen = _choose(members, member, path, name)
@@ -69,7 +69,7 @@ def read_npy_header(stream: Stream, name: str) -> tuple[tuple[int, ...], np.dtyp
         version = npy.read_magic(start)
         if version not in HEADERS:
             raise DataError(f"{name}: its .npy version is {version}; it takes 1.0 and 2.0")
-        with warnings.catch_warnings(action="ignore"):  # of a header that Python 2 wrote
+        with warnings.catch_warnings(action="ignore"):  # about headers that Python 2 wrote
             shape, is_fortran, dtype = HEADERS[version](start)
     except DataError:
         raise

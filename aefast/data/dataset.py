@@ -26,7 +26,7 @@ DIMENSIONS = 32
 
 
 class DataError(OneLineError):
-    """A source that cannot be read: one line that names the file and the place in it."""
+    """A source cannot be read; the message, one line, names the file and the place in it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,7 @@ class Dataset:
 
     @cached_property
     def _in_memory(self) -> Tensor | None:
-        """The rows, where torch can gather them: in half of NumPy's time, for it has threads."""
+        """The rows as a tensor, if torch can gather them, which takes half of NumPy's time."""
         is_plain = self.rows.dtype in (np.uint8, np.float32) and self.rows.flags.writeable
         is_mapped = isinstance(self.rows, np.memmap)
         is_regular = self.rows.flags.aligned and min(self.rows.strides) >= 0  # as torch's are
@@ -86,11 +86,11 @@ class Dataset:
             return self._copied(indices)
 
     def _copied(self, indices: Tensor) -> Tensor:
-        # Into memory of torch's, whose alignment products need to come out the same bit for bit.
+        # Into torch's memory: a product's bits may depend on its alignment.
         rows, order = np.asarray(self.rows), indices.numpy()
         samples = torch.empty(len(order), rows.shape[1], dtype=torch.float32, device="cpu")
         out = samples.numpy()
-        # In blocks that stay in cache: at once, the rows' fresh pages made this five times slower.
+        # In blocks that stay in cache: without them this took five times as long.
         step = max(1, BLOCK_BYTES // (rows.itemsize * rows.shape[1]))
         for first in range(0, len(order), step):
             block = slice(first, first + step)
@@ -100,7 +100,7 @@ class Dataset:
         return samples
 
     def on_scale(self, scale: float) -> "Dataset":
-        """The same rows, over another number."""
+        """The same rows, divided by another number."""
         ratio = self.scale / scale
         return replace(self, scale=scale, low=self.low * ratio, high=self.high * ratio)
 
@@ -108,7 +108,7 @@ class Dataset:
 def from_array(
     array: np.ndarray, name: str, scale: float | None = None, notes: tuple[str, ...] = ()
 ) -> Dataset:
-    """The dataset of an array ``[N, ...]`` in row order, once all of its numbers were looked at.
+    """The dataset of an array ``[N, ...]`` in row order; all of its numbers are checked.
 
     Args:
         array: in memory or mapped; it is not copied.
@@ -138,7 +138,7 @@ def chunks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def check_layout(shape: tuple[int, ...], dtype: np.dtype, name: str) -> None:
-    """What a header promises can be samples."""
+    """Check that a header's shape and dtype can be samples'."""
     if dtype.kind not in "buif":
         raise DataError(f"{name}: its numbers are {cut(dtype)}; it takes bool, integers or floats")
     if len(shape) < 2:
@@ -153,17 +153,19 @@ def check_layout(shape: tuple[int, ...], dtype: np.dtype, name: str) -> None:
         )
 
 
-# Of each map the guard, where the extension is there to keep one.
+# Each memory map's guard; None without the extension.
 _guards: WeakKeyDictionary[mmap.mmap, "MappingGuard | None"] = WeakKeyDictionary()
 
 
 @contextmanager
 def reading(rows: object, name: str) -> Iterator[None]:
-    """Around the reading of rows that may be mapped from a file, which anybody may cut meanwhile:
-    to read past its end is a signal that ends the process, unless the extension's guard hears it.
+    """Guard the reading of rows that may be mapped from a file.
+
+    Another process may cut the file. To read past its end is a SIGBUS, which ends the process
+    unless the extension's guard handles it.
 
     Raises:
-        DataError: it was cut; what was read may be zeros.
+        DataError: the file was cut; what was read may be zeros.
     """
     mapped_rows = _mapped_under(rows)
     if mapped_rows is None:
@@ -178,7 +180,7 @@ def reading(rows: object, name: str) -> Iterator[None]:
 
 
 def _mapped_under(rows: object) -> np.memmap | None:
-    """The memory map that an array is, or is a view of."""
+    """The memory map that an array is or views; None if there is none."""
     while isinstance(rows, np.ndarray):
         if isinstance(rows, np.memmap) and isinstance(rows._mmap, mmap.mmap):  # type: ignore[attr-defined]
             return rows
@@ -209,7 +211,7 @@ def _check_whole(rows: np.memmap, guard: "MappingGuard | None", name: str) -> No
 
 
 def _summary(rows: np.ndarray, name: str) -> tuple[float, float, int]:
-    """The smallest number, the largest, and the CRC-32 of all bytes, in one reading of the rows."""
+    """The smallest number, the largest, and the CRC-32 of all bytes, in one pass over the rows."""
     low, high, checksum = np.inf, -np.inf, 0
     for first, chunk in chunks(rows):
         with reading(rows, name):
@@ -227,7 +229,7 @@ def _summary(rows: np.ndarray, name: str) -> tuple[float, float, int]:
 
 
 def _first_wrong(chunk: np.ndarray) -> tuple[int, int]:
-    """Row and column of the first number that is no finite float32."""
+    """The row and the column of the first number that is not a finite float32."""
     # In the widest dtype: the largest float32 is infinite in half precision.
     rows = (~(np.abs(numbers.astype(np.longdouble)) <= LARGEST) for numbers in chunk)
     return next((row, int(wrong.argmax())) for row, wrong in enumerate(rows) if wrong.any())

@@ -17,7 +17,7 @@ from aefast.messages import cut
 if TYPE_CHECKING:
     from PIL import Image
 
-# Pillow opens a file by its content, whatever its name says; of its formats, some run programs.
+# Pillow recognizes a file by its content, and for some of its formats runs other programs.
 FORMATS = {
     "PNG": (".png",),
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -31,13 +31,13 @@ SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB"}
 ACCEPTED = "it takes 8-bit grey or RGB images"
 
-# How Pillow names what it would round to 8 bits.
+# Pillow's decoder modes with more than 8 bits, which it would round to 8.
 DEEP = re.compile(r".*;16[BLN]")
 
-# Copies that systems leave beside the images; folders whose names begin with a dot are as these.
+# Files and folders that operating systems leave beside images. Hidden ones are skipped, too.
 COPIES = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "thumbs"}
 
-# EXIF's tag, and what undoes each of its values.
+# EXIF's tag, and the transposition that undoes each of its values.
 ORIENTATION = 0x0112
 TURNS = {
     2: "FLIP_LEFT_RIGHT",
@@ -49,7 +49,7 @@ TURNS = {
     8: "ROTATE_90",
 }
 
-# A small file may promise any number of pixels, and each takes some twelve bytes on its way.
+# A small file may have any number of pixels, and decoding takes some twelve bytes for each.
 LARGEST_PIXELS = 2**24
 
 
@@ -62,7 +62,7 @@ def load_folder(folder: Path, name: str) -> Dataset:
             f"{', '.join(shards.ENDINGS)}"
         )
     with scratch(name) as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's, beside the error of a broken file
+        warnings.simplefilter("ignore")  # Pillow warns of a broken file, too
         shape = None
         for path in paths:
             pixels = _decode(path)
@@ -78,7 +78,7 @@ def load_folder(folder: Path, name: str) -> Dataset:
 
 
 def find(folder: Path, endings: tuple[str, ...]) -> Iterator[Path]:
-    """Files with one of these endings, but for hidden ones and systems' copies.
+    """Files with one of these endings, without hidden ones and the copies of operating systems.
 
     Linked folders are read as others are; one that is reached twice, as by a link to a folder
     around it, is read once.
@@ -90,7 +90,7 @@ def find(folder: Path, endings: tuple[str, ...]) -> Iterator[Path]:
 
 
 def folders_with_files(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """Every folder that is read, and the names of the files in it."""
+    """Each folder below ``folder``, links included, with the names of its files."""
     visited = set()
 
     def fail(error: OSError) -> None:
@@ -107,7 +107,7 @@ def folders_with_files(folder: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def reads(folder: Path, other: Path) -> bool:
-    """Whether what lies in the other folder is read with this one: it is in it, or linked there."""
+    """Whether the files of ``other`` are read with ``folder``: it lies in it, or a link does."""
     if other.resolve().is_relative_to(folder.resolve()):
         return True
     return any(os.path.samefile(root, other) for root, _ in folders_with_files(folder))
@@ -118,7 +118,7 @@ def _is_shown(name: str) -> bool:
 
 
 def _decode(path: Path) -> np.ndarray:
-    """``[height, width]`` or ``[height, width, 3]``, of an animation its first picture."""
+    """The pixels, ``[height, width]`` or ``[height, width, 3]``; an animation's first picture."""
     try:
         from PIL import Image
     except ImportError as error:
@@ -127,20 +127,20 @@ def _decode(path: Path) -> np.ndarray:
     if path.exists() and not path.is_file():  # a pipe, which would not end
         raise DataError(f"{path} is no regular file")
     try:
-        # By its name, Pillow would map a TIFF, and garble one that is turned.
+        # Not by its name: Pillow would map a TIFF, and get a rotated one wrong.
         with path.open("rb") as file, Image.open(file, formats=tuple(FORMATS)) as image:
             fault = _fault(image) or _transparency(image)
             if fault is None:
                 mode, upright = MODES[image.mode], _upright(image)
                 return np.asarray(upright if upright.mode == mode else upright.convert(mode))
-    except Exception as error:  # Pillow's decoders raise whatever their parsers meet
+    except Exception as error:  # Pillow's decoders raise errors of any type
         reason = cut(getattr(error, "strerror", None) or error) or type(error).__name__
         raise DataError(f"{path}: not a readable image: {reason}") from error
     raise DataError(f"{path}: {fault}")
 
 
 def _upright(image: "Image.Image") -> "Image.Image":
-    """The picture turned as its EXIF orientation says, and as every viewer shows it."""
+    """The picture in its EXIF orientation, as viewers show it."""
     from PIL.Image import Transpose
 
     image.load()
@@ -149,7 +149,7 @@ def _upright(image: "Image.Image") -> "Image.Image":
 
 
 def _fault(image: "Image.Image") -> str | None:
-    """What a header promises that is not taken; no pixel is decoded yet."""
+    """Why an image is not taken, by its header, before a pixel is decoded; None if it is."""
     if image.mode not in MODES:
         return f"its mode is {image.mode}; {ACCEPTED}"
     if _is_deep(image):
@@ -161,19 +161,19 @@ def _fault(image: "Image.Image") -> str | None:
 
 
 def _is_deep(image: "Image.Image") -> bool:
-    """Pillow has no mode for 16-bit RGB, and would decode the upper bits alone."""
+    """Whether the pixels have more than 8 bits. Of 16-bit RGB Pillow would decode the upper 8."""
     tiles: Any = getattr(image, "tile", ())
     for *_, tile_arguments in tiles:
         arguments = tile_arguments if isinstance(tile_arguments, tuple) else (tile_arguments,)
         if any(isinstance(word, str) and DEEP.fullmatch(word) for word in arguments):
             return True
         if image.format == "PPM" and any(isinstance(n, int) and n > 255 for n in arguments):
-            return True  # the largest number that the file may hold
+            return True  # PPM's largest value
     return False
 
 
 def _transparency(image: "Image.Image") -> str | None:
-    """A palette or a header may name colors that nobody sees."""
+    """Why an image with transparent pixels is not taken; None if it has none."""
     if "transparency" not in image.info:
         return None
     least, _ = image.convert("RGBA").getchannel("A").getextrema()

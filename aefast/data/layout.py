@@ -149,8 +149,8 @@ def _opened(path: Path) -> TextIO:
 
 
 def _lines(text: TextIO, name: str, delimiter: str = "") -> Iterator[tuple[int, str]]:
-    """Each line that is neither blank nor a comment, with its number from 1. A line of tabs is a
-    sample without numbers where tabs divide columns."""
+    """Each line that is neither blank nor a comment, with its number from 1. Where tabs divide the
+    columns, a line of tabs is a sample whose numbers are missing."""
     blanks = " \r\n\v\f" if delimiter == "\t" else None
     count = 0
     try:
@@ -166,22 +166,22 @@ def _lines(text: TextIO, name: str, delimiter: str = "") -> Iterator[tuple[int, 
 
 
 def _reader(lines: Iterator[str], delimiter: str) -> Iterator[list[str]]:
-    if delimiter == " ":  # several in a row divide as one does, and at the ends none
+    if delimiter == " ":  # several count as one, and those at the ends do not count
         lines = (line.strip() for line in lines)
     return csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
 
 
 def _widths(lines: list[str], delimiter: str) -> list[int]:
-    """How many fields each line has; of a long one they take far more memory than its text."""
+    """The number of fields of each line; the fields themselves would take too much memory."""
     widths: list[int] = []
-    with contextlib.suppress(csv.Error):  # which is told, with its place, once all lines are read
+    with contextlib.suppress(csv.Error):  # raised, with its place, when all lines are read
         for row in _reader(iter(lines), delimiter):
             widths.append(len(row))
     return widths
 
 
 def _delimiter(lines: list[str]) -> str:
-    """The one that most lines divide at as the first line after a header does."""
+    """The delimiter at which most lines have as many fields as the first line after a header."""
 
     def agreeing(delimiter: str) -> int:
         widths = _widths(lines, delimiter)
@@ -210,7 +210,7 @@ def _is_header(first: list[str], second: list[str], delimiter: str) -> bool:
 
 
 def _is_ruler(fields: list[str], delimiter: str) -> bool:
-    """Numbers that rise in even steps."""
+    """Whether the numbers rise in even steps."""
     if any(is_text(field, delimiter) for field in fields):
         return False
     steps = np.diff([number(field, delimiter) for field in fields])
@@ -222,7 +222,7 @@ def _is_integer(field: str) -> bool:
 
 
 class _Column:
-    """What all rows say of a column: whether it can be their index."""
+    """Reads a column's fields, row by row: whether it can be an index."""
 
     def __init__(self, must_count: bool, delimiter: str) -> None:
         self.must_count, self.delimiter = must_count, delimiter
@@ -257,7 +257,7 @@ class _Column:
 
 
 def _count_index(path: Path, layout: Layout, names: list[str | None], name: str) -> int:
-    """How many of the first columns are an index, by their names and by what they hold."""
+    """The number of leading columns that are an index, by their names and their fields."""
     columns = []
     for label in names[: layout.width - 1]:
         is_unnamed = label in INDEX_NAMES or (label or "").startswith("unnamed: ")

@@ -95,9 +95,9 @@ def map_scratch(
 
 @contextmanager
 def archive(name: str) -> Iterator[None]:
-    """Around the reading of a zip or gzip file: what is broken in it becomes one line."""
+    """Turns the errors of reading a zip or gzip file into a DataError."""
     packed = (zlib.error, lzma.LZMAError, EOFError, UnicodeDecodeError, RuntimeError)
-    # A dictionary of any size may be asked for, and a field of any value.
+    # A broken file may ask for a dictionary of any size, and have any value in a field.
     damaged = (MemoryError, OverflowError, struct.error)
     try:
         yield
@@ -132,7 +132,7 @@ def _check_size(
 
 
 def _in_row_order(array: np.ndarray, name: str) -> np.ndarray:
-    """A column after column (Fortran) array is written anew: else a sample lies on D pages."""
+    """Copy a Fortran-ordered array, in which a sample would lie on D pages."""
     if array.flags.c_contiguous:
         return array
     with scratch(name, array.nbytes) as file:

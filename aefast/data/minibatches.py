@@ -16,7 +16,7 @@ from aefast.data.tensor_rows import TensorRows
 
 AHEAD_BYTES = 2**20
 
-# Rows of shards are shuffled in a buffer: some blocks of adjacent rows from anywhere, together.
+# Rows of shards are shuffled in a buffer that holds blocks of adjacent rows, drawn from anywhere.
 BLOCK_BYTES = 2**22
 BUFFER_BLOCKS = 64
 
@@ -91,7 +91,7 @@ def order_of(dataset: object, count: int, seed: int, epoch: int) -> Tensor:
 
 
 def buffered_order(count: int, block: int, blocks: int, seed: int, epoch: int) -> Tensor:
-    """The order in which a shuffle buffer gives ``count`` rows, int64.
+    """The order of ``count`` rows from a shuffle buffer, int64.
 
     Blocks of ``block`` adjacent rows come in a shuffled order, and the rows of each ``blocks``
     blocks that come one after the other are shuffled together: what is read at a time lies
@@ -155,7 +155,7 @@ def pairs_of(
 def _ahead(
     gather: Callable[[Tensor], Tensor], chosen: Sequence[Tensor], together: int
 ) -> Iterator[Tensor]:
-    """``map``, with the next ones under way in a thread while the caller has the last ones.
+    """``map`` in a thread that works ahead while the caller uses the last results.
 
     Small batches go together: each wait for the thread costs 20 us.
     """

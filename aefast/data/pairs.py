@@ -9,18 +9,18 @@ from aefast.data.tensor_rows import TensorRows
 
 
 class Pair(NamedTuple):
-    """A minibatch: inputs ``[B, D]``, and a target ``[B, O]`` of each."""
+    """A minibatch: inputs ``[B, D]`` and their targets ``[B, O]``."""
 
     inputs: Tensor
     targets: Tensor
 
     def to(self, *args: Any, **kwargs: Any) -> "Pair":
-        """Both as ``torch.Tensor.to`` gives them."""
+        """Both, converted by ``torch.Tensor.to``."""
         return Pair(self.inputs.to(*args, **kwargs), self.targets.to(*args, **kwargs))
 
 
 class PairedRows:
-    """The rows of two datasets, of which each of the one belongs to that of the other.
+    """The rows of two datasets, in pairs.
 
     Args:
         inputs: ``[N, D]``.
@@ -46,7 +46,7 @@ class PairedRows:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Those of both."""
+        """Both datasets' notes."""
         return *self.inputs.notes, *self.targets.notes
 
     def take(self, indices: Tensor) -> Pair:

@@ -25,7 +25,7 @@ from aefast.messages import cut
 
 ENDINGS = (".safetensors", ".npy")
 
-# What safetensors calls them, how NumPy reads their bytes, and what torch takes those for.
+# safetensors' dtypes, the NumPy dtypes of their bytes, and torch's.
 SAFETENSORS: dict[str, tuple[np.dtype, torch.dtype]] = {
     "F16": (np.dtype("<f2"), torch.float16),
     "BF16": (np.dtype("<u2"), torch.bfloat16),
@@ -33,7 +33,7 @@ SAFETENSORS: dict[str, tuple[np.dtype, torch.dtype]] = {
 }
 NPY = {np.dtype("<f2"): torch.float16, np.dtype("<f4"): torch.float32}
 
-HEADER_BYTES = 100_000_000  # as many as the safetensors package itself takes
+HEADER_BYTES = 100_000_000  # the safetensors package's own limit
 
 OPEN_FILES = 64  # each map holds its file open, and macOS gives a process 256 descriptors
 
@@ -84,7 +84,7 @@ class Shard:
 
 @lru_cache(OPEN_FILES)
 def _map(shard: Shard) -> np.memmap:
-    """Its rows. Of more files than are held open those are closed that were read longest ago.
+    """The shard's rows. Where too many files are open, the least recently read is closed.
 
     Raises:
         DataError: the file is another than was found, or there is none.
@@ -104,7 +104,7 @@ def _map(shard: Shard) -> np.memmap:
 
 
 def _version(status: os.stat_result) -> tuple[int, ...]:
-    """What tells one file from another of the same name."""
+    """What identifies a file's content: a file of the same name may replace it."""
     return status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev
 
 
@@ -271,7 +271,7 @@ def _check_entry(entry: TensorEntry) -> None:
 
 
 def _summary(shard: Shard) -> tuple[float, float, int]:
-    """The smallest number, the largest, and the CRC-32 of all bits."""
+    """The smallest number, the largest, and the CRC-32 of all bytes."""
     low, high, checksum = math.inf, -math.inf, 0
     for first, bits, numbers in shard.chunks():
         least, most = (bound.item() for bound in numbers.aminmax())

@@ -57,7 +57,7 @@ def load(source: str | os.PathLike[str]) -> Dataset:
 
 
 def split_member(source: str) -> tuple[str, str | None]:
-    """The file that a source names, and which array in it."""
+    """A source's file, and the name of the array in it, if it has one."""
     named = re.fullmatch(r"(.*\.npz):(.*)", source, re.IGNORECASE | re.DOTALL)
     return (named[1], named[2]) if named else (source, None)
 

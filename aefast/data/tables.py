@@ -14,7 +14,7 @@ ENDINGS = (".csv", ".tsv")
 
 
 def load_table(path: Path, name: str) -> Dataset:
-    """One sample a line, as float32, without the names of columns and rows."""
+    """The samples of a table, a line each, as float32, without column and row names."""
     layout = find_layout(path, name)
     with scratch(name) as file:
         count = width = 0
@@ -29,7 +29,7 @@ def load_table(path: Path, name: str) -> Dataset:
 
 def _rows(path: Path, layout: Layout, name: str) -> Iterator[np.ndarray]:
     """Line after line, float32."""
-    marks: dict[str, str] = {}  # each decimal mark, and where a number first had it
+    marks: dict[str, str] = {}  # each decimal mark, and the place of the first number with it
     for line, fields in records(path, layout, name):
         location = f"{name}: line {line}"
         if len(fields) != layout.width:
@@ -50,7 +50,7 @@ def _numbers(fields: list[str], layout: Layout, location: str) -> np.ndarray:
         if np.isfinite(row).all():
             return row
     except ValueError:
-        pass  # the first that is wrong is looked for, be it text or infinite
+        pass  # the first wrong field is looked for below: text, or infinite
     wrong = (not _is_finite(field, delimiter) for field in fields[index:])
     column = index + list(wrong).index(True)
     missing = ", and no missing value" if is_missing(fields[column]) else ""
@@ -65,7 +65,7 @@ def _is_finite(field: str, delimiter: str) -> bool:
 
 
 def _check_marks(fields: list[str], index: int, marks: dict[str, str], location: str) -> None:
-    """One decimal mark in all of the table: where 2.5 stands, 1,234 may be a thousand.
+    """Check that a table has one decimal mark: beside 2.5, 1,234 may mean a thousand.
 
     Raises:
         DataError: it has both.

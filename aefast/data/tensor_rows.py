@@ -4,8 +4,8 @@ from torch import Tensor
 
 
 class TensorRows:
-    """Rows that are gathered where they are: no batch is copied to a GPU that has them, and float64
-    ones stay what they are.
+    """Rows that are gathered on their own device and in their own dtype: no batch is copied to a
+    GPU that has them, and float64 stays float64.
 
     Args:
         rows: ``[N, D]``.

@@ -188,9 +188,9 @@ void for_each_binary_product(const BinaryView& left, const MatrixView& right, in
     threads =
         static_cast<int>(smaller(threads, 1 + static_cast<int64_t>(products / kProductsPerThread)));
     const int64_t panels = ceil_divide(right.rows, kPanelColumns);
-    const int64_t wanted =
+    const int64_t fewest_parts =
         smaller(ceil_divide(threads, panels), ceil_divide(left.rows, kFewestRows));
-    const EvenParts parts(left.rows, larger(wanted, ceil_divide(left.rows, kMostRows)));
+    const EvenParts parts(left.rows, larger(fewest_parts, ceil_divide(left.rows, kMostRows)));
     parallel_for(threads, panels * parts.count(), [&](int64_t task) {
         alignas(64) float sums[kMostRows * kPanelColumns];
         const Range rows = parts[task / panels];

@@ -108,7 +108,7 @@ class BlockGrid {
 
     // A block a thread, or up to four where they stay large enough, so that a thread which the
     // machine holds up leaves some of its share to the others.
-    int64_t wanted_blocks() const {
+    int64_t target_blocks() const {
         constexpr double kProductsPerBlock = 1 << 27;
         const double blocks = products() / kProductsPerBlock / threads_;
         return threads_ * (blocks >= 4 ? 4 : blocks < 1 ? 1 : static_cast<int64_t>(blocks));
@@ -116,13 +116,13 @@ class BlockGrid {
 
     int64_t column_blocks(int64_t row_blocks) const {
         const int64_t needed = ceil_divide(arguments_.right.rows, shape_.most_columns);
-        return smaller(column_tiles_, larger(needed, wanted_blocks() / row_blocks));
+        return smaller(column_tiles_, larger(needed, target_blocks() / row_blocks));
     }
 
     int64_t best_row_blocks() const {
         int64_t best = 1;
         double best_cost = 0;
-        for (int64_t blocks = 1; blocks <= smaller(row_tiles_, wanted_blocks()); ++blocks) {
+        for (int64_t blocks = 1; blocks <= smaller(row_tiles_, target_blocks()); ++blocks) {
             const double cost = time_with(blocks);
             if (blocks > 1 && cost >= best_cost) continue;
             best = blocks;

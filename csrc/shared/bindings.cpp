@@ -33,12 +33,12 @@ void bind_process(py::module_& module) {
     });
 }
 
-InstructionSet instruction_set_named(const std::string& wanted) {
+InstructionSet instruction_set_named(const std::string& argument) {
     for (auto set : {InstructionSet::baseline, InstructionSet::avx2, InstructionSet::avx512,
                      InstructionSet::amx}) {
-        if (wanted == name(set)) return set;
+        if (argument == name(set)) return set;
     }
-    throw std::invalid_argument("instruction set is '" + wanted +
+    throw std::invalid_argument("instruction set is '" + argument +
                                 "'; it takes one of baseline, avx2, avx512, amx");
 }
 

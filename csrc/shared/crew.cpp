@@ -9,14 +9,14 @@
 namespace aefast {
 namespace {
 
-// One that waits looks again at once for so long, and then lets others have its core in between.
-constexpr std::chrono::microseconds kImpatience{20};
+// A waiting thread spins for so long; after that it yields its core between two checks.
+constexpr std::chrono::microseconds kSpinTime{20};
 
-class Wait {
+class Backoff {
   public:
-    void a_little() {
+    void wait() {
         for (int i = 0; i < 16; ++i) pause();
-        if (Clock::now() - start_ > kImpatience) std::this_thread::yield();
+        if (Clock::now() - start_ > kSpinTime) std::this_thread::yield();
     }
 
   private:
@@ -60,17 +60,17 @@ void Crew::take_tasks() {
     }
 }
 
-// Their last tasks may take long: signals are heard meanwhile.
+// The helpers' last tasks may take long: signals are handled meanwhile.
 void Crew::wait_for_helpers() {
-    for (Wait wait; at_work_ > 0; wait.a_little()) interruption_->has_come();
+    for (Backoff backoff; at_work_ > 0; backoff.wait()) interruption_->has_come();
 }
 
-// A helper says that it is at work before it looks whether the job is open, and the leader closes
-// the job before it looks who is: one of them sees the other.
+// A helper counts itself in at_work_ before it reads is_open_; the leader clears is_open_ before it
+// reads at_work_. So no helper begins a job that the leader takes for done.
 void Crew::serve() {
     const int number = ++helpers_;
     uint64_t last_job = 0;
-    for (Wait wait; !is_dismissed_; wait.a_little()) {
+    for (Backoff backoff; !is_dismissed_; backoff.wait()) {
         if (jobs_ == last_job || !is_open_) continue;
         ++at_work_;
         if (is_open_) {
@@ -78,13 +78,13 @@ void Crew::serve() {
             if (number < threads_) take_tasks();
         }
         --at_work_;
-        wait = Wait();
+        backoff = Backoff();
     }
 }
 
 void lead_crew(int threads, void (*call)(const void*), const void* argument) {
     Crew crew;
-    std::exception_ptr thrown;  // must not leave an OpenMP region
+    std::exception_ptr thrown;  // an exception must not leave an OpenMP region
     const std::thread::id leader = std::this_thread::get_id();
 #pragma omp parallel num_threads(threads)
     if (std::this_thread::get_id() != leader) {

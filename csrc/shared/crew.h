@@ -1,9 +1,9 @@
-// Threads that stay together through a call of many small parallel_for()s.
+// A team of threads for a call that runs many small parallel_for()s.
 //
-// OpenMP's barrier waits for every thread of a team. Where another program has the core of one,
-// each barrier takes until the scheduler gives it back, some milliseconds: a step of ten products
-// took 20 times as long. Here the running threads share the tasks, and none waits for a thread that
-// has no task.
+// OpenMP's barrier waits for every thread of a team. Where another program occupies one's core,
+// each barrier waits for the scheduler, some milliseconds: a step of ten products took 20 times
+// as long. Here the threads that run share the tasks, and nothing waits for a thread without a
+// task.
 #pragma once
 
 #include <atomic>
@@ -17,10 +17,10 @@ class Crew {
   public:
     using Task = void (*)(const void* body, int64_t task);
 
-    // The leader's: runs task(body, i) for all i in [0, tasks), with up to `threads` - 1 helpers.
+    // Called by the leader: task(body, i) for all i in [0, tasks), by at most `threads` threads.
     void run(int threads, int64_t tasks, Task task, const void* body, Interruption& interruption);
 
-    // A helper's: takes part in what the leader runs, until dismiss().
+    // Called by each helper: takes tasks of what the leader runs, until dismiss().
     void serve();
     void dismiss() { is_dismissed_ = true; }
 
@@ -29,22 +29,22 @@ class Crew {
     void wait_for_helpers();
 
     std::atomic<bool> is_dismissed_{false};
-    std::atomic<int> helpers_{0};  // that serve
+    std::atomic<int> helpers_{0};  // in serve()
 
-    // The job under way; it changes only while it is closed and no helper at work.
+    // The current job. It changes only while is_open_ is false and at_work_ is 0.
     int threads_ = 0;
     int64_t tasks_ = 0;
     Task task_ = nullptr;
     const void* body_ = nullptr;
     Interruption* interruption_ = nullptr;
 
-    std::atomic<uint64_t> jobs_{0};  // that were opened
+    std::atomic<uint64_t> jobs_{0};  // opened so far
     std::atomic<bool> is_open_{false};
-    std::atomic<int> at_work_{0};  // helpers
+    std::atomic<int> at_work_{0};  // helpers in take_tasks()
     std::atomic<int64_t> next_task_{0};
 };
 
-// The one that this thread leads, outside of its tasks.
+// The crew that this thread leads; null inside a task.
 extern thread_local Crew* current_crew;
 
 }  // namespace aefast

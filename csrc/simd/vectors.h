@@ -9,10 +9,10 @@
 //                        broadcast of the left
 //   interleave_low       (a0 b0 a1 b1 ...) of the first halves of a and b
 //   interleave_high      the same of their second halves
-//   multiply_low_halves  the 64-bit products of the low halves. It is spelled out because a
-//   compiler
-//                        that does not see that the high halves are unused takes a full 64-bit
-//                        multiplication, three times as many operations
+//   multiply_low_halves  the 64-bit products of the low halves. It is spelled out: a
+//                        compiler that does not see that the high halves are unused
+//                        takes a full 64-bit multiplication, three times as many
+//                        operations
 //   bits_below           bit i tells whether a[i] < b[i], of kFloatLanes numbers
 //   bits_equal           bit i tells whether a[i] == b[i]
 #pragma once

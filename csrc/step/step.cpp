@@ -102,16 +102,16 @@ class Panel {
 
     LayerMemory layer_memory(const StepLayer& layer, int64_t rows, Arena& arena) const {
         const int64_t size = rows * layer.outputs;
-        const auto wanted = [&](bool is_wanted, int64_t count) {
-            return is_wanted ? arena.take<float>(count) : nullptr;
+        const auto take_if = [&](bool is_needed, int64_t count) {
+            return is_needed ? arena.take<float>(count) : nullptr;
         };
         LayerMemory memory;
         memory.output = arena.take<float>(size);
         memory.preactivation =
-            wanted(reads_preactivation(layer.activation) && !is_last(layer), size);
-        memory.normalized = wanted(layer.norm.is_on, size);
-        memory.inverse_deviations = wanted(layer.norm.is_on, layer.outputs);
-        memory.dropout_factors = wanted(layer.dropout.level > 0, size);
+            take_if(reads_preactivation(layer.activation) && !is_last(layer), size);
+        memory.normalized = take_if(layer.norm.is_on, size);
+        memory.inverse_deviations = take_if(layer.norm.is_on, layer.outputs);
+        memory.dropout_factors = take_if(layer.dropout.level > 0, size);
         const bool is_changed = layer.dropout.level > 0 || normalizes_output(layer);
         memory.passed = is_changed ? arena.take<float>(size) : memory.output;
         return memory;

@@ -81,7 +81,7 @@ struct StepPlan {
 };
 
 // x [rows, visible], its rows row_stride apart. gradients holds a pointer for each parameter, or is
-// null where the loss alone is wanted.
+// null where only the loss is needed.
 struct StepBatch {
     const float* x;
     int64_t rows, row_stride;

@@ -19,7 +19,7 @@ from sklearn.utils import check_array
 from torch import Tensor
 
 from aefast.acceleration.objective import objective_of
-from aefast.estimators.conversion import in_a_mode_of_its_own
+from aefast.estimators.conversion import in_default_modes
 from aefast.patching.pyod.variational import Variational
 from aefast.patching.replacement import Replacement, StepAside
 from aefast.training.engines import DivergenceError
@@ -60,7 +60,7 @@ def _replacement(
     return Replacement(public_name, owner, name, parameters, serve, relies_on)
 
 
-@in_a_mode_of_its_own
+@in_default_modes
 def fit(self: Any, X: Any, y: Any = None) -> Any:
     _check_settings(self)
     before = torch.get_rng_state()
@@ -85,7 +85,7 @@ def fit(self: Any, X: Any, y: Any = None) -> Any:
     return self
 
 
-@in_a_mode_of_its_own
+@in_default_modes
 def score(self: Any, X: Any, batch_size: int | None = None) -> np.ndarray:
     """The distances of rows to their reconstructions."""
     _check_model(self)

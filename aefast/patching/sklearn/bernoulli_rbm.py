@@ -17,7 +17,7 @@ from aefast.estimators.conversion import (
     DTYPES,
     LARGEST_SEED,
     as_tensor,
-    in_a_mode_of_its_own,
+    in_default_modes,
     outside_unit_interval,
 )
 from aefast.functional import linear_act
@@ -41,7 +41,7 @@ def replacement() -> Replacement:
 
 
 @_fit_context(prefer_skip_nested_validation=True)
-@in_a_mode_of_its_own
+@in_default_modes
 def fit(self: Any, X: Any, y: Any = None) -> Any:
     if sparse.issparse(X):
         raise StepAside("sparse rows")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from sklearn.decomposition import _dict_learning
 
-from aefast.estimators.conversion import as_tensor, in_a_mode_of_its_own
+from aefast.estimators.conversion import as_tensor, in_default_modes
 from aefast.functional import sparse_encode
 from aefast.patching.replacement import Replacement, StepAside
 
@@ -108,7 +108,7 @@ def _served_penalty(
     return float(regularization)
 
 
-@in_a_mode_of_its_own
+@in_default_modes
 def _encode(
     X: np.ndarray,
     dictionary: np.ndarray,

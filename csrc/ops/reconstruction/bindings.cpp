@@ -19,7 +19,7 @@ void bind(py::module_& module) {
     module.def(
         "compare",
         [](const Matrix& output, const Matrix& target, uintptr_t grad_target, uintptr_t grad_bias,
-           uintptr_t partial_sums, bool gradient_wanted, Loss loss, Activation output_activation,
+           uintptr_t partial_sums, bool gradient_needed, Loss loss, Activation output_activation,
            float scale, int threads) {
             check_block(output, threads);
             check_shape("target", target, output.rows, output.columns);
@@ -28,11 +28,11 @@ void bind(py::module_& module) {
                 compare,
                 {output.dense<float>("output"), target.by_rows<const float>("target"),
                  target.row_stride, pointer<float*>(grad_target), pointer<float*>(grad_bias),
-                 pointer<double*>(partial_sums), losses.data(), gradient_wanted, loss,
+                 pointer<double*>(partial_sums), losses.data(), gradient_needed, loss,
                  output_activation, scale, output.rows, output.columns, threads});
         },
         py::arg("output"), py::arg("target"), py::arg("grad_target"), py::arg("grad_bias"),
-        py::arg("partial_sums"), py::arg("gradient_wanted"), py::arg("loss"),
+        py::arg("partial_sums"), py::arg("gradient_needed"), py::arg("loss"),
         py::arg("output_activation"), py::arg("scale"), py::arg("threads"));
 }
 

@@ -35,12 +35,12 @@ void compare_squared(const CompareArguments& a, const Stretch& s, Sum& loss) {
         const double error = difference[i];
         return error * error;
     });
-    if (!a.gradient_wanted && !s.grad_target) return;
+    if (!a.gradient_needed && !s.grad_target) return;
     const float slope = 2 * a.scale;
     for (int64_t i = 0; i < s.count; ++i) difference[i] *= slope;
     if (s.grad_target)
         for (int64_t i = 0; i < s.count; ++i) s.grad_target[i] = -difference[i];
-    if (a.gradient_wanted)
+    if (a.gradient_needed)
         activation_backward(a.output_activation, difference,
                             from_preactivation ? s.output : reconstruction, s.output, s.count);
 }
@@ -58,7 +58,7 @@ void compare_logits(const CompareArguments& a, const Stretch& s, Sum& loss) {
     loss.add(s.count, [&](int64_t i) { return terms[i]; });
     if (s.grad_target)
         for (int64_t i = 0; i < s.count; ++i) s.grad_target[i] = -a.scale * s.output[i];
-    if (a.gradient_wanted)
+    if (a.gradient_needed)
         for (int64_t i = 0; i < s.count; ++i)
             s.output[i] = a.scale * (probabilities[i] - s.target[i]);
 }

@@ -10,7 +10,7 @@ namespace aefast {
 
 enum class Loss { squared_error, cross_entropy };
 
-// output is z, [rows, columns], and becomes the gradient by z where that is wanted. The target's
+// output is z, [rows, columns], and becomes the gradient by z where that is needed. The target's
 // rows lie target_row_stride elements apart; grad_target is dense, or null. grad_bias is [columns],
 // or null; partial_sums then holds columns doubles for each block of kRowsPerPartialSum rows.
 // losses holds one double a block.
@@ -22,7 +22,7 @@ struct CompareArguments {
     float* grad_bias;
     double* partial_sums;
     double* losses;
-    bool gradient_wanted;
+    bool gradient_needed;
     Loss loss;
     Activation output_activation;
     float scale;  // of the gradients, not of the loss

@@ -202,9 +202,9 @@ void write_row(const TopKEncodeArguments& a, int64_t row, const Candidate* candi
 
 // Few rows are shared by threads that take parts of the latents.
 int64_t parts_of_latents(const TopKEncodeArguments& a, int threads, int64_t row_blocks) {
-    const int64_t wanted = threads == 1 ? 1 : ceil_divide(2 * threads, row_blocks);
+    const int64_t parts = threads == 1 ? 1 : ceil_divide(2 * threads, row_blocks);
     const int64_t most = a.weight.rows / larger(kFewestLatentsPerPart, 2 * a.k);
-    return larger(1, smaller(wanted, most));
+    return larger(1, smaller(parts, most));
 }
 
 // ---------------------------------------------------------------------- products of sparse codes
