@@ -111,8 +111,13 @@ class JumpReLUSparseAutoencoder(SparseDictionary):
         return loss, values, (output - target).detach()
 
     def _raise_thresholds(self) -> None:
-        # Of a detached alias: a trace has no torch.no_grad, and replays the step under autograd.
-        self.threshold.detach().clamp_(min=0)
+        # torch.compile makes of a write to an alias a loss without a gradient. A trace has no
+        # torch.no_grad, and replays the step under autograd.
+        if torch.compiler.is_compiling():
+            with torch.no_grad():
+                self.threshold.clamp_(min=0)
+        else:
+            self.threshold.detach().clamp_(min=0)
 
     def _constrain(self) -> None:
         super()._constrain()

@@ -385,6 +385,21 @@ def test_the_parts_hold_the_model_s_parameters_and_are_not_in_its_state_dict(nam
         model.encoder = torch.nn.Linear(D, L)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_a_compiled_loss_trains(name):
+    """What it writes to its parameters and counts takes no gradient away."""
+    torch.manual_seed(0)
+    model, x = trained(name), torch.randn(8, D)
+    twin = copy.deepcopy(model)
+    compiled = torch.compile(twin.loss, backend="aot_eager", fullgraph=True)
+    for loss in (model.loss, compiled):
+        loss(x).backward()
+    for actual, expected in zip(twin.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(actual, expected)
+        torch.testing.assert_close(actual.grad, expected.grad)
+    assert torch.equal(twin.idle, model.idle)
+
+
 def test_dead_latents_learn_in_a_compiled_loss():
     """Which they are is not known to the graph."""
     torch.manual_seed(0)
