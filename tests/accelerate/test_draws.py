@@ -51,3 +51,13 @@ def test_a_gaussian_number_that_waits_is_kept() -> None:
         draws.drawn(x, "rand_like") if is_ours else torch.rand_like(x)
         numbers.append(torch.randn(3))
     assert torch.equal(*numbers)
+
+
+@pytest.mark.parametrize(("kind", "fewest"), [("dropout", 512), ("rand_like", 3072)])
+def test_torch_draws_few_numbers_itself(
+    monkeypatch: pytest.MonkeyPatch, kind: str, fewest: int
+) -> None:
+    monkeypatch.undo()
+    draw = draws.Draw(kind, 0.5)
+    assert draw.refusal(torch.empty(fewest - 1)) == draws.TOO_FEW
+    assert draw.refusal(torch.empty(fewest)) is None
