@@ -1,4 +1,4 @@
-"""The autoencoder as a scikit-learn transformer, and what all its kinds share."""
+"""The autoencoder as a scikit-learn transformer, and the base class of all of them."""
 
 import math
 import time
@@ -52,7 +52,7 @@ LARGER, SMALLER = 10, 100
 
 @dataclass(eq=False, repr=False)
 class BaseAutoencoder(FloatTransformer):
-    """What the estimators share: a module of :mod:`aefast.nn`, trained by Adam.
+    """The base class of the autoencoders: a module of :mod:`aefast.nn`, trained by Adam.
 
     A field is a parameter. A subclass names its module, and adds that module's options as fields of
     the same names.
@@ -74,7 +74,7 @@ class BaseAutoencoder(FloatTransformer):
     device: str = "cpu"
 
     _module_class: ClassVar[type[torch.nn.Module]]
-    # What fit sets, and no parameters.
+    # Set by fit; not parameters.
     module_: Any = field(init=False)
     _optimizer: torch.optim.Optimizer = field(init=False)
     _random_state: np.random.RandomState = field(init=False)
@@ -176,7 +176,7 @@ class BaseAutoencoder(FloatTransformer):
         with self._in_double() as module:
             pieces = row_pieces(X, torch.float64)
             if self._takers(module) is not None:
-                pieces = (rows.clamp(0, 1) for rows in pieces)  # 1 + 2e-16 was let in as 1
+                pieces = (rows.clamp(0, 1) for rows in pieces)  # 1 + 2e-16 counts as 1
             scores = [self._score_rows(module, rows) for rows in pieces]
             return floored(torch.cat(scores)).numpy()
 
@@ -194,16 +194,16 @@ class BaseAutoencoder(FloatTransformer):
         return hasattr(self, "module_")
 
     def _new_module(self, sizes: list[int], options: dict[str, Any]) -> torch.nn.Module:
-        """The module with these sizes from the input to the code, and its own options."""
+        """A new module; ``sizes`` go from the input to the code."""
         return self._module_class(layers=sizes, **options)
 
     @abstractmethod
     def _score_rows(self, module: Any, rows: Tensor) -> Tensor:
-        """The scores ``[B]`` of rows ``[B, D]``, each a function of its row alone."""
+        """The scores ``[B]`` of rows ``[B, D]``, each of which depends on its row alone."""
 
     @abstractmethod
     def _takers(self, module: Any) -> str | None:
-        """What about the module takes numbers in [0, 1] alone; None where it takes any."""
+        """What requires numbers in [0, 1], for a message; None if nothing does."""
 
     def _check_parameters(self) -> None:
         checks.check_integer(self.batch_size, "batch_size", 2**31, low=1)
@@ -218,17 +218,17 @@ class BaseAutoencoder(FloatTransformer):
         check_device(self.device)
 
     def _options(self) -> dict[str, Any]:
-        """The parameters that say which module it is: they are the module's own."""
+        """The estimator's parameters that are arguments of the module."""
         shared = {field.name for field in fields(BaseAutoencoder)}
         options = self.get_params(deep=False)
         return {name: value for name, value in options.items() if name not in shared}
 
     def _module_options(self, X: Any) -> dict[str, Any]:
-        """What the module is built with, for the rows of X."""
+        """The module's arguments, which may depend on the rows of X."""
         return self._options()
 
     def _prepare(self, X: Any, goes_on: bool) -> None:
-        """A module that takes the rows of X: a new one with its optimizer, or the one there is."""
+        """Set the module and its optimizer: new ones, or with ``goes_on`` those of the last fit."""
         architecture = {
             "hidden_layer_sizes": check_layer_sizes(self.hidden_layer_sizes),
             **self._options(),
@@ -249,14 +249,14 @@ class BaseAutoencoder(FloatTransformer):
         self.module_ = module.eval()
 
     def _placed(self, module: torch.nn.Module, before: Any) -> torch.optim.Optimizer:
-        """The optimizer of a module that now is on the device, with its state of before."""
+        """Move the module to ``device``; its optimizer there, with the state of ``before``."""
         old = next(module.parameters()).device
         new = next(module.to(self.device).parameters()).device
         if before is not None and new == old:
             return before
         optimizer = torch.optim.Adam(module.parameters(), fused=True)
         if before is not None:
-            optimizer.load_state_dict(before.state_dict())  # which moves it, too
+            optimizer.load_state_dict(before.state_dict())  # which moves the state, too
         return optimizer
 
     def _check_range(self, X: Any, module: Any) -> None:
@@ -284,11 +284,11 @@ class BaseAutoencoder(FloatTransformer):
 
     @property
     def _device(self) -> torch.device:
-        """Where the module is."""
+        """The module's device."""
         return next(self.module_.parameters()).device
 
     def _split(self, X: Any) -> tuple[Any, Any]:
-        """The rows to learn from, and those that are held out."""
+        """The training rows and the held-out rows."""
         samples = X.shape[0]
         count = math.ceil(self.validation_fraction * samples)
         if count >= samples:
@@ -300,7 +300,7 @@ class BaseAutoencoder(FloatTransformer):
         return X[order[count:]], X[order[:count]]
 
     def _epochs(self, X: Any, epochs: int) -> list[float]:
-        """The mean loss of the steps of each of some passes over the rows."""
+        """Train for some epochs; the mean loss of each epoch's steps."""
         samples = X.shape[0]
         orders, seeds = [], []
         for _ in range(epochs):
@@ -311,7 +311,7 @@ class BaseAutoencoder(FloatTransformer):
         return np.reshape(losses, (epochs, -1)).mean(1).tolist()
 
     def _take_sparse(self, X: Any, stretch: Stretch) -> list[float]:
-        """One pass over a sparse matrix, which is made dense some minibatches at a time."""
+        """An epoch over a sparse matrix, of which some minibatches are made dense at a time."""
         losses: list[float] = []
         for minibatches in stretch.epochs():
             for size, alike in groupby(minibatches, len):
@@ -351,7 +351,7 @@ class BaseAutoencoder(FloatTransformer):
 
     @torch.no_grad()
     def _held_out_loss(self, X: Any) -> float:
-        """The mean loss of the rows in evaluation mode, its draws the same at each call."""
+        """The mean loss of the rows in evaluation mode, with the same draws at each call."""
         total = 0.0
         for number, rows in enumerate(row_pieces(X)):
             loss = self.module_.loss(rows.to(self._device), seed=number)
@@ -368,7 +368,7 @@ class BaseAutoencoder(FloatTransformer):
 
     @torch.no_grad()
     def _apply(self, method: str, X: Any) -> np.ndarray:
-        """The module's method of the rows of X, in X's dtype."""
+        """Apply a method of the module to the rows of X; the results in X's dtype."""
         if X.dtype == np.float32:
             pieces = row_pieces(X)
             parts = [getattr(self.module_, method)(rows.to(self._device)).cpu() for rows in pieces]
@@ -380,8 +380,11 @@ class BaseAutoencoder(FloatTransformer):
 
     @contextmanager
     def _in_double(self) -> Iterator[Any]:
-        """The module in float64, in which a row's result does not depend on the rows beside it, to
-        scikit-learn's 1e-7. No kernel takes that, not even one that was forced."""
+        """The module in float64, run by eager PyTorch.
+
+        In float64 a row's result does not depend on the other rows, to the 1e-7 of scikit-learn's
+        checks. Kernels do not take float64, so a forced backend is set aside.
+        """
         with use_backend("eager"):
             yield deepcopy(self.module_).cpu().double()
 
@@ -392,9 +395,8 @@ class Autoencoder(BaseAutoencoder):
 
     ``transform`` encodes and ``inverse_transform`` decodes. The score of a row is minus the mean
     error of its reconstruction over the features: the squared one, or for
-    ``reconstruction="bce"`` the
-    cross-entropy in nats. Training computes in float32,
-    the score in float64.
+    ``reconstruction="bce"`` the cross-entropy in nats. Training computes in float32, the score in
+    float64.
 
     Args:
         hidden_layer_sizes: the size of the code, an int; or H_1, ..., H_L, the sizes from the first
@@ -470,7 +472,7 @@ class Autoencoder(BaseAutoencoder):
 
 
 class Best:
-    """The least held-out loss, and the parameters that had it.
+    """Early stopping: the lowest held-out loss, and the parameters that had it.
 
     Attributes:
         unimproved: for how many epochs no loss was lower by more than the tolerance.
@@ -495,7 +497,7 @@ class Best:
 
 
 def check_device(device: Any) -> None:
-    """The CPU, or a GPU that is there."""
+    """Check that it is the CPU or an available GPU."""
     try:
         kind = torch.device(device).type
     except (RuntimeError, TypeError):
@@ -507,7 +509,7 @@ def check_device(device: Any) -> None:
 
 
 def in_order(count: int) -> Tensor:
-    """The numbers of so many rows."""
+    """The row numbers 0, 1, ..., rows - 1."""
     return torch.arange(count, dtype=torch.int64, device="cpu")
 
 

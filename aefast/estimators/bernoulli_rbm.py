@@ -219,8 +219,10 @@ class BernoulliRBM(FloatTransformer):
         checks.check_positive(self.learning_rate, "learning_rate")
 
     def _check_range(self, X: Any, argument: str = "X") -> None:
-        """Refuses numbers outside [0, 1]; where fit was given some, warns. To be called by a method
-        that is :func:`in_default_modes`."""
+        """Check that X is in [0, 1]. Where fit's X was not, it only warns.
+
+        It is called by methods with :func:`in_default_modes`, which the stack level counts.
+        """
         wrong = outside_unit_interval(X)
         if wrong is None:
             return
@@ -240,7 +242,7 @@ class BernoulliRBM(FloatTransformer):
             del self.v_samples_
 
     def _parameters(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Weight, visible bias and hidden bias."""
+        """The weight, the visible bias and the hidden bias."""
         arrays = self.components_, self.intercept_visible_, self.intercept_hidden_
         weight, visible_bias, hidden_bias = (as_tensor(array) for array in arrays)
         return weight, visible_bias, hidden_bias

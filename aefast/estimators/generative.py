@@ -19,9 +19,9 @@ from aefast.estimators.conversion import (
 from aefast.nn.likelihood import floored
 from aefast.random import Step, normal
 
-# Of a row's code, for its score; the same for every row, so that it depends on no other's. On
-# digits another seed moves the mean score by 0.06 nats of -18 (stochastic), 0.15 of -25
-# (variational).
+# Draws of a row's code for its score. All rows have the same draws, so that a score does not depend
+# on the other rows. On digits another seed changes the mean score by 0.06 nats of -18 (stochastic),
+# 0.15 of -25 (variational).
 DRAWS_SCORED = 64
 SCORE_SEED = 0
 

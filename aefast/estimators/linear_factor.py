@@ -1,4 +1,4 @@
-"""The linear factor model ``x = W h + b + noise``, which PCA and its probabilistic kin share.
+"""The linear factor model ``x = W h + b + noise``, shared by PCA, PPCA and factor analysis.
 
 W is kept as scikit-learn keeps it, transposed: ``weight [K, D]``, a row a factor.
 
@@ -35,12 +35,12 @@ from aefast.nn.likelihood import floored
 from aefast.ops.shared import checks
 from aefast.random import Step, normal
 
-# Of larger numbers float64 does not hold the squares.
+# float64 does not hold the squares of larger numbers.
 RANGE = "some up to 1e150"
 
 
 def posterior(weight: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """What turns an x into E[h given x], and what the model's volume is.
+    """The posterior mean E[h given x] as a linear map, and the model's log determinant.
 
     By the Woodbury identity, with ``M = I + W^T P^-1 W`` of K x K alone, P the noise's diagonal:
     ``E[h given x] = M^-1 W^T P^-1 (x - b)`` and ``log det(W W^T + P) = log det M + log det P``.
@@ -82,7 +82,7 @@ def leading_axes(symmetric: np.ndarray, count: int) -> tuple[Tensor, Tensor]:
 
 
 class LinearFactorModel(FloatTransformer):
-    """What the estimators share: all is a function of the data's :class:`Moments`.
+    """The base class: its estimates are functions of the data's :class:`Moments`.
 
     A subclass estimates ``components_`` and ``noise_variance_`` from the moments. It may encode
     and decode otherwise than by the posterior mean and W.
@@ -259,7 +259,7 @@ class LinearFactorModel(FloatTransformer):
 
     @abstractmethod
     def _estimate(self, moments: Moments, n_components: int) -> None:
-        """Set ``components_``, ``noise_variance_`` and what else the subclass shows."""
+        """Set ``components_``, ``noise_variance_`` and the subclass's other attributes."""
 
     def _checked(self, X: Any, least_samples: int) -> Any:
         self._check_parameters()
@@ -272,14 +272,14 @@ class LinearFactorModel(FloatTransformer):
             checks.check_integer(self.n_components, "n_components", 2**31, low=1)
 
     def _check_components(self, most: int, data: str) -> None:
-        """Whether the data can have so many components."""
+        """Check that the data can have so many components."""
         if isinstance(self.n_components, Integral) and int(self.n_components) > most:
             raise ValueError(
                 f"n_components is {self.n_components}; it takes an int in [1, {most}] for {data}"
             )
 
     def _least_samples(self, features: int) -> int:
-        """From how many samples on there is an estimate."""
+        """The fewest samples that give an estimate."""
         return max(2, int(self.n_components)) if isinstance(self.n_components, Integral) else 2
 
     def _check_is_fitted(self) -> None:
@@ -293,7 +293,7 @@ class LinearFactorModel(FloatTransformer):
         check_is_fitted(self, msg=message)
 
     def _moments_with(self, X: Any, before: Moments) -> Moments:
-        """Those of the rows of X and of all before."""
+        """The moments of the rows before and of those of X."""
         return before.including(X)
 
     def _learn(self, moments: Moments) -> Self:
@@ -312,11 +312,11 @@ class LinearFactorModel(FloatTransformer):
         return self
 
     def _encoder(self) -> Tensor:
-        """``[K, D]``: what gives a code from ``x - b``."""
+        """The matrix ``[K, D]`` that maps ``x - b`` to a code."""
         return posterior(*self._generator())[0]
 
     def _decoder(self) -> Tensor:
-        """``[K, D]``: what gives ``x - b`` from a code."""
+        """The matrix ``[K, D]`` whose transpose maps a code to ``x - b``."""
         return as_double(self.components_)
 
     def _generator(self) -> tuple[Tensor, Tensor]:
@@ -330,8 +330,11 @@ class LinearFactorModel(FloatTransformer):
 
 
 def _affine(X: Any, weight: Tensor, bias: Tensor) -> np.ndarray:
-    """``X Wt + b`` in X's dtype. No kernel takes float64, not even one that was forced; of data
-    near 0 an encoder's weight leaves float32's range."""
+    """``X Wt + b`` in X's dtype.
+
+    It is computed in float64 where X is float64, or where the weight leaves float32's range, as an
+    encoder's does for data near 0. Kernels do not take float64: PyTorch computes that.
+    """
     single = weight.float(), bias.float()
     if X.dtype == np.float64 or not all(part.isfinite().all() for part in single):
         parts = [torch.addmm(bias, rows, weight.T) for rows in row_pieces(X, torch.float64)]

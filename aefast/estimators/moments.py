@@ -1,4 +1,4 @@
-"""The data's count, mean and scatter: all that PCA and its probabilistic kin ask of it.
+"""The data's count, mean and scatter: all that PCA, PPCA and factor analysis need.
 
 Of fewer samples than features the scatter is kept as a root, with a row a sample: of a few samples
 with many features no ``[D, D]`` matrix is ever made.
@@ -25,7 +25,7 @@ LEAST_SUM = 2.0**-60
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Of the rows seen so far, in float64. With n rows x_i of D features:
+    """The moments of the rows so far, in float64. With n rows x_i of D features:
 
     ``mean = sum_i x_i / n``, ``scatter = sum_i (x_i - mean) (x_i - mean)^T``.
 
@@ -54,19 +54,19 @@ class Moments:
 
     @classmethod
     def none(cls, features: int) -> "Moments":
-        """Of no rows."""
+        """The moments of no rows."""
         return cls(0, np.zeros(features), np.zeros((0, features)), None)
 
     @property
     def variances(self) -> np.ndarray:
-        """Of each feature, over n: ``[D]``."""
+        """The features' variances, divided by n: ``[D]``."""
         if self.scatter is not None:
             return self.scatter.diagonal() / self.count
         with np.errstate(over="ignore"):
             return np.square(self._root()).sum(0) / self.count
 
     def including(self, X: Any, *, single: bool = False) -> "Moments":
-        """With the rows of X too, an array or sparse matrix ``[N, D]``.
+        """The moments of these rows and those of X, an array or sparse matrix ``[N, D]``.
 
         Args:
             single: take the products of centered float32 rows in float32, which is twice as fast.
@@ -75,7 +75,7 @@ class Moments:
                 Rows whose products leave float32's range are taken in float64.
         """
         moments = self
-        if X.shape[0] == 0:  # those of a rank that has none
+        if X.shape[0] == 0:  # a rank may have no rows
             return moments
         pieces = (
             row_pieces(X, torch.float32, 2 * ROWS_AT_ONCE)
@@ -87,13 +87,13 @@ class Moments:
         return moments
 
     def merged(self, other: "Moments") -> "Moments":
-        """Of the rows of both, in their order: the same to rounding as if one had seen all."""
+        """The moments of both's rows: to rounding those of all rows taken at once."""
         if self.count == 0 or other.count == 0:
             return other if self.count == 0 else self
         count = self.count + other.count
         shift = other.mean - self.mean
         mean = self.mean + shift * (other.count / count)
-        # Either side is centered: what the means are apart is one more row.
+        # Both scatters are centered: the difference of the means is one more row.
         row = (self.count * (other.count / count)) ** 0.5 * shift[None]
         if count < len(mean):
             parts = self._root(), other._root(), row
@@ -160,7 +160,7 @@ def _centered_products(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nda
 
 
 def shape_of_all_ranks(group: Group, X: Any) -> tuple[int, int]:
-    """How many rows all ranks have, and how many features.
+    """The number of rows on all ranks, and of features.
 
     Raises:
         ValueError: the ranks' rows have different numbers of features.
@@ -171,7 +171,7 @@ def shape_of_all_ranks(group: Group, X: Any) -> tuple[int, int]:
 
 
 def of_all_ranks(group: Group, own: Moments) -> Moments:
-    """Of the rows of every rank, to the same bits on each."""
+    """The moments of all ranks' rows, the same bits on each rank."""
     return reduce(Moments.merged, group.gather(own))
 
 

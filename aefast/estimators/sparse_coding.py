@@ -34,10 +34,10 @@ from aefast.ops.sparse_coding.op import check_settings
 # The squares of larger numbers, summed over rows and features, leave float32's range.
 LARGEST = 2.0**50
 
-# Of larger ones float64 does not hold the squares, either.
+# Nor does float64 hold the squares of these.
 RANGE = "some up to 1e150"
 
-# An atom is drawn anew where its codes' mean square is below this share of the largest one's.
+# An atom is replaced when its codes' mean square is below this share of the largest one's.
 UNUSED = 1e-6
 
 
@@ -169,7 +169,7 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
 
     @in_default_modes
     def inverse_transform(self, X: Any) -> np.ndarray:
-        """What the codes X ``(n_samples, n_components)`` stand for: ``(n_samples, n_features)``."""
+        """Reconstructions ``(n_samples, n_features)`` of codes ``(n_samples, n_components)``."""
         check_is_fitted(self)
         X = check_array(X, dtype=DTYPES)
         if X.shape[1] != len(self.components_):
@@ -258,12 +258,12 @@ def _check_size(X: np.ndarray) -> None:
 
 
 def _pieces(X: np.ndarray) -> Iterator[Tensor]:
-    """The rows of X in pieces: in float32, or where one is far off in float64."""
+    """The rows of X in pieces: float32, or float64 where a number is too large for it."""
     return row_pieces(X, torch.float64 if largest(X) > LARGEST else torch.float32)
 
 
 def _fading(step: int, batch_size: int) -> float:
-    """What the statistics of earlier steps keep of their weight (Mairal et al., section 3.4.2)."""
+    """The factor of the earlier steps' statistics (Mairal et al., section 3.4.2)."""
     rows = step * batch_size if step < batch_size else batch_size**2 + step - batch_size
     return (rows + 1 - batch_size) / (rows + 1)
 
@@ -281,7 +281,7 @@ def _update(
 
 
 def _drawn_atoms(data: SpreadRows, count: int, rng: np.random.RandomState) -> Tensor:
-    """Rows of the data at norm 1, with a little noise, so that no two of them are equal."""
+    """Rows of the data with norm 1, and a little noise, so that no two are equal."""
     rows = data.take(torch.from_numpy(rng.choice(data.count, count, replace=count > data.count)))
     noise = torch.from_numpy(rng.normal(0, 0.01, rows.shape).astype(np.float32))
     return normalize(normalize(rows) + noise)
