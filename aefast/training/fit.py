@@ -280,13 +280,31 @@ def _call(
 ) -> _Call:
     model = _trained(model, loss)
     _check_optimizer(model, optimizer)
-    is_stream = callable(data) and not isinstance(data, Tensor | nn.Module | Dataset)
-    dataset = None if is_stream else _rows_or_pairs(data, "data", model)
+    if callable(data) and not isinstance(data, Tensor | nn.Module | Dataset):
+        _check_function(data)
+        dataset = None
+    else:
+        dataset = _rows_or_pairs(data, "data", model)
     held_out = None if validation is None else _rows_or_pairs(validation, "validation", model)
     held_out = _on_scale_of(dataset, held_out)
     if schedule.micro_batch_size is not None:
         _check_parts(model, dataset)
     return _Call(model, dataset, held_out, schedule)
+
+
+def _check_function(data: Callable[..., Any]) -> None:
+    """
+    Raises:
+        TypeError: data cannot be called without arguments.
+    """
+    try:
+        inspect.signature(data).bind()
+    except ValueError:  # a builtin, which says nothing of its arguments
+        return
+    except TypeError as error:
+        raise TypeError(
+            f"data is a function, {error}; it takes one that is called without arguments"
+        ) from None
 
 
 def _check_parts(model: Any, dataset: Dataset | TensorRows | PairedRows | None) -> None:
@@ -474,7 +492,7 @@ class _StreamRun(_Run):
         for epoch in epochs:
             self.epoch_count += 1
             number = -1
-            for number, batch in enumerate(self.batches()):
+            for number, batch in enumerate(self._begun()):
                 x = self._checked(batch)
                 rows = len(x.inputs if isinstance(x, Pair) else x)
                 loss = float(self.steps.step(x, random.child_seed(epoch.draws, number)))
@@ -486,6 +504,15 @@ class _StreamRun(_Run):
                     return
             if number < 0:
                 raise ValueError("data gave no batch; it takes a function that gives them anew")
+
+    def _begun(self) -> Iterable[Any]:
+        batches: object = self.batches()
+        if not isinstance(batches, Iterable):
+            raise TypeError(
+                f"data gave a {type(batches).__name__}; it takes a function that gives batches, "
+                "one after the other"
+            )
+        return batches
 
     def _checked(self, batch: object) -> Tensor | Pair:
         if isinstance(batch, tuple):

@@ -804,6 +804,7 @@ def test_a_function_may_give_batches_without_end(monkeypatch):
     ("batches", "error", "message"),
     [
         ([], ValueError, "data gave no batch"),
+        (None, TypeError, "data gave a NoneType; it takes a function that gives batches"),
         ([1], TypeError, "data gave a int; it takes batches"),
         ([torch.zeros(2, 6, dtype=torch.uint8)], TypeError, "data gave dtype uint8; .* floats"),
         ([torch.zeros(2, 6, dtype=torch.complex64)], TypeError, "data gave dtype complex64"),
@@ -816,6 +817,12 @@ def test_what_a_function_gives_is_checked(batches, error, message):
     model = nn.TopKSparseAutoencoder(6, 24, 3)
     with pytest.raises(error, match=message):
         aefast.fit(model, lambda: batches, torch.optim.Adam(model.parameters()))
+
+
+def test_a_function_takes_no_argument():
+    model = nn.TopKSparseAutoencoder(6, 24, 3)
+    with pytest.raises(TypeError, match="data is a function, missing a required argument: 'epoch'"):
+        aefast.fit(model, lambda epoch: [], torch.optim.Adam(model.parameters()))
 
 
 def fit_and_change(monkeypatch, model, change, data, epochs=4):
