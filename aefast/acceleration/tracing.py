@@ -178,7 +178,7 @@ class Guard:
 
     def _look(self) -> list[Any]:
         state: list[Any] = [list(map(type, self.modules[1:])), list(map(bool, self.hooks))]
-        state.append([type(child).forward for child in self.modules[1:]])
+        state.append([type(child).forward for child in self.modules])
         for attributes in self.attributes:
             own = None if KEY in attributes else attributes.get("forward")
             state += attributes["training"], own, [*attributes["_modules"].values()]

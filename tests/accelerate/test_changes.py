@@ -99,6 +99,21 @@ def test_another_forward_of_its_class(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(model(x), x)
 
 
+class Doubled(Denoising):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def test_a_model_of_another_class() -> None:
+    model = Denoising().eval()
+    twin = copy.deepcopy(model)
+    aefast.accelerate(model)
+    x = torch.rand(8, 20)
+    torch.testing.assert_close(model(x), twin(x))
+    model.__class__ = twin.__class__ = Doubled
+    torch.testing.assert_close(model(x), twin(x))
+
+
 def test_a_forward_of_its_own_stays() -> None:
     model = sequential(20, 12, 20)
     own = model.forward = lambda x: x * 2
