@@ -35,7 +35,8 @@ MISSING |= {"?", "-", "."}
 INDEX_NAMES = {"", "index", "level_0", "row.names", "rownames"}
 
 # A column of these names, or of none, is an index if it counts at least so many rows.
-COUNTED_NAMES = {None, "id"}
+COUNTED_NAMES = {None, "id", "idx", "row", "row_id", "rowid", "row_number", "no", "no.", "nr"}
+COUNTED_NAMES |= {"number", "obs", "sample", "sample_id"}
 COUNTED_ROWS = 3
 
 # So many numbers in even, rising steps are column names, not a sample.

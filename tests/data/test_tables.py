@@ -93,6 +93,10 @@ def test_what_is_not_text_is_refused(write):
         load(write(b"1,2\n\0,3\n"))
 
 
+COUNTED = ["idx", "row", "Row_ID", "rowid", "row_number", "No", "no.", "nr", "number", "obs"]
+COUNTED += ["sample", "sample_id"]
+
+
 def table(source):
     data = load(source)
     return data.rows.tolist(), data.notes
@@ -130,6 +134,7 @@ def test_the_delimiter_and_the_decimal_mark_are_found(text, rows, ending, write)
         ("Unnamed: 0.1,Unnamed: 0,a\n4,0,0.5\n9,1,0.25\n", [[0.5], [0.25]]),
         ("index,a\n4,0.5\n9,0.25\n", [[0.5], [0.25]]),
         ("Id;a\n1;0,5\n2;0,25\n3;1\n", [[0.5], [0.25], [1]]),
+        *((f"{name},a\n0,0.5\n1,0.25\n2,1\n", [[0.5], [0.25], [1]]) for name in COUNTED),
         ('"","V1"\n"1",0.5\n"2",0.25\n', [[0.5], [0.25]]),
         ('"V1" "V2"\n"1" 0.5 0.25\n"2" 1 2\n', [[0.5, 0.25], [1, 2]]),
         ("0,0.5\n1,0.25\n2,1\n", [[0.5], [0.25], [1]]),
