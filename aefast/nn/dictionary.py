@@ -201,8 +201,8 @@ class SparseDictionary(HasSettings, Shardable):
         Raises:
             ValueError: a transcoder has no target, or it has another shape.
             RuntimeError: the dead latents' loss under ``torch.utils.checkpoint``, which would
-                compute it again, when others may be dead; in training under ``torch.func.vmap``,
-                for there is one count of a latent's rows.
+                compute it again, when others may be dead; in training inside ``torch.func.vmap``
+                or ``torch.func.grad``, for there is one count of a latent's rows.
         """
         check_replica(self)
         check_draw(seed, generator, row_offset)
@@ -212,10 +212,10 @@ class SparseDictionary(HasSettings, Shardable):
                 "the dead latents are counted with each loss, which torch.utils.checkpoint would "
                 "compute twice; it takes aux_k=0"
             )
-        if counts and dispatch.is_vmapped():
+        if counts and dispatch.is_in_functorch():
             raise RuntimeError(
-                "the loss counts the rows since each latent was active, which torch.func.vmap "
-                "cannot; it takes model.eval()"
+                "the loss counts the rows since each latent was active, which it cannot inside a "
+                "transform of torch.func; it takes model.eval()"
             )
         loss, code, residual = self._objective(x, self._checked_target(x, target))
         if counts and not (dispatch.is_recomputed() or dispatch.is_in_backward()):

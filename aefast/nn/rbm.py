@@ -196,7 +196,8 @@ class RBM(HasSettings, Shardable):
                 CUDA graph is captured.
             ValueError: as :func:`aefast.functional.gibbs`.
             RuntimeError: persistent chains under ``torch.utils.checkpoint``, which would compute
-                the loss again from where it has moved them.
+                the loss again from where it has moved them; in training inside ``torch.func.grad``
+                and its kin.
         """
         check_replica(self)
         renew_weights(self)
@@ -206,6 +207,11 @@ class RBM(HasSettings, Shardable):
             raise RuntimeError(
                 "persistent chains move on with each loss, which torch.utils.checkpoint would "
                 "compute twice; it takes chains=0"
+            )
+        if moves_on and dispatch.is_functional_gradient():
+            raise RuntimeError(
+                "the loss counts the training steps, and moves persistent chains, which it cannot "
+                "inside a transform of torch.func; it takes model.eval()"
             )
         fused = self._loss_in_one_call(visible, seed, generator, row_offset)
         loss, chain = fused or self._loss_op_by_op(visible, seed, generator, row_offset)

@@ -414,13 +414,25 @@ def test_dead_latents_learn_in_a_compiled_loss():
     torch.testing.assert_close(actual, gradient)
 
 
+IN_TRANSFORMS = r"cannot inside a transform of torch\.func; it takes model\.eval\(\)"
+
+
+def gradient(model, x):
+    """Of the loss, by the rows."""
+    x = x.clone().requires_grad_()
+    return torch.autograd.grad(model.loss(x), x)[0]
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_under_vmap_the_loss_is_that_of_each_or_a_refusal(name):
     torch.manual_seed(0)
     model, x = MODELS[name](), torch.randn(3, 4, D)
-    with pytest.raises(RuntimeError, match=r"torch\.func\.vmap cannot; it takes model\.eval\(\)"):
+    with pytest.raises(RuntimeError, match=IN_TRANSFORMS):
         torch.vmap(model.loss)(x)
+    with pytest.raises(RuntimeError, match=IN_TRANSFORMS):
+        torch.func.grad(model.loss)(x[0])
     model.eval()
+    torch.testing.assert_close(torch.func.grad(model.loss)(x[0]), gradient(model, x[0]))
     if isinstance(model, BatchTopKSparseAutoencoder):
         with pytest.raises(RuntimeError, match="it takes neither a meta tensor"):
             torch.vmap(model.loss)(x)

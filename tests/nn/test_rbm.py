@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from aefast.functional import contrastive_divergence, gibbs
-from aefast.nn import RBM, exact_log_partition
+from aefast.nn import RBM, LossModule, exact_log_partition
 
 
 def machine(visible=6, hidden=4, **options):
@@ -234,6 +234,24 @@ def test_a_seed_governs_the_random_start():
 def test_a_machine_without_memory():
     model = RBM(6, 4).to("meta")
     assert model.loss(torch.empty(3, 6, device="meta")).shape == ()
+
+
+@pytest.mark.parametrize("chains", [0, 4])
+def test_a_functional_gradient_is_of_a_model_in_evaluation(chains):
+    machine, x = RBM(6, 4, chains=chains), torch.rand(5, 6).round()
+    parameters = {name: parameter.detach() for name, parameter in machine.named_parameters()}
+
+    def loss(parameters):
+        named = {f"model.{name}": parameter for name, parameter in parameters.items()}
+        return torch.func.functional_call(LossModule(machine), named, (x,), {"seed": 1})
+
+    with pytest.raises(RuntimeError, match=r"cannot inside a transform of torch.func; it takes"):
+        torch.func.grad(loss)(parameters)
+    machine.eval()
+    actual = torch.func.grad(loss)(parameters)
+    expected = torch.autograd.grad(machine.loss(x, seed=1), [*machine.parameters()])
+    for one, other in zip(actual.values(), expected, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_an_ensemble_by_functional_call():

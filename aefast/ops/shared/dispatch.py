@@ -207,6 +207,12 @@ def is_vmapped() -> bool:
     return has_transforms() and is_under(lambda kind: kind == TransformType.Vmap)
 
 
+def is_functional_gradient() -> bool:
+    """Whether torch.func.grad, vjp or jvp is active. No buffer is written in them."""
+    differentiating = TransformType.Grad, TransformType.Jvp
+    return has_transforms() and is_under(lambda kind: kind in differentiating)
+
+
 def is_under(is_meant: Callable[[Any], bool]) -> bool:
     """Whether one of the active torch.func transforms satisfies ``is_meant``."""
     interpreters = transforms() or ()
