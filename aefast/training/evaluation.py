@@ -1,14 +1,18 @@
-"""Metrics of models whose loss alone says little.
+"""The loss of held-out rows, and metrics of models whose loss alone says little.
 
 An RBM's loss is a difference of free energies: near 0 for a good machine, and for one that learned
 nothing. A sparse dictionary's loss depends on the data's scale and on how many latents are active.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from aefast import random
 from aefast.data import Dataset
 from aefast.data.pairs import Pair, PairedRows
+from aefast.data.tensor_rows import TensorRows
 from aefast.nn import RBM
 from aefast.nn.dictionary import SparseDictionary
 
@@ -76,3 +80,37 @@ def early_stopping_metric(metrics: dict[str, float]) -> float:
     if "pseudo_log_likelihood" in metrics:
         return -metrics["pseudo_log_likelihood"]
     return metrics.get("reconstruction_error", metrics["held_out_loss"])
+
+
+def loss_of(model: Any, x: Tensor | Pair, seed: int | Tensor) -> Tensor:
+    """The loss of a minibatch, of rows alone or with their targets."""
+    if isinstance(x, Pair):
+        loss: Tensor = model.loss(x.inputs, target=x.targets, seed=seed)
+    else:
+        loss = model.loss(x, seed=seed)
+    return loss
+
+
+def held_out_loss(
+    model: Any,
+    dataset: Dataset | TensorRows | PairedRows,
+    batch_size: int,
+    indices: Tensor | None = None,
+) -> float:
+    """The mean loss of a dataset's rows, or of those of ``indices``, in evaluation mode, with seeds
+    that are always the same."""
+    if indices is None:
+        indices = torch.arange(len(dataset), dtype=torch.int64, device="cpu")
+    was_training = model.training
+    model.eval()
+    total = 0.0
+    try:
+        with torch.no_grad():
+            example = next(model.parameters(), torch.empty(0, dtype=torch.float32, device="cpu"))
+            for number, chosen in enumerate(indices.split(batch_size)):
+                x = dataset.take(chosen)
+                seed = random.child_seed(0, number * batch_size)
+                total += loss_of(model, x.to(example), seed).item() * len(chosen)
+    finally:
+        model.train(was_training)
+    return total / len(indices)

@@ -1,20 +1,16 @@
 """``aefast.fit``: training in one call, the optimizer's steps included."""
 
-import inspect
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from aefast import random
-from aefast.acceleration.objective import NAMED
 from aefast.data import Dataset
-from aefast.data.dataset import from_array
 from aefast.data.minibatches import order_of
 from aefast.data.pairs import Pair, PairedRows
 from aefast.data.tensor_rows import TensorRows
@@ -29,8 +25,18 @@ from aefast.distributed.group import Group, current, group_of
 from aefast.distributed.interrupts import noted_interrupts
 from aefast.distributed.losses import check_micro_batches, check_model, check_plain_model
 from aefast.nn.step_plan import plan_of
-from aefast.ops.shared import checks, dispatch
+from aefast.ops.shared import checks
 from aefast.step.stretch import CHUNK_SECONDS, Stretch
+from aefast.training.arguments import (
+    Batches,
+    Rows,
+    Samples,
+    check_function,
+    check_optimizer,
+    on_scale_of,
+    rows_or_pairs,
+    with_loss,
+)
 from aefast.training.engines import (
     Engine,
     Loss,
@@ -39,7 +45,8 @@ from aefast.training.engines import (
     choice_key,
     choose_engine,
 )
-from aefast.training.plain_model import PlainModel, plain_model
+from aefast.training.evaluation import held_out_loss, loss_of
+from aefast.training.plain_model import PlainModel
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -73,8 +80,6 @@ class Look:
     samples_per_second: float
 
 
-Rows = Tensor | np.ndarray | Dataset
-Batches = Callable[[], Iterable[Tensor | tuple[Tensor, Tensor]]]
 Callback = Callable[[Look], object]
 
 
@@ -246,8 +251,8 @@ class _Call(NamedTuple):
     """
 
     model: Any
-    dataset: Dataset | TensorRows | PairedRows | None
-    held_out: Dataset | TensorRows | PairedRows | None
+    dataset: Samples | None
+    held_out: Samples | None
     schedule: _Schedule
 
     def held_out_loss(self) -> float:
@@ -278,36 +283,21 @@ def _call(
     validation: Rows | tuple[Rows, Rows] | None,
     schedule: _Schedule,
 ) -> _Call:
-    model = _trained(model, loss)
-    _check_optimizer(model, optimizer)
+    model = with_loss(model, loss)
+    check_optimizer(model, optimizer)
     if callable(data) and not isinstance(data, Tensor | nn.Module | Dataset):
-        _check_function(data)
+        check_function(data)
         dataset = None
     else:
-        dataset = _rows_or_pairs(data, "data", model)
-    held_out = None if validation is None else _rows_or_pairs(validation, "validation", model)
-    held_out = _on_scale_of(dataset, held_out)
+        dataset = rows_or_pairs(data, "data", model)
+    held_out = None if validation is None else rows_or_pairs(validation, "validation", model)
+    held_out = on_scale_of(dataset, held_out)
     if schedule.micro_batch_size is not None:
         _check_parts(model, dataset)
     return _Call(model, dataset, held_out, schedule)
 
 
-def _check_function(data: Callable[..., Any]) -> None:
-    """
-    Raises:
-        TypeError: data cannot be called without arguments.
-    """
-    try:
-        inspect.signature(data).bind()
-    except ValueError:  # a builtin, which says nothing of its arguments
-        return
-    except TypeError as error:
-        raise TypeError(
-            f"data is a function, {error}; it takes one that is called without arguments"
-        ) from None
-
-
-def _check_parts(model: Any, dataset: Dataset | TensorRows | PairedRows | None) -> None:
+def _check_parts(model: Any, dataset: Samples | None) -> None:
     """
     Raises:
         TypeError, ValueError: the losses of a minibatch's parts do not add up to its loss.
@@ -544,7 +534,7 @@ class _Choice(NamedTuple):
     """The arguments of :func:`choose_engine`, which all ranks call together."""
 
     model: nn.Module
-    dataset: Dataset | TensorRows | PairedRows
+    dataset: Samples
     optimizer: torch.optim.Optimizer
     loss: Loss
     group: Group
@@ -613,122 +603,6 @@ class _RowsRun(_Run):
         return epoch * self.rows + batch * self.batch_size
 
 
-def _rows_or_pairs(
-    data: object, argument: str, model: nn.Module
-) -> Dataset | TensorRows | PairedRows:
-    """
-    Raises:
-        TypeError, ValueError: as :func:`rows_of`; or a pair is given, and the model's loss takes no
-            target, or the pair's rows are not as many.
-    """
-    if not isinstance(data, tuple):
-        return rows_of(data, argument, model)
-    if len(data) != 2:
-        raise ValueError(
-            f"{argument} is a tuple of {len(data)}; it takes rows, or a pair of inputs and targets"
-        )
-    if "target" not in inspect.signature(model.loss).parameters:  # type: ignore[arg-type]
-        raise TypeError(
-            f"{argument} is a pair of inputs and targets; the loss of a {type(model).__name__} "
-            "takes no target"
-        )
-    inputs, targets = (rows_of(rows, argument, model) for rows in data)
-    return PairedRows(inputs, targets, argument)
-
-
-def _on_scale_of(data: Any, held_out: Any) -> Any:
-    """Divide held-out uint8 by the data's scale: a few rows of images may hold 0 and 1 alone."""
-    if isinstance(data, PairedRows) and isinstance(held_out, PairedRows):
-        inputs = _on_scale_of(data.inputs, held_out.inputs)
-        return PairedRows(inputs, _on_scale_of(data.targets, held_out.targets), "validation")
-    if not (isinstance(data, Dataset) and isinstance(held_out, Dataset)):
-        return held_out
-    is_uint8 = data.rows.dtype == held_out.rows.dtype == np.uint8
-    return held_out.on_scale(data.scale) if is_uint8 else held_out
-
-
-def rows_of(data: object, argument: str, model: nn.Module) -> Dataset | TensorRows:
-    """Rows of a tensor, an array or a dataset.
-
-    Raises:
-        TypeError, ValueError: it is none, or has no row.
-    """
-    if isinstance(data, Dataset):
-        return data
-    if isinstance(data, Tensor):
-        if data.layout != torch.strided or data.is_quantized or data.is_meta:
-            raise TypeError(f"{argument} is a {_kind(data)} tensor; it takes a dense one")
-        data = data.detach()
-        if data.numel():
-            data = dispatch.materialize(data, argument)
-        if data.is_floating_point() and data.dim() > 1 and data.numel() and not _is_plain(model):
-            return TensorRows(data.reshape(len(data), -1))
-        data = (data.float() if data.is_floating_point() else data).cpu().numpy()
-    if not isinstance(data, np.ndarray):
-        raise TypeError(
-            f"{argument} is a {type(data).__name__}; it takes a torch.Tensor, a numpy.ndarray or "
-            "an aefast.data.Dataset"
-        )
-    if data.ndim < 2 or 0 in data.shape:
-        raise ValueError(f"{argument} has shape {list(data.shape)}; it takes [N, D]")
-    if data.dtype.kind not in "buif":
-        raise TypeError(f"{argument} has dtype {data.dtype}; it takes bool, integers or floats")
-    if np.ma.is_masked(data):
-        raise ValueError(
-            f"{argument} has {np.ma.count_masked(data)} masked numbers; it takes an array without"
-        )
-    if data.dtype == np.float32 and not isinstance(data, np.memmap):
-        rows = data.reshape(len(data), -1)  # the losses check its bounds, which are left open here
-        return Dataset(rows, data.shape[1:], 1.0, argument, -np.inf, np.inf, 0)
-    return from_array(data, argument)
-
-
-def _is_plain(model: nn.Module) -> bool:
-    """Whether the model's parameters are float32 on a CPU."""
-    example = next(model.parameters())
-    return example.device.type == "cpu" and example.dtype == torch.float32
-
-
-def _kind(data: Tensor) -> str:
-    if data.is_meta:
-        return "meta"
-    return "quantized" if data.is_quantized else str(data.layout).removeprefix("torch.")
-
-
-def loss_of(model: Any, x: Tensor | Pair, seed: int | Tensor) -> Tensor:
-    """The loss of a minibatch, of rows alone or with their targets."""
-    if isinstance(x, Pair):
-        loss: Tensor = model.loss(x.inputs, target=x.targets, seed=seed)
-    else:
-        loss = model.loss(x, seed=seed)
-    return loss
-
-
-def held_out_loss(
-    model: Any,
-    dataset: Dataset | TensorRows | PairedRows,
-    batch_size: int,
-    indices: Tensor | None = None,
-) -> float:
-    """The mean loss of a dataset's rows, or of those of ``indices``, in evaluation mode, with seeds
-    that are always the same."""
-    if indices is None:
-        indices = torch.arange(len(dataset), dtype=torch.int64, device="cpu")
-    was_training = model.training
-    model.eval()
-    total = 0.0
-    try:
-        with torch.no_grad():
-            example = next(model.parameters(), torch.empty(0, dtype=torch.float32, device="cpu"))
-            for number, chosen in enumerate(indices.split(batch_size)):
-                x = dataset.take(chosen)
-                seed = random.child_seed(0, number * batch_size)
-                total += loss_of(model, x.to(example), seed).item() * len(chosen)
-    finally:
-        model.train(was_training)
-    return total / len(indices)
-
-
 def _epoch_seeds(optimizer: torch.optim.Optimizer, seed: int | None, count: int) -> list[EpochSeed]:
     """The seeds of the next epochs with this optimizer."""
     if seed is None:
@@ -746,41 +620,3 @@ def _count_epochs(optimizer: torch.optim.Optimizer, seed: int | None, count: int
     if seed is not None:
         counts = _epochs_done.setdefault(optimizer, {})
         counts[seed] = counts.get(seed, 0) + count
-
-
-def _trained(model: nn.Module, loss: str | Callable[..., Tensor] | None) -> Any:
-    """The model, if it has a loss method; else a :class:`PlainModel` of it with ``loss``.
-
-    Raises:
-        TypeError, ValueError: there is no loss, or more than one.
-    """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model is a {type(model).__name__}; it takes a torch.nn.Module")
-    has_loss = callable(getattr(model, "loss", None))
-    if loss is not None and has_loss:
-        raise TypeError(
-            f"model is a {type(model).__name__} with a loss of its own; loss takes None"
-        )
-    if isinstance(loss, str):
-        checks.check_choice(loss, "loss", tuple(NAMED))
-    elif loss is not None and not callable(loss):
-        raise TypeError(f"loss is a {type(loss).__name__}; it takes a name, a function or a module")
-    plain = None if has_loss else plain_model(model, loss)
-    if not has_loss and plain is None:
-        raise TypeError(
-            f"model is a {type(model).__name__} without a loss method; it takes one whose "
-            "loss(x, seed=...) is a scalar, as the models of aefast.nn have it, or a plain module "
-            "and its loss"
-        )
-    return plain or model
-
-
-def _check_optimizer(model: Any, optimizer: Any) -> None:
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise TypeError(f"optimizer is a {type(optimizer).__name__}; it takes a torch.optim one")
-    known = {id(parameter) for parameter in model.parameters()}
-    optimized: Sequence[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
-    if not any(id(parameter) in known for parameter in optimized):
-        raise ValueError(
-            "optimizer holds none of the model's parameters; it takes those of model.parameters()"
-        )

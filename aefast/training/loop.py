@@ -23,8 +23,12 @@ from aefast.step.stretch import Stretch
 from aefast.training.checkpoint import Checkpoint
 from aefast.training.config import Config, Progress
 from aefast.training.engines import DivergenceError, Engine, Loss, check_finite, choose_engine
-from aefast.training.evaluation import early_stopping_metric, metrics_of
-from aefast.training.fit import held_out_loss, loss_of
+from aefast.training.evaluation import (
+    early_stopping_metric,
+    held_out_loss,
+    loss_of,
+    metrics_of,
+)
 from aefast.training.metrics import Line
 from aefast.training.models import MODELS, Kind
 

@@ -12,7 +12,7 @@ from aefast import backend, data, use_backend
 from aefast.ops.corrupt.noise import KINDS
 from aefast.ops.linear_act.op import ACTIVATIONS
 from aefast.random import child_seed
-from aefast.training.fit import rows_of
+from aefast.training.arguments import rows_of
 
 # Rounding of float32, over a few steps. A machine's loss is a difference of energies, which may be
 # a hundred times as large.

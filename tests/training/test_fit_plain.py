@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import aefast
 from aefast import data, use_backend
-from aefast.training.fit import rows_of
+from aefast.training.arguments import rows_of
 from tests.accelerate.models import VAE, Denoising, EncoderDecoder, Tied, sequential, vae_loss
 
 ROWS = torch.rand(70, 20, generator=torch.Generator().manual_seed(0))

@@ -1,0 +1,166 @@
+"""The checks of the arguments of ``aefast.fit``, and its data as datasets."""
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from aefast.acceleration.objective import NAMED
+from aefast.data import Dataset
+from aefast.data.dataset import from_array
+from aefast.data.pairs import PairedRows
+from aefast.data.tensor_rows import TensorRows
+from aefast.ops.shared import checks, dispatch
+from aefast.training.plain_model import plain_model
+
+Rows = Tensor | np.ndarray | Dataset
+Batches = Callable[[], Iterable[Tensor | tuple[Tensor, Tensor]]]
+
+Samples = Dataset | TensorRows | PairedRows
+
+
+def rows_or_pairs(
+    data: object, argument: str, model: nn.Module
+) -> Dataset | TensorRows | PairedRows:
+    """
+    Raises:
+        TypeError, ValueError: as :func:`rows_of`; or a pair is given, and the model's loss takes no
+            target, or the pair's rows are not as many.
+    """
+    if not isinstance(data, tuple):
+        return rows_of(data, argument, model)
+    if len(data) != 2:
+        raise ValueError(
+            f"{argument} is a tuple of {len(data)}; it takes rows, or a pair of inputs and targets"
+        )
+    if "target" not in inspect.signature(model.loss).parameters:  # type: ignore[arg-type]
+        raise TypeError(
+            f"{argument} is a pair of inputs and targets; the loss of a {type(model).__name__} "
+            "takes no target"
+        )
+    inputs, targets = (rows_of(rows, argument, model) for rows in data)
+    return PairedRows(inputs, targets, argument)
+
+
+def on_scale_of(data: Samples | None, held_out: Samples | None) -> Samples | None:
+    """Divide held-out uint8 by the data's scale: a few rows of images may hold 0 and 1 alone."""
+    if isinstance(data, PairedRows) and isinstance(held_out, PairedRows):
+        inputs = _rows_on_scale_of(data.inputs, held_out.inputs)
+        targets = _rows_on_scale_of(data.targets, held_out.targets)
+        return PairedRows(inputs, targets, "validation")
+    if isinstance(data, Dataset) and isinstance(held_out, Dataset):
+        return _rows_on_scale_of(data, held_out)
+    return held_out
+
+
+def _rows_on_scale_of(
+    data: Dataset | TensorRows, held_out: Dataset | TensorRows
+) -> Dataset | TensorRows:
+    if not (isinstance(data, Dataset) and isinstance(held_out, Dataset)):
+        return held_out
+    is_uint8 = data.rows.dtype == held_out.rows.dtype == np.uint8
+    return held_out.on_scale(data.scale) if is_uint8 else held_out
+
+
+def rows_of(data: object, argument: str, model: nn.Module) -> Dataset | TensorRows:
+    """Rows of a tensor, an array or a dataset.
+
+    Raises:
+        TypeError, ValueError: it is none, or has no row.
+    """
+    if isinstance(data, Dataset):
+        return data
+    if isinstance(data, Tensor):
+        if data.layout != torch.strided or data.is_quantized or data.is_meta:
+            raise TypeError(f"{argument} is a {_kind(data)} tensor; it takes a dense one")
+        data = data.detach()
+        if data.numel():
+            data = dispatch.materialize(data, argument)
+        if data.is_floating_point() and data.dim() > 1 and data.numel() and not _is_plain(model):
+            return TensorRows(data.reshape(len(data), -1))
+        data = (data.float() if data.is_floating_point() else data).cpu().numpy()
+    if not isinstance(data, np.ndarray):
+        raise TypeError(
+            f"{argument} is a {type(data).__name__}; it takes a torch.Tensor, a numpy.ndarray or "
+            "an aefast.data.Dataset"
+        )
+    if data.ndim < 2 or 0 in data.shape:
+        raise ValueError(f"{argument} has shape {list(data.shape)}; it takes [N, D]")
+    if data.dtype.kind not in "buif":
+        raise TypeError(f"{argument} has dtype {data.dtype}; it takes bool, integers or floats")
+    if np.ma.is_masked(data):
+        raise ValueError(
+            f"{argument} has {np.ma.count_masked(data)} masked numbers; it takes an array without"
+        )
+    if data.dtype == np.float32 and not isinstance(data, np.memmap):
+        rows = data.reshape(len(data), -1)  # the losses check its bounds, which are left open here
+        return Dataset(rows, data.shape[1:], 1.0, argument, -np.inf, np.inf, 0)
+    return from_array(data, argument)
+
+
+def _is_plain(model: nn.Module) -> bool:
+    """Whether the model's parameters are float32 on a CPU."""
+    example = next(model.parameters())
+    return example.device.type == "cpu" and example.dtype == torch.float32
+
+
+def _kind(data: Tensor) -> str:
+    if data.is_meta:
+        return "meta"
+    return "quantized" if data.is_quantized else str(data.layout).removeprefix("torch.")
+
+
+def check_function(data: Callable[..., Any]) -> None:
+    """
+    Raises:
+        TypeError: data cannot be called without arguments.
+    """
+    try:
+        inspect.signature(data).bind()
+    except ValueError:  # a builtin, which says nothing of its arguments
+        return
+    except TypeError as error:
+        raise TypeError(
+            f"data is a function, {error}; it takes one that is called without arguments"
+        ) from None
+
+
+def with_loss(model: nn.Module, loss: str | Callable[..., Tensor] | None) -> Any:
+    """The model, if it has a loss method; else a :class:`PlainModel` of it with ``loss``.
+
+    Raises:
+        TypeError, ValueError: there is no loss, or more than one.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}; it takes a torch.nn.Module")
+    has_loss = callable(getattr(model, "loss", None))
+    if loss is not None and has_loss:
+        raise TypeError(
+            f"model is a {type(model).__name__} with a loss of its own; loss takes None"
+        )
+    if isinstance(loss, str):
+        checks.check_choice(loss, "loss", tuple(NAMED))
+    elif loss is not None and not callable(loss):
+        raise TypeError(f"loss is a {type(loss).__name__}; it takes a name, a function or a module")
+    plain = None if has_loss else plain_model(model, loss)
+    if not has_loss and plain is None:
+        raise TypeError(
+            f"model is a {type(model).__name__} without a loss method; it takes one whose "
+            "loss(x, seed=...) is a scalar, as the models of aefast.nn have it, or a plain module "
+            "and its loss"
+        )
+    return plain or model
+
+
+def check_optimizer(model: Any, optimizer: Any) -> None:
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(f"optimizer is a {type(optimizer).__name__}; it takes a torch.optim one")
+    known = {id(parameter) for parameter in model.parameters()}
+    optimized: Sequence[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
+    if not any(id(parameter) in known for parameter in optimized):
+        raise ValueError(
+            "optimizer holds none of the model's parameters; it takes those of model.parameters()"
+        )
