@@ -32,6 +32,11 @@ _PREFERENCE = {"cpu": ("cpp", "numba"), "cuda": ("triton",)}
 # threads that OpenMP began before the fork, and would wait for them for ever.
 _PROCESS = os.getpid()
 
+# Torch's own operations wait for those threads, too, once they are large enough for two: in a child
+# they run on the thread that calls them.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
 _forced: ContextVar[str | None] = ContextVar("aefast_backend", default=None)
 
 

@@ -45,6 +45,32 @@ def test_a_child_computes_that_was_forked_before_the_first_op():
     assert (code, printed) == (0, "0 0"), errors
 
 
+def test_a_child_trains_that_was_forked_after_ops_of_two_threads():
+    """An optimizer's zeros are torch's own operation, which waits for two threads."""
+    code, printed, errors = run(
+        """
+        import os, signal, torch, aefast
+        from aefast.estimators import Autoencoder
+        torch.set_num_threads(2)
+
+        def train():
+            x = torch.relu(torch.rand(2000, 500))
+            model = aefast.nn.Autoencoder(500, 100)
+            aefast.fit(model, x, torch.optim.Adam(model.parameters()), epochs=1, seed=0)
+            Autoencoder(100, n_iter=1).fit(x.numpy()).score(x.numpy())
+
+        train()
+        child = os.fork()
+        if child == 0:
+            signal.alarm(30)
+            train()
+            os._exit(0)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), torch.get_num_threads())
+        """
+    )
+    assert (code, printed) == (0, "0 2"), errors
+
+
 def test_numba_caches_only_where_it_may_write(monkeypatch):
     """It refuses to compile with a cache that has no place, as in a folder of others without a
     home of one's own: then each process compiles for itself."""

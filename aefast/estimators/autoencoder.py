@@ -45,6 +45,9 @@ from aefast.step.stretch import CHUNK_SECONDS, Stretch
 from aefast.training.engines import choose_engine
 from aefast.training.fit import MOST_ROWS
 
+# Of a layer in float64, whose product is torch's: Ctrl-C is heard between two of them.
+PRODUCTS_AT_ONCE = 2**29
+
 # Rows so many times as large as any that were learned from are warned of, and rows so much smaller:
 # a few rows may well be small.
 LARGER, SMALLER = 10, 100
@@ -174,7 +177,7 @@ class BaseAutoencoder(FloatTransformer):
         self._check_range(X, self.module_)
         self._warn_of_scale(X)
         with self._in_double() as module:
-            pieces = row_pieces(X, torch.float64)
+            pieces = row_pieces(X, torch.float64, _rows_at_once(module))
             if self._takers(module) is not None:
                 pieces = (rows.clamp(0, 1) for rows in pieces)  # 1 + 2e-16 counts as 1
             scores = [self._score_rows(module, rows) for rows in pieces]
@@ -374,7 +377,7 @@ class BaseAutoencoder(FloatTransformer):
             parts = [getattr(self.module_, method)(rows.to(self._device)).cpu() for rows in pieces]
         else:
             with self._in_double() as module:
-                pieces = row_pieces(X, torch.float64)
+                pieces = row_pieces(X, torch.float64, _rows_at_once(module))
                 parts = [getattr(module, method)(rows) for rows in pieces]
         return torch.cat(parts).numpy()
 
@@ -469,6 +472,12 @@ class Autoencoder(BaseAutoencoder):
         options = super()._options()
         old = options.pop("loss")
         return options if old is None else options | {"reconstruction": old}
+
+
+def _rows_at_once(module: torch.nn.Module) -> int:
+    """Of which the largest layer's product ends soon."""
+    largest_layer = max(parameter.numel() for parameter in module.parameters())
+    return min(ROWS_AT_ONCE, max(1, PRODUCTS_AT_ONCE // largest_layer))
 
 
 class Best:

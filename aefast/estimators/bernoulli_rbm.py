@@ -251,8 +251,10 @@ class BernoulliRBM(FloatTransformer):
         """The gradient steps, which change the attributes' memory in place."""
         hidden, visible = self.components_.shape
         if self.persistent and not hasattr(self, "v_samples_"):
-            states = rng.randint(0, 2, (self.batch_size, visible))
-            self.v_samples_ = states.astype(np.float32)
+            pieces = gen_batches(self.batch_size, ROWS_AT_ONCE)
+            sizes = [(piece.stop - piece.start, visible) for piece in pieces]
+            states = [rng.randint(0, 2, size).astype(np.float32) for size in sizes]
+            self.v_samples_ = np.concatenate(states)
         parameters = self._parameters()
         chain = as_tensor(self.v_samples_) if self.persistent else None
         arrays = (part.numpy() for part in parameters)

@@ -1,5 +1,6 @@
 """The autoencoders' estimators: scikit-learn's interface, and the modules trained by hand."""
 
+import importlib
 import inspect
 import pickle
 import warnings
@@ -192,6 +193,24 @@ def test_the_score_of_a_bce_model_is_minus_the_cross_entropy(data):
     mean = torch.from_numpy(model.inverse_transform(model.transform(X)))
     error = F.binary_cross_entropy(mean, torch.from_numpy(X), reduction="none").mean(1)
     np.testing.assert_allclose(model.score_samples(data), -error, rtol=ROUNDING)
+
+
+def test_a_wide_layers_rows_are_scored_a_few_at_a_time(monkeypatch):
+    """Between two of torch's products Ctrl-C is heard."""
+    module = importlib.import_module("aefast.estimators.autoencoder")
+    model = estimators.Autoencoder(32, n_iter=0, random_state=0).fit(np.ones((20, 6)))
+    expected, rows = model.score_samples(np.eye(20, 6)), []
+    score = estimators.Autoencoder._score_rows
+
+    def look_on(self, module, pieces):
+        rows.append(len(pieces))
+        return score(self, module, pieces)
+
+    monkeypatch.setattr(estimators.Autoencoder, "_score_rows", look_on)
+    monkeypatch.setattr(module, "PRODUCTS_AT_ONCE", 8 * 32 * 6)
+    actual = model.score_samples(np.eye(20, 6))
+    np.testing.assert_allclose(actual, expected, rtol=1e-12)
+    assert rows == [8, 8, 4]
 
 
 @every_kind
