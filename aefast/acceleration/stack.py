@@ -187,8 +187,8 @@ class _Stack(KernelFunction):
         stack, x, *parameters = arguments
         saved = stack.empty_saved(x.shape[0])
         output = stack.forward(x, parameters, saved)
-        kept = output if stack.reads_output else None
-        ctx.save_for_backward(x, saved, kept, *parameters)
+        read_output = output if stack.reads_output else None
+        ctx.save_for_backward(x, saved, read_output, *parameters)
         ctx.stack = stack
         return output
 

@@ -1,5 +1,7 @@
-"""What the ranks of a group compare before the first step: one whose data or options are others
-would train another model, without a word."""
+"""The ranks compare their data and options before the first step.
+
+A rank with other ones would train another model without an error.
+"""
 
 import zlib
 from typing import Any
@@ -12,12 +14,12 @@ from aefast.data.tensor_rows import TensorRows
 from aefast.distributed.group import Group
 from aefast.messages import cut
 
-# Of data that may be larger than memory so many rows are compared, spread over all.
+# Data may be larger than memory: so many rows, evenly spaced, are compared.
 COMPARED_ROWS = 64
 
 
 class DisagreementError(ValueError):
-    """One line that says what a rank has, and what rank 0 has."""
+    """A rank's data or options differ from rank 0's; the message, one line, has both."""
 
 
 def agree(group: Group, facts: dict[str, Any]) -> None:
@@ -38,7 +40,7 @@ def agree(group: Group, facts: dict[str, Any]) -> None:
 
 
 def data_facts(data: Dataset | TensorRows) -> dict[str, Any]:
-    """Of all the rows: each rank is given the whole data, and takes its own rows of it."""
+    """Facts of all rows: each rank has the whole data, and takes its rows of them."""
     rows = torch.linspace(0, len(data) - 1, COMPARED_ROWS, dtype=torch.float64, device="cpu").long()
     compared_rows = data.take(rows).to("cpu", torch.float32)
     checksum = zlib.crc32(compared_rows.numpy().tobytes())
@@ -58,7 +60,7 @@ def check_batch_size(batch_size: int, group: Group, argument: str) -> None:
 
 
 def settings_of(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """What an optimizer's steps depend on, beside its state: of each group of parameters."""
+    """An optimizer's options, group by group."""
     groups = optimizer.param_groups
     names = dict.fromkeys(name for group in groups for name in group if name != "params")
     settings = {
@@ -68,7 +70,7 @@ def settings_of(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 def _plain(value: object) -> Any:
-    """A number, or what is compared as text; of a tensor its numbers."""
+    """An option as a number or text; a tensor's numbers."""
     value = value.tolist() if isinstance(value, Tensor) else value
     return value if isinstance(value, int | float | str | None) else repr(value)
 

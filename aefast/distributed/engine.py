@@ -33,12 +33,12 @@ class SharedSteps(Protocol):
     reason: str
 
     def begin(self) -> None:
-        """Called before some steps: reads the optimizer's settings, which may have changed."""
+        """Called before some steps: read the optimizer's settings, which may have changed."""
         ...
 
     def compute(self, x: Tensor, seed: int, share: Share) -> float:
-        """What the rows x ``[B, D]`` of a share add to the loss; their gradients are added to
-        those of its parts before."""
+        """The part of the loss of a share's rows x ``[B, D]``. Their gradients are added to those
+        of the rank's earlier rows."""
         ...
 
     def add_up(self, figures: list[float]) -> list[float]:
@@ -83,7 +83,7 @@ class GroupEngine:
         self.reason = f"gradients are summed over {sums}; {steps.reason}"
         example = next(steps.model.parameters())
         self.device, self.dtype = example.device, example.dtype
-        self._error: Exception | None = None  # of the last step, of which the others do not know
+        self._error: Exception | None = None  # of the last step, not yet known to the other ranks
 
     def run(self, stretch: Stretch, seconds: float) -> list[float]:
         """As :meth:`aefast.training.engines.Engine.run`, and at the same step on each rank.
@@ -120,8 +120,8 @@ class GroupEngine:
     def _step(
         self, inputs: Iterator[Tensor], seed: int, share: Share, end: float
     ) -> tuple[float, bool]:
-        """The whole minibatch's loss, after which the step is taken if it is a number; and whether
-        time is over on some rank."""
+        """Take a step, if its loss is finite. Returns the minibatch's loss, and whether the time is
+        over on any rank."""
         value = 0.0
         try:
             self._raise_own_error()
@@ -137,12 +137,12 @@ class GroupEngine:
         if math.isfinite(value):
             try:
                 self.steps.take()
-            except Exception as raised:  # a hook's
+            except Exception as raised:  # raised by a hook
                 self._error = raised
         return value, over > 0
 
     def _compute(self, x: Tensor, seed: int, share: Share) -> float:
-        """What a rank's rows x ``[B, D]`` add to the loss, and to the gradients."""
+        """The rank's part of the loss, of its rows x ``[B, D]``; its gradients are added up."""
         first, value = share.first, 0.0
         for part in share.micro_batches(self.micro_batch_size):
             rows = slice(part.rows.start - first, part.rows.stop - first)
@@ -155,7 +155,7 @@ class GroupEngine:
 
     @torch.no_grad()
     def _gather_chains(self) -> None:
-        """Each rank has moved its own chains; what is saved and judged holds all of them."""
+        """Give each rank all persistent chains, of which each rank has updated its own."""
         chain = chains_of(self.steps.model)
         if chain is None:
             return

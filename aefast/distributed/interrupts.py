@@ -1,4 +1,4 @@
-"""Ctrl-C in a process group: one rank hears it, and all of them stop after the same step."""
+"""Ctrl-C in a process group: one rank receives it, and all ranks stop after the same step."""
 
 import contextlib
 import signal
@@ -36,7 +36,7 @@ def noted_interrupts(group: Group) -> Iterator[Callable[[], bool]]:
         yield lambda: bool(interrupts)
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if interrupts:  # after the last step, when no rank waits for another one
+    if interrupts:  # it came after the last step, when no rank waits any more
         raise KeyboardInterrupt
 
 

@@ -12,7 +12,7 @@ from aefast.nn.step_plan import PlannedMachine, PlannedStep
 from aefast.ops.shared import checks
 from aefast.step import optimizers
 
-FIGURES = 3  # that the ranks add up with the gradients
+FIGURES = 3  # numbers of a step that the ranks sum with the gradients
 
 # Each gradient begins at a multiple of so many numbers, as in csrc/step/fit.cpp.
 LINE = 16
@@ -78,7 +78,7 @@ class KernelSteps:
         self.sum: SharedBlocks | SentBlock | None = None
 
     def begin(self) -> None:
-        if self.sum is None:  # all ranks are here
+        if self.sum is None:  # at the same call on all ranks
             size = self.starts[-1]
             shared = shared_blocks(self.group, size) if self.group.size > 1 else None
             self.sum = shared or SentBlock.of(self.group, size)
@@ -88,7 +88,7 @@ class KernelSteps:
         self.pointers = [totals[number].data_ptr() for number in self.steps.numbers]
 
     def _pieces(self, block: Tensor) -> list[Tensor]:
-        """Each parameter's gradient in a block."""
+        """Views of a block, a gradient a parameter."""
         return [
             block[start : start + parameter.numel()]
             for start, parameter in zip(self.starts, self.planned.parameters, strict=False)
@@ -129,7 +129,7 @@ class KernelSteps:
 
 
 def refusal(planned: PlannedStep | PlannedMachine) -> str | None:
-    """Why a share of a planned step is none that the kernels compute; None where it is."""
+    """Why the kernels do not compute a share of a planned step; None if they do."""
     if isinstance(planned, PlannedMachine):
         return "the ranks exchange a machine's chains, or its mean activity"
     if planned.has_norm_or_dropout:

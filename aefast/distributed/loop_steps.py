@@ -1,4 +1,4 @@
-"""A share of a step as one would write it: its loss, backward, and the optimizer's step."""
+"""A rank's share of an ordinary training step: the loss, backward, and the optimizer's step."""
 
 from typing import Any
 

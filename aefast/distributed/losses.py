@@ -1,7 +1,8 @@
-"""What a rank's rows add to a minibatch's loss: over the ranks these sum up to all of it.
+"""A rank's part of a minibatch's loss. Over the ranks the parts sum to the minibatch's loss.
 
-Of a mean over rows it is the share's mean, times its weight. Where a loss is no such mean, as with
-a mean activity or persistent chains, the ranks exchange what it is a function of.
+For a loss that is a mean over rows, the part is the mean over the rank's rows times their share of
+the minibatch. For other losses, as with a mean activity or persistent chains, the ranks exchange
+what the loss is a function of.
 """
 
 import functools
@@ -35,7 +36,7 @@ ADDITIVE_LOSS = "shared or in parts it takes a mean over the rows, to which thes
 
 
 def loss_of_share(model: Any, x: Tensor, seed: int, share: Share) -> Tensor | None:
-    """What the rows x ``[B, D]`` of a share add to the loss; None of no rows, which add nothing.
+    """The part of the loss of a share's rows x ``[B, D]``; None without rows.
 
     What a model draws is what one process would draw for the whole minibatch, where its ``loss``
     takes a ``row_offset``, as those of :mod:`aefast.nn` do.
@@ -50,7 +51,7 @@ def loss_of_share(model: Any, x: Tensor, seed: int, share: Share) -> Tensor | No
 
 
 def _loss_of_minibatch(model: Any) -> Callable[[Any, Tensor, int, Share], Tensor | None] | None:
-    """Of a loss that is no mean over rows alone: what a share adds to it."""
+    """The function of a share's part, for a loss that is not a mean over rows; else None."""
     if _has_loss_of(model, RBM):
         return _machine_loss
     if _has_loss_of(model, SparseAutoencoder) and model.penalty_kind == "kl":
@@ -91,14 +92,14 @@ def check_model(model: Any) -> None:
 
 
 def check_plain_model(model: Any, x: Tensor) -> None:
-    """Whether a plain module's rows go each on its own, and its loss is a mean over them.
+    """Check that a plain module's loss is a mean over rows, none of which depends on the others.
 
     Args:
         model: :class:`aefast.training.plain_model.PlainModel`.
-        x: some rows, ``[B, D]``, by which a loss is tried that cannot be read.
+        x: some rows, ``[B, D]``, to try a loss of the user's on.
 
     Raises:
-        ValueError: they do not, or it is none.
+        ValueError: it is not.
     """
     for module in model.module.modules():
         if isinstance(module, BATCH_NORMS):
@@ -122,7 +123,10 @@ def _reduction_of(criterion: Any) -> str:
 
 @torch.no_grad()
 def _is_mean_over_rows(model: Any, x: Tensor) -> bool:
-    """Tried on two rows, where the outputs are rows and the loss draws nothing."""
+    """Compare the loss of two rows with the mean of their losses.
+
+    True, too, where that tells nothing: outputs that are not rows, or a loss that draws.
+    """
     x = x[:2]
     was_training = model.training
     model.eval()
@@ -157,12 +161,12 @@ def takes_row_offset(model: Any) -> bool:
 
 
 def chains_of(model: Any) -> Tensor | None:
-    """A machine's persistent chains ``[C, D]``, of which each rank moves its rows."""
+    """An RBM's persistent chains ``[C, D]``, of which each rank updates its rows; else None."""
     return model.chain if isinstance(model, RBM) else None
 
 
 def _has_loss_of(model: Any, cls: type[nn.Module]) -> bool:
-    """Whether its loss is this class's own: neither a subclass's nor the instance's."""
+    """Whether the model's loss is the method of this very class."""
     return getattr(model.loss, "__func__", None) is cls.__dict__["loss"]
 
 
@@ -179,8 +183,8 @@ def _sparse_loss(model: SparseAutoencoder, x: Tensor, seed: int, share: Share) -
 
 
 def _machine_loss(model: RBM, x: Tensor, seed: int, share: Share) -> Tensor | None:
-    """The chains' energies are a mean over chains, of which a rank may have another part than of
-    the rows."""
+    """The energy of the chains is a mean over chains: a rank's part of them may differ from its
+    part of the rows."""
     chain, target = model.chain, model.sparsity_target
     if chain is None and target is None:
         loss = share.weight * model.loss(x, seed=seed, row_offset=share.first) if len(x) else None
@@ -218,7 +222,7 @@ def _chain_ends(model: RBM, start: Tensor, seed: int, row_offset: int) -> Tensor
 
 
 def _dictionary_loss(model: SparseDictionary, x: Tensor, seed: int, share: Share) -> Tensor | None:
-    """A latent is active where a row of the minibatch has it, on any rank."""
+    """Dead latents are counted over the minibatch: a latent is active if it is on any rank."""
     target = model._checked_target(x, None)
     loss, code, residual = share.group.together(lambda: model._objective(x, target))
     if model.training:

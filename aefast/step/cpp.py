@@ -57,7 +57,7 @@ def update(updates: Sequence[_C.ParameterUpdate], gradients: Sequence[int]) -> N
 
 
 def precision() -> _C.Precision:
-    """What torch's switches ask of float32 products."""
+    """The precision of float32 products, by torch's settings."""
     level: _C.Precision = getattr(_C.Precision, product_level("cpu"))
     return level
 
@@ -166,7 +166,7 @@ def fit(
     stretch: Stretch,
     seconds: float,
 ) -> list[float]:
-    """Steps over the minibatches of a stretch, until they or ``seconds`` are over.
+    """Take a step for each minibatch of a stretch, or stop after ``seconds``.
 
     ``plan`` is what C++ reads: :func:`kernel_plan`'s, or a Boltzmann machine's.
 

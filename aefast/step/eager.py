@@ -59,7 +59,7 @@ def dense(
 
 
 def normalized(norm: PlannedNorm, parameters: Sequence[Tensor], x: Tensor) -> Tensor:
-    """With the batch's own mean and variance."""
+    """Batch normalization by the batch's mean and variance."""
     scale = parameters[norm.scale] if norm.scale >= 0 else None
     shift = parameters[norm.shift] if norm.shift >= 0 else None
     return F.batch_norm(x, None, None, scale, shift, training=True, eps=norm.epsilon)
@@ -110,7 +110,7 @@ def compare(plan: Plan, parameters: Sequence[Tensor], output: Tensor, x: Tensor)
 
 
 def penalty(plan: Plan, parameters: Sequence[Tensor], inputs: Tensor, code: Tensor) -> Tensor:
-    """What the code costs: its divergence, its activity, or the encoder's Jacobian."""
+    """The penalty of the code: its divergence, its activity, or the encoder's Jacobian."""
     total = torch.zeros((), dtype=code.dtype, device=code.device)
     if plan.code_stage == "posterior":
         divergence = variational.gaussian_kl(*posterior(plan, code)).mean()

@@ -95,7 +95,7 @@ def _kernels() -> ModuleType:
 
 
 class _StepLoss(KernelFunction):
-    """A loss whose forward pass computes the gradients, too; backward hands them over.
+    """A loss whose forward pass computes the gradients, too; backward returns them.
 
     A second backward, or a differentiable one, computes the loss again, from inputs that are held
     by reference. ``save_for_backward`` would cost as much as the arithmetic of a small model.

@@ -19,8 +19,8 @@ def loss(
     seed: int,
     row_offset: int,
 ) -> tuple[Tensor, Tensor]:
-    """Chains run from the data x ``[B, D]``, or on from ``chain``, and the loss compares the data
-    with where they end; both are returned."""
+    """Run the chains from the data x ``[B, D]``, or from ``chain``; the loss compares the data with
+    the chains' ends. Returns the loss and the ends."""
     settings = ChainSettings(plan.k, None, None, False, seed, row_offset)
     with torch.no_grad():
         start = x if chain is None else chain
@@ -29,7 +29,7 @@ def loss(
 
 
 def loss_between(plan: MachinePlan, parameters: Sequence[Tensor], x: Tensor, end: Tensor) -> Tensor:
-    """mean F(x) - mean F(end), and what the hidden units' mean activity given x costs."""
+    """mean F(x) - mean F(end), plus the penalty of the hidden units' mean activity given x."""
     machine = machine_of(plan, parameters)
     difference = rbm.free_energy(x, machine).mean() - rbm.free_energy(end, machine).mean()
     if plan.sparsity_weight == 0:

@@ -59,7 +59,7 @@ def machine_loss(
     seed: int,
     row_offset: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """The loss of x ``[B, D]``, a scalar, and where the chains end, ``[B, D]`` or as ``chain`` is.
+    """The loss of x ``[B, D]``, a scalar, and the chains' ends, ``[B, D]`` or like ``chain``.
 
     Call it where :func:`refusal` is None. ``chain`` ``[C, D]`` are persistent chains, float32 and
     contiguous.
@@ -86,7 +86,7 @@ def _run(call: Call, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) 
 
 
 class _MachineLoss(KernelFunction):
-    """The gradients are made along with the loss, and given away in backward.
+    """The forward pass computes the gradients with the loss; backward returns them.
 
     A second backward, through a graph that was retained, or one that is to be differentiated again,
     takes those of the definition at the states that the chains ended in. What it needs is held by
@@ -119,7 +119,7 @@ class _MachineLoss(KernelFunction):
 
 
 def _held(call: Call, parameters: Sequence[Tensor]) -> list[Tensor]:
-    """What a backward may compute with."""
+    """The tensors that a backward pass may compute with."""
     _, x, _, end, *_ = call
     return [x, end, *parameters]
 

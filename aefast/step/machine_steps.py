@@ -17,7 +17,7 @@ from aefast.step.stretch import CHUNK_SECONDS, Stretch
 if TYPE_CHECKING:
     from aefast import _C
 
-# Epochs over so many rows are taken in one call.
+# Epochs go to the kernels together, up to so many rows a call.
 MOST_ROWS = 1 << 20
 
 
@@ -59,7 +59,7 @@ class PlainSteps:
         while steps_done < steps * len(seeds):
             epoch, step = divmod(steps_done, steps)
             arguments = rows, batch_size, seeds[epoch:], first_step, step
-            # Of numbers so large that the loss is not finite the gradient may be.
+            # The loss of very large numbers may not be finite while the gradient is.
             steps_done += self._kernel(*arguments) or self._loop(*arguments)
         return steps
 
@@ -114,7 +114,7 @@ class PlainSteps:
 
 
 class _Updates(NamedTuple):
-    """Each parameter less its gradient times the learning rate."""
+    """Gradient descent: each parameter minus the learning rate times its gradient."""
 
     parameters: tuple[Tensor, Tensor, Tensor]
     learning_rate: float

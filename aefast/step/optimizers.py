@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 KINDS: dict[type, str] = {SGD: "sgd", Adam: "adam", AdamW: "adamw"}
 
-# What each keeps of a parameter, of its size.
+# Each optimizer's state tensors of the parameter's shape.
 AVERAGES: dict[type, tuple[str, ...]] = {
     SGD: ("momentum_buffer",),
     Adam: ("exp_avg", "exp_avg_sq"),
@@ -58,7 +58,7 @@ def _has_hooks(optimizer: Optimizer) -> bool:
 
 
 def _steps_as_its_class(optimizer: Optimizer) -> bool:
-    """Whether nobody put another step in its place; a scheduler counts the steps, and no more."""
+    """Whether ``step`` is its class's. A scheduler's wrapper counts the steps, and is allowed."""
     step: Any = optimizer.step
     if getattr(step, "_wrapped_by_lr_sched", False):
         step = step.__wrapped__
@@ -72,8 +72,8 @@ def _has_gradient_hooks(parameter: Tensor) -> bool:
 
 
 def _is_plain(state: dict[str, Any], parameter: Tensor, averages: Sequence[str]) -> bool:
-    """Whether the kernels can read a parameter's state: a state dict may bring any. On a GPU the
-    count of steps may be on either side."""
+    """Whether the kernels can read a parameter's state; a loaded state dict may hold anything. On a
+    GPU the count of steps may be on the CPU or on the GPU."""
     if not state.keys() >= {*averages}:
         return False
     sizes = dict.fromkeys(averages, parameter.shape)
@@ -104,7 +104,7 @@ class OptimizerSteps:
         self.optimizer = optimizer
         self._parameter_numbers = {id(p): number for number, p in enumerate(parameters)}
         self.trained: list[tuple[dict[str, Any], Tensor, int]] = []
-        self._unused: list[Tensor] = []  # whose state the last updates() began
+        self._unused: list[Tensor] = []  # whose state the last updates() created
 
     @property
     def numbers(self) -> list[int]:
@@ -112,7 +112,7 @@ class OptimizerSteps:
         return [number for _, _, number in self.trained]
 
     def updates(self) -> "list[_C.ParameterUpdate]":
-        """The updates as they stand: rates, and what is frozen, may have changed since the last."""
+        """The updates with the current learning rates, of the parameters that require gradients."""
         numbers = self._parameter_numbers
         self.trained = [
             (group, parameter, numbers[id(parameter)])
@@ -129,7 +129,7 @@ class OptimizerSteps:
         ]
 
     def advance(self, steps: int) -> None:
-        """What so many steps leave beside what the kernels keep themselves.
+        """Called after so many steps: what the kernels do not update themselves.
 
         They count Adam's steps, too: an interrupt between their call and this one would leave an
         optimizer that had taken steps it did not count.
@@ -139,7 +139,7 @@ class OptimizerSteps:
                 self.optimizer.state.pop(parameter, None)
             return
         torch.autograd.graph.increment_version([parameter for _, parameter, _ in self.trained])
-        # What a scheduler asks before it warns that it stepped first.
+        # A scheduler reads it: if False, it warns that it stepped before the optimizer.
         self.optimizer._opt_called = True  # type: ignore[attr-defined]
 
 

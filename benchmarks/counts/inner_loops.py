@@ -50,14 +50,14 @@ def totals(disassembly: str) -> dict[str, int]:
 
 def inner_loops(disassembly: str) -> Iterator[list[str]]:
     """The instructions of each loop without another in it: from a jump's target to the jump."""
-    places: dict[int, int] = {}  # an address's place in the list
+    indices: dict[int, int] = {}  # an address's index in the list
     texts: list[str] = []
     last_loop = -1  # where the last one ended: what begins before it is around it
     for address, text in INSTRUCTION.findall(disassembly):
-        places[int(address, 16)] = len(texts)
+        indices[int(address, 16)] = len(texts)
         texts.append(text)
         jump = JUMP.match(text)
-        start = places.get(int(jump[1], 16)) if jump else None
+        start = indices.get(int(jump[1], 16)) if jump else None
         if start is not None:
             if start > last_loop:
                 yield texts[start:]
