@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import aefast.functional as F
@@ -129,6 +130,41 @@ def test_a_function_mode_sees_the_op(op):
     with Mode():
         check_same(op(data(6)), expected)
     assert "aefast.functional" in modules
+
+
+class Watch(TorchDispatchMode):
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        return function(*args, **(kwargs or {}))
+
+
+def second_derivative(op):
+    x = (0.05 + 0.9 * data(6)).requires_grad_()
+    outputs = op(x)
+    outputs = [outputs] if isinstance(outputs, torch.Tensor) else outputs
+    total = sum(o.square().sum() for o in outputs if o is not None)
+    if not total.requires_grad:
+        return []
+    options = {"create_graph": True, "materialize_grads": True}
+    (first,) = torch.autograd.grad(total, x, **options)
+    second = torch.autograd.grad(first.pow(3).sum(), x, **options) if first.requires_grad else ()
+    return [first, *second]
+
+
+def test_a_dispatch_mode_sees_second_derivatives_right(op):
+    with Watch():
+        actual = second_derivative(op)
+    expected = second_derivative(op)
+    for a, b in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_pruned_contractive_loss_in_a_dispatch_mode_is_that_of_its_calls():
+    model, x = ContractiveAutoencoder(4, 3, contraction=0.1), data(6)
+    torch.nn.utils.prune.l1_unstructured(model.encoder[0], "weight", 0.5)
+    expected = torch.autograd.grad(model.loss(x), list(model.parameters()))
+    with Watch():
+        actual = torch.autograd.grad(model.loss(x), list(model.parameters()))
+    torch.testing.assert_close(actual, expected)
 
 
 class Image(torch.Tensor):

@@ -229,6 +229,11 @@ def _setup_context(ctx: Context, inputs: tuple[Any, ...], output: tuple[Tensor, 
 def _registered_gradients(ctx: Context, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, bias, saved = ctx.saved_tensors
     needed = list(ctx.needs_input_grad[:3])
+    gradients: Iterable[Tensor | None]
+    if torch.is_grad_enabled():  # they are to be differentiated again
+        gradients = eager.backward(grad, x, weight, bias, ctx.activation)
+        gradients = connected(gradients, (grad, x, weight, bias))
+        return *(g if need else None for g, need in zip(gradients, needed, strict=True)), None
     gradients = torch.ops.aefast.linear_act_backward(
         grad, x, weight, bias, saved, ctx.activation, needed
     )
