@@ -132,6 +132,9 @@ class _Proxy(_Augmented, fx.Proxy):
 
 
 class _Tracer(fx.Tracer):
+    # A branch on a buffer, or a number of it, is of this moment: a placeholder has none.
+    proxy_buffer_attributes = True
+
     def __init__(self, required: list[str]) -> None:
         # Of distributions the graph holds the calls as they are: they look at their arguments.
         modules: Any = math, torch.distributions

@@ -114,6 +114,41 @@ def test_a_model_of_another_class() -> None:
     torch.testing.assert_close(model(x), twin(x))
 
 
+class Buffered(nn.Module):
+    """Reads a buffer in one of some ways."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.net = sequential(20, 12, 20)
+        self.way = way
+        self.register_buffer("level", torch.tensor(2.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.way == "branch":
+            return self.net(x) * (3 if self.level > 1 else 1)
+        if self.way == "item":
+            return self.net(x) * self.level.item()
+        if self.way == "float":
+            return self.net(x) * float(self.level)
+        if self.way == "loop":
+            for _ in range(int(self.level)):
+                x = self.net(x)
+        return self.net(x) * self.level
+
+
+@pytest.mark.parametrize("way", ["branch", "item", "float", "loop", "product"])
+def test_a_buffer_is_read_at_each_call(way: str) -> None:
+    model = Buffered(way)
+    twin = copy.deepcopy(model)
+    aefast.accelerate(model)
+    x = torch.rand(8, 20)
+    for level in (2.0, 0.5, 3.0):
+        for net in (model, twin):
+            net.level.fill_(level)
+        torch.testing.assert_close(model(x), twin(x))
+    assert sum(row.served for row in aefast.report(model).rows) >= 3
+
+
 def test_a_forward_of_its_own_stays() -> None:
     model = sequential(20, 12, 20)
     own = model.forward = lambda x: x * 2
