@@ -16,7 +16,7 @@ from aefast.cli.shared import app, check_folder, ended_by_signals, fail, note, r
 from aefast.messages import printable
 from aefast.random import SEED_LIMIT, child_seed
 
-if TYPE_CHECKING:  # it takes packages that other commands do without
+if TYPE_CHECKING:  # it imports packages that other commands do not need
     from aefast.data import Dataset
 
 ROWS_AT_ONCE = 4096
@@ -108,7 +108,7 @@ def sample(
 
 @contextlib.contextmanager
 def one_line_errors(checkpoint: Path, out: Path) -> Iterator[None]:
-    """What may go wrong between a checkpoint, data and a file to write."""
+    """End the command with one line if the checkpoint, the data or the file cannot be used."""
     check_folder(out, "--out")
     if out.suffix != ".npy":
         fail(f"--out is {str(out)!r}; it takes a .npy file")
@@ -123,7 +123,7 @@ def one_line_errors(checkpoint: Path, out: Path) -> Iterator[None]:
 
 
 def load_rows(source: str, width: int, checkpoint: Path, out: Path) -> "Dataset":
-    """Data with as many columns as the model takes, of another file than the one to write."""
+    """Load data with the model's number of columns; the file to write must be another one."""
     from aefast.data import load
     from aefast.data.images import reads
     from aefast.data.sources import split_member
@@ -141,14 +141,14 @@ def load_rows(source: str, width: int, checkpoint: Path, out: Path) -> "Dataset"
 
 
 def map_rows(dataset: "Dataset", apply: Callable[[Tensor], Tensor], width: int, out: Path) -> None:
-    """Write ``apply`` of all rows, ``[N, width]``, some of them at a time."""
+    """Write the results of ``apply``, ``[N, width]``, block by block of rows."""
     note(dataset.notes)
     blocks = torch.arange(len(dataset), dtype=torch.int64, device="cpu").split(ROWS_AT_ONCE)
     write_rows((apply(dataset.take(rows)) for rows in blocks), (len(dataset), width), out)
 
 
 def write_rows(blocks: Iterator[Tensor], shape: tuple[int, int], out: Path) -> None:
-    """A ``.npy`` file of blocks of rows, which are never in memory together."""
+    """Write a ``.npy`` file from blocks of rows, one of which is in memory at a time."""
     from aefast.training.files import replacing
 
     header = {"descr": "<f4", "fortran_order": False, "shape": shape}

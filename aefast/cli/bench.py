@@ -18,12 +18,12 @@ from aefast.messages import cut, printable
 from aefast.ops import names_with
 from aefast.training.files import replacing
 
-# A contender and a case: all of them in 2 minutes and in 20.
+# Seconds for each contender of a case: the suite takes 2 minutes, or 20.
 QUICK_SECONDS, SECONDS = "0.1", "0.25"
 
 
 class Bench(TyperGroup):
-    """Without a command's name what follows is meant for ``run``."""
+    """``run`` is the default command."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         named = args[:1] and (args[0] in self.commands or args[0] == "--help")
@@ -68,7 +68,7 @@ def run(
 
     paths = list(dict.fromkeys(str(files[op]) for op in ops or [])) or [str(suite)]
     # A process of its own: the suite caps eager PyTorch's instruction set before torch is loaded.
-    # A peer's warnings of its own steps would fill pages.
+    # A peer's warnings about its own steps would fill pages.
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--disable-warnings"]
     command += paths
     command += [] if device is None else ["--device", device]
@@ -87,7 +87,7 @@ def run(
 
 
 def wait_for(command: list[str]) -> int:
-    """A program's exit status. It hears Ctrl-C too, and ends with what it has measured."""
+    """Run a program; its exit status. It receives Ctrl-C, too, and reports what it measured."""
     with subprocess.Popen(command) as process:
         while True:
             with contextlib.suppress(KeyboardInterrupt):
@@ -115,7 +115,7 @@ def report(
 
 
 def benchmarks(suite: Path) -> dict[str, Path]:
-    """The file that measures each hot path; an op without one has its self-test's cases."""
+    """The file that measures each op; an op without one is measured by its self-test's cases."""
     cases = suite / "bench_cases.py"
     files = dict.fromkeys(names_with("selftest"), cases)
     files |= {path.stem.removeprefix("bench_"): path for path in suite.glob("bench_*.py")}
@@ -151,12 +151,12 @@ def write(file: Path, text: str) -> None:
 
 
 def echo(text: str) -> None:
-    """Lines in which names from a file stand."""
+    """Print lines that contain names from a file."""
     typer.echo("\n".join(map(printable, text.split("\n"))))
 
 
 def part(name: str) -> ModuleType:
-    """A module of the suite, which imports its own by their bare names."""
+    """Import a module of the suite, whose modules import each other by their bare names."""
     suite = str(find_suite())
     if suite not in sys.path:
         sys.path.insert(0, suite)

@@ -14,7 +14,7 @@ from aefast.cli.shared import app, fail, note, one_line_about
 
 
 class WithProgram(TyperCommand):
-    """What follows ``--`` is the program and its arguments, and none of the command's."""
+    """Arguments after ``--`` belong to the program."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         separator = args.index("--") if "--" in args else len(args)
@@ -48,7 +48,7 @@ def patch(
 
 
 def _run(program: list[str]) -> None:
-    """As ``python PROGRAM ARGUMENT...`` does, its tracebacks and exit codes included."""
+    """Run a program as ``python PROGRAM ARGUMENT...`` does, with its tracebacks and exit codes."""
     is_module = program[0] == "-m"
     name, *arguments = program[1:] if is_module else program
     sys.argv = [name, *arguments]
@@ -66,7 +66,7 @@ def _run(program: list[str]) -> None:
 
 
 def _from_program(error: Exception) -> Exception:
-    """Without the frames of this command and of runpy."""
+    """The program's error, whose traceback has no frames of this command or of runpy."""
     frame = error.__traceback__
     while frame is not None and frame.tb_frame.f_code.co_filename in (__file__, runpy.__file__):
         frame = frame.tb_next

@@ -23,8 +23,8 @@ OTHER_RANKS_SECONDS = 3.0
 
 
 def fail(message: str) -> NoReturn:
-    """End the command with one line and exit code 2; of several ranks, which all find the same, the
-    first one says it."""
+    """End the command with one line and exit code 2. Of several ranks, which all have the same
+    error, the first one prints it."""
     if os.environ.get("RANK", "0") == "0":
         say(message)
     else:
@@ -37,14 +37,14 @@ def say(message: str) -> None:
 
 
 def note(lines: Iterable[str]) -> None:
-    """What a user may want to know, beside the result."""
+    """Print notes on the standard error."""
     for line in lines:
         typer.echo(printable(f"aefast: note: {line}"), err=True)
 
 
 @contextlib.contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """A signal to end leaves through the blocks under way, which remove what is half written."""
+    """Turn SIGTERM into SystemExit, so that ``with`` blocks remove half-written files."""
 
     def end(number: int, frame: FrameType | None) -> NoReturn:
         raise SystemExit(128 + number)
@@ -63,13 +63,13 @@ def check_settings() -> None:
         backend.cpu_isa()
         backend.select(torch.device("cpu"), torch.float32)
     except backend.BackendUnavailableError:
-        pass  # info says why; an op that needs the backend raises it again
+        pass  # aefast info says why, and an op that needs the backend raises it again
     except ValueError as error:
         fail(str(error))
 
 
 def check_device(device: str) -> None:
-    """A device that is there."""
+    """Check that the device is available."""
     if device not in DEVICES:
         fail(f"--device is {device!r}; it takes one of {', '.join(DEVICES)}")
     if device == "cuda" and not torch.cuda.is_available():
@@ -77,7 +77,7 @@ def check_device(device: str) -> None:
 
 
 def check_folder(file: Path, option: str) -> None:
-    """A run must not end, after minutes, at a folder that was never there."""
+    """Check that a file can be written, before minutes of work are lost."""
     with one_line_about(option):
         if file.is_dir():
             fail(f"{option} is {str(file)!r}, a folder; it takes a file")
@@ -87,7 +87,7 @@ def check_folder(file: Path, option: str) -> None:
 
 
 def check_output_folder(folder: Path, option: str) -> None:
-    """The same of a folder to write to, which need not be there."""
+    """The same for a folder to write to, which may be created."""
     with one_line_about(option):
         if folder.exists() and not folder.is_dir():
             fail(f"{option} is {str(folder)!r}, a file; it takes a folder")
@@ -101,7 +101,7 @@ def _check_parent(path: Path, option: str) -> None:
 
 @contextlib.contextmanager
 def one_line_about(argument: str) -> Iterator[None]:
-    """A name that is too long, or lies where nobody may look, is an error of the file system."""
+    """Turn the file system's errors, such as a name that is too long, into one line."""
     try:
         yield
     except OSError as error:

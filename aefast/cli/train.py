@@ -18,7 +18,7 @@ from aefast.cli import train_options as options
 from aefast.cli.shared import app, check_device, ended_by_signals, fail, note, require, say
 from aefast.messages import printable
 
-if TYPE_CHECKING:  # it takes packages that other commands do without
+if TYPE_CHECKING:  # it imports packages that other commands do not need
     from aefast.distributed.world import World
     from aefast.training.loop import Status, Trainer
 
@@ -89,7 +89,7 @@ def train(
 
 
 def config_of(named: dict[str, Any]) -> dict[str, Any]:
-    """The command line's options of the run's configuration, by name: those that were given."""
+    """The options of the run that are on the command line, by name."""
     of_command = ("out", "resume", "backend")
     chosen = {
         name: value for name, value in named.items() if value is not None and name not in of_command
@@ -114,7 +114,7 @@ def train_with_ranks(
     device_of_run: Callable[[], str],
     backend: str | None,
 ) -> None:
-    """Train, alone or as one of torchrun's ranks; an error is one line, which one rank writes."""
+    """Train, alone or as one of torchrun's ranks. An error is one line, printed by one rank."""
     from aefast.distributed.group import LostRankError
     from aefast.distributed.world import World, joined
     from aefast.training.loop import DivergenceError
@@ -143,7 +143,7 @@ def train_with_ranks(
 
 
 def begin(world: "World", out: Path, chosen: dict[str, Any], is_resumed: bool) -> None:
-    """Train in a run's folder, which the first rank has for itself."""
+    """Train in a run's folder, which the first rank locks."""
     from aefast.training import run
 
     with run.claimed(out) if world.is_first else contextlib.nullcontext() as warning:
@@ -167,8 +167,8 @@ def parse_sizes(text: str, option: str) -> list[int]:
 
 
 def proceed(trainer: "Trainer", out: Path, world: "World") -> None:
-    """Train, with a bar where there is a terminal, until the end or a signal; the first rank writes
-    and shows."""
+    """Train until the end or a signal, with a progress bar in a terminal. The first rank writes the
+    files and shows the bar."""
     from aefast.training import checkpoint
     from aefast.training.loop import train
     from aefast.training.metrics import Metrics
@@ -225,7 +225,7 @@ def progress_bar(trainer: "Trainer", is_shown: bool) -> Iterator[Callable[["Stat
         TimeRemainingColumn(),
     )
     console = Console(stderr=True)
-    # No thread of its own: it would take the interpreter from the loop at any moment.
+    # Without a thread to refresh it, which would interrupt the loop.
     with Progress(
         *columns,
         console=console,

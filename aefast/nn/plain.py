@@ -19,7 +19,7 @@ Class = TypeVar("Class", bound=type[nn.Module])
 _CLASSES: dict[type, frozenset[str]] = {nn.Sequential: frozenset(), nn.ModuleList: frozenset()}
 _TENSORS = (nn.Parameter, torch.Tensor, type(None))
 
-# Each class's forward as it was defined: another one may be put in its place later.
+# Each class's forward as it was defined: the class's attribute may be replaced later.
 _FORWARDS: dict[type, Callable[..., object]] = {}
 
 # The hooks of all modules, by their kind.
@@ -30,18 +30,18 @@ _GLOBAL_HOOKS = (
     torch_module._global_backward_hooks,
 )
 
-# What the losses call of a model.
+# The methods that the losses call.
 METHODS = (
     *("encode", "decode", "preactivation", "compare", "penalty", "posterior", "elbo"),
     "log_likelihood",
 )
 
-# Those that each class has, as they were defined.
+# Each class's methods of these names, as they were defined.
 _METHODS: dict[type, dict[str, Callable[..., object]]] = {}
 
 
 def known_by_its_parameters(*names: str) -> Callable[[Class], Class]:
-    """Of a module's class: its forward is a function of these parameters alone."""
+    """A decorator of a module's class whose forward is a function of these parameters alone."""
 
     def note(cls: Class) -> Class:
         _CLASSES[cls] = frozenset(names)
@@ -53,7 +53,7 @@ def known_by_its_parameters(*names: str) -> Callable[[Class], Class]:
 
 
 def note_forwards(*classes: type[nn.Module]) -> None:
-    """Classes whose forward is known, as long as it is the one that they have now."""
+    """Note the forwards of classes: a class whose forward is replaced is no longer known."""
     _FORWARDS.update((cls, cls.forward) for cls in classes)
 
 
@@ -91,18 +91,18 @@ def has_hooks(module: nn.Module) -> bool:
 
 
 def global_hooks() -> bool:
-    """Whether a hook of all modules is there."""
+    """Whether there are global hooks, which run for every module."""
     return any(_GLOBAL_HOOKS)
 
 
 def _changes_calls(hooks: dict[int, Callable[..., object]]) -> bool:
-    """Whether one of all modules' hooks is another than torch's own, which only watch."""
+    """Whether a global hook is not one of torch's own trackers, which only observe."""
     trackers = "torch.utils.module_tracker", "torch.utils.flop_counter"
     return any(getattr(hook, "__module__", None) not in trackers for hook in hooks.values())
 
 
 def own_hooks(attributes: dict[str, Any]) -> bool:
-    """Whether a module, of this dictionary, has a hook of its own."""
+    """Whether the module with these attributes has hooks of its own."""
     return bool(
         attributes["_forward_pre_hooks"]
         or attributes["_forward_hooks"]
@@ -112,8 +112,8 @@ def own_hooks(attributes: dict[str, Any]) -> bool:
 
 
 def has_own_methods(module: nn.Module) -> bool:
-    """Whether a method that a loss is made of is another one than this package's: replaced on the
-    module, as in ``model.encode = mine``, or on its class, or a subclass's own."""
+    """Whether a method that a loss calls is not this package's: it was replaced on the module, as
+    in ``model.encode = mine``, or on its class, or a subclass overrides it."""
     attributes = module.__dict__
     cls = type(module)
     methods = _METHODS[cls] if cls in _METHODS else _methods_of(cls)
@@ -124,13 +124,13 @@ def has_own_methods(module: nn.Module) -> bool:
 
 
 def has_own_forward(module: nn.Module) -> bool:
-    """Whether a module's forward is another one than its class was defined with."""
+    """Whether a module's forward is not the one that its class was defined with."""
     cls = type(module)
     return "forward" in module.__dict__ or _FORWARDS.get(cls, cls.forward) is not cls.forward
 
 
 def _methods_of(cls: type) -> dict[str, Callable[..., object]]:
-    """Of the nearest class of this package."""
+    """The methods of the nearest base class of this package."""
     return next((_METHODS[above] for above in cls.__mro__ if above in _METHODS), {})
 
 

@@ -26,7 +26,7 @@ TAKERS = {"bce": "the cross-entropy takes", "bernoulli": "Bernoulli units take"}
 
 
 class PlannedStep(NamedTuple):
-    """A plan, and the tensors that its parameters are at this moment.
+    """A plan, and the tensors that are its parameters now.
 
     Attributes:
         norms: whose running statistics, which are among the parameters, the steps move.
@@ -38,12 +38,12 @@ class PlannedStep(NamedTuple):
 
     @property
     def width(self) -> int:
-        """How many numbers a row has."""
+        """D, the numbers of a row."""
         return self.plan.encoder[0].inputs
 
     @property
     def taker(self) -> str | None:
-        """What it is that takes numbers in [0, 1], if anything."""
+        """What requires numbers in [0, 1], for a message; None if nothing does."""
         return TAKERS.get(self.plan.objective)
 
     def refusal(self, x: Tensor) -> str | None:
@@ -51,13 +51,13 @@ class PlannedStep(NamedTuple):
         return refusal(self.plan, self.parameters, x)
 
     def kernel_plan(self) -> "_C.StepPlan":
-        """What C++ takes many steps of."""
+        """The plan as C++ reads it."""
         from aefast.step import cpp
 
         return cpp.kernel_plan(self.plan)
 
     def advance(self, steps: int) -> None:
-        """What so many steps leave beside the parameters: nothing."""
+        """Called after so many steps: only the parameters change, so there is nothing to do."""
 
     @property
     def has_norm_or_dropout(self) -> bool:
@@ -66,14 +66,14 @@ class PlannedStep(NamedTuple):
 
     @property
     def one_row_error(self) -> str:
-        """What torch says of a batch of one row, whose variance batch normalization cannot take."""
+        """torch's message for a batch of one row, which has no variance to normalize by."""
         normalized = next(layer for layer in self.plan.layers if layer.norm is not None)
         size = torch.Size([1, normalized.outputs])
         return f"Expected more than 1 value per channel when training, got input size {size}"
 
 
 class Numbering:
-    """The parameters of a plan in the making, each once.
+    """Numbers the parameters of a plan, each once.
 
     Attributes:
         parameters: in the order of their numbers.
@@ -84,7 +84,7 @@ class Numbering:
         self._numbers: dict[int, int] = {}
 
     def number(self, parameter: Tensor | None) -> int:
-        """A parameter's number; -1 of none."""
+        """A parameter's number; -1 for None."""
         if parameter is None:
             return -1
         if id(parameter) not in self._numbers:
@@ -98,7 +98,7 @@ class Numbering:
 
 
 class PlannedMachine(NamedTuple):
-    """The same of a restricted Boltzmann machine, with its persistent chains.
+    """A planned step of a restricted Boltzmann machine, with its persistent chains.
 
     Attributes:
         chain: ``[C, D]``, which the steps move in place; or None.
@@ -135,10 +135,9 @@ class PlannedMachine(NamedTuple):
 
 
 def check_width(width: int, step: PlannedStep | PlannedMachine) -> None:
-    """Whether rows of so many numbers are the model's.
-
+    """
     Raises:
-        ValueError: they are not.
+        ValueError: the model takes rows of another width.
     """
     if width != step.width:
         raise ValueError(f"data has rows of {width} numbers; the model takes {step.width}")
@@ -185,7 +184,7 @@ class CachedStep:
         return type(None), ()
 
     def is_current(self, model: nn.Module, fields: dict[str, Any]) -> bool:
-        """Whether it is this model's, which is plain as it was, with the same parameters."""
+        """Whether the model is the same, still plain, and has the same parameters."""
         if self.watched[0].module is not model or fields != self.fields or global_hooks():
             return False
         if has_own_methods(model):
@@ -194,7 +193,7 @@ class CachedStep:
 
 
 class _Watched:
-    """A module of a plain model, by all that a plan depends on."""
+    """What a plan depends on in one module of a plain model."""
 
     __slots__ = (
         "activation",
@@ -247,8 +246,8 @@ def _all_modules(module: nn.Module) -> Iterable[nn.Module]:
 
 
 def _share_parameters(layers: Iterable[nn.Module]) -> bool:
-    """Whether a parameter is two layers' own: its gradient is a sum over both. A tied layer holds
-    no weight."""
+    """Whether two layers share a parameter, whose gradient is then a sum over both. A tied layer
+    has no weight of its own."""
     own = [id(p) for layer in layers for p in layer._parameters.values() if p is not None]
     return len(set(own)) < len(own)
 
@@ -286,8 +285,8 @@ def _planned(
 
 
 def fits_together(plan: Plan) -> bool:
-    """Whether each layer takes what the one before gives, with biases and variances of their sizes:
-    parameters may have been replaced, and the kernels read what the plan says is there."""
+    """Whether the layers' widths match, and the biases' and variances' sizes. Parameters may have
+    been replaced, and the kernels read as many numbers as the plan says."""
     code = plan.encoder[-1].outputs
     if plan.code_stage == "posterior":
         if code % 2:
