@@ -6,15 +6,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from aefast.acceleration.purity import check_pure
 from aefast.nn.plain import has_own_forward, note_forwards, own_hooks
 
 # By a name that aefast.fit takes.
-NAMED: dict[str, Callable[..., Any]] = {"mse": F.mse_loss, "bce": F.binary_cross_entropy}
+NAMED: dict[str, Callable[..., Tensor]] = {"mse": F.mse_loss, "bce": F.binary_cross_entropy}
 
-FUNCTIONS: dict[Any, str] = {
+FUNCTIONS: dict[object, str] = {
     F.mse_loss: "mse",
     F.binary_cross_entropy: "bce",
     F.binary_cross_entropy_with_logits: "logits",
@@ -43,7 +43,7 @@ def objective_of(loss: Any) -> str | None:
     return _objective_of_graph(graph)
 
 
-def _is_plain_mean(loss: Any) -> bool:
+def _is_plain_mean(loss: nn.Module) -> bool:
     attributes = loss.__dict__
     if own_hooks(attributes) or has_own_forward(loss) or loss.reduction != "mean":
         return False

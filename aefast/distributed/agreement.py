@@ -22,7 +22,7 @@ class DisagreementError(ValueError):
     """A rank's data or options differ from rank 0's; the message, one line, has both."""
 
 
-def agree(group: Group, facts: dict[str, Any]) -> None:
+def agree(group: Group, facts: dict[str, object]) -> None:
     """Compare some facts, by their names.
 
     Raises:
@@ -39,7 +39,7 @@ def agree(group: Group, facts: dict[str, Any]) -> None:
                 )
 
 
-def data_facts(data: Dataset | TensorRows) -> dict[str, Any]:
+def data_facts(data: Dataset | TensorRows) -> dict[str, object]:
     """Facts of all rows: each rank has the whole data, and takes its rows of them."""
     rows = torch.linspace(0, len(data) - 1, COMPARED_ROWS, dtype=torch.float64, device="cpu").long()
     compared_rows = data.take(rows).to("cpu", torch.float32)
@@ -59,7 +59,7 @@ def check_batch_size(batch_size: int, group: Group, argument: str) -> None:
         )
 
 
-def settings_of(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def settings_of(optimizer: torch.optim.Optimizer) -> dict[str, object]:
     """An optimizer's options, group by group."""
     groups = optimizer.param_groups
     names = dict.fromkeys(name for group in groups for name in group if name != "params")
@@ -69,7 +69,7 @@ def settings_of(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     return {"the optimizer": type(optimizer).__name__, **settings}
 
 
-def _plain(value: object) -> Any:
+def _plain(value: object) -> object:
     """An option as a number or text; a tensor's numbers."""
     value = value.tolist() if isinstance(value, Tensor) else value
     return value if isinstance(value, int | float | str | None) else repr(value)

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -91,7 +91,7 @@ def choose_engine(
 
 def choice_key(
     model: nn.Module, dataset: Dataset | TensorRows | PairedRows, optimizer: torch.optim.Optimizer
-) -> list[Any]:
+) -> list[object]:
     """All that :func:`choose_engine` depends on: another key may mean another engine.
 
     A callback changes it where it puts a hook on a layer, anneals a weight of the loss, or replaces

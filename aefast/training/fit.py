@@ -328,7 +328,7 @@ def _begin_together(group: Group, call: _Call, optimizer: torch.optim.Optimizer)
     start_alike(group, call.model, optimizer)
 
 
-def _facts(call: _Call, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def _facts(call: _Call, optimizer: torch.optim.Optimizer) -> dict[str, object]:
     if call.dataset is None:
         raise TypeError("data is a function; in a process group it takes rows")
     if isinstance(call.dataset, PairedRows) or isinstance(call.held_out, PairedRows):
@@ -543,7 +543,7 @@ class _Choice(NamedTuple):
     def engine(self) -> Engine:
         return self.group.together(lambda: choose_engine(*self))
 
-    def key(self) -> list[Any]:
+    def key(self) -> list[object]:
         return self.group.together(lambda: choice_key(self.model, self.dataset, self.optimizer))
 
 

@@ -302,7 +302,7 @@ class GraphEngine:
             buffers.steps_taken.add_(1)
 
 
-def facts(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Any]:
+def facts(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[object]:
     """What a graph has fixed: the model's plan, the tensors' addresses, which are trained, and the
     optimizer's options but for its learning rates. A callback or a state dict may change them."""
     planned = plan_of(model)

@@ -1,7 +1,6 @@
 """A plain PyTorch model with its loss, as :func:`aefast.fit` trains it."""
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, fx, nn
@@ -26,7 +25,7 @@ class PlainModel:
         loss: ``loss(output, x)``, or ``loss(outputs[0], x, *outputs[1:])`` of several.
     """
 
-    def __init__(self, module: nn.Module, loss: Any) -> None:
+    def __init__(self, module: nn.Module, loss: Callable[..., Tensor]) -> None:
         self.module = module
         self.criterion = loss
         self.objective = objective_of(loss)
@@ -71,7 +70,7 @@ class PlainModel:
         return blocks if isinstance(blocks, str) else _planned(blocks, self.objective)
 
 
-def plain_model(model: Any, loss: Any) -> PlainModel | None:
+def plain_model(model: nn.Module, loss: str | Callable[..., Tensor] | None) -> PlainModel | None:
     """The model with ``loss``, by default the one that it was accelerated with, or mse for an
     ``nn.Sequential``. None for another model without a loss."""
     record = model.__dict__.get(KEY) if isinstance(model, nn.Module) else None
@@ -79,7 +78,7 @@ def plain_model(model: Any, loss: Any) -> PlainModel | None:
         return None
     if loss is None:
         loss = "mse" if record is None or record.loss is None else record.loss
-    return PlainModel(model, NAMED.get(loss, loss) if isinstance(loss, str) else loss)
+    return PlainModel(model, NAMED[loss] if isinstance(loss, str) else loss)
 
 
 def blocks_of(module: nn.Module) -> list[RecognizedBlock] | str:

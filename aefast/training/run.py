@@ -293,7 +293,7 @@ def _together(group: Group, begin: Callable[[], Trainer]) -> Trainer:
     return trainer
 
 
-def _facts(trainer: Trainer) -> dict[str, Any]:
+def _facts(trainer: Trainer) -> dict[str, object]:
     """All that must be equal on all ranks. The data's path may differ."""
     settings = {**vars(trainer.config), **trainer.config.options}
     data = settings.pop("data")
