@@ -24,7 +24,7 @@ try:
 
     # torch.func's transforms, and those of autograd.grad(is_grads_batched=True) and forward mode.
     from torch._C import _are_functorch_transforms_active as has_transforms
-    from torch._C._functorch import TransformType, is_legacy_batchedtensor
+    from torch._C._functorch import TransformType, is_legacy_batchedtensor, unwrap_if_dead
     from torch._C._functorch import get_interpreter_stack as transforms
 
     forward_ad._current_level  # noqa: B018  (-1 outside forward-mode differentiation)
@@ -77,6 +77,7 @@ __all__ = [
     "saved_tensors_hooks",
     "search_when_tracing",
     "transforms",
+    "unwrap_if_dead",
 ]
 
 

@@ -158,6 +158,42 @@ def test_a_dispatch_mode_sees_second_derivatives_right(op):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+def check_a_gradient_after_its_transform(total, value):
+    leaf = value.clone().requires_grad_()
+    loss = total(leaf)
+    if not loss.requires_grad:
+        return
+    (expected,) = torch.autograd.grad(loss, leaf, materialize_grads=True)
+    for mode in (True, False):
+        _, gradient = torch.func.vjp(total, value)
+        with torch.set_grad_enabled(mode):
+            (actual,) = gradient(torch.ones((), dtype=loss.dtype))
+        torch.testing.assert_close(actual.to(expected.dtype), expected)
+    actual = torch.func.jacrev(total)(value)
+    torch.testing.assert_close(actual.to(expected.dtype), expected)
+
+
+def test_a_gradient_that_is_taken_after_its_transform_has_ended(op):
+    """As torch.func.vjp's is: what was saved is no tensor of the transform any more."""
+
+    def total(x):
+        outputs = op(x)
+        outputs = [outputs] if isinstance(outputs, torch.Tensor) else outputs
+        return sum(o.square().sum() for o in outputs if o is not None)
+
+    check_a_gradient_after_its_transform(total, 0.05 + 0.9 * data(6))
+
+
+@pytest.mark.parametrize("options", [{}, {"hessian_noise": 0.1, "seed": 1}])
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_penaltys_gradient_after_its_transform_is_of_the_weights(options, deep):
+    def total(weight):
+        weights = [weight, weight[:3, :3].repeat(1, 2)[:, :5]] if deep else [weight]
+        return F.contractive_penalty(data(6), weights, None, **options).sum()
+
+    check_a_gradient_after_its_transform(total, WEIGHT)
+
+
 def test_a_pruned_contractive_loss_in_a_dispatch_mode_is_that_of_its_calls():
     model, x = ContractiveAutoencoder(4, 3, contraction=0.1), data(6)
     torch.nn.utils.prune.l1_unstructured(model.encoder[0], "weight", 0.5)

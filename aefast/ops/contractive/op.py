@@ -24,7 +24,7 @@ from aefast.ops.contractive.primitives import PenaltyPrimitives
 from aefast.ops.contractive.settings import EncoderLayer, PenaltySettings
 from aefast.ops.mlp.op import check_layers
 from aefast.ops.shared import checks, dispatch
-from aefast.ops.shared.autograd import Context, KernelFunction, connected
+from aefast.ops.shared.autograd import Context, KernelFunction, connected, wanted
 from aefast.ops.shared.precision import instead_of_autocast, outpaces_autocast
 from aefast.ops.shared.registered import registered
 
@@ -291,6 +291,9 @@ class _Penalty(KernelFunction):
             g is not None and (dispatch.is_transformed(g) or dispatch.is_traced(g)) for g in grads
         ):
             # To be differentiated again, batched or traced: the definition's can.
+            flags = [needed.x, *needed.weights, *needed.biases]
+            x, *parameters = map(wanted, (x, *parameters), flags)
+            layers = _layers(parameters, ctx.activations)
             gradients = eager.gradients(grad_penalty, grad_code, x, layers, ctx.settings)
             gradients = connected(gradients, (grad_penalty, grad_code, x, *parameters))
         else:

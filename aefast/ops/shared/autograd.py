@@ -11,7 +11,11 @@ from torch import Tensor
 from torch.autograd import Function
 
 from aefast.ops.shared import dispatch
-from aefast.torch_private import has_transforms, is_autocast_enabled_anywhere
+from aefast.torch_private import (
+    has_transforms,
+    is_autocast_enabled_anywhere,
+    unwrap_if_dead,
+)
 
 
 class Context(Protocol):
@@ -50,6 +54,8 @@ class KernelFunction(Function):
 
         @functools.wraps(backward)
         def without_autocast(ctx: Any, *grads: Any) -> Any:
+            if type(ctx) is not cls._backward_cls:
+                ctx = _OfTransform(ctx)
             if not is_autocast_enabled_anywhere():
                 return backward(ctx, *grads)
             with contextlib.ExitStack() as off:
@@ -64,6 +70,36 @@ class KernelFunction(Function):
         if has_transforms():
             return super().apply(*arguments)
         return super(Function, cls).apply(*arguments)  # type: ignore[misc]
+
+
+class _OfTransform:
+    """The context of a call inside torch.func's transforms.
+
+    What ``torch.func.vjp`` returns is called after its transform has ended. What was saved are
+    wrappers of it then, which have no memory, and which autograd takes for constants.
+    """
+
+    def __init__(self, ctx: Any) -> None:
+        self.__dict__["_ctx"] = ctx
+
+    @property
+    def saved_tensors(self) -> tuple[Any, ...]:
+        saved = self._ctx.saved_tensors
+        return tuple(None if tensor is None else unwrap_if_dead(tensor) for tensor in saved)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ctx, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._ctx, name, value)
+
+
+def wanted(tensor: Any, is_needed: bool) -> Any:
+    """The same numbers, of which autograd can be asked for a gradient that is needed: those that
+    came out of a transform of torch.func that has ended require none."""
+    if tensor is None or tensor.requires_grad or not is_needed:
+        return tensor
+    return tensor * torch.ones((), dtype=tensor.dtype, device=tensor.device, requires_grad=True)
 
 
 def connected(

@@ -97,8 +97,9 @@ class _KLSparsity(KernelFunction):
     @staticmethod
     def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, None, None, None]:
         (code,) = ctx.saved_tensors
-        if torch.is_grad_enabled() or dispatch.is_traced(grad):
-            slope = eager.slope(code, ctx.target)  # to be differentiated again, or traced
+        if torch.is_grad_enabled() or dispatch.is_traced(grad) or not ctx.saved_slope:
+            # To be differentiated again, traced, or of a transform, which copies the list.
+            slope = eager.slope(code, ctx.target)
         else:
             slope = ctx.saved_slope[0]
         return _expanded(slope, grad, code), None, None, None
