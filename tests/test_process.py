@@ -10,6 +10,7 @@ import torch
 
 import aefast
 from aefast import backend
+from aefast.acceleration.draws import drawn
 from aefast.functional import sparse_encode
 from tests.test_backend import run
 
@@ -154,6 +155,22 @@ def test_a_long_call_hears_signals(call, count, threads):
     with pytest.raises(Heard), alarms(raise_heard, 0.1):
         call(count)
     assert time.perf_counter() - start < 10
+
+
+def test_a_long_draw_hears_signals():
+    """A handler runs in its midst, and not only after it."""
+    heard = []
+    kernel = _C.mersenne_normal
+
+    def draw(*arguments):
+        with alarms(lambda: heard.append("signal"), 0.01):
+            kernel(*arguments)
+            heard.append("end")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_C, "mersenne_normal", draw)
+        drawn(torch.empty(2**26), "randn")
+    assert heard.index("end") > 1  # one of them may have waited for the end
 
 
 def test_a_handlers_own_products_leave_the_interrupted_one_right():

@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "shared/box_muller.h"
+#include "shared/parallel.h"
 
 namespace aefast::AEFAST_ISA {
 namespace {
@@ -77,6 +78,17 @@ class Words {
 
 constexpr int64_t kAtOnce = 1024;
 
+// draw(first, some) for all numbers, in their order; signals are heard between some and some.
+template <class Draw>
+void in_their_order(int64_t count, const Draw& draw) {
+    constexpr int64_t kPerTask = 64 * kAtOnce;
+    parallel_for(1, (count + kPerTask - 1) / kPerTask, [&](int64_t task) {
+        const int64_t end = std::min((task + 1) * kPerTask, count);
+        for (int64_t first = task * kPerTask; first < end; first += kAtOnce)
+            draw(first, std::min(kAtOnce, end - first));
+    });
+}
+
 // torch makes 16 normals of 16 words: eight radii, and eight angles whose cosines come first.
 constexpr int64_t kLanes = 8, kBlock = 2 * kLanes;
 constexpr uint32_t kUniformBits = 0xffffffu;
@@ -113,39 +125,36 @@ void dropout_noise(MersenneTwister& twister, float* noise, int64_t count, double
     const auto threshold = static_cast<int64_t>(std::ceil(std::ldexp(keep_probability, 53)));
     const float scale = 1.f / static_cast<float>(keep_probability);
     alignas(64) uint32_t drawn[2 * kAtOnce];
-    for (int64_t first = 0; first < count; first += kAtOnce) {
-        const int64_t some = std::min(kAtOnce, count - first);
+    in_their_order(count, [&](int64_t first, int64_t some) {
         words.draw(drawn, 2 * some);
         for (int64_t i = 0; i < some; ++i) {
             const int64_t bits =
                 static_cast<int64_t>(drawn[2 * i] & 0x1fffffu) << 32 | drawn[2 * i + 1];
             noise[first + i] = bits < threshold ? scale : 0.f;
         }
-    }
+    });
 }
 
 // 24 bits of a word.
 void uniform(MersenneTwister& twister, float* values, int64_t count) {
     Words words(twister);
     alignas(64) uint32_t drawn[kAtOnce];
-    for (int64_t first = 0; first < count; first += kAtOnce) {
-        const int64_t some = std::min(kAtOnce, count - first);
+    in_their_order(count, [&](int64_t first, int64_t some) {
         words.draw(drawn, some);
         for (int64_t i = 0; i < some; ++i)
             values[first + i] =
                 static_cast<float>(static_cast<int32_t>(drawn[i] & 0xffffffu)) * 0x1p-24f;
-    }
+    });
 }
 
 // The last 16 are drawn anew where the count is no multiple of that.
 void normal(MersenneTwister& twister, float* values, int64_t count) {
     Words words(twister);
     alignas(64) uint32_t drawn[kAtOnce];
-    for (int64_t first = 0; first < count; first += kAtOnce) {
-        const int64_t some = std::min(kAtOnce, count - first);
+    in_their_order(count, [&](int64_t first, int64_t some) {
         words.draw(drawn, some);
         normal_blocks(drawn, values + first, some / kBlock);
-    }
+    });
     if (count % kBlock == 0) return;
     words.draw(drawn, kBlock);
     normal_blocks(drawn, values + count - kBlock, 1);

@@ -11,7 +11,9 @@
 namespace aefast::AEFAST_ISA {
 namespace {
 
-constexpr int64_t kColumnsPerTask = 64;
+constexpr int64_t kColumnsPerTask = 64, kRowsPerLook = 1 << 14;
+
+bool interrupted_at_row(int64_t row) { return row > 0 && row % kRowsPerLook == 0 && interrupted(); }
 
 // run(first column, number of columns) for all columns, some a task.
 template <class Run>
@@ -25,11 +27,13 @@ void by_columns(int64_t columns, int threads, const Run& run) {
 void normalize(const BatchNormArguments& a, int64_t first, int64_t count) {
     double means[kColumnsPerTask] = {}, squares[kColumnsPerTask] = {};
     for (int64_t row = 0; row < a.rows; ++row) {
+        if (interrupted_at_row(row)) return;
         const float* values = a.values + row * a.columns + first;
         for (int64_t i = 0; i < count; ++i) means[i] += values[i];
     }
     for (int64_t i = 0; i < count; ++i) means[i] /= static_cast<double>(a.rows);
     for (int64_t row = 0; row < a.rows; ++row) {
+        if (interrupted_at_row(row)) return;
         const float* values = a.values + row * a.columns + first;
         for (int64_t i = 0; i < count; ++i) {
             const double error = values[i] - means[i];
@@ -53,6 +57,7 @@ void normalize(const BatchNormArguments& a, int64_t first, int64_t count) {
                 static_cast<float>(squares[i] / static_cast<double>(a.rows - 1));
     }
     for (int64_t row = 0; row < a.rows; ++row) {
+        if (interrupted_at_row(row)) return;
         const int64_t offset = row * a.columns + first;
         for (int64_t i = 0; i < count; ++i) {
             const float normalized = (a.values[offset + i] - mean[i]) * inverse[i];
@@ -65,6 +70,7 @@ void normalize(const BatchNormArguments& a, int64_t first, int64_t count) {
 void normalize_backward(const BatchNormBackwardArguments& a, int64_t first, int64_t count) {
     double sums[kColumnsPerTask] = {}, dots[kColumnsPerTask] = {};
     for (int64_t row = 0; row < a.rows; ++row) {
+        if (interrupted_at_row(row)) return;
         const int64_t offset = row * a.columns + first;
         for (int64_t i = 0; i < count; ++i) {
             const double gradient = a.gradient[offset + i];
@@ -81,6 +87,7 @@ void normalize_backward(const BatchNormBackwardArguments& a, int64_t first, int6
         if (a.shift_gradient) a.shift_gradient[first + i] = static_cast<float>(sums[i]);
     }
     for (int64_t row = 0; row < a.rows; ++row) {
+        if (interrupted_at_row(row)) return;
         float* gradient = a.gradient + row * a.columns + first;
         const float* normalized = a.normalized + row * a.columns + first;
         for (int64_t i = 0; i < count; ++i)

@@ -20,6 +20,9 @@ constexpr int64_t kElementsPerTask = 32768;
 // Copies of a stretch this long stay in the first-level cache.
 constexpr int64_t kStretch = 1024;
 
+// Between rows so long signals are heard, and not only between tasks.
+constexpr int64_t kLongRow = 1 << 18;
+
 constexpr int kLanes = 16;
 
 // Whether act'' is not 0 everywhere.
@@ -152,9 +155,11 @@ void slope_backward(const SlopeBackwardArguments& a) {
         double* sums = a.partial_sums + block * 2 * a.columns;
         std::fill_n(sums, 2 * a.columns, 0.0);
         const int64_t last = std::min((block + 1) * kRowsPerPartialSum, a.rows);
-        for (int64_t row = block * kRowsPerPartialSum; row < last; ++row)
+        for (int64_t row = block * kRowsPerPartialSum; row < last; ++row) {
+            if (a.columns >= kLongRow && interrupted()) return;
             for (int64_t column = 0; column < a.columns; column += kStretch)
                 backward_stretch(a, row, column, std::min(kStretch, a.columns - column), sums);
+        }
     });
     add_partial_sums(a.partial_sums, blocks, 2 * a.columns, a.grad_sums);
 }
