@@ -112,6 +112,12 @@ def load_saelens(folder: "str | PathLike[str]") -> SparseDictionary:
         state["encoder_bias"] += shift
         if architecture == "gated":
             state["magnitude_bias"] += shift * state["magnitude_scale"].exp()
+    for name, tensor in state.items():
+        if name != "threshold" and not tensor.isfinite().all():
+            raise FolderError(
+                f"{path}: the settings in {CONFIG} make the {name} infinite or NaN, as a latent's "
+                "direction of norm 0 does where activations are rescaled by the norms"
+            )
     return _filled(make, state)
 
 

@@ -109,6 +109,22 @@ def test_inputs_that_are_not_centered_and_ranks_by_norm_are_brought_to_one_form(
         torch.testing.assert_close(actual.encode_dense(x), code)
 
 
+@pytest.mark.parametrize(
+    ("settings", "value"),
+    [({"rescale_acts_by_decoder_norm": True}, 0.0), ({"apply_b_dec_to_input": False}, 3e38)],
+)
+def test_settings_that_leave_no_finite_model_are_refused(settings, value, tmp_path):
+    model = trained("topk")
+    with torch.no_grad():
+        model.decoder_weight[2] = value if value == 0 else 1.0
+        model.decoder_bias.fill_(value)
+        model.encoder_weight.fill_(3.0)
+    aefast.save_saelens(model, tmp_path)
+    change_config(tmp_path, **settings)
+    with pytest.raises(FolderError, match=r"coder_.* infinite or NaN, as a latent's direction of"):
+        aefast.load_saelens(tmp_path)
+
+
 def change_config(folder, **changes):
     config = json.loads((folder / "cfg.json").read_text())
     (folder / "cfg.json").write_text(json.dumps(config | changes))
