@@ -662,31 +662,69 @@ def test_every_committed_result_is_small_and_every_row_of_readme_can_be_filled()
 
 def test_time_to_quality_takes_the_fewest_passes_that_reach_the_score() -> None:
     pytest.importorskip("sklearn")
-    quality = importlib.import_module("bench_quality").Quality
+    quality = importlib.import_module("quality").Quality
 
-    def reaching(target: float, has_passes: bool = True) -> Any:
-        fit = {"fit": lambda model, rows: model, "has_passes": has_passes}
-        return quality(int, int, lambda passes, rows: float(passes), target, **fit)
+    def train(rows: str, passes: int, seed: int) -> float:
+        assert rows == "rows"
+        return passes + seed
 
-    assert [reaching(target).passes(int) for target in (0.5, 2, 11, 512)] == [1, 2, 11, 512]
-    assert reaching(0.5, has_passes=False).passes(int) == 1
+    def score(model: float, held_out: str) -> float:
+        assert held_out == "held out"
+        return model
+
+    def reaching(target: float, seeds: int = 1, has_passes: bool = True) -> Any:
+        data = lambda: ("rows", "held out")  # noqa: E731
+        return quality("peer", data, train, train, score, "{:g}", target, seeds, has_passes)
+
+    assert [reaching(target).passes(train) for target in (0.5, 2, 11, 512)] == [1, 2, 11, 512]
+    assert reaching(0.5, has_passes=False).passes(train) == 1
+    assert reaching(11, seeds=3).passes(train) == 10  # whose mean is one more
     for beyond in (reaching(513), reaching(2, has_passes=False)):
         with pytest.raises(AssertionError, match="score"):
-            beyond.passes(int)
+            beyond.passes(train)
 
 
 def test_a_machines_likelihood_is_a_distribution() -> None:
     pytest.importorskip("sklearn")
     random = np.random.default_rng(0)
-    machine = SimpleNamespace(
-        components_=random.normal(size=(3, 5)),
-        intercept_hidden_=random.normal(size=3),
-        intercept_visible_=random.normal(size=5),
-    )
+    machines = importlib.import_module("quality_machines")
+    machine = machines.Machine(*(random.normal(size=size) for size in ((3, 5), 3, 5)))
     states = np.array(list(itertools.product([0.0, 1.0], repeat=5)))
-    likelihood = importlib.import_module("bench_quality").likelihood
-    total = sum(np.exp(likelihood(machine, state[None])) for state in states)
+    total = sum(np.exp(machines.likelihood(machine, state[None])) for state in states)
     assert total == pytest.approx(1)
+
+
+def test_a_lower_bound_of_an_ignored_code_is_a_coins_likelihood() -> None:
+    pytest.importorskip("sklearn")
+    bound = importlib.import_module("quality_autoencoders").evidence_lower_bound
+    rows = np.eye(5, dtype=np.float32)[:3]
+
+    def posterior(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.ones(len(x), 2), torch.zeros(len(x), 2)
+
+    def decode(code: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(code), 5), 0.5)
+
+    assert bound((posterior, decode), rows) == pytest.approx(-5 * np.log(2) - 1)
+
+
+def test_a_duality_gap_is_none_for_the_best_codes_and_the_whole_objective_for_far_ones() -> None:
+    pytest.importorskip("sklearn")
+    dictionaries = importlib.import_module("quality_dictionaries")
+    rows, _ = dictionaries.images()
+    codes = dictionaries.encode(rows, 1000)
+    assert 0 <= -dictionaries.duality_gap(codes, rows) < 1e-7
+    worse = codes.copy()
+    worse[7] += 0.01
+    assert -dictionaries.duality_gap(worse, rows) > 1e-3
+
+
+def test_the_explained_variance_is_one_of_the_rows_and_none_of_their_mean() -> None:
+    explained = importlib.import_module("quality_topk").explained_variance
+    rows = np.random.default_rng(0).normal(2, 1, (50, 4)).astype(np.float32)
+    assert explained(lambda x: x, rows) == 1
+    assert explained(lambda x: x.mean(0).expand_as(x), rows) == pytest.approx(0, abs=1e-6)
+    assert explained(lambda x: (x + x.mean(0)) / 2, rows) == pytest.approx(0.75)
 
 
 def test_the_shapes_that_others_take_are_in_the_table() -> None:
