@@ -15,7 +15,7 @@ from aefast.acceleration.tally import Tally
 from aefast.ops.shared import checks, dispatch
 
 # Below so many numbers torch draws faster: our kernel copies the generator's state first, which
-# takes 7 us. On a Zen 3 torch takes 11 ns for a number of dropout, and 3.3 ns for any other.
+# takes 7 us. On a Zen 4 torch takes 11 ns for a number of dropout, and 3.3 ns for any other.
 FEWEST_OF_DROPOUT, FEWEST = 512, 3072
 CPU = torch.device("cpu")
 TOO_FEW = "so few numbers torch draws as fast"
