@@ -89,7 +89,7 @@ double kl_sparsity(const SparsityArguments& a, double target, float* slope) {
     bool is_activity = true;
     for (int64_t i = 0; i < a.columns; ++i) {
         const double activity = a.partial_sums[i] / rows, mean = bounded(activity);
-        is_activity &= !(activity < 0 || activity > 1);
+        if (mean != activity) is_activity &= !(activity < 0 || activity > 1);
         penalty += target * std::log(target / mean) + other * std::log(other / (1 - mean));
         slope[i] = static_cast<float>((other / (1 - mean) - target / mean) / rows);
     }
