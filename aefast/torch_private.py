@@ -22,6 +22,11 @@ try:
 
     PRE_DISPATCH = torch._C.DispatchKey.PreDispatch
 
+    # The operators of torch.ops, whose schemas tell what they write to.
+    from torch._ops import OpOverload, OpOverloadPacket
+
+    torch.ops.aten.relu_.default._schema.is_mutable  # noqa: B018
+
     # torch.func's transforms, and those of autograd.grad(is_grads_batched=True) and forward mode.
     from torch._C import _are_functorch_transforms_active as has_transforms
     from torch._C._functorch import TransformType, is_legacy_batchedtensor, unwrap_if_dead
@@ -56,6 +61,8 @@ except (ImportError, AttributeError) as error:
 
 __all__ = [
     "PRE_DISPATCH",
+    "OpOverload",
+    "OpOverloadPacket",
     "TorchDispatchMode",
     "TransformType",
     "active_data_parallel",
@@ -73,6 +80,7 @@ __all__ = [
     "is_jit_tracing",
     "is_legacy_batchedtensor",
     "is_zero_tensor",
+    "mutates",
     "profiler",
     "saved_tensors_hooks",
     "search_when_tracing",
@@ -104,3 +112,10 @@ def inductor() -> tuple[ModuleType, Any]:
 def search_when_tracing(tracer: fx.Tracer, module: ModuleType) -> None:
     """Have a tracer wrap the functions that it wraps in this module, too, while it traces."""
     tracer._autowrap_search.append(module)
+
+
+def mutates(operator: OpOverload | OpOverloadPacket) -> bool:
+    """Whether it writes to an argument; of a packet, whether one of its overloads does."""
+    if isinstance(operator, OpOverload):
+        return bool(operator._schema.is_mutable)
+    return any(mutates(getattr(operator, name)) for name in operator.overloads())

@@ -1,9 +1,7 @@
 """What the kernels serve in a graph: stacks of linear layers with activations, and draws."""
 
-import inspect
-import operator
 from collections.abc import Iterator
-from types import BuiltinFunctionType, FunctionType
+from types import BuiltinFunctionType
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from aefast.acceleration.stack import Slot
+from aefast.acceleration.writes import Writes
 from aefast.nn.plain import has_own_forward, note_forwards, own_hooks
 
 TENSORS = (nn.Parameter, Tensor)
@@ -46,13 +45,6 @@ note_forwards(nn.Linear, nn.BatchNorm1d, nn.Dropout, *MODULES)
 
 # Of any positive multiple they are that multiple: they may come before dropout or after it.
 HOMOGENEOUS = ("identity", "relu", "leaky_relu")
-
-# The operators ``+=`` to ``@=``, by their names.
-AUGMENTED = (
-    *("iadd", "iand", "ifloordiv", "ilshift", "imatmul", "imod", "imul", "ior", "ipow", "irshift"),
-    *("isub", "itruediv", "ixor"),
-)
-IN_PLACE = {getattr(operator, name) for name in (*AUGMENTED, "setitem")}
 
 
 class RecognizedLayer(NamedTuple):
@@ -115,46 +107,7 @@ def stacks_of(graph: fx.Graph, module: nn.Module) -> list[list[RecognizedLayer]]
     return stacks
 
 
-class Writes:
-    """Where a graph's nodes write to memory that others read."""
-
-    def __init__(self, graph: fx.Graph, module: nn.Module) -> None:
-        self._module = module
-        self._before: dict[fx.Node, int] = {}
-        count = 0
-        for node in graph.nodes:
-            self._before[node] = count
-            count += writes(node, module)
-
-    def are_among(self, nodes: list[fx.Node]) -> bool:
-        """Whether a node that is none of these stands between first and last, and writes."""
-        own = sum(writes(node, self._module) for node in nodes[:-1])
-        return self._before[nodes[-1]] - self._before[nodes[0]] > own
-
-
-def writes(node: fx.Node, module: nn.Module) -> bool:
-    """Whether a node may write to memory that others read: in place, or in code that is not read
-    here."""
-    if node.op == "call_module":
-        called = module.get_submodule(str(node.target))
-        is_unknown = own_hooks(called.__dict__) or "forward" in called.__dict__
-        return is_unknown or bool(getattr(called, "inplace", False))
-    if node.op == "call_method":
-        return str(node.target).endswith("_")
-    if node.op != "call_function":
-        return False
-    function: Any = node.target
-    if function.__module__ == "_operator":
-        return function in IN_PLACE
-    if function.__name__.endswith("_") or node.kwargs.get("out") is not None:
-        return True
-    if not isinstance(function, FunctionType):
-        return False
-    arguments = inspect.signature(function).bind(*node.args, **node.kwargs).arguments
-    return arguments.get("inplace", False) is not False
-
-
-def _layer(node: fx.Node, module: nn.Module, writes: "Writes") -> RecognizedLayer | None:
+def _layer(node: fx.Node, module: nn.Module, writes: Writes) -> RecognizedLayer | None:
     linear = _linear(node, module)
     if linear is None:
         return None

@@ -2,7 +2,6 @@
 
 import inspect
 import math
-import operator
 import random
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from aefast import torch_private
 from aefast.acceleration.purity import ImpureError, Read, reads_of, settings_of
-from aefast.acceleration.recognition import AUGMENTED
+from aefast.acceleration.writes import AUGMENTED
 from aefast.nn.plain import own_hooks
 
 # The attribute of an accelerated module that holds its graphs.
@@ -118,8 +117,8 @@ def _augmented(function: Callable[..., Any]) -> Callable[..., Any]:
     return record
 
 
-for _name in AUGMENTED:
-    setattr(_Augmented, f"__{_name}__", _augmented(getattr(operator, _name)))
+for _name, _function in AUGMENTED.items():
+    setattr(_Augmented, f"__{_name}__", _augmented(_function))
 
 
 class _Attribute(_Augmented, fx.proxy.Attribute):

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from aefast.acceleration.objective import NAMED, objective_of
-from aefast.acceleration.recognition import RecognizedBlock, block_of, reads_parameter, writes
+from aefast.acceleration.recognition import RecognizedBlock, block_of, reads_parameter
 from aefast.acceleration.tracing import KEY, trace
+from aefast.acceleration.writes import is_write
 from aefast.nn.plain import has_hooks
 from aefast.nn.step_plan import NOT_TOGETHER, Numbering, PlannedStep, fits_together
 from aefast.step.plan import Plan, PlannedLayer, PlannedNorm
@@ -107,7 +108,9 @@ def blocks_of(module: nn.Module) -> list[RecognizedBlock] | str:
 def _does_more(graph: fx.Graph, own: set[fx.Node], module: nn.Module) -> bool:
     """Whether a node beside a graph's layers writes to memory, or is there for nobody's reading."""
     others = [node for node in graph.nodes if node not in own and node.op != "output"]
-    return any(writes(node, module) or not (node.users or reads_parameter(node)) for node in others)
+    return any(
+        is_write(node, module) or not (node.users or reads_parameter(node)) for node in others
+    )
 
 
 def _is_input(node: fx.Node, module: nn.Module) -> bool:

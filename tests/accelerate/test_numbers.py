@@ -181,7 +181,68 @@ WRITES: dict[str, Callable[[Tensor], object]] = {
     "an operator": add_in_place,
     "an operator on a view": scale_a_view_in_place,
     "a module": nn.ReLU(inplace=True),
+    "an overload": lambda x: torch.ops.aten.mul_.Tensor(x, 0.5),
+    "an overload's packet": lambda x: torch.ops.aten.relu_(x),
+    "an op of another library": lambda x: torch.ops.aefast_tests.halve(x),
+    "a norm's limit": lambda x: F.embedding(torch.arange(3), x, max_norm=0.1),
 }
+
+
+@torch.library.custom_op("aefast_tests::halve", mutates_args=("x",))
+def halve(x: Tensor) -> None:
+    x.mul_(0.5)
+
+
+AUGMENTED: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {}
+
+
+def augmented(function: Callable[[nn.Module, Tensor], Tensor]) -> None:
+    AUGMENTED[function.__name__] = function
+
+
+@augmented
+def a_number(net: nn.Module, x: Tensor) -> Tensor:
+    half = rows = x.shape[0]
+    half //= 2
+    return net(x)[:half].sum(0) / rows
+
+
+@augmented
+def a_count(net: nn.Module, x: Tensor) -> Tensor:
+    each = elements = x.numel()
+    each /= x.shape[0]
+    return net(x) * each / elements
+
+
+@augmented
+def a_shape(net: nn.Module, x: Tensor) -> Tensor:
+    longer = shape = x.shape
+    longer += (1,)
+    return net(x).reshape(longer).squeeze(-1).reshape(shape)
+
+
+@augmented
+def a_product(net: nn.Module, x: Tensor) -> Tensor:
+    product = code = net(x)
+    product @= torch.ones(20, 20)
+    return product + code
+
+
+@pytest.mark.parametrize("name", AUGMENTED)
+def test_an_augmented_assignment_leaves_what_is_not_changed_in_place(name: str) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(20, 12), nn.Tanh(), nn.Linear(12, 20))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return AUGMENTED[name](self.net, x)
+
+    torch.manual_seed(0)
+    model, x = Model(), torch.rand(64, 20)
+    twin = copy.deepcopy(model)
+    assert aefast.accelerate(model).replaced
+    torch.testing.assert_close(model(x), twin(x))
 
 
 class Writing(nn.Module):

@@ -1,0 +1,86 @@
+"""Where a graph writes to memory that others read: in place, or in code that is not read here."""
+
+import inspect
+import operator
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any
+
+from torch import fx, nn
+
+from aefast.nn.plain import own_hooks
+from aefast.torch_private import OpOverload, OpOverloadPacket, mutates
+
+
+def _in_place(name: str) -> Callable[[Any, Any], Any]:
+    """``x += y`` as a function's call. Of operator's own function torch.fx would write ``x += y``,
+    which gives another value to the name of a number, for all who read it later."""
+    operate: Callable[[Any, Any], Any] = getattr(operator, name)
+
+    def write(x: Any, y: Any) -> Any:
+        return operate(x, y)
+
+    write.__name__ = write.__qualname__ = name
+    return write
+
+
+# What ``+=`` to ``@=`` call.
+AUGMENTED = {
+    name: _in_place(name)
+    for name in (
+        *("iadd", "iand", "ifloordiv", "ilshift", "imatmul", "imod", "imul", "ior", "ipow"),
+        *("irshift", "isub", "itruediv", "ixor"),
+    )
+}
+IN_PLACE = {
+    *AUGMENTED.values(),
+    *(getattr(operator, name) for name in (*AUGMENTED, "setitem")),
+}
+
+
+# Arguments that have a function, or a module of that setting, write.
+SETTINGS = ("inplace", "max_norm")
+
+
+class Writes:
+    """Where a graph's nodes write to memory that others read."""
+
+    def __init__(self, graph: fx.Graph, module: nn.Module) -> None:
+        self._module = module
+        self._before: dict[fx.Node, int] = {}
+        count = 0
+        for node in graph.nodes:
+            self._before[node] = count
+            count += is_write(node, module)
+
+    def are_among(self, nodes: list[fx.Node]) -> bool:
+        """Whether a node that is none of these stands between first and last, and writes."""
+        own = sum(is_write(node, self._module) for node in nodes[:-1])
+        return self._before[nodes[-1]] - self._before[nodes[0]] > own
+
+
+def is_write(node: fx.Node, module: nn.Module) -> bool:
+    """Whether a node may write to memory that others read. A call that nobody reads is there for
+    what it does."""
+    if node.op == "call_module":
+        called = module.get_submodule(str(node.target))
+        is_unknown = own_hooks(called.__dict__) or "forward" in called.__dict__
+        return is_unknown or any(getattr(called, name, None) for name in SETTINGS)
+    if node.op not in ("call_function", "call_method"):
+        return False
+    if not node.users:
+        return True
+    if node.op == "call_method":
+        return str(node.target).endswith("_")
+    return _writes(node.target, node.args, node.kwargs)
+
+
+def _writes(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    if isinstance(function, OpOverload | OpOverloadPacket):
+        return mutates(function)
+    if function in IN_PLACE or function.__name__.endswith("_") or kwargs.get("out") is not None:
+        return True
+    if not isinstance(function, FunctionType):
+        return False
+    arguments = inspect.signature(function).bind(*args, **kwargs).arguments
+    return any(arguments.get(name, None) not in (None, False) for name in SETTINGS)
