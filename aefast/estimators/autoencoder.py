@@ -51,6 +51,8 @@ PRODUCTS_AT_ONCE = 2**29
 # Rows so many times as large as any that were learned from are warned of, and rows so much smaller:
 # a few rows may well be small.
 LARGER, SMALLER = 10, 100
+# Of a long-tailed table three in four single rows are a hundredth of its largest number.
+FEWEST_ROWS_TO_BE_SMALL = 50
 
 
 @dataclass(eq=False, repr=False)
@@ -269,7 +271,8 @@ class BaseAutoencoder(FloatTransformer):
 
     def _warn_of_scale(self, X: Any) -> None:
         most = largest(X)
-        if most > LARGER * self._largest or 0 < SMALLER * most < self._largest:
+        is_small = 0 < SMALLER * most < self._largest and X.shape[0] >= FEWEST_ROWS_TO_BE_SMALL
+        if is_small or most > LARGER * self._largest:
             warnings.warn(
                 f"X holds numbers up to {most:g}; the model has learned from numbers up to "
                 f"{self._largest:g}: they may be on another scale",

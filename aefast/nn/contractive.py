@@ -69,7 +69,11 @@ class ContractiveAutoencoder(Autoencoder):
         generator: torch.Generator | None = None,
         row_offset: int = 0,
     ) -> Tensor:
-        """The mean error of the reconstruction plus the weighted mean penalty; a scalar."""
+        """The mean error of the reconstruction plus the weighted mean penalty; a scalar.
+
+        On a CPU it holds the parameters' gradients until its backward pass, as
+        :meth:`aefast.nn.Autoencoder.loss` does.
+        """
         check_replica(self)
         check_draw(seed, generator, row_offset)
         loss = loss_in_one_call(self, x, seed, generator, row_offset)

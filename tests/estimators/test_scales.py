@@ -94,7 +94,16 @@ def test_times_and_what_a_mask_hides_are_no_numbers(kind):
 def test_rows_on_another_scale_are_warned_of(scale, warns, recwarn):
     X = ROWS / ROWS.max()
     model = estimators.Autoencoder(2, n_iter=1, random_state=0).fit(255 * X)
-    model.transform(255 * scale * X)
+    model.transform(255 * scale * np.tile(X, (5, 1)))
     messages = [str(one.message) for one in recwarn if one.category is UserWarning]
     message = r"X holds numbers up to \S+; the model has learned from numbers up to 255: they may"
     assert [bool(re.match(message, one)) for one in messages] == [True] * warns
+
+
+def test_a_few_small_rows_are_not_warned_of(recwarn):
+    X = np.random.default_rng(0).lognormal(0, 2, (300, 5))
+    model = estimators.Autoencoder(2, n_iter=1, random_state=0).fit(X)
+    small = X[X.max(1) < X.max() / 101]
+    assert len(small) >= 20
+    model.transform(small[:20])
+    assert not [one for one in recwarn if "learned from numbers" in str(one.message)]

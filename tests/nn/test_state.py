@@ -267,12 +267,14 @@ def test_checkpointing_refuses_latents_that_die(x):
     checkpoint(model.eval().loss, x, use_reentrant=False).backward()  # where they don't
 
 
-def test_checkpointing_refuses_a_generator_that_it_cannot_set_back(x):
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_checkpointing_refuses_a_generator_that_it_cannot_set_back(x, use_reentrant):
     model, generator = DenoisingAutoencoder(8, 4), torch.Generator()
+    rows = x.clone().requires_grad_()  # the reentrant form takes no other
     with pytest.raises(RuntimeError, match=r"generator is given under .*checkpoint"):
-        checkpoint(lambda: model.loss(x, generator=generator), use_reentrant=False)
-    expected = model.loss(x, seed=1)
-    assert torch.equal(checkpoint(lambda: model.loss(x, seed=1), use_reentrant=False), expected)
+        checkpoint(lambda x: model.loss(x, generator=generator), rows, use_reentrant=use_reentrant)
+    actual = checkpoint(lambda x: model.loss(x, seed=1), rows, use_reentrant=use_reentrant)
+    torch.testing.assert_close(actual, model.loss(rows, seed=1))
 
 
 def pruned(model):

@@ -98,9 +98,14 @@ def test_sizes_of_one_to_four(name, rows, visible, hidden):
 
 @pytest.mark.parametrize("name", ["masking", "kl", "contractive tied", "variational units"])
 def test_a_batch_of_several_panels(name):
-    """On average: of these sums the largest error is 0.7 to 1.2 times what is allowed, by luck."""
-    model, x = MODELS[name](200, 50), torch.rand(5000, 200)
-    assert_right(model, x, assert_as_accurate_as_torch_on_average)
+    """On average; the largest of so many errors is 0.7 to 1.2 times twice torch's, by luck."""
+
+    def is_as_accurate(ours, theirs, exact):
+        assert_as_accurate_as_torch_on_average(ours, theirs, exact)
+        error, torchs = ((one.double() - exact).abs().max() for one in (ours, theirs))
+        assert error <= 3 * torchs + 2**-24 * exact.abs().max()
+
+    assert_right(MODELS[name](200, 50), torch.rand(5000, 200), is_as_accurate)
 
 
 @pytest.mark.parametrize("name", ["masking", "deep", "kl", "contractive", "variational"])

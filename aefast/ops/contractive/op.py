@@ -24,7 +24,7 @@ from aefast.ops.contractive.primitives import PenaltyPrimitives
 from aefast.ops.contractive.settings import EncoderLayer, PenaltySettings
 from aefast.ops.mlp.op import check_layers
 from aefast.ops.shared import checks, dispatch
-from aefast.ops.shared.autograd import Context, KernelFunction, connected, wanted
+from aefast.ops.shared.autograd import Context, KernelFunction, connected, requiring_gradient
 from aefast.ops.shared.precision import instead_of_autocast, outpaces_autocast
 from aefast.ops.shared.registered import registered
 
@@ -292,7 +292,7 @@ class _Penalty(KernelFunction):
         ):
             # To be differentiated again, batched or traced: the definition's can.
             flags = [needed.x, *needed.weights, *needed.biases]
-            x, *parameters = map(wanted, (x, *parameters), flags)
+            x, *parameters = map(requiring_gradient, (x, *parameters), flags)
             layers = _layers(parameters, ctx.activations)
             gradients = eager.gradients(grad_penalty, grad_code, x, layers, ctx.settings)
             gradients = connected(gradients, (grad_penalty, grad_code, x, *parameters))

@@ -94,7 +94,7 @@ class _OfTransform:
         setattr(self._ctx, name, value)
 
 
-def wanted(tensor: Any, is_needed: bool) -> Any:
+def requiring_gradient(tensor: Any, is_needed: bool) -> Any:
     """The same numbers, of which autograd can be asked for a gradient that is needed: those that
     came out of a transform of torch.func that has ended require none."""
     if tensor is None or tensor.requires_grad or not is_needed:

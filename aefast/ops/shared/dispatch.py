@@ -235,7 +235,7 @@ def resolve_seed(
         RuntimeError: the generator is the caller's own and ``torch.utils.checkpoint`` at work,
             which sets back torch's alone: other noise would be drawn again.
     """
-    if generator is not None and is_checkpointed():
+    if generator is not None and (is_checkpointed() or is_run_ahead()):
         raise RuntimeError(
             "generator is given under torch.utils.checkpoint, which would draw from it twice; "
             "it takes seed, or torch's default generator"
