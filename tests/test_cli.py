@@ -133,16 +133,20 @@ RESULT = {
 }
 
 
-def test_bench_writes_its_results_and_compares_them(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """A run that measures what ``RESULT`` holds, beside an older and faster one."""
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of the suite measures what ``RESULT`` holds."""
 
     def wait_for(command: list[str]) -> int:
         Path(command[-1]).write_text(json.dumps(RESULT))
         return 0
 
     monkeypatch.setattr(cli.bench, "wait_for", wait_for)
+
+
+@pytest.mark.usefixtures("measured")
+def test_bench_writes_its_results_and_compares_them(tmp_path: Path) -> None:
+    """Beside an older and faster one."""
     old, new = tmp_path / "old.json", tmp_path / "new.json"
     faster = copy.deepcopy(RESULT)
     faster["cases"][0]["baselines"]["eager"]["ratio"] = [0.9, 1.0, 1.1]
@@ -227,14 +231,8 @@ def test_a_run_that_is_interrupted_ends_with_what_it_measured(tmp_path: Path) ->
     assert heard.exists()
 
 
-def test_names_from_a_result_reach_a_terminal_escaped(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def wait_for(command: list[str]) -> int:
-        Path(command[-1]).write_text(json.dumps(RESULT))
-        return 0
-
-    monkeypatch.setattr(cli.bench, "wait_for", wait_for)
+@pytest.mark.usefixtures("measured")
+def test_names_from_a_result_reach_a_terminal_escaped(tmp_path: Path) -> None:
     old = copy.deepcopy(RESULT)
     old["cases"][0]["case"] = "\x1b[2J"
     (tmp_path / "old.json").write_text(json.dumps(old))

@@ -46,16 +46,16 @@ class Writes:
     """Where a graph's nodes write to memory that others read."""
 
     def __init__(self, graph: fx.Graph, module: nn.Module) -> None:
-        self._module = module
+        self._writing = {node for node in graph.nodes if is_write(node, module)}
         self._before: dict[fx.Node, int] = {}
         count = 0
         for node in graph.nodes:
             self._before[node] = count
-            count += is_write(node, module)
+            count += node in self._writing
 
     def are_among(self, nodes: list[fx.Node]) -> bool:
         """Whether a node that is none of these stands between first and last, and writes."""
-        own = sum(is_write(node, self._module) for node in nodes[:-1])
+        own = sum(node in self._writing for node in nodes[:-1])
         return self._before[nodes[-1]] - self._before[nodes[0]] > own
 
 
