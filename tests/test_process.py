@@ -169,7 +169,7 @@ def test_a_long_draw_hears_signals():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_C, "mersenne_normal", draw)
-        drawn(torch.empty(2**26), "randn")
+        drawn(torch.empty(2**28), "randn")
     assert heard.index("end") > 1  # one of them may have waited for the end
 
 
