@@ -1,10 +1,9 @@
-"""The torch.compile backend ``"aefast"``: layers become ops, inductor compiles the rest.
+"""The torch.compile backend ``"aefast"``: linear layers become ops, inductor compiles the rest.
 
-Found by torch through the entry point ``torch_dynamo_backends``.
+torch finds it through the entry point ``torch_dynamo_backends``.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,24 +20,31 @@ FEWEST_PRODUCTS = 1 << 22
 
 def aefast(
     graph_module: fx.GraphModule,
-    example_inputs: Sequence[Any],
+    example_inputs: Sequence[Tensor | int | torch.SymInt],
     *,
     mode: str | None = None,
-    options: dict[str, Any] | None = None,
-) -> Callable[..., Any]:
-    """A backend of torch.compile's: layers become one op each where that pays, forward and
-    backward; inductor compiles the rest, with its own modes and options."""
+    options: dict[str, object] | None = None,
+) -> Callable[..., object]:
+    """Compile a graph of dynamo's, forward or backward.
+
+    A linear layer becomes one op where that is faster. Inductor compiles the rest, with its own
+    modes and options.
+    """
     inductor, compile_fx = torch_private.inductor()
     put_ops_in(graph_module)
     patches = inductor.list_mode_options(mode) if mode else {}
-    compiled: Any = compile_fx(
+    compiled: Callable[..., object] = compile_fx(
         graph_module, example_inputs, config_patches=patches | (options or {})
     )
     return compiled
 
 
 def put_ops_in(graph_module: fx.GraphModule) -> int:
-    """Replace the linear layers, with their activations, that the op serves; how many."""
+    """Replace linear layers, with their activations, by the op where it is faster.
+
+    Returns:
+        the number of layers that were replaced.
+    """
     layers = [node for node in graph_module.graph.nodes if _pays(node)]
     for node in layers:
         _replace(node, graph_module)
@@ -47,9 +53,9 @@ def put_ops_in(graph_module: fx.GraphModule) -> int:
 
 
 def _replace(node: fx.Node, graph_module: fx.GraphModule) -> None:
-    """One layer, with its activation, where that comes next and nobody else reads the layer.
+    """Replace one layer, with its activation if that is the next node and the layer's only reader.
 
-    What stands between them may write to what the layer reads, or switch gradients or autocast.
+    A node between them might write to the layer's input, or switch gradients or autocast.
     """
     last, activation = node, "identity"
     if len(node.users) == 1 and node.next in node.users:
@@ -83,8 +89,8 @@ def _pays(node: fx.Node) -> bool:
     return outpaces_vendor(_hint(weight.numel()))
 
 
-def _value(argument: Any) -> Tensor | None:
-    """What a node is, as far as the graph's makers know it: a fake tensor."""
+def _value(argument: object) -> Tensor | None:
+    """The fake tensor that dynamo recorded for a node: its shape, dtype and device."""
     return argument.meta.get("example_value") if isinstance(argument, fx.Node) else None
 
 
@@ -94,6 +100,7 @@ def _is_served(value: object) -> bool:
     return value.device.type == "cpu" and value.dtype == torch.float32
 
 
-def _hint(size: Any) -> int:
-    """A size, or the one that a symbol had when its graph was made."""
+def _hint(size: int | torch.SymInt) -> int:
+    """A size. A symbolic size is what it was when the graph was made."""
+
     return int(size if isinstance(size, int) else size.node.hint or 0)

@@ -1,6 +1,7 @@
-"""What a model draws from torch's own generator: the same numbers, drawn in vectors.
+"""Draws from torch's default generator with vector instructions: the same numbers as torch's.
 
-torch draws word by word: at 784-512 on 1024 rows dropout takes as long as a layer's products.
+torch's Mersenne Twister yields one word at a time. In a 784-512 layer on 1024 rows, dropout takes
+it as long as the matrix product.
 """
 
 from functools import cache
@@ -14,8 +15,8 @@ from aefast import backend
 from aefast.acceleration.tally import Tally
 from aefast.ops.shared import checks, dispatch
 
-# Below so many numbers torch draws faster: our kernel copies the generator's state first, which
-# takes 7 us. On a Zen 4 torch takes 11 ns for a number of dropout, and 3.3 ns for any other.
+# Below so many numbers torch draws faster. Our kernel copies the generator's state first, which
+# takes 7 us; on a Zen 4 torch takes 11 ns for each number of dropout, and 3.3 ns for any other.
 FEWEST_OF_DROPOUT, FEWEST = 512, 3072
 CPU = torch.device("cpu")
 TOO_FEW = "so few numbers torch draws as fast"
@@ -27,11 +28,12 @@ class Draw:
 
     Attributes:
         kind: ``"dropout"``, or the name of torch's function.
-        level: of dropout, the probability.
+        level: the probability that dropout drops an element; 0 for other kinds.
+        tally: counts the calls.
     """
 
     def __init__(self, kind: str, level: float) -> None:
-        self.__name__ = kind  # in a graph's code
+        self.__name__ = kind  # torch.fx writes it into the graph's code
         self.kind = kind
         self.level = level
         self.tally = Tally()
@@ -60,7 +62,7 @@ class Draw:
         return x * numbers if torch.is_grad_enabled() and x.requires_grad else numbers.mul_(x)
 
     def refusal(self, x: Tensor) -> str | None:
-        """Why torch draws itself; None where it need not."""
+        """Why torch draws the numbers of a call; None where our kernel draws them."""
         if dispatch.is_traced(x) or dispatch.is_transformed(x) or dispatch.is_in_functorch():
             return "the call is traced or transformed"
         if x.dtype != torch.float32 or not x.is_cpu:
@@ -77,14 +79,14 @@ class Draw:
 
 
 def _is_of_rows(x: Tensor) -> bool:
-    """Whether a node is a slice of a matrix's columns; torch draws a contiguous tensor for it."""
+    """Whether x is a slice of a matrix's columns. torch draws a contiguous tensor for it."""
     return x.dim() == 2 and x.stride(1) == 1 and x.stride(0) > x.shape[1] > 1
 
 
 def drawn(like: Tensor, kind: str, keep_probability: float = 1.0) -> Tensor:
     """Random numbers from torch's default generator, as torch draws them for a contiguous tensor.
 
-    For dropout these are the factors that it multiplies with: 0, or 1 / keep_probability.
+    For dropout these are its factors: 0 or 1 / keep_probability.
     """
     numbers = torch.FloatTensor(like.shape)
     _draw(torch.default_generator, numbers, kind, keep_probability)
@@ -105,16 +107,19 @@ def _draw(generator: torch.Generator, numbers: Tensor, kind: str, keep_probabili
 
 @cache
 def draws_as_torch() -> bool:
-    """Whether torch draws with its own generator; on Intel processors MKL draws for dropout."""
+    """Whether our kernels draw the same numbers as torch on this processor, found by trying.
+
+    On Intel processors they do not: MKL draws torch's dropout there.
+    """
     ours, theirs = (torch.Generator().manual_seed(0) for _ in range(2))
     if ours.get_state().shape != (5056,):
         return False
     noise, uniform, normal = torch.empty(3, 1000, dtype=torch.float32, device="cpu")
     for numbers, kind in ((noise, "dropout"), (uniform, "rand_like"), (normal, "randn_like")):
         _draw(ours, numbers, kind, 0.7)
-    expected = torch.empty_like(noise).bernoulli_(0.7, generator=theirs).div_(0.7)
-    also = torch.empty_like(uniform).uniform_(generator=theirs)
-    near = torch.empty_like(normal).normal_(generator=theirs)
-    is_same = torch.equal(noise, expected) and torch.equal(uniform, also)
-    is_same = is_same and torch.allclose(normal, near, rtol=1e-5, atol=1e-6)
+    torch_noise = torch.empty_like(noise).bernoulli_(0.7, generator=theirs).div_(0.7)
+    torch_uniform = torch.empty_like(uniform).uniform_(generator=theirs)
+    torch_normal = torch.empty_like(normal).normal_(generator=theirs)
+    is_same = torch.equal(noise, torch_noise) and torch.equal(uniform, torch_uniform)
+    is_same = is_same and torch.allclose(normal, torch_normal, rtol=1e-5, atol=1e-6)
     return is_same and torch.equal(ours.get_state(), theirs.get_state())

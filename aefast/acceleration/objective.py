@@ -1,8 +1,7 @@
-"""Recognizes a loss function: mean squared error, cross-entropy, or another that no kernel has."""
+"""Recognizes the loss functions that kernels compute: mean squared error and cross-entropy."""
 
 import operator
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +10,7 @@ from torch import Tensor, fx, nn
 from aefast.acceleration.purity import check_pure
 from aefast.nn.plain import has_own_forward, note_forwards, own_hooks
 
-# By a name that aefast.fit takes.
+# The losses that aefast.fit takes by name.
 NAMED: dict[str, Callable[..., Tensor]] = {"mse": F.mse_loss, "bce": F.binary_cross_entropy}
 
 FUNCTIONS: dict[object, str] = {
@@ -28,9 +27,12 @@ MODULES: dict[type, str] = {
 note_forwards(*MODULES)
 
 
-def objective_of(loss: Any) -> str | None:
-    """``"mse"``, ``"bce"`` of probabilities or ``"logits"``, the same of logits, each a mean over
-    all elements of ``loss(output, x)``; None where it is another one."""
+def objective_of(loss: Callable[..., Tensor]) -> str | None:
+    """The name of a loss that kernels compute, as a mean over all elements of ``loss(output, x)``.
+
+    ``"mse"`` is the squared error, ``"bce"`` the cross-entropy of probabilities, ``"logits"`` the
+    cross-entropy of logits. None is any other loss.
+    """
     if isinstance(loss, nn.Module) and type(loss) in MODULES:
         return MODULES[type(loss)] if _is_plain_mean(loss) else None
     if isinstance(loss, nn.Module) or loss in FUNCTIONS:
@@ -66,7 +68,8 @@ def _objective_of_graph(graph: fx.Graph) -> str | None:
 
 
 def _is_mean_square(node: fx.Node, inputs: list[fx.Node]) -> bool:
-    """``((output - x) ** 2).mean()``, as it is written in any of some ways."""
+    """Whether a node is ``((output - x) ** 2).mean()``, in one of its common spellings."""
+
     is_mean = node.target in ("mean", torch.mean) and len(node.args) == 1 and not node.kwargs
     square = node.args[0] if is_mean else None
     if not isinstance(square, fx.Node) or square.kwargs:

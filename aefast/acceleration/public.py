@@ -1,32 +1,32 @@
-"""``accelerate``, ``restore`` and ``report``."""
+"""``accelerate``, ``restore`` and ``report``: the kernels in a plain PyTorch model, in place."""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
-from torch import nn
+from torch import Tensor, nn
 
 from aefast.acceleration.serving import Record, bind, unbind
 from aefast.acceleration.table import Report, Row
 from aefast.acceleration.tracing import KEY, is_leaf
 
 
-def accelerate(model: nn.Module, *, loss: Any = None) -> Report:
-    """Have this package's kernels serve a plain PyTorch model, in place.
+def accelerate(model: nn.Module, *, loss: Callable[..., Tensor] | None = None) -> Report:
+    """Let this package's kernels compute a plain PyTorch model's layers, in place.
 
-    The model stays what it is: the same parameters, hooks, names and state dict, pickles that load
-    without this package, and the same numbers up to rounding; what it draws, it draws from torch's
-    generator as it does. Only this instance's ``forward`` is another one, until :func:`restore`.
+    The model keeps its parameters, hooks, names and state dict, and its numbers up to rounding. Its
+    pickles load without this package. It draws the same numbers from torch's generator. Only this
+    instance's ``forward`` is replaced, until :func:`restore`.
 
-    Served are linear layers with their activations, however ``forward`` writes them, dropout,
-    ``torch.rand_like`` and ``torch.randn_like``, of float32 tensors on a CPU. A call that does not
-    pay, or that is compiled, traced, cast or on another device, runs the model's own code; so does
-    a layer with a hook, a parametrization or an adapter on it. A ``forward`` that torch.fx cannot
-    trace, or that does more than compute, is left alone, and each ``nn.Sequential`` in it served.
+    The kernels compute linear layers with their activations, however ``forward`` writes them,
+    dropout, ``torch.rand_like`` and ``torch.randn_like``, of float32 tensors on a CPU. The model's
+    own code runs in calls where PyTorch is faster, and in those that are compiled, traced, cast or
+    on another device; likewise for a layer with a hook, a parametrization or an adapter. A
+    ``forward`` that torch.fx cannot trace, or that has side effects, stays as it is, and the
+    kernels compute each ``nn.Sequential`` in it.
 
     Args:
         model: any module. It may be wrapped, moved, cast or compiled before or after.
-        loss: what it is trained by: ``loss(output, x)``, or, of a tuple of outputs,
-            ``loss(outputs[0], x, *outputs[1:])``. :func:`aefast.fit` takes it.
+        loss: the function that trains it: ``loss(output, x)``, or for a tuple of outputs
+            ``loss(outputs[0], x, *outputs[1:])``. :func:`aefast.fit` uses it.
 
     Returns:
         what was replaced, and what was not and why; printed, it is a table.
@@ -67,7 +67,7 @@ def accelerate(model: nn.Module, *, loss: Any = None) -> Report:
 
 
 def restore(model: nn.Module) -> nn.Module:
-    """Undo :func:`accelerate`: the model is what it was.
+    """Undo :func:`accelerate`: the model runs its own code again.
 
     Returns:
         the model.
@@ -83,7 +83,7 @@ def restore(model: nn.Module) -> nn.Module:
 
 
 def report(model: nn.Module) -> Report:
-    """What of a model is replaced, with the calls and milliseconds of its forward so far.
+    """The parts of a model that were replaced, with the calls and milliseconds of each so far.
 
     Raises:
         TypeError: ``model`` is no module.
@@ -98,7 +98,8 @@ def report(model: nn.Module) -> Report:
 
 
 def accelerated_in(model: nn.Module) -> Iterator[nn.Module]:
-    """The modules of a model that the kernels stand in."""
+    """The modules of a model that are accelerated."""
+
     return (module for module in model.modules() if KEY in module.__dict__)
 
 
@@ -130,7 +131,7 @@ def _rows(name: str, record: Record) -> Iterator[Row]:
             yield Row(name, draw, False, "torch draws these numbers itself")
 
 
-def _check_accelerated(model: Any) -> None:
+def _check_accelerated(model: object) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}; it takes a torch.nn.Module")
     if next(accelerated_in(model), None) is None:

@@ -1,8 +1,9 @@
-"""Whether a forward may be replaced by its graph: the state that its code reads, its side effects.
+"""Reads a forward's bytecode for side effects, and for the values that it depends on.
 
 A graph holds operations on tensors only. Side effects (storing, printing, drawing random numbers,
-asking which mode is on) would be lost, and a value that the code reads would stay as it was when
-the graph was made. So code with side effects is not replaced, and the values read are watched.
+asking which mode is on) would be lost. A value that the code reads would stay as it was when the
+graph was made. So a forward with side effects keeps its own code, and for any other the values
+that it reads are compared at each call.
 """
 
 import builtins
@@ -10,17 +11,17 @@ import dis
 import inspect
 from collections.abc import Iterator, Mapping
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
-# They change nothing, and of a graph's placeholders they raise where they cannot answer.
+# Builtins without side effects. Given a placeholder, they work or raise: none gives a wrong value.
 PURE_BUILTINS = {
     *("abs", "all", "any", "dict", "enumerate", "float", "int", "len", "list", "map", "max", "min"),
     *("range", "reversed", "round", "sorted", "sum", "super", "tuple", "zip"),
 }
-# Of torch: the functions that compute. Those that ask for modes, or change them, do not.
+# Modules whose functions compute on tensors, except for those that read or change a mode.
 TORCH_MODULES = (
     *("torch", "torch.nn.functional", "torch.special", "torch.functional", "torch.distributions"),
     "math",
@@ -53,7 +54,7 @@ Functions = FunctionType | BuiltinFunctionType
 class Read(NamedTuple):
     """A plain value that a forward reads: its namespace, and its value when the graph was made."""
 
-    namespace: Mapping[str, Any]
+    namespace: Mapping[str, object]
     name: str
     value: object
 
@@ -67,10 +68,10 @@ class ImpureError(Exception):
 
 
 def reads_of(module: nn.Module, tree: list[nn.Module]) -> list[Read]:
-    """The plain values that a module's forward reads, of itself or of others of its model.
+    """The plain values that a module's forward reads, from it or from other modules of its model.
 
     Raises:
-        ImpureError: it does more than compute.
+        ImpureError: the forward has a side effect.
     """
     visitor = _Visitor(tree)
     visitor.method("forward", module)
@@ -86,11 +87,11 @@ def settings_of(module: nn.Module) -> list[Read]:
     ]
 
 
-def check_pure(function: Any) -> None:
-    """As :func:`reads_of`, for a function that is not a module's method.
+def check_pure(function: object) -> None:
+    """Check a function that is not a module's method, such as a loss, for side effects.
 
     Raises:
-        ImpureError: it does more than compute.
+        ImpureError: it has one.
     """
     _Visitor([]).function(function)
 
@@ -99,16 +100,17 @@ class _Visitor:
     """Walks through the bytecode of functions, and of the functions that they call.
 
     Attributes:
-        tree: the modules whose attributes and methods may be meant by a name.
-        reads: the plain values that their code reads.
+        tree: the modules of the model. Bytecode does not say whose attribute a name is, so the
+            name is looked up in each of them.
+        reads: the plain values that the code reads.
     """
 
     def __init__(self, tree: list[nn.Module]) -> None:
         self.tree = tree
         self.reads: list[Read] = []
-        self.visited: set[Any] = set()
+        self.visited: set[object] = set()
 
-    def function(self, function: Any) -> None:
+    def function(self, function: object) -> None:
         if function in self.visited or _is_torchs(function):
             return
         self.visited.add(function)
@@ -140,7 +142,7 @@ class _Visitor:
             raise ImpureError(f"{function.__name__} calls {name}")
 
     def _attribute(self, name: str) -> None:
-        """An attribute whose owner is not known: watched on every module that has the name."""
+        """Read an attribute. Its owner is unknown, so it is compared on each module that has it."""
         if name in NOT_COMPUTING:
             raise ImpureError(f"reads {name}")
         if hasattr(_EMPTY, name):
@@ -153,7 +155,7 @@ class _Visitor:
                 self.method(name, module)
 
     def method(self, name: str, module: nn.Module) -> None:
-        """What a module's class has by that name, if anything."""
+        """Visit the method or property of that name, if the module's class has one."""
         owner = next((cls for cls in type(module).__mro__ if name in vars(cls)), None)
         if owner is None or owner.__module__.startswith("torch."):
             return
@@ -197,7 +199,8 @@ def _is_simple(value: object) -> bool:
 
 
 def _is_torchs(value: object) -> bool:
-    """Whether it is a function of torch's that computes, or a forward of torch.nn's own."""
+    """Whether a value is one of torch's functions that compute, or a method of a torch.nn class."""
+
     home = getattr(value, "__module__", None) or ""
     if not callable(value) or getattr(value, "__name__", "") in NOT_COMPUTING:
         return False

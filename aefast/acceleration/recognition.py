@@ -1,4 +1,4 @@
-"""What the kernels serve in a graph: stacks of linear layers with activations, and draws."""
+"""Finds in a graph what the kernels compute: stacks of linear layers, and random draws."""
 
 from collections.abc import Iterator
 from types import BuiltinFunctionType
@@ -14,8 +14,8 @@ from aefast.nn.plain import has_own_forward, note_forwards, own_hooks
 
 TENSORS = (nn.Parameter, Tensor)
 
-# An activation as a module: its class, the name of ours, and the settings that ours has.
-MODULES: dict[type, tuple[str, dict[str, Any]]] = {
+# Activation modules: our name for each, and the settings for which ours computes the same.
+MODULES: dict[type, tuple[str, dict[str, object]]] = {
     nn.Identity: ("identity", {}),
     nn.ReLU: ("relu", {}),
     nn.LeakyReLU: ("leaky_relu", {"negative_slope": 0.01}),
@@ -25,8 +25,8 @@ MODULES: dict[type, tuple[str, dict[str, Any]]] = {
     nn.GELU: ("gelu", {"approximate": "none"}),
     nn.SiLU: ("silu", {}),
 }
-# As a function, and the arguments besides the tensor that ours is the same for.
-FUNCTIONS: dict[Any, tuple[str, dict[str, Any]]] = {
+# Activation functions: likewise, with the arguments besides the tensor.
+FUNCTIONS: dict[object, tuple[str, dict[str, object]]] = {
     torch.relu: ("relu", {}),
     F.relu: ("relu", {}),
     F.leaky_relu: ("leaky_relu", {"negative_slope": 0.01}),
@@ -43,19 +43,20 @@ METHODS = {"relu": "relu", "sigmoid": "sigmoid", "tanh": "tanh", "relu_": "relu"
 
 note_forwards(nn.Linear, nn.BatchNorm1d, nn.Dropout, *MODULES)
 
-# Of any positive multiple they are that multiple: they may come before dropout or after it.
+# Positively homogeneous: f(c x) = c f(x) for c > 0. They commute with dropout, which multiplies by
+# a factor that is 0 or positive.
 HOMOGENEOUS = ("identity", "relu", "leaky_relu")
 
 
 class RecognizedLayer(NamedTuple):
-    """A linear layer with what comes right after it.
+    """A linear layer with its activation.
 
     Attributes:
-        nodes: of the graph, the last one is the output.
+        nodes: the nodes that it replaces; the last one is its output.
         input: the node that it reads.
-        weight: where the weight stands.
-        bias: where the bias does; or None.
-        activation: its name.
+        weight: where its module holds the weight.
+        bias: where its module holds the bias; None for a layer without one.
+        activation: the activation's name.
         is_tied: whether the weight is used transposed.
     """
 
@@ -68,12 +69,12 @@ class RecognizedLayer(NamedTuple):
 
 
 class RecognizedBlock(NamedTuple):
-    """A layer in training, with batch normalization and dropout.
+    """A linear layer in training mode, with batch normalization and dropout.
 
     Attributes:
         layer: the linear layer, with all nodes up to the block's output.
-        norm: before its activation, or after it; or None.
-        norm_follows: whether it is after it.
+        norm: the batch normalization; None for a block without one.
+        norm_follows: whether the normalization comes after the activation.
         dropout: the probability that a unit is dropped.
     """
 
@@ -84,9 +85,11 @@ class RecognizedBlock(NamedTuple):
 
 
 def stacks_of(graph: fx.Graph, module: nn.Module) -> list[list[RecognizedLayer]]:
-    """The linear layers, those in one list where each reads the one before and nobody else does.
+    """The linear layers of a graph. A list holds a chain: each layer is the only reader of the one
+    before.
 
-    One runs where its last node stands, so none reaches over a write to what it reads.
+    A chain is computed at the place of its last node. So it does not extend past a node that
+    writes to memory, which its first layers may read.
     """
     writes = Writes(graph, module)
     layers = [layer for node in graph.nodes if (layer := _layer(node, module, writes)) is not None]
@@ -123,8 +126,7 @@ def _layer(node: fx.Node, module: nn.Module, writes: Writes) -> RecognizedLayer 
 
 
 def block_of(node: fx.Node, module: nn.Module) -> RecognizedBlock | None:
-    """The block that begins with a node, up to what it cannot hold; None where the node is no
-    linear layer."""
+    """The longest block that begins with a node; None where the node is no linear layer."""
     linear = _linear(node, module)
     if linear is None:
         return None
@@ -152,7 +154,7 @@ def block_of(node: fx.Node, module: nn.Module) -> RecognizedBlock | None:
 
 
 def _batch_norm(node: fx.Node, module: nn.Module) -> nn.BatchNorm1d | None:
-    """The batch normalization in training mode that a node is, with nothing on it."""
+    """The batch normalization that a node calls, in training mode and without hooks; or None."""
     if node.op != "call_module" or len(node.args) != 1 or node.kwargs:
         return None
     called = module.get_submodule(str(node.target))
@@ -167,7 +169,7 @@ def _batch_norm(node: fx.Node, module: nn.Module) -> nn.BatchNorm1d | None:
 
 
 def _linear(node: fx.Node, module: nn.Module) -> tuple[fx.Node, Slot, Slot | None, bool] | None:
-    """What a linear layer reads, its weight and bias, and whether that is used transposed."""
+    """A linear layer's input, weight and bias, and whether the weight is used transposed."""
     if node.op == "call_module":
         layer = module.get_submodule(str(node.target))
         if not is_plain_linear(layer) or len(node.args) != 1 or node.kwargs:
@@ -185,14 +187,14 @@ def _linear(node: fx.Node, module: nn.Module) -> tuple[fx.Node, Slot, Slot | Non
     return _node(arguments["input"]), slots[0], slots[1], is_tied
 
 
-def _node(argument: Any) -> fx.Node:
-    """An argument that is a tensor."""
+def _node(argument: object) -> fx.Node:
+    """An argument that is a node, as every tensor is."""
     assert isinstance(argument, fx.Node)
     return argument
 
 
 def is_plain_linear(layer: nn.Module) -> bool:
-    """Whether a layer is torch's own, with nothing on it."""
+    """Whether a layer is torch's own nn.Linear, without hooks, parametrizations or adapters."""
     attributes = layer.__dict__
     if type(layer) is not nn.Linear or own_hooks(attributes) or has_own_forward(layer):
         return False
@@ -202,8 +204,8 @@ def is_plain_linear(layer: nn.Module) -> bool:
     )
 
 
-def _untransposed(node: Any) -> tuple[Any, bool]:
-    """The node whose transpose this is, and True; or itself."""
+def _untransposed(node: object) -> tuple[object, bool]:
+    """Of a transpose: the node that it transposes, and True. Of another node: itself, and False."""
     if not isinstance(node, fx.Node):
         return node, False
     if node.op == "call_method" and (
@@ -220,12 +222,12 @@ def _untransposed(node: Any) -> tuple[Any, bool]:
 
 
 def reads_parameter(node: fx.Node) -> bool:
-    """Whether a node is a parameter, or its transpose: nothing is lost without it."""
-    node = _untransposed(node)[0]
-    return node.op == "get_attr"
+    """Whether a node reads a parameter, or transposes one. Without readers it can be removed."""
+    source = _untransposed(node)[0]
+    return isinstance(source, fx.Node) and source.op == "get_attr"
 
 
-def _parameter(node: Any, module: nn.Module) -> Slot | None:
+def _parameter(node: object, module: nn.Module) -> Slot | None:
     if not isinstance(node, fx.Node) or node.op != "get_attr":
         return None
     *path, name = str(node.target).split(".")
@@ -235,9 +237,9 @@ def _parameter(node: Any, module: nn.Module) -> Slot | None:
 
 
 def activation_of(node: fx.Node, module: nn.Module) -> str | None:
-    """The activation that a node applies to its first argument; None where it is no such thing.
+    """The activation that a node applies to its first argument; None where it applies none.
 
-    Dropout that does nothing, as in evaluation, is the identity.
+    Dropout in evaluation mode is the identity.
     """
     if node.op == "call_module":
         called = module.get_submodule(str(node.target))
@@ -268,7 +270,7 @@ def activation_of(node: fx.Node, module: nn.Module) -> str | None:
 
 
 OF_SHAPE = {torch.rand: "rand", torch.randn: "randn"}
-# By their names as functions, methods and methods of distributions.
+# Names of functions, of tensor methods and of distributions' methods that draw random numbers.
 DRAWS = {
     *("bernoulli", "bernoulli_", "multinomial", "normal", "normal_", "rand", "rand_like", "randn"),
     *("randn_like", "rsample", "sample", "uniform_"),
@@ -277,7 +279,14 @@ LIKE = {torch.rand_like: "rand_like", torch.randn_like: "randn_like"}
 
 
 class RecognizedDraw(NamedTuple):
-    """A node that draws from torch's generator, and how it is drawn here."""
+    """A node that draws from torch's generator, and the draw of ours that replaces it.
+
+    Attributes:
+        node: the node.
+        kind: of :class:`aefast.acceleration.draws.Draw`.
+        x: the node whose shape the numbers have, or that dropout is applied to.
+        level: the probability that dropout drops an element; 0 for other kinds.
+    """
 
     node: fx.Node
     kind: str
@@ -301,7 +310,7 @@ def draws_of(graph: fx.Graph, module: nn.Module) -> Iterator[RecognizedDraw]:
 
 
 def own_draws_of(graph: fx.Graph) -> list[str]:
-    """The names of the draws in a graph that are torch's own."""
+    """The names of the draws in a graph that torch makes itself, without our kernels."""
     methods = {str(node.target) for node in graph.nodes if node.op == "call_method"}
     targets = [node.target for node in graph.nodes if node.op == "call_function"]
     functions = {target.__name__ for target in targets if isinstance(target, BuiltinFunctionType)}
@@ -309,7 +318,7 @@ def own_draws_of(graph: fx.Graph) -> list[str]:
 
 
 def _shaped_like(node: fx.Node) -> fx.Node | None:
-    """The tensor of whose shape a node draws; None where it is no such draw."""
+    """The tensor ``x`` of ``torch.rand(x.shape)`` or ``torch.randn(x.size())``; or None."""
     if node.op != "call_function" or node.target not in OF_SHAPE:
         return None
     size = node.args[0] if len(node.args) == 1 and not node.kwargs else None
@@ -326,20 +335,22 @@ def _dropout_arguments(node: fx.Node) -> dict[str, Any]:
     return defaults | dict(zip(names, node.args, strict=False)) | node.kwargs
 
 
-def _dropout(node: fx.Node, module: nn.Module) -> tuple[Any, float] | None:
-    """What dropout that is on, and not in place, takes, and its level."""
+def _dropout(node: fx.Node, module: nn.Module) -> tuple[fx.Node, float] | None:
+    """The argument and level of dropout that is on and not in place; None for other nodes."""
     level = _dropout_level(node, module)
     if level is None:
         return None
     if node.op == "call_module":
         is_in_place = module.get_submodule(str(node.target)).inplace
-        return None if is_in_place else (node.args[0], level)
+        return None if is_in_place else (_node(node.args[0]), level)
+
     arguments = _dropout_arguments(node)
     return None if arguments["inplace"] else (arguments["input"], level)
 
 
 def _dropout_level(node: fx.Node, module: nn.Module) -> float | None:
-    """The level of dropout that is on; None where a node is no such thing."""
+    """The level of dropout that is on; None where a node is no dropout, or is off."""
+
     if node.op == "call_module":
         called = module.get_submodule(str(node.target))
         attributes = called.__dict__

@@ -1,14 +1,14 @@
-"""A model's forward with the kernels in it, bound to the one instance."""
+"""Replaces the forward of one module instance by a graph in which the kernels compute layers."""
 
 import copy
 import warnings
 from collections.abc import Callable
 from functools import wraps
 from types import MethodType
-from typing import Any
+from typing import SupportsIndex
 
 import torch
-from torch import nn
+from torch import Tensor, fx, nn
 
 from aefast import backend
 from aefast.acceleration.draws import TOO_FEW, Draw, draws_as_torch
@@ -23,36 +23,46 @@ from aefast.acceleration.tally import Tally
 from aefast.acceleration.tracing import KEY, Trace, is_plain_tensor, trace
 from aefast.nn.plain import global_hooks
 
-# A forward is traced anew where something about the model is another: a mode, a level of noise, a
-# module. One that is another each time is left alone.
+# A forward is traced again after the model changed: its mode, a level of noise, a submodule. After
+# so many traces the model is taken to change at every call, and its own code runs.
 MOST_TRACES = 8
 
-# A layer alone has one product and one activation, which torch takes as fast; the call that would
-# serve it costs more than it saves, the more so the smaller it is.
+# A single linear layer with fewer weights is left to torch, which computes one product and one
+# activation as fast: there a call of the kernels costs more than it saves.
 FEWEST_ALONE = 1 << 18
 
 Part = Stack | Draw
-# By a call's shape: no surprise.
+# Reasons that depend on a call's shape alone: such calls are counted without a warning.
 EXPECTED = {NO_ROWS, NOT_PAYING, TOO_FEW}
-# Of torch's, by which DataParallel and torch.jit.script copy a module.
+# The methods of torch's by which DataParallel and torch.jit.script copy a module.
 REPLICATE, SCRIPT = "_replicate_for_data_parallel", "__prepare_scriptable__"
 
 
 class AcceleratedGraph:
-    """One state of a module: its graph with the kernels in it."""
+    """The graph of a module in one state, training or evaluation mode for instance, with the
+    kernels in it.
+
+    Attributes:
+        guard: checks that the module is still in that state.
+        inputs: the number of tensors that the graph takes.
+        parts: the kernels' calls in it.
+        lone: the number of single linear layers that were left to torch.
+        own_draws: the names of the draws that were left to torch.
+        run: calls the graph.
+    """
 
     def __init__(self, module: nn.Module, traced: Trace, tallies: dict[str, Tally]) -> None:
         self.guard = traced.guard
         self.inputs = traced.inputs
         self.parts: list[Part] = []
         self.lone = 0
-        self.replaced: dict[Any, Any] = {}
+        self.replaced: dict[fx.Node, fx.Node] = {}
         self.own_draws: list[str] = []
         self.run = self._compiled(module, traced)
         self._share(tallies)
 
     def _share(self, tallies: dict[str, Tally]) -> None:
-        """The same part in training and in evaluation has one tally."""
+        """Give equal parts one tally: a report counts training and evaluation together."""
         names: list[str] = []
         for part in self.parts:
             number = names.count(str(part)) + 1
@@ -60,7 +70,7 @@ class AcceleratedGraph:
             name = names[-1] if number == 1 else f"{names[-1]}, number {number}"
             part.tally = tallies.setdefault(name, part.tally)
 
-    def _compiled(self, module: nn.Module, traced: Trace) -> Callable[..., Any]:
+    def _compiled(self, module: nn.Module, traced: Trace) -> Callable[..., object]:
         graph = traced.graph
         for layers in stacks_of(graph, module):
             stack = stack_of(layers)
@@ -75,16 +85,17 @@ class AcceleratedGraph:
             self._replace(draw.node, Draw(draw.kind, draw.level), draw.x)
             graph.erase_node(draw.node)
         self.own_draws = own_draws_of(graph)
-        # What weights alone were read for; all else stays, used or not.
+        # Remove reads of weights that only the replaced layers had. All other nodes stay, even
+        # without readers: they may write.
         graph.eliminate_dead_code(lambda node: not reads_parameter(node))
         python = graph.python_code("self")
         namespace = dict(python.globals)
-        # From the definition on: before it, functions are wrapped for tracing the code once more.
+        # Lines before the definition wrap functions for torch.fx; only tracing would need them.
         exec(python.src[python.src.index("def forward") :], namespace)
         return MethodType(namespace["forward"], module)
 
-    def _replace(self, node: Any, part: Part, argument: Any) -> None:
-        """Put a part in a node's place. What it reads may have been replaced before."""
+    def _replace(self, node: fx.Node, part: Part, argument: fx.Node) -> None:
+        """Put a kernel's call in a node's place. Its argument may have been replaced before."""
         self.parts.append(part)
         argument = self.replaced.get(argument, argument)
         with node.graph.inserting_before(node):
@@ -94,16 +105,18 @@ class AcceleratedGraph:
 
 
 class Record:
-    """What an accelerated module is served by.
+    """An accelerated module's graphs, its counts of calls and what was set on the instance.
 
     Attributes:
-        module: the one it is bound to.
-        loss: what it is trained by, if that was said.
-        reason: why nothing of it is served; or None.
-        bound: the names that stand on the instance.
+        module: the module.
+        loss: the loss that ``accelerate`` was given; or None.
+        states: a graph for each state that the module was called in.
+        tallies: counts of calls, by the name of the part.
+        reason: why no kernel serves the module; None where one does.
+        bound: the names of the attributes that were set on the instance.
     """
 
-    def __init__(self, module: nn.Module, loss: Any) -> None:
+    def __init__(self, module: nn.Module, loss: Callable[..., Tensor] | None) -> None:
         self.module = module
         self.loss = loss
         self.states: list[AcceleratedGraph] = []
@@ -112,15 +125,15 @@ class Record:
         self.bound: set[str] = set()
         self.has_warned = False
         self.traces = 0
-        self.current: AcceleratedGraph | None = self.look()
+        self.current: AcceleratedGraph | None = self._graph_now()
 
-    def look(self) -> AcceleratedGraph | None:
-        """The module as it stands; None where it cannot be served."""
+    def _graph_now(self) -> AcceleratedGraph | None:
+        """The graph for the module's current state; None where the kernels cannot serve it."""
         for state in self.states:
             if state.guard.holds():
                 return state
         if self.traces == MOST_TRACES:
-            self.reason = f"it was another one each time, {MOST_TRACES} times"
+            self.reason = f"it changed between calls {MOST_TRACES} times"
             return None
         self.traces += 1
         traced = backend.unavailable("cpp", "cpu") or trace(self.module)
@@ -131,11 +144,11 @@ class Record:
         self.states.append(AcceleratedGraph(self.module, traced, self.tallies))
         return self.states[-1]
 
-    def serve(self, arguments: tuple[Any, ...]) -> Any:
-        """A call of the forward."""
+    def serve(self, arguments: tuple[Tensor, ...]) -> object:
+        """Call the forward: the graph, or the model's own code where no graph is valid."""
         state = self.current
         if state is None or not state.guard.holds():
-            state = self.current = self.look()
+            state = self.current = self._graph_now()
         if state is None or len(arguments) != state.inputs:
             return type(self.module).forward(self.module, *arguments)
         result = state.run(*arguments)
@@ -146,7 +159,7 @@ class Record:
         return result
 
     def _warn(self, state: AcceleratedGraph) -> None:
-        reasons = {why for part in state.parts for why in part.tally.reasons} - EXPECTED
+        reasons = {reason for part in state.parts for reason in part.tally.reasons} - EXPECTED
         if reasons and not self.has_warned:
             self.has_warned = True
             warnings.warn(
@@ -156,12 +169,12 @@ class Record:
             )
 
 
-def _forward_like(original: Callable[..., Any]) -> Callable[..., Any]:
-    """What stands in an accelerated module's place of ``forward``. It has that one's signature,
-    which trainers ask for the arguments that they may give."""
+def _forward_like(original: Callable[..., object]) -> Callable[..., object]:
+    """The ``forward`` of an accelerated module. It keeps the original's signature: trainers inspect
+    it for the names of the arguments."""
 
     @wraps(original)
-    def forward(self: nn.Module, *arguments: Any, **keywords: Any) -> Any:
+    def forward(self: nn.Module, *arguments: object, **keywords: object) -> object:
         is_compiling = torch.compiler.is_compiling()
         if is_compiling or keywords or global_hooks() or not all(map(is_plain_tensor, arguments)):
             return type(self).forward(self, *arguments, **keywords)
@@ -177,8 +190,8 @@ def _extra_repr(self: nn.Module) -> str:
     return f"{own}\n{line}" if own else line
 
 
-def _reduce(self: nn.Module, protocol: Any) -> Any:
-    """A pickle of the module as it was: it takes nothing of this package to load it."""
+def _reduce(self: nn.Module, protocol: SupportsIndex) -> tuple[object, ...]:
+    """Pickle the plain module, so that loading it does not need this package."""
     reduced = list(type(self).__reduce_ex__(self, protocol))
     state = reduced[2] if len(reduced) > 2 else None
     if isinstance(state, dict):
@@ -188,21 +201,21 @@ def _reduce(self: nn.Module, protocol: Any) -> Any:
 
 
 def _replicate(self: nn.Module) -> nn.Module:
-    """A replica of DataParallel's is plain: what is bound here is bound to the module itself."""
+    """DataParallel's replica, made plain: the methods bound here would call the original module."""
     replica = type(self)._replicate_for_data_parallel(self)
     unbind(replica)
     return replica
 
 
 def _prepare_scriptable(self: nn.Module) -> nn.Module:
-    """What torch.jit.script reads: the module as it was, with the same parameters."""
+    """The plain module that torch.jit.script compiles. It has the same parameters."""
     plain = copy.copy(self)
     plain._modules = plain._modules.copy()
     return plain
 
 
-def _deepcopy(self: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """A copy, accelerated in its turn."""
+def _deepcopy(self: nn.Module, memo: dict[int, object]) -> nn.Module:
+    """A deep copy, which is accelerated as well."""
     record = self.__dict__[KEY]
     attributes = unbind(self)
     try:
@@ -214,10 +227,10 @@ def _deepcopy(self: nn.Module, memo: dict[int, Any]) -> nn.Module:
     return clone
 
 
-def bind(module: nn.Module, loss: Any) -> Record:
-    """Put the kernels on a module; of one that they do not serve, the forward stays its own."""
+def bind(module: nn.Module, loss: Callable[..., Tensor] | None) -> Record:
+    """Accelerate a module. If no kernel serves any part of it, its forward stays its own."""
     record = Record(module, loss)
-    methods: dict[str, Callable[..., Any]] = {
+    methods: dict[str, Callable[..., object]] = {
         "__reduce_ex__": _reduce,
         "__deepcopy__": _deepcopy,
         REPLICATE: _replicate,
@@ -226,11 +239,12 @@ def bind(module: nn.Module, loss: Any) -> Record:
     if record.tallies:
         methods |= {"forward": _forward_like(type(module).forward), "extra_repr": _extra_repr}
     module.__dict__[KEY] = record
-    module.__dict__.update({name: MethodType(one, module) for name, one in methods.items()})
+    module.__dict__.update({name: MethodType(f, module) for name, f in methods.items()})
     record.bound = {KEY, *methods}
     return record
 
 
-def unbind(module: nn.Module) -> dict[str, Any]:
-    """Take them off; what was there."""
+def unbind(module: nn.Module) -> dict[str, object]:
+    """Remove from the instance what :func:`bind` set there, and return it."""
+
     return {name: module.__dict__.pop(name) for name in module.__dict__[KEY].bound}

@@ -4,7 +4,7 @@ import importlib
 from functools import cache
 from time import perf_counter
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +21,14 @@ from aefast.step.loss import MOST_PRODUCTS
 from aefast.step.plan import PlannedLayer
 from aefast.torch_private import is_autocast_enabled_anywhere
 
+if TYPE_CHECKING:
+    from aefast import _C
+    from aefast.acceleration.recognition import RecognizedLayer
+
 
 class Slot(NamedTuple):
-    """Where a module keeps a parameter, which may be another tensor at each call."""
+    """A module's dict of parameters, and a name in it. The tensor is read anew at each call, since
+    the module may have been given another."""
 
     parameters: dict[str, Tensor]
     name: str
@@ -34,23 +39,23 @@ class Slot(NamedTuple):
 
 
 class Stack:
-    """Layers one after the other, with the parameters that their modules hold at each call.
+    """A chain of linear layers with activations, called with one input.
 
     Attributes:
-        layers: each with the numbers of its weight and its bias among the slots.
-        slots: where the parameters stand.
+        layers: the layers; each holds the index in ``slots`` of its weight and its bias.
+        slots: where the modules hold the parameters.
     """
 
     def __init__(self, layers: list[PlannedLayer], slots: list[Slot]) -> None:
-        self.__name__ = "stack"  # in a graph's code
+        self.__name__ = "stack"  # torch.fx writes it into the graph's code
         self.layers = layers
         self.slots = slots
         self.shapes = [slot.tensor.shape for slot in slots]
         self.tally = Tally()
         self.largest_product = max(layer.inputs * layer.outputs for layer in layers)
-        # Whether backward does. Of another output nobody minds that it is changed in place.
+        # Whether backward reads the output. If not, it is not saved: users may change it in place.
         self.reads_output = layers[-1].activation not in ("identity", *FROM_PREACTIVATION)
-        self._kernel: Any = None
+        self._kernel: _C.Mlp | None = None
 
     def __str__(self) -> str:
         sizes = "-".join(str(n) for n in [self.layers[0].inputs, *(y.outputs for y in self.layers)])
@@ -71,7 +76,7 @@ class Stack:
         return output
 
     def plain(self, x: Tensor, parameters: list[Tensor]) -> Tensor:
-        """What the model's own code does."""
+        """The same layers with PyTorch's operations, as the model's own code has them."""
         for layer in self.layers:
             weight = parameters[layer.weight]
             bias = parameters[layer.bias] if layer.bias >= 0 else None
@@ -113,7 +118,7 @@ class Stack:
         return self.forward(x, parameters, None)
 
     @property
-    def kernel(self) -> Any:
+    def kernel(self) -> "_C.Mlp":
         """The layers as C++ reads them."""
         if self._kernel is None:
             layers = list(map(kernels().kernel_layer, self.layers))
@@ -121,7 +126,7 @@ class Stack:
         return self._kernel
 
     def empty_saved(self, rows: int) -> Tensor:
-        """What forward leaves for backward beside its output."""
+        """Memory for what forward saves for backward beside its output."""
         return torch.FloatTensor(rows * self.kernel.saved_columns)
 
     def forward(self, x: Tensor, parameters: list[Tensor], saved: Tensor | None) -> Tensor:
@@ -146,8 +151,11 @@ class Stack:
         output: Tensor | None,
         needed: list[bool],
     ) -> list[Tensor | None]:
-        """The gradients by x and by the parameters, those that are needed. Without an output
-        another's memory is given in its place, which is not read."""
+        """The gradients by x and by the parameters; None for those that are not needed.
+
+        ``output`` is None where ``reads_output`` is False: C++ is then given another pointer in
+        its place, which it does not read.
+        """
         grad = dispatch.materialize(grad, "the incoming gradient")
         if grad.stride(1) != 1:
             grad = grad.contiguous()
@@ -204,7 +212,7 @@ class _Stack(KernelFunction):
 def _differentiable(
     stack: Stack, grad: Tensor, x: Tensor, parameters: list[Tensor], needed: list[bool]
 ) -> list[Tensor | None]:
-    """The gradients by PyTorch's own operations, which can be differentiated again."""
+    """The gradients, computed by PyTorch's own operations, so that they can be differentiated."""
     inputs = [x, *parameters]
     differentiated = [tensor for tensor, need in zip(inputs, needed, strict=True) if need]
     create_graph = torch.is_grad_enabled()
@@ -217,8 +225,9 @@ def _differentiable(
     return connected(gradients_of_needed, (grad, *inputs))
 
 
-def stack_of(recognized: list[Any]) -> Stack:
-    """The stack of some layers that :mod:`aefast.acceleration.recognition` found."""
+def stack_of(recognized: "list[RecognizedLayer]") -> Stack:
+    """The stack that computes a chain of recognized layers."""
+
     layers, slots = [], []
     for layer in recognized:
         slots.append(layer.weight)

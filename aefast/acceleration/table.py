@@ -9,11 +9,11 @@ class Row:
 
     Attributes:
         name: of the module, as ``named_modules`` has it.
-        what: the part.
-        is_replaced: whether kernels stand in its place.
-        reason: why not; or why calls fell back.
-        served, fallen: calls.
-        served_ms, fallen_ms: what their forward took, in milliseconds.
+        what: the part: its layers' sizes and activations, or the name of a draw.
+        is_replaced: whether kernels compute it.
+        reason: why they do not; or why calls fell back to PyTorch.
+        served, fallen: the number of calls that kernels computed, and of those that fell back.
+        served_ms, fallen_ms: the time that their forward passes took, in milliseconds.
     """
 
     name: str
@@ -28,13 +28,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """What :func:`aefast.accelerate` did; printed, a table."""
+    """What :func:`aefast.accelerate` replaced, and what it did not; printed, it is a table."""
 
     rows: tuple[Row, ...]
 
     @property
     def replaced(self) -> tuple[Row, ...]:
-        """The rows of what is replaced."""
+        """The rows of the parts that kernels compute."""
+
         return tuple(row for row in self.rows if row.is_replaced)
 
     def __str__(self) -> str:

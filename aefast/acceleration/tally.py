@@ -7,9 +7,9 @@ class Tally:
     """The calls of one replaced part of a model.
 
     Attributes:
-        served, fallen: calls.
-        served_ms, fallen_ms: what their forward took, in milliseconds.
-        reasons: why calls fell back.
+        served, fallen: the number of calls that kernels computed, and of those that fell back.
+        served_ms, fallen_ms: the time that their forward passes took, in milliseconds.
+        reasons: why calls fell back to PyTorch.
     """
 
     def __init__(self) -> None:
@@ -18,12 +18,14 @@ class Tally:
         self.reasons: set[str] = set()
 
     def count(self, reason: str | None, start: float) -> None:
-        """A call that began at ``start``, by ``perf_counter``; a reason says why it fell back."""
-        passed = 1e3 * (perf_counter() - start)
+        """Count a call that began at ``start``, by ``perf_counter``. ``reason`` says why it fell
+        back; it is None for one that kernels computed."""
+        elapsed = 1e3 * (perf_counter() - start)
         if reason is None:
             self.served += 1
-            self.served_ms += passed
+            self.served_ms += elapsed
         else:
             self.fallen += 1
-            self.fallen_ms += passed
+            self.fallen_ms += elapsed
+
             self.reasons.add(reason)

@@ -28,9 +28,9 @@ class Trace:
     """The graph of a module's forward.
 
     Attributes:
-        graph: the operations; calls of torch's modules, and of those with hooks, are kept as such.
-        inputs: how many tensors it takes.
-        guard: whether it is still the forward's.
+        graph: the operations. Calls of torch's own modules, and of modules with hooks, are nodes.
+        inputs: the number of tensors that it takes.
+        guard: checks that the graph is still what the forward computes.
     """
 
     def __init__(self, graph: fx.Graph, inputs: int, guard: "Guard") -> None:
@@ -40,7 +40,8 @@ class Trace:
 
 
 def trace(module: nn.Module) -> Trace | str:
-    """The graph of a module as it is now; or why no graph holds all that its forward does."""
+    """The graph of a module's forward in the module's current state; or the reason, one line, why
+    a graph cannot represent it."""
     own = module.__dict__.keys() & {"forward", "extra_repr", "__deepcopy__"}
     if own and KEY not in module.__dict__:
         return f"{type(module).__name__}: this instance has a {min(own)} of its own"
@@ -61,7 +62,7 @@ def trace(module: nn.Module) -> Trace | str:
         return f"{type(module).__name__}: torch.fx cannot trace its forward ({line})"
     finally:
         drew = not torch.equal(states[0], generator.get_state()) or states[1] != random.getstate()
-        if drew:  # its numbers are still to come
+        if drew:  # tracing must not advance the generators
             generator.set_state(states[0])
             random.setstate(states[1])
     if drew or any("_tensor_constant" in str(node.target) for node in graph.nodes):
@@ -84,7 +85,7 @@ def _required_arguments(module: nn.Module) -> list[str]:
 
 
 def _own_code(module: nn.Module) -> list[nn.Module]:
-    """The modules whose forward runs on placeholders."""
+    """The modules whose forward torch.fx runs on placeholders."""
     if is_leaf(module):
         return []
     functions = [] if type(module) in CONTAINERS else [module]
@@ -94,7 +95,8 @@ def _own_code(module: nn.Module) -> list[nn.Module]:
 
 
 def is_leaf(module: nn.Module) -> bool:
-    """Whether a call is kept as it is: torch's own modules, and what has hooks on it."""
+    """Whether a module's call is one node of the graph: torch's own modules, and those with hooks
+    or with a forward on the instance."""
     attributes = module.__dict__
     if own_hooks(attributes) or ("forward" in attributes and KEY not in attributes):
         return True
@@ -102,16 +104,16 @@ def is_leaf(module: nn.Module) -> bool:
 
 
 def _has_settings(module: nn.Module) -> bool:
-    """Whether a graph was made from what the module holds: a slope, a probability."""
+    """Whether the graph depends on a module's settings, such as a slope or a probability."""
     return is_leaf(module) and type(module) is not nn.Linear
 
 
 class _Augmented:
-    """``x += y`` of a placeholder, which torch.fx takes for ``x + y``: it writes to x."""
+    """Records ``x += y`` of a placeholder as a write to x. torch.fx alone records ``x + y``."""
 
 
-def _augmented(function: Callable[..., Any]) -> Callable[..., Any]:
-    def record(self: Any, other: Any) -> fx.Proxy:
+def _augmented(function: Callable[..., object]) -> Callable[..., fx.Proxy]:
+    def record(self: fx.Proxy, other: object) -> fx.Proxy:
         return self.tracer.create_proxy("call_function", function, (self, other), {})
 
     return record
@@ -131,11 +133,13 @@ class _Proxy(_Augmented, fx.Proxy):
 
 
 class _Tracer(fx.Tracer):
-    # A branch on a buffer, or a number of it, is of this moment: a placeholder has none.
+    # Buffers are placeholders, too. So a branch on a buffer's value, or a number taken from it,
+    # fails to trace, instead of staying as it was when the graph was made.
     proxy_buffer_attributes = True
 
     def __init__(self, required: list[str]) -> None:
-        # Of distributions the graph holds the calls as they are: they look at their arguments.
+        # Calls of torch.distributions are nodes: they check their arguments' values, which
+        # placeholders do not have.
         modules: Any = math, torch.distributions
         super().__init__(autowrap_modules=modules, autowrap_functions=FACTORIES)
         torch_private.search_when_tracing(self, torch)
@@ -150,7 +154,8 @@ class _Tracer(fx.Tracer):
     def create_args_for_root(
         self, root_fn: Any, is_module: bool, concrete_args: Any = None
     ) -> tuple[Any, list[Any]]:
-        """Placeholders for arguments without a default; of others ``is None`` would be False."""
+        """Placeholders for the arguments without a default. The others keep their defaults: for a
+        placeholder ``argument is None`` would be False."""
         names = self.required
         return root_fn, [
             self.root,
@@ -159,7 +164,10 @@ class _Tracer(fx.Tracer):
 
 
 class Guard:
-    """The state that a graph was made from: its modules, and the values that their code reads."""
+    """The state that a graph was made from: its modules, and the values that their code reads.
+
+    A graph is valid while none of these has changed; :meth:`holds` compares them at every call.
+    """
 
     def __init__(self, module: nn.Module, reads: list[Read]) -> None:
         self.modules = list(module.modules())
@@ -174,12 +182,12 @@ class Guard:
                 "_backward_hooks",
                 "_backward_pre_hooks",
             )
-            if child is not module  # whose hooks its call runs, around the forward
+            if child is not module  # its own hooks run around the forward, not in it
         ]
-        self.was = self._look()
+        self.traced_state = self._state()
 
-    def _look(self) -> list[Any]:
-        state: list[Any] = [list(map(type, self.modules[1:])), list(map(bool, self.hooks))]
+    def _state(self) -> list[object]:
+        state: list[object] = [list(map(type, self.modules[1:])), list(map(bool, self.hooks))]
         state.append([type(child).forward for child in self.modules])
         for attributes in self.attributes:
             own = None if KEY in attributes else attributes.get("forward")
@@ -187,9 +195,10 @@ class Guard:
         return state
 
     def holds(self) -> bool:
-        return self._look() == self.was and all(map(Read.is_current, self.reads))
+        return self._state() == self.traced_state and all(map(Read.is_current, self.reads))
 
 
 def is_plain_tensor(value: object) -> bool:
-    """Whether it is a tensor or a parameter; other subclasses may compute something else."""
+    """Whether it is a torch.Tensor or nn.Parameter. Other subclasses may override operations."""
+
     return type(value) is Tensor or type(value) is nn.Parameter

@@ -1,4 +1,4 @@
-"""Where a graph writes to memory that others read: in place, or in code that is not read here."""
+"""Finds the nodes of a graph that may write to memory: operations in place, and unknown code."""
 
 import inspect
 import operator
@@ -13,8 +13,11 @@ from aefast.torch_private import OpOverload, OpOverloadPacket, mutates
 
 
 def _in_place(name: str) -> Callable[[Any, Any], Any]:
-    """``x += y`` as a function's call. Of operator's own function torch.fx would write ``x += y``,
-    which gives another value to the name of a number, for all who read it later."""
+    """``operator.iadd`` and its like, as a function that torch.fx writes as a call.
+
+    For operator's own function torch.fx writes the statement ``x += y``. If x is a number, that
+    gives the name x a new value, which later readers of the old one would take.
+    """
     operate: Callable[[Any, Any], Any] = getattr(operator, name)
 
     def write(x: Any, y: Any) -> Any:
@@ -24,7 +27,7 @@ def _in_place(name: str) -> Callable[[Any, Any], Any]:
     return write
 
 
-# What ``+=`` to ``@=`` call.
+# The functions behind ``+=`` to ``@=``.
 AUGMENTED = {
     name: _in_place(name)
     for name in (
@@ -38,12 +41,12 @@ IN_PLACE = {
 }
 
 
-# Arguments that have a function, or a module of that setting, write.
+# Arguments that make a function write, and settings that make a module do so.
 SETTINGS = ("inplace", "max_norm")
 
 
 class Writes:
-    """Where a graph's nodes write to memory that others read."""
+    """Which nodes of a graph write to memory that other nodes may read."""
 
     def __init__(self, graph: fx.Graph, module: nn.Module) -> None:
         self._writing = {node for node in graph.nodes if is_write(node, module)}
@@ -54,14 +57,15 @@ class Writes:
             count += node in self._writing
 
     def are_among(self, nodes: list[fx.Node]) -> bool:
-        """Whether a node that is none of these stands between first and last, and writes."""
+        """Whether between the first and the last of these nodes another one stands that writes."""
         own = sum(node in self._writing for node in nodes[:-1])
         return self._before[nodes[-1]] - self._before[nodes[0]] > own
 
 
 def is_write(node: fx.Node, module: nn.Module) -> bool:
-    """Whether a node may write to memory that others read. A call that nobody reads is there for
-    what it does."""
+    """Whether a node may write to memory that others read. A call without readers is taken for a
+    write: its side effect is why it is there."""
+
     if node.op == "call_module":
         called = module.get_submodule(str(node.target))
         is_unknown = own_hooks(called.__dict__) or "forward" in called.__dict__
