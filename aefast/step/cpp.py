@@ -1,4 +1,4 @@
-"""The step in C++: csrc/step/step.cpp, csrc/step/fit.cpp and csrc/step/optimizer.cpp."""
+"""Calls the C++ kernels of training steps: csrc/step/step.cpp, fit.cpp and optimizer.cpp."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -26,7 +26,8 @@ def loss_and_gradients(
     row_offset: int,
     gradients: Sequence[Tensor],
 ) -> float:
-    """The loss of x ``[B, D]``; ``gradients``, one like each parameter or none, are filled."""
+    """The loss of x ``[B, D]``. Writes the gradients by the parameters into ``gradients``, tensors
+    of their shapes; an empty sequence asks for none."""
     return step(kernel_plan(plan), parameters, x, seed, row_offset, gradients)
 
 
@@ -38,7 +39,7 @@ def step(
     row_offset: int,
     gradients: Sequence[Tensor],
 ) -> float:
-    """One step of a plan as C++ reads it, an encoder-decoder's or a machine's."""
+    """The loss and gradients of an encoder-decoder's or a Boltzmann machine's step."""
     return _C.step(
         kernel_plan,
         as_matrix(x),
@@ -52,19 +53,20 @@ def step(
 
 
 def update(updates: Sequence[_C.ParameterUpdate], gradients: Sequence[int]) -> None:
-    """An optimizer's step, with the addresses of the gradients; the updates count it."""
+    """One step of an optimizer. ``gradients`` are memory addresses. The optimizer's own count of
+    steps is increased as well."""
     _C.update(updates, gradients, torch.get_num_threads())
 
 
 def precision() -> _C.Precision:
-    """The precision of float32 products, by torch's settings."""
+    """The precision of float32 matrix products, from torch's settings."""
     level: _C.Precision = getattr(_C.Precision, product_level("cpu"))
     return level
 
 
 @lru_cache(maxsize=256)
 def kernel_plan(plan: Plan) -> _C.StepPlan:
-    """The plan as C++ reads it."""
+    """The plan as a C++ object."""
     noise = None
     if plan.noise is not None:
         is_drawn_by_uniform = plan.noise != "gaussian"
@@ -128,11 +130,11 @@ def _kernel_dropout(level: float) -> _C.StepDropout:
 
 
 class Rows(NamedTuple):
-    """A dataset's memory as the kernels gather from it.
+    """A dataset from which the kernels gather the rows of minibatches.
 
     Attributes:
-        memory: what holds it.
-        data: how C++ reads it.
+        memory: the array ``[N, D]``. The reference keeps its memory alive.
+        data: its address, type and strides, for C++.
     """
 
     memory: np.ndarray
@@ -140,7 +142,10 @@ class Rows(NamedTuple):
 
 
 def rows_of(memory: np.ndarray, scale: float) -> Rows | str:
-    """Rows ``[N, D]`` of float32 or uint8 whose columns are adjacent; or why they cannot serve."""
+    """A description for C++ of rows ``[N, D]``; or the reason why the kernels cannot read them.
+
+    They read float32 and uint8 whose columns are adjacent in memory.
+    """
     if memory.dtype not in (np.float32, np.uint8):
         return f"the data are {memory.dtype}; the kernels gather float32 and uint8"
     if not memory.flags.aligned or memory.strides[0] % memory.itemsize:
@@ -168,10 +173,10 @@ def fit(
 ) -> list[float]:
     """Take a step for each minibatch of a stretch, or stop after ``seconds``.
 
-    ``plan`` is what C++ reads: :func:`kernel_plan`'s, or a Boltzmann machine's.
+    ``plan`` is from :func:`kernel_plan` here, or in :mod:`aefast.step.machine_cpp`.
 
     Returns:
-        the loss of each step. Where the last one is not finite, that step was not taken.
+        the loss of each step. If the last loss is not finite, its step was not taken.
     """
     epochs = -(-len(stretch.order) // stretch.epoch_rows)
     losses = torch.empty(epochs * stretch.steps_per_epoch, dtype=torch.float64, device="cpu")
@@ -181,7 +186,7 @@ def fit(
         order=stretch.order.data_ptr(),
         count=len(stretch.order),
         epoch_rows=stretch.epoch_rows,
-        batch_size=min(stretch.batch_size, stretch.epoch_rows),  # memory for so many is reserved
+        batch_size=min(stretch.batch_size, stretch.epoch_rows),  # C++ allocates so many rows
         is_even=stretch.is_even,
         seeds=stretch.seeds,
         first_step=stretch.first_step,

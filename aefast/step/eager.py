@@ -1,4 +1,4 @@
-"""The step's definition in plain PyTorch, differentiable as often as the mathematics is."""
+"""An encoder-decoder's training loss in plain PyTorch: the definition that the kernels match."""
 
 import math
 from collections.abc import Sequence
@@ -20,7 +20,8 @@ from aefast.step.plan import CODE_STEPS, NOISE_STEPS, Plan, PlannedLayer, Planne
 
 
 def loss(plan: Plan, parameters: Sequence[Tensor], x: Tensor, seed: int, row_offset: int) -> Tensor:
-    """Corrupt x ``[B, D]``, encode it, change the code, decode that, and compare with x."""
+    """The loss of x ``[B, D]``: corrupt x, encode it, drop units of the code or sample it, decode
+    it, and compare the output with x."""
     inputs = x
     if plan.noise is not None:
         step = NOISE_STEPS[plan.noise]
@@ -28,7 +29,7 @@ def loss(plan: Plan, parameters: Sequence[Tensor], x: Tensor, seed: int, row_off
     code = inputs
     for number, layer in enumerate(plan.encoder):
         code = dropped(layer, apply(layer, parameters, code), seed, number, row_offset)
-    decoded = changed_code(plan, code, seed, row_offset)
+    decoded = decoder_input(plan, code, seed, row_offset)
     *inner, last = plan.decoder
     for number, layer in enumerate(inner, start=len(plan.encoder)):
         decoded = dropped(layer, apply(layer, parameters, decoded), seed, number, row_offset)
@@ -37,6 +38,7 @@ def loss(plan: Plan, parameters: Sequence[Tensor], x: Tensor, seed: int, row_off
 
 
 def apply(layer: PlannedLayer, parameters: Sequence[Tensor], x: Tensor) -> Tensor:
+    """A layer's output; mean and log variance side by side for a posterior's layer."""
     if layer.log_var_weight >= 0:
         heads = (layer.weight, layer.bias), (layer.log_var_weight, layer.log_var_bias)
         return torch.cat([dense(layer, *head, parameters, x) for head in heads], -1)
@@ -66,7 +68,7 @@ def normalized(norm: PlannedNorm, parameters: Sequence[Tensor], x: Tensor) -> Te
 
 
 def dropped(layer: PlannedLayer, x: Tensor, seed: int, number: int, row_offset: int) -> Tensor:
-    """A layer's units after its dropout; ``number`` counts the layers from 0."""
+    """A layer's units after its dropout. ``number`` is the layer's, counted from 0."""
     if not layer.dropout:
         return x
     seed = random.child_seed(seed, number)
@@ -78,7 +80,8 @@ def noisy(x: Tensor, kind: str, level: float, seed: int, row_offset: int, step: 
     return corrupt.corrupt(x, Noise(kind, level, 0.0, 1.0, seed, row_offset, step))
 
 
-def changed_code(plan: Plan, code: Tensor, seed: int, row_offset: int) -> Tensor:
+def decoder_input(plan: Plan, code: Tensor, seed: int, row_offset: int) -> Tensor:
+    """The code after dropout or noise; for a posterior, a sample of it."""
     step = CODE_STEPS[plan.code_stage]
     if plan.code_stage == "dropout":
         dropped = noisy(code, "masking", plan.code_level, seed, row_offset, step)
@@ -91,13 +94,13 @@ def changed_code(plan: Plan, code: Tensor, seed: int, row_offset: int) -> Tensor
 
 
 def posterior(plan: Plan, code: Tensor) -> tuple[Tensor, Tensor]:
-    """Its mean and log variance."""
+    """The posterior's mean and its log variance within bounds, each ``[B, H]``."""
     mean, log_var = code.chunk(2, -1)
     return mean, log_var.clamp(*plan.log_var_bounds)
 
 
 def compare(plan: Plan, parameters: Sequence[Tensor], output: Tensor, x: Tensor) -> Tensor:
-    """The error of the last layer's output before its activation."""
+    """The reconstruction error. ``output`` is the last layer's, before its activation."""
     if plan.objective == "mse":
         return F.mse_loss(linear_act.ACTIVATIONS[plan.decoder[-1].activation](output), x)
     if plan.objective == "bce":
@@ -110,7 +113,9 @@ def compare(plan: Plan, parameters: Sequence[Tensor], output: Tensor, x: Tensor)
 
 
 def penalty(plan: Plan, parameters: Sequence[Tensor], inputs: Tensor, code: Tensor) -> Tensor:
-    """The penalty of the code: its divergence, its activity, or the encoder's Jacobian."""
+    """The penalty: the code's divergence from N(0, I), its mean activity, or the squared norm of
+    the encoder's Jacobian."""
+
     total = torch.zeros((), dtype=code.dtype, device=code.device)
     if plan.code_stage == "posterior":
         divergence = variational.gaussian_kl(*posterior(plan, code)).mean()

@@ -1,4 +1,4 @@
-"""A step's loss as one autograd node over one call."""
+"""The loss of an encoder-decoder's training step, as one autograd node and one C++ call."""
 
 import importlib
 from collections.abc import Sequence
@@ -24,8 +24,9 @@ from aefast.ops.shared.product_routes import outpaces_vendor
 from aefast.step import eager
 from aefast.step.plan import Plan
 
-# Where the vendor's product is faster than ours, one call for the whole step pays only for small
-# layers, below this many multiplications: the calls that it saves cost more than the products.
+# Where the vendor's matrix product is faster than ours, one call for the whole step is faster only
+# for layers of fewer multiplications than this: there the overhead of separate calls costs more
+# than the products.
 MOST_PRODUCTS = 1 << 24
 
 
@@ -70,7 +71,7 @@ def _outpaces_torch(plan: Plan, rows: int) -> bool:
 def step_loss(
     plan: Plan, parameters: Sequence[Tensor], x: Tensor, seed: int, row_offset: int = 0
 ) -> Tensor:
-    """The loss of x ``[B, D]``, a scalar; call it where :func:`refusal` is None."""
+    """The loss of x ``[B, D]``, a scalar. Call it only if :func:`refusal` returned None."""
     if torch.is_grad_enabled():
         return _StepLoss.apply(plan, x, seed, row_offset, *parameters)
     return x.new_full((), _run(plan, parameters, x, seed, row_offset, ()))
@@ -95,10 +96,11 @@ def _kernels() -> ModuleType:
 
 
 class _StepLoss(KernelFunction):
-    """A loss whose forward pass computes the gradients, too; backward returns them.
+    """The loss. The forward pass computes the gradients as well; the backward pass returns them.
 
-    A second backward, or a differentiable one, computes the loss again, from inputs that are held
-    by reference. ``save_for_backward`` would cost as much as the arithmetic of a small model.
+    A second backward pass, or one with create_graph, computes the loss again from its inputs. These
+    are held by reference with their versions: ``save_for_backward`` takes as long as the arithmetic
+    of a small model.
     """
 
     @staticmethod
@@ -137,7 +139,8 @@ def _check_versions(ctx: Context) -> None:
 
 
 def _differentiable_gradients(ctx: Context, grad: Tensor) -> list[Tensor | None]:
-    """The definition's gradients, times the incoming one."""
+    """The gradients by autograd of the definition, so that they can be differentiated again."""
+
     _check_versions(ctx)
     plan, parameters, x, seed, row_offset = ctx.call
     needed = ctx.needs_input_grad[4:]

@@ -1,4 +1,4 @@
-"""The Boltzmann machine's step in C++: csrc/step/rbm_step.cpp, and fit.cpp for many of them."""
+"""Calls the C++ kernel of a Boltzmann machine's training step: csrc/step/rbm_step.cpp."""
 
 from collections.abc import Sequence
 
@@ -19,13 +19,18 @@ def loss_and_gradients(
     row_offset: int,
     gradients: Sequence[Tensor],
 ) -> float:
-    """The loss of x ``[B, D]``; ``gradients``, one like each parameter or none at all, and ``end``,
-    which may be ``chain``, are filled."""
+    """The loss of x ``[B, D]``.
+
+    Writes the gradients by the parameters into ``gradients``, tensors of their shapes; an empty
+    sequence asks for none. Writes the chains' last visible states into ``end``, which may be
+    ``chain`` itself.
+    """
     return cpp.step(kernel_plan(plan, chain, end), parameters, x, seed, row_offset, gradients)
 
 
 def kernel_plan(plan: MachinePlan, chain: Tensor | None, end: Tensor | None) -> _C.MachinePlan:
-    """The plan as C++ reads it, with the memory where the chains start and end."""
+    """The plan as a C++ object, with the memory where the chains start and end."""
+
     return _C.MachinePlan(
         visible=plan.visible,
         hidden=plan.hidden,

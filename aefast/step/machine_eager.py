@@ -1,4 +1,4 @@
-"""A Boltzmann machine's training step in plain PyTorch, differentiable as often as one likes."""
+"""A Boltzmann machine's training loss in plain PyTorch: the definition that the kernels match."""
 
 from collections.abc import Sequence
 
@@ -19,8 +19,10 @@ def loss(
     seed: int,
     row_offset: int,
 ) -> tuple[Tensor, Tensor]:
-    """Run the chains from the data x ``[B, D]``, or from ``chain``; the loss compares the data with
-    the chains' ends. Returns the loss and the ends."""
+    """The contrastive divergence of x ``[B, D]``, and the chains' last visible states.
+
+    The chains start at x, or at ``chain`` for persistent ones.
+    """
     settings = ChainSettings(plan.k, None, None, False, seed, row_offset)
     with torch.no_grad():
         start = x if chain is None else chain
@@ -29,7 +31,9 @@ def loss(
 
 
 def loss_between(plan: MachinePlan, parameters: Sequence[Tensor], x: Tensor, end: Tensor) -> Tensor:
-    """mean F(x) - mean F(end), plus the penalty of the hidden units' mean activity given x."""
+    """mean F(x) - mean F(end), with F the free energy, plus the sparsity penalty of the hidden
+    units' mean activity given x."""
+
     machine = machine_of(plan, parameters)
     difference = rbm.free_energy(x, machine).mean() - rbm.free_energy(end, machine).mean()
     if plan.sparsity_weight == 0:

@@ -1,4 +1,4 @@
-"""A Boltzmann machine's contrastive divergence as one autograd node over one call."""
+"""A Boltzmann machine's contrastive divergence, as one autograd node and one C++ call."""
 
 from collections.abc import Sequence
 
@@ -59,10 +59,10 @@ def machine_loss(
     seed: int,
     row_offset: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """The loss of x ``[B, D]``, a scalar, and the chains' ends, ``[B, D]`` or like ``chain``.
+    """The loss of x ``[B, D]``, a scalar, and the chains' last visible states.
 
-    Call it where :func:`refusal` is None. ``chain`` ``[C, D]`` are persistent chains, float32 and
-    contiguous.
+    Call it only if :func:`refusal` returned None. ``chain`` ``[C, D]`` holds persistent chains,
+    float32 and contiguous; without it the chains start at x.
     """
     end = torch.FloatTensor(x.shape) if chain is None else torch.empty_like(chain)
     call = plan, x, chain, end, seed, row_offset
@@ -86,11 +86,11 @@ def _run(call: Call, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) 
 
 
 class _MachineLoss(KernelFunction):
-    """The forward pass computes the gradients with the loss; backward returns them.
+    """The loss. The forward pass computes the gradients as well; the backward pass returns them.
 
-    A second backward, through a graph that was retained, or one that is to be differentiated again,
-    takes those of the definition at the states that the chains ended in. What it needs is held by
-    reference, which takes less time than to save it for the backward that nearly every step takes.
+    A second backward pass, or one with create_graph, differentiates the definition at the chains'
+    last states. Its inputs are held by reference with their versions, which is faster than
+    ``save_for_backward``; nearly every step has the first backward pass alone.
     """
 
     @staticmethod
@@ -98,7 +98,7 @@ class _MachineLoss(KernelFunction):
         gradients = [torch.empty_like(parameter) for parameter in parameters]
         loss = _run(call, parameters, gradients)
         ctx.call, ctx.parameters, ctx.gradients = call, parameters, gradients
-        ctx.versions = versions_of(_held(call, parameters))
+        ctx.versions = versions_of(_tensors_of(call, parameters))
         return loss
 
     @staticmethod
@@ -111,15 +111,16 @@ class _MachineLoss(KernelFunction):
             if not is_one(grad):
                 torch._foreach_mul_(scaled, grad)
         else:
-            check_versions(_held(ctx.call, ctx.parameters), ctx.versions, "visible")
+            check_versions(_tensors_of(ctx.call, ctx.parameters), ctx.versions, "visible")
             plan, x, _, end, *_ = ctx.call
             gradients = _defined_gradients(plan, ctx.parameters, x, end, grad)
         needed = ctx.needs_input_grad[1:]
         return None, *(g if need else None for g, need in zip(gradients, needed, strict=True))
 
 
-def _held(call: Call, parameters: Sequence[Tensor]) -> list[Tensor]:
-    """The tensors that a backward pass may compute with."""
+def _tensors_of(call: Call, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """The tensors that a second backward pass reads."""
+
     _, x, _, end, *_ = call
     return [x, end, *parameters]
 

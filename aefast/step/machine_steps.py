@@ -1,4 +1,4 @@
-"""Plain gradient steps of a Boltzmann machine: by the kernels, many in one call, or op by op."""
+"""Gradient descent on a Boltzmann machine's contrastive divergence, many steps in one C++ call."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from aefast.step.stretch import CHUNK_SECONDS, Stretch
 if TYPE_CHECKING:
     from aefast import _C
 
-# Epochs go to the kernels together, up to so many rows a call.
+# A call of the kernels takes several epochs, up to so many rows.
 MOST_ROWS = 1 << 20
 
 
@@ -25,10 +25,10 @@ class PlainSteps:
     """Stochastic gradient descent on contrastive divergence of Bernoulli units.
 
     Args:
-        plan: the machine's.
-        parameters: weight, visible and hidden biases, which the steps change in place.
-        chain: persistent chains ``[C, D]``, which they move in place; None starts at the data.
-        learning_rate: of the steps.
+        plan: the machine's plan.
+        parameters: the weight, the visible and the hidden biases, which are updated in place.
+        chain: persistent chains ``[C, D]``, which are updated in place; None starts at the data.
+        learning_rate: the learning rate.
     """
 
     def __init__(
@@ -46,11 +46,14 @@ class PlainSteps:
         self.is_served = refusal(plan, parameters, example) is None
 
     def run(self, rows: Tensor, batch_size: int, seeds: Sequence[int], first_step: int = 0) -> int:
-        """Epochs over the rows ``[N, D]``, float32 and contiguous, in their order: a step on each
-        minibatch. Returns how many steps one takes.
+        """Train on the rows ``[N, D]``, float32 and contiguous, in order: an epoch for each of
+        ``seeds``, a step for each minibatch.
 
-        Step n of an epoch, counted from ``first_step``, draws with ``random.child_seed(seed, n)``,
-        its seed being that of ``seeds``.
+        Steps of an epoch are counted from ``first_step``. Step n draws with
+        ``random.child_seed(seed, n)``, where ``seed`` is the epoch's.
+
+        Returns:
+            the number of steps of an epoch.
 
         Raises:
             FloatingPointError: a step's gradient is not finite; the step is not taken.
@@ -59,14 +62,14 @@ class PlainSteps:
         while steps_done < steps * len(seeds):
             epoch, step = divmod(steps_done, steps)
             arguments = rows, batch_size, seeds[epoch:], first_step, step
-            # The loss of very large numbers may not be finite while the gradient is.
+            # Where the kernel's loss is not finite, the gradient may be: the loop takes that step.
             steps_done += self._kernel(*arguments) or self._loop(*arguments)
         return steps
 
     def _kernel(
         self, rows: Tensor, batch_size: int, seeds: Sequence[int], first_step: int, step: int
     ) -> int:
-        """How many steps the kernels take, up to one whose loss is not finite."""
+        """Take steps by the kernels, up to one whose loss is not finite; return how many."""
         if not self.is_served:
             return 0
         from aefast.step import cpp, machine_cpp
@@ -87,7 +90,7 @@ class PlainSteps:
     def _loop(
         self, rows: Tensor, batch_size: int, seeds: Sequence[int], first_step: int, step: int
     ) -> int:
-        """One step, op by op."""
+        """Take one step with separate ops; return 1."""
         batch = rows[step * batch_size : (step + 1) * batch_size]
         weight, visible_bias, hidden_bias = parameters = [
             parameter.detach().requires_grad_() for parameter in self.parameters
@@ -101,13 +104,13 @@ class PlainSteps:
         )
         gradients = torch.autograd.grad(loss, parameters)
         with torch.no_grad():
-            moved = torch._foreach_add(parameters, gradients, alpha=-self.learning_rate)
-        if not all(parameter.isfinite().all() for parameter in moved):
+            updated = torch._foreach_add(parameters, gradients, alpha=-self.learning_rate)
+        if not all(parameter.isfinite().all() for parameter in updated):
             raise FloatingPointError(
                 f"a step's gradient is not finite, with numbers up to {batch.abs().max():g} in "
                 "X; Bernoulli units take numbers in [0, 1]"
             )
-        torch._foreach_copy_(list(self.parameters), moved)
+        torch._foreach_copy_(list(self.parameters), updated)
         if self.chain is not None:
             self.chain.copy_(chain)
         return 1
@@ -136,4 +139,4 @@ class _Updates(NamedTuple):
         ]
 
     def advance(self, steps: int) -> None:
-        """A plain step has no state."""
+        """Gradient descent has no state to update."""

@@ -1,4 +1,4 @@
-"""A torch optimizer as the kernels take it: its settings and state, parameter by parameter."""
+"""A torch optimizer's settings and state, handed to the kernels that take its steps."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 KINDS: dict[type, str] = {SGD: "sgd", Adam: "adam", AdamW: "adamw"}
 
-# Each optimizer's state tensors of the parameter's shape.
+# The state tensors of each optimizer that have the parameter's shape.
 AVERAGES: dict[type, tuple[str, ...]] = {
     SGD: ("momentum_buffer",),
     Adam: ("exp_avg", "exp_avg_sq"),
@@ -58,7 +58,7 @@ def _has_hooks(optimizer: Optimizer) -> bool:
 
 
 def _steps_as_its_class(optimizer: Optimizer) -> bool:
-    """Whether ``step`` is its class's. A scheduler's wrapper counts the steps, and is allowed."""
+    """Whether ``step`` is its class's method. A scheduler's wrapper only counts the steps."""
     step: Any = optimizer.step
     if getattr(step, "_wrapped_by_lr_sched", False):
         step = step.__wrapped__
@@ -71,16 +71,18 @@ def _has_gradient_hooks(parameter: Tensor) -> bool:
     )
 
 
-def _is_plain(state: dict[str, Any], parameter: Tensor, averages: Sequence[str]) -> bool:
-    """Whether the kernels can read a parameter's state; a loaded state dict may hold anything. On a
-    GPU the count of steps may be on the CPU or on the GPU."""
+def _is_plain(state: dict[str, object], parameter: Tensor, averages: Sequence[str]) -> bool:
+    """Whether the kernels can read a parameter's state: a loaded state dict may hold anything.
+
+    A parameter on a GPU may have its count of steps there or on the CPU.
+    """
     if not state.keys() >= {*averages}:
         return False
     sizes = dict.fromkeys(averages, parameter.shape)
     if averages == AVERAGES[SGD]:
         sizes = {name: size for name, size in sizes.items() if state[name] is not None}
     else:
-        sizes["step"] = torch.Size()  # which the kernels count in place
+        sizes["step"] = torch.Size()  # a scalar that the kernels increase in place
     return all(
         isinstance(tensor := state.get(name), Tensor)
         and tensor.dtype == torch.float32
@@ -92,27 +94,27 @@ def _is_plain(state: dict[str, Any], parameter: Tensor, averages: Sequence[str])
 
 
 class OptimizerSteps:
-    """The updates of an optimizer's parameters, which its state goes along with.
+    """The updates that a torch optimizer makes, with its state, for the kernels.
 
     Args:
-        optimizer: one that :func:`refusal` has nothing against.
-        parameters: the step's; those that the optimizer does not hold, or that require no
-            gradient, stay as they are.
+        optimizer: one for which :func:`refusal` returned None.
+        parameters: the step's parameters. Those that the optimizer does not hold, or that require
+            no gradient, are not updated.
     """
 
     def __init__(self, optimizer: Optimizer, parameters: Sequence[Tensor]) -> None:
         self.optimizer = optimizer
         self._parameter_numbers = {id(p): number for number, p in enumerate(parameters)}
         self.trained: list[tuple[dict[str, Any], Tensor, int]] = []
-        self._unused: list[Tensor] = []  # whose state the last updates() created
+        self._without_state: list[Tensor] = []  # parameters whose state updates() created
 
     @property
     def numbers(self) -> list[int]:
-        """Which of the step's parameters each update is of."""
+        """The index, among the step's parameters, of each updated parameter."""
         return [number for _, _, number in self.trained]
 
     def updates(self) -> "list[_C.ParameterUpdate]":
-        """The updates with the current learning rates, of the parameters that require gradients."""
+        """An update for each parameter that requires a gradient, with the current settings."""
         numbers = self._parameter_numbers
         self.trained = [
             (group, parameter, numbers[id(parameter)])
@@ -121,7 +123,7 @@ class OptimizerSteps:
             if id(parameter) in numbers and parameter.requires_grad
         ]
         make = _adam if type(self.optimizer) is not SGD else _sgd
-        self._unused = [p for _, p, _ in self.trained if not self.optimizer.state.get(p)]
+        self._without_state = [p for _, p, _ in self.trained if not self.optimizer.state.get(p)]
         kind = getattr(extension().OptimizerKind, KINDS[type(self.optimizer)])
         return [
             make(kind, group, parameter, self.optimizer.state)
@@ -129,13 +131,13 @@ class OptimizerSteps:
         ]
 
     def advance(self, steps: int) -> None:
-        """Called after so many steps: what the kernels do not update themselves.
+        """Record so many steps in what the kernels do not update themselves.
 
-        They count Adam's steps, too: an interrupt between their call and this one would leave an
-        optimizer that had taken steps it did not count.
+        Adam's count of steps is the kernels': otherwise an interrupt between their call and this
+        one would leave parameters that had taken more steps than were counted.
         """
         if steps == 0:
-            for parameter in self._unused:
+            for parameter in self._without_state:
                 self.optimizer.state.pop(parameter, None)
             return
         torch.autograd.graph.increment_version([parameter for _, parameter, _ in self.trained])

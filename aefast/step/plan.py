@@ -1,4 +1,4 @@
-"""What a training step computes: the layers, what happens between them, and the loss."""
+"""A training step of an encoder-decoder as a value: its layers, noise, penalty and loss."""
 
 import math
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 from aefast.ops.corrupt.noise import STEPS as NOISE_STEPS
 from aefast.random import Step
 
-# The number of the random step (see aefast.random.Step) of each kind of noise in the code.
+# The domain of random numbers (see aefast.random.Step) that each treatment of the code draws from.
 CODE_STEPS = {
     "plain": Step.DIRECT,
     "dropout": Step.DROPOUT,
@@ -18,16 +18,19 @@ __all__ = ["CODE_STEPS", "NOISE_STEPS", "Plan", "PlannedLayer", "PlannedNorm"]
 
 
 class PlannedNorm(NamedTuple):
-    """Batch normalization as ``torch.nn.BatchNorm1d`` does it in training mode.
+    """Batch normalization as ``torch.nn.BatchNorm1d`` computes it in training mode.
+
+    Indices are among the step's parameters; -1 for none.
 
     Attributes:
-        scale: the number of its weight among the step's parameters; -1 for none.
-        shift: that of its bias.
-        mean: that of its running mean; -1 where none is tracked. A step writes the batch's mean
-            into the memory of its gradient.
-        variance: that of its running variance; its gradient's memory gets the batch's, unbiased.
+        scale: the index of its weight.
+        shift: the index of its bias.
+        mean: the index of its running mean. A step writes the batch's mean where that one's
+            gradient would be.
+        variance: the index of its running variance. A step writes the batch's unbiased variance
+            where that one's gradient would be.
         epsilon: added to the variance.
-        follows_activation: whether it normalizes the activation's output; else its input.
+        follows_activation: True where it normalizes the activation's output, False its input.
     """
 
     scale: int
@@ -39,22 +42,24 @@ class PlannedNorm(NamedTuple):
 
 
 class PlannedLayer(NamedTuple):
-    """``act(x Wt + b)``; of a tied layer ``act(x W + b)``, with another layer's weight. Then
-    dropout.
+    """A linear layer ``act(x Wt + b)``, with batch normalization and dropout. A tied layer is
+    ``act(x W + b)``, with the weight of another layer.
+
+    Indices are among the step's parameters; -1 for none.
 
     Attributes:
-        inputs: the size of a row of x.
-        outputs: the size of a row of the result.
-        activation: one of :class:`aefast.nn.LinearAct`'s.
-        weight: its number among the step's parameters.
-        bias: its number; -1 for none.
-        is_tied: whether the weight is ``[inputs, outputs]``, another layer's.
-        log_var_weight: the number of the weight that gives the second half of the outputs, the
-            posterior's log variance; -1 where ``weight`` gives all.
-        log_var_bias: of its bias.
-        norm: batch normalization before the activation, or after it; None for none.
-        dropout: the probability that a unit is dropped. The layer, counted from 0 through encoder
-            and decoder, draws with that child of the step's seed.
+        inputs: the number of columns of x.
+        outputs: the number of columns of the result.
+        activation: the name of the activation, as :class:`aefast.nn.LinearAct` takes it.
+        weight: the index of the weight.
+        bias: the index of the bias.
+        is_tied: whether the weight is another layer's, ``[inputs, outputs]``.
+        log_var_weight: the index of the weight for the second half of the outputs, the posterior's
+            log variance; -1 where ``weight`` is for all outputs.
+        log_var_bias: the index of the bias of that half.
+        norm: batch normalization, before or after the activation; None for none.
+        dropout: the probability that a unit is dropped. Layer n, counted from 0 through encoder and
+            decoder, draws with ``random.child_seed(seed, n)`` of the step's seed.
     """
 
     inputs: int
@@ -70,27 +75,29 @@ class PlannedLayer(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A step of an encoder-decoder.
+    """A training step of an encoder-decoder.
 
     Attributes:
-        encoder: from the input to the code.
-        decoder: from the code to the reconstruction.
-        sizes: of the parameters, in elements.
-        noise: of the input, as :func:`aefast.functional.corrupt` takes it; None for none.
-        noise_level: its level.
-        code_stage: what happens to the code: ``"plain"`` nothing; ``"dropout"``; ``"gaussian"``
-            noise; ``"posterior"``: it holds a mean and a log variance, of which a sample is drawn.
-        code_level: of dropout the probability, of noise the standard deviation.
-        divergence_weight: of the posterior's divergence from N(0, I).
-        penalty: ``"none"``, or on the code ``"kl"``, ``"l1"`` or ``"contraction"``.
-        penalty_weight: its factor.
-        penalty_target: of ``"kl"``, the mean activity.
-        objective: ``"mse"`` or ``"bce"``, means over all elements; ``"bernoulli"`` or
-            ``"gaussian"``, negative log-likelihoods of a row, whose mean is taken.
-        log_var: the number of the parameter that is the Gaussian's log variance; -1 for none.
-        divergence_limit: the divergence's mean over the rows is clamped to 0 and this; an infinite
-            one to nothing.
-        log_var_bounds: the posterior's log variance is clamped to these.
+        encoder: the layers from the input to the code.
+        decoder: the layers from the code to the reconstruction.
+        sizes: the number of elements of each parameter.
+        noise: the kind of noise on the input, as :func:`aefast.functional.corrupt` takes it; None
+            for none.
+        noise_level: the level of that noise.
+        code_stage: the treatment of the code: ``"plain"`` for none, ``"dropout"``, ``"gaussian"``
+            noise, or ``"posterior"``: the code holds a mean and a log variance, and the decoder
+            gets a sample.
+        code_level: the probability of dropout on the code, or the standard deviation of its noise.
+        divergence_weight: the weight of the posterior's divergence from N(0, I).
+        penalty: the penalty on the code: ``"none"``, ``"kl"``, ``"l1"`` or ``"contraction"``.
+        penalty_weight: the weight of the penalty.
+        penalty_target: the target mean activity of ``"kl"``.
+        objective: the reconstruction error. ``"mse"`` and ``"bce"`` are means over all elements;
+            ``"bernoulli"`` and ``"gaussian"`` are negative log-likelihoods, means over the rows.
+        log_var: the index of the parameter that is the Gaussian's log variance; -1 for none.
+        divergence_limit: the upper bound of the divergence's mean over the rows. A finite one also
+            clamps it from below, at 0.
+        log_var_bounds: the bounds that the posterior's log variance is clamped to.
     """
 
     encoder: tuple[PlannedLayer, ...]
@@ -111,16 +118,17 @@ class Plan(NamedTuple):
 
     @property
     def layers(self) -> tuple[PlannedLayer, ...]:
-        """The encoder's and the decoder's."""
+        """The encoder's layers, then the decoder's."""
         return *self.encoder, *self.decoder
 
     @property
     def largest_product(self) -> int:
-        """Multiplications a row in the widest layer."""
+        """The number of multiplications for a row in the largest layer."""
         return max(layer.inputs * layer.outputs for layer in self.layers)
 
     @property
     def draws(self) -> bool:
-        """Whether the step takes random numbers."""
+        """Whether the step draws random numbers."""
+
         is_dropping = any(layer.dropout for layer in self.layers)
         return self.noise is not None or self.code_stage != "plain" or is_dropping

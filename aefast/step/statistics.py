@@ -1,4 +1,4 @@
-"""The running statistics of batch normalization, which move with each step."""
+"""Updates the running statistics of batch normalization after each training step."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 class TrackedNorm(NamedTuple):
-    """What a layer's batch normalization keeps of the batches that it has seen.
+    """The running statistics of one batch normalization.
 
     Attributes:
-        mean: the number of its running mean among the step's parameters.
-        variance: that of its running variance.
-        momentum: the share of each batch; None weighs all batches alike.
-        batches: how many it has seen, int64, a scalar.
+        mean: the index of the running mean among the step's parameters.
+        variance: the index of the running variance.
+        momentum: the weight of a new batch; None averages all batches alike.
+        batches: the number of batches so far, a scalar int64 tensor.
     """
 
     mean: int
@@ -29,31 +29,31 @@ class TrackedNorm(NamedTuple):
 
 
 class Updates(Protocol):
-    """What changes the parameters after each step.
+    """The parameters' updates after each step: an optimizer's, or running statistics'.
 
     Attributes:
-        numbers: which of the step's parameters each update is of.
+        numbers: the index, among the step's parameters, of each updated parameter.
     """
 
     @property
     def numbers(self) -> list[int]: ...
 
     def updates(self) -> "list[_C.ParameterUpdate]":
-        """The updates as C++ takes them."""
+        """The updates as C++ objects, with the current settings."""
         ...
 
     def advance(self, steps: int) -> None:
-        """Called after so many steps."""
+        """Record that the kernels took so many steps."""
         ...
 
 
 class WithStatistics:
-    """An optimizer's updates, and those of running statistics after them.
+    """An optimizer's updates, followed by those of running statistics.
 
     Args:
-        optimizer: the optimizer's.
-        parameters: the step's, running statistics among them.
-        norms: whose statistics they are.
+        optimizer: the optimizer's updates.
+        parameters: the step's parameters, with the running statistics among them.
+        norms: the batch normalizations.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A stretch of consecutive minibatches: the argument of a call that takes many steps."""
+"""A stretch of consecutive minibatches, for which one call of the kernels takes the steps."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -9,23 +9,23 @@ from torch import Tensor
 
 from aefast import random
 
-# A call of the kernels returns after so long: Ctrl-C is heard, and a callback called, in between.
+# A call of the kernels returns after so long, so that Ctrl-C and callbacks are served in between.
 CHUNK_SECONDS = 0.05
 
 
 class Stretch(NamedTuple):
-    """The rest of an epoch, and whole ones after it.
+    """The remaining minibatches of an epoch, and those of whole epochs after it.
 
-    Step n of an epoch draws with ``random.child_seed(seed, n)`` and the epoch's own seed.
+    Step n of an epoch draws with ``random.child_seed(seed, n)``, where ``seed`` is the epoch's.
 
     Attributes:
-        order: the numbers of the rows, int64, epoch after epoch.
-        batch_size: the most rows of a minibatch.
-        epoch_rows: how many rows a whole epoch has.
-        seeds: of each epoch.
-        first_step: of the first epoch, counted from 0: the step it goes on with.
-        is_even: whether an epoch's minibatches have the same number of rows, to one, the larger
-            ones first; else all have ``batch_size`` but the last, which may have fewer.
+        order: the indices of the rows, int64, epoch after epoch.
+        batch_size: the largest number of rows in a minibatch.
+        epoch_rows: the number of rows in a whole epoch.
+        seeds: the seed of each epoch.
+        first_step: the number of the first epoch's next step, counted from 0.
+        is_even: True splits an epoch into minibatches whose sizes differ by at most one, the larger
+            ones first. False gives all ``batch_size`` rows; the last one may have fewer.
     """
 
     order: Tensor
@@ -40,7 +40,7 @@ class Stretch(NamedTuple):
         return -(-self.epoch_rows // self.batch_size)
 
     def after(self, steps: int) -> "Stretch":
-        """What is left of it after so many steps, which may be nothing."""
+        """The stretch without its first steps; its order may be empty."""
         rows, steps_of_first = self._rows_of_first_epoch, self._steps_of_first_epoch
         if steps < steps_of_first:
             step = self.first_step + steps
@@ -53,7 +53,7 @@ class Stretch(NamedTuple):
         )
 
     def epochs(self) -> Iterator[Sequence[Tensor]]:
-        """The rows of each minibatch, epoch by epoch."""
+        """The row indices of each minibatch, epoch by epoch."""
         first = self._rows_of_first_epoch
         rest = self.order[first:]
         yield self._minibatches(self.order[:first], self.first_step)
@@ -61,7 +61,7 @@ class Stretch(NamedTuple):
             yield self._minibatches(rows, 0)
 
     def step_seeds(self, steps: int) -> Tensor:
-        """What the first so many steps draw with, int64."""
+        """The seeds of the first steps, an int64 tensor ``[steps]``."""
         seeds: list[Tensor] = []
         first, most = self.first_step, self._steps_of_first_epoch
         for seed in self.seeds:
@@ -81,7 +81,8 @@ class Stretch(NamedTuple):
         return -(-self._rows_of_first_epoch // self.batch_size)
 
     def _rows_before(self, step: int) -> int:
-        """How many rows an epoch has taken before this step."""
+        """The number of rows in an epoch's minibatches before this step."""
+
         if not self.is_even:
             return step * self.batch_size
         size, larger = divmod(self.epoch_rows, self.steps_per_epoch)

@@ -63,7 +63,7 @@ class Panel {
                     dropped_width_ = std::max(dropped_width_, layer.outputs);
             }
         const int64_t code = plan.encoder.back().outputs;
-        changed_code_ =
+        decoder_input_ =
             plan.code_stage == CodeStage::plain ? nullptr : arena.take<float>(rows * code);
         posterior_noise_ =
             plan.code_stage == CodeStage::posterior ? arena.take<float>(rows * code / 2) : nullptr;
@@ -243,7 +243,7 @@ class Panel {
 
     const float* decoder_input() const {
         return plan_.code_stage == CodeStage::plain ? memory_[plan_.encoder.size() - 1].passed
-                                                    : changed_code_;
+                                                    : decoder_input_;
     }
 
     void forward() {
@@ -309,10 +309,10 @@ class Panel {
             case CodeStage::plain:
                 return;
             case CodeStage::dropout:
-                return drop(code, changed_code_);
+                return drop(code, decoder_input_);
             case CodeStage::gaussian: {
                 CorruptArguments a =
-                    noise_arguments(code, columns, columns, changed_code_, plan_.code_step);
+                    noise_arguments(code, columns, columns, decoder_input_, plan_.code_step);
                 a.level = plan_.code_level;
                 return corrupt(Noise::gaussian, a);
             }
@@ -326,8 +326,8 @@ class Panel {
     void sample_posterior() {
         const int64_t columns = latent();
         if (is_within_) clamp_log_var();
-        std::fill_n(changed_code_, rows_ * columns, 1.f);
-        scaled_noise(NoiseUse::multiply, {{changed_code_, rows_, 0, columns},
+        std::fill_n(decoder_input_, rows_ * columns, 1.f);
+        scaled_noise(NoiseUse::multiply, {{decoder_input_, rows_, 0, columns},
                                           log_variances(),
                                           posterior_noise_,
                                           ElementType::float32,
@@ -341,7 +341,7 @@ class Panel {
         for (int64_t row = 0; row < rows_; ++row) {
             const float* mean = code_memory().output + row * 2 * columns;
             for (int64_t i = 0; i < columns; ++i)
-                changed_code_[row * columns + i] = mean[i] + posterior_noise_[row * columns + i];
+                decoder_input_[row * columns + i] = mean[i] + posterior_noise_[row * columns + i];
         }
     }
 
@@ -683,7 +683,7 @@ class Panel {
     const StepBatch& batch_;
     int64_t first_row_ = 0, rows_ = 0;
     float* noisy_;            // x with noise, or null
-    float* changed_code_;     // what the decoder gets, or null where that is the code
+    float* decoder_input_;    // what the decoder gets, or null where that is the code
     float* posterior_noise_;  // what a sample of the posterior adds to the mean, or null
     float* is_within_;        // 1 where the log variance is not clamped, else 0; or null
     float* dropout_scale_;    // 1 / (1 - level) of each unit
