@@ -102,5 +102,4 @@ def _is_served(value: object) -> bool:
 
 def _hint(size: int | torch.SymInt) -> int:
     """A size. A symbolic size is what it was when the graph was made."""
-
     return int(size if isinstance(size, int) else size.node.hint or 0)

@@ -69,7 +69,6 @@ def _objective_of_graph(graph: fx.Graph) -> str | None:
 
 def _is_mean_square(node: fx.Node, inputs: list[fx.Node]) -> bool:
     """Whether a node is ``((output - x) ** 2).mean()``, in one of its common spellings."""
-
     is_mean = node.target in ("mean", torch.mean) and len(node.args) == 1 and not node.kwargs
     square = node.args[0] if is_mean else None
     if not isinstance(square, fx.Node) or square.kwargs:

@@ -99,7 +99,6 @@ def report(model: nn.Module) -> Report:
 
 def accelerated_in(model: nn.Module) -> Iterator[nn.Module]:
     """The modules of a model that are accelerated."""
-
     return (module for module in model.modules() if KEY in module.__dict__)
 
 

@@ -200,7 +200,6 @@ def _is_simple(value: object) -> bool:
 
 def _is_torchs(value: object) -> bool:
     """Whether a value is one of torch's functions that compute, or a method of a torch.nn class."""
-
     home = getattr(value, "__module__", None) or ""
     if not callable(value) or getattr(value, "__name__", "") in NOT_COMPUTING:
         return False

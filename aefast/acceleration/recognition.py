@@ -343,14 +343,12 @@ def _dropout(node: fx.Node, module: nn.Module) -> tuple[fx.Node, float] | None:
     if node.op == "call_module":
         is_in_place = module.get_submodule(str(node.target)).inplace
         return None if is_in_place else (_node(node.args[0]), level)
-
     arguments = _dropout_arguments(node)
     return None if arguments["inplace"] else (arguments["input"], level)
 
 
 def _dropout_level(node: fx.Node, module: nn.Module) -> float | None:
     """The level of dropout that is on; None where a node is no dropout, or is off."""
-
     if node.op == "call_module":
         called = module.get_submodule(str(node.target))
         attributes = called.__dict__

@@ -246,5 +246,4 @@ def bind(module: nn.Module, loss: Callable[..., Tensor] | None) -> Record:
 
 def unbind(module: nn.Module) -> dict[str, object]:
     """Remove from the instance what :func:`bind` set there, and return it."""
-
     return {name: module.__dict__.pop(name) for name in module.__dict__[KEY].bound}

@@ -227,7 +227,6 @@ def _differentiable(
 
 def stack_of(recognized: "list[RecognizedLayer]") -> Stack:
     """The stack that computes a chain of recognized layers."""
-
     layers, slots = [], []
     for layer in recognized:
         slots.append(layer.weight)

@@ -35,7 +35,6 @@ class Report:
     @property
     def replaced(self) -> tuple[Row, ...]:
         """The rows of the parts that kernels compute."""
-
         return tuple(row for row in self.rows if row.is_replaced)
 
     def __str__(self) -> str:

@@ -200,5 +200,4 @@ class Guard:
 
 def is_plain_tensor(value: object) -> bool:
     """Whether it is a torch.Tensor or nn.Parameter. Other subclasses may override operations."""
-
     return type(value) is Tensor or type(value) is nn.Parameter

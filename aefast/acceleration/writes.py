@@ -65,7 +65,6 @@ class Writes:
 def is_write(node: fx.Node, module: nn.Module) -> bool:
     """Whether a node may write to memory that others read. A call without readers is taken for a
     write: its side effect is why it is there."""
-
     if node.op == "call_module":
         called = module.get_submodule(str(node.target))
         is_unknown = own_hooks(called.__dict__) or "forward" in called.__dict__

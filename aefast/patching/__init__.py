@@ -1,20 +1,19 @@
-"""Other libraries' models on these kernels, in programs that stay as they are.
+"""``patch``: replaces slow functions of other libraries by these kernels, in unchanged programs.
 
-A folder a library, with the functions that it replaces.
+Each library has a folder here, with the functions that are replaced.
 """
 
 import importlib
 import importlib.util
 import threading
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any
+from types import ModuleType, TracebackType
 
 from aefast.patching.replacement import Calls, Installed, Replacement, UnknownVersionError
 
 __all__ = ["Patch", "Patched", "UnknownVersionError", "patch", "patched", "unpatch"]
 
-# A library's name in Python and in the package index.
+# The libraries, by the names under which Python imports them and pip installs them.
 PEERS = {"sklearn": "scikit-learn", "rbms": "rbms", "pyod": "pyod"}
 
 _installed: dict[str, list[Installed]] = {}
@@ -23,13 +22,13 @@ _lock = threading.RLock()
 
 @dataclass(frozen=True)
 class Patched:
-    """What a class or function of another library runs on.
+    """The state of a class or function of another library.
 
     Attributes:
-        served: whether calls of it run on aefast where they can.
-        why: which methods do; or why none does.
-        calls: so many were served.
-        original_calls: so many the library's own code took, by reason.
+        served: whether calls run on aefast where they can.
+        why: the methods that do; or the reason why none does.
+        calls: the number of calls that aefast's kernels computed.
+        original_calls: the number of calls that the library's own code computed, by reason.
     """
 
     served: bool
@@ -39,7 +38,8 @@ class Patched:
 
 
 class Patch:
-    """What a call of :func:`patch` put in place: as a context manager, it is undone at the end."""
+    """The packages that a call of :func:`patch` patched. As a context manager, it undoes that at
+    the end of the block."""
 
     def __init__(self, packages: list[str]) -> None:
         self.packages = packages
@@ -53,38 +53,38 @@ class Patch:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        still = [package for package in self.packages if package in _installed]
-        if still:
-            unpatch(*still)
+        still_patched = [package for package in self.packages if package in _installed]
+        if still_patched:
+            unpatch(*still_patched)
 
     def __repr__(self) -> str:
         return f"<aefast.patch of {', '.join(self.packages) or 'nothing more'}>"
 
 
 def patch(*packages: str) -> Patch:
-    """Let other libraries' models run on aefast, in a program that stays as it is.
+    """Let other libraries' models run on aefast, in an unchanged program.
 
-    Methods are replaced on the libraries' own classes, so that all that was imported, subclassed
-    or fitted before has them too, and no import comes too late. A class keeps its name, signature,
-    parameters and attributes; its models are pickled, loaded and cloned with and without the patch
-    alike. What a call asks for and is not served (a sparse matrix, another solver) the library's
-    own code computes: :func:`patched` counts both. A deterministic result is the library's to
-    rounding; a random one has its distribution, from another stream of random numbers.
+    Methods are replaced on the libraries' own classes. So classes that were imported or subclassed
+    before, and models that were fitted before, have them too. A class keeps its name, signature,
+    parameters and attributes; its models can be pickled, loaded and cloned with or without the
+    patch. Calls that the kernels do not support (a sparse matrix, another solver) run the library's
+    own code; :func:`patched` counts both. Deterministic results equal the library's up to rounding.
+    Random results have the same distribution, from another stream of random numbers.
 
-    It holds for this process: a worker process that imports the library anew has it unpatched.
+    A patch holds for this process. A worker process that imports the library is not patched.
 
     Args:
         packages: ``"sklearn"``, ``"rbms"`` or ``"pyod"``. One that is patched already stays so.
 
     Returns:
-        a context manager: ``with aefast.patch("sklearn"):`` takes back at its end what the call
-        patched. It need not be used as one.
+        a context manager: ``with aefast.patch("sklearn"):`` undoes the patch at its end. Without
+        ``with`` the patch stays until :func:`unpatch`.
 
     Raises:
         ValueError: a package is none of these.
         ModuleNotFoundError: a package is not installed.
         aefast.patching.UnknownVersionError: a package's version has other methods than those that
-            are known. Nothing is patched then, of no package.
+            are known. No package is patched then.
 
     >>> import aefast
     >>> from sklearn.decomposition import PCA
@@ -98,23 +98,22 @@ def patch(*packages: str) -> Patch:
         raise ValueError(f"patch takes one package or more: {_choice()}")
     with _lock:
         new = [name for name in dict.fromkeys(packages) if name not in _installed]
-        replacements_by_package = {
-            name: _replacements(name) for name in new
-        }  # all are looked at before any is done
+        # All are checked before the first one is patched.
+        replacements_by_package = {name: _replacements(name) for name in new}
         for name, replacements in replacements_by_package.items():
             _installed[name] = [Installed(replacement) for replacement in replacements]
     return Patch(new)
 
 
 def unpatch(*packages: str) -> None:
-    """Undo :func:`patch`: the libraries' classes are what they were.
+    """Undo :func:`patch`: the libraries' classes get their own methods back.
 
     Args:
-        packages: which; without any, all that are patched.
+        packages: the packages to restore; without any, all that are patched.
 
     Raises:
-        ValueError: a package is none that ``patch`` takes, or is not patched.
-        RuntimeError: another has replaced a method since; nothing is undone then.
+        ValueError: ``patch`` does not take a package, or it is not patched.
+        RuntimeError: a method was replaced by other code since. Nothing is undone then.
 
     >>> import aefast
     >>> _ = aefast.patch("sklearn")
@@ -128,26 +127,27 @@ def unpatch(*packages: str) -> None:
         for name in names:
             if name not in _installed:
                 raise ValueError(f"{name} is not patched; aefast.patched() says what is")
-        installed = [one for name in names for one in _installed[name]]
-        for one in installed:
-            if not one.is_in_place:
-                owner, name = one.replacement.owner.__name__, one.replacement.name
+        installed = [function for name in names for function in _installed[name]]
+        for function in installed:
+            if not function.is_in_place:
+                replacement = function.replacement
+                owner, name = replacement.owner.__name__, replacement.name
                 raise RuntimeError(
                     f"{owner}.{name} was replaced by another since aefast.patch; undo that first"
                 )
-        for one in installed:
-            one.remove()
+        for function in installed:
+            function.remove()
         for name in names:
             del _installed[name]
 
 
 def patched() -> dict[str, Patched]:
-    """What runs on aefast, class by class, and why or why not; with the calls so far.
+    """Which classes and functions run on aefast, by name, with the calls so far.
 
     >>> import aefast
     >>> with aefast.patch("sklearn"):
-    ...     found = aefast.patched()["sklearn.decomposition.PCA"]
-    >>> found.served, found.calls
+    ...     state = aefast.patched()["sklearn.decomposition.PCA"]
+    >>> state.served, state.calls
     (True, 0)
     """
     return {
@@ -161,11 +161,11 @@ def _state(package: str, public_name: str) -> Patched:
     if package not in _installed:
         missing = importlib.util.find_spec(package) is None
         return Patched(False, f"{package} is not {'installed' if missing else 'patched'}")
-    installed = [one for one in _installed[package] if one.replacement.public_name == public_name]
     calls = Calls()
-    for one in installed:
-        calls.served += one.calls.served
-        calls.original.update(one.calls.original)
+    for function in _installed[package]:
+        if function.replacement.public_name == public_name:
+            calls.served += function.calls.served
+            calls.original.update(function.calls.original)
     return Patched(
         True, _peer(package).PUBLIC_NAMES[public_name], calls.served, dict(calls.original)
     )
@@ -183,7 +183,12 @@ def _choice() -> str:
 
 
 def _replacements(package: str) -> list[Replacement]:
-    """What is replaced in an installed package, all of it known."""
+    """The replacements of an installed package, checked against its version.
+
+    Raises:
+        ModuleNotFoundError: the package is not installed.
+        UnknownVersionError: its version has other functions than those that are known.
+    """
     if importlib.util.find_spec(package) is None:
         raise ModuleNotFoundError(
             f"{package} is not installed: pip install {PEERS[package]}", name=package
@@ -200,5 +205,5 @@ def _replacements(package: str) -> list[Replacement]:
     return replacements
 
 
-def _peer(package: str) -> Any:
+def _peer(package: str) -> ModuleType:
     return importlib.import_module(f"aefast.patching.{package}")

@@ -1,8 +1,8 @@
-"""A function of a peer library, and what runs in its place.
+"""Replaces a function of another library, and counts the calls that fall back to the original.
 
-It is the attribute of a class or module that is replaced, never the class: whoever imported the
-class before, subclassed it or holds an instance of it has the new function too, and names,
-signatures, parameters and pickles stay what they are.
+An attribute of a class or module is replaced, never the class itself. So code that imported or
+subclassed the class before, or holds an instance, gets the new function, too. Names, signatures,
+parameters and pickles do not change.
 """
 
 import functools
@@ -12,12 +12,14 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Any
+from types import ModuleType
 
 
 class StepAside(Exception):
-    """Raised by what runs in a function's place, before it has drawn or changed anything that
-    matters: the original shall run. The message says why."""
+    """Raised by a replacement to have the original run instead; the message says why.
+
+    It is raised before random numbers are drawn or anything is changed, or after that was undone.
+    """
 
 
 class UnknownVersionError(RuntimeError):
@@ -25,10 +27,10 @@ class UnknownVersionError(RuntimeError):
 
 
 def check_version(package: str, known: tuple[str, ...]) -> None:
-    """Whether an installed package is of one of these series, such as "0.5".
+    """Check that an installed package's version is of one of these series, such as "0.5".
 
     Raises:
-        UnknownVersionError: it is of none.
+        UnknownVersionError: it is of another.
     """
     version = metadata.version(package)
     if not any(version == series or version.startswith(f"{series}.") for series in known):
@@ -39,7 +41,7 @@ def check_version(package: str, known: tuple[str, ...]) -> None:
 
 @dataclass
 class Calls:
-    """How many calls of a function were served, and how many the original took, by reason."""
+    """The number of calls that a replacement computed, and that the original did, by reason."""
 
     served: int = 0
     original: Counter[str] = field(default_factory=Counter)
@@ -55,27 +57,32 @@ class Calls:
 
 @dataclass(frozen=True, eq=False)
 class Replacement:
-    """What runs in place of one function.
+    """A function of another library and the function that replaces it.
 
     Args:
-        public_name: under which users know the class or function that gets faster.
+        public_name: the name by which users know the class or function that gets faster.
         owner: the class or module that has the function.
-        name: of the function there.
-        parameters: the names of its parameters, in their order, by which its version is known.
-        serve: takes the same arguments; raises :class:`StepAside` for those it does not serve.
-        relies_on: methods that the original calls. A subclass with others of its own gets the
-            original.
+        name: the function's name there.
+        parameters: the names of its parameters, in order. A version where they differ is unknown.
+        serve: the replacement. It takes the same arguments, and raises :class:`StepAside` for
+            those that it does not support.
+        relies_on: methods that the original calls. For a subclass that overrides one of them the
+            original runs.
     """
 
     public_name: str
-    owner: Any
+    owner: type | ModuleType
     name: str
     parameters: tuple[str, ...]
-    serve: Callable[..., Any]
+    serve: Callable[..., object]
     relies_on: tuple[str, ...] = ()
 
     def check(self, package: str) -> None:
-        """Whether the function is there, and takes what it took when this was written."""
+        """Check that the function exists and has the parameters that are known.
+
+        Raises:
+            UnknownVersionError: it does not.
+        """
         function = f"{package}'s {self.owner.__name__}.{self.name}"
         original = inspect.getattr_static(self.owner, self.name, None)
         if not inspect.isfunction(original):
@@ -97,17 +104,17 @@ class Replacement:
 
 
 class Installed:
-    """A replacement that is in place.
+    """A replacement in effect.
 
     Attributes:
-        calls: since it is.
+        calls: the calls since it took effect.
     """
 
     def __init__(self, replacement: Replacement) -> None:
         self.replacement = replacement
         self.calls = Calls()
         owner, name = replacement.owner, replacement.name
-        self.is_own = name in vars(owner)  # else it is inherited, and goes when this goes
+        self.is_own = name in vars(owner)  # else the original is inherited
         self.original = getattr(owner, name)
         self.function = self._function()
         setattr(owner, name, self.function)
@@ -117,17 +124,17 @@ class Installed:
         return vars(self.replacement.owner).get(self.replacement.name) is self.function
 
     def remove(self) -> None:
-        """The owner as it was."""
+        """Give the owner its original function back."""
         if self.is_own:
             setattr(self.replacement.owner, self.replacement.name, self.original)
         else:
             delattr(self.replacement.owner, self.replacement.name)
 
-    def _function(self) -> Callable[..., Any]:
+    def _function(self) -> Callable[..., object]:
         original, serve, calls = self.original, self.replacement.serve, self.calls
 
         @functools.wraps(original)
-        def function(*arguments: Any, **options: Any) -> Any:
+        def function(*arguments: object, **options: object) -> object:
             reason = self._changed_method(arguments)
             if reason is None:
                 try:
@@ -142,8 +149,8 @@ class Installed:
 
         return function
 
-    def _changed_method(self, arguments: tuple[Any, ...]) -> str | None:
-        """That the instance has methods of its own where the original would call them."""
+    def _changed_method(self, arguments: tuple[object, ...]) -> str | None:
+        """The reason why a subclass's instance gets the original: a method that it overrides."""
         owner = self.replacement.owner
         if not inspect.isclass(owner) or not arguments or type(arguments[0]) is owner:
             return None

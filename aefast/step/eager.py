@@ -115,7 +115,6 @@ def compare(plan: Plan, parameters: Sequence[Tensor], output: Tensor, x: Tensor)
 def penalty(plan: Plan, parameters: Sequence[Tensor], inputs: Tensor, code: Tensor) -> Tensor:
     """The penalty: the code's divergence from N(0, I), its mean activity, or the squared norm of
     the encoder's Jacobian."""
-
     total = torch.zeros((), dtype=code.dtype, device=code.device)
     if plan.code_stage == "posterior":
         divergence = variational.gaussian_kl(*posterior(plan, code)).mean()

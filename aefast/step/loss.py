@@ -140,7 +140,6 @@ def _check_versions(ctx: Context) -> None:
 
 def _differentiable_gradients(ctx: Context, grad: Tensor) -> list[Tensor | None]:
     """The gradients by autograd of the definition, so that they can be differentiated again."""
-
     _check_versions(ctx)
     plan, parameters, x, seed, row_offset = ctx.call
     needed = ctx.needs_input_grad[4:]

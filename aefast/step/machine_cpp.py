@@ -30,7 +30,6 @@ def loss_and_gradients(
 
 def kernel_plan(plan: MachinePlan, chain: Tensor | None, end: Tensor | None) -> _C.MachinePlan:
     """The plan as a C++ object, with the memory where the chains start and end."""
-
     return _C.MachinePlan(
         visible=plan.visible,
         hidden=plan.hidden,

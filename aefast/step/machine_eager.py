@@ -33,7 +33,6 @@ def loss(
 def loss_between(plan: MachinePlan, parameters: Sequence[Tensor], x: Tensor, end: Tensor) -> Tensor:
     """mean F(x) - mean F(end), with F the free energy, plus the sparsity penalty of the hidden
     units' mean activity given x."""
-
     machine = machine_of(plan, parameters)
     difference = rbm.free_energy(x, machine).mean() - rbm.free_energy(end, machine).mean()
     if plan.sparsity_weight == 0:

@@ -120,7 +120,6 @@ class _MachineLoss(KernelFunction):
 
 def _tensors_of(call: Call, parameters: Sequence[Tensor]) -> list[Tensor]:
     """The tensors that a second backward pass reads."""
-
     _, x, _, end, *_ = call
     return [x, end, *parameters]
 

@@ -129,6 +129,5 @@ class Plan(NamedTuple):
     @property
     def draws(self) -> bool:
         """Whether the step draws random numbers."""
-
         is_dropping = any(layer.dropout for layer in self.layers)
         return self.noise is not None or self.code_stage != "plain" or is_dropping

@@ -82,7 +82,6 @@ class Stretch(NamedTuple):
 
     def _rows_before(self, step: int) -> int:
         """The number of rows in an epoch's minibatches before this step."""
-
         if not self.is_even:
             return step * self.batch_size
         size, larger = divmod(self.epoch_rows, self.steps_per_epoch)

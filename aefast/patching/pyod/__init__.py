@@ -2,7 +2,7 @@
 
 from aefast.patching.replacement import Replacement, check_version
 
-# Whose code was read, and whose numbers are tested.
+# Versions whose code was read, and whose results are tested.
 VERSIONS = ("3.6",)
 
 METHODS = "fit and decision_function, on a CPU"
@@ -14,7 +14,7 @@ PUBLIC_NAMES = {
 
 def replacements() -> list[Replacement]:
     check_version("pyod", VERSIONS)
-    # It imports pyod.
+    # Here, because it imports pyod.
     from aefast.patching.pyod import detectors
 
     return detectors.replacements()

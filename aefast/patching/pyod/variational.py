@@ -1,9 +1,8 @@
-"""pyod's variational autoencoder with its loss, as ``aefast.fit`` takes it."""
+"""pyod's variational autoencoder as a module with a ``loss``, which ``aefast.fit`` trains."""
 
 import math
-from typing import Any
 
-from pyod.models.vae import vae_loss
+from pyod.models.vae import VAE, VAEModel, vae_loss
 from torch import Tensor, nn
 
 from aefast.acceleration.recognition import is_plain_linear
@@ -14,21 +13,21 @@ from aefast.training.plain_model import Planner, blocks_of
 
 
 class Variational(nn.Module):
-    """A detector's network, whose loss is pyod's.
+    """The network of pyod's VAE, with pyod's loss.
 
     Args:
-        detector: whose network was built.
+        detector: the VAE; its network has been built.
     """
 
-    def __init__(self, detector: Any) -> None:
+    def __init__(self, detector: VAE) -> None:
         super().__init__()
-        self.network: Any = detector.model
+        self.network: VAEModel = detector.model
         self.beta = detector.beta
         self.capacity = detector.capacity
         self.log_var_bounds = detector.logvar_clip_
 
     def loss(self, x: Tensor, *, seed: int | None = None) -> Tensor:
-        """A batch's; the code is drawn from torch's generator."""
+        """The mean loss of a batch ``[B, D]``. The code is drawn from torch's generator."""
         output, mean, log_var = self.network(x)
         loss: Tensor = vae_loss(
             x, output, mean, log_var, self.beta, self.capacity, self.log_var_bounds
@@ -36,19 +35,19 @@ class Variational(nn.Module):
         return loss
 
     def planned_step(self) -> PlannedStep | str:
-        """Its step as a plan; or why the kernels cannot take it in one call."""
+        """The training step as a plan; or the reason why no kernel computes it in one call."""
         network = self.network
         if has_hooks(network):
             return "hooks stand on the model"
         blocks = blocks_of(network.encoder), blocks_of(network.decoder)
         planner = Planner()
-        sides = []
-        for side in blocks:
-            layers = side if isinstance(side, str) else planner.layers(side)
+        stacks = []
+        for stack in blocks:
+            layers = stack if isinstance(stack, str) else planner.layers(stack)
             if isinstance(layers, str):
                 return layers
-            sides.append(layers)
-        encoder, decoder = sides
+            stacks.append(layers)
+        encoder, decoder = stacks
         posterior = self._posterior(planner)
         if isinstance(posterior, str):
             return posterior
@@ -66,7 +65,7 @@ class Variational(nn.Module):
         return PlannedStep(plan, planner.numbering.parameters, tuple(planner.norms))
 
     def _posterior(self, planner: Planner) -> PlannedLayer | str:
-        """The layer that gives mean and log variance."""
+        """The layer whose outputs are the mean and the log variance; or why there is no plan."""
         mean, log_var = self.network.encoder_mu, self.network.encoder_logvar
         if not (is_plain_linear(mean) and is_plain_linear(log_var)):
             return "the posterior's layers are not torch's own"

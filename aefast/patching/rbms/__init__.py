@@ -2,7 +2,7 @@
 
 from aefast.patching.replacement import Replacement, check_version
 
-# Whose code was read, and whose numbers are tested.
+# Versions whose code was read, and whose results are tested.
 VERSIONS = ("0.5",)
 
 PUBLIC_NAMES = {
@@ -14,7 +14,7 @@ PUBLIC_NAMES = {
 
 def replacements() -> list[Replacement]:
     check_version("rbms", VERSIONS)
-    # It imports rbms.
+    # Here, because it imports rbms.
     from aefast.patching.rbms import bernoulli
 
     return bernoulli.replacements()

@@ -1,6 +1,6 @@
-"""rbms' BBRBM: its Gibbs chains, and the gradient from their states.
+"""rbms' BBRBM: its Gibbs chains, and the log-likelihood's gradient from their states.
 
-rbms has the weight as [D, H], the transpose of the one here.
+rbms keeps the weight as [D, H], the transpose of aefast's.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ from aefast.torch_private import is_autocast_enabled_anywhere
 
 NAME = "rbms.bernoulli_bernoulli.BBRBM"
 
-# rbms keeps the means of visible units so far from 0 and 1.
+# rbms clamps the means of visible units to [LEAST_MEAN, 1 - LEAST_MEAN].
 LEAST_MEAN = 1e-7
 
 
@@ -35,9 +35,9 @@ def replacements() -> list[Replacement]:
 
 
 def sample_state(
-    self: Any, chains: dict[str, Tensor], n_steps: int, beta: float = 1.0
+    self: BBRBM, chains: dict[str, Tensor], n_steps: int, beta: float = 1.0
 ) -> dict[str, Tensor]:
-    """``n_steps`` steps of hidden and then visible units, and the hidden ones once more."""
+    """Sample hidden and then visible units ``n_steps`` times, and the hidden units once more."""
     visible, weights = chains["visible"], chains["weights"]
     _check_served(self, visible)
     if not isinstance(n_steps, int) or not 1 <= n_steps < random.MOST_STEPS:
@@ -59,9 +59,9 @@ def sample_state(
 
 
 def init_chains(
-    self: Any, num_samples: int, weights: Tensor | None = None, start_v: Tensor | None = None
+    self: BBRBM, num_samples: int, weights: Tensor | None = None, start_v: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """Chains at given visible states, or at coins', with hidden units drawn from these."""
+    """Chains that start at given visible states, or at fair coins, with sampled hidden units."""
     weight = self.weight_matrix
     if start_v is not None:
         visible = start_v.to(device=weight.device, dtype=weight.dtype)
@@ -85,18 +85,18 @@ def init_chains(
 
 
 def compute_gradient(
-    self: Any,
+    self: BBRBM,
     data: dict[str, Tensor],
     chains: dict[str, Tensor],
     centered: bool = True,
     lambda_l1: float = 0.0,
     lambda_l2: float = 0.0,
 ) -> None:
-    """The log-likelihood's gradient, which the parameters' ``grad`` takes.
+    """Write the log-likelihood's gradient into the parameters' ``grad``.
 
-    Of centered variables (v - c)(h - d), with the data's means c and d, the products here are with
-    v itself, whose bits a kernel adds up by: the mean of (v - c)(h - d) is that of v (h - d), less
-    c times the mean of h - d, which is 0 of the data but for rounding.
+    A kernel multiplies a bit matrix, so the product is taken with the states v themselves. For
+    centered variables, with c and d the data's means, mean((v - c)(h - d)) is
+    mean(v (h - d)) - c mean(h - d).
     """
     positive, positive_hidden, negative, negative_hidden = (
         state[kind] for state in (data, chains) for kind in ("visible", "hidden_mag")
@@ -113,43 +113,43 @@ def compute_gradient(
     ]
     if any(isinstance(states, Tensor) for states in bits):
         raise StepAside("grey states, whose products are PyTorch's own")
-    shares = weights[0] / weights[0].sum(), torch.softmax(-weights[1], 0)
+    row_weights = weights[0] / weights[0].sum(), torch.softmax(-weights[1], 0)
     positive_mean, negative_mean = (
-        (share @ visible).clamp_(LEAST_MEAN, 1 - LEAST_MEAN)
-        for share, visible in zip(shares, (positive, negative), strict=True)
+        (weight @ visible).clamp_(LEAST_MEAN, 1 - LEAST_MEAN)
+        for weight, visible in zip(row_weights, (positive, negative), strict=True)
     )
     positive_hidden_mean, negative_hidden_mean = (
-        shares[0] @ positive_hidden,
-        shares[1] @ negative_hidden,
+        row_weights[0] @ positive_hidden,
+        row_weights[1] @ negative_hidden,
     )
     offset = positive_hidden_mean if centered else torch.zeros_like(positive_hidden_mean)
-    positive_part, negative_part = (
-        (hidden - offset) * share[:, None]
-        for share, hidden in zip(shares, (positive_hidden, negative_hidden), strict=True)
+    weighted_positive, weighted_negative = (
+        (hidden - offset) * weight[:, None]
+        for weight, hidden in zip(row_weights, (positive_hidden, negative_hidden), strict=True)
     )
-    gradient = _product(primitives, bits[0], positive_part) - _product(
-        primitives, bits[1], negative_part
+    gradient = _product(primitives, bits[0], weighted_positive) - _product(
+        primitives, bits[1], weighted_negative
     )
     gradient_visible = positive_mean - negative_mean
     gradient_hidden = positive_hidden_mean - negative_hidden_mean
     if centered:
-        gradient.addr_(positive_mean, negative_part.sum(0) - positive_part.sum(0))
+        gradient.addr_(positive_mean, weighted_negative.sum(0) - weighted_positive.sum(0))
         gradient_visible -= gradient @ positive_hidden_mean
         gradient_hidden -= positive_mean @ gradient
     gradients = gradient, gradient_visible, gradient_hidden
     parameters = self.weight_matrix, self.vbias, self.hbias
-    for parameter, part in zip(parameters, gradients, strict=True):
+    for parameter, grad in zip(parameters, gradients, strict=True):
         if lambda_l1 > 0:
-            part -= lambda_l1 * torch.sign(parameter)
+            grad -= lambda_l1 * torch.sign(parameter)
         if lambda_l2 > 0:
-            part -= 2 * lambda_l2 * parameter
-        parameter.grad.set_(part)
+            grad -= 2 * lambda_l2 * parameter
+        parameter.grad.set_(grad)
 
 
 class _Sampler:
-    """Draws one kind of units given the other, all chains at one inverse temperature."""
+    """Samples one layer of units given the other, for all chains at one inverse temperature."""
 
-    def __init__(self, model: Any, chains: int, beta: float) -> None:
+    def __init__(self, model: BBRBM, chains: int, beta: float) -> None:
         if not isinstance(beta, int | float) or not 0 <= beta < float("inf"):
             raise StepAside("beta is not a finite number of at least 0")
         seed = int(random.draw_seed(None, torch.device("cpu")))
@@ -175,7 +175,7 @@ class _Sampler:
         )
 
 
-def _primitives(model: Any, settings: ChainSettings | None) -> ChainPrimitives:
+def _primitives(model: BBRBM, settings: ChainSettings | None) -> ChainPrimitives:
     weight = model.weight_matrix
     name = backend.select(weight.device, weight.dtype)
     machine = Machine(weight.t(), model.vbias, model.hbias, None)
@@ -189,9 +189,12 @@ def _product(primitives: ChainPrimitives, visible: States, hidden: Tensor) -> Te
 
 
 def _check_served(
-    model: Any, visible: Tensor, weights: Tensor | None = None, hidden: Tensor | None = None
+    model: BBRBM, visible: Tensor, weights: Tensor | None = None, hidden: Tensor | None = None
 ) -> None:
-    """Raises where the kernels do not take the states, or more than numbers is asked for."""
+    """
+    Raises:
+        StepAside: the kernels do not support the states, or autograd, autocast or a trace is on.
+    """
     parameters = model.weight_matrix, model.vbias, model.hbias
     tensors = [t for t in (visible, weights, hidden, *parameters) if t is not None]
     if dispatch.is_traced(*tensors) or dispatch.is_in_functorch():

@@ -2,7 +2,7 @@
 
 from aefast.patching.replacement import Replacement
 
-# Each class or function that gets faster, and what of it does.
+# The classes and functions that get faster, and which of their calls do.
 PUBLIC_NAMES = {
     "sklearn.neural_network.BernoulliRBM": "fit, on dense rows in [0, 1]",
     "sklearn.decomposition.PCA": (
@@ -17,7 +17,7 @@ PUBLIC_NAMES = {
 
 
 def replacements() -> list[Replacement]:
-    # They import scikit-learn.
+    # Here, because they import scikit-learn.
     from aefast.patching.sklearn import bernoulli_rbm, factor_analysis, lasso, pca
 
     return [

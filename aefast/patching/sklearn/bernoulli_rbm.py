@@ -1,10 +1,10 @@
-"""scikit-learn's BernoulliRBM.fit: persistent contrastive divergence in whole epochs a call."""
+"""scikit-learn's BernoulliRBM.fit: persistent contrastive divergence, whole epochs in one call."""
 
 import time
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from scipy import sparse
 from sklearn.base import _fit_context
 from sklearn.neural_network import BernoulliRBM
@@ -42,34 +42,37 @@ def replacement() -> Replacement:
 
 @_fit_context(prefer_skip_nested_validation=True)
 @in_default_modes
-def fit(self: Any, X: Any, y: Any = None) -> Any:
+def fit(self: BernoulliRBM, X: ArrayLike, y: ArrayLike | None = None) -> BernoulliRBM:
+    """Replaces ``BernoulliRBM.fit``."""
     if sparse.issparse(X):
         raise StepAside("sparse rows")
-    X = validate_data(self, X, dtype=DTYPES)
-    if len(X) < self.batch_size:
+    data: np.ndarray = validate_data(self, X, dtype=DTYPES)
+    if len(data) < self.batch_size:
         raise StepAside("fewer rows than a batch")
-    if outside_unit_interval(X) is not None:
+    if outside_unit_interval(data) is not None:
         raise StepAside("numbers outside [0, 1]")
     if self.learning_rate > np.finfo(np.float32).max:
         raise StepAside("a learning rate beyond float32")
     rng = check_random_state(self.random_state)
     before = rng.get_state()
     try:
-        parameters, hidden = _train(self, X, rng)
+        parameters, hidden = _train(self, data, rng)
     except (FloatingPointError, StepAside) as reason:
-        rng.set_state(before)  # the original draws from where it would have
+        rng.set_state(before)  # so that the original draws its numbers
         stepped_aside = isinstance(reason, StepAside)
         raise (reason if stepped_aside else StepAside("a step that is not finite")) from None
-    weight, visible_bias, hidden_bias = (part.numpy().astype(X.dtype) for part in parameters)
+    weight, visible_bias, hidden_bias = (p.numpy().astype(data.dtype) for p in parameters)
     self.components_ = np.asarray(weight, order="F")
     self._n_features_out = self.n_components
     self.intercept_visible_, self.intercept_hidden_ = visible_bias, hidden_bias
-    self.h_samples_ = hidden.numpy().astype(X.dtype)
+    self.h_samples_ = hidden.numpy().astype(data.dtype)
     return self
 
 
-def _train(model: Any, X: np.ndarray, rng: np.random.RandomState) -> tuple[Parameters, Tensor]:
-    """The parameters, float32, and the chains' hidden states."""
+def _train(
+    model: BernoulliRBM, X: np.ndarray, rng: np.random.RandomState
+) -> tuple[Parameters, Tensor]:
+    """The trained parameters, float32, and the chains' last hidden states."""
     features, batch_size = X.shape[1], model.batch_size
     initial = rng.normal(0, 0.01, (model.n_components, features)).astype(np.float32)
     parameters = (
@@ -84,15 +87,18 @@ def _train(model: Any, X: np.ndarray, rng: np.random.RandomState) -> tuple[Param
     if not steps.is_served:
         raise StepAside("the C++ kernels do not run here")
     rows, seed = as_tensor(X), int(rng.randint(LARGEST_SEED))
-    whole, rest = rows.split([len(rows) // batch_size * batch_size, len(rows) % batch_size])
-    at_once = 1 if model.verbose or len(rest) else max(1, MOST_ROWS // len(rows))
+    full_batches, last_batch = rows.split(
+        [len(rows) // batch_size * batch_size, len(rows) % batch_size]
+    )
+    at_once = 1 if model.verbose or len(last_batch) else max(1, MOST_ROWS // len(rows))
     begin = time.time()
     for first in range(0, model.n_iter, at_once):
         iteration = min(first + at_once, model.n_iter)
         seeds = [random.child_seed(seed, epoch) for epoch in range(first, iteration)]
-        steps_done = steps.run(whole, batch_size, seeds)
-        if len(rest):
-            _last_step(rest, parameters, chain, rate, random.child_seed(seeds[0], steps_done))
+        steps_done = steps.run(full_batches, batch_size, seeds)
+        if len(last_batch):
+            seed_of_last = random.child_seed(seeds[0], steps_done)
+            _last_step(last_batch, parameters, chain, rate, seed_of_last)
         if model.verbose:
             begin = _show(model, X, parameters, iteration, begin)
     machine = check_machine(chain, *parameters)
@@ -101,8 +107,8 @@ def _train(model: Any, X: np.ndarray, rng: np.random.RandomState) -> tuple[Param
 
 
 def _last_step(rows: Tensor, parameters: Parameters, chain: Tensor, rate: float, seed: int) -> None:
-    """The step on an epoch's last rows, fewer than a batch. scikit-learn divides by their number
-    what it sums over the rows, and over all the chains too."""
+    """The step on an epoch's last batch, which has fewer rows than there are chains. As in
+    scikit-learn, the sums over rows and over chains are both divided by the number of rows."""
     weight, visible_bias, hidden_bias = parameters
     chain.copy_(sample_chain(chain, check_machine(chain, *parameters), seed=seed).visible)
     positive, negative = (linear_act(v, weight, hidden_bias, "sigmoid") for v in (rows, chain))
@@ -112,9 +118,12 @@ def _last_step(rows: Tensor, parameters: Parameters, chain: Tensor, rate: float,
     visible_bias.add_(rows.sum(0) - chain.sum(0), alpha=rate)
 
 
-def _show(model: Any, X: np.ndarray, parameters: Parameters, iteration: int, begin: float) -> float:
-    """The line that scikit-learn prints after a pass; returns when the next one begins."""
-    weight, visible_bias, hidden_bias = (part.numpy().astype(X.dtype) for part in parameters)
+def _show(
+    model: BernoulliRBM, X: np.ndarray, parameters: Parameters, iteration: int, begin: float
+) -> float:
+    """Print the line that scikit-learn prints after an epoch that started at ``begin``; return the
+    time at which the next one starts."""
+    weight, visible_bias, hidden_bias = (p.numpy().astype(X.dtype) for p in parameters)
     model.components_ = weight
     model.intercept_visible_, model.intercept_hidden_ = visible_bias, hidden_bias
     end = time.time()

@@ -1,10 +1,10 @@
-"""scikit-learn's FactorAnalysis.fit: its steps on the covariance, whose size no row adds to."""
+"""scikit-learn's FactorAnalysis.fit: its steps on the covariance, whatever the number of rows."""
 
 import math
 import warnings
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import linalg, sparse
 from sklearn.base import _fit_context
 from sklearn.decomposition import FactorAnalysis
@@ -16,16 +16,17 @@ from sklearn.utils.validation import validate_data
 from aefast.patching.replacement import Replacement, StepAside
 
 ROWS_A_FEATURE = 2
-LEAST_FEATURES = 5  # of fewer a step is its calls' overhead, here and there
+LEAST_FEATURES = 5  # with fewer features a step takes as long as its calls' overhead
 LEAST_NOISE = 1e-12
-OVERSAMPLES = 10  # randomized_svd's
+OVERSAMPLES = 10  # the default of randomized_svd
 
-# The eigenvalues of the scaled covariance count beside 1: of a larger trace they have lost digits.
+# 1 is subtracted from the eigenvalues of the scaled covariance. For a larger trace than this, or an
+# eigenvalue so much smaller than the largest, float64 loses too many digits: the original runs.
 LARGEST_TRACE = 1e6
-LEAST_SHARE = 1e-8  # and so has one that is so much smaller than the largest
+LEAST_SHARE = 1e-8
 
-# Of a scaled matrix: the leading singular values squared, their right vectors, and the sum of the
-# squares of the rest.
+# The leading singular values of a scaled matrix, squared; their right vectors; and the sum of the
+# squares of the discarded ones.
 Leading = tuple[np.ndarray, np.ndarray, float]
 
 
@@ -41,13 +42,14 @@ def replacement() -> Replacement:
 
 
 @_fit_context(prefer_skip_nested_validation=True)
-def fit(self: Any, X: Any, y: Any = None) -> Any:
+def fit(self: FactorAnalysis, X: ArrayLike, y: ArrayLike | None = None) -> FactorAnalysis:
+    """Replaces ``FactorAnalysis.fit``."""
     if sparse.issparse(X):
         raise StepAside("sparse rows")
     if np.ndim(X) == 2 and np.shape(X)[1] < LEAST_FEATURES:  # before anything that takes time
         raise StepAside("few features, which leave nothing to gain")
-    X = validate_data(self, X, dtype=np.float64)
-    samples, features = X.shape
+    data: np.ndarray = validate_data(self, X, dtype=np.float64)
+    samples, features = data.shape
     n_components = features if self.n_components is None else self.n_components
     if samples < ROWS_A_FEATURE * features:
         raise StepAside("few rows a feature")
@@ -56,12 +58,12 @@ def fit(self: Any, X: Any, y: Any = None) -> Any:
     initial = self.noise_variance_init
     if initial is not None and len(initial) != features:
         raise StepAside("noise_variance_init of another length")
-    mean = X.mean(axis=0)
-    rows = X - mean
+    mean = data.mean(axis=0)
+    rows = data - mean
     rows /= math.sqrt(samples)
     decomposition = _Decomposition(self, rows, n_components)
     noise = np.ones(features) if initial is None else np.array(initial)
-    loadings, noise, likelihoods = _climb(self, decomposition, noise, samples)
+    loadings, noise, likelihoods = _maximize(self, decomposition, noise, samples)
     self.mean_ = mean
     self.components_ = loadings
     if self.rotation is not None:
@@ -72,24 +74,27 @@ def fit(self: Any, X: Any, y: Any = None) -> Any:
     return self
 
 
-def _climb(
-    model: Any, decomposition: "_Decomposition", noise: np.ndarray, samples: int
+def _maximize(
+    model: FactorAnalysis, decomposition: "_Decomposition", noise: np.ndarray, samples: int
 ) -> tuple[np.ndarray, np.ndarray, list[float]]:
-    """The loadings ``[K, D]``, the noise's variances and the log-likelihoods of the steps: Barber,
-    "Bayesian Reasoning and Machine Learning", algorithm 21.1, as scikit-learn takes it."""
+    """The loadings ``[K, D]``, the noise variances ``[D]`` and each step's log-likelihood.
+
+    The steps are scikit-learn's: algorithm 21.1 of Barber, "Bayesian Reasoning and Machine
+    Learning".
+    """
     constant = len(noise) * math.log(2 * math.pi) + decomposition.n_components
     variances = decomposition.variances
     likelihoods: list[float] = []
     before = -math.inf
     for step in range(model.max_iter):
         scale = np.sqrt(noise) + LEAST_NOISE
-        top, axes, rest = decomposition(scale)
+        top, axes, discarded = decomposition(scale)
         unscaled = np.sqrt(np.maximum(top - 1, 0))[:, None] * axes
-        total = constant + np.log(top).sum() + rest + np.log(noise).sum()
+        total = constant + np.log(top).sum() + discarded + np.log(noise).sum()
         likelihoods.append(-samples / 2 * total)
         is_last = likelihoods[-1] - before < model.tol
         if is_last or step == model.max_iter - 1:
-            # The original's own decomposition, for its signs.
+            # The last decomposition is the original's, so that the components have its signs.
             top, axes, _ = decomposition.original(scale)
             unscaled = np.sqrt(np.maximum(top - 1, 0))[:, None] * axes
         loadings = unscaled * scale
@@ -107,13 +112,15 @@ def _climb(
 
 
 class _Decomposition:
-    """The leading part of the SVD of ``rows / scale``, from the covariance alone.
+    """The leading part of the SVD of ``rows / scale``, computed from the rows' covariance.
 
     Args:
-        rows: centered, over the root of their number, ``[N, D]``.
+        model: the model, for its method and random state.
+        rows: the centered rows ``[N, D]``, divided by the square root of N.
+        n_components: the number of singular values.
     """
 
-    def __init__(self, model: Any, rows: np.ndarray, n_components: int) -> None:
+    def __init__(self, model: FactorAnalysis, rows: np.ndarray, n_components: int) -> None:
         self.model = model
         self.rows = rows
         self.n_components = n_components
@@ -121,11 +128,11 @@ class _Decomposition:
         self.variances = self.covariance.diagonal().copy()
         self.is_randomized = model.svd_method == "randomized"
         self.random_state = check_random_state(model.random_state)
-        self.drawn_from: Any = None
+        self.state_before: dict[str, object] | tuple[object, ...] = ()
 
     def __call__(self, scale: np.ndarray) -> Leading:
         if self.is_randomized:
-            self.drawn_from = self.random_state.get_state()
+            self.state_before = self.random_state.get_state()
         if (self.variances / scale**2).sum() > LARGEST_TRACE:
             return self.original(scale)
         covariance = self.covariance / (scale[:, None] * scale)
@@ -136,12 +143,13 @@ class _Decomposition:
         return values, axes, covariance.trace() - values.sum()
 
     def original(self, scale: np.ndarray) -> Leading:
-        """As scikit-learn finds it; of random ones, with the numbers that the last call drew."""
+        """The decomposition by scikit-learn's own code; a randomized one draws the same numbers as
+        the last call."""
         scaled, count = self.rows / scale, self.n_components
         if not self.is_randomized:
             _, scales, axes = linalg.svd(scaled, full_matrices=False, check_finite=False)
             return scales[:count] ** 2, axes[:count], squared_norm(scales[count:])
-        self.random_state.set_state(self.drawn_from)
+        self.random_state.set_state(self.state_before)
         _, scales, axes = randomized_svd(
             scaled, count, random_state=self.random_state, n_iter=self.model.iterated_power
         )
@@ -154,9 +162,12 @@ class _Decomposition:
         return values[::-1].clip(min=0), vectors.T[::-1]
 
     def _randomized(self, covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What ``randomized_svd`` of A finds with the same random numbers, C being A^T A: the SVD
-        of A in the range of A C^p Q, Q standard normal. Of Y, a basis of C^p Q's, and
-        Y^T C Y = Z t Z^T an orthonormal basis of that range is A Y Z t^-1/2."""
+        """The result of ``randomized_svd`` of A, with the same random numbers, from C = A^T A.
+
+        That is the SVD of A restricted to the range of A C^p Q, where Q is standard normal. With Y
+        a basis of the range of C^p Q, and Y^T C Y = Z t Z^T, an orthonormal basis of that range is
+        A Y Z t^-1/2.
+        """
         size = len(covariance)
         basis = self.random_state.normal(size=(size, self.n_components + OVERSAMPLES))
         for _ in range(self.model.iterated_power):
@@ -164,8 +175,7 @@ class _Decomposition:
         image = covariance @ basis
         values, vectors = linalg.eigh(basis.T @ image, check_finite=False)
         is_significant = values > size * np.finfo(float).eps * values[-1]
-        projected = image @ (
-            vectors[:, is_significant] / np.sqrt(values[is_significant])
-        )  # of A, transposed
+        # The transpose of A in that basis.
+        projected = image @ (vectors[:, is_significant] / np.sqrt(values[is_significant]))
         axes, scales, _ = linalg.svd(projected, full_matrices=False, check_finite=False)
         return scales[: self.n_components] ** 2, axes.T[: self.n_components]

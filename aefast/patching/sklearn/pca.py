@@ -1,7 +1,7 @@
-"""scikit-learn's PCA by its two exact solvers, without what its fit computes and throws away."""
+"""scikit-learn's PCA by its two exact solvers, without the factors that its fit discards."""
 
 from numbers import Integral
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from scipy import linalg, sparse
@@ -10,11 +10,12 @@ from sklearn.utils.extmath import svd_flip
 
 from aefast.patching.replacement import Replacement, StepAside
 
-# From so many rows a feature on, the triangular factor alone takes less than the whole SVD; and up
-# to this share of the features, the leading eigenvectors less than all of them.
+# With at least so many rows for each feature, QR and the SVD of its R are faster than the SVD of
+# the data.
 ROWS_A_FEATURE = 2
+# Up to this share of the features, the leading eigenvectors are faster to find than all.
 LEADING = 0.25
-# Of fewer features scikit-learn's own call is as quick; scipy's second thread pool costs more.
+# With fewer features scikit-learn's own call is as fast: scipy's second thread pool costs time.
 LEAST_FEATURES = {"full": 32, "covariance_eigh": 128}
 
 
@@ -30,12 +31,15 @@ def replacements() -> list[Replacement]:
     ]
 
 
-def fit_truncated(self: Any, *_: Any) -> Any:
-    """scikit-learn's approximations stay its own; they are counted."""
+def fit_truncated(self: PCA, *_: object) -> NoReturn:
+    """Replaces ``_fit_truncated`` only to count its calls: the original approximates the SVD."""
     raise StepAside(f"svd_solver={self._fit_svd_solver!r}")
 
 
-def fit_full(self: Any, X: Any, n_components: Any, xp: Any, is_array_api_compliant: bool) -> Any:
+def fit_full(
+    self: PCA, X: np.ndarray, n_components: Any, xp: object, is_array_api_compliant: bool
+) -> tuple[None, np.ndarray, np.ndarray, np.ndarray, bool, object]:
+    """Replaces ``_fit_full``; returns what it returns, except for U, which fit discards."""
     _check_served(self, X, n_components, is_array_api_compliant)
     solve = _by_triangle if self._fit_svd_solver == "full" else _by_covariance
     variances, scales, axes, total = solve(self, X, n_components)
@@ -43,11 +47,11 @@ def fit_full(self: Any, X: Any, n_components: Any, xp: Any, is_array_api_complia
     shares = variances / total
     if not isinstance(n_components, Integral):
         n_components = np.searchsorted(np.cumsum(shares), n_components, side="right") + 1
-    leading, rest = variances[:n_components], total - variances[:n_components].sum()
-    discarded = features - n_components
+    leading = variances[:n_components]
     self.noise_variance_ = 0.0
     if n_components < min(samples, features):
-        noise = variances[n_components:].mean() if len(variances) == features else rest / discarded
+        discarded = (total - leading.sum()) / (features - n_components)
+        noise = variances[n_components:].mean() if len(variances) == features else discarded
         self.noise_variance_ = max(noise, noise.dtype.type(0))
     self.n_samples_, self.n_components_ = samples, n_components
     _, axes = svd_flip(None, axes, u_based_decision=False)
@@ -58,7 +62,13 @@ def fit_full(self: Any, X: Any, n_components: Any, xp: Any, is_array_api_complia
     return None, scales, axes, X, is_centered, xp
 
 
-def _check_served(model: Any, X: Any, n_components: Any, is_array_api_compliant: bool) -> None:
+def _check_served(
+    model: PCA, X: np.ndarray, n_components: Any, is_array_api_compliant: bool
+) -> None:
+    """
+    Raises:
+        StepAside: the call is not supported, or scikit-learn's own code is as fast.
+    """
     if is_array_api_compliant or sparse.issparse(X):
         raise StepAside("an array that is not numpy's")
     if n_components == "mle":
@@ -79,10 +89,12 @@ def _check_served(model: Any, X: Any, n_components: Any, is_array_api_compliant:
 
 
 def _by_triangle(
-    model: Any, X: np.ndarray, n_components: Any
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, Any]:
-    """All variances, singular values and axes, and the total variance, from the R of a QR: what
-    LAPACK's SVD of a tall matrix begins with. Its U is not needed."""
+    model: PCA, X: np.ndarray, n_components: Any
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """All variances, singular values and axes, and the total variance, from the R of a QR.
+
+    LAPACK's SVD of a tall matrix begins with the same QR, but also computes U.
+    """
     model.mean_ = X.mean(axis=0)
     centered = X.copy() if model.copy else X
     centered -= model.mean_
@@ -93,10 +105,10 @@ def _by_triangle(
 
 
 def _by_covariance(
-    model: Any, X: np.ndarray, n_components: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, Any]:
-    """The leading variances, singular values and axes, and the total variance, from the covariance
-    as scikit-learn computes it."""
+    model: PCA, X: np.ndarray, n_components: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """The leading variances, singular values and axes, and the total variance, by eigenvectors of
+    the covariance, which is computed as scikit-learn computes it."""
     samples, features = X.shape
     model.mean_ = mean = X.mean(axis=0)
     covariance = X.T @ X
