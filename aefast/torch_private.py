@@ -51,6 +51,9 @@ try:
     is_zero_tensor = Tensor._is_zerotensor
     profiler._is_profiler_enabled  # noqa: B018
 
+    # What torch.amp.GradScaler scales gradients with: it tells whether all were finite.
+    torch._amp_foreach_non_finite_check_and_unscale_  # noqa: B018
+
     # Modules whose functions a tracer wraps for as long as it traces.
     fx.Tracer()._autowrap_search  # noqa: B018
 except (ImportError, AttributeError) as error:
@@ -83,6 +86,7 @@ __all__ = [
     "mutates",
     "profiler",
     "saved_tensors_hooks",
+    "scale_finite",
     "search_when_tracing",
     "transforms",
     "unwrap_if_dead",
@@ -107,6 +111,13 @@ def inductor() -> tuple[ModuleType, Any]:
     from torch._inductor.compile_fx import compile_fx
 
     return _inductor, compile_fx
+
+
+def scale_finite(gradients: list[Tensor], factor: Tensor) -> bool:
+    """Multiply float32 gradients with a number, in place; whether all were finite before."""
+    found = torch.zeros(1, dtype=torch.float32, device=factor.device)
+    torch._amp_foreach_non_finite_check_and_unscale_(gradients, found, factor)
+    return found.item() == 0
 
 
 def search_when_tracing(tracer: fx.Tracer, module: ModuleType) -> None:

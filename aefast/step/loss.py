@@ -23,6 +23,7 @@ from aefast.ops.shared.precision import LARGEST, in_float32
 from aefast.ops.shared.product_routes import outpaces_vendor
 from aefast.step import eager
 from aefast.step.plan import Plan
+from aefast.torch_private import scale_finite
 
 # Where the vendor's matrix product is faster than ours, one call for the whole step is faster only
 # for layers of fewer multiplications than this: there the overhead of separate calls costs more
@@ -100,7 +101,8 @@ class _StepLoss(KernelFunction):
 
     A second backward pass, or one with create_graph, computes the loss again from its inputs. These
     are held by reference with their versions: ``save_for_backward`` takes as long as the arithmetic
-    of a small model.
+    of a small model. So does one whose gradients a small incoming gradient keeps finite, where the
+    forward pass's were not.
     """
 
     @staticmethod
@@ -116,11 +118,11 @@ class _StepLoss(KernelFunction):
     @staticmethod
     def backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled() or dispatch.is_traced(grad) or dispatch.is_transformed(grad):
-            return None, None, None, None, *_differentiable_gradients(ctx, grad)
+            return None, None, None, None, *_defined_gradients(ctx, grad, True)
         gradients = ctx.gradients or _recomputed_gradients(ctx)
         ctx.gradients = None
-        if not is_one(grad):
-            torch._foreach_mul_(gradients, grad)
+        if not is_one(grad) and not scale_finite(gradients, grad) and _is_unchanged(ctx):
+            return None, None, None, None, *_defined_gradients(ctx, grad, False)
         needed = zip(gradients, ctx.needs_input_grad[4:], strict=True)
         return None, None, None, None, *(gradient if need else None for gradient, need in needed)
 
@@ -133,13 +135,18 @@ def _recomputed_gradients(ctx: Context) -> list[Tensor]:
     return gradients
 
 
+def _is_unchanged(ctx: Context) -> bool:
+    _, parameters, x, *_ = ctx.call
+    return versions_of((x, *parameters)) == ctx.versions
+
+
 def _check_versions(ctx: Context) -> None:
     _, parameters, x, *_ = ctx.call
     check_versions((x, *parameters), ctx.versions, "x")
 
 
-def _differentiable_gradients(ctx: Context, grad: Tensor) -> list[Tensor | None]:
-    """The gradients by autograd of the definition, so that they can be differentiated again."""
+def _defined_gradients(ctx: Context, grad: Tensor, create_graph: bool) -> list[Tensor | None]:
+    """The definition's gradients, from the incoming one down."""
     _check_versions(ctx)
     plan, parameters, x, seed, row_offset = ctx.call
     needed = ctx.needs_input_grad[4:]
@@ -148,7 +155,7 @@ def _differentiable_gradients(ctx: Context, grad: Tensor) -> list[Tensor | None]
         loss = eager.loss(plan, parameters, x, seed, row_offset)
         gradients = iter(
             torch.autograd.grad(
-                loss, differentiated, grad, create_graph=True, materialize_grads=True
+                loss, differentiated, grad, create_graph=create_graph, materialize_grads=True
             )
         )
     needed_gradients = [next(gradients) if need else None for need in needed]

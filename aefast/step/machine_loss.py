@@ -11,6 +11,7 @@ from aefast.ops.shared.autograd import Context, KernelFunction, check_versions, 
 from aefast.ops.shared.precision import LARGEST, in_float32, product_level
 from aefast.step import machine_eager
 from aefast.step.machine_plan import MachinePlan
+from aefast.torch_private import scale_finite
 
 
 def refusal(
@@ -104,14 +105,16 @@ class _MachineLoss(KernelFunction):
     @staticmethod
     def backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
         is_defined = torch.is_grad_enabled() or dispatch.is_transformed(grad)
-        gradients: Sequence[Tensor | None]
+        held = _tensors_of(ctx.call, ctx.parameters)
+        gradients: Sequence[Tensor | None] | None = None
         if ctx.gradients and not is_defined and not dispatch.is_traced(grad):
             gradients = scaled = ctx.gradients
             ctx.gradients = None
-            if not is_one(grad):
-                torch._foreach_mul_(scaled, grad)
-        else:
-            check_versions(_tensors_of(ctx.call, ctx.parameters), ctx.versions, "visible")
+            # A small incoming gradient may keep finite what the forward pass could not.
+            if not is_one(grad) and not scale_finite(scaled, grad):
+                gradients = scaled if versions_of(held) != ctx.versions else None
+        if gradients is None:
+            check_versions(held, ctx.versions, "visible")
             plan, x, _, end, *_ = ctx.call
             gradients = _defined_gradients(plan, ctx.parameters, x, end, grad)
         needed = ctx.needs_input_grad[1:]

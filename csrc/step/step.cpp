@@ -398,15 +398,16 @@ class Panel {
         double* squares = partial_sums_;  // of each column
         double* gradient_sums = partial_sums_ + columns;
         std::fill_n(squares, 2 * columns, 0.0);
-        const float scale = static_cast<float>(1 / batch_rows());
+        // In float64, which holds what float32 would not before it is divided by the rows.
+        const double scale = 1 / batch_rows();
         for (int64_t row = 0; row < rows_; ++row) {
             float* output = memory_.back().output + row * columns;
             const float* target = x() + row * batch_.row_stride;
             for (int64_t i = 0; i < columns; ++i) {
-                const float error = output[i] - target[i];
-                const float weighted = error * precision[i];
+                const double error = output[i] - target[i];
+                const double weighted = error * precision[i];
                 squares[i] += error * weighted;
-                output[i] = scale * weighted;
+                output[i] = static_cast<float>(scale * weighted);
                 gradient_sums[i] += output[i];
             }
         }

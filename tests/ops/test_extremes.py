@@ -136,3 +136,47 @@ def test_in_float64_too():
     penalty = contractive_penalty(torch.zeros(1, 2, dtype=torch.float64), weight, bias)
     expected = 2 * (1e160 * math.exp(-368)) ** 2
     torch.testing.assert_close(penalty.item(), expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.interpreted
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numba's and the interpreter's overflows
+def test_a_small_incoming_gradient_keeps_gradients_finite(kernel_device, reduction):
+    """Where the loss's own are not, which a kernel makes along with it."""
+    x = torch.randn(5, 3, device=kernel_device)
+    weights = [torch.randn(4, 3), 1e25 * torch.randn(3, 4)]
+    weights = [weight.to(kernel_device).requires_grad_() for weight in weights]
+
+    def gradients(factor):
+        loss = reconstruction_loss(x, weights[0], None, weights[1], reduction=reduction)
+        return torch.autograd.grad(factor * loss, weights)
+
+    if kernel_device.type == "cpu":  # a GPU is not asked whether they are
+        assert not all(gradient.isfinite().all() for gradient in gradients(1))
+        actual = gradients(1e-20)
+        with use_backend("eager"):
+            expected = gradients(1e-20)
+        for kernel, defined in zip(actual, expected, strict=True):
+            assert defined.isfinite().all()
+            largest = defined.abs().max().item()
+            torch.testing.assert_close(kernel, defined, rtol=1e-4, atol=1e-5 * largest)
+
+
+@pytest.mark.interpreted
+@pytest.mark.parametrize("contraction", [0.0, 1e-3])
+@pytest.mark.parametrize("is_differentiated_again", [False, True])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_no_gradient_passes_a_relu_that_is_off(device, contraction, is_differentiated_again):
+    """As torch has it: not even one that is NaN, where a slope of 0 times it would be."""
+    x = torch.rand(5, 3, device=device)
+    weight = torch.ones(4, 3, device=device)
+    weight[:2] = -1.0
+    decoder = torch.full((3, 4), 1e30, device=device)
+    weight.requires_grad_()
+    target = torch.full_like(x, float("nan"))
+    loss = reconstruction_loss(
+        x, weight, None, decoder, activation="relu", target=target, contraction=contraction
+    )
+    gradient = torch.autograd.grad(loss, weight, create_graph=is_differentiated_again)[0]
+    assert gradient.isnan().all(1).tolist() == [False, False, True, True]
+    assert (gradient[:2] == 0).all()

@@ -343,3 +343,56 @@ def test_memory_that_the_kernels_cannot_read_is_left_to_others():
     torch.testing.assert_close(model.loss(torch._neg_view(-x)), model.loss(x))
     with pytest.raises(ValueError, match="meta"):
         model.to("meta").loss(x)
+
+
+@pytest.mark.parametrize("variance", ["shared", "units"])
+def test_a_gaussian_error_over_the_rows_is_finite_where_no_row_is(variance):
+    """Over a variance of e^-88 an error of 3 is past float32; an eighth of it is not."""
+    model = nn.VariationalAutoencoder(4, 2, decoder_kind="gaussian", variance=variance)
+    with torch.no_grad():
+        model.log_var.fill_(-88.0)
+        model.decoder[-1].weight.mul_(0.01)
+    plan, parameters = planned(model)
+    x = torch.full((8, 4), 3.0)
+    x[:, 1] = -2.5
+    actual, expected = kernel(plan, parameters, x), definition(plan, parameters, x, torch.float64)
+    for result, exact in zip(actual, expected, strict=True):
+        torch.testing.assert_close(result, exact.float(), rtol=1e-4, atol=0)
+    bias = model.decoder[-1].bias
+    assert actual[1 + [p is bias for p in parameters].index(True)].abs().max() > 3e37
+
+
+def steep():
+    """An autoencoder whose decoder's weights are 1e25, and rows."""
+    model = nn.Autoencoder(4, 2)
+    with torch.no_grad():
+        model.decoder[-1].weight.mul_(1e25)
+    return model, torch.randn(8, 4)
+
+
+def precise():
+    """A variational one whose decoder's variances are e^-88, and rows."""
+    model = nn.VariationalAutoencoder(4, 2, decoder_kind="gaussian")
+    with torch.no_grad():
+        model.log_var.fill_(-88.0)
+    return model, 9 * torch.randn(8, 4)
+
+
+def machine():
+    """One with rows whose squares are past float32."""
+    return nn.RBM(4, 3, visible_kind="gaussian", learn_variance=True), 1e22 * torch.randn(8, 4)
+
+
+@pytest.mark.parametrize("make", [steep, precise, machine])
+def test_a_small_incoming_gradient_keeps_gradients_finite(make):
+    model, x = make()
+    parameters = list(model.parameters())
+    loss = model.loss(x, seed=0)
+    actual = torch.autograd.grad(1e-20 * loss, parameters, retain_graph=True)
+    assert not all(p.isfinite().all() for p in torch.autograd.grad(loss, parameters))
+    with backend.use_backend("eager"):
+        expected = torch.autograd.grad(1e-20 * model.loss(x, seed=0), parameters)
+    for result, exact in zip(actual, expected, strict=True):
+        assert exact.isfinite().all()
+        largest = exact.abs().max().item()
+        torch.testing.assert_close(result, exact, rtol=1e-4, atol=1e-6 * largest)

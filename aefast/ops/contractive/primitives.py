@@ -77,7 +77,10 @@ class PenaltyPrimitives:
         else:
             grad = grad_slope * self.curvatures(saved, activation)
         if grad_code is not None:
-            grad = grad + grad_code * self.slopes(saved, activation)
+            slopes = self.slopes(saved, activation)
+            if activation == "relu":  # 0 where the slope is, even of an infinite gradient
+                grad_code = grad_code.masked_fill(slopes == 0, 0)
+            grad = grad + grad_code * slopes
         return grad, grad.sum(0)
 
     def row_lengths(self, weight: Tensor) -> RowLengths:

@@ -6,6 +6,7 @@ import triton.language as tl
 
 from aefast.ops.shared.triton_device import (
     LEAKY_RELU,
+    RELU,
     activation_curvature,
     activation_gradient,
     round_to,
@@ -167,9 +168,11 @@ def slope_backward_kernel(
         if activation <= LEAKY_RELU:  # without curvature: a length of infinity would leave NaN
             grad = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
         if has_code != 0:
-            grad += slope * _load_rows(
+            code = _load_rows(
                 grad_code_pointer, grad_code_row_stride, row, column, rows, columns, UNIT
             )
+            # ReLU's is 0 where the slope is, even of an infinite gradient.
+            grad += tl.where((activation == RELU) & (slope == 0.0), 0.0, slope * code)
         bias_total += tl.where((row < rows)[:, None], grad, 0.0)
         pointers = grad_preactivation_pointer + row.to(tl.int64)[:, None] * padded_columns
         mask = (row < rows)[:, None] & (column < padded_columns)[None, :]

@@ -49,11 +49,19 @@ def linear_act(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) 
     return ACTIVATIONS[activation](F.linear(x, weight, bias))
 
 
+def activation_backward(activation: str, grad: Tensor, z: Tensor) -> Tensor:
+    """grad act'(z), differentiable in its turn. As torch has it, ReLU's is 0 where its slope is,
+    even of an infinite or NaN gradient."""
+    if activation == "relu":
+        return torch.where(z <= 0, torch.zeros_like(grad), grad)
+    return grad * DERIVATIVES[activation](z)
+
+
 def backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, activation: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients by x, weight and bias, differentiable in their turn."""
-    grad_preactivation = grad * DERIVATIVES[activation](F.linear(x, weight, bias))
+    grad_preactivation = activation_backward(activation, grad, F.linear(x, weight, bias))
     return (
         grad_preactivation @ weight,
         grad_preactivation.t() @ x,

@@ -13,7 +13,13 @@ from torch import Tensor
 from aefast.ops.contractive.row_lengths import penalty_factors, row_lengths
 from aefast.ops.corrupt.eager import corrupt
 from aefast.ops.corrupt.noise import STEPS, Noise
-from aefast.ops.linear_act.eager import ACTIVATIONS, CURVATURES, DERIVATIVES, linear_act
+from aefast.ops.linear_act.eager import (
+    ACTIVATIONS,
+    CURVATURES,
+    DERIVATIVES,
+    activation_backward,
+    linear_act,
+)
 from aefast.ops.reconstruction.settings import LossInputs, LossSettings, PerInput
 
 Layer = Callable[[Tensor, Tensor, Tensor | None, str], Tensor]
@@ -92,14 +98,14 @@ def gradients(inputs: LossInputs, settings: LossSettings) -> PerInput[Tensor]:
 
     if settings.loss == "mse":
         difference = 2 * (ACTIVATIONS[settings.output_activation](output) - clean)
-        grad_output = difference * DERIVATIVES[settings.output_activation](output)
+        grad_output = activation_backward(settings.output_activation, difference, output)
         grad_target = -difference
     else:
         grad_output = torch.sigmoid(output) - clean
         grad_target = -output
-    slopes = DERIVATIVES[settings.activation](hidden)
-    grad_hidden = grad_output @ decoder_weight * slopes
+    grad_hidden = activation_backward(settings.activation, grad_output @ decoder_weight, hidden)
     if settings.contraction != 0:
+        slopes = DERIVATIVES[settings.activation](hidden)
         lengths = row_lengths(encoder_weight)
         scaled_slopes = lengths.scaled(slopes)
         grad_slopes = 2 * settings.contraction * scaled_slopes * lengths.squares

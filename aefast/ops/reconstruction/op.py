@@ -30,6 +30,7 @@ from aefast.ops.shared import checks, dispatch
 from aefast.ops.shared.autograd import Context, KernelFunction, SavedGradients, connected, is_one
 from aefast.ops.shared.precision import instead_of_autocast, outpaces_autocast
 from aefast.ops.shared.registered import registered
+from aefast.torch_private import scale_finite
 
 LOSSES = ("mse", "bce")
 REDUCTIONS = ("mean", "sum", "none")
@@ -175,16 +176,21 @@ def _needed(inputs: LossInputs) -> PerInput[bool]:
 
 
 def _run(
-    inputs: LossInputs, settings: LossSettings, reduction: str, needed: PerInput[bool], name: str
+    inputs: LossInputs,
+    settings: LossSettings,
+    reduction: str,
+    needed: PerInput[bool],
+    name: str,
+    factor: float = 1.0,
 ) -> tuple[Tensor, Gradients]:
-    """The loss, and the gradients that :func:`_times_incoming` finishes."""
+    """The loss, and ``factor`` times the gradients that :func:`_times_incoming` finishes."""
     x = inputs.x
     inputs = LossInputs._make(
         None if tensor is None else dispatch.materialize(tensor, argument)
         for argument, tensor in zip(inputs._fields, inputs, strict=True)
     )
     run = backend.implementation("reconstruction", name).reconstruction_loss
-    scale, dtype = _scale(x, reduction), x.dtype
+    scale, dtype = factor * _scale(x, reduction), x.dtype
     if settings.autocast is None:
         total, gradients = run(inputs, settings, scale, needed)
     else:
@@ -271,8 +277,22 @@ class _ReconstructionLoss(KernelFunction):
                 ctx.saved_gradients.append(run[1])
             gradients = ctx.saved_gradients.pop()
             if inputs.x.dtype != torch.float32 or not is_one(grad):
-                gradients = _times_incoming(gradients, grad, inputs.x, ctx.reduction)
+                gradients = _from_incoming(ctx, inputs, gradients, grad)
         return *_only(gradients, ctx.needed), *(None,) * 5
+
+
+def _from_incoming(
+    ctx: Context, inputs: LossInputs, gradients: Gradients, grad: Tensor
+) -> Gradients:
+    """The gradients that ``_run`` returned, times the incoming one. Where that is small and they
+    were not finite they are computed again, with it as a factor; a GPU is not asked."""
+    is_asked = grad.device.type == "cpu" and not dispatch.is_transformed(grad)
+    if inputs.x.dtype != torch.float32 or not is_asked:
+        return _times_incoming(gradients, grad, inputs.x, ctx.reduction)
+    if not scale_finite([g for g in gradients if g is not None], grad):
+        factor = grad.item()
+        gradients = _run(inputs, ctx.settings, ctx.reduction, ctx.needed, ctx.name, factor)[1]
+    return PerInput(*(None if g is None else g.to(inputs.x.dtype) for g in gradients))
 
 
 def _only(gradients: Gradients, needed: PerInput[bool]) -> Gradients:

@@ -78,7 +78,10 @@ void backward_stretch(const SlopeBackwardArguments& a, int64_t row, int64_t colu
     }
     if (a.grad_code) {
         const float* grad_code = a.grad_code + row * a.grad_code_row_stride + column;
-        for (int64_t i = 0; i < count; ++i) output[i] += grad_code[i] * slope[i];
+        if (a.activation == Activation::relu)  // 0 where the slope is, even of a NaN
+            for (int64_t i = 0; i < count; ++i) output[i] = slope[i] > 0.f ? grad_code[i] : 0.f;
+        else
+            for (int64_t i = 0; i < count; ++i) output[i] += grad_code[i] * slope[i];
     }
     for (int64_t i = 0; i < count; ++i) sums[column + i] += output[i];
 }
