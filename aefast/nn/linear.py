@@ -207,6 +207,6 @@ def invert(mean: Tensor, activation: str) -> Tensor:
             f"a hook or a module in a layer's place has the last word on its output; before the "
             f"activation {activation!r} it has no value"
         )
-    checks.check_unit_interval(mean, "the output", "cross-entropies take")
+    checks.check_unit_interval(mean, "the output", "cross-entropies take", is_computed=True)
     limits = torch.finfo(mean.dtype)
     return torch.logit(mean.clamp(limits.tiny, 1 - limits.eps / 2))

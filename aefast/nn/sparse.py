@@ -101,11 +101,12 @@ class SparseAutoencoder(Autoencoder):
 
         Raises:
             TypeError, ValueError: as :func:`aefast.functional.kl_sparsity`; or the penalty is
-                ``"kl"`` and the code outside [0, 1], which a GPU is not asked about.
+                ``"kl"`` and the code outside [0, 1], which a GPU is not asked about. That of a code
+                that is NaN is NaN.
         """
         if self.penalty_kind == "kl":
             checks.check_tensor(code, "code")
-            checks.check_unit_interval(code, "code", "the KL penalty takes")
+            checks.check_unit_interval(code, "code", "the KL penalty takes", is_computed=True)
             return kl_sparsity(code, self.sparsity_target)
         return l1_sparsity(code)
 

@@ -3,6 +3,7 @@
 Each raises an error that names the argument, says what it was, and says what it takes.
 """
 
+import math
 import sys
 from numbers import Integral, Real
 
@@ -130,18 +131,22 @@ def check_seed_tensor(seed: Tensor) -> None:
         raise ValueError(f"seed is {seed}; it takes one int64 number")
 
 
-def check_unit_interval(value: Tensor, argument: str, takers: str) -> None:
+def check_unit_interval(
+    value: Tensor, argument: str, takers: str, is_computed: bool = False
+) -> None:
     """The elements lie in [0, 1]. Not checked while a graph is traced, nor on a GPU, which would
     have to be waited for.
 
-    ``takers`` says what takes such numbers: "Bernoulli units take".
+    ``takers`` says what takes such numbers: "Bernoulli units take". What a model computed may be
+    NaN, too: then so is its loss, by which training shows that it diverges.
     """
     if value.device.type != "cpu" or value.numel() == 0:
         return
     if dispatch.is_traced(value) or dispatch.is_transformed(value):
         return
     low, high = (bound.item() for bound in torch.aminmax(value.detach()))
-    check_bounds(low, high, argument, takers)
+    if not (is_computed and math.isnan(low)):
+        check_bounds(low, high, argument, takers)
 
 
 def check_bounds(low: float, high: float, argument: str, takers: str) -> None:
