@@ -55,7 +55,7 @@ def _backward_variant(dtype: torch.dtype) -> Variant:
 
 
 def variants(generation: int) -> Iterator[Variant]:
-    """What the passes can launch beside linear_act's and corrupt's kernels."""
+    """The kernels of this file that the passes can launch."""
     yield _scale_variant()
     for dtype in TYPE_NAMES:
         yield _contract_variant(dtype)
@@ -67,7 +67,7 @@ def primitives() -> PenaltyPrimitives:
 
 
 class _Primitives(PenaltyPrimitives):
-    """``saved`` is what linear_act calls so, and for the identity the code."""
+    """``saved`` is what linear_act's backward pass reads: the pre-activation or the code."""
 
     def panel_bytes(self, device: torch.device) -> int:
         return triton_gemm.panel_bytes(device)
@@ -160,7 +160,7 @@ def _backward(
 ) -> tuple[Tensor, Tensor]:
     rows, columns = saved.shape
     saved = triton_gemm.aligned(saved)
-    unread = saved  # where the kernel takes a pointer that it makes no use of
+    unread = saved  # for pointers that the kernel does not read
     grad_code = None if grad_code is None else triton_gemm.aligned(grad_code)
     grad_slope = None if grad_slope is None else triton_gemm.aligned(grad_slope)
     padded_columns = triton_gemm.padded(columns, saved.dtype)

@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs
-"""The contractive penalty of rows whose slopes are known, and its gradient, on the GPU."""
+"""GPU kernels for the contractive penalty of one layer, from its slopes, and for its gradient."""
 
 import triton
 import triton.language as tl
@@ -12,7 +12,7 @@ from aefast.ops.shared.triton_device import (
     round_to,
 )
 
-# The largest float32: a scale is finite beside an infinite weight, too.
+# The largest float32. A scale is at most this, so that it is finite for an infinite weight, too.
 LARGEST = tl.constexpr(3.4028234663852886e38)
 
 
@@ -29,9 +29,10 @@ def scale_kernel(
     columns: tl.int32,
     COLUMNS: tl.constexpr,
 ):
-    """A row's scale, 1; or where its square is infinite max |w|, and the square of the row over it.
+    """Scale rows whose squared length overflows.
 
-    The others' weights are not read.
+    The scale is 1 if the square is finite. Otherwise it is max |w|, and the square becomes that of
+    the row divided by its scale. Only such rows' weights are read.
     """
     row = tl.program_id(0)
     scale = tl.full((), 1.0, tl.float32)
@@ -78,7 +79,7 @@ def contract_kernel(
     COLUMNS: tl.constexpr,
     UNIT: tl.constexpr,  # elements in 16 bytes
 ):
-    """sum_j (slope_j scale_j)^2 square_j of ROWS rows."""
+    """The penalty sum_j (slope_j scale_j)^2 square_j of ROWS rows."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     total = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
     for start in range(0, columns, COLUMNS):
@@ -136,10 +137,11 @@ def slope_backward_kernel(
     STEPS: tl.constexpr,
     UNIT: tl.constexpr,  # elements in 16 bytes
 ):
-    """grad_code slope + grad_slope curvature, and column sums over STEPS * ROWS rows.
+    """The gradient by the pre-activation, grad_code slope + grad_slope curvature.
 
-    Without a grad_slope it is the penalty's, 2 grad_penalty slope scale^2 square, and the sum for
-    the lengths that of grad_penalty slope^2 scale.
+    If has_slope is 0, grad_slope is computed from the penalty's gradient: 2 grad_penalty slope
+    scale^2 square. A program also adds up, over STEPS * ROWS rows, the gradients by the bias and,
+    if has_slope is 0, by the row lengths: grad_penalty slope^2 scale.
     """
     padded_columns = tl.cdiv(columns, UNIT) * UNIT
     column_blocks = tl.cdiv(padded_columns, COLUMNS)
@@ -165,7 +167,7 @@ def slope_backward_kernel(
             scaled_slope = slope * scales[None, :]
             grad = 2.0 * penalty * squares[None, :] * scaled_slope * (curvature * scales[None, :])
             lengths_total += penalty * scaled_slope * slope
-        if activation <= LEAKY_RELU:  # without curvature: a length of infinity would leave NaN
+        if activation <= LEAKY_RELU:  # their curvature is 0: times an infinite length it is NaN
             grad = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
         if has_code != 0:
             code = _load_rows(
@@ -188,7 +190,7 @@ def slope_backward_kernel(
 
 @triton.jit
 def _load_rows(pointer, row_stride, row, column, rows, columns, UNIT: tl.constexpr):
-    """A float32 tile of a matrix whose rows are filled up to whole units."""
+    """A tile, as float32, of a matrix whose rows are padded to whole units."""
     pointers = pointer + row.to(tl.int64)[:, None] * row_stride + column[None, :]
     mask = (row < rows)[:, None] & (column < tl.cdiv(columns, UNIT) * UNIT)[None, :]
     pointers = tl.multiple_of(pointers, [1, 16])

@@ -1,4 +1,4 @@
-"""Noise injection on the GPU: one pass over the data, the noise made in registers.
+"""Noise injection on the GPU: one pass over the data, with the noise drawn in registers.
 
 The tensor is cut into units of adjacent columns of one row, 16 bytes wide where its layout allows,
 else 4 elements. A thread takes whole units, so each Philox call serves four elements it holds and
@@ -16,7 +16,7 @@ from aefast import random
 from aefast.ops.corrupt.noise import Noise
 from aefast.ops.shared.triton import TYPE_NAMES, Variant, cdiv, device_of, seed_arguments
 
-UNITS = 512  # a program: with 4 warps, four independent accesses a thread
+UNITS = 512  # units for each program: with 4 warps, four independent accesses for each thread
 
 
 @cache
@@ -31,7 +31,7 @@ def _variant(kernel: str, dtype: torch.dtype, aligned: bool) -> Variant:
 
 
 def variants(generation: int) -> Iterator[Variant]:
-    """Every cubin that :func:`corrupt` can launch; the same on all generations."""
+    """The kernels of this file, the same on all generations."""
     for kernel in ("replace_kernel", "gaussian_kernel"):
         for dtype in TYPE_NAMES:
             for aligned in (True, False):

@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs
-"""Noise injection on the GPU, in units of adjacent columns: see triton.py."""
+"""GPU kernels for noise injection, in units of adjacent columns: see triton.py."""
 
 import triton
 import triton.language as tl
@@ -41,7 +41,7 @@ def _locate(
     WIDTH: tl.constexpr,
     ALIGNED: tl.constexpr,
 ):
-    """Where this program's units lie.
+    """The rows and pointers of this program's units.
 
     Returns each unit's row and its number in that row, [UNITS]; the pointers into x and into the
     output, and their mask, [UNITS, WIDTH].
@@ -67,7 +67,7 @@ def replace_kernel(
     x_pointer,  # [rows, columns], any strides
     output_pointer,  # [rows, columns], contiguous
     seed: tl.int64,
-    seed_address: tl.int64,  # 0, or where the seed stands in device memory
+    seed_address: tl.int64,  # 0, or the address of the seed in device memory
     row_offset: tl.int64,
     step: tl.int64,
     unit_count: tl.int64,  # rows * units_per_row
@@ -102,7 +102,7 @@ def gaussian_kernel(
     x_pointer,  # [rows, columns], any strides
     output_pointer,  # [rows, columns], contiguous
     seed: tl.int64,
-    seed_address: tl.int64,  # 0, or where the seed stands in device memory
+    seed_address: tl.int64,  # 0, or the address of the seed in device memory
     row_offset: tl.int64,
     step: tl.int64,
     unit_count: tl.int64,  # rows * units_per_row

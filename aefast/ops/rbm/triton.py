@@ -1,12 +1,12 @@
-"""Gibbs sampling on the GPU: a product with binary states ends in the draw of the next ones.
+"""Gibbs sampling on the GPU: one kernel multiplies Bernoulli states and samples the next ones.
 
-A state is exact in bfloat16, and a float32 weight is the exact sum of three bfloat16 numbers: so
-three products give a float32 product, where two float32 operands take six. ``"high"`` takes the
-first two of them and ``"medium"`` the first. States travel as bfloat16 between half steps. Data
-that is not binary is split as the weight is; its first product then has more terms, and how many
-is known to the device alone, so that nobody waits for it.
+A Bernoulli state is exact in bfloat16, and a float32 weight is the exact sum of three bfloat16
+numbers. So three bfloat16 products give a float32 product, where two float32 operands take six.
+``"high"`` precision takes the first two of the three, ``"medium"`` the first. States are stored as
+bfloat16 between half steps. Data that are not binary are split as the weight is. How many terms
+they need is known to the device alone, so that the host need not wait for it.
 
-Gaussian and clamped units go through shared/triton_gemm.py's products and a kernel for the draw.
+Gaussian and clamped units take the products of shared/triton_gemm.py and a kernel that samples.
 """
 
 from collections.abc import Iterator
@@ -23,8 +23,8 @@ from aefast.ops.shared.precision import product_level
 from aefast.ops.shared.triton import Variant, cdiv, device_of, seed_arguments
 from aefast.ops.shared.triton_gemm import Tile
 
-UNITS = 256  # of four adjacent columns, a program
-SPLIT_ELEMENTS = 1024  # a program
+UNITS = 256  # groups of four adjacent columns that a program samples
+SPLIT_ELEMENTS = 1024  # elements that a program splits
 
 TERMS = {"highest": 3, "high": 2, "medium": 1}
 
@@ -62,7 +62,7 @@ def _half_step_variant(generation: int, tile: Tile, terms: int) -> Variant:
 
 
 def variants(generation: int) -> Iterator[Variant]:
-    """What a chain can launch beside linear_act's primitives."""
+    """The kernels of this file that a chain can launch."""
     for gaussian in (False, True):
         yield _draw_variant(gaussian)
     for terms in TERMS.values():
@@ -114,12 +114,12 @@ class _Primitives(ChainPrimitives):
 
 @dataclass(frozen=True)
 class Terms:
-    """A matrix [rows, columns] as the sum of bfloat16 ones, whose columns are padded."""
+    """A matrix [rows, columns] as a sum of bfloat16 matrices with padded columns."""
 
-    matrix: Tensor  # [terms * rows, columns padded]
-    count: Tensor  # [1] on the device: how many of the terms are not all 0
+    matrix: Tensor  # the terms one below the other, [terms * rows, columns padded]
+    count: Tensor  # [1] on the device: the number of terms that are not all 0
     shape: tuple[int, int]
-    values: Tensor | None = None  # the matrix itself, where it came as one
+    values: Tensor | None = None  # the float32 matrix that was split; None for sampled states
 
 
 def _split(values: Tensor, terms: int) -> Terms:
@@ -142,7 +142,7 @@ def _split(values: Tensor, terms: int) -> Terms:
 
 
 class _BernoulliPrimitives(_Primitives):
-    """Bernoulli states as one bfloat16 term, data as up to three."""
+    """Bernoulli units, whose states are one bfloat16 term. Data may be split into up to three."""
 
     def __init__(self, device_type: str) -> None:
         self.terms = TERMS[product_level(device_type)]
@@ -192,7 +192,7 @@ class _BernoulliPrimitives(_Primitives):
         settings: ChainSettings | None,
         step: int,
     ) -> None:
-        """Fills ``states`` by drawing with the settings, or ``values`` with the sums."""
+        """Sample ``states`` with the settings, or write the sums into ``values``."""
         shape = left.shape[0], right.shape[0], right.shape[1]
         device = right.matrix.device
         generation, multiprocessors = triton_gemm.chip(device)

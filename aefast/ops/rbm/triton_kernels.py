@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs
-"""Gibbs sampling on the GPU: sums of bfloat16 terms, half a step, and a draw on its own."""
+"""GPU kernels for Gibbs sampling: split into bfloat16 terms, half a Gibbs step, sample units."""
 
 import triton
 import triton.language as tl
@@ -32,29 +32,32 @@ def split_kernel(
     UNIT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """The source as a sum of bfloat16 terms, the largest first, zeros in the padding."""
+    """Split float32 into a sum of bfloat16 terms, the largest first; zeros in the padding."""
     padded_columns = tl.cdiv(columns, UNIT) * UNIT
     index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     row = index // padded_columns
     column = index - row * padded_columns
     inside = row < rows
     source = source_pointer + row * row_stride + column * column_stride
-    rest = tl.load(source, mask=inside & (column < columns), other=0.0)
+    remainder = tl.load(source, mask=inside & (column < columns), other=0.0)
     size = rows.to(tl.int64) * padded_columns
     stored = tl.max_constancy(inside, UNIT)
-    more = tl.zeros((BLOCK,), tl.int32)
+    is_inexact = tl.zeros((BLOCK,), tl.int32)
     for term in tl.static_range(TERMS):
-        # Rounding leaves the least behind, but would make an infinity of the largest numbers.
-        cut = (rest.to(tl.uint32, bitcast=True) & 0xFFFF0000).to(tl.float32, bitcast=True)
-        rounded = round_to(rest, tl.bfloat16).to(tl.float32)
-        part = tl.where(tl.abs(rest) < 3.3e38, rounded, cut)
+        # Rounding leaves the smallest remainder. But it rounds the largest float32 to infinity, so
+        # these are truncated.
+        truncated = (remainder.to(tl.uint32, bitcast=True) & 0xFFFF0000).to(
+            tl.float32, bitcast=True
+        )
+        rounded = round_to(remainder, tl.bfloat16).to(tl.float32)
+        value = tl.where(tl.abs(remainder) < 3.3e38, rounded, truncated)
         pointers = tl.multiple_of(terms_pointer + term * size + index, 16)
-        tl.store(pointers, round_to(part, tl.bfloat16), mask=stored)
-        # What is infinite or NaN is so in its first term alone.
-        rest = tl.where(tl.abs(rest) < float("inf"), rest - part, 0.0)
+        tl.store(pointers, round_to(value, tl.bfloat16), mask=stored)
+        # An infinity or NaN is in the first term alone; inf - inf would add NaN.
+        remainder = tl.where(tl.abs(remainder) < float("inf"), remainder - value, 0.0)
         if term == 0:
-            more = (rest != 0.0).to(tl.int32)
-    count = tl.max(more, 0) * (TERMS - 1) + 1
+            is_inexact = (remainder != 0.0).to(tl.int32)
+    count = tl.max(is_inexact, 0) * (TERMS - 1) + 1
     tl.atomic_max(count_pointer, count, mask=count > 1)
 
 
@@ -78,8 +81,11 @@ def _draw_tile(
     keeps_means,
     UNIT: tl.constexpr,
 ):
-    """Add the bias, and store the sums, or draw and store states, a narrow part at a time: the
-    random words need registers for every element in flight."""
+    """Add the bias to a tile, then store the sums, or sample and store states.
+
+    The tile is halved until it is 32 columns wide: the random words need registers for every
+    element in flight.
+    """
     ROWS: tl.constexpr = accumulator.shape[0]
     COLUMNS: tl.constexpr = accumulator.shape[1]
     if COLUMNS > 32:
@@ -156,11 +162,11 @@ def half_step_kernel(
     values_pointer,  # [rows, columns], probabilities, or sums, written if keeps_means
     bias_pointer,  # [bias_size]
     factor_pointer,  # [rows], read if has_factor
-    count_pointer,  # [1], how many terms left has
+    count_pointer,  # [1], the number of left's terms
     left_row_stride: tl.int64,
     right_row_stride: tl.int64,
     seed: tl.int64,
-    seed_address: tl.int64,  # 0, or where the seed stands in device memory
+    seed_address: tl.int64,  # 0, or the address of the seed in device memory
     row_offset: tl.int64,
     step: tl.int32,
     rows: tl.int32,
@@ -177,7 +183,7 @@ def half_step_kernel(
     UNIT: tl.constexpr,
     DESCRIPTORS: tl.constexpr,
 ):
-    """left @ right.T + bias, and states drawn from it: 1 where the uniform is below the sigmoid."""
+    """left @ right.T + bias, and states sampled from it: 1 where a uniform is below the sigmoid."""
     row_tiles = tl.cdiv(rows, BLOCK_ROWS)
     column_tiles = tl.cdiv(columns, BLOCK_COLUMNS)
     row_start, column_start = tile_start(
@@ -186,7 +192,7 @@ def half_step_kernel(
     left_terms = tl.load(count_pointer)
     accumulator = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), dtype=tl.float32)
     for term in range(left_terms):
-        # A tile that passes the last row of a term holds another's: its rows are never stored.
+        # A tile past the last row of a term reads the next term's rows. They are never stored.
         left_start = (left_terms - 1 - term) * rows + row_start
         for block in range(tl.cdiv(depth, BLOCK_DEPTH)):
             left_tile = load_tile(
@@ -195,7 +201,7 @@ def half_step_kernel(
             )  # fmt: skip
             left_tile = as_operand(left_tile, tl.bfloat16)
             product = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), dtype=tl.float32)
-            # The smallest first, so that only the last sum is rounded at the result's size.
+            # The smallest term first, so that only the last sum is rounded at the result's size.
             for right_term in tl.static_range(TERMS):
                 right_start = (TERMS - 1 - right_term) * columns + column_start
                 right_tile = load_tile(
@@ -205,7 +211,7 @@ def half_step_kernel(
                 product = tl.dot(left_tile, as_operand(right_tile, tl.bfloat16), product)
             accumulator += product
         if term < left_terms - 1:
-            # What an infinite weight gives, the left operand's first term alone says.
+            # An infinite weight counts in the product with the left operand's first term alone.
             accumulator = tl.where(tl.abs(accumulator) < float("inf"), accumulator, 0.0)
     _draw_tile(
         accumulator, row_start, column_start, rows, columns, states_pointer, values_pointer,
@@ -238,7 +244,7 @@ def draw_kernel(
     deviation_pointer,  # [columns], of Gaussian units
     factor_pointer,  # [rows], read if has_factor
     seed: tl.int64,
-    seed_address: tl.int64,  # 0, or where the seed stands in device memory
+    seed_address: tl.int64,  # 0, or the address of the seed in device memory
     row_offset: tl.int64,
     step: tl.int32,
     rows: tl.int32,
@@ -248,8 +254,8 @@ def draw_kernel(
     GAUSSIAN: tl.constexpr,
     UNITS: tl.constexpr,
 ):
-    """Half a step's draw: 1 where the uniform is below sigmoid(factor value), or a normal number of
-    this mean and of the standard deviation factor deviation."""
+    """Sample units in place. Bernoulli: 1 where a uniform is below sigmoid(factor * value).
+    Gaussian: a normal number with mean ``value`` and standard deviation factor * deviation."""
     units_per_row = tl.cdiv(columns, 4)
     index = tl.program_id(0).to(tl.int64) * UNITS + tl.arange(0, UNITS)
     row = index // units_per_row

@@ -1,11 +1,11 @@
-"""The reconstruction loss on the GPU: the decoder's product is compared where it is made.
+"""The reconstruction loss on the GPU, fused with the decoder's matrix product.
 
-``compare_kernel`` holds a tile of z in registers, makes the loss and its gradients of it and writes
-those alone; the other products are shared/triton_gemm.py's. Where no gradient is wanted and a
-code of up to 512 units fits on the chip, ``loss_kernel`` goes from x to the loss in one: it walks x
-once for the code of some rows, and a second time to compare.
+``compare_kernel`` computes a tile of the decoder's pre-activation z in registers, and from it the
+loss and its gradients; z itself is never written. The other products are shared/triton_gemm.py's.
+If no gradient is needed, and a code of up to 512 units fits on the chip, ``loss_kernel`` computes
+the loss from x in one launch: it reads x once to encode some rows, and again to compare.
 
-Sums are deterministic: each tile writes its own part, added up afterwards in the order of tiles.
+Sums are deterministic: each tile writes a partial sum, and these are added in the order of tiles.
 """
 
 from collections.abc import Iterator
@@ -25,27 +25,28 @@ from aefast.ops.shared import triton_activation, triton_gemm
 from aefast.ops.shared.triton import ACTIVATIONS, TYPE_NAMES, Variant, cdiv, device_of
 from aefast.ops.shared.triton_gemm import Tile
 
-# How wide a piece of a tile is: an epilogue needs registers for every element in flight.
+# The columns that the epilogue takes at a time: it needs registers for every element in flight.
 PIECE = 32
 
 LOSSES = {"mse": 0, "bce": 1}
-# What a comparison is compiled for: a cross entropy is of the logits of a sigmoid.
+# The combinations that compare_kernel is compiled for. Cross entropy takes a sigmoid's logits.
 COMPARED = [*(("mse", activation) for activation in ACTIVATIONS), ("bce", "sigmoid")]
 
 
 @dataclass(frozen=True)
 class Strip:
-    """The rows whose code one program of ``loss_kernel`` holds, and how."""
+    """The block of rows that one program of ``loss_kernel`` takes, and its launch settings."""
 
     rows: int
     columns: int  # of x and of the reconstruction at a time
-    part: int  # units of the code that are made at a time: a wider accumulator spills
-    parts: int
+    part: int  # units of the code that are computed at a time: a wider accumulator spills
+    parts: int  # 1 or 2
     warps: int
     stages: int
 
 
-# float32 at "highest" takes two primitives: the terms of its factors would not fit beside a code.
+# There is none for float32 at "highest": the terms of its factors do not fit on the chip with a
+# code. It takes compare_kernel.
 STRIPS: dict[int, dict[str, tuple[Strip, ...]]] = {
     80: {
         "half": (Strip(64, 64, 256, 1, 8, 2), Strip(64, 64, 256, 2, 8, 2)),
@@ -79,8 +80,8 @@ def _loss_variant(dtype: torch.dtype, strip: Strip) -> Variant:
 
 
 def _strip(inputs: LossInputs) -> Strip | None:
-    """How ``loss_kernel`` serves; None where two kernels do: a large code, few rows, or a chip with
-    little shared memory."""
+    """The settings of ``loss_kernel``; None where separate kernels serve: for a large code, few
+    rows or a chip with little shared memory."""
     x, weight = inputs.x, inputs.encoder_weight
     if not triton_gemm.has_full_shared_memory(x.device):
         return None
@@ -154,7 +155,7 @@ def _compare_variant(
 
 
 def variants(generation: int) -> Iterator[Variant]:
-    """What :func:`reconstruction_loss` can launch beside corrupt's and linear_act's kernels."""
+    """The kernels of this file that :func:`reconstruction_loss` can launch."""
     for dtype in TYPE_NAMES:
         for kind in ("float32", "tf32") if dtype == torch.float32 else ("half",):
             for tile in triton_gemm.TILES[generation][kind]:
@@ -181,7 +182,7 @@ def pays(inputs: LossInputs) -> bool:
 
 
 class _Primitives:
-    """What panels.LossPrimitives asks for."""
+    """Implements panels.LossPrimitives."""
 
     def __init__(self, device: torch.device) -> None:
         self.panel_bytes = triton_gemm.panel_bytes(device)
@@ -216,7 +217,7 @@ class _Primitives:
         row_tiles = cdiv(rows, tile.rows)
         target = triton_gemm.aligned(target)
         padded_columns = triton_gemm.padded(columns, code.dtype)
-        unwritten = code  # where a kernel takes a pointer that it makes no use of
+        unwritten = code  # for pointers that the kernel does not write to
         grad_output = code.new_empty(rows, padded_columns) if needed.output else None
         grad_target = code.new_empty(rows, padded_columns) if needed.target else None
         float32 = partial(code.new_empty, dtype=torch.float32)

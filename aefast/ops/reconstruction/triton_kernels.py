@@ -1,6 +1,5 @@
 # mypy: allow-untyped-defs
-"""The reconstruction loss on the GPU: a decoder's tiles compared where they are made, and the loss
-of rows whose code never leaves the chip."""
+"""GPU kernels for the reconstruction loss, fused with the decoder or with both layers."""
 
 import triton
 import triton.language as tl
@@ -28,11 +27,12 @@ CROSS_ENTROPY = tl.constexpr(host.LOSSES["bce"])
 
 @triton.jit
 def _loss(z, reconstruction, target, loss):
-    """The loss of each element."""
+    """The loss of each element; z is the decoder's pre-activation."""
     difference = reconstruction - target
     value = difference * difference
     if loss == CROSS_ENTROPY:
-        # From logits. Summed in this order, a confident and right prediction keeps its small loss.
+        # From logits. In this order of terms the small loss of a confident, right prediction is
+        # not rounded to 0.
         value = (1.0 - target) * z - tl.where(z < 0.0, z, 0.0) + log1p_exp_negative(tl.abs(z))
     return value
 
@@ -75,7 +75,7 @@ def _compare(
     LOSS: tl.constexpr,
     ACTIVATION: tl.constexpr,
 ):
-    """Compare a tile of the decoder's product with the target, a narrow piece at a time."""
+    """Compare a tile of the decoder's product with the target, PIECE columns at a time."""
     ROWS: tl.constexpr = z.shape[0]
     COLUMNS: tl.constexpr = z.shape[1]
     if COLUMNS > PIECE:
@@ -108,13 +108,13 @@ def _compare(
         value = tl.where(inside, _loss(z, reconstruction, target, LOSS), 0.0)
         grad, grad_target = _gradients(z, reconstruction, target, LOSS, ACTIVATION, scale)
         grad = tl.where(inside, grad, 0.0)
-        part = (row_start // ROWS).to(tl.int64)
+        row_tile = (row_start // ROWS).to(tl.int64)
         pieces = tl.cdiv(columns, COLUMNS)
         piece = column_start // COLUMNS
-        tl.store(loss_pointer + part * pieces + piece, tl.sum(value), mask=piece < pieces)
+        tl.store(loss_pointer + row_tile * pieces + piece, tl.sum(value), mask=piece < pieces)
         if wants_bias != 0:
             sums = tl.sum(grad, axis=0)
-            tl.store(grad_bias_pointer + part * columns + column, sums, mask=column < columns)
+            tl.store(grad_bias_pointer + row_tile * columns + column, sums, mask=column < columns)
         offset = wide_row * padded_columns + column[None, :]
         dtype: tl.constexpr = grad_output_pointer.dtype.element_ty
         if wants_output != 0:
@@ -183,7 +183,7 @@ def compare_kernel(
     ACTIVATION: tl.constexpr,
 ):
     """The loss of act(left @ right.T + bias) and its gradients; the product is never written."""
-    # A program a tile: Triton 3.7 cannot flatten a persistent loop around the branches below.
+    # One tile for each program: Triton 3.7 cannot flatten a persistent loop around the branches.
     row_tiles = tl.cdiv(rows, BLOCK_ROWS)
     column_tiles = tl.cdiv(columns, BLOCK_COLUMNS)
     row_start, column_start = tile_start(
@@ -249,11 +249,11 @@ def loss_kernel(
     output_activation: tl.int32,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
-    PART: tl.constexpr,  # units of the code that are made at a time
+    PART: tl.constexpr,  # units of the code that are computed at a time
     PARTS: tl.constexpr,  # 1 or 2; together at least `hidden`
     UNIT: tl.constexpr,  # elements in 16 bytes
 ):
-    """From x to the loss of BLOCK_ROWS rows, whose code never leaves the chip."""
+    """The loss of BLOCK_ROWS rows from x. Their code stays in registers."""
     row_start = tl.program_id(0) * BLOCK_ROWS
     code = _encode(
         x_pointer, encoder_pointer, encoder_bias_pointer, x_row_stride, encoder_row_stride,
@@ -325,7 +325,7 @@ def _encode(
         code = _dot(x, weight.T, code)
     unit = first_unit + tl.arange(0, PART)
     bias = tl.load(encoder_bias_pointer + unit, mask=unit < encoder_bias_size, other=0.0)
-    # Past `hidden` the code is act(0), and meets zeros of the decoder's weight.
+    # Units past `hidden` are act(0). They multiply zeros of the decoder's padded weight.
     code = activate(code + bias.to(tl.float32)[None, :], activation)
     return round_to(code, x_pointer.dtype.element_ty)
 

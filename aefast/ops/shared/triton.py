@@ -1,7 +1,7 @@
-"""What the host side of every Triton kernel shares: the cubins, their arguments, their launch.
+"""Launches Triton kernels: as ready-made cubins, or compiled by Triton.
 
-An op's ``triton.py`` plans and launches, and imports without triton installed. The device functions
-are in ``triton_kernels.py``, which is imported, and triton with it, once a kernel must be compiled.
+An op's ``triton.py`` plans and launches; it imports without triton installed. The kernels are in
+its ``triton_kernels.py``, which imports triton, and is itself imported when one must be compiled.
 """
 
 import ast
@@ -21,8 +21,8 @@ from aefast import cubins
 from aefast.backend import BackendUnavailableError
 from aefast.ops.shared import triton_compiled
 
-# The number that a kernel has for an activation. A product's kernel is compiled for each; others
-# branch on it, so that one cubin serves them all.
+# The number of each activation in the kernels. Product kernels are compiled for each activation;
+# others branch on its number, so that one cubin serves all.
 ACTIVATIONS = {
     "identity": 0,
     "relu": 1,
@@ -44,23 +44,23 @@ DTYPES = {name: dtype for dtype, name in TYPE_NAMES.items()} | {
 
 @dataclass(frozen=True)
 class Descriptor:
-    """A matrix of contiguous rows that a kernel reads in blocks, by tensor memory accelerator."""
+    """A matrix with contiguous rows that a kernel reads in blocks by tensor memory accelerator."""
 
     tensor: torch.Tensor
-    block: list[int]  # rows and columns
-    round_to_tf32: bool  # on the way
+    block: list[int]  # rows and columns of a block
+    round_to_tf32: bool  # whether the hardware rounds float32 to TF32 while reading
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One compiled kernel: its source, what it is specialized on, and how many threads run it.
+    """One compilation of a kernel: its source, types, constants and number of warps.
 
-    The same record launches the kernel and compiles it ahead of time, so what the tests compile
-    is what runs. Kernels specialize on nothing else: integers have annotated types and, like
-    pointers, are not specialized by value or alignment.
+    The same record launches the kernel and compiles it ahead of time, so the tests compile what
+    runs. Kernels are specialized on nothing else: integers have annotated types and, like pointers,
+    are not specialized by value or alignment.
     """
 
-    kernel: str  # its path under aefast.ops: "variational.triton_kernels.scaled_noise_kernel"
+    kernel: str  # the path under aefast.ops: "variational.triton_kernels.scaled_noise_kernel"
     pointer_types: dict[str, str]
     constants: dict[str, Any]
     warps: int = 4
@@ -76,7 +76,7 @@ class Variant:
 
     @property
     def function(self) -> Any:
-        """The kernel itself, which Triton compiles."""
+        """The kernel's Triton function."""
         return _jit_function(self.kernel)
 
     @property
@@ -94,7 +94,8 @@ class Variant:
 
     @cached_property
     def parameters(self) -> tuple[str, ...]:
-        """The names of what a launch passes, in the kernel's order: all but the constants."""
+        """The names of a launch's arguments in the kernel's order: its parameters without the
+        constants."""
         module, _, function = self.kernel.rpartition(".")
         names = _parameters(module)[function]
         return tuple(name for name in names if name not in self.constants)
@@ -104,8 +105,7 @@ class Variant:
         return itemgetter(*self.parameters)
 
     def launch(self, programs: int, **arguments: Any) -> None:
-        """Launch the kernel with its arguments by name, the tensors among them under the names
-        of the kernel's pointers.
+        """Launch the kernel with its arguments by name. Tensors have the names of its pointers.
 
         Raises:
             TypeError: an argument is missing, or the kernel has no parameter of that name.
@@ -125,7 +125,7 @@ class Variant:
         return TypeError(f"a launch of {function} lacks {missing} and has unknown {unknown}")
 
     def launch_in_order(self, programs: int, arguments: tuple[Any, ...]) -> None:
-        """Run the ready-made binary where there is one for the device; else Triton compiles."""
+        """Launch the ready-made cubin if there is one for the device; else Triton compiles one."""
         device = getattr(arguments[0], "tensor", arguments[0]).device
         if device.type == "cuda" and (
             cubins.launch(self.name, device, programs, arguments)
@@ -143,7 +143,11 @@ class Variant:
         }
 
     def _check_dtypes(self, arguments: Sequence[Any]) -> None:
-        """A kernel writes as many bytes as its signature says, whatever a tensor holds."""
+        """Check tensors' dtypes: a kernel takes them for those of its signature.
+
+        Raises:
+            TypeError: a tensor has another dtype.
+        """
         named = dict(zip(self.parameters, arguments, strict=True))
         for name, dtype in self._pointer_dtypes.items():
             argument = named[name]
@@ -154,8 +158,8 @@ class Variant:
                 )
 
     def launch_jit(self, programs: int, arguments: tuple[Any, ...]) -> None:
-        """Have Triton compile, where it has not yet, and launch: what the interpreter does, and a
-        GPU where the extension is not there.
+        """Launch by Triton, which compiles at the first call: in the interpreter, and on a GPU
+        without the extension.
 
         Raises:
             TypeError: a tensor's dtype is not the signature's.
@@ -171,10 +175,9 @@ class Variant:
 
 @cache
 def _parameters(module: str) -> dict[str, list[str]]:
-    """The parameters of every function of a module of kernels.
+    """The parameters of every function in a module of kernels.
 
-    They are read from its source: a ready-made binary is launched where triton, which the module
-    imports, is not installed.
+    They are read from its source. Importing it would need triton, which ready-made cubins do not.
     """
     source = Path(__file__).parents[1].joinpath(*module.split(".")).with_suffix(".py")
     functions = [
@@ -198,7 +201,7 @@ def _jit_function(kernel: str) -> Any:
 
 
 def jit_arguments(arguments: Sequence[Any]) -> list[Any]:
-    """A launch's arguments as Triton's own launcher takes them."""
+    """A launch's arguments for Triton's own launcher."""
     return [
         _tensor_descriptor(argument) if isinstance(argument, Descriptor) else argument
         for argument in arguments
@@ -216,7 +219,7 @@ def _tensor_descriptor(descriptor: Descriptor) -> Any:
 
 
 def jit_constants(constants: dict[str, Any]) -> dict[str, Any]:
-    """A launch's constants: where Triton's descriptors cannot round, its kernels do."""
+    """A launch's constants. If Triton's descriptors cannot round to TF32, the kernel does."""
     if "ROUND" in constants and not descriptors_round():
         return constants | {"ROUND": True}
     return constants
@@ -224,11 +227,11 @@ def jit_constants(constants: dict[str, Any]) -> dict[str, Any]:
 
 @cache
 def descriptors_round() -> bool:
-    """Whether Triton's launcher has descriptors round float32 to TF32, as ours does: 3.7 and on."""
+    """Whether Triton's descriptors can round float32 to TF32, as the extension's can: since 3.7."""
     try:
         major, minor = importlib.metadata.version("triton").split(".")[:2]
     except importlib.metadata.PackageNotFoundError:
-        return True  # a development build, which goes by another name
+        return True  # a development build, which has another name
     return (int(major), int(minor)) >= (3, 7)
 
 
@@ -238,14 +241,15 @@ def cdiv(dividend: int, divisor: int) -> int:
 
 
 def device_of(tensor: torch.Tensor) -> contextlib.AbstractContextManager[object]:
-    """Make the tensor's own device current: Triton launches on the current one."""
+    """A context in which the tensor's device is current: Triton launches on the current device."""
     if tensor.device.type == "cuda":
         return torch.cuda.device(tensor.device)
     return contextlib.nullcontext()
 
 
 def seed_arguments(seed: int | torch.Tensor, device: torch.device) -> dict[str, int]:
-    """What ``load_seed`` takes: a seed in the device's memory is left there."""
+    """The arguments of a kernel's ``load_seed``. A seed in the device's memory is passed by its
+    address, without waiting for its value."""
     if not isinstance(seed, torch.Tensor):
         return {"seed": seed, "seed_address": 0}
     if device.type == "cuda" and seed.device == device:

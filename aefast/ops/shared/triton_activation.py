@@ -1,4 +1,4 @@
-"""The gradient at a pre-activation on the GPU, and in the same pass its sums over the rows."""
+"""The gradient by a layer's pre-activation on the GPU, and its sums over the rows, in one pass."""
 
 from functools import cache
 
@@ -31,8 +31,8 @@ def variant(dtype: torch.dtype, aligned: bool) -> Variant:
 
 
 def activation_backward(grad: Tensor, saved: Tensor, activation: str) -> tuple[Tensor, Tensor]:
-    """The gradient at the pre-activation, its rows filled up with zeros, and each row block's
-    column sums: added in the order of the blocks they are the same in every run."""
+    """The gradient by the pre-activation, with padded rows, and the column sums of each block of
+    rows. Added in the order of the blocks, these are the same in every run."""
     rows, columns = grad.shape
     padded_columns = padded(columns, grad.dtype)
     row_blocks = cdiv(rows, GRADIENT_ROWS * GRADIENT_STEPS)

@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs
-"""The gradient at a pre-activation on the GPU, and in the same pass its sums over the rows."""
+"""The gradient by a layer's pre-activation on the GPU, and its sums over the rows, in one pass."""
 
 import triton
 import triton.language as tl
@@ -26,10 +26,10 @@ from aefast.ops.shared.triton_device import activation_gradient, round_to
     ],
 )
 def gradient_kernel(
-    grad_pointer,  # [rows, columns], any strides, 0 among them
+    grad_pointer,  # [rows, columns], any strides, also 0
     saved_pointer,  # [rows, columns], any strides
     grad_preactivation_pointer,  # [rows, padded_columns], the padding written as 0
-    partial_pointer,  # [row blocks, columns] float32: each block's share of the bias gradient
+    partial_pointer,  # [row blocks, columns] float32: each block's part of the bias gradient
     rows: tl.int32,
     columns: tl.int32,
     padded_columns: tl.int32,
@@ -44,7 +44,7 @@ def gradient_kernel(
     UNIT: tl.constexpr,  # elements in 16 bytes
     ALIGNED: tl.constexpr,  # both inputs can be read 16 bytes at a time
 ):
-    """The gradient at the pre-activation, and its column sums over STEPS * ROWS rows."""
+    """The gradient by the pre-activation, and its column sums over STEPS * ROWS rows."""
     column_blocks = tl.cdiv(padded_columns, COLUMNS)
     row_block = tl.program_id(0) // column_blocks
     column = (tl.program_id(0) % column_blocks) * COLUMNS + tl.arange(0, COLUMNS)

@@ -1,8 +1,8 @@
-"""What Triton compiles, launched as the ready-made binaries are, by the extension.
+"""Compiles kernels by Triton at their first call, and launches them by the extension.
 
-The extension encodes tensor maps itself: they round float32 to TF32 on the way, and are mended
-where a driver gets them wrong, whichever Triton compiled the kernel. Where the extension is not
-there, or a kernel wants what it does not bring, Triton launches.
+The extension launches them like ready-made cubins. It encodes tensor maps itself: these round
+float32 to TF32, and are corrected for drivers that encode them wrongly, whichever Triton compiled
+the kernel. Without the extension, or for kernels that need scratch memory, Triton launches.
 """
 
 import re
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from aefast._C import CudaKernel
     from aefast.ops.shared.triton import Variant
 
-# What the driver is told of a tensor descriptor.
+# The fields of Triton's metadata that describe a tensor descriptor to the driver.
 DESCRIPTOR_KEYS = ("swizzle", "elem_size", "elem_type", "block_size")
 
 _kernels: "dict[tuple[tuple[int, int], str], CudaKernel | None]" = {}  # by capability and variant
@@ -27,7 +27,7 @@ _kernels: "dict[tuple[tuple[int, int], str], CudaKernel | None]" = {}  # by capa
 def launch(
     variant: "Variant", device: torch.device, programs: int, arguments: tuple[object, ...]
 ) -> bool:
-    """Compile, where that has not been done, and launch; False where Triton has to launch.
+    """Launch a variant, compiling it at its first call; False if Triton has to launch it.
 
     Raises:
         RuntimeError: a CUDA graph is being captured, and the kernel is not compiled yet; or CUDA's
@@ -55,7 +55,7 @@ def launch(
 
 
 def _compile(variant: "Variant", capability: tuple[int, int]) -> "CudaKernel | None":
-    """The kernel for the extension; None where it cannot launch it."""
+    """The compiled kernel; None if the extension cannot launch it."""
     if not cubins.may_launch():
         return None
     compiled = compile_for(variant, capability[0] * 10 + capability[1])
@@ -80,7 +80,7 @@ def compile_for(variant: "Variant", arch: int) -> Any:
 
 
 def launch_record(variant: "Variant", compiled: Any) -> cubins.Launch:
-    """What a launch needs to know beside the binary."""
+    """The description of a compiled kernel that a launch needs beside its cubin."""
     metadata = compiled.metadata
     return {
         "symbol": metadata.name,
@@ -95,12 +95,12 @@ def launch_record(variant: "Variant", compiled: Any) -> cubins.Launch:
 
 
 def argument_types(variant: "Variant") -> list[str]:
-    """The types of what a launch passes, in order."""
+    """The types of a launch's arguments, in order."""
     return [kind for kind in variant.signature.values() if kind != "constexpr"]
 
 
 def reason_against(compiled: Any, arguments: Sequence[str]) -> str | None:
-    """Why the extension cannot launch the binary; None where it can."""
+    """Why the extension cannot launch a compiled kernel; None if it can."""
     metadata = compiled.metadata
     if metadata.global_scratch_size or metadata.profile_scratch_size:
         return "needs scratch memory, which no launch brings"
@@ -110,7 +110,7 @@ def reason_against(compiled: Any, arguments: Sequence[str]) -> str | None:
 
 
 def parameter_bytes(ptx: str) -> list[int]:
-    """The size of each parameter of the kernel."""
+    """The size in bytes of each parameter of a kernel, from its PTX."""
     entry = ptx[ptx.index(".entry") : ptx.index(")", ptx.index(".entry"))]
     parameters = re.findall(
         r"\.param(?: \.align \d+)? \.[a-z](\d+)[^\n]*?(?:\[(\d+)\])?,?\n", entry
@@ -119,7 +119,7 @@ def parameter_bytes(ptx: str) -> list[int]:
 
 
 def argument_bytes(arguments: Sequence[str]) -> list[int]:
-    """The same of what a launch passes, with the two scratch pointers that Triton adds."""
+    """The size in bytes of each argument of a launch, with Triton's two scratch pointers."""
     sizes = []
     for kind in arguments:
         if kind.startswith("tensordesc"):  # the map, the shape, the strides

@@ -25,7 +25,7 @@ INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 
 @triton.jit
 def philox(seed, column_block, row, step):
-    """The four 32-bit words that serve columns 4 * column_block .. 4 * column_block + 3 of a row.
+    """The four 32-bit random words of columns 4 * column_block to 4 * column_block + 3 of a row.
 
     seed, row: 64-bit; column_block, step: 32-bit. Shapes broadcast.
     """
@@ -45,7 +45,7 @@ def philox(seed, column_block, row, step):
         word_2 = (product_0 >> 32).to(tl.uint32) ^ word_3 ^ key_1
         word_1 = product_2.to(tl.uint32)
         word_3 = product_0.to(tl.uint32)
-        # The sum wraps; through 64 bits, for the interpreter checks 32-bit sums for overflow.
+        # The sum wraps. It goes through 64 bits since the interpreter refuses 32-bit overflow.
         key_0 = (key_0.to(tl.uint64) + 0x9E3779B9).to(tl.uint32)
         key_1 = (key_1.to(tl.uint64) + 0xBB67AE85).to(tl.uint32)
     return word_0, word_1, word_2, word_3
@@ -53,7 +53,7 @@ def philox(seed, column_block, row, step):
 
 @triton.jit
 def load_seed(seed, seed_address):
-    """The seed, or the number at its address, with which each replay of a CUDA graph can differ."""
+    """The seed, or the number at its address, which may differ at each replay of a CUDA graph."""
     pointer = seed_address.to(tl.int64).to(tl.pointer_type(tl.uint64))
     return tl.load(pointer, mask=seed_address != 0, other=seed.to(tl.uint64))
 
@@ -67,7 +67,7 @@ def interleave(first, second, third, fourth):
 
 @triton.jit
 def uniform_bits(word):
-    """The uniform times 2^24, a word's top 24 bits: u < p is then a comparison of integers."""
+    """A word's top 24 bits, the uniform times 2^24, so that u < p is a comparison of integers."""
     return (word >> 8).to(tl.int32)
 
 
@@ -81,8 +81,9 @@ def uniform(word):
 def normal_pair(radius_word, angle_word):
     """Two float32 standard normals (Box-Muller) from two words.
 
-    The angle is reduced to the nearest quarter turn in integers, exactly; sine and cosine of what
-    remains are polynomials within 1e-7 (tl.sin keeps a slow path with a table on the stack).
+    The angle is reduced exactly, in integers, to the nearest quarter turn. Sine and cosine of the
+    remainder are polynomials with an error below 1e-7; tl.sin has a slow path with a table on the
+    stack.
     """
     # In (0, 1], so that the logarithm is finite.
     radius_uniform = radius_word.to(tl.float32) * 2.3283064365386963e-10 + 1.1641532182693481e-10
@@ -123,7 +124,7 @@ def four_normals(seed, column_block, row, step):
 def draw_units(four: tl.constexpr, seed, row, step, unit, WIDTH: tl.constexpr):
     """The units' noise [UNITS, WIDTH], from one call of `four` for each four columns."""
     if WIDTH == 8:
-        # Joined last, so that a thread holds its whole unit and nothing crosses shared memory.
+        # Joined last: then a thread holds its whole unit, and nothing goes through shared memory.
         first_0, first_1, first_2, first_3 = four(seed, 2 * unit, row, step)
         second_0, second_1, second_2, second_3 = four(seed, 2 * unit + 1, row, step)
         noise = interleave(
@@ -154,7 +155,7 @@ def locate_units(
     """
     first = tl.program_id(0).to(tl.int64) * UNITS
     first_row = first // units_per_row
-    # Only a program's first unit needs a 64-bit division; the others are counted from it.
+    # Only a program's first unit takes a 64-bit division; the others are counted from it.
     index = tl.arange(0, UNITS)
     local = (first - first_row * units_per_row).to(tl.uint32) + index.to(tl.uint32)
     local_row = local // units_per_row.to(tl.uint32)
@@ -190,7 +191,7 @@ def exp(x):
     x = tl.where(x > 89.0, 89.0, x)
     exponent = tl.floor(x * 1.4426950408889634 + 0.5)
     r = (x - exponent * 0.693359375) - exponent * -2.12194440e-4
-    # 2^n in two factors, so that subnormal results come out too. NaN stays in r.
+    # 2^n in two factors, so that results may be subnormal. NaN stays in r.
     n = tl.where(x == x, exponent, 0.0).to(tl.int32)
     half = n >> 1
     power_0 = ((half + 127) << 23).to(tl.float32, bitcast=True)
@@ -238,7 +239,7 @@ def log1p_exp_negative(magnitude):
     """ln(1 + e^-m) for m >= 0."""
     decay = tl.exp(-magnitude)
     one_plus = 1.0 + decay
-    # The last term gives back what the sum above rounded away.
+    # The last term corrects the rounding of the sum above.
     return tl.log(one_plus) + (decay - (one_plus - 1.0)) / one_plus
 
 
@@ -299,7 +300,7 @@ def activation_gradient(grad, saved, activation):
 
 @triton.jit
 def activation_curvature(saved, activation):
-    """act''(preactivation) in float32, from the same."""
+    """act''(preactivation) in float32; ``saved`` as for :func:`activation_gradient`."""
     curvature = tl.zeros_like(saved)
     if activation == SIGMOID:
         curvature = saved * (1.0 - saved) * (1.0 - 2.0 * saved)
@@ -320,7 +321,7 @@ def activation_curvature(saved, activation):
 def round_to(x, dtype: tl.constexpr):
     """float32 x to `dtype`, rounded to nearest even."""
     if INTERPRETED and dtype == tl.bfloat16:
-        # The interpreter's own conversion cuts the low bits off.
+        # The interpreter's own conversion truncates.
         bits = x.to(tl.uint32, bitcast=True)
         rounded = (bits.to(tl.uint64) + 0x7FFF + ((bits >> 16) & 1)) >> 16
         rounded = tl.where(x == x, rounded, 0x7FC0)

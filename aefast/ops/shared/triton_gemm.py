@@ -1,16 +1,15 @@
-"""Matrix products on the GPU: which tiles of triton_gemm_kernels.py make one, and how.
+"""Matrix products on the GPU: chooses the tiles and launches the kernels of triton_gemm_kernels.py.
 
 Where the chip has a tensor memory accelerator (sm_90 on) tiles arrive through tensor descriptors,
 elsewhere through pointers.
 
-float32 follows torch's switches (precision.py): ``"highest"`` takes six bfloat16 products,
-``"high"`` and ``"medium"`` one TF32 product, as torch's own CUDA matmul does for both.
+float32 follows torch's precision setting (precision.py). ``"highest"`` takes six bfloat16 products;
+``"high"`` and ``"medium"`` take one TF32 product, as torch's own CUDA matmul does.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +28,7 @@ from aefast.ops.shared.triton import (
 
 @dataclass(frozen=True)
 class Tile:
-    """What one program works on, and how."""
+    """The block of a product that one program computes, and its launch settings."""
 
     rows: int
     columns: int
@@ -39,10 +38,11 @@ class Tile:
     flatten: bool = False
 
 
-# A large tile for products that fill the chip with it, and a small one for the others. A warp group
-# of wgmma holds 64 rows, and 128x256 on two of them reads least from shared memory a product.
-# float32's tiles are smaller for the registers, and on sm_100 for the tensor memory, that its
-# products need; "bernoulli" ones read three right tiles for each left one.
+# For each GPU generation and kind of product, a large tile for products that fill the chip with it,
+# and a small one for the others. On sm_90 a warp group holds 64 rows; 128x256 on two warp groups
+# reads least from shared memory for each product. float32 has smaller tiles: its six products need
+# more registers, and on sm_100 more tensor memory. "bernoulli" reads three right tiles for each
+# left one.
 TILES = {
     80: {
         "half": (Tile(128, 128, 64, 8, 4), Tile(64, 64, 64, 4, 4)),
@@ -63,12 +63,12 @@ TILES = {
         "bernoulli": (Tile(128, 128, 64, 8, 3), Tile(64, 64, 64, 4, 3)),
     },
 }
-STEPS_PER_SPLIT = 16  # fewer would not pay for the partial sums' way through memory
+STEPS_PER_SPLIT = 16  # with fewer, writing and adding partial sums takes longer than it saves
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How one product runs."""
+    """The kernel, tile and number of splits of one product."""
 
     variant: Variant
     tile: Tile
@@ -77,10 +77,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class Factors:
-    """left [rows, depth] and right [columns, depth] of a product, as a kernel reads them.
+    """The operands of a product, left [rows, depth] and right [columns, depth], in memory that a
+    kernel can read.
 
-    A factor stored by depth is [depth, rows] or [depth, columns]. Rows are filled up with zeros to
-    whole units, and left may have more columns than right.
+    An operand stored by depth is [depth, rows] or [depth, columns]. Rows are padded with zeros to
+    whole units of 16 bytes. left may have more columns than right.
     """
 
     left: Tensor
@@ -90,7 +91,7 @@ class Factors:
     shape: tuple[int, int, int]  # rows, columns, depth
 
     def arguments(self, generation: int, tile: Tile) -> dict[str, Tensor | Descriptor | int]:
-        """What every kernel that multiplies takes: both factors, their strides and the shape."""
+        """The arguments that every product kernel takes: operands, strides and shape."""
         left: Tensor | Descriptor = self.left
         right: Tensor | Descriptor = self.right
         if generation >= 90:
@@ -110,17 +111,18 @@ class Factors:
 
 
 def factors(left: Tensor, right: Tensor, *, plain: bool, kind: str | None = None) -> Factors:
-    """The factors of left @ right.T, copied only where they cannot be read as they lie.
+    """The operands of left @ right.T, copied only where the kernels cannot read their layout.
 
-    plain: nothing is fused to the product; only then may left, too, be stored by depth.
-    kind: a key of TILES; None for what torch's float32 matmul precision says.
+    plain: no bias and no activation is fused. Only then may left be stored by depth.
+    kind: a key of TILES; None for the one that torch's float32 matmul precision asks for.
     """
     shape = left.shape[0], right.shape[0], right.shape[1]
     if shape[2] == 0:
         left, right = left.new_zeros(shape[0], 1), right.new_zeros(shape[1], 1)
         shape = *shape[:2], 1
-    # By depth: what is contiguous is the other dimension, as in a transposed view. The kernel takes
-    # a left operand so only for a weight's gradient, and leaves bias and activation out of it.
+    # Stored by depth: the contiguous dimension is the other one, as in a transposed view. The
+    # kernel reads a left operand like that only for a weight's gradient, without bias and
+    # activation.
     right_by_depth = _is_transposed(right)
     left_by_depth = plain and right_by_depth and _is_transposed(left)
     left = aligned(left.T if left_by_depth else left)
@@ -130,7 +132,7 @@ def factors(left: Tensor, right: Tensor, *, plain: bool, kind: str | None = None
 
 
 def kind_of(factor: Tensor) -> str:
-    """How products of it are made now: a key of TILES."""
+    """The kind of product, a key of TILES, for an operand's dtype and the current precision."""
     if factor.dtype != torch.float32:
         return "half"
     return "float32" if product_level(factor.device.type) == "highest" else "tf32"
@@ -138,10 +140,10 @@ def kind_of(factor: Tensor) -> str:
 
 @cache
 def chip(device: torch.device) -> tuple[int, int]:
-    """(generation in the tables, multiprocessors).
+    """A device's generation, a key of the tables, and its number of multiprocessors.
 
     Raises:
-        BackendUnavailableError: it is a GPU that the Triton kernels do not serve.
+        BackendUnavailableError: the Triton kernels do not support this GPU.
     """
     if device.type != "cuda":
         return 90, 4  # interpreted
@@ -153,9 +155,9 @@ def chip(device: torch.device) -> tuple[int, int]:
 
 
 def generation_of(major: int) -> int:
-    """The row of the tables for a compute capability, from 8 on.
+    """The generation, a key of the tables, for a compute capability's major number, from 8 on.
 
-    12.x has mma.sync and less shared memory than 10.x, and runs what sm_80 runs; so does any newer
+    12.x has mma.sync and less shared memory than 10.x: it takes sm_80's tiles, as does any newer
     one that is not known yet.
     """
     return {9: 90, 10: 100, 11: 100}.get(major, 80)
@@ -163,7 +165,8 @@ def generation_of(major: int) -> int:
 
 @cache
 def has_full_shared_memory(device: torch.device) -> bool:
-    """Whether a block can have the 163 KiB of sm_80; 8.6, 8.9 and 12.x give it 99, and AMD's 64."""
+    """Whether a block can use 163 KiB of shared memory, as on sm_80. On 8.6, 8.9 and 12.x it can
+    use 99 KiB, on AMD's GPUs 64."""
     if device.type != "cuda":
         return True  # interpreted
     if torch.version.hip is not None:
@@ -174,10 +177,10 @@ def has_full_shared_memory(device: torch.device) -> bool:
 
 @cache
 def panel_bytes(device: torch.device) -> int:
-    """What a panel of rows may take: a 128th of the GPU's memory.
+    """The memory that a panel of rows may take: a 128th of the GPU's.
 
-    Each panel launches all its kernels anew, and the last tiles of each leave multiprocessors idle.
-    It goes by the whole memory, not by what is free: the sums are the same in every call.
+    Larger panels mean fewer launches, and fewer last tiles that leave multiprocessors idle. It is a
+    share of the total memory, not of the free memory: so sums are the same in every call.
     """
     least = 128 << 20
     if device.type != "cuda":
@@ -186,18 +189,19 @@ def panel_bytes(device: torch.device) -> int:
 
 
 def unit(dtype: torch.dtype) -> int:
-    """Elements in 16 bytes: what a tensor descriptor and a vector access go by."""
+    """The number of elements in 16 bytes, the unit of tensor descriptors and vector accesses."""
     return 16 // dtype.itemsize
 
 
 def padded(columns: int, dtype: torch.dtype) -> int:
+    """The number of columns, rounded up to whole units of 16 bytes."""
     return cdiv(columns, unit(dtype)) * unit(dtype)
 
 
 def operand_types(
     generation: int, dtype: torch.dtype, tile: Tile, layout: tuple[bool, bool]
 ) -> dict[str, str]:
-    """What the signature says of ``left`` and ``right``."""
+    """The types of ``left`` and ``right`` in a kernel's signature."""
     types = {}
     element = TYPE_NAMES[dtype]
     for name, by_depth, size in zip(
@@ -210,7 +214,7 @@ def operand_types(
 
 def tile_constants(
     generation: int, dtype: torch.dtype, kind: str, tile: Tile, layout: tuple[bool, bool]
-) -> dict[str, Any]:
+) -> dict[str, int]:
     """The constants of every kernel that multiplies tiles."""
     left_by_depth, right_by_depth = layout
     descriptors = generation >= 90
@@ -249,7 +253,8 @@ def _variant(
 def choose_tile(
     generation: int, multiprocessors: int, kind: str, shape: tuple[int, int, int]
 ) -> tuple[Tile, int]:
-    """The large tile where its copies fill half the chip, else the small one; how many copies."""
+    """The large tile if so many fill half the chip, else the small one; and the number of large
+    tiles in the product."""
     large, small = TILES[generation][kind]
     tiles = cdiv(shape[0], large.rows) * cdiv(shape[1], large.columns)
     return (large if 2 * tiles >= multiprocessors else small), tiles
@@ -265,10 +270,10 @@ def plan(
     output_dtype: torch.dtype | None = None,
     activation: str = "identity",
 ) -> Plan:
-    """Choose the tile and the splits of one product.
+    """Choose the tile and the number of splits of one product.
 
-    Only a weight's gradient (both operands stored by depth) is split: it alone is deep, the batch
-    being its depth, and it has no activation that would have to wait for the whole sum.
+    Only a weight's gradient, both of whose operands are stored by depth, is split along the depth.
+    Its depth is the batch, which may be long, and no activation has to wait for the whole sum.
     """
     large, small = TILES[generation][kind]
     tile, tiles = choose_tile(generation, multiprocessors, kind, shape)
@@ -288,9 +293,9 @@ def variants(generation: int) -> Iterator[Variant]:
         for kind in ("float32", "tf32") if dtype == torch.float32 else ("half",):
             for tile in TILES[generation][kind]:
                 for layout in ((False, False), (False, True), (True, True)):
-                    own = ("identity",) if all(layout) else tuple(ACTIVATIONS)
+                    fused = ("identity",) if all(layout) else tuple(ACTIVATIONS)
                     for output_dtype in dict.fromkeys((dtype, torch.float32)):
-                        for activation in own if output_dtype == dtype else ("identity",):
+                        for activation in fused if output_dtype == dtype else ("identity",):
                             yield _variant(
                                 generation, dtype, output_dtype, kind, tile, layout, activation
                             )
@@ -301,7 +306,8 @@ def _is_transposed(tensor: Tensor) -> bool:
 
 
 def is_aligned(tensor: Tensor) -> bool:
-    """Whether every row of a matrix is whole 16-byte units, in order, and starts at one."""
+    """Whether every row of a matrix consists of whole 16-byte units and starts at a multiple of 16
+    bytes."""
     row_stride, column_stride = tensor.stride()
     return (
         column_stride == 1
@@ -313,7 +319,7 @@ def is_aligned(tensor: Tensor) -> bool:
 
 
 def aligned(tensor: Tensor) -> Tensor:
-    """The matrix where the kernel can read it, else a copy, its rows filled up with zeros."""
+    """The matrix itself if :func:`is_aligned`, else a copy with its rows padded with zeros."""
     if is_aligned(tensor):
         return tensor
     rows, columns = tensor.shape
@@ -330,7 +336,7 @@ def multiply(
     keep_preactivation: bool = False,
     kind: str | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """act(left @ right.T + bias), and the pre-activation if it is to be kept."""
+    """act(left @ right.T + bias), and the pre-activation or None."""
     rows, columns = left.shape[0], right.shape[0]
     if rows == 0 or columns == 0:
         output = left.new_empty(rows, columns)
@@ -356,15 +362,16 @@ def multiply(
 
 
 def _first_columns(matrix: Tensor, columns: int) -> Tensor:
-    """A matrix without the columns that fill it up. No view: autograd refuses to change a view that
-    a Function returns in place."""
+    """A matrix without its padding, as a copy: autograd refuses to change in place a view that a
+    Function returned."""
     if matrix.shape[1] == columns:
         return matrix
     return matrix[:, :columns].clone(memory_format=torch.contiguous_format)
 
 
 def add_product(left: Tensor, right: Tensor, total: Tensor | None) -> Tensor:
-    """total + left @ right.T in float32, in total's memory if there is one; its strides are any."""
+    """total + left @ right.T in float32, written into ``total`` if there is one, whatever its
+    strides."""
     columns = right.shape[0]
     read = factors(left, right, plain=True)
     chosen = plan(*chip(left.device), left.dtype, read.kind, read.shape, read.layout, torch.float32)
@@ -378,10 +385,10 @@ def add_product(left: Tensor, right: Tensor, total: Tensor | None) -> Tensor:
 
 
 def _is_output(total: Tensor, chosen: Plan, read: Factors) -> bool:
-    """Whether the kernel can add to ``total`` where it lies.
+    """Whether the kernel can add to ``total`` in place.
 
-    Only where both factors are stored by depth does it add to what is there: elsewhere it ends in a
-    bias and an activation. A factor of one row or column has no order that tells.
+    Only its form for two operands stored by depth adds to its output; the others end in a bias and
+    an activation.
     """
     columns = read.shape[1]
     return (
@@ -394,7 +401,8 @@ def _is_output(total: Tensor, chosen: Plan, read: Factors) -> bool:
 
 
 def _output(chosen: Plan, read: Factors, dtype: torch.dtype) -> Tensor:
-    """[rows, columns filled up to whole units]; of several splits as many of these."""
+    """Memory for the output, [rows, padded columns]; for several splits [splits, rows, padded
+    columns]."""
     rows, columns = read.shape[0], padded(read.shape[1], read.left.dtype)
     if chosen.splits > 1:
         return read.left.new_empty(chosen.splits, rows, columns, dtype=torch.float32)

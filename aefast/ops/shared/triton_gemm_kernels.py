@@ -1,15 +1,16 @@
 # mypy: allow-untyped-defs
-"""Matrix products on the GPU: the tiles that every product kernel shares, and a dense layer's.
+"""Matrix products on the GPU: ``gemm_kernel`` for a dense layer, and functions of a tile.
 
-``gemm_kernel`` makes a layer's output, its input's gradient and its weight's. It is compiled for
-each activation: a wide tile with all eight is 480 KB of code, and takes a quarter of a minute.
+``gemm_kernel`` computes a layer's output, and the gradients by its input and weight. It is compiled
+for each activation: with all eight in one kernel a wide tile has 480 KB of code, and compiles for a
+quarter of a minute.
 
-At ``"highest"`` precision a float32 product is six bfloat16 ones. A float32 is the exact sum of
-three bfloat16 numbers, and the three products left out are under 2^-23 of the term they belong to.
-Tensor cores round their sums toward zero, a bias that grows with depth, so each block of the depth
-starts from zero and is added to the running sum by ordinary arithmetic. ``tf32x3`` keeps 22 bits of
-each factor and would miss float32's accuracy at small depths; ``ieee`` leaves the tensor cores
-idle.
+At ``"highest"`` precision a float32 product is six bfloat16 products. A float32 is the exact sum of
+three bfloat16 numbers. Of their nine products the three smallest are left out: they are below 2^-23
+of the result's term. Tensor cores round their sums toward zero, a bias that grows with depth. So
+each block of the depth starts from zero, and is added to the running sum by ordinary arithmetic.
+``tf32x3`` keeps 22 bits of each factor and misses float32's accuracy at small depths; ``ieee`` does
+not use the tensor cores.
 
 Reference: Ootomo, Yokota, "Recovering single precision accuracy from tensor cores while surpassing
 the FP32 theoretical peak performance", IJHPCA 36, 2022.
@@ -36,13 +37,14 @@ def load_tile(
     UNIT: tl.constexpr,
     DESCRIPTORS: tl.constexpr,
 ):
+    """A tile [ROWS, COLUMNS]; zeros past the matrix."""
     if DESCRIPTORS:
         tile = source.load([row_start, column_start])
     else:
         row = row_start + tl.arange(0, ROWS)
         column = column_start + tl.arange(0, COLUMNS)
         pointers = source + row.to(tl.int64)[:, None] * row_stride + column[None, :]
-        # Rows are padded to whole units: the mask, too, is constant over every 16 bytes.
+        # Rows are padded to whole units, so that the mask is constant over every 16 bytes.
         mask = (row < rows)[:, None] & (column < tl.cdiv(columns, UNIT) * UNIT)[None, :]
         tile = tl.load(tl.multiple_of(pointers, [1, 16]), mask=mask, other=0.0)
     return tile
@@ -50,7 +52,7 @@ def load_tile(
 
 @triton.jit
 def round_to_tf32(x):
-    """float32 x with 11 significant bits; the tensor cores would cut the others off."""
+    """float32 x rounded to TF32's 11 significant bits. The tensor cores would truncate instead."""
     bits = tl.where(x == x, x, 0.0).to(tl.uint32, bitcast=True)
     rounded = ((bits + 0x1000) & 0xFFFFE000).to(tl.float32, bitcast=True)
     return tl.where(x == x, rounded, x)
@@ -58,7 +60,8 @@ def round_to_tf32(x):
 
 @triton.jit
 def as_operand(x, dtype: tl.constexpr):
-    """x for the tensor cores; the interpreter multiplies bfloat16 as if it were integers."""
+    """x as an operand of tl.dot. For the interpreter that is float32: it multiplies bfloat16 as if
+    it were integers."""
     if INTERPRETED:
         return x.to(tl.float32)
     else:
@@ -67,10 +70,11 @@ def as_operand(x, dtype: tl.constexpr):
 
 @triton.jit
 def _split(x):
-    """float32 x as the sum of three bfloat16 numbers, exactly, the largest first."""
-    cut = (x.to(tl.uint32, bitcast=True) & 0xFFFF0000).to(tl.float32, bitcast=True)
-    # Rounding leaves the least behind, but would make an infinity of the largest numbers.
-    high = tl.where(tl.abs(x) < 3.3e38, round_to(x, tl.bfloat16).to(tl.float32), cut)
+    """Three bfloat16 numbers whose sum is exactly float32 x, the largest first."""
+    truncated = (x.to(tl.uint32, bitcast=True) & 0xFFFF0000).to(tl.float32, bitcast=True)
+    # Rounding leaves the smallest remainder. It rounds the largest float32 to infinity, so these
+    # are truncated.
+    high = tl.where(tl.abs(x) < 3.3e38, round_to(x, tl.bfloat16).to(tl.float32), truncated)
     middle = round_to(x - high, tl.bfloat16)
     low = x - high - middle.to(tl.float32)
     return (
@@ -82,7 +86,7 @@ def _split(x):
 
 @triton.jit
 def _multiply_float32(left, right, accumulator):
-    """accumulator + left @ right by six bfloat16 products, smallest first."""
+    """accumulator + left @ right by six bfloat16 products, the smallest first."""
     left_high, left_middle, left_low = _split(left)
     right_high, right_middle, right_low = _split(right)
     product = tl.dot(left_low, right_high)
@@ -90,7 +94,7 @@ def _multiply_float32(left, right, accumulator):
     product = tl.dot(left_middle, right_middle, product)
     product = tl.dot(left_middle, right_high, product)
     product = tl.dot(left_high, right_middle, product)
-    # An infinity leaves NaN in its lower parts; the leading product alone then says what it gives.
+    # The lower terms of an infinity are NaN. Then only the product of the highest terms counts.
     product = tl.where(product == product, product, 0.0)
     return accumulator + tl.dot(left_high, right_high, product)
 
@@ -99,7 +103,11 @@ def _multiply_float32(left, right, accumulator):
 def tile_start(
     tile, row_tiles, column_tiles, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr
 ):
-    """Where a tile of the output starts; row tiles that share a right operand follow each other."""
+    """The first row and column of a tile of the output.
+
+    GROUP row tiles with the same column tile are consecutive, so that they find the right operand
+    in the L2 cache.
+    """
     group = tile // (column_tiles * GROUP)
     group_rows = tl.minimum(row_tiles - group * GROUP, GROUP)
     index = tile % (column_tiles * GROUP)
@@ -187,9 +195,9 @@ def _finish(
     FUSED: tl.constexpr,
     ACTIVATION: tl.constexpr,
 ):
-    """Add the bias, apply the activation and store, a narrow part of the tile at a time.
+    """Add the bias to a tile, apply the activation and store, 32 columns at a time.
 
-    An activation needs registers for every element in flight; a whole wide tile at once spills.
+    An activation needs registers for every element in flight; a wide tile would spill.
     """
     ROWS: tl.constexpr = accumulator.shape[0]
     COLUMNS: tl.constexpr = accumulator.shape[1]
@@ -257,7 +265,7 @@ def gemm_kernel(
     rows: tl.int32,
     columns: tl.int32,
     depth: tl.int32,
-    splits: tl.int32,  # parts that the depth is cut into, each summed on its own
+    splits: tl.int32,  # the number of parts of the depth, each with its own sum
     bias_size: tl.int32,  # columns, or 0 for no bias
     keep_preactivation: tl.int32,
     accumulate: tl.int32,  # add to the output, where nothing is fused
@@ -269,8 +277,8 @@ def gemm_kernel(
     UNIT: tl.constexpr,  # elements in 16 bytes
     DESCRIPTORS: tl.constexpr,
     TF32: tl.constexpr,
-    ROUND: tl.constexpr,  # to TF32 here; where the descriptors do it, tiles arrive rounded
-    FLATTEN: tl.constexpr,  # one loop over all tiles: the next one's loads start before a store
+    ROUND: tl.constexpr,  # whether to round to TF32; not where the descriptors do
+    FLATTEN: tl.constexpr,  # one loop over all tiles: loads of the next start before a store
     ACTIVATION: tl.constexpr,
 ):
     """output = act(left @ right.T + bias)."""

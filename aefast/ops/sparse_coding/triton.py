@@ -1,8 +1,8 @@
-"""Sparse coding on the GPU: FISTA over all atoms, a product and a kernel a step.
+"""Sparse coding on the GPU: FISTA over all atoms. A step is a matrix product and a kernel.
 
-The product is triton_gemm's, in full float32 whatever the precision, for the steps would never come
-to rest in a lower one. The kernel does the rest of the step, a program a row: no row's result
-depends on another's.
+The product is triton_gemm's, in full float32 whatever torch's precision setting: with less, FISTA
+does not converge to the tolerance. The kernel computes the other parts of the step, one row for
+each program, so that no row's result depends on another's.
 """
 
 from collections.abc import Iterator
@@ -16,9 +16,9 @@ from aefast.ops.shared.triton import TYPE_NAMES, Variant, cdiv, device_of
 from aefast.ops.sparse_coding import eager
 from aefast.ops.sparse_coding.problem import Problem
 
-ELEMENTS = 1024  # a program of an elementwise kernel
-COLUMNS = 1024  # what a program holds of a row at a time
-# As often the host asks whether all rows are done; it must wait for the answer.
+ELEMENTS = 1024  # elements that a program of an elementwise kernel takes
+COLUMNS = 1024  # elements of a row that a program holds at a time
+# After so many steps the host asks whether all rows are done, and waits for the answer.
 STEPS_PER_CHECK = 16
 
 STEP_POINTERS = [
@@ -56,7 +56,7 @@ def _step_variant() -> Variant:
 
 
 def variants(generation: int) -> Iterator[Variant]:
-    """Every cubin but the products', which are triton_gemm's; the same on all generations."""
+    """The kernels of this file, the same on all generations."""
     for dtype in TYPE_NAMES:
         yield _forward_variant(dtype)
         yield _backward_variant(dtype)

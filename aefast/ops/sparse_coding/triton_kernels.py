@@ -8,7 +8,7 @@ import triton.language as tl
 from aefast.ops.shared.triton_device import round_to
 from aefast.ops.sparse_coding.triton import STEP_POINTERS
 
-# See eager.stands_still, squared.
+# The square of the relative change below which a code has converged: see eager.stands_still.
 SMALLEST_CHANGE = tl.constexpr((4 * torch.finfo(torch.float32).eps) ** 2)
 
 
@@ -75,8 +75,11 @@ def step_kernel(
     step_size: tl.float32,
     COLUMNS: tl.constexpr,
 ):
-    """The step of eager.encode in one row; the steps' starting points have the same combination of
-    two products as of two codes."""
+    """One FISTA step of eager.encode, in one row.
+
+    The extrapolated point is a combination of two codes, so its product with the Gram matrix is the
+    same combination of theirs, which are kept.
+    """
     row = tl.program_id(0).to(tl.int64)
     if tl.load(done_pointer + row) == 0:
         start = row * atoms
@@ -100,7 +103,8 @@ def step_kernel(
             explained += code * (correlation + slope)
             norm += code * code
             change += (code - previous) * (code - previous)
-        # With scale = 1 - excess the duality gap's second term is |z| penalty - z Dr + excess z Dr.
+        # The duality gap at the residual r scaled by 1 - excess: its second term is
+        # |z| penalty - z Dr + excess z Dr.
         most = tl.max(largest, 0)
         excess = tl.maximum(most - penalty, 0.0) / tl.maximum(most, penalty)
         energy = tl.load(energy_pointer + row)
@@ -120,10 +124,10 @@ def step_kernel(
                 code = tl.load(code_pointer + element, mask=mask, other=0.0)
                 product = tl.load(product_pointer + element, mask=mask, other=0.0)
                 previous = tl.load(previous_pointer + element, mask=mask, other=0.0)
-                before = tl.load(previous_product_pointer + element, mask=mask, other=0.0)
+                previous_product = tl.load(previous_product_pointer + element, mask=mask, other=0.0)
                 correlation = tl.load(correlation_pointer + element, mask=mask, other=0.0)
                 point = code + weight * (code - previous)
-                point_product = product + weight * (product - before)
+                point_product = product + weight * (product - previous_product)
                 following = _soft(
                     point + step_size * (correlation - point_product), step_size * penalty
                 )

@@ -1,4 +1,4 @@
-"""Sparsity penalties on the GPU: sums of blocks of rows, then of the blocks, in a fixed order."""
+"""Sparsity penalties on the GPU: sums over blocks of rows, then over blocks, in a fixed order."""
 
 from collections.abc import Iterator
 from functools import cache
@@ -9,7 +9,7 @@ from torch import Tensor
 from aefast.ops.shared.triton import TYPE_NAMES, Variant, cdiv, device_of
 from aefast.ops.sparsity import eager
 
-ROWS, COLUMNS = 256, 128  # what a program adds up, in steps of STEP rows
+ROWS, COLUMNS = 256, 128  # the block that a program adds up, STEP rows at a time
 STEP = 32
 FINAL_COLUMNS = 32
 ELEMENTS = 1024
@@ -45,7 +45,7 @@ def _sign_variant(dtype: torch.dtype) -> Variant:
 
 
 def variants(generation: int) -> Iterator[Variant]:
-    """Every cubin that the ops can launch; the same on all generations."""
+    """The kernels of this file, the same on all generations."""
     yield _divergence_variant()
     for dtype in TYPE_NAMES:
         yield _sign_variant(dtype)

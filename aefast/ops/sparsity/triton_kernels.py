@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs
-"""Sparsity penalties on the GPU: sums of blocks of rows, then of the blocks, in a fixed order."""
+"""Sparsity penalties on the GPU: sums over blocks of rows, then over blocks, in a fixed order."""
 
 import triton
 import triton.language as tl
@@ -63,7 +63,7 @@ def divergence_kernel(
     EPSILON: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """KL(target, mean) of each column, and its derivative by any of its elements."""
+    """KL(target, mean) of each column, and its derivative by an element, the same for all."""
     column = tl.program_id(0).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
     mask = column < columns
     sums = tl.zeros((COLUMNS,), tl.float32)

@@ -1,8 +1,9 @@
 """Sparse codes over many latents on the GPU.
 
-Encoding multiplies a panel of latents at a time; after each a program a row merges the panel's
-largest into the row's best so far, where any beats the least of them. Gradients of latents are
-added a program a latent, in the order of the rows: no atomics, the same bits every run.
+Encoding multiplies by a panel of latents at a time. After each panel a kernel merges its largest
+pre-activations into each row's k largest so far, one program for each row. The gradient of a latent
+is added by one program, in the order of the rows: without atomics, so the bits are the same in
+every run.
 """
 
 from collections.abc import Iterator
@@ -15,10 +16,11 @@ from aefast.ops.shared import triton_gemm
 from aefast.ops.shared.triton import TYPE_NAMES, Variant, cdiv, device_of
 
 LATENTS_PER_PANEL = 8192
-# How many a program keeps of a row: a power of two; a larger k is merged by torch's stable sort.
+# The candidates that merge_kernel keeps for a row, the next one above k. For a larger k torch's
+# stable sort merges the panels.
 CAPACITIES = (32, 64, 128, 256)
-CHUNK = 1024  # latents that a program looks at a time
-COLUMNS = 512  # what a program holds of a row of latents
+CHUNK = 1024  # latents that a program compares at a time
+COLUMNS = 512  # columns that a program holds at a time
 
 
 def _variant(kernel: str, types: dict[str, str], constants: dict[str, int], warps: int) -> Variant:
@@ -67,7 +69,7 @@ def _sample_variant(dtype: torch.dtype, weight_dtype: torch.dtype) -> Variant:
 
 
 def variants(generation: int) -> Iterator[Variant]:
-    """Every cubin but the products', which are triton_gemm's; the same on all generations."""
+    """The kernels of this file, the same on all generations."""
     for capacity in CAPACITIES:
         yield _merge_variant(capacity)
     for dtype in TYPE_NAMES:
@@ -83,10 +85,10 @@ def topk_encode(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> tuple
     capacity = next((size for size in CAPACITIES if size >= k), None)
     best = torch.full((rows, capacity or k), -(2**63), dtype=torch.int64, device=x.device)
     for first in range(0, latents, LATENTS_PER_PANEL):
-        part = slice(first, min(first + LATENTS_PER_PANEL, latents))
-        panel_bias = None if bias is None else bias[part]
-        panel = triton_gemm.multiply(x, weight[part].float(), panel_bias)[0]
-        width = part.stop - first
+        width = min(LATENTS_PER_PANEL, latents - first)
+        panel_weight = weight[first : first + width].float()
+        panel_bias = None if bias is None else bias[first : first + width]
+        panel = triton_gemm.multiply(x, panel_weight, panel_bias)[0]
         if capacity is None:
             candidates = _candidates(panel, first)
             best = torch.cat([best, candidates], 1).sort(1, descending=True)[0][:, :k]
@@ -105,7 +107,7 @@ def topk_encode(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> tuple
 
 
 def _candidates(values: Tensor, first: int) -> Tensor:
-    """One number a value and latent, as the kernel makes it: the larger goes first."""
+    """An integer for each value and latent whose order is theirs, the same as merge_kernel's."""
     bits = (values + 0.0).view(torch.int32)
     order = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
     order = torch.where(values.isnan(), 0x7FFFFFFF, order).long()
@@ -141,7 +143,7 @@ def sparse_decode(values: Tensor, indices: Tensor, weight: Tensor, bias: Tensor 
 
 
 def sampled_product(left: Tensor, weight: Tensor, indices: Tensor) -> Tensor:
-    """In left's dtype: weight's, or float32."""
+    """left[row] @ weight[latent] for each index, in left's dtype: weight's, or float32."""
     left, weight, indices = left.contiguous(), weight.contiguous(), indices.contiguous()
     products = left.new_empty(indices.shape)
     with device_of(left):

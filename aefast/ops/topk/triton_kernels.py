@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs
-"""Sparse codes over many latents on the GPU: a panel's merge, and the products of a code."""
+"""GPU kernels for sparse codes over many latents: select the k largest, decode, differentiate."""
 
 import triton
 import triton.language as tl
@@ -27,16 +27,19 @@ POINTERS = [
 
 @triton.jit(do_not_specialize=INTEGERS, do_not_specialize_on_alignment=POINTERS)
 def merge_kernel(
-    panel_pointer,  # float32 [rows, width], its rows row_stride apart: pre-activations
-    best_pointer,  # int64 [rows, CAPACITY]: a row's best so far, the largest first
+    panel_pointer,  # float32 [rows, width] with row_stride: pre-activations
+    best_pointer,  # int64 [rows, CAPACITY]: each row's largest candidates so far, descending
     row_stride: tl.int64,
     width: tl.int32,
     first: tl.int64,  # the panel's first latent
     CAPACITY: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """A candidate is a value and its latent in one number: the larger goes first, NaN above all, -0
-    equal to 0, and of equal values the lower latent."""
+    """Merge a panel's largest pre-activations into each row's candidates.
+
+    A candidate is a value and its latent in one integer, whose order is descending by value, then
+    ascending by latent. NaN is the largest value, and -0 equals 0.
+    """
     row = tl.program_id(0).to(tl.int64)
     least: tl.constexpr = -0x8000000000000000
     slots = best_pointer + row * CAPACITY + tl.arange(0, CAPACITY)
@@ -67,12 +70,12 @@ def decoded(
     active,
     latents,
     columns,
-    blocks,  # of COLUMNS, in a row
+    blocks,  # blocks of COLUMNS in a row
     COLUMNS: tl.constexpr,
 ):
-    """A program's block of a row's reconstruction: its latents, each times its value, and the bias.
+    """A program's block of a row's reconstruction: the sum of value times latent, plus the bias.
 
-    No latent is read past the last. Returns the reconstruction, and the elements' numbers in
+    Latents outside the weight count as zeros. Returns the reconstruction, its elements' offsets in
     [rows, columns] and their mask, all [COLUMNS].
     """
     program = tl.program_id(0).to(tl.int64)
@@ -100,7 +103,7 @@ def decode_kernel(
     active: tl.int32,
     latents: tl.int64,
     columns: tl.int64,
-    blocks: tl.int64,  # of COLUMNS, in a row
+    blocks: tl.int64,  # blocks of COLUMNS in a row
     COLUMNS: tl.constexpr,
 ):
     """The reconstructions of sparse codes."""
@@ -123,7 +126,7 @@ def sample_kernel(
     columns: tl.int64,
     COLUMNS: tl.constexpr,
 ):
-    """A row times one of its latents."""
+    """The product of a row with one of its active latents."""
     program = tl.program_id(0).to(tl.int64)
     row = program // active
     latent = tl.load(indices_pointer + program)
@@ -154,7 +157,8 @@ def sums_kernel(
     blocks: tl.int64,
     COLUMNS: tl.constexpr,
 ):
-    """The rows where a latent is active, each times its value, added in their order."""
+    """For each latent the sum, over the rows where it is active, of value times row; and the sum of
+    the values. Rows are added in their order."""
     program = tl.program_id(0).to(tl.int64)
     latent = program // blocks
     block = program - latent * blocks

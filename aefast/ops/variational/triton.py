@@ -1,8 +1,7 @@
-"""A Gaussian code's sample and divergence on the GPU: one pass over the data each.
+"""The reparameterized sample and the divergence of a Gaussian code on the GPU, in one pass each.
 
-Sample and gradients are cut into units of adjacent columns of one row, as corrupt's noise is: see
-``locate_units``. Inputs are read as [samples, rows, columns], so that what is expanded over samples
-is not copied.
+Sample and gradients are computed in units of adjacent columns of one row: see ``locate_units``.
+Inputs are read as [samples, rows, columns], so that expanded ones are not copied.
 """
 
 from collections.abc import Iterator
@@ -14,11 +13,11 @@ from torch import Tensor
 from aefast.ops.shared.triton import TYPE_NAMES, Variant, cdiv, device_of, seed_arguments
 from aefast.random import Step
 
-# A program: with 4 warps, four independent accesses a thread. An unaligned unit is several
-# accesses, and four of those a thread took 254 registers.
+# Units for each program. With 4 warps a thread has four aligned units, each one access. An
+# unaligned unit is several accesses: four of these took 254 registers for each thread.
 ALIGNED_UNITS, UNALIGNED_UNITS = 512, 128
 
-# A program of the divergence sums tiles of this many elements, of as many columns as suit.
+# The elements of a tile of the divergence, and the numbers of columns that it may have.
 TILE = 2048
 TILE_COLUMNS = (32, 128, 512)
 
@@ -60,7 +59,7 @@ def _kl_backward_variant(dtype: torch.dtype, aligned: bool) -> Variant:
 
 
 def variants(generation: int) -> Iterator[Variant]:
-    """Every cubin that the functions below can launch; the same on all generations."""
+    """The kernels of this file, the same on all generations."""
     for dtype in TYPE_NAMES:
         for aligned in (True, False):
             for multiply in (False, True):
@@ -153,12 +152,12 @@ def gaussian_kl_backward(grad: Tensor, mean: Tensor, log_var: Tensor) -> tuple[T
 
 
 def _samples(x: Tensor) -> Tensor:
-    """As [samples, rows, columns], without a copy of what is expanded over the samples."""
+    """A view [samples, rows, columns]; x expanded over the samples is not copied."""
     return x.reshape(-1, *x.shape[-2:]) if x.dim() > 3 else x[(None,) * (3 - x.dim())]
 
 
 def _is_aligned(samples: Tensor) -> bool:
-    """Whether rows are whole 16-byte accesses."""
+    """Whether rows can be read in whole 16-byte accesses."""
     width = 16 // samples.dtype.itemsize
     sample_stride, row_stride, column_stride = samples.stride()
     columns = samples.shape[2]
@@ -171,13 +170,13 @@ def _is_aligned(samples: Tensor) -> bool:
 
 
 def _count_units(samples: Tensor, variant: Variant) -> tuple[int, int]:
-    """Units in all, and in a row."""
+    """The number of units in all, and in a row."""
     units_per_row = cdiv(samples.shape[2], variant.constants["WIDTH"])
     return samples.shape[0] * samples.shape[1] * units_per_row, units_per_row
 
 
 def _layout(first: Tensor, log_var: Tensor) -> dict[str, int]:
-    """What the kernels take to read [samples, rows, columns] of any strides."""
+    """The kernels' arguments for reading [samples, rows, columns] with any strides."""
     first_strides, log_var_strides = first.stride(), log_var.stride()
     return {
         "sample_rows": first.shape[1],

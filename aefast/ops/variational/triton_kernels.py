@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs
-"""A Gaussian code's sample and divergence on the GPU, in units of columns: see triton.py."""
+"""GPU kernels for the sample and the divergence of a Gaussian code, in units: see triton.py."""
 
 import triton
 import triton.language as tl
@@ -29,8 +29,8 @@ LAYOUT = [
 
 @triton.jit
 def _locate_samples(row, first_row, sample_rows):
-    """Each row's sample, and its number in that sample; a program's rows follow its first."""
-    # Only the first row needs a 64-bit division; the others are counted from it, and where a sample
+    """The sample that each row belongs to, and its number there. Rows follow ``first_row``."""
+    # Only the first row takes a 64-bit division; the others are counted from it, and where a sample
     # has more rows than any program, from somewhere nearer to its end.
     first_sample = first_row // sample_rows
     start = first_row - first_sample * sample_rows
@@ -52,7 +52,7 @@ def _pointers(
     column_stride,
     ALIGNED: tl.constexpr,
 ):
-    """Where elements of [samples, sample_rows, columns] lie; ALIGNED: in whole 16 bytes."""
+    """Pointers to elements of [samples, sample_rows, columns]; ALIGNED: in whole 16 bytes."""
     start = pointer + sample * sample_stride + row * row_stride
     if ALIGNED:
         pointers = tl.multiple_of(start + column, [1, 16])
@@ -68,7 +68,7 @@ def _operands(
     log_var_sample_stride, log_var_row_stride, log_var_column_stride,
     ALIGNED: tl.constexpr,
 ):  # fmt: skip
-    """Where elements of the mean, or factor, and of log_var lie."""
+    """Pointers to elements of the mean, or factor, and of log_var."""
     first_pointers = _pointers(
         first_pointer, sample, row, column,
         first_sample_stride, first_row_stride, first_column_stride, ALIGNED,
@@ -93,7 +93,7 @@ def scaled_noise_kernel(
     log_var_pointer,  # [samples, rows, columns], any strides
     output_pointer,  # [samples * rows, columns], contiguous
     seed: tl.int64,
-    seed_address: tl.int64,  # 0, or where the seed stands in device memory
+    seed_address: tl.int64,  # 0, or the address of the seed in device memory
     row_offset: tl.int64,
     step: tl.int64,
     unit_count: tl.int64,  # samples * rows * units_per_row
