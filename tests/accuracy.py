@@ -1,4 +1,4 @@
-"""How far from float64 a kernel may be: at most twice as far as torch is in the same dtype."""
+"""The bound of a kernel's error against float64: twice torch's own error in the same dtype."""
 
 from torch import Tensor, finfo
 from torch.testing import assert_close
@@ -9,8 +9,8 @@ FEW = 100
 def assert_as_accurate_as_torch(kernel: Tensor, same_dtype: Tensor, reference: Tensor) -> None:
     """``same_dtype`` is torch's own result in the kernel's dtype, ``reference`` the one in float64.
 
-    Of a few elements torch may be exact by luck: there torch's own tolerance for the dtype will do.
-    Everywhere half a unit in the last place, the result's own rounding, is let pass besides.
+    Half a unit in the last place, the rounding of the result itself, is allowed in addition. With
+    few elements torch may be exact by luck: there torch's default tolerance for the dtype applies.
     """
     assert kernel.dtype == same_dtype.dtype
     assert kernel.shape == reference.shape
@@ -29,10 +29,10 @@ def assert_as_accurate_as_torch(kernel: Tensor, same_dtype: Tensor, reference: T
 def assert_as_accurate_as_torch_on_average(
     kernel: Tensor, same_dtype: Tensor, reference: Tensor
 ) -> None:
-    """The same for the root mean square of the errors.
+    """As above for the root mean square of the errors, in results of chains of products.
 
-    For chains of products: there the largest error of a few hundred elements is luck, over seeds up
-    to five times torch's or a fifth of it, where the mean keeps within half of torch's.
+    There the largest error depends on the seed: among a few hundred elements it is between a fifth
+    of torch's and five times it. The mean stays within half of torch's.
     """
     assert kernel.dtype == same_dtype.dtype
     assert kernel.shape == reference.shape

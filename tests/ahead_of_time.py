@@ -1,10 +1,10 @@
-"""Compiles Triton kernels for a chip that is not here, as the tests want them.
+"""Compiles Triton kernels ahead of time for a GPU architecture, for the tests.
 
     python -m tests.ahead_of_time 90 some 1 FOLDER
 
-``some`` are those that a small batch launches and one of every other kernel; ``every`` is what a
-wheel carries. The 1 is how many processes compile.
-FOLDER gets ``report.json`` and, under ``cubins``, what a wheel carries. Without TRITON_INTERPRET.
+``some`` compiles the variants that a small batch launches, and one of every other kernel; ``every``
+compiles all that a wheel has. 1 is the number of processes. FOLDER gets ``report.json`` and, under
+``cubins``, the binaries. TRITON_INTERPRET must not be set.
 """
 
 import json
@@ -20,7 +20,7 @@ SMALL_BATCH = 50
 
 
 def launched(arch: int) -> set[str]:
-    """The names of the variants that a small batch launches."""
+    """The names of the variants that the ops launch for a small batch."""
     names = set()
     Variant.launch_in_order = lambda variant, *arguments: names.add(variant.name)
     triton_gemm.chip = lambda device: (triton_gemm.generation_of(arch // 10), 132)
@@ -29,7 +29,7 @@ def launched(arch: int) -> set[str]:
 
 
 def some(arch: int) -> set[str]:
-    """Those, and one of every kernel that is not among them."""
+    """The launched variants, and one of every kernel that is not among them."""
     names = launched(arch)
     variants = [variant for op in aot.OPS for variant in aot.variants(op, arch)]
     kernels = {variant.kernel for variant in variants if variant.name in names}

@@ -1,23 +1,23 @@
-"""Where an op runs in a test."""
+"""Marks that choose the backends of a test."""
 
 import pytest
 import torch
 
 from aefast import backend
 
-# For a test of what surrounds the kernels, which any of them serves: the interpreter is slow.
+# For tests that do not depend on the kernel: the interpreter is slow, other backends run them.
 not_interpreted = pytest.mark.interpreted(device=[])
 
 
 def is_interpreted(device: torch.device) -> bool:
-    """Whether Triton's interpreter serves, which is slow: shapes are small there."""
+    """Whether Triton's interpreter runs the kernels. It is slow: tests take small shapes there."""
     return device.type == "cpu" and backend.select(device, torch.float32) == "triton"
 
 
-# For a test of what torch makes of an op, as its compiler does, which sees no kernel: one serves.
+# For tests of an op in torch.compile and the like, which are the same whatever kernel runs.
 same_on_numba = pytest.mark.same_on_numba
 
-# Numba takes seconds to compile what its ops' own tests prove.
+# numba takes seconds to compile, and its kernels have tests of their own.
 on_backends = pytest.mark.parametrize(
     "name", ["cpp", pytest.param("numba", marks=pytest.mark.slow), "eager"]
 )

@@ -1,4 +1,4 @@
-"""Fixtures that every op's tests share."""
+"""Fixtures and hooks of all tests."""
 
 import gc
 import json
@@ -10,8 +10,8 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-# Another worker takes the other core: beside it, threads that wait for each other wait long, and
-# those of OpenMP would do so at work. Both are read when torch is imported, which imports numpy.
+# Another worker of xdist runs on the other core. Threads that wait for each other would wait long,
+# and OpenMP's would spin meanwhile. Both variables are read while torch and numpy are imported.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
@@ -25,14 +25,14 @@ if not torch.cuda.is_available():
 from aefast import backend
 from tests.interpreter import quicken
 
-gc.disable()  # until all is collected: what lives to the end is not looked through again and again
+gc.disable()  # until pytest has collected all tests: the modules stay, and need not be scanned
 torch.set_num_threads(1)
 if not backend.unavailable("triton", "cpu"):
     quicken()
 
 
 def _targets() -> list[tuple[str, str]]:
-    """Every (backend, device) that can run here."""
+    """Every pair of a backend and a device that can run here."""
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     return [
         (name, device)
@@ -47,7 +47,7 @@ TARGETS = _targets()
 
 @pytest.fixture(params=TARGETS, ids="-".join)
 def device(request):
-    """Forces one backend; the value is the device that it serves."""
+    """Forces each backend in turn; the value is its device."""
     name, device = request.param
     with backend.use_backend(name):
         yield torch.device(device)
@@ -55,7 +55,7 @@ def device(request):
 
 @pytest.fixture(params=[p for p in TARGETS if p[0] != "eager"], ids="-".join)
 def kernel_device(request):
-    """As ``device``, without the definition itself."""
+    """As ``device``, without eager, the definition."""
     name, device = request.param
     with backend.use_backend(name):
         yield torch.device(device)
@@ -63,14 +63,14 @@ def kernel_device(request):
 
 @pytest.fixture(autouse=True)
 def poisoned_memory():
-    """torch.empty hands out NaN, so that an element that a kernel leaves out shows."""
-    if not torch.is_deterministic_algorithms_warn_only_enabled():  # to set it takes a millisecond
+    """Lets torch.empty return NaN, so that elements that a kernel does not write are found."""
+    if not torch.is_deterministic_algorithms_warn_only_enabled():  # setting it takes a millisecond
         torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 @pytest.fixture(autouse=True)
 def same_start():
-    """As ``torch.manual_seed(0)``, which takes 3 ms where there are no devices to seed."""
+    """Seeds torch with 0. torch.manual_seed takes 3 ms more, without devices to seed."""
     torch.default_generator.manual_seed(0)
     if torch.cuda.is_available():
         torch.cuda.manual_seed_all(0)
@@ -78,8 +78,8 @@ def same_start():
 
 @pytest.fixture(autouse=True, scope="session")
 def short_chunks():
-    """Triton's interpreter sorts latents one by one: chunks of 64 have the edges of 1024. A code of
-    more than 64 latents is then too wide for it."""
+    """Sets the chunks that Triton's interpreter sorts from 1024 latents to 64: it sorts one by one.
+    The edges are the same. Codes of more than 64 latents are too wide then."""
     from aefast.ops.topk import triton
 
     whole = triton.CHUNK
@@ -91,7 +91,7 @@ def short_chunks():
 
 @pytest.fixture
 def threads():
-    """Sets the thread count, and restores it."""
+    """Sets the number of threads, and restores it at the end."""
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
@@ -99,7 +99,7 @@ def threads():
 
 @pytest.fixture
 def instruction_set():
-    """Caps the C++ kernels to an instruction set, and restores it; skips where it is not there."""
+    """Caps the C++ kernels to an instruction set, and restores it; skips if there is none."""
     before = backend.cpu_isa()
 
     def cap(name: str) -> None:
@@ -114,17 +114,17 @@ def instruction_set():
 
 @pytest.fixture
 def matmul_precision():
-    """Sets torch's float32 matmul precision, and restores it."""
+    """Sets torch's float32 matmul precision, and restores it at the end."""
     yield torch.set_float32_matmul_precision
     torch.set_float32_matmul_precision("highest")
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """Triton's kernels for one chip, compiled ahead of time."""
+    """Triton's kernels for one GPU architecture, compiled ahead of time."""
 
     arch: int
-    every: bool  # every variant, or one of every kernel at least
+    every: bool  # every variant; else at least one of each kernel
     folder: Path
 
     @cached_property
@@ -138,7 +138,7 @@ class Compiled:
 
 @pytest.fixture(scope="session")
 def compile_ahead(tmp_path_factory):
-    """Compiles for a chip, once. Half a minute for some kernels, minutes for every one."""
+    """Compiles for an architecture, once: half a minute for some kernels, minutes for all."""
 
     @cache
     def compile_ahead(arch: int, every: bool) -> Compiled:
@@ -165,7 +165,7 @@ TARGETS = {
     "sm_80": (80, True),
     "sm_90": (90, True),
     "sm_100": (100, True),
-    # The same kernels as sm_100's and sm_80's.
+    # These have the same kernels as sm_100 and sm_80.
     "sm_103-some": (103, False),
     "sm_120-some": (120, False),
 }
@@ -180,8 +180,8 @@ TARGETS = {
     ids=TARGETS,
 )
 def compiled(request, compile_ahead):
-    """In `make test` some kernels for one chip, in `make test-all` every one for three, and some
-    for those that have the same ones."""
+    """The compiled kernels: in `make test` some for one architecture; in `make test-all` all for
+    three architectures, and some for the others, which have the same ones."""
     return compile_ahead(*request.param)
 
 
@@ -190,7 +190,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if _is_left_to_test_all(item):
             item.add_marker(pytest.mark.slow)
-    # What takes longest goes first, so that no worker is left alone with it.
+    # The slowest tests run first, so that no worker is left alone with them at the end.
     items.sort(key=lambda item: "compile_ahead" not in getattr(item, "fixturenames", ()))
 
 
@@ -200,9 +200,11 @@ def pytest_collection_finish():
 
 
 def _is_left_to_test_all(item):
-    """Whether Triton's interpreter would run a case that the test's ``interpreted`` marks leave
-    out: they name values of its parameters, and a case that fits none of them is slow. Or numba
-    would run what the mark ``same_on_numba`` says that the other backends show."""
+    """Whether a case gets the slow mark because of its backend.
+
+    The marks ``interpreted`` name parameters' values: other cases are slow in Triton's interpreter.
+    The mark ``same_on_numba`` says that the other backends show the same: numba's case is slow.
+    """
     parameters = item.callspec.params if hasattr(item, "callspec") else {}
     target = parameters.get("device", parameters.get("kernel_device"))
     if target == ("numba", "cpu") and item.get_closest_marker("same_on_numba"):

@@ -1,6 +1,6 @@
-"""CUDA's driver without a GPU: a stub that writes down every call, and what reads it.
+"""A stub of CUDA's driver that records every call, for tests without a GPU.
 
-The stub is compiled as ``libcuda.so.1``, which the extension finds in a process of its own.
+The stub is compiled as ``libcuda.so.1``. Tests run in processes of their own, which load it.
 """
 
 import json
@@ -18,8 +18,8 @@ SOURCE = Path(__file__).parent / "csrc" / "libcuda_stub.cpp"
 ROOT = Path(__file__).parents[1]
 
 
-# A program that starts with this sees a GPU of the architecture that its first argument names, as
-# far as Triton and the package ask. Tensors stay the processor's: only addresses are passed on.
+# The beginning of a program that shall find a GPU. Its first argument is the architecture. Tensors
+# are in the CPU's memory: the stub only records their addresses.
 GPU = """
 import sys
 
@@ -40,7 +40,7 @@ triton_gemm.chip = lambda device: (arch, 132)
 
 @dataclass
 class Recording:
-    """What a program printed and asked of the driver."""
+    """A program's output, and its calls of the driver."""
 
     output: str
     errors: str
@@ -51,7 +51,7 @@ class Recording:
 
     @property
     def launches(self) -> list[dict[str, Any]]:
-        """Whichever of the driver's functions made them: Triton's takes attributes too."""
+        """The launches, by either of the driver's two functions."""
         launched = self.named("cuLaunchKernel", "cuLaunchKernelEx")
         return [{name: call[name] for name in call if name != "call"} for call in launched]
 
@@ -71,9 +71,9 @@ class Stub:
         """Run a Python program with the stub for a driver.
 
         Args:
-            fail: ``"cuModuleLoadData=209"`` makes a function fail with an error.
-            version: what the driver calls itself.
-            log: False leaves the calls out, for a loop that is timed.
+            fail: makes a function fail with an error: ``"cuModuleLoadData=209"``.
+            version: the driver's version.
+            log: False records no calls, for a loop that is timed.
         """
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "calls"
@@ -102,14 +102,14 @@ class Stub:
 
 
 def build(folder: Path) -> Stub:
-    """Compile the stub into a folder; it stays there as long as it is used."""
+    """Compile the stub into a folder, which must stay while the stub is used."""
     command = ["g++", "-std=c++17", "-O1", "-shared", "-fPIC", str(SOURCE)]
     subprocess.run([*command, "-o", str(folder / "libcuda.so.1")], check=True)
     return Stub(folder)
 
 
 def assemble(ptx: str, arch: str, folder: Path) -> bytes:
-    """The binary that Triton's assembler makes."""
+    """The cubin of PTX, by Triton's ptxas."""
     import triton
 
     tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -120,7 +120,8 @@ def assemble(ptx: str, arch: str, folder: Path) -> bytes:
 
 
 def parameter_list(types: Sequence[str]) -> str:
-    """Parameters of a PTX kernel: ``u32``, ``u64``, ``f32``, and ``map`` for a tensor map."""
+    """The declaration of a PTX kernel's parameters: ``u32``, ``u64``, ``f32``, or ``map`` for a
+    tensor map."""
     declared = [
         f".param .align 64 .b8 p{i}[128]" if kind == "map" else f".param .{kind} p{i}"
         for i, kind in enumerate(types)

@@ -1,7 +1,7 @@
-"""Fresh interpreters, which have nothing of this package: each is forked from one that has torch.
+"""Runs programs in fresh interpreters, forked from one that has imported torch alone.
 
-Torch takes two seconds to import. What depends on threads or on the dynamic linker's settings needs
-a process of its own: a forked child computes on one thread, and reads those no more.
+Importing torch takes two seconds. Tests of threads or of the dynamic linker's settings must start a
+process instead: a forked child computes on one thread, and has torch's libraries already.
 """
 
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-# Waits for programs; a child leaves the loop with one, and ends as every Python does.
+# Forks a child for each program. The child leaves the loop, so that it ends like any interpreter.
 SERVER = """
 import json, os, sys, torch
 
@@ -39,7 +39,7 @@ exec(request["program"], {"__name__": "__main__"})
 def run_aefast(
     arguments: list[object], folder: Path = ROOT, before: str = "", **environment: str
 ) -> "subprocess.CompletedProcess[str]":
-    """``python -m aefast`` with these arguments, after the program ``before``."""
+    """Run ``python -m aefast`` with these arguments, after the statements ``before``."""
     program = f"import runpy, sys; sys.argv[1:] = {list(map(str, arguments))}; "
     program += "runpy.run_module('aefast', run_name='__main__')"
     return run(before + program, {**os.environ, **environment}, folder)

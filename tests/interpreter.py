@@ -1,8 +1,8 @@
-"""Triton's interpreter, made quicker where it spends the most: the values are the same.
+"""Makes Triton's interpreter faster, with the same results.
 
-It patches the language anew at each call of a function by a kernel, reduces element by element,
-describes the shape of each result anew, and broadcasts blocks of one shape.
-These are Triton's own names, so that a version without one of them is left as it is.
+The interpreter patches the language at each call of a function by a kernel, reduces element by
+element, builds a type for each result, and broadcasts blocks of equal shape. The functions replaced
+here are Triton's internal ones; where a version lacks one, it is left as it is.
 """
 
 import inspect
@@ -14,7 +14,8 @@ import numpy as np
 
 
 def quicken() -> None:
-    """Before the first kernel runs: of a patched language the builtins are not seen."""
+    """Replace the interpreter's slow functions. Call it before the first kernel runs: later the
+    language is patched, and its builtins cannot be listed."""
     from triton.runtime import interpreter
 
     if hasattr(interpreter, "_LangPatchScope"):
@@ -33,7 +34,7 @@ def quicken() -> None:
 
 
 def _patching_builtins(interpreter: ModuleType) -> Any:
-    """``_patch_builtin``, which looks through a module's members once."""
+    """A ``_patch_builtin`` that lists a module's members once."""
     is_builtin = interpreter.tl.core.is_builtin
 
     @cache
@@ -54,7 +55,7 @@ def _patching_builtins(interpreter: ModuleType) -> Any:
 
 
 def _patching_once(interpreter: ModuleType) -> Any:
-    """``_patch_lang``, which leaves a language that the kernel's launch has patched."""
+    """A ``_patch_lang`` that does not patch a language again that the launch has patched."""
     whole, is_builtin = interpreter._patch_lang, interpreter.tl.core.is_builtin
     languages = (interpreter.tl, interpreter.tl.core)
 
@@ -72,7 +73,7 @@ def _patching_once(interpreter: ModuleType) -> Any:
 
 
 def _by_name(find: Any) -> Any:
-    """``_get_np_dtype``, which makes a table of every dtype at each call."""
+    """A ``_get_np_dtype`` with a cache: the original builds a table of all dtypes at each call."""
     dtypes: dict[str, Any] = {}
 
     def np_dtype(dtype: Any) -> Any:
@@ -84,7 +85,7 @@ def _by_name(find: Any) -> Any:
 
 
 def _once_a_shape(whole: Any) -> Any:
-    """``block_type.__init__``: all types of one element and shape share what they hold."""
+    """A ``block_type.__init__`` where types of equal element and shape share their attributes."""
     descriptions: dict[Any, dict[str, Any]] = {}
 
     def describe(self: Any, element: Any, shape: Any) -> None:
@@ -99,7 +100,7 @@ def _once_a_shape(whole: Any) -> Any:
 
 
 def _once_a_type(whole: Any) -> Any:
-    """``tensor.__init__``: what a tensor holds besides its values is its type's."""
+    """A ``tensor.__init__`` that computes what depends on the type once for each type."""
 
     def hold(self: Any, handle: Any, type: Any) -> None:
         held = type.__dict__.get("_of_a_tensor")
@@ -114,7 +115,7 @@ def _once_a_type(whole: Any) -> Any:
 
 
 def _as_they_are(broadcast: Any) -> Any:
-    """``broadcast_impl_value``, which broadcasts what has its shape already."""
+    """A ``broadcast_impl_value`` that returns blocks of equal shape as they are."""
 
     def make_alike(self: Any, left: Any, right: Any) -> Any:
         both = left.type.is_block() and right.type.is_block()
@@ -126,7 +127,7 @@ def _as_they_are(broadcast: Any) -> Any:
 
 
 def _reduce(self: Any, inputs: Any) -> list[Any]:
-    """``generic_reduce`` slice by slice, each element's in the same order."""
+    """A ``generic_reduce`` that combines whole slices, in the same order for each element."""
     parts, axis = self.unravel(inputs, self.axis)
 
     def slices(index: int) -> Any:

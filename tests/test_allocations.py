@@ -1,6 +1,6 @@
-"""Whatever allocates says of which dtype and where: torch's defaults are the user's, for modules.
+"""Every allocation in the package names its dtype and device: torch's defaults belong to the user.
 
-A buffer of another dtype than a kernel's signature is half as long as what the kernel writes.
+If a buffer had another dtype than a kernel's signature, the kernel could write past its end.
 """
 
 import ast
@@ -20,15 +20,15 @@ from aefast.data import batches, load
 
 PACKAGE = Path(aefast.__file__).parent
 
-# What torch.device's context places: empty, zeros, arange, rand, tensor, as_tensor and the like.
+# Constructors that torch.device's context changes: empty, zeros, arange, rand, tensor and the like.
 CONSTRUCTORS = {function.__name__ for function in _device_constructors()}
 
 
 def offenders(source: str, name: str) -> Iterator[str]:
-    """Calls of a constructor that leave the dtype or the device to torch's defaults.
+    """The calls of constructors that leave the dtype or the device to torch's defaults.
 
-    ``**options`` stands for both. A parameter's may be torch's defaults, as nn.Linear's are, and
-    then says so: it passes on the ``dtype`` and ``device`` that its module was given.
+    ``**options`` counts as both. Modules' parameters pass on ``dtype`` and ``device``, which may be
+    None for torch's defaults, as in nn.Linear.
     """
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and node.module == "torch":
@@ -76,7 +76,7 @@ def test_what_is_found(source, expected):
 
 @contextmanager
 def foreign_defaults():
-    """A dtype and a device that nobody asked for: the meta device holds no numbers."""
+    """Sets another default dtype, and the meta device, which holds no numbers, as the default."""
     torch.set_default_dtype(torch.float64)
     torch.set_default_device("meta")
     try:
@@ -152,7 +152,7 @@ def test_torchs_defaults_change_no_result(device, op):
 
 
 def test_datas_and_random_numbers_defaults_are_their_own(tmp_path):
-    """Rows from memory and from a file that is mapped."""
+    """Rows in memory, and in a mapped file."""
     np.save(tmp_path / "rows.npy", np.arange(40, dtype=np.float32).reshape(20, 2))
     for source in ("digits", str(tmp_path / "rows.npy")):
         data = load(source)

@@ -1,4 +1,4 @@
-"""Every Triton kernel, compiled for chips that are not here."""
+"""Every Triton kernel, compiled ahead of time: registers, spills, shared memory, instructions."""
 
 import ctypes
 import hashlib
@@ -29,7 +29,7 @@ from tests import ahead_of_time, cuda_stub
 
 KIB = 1024
 SHARED_LIMIT = {80: 163 * KIB, 90: 227 * KIB, 100: 227 * KIB, 103: 227 * KIB, 120: 163 * KIB}
-# 8.6, 8.9 and 12.x have no more, and are given no kernel that holds a code on the chip.
+# 8.6, 8.9 and 12.x have so much, and never launch a kernel that holds a code on the chip.
 LITTLE_SHARED = 99 * KIB
 TENSOR_CORES = {
     **{80: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma"},
@@ -47,7 +47,7 @@ ARCHS = [pytest.param(arch, marks=[pytest.mark.slow] * (arch != 90)) for arch in
 
 
 def run(*arguments):
-    """A Python without the interpreter, whatever this one has."""
+    """Run a Python without TRITON_INTERPRET."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
         [sys.executable, *arguments], env=environment, capture_output=True, text=True
@@ -63,7 +63,7 @@ def binaries(compiled):
 
 @pytest.fixture(autouse=True)
 def whole_chunks(short_chunks, monkeypatch):
-    """What is compiled ahead of time sorts chunks of their full size."""
+    """Kernels that are compiled ahead of time sort chunks of full size."""
     monkeypatch.setattr(topk, "CHUNK", short_chunks)
     topk._merge_variant.cache_clear()
     yield
@@ -79,7 +79,7 @@ def every_variant(arch):
 
 
 def test_every_variant_compiles(compiled):
-    """Or where only some do, one of every kernel."""
+    """Every variant, or at least one of every kernel where only some are compiled."""
     expected = every_variant(compiled.arch)
     actual = [(binary["op"], binary["variant"]) for binary in compiled.binaries]
     assert len(actual) == len(set(actual))
@@ -125,7 +125,7 @@ def test_the_binaries_of_three_targets_take_less_than_40_mb(compiled):
 
 @pytest.mark.slow
 def test_the_command_compiles_for_many_targets(tmp_path):
-    """As `make wheel` calls it; in the order of the targets."""
+    """The command of `make wheel`; targets are in order."""
     program = "from aefast import aot; aot.OPS = 'sparsity',; aot.main()"
     targets = ["--archs", "100", "80", "--cubins", str(tmp_path), "--json", f"{tmp_path}.json"]
     run("-c", program, *targets)
@@ -148,7 +148,7 @@ with aot.workers(1) as pool:
 """
 
 
-# Two workers that say who they are and go on, as a long queue has them do.
+# Two workers that print their process ids and go on compiling.
 BUSY = """
 import os, sys, time
 from aefast import aot
@@ -175,7 +175,7 @@ def test_the_workers_of_a_killed_compiler_end_with_it():
 
 
 def has_ended(process):
-    """Whether or not somebody has asked how."""
+    """Whether a process has ended, even if its parent has not waited for it."""
     try:
         state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:
@@ -185,7 +185,7 @@ def has_ended(process):
 
 @pytest.mark.slow
 def test_binaries_that_are_made_again_are_the_same(tmp_path, monkeypatch):
-    """Where Triton has kept nothing; a kernel whose registers were else numbered by address."""
+    """With empty caches of Triton's. This kernel's registers once were numbered by address."""
     if ctypes.CDLL(None).personality(0xFFFFFFFF) == -1:
         pytest.skip("this system lets no process choose its addresses")
     binaries = []
@@ -242,7 +242,7 @@ def test_binaries_of_another_run_are_not_mixed_in(tmp_path):
 
 
 def test_a_target_has_the_kernels_that_its_chips_launch(monkeypatch):
-    """By the same table as a launch: what is compiled for a chip is what it asks for."""
+    """The compiled variants come from the same tables as the launched ones."""
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
     for arch in aot.ARCHS:
         properties = SimpleNamespace(major=arch // 10, minor=0, multi_processor_count=132)
@@ -291,7 +291,7 @@ def test_states_and_terms_are_stored_16_bytes_at_a_time(binaries):
 
 
 def test_a_thread_divides_no_64_bit_numbers(binaries):
-    """A program's first row alone takes such divisions, of which a GPU makes 70 instructions."""
+    """Only a program's first row takes a 64-bit division, which is 70 instructions on a GPU."""
     noise = [b for b in binaries if b["variant"].startswith("scaled_noise_kernel")]
     assert noise
     assert described(b for b in noise if len(re.findall(r"div\.[su]64", b["ptx"])) > 2) == []
@@ -327,7 +327,7 @@ def test_the_table_picks_only_listed_variants(arch):
         for call in calls
     }
     gradients = {name for name in listed if name.startswith("gradient_kernel")}
-    assert picked == listed - gradients  # and none stands in the list for nothing
+    assert picked == listed - gradients  # nothing is compiled that is never launched
 
 
 SPECIALIZATIONS = """
@@ -371,7 +371,7 @@ print(len(keys), len(names))
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_batch_sizes_and_seeds_share_binaries(arch):
-    """Triton's own cache keys: one a variant, and exactly what was compiled ahead of time."""
+    """Triton's cache has one key for each variant, those that were compiled ahead of time."""
     keys, names = map(int, run("-c", SPECIALIZATIONS, str(arch)).split())
     assert keys == names
     # A large and a small tile for each of the three products and the comparison, one kernel for the
@@ -387,8 +387,8 @@ def test_batch_sizes_and_seeds_share_binaries(arch):
     assert names <= 43
 
 
-# Launches every op in three ways: by Triton's launcher, from its ready-made binary, and what Triton
-# compiles by ours.
+# Launches every op in three ways: Triton's compilation by its launcher and by ours, and the
+# ready-made binary.
 EVERY_OP = """
 import itertools, pathlib
 
@@ -419,11 +419,11 @@ for precision, batch in itertools.product(sys.argv[4].split(), map(int, sys.argv
 
 @needs_stub
 def test_every_ops_binaries_are_launched_as_triton_launches_its_own(compiled, tmp_path):
-    """Triton's launcher runs on the same stub: the driver is asked for the same, to the byte.
+    """Launches on the stub of the driver: Triton's launcher passes the same arguments, to the byte.
 
-    Of the binary itself only the name is compared: sm_100's are not the same in every process.
-    Before 3.7 Triton's launcher neither rounds nor mends old drivers' maps: "high" has another
-    kernel there, and the driver is a new one.
+    Of the binary only the name is compared: sm_100's are not the same in every process. Before 3.7
+    Triton's launcher neither rounds to TF32 nor corrects old drivers' maps: there "high" has
+    another kernel, and the stub is a new driver.
     """
     is_new = descriptors_round()
     batches = (ahead_of_time.SMALL_BATCH, 4096) if compiled.every else (ahead_of_time.SMALL_BATCH,)
@@ -466,7 +466,8 @@ for is_captured in (True, False, True):
 
 @needs_stub
 def test_nothing_is_compiled_while_a_graph_is_captured_and_maps_round_and_are_mended(tmp_path):
-    """Whatever Triton compiled the kernel. The bit is of old drivers' maps of small tensors."""
+    """The extension's maps round to TF32 and are corrected, whichever Triton compiled the kernel.
+    The corrected bit is of old drivers' maps of small tensors."""
     recording = cuda_stub.build(tmp_path).run(cuda_stub.GPU + COMPILED_HERE, 90, version=12080)
     assert recording.output == (
         "gemm_kernel is compiled at its first call, and a CUDA graph is being captured; "

@@ -1,4 +1,4 @@
-"""Dispatch: which backend runs, how to force one, and what the environment variables say."""
+"""Dispatch: which backend runs, how to force one, and the environment variables."""
 
 import os
 import subprocess
@@ -34,7 +34,7 @@ def surroundings(**environment):
 
 
 def run(code, **environment):
-    """A fresh interpreter: its exit code, and what it prints."""
+    """Run a program in a fresh interpreter; return its exit code and output."""
     process = fresh.run(textwrap.dedent(code), surroundings(**environment))
     return process.returncode, process.stdout.strip(), process.stderr.strip()
 
@@ -65,7 +65,7 @@ def test_float64_and_unknown_devices_take_eager(device):
 
 @pytest.fixture
 def gpus(monkeypatch):
-    """A machine with these GPUs, by their compute capabilities, and a triton that imports."""
+    """Pretend that there are GPUs of these compute capabilities, and an importable triton."""
 
     def install(*capabilities, hip=None):
         monkeypatch.setattr(torch.version, "hip", hip)
@@ -113,7 +113,7 @@ def test_a_gpu_without_bfloat16_takes_eager(gpus, capability, name):
 
 @pytest.mark.parametrize("capability", [(9, 0), (9, 4), (11, 0)])
 def test_amds_gpus_take_eager(gpus, capability):
-    """They count their chips from 9, as NVIDIA's Hopper is counted."""
+    """AMD's GPUs have capabilities from 9 on, the number of NVIDIA's Hopper."""
     gpus(capability, hip="6.2")
     assert selected(0) == "eager"
     assert "NVIDIA's GPUs, and torch was built for AMD's (ROCm 6.2)" in backend.unavailable(
@@ -166,7 +166,7 @@ def test_info_tells_why_a_gpu_runs_eager(gpus, monkeypatch):
     ],
 )
 def test_a_chips_generation_is_nvidias(monkeypatch, capability, generation, is_full):
-    """One that is not known yet runs what all run; what the kernels do not serve has none."""
+    """Unknown newer chips take the oldest generation's kernels; unsupported chips have none."""
     major, minor = capability
     properties = SimpleNamespace(major=major, minor=minor, multi_processor_count=40)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
@@ -182,7 +182,7 @@ def test_a_chips_generation_is_nvidias(monkeypatch, capability, generation, is_f
 
 
 class NoFloat64(TorchDispatchMode):
-    """Refuses what a device without float64 would."""
+    """Raises for float64, as a device without it does."""
 
     def __torch_dispatch__(self, function, types, arguments=(), options=None):
         result = function(*arguments, **(options or {}))
@@ -297,7 +297,7 @@ def test_unknown_instruction_set_is_named():
 
 
 def test_without_the_extension_numba_serves_and_says_so():
-    """As in a pure wheel: the extension is hidden from the import system."""
+    """The extension is hidden from the import system, as in a pure wheel."""
     code, printed, errors = run(
         """
         import importlib.util, sys, torch
@@ -326,9 +326,9 @@ def test_importing_the_package_imports_neither_numba_nor_triton():
 
 @pytest.mark.parametrize("name", ["cpp", "numba"])
 def test_a_forked_child_of_a_process_with_threads_computes_the_same(name):
-    """OpenMP's threads are lost in the child, and waiting for them would hang it.
+    """The child does not have OpenMP's threads, and waiting for them would hang it.
 
-    The comparison is of bytes, because torch's own is parallel, and does hang there.
+    The test compares bytes: torch.equal is parallel, and does hang there.
     """
     program = """
         import os, torch, aefast

@@ -1,4 +1,4 @@
-"""The benchmark harness: its statistics, its order of turns, its refusals and its report."""
+"""The benchmark harness: its statistics, order of turns, correctness checks and report."""
 
 import copy
 import importlib
@@ -88,7 +88,7 @@ RESULT = {
 
 
 class FakeBenchmark:
-    """pytest-benchmark's fixture as far as the harness uses it; one second a round."""
+    """The part of pytest-benchmark's fixture that the harness uses; a round takes one second."""
 
     disabled = False
 
@@ -305,7 +305,7 @@ def test_the_reconstruction_check_passes_the_kernel_and_catches_a_wrong_one(
     "eager", ["closed_form", "with_jacrev", "with_batched_products", "with_jvp", "eager_contracted"]
 )
 def test_the_baselines_of_the_jacobian_are_right(eager: str) -> None:
-    """Each computes the penalty that it is timed for; the estimate on average."""
+    """Each baseline computes the penalty that it is timed for; the estimate does so on average."""
     torch.manual_seed(0)
     widths = (12, 9) if eager == "closed_form" else (12, 9, 12 if "contracted" in eager else 5)
     inputs = bench_contractive.Autoencoder("cpu", torch.float32, 6, widths)()
@@ -419,7 +419,7 @@ def test_a_product_has_its_share_of_the_multiply_adds_on_its_threads() -> None:
 
 
 def powers() -> dict[str, Any]:
-    """Cases whose time is a power of each number: batch, weights, k and threads."""
+    """Cases whose time is a power of the batch, the weights, k and the threads."""
     base = copy.deepcopy(LOST)
     cases = []
     for batch, hidden, k, threads in (
@@ -499,7 +499,7 @@ def test_a_report_comes_from_the_file_alone(script: str, tmp_path: Path) -> None
 
 
 class Tags(HTMLParser):
-    """Whether every tag that opens closes, and the cells of the table of cases."""
+    """Checks that every tag is closed, and collects the cells of the table of cases."""
 
     VOID = ("meta", "br")
 
@@ -522,7 +522,7 @@ class Tags(HTMLParser):
 
 
 def won() -> dict[str, Any]:
-    """The same machine's twin, which wins, and has a case with a name to be escaped."""
+    """The results of a similar machine, which is faster, with a case name that needs escaping."""
     case = copy.deepcopy(LOST)
     case["baselines"]["eager"]["ratio"] = [1.9, 2.0, 2.1]
     other = {**case, "case": "<b> 128x784-64", "shape": [128, 784, 64]}
@@ -609,7 +609,7 @@ def figures(ratio: float, **machine: object) -> dict[str, Any]:
 
 
 def cells(table: str) -> list[list[str]]:
-    """Those of a Markdown table, without the line below its head."""
+    """The cells of a Markdown table, without the line below its heading."""
     head, _, *rows = table.splitlines()
     return [[cell.strip() for cell in row.split("|")[1:-1]] for row in (head, *rows)]
 
@@ -751,7 +751,7 @@ def test_a_models_twin_has_its_parameters_and_all_of_them_learn(kind: Callable[.
 
 @pytest.mark.parametrize("kind", bench_step.KINDS[:-1], ids=lambda kind: kind.__name__)
 def test_a_models_twin_has_its_loss(kind: Callable[..., Any]) -> None:
-    """The same number at the same parameters, or the same mean over draws."""
+    """The losses are equal at equal parameters, or equal on average over draws."""
     torch.manual_seed(0)
     model, twin, loss = kind(12, 8)
     with torch.no_grad():

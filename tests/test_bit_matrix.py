@@ -1,4 +1,4 @@
-"""Products with a binary left operand, csrc/bit_matrix/: bits, their transpose, chosen sums."""
+"""csrc/bit_matrix/: matrix products whose left operand is binary, one bit for each element."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The build: wheels, what a failed compile says, and kernels that stay apart."""
+"""The build: wheels, messages of failed compilations, no symbols shared by instruction sets."""
 
 import os
 import re
@@ -23,7 +23,7 @@ needs_source = pytest.mark.skipif(
 
 @pytest.fixture
 def tree(tmp_path):
-    """A copy of the source tree without anything built."""
+    """A copy of the source tree without build outputs."""
     return copy_sources(tmp_path)
 
 
@@ -64,7 +64,7 @@ def test_a_pure_wheel_runs_everywhere_and_carries_types_and_benchmarks(tree):
     assert "aefast/ops/corrupt/numba.py" in names
 
 
-# Stands in for the compiler, of which the build sees what it prints and the folder it fills.
+# A fake compiler: the build reads its output, and the folder that it fills.
 COMPILER = """
 import sys
 from pathlib import Path
@@ -86,7 +86,7 @@ def stand_in(tree):
 
 
 def build_package(tree, **environment):
-    """build_py, which compiles no C++, and the metadata of the wheel; as from an sdist."""
+    """Run build_py, which compiles no C++, and write the wheel's metadata, as from an sdist."""
     stand_in(tree)
     (tree / "setup.cfg").write_text("[egg_info]\ntag_build = \ntag_date = 0\n")
     commands = ["build_py", "--build-lib", "build/lib", "dist_info"]
@@ -140,7 +140,7 @@ def test_a_cuda_build_that_cannot_be_stops_at_once_with_one_line(tree, environme
 
 
 def pack(tree):
-    """The sdist of a tree, and the pure wheel of what is unpacked from that."""
+    """The sdist of a tree, and the pure wheel that is built from that sdist."""
     date = 1767225600
     environment = {"AEFAST_BUILD_CPP": "0", "SOURCE_DATE_EPOCH": str(date)}
     packages = []
@@ -203,7 +203,7 @@ def test_a_failed_compile_ends_the_build_with_the_compilers_message(tree):
     assert not list((tree / "aefast").glob("_C*.so"))
 
 
-# Every header of the kernels is in one of these: the others take half a minute to compile.
+# Together these include every header of the kernels; the others would take half a minute.
 QUICK = ("mersenne_twister", "mlp", "rbm_step", "sparse_coding", "step", "topk")
 # The one that has a single instruction set shares with no other.
 KERNELS = [
@@ -216,7 +216,7 @@ KERNELS = [
 
 
 def objects(kernel, folder):
-    """What the build left, of every instruction set; without it the kernel compiled for AVX-512.
+    """The build's object files for every instruction set; if there are none, they are compiled.
 
     With -O1, which inlines no function that the build does not.
     """

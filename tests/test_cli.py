@@ -1,4 +1,4 @@
-"""The command line: what it prints, and one line with exit code 2 for every mistake."""
+"""The command line: its output, and one line with exit code 2 for every wrong call."""
 
 import copy
 import importlib.util
@@ -27,7 +27,7 @@ def invoke(*arguments: str):
 
 
 def info(before: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-    """``python -m aefast info`` in an interpreter of its own."""
+    """Run ``python -m aefast info`` in a fresh interpreter."""
     return fresh.run_aefast(["info"], before=before, **environment)
 
 
@@ -40,7 +40,7 @@ def assert_one_line(result: subprocess.CompletedProcess[str], message: str) -> N
 
 @pytest.fixture
 def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The commands that ``bench`` would have run."""
+    """Collects the commands that ``bench`` would run."""
     commands: list[list[str]] = []
 
     def wait_for(command: list[str]) -> int:
@@ -135,7 +135,7 @@ RESULT = {
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run of the suite measures what ``RESULT`` holds."""
+    """Replaces the suite: a run of it writes ``RESULT``."""
 
     def wait_for(command: list[str]) -> int:
         Path(command[-1]).write_text(json.dumps(RESULT))
@@ -146,7 +146,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("measured")
 def test_bench_writes_its_results_and_compares_them(tmp_path: Path) -> None:
-    """Beside an older and faster one."""
+    """Compared with an older and faster result."""
     old, new = tmp_path / "old.json", tmp_path / "new.json"
     faster = copy.deepcopy(RESULT)
     faster["cases"][0]["baselines"]["eager"]["ratio"] = [0.9, 1.0, 1.1]
@@ -209,7 +209,7 @@ def test_a_result_that_was_changed_is_one_line(change: dict, name: str, tmp_path
 
 
 def test_a_run_that_is_interrupted_ends_with_what_it_measured(tmp_path: Path) -> None:
-    """Ctrl-C reaches the suite's process too, which takes a while to write."""
+    """Ctrl-C reaches the suite's process as well, which takes a while to write."""
     heard = tmp_path / "heard"
     suite = (
         "import pathlib, signal, sys, time\n"

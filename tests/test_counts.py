@@ -1,4 +1,4 @@
-"""The budgets of instructions, Python calls and tensors: how they are counted and compared."""
+"""benchmarks/counts: how instructions, Python calls and tensors are counted and compared."""
 
 import importlib
 import json
@@ -186,7 +186,7 @@ def test_python_calls_and_tensors_are_those_of_the_call() -> None:
 
 @pytest.mark.slow  # half a minute
 def test_the_counts_are_within_their_budgets() -> None:
-    """In a process of its own: pytest's hooks are calls, too."""
+    """The counts run in a process of their own, since pytest's hooks are calls, too."""
     pytest.importorskip("aefast._C", reason="needs the C++ extension")
     environment = os.environ | {"PYTHONPATH": f"{BENCHMARKS.parent}:{BENCHMARKS}"}
     command = [sys.executable, "-m", "counts"]

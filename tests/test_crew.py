@@ -1,4 +1,4 @@
-"""The threads that share the small tasks of a call: csrc/shared/crew.cpp, alone."""
+"""csrc/shared/crew.cpp, compiled alone: the threads that share the small tasks of a call."""
 
 import ctypes
 import shutil
@@ -22,7 +22,7 @@ def crew(tmp_path_factory):
     library = ctypes.CDLL(str(target))
 
     def run(jobs, tasks, *, threads, helpers):
-        """How many jobs did not run each of their tasks once, and the tasks that helpers took."""
+        """The number of jobs that did not run each task once, and of tasks run by helpers."""
         helped = ctypes.c_long()
         wrong = library.run_jobs(
             ctypes.c_long(jobs), ctypes.c_long(tasks), threads, helpers, ctypes.byref(helped)
@@ -41,7 +41,7 @@ def test_each_task_runs_once(crew, tasks, helpers):
 
 
 def test_nobody_waits_for_a_helper_that_does_not_come(crew):
-    """As where another program has its core."""
+    """A helper does not come if another program runs on its core."""
     assert crew(1000, 7, threads=4, helpers=0) == (0, 0)
 
 
@@ -50,5 +50,5 @@ def test_no_more_threads_take_part_than_a_job_asks_for(crew):
 
 
 def test_a_helper_takes_part(crew):
-    """Two tasks that wait for each other end."""
+    """Two tasks that wait for each other end: they run on two threads."""
     crew.together()

@@ -1,4 +1,4 @@
-"""Ready-made binaries: what CUDA's driver is asked to do, and what happens where one is broken."""
+"""Ready-made binaries on a stub of CUDA's driver: its calls, and broken or missing binaries."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(
 
 ARGUMENTS = ["*fp32", "i32", "i64", "fp32", "tensordesc<bf16[128, 64]>"]
 DESCRIPTOR = {"swizzle": 3, "elem_size": 2, "elem_type": 10, "block_size": [128, 64]}
-# As Triton has it: a descriptor is its map, its shape and its strides; scratch pointers end it.
+# Triton's parameters: a descriptor is its map, shape and strides; two scratch pointers come last.
 PARAMETERS = ["u64", "u32", "u64", "f32", "map", "u32", "u32", "u64", "u64", "u64", "u64"]
 PTX = f"""
 .version 8.0
@@ -36,7 +36,7 @@ PTX = f"""
 .visible .entry kernel({cuda_stub.parameter_list(PARAMETERS)}) {{ ret; }}
 """
 
-# What the programs below start with: arguments of every type, and a kernel that takes them.
+# The beginning of the programs below: arguments of every type, and a kernel that takes them.
 ARGUMENTS_PROGRAM = """
 import sys, types
 
@@ -83,7 +83,7 @@ def image(tmp_path_factory):
 
 @pytest.fixture
 def record(stub, image):
-    """Runs a program that makes kernels; what it asked of the driver."""
+    """Runs a program that loads and launches kernels; returns its calls of the driver."""
     start = ARGUMENTS_PROGRAM + MAKE
     return lambda program, **settings: stub.run(start + program, extension(), image, **settings)
 
@@ -135,7 +135,7 @@ def test_a_descriptor_says_how_its_blocks_are_laid_out(record, kernel_type, tf32
         f".launch(1, 0, 0, (*arguments[:4], descriptor(300, 72, tf32={tf32})))"
     ).named("cuTensorMapEncodeTiled")
     assert (encoded["address"], encoded["type"], encoded["swizzle"]) == (0x7F0000, host_type, 2)
-    assert encoded["sizes"] == [72, 300]  # the driver counts from the innermost
+    assert encoded["sizes"] == [72, 300]  # the driver wants the innermost dimension first
     assert encoded["strides"] == [320]
     assert encoded["block"] == [64, 128]
     assert encoded["element_strides"] == [1, 1]
@@ -197,7 +197,7 @@ for thread in threads:
 
 
 def test_a_forked_child_launches(record):
-    """The parent has not touched CUDA yet; only then may it fork, as torch has it too."""
+    """The parent has not used CUDA yet: only then may it fork, as with torch."""
     recording = record(
         """
 import os
@@ -224,7 +224,7 @@ def test_more_shared_memory_than_usual_is_asked_for(record, shared):
 
 
 def test_a_first_launch_is_captured_into_a_graph(record):
-    """Loading is what a capture refuses a thread unless it is in relaxed mode, which is 2."""
+    """During a capture a thread may load only in relaxed mode, which is 2."""
     recording = record("make(50000).launch(1, 0, 0, arguments)")
     loading = recording.named(
         "cuModuleLoadData", "cuModuleGetFunction", "cuFuncGetAttribute", "cuFuncSetAttribute"
@@ -280,7 +280,7 @@ def test_a_failed_launch_is_another_error(record, fail, message):
 )
 def test_a_missing_or_foreign_driver_is_a_failed_load(source, message, image, tmp_path):
     library = tmp_path / "libcuda.so.1"
-    library.touch()  # found, so that no driver of this machine is
+    library.touch()  # found before a driver of this machine
     if source is not None:
         command = ["g++", "-x", "c++", "-shared", "-", "-o", str(library)]
         subprocess.run(command, input=source, text=True, check=True)
@@ -374,7 +374,7 @@ NAME = "kernel of every type"
 
 @pytest.fixture
 def folder(tmp_path, image, monkeypatch):
-    """An installation's binaries: one, for sm_90."""
+    """A folder of ready-made binaries with one, for sm_90."""
     compressed = zlib.compress(image.read_bytes())
     (tmp_path / "sm_90").mkdir()
     (tmp_path / "sm_90" / "kernel.cubin.z").write_bytes(compressed)
@@ -550,7 +550,7 @@ def test_a_binary_that_does_not_load_is_left_to_triton_with_one_warning(stub, fo
 
 @pytest.fixture
 def gpus(monkeypatch, folder):
-    """A machine with these GPUs, by their compute capabilities, and no triton."""
+    """Pretend that there are GPUs of these compute capabilities, and no triton."""
 
     def install(*capabilities):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -597,6 +597,6 @@ def test_without_triton_a_missing_binary_says_what_to_install(gpus, monkeypatch)
     gpus((9, 0))
     monkeypatch.delitem(sys.modules, "aefast.ops.sparsity.triton_kernels", raising=False)
     shared._jit_function.cache_clear()
-    variant = replace(next(sparsity.variants(90)))  # one that has not looked the function up
+    variant = replace(next(sparsity.variants(90)))  # a copy that has not looked its function up
     with pytest.raises(backend.BackendUnavailableError, match=r"divergence_kernel .*pip install"):
         variant.launch_jit(1, [torch.zeros(1)] * len(variant.parameters))

@@ -1,4 +1,4 @@
-"""Ready-made binaries on a GPU: what they compute is what Triton's own compilation computes."""
+"""Ready-made binaries on a GPU compute what Triton's own compilation computes."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def forget():
 
 @pytest.fixture
 def launched(request, monkeypatch):
-    """The names of what was launched ready made, with binaries in place: the installation's own."""
+    """Collects the names of ready-made binaries that are launched, with the installed ones."""
     names = []
 
     def launch(name, *arguments):
@@ -62,7 +62,7 @@ def test_results_are_the_jits_bit_for_bit(
 
 
 def every_result():
-    """Outputs and gradients of each of the selftest's cases, in each of its dtypes."""
+    """The outputs and gradients of each of the self-test's cases, in each dtype."""
     target = selftest.Target("triton", "cuda")
     return {
         (case.op, case.name, dtype): selftest.results(case, target, dtype, dtype)
@@ -85,7 +85,7 @@ def test_a_first_launch_may_be_captured_in_a_graph(launched):
 
 
 def test_launches_go_to_the_current_stream(launched):
-    """Behind a stream's long work they wait for it."""
+    """Launches behind a stream's long work wait for it."""
     x, stream = torch.zeros(1000, 1000, device="cuda"), torch.cuda.Stream()
     torch.cuda.synchronize()
     with torch.cuda.stream(stream):

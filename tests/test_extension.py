@@ -1,4 +1,4 @@
-"""The compiled module aefast._C: how it reads matrices, and what it refuses."""
+"""The compiled module aefast._C: its stub, how it reads matrices, and its errors."""
 
 import ast
 import re
@@ -82,7 +82,7 @@ def described_by_stub(body):
 
 
 def described_by_module(owner):
-    """The same of the extension or a class of it, whose docstrings name the arguments."""
+    """The same for the extension or one of its classes, by the signatures in docstrings."""
     described = {}
     for name, value in vars(owner).items():
         if hasattr(value, "__members__"):

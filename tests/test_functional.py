@@ -16,7 +16,7 @@ def test_it_offers_what_the_folders_name():
 
 
 def test_type_checkers_read_a_line_of_every_folder():
-    """They do not run the code that looks at the folders."""
+    """Type checkers do not run the code that finds the ops' folders."""
     lines = ast.walk(ast.parse(Path(functional.__file__).read_text()))
     starred = [
         line for line in lines if isinstance(line, ast.ImportFrom) and line.names[0].name == "*"
@@ -28,7 +28,7 @@ def test_type_checkers_read_a_line_of_every_folder():
 
 
 def test_what_torch_compiles_of_one_function_does_not_count_for_another():
-    """It stops at the eighth of a code object: with fullgraph that is an error."""
+    """dynamo compiles a code object eight times at most; with fullgraph one more is an error."""
     x, limit = torch.rand(2, 3), torch._dynamo.config.recompile_limit
     functions = [functional.corrupt, functional.l1_sparsity, functional.soft_threshold]
     arguments = [("masking", 0.5), (), (0.1,)]

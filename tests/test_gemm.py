@@ -34,7 +34,7 @@ def processor_features():
     return set()
 
 
-# Where the processor has none, a fused multiply-add is a call of the C library.
+# Without an instruction for it, a fused multiply-add is a call of the C library.
 TILES = ["-DAEFAST_EMULATE_TILES", *(["-mfma"] if "fma" in processor_features() else [])]
 # name: (the processor must have, compiler flags, kernels in it)
 BUILDS = {
@@ -53,7 +53,7 @@ def pointer(tensor):
 
 @pytest.fixture(scope="session")
 def libraries(tmp_path_factory):
-    """Builds a library when it is first asked for."""
+    """Builds each library at its first use."""
     folder = tmp_path_factory.mktemp("gemm")
     built = {}
 
@@ -84,7 +84,7 @@ def libraries(tmp_path_factory):
 
 @pytest.fixture(params=VARIANTS, ids="-".join)
 def multiply(request, libraries):
-    """multiply(left, right, ...) = act(left @ right.T + bias), by one kernel of one build."""
+    """A function for act(left @ right.T + bias) by one kernel of one build."""
     build, kernel = request.param
     function = libraries(build)
 
@@ -100,7 +100,7 @@ def multiply(request, libraries):
         packed=False,
     ):
         rows, columns = left.shape[0], right.shape[0]
-        # Poisoned, and wider than the result, to see that nothing past it is written.
+        # Poisoned, and wider than the result, so that a write past it is found.
         buffer = torch.full((2, rows, columns + 3), float("nan"))
         if total is not None:
             buffer[0, :, :columns] = total
@@ -121,7 +121,7 @@ def multiply(request, libraries):
 
 
 def operand(rows, columns, layout, generator):
-    """A [rows, columns] matrix that lies in memory as `layout` says."""
+    """A matrix [rows, columns] in a memory layout."""
     if layout == "contiguous":
         return torch.randn(rows, columns, generator=generator)
     if layout == "transposed":
@@ -145,7 +145,7 @@ def largest_error(result, expected):
 
 @functools.cache
 def torch_error(rows, depth, columns):
-    """torch's largest error in 10,000 outputs or 500 products: a few can be right by luck."""
+    """torch's largest error over many outputs: with few of them it may be small by luck."""
     generator = torch.Generator().manual_seed(6)
     largest = 0.0
     for _ in range(min(10_000 // (rows * columns) + 1, 500)):
@@ -170,7 +170,7 @@ def test_error_is_at_most_twice_torchs(multiply, shape, layouts):
 
 @pytest.mark.parametrize("depth", [784, 4096])
 def test_error_does_not_grow_with_depth(multiply, depth):
-    """Root mean square, over positive operands too: a biased split would show there."""
+    """The root mean square error, also for positive operands, where a biased split would show."""
     generator = torch.Generator().manual_seed(1)
     for sample in (torch.randn, torch.rand):
         left = sample(32, depth, generator=generator)
@@ -247,7 +247,7 @@ def test_not_finite_values_come_out_as_torchs(multiply, name, precision):
     expected = left @ right.T
     result = multiply(left, right, precision=precision)
     if multiply.kernel == "tiles":
-        # Either it says that it cannot tell, or the result is right.
+        # The kernel reports that it cannot tell, or its result is right.
         assert multiply.finished == result.isfinite().all()
         if not multiply.finished:
             return
@@ -299,7 +299,7 @@ def test_a_packed_operand_gives_the_same_bits(multiply, precision, transposed):
 
 
 def test_subnormal_terms_cost_an_absolute_error_only(multiply):
-    """The matrix unit takes subnormal numbers for zero: of each product it may lose that much."""
+    """The matrix unit takes subnormal numbers for zero, so each product may lose that much."""
     generator = torch.Generator().manual_seed(5)
     left = torch.randn(32, 64, generator=generator) * 1e-35
     right = torch.randn(32, 64, generator=generator)

@@ -1,4 +1,4 @@
-"""``make gpu-check`` without a GPU: what is done stays, what hangs or breaks ends alone."""
+"""``make gpu-check`` without a GPU: results survive a kill; a hang or crash ends one process."""
 
 import importlib
 import os
@@ -32,7 +32,7 @@ finally:
     del os.environ["GPU_CHECK_REHEARSAL"]
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and prctl")
-# Of the standard library alone, so that a process starts in a hundredth of a second.
+# Imports the standard library alone, so that a process starts in a hundredth of a second.
 BARE = [sys.executable, "-S", "-c"]
 
 
@@ -45,7 +45,7 @@ def piece(name: str, program: str, seconds: float = 20) -> Any:
 
 
 def run_pieces(out: Path, pieces: list[Any], seconds: float = 60, processes: int = 1) -> list[str]:
-    """How each piece ended."""
+    """Run the pieces; return how each one ended."""
     write = partial(journal.write, out / journal.NAME)
     stages.run_stage(stages.Stage("s", 1, processes, pieces), seconds, out / "log.txt", write)
     return [line["ending"] for line in lines_of(out)]
@@ -91,7 +91,7 @@ def test_what_finds_no_time_is_said_to_be_left(tmp_path: Path) -> None:
     assert not summary.is_well([*lines_of(tmp_path), {"stage": "check", "end": True}])
 
 
-# Writes a line every 5 ms, and then into another file that it did.
+# Writes a line every 5 ms, and afterwards a record of it into another file.
 WRITER = """
 import os, sys, time
 from pathlib import Path
@@ -142,7 +142,7 @@ def test_killed_at_ten_moments_what_was_done_is_there(tmp_path: Path) -> None:
 
 
 def done_in(out: Path) -> set[str]:
-    """What the writers have written that they did, as far as it is whole."""
+    """The writers' complete records."""
     file = out / "done"
     return set(file.read_text().split(";")[:-1]) if file.exists() else set()
 
@@ -150,7 +150,7 @@ def done_in(out: Path) -> set[str]:
 @linux
 @pytest.mark.slow
 def test_a_whole_rehearsal_is_killed_and_summarized(tmp_path: Path) -> None:
-    """A minute: the real stages, on Triton's interpreter, killed in the second of them."""
+    """The real stages on Triton's interpreter, killed in the second of them; it takes a minute."""
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'benchmarks'}"}
     command = [sys.executable, "-m", "gpu_check"]
     options = ["--rehearse", "--out", str(tmp_path), "--stages", "limits", "right"]
@@ -191,7 +191,7 @@ def wait_until(condition: Any, seconds: float = 30) -> None:
 
 
 def is_gone(process_id: int) -> bool:
-    """Ended, whether or not somebody has asked how."""
+    """Whether a process has ended, even if its parent has not waited for it."""
     try:
         state = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Triton's interpreter as the tests quicken it: a reduction by a function of one's own."""
+"""The tests' faster Triton interpreter: a reduction by a user's function keeps its order."""
 
 import functools
 import operator
@@ -11,7 +11,7 @@ interpreter = pytest.importorskip("triton.runtime.interpreter")
 
 
 class Minus:
-    """Not associative: a changed order shows."""
+    """Subtraction is not associative, so a changed order shows."""
 
     @staticmethod
     def fn(a, b):

@@ -1,4 +1,4 @@
-"""Adding an op is adding a folder: a copy of the tree with one more finds it everywhere."""
+"""Adding an op is adding a folder: in a copy of the tree with one more it is found everywhere."""
 
 import os
 import shutil
@@ -139,7 +139,7 @@ print(bench.benchmarks(bench.find_suite())["halve"].name)
 
 @pytest.fixture
 def tree(tmp_path):
-    """A copy with a folder ``halve`` among the ops."""
+    """A copy of the tree with one more op, ``halve``."""
     for name in ("aefast", "benchmarks"):
         ignore = shutil.ignore_patterns("__pycache__", "results", "docs")
         shutil.copytree(ROOT / name, tmp_path / name, ignore=ignore)

@@ -1,4 +1,4 @@
-"""The modules: parameters as PyTorch's, outputs and gradients as the plain layers'."""
+"""LinearAct and MLP: PyTorch's initial parameters, and the plain layers' outputs and gradients."""
 
 import doctest
 

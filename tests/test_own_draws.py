@@ -1,4 +1,4 @@
-"""A trial's draws leave torch's own generator as it was."""
+"""aefast.own_draws: a trial's draws do not change torch's generator."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Weights packed once per update: never stale, however the update was made."""
+"""Weights are packed once for each update, and never stale, however they were updated."""
 
 import gc
 
@@ -25,7 +25,7 @@ UPDATES = {
 
 @pytest.fixture
 def packs(monkeypatch):
-    """As on matrix units: a pack is a copy here. The value is the list of packs made."""
+    """Turns packing on, as on matrix units, with copies for packs; the value lists all packs."""
     packs = []
 
     def pack(matrix):
@@ -38,7 +38,7 @@ def packs(monkeypatch):
 
 
 def use(weight, rows=64):
-    """What a product would read: the weight itself or its pack."""
+    """The memory that a product would read: the weight itself or its pack."""
     operand = packing.weight_operand(weight, rows)
     return operand.matrix if operand.packed is None else operand.packed
 
@@ -51,7 +51,7 @@ def test_a_weight_that_comes_again_is_packed_once(packs):
 
 
 def test_what_the_matrix_units_do_not_serve_is_not_packed(packs):
-    """Few rows, or a narrow weight: multiply-adds do, which would leave a pack unread."""
+    """Few rows or a narrow weight take multiply-adds, which would not read a pack."""
     for rows, shape in ((31, (40, 70)), (64, (31, 70)), (64, (40, 31))):
         weight = torch.nn.Parameter(torch.randn(shape))
         for _ in range(3):
@@ -102,7 +102,7 @@ def test_what_has_no_version_or_is_no_leaf_is_not_kept(packs):
 
 @pytest.mark.parametrize("shape", [(1, 1), (16, 64), (17, 63), (40, 130)])
 def test_every_bit_shows_in_the_fingerprint(instruction_set, threads, shape):
-    """Of any element, on every instruction set and for any number of threads."""
+    """Each bit of each element, on every instruction set and for any number of threads."""
     matrix = torch.randn(shape)
     bits = matrix.view(torch.int32)
     fingerprint = cpp.fingerprint(matrix)

@@ -1,4 +1,4 @@
-"""The pages, as a reader would use them: every block of Python runs, every command exists."""
+"""The pages of the documentation: every block of Python runs, every command and link exists."""
 
 import html
 import importlib.util
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "aefast" / "docs"
 README = ROOT / "README.md"
 
-# Each page once; none where the tests lie beside an installed package.
+# Every page; none if the tests are run on an installed package, which has no pages.
 PAGES = sorted(DOCS.rglob("*.md"))
 PROGRAMS = [
     page
@@ -49,11 +49,11 @@ def test_every_block_of_a_page_runs(page, tmp_path, monkeypatch):
         if not lacking(block):
             exec(block, names)
     if "dist" in names:
-        time.sleep(0.2)  # gloo's thread lets go of its last work, which takes the interpreter
+        time.sleep(0.2)  # gloo's thread frees its last work, for which it needs the interpreter
 
 
 def lacking(block: str) -> list[str]:
-    """The libraries that a block imports, and that need not be, and are not, installed."""
+    """The optional libraries that a block imports and that are not installed."""
     imported = set(re.findall(r"^\s*(?:from|import) (\w+)", block, re.MULTILINE))
     return [name for name in sorted(imported & PEERS) if importlib.util.find_spec(name) is None]
 
@@ -69,7 +69,7 @@ def test_every_guide_has_a_program_an_equation_a_picture_and_its_sources():
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The lines of a page's shell blocks that call aefast, as words."""
+    """The words of each line in a page's shell blocks that calls aefast."""
     lines = "\n".join(blocks(page, "sh")).splitlines()
     return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("aefast ")]
 
@@ -90,7 +90,7 @@ def test_every_command_of_a_page_is_one_with_these_options(page):
 
 
 def stand_ins(folder: Path) -> None:
-    """Pictures in the place of those that take minutes to train."""
+    """Pictures in place of the figures, which take minutes to train."""
     from matplotlib.figure import Figure
 
     from aefast.figures import NAMES, find
@@ -109,7 +109,7 @@ def anchors(page: Path) -> set[str]:
 
 
 def leads_somewhere(page: Path, link: str) -> bool:
-    """Whether a link of a page is one to a file, and to an anchor that it has."""
+    """Whether the target of a page's link exists: the file, and the anchor in it."""
     path, _, anchor = link.partition("#")
     target = (page.parent / path).resolve() if path else page
     return target.is_file() and (not anchor or anchor in anchors(target))

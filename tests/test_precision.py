@@ -1,4 +1,4 @@
-"""All of torch's switches for float32 products are read, and none raises."""
+"""Every precision setting of torch's for float32 products is read, and none raises an error."""
 
 import os
 import sys
@@ -36,7 +36,7 @@ SWITCHES = {
     ),
 }
 
-# Each switch in turn would leave something behind: a child of a process that has set none.
+# A fresh process for each setting: it cannot be undone completely.
 PROGRAM = """
 import os, warnings
 import torch, torch.backends as b

@@ -1,4 +1,4 @@
-"""What happens to a process in the midst of an op: signals, and forks before the first one."""
+"""Signals during an op, and forks before the first one."""
 
 import contextlib
 import signal
@@ -21,8 +21,8 @@ _C = backend.extension()
 
 
 def test_a_child_computes_that_was_forked_before_the_first_op():
-    """OpenMP's threads are the parent's: in a child that loads the extension itself, with the
-    package from before the fork or its own, nothing may wait for them."""
+    """OpenMP's threads are the parent's alone. A child that loads the extension itself must not
+    wait for them, whether it imported the package before the fork or after it."""
     code, printed, errors = run(
         """
         import os, signal, time, torch
@@ -47,7 +47,7 @@ def test_a_child_computes_that_was_forked_before_the_first_op():
 
 
 def test_a_child_trains_that_was_forked_after_ops_of_two_threads():
-    """An optimizer's zeros are torch's own operation, which waits for two threads."""
+    """An optimizer's zeros are torch's own operation, which would wait for two threads."""
     code, printed, errors = run(
         """
         import os, signal, torch, aefast
@@ -73,8 +73,8 @@ def test_a_child_trains_that_was_forked_after_ops_of_two_threads():
 
 
 def test_numba_caches_only_where_it_may_write(monkeypatch):
-    """It refuses to compile with a cache that has no place, as in a folder of others without a
-    home of one's own: then each process compiles for itself."""
+    """numba refuses to compile if it can write its cache nowhere, as for a user without a home in a
+    folder of another user's. Then each process compiles for itself, without a cache."""
     caching = pytest.importorskip("numba.core.caching")
     from aefast.ops.shared import numba as shared
 
@@ -92,7 +92,7 @@ class Heard(Exception):
 
 @contextlib.contextmanager
 def alarms(handler, interval):
-    """Calls handler so many seconds after it last returned, in the main thread."""
+    """Calls a handler in the main thread, again and again, so many seconds after it returned."""
 
     def handle(*_):
         handler()
@@ -124,7 +124,7 @@ def multiply(rows, depth, threads):
 
 
 def encode(rows):
-    """Codes of rows that never come near enough."""
+    """Sparse codes whose steps never reach the tolerance."""
     torch.manual_seed(0)
     x, atoms = torch.randn(rows, 128), torch.nn.functional.normalize(torch.randn(256, 128))
     with backend.use_backend("cpp"):
@@ -132,7 +132,7 @@ def encode(rows):
 
 
 def take_step(threads):
-    """A training step whose chains run on and on; it changes nothing before they end."""
+    """A training step with very long chains; it changes nothing before they end."""
     machine = aefast.nn.RBM(64, 64, k=10**6)
     before, data = machine.weight.clone(), torch.ones(100, 64)
     optimizer = torch.optim.SGD(machine.parameters(), lr=1.0)
@@ -149,7 +149,7 @@ def take_step(threads):
     ids=["product", "sparse coding", "training step"],
 )
 def test_a_long_call_hears_signals(call, count, threads):
-    """Left alone, each takes half a minute and more."""
+    """Without the signal each call takes half a minute or more."""
     threads(count)
     start = time.perf_counter()
     with pytest.raises(Heard), alarms(raise_heard, 0.1):
@@ -158,7 +158,7 @@ def test_a_long_call_hears_signals(call, count, threads):
 
 
 def test_a_long_draw_hears_signals():
-    """A handler runs in its midst, and not only after it."""
+    """A handler runs during the draw, and not only after it."""
     heard = []
     kernel = _C.mersenne_normal
 
@@ -174,7 +174,7 @@ def test_a_long_draw_hears_signals():
 
 
 def test_a_handlers_own_products_leave_the_interrupted_one_right():
-    """It runs in the midst of a task, whose packed operand lies in its thread's memory."""
+    """The handler interrupts a task whose packed operand is in its thread's memory."""
     expected = multiply(400, 60_000, 1)
     products = []
     with alarms(lambda: products.append(multiply(40, 500, 1)), 0.001):
@@ -185,7 +185,7 @@ def test_a_handlers_own_products_leave_the_interrupted_one_right():
 
 
 def fit(threads):
-    """Steps whose products two threads share; the parameters after them."""
+    """Train with products that two threads share; return the parameters."""
     torch.manual_seed(0)
     model = aefast.nn.Autoencoder(500, 100)
     torch.set_num_threads(threads)
@@ -196,7 +196,7 @@ def fit(threads):
 
 
 def test_a_handlers_own_steps_leave_the_interrupted_ones_right(threads):
-    """It runs in the midst of a job that a crew shares."""
+    """The handler interrupts a job that a crew of threads shares."""
     threads(2)
     expected, products = fit(2), []
     with alarms(lambda: products.append(multiply(40, 500, 2)), 0.001):

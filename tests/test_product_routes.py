@@ -1,4 +1,4 @@
-"""Which matrix product serves: a function of the processor and the weight, made from results."""
+"""Which matrix product is used, ours or the vendor's: a table over processors and weights."""
 
 from pathlib import Path
 

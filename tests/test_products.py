@@ -1,4 +1,4 @@
-"""Products that add to what is there: every backend's, at every small size, layout and stride."""
+"""add_product, the products that add to a total: every backend, small size, layout and stride."""
 
 import itertools
 
@@ -10,7 +10,7 @@ from aefast.ops.rbm.settings import ChainSettings, Machine
 from aefast.ops.shared import triton_gemm
 from tests.backends import is_interpreted
 
-# Each of the sizes that an index or a stride degenerates at, and rows of whole 16-byte units.
+# Sizes at which an index or stride degenerates, and rows of whole 16-byte units.
 SIZES = [
     (1, 1, 1),
     (1, 16, 5),
@@ -51,7 +51,7 @@ def adders(device):
 @pytest.mark.interpreted(op=["jacobian", "gibbs"])
 @pytest.mark.parametrize("op", ["jacobian", "reconstruction", "gibbs", "clamped gibbs"])
 def test_a_product_is_added_to_a_total_of_any_size_and_layout(kernel_device, op):
-    """The sums are exact in float32: of integers, and of states 0 and 1."""
+    """The operands are integers, and states 0 and 1, whose sums are exact in float32."""
     add_product = adders(kernel_device)[op]
     layouts = itertools.cycle(itertools.product(LAYOUTS.values(), repeat=3))
     # The interpreter is slow, and the sizes of whole units are those that can be added in place.

@@ -14,14 +14,14 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import programs  # noqa: E402
 
-# Other random numbers with the line: how far their losses may lie from each other, as a share.
+# Programs that draw other numbers with the line: the relative difference of the losses allowed.
 IN_DISTRIBUTION = {
     "A pyod pipeline": 0.25,
     "A scikit-learn grid search with an RBM": 0.35,
     "An rbms training": 0.25,
 }
 PROGRAMS = programs.programs()
-# Those that import a large library, or train for seconds, are left to `make test-peers`.
+# Programs that import a large library, or train for seconds, run in `make test-peers` alone.
 QUICK = {"A denoising tutorial", "An anomaly detector on a table", "A recommender's autoencoder"}
 
 

@@ -1,4 +1,4 @@
-"""The random numbers against Random123's known answers, and by its distribution."""
+"""The random numbers: Random123's known answers, and their distribution."""
 
 import ast
 import itertools
@@ -56,8 +56,8 @@ def test_philox_gives_random123s_known_answers(counter, key, answer):
 
 
 def test_kernels_draw_the_definitions_words(kernel_device):
-    """Of key 0, row 0 and masking's step: the four words decide four elements at thresholds beside
-    them."""
+    """For key 0, row 0 and masking's step, four words decide four elements. Thresholds are put
+    directly below and above each word."""
     words = random.philox((0, 0, 0, Step.MASKING), (0, 0))
     uniforms = [(word >> 8) * 2.0**-24 for word in words]
     ones = torch.ones(1, 4, device=kernel_device)
@@ -74,7 +74,8 @@ def test_kernels_draw_the_definitions_words(kernel_device):
 def test_kernels_draw_the_definitions_numbers_at_every_seed_and_row(
     kernel_device, seed, row_offset
 ):
-    """Bit by bit: each of a uniform's 24 bits by a threshold would take long; 8 levels do."""
+    """Uniforms are compared through noise at 8 levels; a threshold for each of 24 bits would take
+    long."""
     ones = torch.ones(3, 21, device=kernel_device)
     draws = {"step": Step.MASKING, "row_offset": row_offset}
     uniform = random.uniform(seed, 3, 21, **draws).to(kernel_device)
@@ -92,7 +93,7 @@ ROWS, COLUMNS = 64, 32
 
 
 def draws(seed, device):
-    """A fair bit for each row and column from everything that draws by a seed."""
+    """Everything that draws with a seed, each as a fair bit for each row and column."""
     zeros, ones = (
         torch.zeros(ROWS, COLUMNS, device=device),
         torch.ones(ROWS, COLUMNS, device=device),
@@ -135,7 +136,7 @@ SHARED = {("visible given a code", "normal given a code")}
 
 
 def test_one_seed_draws_independently_wherever_it_is_given(device):
-    """Two draws agree in half of their bits: 2048 coins have standard deviation 22.6."""
+    """Independent draws agree in half of their bits: 2048 coins have standard deviation 22.6."""
     with torch.no_grad():
         bits = draws(2**40 + 5, device)
     for pair in itertools.combinations(bits, 2):
@@ -241,7 +242,7 @@ DRAWING = {
 
 @pytest.mark.parametrize("name", DRAWING)
 def test_vmap_draws_as_its_randomness_says(name):
-    """As of torch's own: it raises, or each sample draws for itself, or all draw the same."""
+    """vmap's randomness is obeyed as by torch's own: an error, different or the same draws."""
     op, x = DRAWING[name], torch.ones(2, 6, 8)
     with pytest.raises(RuntimeError, match="randomness error mode"):
         torch.vmap(op)(x)
@@ -249,14 +250,15 @@ def test_vmap_draws_as_its_randomness_says(name):
     torch.testing.assert_close(one, other)
     one, other = torch.vmap(op, randomness="different")(x)
     assert not torch.allclose(one, other)
-    one, other = torch.vmap(partial(op, seed=3))(x)  # a function of the seed draws nothing
+    # With a seed the op is a function, and draws nothing.
+    one, other = torch.vmap(partial(op, seed=3))(x)
     torch.testing.assert_close(one, other)
     torch.testing.assert_close(one, op(x[0], seed=3))
 
 
 def test_nothing_seeds_or_forks_torchs_own_generator():
-    """All threads share it. Docstrings' examples and programs of a user's may; and pyod's patch,
-    since pyod draws from it: it sets it back before pyod's own fit takes over."""
+    """All threads share torch's generator. Exempt are docstrings' examples, users' programs, and
+    pyod's patch: pyod draws from it, and the patch restores it before pyod's own fit runs."""
     package = Path(random.__file__).parent
     pyod = package / "patching" / "pyod" / "detectors.py"
     forbidden = {

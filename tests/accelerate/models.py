@@ -1,4 +1,4 @@
-"""Autoencoders as their users write them, in plain PyTorch."""
+"""Plain PyTorch autoencoders, written as in common tutorials."""
 
 from itertools import pairwise
 
@@ -15,7 +15,7 @@ def sequential(*sizes: int, last: nn.Module | None = None) -> nn.Sequential:
 
 
 class EncoderDecoder(nn.Module):
-    """The deep autoencoder of many a tutorial."""
+    """The deep autoencoder of many tutorials."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Denoising(nn.Module):
 
 
 class Noisy(nn.Module):
-    """Noise of its own kind: masks of uniform numbers, or a Gaussian's."""
+    """Adds its own noise by torch.rand_like or torch.randn_like."""
 
     def __init__(self, is_gaussian: bool = False) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class Tied(nn.Module):
 
 
 class VAE(nn.Module):
-    """PyTorch's example, smaller."""
+    """The variational autoencoder of PyTorch's examples, smaller."""
 
     def __init__(self, way: str = "example") -> None:
         super().__init__()
@@ -118,7 +118,7 @@ class VAE(nn.Module):
 
 
 def vae_loss(reconstruction: Tensor, x: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
-    """PyTorch's example's."""
+    """The loss of PyTorch's variational autoencoder example."""
     bce = F.binary_cross_entropy(reconstruction, x.view(-1, 20), reduction="sum")
     kld = -0.5 * torch.sum(1 + logvar - mu.pow(2) - logvar.exp())
     return bce + kld

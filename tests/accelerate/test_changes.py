@@ -1,4 +1,4 @@
-"""A model that changes after it was accelerated computes as its code then says."""
+"""A model that is changed after accelerate computes what its changed code does."""
 
 import copy
 from collections.abc import Callable
@@ -26,7 +26,7 @@ class Block(nn.Module):
 
 
 class Nested(nn.Module):
-    """Reads and calls what another module has."""
+    """Reads an attribute of another module, and calls its method."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ def test_a_model_of_another_class() -> None:
 
 
 class Buffered(nn.Module):
-    """Reads a buffer in one of some ways."""
+    """Reads a buffer, in one of several ways."""
 
     def __init__(self, way: str) -> None:
         super().__init__()
@@ -198,7 +198,7 @@ def test_a_layer_that_is_used_twice() -> None:
 
 
 class Bare(nn.Module):
-    """Parameters alone."""
+    """Has parameters and no layers."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""``torch.compile(model, backend="aefast")``."""
+"""The torch.compile backend: ``torch.compile(model, backend="aefast")``."""
 
 import copy
 import tomllib
@@ -34,7 +34,7 @@ def _every_size(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def compiled(model: nn.Module) -> tuple[Callable[..., Any], list[fx.Graph]]:
-    """The model by way of the backend's pass, and the graphs that came out of it."""
+    """The model compiled with the backend's graph pass, and the graphs that the pass returned."""
     graphs = []
 
     def passed(graph_module: fx.GraphModule, inputs: Any) -> Any:
@@ -93,7 +93,7 @@ def test_what_does_not_pay_stays(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Split(nn.Module):
-    """What stands between a layer and its activation, or around the layer."""
+    """Puts another operation between a layer and its activation, or around the layer."""
 
     def __init__(self, way: str) -> None:
         super().__init__()

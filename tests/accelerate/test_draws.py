@@ -1,4 +1,4 @@
-"""The numbers of torch's own generator, to the bit."""
+"""Our draws from torch's generator equal torch's own, bit for bit."""
 
 import pytest
 import torch

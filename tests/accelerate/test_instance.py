@@ -1,4 +1,4 @@
-"""Acceleration is bound to one instance, and undone without a trace."""
+"""accelerate changes one instance alone, and restore undoes it completely."""
 
 import copy
 import inspect
@@ -26,7 +26,7 @@ MODELS: list[Callable[[], nn.Module]] = [
 
 
 def walk(value: Any, numbers: dict[int, int] | None = None) -> Any:
-    """All that an object holds: identities of tensors and functions, contents of the rest."""
+    """The contents of an object: tensors and functions by identity, other values by content."""
     numbers = {} if numbers is None else numbers
     if id(value) in numbers:
         return "seen", numbers[id(value)]

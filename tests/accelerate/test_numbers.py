@@ -1,4 +1,4 @@
-"""An accelerated model gives the numbers of the plain one: outputs, gradients, curves, draws."""
+"""Accelerated and plain models agree: outputs, gradients, learning curves, random draws."""
 
 import copy
 from collections.abc import Callable
@@ -31,7 +31,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 
 
 def run(model: nn.Module, x: Tensor) -> list[Tensor]:
-    """Outputs and gradients of a call whose draws begin anew."""
+    """The outputs and gradients of a seeded call, and what torch's generator draws next."""
     torch.manual_seed(1)
     model.zero_grad()
     x = x.clone().requires_grad_()
@@ -39,7 +39,7 @@ def run(model: nn.Module, x: Tensor) -> list[Tensor]:
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     sum((output * output).sum() for output in outputs).backward()
     gradients = [x.grad, *(parameter.grad for parameter in model.parameters())]
-    return [*outputs, *gradients, torch.rand(3)]  # where the generator stands after it
+    return [*outputs, *gradients, torch.rand(3)]
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -246,8 +246,8 @@ def test_an_augmented_assignment_leaves_what_is_not_changed_in_place(name: str) 
 
 
 class Writing(nn.Module):
-    """Writes to its input while a layer's output waits for its activation, or for the next layer;
-    and reads what was written under another name."""
+    """Writes to its input between a layer and its activation, or before the next layer; then reads
+    the written memory under another name."""
 
     def __init__(self, write: Callable[[Tensor], object], before_activation: bool) -> None:
         super().__init__()
@@ -271,7 +271,7 @@ class Writing(nn.Module):
 @pytest.mark.parametrize("before_activation", [True, False])
 @pytest.mark.parametrize("name", WRITES)
 def test_no_layer_reads_what_is_written_after_it(name: str, before_activation: bool) -> None:
-    """Layers in one call run where the last of them stands."""
+    """Layers of one stack run at the place of the last one."""
     torch.manual_seed(0)
     model = Writing(WRITES[name], before_activation)
     twin = copy.deepcopy(model)
@@ -285,7 +285,7 @@ def test_no_layer_reads_what_is_written_after_it(name: str, before_activation: b
 
 
 class Doubling(nn.Module):
-    """Writes in place before its layers, and within."""
+    """Writes in place before its layers and between them."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Programs as their users write them: with the one line, the same curve up to rounding."""
+"""Complete training programs have the same learning curve with aefast.accelerate, to rounding."""
 
 from collections.abc import Callable, Iterator
 
@@ -15,14 +15,14 @@ IMAGES = torch.rand(96, 1, 4, 5, generator=torch.Generator().manual_seed(7))
 
 
 def prepared(model: nn.Module, is_accelerated: bool) -> nn.Module:
-    """The line."""
+    """Add the one line, aefast.accelerate, if asked to."""
     if is_accelerated:
         assert aefast.accelerate(model).replaced
     return model
 
 
 def pytorchs_vae(is_accelerated: bool) -> list[float]:
-    """pytorch/examples/vae/main.py."""
+    """The program pytorch/examples/vae/main.py."""
     model = prepared(VAE(), is_accelerated)
     optimizer = optim.Adam(model.parameters(), lr=1e-3)
     loader = DataLoader(TensorDataset(IMAGES), batch_size=32, shuffle=True)
@@ -48,7 +48,7 @@ def pytorchs_vae(is_accelerated: bool) -> list[float]:
 
 
 def denoising_tutorial(is_accelerated: bool) -> list[float]:
-    """Noise by hand in the loop, a scheduler, gradient clipping, weight decay."""
+    """Denoising with noise added in the loop, a scheduler, gradient clipping and weight decay."""
     model = prepared(EncoderDecoder(), is_accelerated)
     criterion = nn.MSELoss()
     optimizer = optim.Adam(model.parameters(), lr=1e-2, weight_decay=1e-5)
@@ -71,7 +71,7 @@ def denoising_tutorial(is_accelerated: bool) -> list[float]:
 
 
 class LightningLike(nn.Module):
-    """A module with its steps as methods, and attributes that no graph could hold."""
+    """A module with training_step and like methods, and attributes that no graph can hold."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ def lightning_like(is_accelerated: bool) -> list[float]:
 
 
 class CustomModel(nn.Module):
-    """As a Hugging Face Trainer takes one: keyword arguments in, a dictionary out."""
+    """A model for a Hugging Face Trainer: keyword arguments in, a dictionary out."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -160,7 +160,7 @@ def skorch_net(is_accelerated: bool) -> list[float]:
 
 
 def recommender(is_accelerated: bool) -> list[float]:
-    """AutoRec: ratings with holes, SELU layers that no kernel serves, dropout on the code."""
+    """AutoRec: missing ratings, SELU layers, which no kernel computes, and dropout on the code."""
     model = prepared(
         nn.Sequential(
             *(nn.Linear(20, 16), nn.Sigmoid(), nn.Linear(16, 8), nn.SELU(), nn.Dropout(0.5)),
@@ -182,7 +182,7 @@ def recommender(is_accelerated: bool) -> list[float]:
 
 
 def anomalies(is_accelerated: bool) -> list[float]:
-    """A table's detector: L1 errors, LBFGS, scores in evaluation mode."""
+    """An outlier detector for a table: L1 errors, LBFGS, scores in evaluation mode."""
     model = prepared(
         nn.Sequential(nn.Linear(20, 6), nn.Tanh(), nn.Linear(6, 20)).train(), is_accelerated
     )

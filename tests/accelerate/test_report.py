@@ -1,4 +1,4 @@
-"""What accelerate says: its table, its one warning, and its errors."""
+"""The report of accelerate, its warning and its error messages."""
 
 import re
 import time
@@ -69,7 +69,7 @@ def test_what_a_shape_tells_is_no_surprise() -> None:
 
 
 class Effects(nn.Module):
-    """A forward that does one thing beside computing."""
+    """A forward with one side effect."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -175,7 +175,7 @@ def test_a_forward_that_does_more_is_left_alone(make: Any, reason: str) -> None:
     (row,) = [row for row in report.rows if not row.name]
     assert not row.is_replaced
     assert re.search(reason, row.reason), row.reason
-    # What it calls is served all the same.
+    # The kernels serve the nn.Sequential that it calls.
     (part,) = report.replaced
     assert part.name == "net"
     model(torch.rand(8, 20))
@@ -239,7 +239,7 @@ def test_it_takes_fifty_milliseconds_at_most() -> None:
     seconds = []
     for _ in range(10):
         model = VAE()
-        start = time.thread_time()  # what others do on this core meanwhile is not counted
+        start = time.thread_time()  # this thread's CPU time, without other processes'
         aefast.accelerate(model)
         seconds.append(time.thread_time() - start)
     assert min(seconds) < 0.05

@@ -1,4 +1,4 @@
-"""Accelerated models under what PyTorch wraps around them, or puts on them, before or after."""
+"""Accelerated models with wrappers, hooks and parametrizations, added before or after."""
 
 import copy
 import warnings
@@ -20,7 +20,7 @@ from tests.accelerate.models import VAE, Denoising, EncoderDecoder, sequential
 
 
 def same(model: nn.Module, twin: nn.Module, x: Tensor, **tolerance: float) -> None:
-    """Outputs and gradients of both."""
+    """Compare the outputs and gradients of two models."""
     results = []
     for net in (model, twin):
         torch.manual_seed(0)
@@ -41,7 +41,7 @@ def _quiet() -> Iterator[None]:
 
 
 class LowRank(nn.Module):
-    """An adapter in a layer's place."""
+    """A low-rank adapter that replaces a layer."""
 
     def __init__(self, base: nn.Linear) -> None:
         super().__init__()

@@ -1,5 +1,4 @@
-"""Every usual way to write a variational autoencoder: the same numbers, and a table that says what
-of it is served."""
+"""Variational autoencoders in every usual spelling: the same numbers, and a correct report."""
 
 import copy
 import math
@@ -144,7 +143,7 @@ class SoftplusDeviation(Variational):
 
 
 class SoftplusModule(Variational):
-    """A head with an activation, which reads what another stack ends in."""
+    """A head with an activation, which reads the output of another stack."""
 
     def forward(self, x: Tensor) -> Any:
         h = self.encoder(x)
@@ -210,7 +209,7 @@ class StoredPrior(Variational):
         return mu + torch.exp(0.5 * log_var) * self.prior.sample(mu.shape)
 
 
-# By who draws the code: this package's kernel, or torch, and then what the table says.
+# The spellings by what draws the code: our kernel; or torch, with the report's row for it.
 REPLACED: dict[type[Variational], str] = {
     **dict.fromkeys((RandnLike, Chunk, Split, Slices, Unflattened), "torch.randn_like"),
     **dict.fromkeys((SoftplusDeviation, SoftplusModule, Addcmul, Clamped), "torch.randn_like"),
@@ -232,13 +231,13 @@ IN_PARTS: dict[type[Variational], str] = {
 
 
 def run(model: nn.Module, x: Tensor) -> list[Tensor]:
-    """Outputs and gradients of a call whose draws begin anew."""
+    """The outputs and gradients of a seeded call, and what torch's generator draws next."""
     torch.manual_seed(1)
     outputs = model(x)
     outputs = outputs.values() if isinstance(outputs, dict) else outputs
     sum(output.square().sum() for output in outputs).backward()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    return [*outputs, *gradients, torch.rand(3)]  # where the generator stands after it
+    return [*outputs, *gradients, torch.rand(3)]
 
 
 @pytest.fixture(autouse=True)

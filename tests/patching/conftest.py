@@ -1,4 +1,4 @@
-"""No test leaves a library patched behind."""
+"""Fixture: undo a test's patches at its end."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""aefast.patch: what it promises of any library, on scikit-learn's classes."""
+"""aefast.patch and unpatch, tested on scikit-learn's classes."""
 
 import inspect
 import pickle
@@ -31,7 +31,7 @@ def small(kind):
 
 
 def everything():
-    """All that the owners of what is replaced hold."""
+    """The attributes of all classes and modules that have replaced functions."""
     owners = {id(one.owner): one.owner for one in peer.replacements()}
     return {key: list(vars(owner).items()) for key, owner in owners.items()}
 
@@ -66,7 +66,7 @@ def test_a_block_takes_back_what_it_put_in_place_and_no_more():
         assert repr(inner) == "<aefast.patch of nothing more>"
     assert aefast.patched()[RBM].served
     with aefast.patch("sklearn"):
-        aefast.unpatch()  # and a block whose patch is gone already ends in peace
+        aefast.unpatch()  # a block's end does not undo it a second time
     assert not aefast.patched()[RBM].served
 
 
@@ -102,7 +102,7 @@ def test_a_model_has_the_attributes_that_it_has_unpatched_and_no_more(kind, X):
 
 @pytest.mark.parametrize("kind", CLASSES)
 def test_models_go_to_and_fro(kind, X):
-    """Pickled in the one world, they predict, and are fitted on, in the other."""
+    """Models pickled with the patch predict and are fitted without it, and the other way round."""
     plain = pickle.dumps(small(kind).fit(X))
     with aefast.patch("sklearn"):
         model = pickle.loads(plain)
@@ -119,7 +119,7 @@ def test_models_go_to_and_fro(kind, X):
 
 def test_what_was_imported_before_is_served(X):
     with aefast.patch("sklearn"):
-        BernoulliRBM(2, n_iter=1).fit(X)  # by the name that this module has had all along
+        BernoulliRBM(2, n_iter=1).fit(X)  # by the name that was imported before the patch
         assert aefast.patched()[RBM].calls == 1
 
 

@@ -1,4 +1,4 @@
-"""Patched pyod beside itself: training in distribution, scores to rounding."""
+"""Patched and original pyod agree: training in distribution, scores to rounding."""
 
 import pickle
 
@@ -79,8 +79,8 @@ def test_training_begins_with_the_same_parameters(name, X):
 
 @pytest.mark.parametrize("name", DETECTORS)
 def test_training_in_distribution(name, X):
-    """Scores of five rows, and all parameters' norm, over seeds: to 4.5 standard errors of the
-    difference."""
+    """Over seeds, the mean scores of five rows and the mean norm of all parameters agree within 4.5
+    standard errors."""
     kind, options = DETECTORS[name]
 
     def fitted(seed):
@@ -170,7 +170,7 @@ def test_it_prints_what_the_original_prints(X, capsys):
 
 
 class Watched(AutoEncoder):
-    """A subclass with a step of its own."""
+    """A subclass that overrides the training step."""
 
     def training_forward(self, batch_data):
         self.is_hooked = True

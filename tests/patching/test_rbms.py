@@ -1,4 +1,4 @@
-"""Patched rbms beside itself: its chains in distribution, its gradient to rounding."""
+"""Patched and original rbms agree: chains in distribution, gradients to rounding."""
 
 import math
 
@@ -31,7 +31,7 @@ def calls():
 
 
 def frequencies(chains):
-    """How often each joint state of all units was drawn."""
+    """The number of times that each joint state of all units was sampled."""
     states = torch.cat([chains["visible"], chains["hidden"]], 1).long()
     codes = (states << torch.arange(states.shape[1])).sum(1)
     return torch.bincount(codes, minlength=1 << states.shape[1]).double()
@@ -39,8 +39,7 @@ def frequencies(chains):
 
 @pytest.mark.parametrize(("n_steps", "beta"), [(1, 1.0), (2, 1), (3, 0.4), (1, 0), (2, 3.0)])
 def test_chains_have_the_originals_distribution(n_steps, beta):
-    """Each joint state's count, to 4.5 standard errors of the difference, and all of them by
-    chi-squared."""
+    """The counts of joint states: each within 4.5 standard errors, and all by a chi-square test."""
     model = machine()
     start = model.init_chains(200_000, start_v=torch.tensor([[1.0, 0, 0, 1]]).repeat(200_000, 1))
     theirs = frequencies(model.sample_state(start, n_steps, beta))
@@ -135,7 +134,7 @@ def gradient_in_float64(model, data, chains, centered, penalties):
 
 
 def log_likelihood(model, rows):
-    """Of the rows' mean, exactly, in nats: over all states of the visible units."""
+    """The rows' exact mean log-likelihood, in nats, by enumerating all visible states."""
     width = model.num_visibles()
     states = (torch.arange(1 << width)[:, None] >> torch.arange(width) & 1).float()
     return (-model.compute_energy_visibles(rows)).mean() - (
@@ -144,7 +143,7 @@ def log_likelihood(model, rows):
 
 
 def test_pcd_with_k_100_learns_as_the_original():
-    """The exact likelihood after the same number of updates, over seeds."""
+    """The exact likelihoods after the same number of updates agree over seeds."""
     rows = (torch.arange(64)[:, None] % 8 >> torch.arange(3) & 1).float().repeat(1, 2)
 
     def trained(seed):

@@ -1,4 +1,4 @@
-"""Patched scikit-learn beside itself: to rounding where it is exact, else in distribution."""
+"""Patched and original scikit-learn agree: to rounding, or in distribution if random."""
 
 import warnings
 
@@ -42,7 +42,7 @@ def digits():
 
 @pytest.fixture(scope="module")
 def spread():
-    """Rows with variances that are well apart, of enough features for the kernels."""
+    """Rows with well separated variances, and with enough features for the replacement to run."""
     rng = np.random.default_rng(0)
     axes = np.linalg.qr(rng.normal(size=(130, 130)))[0]
     return rng.normal(size=(1300, 130)) * np.logspace(1, -1, 130) @ axes + 3
@@ -55,7 +55,7 @@ def check_calls(name):
 
 
 def reason(name):
-    """Why the original took the only call."""
+    """The reason why the original ran in the only call so far."""
     state = aefast.patched()[f"sklearn.{name}"]
     assert state.calls == 0
     (why,) = state.original_calls
@@ -63,7 +63,7 @@ def reason(name):
 
 
 def assert_same(ours, theirs, tolerance):
-    """Every attribute that fit sets, relative to its largest number."""
+    """Compare every attribute that fit sets, relative to its largest number."""
     for name, value in vars(theirs).items():
         if name.endswith("_") and not name.startswith("_"):
             actual = getattr(ours, name)
@@ -246,12 +246,12 @@ def test_atoms_that_depend_on_each_other_are_the_originals():
 
 
 def test_lars_ends_early_where_an_atom_comes_or_goes_near_the_penalty():
-    """Of 64 features within 8e-6 of it."""
+    """With 64 features that is within 8e-6 of the penalty."""
     rng = np.random.default_rng(0)
     atoms = rng.normal(size=(8, 64)) + 2 * rng.normal(size=64)
     row = 3 * rng.normal(size=64) + rng.normal(size=8) @ atoms
     knots, *_ = lars_path(atoms.T, row, method="lasso")
-    assert len(knots) > len(atoms) + 1  # an atom goes, too
+    assert len(knots) > len(atoms) + 1  # an atom leaves, too
     for penalty in 64 * knots[1:-1] + [[-3e-6], [3e-6]]:
         for one in penalty:
             theirs = sparse_encode(row[None], atoms, alpha=one)
@@ -303,10 +303,10 @@ def test_a_dictionary_is_learned_along_the_same_path(fit_algorithm):
 
 
 @needs_cpp
-# Of 12 rows: three batches, and a rest of two.
+# 12 rows are three batches and two rows more.
 @pytest.mark.parametrize("batch_size", [4, pytest.param(5, marks=pytest.mark.slow)])
 def test_a_machine_is_learned_in_distribution(batch_size):
-    """Each parameter's mean over the seeds, to 4.5 standard errors of the difference."""
+    """Each parameter's mean over seeds agrees within 4.5 standard errors."""
     data = np.random.default_rng(0).integers(0, 2, (12, 4)).astype(float)
     data[:, 0] = 1
 

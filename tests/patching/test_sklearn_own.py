@@ -1,4 +1,4 @@
-"""scikit-learn's own tests of the classes that are patched, under the patch, in a process."""
+"""scikit-learn's own tests of the patched classes pass under the patch."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ sklearn = pytest.importorskip("sklearn")
 
 FOLDER = Path(sklearn.__file__).parent
 
-# Each test that does not pass, and why.
+# The tests that do not pass, and why.
 DIFFERENT = {
     "test_fit_gibbs": "its numbers are those of one stream of random numbers",
 }

@@ -66,7 +66,7 @@ def assert_right(plan, rows, chains=0, is_grey=False):
         assert_as_accurate_as_torch(ours, theirs, exact)
 
 
-@pytest.mark.parametrize("rows", [10, 100])  # those that choose row by row, and those by tables
+@pytest.mark.parametrize("rows", [10, 100])  # the kernels that select row by row, and by tables
 @pytest.mark.parametrize("is_grey", [False, True])
 @pytest.mark.parametrize("chains", [0, 7, 70])
 @pytest.mark.parametrize("k", [1, 3])
@@ -150,7 +150,7 @@ def test_without_gradients_loss_and_chains_are_the_same():
 
 
 def test_what_is_not_finite_shows_in_the_loss():
-    """A weight that no unit chooses, too: a model is not to be trained on."""
+    """Also a NaN weight of a unit that is never on: such a model must not be trained further."""
     for number in range(3):
         plan = MachinePlan(37, 23)
         parameters, x = parameters_of(plan), rows_of(plan, 9, True)
@@ -227,12 +227,12 @@ def trained(machine, optimizer=torch.optim.SGD, steps=100, **options):
     ],
 )
 def test_many_steps_in_one_call_are_the_loops(options):
-    """To rounding, and the chains and their counter with them. Over 100 steps: after more of them a
-    probability's last place, in which the two differ, crosses its uniform."""
+    """Parameters agree to rounding, chains and their counter exactly. With more than 100 steps a
+    probability that differs in its last place would cross its uniform."""
     torch.manual_seed(0)
     machine = nn.RBM(20, 13, **options)
     looped = copy.deepcopy(machine)
-    looped.register_forward_hook(lambda *_: None)  # which the kernels step aside for
+    looped.register_forward_hook(lambda *_: None)  # with a hook the ordinary loop runs
     history, data = trained(machine, momentum=0.5)
     by_loop, _ = trained(looped, momentum=0.5)
     assert (history.engine, by_loop.engine) == ("step", "loop")

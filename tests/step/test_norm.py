@@ -1,4 +1,4 @@
-"""Batch normalization and dropout in the step that is one call, against torch's own modules."""
+"""Batch normalization and dropout in the fused training step, against torch's own modules."""
 
 import copy
 import math
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def stack(*sizes, order="norm activation dropout", level=0.3, activation=nn.GELU, **options):
-    """Layers with what ``order`` names after each but the last."""
+    """Linear layers; after each but the last come the modules that ``order`` names."""
 
     def block(inputs, outputs):
         parts = {
@@ -55,7 +55,7 @@ def planned(model):
 
 
 def results(step, x, dtype=None):
-    """The loss and the gradients of what is trained: the kernel's, or the definition's."""
+    """The loss and the parameters' gradients, by the kernel or by the definition."""
     plan, parameters, _ = step
     if dtype is not None:
         parameters = [p.detach().to(dtype).requires_grad_(p.requires_grad) for p in parameters]
@@ -126,7 +126,7 @@ def test_without_gradients_the_loss_is_the_same():
 
 
 def still(model, x, batch_size):
-    """Steps that change no parameter."""
+    """Updates that change no parameter."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     history = aefast.fit(model, x, optimizer, batch_size=batch_size, shuffle=False, loss="mse")
     assert history.engine == "step", history.reason
@@ -243,7 +243,7 @@ def test_a_posterior_of_two_layers_with_limits(limit, bounds):
 
 
 def test_micro_batches_with_dropout_are_torchs_own():
-    """What it draws for each is each rank's own."""
+    """Micro-batches with dropout take torch's own operators: each rank draws its own numbers."""
     model = stack(20, 9, 20, order="activation dropout")
     optimizer = torch.optim.Adam(model.parameters())
     history = aefast.fit(

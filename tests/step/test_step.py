@@ -1,4 +1,4 @@
-"""The training step in one call: every kind of plan against its definition in float64."""
+"""The fused training step: every kind of plan against its definition in float64."""
 
 import copy
 import pickle
@@ -98,7 +98,7 @@ def test_sizes_of_one_to_four(name, rows, visible, hidden):
 
 @pytest.mark.parametrize("name", ["masking", "kl", "contractive tied", "variational units"])
 def test_a_batch_of_several_panels(name):
-    """On average; the largest of so many errors is 0.7 to 1.2 times twice torch's, by luck."""
+    """Compare the mean error: the largest one is 0.7 to 1.2 times its bound, by luck."""
 
     def is_as_accurate(ours, theirs, exact):
         assert_as_accurate_as_torch_on_average(ours, theirs, exact)

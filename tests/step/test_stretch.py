@@ -1,4 +1,4 @@
-"""Which rows each step of a stretch of training takes."""
+"""Stretch: the rows of each step."""
 
 import pytest
 import torch
@@ -47,6 +47,6 @@ def test_what_is_left_goes_on_where_the_steps_ended(rows, batch, is_even):
 
 
 def test_a_stretch_may_be_a_part_of_one_long_count_of_steps():
-    """As a run's, which counts its steps over all epochs."""
+    """As for aefast train, which counts a run's steps over all epochs."""
     stretch = Stretch(torch.arange(6), 4, 10, [3], first_step=70)
     assert stretch.step_seeds(2).tolist() == [random.child_seed(3, step) for step in (70, 71)]

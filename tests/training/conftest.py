@@ -1,11 +1,11 @@
-"""What the tests of training share."""
+"""Fixtures for the tests of training."""
 
 import pytest
 
 
 @pytest.fixture
 def ordinary_loop(monkeypatch):
-    """No kernel takes the steps: each stage's loss is called."""
+    """Turn the engines with kernels off, so that the ordinary loop takes the steps."""
     engines = pytest.importorskip("aefast.training.engines")
     loop = pytest.importorskip("aefast.training.loop")
     monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""Small runs that the tests train."""
+"""Small training runs for the tests."""
 
 from typing import Any
 from unittest import mock
@@ -46,7 +46,7 @@ def new(model: str, **options: Any) -> Trainer:
 
 
 def proceed(trainer: Trainer, *, until: int | None = None) -> list[dict[str, Any]]:
-    """Train to that step, or the end, step by step; the lines of metrics."""
+    """Train step by step up to a step, or to the end; return the lines of metrics."""
     lines: list[dict[str, Any]] = []
     with mock.patch.object(loop, "CHUNK_SECONDS", 0.0):
         train(

@@ -1,4 +1,4 @@
-"""Checkpoints: what was written comes back, or one line says why not; a file is whole or not."""
+"""Checkpoints: they are restored exactly, or refused with one line; writing one is atomic."""
 
 import errno
 import json
@@ -34,7 +34,7 @@ def file(tmp_path, trainer):
 
 
 def rewrite(file, change):
-    """The file with its metadata changed."""
+    """Rewrite a checkpoint with changed metadata."""
     with safetensors.safe_open(file, "pt") as opened:
         metadata, tensors = opened.metadata(), safetensors.torch.load_file(file)
     header = json.loads(metadata[checkpoint.KEY])
@@ -200,7 +200,7 @@ def test_a_file_that_holds_something_else_is_told_in_one_line(file, change, mess
 
 
 def changed(number, tensor):
-    """A tensor that is none of its name: of another shape, dtype or size, or not finite."""
+    """A tensor with a wrong shape, dtype or size, or with numbers that are not finite."""
     if number % 3 == 0:
         return torch.zeros(*tensor.shape, 2, dtype=tensor.dtype)
     if number % 3 == 1 or not tensor.is_floating_point():
@@ -297,7 +297,7 @@ def test_an_optimizers_tensor_of_no_parameter_is_named(file):
 
 
 def test_no_size_is_allocated_before_it_is_compared(file):
-    """A kilobyte that names a model of 144 MB."""
+    """A file of a kilobyte that describes a model of 144 MB."""
     resource = pytest.importorskip("resource")
 
     def peak():

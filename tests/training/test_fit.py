@@ -1,4 +1,4 @@
-"""aefast.fit: the ordinary loop's parameters in one call, and all that people do around it."""
+"""aefast.fit: it gives the ordinary loop's parameters; its arguments, callbacks and interrupts."""
 
 import contextlib
 import copy
@@ -301,7 +301,7 @@ def test_a_callback_is_shown_a_look_and_may_end_the_training(monkeypatch):
 
 @pytest.fixture
 def heard_interrupts():
-    """SIGINT raises KeyboardInterrupt, which one of xdist's workers ignores."""
+    """Let SIGINT raise KeyboardInterrupt, as it does not in xdist's workers."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -593,7 +593,7 @@ def test_what_a_callback_freezes_stays(monkeypatch):
 @needs_cpp
 @pytest.mark.parametrize("chunk", [0.0, 1.0])
 def test_both_engines_take_even_minibatches(chunk):
-    """As the estimators ask for: 10 rows in minibatches of 4, 3 and 3."""
+    """The estimators' even minibatches: 10 rows in minibatches of 4, 3 and 3."""
     actual = []
     for name in (None, "eager"):
         torch.manual_seed(0)
@@ -637,7 +637,7 @@ def test_float64_rows_of_a_float64_model_are_not_rounded():
 @needs_cpp
 @pytest.mark.parametrize("seed", [5, None])
 def test_after_an_epoch_that_was_broken_off_the_next_one_follows(seed, monkeypatch):
-    """Nothing is learned, so that an epoch's losses tell its order and its draws."""
+    """The learning rate is 0, so that an epoch's losses depend on its order and draws alone."""
 
     def losses(*callbacks):
         torch.manual_seed(0)
@@ -771,7 +771,7 @@ def test_wrong_pairs_are_named(options, error, message):
 
 
 def test_held_out_bytes_are_divided_as_the_datas_are():
-    """Of a dark image all bytes may be 0 and 1, and of bits one may be 255."""
+    """Held-out bytes are scaled like the data's: their own maximum says nothing about the scale."""
     grey, dark = (torch.arange(60).reshape(10, 6) * step for step in (4, 0))
     grey, dark = grey.to(torch.uint8), (dark + torch.eye(10, 6)).to(torch.uint8)
 
@@ -826,7 +826,7 @@ def test_a_function_takes_no_argument():
 
 
 def fit_and_change(monkeypatch, model, change, data, epochs=4):
-    """A training whose callback changes the model after its first look; the optimizer is SGD."""
+    """Train by SGD with a callback that changes the model at its first call."""
     monkeypatch.setattr(fitting, "LOOK_SECONDS", 0.0)
     changes = iter([change])
     optimizer = torch.optim.SGD(model.parameters(), 0.1)

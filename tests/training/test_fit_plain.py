@@ -1,4 +1,4 @@
-"""`aefast.fit` of models in plain PyTorch: the loop's numbers, by the kernels where they serve."""
+"""aefast.fit of plain PyTorch models: the same numbers as the loop, by kernels where they serve."""
 
 import copy
 from collections.abc import Callable
@@ -18,7 +18,7 @@ ROWS = torch.rand(70, 20, generator=torch.Generator().manual_seed(0))
 
 
 def loop(model: nn.Module, loss: Callable[..., Tensor]) -> Tensor:
-    """What one writes."""
+    """The training loop that a user writes."""
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     losses = []
     for epoch in range(3):
@@ -59,7 +59,7 @@ def normalized(follows: bool = False, is_shared: bool = False, **options: Any) -
 
 
 class Halving(nn.Module):
-    """Writes to its input, and does no more with what that gives."""
+    """Writes to its input in place, and ignores the result."""
 
     def __init__(self, write: Callable[[Tensor], object]) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ def of_what_is_clamped(output: Tensor, x: Tensor) -> Tensor:
 
 
 class Frozen(nn.Sequential):
-    """Its batch normalization stays with the statistics that it has."""
+    """Keeps its batch normalization in evaluation mode."""
 
     def __init__(self) -> None:
         super().__init__(*normalized())

@@ -1,6 +1,6 @@
-"""The step that a CUDA graph holds: here it is traced instead, by make_fx, and the trace is run for
-each minibatch. What the step read from Python while it was traced is a constant of the trace, as it
-would be one of the graph."""
+"""The CUDA graph engine without a GPU: its step is traced by make_fx instead of captured, and the
+trace runs for each minibatch. A value that the step reads from Python is a constant of the trace,
+as it would be of the graph."""
 
 import copy
 
@@ -115,7 +115,7 @@ QUICK = ("denoising", "contractive", "variational", "persistent rbm")
     [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in MODELS],
 )
 def test_a_replayed_step_is_the_loops(name):
-    """With the same minibatches and draws, and an epoch's last minibatch smaller than the rest."""
+    """The minibatches and draws are the same; an epoch's last minibatch is smaller."""
     graph, loop, models, optimizers = engines(MODELS[name], OPTIMIZERS["adam"], dataset())
     losses = run_all(graph, stretch())
     torch.testing.assert_close(losses, run_all(loop, stretch()), rtol=1e-4, atol=1e-6)
@@ -125,7 +125,7 @@ def test_a_replayed_step_is_the_loops(name):
 
 @pytest.mark.parametrize("make_optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_a_replayed_step_leaves_the_optimizer_as_its_own_steps_would(make_optimizer):
-    """Also where they are taken in turns, and a scheduler changes the rate in between."""
+    """Also if replayed and ordinary steps alternate, and a scheduler changes the learning rate."""
     graph, loop, models, optimizers = engines(MODELS["plain"], make_optimizer, dataset())
     for rate in (1.0, 0.1):
         for optimizer in optimizers:
@@ -136,7 +136,7 @@ def test_a_replayed_step_leaves_the_optimizer_as_its_own_steps_would(make_optimi
 
 
 def scale_state(model, optimizer):
-    """As a checkpoint that is loaded: the state is in new tensors."""
+    """Replace the optimizer's state by new tensors, as loading a checkpoint does."""
     state = copy.deepcopy(optimizer.state_dict())
     for averages in state["state"].values():
         averages["exp_avg"] *= -3
@@ -243,7 +243,7 @@ def test_fit_on_a_gpu_replays_a_graph(make):
     data = dataset()
     models = [make().cuda() for _ in range(2)]
     models[1].load_state_dict(models[0].state_dict())
-    models[1].register_forward_hook(lambda *_: None)  # it is looked on: the ordinary loop runs
+    models[1].register_forward_hook(lambda *_: None)  # with a hook the ordinary loop runs
     optimizers = [torch.optim.Adam(model.parameters(), 1e-2) for model in models]
     histories = [
         aefast.fit(model, data, optimizer, epochs=3, batch_size=BATCH, seed=4)

@@ -1,4 +1,4 @@
-"""Held-out rows, patience, and what changes from epoch to epoch."""
+"""Held-out loss, early stopping by patience, and settings that change from epoch to epoch."""
 
 import math
 
@@ -76,7 +76,7 @@ def test_to_be_judged_changes_nothing_of_a_run(model, monkeypatch):
 
 
 def judged(trainer, monkeypatch, losses):
-    """The trainer, whose epochs have these held-out losses."""
+    """Give a trainer's epochs these held-out losses."""
     values = iter(losses)
     monkeypatch.setattr(loop, "held_out_loss", lambda *arguments: next(values))
     return trainer
@@ -85,8 +85,8 @@ def judged(trainer, monkeypatch, losses):
 @pytest.mark.parametrize(
     ("losses", "epochs"),
     [
-        ([3.0, 2.0, 2.5, 2.1, 9.0], 4),  # two without a better one
-        ([3.0, 3.0, 3.0, 1.0], 3),  # the same is not better
+        ([3.0, 2.0, 2.5, 2.1, 9.0], 4),  # two epochs without a lower loss
+        ([3.0, 3.0, 3.0, 1.0], 3),  # an equal loss is not lower
         ([5.0, 6.0, 4.0, 5.0, 3.0, 4.0, 4.0, 2.0], 7),
         ([6.0, 5.0, 4.0, 3.0, 2.0, 1.0, 0.5, 0.1, 0.0], 9),
     ],
@@ -98,7 +98,7 @@ def test_patience_ends_a_run_after_so_many_epochs_without_a_better_loss(
     trainer = judged(new("ae", **make), monkeypatch, losses)
     proceed(trainer)
     assert (trainer.progress.epoch, trainer.is_finished) == (epochs, True)
-    # The same where it stopped after each epoch but the last.
+    # The same for a run that was stopped after each epoch and continued.
     trainer = judged(new("ae", **make), monkeypatch, losses)
     resumed = stopped_and_resumed(trainer, [5 * n for n in range(1, epochs)], tmp_path)
     assert resumed.progress.epoch == epochs
@@ -173,7 +173,7 @@ def test_the_weight_of_the_divergence_grows_from_0_to_its_own(ordinary, request)
         first += trainer.take(1, 60.0)
         assert trainer.model.kl_weight == weight
         trainer.take(4, 60.0)
-        assert trainer.model.kl_weight == 4.0  # with which the held-out rows are judged
+        assert trainer.model.kl_weight == 4.0  # the weight in the held-out loss
     # The first step's loss is that of a model without a divergence.
     other = new("vae", kl_weight=0.0, validation=0.2)
     other.model.load_state_dict(start)
@@ -181,7 +181,7 @@ def test_the_weight_of_the_divergence_grows_from_0_to_its_own(ordinary, request)
 
 
 def test_the_kernels_take_the_weight_of_each_epoch():
-    """By the loss of the first step of an epoch, of which the model says the terms."""
+    """Compare the loss of an epoch's first step with the model's own terms."""
     trainer = new("vae", kl_weight=4.0, kl_warm_up=2)
     trainer.take(7, 60.0)
     x = trainer.dataset.take(trainer._epoch_order()[:8])

@@ -1,4 +1,4 @@
-"""The loop: the same bits however often it stops, stages, and what it does when a loss is none."""
+"""The training loop: the same bits however often it is stopped, its stages, and NaN losses."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace

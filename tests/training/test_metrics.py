@@ -1,4 +1,4 @@
-"""The metrics of a run read as of one run, however often it stopped."""
+"""The metrics of a run that was stopped and continued read as those of one run."""
 
 import json
 import time
