@@ -27,10 +27,14 @@ try:
 
     torch.ops.aten.relu_.default._schema.is_mutable  # noqa: B018
 
+    # Modes that see functions as torch.nn.functional's, before autograd; torch.device is one.
     # torch.func's transforms, and those of autograd.grad(is_grads_batched=True) and forward mode.
     from torch._C import _are_functorch_transforms_active as has_transforms
+    from torch._C import _len_torch_function_stack as count_function_modes
     from torch._C._functorch import TransformType, is_legacy_batchedtensor, unwrap_if_dead
     from torch._C._functorch import get_interpreter_stack as transforms
+    from torch.overrides import _get_current_function_mode_stack as function_modes
+    from torch.utils._device import DeviceContext
 
     forward_ad._current_level  # noqa: B018  (-1 outside forward-mode differentiation)
 
@@ -64,17 +68,20 @@ except (ImportError, AttributeError) as error:
 
 __all__ = [
     "PRE_DISPATCH",
+    "DeviceContext",
     "OpOverload",
     "OpOverloadPacket",
     "TorchDispatchMode",
     "TransformType",
     "active_data_parallel",
     "count_dispatch_modes",
+    "count_function_modes",
     "cuda_stream",
     "current_graph_task",
     "dispatch_modes",
     "forward_ad",
     "fp32_precision",
+    "function_modes",
     "has_avx512_bf16",
     "has_transforms",
     "includes_dispatch_key",

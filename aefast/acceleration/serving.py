@@ -22,6 +22,7 @@ from aefast.acceleration.stack import NO_ROWS, NOT_PAYING, Stack, stack_of
 from aefast.acceleration.tally import Tally
 from aefast.acceleration.tracing import KEY, Trace, is_plain_tensor, trace
 from aefast.nn.plain import global_hooks
+from aefast.ops.shared.dispatch import is_in_function_mode
 
 # A forward is traced again after the model changed: its mode, a level of noise, a submodule. After
 # so many traces the model is taken to change at every call, and its own code runs.
@@ -175,8 +176,8 @@ def _forward_like(original: Callable[..., object]) -> Callable[..., object]:
 
     @wraps(original)
     def forward(self: nn.Module, *arguments: object, **keywords: object) -> object:
-        is_compiling = torch.compiler.is_compiling()
-        if is_compiling or keywords or global_hooks() or not all(map(is_plain_tensor, arguments)):
+        is_seen = torch.compiler.is_compiling() or global_hooks() or is_in_function_mode()
+        if is_seen or keywords or not all(map(is_plain_tensor, arguments)):
             return type(self).forward(self, *arguments, **keywords)
         return self.__dict__[KEY].serve(arguments)
 

@@ -15,7 +15,7 @@ from aefast.acceleration.tally import Tally
 from aefast.ops.linear_act.eager import ACTIVATIONS
 from aefast.ops.linear_act.op import FROM_PREACTIVATION
 from aefast.ops.shared import checks, dispatch
-from aefast.ops.shared.autograd import Context, KernelFunction, connected
+from aefast.ops.shared.autograd import Context, KernelFunction, aliases_of, connected
 from aefast.ops.shared.product_routes import outpaces_vendor
 from aefast.step.loss import MOST_PRODUCTS
 from aefast.step.plan import PlannedLayer
@@ -95,7 +95,7 @@ class Stack:
         for parameter, shape in zip(parameters, self.shapes, strict=True):
             if parameter.dtype != torch.float32 or not parameter.is_cpu:
                 return "a parameter is not float32 on the CPU"
-            if parameter.shape != shape or not parameter.is_contiguous():
+            if parameter.shape != shape or not parameter.is_contiguous() or parameter.is_neg():
                 return "a parameter has another layout than it had"
             if not parameter.data_ptr():
                 return "a parameter has no memory: its storage was freed"
@@ -214,10 +214,11 @@ def _differentiable(
 ) -> list[Tensor | None]:
     """The gradients, computed by PyTorch's own operations, so that they can be differentiated."""
     inputs = [x, *parameters]
-    differentiated = [tensor for tensor, need in zip(inputs, needed, strict=True) if need]
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        output = stack.plain(x, parameters)
+        aliases = aliases_of(inputs)
+        differentiated = [alias for alias, need in zip(aliases, needed, strict=True) if need]
+        output = stack.plain(aliases[0], aliases[1:])
         gradients = iter(
             torch.autograd.grad(output, differentiated, grad, create_graph=create_graph)
         )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from aefast import torch_private
@@ -19,6 +20,9 @@ KEY = "_accelerated"
 
 # Functions that take sizes, which may be a placeholder's: randn(x.size(0), 20, device=x.device).
 FACTORIES = (torch.empty, torch.full, torch.ones, torch.rand, torch.randn, torch.zeros)
+
+# What nn.Linear calls. Profilers and simulators put a function of their own in its place.
+LINEAR = F.linear
 
 # torch modules that only call others: the graph holds those others' calls.
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -45,6 +49,8 @@ def trace(module: nn.Module) -> Trace | str:
     own = module.__dict__.keys() & {"forward", "extra_repr", "__deepcopy__"}
     if own and KEY not in module.__dict__:
         return f"{type(module).__name__}: this instance has a {min(own)} of its own"
+    if F.linear is not LINEAR:
+        return f"{type(module).__name__}: torch.nn.functional.linear is another function"
     try:
         required = _required_arguments(module)
         tree = list(module.modules())
@@ -100,7 +106,12 @@ def is_leaf(module: nn.Module) -> bool:
     attributes = module.__dict__
     if own_hooks(attributes) or ("forward" in attributes and KEY not in attributes):
         return True
-    return type(module).__module__.startswith("torch.") and type(module) not in CONTAINERS
+    return is_torchs(module) and type(module) not in CONTAINERS
+
+
+def is_torchs(module: nn.Module) -> bool:
+    """Whether a module's class is torch's own."""
+    return type(module).__module__.startswith("torch.")
 
 
 def _has_settings(module: nn.Module) -> bool:
@@ -184,6 +195,13 @@ class Guard:
             )
             if child is not module  # its own hooks run around the forward, not in it
         ]
+        # Parameters and buffers are read at each call; which there are, and which are None, is not.
+        self.tensors = [
+            child.__dict__[name]
+            for child in self.modules
+            for name in ("_parameters", "_buffers")
+            if child.__dict__[name] or not is_torchs(child)
+        ]
         self.traced_state = self._state()
 
     def _state(self) -> list[object]:
@@ -192,10 +210,15 @@ class Guard:
         for attributes in self.attributes:
             own = None if KEY in attributes else attributes.get("forward")
             state += attributes["training"], own, [*attributes["_modules"].values()]
+        for tensors in self.tensors:
+            for name, tensor in tensors.items():
+                state += name, tensor is None
         return state
 
     def holds(self) -> bool:
-        return self._state() == self.traced_state and all(map(Read.is_current, self.reads))
+        if F.linear is not LINEAR or self._state() != self.traced_state:
+            return False
+        return all(map(Read.is_current, self.reads))
 
 
 def is_plain_tensor(value: object) -> bool:

@@ -96,10 +96,13 @@ class BatchTopKSparseAutoencoder(SparseDictionary):
     def _count(self, code: Code) -> None:
         super()._count(code)
         assert not isinstance(code, Tensor)
-        active = torch.where(code.values > 0, code.values, torch.inf).float()
-        least = active.amin() if active.numel() else self.threshold
-        moved = self.threshold.lerp(least, THRESHOLD_RATE)
-        self.threshold.copy_(torch.where(least.isfinite(), moved, self.threshold))
+        active = torch.where(code.values > 0, code.values, torch.inf)
+        # Of a model that was cast, so is the threshold: it moves in float32 at least.
+        dtype = torch.promote_types(self.threshold.dtype, torch.float32)
+        threshold = self.threshold.to(dtype)
+        least = active.amin().to(dtype) if active.numel() else threshold
+        moved = threshold.lerp(least, THRESHOLD_RATE)
+        self.threshold.copy_(torch.where(least.isfinite(), moved, threshold))
 
     def extra_repr(self) -> str:
         return f"k={self.k}, {super().extra_repr()}"

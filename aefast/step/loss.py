@@ -14,6 +14,7 @@ from aefast.ops.shared import checks, dispatch
 from aefast.ops.shared.autograd import (
     Context,
     KernelFunction,
+    aliases_of,
     check_versions,
     connected,
     is_one,
@@ -150,9 +151,10 @@ def _defined_gradients(ctx: Context, grad: Tensor, create_graph: bool) -> list[T
     _check_versions(ctx)
     plan, parameters, x, seed, row_offset = ctx.call
     needed = ctx.needs_input_grad[4:]
-    differentiated = [parameter for parameter, need in zip(parameters, needed, strict=True) if need]
     with torch.enable_grad():
-        loss = eager.loss(plan, parameters, x, seed, row_offset)
+        aliases = aliases_of(parameters)
+        differentiated = [alias for alias, need in zip(aliases, needed, strict=True) if need]
+        loss = eager.loss(plan, aliases, x, seed, row_offset)
         gradients = iter(
             torch.autograd.grad(
                 loss, differentiated, grad, create_graph=create_graph, materialize_grads=True

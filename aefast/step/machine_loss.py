@@ -7,7 +7,14 @@ from torch import Tensor
 
 from aefast import backend
 from aefast.ops.shared import checks, dispatch
-from aefast.ops.shared.autograd import Context, KernelFunction, check_versions, is_one, versions_of
+from aefast.ops.shared.autograd import (
+    Context,
+    KernelFunction,
+    aliases_of,
+    check_versions,
+    is_one,
+    versions_of,
+)
 from aefast.ops.shared.precision import LARGEST, in_float32, product_level
 from aefast.step import machine_eager
 from aefast.step.machine_plan import MachinePlan
@@ -32,19 +39,18 @@ def refusal(
         return "x requires a gradient"
     if x.dim() != 2 or x.shape[1] != plan.visible or x.stride(1) != 1 or not len(x):
         return "x is no dense matrix [B, D] of one row or more"
-    if not x.data_ptr():
-        return "x has no memory: its storage was freed"
-    if not all(map(_is_plain, parameters)):
-        return "a parameter is not float32 on the CPU, not contiguous, or without memory"
-    if chain is not None and not (_is_plain(chain) and chain.dim() == 2 and len(chain)):
-        return "the chains are not float32 on the CPU, or not contiguous"
+    if not x.data_ptr() or x.is_neg():
+        return "x has no memory, or is a negative view, whose memory holds other numbers"
+    for tensor in parameters if chain is None else (*parameters, chain):
+        if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
+            return "a parameter, or the chains, are not float32 on the CPU"
+        if not tensor.is_contiguous() or tensor.is_neg():
+            return "a parameter, or the chains, are not contiguous, or a negative view"
+        if not tensor.data_ptr():
+            return "a parameter, or the chains, have no memory"
+    if chain is not None and chain.dim() != 2:
+        return "the chains are no matrix"
     return None
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
-        return False
-    return tensor.is_contiguous() and tensor.data_ptr() != 0  # 0 where its storage was freed
 
 
 def _takes_matrix_units() -> bool:
@@ -132,7 +138,8 @@ def _defined_gradients(
 ) -> list[Tensor | None]:
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        loss = machine_eager.loss_between(plan, parameters, x, end)
-        differentiated = [parameter for parameter in parameters if parameter.requires_grad]
+        aliases = aliases_of(parameters)
+        loss = machine_eager.loss_between(plan, aliases, x, end)
+        differentiated = [alias for alias in aliases if alias.requires_grad]
         computed = iter(torch.autograd.grad(loss, differentiated, grad, create_graph=create_graph))
     return [next(computed) if parameter.requires_grad else None for parameter in parameters]

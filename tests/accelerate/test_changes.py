@@ -86,6 +86,81 @@ def test_what_the_code_reads(change: Callable[[nn.Module], None]) -> None:
     assert sum(row.fallen for row in aefast.report(model).rows) == 0
 
 
+class Incomplete(nn.Module):
+    """Reads what may be there, a parameter and a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = sequential(20, 12, 20)
+        self.net[0].bias = None
+        self.scale = None
+        self.register_buffer("shift", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.net(x)
+        x = x if self.scale is None else x * self.scale
+        return x if self.shift is None else x + self.shift
+
+
+def first_bias(model: nn.Module) -> None:
+    model.net[0].bias = nn.Parameter(torch.ones(12))
+
+
+def no_last_bias(model: nn.Module) -> None:
+    model.net[2].bias = None
+
+
+def a_parameter(model: nn.Module) -> None:
+    model.scale = nn.Parameter(torch.tensor(2.0))
+
+
+def a_buffer(model: nn.Module) -> None:
+    model.shift = torch.tensor(2.0)
+
+
+def a_made_weight(model: nn.Module) -> None:
+    """As networks are given weights that others make."""
+    made = model.net[0].weight.detach() * 2
+    del model.net[0].weight
+    model.net[0].weight = made
+
+
+def a_buffer_for_a_weight(model: nn.Module) -> None:
+    made = model.net[0].weight.detach() * 2
+    del model.net[0].weight
+    model.net[0].register_buffer("weight", made)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [first_bias, no_last_bias, a_parameter, a_buffer, a_made_weight, a_buffer_for_a_weight],
+)
+def test_parameters_and_buffers_that_come_and_go(change: Callable[[nn.Module], None]) -> None:
+    model = Incomplete()
+    twin = copy.deepcopy(model)
+    aefast.accelerate(model)
+    x = torch.rand(8, 20)
+    before = model(x)
+    change(model)
+    change(twin)
+    torch.testing.assert_close(model(x), twin(x))
+    assert not torch.allclose(model(x), before)
+
+
+def test_another_function_in_linears_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = sequential(20, 12, 20)
+    twin = copy.deepcopy(model)
+    aefast.accelerate(model)
+    x = torch.rand(8, 20)
+    linear = F.linear
+    torch.testing.assert_close(model(x), twin(x))
+    monkeypatch.setattr(F, "linear", lambda *arguments: 2 * linear(*arguments))
+    torch.testing.assert_close(model(x), twin(x))
+    assert "linear is another function" in str(aefast.accelerate(sequential(20, 12, 20)))
+    monkeypatch.undo()
+    torch.testing.assert_close(model(x), twin(x))
+
+
 def test_another_forward_of_its_class(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Nested()
     aefast.accelerate(model)
@@ -195,6 +270,40 @@ def test_a_layer_that_is_used_twice() -> None:
     for net in (model, twin):
         net(x).sum().backward()
     torch.testing.assert_close(layer.weight.grad, twin[0].weight.grad)
+
+
+@pytest.mark.parametrize("is_tied", [False, True])
+def test_a_weight_of_two_layers_is_differentiated_twice(is_tied: bool) -> None:
+    layer = nn.Linear(20, 20)
+    model = Bare() if is_tied else nn.Sequential(layer, nn.Tanh(), layer, nn.Sigmoid())
+    exact = copy.deepcopy(model).double()
+    aefast.accelerate(model)
+    penalties = []
+    for net in (model, exact):
+        weight = next(net.parameters())
+        x = torch.linspace(0, 1, 60).reshape(3, 20).to(weight).requires_grad_()
+        inputs = x, weight
+        slopes = torch.autograd.grad(net(x).square().sum(), inputs, create_graph=True)
+        sum(slope.square().sum() for slope in slopes).backward()
+        penalties.append([*slopes, x.grad, weight.grad])
+    for actual, expected in zip(*penalties, strict=True):
+        torch.testing.assert_close(actual.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_weights_that_are_made_of_each_other_are_differentiated_twice() -> None:
+    model = sequential(6, 6, 6)
+    exact = copy.deepcopy(model).double()
+    aefast.accelerate(model)
+    penalties = []
+    for net in (model, exact):
+        weight = next(net.parameters()).detach().requires_grad_()
+        x = torch.linspace(0, 1, 12).reshape(2, 6).to(weight)
+        made = {"0.weight": weight, "2.weight": 2 * weight}
+        output = torch.func.functional_call(net, made, (x * weight.sum(),))
+        (slope,) = torch.autograd.grad(output.square().sum(), weight, create_graph=True)
+        penalties.append([slope, *torch.autograd.grad(slope.square().sum(), weight)])
+    for actual, expected in zip(*penalties, strict=True):
+        torch.testing.assert_close(actual.double(), expected, rtol=1e-4, atol=1e-4)
 
 
 class Bare(nn.Module):

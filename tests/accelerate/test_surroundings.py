@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrizations, prune
+from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 import aefast
@@ -139,6 +140,34 @@ def test_global_hooks_are_called() -> None:
     model(torch.rand(8, 20))
     handle.remove()
     assert nn.Linear in called
+
+
+class Tripling(TorchFunctionMode):
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        return 3 * result if function is nn.functional.linear else result
+
+
+def test_a_function_mode_sees_the_layers() -> None:
+    model = EncoderDecoder()
+    twin = copy.deepcopy(model)
+    aefast.accelerate(model)
+    with Tripling():
+        same(model, twin, torch.rand(8, 20))
+    with torch.device("cpu"):  # a mode, too, which sees new tensors alone
+        model(torch.rand(8, 20))
+    assert aefast.report(model).replaced[0].served == 1
+
+
+def test_a_parameter_that_is_a_negative_view() -> None:
+    model = EncoderDecoder()
+    layer = model.encoder[0]
+    layer.weight = nn.Parameter(torch._neg_view(layer.weight.detach()))
+    twin = copy.deepcopy(model)
+    aefast.accelerate(model)
+    same(model, twin, torch.rand(8, 20))
 
 
 @pytest.mark.parametrize("before", [True, False])

@@ -192,6 +192,21 @@ def test_other_dtypes_and_autocast(name, dtype):
     assert plain.decoder_weight.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_model_that_was_cast_trains(name, dtype):
+    torch.manual_seed(0)
+    made, x = MODELS[name](dtype=dtype), torch.randn(9, D, dtype=dtype)
+    cast = MODELS[name]().to(dtype)
+    cast.load_state_dict(made.state_dict())
+    for _ in range(3):
+        loss = cast.loss(x)
+        loss.backward()
+        torch.testing.assert_close(loss, made.loss(x))
+    for ours, theirs in zip(cast.buffers(), made.buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs.to(ours.dtype), rtol=1e-2, atol=0)
+
+
 def test_the_dead_latents_loss_without_a_count_of_them_is_the_same():
     """On a GPU all latents are multiplied, and those that are alive are left out."""
     model, x = trained("topk", aux_k=5, dead_after=10), torch.randn(8, D)

@@ -193,6 +193,36 @@ def test_a_second_backward_and_a_gradient_of_the_gradient(chains):
         torch.testing.assert_close(a, b)
 
 
+def test_parameters_that_are_made_of_each_other_get_their_gradients_twice():
+    plan = MachinePlan(6, 6)
+    weight, bias, _ = parameters_of(plan)
+    x = rows_of(plan, 9, True)
+    parameters = [weight, bias, 2 * bias]
+    loss, end = machine_loss(plan, parameters, x, None, SEED)
+    once = torch.autograd.grad(loss, bias, retain_graph=True)
+    again = torch.autograd.grad(loss, bias, create_graph=True)
+    defined = machine_eager.loss_between(plan, parameters, x, end)
+    expected = torch.autograd.grad(defined, bias, create_graph=True)
+    torch.testing.assert_close([once, again], [expected, expected])
+    torch.testing.assert_close(
+        *(
+            torch.autograd.grad(slope.square().sum(), bias, retain_graph=True)
+            for (slope,) in (again, expected)
+        )
+    )
+
+
+def test_negative_views_are_read_as_what_they_show():
+    plan = MachinePlan(6, 4)
+    parameters, x = parameters_of(plan), rows_of(plan, 9, True)
+    negative = [torch._neg_view(-tensor) for tensor in (x, parameters[0])]
+    assert "negative" in refusal(plan, parameters, negative[0])
+    assert "negative" in refusal(plan, [negative[1], *parameters[1:]], x)
+    assert "negative" in refusal(plan, parameters, x, torch._neg_view(x))
+    machine = nn.RBM(6, 4)
+    torch.testing.assert_close(machine.loss(negative[0], seed=1), machine.loss(x, seed=1))
+
+
 def test_calls_that_the_kernels_do_not_take():
     plan = MachinePlan(6, 4)
     parameters, x = parameters_of(plan), torch.rand(3, 6)

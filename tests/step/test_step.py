@@ -169,6 +169,22 @@ def test_the_gradient_is_differentiable(name):
         torch.testing.assert_close(a.double(), b, rtol=1e-3, atol=1e-5)
 
 
+def test_weights_that_are_made_of_each_other_are_differentiated_twice():
+    model = MODELS["plain"](6, 6)
+    results = []
+    for dtype in (torch.float32, torch.float64):
+        weight = model.encoder[0].weight.detach().to(dtype).requires_grad_()
+        made = {"0.weight": weight, "2.weight": 2 * weight}
+        x = torch.linspace(0, 1, 30, dtype=dtype).reshape(5, 6)
+        loss = torch.func.functional_call(nn.LossModule(model.to(dtype)), {
+            f"model.{name}": value for name, value in made.items()
+        }, (x,))  # fmt: skip
+        (slope,) = torch.autograd.grad(loss, weight, create_graph=True)
+        results.append([slope, *torch.autograd.grad(slope.square().sum(), weight)])
+    for actual, expected in zip(*results, strict=True):
+        torch.testing.assert_close(actual.double(), expected, rtol=1e-4, atol=1e-6)
+
+
 def test_a_frozen_parameter_gets_no_gradient():
     model = MODELS["plain"](6, 3)
     model.encoder[0].weight.requires_grad_(False)

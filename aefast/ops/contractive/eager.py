@@ -15,6 +15,7 @@ from aefast.ops.contractive.settings import EncoderLayer, PenaltySettings
 from aefast.ops.corrupt.eager import corrupt as defined_noise
 from aefast.ops.corrupt.noise import Noise
 from aefast.ops.linear_act.eager import ACTIVATIONS, DERIVATIVES
+from aefast.ops.shared.autograd import aliases_of
 from aefast.random import Step
 
 
@@ -132,19 +133,15 @@ def gradients(
 ) -> list[Tensor | None]:
     """By x, the weights and the biases, differentiable in their turn; None where not wanted.
 
-    An alias stands for each of them: of tensors that are made from each other, or serve twice, the
-    gradients would else be counted twice, here and by the engine that calls this.
+    An alias stands for each of them: see :func:`aefast.ops.shared.autograd.aliases_of`.
     """
     differentiated_again = torch.is_grad_enabled()
     with torch.enable_grad():
-        x = x.view_as(x)
+        x, *weights = aliases_of([x, *(layer.weight for layer in layers)])
+        biases = aliases_of(layer.bias for layer in layers)
         layers = [
-            EncoderLayer(
-                weight.view_as(weight),
-                None if bias is None else bias.view_as(bias),
-                activation,
-            )
-            for weight, bias, activation in layers
+            EncoderLayer(weight, bias, layer.activation)
+            for weight, bias, layer in zip(weights, biases, layers, strict=True)
         ]
         penalty, _, code = contractive_penalty(x, layers, settings)
     inputs: list[Any] = [x, *(layer.weight for layer in layers), *(layer.bias for layer in layers)]

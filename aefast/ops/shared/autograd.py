@@ -102,6 +102,15 @@ def requiring_gradient(tensor: Any, is_needed: bool) -> Any:
     return tensor * torch.ones((), dtype=tensor.dtype, device=tensor.device, requires_grad=True)
 
 
+def aliases_of(tensors: Iterable[Tensor | None]) -> list[Any]:
+    """An alias for each tensor, by which :func:`torch.autograd.grad` is asked in a backward pass.
+
+    Of tensors that serve twice, or are made from each other, the gradients would else be counted
+    twice: there, and by the engine that the backward pass answers.
+    """
+    return [None if tensor is None else tensor.view_as(tensor) for tensor in tensors]
+
+
 def connected(
     gradients: Iterable[Tensor | None], inputs: Iterable[Tensor | None]
 ) -> list[Tensor | None]:

@@ -16,11 +16,14 @@ from torch import Tensor
 from aefast import backend, random
 from aefast.torch_private import (
     PRE_DISPATCH,
+    DeviceContext,
     TransformType,
     count_dispatch_modes,
+    count_function_modes,
     current_graph_task,
     dispatch_modes,
     forward_ad,
+    function_modes,
     has_transforms,
     includes_dispatch_key,
     is_autocast_enabled_anywhere,
@@ -116,6 +119,14 @@ def counts_flops() -> bool:
         return False
     modes = dispatch_modes()
     return any(type(mode).__module__ == "torch.utils.flop_counter" for mode in modes)
+
+
+def is_in_function_mode() -> bool:
+    """Whether a ``torch.overrides.TorchFunctionMode`` sees the call's functions, and may change
+    what they give. One that is a device says where new tensors are, and is none of these."""
+    if not count_function_modes():
+        return False
+    return any(not isinstance(mode, DeviceContext) for mode in function_modes())
 
 
 def is_checkpointed() -> bool:
