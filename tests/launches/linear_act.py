@@ -8,4 +8,4 @@ from aefast.ops.linear_act import triton
 def launch(batch: int) -> None:
     x, weight, bias = torch.zeros(batch, 96), torch.zeros(100, 96), torch.zeros(100)
     output, _ = triton.forward(x, weight, bias, "tanh", False)
-    triton.backward(output, x, weight, output, "tanh", (True, True, True))
+    triton.backward(output, x, weight, output, "tanh", True)

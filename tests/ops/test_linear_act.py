@@ -1,5 +1,6 @@
 """A linear layer with its activation: every backend against the definition in float64."""
 
+import itertools
 import math
 
 import pytest
@@ -390,3 +391,44 @@ def test_bad_input_is_named_at_the_door(change, error, message):
     arguments = {"x": torch.ones(6, 4), "weight": torch.ones(5, 4), "bias": torch.ones(5)}
     with pytest.raises(error, match=message):
         linear_act(**arguments | {"activation": "relu"} | change)
+
+
+def change_before_backward(function, needed, changed, activation, device, twice):
+    """The gradients by those of x, weight and bias that need one, where one of the three is changed
+    in place between the passes; or None where that is an error."""
+    torch.manual_seed(0)
+    leaves = layer(device, 4, 3, 5)
+    tensors = [
+        leaf * 1 if need else leaf.detach() for leaf, need in zip(leaves, needed, strict=True)
+    ]
+    output = function(*tensors, activation)
+    with torch.no_grad():
+        tensors[changed].mul_(2)
+    wanted = [leaf for leaf, need in zip(leaves, needed, strict=True) if need]
+    try:
+        gradients = torch.autograd.grad(output.square().sum(), wanted, create_graph=twice)
+        if twice:
+            total = sum(gradient.square().sum() for gradient in gradients)
+            gradients = torch.autograd.grad(total, wanted, materialize_grads=True)
+    except RuntimeError as error:
+        if "modified by an inplace operation" in str(error):
+            return None
+        raise
+    return gradients
+
+
+@pytest.mark.parametrize("twice", [False, True])
+@pytest.mark.parametrize("changed", [0, 1, 2], ids=["x", "weight", "bias"])
+@pytest.mark.parametrize("needed", [n for n in itertools.product([0, 1], repeat=3) if any(n)])
+@pytest.mark.parametrize("activation", ["sigmoid", "gelu"])
+@not_interpreted
+def test_what_pytorch_lets_change_between_the_passes_may(
+    kernel_device, activation, needed, changed, twice
+):
+    """Of a layer with frozen parts; what backward reads is refused as PyTorch refuses it."""
+    call = needed, changed, activation, kernel_device, twice
+    actual = change_before_backward(linear_act, *call)
+    expected = change_before_backward(eager.linear_act, *call)
+    assert (actual is None) == (expected is None)
+    for kernel, defined in zip(actual or (), expected or (), strict=True):
+        torch.testing.assert_close(kernel, defined, rtol=1e-4, atol=1e-5)

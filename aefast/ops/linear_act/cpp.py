@@ -15,20 +15,23 @@ def forward(
 
 def backward(
     grad: Tensor,
-    x: Tensor,
-    weight: Tensor,
+    x: Tensor | None,
+    weight: Tensor | None,
     saved: Tensor | None,
     activation: str,
-    needed: tuple[bool, bool, bool],
+    bias_needed: bool,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     grad_bias = grad_x = grad_weight = None
     if saved is not None:
-        grad, grad_bias = shared.activation_backward(grad, saved, activation, needed[2])
-    elif needed[2]:
+        grad, grad_bias = shared.activation_backward(grad, saved, activation, bias_needed)
+    elif bias_needed:
         grad_bias = grad.sum(0)
-    precision = shared.own_precision(x.dtype, weight.numel())
-    if needed[0]:
+    operand = weight if x is None else x
+    if operand is None:
+        return None, None, grad_bias
+    precision = shared.own_precision(operand.dtype, grad.shape[1] * operand.shape[1])
+    if weight is not None:
         grad_x = shared.multiply(grad, shared.RightOperand(weight.t(), precision))
-    if needed[1]:
+    if x is not None:
         grad_weight = shared.multiply(grad.t(), shared.RightOperand(x.t(), precision))
     return grad_x, grad_weight, grad_bias

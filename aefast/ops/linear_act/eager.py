@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from aefast.ops.shared.precision import upcast
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda z: z,
     "relu": torch.relu,
@@ -27,6 +29,15 @@ DERIVATIVES: dict[str, Callable[[Tensor], Tensor]] = {
     "softplus": torch.sigmoid,
     "gelu": lambda z: torch.special.ndtr(z) + z * torch.exp(-z * z / 2) / math.sqrt(2 * math.pi),
     "silu": lambda z: torch.sigmoid(z) * (1 + z * (1 - torch.sigmoid(z))),
+}
+
+# The same of the activation's output, of those whose output tells it.
+DERIVATIVES_OF_OUTPUT: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": DERIVATIVES["relu"],
+    "leaky_relu": DERIVATIVES["leaky_relu"],
+    "sigmoid": lambda y: y * (1 - y),
+    "tanh": lambda y: 1 - y**2,
+    "softplus": lambda y: -torch.expm1(-y),
 }
 
 # Those whose second derivative is 0 everywhere.
@@ -55,6 +66,16 @@ def activation_backward(activation: str, grad: Tensor, z: Tensor) -> Tensor:
     if activation == "relu":
         return torch.where(z <= 0, torch.zeros_like(grad), grad)
     return grad * DERIVATIVES[activation](z)
+
+
+def activation_backward_of_saved(activation: str, grad: Tensor, saved: Tensor | None) -> Tensor:
+    """The same from what a forward pass saved, the output or the pre-activation."""
+    if saved is None:
+        return grad
+    if activation == "relu":
+        return activation_backward(activation, grad, saved)
+    derivative = DERIVATIVES_OF_OUTPUT.get(activation, DERIVATIVES[activation])
+    return (upcast(grad) * derivative(upcast(saved))).to(grad.dtype)
 
 
 def backward(

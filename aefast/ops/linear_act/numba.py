@@ -25,15 +25,15 @@ def forward(
 
 def backward(
     grad: Tensor,
-    x: Tensor,
-    weight: Tensor,
+    x: Tensor | None,
+    weight: Tensor | None,
     saved: Tensor | None,
     activation: str,
-    needed: tuple[bool, bool, bool],
+    bias_needed: bool,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     if saved is not None:
         grad = shared.map_elements(shared.activation_backward(activation), grad, saved)
-    grad_x = torch.mm(grad, weight) if needed[0] else None
-    grad_weight = torch.mm(grad.t(), x) if needed[1] else None
-    grad_bias = grad.sum(0) if needed[2] else None
+    grad_x = None if weight is None else torch.mm(grad, weight)
+    grad_weight = None if x is None else torch.mm(grad.t(), x)
+    grad_bias = grad.sum(0) if bias_needed else None
     return grad_x, grad_weight, grad_bias

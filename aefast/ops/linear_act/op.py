@@ -4,10 +4,11 @@ A backend module has two functions, on ``x [B, D]`` and ``weight [H, D]``:
 
 ``forward(x, weight, bias, activation, keep_preactivation) -> (output, preactivation or None)``
     both ``[B, H]``; the pre-activation where it is asked for.
-``backward(grad, x, weight, saved, activation, needed) -> (grad_x, grad_weight, grad_bias)``
-    of which only the ``needed`` ones are made, the others None. ``saved`` is the pre-activation
-    for the activations in ``FROM_PREACTIVATION``, None for the identity, and the output for all
-    others, whose derivative the output tells.
+``backward(grad, x, weight, saved, activation, bias_needed) -> (grad_x, grad_weight, grad_bias)``
+    of which only those are made that are needed, the others None: weight is None where x's is not,
+    and x where weight's is not. ``saved`` is the pre-activation for the activations in
+    ``FROM_PREACTIVATION``, None for the identity, and the output for all others, whose derivative
+    the output tells.
 """
 
 import math
@@ -90,17 +91,18 @@ def _forward(
 
 def _backward(
     grad: Tensor,
-    x: Tensor,
-    weight: Tensor,
+    x: Tensor | None,
+    weight: Tensor | None,
     saved: Tensor | None,
     activation: str,
     name: str,
-    needed: tuple[bool, ...],
+    bias_needed: bool,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     grad = dispatch.materialize(grad, "the incoming gradient")
-    x, weight = dispatch.materialize(x, "x"), dispatch.materialize(weight, "weight")
+    x = None if x is None else dispatch.materialize(x, "x")
+    weight = None if weight is None else dispatch.materialize(weight, "weight")
     return backend.implementation("linear_act", name).backward(
-        grad, x, weight, saved, activation, needed
+        grad, x, weight, saved, activation, bias_needed
     )
 
 
@@ -114,6 +116,10 @@ def what_backward_needs(
 
 
 class _LinearAct(KernelFunction):
+    """Saves what PyTorch's linear layer and activation do: x for the weight's gradient, the weight
+    for x's, and what tells the activation's derivative. The rest may be changed in place.
+    """
+
     @staticmethod
     def forward(
         x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, name: str
@@ -122,28 +128,53 @@ class _LinearAct(KernelFunction):
 
     @staticmethod
     def setup_context(ctx: Context, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> None:
-        x, weight, bias, ctx.activation, ctx.name = inputs
-        output, preactivation = outputs
-        if preactivation is not None:
-            ctx.mark_non_differentiable(preactivation)
-        saved = what_backward_needs(ctx.activation, output, preactivation)
-        ctx.save_for_backward(x, weight, bias, saved)
+        x, weight, _, ctx.activation, ctx.name = inputs
+        saved = what_backward_needs(ctx.activation, *outputs)
+        x_needed, weight_needed, *_ = ctx.needs_input_grad
+        ctx.save_for_backward(x if weight_needed else None, weight if x_needed else None, saved)
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Context, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-        if grad is None:
+    def backward(
+        ctx: Context, grad: Tensor | None, grad_preactivation: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        """A second backward pass has a gradient of the pre-activation, too."""
+        if grad is None and grad_preactivation is None:
             return (None,) * 5
-        x, weight, bias, saved = ctx.saved_tensors
-        needed = ctx.needs_input_grad[:3]
-        gradients: Iterable[Tensor | None]
-        if torch.is_grad_enabled() or dispatch.is_transformed(grad) or dispatch.is_traced(grad):
-            # The gradient is to be differentiated again, batched or traced: the definition's can.
-            gradients = eager.backward(grad, x, weight, bias, ctx.activation)
-            gradients = connected(gradients, (grad, x, weight, bias))
+        x, weight, saved = ctx.saved_tensors
+        bias_needed = ctx.needs_input_grad[2]
+        if grad is None or grad_preactivation is not None or _is_defined(grad):
+            gradients = _defined_gradients(ctx, grad, grad_preactivation, x, weight, saved)
         else:
-            gradients = _backward(grad, x, weight, saved, ctx.activation, ctx.name, needed)
-        return *(g if need else None for g, need in zip(gradients, needed, strict=True)), None, None
+            gradients = _backward(grad, x, weight, saved, ctx.activation, ctx.name, bias_needed)
+        return *gradients, None, None
+
+
+def _is_defined(grad: Tensor) -> bool:
+    """Whether the gradient is to be differentiated again, batched or traced: the definition's
+    can."""
+    return torch.is_grad_enabled() or dispatch.is_transformed(grad) or dispatch.is_traced(grad)
+
+
+def _defined_gradients(
+    ctx: Context,
+    grad: Tensor | None,
+    grad_preactivation: Tensor | None,
+    x: Tensor | None,
+    weight: Tensor | None,
+    saved: Tensor | None,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The definition's gradients, of which each depends on what was saved as PyTorch's does."""
+    total: Any = grad_preactivation
+    if grad is not None:
+        of_output = eager.activation_backward_of_saved(ctx.activation, grad, saved)
+        total = of_output if total is None else of_output + total
+    (total,) = connected([total], (grad, grad_preactivation, saved))
+    return (
+        None if weight is None else total @ weight,
+        None if x is None else total.t() @ x,
+        total.sum(0) if ctx.needs_input_grad[2] else None,
+    )
 
 
 @registered("aefast::linear_act")
@@ -194,7 +225,16 @@ def _registered_backward(
     if name == "eager" or 0 in (x.numel(), weight.numel()):
         gradients = eager.backward(grad, x, weight, bias, activation)
     else:
-        gradients = _backward(grad, x, weight, saved, activation, name, tuple(needed))
+        x_needed, weight_needed, bias_needed = needed
+        gradients = _backward(
+            grad,
+            x if weight_needed else None,
+            weight if x_needed else None,
+            saved,
+            activation,
+            name,
+            bias_needed,
+        )
     grad_x, grad_weight, grad_bias = (
         x.new_empty(0) if gradient is None or not need else gradient
         for gradient, need in zip(gradients, needed, strict=True)

@@ -26,32 +26,31 @@ def forward(
 
 def backward(
     grad: Tensor,
-    x: Tensor,
-    weight: Tensor,
+    x: Tensor | None,
+    weight: Tensor | None,
     saved: Tensor | None,
     activation: str,
-    needs: tuple[bool, bool, bool],
+    bias_needed: bool,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The gradients of x, weight and bias that `needs` asks for, None for the others.
+    """The gradients of x, if weight is given, of weight, if x is, and of bias; else None.
 
     saved: the pre-activation for gelu and silu, None for identity, else the output.
     """
-    needs_x, needs_weight, needs_bias = needs
     grad_bias = None
     if saved is None:
         grad_preactivation = grad
-        if needs_bias:
+        if bias_needed:
             grad_bias = grad.sum(0, dtype=torch.float32)
     else:
         grad_preactivation, partials = triton_activation.activation_backward(
             grad, saved, activation
         )
-        if needs_bias:
+        if bias_needed:
             grad_bias = partials.sum(0)
     grad_x = grad_weight = None
-    if needs_x:
+    if weight is not None:
         grad_x, _ = triton_gemm.multiply(grad_preactivation, weight.T)
-    if needs_weight:
+    if x is not None:
         grad_weight, _ = triton_gemm.multiply(grad_preactivation.T, x.T)
         grad_weight = grad_weight[: grad.shape[1]]
     return grad_x, grad_weight, None if grad_bias is None else grad_bias.to(grad.dtype)
