@@ -1,6 +1,5 @@
 """Sparse autoencoders whose code is the largest latents of a whole batch."""
 
-import math
 from collections.abc import Sequence
 from typing import Unpack
 
@@ -14,7 +13,7 @@ from aefast.nn.reparametrized import renew_weights
 from aefast.nn.settings import setting
 from aefast.ops.shared import checks, dispatch
 from aefast.ops.topk import batch
-from aefast.ops.topk.op import SparseCode
+from aefast.ops.topk.op import SparseCode, as_rows, in_shape_of
 
 # How far a step of training moves the threshold towards its batch's.
 THRESHOLD_RATE = 0.01
@@ -86,11 +85,10 @@ class BatchTopKSparseAutoencoder(SparseDictionary):
             values, indices = batch_topk_encode(centered, weight, bias, self.k)
             return SparseCode(values.relu(), indices)
         centered, weight, bias = dispatch.cast_operands(centered, weight, bias)
-        rows = centered.reshape(math.prod(x.shape[:-1]), self.visible)
+        rows = as_rows(centered)
         with dispatch.without_autocast(x.device):
             values, indices = batch.encode(rows, weight, bias, self.k, self.threshold)
-        shape = (*x.shape[:-1], values.shape[-1])
-        return SparseCode(values.reshape(shape).relu(), indices.reshape(shape))
+        return SparseCode(in_shape_of(x, values).relu(), in_shape_of(x, indices))
 
     @torch.no_grad()
     def _count(self, code: Code) -> None:

@@ -288,7 +288,7 @@ class SparseDictionary(HasSettings, Shardable):
             return (code.reshape(-1, self.latents) > 0).any(0)
         values, indices = code
         # One that is not active goes into a slot past the last.
-        slots = torch.where(values > 0, indices, self.latents).reshape(-1)
+        slots = torch.where(values > 0, indices, self.latents).contiguous().view(-1)
         active = self.idle.new_zeros(self.latents + 1, dtype=torch.bool).index_fill_(0, slots, 1)
         return active[:-1]
 

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
+from torch.fx.experimental.proxy_tensor import make_fx
 
-from aefast.functional import batch_topk_encode, sparse_decode
+from aefast.functional import batch_topk_encode, sparse_decode, sparse_reconstruction_loss
 from aefast.ops.topk import batch
 from tests.backends import not_interpreted
 from tests.ops.test_topk import encoder, whole_numbers
@@ -132,6 +133,36 @@ def test_a_compiled_and_an_exported_call_have_a_dynamic_width():
         scaled = scale * tensors[0].detach(), *tensors[1:]
         assert torch.equal(compiled(*scaled), decoded(*scaled))
         assert torch.equal(exported(*scaled), decoded(*scaled))
+
+
+def loss_and_gradients(x, weight, bias):
+    code = batch_topk_encode(x, weight, bias, 3)
+    loss = sparse_reconstruction_loss(*code, weight, None, x)
+    return *code, sparse_decode(*code, weight), *torch.autograd.grad(loss, [weight, bias])
+
+
+@pytest.mark.parametrize("pre_dispatch", [False, True])
+def test_a_graph_of_make_fx_serves_batches_of_another_width(pre_dispatch):
+    x, weight, bias = whole_numbers("cpu", 6, 5, 40)
+    call = loss_and_gradients
+    if pre_dispatch:  # a graph before autograd, which takes no backward pass
+        call = lambda *tensors: sparse_decode(*batch_topk_encode(*tensors, 3), weight)  # noqa: E731
+    graph = make_fx(call, pre_dispatch=pre_dispatch)(x, weight, bias)
+    x = x * torch.tensor([50.0, 1, 1, 1, 1, 1])[:, None]
+    assert batch_topk_encode(x, weight, bias, 3).values.shape[1] > 10
+    torch.testing.assert_close(graph(x, weight, bias), call(x, weight, bias), rtol=0, atol=0)
+
+
+def test_a_graph_of_make_fx_of_more_dimensions_has_no_width():
+    x, weight, bias = whole_numbers("cpu", 6, 5, 40)
+
+    def decoded(x):
+        return sparse_decode(*batch_topk_encode(x, weight, bias, 3), weight)
+
+    x = x.detach().reshape(2, 3, 5)
+    graph = make_fx(decoded)(x)
+    x[0, 0] *= 50
+    assert torch.equal(graph(x), decoded(x))
 
 
 @pytest.mark.parametrize("k", [0, -1, 8, math.nan])

@@ -6,7 +6,6 @@ active latents' decoder rows ``[B, k]``, in float32 or float64. The gradients ar
 these.
 """
 
-import math
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from aefast.ops.shared.precision import upcast
 from aefast.ops.shared.registered import registered
 from aefast.ops.sparse_reconstruction_loss import eager
 from aefast.ops.topk import products
-from aefast.ops.topk.op import check_code
+from aefast.ops.topk.op import as_rows, check_code, in_shape_of
 
 Loss = tuple[Tensor, Tensor]
 Gradients = tuple[Tensor | None, ...]
@@ -47,12 +46,10 @@ def loss_and_residual(
         )
     check_code(values, indices, weight, bias)
     check_target(target, values, weight)
-    rows = math.prod(values.shape[:-1])
-    shape = rows, values.shape[-1]
-    code = values.reshape(shape), indices.reshape(shape)
+    code = as_rows(values), as_rows(indices)
     with dispatch.without_autocast(values.device):
-        loss, residual = _of_rows(*code, weight, bias, target.reshape(rows, weight.shape[1]))
-    return loss, residual.reshape(target.shape)
+        loss, residual = _of_rows(*code, weight, bias, as_rows(target))
+    return loss, in_shape_of(target, residual)
 
 
 def _of_rows(*inputs: Any) -> Loss:

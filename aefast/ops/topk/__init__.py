@@ -1,13 +1,18 @@
 """Sparse codes over many latents."""
 
-import math
-
 from torch import Tensor
 
 from aefast.ops.shared import checks, dispatch
 from aefast.ops.shared.public import public
 from aefast.ops.topk import batch, products
-from aefast.ops.topk.op import SparseCode, check_code, check_encoder, encode
+from aefast.ops.topk.op import (
+    SparseCode,
+    as_rows,
+    check_code,
+    check_encoder,
+    encode,
+    in_shape_of,
+)
 
 __all__ = ["batch_topk_encode", "sparse_decode", "topk_encode"]
 
@@ -50,11 +55,9 @@ def topk_encode(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> Spars
     checks.check_tensor(x, "x")
     x, weight, bias = dispatch.cast_operands(x, weight, bias)
     check_encoder(x, weight, bias, k)
-    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     with dispatch.without_autocast(x.device):
-        values, indices = encode(rows, weight, bias, int(k))
-    shape = (*x.shape[:-1], values.shape[-1])
-    return SparseCode(values.reshape(shape), indices.reshape(shape))
+        values, indices = encode(as_rows(x), weight, bias, int(k))
+    return SparseCode(in_shape_of(x, values), in_shape_of(x, indices))
 
 
 @public
@@ -70,7 +73,8 @@ def batch_topk_encode(x: Tensor, weight: Tensor, bias: Tensor | None, k: float) 
 
     No array of all pre-activations is held. Gradients pass through the latents that were selected
     alone, with the same bits for any thread count. The width depends on the data: it is a
-    dynamic size to ``torch.compile`` and ``torch.export``, and ``torch.vmap`` does not take it.
+    dynamic size to ``torch.compile`` and ``torch.export``, no part of a graph of ``make_fx`` (whose
+    backward pass takes x ``[B, D]`` alone), and ``torch.vmap`` does not take it.
 
     Args:
         x: ``[..., D]``; float32, bfloat16, float16 or float64; B is the number of rows. Half
@@ -99,11 +103,9 @@ def batch_topk_encode(x: Tensor, weight: Tensor, bias: Tensor | None, k: float) 
     x, weight, bias = dispatch.cast_operands(x, weight, bias)
     check_encoder(x, weight, bias, 1)
     k = batch.check_active(k, weight)
-    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     with dispatch.without_autocast(x.device):
-        values, indices = batch.encode(rows, weight, bias, k)
-    shape = (*x.shape[:-1], values.shape[-1])
-    return SparseCode(values.reshape(shape), indices.reshape(shape))
+        values, indices = batch.encode(as_rows(x), weight, bias, k)
+    return SparseCode(in_shape_of(x, values), in_shape_of(x, indices))
 
 
 @public
@@ -144,9 +146,6 @@ def sparse_decode(
     checks.check_tensor(values, "values")
     values, weight, bias = dispatch.cast_operands(values, weight, bias)
     check_code(values, indices, weight, bias)
-    *leading, active = values.shape
-    rows = math.prod(leading)
-    values, indices = values.reshape(rows, active), indices.reshape(rows, active)
     with dispatch.without_autocast(values.device):
-        output = products.sparse_decode(values, indices, weight, bias)
-    return output.reshape(*leading, weight.shape[1])
+        output = products.sparse_decode(as_rows(values), as_rows(indices), weight, bias)
+    return in_shape_of(values, output)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from aefast.ops.shared import dispatch
 from aefast.ops.shared.precision import upcast
 
 
@@ -79,6 +80,8 @@ def selected_counts(values: Tensor, count: int, threshold: Tensor | None) -> Ten
 
 def is_selected(indices: Tensor, counts: Tensor) -> Tensor:
     """bool ``[B, m]``: the first ``counts`` of each row."""
+    if dispatch.is_traced(indices):  # make_fx would hold this batch's m
+        return torch.ones_like(indices).cumsum(1) <= counts[:, None]
     numbers = torch.arange(indices.shape[1], dtype=torch.int64, device=indices.device)
     return numbers < counts[:, None]
 

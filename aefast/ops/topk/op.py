@@ -4,6 +4,7 @@ A backend module has ``topk_encode(x, weight, bias, k) -> (values, indices)``, o
 ``weight [L, D]`` and ``bias [L]`` or None, both ``[B, k]``, and the products of products.py.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +25,23 @@ class SparseCode(NamedTuple):
 
     values: Tensor
     indices: Tensor
+
+
+def as_rows(x: Tensor) -> Tensor:
+    """``[..., k]`` as a matrix. make_fx, which records every size that is read, is not to hold the
+    width of a batch top-k code."""
+    return x if x.dim() == 2 else _with_leading(x, math.prod(x.shape[:-1]))
+
+
+def in_shape_of(x: Tensor, rows: Tensor) -> Tensor:
+    """Rows ``[B, k]`` that were computed of :func:`as_rows` of x, as ``[..., k]``, likewise."""
+    return rows if x.dim() == 2 else _with_leading(rows, *x.shape[:-1])
+
+
+def _with_leading(x: Tensor, *leading: int) -> Tensor:
+    if x.numel() and x.is_contiguous():
+        return x.view(*leading, -1)
+    return x.reshape(*leading, x.shape[-1])
 
 
 def check_encoder(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> None:
