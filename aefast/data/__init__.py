@@ -35,7 +35,7 @@ table: index      left out: a first column without a name (also ``Unnamed: 0``, 
                   numbers, of text, or of 3 or more numbers that rise; one without a header, or
                   named ``id``, ``idx``, ``row``, ``row_id``, ``rowid``, ``row_number``, ``no``,
                   ``no.``, ``nr``, ``number``, ``obs``, ``sample`` or ``sample_id``, that counts 3
-                  rows or more from 0 or 1
+                  rows or more from 0 or 1. ``1.0`` is a natural number, too
 table: missing    refused by line and column: an empty field, NA, NaN, null; and so is text
 folder: images    .png .jpg .jpeg .jpe .jfif .bmp .gif .tif .tiff .webp .pgm .ppm .pbm .pnm, by
                   content; of an animation the first picture

@@ -228,24 +228,21 @@ class _Column:
     def __init__(self, must_count: bool, delimiter: str) -> None:
         self.must_count, self.delimiter = must_count, delimiter
         self.rows = 0
-        self.start = 0
+        self.start = math.nan
         self.last = -math.inf
         self.is_natural = self.is_text = self.is_counting = self.is_rising = True
 
     def see(self, field: str) -> None:
-        is_natural = field.isdecimal() and len(field) < 19
-        value = int(field) if is_natural else -1
+        is_name = is_text(field, self.delimiter)
+        value = math.nan if is_name else number(field, self.delimiter)
         if self.rows == 0:
             self.start = value
-        self.is_natural &= is_natural
+        # 1.0 counts as 1 does: pandas writes integers so where some were missing.
+        self.is_natural &= value >= 0 and value.is_integer()
         self.is_counting &= value == self.start + self.rows and self.start in (0, 1)
-        if is_text(field, self.delimiter):
-            self.is_text &= not is_missing(field)
-            self.is_rising = False
-        else:
-            self.is_text = False
-            self.is_rising &= number(field, self.delimiter) > self.last
-            self.last = number(field, self.delimiter)
+        self.is_text &= is_name and not is_missing(field)
+        self.is_rising &= value > self.last
+        self.last = value
         self.rows += 1
 
     @property

@@ -142,6 +142,10 @@ def test_the_delimiter_and_the_decimal_mark_are_found(text, rows, ending, write)
         (",a\n2020-01-01,1\n2020-01-02,2\n", [[1], [2]]),
         (",,a\n0,0,1.5\n0,1,2.5\n", [[1.5], [2.5]]),
         ('sep=;\n"";"V1"\n"1";0,5\n"2";0,25\n', [[0.5], [0.25]]),
+        ("id,a\n1.0,0.5\n2.0,0.25\n3.0,1\n", [[0.5], [0.25], [1]]),
+        ("id;a\n0,0;0,5\n1,0;0,25\n2,0;1,0\n", [[0.5], [0.25], [1]]),
+        ("0e0,0.5\n1e0,0.25\n2e0,1\n", [[0.5], [0.25], [1]]),
+        (",a\n7.0,0.5\n7.0,0.25\n", [[0.5], [0.25]]),
     ],
 )
 def test_names_and_numbers_of_rows_are_left_out_and_said(text, rows, write):
@@ -160,6 +164,8 @@ def test_names_and_numbers_of_rows_are_left_out_and_said(text, rows, write):
         ("0,0.5\n1,0.25\n3,1\n", [[0, 0.5], [1, 0.25], [3, 1]]),  # it skips one
         ("0,0.5\n1,0.25\n", [[0, 0.5], [1, 0.25]]),  # two rows prove nothing
         ("index\n0\n1\n", [[0], [1]]),  # all that there is
+        ("id,a\n1.0,0.5\n2.5,0.25\n3.0,1\n", [[1, 0.5], [2.5, 0.25], [3, 1]]),
+        ("id,a\n1.0,0.5\n2.0,0.25\n2.0,1\n", [[1, 0.5], [2, 0.25], [2, 1]]),
     ],
 )
 def test_a_column_of_numbers_is_no_index(text, rows, write):
