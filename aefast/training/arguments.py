@@ -19,8 +19,6 @@ from aefast.training.plain_model import plain_model
 Rows = Tensor | np.ndarray | Dataset
 Batches = Callable[[], Iterable[Tensor | tuple[Tensor, Tensor]]]
 
-Samples = Dataset | TensorRows | PairedRows
-
 
 def rows_or_pairs(
     data: object, argument: str, model: nn.Module
@@ -43,26 +41,6 @@ def rows_or_pairs(
         )
     inputs, targets = (rows_of(rows, argument, model) for rows in data)
     return PairedRows(inputs, targets, argument)
-
-
-def on_scale_of(data: Samples | None, held_out: Samples | None) -> Samples | None:
-    """Divide held-out uint8 by the data's scale: a few rows of images may hold 0 and 1 alone."""
-    if isinstance(data, PairedRows) and isinstance(held_out, PairedRows):
-        inputs = _rows_on_scale_of(data.inputs, held_out.inputs)
-        targets = _rows_on_scale_of(data.targets, held_out.targets)
-        return PairedRows(inputs, targets, "validation")
-    if isinstance(data, Dataset) and isinstance(held_out, Dataset):
-        return _rows_on_scale_of(data, held_out)
-    return held_out
-
-
-def _rows_on_scale_of(
-    data: Dataset | TensorRows, held_out: Dataset | TensorRows
-) -> Dataset | TensorRows:
-    if not (isinstance(data, Dataset) and isinstance(held_out, Dataset)):
-        return held_out
-    is_uint8 = data.rows.dtype == held_out.rows.dtype == np.uint8
-    return held_out.on_scale(data.scale) if is_uint8 else held_out
 
 
 def rows_of(data: object, argument: str, model: nn.Module) -> Dataset | TensorRows:

@@ -30,10 +30,8 @@ from aefast.step.stretch import CHUNK_SECONDS, Stretch
 from aefast.training.arguments import (
     Batches,
     Rows,
-    Samples,
     check_function,
     check_optimizer,
-    on_scale_of,
     rows_or_pairs,
     with_loss,
 )
@@ -46,6 +44,7 @@ from aefast.training.engines import (
     choose_engine,
 )
 from aefast.training.evaluation import held_out_loss, loss_of
+from aefast.training.held_out import Samples, on_scale_of
 from aefast.training.plain_model import PlainModel
 
 if TYPE_CHECKING:
@@ -174,7 +173,7 @@ def fit(
             of a tuple of outputs, ``loss(outputs[0], x, *outputs[1:])``. None takes that of
             :func:`aefast.accelerate`, or mean squared error.
         validation: held-out rows, or pairs of them, whose mean loss in evaluation mode is taken
-            after each epoch. uint8 ones are divided by what uint8 data are.
+            after each epoch, on the data's scale: uint8 ones are divided by what uint8 data are.
         callback: called a few times a second with a :class:`Look`; True ends the training. In a
             process group a rank may do without.
         micro_batch_size: the most rows that are computed at once: a step's gradients are added up

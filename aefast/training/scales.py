@@ -62,6 +62,12 @@ def check_scale(dataset: Dataset, data: DataSummary, run: str) -> tuple[str, ...
         f"{dataset.name} holds numbers from {dataset.low:g} to {dataset.high:g}, and the model in "
         f"{run} was trained on numbers from {data.low:g} to {data.high:g}"
     )
+    is_divided = dataset.rows.dtype == np.uint8 and dataset.scale != 1
+    if is_divided and data.dtype != "uint8" and not (data.low >= -NEAR and data.high <= 1 + NEAR):
+        raise ScaleError(
+            f"{description}: another scale; it takes {data.dtype}, which is not divided by "
+            f"{dataset.scale:g}, as uint8 is"
+        )
     if not _is_inside(dataset, within):
         raise ScaleError(f"{description}: another scale; it takes {within[0]:g} to {within[1]:g}")
     is_wide = not _is_inside(dataset, _reach(data.low, data.high, NEAR * width))

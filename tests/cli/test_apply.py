@@ -136,6 +136,16 @@ def test_grey_levels_on_another_scale_are_refused_with_both_ranges(other, tmp_pa
     )
 
 
+@pytest.mark.parametrize("other", [GREY.astype("f4"), GREY.astype("i8"), GREY / 255 - 0.75])
+def test_bytes_are_refused_where_the_training_data_were_not_divided(other, tmp_path):
+    run = run_on(other, tmp_path)
+    np.save(tmp_path / "grey.npy", GREY)
+    message = refused("encode", run, "--data", tmp_path / "grey.npy", "--out", tmp_path / "x.npy")
+    assert message.endswith(
+        f"another scale; it takes {other.dtype}, which is not divided by 255, as uint8 is"
+    )
+
+
 def test_bytes_are_over_what_the_models_bytes_were(tmp_path):
     run = run_on(GREY, tmp_path)
     dark = GREY[:5] % 2

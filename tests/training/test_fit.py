@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import math
+import re
 import signal
 import threading
 import time
@@ -10,6 +11,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 import aefast
 from aefast import backend, data, nn
@@ -781,10 +783,77 @@ def test_held_out_bytes_are_divided_as_the_datas_are():
 
     model = nn.Autoencoder(6, 4)
     assert held_out(grey, dark, model) == held_out(grey, dark / 255, model)
-    assert held_out(dark, grey, model) == held_out(dark, grey.float(), model)
     model = nn.TopKSparseAutoencoder(6, 24, 3)
     pairs = (grey, grey), (dark, dark)
     assert held_out(*pairs, model) == held_out(pairs[0], (dark / 255, dark / 255), model)
+
+
+GREY = torch.arange(60, dtype=torch.uint8).reshape(10, 6) * 4
+NORMAL = torch.randn(10, 6, generator=torch.manual_seed(0)) + torch.tensor([3.0, -3.0] * 3)
+
+
+@pytest.mark.parametrize(
+    ("data", "validation", "message"),
+    [
+        (
+            GREY % 2 + torch.eye(10, 6, dtype=torch.uint8),
+            GREY,
+            "validation holds 236, and data's uint8 numbers are 0 and 1, which are not divided by "
+            "255; it takes 0 and 1",
+        ),
+        *(
+            (
+                GREY,
+                kind(GREY),
+                "validation holds 236, and data is uint8, divided by 255; it takes uint8, or "
+                "numbers in [0, 1]",
+            )
+            for kind in (Tensor.float, Tensor.double, Tensor.long)
+        ),
+        *(
+            (
+                kind(GREY),
+                GREY,
+                "validation is uint8, divided by 255, and data holds 236; it takes numbers on the "
+                "data's scale in the data's dtype",
+            )
+            for kind in (Tensor.float, Tensor.double, Tensor.long)
+        ),
+        (
+            NORMAL,
+            GREY,
+            f"validation is uint8, divided by 255, and data holds {NORMAL.min():g}; it takes",
+        ),
+    ],
+)
+@pytest.mark.parametrize("is_double", [False, True])
+def test_held_out_rows_on_another_scale_than_the_data_are_refused(
+    data, validation, message, is_double
+):
+    model = nn.Autoencoder(6, 4).to(torch.float64 if is_double else torch.float32)
+    optimizer = torch.optim.SGD(model.parameters(), 0.0)
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        aefast.fit(model, data, optimizer, validation=validation)
+    model = nn.TopKSparseAutoencoder(6, 24, 3).to(next(model.parameters()).dtype)
+    optimizer = torch.optim.SGD(model.parameters(), 0.0)
+    pairs = {"data": (GREY, data), "validation": (GREY, validation)}
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        aefast.fit(model, optimizer=optimizer, **pairs)
+
+
+@pytest.mark.parametrize("bits", [torch.eye(10, 6).bool(), torch.eye(10, 6).to(torch.uint8)])
+def test_held_out_floats_beside_bytes_may_leave_the_unit_interval_a_little(bits):
+    noisy = GREY / 255 - 0.3
+    model = nn.Autoencoder(6, 4)
+    optimizer = torch.optim.SGD(model.parameters(), 0.0)
+
+    def held_out(data, validation):
+        return aefast.fit(model, data, optimizer, validation=validation).validation
+
+    assert held_out(GREY, noisy) == held_out(noisy, noisy)
+    assert held_out(noisy, GREY) == held_out(noisy, GREY / 255)
+    assert held_out(bits, bits.float()) == held_out(bits, bits.double())
+    assert held_out(bits.float(), bits) == held_out(bits, bits)
 
 
 def test_a_function_may_give_batches_without_end(monkeypatch):

@@ -1,0 +1,80 @@
+"""Held-out rows on the scale of the data: uint8 may be divided by 255, or be bits."""
+
+from typing import TypeGuard
+
+import numpy as np
+
+from aefast.data import Dataset
+from aefast.data.pairs import PairedRows
+from aefast.data.tensor_rows import TensorRows
+
+Rows = Dataset | TensorRows
+Samples = Rows | PairedRows
+
+# What stands beside divided uint8 may leave [0, 1] by so much, as noise does.
+MARGIN = 0.5
+
+
+def on_scale_of(data: Samples | None, held_out: Samples | None) -> Samples | None:
+    """The held-out rows on the data's scale.
+
+    Raises:
+        ValueError: they are on another scale.
+    """
+    if isinstance(data, PairedRows) and isinstance(held_out, PairedRows):
+        inputs = _rows_on_scale_of(data.inputs, held_out.inputs)
+        targets = _rows_on_scale_of(data.targets, held_out.targets)
+        return PairedRows(inputs, targets, "validation")
+    if isinstance(data, Rows) and isinstance(held_out, Rows):
+        return _rows_on_scale_of(data, held_out)
+    return held_out
+
+
+def _rows_on_scale_of(data: Rows, held_out: Rows) -> Rows:
+    if _is_uint8(data) and _is_uint8(held_out):
+        return _bytes_on_scale_of(data, held_out)
+    if _is_divided(data):
+        wrong = _outside(held_out)
+        if wrong is not None:
+            raise ValueError(
+                f"validation holds {wrong:g}, and data is uint8, divided by {data.scale:g}; it "
+                "takes uint8, or numbers in [0, 1]"
+            )
+    elif _is_divided(held_out):
+        wrong = _outside(data)
+        if wrong is not None:
+            raise ValueError(
+                f"validation is uint8, divided by {held_out.scale:g}, and data holds {wrong:g}; "
+                "it takes numbers on the data's scale in the data's dtype"
+            )
+    return held_out
+
+
+def _bytes_on_scale_of(data: Dataset, held_out: Dataset) -> Dataset:
+    """Divided by the data's scale: a few rows of images may hold 0 and 1 alone."""
+    held_out = held_out.on_scale(data.scale)
+    if data.scale == 1 and data.high <= 1 < held_out.high:
+        raise ValueError(
+            f"validation holds {held_out.high:g}, and data's uint8 numbers are 0 and 1, which are "
+            "not divided by 255; it takes 0 and 1"
+        )
+    return held_out
+
+
+def _is_uint8(rows: Rows) -> TypeGuard[Dataset]:
+    return isinstance(rows, Dataset) and rows.rows.dtype == np.uint8
+
+
+def _is_divided(rows: Rows) -> TypeGuard[Dataset]:
+    return _is_uint8(rows) and rows.scale != 1
+
+
+def _outside(rows: Rows) -> float | None:
+    """A number that is far outside [0, 1], where divided uint8 are."""
+    if isinstance(rows, TensorRows):
+        low, high = (bound.item() for bound in rows.rows.aminmax())
+    elif np.isfinite(rows.high):
+        low, high = rows.low, rows.high
+    else:  # of float32 in memory, whose bounds only the losses look at
+        low, high = float(rows.rows.min()), float(rows.rows.max())
+    return next((number for number in (low, high) if abs(number - 0.5) > 0.5 + MARGIN), None)
