@@ -1,6 +1,7 @@
 """scikit-learn's arrays as torch's tensors, and the checks that the estimators share."""
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any
@@ -13,6 +14,7 @@ from sklearn.utils import check_array, check_random_state, gen_batches
 from torch import Tensor
 
 from aefast.data.dataset import reading
+from aefast.data.elements import check_elements
 from aefast.ops.shared import checks
 
 DTYPES = (np.float64, np.float32)
@@ -28,9 +30,11 @@ _NUMPY_DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
 def in_default_modes(method: Callable[..., Any]) -> Callable[..., Any]:
     """Run a method with gradients on, outside of inference mode and autocast, and on the CPU.
 
-    X, its first argument, is checked: its elements are numbers, and if it is mapped from a file,
+    Its first argument, X, is checked: its elements are numbers, and if it is mapped from a file,
     the file is not cut meanwhile.
     """
+    names = [name for name in inspect.signature(method).parameters if name != "self"]
+    first, place = (names or [""])[0], int("self" in inspect.signature(method).parameters)
 
     @wraps(method)
     def run(*arguments: Any, **options: Any) -> Any:
@@ -38,27 +42,12 @@ def in_default_modes(method: Callable[..., Any]) -> Callable[..., Any]:
         # Under torch.device each call of torch takes 5 us more, a third of a small step.
         is_plain = torch.get_default_device().type == "cpu"
         device = contextlib.nullcontext() if is_plain else torch.device("cpu")
-        X = arguments[1] if len(arguments) > 1 else options.get("X")
-        check_numbers(X)
-        with torch.inference_mode(False), torch.enable_grad(), plain, device, reading(X, "X"):
+        X = arguments[place] if len(arguments) > place else options.get(first)
+        check_elements(X, first)
+        with torch.inference_mode(False), torch.enable_grad(), plain, device, reading(X, first):
             return method(*arguments, **options)
 
     return run
-
-
-def check_numbers(X: Any) -> None:
-    """scikit-learn would read masked elements, and times as nanoseconds since 1970.
-
-    Raises:
-        TypeError: the elements are times.
-        ValueError: an element is masked.
-    """
-    if not isinstance(X, np.ndarray):
-        return
-    if X.dtype.kind in "mM":
-        raise TypeError(f"X has dtype {X.dtype}; it takes numbers")
-    if np.ma.is_masked(X):
-        raise ValueError(f"X has {np.ma.count_masked(X)} masked numbers; it takes none")
 
 
 @contextlib.contextmanager

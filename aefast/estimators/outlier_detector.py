@@ -8,12 +8,12 @@ from sklearn.base import BaseEstimator, OutlierMixin, clone
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from aefast.data.elements import check_elements
 from aefast.estimators.autoencoder import Autoencoder
 from aefast.estimators.conversion import (
     DTYPES,
     RandomState,
     all_or_nothing,
-    check_numbers,
     largest,
 )
 from aefast.ops.shared import checks
@@ -79,7 +79,7 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseEstimator):
         with all_or_nothing(self):
             checks.check_positive(self.contamination, "contamination")
             checks.check_number(self.contamination, "contamination", 0, 0.5)
-            check_numbers(X)
+            check_elements(X, "X")
             estimator = self._new_estimator()
             X = validate_data(self, X, dtype=DTYPES)
             if self.estimator is None:
@@ -98,7 +98,7 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseEstimator):
         """The estimator's score ``(n_samples,)`` of each row of X; the lower, the more of an
         outlier. float64."""
         check_is_fitted(self)
-        check_numbers(X)
+        check_elements(X, "X")
         X = validate_data(self, X, dtype=DTYPES, reset=False)
         scores: np.ndarray = self.estimator_.score_samples(self._scaled(X))
         return scores

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from aefast.acceleration.objective import NAMED
 from aefast.data import Dataset
 from aefast.data.dataset import from_array
+from aefast.data.elements import check_elements
 from aefast.data.pairs import PairedRows
 from aefast.data.tensor_rows import TensorRows
 from aefast.ops.shared import checks, dispatch
@@ -69,10 +70,7 @@ def rows_of(data: object, argument: str, model: nn.Module) -> Dataset | TensorRo
         raise ValueError(f"{argument} has shape {list(data.shape)}; it takes [N, D]")
     if data.dtype.kind not in "buif":
         raise TypeError(f"{argument} has dtype {data.dtype}; it takes bool, integers or floats")
-    if np.ma.is_masked(data):
-        raise ValueError(
-            f"{argument} has {np.ma.count_masked(data)} masked numbers; it takes an array without"
-        )
+    check_elements(data, argument)
     if data.dtype == np.float32 and not isinstance(data, np.memmap):
         rows = data.reshape(len(data), -1)  # the losses check its bounds, which are left open here
         return Dataset(rows, data.shape[1:], 1.0, argument, -np.inf, np.inf, 0)

@@ -1,6 +1,7 @@
 """Of finite rows an estimator gives right numbers, or an error that says what it takes: no NaN."""
 
 import re
+from inspect import signature
 
 import numpy as np
 import pytest
@@ -78,10 +79,18 @@ def test_times_and_what_a_mask_hides_are_no_numbers(kind):
     masked = np.ma.masked_greater(ROWS, 0.9)
     times = (ROWS * 1e9).astype("datetime64[s]")
     for call, X in calls_with(model, fitted, masked):
-        with pytest.raises(ValueError, match=r"^X has \d+ masked numbers; it takes none"):
+        name = next(iter(signature(call).parameters))
+        with pytest.raises(ValueError, match=rf"^{name} has \d+ masked numbers; it takes none"):
             call(X)
+        with pytest.raises(
+            ValueError, match=rf"^{name}\[1\] has \d+ masked numbers; it takes none"
+        ):
+            call(**{name: list(X)})
     for call, X in calls_with(model, fitted, times):
-        with pytest.raises(TypeError, match=r"^X has dtype datetime64\[s\]; it takes numbers"):
+        name = next(iter(signature(call).parameters))
+        with pytest.raises(
+            TypeError, match=rf"^{name} has dtype datetime64\[s\]; it takes numbers"
+        ):
             call(X)
     if hasattr(fitted, "transform"):
         unmasked = np.ma.masked_array(ROWS, False)
