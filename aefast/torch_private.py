@@ -4,6 +4,7 @@ torch offers no public way to ask these questions, and may rename the answers in
 holds the names to the torch that is installed.
 """
 
+import sys
 from types import ModuleType
 from typing import Any
 
@@ -66,6 +67,8 @@ except (ImportError, AttributeError) as error:
         "install a version of torch that README names, or a newer aefast"
     ) from error
 
+ONNX_FLAGS = "torch.onnx._internal.exporter._flags"
+
 __all__ = [
     "PRE_DISPATCH",
     "DeviceContext",
@@ -79,6 +82,7 @@ __all__ = [
     "cuda_stream",
     "current_graph_task",
     "dispatch_modes",
+    "exports_to_onnx",
     "forward_ad",
     "fp32_precision",
     "function_modes",
@@ -125,6 +129,19 @@ def scale_finite(gradients: list[Tensor], factor: Tensor) -> bool:
     found = torch.zeros(1, dtype=torch.float32, device=factor.device)
     torch._amp_foreach_non_finite_check_and_unscale_(gradients, found, factor)
     return found.item() == 0
+
+
+def exports_to_onnx() -> bool:
+    """Whether a model is exported to ONNX. Where Dynamo traces, torch's public answer is a
+    constant."""
+    if not torch.compiler.is_dynamo_compiling():
+        return "torch.onnx" in sys.modules and torch.onnx.is_in_onnx_export()
+    exporting: bool = (
+        torch.compiler.is_exporting()
+        and ONNX_FLAGS in sys.modules
+        and sys.modules[ONNX_FLAGS]._is_onnx_exporting
+    )
+    return exporting
 
 
 def search_when_tracing(tracer: fx.Tracer, module: ModuleType) -> None:

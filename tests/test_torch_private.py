@@ -1,5 +1,6 @@
 """Private names of torch stand in one file, and the installed torch has each of them."""
 
+import importlib
 import re
 import runpy
 from pathlib import Path
@@ -38,6 +39,7 @@ def test_the_installed_torch_has_every_name():
     assert not torch_private.has_transforms()
     assert not torch_private.transforms()
     assert not torch_private.is_jit_tracing()
+    assert importlib.import_module(torch_private.ONNX_FLAGS)._is_onnx_exporting is False
     assert not torch_private.is_autocast_enabled_anywhere()
     assert not torch_private.includes_dispatch_key(torch_private.PRE_DISPATCH)
     assert torch_private.saved_tensors_hooks(True) is None

@@ -1,7 +1,6 @@
 """Every way that torch has of looking on: the same numbers, the right FLOPs, the op's name."""
 
 import copy
-import importlib.util
 import warnings
 
 import pytest
@@ -18,7 +17,6 @@ from aefast.nn import (
     JumpReLUSparseAutoencoder,
     LossModule,
     TopKSparseAutoencoder,
-    VariationalAutoencoder,
 )
 
 WEIGHT, BIAS = torch.linspace(-1, 1, 20).reshape(5, 4), torch.linspace(-0.5, 0.5, 5)
@@ -268,16 +266,6 @@ def test_an_export_under_the_eager_backend_runs_without_aefast():
     assert called
     assert not any("aefast" in name for name in called)
     check_same(program.module()(1 - data(6)), model(1 - data(6)))
-
-
-@pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript")),
-    reason="onnx and onnxscript are not installed",
-)
-@pytest.mark.parametrize("model", [Autoencoder(4, 3), VariationalAutoencoder(4, 2)])
-def test_onnx_gets_operators_of_its_own(model, tmp_path):
-    program = torch.onnx.export(model.eval(), (data(6),), dynamo=True, verbose=False)
-    assert {node.domain for node in program.model.graph} == {""}
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -22,6 +22,7 @@ from aefast.torch_private import (
     count_function_modes,
     current_graph_task,
     dispatch_modes,
+    exports_to_onnx,
     forward_ad,
     function_modes,
     has_transforms,
@@ -99,8 +100,8 @@ def is_defined_in_trace(
     if x.dtype not in registered or is_in_functorch():
         return True
     if torch.compiler.is_dynamo_compiling():
-        return False
-    return backend.is_forced("eager") or is_sharded(x) or _exports_to_onnx() or counts_flops()
+        return exports_to_onnx()
+    return backend.is_forced("eager") or is_sharded(x) or exports_to_onnx() or counts_flops()
 
 
 def is_sharded(x: Tensor) -> bool:
@@ -109,8 +110,13 @@ def is_sharded(x: Tensor) -> bool:
     return module is not None and isinstance(x, module.DTensor)
 
 
-def _exports_to_onnx() -> bool:
-    return "torch.onnx" in sys.modules and torch.onnx.is_in_onnx_export()
+def refuse_onnx(fact: str) -> None:
+    """
+    Raises:
+        RuntimeError: a model is exported to ONNX, which cannot be because of ``fact``.
+    """
+    if exports_to_onnx():
+        raise RuntimeError(f"{fact}: ONNX has no graph of it")
 
 
 def counts_flops() -> bool:
@@ -252,6 +258,8 @@ def resolve_seed(
             "it takes seed, or torch's default generator"
         )
     if seed is None:
+        if traced:
+            refuse_onnx("seed is None, and is drawn at each call; it takes an int")
         return random.draw_seed(generator, device, as_tensor=traced or is_vmapped())
     if isinstance(seed, Tensor) and (traced or is_vmapped() or seed.device.type != "cpu"):
         return seed

@@ -119,6 +119,7 @@ def encode(
         run = partial(_sparse_encode, name="eager")
     elif dispatch.is_traced(x, dictionary, start) or dispatch.is_in_functorch():
         # How many steps a row takes hangs on the data, so that no trace of the definition can tell.
+        dispatch.refuse_onnx("sparse_encode takes as many steps as x's values need")
         run = torch.ops.aefast.sparse_encode
     with torch.no_grad(), dispatch.without_autocast(x.device):
         return run(rows, dictionary, start, penalty, tolerance, steps).reshape(*leading, atoms)

@@ -42,6 +42,7 @@ def encode(
     of all above ``threshold``. m is the largest number in a row; other rows are filled with 0."""
     arguments = x, weight, bias, k, threshold
     if dispatch.is_traced(x, weight, bias):
+        dispatch.refuse_onnx("how wide a batch's top-k code is depends on x's values")
         if dispatch.is_defined_in_trace(x):
             return eager.batch_topk_encode(*arguments)[:2]
         return torch.ops.aefast.batch_topk_encode(*arguments)[:2]

@@ -18,6 +18,15 @@ def topk_encode(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> tuple
     return values[..., :k].to(x.dtype).contiguous(), indices[..., :k].contiguous()
 
 
+def any_topk_encode(
+    x: Tensor, weight: Tensor, bias: Tensor | None, k: int
+) -> tuple[Tensor, Tensor]:
+    """The same, but which of equal pre-activations are selected is the device's choice."""
+    preactivation = F.linear(upcast(x), upcast(weight), None if bias is None else upcast(bias))
+    values, indices = preactivation.topk(k, dim=-1)
+    return values.to(x.dtype), indices
+
+
 def sparse_decode(values: Tensor, indices: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """bias + sum_i values_i weight[indices_i]."""
     chosen = F.embedding(indices, upcast(weight))

@@ -17,6 +17,7 @@ from aefast.ops.shared.public import result
 from aefast.ops.shared.registered import registered
 from aefast.ops.topk import eager, products
 from aefast.ops.topk.products import latent_sums, run_kernel
+from aefast.torch_private import exports_to_onnx
 
 
 @result
@@ -101,7 +102,9 @@ def _check_bias(
 def encode(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
     if dispatch.is_traced(x, weight, bias):
         if dispatch.is_defined_in_trace(x):
-            return eager.topk_encode(x, weight, bias, k)
+            # ONNX has no stable sort; its TopK has the lower index first of equal values, too.
+            select = eager.any_topk_encode if exports_to_onnx() else eager.topk_encode
+            return select(x, weight, bias, k)
         return torch.ops.aefast.topk_encode(x, weight, bias, k)
     name = backend.select(x.device, x.dtype)
     if name == "eager" or 0 in (x.numel(), weight.numel()) or dispatch.is_transformed(x):
