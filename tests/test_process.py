@@ -72,6 +72,45 @@ def test_a_child_trains_that_was_forked_after_ops_of_two_threads():
     assert (code, printed) == (0, "0 2"), errors
 
 
+def test_children_train_that_were_forked_while_another_thread_fits():
+    code, printed, errors = run(
+        """
+        import os, signal, threading, torch, aefast
+        torch.set_num_threads(2)
+
+        x = torch.rand(1024, 512)
+
+        def train(model):
+            aefast.fit(model, x, torch.optim.Adam(model.parameters()), epochs=2, seed=0)
+            return model.loss(x)
+
+        model = aefast.nn.Autoencoder(512, 64)
+        train(model)
+        ended = threading.Event()
+
+        def train_on():
+            while not ended.is_set():
+                train(model)
+
+        thread = threading.Thread(target=train_on)
+        thread.start()
+        statuses = []
+        for _ in range(3):
+            ended.wait(0.03)
+            child = os.fork()
+            if child == 0:
+                signal.alarm(30)
+                train(aefast.nn.Autoencoder(512, 64)).backward()
+                os._exit(0)
+            statuses.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        ended.set()
+        thread.join()
+        print(*statuses)
+        """
+    )
+    assert (code, printed) == (0, "0 0 0"), errors
+
+
 def test_numba_caches_only_where_it_may_write(monkeypatch):
     """numba refuses to compile if it can write its cache nowhere, as for a user without a home in a
     folder of another user's. Then each process compiles for itself, without a cache."""
