@@ -57,12 +57,25 @@ def _has_hooks(optimizer: Optimizer) -> bool:
     )
 
 
+def _unprofiled(step: Any) -> Any:
+    """A class's ``step`` as it was defined: its first instance puts torch's profiler around it."""
+    return step.__wrapped__ if getattr(step, "hooked", False) else step
+
+
+# Each class's step as it was defined: the class's attribute may be replaced later.
+_STEPS = {cls: _unprofiled(cls.step) for cls in KINDS}
+
+
 def _steps_as_its_class(optimizer: Optimizer) -> bool:
-    """Whether ``step`` is its class's method. A scheduler's wrapper only counts the steps."""
+    """Whether ``step`` is the method that torch's class was defined with, and ``zero_grad`` is its
+    class's. A scheduler's wrapper only counts the steps."""
     step: Any = optimizer.step
     if getattr(step, "_wrapped_by_lr_sched", False):
         step = step.__wrapped__
-    return getattr(step, "__func__", step) is type(optimizer).step
+    cls = type(optimizer)
+    if getattr(step, "__func__", step) is not cls.step or "zero_grad" in optimizer.__dict__:
+        return False
+    return _unprofiled(cls.step) is _STEPS[cls]
 
 
 def _has_gradient_hooks(parameter: Tensor) -> bool:

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import math
 import re
 import signal
@@ -445,6 +446,10 @@ def own_step(model, optimizer):
     optimizer.step = clipped
 
 
+def own_zero_grad(model, optimizer):
+    optimizer.zero_grad = lambda set_to_none=True: None  # gradients add up
+
+
 def gradient_hook(model, optimizer):
     model.encoder[0].weight.register_hook(lambda gradient: 0 * gradient)
 
@@ -466,6 +471,7 @@ def shared_layer(model, optimizer):
     [
         (own_loss, "loss of its own"),
         (own_step, "hooks stand on the optimizer"),
+        (own_zero_grad, "hooks stand on the optimizer"),
         (gradient_hook, "a parameter's gradient"),
         (hook_after_gradient, "a parameter's gradient"),
         (shared_layer, "share a parameter"),
@@ -489,6 +495,25 @@ def test_what_someone_put_into_a_step_is_done(change, reason):
             twin.loss(x).backward()
             optimizers[1].step()
     assert_close(model, twin, 1e-6)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW])
+@needs_cpp
+def test_another_step_of_an_optimizers_class_is_taken(kind, monkeypatch):
+    model, rows = nn.Autoencoder(6, 3), torch.rand(40, 6)
+    step, taken = kind.step, []
+
+    @functools.wraps(step)
+    def counted(self, closure=None):
+        taken.append(self)
+        return step(self, closure)
+
+    monkeypatch.setattr(kind, "step", counted)
+    history = aefast.fit(model, rows, kind(model.parameters(), lr=0.1), batch_size=20, seed=0)
+    assert history.engine == "loop" and len(taken) == 2
+    monkeypatch.undo()
+    history = aefast.fit(model, rows, kind(model.parameters(), lr=0.1), batch_size=20, seed=0)
+    assert history.engine == "step"
 
 
 @needs_cpp
