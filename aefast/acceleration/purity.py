@@ -26,12 +26,22 @@ TORCH_MODULES = (
     *("torch", "torch.nn.functional", "torch.special", "torch.functional", "torch.distributions"),
     "math",
 )
+MODES = ("are_", "default_", "get_", "initial_", "is_", "seed", "set_", "use_")
 NOT_COMPUTING = {
-    *("autocast", "compile", "cuda", "enable_grad", "get_default_dtype", "get_num_threads"),
-    *("get_rng_state", "inference_mode", "is_autocast_enabled", "is_deterministic"),
-    *("is_grad_enabled", "is_inference_mode_enabled", "manual_seed", "no_grad", "seed"),
-    *("set_grad_enabled", "set_rng_state"),
+    *("autocast", "compile", "cuda", "enable_grad", "inference_mode", "is_deterministic"),
+    *("is_in_onnx_export", "is_tracing", "manual_seed", "no_grad"),
+    # Those that ask which mode is on or set one; or, as is_tensor, of which type a value is.
+    *(name for name in dir(torch) if name.startswith(MODES) and not hasattr(torch.Tensor, name)),
 }
+# Of what every module has: it changes no module, and hands out no tensors. A graph would keep the
+# numbers of those, and what follows from them, as they were when it was made.
+HARMLESS = {
+    *("_get_name", "_modules", "children", "extra_repr", "forward", "get_submodule", "modules"),
+    *("named_children", "named_modules", "training"),
+}
+_EMPTY = nn.Module()
+UNSAFE = {name for name in dir(_EMPTY) if not hasattr(torch.Tensor, name)} - HARMLESS
+UNSAFE |= {"__class__", "__dict__"}
 STORES = {
     "STORE_ATTR": "stores {}",
     "DELETE_ATTR": "deletes {}",
@@ -40,6 +50,7 @@ STORES = {
     "STORE_SUBSCR": "stores an element",
     "DELETE_SUBSCR": "deletes an element",
     "IMPORT_NAME": "imports {}",
+    "MATCH_CLASS": "asks for a class",
     "BEFORE_WITH": "has a with block",
     "SETUP_FINALLY": "has a try block",
     "PUSH_EXC_INFO": "has a try block",
@@ -118,11 +129,19 @@ class _Visitor:
             raise ImpureError(f"calls {getattr(function, '__qualname__', function)!s}")
         if inspect.unwrap(function) is not function:
             raise ImpureError(f"{function.__name__} is decorated")
-        for code in _codes(function.__code__):
+        for default in _defaults(function):
+            if not (_is_simple(default) or _is_torchs(default)):
+                kind = type(default).__name__
+                raise ImpureError(f"{function.__name__} has a default that is a {kind}")
+        codes = list(_codes(function.__code__))
+        has_super = any("super" in code.co_names for code in codes)
+        for code in codes:
             for instruction in dis.get_instructions(code):
-                self._instruction(instruction, function)
+                self._instruction(instruction, function, has_super)
 
-    def _instruction(self, instruction: dis.Instruction, function: FunctionType) -> None:
+    def _instruction(
+        self, instruction: dis.Instruction, function: FunctionType, has_super: bool
+    ) -> None:
         name, does = instruction.argval, instruction.opname
         if does in STORES:
             raise ImpureError(f"{function.__name__} {STORES[does].format(name)}")
@@ -131,8 +150,8 @@ class _Visitor:
         elif does in ("LOAD_DEREF", "LOAD_CLASSDEREF") and name != "__class__":
             if name in function.__code__.co_freevars:
                 raise ImpureError(f"{function.__name__} reads {name} of the function around it")
-        elif does in ("LOAD_ATTR", "LOAD_METHOD"):
-            self._attribute(name)
+        elif does in ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"):
+            self._attribute(name, has_super)
 
     def _global(self, name: str, function: FunctionType) -> None:
         namespace = function.__globals__
@@ -141,28 +160,39 @@ class _Visitor:
         elif name not in PURE_BUILTINS and not _is_error(getattr(builtins, name, None)):
             raise ImpureError(f"{function.__name__} calls {name}")
 
-    def _attribute(self, name: str) -> None:
+    def _attribute(self, name: str, has_super: bool) -> None:
         """Read an attribute. Its owner is unknown, so it is compared on each module that has it."""
-        if name in NOT_COMPUTING:
+        if name in NOT_COMPUTING or name in UNSAFE:
             raise ImpureError(f"reads {name}")
-        if hasattr(_EMPTY, name):
-            return
         for module in self.tree:
             attributes = module.__dict__
-            if name in attributes:
+            # The standard attributes, and forwards, are compared by the graph's guard.
+            if name in attributes and name not in vars(_EMPTY) and name != "forward":
                 self._value(Read(attributes, name, attributes[name]))
             else:
-                self.method(name, module)
+                self.method(name, module, has_super)
 
-    def method(self, name: str, module: nn.Module) -> None:
-        """Visit the method or property of that name, if the module's class has one."""
-        owner = next((cls for cls in type(module).__mro__ if name in vars(cls)), None)
-        if owner is None or owner.__module__.startswith("torch."):
-            return
-        attribute = vars(owner)[name]
-        self.reads.append(Read(vars(owner), name, attribute))
-        if name != "forward":
-            self.reads.append(Read(module.__dict__, name, None))
+    def method(self, name: str, module: nn.Module, has_super: bool = False) -> None:
+        """Visit the method or property of that name, if the module's class has one; of code that
+        asks for ``super()``, those of the base classes, too."""
+        without: list[type] = []
+        for cls in type(module).__mro__:
+            if name not in vars(cls):
+                without.append(cls)
+                continue
+            if cls.__module__.startswith("torch.") or cls is object:
+                return
+            self.reads += [Read(vars(nearer), name, None) for nearer in without]
+            without = []
+            self._class_attribute(name, cls)
+            if name != "forward":
+                self.reads.append(Read(module.__dict__, name, None))
+            if not has_super:
+                return
+
+    def _class_attribute(self, name: str, cls: type) -> None:
+        attribute = vars(cls)[name]
+        self.reads.append(Read(vars(cls), name, attribute))
         if isinstance(attribute, property):
             attribute = attribute.fget
         if isinstance(attribute, staticmethod):
@@ -192,6 +222,11 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
             yield from _codes(constant)
 
 
+def _defaults(function: FunctionType) -> list[object]:
+    """The values of arguments that a call does not give."""
+    return [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+
+
 def _is_simple(value: object) -> bool:
     if isinstance(value, tuple):
         return all(map(_is_simple, value))
@@ -210,6 +245,3 @@ def _is_torchs(value: object) -> bool:
 
 def _is_error(value: object) -> bool:
     return isinstance(value, type) and issubclass(value, BaseException)
-
-
-_EMPTY = nn.Module()

@@ -54,7 +54,11 @@ def trace(module: nn.Module) -> Trace | str:
     try:
         required = _required_arguments(module)
         tree = list(module.modules())
-        reads = [read for child in _own_code(module) for read in reads_of(child, tree)]
+        own_code = _own_code(module)
+        for child in own_code:
+            if child is not module and type(child).__call__ is not nn.Module.__call__:
+                raise ImpureError(f"{type(child).__name__} in it has a __call__ of its own")
+        reads = [read for child in own_code for read in reads_of(child, tree)]
         reads += [read for child in tree if _has_settings(child) for read in settings_of(child)]
     except ImpureError as problem:
         return f"{type(module).__name__}: {problem}"
@@ -92,19 +96,20 @@ def _required_arguments(module: nn.Module) -> list[str]:
 
 def _own_code(module: nn.Module) -> list[nn.Module]:
     """The modules whose forward torch.fx runs on placeholders."""
-    if is_leaf(module):
-        return []
     functions = [] if type(module) in CONTAINERS else [module]
     for child in module.children():
-        functions += _own_code(child)
+        if not is_leaf(child):
+            functions += _own_code(child)
     return functions
 
 
 def is_leaf(module: nn.Module) -> bool:
-    """Whether a module's call is one node of the graph: torch's own modules, and those with hooks
-    or with a forward on the instance."""
+    """Whether a module's call is one node of the graph: torch's own modules, those with hooks or
+    with a forward on the instance, and those that were compiled."""
     attributes = module.__dict__
     if own_hooks(attributes) or ("forward" in attributes and KEY not in attributes):
+        return True
+    if attributes.get("_compiled_call_impl") is not None:
         return True
     return is_torchs(module) and type(module) not in CONTAINERS
 
@@ -209,7 +214,7 @@ class Guard:
         state.append([type(child).forward for child in self.modules])
         for attributes in self.attributes:
             own = None if KEY in attributes else attributes.get("forward")
-            state += attributes["training"], own, [*attributes["_modules"].values()]
+            state += attributes.get("training"), own, [*attributes["_modules"].values()]
         for tensors in self.tensors:
             for name, tensor in tensors.items():
                 state += name, tensor is None

@@ -63,7 +63,7 @@ def _unprofiled(step: Any) -> Any:
 
 
 # Each class's step as it was defined: the class's attribute may be replaced later.
-_STEPS = {cls: _unprofiled(cls.step) for cls in KINDS}
+_STEPS: dict[type, Any] = {cls: _unprofiled(cls.step) for cls in (SGD, Adam, AdamW)}
 
 
 def _steps_as_its_class(optimizer: Optimizer) -> bool:

@@ -57,7 +57,7 @@ def test_restored_it_holds_what_it_held(make: Callable[[], nn.Module]) -> None:
     )
     states = copy.deepcopy(model.state_dict())
     aefast.accelerate(model)
-    assert walk(model) != before
+    assert "forward" in vars(model)
     model.eval()(torch.rand(4, 20))
     model.train()(torch.rand(4, 20))
     assert [vars(type(m)) for m in model.modules()] == classes

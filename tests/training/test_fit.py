@@ -510,7 +510,8 @@ def test_another_step_of_an_optimizers_class_is_taken(kind, monkeypatch):
 
     monkeypatch.setattr(kind, "step", counted)
     history = aefast.fit(model, rows, kind(model.parameters(), lr=0.1), batch_size=20, seed=0)
-    assert history.engine == "loop" and len(taken) == 2
+    assert history.engine == "loop"
+    assert len(taken) == 2
     monkeypatch.undo()
     history = aefast.fit(model, rows, kind(model.parameters(), lr=0.1), batch_size=20, seed=0)
     assert history.engine == "step"
