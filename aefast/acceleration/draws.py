@@ -4,6 +4,7 @@ torch's Mersenne Twister yields one word at a time. In a 784-512 layer on 1024 r
 it as long as the matrix product.
 """
 
+import threading
 from functools import cache
 from time import perf_counter
 
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aefast import backend
+from aefast.acceleration.locks import free_after_fork
 from aefast.acceleration.tally import Tally
 from aefast.ops.shared import checks, dispatch
 
@@ -19,6 +21,8 @@ from aefast.ops.shared import checks, dispatch
 # takes 7 us; on a Zen 4 torch takes 11 ns for each number of dropout, and 3.3 ns for any other.
 FEWEST_OF_DROPOUT, FEWEST = 512, 3072
 CPU = torch.device("cpu")
+# Between a generator's state and the one after it no other thread of ours draws the same numbers.
+_DRAWING = free_after_fork(threading.Lock())
 TOO_FEW = "so few numbers torch draws as fast"
 
 
@@ -94,6 +98,13 @@ def drawn(like: Tensor, kind: str, keep_probability: float = 1.0) -> Tensor:
 
 
 def _draw(generator: torch.Generator, numbers: Tensor, kind: str, keep_probability: float) -> None:
+    with _DRAWING:
+        _draw_from_state(generator, numbers, kind, keep_probability)
+
+
+def _draw_from_state(
+    generator: torch.Generator, numbers: Tensor, kind: str, keep_probability: float
+) -> None:
     kernels, state = backend.extension(), generator.get_state()
     pointers = state.data_ptr(), numbers.data_ptr(), numbers.numel()
     if kind == "dropout":

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from aefast.acceleration.purity import check_pure
+from aefast.acceleration.tracing import ThreadsTracer
 from aefast.nn.plain import has_own_forward, note_forwards, own_hooks
 
 # The losses that aefast.fit takes by name.
@@ -39,7 +40,7 @@ def objective_of(loss: Callable[..., Tensor]) -> str | None:
         return FUNCTIONS.get(loss)
     try:
         check_pure(loss)
-        graph = fx.Tracer().trace(loss)
+        graph = ThreadsTracer().trace(loss)
     except Exception:  # user code, run on placeholders, may raise anything
         return None
     return _objective_of_graph(graph)

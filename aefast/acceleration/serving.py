@@ -20,7 +20,7 @@ from aefast.acceleration.recognition import (
 )
 from aefast.acceleration.stack import NO_ROWS, NOT_PAYING, Stack, stack_of
 from aefast.acceleration.tally import Tally
-from aefast.acceleration.tracing import KEY, Trace, is_plain_tensor, trace
+from aefast.acceleration.tracing import KEY, TRACING, Trace, is_plain_tensor, trace
 from aefast.nn.plain import global_hooks
 from aefast.ops.shared.dispatch import is_in_function_mode
 
@@ -129,10 +129,18 @@ class Record:
         self.current: AcceleratedGraph | None = self._graph_now()
 
     def _graph_now(self) -> AcceleratedGraph | None:
-        """The graph for the module's current state; None where the kernels cannot serve it."""
+        """The graph for the module's current state; None where the kernels cannot serve it. Of
+        several threads that ask for it, one traces."""
+        with TRACING:
+            return self._known_graph() or self._new_graph()
+
+    def _known_graph(self) -> AcceleratedGraph | None:
         for state in self.states:
             if state.guard.holds():
                 return state
+        return None
+
+    def _new_graph(self) -> AcceleratedGraph | None:
         if self.traces == MOST_TRACES:
             self.reason = f"it changed between calls {MOST_TRACES} times"
             return None

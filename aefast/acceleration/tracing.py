@@ -2,7 +2,7 @@
 
 import inspect
 import math
-import random
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from aefast import torch_private
+from aefast.acceleration.locks import free_after_fork
 from aefast.acceleration.purity import ImpureError, Read, reads_of, settings_of
 from aefast.acceleration.writes import AUGMENTED
 from aefast.nn.plain import own_hooks
+from aefast.own_draws import OwnDraws
 
 # The attribute of an accelerated module that holds its graphs.
 KEY = "_accelerated"
@@ -23,6 +25,11 @@ FACTORIES = (torch.empty, torch.full, torch.ones, torch.rand, torch.randn, torch
 
 # What nn.Linear calls. Profilers and simulators put a function of their own in its place.
 LINEAR = F.linear
+
+# Held by the thread that traces.
+TRACING = free_after_fork(threading.RLock())
+
+OWN_TENSOR = "its forward makes a tensor of its own"
 
 # torch modules that only call others: the graph holds those others' calls.
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -63,20 +70,16 @@ def trace(module: nn.Module) -> Trace | str:
     except ImpureError as problem:
         return f"{type(module).__name__}: {problem}"
     tracer = _Tracer(required)
-    generator = torch.default_generator
-    states = generator.get_state(), random.getstate()
     try:
-        graph = tracer.trace(module)
+        with _NoDraws(torch.device("cpu")):
+            graph = tracer.trace(module)
+        if any("_tensor_constant" in str(node.target) for node in graph.nodes):
+            raise ImpureError(OWN_TENSOR)
+    except ImpureError as problem:
+        return f"{type(module).__name__}: {problem}"
     except Exception as problem:  # user code, run on placeholders, may raise anything
         line = (str(problem).strip() or type(problem).__name__).splitlines()[0].split(". ")[0]
         return f"{type(module).__name__}: torch.fx cannot trace its forward ({line})"
-    finally:
-        drew = not torch.equal(states[0], generator.get_state()) or states[1] != random.getstate()
-        if drew:  # tracing must not advance the generators
-            generator.set_state(states[0])
-            random.setstate(states[1])
-    if drew or any("_tensor_constant" in str(node.target) for node in graph.nodes):
-        return f"{type(module).__name__}: its forward makes a tensor of its own"
     return Trace(graph, len(required), Guard(module, reads))
 
 
@@ -148,7 +151,41 @@ class _Proxy(_Augmented, fx.Proxy):
         return _Attribute(self, name)
 
 
-class _Tracer(fx.Tracer):
+class _NoDraws(OwnDraws):
+    """A draw while tracing is of tensors that are no placeholders. It is refused before it advances
+    a generator."""
+
+    def draw(self, function: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        raise ImpureError(OWN_TENSOR)
+
+
+class ThreadsTracer(fx.Tracer):
+    """Traces one thread. torch.fx has every module of the process call the tracer while it traces:
+    the calls of other threads go on as they were, and one thread traces at a time."""
+
+    def trace(self, root: Any, concrete_args: Any = None) -> fx.Graph:
+        with TRACING:
+            self.thread = threading.get_ident()
+            return super().trace(root, concrete_args)
+
+    def create_args_for_root(
+        self, root_fn: Any, is_module: bool, concrete_args: Any = None
+    ) -> tuple[Any, list[Any]]:
+        torch_private.leave_compiled_calls()
+        return super().create_args_for_root(root_fn, is_module, concrete_args)
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if threading.get_ident() != self.thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        if threading.get_ident() != self.thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+
+class _Tracer(ThreadsTracer):
     # Buffers are placeholders, too. So a branch on a buffer's value, or a number taken from it,
     # fails to trace, instead of staying as it was when the graph was made.
     proxy_buffer_attributes = True
@@ -172,6 +209,7 @@ class _Tracer(fx.Tracer):
     ) -> tuple[Any, list[Any]]:
         """Placeholders for the arguments without a default. The others keep their defaults: for a
         placeholder ``argument is None`` would be False."""
+        torch_private.leave_compiled_calls()
         names = self.required
         return root_fn, [
             self.root,
