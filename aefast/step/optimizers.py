@@ -62,8 +62,8 @@ def _unprofiled(step: Any) -> Any:
     return step.__wrapped__ if getattr(step, "hooked", False) else step
 
 
-# Each class's step as it was defined: the class's attribute may be replaced later.
-_STEPS: dict[type, Any] = {cls: _unprofiled(cls.step) for cls in (SGD, Adam, AdamW)}
+# Each class's step, with the profiler or without: the class's attribute may be replaced later.
+_STEPS: dict[type, Any] = {cls: cls.step for cls in (SGD, Adam, AdamW)}
 
 
 def _steps_as_its_class(optimizer: Optimizer) -> bool:
@@ -75,7 +75,12 @@ def _steps_as_its_class(optimizer: Optimizer) -> bool:
     cls = type(optimizer)
     if getattr(step, "__func__", step) is not cls.step or "zero_grad" in optimizer.__dict__:
         return False
-    return _unprofiled(cls.step) is _STEPS[cls]
+    if _STEPS[cls] is cls.step:
+        return True
+    if _unprofiled(cls.step) is not _unprofiled(_STEPS[cls]):
+        return False
+    _STEPS[cls] = cls.step
+    return True
 
 
 def _has_gradient_hooks(parameter: Tensor) -> bool:
