@@ -114,7 +114,8 @@ class Record:
         states: a graph for each state that the module was called in.
         tallies: counts of calls, by the name of the part.
         reason: why no kernel serves the module; None where one does.
-        bound: the names of the attributes that were set on the instance.
+        bound: the attributes that were set on the instance. Another value of such a name is the
+            user's.
     """
 
     def __init__(self, module: nn.Module, loss: Callable[..., Tensor] | None) -> None:
@@ -123,7 +124,7 @@ class Record:
         self.states: list[AcceleratedGraph] = []
         self.tallies: dict[str, Tally] = {}
         self.reason: str | None = None
-        self.bound: set[str] = set()
+        self.bound: dict[str, object] = {}
         self.has_warned = False
         self.traces = 0
         self.current: AcceleratedGraph | None = self._graph_now()
@@ -187,7 +188,10 @@ def _forward_like(original: Callable[..., object]) -> Callable[..., object]:
         is_seen = torch.compiler.is_compiling() or global_hooks() or is_in_function_mode()
         if is_seen or keywords or not all(map(is_plain_tensor, arguments)):
             return type(self).forward(self, *arguments, **keywords)
-        return self.__dict__[KEY].serve(arguments)
+        record = self.__dict__.get(KEY)
+        if record is None:  # restored, while someone holds this forward
+            return type(self).forward(self, *arguments)
+        return record.serve(arguments)
 
     return forward
 
@@ -205,7 +209,11 @@ def _reduce(self: nn.Module, protocol: SupportsIndex) -> tuple[object, ...]:
     state = reduced[2] if len(reduced) > 2 else None
     if isinstance(state, dict):
         bound = self.__dict__[KEY].bound
-        reduced[2] = {name: value for name, value in state.items() if name not in bound}
+        reduced[2] = {
+            name: value
+            for name, value in state.items()
+            if name not in bound or bound[name] is not value
+        }
     return tuple(reduced)
 
 
@@ -247,12 +255,16 @@ def bind(module: nn.Module, loss: Callable[..., Tensor] | None) -> Record:
     }
     if record.tallies:
         methods |= {"forward": _forward_like(type(module).forward), "extra_repr": _extra_repr}
-    module.__dict__[KEY] = record
-    module.__dict__.update({name: MethodType(f, module) for name, f in methods.items()})
-    record.bound = {KEY, *methods}
+    record.bound = {KEY: record} | {name: MethodType(f, module) for name, f in methods.items()}
+    module.__dict__.update(record.bound)
     return record
 
 
 def unbind(module: nn.Module) -> dict[str, object]:
-    """Remove from the instance what :func:`bind` set there, and return it."""
-    return {name: module.__dict__.pop(name) for name in module.__dict__[KEY].bound}
+    """Remove from the instance what :func:`bind` set there and nobody replaced, and return it."""
+    attributes = module.__dict__
+    bound = attributes[KEY].bound
+    ours = {name: value for name, value in bound.items() if attributes.get(name) is value}
+    for name in ours:
+        del attributes[name]
+    return ours

@@ -110,11 +110,17 @@ def is_leaf(module: nn.Module) -> bool:
     """Whether a module's call is one node of the graph: torch's own modules, those with hooks or
     with a forward on the instance, and those that were compiled."""
     attributes = module.__dict__
-    if own_hooks(attributes) or ("forward" in attributes and KEY not in attributes):
+    if own_hooks(attributes) or own_forward(attributes) is not None:
         return True
     if attributes.get("_compiled_call_impl") is not None:
         return True
     return is_torchs(module) and type(module) not in CONTAINERS
+
+
+def own_forward(attributes: dict[str, Any]) -> object:
+    """The forward that someone set on the module with these attributes; None where none was."""
+    forward, record = attributes.get("forward"), attributes.get(KEY)
+    return None if record is not None and record.bound.get("forward") is forward else forward
 
 
 def is_torchs(module: nn.Module) -> bool:
@@ -251,7 +257,7 @@ class Guard:
         state: list[object] = [list(map(type, self.modules[1:])), list(map(bool, self.hooks))]
         state.append([type(child).forward for child in self.modules])
         for attributes in self.attributes:
-            own = None if KEY in attributes else attributes.get("forward")
+            own = "forward" in attributes and own_forward(attributes)
             state += attributes.get("training"), own, [*attributes["_modules"].values()]
         for tensors in self.tensors:
             for name, tensor in tensors.items():

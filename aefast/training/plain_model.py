@@ -7,7 +7,7 @@ from torch import Tensor, fx, nn
 
 from aefast.acceleration.objective import NAMED, objective_of
 from aefast.acceleration.recognition import RecognizedBlock, block_of, reads_parameter
-from aefast.acceleration.tracing import KEY, trace
+from aefast.acceleration.tracing import KEY, own_forward, trace
 from aefast.acceleration.writes import is_write
 from aefast.nn.plain import has_hooks
 from aefast.nn.step_plan import NOT_TOGETHER, Numbering, PlannedStep, fits_together
@@ -65,7 +65,7 @@ class PlainModel:
             return "the loss is none that the kernels know: mse or bce, means over all elements"
         if has_hooks(self.module):
             return "hooks stand on the model"
-        if "forward" in self.module.__dict__ and KEY not in self.module.__dict__:
+        if own_forward(self.module.__dict__) is not None:
             return "the model has a forward of its own"
         blocks = blocks_of(self.module)
         return blocks if isinstance(blocks, str) else _planned(blocks, self.objective)

@@ -68,6 +68,44 @@ def test_restored_it_holds_what_it_held(make: Callable[[], nn.Module]) -> None:
         assert torch.equal(value, states[name])
 
 
+def tripled(x: Tensor) -> Tensor:
+    return 3 * x
+
+
+@pytest.mark.parametrize("name", ["model", "part"])
+def test_a_forward_that_is_set_later_is_the_users(name: str) -> None:
+    model = nn.Sequential(EncoderDecoder().encoder, nn.Linear(3, 20))
+    aefast.accelerate(model)
+    x = torch.rand(4, 20)
+    model(x)
+    changed = model if name == "model" else model[0]
+    changed.forward = tripled
+    rows = x if name == "model" else x[:, :3]
+    expected = 3 * x if name == "model" else model[1](3 * rows)
+    torch.testing.assert_close(model(rows), expected)
+    loaded = pickle.loads(pickle.dumps(model))
+    for twin in (copy.deepcopy(model), loaded, aefast.restore(model)):
+        torch.testing.assert_close(twin(rows), expected)
+
+
+def test_a_forward_that_is_deleted_or_wrapped_is_restored() -> None:
+    model = sequential(20, 12, 20)
+    aefast.accelerate(model)
+    x = torch.rand(4, 20)
+    expected = model(x)
+    del model.forward
+    torch.testing.assert_close(model(x), expected)
+    aefast.restore(model)
+    aefast.accelerate(model)
+    forward = model.forward
+    model.forward = lambda x: 2 * forward(x)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    history = aefast.fit(model, torch.rand(32, 20), optimizer, epochs=1, loss="mse", seed=0)
+    assert "a forward of its own" in history.reason
+    aefast.restore(model)
+    torch.testing.assert_close(model(x), 2 * expected)
+
+
 def test_the_walk_sees_what_is_left() -> None:
     model = EncoderDecoder()
     before = walk(model)
