@@ -5,7 +5,7 @@ holds the names to the torch that is installed.
 """
 
 import sys
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -59,10 +59,17 @@ try:
     # What torch.amp.GradScaler scales gradients with: it tells whether all were finite.
     torch._amp_foreach_non_finite_check_and_unscale_  # noqa: B018
 
-    # Modules whose functions a tracer wraps for as long as it traces; and whether one traces, in
-    # any thread.
+    # Modules whose functions a tracer wraps for as long as it traces.
     fx.Tracer()._autowrap_search  # noqa: B018
-    fx._symbolic_trace._is_fx_tracing_flag  # noqa: B018
+
+    # torch.fx notes that it traces in a global, at which the compiled functions of all threads
+    # look. This copy of its method has globals of its own.
+    trace_apart = FunctionType(
+        fx.Tracer.trace.__code__,
+        dict(vars(fx._symbolic_trace)),
+        argdefs=fx.Tracer.trace.__defaults__,
+        closure=fx.Tracer.trace.__closure__,
+    )
 except (ImportError, AttributeError) as error:
     raise ImportError(
         f"torch {torch.__version__} lacks a name that aefast reads ({error}): "
@@ -96,12 +103,12 @@ __all__ = [
     "is_jit_tracing",
     "is_legacy_batchedtensor",
     "is_zero_tensor",
-    "leave_compiled_calls",
     "mutates",
     "profiler",
     "saved_tensors_hooks",
     "scale_finite",
     "search_when_tracing",
+    "trace_apart",
     "transforms",
     "unwrap_if_dead",
 ]
@@ -150,11 +157,6 @@ def exports_to_onnx() -> bool:
 def search_when_tracing(tracer: fx.Tracer, module: ModuleType) -> None:
     """Have a tracer wrap the functions that it wraps in this module, too, while it traces."""
     tracer._autowrap_search.append(module)
-
-
-def leave_compiled_calls() -> None:
-    """For as long as a tracer traces, which has begun: what other threads call may be compiled."""
-    fx._symbolic_trace._is_fx_tracing_flag = False
 
 
 def mutates(operator: OpOverload | OpOverloadPacket) -> bool:

@@ -172,13 +172,8 @@ class ThreadsTracer(fx.Tracer):
     def trace(self, root: Any, concrete_args: Any = None) -> fx.Graph:
         with TRACING:
             self.thread = threading.get_ident()
-            return super().trace(root, concrete_args)
-
-    def create_args_for_root(
-        self, root_fn: Any, is_module: bool, concrete_args: Any = None
-    ) -> tuple[Any, list[Any]]:
-        torch_private.leave_compiled_calls()
-        return super().create_args_for_root(root_fn, is_module, concrete_args)
+            graph: fx.Graph = torch_private.trace_apart(self, root, concrete_args)
+            return graph
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if threading.get_ident() != self.thread:
@@ -215,7 +210,6 @@ class _Tracer(ThreadsTracer):
     ) -> tuple[Any, list[Any]]:
         """Placeholders for the arguments without a default. The others keep their defaults: for a
         placeholder ``argument is None`` would be False."""
-        torch_private.leave_compiled_calls()
         names = self.required
         return root_fn, [
             self.root,
