@@ -220,8 +220,8 @@ def run_tool(tool: str, *arguments: str) -> str:
     import triton
 
     path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / tool
-    done = subprocess.run([str(path), *arguments], check=True, capture_output=True, text=True)
-    return done.stdout + done.stderr
+    completed = subprocess.run([str(path), *arguments], check=True, capture_output=True, text=True)
+    return completed.stdout + completed.stderr
 
 
 def _widest(ptx: str, instruction: str) -> int:

@@ -119,13 +119,15 @@ def fit(label: str, model: nn.Module, train: Tensor, epochs: int, console: Conso
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("", total=epochs, loss=float("nan"), rate=0.0)
         for number in range(RATES):
-            part = epochs * (number + 1) // RATES - epochs * number // RATES
-            history = aefast.fit(model, train, optimizer, epochs=part, batch_size=BATCH, seed=SEED)
-            if part:
+            epochs_now = epochs * (number + 1) // RATES - epochs * number // RATES
+            history = aefast.fit(
+                model, train, optimizer, epochs=epochs_now, batch_size=BATCH, seed=SEED
+            )
+            if epochs_now:
                 schedule.step()
-                rate = part * len(train) / history.seconds
+                rate = epochs_now * len(train) / history.seconds
                 loss = history.losses[-1].item()
-                progress.update(task, advance=part, loss=loss, rate=rate)
+                progress.update(task, advance=epochs_now, loss=loss, rate=rate)
     model.eval()
 
 
@@ -171,10 +173,10 @@ def compare_speed(train: Tensor) -> tuple[dict[str, float], float]:
     def ours() -> None:
         aefast.fit(model, train, optimizer, epochs=EPOCHS_IN_TURN, batch_size=BATCH, seed=SEED)
 
-    sides: dict[str, Callable[[], None]] = {"aefast": ours, "eager": loop}
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    contenders: dict[str, Callable[[], None]] = {"aefast": ours, "eager": loop}
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(TIMED_TURNS + 1):
-        for name, take_turn in sides.items():
+        for name, take_turn in contenders.items():
             start = time.perf_counter()
             take_turn()
             seconds[name].append(time.perf_counter() - start)

@@ -72,7 +72,7 @@ def load_saelens(folder: "str | PathLike[str]") -> SparseDictionary:
     width, latents = _sizes(config, path, "d_in", "d_sae")
     for name, value in (("normalize_activations", "none"), ("reshape_activations", "none")):
         _check_setting(config, name, value, path)
-    parts = {
+    expected = {
         "encoder_weight": ("W_enc", (width, latents)),
         "decoder_weight": ("W_dec", (latents, width)),
         "decoder_bias": ("b_dec", (width,)),
@@ -81,13 +81,13 @@ def load_saelens(folder: "str | PathLike[str]") -> SparseDictionary:
     architecture = config.get("architecture")
     if architecture == "topk":
         k = _active(config, path, latents)
-        parts["encoder_bias"] = ("b_enc", (latents,))
+        expected["encoder_bias"] = ("b_enc", (latents,))
         make = partial(TopKSparseAutoencoder, width, latents, k)
     elif architecture == "jumprelu":
-        parts |= {"encoder_bias": ("b_enc", (latents,)), "threshold": ("threshold", (latents,))}
+        expected |= {"encoder_bias": ("b_enc", (latents,)), "threshold": ("threshold", (latents,))}
         make = partial(JumpReLUSparseAutoencoder, width, latents)
     elif architecture == "gated":
-        parts |= {
+        expected |= {
             "encoder_bias": ("b_gate", (latents,)),
             "magnitude_bias": ("b_mag", (latents,)),
             "magnitude_scale": ("r_mag", (latents,)),
@@ -98,7 +98,7 @@ def load_saelens(folder: "str | PathLike[str]") -> SparseDictionary:
             f"{path / CONFIG}: architecture is {cut(repr(architecture))}; it takes topk, jumprelu "
             "or gated"
         )
-    state = _parts(tensors, parts, path / SAELENS_WEIGHTS)
+    state = _renamed(tensors, expected, path / SAELENS_WEIGHTS)
     state["encoder_weight"] = state["encoder_weight"].t().contiguous()
     if architecture == "jumprelu":
         state["threshold"].clamp_(min=0)
@@ -145,13 +145,13 @@ def save_saelens(model: SparseDictionary, folder: "str | PathLike[str]") -> None
         "W_dec": model.decoder_weight,
         "b_dec": model.decoder_bias,
     }
-    more: dict[str, object] = {}
+    extra_settings: dict[str, object] = {}
     if isinstance(model, GatedSparseAutoencoder):
         architecture = "gated"
         tensors |= {"b_gate": model.encoder_bias, "b_mag": model.magnitude_bias}
         tensors["r_mag"] = model.magnitude_scale
     elif isinstance(model, TopKSparseAutoencoder):
-        architecture, more = "topk", {"k": model.k, "rescale_acts_by_decoder_norm": False}
+        architecture, extra_settings = "topk", {"k": model.k, "rescale_acts_by_decoder_norm": False}
         tensors["b_enc"] = model.encoder_bias
     else:
         assert isinstance(model, JumpReLUSparseAutoencoder | BatchTopKSparseAutoencoder)
@@ -168,7 +168,7 @@ def save_saelens(model: SparseDictionary, folder: "str | PathLike[str]") -> None
         "normalize_activations": "none",
         "reshape_activations": "none",
         "metadata": versions,
-        **more,
+        **extra_settings,
         "architecture": architecture,
     }
     _write(Path(folder), config, SAELENS_WEIGHTS, tensors)
@@ -202,13 +202,13 @@ def load_sparsify(folder: "str | PathLike[str]") -> TopKSparseAutoencoder:
         path,
     )
     k = _active(config, path, latents)
-    parts = {
+    expected = {
         "encoder_weight": ("encoder.weight", (latents, width)),
         "encoder_bias": ("encoder.bias", (latents,)),
         "decoder_weight": ("W_dec", (latents, width)),
         "decoder_bias": ("b_dec", (width,)),
     }
-    state = _parts(tensors, parts, path / SPARSIFY_WEIGHTS)
+    state = _renamed(tensors, expected, path / SPARSIFY_WEIGHTS)
     return _filled(partial(TopKSparseAutoencoder, width, latents, k), state)
 
 
@@ -287,16 +287,18 @@ def _write(folder: Path, config: dict[str, object], weights: str, tensors: Tenso
         file.write(json.dumps(config).encode())
 
 
-def _parts(tensors: Tensors, parts: dict[str, tuple[str, tuple[int, ...]]], file: Path) -> Tensors:
+def _renamed(
+    tensors: Tensors, expected: dict[str, tuple[str, tuple[int, ...]]], file: Path
+) -> Tensors:
     """The tensors by this package's names: exactly those, of these shapes and one float dtype, and
     finite. A threshold that no number reaches may be infinite."""
-    names = {name for name, _ in parts.values()}
+    names = {name for name, _ in expected.values()}
     if tensors.keys() != names:
         raise FolderError(
             f"{file} holds {cut(', '.join(sorted(tensors)))}; it takes {', '.join(sorted(names))}"
         )
     dtype = tensors["W_dec"].dtype
-    for name, shape in parts.values():
+    for name, shape in expected.values():
         tensor = tensors[name]
         if tuple(tensor.shape) != shape:
             raise FolderError(
@@ -312,7 +314,7 @@ def _parts(tensors: Tensors, parts: dict[str, tuple[str, tuple[int, ...]]], file
         wrong = tensor.isnan() if name == "threshold" else ~tensor.isfinite()
         if wrong.any():
             raise FolderError(f"{file}: {name} holds {tensor[wrong][0]}; it takes finite numbers")
-    return {ours: tensors[name].to(dtype) for ours, (name, _) in parts.items()}
+    return {ours: tensors[name].to(dtype) for ours, (name, _) in expected.items()}
 
 
 def _filled(make: Callable[[], Model], state: Tensors) -> Model:

@@ -136,9 +136,9 @@ def inductor() -> tuple[ModuleType, Any]:
 
 def scale_finite(gradients: list[Tensor], factor: Tensor) -> bool:
     """Multiply float32 gradients with a number, in place; whether all were finite before."""
-    found = torch.zeros(1, dtype=torch.float32, device=factor.device)
-    torch._amp_foreach_non_finite_check_and_unscale_(gradients, found, factor)
-    return found.item() == 0
+    found_inf = torch.zeros(1, dtype=torch.float32, device=factor.device)
+    torch._amp_foreach_non_finite_check_and_unscale_(gradients, found_inf, factor)
+    return found_inf.item() == 0
 
 
 def exports_to_onnx() -> bool:

@@ -68,11 +68,11 @@ for switch in {switches!r}:
 def test_every_switch_is_read_and_none_raises():
     program = PROGRAM.format(switches=list(SWITCHES))
     ran = fresh.run(program, dict(os.environ))
-    said = ran.stdout.splitlines()
+    lines = ran.stdout.splitlines()
     expected = []
     for switch, levels in SWITCHES.items():
         expected += [f"{switch} | {' '.join(levels)}", f"{switch} | ran"]
-    assert said == expected, ran.stderr
+    assert lines == expected, ran.stderr
 
 
 @pytest.mark.parametrize(("level", "name"), [("highest", "float32"), ("medium", "tf32")])

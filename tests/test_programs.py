@@ -56,8 +56,8 @@ def test_the_losses_are_the_same(program):
     if share is None:
         torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-5)
     else:
-        ours, theirs = torch.tensor(after), torch.tensor(before)
+        actual, expected = torch.tensor(after), torch.tensor(before)
         last = slice(-20, None) if len(before) > 20 else slice(None)
         assert before != after
-        difference = (ours[last].mean() - theirs[last].mean()).abs()
-        assert difference < share * theirs[last].mean()
+        difference = (actual[last].mean() - expected[last].mean()).abs()
+        assert difference < share * expected[last].mean()

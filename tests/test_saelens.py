@@ -21,13 +21,13 @@ D, L, K = 6, 40, 3
 def pair(**options):
     """SAELens' model and ours, of the same parameters, which are no start's."""
     torch.manual_seed(0)
-    theirs = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=D, d_sae=L, k=K, **options))
-    ours = FastTopKTrainingSAE(FastTopKTrainingSAEConfig(d_in=D, d_sae=L, k=K, **options))
+    expected = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=D, d_sae=L, k=K, **options))
+    actual = FastTopKTrainingSAE(FastTopKTrainingSAEConfig(d_in=D, d_sae=L, k=K, **options))
     with torch.no_grad():
-        for parameter in theirs.parameters():
+        for parameter in expected.parameters():
             parameter += 0.3 * torch.randn_like(parameter)
-    ours.load_state_dict(theirs.state_dict())
-    return theirs, ours
+    actual.load_state_dict(expected.state_dict())
+    return expected, actual
 
 
 def step(sae, x, dead):
@@ -61,18 +61,20 @@ def test_a_step_is_saelens_own(options, dead):
 
 
 def test_a_hook_on_the_pre_activations_sees_them():
-    theirs, ours = pair()
+    expected, actual = pair()
     x, shapes = torch.randn(9, D), []
-    ours.hook_sae_acts_pre.register_forward_hook(lambda _, __, output: shapes.append(output.shape))
-    torch.testing.assert_close(step(ours, x, 20).loss, step(theirs, x, 20).loss)
+    actual.hook_sae_acts_pre.register_forward_hook(
+        lambda _, __, output: shapes.append(output.shape)
+    )
+    torch.testing.assert_close(step(actual, x, 20).loss, step(expected, x, 20).loss)
     assert shapes == [(9, L)]
 
 
 def test_three_dimensions_are_one_code_a_row():
-    theirs, ours = pair()
+    expected, actual = pair()
     x = torch.randn(2, 9, D)
     torch.testing.assert_close(
-        step(ours, x, 0).feature_acts.to_dense(), step(theirs, x, 0).feature_acts
+        step(actual, x, 0).feature_acts.to_dense(), step(expected, x, 0).feature_acts
     )
 
 

@@ -80,9 +80,11 @@ def run(
         if rounds.exists() and rounds.stat().st_size > 0:  # something was measured
             new = read(rounds, "--benchmark-json")
             if json is not None:
-                write(json, part("results").as_json(new))
+                write(json, import_from_suite("results").as_json(new))
             if old is not None:
-                echo(rendered(lambda: part("comparison").render(old, new), "--compare"))
+                echo(
+                    rendered(lambda: import_from_suite("comparison").render(old, new), "--compare")
+                )
     raise typer.Exit(status)
 
 
@@ -107,9 +109,11 @@ def report(
     if out.exists() and any(map(out.samefile, files)):
         fail(f"--out is {str(out)!r}, one of FILES; it takes another file")
     if out.suffix == ".md":
-        text = rendered(lambda: "\n".join(map(part("report").render, results)), "FILES")
+        text = rendered(
+            lambda: "\n".join(map(import_from_suite("report").render, results)), "FILES"
+        )
     else:
-        text = rendered(lambda: part("page").render(results), "FILES")
+        text = rendered(lambda: import_from_suite("page").render(results), "FILES")
     write(out, text)
     echo(f"wrote {out}")
 
@@ -128,7 +132,7 @@ def read(file: Path, argument: str) -> Any:
         if not file.is_file():
             fail(f"{argument} is {str(file)!r}, but there is no such file")
         try:
-            return part("results").read(file)
+            return import_from_suite("results").read(file)
         except ValueError as error:
             fail(str(error))
 
@@ -155,7 +159,7 @@ def echo(text: str) -> None:
     typer.echo("\n".join(map(printable, text.split("\n"))))
 
 
-def part(name: str) -> ModuleType:
+def import_from_suite(name: str) -> ModuleType:
     """Import a module of the suite, whose modules import each other by their bare names."""
     suite = str(find_suite())
     if suite not in sys.path:

@@ -80,6 +80,6 @@ def _summary() -> list[str]:
         if not patched_class.calls and not patched_class.original_calls:
             continue
         reasons = "; ".join(f"{count} {why}" for why, count in patched_class.original_calls.items())
-        rest = f"; by its own code {reasons}" if reasons else ""
-        lines.append(f"{name}: {patched_class.calls} calls served{rest}")
+        original_calls = f"; by its own code {reasons}" if reasons else ""
+        lines.append(f"{name}: {patched_class.calls} calls served{original_calls}")
     return lines

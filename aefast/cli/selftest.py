@@ -26,7 +26,9 @@ def selftest() -> None:
         suite.run(targets, suite.cases()), lambda outcome: outcome.case.op
     ):
         row = list(outcomes_of_op)
-        cells = [summary(one for one in row if one.target == target) for target in targets]
+        cells = [
+            summary(outcome for outcome in row if outcome.target == target) for target in targets
+        ]
         typer.echo("".join(f"{cell:{WIDTH}}" for cell in (op, *cells)))
         outcomes += row
     failed = [outcome for outcome in outcomes if not outcome.passed]

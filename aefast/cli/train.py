@@ -239,11 +239,11 @@ def progress_bar(trainer: "Trainer", is_shown: bool) -> Iterator[Callable[["Stat
 
         def show(status: "Status") -> None:
             epoch = f"epoch {trainer.progress.epoch} of {trainer.config.epochs}{of_stage(trainer)}"
-            done = total - trainer.steps_left
+            steps_done = total - trainer.steps_left
             rate = status.samples_per_second
             named = {"loss": status.loss, **status.metrics}
             figures = ", ".join(f"{name.replace('_', ' ')} {n:.5f}" for name, n in named.items())
-            bar.update(task, description=epoch, completed=done, figures=figures, rate=rate)
+            bar.update(task, description=epoch, completed=steps_done, figures=figures, rate=rate)
             bar.refresh()
 
         yield show

@@ -32,10 +32,10 @@ def agree(group: Group, facts: dict[str, object]) -> None:
     for rank, other in enumerate(others, start=1):
         for name in first:
             if name not in other or other[name] != first[name]:
-                own, its = cut(repr(first[name])), cut(repr(other.get(name)))
+                first_value, other_value = cut(repr(first[name])), cut(repr(other.get(name)))
                 raise DisagreementError(
-                    f"{name} is {its} on rank {rank}, and {own} on rank 0; it takes the same on "
-                    "each rank"
+                    f"{name} is {other_value} on rank {rank}, and {first_value} on rank 0; it "
+                    "takes the same on each rank"
                 )
 
 

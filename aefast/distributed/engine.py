@@ -107,8 +107,8 @@ class GroupEngine:
         step = stretch.first_step
         for minibatches, seed in zip(stretch.epochs(), stretch.seeds, strict=False):
             shares = [Share(self.group, len(rows)) for rows in minibatches]
-            own = [rows[share.rows] for rows, share in zip(minibatches, shares, strict=True)]
-            inputs = minibatches_of(self.dataset, own, self.device, self.dtype)
+            own_rows = [rows[share.rows] for rows, share in zip(minibatches, shares, strict=True)]
+            inputs = minibatches_of(self.dataset, own_rows, self.device, self.dtype)
             for share in shares:
                 loss, is_over = self._step(inputs, random.child_seed(seed, step), share, end)
                 losses.append(loss)
@@ -144,9 +144,9 @@ class GroupEngine:
     def _compute(self, x: Tensor, seed: int, share: Share) -> float:
         """The rank's part of the loss, of its rows x ``[B, D]``; its gradients are added up."""
         first, value = share.first, 0.0
-        for part in share.micro_batches(self.micro_batch_size):
-            rows = slice(part.rows.start - first, part.rows.stop - first)
-            value += self.steps.compute(x[rows], seed, part)
+        for micro_batch in share.micro_batches(self.micro_batch_size):
+            rows = slice(micro_batch.rows.start - first, micro_batch.rows.stop - first)
+            value += self.steps.compute(x[rows], seed, micro_batch)
         return value
 
     def _raise_own_error(self) -> None:
@@ -160,7 +160,7 @@ class GroupEngine:
         if chain is None:
             return
         rows = self.group.rows_of(len(chain))
-        whole = torch.zeros_like(chain)
-        whole[rows] = chain[rows]
-        self.group.all_reduce(whole).wait()
-        chain.copy_(whole)
+        all_chains = torch.zeros_like(chain)
+        all_chains[rows] = chain[rows]
+        self.group.all_reduce(all_chains).wait()
+        chain.copy_(all_chains)

@@ -63,9 +63,9 @@ class GradientSum:
         self.group.all_reduce(totals).wait()
         for bucket, (flat, under_way) in zip(self.buckets, sums, strict=True):
             under_way.wait()
-            pieces = flat.split([parameter.numel() for parameter in bucket])
-            for parameter, piece in zip(bucket, pieces, strict=True):
-                parameter.grad = piece.view_as(parameter)
+            gradients = flat.split([parameter.numel() for parameter in bucket])
+            for parameter, gradient in zip(bucket, gradients, strict=True):
+                parameter.grad = gradient.view_as(parameter)
         numbers = totals.tolist()
         for parameter, count in zip(self.parameters, numbers[len(figures) :], strict=True):
             if count == 0:

@@ -116,8 +116,8 @@ def check_plain_model(model: Any, x: Tensor) -> None:
 
 def _reduction_of(criterion: Any) -> str:
     if isinstance(criterion, functools.partial):
-        own = _reduction_of(criterion.func)
-        return str(criterion.keywords.get("reduction", own))
+        reduction = _reduction_of(criterion.func)
+        return str(criterion.keywords.get("reduction", reduction))
     return str(getattr(criterion, "reduction", "mean"))
 
 
@@ -134,18 +134,23 @@ def _is_mean_over_rows(model: Any, x: Tensor) -> bool:
         with OwnDraws(x.device):
             outputs = model.module(x)
             outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-            if not all(isinstance(one, Tensor) and one.shape[:1] == x.shape[:1] for one in outputs):
+            if not all(
+                isinstance(output, Tensor) and output.shape[:1] == x.shape[:1] for output in outputs
+            ):
                 return True
-            whole, again = (_criterion(model, outputs, x) for _ in range(2))
-            parts = [
-                _criterion(model, [one[n : n + 1] for one in outputs], x[n : n + 1]) for n in (0, 1)
+            loss, repeated = (_criterion(model, outputs, x) for _ in range(2))
+            row_losses = [
+                _criterion(model, [output[n : n + 1] for output in outputs], x[n : n + 1])
+                for n in (0, 1)
             ]
     except NotImplementedError:
         return True
     finally:
         model.train(was_training)
-    is_known = bool(whole.isfinite()) and torch.equal(whole, again)
-    return not is_known or torch.allclose(whole, (parts[0] + parts[1]) / 2, rtol=1e-3, atol=1e-6)
+    is_known = bool(loss.isfinite()) and torch.equal(loss, repeated)
+    return not is_known or torch.allclose(
+        loss, (row_losses[0] + row_losses[1]) / 2, rtol=1e-3, atol=1e-6
+    )
 
 
 def _criterion(model: Any, outputs: Sequence[Tensor], x: Tensor) -> Tensor:

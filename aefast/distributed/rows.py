@@ -60,8 +60,8 @@ class SpreadRows:
         if self.group.size == 1:
             return self.own[numbers]
         rows = self.own.new_zeros(len(numbers), self.own.shape[1])
-        which, mine = (numbers[:, None] == self.numbers).nonzero(as_tuple=True)
-        rows[which] = self.own[mine]
+        positions, own_positions = (numbers[:, None] == self.numbers).nonzero(as_tuple=True)
+        rows[positions] = self.own[own_positions]
         return self.sum(rows)
 
     def sum(self, tensor: Tensor) -> Tensor:

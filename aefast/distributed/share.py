@@ -25,18 +25,18 @@ class Share(NamedTuple):
 
     @property
     def rows(self) -> slice:
-        whole = self.group.rows_of(self.batch_rows)
-        count = whole.stop - whole.start
+        rank_rows = self.group.rows_of(self.batch_rows)
+        count = rank_rows.stop - rank_rows.start
         return slice(
-            whole.start + count * self.part // self.parts,
-            whole.start + count * (self.part + 1) // self.parts,
+            rank_rows.start + count * self.part // self.parts,
+            rank_rows.start + count * (self.part + 1) // self.parts,
         )
 
     def micro_batches(self, most_rows: int | None) -> "list[Share]":
         """The rank's rows in parts of at most ``most_rows``, to be computed one after the other."""
-        count = self.rows.stop - self.rows.start
-        parts = 1 if most_rows is None else max(1, -(-count // most_rows))
-        return [self._replace(part=part, parts=parts) for part in range(parts)]
+        rows = self.rows.stop - self.rows.start
+        count = 1 if most_rows is None else max(1, -(-rows // most_rows))
+        return [self._replace(part=part, parts=count) for part in range(count)]
 
     @property
     def first(self) -> int:
@@ -54,10 +54,10 @@ class Share(NamedTuple):
         Its gradient is that of the share's own mean. Where each rank's loss has the share's weight,
         the ranks' gradients add up to that of the minibatch's mean.
         """
-        own = values.mean(0) if len(values) else values.new_zeros(values.shape[1])
-        whole = own.detach() * self.weight
-        self.group.all_reduce(whole).wait()
-        return whole + (own - own.detach())
+        own_mean = values.mean(0) if len(values) else values.new_zeros(values.shape[1])
+        batch_mean = own_mean.detach() * self.weight
+        self.group.all_reduce(batch_mean).wait()
+        return batch_mean + (own_mean - own_mean.detach())
 
     def is_any_of_batch(self, flags: Tensor) -> Tensor:
         """For each flag whether it is set on any rank."""

@@ -51,9 +51,9 @@ class SharedBlocks(NamedTuple):
         """
         sums = torch.tensor(figures, dtype=torch.float32, device="cpu")
         self.group.all_reduce(sums).wait()
-        part = self.group.rows_of(len(self.total))
-        first, *others = (block[part] for block in self.blocks)
-        total = self.total[part].copy_(first)
+        own_numbers = self.group.rows_of(len(self.total))
+        first, *others = (block[own_numbers] for block in self.blocks)
+        total = self.total[own_numbers].copy_(first)
         for block in others:
             total += block
         self.group.all_reduce(torch.zeros(1, dtype=torch.float32, device="cpu")).wait()

@@ -179,10 +179,10 @@ class BaseAutoencoder(FloatTransformer):
         self._check_range(X, self.module_)
         self._warn_of_scale(X)
         with self._in_double() as module:
-            pieces = row_pieces(X, torch.float64, _rows_at_once(module))
+            row_blocks = row_pieces(X, torch.float64, _rows_at_once(module))
             if self._takers(module) is not None:
-                pieces = (rows.clamp(0, 1) for rows in pieces)  # 1 + 2e-16 counts as 1
-            scores = [self._score_rows(module, rows) for rows in pieces]
+                row_blocks = (rows.clamp(0, 1) for rows in row_blocks)  # 1 + 2e-16 counts as 1
+            scores = [self._score_rows(module, rows) for rows in row_blocks]
             return floored(torch.cat(scores)).numpy()
 
     def score(self, X: Any, y: object = None) -> float:
@@ -339,11 +339,11 @@ class BaseAutoencoder(FloatTransformer):
                 module, dataset, self._optimizer, lambda x, seed: module.loss(x, seed=seed)
             )
             losses: list[float] = []
-            rest = stretch
-            while len(rest.order):
-                losses += engine.run(rest, CHUNK_SECONDS)
+            remaining = stretch
+            while len(remaining.order):
+                losses += engine.run(remaining, CHUNK_SECONDS)
                 self._check_loss(losses[-1], X)
-                rest = stretch.after(len(losses))
+                remaining = stretch.after(len(losses))
         finally:
             module.eval()
         return losses
@@ -376,13 +376,15 @@ class BaseAutoencoder(FloatTransformer):
     def _apply(self, method: str, X: Any) -> np.ndarray:
         """Apply a method of the module to the rows of X; the results in X's dtype."""
         if X.dtype == np.float32:
-            pieces = row_pieces(X)
-            parts = [getattr(self.module_, method)(rows.to(self._device)).cpu() for rows in pieces]
+            row_blocks = row_pieces(X)
+            results = [
+                getattr(self.module_, method)(rows.to(self._device)).cpu() for rows in row_blocks
+            ]
         else:
             with self._in_double() as module:
-                pieces = row_pieces(X, torch.float64, _rows_at_once(module))
-                parts = [getattr(module, method)(rows) for rows in pieces]
-        return torch.cat(parts).numpy()
+                row_blocks = row_pieces(X, torch.float64, _rows_at_once(module))
+                results = [getattr(module, method)(rows) for rows in row_blocks]
+        return torch.cat(results).numpy()
 
     @contextmanager
     def _in_double(self) -> Iterator[Any]:

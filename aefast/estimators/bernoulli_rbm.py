@@ -177,8 +177,8 @@ class BernoulliRBM(FloatTransformer):
         X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=False)
         self._check_range(X)
         weight, _, hidden_bias = self._parameters()
-        parts = (linear_act(rows, weight, hidden_bias, "sigmoid") for rows in row_pieces(X))
-        features = np.concatenate([part.numpy() for part in parts])
+        blocks = (linear_act(rows, weight, hidden_bias, "sigmoid") for rows in row_pieces(X))
+        features = np.concatenate([block.numpy() for block in blocks])
         return without_nan(features, X, RANGE).astype(X.dtype, copy=False)
 
     @in_default_modes
@@ -251,13 +251,13 @@ class BernoulliRBM(FloatTransformer):
         """The gradient steps, which change the attributes' memory in place."""
         hidden, visible = self.components_.shape
         if self.persistent and not hasattr(self, "v_samples_"):
-            pieces = gen_batches(self.batch_size, ROWS_AT_ONCE)
-            sizes = [(piece.stop - piece.start, visible) for piece in pieces]
+            slices = gen_batches(self.batch_size, ROWS_AT_ONCE)
+            sizes = [(rows.stop - rows.start, visible) for rows in slices]
             states = [rng.randint(0, 2, size).astype(np.float32) for size in sizes]
             self.v_samples_ = np.concatenate(states)
         parameters = self._parameters()
         chain = as_tensor(self.v_samples_) if self.persistent else None
-        arrays = (part.numpy() for part in parameters)
+        arrays = (parameter.numpy() for parameter in parameters)
         self.components_, self.intercept_visible_, self.intercept_hidden_ = arrays
         if chain is not None:
             self.v_samples_ = chain.numpy()
@@ -275,12 +275,12 @@ class BernoulliRBM(FloatTransformer):
 
     def _score(self, X: Any, units: int | None = None, seed: int = 0) -> np.ndarray:
         # In float64 a row's score does not depend on the rows beside it, to scikit-learn's 1e-7.
-        weight, visible_bias, hidden_bias = (part.double() for part in self._parameters())
+        weight, visible_bias, hidden_bias = (parameter.double() for parameter in self._parameters())
         generator = torch.Generator().manual_seed(seed)
-        parts = [
+        scores = [
             pseudo_log_likelihood(
                 rows.double(), weight, visible_bias, hidden_bias, units, generator
             )
             for rows in row_pieces(X)
         ]
-        return without_nan(torch.cat(parts).numpy(), X, RANGE)
+        return without_nan(torch.cat(scores).numpy(), X, RANGE)

@@ -35,12 +35,16 @@ def by_likelihood(variances: np.ndarray, samples: int) -> int:
         variances / variances[0], rounding
     )  # The scale does not matter to the rank.
     rank = np.arange(1, features)
-    rest = (spectrum.sum() - np.cumsum(spectrum)[:-1]) / (features - rank)
-    rest = np.maximum(rest, rounding)
+    mean_discarded = (spectrum.sum() - np.cumsum(spectrum)[:-1]) / (features - rank)
+    mean_discarded = np.maximum(mean_discarded, rounding)
 
     halves = (features - rank + 1) / 2
     directions = np.cumsum(gammaln(halves) - halves * math.log(math.pi)) - rank * math.log(2)
-    fit = -samples / 2 * (np.cumsum(np.log(spectrum))[:-1] + (features - rank) * np.log(rest))
+    fit = (
+        -samples
+        / 2
+        * (np.cumsum(np.log(spectrum))[:-1] + (features - rank) * np.log(mean_discarded))
+    )
     pairs = features * rank - rank * (rank + 1) / 2
     volume = (pairs + rank) / 2 * math.log(2 * math.pi) - rank / 2 * math.log(samples)
 
@@ -48,7 +52,7 @@ def by_likelihood(variances: np.ndarray, samples: int) -> int:
     inverse = np.log(np.maximum(1 / spectrum - 1 / spectrum[:, None], rounding))
     beside = np.triu(np.ones((features, features)), 1)
     among_components = np.cumsum((inverse * beside).sum(0))[:-1]  # Pairs i < j <= k.
-    against_rest = np.log(np.maximum(1 / rest[:, None] - 1 / spectrum, rounding))
+    against_rest = np.log(np.maximum(1 / mean_discarded[:, None] - 1 / spectrum, rounding))
     to_rest = (features - rank) * (np.tril(against_rest[:, :-1]).sum(1))
     differences = np.cumsum((apart * beside).sum(1))[:-1]
     curvature = among_components + to_rest + differences + pairs * math.log(samples)

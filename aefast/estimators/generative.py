@@ -58,8 +58,8 @@ class GenerativeAutoencoder(BaseAutoencoder):
 
     def _score_rows(self, module: Any, rows: Tensor) -> Tensor:
         noise = normal(SCORE_SEED, DRAWS_SCORED, self._n_features_out, step=Step.SCORE).double()
-        parts = rows.split(ROWS_SCORED_AT_ONCE)
-        return floored(torch.cat([self._score_draws(module, part, noise) for part in parts]))
+        row_blocks = rows.split(ROWS_SCORED_AT_ONCE)
+        return floored(torch.cat([self._score_draws(module, block, noise) for block in row_blocks]))
 
     def _module_options(self, X: Any) -> dict[str, Any]:
         options = super()._module_options(X)

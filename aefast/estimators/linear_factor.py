@@ -335,9 +335,11 @@ def _affine(X: Any, weight: Tensor, bias: Tensor) -> np.ndarray:
     It is computed in float64 where X is float64, or where the weight leaves float32's range, as an
     encoder's does for data near 0. Kernels do not take float64: PyTorch computes that.
     """
-    single = weight.float(), bias.float()
-    if X.dtype == np.float64 or not all(part.isfinite().all() for part in single):
-        parts = [torch.addmm(bias, rows, weight.T) for rows in row_pieces(X, torch.float64)]
+    float32_parameters = weight.float(), bias.float()
+    if X.dtype == np.float64 or not all(
+        parameter.isfinite().all() for parameter in float32_parameters
+    ):
+        blocks = [torch.addmm(bias, rows, weight.T) for rows in row_pieces(X, torch.float64)]
     else:
-        parts = [linear_act(rows, *single) for rows in row_pieces(X)]
-    return torch.cat(parts).numpy().astype(X.dtype, copy=False)
+        blocks = [linear_act(rows, *float32_parameters) for rows in row_pieces(X)]
+    return torch.cat(blocks).numpy().astype(X.dtype, copy=False)

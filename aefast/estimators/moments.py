@@ -117,8 +117,8 @@ class Moments:
             # Centered rows sum to 0: their scatter and that of what is added do not mix.
             spread += (before / count) ** 0.5 * shift
             return Moments(count, mean, np.concatenate([self._root(), spread]), None)
-        rest = center - center.astype(spread.dtype)
-        both = np.stack([shift, rest])
+        rounding = center - center.astype(spread.dtype)
+        both = np.stack([shift, rounding])
         scatter = (both.T * [before * (len(rows) / count), -len(rows)]) @ both
         scatter += products
         scatter += self._products()
@@ -134,9 +134,9 @@ def _centered(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     center = rows.mean(0, dtype=np.float64)
     spread = rows - center.astype(rows.dtype)
     if rows.dtype == np.float64:
-        rest = spread.mean(0)
-        center += rest
-        spread -= rest
+        rounding = spread.mean(0)
+        center += rounding
+        spread -= rounding
     return center, spread
 
 

@@ -130,10 +130,10 @@ class EncoderDecoder(HasSettings, Shardable):
             isinstance(layer, TiedLinearAct) and layer.mirrors(above) for layer, above in pairs
         )
 
-    def _run(self, part: Layers, x: Tensor) -> Tensor:
-        if has_hooks(part) or has_own_forward(part):
-            return part(x)
-        for name in part.names:  # what traces the model knows its layers by these names
+    def _run(self, layers: Layers, x: Tensor) -> Tensor:
+        if has_hooks(layers) or has_own_forward(layers):
+            return layers(x)
+        for name in layers.names:  # what traces the model knows its layers by these names
             x = self._modules[name](x)  # type: ignore[misc]
         return x
 

@@ -305,11 +305,11 @@ def fits_together(plan: Plan) -> bool:
             number < 0 or plan.sizes[number] == size for number, size in expected_sizes.items()
         )
 
-    sides = (*pairwise(plan.encoder), *pairwise(plan.decoder))
+    neighbors = (*pairwise(plan.encoder), *pairwise(plan.decoder))
     visible = plan.encoder[0].inputs
     return (
         min(plan.sizes) > 0
-        and all(before.outputs == after.inputs for before, after in sides)
+        and all(before.outputs == after.inputs for before, after in neighbors)
         and plan.decoder[0].inputs == code
         and plan.decoder[-1].outputs == visible
         and all(map(fits, plan.layers))

@@ -93,14 +93,14 @@ def features(dataset: Dataset | PairedRows, machines: tuple[RBM, ...]) -> Datase
     if not machines or isinstance(dataset, PairedRows):
         return dataset
     device = machines[0].weight.device
-    parts = []
+    blocks = []
     for first in range(0, len(dataset), FEATURE_ROWS):
         last = min(first + FEATURE_ROWS, len(dataset))
         x = dataset.take(torch.arange(first, last, dtype=torch.int64, device="cpu")).to(device)
         for machine in machines:
             x = machine(x)
-        parts.append(x.cpu().numpy())
-    rows = np.concatenate(parts)
+        blocks.append(x.cpu().numpy())
+    rows = np.concatenate(blocks)
     return Dataset(rows, rows.shape[1:], 1.0, dataset.name, 0.0, 1.0, 0)
 
 
@@ -202,8 +202,8 @@ class Trainer:
     def _check_numbers(self, tensor: Tensor, name: str) -> None:
         """Of a parameter's state in a file that anybody may have changed."""
         if name.endswith(".step"):
-            taken = min(self._steps_of_stage, LARGEST_FLOAT32_COUNT)
-            is_right, takes = tensor == taken, f"{taken}, the steps that were taken"
+            steps_taken = min(self._steps_of_stage, LARGEST_FLOAT32_COUNT)
+            is_right, takes = tensor == steps_taken, f"{steps_taken}, the steps that were taken"
         elif name.endswith(".exp_avg_sq"):
             is_right, takes = tensor.isfinite() & (tensor >= 0), "finite numbers from 0 up"
         else:

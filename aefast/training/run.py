@@ -396,8 +396,8 @@ def with_sizes(options: dict[str, Any]) -> dict[str, Any]:
     """The options with ``latents`` as ``hidden``, the sizes that every model has."""
     if "latents" not in options:
         return options
-    rest = {name: value for name, value in options.items() if name != "latents"}
-    return {**rest, "hidden": [options["latents"]]}
+    others = {name: value for name, value in options.items() if name != "latents"}
+    return {**others, "hidden": [options["latents"]]}
 
 
 def configure(options: dict[str, Any], dataset: Dataset, targets: Dataset | None = None) -> Config:

@@ -120,15 +120,15 @@ def a_buffer(model: nn.Module) -> None:
 
 def a_made_weight(model: nn.Module) -> None:
     """As networks are given weights that others make."""
-    made = model.net[0].weight.detach() * 2
+    doubled = model.net[0].weight.detach() * 2
     del model.net[0].weight
-    model.net[0].weight = made
+    model.net[0].weight = doubled
 
 
 def a_buffer_for_a_weight(model: nn.Module) -> None:
-    made = model.net[0].weight.detach() * 2
+    doubled = model.net[0].weight.detach() * 2
     del model.net[0].weight
-    model.net[0].register_buffer("weight", made)
+    model.net[0].register_buffer("weight", doubled)
 
 
 @pytest.mark.parametrize(
@@ -298,8 +298,8 @@ def test_weights_that_are_made_of_each_other_are_differentiated_twice() -> None:
     for net in (model, exact):
         weight = next(net.parameters()).detach().requires_grad_()
         x = torch.linspace(0, 1, 12).reshape(2, 6).to(weight)
-        made = {"0.weight": weight, "2.weight": 2 * weight}
-        output = torch.func.functional_call(net, made, (x * weight.sum(),))
+        tied_weights = {"0.weight": weight, "2.weight": 2 * weight}
+        output = torch.func.functional_call(net, tied_weights, (x * weight.sum(),))
         (slope,) = torch.autograd.grad(output.square().sum(), weight, create_graph=True)
         penalties.append([slope, *torch.autograd.grad(slope.square().sum(), weight)])
     for actual, expected in zip(*penalties, strict=True):

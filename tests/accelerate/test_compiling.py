@@ -71,8 +71,8 @@ def test_layers_become_ops(make: Callable[[], nn.Module], activations: list[str]
     assert ops == activations
     assert all(node.target not in (F.linear, F.relu, torch.sigmoid) for node in graph.nodes)
     torch.testing.assert_close(*outputs)
-    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(ours.grad, theirs.grad, rtol=2e-5, atol=2e-6)
+    for actual, expected in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(actual.grad, expected.grad, rtol=2e-5, atol=2e-6)
 
 
 def test_what_does_not_pay_stays(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,8 +135,8 @@ def test_inductor_does_the_rest() -> None:
     x = torch.rand(8, 20)
     for net in (call, twin):
         (net(x) * 2).square().mean().backward()
-    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(ours.grad, theirs.grad, rtol=2e-5, atol=2e-6)
+    for actual, expected in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(actual.grad, expected.grad, rtol=2e-5, atol=2e-6)
     with torch.no_grad():
         torch.testing.assert_close(call(x), twin(x))
 

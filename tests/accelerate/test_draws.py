@@ -25,8 +25,8 @@ def test_dropout_and_uniform_numbers(count: int, level: float, before: int) -> N
         dropped = draws.drawn(x, "dropout", 1 - level) * x if is_ours else F.dropout(x, level)
         uniform = draws.drawn(x, "rand_like") if is_ours else torch.rand_like(x)
         states.append((dropped, uniform, torch.get_rng_state()))
-    for ours, theirs in zip(*states, strict=True):
-        assert torch.equal(ours, theirs)
+    for actual, expected in zip(*states, strict=True):
+        assert torch.equal(actual, expected)
 
 
 @pytest.mark.parametrize("count", [16, 17, 31, 32, 624, 1024, 1025, 4999, 100_000])

@@ -139,8 +139,8 @@ def test_copies_are_accelerated_and_pickles_are_plain(make: Callable[[], nn.Modu
     x = torch.rand(8, 20)
     clone = copy.deepcopy(model)
     assert aefast.report(clone).replaced
-    for ours, theirs in zip(clone.parameters(), model.parameters(), strict=True):
-        assert ours is not theirs
+    for actual, expected in zip(clone.parameters(), model.parameters(), strict=True):
+        assert actual is not expected
     with torch.no_grad():
         next(clone.parameters()).add_(1)
     torch.manual_seed(0)

@@ -50,8 +50,8 @@ def test_outputs_gradients_and_draws(name: str, training: bool) -> None:
     twin = copy.deepcopy(model)
     x = torch.rand(64, 20)
     aefast.accelerate(model)
-    for ours, theirs in zip(run(model, x), run(twin, x), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=2e-6)
+    for actual, expected in zip(run(model, x), run(twin, x), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=2e-5, atol=2e-6)
     report = aefast.report(model)
     assert sum(row.served for row in report.rows) > 0
     assert sum(row.fallen for row in report.rows) == 0
@@ -134,8 +134,8 @@ def test_an_output_that_no_derivative_reads_may_be_changed_in_place(last: nn.Mod
     x = torch.rand(4, 20)
     for net in (model, twin):
         net(x).clamp_(0, 0.5).square().sum().backward()
-    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(ours.grad, theirs.grad)
+    for actual, expected in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(actual.grad, expected.grad)
     assert aefast.report(model).replaced[0].served == 1
 
 
@@ -146,8 +146,8 @@ def test_a_changed_attribute_is_read_anew() -> None:
     x = torch.rand(32, 20)
     for level in (0.3, 0.1, 0.6):
         model.p = twin.p = level
-        for ours, theirs in zip(run(model, x), run(twin, x), strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=2e-6)
+        for actual, expected in zip(run(model, x), run(twin, x), strict=True):
+            torch.testing.assert_close(actual, expected, rtol=2e-5, atol=2e-6)
 
 
 def test_one_that_changes_each_time_is_left_alone() -> None:
@@ -157,8 +157,8 @@ def test_one_that_changes_each_time_is_left_alone() -> None:
     x = torch.rand(32, 20)
     for step in range(20):
         model.p = twin.p = 0.9 / (step + 1)
-        for ours, theirs in zip(run(model, x), run(twin, x), strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=2e-6)
+        for actual, expected in zip(run(model, x), run(twin, x), strict=True):
+            torch.testing.assert_close(actual, expected, rtol=2e-5, atol=2e-6)
     assert any("it changed between calls" in row.reason for row in aefast.report(model).rows)
 
 
@@ -302,6 +302,6 @@ def test_writes_that_no_layer_waits_over_are_served() -> None:
     model = Doubling()
     twin = copy.deepcopy(model)
     aefast.accelerate(model)
-    for ours, theirs in zip(run(model, x := torch.rand(64, 20)), run(twin, x), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=2e-6)
+    for actual, expected in zip(run(model, x := torch.rand(64, 20)), run(twin, x), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=2e-5, atol=2e-6)
     assert aefast.report(model).replaced[0].served == 1

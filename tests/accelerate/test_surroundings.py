@@ -30,8 +30,8 @@ def same(model: nn.Module, twin: nn.Module, x: Tensor, **tolerance: float) -> No
         output = output[0] if isinstance(output, tuple) else output
         output.float().square().sum().backward()
         results.append([output, *(p.grad for p in net.parameters())])
-    for ours, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(ours, theirs, **(tolerance or {"rtol": 2e-5, "atol": 2e-6}))
+    for actual, expected in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected, **(tolerance or {"rtol": 2e-5, "atol": 2e-6}))
 
 
 @pytest.fixture(autouse=True)
@@ -214,8 +214,8 @@ def test_checkpointing(use_reentrant: bool) -> None:
         torch.manual_seed(0)
         checkpoint(net, x, use_reentrant=use_reentrant).square().sum().backward()
         gradients.append([p.grad for p in net.parameters()])
-    for ours, theirs in zip(*gradients, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=2e-6)
+    for actual, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=2e-5, atol=2e-6)
 
 
 def test_transforms_and_traces() -> None:
@@ -288,6 +288,6 @@ def test_fully_sharded(gloo: None, before: bool, layers: bool) -> None:
     x = torch.rand(8, 20)
     for net in (model, twin):
         net(x).square().sum().backward()
-    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(ours.grad.full_tensor(), theirs.grad, rtol=2e-5, atol=2e-6)
+    for actual, expected in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(actual.grad.full_tensor(), expected.grad, rtol=2e-5, atol=2e-6)
     aefast.restore(model)

@@ -256,8 +256,8 @@ def test_every_way_to_draw_a_code(kind: Callable[[], nn.Module]) -> None:
     twin = copy.deepcopy(model)
     x = torch.rand(64, 20)
     aefast.accelerate(model)
-    for ours, theirs in zip(run(model, x), run(twin, x), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=2e-6)
+    for actual, expected in zip(run(model, x), run(twin, x), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=2e-5, atol=2e-6)
     rows = aefast.report(model).rows
     own = [row for row in rows if row.name == ""]
     called = own if kind not in IN_PARTS else [row for row in rows if row.name]

@@ -90,8 +90,8 @@ def in_shared_memory(folder: Path) -> tuple[list[dict[str, Any]], dict[str, bool
     """A training with gradients summed in shared memory, and over the network; and what
     :func:`shares_memory` says."""
     results = []
-    for place in (folder, folder / "missing"):
-        with mock.patch.object(shared_memory, "FOLDER", place):
+    for folder_of_blocks in (folder, folder / "missing"):
+        with mock.patch.object(shared_memory, "FOLDER", folder_of_blocks):
             results.append(trained("vae", 12))
     return results, shares_memory(folder)
 

@@ -76,18 +76,18 @@ def test_scikit_learns_checks(estimator, check):
 @every_kind
 def test_an_option_has_its_modules_name_and_default(kind):
     shared = set(BaseAutoencoder(0).get_params())
-    ours = getattr(estimators, kind)().get_params()
-    options = {name: value for name, value in ours.items() if name not in shared}
-    theirs = {}
+    actual = getattr(estimators, kind)().get_params()
+    options = {name: value for name, value in actual.items() if name not in shared}
+    expected = {}
     for parent in reversed(getattr(nn, kind).__mro__):
         if issubclass(parent, torch.nn.Module) and parent is not torch.nn.Module:
-            theirs |= inspect.signature(parent).parameters
+            expected |= inspect.signature(parent).parameters
     if kind == "DenoisingAutoencoder":
         assert options.pop("output_activation") == "sigmoid"
     assert len(options) >= 3
     if "decoder_kind" in options:
         assert options.pop("decoder_kind") == "auto"
-    assert {name: theirs[name].default for name in options} == options
+    assert {name: expected[name].default for name in options} == options
 
 
 @every_kind
@@ -107,8 +107,8 @@ def test_fit_is_the_modules_training_by_hand(kind, sizes, data):
             rows = torch.from_numpy(data[order[start:end]])
             by_hand.loss(rows, seed=child_seed(seed, step)).backward()
             optimizer.step()
-    for ours, theirs in zip(model.module_.parameters(), by_hand.parameters(), strict=True):
-        assert (ours - theirs).abs().max() < 0.01 * 1e-2  # a hundredth of Adam's step
+    for actual, expected in zip(model.module_.parameters(), by_hand.parameters(), strict=True):
+        assert (actual - expected).abs().max() < 0.01 * 1e-2  # a hundredth of Adam's step
 
 
 @every_kind

@@ -36,9 +36,9 @@ def test_scikit_learns_checks(estimator, check):
 
 
 def test_every_parameter_of_scikit_learns_class_is_there_with_its_default():
-    ours, theirs = BernoulliRBM().get_params(), Theirs().get_params()
-    assert {name: ours[name] for name in theirs} == theirs
-    assert set(ours) - set(theirs) == {"k", "persistent"}
+    actual, expected = BernoulliRBM().get_params(), Theirs().get_params()
+    assert {name: actual[name] for name in expected} == expected
+    assert set(actual) - set(expected) == {"k", "persistent"}
 
 
 @pytest.mark.parametrize("persistent", [True, False])
@@ -46,24 +46,26 @@ def test_it_learns_digits_as_well_as_scikit_learns(digits, persistent):
     """By scikit-learn's own score of the pseudo-likelihood, of the same parameters."""
     data, _ = digits
     options = {"n_components": 32, "learning_rate": 0.05, "n_iter": 5, "random_state": 0}
-    ours = BernoulliRBM(**options, persistent=persistent).fit(data)
-    theirs = Theirs(**options).fit(data)
-    score = theirs.score_samples(data).mean()
+    actual = BernoulliRBM(**options, persistent=persistent).fit(data)
+    expected = Theirs(**options).fit(data)
+    score = expected.score_samples(data).mean()
     for name in ("components_", "intercept_hidden_", "intercept_visible_"):
-        setattr(theirs, name, getattr(ours, name))
-    assert theirs.score_samples(data).mean() > score - 1.5
-    torch.testing.assert_close(ours.transform(data), theirs.transform(data), rtol=1e-4, atol=1e-5)
+        setattr(expected, name, getattr(actual, name))
+    assert expected.score_samples(data).mean() > score - 1.5
+    torch.testing.assert_close(
+        actual.transform(data), expected.transform(data), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_the_score_is_scikit_learns_on_average(digits):
     data = digits[0][:100]
-    ours = BernoulliRBM(16, n_iter=2, random_state=0).fit(data)
-    theirs = Theirs(16, n_iter=0, random_state=0).fit(data)
+    actual = BernoulliRBM(16, n_iter=2, random_state=0).fit(data)
+    expected = Theirs(16, n_iter=0, random_state=0).fit(data)
     for name in ("components_", "intercept_hidden_", "intercept_visible_"):
-        setattr(theirs, name, getattr(ours, name))
-    drawn = theirs.score_samples(np.repeat(data, 300, axis=0))
+        setattr(expected, name, getattr(actual, name))
+    drawn = expected.score_samples(np.repeat(data, 300, axis=0))
     error = drawn.std() / len(drawn) ** 0.5
-    assert abs(ours.score_samples(data).mean() - drawn.mean()) < 4 * error
+    assert abs(actual.score_samples(data).mean() - drawn.mean()) < 4 * error
 
 
 def test_partial_fit_goes_on(digits):

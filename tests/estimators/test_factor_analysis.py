@@ -31,31 +31,34 @@ def data():
 @pytest.mark.parametrize("components", [1, 3])
 def test_on_standardized_data_the_steps_are_scikit_learns(data, components):
     X = StandardScaler().fit_transform(data)
-    ours, theirs = FactorAnalysis(components).fit(X), Theirs(components, svd_method="lapack").fit(X)
-    assert ours.n_iter_ == theirs.n_iter_ > 3
-    np.testing.assert_allclose(ours.noise_variance_, theirs.noise_variance_, rtol=SAME_STEPS)
-    np.testing.assert_allclose(ours.loglike_, theirs.loglike_, rtol=SAME_STEPS)
-    np.testing.assert_allclose(
-        ours.score_samples(X * 2), theirs.score_samples(X * 2), rtol=SAME_STEPS
+    actual, expected = (
+        FactorAnalysis(components).fit(X),
+        Theirs(components, svd_method="lapack").fit(X),
     )
-    signs = np.sign((ours.components_ * theirs.components_).sum(1))
-    np.testing.assert_allclose(ours.components_, theirs.components_ * signs[:, None], rtol=1e-7)
-    np.testing.assert_allclose(ours.transform(X), theirs.transform(X) * signs, atol=1e-8)
+    assert actual.n_iter_ == expected.n_iter_ > 3
+    np.testing.assert_allclose(actual.noise_variance_, expected.noise_variance_, rtol=SAME_STEPS)
+    np.testing.assert_allclose(actual.loglike_, expected.loglike_, rtol=SAME_STEPS)
+    np.testing.assert_allclose(
+        actual.score_samples(X * 2), expected.score_samples(X * 2), rtol=SAME_STEPS
+    )
+    signs = np.sign((actual.components_ * expected.components_).sum(1))
+    np.testing.assert_allclose(actual.components_, expected.components_ * signs[:, None], rtol=1e-7)
+    np.testing.assert_allclose(actual.transform(X), expected.transform(X) * signs, atol=1e-8)
 
 
 def test_from_the_same_start_the_likelihood_of_digits_is_scikit_learns():
     X = load_digits().data
     start = np.maximum(X.var(0), 1e-12)
-    theirs = Theirs(10, svd_method="lapack", noise_variance_init=start).fit(X)
-    ours = FactorAnalysis(10).fit(X)
-    assert (ours.noise_variance_[[0, 32, 39]] == 1e-12).all()  # the pixels that are always 0
-    np.testing.assert_allclose(ours.score_samples(X), theirs.score_samples(X), rtol=SAME_STEPS)
+    expected = Theirs(10, svd_method="lapack", noise_variance_init=start).fit(X)
+    actual = FactorAnalysis(10).fit(X)
+    assert (actual.noise_variance_[[0, 32, 39]] == 1e-12).all()  # the pixels that are always 0
+    np.testing.assert_allclose(actual.score_samples(X), expected.score_samples(X), rtol=SAME_STEPS)
 
 
 def test_where_units_differ_its_start_is_better_than_scikit_learns():
     X = load_wine().data
-    ours, theirs = FactorAnalysis(3).fit(X), Theirs(3, svd_method="lapack").fit(X)
-    assert ours.loglike_[-1] > theirs.loglike_[-1] + 90
+    actual, expected = FactorAnalysis(3).fit(X), Theirs(3, svd_method="lapack").fit(X)
+    assert actual.loglike_[-1] > expected.loglike_[-1] + 90
 
 
 def test_the_log_likelihood_of_the_steps_rises_and_ends_at_the_scores(data):
@@ -130,16 +133,16 @@ def test_too_few_steps_are_warned_of(data, method):
 @pytest.mark.parametrize("rotation", ["varimax", "quartimax"])
 def test_the_rotations_are_scikit_learns(data, rotation):
     X = StandardScaler().fit_transform(data)
-    ours = FactorAnalysis(3, rotation=rotation, random_state=0).fit(X)
-    theirs = Theirs(3, svd_method="lapack", rotation=rotation).fit(X)
-    order = np.abs(ours.components_ @ theirs.components_.T).argmax(1)
-    signs = np.sign((ours.components_ * theirs.components_[order]).sum(1))
-    expected = theirs.components_[order] * signs[:, None]
+    actual = FactorAnalysis(3, rotation=rotation, random_state=0).fit(X)
+    reference = Theirs(3, svd_method="lapack", rotation=rotation).fit(X)
+    order = np.abs(actual.components_ @ reference.components_.T).argmax(1)
+    signs = np.sign((actual.components_ * reference.components_[order]).sum(1))
+    expected = reference.components_[order] * signs[:, None]
     # The rotation ends where a step gains less than 1e-6, which leaves 1e-3 of the angle.
-    np.testing.assert_allclose(ours.components_, expected, atol=1e-2)
+    np.testing.assert_allclose(actual.components_, expected, atol=1e-2)
     plain = FactorAnalysis(3).fit(X)
-    assert np.abs(plain.components_ - ours.components_).max() > 0.1
-    np.testing.assert_allclose(ours.score_samples(X), plain.score_samples(X), rtol=SAME_STEPS)
+    assert np.abs(plain.components_ - actual.components_).max() > 0.1
+    np.testing.assert_allclose(actual.score_samples(X), plain.score_samples(X), rtol=SAME_STEPS)
 
 
 @pytest.mark.parametrize(

@@ -36,33 +36,35 @@ def spread(samples, features):
 def test_every_attribute_is_scikit_learns_sign_included(samples, features, components):
     """A covariance's eigenvalues are as exact as the largest one's rounding."""
     X = spread(samples, features)
-    ours, theirs = PCA(components).fit(X), Theirs(components, svd_solver="full").fit(X)
+    actual, expected = PCA(components).fit(X), Theirs(components, svd_solver="full").fit(X)
     for name in ATTRIBUTES:
         np.testing.assert_allclose(
-            getattr(ours, name), getattr(theirs, name), rtol=1e-11, atol=1e-11, err_msg=name
+            getattr(actual, name), getattr(expected, name), rtol=1e-11, atol=1e-11, err_msg=name
         )
-    np.testing.assert_allclose(ours.transform(X), theirs.transform(X), rtol=1e-10, atol=1e-10)
-    np.testing.assert_allclose(ours.get_covariance(), theirs.get_covariance(), atol=1e-10)
+    np.testing.assert_allclose(actual.transform(X), expected.transform(X), rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(actual.get_covariance(), expected.get_covariance(), atol=1e-10)
 
 
 @pytest.mark.parametrize("components", [1, 3, 8])
 def test_the_likelihood_is_scikit_learns(components):
     X = spread(200, 8)
-    ours, theirs = PCA(components).fit(X), Theirs(components, svd_solver="full").fit(X)
+    actual, expected = PCA(components).fit(X), Theirs(components, svd_solver="full").fit(X)
     other = spread(50, 8) * 2
-    np.testing.assert_allclose(ours.score_samples(other), theirs.score_samples(other), rtol=1e-11)
-    assert ours.score(other) == pytest.approx(theirs.score(other), rel=1e-11)
+    np.testing.assert_allclose(
+        actual.score_samples(other), expected.score_samples(other), rtol=1e-11
+    )
+    assert actual.score(other) == pytest.approx(expected.score(other), rel=1e-11)
 
 
 def test_whitened_codes_are_scikit_learns_and_have_unit_variance():
     X = spread(200, 8)
-    ours = PCA(3, whiten=True).fit(X)
-    theirs = Theirs(3, whiten=True, svd_solver="full").fit(X)
-    codes = ours.transform(X)
-    np.testing.assert_allclose(codes, theirs.transform(X), rtol=1e-10, atol=1e-10)
+    actual = PCA(3, whiten=True).fit(X)
+    expected = Theirs(3, whiten=True, svd_solver="full").fit(X)
+    codes = actual.transform(X)
+    np.testing.assert_allclose(codes, expected.transform(X), rtol=1e-10, atol=1e-10)
     np.testing.assert_allclose(np.cov(codes, rowvar=False), np.eye(3), atol=1e-12)
     np.testing.assert_allclose(
-        ours.inverse_transform(codes), theirs.inverse_transform(codes), rtol=1e-10
+        actual.inverse_transform(codes), expected.inverse_transform(codes), rtol=1e-10
     )
 
 
@@ -130,13 +132,13 @@ def test_a_share_of_the_variance_and_minkas_estimate_keep_as_many_as_scikit_lear
 ):
     """Digits have pixels that never change: eigenvalues that are rounding alone."""
     X = load().data
-    ours, theirs = PCA(components).fit(X), Theirs(components, svd_solver="full").fit(X)
-    assert ours.n_components_ == theirs.n_components_
-    np.testing.assert_allclose(ours.explained_variance_, theirs.explained_variance_, rtol=1e-9)
-    rounding = 1e-14 * theirs.explained_variance_[0]
-    assert ours.noise_variance_ == pytest.approx(theirs.noise_variance_, rel=1e-9, abs=rounding)
-    assert ours.transform(X).shape == (len(X), ours.n_components_)
-    assert PCA(components).fit(X * 1e-12).n_components_ == ours.n_components_
+    actual, expected = PCA(components).fit(X), Theirs(components, svd_solver="full").fit(X)
+    assert actual.n_components_ == expected.n_components_
+    np.testing.assert_allclose(actual.explained_variance_, expected.explained_variance_, rtol=1e-9)
+    rounding = 1e-14 * expected.explained_variance_[0]
+    assert actual.noise_variance_ == pytest.approx(expected.noise_variance_, rel=1e-9, abs=rounding)
+    assert actual.transform(X).shape == (len(X), actual.n_components_)
+    assert PCA(components).fit(X * 1e-12).n_components_ == actual.n_components_
 
 
 def test_a_share_and_an_estimate_of_no_variance():

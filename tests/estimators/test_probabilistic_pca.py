@@ -24,18 +24,18 @@ def data():
 
 @pytest.mark.parametrize("components", [1, 3, 7, 8])
 def test_the_likelihood_is_scikit_learns_pcas(data, components):
-    theirs = Theirs(components, svd_solver="full").fit(data[:300])
+    expected = Theirs(components, svd_solver="full").fit(data[:300])
     model = ProbabilisticPCA(components).fit(data[:300])
     for rows in (data[:300], data[300:]):
         np.testing.assert_allclose(
-            model.score_samples(rows), theirs.score_samples(rows), rtol=1e-11
+            model.score_samples(rows), expected.score_samples(rows), rtol=1e-11
         )
 
 
 def test_the_likelihood_of_digits_with_their_constant_pixels_is_scikit_learns():
     X = load_digits().data
-    model, theirs = ProbabilisticPCA(10).fit(X), Theirs(10, svd_solver="full").fit(X)
-    np.testing.assert_allclose(model.score_samples(X), theirs.score_samples(X), rtol=1e-10)
+    model, expected = ProbabilisticPCA(10).fit(X), Theirs(10, svd_solver="full").fit(X)
+    np.testing.assert_allclose(model.score_samples(X), expected.score_samples(X), rtol=1e-10)
 
 
 def test_the_noise_is_the_mean_discarded_eigenvalue(data):

@@ -47,8 +47,8 @@ def test_it_finds_the_dictionary_that_made_the_data():
 def test_it_learns_digits_as_well_as_scikit_learns(digits):
     """By the mean objective, of which scikit-learn's own codes are the judge."""
     data = digits[0].astype(np.float64)
-    ours = SparseCoding(32, 0.3, batch_size=64, n_iter=5, random_state=0).fit(data)
-    theirs = MiniBatchDictionaryLearning(
+    actual = SparseCoding(32, 0.3, batch_size=64, n_iter=5, random_state=0).fit(data)
+    expected = MiniBatchDictionaryLearning(
         32, alpha=0.3, batch_size=64, max_iter=5, fit_algorithm="cd", random_state=0
     ).fit(data)
 
@@ -57,9 +57,9 @@ def test_it_learns_digits_as_well_as_scikit_learns(digits):
         residuals = data - codes @ components
         return (residuals**2).sum(1).mean() / 2 + 0.3 * np.abs(codes).sum(1).mean()
 
-    score = objective(ours.components_.astype(np.float64))
-    assert score < 1.01 * objective(theirs.components_)
-    assert ours.score(data) == pytest.approx(-score, rel=1e-5)
+    score = objective(actual.components_.astype(np.float64))
+    assert score < 1.01 * objective(expected.components_)
+    assert actual.score(data) == pytest.approx(-score, rel=1e-5)
 
 
 def test_the_atoms_have_norm_one_and_the_codes_are_sparse(digits):

@@ -8,16 +8,16 @@ from aefast.figures import compression
 
 @pytest.mark.parametrize("rate", compression.RATES)
 def test_at_equal_rates_the_autoencoder_has_less_error(measured, rate):
-    ours, linear = (
+    actual, linear = (
         compression.best(points, rate) for points in (measured.autoencoder, measured.pca)
     )
-    assert max(ours.rate, linear.rate) <= rate
-    assert ours.error < 0.9 * linear.error
+    assert max(actual.rate, linear.rate) <= rate
+    assert actual.error < 0.9 * linear.error
 
 
 def test_codes_of_one_size_take_equal_bits(measured):
-    for ours, linear in zip(measured.autoencoder, measured.pca, strict=True):
-        assert (ours.rate, ours.label) == (linear.rate, linear.label)
+    for actual, linear in zip(measured.autoencoder, measured.pca, strict=True):
+        assert (actual.rate, actual.label) == (linear.rate, linear.label)
 
 
 def test_more_bits_cost_more_and_lose_less(measured):
@@ -43,8 +43,8 @@ def test_the_frontier_falls(measured):
 def test_the_sentence_and_the_drawing(measured):
     sentence = compression.sentence(measured)
     for rate in compression.RATES:
-        ours, linear = (
+        actual, linear = (
             compression.best(points, rate) for points in (measured.autoencoder, measured.pca)
         )
-        assert f"{ours.error:.2f} against {linear.error:.2f}" in sentence
+        assert f"{actual.error:.2f} against {linear.error:.2f}" in sentence
     compression.plot(measured, Figure(layout="constrained"))

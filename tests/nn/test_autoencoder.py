@@ -54,12 +54,12 @@ def test_a_tied_one_decodes_with_the_encoders_weights(layers, x):
     model = Autoencoder(layers=layers, tied=True)
     plain = Autoencoder(layers=layers)
     with torch.no_grad():
-        for ours, mirror in zip(reversed(plain.decoder), model.encoder, strict=True):
-            ours.weight.copy_(mirror.weight.t())
-        for ours, theirs in zip(plain.decoder, model.decoder, strict=True):
-            ours.bias.copy_(theirs.bias)
-        for ours, theirs in zip(plain.encoder, model.encoder, strict=True):
-            ours.load_state_dict(theirs.state_dict())
+        for actual, mirror in zip(reversed(plain.decoder), model.encoder, strict=True):
+            actual.weight.copy_(mirror.weight.t())
+        for actual, expected in zip(plain.decoder, model.decoder, strict=True):
+            actual.bias.copy_(expected.bias)
+        for actual, expected in zip(plain.encoder, model.encoder, strict=True):
+            actual.load_state_dict(expected.state_dict())
     torch.testing.assert_close(model(x), plain(x))
     torch.testing.assert_close(model.loss(x), plain.loss(x))
     assert sum(p.numel() for p in model.parameters()) == sum(

@@ -86,8 +86,8 @@ def test_the_encoder_and_the_decoder_are_modules(name):
     assert torch.equal(reconstruction, model(x))
     for part in (model.encoder, model.decoder):
         assert list(part.parameters())
-        ours = {id(parameter) for parameter in model.parameters()}
-        assert all(id(parameter) in ours for parameter in part.parameters())
+        actual = {id(parameter) for parameter in model.parameters()}
+        assert all(id(parameter) in actual for parameter in part.parameters())
     twin = copy.deepcopy(model)
     model.encoder.requires_grad_(False)
     assert not all(parameter.requires_grad for parameter in model.parameters())

@@ -196,15 +196,15 @@ def test_other_dtypes_and_autocast(name, dtype):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_a_model_that_was_cast_trains(name, dtype):
     torch.manual_seed(0)
-    made, x = MODELS[name](dtype=dtype), torch.randn(9, D, dtype=dtype)
+    model, x = MODELS[name](dtype=dtype), torch.randn(9, D, dtype=dtype)
     cast = MODELS[name]().to(dtype)
-    cast.load_state_dict(made.state_dict())
+    cast.load_state_dict(model.state_dict())
     for _ in range(3):
         loss = cast.loss(x)
         loss.backward()
-        torch.testing.assert_close(loss, made.loss(x))
-    for ours, theirs in zip(cast.buffers(), made.buffers(), strict=True):
-        torch.testing.assert_close(ours, theirs.to(ours.dtype), rtol=1e-2, atol=0)
+        torch.testing.assert_close(loss, model.loss(x))
+    for actual, expected in zip(cast.buffers(), model.buffers(), strict=True):
+        torch.testing.assert_close(actual, expected.to(actual.dtype), rtol=1e-2, atol=0)
 
 
 def test_the_dead_latents_loss_without_a_count_of_them_is_the_same():
@@ -215,11 +215,13 @@ def test_the_dead_latents_loss_without_a_count_of_them_is_the_same():
     for dead in ([], [3], list(range(10, 30))):
         model.idle.zero_()[dead] = 100
 
-        here = model._auxiliary_loss(x, residual)
-        there = model._auxiliary_loss(x, _OnAnotherDevice(residual))
-        torch.testing.assert_close(there, here)
+        cpu_loss = model._auxiliary_loss(x, residual)
+        other_device_loss = model._auxiliary_loss(x, _OnAnotherDevice(residual))
+        torch.testing.assert_close(other_device_loss, cpu_loss)
         if dead:
-            pairs = (torch.autograd.grad(loss, parameters) for loss in (here, there))
+            pairs = (
+                torch.autograd.grad(loss, parameters) for loss in (cpu_loss, other_device_loss)
+            )
             for a, b in zip(*pairs, strict=True):
                 torch.testing.assert_close(a, b)
 
@@ -383,11 +385,11 @@ def test_the_parts_hold_the_model_s_parameters_and_are_not_in_its_state_dict(nam
     model = trained(name)
     keys = list(model.state_dict())
     parts = [("encoder_", model.encoder), ("decoder_", model.decoder)]
-    ours = dict(model.named_parameters())
+    actual = dict(model.named_parameters())
     for prefix, part in parts:
         for key, parameter in part.named_parameters():
-            assert parameter is ours.pop(key if key in ours else prefix + key)
-    assert not ours
+            assert parameter is actual.pop(key if key in actual else prefix + key)
+    assert not actual
     assert list(model.named_children()) == []
     assert keys == [*dict(model.named_parameters()), "idle"]
     replica = model._replicate_for_data_parallel()

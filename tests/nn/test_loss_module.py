@@ -72,8 +72,8 @@ def one_rank(rank, folder):
         expected = [sum(pair) / RANKS for pair in every]
         step = DistributedDataParallel(LossModule(model))
         step(rows, seed=5, row_offset=rank * ROWS).backward()
-        for ours, mean in zip(gradients(model), expected, strict=True):
-            torch.testing.assert_close(ours, mean, msg=f"{family}: {{}}".format)
+        for actual, mean in zip(gradients(model), expected, strict=True):
+            torch.testing.assert_close(actual, mean, msg=f"{family}: {{}}".format)
         with pytest.raises(RuntimeError, match="LossModule"):
             model.loss(rows)
     # Without destructors: a group's waits for gloo's thread, which may wait for the interpreter to

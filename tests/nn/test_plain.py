@@ -47,7 +47,7 @@ class Doubled(LinearAct):
         return 2 * super().forward(x)
 
 
-def put(layer):
+def modify(layer):
     """Of the function that makes one layer from another: it takes the other's place."""
 
     def change(model):
@@ -78,8 +78,8 @@ CHANGES = {
     "weight norm": lambda model: weight_norm(model.encoder[0]),
     "spectral norm": lambda model: spectral_norm(model.encoder[0]),
     "orthogonal": lambda model: orthogonal(model.encoder[0]),
-    "adapter": put(Adapter),
-    "subclass": put(doubled),
+    "adapter": modify(Adapter),
+    "subclass": modify(doubled),
     "forward of the instance": on_the_instance,
     "forward hook": lambda model: model.encoder[0].register_forward_hook(double_output),
     "pre-hook": lambda model: model.encoder[0].register_forward_pre_hook(

@@ -67,8 +67,8 @@ def test_a_sharded_step_has_the_gradients_of_one_process(kind, each_layer, mesh,
     fsdp.fully_shard(step, mesh=mesh)
     step(x, seed=1).backward()
     plain.loss(x, seed=1).backward()
-    for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(ours.grad.full_tensor(), theirs.grad)
+    for actual, expected in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(actual.grad.full_tensor(), expected.grad)
 
 
 @pytest.mark.parametrize("is_registered", [False, True])
@@ -86,8 +86,8 @@ def test_the_loss_of_a_sharded_model_gathers_its_parameters(kind, is_registered,
         plain.zero_grad()
         model.loss(x, seed=1).backward()
         plain.loss(x, seed=1).backward()
-        for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
-            torch.testing.assert_close(ours.grad.full_tensor(), theirs.grad)
+        for actual, expected in zip(model.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(actual.grad.full_tensor(), expected.grad)
 
 
 def test_weights_that_are_not_there_are_refused(mesh, x):

@@ -239,8 +239,8 @@ def test_checkpointed_losses_count_a_row_once(use_reentrant, x):
         with set_checkpoint_early_stop(False):
             rows = x.clone().requires_grad_()  # which the reentrant form takes
             checkpoint(model.loss, rows, use_reentrant=use_reentrant).backward()
-        for ours, expected in zip(model.buffers(), plain.buffers(), strict=True):
-            assert torch.equal(ours, expected)
+        for actual, expected in zip(model.buffers(), plain.buffers(), strict=True):
+            assert torch.equal(actual, expected)
 
 
 def test_a_loss_under_the_reentrant_checkpoint_has_its_dead_latents(x):

@@ -239,5 +239,5 @@ def test_a_state_dict_with_the_old_names_of_layers_is_loaded(layers):
 
 
 def assert_same_parameters(model, other):
-    for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
-        assert torch.equal(ours, theirs)
+    for actual, expected in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(actual, expected)

@@ -68,35 +68,35 @@ def encoder(device, widths, batch=64, dtype=torch.float32, bias=True):
     return leaf(batch, widths[0]), weights, biases
 
 
-def doubled(parts):
+def doubled(inputs):
     def leaf(tensor):
         return None if tensor is None else tensor.detach().double().requires_grad_()
 
-    x, weights, biases = parts
+    x, weights, biases = inputs
     return leaf(x), [leaf(w) for w in weights], [leaf(b) for b in biases]
 
 
-def leaves(parts):
-    x, weights, biases = parts
+def leaves(inputs):
+    x, weights, biases = inputs
     return [tensor for tensor in (x, *weights, *biases) if tensor is not None]
 
 
-def results(parts, activation="sigmoid", code_weight=0.3, **options):
+def results(inputs, activation="sigmoid", code_weight=0.3, **options):
     """Penalty, code and every gradient of a sum that weighs each sample differently."""
-    x, weights, biases = parts
+    x, weights, biases = inputs
     penalty, code = contractive_penalty(
         x, weights, biases, activation, return_code=True, seed=7, row_offset=3, **options
     )
     share = torch.linspace(0.5, 2, max(len(x), 1), dtype=x.dtype, device=x.device)[: len(x)]
     total = (share * penalty).sum() + code_weight * code.square().sum()
-    return penalty, code, *torch.autograd.grad(total, leaves(parts))
+    return penalty, code, *torch.autograd.grad(total, leaves(inputs))
 
 
-def assert_right(parts, *arguments, **options):
-    actual = results(parts, *arguments, **options)
+def assert_right(inputs, *arguments, **options):
+    actual = results(inputs, *arguments, **options)
     with use_backend("eager"):
-        same_dtype = results(parts, *arguments, **options)
-        reference = results(doubled(parts), *arguments, **options)
+        same_dtype = results(inputs, *arguments, **options)
+        reference = results(doubled(inputs), *arguments, **options)
     for kernel, torch_result, exact in zip(actual, same_dtype, reference, strict=True):
         assert_as_accurate_as_torch_on_average(kernel, torch_result, exact)
 
@@ -164,7 +164,7 @@ def test_every_instruction_set(instruction_set, small_panels, isa, widths, activ
 @pytest.mark.parametrize("batch", [1, 31, 33, 70])
 def test_a_wide_first_layer_takes_its_gram_matrix_in_parts(batch):
     with use_backend("cpp"):
-        assert rows.Gram(primitives.PenaltyPrimitives(), torch.randn(300, 5)).parts[-1] == slice(
+        assert rows.Gram(primitives.PenaltyPrimitives(), torch.randn(300, 5)).blocks[-1] == slice(
             256, 300
         )
         assert_right(encoder("cpu", (310, 300, 6), batch))
@@ -183,9 +183,9 @@ def test_rows_that_the_first_weight_cancels_keep_their_accuracy(kernel_device, m
     second = torch.randn(16, hidden, device=kernel_device) / hidden**0.5
     second -= second.mean(1, keepdim=True)
     weights = [(first / 20).requires_grad_(), second.requires_grad_()]
-    parts = x.requires_grad_(), weights, [None, None]
+    inputs = x.requires_grad_(), weights, [None, None]
     options = {} if method == "exact" else {"method": method, "probes": 2}
-    assert_right(parts, "identity", **options)
+    assert_right(inputs, "identity", **options)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -218,7 +218,7 @@ def test_it_is_the_norm_of_what_jacrev_makes(activation, widths):
     "activation", ["sigmoid", pytest.param("softplus", marks=pytest.mark.slow)]
 )
 def test_gradcheck_and_gradgradcheck_in_float64(widths, options, activation):
-    parts = doubled(encoder("cpu", widths, batch=2))
+    inputs = doubled(encoder("cpu", widths, batch=2))
     count = len(widths) - 1
 
     def penalty_and_code(x, *parameters):
@@ -227,24 +227,24 @@ def test_gradcheck_and_gradgradcheck_in_float64(widths, options, activation):
             x, weights, biases, activation, return_code=True, seed=1, **options
         )
 
-    assert gradcheck(penalty_and_code, leaves(parts))
-    assert gradgradcheck(penalty_and_code, leaves(parts))
+    assert gradcheck(penalty_and_code, leaves(inputs))
+    assert gradgradcheck(penalty_and_code, leaves(inputs))
 
 
 @pytest.mark.parametrize("widths", [(9, 7), (9, 7, 6)], ids=str)
 @not_interpreted
 def test_gradients_of_gradients_are_the_definitions(kernel_device, widths):
-    parts = encoder(kernel_device, widths)
+    inputs = encoder(kernel_device, widths)
 
-    def twice(parts):
-        x, weights, biases = parts
+    def twice(inputs):
+        x, weights, biases = inputs
         penalty = contractive_penalty(x, weights, biases)
-        first = torch.autograd.grad(penalty.sum(), leaves(parts), create_graph=True)
-        return torch.autograd.grad(sum(g.square().sum() for g in first), leaves(parts))
+        first = torch.autograd.grad(penalty.sum(), leaves(inputs), create_graph=True)
+        return torch.autograd.grad(sum(g.square().sum() for g in first), leaves(inputs))
 
-    actual = twice(parts)
+    actual = twice(inputs)
     with use_backend("eager"):
-        exact = twice(doubled(parts))
+        exact = twice(doubled(inputs))
     for kernel, reference in zip(actual, exact, strict=True):
         torch.testing.assert_close(kernel, reference.float(), rtol=1e-4, atol=1e-5)
 
@@ -350,8 +350,8 @@ def test_a_split_batch_draws_what_the_whole_one_does(device, options):
         return contractive_penalty(part, weights, biases, seed=9, row_offset=row_offset, **options)
 
     whole = penalty(x, 0)
-    parts = torch.cat([penalty(x[:3], 0), penalty(x[3:], 3)])
-    torch.testing.assert_close(parts, whole)
+    inputs = torch.cat([penalty(x[:3], 0), penalty(x[3:], 3)])
+    torch.testing.assert_close(inputs, whole)
     assert not torch.equal(penalty(x, 1), whole)
 
 
@@ -367,21 +367,21 @@ def test_torchs_seed_governs(device):
 
 
 def test_backends_draw_the_same_probes_and_noise(kernel_device):
-    parts = encoder(kernel_device, (12, 9, 8))
+    inputs = encoder(kernel_device, (12, 9, 8))
     options = {"method": "hutchinson", "probes": 2, "hessian_noise": 0.5, "seed": 3}
-    actual = contractive_penalty(*parts, **options)
+    actual = contractive_penalty(*inputs, **options)
     with use_backend("eager"):
-        torch.testing.assert_close(actual, contractive_penalty(*parts, **options))
+        torch.testing.assert_close(actual, contractive_penalty(*inputs, **options))
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_the_same_bits_again_and_for_any_number_of_threads(threads, options):
-    parts = encoder("cpu", (90, 150, 40), batch=70)
+    inputs = encoder("cpu", (90, 150, 40), batch=70)
     actual = []
     with use_backend("cpp"):
         for count in (1, 2, 3, 2):
             threads(count)
-            actual.append(results(parts, **options))
+            actual.append(results(inputs, **options))
     for other in actual[1:]:
         assert all(torch.equal(a, b) for a, b in zip(actual[0], other, strict=True))
 
@@ -423,14 +423,14 @@ def test_any_leading_dimensions(device, leading, widths):
 @pytest.mark.interpreted(options=[{}])
 def test_no_rows_and_no_columns(device, widths, options):
     for batch in (0, 3):
-        parts = encoder(device, [max(w, 0) for w in widths], batch) if 0 not in widths else None
-        if parts is None:
+        inputs = encoder(device, [max(w, 0) for w in widths], batch) if 0 not in widths else None
+        if inputs is None:
             low, high = widths
             x = torch.zeros(batch, low, device=device, requires_grad=True)
             weight = torch.zeros(high, low, device=device, requires_grad=True)
-            parts = x, [weight], [torch.zeros(high, device=device, requires_grad=True)]
+            inputs = x, [weight], [torch.zeros(high, device=device, requires_grad=True)]
         if batch == 0 or 0 in widths:
-            penalty, *rest = results(parts, **options)
+            penalty, *rest = results(inputs, **options)
             assert penalty.shape == (batch,)
             assert not penalty.any()
             assert all(torch.isfinite(t).all() for t in rest)
@@ -440,10 +440,10 @@ def test_no_rows_and_no_columns(device, widths, options):
 @not_interpreted
 def test_only_the_gradients_asked_for_are_made(device, widths):
     skip_when_interpreted(device, len(widths) > 2)
-    parts = encoder(device, widths)
-    expected = results(parts, code_weight=0.0)[2:]
-    for chosen in range(len(leaves(parts))):
-        x, *parameters = (leaf.detach().clone() for leaf in leaves(parts))
+    inputs = encoder(device, widths)
+    expected = results(inputs, code_weight=0.0)[2:]
+    for chosen in range(len(leaves(inputs))):
+        x, *parameters = (leaf.detach().clone() for leaf in leaves(inputs))
         tensors = [x, *parameters]
         tensors[chosen].requires_grad_()
         count = len(widths) - 1
@@ -474,18 +474,18 @@ def test_without_biases(kernel_device):
 
 @not_interpreted
 def test_the_incoming_gradient_may_come_twice(device):
-    parts = encoder(device, (9, 7, 6))
-    penalty = contractive_penalty(*parts)
-    first = torch.autograd.grad(penalty.sum(), leaves(parts), retain_graph=True)
-    second = torch.autograd.grad(-3 * penalty.sum(), leaves(parts))
+    inputs = encoder(device, (9, 7, 6))
+    penalty = contractive_penalty(*inputs)
+    first = torch.autograd.grad(penalty.sum(), leaves(inputs), retain_graph=True)
+    second = torch.autograd.grad(-3 * penalty.sum(), leaves(inputs))
     for a, b in zip(first, second, strict=True):
         torch.testing.assert_close(b, -3 * a)
 
 
 @not_interpreted
 def test_a_code_changed_in_place_is_noticed(kernel_device):
-    parts = encoder(kernel_device, (9, 7))
-    penalty, code = contractive_penalty(*parts, return_code=True)
+    inputs = encoder(kernel_device, (9, 7))
+    penalty, code = contractive_penalty(*inputs, return_code=True)
     with torch.no_grad():
         code.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -494,10 +494,10 @@ def test_a_code_changed_in_place_is_noticed(kernel_device):
 
 @not_interpreted
 def test_the_codes_gradient_alone(device):
-    parts = encoder(device, (9, 7, 6))
-    _, code = contractive_penalty(*parts, return_code=True)
-    actual = torch.autograd.grad(code.sum(), leaves(parts))
-    exact = doubled(parts)
+    inputs = encoder(device, (9, 7, 6))
+    _, code = contractive_penalty(*inputs, return_code=True)
+    actual = torch.autograd.grad(code.sum(), leaves(inputs))
+    exact = doubled(inputs)
     with use_backend("eager"):
         _, code = contractive_penalty(*exact, return_code=True)
     for a, b in zip(actual, torch.autograd.grad(code.sum(), leaves(exact)), strict=True):
@@ -505,12 +505,12 @@ def test_the_codes_gradient_alone(device):
 
 
 def test_backward_runs_where_forward_did():
-    parts = encoder("cpu", (9, 7, 6))
+    inputs = encoder("cpu", (9, 7, 6))
     with use_backend("cpp"):
-        penalty = contractive_penalty(*parts).sum()
+        penalty = contractive_penalty(*inputs).sum()
     with use_backend("eager"):
-        first = torch.autograd.grad(penalty, leaves(parts), retain_graph=True)
-        second = torch.autograd.grad(penalty, leaves(parts))
+        first = torch.autograd.grad(penalty, leaves(inputs), retain_graph=True)
+        second = torch.autograd.grad(penalty, leaves(inputs))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
@@ -518,11 +518,11 @@ def test_backward_runs_where_forward_did():
 @pytest.mark.parametrize("options", SOME_OPTIONS)
 @pytest.mark.parametrize("bias", ["all", "the first", pytest.param("none", marks=pytest.mark.slow)])
 def test_compiled_in_one_graph(widths, options, bias):
-    parts = encoder("cpu", widths)
+    inputs = encoder("cpu", widths)
     if bias == "none":
-        parts = (*parts[:2], [None] * len(parts[2]))
+        inputs = (*inputs[:2], [None] * len(inputs[2]))
     elif bias == "the first":
-        parts = (*parts[:2], [parts[2][0], *[None] * len(parts[2][1:])])
+        inputs = (*inputs[:2], [inputs[2][0], *[None] * len(inputs[2][1:])])
 
     def penalty(x, weights, biases):
         penalty, code = contractive_penalty(x, weights, biases, return_code=True, seed=3, **options)
@@ -530,11 +530,11 @@ def test_compiled_in_one_graph(widths, options, bias):
 
     torch.compiler.reset()
     compiled = torch.compile(penalty, fullgraph=True, backend="aot_eager")
-    actual, expected = compiled(*parts), penalty(*parts)
+    actual, expected = compiled(*inputs), penalty(*inputs)
     torch.testing.assert_close(actual, expected)
     pairs = zip(
-        torch.autograd.grad(actual, leaves(parts)),
-        torch.autograd.grad(expected, leaves(parts)),
+        torch.autograd.grad(actual, leaves(inputs)),
+        torch.autograd.grad(expected, leaves(inputs)),
         strict=True,
     )
     for a, b in pairs:
@@ -562,13 +562,13 @@ def test_opcheck(name, widths, options):
 
 
 def test_the_registered_op_is_differentiated_twice_under_a_dispatch_mode():
-    parts = encoder("cpu", (9, 7, 6))
+    inputs = encoder("cpu", (9, 7, 6))
 
     def gradients():
-        penalty = contractive_penalty(*parts).sum()
-        first = torch.autograd.grad(penalty, leaves(parts), create_graph=True)
+        penalty = contractive_penalty(*inputs).sum()
+        first = torch.autograd.grad(penalty, leaves(inputs), create_graph=True)
         total = penalty + sum(gradient.square().sum() for gradient in first)
-        return torch.autograd.grad(total, leaves(parts))
+        return torch.autograd.grad(total, leaves(inputs))
 
     with FlopCounterMode(display=False):
         traced = gradients()
@@ -592,10 +592,10 @@ def test_under_torch_func_and_batched_gradients(kernel_device):
 
 
 def test_autocast_computes_as_the_definition_does():
-    parts = encoder("cpu", (16, 8))
+    inputs = encoder("cpu", (16, 8))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        actual = contractive_penalty(*parts)
-    torch.testing.assert_close(actual.float(), contractive_penalty(*parts), rtol=5e-2, atol=5e-2)
+        actual = contractive_penalty(*inputs)
+    torch.testing.assert_close(actual.float(), contractive_penalty(*inputs), rtol=5e-2, atol=5e-2)
 
 
 @pytest.mark.parametrize("widths", [(12, 9), (9, 12), (12, 20, 8)], ids=str)
@@ -704,8 +704,8 @@ def test_a_gpu_is_given_few_panels(monkeypatch):
     assert len(list(norms._panels(4096))) == 6
 
 
-def layers_of(parts):
-    _, weights, biases = parts
+def layers_of(inputs):
+    _, weights, biases = inputs
     return [
         EncoderLayer(w.detach(), b.detach(), "tanh") for w, b in zip(weights, biases, strict=True)
     ]

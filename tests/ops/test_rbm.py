@@ -21,8 +21,8 @@ def machine(device, visible, hidden, scale=1.0, log_var=False):
     def normal(*shape):
         return torch.randn(*shape, device=device) * scale
 
-    parts = normal(hidden, visible) / max(visible, 1) ** 0.5, normal(visible), normal(hidden)
-    return (*parts, normal(visible) / 2) if log_var else parts
+    parameters = normal(hidden, visible) / max(visible, 1) ** 0.5, normal(visible), normal(hidden)
+    return (*parameters, normal(visible) / 2) if log_var else parameters
 
 
 def states(batch, units, device="cpu"):
@@ -58,8 +58,8 @@ def test_a_long_run_visits_every_state_as_often_as_its_probability_says(device, 
     scale = 1.0 if beta is None else beta
     joint, _ = enumerated(scale * weight, scale * visible_bias, scale * hidden_bias)
     chains = 4000
-    parts = (part.to(device) for part in (weight, visible_bias, hidden_bias))
-    sample = gibbs(states(chains, 4, device), *parts, k=40, beta=beta, seed=3)
+    parameters = (parameter.to(device) for parameter in (weight, visible_bias, hidden_bias))
+    sample = gibbs(states(chains, 4, device), *parameters, k=40, beta=beta, seed=3)
     powers = torch.tensor([8.0, 4.0, 2.0, 1.0], device=device)
     # The last visible state was drawn given the last hidden one: together they are a joint sample.
     index = (sample.visible @ powers) * 16 + sample.hidden @ powers
@@ -83,14 +83,14 @@ def test_every_backend_draws_the_definitions_states(kernel_device, shape, kind):
     batch, visible, hidden = shape
     if is_interpreted(kernel_device) and batch > 40:
         pytest.skip("the interpreter is slow, and the shape is the other tests'")
-    parts = machine(kernel_device, visible, hidden, log_var=kind == "gaussian")
+    parameters = machine(kernel_device, visible, hidden, log_var=kind == "gaussian")
     options = {"visible_kind": kind, "k": 2, "seed": 5, "row_offset": 3, "return_probs": True}
     if kind == "gaussian":
-        *parts, options["log_var"] = parts
+        *parameters, options["log_var"] = parameters
     start = states(batch, visible, kernel_device)
-    actual = gibbs(start, *parts, **options)
+    actual = gibbs(start, *parameters, **options)
     with use_backend("eager"):
-        expected = gibbs(start, *parts, **options)
+        expected = gibbs(start, *parameters, **options)
     assert torch.equal(actual.hidden, expected.hidden)
     for name in ("visible_prob", "hidden_prob", "visible"):
         torch.testing.assert_close(
@@ -110,11 +110,11 @@ def test_every_instruction_set(instruction_set, isa):
 def test_probabilities_are_as_accurate_as_torchs(kernel_device, grey):
     size = (20, 90, 70) if is_interpreted(kernel_device) else (100, 300, 200)
     batch, units, hidden = size
-    parts = machine(kernel_device, units, hidden)
+    parameters = machine(kernel_device, units, hidden)
     visible = states(batch, units, kernel_device)
     visible = visible * torch.rand_like(visible) if grey else visible
-    sample = gibbs(visible, *parts, return_probs=True)
-    weight, visible_bias, hidden_bias = (part.double() for part in parts)
+    sample = gibbs(visible, *parameters, return_probs=True)
+    weight, visible_bias, hidden_bias = (parameter.double() for parameter in parameters)
     for start, matrix, bias, actual in (
         (visible, weight, hidden_bias, sample.hidden_prob),
         (sample.hidden, weight.t(), visible_bias, sample.visible_prob),
@@ -141,10 +141,10 @@ def test_on_a_cpu_probabilities_are_more_accurate_than_torchs(instruction_set, i
 def test_lower_precisions_round_the_weight_alone(kernel_device, matmul_precision, precision, bits):
     """A binary state is exact at any of them."""
     matmul_precision(precision)
-    parts = machine(kernel_device, 90, 70)
+    parameters = machine(kernel_device, 90, 70)
     visible = states(20, 90, kernel_device)
-    actual = gibbs(visible, *parts, seed=1, return_probs=True).hidden_prob.double()
-    weight, _, hidden_bias = (part.double() for part in parts)
+    actual = gibbs(visible, *parameters, seed=1, return_probs=True).hidden_prob.double()
+    weight, _, hidden_bias = (parameter.double() for parameter in parameters)
     exact = torch.sigmoid(visible.double() @ weight.t() + hidden_bias)
     # Half a unit in the weight's last place, a quarter of it through the sigmoid's slope.
     bound = (visible.double() @ weight.abs().t()).max() * 2.0**-bits / 2 / 4 + 1e-6
@@ -176,8 +176,10 @@ def test_the_states_belong_to_the_probabilities(device):
     """A state is 1 where its uniform, of step 2k - 2 or 2k - 1, is below the probability."""
     from aefast import random
 
-    parts = machine(device, 9, 7)
-    sample = gibbs(states(20, 9, device), *parts, k=3, seed=11, row_offset=2, return_probs=True)
+    parameters = machine(device, 9, 7)
+    sample = gibbs(
+        states(20, 9, device), *parameters, k=3, seed=11, row_offset=2, return_probs=True
+    )
     for step, state, probability in (
         (4, sample.hidden, sample.hidden_prob),
         (5, sample.visible, sample.visible_prob),
@@ -188,12 +190,12 @@ def test_the_states_belong_to_the_probabilities(device):
 
 @not_interpreted
 def test_splitting_a_batch_changes_nothing(device):
-    parts = machine(device, 9, 7)
+    parameters = machine(device, 9, 7)
     start = states(11, 9, device)
-    whole = gibbs(start, *parts, k=3, seed=4).visible
+    whole = gibbs(start, *parameters, k=3, seed=4).visible
     halves = [
-        gibbs(start[:4], *parts, k=3, seed=4),
-        gibbs(start[4:], *parts, k=3, seed=4, row_offset=4),
+        gibbs(start[:4], *parameters, k=3, seed=4),
+        gibbs(start[4:], *parameters, k=3, seed=4, row_offset=4),
     ]
     assert torch.equal(torch.cat([half.visible for half in halves]), whole)
 
@@ -201,13 +203,13 @@ def test_splitting_a_batch_changes_nothing(device):
 @not_interpreted
 def test_splitting_a_batch_of_which_some_rows_are_grey_changes_nothing(device):
     """Binary rows and others take products of their own, each row by itself."""
-    parts = machine(device, 70, 40)
+    parameters = machine(device, 70, 40)
     start = states(11, 70, device)
     start[[1, 2, 6], 5] = 0.25
-    whole = gibbs(start, *parts, k=1, seed=4, return_probs=True)
+    whole = gibbs(start, *parameters, k=1, seed=4, return_probs=True)
     for size in (7,) if is_interpreted(device) else (1, 2, 7):
         pieces = [
-            gibbs(start[i : i + size], *parts, seed=4, row_offset=i, return_probs=True)
+            gibbs(start[i : i + size], *parameters, seed=4, row_offset=i, return_probs=True)
             for i in range(0, 11, size)
         ]
         assert torch.equal(torch.cat([piece.visible for piece in pieces]), whole.visible)
@@ -217,29 +219,29 @@ def test_splitting_a_batch_of_which_some_rows_are_grey_changes_nothing(device):
         ):  # to the last bit, by our own product
             assert torch.equal(probabilities, whole.hidden_prob)
     with use_backend("eager"):
-        expected = gibbs(start, *parts, k=1, seed=4, return_probs=True)
+        expected = gibbs(start, *parameters, k=1, seed=4, return_probs=True)
     torch.testing.assert_close(whole.hidden_prob, expected.hidden_prob, rtol=1e-5, atol=1e-5)
 
 
 def test_a_clamped_grey_unit_stays_grey(device):
-    parts = machine(device, 12, 9)
+    parameters = machine(device, 12, 9)
     start = states(30, 12, device)
     start[:, 3] = 0.25
     mask = torch.arange(12, device=device) == 3
-    sample = gibbs(start, *parts, k=3, clamp_mask=mask, seed=1)
+    sample = gibbs(start, *parameters, k=3, clamp_mask=mask, seed=1)
     assert torch.equal(sample.visible[:, 3], start[:, 3])
     with use_backend("eager"):
-        expected = gibbs(start, *parts, k=3, clamp_mask=mask, seed=1)
+        expected = gibbs(start, *parameters, k=3, clamp_mask=mask, seed=1)
     assert torch.equal(sample.visible, expected.visible)
 
 
 def test_the_same_states_for_any_number_of_threads(threads):
-    parts, start = machine("cpu", 130, 90), states(70, 130)
+    parameters, start = machine("cpu", 130, 90), states(70, 130)
     actual = []
     with use_backend("cpp"):
         for count in (1, 2, 3):
             threads(count)
-            actual.append(gibbs(start, *parts, k=5, seed=1, return_probs=True))
+            actual.append(gibbs(start, *parameters, k=5, seed=1, return_probs=True))
     for other in actual[1:]:
         assert all(torch.equal(a, b) for a, b in zip(actual[0], other, strict=True))
 
@@ -255,23 +257,23 @@ def test_clamped_units_keep_their_state_and_steer_the_others(device):
 
 
 def test_an_inverse_temperature_for_each_row(device):
-    parts = machine(device, 12, 9)
+    parameters = machine(device, 12, 9)
     start = states(30, 12, device)
     beta = torch.linspace(0, 2, 30, device=device)
-    cold = gibbs(start, *parts, beta=beta, seed=1, return_probs=True)
+    cold = gibbs(start, *parameters, beta=beta, seed=1, return_probs=True)
     assert (cold.hidden_prob[0] == 0.5).all()
-    one = gibbs(start, *parts, beta=1.0, seed=1)
-    assert torch.equal(one.visible, gibbs(start, *parts, seed=1).visible)
-    single = gibbs(start[7:8], *parts, beta=beta[7].item(), seed=1, row_offset=7)
+    one = gibbs(start, *parameters, beta=1.0, seed=1)
+    assert torch.equal(one.visible, gibbs(start, *parameters, seed=1).visible)
+    single = gibbs(start[7:8], *parameters, beta=beta[7].item(), seed=1, row_offset=7)
     assert torch.equal(single.visible, cold.visible[7:8])
 
 
 @pytest.mark.parametrize("leading", [(), (6,), (2, 3)])
 def test_one_beta_serves_rows_of_any_leading_dimensions(device, leading):
-    parts = machine(device, 5, 4)
+    parameters = machine(device, 5, 4)
     start = states(6, 5, device)[: math.prod(leading)]
-    expected = gibbs(start, *parts, beta=0.5, seed=1)
-    actual = gibbs(start.reshape(*leading, 5), *parts, beta=0.5, seed=1)
+    expected = gibbs(start, *parameters, beta=0.5, seed=1)
+    actual = gibbs(start.reshape(*leading, 5), *parameters, beta=0.5, seed=1)
     assert torch.equal(actual.visible, expected.visible.reshape(*leading, 5))
 
 
@@ -292,16 +294,16 @@ def test_gaussian_units_have_their_mean_and_variance(device):
 
 @not_interpreted
 def test_the_arguments_are_left_as_they_were(device):
-    parts, start = machine(device, 9, 7), states(5, 9, device)
-    before = [part.clone() for part in (start, *parts)]
-    gibbs(start, *parts, k=2)
-    assert all(torch.equal(a, b) for a, b in zip(before, (start, *parts), strict=True))
+    parameters, start = machine(device, 9, 7), states(5, 9, device)
+    before = [parameter.clone() for parameter in (start, *parameters)]
+    gibbs(start, *parameters, k=2)
+    assert all(torch.equal(a, b) for a, b in zip(before, (start, *parameters), strict=True))
 
 
 @pytest.mark.parametrize("kind", ["bernoulli", "gaussian"])
 def test_free_energy_is_what_enumeration_gives(device, kind):
-    *parts, log_var = machine(device, 5, 4, log_var=True)
-    weight, visible_bias, hidden_bias = (part.cpu().double() for part in parts)
+    *parameters, log_var = machine(device, 5, 4, log_var=True)
+    weight, visible_bias, hidden_bias = (parameter.cpu().double() for parameter in parameters)
     start = torch.randn(6, 5, device=device) if kind == "gaussian" else states(6, 5, device)
     options = {"visible_kind": kind, "log_var": log_var if kind == "gaussian" else None}
     v, hidden = start.cpu().double(), every_state(4)
@@ -314,39 +316,41 @@ def test_free_energy_is_what_enumeration_gives(device, kind):
     interaction = v @ weight.t() @ hidden.t() + hidden @ hidden_bias
     expected = base - interaction.logsumexp(1)
     torch.testing.assert_close(
-        free_energy(start, *parts, **options).cpu().double(), expected, rtol=1e-5, atol=1e-5
+        free_energy(start, *parameters, **options).cpu().double(), expected, rtol=1e-5, atol=1e-5
     )
-    defined = eager.free_energy(start, Machine(*parts, options["log_var"]))
+    defined = eager.free_energy(start, Machine(*parameters, options["log_var"]))
     torch.testing.assert_close(defined.cpu().double(), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["bernoulli", "gaussian"])
 def test_free_energy_is_differentiated_twice(kind):
-    parts = [part.double().requires_grad_() for part in machine("cpu", 4, 3, log_var=True)]
+    parameters = [
+        parameter.double().requires_grad_() for parameter in machine("cpu", 4, 3, log_var=True)
+    ]
     start = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
     if kind == "bernoulli":
-        parts = parts[:3]
+        parameters = parameters[:3]
 
-    def energy(start, *parts):
-        log_var = parts[3] if kind == "gaussian" else None
-        return free_energy(start, *parts[:3], visible_kind=kind, log_var=log_var)
+    def energy(start, *parameters):
+        log_var = parameters[3] if kind == "gaussian" else None
+        return free_energy(start, *parameters[:3], visible_kind=kind, log_var=log_var)
 
-    assert gradcheck(energy, (start, *parts))
-    assert gradgradcheck(energy, (start, *parts))
+    assert gradcheck(energy, (start, *parameters))
+    assert gradgradcheck(energy, (start, *parameters))
 
 
 @pytest.mark.parametrize("persistent", [False, True])
 @pytest.mark.interpreted(persistent=[True])
 def test_the_gradient_is_the_difference_of_both_phases(device, persistent):
-    parts = [part.requires_grad_() for part in machine(device, 9, 7)]
-    weight, _, hidden_bias = parts
+    parameters = [parameter.requires_grad_() for parameter in machine(device, 9, 7)]
+    weight, _, hidden_bias = parameters
     data = states(12, 9, device)
     chain = states(20, 9, device) if persistent else None
-    loss, end = contrastive_divergence(data, *parts, k=2, chain=chain, seed=6)
-    expected_end = gibbs(data if chain is None else chain, *parts, k=2, seed=6).visible
+    loss, end = contrastive_divergence(data, *parameters, k=2, chain=chain, seed=6)
+    expected_end = gibbs(data if chain is None else chain, *parameters, k=2, seed=6).visible
     assert torch.equal(end, expected_end)
     assert not end.requires_grad
-    actual = torch.autograd.grad(loss, parts)
+    actual = torch.autograd.grad(loss, parameters)
     with torch.no_grad():
         positive = torch.sigmoid(data @ weight.t() + hidden_bias)
         negative = torch.sigmoid(end @ weight.t() + hidden_bias)
@@ -366,7 +370,7 @@ def test_the_fused_gradient_is_the_free_energies(kernel_device, grey, biased):
     """Over more than a word of bits a side; by autograd through the definition's free energy."""
     if is_interpreted(kernel_device) and not grey:
         pytest.skip("the interpreter is slow, and knows no bits")
-    weight, *biases = [part.requires_grad_() for part in machine(kernel_device, 70, 67)]
+    weight, *biases = [parameter.requires_grad_() for parameter in machine(kernel_device, 70, 67)]
     visible_bias, hidden_bias = biases if biased else (None, None)
     data = states(80, 70, kernel_device)
     if grey:
@@ -383,10 +387,10 @@ def test_the_fused_gradient_is_the_free_energies(kernel_device, grey, biased):
 
 @not_interpreted
 def test_a_second_backward_makes_the_gradients_anew(device):
-    parts = [part.requires_grad_() for part in machine(device, 9, 7)]
-    loss, _ = contrastive_divergence(states(12, 9, device), *parts, seed=6)
-    first = torch.autograd.grad(loss, parts, retain_graph=True)
-    for a, b in zip(first, torch.autograd.grad(loss, parts), strict=True):
+    parameters = [parameter.requires_grad_() for parameter in machine(device, 9, 7)]
+    loss, _ = contrastive_divergence(states(12, 9, device), *parameters, seed=6)
+    first = torch.autograd.grad(loss, parameters, retain_graph=True)
+    for a, b in zip(first, torch.autograd.grad(loss, parameters), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
@@ -406,18 +410,18 @@ def test_only_what_needs_a_gradient_gets_one(device):
 @not_interpreted
 def test_contrastive_divergence_is_differentiated_twice(device):
     """With the chain's end held still, as the first derivative has it."""
-    parts = [part.requires_grad_() for part in machine(device, 5, 4)]
+    parameters = [parameter.requires_grad_() for parameter in machine(device, 5, 4)]
     data = states(6, 5, device)
-    loss, end = contrastive_divergence(data, *parts, seed=6)
-    gradients = torch.autograd.grad(loss, parts, create_graph=True)
+    loss, end = contrastive_divergence(data, *parameters, seed=6)
+    gradients = torch.autograd.grad(loss, parameters, create_graph=True)
     actual = torch.autograd.grad(
-        sum(g.square().sum() for g in gradients), parts, materialize_grads=True
+        sum(g.square().sum() for g in gradients), parameters, materialize_grads=True
     )
-    model = Machine(*parts, None)
+    model = Machine(*parameters, None)
     loss = eager.free_energy(data, model).mean() - eager.free_energy(end, model).mean()
-    gradients = torch.autograd.grad(loss, parts, create_graph=True)
+    gradients = torch.autograd.grad(loss, parameters, create_graph=True)
     expected = torch.autograd.grad(
-        sum(g.square().sum() for g in gradients), parts, materialize_grads=True
+        sum(g.square().sum() for g in gradients), parameters, materialize_grads=True
     )
     for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
@@ -427,22 +431,24 @@ def test_with_more_steps_the_gradient_becomes_the_likelihoods():
     """4x4, 50,000 chains from data that the machine does not like: the error falls with k, and at
     k = 30 it is the sampling's."""
     weight, visible_bias, hidden_bias = machine("cpu", 4, 4)
-    parts = [part.requires_grad_() for part in (5 * weight, visible_bias, hidden_bias)]
+    parameters = [
+        parameter.requires_grad_() for parameter in (5 * weight, visible_bias, hidden_bias)
+    ]
     data = torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]]).repeat(25000, 1)
-    joint, log_z = enumerated(*parts)
+    joint, log_z = enumerated(*parameters)
     probabilities, visible = joint.sum(1), every_state(4)
     exact_energy = eager.free_energy(
-        visible, Machine(*(part.detach().double() for part in parts), None)
+        visible, Machine(*(parameter.detach().double() for parameter in parameters), None)
     )
     torch.testing.assert_close(probabilities, (-exact_energy - log_z).exp())
-    model = [part.detach().double().requires_grad_() for part in parts]
+    model = [parameter.detach().double().requires_grad_() for parameter in parameters]
     energy = eager.free_energy(data[:2].double(), Machine(*model, None)).mean()
     energy = energy - probabilities @ eager.free_energy(visible, Machine(*model, None))
     exact = torch.cat([g.flatten() for g in torch.autograd.grad(energy, model)])
     errors = []
     for k in (1, 3, 30):
-        loss, _ = contrastive_divergence(data, *parts, k=k, seed=k)
-        gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, parts)])
+        loss, _ = contrastive_divergence(data, *parameters, k=k, seed=k)
+        gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)])
         errors.append((gradient.double() - exact).norm().item())
     assert errors[0] > errors[1] > errors[2]
     # 24 means of numbers in [0, 1] over 50,000 samples: each within 0.5 / sqrt(50,000) or less.
@@ -452,8 +458,8 @@ def test_with_more_steps_the_gradient_becomes_the_likelihoods():
 @pytest.mark.parametrize("shape", [(0, 4, 3), (4, 3, 0), (4, 0, 3)], ids=str)
 def test_empty_machines_and_batches(device, shape):
     batch, visible, hidden = shape
-    parts = machine(device, visible, hidden)
-    sample = gibbs(states(batch, visible, device), *parts, k=2, return_probs=True)
+    parameters = machine(device, visible, hidden)
+    sample = gibbs(states(batch, visible, device), *parameters, k=2, return_probs=True)
     assert sample.visible.shape == sample.visible_prob.shape == (batch, visible)
     assert sample.hidden.shape == (batch, hidden)
 
@@ -461,23 +467,23 @@ def test_empty_machines_and_batches(device, shape):
 @pytest.mark.parametrize("leading", [(), (3,), (2, 3)], ids=str)
 @pytest.mark.interpreted(leading=[(2, 3)])
 def test_any_leading_dimensions(device, leading):
-    parts = machine(device, 6, 4)
+    parameters = machine(device, 6, 4)
     start = (torch.rand(*leading, 6, device=device) < 0.5).float()
     beta = torch.ones(leading, device=device)
-    sample = gibbs(start, *parts, beta=beta, clamp_mask=start > 2)
+    sample = gibbs(start, *parameters, beta=beta, clamp_mask=start > 2)
     assert sample.visible.shape == (*leading, 6)
     assert sample.hidden.shape == (*leading, 4)
-    assert free_energy(start, *parts).shape == leading
+    assert free_energy(start, *parameters).shape == leading
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_other_precisions_are_the_definitions(dtype):
-    parts = [part.to(dtype) for part in machine("cpu", 9, 7)]
+    parameters = [parameter.to(dtype) for parameter in machine("cpu", 9, 7)]
     start = states(50, 9).to(dtype)
-    sample = gibbs(start, *parts, seed=1, return_probs=True)
-    assert {part.dtype for part in sample} == {dtype}
+    sample = gibbs(start, *parameters, seed=1, return_probs=True)
+    assert {parameter.dtype for parameter in sample} == {dtype}
     assert ((sample.visible == 0) | (sample.visible == 1)).all()
-    weight, _, hidden_bias = (part.double() for part in parts)
+    weight, _, hidden_bias = (parameter.double() for parameter in parameters)
     exact = torch.sigmoid(start.double() @ weight.t() + hidden_bias)
     tolerance = 4 * torch.finfo(dtype).eps
     torch.testing.assert_close(sample.hidden_prob.double(), exact, rtol=0, atol=tolerance)
@@ -512,24 +518,24 @@ def test_any_strides(kernel_device, kind):
 
 @pytest.mark.parametrize("kind", ["bernoulli", "gaussian"])
 def test_opcheck(kind):
-    *parts, log_var = machine("cpu", 9, 7, log_var=True)
-    parts = [part.requires_grad_() for part in parts]
+    *parameters, log_var = machine("cpu", 9, 7, log_var=True)
+    parameters = [parameter.requires_grad_() for parameter in parameters]
     log_var = log_var if kind == "gaussian" else None
     beta, mask = torch.ones(5), torch.rand(5, 9) < 0.3
     seed = torch.tensor([3])
     for probs in (False, True):
-        arguments = (states(5, 9), *parts, log_var, 2, beta, mask, probs, seed, 1)
+        arguments = (states(5, 9), *parameters, log_var, 2, beta, mask, probs, seed, 1)
         torch.library.opcheck(torch.ops.aefast.gibbs.default, arguments)
 
 
 def test_compiled_in_one_graph():
-    parts, start = machine("cpu", 9, 7), states(5, 9)
+    parameters, start = machine("cpu", 9, 7), states(5, 9)
 
-    def run(start, *parts):
-        return gibbs(start, *parts, k=2, seed=3, return_probs=True)
+    def run(start, *parameters):
+        return gibbs(start, *parameters, k=2, seed=3, return_probs=True)
 
     compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
-    for a, b in zip(compiled(start, *parts), run(start, *parts), strict=True):
+    for a, b in zip(compiled(start, *parameters), run(start, *parameters), strict=True):
         torch.testing.assert_close(a, b)
 
 

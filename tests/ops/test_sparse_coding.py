@@ -321,13 +321,13 @@ def test_the_objective_is_no_higher_than_scikit_learns(name):
     if aefast.backend.unavailable(name, "cpu"):
         pytest.skip(f"{name} cannot run here")
     x, dictionary = problem(20, 48, 96)
-    theirs = decomposition.sparse_encode(
+    expected = decomposition.sparse_encode(
         x.double().numpy(), dictionary.double().numpy(), algorithm="lasso_cd", alpha=0.2
     )
     with aefast.use_backend(name):
-        ours = objective(x, dictionary, sparse_encode(x, dictionary, 0.2), 0.2)
-    best = objective(x, dictionary, torch.from_numpy(theirs), 0.2)
-    assert (ours <= best * (1 + 4 * EPSILON)).all()
+        actual = objective(x, dictionary, sparse_encode(x, dictionary, 0.2), 0.2)
+    best = objective(x, dictionary, torch.from_numpy(expected), 0.2)
+    assert (actual <= best * (1 + 4 * EPSILON)).all()
 
 
 def test_the_code_carries_no_gradient_and_the_dictionarys_is_the_envelopes():

@@ -52,8 +52,8 @@ def test_penalties_and_gradients_are_as_accurate_as_torchs(kernel_device, name, 
         (gradient,) = torch.autograd.grad(3 * penalty, leaf)
         assert penalty.dtype == gradient.dtype == kind
         results.append((penalty.detach(), gradient))
-    (ours, our_gradient), (plain, plain_gradient), (exact, exact_gradient) = results
-    assert_as_accurate_as_torch(ours, plain.to(dtype), exact)
+    (actual, our_gradient), (plain, plain_gradient), (exact, exact_gradient) = results
+    assert_as_accurate_as_torch(actual, plain.to(dtype), exact)
     assert_as_accurate_as_torch(our_gradient, plain_gradient.to(dtype), exact_gradient)
 
 
@@ -158,10 +158,10 @@ def test_nan_and_infinity_pass(device):
 
 def test_the_l1_gradient_is_torchs_at_zero_and_nan(device):
     values = torch.tensor([[math.nan, 0.0, -0.0, 2.0, -3.0, math.inf]], device=device)
-    ours, plain = (values.clone().requires_grad_() for _ in range(2))
-    l1_sparsity(ours).backward()
+    actual, plain = (values.clone().requires_grad_() for _ in range(2))
+    l1_sparsity(actual).backward()
     plain.abs().sum(-1).mean().backward()
-    assert torch.equal(ours.grad, plain.grad)
+    assert torch.equal(actual.grad, plain.grad)
 
 
 @pytest.mark.parametrize("name", PENALTIES)

@@ -78,7 +78,7 @@ def test_samples_and_gradients_are_as_accurate_as_torchs(kernel_device, shape, d
     gradient = torch.randn(shape, device=kernel_device).to(dtype)
     noise = box_muller(shape, 9, kernel_device)
 
-    def ours(mean, log_var):
+    def kernel(mean, log_var):
         return reparameterize(mean, log_var, seed=9)
 
     def torchs(mean, log_var):
@@ -87,7 +87,7 @@ def test_samples_and_gradients_are_as_accurate_as_torchs(kernel_device, shape, d
     def exact(mean, log_var):
         return eager.reparameterize(mean, log_var, 9, 0)
 
-    actual = gradients(ours, mean, log_var, gradient=gradient)
+    actual = gradients(kernel, mean, log_var, gradient=gradient)
     same_dtype = gradients(torchs, mean, log_var, gradient=gradient)
     reference = gradients(exact, mean.double(), log_var.double(), gradient=gradient)
     for results in zip(actual, same_dtype, reference, strict=True):
@@ -338,15 +338,15 @@ def test_derivatives_of_every_order_are_as_accurate_as_torchs(kernel_device):
             total = sum(gradient.sum() for gradient in gradients)
         return results
 
-    def ours(mean, log_var):
+    def kernel(mean, log_var):
         return reparameterize(mean, log_var, seed=2)
 
-    actual = derivatives(ours, gaussian_kl, mean, log_var)
+    actual = derivatives(kernel, gaussian_kl, mean, log_var)
     same_dtype = derivatives(
         lambda m, v: m + torch.exp(0.5 * v) * noise, textbook_kl, mean, log_var
     )
     with aefast.use_backend("eager"):
-        reference = derivatives(ours, gaussian_kl, mean.double(), log_var.double())
+        reference = derivatives(kernel, gaussian_kl, mean.double(), log_var.double())
     for results in zip(actual, same_dtype, reference, strict=True):
         assert_as_accurate_as_torch_on_average(*results)
 

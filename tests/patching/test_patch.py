@@ -189,13 +189,13 @@ def test_a_version_that_lacks_a_module_is_unknown(monkeypatch):
 
 def test_what_another_replaced_since_is_not_undone(monkeypatch):
     aefast.patch("sklearn")
-    ours = BernoulliRBM.fit
+    actual = BernoulliRBM.fit
     monkeypatch.setattr(BernoulliRBM, "fit", lambda self, X, y=None: self)
     with pytest.raises(RuntimeError, match=r"BernoulliRBM.fit was replaced .*; undo that first"):
         aefast.unpatch("sklearn")
     assert aefast.patched()[RBM].served
     monkeypatch.undo()
-    assert BernoulliRBM.fit is ours
+    assert BernoulliRBM.fit is actual
 
 
 def test_an_inherited_method_is_inherited_again(monkeypatch, X):

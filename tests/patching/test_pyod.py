@@ -51,15 +51,15 @@ def calls(kind):
 def test_scores_of_the_same_parameters(name, X):
     kind, options = DETECTORS[name]
     model = kind(**options).fit(X)
-    theirs = model.decision_function(X)
+    expected = model.decision_function(X)
     repeats = np.array([model.decision_function(X) for _ in range(40)])
     with aefast.patch("pyod"):
-        ours = model.decision_function(X, batch_size=7)
+        actual = model.decision_function(X, batch_size=7)
         again = np.array([model.decision_function(X) for _ in range(40)])
         assert calls(kind).calls == 41
-    assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
+    assert (actual.dtype, actual.shape) == (expected.dtype, expected.shape)
     if kind is AutoEncoder:
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
     else:  # a code is drawn for each row
         error = np.sqrt((repeats.var(0) + again.var(0)) / 40)
         assert (np.abs(repeats.mean(0) - again.mean(0)) < 5 * error + 1e-5).all()
@@ -88,31 +88,32 @@ def test_training_in_distribution(name, X):
         norm = sum(p.square().sum() for p in model.model.parameters()).sqrt().item()
         return [*model.decision_scores_[::30], model.threshold_, norm]
 
-    theirs = np.array([fitted(seed) for seed in range(12)])
+    expected = np.array([fitted(seed) for seed in range(12)])
     with aefast.patch("pyod"):
-        ours = np.array([fitted(seed) for seed in range(100, 112)])
+        actual = np.array([fitted(seed) for seed in range(100, 112)])
         assert calls(kind).original_calls == {}
-        assert np.array_equal(fitted(100), ours[0])  # by random_state, as the original
-    error = np.sqrt((ours.var(0) + theirs.var(0)) / 12)
-    assert (np.abs(ours.mean(0) - theirs.mean(0)) < 4.5 * error).all()
+        assert np.array_equal(fitted(100), actual[0])  # by random_state, as the original
+    error = np.sqrt((actual.var(0) + expected.var(0)) / 12)
+    assert (np.abs(actual.mean(0) - expected.mean(0)) < 4.5 * error).all()
 
 
 @pytest.mark.parametrize("name", DETECTORS)
 def test_a_detector_has_the_attributes_that_it_has_unpatched_and_no_more(name, X):
     kind, options = DETECTORS[name]
-    theirs = kind(**options, contamination=0.2).fit(X)
+    expected = kind(**options, contamination=0.2).fit(X)
     with aefast.patch("pyod"):
-        ours = clone(kind(**options, contamination=0.2)).fit(X)
-    assert ours.get_params() == theirs.get_params()
-    assert vars(ours).keys() == vars(theirs).keys()
-    for key, value in vars(theirs).items():
-        assert type(vars(ours)[key]) is type(value), key
+        actual = clone(kind(**options, contamination=0.2)).fit(X)
+    assert actual.get_params() == expected.get_params()
+    assert vars(actual).keys() == vars(expected).keys()
+    for key, value in vars(expected).items():
+        assert type(vars(actual)[key]) is type(value), key
     assert (
-        ours.optimizer.state_dict()["param_groups"] == theirs.optimizer.state_dict()["param_groups"]
+        actual.optimizer.state_dict()["param_groups"]
+        == expected.optimizer.state_dict()["param_groups"]
     )
-    assert ours.labels_.sum() == theirs.labels_.sum()
-    assert ours.model.training == theirs.model.training
-    loaded = pickle.loads(pickle.dumps(ours))
+    assert actual.labels_.sum() == expected.labels_.sum()
+    assert actual.model.training == expected.model.training
+    loaded = pickle.loads(pickle.dumps(actual))
     assert np.array_equal(loaded.predict(X[:3]).shape, (3,))
 
 
@@ -196,14 +197,14 @@ def test_it_steps_aside_and_draws_what_the_original_draws(kind, options, change,
         except (ValueError, UnboundLocalError) as error:
             return str(error)
 
-    theirs = result()
+    expected = result()
     with aefast.patch("pyod"):
-        ours = result()
+        actual = result()
         assert calls(AutoEncoder).original_calls[why] == 1
-    if isinstance(theirs, str):
-        assert ours == theirs
+    if isinstance(expected, str):
+        assert actual == expected
     else:
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+        np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
 def test_wrong_data_are_refused_as_the_original_does(X):

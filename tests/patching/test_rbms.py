@@ -42,12 +42,12 @@ def test_chains_have_the_originals_distribution(n_steps, beta):
     """The counts of joint states: each within 4.5 standard errors, and all by a chi-square test."""
     model = machine()
     start = model.init_chains(200_000, start_v=torch.tensor([[1.0, 0, 0, 1]]).repeat(200_000, 1))
-    theirs = frequencies(model.sample_state(start, n_steps, beta))
+    expected = frequencies(model.sample_state(start, n_steps, beta))
     with aefast.patch("rbms"):
-        ours = frequencies(model.sample_state(start, n_steps, beta))
+        actual = frequencies(model.sample_state(start, n_steps, beta))
         assert calls().calls == 1
-    both = ours + theirs
-    deviations = ((ours - theirs).square() / both)[both > 10]
+    both = actual + expected
+    deviations = ((actual - expected).square() / both)[both > 10]
     assert deviations.max() < 4.5**2
     assert deviations.sum() < len(deviations) + 4 * math.sqrt(2 * len(deviations))
 
@@ -56,12 +56,12 @@ def test_chains_hold_what_the_originals_hold():
     model = machine(70, 5)
     start = model.init_chains(30)
     before = {name: (value, value.clone()) for name, value in start.items()}
-    theirs = model.sample_state(start, 2, 0.7)
+    expected = model.sample_state(start, 2, 0.7)
     with aefast.patch("rbms"):
-        ours = sample_state(2, start, model, 0.7)
-    assert list(ours) == list(theirs)
-    for name, value in theirs.items():
-        actual = ours[name]
+        chains = sample_state(2, start, model, 0.7)
+    assert list(chains) == list(expected)
+    for name, value in expected.items():
+        actual = chains[name]
         assert (actual.shape, actual.dtype, actual.stride()) == (
             value.shape,
             value.dtype,
@@ -69,10 +69,10 @@ def test_chains_hold_what_the_originals_hold():
         )
     assert all(start[name] is value for name, (value, _) in before.items())
     assert all(torch.equal(value, copy) for value, copy in before.values())
-    means = torch.sigmoid(0.7 * (model.hbias + ours["visible"] @ model.weight_matrix))
-    torch.testing.assert_close(ours["hidden_mag"], means)
-    assert set(ours["visible"].unique().tolist()) == {0.0, 1.0}
-    assert ours["weights"] is not start["weights"]
+    means = torch.sigmoid(0.7 * (model.hbias + chains["visible"] @ model.weight_matrix))
+    torch.testing.assert_close(chains["hidden_mag"], means)
+    assert set(chains["visible"].unique().tolist()) == {0.0, 1.0}
+    assert chains["weights"] is not start["weights"]
 
 
 def test_new_chains():
@@ -121,8 +121,8 @@ def test_gradient(centered, penalties, kind):
         assert calls().original_calls == {"grey states, whose products are PyTorch's own": 1}
     else:
         assert calls().calls == 1
-    for theirs, ours in zip(*errors, strict=True):
-        assert ours < max(2 * theirs, 2e-7)
+    for original_error, patched_error in zip(*errors, strict=True):
+        assert patched_error < max(2 * original_error, 2e-7)
 
 
 def gradient_in_float64(model, data, chains, centered, penalties):
@@ -159,15 +159,15 @@ def test_pcd_with_k_100_learns_as_the_original():
             optimizer.step()
         return log_likelihood(model, rows)
 
-    theirs = torch.stack([trained(seed) for seed in range(10)])
+    expected = torch.stack([trained(seed) for seed in range(10)])
     with aefast.patch("rbms"):
-        ours = torch.stack([trained(seed) for seed in range(10)])
-        assert trained(3) == ours[3]  # by torch.manual_seed, as the original
+        actual = torch.stack([trained(seed) for seed in range(10)])
+        assert trained(3) == actual[3]  # by torch.manual_seed, as the original
         assert calls().calls == 11 * (1 + 3 * 30)
         assert calls().original_calls == {}
-    assert theirs.mean() > -3.5  # from -4.16: it has learned
-    error = ((ours.var() + theirs.var()) / 10).sqrt()
-    assert (ours.mean() - theirs.mean()).abs() < 4.5 * error
+    assert expected.mean() > -3.5  # from -4.16: it has learned
+    error = ((actual.var() + expected.var()) / 10).sqrt()
+    assert (actual.mean() - expected.mean()).abs() < 4.5 * error
 
 
 def test_annealed_and_tempered_chains():
@@ -204,24 +204,24 @@ def test_chains_step_aside_and_draw_what_the_original_draws(change, arguments, w
             start = model.init_chains(10)
         return model.sample_state(start, *arguments)
 
-    theirs = run()
+    expected = run()
     with aefast.patch("rbms"):
-        ours = run()
+        actual = run()
         assert calls().original_calls[why] > 0
-    assert theirs.keys() == ours.keys()
+    assert expected.keys() == actual.keys()
 
 
 def test_wrong_states_are_refused_as_the_original_does():
     model = machine()
     start = model.init_chains(3)
     start["visible"] = torch.zeros(3, 5)
-    with pytest.raises(RuntimeError) as theirs:
+    with pytest.raises(RuntimeError) as expected:
         model.sample_state(start, 2)
     with aefast.patch("rbms"):
-        with pytest.raises(RuntimeError) as ours:
+        with pytest.raises(RuntimeError) as actual:
             model.sample_state(start, 2)
         assert calls().original_calls == {"states of other shapes than the model's": 1}
-    assert str(ours.value) == str(theirs.value)
+    assert str(actual.value) == str(expected.value)
 
 
 def test_unpatch_leaves_no_trace():

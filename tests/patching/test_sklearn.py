@@ -62,11 +62,11 @@ def reason(name):
     return why
 
 
-def assert_same(ours, theirs, tolerance):
+def assert_same(patched, original, tolerance):
     """Compare every attribute that fit sets, relative to its largest number."""
-    for name, value in vars(theirs).items():
+    for name, value in vars(original).items():
         if name.endswith("_") and not name.startswith("_"):
-            actual = getattr(ours, name)
+            actual = getattr(patched, name)
             scale = np.abs(value).max(initial=1e-300) if np.ndim(value) else max(abs(value), 1e-300)
             np.testing.assert_allclose(actual, value, rtol=0, atol=tolerance * scale, err_msg=name)
 
@@ -85,19 +85,19 @@ def assert_same(ours, theirs, tolerance):
 )
 def test_pca(spread, options, dtype):
     data = spread.astype(dtype)
-    theirs = PCA(**options)
-    expected = theirs.fit_transform(data.copy())
+    original = PCA(**options)
+    expected = original.fit_transform(data.copy())
     with aefast.patch("sklearn"):
-        ours = PCA(**options)
-        codes = ours.fit_transform(data.copy())
+        patched = PCA(**options)
+        codes = patched.fit_transform(data.copy())
         check_calls("decomposition.PCA")
     # Of float32, squares are summed over 1797 rows in another order.
     tolerance = 1e-9 if dtype == np.float64 else 2e-4
-    assert_same(ours, theirs, tolerance)
+    assert_same(patched, original, tolerance)
     assert codes.dtype == expected.dtype
     np.testing.assert_allclose(codes, expected, atol=tolerance * np.abs(expected).max())
-    assert ours.score(data) == pytest.approx(
-        theirs.score(data), rel=1e-9 if dtype is np.float64 else 1
+    assert patched.score(data) == pytest.approx(
+        original.score(data), rel=1e-9 if dtype is np.float64 else 1
     )
 
 
@@ -116,11 +116,11 @@ def test_pca(spread, options, dtype):
 )
 def test_pca_steps_aside(spread, options, change, why):
     data = change(spread)
-    theirs = PCA(**options, random_state=0).fit(data)
+    expected = PCA(**options, random_state=0).fit(data)
     with aefast.patch("sklearn"):
-        ours = PCA(**options, random_state=0).fit(data)
+        actual = PCA(**options, random_state=0).fit(data)
         assert reason("decomposition.PCA") == why
-    assert np.array_equal(ours.components_, theirs.components_)
+    assert np.array_equal(actual.components_, expected.components_)
 
 
 @pytest.mark.parametrize(
@@ -142,19 +142,21 @@ def test_factor_analysis(options, kind):
     elif kind == "units far apart":
         data *= np.logspace(-3, 3, 20)
     options = {"max_iter": 30, "tol": 1e-1, **options}
-    theirs = fitted(FactorAnalysis(**options), data)
+    expected = fitted(FactorAnalysis(**options), data)
     with aefast.patch("sklearn"):
-        ours = fitted(FactorAnalysis(**options), data)
+        actual = fitted(FactorAnalysis(**options), data)
         check_calls("decomposition.FactorAnalysis")
     # As a noise goes to 0 the original's own results change by so much with its input's last bit,
     # and the signs that LAPACK finds.
     tolerance = 1e-5 if kind == "one noise near 0" else 1e-7
-    signs = np.sign((ours.components_ * theirs.components_).sum(1, keepdims=True))
+    signs = np.sign((actual.components_ * expected.components_).sum(1, keepdims=True))
     if kind != "one noise near 0":
-        assert (signs[np.abs(theirs.components_).max(1) > 0] == 1).all()
-    theirs.components_ *= np.where(signs == 0, 1, signs)
-    assert_same(ours, theirs, tolerance)
-    np.testing.assert_allclose(ours.transform(data), theirs.transform(data), atol=1e3 * tolerance)
+        assert (signs[np.abs(expected.components_).max(1) > 0] == 1).all()
+    expected.components_ *= np.where(signs == 0, 1, signs)
+    assert_same(actual, expected, tolerance)
+    np.testing.assert_allclose(
+        actual.transform(data), expected.transform(data), atol=1e3 * tolerance
+    )
 
 
 def fitted(model, data):
@@ -173,11 +175,11 @@ def fitted(model, data):
 )
 def test_factor_analysis_steps_aside(options, rows, why):
     data = np.random.default_rng(0).normal(size=(rows, 20))
-    theirs = fitted(FactorAnalysis(**options, max_iter=5), data)
+    expected = fitted(FactorAnalysis(**options, max_iter=5), data)
     with aefast.patch("sklearn"):
-        ours = fitted(FactorAnalysis(**options, max_iter=5), data)
+        actual = fitted(FactorAnalysis(**options, max_iter=5), data)
         assert reason("decomposition.FactorAnalysis") == why
-    assert np.array_equal(ours.components_, theirs.components_)
+    assert np.array_equal(actual.components_, expected.components_)
 
 
 def test_factor_analysis_draws_what_the_original_draws(digits):
@@ -216,17 +218,19 @@ def test_sparse_codes(algorithm, dtype, scale):
     if dtype == np.float32 and scale > 1:
         pytest.skip("squares that float32 has no room for, in the original too")
     rows, atoms, alpha = rows.astype(dtype), atoms.astype(dtype), 0.3 * scale
-    theirs = sparse_encode(rows, atoms, alpha=alpha, algorithm=algorithm)
+    expected = sparse_encode(rows, atoms, alpha=alpha, algorithm=algorithm)
     with aefast.patch("sklearn"):
-        ours = sparse_encode(rows, atoms, alpha=alpha, algorithm=algorithm)
+        actual = sparse_encode(rows, atoms, alpha=alpha, algorithm=algorithm)
         check_calls("decomposition.sparse_encode")
-    assert ours.dtype == theirs.dtype
+    assert actual.dtype == expected.dtype
     # Coordinate descent ends at a duality gap of 1e-8 of the rows' squares, which in float32 it
     # never reaches.
     tolerances = {("lasso_lars", np.float64): 1e-9, ("lasso_lars", np.float32): 1e-4}
     tolerance = tolerances.get((algorithm, dtype), 1e-3 if dtype == np.float64 else 3e-2)
-    np.testing.assert_allclose(ours, theirs, atol=tolerance * scale)
-    assert objective(ours, rows, atoms, alpha) <= objective(theirs, rows, atoms, alpha) * (1 + 1e-6)
+    np.testing.assert_allclose(actual, expected, atol=tolerance * scale)
+    assert objective(actual, rows, atoms, alpha) <= objective(expected, rows, atoms, alpha) * (
+        1 + 1e-6
+    )
 
 
 def objective(codes, rows, atoms, alpha):
@@ -239,10 +243,10 @@ def test_atoms_that_depend_on_each_other_are_the_originals():
     atoms = rng.normal(size=(10, 8))
     atoms[7] = atoms[3]
     rows = rng.normal(size=(20, 8))
-    theirs = sparse_encode(rows, atoms, alpha=0.1)
+    expected = sparse_encode(rows, atoms, alpha=0.1)
     with aefast.patch("sklearn"):
-        ours = sparse_encode(rows, atoms, alpha=0.1)
-    np.testing.assert_allclose(ours, theirs, atol=1e-9)
+        actual = sparse_encode(rows, atoms, alpha=0.1)
+    np.testing.assert_allclose(actual, expected, atol=1e-9)
 
 
 def test_lars_ends_early_where_an_atom_comes_or_goes_near_the_penalty():
@@ -254,10 +258,10 @@ def test_lars_ends_early_where_an_atom_comes_or_goes_near_the_penalty():
     assert len(knots) > len(atoms) + 1  # an atom leaves, too
     for penalty in 64 * knots[1:-1] + [[-3e-6], [3e-6]]:
         for one in penalty:
-            theirs = sparse_encode(row[None], atoms, alpha=one)
+            expected = sparse_encode(row[None], atoms, alpha=one)
             with aefast.patch("sklearn"):
-                ours = sparse_encode(row[None], atoms, alpha=one)
-            np.testing.assert_allclose(ours, theirs, atol=1e-11)
+                actual = sparse_encode(row[None], atoms, alpha=one)
+            np.testing.assert_allclose(actual, expected, atol=1e-11)
 
 
 @pytest.mark.parametrize(
@@ -272,9 +276,9 @@ def test_lars_ends_early_where_an_atom_comes_or_goes_near_the_penalty():
 def test_sparse_codes_step_aside(options, why):
     rng = np.random.default_rng(0)
     rows, atoms = rng.normal(size=(9, 8)), rng.normal(size=(6, 8))
-    theirs = sparse_encode(rows, atoms, **options)
+    expected = sparse_encode(rows, atoms, **options)
     with aefast.patch("sklearn"):
-        assert np.array_equal(sparse_encode(rows, atoms, **options), theirs)
+        assert np.array_equal(sparse_encode(rows, atoms, **options), expected)
         assert reason("decomposition.sparse_encode") == why
 
 
@@ -290,16 +294,18 @@ def test_a_dictionary_is_learned_along_the_same_path(fit_algorithm):
         "transform_algorithm": "lasso_lars",
         "random_state": 0,
     }
-    theirs = MiniBatchDictionaryLearning(**options).fit(data)
+    expected = MiniBatchDictionaryLearning(**options).fit(data)
     with aefast.patch("sklearn"):
-        ours = MiniBatchDictionaryLearning(**options).fit(data)
-        assert_same(ours, theirs, 1e-8 if fit_algorithm == "lars" else 1e-3)
-        theirs.components_ = ours.components_
-        codes = ours.transform(data)
-        coder = SparseCoder(ours.components_, transform_algorithm="lasso_lars", transform_alpha=0.2)
+        actual = MiniBatchDictionaryLearning(**options).fit(data)
+        assert_same(actual, expected, 1e-8 if fit_algorithm == "lars" else 1e-3)
+        expected.components_ = actual.components_
+        codes = actual.transform(data)
+        coder = SparseCoder(
+            actual.components_, transform_algorithm="lasso_lars", transform_alpha=0.2
+        )
         assert np.array_equal(coder.transform(data), codes)
         check_calls("decomposition.sparse_encode")
-    np.testing.assert_allclose(codes, theirs.transform(data), atol=1e-8)
+    np.testing.assert_allclose(codes, expected.transform(data), atol=1e-8)
 
 
 @needs_cpp
@@ -322,29 +328,29 @@ def test_a_machine_is_learned_in_distribution(batch_size):
             ]
         )
 
-    theirs = parameters()
+    expected = parameters()
     with aefast.patch("sklearn"):
-        ours = parameters()
+        actual = parameters()
         check_calls("neural_network.BernoulliRBM")
-    error = np.sqrt((ours.var(0) + theirs.var(0)) / 300)
-    assert (np.abs(ours.mean(0) - theirs.mean(0)) < 4.5 * error).all()
-    assert (np.abs(np.log(ours.std(0) / theirs.std(0))) < 0.2).all()
+    error = np.sqrt((actual.var(0) + expected.var(0)) / 300)
+    assert (np.abs(actual.mean(0) - expected.mean(0)) < 4.5 * error).all()
+    assert (np.abs(np.log(actual.std(0) / expected.std(0))) < 0.2).all()
 
 
 @needs_cpp
 def test_a_machine_learns_digits_and_goes_on_unpatched(digits):
     data = digits / 16
     options = {"n_components": 32, "n_iter": 5, "random_state": 0, "learning_rate": 0.05}
-    theirs = BernoulliRBM(**options).fit(data)
+    expected = BernoulliRBM(**options).fit(data)
     with aefast.patch("sklearn"):
-        ours, again = (BernoulliRBM(**options).fit(data) for _ in range(2))
-    assert np.array_equal(ours.components_, again.components_)
-    assert set(np.unique(ours.h_samples_)) <= {0, 1}
-    assert abs(ours.score_samples(data).mean() - theirs.score_samples(data).mean()) < 1.5
-    before = ours.score_samples(data).mean()
+        actual, again = (BernoulliRBM(**options).fit(data) for _ in range(2))
+    assert np.array_equal(actual.components_, again.components_)
+    assert set(np.unique(actual.h_samples_)) <= {0, 1}
+    assert abs(actual.score_samples(data).mean() - expected.score_samples(data).mean()) < 1.5
+    before = actual.score_samples(data).mean()
     for rows in np.array_split(data, 180):
-        ours.partial_fit(rows)
-    assert ours.score_samples(data).mean() > before - 0.5
+        actual.partial_fit(rows)
+    assert actual.score_samples(data).mean() > before - 0.5
 
 
 @needs_cpp
@@ -372,20 +378,20 @@ def test_a_machine_steps_aside_and_draws_what_the_original_draws(digits, options
         pytest.skip("the C++ kernels do not run here")
     data = change(digits[:50] / 16)
     options = {"n_components": 3, "n_iter": 1, **options}
-    theirs = BernoulliRBM(**options, random_state=np.random.RandomState(0)).fit(data)
+    expected = BernoulliRBM(**options, random_state=np.random.RandomState(0)).fit(data)
     with aefast.patch("sklearn"):
-        ours = BernoulliRBM(**options, random_state=np.random.RandomState(0)).fit(data)
+        actual = BernoulliRBM(**options, random_state=np.random.RandomState(0)).fit(data)
         assert reason("neural_network.BernoulliRBM") == why
-    assert np.array_equal(ours.components_, theirs.components_, equal_nan=True)
+    assert np.array_equal(actual.components_, expected.components_, equal_nan=True)
 
 
 def test_without_the_cpp_kernels_a_machine_is_the_originals(digits):
     data = digits[:50] / 16
-    theirs = BernoulliRBM(3, n_iter=1, random_state=0).fit(data)
+    expected = BernoulliRBM(3, n_iter=1, random_state=0).fit(data)
     with aefast.patch("sklearn"), aefast.use_backend("eager"):
-        ours = BernoulliRBM(3, n_iter=1, random_state=0).fit(data)
+        actual = BernoulliRBM(3, n_iter=1, random_state=0).fit(data)
         assert reason("neural_network.BernoulliRBM") == "the C++ kernels do not run here"
-    assert np.array_equal(ours.components_, theirs.components_)
+    assert np.array_equal(actual.components_, expected.components_)
 
 
 def test_wrong_parameters_and_data_are_refused_as_the_original_does(digits):
@@ -413,9 +419,9 @@ def test_a_program_with_a_pipeline_and_a_grid_search(digits):
         MinMaxScaler(), BernoulliRBM(24, n_iter=10, random_state=0), LogisticRegression()
     )
     grid = {"bernoullirbm__learning_rate": [0.03, 0.06]}
-    theirs = GridSearchCV(pipeline, grid, cv=2).fit(data, target)
+    expected = GridSearchCV(pipeline, grid, cv=2).fit(data, target)
     with aefast.patch("sklearn"):
-        ours = GridSearchCV(pipeline, grid, cv=2).fit(data, target)
+        actual = GridSearchCV(pipeline, grid, cv=2).fit(data, target)
         check_calls("neural_network.BernoulliRBM")
-    assert abs(ours.best_score_ - theirs.best_score_) < 0.12
-    assert ours.best_estimator_.predict(data).shape == target.shape
+    assert abs(actual.best_score_ - expected.best_score_) < 0.12
+    assert actual.best_estimator_.predict(data).shape == target.shape

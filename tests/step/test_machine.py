@@ -25,10 +25,10 @@ LEARNED = {**GAUSSIAN, "has_log_var": True}
 
 def parameters_of(plan):
     weight = torch.randn(plan.hidden, plan.visible) / plan.visible**0.5
-    parts = [weight, torch.randn(plan.visible), torch.randn(plan.hidden)]
+    parameters = [weight, torch.randn(plan.visible), torch.randn(plan.hidden)]
     if plan.has_log_var:
-        parts.append(torch.randn(plan.visible) / 2)
-    return [part.requires_grad_() for part in parts]
+        parameters.append(torch.randn(plan.visible) / 2)
+    return [parameter.requires_grad_() for parameter in parameters]
 
 
 def rows_of(plan, count, is_grey):
@@ -62,8 +62,8 @@ def assert_right(plan, rows, chains=0, is_grey=False):
         assert torch.equal(end.double(), end_reference)
     else:
         assert_as_accurate_as_torch(end, end_same, end_reference)
-    for ours, theirs, exact in zip(results, same_dtype, reference, strict=True):
-        assert_as_accurate_as_torch(ours, theirs, exact)
+    for actual, expected, exact in zip(results, same_dtype, reference, strict=True):
+        assert_as_accurate_as_torch(actual, expected, exact)
 
 
 @pytest.mark.parametrize("rows", [10, 100])  # the kernels that select row by row, and by tables
@@ -135,8 +135,10 @@ def test_it_is_what_the_functions_compute_one_by_one(chains, options):
         x, *parameters, 2, chain=chain, seed=SEED, row_offset=OFFSET, **options
     )
     torch.testing.assert_close(end, expected, rtol=1e-5 if options else 0, atol=1e-5 * len(options))
-    for ours, theirs in zip(results, [loss, *torch.autograd.grad(loss, parameters)], strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    for actual, expected_result in zip(
+        results, [loss, *torch.autograd.grad(loss, parameters)], strict=True
+    ):
+        torch.testing.assert_close(actual, expected_result, rtol=1e-4, atol=1e-5)
 
 
 def test_without_gradients_loss_and_chains_are_the_same():
@@ -267,10 +269,10 @@ def test_many_steps_in_one_call_are_the_loops(options):
     by_loop, _ = trained(looped, momentum=0.5)
     assert (history.engine, by_loop.engine) == ("step", "loop")
     torch.testing.assert_close(history.losses, by_loop.losses, rtol=1e-4, atol=1e-4)
-    for (name, ours), theirs in zip(
+    for (name, actual), expected in zip(
         machine.state_dict().items(), looped.state_dict().values(), strict=True
     ):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5, msg=name)
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5, msg=name)
     assert machine.training_steps == 100
     torch.testing.assert_close(machine.loss(data, seed=0), looped.loss(data, seed=0))
 

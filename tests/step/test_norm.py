@@ -67,8 +67,8 @@ def results(step, x, dtype=None):
 
 def assert_right(step, x):
     exact, same_dtype = results(step, x, torch.float64), results(step, x, torch.float32)
-    for ours, theirs, reference in zip(results(step, x), same_dtype, exact, strict=True):
-        assert_as_accurate_as_torch(ours, theirs, reference)
+    for actual, expected, reference in zip(results(step, x), same_dtype, exact, strict=True):
+        assert_as_accurate_as_torch(actual, expected, reference)
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -136,14 +136,14 @@ def still(model, x, batch_size):
 @pytest.mark.parametrize("order", ["norm activation", "activation norm"])
 def test_running_statistics_are_as_accurate_as_torchs(order, momentum):
     model, x = stack(20, 9, 5, 20, order=order, momentum=momentum), 5 + torch.rand(37, 20)
-    theirs, exact = copy.deepcopy(model), copy.deepcopy(model).double()
+    expected, exact = copy.deepcopy(model), copy.deepcopy(model).double()
     still(model, x, 15)
     for rows in x.split(15):
-        theirs(rows)
+        expected(rows)
         exact(rows.double())
     for name, actual in model.state_dict().items():
         if "running" in name:
-            same_dtype, reference = theirs.state_dict()[name], exact.state_dict()[name]
+            same_dtype, reference = expected.state_dict()[name], exact.state_dict()[name]
             assert_as_accurate_as_torch(actual, same_dtype, reference)
         if "tracked" in name:
             assert actual.item() == 3
@@ -168,12 +168,12 @@ def test_a_statistic_that_is_shown_to_autograd_is_known_to_have_moved():
 def test_a_batch_of_one_row_is_torchs_error(rows):
     model, x = stack(20, 6, 20, level=0.0), torch.rand(rows, 20)
     twin = copy.deepcopy(model)
-    with pytest.raises(ValueError, match="more than 1 value per channel") as theirs:
+    with pytest.raises(ValueError, match="more than 1 value per channel") as expected:
         twin(x[-1:])
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with pytest.raises(ValueError, match="more than 1 value per channel") as ours:
+    with pytest.raises(ValueError, match="more than 1 value per channel") as actual:
         aefast.fit(model, x, optimizer, batch_size=4, shuffle=False, loss="mse")
-    assert str(ours.value) == str(theirs.value)
+    assert str(actual.value) == str(expected.value)
     assert model[1].num_batches_tracked == rows // 4
 
 

@@ -79,8 +79,8 @@ def assert_right(model, x, is_as_accurate=assert_as_accurate_as_torch):
     results = kernel(plan, parameters, x)
     reference = definition(plan, parameters, x, torch.float64)
     same_dtype = definition(plan, parameters, x, torch.float32)
-    for ours, theirs, exact in zip(results, same_dtype, reference, strict=True):
-        is_as_accurate(ours, theirs, exact)
+    for actual, expected, exact in zip(results, same_dtype, reference, strict=True):
+        is_as_accurate(actual, expected, exact)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -100,9 +100,9 @@ def test_sizes_of_one_to_four(name, rows, visible, hidden):
 def test_a_batch_of_several_panels(name):
     """Compare the mean error: the largest one is 0.7 to 1.2 times its bound, by luck."""
 
-    def is_as_accurate(ours, theirs, exact):
-        assert_as_accurate_as_torch_on_average(ours, theirs, exact)
-        error, torchs = ((one.double() - exact).abs().max() for one in (ours, theirs))
+    def is_as_accurate(actual, expected, exact):
+        assert_as_accurate_as_torch_on_average(actual, expected, exact)
+        error, torchs = ((one.double() - exact).abs().max() for one in (actual, expected))
         assert error <= 3 * torchs + 2**-24 * exact.abs().max()
 
     assert_right(MODELS[name](200, 50), torch.rand(5000, 200), is_as_accurate)
@@ -174,10 +174,10 @@ def test_weights_that_are_made_of_each_other_are_differentiated_twice():
     results = []
     for dtype in (torch.float32, torch.float64):
         weight = model.encoder[0].weight.detach().to(dtype).requires_grad_()
-        made = {"0.weight": weight, "2.weight": 2 * weight}
+        tied_weights = {"0.weight": weight, "2.weight": 2 * weight}
         x = torch.linspace(0, 1, 30, dtype=dtype).reshape(5, 6)
         loss = torch.func.functional_call(nn.LossModule(model.to(dtype)), {
-            f"model.{name}": value for name, value in made.items()
+            f"model.{name}": value for name, value in tied_weights.items()
         }, (x,))  # fmt: skip
         (slope,) = torch.autograd.grad(loss, weight, create_graph=True)
         results.append([slope, *torch.autograd.grad(slope.square().sum(), weight)])

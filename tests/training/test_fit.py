@@ -66,16 +66,16 @@ def assert_same_state(optimizer, other):
     state, expected = optimizer.state_dict(), other.state_dict()
     assert state["param_groups"] == expected["param_groups"]
     assert state["state"].keys() == expected["state"].keys()
-    for number, ours in state["state"].items():
-        assert ours.keys() == expected["state"][number].keys()
-        for key, value in ours.items():
-            theirs = expected["state"][number][key]
-            if theirs is None:
+    for number, actual in state["state"].items():
+        assert actual.keys() == expected["state"][number].keys()
+        for key, value in actual.items():
+            expected_value = expected["state"][number][key]
+            if expected_value is None:
                 assert value is None
                 continue
-            assert value.dtype == theirs.dtype
-            assert value.shape == theirs.shape
-            torch.testing.assert_close(value, theirs, rtol=1e-3, atol=1e-6)
+            assert value.dtype == expected_value.dtype
+            assert value.shape == expected_value.shape
+            torch.testing.assert_close(value, expected_value, rtol=1e-3, atol=1e-6)
 
 
 @needs_cpp
@@ -649,17 +649,17 @@ def test_float64_rows_of_a_float64_model_are_not_rounded():
     for _ in range(2):
         torch.manual_seed(0)
         models.append(nn.Autoencoder(12, 5, dtype=torch.float64))
-    ours, theirs = models
+    actual, expected = models
     history = aefast.fit(
-        ours, rows, OPTIMIZERS["adam"](ours.parameters()), batch_size=10, shuffle=False, seed=0
+        actual, rows, OPTIMIZERS["adam"](actual.parameters()), batch_size=10, shuffle=False, seed=0
     )
-    optimizer = OPTIMIZERS["adam"](theirs.parameters())
+    optimizer = OPTIMIZERS["adam"](expected.parameters())
     for x in rows.split(10):
         optimizer.zero_grad()
-        theirs.loss(x).backward()
+        expected.loss(x).backward()
         optimizer.step()
     assert history.engine == "loop"
-    assert all(map(torch.equal, ours.parameters(), theirs.parameters()))
+    assert all(map(torch.equal, actual.parameters(), expected.parameters()))
 
 
 @needs_cpp

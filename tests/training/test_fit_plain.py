@@ -172,8 +172,10 @@ def test_it_is_the_loop_that_one_writes(name: str, is_accelerated: bool) -> None
     expected = loop(twin, function)
     assert history.engine == engine, history.reason
     torch.testing.assert_close(history.losses, expected, rtol=1e-4, atol=1e-6)
-    for ours, theirs in zip(model.state_dict().values(), twin.state_dict().values(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+    for actual, expected_value in zip(
+        model.state_dict().values(), twin.state_dict().values(), strict=True
+    ):
+        torch.testing.assert_close(actual, expected_value, rtol=1e-3, atol=1e-4)
 
 
 def test_validation_is_in_evaluation_mode() -> None:

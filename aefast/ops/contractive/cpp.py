@@ -114,19 +114,19 @@ class _Primitives(PenaltyPrimitives):
         else:
             grad_start = grad
         grad_row_slope = None if row_slope is None else torch.empty_like(row_slope)
-        parts = grad.new_empty(samples, -(-rows // _C.ROWS_PER_PARTIAL_SUM), columns)
+        partial_sums = grad.new_empty(samples, -(-rows // _C.ROWS_PER_PARTIAL_SUM), columns)
         _C.expand_backward(
             grad.data_ptr(),
             _samples(start),
             0 if row_slope is None else row_slope.data_ptr(),
             shared.as_matrix(slope),
             0 if grad_row_slope is None else grad_row_slope.data_ptr(),
-            parts.data_ptr(),
+            partial_sums.data_ptr(),
             grad_start.data_ptr(),
             is_common,
             torch.get_num_threads(),
         )
-        return grad_row_slope, parts.sum(1), grad_start
+        return grad_row_slope, partial_sums.sum(1), grad_start
 
     def dot_rows(self, left: Tensor, right: Tensor, total: Tensor) -> Tensor:
         left, right = (m if m.stride(1) == 1 else m.contiguous() for m in (left, right))

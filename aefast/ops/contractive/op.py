@@ -304,8 +304,10 @@ class _Penalty(KernelFunction):
                 ctx.primitives, grad_penalty, grad_code, saved_pass, ctx.settings, needed
             )
         flags = [needed.x, *needed.weights, *needed.biases]
-        grad_x, *rest = (g if need else None for g, need in zip(gradients, flags, strict=True))
-        return grad_x, *(None,) * 4, *rest
+        grad_x, *other_gradients = (
+            g if need else None for g, need in zip(gradients, flags, strict=True)
+        )
+        return grad_x, *(None,) * 4, *other_gradients
 
 
 @registered("aefast::contractive_penalty")
@@ -420,8 +422,10 @@ def _registered_gradients(
     gradients = torch.ops.aefast.contractive_penalty_backward(
         grad_penalty, grad_code, x, weights, biases, ctx.activations, *settings, needed,
     )  # fmt: skip
-    grad_x, *rest = (g if need else None for g, need in zip(gradients, needed, strict=True))
-    return grad_x, rest[: ctx.count], rest[ctx.count :], *(None,) * 6
+    grad_x, *other_gradients = (
+        g if need else None for g, need in zip(gradients, needed, strict=True)
+    )
+    return grad_x, other_gradients[: ctx.count], other_gradients[ctx.count :], *(None,) * 6
 
 
 _registered.register_autograd(_registered_gradients, setup_context=_setup_context)

@@ -151,8 +151,8 @@ def backward(
             [_sum(*pair) for pair in zip(result.biases, noisy.biases, strict=True)],
         )
     weights = [
-        _sum(total, part) if need else None
-        for total, part, need in zip(
+        _sum(total, extra) if need else None
+        for total, extra, need in zip(
             result.weights, norm_gradients.weights, needed.weights, strict=True
         )
     ]

@@ -91,15 +91,15 @@ class NormGradients(NamedTuple):
     def where(self, condition: Tensor, other: "NormGradients") -> "NormGradients":
         """These where the condition holds, else the other's, which are of the same inputs."""
 
-        def choose(these: Tensor, those: Tensor) -> Tensor:
-            return torch.where(condition, these, those)
+        def choose(own: Tensor, others: Tensor) -> Tensor:
+            return torch.where(condition, own, others)
 
         noisy_slopes = None
         if self.noisy_slopes is not None and other.noisy_slopes is not None:
             noisy_slopes = list(map(choose, self.noisy_slopes, other.noisy_slopes))
         weights = [
-            None if these is None or those is None else choose(these, those)
-            for these, those in zip(self.weights, other.weights, strict=True)
+            None if own is None or others is None else choose(own, others)
+            for own, others in zip(self.weights, other.weights, strict=True)
         ]
         return NormGradients(list(map(choose, self.slopes, other.slopes)), noisy_slopes, weights)
 
@@ -160,12 +160,12 @@ class Norms:
             probes = None if self.is_exact else self.draw_probes(samples)
             rows = self._rows_by_stage(slopes, samples, probes)[-1]
             self._add_squared_rows(rows, samples, 1.0)
-            part = self._lengths(rows)
+            panel_norms = self._lengths(rows)
             if noisy_slopes is not None:
                 rows = rows - self._rows_by_stage(noisy_slopes, samples, probes)[-1]
                 self._add_squared_rows(rows, samples, self.change_weight)
-                part = part + self.change_weight * self._lengths(rows)
-            norms[samples] = part.reshape(-1, self.rows)
+                panel_norms = panel_norms + self.change_weight * self._lengths(rows)
+            norms[samples] = panel_norms.reshape(-1, self.rows)
         return norms
 
     def with_gradients(
@@ -190,19 +190,19 @@ class Norms:
             factor = None if grad is None else grad[samples][:, None, None]
             if grad is None:
                 self._add_squared_rows(stage_rows[-1], samples, 1.0)
-            part, grad_rows = self._lengths_and_gradient(stage_rows[-1], factor)
+            panel_norms, grad_rows = self._lengths_and_gradient(stage_rows[-1], factor)
             if noisy_slopes is not None and grad_noisy_slopes is not None:
                 noisy_rows = self._rows_by_stage(noisy_slopes, samples, probes)
                 weight = self.change_weight if factor is None else self.change_weight * factor
                 change, grad_change = self._lengths_and_gradient(
                     stage_rows[-1] - noisy_rows[-1], weight
                 )
-                part, grad_rows = part + change, grad_rows + grad_change
+                panel_norms, grad_rows = panel_norms + change, grad_rows + grad_change
                 self._rows_backward(
                     noisy_rows, -grad_change, noisy_slopes, samples, grad_noisy_slopes
                 )
             self._rows_backward(stage_rows, grad_rows, slopes, samples, grad_slopes)
-            norms[samples] = part.reshape(-1, self.rows)
+            norms[samples] = panel_norms.reshape(-1, self.rows)
         return norms, NormGradients(
             grad_slopes, grad_noisy_slopes, self._weights_gradients()
         ).times(2)
@@ -354,50 +354,54 @@ class Gram:
         self.matrix.diagonal().copy_(weight.square().sum(1))
         hidden = weight.shape[0]
         width = max(NARROWEST, -(-hidden // (32 * MOST_PARTS)) * 32)
-        self.parts = [slice(start, min(start + width, hidden)) for start in range(0, hidden, width)]
+        self.blocks = [
+            slice(start, min(start + width, hidden)) for start in range(0, hidden, width)
+        ]
         self.triangle: list[Operand] = []
-        self.whole: Operand = None
-        self.totals: list[Tensor | None] = [None] * len(self.parts)
+        self.full_operand: Operand = None
+        self.totals: list[Tensor | None] = [None] * len(self.blocks)
         self.total_diagonal = weight.new_zeros(hidden, 1)
 
     def lengths(self, rows: Tensor) -> Tensor:
         """sum (rows G) * rows over each row; [M]."""
         if not self.triangle:
-            self.triangle = [self.primitives.operand(self._doubled(part)) for part in self.parts]
+            self.triangle = [
+                self.primitives.operand(self._doubled(block_rows)) for block_rows in self.blocks
+            ]
         total = rows.new_zeros(rows.shape[0])
-        for part, operand in zip(self.parts, self.triangle, strict=True):
-            product = self.primitives.multiply(rows[:, : part.stop], operand)
-            self.primitives.dot_rows(product, rows[:, part], total)
+        for block_rows, operand in zip(self.blocks, self.triangle, strict=True):
+            product = self.primitives.multiply(rows[:, : block_rows.stop], operand)
+            self.primitives.dot_rows(product, rows[:, block_rows], total)
         return total
 
-    def _doubled(self, part: slice) -> Tensor:
+    def _doubled(self, block_rows: slice) -> Tensor:
         """These rows of G up to the diagonal's block, which the other side of it repeats."""
-        block = self.matrix[part, : part.stop].clone()
-        block[:, : part.start] *= 2
+        block = self.matrix[block_rows, : block_rows.stop].clone()
+        block[:, : block_rows.start] *= 2
         return block
 
     def backward(self, rows: Tensor, weighted: Tensor) -> Tensor:
         """weighted G; and keeps half the gradient by G, rowst weighted, which is symmetric."""
-        if self.whole is None:
-            self.whole = self.primitives.operand(self.matrix)
-        for index, part in enumerate(self.parts):
+        if self.full_operand is None:
+            self.full_operand = self.primitives.operand(self.matrix)
+        for index, block_rows in enumerate(self.blocks):
             self.totals[index] = self.primitives.add_product(
-                rows[:, : part.stop], weighted[:, part], self.totals[index]
+                rows[:, : block_rows.stop], weighted[:, block_rows], self.totals[index]
             )
         self.total_diagonal += (rows * weighted).sum(0)[:, None]
-        return self.primitives.multiply(weighted, self.whole)
+        return self.primitives.multiply(weighted, self.full_operand)
 
     def weight_gradient(self) -> Tensor:
         """Half of it: through G = W Wt it is twice the gradient by G times W."""
         symmetric = torch.empty_like(self.matrix)
-        for part, total in zip(self.parts, self.totals, strict=True):
+        for block_rows, total in zip(self.blocks, self.totals, strict=True):
             if total is None:  # no samples
                 return torch.zeros_like(self.weight)
-            symmetric[: part.stop, part] = total
-            symmetric[part, : part.stop] = total.t()
+            symmetric[: block_rows.stop, block_rows] = total
+            symmetric[block_rows, : block_rows.stop] = total.t()
         symmetric.diagonal().zero_()
-        rest = self.primitives.multiply(symmetric, self.primitives.operand(self.weight.t()))
-        return rest.addcmul_(self.total_diagonal, self.weight)
+        gradient = self.primitives.multiply(symmetric, self.primitives.operand(self.weight.t()))
+        return gradient.addcmul_(self.total_diagonal, self.weight)
 
 
 def _flat(rows: Tensor) -> Tensor:

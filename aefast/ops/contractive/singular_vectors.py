@@ -41,11 +41,11 @@ def leading_directions(
     _, slopes = eager.encode(x, layers, linear_act)
     from_code = layers[-1].weight.shape[0] <= x.shape[1]
 
-    def there(block: Tensor) -> Tensor:
+    def multiply(block: Tensor) -> Tensor:
         product = eager.pull if from_code else eager.push
         return product(layers, slopes, block, linear_act)
 
-    def back(block: Tensor) -> Tensor:
+    def multiply_transposed(block: Tensor) -> Tensor:
         product = eager.push if from_code else eager.pull
         return product(layers, slopes, block, linear_act)
 
@@ -53,11 +53,11 @@ def leading_directions(
     rows = min(n + MORE, width)
     block = random.normal(0, rows, width, step=random.Step.TANGENTS, device=x.device).to(x.dtype)
     block = _orthonormal(block.expand(x.shape[0], *block.shape))
-    image = there(block)
+    image = multiply(block)
     values = torch.linalg.vector_norm(image, dim=2)
     for _ in range(iterations):
-        block = _orthonormal(back(image))
-        image = there(block)
+        block = _orthonormal(multiply_transposed(image))
+        image = multiply(block)
         values, before = torch.linalg.vector_norm(image, dim=2), values
         change = (values - before)[:, :n].abs().amax(1)
         if bool((change <= 4 * torch.finfo(x.dtype).eps * values.amax(1)).all()):

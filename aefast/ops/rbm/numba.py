@@ -50,8 +50,8 @@ def _draw_bernoulli(
     seed, row_offset = int(settings.seed), settings.row_offset
 
     def draw(rows: slice) -> None:
-        parts = (array[rows] for array in arrays)
-        _bernoulli(*parts, keep, seed, row_offset + rows.start, step)
+        blocks = (array[rows] for array in arrays)
+        _bernoulli(*blocks, keep, seed, row_offset + rows.start, step)
 
     _for_rows(values, draw)
     return means if keep else None

@@ -195,7 +195,7 @@ def _gibbs(visible: Tensor, machine: Machine, settings: ChainSettings, traced: b
     sample = run(rows, machine, settings)
     # A list: torch 2.11 cannot compile a tuple that is made of a generator and returned.
     return Sample._make(
-        [None if part is None else part.reshape(*leading, part.shape[1]) for part in sample]
+        [None if tensor is None else tensor.reshape(*leading, tensor.shape[1]) for tensor in sample]
     )
 
 
@@ -216,8 +216,8 @@ def _run(visible: Tensor, machine: Machine, settings: ChainSettings) -> Sample:
 def _materialize(machine: Machine) -> Machine:
     return Machine._make(
         (
-            None if part is None else dispatch.materialize(part, argument).detach()
-            for argument, part in zip(machine._fields, machine, strict=True)
+            None if tensor is None else dispatch.materialize(tensor, argument).detach()
+            for argument, tensor in zip(machine._fields, machine, strict=True)
         )
     )
 
@@ -258,7 +258,8 @@ def _fused_divergence(
     chains = None if chain is None else chain.reshape(-1, visible.shape[-1])
     parameters = machine[:3]
     needed = tuple(
-        torch.is_grad_enabled() and part is not None and part.requires_grad for part in parameters
+        torch.is_grad_enabled() and tensor is not None and tensor.requires_grad
+        for tensor in parameters
     )
     saved_gradients = SavedGradients(machine.weight)
     loss, end = _ContrastiveDivergence.apply(

@@ -257,9 +257,9 @@ def _dense_like(tensor: Tensor) -> Tensor:
     return torch.empty_like(tensor, memory_format=torch.contiguous_format)
 
 
-def _add(part: Any, total: Tensor | None) -> Tensor:
+def _add(addend: Any, total: Tensor | None) -> Tensor:
     """A bias's gradient is short: float64 costs nothing."""
-    return part.double() if total is None else total + part
+    return addend.double() if total is None else total + addend
 
 
 def panels_of(x: Tensor, hidden: int, panel_bytes: int) -> list[slice]:

@@ -66,8 +66,8 @@ def map_elements(function: Callable[..., np.ndarray], *tensors: Tensor) -> Tenso
     flat = [t.detach().contiguous().float().numpy().reshape(-1) for t in (*tensors, output)]
 
     def task(index: int) -> None:
-        part = slice(index * ELEMENTS_PER_TASK, (index + 1) * ELEMENTS_PER_TASK)
-        *inputs, result = (array[part] for array in flat)
+        elements = slice(index * ELEMENTS_PER_TASK, (index + 1) * ELEMENTS_PER_TASK)
+        *inputs, result = (array[elements] for array in flat)
         function(*inputs, out=result)
 
     parallel_for(-(-output.numel() // ELEMENTS_PER_TASK), task)

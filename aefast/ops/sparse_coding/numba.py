@@ -228,11 +228,11 @@ def _encode_row(
         if gap <= allowed_gap or steps == 0 or not goes_on:
             return
         atoms = _choose_atoms(code, correlation - product, penalty)
-        part, largest_curvature, steps, goes_on = _minimize(
+        codes_of_atoms, largest_curvature, steps, goes_on = _minimize(
             correlation[atoms], gram[atoms][:, atoms], energy, penalty, code[atoms],
             INNER_SHARE * gap, largest_curvature, steps,
         )  # fmt: skip
-        code[atoms] = part
+        code[atoms] = codes_of_atoms
 
 
 @_plain

@@ -31,8 +31,8 @@ def l1_gradient(code: Tensor, factor: float) -> Tensor:
     flat_in, flat_out = (t.numpy().reshape(-1) for t in (values, output))
 
     def task(index: int) -> None:
-        part = slice(index * shared.ELEMENTS_PER_TASK, (index + 1) * shared.ELEMENTS_PER_TASK)
-        _scaled_sign(flat_in[part], flat_out[part], np.float32(factor))
+        elements = slice(index * shared.ELEMENTS_PER_TASK, (index + 1) * shared.ELEMENTS_PER_TASK)
+        _scaled_sign(flat_in[elements], flat_out[elements], np.float32(factor))
 
     shared.parallel_for(-(-flat_in.size // shared.ELEMENTS_PER_TASK), task)
     return output.to(code.dtype)

@@ -24,10 +24,10 @@ def topk_encode(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> tuple
     candidates = np.empty((rows, k + LATENTS_PER_PANEL), np.uint64)
     counts = np.zeros(rows, np.int64)
     for first in range(0, latents, LATENTS_PER_PANEL):
-        part = slice(first, first + LATENTS_PER_PANEL)
-        panel = inputs @ weight[part].t()
+        panel_latents = slice(first, first + LATENTS_PER_PANEL)
+        panel = inputs @ weight[panel_latents].t()
         if bias is not None:
-            panel += bias[part].detach().float()
+            panel += bias[panel_latents].detach().float()
         values = panel.contiguous().numpy()
 
         def add(task: int, values: np.ndarray = values, first: int = first) -> None:

@@ -37,8 +37,8 @@ def _scaled_noise(
     step = Step.REPARAMETERIZE.value
 
     def task(rows: slice) -> None:
-        parts = (array[rows] for array in arrays)
-        kernel(*parts, int(seed), row_offset + rows.start, step, np.float32(scale))
+        blocks = (array[rows] for array in arrays)
+        kernel(*blocks, int(seed), row_offset + rows.start, step, np.float32(scale))
 
     _for_each_row_block(arrays[0].shape, task)
     return output.to(log_var.dtype)
