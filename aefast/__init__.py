@@ -14,7 +14,8 @@ from aefast.loading import load
 from aefast.patching import Patch, Patched, patch, patched, unpatch
 from aefast.sae_folders import load_saelens, load_sparsify, save_saelens, save_sparsify
 from aefast.training.engines import DivergenceError
-from aefast.training.fit import History, Look, fit
+from aefast.training.fit import History, fit
+from aefast.training.fit_steps import Look
 from aefast.version import __version__
 
 __all__ = [

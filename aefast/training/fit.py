@@ -2,7 +2,7 @@
 
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from aefast import random
 from aefast.data import Dataset
-from aefast.data.minibatches import order_of
 from aefast.data.pairs import Pair, PairedRows
 from aefast.data.tensor_rows import TensorRows
 from aefast.distributed.agreement import (
@@ -26,7 +25,6 @@ from aefast.distributed.interrupts import noted_interrupts
 from aefast.distributed.losses import check_micro_batches, check_model, check_plain_model
 from aefast.nn.step_plan import plan_of
 from aefast.ops.shared import checks
-from aefast.step.stretch import CHUNK_SECONDS, Stretch
 from aefast.training.arguments import (
     Batches,
     Rows,
@@ -36,50 +34,31 @@ from aefast.training.arguments import (
     with_loss,
 )
 from aefast.training.engines import (
-    Engine,
-    Loss,
     TrainingLoop,
-    check_finite,
-    choice_key,
-    choose_engine,
 )
 from aefast.training.evaluation import held_out_loss, loss_of
+from aefast.training.fit_steps import (
+    Callback,
+    CallSteps,
+    DatasetSteps,
+    EngineChoice,
+    EpochSeed,
+    StreamSteps,
+)
 from aefast.training.held_out import Samples, on_scale_of
 from aefast.training.plain_model import PlainModel
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-LOOK_SECONDS = 0.25
-
-# Short epochs go to the kernels together, up to so many rows: a call costs 0.1 ms, as much as ten
-# steps of a small model.
+# A call of the kernels takes several short epochs, up to so many rows: a call costs 0.1 ms, as much
+# as ten steps of a small model.
 MOST_ROWS = 1 << 15
 
-# The epochs that an optimizer has behind it, by seed: a later call goes on with the next one.
+# The number of epochs that were taken with each optimizer, by seed. The next call continues there.
 _epochs_done: "weakref.WeakKeyDictionary[torch.optim.Optimizer, dict[int, int]]" = (
     weakref.WeakKeyDictionary()
 )
-
-
-@dataclass(frozen=True)
-class Look:
-    """What a callback receives, a few times a second.
-
-    Attributes:
-        step: the steps of this call so far.
-        epoch: the current epoch, from 0.
-        loss: the mean loss of the steps since the last look.
-        samples_per_second: rows a second since then.
-    """
-
-    step: int
-    epoch: int
-    loss: float
-    samples_per_second: float
-
-
-Callback = Callable[[Look], object]
 
 
 @dataclass(frozen=True)
@@ -353,17 +332,17 @@ def _new_run(
     optimizer: torch.optim.Optimizer,
     group: Group,
     callback: Callback | None,
-) -> "_Run":
+) -> CallSteps:
     """The call's steps, and the engine that takes them."""
     model, dataset, schedule = call.model, call.dataset, call.schedule
     if dataset is None:
         steps = TrainingLoop(model, optimizer, call.loss, "the batches come from a function")
-        return _StreamRun(steps, data, group, callback)
-    choice = _Choice(model, dataset, optimizer, call.loss, group, schedule.micro_batch_size)
-    return _RowsRun(choice, schedule.batch_size, schedule.shuffle, callback)
+        return StreamSteps(steps, data, group, callback)
+    choice = EngineChoice(model, dataset, optimizer, call.loss, group, schedule.micro_batch_size)
+    return DatasetSteps(choice, schedule.batch_size, schedule.shuffle, callback)
 
 
-def _train(run: "_Run", call: _Call) -> list[float]:
+def _train(run: CallSteps, call: _Call) -> list[float]:
     """Take the steps; the held-out loss after each epoch.
 
     Short epochs are taken several at a time, where no callback or held-out loss comes between.
@@ -389,217 +368,6 @@ def _train(run: "_Run", call: _Call) -> list[float]:
             if run.is_stopped:
                 break
     return held_out_losses
-
-
-class EpochSeed(NamedTuple):
-    """The seeds of an epoch.
-
-    Attributes:
-        seed: with ``epoch``, of the rows' order, as :func:`aefast.data.batches` takes both.
-        epoch: the epoch's number.
-        draws: step n has the seed ``random.child_seed(draws, n)``.
-    """
-
-    seed: int
-    epoch: int
-    draws: int
-
-
-class _Run:
-    """The steps of one call; calls its callback."""
-
-    def __init__(
-        self,
-        engine: Engine | TrainingLoop,
-        optimizer: torch.optim.Optimizer,
-        group: Group,
-        callback: Callback | None,
-    ) -> None:
-        self.engine = engine
-        self.optimizer = optimizer
-        self.group = group
-        (self.is_watched,) = group.any(
-            callback is not None
-        )  # if one rank has a callback, all pause together
-        self.callback = callback
-        self.is_interrupted: Callable[[], bool] = lambda: False
-        self.losses: list[float] = []
-        self.is_stopped = False
-        self.last_look, self.steps_at_look, self.samples_at_look = time.perf_counter(), 0, 0
-
-    def take(self, epochs: Sequence[EpochSeed]) -> None:
-        """Take the steps of these epochs."""
-        raise NotImplementedError
-
-    @property
-    def epochs_begun(self) -> int:
-        raise NotImplementedError
-
-    def _look(self, epoch: int, samples: int) -> bool:
-        """Call the callback if it is due, after so many samples; whether it was."""
-        now = time.perf_counter()
-        is_interrupted, is_due = self.group.any(
-            self.is_interrupted(), self.is_watched and now - self.last_look >= LOOK_SECONDS
-        )
-        if is_interrupted:
-            raise KeyboardInterrupt
-        if not is_due:
-            return False
-        steps = len(self.losses)
-        since = self.losses[self.steps_at_look :]
-        rate = (samples - self.samples_at_look) / (now - self.last_look)
-        look = Look(steps, epoch, sum(since) / len(since), rate)
-        self.last_look, self.steps_at_look, self.samples_at_look = now, steps, samples
-        callback = self.callback or (lambda look: False)
-        is_enough = self.group.together(lambda: callback(look) is True)
-        (self.is_stopped,) = self.group.any(is_enough)
-        if self.group.size > 1:
-            agree(self.group, settings_of(self.optimizer))  # the callback may have changed them
-        return True
-
-
-class _StreamRun(_Run):
-    """Steps over the batches of a function, which is called once an epoch."""
-
-    def __init__(
-        self,
-        steps: TrainingLoop,
-        batches: Batches,
-        group: Group,
-        callback: Callback | None,
-    ) -> None:
-        super().__init__(steps, steps.optimizer, group, callback)
-        self.steps = steps
-        self.batches = batches
-        self.epoch_count = self.samples = 0
-
-    @property
-    def epochs_begun(self) -> int:
-        return self.epoch_count
-
-    def take(self, epochs: Sequence[EpochSeed]) -> None:
-        for epoch in epochs:
-            self.epoch_count += 1
-            number = -1
-            for number, batch in enumerate(self._begun()):
-                x = self._checked(batch)
-                rows = len(x.inputs if isinstance(x, Pair) else x)
-                loss = float(self.steps.step(x, random.child_seed(epoch.draws, number)))
-                check_finite([loss], len(self.losses))
-                self.losses.append(loss)
-                self.samples += rows
-                self._look(self.epoch_count - 1, self.samples)
-                if self.is_stopped:
-                    return
-            if number < 0:
-                raise ValueError("data gave no batch; it takes a function that gives them anew")
-
-    def _begun(self) -> Iterable[Any]:
-        batches: object = self.batches()
-        if not isinstance(batches, Iterable):
-            raise TypeError(
-                f"data gave a {type(batches).__name__}; it takes a function that gives batches, "
-                "one after the other"
-            )
-        return batches
-
-    def _checked(self, batch: object) -> Tensor | Pair:
-        if isinstance(batch, tuple):
-            return self._checked_pair(batch)
-        return self._checked_rows(batch)
-
-    def _checked_pair(self, batch: tuple[Any, ...]) -> Pair:
-        if len(batch) != 2:
-            raise ValueError(
-                f"data gave a tuple of {len(batch)}; it takes batches, or pairs of inputs and "
-                "targets"
-            )
-        return Pair(*map(self._checked_rows, batch))
-
-    def _checked_rows(self, batch: object) -> Tensor:
-        if not isinstance(batch, Tensor):
-            raise TypeError(f"data gave a {type(batch).__name__}; it takes batches, torch.Tensor")
-        if not batch.is_floating_point():
-            raise TypeError(
-                f"data gave dtype {checks.dtype_name(batch)}; of a function it takes floats, on "
-                "the model's scale"
-            )
-        if batch.dim() < 2 or batch.numel() == 0:
-            raise ValueError(f"data gave shape {list(batch.shape)}; it takes batches [B, D]")
-        return batch.detach().reshape(len(batch), -1).to(self.steps.device, self.steps.dtype)
-
-
-class _Choice(NamedTuple):
-    """The arguments of :func:`choose_engine`, which all ranks call together."""
-
-    model: nn.Module
-    dataset: Samples
-    optimizer: torch.optim.Optimizer
-    loss: Loss
-    group: Group
-    micro_batch_size: int | None
-
-    def engine(self) -> Engine:
-        return self.group.together(lambda: choose_engine(*self))
-
-    def key(self) -> list[object]:
-        return self.group.together(lambda: choice_key(self.model, self.dataset, self.optimizer))
-
-
-class _RowsRun(_Run):
-    """Steps over a dataset's rows, chunk by chunk."""
-
-    engine: Engine
-
-    def __init__(
-        self,
-        choice: _Choice,
-        batch_size: int,
-        shuffle: bool,
-        callback: Callback | None,
-    ) -> None:
-        super().__init__(choice.engine(), choice.optimizer, choice.group, callback)
-        self.choice = choice
-        self.key = choice.key() if self.is_watched else None
-        self.dataset = choice.dataset
-        self.rows = len(self.dataset)
-        self.batch_size = batch_size
-        self.steps_per_epoch = -(-self.rows // batch_size)
-        self.shuffle = shuffle
-
-    def take(self, epochs: Sequence[EpochSeed]) -> None:
-        """Take the steps of these epochs, in chunks of ``CHUNK_SECONDS``."""
-        order = torch.cat([self._order(epoch) for epoch in epochs])
-        whole = Stretch(order, self.batch_size, self.rows, [epoch.draws for epoch in epochs])
-        first, rest = len(self.losses), whole
-        while len(rest.order) and not self.is_stopped:
-            losses = self.engine.run(rest, CHUNK_SECONDS)
-            check_finite(losses, len(self.losses))
-            self.losses += losses
-            rest = whole.after(len(self.losses) - first)
-            steps = len(self.losses)
-            if self._look((steps - 1) // self.steps_per_epoch, self._rows_before(steps)):
-                self._choose_again()
-
-    def _choose_again(self) -> None:
-        """Choose an engine again if a callback on some rank changed what the choice depends on."""
-        key = self.choice.key()
-        (is_other,) = self.group.any(key != self.key)
-        if is_other:
-            self.engine, self.key = self.choice.engine(), key
-
-    @property
-    def epochs_begun(self) -> int:
-        return -(-len(self.losses) // self.steps_per_epoch)
-
-    def _order(self, epoch: EpochSeed) -> Tensor:
-        if self.shuffle:
-            return order_of(self.dataset, self.rows, epoch.seed, epoch.epoch)
-        return torch.arange(self.rows, dtype=torch.int64, device="cpu")
-
-    def _rows_before(self, step: int) -> int:
-        epoch, batch = divmod(step, self.steps_per_epoch)
-        return epoch * self.rows + batch * self.batch_size
 
 
 def _epoch_seeds(optimizer: torch.optim.Optimizer, seed: int | None, count: int) -> list[EpochSeed]:

@@ -18,8 +18,7 @@ import aefast
 from aefast import backend, data, nn
 from aefast.data import minibatches
 from aefast.step.stretch import Stretch
-from aefast.training import engines
-from aefast.training import fit as fitting
+from aefast.training import engines, fit_steps
 
 needs_cpp = pytest.mark.skipif(
     backend.unavailable("cpp", "cpu") is not None, reason="the C++ extension is not here"
@@ -193,7 +192,7 @@ def test_the_bits_do_not_depend_on_threads_nor_on_how_long_a_call_takes(name, th
     threads(1)
     one = run()
     threads(2)
-    monkeypatch.setattr(fitting, "CHUNK_SECONDS", 0.0)
+    monkeypatch.setattr(fit_steps, "CHUNK_SECONDS", 0.0)
     assert all(map(torch.equal, one, run()))
 
 
@@ -286,8 +285,8 @@ def test_a_first_step_that_is_not_finite_leaves_the_optimizer_without_state():
 
 @needs_cpp
 def test_a_callback_is_shown_a_look_and_may_end_the_training(monkeypatch):
-    monkeypatch.setattr(fitting, "LOOK_SECONDS", 0.0)
-    monkeypatch.setattr(fitting, "CHUNK_SECONDS", 0.0)
+    monkeypatch.setattr(fit_steps, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(fit_steps, "CHUNK_SECONDS", 0.0)
     looks = []
 
     def callback(look):
@@ -603,8 +602,8 @@ def test_a_batch_of_more_rows_than_there_are_takes_no_memory_for_them():
 
 
 def test_what_a_callback_freezes_stays(monkeypatch):
-    monkeypatch.setattr(fitting, "LOOK_SECONDS", 0.0)
-    monkeypatch.setattr(fitting, "CHUNK_SECONDS", 0.0)
+    monkeypatch.setattr(fit_steps, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(fit_steps, "CHUNK_SECONDS", 0.0)
     model = nn.Autoencoder(12, 5)
     recorded = []
 
@@ -680,8 +679,8 @@ def test_after_an_epoch_that_was_broken_off_the_next_one_follows(seed, monkeypat
         ]
 
     whole, after = losses(None, None)
-    monkeypatch.setattr(fitting, "CHUNK_SECONDS", 0.0)
-    monkeypatch.setattr(fitting, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(fit_steps, "CHUNK_SECONDS", 0.0)
+    monkeypatch.setattr(fit_steps, "LOOK_SECONDS", 0.0)
     first, second = losses(lambda look: look.step == 2, None)
     assert first == whole[:2]
     assert second == [*whole[4:], *after[:4]]
@@ -883,7 +882,7 @@ def test_held_out_floats_beside_bytes_may_leave_the_unit_interval_a_little(bits)
 
 
 def test_a_function_may_give_batches_without_end(monkeypatch):
-    monkeypatch.setattr(fitting, "LOOK_SECONDS", 0)
+    monkeypatch.setattr(fit_steps, "LOOK_SECONDS", 0)
     model = nn.TopKSparseAutoencoder(6, 24, 3)
     optimizer = torch.optim.Adam(model.parameters())
     history = aefast.fit(
@@ -922,7 +921,7 @@ def test_a_function_takes_no_argument():
 
 def fit_and_change(monkeypatch, model, change, data, epochs=4):
     """Train by SGD with a callback that changes the model at its first call."""
-    monkeypatch.setattr(fitting, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(fit_steps, "LOOK_SECONDS", 0.0)
     changes = iter([change])
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     return aefast.fit(

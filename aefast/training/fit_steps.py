@@ -1,0 +1,274 @@
+"""The steps of a call of ``aefast.fit``: over a dataset, or over batches of a function."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from aefast import random
+from aefast.data.minibatches import order_of
+from aefast.data.pairs import Pair
+from aefast.distributed.agreement import agree, settings_of
+from aefast.distributed.group import Group
+from aefast.ops.shared import checks
+from aefast.step.stretch import CHUNK_SECONDS, Stretch
+from aefast.training.arguments import Batches
+from aefast.training.engines import (
+    Engine,
+    Loss,
+    TrainingLoop,
+    check_finite,
+    choice_key,
+    choose_engine,
+)
+from aefast.training.held_out import Samples
+
+# A callback is called after so long, at the end of a step.
+LOOK_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class Look:
+    """The progress of a call of :func:`aefast.fit`, which its callback receives.
+
+    Attributes:
+        step: the number of steps of this call so far.
+        epoch: the current epoch, counted from 0.
+        loss: the mean loss of the steps since the callback was last called.
+        samples_per_second: the rows per second since then.
+    """
+
+    step: int
+    epoch: int
+    loss: float
+    samples_per_second: float
+
+
+Callback = Callable[[Look], object]
+
+
+class EpochSeed(NamedTuple):
+    """The seeds of an epoch.
+
+    Attributes:
+        seed: the seed of the rows' order, as :func:`aefast.data.batches` takes it.
+        epoch: the number of the epoch, as :func:`aefast.data.batches` takes it.
+        draws: step n draws with ``random.child_seed(draws, n)``.
+    """
+
+    seed: int
+    epoch: int
+    draws: int
+
+
+class CallSteps:
+    """Takes the steps of a call, and calls its callback.
+
+    Attributes:
+        engine: takes the steps.
+        is_watched: whether any rank has a callback: then all ranks pause for it together.
+        is_interrupted: whether this process got Ctrl-C.
+        losses: the loss of each step so far.
+        is_stopped: whether a callback has ended the training.
+    """
+
+    def __init__(
+        self,
+        engine: Engine | TrainingLoop,
+        optimizer: torch.optim.Optimizer,
+        group: Group,
+        callback: Callback | None,
+    ) -> None:
+        self.engine = engine
+        self.optimizer = optimizer
+        self.group = group
+        (self.is_watched,) = group.any(callback is not None)
+        self.callback = callback
+        self.is_interrupted: Callable[[], bool] = lambda: False
+        self.losses: list[float] = []
+        self.is_stopped = False
+        self.last_look, self.steps_at_look, self.samples_at_look = time.perf_counter(), 0, 0
+
+    def take(self, epochs: Sequence[EpochSeed]) -> None:
+        """Take the steps of these epochs."""
+        raise NotImplementedError
+
+    @property
+    def epochs_begun(self) -> int:
+        """The number of epochs so far, counting one that was broken off."""
+        raise NotImplementedError
+
+    def _look(self, epoch: int, samples: int) -> bool:
+        """Call the callback if it is due; ``samples`` is the number of rows so far.
+
+        Returns:
+            whether it was called, on this rank or another.
+
+        Raises:
+            KeyboardInterrupt: a rank got Ctrl-C.
+        """
+        now = time.perf_counter()
+        is_interrupted, is_due = self.group.any(
+            self.is_interrupted(), self.is_watched and now - self.last_look >= LOOK_SECONDS
+        )
+        if is_interrupted:
+            raise KeyboardInterrupt
+        if not is_due:
+            return False
+        steps = len(self.losses)
+        new_losses = self.losses[self.steps_at_look :]
+        rate = (samples - self.samples_at_look) / (now - self.last_look)
+        look = Look(steps, epoch, sum(new_losses) / len(new_losses), rate)
+        self.last_look, self.steps_at_look, self.samples_at_look = now, steps, samples
+        callback = self.callback or (lambda look: False)
+        is_enough = self.group.together(lambda: callback(look) is True)
+        (self.is_stopped,) = self.group.any(is_enough)
+        if self.group.size > 1:
+            agree(self.group, settings_of(self.optimizer))  # the callback may have changed them
+        return True
+
+
+class StreamSteps(CallSteps):
+    """Steps over the batches of a function, which is called once an epoch."""
+
+    def __init__(
+        self,
+        steps: TrainingLoop,
+        batches: Batches,
+        group: Group,
+        callback: Callback | None,
+    ) -> None:
+        super().__init__(steps, steps.optimizer, group, callback)
+        self.steps = steps
+        self.batches = batches
+        self.epoch_count = self.samples = 0
+
+    @property
+    def epochs_begun(self) -> int:
+        return self.epoch_count
+
+    def take(self, epochs: Sequence[EpochSeed]) -> None:
+        for epoch in epochs:
+            self.epoch_count += 1
+            number = -1
+            for number, batch in enumerate(self._begun()):
+                x = self._checked(batch)
+                rows = len(x.inputs if isinstance(x, Pair) else x)
+                loss = float(self.steps.step(x, random.child_seed(epoch.draws, number)))
+                check_finite([loss], len(self.losses))
+                self.losses.append(loss)
+                self.samples += rows
+                self._look(self.epoch_count - 1, self.samples)
+                if self.is_stopped:
+                    return
+            if number < 0:
+                raise ValueError("data gave no batch; it takes a function that gives them anew")
+
+    def _begun(self) -> Iterable[Any]:
+        batches: object = self.batches()
+        if not isinstance(batches, Iterable):
+            raise TypeError(
+                f"data gave a {type(batches).__name__}; it takes a function that gives batches, "
+                "one after the other"
+            )
+        return batches
+
+    def _checked(self, batch: object) -> Tensor | Pair:
+        if isinstance(batch, tuple):
+            return self._checked_pair(batch)
+        return self._checked_rows(batch)
+
+    def _checked_pair(self, batch: tuple[Any, ...]) -> Pair:
+        if len(batch) != 2:
+            raise ValueError(
+                f"data gave a tuple of {len(batch)}; it takes batches, or pairs of inputs and "
+                "targets"
+            )
+        return Pair(*map(self._checked_rows, batch))
+
+    def _checked_rows(self, batch: object) -> Tensor:
+        if not isinstance(batch, Tensor):
+            raise TypeError(f"data gave a {type(batch).__name__}; it takes batches, torch.Tensor")
+        if not batch.is_floating_point():
+            raise TypeError(
+                f"data gave dtype {checks.dtype_name(batch)}; of a function it takes floats, on "
+                "the model's scale"
+            )
+        if batch.dim() < 2 or batch.numel() == 0:
+            raise ValueError(f"data gave shape {list(batch.shape)}; it takes batches [B, D]")
+        return batch.detach().reshape(len(batch), -1).to(self.steps.device, self.steps.dtype)
+
+
+class EngineChoice(NamedTuple):
+    """The arguments of :func:`choose_engine`, which all ranks call together."""
+
+    model: nn.Module
+    dataset: Samples
+    optimizer: torch.optim.Optimizer
+    loss: Loss
+    group: Group
+    micro_batch_size: int | None
+
+    def engine(self) -> Engine:
+        return self.group.together(lambda: choose_engine(*self))
+
+    def key(self) -> list[object]:
+        return self.group.together(lambda: choice_key(self.model, self.dataset, self.optimizer))
+
+
+class DatasetSteps(CallSteps):
+    """Takes the steps over a dataset's rows, in chunks of ``CHUNK_SECONDS``."""
+
+    engine: Engine
+
+    def __init__(
+        self,
+        choice: EngineChoice,
+        batch_size: int,
+        shuffle: bool,
+        callback: Callback | None,
+    ) -> None:
+        super().__init__(choice.engine(), choice.optimizer, choice.group, callback)
+        self.choice = choice
+        self.key = choice.key() if self.is_watched else None
+        self.dataset = choice.dataset
+        self.rows = len(self.dataset)
+        self.batch_size = batch_size
+        self.steps_per_epoch = -(-self.rows // batch_size)
+        self.shuffle = shuffle
+
+    def take(self, epochs: Sequence[EpochSeed]) -> None:
+        order = torch.cat([self._order(epoch) for epoch in epochs])
+        stretch = Stretch(order, self.batch_size, self.rows, [epoch.draws for epoch in epochs])
+        first, remaining = len(self.losses), stretch
+        while len(remaining.order) and not self.is_stopped:
+            losses = self.engine.run(remaining, CHUNK_SECONDS)
+            check_finite(losses, len(self.losses))
+            self.losses += losses
+            remaining = stretch.after(len(self.losses) - first)
+            steps = len(self.losses)
+            if self._look((steps - 1) // self.steps_per_epoch, self._rows_before(steps)):
+                self._choose_again()
+
+    def _choose_again(self) -> None:
+        """Choose an engine again if a callback on some rank changed what the choice depends on."""
+        key = self.choice.key()
+        (is_other,) = self.group.any(key != self.key)
+        if is_other:
+            self.engine, self.key = self.choice.engine(), key
+
+    @property
+    def epochs_begun(self) -> int:
+        return -(-len(self.losses) // self.steps_per_epoch)
+
+    def _order(self, epoch: EpochSeed) -> Tensor:
+        if self.shuffle:
+            return order_of(self.dataset, self.rows, epoch.seed, epoch.epoch)
+        return torch.arange(self.rows, dtype=torch.int64, device="cpu")
+
+    def _rows_before(self, step: int) -> int:
+        epoch, batch = divmod(step, self.steps_per_epoch)
+        return epoch * self.rows + batch * self.batch_size
