@@ -1,5 +1,6 @@
 """The contractive autoencoder."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Unpack
 
@@ -143,7 +144,11 @@ def jacobian_of_calls(encode: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
             "it takes strict=True and plain layers"
         )
     create_graph = torch.is_grad_enabled()
-    with torch.enable_grad():
+    with contextlib.ExitStack() as modes:
+        if torch.is_inference_mode_enabled():  # where nothing has a derivative
+            modes.enter_context(torch.inference_mode(False))
+            x = x.clone()
+        modes.enter_context(torch.enable_grad())
         rows = x if x.requires_grad else x.detach().requires_grad_()
         code = encode(rows.view_as(rows))  # a hook on a leaf's gradient hears of no autograd.grad
         units = code.unbind(-1) if code.requires_grad else ()

@@ -11,6 +11,7 @@ from aefast.nn.dictionary import ENCODER_START, Code, DictionaryOptions, SparseD
 from aefast.nn.reparametrized import renew_weights
 from aefast.nn.settings import choice, number, positive
 from aefast.ops.jumprelu.op import ESTIMATORS, JumpReLUCode
+from aefast.ops.shared import dispatch
 
 
 class JumpReLUSparseAutoencoder(SparseDictionary):
@@ -116,8 +117,12 @@ class JumpReLUSparseAutoencoder(SparseDictionary):
         if torch.compiler.is_compiling():
             with torch.no_grad():
                 self.threshold.clamp_(min=0)
-        else:
+        elif dispatch.is_traced(self.threshold):
             self.threshold.detach().clamp_(min=0)
+        else:
+            # Autograd does not see it: a loss before, whose backward pass is still to come, holds
+            # the same numbers, for it raised them itself.
+            self.threshold.data.clamp_(min=0)
 
     def _constrain(self) -> None:
         super()._constrain()

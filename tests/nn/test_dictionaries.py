@@ -193,6 +193,19 @@ def test_other_dtypes_and_autocast(name, dtype):
 
 
 @pytest.mark.parametrize("name", MODELS)
+def test_losses_may_be_summed_before_one_backward_pass(name):
+    torch.manual_seed(0)
+    model, rows = trained(name), torch.randn(2, 9, D)
+    model.idle.zero_()
+    twin = copy.deepcopy(model)
+    sum(model.loss(x) for x in rows).backward()
+    for x in rows:
+        twin.loss(x).backward()
+    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_a_model_that_was_cast_trains(name, dtype):
     torch.manual_seed(0)

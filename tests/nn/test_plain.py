@@ -158,6 +158,9 @@ def test_the_penalty_is_of_the_calls(change, x):
         torch.testing.assert_close(values, torch.linalg.svdvals(jacobian)[:, :2])
     loss = F.mse_loss(model(x), x.detach()) + model.contraction * expected.mean()
     torch.testing.assert_close(model.loss(x.detach()), loss)
+    with torch.inference_mode():
+        torch.testing.assert_close(model.loss(x.clone()), loss)
+        torch.testing.assert_close(model.tangents(x.detach(), n=2), model.tangents(x.clone(), n=2))
 
 
 def test_the_penalty_of_plain_layers_is_the_ops(x):
