@@ -1,8 +1,8 @@
-// A training step of an encoder-decoder as one call: forward, loss and all gradients, with the
-// package's own products, noise and draws.
+// A training step of an encoder-decoder in one call: noise, forward, loss and all gradients.
 //
-// An eager step of a 64-32 autoencoder on 32 rows is 10 us of arithmetic in some 400 us of calls:
-// here nothing but arithmetic is left. Memory is kept from call to call.
+// An eager step of a 64-32 autoencoder on 32 rows takes 400 us, of which 10 us are arithmetic and
+// the rest is the overhead of calls. Here only the arithmetic is left. Memory is kept between
+// calls.
 #include "step/step.h"
 
 #include <algorithm>
@@ -20,64 +20,36 @@
 #include "shared/philox.h"
 #include "shared/row_sums.h"
 #include "shared/scratch.h"
-#include "step/batch_norm.h"
+#include "step/panel_layers.h"
 
 namespace aefast::AEFAST_ISA {
 namespace {
 
-// The activations of so many rows stay in the last-level cache between forward and backward.
+// The activations of a panel of rows: so many bytes stay in the last-level cache from the forward
+// to the backward pass.
 constexpr int64_t kPanelBytes = 8 << 20;
 
 thread_local Scratch step_scratch;
 
-// What forward leaves of one layer.
-struct LayerMemory {
-    float* output;         // of the activation
-    float* preactivation;  // or null where the output tells the derivative
-    float* normalized;     // of batch normalization, as are the next; or null
-    float* inverse_deviations;
-    float* dropout_factors;  // 1 / (1 - level), or 0; null without dropout
-    float* passed;           // to the next layer
-    const float* saved() const { return preactivation ? preactivation : output; }
-};
-
-// A product with one weight: a layer's, or that of the mean or of the log variance.
-struct Head {
-    int weight, bias;
-    int64_t first, outputs;
-};
-
-// One panel of rows on its way through the plan.
-class Panel {
+// The forward and backward pass of one panel of rows.
+class Panel : PanelLayers {
   public:
     Panel(const StepPlan& plan, const StepBatch& batch, int64_t rows, Arena& arena)
-        : plan_(plan), batch_(batch) {
-        const int64_t visible = plan.encoder.front().inputs;
-        int64_t widest = visible;
-        noisy_ = plan.noise.is_on ? arena.take<float>(rows * visible) : nullptr;
-        for (const auto* side : {&plan.encoder, &plan.decoder})
-            for (const StepLayer& layer : *side) {
-                memory_.push_back(layer_memory(layer, rows, arena));
-                widest = std::max(widest, layer.outputs);
-                if (layer.dropout.level > 0)
-                    dropped_width_ = std::max(dropped_width_, layer.outputs);
-            }
+        : PanelLayers(plan, batch, rows, arena) {
         const int64_t code = plan.encoder.back().outputs;
+        noisy_ = plan.noise.is_on ? arena.take<float>(rows * visible()) : nullptr;
         decoder_input_ =
             plan.code_stage == CodeStage::plain ? nullptr : arena.take<float>(rows * code);
         posterior_noise_ =
             plan.code_stage == CodeStage::posterior ? arena.take<float>(rows * code / 2) : nullptr;
         is_within_ = clamps_log_var() ? arena.take<float>(rows * code / 2) : nullptr;
-        dropout_scale_ = arena.take<float>(dropped_width_);
-        for (float*& gradient : gradients_) gradient = arena.take<float>(rows * widest);
-        partial_sums_ = arena.take<double>(row_blocks(rows) * 2 * widest);
+        for (float*& gradient : gradients_) gradient = arena.take<float>(rows * widest_);
         row_values_ = arena.take<float>(rows);
         losses_ = arena.take<double>(row_blocks(rows));
-        column_values_ = arena.take<float>(5 * widest);
     }
 
-    // The panel's part of the whole batch's loss; its gradients are added to what earlier panels
-    // left, or written where this is the first.
+    // The panel's part of the batch's loss. The first panel writes the gradients, later ones add
+    // theirs.
     double run(int64_t first_row, int64_t rows) {
         first_row_ = first_row;
         rows_ = rows;
@@ -88,150 +60,14 @@ class Panel {
     }
 
   private:
-    bool is_last(const StepLayer& layer) const { return &layer == &plan_.decoder.back(); }
     int64_t visible() const { return plan_.encoder.front().inputs; }
     double batch_rows() const { return static_cast<double>(batch_.rows); }
-    bool is_first_panel() const { return first_row_ == 0; }
     const float* x() const { return batch_.x + first_row_ * batch_.row_stride; }
     int64_t latent() const { return plan_.encoder.back().outputs / 2; }
     LayerMemory& code_memory() { return memory_[plan_.encoder.size() - 1]; }
     bool clamps_log_var() const {
         return plan_.code_stage == CodeStage::posterior &&
                (std::isfinite(plan_.lowest_log_var) || std::isfinite(plan_.highest_log_var));
-    }
-
-    LayerMemory layer_memory(const StepLayer& layer, int64_t rows, Arena& arena) const {
-        const int64_t size = rows * layer.outputs;
-        const auto take_if = [&](bool is_needed, int64_t count) {
-            return is_needed ? arena.take<float>(count) : nullptr;
-        };
-        LayerMemory memory;
-        memory.output = arena.take<float>(size);
-        memory.preactivation =
-            take_if(reads_preactivation(layer.activation) && !is_last(layer), size);
-        memory.normalized = take_if(layer.norm.is_on, size);
-        memory.inverse_deviations = take_if(layer.norm.is_on, layer.outputs);
-        memory.dropout_factors = take_if(layer.dropout.level > 0, size);
-        const bool is_changed = layer.dropout.level > 0 || normalizes_output(layer);
-        memory.passed = is_changed ? arena.take<float>(size) : memory.output;
-        return memory;
-    }
-
-    static bool normalizes_output(const StepLayer& layer) {
-        return layer.norm.is_on && layer.norm.follows_activation;
-    }
-    static bool normalizes_preactivation(const StepLayer& layer) {
-        return layer.norm.is_on && !layer.norm.follows_activation;
-    }
-    const float* optional_parameter(int number) const {
-        return number < 0 ? nullptr : batch_.parameters[number];
-    }
-    float* optional_gradient(int number) const {
-        return number < 0 || !batch_.gradients ? nullptr : batch_.gradients[number];
-    }
-
-    // --------------------------------------------------------------------------------- products
-
-    // run(head) of a layer's weights, one or two.
-    template <class Run>
-    void for_each_head(const StepLayer& layer, const Run& run) const {
-        if (layer.log_var_weight < 0) return run(Head{layer.weight, layer.bias, 0, layer.outputs});
-        const int64_t half = layer.outputs / 2;
-        run(Head{layer.weight, layer.bias, 0, half});
-        run(Head{layer.log_var_weight, layer.log_var_bias, half, half});
-    }
-
-    MatrixView parameter_view(const StepLayer& layer, const Head& head, bool transposed) const {
-        const float* weight = batch_.parameters[head.weight];
-        const int64_t rows = layer.is_tied ? layer.inputs : head.outputs;
-        const int64_t columns = layer.is_tied ? head.outputs : layer.inputs;
-        if (transposed) return {weight, columns, rows, 1, columns};
-        return {weight, rows, columns, columns, 1};
-    }
-
-    void multiply(const MatrixView& left, const MatrixView& right, const float* bias,
-                  Activation activation, float* output, int64_t output_stride, float* preactivation,
-                  bool accumulate) {
-        batch_.multiply({left,
-                         right,
-                         {nullptr, 0},
-                         bias,
-                         activation,
-                         output,
-                         output_stride,
-                         preactivation,
-                         accumulate,
-                         batch_.precision,
-                         batch_.threads});
-    }
-
-    void layer_forward(const StepLayer& layer, const float* input, int64_t input_stride,
-                       const LayerMemory& memory, uint64_t number) {
-        const bool normalizes = normalizes_preactivation(layer);
-        float* product = normalizes ? memory.normalized : memory.output;
-        float* preactivation = normalizes ? nullptr : memory.preactivation;
-        for_each_head(layer, [&](const Head& head) {
-            multiply({input, rows_, layer.inputs, input_stride, 1},
-                     parameter_view(layer, head, layer.is_tied), optional_parameter(head.bias),
-                     is_last(layer) || normalizes ? Activation::identity : layer.activation,
-                     product + head.first, layer.outputs,
-                     preactivation ? preactivation + head.first : nullptr, false);
-        });
-        if (normalizes) {
-            normalize(layer, memory, memory.normalized, memory.output);
-            if (memory.preactivation)
-                std::copy_n(memory.output, rows_ * layer.outputs, memory.preactivation);
-            activate({memory.output, ElementType::float32, rows_ * layer.outputs, layer.activation,
-                      batch_.threads});
-        } else if (normalizes_output(layer)) {
-            normalize(layer, memory, memory.output, memory.passed);
-        }
-        if (layer.dropout.level > 0) drop_units(layer, memory, number);
-    }
-
-    // The batch's statistics go where the running ones' gradients would.
-    void normalize(const StepLayer& layer, const LayerMemory& memory, const float* values,
-                   float* output) {
-        const StepNorm& norm = layer.norm;
-        batch_norm({values, memory.normalized, memory.inverse_deviations, output,
-                    optional_parameter(norm.scale), optional_parameter(norm.shift),
-                    optional_gradient(norm.mean), optional_gradient(norm.variance), norm.epsilon,
-                    rows_, layer.outputs, batch_.threads});
-    }
-
-    // Units that are dropped become 0, the others are divided by what is kept of them.
-    void drop_units(const StepLayer& layer, const LayerMemory& memory, uint64_t number) {
-        std::fill_n(dropout_scale_, layer.outputs, 1.f / (1.f - layer.dropout.level));
-        CorruptArguments a = noise_arguments(dropout_scale_, 0, layer.outputs,
-                                             memory.dropout_factors, layer.dropout.step);
-        a.seed = child_seed(batch_.seed, number);
-        a.level_threshold = layer.dropout.threshold;
-        corrupt(Noise::masking, a);
-        const float* values = normalizes_output(layer) ? memory.passed : memory.output;
-        for (int64_t i = 0; i < rows_ * layer.outputs; ++i)
-            memory.passed[i] = values[i] * memory.dropout_factors[i];
-    }
-
-    // The weight's gradient from that of the layer's pre-activation.
-    void weight_gradient(const StepLayer& layer, const float* gradient, const float* input,
-                         int64_t input_stride, bool accumulate) {
-        const MatrixView inputs = {input, layer.inputs, rows_, 1, input_stride};
-        for_each_head(layer, [&](const Head& head) {
-            const MatrixView outputs = {gradient + head.first, head.outputs, rows_, 1,
-                                        layer.outputs};
-            const MatrixView& left = layer.is_tied ? inputs : outputs;
-            const MatrixView& right = layer.is_tied ? outputs : inputs;
-            multiply(left, right, nullptr, Activation::identity, batch_.gradients[head.weight],
-                     right.rows, nullptr, accumulate);
-        });
-    }
-
-    void input_gradient(const StepLayer& layer, const float* gradient, float* output) {
-        for_each_head(layer, [&](const Head& head) {
-            multiply({gradient + head.first, rows_, head.outputs, layer.outputs, 1},
-                     parameter_view(layer, head, !layer.is_tied), nullptr, Activation::identity,
-                     output, layer.inputs, nullptr, head.first > 0);
-        });
     }
 
     // ---------------------------------------------------------------------------------- forward
@@ -264,23 +100,6 @@ class Panel {
         }
     }
 
-    // Noise in a panel's rows of `values`, at this step of the random numbers.
-    CorruptArguments noise_arguments(const float* values, int64_t stride, int64_t columns,
-                                     float* output, uint32_t step) {
-        CorruptArguments a = {};
-        a.x = values;
-        a.output = output;
-        a.rows = rows_;
-        a.columns = columns;
-        a.row_stride = stride;
-        a.element_size = sizeof(float);
-        a.seed = batch_.seed;
-        a.row_offset = batch_.row_offset + first_row_;
-        a.step = step;
-        a.threads = batch_.threads;
-        return a;
-    }
-
     void draw_noise() {
         const StepNoise& noise = plan_.noise;
         CorruptArguments a = noise_arguments(x(), batch_.row_stride, visible(), noisy_, noise.step);
@@ -292,7 +111,7 @@ class Panel {
         corrupt(noise.kind, a);
     }
 
-    // Elements that are dropped become 0, the others are divided by what is kept of them.
+    // Dropout on the code: sets elements to 0, and divides the others by 1 - level.
     void drop(const float* values, float* output) {
         const int64_t columns = plan_.encoder.back().outputs;
         CorruptArguments a = noise_arguments(values, columns, columns, output, plan_.code_step);
@@ -321,8 +140,8 @@ class Panel {
         }
     }
 
-    // mean + e^(log_var / 2) z; its second term is kept for backward, which would else draw z anew:
-    // 7% of the time of a 64-32-2 model's step, by a profile.
+    // mean + e^(log_var / 2) z. The second term is saved for the backward pass, which would draw z
+    // again otherwise: by a profile 7% of a 64-32-2 model's step.
     void sample_posterior() {
         const int64_t columns = latent();
         if (is_within_) clamp_log_var();
@@ -345,7 +164,7 @@ class Panel {
         }
     }
 
-    // In place; where a number is outside it has no gradient.
+    // Clamps the log variances in place. Clamped ones have no gradient.
     void clamp_log_var() {
         for (int64_t row = 0; row < rows_; ++row) {
             float* log_var = code_memory().output + row * 2 * latent() + latent();
@@ -367,7 +186,8 @@ class Panel {
 
     // ------------------------------------------------------------------------------------- loss
 
-    // The error of the last layer's output, which becomes the gradient of its pre-activation.
+    // The reconstruction error. Replaces the last layer's output by the gradient by its
+    // pre-activation.
     double compare_output() {
         const StepLayer& last = plan_.decoder.back();
         float* output = memory_.back().output;
@@ -385,7 +205,7 @@ class Panel {
         return total / count;
     }
 
-    // -ln N(x; output, e^log_var), summed over a row; the output becomes its gradient.
+    // The mean of -ln N(x; output, e^log_var). Replaces the output by its gradient.
     double compare_gaussian(float* bias) {
         const float* log_var = batch_.parameters[plan_.log_var];
         const int64_t columns = visible(), step = plan_.log_var_size > 1 ? 1 : 0;
@@ -398,7 +218,7 @@ class Panel {
         double* squares = partial_sums_;  // of each column
         double* gradient_sums = partial_sums_ + columns;
         std::fill_n(squares, 2 * columns, 0.0);
-        // In float64, which holds what float32 would not before it is divided by the rows.
+        // In float64: before the division by the rows a number may exceed float32.
         const double scale = 1 / batch_rows();
         for (int64_t row = 0; row < rows_; ++row) {
             float* output = memory_.back().output + row * columns;
@@ -435,16 +255,6 @@ class Panel {
         add_gradient(plan_.log_var, gradient);
     }
 
-    // A small gradient's part of this panel.
-    void add_gradient(int parameter, const float* values) {
-        float* gradient = batch_.gradients[parameter];
-        const int64_t size = plan_.sizes[parameter];
-        if (is_first_panel())
-            std::copy_n(values, size, gradient);
-        else
-            for (int64_t i = 0; i < size; ++i) gradient[i] += values[i];
-    }
-
     // --------------------------------------------------------------------------------- backward
 
     double backward() {
@@ -463,36 +273,7 @@ class Panel {
         return code_backward(const_cast<float*>(gradient), next);
     }
 
-    // From the gradient of what a layer passes on to that of its product, in place; and its sum
-    // over the rows added to the bias's gradient.
-    void layer_backward(const StepLayer& layer, const LayerMemory& memory, float* gradient) {
-        if (memory.dropout_factors)
-            for (int64_t i = 0; i < rows_ * layer.outputs; ++i)
-                gradient[i] *= memory.dropout_factors[i];
-        if (normalizes_output(layer)) norm_backward(layer, memory, gradient);
-        const bool normalizes = normalizes_preactivation(layer);
-        const bool has_bias = layer.bias >= 0 || layer.log_var_bias >= 0;
-        float* sums = has_bias && !normalizes ? column_values_ : nullptr;
-        activation_backward({gradient, layer.outputs, memory.saved(), gradient, sums, partial_sums_,
-                             ElementType::float32, rows_, layer.outputs, layer.activation,
-                             batch_.threads});
-        if (normalizes) {
-            norm_backward(layer, memory, gradient);
-            std::fill_n(column_values_, layer.outputs, 0.f);  // a mean is taken off again
-        }
-        for_each_head(layer, [&](const Head& head) {
-            if (head.bias >= 0) add_gradient(head.bias, column_values_ + head.first);
-        });
-    }
-
-    void norm_backward(const StepLayer& layer, const LayerMemory& memory, float* gradient) {
-        batch_norm_backward(
-            {gradient, memory.normalized, memory.inverse_deviations,
-             optional_parameter(layer.norm.scale), optional_gradient(layer.norm.scale),
-             optional_gradient(layer.norm.shift), rows_, layer.outputs, batch_.threads});
-    }
-
-    // From the gradient of what the decoder got to those of the encoder; returns the penalty.
+    // The encoder's gradients, from that by the decoder's input; returns the penalty.
     double code_backward(float* gradient, float* other) {
         const StepLayer& layer = plan_.encoder.back();
         double penalty = 0;
@@ -537,8 +318,8 @@ class Panel {
 
     // -------------------------------------------------------------------------------- penalties
 
-    // The gradients of the mean and of the log variance, [rows, 2 latent], from the sample's; and
-    // the divergence's part of the loss.
+    // The gradients by the mean and the log variance, [rows, 2 latent], from that by the sample;
+    // returns the divergence's part of the loss.
     double posterior_backward(const float* gradient, float* output) {
         const int64_t columns = latent();
         const double mean_divergence = divergence();
@@ -568,7 +349,7 @@ class Panel {
                    : divergence;
     }
 
-    // Of this panel's rows, as part of the whole batch's mean.
+    // The panel's part of the batch's mean divergence.
     double divergence() {
         gaussian_kl({means(), log_variances(), row_values_, ElementType::float32, rows_, latent(),
                      batch_.threads});
@@ -597,7 +378,8 @@ class Panel {
         return 0;
     }
 
-    // The weighted penalty; of KL, whose means are the whole batch's, also its slopes.
+    // The weighted sparsity penalty. KL also leaves its derivatives in column_values_; it takes the
+    // whole batch as one panel, whose mean activity it is of.
     double sparsity() {
         const int64_t columns = plan_.encoder.back().outputs;
         const SparsityArguments code = {code_memory().output, columns, partial_sums_,
@@ -608,8 +390,8 @@ class Panel {
         return plan_.penalty_weight * l1_sparsity(code) * rows_ / batch_rows();
     }
 
-    // ||J||^2 = sum_j act'_j^2 |W_j|^2 at every row; its part of the loss. Leaves the scales of
-    // rows that need them.
+    // The contraction's part of the loss: ||J||^2 = sum_j act'_j^2 |W_j|^2 at each row. Leaves the
+    // scales of the weight's rows, if one needs a scale.
     double contraction(const StepLayer& layer) {
         float* squares = column_values_ + layer.outputs;
         float* scales = column_values_ + 4 * layer.outputs;
@@ -642,8 +424,8 @@ class Panel {
         return penalty;
     }
 
-    // The scale of a row: 1, or where its square is infinite the largest absolute weight; the
-    // square becomes that of the row over it.
+    // The scale of a row of the weight: 1, or the largest absolute weight if the row's squared
+    // length overflows. `square` becomes that of the row divided by its scale.
     static float scale_row(const float* row, int64_t count, float& square) {
         if (!std::isinf(square)) return 1.f;
         float largest = 0.f;
@@ -655,7 +437,7 @@ class Panel {
         return scale;
     }
 
-    // |W_j|^2's part of the weight's gradient.
+    // Adds the part of the weight's gradient that goes through |W_j|^2.
     void add_length_gradient(const StepLayer& layer) {
         const float* length_sums = column_values_ + 3 * layer.outputs;
         const float* weight = batch_.parameters[layer.weight];
@@ -680,21 +462,13 @@ class Panel {
         return plan_.penalty == CodePenalty::none ? penalty : penalty + sparsity();
     }
 
-    const StepPlan& plan_;
-    const StepBatch& batch_;
-    int64_t first_row_ = 0, rows_ = 0;
-    float* noisy_;            // x with noise, or null
+    float* noisy_;            // x with noise; null without noise
     float* decoder_input_;    // what the decoder gets, or null where that is the code
     float* posterior_noise_;  // what a sample of the posterior adds to the mean, or null
     float* is_within_;        // 1 where the log variance is not clamped, else 0; or null
-    float* dropout_scale_;    // 1 / (1 - level) of each unit
-    int64_t dropped_width_ = 0;
-    std::vector<LayerMemory> memory_;
     float* gradients_[2];
-    double* partial_sums_;
     double* losses_;
     float* row_values_;
-    float* column_values_;
     const float* scales_ = nullptr;  // of the contraction's rows, or null where all are 1
 };
 
@@ -706,12 +480,12 @@ bool has_norm(const std::vector<StepLayer>& layers) {
 bool has_norm(const StepPlan& plan) { return has_norm(plan.encoder) || has_norm(plan.decoder); }
 
 int64_t panel_rows(const StepPlan& plan, int64_t rows) {
-    // Some means are the whole batch's.
+    // Means over the whole batch need it as one panel.
     if (plan.penalty == CodePenalty::kl || has_norm(plan) || std::isfinite(plan.divergence_limit))
         return rows;
     int64_t width = 2 * plan.encoder.front().inputs;
-    for (const auto* side : {&plan.encoder, &plan.decoder})
-        for (const StepLayer& layer : *side) width += 2 * layer.outputs;
+    for (const auto* stack : {&plan.encoder, &plan.decoder})
+        for (const StepLayer& layer : *stack) width += 2 * layer.outputs;
     const int64_t most = std::max<int64_t>(kPanelBytes / 4 / width, kRowsPerPartialSum);
     const int64_t panels = (rows + most - 1) / most;
     return (rows + panels - 1) / panels;
@@ -721,13 +495,13 @@ int64_t panel_rows(const StepPlan& plan, int64_t rows) {
 
 int useful_threads(const StepPlan& plan, int64_t rows, int threads) {
     int64_t largest = 0;
-    for (const auto* side : {&plan.encoder, &plan.decoder})
-        for (const StepLayer& layer : *side)
+    for (const auto* stack : {&plan.encoder, &plan.decoder})
+        for (const StepLayer& layer : *stack)
             largest = std::max(largest, layer.inputs * layer.outputs);
     return rows * largest < kFewestProducts ? 1 : threads;
 }
 
-// A variance is that of two rows or more.
+// Batch normalization needs two rows, for a variance.
 int64_t fewest_rows(const StepPlan& plan) { return has_norm(plan) ? 2 : 1; }
 
 double step(const StepPlan& plan, const StepBatch& whole) {
