@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
+from torch.fx.node import Argument
 
 from aefast import backend, torch_private
 from aefast.acceleration.recognition import activation_of
@@ -63,8 +64,7 @@ def _replace(node: fx.Node, graph_module: fx.GraphModule) -> None:
         name = activation_of(after, graph_module)
         if name is not None and after.args[:1] == (node,):
             last, activation = after, name
-    arguments = dict(zip(("input", "weight", "bias"), node.args, strict=False)) | node.kwargs
-    operands = arguments["input"], arguments["weight"], arguments.get("bias")
+    operands = _operands(node)
     with graph_module.graph.inserting_before(last):
         op = graph_module.graph.call_function(linear_act, (*operands, activation))
     op.meta.update(last.meta)
@@ -77,16 +77,23 @@ def _pays(node: fx.Node) -> bool:
     """Whether a node is a layer whose product the kernels make faster."""
     if node.op != "call_function" or node.target is not F.linear:
         return False
-    values = [_value(argument) for argument in (*node.args, *node.kwargs.values())]
-    if not all(_is_served(value) for value in values if value is not None):
+    x, weight, bias = map(_value, _operands(node))
+    if not all(_is_served(value) for value in (x, weight, bias) if value is not None):
         return False
-    x, weight = values[:2]
     if x is None or weight is None or weight.dim() != 2:
+        return False
+    if bias is not None and bias.shape != weight.shape[:1]:  # torch broadcasts it
         return False
     products = _hint(x.numel()) * _hint(weight.shape[0])
     if backend.select(torch.device("cpu"), torch.float32) != "cpp" or products < FEWEST_PRODUCTS:
         return False
     return outpaces_vendor(_hint(weight.numel()))
+
+
+def _operands(node: fx.Node) -> tuple[Argument, Argument, Argument]:
+    """A linear layer's input, weight and bias."""
+    arguments = dict(zip(("input", "weight", "bias"), node.args, strict=False)) | node.kwargs
+    return arguments["input"], arguments["weight"], arguments.get("bias")
 
 
 def _value(argument: object) -> Tensor | None:

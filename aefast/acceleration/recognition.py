@@ -67,6 +67,14 @@ class RecognizedLayer(NamedTuple):
     activation: str
     is_tied: bool
 
+    @property
+    def inputs(self) -> int:
+        return self.weight.tensor.shape[0 if self.is_tied else 1]
+
+    @property
+    def outputs(self) -> int:
+        return self.weight.tensor.shape[1 if self.is_tied else 0]
+
 
 class RecognizedBlock(NamedTuple):
     """A linear layer in training mode, with batch normalization and dropout.
@@ -102,7 +110,9 @@ def stacks_of(graph: fx.Graph, module: nn.Module) -> list[list[RecognizedLayer]]
         stack = [layer]
         stacks.append(stack)
         while stack[-1].nodes[-1] in ends and (after := by_input.get(stack[-1].nodes[-1])):
-            if writes.are_among([node for layer in (*stack, after) for node in layer.nodes]):
+            nodes = [node for layer in (*stack, after) for node in layer.nodes]
+            # Where the widths do not fit, torch's own operation says so.
+            if writes.are_among(nodes) or stack[-1].outputs != after.inputs:
                 stack = [after]
                 stacks.append(stack)
             else:
@@ -175,16 +185,29 @@ def _linear(node: fx.Node, module: nn.Module) -> tuple[fx.Node, Slot, Slot | Non
         if not is_plain_linear(layer) or len(node.args) != 1 or node.kwargs:
             return None
         parameters = layer.__dict__["_parameters"]
+        weight = Slot(parameters, "weight")
         bias = Slot(parameters, "bias") if parameters["bias"] is not None else None
-        return _node(node.args[0]), Slot(parameters, "weight"), bias, False
+        return (_node(node.args[0]), weight, bias, False) if _fits(weight, bias, 0) else None
     if node.op != "call_function" or node.target is not F.linear:
         return None
     arguments = dict(zip(("input", "weight", "bias"), node.args, strict=False)) | node.kwargs
-    weight, is_tied = _untransposed(arguments.get("weight"))
-    slots = [_parameter(weight, module), _parameter(arguments.get("bias"), module)]
+    read, is_tied = _untransposed(arguments.get("weight"))
+    slots = [_parameter(read, module), _parameter(arguments.get("bias"), module)]
     if slots[0] is None or (slots[1] is None and arguments.get("bias") is not None):
         return None
+    if not _fits(slots[0], slots[1], int(is_tied)):
+        return None
     return _node(arguments["input"]), slots[0], slots[1], is_tied
+
+
+def _fits(weight: Slot, bias: Slot | None, outputs: int) -> bool:
+    """Whether a weight is a matrix, and a bias has a number for each of its outputs, which are this
+    dimension. torch broadcasts other biases; the kernels read as many numbers as there are outputs.
+    """
+    shape = weight.tensor.shape
+    if len(shape) != 2:
+        return False
+    return bias is None or bias.tensor.shape == shape[outputs : outputs + 1]
 
 
 def _node(argument: object) -> fx.Node:

@@ -231,12 +231,11 @@ def stack_of(recognized: "list[RecognizedLayer]") -> Stack:
     layers, slots = [], []
     for layer in recognized:
         slots.append(layer.weight)
-        outputs, inputs = layer.weight.tensor.shape
-        if layer.is_tied:
-            outputs, inputs = inputs, outputs
         weight, bias = len(slots) - 1, -1
         if layer.bias is not None:
             bias = len(slots)
             slots.append(layer.bias)
-        layers.append(PlannedLayer(inputs, outputs, layer.activation, weight, bias, layer.is_tied))
+        layers.append(
+            PlannedLayer(layer.inputs, layer.outputs, layer.activation, weight, bias, layer.is_tied)
+        )
     return Stack(layers, slots)

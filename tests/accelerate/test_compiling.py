@@ -87,6 +87,9 @@ def test_what_does_not_pay_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     with use_backend("eager"):
         assert ops_of(model, torch.rand(8, 20)) == 0
     assert ops_of(model.double(), torch.rand(8, 20).double()) == 0
+    broadcast = copy.deepcopy(model).float()
+    broadcast.output.bias = torch.nn.Parameter(torch.ones(1))
+    assert ops_of(broadcast, torch.rand(8, 20)) == 1
     monkeypatch.setattr(compiling, "FEWEST_PRODUCTS", 8 * 20 * 12 + 1)
     assert ops_of(model.float(), torch.rand(8, 20)) == 0
     assert ops_of(model, torch.rand(9, 20)) == 2

@@ -105,6 +105,60 @@ def test_differentiated_twice() -> None:
     torch.testing.assert_close(*hessians, rtol=1e-4, atol=1e-5)
 
 
+class Functional(nn.Module):
+    """Layers of which one has a bias, or the last a weight, of any shape."""
+
+    def __init__(self, bias: Tensor, weight: Tensor) -> None:
+        super().__init__()
+        self.net = sequential(20, 16, 20, last=nn.Sigmoid())
+        self.hidden = nn.Parameter(torch.randn(12, 20))
+        self.bias, self.weight = nn.Parameter(bias), nn.Parameter(weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.tanh(F.linear(self.net(x), self.hidden, self.bias))
+        return F.linear(hidden, self.weight)
+
+
+SHAPES = [
+    ((), (20, 12)),
+    ((1,), (20, 12)),
+    ((4, 12), (20, 12)),
+    ((1, 12), (20, 12)),
+    ((12,), (12,)),
+]
+
+
+@pytest.mark.parametrize(("bias", "weight"), SHAPES)
+def test_biases_that_are_broadcast_and_weights_that_are_vectors(
+    bias: tuple[int, ...], weight: tuple[int, ...]
+) -> None:
+    model = Functional(torch.randn(bias), torch.randn(weight))
+    twin = copy.deepcopy(model)
+    aefast.accelerate(model)
+    x = torch.rand(4, 20)
+    for net in (model, twin):
+        net(x).square().sum().backward()
+    torch.testing.assert_close(model(x), twin(x))
+    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_a_layer_with_one_number_for_a_bias() -> None:
+    model = sequential(20, 12, 20)
+    model[0].bias = nn.Parameter(torch.ones(1))
+    twin = copy.deepcopy(model)
+    aefast.accelerate(model)
+    x = torch.rand(4, 20)
+    torch.testing.assert_close(model(x), twin(x))
+
+
+def test_layers_whose_widths_do_not_fit_raise() -> None:
+    model = nn.Sequential(nn.Linear(20, 12), nn.ReLU(), nn.Linear(16, 20))
+    aefast.accelerate(model)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        model(torch.rand(4, 20))
+
+
 def test_frozen_parameters_get_no_gradient() -> None:
     model = sequential(20, 12, 20)
     model[0].weight.requires_grad_(False)
