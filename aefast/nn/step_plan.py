@@ -261,6 +261,8 @@ def _planned(
         weight = module._tied[0].weight if isinstance(module, TiedLinearAct) else module.weight
         if weight is None or weight.dim() != 2:
             return "a layer's weight is no matrix"
+        if module.bias is not None and module.bias.dim() != 1:
+            return "a layer's bias is no vector"
     numbering = Numbering()
     number = numbering.number
 
