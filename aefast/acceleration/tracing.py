@@ -23,8 +23,17 @@ KEY = "_accelerated"
 # Functions that take sizes, which may be a placeholder's: randn(x.size(0), 20, device=x.device).
 FACTORIES = (torch.empty, torch.full, torch.ones, torch.rand, torch.randn, torch.zeros)
 
-# What nn.Linear calls. Profilers and simulators put a function of their own in its place.
-LINEAR = F.linear
+
+def _functions() -> tuple[Callable[..., Tensor], ...]:
+    """What torch's modules call that the kernels serve."""
+    return (
+        *(F.linear, F.relu, F.leaky_relu, F.softplus, F.gelu, F.silu, F.dropout),
+        *(torch.sigmoid, torch.tanh),
+    )
+
+
+# Profilers and simulators put functions of their own in their places.
+FUNCTIONS = _functions()
 
 # Held by the thread that traces.
 TRACING = free_after_fork(threading.RLock())
@@ -56,8 +65,8 @@ def trace(module: nn.Module) -> Trace | str:
     own = module.__dict__.keys() & {"forward", "extra_repr", "__deepcopy__"}
     if own and KEY not in module.__dict__:
         return f"{type(module).__name__}: this instance has a {min(own)} of its own"
-    if F.linear is not LINEAR:
-        return f"{type(module).__name__}: torch.nn.functional.linear is another function"
+    if _functions() != FUNCTIONS:
+        return f"{type(module).__name__}: a function of torch's that its layers call was replaced"
     try:
         required = _required_arguments(module)
         tree = list(module.modules())
@@ -259,7 +268,7 @@ class Guard:
         return state
 
     def holds(self) -> bool:
-        if F.linear is not LINEAR or self._state() != self.traced_state:
+        if _functions() != FUNCTIONS or self._state() != self.traced_state:
             return False
         return all(map(Read.is_current, self.reads))
 

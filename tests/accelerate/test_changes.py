@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 import torch
@@ -147,16 +148,26 @@ def test_parameters_and_buffers_that_come_and_go(change: Callable[[nn.Module], N
     assert not torch.allclose(model(x), before)
 
 
-def test_another_function_in_linears_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = sequential(20, 12, 20)
+@pytest.mark.parametrize(
+    ("module", "name"), [(F, "linear"), (F, "relu"), (torch, "sigmoid"), (F, "dropout")]
+)
+def test_another_function_in_place_of_torchs(
+    module: ModuleType, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make() -> nn.Module:
+        return nn.Sequential(*sequential(20, 12, 20), nn.ReLU(), nn.Linear(20, 20), nn.Dropout(0.0))
+
+    model = make()
     twin = copy.deepcopy(model)
     aefast.accelerate(model)
     x = torch.rand(8, 20)
-    linear = F.linear
+    function = getattr(module, name)
     torch.testing.assert_close(model(x), twin(x))
-    monkeypatch.setattr(F, "linear", lambda *arguments: 2 * linear(*arguments))
+    monkeypatch.setattr(
+        module, name, lambda *arguments, **options: 2 * function(*arguments, **options)
+    )
     torch.testing.assert_close(model(x), twin(x))
-    assert "linear is another function" in str(aefast.accelerate(sequential(20, 12, 20)))
+    assert "was replaced" in str(aefast.accelerate(make()))
     monkeypatch.undo()
     torch.testing.assert_close(model(x), twin(x))
 
