@@ -21,7 +21,7 @@ from aefast.ops.shared import checks, dispatch
 # takes 7 us; on a Zen 4 torch takes 11 ns for each number of dropout, and 3.3 ns for any other.
 FEWEST_OF_DROPOUT, FEWEST = 512, 3072
 CPU = torch.device("cpu")
-# Between a generator's state and the one after it no other thread of ours draws the same numbers.
+# Between the default generator's state and the next no other thread of ours draws the same numbers.
 _DRAWING = free_after_fork(threading.Lock())
 TOO_FEW = "so few numbers torch draws as fast"
 
@@ -93,18 +93,12 @@ def drawn(like: Tensor, kind: str, keep_probability: float = 1.0) -> Tensor:
     For dropout these are its factors: 0 or 1 / keep_probability.
     """
     numbers = torch.FloatTensor(like.shape)
-    _draw(torch.default_generator, numbers, kind, keep_probability)
+    with _DRAWING:
+        _draw(torch.default_generator, numbers, kind, keep_probability)
     return numbers
 
 
 def _draw(generator: torch.Generator, numbers: Tensor, kind: str, keep_probability: float) -> None:
-    with _DRAWING:
-        _draw_from_state(generator, numbers, kind, keep_probability)
-
-
-def _draw_from_state(
-    generator: torch.Generator, numbers: Tensor, kind: str, keep_probability: float
-) -> None:
     kernels, state = backend.extension(), generator.get_state()
     pointers = state.data_ptr(), numbers.data_ptr(), numbers.numel()
     if kind == "dropout":
