@@ -1,11 +1,11 @@
-// Products with a binary left operand, a bit an element: sums of the weights that it chooses.
+// Matrix products with a binary left operand, one bit for each element: sums of selected weights.
 //
-// Four bits choose one of the sixteen sums that four weights have, so a lookup and an addition take
-// the place of four multiply-adds: the method of the four Russians (Arlazarov, Dinic, Kronrod,
+// Four bits select one of the sixteen sums of four weights, so that a lookup and an addition
+// replace four multiply-adds: the method of the four Russians (Arlazarov, Dinic, Kronrod,
 // Faradzhev, "On economical construction of the transitive closure of a directed graph", 1970).
-// The sums are float32's own, in short chains, so that the result is at least as accurate as a
-// float32 product's. On a core of 4 GHz that is the work of 690 GFLOP/s with AVX-512 and of 390
-// with AVX2, where multiply-adds make 260 and 130; reading the tables is what bounds it.
+// The sums are float32, in short chains, so that the result is at least as accurate as a float32
+// product. On a core of 4 GHz this replaces 690 GFLOP/s with AVX-512 and 390 with AVX2, where
+// multiply-adds reach 260 and 130. Reading the tables is the bottleneck.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +23,7 @@ namespace aefast::AEFAST_ISA {
 
 enum class Comparison { below, equal };
 
-// Bit i tells how left[i] compares with right[i], for the kPanelColumns columns of a panel.
+// Bit i is the comparison of left[i] with right[i], for the kPanelColumns columns of a panel.
 template <Comparison comparison>
 inline uint32_t bits_where(const float* left, const float* right) {
     uint32_t bits = 0;
@@ -49,8 +49,8 @@ constexpr int kTables = kWordBits / 4;  // a word's
 constexpr int kEntryShift = kFloatLanes == 16 ? 7 : kFloatLanes == 8 ? 6 : 5;
 static_assert(1 << kEntryShift == sizeof(float) * kPanelColumns, "an entry's bytes");
 
-// For every four of 64 rows of a panel the sixteen sums that four bits can choose, a panel wide:
-// 32 KB with AVX-512, 16 KB with AVX2, which stays in the L1 cache.
+// The sixteen sums of every four of 64 rows of a panel, for all columns of the panel: 32 KB with
+// AVX-512, 16 KB with AVX2, which stays in the L1 cache.
 class SumTables {
   public:
     // Sums of rows [k, k + 64) of the panel that begins at `column`; rows past the end are 0.
@@ -70,7 +70,7 @@ class SumTables {
     const float* data() const { return sums_[0][0]; }
 
   private:
-    // A weight that is not chosen counts as 0 times itself: NaN where it is infinite or NaN.
+    // A weight that is not selected counts as 0 times itself: NaN if it is infinite or NaN.
     static void build_table(const float* weights, float* sums) {
         Vector low[4], high[4];
         pair_sums(weights, low);
@@ -95,7 +95,7 @@ inline uint64_t rotate_left(uint64_t value, int count) {
     return value << count | value >> (kWordBits - count);
 }
 
-// sums[r] += what the r-th row's word chooses of a word's tables; or = for the first word.
+// sums[r] += the sums in a word's tables that the r-th row's word selects; or = for the first word.
 template <int rows>
 inline void add_chosen(const float* tables, const uint64_t* words, int64_t row_words, bool first,
                        float* sums) {
@@ -105,7 +105,7 @@ inline void add_chosen(const float* tables, const uint64_t* words, int64_t row_w
 #pragma GCC unroll 8
     for (int r = 0; r < rows; ++r) entries[r] = rotate_left(words[r * row_words], kEntryShift);
     const char* table = reinterpret_cast<const char*>(tables);
-    // A compiler left to itself computes all offsets first and spills them: half the speed.
+    // Otherwise the compiler computes all offsets first and spills them, at half the speed.
 #pragma GCC unroll 1
     for (int t = 0; t < kTables; ++t) {
 #pragma GCC unroll 8

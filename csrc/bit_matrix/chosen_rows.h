@@ -1,9 +1,8 @@
-// Products of a few rows, of which many elements are 0, with a matrix: the sum of the matrix's rows
-// that their elements choose.
+// Products of few rows, with many zeros, and a matrix: the sums of those rows of the matrix whose
+// elements are not 0.
 //
-// A product of ten rows is over before the tables of bit_product.h are built or the panels of
-// gemm.cpp are multiplied by zeros: of 64 units half of which are on, these sums take a third of
-// the time.
+// For ten rows of 64 units, half of which are on, these sums take a third of the time of building
+// the tables of bit_product.h, or of gemm.cpp's product, which multiplies by the zeros.
 #pragma once
 
 #include <algorithm>
@@ -17,11 +16,11 @@
 
 namespace aefast::AEFAST_ISA {
 
-// The sums of a row stay in eight registers while it chooses.
+// The sums of a row stay in eight registers while the selected rows are added.
 constexpr int64_t kChosenPanels = 4, kChosenColumns = kChosenPanels * kPanelColumns;
 
-// Of more rows tables and packed products are quicker: of fewer where the weight is so large that
-// each row's choice reads it from beyond the L2 cache.
+// With more rows, tables and packed products are faster; with a weight that exceeds the L2 cache,
+// and is read again for each row, they are so for fewer rows.
 constexpr int64_t kMostChoosingRows = 128, kMostChoosingFromLarge = 48, kLargeWeight = 1 << 17;
 
 inline int64_t most_choosing_rows(int64_t weight_size) {
@@ -43,7 +42,7 @@ struct ChosenMatrix {
     int64_t columns, row_stride, panel_stride;
 };
 
-// Whether a matrix lies so as it is.
+// Whether a matrix has that layout already.
 inline bool lies_in_panels(const MatrixView& right) {
     return right.row_stride == 1 && right.rows % kPanelColumns == 0;
 }
@@ -52,7 +51,7 @@ inline int64_t panel_floats(const MatrixView& right) {
     return ceil_divide(right.rows, kPanelColumns) * kPanelColumns * right.columns;
 }
 
-// memory holds panel_floats(), or is null where the matrix lies in panels.
+// memory holds panel_floats(); it is null where the matrix has that layout already.
 inline ChosenMatrix chosen_matrix(const MatrixView& right, float* memory, int threads) {
     if (lies_in_panels(right)) return {right.data, right.rows, right.column_stride, kPanelColumns};
     const int64_t panel_stride = right.columns * kPanelColumns;
@@ -63,7 +62,7 @@ inline ChosenMatrix chosen_matrix(const MatrixView& right, float* memory, int th
     return {memory, right.rows, kPanelColumns, panel_stride};
 }
 
-// sums += the rows, each times its element, that a word chooses of its 64 in some panels.
+// sums += the rows that a word selects of its 64, each times its element, in some panels.
 template <int panels, bool is_binary>
 inline void add_rows(uint64_t word, const float* elements, int64_t stride, const float* rows,
                      int64_t row_stride, int64_t panel_stride, float* sums) {
@@ -89,12 +88,12 @@ inline void add_rows(uint64_t word, const float* elements, int64_t stride, const
         for (int v = 0; v < 2; ++v) store(sums + (2 * p + v) * kFloatLanes, total[p][v]);
 }
 
-// Some panels of some rows of the product, from the column where `matrix` begins on.
+// Some panels of some rows of the product, beginning at the first column of `matrix`.
 template <int panels, bool is_binary>
 inline void add_chosen_rows(const ChoosingRows& left, Range rows, const ChosenMatrix& right,
                             const float* matrix, float* sums) {
     const int64_t row_words = left.bits.row_words();
-    // 64 rows of the panels stay in the L1 cache while all of left chooses from them.
+    // 64 rows of the panels stay in the L1 cache while all rows of left select from them.
     for (int64_t word = 0; word < row_words; ++word, matrix += kWordBits * right.row_stride)
         for (int64_t row = rows.begin; row < rows.end; ++row) {
             const float* elements = is_binary ? nullptr
@@ -118,7 +117,7 @@ AddChosenRows add_chosen_rows_of(int64_t width) {
     return kernels[ceil_divide(width, kPanelColumns) - 1];
 }
 
-// So many rows' sums stay in the L1 cache beside what they choose from.
+// The sums of so many rows stay in the L1 cache, together with the rows that are added.
 constexpr int64_t kChoosingRowsAtOnce = 32;
 
 // finish(rows, column, width, sums) for every block of left [M, K] * right [N, K]^T: sums is

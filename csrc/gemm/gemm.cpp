@@ -1,8 +1,8 @@
-// A blocked float32 GEMM. Both operands are first copied into panels, so that any strides will do,
-// and the inner loop then takes two multiply-adds a cycle from a tile of sums held in registers.
+// A blocked float32 GEMM. Both operands are first packed into panels, whatever their strides. The
+// inner loop then makes two multiply-adds per cycle into a tile of sums in registers.
 //
-// How an element of the output is summed over k depends on K alone, so the result is the same bit
-// for bit for any number of threads.
+// The order in which an element is summed over k depends on K alone, so the bits are the same for
+// any number of threads.
 #include "gemm/gemm.h"
 
 #include <cstring>
@@ -18,8 +18,8 @@ namespace {
 // A tile of sums is kTileRows by two vectors. That also keeps loads under the multiply-adds.
 
 // A panel of the right operand stays in the L1 cache while a block of the left, in L2, passes it.
-// Any block from 192 to 512 runs within 3% of the best; the shortest has the smallest error
-// (2.3e-7 against 2.9e-7 at 384), since a block's products are summed apart from the other blocks'.
+// Any block from 192 to 512 is within 3% of the best speed. The shortest has the smallest error
+// (2.3e-7 against 2.9e-7 at 384), since each block has its own sum.
 constexpr int64_t kDepthBlock = 192;
 constexpr int64_t kTilesAtOnce = 8;  // a block of the left operand
 // The packed right operand of a thread: 2 MB, or one block of k where that is more.
@@ -31,10 +31,10 @@ thread_local Scratch right_scratch;
 
 // ------------------------------------------------------------------------------------- packing
 
-// How a tile of the left operand lies when packed: the way it came, so that packing is a plain copy
-// wherever one of its strides is 1. Both strides are constants to the inner loop.
+// The layout of a packed tile of the left operand: that of the source, so that packing is a plain
+// copy if one of its strides is 1. Both strides are constants in the inner loop.
 struct RowsApart {  // k is contiguous
-    // Off a power of two, which would put all rows of a tile into the same few cache sets.
+    // Not a power of two, which would put all rows of a tile into the same few cache sets.
     static constexpr int64_t kRowStride = kDepthBlock + 16;
     static constexpr int64_t kDepthStride = 1;
     static constexpr int64_t kSize = kTileRows * kRowStride;
@@ -61,7 +61,7 @@ void pack_left_tile(const MatrixView& left, Range rows, Range depth, float* pack
                         sizeof(float) * count);
     } else if (Layout::kRowStride == 1 && left.row_stride == 1 &&
                rows.begin + Layout::kDepthStride <= left.rows) {
-        // Whole vectors; what lies past the tile's rows is never read.
+        // Whole vectors: rows past the tile's are never read.
         for (int64_t k = 0; k < count; ++k)
             std::memcpy(packed + k * Layout::kDepthStride, source + k * left.column_stride,
                         sizeof(float) * Layout::kDepthStride);
@@ -122,8 +122,8 @@ void multiply_tile(int64_t depth, const float* left, const float* right,
                   sums[r][v] + load(addend.data + r * addend.row_stride + v * kFloatLanes));
 }
 
-// The kernel of a height up to kTileRows: heights are evened out over the output, so that no thin
-// tile, which could not keep the multipliers busy, is left over at its end.
+// The kernel for a height up to kTileRows. Tiles of the output have about the same height: a thin
+// one at the end could not keep the multipliers busy.
 template <class Layout, int vectors, int... heights>
 MultiplyTile multiply_tile_of(int64_t rows, std::integer_sequence<int, heights...>) {
     static constexpr MultiplyTile kernels[] = {multiply_tile<Layout, vectors, heights + 1>...};
@@ -134,9 +134,9 @@ MultiplyTile multiply_tile_of(int64_t rows) {
     return multiply_tile_of<Layout, vectors>(rows, std::make_integer_sequence<int, kTileRows>());
 }
 
-// A tile of which only the first `width` columns exist: computed whole in a copy. A quarter of k at
-// a time, because such narrow products are where vendor libraries sum in the most parts: in one
-// part the error was up to 1.9 times theirs, in four about the same.
+// A tile of which only the first `width` columns exist, computed in a copy. k is summed in four
+// parts: vendor libraries sum such narrow products in many parts, and with a single one the error
+// was up to 1.9 times theirs, with four about the same.
 template <class Layout>
 void multiply_ragged_tile(int64_t rows, int64_t width, int64_t depth, const float* left,
                           const float* right, TilePointer<const float> addend,
@@ -170,7 +170,7 @@ class BlockProduct {
           depth_blocks_(arguments.left.columns,
                         larger(1, ceil_divide(arguments.left.columns, kDepthBlock))) {}
 
-    // As many blocks of k at a time as the memory for the packed right operand takes.
+    // As many blocks of k at a time as fit into the memory for the packed right operand.
     void run() {
         const int64_t block_floats = kDepthBlock * column_panels_ * kPanelColumns;
         const int64_t blocks_at_once =
@@ -190,7 +190,7 @@ class BlockProduct {
     }
 
   private:
-    // What packed_right_ holds of a panel, from k on.
+    // The part of packed_right_ for a panel, from k on.
     float* packed_panel(int64_t panel, int64_t k) const {
         const int64_t packed = packed_depth_.end - packed_depth_.begin;
         return packed_right_ + (panel * packed + k - packed_depth_.begin) * kPanelColumns;

@@ -1,9 +1,9 @@
 // A team of threads for a call that runs many small parallel_for()s.
 //
-// OpenMP's barrier waits for every thread of a team. Where another program occupies one's core,
-// each barrier waits for the scheduler, some milliseconds: a step of ten products took 20 times
-// as long. Here the threads that run share the tasks, and nothing waits for a thread without a
-// task.
+// OpenMP's barrier waits for every thread of a team. If another program occupies a thread's core,
+// each barrier waits some milliseconds for the scheduler: a step of ten products took 20 times as
+// long. In a crew the threads that run share the tasks, and no one waits for a thread that has
+// none.
 #pragma once
 
 #include <atomic>

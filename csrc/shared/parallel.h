@@ -10,23 +10,24 @@
 
 namespace aefast {
 
-// OpenMP's threads do not survive a fork, and a team started in the child would wait for them
-// for ever: there everything runs on the calling thread.
+// OpenMP's threads do not survive a fork, and a team in the child would wait for them forever. So
+// in a forked child everything runs on the calling thread.
 bool in_forked_child();
 
 // For a process that was forked before this library was loaded.
 void enter_forked_child();
 
-// Ends a call in whose midst Ctrl-C came, or another signal whose handler says so.
+// Thrown to end a call that was interrupted by Ctrl-C, or by a signal whose handler asks for that.
 struct Interrupted {};
 
-// What runs the handlers of signals, on a thread that makes a call: true where the call is to end.
+// Runs the handlers of pending signals, on the thread that makes a call; true if the call shall
+// end.
 void handle_signals_with(bool (*handler)());
 
-// Whether this thread runs a handler, in the midst of a call.
+// Whether this thread is running a signal handler during a call.
 bool in_signal_handler();
 
-// While one lives, this thread's calls handle no signals: what they do is not left half done.
+// While one exists, this thread's calls handle no signals, so that they are not left half done.
 class SignalsWait {
   public:
     SignalsWait();
@@ -35,10 +36,10 @@ class SignalsWait {
     SignalsWait& operator=(const SignalsWait&) = delete;
 };
 
-// Some tasks of a call, which all its threads leave once it is interrupted.
+// The tasks of a call, which all of its threads leave once it is interrupted.
 class Interruption {
   public:
-    // The thread that makes the call looks for signals now and then, and the others at what it saw.
+    // The thread that makes the call checks for signals now and then; the others check its result.
     bool has_come() {
         if (is_callers_thread() && signals_end_call()) has_come_ = true;
         return has_come_.load(std::memory_order_relaxed);
@@ -46,7 +47,7 @@ class Interruption {
 
     void begin_tasks() { ++at_work_; }
 
-    // The others' last tasks may take long: the thread that makes the call waits for them here.
+    // The thread that makes the call waits here for the others' last tasks, which may take long.
     void end_tasks() {
         --at_work_;
         if (is_callers_thread()) wait_for_others();
@@ -68,10 +69,10 @@ class Interruption {
     const std::thread::id caller_ = std::this_thread::get_id();
 };
 
-// Of the task that this thread is at work on.
+// The tasks that this thread is working on.
 extern thread_local Interruption* current_interruption;
 
-// Whether a task that takes long should end; what it leaves undone is never read.
+// Whether a long task should end early. Its unfinished results are never read.
 inline bool interrupted() { return current_interruption->has_come(); }
 
 // Runs body(task) for every task in [0, tasks), on at most `threads` threads. Which thread runs
@@ -106,10 +107,10 @@ void parallel_for(int threads, int64_t tasks, const Body& body) {
     interruption.throw_if_come();
 }
 
-// call(argument) with a crew of so many threads.
+// Calls call(argument) with a crew of so many threads.
 void lead_crew(int threads, void (*call)(const void*), const void* argument);
 
-// Runs call() with a crew of so many threads, which its parallel_for()s share their tasks with.
+// Calls call() with a crew of so many threads, which share the tasks of its parallel_for()s.
 template <class Call>
 void with_crew(int threads, const Call& call) {
     if (threads <= 1 || current_crew || in_forked_child()) return call();
@@ -117,9 +118,9 @@ void with_crew(int threads, const Call& call) {
         threads, [](const void* argument) { (*static_cast<const Call*>(argument))(); }, &call);
 }
 
-// Elements a task of one pass over memory: few enough to share a small batch between threads,
-// enough that each thread reads and writes long stretches. Between tasks of 64 KiB, which two
-// threads took in turn, an out-of-cache block took 22 ms, between tasks of 1 MiB 12.
+// The elements of a task of one pass over memory: few enough to share a small batch between
+// threads, and enough for long stretches of memory. A block larger than the cache took 22 ms in
+// tasks of 64 KiB, which two threads took in turn, and 12 ms in tasks of 1 MiB.
 inline int64_t elements_per_task(int64_t elements, int threads) {
     return std::clamp<int64_t>(elements / (8 * threads), 1 << 14, 1 << 18);
 }

@@ -1,4 +1,4 @@
-// Training steps one after the other: gather a minibatch, take the step, update the parameters.
+// Many training steps in one call: gather a minibatch, compute the step, update the parameters.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -17,7 +17,7 @@ namespace {
 
 thread_local Scratch batch_scratch, gradient_scratch;
 
-// Fewer numbers than this are copied before a second thread has woken.
+// Fewer numbers than this are copied before a second thread would start.
 constexpr int64_t kElementsPerTask = 1 << 15;
 
 void gather_rows(const DataRows& data, const int64_t* indices, int64_t count, float* batch) {
@@ -45,7 +45,7 @@ void gather(const DataRows& data, const int64_t* indices, int64_t count, float* 
     });
 }
 
-// Each parameter's gradient lies in one block.
+// The gradients of all parameters are in one block of memory.
 void place_gradients(const std::vector<int64_t>& sizes, float** gradients) {
     constexpr int64_t kLine = 16;
     int64_t total = 0;
@@ -57,7 +57,7 @@ void place_gradients(const std::vector<int64_t>& sizes, float** gradients) {
     }
 }
 
-// Of an epoch's step, where so many rows of the epoch are left.
+// The number of rows of a step, where so many rows of the epoch are left.
 int64_t minibatch_rows(const FitArguments& a, int64_t step, int64_t left) {
     if (!a.is_even) return std::min(left, a.batch_size);
     const int64_t steps = (a.epoch_rows + a.batch_size - 1) / a.batch_size;
@@ -74,17 +74,17 @@ FitResult take_steps(const Plan& plan, const FitArguments& a) {
     for (int64_t i = 0; i < a.trained; ++i) a.updates[i].gradient = a.gradients[a.updated[i]];
     int64_t steps_taken = 0, step_of_epoch = a.first_step;
     const uint64_t* epoch_seed = a.seeds;
-    // A signal may end the call before its first step has changed anything, however long that step
-    // takes; afterwards it waits, and the call ends soon.
+    // A signal may interrupt the first step, before anything has changed. Later it waits for the
+    // end of a step, after which the call returns.
     std::optional<SignalsWait> for_whole_steps;
-    // An epoch ends where what is left is a multiple of its rows.
+    // An epoch ends where the number of remaining rows is a multiple of an epoch's.
     for (int64_t position = 0; position < a.count;) {
         const int64_t left = (a.count - position - 1) % a.epoch_rows + 1;
         const int64_t size = minibatch_rows(a, step_of_epoch, left);
         if (size < fewest_rows(plan)) break;
         gather(a.data, a.order + position, size, rows, useful_threads(plan, size, a.threads));
         const uint64_t seed = child_seed(*epoch_seed, static_cast<uint64_t>(step_of_epoch));
-        // As float32, which is what the loss of an ordinary step is.
+        // Rounded to float32, like the loss of a step outside this call.
         const float loss =
             static_cast<float>(step(plan, {rows, size, a.data.columns, seed, 0, a.parameters,
                                            a.gradients, a.multiply, a.precision, a.threads}));
@@ -105,7 +105,7 @@ FitResult take_steps(const Plan& plan, const FitArguments& a) {
     return {steps_taken, true};
 }
 
-// The threads meet once a call, and not once a product.
+// The threads start once for the call, and not once for each product.
 template <class Plan>
 FitResult take_steps_together(const Plan& plan, const FitArguments& a) {
     FitResult result;

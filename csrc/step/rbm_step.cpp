@@ -1,8 +1,9 @@
-// A training step of a restricted Boltzmann machine as one call: contrastive divergence with the
-// package's own products and draws.
+// A training step of a restricted Boltzmann machine in one call: Gibbs chains, contrastive
+// divergence and its gradients.
 //
-// States are bits. What few rows choose is added up row by row (chosen_rows.h), what many choose
-// through tables (bit_product.h); many grey or Gaussian rows take gemm.cpp's product.
+// States are bits. A product with them is the sum of the weights of units that are on: row by row
+// for few rows (chosen_rows.h), by tables for many (bit_product.h). Many rows with other numbers
+// take gemm.cpp's product.
 #include "step/rbm_step.h"
 
 #include <algorithm>
@@ -21,13 +22,13 @@
 namespace aefast::AEFAST_ISA {
 namespace {
 
-// To transpose the states of fewer rows takes longer than to multiply with their zeros, too.
+// With fewer rows, transposing their states takes longer than multiplying by their zeros as well.
 constexpr int64_t kFewestTransposed = 32;
 
 thread_local Scratch rbm_scratch;
 
-// Rows of units as a product takes them: the words tell which units are not 0, and the values what
-// they are unless all are 1.
+// The units' states as an operand: the words have a bit for each unit that is not 0. The values are
+// the units' numbers, or null where all of these are 1.
 struct Units {
     int64_t rows, columns;
     uint64_t* words;
@@ -38,15 +39,15 @@ struct Units {
     BinaryView bits() const { return {words, rows, columns}; }
 };
 
-// From the units of one layer to the inputs of the other's.
+// The product that takes the units of one layer to the inputs of the other layer's.
 struct Direction {
     MatrixView right;
     const float* bias;
-    float* memory;        // of chosen, or null
-    ChosenMatrix chosen;  // as few units choose from it
+    float* memory;        // for chosen, or null
+    ChosenMatrix chosen;  // the matrix in the form for few units
 };
 
-// Sets the words, all 0 at first; returns whether all units are 0 or 1.
+// Sets bits of the words, which are 0 before; returns whether all units are 0 or 1.
 bool find_nonzero(const float* values, int64_t stride, const Units& units) {
     constexpr uint32_t kAll = ~uint32_t{0} >> (32 - kPanelColumns);
     alignas(64) static constexpr float kZeros[kPanelColumns] = {};
@@ -93,7 +94,7 @@ class RbmStep {
         const int64_t widest = std::max(plan.visible, plan.hidden);
         for (Units* units : {&data_, &chain_, &hidden_})
             units->words = arena.take<uint64_t>(word_count(*units));
-        // The chains' rows follow the data's, so that few rows of both are one product's.
+        // The chains' rows follow the data's, so that few rows of both share one product.
         const int64_t all_rows = data_.rows + chain_.rows;
         states_ = arena.take<float>((are_short() ? all_rows : chain_.rows) * plan.visible);
         if (plan.has_log_var) scaled_data_ = arena.take<float>(all_rows * plan.visible);
@@ -135,7 +136,7 @@ class RbmStep {
                 batch_.gradients[2][i] = hidden_sums_[0][i] + hidden_sums_[1][i];
         for (size_t i = 0; i < plan_.sizes.size(); ++i)
             loss += zero_unless_infinite(batch_.parameters[i], plan_.sizes[i]);
-        // Persistent chains move on with a step, and one whose loss is not finite is none.
+        // Persistent chains are updated by a step, unless its loss is not finite.
         if (plan_.end && (plan_.end != plan_.start || std::isfinite(static_cast<float>(loss))))
             std::copy_n(drawn_, chain_.rows * plan_.visible, plan_.end);
         return loss;
@@ -204,7 +205,7 @@ class RbmStep {
         if (plan_.start) observe(chain_, plan_.start, plan_.visible, scaled_chain_);
     }
 
-    // Makes visible units of numbers.
+    // Converts numbers to visible units.
     void observe(Units& units, const float* values, int64_t stride, float* scaled) {
         units.values = values;
         units.stride = stride;
@@ -242,7 +243,7 @@ class RbmStep {
         }
     }
 
-    // Bernoulli units' states given those of the other layer; inputs is working memory.
+    // Samples Bernoulli units given those of the other layer; inputs is working memory.
     void half_step(const Units& from, const Direction& direction, float* inputs, const Units& to,
                    uint32_t step) {
         if (from.is_binary && !are_few(from)) {
@@ -274,7 +275,7 @@ class RbmStep {
 
     // ------------------------------------------------------------------- losses and gradients
 
-    // The hidden units' part of a phase: inputs become the loss's gradients by them.
+    // The hidden units' part of a phase's loss. Replaces their inputs by the loss's gradients.
     double measure(float* inputs, int64_t rows, double scale, float* sums) {
         return scale *
                measure_phase({inputs, energies_, sums, partial_sums_, static_cast<float>(scale),
@@ -305,7 +306,7 @@ class RbmStep {
         return plan_.sparsity_weight * penalty;
     }
 
-    // A phase's part of the weight's gradient, and its visible units' means.
+    // A phase's part of the weight's gradient, and the means of its visible units.
     void add_phase(const Units& units, const float* values, int64_t stride, const float* gradient,
                    double* means, bool accumulate) {
         const bool is_short = units.rows < kFewestTransposed;
@@ -332,7 +333,7 @@ class RbmStep {
             transposed_binary_product({transposed, right, output, accumulate, batch_.threads});
     }
 
-    // The weight's gradient of both phases at once.
+    // The weight's gradient of both phases together.
     void multiply_both() {
         const int64_t rows = data_.rows + chain_.rows, columns = plan_.visible;
         if (!plan_.has_log_var)
@@ -343,7 +344,7 @@ class RbmStep {
                          {states, columns, rows, 1, columns}, nullptr, batch_.gradients[0], false);
     }
 
-    // The means of v; and of Gaussian units those of (v - b)^2, behind them.
+    // The means of v; for Gaussian units followed by those of (v - b)^2.
     void find_means(const float* values, int64_t stride, int64_t rows, double* means) {
         const int64_t columns = plan_.visible, blocks = row_blocks(rows);
         const int64_t width = plan_.is_gaussian ? 2 * columns : columns;
@@ -371,7 +372,7 @@ class RbmStep {
         }
     }
 
-    // Bernoulli visible units' part of the loss, of F(v) = -b v - ..., and its gradients.
+    // The part of the loss of Bernoulli visible units, from F(v) = -b v - ..., and its gradients.
     double compare_binary() {
         double loss = 0;
         for (int64_t i = 0; i < plan_.visible; ++i) {
@@ -382,8 +383,9 @@ class RbmStep {
         return loss;
     }
 
-    // Gaussian ones', of F(v) = |(v - b) / s|^2 / 2 - ... The log variance changes the hidden
-    // units' inputs W (v / s^2), too: by it their gradient is that by the weight, times the weight.
+    // The part of Gaussian visible units, from F(v) = |(v - b) / s|^2 / 2 - ... The log variance
+    // also changes the hidden units' inputs W (v / s^2): that part of its gradient is the weight's
+    // gradient times the weight.
     double compare_gaussian() {
         const float* weight = batch_.parameters[0];
         double loss = 0;

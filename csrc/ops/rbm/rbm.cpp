@@ -1,6 +1,6 @@
-// Half a step of Gibbs sampling: from a unit's input to its drawn state in one pass. Where the
-// units that it depends on are binary, their product (bit_product.h) ends in the draw, and states
-// stay bits between half steps; else the products are gemm.cpp's or the vendor's.
+// Half a step of Gibbs sampling: from the units' inputs to their sampled states in one pass. If the
+// other layer's units are binary, the product (bit_product.h) includes the sampling, and states
+// stay bits between half steps. Otherwise products are gemm.cpp's or the vendor's.
 #include "ops/rbm/rbm.h"
 
 #include <algorithm>
@@ -20,7 +20,7 @@ namespace {
 // Elements a task.
 constexpr int64_t kElementsPerTask = 1 << 14;
 
-// Some columns of a row, up to as many as are drawn in one go.
+// Some columns of a row, at most as many as are sampled at a time.
 struct Piece {
     float* values;
     float* means;  // or null
@@ -70,7 +70,7 @@ void draw_piece(const DrawArguments& a, const PhiloxRow& philox, int64_t row, in
 constexpr int64_t kBlock = kVectors * kPanelColumns;
 static_assert(kPanelColumns == kVectorWords);
 
-// Inputs become probabilities, and these and the uniforms of their place a row's bits.
+// Replaces inputs by probabilities, and compares these with uniforms for the row's bits.
 void draw_block(const DrawBitsArguments& a, int64_t row, int64_t rows, int64_t column,
                 const float* sums, const float* bias) {
     alignas(64) uint32_t words[kBlock];
@@ -94,7 +94,7 @@ void draw_block(const DrawBitsArguments& a, int64_t row, int64_t rows, int64_t c
     }
 }
 
-// The states of some columns, as many as are drawn in one go, from the units' inputs.
+// Samples the states of some columns, as many as are drawn at a time, from the units' inputs.
 template <int64_t columns>
 void draw_inputs_piece(const DrawInputsArguments& a, const PhiloxRow& philox, int64_t row,
                        int64_t column) {
@@ -116,8 +116,8 @@ void draw_inputs_piece(const DrawInputsArguments& a, const PhiloxRow& philox, in
                    std::min<int64_t>(kPanelColumns, count - i), row_words);
 }
 
-// Sums of ln(1 + u) for u in [0, 1]: logarithms of products, since a logarithm takes as long as
-// twenty multiplications.
+// Sums ln(1 + u), for u in [0, 1], as logarithms of products: a logarithm takes as long as twenty
+// multiplications.
 class LogarithmSum {
   public:
     static constexpr int64_t kLanes = 8;
@@ -126,7 +126,7 @@ class LogarithmSum {
 
     // Whole lanes of numbers.
     void add(const float* numbers, int64_t count) {
-        // A factor is 2 at most, and float64 ends at 2^1024.
+        // A factor is 2 at most, and float64 overflows at 2^1024.
         factors_ += count / kLanes;
         if (factors_ > 1000) {
             collect();
@@ -154,8 +154,8 @@ class LogarithmSum {
     int64_t factors_ = 0;
 };
 
-// One row of hidden inputs: probabilities times scale in their place, and added to sums. The row's
-// sum of ln(1 + e^input) is that of max(input, 0) and of ln(1 + e^-|input|).
+// One row of hidden inputs: replaces them by probabilities times scale, which are added to sums.
+// Returns the row's sum of ln(1 + e^input), as max(input, 0) + ln(1 + e^-|input|).
 void measure_row(const PhaseArguments& a, int64_t row, double* sums, Sum& positive,
                  LogarithmSum& rest) {
     constexpr int64_t kPiece = 256, kLanes = LogarithmSum::kLanes;

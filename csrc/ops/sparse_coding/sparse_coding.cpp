@@ -1,7 +1,9 @@
-// Soft thresholding, and the lasso by FISTA with working sets: a row's problem is solved on those
-// atoms that may take part, whose part of the Gram matrix lies in the first two levels of cache,
-// and more of them join until the duality gap over all atoms is small enough. On photographs a step
-// takes 30 to 150 times fewer products than one on all atoms, which no matrix product makes up for.
+// Soft thresholding, and the lasso by FISTA with working sets.
+//
+// A row's problem is solved on a working set of atoms, whose part of the Gram matrix fits into the
+// first two levels of cache. Atoms are added until the duality gap over all atoms is small enough.
+// On photographs a step takes 30 to 150 times fewer multiplications than one on all atoms; a fast
+// matrix product does not make up for that.
 #include "ops/sparse_coding/sparse_coding.h"
 
 #include <algorithm>
@@ -82,7 +84,7 @@ inline float largest_magnitude(const float* values, int64_t count) {
     return *std::max_element(lanes, lanes + kLanes);
 }
 
-// Rows of a matrix that a vector's nonzero elements choose.
+// The rows of a matrix at a vector's nonzero elements.
 struct ChosenRows {
     const float* matrix;
     int64_t row_stride;
@@ -91,7 +93,7 @@ struct ChosenRows {
 };
 
 // target = sum over the chosen rows r of values[r] times the row, of so many vectors of columns.
-// Even and odd rows are summed apart: one chain of sums would wait for itself.
+// Even and odd rows have separate sums: in one chain each addition would wait for the last.
 template <int vectors>
 inline void add_rows_tile(const ChosenRows& rows, const float* values, float* target) {
     Vector sums[2][vectors] = {};
@@ -138,7 +140,7 @@ int64_t choose_nonzeros(const float* values, int64_t count, int32_t* chosen) {
     return nonzeros;
 }
 
-// Codes and what goes with them, for some atoms or for all.
+// A code and its product with the Gram matrix, for some atoms or for all.
 struct Point {
     float* code;
     float* product;  // code Gram
@@ -162,8 +164,8 @@ void multiply(const Problem& p, const Point& point) {
     add_rows({p.gram, p.gram_row_stride, p.chosen, count}, point.code, p.atoms, point.product);
 }
 
-// The duality gap of the current code, by the dual point scale (x - z D), written as a sum of terms
-// of which none is negative, so that nothing cancels.
+// The duality gap of the current code, with the dual point scale (x - z D). It is a sum of terms
+// that are not negative, so that nothing cancels.
 double duality_gap(const Problem& p) {
     const float* code = p.current.code;
 #pragma GCC ivdep
@@ -217,12 +219,12 @@ StepSizes measure(int64_t atoms, Point current, Point previous, Point next, floa
 }
 
 constexpr int64_t kStepsPerCheck = 8;
-// A step over as many may take a millisecond.
+// A step over so many atoms may take a millisecond.
 constexpr int64_t kManyAtoms = 2048;
-// A step that changes the code by less than this, relatively, and the gap for the worse, is of
-// float32's roundings.
+// A step that changes the code by less than this, relatively, without a smaller gap, is taken for
+// float32's rounding.
 constexpr float kSmallestChange = 5e-7f;
-// Below this relative move, squared, the curvature along it is not told from roundings.
+// The square of the relative change below which rounding hides the curvature along a step.
 constexpr float kSmallestMeasured = 1e-8f;
 
 // FISTA with backtracking (Beck and Teboulle 2009), its momentum restarted where a step leads
@@ -299,8 +301,8 @@ thread_local Scratch all_scratch, part_scratch, gram_scratch;
 // A working set begins with this many atoms and doubles the nonzero codes' number.
 constexpr int64_t kFewestAtoms = 32, kFewestShare = 8;
 
-// What a working set's gap must fall to. Smaller ones need fewer working sets, which are dear to
-// gather, and come closer to float32's end.
+// The gap, as a share, that a working set is solved to. A smaller share needs fewer working sets,
+// whose gathering is expensive, but more of float32's precision.
 constexpr double kInnerShare = 0.1;
 
 class Row {
@@ -353,7 +355,7 @@ class Row {
         return most;
     }
 
-    // Minimizes over the first `count` atoms of working_, or over all where that saves little.
+    // Minimizes over the first `count` atoms of working_, or over all atoms if that saves little.
     bool minimize_part(int64_t count, double allowed_gap, int64_t* steps_left) {
         const bool is_whole = count > a_.atoms / 2;
         if (is_whole) {

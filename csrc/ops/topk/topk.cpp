@@ -1,9 +1,9 @@
 // Sparse codes over many latents: each row's k largest pre-activations, and the products of such
 // codes with a matrix of latents. No array has as many elements as rows times latents.
 //
-// Rows are cut into blocks and latents into panels. A task multiplies one panel after the other
-// into an array that stays in cache, and keeps of each row what may still be among its k largest:
-// what beats a threshold that only tightens.
+// Rows are divided into blocks and latents into panels. A task multiplies one panel after the other
+// into an array that stays in cache. For each row it keeps the candidates for the k largest: values
+// above a threshold, which rises as larger ones come.
 #include "ops/topk/topk.h"
 
 #include <algorithm>
@@ -26,12 +26,12 @@ namespace {
 constexpr int64_t kMostRowsPerBlock = 256, kFewestRowsPerBlock = 16;
 constexpr int64_t kCandidatesPerBlock = 1 << 19;  // 4 MiB a thread, while k is below 16 thousand
 constexpr int64_t kLatentsPerPanel = 512;
-// Fewer latents in a part would make all of its rows begin again without a threshold.
+// With fewer latents in a part, rows would begin without a threshold too often.
 constexpr int64_t kFewestLatentsPerPart = 4096;
 constexpr int64_t kStretch = 32;  // latents that are compared with the threshold at a time
 
-// A latent's value and number in one: the larger goes first. By value, NaN above all and -0 equal
-// to 0, and of equal values the one with the lower number.
+// A latent's value and number in one integer, whose order is descending by value, then ascending by
+// number. NaN is the largest value, and -0 equals 0.
 struct Candidate {
     uint64_t rank;
 };
@@ -68,8 +68,8 @@ inline bool any_above(const float* values, float threshold) {
     return above != 0;
 }
 
-// A row's candidates: its k largest so far, and what came after these and beat the least of them.
-// Latents come in the order of their numbers, so that one equal to the threshold comes too late.
+// A row's candidates: its k largest so far, and later values above the smallest of these. Latents
+// come in ascending order of their numbers, so that a later one equal to the threshold loses.
 class Selection {
   public:
     static int64_t capacity(int64_t k, int64_t latents) {
@@ -164,7 +164,7 @@ class EncodePart {
             selections_[row].add(panel_ + row * width, latents.begin, width, a_.k, capacity_);
     }
 
-    // The product looks for no signals: it would leave this task's threads in its midst.
+    // The product handles no signals: it must not be interrupted inside this task.
     void multiply(Range latents) {
         const SignalsWait wait;
         MatrixView x = a_.x, weight = a_.weight;
@@ -200,7 +200,7 @@ void write_row(const TopKEncodeArguments& a, int64_t row, const Candidate* candi
     }
 }
 
-// Few rows are shared by threads that take parts of the latents.
+// If there are few rows, threads divide the latents.
 int64_t parts_of_latents(const TopKEncodeArguments& a, int threads, int64_t row_blocks) {
     const int64_t parts = threads == 1 ? 1 : ceil_divide(2 * threads, row_blocks);
     const int64_t most = a.weight.rows / larger(kFewestLatentsPerPart, 2 * a.k);
@@ -224,7 +224,8 @@ ByLatent sorted_by_latent(const SparseCode& code, int64_t latents) {
     const int64_t count = code.rows * code.k;
     ByLatent sorted{std::unique_ptr<int64_t[]>(new int64_t[latents + 2]()),
                     std::unique_ptr<ByLatent::Element[]>(new ByLatent::Element[count])};
-    // Counted two places on: filling then moves each latent's end to where the next one begins.
+    // Counts are stored two places further: filling then moves each latent's end to the next one's
+    // begin.
     int64_t* next = sorted.begin.get() + 1;
     for (int64_t i = 0; i < count; ++i) ++next[code.indices[i] + 1];
     for (int64_t latent = 0; latent < latents; ++latent) next[latent + 1] += next[latent];
