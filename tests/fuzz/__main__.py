@@ -11,7 +11,7 @@ import sys
 import time
 import warnings
 
-from tests.fuzz import calls, files, trainings, wrong
+from tests.fuzz import calls, files, folders, trainings, wrong
 from tests.fuzz.target import Target
 
 MOST_BYTES = 16 << 30  # of address space: what promises more than it holds is not allocated
@@ -25,6 +25,7 @@ def main() -> None:
     targets = [
         Target("calls", calls.calls(), calls.check),
         Target("files", files.files(), files.check),
+        Target("folders", folders.folders(), folders.check),
         Target("trainings", trainings.trainings(), trainings.check),
         Target("wrong calls", wrong.wrong_calls(), wrong.check),
     ]

@@ -87,7 +87,8 @@ class Call:
 class Op:
     """How an op is called, its possible arguments, and which of its outputs are states.
 
-    ``run`` takes tensors by name and options, and returns tensors.
+    ``run`` takes tensors by name and options, and returns tensors. Of a minimum, which the
+    definition may not have reached after its steps, a smaller one is no fault.
     """
 
     run: Callable[..., Any]
@@ -95,6 +96,7 @@ class Op:
     states: tuple[int, ...] = ()
     gradients: bool = True
     slack: float = 1.0
+    is_minimum: bool = False
 
 
 SIZES = st.one_of(st.integers(0, 5), st.sampled_from([7, 8, 16, 17, 31, 33, 64, 65, 130]))
@@ -366,7 +368,9 @@ OPS = {
     "reparameterize": Op(functional.reparameterize, reparameterize_arguments),
     "gaussian_kl": Op(functional.gaussian_kl, rows_of_a_code_arguments),
     "soft_threshold": Op(functional.soft_threshold, soft_threshold_arguments),
-    "sparse_encode": Op(objective, sparse_encode_arguments, gradients=False, slack=100),
+    "sparse_encode": Op(
+        objective, sparse_encode_arguments, gradients=False, slack=100, is_minimum=True
+    ),
     "topk_encode": Op(topk_values, topk_encode_arguments, gradients=False),
     "sparse_decode": Op(decoded, sparse_decode_arguments),
     "sparse_reconstruction_loss": Op(error_of_decoded, sparse_reconstruction_loss_arguments),
@@ -465,7 +469,10 @@ def check(call: Call) -> None:
     for index, results in enumerate(
         zip(actual.tensors, same_dtype.tensors, exact.tensors, strict=True)
     ):
-        check_output(*results, index in states, op.slack, eps)
+        actual_output, same, exact_output = results
+        if op.is_minimum:
+            actual_output = torch.maximum(actual_output, exact_output.to(actual_output.dtype))
+        check_output(actual_output, same, exact_output, index in states, op.slack, eps)
 
 
 def check_errors(actual: Exception | None, expected: Exception | None) -> None:

@@ -1,6 +1,7 @@
 """A few seconds of the fuzzing, always of the same examples, and that it sees a fault."""
 
 import math
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,8 @@ pytest.importorskip("PIL")
 pytest.importorskip("safetensors")
 
 from aefast import backend
-from tests.fuzz import calls, files, trainings, wrong
+from aefast.training.engines import DivergenceError
+from tests.fuzz import calls, files, folders, trainings, wrong
 from tests.fuzz.calls import Call, Op, TensorSpec
 from tests.fuzz.files import Mutated
 from tests.fuzz.target import Target
@@ -37,8 +39,11 @@ def test_a_few_calls_are_the_definitions():
     assert target.faults == set()
 
 
-def test_a_few_mutated_files_are_read_or_refused():
-    target = Target("files", files.files(), files.check)
+@pytest.mark.parametrize(
+    ("module", "strategy"), [(files, files.files()), (folders, folders.folders())]
+)
+def test_a_few_mutated_files_and_folders_are_read_or_refused(module, strategy):
+    target = Target(module.__name__, strategy, module.check)
     target.run(examples=60, seed=1, end=math.inf)
     assert target.tried >= 60
     assert target.faults == set()
@@ -117,6 +122,41 @@ def test_a_traceback_is_seen(monkeypatch):
     monkeypatch.setattr(files.data, "load", load)
     with pytest.raises(KeyError):
         files.check(Mutated("x.npy", 0, ()))
+
+
+@pytest.mark.parametrize("kind", folders.FOLDERS)
+def test_a_folder_as_it_was_written_is_read(kind, monkeypatch):
+    read = []
+    reader = kind.partition(" ")[0]
+    original = folders.READERS[reader]
+    monkeypatch.setitem(folders.READERS, reader, lambda path: read.append(original(path)))
+    folders.check(folders.Changed(kind, next(iter(folders.sample(kind)))))
+    assert read == [None]
+
+
+@pytest.mark.parametrize("has_diverged", [False, True])
+def test_an_error_of_a_training_that_diverged_is_no_fault(monkeypatch, has_diverged):
+    def diverge(*arguments, **options):
+        raise DivergenceError("the loss of step 1 is nan")
+
+    monkeypatch.setattr(trainings.aefast, "fit", diverge)
+    if has_diverged:
+        monkeypatch.setattr(trainings, "looped", lambda *_: (None, [1.0, math.nan]))
+        trainings.check(TRAINING)
+    else:
+        with pytest.raises(AssertionError, match="the loss of step 1 is nan, where the loop's"):
+            trainings.check(TRAINING)
+
+
+@needs_kernels
+@pytest.mark.parametrize(("factor", "is_fault"), [(1 - 1e-3, False), (1 + 1e-3, True)])
+def test_a_smaller_minimum_than_the_definitions_is_no_fault(monkeypatch, factor, is_fault):
+    def run(x):
+        return x.abs() * (1 if backend.select(x.device, x.dtype) == "eager" else factor)
+
+    monkeypatch.setitem(calls.OPS, "op", Op(run, lambda draw: None, is_minimum=True))
+    with pytest.raises(AssertionError, match="off by") if is_fault else nullcontext():
+        calls.check(CALL)
 
 
 @pytest.mark.parametrize("message", ["two\nlines", "\x1b[2J", "a" * 3000])

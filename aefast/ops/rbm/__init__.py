@@ -63,7 +63,9 @@ def gibbs(
         clamp_mask: boolean, of visible's shape or one that broadcasts to it; where it is True a
             visible unit keeps its state: sampling of the others given these, in-painting.
         return_probs: return the probabilities of the last step's draws as well.
-        seed: an int in [0, 2**63); None draws one from ``generator``.
+        seed: an int in [0, 2**63); None draws one from ``generator``. With one seed
+            :func:`contrastive_divergence` draws the same numbers, for its chain is this one: two
+            chains that are to be independent take two seeds.
         generator: a ``torch.Generator``; None takes torch's default one.
         row_offset: the number of the first row, as :func:`corrupt` takes it.
 
@@ -135,7 +137,9 @@ def contrastive_divergence(
             at the data.
         visible_kind: ``"bernoulli"`` or ``"gaussian"``.
         log_var: ln of the variances of Gaussian units, ``[D]``; None for 1.
-        seed: an int in [0, 2**63); None draws one from ``generator``.
+        seed: an int in [0, 2**63); None draws one from ``generator``. With one seed :func:`gibbs`
+            draws the same numbers, for its chain is this one: two chains that are to be independent
+            take two seeds.
         generator: a ``torch.Generator``; None takes torch's default one.
         row_offset: the number of the first chain's row, as :func:`gibbs` takes it.
 
