@@ -25,7 +25,7 @@ def plain(visible: int, hidden: int) -> nn.Module:
 
 
 class Denoising(nn.Module):
-    """Dropout on the input, a sigmoid in the code and at the output."""
+    """A denoising autoencoder: dropout on the input, sigmoids for the code and the output."""
 
     def __init__(self, visible: int, hidden: int) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Denoising(nn.Module):
 
 
 class Variational(nn.Module):
-    """PyTorch's example."""
+    """The variational autoencoder of PyTorch's examples."""
 
     def __init__(self, visible: int, hidden: int, latent: int = 20) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class Variational(nn.Module):
 
 
 def nothing(visible: int, hidden: int) -> nn.Module:
-    """Layers that no kernel serves."""
+    """Layers that no kernel computes."""
     return nn.Sequential(
         nn.Linear(visible, hidden), nn.LayerNorm(hidden), nn.Linear(hidden, visible)
     )
@@ -175,7 +175,7 @@ def test_fit(
 
 
 def check_curve(model: nn.Module, visible: int) -> None:
-    """Some steps of an accelerated copy and of a plain one have the same losses."""
+    """Check that an accelerated copy and a plain one have the same losses over some steps."""
     x = samples(64, visible)
     curves = []
     for is_ours in (True, False):

@@ -41,7 +41,7 @@ def test_case(compare: Callable[[Case], None], name: str, device: str) -> None:
 
 
 def check(case: selftest.Case, device: str) -> None:
-    """The kernel's error is within the self-test's limit."""
+    """Check that the kernel's error is within the self-test's limit."""
     target = selftest.Target(backend.select(torch.device(device), torch.float32), device)
     error = selftest.error(case, target, torch.float32)
     outcome = selftest.Outcome(case, target, torch.float32, error)

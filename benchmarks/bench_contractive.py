@@ -43,7 +43,7 @@ def closed_form(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def with_jacrev(x: Tensor, *parameters: Tensor) -> Tensor:
-    """What needs no thought: every sample's Jacobian by reverse-mode differentiation."""
+    """The simplest way: every sample's Jacobian by reverse-mode differentiation."""
     jacobian = vmap(jacrev(lambda row: encode(row, *parameters)), chunk_size=64)(x)
     return jacobian.square().sum((1, 2))
 

@@ -82,7 +82,7 @@ def test_call_overhead(compare: Callable[[Case], None], device: str) -> None:
 
 
 def check(x: Tensor, kind: str) -> None:
-    """The first and last rows are the definition's, and the whole has its share of noise."""
+    """Check the first and last rows against the definition, and the share of noise in all rows."""
     actual = corrupt(x, kind, LEVEL, seed=7)
     rows = len(x)
     for start in (0, max(0, rows - CHECKED_ROWS)):

@@ -146,7 +146,7 @@ class LayerInputs:
         return *leaves, torch.randn(self.batch, self.outputs, **self.options)
 
     def three_products(self) -> Limit:
-        """The layer's three matrix products alone, into memory that is there already."""
+        """The layer's three matrix products alone, into allocated memory."""
         output = torch.empty(self.batch, self.outputs, **self.options)
         grad_x = torch.empty(self.batch, self.inputs, **self.options)
         grad_weight = torch.empty(self.outputs, self.inputs, **self.options)

@@ -1,4 +1,4 @@
-"""Patched peer libraries against themselves, at their examples' sizes."""
+"""Patched libraries against the unpatched ones, at the sizes of their examples."""
 
 from collections.abc import Callable
 from typing import Any
@@ -115,7 +115,7 @@ def test_pyod(compare: Callable[[Case], None], name: str, device: str) -> None:
 
 
 class Machine:
-    """rbms' own, 784-500, with 512 persistent chains."""
+    """An rbms machine, 784-500, with 512 persistent chains."""
 
     def __init__(self) -> None:
         from rbms.bernoulli_bernoulli.classes import BBRBM
@@ -197,7 +197,7 @@ def test_patch(compare: Callable[[Case], None], name: str, device: str) -> None:
 
 
 def check(ours: Any, theirs: Any, rows: Tensor) -> None:
-    """Equal where it is deterministic; a machine's pseudo-likelihood to 2 nats."""
+    """Check that deterministic results are equal, a machine's pseudo-likelihood to 2 nats."""
     if isinstance(ours, BernoulliRBM):
         scores = [model.score_samples(rows.numpy()).mean() for model in (ours, theirs)]
         assert abs(scores[0] - scores[1]) < 0.02 * rows.shape[1] + 1

@@ -84,7 +84,7 @@ def test_three_products(
 
 
 def check(inputs: tuple[Tensor, ...]) -> None:
-    """Each result's error against float64 is at most twice the vendor's."""
+    """Check that each result's error against float64 is at most twice the vendor's."""
     exact = vendors(*(tensor.double() for tensor in inputs))
     for expected, actual, vendor in zip(exact, ours(*inputs), vendors(*inputs), strict=True):
         assert relative_error(actual, expected) <= 2 * relative_error(vendor, expected) + 2**-23

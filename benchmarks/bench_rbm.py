@@ -43,7 +43,7 @@ class Machine:
         )
 
     def products(self) -> Limit:
-        """The chain's matrix products alone, into memory that is there already."""
+        """The chain's matrix products alone, into allocated memory."""
         hidden = torch.rand(self.batch, self.hidden, device=self.device)
         visible = torch.rand(self.batch, self.visible, device=self.device)
 
@@ -85,7 +85,7 @@ def without_grad(layer: Layer, *inputs: Tensor) -> Tensor:
 
 
 def check(machine: Machine) -> None:
-    """The states are the definition's but for those whose uniform lies next to the probability."""
+    """Check the states against the definition, except for uniforms next to their probability."""
     inputs = machine()
     actual = gibbs(*inputs, seed=3).visible
     with use_backend("eager"):

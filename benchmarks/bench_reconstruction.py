@@ -68,7 +68,7 @@ def eager_deep(x: Tensor, *parameters: Tensor) -> Tensor:
 
 
 def forward(layer: Layer, *inputs: Tensor) -> Tensor:
-    """What evaluation takes: no gradient."""
+    """The loss in evaluation, without gradients."""
     with torch.no_grad():
         return layer(*inputs)
 
@@ -196,7 +196,7 @@ class Autoencoder:
         return tuple(tensors)
 
     def products(self, run: str) -> Limit:
-        """The stack's matrix products alone, into memory that is there already."""
+        """The stack's matrix products alone, into allocated memory."""
         options: dict[str, Any] = {"device": self.device, "dtype": self.dtype}
         values = [torch.empty(self.batch, width, **options) for width in self.widths]
         pairs = list(itertools.pairwise(range(len(self.widths))))

@@ -77,7 +77,7 @@ class Patches:
         return residual.square().sum(1) / 2 + self.penalty * code.abs().sum(1)
 
     def products(self) -> Limit:
-        """The products that come before the steps."""
+        """The matrix products before the steps."""
 
         def multiply(x: Tensor, dictionary: Tensor) -> None:
             torch.mm(x, dictionary.t())
@@ -89,7 +89,7 @@ class Patches:
 
 
 def check(data: Patches, theirs: Tensor) -> None:
-    """No row's objective lies above theirs by more than a millionth."""
+    """Check that no row's objective exceeds the baseline's by more than a millionth."""
     ours = data.objectives(data.encode(*data.inputs))
     assert (ours <= data.objectives(theirs) * (1 + 1e-6)).all()
 
@@ -107,7 +107,7 @@ def test_scikit_learn(
     side: int,
     atoms: int,
 ) -> None:
-    """Its coordinate descent, at its own tolerance."""
+    """Against scikit-learn's coordinate descent, at its own tolerance."""
     from sklearn.decomposition import sparse_encode as scikit_learn_encode
 
     data = Patches(device, side, atoms, dictionary, share)

@@ -65,7 +65,7 @@ def test_sparsity(
 
 
 def check(penalty: Callable[[Tensor], Tensor], code: Tensor) -> None:
-    """The penalty and its gradient are the definition's."""
+    """Check the penalty and its gradient against the definition."""
     actual = penalty(code), *torch.autograd.grad(penalty(code), code)
     with aefast.use_backend("eager"):
         expected = penalty(code), *torch.autograd.grad(penalty(code), code)

@@ -42,7 +42,7 @@ Kind = Callable[..., tuple[Any, nn.Module, Loss]]
 
 
 def steps(shape: Shape) -> int:
-    """How many steps make one timed call."""
+    """The number of steps in one timed call."""
     weights = sum(a * b for a, b in itertools.pairwise(shape.widths))
     products = (PRODUCTS_A_ROW * shape.batch + PRODUCTS_OF_OPTIMIZER) * weights
     return max(FEWEST_STEPS, min(MOST_STEPS, int(PRODUCTS_IN_CALL / products)))
@@ -104,7 +104,7 @@ def stochastic(visible: int, hidden: int) -> tuple[Any, nn.Module, Loss]:
 
 
 def variational(visible: int, hidden: int) -> tuple[Any, nn.Module, Loss]:
-    """With a code of an eighth of the hidden layer."""
+    """A variational autoencoder whose code has an eighth of the hidden layer's units."""
     latent = max(2, hidden // 8)
     encoder = nn.Sequential(nn.Linear(visible, hidden), nn.Tanh(), nn.Linear(hidden, 2 * latent))
     decoder = nn.Sequential(nn.Linear(latent, hidden), nn.Tanh(), nn.Linear(hidden, visible))
@@ -121,7 +121,7 @@ def variational(visible: int, hidden: int) -> tuple[Any, nn.Module, Loss]:
 
 
 def deep(visible: int, hidden: int) -> tuple[Any, nn.Module, Loss]:
-    """With a second layer of half the first one's size."""
+    """A deep autoencoder whose second layer has half the first one's units."""
     sizes = [visible, hidden, hidden // 2]
     layers: list[nn.Module] = []
     for below, above in itertools.pairwise([*sizes, *reversed(sizes[:-1])]):
@@ -198,7 +198,7 @@ def contenders(kind: Kind, shape: Shape) -> tuple[Any, Run, Run | None]:
 
 
 def rows_of(count: int, shape: Shape, kind: Kind) -> Tensor:
-    """An RBM's are black or white."""
+    """Rows for a model; an RBM's are 0 or 1."""
     return samples(count, shape.widths[0], binary=kind is rbm)
 
 
@@ -210,7 +210,7 @@ def restored_generator() -> Iterator[None]:
 
 
 def each_model(shapes: Iterable[Shape]) -> pytest.MarkDecorator:
-    """Every model at every shape that it is made for."""
+    """Every model at each of its shapes."""
     cases = [
         pytest.param(kind, shape, id=f"{shape}-{kind.__name__}")
         for shape in shapes
@@ -292,7 +292,7 @@ CASES = {"fit": fit_case, "step": step_case}
 
 
 def check_fit(model: nn.Module, shape: Shape, kind: Kind) -> None:
-    """Two steps of fit are two of the ordinary loop's, by the definitions."""
+    """Check two steps of fit against two of the ordinary loop with the definitions."""
     data = rows_of(2 * shape.batch, shape, kind)
     results = []
     for name in (None, "eager"):

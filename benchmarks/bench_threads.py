@@ -1,4 +1,4 @@
-"""Whole steps and hot paths on one thread, on all sides: what their other cases take all for."""
+"""Whole steps and hot paths on one thread; their other cases take all threads."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -60,5 +60,5 @@ def test_op(compare: Callable[[Case], None], shape: Shape, op: str, device: str)
 
 
 def on_one_thread(case: Case) -> Case:
-    """The same; compiled, too, it would take minutes."""
+    """The case on one thread, without torch.compile, which would take minutes."""
     return replace(case, name=f"{case.name}, 1 thread", threads=1, compiles=False)

@@ -36,7 +36,7 @@ DECODERS: dict[str, Reconstruct] = {"dense": dense_decoder, "embedding_bag": emb
 
 
 def plain_loss(model: TopKSparseAutoencoder, x: Tensor, decode: Reconstruct) -> Tensor:
-    """The loss in PyTorch's own operators; latents are counted as the module does."""
+    """The loss in PyTorch's own operators, with the module's count of idle latents."""
     dense = F.linear(x - model.decoder_bias, model.encoder_weight, model.encoder_bias)
     values, indices = dense.topk(model.k, sorted=False)
     return F.mse_loss(decode(model, values.relu(), indices), x)
@@ -89,7 +89,7 @@ def our_loss(model: TopKSparseAutoencoder, x: Tensor) -> Tensor:
 
 
 def contenders(size: Size, device: str, decoder: str) -> tuple[Training, Training]:
-    """Of the same start."""
+    """Both contenders, with the same initial parameters."""
     model = size.model(device)
     decode = DECODERS[decoder]
     theirs = Training(copy.deepcopy(model), lambda model, x: plain_loss(model, x, decode))
@@ -97,7 +97,7 @@ def contenders(size: Size, device: str, decoder: str) -> tuple[Training, Trainin
 
 
 def check_steps(decoder: str, device: str) -> None:
-    """Three steps of a small model: the losses and the parameters are theirs."""
+    """Check the losses and parameters of three steps of a small model against PyTorch's."""
     ours, theirs = contenders(SMALL, device, decoder)
     for _ in range(3):
         x = SMALL.rows_of_data(device)

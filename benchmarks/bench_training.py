@@ -61,7 +61,7 @@ class Run:
 
 
 class Script:
-    """The same as PyTorch's tutorials write it."""
+    """The same training as PyTorch's tutorials write it."""
 
     def __init__(self, data: Tensor, hidden: int, batch_size: int, device: str) -> None:
         visible = data.shape[1]
@@ -120,7 +120,7 @@ def test_training(
 
 
 def check(data: Tensor, hidden: int, device: str) -> None:
-    """An epoch of one batch leaves the parameters where the script does."""
+    """Check that an epoch of one batch gives the script's parameters."""
     run = Run(data, hidden, len(data), device)
     script = Script(data, hidden, len(data), device)
     script.model.load_state_dict(run.model.state_dict())

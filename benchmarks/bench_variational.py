@@ -93,7 +93,7 @@ def make_inputs(rows: int, columns: int, device: str, run: str) -> tuple[Tensor,
 
 
 def check(function: str, run: str, mean: Tensor, log_var: Tensor) -> None:
-    """The first and last rows are the definition's, gradients included."""
+    """Check the first and last rows, and their gradients, against the definition."""
     actual = as_tuple(RUNS[run](with_seed(function), mean, log_var))
     for start in (0, max(0, len(mean) - CHECKED_ROWS)):
         block = slice(start, start + CHECKED_ROWS)

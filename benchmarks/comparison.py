@@ -30,7 +30,7 @@ def render(old: Result, new: Result) -> str:
 
 
 def case_rows(old: Record, new: Record) -> list[list[str]]:
-    """A row a baseline that ran both times."""
+    """A row for each baseline that ran both times."""
     rows = []
     for name, baseline in new["baselines"].items():
         earlier = old["baselines"].get(name, {})
@@ -56,7 +56,7 @@ def quotient(old: Spread, new: Spread) -> Spread:
 
 
 def verdict(change: Spread) -> str:
-    """Empty where the two runs' quartiles overlap."""
+    """The verdict on a change; empty if the two runs' quartiles overlap."""
     lower, _, upper = change
     return "slower" if upper < 1 else "faster" if lower > 1 else ""
 

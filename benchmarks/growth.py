@@ -74,7 +74,7 @@ def map_log(values: list[Any]) -> list[float]:
 
 
 def curves(result: Result) -> Iterator[Curve]:
-    """All that a result has enough points for."""
+    """The curves for which a result has enough points."""
     points = [point for case in result["cases"] if (point := point_of(case, result)) is not None]
     for variable, fewest in FEWEST_POINTS.items():
         groups = defaultdict(list)
@@ -137,7 +137,7 @@ HEADING = ["case", "against", "aefast", "eager", "bend"]
 
 
 def rows(result: Result) -> list[list[str]]:
-    """A row a curve, for a table."""
+    """The table's rows, one for each curve."""
     return [
         [
             line.case,

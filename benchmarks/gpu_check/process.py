@@ -1,4 +1,4 @@
-"""A process with a time limit, which ends with whoever started it."""
+"""Runs a process with a time limit, which is killed if its parent ends."""
 
 import ctypes
 import os
@@ -59,7 +59,7 @@ def end_with_parent() -> None:
 
 
 def ending(code: int) -> str:
-    """An exit code in words."""
+    """Describe an exit code in words."""
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"
     return {0: PASSED, FAULT: "CUDA fault"}.get(code, f"exit code {code}")

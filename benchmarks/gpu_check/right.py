@@ -26,7 +26,7 @@ TIES = 1e-4
 
 
 def sizes(rows: int, inputs: int, units: int, codes: int) -> dict[int, int]:
-    """Which size of the self-test becomes which."""
+    """The sizes that replace the self-test's."""
     named = ((ROWS, rows), (INPUTS, inputs), (UNITS, units), (CODES, codes))
     return {size: new for group, new in named for size in group}
 
@@ -58,7 +58,7 @@ def work(op: str, record: Record) -> None:
 
 
 def hard(case: Case) -> Iterator[tuple[str, Case]]:
-    """The case with other inputs."""
+    """The variants of a case with harder inputs."""
     absolute = tuple(tensor.abs() for tensor in case.inputs)
     yield f"{case.name}, positive", replace(case, inputs=absolute)
     yield f"{case.name}, strided", replace(case, function=on_every_other(case.function))

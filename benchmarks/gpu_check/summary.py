@@ -1,4 +1,4 @@
-"""A check's results in forty lines, also of a check that was cut short."""
+"""Sums up a check's results in forty lines, also if the check was killed."""
 
 from collections.abc import Iterator
 
@@ -78,7 +78,7 @@ def failures(lines: list[Line]) -> Iterator[str]:
 
 
 def failed(lines: list[Line]) -> Iterator[str]:
-    """What a process did not live to say comes first."""
+    """The failures; crashed processes come first."""
     for line in lines:
         if line.get("ending", PASSED) not in (PASSED, NOT_RUN):
             yield f"FAILED {line['stage']} {line['piece']}: {line['ending']}"
@@ -88,7 +88,7 @@ def failed(lines: list[Line]) -> Iterator[str]:
 
 
 def not_run(lines: list[Line]) -> Iterator[str]:
-    """A line a stage whose time was over."""
+    """A line for each stage whose time was over."""
     left: dict[str, list[str]] = {}
     for line in lines:
         if line.get("ending") == NOT_RUN:
