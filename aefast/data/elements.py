@@ -24,8 +24,11 @@ def check_elements(data: object, argument: str) -> None:
     # A mask first: the object dtype of an array with one says nothing.
     if isinstance(data, np.ma.MaskedArray) and np.ma.is_masked(data):
         raise ValueError(f"{argument} has {np.ma.count_masked(data)} masked numbers; it takes none")
-    if isinstance(data, np.ndarray) and data.dtype == object:
-        _check_objects(data.flat, argument)
+    if isinstance(data, np.ndarray):
+        if data.dtype.kind in "buif":
+            return
+        if data.dtype == object:
+            _check_objects(data.flat, argument)
     for place, dtype in _dtypes(data, argument):
         if dtype.lower().startswith(TIMES):
             raise TypeError(f"{place} has dtype {cut(dtype)}; it takes numbers")

@@ -46,6 +46,12 @@ SOME_OPTIONS = [
 ONE_LAYER_OR_TWO = [pytest.param((9, 7), marks=pytest.mark.slow), (9, 7, 6)]
 
 
+@pytest.fixture(autouse=True)
+def gram_at_any_size(monkeypatch):
+    """Small cases take the way of large ones: test_sizes.py and others take their own."""
+    monkeypatch.setattr(rows, "LEAST_SAVED", -(2**62))
+
+
 @pytest.fixture
 def small_panels(monkeypatch):
     """Panels of 16 samples, so that small batches have several."""
@@ -684,6 +690,14 @@ def test_the_way_of_the_fewest_products():
     assert route(100, 512, 10) == (True, False)
     assert route(784, 512, probes=4) == (True, True)
     assert route(20, 512, 256, probes=4) == (True, False)
+
+
+def test_few_products_take_no_gram_matrix(monkeypatch):
+    monkeypatch.undo()
+    layers = layers_of(encoder("cpu", (64, 32, 16), batch=1))
+    assert not rows.gram_pays(layers, 0, samples=32)
+    assert rows.gram_pays(layers, 0, samples=128)
+    assert not rows.gram_pays(layers, 4, samples=128)
 
 
 def test_memory_stays_far_below_the_jacobians():

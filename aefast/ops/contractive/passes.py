@@ -106,7 +106,8 @@ def forward(
             rows_pass = RowsPass(all_norms.forward(slopes, noisy_slopes), None)
         return rows_pass, all_norms.is_right(rows_pass.norms)
 
-    choice = RouteChoice(rows.route_of(layers, settings.probes))
+    may_take_gram = rows.gram_pays(layers, settings.probes, len(x))
+    choice = RouteChoice(rows.route_of(layers, settings.probes, may_take_gram))
     rows_pass, is_right = along(choice.route)
     if is_right is not True:
         definition = rows.route_of(layers, settings.probes, may_take_gram=False, may_push=False)
@@ -169,7 +170,7 @@ def _norm_gradients(
     layers, encodings, lengths, *_ = saved_pass
     grad = grad_penalty / max(settings.probes, 1)
     if saved_pass.norm_gradients is not None and len(grad) > 0 and bool((grad == grad[0]).all()):
-        norm_gradients = saved_pass.norm_gradients.times(grad[0])
+        norm_gradients = saved_pass.norm_gradients.times(2 * grad[0])
         if norm_gradients.is_finite():
             return norm_gradients
     slopes, noisy_slopes = _slopes(primitives, encodings, layers)
@@ -180,7 +181,7 @@ def _norm_gradients(
 
     def along(route: rows.Route) -> rows.NormGradients:
         norms = _norms(primitives, encodings[0].inputs[0], layers, settings, route)
-        return norms.with_gradients(slopes, noisy_slopes, grad)[1]
+        return norms.with_gradients(slopes, noisy_slopes, grad)[1].times(2)
 
     choice = saved_pass.choice
     assert choice is not None

@@ -18,6 +18,7 @@ Other orders than the definition's also leave float32's range elsewhere: G does 
 This goes over panels of samples that stay in cache; backward makes the rows of a panel anew.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -30,6 +31,10 @@ from aefast.ops.contractive.settings import EncoderLayer
 # The columns of a symmetric matrix that are taken at a time, each set up to its diagonal.
 NARROWEST = 128
 MOST_PARTS = 4
+
+# The multiplications that G must save: making it, summing its diagonal apart and comparing the
+# norms with the rows takes 100 us, whatever the sizes (a Zen 4, one thread).
+LEAST_SAVED = 2**22
 
 MOST_CANCELLED = 2048
 
@@ -74,6 +79,13 @@ def route_of(
     return Route(True, stages, may_take_gram and hidden < 2 * visible)
 
 
+def gram_pays(layers: Sequence[EncoderLayer], probes: int, samples: int) -> bool:
+    """Whether a Gram matrix saves more than its checks take."""
+    hidden, visible = layers[0].weight.shape
+    rows = probes or layers[-1].weight.shape[0]
+    return samples * rows * hidden * (2 * visible - hidden) >= LEAST_SAVED
+
+
 class NormGradients(NamedTuple):
     """By the slopes at x and at x with noise, and by the weights."""
 
@@ -82,10 +94,11 @@ class NormGradients(NamedTuple):
     weights: list[Tensor | None]
 
     def times(self, factor: float | Tensor) -> "NormGradients":
+        scaled = iter(torch._foreach_mul(self._tensors(), factor))  # one call of torch
         return NormGradients(
-            [slope * factor for slope in self.slopes],
-            None if self.noisy_slopes is None else [slope * factor for slope in self.noisy_slopes],
-            [None if weight is None else weight * factor for weight in self.weights],
+            [next(scaled) for _ in self.slopes],
+            None if self.noisy_slopes is None else [next(scaled) for _ in self.noisy_slopes],
+            [None if weight is None else next(scaled) for weight in self.weights],
         )
 
     def where(self, condition: Tensor, other: "NormGradients") -> "NormGradients":
@@ -105,8 +118,11 @@ class NormGradients(NamedTuple):
 
     def is_finite(self) -> bool:
         """Whether all are, and their sums: reading them takes less than asking each number."""
+        return all(math.isfinite(tensor.sum().item()) for tensor in self._tensors())
+
+    def _tensors(self) -> list[Tensor]:
         tensors = [*self.slopes, *(self.noisy_slopes or []), *self.weights]
-        return all(bool(t.sum().isfinite()) for t in tensors if t is not None)
+        return [tensor for tensor in tensors if tensor is not None]
 
 
 class Norms:
@@ -150,7 +166,7 @@ class Norms:
         size = self.gram.matrix.norm()
         total = norms.sum(1)
         right = self.squared_rows.sum(1) * size <= MOST_CANCELLED * total
-        return (right & total.isfinite() & (size >= LEAST_NORMAL)).all()
+        return (right & (total < math.inf) & (size >= LEAST_NORMAL)).all()
 
     def forward(self, slopes: list[Tensor], noisy_slopes: list[Tensor] | None) -> Tensor:
         """[B, R]."""
@@ -171,7 +187,7 @@ class Norms:
     def with_gradients(
         self, slopes: list[Tensor], noisy_slopes: list[Tensor] | None, grad: Tensor | None = None
     ) -> tuple[Tensor, "NormGradients"]:
-        """The norms times ``grad`` [B], None for 1, and the gradients of all that summed up.
+        """The norms times ``grad`` [B], None for 1, and half the gradients of all that summed up.
 
         Made along with the norms the gradients take two products less than made alone.
         """
@@ -203,9 +219,8 @@ class Norms:
                 )
             self._rows_backward(stage_rows, grad_rows, slopes, samples, grad_slopes)
             norms[samples] = panel_norms.reshape(-1, self.rows)
-        return norms, NormGradients(
-            grad_slopes, grad_noisy_slopes, self._weights_gradients()
-        ).times(2)
+        gradients = NormGradients(grad_slopes, grad_noisy_slopes, self._weights_gradients())
+        return norms, gradients
 
     def _panels(self, batch: int) -> Iterator[slice]:
         widest = max(max(weight.shape) for weight in self.weights)
@@ -360,7 +375,7 @@ class Gram:
         self.triangle: list[Operand] = []
         self.full_operand: Operand = None
         self.totals: list[Tensor | None] = [None] * len(self.blocks)
-        self.total_diagonal = weight.new_zeros(hidden, 1)
+        self.total_diagonal = weight.new_zeros(hidden)
 
     def lengths(self, rows: Tensor) -> Tensor:
         """sum (rows G) * rows over each row; [M]."""
@@ -388,7 +403,7 @@ class Gram:
             self.totals[index] = self.primitives.add_product(
                 rows[:, : block_rows.stop], weighted[:, block_rows], self.totals[index]
             )
-        self.total_diagonal += (rows * weighted).sum(0)[:, None]
+        self.total_diagonal += (rows * weighted).sum(0)
         return self.primitives.multiply(weighted, self.full_operand)
 
     def weight_gradient(self) -> Tensor:
@@ -401,7 +416,7 @@ class Gram:
             symmetric[block_rows, : block_rows.stop] = total.t()
         symmetric.diagonal().zero_()
         gradient = self.primitives.multiply(symmetric, self.primitives.operand(self.weight.t()))
-        return gradient.addcmul_(self.total_diagonal, self.weight)
+        return gradient.addcmul_(self.total_diagonal[:, None], self.weight)
 
 
 def _flat(rows: Tensor) -> Tensor:
