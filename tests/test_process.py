@@ -81,7 +81,8 @@ def test_children_train_that_were_forked_while_another_thread_fits():
         x = torch.rand(1024, 512)
 
         def train(model):
-            aefast.fit(model, x, torch.optim.Adam(model.parameters()), epochs=2, seed=0)
+            optimizer = torch.optim.Adam(model.parameters())
+            aefast.fit(model, x, optimizer, epochs=2, batch_size=1024, seed=0)
             return model.loss(x)
 
         model = aefast.nn.Autoencoder(512, 64)
