@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import aefast
-from aefast import backend
+from aefast import backend, functional
 from aefast.acceleration.draws import drawn
 from aefast.functional import sparse_encode
 from tests.test_backend import run
@@ -210,6 +210,38 @@ def test_a_long_draw_hears_signals():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_C, "mersenne_normal", draw)
         drawn(torch.empty(2**28), "randn")
+    assert heard.index("end") > 1  # one of them may have waited for the end
+
+
+WIDE = 5 * 10**7
+
+
+@pytest.mark.parametrize(
+    ("kernel", "call"),
+    [
+        ("kl_sparsity", lambda code: functional.kl_sparsity(code, 0.3)),
+        (
+            "activation_backward",
+            lambda code: functional.linear_act(
+                code[:, :4].t(), code.detach()[:, : WIDE // 2].t(), None, "gelu"
+            ).sum(),
+        ),
+    ],
+)
+def test_a_call_of_one_wide_row_hears_signals(kernel, call):
+    """A handler runs in the midst of a row, and not only after it."""
+    heard = []
+    run = getattr(_C, kernel)
+
+    def hearing(*arguments, **options):
+        with alarms(lambda: heard.append("signal"), 0.01):
+            result = run(*arguments, **options)
+            heard.append("end")
+        return result
+
+    with pytest.MonkeyPatch.context() as patch, backend.use_backend("cpp"):
+        patch.setattr(_C, kernel, hearing)
+        call(torch.full((1, WIDE), 0.25, requires_grad=True)).backward()
     assert heard.index("end") > 1  # one of them may have waited for the end
 
 

@@ -19,6 +19,9 @@ constexpr int64_t kElementsPerTask = 32768;
 // float32 copies of a stretch this long stay in the first-level cache.
 constexpr int64_t kStretch = 1024;
 
+// Elements of a row between two looks for signals.
+constexpr int64_t kBetweenLooks = 1 << 16;
+
 template <class Element>
 void activate_as(const ActivateArguments& a) {
     const int64_t tasks = (a.count + kElementsPerTask - 1) / kElementsPerTask;
@@ -70,11 +73,13 @@ void activation_backward_as(const ActivationBackwardArguments& a) {
     const int threads = a.rows * a.columns <= kElementsPerTask ? 1 : a.threads;
     parallel_for(threads, blocks, [&](int64_t block) {
         double* sums = a.grad_bias ? a.partial_sums + block * a.columns : nullptr;
-        if (sums) std::fill_n(sums, a.columns, 0.0);
-        const int64_t last = std::min((block + 1) * kRowsPerPartialSum, a.rows);
-        for (int64_t row = block * kRowsPerPartialSum; row < last; ++row) {
+        const int64_t first = block * kRowsPerPartialSum;
+        const int64_t last = std::min(first + kRowsPerPartialSum, a.rows);
+        for (int64_t row = first; row < last; ++row) {
             for (int64_t column = 0; column < a.columns; column += kStretch) {
+                if (column > 0 && column % kBetweenLooks == 0 && interrupted()) return;
                 const int64_t count = std::min(kStretch, a.columns - column);
+                if (sums && row == first) std::fill_n(sums + column, count, 0.0);
                 backward_stretch<Element>(a, row, column, count, sums);
             }
         }

@@ -15,6 +15,27 @@ namespace {
 // Fewer elements are summed sooner by one thread than a second one wakes up.
 constexpr int64_t kFewElements = 1 << 14;
 
+// Elements of a row between two looks for signals.
+constexpr int64_t kBetweenLooks = 1 << 16;
+
+// Calls body(begin, end) for a row's stretches, until signals end the task.
+template <class Body>
+void for_each_stretch(int64_t columns, const Body& body) {
+    for (int64_t begin = 0; begin < columns; begin += kBetweenLooks) {
+        if (begin > 0 && interrupted()) return;
+        body(begin, std::min(begin + kBetweenLooks, columns));
+    }
+}
+
+// The same outside of a task, one after the other on this thread.
+template <class Body>
+void in_stretches(int64_t columns, const Body& body) {
+    parallel_for(1, (columns + kBetweenLooks - 1) / kBetweenLooks, [&](int64_t stretch) {
+        const int64_t begin = stretch * kBetweenLooks;
+        body(begin, std::min(begin + kBetweenLooks, columns));
+    });
+}
+
 // Column sums, in blocks of rows that are added in their order; the first block holds the result.
 template <class Element>
 void column_sums(const SparsityArguments& a) {
@@ -22,17 +43,23 @@ void column_sums(const SparsityArguments& a) {
     const int threads = a.rows * a.columns <= kFewElements ? 1 : a.threads;
     parallel_for(threads, blocks, [&](int64_t block) {
         double* __restrict sums = a.partial_sums + block * a.columns;
-        std::fill_n(sums, a.columns, 0.0);
+        for_each_stretch(a.columns, [&](int64_t begin, int64_t end) {
+            std::fill(sums + begin, sums + end, 0.0);
+        });
         const int64_t last = std::min((block + 1) * kRowsPerPartialSum, a.rows);
         for (int64_t row = block * kRowsPerPartialSum; row < last; ++row) {
             const auto* values = static_cast<const Element*>(a.values) + row * a.row_stride;
-            for (int64_t i = 0; i < a.columns; ++i) sums[i] += to_float(values[i]);
+            for_each_stretch(a.columns, [&](int64_t begin, int64_t end) {
+                for (int64_t i = begin; i < end; ++i) sums[i] += to_float(values[i]);
+            });
         }
     });
-    for (int64_t block = 1; block < blocks; ++block) {
-        const double* sums = a.partial_sums + block * a.columns;
-        for (int64_t i = 0; i < a.columns; ++i) a.partial_sums[i] += sums[i];
-    }
+    in_stretches(a.columns, [&](int64_t begin, int64_t end) {
+        for (int64_t block = 1; block < blocks; ++block) {
+            const double* sums = a.partial_sums + block * a.columns;
+            for (int64_t i = begin; i < end; ++i) a.partial_sums[i] += sums[i];
+        }
+    });
 }
 
 // The sum of all magnitudes in each block of rows.
@@ -44,7 +71,10 @@ void magnitudes(const SparsityArguments& a) {
         const int64_t last = std::min((block + 1) * kRowsPerPartialSum, a.rows);
         for (int64_t row = block * kRowsPerPartialSum; row < last; ++row) {
             const auto* values = static_cast<const Element*>(a.values) + row * a.row_stride;
-            sum.add(a.columns, [&](int64_t i) { return std::fabs(to_float(values[i])); });
+            for_each_stretch(a.columns, [&](int64_t begin, int64_t end) {
+                const Element* stretch = values + begin;
+                sum.add(end - begin, [&](int64_t i) { return std::fabs(to_float(stretch[i])); });
+            });
         }
         a.partial_sums[block] = sum.total();
     });
@@ -74,9 +104,13 @@ void scaled_sign_as(const ScaledSignArguments& a) {
     const int64_t rows_per_task = std::max<int64_t>(1, size / a.columns);
     parallel_for(a.threads, (a.rows + rows_per_task - 1) / rows_per_task, [&](int64_t task) {
         const int64_t last = std::min((task + 1) * rows_per_task, a.rows);
-        for (int64_t row = task * rows_per_task; row < last; ++row)
-            scaled_sign_row(static_cast<const Element*>(a.values) + row * a.row_stride, a.columns,
-                            a.factor, static_cast<Element*>(a.output) + row * a.columns);
+        for (int64_t row = task * rows_per_task; row < last; ++row) {
+            const auto* values = static_cast<const Element*>(a.values) + row * a.row_stride;
+            auto* output = static_cast<Element*>(a.output) + row * a.columns;
+            for_each_stretch(a.columns, [&](int64_t begin, int64_t end) {
+                scaled_sign_row(values + begin, end - begin, a.factor, output + begin);
+            });
+        }
     });
 }
 
@@ -87,12 +121,14 @@ double kl_sparsity(const SparsityArguments& a, double target, float* slope) {
     const double rows = static_cast<double>(a.rows), other = 1 - target;
     double penalty = 0;
     bool is_activity = true;
-    for (int64_t i = 0; i < a.columns; ++i) {
-        const double activity = a.partial_sums[i] / rows, mean = bounded(activity);
-        if (mean != activity) is_activity &= !(activity < 0 || activity > 1);
-        penalty += target * std::log(target / mean) + other * std::log(other / (1 - mean));
-        slope[i] = static_cast<float>((other / (1 - mean) - target / mean) / rows);
-    }
+    in_stretches(a.columns, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+            const double activity = a.partial_sums[i] / rows, mean = bounded(activity);
+            if (mean != activity) is_activity &= !(activity < 0 || activity > 1);
+            penalty += target * std::log(target / mean) + other * std::log(other / (1 - mean));
+            slope[i] = static_cast<float>((other / (1 - mean) - target / mean) / rows);
+        }
+    });
     return is_activity ? penalty : -std::numeric_limits<double>::infinity();
 }
 
