@@ -212,6 +212,13 @@ def test_a_shape_that_no_array_has_is_refused(shape, message, tmp_path):
         load(f"{tmp_path}/x.npy")
 
 
+@pytest.mark.parametrize("dtype", ["|,1", "", "i9999999999999999999", "(,", "<f4, <f4", "8"])
+def test_a_dtype_that_no_array_of_numbers_has_is_refused(dtype, tmp_path):
+    (tmp_path / "x.npy").write_bytes(header("(2, 3)", dtype) + bytes(6))
+    with pytest.raises(DataError, match=r"x\.npy: (no \.npy header: |its numbers are )"):
+        load(f"{tmp_path}/x.npy")
+
+
 def test_a_header_that_python_2_wrote_is_read_without_a_warning(tmp_path):
     (tmp_path / "x.npy").write_bytes(header("(1L, 2L)") + b"\2\3")
     with warnings.catch_warnings(action="error"):
