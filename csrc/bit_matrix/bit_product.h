@@ -127,6 +127,9 @@ inline void add_chosen(const float* tables, const uint64_t* words, int64_t row_w
         }
 }
 
+// The words of each row between two looks for signals: for 512 rows they take some 5 ms.
+constexpr int64_t kWordsBetweenLooks = 1024;
+
 // sums = the products of some rows of left with one panel of right, that from `column` on; zeros in
 // the rows that fill them up to a multiple of kPanelColumns.
 inline void binary_product_block(const BinaryView& left, const MatrixView& right, Range rows,
@@ -134,6 +137,7 @@ inline void binary_product_block(const BinaryView& left, const MatrixView& right
     SumTables tables;
     const int64_t row_words = left.row_words(), count = rows.end - rows.begin;
     for (int64_t word = 0; word < row_words; ++word) {
+        if (word > 0 && word % kWordsBetweenLooks == 0 && interrupted()) break;
         tables.build(right, column, word * kWordBits);
         const uint64_t* words = left.words + rows.begin * row_words + word;
         int64_t row = 0;

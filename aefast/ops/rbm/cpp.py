@@ -65,7 +65,7 @@ class _Primitives(ChainPrimitives):
         energy = _C.measure_phase(
             shared.as_matrix(values), sums.data_ptr(), scale, torch.get_num_threads()
         )
-        return torch.scalar_tensor(energy, dtype=torch.float32, device="cpu"), values, sums
+        return torch.scalar_tensor(energy, dtype=torch.float64, device="cpu").float(), values, sums
 
     def add_product(self, probabilities: Tensor, states: States, total: Tensor | None) -> Tensor:
         return shared.add_transposed_product(probabilities, states, total)

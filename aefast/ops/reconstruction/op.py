@@ -200,7 +200,7 @@ def _run(
     total = total / _count(x, reduction)
     if isinstance(total, Tensor):
         return total.to(dtype), gradients
-    return torch.scalar_tensor(total, dtype=dtype, device=x.device), gradients
+    return torch.scalar_tensor(total, dtype=torch.float64, device=x.device).to(dtype), gradients
 
 
 def _count(x: Tensor, reduction: str) -> int:
