@@ -226,6 +226,12 @@ WIDE = 5 * 10**7
                 code[:, :4].t(), code.detach()[:, : WIDE // 2].t(), None, "gelu"
             ).sum(),
         ),
+        (
+            "draw_bits",
+            lambda code: functional.contrastive_divergence(
+                code.detach()[:, : WIDE // 4].ceil(), code[:, : WIDE // 4], None, None, seed=0
+            )[0],
+        ),
     ],
 )
 def test_a_call_of_one_wide_row_hears_signals(kernel, call):
