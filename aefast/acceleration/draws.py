@@ -22,7 +22,7 @@ from aefast.ops.shared import checks, dispatch
 FEWEST_OF_DROPOUT, FEWEST = 512, 3072
 CPU = torch.device("cpu")
 # Between the default generator's state and the next no other thread of ours draws the same numbers.
-_DRAWING = free_after_fork(threading.Lock())
+_DRAWING = free_after_fork(threading.RLock())
 TOO_FEW = "so few numbers torch draws as fast"
 
 

@@ -126,3 +126,37 @@ thread.join()
 def test_a_child_that_is_forked_in_the_midst_of_a_draw_draws() -> None:
     ended = run(FORKS, dict(os.environ))
     assert ended.returncode == 0, ended.stderr
+
+
+DRAWS_IN_A_HANDLER = """
+import os, signal, torch
+from aefast import backend
+from aefast.acceleration import draws
+
+signal.alarm(20)
+x, kernels, numbers = torch.ones(8, 8), backend.extension(), []
+kernel = kernels.mersenne_uniform
+
+def draw(*arguments):
+    kernels.mersenne_uniform = kernel
+    signal.raise_signal(signal.SIGUSR1)
+    kernel(*arguments)
+
+def handle(*_):
+    numbers.append(draws.drawn(x, "rand"))
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+
+signal.signal(signal.SIGUSR1, handle)
+kernels.mersenne_uniform = draw
+draws.drawn(x, "rand")
+assert len(numbers) == 1
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_signals_handler_draws_and_forks_in_the_midst_of_a_draw() -> None:
+    ended = run(DRAWS_IN_A_HANDLER, dict(os.environ))
+    assert ended.returncode == 0, ended.stderr
