@@ -27,5 +27,4 @@ class Tally:
         else:
             self.fallen += 1
             self.fallen_ms += elapsed
-
             self.reasons.add(reason)

@@ -11,8 +11,10 @@ TIMES = ("date", "time", "duration", "period")
 
 
 def check_elements(data: object, argument: str) -> None:
-    """Check that what is read of an array, a list of rows or a table is what stands there: NumPy
-    reads masked elements, times as counts since 1970, and complex numbers without a part.
+    """Check that the elements of an array, a list of rows or a table are real numbers.
+
+    NumPy would read the numbers under a mask, times as counts since 1970, and complex numbers
+    without their imaginary parts.
 
     Raises:
         TypeError: elements are times.
@@ -56,8 +58,7 @@ def _check_objects(elements: Iterable[object], place: str) -> None:
 
 
 def _dtypes(data: object, argument: str) -> Iterator[tuple[str, str]]:
-    """The dtypes of an array, or of a table's columns, as they call
-    themselves, and where they are."""
+    """The dtypes of an array, or of a table's columns, by name, each after its place."""
     if hasattr(data, "dtype"):
         yield argument, str(data.dtype).removeprefix("torch.")
     elif hasattr(data, "dtypes") and hasattr(data, "columns"):  # of pandas or polars

@@ -40,6 +40,13 @@ def _rows_on_scale_of(data: Rows, held_out: Rows) -> Rows:
                 f"validation holds {wrong:g}, and data is uint8, divided by {data.scale:g}; it "
                 "takes uint8, or numbers in [0, 1]"
             )
+    elif _are_bits(data):
+        wrong = _outside(held_out)
+        if wrong is not None:
+            raise ValueError(
+                f"validation holds {wrong:g}, and data's {data.rows.dtype} numbers are 0 and 1; it "
+                "takes numbers in [0, 1]"
+            )
     elif _is_divided(held_out):
         wrong = _outside(data)
         if wrong is not None:
@@ -53,7 +60,7 @@ def _rows_on_scale_of(data: Rows, held_out: Rows) -> Rows:
 def _bytes_on_scale_of(data: Dataset, held_out: Dataset) -> Dataset:
     """Divided by the data's scale: a few rows of images may hold 0 and 1 alone."""
     held_out = held_out.on_scale(data.scale)
-    if data.scale == 1 and data.high <= 1 < held_out.high:
+    if _are_bits(data) and held_out.high > 1:
         raise ValueError(
             f"validation holds {held_out.high:g}, and data's uint8 numbers are 0 and 1, which are "
             "not divided by 255; it takes 0 and 1"
@@ -67,6 +74,12 @@ def _is_uint8(rows: Rows) -> TypeGuard[Dataset]:
 
 def _is_divided(rows: Rows) -> TypeGuard[Dataset]:
     return _is_uint8(rows) and rows.scale != 1
+
+
+def _are_bits(rows: Rows) -> TypeGuard[Dataset]:
+    if not isinstance(rows, Dataset) or rows.rows.dtype not in (np.bool_, np.uint8):
+        return False
+    return rows.scale == 1 and rows.high <= 1
 
 
 def _outside(rows: Rows) -> float | None:

@@ -828,6 +828,19 @@ NORMAL = torch.randn(10, 6, generator=torch.manual_seed(0)) + torch.tensor([3.0,
         ),
         *(
             (
+                bits,
+                kind(GREY),
+                f"validation holds 236, and data's {name} numbers are 0 and 1; it takes numbers in "
+                "[0, 1]",
+            )
+            for kind in (Tensor.float, Tensor.long)
+            for name, bits in (
+                ("uint8", torch.eye(10, 6).byte()),
+                ("bool", torch.eye(10, 6).bool()),
+            )
+        ),
+        *(
+            (
                 GREY,
                 kind(GREY),
                 "validation holds 236, and data is uint8, divided by 255; it takes uint8, or "

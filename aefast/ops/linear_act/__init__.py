@@ -17,8 +17,8 @@ def linear_act(
 
     Float32 products obey ``torch.set_float32_matmul_precision`` and, of ``torch.backends``, the
     newer ``fp32_precision`` switches; sums are always float32. The activation's gradient is taken
-    from the output where that tells it, and from the pre-activation for gelu and silu: before the
-    backward pass nothing may change an output in place but the identity's and theirs.
+    from the pre-activation for gelu and silu, and from the output for all others but the identity.
+    So the outputs of these others must not change in place before the backward pass.
 
     Args:
         x: ``[..., D]``; float32, bfloat16, float16 or float64.
