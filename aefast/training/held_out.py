@@ -34,26 +34,23 @@ def _rows_on_scale_of(data: Rows, held_out: Rows) -> Rows:
     if _is_uint8(data) and _is_uint8(held_out):
         return _bytes_on_scale_of(data, held_out)
     if _is_divided(data):
-        wrong = _outside(held_out)
-        if wrong is not None:
-            raise ValueError(
-                f"validation holds {wrong:g}, and data is uint8, divided by {data.scale:g}; it "
-                "takes uint8, or numbers in [0, 1]"
-            )
+        mismatch = (
+            f"validation holds {{:g}}, and data is uint8, divided by {data.scale:g}; it takes "
+            "uint8, or numbers in [0, 1]"
+        )
+        _check_near_unit(held_out, mismatch)
     elif _are_bits(data):
-        wrong = _outside(held_out)
-        if wrong is not None:
-            raise ValueError(
-                f"validation holds {wrong:g}, and data's {data.rows.dtype} numbers are 0 and 1; it "
-                "takes numbers in [0, 1]"
-            )
+        mismatch = (
+            f"validation holds {{:g}}, and data's {data.rows.dtype} numbers are 0 and 1; it takes "
+            "numbers in [0, 1]"
+        )
+        _check_near_unit(held_out, mismatch)
     elif _is_divided(held_out):
-        wrong = _outside(data)
-        if wrong is not None:
-            raise ValueError(
-                f"validation is uint8, divided by {held_out.scale:g}, and data holds {wrong:g}; "
-                "it takes numbers on the data's scale in the data's dtype"
-            )
+        mismatch = (
+            f"validation is uint8, divided by {held_out.scale:g}, and data holds {{:g}}; it takes "
+            "numbers on the data's scale in the data's dtype"
+        )
+        _check_near_unit(data, mismatch)
     return held_out
 
 
@@ -82,12 +79,15 @@ def _are_bits(rows: Rows) -> TypeGuard[Dataset]:
     return rows.scale == 1 and rows.high <= 1
 
 
-def _outside(rows: Rows) -> float | None:
-    """A number that is far outside [0, 1], where divided uint8 are."""
+def _check_near_unit(rows: Rows, mismatch: str) -> None:
+    """Check that no number is far outside [0, 1], where divided uint8 are; ``mismatch`` is the
+    error's text, with a place for the number."""
     if isinstance(rows, TensorRows):
-        low, high = (bound.item() for bound in rows.rows.aminmax())
+        bounds = [bound.item() for bound in rows.rows.aminmax()]
     elif np.isfinite(rows.high):
-        low, high = rows.low, rows.high
+        bounds = [rows.low, rows.high]
     else:  # of float32 in memory, whose bounds only the losses look at
-        low, high = float(rows.rows.min()), float(rows.rows.max())
-    return next((number for number in (low, high) if abs(number - 0.5) > 0.5 + MARGIN), None)
+        bounds = [float(rows.rows.min()), float(rows.rows.max())]
+    for number in bounds:
+        if abs(number - 0.5) > 0.5 + MARGIN:
+            raise ValueError(mismatch.format(number))
