@@ -75,6 +75,14 @@ extern thread_local Interruption* current_interruption;
 // Whether a long task should end early. Its unfinished results are never read.
 inline bool interrupted() { return current_interruption->has_come(); }
 
+// Elements of a row between two looks for signals.
+constexpr int64_t kElementsBetweenLooks = 1 << 16;
+
+// The same, asked at every so many elements of a row; false in between.
+inline bool interrupted_at(int64_t element) {
+    return element > 0 && element % kElementsBetweenLooks == 0 && interrupted();
+}
+
 // Runs body(task) for every task in [0, tasks), on at most `threads` threads. Which thread runs
 // which task must not matter to the result. Signals are handled between tasks, and in those that
 // ask whether they are interrupted(); then it throws.

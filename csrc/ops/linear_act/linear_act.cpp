@@ -19,9 +19,6 @@ constexpr int64_t kElementsPerTask = 32768;
 // float32 copies of a stretch this long stay in the first-level cache.
 constexpr int64_t kStretch = 1024;
 
-// Elements of a row between two looks for signals.
-constexpr int64_t kBetweenLooks = 1 << 16;
-
 template <class Element>
 void activate_as(const ActivateArguments& a) {
     const int64_t tasks = (a.count + kElementsPerTask - 1) / kElementsPerTask;
@@ -77,7 +74,7 @@ void activation_backward_as(const ActivationBackwardArguments& a) {
         const int64_t last = std::min(first + kRowsPerPartialSum, a.rows);
         for (int64_t row = first; row < last; ++row) {
             for (int64_t column = 0; column < a.columns; column += kStretch) {
-                if (column > 0 && column % kBetweenLooks == 0 && interrupted()) return;
+                if (interrupted_at(column)) return;
                 const int64_t count = std::min(kStretch, a.columns - column);
                 if (sums && row == first) std::fill_n(sums + column, count, 0.0);
                 backward_stretch<Element>(a, row, column, count, sums);

@@ -15,25 +15,23 @@ namespace {
 // Fewer elements are summed sooner by one thread than a second one wakes up.
 constexpr int64_t kFewElements = 1 << 14;
 
-// Elements of a row between two looks for signals.
-constexpr int64_t kBetweenLooks = 1 << 16;
-
 // Calls body(begin, end) for a row's stretches, until signals end the task.
 template <class Body>
 void for_each_stretch(int64_t columns, const Body& body) {
-    for (int64_t begin = 0; begin < columns; begin += kBetweenLooks) {
-        if (begin > 0 && interrupted()) return;
-        body(begin, std::min(begin + kBetweenLooks, columns));
+    for (int64_t begin = 0; begin < columns; begin += kElementsBetweenLooks) {
+        if (interrupted_at(begin)) return;
+        body(begin, std::min(begin + kElementsBetweenLooks, columns));
     }
 }
 
 // The same outside of a task, one after the other on this thread.
 template <class Body>
 void in_stretches(int64_t columns, const Body& body) {
-    parallel_for(1, (columns + kBetweenLooks - 1) / kBetweenLooks, [&](int64_t stretch) {
-        const int64_t begin = stretch * kBetweenLooks;
-        body(begin, std::min(begin + kBetweenLooks, columns));
-    });
+    parallel_for(1, (columns + kElementsBetweenLooks - 1) / kElementsBetweenLooks,
+                 [&](int64_t stretch) {
+                     const int64_t begin = stretch * kElementsBetweenLooks;
+                     body(begin, std::min(begin + kElementsBetweenLooks, columns));
+                 });
 }
 
 // Column sums, in blocks of rows that are added in their order; the first block holds the result.

@@ -17,9 +17,6 @@ namespace {
 // float32 copies of this many elements stay in the first-level cache.
 constexpr int64_t kPiece = 1024;
 
-// Elements of a row between two looks for signals.
-constexpr int64_t kBetweenLooks = 1 << 16;
-
 // Loops over a piece go on to a whole number of the widest vectors: the compiler contracts products
 // and sums in the elements that are left over in other places than in the vectors, so that a row's
 // bits would depend on where in a piece it lies.
@@ -152,7 +149,7 @@ void for_each_piece(const Arguments& a, int64_t first, int64_t last, const Body&
     for (int64_t row = first; row < last; row += rows_at_once) {
         const int64_t rows = std::min(rows_at_once, last - row);
         for (int64_t column = 0; column < a.columns; column += kPiece) {
-            if (column > 0 && column % kBetweenLooks == 0 && interrupted()) return;
+            if (interrupted_at(column)) return;
             const int64_t columns = std::min(kPiece, a.columns - column);
             load_piece<Element>(a.mean, row, rows, column, columns, mean);
             load_piece<Element>(a.log_var, row, rows, column, columns, log_var);
