@@ -21,7 +21,7 @@ from aefast.ops.shared.autograd import (
     versions_of,
 )
 from aefast.ops.shared.precision import LARGEST, in_float32
-from aefast.ops.shared.product_routes import outpaces_vendor
+from aefast.ops.shared.product_routes import LEAST_RATIO_OF_STEP, outpaces_vendor
 from aefast.step import eager
 from aefast.step.plan import Plan
 from aefast.torch_private import scale_finite
@@ -67,7 +67,7 @@ def refusal(plan: Plan, parameters: Sequence[Tensor], x: Tensor) -> str | None:
 def _outpaces_torch(plan: Plan, rows: int) -> bool:
     if rows * plan.largest_product <= MOST_PRODUCTS:
         return True
-    return outpaces_vendor(plan.largest_product)
+    return outpaces_vendor(plan.largest_product, LEAST_RATIO_OF_STEP)
 
 
 def step_loss(
