@@ -6,10 +6,13 @@ import torch
 pytest.importorskip("sae_lens", reason="sae-lens is not here: aefast[sae]")
 
 import sae_lens
-from sae_lens.config import SAETrainerConfig
+from datasets import Dataset
+from sae_lens.config import LanguageModelSAERunnerConfig, LoggingConfig, SAETrainerConfig
+from sae_lens.llm_sae_training_runner import LanguageModelSAETrainingRunner
 from sae_lens.saes.sae import TrainStepInput
 from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
 from sae_lens.training.sae_trainer import SAETrainer
+from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from aefast.saelens import FastTopKTrainingSAE, FastTopKTrainingSAEConfig
 
@@ -107,3 +110,49 @@ def test_their_trainer_trains_it_and_what_it_saves_loads_as_topk(tmp_path):
     again = sae_lens.TrainingSAE.load_from_disk(tmp_path / "training")
     assert type(again) is FastTopKTrainingSAE
     assert torch.equal(again(x), sae(x))
+
+
+def transformer():
+    """A language model that nothing has to be downloaded for."""
+    shape = HookedTransformerConfig(
+        n_layers=1, d_model=16, n_ctx=8, d_head=8, d_vocab=50, act_fn="relu", seed=0, device="cpu"
+    )
+    return HookedTransformer(shape)
+
+
+def test_their_language_model_runner_trains_it_as_their_own(tmp_path):
+    tokens = torch.randint(50, (400, 8), generator=torch.Generator().manual_seed(0))
+    saved = []
+    for config in (TopKTrainingSAEConfig, FastTopKTrainingSAEConfig):
+        settings = LanguageModelSAERunnerConfig(
+            sae=config(d_in=16, d_sae=64, k=4),
+            hook_name="blocks.0.hook_mlp_out",
+            dataset_path="of this test",
+            context_size=8,
+            prepend_bos=False,
+            sequence_separator_token=None,
+            store_batch_size_prompts=8,
+            n_batches_in_buffer=16,
+            training_tokens=64 * 50,
+            train_batch_size_tokens=64,
+            lr=1e-2,
+            dead_feature_window=10,
+            n_checkpoints=1,
+            checkpoint_path=str(tmp_path / "checkpoints" / config.__name__),
+            output_path=str(tmp_path / config.__name__),
+            logger=LoggingConfig(log_to_wandb=False),
+        )
+        torch.manual_seed(0)
+        runner = LanguageModelSAETrainingRunner(
+            settings, Dataset.from_dict({"tokens": tokens.tolist()}), transformer()
+        )
+        start = runner.sae.W_dec.detach().clone()
+        runner.run()
+        assert not torch.equal(runner.sae.W_dec, start)
+        saved.append(sae_lens.SAE.load_from_disk(settings.output_path))
+    (stopped,) = (tmp_path / "checkpoints" / "FastTopKTrainingSAEConfig").glob("*/*")
+    assert type(sae_lens.TrainingSAE.load_from_disk(stopped)) is FastTopKTrainingSAE
+    expected, actual = saved
+    assert actual.cfg.architecture() == "topk"
+    for name, parameter in expected.named_parameters():
+        torch.testing.assert_close(actual.get_parameter(name), parameter, rtol=1e-3, atol=1e-3)
