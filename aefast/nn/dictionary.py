@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from aefast.functional import linear_act, sparse_decode, topk_encode
 from aefast.nn.autoencoder import check_draw
+from aefast.nn.candidates import serves
 from aefast.nn.dictionary_parts import DictionaryDecoder, DictionaryEncoder
 from aefast.nn.linear import Device
 from aefast.nn.reparametrized import renew_weights
@@ -17,7 +18,7 @@ from aefast.nn.settings import HasSettings, integer, number, setting
 from aefast.nn.sharded import Shardable
 from aefast.ops.shared import checks, dispatch
 from aefast.ops.sparse_reconstruction_loss.op import loss_and_residual
-from aefast.ops.topk.op import SparseCode
+from aefast.ops.topk.op import SparseCode, as_rows
 from aefast.random import most_precise
 
 Code = SparseCode | Tensor
@@ -238,6 +239,19 @@ class SparseDictionary(HasSettings, Shardable):
             return F.mse_loss(output, target), code, (output - target).detach()
         loss, residual = loss_and_residual(*code, self.decoder_weight, self.decoder_bias, target)
         return loss, code, residual
+
+    def _serves_candidates(self, x: Tensor, cls: type["SparseDictionary"]) -> bool:
+        """Whether a loss may be of the active latents alone: of a model that encodes and decodes as
+        ``cls`` does."""
+        has_own = type(self).encode is not cls.encode or type(self).decode is not cls.decode
+        is_replaced = "encode" in self.__dict__ or "decode" in self.__dict__
+        return not (has_own or is_replaced) and serves(self, x)
+
+    def _error(self, code: SparseCode, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean squared error of what codes ``[B, m]`` reconstruct, and the residual."""
+        decoder = self.decoder_weight, self.decoder_bias
+        error, residual = loss_and_residual(*code, *decoder, as_rows(target))
+        return error, residual.view(target.shape)
 
     @property
     def dead(self) -> Tensor:

@@ -6,10 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aefast.functional import linear_act
+from aefast.functional import linear_act, sparse_reconstruction_loss
+from aefast.nn.candidates import candidates
 from aefast.nn.dictionary import ENCODER_START, Code, DictionaryOptions, SparseDictionary
 from aefast.nn.reparametrized import renew_weights
 from aefast.nn.settings import number
+from aefast.ops.topk.op import as_rows
 
 
 class GatedSparseAutoencoder(SparseDictionary):
@@ -94,6 +96,31 @@ class GatedSparseAutoencoder(SparseDictionary):
         return torch.where(gate <= 0, 0, magnitude), gate
 
     def _objective(self, x: Tensor, target: Tensor) -> tuple[Tensor, Code, Tensor]:
+        return self._sparse_objective(x, target) or self._dense_objective(x, target)
+
+    def _sparse_objective(self, x: Tensor, target: Tensor) -> tuple[Tensor, Code, Tensor] | None:
+        """The same of the latents alone whose gate is open; None where that does not serve."""
+        if not self._serves_candidates(x, GatedSparseAutoencoder):
+            return None
+        renew_weights(self)
+        rows = as_rows(self._centered(x))
+        with torch.no_grad():
+            gates = linear_act(rows, self.encoder_weight, self.encoder_bias)
+        chosen = candidates(rows, self.encoder_weight, ~(gates <= 0))
+        if chosen is None:
+            return None
+        gate = chosen.product + chosen.of_latents(self.encoder_bias)
+        scale = chosen.of_latents(self.magnitude_scale).exp()
+        magnitude = (chosen.product * scale + chosen.of_latents(self.magnitude_bias)).relu()
+        code = chosen.code(torch.where(gate <= 0, 0, magnitude))
+        opened = chosen.code(gate.relu())
+        error, residual = self._error(code, target)
+        weight, bias = self.decoder_weight.detach(), self.decoder_bias.detach()
+        by_gates = sparse_reconstruction_loss(*opened, weight, bias, as_rows(target))
+        penalty = self.sparsity_weight * opened.values.sum(-1).mean()
+        return error + penalty + by_gates, code, residual
+
+    def _dense_objective(self, x: Tensor, target: Tensor) -> tuple[Tensor, Code, Tensor]:
         code, gate = self._encode(x)
         output = self.decode(code)
         opened = gate.relu()

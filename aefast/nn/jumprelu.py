@@ -6,12 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aefast.functional import jumprelu_encode
+from aefast.functional import jumprelu_encode, linear_act
+from aefast.nn.candidates import candidates
 from aefast.nn.dictionary import ENCODER_START, Code, DictionaryOptions, SparseDictionary
 from aefast.nn.reparametrized import renew_weights
 from aefast.nn.settings import choice, number, positive
-from aefast.ops.jumprelu.op import ESTIMATORS, JumpReLUCode
+from aefast.ops.jumprelu.op import ESTIMATORS, JumpReLUCode, jumprelu
 from aefast.ops.shared import dispatch
+from aefast.ops.topk.op import as_rows
 
 
 class JumpReLUSparseAutoencoder(SparseDictionary):
@@ -104,6 +106,35 @@ class JumpReLUSparseAutoencoder(SparseDictionary):
     def _objective(self, x: Tensor, target: Tensor) -> tuple[Tensor, Code, Tensor]:
         if self.training:
             self._raise_thresholds()
+        return self._sparse_objective(x, target) or self._dense_objective(x, target)
+
+    def _sparse_objective(self, x: Tensor, target: Tensor) -> tuple[Tensor, Code, Tensor] | None:
+        """The same of the latents alone that are active, or whose threshold has a gradient; None
+        where that does not serve. The slope of tanh has no bounds."""
+        if self.estimator != "rectangle" or not self._serves_candidates(
+            x, JumpReLUSparseAutoencoder
+        ):
+            return None
+        renew_weights(self)
+        rows, threshold = as_rows(self._centered(x)), self.threshold.clamp(min=0)
+        with torch.no_grad():
+            preactivation = linear_act(rows, self.encoder_weight, self.encoder_bias)
+            is_candidate = ~(preactivation <= threshold - self.bandwidth / 2)
+        chosen = candidates(rows, self.encoder_weight, is_candidate)
+        if chosen is None:
+            return None
+        values, active = jumprelu(
+            chosen.product + chosen.of_latents(self.encoder_bias),
+            chosen.of_latents(threshold),
+            self.bandwidth,
+            self.estimator,
+        )
+        code = chosen.code(values)
+        error, residual = self._error(code, target)
+        count = chosen.code(active).values.sum(-1).mean()
+        return error + self.sparsity_weight * count, code, residual
+
+    def _dense_objective(self, x: Tensor, target: Tensor) -> tuple[Tensor, Code, Tensor]:
         values, active = self._encode(x)
         output = self.decode(values)
         # In float32: a half precision does not count so far.

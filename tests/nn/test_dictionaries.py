@@ -15,9 +15,11 @@ from aefast.nn import (
     JumpReLUSparseAutoencoder,
     MatryoshkaSparseAutoencoder,
     TopKSparseAutoencoder,
+    candidates,
 )
 from aefast.nn.dictionary import geometric_median
 from aefast.ops.shared import product_routes
+from aefast.ops.topk.op import SparseCode
 from tests.backends import not_interpreted
 
 D, L, K = 6, 40, 3
@@ -94,6 +96,62 @@ def test_code_loss_and_gradients_are_the_equations(name, device):
     for a, b in zip(actual, expected_gradients, strict=True):
         torch.testing.assert_close(a, b)
     assert torch.equal(model.idle > 0, ~(code > 0).any(0))
+
+
+def gradients(model, loss):
+    return torch.autograd.grad(loss, list(model.parameters()))
+
+
+@not_interpreted
+@pytest.mark.parametrize("name", ["jumprelu", "gated"])
+@pytest.mark.parametrize("outputs", [None, 4])
+def test_a_loss_of_the_few_candidates_is_that_of_all_latents(name, outputs, device, monkeypatch):
+    torch.manual_seed(0)
+    model = trained(name, device, outputs=outputs, aux_k=2, dead_after=0)
+    x = torch.randn(3, 10, D, device=device)
+    target = None if outputs is None else torch.randn(3, 10, outputs, device=device)
+    model.idle[:4] = 50
+    start = copy.deepcopy(model.state_dict())
+    losses = {}
+    for share in (0, 1):
+        monkeypatch.setattr(candidates, "MOST_CANDIDATES", share)
+        model.load_state_dict(start)
+        loss = model.loss(x, target=target)
+        losses[share] = loss, *gradients(model, loss), model.idle.clone()
+    for dense, sparse in zip(*losses.values(), strict=True):
+        torch.testing.assert_close(sparse, dense)
+    objective = model._objective(x, x if target is None else target)
+    is_kernel = x.device.type == "cpu" and aefast.backend.select(x.device, x.dtype) != "eager"
+    assert isinstance(objective[1], SparseCode) == is_kernel
+    x.requires_grad_()
+    for share in (0, 1):
+        monkeypatch.setattr(candidates, "MOST_CANDIDATES", share)
+        loss = model.loss(x, target=target)
+        (first,) = torch.autograd.grad(loss, x, create_graph=True)
+        losses[share] = first, *torch.autograd.grad(first.square().sum(), x)
+    for dense, sparse in zip(*losses.values(), strict=True):
+        torch.testing.assert_close(sparse, dense)
+
+
+@pytest.mark.parametrize("name", ["jumprelu", "gated"])
+def test_candidates_are_not_asked_where_a_code_is_another(name, monkeypatch):
+    monkeypatch.setattr(candidates, "MOST_CANDIDATES", 1)
+    model, x = trained(name), torch.randn(9, D)
+    assert isinstance(model._objective(x, x)[1], SparseCode)
+    x[0, 0] = torch.nan
+    assert model.loss(x).isnan()
+    for changed in (
+        {"encode": lambda self, x: 2 * type(self).__base__.encode(self, x)},
+        {"decode": lambda self, code: 2 * type(self).__base__.decode(self, code)},
+    ):
+        other = trained(name)
+        other.__class__ = type("Changed", (type(other),), changed)
+        assert isinstance(other._objective(x, x)[1], torch.Tensor)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert isinstance(model._objective(x, x)[1], torch.Tensor)
+    if name == "jumprelu":
+        model.estimator = "tanh"
+        assert isinstance(model._objective(x, x)[1], torch.Tensor)
 
 
 @pytest.mark.parametrize("name", MODELS)
