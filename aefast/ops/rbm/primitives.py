@@ -13,9 +13,11 @@ from torch import Tensor
 
 from aefast.ops.rbm.settings import ChainSettings
 
-# A backend's own kinds: float tensors, or bit matrices; a right operand packed for its product.
+# A backend's own kinds: float tensors, or bit matrices; a right operand packed for its product;
+# probabilities in the kind that its add_product takes.
 States = Any
 Operand = Any
+Probabilities = Any
 
 
 class ChainPrimitives:
@@ -73,7 +75,7 @@ class ChainPrimitives:
 
     def statistics(
         self, states: States, weight: Operand, bias: Tensor | None, scale: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Probabilities, Tensor]:
         """Of the hidden units' inputs a = c + W v: the sum of softplus(a) over rows and units,
         sigmoid(a) times scale [B, H], and the sum of that over the rows [H]."""
         inputs = self.linear(states, weight, bias)
@@ -81,7 +83,9 @@ class ChainPrimitives:
         probabilities = inputs.sigmoid_().mul_(scale)
         return energy, probabilities, probabilities.sum(0)
 
-    def add_product(self, probabilities: Tensor, states: States, total: Tensor | None) -> Tensor:
+    def add_product(
+        self, probabilities: Probabilities, states: States, total: Tensor | None
+    ) -> Tensor:
         """total + probabilities [B, H].T @ states [B, D], in total's memory; None for none yet."""
         if total is None:
             return probabilities.t() @ states

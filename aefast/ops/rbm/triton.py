@@ -10,7 +10,6 @@ Gaussian and clamped units take the products of shared/triton_gemm.py and a kern
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -18,13 +17,14 @@ from torch import Tensor
 
 from aefast.ops.rbm.primitives import ChainPrimitives, Operand, States
 from aefast.ops.rbm.settings import ChainSettings, Machine
-from aefast.ops.shared import triton_gemm
+from aefast.ops.shared import triton_gemm, triton_terms
 from aefast.ops.shared.precision import product_level
 from aefast.ops.shared.triton import Variant, cdiv, device_of, seed_arguments
 from aefast.ops.shared.triton_gemm import Tile
+from aefast.ops.shared.triton_terms import Terms
 
 UNITS = 256  # groups of four adjacent columns that a program samples
-SPLIT_ELEMENTS = 1024  # elements that a program splits
+STATISTICS_ROWS, STATISTICS_COLUMNS, STATISTICS_STEPS = 16, 128, 8
 
 TERMS = {"highest": 3, "high": 2, "medium": 1}
 
@@ -37,11 +37,17 @@ def _draw_variant(gaussian: bool) -> Variant:
 
 
 @cache
-def _split_variant(terms: int) -> Variant:
-    types = {"source_pointer": "*fp32", "terms_pointer": "*bf16", "count_pointer": "*i32"}
-    unit = triton_gemm.unit(torch.bfloat16)
-    constants = {"TERMS": terms, "UNIT": unit, "BLOCK": SPLIT_ELEMENTS}
-    return Variant("rbm.triton_kernels.split_kernel", types, constants)
+def _statistics_variant() -> Variant:
+    types = {f"{name}_pointer": "*fp32" for name in ("inputs", "energy", "partial")}
+    types["terms_pointer"] = "*bf16"
+    constants = {
+        "TERMS": TERMS["highest"],
+        "ROWS": STATISTICS_ROWS,
+        "COLUMNS": STATISTICS_COLUMNS,
+        "STEPS": STATISTICS_STEPS,
+        "UNIT": triton_terms.UNIT,
+    }
+    return Variant("rbm.triton_kernels.statistics_kernel", types, constants)
 
 
 @cache
@@ -65,8 +71,10 @@ def variants(generation: int) -> Iterator[Variant]:
     """The kernels of this file that a chain can launch."""
     for gaussian in (False, True):
         yield _draw_variant(gaussian)
+    yield _statistics_variant()
     for terms in TERMS.values():
-        yield _split_variant(terms)
+        for aligned in (True, False):
+            yield triton_terms.split_variant(terms, aligned, counts=True)
         for tile in triton_gemm.TILES[generation]["bernoulli"]:
             yield _half_step_variant(generation, tile, terms)
 
@@ -112,35 +120,6 @@ class _Primitives(ChainPrimitives):
         return means
 
 
-@dataclass(frozen=True)
-class Terms:
-    """A matrix [rows, columns] as a sum of bfloat16 matrices with padded columns."""
-
-    matrix: Tensor  # the terms one below the other, [terms * rows, columns padded]
-    count: Tensor  # [1] on the device: the number of terms that are not all 0
-    shape: tuple[int, int]
-    values: Tensor | None = None  # the float32 matrix that was split; None for sampled states
-
-
-def _split(values: Tensor, terms: int) -> Terms:
-    rows, columns = values.shape
-    width = triton_gemm.padded(columns, torch.bfloat16)
-    matrix = values.new_empty(terms * rows, width, dtype=torch.bfloat16)
-    count = torch.ones(1, dtype=torch.int32, device=values.device)
-    with device_of(values):
-        _split_variant(terms).launch(
-            cdiv(rows * width, SPLIT_ELEMENTS),
-            source_pointer=values,
-            terms_pointer=matrix,
-            count_pointer=count,
-            row_stride=values.stride(0),
-            column_stride=values.stride(1),
-            rows=rows,
-            columns=columns,
-        )
-    return Terms(matrix, count, (rows, columns), values)
-
-
 class _BernoulliPrimitives(_Primitives):
     """Bernoulli units, whose states are one bfloat16 term. Data may be split into up to three."""
 
@@ -148,7 +127,7 @@ class _BernoulliPrimitives(_Primitives):
         self.terms = TERMS[product_level(device_type)]
 
     def states(self, visible: Tensor) -> Terms:
-        return _split(visible, self.terms)
+        return triton_terms.split(visible, self.terms, counts=True)
 
     def tensor(self, states: Terms) -> Tensor:
         if states.values is not None:
@@ -157,7 +136,7 @@ class _BernoulliPrimitives(_Primitives):
 
     def operand(self, right: Tensor) -> Terms:
         self.one = torch.ones(1, dtype=torch.int32, device=right.device)
-        return _split(right, self.terms)
+        return triton_terms.split(right, self.terms, counts=True)
 
     def linear(self, left: Terms, right: Terms, bias: Tensor | None) -> Tensor:
         values = right.matrix.new_empty(left.shape[0], right.shape[0], dtype=torch.float32)
@@ -179,7 +158,50 @@ class _BernoulliPrimitives(_Primitives):
         states = right.matrix.new_empty(rows, width)
         means = states.new_empty(rows, columns, dtype=torch.float32) if keep else None
         self._half_step(left, right, bias, beta, states, means, settings, step)
-        return Terms(states, self.one, (rows, columns)), means
+        return Terms(states, rows, (rows, columns), self.one), means
+
+    def statistics(
+        self, states: Terms, weight: Terms, bias: Tensor | None, scale: float
+    ) -> tuple[Tensor, Tensor | Terms, Tensor]:
+        """At full precision the probabilities are made as terms, for :meth:`add_product`."""
+        if self.terms < TERMS["highest"]:
+            return super().statistics(states, weight, bias, scale)
+        inputs = self.linear(states, weight, bias)
+        rows, columns = inputs.shape
+        width = triton_gemm.padded(columns, torch.bfloat16)
+        term_rows = cdiv(rows, triton_terms.ROWS) * triton_terms.ROWS
+        matrix = inputs.new_empty(self.terms * term_rows, width, dtype=torch.bfloat16)
+        row_blocks = cdiv(term_rows, STATISTICS_ROWS * STATISTICS_STEPS)
+        programs = row_blocks * cdiv(width, STATISTICS_COLUMNS)
+        energy, partials = inputs.new_empty(programs), inputs.new_empty(row_blocks, columns)
+        with device_of(inputs):
+            _statistics_variant().launch(
+                programs,
+                inputs_pointer=inputs,
+                terms_pointer=matrix,
+                energy_pointer=energy,
+                partial_pointer=partials,
+                rows=rows,
+                columns=columns,
+                padded_columns=width,
+                term_rows=term_rows,
+                scale=scale,
+            )
+        probabilities = Terms(matrix, term_rows, (rows, columns))
+        return energy.sum(), probabilities, partials.sum(0)
+
+    def add_product(
+        self, probabilities: Tensor | Terms, states: Terms, total: Tensor | None
+    ) -> Tensor:
+        if not isinstance(probabilities, Terms):
+            return super().add_product(probabilities, states, total)
+        kind = "states" if states.values is None else "terms"
+        return triton_gemm.add_terms(probabilities, states, kind, total)
+
+    def row_sum(self, states: Terms) -> Tensor:
+        if states.values is not None:
+            return states.values.sum(0)
+        return states.matrix[:, : states.shape[1]].sum(0, dtype=torch.float32)
 
     def _half_step(
         self,
@@ -197,7 +219,7 @@ class _BernoulliPrimitives(_Primitives):
         device = right.matrix.device
         generation, multiprocessors = triton_gemm.chip(device)
         tile, _ = triton_gemm.choose_tile(generation, multiprocessors, "bernoulli", shape)
-        read = triton_gemm.Factors(left.matrix, right.matrix, (False, False), "bernoulli", shape)
+        read = triton_gemm.factors_of_terms(left, right, (False, False), "bernoulli", shape)
         seed = 0 if settings is None else settings.seed
         unread = right.matrix.new_empty(1, dtype=torch.float32)
         with device_of(right.matrix):

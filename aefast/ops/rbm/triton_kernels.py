@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs
-"""GPU kernels for Gibbs sampling: split into bfloat16 terms, half a Gibbs step, sample units."""
+"""GPU kernels for Gibbs sampling: half a Gibbs step, sample units, statistics of a phase."""
 
 import triton
 import triton.language as tl
@@ -9,56 +9,12 @@ from aefast.ops.shared.triton_device import (
     load_seed,
     normal_pair,
     philox,
-    round_to,
     sigmoid,
+    softplus,
     uniform,
 )
 from aefast.ops.shared.triton_gemm_kernels import as_operand, load_tile, tile_start
-
-
-@triton.jit(
-    do_not_specialize=["row_stride", "column_stride", "rows", "columns"],
-    do_not_specialize_on_alignment=["source_pointer", "terms_pointer", "count_pointer"],
-)
-def split_kernel(
-    source_pointer,  # [rows, columns]
-    terms_pointer,  # [TERMS, rows, columns padded to whole units], bfloat16
-    count_pointer,  # [1], 1 at first: TERMS if any term past the first is not 0
-    row_stride: tl.int64,
-    column_stride: tl.int64,
-    rows: tl.int32,
-    columns: tl.int32,
-    TERMS: tl.constexpr,
-    UNIT: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """Split float32 into a sum of bfloat16 terms, the largest first; zeros in the padding."""
-    padded_columns = tl.cdiv(columns, UNIT) * UNIT
-    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    row = index // padded_columns
-    column = index - row * padded_columns
-    inside = row < rows
-    source = source_pointer + row * row_stride + column * column_stride
-    remainder = tl.load(source, mask=inside & (column < columns), other=0.0)
-    size = rows.to(tl.int64) * padded_columns
-    stored = tl.max_constancy(inside, UNIT)
-    is_inexact = tl.zeros((BLOCK,), tl.int32)
-    for term in tl.static_range(TERMS):
-        # Rounding leaves the smallest remainder. But it rounds the largest float32 to infinity, so
-        # these are truncated.
-        truncated = (remainder.to(tl.uint32, bitcast=True) & 0xFFFF0000).to(
-            tl.float32, bitcast=True
-        )
-        rounded = round_to(remainder, tl.bfloat16).to(tl.float32)
-        value = tl.where(tl.abs(remainder) < 3.3e38, rounded, truncated)
-        pointers = tl.multiple_of(terms_pointer + term * size + index, 16)
-        tl.store(pointers, round_to(value, tl.bfloat16), mask=stored)
-        # An infinity or NaN is in the first term alone; inf - inf would add NaN.
-        remainder = tl.where(tl.abs(remainder) < float("inf"), remainder - value, 0.0)
-        if term == 0:
-            is_inexact = (remainder != 0.0).to(tl.int32)
-    count = tl.max(is_inexact, 0) * (TERMS - 1) + 1
-    tl.atomic_max(count_pointer, count, mask=count > 1)
+from aefast.ops.shared.triton_terms_kernels import next_term
 
 
 @triton.jit
@@ -133,6 +89,8 @@ def _draw_tile(
     do_not_specialize=[
         "left_row_stride",
         "right_row_stride",
+        "left_term_rows",
+        "right_term_rows",
         "seed",
         "seed_address",
         "row_offset",
@@ -156,8 +114,8 @@ def _draw_tile(
     ],
 )
 def half_step_kernel(
-    left,  # [left terms * rows, depth padded], bfloat16
-    right,  # [TERMS * columns, depth padded], bfloat16
+    left,  # [left terms * left_term_rows, depth padded], bfloat16
+    right,  # [TERMS * right_term_rows, depth padded], bfloat16
     states_pointer,  # [rows, columns padded], bfloat16, written if draws
     values_pointer,  # [rows, columns], probabilities, or sums, written if keeps_means
     bias_pointer,  # [bias_size]
@@ -165,6 +123,8 @@ def half_step_kernel(
     count_pointer,  # [1], the number of left's terms
     left_row_stride: tl.int64,
     right_row_stride: tl.int64,
+    left_term_rows: tl.int32,  # between the first rows of two terms of left
+    right_term_rows: tl.int32,
     seed: tl.int64,
     seed_address: tl.int64,  # 0, or the address of the seed in device memory
     row_offset: tl.int64,
@@ -193,20 +153,20 @@ def half_step_kernel(
     accumulator = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), dtype=tl.float32)
     for term in range(left_terms):
         # A tile past the last row of a term reads the next term's rows. They are never stored.
-        left_start = (left_terms - 1 - term) * rows + row_start
+        left_start = (left_terms - 1 - term) * left_term_rows + row_start
         for block in range(tl.cdiv(depth, BLOCK_DEPTH)):
             left_tile = load_tile(
-                left, left_row_stride, left_start, block * BLOCK_DEPTH, left_terms * rows, depth,
-                BLOCK_ROWS, BLOCK_DEPTH, UNIT, DESCRIPTORS,
+                left, left_row_stride, left_start, block * BLOCK_DEPTH,
+                left_terms * left_term_rows, depth, BLOCK_ROWS, BLOCK_DEPTH, UNIT, DESCRIPTORS,
             )  # fmt: skip
             left_tile = as_operand(left_tile, tl.bfloat16)
             product = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), dtype=tl.float32)
             # The smallest term first, so that only the last sum is rounded at the result's size.
             for right_term in tl.static_range(TERMS):
-                right_start = (TERMS - 1 - right_term) * columns + column_start
+                right_start = (TERMS - 1 - right_term) * right_term_rows + column_start
                 right_tile = load_tile(
-                    right, right_row_stride, right_start, block * BLOCK_DEPTH, TERMS * columns,
-                    depth, BLOCK_COLUMNS, BLOCK_DEPTH, UNIT, DESCRIPTORS,
+                    right, right_row_stride, right_start, block * BLOCK_DEPTH,
+                    TERMS * right_term_rows, depth, BLOCK_COLUMNS, BLOCK_DEPTH, UNIT, DESCRIPTORS,
                 ).T  # fmt: skip
                 product = tl.dot(left_tile, as_operand(right_tile, tl.bfloat16), product)
             accumulator += product
@@ -283,3 +243,55 @@ def draw_kernel(
     if keeps_means != 0:
         tl.store(means_pointer + offset, mean, mask=mask)
     tl.store(values_pointer + offset, state, mask=mask)
+
+
+@triton.jit(
+    do_not_specialize=["rows", "columns", "padded_columns", "term_rows", "scale"],
+    do_not_specialize_on_alignment=[
+        "inputs_pointer",
+        "terms_pointer",
+        "energy_pointer",
+        "partial_pointer",
+    ],
+)
+def statistics_kernel(
+    inputs_pointer,  # [rows, columns]: those of the hidden units
+    terms_pointer,  # [TERMS, term_rows, padded_columns], bfloat16
+    energy_pointer,  # [programs]
+    partial_pointer,  # [row blocks, columns]
+    rows: tl.int32,
+    columns: tl.int32,
+    padded_columns: tl.int32,
+    term_rows: tl.int32,  # at least rows
+    scale: tl.float32,
+    TERMS: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    STEPS: tl.constexpr,
+    UNIT: tl.constexpr,
+):
+    """The sum of softplus(a), and sigmoid(a) times scale: its terms, and its column sums."""
+    column_blocks = tl.cdiv(padded_columns, COLUMNS)
+    row_block = tl.program_id(0) // column_blocks
+    column = (tl.program_id(0) % column_blocks) * COLUMNS + tl.arange(0, COLUMNS)
+    total = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
+    energy = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
+    for step in range(STEPS):
+        row = (row_block * STEPS + step) * ROWS + tl.arange(0, ROWS)
+        wide_row = row.to(tl.int64)[:, None]
+        inside = (row < rows)[:, None] & (column < columns)[None, :]
+        inputs = tl.load(
+            inputs_pointer + wide_row * columns + column[None, :], mask=inside, other=0.0
+        )
+        energy += tl.where(inside, softplus(inputs), 0.0)
+        remainder = tl.where(inside, scale * sigmoid(inputs), 0.0)
+        total += remainder
+        stored = (row < term_rows)[:, None] & (column < padded_columns)[None, :]
+        for term in tl.static_range(TERMS):
+            value, remainder = next_term(remainder)
+            offset = (term * term_rows.to(tl.int64) + wide_row) * padded_columns + column[None, :]
+            pointers = tl.multiple_of(terms_pointer + offset, [1, 16])
+            tl.store(pointers, value, mask=tl.max_constancy(stored, [1, UNIT]))
+    partial = partial_pointer + row_block.to(tl.int64) * columns + column
+    tl.store(partial, tl.sum(total, axis=0), mask=column < columns)
+    tl.store(energy_pointer + tl.program_id(0), tl.sum(energy))

@@ -136,6 +136,7 @@ def _loss_alone(inputs: LossInputs, settings: LossSettings, strip: Strip) -> Ten
 def _compare_variant(
     generation: int,
     dtype: torch.dtype,
+    operands: torch.dtype,
     kind: str,
     tile: Tile,
     layout: tuple[bool, bool],
@@ -143,12 +144,12 @@ def _compare_variant(
     activation: str,
 ) -> Variant:
     pointer = f"*{TYPE_NAMES[dtype]}"
-    types = triton_gemm.operand_types(generation, dtype, tile, layout)
+    types = triton_gemm.operand_types(generation, operands, tile, layout)
     types |= dict.fromkeys(
         ("target_pointer", "bias_pointer", "grad_output_pointer", "grad_target_pointer"), pointer
     )
     types |= dict.fromkeys(("grad_bias_pointer", "loss_pointer"), "*fp32")
-    constants = triton_gemm.tile_constants(generation, dtype, kind, tile, layout)
+    constants = triton_gemm.tile_constants(generation, operands, kind, tile, layout)
     constants |= {"LOSS": LOSSES[loss], "ACTIVATION": ACTIVATIONS[activation]}
     kernel = "reconstruction.triton_kernels.compare_kernel"
     return Variant(kernel, types, constants, tile.warps, tile.stages, tensor_cores=True)
@@ -157,12 +158,15 @@ def _compare_variant(
 def variants(generation: int) -> Iterator[Variant]:
     """The kernels of this file that :func:`reconstruction_loss` can launch."""
     for dtype in TYPE_NAMES:
-        for kind in ("float32", "tf32") if dtype == torch.float32 else ("half",):
+        for kind in triton_gemm.kinds(generation, dtype):
+            operands = torch.bfloat16 if kind == "terms" else dtype
             for tile in triton_gemm.TILES[generation][kind]:
                 for right_by_depth in (False, True):
                     layout = (False, right_by_depth)
                     for compared in COMPARED:
-                        yield _compare_variant(generation, dtype, kind, tile, layout, *compared)
+                        yield _compare_variant(
+                            generation, dtype, operands, kind, tile, layout, *compared
+                        )
             for strip in STRIPS[generation].get(kind, ()):
                 yield _loss_variant(dtype, strip)
 
@@ -224,7 +228,9 @@ class _Primitives:
         losses = float32(row_tiles, cdiv(columns, PIECE))
         grad_bias = float32(row_tiles, columns) if needed.bias else None
         compared = settings.loss, settings.output_activation
-        chosen = _compare_variant(generation, code.dtype, read.kind, tile, read.layout, *compared)
+        chosen = _compare_variant(
+            generation, code.dtype, read.left.dtype, read.kind, tile, read.layout, *compared
+        )
         with device_of(code):
             chosen.launch(
                 row_tiles * cdiv(columns, tile.columns),

@@ -129,6 +129,8 @@ def _compare(
     do_not_specialize=[
         "left_row_stride",
         "right_row_stride",
+        "left_term_rows",
+        "right_term_rows",
         "target_row_stride",
         "rows",
         "columns",
@@ -161,6 +163,8 @@ def compare_kernel(
     loss_pointer,  # [row tiles, pieces of columns] float32
     left_row_stride: tl.int64,
     right_row_stride: tl.int64,
+    left_term_rows: tl.int32,  # between the first rows of two terms of left
+    right_term_rows: tl.int32,
     target_row_stride: tl.int64,
     rows: tl.int32,
     columns: tl.int32,
@@ -175,7 +179,9 @@ def compare_kernel(
     BLOCK_DEPTH: tl.constexpr,
     LEFT_BY_DEPTH: tl.constexpr,
     RIGHT_BY_DEPTH: tl.constexpr,
-    UNIT: tl.constexpr,  # elements in 16 bytes
+    LEFT_TERMS: tl.constexpr,
+    RIGHT_TERMS: tl.constexpr,
+    UNIT: tl.constexpr,  # elements of an operand in 16 bytes
     DESCRIPTORS: tl.constexpr,
     TF32: tl.constexpr,
     ROUND: tl.constexpr,
@@ -190,13 +196,16 @@ def compare_kernel(
         tl.program_id(0), row_tiles, column_tiles, BLOCK_ROWS, BLOCK_COLUMNS
     )
     z = multiply_tile(
-        left, right, left_row_stride, right_row_stride, row_start, column_start,
-        rows, columns, depth, 0, tl.cdiv(depth, BLOCK_DEPTH), BLOCK_ROWS, BLOCK_COLUMNS,
-        BLOCK_DEPTH, LEFT_BY_DEPTH, RIGHT_BY_DEPTH, UNIT, DESCRIPTORS, TF32, ROUND,
+        left, right, left_row_stride, right_row_stride, left_term_rows, right_term_rows, row_start,
+        column_start, rows, columns, depth, 0, tl.cdiv(depth, BLOCK_DEPTH), BLOCK_ROWS,
+        BLOCK_COLUMNS, BLOCK_DEPTH, LEFT_BY_DEPTH, RIGHT_BY_DEPTH, LEFT_TERMS, RIGHT_TERMS, UNIT,
+        DESCRIPTORS, TF32, ROUND,
     )  # fmt: skip
+    OUTPUT_UNIT: tl.constexpr = 128 // target_pointer.dtype.element_ty.primitive_bitwidth
+    padded_columns = tl.cdiv(columns, OUTPUT_UNIT) * OUTPUT_UNIT
     _compare(
-        z, row_start, column_start, rows, columns, tl.cdiv(columns, UNIT) * UNIT, target_pointer,
-        bias_pointer, grad_output_pointer, grad_target_pointer, grad_bias_pointer, loss_pointer,
+        z, row_start, column_start, rows, columns, padded_columns, target_pointer, bias_pointer,
+        grad_output_pointer, grad_target_pointer, grad_bias_pointer, loss_pointer,
         target_row_stride, bias_size, scale, wants_output, wants_bias, wants_target, LOSS,
         ACTIVATION,
     )  # fmt: skip

@@ -5,6 +5,10 @@ elsewhere through pointers.
 
 float32 follows torch's precision setting (precision.py). ``"highest"`` takes six bfloat16 products;
 ``"high"`` and ``"medium"`` take one TF32 product, as torch's own CUDA matmul does.
+
+The operands of six products are split into three bfloat16 terms each: once, into memory, where
+their elements are used often enough; else in the product's loop, whose arithmetic it then is that
+takes longest.
 """
 
 from collections.abc import Iterator
@@ -15,6 +19,7 @@ import torch
 from torch import Tensor
 
 from aefast import backend
+from aefast.ops.shared import triton_terms
 from aefast.ops.shared.precision import product_level
 from aefast.ops.shared.triton import (
     ACTIVATIONS,
@@ -24,6 +29,7 @@ from aefast.ops.shared.triton import (
     cdiv,
     device_of,
 )
+from aefast.ops.shared.triton_terms import Terms
 
 
 @dataclass(frozen=True)
@@ -42,27 +48,43 @@ class Tile:
 # and a small one for the others. On sm_90 a warp group holds 64 rows; 128x256 on two warp groups
 # reads least from shared memory for each product. float32 has smaller tiles: its six products need
 # more registers, and on sm_100 more tensor memory. "bernoulli" reads three right tiles for each
-# left one.
+# left one. "terms" reads three tiles of each operand, and "states" three left tiles for each right
+# one.
 TILES = {
     80: {
         "half": (Tile(128, 128, 64, 8, 4), Tile(64, 64, 64, 4, 4)),
         "float32": (Tile(128, 64, 32, 8, 3), Tile(64, 64, 32, 4, 3)),
         "tf32": (Tile(128, 128, 32, 8, 3), Tile(64, 64, 32, 4, 3)),
         "bernoulli": (Tile(128, 64, 64, 8, 3), Tile(64, 64, 64, 4, 3)),
+        "terms": (Tile(64, 64, 32, 4, 3), Tile(64, 64, 32, 4, 3)),
+        "states": (Tile(64, 64, 32, 4, 3), Tile(64, 64, 32, 4, 3)),
     },
     90: {
         "half": (Tile(128, 256, 64, 8, 4, flatten=True), Tile(64, 64, 64, 4, 4)),
         "float32": (Tile(128, 128, 32, 8, 3), Tile(64, 64, 32, 4, 3)),
         "tf32": (Tile(128, 128, 32, 8, 4), Tile(64, 64, 32, 4, 4)),
         "bernoulli": (Tile(128, 128, 64, 8, 3), Tile(64, 64, 64, 4, 3)),
+        "terms": (Tile(128, 128, 64, 8, 2), Tile(64, 64, 64, 4, 2)),
+        "states": (Tile(128, 128, 64, 8, 3), Tile(64, 64, 64, 4, 3)),
     },
     100: {
         "half": (Tile(128, 256, 64, 8, 4), Tile(64, 64, 64, 4, 4)),
         "float32": (Tile(128, 64, 32, 8, 3), Tile(64, 64, 32, 4, 3)),
         "tf32": (Tile(128, 128, 32, 8, 4), Tile(64, 64, 32, 4, 4)),
         "bernoulli": (Tile(128, 128, 64, 8, 3), Tile(64, 64, 64, 4, 3)),
+        "terms": (Tile(64, 64, 32, 4, 2), Tile(64, 64, 32, 4, 2)),
+        "states": (Tile(128, 128, 64, 8, 3), Tile(64, 64, 64, 4, 3)),
     },
 }
+TERMS = {"terms": (3, 3), "states": (3, 1)}  # of left and right; one for the other kinds
+# Where the operands of float32 products are split in memory: there 64 steps of depth take 328
+# instructions, and 1,242 with the splits among them. sm_80 has too few registers for large tiles,
+# and sm_100 too little tensor memory.
+SPLIT_IN_MEMORY = (90,)
+# They are where an element is used in so many sums, counted over both operands: to write its terms
+# and read them takes as long as splitting it in the loops of so many.
+LEAST_USES = 512
+LAYOUTS = ((False, False), (False, True), (True, True))  # which operands are stored by depth
 STEPS_PER_SPLIT = 16  # with fewer, writing and adding partial sums takes longer than it saves
 
 
@@ -78,7 +100,7 @@ class Plan:
 @dataclass(frozen=True)
 class Factors:
     """The operands of a product, left [rows, depth] and right [columns, depth], in memory that a
-    kernel can read.
+    kernel can read: each one or several terms, one below the other.
 
     An operand stored by depth is [depth, rows] or [depth, columns]. Rows are padded with zeros to
     whole units of 16 bytes. left may have more columns than right.
@@ -89,6 +111,7 @@ class Factors:
     layout: tuple[bool, bool]  # whether each of them is stored by depth
     kind: str  # of TILES
     shape: tuple[int, int, int]  # rows, columns, depth
+    term_rows: tuple[int, int]  # stored rows of a term of each
 
     def arguments(self, generation: int, tile: Tile) -> dict[str, Tensor | Descriptor | int]:
         """The arguments that every product kernel takes: operands, strides and shape."""
@@ -104,6 +127,8 @@ class Factors:
             "right": right,
             "left_row_stride": self.left.stride(0),
             "right_row_stride": self.right.stride(0),
+            "left_term_rows": self.term_rows[0],
+            "right_term_rows": self.term_rows[1],
             "rows": rows,
             "columns": columns,
             "depth": depth,
@@ -125,10 +150,29 @@ def factors(left: Tensor, right: Tensor, *, plain: bool, kind: str | None = None
     # activation.
     right_by_depth = _is_transposed(right)
     left_by_depth = plain and right_by_depth and _is_transposed(left)
-    left = aligned(left.T if left_by_depth else left)
-    right = aligned(right.T if right_by_depth else right)
+    left = left.T if left_by_depth else left
+    right = right.T if right_by_depth else right
     layout = (left_by_depth, right_by_depth)
-    return Factors(left, right, layout, kind or kind_of(left), shape)
+    if kind is None and kind_of(left) == "float32" and splits_in_memory(left.device, shape):
+        terms = triton_terms.split(left, 3), triton_terms.split(right, 3)
+        return factors_of_terms(*terms, layout, "terms", shape)
+    left, right = aligned(left), aligned(right)
+    term_rows = left.shape[0], right.shape[0]
+    return Factors(left, right, layout, kind or kind_of(left), shape, term_rows)
+
+
+def factors_of_terms(
+    left: Terms, right: Terms, layout: tuple[bool, bool], kind: str, shape: tuple[int, int, int]
+) -> Factors:
+    return Factors(
+        left.matrix, right.matrix, layout, kind, shape, (left.term_rows, right.term_rows)
+    )
+
+
+def splits_in_memory(device: torch.device, shape: tuple[int, int, int]) -> bool:
+    """Whether the operands of a float32 product are split once, not in its loop."""
+    rows, columns, _ = shape
+    return chip(device)[0] in SPLIT_IN_MEMORY and rows * columns >= LEAST_USES * (rows + columns)
 
 
 def kind_of(factor: Tensor) -> str:
@@ -136,6 +180,13 @@ def kind_of(factor: Tensor) -> str:
     if factor.dtype != torch.float32:
         return "half"
     return "float32" if product_level(factor.device.type) == "highest" else "tf32"
+
+
+def kinds(generation: int, dtype: torch.dtype) -> tuple[str, ...]:
+    """The kinds of product that operands of a dtype may take."""
+    if dtype != torch.float32:
+        return ("half",)
+    return ("float32", "tf32", "terms")[: 3 if generation in SPLIT_IN_MEMORY else 2]
 
 
 @cache
@@ -217,6 +268,7 @@ def tile_constants(
 ) -> dict[str, int]:
     """The constants of every kernel that multiplies tiles."""
     left_by_depth, right_by_depth = layout
+    left_terms, right_terms = TERMS.get(kind, (1, 1))
     descriptors = generation >= 90
     return {
         "BLOCK_ROWS": tile.rows,
@@ -224,6 +276,8 @@ def tile_constants(
         "BLOCK_DEPTH": tile.depth,
         "LEFT_BY_DEPTH": left_by_depth,
         "RIGHT_BY_DEPTH": right_by_depth,
+        "LEFT_TERMS": left_terms,
+        "RIGHT_TERMS": right_terms,
         "UNIT": unit(dtype),
         "DESCRIPTORS": descriptors,
         "TF32": kind == "tf32",
@@ -243,7 +297,7 @@ def _variant(
 ) -> Variant:
     types = operand_types(generation, dtype, tile, layout)
     types["output_pointer"] = types["preactivation_pointer"] = f"*{TYPE_NAMES[output_dtype]}"
-    types["bias_pointer"] = f"*{TYPE_NAMES[dtype]}"
+    types["bias_pointer"] = "*fp32" if kind in TERMS else f"*{TYPE_NAMES[dtype]}"
     constants = tile_constants(generation, dtype, kind, tile, layout)
     constants |= {"FLATTEN": tile.flatten, "ACTIVATION": ACTIVATIONS[activation]}
     kernel = "shared.triton_gemm_kernels.gemm_kernel"
@@ -292,13 +346,29 @@ def variants(generation: int) -> Iterator[Variant]:
     for dtype in TYPE_NAMES:
         for kind in ("float32", "tf32") if dtype == torch.float32 else ("half",):
             for tile in TILES[generation][kind]:
-                for layout in ((False, False), (False, True), (True, True)):
+                for layout in LAYOUTS:
                     fused = ("identity",) if all(layout) else tuple(ACTIVATIONS)
                     for output_dtype in dict.fromkeys((dtype, torch.float32)):
                         for activation in fused if output_dtype == dtype else ("identity",):
                             yield _variant(
                                 generation, dtype, output_dtype, kind, tile, layout, activation
                             )
+    yield from _variants_of_terms(generation)
+
+
+def _variants_of_terms(generation: int) -> Iterator[Variant]:
+    types = torch.bfloat16, torch.float32
+    by_depth = (True, True)
+    for kind in TERMS:
+        for tile in dict.fromkeys(TILES[generation][kind]):
+            yield _variant(generation, *types, kind, tile, by_depth, "identity")
+    if generation in SPLIT_IN_MEMORY:
+        for tile in TILES[generation]["terms"]:
+            for layout in LAYOUTS[:2]:
+                for activation in ACTIVATIONS:
+                    yield _variant(generation, *types, "terms", tile, layout, activation)
+        for aligned_rows in (True, False):
+            yield triton_terms.split_variant(3, aligned_rows, counts=False)
 
 
 def _is_transposed(tensor: Tensor) -> bool:
@@ -345,11 +415,12 @@ def multiply(
     read = factors(left, right, plain=plain, kind=kind)
     chosen = plan(
         *chip(left.device),
-        left.dtype,
+        read.left.dtype,
         read.kind,
         read.shape,
         read.layout,
-        activation=activation,
+        left.dtype,
+        activation,
     )
     output = _output(chosen, read, left.dtype)
     preactivation = torch.empty_like(output) if keep_preactivation else None
@@ -372,9 +443,25 @@ def _first_columns(matrix: Tensor, columns: int) -> Tensor:
 def add_product(left: Tensor, right: Tensor, total: Tensor | None) -> Tensor:
     """total + left @ right.T in float32, written into ``total`` if there is one, whatever its
     strides."""
-    columns = right.shape[0]
-    read = factors(left, right, plain=True)
-    chosen = plan(*chip(left.device), left.dtype, read.kind, read.shape, read.layout, torch.float32)
+    return _add_factors(factors(left, right, plain=True), total)
+
+
+def add_terms(left: Terms, right: Terms, kind: str, total: Tensor | None) -> Tensor:
+    """total + left.T @ right, as :func:`add_product`, of operands that are split already."""
+    shape = left.shape[1], right.shape[1], left.shape[0]
+    return _add_factors(factors_of_terms(left, right, (True, True), kind, shape), total)
+
+
+def _add_factors(read: Factors, total: Tensor | None) -> Tensor:
+    columns = read.shape[1]
+    chosen = plan(
+        *chip(read.left.device),
+        read.left.dtype,
+        read.kind,
+        read.shape,
+        read.layout,
+        torch.float32,
+    )
     if total is not None and _is_output(total, chosen, read):
         _launch(chosen, read, total, None, None, accumulate=True)
         return total
@@ -427,12 +514,17 @@ def _launch(
             **read.arguments(generation, tile),
             output_pointer=output,
             preactivation_pointer=output if preactivation is None else preactivation,
-            bias_pointer=read.left if bias is None else bias.contiguous(),
+            bias_pointer=_unread_bias(read, output) if bias is None else bias.contiguous(),
             splits=chosen.splits,
             bias_size=0 if bias is None else columns,
             keep_preactivation=int(preactivation is not None),
             accumulate=int(accumulate),
         )
+
+
+def _unread_bias(read: Factors, output: Tensor) -> Tensor:
+    """Memory of a bias's dtype, for a kernel that is told to read none."""
+    return output if read.kind in TERMS else read.left
 
 
 def _descriptor(tensor: Tensor, by_depth: bool, size: int, depth: int, kind: str) -> Descriptor:

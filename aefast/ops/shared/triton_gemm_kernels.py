@@ -9,6 +9,7 @@ At ``"highest"`` precision a float32 product is six bfloat16 products. A float32
 three bfloat16 numbers. Of their nine products the three smallest are left out: they are below 2^-23
 of the result's term. Tensor cores round their sums toward zero, a bias that grows with depth. So
 each block of the depth starts from zero, and is added to the running sum by ordinary arithmetic.
+Operands come split, in LEFT_TERMS and RIGHT_TERMS, or are split in the loop.
 ``tf32x3`` keeps 22 bits of each factor and misses float32's accuracy at small depths; ``ieee`` does
 not use the tensor cores.
 
@@ -116,11 +117,44 @@ def tile_start(
 
 
 @triton.jit
+def _load_operand(
+    source,
+    row_stride,
+    term,
+    term_rows,
+    start,
+    depth_start,
+    size,
+    depth,
+    SIZE: tl.constexpr,
+    DEPTH: tl.constexpr,
+    BY_DEPTH: tl.constexpr,
+    TERMS: tl.constexpr,
+    UNIT: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,
+):
+    """A tile [SIZE, DEPTH] of one term of an operand [size, depth]."""
+    if BY_DEPTH:
+        tile = load_tile(
+            source, row_stride, term * term_rows + depth_start, start, TERMS * term_rows, size,
+            DEPTH, SIZE, UNIT, DESCRIPTORS,
+        ).T  # fmt: skip
+    else:
+        tile = load_tile(
+            source, row_stride, term * term_rows + start, depth_start, TERMS * term_rows, depth,
+            SIZE, DEPTH, UNIT, DESCRIPTORS,
+        )  # fmt: skip
+    return tile
+
+
+@triton.jit
 def multiply_tile(
     left,
     right,
     left_row_stride,
     right_row_stride,
+    left_term_rows,
+    right_term_rows,
     row_start,
     column_start,
     rows,
@@ -133,6 +167,8 @@ def multiply_tile(
     BLOCK_DEPTH: tl.constexpr,
     LEFT_BY_DEPTH: tl.constexpr,
     RIGHT_BY_DEPTH: tl.constexpr,
+    LEFT_TERMS: tl.constexpr,
+    RIGHT_TERMS: tl.constexpr,
     UNIT: tl.constexpr,
     DESCRIPTORS: tl.constexpr,
     TF32: tl.constexpr,
@@ -140,29 +176,63 @@ def multiply_tile(
 ):
     """One tile of left @ right.T, [BLOCK_ROWS, BLOCK_COLUMNS] float32, over `steps` of depth."""
     accumulator = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), dtype=tl.float32)
+    # The lower terms' products are small: their sum may be rounded toward zero at each step.
+    lower = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), dtype=tl.float32)
     for step in range(steps):
         depth_start = (first_step + step) * BLOCK_DEPTH
-        if LEFT_BY_DEPTH:
-            left_tile = load_tile(
-                left, left_row_stride, depth_start, row_start, depth, rows,
-                BLOCK_DEPTH, BLOCK_ROWS, UNIT, DESCRIPTORS,
-            ).T  # fmt: skip
-        else:
-            left_tile = load_tile(
-                left, left_row_stride, row_start, depth_start, rows, depth,
-                BLOCK_ROWS, BLOCK_DEPTH, UNIT, DESCRIPTORS,
-            )  # fmt: skip
-        if RIGHT_BY_DEPTH:
-            right_tile = load_tile(
-                right, right_row_stride, depth_start, column_start, depth, columns,
-                BLOCK_DEPTH, BLOCK_COLUMNS, UNIT, DESCRIPTORS,
-            )  # fmt: skip
-        else:
-            right_tile = load_tile(
-                right, right_row_stride, column_start, depth_start, columns, depth,
-                BLOCK_COLUMNS, BLOCK_DEPTH, UNIT, DESCRIPTORS,
-            ).T  # fmt: skip
-        if left_tile.dtype != tl.float32:
+        left_tile = _load_operand(
+            left, left_row_stride, 0, left_term_rows, row_start, depth_start, rows, depth,
+            BLOCK_ROWS, BLOCK_DEPTH, LEFT_BY_DEPTH, LEFT_TERMS, UNIT, DESCRIPTORS,
+        )  # fmt: skip
+        right_tile = _load_operand(
+            right, right_row_stride, 0, right_term_rows, column_start, depth_start, columns, depth,
+            BLOCK_COLUMNS, BLOCK_DEPTH, RIGHT_BY_DEPTH, RIGHT_TERMS, UNIT, DESCRIPTORS,
+        ).T  # fmt: skip
+        if LEFT_TERMS + RIGHT_TERMS > 2:
+            left_high = as_operand(left_tile, tl.bfloat16)
+            right_high = as_operand(right_tile, tl.bfloat16)
+            if LEFT_TERMS == 3:
+                left_middle = as_operand(
+                    _load_operand(
+                        left, left_row_stride, 1, left_term_rows, row_start, depth_start,
+                        rows, depth, BLOCK_ROWS, BLOCK_DEPTH, LEFT_BY_DEPTH,
+                        LEFT_TERMS, UNIT, DESCRIPTORS,
+                    ), tl.bfloat16,
+                )  # fmt: skip
+                left_low = as_operand(
+                    _load_operand(
+                        left, left_row_stride, 2, left_term_rows, row_start, depth_start,
+                        rows, depth, BLOCK_ROWS, BLOCK_DEPTH, LEFT_BY_DEPTH,
+                        LEFT_TERMS, UNIT, DESCRIPTORS,
+                    ), tl.bfloat16,
+                )  # fmt: skip
+                lower = tl.dot(left_low, right_high, lower)
+            if RIGHT_TERMS == 3:
+                right_middle = as_operand(
+                    _load_operand(
+                        right, right_row_stride, 1, right_term_rows, column_start, depth_start,
+                        columns, depth, BLOCK_COLUMNS, BLOCK_DEPTH, RIGHT_BY_DEPTH,
+                        RIGHT_TERMS, UNIT, DESCRIPTORS,
+                    ).T, tl.bfloat16,
+                )  # fmt: skip
+                right_low = as_operand(
+                    _load_operand(
+                        right, right_row_stride, 2, right_term_rows, column_start, depth_start,
+                        columns, depth, BLOCK_COLUMNS, BLOCK_DEPTH, RIGHT_BY_DEPTH,
+                        RIGHT_TERMS, UNIT, DESCRIPTORS,
+                    ).T, tl.bfloat16,
+                )  # fmt: skip
+                lower = tl.dot(left_high, right_low, lower)
+            if LEFT_TERMS + RIGHT_TERMS == 6:
+                lower = tl.dot(left_middle, right_middle, lower)
+            if LEFT_TERMS == 3:
+                lower = tl.dot(left_middle, right_high, lower)
+            if RIGHT_TERMS == 3:
+                lower = tl.dot(left_high, right_middle, lower)
+            # With this argument, of which bfloat16 products make no use, the sum is not moved into
+            # the product: each block of depth starts from zero.
+            accumulator += tl.dot(left_high, right_high, max_num_imprecise_acc=1)
+        elif left_tile.dtype != tl.float32:
             accumulator = tl.dot(
                 as_operand(left_tile, left_tile.dtype),
                 as_operand(right_tile, right_tile.dtype),
@@ -175,6 +245,9 @@ def multiply_tile(
             accumulator = tl.dot(left_tile, right_tile, accumulator, input_precision="tf32")
         else:
             accumulator = _multiply_float32(left_tile, right_tile, accumulator)
+    if LEFT_TERMS + RIGHT_TERMS > 2:
+        # An infinity counts in the product of the highest terms alone.
+        accumulator += tl.where(tl.abs(lower) < float("inf"), lower, 0.0)
     return accumulator
 
 
@@ -238,6 +311,8 @@ def _finish(
     do_not_specialize=[
         "left_row_stride",
         "right_row_stride",
+        "left_term_rows",
+        "right_term_rows",
         "rows",
         "columns",
         "depth",
@@ -255,13 +330,15 @@ def _finish(
     ],
 )
 def gemm_kernel(
-    left,  # [rows, depth]; stored [depth, rows] if LEFT_BY_DEPTH
-    right,  # [columns, depth]; stored [depth, columns] if RIGHT_BY_DEPTH
+    left,  # [LEFT_TERMS, rows, depth]; stored [LEFT_TERMS, depth, rows] if LEFT_BY_DEPTH
+    right,  # [RIGHT_TERMS, columns, depth]; stored [.., depth, columns] if RIGHT_BY_DEPTH
     output_pointer,  # [splits, rows, columns padded to whole units]
     preactivation_pointer,  # [rows, columns padded], written only if keep_preactivation
     bias_pointer,  # [bias_size]
     left_row_stride: tl.int64,
     right_row_stride: tl.int64,
+    left_term_rows: tl.int32,  # between the first rows of two terms of left
+    right_term_rows: tl.int32,
     rows: tl.int32,
     columns: tl.int32,
     depth: tl.int32,
@@ -274,6 +351,8 @@ def gemm_kernel(
     BLOCK_DEPTH: tl.constexpr,
     LEFT_BY_DEPTH: tl.constexpr,
     RIGHT_BY_DEPTH: tl.constexpr,
+    LEFT_TERMS: tl.constexpr,
+    RIGHT_TERMS: tl.constexpr,
     UNIT: tl.constexpr,  # elements in 16 bytes
     DESCRIPTORS: tl.constexpr,
     TF32: tl.constexpr,
@@ -293,10 +372,15 @@ def gemm_kernel(
         row_start, column_start = tile_start(
             tile, row_tiles, column_tiles, BLOCK_ROWS, BLOCK_COLUMNS
         )
+        own_steps = steps
+        if LEFT_TERMS + RIGHT_TERMS > 2:
+            # Past its depth a term is followed by the next one, not by zeros.
+            own_steps = tl.minimum(steps, tl.cdiv(depth, BLOCK_DEPTH) - split * steps)
         accumulator = multiply_tile(
-            left, right, left_row_stride, right_row_stride, row_start, column_start,
-            rows, columns, depth, split * steps, steps, BLOCK_ROWS, BLOCK_COLUMNS, BLOCK_DEPTH,
-            LEFT_BY_DEPTH, RIGHT_BY_DEPTH, UNIT, DESCRIPTORS, TF32, ROUND,
+            left, right, left_row_stride, right_row_stride, left_term_rows, right_term_rows,
+            row_start, column_start, rows, columns, depth, split * steps, own_steps, BLOCK_ROWS,
+            BLOCK_COLUMNS, BLOCK_DEPTH, LEFT_BY_DEPTH, RIGHT_BY_DEPTH, LEFT_TERMS, RIGHT_TERMS,
+            UNIT, DESCRIPTORS, TF32, ROUND,
         )  # fmt: skip
         _finish(
             accumulator, split.to(tl.int64) * rows, row_start, column_start, rows, padded_columns,
