@@ -20,6 +20,7 @@ from aefast.ops.shared import checks, dispatch
 from aefast.ops.sparse_reconstruction_loss.op import loss_and_residual
 from aefast.ops.topk.op import SparseCode, as_rows
 from aefast.random import most_precise
+from aefast.step.unit_rows import normalize_rows, project_rows
 
 Code = SparseCode | Tensor
 
@@ -266,7 +267,7 @@ class SparseDictionary(HasSettings, Shardable):
             RuntimeError: something makes the decoder's weight anew, as pruning does.
         """
         self._check_directions()
-        self.decoder_weight.copy_(F.normalize(self.decoder_weight, dim=1))
+        normalize_rows(self.decoder_weight)
 
     @torch.no_grad()
     def project_decoder_gradient(self) -> None:
@@ -276,9 +277,9 @@ class SparseDictionary(HasSettings, Shardable):
             RuntimeError: as :meth:`normalize_decoder`.
         """
         self._check_directions()
-        gradient, direction = self.decoder_weight.grad, F.normalize(self.decoder_weight, dim=1)
+        gradient = self.decoder_weight.grad
         if gradient is not None:
-            gradient -= (gradient * direction).sum(1, keepdim=True) * direction
+            project_rows(gradient, self.decoder_weight)
 
     def keep_unit_norm(self, optimizer: torch.optim.Optimizer) -> None:
         """Have every step of an optimizer project the decoder's gradient before it, and bring the

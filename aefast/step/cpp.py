@@ -52,6 +52,18 @@ def step(
     )
 
 
+def normalize_rows(rows: Tensor) -> None:
+    """Divide each of the rows ``[L, D]`` by its norm, in place."""
+    _C.normalize_rows(as_matrix(rows), torch.get_num_threads())
+    torch.autograd.graph.increment_version([rows])
+
+
+def project_rows(gradient: Tensor, rows: Tensor) -> None:
+    """Take from the rows' gradient what would change their norms, in place."""
+    _C.project_rows(as_matrix(gradient), as_matrix(rows), torch.get_num_threads())
+    torch.autograd.graph.increment_version([gradient])
+
+
 def update(updates: Sequence[_C.ParameterUpdate], gradients: Sequence[int]) -> None:
     """One step of an optimizer. ``gradients`` are memory addresses. The optimizer's own count of
     steps is increased as well."""

@@ -7,6 +7,7 @@
 #include "bindings/binding.h"
 #include "step/rbm_step.h"
 #include "step/step.h"
+#include "step/unit_rows.h"
 
 namespace py = pybind11;
 
@@ -265,6 +266,26 @@ void bind_updates(py::module_& module) {
              py::arg("columns"), py::arg("row_stride"));
 }
 
+UnitRowsArguments unit_rows(const Matrix& rows, int threads) {
+    return {rows.by_rows<float>("rows"), rows.row_stride, rows.rows, rows.columns, threads};
+}
+
+void normalize_rows(const Matrix& rows, int threads) {
+    AEFAST_RUN(normalize_rows, unit_rows(rows, threads));
+}
+
+void project_rows(const Matrix& gradient, const Matrix& rows, int threads) {
+    check_shape("gradient", gradient, rows.rows, rows.columns);
+    AEFAST_RUN(project_rows, {unit_rows(rows, threads), gradient.by_rows<float>("gradient"),
+                              gradient.row_stride});
+}
+
+void bind_unit_rows(py::module_& module) {
+    module.def("normalize_rows", normalize_rows, py::arg("rows"), py::arg("threads"));
+    module.def("project_rows", project_rows, py::arg("gradient"), py::arg("rows"),
+               py::arg("threads"));
+}
+
 template <class Plan>
 void bind_runs(py::module_& module) {
     module.def("step", run_step<Plan>, py::arg("plan"), py::arg("x"), py::arg("seed"),
@@ -281,6 +302,7 @@ void bind(py::module_& module) {
     bind_plan(module);
     bind_machine(module);
     bind_updates(module);
+    bind_unit_rows(module);
     bind_runs<StepPlan>(module);
     bind_runs<MachinePlan>(module);
     module.def("update", run_updates, py::arg("updates"), py::arg("gradients"), py::arg("threads"));

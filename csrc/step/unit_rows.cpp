@@ -1,0 +1,57 @@
+// Rows that keep a norm of 1, each in one pass while it is in cache: torch's operators take ten
+// passes over the parameter, and make four arrays of its size.
+#include "step/unit_rows.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "shared/parallel.h"
+#include "shared/row_sums.h"
+
+namespace aefast::AEFAST_ISA {
+namespace {
+
+// So many numbers of a task: 64 KiB.
+constexpr int64_t kElementsPerTask = 1 << 14;
+
+template <class Row>
+void for_rows(const UnitRowsArguments& a, const Row& row) {
+    const int64_t per_task =
+        std::max<int64_t>(1, kElementsPerTask / std::max<int64_t>(1, a.columns));
+    const int64_t tasks = (a.count + per_task - 1) / per_task;
+    parallel_for(tasks > 4 ? a.threads : 1, tasks, [&](int64_t task) {
+        const int64_t last = std::min((task + 1) * per_task, a.count);
+        for (int64_t r = task * per_task; r < last; ++r) row(r);
+    });
+}
+
+double dot(const float* left, const float* right, int64_t count) {
+    Sum sum;
+    sum.add(count, [=](int64_t i) { return double(left[i]) * right[i]; });
+    return sum.total();
+}
+
+}  // namespace
+
+void normalize_rows(const UnitRowsArguments& a) {
+    for_rows(a, [&](int64_t r) {
+        float* row = a.rows + r * a.row_stride;
+        const double norm = std::sqrt(dot(row, row, a.columns));
+        const double factor = 1 / (norm < kSmallestNorm ? kSmallestNorm : norm);
+        for (int64_t i = 0; i < a.columns; ++i) row[i] = static_cast<float>(factor * row[i]);
+    });
+}
+
+void project_rows(const ProjectRowsArguments& a) {
+    for_rows(a.of, [&](int64_t r) {
+        const float* row = a.of.rows + r * a.of.row_stride;
+        float* gradient = a.gradient + r * a.gradient_stride;
+        const double norm = std::sqrt(dot(row, row, a.of.columns));
+        const double divisor = norm < kSmallestNorm ? kSmallestNorm : norm;
+        const double along = dot(gradient, row, a.of.columns) / divisor / divisor;
+        for (int64_t i = 0; i < a.of.columns; ++i)
+            gradient[i] = static_cast<float>(gradient[i] - along * row[i]);
+    });
+}
+
+}  // namespace aefast::AEFAST_ISA
