@@ -237,6 +237,26 @@ def test_no_programs_launch_nothing(record):
     assert record("make().launch(0, 0, 0, arguments)").calls == []
 
 
+IN_TURN = """
+first, second = make(1000), make(2000)
+other = (Tensor(0x7F9900000000), *arguments[1:])
+_C.launch_in_turn([(first, 7, arguments, 1), (second, 3, other, 1)], 99, 0, 5, 2)
+for step in (5, 7):
+    first.launch(7, 99, 0, (arguments[0], step, *arguments[2:]))
+    second.launch(3, 99, 0, (other[0], step + 1, *other[2:]))
+_C.launch_in_turn([(first, 7, arguments, 1)], 99, 0, 5, 0)
+_C.launch_in_turn([(first, 0, arguments, 1)], 99, 0, 5, 3)
+"""
+
+
+def test_launches_in_turn_are_those_of_the_steps_one_by_one(record):
+    launches = record(IN_TURN).launches
+    assert len(launches) == 8
+    assert launches[:4] == launches[4:]
+    assert [numbers(launch)[1] for launch in launches[:4]] == [5, 6, 7, 8]
+    assert [launch["shared"] for launch in launches[:4]] == [1000, 2000, 1000, 2000]
+
+
 def failure(call):
     return f"""
 try:
@@ -352,6 +372,18 @@ def test_arguments_and_programs_are_counted():
         kernel("i32", "i32").launch(1, 0, 0, (1,))
     with pytest.raises(ValueError, match="programs is 2147483648; it takes"):
         kernel().launch(2**31, 0, 0, ())
+
+
+def test_launches_in_turn_are_checked_before_the_first():
+    launch_in_turn = backend.extension().launch_in_turn
+    with pytest.raises(ValueError, match="argument 0 of kernel is no step; that is of type i32"):
+        launch_in_turn([(kernel("i64"), 1, (1,), 0)], 0, 0, 0, 1)
+    with pytest.raises(ValueError, match="argument 1 of kernel is no step"):
+        launch_in_turn([(kernel("i32"), 1, (1,), 1)], 0, 0, 0, 1)
+    with pytest.raises(ValueError, match="rounds is -1; it takes"):
+        launch_in_turn([], 0, 0, 0, -1)
+    with pytest.raises(TypeError, match="kernel takes 1 arguments, not 2"):
+        launch_in_turn([(kernel("i32"), 1, (1, 2), 0)], 0, 0, 0, 1)
 
 
 @pytest.mark.parametrize(
@@ -537,6 +569,38 @@ def test_a_launch_goes_to_the_devices_current_stream(stub, folder):
     assert recording.output.split() == ["True", "True", "False"]
     assert [call["stream"] for call in recording.launches] == [1002, 1002]
     assert [call["context"] for call in recording.launches] == [0x1002, 0x1002]
+
+
+IN_TURN_BY_NAME = (
+    LAUNCH.partition("for name")[0]
+    + """
+from aefast.ops.shared import triton as shared, triton_compiled
+
+class Named:
+    name, parameters = "kernel of every type", ("pointer", "step", "wide", "scale", "matrix")
+    def in_order(self, arguments):
+        return tuple(arguments[name] for name in self.parameters)
+    def launch(self, programs, **arguments):
+        print("by Python", arguments["step"])
+
+class Other(Named):
+    name = "another"
+
+planned = dict(zip(Named.parameters, arguments))
+device = torch.device("cuda", 2)
+ready, missing = (shared.Launch(kind(), 5, planned) for kind in (Named, Other))
+shared.launch_in_turn([ready, ready], device, 4, 2)
+shared.launch_in_turn([ready, missing], device, 4, 2)
+"""
+)
+
+
+def test_kernels_that_the_extension_launches_take_turns_without_python(stub, folder):
+    """Where one of them is Triton's to launch, Python launches them all, in the same order."""
+    recording = stub.run(ARGUMENTS_PROGRAM + IN_TURN_BY_NAME, folder)
+    assert [numbers(launch)[1] for launch in recording.launches] == [4, 5, 6, 7]
+    assert {launch["stream"] for launch in recording.launches} == {1002}
+    assert recording.output.splitlines() == [f"by Python {step}" for step in (4, 5, 6, 7)]
 
 
 def test_a_binary_that_does_not_load_is_left_to_triton_with_one_warning(stub, folder):

@@ -134,10 +134,21 @@ def test_a_losss_panels_fill_the_chip(kind, monkeypatch):
     dtype = torch.bfloat16 if kind == "half" else torch.float32
     x = torch.empty(16384, 4096, dtype=dtype, device="meta")
     tiles = [
-        triton_gemm.choose_tile(90, 132, kind, (rows.stop - rows.start, 1024, 4096))[1]
+        triton_gemm.choose_tile(
+            triton_gemm.TILES[90][kind], 132, (rows.stop - rows.start, 1024, 4096)
+        )[1]
         for rows in panels.panels_of(x, 1024, panel_bytes)
     ]
     assert sum(tiles) / sum(-(-count // 132) * 132 for count in tiles) > 0.95
+
+
+@pytest.mark.parametrize(("columns", "waste"), [(784, 1 / 8), (4096, 0)])
+def test_a_comparisons_tiles_suit_the_columns(columns, waste):
+    """The share of a bfloat16 product that is padding on sm_90: 784 columns were 1,024."""
+    tile, _ = triton_gemm.choose_tile(
+        reconstruction.tiles(90, "half", "sigmoid"), 132, (16384, columns, 1024)
+    )
+    assert -(-columns // tile.columns) * tile.columns == columns / (1 - waste)
 
 
 def test_a_panel_takes_128_mib_where_a_gpu_has_little_memory(monkeypatch):

@@ -5,6 +5,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "bindings/binding.h"
@@ -42,6 +43,18 @@ void bind(py::module_& module) {
              py::arg("arguments"), py::arg("descriptors"))
         .def("launch", &CudaKernel::launch, py::arg("programs"), py::arg("stream"),
              py::arg("device"), py::arg("arguments"));
+    module.def(
+        "launch_in_turn",
+        [](const std::vector<std::tuple<CudaKernel*, int64_t, py::tuple, size_t>>& launches,
+           uintptr_t stream, int device, int32_t first_step, int64_t rounds) {
+            std::vector<LaunchInTurn> in_turn;
+            for (const auto& [kernel, programs, arguments, step] : launches) {
+                in_turn.push_back({kernel, programs, arguments, step});
+            }
+            launch_in_turn(in_turn, stream, device, first_step, rounds);
+        },
+        py::arg("launches"), py::arg("stream"), py::arg("device"), py::arg("first_step"),
+        py::arg("rounds"));
 }
 
 const Binding binding(bind);

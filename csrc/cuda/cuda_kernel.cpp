@@ -2,6 +2,7 @@
 
 #include <cstring>
 #include <map>
+#include <vector>
 
 namespace py = pybind11;
 
@@ -121,7 +122,20 @@ void CudaKernel::append(size_t bytes, size_t alignment) {
     bytes_ = offset + bytes;
 }
 
+struct CudaKernel::Parameters {
+    alignas(kTensorMapAlignment) unsigned char storage[kMaxBytes];
+    void* pointers[kMaxParameters];
+};
+
 void CudaKernel::launch(int64_t programs, uintptr_t stream, int device, const py::tuple& values) {
+    Parameters parameters;
+    pack(programs, values, parameters);
+    if (programs == 0) return;
+    py::gil_scoped_release release;
+    function_.launch(static_cast<unsigned>(programs), stream, device, parameters.pointers);
+}
+
+void CudaKernel::pack(int64_t programs, const py::tuple& values, Parameters& parameters) {
     if (programs < 0 || programs > INT32_MAX) {
         throw std::invalid_argument("programs is " + std::to_string(programs) +
                                     "; it takes a number from 0 to 2^31 - 1");
@@ -131,8 +145,7 @@ void CudaKernel::launch(int64_t programs, uintptr_t stream, int device, const py
                              " arguments, not " + std::to_string(values.size()));
     }
     if (programs == 0) return;
-    alignas(kTensorMapAlignment) unsigned char storage[kMaxBytes];
-    void* parameters[kMaxParameters];
+    unsigned char* storage = parameters.storage;
     for (size_t i = 0; i < arguments_.size(); ++i) {
         PyObject* value = PyTuple_GET_ITEM(values.ptr(), i);
         try {
@@ -142,12 +155,42 @@ void CudaKernel::launch(int64_t programs, uintptr_t stream, int device, const py
             refuse(i, value);
         }
     }
-    for (size_t i = 0; i < offsets_.size(); ++i) parameters[i] = storage + offsets_[i];
+    for (size_t i = 0; i < offsets_.size(); ++i) parameters.pointers[i] = storage + offsets_[i];
     for (size_t i = offsets_.size() - kScratchPointers; i < offsets_.size(); ++i) {
         store<uint64_t>(storage + offsets_[i], 0);
     }
+}
+
+void launch_in_turn(const std::vector<LaunchInTurn>& launches, uintptr_t stream, int device,
+                    int32_t first_step, int64_t rounds) {
+    if (rounds < 0 || rounds > INT32_MAX) {
+        throw std::invalid_argument("rounds is " + std::to_string(rounds) +
+                                    "; it takes a number from 0 to 2^31 - 1");
+    }
+    std::vector<CudaKernel::Parameters> packed(launches.size());
+    std::vector<void*> steps;
+    for (size_t i = 0; i < launches.size(); ++i) {
+        const LaunchInTurn& launch = launches[i];
+        const std::vector<CudaKernel::Argument>& arguments = launch.kernel->arguments_;
+        if (launch.step >= arguments.size() ||
+            arguments[launch.step].kind != CudaKernel::Kind::int32) {
+            throw std::invalid_argument("argument " + std::to_string(launch.step) + " of " +
+                                        launch.kernel->function_.symbol() +
+                                        " is no step; that is of type i32");
+        }
+        launch.kernel->pack(launch.programs, launch.arguments, packed[i]);
+        if (launch.programs == 0) return;
+        steps.push_back(packed[i].pointers[arguments[launch.step].parameter]);
+    }
     py::gil_scoped_release release;
-    function_.launch(static_cast<unsigned>(programs), stream, device, parameters);
+    int32_t step = first_step;
+    for (int64_t round = 0; round < rounds; ++round) {
+        for (size_t i = 0; i < launches.size(); ++i) {
+            store(static_cast<unsigned char*>(steps[i]), step++);
+            launches[i].kernel->function_.launch(static_cast<unsigned>(launches[i].programs),
+                                                 stream, device, packed[i].pointers);
+        }
+    }
 }
 
 // A tensor's dtype is the signature's.

@@ -11,6 +11,8 @@
 
 namespace aefast {
 
+struct LaunchInTurn;
+
 // The arguments' types are those of a Triton signature: "*fp32" for a pointer to it, "i32",
 // "i64", "fp32", "tensordesc<bf16[128, 64]>". A pointer is given as an int or as anything with
 // data_ptr(); a descriptor as anything with `tensor` and `round_to_tf32`. A dtype, where there is
@@ -25,6 +27,12 @@ class CudaKernel {
     void launch(int64_t programs, uintptr_t stream, int device, const pybind11::tuple& arguments);
 
   private:
+    friend void launch_in_turn(const std::vector<LaunchInTurn>& launches, uintptr_t stream,
+                               int device, int32_t first_step, int64_t rounds);
+
+    // What a launch passes: the values, and where each of them is.
+    struct Parameters;
+
     enum class Kind { pointer, int32, int64, float32, descriptor };
 
     struct Argument {
@@ -37,6 +45,7 @@ class CudaKernel {
         PyObject* seen_dtype = nullptr;
     };
 
+    void pack(int64_t programs, const pybind11::tuple& arguments, Parameters& parameters);
     static Kind kind_of(const std::string& type);
     static void check_dtype(Argument& argument, PyObject* tensor);
     void append(size_t bytes, size_t alignment);
@@ -50,5 +59,18 @@ class CudaKernel {
     std::vector<size_t> offsets_;  // of each parameter in the launch's storage
     size_t bytes_ = 0;
 };
+
+// One of several launches that take turns.
+struct LaunchInTurn {
+    CudaKernel* kernel;
+    int64_t programs;
+    pybind11::tuple arguments;
+    size_t step;  // which of the arguments is the number of the step, an i32
+};
+
+// Launches them one after the other, so many rounds: each is a step, numbered from `first_step` on.
+// Between the launches there is no Python.
+void launch_in_turn(const std::vector<LaunchInTurn>& launches, uintptr_t stream, int device,
+                    int32_t first_step, int64_t rounds);
 
 }  // namespace aefast

@@ -8,7 +8,7 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 from aefast import use_backend
-from aefast.backend import select
+from aefast.backend import select, unavailable
 from aefast.functional import contrastive_divergence, free_energy, gibbs
 from aefast.ops.rbm import eager
 from aefast.ops.rbm.settings import Machine
@@ -27,6 +27,26 @@ def machine(device, visible, hidden, scale=1.0, log_var=False):
 
 def states(batch, units, device="cpu"):
     return (torch.rand(batch, units, device=device) < 0.5).float()
+
+
+@pytest.mark.parametrize("beta", [None, 0.7])
+def test_steps_without_python_between_them_draw_what_single_steps_do(beta, monkeypatch):
+    """Triton's kernels; the data are no binary numbers, so that only the first step splits them."""
+    if unavailable("triton", "cpu") and not torch.cuda.is_available():
+        pytest.skip("needs Triton")
+    from aefast.ops.rbm.triton import _BernoulliPrimitives
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parameters = machine(device, 21, 13)
+    start = torch.rand(19, 21, device=device)
+    for k in (3, 4, 6):
+        options = {"k": k, "beta": beta, "seed": 5, "row_offset": 3, "return_probs": True}
+        with use_backend("triton"):
+            actual = gibbs(start, *parameters, **options)
+            monkeypatch.setattr(_BernoulliPrimitives, "takes_bernoulli_steps", False)
+            expected = gibbs(start, *parameters, **options)
+            monkeypatch.undo()
+        assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
 
 
 def every_state(units):

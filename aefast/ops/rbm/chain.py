@@ -36,7 +36,8 @@ def _run(
         deviation = torch.exp(machine.log_var / 2).contiguous()
         factor = None if beta is None else beta.rsqrt()
     initial, hidden_prob, visible_prob = visible, None, None
-    for step in range(settings.k):
+    step = 0
+    while step < settings.k:
         keep = settings.return_probs and step == settings.k - 1
         scaled = visible if precision is None else visible * precision
         hidden, hidden_prob = primitives.sample_bernoulli(
@@ -53,6 +54,14 @@ def _run(
             )
         if settings.clamp_mask is not None:
             visible = primitives.clamp(visible, initial, settings.clamp_mask)
+        step += 1
+        if step == 1 and settings.k > 2 and primitives.takes_bernoulli_steps:
+            biases = machine.hidden_bias, machine.visible_bias
+            steps = range(1, settings.k - 1)
+            primitives.bernoulli_steps(
+                hidden, visible, weight, transposed, biases, beta, settings, steps
+            )
+            step = steps.stop
     return Sample(visible, hidden, visible_prob, hidden_prob)
 
 

@@ -21,6 +21,9 @@ Probabilities = Any
 
 
 class ChainPrimitives:
+    # Whether bernoulli_steps is implemented.
+    takes_bernoulli_steps = False
+
     def states(self, visible: Tensor) -> States:
         """Visible units [B, D] in the kind that the steps take."""
         return visible
@@ -72,6 +75,21 @@ class ChainPrimitives:
         """Half a step: the units' states given those of ``left``, and the probabilities."""
         values = self.linear(left, right, bias)
         return values, self.sample_units(values, None, beta, keep, settings, step)
+
+    def bernoulli_steps(
+        self,
+        hidden: States,
+        visible: States,
+        weight: Operand,
+        transposed: Operand,
+        biases: tuple[Tensor | None, Tensor | None],
+        beta: Tensor | None,
+        settings: ChainSettings,
+        steps: range,
+    ) -> None:
+        """Whole steps, without Python between them, from the states that the step before sampled;
+        these are written over. biases: of the hidden and of the visible units."""
+        raise NotImplementedError
 
     def statistics(
         self, states: States, weight: Operand, bias: Tensor | None, scale: float

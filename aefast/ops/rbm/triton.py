@@ -19,7 +19,14 @@ from aefast.ops.rbm.primitives import ChainPrimitives, Operand, States
 from aefast.ops.rbm.settings import ChainSettings, Machine
 from aefast.ops.shared import triton_gemm, triton_terms
 from aefast.ops.shared.precision import product_level
-from aefast.ops.shared.triton import Variant, cdiv, device_of, seed_arguments
+from aefast.ops.shared.triton import (
+    Launch,
+    Variant,
+    cdiv,
+    device_of,
+    launch_in_turn,
+    seed_arguments,
+)
 from aefast.ops.shared.triton_gemm import Tile
 from aefast.ops.shared.triton_terms import Terms
 
@@ -123,6 +130,8 @@ class _Primitives(ChainPrimitives):
 class _BernoulliPrimitives(_Primitives):
     """Bernoulli units, whose states are one bfloat16 term. Data may be split into up to three."""
 
+    takes_bernoulli_steps = True
+
     def __init__(self, device_type: str) -> None:
         self.terms = TERMS[product_level(device_type)]
 
@@ -140,7 +149,8 @@ class _BernoulliPrimitives(_Primitives):
 
     def linear(self, left: Terms, right: Terms, bias: Tensor | None) -> Tensor:
         values = right.matrix.new_empty(left.shape[0], right.shape[0], dtype=torch.float32)
-        self._half_step(left, right, bias, None, None, values, None, 0)
+        with device_of(values):
+            self._half_step(left, right, bias, None, None, values, None, 0).run()
         return values
 
     def sample_bernoulli(
@@ -157,8 +167,31 @@ class _BernoulliPrimitives(_Primitives):
         width = triton_gemm.padded(columns, torch.bfloat16)
         states = right.matrix.new_empty(rows, width)
         means = states.new_empty(rows, columns, dtype=torch.float32) if keep else None
-        self._half_step(left, right, bias, beta, states, means, settings, step)
+        with device_of(right.matrix):
+            self._half_step(left, right, bias, beta, states, means, settings, step).run()
         return Terms(states, rows, (rows, columns), self.one), means
+
+    def bernoulli_steps(
+        self,
+        hidden: Terms,
+        visible: Terms,
+        weight: Terms,
+        transposed: Terms,
+        biases: tuple[Tensor | None, Tensor | None],
+        beta: Tensor | None,
+        settings: ChainSettings,
+        steps: range,
+    ) -> None:
+        of_hidden, of_visible = biases
+        launches = [
+            self._half_step(visible, weight, of_hidden, beta, hidden.matrix, None, settings, 0),
+            self._half_step(
+                hidden, transposed, of_visible, beta, visible.matrix, None, settings, 0
+            ),
+        ]
+        device = weight.matrix.device
+        with device_of(weight.matrix):
+            launch_in_turn(launches, device, 2 * steps.start, len(steps))
 
     def statistics(
         self, states: Terms, weight: Terms, bias: Tensor | None, scale: float
@@ -213,29 +246,32 @@ class _BernoulliPrimitives(_Primitives):
         values: Tensor | None,
         settings: ChainSettings | None,
         step: int,
-    ) -> None:
-        """Sample ``states`` with the settings, or write the sums into ``values``."""
+    ) -> Launch:
+        """To sample ``states`` with the settings, or to write the sums into ``values``."""
         shape = left.shape[0], right.shape[0], right.shape[1]
         device = right.matrix.device
         generation, multiprocessors = triton_gemm.chip(device)
-        tile, _ = triton_gemm.choose_tile(generation, multiprocessors, "bernoulli", shape)
+        tiles = triton_gemm.TILES[generation]["bernoulli"]
+        tile, _ = triton_gemm.choose_tile(tiles, multiprocessors, shape)
         read = triton_gemm.factors_of_terms(left, right, (False, False), "bernoulli", shape)
         seed = 0 if settings is None else settings.seed
         unread = right.matrix.new_empty(1, dtype=torch.float32)
-        with device_of(right.matrix):
-            _half_step_variant(generation, tile, self.terms).launch(
-                cdiv(shape[0], tile.rows) * cdiv(shape[1], tile.columns),
+        return Launch(
+            _half_step_variant(generation, tile, self.terms),
+            cdiv(shape[0], tile.rows) * cdiv(shape[1], tile.columns),
+            {
                 **read.arguments(generation, tile),
-                states_pointer=left.matrix if states is None else states,
-                values_pointer=unread if values is None else values,
-                bias_pointer=unread if bias is None else bias.contiguous(),
-                factor_pointer=unread if beta is None else beta,
-                count_pointer=left.count,
+                "states_pointer": left.matrix if states is None else states,
+                "values_pointer": unread if values is None else values,
+                "bias_pointer": unread if bias is None else bias.contiguous(),
+                "factor_pointer": unread if beta is None else beta,
+                "count_pointer": left.count,
                 **seed_arguments(seed, device),
-                row_offset=0 if settings is None else settings.row_offset,
-                step=step,
-                bias_size=0 if bias is None else shape[1],
-                has_factor=int(beta is not None),
-                draws=int(states is not None),
-                keeps_means=int(values is not None),
-            )
+                "row_offset": 0 if settings is None else settings.row_offset,
+                "step": step,
+                "bias_size": 0 if bias is None else shape[1],
+                "has_factor": int(beta is not None),
+                "draws": int(states is not None),
+                "keeps_means": int(values is not None),
+            },
+        )

@@ -33,6 +33,17 @@ LOSSES = {"mse": 0, "bce": 1}
 COMPARED = [*(("mse", activation) for activation in ACTIVATIONS), ("bce", "sigmoid")]
 
 
+# Two blocks of these fit on a multiprocessor: one multiplies while the other compares. With 784
+# columns an eighth of them is padding, and a quarter of tiles of 256. GELU would spill registers.
+OVERLAPPING = {(90, "half"): (Tile(128, 128, 64, 4, 3), Tile(64, 64, 64, 4, 4))}
+
+
+def tiles(generation: int, kind: str, activation: str) -> tuple[Tile, Tile]:
+    """The large and the small tile of a comparison."""
+    wide = triton_gemm.TILES[generation][kind]
+    return wide if activation == "gelu" else OVERLAPPING.get((generation, kind), wide)
+
+
 @dataclass(frozen=True)
 class Strip:
     """The block of rows that one program of ``loss_kernel`` takes, and its launch settings."""
@@ -160,12 +171,12 @@ def variants(generation: int) -> Iterator[Variant]:
     for dtype in TYPE_NAMES:
         for kind in triton_gemm.kinds(generation, dtype):
             operands = torch.bfloat16 if kind == "terms" else dtype
-            for tile in triton_gemm.TILES[generation][kind]:
-                for right_by_depth in (False, True):
-                    layout = (False, right_by_depth)
-                    for compared in COMPARED:
+            for loss, activation in COMPARED:
+                for tile in tiles(generation, kind, activation):
+                    for right_by_depth in (False, True):
+                        layout = (False, right_by_depth)
                         yield _compare_variant(
-                            generation, dtype, operands, kind, tile, layout, *compared
+                            generation, dtype, operands, kind, tile, layout, loss, activation
                         )
             for strip in STRIPS[generation].get(kind, ()):
                 yield _loss_variant(dtype, strip)
@@ -217,7 +228,9 @@ class _Primitives:
         read = triton_gemm.factors(code, weight, plain=False)
         rows, columns, _ = read.shape
         generation, multiprocessors = triton_gemm.chip(code.device)
-        tile, _ = triton_gemm.choose_tile(generation, multiprocessors, read.kind, read.shape)
+        tile, _ = triton_gemm.choose_tile(
+            tiles(generation, read.kind, settings.output_activation), multiprocessors, read.shape
+        )
         row_tiles = cdiv(rows, tile.rows)
         target = triton_gemm.aligned(target)
         padded_columns = triton_gemm.padded(columns, code.dtype)

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from aefast import cubins
+from aefast import cubins, torch_private
 from aefast.backend import BackendUnavailableError
 from aefast.ops.shared import triton_compiled
 
@@ -110,13 +110,21 @@ class Variant:
         Raises:
             TypeError: an argument is missing, or the kernel has no parameter of that name.
         """
+        self.launch_in_order(programs, self.in_order(arguments))
+
+    def in_order(self, arguments: dict[str, Any]) -> tuple[Any, ...]:
+        """A launch's arguments in the kernel's order.
+
+        Raises:
+            TypeError: an argument is missing, or the kernel has no parameter of that name.
+        """
         try:
             values = self._values_in_order(arguments)
         except KeyError:
             raise self._wrong_names(arguments) from None
         if len(values) != len(arguments):
             raise self._wrong_names(arguments)
-        self.launch_in_order(programs, values)
+        return values
 
     def _wrong_names(self, arguments: Iterable[str]) -> TypeError:
         function = self.kernel.rpartition(".")[2]
@@ -171,6 +179,46 @@ class Variant:
             num_warps=self.warps,
             num_stages=self.stages,
         )
+
+
+class Launch(NamedTuple):
+    """A launch that is planned: its kernel, programs and arguments by name."""
+
+    variant: Variant
+    programs: int
+    arguments: dict[str, Any]
+
+    def run(self) -> None:
+        self.variant.launch(self.programs, **self.arguments)
+
+
+def launch_in_turn(
+    launches: Sequence[Launch], device: torch.device, first_step: int, rounds: int
+) -> None:
+    """Launch kernels one after the other, so many rounds: each is a step, numbered from
+    ``first_step`` on.
+
+    On a GPU there is no Python between the launches. Each kernel must have been launched before.
+    """
+    kernels = []
+    if device.type == "cuda":
+        kernels = [triton_compiled.loaded(launch.variant, device) for launch in launches]
+    if not kernels or None in kernels:
+        for step in range(first_step, first_step + rounds * len(launches)):
+            variant, programs, arguments = launches[(step - first_step) % len(launches)]
+            variant.launch(programs, **arguments | {"step": step})
+        return
+    in_turn = [
+        (
+            kernel,
+            launch.programs,
+            launch.variant.in_order(launch.arguments),
+            launch.variant.parameters.index("step"),
+        )
+        for kernel, launch in zip(kernels, launches, strict=True)
+    ]
+    stream = torch_private.cuda_stream(device.index)
+    cubins.extension().launch_in_turn(in_turn, stream, device.index, first_step, rounds)
 
 
 @cache

@@ -54,6 +54,12 @@ def launch(
     return True
 
 
+def loaded(variant: "Variant", device: torch.device) -> "CudaKernel | None":
+    """The kernel of a variant that was launched on the device; None if Triton launches it."""
+    capability = cubins.capability(device.index)
+    return cubins.find(capability, variant.name) or _kernels.get((capability, variant.name))
+
+
 def _compile(variant: "Variant", capability: tuple[int, int]) -> "CudaKernel | None":
     """The compiled kernel; None if the extension cannot launch it."""
     if not cubins.may_launch():

@@ -305,11 +305,11 @@ def _variant(
 
 
 def choose_tile(
-    generation: int, multiprocessors: int, kind: str, shape: tuple[int, int, int]
+    tiles_of_kind: tuple[Tile, Tile], multiprocessors: int, shape: tuple[int, int, int]
 ) -> tuple[Tile, int]:
     """The large tile if so many fill half the chip, else the small one; and the number of large
     tiles in the product."""
-    large, small = TILES[generation][kind]
+    large, small = tiles_of_kind
     tiles = cdiv(shape[0], large.rows) * cdiv(shape[1], large.columns)
     return (large if 2 * tiles >= multiprocessors else small), tiles
 
@@ -330,7 +330,7 @@ def plan(
     Its depth is the batch, which may be long, and no activation has to wait for the whole sum.
     """
     large, small = TILES[generation][kind]
-    tile, tiles = choose_tile(generation, multiprocessors, kind, shape)
+    tile, tiles = choose_tile((large, small), multiprocessors, shape)
     splits = 1
     if tile == small and all(layout):
         most = min(multiprocessors // tiles, shape[2] // (STEPS_PER_SPLIT * large.depth))

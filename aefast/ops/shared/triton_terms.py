@@ -43,8 +43,7 @@ def split_variant(terms: int, aligned: bool, counts: bool) -> Variant:
 def split(values: Tensor, terms: int, counts: bool = False) -> Terms:
     """A float32 matrix as so many terms; with ``counts`` it is counted how many are needed."""
     rows, columns = values.shape
-    units_per_row = cdiv(columns, UNIT)
-    term_rows = cdiv(rows, ROWS) * ROWS
+    units_per_row, term_rows = -(-columns // UNIT), -(-rows // ROWS) * ROWS
     matrix = values.new_empty(terms * term_rows, units_per_row * UNIT, dtype=torch.bfloat16)
     count = torch.ones(1, dtype=torch.int32, device=values.device) if counts else None
     unit_count = term_rows * units_per_row
