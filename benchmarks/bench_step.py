@@ -31,11 +31,11 @@ from aefast.nn import (
 )
 
 LEARNING_RATE = 1e-3
-# The multiplications in one timed call: it takes long enough to be timed, and a second at most. A
-# step has five products a row with each weight, and the optimizer's step counts as some more.
-PRODUCTS_IN_CALL = 1e9
+# The multiplications in one timed call: long enough to be timed, and half a second at most.
+# A step has five products a row with each weight, and the optimizer's step counts as some more.
+PRODUCTS_IN_CALL = 6e8
 PRODUCTS_A_ROW, PRODUCTS_OF_OPTIMIZER = 5, 50
-FEWEST_STEPS, MOST_STEPS = 2, 64
+MOST_STEPS = 64
 
 Loss = Callable[[Tensor], Tensor]
 Kind = Callable[..., tuple[Any, nn.Module, Loss]]
@@ -45,7 +45,7 @@ def steps(shape: Shape) -> int:
     """The number of steps in one timed call."""
     weights = sum(a * b for a, b in itertools.pairwise(shape.widths))
     products = (PRODUCTS_A_ROW * shape.batch + PRODUCTS_OF_OPTIMIZER) * weights
-    return max(FEWEST_STEPS, min(MOST_STEPS, int(PRODUCTS_IN_CALL / products)))
+    return max(1, min(MOST_STEPS, int(PRODUCTS_IN_CALL / products)))
 
 
 def plain(visible: int, hidden: int) -> tuple[Any, nn.Module, Loss]:

@@ -24,10 +24,10 @@ Inputs = tuple[Tensor, ...]
 Layer = Callable[..., Tensor]
 Run = Callable[[], object]
 
-MIN_ROUNDS, MAX_ROUNDS = 11, 501
-# Where all contenders together take longer than this a round, a few rounds must do: their noise is
-# small beside them.
-SLOW_SECONDS, FEW_ROUNDS = 0.5, 5
+MAX_ROUNDS = 501
+# The fewest rounds, where all contenders together take so many seconds a round and more: the longer
+# they take, the smaller is their noise beside them.
+FEWEST_ROUNDS = {1.0: 3, 0.1: 5, 0.0: 11}
 # A call is warm after so many, or after so long.
 WARM_UP_CALLS, WARM_UP_SECONDS = 3, 0.25
 
@@ -213,11 +213,16 @@ def take_turns(runs: dict[str, Run], benchmark: Any, seconds: float) -> dict[str
     for run in runs.values():
         run()
     cycle = time.perf_counter() - start
-    fewest = FEW_ROUNDS if cycle > SLOW_SECONDS else MIN_ROUNDS
-    rounds = min(max(int(seconds * len(runs) / cycle), fewest), MAX_ROUNDS)
     gc.collect()
+    rounds = rounds_of(cycle, seconds * len(runs))
     benchmark.pedantic(runs["aefast"], setup=time_the_others, rounds=rounds)
     return {"aefast": list(benchmark.stats.stats.data), **others}
+
+
+def rounds_of(cycle: float, seconds: float) -> int:
+    """How many rounds of ``cycle`` seconds to time in about so many seconds."""
+    fewest = next(rounds for least, rounds in FEWEST_ROUNDS.items() if cycle >= least)
+    return min(max(int(seconds / cycle), fewest), MAX_ROUNDS)
 
 
 def paired_ratio(theirs: list[float], ours: list[float]) -> dict[str, float]:

@@ -133,10 +133,17 @@ def test_the_contenders_take_turns() -> None:
     turns: list[str] = []
     runs = {name: (lambda name=name: turns.append(name)) for name in ("aefast", "eager", "limit")}
     times = harness.take_turns(runs, FakeBenchmark(), seconds=0.0)
-    assert turns[3:] == ["eager", "limit", "aefast"] * harness.MIN_ROUNDS
-    assert {name: len(series) for name, series in times.items()} == dict.fromkeys(
-        runs, harness.MIN_ROUNDS
-    )
+    rounds = len(times["aefast"])
+    assert rounds in harness.FEWEST_ROUNDS.values()
+    assert turns[3:] == ["eager", "limit", "aefast"] * rounds
+    assert {name: len(series) for name, series in times.items()} == dict.fromkeys(runs, rounds)
+
+
+@pytest.mark.parametrize(
+    ("cycle", "rounds"), [(1e-6, 501), (0.01, 50), (0.05, 11), (0.1, 5), (0.9, 5), (1.0, 3)]
+)
+def test_slow_calls_are_timed_in_fewer_rounds(cycle: float, rounds: int) -> None:
+    assert harness.rounds_of(cycle, seconds=0.5) == rounds
 
 
 def test_a_wrong_kernel_is_never_timed() -> None:
@@ -153,7 +160,7 @@ def test_a_race_records_ratios_and_the_share_of_the_limit(monkeypatch: pytest.Mo
     monkeypatch.setattr(torch, "compile", lambda layer, mode: layer)
     limit = harness.Limit("copy", torch.clone, work=32.0, unit="GB/s")
     record = harness.race(make_case(limit=limit), FakeBenchmark(), seconds=0.0)
-    assert record["rounds"] == harness.MIN_ROUNDS
+    assert record["rounds"] in harness.FEWEST_ROUNDS.values()
     assert record["seconds"] == 1.0
     for baseline in ("eager", "compile"):
         times = record["baselines"][baseline]
