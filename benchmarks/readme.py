@@ -6,6 +6,7 @@ the peer that is named: the lowest and the highest of the cases that a row stand
 """
 
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,14 +133,31 @@ ROWS = [
 
 def fill(text: str, results: Sequence[Result]) -> str:
     """The same text with the figures of ``results`` between the markers that it has."""
-    for name, figures in (("summary", summary(results)), ("table", figure_table(results))):
+    figures_of = {"headline": headline, "summary": summary, "table": figure_table}
+    for name, render in figures_of.items():
         begin, end = f"<!-- {name}: filled by `make readme` -->\n", f"<!-- end of {name} -->"
         if begin not in text:
             continue
         before, rest = text.split(begin)
         _, after = rest.split(end)
-        text = f"{before}{begin}{figures}\n{end}{after}"
+        text = f"{before}{begin}{render(results)}\n{end}{after}"
     return text
+
+
+def headline(results: Sequence[Result]) -> str:
+    """Where it is faster, by how much, and where it is not, in a sentence."""
+    training = {
+        machine: measured
+        for machine, of_machine in machines(results).items()
+        if (measured := ratios(of_machine, [row for row in ROWS if row.op == "fit"]))
+    }
+    spans = [f"{span(measured)} ({machine})" for machine, measured in training.items()]
+    return textwrap.fill(
+        "Training by `aefast.fit` is faster than the quickest loop in plain PyTorch: "
+        f"{' and '.join(spans)}; {SMALL} are slower: {span(small_calls(results))}.",
+        width=104,
+        break_on_hyphens=False,
+    )
 
 
 def summary(results: Sequence[Result]) -> str:
@@ -154,7 +172,11 @@ def figure_table(results: Sequence[Result]) -> str:
 
 def _table(kinds: dict[str, list[Row]], results: Sequence[Result]) -> str:
     """Of kinds of cases, those that were measured; what has a loss in it is bold."""
-    columns = machines(results)
+    columns = {
+        machine: of_machine
+        for machine, of_machine in machines(results).items()
+        if ratios(of_machine, ROWS) or small_calls(of_machine)
+    }
     lines = [["", *columns]]
     for words, rows in kinds.items():
         ratios_of_kind = [ratios(machine, rows) for machine in columns.values()]

@@ -632,11 +632,30 @@ def test_readmes_figures_are_the_lowest_and_the_highest_of_each_machine() -> Non
     assert [row[0] for row in detailed] == ["", "`corrupt`, masking", readme.SMALL]
 
 
+def test_a_machine_whose_cases_have_no_row_has_no_column() -> None:
+    products = {**figures(2.0, threads=1, gpus=[]), "cases": []}
+    assert len(cells(readme.summary([figures(2.0), products]))[0]) == 2
+
+
+def test_readmes_first_figures_are_of_training_and_of_single_calls() -> None:
+    measured = figures(2.0)
+    measured["cases"][0] |= {"op": "fit", "case": "plain 128x64-32"}
+    text = " ".join(readme.headline([measured, figures(3.0, threads=1)]).split())
+    assert "plain PyTorch: 2.0x (Some CPU, 2 threads, AVX-512, Some GPU); single calls" in text
+    assert text.endswith("are slower: 0.50x.")
+
+
 needs_results = pytest.mark.skipif(not readme.RESULTS.exists(), reason="needs the source tree")
 
 
 @needs_results
-@pytest.mark.parametrize(("page", "name"), [*zip(readme.PAGES, ("summary", "table"), strict=True)])
+@pytest.mark.parametrize(
+    ("page", "name"),
+    [
+        (readme.PAGES[0], "headline"),
+        *zip(readme.PAGES, ("summary", "table"), strict=True),
+    ],
+)
 def test_the_figures_are_the_committed_results(page: Path, name: str) -> None:
     text = page.read_text()
     assert f"<!-- {name}: filled by `make readme` -->" in text
