@@ -208,10 +208,13 @@ def test_start_shapes_state_and_reconstruction(name):
     assert name[:4] in repr(model).lower()
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "share"), [*((name, 0) for name in MODELS), ("jumprelu", 1), ("gated", 1)]
+)
 def test_training_lowers_the_loss_to_the_same_bits_on_one_and_two_threads(
-    name, threads, monkeypatch
+    name, share, threads, monkeypatch
 ):
+    monkeypatch.setattr(candidates, "MOST_CANDIDATES", share)
     # The sums of the vendor's product, which serves on some processors, depend on the threads.
     monkeypatch.setattr(product_routes, "_outpaces", lambda *_: True)
 
@@ -223,7 +226,7 @@ def test_training_lowers_the_loss_to_the_same_bits_on_one_and_two_threads(
         optimizer = torch.optim.Adam(model.parameters(), 1e-2)
         model.keep_unit_norm(optimizer)
         losses = []
-        for _ in range(20):
+        for _ in range(100):
             optimizer.zero_grad()
             loss = model.loss(data)
             loss.backward()
