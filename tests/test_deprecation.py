@@ -1,11 +1,15 @@
 """Old names do what the new ones do, and warn at the line that uses them."""
 
+import importlib
+import pickle
 import warnings
 
 import pytest
 import torch
 
+import aefast
 from aefast import nn
+from aefast.acceleration.table import ReportRow
 
 AUTOENCODERS = (
     nn.Autoencoder,
@@ -57,3 +61,36 @@ def test_an_estimators_loss_parameter_is_its_reconstruction(kind):
     assert old.score(x) == new.score(x)
     with pytest.raises(TypeError, match="both given"):
         old.set_params(reconstruction="bce").fit(x)
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new"),
+    [
+        ("aefast", "Look", "TrainingProgress"),
+        ("aefast", "Patched", "PatchStatus"),
+        ("aefast.patching", "Patched", "PatchStatus"),
+    ],
+)
+def test_a_class_is_found_by_its_old_name(module, old, new):
+    module = importlib.import_module(module)
+    with pytest.warns(DeprecationWarning, match=rf"{old} is an old name.*use .*{new}") as warned:
+        assert getattr(module, old) is getattr(module, new)
+    assert [warning.filename for warning in warned] == [__file__]
+    with pytest.raises(AttributeError, match="has no attribute 'Loook'"):
+        module.Loook  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("result", "old", "new"),
+    [
+        (ReportRow("0", "8-3 relu", True, fallbacks=2), "what", "operation"),
+        (ReportRow("0", "8-3 relu", True, fallbacks=2), "fallen", "fallbacks"),
+        (ReportRow("0", "8-3 relu", True, fallback_ms=2.5), "fallen_ms", "fallback_ms"),
+        (aefast.PatchStatus(False, "sklearn is not installed"), "why", "detail"),
+    ],
+)
+def test_a_results_attribute_is_read_by_its_old_name(result, old, new):
+    with pytest.warns(DeprecationWarning, match=f"{old} is an old name.*use {new}") as warned:
+        assert getattr(result, old) == getattr(result, new)
+    assert [warning.filename for warning in warned] == [__file__]
+    assert pickle.loads(pickle.dumps(result)) == result

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aefast import backend
+from aefast.acceleration.call_counter import CallCounter
 from aefast.acceleration.locks import free_after_fork
-from aefast.acceleration.tally import Tally
 from aefast.ops.shared import checks, dispatch
 
 # Below so many numbers torch draws faster. Our kernel copies the generator's state first, which
@@ -33,14 +33,14 @@ class Draw:
     Attributes:
         kind: ``"dropout"``, or the name of torch's function.
         level: the probability that dropout drops an element; 0 for other kinds.
-        tally: counts the calls.
+        counter: counts the calls.
     """
 
     def __init__(self, kind: str, level: float) -> None:
         self.__name__ = kind  # torch.fx writes it into the graph's code
         self.kind = kind
         self.level = level
-        self.tally = Tally()
+        self.counter = CallCounter()
 
     def __str__(self) -> str:
         return f"dropout {self.level:g}" if self.kind == "dropout" else f"torch.{self.kind}"
@@ -49,7 +49,7 @@ class Draw:
         start = perf_counter()
         reason = self.refusal(x)
         output = self._plain(x) if reason is not None else self._drawn(x)
-        self.tally.count(reason, start)
+        self.counter.count(reason, start)
         return output
 
     def _plain(self, x: Tensor) -> Tensor:

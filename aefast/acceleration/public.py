@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from torch import Tensor, nn
 
 from aefast.acceleration.serving import Record, bind, unbind
-from aefast.acceleration.table import Report, Row
+from aefast.acceleration.table import Report, ReportRow
 from aefast.acceleration.tracing import KEY, is_leaf
 
 
@@ -39,7 +39,7 @@ def accelerate(model: nn.Module, *, loss: Callable[..., Tensor] | None = None) -
     >>> from torch import nn
     >>> model = nn.Sequential(nn.Linear(64, 32), nn.Sigmoid(), nn.Linear(32, 64))
     >>> aefast.accelerate(model)
-    module       part                        replaced  served  fell back  why
+    module       operation                   replaced  served  fell back  reason
     (the model)  64-32-64 sigmoid, identity  yes       -       -
     >>> model(torch.rand(5, 64)).sum().backward()
     >>> aefast.report(model).replaced[0].served
@@ -54,7 +54,7 @@ def accelerate(model: nn.Module, *, loss: Callable[..., Tensor] | None = None) -
         raise ValueError("model is accelerated already; aefast.restore(model) undoes it")
     for module in _candidates(model):
         record = bind(module, loss if module is model else None)
-        if not record.tallies and module is not model:
+        if not record.counters and module is not model:
             unbind(module)
     done = report(model)
     if not done.replaced and not any(isinstance(child, nn.Linear) for child in model.modules()):
@@ -90,7 +90,7 @@ def report(model: nn.Module) -> Report:
         ValueError: it is not accelerated.
     """
     _check_accelerated(model)
-    rows: list[Row] = []
+    rows: list[ReportRow] = []
     for name, module in model.named_modules():
         if KEY in module.__dict__:
             rows += _rows(name, module.__dict__[KEY])
@@ -109,25 +109,25 @@ def _candidates(model: nn.Module) -> Iterator[nn.Module]:
             yield module
 
 
-def _rows(name: str, record: Record) -> Iterator[Row]:
-    for part, tally in record.tallies.items():
-        yield Row(
+def _rows(name: str, record: Record) -> Iterator[ReportRow]:
+    for part, counter in record.counters.items():
+        yield ReportRow(
             name,
             part,
             True,
-            "; ".join(sorted(tally.reasons)),
-            tally.served,
-            tally.served_ms,
-            tally.fallen,
-            tally.fallen_ms,
+            "; ".join(sorted(counter.reasons)),
+            counter.served,
+            counter.served_ms,
+            counter.fallbacks,
+            counter.fallback_ms,
         )
     if record.reason is not None:
-        yield Row(name, type(record.module).__name__, False, record.reason)
+        yield ReportRow(name, type(record.module).__name__, False, record.reason)
     for state in record.states[:1]:
         if state.lone:
-            yield Row(name, f"{state.lone} x Linear alone", False, "torch's own is as fast")
-        for draw in state.own_draws:
-            yield Row(name, draw, False, "torch draws these numbers itself")
+            yield ReportRow(name, f"{state.lone} x Linear alone", False, "torch's own is as fast")
+        for draw in state.torch_draws:
+            yield ReportRow(name, draw, False, "torch draws these numbers itself")
 
 
 def _check_accelerated(model: object) -> None:

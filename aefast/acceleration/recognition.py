@@ -332,7 +332,7 @@ def draws_of(graph: fx.Graph, module: nn.Module) -> Iterator[RecognizedDraw]:
             yield RecognizedDraw(node, OF_SHAPE[node.target], shaped, 0.0)
 
 
-def own_draws_of(graph: fx.Graph) -> list[str]:
+def torch_draws_of(graph: fx.Graph) -> list[str]:
     """The names of the draws in a graph that torch makes itself, without our kernels."""
     methods = {str(node.target) for node in graph.nodes if node.op == "call_method"}
     targets = [node.target for node in graph.nodes if node.op == "call_function"]

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, fx, nn
 
 from aefast import backend
+from aefast.acceleration.call_counter import CallCounter
 from aefast.acceleration.draws import TOO_FEW, Draw, draws_as_torch
 from aefast.acceleration.recognition import (
     draws_of,
-    own_draws_of,
     reads_parameter,
     stacks_of,
+    torch_draws_of,
 )
 from aefast.acceleration.stack import NO_ROWS, NOT_PAYING, Stack, stack_of
-from aefast.acceleration.tally import Tally
 from aefast.acceleration.tracing import KEY, TRACING, Trace, is_plain_tensor, trace
 from aefast.nn.plain import global_hooks
 from aefast.ops.shared.dispatch import is_in_function_mode
@@ -48,28 +48,28 @@ class AcceleratedGraph:
         inputs: the number of tensors that the graph takes.
         parts: the kernels' calls in it.
         lone: the number of single linear layers that were left to torch.
-        own_draws: the names of the draws that were left to torch.
+        torch_draws: the names of the draws that were left to torch.
         run: calls the graph.
     """
 
-    def __init__(self, module: nn.Module, traced: Trace, tallies: dict[str, Tally]) -> None:
+    def __init__(self, module: nn.Module, traced: Trace, counters: dict[str, CallCounter]) -> None:
         self.guard = traced.guard
         self.inputs = traced.inputs
         self.parts: list[Part] = []
         self.lone = 0
         self.replaced: dict[fx.Node, fx.Node] = {}
-        self.own_draws: list[str] = []
+        self.torch_draws: list[str] = []
         self.run = self._compiled(module, traced)
-        self._share(tallies)
+        self._share_counters(counters)
 
-    def _share(self, tallies: dict[str, Tally]) -> None:
-        """Give equal parts one tally: a report counts training and evaluation together."""
+    def _share_counters(self, counters: dict[str, CallCounter]) -> None:
+        """Give equal parts one counter: a report counts training and evaluation together."""
         names: list[str] = []
         for part in self.parts:
             number = names.count(str(part)) + 1
             names.append(str(part))
             name = names[-1] if number == 1 else f"{names[-1]}, number {number}"
-            part.tally = tallies.setdefault(name, part.tally)
+            part.counter = counters.setdefault(name, part.counter)
 
     def _compiled(self, module: nn.Module, traced: Trace) -> Callable[..., object]:
         graph = traced.graph
@@ -85,7 +85,7 @@ class AcceleratedGraph:
         for draw in list(draws_of(graph, module)) if draws_as_torch() else ():
             self._replace(draw.node, Draw(draw.kind, draw.level), draw.x)
             graph.erase_node(draw.node)
-        self.own_draws = own_draws_of(graph)
+        self.torch_draws = torch_draws_of(graph)
         # Remove reads of weights that only the replaced layers had. All other nodes stay, even
         # without readers: they may write.
         graph.eliminate_dead_code(lambda node: not reads_parameter(node))
@@ -112,7 +112,7 @@ class Record:
         module: the module.
         loss: the loss that ``accelerate`` was given; or None.
         states: a graph for each state that the module was called in.
-        tallies: counts of calls, by the name of the part.
+        counters: counts of calls, by the name of the part.
         reason: why no kernel serves the module; None where one does.
         bound: the attributes that were set on the instance. Another value of such a name is the
             user's.
@@ -122,7 +122,7 @@ class Record:
         self.module = module
         self.loss = loss
         self.states: list[AcceleratedGraph] = []
-        self.tallies: dict[str, Tally] = {}
+        self.counters: dict[str, CallCounter] = {}
         self.reason: str | None = None
         self.bound: dict[str, object] = {}
         self.has_warned = False
@@ -151,7 +151,7 @@ class Record:
             self.reason = traced
             return None
         self.reason = None
-        self.states.append(AcceleratedGraph(self.module, traced, self.tallies))
+        self.states.append(AcceleratedGraph(self.module, traced, self.counters))
         return self.states[-1]
 
     def serve(self, arguments: tuple[Tensor, ...]) -> object:
@@ -164,12 +164,12 @@ class Record:
         result = state.run(*arguments)
         if not self.has_warned:
             for part in state.parts:
-                if part.tally.reasons:
+                if part.counter.reasons:
                     self._warn(state)
         return result
 
     def _warn(self, state: AcceleratedGraph) -> None:
-        reasons = {reason for part in state.parts for reason in part.tally.reasons} - EXPECTED
+        reasons = {reason for part in state.parts for reason in part.counter.reasons} - EXPECTED
         if reasons and not self.has_warned:
             self.has_warned = True
             warnings.warn(
@@ -198,7 +198,7 @@ def _forward_like(original: Callable[..., object]) -> Callable[..., object]:
 
 def _extra_repr(self: nn.Module) -> str:
     own = type(self).extra_repr(self)
-    parts = len(self.__dict__[KEY].tallies)
+    parts = len(self.__dict__[KEY].counters)
     line = f"accelerated: {parts} part{'s' if parts != 1 else ''} by aefast"
     return f"{own}\n{line}" if own else line
 
@@ -253,7 +253,7 @@ def bind(module: nn.Module, loss: Callable[..., Tensor] | None) -> Record:
         REPLICATE: _replicate,
         SCRIPT: _prepare_scriptable,
     }
-    if record.tallies:
+    if record.counters:
         methods |= {"forward": _forward_like(type(module).forward), "extra_repr": _extra_repr}
     record.bound = {KEY: record} | {name: MethodType(f, module) for name, f in methods.items()}
     module.__dict__.update(record.bound)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aefast import backend
-from aefast.acceleration.tally import Tally
+from aefast.acceleration.call_counter import CallCounter
 from aefast.ops.linear_act.eager import ACTIVATIONS
 from aefast.ops.linear_act.op import FROM_PREACTIVATION
 from aefast.ops.shared import checks, dispatch
@@ -51,7 +51,7 @@ class Stack:
         self.layers = layers
         self.slots = slots
         self.shapes = [slot.tensor.shape for slot in slots]
-        self.tally = Tally()
+        self.counter = CallCounter()
         self.largest_product = max(layer.inputs * layer.outputs for layer in layers)
         # Whether backward reads the output. If not, it is not saved: users may change it in place.
         self.reads_output = layers[-1].activation not in ("identity", *FROM_PREACTIVATION)
@@ -72,7 +72,7 @@ class Stack:
         else:
             output = self._run(x.reshape(-1, x.shape[-1]).contiguous(), parameters)
             output = output.reshape(*x.shape[:-1], output.shape[-1])
-        self.tally.count(reason, start)
+        self.counter.count(reason, start)
         return output
 
     def plain(self, x: Tensor, parameters: list[Tensor]) -> Tensor:
@@ -149,9 +149,9 @@ class Stack:
         parameters: list[Tensor],
         saved: Tensor,
         output: Tensor | None,
-        needed: list[bool],
+        needs_grad: list[bool],
     ) -> list[Tensor | None]:
-        """The gradients by x and by the parameters; None for those that are not needed.
+        """The gradients by x and by the parameters; None for those that need none.
 
         ``output`` is None where ``reads_output`` is False: C++ is then given another pointer in
         its place, which it does not read.
@@ -161,7 +161,7 @@ class Stack:
             grad = grad.contiguous()
         gradients = [
             torch.empty_like(tensor, memory_format=torch.contiguous_format) if need else None
-            for tensor, need in zip((x, *parameters), needed, strict=True)
+            for tensor, need in zip((x, *parameters), needs_grad, strict=True)
         ]
         pointers = [0 if gradient is None else gradient.data_ptr() for gradient in gradients]
         backend.extension().mlp_backward(
@@ -203,26 +203,26 @@ class _Stack(KernelFunction):
     @staticmethod
     def backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, saved, output, *parameters = ctx.saved_tensors
-        needed = list(ctx.needs_input_grad[1:])
+        needs_grad = list(ctx.needs_input_grad[1:])
         if torch.is_grad_enabled() or dispatch.is_traced(grad) or dispatch.is_transformed(grad):
-            return None, *_differentiable(ctx.stack, grad, x, parameters, needed)
-        return None, *ctx.stack.backward(grad, x, parameters, saved, output, needed)
+            return None, *_differentiable(ctx.stack, grad, x, parameters, needs_grad)
+        return None, *ctx.stack.backward(grad, x, parameters, saved, output, needs_grad)
 
 
 def _differentiable(
-    stack: Stack, grad: Tensor, x: Tensor, parameters: list[Tensor], needed: list[bool]
+    stack: Stack, grad: Tensor, x: Tensor, parameters: list[Tensor], needs_grad: list[bool]
 ) -> list[Tensor | None]:
     """The gradients, computed by PyTorch's own operations, so that they can be differentiated."""
     inputs = [x, *parameters]
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         aliases = aliases_of(inputs)
-        differentiated = [alias for alias, need in zip(aliases, needed, strict=True) if need]
+        differentiated = [alias for alias, need in zip(aliases, needs_grad, strict=True) if need]
         output = stack.plain(aliases[0], aliases[1:])
         gradients = iter(
             torch.autograd.grad(output, differentiated, grad, create_graph=create_graph)
         )
-    gradients_of_needed = [next(gradients) if need else None for need in needed]
+    gradients_of_needed = [next(gradients) if need else None for need in needs_grad]
     return connected(gradients_of_needed, (grad, *inputs))
 
 

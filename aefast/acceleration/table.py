@@ -2,51 +2,57 @@
 
 from dataclasses import dataclass
 
+from aefast.deprecation import OldAttribute
+
 
 @dataclass(frozen=True)
-class Row:
+class ReportRow:
     """A module, or a part of its forward.
 
     Attributes:
         name: of the module, as ``named_modules`` has it.
-        what: the part: its layers' sizes and activations, or the name of a draw.
+        operation: its layers' sizes and activations, or the name of a random draw.
         is_replaced: whether kernels compute it.
         reason: why they do not; or why calls fell back to PyTorch.
-        served, fallen: the number of calls that kernels computed, and of those that fell back.
-        served_ms, fallen_ms: the time that their forward passes took, in milliseconds.
+        served, fallbacks: the number of calls that kernels computed, and of those that fell back.
+        served_ms, fallback_ms: the time that their forward passes took, in milliseconds.
     """
 
     name: str
-    what: str
+    operation: str
     is_replaced: bool
     reason: str = ""
     served: int = 0
     served_ms: float = 0.0
-    fallen: int = 0
-    fallen_ms: float = 0.0
+    fallbacks: int = 0
+    fallback_ms: float = 0.0
+
+    what = OldAttribute("operation")
+    fallen = OldAttribute("fallbacks")
+    fallen_ms = OldAttribute("fallback_ms")
 
 
 @dataclass(frozen=True)
 class Report:
     """What :func:`aefast.accelerate` replaced, and what it did not; printed, it is a table."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[ReportRow, ...]
 
     @property
-    def replaced(self) -> tuple[Row, ...]:
+    def replaced(self) -> tuple[ReportRow, ...]:
         """The rows of the parts that kernels compute."""
         return tuple(row for row in self.rows if row.is_replaced)
 
     def __str__(self) -> str:
-        lines = [("module", "part", "replaced", "served", "fell back", "why")]
+        lines = [("module", "operation", "replaced", "served", "fell back", "reason")]
         for row in self.rows:
             lines.append(
                 (
                     row.name or "(the model)",
-                    row.what,
+                    row.operation,
                     "yes" if row.is_replaced else "no",
                     f"{row.served} in {row.served_ms:.1f} ms" if row.served else "-",
-                    f"{row.fallen} in {row.fallen_ms:.1f} ms" if row.fallen else "-",
+                    f"{row.fallbacks} in {row.fallback_ms:.1f} ms" if row.fallbacks else "-",
                     row.reason,
                 )
             )

@@ -15,7 +15,7 @@ from aefast.acceleration.locks import free_after_fork
 from aefast.acceleration.purity import ImpureError, Read, reads_of, settings_of
 from aefast.acceleration.writes import AUGMENTED
 from aefast.nn.plain import own_hooks
-from aefast.own_draws import OwnDraws
+from aefast.thread_local_generator import ThreadLocalGenerator
 
 # The attribute of an accelerated module that holds its graphs.
 KEY = "_accelerated"
@@ -166,7 +166,7 @@ class _Proxy(_Augmented, fx.Proxy):
         return _Attribute(self, name)
 
 
-class _NoDraws(OwnDraws):
+class _NoDraws(ThreadLocalGenerator):
     """A draw while tracing is of tensors that are no placeholders. It is refused before it advances
     a generator."""
 

@@ -12,14 +12,14 @@ from aefast import random
 from aefast.data import Dataset
 from aefast.data.minibatches import minibatches_of
 from aefast.data.tensor_rows import TensorRows
+from aefast.distributed.batch_shard import BatchShard
 from aefast.distributed.group import Group, LostRankError
 from aefast.distributed.losses import chains_of
-from aefast.distributed.share import Share
-from aefast.step.stretch import Stretch
+from aefast.step.minibatch_schedule import MinibatchSchedule
 
 
 class SharedSteps(Protocol):
-    """A step of which each rank computes a share: :class:`~aefast.distributed.loop_steps.LoopSteps`
+    """A step of which each rank computes a part: :class:`~aefast.distributed.loop_steps.LoopSteps`
     or :class:`~aefast.distributed.kernel_steps.KernelSteps`.
 
     Attributes:
@@ -36,8 +36,8 @@ class SharedSteps(Protocol):
         """Called before some steps: read the optimizer's settings, which may have changed."""
         ...
 
-    def compute(self, x: Tensor, seed: int, share: Share) -> float:
-        """The part of the loss of a share's rows x ``[B, D]``. Their gradients are added to those
+    def compute(self, x: Tensor, seed: int, shard: BatchShard) -> float:
+        """The part of the loss of a shard's rows x ``[B, D]``. Their gradients are added to those
         of the rank's earlier rows."""
         ...
 
@@ -61,10 +61,10 @@ class GroupEngine:
     The parameters equal those of one process up to rounding; noise and chains equal its to the bit.
 
     Args:
-        steps: how a share is computed.
+        steps: how a rank's rows are computed.
         dataset: the rows.
         group: the ranks; one process alone takes the same steps.
-        micro_batch_size: the most rows that a rank computes at once; None for all of its share.
+        micro_batch_size: the most rows that a rank computes at once; None for all of its rows.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class GroupEngine:
         self.device, self.dtype = example.device, example.dtype
         self._error: Exception | None = None  # of the last step, not yet known to the other ranks
 
-    def run(self, stretch: Stretch, seconds: float) -> list[float]:
+    def run(self, schedule: MinibatchSchedule, seconds: float) -> list[float]:
         """As :meth:`aefast.training.engines.Engine.run`, and at the same step on each rank.
 
         Raises:
@@ -96,21 +96,21 @@ class GroupEngine:
         self.group.together(self.steps.begin)
         losses: list[float] = []
         try:
-            self._run(stretch, time.perf_counter() + seconds, losses)
+            self._run(schedule, time.perf_counter() + seconds, losses)
         finally:
             self.steps.end(sum(map(math.isfinite, losses)))
-        self.group.together(self._raise_own_error)
+        self.group.together(self._raise_local_error)
         self._gather_chains()
         return losses
 
-    def _run(self, stretch: Stretch, end: float, losses: list[float]) -> None:
-        step = stretch.first_step
-        for minibatches, seed in zip(stretch.epochs(), stretch.seeds, strict=False):
-            shares = [Share(self.group, len(rows)) for rows in minibatches]
-            own_rows = [rows[share.rows] for rows, share in zip(minibatches, shares, strict=True)]
-            inputs = minibatches_of(self.dataset, own_rows, self.device, self.dtype)
-            for share in shares:
-                loss, is_over = self._step(inputs, random.child_seed(seed, step), share, end)
+    def _run(self, schedule: MinibatchSchedule, end: float, losses: list[float]) -> None:
+        step = schedule.first_step
+        for minibatches, seed in zip(schedule.epochs(), schedule.seeds, strict=False):
+            shards = [BatchShard(self.group, len(rows)) for rows in minibatches]
+            local_rows = [rows[shard.rows] for rows, shard in zip(minibatches, shards, strict=True)]
+            inputs = minibatches_of(self.dataset, local_rows, self.device, self.dtype)
+            for shard in shards:
+                loss, is_over = self._step(inputs, random.child_seed(seed, step), shard, end)
                 losses.append(loss)
                 step += 1
                 if is_over or not math.isfinite(loss):
@@ -118,14 +118,14 @@ class GroupEngine:
             step = 0
 
     def _step(
-        self, inputs: Iterator[Tensor], seed: int, share: Share, end: float
+        self, inputs: Iterator[Tensor], seed: int, shard: BatchShard, end: float
     ) -> tuple[float, bool]:
         """Take a step, if its loss is finite. Returns the minibatch's loss, and whether the time is
         over on any rank."""
         value = 0.0
         try:
-            self._raise_own_error()
-            value = self._compute(next(inputs), seed, share)
+            self._raise_local_error()
+            value = self._compute(next(inputs), seed, shard)
         except LostRankError:
             raise
         except Exception as raised:  # the others wait for this rank
@@ -141,15 +141,15 @@ class GroupEngine:
                 self._error = raised
         return value, over > 0
 
-    def _compute(self, x: Tensor, seed: int, share: Share) -> float:
+    def _compute(self, x: Tensor, seed: int, shard: BatchShard) -> float:
         """The rank's part of the loss, of its rows x ``[B, D]``; its gradients are added up."""
-        first, value = share.first, 0.0
-        for micro_batch in share.micro_batches(self.micro_batch_size):
+        first, value = shard.first, 0.0
+        for micro_batch in shard.micro_batches(self.micro_batch_size):
             rows = slice(micro_batch.rows.start - first, micro_batch.rows.stop - first)
             value += self.steps.compute(x[rows], seed, micro_batch)
         return value
 
-    def _raise_own_error(self) -> None:
+    def _raise_local_error(self) -> None:
         if self._error is not None:
             raise self._error
 

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from aefast.distributed.batch_shard import BatchShard
 from aefast.distributed.group import Group
-from aefast.distributed.share import Share
 from aefast.distributed.shared_memory import SharedBlocks, shared_blocks
 from aefast.nn.step_plan import PlannedMachine, PlannedStep
 from aefast.ops.shared import checks
@@ -35,12 +35,13 @@ class SentBlock(NamedTuple):
         return cls(group, torch.zeros(count + FIGURES, dtype=torch.float32, device="cpu"))
 
     @property
-    def own(self) -> Tensor:
+    def local(self) -> Tensor:
+        """This rank's numbers, before the sum."""
         return self.block[:-FIGURES]
 
     @property
     def total(self) -> Tensor:
-        return self.own
+        return self.local
 
     def add_up(self, figures: list[float]) -> list[float]:
         """Sum the block, and the figures, over the ranks."""
@@ -82,7 +83,7 @@ class KernelSteps:
             size = self.starts[-1]
             shared = shared_blocks(self.group, size) if self.group.size > 1 else None
             self.sum = shared or SentBlock.of(self.group, size)
-            self.gradients = self._pieces(self.sum.own)
+            self.gradients = self._pieces(self.sum.local)
         totals = self._pieces(self.sum.total)
         self.updates = self.steps.updates()
         self.pointers = [totals[number].data_ptr() for number in self.steps.numbers]
@@ -94,26 +95,26 @@ class KernelSteps:
             for start, parameter in zip(self.starts, self.planned.parameters, strict=False)
         ]
 
-    def compute(self, x: Tensor, seed: int, share: Share) -> float:
+    def compute(self, x: Tensor, seed: int, shard: BatchShard) -> float:
         from aefast.step import cpp
 
         assert self.sum is not None  # begin() has made it
-        own = self.sum.own
+        local = self.sum.local
         if len(x) == 0:
-            own.zero_()
+            local.zero_()
             return 0.0
         if self.planned.taker is not None:
             checks.check_unit_interval(x, "x", self.planned.taker)
         plan, parameters, _ = self.planned
-        if share.part == 0:
-            loss = cpp.loss_and_gradients(plan, parameters, x, seed, share.first, self.gradients)
-            own *= share.weight
+        if shard.micro_batch == 0:
+            loss = cpp.loss_and_gradients(plan, parameters, x, seed, shard.first, self.gradients)
+            local *= shard.weight
         else:
-            block = torch.zeros_like(own)
+            block = torch.zeros_like(local)
             pieces = self._pieces(block)
-            loss = cpp.loss_and_gradients(plan, parameters, x, seed, share.first, pieces)
-            own.add_(block, alpha=share.weight)
-        return share.weight * loss
+            loss = cpp.loss_and_gradients(plan, parameters, x, seed, shard.first, pieces)
+            local.add_(block, alpha=shard.weight)
+        return shard.weight * loss
 
     def add_up(self, figures: list[float]) -> list[float]:
         assert self.sum is not None
@@ -129,7 +130,7 @@ class KernelSteps:
 
 
 def refusal(planned: PlannedStep | PlannedMachine) -> str | None:
-    """Why the kernels do not compute a share of a planned step; None if they do."""
+    """Why the kernels do not compute a rank's part of a planned step; None if they do."""
     if isinstance(planned, PlannedMachine):
         return "the ranks exchange a machine's chains, or its mean activity"
     if planned.has_norm_or_dropout:

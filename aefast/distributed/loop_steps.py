@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aefast.distributed.batch_shard import BatchShard
 from aefast.distributed.gradients import GradientSum
 from aefast.distributed.group import Group
-from aefast.distributed.losses import loss_of_share
-from aefast.distributed.share import Share
+from aefast.distributed.losses import loss_of_shard
 
 
 class LoopSteps:
@@ -34,11 +34,11 @@ class LoopSteps:
     def begin(self) -> None:
         self.gradients.watch()
 
-    def compute(self, x: Tensor, seed: int, share: Share) -> float:
-        if share.part == 0:
+    def compute(self, x: Tensor, seed: int, shard: BatchShard) -> float:
+        if shard.micro_batch == 0:
             self.optimizer.zero_grad()
-        self.gradients.is_last_backward = share.part == share.parts - 1
-        loss = loss_of_share(self.model, x, seed, share)
+        self.gradients.is_last_backward = shard.micro_batch == shard.micro_batch_count - 1
+        loss = loss_of_shard(self.model, x, seed, shard)
         if loss is None:
             return 0.0
         loss.backward()

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aefast.distributed.share import Share
+from aefast.distributed.batch_shard import BatchShard
 from aefast.functional import gibbs
 from aefast.nn import RBM, BatchTopKSparseAutoencoder, SparseAutoencoder
 from aefast.nn.autoencoder import check_draw
 from aefast.nn.dictionary import SparseDictionary
 from aefast.ops.shared import dispatch
 from aefast.ops.sparsity.eager import divergence
-from aefast.own_draws import OwnDraws
+from aefast.thread_local_generator import ThreadLocalGenerator
 
 BATCH_NORMS = (
     nn.BatchNorm1d,
@@ -35,23 +35,25 @@ BATCH_NORMS = (
 ADDITIVE_LOSS = "shared or in parts it takes a mean over the rows, to which these add up"
 
 
-def loss_of_share(model: Any, x: Tensor, seed: int, share: Share) -> Tensor | None:
-    """The part of the loss of a share's rows x ``[B, D]``; None without rows.
+def loss_of_shard(model: Any, x: Tensor, seed: int, shard: BatchShard) -> Tensor | None:
+    """The part of the loss of a shard's rows x ``[B, D]``; None without rows.
 
     What a model draws is what one process would draw for the whole minibatch, where its ``loss``
     takes a ``row_offset``, as those of :mod:`aefast.nn` do.
     """
     loss_of = _loss_of_minibatch(model)
     if loss_of is not None:
-        return loss_of(model, x, seed, share)
+        return loss_of(model, x, seed, shard)
     if len(x) == 0:
         return None
-    options = {"row_offset": share.first} if takes_row_offset(model) else {}
-    return share.weight * model.loss(x, seed=seed, **options)
+    options = {"row_offset": shard.first} if takes_row_offset(model) else {}
+    return shard.weight * model.loss(x, seed=seed, **options)
 
 
-def _loss_of_minibatch(model: Any) -> Callable[[Any, Tensor, int, Share], Tensor | None] | None:
-    """The function of a share's part, for a loss that is not a mean over rows; else None."""
+def _loss_of_minibatch(
+    model: Any,
+) -> Callable[[Any, Tensor, int, BatchShard], Tensor | None] | None:
+    """The function of a shard's part, for a loss that is not a mean over rows; else None."""
     if _has_loss_of(model, RBM):
         return _machine_loss
     if _has_loss_of(model, SparseAutoencoder) and model.penalty_kind == "kl":
@@ -131,7 +133,7 @@ def _is_mean_over_rows(model: Any, x: Tensor) -> bool:
     was_training = model.training
     model.eval()
     try:
-        with OwnDraws(x.device):
+        with ThreadLocalGenerator(x.device):
             outputs = model.module(x)
             outputs = outputs if isinstance(outputs, tuple) else (outputs,)
             if not all(
@@ -175,41 +177,43 @@ def _has_loss_of(model: Any, cls: type[nn.Module]) -> bool:
     return getattr(model.loss, "__func__", None) is cls.__dict__["loss"]
 
 
-def _sparse_loss(model: SparseAutoencoder, x: Tensor, seed: int, share: Share) -> Tensor | None:
+def _sparse_loss(
+    model: SparseAutoencoder, x: Tensor, seed: int, shard: BatchShard
+) -> Tensor | None:
     """The divergence is a function of the units' mean activity over the minibatch."""
-    check_draw(seed, None, share.first)
-    code = share.group.together(lambda: model.encode(x))
-    activity = share.mean_of_batch(code)
+    check_draw(seed, None, shard.first)
+    code = shard.group.together(lambda: model.encode(x))
+    activity = shard.mean_of_batch(code)
     if len(x) == 0:
         return None
-    error = model.compare(model._drop(code, seed, None, share.first), x)
+    error = model.compare(model._drop(code, seed, None, shard.first), x)
     penalty = divergence(activity, model.sparsity_target).sum()
-    return share.weight * (error + model.sparsity_weight * penalty)
+    return shard.weight * (error + model.sparsity_weight * penalty)
 
 
-def _machine_loss(model: RBM, x: Tensor, seed: int, share: Share) -> Tensor | None:
+def _machine_loss(model: RBM, x: Tensor, seed: int, shard: BatchShard) -> Tensor | None:
     """The energy of the chains is a mean over chains: a rank's part of them may differ from its
     part of the rows."""
     chain, target = model.chain, model.sparsity_target
     if chain is None and target is None:
-        loss = share.weight * model.loss(x, seed=seed, row_offset=share.first) if len(x) else None
+        loss = shard.weight * model.loss(x, seed=seed, row_offset=shard.first) if len(x) else None
         if loss is None:
             model.training_steps += 1
         return loss
     terms: list[Tensor] = []
     if target is not None:
         penalty = divergence(
-            share.mean_of_batch(share.group.together(lambda: model(x))), target
+            shard.mean_of_batch(shard.group.together(lambda: model(x))), target
         ).sum()
         if len(x):
-            terms.append(share.weight * model.sparsity_weight * penalty)
-    rows = slice(share.first, share.first + len(x))
+            terms.append(shard.weight * model.sparsity_weight * penalty)
+    rows = slice(shard.first, shard.first + len(x))
     if chain is not None:
-        rows = share.group.rows_of(len(chain))
+        rows = shard.group.rows_of(len(chain))
     start = x if chain is None else chain[rows]
-    weight = share.weight if chain is None else len(start) / len(chain)
+    weight = shard.weight if chain is None else len(start) / len(chain)
     if len(x):
-        terms.append(share.weight * model.free_energy(x).mean())
+        terms.append(shard.weight * model.free_energy(x).mean())
     if len(start):
         end = _chain_ends(model, start, seed, rows.start)
         terms.append(-weight * model.free_energy(end).mean())
@@ -226,12 +230,14 @@ def _chain_ends(model: RBM, start: Tensor, seed: int, row_offset: int) -> Tensor
     return gibbs(start, *parameters, model.k, seed=seed, row_offset=row_offset, **options).visible
 
 
-def _dictionary_loss(model: SparseDictionary, x: Tensor, seed: int, share: Share) -> Tensor | None:
+def _dictionary_loss(
+    model: SparseDictionary, x: Tensor, seed: int, shard: BatchShard
+) -> Tensor | None:
     """Dead latents are counted over the minibatch: a latent is active if it is on any rank."""
     target = model._checked_target(x, None)
-    loss, code, residual = share.group.together(lambda: model._objective(x, target))
+    loss, code, residual = shard.group.together(lambda: model._objective(x, target))
     if model.training:
-        model._count_rows(share.batch_rows, share.is_any_of_batch(model._active(code)))
+        model._count_rows(shard.batch_rows, shard.is_any_of_batch(model._active(code)))
     if len(x) == 0:
         return None
-    return share.weight * model._with_auxiliary(loss, x, residual)
+    return shard.weight * model._with_auxiliary(loss, x, residual)

@@ -1,4 +1,4 @@
-"""Rows that are spread over the ranks of a group, each row on one rank."""
+"""Rows that are distributed over the ranks of a group, each row on one rank."""
 
 import torch
 from torch import Tensor
@@ -17,51 +17,53 @@ def check_widths(widths: list[int]) -> None:
         )
 
 
-class SpreadRows:
-    """Numbered rows that are spread over the ranks; a group of one has all of them.
+class DistributedRows:
+    """Rows that are distributed over the ranks; a group of one has all of them.
 
     Args:
         group: the ranks.
-        own: this rank's rows, ``[N, D]``.
-        numbers: their numbers, int64 ``[N]``.
+        local: this rank's rows, ``[N, D]``.
+        indices: their indices among the rows of all ranks, int64 ``[N]``.
         count: the number of rows on all ranks.
     """
 
-    def __init__(self, group: Group, own: Tensor, numbers: Tensor, count: int) -> None:
+    def __init__(self, group: Group, local: Tensor, indices: Tensor, count: int) -> None:
         self.group = group
-        self.own = own
-        self.numbers = numbers
+        self.local = local
+        self.indices = indices
         self.count = count
 
     @classmethod
-    def joined(cls, group: Group, own: Tensor) -> "SpreadRows":
-        """Number the ranks' rows: rank 0's first, then rank 1's, and so on.
+    def joined(cls, group: Group, local: Tensor) -> "DistributedRows":
+        """Index the ranks' rows: rank 0's first, then rank 1's, and so on.
 
         Raises:
             ValueError: the ranks' rows have different widths.
         """
-        shapes = group.gather(tuple(own.shape))
+        shapes = group.gather(tuple(local.shape))
         check_widths([width for _, width in shapes])
         first = sum(rows for rows, _ in shapes[: group.rank])
-        numbers = torch.arange(first, first + len(own), dtype=torch.int64, device="cpu")
-        return cls(group, own, numbers, sum(rows for rows, _ in shapes))
+        indices = torch.arange(first, first + len(local), dtype=torch.int64, device="cpu")
+        return cls(group, local, indices, sum(rows for rows, _ in shapes))
 
-    def batch(self, order: Tensor) -> "SpreadRows":
-        """The rows of these numbers, int64 ``[B]``, in their order."""
+    def batch(self, order: Tensor) -> "DistributedRows":
+        """The rows of these indices, int64 ``[B]``, in their order."""
         if self.group.size == 1:
-            numbers = torch.arange(len(order), dtype=torch.int64, device="cpu")
-            return SpreadRows(self.group, self.own[order], numbers, len(order))
-        first = int(self.numbers[0]) if len(self.numbers) else 0
-        numbers = ((order >= first) & (order < first + len(self.own))).nonzero().flatten()
-        return SpreadRows(self.group, self.own[order[numbers] - first], numbers, len(order))
+            positions = torch.arange(len(order), dtype=torch.int64, device="cpu")
+            return DistributedRows(self.group, self.local[order], positions, len(order))
+        first = int(self.indices[0]) if len(self.indices) else 0
+        positions = ((order >= first) & (order < first + len(self.local))).nonzero().flatten()
+        return DistributedRows(
+            self.group, self.local[order[positions] - first], positions, len(order)
+        )
 
-    def take(self, numbers: Tensor) -> Tensor:
-        """The rows of these numbers, int64 ``[K]``, on each rank: ``[K, D]``."""
+    def take(self, indices: Tensor) -> Tensor:
+        """The rows of these indices, int64 ``[K]``, on each rank: ``[K, D]``."""
         if self.group.size == 1:
-            return self.own[numbers]
-        rows = self.own.new_zeros(len(numbers), self.own.shape[1])
-        positions, own_positions = (numbers[:, None] == self.numbers).nonzero(as_tuple=True)
-        rows[positions] = self.own[own_positions]
+            return self.local[indices]
+        rows = self.local.new_zeros(len(indices), self.local.shape[1])
+        positions, local_positions = (indices[:, None] == self.indices).nonzero(as_tuple=True)
+        rows[positions] = self.local[local_positions]
         return self.sum(rows)
 
     def sum(self, tensor: Tensor) -> Tensor:

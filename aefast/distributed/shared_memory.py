@@ -37,7 +37,8 @@ class SharedBlocks(NamedTuple):
     total: Tensor
 
     @property
-    def own(self) -> Tensor:
+    def local(self) -> Tensor:
+        """This rank's block."""
         return self.blocks[self.group.rank]
 
     def add_up(self, figures: list[float]) -> list[float]:
@@ -51,9 +52,9 @@ class SharedBlocks(NamedTuple):
         """
         sums = torch.tensor(figures, dtype=torch.float32, device="cpu")
         self.group.all_reduce(sums).wait()
-        own_numbers = self.group.rows_of(len(self.total))
-        first, *others = (block[own_numbers] for block in self.blocks)
-        total = self.total[own_numbers].copy_(first)
+        segment = self.group.rows_of(len(self.total))
+        first, *others = (block[segment] for block in self.blocks)
+        total = self.total[segment].copy_(first)
         for block in others:
             total += block
         self.group.all_reduce(torch.zeros(1, dtype=torch.float32, device="cpu")).wait()

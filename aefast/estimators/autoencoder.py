@@ -41,7 +41,7 @@ from aefast.estimators.conversion import (
 from aefast.nn.initialization import initialized
 from aefast.nn.likelihood import floored
 from aefast.ops.shared import checks
-from aefast.step.stretch import CHUNK_SECONDS, Stretch
+from aefast.step.minibatch_schedule import CHUNK_SECONDS, MinibatchSchedule
 from aefast.training.engines import choose_engine
 from aefast.training.fit import MOST_ROWS
 
@@ -137,7 +137,7 @@ class BaseAutoencoder(FloatTransformer):
             self._prepare(X, goes_on)
             rows = as_tensor(X)
             seed = int(self._random_state.randint(LARGEST_SEED))
-            self._take(rows, Stretch(in_order(len(rows)), len(rows), len(rows), [seed]))
+            self._take(rows, MinibatchSchedule(in_order(len(rows)), len(rows), len(rows), [seed]))
             return self
 
     @in_default_modes
@@ -312,25 +312,27 @@ class BaseAutoencoder(FloatTransformer):
         for _ in range(epochs):
             orders.append(torch.from_numpy(self._random_state.permutation(samples)))
             seeds.append(int(self._random_state.randint(LARGEST_SEED)))
-        stretch = Stretch(torch.cat(orders), self.batch_size, samples, seeds, is_even=True)
-        losses = self._take_sparse(X, stretch) if sparse.issparse(X) else self._take(X, stretch)
+        schedule = MinibatchSchedule(
+            torch.cat(orders), self.batch_size, samples, seeds, is_even=True
+        )
+        losses = self._take_sparse(X, schedule) if sparse.issparse(X) else self._take(X, schedule)
         return np.reshape(losses, (epochs, -1)).mean(1).tolist()
 
-    def _take_sparse(self, X: Any, stretch: Stretch) -> list[float]:
+    def _take_sparse(self, X: Any, schedule: MinibatchSchedule) -> list[float]:
         """An epoch over a sparse matrix, of which some minibatches are made dense at a time."""
         losses: list[float] = []
-        for minibatches in stretch.epochs():
+        for minibatches in schedule.epochs():
             for size, alike in groupby(minibatches, len):
                 order = torch.cat(list(alike))
                 at_once = max(1, ROWS_AT_ONCE // size) * size
                 for rows in order.split(at_once):
                     dense, numbers = as_tensor(X[rows.numpy()]), in_order(len(rows))
-                    part = Stretch(numbers, size, len(rows), stretch.seeds, len(losses))
+                    part = MinibatchSchedule(numbers, size, len(rows), schedule.seeds, len(losses))
                     losses += self._take(dense, part)
         return losses
 
-    def _take(self, X: Tensor, stretch: Stretch) -> list[float]:
-        """The losses of the steps over a stretch of rows, each before its step."""
+    def _take(self, X: Tensor, schedule: MinibatchSchedule) -> list[float]:
+        """The losses of the steps over the minibatches of a schedule, each before its step."""
         module = self.module_.train()
         try:
             self._optimizer.param_groups[0]["lr"] = self.learning_rate
@@ -339,11 +341,11 @@ class BaseAutoencoder(FloatTransformer):
                 module, dataset, self._optimizer, lambda x, seed: module.loss(x, seed=seed)
             )
             losses: list[float] = []
-            remaining = stretch
+            remaining = schedule
             while len(remaining.order):
                 losses += engine.run(remaining, CHUNK_SECONDS)
                 self._check_loss(losses[-1], X)
-                remaining = stretch.after(len(losses))
+                remaining = schedule.after(len(losses))
         finally:
             module.eval()
         return losses

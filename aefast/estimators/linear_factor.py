@@ -120,8 +120,8 @@ class LinearFactorModel(FloatTransformer):
                     f"n_components is {self.n_components!r}; for {samples} samples of {features} "
                     "features it takes an int"
                 )
-            own = group.together(lambda: self._moments_with(X, Moments.none(features)))
-            return self._learn(of_all_ranks(group, own))
+            local = group.together(lambda: self._moments_with(X, Moments.none(features)))
+            return self._learn(of_all_ranks(group, local))
 
     @in_default_modes
     def partial_fit(self, X: Any, y: object = None) -> Self:

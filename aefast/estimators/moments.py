@@ -170,9 +170,9 @@ def shape_of_all_ranks(group: Group, X: Any) -> tuple[int, int]:
     return sum(samples for samples, _ in shapes), X.shape[1]
 
 
-def of_all_ranks(group: Group, own: Moments) -> Moments:
+def of_all_ranks(group: Group, local: Moments) -> Moments:
     """The moments of all ranks' rows, the same bits on each rank."""
-    return reduce(Moments.merged, group.gather(own))
+    return reduce(Moments.merged, group.gather(local))
 
 
 def as_double(array: Any) -> Tensor:

@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 from aefast.distributed.agreement import agree
 from aefast.distributed.group import Group, group_of
 from aefast.distributed.interrupts import noted_interrupts, stop_together
-from aefast.distributed.rows import SpreadRows
+from aefast.distributed.rows import DistributedRows
 from aefast.estimators.conversion import (
     DTYPES,
     RandomState,
@@ -127,7 +127,7 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         del settings["random_state"]
         agree(group, settings)
         rng = group.broadcast_object(group.together(lambda: check_random_state(self.random_state)))
-        rows = SpreadRows.joined(group, as_tensor(X))
+        rows = DistributedRows.joined(group, as_tensor(X))
         self._start(rows, rng)
         self.n_iter_ = self.n_iter if self.max_iter is None else self.max_iter
         with noted_interrupts(group) as is_interrupted:
@@ -146,7 +146,7 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             first = not hasattr(self, "components_")
             X = validate_data(self, X, dtype=DTYPES, reset=first)
             _check_size(X)
-            rows = SpreadRows.joined(Group(), as_tensor(X))
+            rows = DistributedRows.joined(Group(), as_tensor(X))
             if not hasattr(self, "random_state_"):
                 self.random_state_ = check_random_state(self.random_state)
             if first:
@@ -218,23 +218,23 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         residuals = rows.double() - codes @ dictionary.double()
         return -residuals.square().sum(1) / 2 - self.penalty * codes.abs().sum(1)
 
-    def _start(self, rows: SpreadRows, rng: np.random.RandomState) -> None:
+    def _start(self, rows: DistributedRows, rng: np.random.RandomState) -> None:
         self.components_ = _drawn_atoms(rows, self.n_components, rng).numpy()
         self.n_steps_ = 0
         self._n_features_out = self.n_components
         self._code_products = np.zeros((self.n_components,) * 2, np.float32)
         self._data_products = np.zeros_like(self.components_)
 
-    def _step(self, rows: SpreadRows, rng: np.random.RandomState) -> None:
+    def _step(self, rows: DistributedRows, rng: np.random.RandomState) -> None:
         dictionary = as_tensor(self.components_).clone()
-        codes = rows.group.together(lambda: self._encode(rows.own, dictionary))
+        codes = rows.group.together(lambda: self._encode(rows.local, dictionary))
         self.n_steps_ += 1
         fading = _fading(self.n_steps_, self.batch_size)
         code_products = fading * as_tensor(self._code_products) + (
             rows.sum(codes.t() @ codes) / rows.count
         )
         data_products = fading * as_tensor(self._data_products) + (
-            rows.sum(codes.t() @ rows.own) / rows.count
+            rows.sum(codes.t() @ rows.local) / rows.count
         )
         weights = code_products.diagonal()
         used = weights > UNUSED * weights.max()
@@ -280,7 +280,7 @@ def _update(
         dictionary[k] = normalize(atom, dim=0)
 
 
-def _drawn_atoms(data: SpreadRows, count: int, rng: np.random.RandomState) -> Tensor:
+def _drawn_atoms(data: DistributedRows, count: int, rng: np.random.RandomState) -> Tensor:
     """Rows of the data with norm 1, and a little noise, so that no two are equal."""
     rows = data.take(torch.from_numpy(rng.choice(data.count, count, replace=count > data.count)))
     noise = torch.from_numpy(rng.normal(0, 0.01, rows.shape).astype(np.float32))

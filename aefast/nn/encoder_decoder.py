@@ -69,20 +69,20 @@ class EncoderDecoder(HasSettings, Shardable):
             self.add_module(str(2 * number), layer)
         names = list(self._modules)
         # In a tuple, which hides them from the modules: their layers are there already.
-        self._parts = tuple(
+        self._encoder_decoder = tuple(
             Layers(self._modules, part) for part in (names[: self.depth], names[self.depth :])
         )
 
     @property
     def encoder(self) -> Layers:
         """The layers from the input to the code, as a module."""
-        return self._parts[0]
+        return self._encoder_decoder[0]
 
     @property
     def decoder(self) -> Layers:
         """The layers from the code to the reconstruction, as a module; of a tied model, each is a
         :class:`TiedLinearAct`."""
-        return self._parts[1]
+        return self._encoder_decoder[1]
 
     def __setattr__(self, name: str, value: object) -> None:
         if name in ("encoder", "decoder"):
@@ -143,7 +143,9 @@ class EncoderDecoder(HasSettings, Shardable):
 
     def _replicate_for_data_parallel(self) -> Self:
         replica = super()._replicate_for_data_parallel()
-        replica._parts = tuple(part.of(replica._modules) for part in self._parts)
+        replica._encoder_decoder = tuple(
+            part.of(replica._modules) for part in self._encoder_decoder
+        )
         return cast(Self, replica)
 
 

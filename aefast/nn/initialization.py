@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from aefast.own_draws import OwnDraws
+from aefast.thread_local_generator import ThreadLocalGenerator
 
 Built = TypeVar("Built", bound=nn.Module)
 
@@ -20,7 +20,7 @@ Built = TypeVar("Built", bound=nn.Module)
 _ALLOCATIONS = (torch.ops.aten.empty, torch.ops.aten.zeros, torch.ops.aten.ones)
 
 
-class _Float32Draws(OwnDraws):
+class _Float32Draws(ThreadLocalGenerator):
     """Of parameters in float32, so that they are the same under every default dtype."""
 
     def __torch_dispatch__(

@@ -146,7 +146,7 @@ def _is_bare(module: nn.Module) -> bool:
         if type(parameter) not in _TENSORS:
             return False
     # Of a model with an encoder and a decoder these two, which hold its layers between them.
-    for child in attributes.get("_parts") or attributes["_modules"].values():
+    for child in attributes.get("_encoder_decoder") or attributes["_modules"].values():
         if child is not None and not _is_bare(child):
             return False
     return True

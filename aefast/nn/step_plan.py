@@ -240,7 +240,7 @@ def are_same(values: Iterable[object], others: Sequence[object]) -> bool:
 
 def _all_modules(module: nn.Module) -> Iterable[nn.Module]:
     yield module
-    for child in module.__dict__.get("_parts") or module._modules.values():
+    for child in module.__dict__.get("_encoder_decoder") or module._modules.values():
         if child is not None:
             yield from _all_modules(child)
 

@@ -8,10 +8,12 @@ import importlib.util
 import threading
 from dataclasses import dataclass, field
 from types import ModuleType, TracebackType
+from typing import TYPE_CHECKING
 
+from aefast.deprecation import OldAttribute, renamed_global
 from aefast.patching.replacement import Calls, Installed, Replacement, UnknownVersionError
 
-__all__ = ["Patch", "Patched", "UnknownVersionError", "patch", "patched", "unpatch"]
+__all__ = ["Patch", "PatchStatus", "UnknownVersionError", "patch", "patched", "unpatch"]
 
 # The libraries, by the names under which Python imports them and pip installs them.
 PEERS = {"sklearn": "scikit-learn", "rbms": "rbms", "pyod": "pyod"}
@@ -19,22 +21,29 @@ PEERS = {"sklearn": "scikit-learn", "rbms": "rbms", "pyod": "pyod"}
 _installed: dict[str, list[Installed]] = {}
 _lock = threading.RLock()
 
+if not TYPE_CHECKING:  # to a type checker any name would be one
+
+    def __getattr__(name: str) -> object:
+        return renamed_global(__name__, name, {"Patched": "PatchStatus"})
+
 
 @dataclass(frozen=True)
-class Patched:
+class PatchStatus:
     """The state of a class or function of another library.
 
     Attributes:
         served: whether calls run on aefast where they can.
-        why: the methods that do; or the reason why none does.
+        detail: the methods that do; or the reason why none does.
         calls: the number of calls that aefast's kernels computed.
         original_calls: the number of calls that the library's own code computed, by reason.
     """
 
     served: bool
-    why: str
+    detail: str
     calls: int = 0
     original_calls: dict[str, int] = field(default_factory=dict)
+
+    why = OldAttribute("detail")
 
 
 class Patch:
@@ -118,7 +127,7 @@ def unpatch(*packages: str) -> None:
     >>> import aefast
     >>> _ = aefast.patch("sklearn")
     >>> aefast.unpatch("sklearn")
-    >>> aefast.patched()["sklearn.decomposition.PCA"].why
+    >>> aefast.patched()["sklearn.decomposition.PCA"].detail
     'sklearn is not patched'
     """
     _check_names(packages)
@@ -141,7 +150,7 @@ def unpatch(*packages: str) -> None:
             del _installed[name]
 
 
-def patched() -> dict[str, Patched]:
+def patched() -> dict[str, PatchStatus]:
     """Which classes and functions run on aefast, by name, with the calls so far.
 
     >>> import aefast
@@ -157,16 +166,16 @@ def patched() -> dict[str, Patched]:
     }
 
 
-def _state(package: str, public_name: str) -> Patched:
+def _state(package: str, public_name: str) -> PatchStatus:
     if package not in _installed:
         missing = importlib.util.find_spec(package) is None
-        return Patched(False, f"{package} is not {'installed' if missing else 'patched'}")
+        return PatchStatus(False, f"{package} is not {'installed' if missing else 'patched'}")
     calls = Calls()
     for function in _installed[package]:
         if function.replacement.public_name == public_name:
             calls.served += function.calls.served
             calls.original.update(function.calls.original)
-    return Patched(
+    return PatchStatus(
         True, _peer(package).PUBLIC_NAMES[public_name], calls.served, dict(calls.original)
     )
 

@@ -13,9 +13,9 @@ from aefast.ops.shared.cpp import as_matrix
 from aefast.ops.shared.extension import _C
 from aefast.ops.shared.precision import product_level
 from aefast.random import Step
+from aefast.step.minibatch_schedule import MinibatchSchedule
 from aefast.step.plan import CODE_STEPS, NOISE_STEPS, Plan, PlannedLayer, PlannedNorm
 from aefast.step.statistics import Updates
-from aefast.step.stretch import Stretch
 
 
 def loss_and_gradients(
@@ -180,28 +180,28 @@ def fit(
     parameters: Sequence[Tensor],
     optimizer: Updates,
     rows: Rows,
-    stretch: Stretch,
+    schedule: MinibatchSchedule,
     seconds: float,
 ) -> list[float]:
-    """Take a step for each minibatch of a stretch, or stop after ``seconds``.
+    """Take a step for each minibatch of the schedule, or stop after ``seconds``.
 
     ``plan`` is from :func:`kernel_plan` here, or in :mod:`aefast.step.machine_cpp`.
 
     Returns:
         the loss of each step. If the last loss is not finite, its step was not taken.
     """
-    epochs = -(-len(stretch.order) // stretch.epoch_rows)
-    losses = torch.empty(epochs * stretch.steps_per_epoch, dtype=torch.float64, device="cpu")
+    epochs = -(-len(schedule.order) // schedule.epoch_rows)
+    losses = torch.empty(epochs * schedule.steps_per_epoch, dtype=torch.float64, device="cpu")
     steps, is_finite = _C.fit(
         plan=plan,
         data=rows.data,
-        order=stretch.order.data_ptr(),
-        count=len(stretch.order),
-        epoch_rows=stretch.epoch_rows,
-        batch_size=min(stretch.batch_size, stretch.epoch_rows),  # C++ allocates so many rows
-        is_even=stretch.is_even,
-        seeds=stretch.seeds,
-        first_step=stretch.first_step,
+        order=schedule.order.data_ptr(),
+        count=len(schedule.order),
+        epoch_rows=schedule.epoch_rows,
+        batch_size=min(schedule.batch_size, schedule.epoch_rows),  # C++ allocates so many rows
+        is_even=schedule.is_even,
+        seeds=schedule.seeds,
+        first_step=schedule.first_step,
         parameters=[parameter.data_ptr() for parameter in parameters],
         updates=optimizer.updates(),
         updated=optimizer.numbers,

@@ -124,8 +124,8 @@ class _StepLoss(KernelFunction):
         ctx.gradients = None
         if not is_one(grad) and not scale_finite(gradients, grad) and _is_unchanged(ctx):
             return None, None, None, None, *_defined_gradients(ctx, grad, False)
-        needed = zip(gradients, ctx.needs_input_grad[4:], strict=True)
-        return None, None, None, None, *(gradient if need else None for gradient, need in needed)
+        pairs = zip(gradients, ctx.needs_input_grad[4:], strict=True)
+        return None, None, None, None, *(gradient if need else None for gradient, need in pairs)
 
 
 def _recomputed_gradients(ctx: Context) -> list[Tensor]:
@@ -150,15 +150,15 @@ def _defined_gradients(ctx: Context, grad: Tensor, create_graph: bool) -> list[T
     """The definition's gradients, from the incoming one down."""
     _check_versions(ctx)
     plan, parameters, x, seed, row_offset = ctx.call
-    needed = ctx.needs_input_grad[4:]
+    needs_grad = ctx.needs_input_grad[4:]
     with torch.enable_grad():
         aliases = aliases_of(parameters)
-        differentiated = [alias for alias, need in zip(aliases, needed, strict=True) if need]
+        differentiated = [alias for alias, need in zip(aliases, needs_grad, strict=True) if need]
         loss = eager.loss(plan, aliases, x, seed, row_offset)
         gradients = iter(
             torch.autograd.grad(
                 loss, differentiated, grad, create_graph=create_graph, materialize_grads=True
             )
         )
-    needed_gradients = [next(gradients) if need else None for need in needed]
+    needed_gradients = [next(gradients) if need else None for need in needs_grad]
     return connected(needed_gradients, (grad, *parameters))

@@ -123,8 +123,8 @@ class _MachineLoss(KernelFunction):
             check_versions(held, ctx.versions, "visible")
             plan, x, _, end, *_ = ctx.call
             gradients = _defined_gradients(plan, ctx.parameters, x, end, grad)
-        needed = ctx.needs_input_grad[1:]
-        return None, *(g if need else None for g, need in zip(gradients, needed, strict=True))
+        needs_grad = ctx.needs_input_grad[1:]
+        return None, *(g if need else None for g, need in zip(gradients, needs_grad, strict=True))
 
 
 def _tensors_of(call: Call, parameters: Sequence[Tensor]) -> list[Tensor]:

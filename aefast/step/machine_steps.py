@@ -12,7 +12,7 @@ from aefast.backend import extension
 from aefast.ops.rbm.op import check_machine, divergence_of_chains
 from aefast.step.machine_loss import refusal
 from aefast.step.machine_plan import MachinePlan
-from aefast.step.stretch import CHUNK_SECONDS, Stretch
+from aefast.step.minibatch_schedule import CHUNK_SECONDS, MinibatchSchedule
 
 if TYPE_CHECKING:
     from aefast import _C
@@ -82,7 +82,9 @@ class PlainSteps:
             self.parameters,
             _Updates(self.parameters, self.learning_rate),
             data,
-            Stretch(order[step * batch_size :], batch_size, len(rows), seeds, first_step + step),
+            MinibatchSchedule(
+                order[step * batch_size :], batch_size, len(rows), seeds, first_step + step
+            ),
             CHUNK_SECONDS,
         )
         return sum(map(math.isfinite, losses))

@@ -21,8 +21,8 @@ from aefast.distributed.group import Group
 from aefast.nn.step_plan import PlannedMachine, PlannedStep, check_width, plan_of
 from aefast.ops.shared import checks
 from aefast.step import optimizers
+from aefast.step.minibatch_schedule import MinibatchSchedule
 from aefast.step.statistics import Updates, WithStatistics
-from aefast.step.stretch import Stretch
 from aefast.training.graph_engine import graph_engine
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ class Engine(Protocol):
     name: str
     reason: str
 
-    def run(self, stretch: Stretch, seconds: float) -> list[float]:
-        """Take a step for each minibatch of the stretch; the losses.
+    def run(self, schedule: MinibatchSchedule, seconds: float) -> list[float]:
+        """Take a step for each minibatch of the schedule; the losses.
 
         It stops early once ``seconds`` are over, and at a loss that is not finite: that loss is the
         last one returned, and its step is not taken.
@@ -207,7 +207,7 @@ class StepEngine:
         if isinstance(planned, PlannedStep) and planned.norms:
             self.steps = WithStatistics(self.steps, planned.parameters, planned.norms)
 
-    def run(self, stretch: Stretch, seconds: float) -> list[float]:
+    def run(self, schedule: MinibatchSchedule, seconds: float) -> list[float]:
         from aefast.step import cpp
 
         with reading(self.dataset.rows, self.dataset.name):
@@ -216,7 +216,7 @@ class StepEngine:
                 self.planned.parameters,
                 self.steps,
                 self.rows,
-                stretch,
+                schedule,
                 seconds,
             )
         if not losses and isinstance(self.planned, PlannedStep):
@@ -269,11 +269,11 @@ class LoopEngine(TrainingLoop):
         super().__init__(model, optimizer, loss, reason)
         self.dataset = dataset
 
-    def run(self, stretch: Stretch, seconds: float) -> list[float]:
+    def run(self, schedule: MinibatchSchedule, seconds: float) -> list[float]:
         end = time.perf_counter() + seconds
         losses: list[float | Tensor] = []
-        first_step = stretch.first_step
-        for rows, seed in zip(stretch.epochs(), stretch.seeds, strict=False):
+        first_step = schedule.first_step
+        for rows, seed in zip(schedule.epochs(), schedule.seeds, strict=False):
             for x in self._minibatches(rows):
                 losses.append(self.step(x, random.child_seed(seed, first_step)))
                 first_step += 1

@@ -153,8 +153,8 @@ def fit(
             :func:`aefast.accelerate`, or mean squared error.
         validation: held-out rows, or pairs of them, whose mean loss in evaluation mode is taken
             after each epoch, on the data's scale: uint8 ones are divided by what uint8 data are.
-        callback: called a few times a second with a :class:`Look`; True ends the training. In a
-            process group a rank may do without.
+        callback: called a few times a second with a :class:`TrainingProgress`; True ends the
+            training. In a process group a rank may do without.
         micro_batch_size: the most rows that are computed at once: a step's gradients are added up
             over parts of its minibatch, or of a rank's rows of it, to the whole's, to rounding. It
             bounds the memory that a step takes. None computes all rows together.
@@ -190,10 +190,10 @@ def fit(
     group = current() if process_group == "default" else group_of(process_group)
 
     def begin() -> _Call:
-        schedule = _schedule(epochs, batch_size, micro_batch_size, seed, shuffle)
+        settings = _checked_settings(epochs, batch_size, micro_batch_size, seed, shuffle)
         if callback is not None and not callable(callback):
             raise TypeError(f"callback is a {type(callback).__name__}; it takes a function or None")
-        return _call(model, data, optimizer, loss, validation, schedule)
+        return _call(model, data, optimizer, loss, validation, settings)
 
     call = group.together(begin)
     call.model.train()
@@ -211,7 +211,7 @@ def fit(
     )
 
 
-class _Schedule(NamedTuple):
+class _FitSettings(NamedTuple):
     """A call's arguments that say which rows each step takes, and the seed."""
 
     epochs: int
@@ -231,26 +231,26 @@ class _Call(NamedTuple):
     model: Any
     dataset: Samples | None
     held_out: Samples | None
-    schedule: _Schedule
+    settings: _FitSettings
 
     def held_out_loss(self) -> float:
         assert self.held_out is not None
-        return held_out_loss(self.model, self.held_out, self.schedule.batch_size)
+        return held_out_loss(self.model, self.held_out, self.settings.batch_size)
 
     def loss(self, x: Tensor | Pair, seed: int | Tensor) -> Tensor:
         return loss_of(self.model, x, seed)
 
 
-def _schedule(
+def _checked_settings(
     epochs: int, batch_size: int, micro_batch_size: int | None, seed: int | None, shuffle: bool
-) -> _Schedule:
+) -> _FitSettings:
     epochs = checks.check_integer(epochs, "epochs", 2**31)
     batch_size = checks.check_integer(batch_size, "batch_size", 2**31, low=1)
     if seed is not None:
         seed = checks.check_integer(seed, "seed", random.SEED_LIMIT)
     if micro_batch_size is not None:
         micro_batch_size = checks.check_integer(micro_batch_size, "micro_batch_size", 2**31, low=1)
-    return _Schedule(epochs, batch_size, micro_batch_size, seed, shuffle)
+    return _FitSettings(epochs, batch_size, micro_batch_size, seed, shuffle)
 
 
 def _call(
@@ -259,7 +259,7 @@ def _call(
     optimizer: torch.optim.Optimizer,
     loss: str | Callable[..., Tensor] | None,
     validation: Rows | tuple[Rows, Rows] | None,
-    schedule: _Schedule,
+    settings: _FitSettings,
 ) -> _Call:
     model = with_loss(model, loss)
     check_optimizer(model, optimizer)
@@ -270,9 +270,9 @@ def _call(
         dataset = rows_or_pairs(data, "data", model)
     held_out = None if validation is None else rows_or_pairs(validation, "validation", model)
     held_out = on_scale_of(dataset, held_out)
-    if schedule.micro_batch_size is not None:
+    if settings.micro_batch_size is not None:
         _check_parts(model, dataset)
-    return _Call(model, dataset, held_out, schedule)
+    return _Call(model, dataset, held_out, settings)
 
 
 def _check_parts(model: Any, dataset: Samples | None) -> None:
@@ -302,7 +302,7 @@ def _begin_together(group: Group, call: _Call, optimizer: torch.optim.Optimizer)
         TypeError, ValueError: a process group cannot train the model.
     """
     agree(group, group.together(lambda: _facts(call, optimizer)))
-    check_batch_size(call.schedule.batch_size, group, "batch_size")
+    check_batch_size(call.settings.batch_size, group, "batch_size")
     start_alike(group, call.model, optimizer)
 
 
@@ -315,7 +315,7 @@ def _facts(call: _Call, optimizer: torch.optim.Optimizer) -> dict[str, object]:
     _check_mean(call.model, call.dataset)
     planned = plan_of(call.model)
     fields = {} if isinstance(planned, str) else planned.plan._asdict()
-    facts = {**data_facts(call.dataset), **call.schedule._asdict(), **settings_of(optimizer)}
+    facts = {**data_facts(call.dataset), **call.settings._asdict(), **settings_of(optimizer)}
     if call.held_out is not None:
         facts |= {f"validation {name}": one for name, one in data_facts(call.held_out).items()}
     return {
@@ -334,12 +334,12 @@ def _new_run(
     callback: Callback | None,
 ) -> CallSteps:
     """The call's steps, and the engine that takes them."""
-    model, dataset, schedule = call.model, call.dataset, call.schedule
+    model, dataset, settings = call.model, call.dataset, call.settings
     if dataset is None:
         steps = TrainingLoop(model, optimizer, call.loss, "the batches come from a function")
         return StreamSteps(steps, data, group, callback)
-    choice = EngineChoice(model, dataset, optimizer, call.loss, group, schedule.micro_batch_size)
-    return DatasetSteps(choice, schedule.batch_size, schedule.shuffle, callback)
+    choice = EngineChoice(model, dataset, optimizer, call.loss, group, settings.micro_batch_size)
+    return DatasetSteps(choice, settings.batch_size, settings.shuffle, callback)
 
 
 def _train(run: CallSteps, call: _Call) -> list[float]:
@@ -347,7 +347,7 @@ def _train(run: CallSteps, call: _Call) -> list[float]:
 
     Short epochs are taken several at a time, where no callback or held-out loss comes between.
     """
-    epochs, seed = call.schedule.epochs, call.schedule.seed
+    epochs, seed = call.settings.epochs, call.settings.seed
     group, optimizer = run.group, run.optimizer
     held_out_losses = []
     looks_up = call.held_out is not None or run.is_watched

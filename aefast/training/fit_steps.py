@@ -14,7 +14,7 @@ from aefast.data.pairs import Pair
 from aefast.distributed.agreement import agree, settings_of
 from aefast.distributed.group import Group
 from aefast.ops.shared import checks
-from aefast.step.stretch import CHUNK_SECONDS, Stretch
+from aefast.step.minibatch_schedule import CHUNK_SECONDS, MinibatchSchedule
 from aefast.training.arguments import Batches
 from aefast.training.engines import (
     Engine,
@@ -27,11 +27,11 @@ from aefast.training.engines import (
 from aefast.training.held_out import Samples
 
 # A callback is called after so long, at the end of a step.
-LOOK_SECONDS = 0.25
+CALLBACK_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
-class Look:
+class TrainingProgress:
     """The progress of a call of :func:`aefast.fit`, which its callback receives.
 
     Attributes:
@@ -47,7 +47,7 @@ class Look:
     samples_per_second: float
 
 
-Callback = Callable[[Look], object]
+Callback = Callable[[TrainingProgress], object]
 
 
 class EpochSeed(NamedTuple):
@@ -90,7 +90,7 @@ class CallSteps:
         self.is_interrupted: Callable[[], bool] = lambda: False
         self.losses: list[float] = []
         self.is_stopped = False
-        self.last_look, self.steps_at_look, self.samples_at_look = time.perf_counter(), 0, 0
+        self.last_report, self.reported_steps, self.reported_samples = time.perf_counter(), 0, 0
 
     def take(self, epochs: Sequence[EpochSeed]) -> None:
         """Take the steps of these epochs."""
@@ -101,7 +101,7 @@ class CallSteps:
         """The number of epochs so far, counting one that was broken off."""
         raise NotImplementedError
 
-    def _look(self, epoch: int, samples: int) -> bool:
+    def _report_progress(self, epoch: int, samples: int) -> bool:
         """Call the callback if it is due; ``samples`` is the number of rows so far.
 
         Returns:
@@ -112,19 +112,19 @@ class CallSteps:
         """
         now = time.perf_counter()
         is_interrupted, is_due = self.group.any(
-            self.is_interrupted(), self.is_watched and now - self.last_look >= LOOK_SECONDS
+            self.is_interrupted(), self.is_watched and now - self.last_report >= CALLBACK_SECONDS
         )
         if is_interrupted:
             raise KeyboardInterrupt
         if not is_due:
             return False
         steps = len(self.losses)
-        new_losses = self.losses[self.steps_at_look :]
-        rate = (samples - self.samples_at_look) / (now - self.last_look)
-        look = Look(steps, epoch, sum(new_losses) / len(new_losses), rate)
-        self.last_look, self.steps_at_look, self.samples_at_look = now, steps, samples
-        callback = self.callback or (lambda look: False)
-        is_enough = self.group.together(lambda: callback(look) is True)
+        new_losses = self.losses[self.reported_steps :]
+        rate = (samples - self.reported_samples) / (now - self.last_report)
+        progress = TrainingProgress(steps, epoch, sum(new_losses) / len(new_losses), rate)
+        self.last_report, self.reported_steps, self.reported_samples = now, steps, samples
+        callback = self.callback or (lambda progress: False)
+        is_enough = self.group.together(lambda: callback(progress) is True)
         (self.is_stopped,) = self.group.any(is_enough)
         if self.group.size > 1:
             agree(self.group, settings_of(self.optimizer))  # the callback may have changed them
@@ -161,7 +161,7 @@ class StreamSteps(CallSteps):
                 check_finite([loss], len(self.losses))
                 self.losses.append(loss)
                 self.samples += rows
-                self._look(self.epoch_count - 1, self.samples)
+                self._report_progress(self.epoch_count - 1, self.samples)
                 if self.is_stopped:
                     return
             if number < 0:
@@ -242,15 +242,17 @@ class DatasetSteps(CallSteps):
 
     def take(self, epochs: Sequence[EpochSeed]) -> None:
         order = torch.cat([self._order(epoch) for epoch in epochs])
-        stretch = Stretch(order, self.batch_size, self.rows, [epoch.draws for epoch in epochs])
-        first, remaining = len(self.losses), stretch
+        schedule = MinibatchSchedule(
+            order, self.batch_size, self.rows, [epoch.draws for epoch in epochs]
+        )
+        first, remaining = len(self.losses), schedule
         while len(remaining.order) and not self.is_stopped:
             losses = self.engine.run(remaining, CHUNK_SECONDS)
             check_finite(losses, len(self.losses))
             self.losses += losses
-            remaining = stretch.after(len(self.losses) - first)
+            remaining = schedule.after(len(self.losses) - first)
             steps = len(self.losses)
-            if self._look((steps - 1) // self.steps_per_epoch, self._rows_before(steps)):
+            if self._report_progress((steps - 1) // self.steps_per_epoch, self._rows_before(steps)):
                 self._choose_again()
 
     def _choose_again(self) -> None:

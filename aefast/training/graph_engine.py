@@ -15,7 +15,7 @@ from aefast.data.dataset import reading
 from aefast.data.tensor_rows import TensorRows
 from aefast.nn.step_plan import PlannedStep, check_width, plan_of
 from aefast.step import optimizers
-from aefast.step.stretch import Stretch
+from aefast.step.minibatch_schedule import MinibatchSchedule
 
 # Row numbers go to the GPU for so many rows at a time, or for one minibatch if that has more.
 BUFFER_ROWS = 1 << 18
@@ -239,16 +239,16 @@ class GraphEngine:
         self.takes: dict[int, Callable[[], None]] = {}
         self.captured_facts = facts(self.model, self.own_optimizer)
 
-    def run(self, stretch: Stretch, seconds: float) -> list[float]:
+    def run(self, schedule: MinibatchSchedule, seconds: float) -> list[float]:
         if self.buffers is None:
-            largest = min(stretch.batch_size, stretch.epoch_rows)
+            largest = min(schedule.batch_size, schedule.epoch_rows)
             self.buffers = Buffers.for_batches(largest, self.stopped.device)
         if facts(self.model, self.own_optimizer) != self.captured_facts:
             self._begin()
         start = time.perf_counter()
         most = max(1, min(len(self.buffers.seeds), int(seconds / self.step_seconds)))
-        minibatches = list(islice(chain.from_iterable(stretch.epochs()), most))
-        self.buffers.fill(torch.cat(minibatches), stretch.step_seeds(len(minibatches)))
+        minibatches = list(islice(chain.from_iterable(schedule.epochs()), most))
+        self.buffers.fill(torch.cat(minibatches), schedule.step_seeds(len(minibatches)))
         self.stopped.zero_()
         self.optimizer.read_rates()
         for minibatch in minibatches:

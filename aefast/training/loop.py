@@ -19,7 +19,7 @@ from aefast.distributed.group import current
 from aefast.messages import cut
 from aefast.nn import RBM, DeepBeliefStack
 from aefast.nn.dictionary import SparseDictionary
-from aefast.step.stretch import Stretch
+from aefast.step.minibatch_schedule import MinibatchSchedule
 from aefast.training.checkpoint import Checkpoint
 from aefast.training.config import Config, Progress
 from aefast.training.engines import DivergenceError, Engine, Loss, check_finite, choose_engine
@@ -270,14 +270,14 @@ class Trainer:
         progress, size = self.progress, self.config.batch_size
         self._follow_schedules()
         first = progress.batch * size
-        stretch = Stretch(
+        schedule = MinibatchSchedule(
             order=self._epoch_order()[first : first + most_steps * size],
             batch_size=size,
             epoch_rows=len(self.trained),
             seeds=[random.child_seed(self.config.seed, 0)],
             first_step=progress.step,
         )
-        losses = self._engine().run(stretch, seconds)
+        losses = self._engine().run(schedule, seconds)
         check_finite(losses, progress.step)
         progress.step += len(losses)
         progress.batch += len(losses)

@@ -1,4 +1,4 @@
-// The element types of tensors, converted to float32 and back a stretch at a time.
+// The element types of tensors, converted to float32 and back a chunk at a time.
 #pragma once
 
 #include <cstdint>

@@ -127,7 +127,7 @@ void with_crew(int threads, const Call& call) {
 }
 
 // The elements of a task of one pass over memory: few enough to share a small batch between
-// threads, and enough for long stretches of memory. A block larger than the cache took 22 ms in
+// threads, and enough for long blocks of memory. A block larger than the cache took 22 ms in
 // tasks of 64 KiB, which two threads took in turn, and 12 ms in tasks of 1 MiB.
 inline int64_t elements_per_task(int64_t elements, int threads) {
     return std::clamp<int64_t>(elements / (8 * threads), 1 << 14, 1 << 18);

@@ -13,8 +13,8 @@ constexpr int kVectorWords = 4 * kWordLanes;
 
 // What a kernel draws at a time. A round waits for the one before: four vectors of counters in turn
 // keep the multipliers busy, 6.2 G words/s against 4.4 with one, on AVX-512.
-constexpr int kVectors = 4;
-constexpr int64_t kStretch = kVectors * kVectorWords;
+constexpr int kUnrolledVectors = 4;
+constexpr int64_t kUnrolledWords = kUnrolledVectors * kVectorWords;
 
 // Some vectors of counters, each of one row.
 template <int vectors>
@@ -68,11 +68,11 @@ struct PhiloxRow {
 
     PhiloxRow(uint64_t seed, uint64_t row, uint32_t step) : seed(seed), row(row), step(step) {}
 
-    // The words of the columns from 4 * column_block on: kVectorWords of them, or kStretch.
+    // The words of the columns from 4 * column_block on: kVectorWords of them, or kUnrolledWords.
     template <int64_t columns>
     void words(uint32_t column_block, uint32_t* output) const {
         constexpr int vectors = columns / kVectorWords;
-        static_assert(columns % kVectorWords == 0 && vectors <= kVectors);
+        static_assert(columns % kVectorWords == 0 && vectors <= kUnrolledVectors);
         PhiloxCounters<vectors> counters;
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; ++v) counters.set(v, row, column_block + v * kWordLanes, step);
@@ -80,12 +80,13 @@ struct PhiloxRow {
     }
 };
 
-// The words of kVectorWords columns, from 4 * column_block on, of kVectors rows from `row` on.
+// The words of kVectorWords columns, from 4 * column_block on, of kUnrolledVectors rows from `row`
+// on.
 inline void philox_block(uint64_t seed, uint64_t row, uint32_t step, uint32_t column_block,
                          uint32_t* output) {
-    PhiloxCounters<kVectors> counters;
+    PhiloxCounters<kUnrolledVectors> counters;
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) counters.set(v, row + v, column_block, step);
+    for (int v = 0; v < kUnrolledVectors; ++v) counters.set(v, row + v, column_block, step);
     counters.words(seed, output);
 }
 

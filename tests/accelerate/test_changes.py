@@ -84,7 +84,7 @@ def test_what_the_code_reads(change: Callable[[nn.Module], None]) -> None:
     torch.testing.assert_close(outputs[0], outputs[1])
     torch.testing.assert_close(outputs[2], outputs[3])
     assert not torch.allclose(outputs[1], outputs[3])
-    assert sum(row.fallen for row in aefast.report(model).rows) == 0
+    assert sum(row.fallbacks for row in aefast.report(model).rows) == 0
 
 
 class Incomplete(nn.Module):

@@ -54,7 +54,7 @@ def test_outputs_gradients_and_draws(name: str, training: bool) -> None:
         torch.testing.assert_close(actual, expected, rtol=2e-5, atol=2e-6)
     report = aefast.report(model)
     assert sum(row.served for row in report.rows) > 0
-    assert sum(row.fallen for row in report.rows) == 0
+    assert sum(row.fallbacks for row in report.rows) == 0
 
 
 def test_a_curve_agrees_to_rounding() -> None:

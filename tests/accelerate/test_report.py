@@ -19,11 +19,11 @@ def test_the_table() -> None:
     lines = str(aefast.accelerate(VAE())).splitlines()
     assert re.split(r"  +", lines[0]) == [
         "module",
-        "part",
+        "operation",
         "replaced",
         "served",
         "fell back",
-        "why",
+        "reason",
     ]
     assert any("4-16-20 relu, sigmoid" in line and "yes" in line for line in lines)
     assert any("3 x Linear alone" in line and "no" in line for line in lines)
@@ -34,16 +34,16 @@ def test_calls_and_milliseconds() -> None:
     aefast.accelerate(model)
     for _ in range(3):
         model(torch.rand(32, 20))
-    rows = {row.what: row for row in aefast.report(model).rows}
+    rows = {row.operation: row for row in aefast.report(model).rows}
     layers = rows["20-12-20 relu, sigmoid"]
-    assert (layers.served, layers.fallen) == (3, 0)
+    assert (layers.served, layers.fallbacks) == (3, 0)
     if draws_as_torch():
         assert rows["dropout 0.3"].served == 3
     assert 0 < layers.served_ms < 1000
     with use_backend("eager"), pytest.warns(UserWarning, match="ran as plain PyTorch"):
         model(torch.rand(32, 20))
-    rows = {row.what: row for row in aefast.report(model).rows}
-    assert rows["20-12-20 relu, sigmoid"].fallen == 1
+    rows = {row.operation: row for row in aefast.report(model).rows}
+    assert rows["20-12-20 relu, sigmoid"].fallbacks == 1
     assert "C++ kernels" in rows["20-12-20 relu, sigmoid"].reason
 
 
@@ -56,7 +56,7 @@ def test_one_warning_once() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model(torch.rand(4, 20).double())
-    assert aefast.report(model).rows[0].fallen == 2
+    assert aefast.report(model).rows[0].fallbacks == 2
 
 
 def test_what_a_shape_tells_is_no_surprise() -> None:

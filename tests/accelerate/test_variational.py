@@ -261,13 +261,13 @@ def test_every_way_to_draw_a_code(kind: Callable[[], nn.Module]) -> None:
     rows = aefast.report(model).rows
     own = [row for row in rows if row.name == ""]
     called = own if kind not in IN_PARTS else [row for row in rows if row.name]
-    stacks = [row for row in called if "-" in row.what and row.is_replaced]
-    assert [(row.served, row.fallen) for row in stacks] == [(1, 0)] * 2
+    stacks = [row for row in called if "-" in row.operation and row.is_replaced]
+    assert [(row.served, row.fallbacks) for row in stacks] == [(1, 0)] * 2
     if kind in REPLACED:
-        (draw,) = (row for row in own if row.what == REPLACED[kind])
-        assert (draw.served, draw.fallen) == (1, 0)
+        (draw,) = (row for row in own if row.operation == REPLACED[kind])
+        assert (draw.served, draw.fallbacks) == (1, 0)
     elif kind in BY_TORCH:
-        (draw,) = (row for row in own if row.what == BY_TORCH[kind])
+        (draw,) = (row for row in own if row.operation == BY_TORCH[kind])
         assert not draw.is_replaced
         assert draw.reason == "torch draws these numbers itself"
     else:

@@ -62,16 +62,16 @@ class BrokenCode(training.models.SparseAutoencoder):
         return super().encode(x)
 
 
-def stop(look: Any) -> bool:
+def stop(progress: Any) -> bool:
     return is_second()
 
 
-def fail(look: Any) -> None:
+def fail(progress: Any) -> None:
     if is_second():
         raise KeyError("a callback's own")
 
 
-def slow_down(look: Any) -> None:
+def slow_down(progress: Any) -> None:
     if is_second():
         slow_down.optimizer.param_groups[0]["lr"] = 1e-3  # type: ignore[attr-defined]
 

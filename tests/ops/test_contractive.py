@@ -561,11 +561,11 @@ def test_opcheck(name, widths, options):
         torch.library.opcheck(torch.ops.aefast.contractive_penalty, (x, weights, biases, *settings))
         detached = [x.detach()], [w.detach() for w in weights], [b.detach() for b in biases]
         (x,), weights, biases = detached
-        needed = [True] * (1 + 2 * len(weights))
+        needs_grad = [True] * (1 + 2 * len(weights))
         grads = torch.randn(len(x)), torch.randn(len(x), weights[-1].shape[0])
         torch.library.opcheck(
             torch.ops.aefast.contractive_penalty_backward,
-            (*grads, x, weights, biases, *settings, needed),
+            (*grads, x, weights, biases, *settings, needs_grad),
         )
 
 

@@ -501,7 +501,7 @@ def test_opcheck(device, tied, dtype):
     if device.type == "cpu" and dtype == torch.float64:
         pytest.skip("a forced kernel takes no float64")
     inputs = autoencoder(device, 6, 4, 5, dtype, tied=tied)
-    needed = [tensor is not None for tensor in inputs]
+    needs_grad = [tensor is not None for tensor in inputs]
     arguments = (
         "sigmoid",
         "tanh",
@@ -512,7 +512,7 @@ def test_opcheck(device, tied, dtype):
         0,
         0.3,
         "mean",
-        needed,
+        needs_grad,
     )
     torch.library.opcheck(torch.ops.aefast.reconstruction_loss, (*inputs, *arguments))
 
@@ -749,7 +749,7 @@ def registered_arguments():
         ({8: "bce"}, "output_activation is 'tanh'; with loss 'bce' the registered op takes"),
         ({11: torch.tensor(1.5)}, "seed is"),
         ({14: "none"}, "reduction is 'none'"),
-        ({15: [True]}, "needed has 1 flags; it takes 6"),
+        ({15: [True]}, "needs_grad has 1 flags; it takes 6"),
         ({0: torch.ones(4)}, r"x has shape \[4\]; the registered op takes \[B, D\]"),
     ],
 )
@@ -764,7 +764,7 @@ def test_the_registered_op_checks_what_it_gets(change, message):
 
 def test_the_registered_op_refuses_a_gradient_that_was_not_asked_for():
     loss = torch.ops.aefast.reconstruction_loss(*registered_arguments())[0]
-    with pytest.raises(ValueError, match="needed names fewer inputs than require a gradient"):
+    with pytest.raises(ValueError, match="needs_grad names fewer inputs than require a gradient"):
         loss.backward()
 
 

@@ -144,13 +144,13 @@ def test_a_subclass_with_a_method_that_the_original_calls_gets_the_original(X):
 
 
 def test_the_map_says_what_is_served_and_why_not(X):
-    assert aefast.patched()[RBM] == patching.Patched(False, "sklearn is not patched")
+    assert aefast.patched()[RBM] == patching.PatchStatus(False, "sklearn is not patched")
     with aefast.patch("sklearn"):
         with pytest.raises(ValueError, match="NaN"):
             BernoulliRBM().fit(X * np.nan)
         states = aefast.patched()
         assert states.keys() >= peer.PUBLIC_NAMES.keys()
-        assert states[RBM] == patching.Patched(True, peer.PUBLIC_NAMES[RBM], 0, {})
+        assert states[RBM] == patching.PatchStatus(True, peer.PUBLIC_NAMES[RBM], 0, {})
 
 
 def test_nothing_is_half_patched_where_a_version_is_unknown(monkeypatch):
@@ -238,4 +238,4 @@ def test_a_package_that_is_not_installed(monkeypatch):
     with pytest.raises(ModuleNotFoundError, match=message):
         aefast.patch("sklearn")
     assert is_same(before, everything())
-    assert aefast.patched()[RBM].why == "sklearn is not installed"
+    assert aefast.patched()[RBM].detail == "sklearn is not installed"

@@ -53,7 +53,7 @@ def proceed(trainer: Trainer, *, until: int | None = None) -> list[dict[str, Any
             trainer,
             save=lambda checkpoint: None,
             write=lines.append,
-            show=lambda look: None,
+            show=lambda progress: None,
             is_stopped=lambda: trainer.progress.step == until,
         )
     return lines

@@ -17,7 +17,7 @@ from torch import Tensor
 import aefast
 from aefast import backend, data, nn
 from aefast.data import minibatches
-from aefast.step.stretch import Stretch
+from aefast.step.minibatch_schedule import MinibatchSchedule
 from aefast.training import engines, fit_steps
 
 needs_cpp = pytest.mark.skipif(
@@ -285,19 +285,19 @@ def test_a_first_step_that_is_not_finite_leaves_the_optimizer_without_state():
 
 @needs_cpp
 def test_a_callback_is_shown_a_look_and_may_end_the_training(monkeypatch):
-    monkeypatch.setattr(fit_steps, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(fit_steps, "CALLBACK_SECONDS", 0.0)
     monkeypatch.setattr(fit_steps, "CHUNK_SECONDS", 0.0)
-    looks = []
+    reports = []
 
-    def callback(look):
-        looks.append(look)
-        return look.step == 8
+    def callback(progress):
+        reports.append(progress)
+        return progress.step == 8
 
     _, _, history = trained("plain", callback=callback, epochs=5)
-    assert [look.step for look in looks] == list(range(1, 9))
-    assert [look.epoch for look in looks] == [0] * 6 + [1] * 2
-    assert looks[2].loss == history.losses[2].item()
-    assert all(look.samples_per_second > 0 for look in looks)
+    assert [progress.step for progress in reports] == list(range(1, 9))
+    assert [progress.epoch for progress in reports] == [0] * 6 + [1] * 2
+    assert reports[2].loss == history.losses[2].item()
+    assert all(progress.samples_per_second > 0 for progress in reports)
     assert len(history.losses) == 8
 
 
@@ -346,13 +346,13 @@ def test_chains_of_no_bernoulli_states_are_refused(state):
 @needs_cpp
 def test_chains_that_are_loaded_while_it_trains_are_those_that_move_on():
     model, other = nn.RBM(12, 5, chains=10), nn.RBM(12, 5, chains=3)
-    looks = []
+    reports = []
 
-    def load_at_the_first(look):
-        looks.append(look)
-        if len(looks) == 1:
+    def load_at_the_first(progress):
+        reports.append(progress)
+        if len(reports) == 1:
             model.load_state_dict(other.state_dict())
-        return len(looks) > 1
+        return len(reports) > 1
 
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
     history = aefast.fit(
@@ -602,12 +602,12 @@ def test_a_batch_of_more_rows_than_there_are_takes_no_memory_for_them():
 
 
 def test_what_a_callback_freezes_stays(monkeypatch):
-    monkeypatch.setattr(fit_steps, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(fit_steps, "CALLBACK_SECONDS", 0.0)
     monkeypatch.setattr(fit_steps, "CHUNK_SECONDS", 0.0)
     model = nn.Autoencoder(12, 5)
     recorded = []
 
-    def freeze(look):
+    def freeze(progress):
         model.encoder.requires_grad_(False)
         recorded.append(model.encoder[0].weight.clone())
 
@@ -626,7 +626,7 @@ def test_both_engines_take_even_minibatches(chunk):
         torch.manual_seed(0)
         model, optimizer_of = nn.DenoisingAutoencoder(6, 3), OPTIMIZERS["adam"]
         rows = data.dataset.from_array(torch.rand(10, 6).numpy(), "rows")
-        whole = Stretch(torch.arange(20) % 10, 4, 10, [3, 4], is_even=True)
+        whole = MinibatchSchedule(torch.arange(20) % 10, 4, 10, [3, 4], is_even=True)
         with backend.use_backend(name) if name else contextlib.nullcontext():
             engine = engines.choose_engine(
                 model,
@@ -680,8 +680,8 @@ def test_after_an_epoch_that_was_broken_off_the_next_one_follows(seed, monkeypat
 
     whole, after = losses(None, None)
     monkeypatch.setattr(fit_steps, "CHUNK_SECONDS", 0.0)
-    monkeypatch.setattr(fit_steps, "LOOK_SECONDS", 0.0)
-    first, second = losses(lambda look: look.step == 2, None)
+    monkeypatch.setattr(fit_steps, "CALLBACK_SECONDS", 0.0)
+    first, second = losses(lambda progress: progress.step == 2, None)
     assert first == whole[:2]
     assert second == [*whole[4:], *after[:4]]
 
@@ -693,13 +693,13 @@ def test_a_function_gives_the_batches_of_each_epoch():
     optimizers = [torch.optim.Adam(model.parameters(), 1e-2) for model in models]
     for model, optimizer in zip(models, optimizers, strict=True):
         model.keep_unit_norm(optimizer)
-    looks = []
+    reports = []
     history = aefast.fit(
         models[0],
         lambda: iter(data.double().reshape(30, 2, 3).split(sizes)),
         optimizers[0],
         epochs=2,
-        callback=looks.append,
+        callback=reports.append,
     )
     assert (history.engine, len(history.losses)) == ("loop", 6)
     for _ in range(2):
@@ -895,14 +895,14 @@ def test_held_out_floats_beside_bytes_may_leave_the_unit_interval_a_little(bits)
 
 
 def test_a_function_may_give_batches_without_end(monkeypatch):
-    monkeypatch.setattr(fit_steps, "LOOK_SECONDS", 0)
+    monkeypatch.setattr(fit_steps, "CALLBACK_SECONDS", 0)
     model = nn.TopKSparseAutoencoder(6, 24, 3)
     optimizer = torch.optim.Adam(model.parameters())
     history = aefast.fit(
         model,
         lambda: iter(lambda: torch.randn(4, 6), None),
         optimizer,
-        callback=lambda look: look.step == 5,
+        callback=lambda progress: progress.step == 5,
     )
     assert len(history.losses) == 5
 
@@ -934,7 +934,7 @@ def test_a_function_takes_no_argument():
 
 def fit_and_change(monkeypatch, model, change, data, epochs=4):
     """Train by SGD with a callback that changes the model at its first call."""
-    monkeypatch.setattr(fit_steps, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(fit_steps, "CALLBACK_SECONDS", 0.0)
     changes = iter([change])
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     return aefast.fit(
@@ -944,7 +944,7 @@ def fit_and_change(monkeypatch, model, change, data, epochs=4):
         epochs=epochs,
         batch_size=10,
         seed=0,
-        callback=lambda look: next(changes, lambda model: None)(model),
+        callback=lambda progress: next(changes, lambda model: None)(model),
     )
 
 

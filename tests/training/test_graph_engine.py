@@ -13,7 +13,7 @@ import aefast
 from aefast import nn
 from aefast.data.dataset import Dataset, from_array
 from aefast.data.tensor_rows import TensorRows
-from aefast.step.stretch import Stretch
+from aefast.step.minibatch_schedule import MinibatchSchedule
 from aefast.training import graph_engine
 from aefast.training.engines import LoopEngine
 from aefast.training.graph_engine import DeviceRows, GraphEngine
@@ -63,9 +63,9 @@ class Traced:
         return record
 
 
-def stretch(epochs=2, first_step=0):
+def schedule(epochs=2, first_step=0):
     order = torch.cat([torch.randperm(ROWS, generator=torch.manual_seed(e)) for e in range(epochs)])
-    return Stretch(order, BATCH, ROWS, [11, 12][:epochs])
+    return MinibatchSchedule(order, BATCH, ROWS, [11, 12][:epochs])
 
 
 def dataset():
@@ -117,8 +117,8 @@ QUICK = ("denoising", "contractive", "variational", "persistent rbm")
 def test_a_replayed_step_is_the_loops(name):
     """The minibatches and draws are the same; an epoch's last minibatch is smaller."""
     graph, loop, models, optimizers = engines(MODELS[name], OPTIMIZERS["adam"], dataset())
-    losses = run_all(graph, stretch())
-    torch.testing.assert_close(losses, run_all(loop, stretch()), rtol=1e-4, atol=1e-6)
+    losses = run_all(graph, schedule())
+    torch.testing.assert_close(losses, run_all(loop, schedule()), rtol=1e-4, atol=1e-6)
     assert len(losses) == 8
     assert_same_state(models, optimizers)
 
@@ -130,8 +130,8 @@ def test_a_replayed_step_leaves_the_optimizer_as_its_own_steps_would(make_optimi
     for rate in (1.0, 0.1):
         for optimizer in optimizers:
             optimizer.param_groups[0]["lr"] *= rate
-        run_all(graph, stretch())
-        run_all(loop, stretch())
+        run_all(graph, schedule())
+        run_all(loop, schedule())
     assert_same_state(models, optimizers)
 
 
@@ -179,9 +179,9 @@ def test_what_a_callback_changes_is_seen_by_the_next_steps(name):
     model = "persistent rbm" if name == "chains" else "denoising"
     graph, loop, models, optimizers = engines(MODELS[model], OPTIMIZERS["adam"], dataset())
     for engine, which, optimizer in zip((graph, loop), models, optimizers, strict=True):
-        run_all(engine, stretch(1))
+        run_all(engine, schedule(1))
         CHANGES[name](which, optimizer)
-        run_all(engine, stretch(1))
+        run_all(engine, schedule(1))
     assert_same_state(models, optimizers)
 
 
@@ -189,7 +189,7 @@ def test_what_a_callback_changes_is_seen_by_the_next_steps(name):
 def test_a_first_loss_that_is_not_finite_begins_no_state(name):
     data = TensorRows(torch.full((ROWS, WIDTH), torch.inf))
     graph, _, _, optimizers = engines(MODELS["plain"], OPTIMIZERS[name], data)
-    assert len(graph.run(stretch(), 0.05)) == 1
+    assert len(graph.run(schedule(), 0.05)) == 1
     assert not optimizers[0].state
 
 
@@ -217,8 +217,8 @@ def test_a_plain_model_with_its_loss_goes_too():
 
     graph, loop, models, optimizers = engines(make, OPTIMIZERS["adam"], dataset())
     graph.capture.model = models[0].module
-    run_all(graph, stretch())
-    run_all(loop, stretch())
+    run_all(graph, schedule())
+    run_all(loop, schedule())
     assert_same_state([model.module for model in models], optimizers)
 
 
@@ -228,8 +228,8 @@ def test_a_step_that_cannot_be_captured_is_taken_as_it_is(monkeypatch):
 
     monkeypatch.setattr(Traced, "capture", refuse)
     graph, loop, models, optimizers = engines(MODELS["denoising"], OPTIMIZERS["adam"], dataset())
-    run_all(graph, stretch())
-    run_all(loop, stretch())
+    run_all(graph, schedule())
+    run_all(loop, schedule())
     assert_same_state(models, optimizers)
     assert (graph.name, graph.reason) == (
         "loop",
@@ -256,12 +256,12 @@ def test_fit_on_a_gpu_replays_a_graph(make):
 
 def test_a_loss_that_is_not_finite_leaves_model_and_optimizer_as_before_it():
     values = torch.rand(ROWS, WIDTH, generator=torch.manual_seed(5))
-    values[int(stretch().order[BATCH * 2])] = torch.inf
+    values[int(schedule().order[BATCH * 2])] = torch.inf
     data = TensorRows(values)
     graph, loop, models, optimizers = engines(MODELS["plain"], OPTIMIZERS["adam"], data)
-    losses = graph.run(stretch(), 0.05)
-    losses += graph.run(stretch().after(len(losses)), 10.0)
-    expected = loop.run(stretch(), 10.0)
+    losses = graph.run(schedule(), 0.05)
+    losses += graph.run(schedule().after(len(losses)), 10.0)
+    expected = loop.run(schedule(), 10.0)
     assert len(losses) == len(expected) == 3
     assert not torch.tensor(losses[-1]).isfinite()
     assert_same_state(models, optimizers)

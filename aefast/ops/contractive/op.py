@@ -19,7 +19,7 @@ from torch import Tensor
 
 from aefast import backend, random
 from aefast.ops.contractive import eager, passes
-from aefast.ops.contractive.passes import Needed, SavedForBackward
+from aefast.ops.contractive.passes import NeedsGrad, SavedForBackward
 from aefast.ops.contractive.primitives import PenaltyPrimitives
 from aefast.ops.contractive.settings import EncoderLayer, PenaltySettings
 from aefast.ops.mlp.op import check_layers
@@ -232,7 +232,7 @@ def _backward(
     grad_code: Tensor | None,
     saved_pass: SavedForBackward,
     settings: PenaltySettings,
-    needed: Needed,
+    needs_grad: NeedsGrad,
 ) -> list[Tensor | None]:
     """By x, the weights and the biases."""
     if grad_penalty is not None:
@@ -242,7 +242,7 @@ def _backward(
     x = saved_pass.encodings[0].inputs[0]
     with _products(primitives, x.device):
         gradients = passes.backward(
-            primitives, grad_penalty, grad_code, saved_pass, settings, needed
+            primitives, grad_penalty, grad_code, saved_pass, settings, needs_grad
         )
     return [
         None if gradient is None else gradient.to(x.dtype)
@@ -284,14 +284,14 @@ class _Penalty(KernelFunction):
         layers = _layers(parameters, ctx.activations)
         needs = ctx.needs_input_grad
         count = len(layers)
-        needed = Needed(needs[0], list(needs[5 : 5 + count]), list(needs[5 + count :]))
+        needs_grad = NeedsGrad(needs[0], list(needs[5 : 5 + count]), list(needs[5 + count :]))
         if grad_penalty is None and grad_code is None:
             return (None,) * len(needs)
         if torch.is_grad_enabled() or any(
             g is not None and (dispatch.is_transformed(g) or dispatch.is_traced(g)) for g in grads
         ):
             # To be differentiated again, batched or traced: the definition's can.
-            flags = [needed.x, *needed.weights, *needed.biases]
+            flags = [needs_grad.x, *needs_grad.weights, *needs_grad.biases]
             x, *parameters = map(requiring_gradient, (x, *parameters), flags)
             layers = _layers(parameters, ctx.activations)
             gradients = eager.gradients(grad_penalty, grad_code, x, layers, ctx.settings)
@@ -301,9 +301,9 @@ class _Penalty(KernelFunction):
                 ctx.saved_passes.append(_forward(ctx.primitives, x, layers, ctx.settings, False)[2])
             saved_pass = ctx.saved_passes.pop()
             gradients = _backward(
-                ctx.primitives, grad_penalty, grad_code, saved_pass, ctx.settings, needed
+                ctx.primitives, grad_penalty, grad_code, saved_pass, ctx.settings, needs_grad
             )
-        flags = [needed.x, *needed.weights, *needed.biases]
+        flags = [needs_grad.x, *needs_grad.weights, *needs_grad.biases]
         grad_x, *other_gradients = (
             g if need else None for g, need in zip(gradients, flags, strict=True)
         )
@@ -352,15 +352,15 @@ def _registered_backward(
     hessian_weight: float,
     seed: Tensor,
     row_offset: int,
-    needed: Sequence[bool],
+    needs_grad: Sequence[bool],
 ) -> list[Tensor]:
     """The gradients by x, the weights and the biases; empty those that are not needed."""
     settings = PenaltySettings(probes, hessian_noise, hessian_weight, seed, row_offset)
     layers = _check_registered(x, weights, biases, activations, settings)
     count = len(layers)
-    if len(needed) != 1 + 2 * count:
-        raise ValueError(f"needed has {len(needed)} flags; it takes {1 + 2 * count}")
-    flags = Needed(needed[0], list(needed[1 : 1 + count]), list(needed[1 + count :]))
+    if len(needs_grad) != 1 + 2 * count:
+        raise ValueError(f"needs_grad has {len(needs_grad)} flags; it takes {1 + 2 * count}")
+    flags = NeedsGrad(needs_grad[0], list(needs_grad[1 : 1 + count]), list(needs_grad[1 + count :]))
     primitives = _of_backend_or_plain(x, layers, settings)
     saved_pass = _forward(primitives, x, layers, settings, False)[2]
     gradients = _backward(primitives, grad_penalty, grad_code, saved_pass, settings, flags)
@@ -418,12 +418,12 @@ def _registered_gradients(
         gradients = eager.gradients(grad_penalty, grad_code, x, layers, settings)
         gradients = connected(gradients, (grad_penalty, grad_code, *tensors))
         return gradients[0], gradients[1 : 1 + ctx.count], gradients[1 + ctx.count :], *(None,) * 6
-    needed = [tensor is not None and tensor.requires_grad for tensor in tensors]
+    needs_grad = [tensor is not None and tensor.requires_grad for tensor in tensors]
     gradients = torch.ops.aefast.contractive_penalty_backward(
-        grad_penalty, grad_code, x, weights, biases, ctx.activations, *settings, needed,
+        grad_penalty, grad_code, x, weights, biases, ctx.activations, *settings, needs_grad,
     )  # fmt: skip
     grad_x, *other_gradients = (
-        g if need else None for g, need in zip(gradients, needed, strict=True)
+        g if need else None for g, need in zip(gradients, needs_grad, strict=True)
     )
     return grad_x, other_gradients[: ctx.count], other_gradients[ctx.count :], *(None,) * 6
 

@@ -66,7 +66,7 @@ class EncoderGradients(NamedTuple):
     biases: list[Tensor | None]
 
 
-class Needed(NamedTuple):
+class NeedsGrad(NamedTuple):
     """Which of these gradients are required."""
 
     x: bool
@@ -127,24 +127,24 @@ def backward(
     grad_code: Tensor | None,
     saved_pass: SavedForBackward,
     settings: PenaltySettings,
-    needed: Needed,
+    needs_grad: NeedsGrad,
 ) -> EncoderGradients:
-    """Of the gradients those that are ``needed``; no grad_penalty where the code alone counts."""
+    """The gradients of the inputs that need one; no grad_penalty where the code alone counts."""
     layers, encodings, lengths, *_ = saved_pass
     if grad_penalty is None:
         nothing = [torch.zeros_like(saved) for saved in encodings[0].saved]
-        return encode_backward(primitives, encodings[0], layers, nothing, grad_code, needed)
+        return encode_backward(primitives, encodings[0], layers, nothing, grad_code, needs_grad)
     if lengths is not None and len(encodings) == 1:
         return _fused_backward(
-            primitives, grad_penalty, grad_code, encodings[0], layers[0], lengths, needed
+            primitives, grad_penalty, grad_code, encodings[0], layers[0], lengths, needs_grad
         )
     norm_gradients = _norm_gradients(primitives, grad_penalty, saved_pass, settings)
     result = encode_backward(
-        primitives, encodings[0], layers, norm_gradients.slopes, grad_code, needed
+        primitives, encodings[0], layers, norm_gradients.slopes, grad_code, needs_grad
     )
     if norm_gradients.noisy_slopes is not None:
         noisy = encode_backward(
-            primitives, encodings[1], layers, norm_gradients.noisy_slopes, None, needed
+            primitives, encodings[1], layers, norm_gradients.noisy_slopes, None, needs_grad
         )
         result = EncoderGradients(
             _sum(result.x, noisy.x),
@@ -154,7 +154,7 @@ def backward(
     weights = [
         _sum(total, extra) if need else None
         for total, extra, need in zip(
-            result.weights, norm_gradients.weights, needed.weights, strict=True
+            result.weights, norm_gradients.weights, needs_grad.weights, strict=True
         )
     ]
     return result._replace(weights=weights)
@@ -216,7 +216,7 @@ def encode_backward(
     layers: Sequence[EncoderLayer],
     grad_slopes: list[Tensor],
     grad_code: Tensor | None,
-    needed: Needed,
+    needs_grad: NeedsGrad,
 ) -> EncoderGradients:
     """From the gradients by slopes and code."""
     result = EncoderGradients(None, [None] * len(layers), [None] * len(layers))
@@ -224,13 +224,13 @@ def encode_backward(
         grad, grad_bias = primitives.slope_backward(
             encoding.saved[index], activation, grad_code, grad_slopes[index]
         )
-        if needed.biases[index]:
+        if needs_grad.biases[index]:
             result.biases[index] = grad_bias
-        if needed.weights[index]:
+        if needs_grad.weights[index]:
             result.weights[index] = primitives.add_product(grad, encoding.inputs[index], None)
-        if index > 0 or needed.x:
+        if index > 0 or needs_grad.x:
             grad_code = primitives.multiply(grad, primitives.operand(weight.t()))
-    return result._replace(x=grad_code) if needed.x else result
+    return result._replace(x=grad_code) if needs_grad.x else result
 
 
 def _fused_backward(
@@ -240,7 +240,7 @@ def _fused_backward(
     encoding: Encoding,
     layer: EncoderLayer,
     lengths: RowLengths,
-    needed: Needed,
+    needs_grad: NeedsGrad,
 ) -> EncoderGradients:
     weight = layer.weight
     grad, grad_bias, grad_lengths = primitives.penalty_backward(
@@ -251,12 +251,12 @@ def _fused_backward(
         lengths,
     )
     grad_weight = grad_x = None
-    if needed.weights[0]:
+    if needs_grad.weights[0]:
         grad_weight = primitives.add_product(grad, encoding.inputs[0], None)
         grad_weight += lengths.weight_gradient(grad_lengths, weight)
-    if needed.x:
+    if needs_grad.x:
         grad_x = primitives.multiply(grad, primitives.operand(weight.t()))
-    return EncoderGradients(grad_x, [grad_weight], [grad_bias if needed.biases[0] else None])
+    return EncoderGradients(grad_x, [grad_weight], [grad_bias if needs_grad.biases[0] else None])
 
 
 def _closed(

@@ -34,7 +34,7 @@ def _contract_variant(dtype: torch.dtype) -> Variant:
     constants = {
         "ROWS": CONTRACT_ROWS,
         "COLUMNS": CONTRACT_COLUMNS,
-        "UNIT": triton_gemm.unit(dtype),
+        "ALIGNMENT": triton_gemm.alignment(dtype),
     }
     return Variant("contractive.triton_kernels.contract_kernel", types, constants)
 
@@ -49,7 +49,7 @@ def _backward_variant(dtype: torch.dtype) -> Variant:
         "ROWS": BACKWARD_ROWS,
         "COLUMNS": BACKWARD_COLUMNS,
         "STEPS": BACKWARD_STEPS,
-        "UNIT": triton_gemm.unit(dtype),
+        "ALIGNMENT": triton_gemm.alignment(dtype),
     }
     return Variant("contractive.triton_kernels.slope_backward_kernel", types, constants)
 

@@ -77,14 +77,14 @@ def contract_kernel(
     activation: tl.int32,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
-    UNIT: tl.constexpr,  # elements in 16 bytes
+    ALIGNMENT: tl.constexpr,  # elements in 16 bytes
 ):
     """The penalty sum_j (slope_j scale_j)^2 square_j of ROWS rows."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     total = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
     for start in range(0, columns, COLUMNS):
         column = start + tl.arange(0, COLUMNS)
-        saved = _load_rows(saved_pointer, saved_row_stride, row, column, rows, columns, UNIT)
+        saved = _load_rows(saved_pointer, saved_row_stride, row, column, rows, columns, ALIGNMENT)
         squares = tl.load(squares_pointer + column, mask=column < columns, other=0.0)
         scales = tl.load(scales_pointer + column, mask=column < columns, other=1.0)
         slope = activation_gradient(tl.full(saved.shape, 1.0, tl.float32), saved, activation)
@@ -135,7 +135,7 @@ def slope_backward_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     STEPS: tl.constexpr,
-    UNIT: tl.constexpr,  # elements in 16 bytes
+    ALIGNMENT: tl.constexpr,  # elements in 16 bytes
 ):
     """The gradient by the pre-activation, grad_code slope + grad_slope curvature.
 
@@ -143,7 +143,7 @@ def slope_backward_kernel(
     scale^2 square. A program also adds up, over STEPS * ROWS rows, the gradients by the bias and,
     if has_slope is 0, by the row lengths: grad_penalty slope^2 scale.
     """
-    padded_columns = tl.cdiv(columns, UNIT) * UNIT
+    padded_columns = tl.cdiv(columns, ALIGNMENT) * ALIGNMENT
     column_blocks = tl.cdiv(padded_columns, COLUMNS)
     row_block = tl.program_id(0) // column_blocks
     column = (tl.program_id(0) % column_blocks) * COLUMNS + tl.arange(0, COLUMNS)
@@ -154,13 +154,13 @@ def slope_backward_kernel(
     lengths_total = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
     for step in range(STEPS):
         row = (row_block * STEPS + step) * ROWS + tl.arange(0, ROWS)
-        saved = _load_rows(saved_pointer, saved_row_stride, row, column, rows, columns, UNIT)
+        saved = _load_rows(saved_pointer, saved_row_stride, row, column, rows, columns, ALIGNMENT)
         slope = activation_gradient(tl.full(saved.shape, 1.0, tl.float32), saved, activation)
         curvature = activation_curvature(saved, activation)
         grad = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
         if has_slope != 0:
             grad = curvature * _load_rows(
-                grad_slope_pointer, grad_slope_row_stride, row, column, rows, columns, UNIT
+                grad_slope_pointer, grad_slope_row_stride, row, column, rows, columns, ALIGNMENT
             )
         else:
             penalty = tl.load(grad_penalty_pointer + row, mask=row < rows, other=0.0)[:, None]
@@ -171,7 +171,7 @@ def slope_backward_kernel(
             grad = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
         if has_code != 0:
             code = _load_rows(
-                grad_code_pointer, grad_code_row_stride, row, column, rows, columns, UNIT
+                grad_code_pointer, grad_code_row_stride, row, column, rows, columns, ALIGNMENT
             )
             # ReLU's is 0 where the slope is, even of an infinite gradient.
             grad += tl.where((activation == RELU) & (slope == 0.0), 0.0, slope * code)
@@ -181,7 +181,7 @@ def slope_backward_kernel(
         tl.store(
             tl.multiple_of(pointers + column[None, :], [1, 16]),
             round_to(grad, grad_preactivation_pointer.dtype.element_ty),
-            mask=tl.max_constancy(mask, [1, UNIT]),
+            mask=tl.max_constancy(mask, [1, ALIGNMENT]),
         )
     partial = partial_pointer + row_block.to(tl.int64) * 2 * columns + column
     tl.store(partial, tl.sum(bias_total, axis=0), mask=column < columns)
@@ -189,9 +189,9 @@ def slope_backward_kernel(
 
 
 @triton.jit
-def _load_rows(pointer, row_stride, row, column, rows, columns, UNIT: tl.constexpr):
+def _load_rows(pointer, row_stride, row, column, rows, columns, ALIGNMENT: tl.constexpr):
     """A tile, as float32, of a matrix whose rows are padded to whole units."""
     pointers = pointer + row.to(tl.int64)[:, None] * row_stride + column[None, :]
-    mask = (row < rows)[:, None] & (column < tl.cdiv(columns, UNIT) * UNIT)[None, :]
+    mask = (row < rows)[:, None] & (column < tl.cdiv(columns, ALIGNMENT) * ALIGNMENT)[None, :]
     pointers = tl.multiple_of(pointers, [1, 16])
-    return tl.load(pointers, mask=tl.max_constancy(mask, [1, UNIT]), other=0.0).to(tl.float32)
+    return tl.load(pointers, mask=tl.max_constancy(mask, [1, ALIGNMENT]), other=0.0).to(tl.float32)

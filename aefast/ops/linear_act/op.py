@@ -211,7 +211,7 @@ def _registered_backward(
     bias: Tensor | None,
     saved: Tensor | None,
     activation: str,
-    needed: list[bool],
+    needs_grad: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     _check_tensors(x, weight, bias)
     checks.check_like(grad, "grad", x, "x")
@@ -225,7 +225,7 @@ def _registered_backward(
     if name == "eager" or 0 in (x.numel(), weight.numel()):
         gradients = eager.backward(grad, x, weight, bias, activation)
     else:
-        x_needed, weight_needed, bias_needed = needed
+        x_needed, weight_needed, bias_needed = needs_grad
         gradients = _backward(
             grad,
             x if weight_needed else None,
@@ -237,7 +237,7 @@ def _registered_backward(
         )
     grad_x, grad_weight, grad_bias = (
         x.new_empty(0) if gradient is None or not need else gradient
-        for gradient, need in zip(gradients, needed, strict=True)
+        for gradient, need in zip(gradients, needs_grad, strict=True)
     )
     return grad_x, grad_weight, grad_bias
 
@@ -250,11 +250,11 @@ def _(
     bias: Tensor | None,
     saved: Tensor | None,
     activation: str,
-    needed: list[bool],
+    needs_grad: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     shapes = (x.shape, weight.shape, weight.shape[:1])
     grad_x, grad_weight, grad_bias = (
-        x.new_empty(shape if need else (0,)) for shape, need in zip(shapes, needed, strict=True)
+        x.new_empty(shape if need else (0,)) for shape, need in zip(shapes, needs_grad, strict=True)
     )
     return grad_x, grad_weight, grad_bias
 
@@ -268,16 +268,16 @@ def _setup_context(ctx: Context, inputs: tuple[Any, ...], output: tuple[Tensor, 
 
 def _registered_gradients(ctx: Context, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, bias, saved = ctx.saved_tensors
-    needed = list(ctx.needs_input_grad[:3])
+    needs_grad = list(ctx.needs_input_grad[:3])
     gradients: Iterable[Tensor | None]
     if torch.is_grad_enabled():  # they are to be differentiated again
         gradients = eager.backward(grad, x, weight, bias, ctx.activation)
         gradients = connected(gradients, (grad, x, weight, bias))
-        return *(g if need else None for g, need in zip(gradients, needed, strict=True)), None
+        return *(g if need else None for g, need in zip(gradients, needs_grad, strict=True)), None
     gradients = torch.ops.aefast.linear_act_backward(
-        grad, x, weight, bias, saved, ctx.activation, needed
+        grad, x, weight, bias, saved, ctx.activation, needs_grad
     )
-    return *(g if need else None for g, need in zip(gradients, needed, strict=True)), None
+    return *(g if need else None for g, need in zip(gradients, needs_grad, strict=True)), None
 
 
 _registered.register_autograd(_registered_gradients, setup_context=_setup_context)

@@ -257,13 +257,13 @@ def _fused_divergence(
     rows = visible.reshape(-1, visible.shape[-1])
     chains = None if chain is None else chain.reshape(-1, visible.shape[-1])
     parameters = machine[:3]
-    needed = tuple(
+    needs_grad = tuple(
         torch.is_grad_enabled() and tensor is not None and tensor.requires_grad
         for tensor in parameters
     )
     saved_gradients = SavedGradients(machine.weight)
     loss, end = _ContrastiveDivergence.apply(
-        *parameters, rows, chains, settings, needed, saved_gradients
+        *parameters, rows, chains, settings, needs_grad, saved_gradients
     )
     return loss, end.reshape(visible.shape if chain is None else chain.shape)
 
@@ -283,7 +283,7 @@ class _ContrastiveDivergence(KernelFunction):
         visible: Tensor,
         chain: Tensor | None,
         settings: ChainSettings,
-        needed: tuple[bool, ...],
+        needs_grad: tuple[bool, ...],
         saved_gradients: SavedGradients,
     ) -> tuple[Tensor, Tensor]:
         machine = _materialize(Machine(weight, visible_bias, hidden_bias, None))
@@ -291,15 +291,19 @@ class _ContrastiveDivergence(KernelFunction):
         start = None if chain is None else dispatch.materialize(chain, "chain").detach()
         name = backend.select(visible.device, visible.dtype)
         primitives = backend.implementation("rbm", name).primitives(machine, settings)
-        saves = any(needed) and (2 * len(visible) >= weight.shape[1] or saved_gradients.is_first())
-        result, end = divergence(primitives, visible, start, machine, settings, saves and needed[0])
+        saves = any(needs_grad) and (
+            2 * len(visible) >= weight.shape[1] or saved_gradients.is_first()
+        )
+        result, end = divergence(
+            primitives, visible, start, machine, settings, saves and needs_grad[0]
+        )
         if saves:
             saved_gradients.append(result[1:])
         return result.loss, end
 
     @staticmethod
     def setup_context(ctx: Context, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-        *tensors, _, _, ctx.needed, ctx.saved_gradients = inputs
+        *tensors, _, _, ctx.needs_grad, ctx.saved_gradients = inputs
         ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors, output[1])
@@ -320,7 +324,7 @@ class _ContrastiveDivergence(KernelFunction):
         if defined or not is_one(grad):
             scaled = (None if g is None else g * grad for g in gradients)
             gradients = connected(scaled, (grad, weight, visible_bias, hidden_bias))
-        gradients = (g if need else None for g, need in zip(gradients, ctx.needed, strict=True))
+        gradients = (g if need else None for g, need in zip(gradients, ctx.needs_grad, strict=True))
         return *gradients, None, None, None, None, None
 
 

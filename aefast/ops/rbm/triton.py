@@ -52,7 +52,7 @@ def _statistics_variant() -> Variant:
         "ROWS": STATISTICS_ROWS,
         "COLUMNS": STATISTICS_COLUMNS,
         "STEPS": STATISTICS_STEPS,
-        "UNIT": triton_terms.UNIT,
+        "ALIGNMENT": triton_terms.ALIGNMENT,
     }
     return Variant("rbm.triton_kernels.statistics_kernel", types, constants)
 
@@ -67,7 +67,7 @@ def _half_step_variant(generation: int, tile: Tile, terms: int) -> Variant:
         "BLOCK_COLUMNS": tile.columns,
         "BLOCK_DEPTH": tile.depth,
         "TERMS": terms,
-        "UNIT": triton_gemm.unit(torch.bfloat16),
+        "ALIGNMENT": triton_gemm.alignment(torch.bfloat16),
         "DESCRIPTORS": generation >= 90,
     }
     kernel = "rbm.triton_kernels.half_step_kernel"

@@ -35,7 +35,7 @@ def _draw_tile(
     has_factor,
     draws,
     keeps_means,
-    UNIT: tl.constexpr,
+    ALIGNMENT: tl.constexpr,
 ):
     """Add the bias to a tile, then store the sums, or sample and store states.
 
@@ -50,12 +50,12 @@ def _draw_tile(
         _draw_tile(
             first, row_start, column_start, rows, columns, states_pointer, values_pointer,
             bias_pointer, factor_pointer, key, row_offset, step, bias_size, has_factor, draws,
-            keeps_means, UNIT,
+            keeps_means, ALIGNMENT,
         )  # fmt: skip
         _draw_tile(
             second, row_start, column_start + COLUMNS // 2, rows, columns, states_pointer,
             values_pointer, bias_pointer, factor_pointer, key, row_offset, step, bias_size,
-            has_factor, draws, keeps_means, UNIT,
+            has_factor, draws, keeps_means, ALIGNMENT,
         )  # fmt: skip
     else:
         row = row_start + tl.arange(0, ROWS)
@@ -73,13 +73,13 @@ def _draw_tile(
             )
             drawn = interleave(uniform(word_0), uniform(word_1), uniform(word_2), uniform(word_3))
             state = tl.where((drawn < value) & inside, 1.0, 0.0)
-            padded_columns = tl.cdiv(columns, UNIT) * UNIT
+            padded_columns = tl.cdiv(columns, ALIGNMENT) * ALIGNMENT
             pointers = states_pointer + row.to(tl.int64)[:, None] * padded_columns + column[None, :]
             mask = (row < rows)[:, None] & (column < padded_columns)[None, :]
             tl.store(
                 tl.multiple_of(pointers, [1, 16]),
                 state.to(tl.bfloat16),
-                mask=tl.max_constancy(mask, [1, UNIT]),
+                mask=tl.max_constancy(mask, [1, ALIGNMENT]),
             )
         if keeps_means != 0:
             tl.store(values_pointer + offset, value, mask=inside)
@@ -140,7 +140,7 @@ def half_step_kernel(
     BLOCK_COLUMNS: tl.constexpr,
     BLOCK_DEPTH: tl.constexpr,
     TERMS: tl.constexpr,
-    UNIT: tl.constexpr,
+    ALIGNMENT: tl.constexpr,
     DESCRIPTORS: tl.constexpr,
 ):
     """left @ right.T + bias, and states sampled from it: 1 where a uniform is below the sigmoid."""
@@ -157,7 +157,7 @@ def half_step_kernel(
         for block in range(tl.cdiv(depth, BLOCK_DEPTH)):
             left_tile = load_tile(
                 left, left_row_stride, left_start, block * BLOCK_DEPTH,
-                left_terms * left_term_rows, depth, BLOCK_ROWS, BLOCK_DEPTH, UNIT, DESCRIPTORS,
+                left_terms * left_term_rows, depth, BLOCK_ROWS, BLOCK_DEPTH, ALIGNMENT, DESCRIPTORS,
             )  # fmt: skip
             left_tile = as_operand(left_tile, tl.bfloat16)
             product = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), dtype=tl.float32)
@@ -166,7 +166,8 @@ def half_step_kernel(
                 right_start = (TERMS - 1 - right_term) * right_term_rows + column_start
                 right_tile = load_tile(
                     right, right_row_stride, right_start, block * BLOCK_DEPTH,
-                    TERMS * right_term_rows, depth, BLOCK_COLUMNS, BLOCK_DEPTH, UNIT, DESCRIPTORS,
+                    TERMS * right_term_rows, depth, BLOCK_COLUMNS, BLOCK_DEPTH, ALIGNMENT,
+                    DESCRIPTORS,
                 ).T  # fmt: skip
                 product = tl.dot(left_tile, as_operand(right_tile, tl.bfloat16), product)
             accumulator += product
@@ -176,7 +177,7 @@ def half_step_kernel(
     _draw_tile(
         accumulator, row_start, column_start, rows, columns, states_pointer, values_pointer,
         bias_pointer, factor_pointer, load_seed(seed, seed_address), row_offset, step, bias_size,
-        has_factor, draws, keeps_means, UNIT,
+        has_factor, draws, keeps_means, ALIGNMENT,
     )  # fmt: skip
 
 
@@ -268,7 +269,7 @@ def statistics_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     STEPS: tl.constexpr,
-    UNIT: tl.constexpr,
+    ALIGNMENT: tl.constexpr,
 ):
     """The sum of softplus(a), and sigmoid(a) times scale: its terms, and its column sums."""
     column_blocks = tl.cdiv(padded_columns, COLUMNS)
@@ -291,7 +292,7 @@ def statistics_kernel(
             value, remainder = next_term(remainder)
             offset = (term * term_rows.to(tl.int64) + wide_row) * padded_columns + column[None, :]
             pointers = tl.multiple_of(terms_pointer + offset, [1, 16])
-            tl.store(pointers, value, mask=tl.max_constancy(stored, [1, UNIT]))
+            tl.store(pointers, value, mask=tl.max_constancy(stored, [1, ALIGNMENT]))
     partial = partial_pointer + row_block.to(tl.int64) * columns + column
     tl.store(partial, tl.sum(total, axis=0), mask=column < columns)
     tl.store(energy_pointer + tl.program_id(0), tl.sum(energy))

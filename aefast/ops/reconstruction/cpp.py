@@ -23,11 +23,11 @@ FEWEST_PRODUCTS = 1 << 21
 
 
 def reconstruction_loss(
-    inputs: LossInputs, settings: LossSettings, scale: float, needed: PerInput[bool]
+    inputs: LossInputs, settings: LossSettings, scale: float, needs_grad: PerInput[bool]
 ) -> tuple[float | Tensor, Gradients]:
     detached = LossInputs._make(None if tensor is None else tensor.detach() for tensor in inputs)
     primitives = _Primitives(_panel_bytes(inputs))
-    return panels.reconstruction_loss(primitives, detached, settings, scale, needed)
+    return panels.reconstruction_loss(primitives, detached, settings, scale, needs_grad)
 
 
 def pays(inputs: LossInputs) -> bool:
@@ -70,22 +70,22 @@ class _Primitives:
         target: Tensor,
         settings: LossSettings,
         scale: float,
-        needed: panels.ComparisonGradients,
+        needs_grad: panels.ComparisonGradients,
     ) -> panels.Compared:
         output, _ = shared.linear_act(code, weight, bias, "identity", False)
         rows, columns = output.shape
         if target.stride(1) != 1:
             target = target.contiguous()
-        grad_target = torch.empty_like(output) if needed.target else None
-        grad_bias = output.new_empty(columns) if needed.bias else None
-        sums = shared.partial_sums(rows if needed.bias else 0, columns)
+        grad_target = torch.empty_like(output) if needs_grad.target else None
+        grad_bias = output.new_empty(columns) if needs_grad.bias else None
+        sums = shared.partial_sums(rows if needs_grad.bias else 0, columns)
         loss = _C.compare(
             shared.as_matrix(output),
             shared.as_matrix(target),
             0 if grad_target is None else grad_target.data_ptr(),
             0 if grad_bias is None else grad_bias.data_ptr(),
             sums.data_ptr(),
-            needed.output or needed.bias,
+            needs_grad.output or needs_grad.bias,
             getattr(_C.Loss, settings.loss),
             shared.ACTIVATIONS[settings.output_activation],
             scale,

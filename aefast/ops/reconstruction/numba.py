@@ -22,10 +22,10 @@ PANEL_BYTES = 16 << 20
 
 
 def reconstruction_loss(
-    inputs: LossInputs, settings: LossSettings, scale: float, needed: PerInput[bool]
+    inputs: LossInputs, settings: LossSettings, scale: float, needs_grad: PerInput[bool]
 ) -> tuple[float | Tensor, Gradients]:
     detached = LossInputs._make(None if tensor is None else tensor.detach() for tensor in inputs)
-    return panels.reconstruction_loss(_Primitives(), detached, settings, scale, needed)
+    return panels.reconstruction_loss(_Primitives(), detached, settings, scale, needs_grad)
 
 
 def pays(inputs: LossInputs) -> bool:
@@ -62,16 +62,16 @@ class _Primitives:
         target: Tensor,
         settings: LossSettings,
         scale: float,
-        needed: panels.ComparisonGradients,
+        needs_grad: panels.ComparisonGradients,
     ) -> panels.Compared:
         activation = "identity" if settings.loss == "bce" else settings.output_activation
         output, preactivation = self.layer.forward(code, weight, bias, activation, True)
         saved = what_backward_needs(activation, output, preactivation)
         kernel = _cross_entropy if settings.loss == "bce" else _squared_error
         loss, grad, grad_target = _compare(kernel, output, target, scale)
-        if saved is not None and (needed.output or needed.bias):
+        if saved is not None and (needs_grad.output or needs_grad.bias):
             grad = shared.map_elements(shared.activation_backward(activation), grad, saved)
-        return panels.Compared(loss, grad, grad.sum(0) if needed.bias else None, grad_target)
+        return panels.Compared(loss, grad, grad.sum(0) if needs_grad.bias else None, grad_target)
 
     def encode_backward(
         self,

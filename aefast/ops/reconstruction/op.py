@@ -2,9 +2,9 @@
 
 A backend module has two functions, on LossInputs ``inputs`` and in the dtypes of ``FUSED``:
 
-``reconstruction_loss(inputs, settings, scale, needed) -> (loss, gradients)``
+``reconstruction_loss(inputs, settings, scale, needs_grad) -> (loss, gradients)``
     the summed loss, a number or a 0-d tensor, and ``scale`` times its gradients: a PerInput, None
-    for those not ``needed``. A weight's or a bias's is float32 or float64 in every dtype.
+    for inputs that need none. A weight's or a bias's is float32 or float64 in every dtype.
 ``pays(inputs) -> bool``
     whether that is quicker than eager PyTorch.
 
@@ -51,7 +51,7 @@ def run(inputs: LossInputs, settings: LossSettings, reduction: str, traced: bool
     if not _is_fused(inputs, settings, reduction, traced):
         return eager.reconstruction_loss(inputs, settings, reduction, linear_act, corrupt_with)
     parameter = inputs.encoder_weight
-    inputs, needed = _as_matrices(inputs), _needed(inputs)
+    inputs, needs_grad = _as_matrices(inputs), _needs_grad(inputs)
     if settings.autocast is not None:
         dtype = _dtype_under_autocast(inputs.x.device, settings.autocast)
         inputs = LossInputs._make(None if tensor is None else tensor.to(dtype) for tensor in inputs)
@@ -59,16 +59,16 @@ def run(inputs: LossInputs, settings: LossSettings, reduction: str, traced: bool
         return eager.reconstruction_loss(inputs, settings, reduction, corrupt=corrupt_with)
     if traced:
         seed_tensor = random.seed_tensor(settings.seed)
-        flags = list(needed)
+        flags = list(needs_grad)
         return torch.ops.aefast.reconstruction_loss(
             *inputs, *settings[:5], seed_tensor, *settings[6:8], reduction, flags,
         )[0]  # fmt: skip
     name = backend.select(inputs.x.device, inputs.x.dtype)
     if dispatch.is_differentiated(*inputs):
         return _ReconstructionLoss.apply(
-            *inputs, settings, reduction, needed, name, SavedGradients(parameter)
+            *inputs, settings, reduction, needs_grad, name, SavedGradients(parameter)
         )
-    return _run(inputs, settings, reduction, needed, name)[0]
+    return _run(inputs, settings, reduction, needs_grad, name)[0]
 
 
 def check_tensors(inputs: LossInputs) -> None:
@@ -170,7 +170,7 @@ def _as_matrices(inputs: LossInputs) -> LossInputs:
     return inputs._replace(x=x.reshape(-1, x.shape[-1]), target=target)
 
 
-def _needed(inputs: LossInputs) -> PerInput[bool]:
+def _needs_grad(inputs: LossInputs) -> PerInput[bool]:
     enabled = torch.is_grad_enabled()
     return PerInput(*(enabled and t is not None and t.requires_grad for t in inputs))
 
@@ -179,7 +179,7 @@ def _run(
     inputs: LossInputs,
     settings: LossSettings,
     reduction: str,
-    needed: PerInput[bool],
+    needs_grad: PerInput[bool],
     name: str,
     factor: float = 1.0,
 ) -> tuple[Tensor, Gradients]:
@@ -192,11 +192,11 @@ def _run(
     run = backend.implementation("reconstruction", name).reconstruction_loss
     scale, dtype = factor * _scale(x, reduction), x.dtype
     if settings.autocast is None:
-        total, gradients = run(inputs, settings, scale, needed)
+        total, gradients = run(inputs, settings, scale, needs_grad)
     else:
         dtype = torch.float32
         with instead_of_autocast(x.device.type, settings.autocast):
-            total, gradients = run(inputs, settings, scale, needed)
+            total, gradients = run(inputs, settings, scale, needs_grad)
     total = total / _count(x, reduction)
     if isinstance(total, Tensor):
         return total.to(dtype), gradients
@@ -251,10 +251,10 @@ class _ReconstructionLoss(KernelFunction):
 
     @staticmethod
     def forward(*arguments: Any) -> Tensor:
-        *tensors, settings, reduction, needed, name, saved_gradients = arguments
+        *tensors, settings, reduction, needs_grad, name, saved_gradients = arguments
         inputs = LossInputs(*tensors)
         if _gradients_are_small(inputs) or saved_gradients.is_first():
-            loss, gradients = _run(inputs, settings, reduction, needed, name)
+            loss, gradients = _run(inputs, settings, reduction, needs_grad, name)
             saved_gradients.append(gradients)
         else:
             loss, _ = _run(inputs, settings, reduction, PerInput(*(False,) * 6), name)
@@ -262,7 +262,9 @@ class _ReconstructionLoss(KernelFunction):
 
     @staticmethod
     def setup_context(ctx: Context, inputs: tuple[Any, ...], output: Tensor) -> None:
-        *tensors, ctx.settings, ctx.reduction, ctx.needed, ctx.name, ctx.saved_gradients = inputs
+        *tensors, ctx.settings, ctx.reduction, ctx.needs_grad, ctx.name, ctx.saved_gradients = (
+            inputs
+        )
         ctx.save_for_backward(*tensors)
 
     @staticmethod
@@ -273,12 +275,12 @@ class _ReconstructionLoss(KernelFunction):
             gradients = _definition_gradients(inputs, ctx.settings, grad, ctx.reduction)
         else:
             if not ctx.saved_gradients:
-                run = _run(inputs, ctx.settings, ctx.reduction, ctx.needed, ctx.name)
+                run = _run(inputs, ctx.settings, ctx.reduction, ctx.needs_grad, ctx.name)
                 ctx.saved_gradients.append(run[1])
             gradients = ctx.saved_gradients.pop()
             if inputs.x.dtype != torch.float32 or not is_one(grad):
                 gradients = _from_incoming(ctx, inputs, gradients, grad)
-        return *_only(gradients, ctx.needed), *(None,) * 5
+        return *_only(gradients, ctx.needs_grad), *(None,) * 5
 
 
 def _from_incoming(
@@ -291,12 +293,12 @@ def _from_incoming(
         return _times_incoming(gradients, grad, inputs.x, ctx.reduction)
     if not scale_finite([g for g in gradients if g is not None], grad):
         factor = grad.item()
-        gradients = _run(inputs, ctx.settings, ctx.reduction, ctx.needed, ctx.name, factor)[1]
+        gradients = _run(inputs, ctx.settings, ctx.reduction, ctx.needs_grad, ctx.name, factor)[1]
     return PerInput(*(None if g is None else g.to(inputs.x.dtype) for g in gradients))
 
 
-def _only(gradients: Gradients, needed: PerInput[bool]) -> Gradients:
-    return PerInput(*(g if need else None for g, need in zip(gradients, needed, strict=True)))
+def _only(gradients: Gradients, needs_grad: PerInput[bool]) -> Gradients:
+    return PerInput(*(g if need else None for g, need in zip(gradients, needs_grad, strict=True)))
 
 
 @registered("aefast::reconstruction_loss")
@@ -316,7 +318,7 @@ def _registered(
     row_offset: int,
     contraction: float,
     reduction: str,
-    needed: list[bool],
+    needs_grad: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The loss and, float32, its gradients by the inputs that are needed; the others empty."""
     inputs = LossInputs(x, encoder_weight, encoder_bias, decoder_weight, decoder_bias, target)
@@ -330,8 +332,8 @@ def _registered(
         row_offset,
         contraction,
     )
-    _check_registered(inputs, settings, reduction, needed)
-    flags = PerInput(*needed)
+    _check_registered(inputs, settings, reduction, needs_grad)
+    flags = PerInput(*needs_grad)
     if _is_fused(inputs, settings, reduction, traced=False):
         name = backend.select(x.device, x.dtype)
         value, gradients = _run(inputs, settings, reduction, flags, name)
@@ -355,7 +357,7 @@ def _as_outputs(gradients: Gradients, x: Tensor) -> PerInput[Tensor]:
 
 
 def _check_registered(
-    inputs: LossInputs, settings: Any, reduction: str, needed: list[bool]
+    inputs: LossInputs, settings: Any, reduction: str, needs_grad: list[bool]
 ) -> None:
     check_tensors(inputs)
     checks.check_choice(settings.activation, "activation", ACTIVATIONS)
@@ -372,22 +374,22 @@ def _check_registered(
     if inputs.x.dim() != 2:
         raise ValueError(f"x has shape {list(inputs.x.shape)}; the registered op takes [B, D]")
     checks.check_seed_tensor(settings.seed)
-    if len(needed) != len(inputs):
-        raise ValueError(f"needed has {len(needed)} flags; it takes {len(inputs)}")
+    if len(needs_grad) != len(inputs):
+        raise ValueError(f"needs_grad has {len(needs_grad)} flags; it takes {len(inputs)}")
 
 
 @_registered.register_fake
 def _(x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-    inputs, needed = (x, *arguments[:5]), arguments[-1]
+    inputs, needs_grad = (x, *arguments[:5]), arguments[-1]
     gradients = (
         torch.empty_like(tensor, memory_format=torch.contiguous_format) if need else None
-        for tensor, need in zip(inputs, needed, strict=True)
+        for tensor, need in zip(inputs, needs_grad, strict=True)
     )
     return x.new_empty(()), *_as_outputs(PerInput._make(gradients), x)
 
 
 def _setup_context(ctx: Context, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors_and_settings, ctx.reduction, ctx.needed = inputs
+    *tensors_and_settings, ctx.reduction, ctx.needs_grad = inputs
     tensors, (*ctx.settings, seed, ctx.row_offset, ctx.contraction) = (
         tensors_and_settings[:6],
         tensors_and_settings[6:],
@@ -401,15 +403,15 @@ def _registered_gradients(ctx: Context, grad: Tensor, *_: Any) -> tuple[Tensor |
     inputs, gradients_at_one = LossInputs(*saved[:6]), saved[6:]
     if any(
         needs_gradient and not computed
-        for needs_gradient, computed in zip(ctx.needs_input_grad, ctx.needed, strict=False)
+        for needs_gradient, computed in zip(ctx.needs_input_grad, ctx.needs_grad, strict=False)
     ):
-        raise ValueError("needed names fewer inputs than require a gradient")
+        raise ValueError("needs_grad names fewer inputs than require a gradient")
     if torch.is_grad_enabled():  # they are to be differentiated again
         settings = LossSettings._make((*ctx.settings, seed, ctx.row_offset, ctx.contraction, None))
         gradients = _definition_gradients(inputs, settings, grad, ctx.reduction)
     else:
         gradients = _times_incoming(PerInput(*gradients_at_one), grad, inputs.x, ctx.reduction)
-    return *_only(gradients, PerInput(*ctx.needed)), *(None,) * 10
+    return *_only(gradients, PerInput(*ctx.needs_grad)), *(None,) * 10
 
 
 _registered.register_autograd(_registered_gradients, setup_context=_setup_context)

@@ -68,7 +68,7 @@ class LossPrimitives(Protocol):
         target: Tensor,
         settings: LossSettings,
         scale: float,
-        needed: ComparisonGradients,
+        needs_grad: ComparisonGradients,
     ) -> Compared:
         """Decode, compare with the target [P, D], and make ``scale`` times the gradients.
 
@@ -100,7 +100,7 @@ def reconstruction_loss(
     inputs: LossInputs,
     settings: LossSettings,
     scale: float,
-    needed: PerInput[bool],
+    needs_grad: PerInput[bool],
 ) -> tuple[float | Tensor, Gradients]:
     """The summed loss, unscaled, and ``scale`` times the gradients that are needed.
 
@@ -110,19 +110,19 @@ def reconstruction_loss(
     x, encoder_weight, encoder_bias, decoder_weight, decoder_bias, target = inputs
     if decoder_weight is None:
         decoder_weight = encoder_weight.t()
-    code_needed = needed.x or needed.encoder_weight or needed.encoder_bias
-    target_needed = needed.x if target is None else needed.target
+    code_needed = needs_grad.x or needs_grad.encoder_weight or needs_grad.encoder_bias
+    target_needed = needs_grad.x if target is None else needs_grad.target
     comparison_needs = ComparisonGradients(
-        code_needed or needed.decoder_weight, needed.decoder_bias, target_needed
+        code_needed or needs_grad.decoder_weight, needs_grad.decoder_bias, target_needed
     )
 
     penalty = Penalty(primitives, encoder_weight, settings, scale) if settings.contraction else None
     encoder, decoder = primitives.operand(encoder_weight), primitives.operand(decoder_weight)
     backward = None
     if code_needed:
-        backward = EncoderBackward(primitives, inputs, settings, needed, penalty)
+        backward = EncoderBackward(primitives, inputs, settings, needs_grad, penalty)
     total: float | Tensor = 0.0
-    grad_target = None if target is None or not needed.target else _dense_like(target)
+    grad_target = None if target is None or not needs_grad.target else _dense_like(target)
     grad_decoder = grad_decoder_bias = None
     for rows in panels_of(x, encoder_weight.shape[0], primitives.panel_bytes):
         clean = corrupted = x[rows]
@@ -141,9 +141,9 @@ def reconstruction_loss(
         total = total + compared.loss
         if penalty is not None:
             total = total + penalty.forward(code, saved)
-        if needed.decoder_bias:
+        if needs_grad.decoder_bias:
             grad_decoder_bias = _add(compared.grad_bias, grad_decoder_bias)
-        if needed.decoder_weight:
+        if needs_grad.decoder_weight:
             grad_decoder = primitives.add_product(compared.grad_output, code, grad_decoder)
         if grad_target is not None:
             grad_target[rows] = compared.grad_target
@@ -161,16 +161,16 @@ class EncoderBackward:
         primitives: LossPrimitives,
         inputs: LossInputs,
         settings: LossSettings,
-        needed: PerInput[bool],
+        needs_grad: PerInput[bool],
         penalty: "Penalty | None",
     ) -> None:
         encoder, decoder = inputs.encoder_weight, inputs.decoder_weight
-        self.primitives, self.settings, self.needed = primitives, settings, needed
+        self.primitives, self.settings, self.needs_grad = primitives, settings, needs_grad
         self.penalty = penalty
         self.is_tied, self.has_target = decoder is None, inputs.target is not None
         self.decoder = primitives.operand(encoder if decoder is None else decoder.t())
-        self.encoder = primitives.operand(encoder.t()) if needed.x else None
-        self.grad_x = _dense_like(inputs.x) if needed.x else None
+        self.encoder = primitives.operand(encoder.t()) if needs_grad.x else None
+        self.grad_x = _dense_like(inputs.x) if needs_grad.x else None
         self.grad_weight: Tensor | None = None
         self.grad_bias: Tensor | None = None
 
@@ -183,7 +183,7 @@ class EncoderBackward:
         compared: Compared,
     ) -> None:
         """Add a panel's gradients to the sums, and write its rows of x's."""
-        primitives, settings, needed = self.primitives, self.settings, self.needed
+        primitives, settings, needs_grad = self.primitives, self.settings, self.needs_grad
         if self.penalty is not None:
             product = primitives.multiply(compared.grad_output, self.decoder)
             grad_code, grad_bias = self.penalty.backward(code, saved, product)
@@ -193,11 +193,11 @@ class EncoderBackward:
                 self.decoder,
                 saved,
                 settings.activation,
-                needed.encoder_bias,
+                needs_grad.encoder_bias,
             )
-        if needed.encoder_bias:
+        if needs_grad.encoder_bias:
             self.grad_bias = _add(grad_bias, self.grad_bias)
-        if needed.encoder_weight:
+        if needs_grad.encoder_weight:
             self.grad_weight = primitives.add_product(grad_code, corrupted, self.grad_weight)
             if self.is_tied:
                 self.grad_weight = primitives.add_product(

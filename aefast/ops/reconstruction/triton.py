@@ -26,7 +26,7 @@ from aefast.ops.shared.triton import ACTIVATIONS, TYPE_NAMES, Variant, cdiv, dev
 from aefast.ops.shared.triton_gemm import Tile
 
 # The columns that the epilogue takes at a time: it needs registers for every element in flight.
-PIECE = 32
+EPILOGUE_COLUMNS = 32
 
 LOSSES = {"mse": 0, "bce": 1}
 # The combinations that compare_kernel is compiled for. Cross entropy takes a sigmoid's logits.
@@ -45,52 +45,52 @@ def tiles(generation: int, kind: str, activation: str) -> tuple[Tile, Tile]:
 
 
 @dataclass(frozen=True)
-class Strip:
+class LossTile:
     """The block of rows that one program of ``loss_kernel`` takes, and its launch settings."""
 
     rows: int
     columns: int  # of x and of the reconstruction at a time
-    part: int  # units of the code that are computed at a time: a wider accumulator spills
-    parts: int  # 1 or 2
+    block_hidden: int  # units of the code that are computed at a time: a wider accumulator spills
+    hidden_blocks: int  # 1 or 2; together they hold the code
     warps: int
     stages: int
 
 
 # There is none for float32 at "highest": the terms of its factors do not fit on the chip with a
 # code. It takes compare_kernel.
-STRIPS: dict[int, dict[str, tuple[Strip, ...]]] = {
+LOSS_TILES: dict[int, dict[str, tuple[LossTile, ...]]] = {
     80: {
-        "half": (Strip(64, 64, 256, 1, 8, 2), Strip(64, 64, 256, 2, 8, 2)),
-        "tf32": (Strip(64, 32, 256, 1, 8, 2), Strip(64, 16, 256, 2, 8, 1)),
+        "half": (LossTile(64, 64, 256, 1, 8, 2), LossTile(64, 64, 256, 2, 8, 2)),
+        "tf32": (LossTile(64, 32, 256, 1, 8, 2), LossTile(64, 16, 256, 2, 8, 1)),
     },
     90: {
-        "half": (Strip(64, 64, 256, 1, 8, 2), Strip(64, 64, 256, 2, 8, 2)),
-        "tf32": (Strip(64, 32, 256, 1, 8, 2), Strip(64, 16, 256, 2, 8, 2)),
+        "half": (LossTile(64, 64, 256, 1, 8, 2), LossTile(64, 64, 256, 2, 8, 2)),
+        "tf32": (LossTile(64, 32, 256, 1, 8, 2), LossTile(64, 16, 256, 2, 8, 2)),
     },
     100: {
-        "half": (Strip(64, 64, 128, 2, 8, 2), Strip(64, 64, 256, 2, 8, 2)),
-        "tf32": (Strip(64, 32, 256, 1, 8, 2),),
+        "half": (LossTile(64, 64, 128, 2, 8, 2), LossTile(64, 64, 256, 2, 8, 2)),
+        "tf32": (LossTile(64, 32, 256, 1, 8, 2),),
     },
 }
 
 
 @cache
-def _loss_variant(dtype: torch.dtype, strip: Strip) -> Variant:
+def _loss_variant(dtype: torch.dtype, tile: LossTile) -> Variant:
     names = ("x", "encoder", "decoder", "target", "encoder_bias", "decoder_bias")
     types = {f"{name}_pointer": f"*{TYPE_NAMES[dtype]}" for name in names}
     types["loss_pointer"] = "*fp32"
     constants = {
-        "BLOCK_ROWS": strip.rows,
-        "BLOCK_COLUMNS": strip.columns,
-        "PART": strip.part,
-        "PARTS": strip.parts,
-        "UNIT": triton_gemm.unit(dtype),
+        "BLOCK_ROWS": tile.rows,
+        "BLOCK_COLUMNS": tile.columns,
+        "BLOCK_HIDDEN": tile.block_hidden,
+        "HIDDEN_BLOCKS": tile.hidden_blocks,
+        "ALIGNMENT": triton_gemm.alignment(dtype),
     }
     kernel = "reconstruction.triton_kernels.loss_kernel"
-    return Variant(kernel, types, constants, strip.warps, strip.stages, tensor_cores=True)
+    return Variant(kernel, types, constants, tile.warps, tile.stages, tensor_cores=True)
 
 
-def _strip(inputs: LossInputs) -> Strip | None:
+def _loss_tile(inputs: LossInputs) -> LossTile | None:
     """The settings of ``loss_kernel``; None where separate kernels serve: for a large code, few
     rows or a chip with little shared memory."""
     x, weight = inputs.x, inputs.encoder_weight
@@ -98,27 +98,27 @@ def _strip(inputs: LossInputs) -> Strip | None:
         return None
     generation, multiprocessors = triton_gemm.chip(x.device)
     fitting = [
-        strip
-        for strip in STRIPS[generation].get(triton_gemm.kind_of(x), ())
-        if strip.parts * strip.part >= weight.shape[0]
-        and 2 * cdiv(x.shape[0], strip.rows) >= multiprocessors
+        tile
+        for tile in LOSS_TILES[generation].get(triton_gemm.kind_of(x), ())
+        if tile.hidden_blocks * tile.block_hidden >= weight.shape[0]
+        and 2 * cdiv(x.shape[0], tile.rows) >= multiprocessors
     ]
     return fitting[0] if fitting else None
 
 
-def _loss_alone(inputs: LossInputs, settings: LossSettings, strip: Strip) -> Tensor:
+def _loss_alone(inputs: LossInputs, settings: LossSettings, tile: LossTile) -> Tensor:
     x, encoder_weight, encoder_bias, decoder_weight, decoder_bias, target = inputs
     if decoder_weight is None:
         decoder_weight = encoder_weight.t()
     hidden, columns = encoder_weight.shape
-    programs = cdiv(x.shape[0], strip.rows)
+    programs = cdiv(x.shape[0], tile.rows)
     losses = x.new_empty(programs, dtype=torch.float32)
     x, encoder_weight, decoder_weight, target = (
         triton_gemm.aligned(tensor)
         for tensor in (x, encoder_weight, decoder_weight, x if target is None else target)
     )
     with device_of(x):
-        _loss_variant(x.dtype, strip).launch(
+        _loss_variant(x.dtype, tile).launch(
             programs,
             x_pointer=x,
             encoder_pointer=encoder_weight,
@@ -178,18 +178,20 @@ def variants(generation: int) -> Iterator[Variant]:
                         yield _compare_variant(
                             generation, dtype, operands, kind, tile, layout, loss, activation
                         )
-            for strip in STRIPS[generation].get(kind, ()):
-                yield _loss_variant(dtype, strip)
+            for loss_tile in LOSS_TILES[generation].get(kind, ()):
+                yield _loss_variant(dtype, loss_tile)
 
 
 def reconstruction_loss(
-    inputs: LossInputs, settings: LossSettings, scale: float, needed: PerInput[bool]
+    inputs: LossInputs, settings: LossSettings, scale: float, needs_grad: PerInput[bool]
 ) -> tuple[float | Tensor, Gradients]:
-    if settings.corruption is None and settings.contraction == 0 and not any(needed):
-        strip = _strip(inputs)
-        if strip is not None:
-            return _loss_alone(inputs, settings, strip), PerInput(*[None] * len(inputs))
-    return panels.reconstruction_loss(_Primitives(inputs.x.device), inputs, settings, scale, needed)
+    if settings.corruption is None and settings.contraction == 0 and not any(needs_grad):
+        tile = _loss_tile(inputs)
+        if tile is not None:
+            return _loss_alone(inputs, settings, tile), PerInput(*[None] * len(inputs))
+    return panels.reconstruction_loss(
+        _Primitives(inputs.x.device), inputs, settings, scale, needs_grad
+    )
 
 
 def pays(inputs: LossInputs) -> bool:
@@ -223,7 +225,7 @@ class _Primitives:
         target: Tensor,
         settings: LossSettings,
         scale: float,
-        needed: panels.ComparisonGradients,
+        needs_grad: panels.ComparisonGradients,
     ) -> panels.Compared:
         read = triton_gemm.factors(code, weight, plain=False)
         rows, columns, _ = read.shape
@@ -235,11 +237,11 @@ class _Primitives:
         target = triton_gemm.aligned(target)
         padded_columns = triton_gemm.padded(columns, code.dtype)
         unwritten = code  # for pointers that the kernel does not write to
-        grad_output = code.new_empty(rows, padded_columns) if needed.output else None
-        grad_target = code.new_empty(rows, padded_columns) if needed.target else None
+        grad_output = code.new_empty(rows, padded_columns) if needs_grad.output else None
+        grad_target = code.new_empty(rows, padded_columns) if needs_grad.target else None
         float32 = partial(code.new_empty, dtype=torch.float32)
-        losses = float32(row_tiles, cdiv(columns, PIECE))
-        grad_bias = float32(row_tiles, columns) if needed.bias else None
+        losses = float32(row_tiles, cdiv(columns, EPILOGUE_COLUMNS))
+        grad_bias = float32(row_tiles, columns) if needs_grad.bias else None
         compared = settings.loss, settings.output_activation
         chosen = _compare_variant(
             generation, code.dtype, read.left.dtype, read.kind, tile, read.layout, *compared
@@ -257,9 +259,9 @@ class _Primitives:
                 target_row_stride=target.stride(0),
                 bias_size=0 if bias is None else columns,
                 scale=scale,
-                wants_output=int(needed.output),
-                wants_bias=int(needed.bias),
-                wants_target=int(needed.target),
+                wants_output=int(needs_grad.output),
+                wants_bias=int(needs_grad.bias),
+                wants_target=int(needs_grad.target),
             )
         return panels.Compared(
             losses.sum(dtype=torch.float64),

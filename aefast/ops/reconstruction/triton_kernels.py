@@ -21,7 +21,7 @@ from aefast.ops.shared.triton_gemm_kernels import (
     tile_start,
 )
 
-PIECE = tl.constexpr(host.PIECE)
+EPILOGUE_COLUMNS = tl.constexpr(host.EPILOGUE_COLUMNS)
 CROSS_ENTROPY = tl.constexpr(host.LOSSES["bce"])
 
 
@@ -75,10 +75,10 @@ def _compare(
     LOSS: tl.constexpr,
     ACTIVATION: tl.constexpr,
 ):
-    """Compare a tile of the decoder's product with the target, PIECE columns at a time."""
+    """Compare a tile of the decoder's product with the target, a few columns at a time."""
     ROWS: tl.constexpr = z.shape[0]
     COLUMNS: tl.constexpr = z.shape[1]
-    if COLUMNS > PIECE:
+    if COLUMNS > EPILOGUE_COLUMNS:
         halves = z.reshape(ROWS, 2, COLUMNS // 2).permute(0, 2, 1)
         first, second = tl.split(halves)
         _compare(
@@ -181,7 +181,7 @@ def compare_kernel(
     RIGHT_BY_DEPTH: tl.constexpr,
     LEFT_TERMS: tl.constexpr,
     RIGHT_TERMS: tl.constexpr,
-    UNIT: tl.constexpr,  # elements of an operand in 16 bytes
+    ALIGNMENT: tl.constexpr,  # elements of an operand in 16 bytes
     DESCRIPTORS: tl.constexpr,
     TF32: tl.constexpr,
     ROUND: tl.constexpr,
@@ -198,11 +198,11 @@ def compare_kernel(
     z = multiply_tile(
         left, right, left_row_stride, right_row_stride, left_term_rows, right_term_rows, row_start,
         column_start, rows, columns, depth, 0, tl.cdiv(depth, BLOCK_DEPTH), BLOCK_ROWS,
-        BLOCK_COLUMNS, BLOCK_DEPTH, LEFT_BY_DEPTH, RIGHT_BY_DEPTH, LEFT_TERMS, RIGHT_TERMS, UNIT,
-        DESCRIPTORS, TF32, ROUND,
+        BLOCK_COLUMNS, BLOCK_DEPTH, LEFT_BY_DEPTH, RIGHT_BY_DEPTH, LEFT_TERMS, RIGHT_TERMS,
+        ALIGNMENT, DESCRIPTORS, TF32, ROUND,
     )  # fmt: skip
-    OUTPUT_UNIT: tl.constexpr = 128 // target_pointer.dtype.element_ty.primitive_bitwidth
-    padded_columns = tl.cdiv(columns, OUTPUT_UNIT) * OUTPUT_UNIT
+    OUTPUT_ALIGNMENT: tl.constexpr = 128 // target_pointer.dtype.element_ty.primitive_bitwidth
+    padded_columns = tl.cdiv(columns, OUTPUT_ALIGNMENT) * OUTPUT_ALIGNMENT
     _compare(
         z, row_start, column_start, rows, columns, padded_columns, target_pointer, bias_pointer,
         grad_output_pointer, grad_target_pointer, grad_bias_pointer, loss_pointer,
@@ -258,40 +258,40 @@ def loss_kernel(
     output_activation: tl.int32,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
-    PART: tl.constexpr,  # units of the code that are computed at a time
-    PARTS: tl.constexpr,  # 1 or 2; together at least `hidden`
-    UNIT: tl.constexpr,  # elements in 16 bytes
+    BLOCK_HIDDEN: tl.constexpr,  # units of the code that are computed at a time
+    HIDDEN_BLOCKS: tl.constexpr,  # 1 or 2; together at least `hidden`
+    ALIGNMENT: tl.constexpr,  # elements in 16 bytes
 ):
     """The loss of BLOCK_ROWS rows from x. Their code stays in registers."""
     row_start = tl.program_id(0) * BLOCK_ROWS
     code = _encode(
         x_pointer, encoder_pointer, encoder_bias_pointer, x_row_stride, encoder_row_stride,
         rows, columns, hidden, encoder_bias_size, activation, row_start, 0,
-        BLOCK_ROWS, BLOCK_COLUMNS, PART, UNIT,
+        BLOCK_ROWS, BLOCK_COLUMNS, BLOCK_HIDDEN, ALIGNMENT,
     )  # fmt: skip
-    if PARTS == 2:
+    if HIDDEN_BLOCKS == 2:
         second_code = _encode(
             x_pointer, encoder_pointer, encoder_bias_pointer, x_row_stride, encoder_row_stride,
-            rows, columns, hidden, encoder_bias_size, activation, row_start, PART,
-            BLOCK_ROWS, BLOCK_COLUMNS, PART, UNIT,
+            rows, columns, hidden, encoder_bias_size, activation, row_start, BLOCK_HIDDEN,
+            BLOCK_ROWS, BLOCK_COLUMNS, BLOCK_HIDDEN, ALIGNMENT,
         )  # fmt: skip
     row = row_start + tl.arange(0, BLOCK_ROWS)
     total = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), dtype=tl.float32)
     for start in range(0, columns, BLOCK_COLUMNS):
         decoder = load_tile(
             decoder_pointer, decoder_row_stride, start, 0, columns, hidden,
-            BLOCK_COLUMNS, PART, UNIT, False,
+            BLOCK_COLUMNS, BLOCK_HIDDEN, ALIGNMENT, False,
         )  # fmt: skip
         z = _dot(code, decoder.T, tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), dtype=tl.float32))
-        if PARTS == 2:
+        if HIDDEN_BLOCKS == 2:
             second_decoder = load_tile(
-                decoder_pointer, decoder_row_stride, start, PART, columns, hidden,
-                BLOCK_COLUMNS, PART, UNIT, False,
+                decoder_pointer, decoder_row_stride, start, BLOCK_HIDDEN, columns, hidden,
+                BLOCK_COLUMNS, BLOCK_HIDDEN, ALIGNMENT, False,
             )  # fmt: skip
             z = _dot(second_code, second_decoder.T, z)
         target = load_tile(
             target_pointer, target_row_stride, row_start, start, rows, columns,
-            BLOCK_ROWS, BLOCK_COLUMNS, UNIT, False,
+            BLOCK_ROWS, BLOCK_COLUMNS, ALIGNMENT, False,
         )  # fmt: skip
         column = start + tl.arange(0, BLOCK_COLUMNS)
         bias = tl.load(decoder_bias_pointer + column, mask=column < decoder_bias_size, other=0.0)
@@ -317,22 +317,22 @@ def _encode(
     first_unit,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
-    PART: tl.constexpr,
-    UNIT: tl.constexpr,
+    BLOCK_HIDDEN: tl.constexpr,
+    ALIGNMENT: tl.constexpr,
 ):
-    """PART units of the code of BLOCK_ROWS rows, rounded to the factors' dtype."""
-    code = tl.zeros((BLOCK_ROWS, PART), dtype=tl.float32)
+    """BLOCK_HIDDEN units of the code of BLOCK_ROWS rows, rounded to the factors' dtype."""
+    code = tl.zeros((BLOCK_ROWS, BLOCK_HIDDEN), dtype=tl.float32)
     for start in range(0, columns, BLOCK_COLUMNS):
         x = load_tile(
             x_pointer, x_row_stride, row_start, start, rows, columns,
-            BLOCK_ROWS, BLOCK_COLUMNS, UNIT, False,
+            BLOCK_ROWS, BLOCK_COLUMNS, ALIGNMENT, False,
         )  # fmt: skip
         weight = load_tile(
             encoder_pointer, encoder_row_stride, first_unit, start, hidden, columns,
-            PART, BLOCK_COLUMNS, UNIT, False,
+            BLOCK_HIDDEN, BLOCK_COLUMNS, ALIGNMENT, False,
         )  # fmt: skip
         code = _dot(x, weight.T, code)
-    unit = first_unit + tl.arange(0, PART)
+    unit = first_unit + tl.arange(0, BLOCK_HIDDEN)
     bias = tl.load(encoder_bias_pointer + unit, mask=unit < encoder_bias_size, other=0.0)
     # Units past `hidden` are act(0). They multiply zeros of the decoder's padded weight.
     code = activate(code + bias.to(tl.float32)[None, :], activation)

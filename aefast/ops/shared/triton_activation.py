@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from aefast.ops.shared.triton import ACTIVATIONS, TYPE_NAMES, Variant, cdiv, device_of
-from aefast.ops.shared.triton_gemm import is_aligned, padded, unit
+from aefast.ops.shared.triton_gemm import alignment, is_aligned, padded
 
 GRADIENT_ROWS, GRADIENT_COLUMNS, GRADIENT_STEPS = 16, 128, 8
 
@@ -24,7 +24,7 @@ def variant(dtype: torch.dtype, aligned: bool) -> Variant:
         "ROWS": GRADIENT_ROWS,
         "COLUMNS": GRADIENT_COLUMNS,
         "STEPS": GRADIENT_STEPS,
-        "UNIT": unit(dtype),
+        "ALIGNMENT": alignment(dtype),
         "ALIGNED": aligned,
     }
     return Variant("shared.triton_activation_kernels.gradient_kernel", types, constants)

@@ -41,7 +41,7 @@ def gradient_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     STEPS: tl.constexpr,
-    UNIT: tl.constexpr,  # elements in 16 bytes
+    ALIGNMENT: tl.constexpr,  # elements in 16 bytes
     ALIGNED: tl.constexpr,  # both inputs can be read 16 bytes at a time
 ):
     """The gradient by the pre-activation, and its column sums over STEPS * ROWS rows."""
@@ -59,7 +59,7 @@ def gradient_kernel(
         if ALIGNED:
             grad_pointers = tl.multiple_of(grad_pointers + wide_column, [1, 16])
             saved_pointers = tl.multiple_of(saved_pointers + wide_column, [1, 16])
-            mask = tl.max_constancy(mask, [1, UNIT])
+            mask = tl.max_constancy(mask, [1, ALIGNMENT])
         else:
             grad_pointers += wide_column * grad_column_stride
             saved_pointers += wide_column * saved_column_stride
@@ -72,7 +72,7 @@ def gradient_kernel(
         tl.store(
             tl.multiple_of(pointers, [1, 16]),
             round_to(grad, grad_preactivation_pointer.dtype.element_ty),
-            mask=tl.max_constancy(mask, [1, UNIT]),
+            mask=tl.max_constancy(mask, [1, ALIGNMENT]),
         )
     partial = partial_pointer + row_block.to(tl.int64) * columns + column
     tl.store(partial, tl.sum(total, axis=0), mask=column < columns)

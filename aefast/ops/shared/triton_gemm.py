@@ -239,14 +239,14 @@ def panel_bytes(device: torch.device) -> int:
     return max(least, torch.cuda.get_device_properties(device).total_memory // 128)
 
 
-def unit(dtype: torch.dtype) -> int:
-    """The number of elements in 16 bytes, the unit of tensor descriptors and vector accesses."""
+def alignment(dtype: torch.dtype) -> int:
+    """The number of elements in 16 bytes: tensor descriptors and vector accesses are so aligned."""
     return 16 // dtype.itemsize
 
 
 def padded(columns: int, dtype: torch.dtype) -> int:
-    """The number of columns, rounded up to whole units of 16 bytes."""
-    return cdiv(columns, unit(dtype)) * unit(dtype)
+    """The number of columns, rounded up to whole vectors of 16 bytes."""
+    return cdiv(columns, alignment(dtype)) * alignment(dtype)
 
 
 def operand_types(
@@ -278,7 +278,7 @@ def tile_constants(
         "RIGHT_BY_DEPTH": right_by_depth,
         "LEFT_TERMS": left_terms,
         "RIGHT_TERMS": right_terms,
-        "UNIT": unit(dtype),
+        "ALIGNMENT": alignment(dtype),
         "DESCRIPTORS": descriptors,
         "TF32": kind == "tf32",
         "ROUND": not descriptors,
@@ -381,8 +381,8 @@ def is_aligned(tensor: Tensor) -> bool:
     row_stride, column_stride = tensor.stride()
     return (
         column_stride == 1
-        and tensor.shape[1] % unit(tensor.dtype) == 0
-        and row_stride % unit(tensor.dtype) == 0
+        and tensor.shape[1] % alignment(tensor.dtype) == 0
+        and row_stride % alignment(tensor.dtype) == 0
         and row_stride >= tensor.shape[1]
         and tensor.data_ptr() % 16 == 0
     )

@@ -35,7 +35,7 @@ def load_tile(
     columns,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
-    UNIT: tl.constexpr,
+    ALIGNMENT: tl.constexpr,
     DESCRIPTORS: tl.constexpr,
 ):
     """A tile [ROWS, COLUMNS]; zeros past the matrix."""
@@ -46,7 +46,7 @@ def load_tile(
         column = column_start + tl.arange(0, COLUMNS)
         pointers = source + row.to(tl.int64)[:, None] * row_stride + column[None, :]
         # Rows are padded to whole units, so that the mask is constant over every 16 bytes.
-        mask = (row < rows)[:, None] & (column < tl.cdiv(columns, UNIT) * UNIT)[None, :]
+        mask = (row < rows)[:, None] & (column < tl.cdiv(columns, ALIGNMENT) * ALIGNMENT)[None, :]
         tile = tl.load(tl.multiple_of(pointers, [1, 16]), mask=mask, other=0.0)
     return tile
 
@@ -130,19 +130,19 @@ def _load_operand(
     DEPTH: tl.constexpr,
     BY_DEPTH: tl.constexpr,
     TERMS: tl.constexpr,
-    UNIT: tl.constexpr,
+    ALIGNMENT: tl.constexpr,
     DESCRIPTORS: tl.constexpr,
 ):
     """A tile [SIZE, DEPTH] of one term of an operand [size, depth]."""
     if BY_DEPTH:
         tile = load_tile(
             source, row_stride, term * term_rows + depth_start, start, TERMS * term_rows, size,
-            DEPTH, SIZE, UNIT, DESCRIPTORS,
+            DEPTH, SIZE, ALIGNMENT, DESCRIPTORS,
         ).T  # fmt: skip
     else:
         tile = load_tile(
             source, row_stride, term * term_rows + start, depth_start, TERMS * term_rows, depth,
-            SIZE, DEPTH, UNIT, DESCRIPTORS,
+            SIZE, DEPTH, ALIGNMENT, DESCRIPTORS,
         )  # fmt: skip
     return tile
 
@@ -169,7 +169,7 @@ def multiply_tile(
     RIGHT_BY_DEPTH: tl.constexpr,
     LEFT_TERMS: tl.constexpr,
     RIGHT_TERMS: tl.constexpr,
-    UNIT: tl.constexpr,
+    ALIGNMENT: tl.constexpr,
     DESCRIPTORS: tl.constexpr,
     TF32: tl.constexpr,
     ROUND: tl.constexpr,
@@ -182,11 +182,11 @@ def multiply_tile(
         depth_start = (first_step + step) * BLOCK_DEPTH
         left_tile = _load_operand(
             left, left_row_stride, 0, left_term_rows, row_start, depth_start, rows, depth,
-            BLOCK_ROWS, BLOCK_DEPTH, LEFT_BY_DEPTH, LEFT_TERMS, UNIT, DESCRIPTORS,
+            BLOCK_ROWS, BLOCK_DEPTH, LEFT_BY_DEPTH, LEFT_TERMS, ALIGNMENT, DESCRIPTORS,
         )  # fmt: skip
         right_tile = _load_operand(
             right, right_row_stride, 0, right_term_rows, column_start, depth_start, columns, depth,
-            BLOCK_COLUMNS, BLOCK_DEPTH, RIGHT_BY_DEPTH, RIGHT_TERMS, UNIT, DESCRIPTORS,
+            BLOCK_COLUMNS, BLOCK_DEPTH, RIGHT_BY_DEPTH, RIGHT_TERMS, ALIGNMENT, DESCRIPTORS,
         ).T  # fmt: skip
         if LEFT_TERMS + RIGHT_TERMS > 2:
             left_high = as_operand(left_tile, tl.bfloat16)
@@ -196,14 +196,14 @@ def multiply_tile(
                     _load_operand(
                         left, left_row_stride, 1, left_term_rows, row_start, depth_start,
                         rows, depth, BLOCK_ROWS, BLOCK_DEPTH, LEFT_BY_DEPTH,
-                        LEFT_TERMS, UNIT, DESCRIPTORS,
+                        LEFT_TERMS, ALIGNMENT, DESCRIPTORS,
                     ), tl.bfloat16,
                 )  # fmt: skip
                 left_low = as_operand(
                     _load_operand(
                         left, left_row_stride, 2, left_term_rows, row_start, depth_start,
                         rows, depth, BLOCK_ROWS, BLOCK_DEPTH, LEFT_BY_DEPTH,
-                        LEFT_TERMS, UNIT, DESCRIPTORS,
+                        LEFT_TERMS, ALIGNMENT, DESCRIPTORS,
                     ), tl.bfloat16,
                 )  # fmt: skip
                 lower = tl.dot(left_low, right_high, lower)
@@ -212,14 +212,14 @@ def multiply_tile(
                     _load_operand(
                         right, right_row_stride, 1, right_term_rows, column_start, depth_start,
                         columns, depth, BLOCK_COLUMNS, BLOCK_DEPTH, RIGHT_BY_DEPTH,
-                        RIGHT_TERMS, UNIT, DESCRIPTORS,
+                        RIGHT_TERMS, ALIGNMENT, DESCRIPTORS,
                     ).T, tl.bfloat16,
                 )  # fmt: skip
                 right_low = as_operand(
                     _load_operand(
                         right, right_row_stride, 2, right_term_rows, column_start, depth_start,
                         columns, depth, BLOCK_COLUMNS, BLOCK_DEPTH, RIGHT_BY_DEPTH,
-                        RIGHT_TERMS, UNIT, DESCRIPTORS,
+                        RIGHT_TERMS, ALIGNMENT, DESCRIPTORS,
                     ).T, tl.bfloat16,
                 )  # fmt: skip
                 lower = tl.dot(left_high, right_low, lower)
@@ -353,7 +353,7 @@ def gemm_kernel(
     RIGHT_BY_DEPTH: tl.constexpr,
     LEFT_TERMS: tl.constexpr,
     RIGHT_TERMS: tl.constexpr,
-    UNIT: tl.constexpr,  # elements in 16 bytes
+    ALIGNMENT: tl.constexpr,  # elements in 16 bytes
     DESCRIPTORS: tl.constexpr,
     TF32: tl.constexpr,
     ROUND: tl.constexpr,  # whether to round to TF32; not where the descriptors do
@@ -365,7 +365,7 @@ def gemm_kernel(
     column_tiles = tl.cdiv(columns, BLOCK_COLUMNS)
     tiles = row_tiles * column_tiles
     steps = tl.cdiv(tl.cdiv(depth, BLOCK_DEPTH), splits)
-    padded_columns = tl.cdiv(columns, UNIT) * UNIT
+    padded_columns = tl.cdiv(columns, ALIGNMENT) * ALIGNMENT
     for task in tl.range(tl.program_id(0), tiles * splits, tl.num_programs(0), flatten=FLATTEN):
         split = task // tiles
         tile = task % tiles
@@ -380,7 +380,7 @@ def gemm_kernel(
             left, right, left_row_stride, right_row_stride, left_term_rows, right_term_rows,
             row_start, column_start, rows, columns, depth, split * steps, own_steps, BLOCK_ROWS,
             BLOCK_COLUMNS, BLOCK_DEPTH, LEFT_BY_DEPTH, RIGHT_BY_DEPTH, LEFT_TERMS, RIGHT_TERMS,
-            UNIT, DESCRIPTORS, TF32, ROUND,
+            ALIGNMENT, DESCRIPTORS, TF32, ROUND,
         )  # fmt: skip
         _finish(
             accumulator, split.to(tl.int64) * rows, row_start, column_start, rows, padded_columns,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from aefast.ops.shared.triton import Variant, cdiv, device_of
 
-UNIT = 8  # bfloat16 numbers in 16 bytes
+ALIGNMENT = 8  # bfloat16 numbers in 16 bytes
 UNITS = 256  # that a program splits
 ROWS = 64  # a term has whole blocks of so many rows: the deepest tile of a product
 
@@ -33,7 +33,7 @@ def split_variant(terms: int, aligned: bool, counts: bool) -> Variant:
     constants = {
         "TERMS": terms,
         "UNITS": UNITS,
-        "WIDTH": UNIT,
+        "WIDTH": ALIGNMENT,
         "ALIGNED": aligned,
         "COUNTS": counts,
     }
@@ -43,8 +43,8 @@ def split_variant(terms: int, aligned: bool, counts: bool) -> Variant:
 def split(values: Tensor, terms: int, counts: bool = False) -> Terms:
     """A float32 matrix as so many terms; with ``counts`` it is counted how many are needed."""
     rows, columns = values.shape
-    units_per_row, term_rows = -(-columns // UNIT), -(-rows // ROWS) * ROWS
-    matrix = values.new_empty(terms * term_rows, units_per_row * UNIT, dtype=torch.bfloat16)
+    units_per_row, term_rows = -(-columns // ALIGNMENT), -(-rows // ROWS) * ROWS
+    matrix = values.new_empty(terms * term_rows, units_per_row * ALIGNMENT, dtype=torch.bfloat16)
     count = torch.ones(1, dtype=torch.int32, device=values.device) if counts else None
     unit_count = term_rows * units_per_row
     with device_of(values):
@@ -69,7 +69,7 @@ def _is_aligned(values: Tensor) -> bool:
     row_stride, column_stride = values.stride()
     return (
         column_stride == 1
-        and values.shape[1] % UNIT == 0
+        and values.shape[1] % ALIGNMENT == 0
         and row_stride % 4 == 0
         and values.data_ptr() % 16 == 0
     )

@@ -14,7 +14,7 @@ from aefast.ops.shared.triton import TYPE_NAMES, Variant, cdiv, device_of, seed_
 from aefast.random import Step
 
 # Units for each program. With 4 warps a thread has four aligned units, each one access. An
-# unaligned unit is several accesses: four of these took 254 registers for each thread.
+# unaligned vector is several accesses: four of these took 254 registers for each thread.
 ALIGNED_UNITS, UNALIGNED_UNITS = 512, 128
 
 # The elements of a tile of the divergence, and the numbers of columns that it may have.
@@ -45,8 +45,8 @@ def _scaled_noise_variant(dtype: torch.dtype, aligned: bool, multiply: bool) -> 
 @cache
 def _kl_variant(dtype: torch.dtype, aligned: bool, columns: int) -> Variant:
     tile_columns = next((width for width in TILE_COLUMNS if columns <= width), TILE_COLUMNS[-1])
-    unit = 16 // dtype.itemsize if aligned else 1
-    constants = {"ROWS": TILE // tile_columns, "COLUMNS": tile_columns, "UNIT": unit}
+    alignment = 16 // dtype.itemsize if aligned else 1
+    constants = {"ROWS": TILE // tile_columns, "COLUMNS": tile_columns, "ALIGNMENT": alignment}
     pointers = ("first", "log_var", "divergence")
     return _variant("gaussian_kl_kernel", pointers, dtype, constants)
 

@@ -155,7 +155,7 @@ def gaussian_kl_kernel(
     log_var_column_stride: tl.int64,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
-    UNIT: tl.constexpr,  # elements in 16 bytes where every access is as wide, else 1
+    ALIGNMENT: tl.constexpr,  # elements in 16 bytes where every access is as wide, else 1
 ):
     """1/2 sum_j (mean_j^2 + e^log_var_j - 1 - log_var_j) of ROWS rows."""
     first_row = tl.program_id(0).to(tl.int64) * ROWS
@@ -164,11 +164,11 @@ def gaussian_kl_kernel(
     total = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
     for start in range(0, columns, COLUMNS):
         column = (start + tl.arange(0, COLUMNS))[None, :]
-        mask = tl.max_constancy((row < rows)[:, None] & (column < columns), [1, UNIT])
+        mask = tl.max_constancy((row < rows)[:, None] & (column < columns), [1, ALIGNMENT])
         mean_pointers, log_var_pointers = _operands(
             first_pointer, log_var_pointer, sample, sample_row, column,
             first_sample_stride, first_row_stride, first_column_stride,
-            log_var_sample_stride, log_var_row_stride, log_var_column_stride, UNIT > 1,
+            log_var_sample_stride, log_var_row_stride, log_var_column_stride, ALIGNMENT > 1,
         )  # fmt: skip
         mean = tl.load(mean_pointers, mask=mask, other=0.0).to(tl.float32)
         log_var = tl.load(log_var_pointers, mask=mask, other=0.0).to(tl.float32)

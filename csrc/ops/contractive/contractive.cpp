@@ -17,8 +17,8 @@ namespace {
 // Fewer elements than this are done before a second thread has woken.
 constexpr int64_t kElementsPerTask = 32768;
 
-// Copies of a stretch this long stay in the first-level cache.
-constexpr int64_t kStretch = 1024;
+// Copies of a chunk this long stay in the first-level cache.
+constexpr int64_t kChunk = 1024;
 
 // Between rows so long signals are heard, and not only between tasks.
 constexpr int64_t kLongRow = 1 << 18;
@@ -45,10 +45,10 @@ void multiply(const float* factors, float* values, int64_t count) {
     for (int64_t i = 0; i < count; ++i) values[i] *= factors[i];
 }
 
-// One stretch of a row; sums are the bias's, and the lengths' where grad_slope is the penalty's.
-void backward_stretch(const SlopeBackwardArguments& a, int64_t row, int64_t column, int64_t count,
-                      double* sums) {
-    alignas(64) float slope[kStretch], curvature[kStretch], scaled_slope[kStretch];
+// One chunk of a row; sums are the bias's, and the lengths' where grad_slope is the penalty's.
+void backward_chunk(const SlopeBackwardArguments& a, int64_t row, int64_t column, int64_t count,
+                    double* sums) {
+    alignas(64) float slope[kChunk], curvature[kChunk], scaled_slope[kChunk];
     const float* penalty_slope = slope;
     const int64_t offset = row * a.columns + column;
     float* output = a.grad_preactivation + offset;
@@ -135,12 +135,12 @@ void contract(const ContractArguments& a) {
     const int64_t blocks = row_blocks(a.rows);
     const int threads = a.rows * a.columns <= kElementsPerTask ? 1 : a.threads;
     parallel_for(threads, blocks, [&](int64_t block) {
-        alignas(64) float slope[kStretch];
+        alignas(64) float slope[kChunk];
         const int64_t last = std::min((block + 1) * kRowsPerPartialSum, a.rows);
         for (int64_t row = block * kRowsPerPartialSum; row < last; ++row) {
             double total = 0;
-            for (int64_t column = 0; column < a.columns; column += kStretch) {
-                const int64_t count = std::min(kStretch, a.columns - column);
+            for (int64_t column = 0; column < a.columns; column += kChunk) {
+                const int64_t count = std::min(kChunk, a.columns - column);
                 const float* squares = a.squares + column;
                 slopes(a.activation, a.saved + row * a.columns + column, slope, count);
                 if (a.scales) multiply(a.scales + column, slope, count);
@@ -160,8 +160,8 @@ void slope_backward(const SlopeBackwardArguments& a) {
         const int64_t last = std::min((block + 1) * kRowsPerPartialSum, a.rows);
         for (int64_t row = block * kRowsPerPartialSum; row < last; ++row) {
             if (a.columns >= kLongRow && interrupted()) return;
-            for (int64_t column = 0; column < a.columns; column += kStretch)
-                backward_stretch(a, row, column, std::min(kStretch, a.columns - column), sums);
+            for (int64_t column = 0; column < a.columns; column += kChunk)
+                backward_chunk(a, row, column, std::min(kChunk, a.columns - column), sums);
         }
     });
     add_partial_sums(a.partial_sums, blocks, 2 * a.columns, a.grad_sums);

@@ -12,10 +12,11 @@ namespace aefast::AEFAST_ISA {
 namespace {
 
 // Calls body(row, first_column, last_column) over the whole block, in parallel tasks that hold
-// either some whole rows or a part of one row, which starts at a multiple of kStretch.
+// either some whole rows or a part of one row, which starts at a multiple of kUnrolledWords.
 template <class Body>
 void for_each_segment(const CorruptArguments& a, const Body& body) {
-    const int64_t size = elements_per_task(a.rows * a.columns, a.threads) / kStretch * kStretch;
+    const int64_t size =
+        elements_per_task(a.rows * a.columns, a.threads) / kUnrolledWords * kUnrolledWords;
     if (a.columns > size) {
         const int64_t segments = (a.columns + size - 1) / size;
         parallel_for(a.threads, a.rows * segments, [&](int64_t task) {
@@ -40,8 +41,8 @@ void change_columns(const PhiloxRow& philox, int64_t column, const Element* x, E
     change.template apply<columns>(x, words, output);
 }
 
-// output = change(x, words), row by row: long stretches, then single vectors of counters, of which
-// the last may reach past the row.
+// output = change(x, words), row by row: several vectors of counters at a time, then single ones,
+// of which the last may reach past the row.
 template <class Element, class Change>
 void transform(const CorruptArguments& a, const Change& change) {
     for_each_segment(a, [&](int64_t row, int64_t column, int64_t last) {
@@ -49,8 +50,8 @@ void transform(const CorruptArguments& a, const Change& change) {
         auto* output = static_cast<Element*>(a.output) + row * a.columns;
         const PhiloxRow philox(
             a.seed, static_cast<uint64_t>(a.row_offset) + static_cast<uint64_t>(row), a.step);
-        for (; column + kStretch <= last; column += kStretch) {
-            change_columns<kStretch>(philox, column, x + column, output + column, change);
+        for (; column + kUnrolledWords <= last; column += kUnrolledWords) {
+            change_columns<kUnrolledWords>(philox, column, x + column, output + column, change);
         }
         for (; column + kVectorWords <= last; column += kVectorWords) {
             change_columns<kVectorWords>(philox, column, x + column, output + column, change);

@@ -16,8 +16,8 @@ namespace {
 // Fewer elements than this are done before a second thread has woken.
 constexpr int64_t kElementsPerTask = 32768;
 
-// float32 copies of a stretch this long stay in the first-level cache.
-constexpr int64_t kStretch = 1024;
+// float32 copies of a chunk this long stay in the first-level cache.
+constexpr int64_t kChunk = 1024;
 
 template <class Element>
 void activate_as(const ActivateArguments& a) {
@@ -25,12 +25,12 @@ void activate_as(const ActivateArguments& a) {
     parallel_for(a.threads, tasks, [&](int64_t task) {
         auto* values = static_cast<Element*>(a.values);
         const int64_t last = std::min((task + 1) * kElementsPerTask, a.count);
-        for (int64_t i = task * kElementsPerTask; i < last; i += kStretch) {
-            const int64_t count = std::min(kStretch, last - i);
+        for (int64_t i = task * kElementsPerTask; i < last; i += kChunk) {
+            const int64_t count = std::min(kChunk, last - i);
             if constexpr (std::is_same_v<Element, float>) {
                 activate(a.activation, values + i, values + i, count);
             } else {
-                alignas(64) float buffer[kStretch];
+                alignas(64) float buffer[kChunk];
                 load(values + i, buffer, count);
                 activate(a.activation, buffer, buffer, count);
                 store(buffer, values + i, count);
@@ -39,16 +39,16 @@ void activate_as(const ActivateArguments& a) {
     });
 }
 
-// grad_preactivation of one row's stretch; its float32 values are added to sums.
+// grad_preactivation of a chunk of one row; its float32 values are added to sums.
 template <class Element>
-void backward_stretch(const ActivationBackwardArguments& a, int64_t row, int64_t column,
-                      int64_t count, double* sums) {
+void backward_chunk(const ActivationBackwardArguments& a, int64_t row, int64_t column,
+                    int64_t count, double* sums) {
     const int64_t offset = row * a.columns + column;
     const auto* gradient =
         static_cast<const Element*>(a.gradient) + row * a.gradient_row_stride + column;
     const auto* saved = static_cast<const Element*>(a.saved) + offset;
     auto* output = static_cast<Element*>(a.grad_preactivation) + offset;
-    alignas(64) float buffers[2][kStretch];
+    alignas(64) float buffers[2][kChunk];
     const float* result;
     if constexpr (std::is_same_v<Element, float>) {
         activation_backward(a.activation, gradient, saved, output, count);
@@ -73,11 +73,11 @@ void activation_backward_as(const ActivationBackwardArguments& a) {
         const int64_t first = block * kRowsPerPartialSum;
         const int64_t last = std::min(first + kRowsPerPartialSum, a.rows);
         for (int64_t row = first; row < last; ++row) {
-            for (int64_t column = 0; column < a.columns; column += kStretch) {
+            for (int64_t column = 0; column < a.columns; column += kChunk) {
                 if (interrupted_at(column)) return;
-                const int64_t count = std::min(kStretch, a.columns - column);
+                const int64_t count = std::min(kChunk, a.columns - column);
                 if (sums && row == first) std::fill_n(sums + column, count, 0.0);
-                backward_stretch<Element>(a, row, column, count, sums);
+                backward_chunk<Element>(a, row, column, count, sums);
             }
         }
     });

@@ -21,7 +21,7 @@ namespace {
 constexpr int64_t kElementsPerTask = 1 << 14;
 
 // Some columns of a row, at most as many as are sampled at a time.
-struct Piece {
+struct RowChunk {
     float* values;
     float* means;  // or null
     const float* deviations;
@@ -34,40 +34,40 @@ inline float uniform(uint32_t word) {
 }
 
 template <int64_t columns>
-void draw_bernoulli(const Piece& piece, const uint32_t* words) {
+void draw_bernoulli(const RowChunk& chunk, const uint32_t* words) {
     alignas(64) float probabilities[columns];
-    for (int64_t i = 0; i < piece.count; ++i) probabilities[i] = piece.beta * piece.values[i];
-    activate(Activation::sigmoid, probabilities, probabilities, piece.count);
-    if (piece.means) std::copy_n(probabilities, piece.count, piece.means);
-    for (int64_t i = 0; i < piece.count; ++i)
-        piece.values[i] = uniform(words[i]) < probabilities[i] ? 1.f : 0.f;
+    for (int64_t i = 0; i < chunk.count; ++i) probabilities[i] = chunk.beta * chunk.values[i];
+    activate(Activation::sigmoid, probabilities, probabilities, chunk.count);
+    if (chunk.means) std::copy_n(probabilities, chunk.count, chunk.means);
+    for (int64_t i = 0; i < chunk.count; ++i)
+        chunk.values[i] = uniform(words[i]) < probabilities[i] ? 1.f : 0.f;
 }
 
 template <int64_t columns>
-void draw_gaussian(const Piece& piece, const uint32_t* words) {
+void draw_gaussian(const RowChunk& chunk, const uint32_t* words) {
     alignas(64) float noise[columns];
     normals<columns>(words, noise);
-    if (piece.means) std::copy_n(piece.values, piece.count, piece.means);
-    for (int64_t i = 0; i < piece.count; ++i)
-        piece.values[i] += piece.beta * piece.deviations[i] * noise[i];
+    if (chunk.means) std::copy_n(chunk.values, chunk.count, chunk.means);
+    for (int64_t i = 0; i < chunk.count; ++i)
+        chunk.values[i] += chunk.beta * chunk.deviations[i] * noise[i];
 }
 
 template <int64_t columns>
-void draw_piece(const DrawArguments& a, const PhiloxRow& philox, int64_t row, int64_t column) {
+void draw_chunk(const DrawArguments& a, const PhiloxRow& philox, int64_t row, int64_t column) {
     alignas(64) uint32_t words[columns];
     philox.words<columns>(static_cast<uint32_t>(column / 4), words);
     const int64_t offset = row * a.columns + column;
-    const Piece piece = {a.values + offset, a.means ? a.means + offset : nullptr,
-                         a.deviations ? a.deviations + column : nullptr, a.beta ? a.beta[row] : 1.f,
-                         std::min(columns, a.columns - column)};
+    const RowChunk chunk = {a.values + offset, a.means ? a.means + offset : nullptr,
+                            a.deviations ? a.deviations + column : nullptr,
+                            a.beta ? a.beta[row] : 1.f, std::min(columns, a.columns - column)};
     if (a.deviations)
-        draw_gaussian<columns>(piece, words);
+        draw_gaussian<columns>(chunk, words);
     else
-        draw_bernoulli<columns>(piece, words);
+        draw_bernoulli<columns>(chunk, words);
 }
 
 // A panel's columns in as many rows as philox_block() draws at once.
-constexpr int64_t kBlock = kVectors * kPanelColumns;
+constexpr int64_t kBlock = kUnrolledVectors * kPanelColumns;
 static_assert(kPanelColumns == kVectorWords);
 
 // Replaces inputs by probabilities, and compares these with uniforms for the row's bits.
@@ -77,7 +77,7 @@ void draw_block(const DrawBitsArguments& a, int64_t row, int64_t rows, int64_t c
     alignas(64) float probabilities[kBlock], uniforms[kBlock];
     philox_block(a.seed, static_cast<uint64_t>(a.row_offset + row), a.step,
                  static_cast<uint32_t>(column / 4), words);
-    for (int64_t r = 0; r < kVectors; ++r) {
+    for (int64_t r = 0; r < kUnrolledVectors; ++r) {
         const float beta = a.beta && r < rows ? a.beta[row + r] : 1.f;
         for (int64_t i = 0; i < kPanelColumns; ++i)
             probabilities[r * kPanelColumns + i] = beta * (sums[r * kPanelColumns + i] + bias[i]);
@@ -96,7 +96,7 @@ void draw_block(const DrawBitsArguments& a, int64_t row, int64_t rows, int64_t c
 
 // Samples the states of some columns, as many as are drawn at a time, from the units' inputs.
 template <int64_t columns>
-void draw_inputs_piece(const DrawInputsArguments& a, const PhiloxRow& philox, int64_t row,
+void draw_inputs_chunk(const DrawInputsArguments& a, const PhiloxRow& philox, int64_t row,
                        int64_t column) {
     alignas(64) uint32_t words[columns];
     alignas(64) float probabilities[columns], uniforms[columns];
@@ -179,22 +179,22 @@ void measure_row(const PhaseArguments& a, int64_t row, double* sums, Sum& positi
     }
 }
 
-// Calls body(columns, philox, row, column) for all pieces of all rows, in parallel: stretches, then
-// single vectors of counters, of which the last may reach past the row.
+// Calls body(columns, philox, row, column) for all chunks of all rows, in parallel: of several
+// vectors of counters, then of single ones, of which the last may reach past the row.
 template <class Arguments, class Body>
-void for_each_piece(const Arguments& a, const Body& body) {
-    using Stretch = std::integral_constant<int64_t, kStretch>;
-    using VectorOfWords = std::integral_constant<int64_t, kVectorWords>;
+void for_each_chunk(const Arguments& a, const Body& body) {
+    using UnrolledWords = std::integral_constant<int64_t, kUnrolledWords>;
+    using VectorWords = std::integral_constant<int64_t, kVectorWords>;
     const int64_t rows_per_task = std::max<int64_t>(1, kElementsPerTask / a.columns);
     parallel_for(a.threads, ceil_divide(a.rows, rows_per_task), [&](int64_t task) {
         const int64_t last = std::min((task + 1) * rows_per_task, a.rows);
         for (int64_t row = task * rows_per_task; row < last; ++row) {
             const PhiloxRow philox(a.seed, static_cast<uint64_t>(a.row_offset + row), a.step);
             int64_t column = 0;
-            for (; column + kStretch <= a.columns; column += kStretch)
-                body(Stretch(), philox, row, column);
+            for (; column + kUnrolledWords <= a.columns; column += kUnrolledWords)
+                body(UnrolledWords(), philox, row, column);
             for (; column < a.columns; column += kVectorWords)
-                body(VectorOfWords(), philox, row, column);
+                body(VectorWords(), philox, row, column);
         }
     });
 }
@@ -202,8 +202,8 @@ void for_each_piece(const Arguments& a, const Body& body) {
 }  // namespace
 
 void draw(const DrawArguments& a) {
-    for_each_piece(a, [&](auto columns, const PhiloxRow& philox, int64_t row, int64_t column) {
-        draw_piece<columns>(a, philox, row, column);
+    for_each_chunk(a, [&](auto columns, const PhiloxRow& philox, int64_t row, int64_t column) {
+        draw_chunk<columns>(a, philox, row, column);
     });
 }
 
@@ -214,14 +214,15 @@ void draw_bits(const DrawBitsArguments& a) {
             if (a.bias)
                 std::copy_n(a.bias + column,
                             std::min<int64_t>(kPanelColumns, a.right.rows - column), bias);
-            for (int64_t row = rows.begin; row < rows.end; row += kVectors, sums += kBlock)
-                draw_block(a, row, std::min<int64_t>(kVectors, rows.end - row), column, sums, bias);
+            for (int64_t row = rows.begin; row < rows.end; row += kUnrolledVectors, sums += kBlock)
+                draw_block(a, row, std::min<int64_t>(kUnrolledVectors, rows.end - row), column,
+                           sums, bias);
         });
 }
 
 void draw_inputs(const DrawInputsArguments& a) {
-    for_each_piece(a, [&](auto columns, const PhiloxRow& philox, int64_t row, int64_t column) {
-        draw_inputs_piece<columns>(a, philox, row, column);
+    for_each_chunk(a, [&](auto columns, const PhiloxRow& philox, int64_t row, int64_t column) {
+        draw_inputs_chunk<columns>(a, philox, row, column);
     });
 }
 

@@ -14,11 +14,11 @@ namespace {
 // Fewer elements than this are done before a second thread has woken.
 constexpr int64_t kElementsPerTask = 32768;
 
-// Copies of a stretch this long stay in the first-level cache.
-constexpr int64_t kStretch = 1024;
+// Copies of a chunk this long stay in the first-level cache.
+constexpr int64_t kChunk = 1024;
 
 // Part of a row.
-struct Stretch {
+struct RowChunk {
     float* output;  // z, and then dz
     const float* target;
     float* grad_target;  // or null
@@ -26,55 +26,56 @@ struct Stretch {
 };
 
 // (r - t)^2 for r = act(z).
-void compare_squared(const CompareArguments& a, const Stretch& s, Sum& loss) {
+void compare_squared(const CompareArguments& a, const RowChunk& chunk, Sum& loss) {
     const bool from_preactivation = reads_preactivation(a.output_activation);
-    alignas(64) float reconstruction[kStretch], difference[kStretch];
-    activate(a.output_activation, s.output, reconstruction, s.count);
-    for (int64_t i = 0; i < s.count; ++i) difference[i] = reconstruction[i] - s.target[i];
-    loss.add(s.count, [&](int64_t i) {
+    alignas(64) float reconstruction[kChunk], difference[kChunk];
+    activate(a.output_activation, chunk.output, reconstruction, chunk.count);
+    for (int64_t i = 0; i < chunk.count; ++i) difference[i] = reconstruction[i] - chunk.target[i];
+    loss.add(chunk.count, [&](int64_t i) {
         const double error = difference[i];
         return error * error;
     });
-    if (!a.gradient_needed && !s.grad_target) return;
+    if (!a.gradient_needed && !chunk.grad_target) return;
     const float slope = 2 * a.scale;
-    for (int64_t i = 0; i < s.count; ++i) difference[i] *= slope;
-    if (s.grad_target)
-        for (int64_t i = 0; i < s.count; ++i) s.grad_target[i] = -difference[i];
+    for (int64_t i = 0; i < chunk.count; ++i) difference[i] *= slope;
+    if (chunk.grad_target)
+        for (int64_t i = 0; i < chunk.count; ++i) chunk.grad_target[i] = -difference[i];
     if (a.gradient_needed)
         activation_backward(a.output_activation, difference,
-                            from_preactivation ? s.output : reconstruction, s.output, s.count);
+                            from_preactivation ? chunk.output : reconstruction, chunk.output,
+                            chunk.count);
 }
 
 // -t ln r - (1 - t) ln(1 - r) for r = sigmoid(z), from z and summed as torch does it.
-void compare_logits(const CompareArguments& a, const Stretch& s, Sum& loss) {
-    alignas(64) float terms[kStretch], probabilities[kStretch];
+void compare_logits(const CompareArguments& a, const RowChunk& chunk, Sum& loss) {
+    alignas(64) float terms[kChunk], probabilities[kChunk];
 #pragma GCC ivdep
-    for (int64_t i = 0; i < s.count; ++i) {
-        const float z = s.output[i];
+    for (int64_t i = 0; i < chunk.count; ++i) {
+        const float z = chunk.output[i];
         const float decay = exp_nonpositive(-std::fabs(z));
-        terms[i] = ((1.f - s.target[i]) * z - (z < 0.f ? z : 0.f)) + log1p_unit(decay);
+        terms[i] = ((1.f - chunk.target[i]) * z - (z < 0.f ? z : 0.f)) + log1p_unit(decay);
         probabilities[i] = (z < 0.f ? decay : 1.f) / (1.f + decay);
     }
-    loss.add(s.count, [&](int64_t i) { return terms[i]; });
-    if (s.grad_target)
-        for (int64_t i = 0; i < s.count; ++i) s.grad_target[i] = -a.scale * s.output[i];
+    loss.add(chunk.count, [&](int64_t i) { return terms[i]; });
+    if (chunk.grad_target)
+        for (int64_t i = 0; i < chunk.count; ++i) chunk.grad_target[i] = -a.scale * chunk.output[i];
     if (a.gradient_needed)
-        for (int64_t i = 0; i < s.count; ++i)
-            s.output[i] = a.scale * (probabilities[i] - s.target[i]);
+        for (int64_t i = 0; i < chunk.count; ++i)
+            chunk.output[i] = a.scale * (probabilities[i] - chunk.target[i]);
 }
 
 void compare_row(const CompareArguments& a, int64_t row, double* sums, Sum& loss) {
-    for (int64_t column = 0; column < a.columns; column += kStretch) {
+    for (int64_t column = 0; column < a.columns; column += kChunk) {
         const int64_t offset = row * a.columns + column;
-        const Stretch stretch = {a.output + offset, a.target + row * a.target_row_stride + column,
-                                 a.grad_target ? a.grad_target + offset : nullptr,
-                                 std::min(kStretch, a.columns - column)};
+        const RowChunk chunk = {a.output + offset, a.target + row * a.target_row_stride + column,
+                                a.grad_target ? a.grad_target + offset : nullptr,
+                                std::min(kChunk, a.columns - column)};
         if (a.loss == Loss::squared_error)
-            compare_squared(a, stretch, loss);
+            compare_squared(a, chunk, loss);
         else
-            compare_logits(a, stretch, loss);
+            compare_logits(a, chunk, loss);
         if (sums)
-            for (int64_t i = 0; i < stretch.count; ++i) sums[column + i] += stretch.output[i];
+            for (int64_t i = 0; i < chunk.count; ++i) sums[column + i] += chunk.output[i];
     }
 }
 

@@ -15,9 +15,9 @@ namespace {
 // Fewer elements are summed sooner by one thread than a second one wakes up.
 constexpr int64_t kFewElements = 1 << 14;
 
-// Calls body(begin, end) for a row's stretches, until signals end the task.
+// Calls body(begin, end) for a row's chunks, until signals end the task.
 template <class Body>
-void for_each_stretch(int64_t columns, const Body& body) {
+void for_each_chunk(int64_t columns, const Body& body) {
     for (int64_t begin = 0; begin < columns; begin += kElementsBetweenLooks) {
         if (interrupted_at(begin)) return;
         body(begin, std::min(begin + kElementsBetweenLooks, columns));
@@ -26,10 +26,10 @@ void for_each_stretch(int64_t columns, const Body& body) {
 
 // The same outside of a task, one after the other on this thread.
 template <class Body>
-void in_stretches(int64_t columns, const Body& body) {
+void in_chunks(int64_t columns, const Body& body) {
     parallel_for(1, (columns + kElementsBetweenLooks - 1) / kElementsBetweenLooks,
-                 [&](int64_t stretch) {
-                     const int64_t begin = stretch * kElementsBetweenLooks;
+                 [&](int64_t chunk) {
+                     const int64_t begin = chunk * kElementsBetweenLooks;
                      body(begin, std::min(begin + kElementsBetweenLooks, columns));
                  });
 }
@@ -41,18 +41,18 @@ void column_sums(const SparsityArguments& a) {
     const int threads = a.rows * a.columns <= kFewElements ? 1 : a.threads;
     parallel_for(threads, blocks, [&](int64_t block) {
         double* __restrict sums = a.partial_sums + block * a.columns;
-        for_each_stretch(a.columns, [&](int64_t begin, int64_t end) {
+        for_each_chunk(a.columns, [&](int64_t begin, int64_t end) {
             std::fill(sums + begin, sums + end, 0.0);
         });
         const int64_t last = std::min((block + 1) * kRowsPerPartialSum, a.rows);
         for (int64_t row = block * kRowsPerPartialSum; row < last; ++row) {
             const auto* values = static_cast<const Element*>(a.values) + row * a.row_stride;
-            for_each_stretch(a.columns, [&](int64_t begin, int64_t end) {
+            for_each_chunk(a.columns, [&](int64_t begin, int64_t end) {
                 for (int64_t i = begin; i < end; ++i) sums[i] += to_float(values[i]);
             });
         }
     });
-    in_stretches(a.columns, [&](int64_t begin, int64_t end) {
+    in_chunks(a.columns, [&](int64_t begin, int64_t end) {
         for (int64_t block = 1; block < blocks; ++block) {
             const double* sums = a.partial_sums + block * a.columns;
             for (int64_t i = begin; i < end; ++i) a.partial_sums[i] += sums[i];
@@ -69,9 +69,9 @@ void magnitudes(const SparsityArguments& a) {
         const int64_t last = std::min((block + 1) * kRowsPerPartialSum, a.rows);
         for (int64_t row = block * kRowsPerPartialSum; row < last; ++row) {
             const auto* values = static_cast<const Element*>(a.values) + row * a.row_stride;
-            for_each_stretch(a.columns, [&](int64_t begin, int64_t end) {
-                const Element* stretch = values + begin;
-                sum.add(end - begin, [&](int64_t i) { return std::fabs(to_float(stretch[i])); });
+            for_each_chunk(a.columns, [&](int64_t begin, int64_t end) {
+                const Element* chunk = values + begin;
+                sum.add(end - begin, [&](int64_t i) { return std::fabs(to_float(chunk[i])); });
             });
         }
         a.partial_sums[block] = sum.total();
@@ -105,7 +105,7 @@ void scaled_sign_as(const ScaledSignArguments& a) {
         for (int64_t row = task * rows_per_task; row < last; ++row) {
             const auto* values = static_cast<const Element*>(a.values) + row * a.row_stride;
             auto* output = static_cast<Element*>(a.output) + row * a.columns;
-            for_each_stretch(a.columns, [&](int64_t begin, int64_t end) {
+            for_each_chunk(a.columns, [&](int64_t begin, int64_t end) {
                 scaled_sign_row(values + begin, end - begin, a.factor, output + begin);
             });
         }
@@ -119,7 +119,7 @@ double kl_sparsity(const SparsityArguments& a, double target, float* slope) {
     const double rows = static_cast<double>(a.rows), other = 1 - target;
     double penalty = 0;
     bool is_activity = true;
-    in_stretches(a.columns, [&](int64_t begin, int64_t end) {
+    in_chunks(a.columns, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) {
             const double activity = a.partial_sums[i] / rows, mean = bounded(activity);
             if (mean != activity) is_activity &= !(activity < 0 || activity > 1);

@@ -28,7 +28,7 @@ constexpr int64_t kCandidatesPerBlock = 1 << 19;  // 4 MiB a thread, while k is 
 constexpr int64_t kLatentsPerPanel = 512;
 // With fewer latents in a part, rows would begin without a threshold too often.
 constexpr int64_t kFewestLatentsPerPart = 4096;
-constexpr int64_t kStretch = 32;  // latents that are compared with the threshold at a time
+constexpr int64_t kComparedLatents = 32;  // latents that are compared with the threshold at a time
 
 // A latent's value and number in one integer, whose order is descending by value, then ascending by
 // number. NaN is the largest value, and -0 equals 0.
@@ -61,10 +61,10 @@ inline int64_t latent_of(Candidate candidate) {
     return 0xFFFFFFFFu - static_cast<uint32_t>(candidate.rank);
 }
 
-// Whether one of kStretch values is above the threshold; NaN is, and all are above a NaN.
+// Whether one of kComparedLatents values is above the threshold; NaN is, and all are above a NaN.
 inline bool any_above(const float* values, float threshold) {
     int above = 0;
-    for (int64_t i = 0; i < kStretch; ++i) above |= !(values[i] <= threshold);
+    for (int64_t i = 0; i < kComparedLatents; ++i) above |= !(values[i] <= threshold);
     return above != 0;
 }
 
@@ -73,7 +73,7 @@ inline bool any_above(const float* values, float threshold) {
 class Selection {
   public:
     static int64_t capacity(int64_t k, int64_t latents) {
-        return std::min(2 * k, latents) + 2 * kStretch;
+        return std::min(2 * k, latents) + 2 * kComparedLatents;
     }
 
     void begin(Candidate* candidates) {
@@ -84,14 +84,14 @@ class Selection {
 
     void add(const float* values, int64_t first_latent, int64_t count, int64_t k,
              int64_t capacity) {
-        for (int64_t i = 0; i < count; i += kStretch) {
-            const int64_t stretch = std::min(kStretch, count - i);
-            if (stretch == kStretch && !any_above(values + i, threshold_)) continue;
-            for (int64_t j = i; j < i + stretch; ++j) {
+        for (int64_t i = 0; i < count; i += kComparedLatents) {
+            const int64_t compared = std::min(kComparedLatents, count - i);
+            if (compared == kComparedLatents && !any_above(values + i, threshold_)) continue;
+            for (int64_t j = i; j < i + compared; ++j) {
                 candidates_[count_] = candidate(values[j], first_latent + j);
                 count_ += !(values[j] <= threshold_);
             }
-            if (count_ + kStretch > capacity) tighten(k);
+            if (count_ + kComparedLatents > capacity) tighten(k);
         }
     }
 

@@ -67,10 +67,10 @@ void with_known_count(int64_t count, const Copy& copy) {
 // The segments that are drawn for in one go, of one row or of several: narrow codes keep the
 // multipliers as busy as wide ones.
 struct Tile {
-    PhiloxCounters<kVectors> counters = {};
-    alignas(64) float operand[kStretch] = {};
-    alignas(64) float log_var[kStretch] = {};
-    alignas(64) float result[kStretch];
+    PhiloxCounters<kUnrolledVectors> counters = {};
+    alignas(64) float operand[kUnrolledWords] = {};
+    alignas(64) float log_var[kUnrolledWords] = {};
+    alignas(64) float result[kUnrolledWords];
 
     template <class Element>
     void load(int v, const Segment<Element>& segment) {
@@ -88,15 +88,15 @@ struct Tile {
     }
 
     void draw(NoiseUse use, float scale, uint64_t seed) {
-        alignas(64) uint32_t words[kStretch];
-        alignas(64) float noise[kStretch];
+        alignas(64) uint32_t words[kUnrolledWords];
+        alignas(64) float noise[kUnrolledWords];
         counters.words(seed, words);
-        normals<kStretch>(words, noise);
-        for (int64_t i = 0; i < kStretch; ++i) noise[i] *= scale * exp(0.5f * log_var[i]);
+        normals<kUnrolledWords>(words, noise);
+        for (int64_t i = 0; i < kUnrolledWords; ++i) noise[i] *= scale * exp(0.5f * log_var[i]);
         if (use == NoiseUse::add)
-            for (int64_t i = 0; i < kStretch; ++i) result[i] = operand[i] + noise[i];
+            for (int64_t i = 0; i < kUnrolledWords; ++i) result[i] = operand[i] + noise[i];
         else
-            for (int64_t i = 0; i < kStretch; ++i) result[i] = operand[i] * noise[i];
+            for (int64_t i = 0; i < kUnrolledWords; ++i) result[i] = operand[i] * noise[i];
     }
 };
 
@@ -107,12 +107,12 @@ void scaled_noise_as(NoiseUse use, const ScaledNoiseArguments& a) {
     const int64_t size = elements_per_task(segments * kVectorWords, a.threads) / kVectorWords;
     parallel_for(a.threads, (segments + size - 1) / size, [&](int64_t task) {
         Tile tile;
-        Segment<Element> drawn[kVectors];
+        Segment<Element> drawn[kUnrolledVectors];
         const int64_t first = task * size, last = std::min(first + size, segments);
         int64_t row = first / segments_in_row;
         int64_t column = first % segments_in_row * kVectorWords;
-        for (int64_t segment = first; segment < last; segment += kVectors) {
-            const int count = static_cast<int>(std::min<int64_t>(kVectors, last - segment));
+        for (int64_t segment = first; segment < last; segment += kUnrolledVectors) {
+            const int count = static_cast<int>(std::min<int64_t>(kUnrolledVectors, last - segment));
             for (int v = 0; v < count; ++v) {
                 drawn[v] = segment_at<Element>(a, row, column);
                 tile.load(v, drawn[v]);
@@ -132,7 +132,7 @@ template <class Element>
 void load_piece(const SampleView& x, int64_t row, int64_t rows, int64_t column, int64_t columns,
                 float* piece) {
     for (int64_t r = 0; r < rows;) {
-        // Rows that follow one another in memory are one stretch of it.
+        // Rows that follow one another in memory are one segment.
         const bool adjacent = x.row_stride == columns;
         const int64_t run = adjacent ? std::min(rows - r, x.rows - (row + r) % x.rows) : 1;
         load(row_of<Element>(x, row + r) + column, piece + r * columns, run * columns);

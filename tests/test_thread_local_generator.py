@@ -1,9 +1,9 @@
-"""aefast.own_draws: a trial's draws do not change torch's generator."""
+"""aefast.thread_local_generator: a trial's draws do not change torch's generator."""
 
 import pytest
 import torch
 
-from aefast.own_draws import OwnDraws
+from aefast.thread_local_generator import ThreadLocalGenerator
 
 DRAWS = {
     "randn": lambda: torch.randn(9),
@@ -18,12 +18,12 @@ DRAWS = {
 @pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
 def test_draws_leave_torch_s_generator_and_differ(draw):
     state = torch.get_rng_state()
-    with OwnDraws(torch.device("cpu")):
+    with ThreadLocalGenerator(torch.device("cpu")):
         first, second = draw(), draw()
     assert torch.equal(torch.get_rng_state(), state)
     assert not torch.equal(first, second)
 
 
 def test_a_draw_that_takes_no_generator_is_refused():
-    with pytest.raises(NotImplementedError), OwnDraws(torch.device("cpu")):
+    with pytest.raises(NotImplementedError), ThreadLocalGenerator(torch.device("cpu")):
         torch.randint_like(torch.zeros(9), 2, 100)

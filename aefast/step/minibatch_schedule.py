@@ -1,4 +1,4 @@
-"""A stretch of consecutive minibatches, for which one call of the kernels takes the steps."""
+"""The minibatches of the next steps: their row indices and seeds, for one call of the kernels."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -13,7 +13,7 @@ from aefast import random
 CHUNK_SECONDS = 0.05
 
 
-class Stretch(NamedTuple):
+class MinibatchSchedule(NamedTuple):
     """The remaining minibatches of an epoch, and those of whole epochs after it.
 
     Step n of an epoch draws with ``random.child_seed(seed, n)``, where ``seed`` is the epoch's.
@@ -39,8 +39,8 @@ class Stretch(NamedTuple):
     def steps_per_epoch(self) -> int:
         return -(-self.epoch_rows // self.batch_size)
 
-    def after(self, steps: int) -> "Stretch":
-        """The stretch without its first steps; its order may be empty."""
+    def after(self, steps: int) -> "MinibatchSchedule":
+        """The schedule without its first steps; its order may be empty."""
         rows, steps_of_first = self._rows_of_first_epoch, self._steps_of_first_epoch
         if steps < steps_of_first:
             step = self.first_step + steps

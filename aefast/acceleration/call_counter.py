@@ -1,20 +1,20 @@
-"""How many calls the kernels served, and how many fell back, with the time that they took."""
+"""Counts the calls that kernels computed and those that fell back to PyTorch, and their time."""
 
 from time import perf_counter
 
 
-class Tally:
+class CallCounter:
     """The calls of one replaced part of a model.
 
     Attributes:
-        served, fallen: the number of calls that kernels computed, and of those that fell back.
-        served_ms, fallen_ms: the time that their forward passes took, in milliseconds.
+        served, fallbacks: the number of calls that kernels computed, and of those that fell back.
+        served_ms, fallback_ms: the time that their forward passes took, in milliseconds.
         reasons: why calls fell back to PyTorch.
     """
 
     def __init__(self) -> None:
-        self.served = self.fallen = 0
-        self.served_ms = self.fallen_ms = 0.0
+        self.served = self.fallbacks = 0
+        self.served_ms = self.fallback_ms = 0.0
         self.reasons: set[str] = set()
 
     def count(self, reason: str | None, start: float) -> None:
@@ -25,6 +25,6 @@ class Tally:
             self.served += 1
             self.served_ms += elapsed
         else:
-            self.fallen += 1
-            self.fallen_ms += elapsed
+            self.fallbacks += 1
+            self.fallback_ms += elapsed
             self.reasons.add(reason)

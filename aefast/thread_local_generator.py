@@ -11,7 +11,7 @@ import torch
 from aefast.torch_private import TorchDispatchMode
 
 
-class OwnDraws(TorchDispatchMode):
+class ThreadLocalGenerator(TorchDispatchMode):
     """Within it, this thread's draws take a generator of their own.
 
     Args:
@@ -22,7 +22,7 @@ class OwnDraws(TorchDispatchMode):
         NotImplementedError: what draws takes no generator.
 
     >>> state = torch.get_rng_state()
-    >>> with OwnDraws(torch.device("cpu")):
+    >>> with ThreadLocalGenerator(torch.device("cpu")):
     ...     drawn = torch.randn_like(torch.zeros(3)), torch.zeros(3).uniform_(), torch.rand(2)
     >>> torch.equal(torch.get_rng_state(), state)
     True
