@@ -161,7 +161,7 @@ install-matrix:
 
 # For a machine with a CUDA GPU and no network: uses the Python at hand and installs nothing. In eight
 # minutes every op and hot path; what is done is on disk whenever it is killed. Its options:
-# make gpu-check GPU_CHECK="--seconds 300 --out folder --stages right fast", or "--summarize folder".
+# make gpu-check GPU_CHECK="--seconds 300 --out folder --stages correctness speed", or "--summarize folder".
 gpu-check:
 	PYTHONPATH=.:benchmarks $(PYTHON) -m gpu_check $(GPU_CHECK)
 

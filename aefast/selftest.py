@@ -47,9 +47,9 @@ class Outcome:
         return self.error <= (0.0 if self.case.same_bits else LIMIT)
 
     def __str__(self) -> str:
-        what = "other bits" if self.case.same_bits else f"error {self.error:.3g}"
+        result = "other bits" if self.case.same_bits else f"error {self.error:.3g}"
         dtype = str(self.dtype).removeprefix("torch.")
-        return f"{self.case.op}, {self.case.name}, {self.target}, {dtype}: {self.raised or what}"
+        return f"{self.case.op}, {self.case.name}, {self.target}, {dtype}: {self.raised or result}"
 
 
 def cases() -> list[Case]:

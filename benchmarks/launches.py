@@ -62,16 +62,16 @@ def main(result: Path) -> None:
 def run(*arguments: str, **environment: str) -> str:
     command = [sys.executable, *arguments]
     settings = os.environ | {"PYTHONPATH": str(ROOT)} | environment
-    done = subprocess.run(command, cwd=ROOT, env=settings, stdout=subprocess.PIPE, check=True)
-    return done.stdout.decode()
+    completed = subprocess.run(command, cwd=ROOT, env=settings, stdout=subprocess.PIPE, check=True)
+    return completed.stdout.decode()
 
 
 def first_call(binaries: Path, cache: Path | None = None) -> float:
     """The median over fresh processes; each with a cache of its own below ``cache``."""
     seconds = []
     for number in range(STARTS):
-        own = {} if cache is None else {"TRITON_CACHE_DIR": str(cache / str(number))}
-        seconds.append(float(run("-c", FIRST_CALL, str(binaries), **own)))
+        cache_folder = {} if cache is None else {"TRITON_CACHE_DIR": str(cache / str(number))}
+        seconds.append(float(run("-c", FIRST_CALL, str(binaries), **cache_folder)))
     return statistics.median(seconds)
 
 

@@ -21,11 +21,11 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 os.environ["GPU_CHECK_REHEARSAL"] = "1"
 try:
-    binaries, command, journal, process, right, stages, summary, worker = (
+    binaries, command, journal, process, correctness, stages, summary, worker = (
         importlib.import_module(f"gpu_check.{name}")
         for name in (
             *("binaries", "__main__", "journal", "process"),
-            *("right", "stages", "summary", "worker"),
+            *("correctness", "stages", "summary", "worker"),
         )
     )
 finally:
@@ -40,14 +40,14 @@ def lines_of(out: Path) -> list[dict[str, Any]]:
     return journal.read(out / journal.NAME)
 
 
-def piece(name: str, program: str, seconds: float = 20) -> Any:
-    return stages.Piece(name, [*BARE, program], seconds, {})
+def job(name: str, program: str, seconds: float = 20) -> Any:
+    return stages.Job(name, [*BARE, program], seconds, {})
 
 
-def run_pieces(out: Path, pieces: list[Any], seconds: float = 60, processes: int = 1) -> list[str]:
-    """Run the pieces; return how each one ended."""
+def run_jobs(out: Path, jobs: list[Any], seconds: float = 60, processes: int = 1) -> list[str]:
+    """Run the jobs; return how each one ended."""
     write = partial(journal.write, out / journal.NAME)
-    stages.run_stage(stages.Stage("s", 1, processes, pieces), seconds, out / "log.txt", write)
+    stages.run_stage(stages.Stage("s", 1, processes, jobs), seconds, out / "log.txt", write)
     return [line["ending"] for line in lines_of(out)]
 
 
@@ -61,14 +61,14 @@ def test_a_line_that_a_kill_cut_off_is_left_out(tmp_path: Path) -> None:
 
 
 def test_a_stage_goes_on_after_a_fault_a_crash_and_a_failure(tmp_path: Path) -> None:
-    pieces = [
-        piece("fault", f"raise SystemExit({process.FAULT})"),
-        piece("crash", "import os; os.kill(os.getpid(), 11)"),
-        piece("failure", "raise SystemExit(3)"),
-        piece("well", "print('well')"),
+    jobs = [
+        job("fault", f"raise SystemExit({process.FAULT})"),
+        job("crash", "import os; os.kill(os.getpid(), 11)"),
+        job("failure", "raise SystemExit(3)"),
+        job("well", "print('well')"),
     ]
     endings = ["CUDA fault", "killed by SIGSEGV", "exit code 3", "passed"]
-    assert run_pieces(tmp_path, pieces) == endings
+    assert run_jobs(tmp_path, jobs) == endings
     assert "well" in (tmp_path / "log.txt").read_text()
 
 
@@ -79,14 +79,14 @@ def test_what_hangs_is_stopped_with_all_that_it_started(tmp_path: Path, monkeypa
         f"import pathlib, subprocess, time\nchild = subprocess.Popen(['sleep', '60'])\n"
         f"pathlib.Path({str(started)!r}).write_text(str(child.pid))\ntime.sleep(60)"
     )
-    pieces = [piece("hangs", program, seconds=3), piece("next", ""), piece("no time", "")]
+    jobs = [job("hangs", program, seconds=3), job("next", ""), job("no time", "")]
     monkeypatch.setattr(stages, "LEAST_SECONDS", 0.5)
-    assert run_pieces(tmp_path, pieces[:2]) == ["stopped after 3 s", "passed"]
+    assert run_jobs(tmp_path, jobs[:2]) == ["stopped after 3 s", "passed"]
     assert is_gone(int(started.read_text()))
 
 
 def test_what_finds_no_time_is_said_to_be_left(tmp_path: Path) -> None:
-    assert run_pieces(tmp_path, [piece("a", "")], seconds=1) == ["not run"]
+    assert run_jobs(tmp_path, [job("a", "")], seconds=1) == ["not run"]
     assert "no time was left in s for 1: a" in summary.text(lines_of(tmp_path))
     assert not summary.is_well([*lines_of(tmp_path), {"stage": "check", "end": True}])
 
@@ -101,7 +101,7 @@ out, name = Path(sys.argv[1]), sys.argv[2]
 (out / f"pid-{name}").write_text(str(os.getpid()))
 done = os.open(out / "done", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 for case in range(4000):
-    journal.write(out / journal.NAME, {"stage": "s", "piece": name, "case": case})
+    journal.write(out / journal.NAME, {"stage": "s", "job": name, "case": case})
     os.write(done, f"{name} {case};".encode())
     time.sleep(0.005)
 """
@@ -113,12 +113,12 @@ from pathlib import Path
 from gpu_check import journal, stages
 
 out, writer = Path(sys.argv[1]), sys.argv[2]
-pieces = [
-    stages.Piece(name, [sys.executable, "-S", "-c", writer, str(out), name], 60, {})
+jobs = [
+    stages.Job(name, [sys.executable, "-S", "-c", writer, str(out), name], 60, {})
     for name in "ab"
 ]
 write = partial(journal.write, out / journal.NAME)
-stages.run_stage(stages.Stage("s", 1, 2, pieces), 60, out / "log.txt", write)
+stages.run_stage(stages.Stage("s", 1, 2, jobs), 60, out / "log.txt", write)
 """
 
 
@@ -136,7 +136,7 @@ def test_killed_at_ten_moments_what_was_done_is_there(tmp_path: Path) -> None:
         check.wait()
         workers = [int((out / f"pid-{name}").read_text()) for name in "ab"]
         wait_until(lambda workers=workers: all(map(is_gone, workers)))
-        there = {f"{line['piece']} {line['case']}" for line in lines_of(out)}
+        there = {f"{line['job']} {line['case']}" for line in lines_of(out)}
         assert done_in(out) <= there
         assert "did not reach its end" in summary.text(lines_of(out))
 
@@ -153,7 +153,7 @@ def test_a_whole_rehearsal_is_killed_and_summarized(tmp_path: Path) -> None:
     """The real stages on Triton's interpreter, killed in the second of them; it takes a minute."""
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'benchmarks'}"}
     command = [sys.executable, "-m", "gpu_check"]
-    options = ["--rehearse", "--out", str(tmp_path), "--stages", "limits", "right"]
+    options = ["--rehearse", "--out", str(tmp_path), "--stages", "limits", "correctness"]
     check = subprocess.Popen([*command, *options], env=environment, cwd=ROOT)
     wait_until(lambda: any(line.get("value") for line in lines_of(tmp_path)), seconds=300)
     check.send_signal(signal.SIGKILL)
@@ -201,12 +201,12 @@ def is_gone(process_id: int) -> bool:
 
 def test_a_summary_has_forty_lines_whatever_failed() -> None:
     lines = [
-        {"stage": stage, "piece": "p", "case": f"case {index}", "failed": "wrong " * 50}
-        for stage in ("right", "fast", "why", "sanitize")
+        {"stage": stage, "job": "p", "case": f"case {index}", "failed": "wrong " * 50}
+        for stage in ("correctness", "speed", "profiles", "sanitize")
         for index in range(100)
     ]
     spread = [1.0, 1.25, 1.5]
-    measured = {"stage": "fast", "piece": "p", "ratio": {"eager": spread, "limit": spread}}
+    measured = {"stage": "speed", "job": "p", "ratio": {"eager": spread, "limit": spread}}
     lines += [{**measured, "case": f"m {i}", "seconds": {"aefast": 1e-5}} for i in range(50)]
     shown = summary.text(lines).splitlines()
     assert len(shown) == 40
@@ -235,18 +235,20 @@ def test_every_op_and_test_file_with_a_gpu_is_checked() -> None:
     assert {"tests/ops/test_linear_act.py", "tests/test_precision.py"} <= set(files)
 
 
-def test_every_measured_piece_has_its_cases() -> None:
-    fast = importlib.import_module("gpu_check.fast")
-    why = importlib.import_module("gpu_check.why")
-    assert {name.removeprefix("compile ") for name in stages.FAST} == set(fast.BENCHES)
-    assert set(stages.WHY) == {*fast.BENCHES, "launches"} - {"step"}
-    assert set(why.TRACED) < set(stages.WHY)
-    compiled = [case for name in stages.FAST if "compile" in name for case in cases(fast, name)]
+def test_every_measured_job_has_its_cases() -> None:
+    speed = importlib.import_module("gpu_check.speed")
+    profiles = importlib.import_module("gpu_check.profiles")
+    assert {name.removeprefix("compile ") for name in stages.SPEED_SECONDS} == set(speed.BENCHES)
+    assert set(stages.PROFILED) == {*speed.BENCHES, "launches"} - {"step"}
+    assert set(profiles.TRACED) < set(stages.PROFILED)
+    compiled = [
+        case for name in stages.SPEED_SECONDS if "compile" in name for case in cases(speed, name)
+    ]
     assert len(compiled) == 6
 
 
-def cases(fast: Any, piece: str) -> list[Any]:
-    return list(fast.BENCHES[piece.removeprefix("compile ")](True))
+def cases(speed: Any, job: str) -> list[Any]:
+    return list(speed.BENCHES[job.removeprefix("compile ")](True))
 
 
 def sizes(case: Case) -> list[tuple[int, ...]]:
@@ -254,10 +256,10 @@ def sizes(case: Case) -> list[tuple[int, ...]]:
 
 
 def test_hard_cases_keep_the_shapes_together() -> None:
-    linear = next(case for case in right.selftest.cases() if case.op == "linear_act")
-    large = right.resized(linear, right.sizes(1027, 785, 515, 131))
+    linear = next(case for case in correctness.selftest.cases() if case.op == "linear_act")
+    large = correctness.resized(linear, correctness.sizes(1027, 785, 515, 131))
     assert sizes(large) == [(1027, 785), (515, 785), (515,)]
-    cases = dict(right.hard(linear))
+    cases = dict(correctness.hard(linear))
     assert sizes(cases["sigmoid, one unit"]) == [(33, 47), (1, 47), (1,)]
     assert all((tensor >= 0).all() for tensor in cases["sigmoid, positive"].inputs)
 
@@ -271,8 +273,10 @@ def test_a_wrong_kernel_fails_and_the_next_case_runs(capsys: Any) -> None:
     records: list[dict[str, Any]] = []
     record = lambda **line: records.append(line)  # noqa: E731
     for one in (case, Case("corrupt", "shape", torch.nn.Linear(3, 3), case.inputs)):
-        worker.attempt(record, one.name, lambda one=one: right.against_float64(one, torch.float32))
-    worker.attempt(record, "same", lambda: right.judged(0.0, 0.0, "error"))
+        worker.attempt(
+            record, one.name, lambda one=one: correctness.against_float64(one, torch.float32)
+        )
+    worker.attempt(record, "same", lambda: correctness.judged(0.0, 0.0, "error"))
     assert records[0]["failed"].startswith("error ")
     assert records[1]["failed"].startswith("RuntimeError: ")
     assert "failed" not in records[2]

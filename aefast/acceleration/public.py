@@ -110,10 +110,10 @@ def _candidates(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def _rows(name: str, record: Record) -> Iterator[ReportRow]:
-    for part, counter in record.counters.items():
+    for operation, counter in record.counters.items():
         yield ReportRow(
             name,
-            part,
+            operation,
             True,
             "; ".join(sorted(counter.reasons)),
             counter.served,
@@ -124,8 +124,9 @@ def _rows(name: str, record: Record) -> Iterator[ReportRow]:
     if record.reason is not None:
         yield ReportRow(name, type(record.module).__name__, False, record.reason)
     for state in record.states[:1]:
-        if state.lone:
-            yield ReportRow(name, f"{state.lone} x Linear alone", False, "torch's own is as fast")
+        if state.single_layers:
+            layers = f"{state.single_layers} x Linear alone"
+            yield ReportRow(name, layers, False, "torch's own is as fast")
         for draw in state.torch_draws:
             yield ReportRow(name, draw, False, "torch draws these numbers itself")
 

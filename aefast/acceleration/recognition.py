@@ -172,8 +172,8 @@ def _batch_norm(node: fx.Node, module: nn.Module) -> nn.BatchNorm1d | None:
     if type(called) is not nn.BatchNorm1d or own_hooks(attributes) or has_own_forward(called):
         return None
     parameters, buffers = attributes["_parameters"], attributes["_buffers"]
-    own = [*parameters.values(), *buffers.values()]
-    is_plain = all(tensor is None or type(tensor) in TENSORS for tensor in own)
+    tensors = [*parameters.values(), *buffers.values()]
+    is_plain = all(tensor is None or type(tensor) in TENSORS for tensor in tensors)
     is_whole = parameters.keys() == {"weight", "bias"} and buffers.keys() == STATISTICS
     return called if called.training and is_plain and is_whole else None
 

@@ -32,7 +32,7 @@ MOST_TRACES = 8
 # activation as fast: there a call of the kernels costs more than it saves.
 FEWEST_ALONE = 1 << 18
 
-Part = Stack | Draw
+Operation = Stack | Draw
 # Reasons that depend on a call's shape alone: such calls are counted without a warning.
 EXPECTED = {NO_ROWS, NOT_PAYING, TOO_FEW}
 # The methods of torch's by which DataParallel and torch.jit.script copy a module.
@@ -46,8 +46,8 @@ class AcceleratedGraph:
     Attributes:
         guard: checks that the module is still in that state.
         inputs: the number of tensors that the graph takes.
-        parts: the kernels' calls in it.
-        lone: the number of single linear layers that were left to torch.
+        operations: the kernels' calls in it.
+        single_layers: the number of single linear layers that were left to torch.
         torch_draws: the names of the draws that were left to torch.
         run: calls the graph.
     """
@@ -55,28 +55,28 @@ class AcceleratedGraph:
     def __init__(self, module: nn.Module, traced: Trace, counters: dict[str, CallCounter]) -> None:
         self.guard = traced.guard
         self.inputs = traced.inputs
-        self.parts: list[Part] = []
-        self.lone = 0
+        self.operations: list[Operation] = []
+        self.single_layers = 0
         self.replaced: dict[fx.Node, fx.Node] = {}
         self.torch_draws: list[str] = []
         self.run = self._compiled(module, traced)
         self._share_counters(counters)
 
     def _share_counters(self, counters: dict[str, CallCounter]) -> None:
-        """Give equal parts one counter: a report counts training and evaluation together."""
+        """Give equal operations one counter: a report counts training and evaluation together."""
         names: list[str] = []
-        for part in self.parts:
-            number = names.count(str(part)) + 1
-            names.append(str(part))
+        for operation in self.operations:
+            number = names.count(str(operation)) + 1
+            names.append(str(operation))
             name = names[-1] if number == 1 else f"{names[-1]}, number {number}"
-            part.counter = counters.setdefault(name, part.counter)
+            operation.counter = counters.setdefault(name, operation.counter)
 
     def _compiled(self, module: nn.Module, traced: Trace) -> Callable[..., object]:
         graph = traced.graph
         for layers in stacks_of(graph, module):
             stack = stack_of(layers)
             if len(layers) == 1 and stack.largest_product < FEWEST_ALONE:
-                self.lone += 1
+                self.single_layers += 1
                 continue
             nodes = [node for layer in layers for node in layer.nodes]
             self._replace(nodes[-1], stack, layers[0].input)
@@ -95,12 +95,12 @@ class AcceleratedGraph:
         exec(python.src[python.src.index("def forward") :], namespace)
         return MethodType(namespace["forward"], module)
 
-    def _replace(self, node: fx.Node, part: Part, argument: fx.Node) -> None:
+    def _replace(self, node: fx.Node, operation: Operation, argument: fx.Node) -> None:
         """Put a kernel's call in a node's place. Its argument may have been replaced before."""
-        self.parts.append(part)
+        self.operations.append(operation)
         argument = self.replaced.get(argument, argument)
         with node.graph.inserting_before(node):
-            new = node.graph.call_function(part, (argument,))
+            new = node.graph.call_function(operation, (argument,))
         node.replace_all_uses_with(new)
         self.replaced[node] = new
 
@@ -112,7 +112,7 @@ class Record:
         module: the module.
         loss: the loss that ``accelerate`` was given; or None.
         states: a graph for each state that the module was called in.
-        counters: counts of calls, by the name of the part.
+        counters: counts of calls, by the name of the operation.
         reason: why no kernel serves the module; None where one does.
         bound: the attributes that were set on the instance. Another value of such a name is the
             user's.
@@ -163,13 +163,15 @@ class Record:
             return type(self.module).forward(self.module, *arguments)
         result = state.run(*arguments)
         if not self.has_warned:
-            for part in state.parts:
-                if part.counter.reasons:
+            for operation in state.operations:
+                if operation.counter.reasons:
                     self._warn(state)
         return result
 
     def _warn(self, state: AcceleratedGraph) -> None:
-        reasons = {reason for part in state.parts for reason in part.counter.reasons} - EXPECTED
+        reasons = {
+            r for operation in state.operations for r in operation.counter.reasons
+        } - EXPECTED
         if reasons and not self.has_warned:
             self.has_warned = True
             warnings.warn(
@@ -197,10 +199,10 @@ def _forward_like(original: Callable[..., object]) -> Callable[..., object]:
 
 
 def _extra_repr(self: nn.Module) -> str:
-    own = type(self).extra_repr(self)
-    parts = len(self.__dict__[KEY].counters)
-    line = f"accelerated: {parts} part{'s' if parts != 1 else ''} by aefast"
-    return f"{own}\n{line}" if own else line
+    original = type(self).extra_repr(self)
+    count = len(self.__dict__[KEY].counters)
+    line = f"accelerated: {count} part{'s' if count != 1 else ''} by aefast"
+    return f"{original}\n{line}" if original else line
 
 
 def _reduce(self: nn.Module, protocol: SupportsIndex) -> tuple[object, ...]:

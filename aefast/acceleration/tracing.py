@@ -62,9 +62,9 @@ class Trace:
 def trace(module: nn.Module) -> Trace | str:
     """The graph of a module's forward in the module's current state; or the reason, one line, why
     a graph cannot represent it."""
-    own = module.__dict__.keys() & {"forward", "extra_repr", "__deepcopy__"}
-    if own and KEY not in module.__dict__:
-        return f"{type(module).__name__}: this instance has a {min(own)} of its own"
+    instance_names = module.__dict__.keys() & {"forward", "extra_repr", "__deepcopy__"}
+    if instance_names and KEY not in module.__dict__:
+        return f"{type(module).__name__}: this instance has a {min(instance_names)} of its own"
     if _functions() != FUNCTIONS:
         return f"{type(module).__name__}: a function of torch's that its layers call was replaced"
     try:
@@ -260,8 +260,8 @@ class Guard:
         state: list[object] = [list(map(type, self.modules[1:])), list(map(bool, self.hooks))]
         state.append([type(child).forward for child in self.modules])
         for attributes in self.attributes:
-            own = "forward" in attributes and own_forward(attributes)
-            state += attributes.get("training"), own, [*attributes["_modules"].values()]
+            forward = "forward" in attributes and own_forward(attributes)
+            state += attributes.get("training"), forward, [*attributes["_modules"].values()]
         for tensors in self.tensors:
             for name, tensor in tensors.items():
                 state += name, tensor is None

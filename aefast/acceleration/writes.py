@@ -58,8 +58,8 @@ class Writes:
 
     def are_among(self, nodes: list[fx.Node]) -> bool:
         """Whether between the first and the last of these nodes another one stands that writes."""
-        own = sum(node in self._writing for node in nodes[:-1])
-        return self._before[nodes[-1]] - self._before[nodes[0]] > own
+        writes = sum(node in self._writing for node in nodes[:-1])
+        return self._before[nodes[-1]] - self._before[nodes[0]] > writes
 
 
 def is_write(node: fx.Node, module: nn.Module) -> bool:

@@ -273,7 +273,7 @@ def _notes(layout: Layout, first: list[str], index: int, name: str) -> Iterator[
     if layout.has_header and any(not is_text(field, layout.delimiter) for field in first):
         yield f"{name}: its first line counts the columns, and is no sample"
     if index:
-        what = "its first column names" if index == 1 else f"its first {index} columns name"
-        yield f"{name}: {what} the rows: left out"
+        columns = "its first column names" if index == 1 else f"its first {index} columns name"
+        yield f"{name}: {columns} the rows: left out"
     elif layout.has_header and layout.width > 1 and first[0] == "":
         yield f"{name}: its first column has no name, and is read: its numbers name no rows"

@@ -83,12 +83,12 @@ class KernelSteps:
             size = self.starts[-1]
             shared = shared_blocks(self.group, size) if self.group.size > 1 else None
             self.sum = shared or SentBlock.of(self.group, size)
-            self.gradients = self._pieces(self.sum.local)
-        totals = self._pieces(self.sum.total)
+            self.gradients = self._gradient_views(self.sum.local)
+        totals = self._gradient_views(self.sum.total)
         self.updates = self.steps.updates()
         self.pointers = [totals[number].data_ptr() for number in self.steps.numbers]
 
-    def _pieces(self, block: Tensor) -> list[Tensor]:
+    def _gradient_views(self, block: Tensor) -> list[Tensor]:
         """Views of a block, a gradient a parameter."""
         return [
             block[start : start + parameter.numel()]
@@ -111,8 +111,8 @@ class KernelSteps:
             local *= shard.weight
         else:
             block = torch.zeros_like(local)
-            pieces = self._pieces(block)
-            loss = cpp.loss_and_gradients(plan, parameters, x, seed, shard.first, pieces)
+            views = self._gradient_views(block)
+            loss = cpp.loss_and_gradients(plan, parameters, x, seed, shard.first, views)
             local.add_(block, alpha=shard.weight)
         return shard.weight * loss
 

@@ -36,7 +36,7 @@ from aefast.estimators.conversion import (
     check_unit_interval,
     in_default_modes,
     largest,
-    row_pieces,
+    row_blocks,
 )
 from aefast.nn.initialization import initialized
 from aefast.nn.likelihood import floored
@@ -179,10 +179,10 @@ class BaseAutoencoder(FloatTransformer):
         self._check_range(X, self.module_)
         self._warn_of_scale(X)
         with self._in_double() as module:
-            row_blocks = row_pieces(X, torch.float64, _rows_at_once(module))
+            blocks = row_blocks(X, torch.float64, _rows_at_once(module))
             if self._takers(module) is not None:
-                row_blocks = (rows.clamp(0, 1) for rows in row_blocks)  # 1 + 2e-16 counts as 1
-            scores = [self._score_rows(module, rows) for rows in row_blocks]
+                blocks = (rows.clamp(0, 1) for rows in blocks)  # 1 + 2e-16 counts as 1
+            scores = [self._score_rows(module, rows) for rows in blocks]
             return floored(torch.cat(scores)).numpy()
 
     def score(self, X: Any, y: object = None) -> float:
@@ -327,8 +327,8 @@ class BaseAutoencoder(FloatTransformer):
                 at_once = max(1, ROWS_AT_ONCE // size) * size
                 for rows in order.split(at_once):
                     dense, numbers = as_tensor(X[rows.numpy()]), in_order(len(rows))
-                    part = MinibatchSchedule(numbers, size, len(rows), schedule.seeds, len(losses))
-                    losses += self._take(dense, part)
+                    steps = MinibatchSchedule(numbers, size, len(rows), schedule.seeds, len(losses))
+                    losses += self._take(dense, steps)
         return losses
 
     def _take(self, X: Tensor, schedule: MinibatchSchedule) -> list[float]:
@@ -361,7 +361,7 @@ class BaseAutoencoder(FloatTransformer):
     def _held_out_loss(self, X: Any) -> float:
         """The mean loss of the rows in evaluation mode, with the same draws at each call."""
         total = 0.0
-        for number, rows in enumerate(row_pieces(X)):
+        for number, rows in enumerate(row_blocks(X)):
             loss = self.module_.loss(rows.to(self._device), seed=number)
             total += loss.item() * len(rows)
         return total / X.shape[0]
@@ -378,14 +378,14 @@ class BaseAutoencoder(FloatTransformer):
     def _apply(self, method: str, X: Any) -> np.ndarray:
         """Apply a method of the module to the rows of X; the results in X's dtype."""
         if X.dtype == np.float32:
-            row_blocks = row_pieces(X)
+            blocks = row_blocks(X)
             results = [
-                getattr(self.module_, method)(rows.to(self._device)).cpu() for rows in row_blocks
+                getattr(self.module_, method)(rows.to(self._device)).cpu() for rows in blocks
             ]
         else:
             with self._in_double() as module:
-                row_blocks = row_pieces(X, torch.float64, _rows_at_once(module))
-                results = [getattr(module, method)(rows) for rows in row_blocks]
+                blocks = row_blocks(X, torch.float64, _rows_at_once(module))
+                results = [getattr(module, method)(rows) for rows in blocks]
         return torch.cat(results).numpy()
 
     @contextmanager

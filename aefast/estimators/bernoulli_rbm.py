@@ -23,7 +23,7 @@ from aefast.estimators.conversion import (
     as_tensor,
     in_default_modes,
     outside_unit_interval,
-    row_pieces,
+    row_blocks,
     without_nan,
 )
 from aefast.functional import linear_act
@@ -125,7 +125,7 @@ class BernoulliRBM(FloatTransformer):
             iteration = min(first + at_once, self.n_iter)
             seeds = [random.child_seed(seed, epoch) for epoch in range(first, iteration)]
             steps_done = 0
-            for rows in self._pieces(X):
+            for rows in self._blocks(X):
                 steps_done += steps.run(rows, self.batch_size, seeds, steps_done)
             if self.verbose:
                 score = float(np.mean(self._score(X, units=1, seed=iteration)))
@@ -177,7 +177,7 @@ class BernoulliRBM(FloatTransformer):
         X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=False)
         self._check_range(X)
         weight, _, hidden_bias = self._parameters()
-        blocks = (linear_act(rows, weight, hidden_bias, "sigmoid") for rows in row_pieces(X))
+        blocks = (linear_act(rows, weight, hidden_bias, "sigmoid") for rows in row_blocks(X))
         features = np.concatenate([block.numpy() for block in blocks])
         return without_nan(features, X, RANGE).astype(X.dtype, copy=False)
 
@@ -264,7 +264,7 @@ class BernoulliRBM(FloatTransformer):
         plan = MachinePlan(visible, hidden, k=self.k)
         return PlainSteps(plan, parameters, chain, self.learning_rate)
 
-    def _pieces(self, X: Any) -> Iterator[Tensor]:
+    def _blocks(self, X: Any) -> Iterator[Tensor]:
         """The rows in whole minibatches: of a sparse matrix some at a time, else all."""
         if isinstance(X, Tensor):
             yield X
@@ -281,6 +281,6 @@ class BernoulliRBM(FloatTransformer):
             pseudo_log_likelihood(
                 rows.double(), weight, visible_bias, hidden_bias, units, generator
             )
-            for rows in row_pieces(X)
+            for rows in row_blocks(X)
         ]
         return without_nan(torch.cat(scores).numpy(), X, RANGE)

@@ -79,7 +79,7 @@ def as_tensor(X: Any, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
-def row_pieces(
+def row_blocks(
     X: Any, dtype: torch.dtype = torch.float32, at_once: int | None = None
 ) -> Iterator[Tensor]:
     """The rows of X as tensors of ``at_once`` rows, by default ``ROWS_AT_ONCE``, one after the

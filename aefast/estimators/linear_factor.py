@@ -26,7 +26,7 @@ from aefast.estimators.conversion import (
     check_codes,
     draw_sample_seed,
     in_default_modes,
-    row_pieces,
+    row_blocks,
     without_nan,
 )
 from aefast.estimators.moments import Moments, as_double, of_all_ranks, shape_of_all_ranks
@@ -173,13 +173,14 @@ class LinearFactorModel(FloatTransformer):
         for name, model in (("this estimator", self), ("other", other)):
             if not hasattr(model, "_moments"):
                 raise ValueError(f"{name} has seen no rows; it takes one after fit or partial_fit")
-        own, others = self._moments, other._moments
-        if len(own.mean) != len(others.mean):
+        moments, other_moments = self._moments, other._moments
+        if len(moments.mean) != len(other_moments.mean):
             raise ValueError(
-                f"other has seen {len(others.mean)} features; it takes {len(own.mean)}, as this has"
+                f"other has seen {len(other_moments.mean)} features; it takes "
+                f"{len(moments.mean)}, as this has"
             )
         with all_or_nothing(self):
-            return self._learn(own.merged(others))
+            return self._learn(moments.merged(other_moments))
 
     @in_default_modes
     def transform(self, X: Any) -> np.ndarray:
@@ -213,8 +214,8 @@ class LinearFactorModel(FloatTransformer):
         self._check_is_fitted()
         X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=False)
         mean, (weight, noise) = as_double(self.mean_), self._generator()
-        pieces = row_pieces(X, torch.float64)
-        scores = [log_density(rows - mean, weight, noise) for rows in pieces]
+        blocks = row_blocks(X, torch.float64)
+        scores = [log_density(rows - mean, weight, noise) for rows in blocks]
         return without_nan(floored(torch.cat(scores)).numpy(), X, RANGE)
 
     def score(self, X: Any, y: object = None) -> float:
@@ -339,7 +340,7 @@ def _affine(X: Any, weight: Tensor, bias: Tensor) -> np.ndarray:
     if X.dtype == np.float64 or not all(
         parameter.isfinite().all() for parameter in float32_parameters
     ):
-        blocks = [torch.addmm(bias, rows, weight.T) for rows in row_pieces(X, torch.float64)]
+        blocks = [torch.addmm(bias, rows, weight.T) for rows in row_blocks(X, torch.float64)]
     else:
-        blocks = [linear_act(rows, *float32_parameters) for rows in row_pieces(X)]
+        blocks = [linear_act(rows, *float32_parameters) for rows in row_blocks(X)]
     return torch.cat(blocks).numpy().astype(X.dtype, copy=False)

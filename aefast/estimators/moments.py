@@ -14,7 +14,7 @@ from torch import Tensor
 
 from aefast.distributed.group import Group
 from aefast.distributed.rows import check_widths
-from aefast.estimators.conversion import as_tensor, row_pieces
+from aefast.estimators.conversion import as_tensor, row_blocks
 
 # Of each product's float64 rows, which nearly stay in cache; of float32 rows twice as many.
 ROWS_AT_ONCE = 2048
@@ -77,12 +77,12 @@ class Moments:
         moments = self
         if X.shape[0] == 0:  # a rank may have no rows
             return moments
-        pieces = (
-            row_pieces(X, torch.float32, 2 * ROWS_AT_ONCE)
+        blocks = (
+            row_blocks(X, torch.float32, 2 * ROWS_AT_ONCE)
             if single
-            else row_pieces(X, torch.float64, ROWS_AT_ONCE)
+            else row_blocks(X, torch.float64, ROWS_AT_ONCE)
         )
-        for rows in pieces:
+        for rows in blocks:
             moments = moments._with(rows.numpy())
         return moments
 

@@ -22,7 +22,7 @@ from aefast.estimators.conversion import (
     as_tensor,
     in_default_modes,
     largest,
-    row_pieces,
+    row_blocks,
     without_nan,
 )
 from aefast.functional import sparse_encode
@@ -164,7 +164,7 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         check_is_fitted(self)
         X = validate_data(self, X, dtype=DTYPES, reset=False)
         dictionary = as_tensor(self.components_)
-        codes = [self._encode(rows, dictionary).numpy() for rows in _pieces(X)]
+        codes = [self._encode(rows, dictionary).numpy() for rows in _blocks(X)]
         return without_nan(np.concatenate(codes), X, RANGE).astype(X.dtype, copy=False)
 
     @in_default_modes
@@ -188,7 +188,7 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         check_is_fitted(self)
         X = validate_data(self, X, dtype=DTYPES, reset=False)
         dictionary = as_tensor(self.components_)
-        scores = torch.cat([self._score(rows, dictionary) for rows in _pieces(X)])
+        scores = torch.cat([self._score(rows, dictionary) for rows in _blocks(X)])
         return without_nan(floored(scores).numpy(), X, RANGE)
 
     def score(self, X: Any, y: object = None) -> float:
@@ -257,9 +257,9 @@ def _check_size(X: np.ndarray) -> None:
         )
 
 
-def _pieces(X: np.ndarray) -> Iterator[Tensor]:
-    """The rows of X in pieces: float32, or float64 where a number is too large for it."""
-    return row_pieces(X, torch.float64 if largest(X) > LARGEST else torch.float32)
+def _blocks(X: np.ndarray) -> Iterator[Tensor]:
+    """The rows of X in blocks: float32, or float64 where a number is too large for it."""
+    return row_blocks(X, torch.float64 if largest(X) > LARGEST else torch.float32)
 
 
 def _fading(step: int, batch_size: int) -> float:

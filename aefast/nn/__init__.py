@@ -7,8 +7,8 @@ from aefast.nn.compression import CompressedCode
 from aefast.nn.contractive import ContractiveAutoencoder
 from aefast.nn.denoising import DenoisingAutoencoder
 from aefast.nn.dictionary import SparseDictionary
-from aefast.nn.dictionary_parts import DictionaryDecoder as DictionaryDecoder
-from aefast.nn.dictionary_parts import DictionaryEncoder as DictionaryEncoder
+from aefast.nn.dictionary_modules import DictionaryDecoder as DictionaryDecoder
+from aefast.nn.dictionary_modules import DictionaryEncoder as DictionaryEncoder
 from aefast.nn.gated import GatedSparseAutoencoder
 from aefast.nn.jumprelu import JumpReLUSparseAutoencoder
 from aefast.nn.layers import Layers

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from aefast.functional import linear_act, sparse_decode, topk_encode
 from aefast.nn.autoencoder import check_draw
 from aefast.nn.candidates import serves
-from aefast.nn.dictionary_parts import DictionaryDecoder, DictionaryEncoder
+from aefast.nn.dictionary_modules import DictionaryDecoder, DictionaryEncoder
 from aefast.nn.linear import Device
 from aefast.nn.reparametrized import renew_weights
 from aefast.nn.replicas import check_replica

@@ -278,11 +278,11 @@ class RBM(HasSettings, Shardable):
         if torch.compiler.is_compiling() or not is_plain(self):
             return "something stands on it: a hook, a parametrization, a trace"
         # From the dictionaries: an attribute of a module takes 0.3 us.
-        own: Any = self._parameters
+        named: Any = self._parameters
         buffers: Any = self._buffers
-        parameters: list[Tensor] = [own["weight"], own["visible_bias"], own["hidden_bias"]]
-        if own["log_var"] is not None:
-            parameters.append(own["log_var"])
+        parameters: list[Tensor] = [named["weight"], named["visible_bias"], named["hidden_bias"]]
+        if named["log_var"] is not None:
+            parameters.append(named["log_var"])
         chain, training_steps = buffers["chain"], buffers["training_steps"]
         if parameters[0].dim() != 2:
             return NOT_TOGETHER

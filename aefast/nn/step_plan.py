@@ -248,8 +248,8 @@ def _all_modules(module: nn.Module) -> Iterable[nn.Module]:
 def _share_parameters(layers: Iterable[nn.Module]) -> bool:
     """Whether two layers share a parameter, whose gradient is then a sum over both. A tied layer
     has no weight of its own."""
-    own = [id(p) for layer in layers for p in layer._parameters.values() if p is not None]
-    return len(set(own)) < len(own)
+    ids = [id(p) for layer in layers for p in layer._parameters.values() if p is not None]
+    return len(set(ids)) < len(ids)
 
 
 def _planned(

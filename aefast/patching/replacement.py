@@ -15,7 +15,7 @@ from importlib import metadata
 from types import ModuleType
 
 
-class StepAside(Exception):
+class UnsupportedCall(Exception):
     """Raised by a replacement to have the original run instead; the message says why.
 
     It is raised before random numbers are drawn or anything is changed, or after that was undone.
@@ -64,7 +64,7 @@ class Replacement:
         owner: the class or module that has the function.
         name: the function's name there.
         parameters: the names of its parameters, in order. A version where they differ is unknown.
-        serve: the replacement. It takes the same arguments, and raises :class:`StepAside` for
+        serve: the replacement. It takes the same arguments, and raises :class:`UnsupportedCall` for
             those that it does not support.
         relies_on: methods that the original calls. For a subclass that overrides one of them the
             original runs.
@@ -139,7 +139,7 @@ class Installed:
             if reason is None:
                 try:
                     result = serve(*arguments, **options)
-                except StepAside as aside:
+                except UnsupportedCall as aside:
                     reason = str(aside)
                 else:
                     calls.count(None)

@@ -32,13 +32,13 @@ def refusal(optimizer: Optimizer, parameters: Sequence[Tensor]) -> str | None:
         return "hooks stand on the optimizer's step"
     if any(map(_has_gradient_hooks, parameters)):
         return "hooks stand on a parameter's gradient"
-    known = {id(parameter) for parameter in parameters}
+    parameter_ids = {id(parameter) for parameter in parameters}
     for group in optimizer.param_groups:
         for option in ("amsgrad", "differentiable", "capturable"):
             if group.get(option):
                 return f"{name} has {option}=True"
         for parameter in group["params"]:
-            if id(parameter) not in known and parameter.requires_grad:
+            if id(parameter) not in parameter_ids and parameter.requires_grad:
                 return "the optimizer holds parameters that are none of the step's"
             state = optimizer.state.get(parameter)
             if state and not _is_plain(state, parameter, AVERAGES[type(optimizer)]):

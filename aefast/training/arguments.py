@@ -134,9 +134,9 @@ def with_loss(model: nn.Module, loss: str | Callable[..., Tensor] | None) -> Any
 def check_optimizer(model: Any, optimizer: Any) -> None:
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(f"optimizer is a {type(optimizer).__name__}; it takes a torch.optim one")
-    known = {id(parameter) for parameter in model.parameters()}
+    parameter_ids = {id(parameter) for parameter in model.parameters()}
     optimized: Sequence[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
-    if not any(id(parameter) in known for parameter in optimized):
+    if not any(id(parameter) in parameter_ids for parameter in optimized):
         raise ValueError(
             "optimizer holds none of the model's parameters; it takes those of model.parameters()"
         )

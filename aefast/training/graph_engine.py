@@ -134,13 +134,13 @@ class DeviceOptimizer:
         for group in self.optimizer.param_groups:
             for parameter in group["params"]:
                 for name, value in self.fused.state.get(parameter, {}).items():
-                    own = self.optimizer.state[parameter]
+                    state = self.optimizer.state[parameter]
                     if name != "step":
-                        own[name] = value
-                    elif name in own:
-                        own[name].copy_(value)
+                        state[name] = value
+                    elif name in state:
+                        state[name].copy_(value)
                     else:
-                        own[name] = value.to(count_device(group, value), copy=True)
+                        state[name] = value.to(count_device(group, value), copy=True)
 
 
 def count_device(group: dict[str, Any], count: Tensor) -> torch.device:
@@ -229,12 +229,12 @@ class GraphEngine:
         addresses that it was captured with."""
         self.states = list(self.model.buffers())  # an RBM's persistent chains, which a step changes
         self.optimizer = DeviceOptimizer(self.own_optimizer, self.stopped)
-        known = {id(parameter) for parameter in self.model.parameters()}
+        parameter_ids = {id(parameter) for parameter in self.model.parameters()}
         self.trained = [
             parameter
             for group in self.own_optimizer.param_groups
             for parameter in group["params"]
-            if id(parameter) in known and parameter.requires_grad
+            if id(parameter) in parameter_ids and parameter.requires_grad
         ]
         self.takes: dict[int, Callable[[], None]] = {}
         self.captured_facts = facts(self.model, self.own_optimizer)

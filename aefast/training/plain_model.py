@@ -99,15 +99,19 @@ def blocks_of(module: nn.Module) -> list[RecognizedBlock] | str:
         node = by_output[node].layer.input
     if not blocks or len(blocks) < len(recognized):
         return "the model is more than layers one after the other"
-    own = {node for block in blocks for node in block.layer.nodes}
-    if traced.inputs != 1 or not _is_input(node, module) or _does_more(traced.graph, own, module):
+    layer_nodes = {node for block in blocks for node in block.layer.nodes}
+    if (
+        traced.inputs != 1
+        or not _is_input(node, module)
+        or _does_more(traced.graph, layer_nodes, module)
+    ):
         return "the model does more than its layers do: noise, or operations between them"
     return blocks
 
 
-def _does_more(graph: fx.Graph, own: set[fx.Node], module: nn.Module) -> bool:
+def _does_more(graph: fx.Graph, layer_nodes: set[fx.Node], module: nn.Module) -> bool:
     """Whether a node beside a graph's layers writes to memory, or is there for nobody's reading."""
-    others = [node for node in graph.nodes if node not in own and node.op != "output"]
+    others = [node for node in graph.nodes if node not in layer_nodes and node.op != "output"]
     return any(
         is_write(node, module) or not (node.users or reads_parameter(node)) for node in others
     )

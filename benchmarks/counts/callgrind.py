@@ -34,18 +34,20 @@ def instructions(extension: Path, instruction_set: str) -> dict[str, int]:
             raise Unavailable(f"{program} is not installed")
     with tempfile.TemporaryDirectory() as folder:
         requests = Path(folder, "requests.so")
-        done = _run("cc", "-shared", "-fPIC", "-O1", "-o", requests, FOLDER / "requests.c")
-        if done.returncode != 0:
-            raise Unavailable(f"cc does not compile requests.c: is there {HEADER}?\n{done.stderr}")
-        done = _run(
+        completed = _run("cc", "-shared", "-fPIC", "-O1", "-o", requests, FOLDER / "requests.c")
+        if completed.returncode != 0:
+            raise Unavailable(
+                f"cc does not compile requests.c: is there {HEADER}?\n{completed.stderr}"
+            )
+        completed = _run(
             *("valgrind", "--tool=callgrind", "--instr-atstart=no"),
             f"--callgrind-out-file={folder}/counts",
             *(sys.executable, "-S", FOLDER / "kernels.py", extension, instruction_set, requests),
         )
-        if done.returncode != 0:
-            print(done.stderr, file=sys.stderr)
-        done.check_returncode()
-        if instruction_set not in done.stdout.split():
+        if completed.returncode != 0:
+            print(completed.stderr, file=sys.stderr)
+        completed.check_returncode()
+        if instruction_set not in completed.stdout.split():
             raise Unavailable(f"valgrind has no {instruction_set} on this processor")
         counts: dict[str, int] = {}
         for dump in Path(folder).glob("counts.*"):

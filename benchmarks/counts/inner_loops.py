@@ -29,8 +29,8 @@ def instructions(extension: Path) -> dict[str, int]:
     if shutil.which("objdump") is None:
         raise Unavailable("objdump is not installed")
     command = ["objdump", "--disassemble", "--no-show-raw-insn", "--section=.text", str(extension)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    counts = totals(done.stdout)
+    completed = subprocess.run(command, capture_output=True, text=True, check=True)
+    counts = totals(completed.stdout)
     if not counts:
         raise Unavailable("the extension has no kernels for AVX-512")
     return counts

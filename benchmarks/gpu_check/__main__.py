@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from gpu_check import journal, stages, summary
 
-STAGES = ("binaries", "limits", "right", "fast", "why", "sanitize")
+STAGES = ("binaries", "limits", "correctness", "speed", "profiles", "sanitize")
 SECONDS = 470.0
 SUMMARY = "summary.txt"
 

@@ -3,7 +3,7 @@
 import torch
 
 from aefast import selftest
-from gpu_check.right import TARGET
+from gpu_check.correctness import TARGET
 from gpu_check.worker import Record, attempt
 
 

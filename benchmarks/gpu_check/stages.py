@@ -30,7 +30,7 @@ TESTS = (
 # A test that takes a device from tests/conftest.py, or names one.
 GPU_CASES = re.compile(r'def test_\w+\([^)]*\b(?:kernel_)?device\b|"cuda"|cuda_devices')
 # Processes of the stages that measure, with the seconds that each may take.
-FAST = {
+SPEED_SECONDS = {
     "linear": 60,
     "reconstruction": 60,
     "gibbs": 60,
@@ -42,7 +42,7 @@ FAST = {
     "compile gibbs": 30,
     "compile corrupt": 30,
 }
-WHY = ("linear", "reconstruction", "gibbs", "contractive", "corrupt", "launches")
+PROFILED = ("linear", "reconstruction", "gibbs", "contractive", "corrupt", "launches")
 MEMORY_CHECK = ("compute-sanitizer", "--tool", "memcheck", "--error-exitcode", "1")
 
 # A process that has less time than this does not get as far as its first case.
@@ -51,7 +51,7 @@ BINARIES = "binaries"
 
 
 @dataclass(frozen=True)
-class Piece:
+class Job:
     """What one process of a stage does.
 
     Args:
@@ -69,19 +69,19 @@ class Piece:
 
 @dataclass(frozen=True)
 class Stage:
-    """Pieces that share a time.
+    """Jobs that share a time.
 
     Args:
         name: as ``--stages`` and the results call it.
         seconds: its share in a check of 480 seconds, besides the binaries.
-        processes: how many pieces run at a time: one where they are timed.
-        pieces: in the order of what is to be known first.
+        processes: how many jobs run at a time: one where they are timed.
+        jobs: in the order of what is to be known first.
     """
 
     name: str
     seconds: float
     processes: int
-    pieces: Sequence[Piece]
+    jobs: Sequence[Job]
 
 
 def stages(rehearsal: bool) -> list[Stage]:
@@ -91,22 +91,24 @@ def stages(rehearsal: bool) -> list[Stage]:
     tests = [test_file(file, rehearsal) for file in test_files(rehearsal)]
     return [
         Stage("limits", 30, 1, [one("limits", "limits", 30)]),
-        Stage("right", 120, several, [*(one("right", op, 60) for op in OPS), *tests]),
-        Stage("fast", 210, 1, [one("fast", name, limit) for name, limit in FAST.items()]),
-        Stage("why", 60, 1, [one("why", name, 30) for name in WHY]),
+        Stage("correctness", 120, several, [*(one("correctness", op, 60) for op in OPS), *tests]),
+        Stage(
+            "speed", 210, 1, [one("speed", name, limit) for name, limit in SPEED_SECONDS.items()]
+        ),
+        Stage("profiles", 60, 1, [one("profiles", name, 30) for name in PROFILED]),
         Stage("sanitize", 60, several, [one("sanitize", op, 60) for op in OPS]),
     ]
 
 
-def worker(rehearsal: bool, stage: str, name: str, seconds: float) -> Piece:
-    """A piece that :mod:`gpu_check.worker` does."""
+def worker(rehearsal: bool, stage: str, name: str, seconds: float) -> Job:
+    """A job that :mod:`gpu_check.worker` does."""
     command = [sys.executable, "-m", "gpu_check.worker", stage, name]
     environment = {}
     if stage == "sanitize":
         # Tensors that share a block of torch's memory would hide what is read beside one of them.
         environment["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
         command = command if rehearsal else [*MEMORY_CHECK, *command]
-    return Piece(name, command, seconds, environment)
+    return Job(name, command, seconds, environment)
 
 
 def test_files(rehearsal: bool) -> list[str]:
@@ -118,12 +120,12 @@ def test_files(rehearsal: bool) -> list[str]:
     return [str(path.relative_to(process.ROOT)) for path in dict.fromkeys(with_cases)]
 
 
-def test_file(file: str, rehearsal: bool) -> Piece:
+def test_file(file: str, rehearsal: bool) -> Job:
     """The file's cases on the GPU alone."""
     chosen = () if rehearsal else ("-k", "cuda")
     options = ("-q", "-m", "not slow", "-p", "no:cacheprovider", "-p", "gpu_check.tests_plugin")
     command = [sys.executable, "-m", "pytest", file, *options, *chosen]
-    return Piece(file, command, 60, {"GPU_CHECK_PIECE": file})
+    return Job(file, command, 60, {"GPU_CHECK_JOB": file})
 
 
 def check(out: Path, seconds: float, names: Sequence[str], rehearsal: bool) -> None:
@@ -147,32 +149,32 @@ def bring_binaries(seconds: float, log: Path, write: Write) -> None:
     """The extension and the kernels for this GPU: the bundle's, or compiled on all cores."""
     verify = worker(False, BINARIES, "verify", 30)
     there = binaries.install(binaries.BUNDLE, binaries.PACKAGE)
-    if there and run_piece(BINARIES, verify, 30, log, write) == process.PASSED:
+    if there and run_job(BINARIES, verify, 30, log, write) == process.PASSED:
         return
     shutil.rmtree(binaries.PACKAGE / "cubins", ignore_errors=True)
-    compiled = [Piece(name, command, seconds, {}) for name, command in binaries.COMPILE.items()]
+    compiled = [Job(name, command, seconds, {}) for name, command in binaries.COMPILE.items()]
     run_stage(Stage(BINARIES, 0, len(compiled), compiled), seconds, log, write)
-    run_piece(BINARIES, verify, 30, log, write)
+    run_job(BINARIES, verify, 30, log, write)
 
 
 def run_stage(stage: Stage, seconds: float, log: Path, write: Write) -> None:
-    """The pieces, as many at a time as may be, until the stage's time is over."""
+    """The jobs, as many at a time as may be, until the stage's time is over."""
     end = time.monotonic() + seconds
 
-    def run(piece: Piece) -> None:
-        run_piece(stage.name, piece, end - time.monotonic(), log, write)
+    def run(job: Job) -> None:
+        run_job(stage.name, job, end - time.monotonic(), log, write)
 
     with ThreadPoolExecutor(stage.processes) as pool:
-        list(pool.map(run, stage.pieces))
+        list(pool.map(run, stage.jobs))
 
 
-def run_piece(stage: str, piece: Piece, seconds: float, log: Path, write: Write) -> str:
+def run_job(stage: str, job: Job, seconds: float, log: Path, write: Write) -> str:
     """One process, within its own limit and the stage's; how it ended."""
-    start, limit = time.monotonic(), min(piece.seconds, seconds)
+    start, limit = time.monotonic(), min(job.seconds, seconds)
     ending = process.NOT_RUN
     if limit >= LEAST_SECONDS:
-        ending = process.run(piece.command, limit, log, piece.environment)
+        ending = process.run(job.command, limit, log, job.environment)
     took = round(time.monotonic() - start, 1)
-    write({"stage": stage, "piece": piece.name, "ending": ending, "seconds": took})
-    print(f"{stage:9} {took:6.1f} s  {piece.name}: {ending}", flush=True)
+    write({"stage": stage, "job": job.name, "ending": ending, "seconds": took})
+    print(f"{stage:11} {took:6.1f} s  {job.name}: {ending}", flush=True)
     return ending

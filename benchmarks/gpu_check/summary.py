@@ -57,15 +57,15 @@ def machine(lines: list[Line]) -> Iterator[str]:
 
 
 def verdicts(lines: list[Line]) -> Iterator[str]:
-    """A line a stage: cases, failures, and pieces that did not come to their end."""
+    """A line a stage: cases, failures, and jobs that did not come to their end."""
     for stage in dict.fromkeys(line["stage"] for line in lines if line["stage"] != "check"):
         outcomes = cases(lines, stage)
-        pieces = [line for line in lines if line["stage"] == stage and "ending" in line]
+        jobs = [line for line in lines if line["stage"] == stage and "ending" in line]
         passed = sum("failed" not in case for case in outcomes)
-        ended = sum(piece["ending"] == PASSED for piece in pieces)
-        seconds = sum(piece["seconds"] for piece in pieces)
+        ended = sum(job["ending"] == PASSED for job in jobs)
+        seconds = sum(job["seconds"] for job in jobs)
         yield (
-            f"{stage}: {passed} of {len(outcomes)} cases passed, {ended} of {len(pieces)} "
+            f"{stage}: {passed} of {len(outcomes)} cases passed, {ended} of {len(jobs)} "
             f"processes ended well, {seconds:.0f} s of processes"
         )
 
@@ -81,10 +81,10 @@ def failed(lines: list[Line]) -> Iterator[str]:
     """The failures; crashed processes come first."""
     for line in lines:
         if line.get("ending", PASSED) not in (PASSED, NOT_RUN):
-            yield f"FAILED {line['stage']} {line['piece']}: {line['ending']}"
+            yield f"FAILED {line['stage']} {line['job']}: {line['ending']}"
     for line in lines:
         if "failed" in line:
-            yield f"FAILED {line['stage']} {line['piece']}: {line['case']}: {line['failed']}"
+            yield f"FAILED {line['stage']} {line['job']}: {line['case']}: {line['failed']}"
 
 
 def not_run(lines: list[Line]) -> Iterator[str]:
@@ -92,14 +92,14 @@ def not_run(lines: list[Line]) -> Iterator[str]:
     left: dict[str, list[str]] = {}
     for line in lines:
         if line.get("ending") == NOT_RUN:
-            left.setdefault(line["stage"], []).append(line["piece"])
-    for stage, pieces in left.items():
-        yield f"no time was left in {stage} for {len(pieces)}: {', '.join(pieces)}"
+            left.setdefault(line["stage"], []).append(line["job"])
+    for stage, jobs in left.items():
+        yield f"no time was left in {stage} for {len(jobs)}: {', '.join(jobs)}"
 
 
 def speeds(lines: list[Line]) -> Iterator[str]:
     """Microseconds of a call, and the others' as multiples of them."""
-    for line in cases(lines, "fast"):
+    for line in cases(lines, "speed"):
         if "seconds" not in line:
             continue
         ours = line["seconds"]["aefast"]
@@ -113,7 +113,7 @@ def speeds(lines: list[Line]) -> Iterator[str]:
 
 def reasons(lines: list[Line]) -> Iterator[str]:
     """Launches and the host's time of a call."""
-    for line in cases(lines, "why"):
+    for line in cases(lines, "profiles"):
         if "host_us" in line:
             yield (
                 f"{line['host_us']:10.1f} us of host, {line['launches']:.0f} launches, "

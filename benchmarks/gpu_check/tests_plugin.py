@@ -18,7 +18,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
         failure = {"failed": reason(report)} if report.failed else {}
         outcome = report.outcome if report.when == "call" else "error"
         name = item.nodeid.split("::", 1)[1]
-        record("right", os.environ["GPU_CHECK_PIECE"], case=name, outcome=outcome, **failure)
+        record("correctness", os.environ["GPU_CHECK_JOB"], case=name, outcome=outcome, **failure)
         if report.failed and is_faulted():
             item.session.shouldstop = FAULT
     return report

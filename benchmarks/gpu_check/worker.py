@@ -1,4 +1,4 @@
-"""``python -m gpu_check.worker STAGE PIECE``: a piece of a stage, a line for each case."""
+"""``python -m gpu_check.worker STAGE JOB``: a job of a stage, a line for each case."""
 
 import os
 import sys
@@ -19,14 +19,14 @@ DEVICE = "cpu" if REHEARSAL else "cuda"
 Record = Callable[..., None]
 
 
-def main(stage: str, piece: str) -> None:
+def main(stage: str, job: str) -> None:
     process.end_with_parent()  # which may be compute-sanitizer
-    import_module(f"gpu_check.{stage}").work(piece, partial(record, stage, piece))
+    import_module(f"gpu_check.{stage}").work(job, partial(record, stage, job))
 
 
-def record(stage: str, piece: str, **fields: Any) -> None:
-    """Write a line of this piece."""
-    line = {"stage": stage, "piece": piece, **fields}
+def record(stage: str, job: str, **fields: Any) -> None:
+    """Write a line of this job."""
+    line = {"stage": stage, "job": job, **fields}
     journal.write(Path(os.environ["GPU_CHECK_RESULTS"]), line)
 
 

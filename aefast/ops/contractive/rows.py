@@ -104,15 +104,15 @@ class NormGradients(NamedTuple):
     def where(self, condition: Tensor, other: "NormGradients") -> "NormGradients":
         """These where the condition holds, else the other's, which are of the same inputs."""
 
-        def choose(own: Tensor, others: Tensor) -> Tensor:
-            return torch.where(condition, own, others)
+        def choose(first: Tensor, second: Tensor) -> Tensor:
+            return torch.where(condition, first, second)
 
         noisy_slopes = None
         if self.noisy_slopes is not None and other.noisy_slopes is not None:
             noisy_slopes = list(map(choose, self.noisy_slopes, other.noisy_slopes))
         weights = [
-            None if own is None or others is None else choose(own, others)
-            for own, others in zip(self.weights, other.weights, strict=True)
+            None if first is None or second is None else choose(first, second)
+            for first, second in zip(self.weights, other.weights, strict=True)
         ]
         return NormGradients(list(map(choose, self.slopes, other.slopes)), noisy_slopes, weights)
 

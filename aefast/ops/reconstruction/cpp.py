@@ -39,8 +39,8 @@ def pays(inputs: LossInputs) -> bool:
 
 
 def _panel_bytes(inputs: LossInputs) -> int:
-    own = shared.own_precision(inputs.x.dtype, inputs.encoder_weight.numel())
-    return VENDOR_PANEL_BYTES if own is None else PANEL_BYTES
+    precision = shared.own_precision(inputs.x.dtype, inputs.encoder_weight.numel())
+    return VENDOR_PANEL_BYTES if precision is None else PANEL_BYTES
 
 
 class _Primitives:

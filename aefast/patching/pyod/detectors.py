@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from aefast.acceleration.objective import objective_of
 from aefast.estimators.conversion import in_default_modes
 from aefast.patching.pyod.variational import Variational
-from aefast.patching.replacement import Replacement, StepAside
+from aefast.patching.replacement import Replacement, UnsupportedCall
 from aefast.training.engines import DivergenceError
 from aefast.training.fit import fit as train
 
@@ -73,7 +73,7 @@ def fit(self: Detector, X: ArrayLike, y: ArrayLike | None = None) -> Detector:
     before = torch.get_rng_state()
     data: np.ndarray = check_array(X)
     if len(data) < self.batch_size:
-        raise StepAside("fewer rows than a batch")
+        raise UnsupportedCall("fewer rows than a batch")
     self._set_n_classes(y)
     self.data_num, self.feature_size = data.shape
     self.build_model()
@@ -83,10 +83,10 @@ def fit(self: Detector, X: ArrayLike, y: ArrayLike | None = None) -> Detector:
     try:
         _check_model(self)
         _train(self, _rows(self, data))
-    except (DivergenceError, StepAside) as reason:
+    except (DivergenceError, UnsupportedCall) as reason:
         torch.set_rng_state(before)  # so that the original draws its numbers
-        stepped_aside = isinstance(reason, StepAside)
-        raise (reason if stepped_aside else StepAside("a loss that is not finite")) from None
+        stepped_aside = isinstance(reason, UnsupportedCall)
+        raise (reason if stepped_aside else UnsupportedCall("a loss that is not finite")) from None
     self.decision_scores_ = self.decision_function(data)
     self._process_decision_scores()
     return self
@@ -98,7 +98,7 @@ def score(self: Detector, X: ArrayLike, batch_size: int | None = None) -> np.nda
     _check_model(self)
     data: np.ndarray = check_array(X)
     if data.shape[1] != self.feature_size:
-        raise StepAside("rows of another width than the model's")
+        raise UnsupportedCall("rows of another width than the model's")
     self.evaluating_prepare()
     scores = []
     with torch.no_grad():
@@ -108,7 +108,7 @@ def score(self: Detector, X: ArrayLike, batch_size: int | None = None) -> np.nda
             scores.append(difference.square_().sum(1).sqrt_())
     distances = torch.cat(scores).numpy()
     if not np.isfinite(distances).all():
-        raise StepAside("a reconstruction that is not finite")
+        raise UnsupportedCall("a reconstruction that is not finite")
     decisions: np.ndarray = self.decision_function_update(distances)
     return decisions
 
@@ -116,26 +116,26 @@ def score(self: Detector, X: ArrayLike, batch_size: int | None = None) -> np.nda
 def _check_settings(detector: Detector) -> None:
     """
     Raises:
-        StepAside: a setting is not supported.
+        UnsupportedCall: a setting is not supported.
     """
     if detector.use_compile:
-        raise StepAside("use_compile, which torch.compile serves")
+        raise UnsupportedCall("use_compile, which torch.compile serves")
     if torch.device(detector.device).type != "cpu":
-        raise StepAside(f"device {torch.device(detector.device)}")
+        raise UnsupportedCall(f"device {torch.device(detector.device)}")
     if detector.criterion is not vae_loss and objective_of(detector.criterion) != "mse":
-        raise StepAside("a criterion of one's own")
+        raise UnsupportedCall("a criterion of one's own")
 
 
 def _check_model(detector: Detector) -> None:
     """
     Raises:
-        StepAside: the network is not pyod's own, or not float32 on a CPU.
+        UnsupportedCall: the network is not pyod's own, or not float32 on a CPU.
     """
     network: nn.Module | None = getattr(detector, "model", None)
     if network is None or type(network) not in MODELS.values():
-        raise StepAside("a network that is not pyod's own")
+        raise UnsupportedCall("a network that is not pyod's own")
     if any(p.dtype != torch.float32 or not p.is_cpu for p in network.parameters()):
-        raise StepAside("a network that is not float32 on a CPU")
+        raise UnsupportedCall("a network that is not float32 on a CPU")
 
 
 def _rows(detector: Detector, X: np.ndarray) -> Tensor:

@@ -13,7 +13,7 @@ from aefast import backend, random
 from aefast.ops.rbm.primitives import ChainPrimitives, States
 from aefast.ops.rbm.settings import ChainSettings, Machine
 from aefast.ops.shared import dispatch
-from aefast.patching.replacement import Replacement, StepAside
+from aefast.patching.replacement import Replacement, UnsupportedCall
 from aefast.torch_private import is_autocast_enabled_anywhere
 
 NAME = "rbms.bernoulli_bernoulli.BBRBM"
@@ -41,7 +41,7 @@ def sample_state(
     visible, weights = chains["visible"], chains["weights"]
     _check_served(self, visible)
     if not isinstance(n_steps, int) or not 1 <= n_steps < random.MOST_STEPS:
-        raise StepAside("n_steps below 1, or too many for one seed")
+        raise UnsupportedCall("n_steps below 1, or too many for one seed")
     sampler = _Sampler(self, len(visible), beta)
     states = sampler.states(visible)
     for step in range(n_steps):
@@ -68,7 +68,7 @@ def init_chains(
     elif isinstance(num_samples, int) and num_samples > 0:
         visible = torch.empty(num_samples, len(weight), dtype=weight.dtype, device=weight.device)
     else:
-        raise StepAside("num_samples below 1, and no start_v")
+        raise UnsupportedCall("num_samples below 1, and no start_v")
     _check_served(self, visible)
     visible_mag = torch.full_like(visible, 0.5)
     if start_v is None:
@@ -105,14 +105,14 @@ def compute_gradient(
     _check_served(self, positive, weights[0], positive_hidden)
     _check_served(self, negative, weights[1], negative_hidden)
     if any(parameter.grad is None for parameter in self.parameters()):
-        raise StepAside("a parameter without a grad")
+        raise UnsupportedCall("a parameter without a grad")
     primitives = _primitives(self, None)
     bits = [
         primitives.states(dispatch.materialize(states, "visible"))
         for states in (positive, negative)
     ]
     if any(isinstance(states, Tensor) for states in bits):
-        raise StepAside("grey states, whose products are PyTorch's own")
+        raise UnsupportedCall("grey states, whose products are PyTorch's own")
     row_weights = weights[0] / weights[0].sum(), torch.softmax(-weights[1], 0)
     positive_mean, negative_mean = (
         (weight @ visible).clamp_(LEAST_MEAN, 1 - LEAST_MEAN)
@@ -151,7 +151,7 @@ class _Sampler:
 
     def __init__(self, model: BBRBM, chains: int, beta: float) -> None:
         if not isinstance(beta, int | float) or not 0 <= beta < float("inf"):
-            raise StepAside("beta is not a finite number of at least 0")
+            raise UnsupportedCall("beta is not a finite number of at least 0")
         seed = int(random.draw_seed(None, torch.device("cpu")))
         self.settings = ChainSettings(1, None, None, True, seed, 0)
         self.beta = None if beta == 1 else model.vbias.new_full((chains,), beta)
@@ -193,21 +193,22 @@ def _check_served(
 ) -> None:
     """
     Raises:
-        StepAside: the kernels do not support the states, or autograd, autocast or a trace is on.
+        UnsupportedCall: the kernels do not support the states, or autograd, autocast or a trace
+            is on.
     """
     parameters = model.weight_matrix, model.vbias, model.hbias
     tensors = [t for t in (visible, weights, hidden, *parameters) if t is not None]
     if dispatch.is_traced(*tensors) or dispatch.is_in_functorch():
-        raise StepAside("the call is traced or transformed")
+        raise UnsupportedCall("the call is traced or transformed")
     if any(t.dtype != torch.float32 or not t.is_cpu for t in tensors):
-        raise StepAside("not float32 on a CPU")
+        raise UnsupportedCall("not float32 on a CPU")
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-        raise StepAside("gradients by autograd")
+        raise UnsupportedCall("gradients by autograd")
     if is_autocast_enabled_anywhere():
-        raise StepAside("autocast")
+        raise UnsupportedCall("autocast")
     if backend.select(visible.device, visible.dtype) == "eager":
-        raise StepAside("no kernels run here")
+        raise UnsupportedCall("no kernels run here")
     rows, (width, units) = len(visible), model.weight_matrix.shape
     shapes = [(visible, (rows, width)), (weights, (rows,)), (hidden, (rows, units))]
     if not rows or any(t is not None and t.shape != shape for t, shape in shapes):
-        raise StepAside("states of other shapes than the model's")
+        raise UnsupportedCall("states of other shapes than the model's")

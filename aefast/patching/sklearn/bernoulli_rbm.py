@@ -22,7 +22,7 @@ from aefast.estimators.conversion import (
 )
 from aefast.functional import linear_act
 from aefast.ops.rbm.op import check_machine, sample_chain
-from aefast.patching.replacement import Replacement, StepAside
+from aefast.patching.replacement import Replacement, UnsupportedCall
 from aefast.step.machine_plan import MachinePlan
 from aefast.step.machine_steps import MOST_ROWS, PlainSteps
 
@@ -45,22 +45,22 @@ def replacement() -> Replacement:
 def fit(self: BernoulliRBM, X: ArrayLike, y: ArrayLike | None = None) -> BernoulliRBM:
     """Replaces ``BernoulliRBM.fit``."""
     if sparse.issparse(X):
-        raise StepAside("sparse rows")
+        raise UnsupportedCall("sparse rows")
     data: np.ndarray = validate_data(self, X, dtype=DTYPES)
     if len(data) < self.batch_size:
-        raise StepAside("fewer rows than a batch")
+        raise UnsupportedCall("fewer rows than a batch")
     if outside_unit_interval(data) is not None:
-        raise StepAside("numbers outside [0, 1]")
+        raise UnsupportedCall("numbers outside [0, 1]")
     if self.learning_rate > np.finfo(np.float32).max:
-        raise StepAside("a learning rate beyond float32")
+        raise UnsupportedCall("a learning rate beyond float32")
     rng = check_random_state(self.random_state)
     before = rng.get_state()
     try:
         parameters, hidden = _train(self, data, rng)
-    except (FloatingPointError, StepAside) as reason:
+    except (FloatingPointError, UnsupportedCall) as reason:
         rng.set_state(before)  # so that the original draws its numbers
-        stepped_aside = isinstance(reason, StepAside)
-        raise (reason if stepped_aside else StepAside("a step that is not finite")) from None
+        stepped_aside = isinstance(reason, UnsupportedCall)
+        raise (reason if stepped_aside else UnsupportedCall("a step that is not finite")) from None
     weight, visible_bias, hidden_bias = (p.numpy().astype(data.dtype) for p in parameters)
     self.components_ = np.asarray(weight, order="F")
     self._n_features_out = self.n_components
@@ -85,7 +85,7 @@ def _train(
     rate = float(model.learning_rate)
     steps = PlainSteps(MachinePlan(features, model.n_components), parameters, chain, rate)
     if not steps.is_served:
-        raise StepAside("the C++ kernels do not run here")
+        raise UnsupportedCall("the C++ kernels do not run here")
     rows, seed = as_tensor(X), int(rng.randint(LARGEST_SEED))
     full_batches, last_batch = rows.split(
         [len(rows) // batch_size * batch_size, len(rows) % batch_size]

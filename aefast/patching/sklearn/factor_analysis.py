@@ -13,7 +13,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.extmath import randomized_svd, squared_norm
 from sklearn.utils.validation import validate_data
 
-from aefast.patching.replacement import Replacement, StepAside
+from aefast.patching.replacement import Replacement, UnsupportedCall
 
 ROWS_A_FEATURE = 2
 LEAST_FEATURES = 5  # with fewer features a step takes as long as its calls' overhead
@@ -45,19 +45,19 @@ def replacement() -> Replacement:
 def fit(self: FactorAnalysis, X: ArrayLike, y: ArrayLike | None = None) -> FactorAnalysis:
     """Replaces ``FactorAnalysis.fit``."""
     if sparse.issparse(X):
-        raise StepAside("sparse rows")
+        raise UnsupportedCall("sparse rows")
     if np.ndim(X) == 2 and np.shape(X)[1] < LEAST_FEATURES:  # before anything that takes time
-        raise StepAside("few features, which leave nothing to gain")
+        raise UnsupportedCall("few features, which leave nothing to gain")
     data: np.ndarray = validate_data(self, X, dtype=np.float64)
     samples, features = data.shape
     n_components = features if self.n_components is None else self.n_components
     if samples < ROWS_A_FEATURE * features:
-        raise StepAside("few rows a feature")
+        raise UnsupportedCall("few rows a feature")
     if not 1 <= n_components < features:
-        raise StepAside("no component, or as many as features")
+        raise UnsupportedCall("no component, or as many as features")
     initial = self.noise_variance_init
     if initial is not None and len(initial) != features:
-        raise StepAside("noise_variance_init of another length")
+        raise UnsupportedCall("noise_variance_init of another length")
     mean = data.mean(axis=0)
     rows = data - mean
     rows /= math.sqrt(samples)

@@ -20,7 +20,7 @@ from sklearn.decomposition import _dict_learning
 
 from aefast.estimators.conversion import as_tensor, in_default_modes
 from aefast.functional import sparse_encode
-from aefast.patching.replacement import Replacement, StepAside
+from aefast.patching.replacement import Replacement, UnsupportedCall
 
 ALGORITHMS = ("lasso_lars", "lasso_cd")
 
@@ -70,7 +70,7 @@ class Encoder:
         rows, atoms = X.astype(np.float64, copy=False), dictionary.astype(np.float64, copy=False)
         correlations = rows @ atoms.T
         if penalty < LEAST_PENALTY * np.abs(correlations).max(initial=0):
-            raise StepAside("a penalty near 0")
+            raise UnsupportedCall("a penalty near 0")
         follows_path = options.get("algorithm", "lasso_lars") == "lasso_lars"
         reach = KNOT_REACH * rows.shape[1] if follows_path else 0.0
         codes, is_solved = _encode(rows, atoms, penalty, atoms @ atoms.T, correlations, reach)
@@ -103,16 +103,16 @@ def _served_penalty(
     """The penalty of a call.
 
     Raises:
-        StepAside: the call's options are not supported.
+        UnsupportedCall: the call's options are not supported.
     """
     if algorithm not in ALGORITHMS:
-        raise StepAside(f"algorithm={algorithm!r}")
+        raise UnsupportedCall(f"algorithm={algorithm!r}")
     if positive:
-        raise StepAside("positive codes")
+        raise UnsupportedCall("positive codes")
     if verbose:
-        raise StepAside("verbose, which the original's solver is")
+        raise UnsupportedCall("verbose, which the original's solver is")
     if max_iter < ITERATIONS:
-        raise StepAside(f"max_iter below {ITERATIONS}")
+        raise UnsupportedCall(f"max_iter below {ITERATIONS}")
     return float(regularization)
 
 

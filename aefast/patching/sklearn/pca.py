@@ -8,7 +8,7 @@ from scipy import linalg, sparse
 from sklearn.decomposition import PCA
 from sklearn.utils.extmath import svd_flip
 
-from aefast.patching.replacement import Replacement, StepAside
+from aefast.patching.replacement import Replacement, UnsupportedCall
 
 # With at least so many rows for each feature, QR and the SVD of its R are faster than the SVD of
 # the data.
@@ -33,7 +33,7 @@ def replacements() -> list[Replacement]:
 
 def fit_truncated(self: PCA, *_: object) -> NoReturn:
     """Replaces ``_fit_truncated`` only to count its calls: the original approximates the SVD."""
-    raise StepAside(f"svd_solver={self._fit_svd_solver!r}")
+    raise UnsupportedCall(f"svd_solver={self._fit_svd_solver!r}")
 
 
 def fit_full(
@@ -67,25 +67,25 @@ def _check_served(
 ) -> None:
     """
     Raises:
-        StepAside: the call is not supported, or scikit-learn's own code is as fast.
+        UnsupportedCall: the call is not supported, or scikit-learn's own code is as fast.
     """
     if is_array_api_compliant or sparse.issparse(X):
-        raise StepAside("an array that is not numpy's")
+        raise UnsupportedCall("an array that is not numpy's")
     if n_components == "mle":
-        raise StepAside("n_components='mle'")
+        raise UnsupportedCall("n_components='mle'")
     samples, features = X.shape
     is_count = isinstance(n_components, Integral)
     if not 0 < n_components <= min(samples, features):
-        raise StepAside("n_components outside the data's range")
+        raise UnsupportedCall("n_components outside the data's range")
     if features < LEAST_FEATURES[model._fit_svd_solver]:
-        raise StepAside("few features, which leave nothing to gain")
+        raise UnsupportedCall("few features, which leave nothing to gain")
     if model._fit_svd_solver == "full":
         if model.whiten:
-            raise StepAside("whiten with svd_solver='full'")
+            raise UnsupportedCall("whiten with svd_solver='full'")
         if samples < ROWS_A_FEATURE * features:
-            raise StepAside("svd_solver='full' of few rows a feature")
+            raise UnsupportedCall("svd_solver='full' of few rows a feature")
     elif not is_count or n_components > LEADING * features:
-        raise StepAside("svd_solver='covariance_eigh' for many components")
+        raise UnsupportedCall("svd_solver='covariance_eigh' for many components")
 
 
 def _by_triangle(

@@ -15,7 +15,7 @@ from harness import Case
 from torch.profiler import ProfilerActivity, profile
 
 from aefast import cubins
-from gpu_check import fast
+from gpu_check import speed
 from gpu_check.worker import DEVICE, REHEARSAL, Record, attempt
 
 TRACED = ("linear", "reconstruction", "gibbs", "contractive")
@@ -23,20 +23,20 @@ CALLS = 5
 MOST_KERNELS = 8
 
 
-def work(piece: str, record: Record) -> None:
-    if piece == "launches":
+def work(job: str, record: Record) -> None:
+    if job == "launches":
         if not REHEARSAL:
             attempt(record, "a launch, microseconds of the host", launch_times)
         return
-    for index, bench in enumerate(fast.BENCHES[piece](False)):
-        case = fast.case_of(bench)
-        trace = trace_file(piece) if index == 0 and piece in TRACED else None
+    for index, bench in enumerate(speed.BENCHES[job](False)):
+        case = speed.case_of(bench)
+        trace = trace_file(job) if index == 0 and job in TRACED else None
         attempt(record, f"{case.op} {case.name}", lambda c=case, t=trace: profiled(c, t))
         torch.set_float32_matmul_precision("highest")
 
 
-def trace_file(piece: str) -> Path:
-    return Path(os.environ["GPU_CHECK_RESULTS"]).parent / f"trace-{piece}.json.gz"
+def trace_file(job: str) -> Path:
+    return Path(os.environ["GPU_CHECK_RESULTS"]).parent / f"trace-{job}.json.gz"
 
 
 def profiled(case: Case, trace: Path | None) -> dict[str, Any]:

@@ -11,48 +11,50 @@ if TYPE_CHECKING:
     from aefast.nn.dictionary import SparseDictionary
 
 
-class DictionaryPart(nn.Module):
+class DictionaryModule(nn.Module):
     """The encoder, or the decoder, of a sparse dictionary.
 
     Its parameters stay the model's, under shorter names: ``encoder.weight`` is the model's
-    ``encoder_weight``. So a part is no submodule of the model, and has no place in its state dict.
-    The model does not call its parts: a hook of a part runs where the part itself is called.
+    ``encoder_weight``. So it is no submodule of the model, and has no place in its state dict.
+    The model does not call it: its hooks run where it is called itself.
 
     Args:
         model: the dictionary.
-        prefix: what the names of its parameters in the model begin with, and here do not.
-        others: what those of further parameters of this part begin with.
+        prefix: what the model's names of these parameters begin with, and the names here do not.
+        other_prefixes: further prefixes, which stay in the names.
     """
 
     model: "SparseDictionary"
 
     def __init__(
-        self, model: "SparseDictionary", prefix: str, others: tuple[str, ...] = ()
+        self, model: "SparseDictionary", prefix: str, other_prefixes: tuple[str, ...] = ()
     ) -> None:
         super().__init__()
-        self.__dict__["_parameters"] = _PartOfParameters(model._parameters, prefix, others)
-        self.__dict__["model"] = model  # not registered: a part does not own its model
+        self.__dict__["_parameters"] = _ParametersByPrefix(
+            model._parameters, prefix, other_prefixes
+        )
+        self.__dict__["model"] = model  # not registered: it does not own its model
 
 
-class _PartOfParameters(Renamed[nn.Parameter | None]):
+class _ParametersByPrefix(Renamed[nn.Parameter | None]):
     """Those of a model's parameters whose names begin alike. A reparametrized weight's original is
     one of them: it bears the weight's name, and ``_orig`` after it."""
 
     def __init__(
-        self, members: dict[str, nn.Parameter | None], prefix: str, others: tuple[str, ...]
+        self, members: dict[str, nn.Parameter | None], prefix: str, other_prefixes: tuple[str, ...]
     ) -> None:
-        self.members, self.prefix, self.others = members, prefix, others
+        self.members, self.prefix, self.other_prefixes = members, prefix, other_prefixes
 
     @property
     def names(self) -> dict[str, str]:
         return {
             name.removeprefix(self.prefix): name
             for name in self.members
-            if name.startswith((self.prefix, *self.others))
+            if name.startswith((self.prefix, *self.other_prefixes))
         }
 
 
-class DictionaryEncoder(DictionaryPart):
+class DictionaryEncoder(DictionaryModule):
     """From rows to codes: a call computes what the model's ``encode`` does.
 
     >>> import torch
@@ -69,7 +71,7 @@ class DictionaryEncoder(DictionaryPart):
         return self.model.encode(x)
 
 
-class DictionaryDecoder(DictionaryPart):
+class DictionaryDecoder(DictionaryModule):
     """From codes to rows: a call computes what the model's ``decode`` does.
 
     >>> import torch

@@ -35,9 +35,9 @@ Compare = Callable[[Case], None]
 Bench = Callable[[Compare], None]  # builds one case and hands it on
 
 
-def work(piece: str, record: Record) -> None:
-    compiles = piece.startswith("compile ")
-    for bench in BENCHES[piece.removeprefix("compile ")](compiles):
+def work(job: str, record: Record) -> None:
+    compiles = job.startswith("compile ")
+    for bench in BENCHES[job.removeprefix("compile ")](compiles):
         case = case_of(bench)
         attempt(record, f"{case.op} {case.name}", lambda c=case: measure(c, compiles))
         torch.set_float32_matmul_precision("highest")
