@@ -41,7 +41,7 @@ OLDEST_TRITON = (3, 6)
 
 @dataclass(frozen=True)
 class CompiledKernel:
-    """What became of one variant on one chip."""
+    """The outcome of compiling one variant for one chip."""
 
     op: str
     variant: str
@@ -65,13 +65,13 @@ class CompiledKernel:
 
     @property
     def file(self) -> str:
-        """Where it lies in the folder of binaries; no two that differ share a name."""
+        """The file's place in the folder of binaries; two different ones never share a name."""
         digest = hashlib.sha256(zlib.decompress(self.image)).hexdigest()
         return f"sm_{self.arch}/{self.symbol}-{digest[:12]}.cubin.z"
 
     @property
     def launch(self) -> cubins.Record:
-        """What the manifest says of it."""
+        """The file's entry in the manifest."""
         return {
             "file": self.file,
             "sha256": hashlib.sha256(self.image).hexdigest(),
@@ -325,7 +325,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def report(kernel: CompiledKernel) -> dict[str, Any]:
-    """What JSON can hold of it."""
+    """The outcome as JSON."""
     return {name: value for name, value in asdict(kernel).items() if name != "image"}
 
 

@@ -9,7 +9,7 @@ def is_captured(device: torch.device) -> bool:
 
 
 def refuse_capture(device: torch.device, op: str) -> None:
-    """For an op whose number of steps depends on the data, which the host must see.
+    """Refuse to capture an op whose number of steps depends on the data, which the host must read.
 
     Raises:
         RuntimeError: a CUDA graph is being captured.

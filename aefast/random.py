@@ -214,7 +214,7 @@ def child_seed(seed: int, child: int) -> int:
 
 
 def child_seeds(seed: int, first: int, count: int) -> Tensor:
-    """Those of ``count`` children from ``first`` on, int64: :func:`child_seed` of each.
+    """The seeds of ``count`` children from ``first`` on, int64: :func:`child_seed` of each.
 
     >>> child_seeds(0, 5, 3).tolist() == [child_seed(0, child) for child in (5, 6, 7)]
     True
@@ -233,7 +233,7 @@ def _natural(value: SupportsIndex, argument: str, limit: int) -> int:
 
 
 def _child(seed: int, child: Any) -> Any:
-    """Of one child, an int, or of many, an int64 tensor."""
+    """The seed of one child, an int, or the seeds of many, an int64 tensor."""
     counter = (0, child & _LOW, child >> 32, Step.CHILD_SEED)
     high, low, _, _ = philox(counter, (seed & _LOW, seed >> 32))
     return (high << 32 | low) & (SEED_LIMIT - 1)

@@ -23,7 +23,7 @@ FEW = 100
 
 @dataclass(frozen=True)
 class Target:
-    """Where kernels run."""
+    """A backend on a device."""
 
     backend: str
     device: str
@@ -53,7 +53,7 @@ class Outcome:
 
 
 def cases() -> list[Case]:
-    """Those of every op, op by op: ``cases()`` in the ``selftest.py`` of its folder."""
+    """The cases of every op: ``cases()`` in the ``selftest.py`` of its folder."""
     modules = (import_module(f"aefast.ops.{op}.selftest") for op in ops.names_with("selftest"))
     return [case for module in modules for case in module.cases()]
 

@@ -33,14 +33,20 @@ class ThreadLocalGenerator(TorchDispatchMode):
         self.generator = torch.Generator(device).manual_seed(seed)
 
     def __torch_dispatch__(
-        self, function: Any, types: Any, arguments: Any = (), options: Any = None
-    ) -> Any:
+        self,
+        function: Any,
+        types: object,
+        arguments: tuple[object, ...] = (),
+        options: dict[str, object] | None = None,
+    ) -> object:
         options = options or {}
         if torch.Tag.nondeterministic_seeded not in function.tags:
             return function(*arguments, **options)
         return self.draw(function, arguments, options)
 
-    def draw(self, function: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    def draw(
+        self, function: Any, arguments: tuple[object, ...], options: dict[str, object]
+    ) -> object:
         """What a function that draws gives with this generator."""
         if not _takes_generator(function):
             name = function._overloadname.removeprefix("default")

@@ -49,7 +49,8 @@ def with_jacrev(x: Tensor, *parameters: Tensor) -> Tensor:
 
 
 def with_batched_products(x: Tensor, *parameters: Tensor) -> Tensor:
-    """From the code's end: J = (D_2 W_2 D_1) W_1, of which a batch's last product is one."""
+    """The penalty from the code's end: J = (D_2 W_2 D_1) W_1, whose last product is one for the
+    batch."""
     weight, bias, second_weight, second_bias = parameters
     hidden = torch.sigmoid(F.linear(x, weight, bias))
     code = torch.sigmoid(F.linear(hidden, second_weight, second_bias))

@@ -141,7 +141,7 @@ class LayerInputs:
         return x, weight, torch.randn(self.outputs, **self.options)
 
     def training(self) -> tuple[Tensor, ...]:
-        """The same, asking for gradients, and the gradient that comes in from above."""
+        """Inputs that require gradients, and the gradient that comes in from above."""
         leaves = tuple(tensor.requires_grad_() for tensor in self.inference())
         return *leaves, torch.randn(self.batch, self.outputs, **self.options)
 

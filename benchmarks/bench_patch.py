@@ -24,7 +24,7 @@ def digits() -> np.ndarray:
 
 
 def patches() -> np.ndarray:
-    """As many centered 7x7 patches as a small image has, of digits twice as large."""
+    """Centered 7x7 patches of digits twice as large, as many as a small image has."""
     large = np.kron(load_digits().images[:20], np.ones((2, 2)))
     windows = np.lib.stride_tricks.sliding_window_view(large, (7, 7), axis=(1, 2))
     rows = windows.reshape(-1, 49) / 16

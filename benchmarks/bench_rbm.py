@@ -143,7 +143,7 @@ def update(data: Tensor, *parameters: Tensor) -> Tensor:
 
 
 def update_case(machine: Machine, theirs: Layer, peer: str | None) -> Case:
-    """Not beside torch.compile: its update in place read memory that nobody had written (torch
+    """A case without torch.compile: its update in place read memory that nobody had written (torch
     2.13, its libraries capped to AVX2), and left NaN in the parameters that all share."""
     shape = f"{machine.batch}x{machine.visible}-{machine.hidden}"
     return Case(
@@ -165,8 +165,8 @@ def update_case(machine: Machine, theirs: Layer, peer: str | None) -> Case:
 def test_scikit_learns_update(
     compare: Callable[[Case], None], device: str, batch: int, visible: int, hidden: int, method: str
 ) -> None:
-    """Its public step computes in float64 whatever it is given; what it calls for a step of fit()
-    is as precise as ours."""
+    """Beside scikit-learn, whose public step computes in float64 whatever it is given; what it
+    calls for a step of fit() is as precise as ours."""
     from sklearn.neural_network import BernoulliRBM
     from sklearn.utils import check_random_state
 

@@ -138,7 +138,7 @@ def test_eager(compare: Callable[[Case], None], device: str, side: int, atoms: i
 
 
 def case(data: Patches, theirs: Layer, peer: str, code: Tensor) -> Case:
-    """Not beside torch.compile: their steps end where the data say."""
+    """A case without torch.compile: the number of steps depends on the data."""
     return Case(
         op="sparse_encode",
         name=f"{data.name} against {peer}",

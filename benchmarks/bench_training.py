@@ -61,7 +61,7 @@ class Run:
 
 
 class Script:
-    """The same training as PyTorch's tutorials write it."""
+    """A training script as PyTorch's tutorials write it."""
 
     def __init__(self, data: Tensor, hidden: int, batch_size: int, device: str) -> None:
         visible = data.shape[1]

@@ -78,7 +78,7 @@ def first_call(binaries: Path, cache: Path | None = None) -> float:
 def launch_times(binaries: Path) -> dict[str, float]:
     """The host's time a launch of the same kernel, both ways in turn."""
     cubins.FOLDER = binaries
-    variant, programs, arguments = a_launch()
+    variant, programs, arguments = captured_launch()
     device = arguments[2].device
 
     def launch_cubin() -> None:
@@ -87,16 +87,16 @@ def launch_times(binaries: Path) -> dict[str, float]:
     def launch_jit() -> None:
         variant.launch_jit(programs, arguments)
 
-    ways = {"ready made": launch_cubin, "Triton": launch_jit}
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    launches = {"ready made": launch_cubin, "Triton": launch_jit}
+    seconds: dict[str, list[float]] = {name: [] for name in launches}
     for _ in range(ROUNDS):
-        for name, way in ways.items():
-            seconds[name].append(time_launches(way))
+        for name, launch in launches.items():
+            seconds[name].append(time_launches(launch))
     return {name: 1e6 * statistics.median(rounds) for name, rounds in seconds.items()}
 
 
-def a_launch() -> tuple[Variant, int, tuple[Any, ...]]:
-    """What a small layer launches."""
+def captured_launch() -> tuple[Variant, int, tuple[Any, ...]]:
+    """The kernel, programs and arguments that a small layer launches."""
     launches: list[tuple[Variant, int, tuple[Any, ...]]] = []
     launch = Variant.launch_in_order
     Variant.launch_in_order = lambda variant, programs, arguments: launches.append(
@@ -110,13 +110,13 @@ def a_launch() -> tuple[Variant, int, tuple[Any, ...]]:
     return launches[0]
 
 
-def time_launches(way: Callable[[], None]) -> float:
-    """Fewer than the queue holds, so that none waits for the GPU."""
-    way()
+def time_launches(launch: Callable[[], None]) -> float:
+    """Seconds a launch, of fewer than the queue holds, so that none waits for the GPU."""
+    launch()
     torch.cuda.synchronize()
     start = time.perf_counter()
     for _ in range(LAUNCHES):
-        way()
+        launch()
     seconds = time.perf_counter() - start
     torch.cuda.synchronize()
     return seconds / LAUNCHES

@@ -101,6 +101,6 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 
 @cache
 def binary_digits() -> tuple[np.ndarray, np.ndarray]:
-    """The same, with pixels that are 0 or 1."""
+    """The digits with pixels that are 0 or 1."""
     rows, held_out = ((part > 0.5).astype(np.float32) for part in digits())
     return rows, held_out

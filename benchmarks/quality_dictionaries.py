@@ -100,7 +100,7 @@ def encode_by_celer(rows: np.ndarray, passes: int, _: int) -> np.ndarray:
 
 
 def encode_by_spams(rows: np.ndarray, *_: int) -> np.ndarray:
-    """By least angles, exact to rounding."""
+    """Codes by least angles (LARS), exact to rounding."""
     import spams
 
     codes = spams.lasso(
@@ -121,8 +121,8 @@ def primal(codes: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 @cache
 def least_objectives() -> np.ndarray:
-    """Of every image, by the dual's objective, which is never above it: at the residual of the code
-    that is exact for the atoms in use."""
+    """Each image's least objective, from the dual's, which is never above it: at the residual of
+    the code that is exact for the atoms in use."""
     images_, atoms = images()[0], dictionary().astype(np.float64)
     least = []
     for x, code in zip(images_.astype(np.float64), encode(images_, 10**6), strict=True):

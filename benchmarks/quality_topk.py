@@ -49,7 +49,7 @@ def train_saelens(array: np.ndarray, passes: int, seed: int) -> Callable[[Tensor
 
 
 def train_registered(array: np.ndarray, passes: int, seed: int) -> Callable[[Tensor], Tensor]:
-    """By SAELens' trainer, too: the training class of :mod:`aefast.saelens`."""
+    """Train by SAELens' trainer and the training class of :mod:`aefast.saelens`."""
     from aefast.saelens import FastTopKTrainingSAE, FastTopKTrainingSAEConfig
 
     return train_by_its_trainer(FastTopKTrainingSAE, FastTopKTrainingSAEConfig, array, passes, seed)
@@ -58,8 +58,8 @@ def train_registered(array: np.ndarray, passes: int, seed: int) -> Callable[[Ten
 def train_by_its_trainer(
     kind: Any, config: Any, array: np.ndarray, passes: int, seed: int
 ) -> Callable[[Tensor], Tensor]:
-    """From our model's parameters, and with SAELens' default settings: its directions do not keep a
-    norm of 1, but the code is scaled as if they did."""
+    """Train from our model's parameters, with SAELens' default settings: its directions do not keep
+    a norm of 1, but the code is scaled as if they did."""
     from sae_lens.config import SAETrainerConfig
     from sae_lens.training.sae_trainer import SAETrainer
 

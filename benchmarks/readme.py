@@ -132,7 +132,7 @@ ROWS = [
 
 
 def fill(text: str, results: Sequence[Result]) -> str:
-    """The same text with the figures of ``results`` between the markers that it has."""
+    """The text with the figures of ``results`` between its markers."""
     figures_of = {"headline": headline, "summary": summary, "table": figure_table}
     for name, render in figures_of.items():
         begin, end = f"<!-- {name}: filled by `make readme` -->\n", f"<!-- end of {name} -->"
@@ -171,7 +171,7 @@ def figure_table(results: Sequence[Result]) -> str:
 
 
 def _table(kinds: dict[str, list[Row]], results: Sequence[Result]) -> str:
-    """Of kinds of cases, those that were measured; what has a loss in it is bold."""
+    """A table of the kinds of cases that were measured; what has a loss in it is bold."""
     columns = {
         machine: of_machine
         for machine, of_machine in machines(results).items()

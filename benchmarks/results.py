@@ -67,7 +67,7 @@ def with_share_of_peak(case: Record, limits: dict[str, Any]) -> Record:
 
 
 def rounded(value: Any) -> Any:
-    """The same with spreads as lists, as many digits as mean something, and no nulls."""
+    """A value with spreads as lists, as many digits as mean something, and no nulls."""
     if isinstance(value, dict):
         if "lower_quartile" in value:
             return rounded([value[key] for key in ("lower_quartile", "median", "upper_quartile")])

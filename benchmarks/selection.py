@@ -5,7 +5,8 @@ from shapes import QUICK
 
 
 def quick(items: list[pytest.Item]) -> list[pytest.Item]:
-    """Of whole steps the shapes that are marked so, of any other function its first case."""
+    """The cases of a quick run: of whole steps the shapes that are marked so, of any other function
+    its first case."""
     first: dict[object, pytest.Item] = {}
     for item in items:
         if item.get_closest_marker("slow"):
@@ -18,8 +19,8 @@ def quick(items: list[pytest.Item]) -> list[pytest.Item]:
 
 
 def compiled(items: list[pytest.Item]) -> list[pytest.Item]:
-    """Where torch.compile is a baseline: of a function at each of its settings its first shape, and
-    the whole steps, which say so themselves."""
+    """The cases with torch.compile as a baseline: of a function at each of its settings its first
+    shape, and every whole step, whose case says it itself."""
     first: dict[object, pytest.Item] = {}
     for item in items:
         settings = [value for value in item.callspec.params.values() if isinstance(value, str)]

@@ -26,7 +26,7 @@ VISIBLE, HIDDEN, RANK_ROWS, STEPS = 784, 512, 512, 16
 
 
 def throughput(rank: int, size: int, store: str | None, results: Any) -> None:
-    """Of one process of a world: rows a second of all of them, put into ``results`` by rank 0."""
+    """One process of a world: the rows a second of all of them, put into ``results`` by rank 0."""
     torch.set_num_threads(1)
     if store is not None:
         dist.init_process_group(

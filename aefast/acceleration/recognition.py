@@ -228,7 +228,7 @@ def is_plain_linear(layer: nn.Module) -> bool:
 
 
 def _untransposed(node: object) -> tuple[object, bool]:
-    """Of a transpose: the node that it transposes, and True. Of another node: itself, and False."""
+    """The node that a transpose transposes, and True; any other node itself, and False."""
     if not isinstance(node, fx.Node):
         return node, False
     if node.op == "call_method" and (

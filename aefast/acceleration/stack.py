@@ -76,7 +76,7 @@ class Stack:
         return output
 
     def plain(self, x: Tensor, parameters: list[Tensor]) -> Tensor:
-        """The same layers with PyTorch's operations, as the model's own code has them."""
+        """The layers by PyTorch's operations, as the model's own code calls them."""
         for layer in self.layers:
             weight = parameters[layer.weight]
             bias = parameters[layer.bias] if layer.bias >= 0 else None

@@ -25,7 +25,7 @@ FACTORIES = (torch.empty, torch.full, torch.ones, torch.rand, torch.randn, torch
 
 
 def _functions() -> tuple[Callable[..., Tensor], ...]:
-    """What torch's modules call that the kernels serve."""
+    """The functions that torch's modules call and the kernels compute."""
     return (
         *(F.linear, F.relu, F.leaky_relu, F.softplus, F.gelu, F.silu, F.dropout),
         *(torch.sigmoid, torch.tanh),
@@ -170,7 +170,9 @@ class _NoDraws(ThreadLocalGenerator):
     """A draw while tracing is of tensors that are no placeholders. It is refused before it advances
     a generator."""
 
-    def draw(self, function: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    def draw(
+        self, function: Any, arguments: tuple[object, ...], options: dict[str, object]
+    ) -> object:
         raise ImpureError(OWN_TENSOR)
 
 

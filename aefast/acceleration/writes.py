@@ -2,7 +2,7 @@
 
 import inspect
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FunctionType
 from typing import Any
 
@@ -78,7 +78,7 @@ def is_write(node: fx.Node, module: nn.Module) -> bool:
     return _writes(node.target, node.args, node.kwargs)
 
 
-def _writes(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def _writes(function: Any, args: tuple[object, ...], kwargs: Mapping[str, object]) -> bool:
     if isinstance(function, OpOverload | OpOverloadPacket):
         return mutates(function)
     if function in IN_PLACE or function.__name__.endswith("_") or kwargs.get("out") is not None:

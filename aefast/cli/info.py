@@ -29,7 +29,7 @@ def info() -> None:
 
 
 def availability(name: str) -> str:
-    """Where a backend runs, or why it does not on the device that it is made for."""
+    """Which device a backend runs on, or why it does not run."""
     usable = [
         device
         for device in ("cpu", *backend.cuda_devices())
@@ -51,12 +51,12 @@ def choice(device: str) -> str:
 
 
 def choices() -> str:
-    """The same for every GPU."""
+    """The backend that an op takes on each GPU."""
     return "; ".join(dict.fromkeys(map(choice, backend.cuda_devices())))
 
 
 def kernels() -> str:
-    """Where the GPUs' kernels come from."""
+    """The source of the GPUs' kernels: ready-made binaries, or Triton's compiler."""
     sources = []
     for index in range(torch.cuda.device_count()):
         capability = torch.cuda.get_device_capability(index)

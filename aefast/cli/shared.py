@@ -87,7 +87,7 @@ def check_folder(file: Path, option: str) -> None:
 
 
 def check_output_folder(folder: Path, option: str) -> None:
-    """The same for a folder to write to, which may be created."""
+    """Check a folder to write to, which may be created."""
     with one_line_about(option):
         if folder.exists() and not folder.is_dir():
             fail(f"{option} is {str(folder)!r}, a file; it takes a folder")

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import typer
@@ -21,6 +21,7 @@ from aefast.messages import printable
 if TYPE_CHECKING:  # it imports packages that other commands do not need
     from aefast.distributed.world import World
     from aefast.training.loop import Status, Trainer
+    from aefast.training.run import Options
 
 INTERRUPTED = 130
 
@@ -88,7 +89,7 @@ def train(
     train_with_ranks(out, chosen, is_resumed, lambda: device or run.device_of(out), backend)
 
 
-def config_of(named: dict[str, Any]) -> dict[str, Any]:
+def config_of(named: "Options") -> "Options":
     """The options of the run that are on the command line, by name."""
     of_command = ("out", "resume", "backend")
     chosen = {
@@ -109,7 +110,7 @@ def config_of(named: dict[str, Any]) -> dict[str, Any]:
 
 def train_with_ranks(
     out: Path,
-    chosen: dict[str, Any],
+    chosen: "Options",
     is_resumed: bool,
     device_of_run: Callable[[], str],
     backend: str | None,
@@ -142,7 +143,7 @@ def train_with_ranks(
     raise typer.Exit(2)
 
 
-def begin(world: "World", out: Path, chosen: dict[str, Any], is_resumed: bool) -> None:
+def begin(world: "World", out: Path, chosen: "Options", is_resumed: bool) -> None:
     """Train in a run's folder, which the first rank locks."""
     from aefast.training import run
 

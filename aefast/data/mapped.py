@@ -88,7 +88,7 @@ def scratch(name: str, size: int = 0) -> Iterator[IO[bytes]]:
 def map_scratch(
     file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype, order: Order = "C"
 ) -> np.ndarray:
-    """What was written to a temporary file."""
+    """The content that was written to a temporary file."""
     file.flush()
     return np.memmap(file, dtype, "r", 0, shape, order)
 

@@ -15,7 +15,7 @@ class Pair(NamedTuple):
     targets: Tensor
 
     def to(self, *args: Any, **kwargs: Any) -> "Pair":
-        """Both, converted by ``torch.Tensor.to``."""
+        """Both tensors, converted by ``torch.Tensor.to``."""
         return Pair(self.inputs.to(*args, **kwargs), self.targets.to(*args, **kwargs))
 
 

@@ -82,7 +82,7 @@ def _read(source: str) -> Dataset:
 
 
 def _read_folder(folder: Path, name: str) -> Dataset:
-    """Of images where it holds one, else of shards."""
+    """The images of a folder if it holds one, else its shards."""
     paths = sorted(find(folder, ENDINGS_OF_SHARDS))
     if paths and next(find(folder, SUFFIXES), None) is None:
         return load_shards(paths, name)

@@ -60,7 +60,7 @@ class BatchShard(NamedTuple):
         return batch_mean + (local_mean - local_mean.detach())
 
     def is_any_of_batch(self, flags: Tensor) -> Tensor:
-        """For each flag whether it is set on any rank."""
+        """Whether each flag is set on any rank."""
         counts = flags.to(torch.float32)
         self.group.all_reduce(counts).wait()
         return counts > 0

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from aefast.data.tensor_rows import TensorRows
 from aefast.distributed.batch_shard import BatchShard
 from aefast.distributed.group import Group, LostRankError
 from aefast.distributed.losses import chains_of
+from aefast.nn.trainable import Trainable
 from aefast.step.minibatch_schedule import MinibatchSchedule
 
 
@@ -28,7 +29,7 @@ class SharedSteps(Protocol):
         reason: why it is this one.
     """
 
-    model: Any
+    model: Trainable
     name: str
     reason: str
 

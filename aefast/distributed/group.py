@@ -40,7 +40,7 @@ class Group(NamedTuple):
             return Sum(dist.all_reduce(tensor, group=self.handle, async_op=True))
 
     def any(self, *flags: bool) -> list[bool]:
-        """For each flag whether it is set on any rank."""
+        """Whether each flag is set on any rank."""
         if self.size == 1:
             return list(flags)
         counts = torch.tensor(flags, dtype=torch.float32, device=self._device())
@@ -125,7 +125,7 @@ class Group(NamedTuple):
         return 0 if self.handle is None else dist.get_global_rank(self.handle, 0)
 
     def _device(self) -> torch.device:
-        """Where small tensors are exchanged."""
+        """The device on which small tensors are exchanged."""
         return torch.device("cuda" if dist.get_backend(self.handle) == "nccl" else "cpu")
 
 

@@ -1,6 +1,6 @@
 """A share of a step in C++: its gradients in one call, their sum, and the optimizer's step."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from aefast.distributed.batch_shard import BatchShard
 from aefast.distributed.group import Group
 from aefast.distributed.shared_memory import SharedBlocks, shared_blocks
 from aefast.nn.step_plan import PlannedMachine, PlannedStep
+from aefast.nn.trainable import Trainable
 from aefast.ops.shared import checks
 from aefast.step import optimizers
 
@@ -52,8 +53,8 @@ class SentBlock(NamedTuple):
 
 
 class KernelSteps:
-    """All gradients lie in one block, which the ranks sum: in memory that they share, or with the
-    step's figures behind them over the network.
+    """Steps in C++. All gradients lie in one block, which the ranks sum: in memory that they share,
+    or with the step's figures behind them over the network.
 
     Args:
         model: what is trained.
@@ -66,7 +67,7 @@ class KernelSteps:
     reason = "the kernels take each rank's share of a step"
 
     def __init__(
-        self, model: Any, planned: PlannedStep, optimizer: torch.optim.Optimizer, group: Group
+        self, model: Trainable, planned: PlannedStep, optimizer: torch.optim.Optimizer, group: Group
     ) -> None:
         self.model = model
         self.planned = planned

@@ -1,7 +1,5 @@
 """A rank's share of an ordinary training step: the loss, backward, and the optimizer's step."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -9,6 +7,7 @@ from aefast.distributed.batch_shard import BatchShard
 from aefast.distributed.gradients import GradientSum
 from aefast.distributed.group import Group
 from aefast.distributed.losses import loss_of_shard
+from aefast.nn.trainable import Trainable
 
 
 class LoopSteps:
@@ -24,7 +23,7 @@ class LoopSteps:
     name = "loop"
 
     def __init__(
-        self, model: Any, optimizer: torch.optim.Optimizer, group: Group, reason: str
+        self, model: Trainable, optimizer: torch.optim.Optimizer, group: Group, reason: str
     ) -> None:
         self.model = model
         self.optimizer = optimizer

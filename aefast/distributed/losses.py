@@ -8,7 +8,7 @@ what the loss is a function of.
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from aefast.functional import gibbs
 from aefast.nn import RBM, BatchTopKSparseAutoencoder, SparseAutoencoder
 from aefast.nn.autoencoder import check_draw
 from aefast.nn.dictionary import SparseDictionary
+from aefast.nn.trainable import Trainable
 from aefast.ops.shared import dispatch
 from aefast.ops.sparsity.eager import divergence
 from aefast.thread_local_generator import ThreadLocalGenerator
@@ -32,10 +33,20 @@ BATCH_NORMS = (
     nn.LazyBatchNorm3d,
 )
 
+Model = TypeVar("Model", bound=nn.Module)
+
 ADDITIVE_LOSS = "shared or in parts it takes a mean over the rows, to which these add up"
 
 
-def loss_of_shard(model: Any, x: Tensor, seed: int, shard: BatchShard) -> Tensor | None:
+class WithCriterion(Trainable, Protocol):
+    """A module beside its loss: :class:`aefast.training.plain_model.PlainModel`."""
+
+    module: nn.Module
+    criterion: Callable[..., Tensor]
+    objective: str | None
+
+
+def loss_of_shard(model: Trainable, x: Tensor, seed: int, shard: BatchShard) -> Tensor | None:
     """The part of the loss of a shard's rows x ``[B, D]``; None without rows.
 
     What a model draws is what one process would draw for the whole minibatch, where its ``loss``
@@ -43,7 +54,7 @@ def loss_of_shard(model: Any, x: Tensor, seed: int, shard: BatchShard) -> Tensor
     """
     loss_of = _loss_of_minibatch(model)
     if loss_of is not None:
-        return loss_of(model, x, seed, shard)
+        return loss_of(x, seed, shard)
     if len(x) == 0:
         return None
     options = {"row_offset": shard.first} if takes_row_offset(model) else {}
@@ -51,19 +62,19 @@ def loss_of_shard(model: Any, x: Tensor, seed: int, shard: BatchShard) -> Tensor
 
 
 def _loss_of_minibatch(
-    model: Any,
-) -> Callable[[Any, Tensor, int, BatchShard], Tensor | None] | None:
+    model: Trainable,
+) -> Callable[[Tensor, int, BatchShard], Tensor | None] | None:
     """The function of a shard's part, for a loss that is not a mean over rows; else None."""
     if _has_loss_of(model, RBM):
-        return _machine_loss
+        return functools.partial(_machine_loss, model)
     if _has_loss_of(model, SparseAutoencoder) and model.penalty_kind == "kl":
-        return _sparse_loss
+        return functools.partial(_sparse_loss, model)
     if _has_loss_of(model, SparseDictionary):
-        return _dictionary_loss
+        return functools.partial(_dictionary_loss, model)
     return None
 
 
-def check_micro_batches(model: Any) -> None:
+def check_micro_batches(model: Trainable) -> None:
     """
     Raises:
         ValueError: parts of a minibatch do not add up to its loss.
@@ -76,7 +87,7 @@ def check_micro_batches(model: Any) -> None:
         )
 
 
-def check_model(model: Any) -> None:
+def check_model(model: Trainable | nn.Module) -> None:
     """
     Raises:
         ValueError: its loss cannot be shared, or its parameters are sharded already.
@@ -93,7 +104,7 @@ def check_model(model: Any) -> None:
         )
 
 
-def check_plain_model(model: Any, x: Tensor) -> None:
+def check_plain_model(model: WithCriterion, x: Tensor) -> None:
     """Check that a plain module's loss is a mean over rows, none of which depends on the others.
 
     Args:
@@ -116,7 +127,7 @@ def check_plain_model(model: Any, x: Tensor) -> None:
         raise ValueError(f"loss of some rows is not the mean of their losses; {ADDITIVE_LOSS}")
 
 
-def _reduction_of(criterion: Any) -> str:
+def _reduction_of(criterion: Callable[..., Tensor]) -> str:
     if isinstance(criterion, functools.partial):
         reduction = _reduction_of(criterion.func)
         return str(criterion.keywords.get("reduction", reduction))
@@ -124,7 +135,7 @@ def _reduction_of(criterion: Any) -> str:
 
 
 @torch.no_grad()
-def _is_mean_over_rows(model: Any, x: Tensor) -> bool:
+def _is_mean_over_rows(model: WithCriterion, x: Tensor) -> bool:
     """Compare the loss of two rows with the mean of their losses.
 
     True, too, where that tells nothing: outputs that are not rows, or a loss that draws.
@@ -155,7 +166,7 @@ def _is_mean_over_rows(model: Any, x: Tensor) -> bool:
     )
 
 
-def _criterion(model: Any, outputs: Sequence[Tensor], x: Tensor) -> Tensor:
+def _criterion(model: WithCriterion, outputs: Sequence[Tensor], x: Tensor) -> Tensor:
     output, *others = outputs
     loss: Tensor = model.criterion(output, x, *others)
     if loss.numel() != 1:
@@ -163,16 +174,16 @@ def _criterion(model: Any, outputs: Sequence[Tensor], x: Tensor) -> Tensor:
     return loss.double().reshape(())
 
 
-def takes_row_offset(model: Any) -> bool:
+def takes_row_offset(model: Trainable) -> bool:
     return "row_offset" in inspect.signature(model.loss).parameters
 
 
-def chains_of(model: Any) -> Tensor | None:
+def chains_of(model: Trainable) -> Tensor | None:
     """An RBM's persistent chains ``[C, D]``, of which each rank updates its rows; else None."""
     return model.chain if isinstance(model, RBM) else None
 
 
-def _has_loss_of(model: Any, cls: type[nn.Module]) -> bool:
+def _has_loss_of(model: Trainable, cls: type[Model]) -> TypeGuard[Model]:
     """Whether the model's loss is the method of this very class."""
     return getattr(model.loss, "__func__", None) is cls.__dict__["loss"]
 

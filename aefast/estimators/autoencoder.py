@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from scipy import sparse
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -29,6 +30,8 @@ from aefast.estimators.conversion import (
     LARGEST_SEED,
     ROWS_AT_ONCE,
     FloatTransformer,
+    Matrix,
+    MatrixLike,
     RandomState,
     all_or_nothing,
     as_tensor,
@@ -87,7 +90,7 @@ class BaseAutoencoder(FloatTransformer):
     _largest: float = field(init=False)
 
     @in_default_modes
-    def fit(self, X: Any, y: object = None) -> Self:
+    def fit(self, X: MatrixLike, y: object = None) -> Self:
         """Learn from X, an array or sparse matrix ``(n_samples, n_features)``.
 
         Raises:
@@ -124,7 +127,7 @@ class BaseAutoencoder(FloatTransformer):
         return self
 
     @in_default_modes
-    def partial_fit(self, X: Any, y: object = None) -> Self:
+    def partial_fit(self, X: MatrixLike, y: object = None) -> Self:
         """One gradient step on X, an array or sparse matrix ``(n_samples, n_features)``.
 
         Raises:
@@ -141,7 +144,7 @@ class BaseAutoencoder(FloatTransformer):
             return self
 
     @in_default_modes
-    def transform(self, X: Any) -> np.ndarray:
+    def transform(self, X: MatrixLike) -> np.ndarray:
         """The codes ``(n_samples, n_components)`` of the rows of X, in X's dtype.
 
         float32 rows run on the kernels; float64 ones on plain PyTorch, in float64.
@@ -156,7 +159,7 @@ class BaseAutoencoder(FloatTransformer):
         return self._apply("encode", X)
 
     @in_default_modes
-    def inverse_transform(self, X: Any) -> np.ndarray:
+    def inverse_transform(self, X: ArrayLike) -> np.ndarray:
         """The reconstructions ``(n_samples, n_features)`` of codes ``(n_samples, n_components)``,
         in the codes' dtype."""
         check_is_fitted(self)
@@ -165,7 +168,7 @@ class BaseAutoencoder(FloatTransformer):
 
     @in_default_modes
     @torch.no_grad()
-    def score_samples(self, X: Any) -> np.ndarray:
+    def score_samples(self, X: MatrixLike) -> np.ndarray:
         """The score ``(n_samples,)`` of each row of X, the higher the better; float64.
 
         Raises:
@@ -185,7 +188,7 @@ class BaseAutoencoder(FloatTransformer):
             scores = [self._score_rows(module, rows) for rows in blocks]
             return floored(torch.cat(scores)).numpy()
 
-    def score(self, X: Any, y: object = None) -> float:
+    def score(self, X: MatrixLike, y: object = None) -> float:
         """The mean of :meth:`score_samples` over the rows of X."""
         return float(np.mean(self.score_samples(X)))
 
@@ -228,11 +231,11 @@ class BaseAutoencoder(FloatTransformer):
         options = self.get_params(deep=False)
         return {name: value for name, value in options.items() if name not in shared}
 
-    def _module_options(self, X: Any) -> dict[str, Any]:
+    def _module_options(self, X: Matrix) -> dict[str, Any]:
         """The module's arguments, which may depend on the rows of X."""
         return self._options()
 
-    def _prepare(self, X: Any, goes_on: bool) -> None:
+    def _prepare(self, X: Matrix, goes_on: bool) -> None:
         """Set the module and its optimizer: new ones, or with ``goes_on`` those of the last fit."""
         architecture = {
             "hidden_layer_sizes": check_layer_sizes(self.hidden_layer_sizes),
@@ -264,12 +267,12 @@ class BaseAutoencoder(FloatTransformer):
             optimizer.load_state_dict(before.state_dict())  # which moves the state, too
         return optimizer
 
-    def _check_range(self, X: Any, module: Any) -> None:
+    def _check_range(self, X: Matrix, module: Any) -> None:
         takers = self._takers(module)
         if takers is not None:
             check_unit_interval(X, takers)
 
-    def _warn_of_scale(self, X: Any) -> None:
+    def _warn_of_scale(self, X: Matrix) -> None:
         most = largest(X)
         is_small = 0 < SMALLER * most < self._largest and X.shape[0] >= FEWEST_ROWS_TO_BE_SMALL
         if is_small or most > LARGER * self._largest:
@@ -293,7 +296,7 @@ class BaseAutoencoder(FloatTransformer):
         """The module's device."""
         return next(self.module_.parameters()).device
 
-    def _split(self, X: Any) -> tuple[Any, Any]:
+    def _split(self, X: Matrix) -> tuple[Matrix, Matrix]:
         """The training rows and the held-out rows."""
         samples = X.shape[0]
         count = math.ceil(self.validation_fraction * samples)
@@ -305,7 +308,7 @@ class BaseAutoencoder(FloatTransformer):
         order = self._random_state.permutation(samples)
         return X[order[count:]], X[order[:count]]
 
-    def _epochs(self, X: Any, epochs: int) -> list[float]:
+    def _epochs(self, X: sparse.csr_matrix | Tensor, epochs: int) -> list[float]:
         """Train for some epochs; the mean loss of each epoch's steps."""
         samples = X.shape[0]
         orders, seeds = [], []
@@ -318,7 +321,7 @@ class BaseAutoencoder(FloatTransformer):
         losses = self._take_sparse(X, schedule) if sparse.issparse(X) else self._take(X, schedule)
         return np.reshape(losses, (epochs, -1)).mean(1).tolist()
 
-    def _take_sparse(self, X: Any, schedule: MinibatchSchedule) -> list[float]:
+    def _take_sparse(self, X: sparse.csr_matrix, schedule: MinibatchSchedule) -> list[float]:
         """An epoch over a sparse matrix, of which some minibatches are made dense at a time."""
         losses: list[float] = []
         for minibatches in schedule.epochs():
@@ -358,7 +361,7 @@ class BaseAutoencoder(FloatTransformer):
             )
 
     @torch.no_grad()
-    def _held_out_loss(self, X: Any) -> float:
+    def _held_out_loss(self, X: Matrix) -> float:
         """The mean loss of the rows in evaluation mode, with the same draws at each call."""
         total = 0.0
         for number, rows in enumerate(row_blocks(X)):
@@ -482,7 +485,7 @@ class Autoencoder(BaseAutoencoder):
 
 
 def _rows_at_once(module: torch.nn.Module) -> int:
-    """Of which the largest layer's product ends soon."""
+    """A number of rows for which the largest layer's product ends soon."""
     largest_layer = max(parameter.numel() for parameter in module.parameters())
     return min(ROWS_AT_ONCE, max(1, PRODUCTS_AT_ONCE // largest_layer))
 

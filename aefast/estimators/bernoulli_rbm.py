@@ -3,7 +3,6 @@
 import time
 import warnings
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +17,8 @@ from aefast.estimators.conversion import (
     LARGEST_SEED,
     ROWS_AT_ONCE,
     FloatTransformer,
+    Matrix,
+    MatrixLike,
     RandomState,
     all_or_nothing,
     as_tensor,
@@ -98,7 +99,7 @@ class BernoulliRBM(FloatTransformer):
         self.persistent = persistent
 
     @in_default_modes
-    def fit(self, X: Any, y: object = None) -> "BernoulliRBM":
+    def fit(self, X: MatrixLike, y: object = None) -> "BernoulliRBM":
         """Learn from X, an array or sparse matrix ``(n_samples, n_features)`` of numbers in [0, 1].
 
         Raises:
@@ -138,7 +139,7 @@ class BernoulliRBM(FloatTransformer):
         return self
 
     @in_default_modes
-    def partial_fit(self, X: Any, y: object = None) -> "BernoulliRBM":
+    def partial_fit(self, X: MatrixLike, y: object = None) -> "BernoulliRBM":
         """One gradient step on X, an array or sparse matrix ``(n_samples, n_features)``.
 
         Raises:
@@ -163,7 +164,7 @@ class BernoulliRBM(FloatTransformer):
             return self
 
     @in_default_modes
-    def transform(self, X: Any) -> np.ndarray:
+    def transform(self, X: MatrixLike) -> np.ndarray:
         """P(h = 1 given v) of the rows of X: ``(n_samples, n_components)``, in X's dtype.
 
         Raises:
@@ -182,7 +183,7 @@ class BernoulliRBM(FloatTransformer):
         return without_nan(features, X, RANGE).astype(X.dtype, copy=False)
 
     @in_default_modes
-    def gibbs(self, v: Any) -> np.ndarray:
+    def gibbs(self, v: MatrixLike) -> np.ndarray:
         """The visible states ``(n_samples, n_features)`` after one Gibbs step from v: booleans.
 
         Raises:
@@ -199,7 +200,7 @@ class BernoulliRBM(FloatTransformer):
         return sample_chain(states, machine, seed=seed).visible.numpy().astype(bool)
 
     @in_default_modes
-    def score_samples(self, X: Any) -> np.ndarray:
+    def score_samples(self, X: MatrixLike) -> np.ndarray:
         """The pseudo-likelihood ``(n_samples,)``, in nats: the sum over the features of
         ln P(feature given all others). scikit-learn's draws one feature for each row.
 
@@ -218,7 +219,7 @@ class BernoulliRBM(FloatTransformer):
         check_steps(self.k)
         checks.check_positive(self.learning_rate, "learning_rate")
 
-    def _check_range(self, X: Any, argument: str = "X") -> None:
+    def _check_range(self, X: Matrix, argument: str = "X") -> None:
         """Check that X is in [0, 1]. Where fit's X was not, it only warns.
 
         It is called by methods with :func:`in_default_modes`, which the stack level counts.
@@ -264,7 +265,7 @@ class BernoulliRBM(FloatTransformer):
         plan = MachinePlan(visible, hidden, k=self.k)
         return PlainSteps(plan, parameters, chain, self.learning_rate)
 
-    def _blocks(self, X: Any) -> Iterator[Tensor]:
+    def _blocks(self, X: Matrix) -> Iterator[Tensor]:
         """The rows in whole minibatches: of a sparse matrix some at a time, else all."""
         if isinstance(X, Tensor):
             yield X
@@ -273,7 +274,7 @@ class BernoulliRBM(FloatTransformer):
         for rows in gen_batches(X.shape[0], rows_at_once):
             yield as_tensor(X[rows])
 
-    def _score(self, X: Any, units: int | None = None, seed: int = 0) -> np.ndarray:
+    def _score(self, X: Matrix, units: int | None = None, seed: int = 0) -> np.ndarray:
         # In float64 a row's score does not depend on the rows beside it, to scikit-learn's 1e-7.
         weight, visible_bias, hidden_bias = (parameter.double() for parameter in self._parameters())
         generator = torch.Generator().manual_seed(seed)

@@ -8,8 +8,8 @@ from aefast.estimators.autoencoder import Autoencoder
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class ContractiveAutoencoder(Autoencoder):
-    """Its code changes little where the data do: :class:`aefast.nn.ContractiveAutoencoder`,
-    trained by Adam.
+    """An autoencoder whose code changes little where the data do:
+    :class:`aefast.nn.ContractiveAutoencoder`, trained by Adam.
 
     The score is :class:`aefast.estimators.Autoencoder`'s: the reconstruction's, without the
     penalty.

@@ -4,13 +4,14 @@ import contextlib
 import inspect
 from collections.abc import Callable, Iterator
 from functools import wraps
-from typing import Any
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from scipy import sparse
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import check_array, check_random_state, gen_batches
+from sklearn.utils import Tags, check_array, check_random_state, gen_batches
 from torch import Tensor
 
 from aefast.data.dataset import reading
@@ -24,10 +25,17 @@ LARGEST_SEED = 2**31 - 1
 # As scikit-learn takes it: a seed, a generator, or None for NumPy's global one.
 RandomState = int | np.random.RandomState | None
 
+# As scikit-learn takes rows, and as its checks return them.
+MatrixLike: TypeAlias = ArrayLike | sparse.spmatrix
+Matrix: TypeAlias = np.ndarray | sparse.csr_matrix
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
 _NUMPY_DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
 
 
-def in_default_modes(method: Callable[..., Any]) -> Callable[..., Any]:
+def in_default_modes(method: Callable[P, R]) -> Callable[P, R]:
     """Run a method with gradients on, outside of inference mode and autocast, and on the CPU.
 
     Its first argument, X, is checked: its elements are numbers, and if it is mapped from a file,
@@ -37,7 +45,7 @@ def in_default_modes(method: Callable[..., Any]) -> Callable[..., Any]:
     first, place = (names or [""])[0], int("self" in inspect.signature(method).parameters)
 
     @wraps(method)
-    def run(*arguments: Any, **options: Any) -> Any:
+    def run(*arguments: P.args, **options: P.kwargs) -> R:
         plain = torch.autocast("cpu", enabled=False)
         # Under torch.device each call of torch takes 5 us more, a third of a small step.
         is_plain = torch.get_default_device().type == "cpu"
@@ -80,7 +88,7 @@ def as_tensor(X: Any, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def row_blocks(
-    X: Any, dtype: torch.dtype = torch.float32, at_once: int | None = None
+    X: Matrix, dtype: torch.dtype = torch.float32, at_once: int | None = None
 ) -> Iterator[Tensor]:
     """The rows of X as tensors of ``at_once`` rows, by default ``ROWS_AT_ONCE``, one after the
     other."""
@@ -90,21 +98,21 @@ def row_blocks(
 class FloatTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """A transformer of dense or sparse rows, which gives float32 for float32."""
 
-    def __sklearn_tags__(self) -> Any:
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
 
-def check_codes(X: Any, columns: int, unit: str) -> np.ndarray:
+def check_codes(X: ArrayLike, columns: int, unit: str) -> np.ndarray:
     """Check codes ``(n_samples, columns)``; a message calls the columns ``unit``."""
-    X = check_array(X, dtype=DTYPES, input_name="X")
-    if X.shape[1] != columns:
+    codes: np.ndarray = check_array(X, dtype=DTYPES, input_name="X")
+    if codes.shape[1] != columns:
         raise ValueError(
-            f"X has {X.shape[1]} columns; it takes one for each of the {columns} {unit}"
+            f"X has {codes.shape[1]} columns; it takes one for each of the {columns} {unit}"
         )
-    return X
+    return codes
 
 
 def draw_sample_seed(n_samples: int, random_state: RandomState) -> int:
@@ -113,12 +121,12 @@ def draw_sample_seed(n_samples: int, random_state: RandomState) -> int:
     return int(check_random_state(random_state).randint(LARGEST_SEED))
 
 
-def largest(X: Any) -> float:
+def largest(X: Matrix) -> float:
     """The largest absolute value in X."""
     return float(max(-X.min(), X.max()))
 
 
-def without_nan(result: np.ndarray, X: Any, takes: str) -> np.ndarray:
+def without_nan(result: np.ndarray, X: Matrix, takes: str) -> np.ndarray:
     """A result of finite rows X, in which NaN means that a product overflowed.
 
     Raises:
@@ -132,7 +140,7 @@ def without_nan(result: np.ndarray, X: Any, takes: str) -> np.ndarray:
     return result
 
 
-def outside_unit_interval(X: Any) -> float | None:
+def outside_unit_interval(X: Matrix) -> float | None:
     """A number of X outside [0, 1], or None. A scaler's 1 + 2e-16 counts as 1, which it is in the
     float32 that models compute in."""
     low, high = float(X.min()), float(X.max())
@@ -141,7 +149,7 @@ def outside_unit_interval(X: Any) -> float | None:
     return low if low < 0 else high
 
 
-def check_unit_interval(X: Any, takers: str) -> None:
+def check_unit_interval(X: Matrix, takers: str) -> None:
     """
     Args:
         takers: what takes numbers in [0, 1], for the message: "Bernoulli units take".

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from aefast.estimators.autoencoder import BaseAutoencoder
 from aefast.estimators.conversion import (
+    Matrix,
     RandomState,
     draw_sample_seed,
     in_default_modes,
@@ -31,7 +32,7 @@ ROWS_SCORED_AT_ONCE = 16
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class GenerativeAutoencoder(BaseAutoencoder):
-    """Its decoder is a distribution, Bernoulli or Gaussian."""
+    """An autoencoder whose decoder is a distribution, Bernoulli or Gaussian."""
 
     activation: str = "tanh"
     decoder_kind: str = "auto"
@@ -61,7 +62,7 @@ class GenerativeAutoencoder(BaseAutoencoder):
         row_blocks = rows.split(ROWS_SCORED_AT_ONCE)
         return floored(torch.cat([self._score_draws(module, block, noise) for block in row_blocks]))
 
-    def _module_options(self, X: Any) -> dict[str, Any]:
+    def _module_options(self, X: Matrix) -> dict[str, Any]:
         options = super()._module_options(X)
         if self.decoder_kind == "auto":
             is_binary = outside_unit_interval(X) is None

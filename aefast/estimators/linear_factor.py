@@ -8,10 +8,11 @@ Reference: Goodfellow, Bengio, Courville, "Deep Learning", MIT Press, 2016, chap
 import math
 from abc import abstractmethod
 from numbers import Integral
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from scipy.linalg import eigh
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
@@ -21,6 +22,8 @@ from aefast.distributed.group import group_of
 from aefast.estimators.conversion import (
     DTYPES,
     FloatTransformer,
+    Matrix,
+    MatrixLike,
     RandomState,
     all_or_nothing,
     check_codes,
@@ -34,6 +37,9 @@ from aefast.functional import linear_act
 from aefast.nn.likelihood import floored
 from aefast.ops.shared import checks
 from aefast.random import Step, normal
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 # float64 does not hold the squares of larger numbers.
 RANGE = "some up to 1e150"
@@ -91,7 +97,9 @@ class LinearFactorModel(FloatTransformer):
     n_components: Any
 
     @in_default_modes
-    def fit(self, X: Any, y: object = None, *, process_group: Any = None) -> Self:
+    def fit(
+        self, X: MatrixLike, y: object = None, *, process_group: "ProcessGroup | None" = None
+    ) -> Self:
         """Estimate from X, an array or sparse matrix ``(n_samples, n_features)``.
 
         Args:
@@ -124,7 +132,7 @@ class LinearFactorModel(FloatTransformer):
             return self._learn(of_all_ranks(group, local))
 
     @in_default_modes
-    def partial_fit(self, X: Any, y: object = None) -> Self:
+    def partial_fit(self, X: MatrixLike, y: object = None) -> Self:
         """Estimate from X and all rows that came before it, in fit too.
 
         The result is fit's on all the rows at once, to rounding, whatever the batches: the moments
@@ -183,7 +191,7 @@ class LinearFactorModel(FloatTransformer):
             return self._learn(moments.merged(other_moments))
 
     @in_default_modes
-    def transform(self, X: Any) -> np.ndarray:
+    def transform(self, X: MatrixLike) -> np.ndarray:
         """The codes ``(n_samples, n_components)`` of the rows of X, in X's dtype.
 
         float32 rows run on the kernels; float64 ones on plain PyTorch.
@@ -197,7 +205,7 @@ class LinearFactorModel(FloatTransformer):
         return without_nan(_affine(X, encoder, -encoder @ as_double(self.mean_)), X, RANGE)
 
     @in_default_modes
-    def inverse_transform(self, X: Any) -> np.ndarray:
+    def inverse_transform(self, X: ArrayLike) -> np.ndarray:
         """The reconstructions ``(n_samples, n_features)`` of codes ``(n_samples, n_components)``,
         in the codes' dtype."""
         self._check_is_fitted()
@@ -205,7 +213,7 @@ class LinearFactorModel(FloatTransformer):
         return _affine(X, self._decoder().T, as_double(self.mean_))
 
     @in_default_modes
-    def score_samples(self, X: Any) -> np.ndarray:
+    def score_samples(self, X: MatrixLike) -> np.ndarray:
         """The log-likelihood ``(n_samples,)`` of each row of X, in nats; float64.
 
         Raises:
@@ -218,7 +226,7 @@ class LinearFactorModel(FloatTransformer):
         scores = [log_density(rows - mean, weight, noise) for rows in blocks]
         return without_nan(floored(torch.cat(scores)).numpy(), X, RANGE)
 
-    def score(self, X: Any, y: object = None) -> float:
+    def score(self, X: MatrixLike, y: object = None) -> float:
         """The mean log-likelihood of the rows of X, in nats."""
         return float(np.mean(self.score_samples(X)))
 
@@ -262,7 +270,7 @@ class LinearFactorModel(FloatTransformer):
     def _estimate(self, moments: Moments, n_components: int) -> None:
         """Set ``components_``, ``noise_variance_`` and the subclass's other attributes."""
 
-    def _checked(self, X: Any, least_samples: int) -> Any:
+    def _checked(self, X: Matrix, least_samples: int) -> Any:
         self._check_parameters()
         return validate_data(
             self, X, accept_sparse="csr", dtype=DTYPES, ensure_min_samples=least_samples
@@ -293,7 +301,7 @@ class LinearFactorModel(FloatTransformer):
             )
         check_is_fitted(self, msg=message)
 
-    def _moments_with(self, X: Any, before: Moments) -> Moments:
+    def _moments_with(self, X: Matrix, before: Moments) -> Moments:
         """The moments of the rows before and of those of X."""
         return before.including(X)
 
@@ -330,7 +338,7 @@ class LinearFactorModel(FloatTransformer):
         return self.components_.shape[0]
 
 
-def _affine(X: Any, weight: Tensor, bias: Tensor) -> np.ndarray:
+def _affine(X: Matrix, weight: Tensor, bias: Tensor) -> np.ndarray:
     """``X Wt + b`` in X's dtype.
 
     It is computed in float64 where X is float64, or where the weight leaves float32's range, as an

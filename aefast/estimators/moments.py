@@ -6,7 +6,6 @@ with many features no ``[D, D]`` matrix is ever made.
 
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from aefast.distributed.group import Group
 from aefast.distributed.rows import check_widths
-from aefast.estimators.conversion import as_tensor, row_blocks
+from aefast.estimators.conversion import Matrix, as_tensor, row_blocks
 
 # Of each product's float64 rows, which nearly stay in cache; of float32 rows twice as many.
 ROWS_AT_ONCE = 2048
@@ -65,7 +64,7 @@ class Moments:
         with np.errstate(over="ignore"):
             return np.square(self._root()).sum(0) / self.count
 
-    def including(self, X: Any, *, single: bool = False) -> "Moments":
+    def including(self, X: Matrix, *, single: bool = False) -> "Moments":
         """The moments of these rows and those of X, an array or sparse matrix ``[N, D]``.
 
         Args:
@@ -147,8 +146,8 @@ def _products(spread: np.ndarray) -> np.ndarray:
 
 
 def _centered_products(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """As :func:`_centered`, and the products of the centered rows; in float64 where those of
-    float32 rows leave its range."""
+    """The rows less their mean, as :func:`_centered` has them, and the products of the centered
+    rows; in float64 where those of float32 rows leave its range."""
     with np.errstate(over="ignore", invalid="ignore"):
         center, spread = _centered(rows)
         products = _products(spread)
@@ -159,7 +158,7 @@ def _centered_products(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nda
     return center, spread, products
 
 
-def shape_of_all_ranks(group: Group, X: Any) -> tuple[int, int]:
+def shape_of_all_ranks(group: Group, X: Matrix) -> tuple[int, int]:
     """The number of rows on all ranks, and of features.
 
     Raises:
@@ -175,5 +174,5 @@ def of_all_ranks(group: Group, local: Moments) -> Moments:
     return reduce(Moments.merged, group.gather(local))
 
 
-def as_double(array: Any) -> Tensor:
+def as_double(array: Matrix) -> Tensor:
     return as_tensor(array, torch.float64)

@@ -6,12 +6,14 @@ from typing import Any, Self
 import numpy as np
 from sklearn.base import BaseEstimator, OutlierMixin, clone
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from aefast.data.elements import check_elements
 from aefast.estimators.autoencoder import Autoencoder
 from aefast.estimators.conversion import (
     DTYPES,
+    MatrixLike,
     RandomState,
     all_or_nothing,
     largest,
@@ -68,7 +70,7 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseEstimator):
         self.standardize = standardize
         self.random_state = random_state
 
-    def fit(self, X: Any, y: object = None) -> Self:
+    def fit(self, X: MatrixLike, y: object = None) -> Self:
         """Learn from X, an array ``(n_samples, n_features)``.
 
         Raises:
@@ -94,7 +96,7 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseEstimator):
             self.offset_ = float(np.percentile(scores, 100 * self.contamination))
             return self
 
-    def score_samples(self, X: Any) -> np.ndarray:
+    def score_samples(self, X: MatrixLike) -> np.ndarray:
         """The estimator's score ``(n_samples,)`` of each row of X; the lower, the more of an
         outlier. float64."""
         check_is_fitted(self)
@@ -103,11 +105,11 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseEstimator):
         scores: np.ndarray = self.estimator_.score_samples(self._scaled(X))
         return scores
 
-    def decision_function(self, X: Any) -> np.ndarray:
+    def decision_function(self, X: MatrixLike) -> np.ndarray:
         """``score_samples`` less ``offset_``: below 0 of outliers, ``(n_samples,)``."""
         return self.score_samples(X) - self.offset_
 
-    def predict(self, X: Any) -> np.ndarray:
+    def predict(self, X: MatrixLike) -> np.ndarray:
         """-1 for each row of X that is an outlier, 1 for the others, ``(n_samples,)``."""
         return np.where(self.decision_function(X) < 0, -1, 1)
 
@@ -135,7 +137,7 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseEstimator):
             )
         return scaled
 
-    def __sklearn_tags__(self) -> Any:
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = False
         return tags

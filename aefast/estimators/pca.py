@@ -1,14 +1,13 @@
 """Principal component analysis: the optimal linear autoencoder."""
 
 from numbers import Integral, Real
-from typing import Any
 
 import numpy as np
 import torch
 from sklearn.utils.extmath import svd_flip
 from torch import Tensor
 
-from aefast.estimators.conversion import RandomState
+from aefast.estimators.conversion import Matrix, RandomState
 from aefast.estimators.dimension import by_likelihood, by_share
 from aefast.estimators.linear_factor import LinearFactorModel, leading_axes
 from aefast.estimators.moments import Moments, as_double
@@ -110,7 +109,7 @@ class PCA(LinearFactorModel):
     def _least_samples(self, features: int) -> int:
         return max(2, features) if self.n_components == "mle" else super()._least_samples(features)
 
-    def _moments_with(self, X: Any, before: Moments) -> Moments:
+    def _moments_with(self, X: Matrix, before: Moments) -> Moments:
         is_tall = X.shape[0] >= TALL * X.shape[1]
         is_single = X.dtype == np.float32 and is_tall and self.svd_solver != "full"
         return before.including(X, single=is_single)
@@ -153,7 +152,7 @@ class PCA(LinearFactorModel):
 
 
 def principal_axes(moments: Moments, n_components: int) -> tuple[Tensor, Tensor, float]:
-    """Of the covariance: the leading eigenvalues ``[K]``, the largest first, their eigenvectors
+    """The covariance's leading eigenvalues ``[K]``, the largest first, their eigenvectors
     ``[K, D]``, and the sum of all eigenvalues."""
     if moments.scatter is None:
         root = as_double(moments.root) / (moments.count - 1) ** 0.5

@@ -1,12 +1,13 @@
 """Sparse coding with a learned dictionary as a scikit-learn transformer."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import check_array, check_random_state, gen_batches
+from sklearn.utils import Tags, check_array, check_random_state, gen_batches
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -17,6 +18,8 @@ from aefast.distributed.interrupts import noted_interrupts, stop_together
 from aefast.distributed.rows import DistributedRows
 from aefast.estimators.conversion import (
     DTYPES,
+    Matrix,
+    MatrixLike,
     RandomState,
     all_or_nothing,
     as_tensor,
@@ -30,6 +33,9 @@ from aefast.nn.likelihood import floored
 from aefast.ops.shared import checks
 from aefast.ops.sparse_coding import STEPS
 from aefast.ops.sparse_coding.op import check_settings
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 # The squares of larger numbers, summed over rows and features, leave float32's range.
 LARGEST = 2.0**50
@@ -105,7 +111,9 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         self.random_state = random_state
 
     @in_default_modes
-    def fit(self, X: Any, y: object = None, *, process_group: Any = None) -> "SparseCoding":
+    def fit(
+        self, X: MatrixLike, y: object = None, *, process_group: "ProcessGroup | None" = None
+    ) -> "SparseCoding":
         """Learn from X, an array ``(n_samples, n_features)``.
 
         Args:
@@ -139,7 +147,7 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         return self
 
     @in_default_modes
-    def partial_fit(self, X: Any, y: object = None) -> "SparseCoding":
+    def partial_fit(self, X: MatrixLike, y: object = None) -> "SparseCoding":
         """One step on X, an array ``(n_samples, n_features)``."""
         with all_or_nothing(self):
             self._check_parameters()
@@ -155,7 +163,7 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             return self
 
     @in_default_modes
-    def transform(self, X: Any) -> np.ndarray:
+    def transform(self, X: MatrixLike) -> np.ndarray:
         """The codes of the rows of X: ``(n_samples, n_components)``, in X's dtype.
 
         Raises:
@@ -168,18 +176,19 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         return without_nan(np.concatenate(codes), X, RANGE).astype(X.dtype, copy=False)
 
     @in_default_modes
-    def inverse_transform(self, X: Any) -> np.ndarray:
+    def inverse_transform(self, X: ArrayLike) -> np.ndarray:
         """Reconstructions ``(n_samples, n_features)`` of codes ``(n_samples, n_components)``."""
         check_is_fitted(self)
-        X = check_array(X, dtype=DTYPES)
-        if X.shape[1] != len(self.components_):
+        codes: np.ndarray = check_array(X, dtype=DTYPES)
+        if codes.shape[1] != len(self.components_):
             raise ValueError(
-                f"X has {X.shape[1]} columns; it takes codes of {len(self.components_)} components"
+                f"X has {codes.shape[1]} columns; it takes codes of {len(self.components_)} "
+                "components"
             )
-        return X @ self.components_.astype(X.dtype, copy=False)
+        return codes @ self.components_.astype(codes.dtype, copy=False)
 
     @in_default_modes
-    def score_samples(self, X: Any) -> np.ndarray:
+    def score_samples(self, X: MatrixLike) -> np.ndarray:
         """The negative objective of every row with its code, ``(n_samples,)``.
 
         Raises:
@@ -191,11 +200,11 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         scores = torch.cat([self._score(rows, dictionary) for rows in _blocks(X)])
         return without_nan(floored(scores).numpy(), X, RANGE)
 
-    def score(self, X: Any, y: object = None) -> float:
+    def score(self, X: MatrixLike, y: object = None) -> float:
         """The mean of :meth:`score_samples`: higher is better, at one penalty."""
         return float(self.score_samples(X).mean())
 
-    def _checked(self, X: Any, least_samples: int) -> np.ndarray:
+    def _checked(self, X: Matrix, least_samples: int) -> np.ndarray:
         self._check_parameters()
         X = validate_data(self, X, dtype=DTYPES, ensure_min_samples=least_samples)
         _check_size(X)
@@ -244,7 +253,7 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         arrays = (tensor.numpy() for tensor in (dictionary, code_products, data_products))
         self.components_, self._code_products, self._data_products = arrays
 
-    def __sklearn_tags__(self) -> Any:
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags

@@ -10,8 +10,8 @@ from aefast.estimators.generative import GenerativeAutoencoder
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class StochasticAutoencoder(GenerativeAutoencoder):
-    """Its encoder and decoder are distributions: :class:`aefast.nn.StochasticAutoencoder`, trained
-    by Adam.
+    """An autoencoder whose encoder and decoder are distributions:
+    :class:`aefast.nn.StochasticAutoencoder`, trained by Adam.
 
     ``transform`` gives the mean code, ``inverse_transform`` the mean row. The score of a row is
     E[ln p(x | h)], in nats, over codes h drawn from p(h | x): the mean over 64 draws, whose noise

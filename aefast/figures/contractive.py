@@ -94,8 +94,8 @@ def measure_shifts() -> tuple[dict[str, float], Tensor, dict[str, Tensor]]:
 
 
 def trained(data: Tensor, contraction: float) -> ContractiveAutoencoder:
-    """With the learning rate that gives either kind its lowest loss. A plain autoencoder that is
-    trained less overlaps more, by 0.21 at most, which is less than global PCA."""
+    """An autoencoder, trained with the learning rate that gives either kind its lowest loss. A
+    plain one that is trained less overlaps more, by 0.21 at most, which is less than global PCA."""
     model = initialized(
         lambda: ContractiveAutoencoder(data.shape[1], 128, contraction=contraction), seed=0
     )
@@ -116,7 +116,7 @@ def shifted(digit: Tensor, offsets: Tensor) -> Tensor:
 
 
 def smooth(image: Tensor) -> Tensor:
-    """So that it has a derivative along a shift."""
+    """The image, blurred so that it has a derivative along a shift."""
     binomial = torch.tensor([0.25, 0.5, 0.25], dtype=torch.float32, device="cpu")
     return F.conv2d(image[None, None], torch.outer(binomial, binomial)[None, None], padding=1)
 

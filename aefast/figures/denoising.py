@@ -67,7 +67,8 @@ def spiral(position: Tensor) -> Tensor:
 
 
 def gaussian_score_error() -> float:
-    """Of N(0, S), noised: the optimum (r(x) - x) / s^2 is the score -(S + s^2 I)^-1 x."""
+    """The error of (r(x) - x) / s^2, which for noised N(0, S) is at the optimum the score
+    -(S + s^2 I)^-1 x."""
     generator = torch.Generator().manual_seed(0)
     factor = torch.tensor([[1.0, 0.0], [0.8, 0.4]], dtype=torch.float32, device="cpu")
     data = (

@@ -108,7 +108,8 @@ def pca(data: Tensor, hidden: int) -> Autoencoder:
 
 @torch.no_grad()
 def squared_error(model: Callable[[Tensor], Tensor], images: Tensor) -> float:
-    """Of an image's reconstruction: summed over its pixels, the mean over the images."""
+    """The squared error of the reconstructions: summed over an image's pixels, the mean over
+    images."""
     return (model(images) - images).square().sum(1).mean().item()
 
 

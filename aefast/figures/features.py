@@ -81,7 +81,7 @@ def encoders(data: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:
 
 
 def accuracy(features: Tensor, labels: Tensor, held_out: Tensor, held_out_labels: Tensor) -> Tensor:
-    """Of logistic regression on held-out digits, ``[DRAWS, LABELED]``.
+    """The accuracy of logistic regression on held-out digits, ``[DRAWS, LABELED]``.
 
     Its penalty is the one that does best on the training digits whose labels it was not given, on
     average over the draws: none of what is held out.

@@ -112,7 +112,7 @@ def draw_stochastic(data: Tensor, count: int) -> Tensor:
 
 
 def draw_probabilistic_pca(data: Tensor, count: int) -> Tensor:
-    """Without the noise, and with the ink that there can be."""
+    """Samples of probabilistic PCA without its noise, clamped to [0, 1]."""
     model = ProbabilisticPCA(LATENT).fit(data.numpy())
     codes = model.transform(model.sample(count, random_state=0))
     return torch.from_numpy(model.inverse_transform(codes)).float().clamp(0, 1)

@@ -60,7 +60,7 @@ def independent_pixels(images: Tensor) -> Tensor:
 
 
 def make_models(visible: int) -> dict[str, Autoencoder]:
-    """The same layers, with nothing and with each of four regularizers."""
+    """Models of the same layers, one without and four with a regularizer."""
     layers: Any = {"visible": visible, "hidden": HIDDEN, "activation": "relu"}
     noise: Any = {"output_activation": "identity", "corruption_level": 0.4}
     makers: dict[str, Callable[[], Autoencoder]] = {

@@ -42,7 +42,7 @@ class Measured:
 
     @property
     def difference(self) -> float:
-        """Of scikit-learn's likelihoods to these, at most."""
+        """The largest difference of these likelihoods from scikit-learn's."""
         pairs = (self.principal, self.their_principal), (self.factors, self.their_factors)
         return max(abs(ours[size] - theirs[size]) for ours, theirs in pairs for size in THEIRS)
 

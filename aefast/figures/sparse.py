@@ -24,7 +24,7 @@ L1_SHOWN = 4  # of these weights, the one whose features are drawn
 
 @dataclass(frozen=True)
 class Measured:
-    """Of 100 units, all over held-out digits but the mean activities, which are the training's."""
+    """Measures of 100 units over held-out digits; the mean activities are over the training's."""
 
     means: dict[str, Tensor]  # each sigmoid unit's mean activity, [100]
     activities: dict[str, Tensor]  # of all sigmoid units, [360 * 100]

@@ -91,7 +91,7 @@ def examine(model: TopKSparseAutoencoder, rows: Tensor, names: list[str]) -> Mea
 
 
 def mean_cosine(directions: Tensor) -> Tensor:
-    """Of two different ones of the N unit vectors ``[..., N, D]``, on the average."""
+    """The mean cosine of two different ones of the N unit vectors ``[..., N, D]``."""
     count = directions.shape[-2]
     return (directions.sum(-2).square().sum(-1) - count) / (count * (count - 1))
 

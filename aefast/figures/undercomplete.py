@@ -70,7 +70,7 @@ def sentence(measured: Measured) -> str:
 
 
 def gains(errors: list[float], linear: list[float]) -> list[float]:
-    """By what share each error is below the linear one."""
+    """The share by which each error is below the linear one."""
     return [1 - error / other for error, other in zip(errors, linear, strict=True)]
 
 

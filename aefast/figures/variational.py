@@ -41,7 +41,7 @@ class Measured:
 
     @property
     def gap(self) -> float:
-        """From probabilistic PCA's log-likelihood down to the linear model's, at most."""
+        """The largest gap from probabilistic PCA's log-likelihood down to the linear model's."""
         return max(self.principal[size] - self.linear[size] for size in LINEAR_SIZES)
 
 
@@ -82,7 +82,7 @@ def importance_bound(model: VariationalAutoencoder, data: Tensor, samples: int) 
 
 
 def pixels_log_likelihood(data: Tensor, held_out: Tensor) -> float:
-    """Of the model in which each pixel is black by a probability of its own."""
+    """The log-likelihood of a model in which each pixel is black by a probability of its own."""
     probability = (data.sum(0) + 1) / (len(data) + 2)
     pixels = torch.distributions.Bernoulli(probability)
     return pixels.log_prob(held_out).sum(1).mean().item()
@@ -97,7 +97,7 @@ def fit_linear(data: Tensor, latent: int) -> VariationalAutoencoder:
 
 
 def exact_log_likelihood(linear: VariationalAutoencoder, data: Tensor) -> float:
-    """Of x = W z + b + noise, which is Gaussian: the mean over the data."""
+    """The mean log-likelihood of x = W z + b + noise, which is Gaussian."""
     assert linear.log_var is not None
     last = linear.decoder[-1]
     assert isinstance(last, LinearAct)

@@ -196,7 +196,7 @@ def _epoch(
 
 @contextlib.contextmanager
 def _in_training(machine: RBM) -> Iterator[None]:
-    """In training mode, and back however training ends."""
+    """Put a machine into training mode, and back however training ends."""
     was_training = machine.training
     machine.train()
     try:

@@ -36,7 +36,8 @@ class CompressedCode:
 
     @property
     def bits_per_element(self) -> float:
-        """Of an element of the rows that were encoded; of an image, the bits per pixel."""
+        """The bits for an element of the rows that were encoded; for an image, the bits per
+        pixel."""
         return 8 * self.nbytes / max(1, self.rows * self.visible)
 
 

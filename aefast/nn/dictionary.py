@@ -106,9 +106,9 @@ class SparseDictionary(HasSettings, Shardable):
         self.decoder_bias = nn.Parameter(torch.zeros_like(directions[0]))
         idle = torch.zeros(latents, dtype=torch.int64, device=directions.device)
         self.register_buffer("idle", idle)
-        self._make_parts()
+        self._make_modules()
 
-    def _make_parts(self) -> None:
+    def _make_modules(self) -> None:
         # In a tuple, which hides them from the modules: their parameters are the model's.
         self._encoder_decoder = (
             DictionaryEncoder(self, "encoder_", self.ENCODER_ALSO),
@@ -132,7 +132,7 @@ class SparseDictionary(HasSettings, Shardable):
 
     def _replicate_for_data_parallel(self) -> Self:
         replica = cast(Self, super()._replicate_for_data_parallel())
-        replica._make_parts()
+        replica._make_modules()
         return replica
 
     @torch.no_grad()
@@ -314,7 +314,7 @@ class SparseDictionary(HasSettings, Shardable):
         self._count_rows(math.prod(values.shape[:-1]), self._active(code))
 
     def _count_rows(self, rows: int, active: Tensor) -> None:
-        """So many rows of training, in which these latents, bool ``[L]``, were active."""
+        """Count so many rows of training, in which these latents, bool ``[L]``, were active."""
         self.idle += rows
         self.idle.masked_fill_(active, 0)
 

@@ -37,8 +37,8 @@ class DictionaryModule(nn.Module):
 
 
 class _ParametersByPrefix(Renamed[nn.Parameter | None]):
-    """Those of a model's parameters whose names begin alike. A reparametrized weight's original is
-    one of them: it bears the weight's name, and ``_orig`` after it."""
+    """The parameters of a model whose names begin with a prefix. A reparametrized weight's original
+    is one of them: it bears the weight's name, and ``_orig`` after it."""
 
     def __init__(
         self, members: dict[str, nn.Parameter | None], prefix: str, other_prefixes: tuple[str, ...]
@@ -55,7 +55,7 @@ class _ParametersByPrefix(Renamed[nn.Parameter | None]):
 
 
 class DictionaryEncoder(DictionaryModule):
-    """From rows to codes: a call computes what the model's ``encode`` does.
+    """The encoder, from rows to codes: a call computes what the model's ``encode`` does.
 
     >>> import torch
     >>> from aefast.nn import TopKSparseAutoencoder
@@ -72,7 +72,7 @@ class DictionaryEncoder(DictionaryModule):
 
 
 class DictionaryDecoder(DictionaryModule):
-    """From codes to rows: a call computes what the model's ``decode`` does.
+    """The decoder, from codes to rows: a call computes what the model's ``decode`` does.
 
     >>> import torch
     >>> from aefast.nn import TopKSparseAutoencoder

@@ -21,10 +21,10 @@ _ALLOCATIONS = (torch.ops.aten.empty, torch.ops.aten.zeros, torch.ops.aten.ones)
 
 
 class _Float32Draws(ThreadLocalGenerator):
-    """Of parameters in float32, so that they are the same under every default dtype."""
+    """Draws in float32, so that parameters are the same under every default dtype."""
 
     def __torch_dispatch__(
-        self, function: Any, types: Any, arguments: Any = (), options: Any = None
+        self, function: Any, types: object, arguments: Any = (), options: Any = None
     ) -> Any:
         options = options or {}
         if function.overloadpacket in _ALLOCATIONS and options.get("dtype") is None:
@@ -56,7 +56,7 @@ class _Undrawn(TorchFunctionMode):
     device a draw is no work, but it has torch import its compiler, which takes seconds."""
 
     def __torch_function__(
-        self, function: Any, types: Any, arguments: Any = (), options: Any = None
+        self, function: Any, types: object, arguments: Any = (), options: Any = None
     ) -> Any:
         options = options or {}
         name = function.__name__

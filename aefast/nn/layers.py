@@ -30,7 +30,7 @@ class Layers(nn.Module):
     (torch.Size([5, 10]), 2, 2)
     """
 
-    def __init__(self, modules: dict[str, Any], names: Sequence[str]) -> None:
+    def __init__(self, modules: dict[str, nn.Module | None], names: Sequence[str]) -> None:
         super().__init__()
         self.names = list(names)
         renamed = {str(index): name for index, name in enumerate(names)}
@@ -42,7 +42,7 @@ class Layers(nn.Module):
             x = layer(x)  # type: ignore[misc]
         return x
 
-    def of(self, modules: dict[str, Any]) -> "Layers":
+    def of(self, modules: dict[str, nn.Module | None]) -> "Layers":
         """The layers of the same names of a model's replica."""
         return Layers(modules, self.names)
 
@@ -77,7 +77,7 @@ class Renamed(MutableMapping[str, T]):
 
     @property
     def names(self) -> dict[str, str]:
-        """Of each member of this part by its name here."""
+        """The model's name of each member, by its name here."""
         return self._names
 
     def __getitem__(self, name: str) -> T:

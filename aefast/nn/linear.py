@@ -18,7 +18,7 @@ Device = torch.device | str | int | None
 
 
 class FactoryOptions(TypedDict):
-    """Of a constructor's tensors."""
+    """The device and dtype of a constructor's tensors."""
 
     device: Device
     dtype: torch.dtype | None
@@ -169,7 +169,7 @@ def preactivation(layer: nn.Module, x: Tensor, activation: str) -> Tensor:
 
 
 def stack_preactivation(layers: nn.Module, x: Tensor, activation: str) -> Tensor:
-    """The same of a module that calls its layers one after the other.
+    """The output, before its activation, of a module that calls its layers one after the other.
 
     Raises:
         TypeError: as :func:`invert`.

@@ -81,7 +81,8 @@ def is_plain(module: nn.Module) -> bool:
 
 
 def calls_only_its_own(module: nn.Module) -> bool:
-    """As :func:`is_plain`, but hooks of torch's counters of FLOPs may watch all modules."""
+    """Whether a module is plain as :func:`is_plain` says, but for hooks of torch's counters of
+    FLOPs, which may watch all modules."""
     return _is_bare(module) and not any(map(_changes_calls, _GLOBAL_HOOKS))
 
 

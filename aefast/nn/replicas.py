@@ -18,7 +18,7 @@ _wrappers: set[weakref.ref[DistributedDataParallel]] = set()
 
 
 def _note_wrapper(parent: nn.Module, name: str, child: object) -> None:
-    """Of each module that is put into another one: whether that is a wrapper."""
+    """Note, for each module that is put into another one, whether that is a wrapper."""
     if isinstance(parent, DistributedDataParallel):
         _wrappers.add(weakref.ref(parent, _wrappers.discard))
 

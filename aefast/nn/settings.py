@@ -12,7 +12,7 @@ Check = Callable[[Any, Any, str], Any]
 
 
 class Setting(NamedTuple):
-    """In a model's class, what an attribute of its instances takes."""
+    """What an attribute takes; stands in the model's class."""
 
     check: Check
 

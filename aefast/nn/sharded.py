@@ -1,5 +1,6 @@
 """FSDP2: a model's ``loss`` gathers its sharded parameters, as ``forward`` does."""
 
+from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
@@ -13,16 +14,16 @@ class Shardable(nn.Module):
     class of its own, which derives from its class. In that class ``loss`` is such a forward, too.
     """
 
-    def __init_subclass__(cls, **options: Any) -> None:
+    def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
         # By its name: to import it would take every process what a few need.
         if any(base.__name__ == "FSDPModule" for base in cls.__bases__):
             cls.loss = _gathering(cls.loss)  # type: ignore[attr-defined]
 
 
-def _gathering(loss: Any) -> Any:
+def _gathering(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     @wraps(loss)
-    def call(self: Any, *arguments: Any, **options: Any) -> Tensor:
+    def call(self: Any, *arguments: object, **options: object) -> Tensor:
         if "loss" in self.__dict__:  # called by what was registered: the parameters are there
             return loss(self, *arguments, **options)
         from torch.distributed.fsdp import register_fsdp_forward_method

@@ -4,8 +4,8 @@ from typing import TypedDict
 
 
 class StepFields(TypedDict, total=False):
-    """As the fields of :class:`aefast.step.plan.Plan`, which have the same names; what is left out
-    has that class's default."""
+    """Fields of :class:`aefast.step.plan.Plan`, under the same names; what is left out has that
+    class's default."""
 
     noise: str | None
     noise_level: float

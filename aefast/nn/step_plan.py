@@ -193,7 +193,7 @@ class CachedStep:
 
 
 class _Watched:
-    """What a plan depends on in one module of a plain model."""
+    """The state of one module of a plain model that a plan depends on."""
 
     __slots__ = (
         "activation",

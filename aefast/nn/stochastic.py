@@ -169,7 +169,7 @@ class StochasticAutoencoder(EncoderDecoder):
         seed: int | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Where Markov chains are after some steps: the means of x given their last codes.
+        """Samples of Markov chains after some steps: the means of x given their last codes.
 
         A step draws a code given x; the next one begins with a draw of x given that code.
 

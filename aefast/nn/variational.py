@@ -229,7 +229,7 @@ class VariationalAutoencoder(HasSettings, Shardable):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *arguments: Any
     ) -> None:
-        """With the state dict's old names, too."""
+        """Load a state dict, also one with the old names."""
         for old, part in OLD_NAMES.items():
             new = f"{prefix}{part}.{len(getattr(self, part)) - 1}."
             old = f"{prefix}{old}."

@@ -1,6 +1,6 @@
 """A torch optimizer's settings and state, handed to the kernels that take its steps."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -62,8 +62,12 @@ def _unprofiled(step: Any) -> Any:
     return step.__wrapped__ if getattr(step, "hooked", False) else step
 
 
+# As torch.optim has them: a group's settings, and the state of each parameter.
+Group = dict[str, Any]
+States = Mapping[Tensor, dict[str, Tensor]]
+
 # Each class's step, with the profiler or without: the class's attribute may be replaced later.
-_STEPS: dict[type, Any] = {cls: cls.step for cls in (SGD, Adam, AdamW)}
+_STEPS: dict[type, Callable[..., object]] = {cls: cls.step for cls in (SGD, Adam, AdamW)}
 
 
 def _steps_as_its_class(optimizer: Optimizer) -> bool:
@@ -123,7 +127,7 @@ class OptimizerSteps:
     def __init__(self, optimizer: Optimizer, parameters: Sequence[Tensor]) -> None:
         self.optimizer = optimizer
         self._parameter_numbers = {id(p): number for number, p in enumerate(parameters)}
-        self.trained: list[tuple[dict[str, Any], Tensor, int]] = []
+        self.trained: list[tuple[Group, Tensor, int]] = []
         self._without_state: list[Tensor] = []  # parameters whose state updates() created
 
     @property
@@ -164,7 +168,7 @@ class OptimizerSteps:
 
 
 def _adam(
-    kind: "_C.OptimizerKind", group: dict[str, Any], parameter: Tensor, states: dict[Tensor, Any]
+    kind: "_C.OptimizerKind", group: Group, parameter: Tensor, states: States
 ) -> "_C.ParameterUpdate":
     state = states[parameter]
     if not state:
@@ -191,7 +195,7 @@ def _adam(
 
 
 def _sgd(
-    kind: "_C.OptimizerKind", group: dict[str, Any], parameter: Tensor, states: dict[Tensor, Any]
+    kind: "_C.OptimizerKind", group: Group, parameter: Tensor, states: States
 ) -> "_C.ParameterUpdate":
     momentum = float(group["momentum"])
     buffer, is_first = None, False

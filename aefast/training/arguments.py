@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from aefast.data.dataset import from_array
 from aefast.data.elements import check_elements
 from aefast.data.pairs import PairedRows
 from aefast.data.tensor_rows import TensorRows
+from aefast.nn.trainable import Trainable
 from aefast.ops.shared import checks, dispatch
 from aefast.training.plain_model import plain_model
 
@@ -89,7 +90,7 @@ def _kind(data: Tensor) -> str:
     return "quantized" if data.is_quantized else str(data.layout).removeprefix("torch.")
 
 
-def check_function(data: Callable[..., Any]) -> None:
+def check_function(data: Callable[..., object]) -> None:
     """
     Raises:
         TypeError: data cannot be called without arguments.
@@ -104,7 +105,7 @@ def check_function(data: Callable[..., Any]) -> None:
         ) from None
 
 
-def with_loss(model: nn.Module, loss: str | Callable[..., Tensor] | None) -> Any:
+def with_loss(model: nn.Module, loss: str | Callable[..., Tensor] | None) -> Trainable:
     """The model, if it has a loss method; else a :class:`PlainModel` of it with ``loss``.
 
     Raises:
@@ -128,10 +129,10 @@ def with_loss(model: nn.Module, loss: str | Callable[..., Tensor] | None) -> Any
             "loss(x, seed=...) is a scalar, as the models of aefast.nn have it, or a plain module "
             "and its loss"
         )
-    return plain or model
+    return plain or cast(Trainable, model)
 
 
-def check_optimizer(model: Any, optimizer: Any) -> None:
+def check_optimizer(model: Trainable, optimizer: object) -> None:
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(f"optimizer is a {type(optimizer).__name__}; it takes a torch.optim one")
     parameter_ids = {id(parameter) for parameter in model.parameters()}

@@ -22,7 +22,7 @@ PRECISIONS = ("highest", "high", "medium")
 class _Json:
     """A dataclass that converts to and from JSON's types."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return dataclasses.asdict(self)  # type: ignore[call-overload]
 
     @classmethod
@@ -60,7 +60,7 @@ def _typed(value: object, kind: Any, name: str) -> Any:
     return value
 
 
-def _check(values: Any, limits: dict[str, Limit]) -> None:
+def _check(values: object, limits: dict[str, Limit]) -> None:
     """
     Args:
         limits: for each field a condition, and its wording in the message.

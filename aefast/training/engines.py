@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from aefast import random
 from aefast.data import Dataset
@@ -19,6 +19,7 @@ from aefast.distributed import kernel_steps, loop_steps
 from aefast.distributed.engine import GroupEngine, SharedSteps
 from aefast.distributed.group import Group
 from aefast.nn.step_plan import PlannedMachine, PlannedStep, check_width, plan_of
+from aefast.nn.trainable import Trainable
 from aefast.ops.shared import checks
 from aefast.step import optimizers
 from aefast.step.minibatch_schedule import MinibatchSchedule
@@ -59,7 +60,7 @@ class Engine(Protocol):
 
 
 def choose_engine(
-    model: nn.Module,
+    model: Trainable,
     dataset: Dataset | TensorRows | PairedRows,
     optimizer: torch.optim.Optimizer,
     loss: Loss,
@@ -90,9 +91,9 @@ def choose_engine(
 
 
 def choice_key(
-    model: nn.Module, dataset: Dataset | TensorRows | PairedRows, optimizer: torch.optim.Optimizer
+    model: Trainable, dataset: Dataset | TensorRows | PairedRows, optimizer: torch.optim.Optimizer
 ) -> list[object]:
-    """All that :func:`choose_engine` depends on: another key may mean another engine.
+    """Everything that :func:`choose_engine` depends on: another key may mean another engine.
 
     A callback changes it where it puts a hook on a layer, anneals a weight of the loss, or replaces
     a parameter.
@@ -111,13 +112,13 @@ def choice_key(
     ]
 
 
-def _example_of(model: nn.Module) -> Tensor:
+def _example_of(model: Trainable) -> Tensor:
     """A parameter, for its device and dtype."""
     return next(model.parameters(), torch.empty(0, dtype=torch.float32, device="cpu"))
 
 
 def _shared_steps(
-    model: nn.Module,
+    model: Trainable,
     dataset: Dataset | TensorRows,
     optimizer: torch.optim.Optimizer,
     group: Group,
@@ -130,7 +131,7 @@ def _shared_steps(
 
 
 def _planned(
-    model: nn.Module, dataset: Dataset | TensorRows, optimizer: torch.optim.Optimizer
+    model: Trainable, dataset: Dataset | TensorRows, optimizer: torch.optim.Optimizer
 ) -> PlannedStep | PlannedMachine | str:
     """The step that the kernels take with this optimizer; or why they do not."""
     planned = plan_of(model)
@@ -156,7 +157,7 @@ def _refusal(
 
 
 def _kernel_step(
-    model: nn.Module, dataset: Dataset | TensorRows, optimizer: torch.optim.Optimizer
+    model: Trainable, dataset: Dataset | TensorRows, optimizer: torch.optim.Optimizer
 ) -> "StepEngine | str":
     planned = _planned(model, dataset, optimizer)
     if isinstance(planned, str):
@@ -193,7 +194,7 @@ class StepEngine:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Trainable,
         planned: PlannedStep | PlannedMachine,
         dataset: Dataset,
         rows: "cpp.Rows",
@@ -231,7 +232,7 @@ class TrainingLoop:
     name = "loop"
 
     def __init__(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, loss: Loss, reason: str
+        self, model: Trainable, optimizer: torch.optim.Optimizer, loss: Loss, reason: str
     ) -> None:
         example = _example_of(model)
         self.device, self.dtype = example.device, example.dtype
@@ -260,7 +261,7 @@ class LoopEngine(TrainingLoop):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Trainable,
         dataset: Dataset | TensorRows | PairedRows,
         optimizer: torch.optim.Optimizer,
         loss: Loss,

@@ -4,10 +4,8 @@ An RBM's loss is a difference of free energies: near 0 for a good machine, and f
 nothing. A sparse dictionary's loss depends on the data's scale and on how many latents are active.
 """
 
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from aefast import random
 from aefast.data import Dataset
@@ -15,6 +13,7 @@ from aefast.data.pairs import Pair, PairedRows
 from aefast.data.tensor_rows import TensorRows
 from aefast.nn import RBM
 from aefast.nn.dictionary import SparseDictionary
+from aefast.nn.trainable import Trainable
 
 # With so many the metrics have three digits, and take as long as a few steps.
 EVALUATED_ROWS = 500
@@ -22,7 +21,7 @@ FLIPPED_UNITS = 8
 
 
 def metrics_of(
-    module: nn.Module, dataset: Dataset | PairedRows, indices: Tensor
+    module: Trainable, dataset: Dataset | PairedRows, indices: Tensor
 ) -> dict[str, float]:
     """The metrics of some of the rows of ``indices``, the same ones at every call. Empty for a
     model whose loss is enough."""
@@ -82,17 +81,15 @@ def early_stopping_metric(metrics: dict[str, float]) -> float:
     return metrics.get("reconstruction_error", metrics["held_out_loss"])
 
 
-def loss_of(model: Any, x: Tensor | Pair, seed: int | Tensor) -> Tensor:
+def loss_of(model: Trainable, x: Tensor | Pair, seed: int | Tensor) -> Tensor:
     """The loss of a minibatch, of rows alone or with their targets."""
     if isinstance(x, Pair):
-        loss: Tensor = model.loss(x.inputs, target=x.targets, seed=seed)
-    else:
-        loss = model.loss(x, seed=seed)
-    return loss
+        return model.loss(x.inputs, target=x.targets, seed=seed)
+    return model.loss(x, seed=seed)
 
 
 def held_out_loss(
-    model: Any,
+    model: Trainable,
     dataset: Dataset | TensorRows | PairedRows,
     batch_size: int,
     indices: Tensor | None = None,

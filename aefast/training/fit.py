@@ -24,6 +24,7 @@ from aefast.distributed.group import Group, current, group_of
 from aefast.distributed.interrupts import noted_interrupts
 from aefast.distributed.losses import check_micro_batches, check_model, check_plain_model
 from aefast.nn.step_plan import plan_of
+from aefast.nn.trainable import Trainable
 from aefast.ops.shared import checks
 from aefast.training.arguments import (
     Batches,
@@ -228,7 +229,7 @@ class _Call(NamedTuple):
         dataset: None where the batches come from a function.
     """
 
-    model: Any
+    model: Trainable
     dataset: Samples | None
     held_out: Samples | None
     settings: _FitSettings
@@ -261,8 +262,8 @@ def _call(
     validation: Rows | tuple[Rows, Rows] | None,
     settings: _FitSettings,
 ) -> _Call:
-    model = with_loss(model, loss)
-    check_optimizer(model, optimizer)
+    trained = with_loss(model, loss)
+    check_optimizer(trained, optimizer)
     if callable(data) and not isinstance(data, Tensor | nn.Module | Dataset):
         check_function(data)
         dataset = None
@@ -271,11 +272,11 @@ def _call(
     held_out = None if validation is None else rows_or_pairs(validation, "validation", model)
     held_out = on_scale_of(dataset, held_out)
     if settings.micro_batch_size is not None:
-        _check_parts(model, dataset)
-    return _Call(model, dataset, held_out, settings)
+        _check_parts(trained, dataset)
+    return _Call(trained, dataset, held_out, settings)
 
 
-def _check_parts(model: Any, dataset: Samples | None) -> None:
+def _check_parts(model: Trainable, dataset: Samples | None) -> None:
     """
     Raises:
         TypeError, ValueError: the losses of a minibatch's parts do not add up to its loss.
@@ -288,7 +289,7 @@ def _check_parts(model: Any, dataset: Samples | None) -> None:
     _check_mean(model, dataset)
 
 
-def _check_mean(model: Any, dataset: Dataset | TensorRows) -> None:
+def _check_mean(model: Trainable, dataset: Dataset | TensorRows) -> None:
     if isinstance(model, PlainModel):
         first = torch.arange(min(2, len(dataset)), dtype=torch.int64, device="cpu")
         check_plain_model(model, dataset.take(first).to(next(model.parameters())))

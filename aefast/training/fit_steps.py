@@ -3,16 +3,17 @@
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from aefast import random
 from aefast.data.minibatches import order_of
 from aefast.data.pairs import Pair
 from aefast.distributed.agreement import agree, settings_of
 from aefast.distributed.group import Group
+from aefast.nn.trainable import Trainable
 from aefast.ops.shared import checks
 from aefast.step.minibatch_schedule import CHUNK_SECONDS, MinibatchSchedule
 from aefast.training.arguments import Batches
@@ -167,7 +168,7 @@ class StreamSteps(CallSteps):
             if number < 0:
                 raise ValueError("data gave no batch; it takes a function that gives them anew")
 
-    def _begun(self) -> Iterable[Any]:
+    def _begun(self) -> Iterable[object]:
         batches: object = self.batches()
         if not isinstance(batches, Iterable):
             raise TypeError(
@@ -181,7 +182,7 @@ class StreamSteps(CallSteps):
             return self._checked_pair(batch)
         return self._checked_rows(batch)
 
-    def _checked_pair(self, batch: tuple[Any, ...]) -> Pair:
+    def _checked_pair(self, batch: tuple[object, ...]) -> Pair:
         if len(batch) != 2:
             raise ValueError(
                 f"data gave a tuple of {len(batch)}; it takes batches, or pairs of inputs and "
@@ -205,7 +206,7 @@ class StreamSteps(CallSteps):
 class EngineChoice(NamedTuple):
     """The arguments of :func:`choose_engine`, which all ranks call together."""
 
-    model: nn.Module
+    model: Trainable
     dataset: Samples
     optimizer: torch.optim.Optimizer
     loss: Loss

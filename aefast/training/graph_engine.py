@@ -8,12 +8,13 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from aefast.data import Dataset
 from aefast.data.dataset import reading
 from aefast.data.tensor_rows import TensorRows
 from aefast.nn.step_plan import PlannedStep, check_width, plan_of
+from aefast.nn.trainable import Trainable
 from aefast.step import optimizers
 from aefast.step.minibatch_schedule import MinibatchSchedule
 
@@ -144,7 +145,7 @@ class DeviceOptimizer:
 
 
 def count_device(group: dict[str, Any], count: Tensor) -> torch.device:
-    """Where torch's optimizer has its count of steps: on the CPU, unless it is fused."""
+    """The device of the optimizer's count of steps: the CPU, unless the optimizer is fused."""
     return count.device if group.get("fused") else torch.device("cpu")
 
 
@@ -208,7 +209,7 @@ class GraphEngine:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Trainable,
         rows: DeviceRows,
         optimizer: torch.optim.Optimizer,
         loss: Callable[[Tensor, Tensor], Tensor],
@@ -302,7 +303,7 @@ class GraphEngine:
             buffers.steps_taken.add_(1)
 
 
-def facts(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[object]:
+def facts(model: Trainable, optimizer: torch.optim.Optimizer) -> list[object]:
     """What a graph has fixed: the model's plan, the tensors' addresses, which are trained, and the
     optimizer's options but for its learning rates. A callback or a state dict may change them."""
     planned = plan_of(model)
@@ -320,7 +321,7 @@ def facts(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[object]:
 
 
 def graph_engine(
-    model: nn.Module,
+    model: Trainable,
     dataset: Dataset | TensorRows,
     optimizer: torch.optim.Optimizer,
     loss: Callable[[Tensor, Tensor], Tensor],

@@ -5,7 +5,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from aefast.distributed.group import current
 from aefast.messages import cut
 from aefast.nn import RBM, DeepBeliefStack
 from aefast.nn.dictionary import SparseDictionary
+from aefast.nn.trainable import Trainable
 from aefast.step.minibatch_schedule import MinibatchSchedule
 from aefast.training.checkpoint import Checkpoint
 from aefast.training.config import Config, Progress
@@ -66,7 +67,7 @@ class Stage:
     """
 
     label: str
-    module: nn.Module
+    module: Trainable
     loss: Loss
     below: tuple[RBM, ...] = ()
 
@@ -74,7 +75,7 @@ class Stage:
 def stages(model: nn.Module) -> list[Stage]:
     """A stack's stages, a machine each from the data up; any other model is one stage."""
     if not isinstance(model, DeepBeliefStack):
-        return [_stage("model", model, ())]
+        return [_stage("model", cast(Trainable, model), ())]
     machines = list(model)
     return [
         _stage(f"machine {layer + 1} of {len(machines)}", machine, tuple(machines[:layer]))
@@ -82,7 +83,7 @@ def stages(model: nn.Module) -> list[Stage]:
     ]
 
 
-def _stage(label: str, module: Any, below: tuple[RBM, ...]) -> Stage:
+def _stage(label: str, module: Trainable, below: tuple[RBM, ...]) -> Stage:
     return Stage(label, module, lambda x, seed: loss_of(module, x, seed), below)
 
 
@@ -200,7 +201,7 @@ class Trainer:
                 self._check_numbers(tensor, f"optimizer.{number}.{name}")
 
     def _check_numbers(self, tensor: Tensor, name: str) -> None:
-        """Of a parameter's state in a file that anybody may have changed."""
+        """Check the numbers of a parameter's state in a file that anybody may have changed."""
         if name.endswith(".step"):
             steps_taken = min(self._steps_of_stage, LARGEST_FLOAT32_COUNT)
             is_right, takes = tensor == steps_taken, f"{steps_taken}, the steps that were taken"

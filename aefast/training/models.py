@@ -1,6 +1,6 @@
 """The models that the command line trains: constructors, options and defaults of each."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -88,7 +88,7 @@ class Kind:
 
     module: Callable[..., nn.Module]
     sizes: Callable[[list[int]], Sizes]
-    options: dict[str, Any]
+    options: Mapping[str, object]
     unit_interval: tuple[str, str] | None
     learning_rate: float = 3e-3
     optimizer: Callable[[Parameters, float], torch.optim.Optimizer] = adam
@@ -97,7 +97,7 @@ class Kind:
     rows: str = "samples"
 
 
-def autoencoder(module: type[nn.Module], **options: Any) -> Kind:
+def autoencoder(module: type[nn.Module], **options: object) -> Kind:
     return Kind(
         module,
         lambda sizes: {"layers": sizes},
@@ -106,7 +106,7 @@ def autoencoder(module: type[nn.Module], **options: Any) -> Kind:
     )
 
 
-def dictionary(module: type[SparseDictionary], **options: Any) -> Kind:
+def dictionary(module: type[SparseDictionary], **options: object) -> Kind:
     return Kind(
         module,
         dictionary_sizes,

@@ -65,6 +65,10 @@ GAUSSIAN_MACHINE_RATE = 0.005
 MEDIAN_ROWS = 4096
 
 
+# By the names of :class:`aefast.training.config.Config` and of the model's constructor.
+Options = dict[str, Any]
+
+
 class RunError(OneLineError):
     """One line that says which option is wrong, and what it takes."""
 
@@ -116,13 +120,12 @@ def _locked(folder: Path) -> Iterator[str | None]:
         os.close(handle)
 
 
-def start(folder: Path, options: dict[str, Any]) -> Trainer:
+def start(folder: Path, options: Options) -> Trainer:
     """A new run, saved before its first step; in a process group by rank 0.
 
     Args:
         folder: the run's, locked by :func:`claimed`; nothing in it is overwritten.
-        options: by the names of :class:`aefast.training.config.Config` and of the model's
-            constructor.
+        options: those that were given.
 
     Raises:
         RunError, aefast.data.DataError: an option is wrong, or differs from another rank's.
@@ -146,7 +149,7 @@ def device_of(folder: Path) -> str:
         return "cpu"
 
 
-def _new(folder: Path | None, options: dict[str, Any]) -> Trainer:
+def _new(folder: Path | None, options: Options) -> Trainer:
     """A new run that is saved in a folder; None for a rank that does not save it."""
     if folder is not None:
         _check_new(folder)
@@ -174,7 +177,7 @@ def _new(folder: Path | None, options: dict[str, Any]) -> Trainer:
     return trainer
 
 
-def _load_apart(options: dict[str, Any], option: str, folder: Path | None) -> Dataset:
+def _load_apart(options: Options, option: str, folder: Path | None) -> Dataset:
     """The data of an option.
 
     Raises:
@@ -229,7 +232,7 @@ def _check_apart(folder: Path, data: Path, option: str) -> None:
         )
 
 
-def resume(folder: Path, options: dict[str, Any]) -> Trainer:
+def resume(folder: Path, options: Options) -> Trainer:
     """The run in a folder, as its checkpoint left it.
 
     Args:
@@ -245,7 +248,7 @@ def resume(folder: Path, options: dict[str, Any]) -> Trainer:
     return _together(current(), lambda: _resumed(folder, options))
 
 
-def _resumed(folder: Path, options: dict[str, Any]) -> Trainer:
+def _resumed(folder: Path, options: Options) -> Trainer:
     file = folder / CHECKPOINT_FILE
     if not file.is_file():
         raise RunError(f"{folder} holds no run; without --resume one starts there")
@@ -294,7 +297,7 @@ def _together(group: Group, begin: Callable[[], Trainer]) -> Trainer:
 
 
 def _facts(trainer: Trainer) -> dict[str, object]:
-    """All that must be equal on all ranks. The data's path may differ."""
+    """What must be equal on all ranks. The data's path may differ."""
     settings = {**vars(trainer.config), **trainer.config.options}
     data = settings.pop("data")
     del settings["options"], settings["targets"]
@@ -310,7 +313,7 @@ def _facts(trainer: Trainer) -> dict[str, object]:
     }
 
 
-def _changed(checkpoint: Checkpoint, folder: Path, options: dict[str, Any]) -> Config:
+def _changed(checkpoint: Checkpoint, folder: Path, options: Options) -> Config:
     """The configuration with the options that may change.
 
     Raises:
@@ -392,7 +395,7 @@ def _check_steps(trainer: Trainer, file: Path) -> None:
         )
 
 
-def with_sizes(options: dict[str, Any]) -> dict[str, Any]:
+def with_sizes(options: Options) -> Options:
     """The options with ``latents`` as ``hidden``, the sizes that every model has."""
     if "latents" not in options:
         return options
@@ -400,7 +403,7 @@ def with_sizes(options: dict[str, Any]) -> dict[str, Any]:
     return {**others, "hidden": [options["latents"]]}
 
 
-def configure(options: dict[str, Any], dataset: Dataset, targets: Dataset | None = None) -> Config:
+def configure(options: Options, dataset: Dataset, targets: Dataset | None = None) -> Config:
     """A run's configuration: the options, and the defaults of those that are missing."""
     kind = MODELS[options["model"]]
     model_options = {name: options.get(name, default) for name, default in kind.options.items()}
@@ -427,7 +430,7 @@ def absolute(source: str) -> str:
     return os.path.abspath(file) + ("" if member is None else f":{member}")
 
 
-def check_options(model: str, options: dict[str, Any]) -> None:
+def check_options(model: str, options: Options) -> None:
     """Check the model's name, that it takes the options, and the options' ranges.
 
     Raises:

@@ -34,7 +34,8 @@ def main() -> int:
 
 
 def count_instructions(extension: Path) -> Counts:
-    """Of each instruction set; of one that cannot be counted here the reason is printed."""
+    """Count the instructions of each instruction set; for one that cannot be counted here the
+    reason is printed."""
     measures: dict[str, Callable[[], dict[str, int]]] = {
         f"{name} instructions": partial(callgrind.instructions, extension, name)
         for name in callgrind.INSTRUCTION_SETS

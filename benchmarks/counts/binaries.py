@@ -57,7 +57,7 @@ def main() -> int:
 
 
 def count(folder: Path, record: cubins.Record) -> dict[str, int]:
-    """Of one binary of the manifest; shared memory is what a launch asks for."""
+    """The counts of one binary of the manifest; shared memory is what a launch asks for."""
     with NamedTemporaryFile(suffix=".cubin") as cubin:
         cubin.write(zlib.decompress((folder / record["file"]).read_bytes()))
         cubin.flush()
@@ -91,7 +91,7 @@ def read(origin: str) -> Counts | None:
 
 
 def write(origin: str, counted: dict[str, dict[str, int]]) -> None:
-    """In the place of what is there of this origin; a line a kernel."""
+    """Write the counts of this origin in the place of the old ones; a line a kernel."""
     known = json.loads(FILE.read_text()) if FILE.exists() else {}
     known[origin] = dict(sorted(counted.items()))
     text = ",\n".join(

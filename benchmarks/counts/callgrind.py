@@ -23,7 +23,7 @@ COMPILERS = re.compile(rb"(GCC: \([^)]*\)|clang version) (\d+\.\d+\.\d+)")
 
 
 def instructions(extension: Path, instruction_set: str) -> dict[str, int]:
-    """Of each case of ``kernels.py``, on one thread.
+    """The instructions of each case of ``kernels.py``, on one thread.
 
     Raises:
         Unavailable: a program is missing, or the processor has no such instruction set.

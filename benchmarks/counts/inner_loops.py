@@ -21,7 +21,7 @@ JUMP = re.compile(r"j\w+\s+([0-9a-f]+)\b")
 
 
 def instructions(extension: Path) -> dict[str, int]:
-    """Of all loops with as many multiply-adds, together.
+    """The instructions of the loops, added up over those with as many multiply-adds.
 
     Raises:
         Unavailable: objdump is missing, or the extension has no such loop.
@@ -37,7 +37,7 @@ def instructions(extension: Path) -> dict[str, int]:
 
 
 def totals(disassembly: str) -> dict[str, int]:
-    """By "N loops of M multiply-adds", the instructions of these loops."""
+    """The instructions of loops, by "N loops of M multiply-adds"."""
     loops: Counter[int] = Counter()
     counts: Counter[int] = Counter()
     for body in inner_loops(disassembly):

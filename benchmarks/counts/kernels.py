@@ -270,7 +270,7 @@ class Model:
 
 
 class Machine:
-    """The same of a restricted Boltzmann machine."""
+    """A restricted Boltzmann machine's plan and tensors."""
 
     def __init__(self, c: ModuleType, visible: int, hidden: int, k: int) -> None:
         self.c = c

@@ -39,7 +39,7 @@ def one_route() -> Iterator[None]:
 
 @contextmanager
 def silent() -> Iterator[None]:
-    """Without the lines that the profiler prints at its start and its end."""
+    """Silence the lines that the profiler prints at its start and its end."""
     with open(os.devnull, "w") as nowhere:
         stderr = os.dup(2)
         os.dup2(nowhere.fileno(), 2)

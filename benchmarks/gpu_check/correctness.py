@@ -96,7 +96,7 @@ def resized(case: Case, changes: dict[int, int]) -> Case:
 
 
 def against_float64(case: Case, dtype: torch.dtype) -> dict[str, Any]:
-    """As the self-test judges it; of drawn states in large numbers, how many differ."""
+    """Compare as the self-test does; of drawn states in large numbers, count how many differ."""
     if case.same_bits:
         computed, defined = (
             torch.cat([result.flatten() for result in results_of(name, case, dtype)])

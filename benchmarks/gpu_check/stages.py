@@ -85,7 +85,7 @@ class Stage:
 
 
 def stages(rehearsal: bool) -> list[Stage]:
-    """All but the binaries, which come before."""
+    """All stages but the binaries, which come before."""
     several = max(1, min(8, (os.cpu_count() or 1) // 2))
     one = partial(worker, rehearsal)
     tests = [test_file(file, rehearsal) for file in test_files(rehearsal)]
@@ -112,7 +112,7 @@ def worker(rehearsal: bool, stage: str, name: str, seconds: float) -> Job:
 
 
 def test_files(rehearsal: bool) -> list[str]:
-    """Those with cases for a GPU."""
+    """The test files with cases for a GPU."""
     if rehearsal:
         return ["tests/ops/test_waiting.py"]
     files = [path for pattern in TESTS for path in sorted(process.ROOT.glob(pattern))]

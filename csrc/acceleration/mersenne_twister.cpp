@@ -23,7 +23,7 @@ uint32_t twist(uint32_t word, uint32_t next) {
     return (mixed >> 1) ^ (next & 1u ? 0x9908b0dfu : 0u);
 }
 
-// The words in 32 bits, and how many of them are drawn.
+// The generator's words in 32 bits, and how many of them have been drawn.
 class Words {
   public:
     explicit Words(MersenneTwister& twister) : twister_(twister) {
@@ -40,11 +40,11 @@ class Words {
     void draw(uint32_t* output, int64_t count) {
         while (count > 0) {
             if (drawn_ == kWords) renew();
-            const int64_t some = std::min<int64_t>(count, kWords - drawn_);
-            temper(words_ + drawn_, output, some);
-            drawn_ += static_cast<int>(some);
-            output += some;
-            count -= some;
+            const int64_t ready = std::min<int64_t>(count, kWords - drawn_);
+            temper(words_ + drawn_, output, ready);
+            drawn_ += static_cast<int>(ready);
+            output += ready;
+            count -= ready;
         }
     }
 
@@ -76,16 +76,17 @@ class Words {
     int drawn_;
 };
 
-constexpr int64_t kAtOnce = 1024;
+constexpr int64_t kChunk = 1024;
 
-// draw(first, some) for all numbers, in their order; signals are heard between some and some.
+// Calls draw(first, count) for chunks of the numbers, in their order; between tasks of 64 chunks
+// signals are handled.
 template <class Draw>
-void in_their_order(int64_t count, const Draw& draw) {
-    constexpr int64_t kPerTask = 64 * kAtOnce;
-    parallel_for(1, (count + kPerTask - 1) / kPerTask, [&](int64_t task) {
-        const int64_t end = std::min((task + 1) * kPerTask, count);
-        for (int64_t first = task * kPerTask; first < end; first += kAtOnce)
-            draw(first, std::min(kAtOnce, end - first));
+void for_each_chunk_in_order(int64_t numbers, const Draw& draw) {
+    constexpr int64_t kPerTask = 64 * kChunk;
+    parallel_for(1, (numbers + kPerTask - 1) / kPerTask, [&](int64_t task) {
+        const int64_t end = std::min((task + 1) * kPerTask, numbers);
+        for (int64_t first = task * kPerTask; first < end; first += kChunk)
+            draw(first, std::min(kChunk, end - first));
     });
 }
 
@@ -94,7 +95,7 @@ constexpr int64_t kLanes = 8, kBlock = 2 * kLanes;
 constexpr uint32_t kUniformBits = 0xffffffu;
 
 void normal_blocks(const uint32_t* words, float* output, int64_t blocks) {
-    constexpr int64_t kPairs = kAtOnce / 2;
+    constexpr int64_t kPairs = kChunk / 2;
     alignas(64) float radius[kPairs], cosine[kPairs], sine[kPairs];
     alignas(64) uint32_t first[kPairs], second[kPairs];
     for (int64_t block = 0; block < blocks; ++block) {
@@ -124,10 +125,10 @@ void dropout_noise(MersenneTwister& twister, float* noise, int64_t count, double
     Words words(twister);
     const auto threshold = static_cast<int64_t>(std::ceil(std::ldexp(keep_probability, 53)));
     const float scale = 1.f / static_cast<float>(keep_probability);
-    alignas(64) uint32_t drawn[2 * kAtOnce];
-    in_their_order(count, [&](int64_t first, int64_t some) {
-        words.draw(drawn, 2 * some);
-        for (int64_t i = 0; i < some; ++i) {
+    alignas(64) uint32_t drawn[2 * kChunk];
+    for_each_chunk_in_order(count, [&](int64_t first, int64_t size) {
+        words.draw(drawn, 2 * size);
+        for (int64_t i = 0; i < size; ++i) {
             const int64_t bits =
                 static_cast<int64_t>(drawn[2 * i] & 0x1fffffu) << 32 | drawn[2 * i + 1];
             noise[first + i] = bits < threshold ? scale : 0.f;
@@ -135,25 +136,25 @@ void dropout_noise(MersenneTwister& twister, float* noise, int64_t count, double
     });
 }
 
-// 24 bits of a word.
+// A uniform is 24 bits of a word.
 void uniform(MersenneTwister& twister, float* values, int64_t count) {
     Words words(twister);
-    alignas(64) uint32_t drawn[kAtOnce];
-    in_their_order(count, [&](int64_t first, int64_t some) {
-        words.draw(drawn, some);
-        for (int64_t i = 0; i < some; ++i)
+    alignas(64) uint32_t drawn[kChunk];
+    for_each_chunk_in_order(count, [&](int64_t first, int64_t size) {
+        words.draw(drawn, size);
+        for (int64_t i = 0; i < size; ++i)
             values[first + i] =
                 static_cast<float>(static_cast<int32_t>(drawn[i] & 0xffffffu)) * 0x1p-24f;
     });
 }
 
-// The last 16 are drawn anew where the count is no multiple of that.
+// Where the count is no multiple of 16, the last 16 are drawn anew, as torch does.
 void normal(MersenneTwister& twister, float* values, int64_t count) {
     Words words(twister);
-    alignas(64) uint32_t drawn[kAtOnce];
-    in_their_order(count, [&](int64_t first, int64_t some) {
-        words.draw(drawn, some);
-        normal_blocks(drawn, values + first, some / kBlock);
+    alignas(64) uint32_t drawn[kChunk];
+    for_each_chunk_in_order(count, [&](int64_t first, int64_t size) {
+        words.draw(drawn, size);
+        normal_blocks(drawn, values + first, size / kBlock);
     });
     if (count % kBlock == 0) return;
     words.draw(drawn, kBlock);

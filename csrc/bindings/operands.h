@@ -25,14 +25,14 @@ struct Matrix {
         return {reinterpret_cast<const float*>(address), rows, columns, row_stride, column_stride};
     }
 
-    // Its first element, where the elements of a row lie beside each other.
+    // The address of the first element of a matrix whose rows are contiguous.
     template <class Element>
     Element* by_rows(const char* name) const {
         if (columns > 1 && column_stride != 1) throw layout_error(name, "the elements of a row");
         return reinterpret_cast<Element*>(address);
     }
 
-    // Its first element, where all elements lie beside each other.
+    // The address of the first element of a contiguous matrix.
     template <class Element>
     Element* dense(const char* name) const {
         if (rows > 1 && row_stride != columns) throw layout_error(name, "rows");

@@ -42,7 +42,7 @@ struct BlockShape {
     int64_t packing_cost;           // packing a row takes as long as multiplying this many columns
 };
 
-// Some rows and columns of a product are a product too.
+// The product of some of the left and right operands' rows: a block of the output.
 inline GemmArguments block_of(const GemmArguments& arguments, Range rows, Range columns) {
     const int64_t offset = rows.begin * arguments.output_row_stride + columns.begin;
     GemmArguments block = arguments;

@@ -47,11 +47,11 @@ namespace AEFAST_ISA {
 // The result is the same bit for bit for any number of threads.
 void gemm(const GemmArguments& arguments);
 
-// The same by float32 multiply-adds, whatever the precision and the matrix units.
+// gemm() by float32 multiply-adds, whatever the precision and the matrix units.
 void gemm_float32(const GemmArguments& arguments);
 
-// The same on bfloat16 matrix units, in gemm_amx.cpp. False where an output is not finite: the
-// output is then unspecified, and gemm_float32 tells whether that was right.
+// gemm() on bfloat16 matrix units, in gemm_amx.cpp. False where an output is not finite: the output
+// is then unspecified, and gemm_float32 computes it.
 bool gemm_tiles(const GemmArguments& arguments);
 
 // What pack_tiles() fills for a right operand [N, K].

@@ -206,8 +206,8 @@ inline bool add_row(const float* sums, const float* addend, float* target, int64
     return largest < kInfinity;
 }
 
-// The same for the part of a panel product that lies inside the output. A stride of 0 repeats the
-// addend's row.
+// Adds up and stores the part of a panel product that lies inside the output. A stride of 0 repeats
+// the addend's row.
 bool add_panel(const float* sums, const float* addend, int64_t addend_stride, float* target,
                int64_t target_stride, int64_t rows, int64_t columns) {
     bool finite = true;

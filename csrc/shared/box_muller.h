@@ -24,7 +24,7 @@ inline float box_muller_radius(float u) {
     return std::sqrt(-2.f * logarithm);
 }
 
-// The same of u = word * 2^-32 + 2^-33.
+// The radius of the uniform u = word * 2^-32 + 2^-33.
 inline float box_muller_radius(uint32_t word) {
     return box_muller_radius(static_cast<float>(word) * 0x1p-32f + 0x1p-33f);
 }

@@ -12,8 +12,8 @@
 
 namespace aefast {
 
-// Of a list that only grows: a signal's handler reads it, whatever the other threads do. One that
-// is no longer in use has no bytes, and is taken for the next.
+// An element of a list that only grows: a signal's handler reads it, whatever the other threads do.
+// An element that is no longer in use has no bytes, and serves the next mapping.
 struct MappingGuard::Mapping {
     std::atomic<uintptr_t> first{0}, last{0};
     std::atomic<bool> is_taken{false}, is_cut{false};

@@ -17,8 +17,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// Of a child that was forked before this library was loaded: the kernel knows that its process has
-// run no other program since, and where it has one thread, OpenMP has none to offer.
+// Whether this is a child that was forked before this library was loaded. The operating system
+// knows that the process has run no other program since, and where it has one thread, OpenMP has
+// none to offer.
 bool is_bare_child() {
 #if defined(__linux__)
     std::ifstream file("/proc/self/stat");

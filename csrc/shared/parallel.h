@@ -14,7 +14,7 @@ namespace aefast {
 // in a forked child everything runs on the calling thread.
 bool in_forked_child();
 
-// For a process that was forked before this library was loaded.
+// Called in a process that was forked before this library was loaded.
 void enter_forked_child();
 
 // Thrown to end a call that was interrupted by Ctrl-C, or by a signal whose handler asks for that.
@@ -75,12 +75,12 @@ extern thread_local Interruption* current_interruption;
 // Whether a long task should end early. Its unfinished results are never read.
 inline bool interrupted() { return current_interruption->has_come(); }
 
-// Elements of a row between two looks for signals.
-constexpr int64_t kElementsBetweenLooks = 1 << 16;
+// The number of elements of a row between two checks for signals.
+constexpr int64_t kElementsBetweenSignalChecks = 1 << 16;
 
-// The same, asked at every so many elements of a row; false in between.
+// Within a long row: interrupted() at every kElementsBetweenSignalChecks-th element, else false.
 inline bool interrupted_at(int64_t element) {
-    return element > 0 && element % kElementsBetweenLooks == 0 && interrupted();
+    return element > 0 && element % kElementsBetweenSignalChecks == 0 && interrupted();
 }
 
 // Runs body(task) for every task in [0, tasks), on at most `threads` threads. Which thread runs

@@ -74,7 +74,7 @@ void sgd(const ParameterUpdate& u, int64_t begin, int64_t end) {
     }
 }
 
-// As torch rounds it: in float64, once a number.
+// A batch normalization's running average, rounded as torch does: in float64, once a number.
 void average(const ParameterUpdate& u, int64_t begin, int64_t end) {
     const double momentum = u.is_cumulative ? 1.0 / static_cast<double>(u.step) : u.momentum;
     for (int64_t i = begin; i < end; ++i)

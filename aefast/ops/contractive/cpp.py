@@ -146,7 +146,7 @@ def _samples(start: Tensor) -> tuple[int, int, int, int]:
 
 
 def _addresses(lengths: RowLengths) -> tuple[int, int]:
-    """Of the squares and the scales, as a kernel takes them."""
+    """The addresses of the squares and the scales, as a kernel takes them."""
     squares, scales = lengths
     return squares.data_ptr(), 0 if scales is None else scales.data_ptr()
 

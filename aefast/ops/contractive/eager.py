@@ -131,7 +131,8 @@ def gradients(
     layers: Sequence[EncoderLayer],
     settings: PenaltySettings,
 ) -> list[Tensor | None]:
-    """By x, the weights and the biases, differentiable in their turn; None where not wanted.
+    """The gradients by x, the weights and the biases, differentiable in their turn; None where not
+    wanted.
 
     An alias stands for each of them: see :func:`aefast.ops.shared.autograd.aliases_of`.
     """

@@ -133,7 +133,7 @@ def penalty_of(
         return torch.ops.aefast.contractive_penalty(
             x, weights, biases, ",".join(activations), *settings._replace(seed=seed)
         )
-    primitives = _of_backend(x)
+    primitives = _primitives(x)
     primitives.autocast = autocast
     if dispatch.is_differentiated(x, *parameters):
         return _Penalty.apply(x, activations, settings, primitives, [], *parameters)
@@ -167,7 +167,7 @@ def _serves_autocast(x: Tensor, layers: list[EncoderLayer]) -> bool:
 def _cast(
     x: Tensor, layers: list[EncoderLayer], settings: PenaltySettings, autocast: torch.dtype
 ) -> tuple[Tensor, list[EncoderLayer]]:
-    """In one dtype: autocast's where a kernel takes it, else float32."""
+    """x and the layers in one dtype: autocast's where a kernel takes it, else float32."""
     kernel_dtypes = FUSED[backend.select(x.device, autocast)]
     fits = autocast in kernel_dtypes and passes.is_fused(layers, settings)
     dtype = autocast if fits else torch.float32
@@ -181,14 +181,14 @@ def _cast(
 def _products(
     primitives: PenaltyPrimitives, device: torch.device
 ) -> contextlib.AbstractContextManager[object]:
-    """How they are made: as torch's switches say, or in the place of autocast's."""
+    """The context of products: as torch's switches say, or in the place of autocast's products."""
     if primitives.autocast is None:
         return contextlib.nullcontext()
     return instead_of_autocast(device.type, primitives.autocast)
 
 
 def _materialize(x: Tensor, layers: Sequence[EncoderLayer]) -> tuple[Tensor, list[EncoderLayer]]:
-    """As memory holds them, and out of autograd's sight."""
+    """Detached tensors with memory that a pointer reads."""
     materialized = [
         EncoderLayer(
             dispatch.materialize(layer.weight, f"weights[{index}]").detach(),
@@ -202,15 +202,15 @@ def _materialize(x: Tensor, layers: Sequence[EncoderLayer]) -> tuple[Tensor, lis
     return dispatch.materialize(x, "x").detach(), materialized
 
 
-def _of_backend(x: Tensor) -> PenaltyPrimitives:
+def _primitives(x: Tensor) -> PenaltyPrimitives:
     return backend.implementation("contractive", backend.select(x.device, x.dtype)).primitives()
 
 
-def _of_backend_or_plain(
+def _primitives_or_plain(
     x: Tensor, layers: list[EncoderLayer], settings: PenaltySettings
 ) -> PenaltyPrimitives:
-    """For a registered op: where no backend serves, the steps in plain PyTorch do."""
-    return _of_backend(x) if _is_fused(x, layers, settings, traced=False) else PenaltyPrimitives()
+    """The primitives for a registered op: in plain PyTorch where no backend serves."""
+    return _primitives(x) if _is_fused(x, layers, settings, traced=False) else PenaltyPrimitives()
 
 
 def _forward(
@@ -234,7 +234,7 @@ def _backward(
     settings: PenaltySettings,
     needs_grad: NeedsGrad,
 ) -> list[Tensor | None]:
-    """By x, the weights and the biases."""
+    """The gradients by x, the weights and the biases."""
     if grad_penalty is not None:
         grad_penalty = dispatch.materialize(grad_penalty, "the incoming gradient")
     if grad_code is not None:
@@ -290,7 +290,7 @@ class _Penalty(KernelFunction):
         if torch.is_grad_enabled() or any(
             g is not None and (dispatch.is_transformed(g) or dispatch.is_traced(g)) for g in grads
         ):
-            # To be differentiated again, batched or traced: the definition's can.
+            # Differentiated again, batched or traced are the definition's gradients.
             flags = [needs_grad.x, *needs_grad.weights, *needs_grad.biases]
             x, *parameters = map(requiring_gradient, (x, *parameters), flags)
             layers = _layers(parameters, ctx.activations)
@@ -325,7 +325,7 @@ def _registered(
     """The penalty, the standard error (empty without one) and the code."""
     settings = PenaltySettings(probes, hessian_noise, hessian_weight, seed, row_offset)
     layers = _check_registered(x, weights, biases, activations, settings)
-    primitives = _of_backend_or_plain(x, layers, settings)
+    primitives = _primitives_or_plain(x, layers, settings)
     penalty, error, saved_pass = _forward(primitives, x, layers, settings, False)
     return penalty, x.new_empty(0) if error is None else error, saved_pass.encodings[0].code
 
@@ -361,7 +361,7 @@ def _registered_backward(
     if len(needs_grad) != 1 + 2 * count:
         raise ValueError(f"needs_grad has {len(needs_grad)} flags; it takes {1 + 2 * count}")
     flags = NeedsGrad(needs_grad[0], list(needs_grad[1 : 1 + count]), list(needs_grad[1 + count :]))
-    primitives = _of_backend_or_plain(x, layers, settings)
+    primitives = _primitives_or_plain(x, layers, settings)
     saved_pass = _forward(primitives, x, layers, settings, False)[2]
     gradients = _backward(primitives, grad_penalty, grad_code, saved_pass, settings, flags)
     return [x.new_empty(0) if gradient is None else gradient for gradient in gradients]

@@ -20,7 +20,7 @@ from aefast.ops.shared.precision import upcast
 
 
 class Encoding(NamedTuple):
-    """What encoding a batch computed, layer by layer."""
+    """The results of encoding a batch, layer by layer."""
 
     inputs: list[Tensor]  # [B, H_l]
     saved: list[Tensor]  # what the slopes are computed from
@@ -46,7 +46,7 @@ class RouteChoice(NamedTuple):
 
 
 class RowsPass(NamedTuple):
-    """What one route computes."""
+    """The squared norms of the rows' Jacobians by one route, and their gradients."""
 
     norms: Tensor
     gradients: rows.NormGradients | None
@@ -218,7 +218,7 @@ def encode_backward(
     grad_code: Tensor | None,
     needs_grad: NeedsGrad,
 ) -> EncoderGradients:
-    """From the gradients by slopes and code."""
+    """The gradients by x, weights and biases, from those by slopes and code."""
     result = EncoderGradients(None, [None] * len(layers), [None] * len(layers))
     for index, (weight, _, activation) in reversed(list(enumerate(layers))):
         grad, grad_bias = primitives.slope_backward(
@@ -285,7 +285,7 @@ def _closed_backward(
     lengths: RowLengths,
     settings: PenaltySettings,
 ) -> rows.NormGradients:
-    """Those of the sum above, with its second term."""
+    """The gradients of the sum above, with its second term."""
     difference = slope - noisy_slope
     slope_scaled = lengths.scaled(slope)
     change = settings.hessian_weight * lengths.scaled(difference)

@@ -27,11 +27,11 @@ Operand = Any
 class PenaltyPrimitives:
     """``saved`` is what ``encode`` keeps of a layer for its slopes act'(a): here a itself."""
 
-    # What products are to be as exact as, in the place of autocast's; None where it is off.
+    # The dtype of autocast, whose products ours replace at no less precision; None where it is off.
     autocast: torch.dtype | None = None
 
     def panel_bytes(self, device: torch.device) -> int:
-        """What the rows of a panel of samples may take. From 8 to 32 MiB it makes no difference."""
+        """The most memory of a panel of samples' rows. From 8 to 32 MiB it makes no difference."""
         return 8 << 20
 
     def corrupt(self, x: Tensor, noise: Noise) -> Tensor:
@@ -84,7 +84,8 @@ class PenaltyPrimitives:
         return grad, grad.sum(0)
 
     def row_lengths(self, weight: Tensor) -> RowLengths:
-        """Of a weight's rows, |W_j|^2; of a half precision's the weight comes in float32."""
+        """The squared lengths of a weight's rows, |W_j|^2; a half precision's weight comes in
+        float32."""
         return row_lengths(weight)
 
     def penalty(self, saved: Tensor, activation: str, lengths: RowLengths) -> Tensor:

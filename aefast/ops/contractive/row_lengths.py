@@ -25,13 +25,14 @@ class RowLengths(NamedTuple):
         return slopes if self.scales is None else slopes * self.scales
 
     def weight_gradient(self, grad: Tensor, weight: Tensor) -> Tensor:
-        """By the weight [H, D], of sum_i g_i d_ij^2 s_j [H]: g is the gradient by the penalties."""
+        """The gradient by the weight [H, D] of sum_i g_i d_ij^2 s_j [H]: g is the gradient by the
+        penalties."""
         rows = weight if self.scales is None else weight / self.scales[:, None]
         return 2 * grad[:, None] * rows
 
 
 def row_lengths(weight: Tensor) -> RowLengths:
-    """Of a weight [H, D]. A scale is the largest |w| of its row."""
+    """The row lengths of a weight [H, D]. A scale is the largest |w| of its row."""
     squares = weight.square().sum(1)
     if weight.shape[1] == 0 or _is_known_finite(squares):
         return RowLengths(squares, None)

@@ -87,7 +87,7 @@ def gram_pays(layers: Sequence[EncoderLayer], probes: int, samples: int) -> bool
 
 
 class NormGradients(NamedTuple):
-    """By the slopes at x and at x with noise, and by the weights."""
+    """The gradients by the slopes at x and at x with noise, and by the weights."""
 
     slopes: list[Tensor]
     noisy_slopes: list[Tensor] | None
@@ -271,7 +271,7 @@ class Norms:
         samples: slice,
         grad_slopes: list[Tensor],
     ) -> None:
-        """From the gradient by the finished rows to those by slopes and weights."""
+        """The gradients by slopes and weights, from that by the finished rows."""
         for index, stage in reversed(list(enumerate(self.route.stages))):
             before, slope = stage_rows[2 * index], slopes[stage.slope][samples]
             is_common = stage.weight is None and self.is_exact
@@ -296,7 +296,7 @@ class Norms:
         return product.reshape(rows.shape[0], self.rows, -1)
 
     def _operand(self, weight: int, transposed: bool) -> Operand:
-        """As the right operand [N, K] of left @ right.T, made ready once."""
+        """A weight as the right operand [N, K] of left @ right.T, packed once."""
         if (weight, transposed) not in self.operands:
             matrix = self.weights[weight]
             operand = self.primitives.operand(matrix if transposed else matrix.t())

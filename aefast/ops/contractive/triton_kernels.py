@@ -10,6 +10,7 @@ from aefast.ops.shared.triton_device import (
     activation_curvature,
     activation_gradient,
     round_to,
+    store_tile,
 )
 
 # The largest float32. A scale is at most this, so that it is finite for an infinite weight, too.
@@ -176,12 +177,9 @@ def slope_backward_kernel(
             # ReLU's is 0 where the slope is, even of an infinite gradient.
             grad += tl.where((activation == RELU) & (slope == 0.0), 0.0, slope * code)
         bias_total += tl.where((row < rows)[:, None], grad, 0.0)
-        pointers = grad_preactivation_pointer + row.to(tl.int64)[:, None] * padded_columns
-        mask = (row < rows)[:, None] & (column < padded_columns)[None, :]
-        tl.store(
-            tl.multiple_of(pointers + column[None, :], [1, 16]),
-            round_to(grad, grad_preactivation_pointer.dtype.element_ty),
-            mask=tl.max_constancy(mask, [1, ALIGNMENT]),
+        rounded = round_to(grad, grad_preactivation_pointer.dtype.element_ty)
+        store_tile(
+            grad_preactivation_pointer, rounded, row, column, rows, padded_columns, ALIGNMENT
         )
     partial = partial_pointer + row_block.to(tl.int64) * 2 * columns + column
     tl.store(partial, tl.sum(bias_total, axis=0), mask=column < columns)

@@ -53,6 +53,6 @@ def _thresholds(level: float) -> tuple[int, int]:
 
 @lru_cache
 def _bits(value: float, sign: float, dtype: torch.dtype) -> int:
-    """Those of a number in this dtype. Its sign stands by itself: 0 and -0 are the same key."""
+    """The bits of a number in this dtype. Its sign stands by itself: 0 and -0 are the same key."""
     bits = torch.tensor([value], dtype=dtype, device="cpu").view(torch.uint8).tolist()
     return int.from_bytes(bits, "little")

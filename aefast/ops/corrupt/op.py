@@ -32,7 +32,7 @@ def corrupt_with(x: Tensor, noise: Noise) -> Tensor:
 
 
 def run(x: Tensor, noise: Noise, traced: bool) -> Tensor:
-    """By the registered op, a backend's kernel or the definition; differentiable."""
+    """Noised x, by the registered op, a backend's kernel or the definition; differentiable."""
     if traced:
         if dispatch.is_defined_in_trace(x):
             return eager.corrupt(x, noise)
@@ -113,7 +113,7 @@ _registered.register_autograd(_backward, setup_context=_setup_context)
 
 
 @_registered.register_vmap
-def _(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
+def _(info: object, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
     return torch.vmap(lambda x, *noise: eager.corrupt(x, Noise._make(noise)), in_dims)(
         *arguments
     ), 0

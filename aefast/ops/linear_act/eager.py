@@ -69,7 +69,8 @@ def activation_backward(activation: str, grad: Tensor, z: Tensor) -> Tensor:
 
 
 def activation_backward_of_saved(activation: str, grad: Tensor, saved: Tensor | None) -> Tensor:
-    """The same from what a forward pass saved, the output or the pre-activation."""
+    """The gradient by the pre-activation from what forward saved, the output or the
+    pre-activation."""
     if saved is None:
         return grad
     if activation == "relu":

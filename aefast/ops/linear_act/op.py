@@ -106,10 +106,10 @@ def _backward(
     )
 
 
-def what_backward_needs(
+def saved_for_backward(
     activation: str, output: Tensor, preactivation: Tensor | None
 ) -> Tensor | None:
-    """What backward needs of forward's results."""
+    """The one of forward's results that backward reads."""
     if activation == "identity":
         return None
     return preactivation if activation in FROM_PREACTIVATION else output
@@ -129,7 +129,7 @@ class _LinearAct(KernelFunction):
     @staticmethod
     def setup_context(ctx: Context, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> None:
         x, weight, _, ctx.activation, ctx.name = inputs
-        saved = what_backward_needs(ctx.activation, *outputs)
+        saved = saved_for_backward(ctx.activation, *outputs)
         x_needed, weight_needed, *_ = ctx.needs_input_grad
         ctx.save_for_backward(x if weight_needed else None, weight if x_needed else None, saved)
         ctx.set_materialize_grads(False)
@@ -261,7 +261,7 @@ def _(
 
 def _setup_context(ctx: Context, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     x, weight, bias, ctx.activation = inputs
-    saved = what_backward_needs(ctx.activation, *output)
+    saved = saved_for_backward(ctx.activation, *output)
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(x, weight, bias, saved)
 

@@ -33,7 +33,7 @@ def _layers(weights: object, biases: object, activations: object) -> list[Layer]
 
 
 def _check(x: Tensor, layers: list[Layer]) -> None:
-    """All layers, before the first one runs."""
+    """Check all layers, before the first one runs."""
     check = checks.check_like
     if dispatch.autocast_dtype(x.device) is not None:
         check = checks.check_castable

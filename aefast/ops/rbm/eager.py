@@ -76,8 +76,8 @@ def free_energy(visible: Tensor, machine: Machine) -> Tensor:
 def divergence_gradients(
     visible: Tensor, end: Tensor, machine: Machine
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of mean F(visible) - mean F(end), for Bernoulli units, by the weight and the visible and
-    hidden biases: the statistics of the model less those of the data."""
+    """The gradients of mean F(visible) - mean F(end), for Bernoulli units, by the weight and the
+    visible and hidden biases: the statistics of the model less those of the data."""
     data_hidden = torch.sigmoid(hidden_input(visible, machine))
     end_hidden = torch.sigmoid(hidden_input(end, machine))
     return (

@@ -94,8 +94,8 @@ class ChainPrimitives:
     def statistics(
         self, states: States, weight: Operand, bias: Tensor | None, scale: float
     ) -> tuple[Tensor, Probabilities, Tensor]:
-        """Of the hidden units' inputs a = c + W v: the sum of softplus(a) over rows and units,
-        sigmoid(a) times scale [B, H], and the sum of that over the rows [H]."""
+        """Statistics of the hidden units' inputs a = c + W v: the sum of softplus(a) over rows and
+        units, sigmoid(a) times scale [B, H], and the sum of that over the rows [H]."""
         inputs = self.linear(states, weight, bias)
         energy = F.softplus(inputs).sum(1).sum()
         probabilities = inputs.sigmoid_().mul_(scale)

@@ -11,10 +11,21 @@ from aefast.ops.shared.triton_device import (
     philox,
     sigmoid,
     softplus,
+    store_tile,
     uniform,
 )
 from aefast.ops.shared.triton_gemm_kernels import as_operand, load_tile, tile_start
 from aefast.ops.shared.triton_terms_kernels import next_term
+
+
+@triton.jit
+def _uniforms(key, row, column_start, row_offset, step, COLUMNS: tl.constexpr):
+    """The uniforms of some rows, in COLUMNS columns from a multiple of 4 on."""
+    column_block = column_start // 4 + tl.arange(0, COLUMNS // 4)
+    word_0, word_1, word_2, word_3 = philox(
+        key, column_block[None, :], (row.to(tl.int64) + row_offset)[:, None], step.to(tl.uint32)
+    )
+    return interleave(uniform(word_0), uniform(word_1), uniform(word_2), uniform(word_3))
 
 
 @triton.jit
@@ -67,20 +78,10 @@ def _draw_tile(
         if draws != 0:
             factor = tl.load(factor_pointer + row, mask=(row < rows) & (has_factor != 0), other=1.0)
             value = sigmoid(factor[:, None] * value)
-            unit = column_start // 4 + tl.arange(0, COLUMNS // 4)
-            word_0, word_1, word_2, word_3 = philox(
-                key, unit[None, :], (row.to(tl.int64) + row_offset)[:, None], step.to(tl.uint32)
-            )
-            drawn = interleave(uniform(word_0), uniform(word_1), uniform(word_2), uniform(word_3))
-            state = tl.where((drawn < value) & inside, 1.0, 0.0)
+            drawn = _uniforms(key, row, column_start, row_offset, step, COLUMNS)
+            state = tl.where((drawn < value) & inside, 1.0, 0.0).to(tl.bfloat16)
             padded_columns = tl.cdiv(columns, ALIGNMENT) * ALIGNMENT
-            pointers = states_pointer + row.to(tl.int64)[:, None] * padded_columns + column[None, :]
-            mask = (row < rows)[:, None] & (column < padded_columns)[None, :]
-            tl.store(
-                tl.multiple_of(pointers, [1, 16]),
-                state.to(tl.bfloat16),
-                mask=tl.max_constancy(mask, [1, ALIGNMENT]),
-            )
+            store_tile(states_pointer, state, row, column, rows, padded_columns, ALIGNMENT)
         if keeps_means != 0:
             tl.store(values_pointer + offset, value, mask=inside)
 

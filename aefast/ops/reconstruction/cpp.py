@@ -6,7 +6,7 @@ from torch import Tensor
 from aefast import backend
 from aefast.ops.contractive.primitives import PenaltyPrimitives
 from aefast.ops.corrupt.noise import Noise
-from aefast.ops.linear_act.op import FROM_PREACTIVATION, what_backward_needs
+from aefast.ops.linear_act.op import FROM_PREACTIVATION, saved_for_backward
 from aefast.ops.reconstruction import panels
 from aefast.ops.reconstruction.settings import Gradients, LossInputs, LossSettings, PerInput
 from aefast.ops.shared import cpp as shared
@@ -31,7 +31,8 @@ def reconstruction_loss(
 
 
 def pays(inputs: LossInputs) -> bool:
-    """With the vendor's product only the memory is won, and only by several panels."""
+    """Whether panels pay. With the vendor's product they save memory alone, and only if they are
+    several."""
     hidden = inputs.encoder_weight.shape[0]
     if _panel_bytes(inputs) == VENDOR_PANEL_BYTES:
         return len(panels.panels_of(inputs.x, hidden, VENDOR_PANEL_BYTES)) > 1
@@ -44,7 +45,7 @@ def _panel_bytes(inputs: LossInputs) -> int:
 
 
 class _Primitives:
-    """What panels.LossPrimitives asks for."""
+    """Implements panels.LossPrimitives."""
 
     def __init__(self, panel_bytes: int = PANEL_BYTES) -> None:
         self.panel_bytes = panel_bytes
@@ -60,7 +61,7 @@ class _Primitives:
     ) -> tuple[Tensor, Tensor | None]:
         keep_preactivation = activation in FROM_PREACTIVATION
         code, preactivation = shared.linear_act(x, weight, bias, activation, keep_preactivation)
-        return code, what_backward_needs(activation, code, preactivation)
+        return code, saved_for_backward(activation, code, preactivation)
 
     def compare(
         self,

@@ -80,8 +80,8 @@ def reconstruction_loss(
 
 
 def gradients(inputs: LossInputs, settings: LossSettings) -> PerInput[Tensor]:
-    """Those of the summed loss, differentiable in their turn; a half precision's in float32, for
-    they are to be divided by the number of elements."""
+    """The gradients of the summed loss, differentiable in their turn; a half precision's in
+    float32, for they are to be divided by the number of elements."""
     if inputs.x.dtype in (torch.bfloat16, torch.float16):
         inputs = LossInputs._make(None if tensor is None else tensor.float() for tensor in inputs)
     x, encoder_weight, encoder_bias, decoder_weight, decoder_bias, target = inputs
@@ -130,7 +130,7 @@ def gradients(inputs: LossInputs, settings: LossSettings) -> PerInput[Tensor]:
 
 
 def noise_of(settings: LossSettings, first_row: int = 0) -> Noise:
-    """What corrupts the rows from this one on; salt and pepper are 1 and 0."""
+    """The noise of the rows from this one on; salt and pepper are 1 and 0."""
     kind = settings.corruption
     assert kind is not None
     row_offset = settings.row_offset + first_row

@@ -10,7 +10,7 @@ from torch import Tensor
 from aefast import backend
 from aefast.ops.contractive.primitives import PenaltyPrimitives
 from aefast.ops.corrupt.noise import Noise
-from aefast.ops.linear_act.op import what_backward_needs
+from aefast.ops.linear_act.op import saved_for_backward
 from aefast.ops.reconstruction import panels
 from aefast.ops.reconstruction.settings import Gradients, LossInputs, LossSettings, PerInput
 from aefast.ops.shared import numba as shared
@@ -29,12 +29,13 @@ def reconstruction_loss(
 
 
 def pays(inputs: LossInputs) -> bool:
-    """With the vendor's product only the memory is won, and only by several panels."""
+    """Whether panels pay. With the vendor's product they save memory alone, and only if they are
+    several."""
     return len(panels.panels_of(inputs.x, inputs.encoder_weight.shape[0], PANEL_BYTES)) > 1
 
 
 class _Primitives:
-    """What panels.LossPrimitives asks for."""
+    """Implements panels.LossPrimitives."""
 
     panel_bytes = PANEL_BYTES
 
@@ -52,7 +53,7 @@ class _Primitives:
         self, x: Tensor, weight: Tensor, bias: Tensor | None, activation: str
     ) -> tuple[Tensor, Tensor | None]:
         code, preactivation = self.layer.forward(x, weight, bias, activation, True)
-        return code, what_backward_needs(activation, code, preactivation)
+        return code, saved_for_backward(activation, code, preactivation)
 
     def compare(
         self,
@@ -66,7 +67,7 @@ class _Primitives:
     ) -> panels.Compared:
         activation = "identity" if settings.loss == "bce" else settings.output_activation
         output, preactivation = self.layer.forward(code, weight, bias, activation, True)
-        saved = what_backward_needs(activation, output, preactivation)
+        saved = saved_for_backward(activation, output, preactivation)
         kernel = _cross_entropy if settings.loss == "bce" else _squared_error
         loss, grad, grad_target = _compare(kernel, output, target, scale)
         if saved is not None and (needs_grad.output or needs_grad.bias):
@@ -142,7 +143,8 @@ def _cross_entropy(
     grad_target: np.ndarray,
     scale: np.float32,
 ) -> float:
-    """From logits. Summed in this order, a confident and right prediction keeps its small loss."""
+    """The cross-entropy from logits. Summed in this order, a confident and right prediction keeps
+    its small loss."""
     total = 0.0
     for i in range(output.size):
         z = output[i]

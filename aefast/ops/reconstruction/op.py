@@ -208,7 +208,7 @@ def _count(x: Tensor, reduction: str) -> int:
 
 
 def _scale(x: Tensor, reduction: str) -> float:
-    """What gradients are multiplied with at once; with the rest of 1 / count in backward.
+    """The factor of gradients in forward; backward multiplies them by the rest of 1 / count.
 
     A half precision's are divided last, in float32: they could vanish before.
     """

@@ -45,7 +45,7 @@ class Compared(NamedTuple):
 
 
 class LossPrimitives(Protocol):
-    """What a backend brings."""
+    """The operations that a backend implements; the loss is composed of them."""
 
     panel_bytes: int  # what a panel's code and reconstruction, and their gradients, may take
 
@@ -86,7 +86,7 @@ class LossPrimitives(Protocol):
         """da [P, H] = (dz @ weight.T) * act', and its sum over the rows [H]."""
 
     def contraction(self) -> PenaltyPrimitives:
-        """What the contractive penalty is made with."""
+        """The primitives of the contractive penalty."""
 
     def multiply(self, left: Tensor, right: Operand) -> Tensor:
         """left [P, K] @ right.T, for a right operand made ready."""
@@ -210,7 +210,7 @@ class EncoderBackward:
             self.grad_x[rows] = grad if self.has_target else grad + compared.grad_target
 
     def gradients(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """By x [B, D], by the weight [H, D] and by the bias [H]."""
+        """The gradients by x [B, D], by the weight [H, D] and by the bias [H]."""
         if self.penalty is not None and self.grad_weight is not None:
             self.grad_weight += self.penalty.weight_gradient()
         return self.grad_x, self.grad_weight, self.grad_bias

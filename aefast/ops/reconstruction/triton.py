@@ -18,7 +18,7 @@ from torch import Tensor
 from aefast import backend
 from aefast.ops.contractive.primitives import PenaltyPrimitives
 from aefast.ops.corrupt.noise import Noise
-from aefast.ops.linear_act.op import FROM_PREACTIVATION, what_backward_needs
+from aefast.ops.linear_act.op import FROM_PREACTIVATION, saved_for_backward
 from aefast.ops.reconstruction import panels
 from aefast.ops.reconstruction.settings import Gradients, LossInputs, LossSettings, PerInput
 from aefast.ops.shared import triton_activation, triton_gemm
@@ -215,7 +215,7 @@ class _Primitives:
     ) -> tuple[Tensor, Tensor | None]:
         keep_preactivation = activation in FROM_PREACTIVATION
         code, preactivation = triton_gemm.multiply(x, weight, bias, activation, keep_preactivation)
-        return code, what_backward_needs(activation, code, preactivation)
+        return code, saved_for_backward(activation, code, preactivation)
 
     def compare(
         self,

@@ -95,8 +95,8 @@ class _OfTransform:
 
 
 def requiring_gradient(tensor: Any, is_needed: bool) -> Any:
-    """The same numbers, of which autograd can be asked for a gradient that is needed: those that
-    came out of a transform of torch.func that has ended require none."""
+    """The same tensor, or one of the same numbers that requires the gradient that is needed: what
+    came out of a transform of torch.func that has ended requires none."""
     if tensor is None or tensor.requires_grad or not is_needed:
         return tensor
     return tensor * torch.ones((), dtype=tensor.dtype, device=tensor.device, requires_grad=True)
@@ -158,8 +158,8 @@ def versions_of(tensors: Iterable[Tensor]) -> list[int]:
 
 
 def check_versions(tensors: Iterable[Tensor], versions: list[int], argument: str) -> None:
-    """What a backward would compute a loss with again is as it was: tensors that a node holds by
-    reference, the first of them ``argument``, the others parameters.
+    """Check that tensors were not written to since forward, where backward computes a loss of them
+    again: the first of them is called ``argument``, the others are parameters.
 
     Raises:
         RuntimeError: one was written to.

@@ -36,7 +36,7 @@ def check_tensor(value: object, argument: str) -> None:
 
 
 def check_like(value: Tensor, argument: str, reference: Tensor, reference_argument: str) -> None:
-    """The same dtype and device as another argument."""
+    """Check that a tensor has the dtype and device of another argument."""
     check_tensor(value, argument)
     if value.dtype != reference.dtype:
         raise TypeError(
@@ -49,7 +49,7 @@ def check_like(value: Tensor, argument: str, reference: Tensor, reference_argume
 def check_castable(
     value: Tensor, argument: str, reference: Tensor, reference_argument: str
 ) -> None:
-    """As ``check_like``, of any dtype: autocast casts."""
+    """Check as ``check_like``, but in any dtype, since autocast casts."""
     check_tensor(value, argument)
     _check_device(value, argument, reference, reference_argument)
 

@@ -72,6 +72,6 @@ def measured(processor: str | None, instruction_set: str, precision: str) -> Rat
 
 
 def _generation(processor: str) -> int:
-    """Of AMD's Zen: 1 of the first one, which bears no number."""
+    """The generation of AMD's Zen: 1 for the first one, which bears no number."""
     number = processor.removeprefix("AMD Zen").strip()
     return int(number or 1)

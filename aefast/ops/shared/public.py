@@ -41,8 +41,8 @@ def public(function: Callable[P, R]) -> Callable[P, R]:
 def result(cls: Class) -> Class:
     """A named tuple that a function of aefast.functional returns.
 
-    Of tensors of a subclass torch makes a function's result anew, as ``cls(iterator)``: its own
-    named tuples take that.
+    Where it holds tensors of a subclass, torch rebuilds it as ``cls(iterator)``, which torch's own
+    named tuples take.
     """
     of_fields = cls.__new__
 

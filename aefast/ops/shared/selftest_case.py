@@ -43,7 +43,7 @@ def layer(normal: Draw, uniform: Draw) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def two_layers(normal: Draw, uniform: Draw) -> tuple[Tensor, ...]:
-    """The same, with the weight and bias of a second layer, of 13 units."""
+    """The tensors of :func:`layer`, and the weight and bias of a second layer, of 13 units."""
     return *layer(normal, uniform), normal(13, 31) / 3, normal(13) / 2
 
 

@@ -328,3 +328,11 @@ def round_to(x, dtype: tl.constexpr):
         return rounded.to(tl.uint16).to(tl.bfloat16, bitcast=True)
     else:
         return x.to(dtype)
+
+
+@triton.jit
+def store_tile(pointer, value, row, column, rows, padded_columns, ALIGNMENT: tl.constexpr):
+    """Store a tile of a contiguous matrix ``[rows, padded_columns]``, 16 bytes at a time."""
+    pointers = pointer + row.to(tl.int64)[:, None] * padded_columns + column[None, :]
+    mask = (row < rows)[:, None] & (column < padded_columns)[None, :]
+    tl.store(tl.multiple_of(pointers, [1, 16]), value, mask=tl.max_constancy(mask, [1, ALIGNMENT]))

@@ -78,5 +78,6 @@ def duality_gap(problem: Problem, code: Tensor) -> Tensor:
 
 
 def largest_eigenvalue(gram: Tensor) -> float:
-    """Of a positive semi-definite matrix; above 0, so that one may divide by it."""
+    """The largest eigenvalue of a positive semi-definite matrix; above 0, so that one may divide by
+    it."""
     return max(torch.linalg.eigvalsh(gram)[-1].item(), torch.finfo(gram.dtype).tiny)

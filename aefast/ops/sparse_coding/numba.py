@@ -134,7 +134,7 @@ def _measure(
     following_product: np.ndarray,
     weight: np.float32,
 ) -> tuple[np.float32, np.float32, np.float32, np.float32, np.float32]:
-    """What one step moved, as StepSizes in csrc/ops/sparse_coding/sparse_coding.cpp."""
+    """The sizes of one step, as StepSizes in csrc/ops/sparse_coding/sparse_coding.cpp."""
     square = curvature = norm = change = along = np.float32(0)
     for i in range(code.size):
         moved = following[i] - (code[i] + weight * (code[i] - previous[i]))

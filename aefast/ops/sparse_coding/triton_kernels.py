@@ -55,6 +55,73 @@ def soft_threshold_backward_kernel(
     tl.store(output_pointer + index, output, mask=mask)
 
 
+@triton.jit
+def _duality_gap(
+    correlation_pointer, product_pointer, code_pointer, previous_pointer,
+    start, atoms, energy, penalty, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """The duality gap of a row's code, and whether the code no longer changes."""
+    index = tl.arange(0, COLUMNS)
+    largest = tl.zeros((COLUMNS,), tl.float32)
+    magnitude = tl.zeros((COLUMNS,), tl.float32)
+    aligned = tl.zeros((COLUMNS,), tl.float32)
+    explained = tl.zeros((COLUMNS,), tl.float32)
+    norm = tl.zeros((COLUMNS,), tl.float32)
+    change = tl.zeros((COLUMNS,), tl.float32)
+    for first in range(0, atoms, COLUMNS):
+        mask = first + index < atoms
+        element = start + first + index
+        code = tl.load(code_pointer + element, mask=mask, other=0.0)
+        previous = tl.load(previous_pointer + element, mask=mask, other=0.0)
+        correlation = tl.load(correlation_pointer + element, mask=mask, other=0.0)
+        slope = correlation - tl.load(product_pointer + element, mask=mask, other=0.0)
+        largest = tl.maximum(largest, tl.abs(slope))
+        magnitude += tl.abs(code) * penalty - code * slope
+        aligned += code * slope
+        explained += code * (correlation + slope)
+        norm += code * code
+        change += (code - previous) * (code - previous)
+    # The gap at the residual r scaled by 1 - excess: its second term is
+    # |z| penalty - z Dr + excess z Dr.
+    most = tl.max(largest, 0)
+    excess = tl.maximum(most - penalty, 0.0) / tl.maximum(most, penalty)
+    squared_residual = tl.maximum(energy - tl.sum(explained, 0), 0.0)
+    gap = excess * excess / 2 * squared_residual
+    gap += tl.sum(magnitude, 0) + excess * tl.sum(aligned, 0)
+    return gap, tl.sum(change, 0) <= tl.sum(norm, 0) * SMALLEST_CHANGE
+
+
+@triton.jit
+def _take_step(
+    correlation_pointer, product_pointer, code_pointer, previous_pointer, previous_product_pointer,
+    start, atoms, weight, penalty, step_size, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Step from the extrapolated point; returns (next - point) (next - code), below 0 where the
+    momentum points uphill.
+
+    The point is a combination of two codes, so its product with the Gram matrix is the same
+    combination of theirs, which are kept.
+    """
+    index = tl.arange(0, COLUMNS)
+    along = tl.zeros((COLUMNS,), tl.float32)
+    for first in range(0, atoms, COLUMNS):
+        mask = first + index < atoms
+        element = start + first + index
+        code = tl.load(code_pointer + element, mask=mask, other=0.0)
+        product = tl.load(product_pointer + element, mask=mask, other=0.0)
+        previous = tl.load(previous_pointer + element, mask=mask, other=0.0)
+        previous_product = tl.load(previous_product_pointer + element, mask=mask, other=0.0)
+        correlation = tl.load(correlation_pointer + element, mask=mask, other=0.0)
+        point = code + weight * (code - previous)
+        point_product = product + weight * (product - previous_product)
+        following = _soft(point + step_size * (correlation - point_product), step_size * penalty)
+        along += (following - point) * (following - code)
+        tl.store(previous_pointer + element, code, mask=mask)
+        tl.store(previous_product_pointer + element, product, mask=mask)
+        tl.store(code_pointer + element, following, mask=mask)
+    return tl.sum(along, 0)
+
+
 @triton.jit(
     do_not_specialize=["rows", "atoms", "tolerance"],
     do_not_specialize_on_alignment=STEP_POINTERS,
@@ -75,70 +142,28 @@ def step_kernel(
     step_size: tl.float32,
     COLUMNS: tl.constexpr,
 ):
-    """One FISTA step of eager.encode, in one row.
-
-    The extrapolated point is a combination of two codes, so its product with the Gram matrix is the
-    same combination of theirs, which are kept.
-    """
+    """One FISTA step of eager.encode, in one row that has not converged."""
     row = tl.program_id(0).to(tl.int64)
     if tl.load(done_pointer + row) == 0:
         start = row * atoms
-        index = tl.arange(0, COLUMNS)
-        largest = tl.zeros((COLUMNS,), tl.float32)
-        magnitude = tl.zeros((COLUMNS,), tl.float32)
-        aligned = tl.zeros((COLUMNS,), tl.float32)
-        explained = tl.zeros((COLUMNS,), tl.float32)
-        norm = tl.zeros((COLUMNS,), tl.float32)
-        change = tl.zeros((COLUMNS,), tl.float32)
-        for first in range(0, atoms, COLUMNS):
-            mask = first + index < atoms
-            element = start + first + index
-            code = tl.load(code_pointer + element, mask=mask, other=0.0)
-            previous = tl.load(previous_pointer + element, mask=mask, other=0.0)
-            correlation = tl.load(correlation_pointer + element, mask=mask, other=0.0)
-            slope = correlation - tl.load(product_pointer + element, mask=mask, other=0.0)
-            largest = tl.maximum(largest, tl.abs(slope))
-            magnitude += tl.abs(code) * penalty - code * slope
-            aligned += code * slope
-            explained += code * (correlation + slope)
-            norm += code * code
-            change += (code - previous) * (code - previous)
-        # The duality gap at the residual r scaled by 1 - excess: its second term is
-        # |z| penalty - z Dr + excess z Dr.
-        most = tl.max(largest, 0)
-        excess = tl.maximum(most - penalty, 0.0) / tl.maximum(most, penalty)
         energy = tl.load(energy_pointer + row)
-        squared_residual = tl.maximum(energy - tl.sum(explained, 0), 0.0)
-        gap = excess * excess / 2 * squared_residual
-        gap += tl.sum(magnitude, 0) + excess * tl.sum(aligned, 0)
+        gap, stands_still = _duality_gap(
+            correlation_pointer, product_pointer, code_pointer, previous_pointer,
+            start, atoms, energy, penalty, COLUMNS,
+        )  # fmt: skip
         last_gap = tl.load(state_pointer + 2 * rows.to(tl.int64) + row)
-        stands_still = tl.sum(change, 0) <= tl.sum(norm, 0) * SMALLEST_CHANGE
         if (gap <= tolerance * energy / 2) | (stands_still & (gap >= last_gap)):
             tl.store(done_pointer + row, 1)
         else:
             weight = tl.load(state_pointer + rows + row)
-            along = tl.zeros((COLUMNS,), tl.float32)
-            for first in range(0, atoms, COLUMNS):
-                mask = first + index < atoms
-                element = start + first + index
-                code = tl.load(code_pointer + element, mask=mask, other=0.0)
-                product = tl.load(product_pointer + element, mask=mask, other=0.0)
-                previous = tl.load(previous_pointer + element, mask=mask, other=0.0)
-                previous_product = tl.load(previous_product_pointer + element, mask=mask, other=0.0)
-                correlation = tl.load(correlation_pointer + element, mask=mask, other=0.0)
-                point = code + weight * (code - previous)
-                point_product = product + weight * (product - previous_product)
-                following = _soft(
-                    point + step_size * (correlation - point_product), step_size * penalty
-                )
-                along += (following - point) * (following - code)
-                tl.store(previous_pointer + element, code, mask=mask)
-                tl.store(previous_product_pointer + element, product, mask=mask)
-                tl.store(code_pointer + element, following, mask=mask)
+            along = _take_step(
+                correlation_pointer, product_pointer, code_pointer, previous_pointer,
+                previous_product_pointer, start, atoms, weight, penalty, step_size, COLUMNS,
+            )  # fmt: skip
             momentum = tl.load(state_pointer + row)
             next_momentum = (1.0 + tl.sqrt(1.0 + 4.0 * momentum * momentum)) / 2.0
             weight = (momentum - 1.0) / next_momentum
-            uphill = tl.sum(along, 0) < 0.0
+            uphill = along < 0.0
             tl.store(state_pointer + row, tl.where(uphill, 1.0, next_momentum))
             tl.store(state_pointer + rows + row, tl.where(uphill, 0.0, weight))
             tl.store(state_pointer + 2 * rows.to(tl.int64) + row, gap)

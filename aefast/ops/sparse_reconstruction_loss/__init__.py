@@ -17,21 +17,20 @@ def sparse_reconstruction_loss(
         y = bias + sum_i values_i weight[indices_i]
         loss = mean((y - target)^2)
 
-    :func:`sparse_decode` and the error of its output in one op. A row is decoded, compared and
-    multiplied with its latents, which the gradient of ``values`` is made of, while these are in
-    cache. Between the passes lie the residuals ``y - target`` and those products alone.
+    :func:`sparse_decode` and the error of its output in one op. While a row and its latents are in
+    cache, they give the loss, the residual ``y - target`` and its products with the latents, of
+    which the gradient of ``values`` is made. Only residuals and products are saved for backward.
 
-    The gradients of ``weight`` are sorted by latent and added in the order of the rows, the same
-    bits for any thread count. It can be differentiated twice.
+    The gradient of ``weight`` is summed by latent, in the order of the rows: the same bits for any
+    thread count. The loss can be differentiated twice.
 
     Args:
         values: ``[..., k]``; float32, bfloat16, float16 or float64. Half precisions are computed in
             float32, and the loss is rounded once.
-        indices: int64 ``[..., k]``, numbers in [0, L), which a GPU is not asked about: it leaves
-            out the others.
+        indices: int64 ``[..., k]``, in [0, L). On a GPU they are not checked; others are left out.
         weight: a latent a row, ``[L, D]``, of values' dtype and device, as bias and target.
         bias: ``[D]``, or None.
-        target: ``[..., D]``: what was encoded, or of a transcoder what it is to give.
+        target: ``[..., D]``: the rows that were encoded, or a transcoder's targets.
 
     Returns:
         A scalar of values' dtype, under autocast in float32.

@@ -63,7 +63,7 @@ def check_activities(mean: Tensor) -> None:
 
 
 def mean_activities(code: Tensor) -> Tensor:
-    """Of each unit over all rows, [H]."""
+    """The mean of each unit over all rows, [H]."""
     return upcast(code)[None].flatten(0, -2).mean(0)
 
 

@@ -48,7 +48,7 @@ def run(code: Tensor, target: float | None) -> Tensor:
 
 
 def _check_activities(code: Tensor) -> None:
-    """A GPU is not asked, which would have to be waited for."""
+    """On a GPU nothing is checked: reading the result would wait for the device."""
     if code.is_cpu and not dispatch.is_transformed(code):
         eager.check_activities(eager.mean_activities(code.detach()))
 
@@ -98,7 +98,7 @@ class _KLSparsity(KernelFunction):
     def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, None, None, None]:
         (code,) = ctx.saved_tensors
         if torch.is_grad_enabled() or dispatch.is_traced(grad) or not ctx.saved_slope:
-            # To be differentiated again, traced, or of a transform, which copies the list.
+            # It is differentiated again, traced, or under a transform, which copies the list.
             slope = eager.slope(code, ctx.target)
         else:
             slope = ctx.saved_slope[0]
@@ -162,7 +162,7 @@ _registered_kl.register_autograd(_backward_kl, setup_context=_setup_kl)
 
 
 @_registered_kl.register_vmap
-def _(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
+def _(info: object, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
     definition = lambda *a: (eager.kl_sparsity(*a), eager.slope(*a))  # noqa: E731
     return torch.vmap(definition, in_dims)(*arguments), (0, 0)
 
@@ -194,5 +194,5 @@ _registered_l1.register_autograd(_backward_l1, setup_context=_setup_l1)
 
 
 @_registered_l1.register_vmap
-def _(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
+def _(info: object, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
     return torch.vmap(eager.l1_sparsity, in_dims)(*arguments), 0

@@ -75,6 +75,6 @@ def latent_sums(
 
 
 def by_rows(matrix: Tensor) -> Tensor:
-    """In float32, each row contiguous."""
+    """A matrix in float32, each row contiguous."""
     matrix = matrix.float()
     return matrix if matrix.stride(1) == 1 else matrix.contiguous()

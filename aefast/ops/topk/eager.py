@@ -21,7 +21,8 @@ def topk_encode(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> tuple
 def any_topk_encode(
     x: Tensor, weight: Tensor, bias: Tensor | None, k: int
 ) -> tuple[Tensor, Tensor]:
-    """The same, but which of equal pre-activations are selected is the device's choice."""
+    """As :func:`topk_encode`, but which of equal pre-activations are selected is the device's
+    choice."""
     preactivation = F.linear(upcast(x), upcast(weight), None if bias is None else upcast(bias))
     values, indices = preactivation.topk(k, dim=-1)
     return values.to(x.dtype), indices
@@ -35,7 +36,7 @@ def sparse_decode(values: Tensor, indices: Tensor, weight: Tensor, bias: Tensor 
 
 
 def sampled_product(left: Tensor, weight: Tensor, indices: Tensor) -> Tensor:
-    """Those elements of left @ weight.T that indices name."""
+    """The elements of left @ weight.T that indices name."""
     chosen = F.embedding(indices, upcast(weight))
     return (chosen @ upcast(left).unsqueeze(-1)).squeeze(-1).to(left.dtype)
 

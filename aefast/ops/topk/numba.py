@@ -60,7 +60,7 @@ def _value(candidate: np.uint64) -> np.float32:
 def _add(
     values: np.ndarray, first: int, k: int, candidates: np.ndarray, counts: np.ndarray
 ) -> None:
-    """What of a panel beats the least of a row's k best joins them, and they are sorted anew."""
+    """Merge those of a panel's pre-activations that beat the least of a row's k best into these."""
     for row in range(values.shape[0]):
         count_before = counts[row]
         threshold = _value(candidates[row, k - 1]) if count_before == k else _f(np.nan)

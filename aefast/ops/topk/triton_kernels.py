@@ -157,8 +157,8 @@ def sums_kernel(
     blocks: tl.int64,
     COLUMNS: tl.constexpr,
 ):
-    """For each latent the sum, over the rows where it is active, of value times row; and the sum of
-    the values. Rows are added in their order."""
+    """Sum, for each latent, value times row over the rows where it is active; and the values. Rows
+    are added in their order."""
     program = tl.program_id(0).to(tl.int64)
     latent = program // blocks
     block = program - latent * blocks

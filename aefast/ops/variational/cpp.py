@@ -73,7 +73,7 @@ def gaussian_kl_backward(grad: Tensor, mean: Tensor, log_var: Tensor) -> tuple[T
 
 
 def _samples(x: Tensor) -> Tensor:
-    """As a vector, a matrix or [samples, rows, columns], without a copy of what is expanded over
+    """x as a vector, a matrix or [samples, rows, columns], without a copy of what is expanded over
     the samples. Torch takes as long for a view as a small kernel takes in all."""
     if x.dim() > 3:
         x = x.reshape(-1, *x.shape[-2:])

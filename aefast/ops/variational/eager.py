@@ -33,7 +33,7 @@ def gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:
 
 
 def gaussian_kl_backward(grad: Tensor, mean: Tensor, log_var: Tensor) -> tuple[Tensor, Tensor]:
-    """Its gradients by mean and by log_var."""
+    """The gradients of the divergence by mean and by log_var."""
     upcast_grad = upcast(grad)[..., None]
     grad_mean = upcast_grad * upcast(mean)
     grad_log_var = upcast_grad / 2 * torch.expm1(upcast(log_var))

@@ -66,7 +66,7 @@ def gaussian_kl_backward(grad: Tensor, mean: Tensor, log_var: Tensor) -> tuple[T
 
 
 def _rows(x: Tensor) -> np.ndarray:
-    """As [rows, columns] in float32."""
+    """x as [rows, columns] in float32."""
     columns = x.shape[-1] if x.dim() else 1
     return x.detach().contiguous().float().numpy().reshape(-1, columns)
 

@@ -253,15 +253,15 @@ _registered_gaussian_kl.register_autograd(_gaussian_kl_backward, setup_context=_
 
 
 @_registered_reparameterize.register_vmap
-def _(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
+def _(info: object, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
     return torch.vmap(eager.reparameterize, in_dims)(*arguments), 0
 
 
 @_registered_scaled_noise.register_vmap
-def _(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
+def _(info: object, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
     return torch.vmap(eager.scaled_noise, in_dims)(*arguments), 0
 
 
 @_registered_gaussian_kl.register_vmap
-def _(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
+def _(info: object, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
     return torch.vmap(eager.gaussian_kl, in_dims)(*arguments), 0

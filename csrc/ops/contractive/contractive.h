@@ -72,7 +72,8 @@ struct ExpandArguments {
     int threads;
 };
 
-// Its gradients. grad_start lies as start does, and may be grad; with accumulate it is added to.
+// The gradients of expand(). grad_start has start's strides, and may be grad; with accumulate it is
+// added to.
 // grad_slope_parts is [samples, blocks of kRowsPerPartialSum rows, columns].
 struct ExpandBackwardArguments {
     const float* grad;

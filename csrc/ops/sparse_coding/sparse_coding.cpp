@@ -118,7 +118,7 @@ inline void add_rows_tile(const ChosenRows& rows, const float* values, float* ta
     for (int v = 0; v < vectors; ++v) store(target + v * kFloatLanes, sums[0][v] + sums[1][v]);
 }
 
-// The same of all columns, a multiple of kLanes.
+// Adds the rows in all columns, a multiple of kLanes.
 void add_rows(ChosenRows rows, const float* values, int64_t columns, float* target) {
     int64_t vectors = columns / kFloatLanes;
     for (; vectors >= 4; vectors -= 4) {

@@ -18,19 +18,19 @@ constexpr int64_t kFewElements = 1 << 14;
 // Calls body(begin, end) for a row's chunks, until signals end the task.
 template <class Body>
 void for_each_chunk(int64_t columns, const Body& body) {
-    for (int64_t begin = 0; begin < columns; begin += kElementsBetweenLooks) {
+    for (int64_t begin = 0; begin < columns; begin += kElementsBetweenSignalChecks) {
         if (interrupted_at(begin)) return;
-        body(begin, std::min(begin + kElementsBetweenLooks, columns));
+        body(begin, std::min(begin + kElementsBetweenSignalChecks, columns));
     }
 }
 
-// The same outside of a task, one after the other on this thread.
+// Calls body(begin, end) for a row's chunks outside of a task, in order on this thread.
 template <class Body>
 void in_chunks(int64_t columns, const Body& body) {
-    parallel_for(1, (columns + kElementsBetweenLooks - 1) / kElementsBetweenLooks,
+    parallel_for(1, (columns + kElementsBetweenSignalChecks - 1) / kElementsBetweenSignalChecks,
                  [&](int64_t chunk) {
-                     const int64_t begin = chunk * kElementsBetweenLooks;
-                     body(begin, std::min(begin + kElementsBetweenLooks, columns));
+                     const int64_t begin = chunk * kElementsBetweenSignalChecks;
+                     body(begin, std::min(begin + kElementsBetweenSignalChecks, columns));
                  });
 }
 

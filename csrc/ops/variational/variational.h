@@ -41,7 +41,7 @@ struct GaussianKLArguments {
     int threads;
 };
 
-// Its gradients, dense: grad [rows] times the mean, and times (e^log_var - 1) / 2.
+// The divergence's gradients, dense: grad [rows] times the mean, and times (e^log_var - 1) / 2.
 struct GaussianKLBackwardArguments {
     const void* grad;
     SampleView mean, log_var;
