@@ -76,7 +76,8 @@ def generator(seed: int = 0) -> SyntheticModel:
 
 
 class Ours:
-    """A model of this package, trained as ``aefast train`` does."""
+    """A model of this package. Gradients are clipped as in SAELens' trainer, whose loss is D times
+    as large: without that Adam's second moments remember the first steps' for a thousand steps."""
 
     def __init__(self, model: SparseDictionary) -> None:
         self.model = model
@@ -87,6 +88,7 @@ class Ours:
     def step(self, x: Tensor) -> None:
         self.optimizer.zero_grad()
         self.model.loss(x).backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1 / DIMENSIONS)
         self.optimizer.step()
 
     @property
