@@ -54,7 +54,8 @@ def savings(counts: Counts, budgets: Counts) -> list[str]:
 
 
 def difference(count: int, budget: int) -> str:
-    return f"{count:,} of {budget:,}, {count - budget:+,} ({count / budget - 1:+.1%})"
+    share = f" ({count / budget - 1:+.1%})" if budget else ""
+    return f"{count:,} of {budget:,}, {count - budget:+,}{share}"
 
 
 def compare(origin: str, counts: Counts, known: Counts | None) -> int:

@@ -253,6 +253,7 @@ def test_opcheck(device):
 @same_on_numba
 @not_interpreted
 def test_torch_compile_in_one_graph_gives_the_same(kernel_device, name):
+    torch.compiler.reset()  # one function has eight graphs at most
     code = activities(6, 9, device=kernel_device).requires_grad_()
     compiled = torch.compile(PENALTIES[name], fullgraph=True, backend="aot_eager")
     penalty, expected = compiled(code), PENALTIES[name](code)
