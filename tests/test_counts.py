@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from aefast import aot
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 if not BENCHMARKS.exists():
     pytest.skip("needs the source tree", allow_module_level=True)
@@ -172,6 +174,37 @@ def test_a_binarys_budgets_are_a_line_a_kernel_beside_those_of_other_chips(
     assert binaries.read("triton 3.7, sm_90") == {"registers": {"a": 1, "b": 2}}
     assert binaries.read("triton 3.6, sm_90") is None
     assert len(binaries.FILE.read_text().splitlines()) == 9
+
+
+def committed_binaries() -> tuple[str, dict[str, dict[str, int]]]:
+    """What the budgets of the Triton kernels are of, and those of each of them."""
+    known: dict[str, dict[str, dict[str, int]]] = json.loads(binaries.FILE.read_text())
+    return next((origin, known[origin]) for origin in known if origin.endswith(", sm_90"))
+
+
+def test_every_triton_kernel_of_sm_90_has_a_budget() -> None:
+    """make counts-gpu COUNTS=--write sets those of kernels that were changed."""
+    _, kernels = committed_binaries()
+    assert set(kernels) == {variant.name for op in aot.OPS for variant in aot.variants(op, 90)}
+    assert {name for name, counts in kernels.items() if counts["local memory"]} == set()
+
+
+def test_a_kernel_over_its_budget_fails_with_the_difference(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    origin, kernels = committed_binaries()
+    name = next(name for name in kernels if name.startswith("half_step_kernel"))
+    counts = kernels[name]
+    counted = binaries.by_measure(kernels)
+    assert budgets.compare(origin, counted, binaries.read(origin)) == 0
+    counted["registers"][name] += 8
+    counted["local memory"][name] += 2
+    assert budgets.compare(origin, counted, binaries.read(origin)) == 1
+    shown = capsys.readouterr().out
+    registers = counts["registers"]
+    share = f"{8 / registers:+.1%}"
+    assert f"registers, {name}: {registers + 8} of {registers}, +8 ({share})" in shown
+    assert f"local memory, {name}: 2 of 0, +2\n" in shown
 
 
 def test_python_calls_and_tensors_are_those_of_the_call() -> None:

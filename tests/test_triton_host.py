@@ -1,9 +1,11 @@
 """The host code of the Triton kernels, which plans where there is no triton."""
 
 import importlib.metadata
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,9 +17,11 @@ from aefast.ops.reconstruction import triton as reconstruction
 from aefast.ops.reconstruction.settings import PerInput
 from aefast.ops.shared import triton as shared
 from aefast.ops.shared import triton_gemm
-from aefast.ops.shared.triton import Descriptor, descriptors_round, jit_arguments
+from aefast.ops.shared.triton import ACTIVATIONS, Descriptor, descriptors_round, jit_arguments
 from aefast.ops.sparsity import triton as sparsity
 from tests import launches
+
+BUDGETS = Path(__file__).parents[1] / "benchmarks" / "counts" / "binaries.json"
 
 PLAN = """
 import sys
@@ -149,6 +153,28 @@ def test_a_comparisons_tiles_suit_the_columns(columns, waste):
         reconstruction.tiles(90, "half", "sigmoid"), 132, (16384, columns, 1024)
     )
     assert -(-columns // tile.columns) * tile.columns == columns / (1 - waste)
+
+
+def test_two_comparisons_fit_on_a_multiprocessor():
+    """While one compares its tile the other multiplies; as the compiler made them for sm_90."""
+    budgets = json.loads(BUDGETS.read_text())
+    kernels = next(budgets[origin] for origin in budgets if origin.endswith(", sm_90"))
+    for activation in ACTIVATIONS:
+        tile, _ = reconstruction.tiles(90, "half", activation)
+        for right_by_depth in (False, True):
+            kernel = reconstruction._compare_variant(
+                90,
+                *[torch.bfloat16] * 2,
+                "half",
+                tile,
+                (False, right_by_depth),
+                "mse",
+                activation,
+            )
+            counts = kernels[kernel.name]
+            registers = -(-counts["registers"] // 8) * 8 * 32 * kernel.warps
+            fits = 2 * registers <= 65536 and 2 * (counts["shared bytes"] + 1024) <= 228 * 1024
+            assert fits == (activation != "gelu"), kernel.name
 
 
 def test_a_panel_takes_128_mib_where_a_gpu_has_little_memory(monkeypatch):
