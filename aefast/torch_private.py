@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch.autograd import forward_ad, profiler
+from torch.nn.modules import module
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import optimizer
 
 try:
     # How far a call is traced: torch.jit.trace, dispatch modes, make_fx before autograd.
@@ -49,6 +51,22 @@ try:
     # torch.utils.checkpoint is told by its hooks on saved tensors.
     from torch._C._autograd import _top_saved_tensors_default_hooks as saved_tensors_hooks
 
+    # The hooks of all modules, by their kind, and of all optimizers' steps.
+    FORWARD_HOOKS = module._global_forward_hooks
+    MODULE_HOOKS = (
+        module._global_forward_pre_hooks,
+        FORWARD_HOOKS,
+        module._global_backward_pre_hooks,
+        module._global_backward_hooks,
+    )
+    OPTIMIZER_HOOKS = (
+        optimizer._global_optimizer_pre_hooks,
+        optimizer._global_optimizer_post_hooks,
+    )
+
+    # The class of an autograd function's context in backward, outside torch.func.
+    torch.autograd.Function._backward_cls  # noqa: B018
+
     # The wrapper whose forward is running.
     DistributedDataParallel._active_ddp_module  # noqa: B018
 
@@ -79,6 +97,9 @@ except (ImportError, AttributeError) as error:
 ONNX_FLAGS = "torch.onnx._internal.exporter._flags"
 
 __all__ = [
+    "FORWARD_HOOKS",
+    "MODULE_HOOKS",
+    "OPTIMIZER_HOOKS",
     "PRE_DISPATCH",
     "DeviceContext",
     "OpOverload",
@@ -102,6 +123,7 @@ __all__ = [
     "is_autocast_enabled_anywhere",
     "is_jit_tracing",
     "is_legacy_batchedtensor",
+    "is_scheduled",
     "is_zero_tensor",
     "mutates",
     "profiler",
@@ -112,6 +134,11 @@ __all__ = [
     "transforms",
     "unwrap_if_dead",
 ]
+
+
+def is_scheduled(step: object) -> bool:
+    """Whether an optimizer's step is a learning rate scheduler's wrapper of it, which counts."""
+    return getattr(step, "_wrapped_by_lr_sched", False)
 
 
 def active_data_parallel() -> DistributedDataParallel | None:

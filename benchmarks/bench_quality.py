@@ -5,6 +5,9 @@ but SAELens, which ``aefast[sae]`` brings."""
 from collections.abc import Callable
 
 import pytest
+
+pytest.importorskip("sklearn", reason="its data are trained on, and most of its models compared")
+
 import quality_autoencoders
 import quality_dictionaries
 import quality_linear
@@ -24,6 +27,5 @@ QUALITIES = {
 @pytest.mark.parametrize("device", ["cpu"])
 @pytest.mark.parametrize("name", QUALITIES)
 def test_quality(compare: Callable[[Case], None], name: str, device: str) -> None:
-    for library in ("sklearn", QUALITIES[name].peer):
-        pytest.importorskip(library)
+    pytest.importorskip(QUALITIES[name].peer)
     compare(QUALITIES[name].case(name, device))

@@ -15,7 +15,8 @@ from aefast import use_backend
 from aefast.functional import soft_threshold, sparse_encode
 
 needs_scikit_learn = pytest.mark.skipif(
-    importlib.util.find_spec("sklearn") is None, reason="needs scikit-learn, and its photographs"
+    any(importlib.util.find_spec(name) is None for name in ("sklearn", "PIL")),
+    reason="needs scikit-learn, and Pillow for its photographs",
 )
 
 ROWS = 1000

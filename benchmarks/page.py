@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 def render(results: Sequence[Result]) -> str:
     """The page; the machines stand beside each other in the order of ``results``."""
+    results = merged(results)
     return Template(TEMPLATE.read_text()).substitute(
         COLORS,
         loss=color(0.5),
@@ -34,6 +35,21 @@ def render(results: Sequence[Result]) -> str:
         growth=growth_tables(results),
         machines="\n".join(map(machine, results)),
     )
+
+
+def merged(results: Sequence[Result]) -> list[Result]:
+    """Runs of one machine as one result, unless they share a case: then they are compared."""
+    together: list[Result] = []
+    for result in results:
+        for known in together:
+            same_machine = label(known["machine"]) == label(result["machine"])
+            if same_machine and keys_of(known).isdisjoint(keys_of(result)):
+                for field in ("cases", "failed", "runs"):
+                    known[field] = [*known[field], *result.get(field, [result])]
+                break
+        else:
+            together.append({**result, "runs": [result]})
+    return together
 
 
 def heat_maps(results: Sequence[Result]) -> Iterable[str]:
@@ -100,7 +116,7 @@ def case_table(results: Sequence[Result]) -> str:
         f"<tr>{name_cell(key)}{''.join(case_cells(cases.get(key)) for cases in tables)}</tr>"
         for key in unique(key for cases in tables for key in cases)
     ]
-    return table(f"<tr><th></th>{names}</tr>", headings, rows)
+    return table(f"<tr><th></th>{names}</tr>", headings, rows, "wide tall")
 
 
 def first(column: int) -> str:
@@ -213,7 +229,7 @@ def machine(result: Result) -> str:
         "GPUs": ", ".join(hardware["gpus"]) or "none",
         **limits(result),
         "versions": ", ".join(f"{name} {v or '-'}" for name, v in hardware["versions"].items()),
-        "measured": report.origin(result),
+        "measured": "; ".join(unique(map(report.origin, result.get("runs", [result])))),
         "losses": f"{sum(ratio < 1 for ratio in cases)} of {len(cases)} cases",
         "no number": "; ".join(report.missing_numbers(result)) or "none",
     }
@@ -230,11 +246,11 @@ def limits(result: Result) -> dict[str, str]:
     return {f"limits, {', '.join(threads)}": "; ".join(rates)}
 
 
-def table(above: str, headings: str, rows: list[str]) -> str:
+def table(above: str, headings: str, rows: list[str], scrolls: str = "wide") -> str:
     """One that sorts by a click; its first column are the cases' names."""
     head = f'<thead>{above}<tr><th class="case" data-by="0">case</th>{headings}</tr></thead>'
     body = head + "<tbody>" + "\n".join(rows) + "</tbody>"
-    return f'<div class="wide"><table class="sorted-by-click">{body}</table></div>'
+    return f'<div class="{scrolls}"><table class="sorted-by-click">{body}</table></div>'
 
 
 def name_cell(key: Key) -> str:
@@ -248,6 +264,10 @@ def timed(result: Result) -> list[Record]:
 
 def key_of(case: Record) -> Key:
     return case["op"], case["case"], case["device"]
+
+
+def keys_of(result: Result) -> set[Key]:
+    return {key_of(case) for case in result["cases"]}
 
 
 def fits(case: Record, widths: tuple[int, ...]) -> bool:

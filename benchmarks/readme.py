@@ -153,8 +153,8 @@ def headline(results: Sequence[Result]) -> str:
     }
     spans = [f"{span(measured)} ({machine})" for machine, measured in training.items()]
     return textwrap.fill(
-        "Training by `aefast.fit` is faster than the quickest loop in plain PyTorch: "
-        f"{' and '.join(spans)}; {SMALL} are slower: {span(small_calls(results))}.",
+        "Relative to the quickest loop in plain PyTorch, training by `aefast.fit` has a speed of "
+        f"{', '.join(spans)}; {SMALL} have {span(small_calls(results))}.",
         width=104,
         break_on_hyphens=False,
     )

@@ -632,6 +632,16 @@ def test_readmes_figures_are_the_lowest_and_the_highest_of_each_machine() -> Non
     assert [row[0] for row in detailed] == ["", "`corrupt`, masking", readme.SMALL]
 
 
+def test_runs_of_one_machine_are_one_unless_they_share_a_case() -> None:
+    other = {**RESULT, "commit": "9876543210", "cases": [{**LOST, "case": "masking 128x64"}]}
+    (together,) = page.merged([RESULT, other])
+    assert together["cases"] == [*RESULT["cases"], *other["cases"]]
+    text = page.render([RESULT, other])
+    assert "commit 0123456789 with local changes; 2026-01-02, commit 9876543210" in text
+    assert len(page.merged([RESULT, RESULT])) == 2
+    assert len(RESULT["cases"]) == 2  # what is merged is no argument's own
+
+
 def test_a_machine_whose_cases_have_no_row_has_no_column() -> None:
     products = {**figures(2.0, threads=1, gpus=[]), "cases": []}
     assert len(cells(readme.summary([figures(2.0), products]))[0]) == 2
@@ -641,8 +651,8 @@ def test_readmes_first_figures_are_of_training_and_of_single_calls() -> None:
     measured = figures(2.0)
     measured["cases"][0] |= {"op": "fit", "case": "plain 128x64-32"}
     text = " ".join(readme.headline([measured, figures(3.0, threads=1)]).split())
-    assert "plain PyTorch: 2.0x (Some CPU, 2 threads, AVX-512, Some GPU); single calls" in text
-    assert text.endswith("are slower: 0.50x.")
+    assert "a speed of 2.0x (Some CPU, 2 threads, AVX-512, Some GPU); single calls" in text
+    assert text.endswith("have 0.50x.")
 
 
 needs_results = pytest.mark.skipif(not readme.RESULTS.exists(), reason="needs the source tree")

@@ -247,6 +247,24 @@ def test_every_measured_job_has_its_cases() -> None:
     assert len(compiled) == 6
 
 
+@pytest.mark.parametrize("job", ["step", "corrupt"])
+def test_the_cases_of_a_job_run(job: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    speed = importlib.import_module("gpu_check.speed")
+    monkeypatch.setattr(speed, "DEVICE", "cpu")
+    monkeypatch.setattr(speed, "REHEARSAL", True)
+    ran = []
+
+    def run(case: Any) -> None:
+        inputs = case.make_inputs()
+        case.run(case.ours, *inputs)
+        case.run(case.eager, *inputs)
+        ran.append(case.name)
+
+    for bench in cases(speed, job):
+        bench(run)
+    assert ran
+
+
 def cases(speed: Any, job: str) -> list[Any]:
     return list(speed.BENCHES[job.removeprefix("compile ")](True))
 

@@ -30,11 +30,11 @@ MODES = ("are_", "default_", "get_", "initial_", "is_", "seed", "set_", "use_")
 NOT_COMPUTING = {
     *("autocast", "compile", "cuda", "enable_grad", "inference_mode", "is_deterministic"),
     *("is_in_onnx_export", "is_tracing", "manual_seed", "no_grad"),
-    # Those that ask which mode is on or set one; or, as is_tensor, of which type a value is.
+    # Functions that read or set a mode, or that test a value's type, as is_tensor does.
     *(name for name in dir(torch) if name.startswith(MODES) and not hasattr(torch.Tensor, name)),
 }
-# Of what every module has: it changes no module, and hands out no tensors. A graph would keep the
-# numbers of those, and what follows from them, as they were when it was made.
+# What every module has and a forward may read: it changes no module, and returns no tensors. A
+# graph would keep a tensor's numbers as they were when it was made.
 HARMLESS = {
     *("_get_name", "_modules", "children", "extra_repr", "forward", "get_submodule", "modules"),
     *("named_children", "named_modules", "training"),

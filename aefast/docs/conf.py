@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import ArrayLike
+from sphinx.util.typing import stringify_annotation
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT), str(HERE / "extensions")]
@@ -89,6 +92,17 @@ def mend_back_links(
     context["body"] = BACK_LINK.sub(mend, context["body"])
 
 
+# ArrayLike is a union of private types, which the signatures of the estimators would spell out.
+ARRAY_LIKE = stringify_annotation(ArrayLike, "smart", short_literals=True)
+
+
+def name_array_like(
+    app: Any, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: Any
+) -> tuple[str | None, Any]:
+    return signature and signature.replace(ARRAY_LIKE, "ArrayLike"), returns
+
+
 def setup(app: Any) -> None:
+    app.connect("autodoc-process-signature", name_array_like)
     app.connect("viewcode-follow-imported", module_of_source)
     app.connect("html-page-context", mend_back_links)

@@ -48,13 +48,13 @@ from aefast.step.minibatch_schedule import CHUNK_SECONDS, MinibatchSchedule
 from aefast.training.engines import choose_engine
 from aefast.training.fit import MOST_ROWS
 
-# Of a layer in float64, whose product is torch's: Ctrl-C is heard between two of them.
+# Multiply-adds of one float64 product of a layer, which is torch's: Ctrl-C is handled between them.
 PRODUCTS_AT_ONCE = 2**29
 
-# Rows so many times as large as any that were learned from are warned of, and rows so much smaller:
-# a few rows may well be small.
+# A warning is due where X's largest number is 10 times that of the training data, or less than a
+# hundredth of it.
 LARGER, SMALLER = 10, 100
-# Of a long-tailed table three in four single rows are a hundredth of its largest number.
+# Fewer rows may well be that small: of a long-tailed table three in four single rows are.
 FEWEST_ROWS_TO_BE_SMALL = 50
 
 

@@ -177,7 +177,7 @@ class Autoencoder(EncoderDecoder):
 
         Raises:
             TypeError, ValueError: as :func:`aefast.functional.reconstruction_loss`; or x is outside
-                [0, 1] and ``reconstruction`` is ``"bce"``, which a GPU is not asked about.
+                [0, 1] and ``reconstruction`` is ``"bce"``, which is checked on a CPU only.
             RuntimeError: ``DistributedDataParallel`` wraps the model: it takes a
                 :class:`aefast.nn.LossModule`.
         """
@@ -192,7 +192,7 @@ class Autoencoder(EncoderDecoder):
         return self.compare(code, x)
 
     def step_fields(self) -> StepFields | str:
-        """What a step's plan says beside its layers; or why none says it all."""
+        """What a step's plan says beside its layers; or why the kernels cannot run this step."""
         fields: StepFields = {"objective": self.reconstruction}
         if self.training and self.code_dropout:
             fields |= {"code_stage": "dropout", "code_level": self.code_dropout}

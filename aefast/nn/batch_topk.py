@@ -95,7 +95,7 @@ class BatchTopKSparseAutoencoder(SparseDictionary):
         super()._count(code)
         assert not isinstance(code, Tensor)
         active = torch.where(code.values > 0, code.values, torch.inf)
-        # Of a model that was cast, so is the threshold: it moves in float32 at least.
+        # A cast model's threshold may be in half precision. It moves in float32 at least.
         dtype = torch.promote_types(self.threshold.dtype, torch.float32)
         threshold = self.threshold.to(dtype)
         least = active.amin().to(dtype) if active.numel() else threshold

@@ -1,5 +1,5 @@
-"""Of a dense code the latents that may be active, where these are few: the rest of a training step
-is computed of them alone.
+"""Candidate latents: the few of a dense code that may be active. After one product with all
+latents a training step computes these alone.
 
 JumpReLU and gated dictionaries have no k. But once they are trained, a row has tens of active
 latents of thousands, and the others have neither a value nor a gradient. So a step takes one

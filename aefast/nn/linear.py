@@ -5,7 +5,6 @@ from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
 
 from aefast.functional import linear_act
 from aefast.nn.plain import has_hooks, has_own_forward, known_by_its_parameters
@@ -13,6 +12,7 @@ from aefast.nn.reparametrized import renew_weights
 from aefast.nn.settings import HasSettings, choice
 from aefast.ops.linear_act.op import ACTIVATIONS
 from aefast.ops.shared import checks
+from aefast.torch_private import FORWARD_HOOKS
 
 Device = torch.device | str | int | None
 
@@ -183,7 +183,7 @@ def stack_preactivation(layers: nn.Module, x: Tensor, activation: str) -> Tensor
 
 
 def _ends_in_its_activation(layer: nn.Module) -> bool:
-    if layer._forward_hooks or torch_module._global_forward_hooks:
+    if layer._forward_hooks or FORWARD_HOOKS:
         return False
     return type(layer).forward in _OWN_FORWARDS and "forward" not in layer.__dict__
 

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from torch.nn.modules import module as torch_module
+
+from aefast.torch_private import MODULE_HOOKS
 
 Class = TypeVar("Class", bound=type[nn.Module])
 
@@ -21,14 +22,6 @@ _TENSORS = (nn.Parameter, torch.Tensor, type(None))
 
 # Each class's forward as it was defined: the class's attribute may be replaced later.
 _FORWARDS: dict[type, Callable[..., object]] = {}
-
-# The hooks of all modules, by their kind.
-_GLOBAL_HOOKS = (
-    torch_module._global_forward_pre_hooks,
-    torch_module._global_forward_hooks,
-    torch_module._global_backward_pre_hooks,
-    torch_module._global_backward_hooks,
-)
 
 # The methods that the losses call.
 METHODS = (
@@ -83,7 +76,7 @@ def is_plain(module: nn.Module) -> bool:
 def calls_only_its_own(module: nn.Module) -> bool:
     """Whether a module is plain as :func:`is_plain` says, but for hooks of torch's counters of
     FLOPs, which may watch all modules."""
-    return _is_bare(module) and not any(map(_changes_calls, _GLOBAL_HOOKS))
+    return _is_bare(module) and not any(map(_changes_calls, MODULE_HOOKS))
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -93,7 +86,7 @@ def has_hooks(module: nn.Module) -> bool:
 
 def global_hooks() -> bool:
     """Whether there are global hooks, which run for every module."""
-    return any(_GLOBAL_HOOKS)
+    return any(MODULE_HOOKS)
 
 
 def _changes_calls(hooks: dict[int, Callable[..., object]]) -> bool:

@@ -156,7 +156,7 @@ class RBM(HasSettings, Shardable):
 
         Raises:
             TypeError, ValueError: as :func:`aefast.functional.linear_act`; or a Bernoulli unit's
-                number is outside [0, 1], which a GPU is not asked about. So do the other methods.
+                number is outside [0, 1], which is checked on a CPU only. So do the other methods.
         """
         self._check_visible(visible)
         if self.log_var is not None:
@@ -276,7 +276,7 @@ class RBM(HasSettings, Shardable):
     def planned_step(self) -> PlannedMachine | str:
         """The training step for the kernels; or why they cannot take it in one call."""
         if torch.compiler.is_compiling() or not is_plain(self):
-            return "something stands on it: a hook, a parametrization, a trace"
+            return "it has a hook or a parametrization, or is being traced"
         # From the dictionaries: an attribute of a module takes 0.3 us.
         named: Any = self._parameters
         buffers: Any = self._buffers

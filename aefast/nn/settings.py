@@ -7,7 +7,7 @@ from torch import nn
 
 from aefast.ops.shared import checks
 
-# Of a model, a value and the setting's name: the value as it is stored, or an error.
+# Takes a model, a value and the setting's name. Returns the value as it is stored, or raises.
 Check = Callable[[Any, Any, str], Any]
 
 

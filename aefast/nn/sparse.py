@@ -101,7 +101,7 @@ class SparseAutoencoder(Autoencoder):
 
         Raises:
             TypeError, ValueError: as :func:`aefast.functional.kl_sparsity`; or the penalty is
-                ``"kl"`` and the code outside [0, 1], which a GPU is not asked about. That of a code
+                ``"kl"`` and the code outside [0, 1], which is checked on a CPU only. That of a code
                 that is NaN is NaN.
         """
         if self.penalty_kind == "kl":

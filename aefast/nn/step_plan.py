@@ -153,7 +153,7 @@ def plan_of(model: Any) -> PlannedStep | PlannedMachine | str:
     if "planned_step" in type(model).__dict__:
         return model.planned_step()
     if "step_fields" not in type(model).__dict__:
-        return f"{type(model).__name__} says no plan of its step"
+        return f"{type(model).__name__} has no plan of its step"
     fields = model.step_fields()
     if isinstance(fields, str):
         return fields
@@ -161,7 +161,7 @@ def plan_of(model: Any) -> PlannedStep | PlannedMachine | str:
     if cached is not None and cached.is_current(model, fields):
         return cached.step
     if not model.is_plain:
-        return "something stands on its layers: a hook, a parametrization, an adapter"
+        return "a layer has a hook, a parametrization or an adapter"
     encoder, decoder = map(list, model.step_layers())
     if _share_parameters([*encoder, *decoder]):
         return "two layers share a parameter"

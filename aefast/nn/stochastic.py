@@ -126,8 +126,8 @@ class StochasticAutoencoder(EncoderDecoder):
         """ln p(x | h) at each row, in nats: ``[..., D]`` and ``[..., H]`` to ``[...]``.
 
         Raises:
-            ValueError: the decoder is Bernoulli and x outside [0, 1], which a GPU is not asked
-                about.
+            ValueError: the decoder is Bernoulli and x outside [0, 1], which is checked on a
+                CPU only.
         """
         check_visible(x, self.decoder_kind)
         output = self.preactivation(code)

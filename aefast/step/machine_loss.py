@@ -32,7 +32,7 @@ def refusal(
     if backend.select(x.device, x.dtype) != "cpp":
         return f"backend {backend.select(x.device, x.dtype)!r} serves, and not the C++ kernels"
     if _takes_matrix_units():
-        return "below float32's precision the matrix units' products are the quicker ones"
+        return "at this precision the products of the matrix units are faster"
     if dispatch.autocast_dtype(x.device) is not None:
         return "autocast is on"
     if x.requires_grad or dispatch.is_transformed(x):

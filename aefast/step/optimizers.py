@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
-from torch.optim import optimizer as torch_optimizer
 
 from aefast.backend import extension
+from aefast.torch_private import OPTIMIZER_HOOKS, is_scheduled
 
 if TYPE_CHECKING:
     from aefast import _C
@@ -52,8 +52,7 @@ def _has_hooks(optimizer: Optimizer) -> bool:
     return bool(
         optimizer._optimizer_step_pre_hooks
         or optimizer._optimizer_step_post_hooks
-        or torch_optimizer._global_optimizer_pre_hooks
-        or torch_optimizer._global_optimizer_post_hooks
+        or any(OPTIMIZER_HOOKS)
     )
 
 
@@ -74,7 +73,7 @@ def _steps_as_its_class(optimizer: Optimizer) -> bool:
     """Whether ``step`` is the method that torch's class was defined with, and ``zero_grad`` is its
     class's. A scheduler's wrapper only counts the steps."""
     step: Any = optimizer.step
-    if getattr(step, "_wrapped_by_lr_sched", False):
+    if is_scheduled(step):
         step = step.__wrapped__
     cls = type(optimizer)
     if getattr(step, "__func__", step) is not cls.step or "zero_grad" in optimizer.__dict__:

@@ -51,7 +51,7 @@ LARGEST_FLOAT32_COUNT = 2**24
 # The child seed that chooses the held-out rows. Steps have child 0, the stages 1, 2, ...
 SPLIT_CHILD = 2**32
 
-# Of so many rows at a time a stack's lower machines compute the features.
+# Rows per block when a stack's lower machines compute the features.
 FEATURE_ROWS = 4096
 
 

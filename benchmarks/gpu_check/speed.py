@@ -154,7 +154,7 @@ def step_case(compare: Compare, kind: bench_step.Kind, whole: bool) -> None:
             name=f"{kind.__name__} {sizes}",
             device=DEVICE,
             dtype=torch.float32,
-            make_inputs=lambda: (bench_step.pixels(count, sizes, kind).to(DEVICE),),
+            make_inputs=lambda: (bench_step.rows_of(count, sizes, kind).to(DEVICE),),
             ours=fit if whole else ours.step,
             eager=(lambda data: theirs.epoch(data, rows)) if whole else theirs.step,
             compiles=False,

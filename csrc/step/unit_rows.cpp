@@ -11,7 +11,7 @@
 namespace aefast::AEFAST_ISA {
 namespace {
 
-// So many numbers of a task: 64 KiB.
+// Elements of a task: 64 KiB.
 constexpr int64_t kElementsPerTask = 1 << 14;
 
 template <class Row>

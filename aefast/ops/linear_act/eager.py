@@ -31,7 +31,7 @@ DERIVATIVES: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": lambda z: torch.sigmoid(z) * (1 + z * (1 - torch.sigmoid(z))),
 }
 
-# The same of the activation's output, of those whose output tells it.
+# Derivatives as functions of the output, for the activations where the output suffices.
 DERIVATIVES_OF_OUTPUT: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": DERIVATIVES["relu"],
     "leaky_relu": DERIVATIVES["leaky_relu"],
@@ -61,8 +61,8 @@ def linear_act(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) 
 
 
 def activation_backward(activation: str, grad: Tensor, z: Tensor) -> Tensor:
-    """grad act'(z), differentiable in its turn. As torch has it, ReLU's is 0 where its slope is,
-    even of an infinite or NaN gradient."""
+    """grad act'(z), which is differentiable. As in torch, ReLU's is 0 where z <= 0, even if grad is
+    infinite or NaN."""
     if activation == "relu":
         return torch.where(z <= 0, torch.zeros_like(grad), grad)
     return grad * DERIVATIVES[activation](z)

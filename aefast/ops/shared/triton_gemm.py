@@ -81,8 +81,8 @@ TERMS = {"terms": (3, 3), "states": (3, 1)}  # of left and right; one for the ot
 # instructions, and 1,242 with the splits among them. sm_80 has too few registers for large tiles,
 # and sm_100 too little tensor memory.
 SPLIT_IN_MEMORY = (90,)
-# They are where an element is used in so many sums, counted over both operands: to write its terms
-# and read them takes as long as splitting it in the loops of so many.
+# Operands are split in memory where their elements are used in at least so many sums, counted over
+# both. With fewer, writing and reading the terms takes longer than splitting in the loops.
 LEAST_USES = 512
 LAYOUTS = ((False, False), (False, True), (True, True))  # which operands are stored by depth
 STEPS_PER_SPLIT = 16  # with fewer, writing and adding partial sums takes longer than it saves

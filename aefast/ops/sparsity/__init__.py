@@ -33,7 +33,7 @@ def kl_sparsity(code: Tensor, target: float) -> Tensor:
     Raises:
         TypeError: an argument is of a wrong type.
         ValueError: the target is not in (0, 1), the code has no dimensions, or the mean activity
-            of a unit is outside [0, 1], which a GPU is not asked about, nor a call under vmap.
+            of a unit is outside [0, 1], which is checked on a CPU only, and not under vmap.
 
     Reference:
         Ng, "Sparse autoencoder", CS294A lecture notes, Stanford, 2011.

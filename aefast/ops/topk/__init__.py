@@ -123,7 +123,7 @@ def sparse_decode(
     Args:
         values: ``[..., k]``; float32, bfloat16, float16 or float64. Half precisions are added in
             float32 and rounded once.
-        indices: int64 ``[..., k]``, numbers in [0, L), which a GPU is not asked about: it leaves
+        indices: int64 ``[..., k]``, numbers in [0, L), which is checked on a CPU only: a GPU leaves
             out the others.
         weight: a latent a row, ``[L, D]``, of values' dtype and device, as bias.
         bias: ``[D]``, or None.

@@ -14,19 +14,19 @@
 namespace aefast::AEFAST_ISA {
 namespace {
 
-// Fewer elements than this are done before a second thread has woken.
+// With fewer elements one thread is done before a second one has started.
 constexpr int64_t kElementsPerTask = 32768;
 
 // Copies of a chunk this long stay in the first-level cache.
 constexpr int64_t kChunk = 1024;
 
-// Between rows so long signals are heard, and not only between tasks.
+// Rows of at least this length look for signals between rows, too, and not only between tasks.
 constexpr int64_t kLongRow = 1 << 18;
 
 constexpr int kLanes = 16;
 
 // Whether act'' is not 0 everywhere.
-bool bends(Activation activation) { return activation > Activation::leaky_relu; }
+bool has_curvature(Activation activation) { return activation > Activation::leaky_relu; }
 
 // Sums in lanes, so that the compiler vectorizes them, added up in float64.
 template <class Term>
@@ -60,7 +60,7 @@ void backward_chunk(const SlopeBackwardArguments& a, int64_t row, int64_t column
         multiply(a.scales + column, curvature, count);
         penalty_slope = scaled_slope;
     }
-    if (!bends(a.activation)) {  // a length of infinity, times 0, would leave NaN
+    if (!has_curvature(a.activation)) {  // a length of infinity, times 0, would leave NaN
         std::fill_n(output, count, 0.f);
     } else if (a.grad_slope) {
         const float* grad_slope = a.grad_slope + offset;
