@@ -186,9 +186,9 @@ def test_a_panel_takes_128_mib_where_a_gpu_has_little_memory(monkeypatch):
 def test_a_code_is_held_on_the_chip_only_where_it_fits(monkeypatch):
     weight = torch.zeros(256, 64, dtype=torch.bfloat16)
     inputs = PerInput(torch.zeros(1024, 64, dtype=torch.bfloat16), weight, None, None, None, None)
-    assert reconstruction._strip(inputs) is not None
+    assert reconstruction._loss_tile(inputs) is not None
     monkeypatch.setattr(triton_gemm, "has_full_shared_memory", lambda device: False)
-    assert reconstruction._strip(inputs) is None
+    assert reconstruction._loss_tile(inputs) is None
 
 
 def test_the_kernels_of_every_op_are_launched_by_the_tests():

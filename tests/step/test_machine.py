@@ -297,10 +297,10 @@ def test_what_stands_on_a_module_is_left_to_the_ops():
     class Other(nn.RBM):
         pass
 
-    assert "stands" in Other(4, 3).planned_step()
+    assert "hook" in Other(4, 3).planned_step()
     machine = nn.RBM(4, 3)
     machine.register_forward_hook(lambda *_: None)
-    assert "stands" in machine.planned_step()
+    assert "hook" in machine.planned_step()
 
 
 def test_a_wrong_number_is_refused_before_a_step():
