@@ -321,6 +321,6 @@ def check_step(model: nn.Module, shape: Shape, kind: Kind) -> None:
 
 
 def gradients(model: nn.Module, x: Tensor) -> list[Tensor]:
-    loss: Any = copy.deepcopy(model).loss
-    trained = [p for p in loss.__self__.parameters() if p.requires_grad]
-    return list(torch.autograd.grad(loss(x, seed=1), trained))
+    twin: Any = copy.deepcopy(model)
+    trained = [p for p in twin.parameters() if p.requires_grad]
+    return list(torch.autograd.grad(twin.loss(x, seed=1), trained))

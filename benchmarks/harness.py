@@ -192,11 +192,11 @@ def one_round(call: Run, case: Case) -> Run:
     if case.device == "cpu":
         return _repeat(call, case.calls_in_round)
     if case.from_host:
-        return _then_synchronize(_repeat(call, case.calls_in_round))
+        return then_synchronize(_repeat(call, case.calls_in_round))
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         _repeat(call, CALLS_IN_GRAPH)()
-    return _then_synchronize(graph.replay)
+    return then_synchronize(graph.replay)
 
 
 def take_turns(runs: dict[str, Run], benchmark: Any, seconds: float) -> dict[str, list[float]]:
@@ -304,7 +304,7 @@ def _repeat(call: Run, times: int) -> Run:
     return repeated
 
 
-def _then_synchronize(run: Run) -> Run:
+def then_synchronize(run: Run) -> Run:
     def synchronized() -> None:
         run()
         torch.cuda.synchronize()

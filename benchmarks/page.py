@@ -39,17 +39,27 @@ def render(results: Sequence[Result]) -> str:
 
 def merged(results: Sequence[Result]) -> list[Result]:
     """Runs of one machine as one result, unless they share a case: then they are compared."""
-    together: list[Result] = []
+    machines: list[list[Result]] = []
     for result in results:
-        for known in together:
-            same_machine = label(known["machine"]) == label(result["machine"])
-            if same_machine and keys_of(known).isdisjoint(keys_of(result)):
-                for field in ("cases", "failed", "runs"):
-                    known[field] = [*known[field], *result.get(field, [result])]
+        for runs in machines:
+            is_same = label(runs[0]["machine"]) == label(result["machine"])
+            if is_same and keys_of(result).isdisjoint(*map(keys_of, runs)):
+                runs.append(result)
                 break
         else:
-            together.append({**result, "runs": [result]})
-    return together
+            machines.append([result])
+    return [joined(runs) for runs in machines]
+
+
+def joined(runs: Sequence[Result]) -> Result:
+    """Runs of one machine as one result, with the limits of the first run that measured them."""
+    return {
+        **runs[0],
+        "origins": unique(map(report.origin, runs)),
+        "failed": [name for run in runs for name in run["failed"]],
+        "limits": next((run["limits"] for run in runs if run["limits"]), {}),
+        "cases": [case for run in runs for case in run["cases"]],
+    }
 
 
 def heat_maps(results: Sequence[Result]) -> Iterable[str]:
@@ -229,7 +239,7 @@ def machine(result: Result) -> str:
         "GPUs": ", ".join(hardware["gpus"]) or "none",
         **limits(result),
         "versions": ", ".join(f"{name} {v or '-'}" for name, v in hardware["versions"].items()),
-        "measured": "; ".join(unique(map(report.origin, result.get("runs", [result])))),
+        "measured": "; ".join(result["origins"]),
         "losses": f"{sum(ratio < 1 for ratio in cases)} of {len(cases)} cases",
         "no number": "; ".join(report.missing_numbers(result)) or "none",
     }

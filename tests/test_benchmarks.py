@@ -634,7 +634,9 @@ def test_readmes_figures_are_the_lowest_and_the_highest_of_each_machine() -> Non
 
 def test_runs_of_one_machine_are_one_unless_they_share_a_case() -> None:
     other = {**RESULT, "commit": "9876543210", "cases": [{**LOST, "case": "masking 128x64"}]}
+    other["limits"] = {"1": {"copy": {"rate": 12.5, "unit": "GB/s"}}}
     (together,) = page.merged([RESULT, other])
+    assert together["limits"] == other["limits"]
     assert together["cases"] == [*RESULT["cases"], *other["cases"]]
     text = page.render([RESULT, other])
     assert "commit 0123456789 with local changes; 2026-01-02, commit 9876543210" in text

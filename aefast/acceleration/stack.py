@@ -1,9 +1,6 @@
 """A stack of linear layers with their activations, as one autograd node over one call."""
 
-import importlib
-from functools import cache
 from time import perf_counter
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -17,6 +14,7 @@ from aefast.ops.linear_act.op import FROM_PREACTIVATION
 from aefast.ops.shared import checks, dispatch
 from aefast.ops.shared.autograd import Context, KernelFunction, aliases_of, connected
 from aefast.ops.shared.product_routes import outpaces_vendor
+from aefast.step import kernels
 from aefast.step.loss import MOST_PRODUCTS
 from aefast.step.plan import PlannedLayer
 from aefast.torch_private import is_autocast_enabled_anywhere
@@ -177,12 +175,6 @@ class Stack:
             torch.get_num_threads(),
         )
         return gradients
-
-
-@cache
-def kernels() -> ModuleType:
-    """:mod:`aefast.step.cpp`, which imports the extension."""
-    return importlib.import_module("aefast.step.cpp")
 
 
 NO_ROWS = "x has no row, or is of another width"

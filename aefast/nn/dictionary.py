@@ -234,8 +234,7 @@ class SparseDictionary(HasSettings, Shardable):
         """The loss without the dead latents', the code, and the residual: the reconstruction less
         the target, without a gradient."""
         code = self.encode(x)
-        has_own_decode = type(self).decode is not SparseDictionary.decode
-        if isinstance(code, Tensor) or has_own_decode or "decode" in self.__dict__:
+        if isinstance(code, Tensor) or not self._has_method_of(SparseDictionary, "decode"):
             output = self.decode(code)
             return F.mse_loss(output, target), code, (output - target).detach()
         loss, residual = loss_and_residual(*code, self.decoder_weight, self.decoder_bias, target)
@@ -244,9 +243,12 @@ class SparseDictionary(HasSettings, Shardable):
     def _serves_candidates(self, x: Tensor, cls: type["SparseDictionary"]) -> bool:
         """Whether a loss may be of the active latents alone: of a model that encodes and decodes as
         ``cls`` does."""
-        has_own = type(self).encode is not cls.encode or type(self).decode is not cls.decode
-        is_replaced = "encode" in self.__dict__ or "decode" in self.__dict__
-        return not (has_own or is_replaced) and serves(self, x)
+        is_as_cls = self._has_method_of(cls, "encode") and self._has_method_of(cls, "decode")
+        return is_as_cls and serves(self, x)
+
+    def _has_method_of(self, cls: type["SparseDictionary"], name: str) -> bool:
+        """Whether a method is that of ``cls``, which no subclass overrides and nothing replaces."""
+        return getattr(type(self), name) is getattr(cls, name) and name not in self.__dict__
 
     def _error(self, code: SparseCode, target: Tensor) -> tuple[Tensor, Tensor]:
         """The mean squared error of what codes ``[B, m]`` reconstruct, and the residual."""

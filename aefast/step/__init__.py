@@ -4,3 +4,13 @@ A model of :mod:`aefast.nn` describes itself as a :class:`~aefast.step.plan.Plan
 takes a batch from the rows to the loss and all gradients (``model.loss``), or takes many steps with
 the optimizer inside (:func:`aefast.fit`). What a plan cannot say runs op by op.
 """
+
+import importlib
+from functools import cache
+from types import ModuleType
+
+
+@cache
+def kernels() -> ModuleType:
+    """:mod:`aefast.step.cpp`, which imports the extension."""
+    return importlib.import_module("aefast.step.cpp")

@@ -1,9 +1,6 @@
 """The loss of an encoder-decoder's training step, as one autograd node and one C++ call."""
 
-import importlib
 from collections.abc import Sequence
-from functools import cache
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -22,7 +19,7 @@ from aefast.ops.shared.autograd import (
 )
 from aefast.ops.shared.precision import LARGEST, in_float32
 from aefast.ops.shared.product_routes import LEAST_RATIO_OF_STEP, outpaces_vendor
-from aefast.step import eager
+from aefast.step import eager, kernels
 from aefast.step.plan import Plan
 from aefast.torch_private import scale_finite
 
@@ -87,14 +84,8 @@ def _run(
     row_offset: int,
     gradients: Sequence[Tensor],
 ) -> float:
-    loss = _kernels().loss_and_gradients(plan, parameters, x, seed, row_offset, gradients)
+    loss = kernels().loss_and_gradients(plan, parameters, x, seed, row_offset, gradients)
     return loss if abs(loss) <= LARGEST else in_float32(loss)
-
-
-@cache
-def _kernels() -> ModuleType:
-    """:mod:`aefast.step.cpp`, which imports the extension."""
-    return importlib.import_module("aefast.step.cpp")
 
 
 class _StepLoss(KernelFunction):

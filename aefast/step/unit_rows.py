@@ -1,22 +1,20 @@
 """Rows of a parameter that keep a norm of 1, a dictionary's directions: by the C++ kernels in one
 pass, elsewhere in PyTorch's operators."""
 
-import importlib
-from types import ModuleType
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from aefast import backend
 from aefast.ops.shared import dispatch
+from aefast.step import kernels
 
 
 @torch.no_grad()
 def normalize_rows(rows: Tensor) -> None:
     """Divide each of the rows ``[L, D]`` by its norm."""
     if _serves(rows):
-        _kernels().normalize_rows(rows)
+        kernels().normalize_rows(rows)
     else:
         rows.copy_(F.normalize(rows, dim=1))
 
@@ -25,7 +23,7 @@ def normalize_rows(rows: Tensor) -> None:
 def project_rows(gradient: Tensor, rows: Tensor) -> None:
     """Take from each row's gradient what would change its norm; both are ``[L, D]``."""
     if _serves(gradient, rows):
-        _kernels().project_rows(gradient, rows)
+        kernels().project_rows(gradient, rows)
     else:
         directions = F.normalize(rows, dim=1)
         gradient -= (gradient * directions).sum(1, keepdim=True) * directions
@@ -49,8 +47,3 @@ def _is_by_rows(matrix: Tensor) -> bool:
         and matrix.stride(1) == 1
         and matrix.stride(0) >= matrix.shape[1]
     )
-
-
-def _kernels() -> ModuleType:
-    """:mod:`aefast.step.cpp`, which imports the extension."""
-    return importlib.import_module("aefast.step.cpp")

@@ -226,7 +226,7 @@ def contenders(
             continue
         counts[name] = harness.calls_in_round(case)
         if DEVICE == "cuda" and not case.from_host:
-            rounds[f"{name} plain"] = waited(call)
+            rounds[f"{name} plain"] = harness.then_synchronize(call)
             counts[f"{name} plain"] = 1
     return rounds, counts
 
@@ -235,14 +235,6 @@ def without_grad(call: Callable[..., object], rotation: Iterator[harness.Inputs]
     @torch.no_grad()
     def run() -> None:
         call(*next(rotation))
-
-    return run
-
-
-def waited(call: Run) -> Run:
-    def run() -> None:
-        call()
-        torch.cuda.synchronize()
 
     return run
 

@@ -18,7 +18,6 @@ from aefast.nn import (
     candidates,
 )
 from aefast.nn.dictionary import geometric_median
-from aefast.ops.shared import product_routes
 from aefast.ops.topk.op import SparseCode
 from tests.backends import not_interpreted
 
@@ -212,11 +211,9 @@ def test_start_shapes_state_and_reconstruction(name):
     ("name", "share"), [*((name, 0) for name in MODELS), ("jumprelu", 1), ("gated", 1)]
 )
 def test_training_lowers_the_loss_to_the_same_bits_on_one_and_two_threads(
-    name, share, threads, monkeypatch
+    name, share, threads, our_product, monkeypatch
 ):
     monkeypatch.setattr(candidates, "MOST_CANDIDATES", share)
-    # The sums of the vendor's product, which serves on some processors, depend on the threads.
-    monkeypatch.setattr(product_routes, "_outpaces", lambda *_: True)
 
     def train(count):
         threads(count)

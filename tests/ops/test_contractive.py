@@ -15,7 +15,7 @@ from aefast.functional import contractive_penalty, jacobian, tangents
 from aefast.ops.contractive import eager, passes, primitives, rows, triton
 from aefast.ops.contractive.settings import EncoderLayer
 from aefast.ops.linear_act.op import ACTIVATIONS
-from aefast.ops.shared import product_routes, triton_gemm
+from aefast.ops.shared import triton_gemm
 from tests.accuracy import assert_as_accurate_as_torch_on_average
 from tests.backends import is_interpreted, not_interpreted
 
@@ -381,9 +381,7 @@ def test_backends_draw_the_same_probes_and_noise(kernel_device):
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_the_same_bits_again_and_for_any_number_of_threads(threads, options, monkeypatch):
-    """Of our product; those of the vendor's are another matter."""
-    monkeypatch.setattr(product_routes, "_outpaces", lambda *_: True)
+def test_the_same_bits_again_and_for_any_number_of_threads(threads, our_product, options):
     inputs = encoder("cpu", (90, 150, 40), batch=70)
     actual = []
     with use_backend("cpp"):
