@@ -1,4 +1,4 @@
-"""A directive for a picture of ``aefast figures``, with its sentence as the caption."""
+"""Directives for the pictures of ``aefast figures``: one with its sentence; all of them, small."""
 
 import html
 import os
@@ -7,43 +7,64 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from sphinx import addnodes
 from sphinx.util.docutils import SphinxDirective
 
 SECTION = re.compile(r'<section id="(\w+)">\s*<h2>(.*?)</h2>\s*<p>(.*?)</p>', re.DOTALL)
 
 
-class TrainedFigure(SphinxDirective):
+class FigureDirective(SphinxDirective):
+    """Reads what ``aefast figures`` wrote."""
+
+    def figures(self) -> dict[str, list[str]]:
+        """Title and sentence of each figure, in the order of the page."""
+        page = Path(self.config.trained_figures) / "index.html"
+        if not page.is_file():
+            raise self.error(f"there is no {page}; `make docs` makes it, by `aefast figures`")
+        self.env.note_dependency(str(page))
+        sections = SECTION.findall(page.read_text(encoding="utf-8"))
+        return {name: [html.unescape(text) for text in texts] for name, *texts in sections}
+
+    def image(self, name: str, title: str) -> nodes.image:
+        """The picture, by its path from the page that shows it."""
+        picture = Path(self.config.trained_figures) / f"{name}.png"
+        page = Path(self.env.doc2path(self.env.docname))
+        return nodes.image(uri=os.path.relpath(picture, page.parent), alt=title)
+
+
+class TrainedFigure(FigureDirective):
     """``{trained-figure} NAME``: the figure of that name."""
 
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
         name = self.arguments[0]
-        folder = Path(self.config.trained_figures)
-        page = folder / "index.html"
-        if not page.is_file():
-            raise self.error(f"there is no {page}; `make docs` makes it, by `aefast figures`")
-        self.env.note_dependency(str(page))
-        shown = {
-            section: text for section, *text in SECTION.findall(page.read_text(encoding="utf-8"))
-        }
-        if name not in shown:
-            raise self.error(f"the figure is {name!r}; {page} has {', '.join(shown)}")
-        title, sentence = map(html.unescape, shown[name])
-        image = os.path.relpath(
-            folder / f"{name}.png", Path(self.env.doc2path(self.env.docname)).parent
-        )
-        return [
-            nodes.figure(
-                "",
-                nodes.image(uri=image, alt=title),
-                nodes.caption(sentence, sentence),
-                classes=["trained"],
-            )
-        ]
+        figures = self.figures()
+        if name not in figures:
+            raise self.error(f"the figure is {name!r}; there are {', '.join(figures)}")
+        title, sentence = figures[name]
+        parts = [self.image(name, title), nodes.caption(sentence, sentence)]
+        figure = nodes.figure("", *parts, classes=["trained"], ids=[f"figure-{name}"])
+        label = f"figure-{name}"
+        self.env.domains.standard_domain.labels[label] = self.env.docname, label, title
+        return [figure]
+
+
+class TrainedGallery(FigureDirective):
+    """``{trained-gallery}``: every figure, small, each a link to the guide that shows it."""
+
+    def run(self) -> list[nodes.Node]:
+        items = []
+        for name, (title, _) in self.figures().items():
+            shown = nodes.inline("", "", self.image(name, title), nodes.inline(title, title))
+            target = {"refdomain": "std", "reftype": "ref", "reftarget": f"figure-{name}"}
+            link = addnodes.pending_xref("", shown, refexplicit=True, refwarn=True, **target)
+            items.append(nodes.paragraph("", "", link))
+        return [nodes.container("", *items, classes=["gallery"])]
 
 
 def setup(app: Any) -> dict[str, bool]:
     app.add_config_value("trained_figures", "", "env")
     app.add_directive("trained-figure", TrainedFigure)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}
+    app.add_directive("trained-gallery", TrainedGallery)
+    return {"parallel_read_safe": False, "parallel_write_safe": True}
