@@ -108,7 +108,7 @@ counts: setup
 counts-gpu: setup
 	rm -rf build/counted
 	$(BIN)/python -m aefast.aot --archs 90 --jobs $$(nproc) --cubins build/counted
-	PYTHONPATH=.:benchmarks $(BIN)/python -m counts.binaries build/counted $(COUNTS)
+	PYTHONPATH=.:benchmarks $(BIN)/python -m counts.cubins build/counted $(COUNTS)
 
 # Measures this machine for README, all of the suite or BENCH="step rbm" of it:
 # make results NAME=epyc-zen3-2-cores-avx2-step BENCH=step

@@ -84,7 +84,7 @@ class Precision:
     high: ClassVar[Precision]
     medium: ClassVar[Precision]
 
-class BinaryView:
+class BitMatrixView:
     def __init__(self, words: int, rows: int, columns: int) -> None: ...
 
 class CudaError(RuntimeError): ...
@@ -228,8 +228,8 @@ def activation_backward(
     activation: Activation,
     threads: int,
 ) -> None: ...
-def binary_product(
-    left: BinaryView, right: _Matrix, bias: int, output: int, threads: int
+def bit_matrix_product(
+    left: BitMatrixView, right: _Matrix, bias: int, output: int, threads: int
 ) -> None: ...
 def cap_instruction_set(cap: str) -> None: ...
 def compare(
@@ -244,7 +244,7 @@ def compare(
     scale: float,
     threads: int,
 ) -> float: ...
-def contract(
+def layer_penalty(
     saved: _Matrix,
     squares: int,
     scales: int,
@@ -271,7 +271,7 @@ def draw(
     values: _Matrix, means: int, deviations: int, beta: int, stream: _RandomStream, threads: int
 ) -> None: ...
 def draw_bits(
-    left: BinaryView,
+    left: BitMatrixView,
     right: _Matrix,
     bias: int,
     beta: int,
@@ -500,9 +500,9 @@ def topk_encode(
     precision: Precision,
     threads: int,
 ) -> None: ...
-def transpose_bits(bits: BinaryView, words: int, counts: int, threads: int) -> None: ...
-def transposed_binary_product(
-    left: BinaryView, right: _Matrix, output: int, accumulate: bool, threads: int
+def transpose_bits(bits: BitMatrixView, words: int, counts: int, threads: int) -> None: ...
+def transposed_bit_matrix_product(
+    left: BitMatrixView, right: _Matrix, output: int, accumulate: bool, threads: int
 ) -> None: ...
-def unpack_bits(bits: BinaryView, values: int, threads: int) -> None: ...
+def unpack_bits(bits: BitMatrixView, values: int, threads: int) -> None: ...
 def update(updates: Sequence[ParameterUpdate], gradients: Sequence[int], threads: int) -> None: ...

@@ -1,7 +1,7 @@
 """Compile every Triton kernel for chips that are not here, and read off what the compiler made.
 
 ``python -m aefast.aot --archs 80 90 120 --json report.json`` needs no GPU: Triton carries its own
-assembler. Each op's ``triton.py`` lists its binaries in ``variants(generation)``; this compiles
+assembler. Each op's ``triton.py`` lists its cubins in ``variants(generation)``; this compiles
 them all, with what its launches would compile with. ``--cubins FOLDER`` keeps them, compressed,
 beside a manifest that says how each is launched: what a wheel for CUDA carries.
 """
@@ -58,14 +58,14 @@ class CompiledKernel:
     traps: bool  # the compiler gave up: too much tensor memory compiles to a trap
     seconds: float
     ptx: str
-    symbol: str  # the kernel's name in the binary
+    symbol: str  # the kernel's name in the cubin
     arguments: list[str]  # the types of what a launch passes, in order
     descriptors: list[dict[str, object]]  # how each tensor descriptor among them is encoded
-    image: bytes  # the binary, compressed
+    image: bytes  # the cubin, compressed
 
     @property
     def file(self) -> str:
-        """The file's place in the folder of binaries; two different ones never share a name."""
+        """The file's place in the folder of cubins; two different ones never share a name."""
         digest = hashlib.sha256(zlib.decompress(self.image)).hexdigest()
         return f"sm_{self.arch}/{self.symbol}-{digest[:12]}.cubin.z"
 
@@ -111,7 +111,7 @@ def compile_variant(op: str, arch: int, index: int) -> CompiledKernel:
     if reason is not None:
         raise RuntimeError(f"sm_{arch} {variant.name} {reason}")
     registers, stack_bytes = _resources(compiled.asm["cubin"])
-    # What is spilled lies on the stack, so that most binaries need not be assembled again to ask.
+    # What is spilled lies on the stack, so that most cubins need not be assembled again to ask.
     spilled_bytes = _spills(ptx, arch) if stack_bytes else 0
     return CompiledKernel(
         op=op,
@@ -149,7 +149,7 @@ def compile_all(archs: Sequence[int], jobs: int) -> Iterator[CompiledKernel]:
 
 
 def workers(jobs: int) -> ProcessPoolExecutor:
-    """Processes whose binaries are the same ones in every run, and which end with this one."""
+    """Processes whose cubins are the same ones in every run, and which end with this one."""
     return ProcessPoolExecutor(jobs, initializer=_start_worker)
 
 
@@ -171,14 +171,14 @@ def _fix_addresses() -> None:
     """Have what this process starts laid out in memory as ever, where the system lets it.
 
     The assemblers for sm_100, of CUDA 12.9 and 13.1, number registers by the addresses of their own
-    data: with random ones 13 of 137 binaries differ from one run to the next.
+    data: with random ones 13 of 137 cubins differ from one run to the next.
     """
     personality = ctypes.CDLL(None).personality
     personality(personality(ASK) | ADDR_NO_RANDOMIZE)
 
 
 def _resources(cubin: bytes) -> tuple[int, int]:
-    """Registers and bytes of stack, from the binary itself."""
+    """Registers and bytes of stack, from the cubin itself."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
@@ -230,7 +230,7 @@ def _widest(ptx: str, instruction: str) -> int:
 
 
 def write_cubins(compiled: Sequence[CompiledKernel], folder: Path) -> None:
-    """The binaries, and last the manifest, without which none of them counts.
+    """The cubins, and last the manifest, without which none of them counts.
 
     Raises:
         RuntimeError: two variants that differ have the same name.
@@ -255,7 +255,7 @@ def write_cubins(compiled: Sequence[CompiledKernel], folder: Path) -> None:
 
 
 def print_table(compiled: Iterator[CompiledKernel]) -> list[CompiledKernel]:
-    """A line for each binary as it comes, then what a target's take together."""
+    """A line for each cubin as it comes, then what a target's take together."""
     print("registers  spilled   shared  compressed  seconds  kernel")
     listed = []
     for kernel in compiled:
@@ -290,7 +290,7 @@ def check_triton() -> None:
 
 
 def check_empty(folder: Path) -> None:
-    """Binaries of another run must not travel along."""
+    """Cubins of another run must not travel along."""
     if folder.is_dir() and any(folder.iterdir()):
         fail(f"--cubins is {str(folder)!r}, which is not empty; it takes a new folder")
 
@@ -305,7 +305,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--archs", nargs="+", metavar="ARCH", default=list(map(str, ARCHS)))
     parser.add_argument("--jobs", type=int, default=2, help="processes (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="where the report goes")
-    parser.add_argument("--cubins", type=Path, help="the new folder that the binaries go into")
+    parser.add_argument("--cubins", type=Path, help="the new folder that the cubins go into")
     parser.add_argument(
         "--assembler", action="store_true", help="print the assembler's CUDA version, and end"
     )

@@ -1,4 +1,4 @@
-"""Precompiled binaries (cubins) of the Triton kernels: which chips they serve, and their launch.
+"""Cubins, the compiled Triton kernels: which chips they serve, and their launch.
 
 A CUDA wheel carries ``cubins/manifest.json`` and a compressed file for each kernel in each of its
 configurations, as ``python -m aefast.aot --cubins`` writes them. CUDA's driver loads them: nothing
@@ -30,9 +30,9 @@ _loaded: "dict[tuple[tuple[int, int], str], CudaKernel | None]" = {}  # by capab
 
 
 class Launch(TypedDict):
-    """What a launch needs beside the binary."""
+    """What a launch needs beside the cubin."""
 
-    symbol: str  # the kernel's name in the binary
+    symbol: str  # the kernel's name in the cubin
     warps: int
     shared: int  # bytes a block
     arguments: list[str]  # the types of what is passed, in order
@@ -47,9 +47,9 @@ class Record(Launch):
 
 
 def architecture(capability: tuple[int, int]) -> str | None:
-    """The architecture whose binaries run on a chip; None where there can be none.
+    """The architecture whose cubins run on a chip; None where there can be none.
 
-    An sm_80 binary runs on all of 8.x but Orin, 8.7, which is a family of its own. The others use
+    An sm_80 cubin runs on all of 8.x but Orin, 8.7, which is a family of its own. The others use
     instructions that their chip alone has.
     """
     if torch.version.hip is not None:
@@ -60,7 +60,7 @@ def architecture(capability: tuple[int, int]) -> str | None:
 
 
 def serves(capability: tuple[int, int]) -> bool:
-    """Whether this installation has binaries for a chip, and what launches them."""
+    """Whether this installation has cubins for a chip, and what launches them."""
     return bool(_records(capability))
 
 
@@ -88,7 +88,7 @@ def find(capability: tuple[int, int], name: str) -> "CudaKernel | None":
 
 
 def sources() -> str:
-    """A checksum of the kernels' sources: binaries of other sources do not fit."""
+    """A checksum of the kernels' sources: cubins of other sources do not fit."""
     digest = hashlib.sha256()
     for path in sorted((Path(__file__).parent / "ops").glob("*/triton*.py")):
         digest.update(path.read_bytes())
@@ -145,7 +145,7 @@ def _kernels() -> dict[str, dict[str, Record]]:
     try:
         manifest = json.loads((FOLDER / "manifest.json").read_text())
         if manifest["sources"] != sources():
-            raise ValueError("its binaries are of other kernels than this version's")
+            raise ValueError("its cubins are of other kernels than this version's")
         return {arch: dict(variants) for arch, variants in manifest["kernels"].items()}
     except FileNotFoundError:
         return {}

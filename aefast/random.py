@@ -14,10 +14,10 @@ normal         Box-Muller on words (0, 1) and (2, 3): see :func:`normal`
 
 Every draw has steps of its own, so that one seed given to two of them gives independent numbers:
 
-=============  ===================================================================
-2 t, 2 t + 1   the hidden and the visible units of Gibbs sampling's step t < 2**30
-:class:`Step`  2**31 and above: all else, one step each
-=============  ===================================================================
+===============  ===================================================================
+2 t, 2 t + 1     the hidden and the visible units of Gibbs sampling's step t < 2**30
+2**31 and above  all else, one step each: :class:`DrawStep`
+===============  ===================================================================
 
 This module is the definition, in plain PyTorch; the kernels' copies are ``csrc/shared/philox.h``,
 ``aefast/ops/shared/numba.py`` and ``aefast/ops/shared/triton_device.py``.
@@ -28,13 +28,14 @@ Reference: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2
 import math
 from enum import IntEnum, unique
 from operator import index
-from typing import Any, SupportsIndex, TypeVar
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from aefast.capture import is_captured
+from aefast.deprecation import renamed_global
 
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 KEY_INCREMENTS = (0x9E3779B9, 0xBB67AE85)
@@ -46,7 +47,7 @@ MOST_STEPS = 2**30
 
 
 @unique
-class Step(IntEnum):
+class DrawStep(IntEnum):
     """The step of each draw that takes one, past all of Gibbs sampling's."""
 
     DIRECT = 2**31  # this module's functions, where their caller names no step
@@ -64,6 +65,12 @@ class Step(IntEnum):
     CHAIN_START = 2**31 + 12  # the states that an RBM's chains begin with
     SCORE = 2**31 + 13  # the codes that an estimator's score averages over
     CHILD_SEED = 2**32 - 1  # the seeds that descend from a seed: see child_seed()
+
+
+if not TYPE_CHECKING:  # to a type checker any name would be one
+
+    def __getattr__(name: str) -> object:
+        return renamed_global(__name__, name, {"Step": "DrawStep"})
 
 
 CPU = torch.device("cpu")
@@ -99,7 +106,7 @@ def words(
     rows: int,
     columns: int,
     *,
-    step: int = Step.DIRECT,
+    step: int = DrawStep.DIRECT,
     row_offset: int = 0,
     device: torch.device = CPU,
 ) -> Tensor:
@@ -118,7 +125,7 @@ def uniform(
     rows: int,
     columns: int,
     *,
-    step: int = Step.DIRECT,
+    step: int = DrawStep.DIRECT,
     row_offset: int = 0,
     device: torch.device = CPU,
 ) -> Tensor:
@@ -137,7 +144,7 @@ def normal(
     rows: int,
     columns: int,
     *,
-    step: int = Step.DIRECT,
+    step: int = DrawStep.DIRECT,
     row_offset: int = 0,
     device: torch.device = CPU,
 ) -> Tensor:
@@ -234,7 +241,7 @@ def _natural(value: SupportsIndex, argument: str, limit: int) -> int:
 
 def _child(seed: int, child: Any) -> Any:
     """The seed of one child, an int, or the seeds of many, an int64 tensor."""
-    counter = (0, child & _LOW, child >> 32, Step.CHILD_SEED)
+    counter = (0, child & _LOW, child >> 32, DrawStep.CHILD_SEED)
     high, low, _, _ = philox(counter, (seed & _LOW, seed >> 32))
     return (high << 32 | low) & (SEED_LIMIT - 1)
 

@@ -16,7 +16,7 @@ pytest.importorskip("safetensors")
 
 from aefast.data.dataset import from_array
 from aefast.training.checkpoint import Checkpoint
-from aefast.training.config import Config, Progress
+from aefast.training.config import Config, RunProgress
 from aefast.training.loop import Trainer, train
 from aefast.training.models import MODELS, build
 from aefast.training.scales import summarize
@@ -45,7 +45,7 @@ class Run:
 
     def epoch(self) -> None:
         train(
-            Trainer(Checkpoint(self.config, Progress(), self.model, {}), self.dataset),
+            Trainer(Checkpoint(self.config, RunProgress(), self.model, {}), self.dataset),
             save=lambda _: None,
             write=lambda _: None,
             show=lambda _: None,

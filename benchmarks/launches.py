@@ -1,6 +1,6 @@
-"""The time that a ready-made binary saves on a GPU: in a process's first call, and in each launch.
+"""The time that a ready-made cubin saves on a GPU: in a process's first call, and in each launch.
 
-``python benchmarks/launches.py FILE`` compiles the binaries for the GPU at hand, as a wheel carries
+``python benchmarks/launches.py FILE`` compiles the cubins for the GPU at hand, as a wheel carries
 them, and writes how long each takes beside Triton's own compilation and launcher.
 """
 
@@ -66,18 +66,18 @@ def run(*arguments: str, **environment: str) -> str:
     return completed.stdout.decode()
 
 
-def first_call(binaries: Path, cache: Path | None = None) -> float:
+def first_call(folder: Path, cache: Path | None = None) -> float:
     """The median over fresh processes; each with a cache of its own below ``cache``."""
     seconds = []
     for number in range(STARTS):
         cache_folder = {} if cache is None else {"TRITON_CACHE_DIR": str(cache / str(number))}
-        seconds.append(float(run("-c", FIRST_CALL, str(binaries), **cache_folder)))
+        seconds.append(float(run("-c", FIRST_CALL, str(folder), **cache_folder)))
     return statistics.median(seconds)
 
 
-def launch_times(binaries: Path) -> dict[str, float]:
+def launch_times(folder: Path) -> dict[str, float]:
     """The host's time a launch of the same kernel, both ways in turn."""
-    cubins.FOLDER = binaries
+    cubins.FOLDER = folder
     variant, programs, arguments = captured_launch()
     device = arguments[2].device
 

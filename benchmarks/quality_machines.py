@@ -38,19 +38,21 @@ def likelihood(machine: Machine, rows: np.ndarray) -> float:
     return float(energies.mean() - np.logaddexp.reduce(log_weights))
 
 
-def of_estimator(model: Any) -> Machine:
+def machine_of_estimator(model: Any) -> Machine:
     return Machine(model.components_, model.intercept_hidden_, model.intercept_visible_)
 
 
 def train_estimator(rows: np.ndarray, passes: int, seed: int) -> Machine:
     model = estimators.BernoulliRBM(n_iter=passes, random_state=seed, **SETTINGS)
-    return of_estimator(model.fit(rows))
+    return machine_of_estimator(model.fit(rows))
 
 
 def train_scikit_learn(rows: np.ndarray, passes: int, seed: int) -> Machine:
     from sklearn.neural_network import BernoulliRBM
 
-    return of_estimator(BernoulliRBM(n_iter=passes, random_state=seed, **SETTINGS).fit(rows))
+    return machine_of_estimator(
+        BernoulliRBM(n_iter=passes, random_state=seed, **SETTINGS).fit(rows)
+    )
 
 
 def start(rows: Tensor, seed: int) -> Machine:
@@ -106,7 +108,7 @@ def train_rbms(array: np.ndarray, passes: int, seed: int, step: Step = rbms_step
     return Machine(machine.weight_matrix.t(), machine.hbias, machine.vbias)
 
 
-def train_rbms_as_it_does(rows: np.ndarray, passes: int, seed: int) -> Machine:
+def train_rbms_with_own_step(rows: np.ndarray, passes: int, seed: int) -> Machine:
     return train_rbms(rows, passes, seed, rbms_own_step)
 
 
@@ -124,6 +126,6 @@ QUALITIES = {
         "rbms", binary_digits, train_module, train_rbms, target=-23.0, **LIKELIHOOD
     ),
     "RBM 64-10, PCD-1, the peer's gradient centered and of norm 1": Quality(
-        "rbms", binary_digits, train_module, train_rbms_as_it_does, target=-23.0, **LIKELIHOOD
+        "rbms", binary_digits, train_module, train_rbms_with_own_step, target=-23.0, **LIKELIHOOD
     ),
 }

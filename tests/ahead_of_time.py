@@ -4,7 +4,7 @@
 
 ``some`` compiles the variants that a small batch launches, and one of every other kernel; ``every``
 compiles all that a wheel has. 1 is the number of processes. FOLDER gets ``report.json`` and, under
-``cubins``, the binaries. TRITON_INTERPRET must not be set.
+``cubins``, the compiled kernels. TRITON_INTERPRET must not be set.
 """
 
 import json
@@ -51,10 +51,10 @@ def main(arch: int, which: str, jobs: int, folder: Path) -> None:
         tasks = [task for task in tasks if task[3] in names]
     with aot.workers(jobs) as pool:
         compiled = pool.map(aot.compile_variant, *zip(*(task[:3] for task in tasks), strict=True))
-        binaries = aot.print_table(compiled)
-    report = json.dumps([aot.report(binary) for binary in binaries])
+        cubins = aot.print_table(compiled)
+    report = json.dumps([aot.report(cubin) for cubin in cubins])
     folder.joinpath("report.json").write_text(report)
-    aot.write_cubins(binaries, folder / "cubins")
+    aot.write_cubins(cubins, folder / "cubins")
 
 
 if __name__ == "__main__":

@@ -137,7 +137,7 @@ class Compiled:
     folder: Path
 
     @cached_property
-    def binaries(self) -> list[dict[str, Any]]:
+    def reports(self) -> list[dict[str, Any]]:
         return json.loads((self.folder / "report.json").read_text())
 
     @property

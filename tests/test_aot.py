@@ -57,8 +57,8 @@ def run(*arguments):
 
 
 @pytest.fixture
-def binaries(compiled):
-    return compiled.binaries
+def cubins(compiled):
+    return compiled.reports
 
 
 @pytest.fixture(autouse=True)
@@ -70,8 +70,8 @@ def whole_chunks(short_chunks, monkeypatch):
     topk._merge_variant.cache_clear()
 
 
-def described(binaries):
-    return [binary["variant"] for binary in binaries]
+def described(cubins):
+    return [cubin["variant"] for cubin in cubins]
 
 
 def every_variant(arch):
@@ -81,7 +81,7 @@ def every_variant(arch):
 def test_every_variant_compiles(compiled):
     """Every variant, or at least one of every kernel where only some are compiled."""
     expected = every_variant(compiled.arch)
-    actual = [(binary["op"], binary["variant"]) for binary in compiled.binaries]
+    actual = [(cubin["op"], cubin["variant"]) for cubin in compiled.reports]
     assert len(actual) == len(set(actual))
     if compiled.every:
         assert set(actual) == set(expected)
@@ -99,7 +99,7 @@ def launches(manifest):
 
 
 def test_the_manifest_has_every_variant_and_no_file_besides(compiled, manifest):
-    names = {binary["variant"] for binary in compiled.binaries}
+    names = {cubin["variant"] for cubin in compiled.reports}
     assert set(manifest["kernels"]) == {str(compiled.arch)}
     assert set(manifest["kernels"][str(compiled.arch)]) == names
     cubins = compiled.cubins
@@ -118,7 +118,7 @@ def test_the_manifest_holds_what_a_launch_needs(compiled, manifest):
         assert compiled.arch >= 90 or launch["descriptors"] == []
 
 
-def test_the_binaries_of_three_targets_take_less_than_40_mb(compiled):
+def test_the_cubins_of_three_targets_take_less_than_40_mb(compiled):
     sizes = [path.stat().st_size for path in compiled.cubins.rglob("*")]
     assert sum(sizes) < 40e6 / 3
 
@@ -184,15 +184,15 @@ def has_ended(process):
 
 
 @pytest.mark.slow
-def test_binaries_that_are_made_again_are_the_same(tmp_path, monkeypatch):
+def test_cubins_that_are_made_again_are_the_same(tmp_path, monkeypatch):
     """With empty caches of Triton's. This kernel's registers once were numbered by address."""
     if ctypes.CDLL(None).personality(0xFFFFFFFF) == -1:
         pytest.skip("this system lets no process choose its addresses")
-    binaries = []
+    runs = []
     for run_number in ("first", "second"):
         monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / run_number))
-        binaries.append(run("-c", COMPILED_AGAIN))
-    assert binaries[0] == binaries[1]
+        runs.append(run("-c", COMPILED_AGAIN))
+    assert runs[0] == runs[1]
 
 
 def test_a_kernel_of_other_parameters_than_a_launch_passes_is_refused():
@@ -235,7 +235,7 @@ def test_a_missing_triton_is_one_line(monkeypatch):
         aot.main(["--assembler"])
 
 
-def test_binaries_of_another_run_are_not_mixed_in(tmp_path):
+def test_cubins_of_another_run_are_not_mixed_in(tmp_path):
     (tmp_path / "old.cubin.z").touch()
     with pytest.raises(SystemExit, match="which is not empty; it takes a new folder"):
         aot.main(["--cubins", str(tmp_path)])
@@ -255,46 +255,65 @@ def test_a_target_has_the_kernels_that_its_chips_launch(monkeypatch):
     triton_gemm.chip.cache_clear()
 
 
-def test_nothing_is_spilled(binaries):
-    assert described(b for b in binaries if b["spilled_bytes"]) == []
+def test_nothing_is_spilled(cubins):
+    assert described(cubin for cubin in cubins if cubin["spilled_bytes"]) == []
 
 
-def test_on_chip_memory_suffices(binaries):
-    assert described(b for b in binaries if b["shared_bytes"] > SHARED_LIMIT[b["arch"]]) == []
-    on_any_chip = [b for b in binaries if not b["variant"].startswith("loss_kernel")]
-    if binaries[0]["arch"] in (80, 120):
-        assert described(b for b in on_any_chip if b["shared_bytes"] > LITTLE_SHARED) == []
+def test_on_chip_memory_suffices(cubins):
     assert (
-        described(b for b in binaries if b["tensor_memory_columns"] > TENSOR_MEMORY_COLUMNS) == []
+        described(cubin for cubin in cubins if cubin["shared_bytes"] > SHARED_LIMIT[cubin["arch"]])
+        == []
     )
-    assert described(b for b in binaries if b["traps"]) == []
+    on_any_chip = [cubin for cubin in cubins if not cubin["variant"].startswith("loss_kernel")]
+    if cubins[0]["arch"] in (80, 120):
+        assert (
+            described(cubin for cubin in on_any_chip if cubin["shared_bytes"] > LITTLE_SHARED) == []
+        )
+    assert (
+        described(
+            cubin for cubin in cubins if cubin["tensor_memory_columns"] > TENSOR_MEMORY_COLUMNS
+        )
+        == []
+    )
+    assert described(cubin for cubin in cubins if cubin["traps"]) == []
 
 
-def test_products_run_on_the_tensor_cores(binaries):
-    products = [b for b in binaries if b["tensor_cores"]]
+def test_products_run_on_the_tensor_cores(cubins):
+    products = [cubin for cubin in cubins if cubin["tensor_cores"]]
     assert products
-    wrong = [b for b in products if b["instructions"] != [TENSOR_CORES[b["arch"]]]]
+    wrong = [cubin for cubin in products if cubin["instructions"] != [TENSOR_CORES[cubin["arch"]]]]
     assert described(wrong) == []
 
 
-def test_aligned_elementwise_kernels_access_16_bytes(binaries):
-    aligned = [b for b in binaries if "ALIGNED=True" in b["variant"]]
+def test_aligned_elementwise_kernels_access_16_bytes(cubins):
+    aligned = [cubin for cubin in cubins if "ALIGNED=True" in cubin["variant"]]
     assert aligned
-    narrow = [b for b in aligned if (b["widest_load_bytes"], b["widest_store_bytes"]) != (16, 16)]
+    narrow = [
+        cubin
+        for cubin in aligned
+        if (cubin["widest_load_bytes"], cubin["widest_store_bytes"]) != (16, 16)
+    ]
     assert described(narrow) == []
 
 
-def test_states_and_terms_are_stored_16_bytes_at_a_time(binaries):
-    stored = [b for b in binaries if b["variant"].startswith(("half_step_kernel", "split_kernel"))]
+def test_states_and_terms_are_stored_16_bytes_at_a_time(cubins):
+    stored = [
+        cubin
+        for cubin in cubins
+        if cubin["variant"].startswith(("half_step_kernel", "split_kernel"))
+    ]
     assert stored
-    assert described(b for b in stored if b["widest_store_bytes"] != 16) == []
+    assert described(cubin for cubin in stored if cubin["widest_store_bytes"] != 16) == []
 
 
-def test_a_thread_divides_no_64_bit_numbers(binaries):
+def test_a_thread_divides_no_64_bit_numbers(cubins):
     """Only a program's first row takes a 64-bit division, which is 70 instructions on a GPU."""
-    noise = [b for b in binaries if b["variant"].startswith("scaled_noise_kernel")]
+    noise = [cubin for cubin in cubins if cubin["variant"].startswith("scaled_noise_kernel")]
     assert noise
-    assert described(b for b in noise if len(re.findall(r"div\.[su]64", b["ptx"])) > 2) == []
+    assert (
+        described(cubin for cubin in noise if len(re.findall(r"div\.[su]64", cubin["ptx"])) > 2)
+        == []
+    )
 
 
 @pytest.mark.parametrize("arch", triton_gemm.TILES)
@@ -379,7 +398,7 @@ print(len(keys), len(names))
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-def test_batch_sizes_and_seeds_share_binaries(arch):
+def test_batch_sizes_and_seeds_share_cubins(arch):
     """Triton's cache has one key for each variant, those that were compiled ahead of time."""
     keys, names = map(int, run("-c", SPECIALIZATIONS, str(arch)).split())
     assert keys == names
@@ -398,7 +417,7 @@ def test_batch_sizes_and_seeds_share_binaries(arch):
 
 
 # Launches every op in three ways: Triton's compilation by its launcher and by ours, and the
-# ready-made binary.
+# ready-made cubin.
 EVERY_OP = """
 import itertools, pathlib
 
@@ -428,10 +447,10 @@ for precision, batch in itertools.product(sys.argv[4].split(), map(int, sys.argv
 
 
 @needs_stub
-def test_every_ops_binaries_are_launched_as_triton_launches_its_own(compiled, tmp_path):
+def test_every_ops_cubins_are_launched_as_triton_launches_its_own(compiled, tmp_path):
     """Launches on the stub of the driver: Triton's launcher passes the same arguments, to the byte.
 
-    Of the binary only the name is compared: sm_100's are not the same in every process. Before 3.7
+    Of the cubin only the name is compared: sm_100's are not the same in every process. Before 3.7
     Triton's launcher neither rounds to TF32 nor corrects old drivers' maps: there "high" has
     another kernel, and the stub is a new driver.
     """

@@ -99,7 +99,7 @@ def build_package(tree, **environment):
 
 
 @needs_source
-def test_a_cuda_build_carries_the_binaries_and_names_their_cuda_version(tree):
+def test_a_cuda_build_carries_the_cubins_and_names_their_cuda_version(tree):
     package, version = build_package(tree, AEFAST_CUDA_ARCHS="80 90")
     assert (package / "cubins" / "manifest.json").read_text() == "80 90"
     assert version == "0.1.0+cu131"

@@ -18,7 +18,7 @@ if not BENCHMARKS.exists():
     pytest.skip("needs the source tree", allow_module_level=True)
 sys.path.insert(0, str(BENCHMARKS))
 
-binaries = importlib.import_module("counts.binaries")
+cubins = importlib.import_module("counts.cubins")
 budgets = importlib.import_module("counts.budgets")
 callgrind = importlib.import_module("counts.callgrind")
 inner_loops = importlib.import_module("counts.inner_loops")
@@ -151,8 +151,8 @@ LISTING = """
 """
 
 
-def test_a_triton_binarys_instructions_are_counted_by_kind() -> None:
-    assert binaries.parse(LISTING) == {
+def test_a_triton_cubins_instructions_are_counted_by_kind() -> None:
+    assert cubins.parse(LISTING) == {
         "registers": 34,
         "instructions": 6,
         "tensor cores": 1,
@@ -166,20 +166,20 @@ def test_a_triton_binarys_instructions_are_counted_by_kind() -> None:
     }
 
 
-def test_a_binarys_budgets_are_a_line_a_kernel_beside_those_of_other_chips(
+def test_a_cubins_budgets_are_a_line_a_kernel_beside_those_of_other_chips(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(binaries, "FILE", tmp_path / "binaries.json")
-    binaries.write("triton 3.7, sm_90", {"b": {"registers": 2}, "a": {"registers": 1}})
-    binaries.write("triton 3.7, sm_80", {"a": {"registers": 3}})
-    assert binaries.read("triton 3.7, sm_90") == {"registers": {"a": 1, "b": 2}}
-    assert binaries.read("triton 3.6, sm_90") is None
-    assert len(binaries.FILE.read_text().splitlines()) == 9
+    monkeypatch.setattr(cubins, "FILE", tmp_path / "cubins.json")
+    cubins.write("triton 3.7, sm_90", {"b": {"registers": 2}, "a": {"registers": 1}})
+    cubins.write("triton 3.7, sm_80", {"a": {"registers": 3}})
+    assert cubins.read("triton 3.7, sm_90") == {"registers": {"a": 1, "b": 2}}
+    assert cubins.read("triton 3.6, sm_90") is None
+    assert len(cubins.FILE.read_text().splitlines()) == 9
 
 
-def committed_binaries() -> tuple[str, dict[str, dict[str, int]]]:
+def committed_cubins() -> tuple[str, dict[str, dict[str, int]]]:
     """What the budgets of the Triton kernels are of, and those of each of them."""
-    known: dict[str, dict[str, dict[str, int]]] = json.loads(binaries.FILE.read_text())
+    known: dict[str, dict[str, dict[str, int]]] = json.loads(cubins.FILE.read_text())
     return next((origin, known[origin]) for origin in known if origin.endswith(", sm_90"))
 
 
@@ -191,7 +191,7 @@ def test_every_triton_kernel_of_sm_90_has_a_budget(
     topk._merge_variant.cache_clear()
     names = {variant.name for op in aot.OPS for variant in aot.variants(op, 90)}
     topk._merge_variant.cache_clear()
-    _, kernels = committed_binaries()
+    _, kernels = committed_cubins()
     assert set(kernels) == names
     assert {name for name, counts in kernels.items() if counts["local memory"]} == set()
 
@@ -199,14 +199,14 @@ def test_every_triton_kernel_of_sm_90_has_a_budget(
 def test_a_kernel_over_its_budget_fails_with_the_difference(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    origin, kernels = committed_binaries()
+    origin, kernels = committed_cubins()
     name = next(name for name in kernels if name.startswith("half_step_kernel"))
     counts = kernels[name]
-    counted = binaries.by_measure(kernels)
-    assert budgets.compare(origin, counted, binaries.read(origin)) == 0
+    counted = cubins.by_measure(kernels)
+    assert budgets.compare(origin, counted, cubins.read(origin)) == 0
     counted["registers"][name] += 8
     counted["local memory"][name] += 2
-    assert budgets.compare(origin, counted, binaries.read(origin)) == 1
+    assert budgets.compare(origin, counted, cubins.read(origin)) == 1
     shown = capsys.readouterr().out
     registers = counts["registers"]
     share = f"{8 / registers:+.1%}"

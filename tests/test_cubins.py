@@ -1,4 +1,4 @@
-"""Ready-made binaries on a stub of CUDA's driver: its calls, and broken or missing binaries."""
+"""Ready-made cubins on a stub of CUDA's driver: its calls, and broken or missing cubins."""
 
 import hashlib
 import json
@@ -96,7 +96,7 @@ def numbers(launch):
     return [int.from_bytes(bytes.fromhex(value), "little") for value in launch["parameters"]]
 
 
-def test_every_argument_arrives_as_what_the_binary_takes(record):
+def test_every_argument_arrives_as_what_the_cubin_takes(record):
     (launch,) = record("make(1000).launch(7, 99, 0, arguments)").launches
     assert (launch["grid"], launch["block"]) == ([7, 1, 1], [256, 1, 1])
     assert (launch["shared"], launch["stream"], launch["extra"]) == (1000, 99, 0)
@@ -112,7 +112,7 @@ def test_every_argument_arrives_as_what_the_binary_takes(record):
     assert [bytes.fromhex(null) for null in scratch] == [bytes(8)] * 2
 
 
-def test_the_binary_goes_to_the_driver_as_it_is(record, image):
+def test_the_cubin_goes_to_the_driver_as_it_is(record, image):
     loaded = record("make().launch(1, 0, 0, arguments)").named("cuModuleLoadData")
     digest = 0xCBF29CE484222325
     for byte in image.read_bytes():
@@ -406,7 +406,7 @@ NAME = "kernel of every type"
 
 @pytest.fixture
 def folder(tmp_path, image, monkeypatch):
-    """A folder of ready-made binaries with one, for sm_90."""
+    """A folder of ready-made cubins with one, for sm_90."""
     compressed = zlib.compress(image.read_bytes())
     (tmp_path / "sm_90").mkdir()
     (tmp_path / "sm_90" / "kernel.cubin.z").write_bytes(compressed)
@@ -437,7 +437,7 @@ def entry_of(folder):
     return json.loads((folder / "manifest.json").read_text())["kernels"]["90"][NAME]
 
 
-def test_a_binary_is_found_for_the_chips_that_run_it(folder):
+def test_a_cubin_is_found_for_the_chips_that_run_it(folder):
     assert cubins.serves((9, 0))
     assert cubins.find((9, 0), NAME) is cubins.find((9, 0), NAME) is not None
     assert cubins.find((9, 0), "another variant") is None
@@ -445,7 +445,7 @@ def test_a_binary_is_found_for_the_chips_that_run_it(folder):
     assert not cubins.serves((8, 0))
 
 
-def test_each_chip_has_its_binaries_and_only_sm_80s_run_on_others():
+def test_each_chip_has_its_cubins_and_only_sm_80s_run_on_others():
     architectures = {
         capability: cubins.architecture(capability)
         for capability in [
@@ -478,7 +478,7 @@ def test_amds_chips_are_another_matter(monkeypatch):
     assert cubins.architecture((9, 0)) is None
 
 
-def test_without_binaries_nothing_is_said(folder, recwarn):
+def test_without_cubins_nothing_is_said(folder, recwarn):
     (folder / "manifest.json").unlink()
     assert not cubins.serves((9, 0))
     assert cubins.find((9, 0), NAME) is None
@@ -546,10 +546,10 @@ def test_a_broken_manifest_is_left_to_triton_with_one_warning(folder, text, recw
     assert "manifest.json is not used" in message
 
 
-def test_binaries_of_other_kernels_are_left_to_triton(folder, monkeypatch, recwarn):
+def test_cubins_of_other_kernels_are_left_to_triton(folder, monkeypatch, recwarn):
     monkeypatch.setattr(cubins, "sources", lambda: "changed")
     assert not cubins.serves((9, 0))
-    assert "its binaries are of other kernels than this version's" in str(recwarn[0].message)
+    assert "its cubins are of other kernels than this version's" in str(recwarn[0].message)
 
 
 LAUNCH = """
@@ -603,7 +603,7 @@ def test_kernels_that_the_extension_launches_take_turns_without_python(stub, fol
     assert recording.output.splitlines() == [f"by Python {step}" for step in (4, 5, 6, 7)]
 
 
-def test_a_binary_that_does_not_load_is_left_to_triton_with_one_warning(stub, folder):
+def test_a_cubin_that_does_not_load_is_left_to_triton_with_one_warning(stub, folder):
     recording = stub.run(ARGUMENTS_PROGRAM + LAUNCH, folder, fail="cuModuleLoadData=209")
     assert recording.output.split() == ["False", "False", "False"]
     assert len(recording.named("cuModuleLoadData")) == 1
@@ -627,7 +627,7 @@ def gpus(monkeypatch, folder):
     backend._triton_unavailable.cache_clear()
 
 
-def test_binaries_serve_without_triton_where_every_gpu_has_them(gpus):
+def test_cubins_serve_without_triton_where_every_gpu_has_them(gpus):
     gpus((9, 0), (9, 0))
     assert backend.unavailable("triton", "cuda") is None
     assert "triton does not import" in backend.unavailable("triton", "cpu")
@@ -645,19 +645,19 @@ def info():
 
 def test_info_says_where_the_kernels_come_from(info, gpus):
     gpus((9, 0), (9, 0))
-    assert info.kernels() == "ready-made binaries for sm_90"
+    assert info.kernels() == "ready-made cubins for sm_90"
     gpus((8, 0), (9, 0))
-    assert info.kernels() == "none, ready-made binaries for sm_90"
+    assert info.kernels() == "none, ready-made cubins for sm_90"
 
 
 def test_info_counts_what_is_broken(info, gpus, folder):
     corrupt(folder)
     gpus((9, 0))
     actual = info.kernels()
-    assert actual == "ready-made binaries for sm_90, but 1 of them are missing or broken"
+    assert actual == "ready-made cubins for sm_90, but 1 of them are missing or broken"
 
 
-def test_without_triton_a_missing_binary_says_what_to_install(gpus, monkeypatch):
+def test_without_triton_a_missing_cubin_says_what_to_install(gpus, monkeypatch):
     gpus((9, 0))
     monkeypatch.delitem(sys.modules, "aefast.ops.sparsity.triton_kernels", raising=False)
     shared._jit_function.cache_clear()

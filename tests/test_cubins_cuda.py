@@ -1,4 +1,4 @@
-"""Ready-made binaries on a GPU compute what Triton's own compilation computes."""
+"""Ready-made cubins on a GPU compute what Triton's own compilation computes."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from aefast.functional import corrupt
 CAPABILITY = torch.cuda.get_device_capability() if torch.cuda.is_available() else (0, 0)
 
 pytestmark = pytest.mark.skipif(
-    cubins.architecture(CAPABILITY) is None, reason="needs a GPU that binaries are made for"
+    cubins.architecture(CAPABILITY) is None, reason="needs a GPU that cubins are made for"
 )
 
 
@@ -20,7 +20,7 @@ def forget():
 
 @pytest.fixture
 def launched(request, monkeypatch):
-    """Collects the names of ready-made binaries that are launched, with the installed ones."""
+    """Collects the names of ready-made cubins that are launched, with the installed ones."""
     names = []
 
     def launch(name, *arguments):

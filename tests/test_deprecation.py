@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import aefast
-from aefast import nn
+from aefast import functional, nn
 from aefast.acceleration.table import ReportRow
 
 AUTOENCODERS = (
@@ -69,6 +69,7 @@ def test_an_estimators_loss_parameter_is_its_reconstruction(kind):
         ("aefast", "Look", "TrainingProgress"),
         ("aefast", "Patched", "PatchStatus"),
         ("aefast.patching", "Patched", "PatchStatus"),
+        ("aefast.random", "Step", "DrawStep"),
     ],
 )
 def test_a_class_is_found_by_its_old_name(module, old, new):
@@ -94,3 +95,16 @@ def test_a_results_attribute_is_read_by_its_old_name(result, old, new):
         assert getattr(result, old) == getattr(result, new)
     assert [warning.filename for warning in warned] == [__file__]
     assert pickle.loads(pickle.dumps(result)) == result
+
+
+def test_the_loss_of_the_op_is_its_reconstruction():
+    x, weight = torch.rand(5, 8), torch.rand(3, 8)
+    options = {"output_activation": "sigmoid"}
+    with pytest.warns(DeprecationWarning, match="use reconstruction=") as warned:
+        old = functional.reconstruction_loss(x, weight, None, loss="bce", **options)
+    assert [warning.filename for warning in warned] == [__file__]
+    with warnings.catch_warnings(action="error"):
+        new = functional.reconstruction_loss(x, weight, None, reconstruction="bce", **options)
+    assert torch.equal(old, new)
+    with pytest.raises(TypeError, match="loss and reconstruction are both given"):
+        functional.reconstruction_loss(x, weight, None, loss="mse", reconstruction="bce")

@@ -21,11 +21,11 @@ from aefast.functional import (
     reparameterize,
 )
 from aefast.nn import RBM, Autoencoder, StochasticAutoencoder
-from aefast.nn.likelihood import draw_visible
+from aefast.nn.likelihood import sample_visible
 from aefast.ops.contractive import eager as contractive
 from aefast.ops.contractive.settings import PenaltySettings
 from aefast.ops.corrupt.op import corrupt_with
-from aefast.random import SEED_LIMIT, Step
+from aefast.random import SEED_LIMIT, DrawStep
 
 # Random123's kat_vectors for philox4x32-10: counter, key, output.
 KNOWN_ANSWERS = [
@@ -58,7 +58,7 @@ def test_philox_gives_random123s_known_answers(counter, key, answer):
 def test_kernels_draw_the_definitions_words(kernel_device):
     """For key 0, row 0 and masking's step, four words decide four elements. Thresholds are put
     directly below and above each word."""
-    words = random.philox((0, 0, 0, Step.MASKING), (0, 0))
+    words = random.philox((0, 0, 0, DrawStep.MASKING), (0, 0))
     uniforms = [(word >> 8) * 2.0**-24 for word in words]
     ones = torch.ones(1, 4, device=kernel_device)
     for column, uniform in enumerate(uniforms):
@@ -77,7 +77,7 @@ def test_kernels_draw_the_definitions_numbers_at_every_seed_and_row(
     """Uniforms are compared through noise at 8 levels; a threshold for each of 24 bits would take
     long."""
     ones = torch.ones(3, 21, device=kernel_device)
-    draws = {"step": Step.MASKING, "row_offset": row_offset}
+    draws = {"step": DrawStep.MASKING, "row_offset": row_offset}
     uniform = random.uniform(seed, 3, 21, **draws).to(kernel_device)
     for level in torch.linspace(0.05, 0.95, 8).tolist():
         corrupted = corrupt(ones, "masking", level, seed=seed, row_offset=row_offset)
@@ -123,10 +123,10 @@ def draws(seed, device):
         "probes": probes[:, 0] == 1,
         "Hessian noise": contractive.with_noise(zeros, penalty, corrupt_with) > 0,
         "dropout": dropout._drop(ones, seed, None, 0) == 0,
-        "code noise": stochastic._draw_code(ones, seed) > stochastic.encode(ones),
-        "latent": random.normal(seed, ROWS, COLUMNS, step=Step.LATENT, device=device) > 0,
-        "visible given a code": draw_visible(ones / 2, None, seed) == 1,
-        "normal given a code": draw_visible(zeros, log_var, seed) > 0,
+        "code noise": stochastic._sample_code(ones, seed) > stochastic.encode(ones),
+        "latent": random.normal(seed, ROWS, COLUMNS, step=DrawStep.LATENT, device=device) > 0,
+        "visible given a code": sample_visible(ones / 2, None, seed) == 1,
+        "normal given a code": sample_visible(zeros, log_var, seed) > 0,
         "chains' start": machine._random_states(ROWS, seed) == 1,
     }
 
@@ -145,8 +145,8 @@ def test_one_seed_draws_independently_wherever_it_is_given(device):
 
 
 def test_no_draw_takes_one_of_gibbs_samplings_steps():
-    assert min(Step) >= 2 * random.MOST_STEPS
-    assert max(Step) < 2**32
+    assert min(DrawStep) >= 2 * random.MOST_STEPS
+    assert max(DrawStep) < 2**32
 
 
 def test_gibbs_refuses_more_steps_than_it_has():

@@ -21,7 +21,7 @@ from aefast.ops.shared.triton import ACTIVATIONS, Descriptor, descriptors_round,
 from aefast.ops.sparsity import triton as sparsity
 from tests import launches
 
-BUDGETS = Path(__file__).parents[1] / "benchmarks" / "counts" / "binaries.json"
+BUDGETS = Path(__file__).parents[1] / "benchmarks" / "counts" / "cubins.json"
 
 PLAN = """
 import sys
@@ -36,7 +36,7 @@ for op in aot.OPS:
 """
 
 
-def test_every_op_lists_its_binaries_where_triton_does_not_import():
+def test_every_op_lists_its_cubins_where_triton_does_not_import():
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
         [sys.executable, "-c", PLAN], env=environment, capture_output=True, text=True
@@ -57,7 +57,7 @@ def test_descriptors_round_from_triton_3_7_on(monkeypatch, version, rounds):
 
 
 def test_an_older_tritons_kernels_round_where_its_descriptors_cannot(monkeypatch):
-    """The variant is the same one: a ready-made binary's descriptors round whatever Triton is."""
+    """The variant is the same one: a ready-made cubin's descriptors round whatever Triton is."""
     monkeypatch.setattr(shared, "descriptors_round", lambda: False)
     assert shared.jit_constants({"TF32": True, "ROUND": False}) == {"TF32": True, "ROUND": True}
     assert shared.jit_constants({"UNITS": 512}) == {"UNITS": 512}

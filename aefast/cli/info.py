@@ -56,7 +56,7 @@ def choices() -> str:
 
 
 def kernels() -> str:
-    """The source of the GPUs' kernels: ready-made binaries, or Triton's compiler."""
+    """The source of the GPUs' kernels: ready-made cubins, or Triton's compiler."""
     sources = []
     for index in range(torch.cuda.device_count()):
         capability = torch.cuda.get_device_capability(index)
@@ -65,7 +65,7 @@ def kernels() -> str:
         elif cubins.serves(capability):
             count = len(cubins.broken(capability))
             but = f", but {count} of them are missing or broken" if count else ""
-            sources.append(f"ready-made binaries for sm_{cubins.architecture(capability)}{but}")
+            sources.append(f"ready-made cubins for sm_{cubins.architecture(capability)}{but}")
         else:
             sources.append("Triton compiles at first use")
     return ", ".join(dict.fromkeys(sources))

@@ -40,7 +40,7 @@ COUNTED_NAMES |= {"number", "obs", "sample", "sample_id"}
 COUNTED_ROWS = 3
 
 # So many numbers in even, rising steps are column names, not a sample.
-RULER = 8
+FEWEST_EVEN_STEPS = 8
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ def _delimiter(lines: list[str]) -> str:
 def _is_header(first: list[str], second: list[str], delimiter: str) -> bool:
     """A line of text, or of numbers that name columns: 0, 1, ..., D - 1, as pandas writes where
     they have no names; these beside an index's column, which has none; 1, 2, ..., D over numbers
-    that are no integers; or a ruler, such as wavelengths."""
+    that are no integers; or rise in even steps, as wavelengths do."""
     if all(is_text(field, delimiter) for field in first):
         return not all(map(is_missing, first))
     if first[0] == "" and not any(is_text(field, delimiter) for field in first[1:]):
@@ -207,10 +207,14 @@ def _is_header(first: list[str], second: list[str], delimiter: str) -> bool:
         return len(first) > 2 or (len(first) == 2 and second != [] and integers == 0)
     if first == counts[1:]:
         return len(first) > 2 and integers < len(second)
-    return len(first) >= RULER and _is_ruler(first, delimiter) and not _is_ruler(second, delimiter)
+    return (
+        len(first) >= FEWEST_EVEN_STEPS
+        and _rises_evenly(first, delimiter)
+        and not _rises_evenly(second, delimiter)
+    )
 
 
-def _is_ruler(fields: list[str], delimiter: str) -> bool:
+def _rises_evenly(fields: list[str], delimiter: str) -> bool:
     """Whether the numbers rise in even steps."""
     if any(is_text(field, delimiter) for field in fields):
         return False
@@ -232,7 +236,7 @@ class _Column:
         self.last = -math.inf
         self.is_natural = self.is_text = self.is_counting = self.is_rising = True
 
-    def see(self, field: str) -> None:
+    def update(self, field: str) -> None:
         is_name = is_text(field, self.delimiter)
         value = math.nan if is_name else number(field, self.delimiter)
         if self.rows == 0:
@@ -265,7 +269,7 @@ def _count_index(path: Path, layout: Layout, names: list[str | None], name: str)
     if columns:
         for _, fields in records(path, layout, name):
             for column, field in zip(columns, fields, strict=False):
-                column.see(field)
+                column.update(field)
     return next((i for i, column in enumerate(columns) if not column.is_index), len(columns))
 
 

@@ -104,8 +104,8 @@ class KernelSteps:
         if len(x) == 0:
             local.zero_()
             return 0.0
-        if self.planned.taker is not None:
-            checks.check_unit_interval(x, "x", self.planned.taker)
+        if self.planned.unit_interval_reason is not None:
+            checks.check_unit_interval(x, "x", self.planned.unit_interval_reason)
         plan, parameters, _ = self.planned
         if shard.micro_batch == 0:
             loss = cpp.loss_and_gradients(plan, parameters, x, seed, shard.first, self.gradients)

@@ -116,7 +116,7 @@ class BaseAutoencoder(FloatTransformer):
             self.n_iter_ += epochs
             if held_out is not None:
                 self.validation_loss_curve_.append(self._held_out_loss(held_out))
-                best.see(self.validation_loss_curve_[-1], self.module_)
+                best.update(self.validation_loss_curve_[-1], self.module_)
             if self.verbose:
                 end = time.time()
                 print(self._progress(end - begin))
@@ -183,7 +183,7 @@ class BaseAutoencoder(FloatTransformer):
         self._warn_of_scale(X)
         with self._in_double() as module:
             blocks = row_blocks(X, torch.float64, _rows_at_once(module))
-            if self._takers(module) is not None:
+            if self._unit_interval_reason(module) is not None:
                 blocks = (rows.clamp(0, 1) for rows in blocks)  # 1 + 2e-16 counts as 1
             scores = [self._score_rows(module, rows) for rows in blocks]
             return floored(torch.cat(scores)).numpy()
@@ -210,7 +210,7 @@ class BaseAutoencoder(FloatTransformer):
         """The scores ``[B]`` of rows ``[B, D]``, each of which depends on its row alone."""
 
     @abstractmethod
-    def _takers(self, module: Any) -> str | None:
+    def _unit_interval_reason(self, module: Any) -> str | None:
         """What requires numbers in [0, 1], for a message; None if nothing does."""
 
     def _check_parameters(self) -> None:
@@ -268,9 +268,9 @@ class BaseAutoencoder(FloatTransformer):
         return optimizer
 
     def _check_range(self, X: Matrix, module: Any) -> None:
-        takers = self._takers(module)
-        if takers is not None:
-            check_unit_interval(X, takers)
+        reason = self._unit_interval_reason(module)
+        if reason is not None:
+            check_unit_interval(X, reason)
 
     def _warn_of_scale(self, X: Matrix) -> None:
         most = largest(X)
@@ -471,7 +471,7 @@ class Autoencoder(BaseAutoencoder):
     def _score_rows(self, module: nn.Autoencoder, rows: Tensor) -> Tensor:
         return torch.vmap(lambda row: -module.compare(module.encode(row), row))(rows)
 
-    def _takers(self, module: nn.Autoencoder) -> str | None:
+    def _unit_interval_reason(self, module: nn.Autoencoder) -> str | None:
         return "the cross-entropy takes" if module.reconstruction == "bce" else None
 
     def _check_parameters(self) -> None:
@@ -503,7 +503,7 @@ class Best:
         self.parameters: dict[str, Tensor] | None = None
         self.unimproved = 0
 
-    def see(self, loss: float, module: torch.nn.Module) -> None:
+    def update(self, loss: float, module: torch.nn.Module) -> None:
         self.unimproved += 1
         if loss < self.to_beat - self.tolerance:
             self.to_beat, self.unimproved = loss, 0

@@ -38,16 +38,16 @@ RANGE = "numbers in [0, 1]"
 
 
 class BernoulliRBM(FloatTransformer):
-    """A restricted Boltzmann machine with binary units, trained by contrastive divergence.
+    """A restricted Boltzmann machine with Bernoulli units, trained by contrastive divergence.
 
     The parameters and methods are those of :class:`sklearn.neural_network.BernoulliRBM`, whose
     place it takes, with two more: ``k`` and ``persistent``. All is computed in float32.
 
     Args:
-        n_components: the number of binary hidden units.
+        n_components: the number of Bernoulli hidden units.
         learning_rate: of the gradient steps.
-        batch_size: rows a step.
-        n_iter: passes over the data.
+        batch_size: rows a step, at least 1.
+        n_iter: passes over the data, at least 0.
         verbose: print the pseudo-likelihood after each pass.
         random_state: an int, a ``numpy.random.RandomState``, or None.
         k: how many Gibbs steps a gradient step takes.

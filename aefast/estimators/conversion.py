@@ -149,14 +149,14 @@ def outside_unit_interval(X: Matrix) -> float | None:
     return low if low < 0 else high
 
 
-def check_unit_interval(X: Matrix, takers: str) -> None:
+def check_unit_interval(X: Matrix, reason: str) -> None:
     """
     Args:
-        takers: what takes numbers in [0, 1], for the message: "Bernoulli units take".
+        reason: what takes numbers in [0, 1], for the message: "Bernoulli units take".
 
     Raises:
         ValueError: X holds a number outside [0, 1].
     """
     wrong = outside_unit_interval(X)
     if wrong is not None:
-        raise ValueError(f"X holds {checks.shown_outside(wrong)}; {takers} numbers in [0, 1]")
+        raise ValueError(f"X holds {checks.shown_outside(wrong)}; {reason} numbers in [0, 1]")

@@ -18,7 +18,7 @@ from aefast.estimators.conversion import (
     outside_unit_interval,
 )
 from aefast.nn.likelihood import floored
-from aefast.random import Step, normal
+from aefast.random import DrawStep, normal
 
 # Draws of a row's code for its score. All rows have the same draws, so that a score does not depend
 # on the other rows. On digits another seed changes the mean score by 0.06 nats of -18 (stochastic),
@@ -58,7 +58,7 @@ class GenerativeAutoencoder(BaseAutoencoder):
         ``[DRAWS_SCORED, H]`` for its codes."""
 
     def _score_rows(self, module: Any, rows: Tensor) -> Tensor:
-        noise = normal(SCORE_SEED, DRAWS_SCORED, self._n_features_out, step=Step.SCORE).double()
+        noise = normal(SCORE_SEED, DRAWS_SCORED, self._n_features_out, step=DrawStep.SCORE).double()
         row_blocks = rows.split(ROWS_SCORED_AT_ONCE)
         return floored(torch.cat([self._score_draws(module, block, noise) for block in row_blocks]))
 
@@ -69,6 +69,6 @@ class GenerativeAutoencoder(BaseAutoencoder):
             options["decoder_kind"] = "bernoulli" if is_binary else "gaussian"
         return options
 
-    def _takers(self, module: Any) -> str | None:
+    def _unit_interval_reason(self, module: Any) -> str | None:
         is_bernoulli = module.decoder_kind == "bernoulli"
         return "Bernoulli units take" if is_bernoulli else None

@@ -36,7 +36,7 @@ from aefast.estimators.moments import Moments, as_double, of_all_ranks, shape_of
 from aefast.functional import linear_act
 from aefast.nn.likelihood import floored
 from aefast.ops.shared import checks
-from aefast.random import Step, normal
+from aefast.random import DrawStep, normal
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -244,8 +244,8 @@ class LinearFactorModel(FloatTransformer):
         self._check_is_fitted()
         seed = draw_sample_seed(n_samples, random_state)
         weight, noise = self._generator()
-        latent = normal(seed, n_samples, len(weight), step=Step.LATENT).double()
-        scatter = normal(seed, n_samples, len(noise), step=Step.VISIBLE) * noise.sqrt()
+        latent = normal(seed, n_samples, len(weight), step=DrawStep.LATENT).double()
+        scatter = normal(seed, n_samples, len(noise), step=DrawStep.VISIBLE) * noise.sqrt()
         return (latent @ weight + as_double(self.mean_) + scatter).numpy()
 
     @in_default_modes

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from aefast.figures.digits import draw_images, load_digits, pca, squared_error, train
+from aefast.figures.digits import load_digits, pca, plot_images, squared_error, train
 from aefast.nn import Autoencoder
 from aefast.nn.initialization import initialized
 
@@ -121,4 +121,4 @@ def plot(measured: Measured, figure: "Figure") -> None:
             names.append(f"{name}\n{point.label}")
     rates = " and ".join(f"{rate:g}" for rate in RATES[:2])
     title = f"Held-out digits, at most {rates} bits per pixel"
-    draw_images(right, torch.cat(rows).clamp(0, 1), title, names=names)
+    plot_images(right, torch.cat(rows).clamp(0, 1), title, names=names)

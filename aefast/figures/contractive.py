@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aefast.figures.digits import draw_images, load_digits, subfigures, train
+from aefast.figures.digits import load_digits, plot_images, subfigures, train
 from aefast.nn import ContractiveAutoencoder
 from aefast.nn.initialization import initialized
 
@@ -177,6 +177,6 @@ def plot(measured: Measured, figure: "Figure") -> None:
     right.legend()
     names = ["exact", "local PCA", "contractive", "autoencoder"]
     panels = bottom.subplots(1, len(names) + 1, width_ratios=(1, 2, 2, 2, 2))
-    draw_images(panels[0], measured.image[None], "shifted digit", columns=1)
+    plot_images(panels[0], measured.image[None], "shifted digit", columns=1)
     for axes, name in zip(panels[1:], names, strict=True):
-        draw_images(axes, measured.tangents[name], f"tangents: {name}", columns=2)
+        plot_images(axes, measured.tangents[name], f"tangents: {name}", columns=2)

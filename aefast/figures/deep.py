@@ -78,7 +78,7 @@ def plot(measured: Measured, figure: "Figure") -> None:
     first, second, errors = figure.subplots(1, 3, width_ratios=(1, 1, 0.8))
     title = "{}'s code: the nearest digit has\nthe same label for {:.0%}"
     ours = title.format("Autoencoder", measured.accuracy)
-    draw_code(first, measured.code, measured.labels, ours)
+    plot_code(first, measured.code, measured.labels, ours)
     # Its outliers would press the others together.
     far = 1.3 * measured.code.abs().max().item()
     first.set(xlim=(-far, far), ylim=(-far, far))
@@ -87,7 +87,7 @@ def plot(measured: Measured, figure: "Figure") -> None:
         set_scale("asinh", linear_width=0.5)
         axis.set_ticks(ticks, [str(tick) for tick in ticks])
         axis.set_ticks([], minor=True)
-    draw_code(
+    plot_code(
         second, measured.code_pca, measured.labels, title.format("PCA", measured.accuracy_pca)
     )
     positions = torch.arange(len(SIZES), dtype=torch.int64, device="cpu")
@@ -104,7 +104,7 @@ def plot(measured: Measured, figure: "Figure") -> None:
     errors.legend(fontsize=8, loc="upper right")
 
 
-def draw_code(axes: "Axes", code: Tensor, labels: Tensor, title: str) -> None:
+def plot_code(axes: "Axes", code: Tensor, labels: Tensor, title: str) -> None:
     """Each digit as its numeral, where its code is."""
     for label in range(10):
         first, second = code[labels == label].t()

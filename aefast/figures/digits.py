@@ -128,7 +128,7 @@ def subfigures(
     return list(parts.flat)
 
 
-def draw_images(
+def plot_images(
     axes: "Axes", images: Tensor, title: str = "", *, columns: int = 10, names: Sequence[str] = ()
 ) -> None:
     """Square images ``[N, side * side]`` as a grid on one pair of axes, with thin gaps, and the

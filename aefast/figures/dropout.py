@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from aefast.figures.digits import draw_images, load_digits, squared_error, train
+from aefast.figures.digits import load_digits, plot_images, squared_error, train
 from aefast.nn import Autoencoder
 from aefast.nn.initialization import initialized
 
@@ -109,4 +109,4 @@ def plot(measured: Measured, figure: "Figure") -> None:
     middle.legend()
     names = ("digits", *(f"dropout {p}" if p else "no dropout" for p in PROBABILITIES))
     title = f"Held-out digits, {SHOWN:.0%} of the units removed"
-    draw_images(right, measured.images.clamp(0, 1), title, names=names)
+    plot_images(right, measured.images.clamp(0, 1), title, names=names)

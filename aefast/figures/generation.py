@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from aefast.estimators import ProbabilisticPCA
-from aefast.figures.digits import draw_images, load_digits, shuffled, subfigures, train
+from aefast.figures.digits import load_digits, plot_images, shuffled, subfigures, train
 from aefast.nn import RBM, Autoencoder, StochasticAutoencoder, VariationalAutoencoder
 from aefast.nn.initialization import initialized
 
@@ -38,11 +38,11 @@ def measure() -> Measured:
     count = len(held_out)
     samples = {
         "training digits": data[:count],
-        "variational": draw_variational(data, count),
-        "RBM": draw_rbm(data, count),
-        "stochastic": draw_stochastic(data, count),
-        "probabilistic PCA": draw_probabilistic_pca(data, count),
-        **draw_plain(data, count),
+        "variational": sample_variational(data, count),
+        "RBM": sample_rbm(data, count),
+        "stochastic": sample_stochastic(data, count),
+        "probabilistic PCA": sample_probabilistic_pca(data, count),
+        **sample_plain(data, count),
     }
     distances = {name: torch.cdist(rows, held_out) for name, rows in samples.items()}
     return Measured(
@@ -52,7 +52,7 @@ def measure() -> Measured:
     )
 
 
-def draw_variational(data: Tensor, count: int) -> Tensor:
+def sample_variational(data: Tensor, count: int) -> Tensor:
     model = initialized(
         lambda: VariationalAutoencoder(data.shape[1], LATENT, layers=[HIDDEN]), seed=0
     )
@@ -60,7 +60,7 @@ def draw_variational(data: Tensor, count: int) -> Tensor:
     return model.sample(count, seed=0)
 
 
-def draw_plain(data: Tensor, count: int) -> dict[str, Tensor]:
+def sample_plain(data: Tensor, count: int) -> dict[str, Tensor]:
     """The variational autoencoder's network and training. Nothing says which codes are a digit's:
     they are drawn from the box that the training codes are in, or from a Gaussian fitted to them,
     which helps the more the fewer code units there are."""
@@ -88,7 +88,7 @@ def draw_plain(data: Tensor, count: int) -> dict[str, Tensor]:
         return dict(zip(PLAIN, decoded, strict=True))
 
 
-def draw_rbm(data: Tensor, count: int) -> Tensor:
+def sample_rbm(data: Tensor, count: int) -> Tensor:
     """The means of the visible units, as the others' samples are means."""
     machine = initialized(lambda: RBM(data.shape[1], 100, chains=100), seed=0)
     steps = shuffled(len(data), 100, epochs=150)
@@ -105,13 +105,13 @@ def draw_rbm(data: Tensor, count: int) -> Tensor:
         return machine.reconstruct(machine.sample(count, k=1000, seed=0))
 
 
-def draw_stochastic(data: Tensor, count: int) -> Tensor:
+def sample_stochastic(data: Tensor, count: int) -> Tensor:
     model = initialized(lambda: StochasticAutoencoder(data.shape[1], 64, code_noise=1.2), seed=0)
     train(model, data, epochs=60, learning_rate=5e-3)
     return model.sample(count, seed=0)
 
 
-def draw_probabilistic_pca(data: Tensor, count: int) -> Tensor:
+def sample_probabilistic_pca(data: Tensor, count: int) -> Tensor:
     """Samples of probabilistic PCA without its noise, clamped to [0, 1]."""
     model = ProbabilisticPCA(LATENT).fit(data.numpy())
     codes = model.transform(model.sample(count, random_state=0))
@@ -153,4 +153,4 @@ def plot(measured: Measured, figure: "Figure") -> None:
         right.subplots(len(measured.samples), 1), measured.samples.items(), strict=True
     ):
         title = f"plain autoencoder, {name}" if name in PLAIN else name
-        draw_images(panel, rows[:SHOWN], title, columns=SHOWN)
+        plot_images(panel, rows[:SHOWN], title, columns=SHOWN)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from aefast.figures.digits import draw_images, load_digits, squared_error, train
+from aefast.figures.digits import load_digits, plot_images, squared_error, train
 from aefast.nn import (
     Autoencoder,
     ContractiveAutoencoder,
@@ -104,6 +104,6 @@ def plot(measured: Measured, figure: "Figure") -> None:
     left.invert_yaxis()
     left.set(xlabel="squared error (% of the variance)", title="Reconstruction", xlim=(0, 100))
     left.legend(loc="upper right")
-    draw_images(
+    plot_images(
         right, measured.images.clamp(0, 1), "Digits and noise, never seen", names=["input", *names]
     )

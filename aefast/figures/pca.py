@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from aefast.estimators import PCA
-from aefast.figures.digits import draw_images, load_digits, subfigures
+from aefast.figures.digits import load_digits, plot_images, subfigures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,7 +73,7 @@ def plot(measured: Measured, figure: "Figure") -> None:
     images = torch.cat((measured.mean[None], measured.components[:14]))
     images = images / images.abs().amax(1, keepdim=True)
     title = "The mean, and the first 14 principal images (gray: 0, black: above)"
-    draw_images(left, images, title, columns=5)
+    plot_images(left, images, title, columns=5)
     right.plot(measured.explained, color="tab:blue", label="training digits")
     held_out = [measured.explained_held_out[size] for size in SIZES]
     right.plot(SIZES, held_out, "o", color="tab:red", label="held-out digits")
@@ -84,4 +84,4 @@ def plot(measured: Measured, figure: "Figure") -> None:
     rows |= {f"From {size} components": measured.reconstructions[size] for size in SIZES}
     strips = bottom.subplots(2, 2, gridspec_kw=spacing)
     for axes, (title, row) in zip(strips.flat, rows.items(), strict=True):
-        draw_images(axes, row.clamp(0, 1), title)
+        plot_images(axes, row.clamp(0, 1), title)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aefast.figures.digits import draw_images, load_digits, squared_error, train
+from aefast.figures.digits import load_digits, plot_images, squared_error, train
 from aefast.nn import DeepBeliefStack, LinearAct
 from aefast.nn.initialization import initialized
 
@@ -126,4 +126,4 @@ def plot(measured: Measured, figure: "Figure") -> None:
     left.set(ylim=(0, 7), title=f"Layers of {', '.join(map(str, SIZES))} units, and back")
     left.legend()
     names = ("digits", "pre-trained", "Glorot's", "PyTorch's")
-    draw_images(right, measured.images, "Held-out digits", names=names)
+    plot_images(right, measured.images, "Held-out digits", names=names)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from aefast import random
 from aefast.estimators import FactorAnalysis, ProbabilisticPCA
-from aefast.figures.digits import draw_images, load_digits, subfigures
+from aefast.figures.digits import load_digits, plot_images, subfigures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -99,7 +99,7 @@ def plot(measured: Measured, figure: "Figure") -> None:
     top, bottom = subfigures(figure, 2, 1, height_ratios=(3.6, 1))
     spacing = {"wspace": 0.05}
     left, *right = top.subplots(1, 3, width_ratios=(1.6, 1, 1), gridspec_kw=spacing)
-    draw_likelihoods(left, measured)
+    plot_likelihoods(left, measured)
     highest = measured.factors_noise.max()
     noises = {
         "Noise: probabilistic PCA": torch.full(
@@ -120,10 +120,10 @@ def plot(measured: Measured, figure: "Figure") -> None:
     }
     strips = bottom.subplots(1, 3, gridspec_kw=spacing)
     for axes, (title, images) in zip(strips, rows.items(), strict=True):
-        draw_images(axes, images.clamp(0, 1), title)
+        plot_images(axes, images.clamp(0, 1), title)
 
 
-def draw_likelihoods(axes: "Axes", measured: Measured) -> None:
+def plot_likelihoods(axes: "Axes", measured: Measured) -> None:
     axes.axhline(measured.full, color="gray", linestyle="--", label="Gaussian, all components")
     curves = {
         "factor analysis": ("tab:blue", measured.factors, measured.their_factors),

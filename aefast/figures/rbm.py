@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from aefast.figures.digits import draw_images, load_digits, shuffled, subfigures
+from aefast.figures.digits import load_digits, plot_images, shuffled, subfigures
 from aefast.nn import RBM, annealed_importance_sampling, exact_log_partition
 from aefast.nn.initialization import initialized
 
@@ -123,9 +123,9 @@ def plot(measured: Measured, figure: "Figure") -> None:
     )
     top.legend()
     title = f"Samples: {measured.hits:.0%} are bars or stripes"
-    draw_images(bottom, measured.patterns[:40], title)
+    plot_images(bottom, measured.patterns[:40], title)
     bottom.images[0].set_clim(-0.3, 1)  # an empty pattern is gray, the gaps are white
     above, below = right.subplots(2, 1, height_ratios=(1, 1))
     order = measured.features.norm(dim=1).argsort(descending=True)
-    draw_images(above, measured.features[order], "Digits: weights of the hidden units", columns=13)
-    draw_images(below, measured.digits, "Digits: samples (means of the visible units)")
+    plot_images(above, measured.features[order], "Digits: weights of the hidden units", columns=13)
+    plot_images(below, measured.digits, "Digits: samples (means of the visible units)")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from aefast.figures.digits import draw_images, load_digits, subfigures, train
+from aefast.figures.digits import load_digits, plot_images, subfigures, train
 from aefast.nn import SparseAutoencoder
 from aefast.nn.initialization import initialized
 
@@ -100,4 +100,4 @@ def plot(measured: Measured, figure: "Figure") -> None:
     panels = bottom.subplots(1, 3)
     for axes, title, features in zip(panels, titles, measured.features.values(), strict=True):
         largest = features.norm(dim=1).topk(40).indices
-        draw_images(axes, features[largest], f"The 40 largest features, {title}")
+        plot_images(axes, features[largest], f"The 40 largest features, {title}")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from aefast.estimators import SparseCoding
-from aefast.figures.digits import draw_images, subfigures
+from aefast.figures.digits import plot_images, subfigures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -109,7 +109,7 @@ def sentence(measured: Measured) -> str:
 
 def plot(measured: Measured, figure: "Figure") -> None:
     left, right = subfigures(figure, 1, 2, width_ratios=(1.25, 1))
-    draw_images(
+    plot_images(
         left.subplots(),
         measured.dictionary,
         f"The {ATOMS} atoms, {SIDE}x{SIDE} pixels (gray: 0)",
@@ -117,7 +117,7 @@ def plot(measured: Measured, figure: "Figure") -> None:
     )
     top, bottom = right.subplots(2, 1)
     pairs = torch.cat((measured.patches, measured.reconstructions))
-    draw_images(top, pairs, "Patches; below, their codes decoded", columns=SHOWN)
+    plot_images(top, pairs, "Patches; below, their codes decoded", columns=SHOWN)
     bottom.plot(measured.actives, measured.errors, "o-", color="tab:blue")
     for penalty, active, error in zip(
         measured.penalties, measured.actives, measured.errors, strict=True

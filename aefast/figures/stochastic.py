@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from aefast.figures.digits import draw_images, load_digits, subfigures, train
+from aefast.figures.digits import load_digits, plot_images, subfigures, train
 from aefast.nn import StochasticAutoencoder
 from aefast.nn.initialization import initialized
 
@@ -113,7 +113,7 @@ def plot(measured: Measured, figure: "Figure") -> None:
     above, below = right.subplots(2, 1)
     rows = torch.cat((measured.inputs[:, None], measured.means[:, None], measured.draws), 1)
     title = f"A digit; the mean of p(x | h) at a code of it; {DRAWS} draws"
-    draw_images(above, rows.flatten(0, 1), title, columns=rows.shape[1])
+    plot_images(above, rows.flatten(0, 1), title, columns=rows.shape[1])
     chains = measured.chains.transpose(0, 1)
     title = f"Chains from noise: after 0, {', '.join(map(str, STEPS))} steps"
-    draw_images(below, chains.flatten(0, 1), title, columns=chains.shape[1])
+    plot_images(below, chains.flatten(0, 1), title, columns=chains.shape[1])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from aefast.figures.digits import draw_images, load_digits, pca, squared_error, train
+from aefast.figures.digits import load_digits, pca, plot_images, squared_error, train
 from aefast.nn import Autoencoder
 from aefast.nn.initialization import initialized
 
@@ -83,4 +83,4 @@ def plot(measured: Measured, figure: "Figure") -> None:
     left.legend()
     names = ("digits", "autoencoder", "PCA")
     title = f"Held-out digits, from {SHOWN} code units"
-    draw_images(right, measured.images.clamp(0, 1), title, names=names)
+    plot_images(right, measured.images.clamp(0, 1), title, names=names)

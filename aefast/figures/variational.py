@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from aefast.estimators import ProbabilisticPCA
-from aefast.figures.digits import draw_images, load_digits, subfigures, train
+from aefast.figures.digits import load_digits, plot_images, subfigures, train
 from aefast.nn import LinearAct, VariationalAutoencoder
 from aefast.nn.initialization import initialized
 
@@ -123,14 +123,14 @@ def plot(measured: Measured, figure: "Figure") -> None:
     left, right = subfigures(figure, 1, 2, width_ratios=(1.15, 1))
     sheet, samples = left.subplots(2, 1, height_ratios=(5, 1))
     title = "Latent sheet: digits decoded along the quantiles of N(0, I)"
-    draw_images(sheet, measured.sheet, title, columns=SIDE)
-    draw_images(samples, measured.samples, "Samples: z drawn from N(0, I)")
+    plot_images(sheet, measured.sheet, title, columns=SIDE)
+    plot_images(samples, measured.samples, "Samples: z drawn from N(0, I)")
     above, below = right.subplots(2, 1)
-    draw_bounds(above, measured)
-    draw_linear(below, measured)
+    plot_bounds(above, measured)
+    plot_linear(below, measured)
 
 
-def draw_bounds(axes: "Axes", measured: Measured) -> None:
+def plot_bounds(axes: "Axes", measured: Measured) -> None:
     samples, bounds = [1, *SAMPLES], [measured.elbo, *measured.importance.values()]
     axes.axhline(measured.log_likelihood, color="gray", linestyle="--",
                  label=f"log-likelihood ({MOST_SAMPLES} samples)")  # fmt: skip
@@ -143,7 +143,7 @@ def draw_bounds(axes: "Axes", measured: Measured) -> None:
     axes.legend(loc="lower right")
 
 
-def draw_linear(axes: "Axes", measured: Measured) -> None:
+def plot_linear(axes: "Axes", measured: Measured) -> None:
     axes.plot(LINEAR_SIZES, [*measured.principal.values()], color="gray", label="probabilistic PCA")
     axes.plot(LINEAR_SIZES, [*measured.linear.values()], "o", color="tab:blue",
               markersize=10, fillstyle="none", label="trained model")  # fmt: skip

@@ -21,7 +21,7 @@ from aefast.ops.corrupt.noise import Noise
 from aefast.ops.corrupt.op import corrupt_with
 from aefast.ops.reconstruction.op import LOSSES
 from aefast.ops.shared import checks, dispatch
-from aefast.random import Step
+from aefast.random import DrawStep
 
 
 class Architecture(TypedDict, total=False):
@@ -225,7 +225,7 @@ class Autoencoder(EncoderDecoder):
             decoder.bias,
             activation=encoder.activation,
             output_activation=decoder.activation,
-            loss=self.reconstruction,
+            reconstruction=self.reconstruction,
             corruption=corruption,
             corruption_level=corruption_level,
             contraction=contraction,
@@ -255,8 +255,8 @@ class Autoencoder(EncoderDecoder):
     ) -> Tensor:
         if not (self.training and self.code_dropout):
             return code
-        draws = seed, generator, row_offset, Step.DROPOUT
-        return draw_noise(code, "masking", self.code_dropout, *draws) / (1 - self.code_dropout)
+        draws = seed, generator, row_offset, DrawStep.DROPOUT
+        return sample_noise(code, "masking", self.code_dropout, *draws) / (1 - self.code_dropout)
 
     @torch.no_grad()
     def compress(self, x: Tensor, bits: int = 8) -> CompressedCode:
@@ -292,14 +292,14 @@ def check_draw(seed: int | None, generator: torch.Generator | None, row_offset: 
     checks.check_integer(row_offset, "row_offset", 2**62)
 
 
-def draw_noise(
+def sample_noise(
     x: Tensor,
     kind: str,
     level: float,
     seed: int | None,
     generator: torch.Generator | None,
     row_offset: int,
-    step: Step,
+    step: DrawStep,
 ) -> Tensor:
     """x with noise as :func:`aefast.functional.corrupt` adds it, but drawn at another step."""
     checks.check_tensor(x, "x")

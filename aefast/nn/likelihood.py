@@ -11,7 +11,7 @@ from aefast import random
 from aefast.ops.corrupt.noise import Noise
 from aefast.ops.corrupt.op import corrupt_with
 from aefast.ops.shared import checks
-from aefast.random import Step
+from aefast.random import DrawStep
 
 DECODER_KINDS = ("bernoulli", "gaussian")
 
@@ -48,12 +48,12 @@ def distribution(kind: str, output: Tensor, log_var: Tensor | None) -> Distribut
     return Independent(Normal(output, (0.5 * log_var).exp().expand_as(output)), 1)
 
 
-def draw_visible(mean: Tensor, log_var: Tensor | None, seed: int) -> Tensor:
+def sample_visible(mean: Tensor, log_var: Tensor | None, seed: int) -> Tensor:
     """x ~ p(x | h) of means ``[B, D]``; of Bernoulli units where there is no variance."""
     if log_var is None:
-        uniform = random.uniform(seed, *mean.shape, step=Step.VISIBLE, device=mean.device)
+        uniform = random.uniform(seed, *mean.shape, step=DrawStep.VISIBLE, device=mean.device)
         return (uniform < mean).to(mean.dtype)
-    noise = Noise("gaussian", 1.0, 0.0, 1.0, seed, 0, Step.VISIBLE.value)
+    noise = Noise("gaussian", 1.0, 0.0, 1.0, seed, 0, DrawStep.VISIBLE.value)
     return mean + (0.5 * log_var).exp() * corrupt_with(torch.zeros_like(mean), noise)
 
 

@@ -463,7 +463,7 @@ class RBM(HasSettings, Shardable):
             seed = int(dispatch.resolve_seed(None, None, like.device, False))
         distribution = random.normal if self.visible_kind == "gaussian" else random.uniform
         drawn = distribution(
-            seed, count, like.shape[1], step=random.Step.CHAIN_START, device=like.device
+            seed, count, like.shape[1], step=random.DrawStep.CHAIN_START, device=like.device
         )
         if self.visible_kind == "bernoulli":
             drawn = drawn < 0.5

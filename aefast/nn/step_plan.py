@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 NOT_TOGETHER = "its parameters' shapes do not fit together"
 
 # The objectives of numbers in [0, 1].
-TAKERS = {"bce": "the cross-entropy takes", "bernoulli": "Bernoulli units take"}
+UNIT_INTERVAL_REASONS = {"bce": "the cross-entropy takes", "bernoulli": "Bernoulli units take"}
 
 
 class PlannedStep(NamedTuple):
@@ -42,9 +42,9 @@ class PlannedStep(NamedTuple):
         return self.plan.encoder[0].inputs
 
     @property
-    def taker(self) -> str | None:
+    def unit_interval_reason(self) -> str | None:
         """What requires numbers in [0, 1], for a message; None if nothing does."""
-        return TAKERS.get(self.plan.objective)
+        return UNIT_INTERVAL_REASONS.get(self.plan.objective)
 
     def refusal(self, x: Tensor) -> str | None:
         """Why the kernels do not serve rows like x; None where they do."""
@@ -115,7 +115,7 @@ class PlannedMachine(NamedTuple):
         return self.plan.visible
 
     @property
-    def taker(self) -> str | None:
+    def unit_interval_reason(self) -> str | None:
         return "Bernoulli units take" if self.plan.visible_kind == "bernoulli" else None
 
     def refusal(self, x: Tensor) -> str | None:
@@ -124,8 +124,8 @@ class PlannedMachine(NamedTuple):
     def kernel_plan(self) -> "_C.MachinePlan":
         from aefast.step import machine_cpp
 
-        if self.chain is not None and self.taker is not None:
-            checks.check_unit_interval(self.chain, "chain", self.taker)
+        if self.chain is not None and self.unit_interval_reason is not None:
+            checks.check_unit_interval(self.chain, "chain", self.unit_interval_reason)
         return machine_cpp.kernel_plan(self.plan, self.chain, self.chain)
 
     def advance(self, steps: int) -> None:
@@ -339,7 +339,7 @@ def loss_in_one_call(
     rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
     if refusal(plan, parameters, rows) is not None:
         return None
-    if step.taker is not None:
-        checks.check_unit_interval(rows, "x", step.taker)
+    if step.unit_interval_reason is not None:
+        checks.check_unit_interval(rows, "x", step.unit_interval_reason)
     drawn = dispatch.resolve_seed(seed, generator, x.device, False) if plan.draws else 0
     return step_loss(plan, parameters, rows, int(drawn), row_offset)

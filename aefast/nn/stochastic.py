@@ -7,16 +7,16 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 from aefast import random
-from aefast.nn.autoencoder import check_draw, draw_noise
+from aefast.nn.autoencoder import check_draw, sample_noise
 from aefast.nn.encoder_decoder import EncoderDecoder, example_of
 from aefast.nn.likelihood import (
     DECODER_KINDS,
     MEAN_ACTIVATIONS,
     check_visible,
     distribution,
-    draw_visible,
     floored,
     log_likelihood,
+    sample_visible,
 )
 from aefast.nn.linear import Device
 from aefast.nn.plain import known_by_its_parameters
@@ -25,7 +25,7 @@ from aefast.nn.settings import fixed_choice, number
 from aefast.nn.step_fields import StepFields
 from aefast.nn.step_plan import loss_in_one_call
 from aefast.ops.shared import checks, dispatch
-from aefast.random import Step
+from aefast.random import DrawStep
 
 
 @known_by_its_parameters("log_var")
@@ -111,7 +111,7 @@ class StochasticAutoencoder(EncoderDecoder):
     def forward(self, x: Tensor) -> Tensor:
         """The reconstruction of x, ``[..., D]``; in training with what the loss draws, a code from
         p(h | x), and in evaluation from its mean."""
-        return self.decode(self._draw_code(x, None) if self.training else self.encode(x))
+        return self.decode(self._sample_code(x, None) if self.training else self.encode(x))
 
     def encode_distribution(self, x: Tensor) -> Distribution:
         """p(h | x), over codes ``[..., H]``."""
@@ -141,14 +141,15 @@ class StochasticAutoencoder(EncoderDecoder):
         generator: torch.Generator | None = None,
         row_offset: int = 0,
     ) -> Tensor:
-        """The mean over the rows of -ln p(x | h), in nats, at codes drawn from p(h | x). Until its
-        backward pass it holds what :meth:`aefast.nn.Autoencoder.loss` does."""
+        """The mean over the rows of -ln p(x | h), in nats, at codes drawn from p(h | x): a scalar.
+        Until its backward pass it holds what :meth:`aefast.nn.Autoencoder.loss` does, and takes the
+        arguments that it takes, and raises its errors."""
         check_replica(self)
         check_draw(seed, generator, row_offset)
         loss = loss_in_one_call(self, x, seed, generator, row_offset)
         if loss is not None:
             return loss
-        code = self._draw_code(x, seed, generator, row_offset)
+        code = self._sample_code(x, seed, generator, row_offset)
         return -self.log_likelihood(x, code).mean()
 
     def step_fields(self) -> StepFields | str:
@@ -193,14 +194,16 @@ class StochasticAutoencoder(EncoderDecoder):
         like = example_of(self)
         seed = int(dispatch.resolve_seed(seed, generator, like.device, False))
         if start is None:
-            code = random.normal(seed, samples, self.hidden, step=Step.LATENT, device=like.device)
+            code = random.normal(
+                seed, samples, self.hidden, step=DrawStep.LATENT, device=like.device
+            )
             code = code.to(like.dtype)
         else:
-            code = self._draw_code(self._check_start(start, samples), random.child_seed(seed, 0))
+            code = self._sample_code(self._check_start(start, samples), random.child_seed(seed, 0))
         for step in range(1, steps):
             step_seed = random.child_seed(seed, step)
-            x = draw_visible(self.decode(code), self.log_var, step_seed)
-            code = self._draw_code(x, step_seed)
+            x = sample_visible(self.decode(code), self.log_var, step_seed)
+            code = self._sample_code(x, step_seed)
         return self.decode(code)
 
     def _check_start(self, start: Tensor, samples: int) -> Tensor:
@@ -213,15 +216,15 @@ class StochasticAutoencoder(EncoderDecoder):
             )
         return start.expand(samples, visible)
 
-    def _draw_code(
+    def _sample_code(
         self,
         x: Tensor,
         seed: int | None,
         generator: torch.Generator | None = None,
         row_offset: int = 0,
     ) -> Tensor:
-        draws = seed, generator, row_offset, Step.CODE_NOISE
-        return draw_noise(self.encode(x), "gaussian", self.code_noise, *draws)
+        draws = seed, generator, row_offset, DrawStep.CODE_NOISE
+        return sample_noise(self.encode(x), "gaussian", self.code_noise, *draws)
 
     def extra_repr(self) -> str:
         return f"code_noise={self.code_noise}, decoder_kind={self.decoder_kind!r}"

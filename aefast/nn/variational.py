@@ -18,9 +18,9 @@ from aefast.nn.likelihood import (
     MEAN_ACTIVATIONS,
     bounded,
     check_visible,
-    draw_visible,
     floored,
     log_likelihood,
+    sample_visible,
 )
 from aefast.nn.linear import Device, FactoryOptions, LinearAct, stack_preactivation
 from aefast.nn.plain import has_own_methods, is_plain, known_by_its_parameters
@@ -245,15 +245,23 @@ class VariationalAutoencoder(HasSettings, Shardable):
         generator: torch.Generator | None = None,
         row_offset: int = 0,
     ) -> Tensor:
-        """The negative mean bound over the rows of x ``[B, D]``, in nats: a scalar; its divergence
-        is weighted.
+        """The negative mean bound over the rows of x, in nats: a scalar. Its divergence is weighted
+        by ``kl_weight``. Until its backward pass it holds what :meth:`aefast.nn.Autoencoder.loss`
+        does.
 
-        The K samples of a batch are drawn at rows row_offset * K to (row_offset + B) * K.
+        Args:
+            x: ``[B, D]``.
+            seed: the codes' noise is a function of it, an int in [0, 2**63); None draws one from
+                ``generator``.
+            generator: a ``torch.Generator``; None takes torch's default one.
+            row_offset: the number of x's first row, where a batch is split over processes. The K
+                samples of a batch are drawn at rows row_offset * K to (row_offset + B) * K.
 
-        ``DistributedDataParallel`` synchronizes the gradients of a ``forward`` alone: give it a
-        :class:`aefast.nn.LossModule`.
-
-        Until its backward pass it holds what :meth:`aefast.nn.Autoencoder.loss` does.
+        Raises:
+            TypeError, ValueError: as :meth:`elbo`; of a Bernoulli decoder x outside [0, 1] is
+                refused on a CPU only.
+            RuntimeError: ``DistributedDataParallel`` wraps the model: it takes a
+                :class:`aefast.nn.LossModule`.
         """
         check_replica(self)
         check_draw(seed, generator, row_offset)
@@ -388,9 +396,11 @@ class VariationalAutoencoder(HasSettings, Shardable):
         checks.check_seed_arguments(seed, generator)
         like = example_of(self)
         seed = int(dispatch.resolve_seed(seed, generator, like.device, False))
-        z = random.normal(seed, samples, self.latent, step=random.Step.LATENT, device=like.device)
+        z = random.normal(
+            seed, samples, self.latent, step=random.DrawStep.LATENT, device=like.device
+        )
         mean = self.decode(z.to(like.dtype))
-        return draw_visible(mean, self.log_var, seed) if draw else mean
+        return sample_visible(mean, self.log_var, seed) if draw else mean
 
     def _terms(
         self,

@@ -12,7 +12,7 @@ from aefast import random
 from aefast.ops.shared.cpp import as_matrix
 from aefast.ops.shared.extension import _C
 from aefast.ops.shared.precision import product_level
-from aefast.random import Step
+from aefast.random import DrawStep
 from aefast.step.minibatch_schedule import MinibatchSchedule
 from aefast.step.plan import CODE_STEPS, NOISE_STEPS, Plan, PlannedLayer, PlannedNorm
 from aefast.step.statistics import Updates
@@ -138,7 +138,9 @@ def _kernel_norm(norm: PlannedNorm) -> _C.StepNorm:
 
 
 def _kernel_dropout(level: float) -> _C.StepDropout:
-    return _C.StepDropout(level=level, threshold=random.threshold(level), step=Step.DROPOUT.value)
+    return _C.StepDropout(
+        level=level, threshold=random.threshold(level), step=DrawStep.DROPOUT.value
+    )
 
 
 class Rows(NamedTuple):

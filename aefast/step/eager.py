@@ -15,7 +15,7 @@ from aefast.ops.corrupt.noise import Noise
 from aefast.ops.linear_act import eager as linear_act
 from aefast.ops.sparsity import eager as sparsity
 from aefast.ops.variational import eager as variational
-from aefast.random import Step
+from aefast.random import DrawStep
 from aefast.step.plan import CODE_STEPS, NOISE_STEPS, Plan, PlannedLayer, PlannedNorm
 
 
@@ -72,7 +72,7 @@ def dropped(layer: PlannedLayer, x: Tensor, seed: int, number: int, row_offset: 
     if not layer.dropout:
         return x
     seed = random.child_seed(seed, number)
-    noise = noisy(x, "masking", layer.dropout, seed, row_offset, Step.DROPOUT)
+    noise = noisy(x, "masking", layer.dropout, seed, row_offset, DrawStep.DROPOUT)
     return noise / (1 - layer.dropout)
 
 

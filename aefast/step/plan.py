@@ -4,14 +4,14 @@ import math
 from typing import NamedTuple
 
 from aefast.ops.corrupt.noise import STEPS as NOISE_STEPS
-from aefast.random import Step
+from aefast.random import DrawStep
 
-# The domain of random numbers (see aefast.random.Step) that each treatment of the code draws from.
+# The step of random numbers (aefast.random.DrawStep) that each treatment of the code draws from.
 CODE_STEPS = {
-    "plain": Step.DIRECT,
-    "dropout": Step.DROPOUT,
-    "gaussian": Step.CODE_NOISE,
-    "posterior": Step.REPARAMETERIZE,
+    "plain": DrawStep.DIRECT,
+    "dropout": DrawStep.DROPOUT,
+    "gaussian": DrawStep.CODE_NOISE,
+    "posterior": DrawStep.REPARAMETERIZE,
 }
 
 __all__ = ["CODE_STEPS", "NOISE_STEPS", "Plan", "PlannedLayer", "PlannedNorm"]

@@ -23,7 +23,7 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from aefast.messages import OneLineError, cut, printable
-from aefast.training.config import Config, Progress
+from aefast.training.config import Config, RunProgress
 from aefast.training.files import replacing
 from aefast.training.models import MODELS, outline
 from aefast.version import __version__
@@ -53,7 +53,7 @@ class Checkpoint:
     """
 
     config: Config
-    progress: Progress
+    progress: RunProgress
     model: nn.Module
     optimizer: OptimizerState
 
@@ -107,7 +107,7 @@ def load(path: Path) -> Checkpoint:
             config.options.setdefault("kl_weight", 1.0)
         if "loss" in config.options:  # the option's old name
             config.options["reconstruction"] = config.options.pop("loss")
-        progress = Progress.from_json(header["progress"])
+        progress = RunProgress.from_json(header["progress"])
         model = _filled(config, tensors)
         has_optimizer = bool(header["optimizer"])
     except CheckpointError:
@@ -159,7 +159,7 @@ def _load_optimizer(file: Path) -> OptimizerState:
     return state
 
 
-def _optimizer_file(folder: Path, progress: Progress) -> Path:
+def _optimizer_file(folder: Path, progress: RunProgress) -> Path:
     return folder / f"optimizer-{progress.step}.safetensors"
 
 

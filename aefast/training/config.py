@@ -204,7 +204,7 @@ class Config(_Json):
 
 
 @dataclass
-class Progress(_Json):
+class RunProgress(_Json):
     """How far a run has come.
 
     Attributes:

@@ -169,12 +169,12 @@ def _kernel_step(
     rows = cpp.rows_of(dataset.rows, dataset.scale)
     if isinstance(rows, str):
         return rows
-    if planned.taker is not None:
-        _check_unit_interval(dataset, planned.taker)
+    if planned.unit_interval_reason is not None:
+        _check_unit_interval(dataset, planned.unit_interval_reason)
     return StepEngine(model, planned, dataset, rows, optimizer)
 
 
-def _check_unit_interval(dataset: Dataset, taker: str) -> None:
+def _check_unit_interval(dataset: Dataset, reason: str) -> None:
     """Check the data's bounds once, in place of the check in each loss.
 
     Raises:
@@ -183,7 +183,7 @@ def _check_unit_interval(dataset: Dataset, taker: str) -> None:
     low, high = dataset.low, dataset.high
     if not math.isfinite(low - high):
         low, high = float(dataset.rows.min()), float(dataset.rows.max())
-    checks.check_bounds(low, high, "data", taker)
+    checks.check_bounds(low, high, "data", reason)
 
 
 class StepEngine:

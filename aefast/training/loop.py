@@ -22,7 +22,7 @@ from aefast.nn.dictionary import SparseDictionary
 from aefast.nn.trainable import Trainable
 from aefast.step.minibatch_schedule import MinibatchSchedule
 from aefast.training.checkpoint import Checkpoint
-from aefast.training.config import Config, Progress
+from aefast.training.config import Config, RunProgress
 from aefast.training.engines import DivergenceError, Engine, Loss, check_finite, choose_engine
 from aefast.training.evaluation import (
     early_stopping_metric,
@@ -384,7 +384,7 @@ class Status:
 class _Meter:
     """Averages losses and measures throughput, from update to update and from line to line."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: RunProgress) -> None:
         self.progress = progress
         self.unread: list[float] = []
         self.samples = self.line_samples = progress.samples

@@ -31,7 +31,7 @@ from aefast.training.checkpoint import (
     load_trained,
     save,
 )
-from aefast.training.config import PRECISIONS, Config, DataSummary, Progress
+from aefast.training.config import PRECISIONS, Config, DataSummary, RunProgress
 from aefast.training.loop import Trainer
 from aefast.training.metrics import METRICS_FILE
 from aefast.training.models import DICTIONARIES, MODELS, build
@@ -170,7 +170,7 @@ def _new(folder: Path | None, options: Options) -> Trainer:
     except (TypeError, ValueError, MemoryError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise RunError(f"{reason}; the model is {config.model} {config.sizes}") from error
-    trainer = Trainer(Checkpoint(config, Progress(), model, {}), rows)
+    trainer = Trainer(Checkpoint(config, RunProgress(), model, {}), rows)
     if isinstance(model, SparseDictionary):
         chosen = trainer.trained[:: -(-len(trainer.trained) // MEDIAN_ROWS)]
         model.start_from((targets or dataset).take(chosen).to(model.decoder_bias))

@@ -129,7 +129,7 @@ def penalties(c: ModuleType) -> dict[str, Call]:
     start = floats(OUTPUTS * INPUTS), OUTPUTS, 0, INPUTS
     slope, samples = matrix(ROWS, INPUTS, 0.0), floats(ROWS * OUTPUTS * INPUTS)
     return {
-        "contract": lambda: c.contract(code, lengths, 0, penalty, sigmoid, 1),
+        "layer_penalty": lambda: c.layer_penalty(code, lengths, 0, penalty, sigmoid, 1),
         "slopes": lambda: c.slopes(code[0], output, ROWS * OUTPUTS, sigmoid, 1),
         "slope_backward": lambda: c.slope_backward(
             code, grad_code, 0, penalty, lengths, 0, output, two_sums, sigmoid, 1
@@ -162,15 +162,15 @@ def chains(c: ModuleType) -> dict[str, Call]:
     bias, output, sums = floats(OUTPUTS), floats(ROWS * OUTPUTS), floats(INPUTS)
     probabilities, grad = matrix(ROWS, OUTPUTS, 0.0), floats(OUTPUTS * INPUTS)
     unpacked, grey = floats(ROWS * INPUTS), matrix(ROWS, OUTPUTS)
-    bits = c.BinaryView(words, ROWS, INPUTS)
-    columns = c.BinaryView(turned, INPUTS, ROWS)
+    bits = c.BitMatrixView(words, ROWS, INPUTS)
+    columns = c.BitMatrixView(turned, INPUTS, ROWS)
     return {
         "pack_bits": lambda: c.pack_bits(values, words, is_binary, 1),
         "unpack_bits": lambda: c.unpack_bits(bits, unpacked, 1),
         "transpose_bits": lambda: c.transpose_bits(bits, turned, sums, 1),
-        "binary_product": lambda: c.binary_product(bits, weight, bias, output, 1),
+        "bit_matrix_product": lambda: c.bit_matrix_product(bits, weight, bias, output, 1),
         "draw_bits": lambda: c.draw_bits(bits, weight, bias, 0, drawn, 0, STREAM, 1),
-        "transposed_binary_product": lambda: c.transposed_binary_product(
+        "transposed_bit_matrix_product": lambda: c.transposed_bit_matrix_product(
             columns, transposed(probabilities), grad, False, 1
         ),
         "draw": lambda: c.draw(grey, 0, 0, 0, STREAM, 1),

@@ -101,8 +101,8 @@ void transpose_bits(const TransposeBitsArguments& a) {
     });
 }
 
-void binary_product(const BinaryProductArguments& a) {
-    for_each_binary_product(
+void bit_matrix_product(const BitMatrixProductArguments& a) {
+    for_each_bit_matrix_product(
         a.left, a.right, a.threads, [&](Range rows, int64_t column, const float* sums) {
             const int64_t width = smaller(kPanelColumns, a.right.rows - column);
             for (int64_t row = rows.begin; row < rows.end; ++row, sums += kPanelColumns) {
@@ -113,8 +113,8 @@ void binary_product(const BinaryProductArguments& a) {
         });
 }
 
-void transposed_binary_product(const TransposedBinaryProductArguments& a) {
-    for_each_binary_product(
+void transposed_bit_matrix_product(const TransposedBitMatrixProductArguments& a) {
+    for_each_bit_matrix_product(
         a.left, a.right, a.threads, [&](Range rows, int64_t column, const float* sums) {
             const int64_t width = smaller(kPanelColumns, a.right.rows - column);
             for (int64_t row = rows.begin; row < rows.end; row += kPanelColumns) {

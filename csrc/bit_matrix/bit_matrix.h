@@ -11,7 +11,7 @@ namespace aefast {
 constexpr int64_t kWordBits = 64;
 
 // Column c is bit c % 64 of its row's word c / 64; bits past the last column are 0.
-struct BinaryView {
+struct BitMatrixView {
     const uint64_t* words;
     int64_t rows, columns;
 
@@ -30,22 +30,22 @@ struct PackBitsArguments {
 
 // values [rows, columns] = 0 and 1.
 struct UnpackBitsArguments {
-    BinaryView bits;
+    BitMatrixView bits;
     float* values;
     int threads;
 };
 
 // words = the transpose, [columns, rows]; counts [columns], how many of a column's bits are set.
 struct TransposeBitsArguments {
-    BinaryView bits;
+    BitMatrixView bits;
     uint64_t* words;
     float* counts;
     int threads;
 };
 
 // output [rows, columns] = left [rows, K] right^T [K, columns] + bias [columns], or null for none.
-struct BinaryProductArguments {
-    BinaryView left;
+struct BitMatrixProductArguments {
+    BitMatrixView left;
     MatrixView right;
     const float* bias;
     float* output;
@@ -53,18 +53,18 @@ struct BinaryProductArguments {
 };
 
 // output [columns, rows] = its transpose, or += with accumulate.
-struct TransposedBinaryProductArguments {
-    BinaryView left;
+struct TransposedBitMatrixProductArguments {
+    BitMatrixView left;
     MatrixView right;
     float* output;
     bool accumulate;
     int threads;
 };
 
-AEFAST_DECLARE_KERNELS(void pack_bits(const PackBitsArguments&);
-                       void unpack_bits(const UnpackBitsArguments&);
-                       void transpose_bits(const TransposeBitsArguments&);
-                       void binary_product(const BinaryProductArguments&);
-                       void transposed_binary_product(const TransposedBinaryProductArguments&);)
+AEFAST_DECLARE_KERNELS(
+    void pack_bits(const PackBitsArguments&); void unpack_bits(const UnpackBitsArguments&);
+    void transpose_bits(const TransposeBitsArguments&);
+    void bit_matrix_product(const BitMatrixProductArguments&);
+    void transposed_bit_matrix_product(const TransposedBitMatrixProductArguments&);)
 
 }  // namespace aefast

@@ -97,11 +97,11 @@ inline uint64_t rotate_left(uint64_t value, int count) {
 
 // sums[r] += the sums in a word's tables that the r-th row's word selects; or = for the first word.
 template <int rows>
-inline void add_chosen(const float* tables, const uint64_t* words, int64_t row_words, bool first,
-                       float* sums) {
+inline void add_selected(const float* tables, const uint64_t* words, int64_t row_words, bool first,
+                         float* sums) {
     constexpr uint64_t kEntryMask = uint64_t{15} << kEntryShift;
     uint64_t entries[rows];  // the offset of the next four bits' entry, once the rest is masked out
-    Vector chosen[rows][2] = {};
+    Vector selected[rows][2] = {};
 #pragma GCC unroll 8
     for (int r = 0; r < rows; ++r) entries[r] = rotate_left(words[r * row_words], kEntryShift);
     const char* table = reinterpret_cast<const char*>(tables);
@@ -111,8 +111,8 @@ inline void add_chosen(const float* tables, const uint64_t* words, int64_t row_w
 #pragma GCC unroll 8
         for (int r = 0; r < rows; ++r) {
             const float* entry = reinterpret_cast<const float*>(table + (entries[r] & kEntryMask));
-            chosen[r][0] += load(entry);
-            chosen[r][1] += load(entry + kFloatLanes);
+            selected[r][0] += load(entry);
+            selected[r][1] += load(entry + kFloatLanes);
             entries[r] = rotate_left(entries[r], kWordBits - 4);
         }
         table += 16 << kEntryShift;
@@ -122,8 +122,8 @@ inline void add_chosen(const float* tables, const uint64_t* words, int64_t row_w
 #pragma GCC unroll 2
         for (int v = 0; v < 2; ++v) {
             float* target = sums + r * kPanelColumns + v * kFloatLanes;
-            if (!first) chosen[r][v] += load(target);
-            store(target, chosen[r][v]);
+            if (!first) selected[r][v] += load(target);
+            store(target, selected[r][v]);
         }
 }
 
@@ -132,8 +132,8 @@ constexpr int64_t kWordsBetweenLooks = 1024;
 
 // sums = the products of some rows of left with one panel of right, that from `column` on; zeros in
 // the rows that fill them up to a multiple of kPanelColumns.
-inline void binary_product_block(const BinaryView& left, const MatrixView& right, Range rows,
-                                 int64_t column, float* sums) {
+inline void bit_matrix_product_block(const BitMatrixView& left, const MatrixView& right, Range rows,
+                                     int64_t column, float* sums) {
     SumTables tables;
     const int64_t row_words = left.row_words(), count = rows.end - rows.begin;
     for (int64_t word = 0; word < row_words; ++word) {
@@ -142,11 +142,11 @@ inline void binary_product_block(const BinaryView& left, const MatrixView& right
         const uint64_t* words = left.words + rows.begin * row_words + word;
         int64_t row = 0;
         for (; row + 8 <= count; row += 8)
-            add_chosen<8>(tables.data(), words + row * row_words, row_words, word == 0,
-                          sums + row * kPanelColumns);
+            add_selected<8>(tables.data(), words + row * row_words, row_words, word == 0,
+                            sums + row * kPanelColumns);
         for (; row < count; ++row)
-            add_chosen<1>(tables.data(), words + row * row_words, row_words, word == 0,
-                          sums + row * kPanelColumns);
+            add_selected<1>(tables.data(), words + row * row_words, row_words, word == 0,
+                            sums + row * kPanelColumns);
     }
     const int64_t rest = ceil_divide(count, kPanelColumns) * kPanelColumns - count;
     std::memset(sums + count * kPanelColumns, 0, sizeof(float) * rest * kPanelColumns);
@@ -185,8 +185,8 @@ static_assert(kMostRows % kPanelColumns == 0);
 // [rows, kPanelColumns], from `column` on. An element's sum depends on its row, its column and K
 // alone: not on the other rows, nor on the number of threads.
 template <class Finish>
-void for_each_binary_product(const BinaryView& left, const MatrixView& right, int threads,
-                             const Finish& finish) {
+void for_each_bit_matrix_product(const BitMatrixView& left, const MatrixView& right, int threads,
+                                 const Finish& finish) {
     constexpr double kProductsPerThread = 1 << 20;
     const double products = static_cast<double>(left.rows) * right.rows * right.columns;
     threads =
@@ -199,7 +199,7 @@ void for_each_binary_product(const BinaryView& left, const MatrixView& right, in
         alignas(64) float sums[kMostRows * kPanelColumns];
         const Range rows = parts[task / panels];
         const int64_t column = task % panels * kPanelColumns;
-        binary_product_block(left, right, rows, column, sums);
+        bit_matrix_product_block(left, right, rows, column, sums);
         finish(rows, column, sums);
     });
 }

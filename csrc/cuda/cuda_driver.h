@@ -26,14 +26,14 @@ class CudaLoadError : public CudaError {
     using CudaError::CudaError;
 };
 
-// One kernel of a binary, loaded into each context that it is launched in. It stays there: at the
+// One kernel of a cubin, loaded into each context that it is launched in. It stays there: at the
 // interpreter's end the driver may be gone before its modules are.
 class CudaFunction {
   public:
     CudaFunction(std::string image, std::string symbol, unsigned threads, unsigned shared_bytes);
 
     // In the current context, or where there is none in the device's primary one, made current.
-    // Each parameter points to a value of the size that the binary says.
+    // Each parameter points to a value of the size that the cubin says.
     void launch(unsigned blocks, uintptr_t stream, int device, void** parameters);
 
     const std::string& symbol() const { return symbol_; }

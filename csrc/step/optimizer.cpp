@@ -14,7 +14,7 @@ constexpr int64_t kFewestTasks = 16;
 
 // Adam's factors as torch rounds them: from float64, once a step.
 struct AdamFactors {
-    float keep_first, add_first, keep_second, add_second;
+    float add_first, keep_second, add_second;
     float step_size, second_scale, epsilon;
     float decay;         // AdamW: what a parameter is multiplied with first
     float weight_decay;  // Adam: this times the parameter is added to the gradient

@@ -2,7 +2,7 @@
 // divergence and its gradients.
 //
 // States are bits. A product with them is the sum of the weights of units that are on: row by row
-// for few rows (chosen_rows.h), by tables for many (bit_product.h). Many rows with other numbers
+// for few rows (sparse_rows.h), by tables for many (bit_product.h). Many rows with other numbers
 // take gemm.cpp's product.
 #include "step/rbm_step.h"
 
@@ -10,7 +10,7 @@
 #include <cmath>
 
 #include "bit_matrix/bit_product.h"
-#include "bit_matrix/chosen_rows.h"
+#include "bit_matrix/sparse_rows.h"
 #include "ops/rbm/rbm.h"
 #include "ops/sparsity/sparsity.h"
 #include "shared/activation.h"
@@ -36,15 +36,15 @@ struct Units {
     int64_t stride;
     bool is_binary;
 
-    BinaryView bits() const { return {words, rows, columns}; }
+    BitMatrixView bits() const { return {words, rows, columns}; }
 };
 
 // The product that takes the units of one layer to the inputs of the other layer's.
 struct Direction {
     MatrixView right;
     const float* bias;
-    float* memory;        // for chosen, or null
-    ChosenMatrix chosen;  // the matrix in the form for few units
+    float* memory;       // for panels, or null
+    PanelMatrix panels;  // the matrix in the form for few units
 };
 
 // Sets bits of the words, which are 0 before; returns whether all units are 0 or 1.
@@ -106,7 +106,7 @@ class RbmStep {
         if (!lies_in_panels(transposed)) down_.memory = arena.take<float>(panel_floats(transposed));
         if (!lies_in_panels({nullptr, plan.hidden, rows, 1, plan.hidden}))
             gradient_panels_ =
-                arena.take<float>(panel_floats({nullptr, plan.hidden, kMostChoosingRows, 1, 0}));
+                arena.take<float>(panel_floats({nullptr, plan.hidden, kMostSparseRows, 1, 0}));
         transposed_ = arena.take<uint64_t>(plan.visible * ceil_divide(rows, kWordBits));
         are_binary_ = arena.take<bool>(rows);
         energies_ = arena.take<double>(row_blocks(rows));
@@ -130,7 +130,7 @@ class RbmStep {
         add_phase(chain_, drawn_, plan_.visible, chain_inputs_, means_[0], false);
         add_phase(data_, batch_.x, batch_.row_stride, data_inputs_, means_[1], true);
         if (are_short() && batch_.gradients) multiply_both();
-        loss += plan_.is_gaussian ? compare_gaussian() : compare_binary();
+        loss += plan_.is_gaussian ? compare_gaussian() : compare_bernoulli();
         if (batch_.gradients)
             for (int64_t i = 0; i < plan_.hidden; ++i)
                 batch_.gradients[2][i] = hidden_sums_[0][i] + hidden_sums_[1][i];
@@ -144,7 +144,7 @@ class RbmStep {
 
   private:
     bool are_few(const Units& units) const {
-        return units.rows <= most_choosing_rows(plan_.visible * plan_.hidden);
+        return units.rows <= most_sparse_rows(plan_.visible * plan_.hidden);
     }
 
     bool are_short() const { return std::max(data_.rows, chain_.rows) < kFewestTransposed; }
@@ -155,11 +155,12 @@ class RbmStep {
 
     void multiply(const Units& units, const Direction& direction, float* output) {
         if (are_few(units))
-            multiply_chosen(
+            multiply_sparse(
                 {units.bits(), units.is_binary ? nullptr : units.values, units.stride, 1},
-                direction.chosen, direction.bias, output, batch_.threads);
+                direction.panels, direction.bias, output, batch_.threads);
         else if (units.is_binary)
-            binary_product({units.bits(), direction.right, direction.bias, output, batch_.threads});
+            bit_matrix_product(
+                {units.bits(), direction.right, direction.bias, output, batch_.threads});
         else
             multiply_numbers({units.values, units.rows, units.columns, units.stride, 1},
                              direction.right, direction.bias, output, false);
@@ -189,9 +190,8 @@ class RbmStep {
         for (const Units* units : {&data_, &chain_, &hidden_})
             std::fill_n(units->words, word_count(*units), 0);
         if (are_few(data_) || are_few(chain_))
-            up_.chosen = chosen_matrix(up_.right, up_.memory, batch_.threads);
-        if (are_few(chain_))
-            down_.chosen = chosen_matrix(down_.right, down_.memory, batch_.threads);
+            up_.panels = panel_matrix(up_.right, up_.memory, batch_.threads);
+        if (are_few(chain_)) down_.panels = panel_matrix(down_.right, down_.memory, batch_.threads);
         std::fill_n(precision_, plan_.visible, 1.f);
         std::fill_n(deviation_, plan_.visible, 1.f);
         if (plan_.has_log_var) {
@@ -319,18 +319,18 @@ class RbmStep {
             find_means(values, stride, units.rows, means);
         if (batch_.gradients == nullptr || are_short()) return;
         float* output = batch_.gradients[0];
-        const BinaryView transposed = {transposed_, plan_.visible, units.rows};
+        const BitMatrixView transposed = {transposed_, plan_.visible, units.rows};
         const MatrixView right = {gradient, plan_.hidden, units.rows, 1, plan_.hidden};
         if (!takes_bits)
             multiply_numbers(right, {units.values, plan_.visible, units.rows, 1, units.stride},
                              nullptr, output, accumulate);
         else if (are_few(units))
-            multiply_chosen_transposed(
+            multiply_sparse_transposed(
                 {transposed, units.is_binary ? nullptr : units.values, 1, units.stride},
-                chosen_matrix(right, gradient_panels_, batch_.threads), accumulate, output,
+                panel_matrix(right, gradient_panels_, batch_.threads), accumulate, output,
                 batch_.threads);
         else
-            transposed_binary_product({transposed, right, output, accumulate, batch_.threads});
+            transposed_bit_matrix_product({transposed, right, output, accumulate, batch_.threads});
     }
 
     // The weight's gradient of both phases together.
@@ -373,7 +373,7 @@ class RbmStep {
     }
 
     // The part of the loss of Bernoulli visible units, from F(v) = -b v - ..., and its gradients.
-    double compare_binary() {
+    double compare_bernoulli() {
         double loss = 0;
         for (int64_t i = 0; i < plan_.visible; ++i) {
             const double difference = means_[0][i] - means_[1][i];

@@ -410,8 +410,8 @@ class Panel : PanelLayers {
             is_scaled |= scales[unit] != 1.f;
         }
         scales_ = is_scaled ? scales : nullptr;
-        contract({code_memory().saved(), squares, scales_, row_values_, rows_, layer.outputs,
-                  layer.activation, batch_.threads});
+        layer_penalty({code_memory().saved(), squares, scales_, row_values_, rows_, layer.outputs,
+                       layer.activation, batch_.threads});
         double total = 0;
         for (int64_t row = 0; row < rows_; ++row) total += row_values_[row];
         return plan_.penalty_weight * total / batch_rows();

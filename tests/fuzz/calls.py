@@ -160,7 +160,7 @@ def reconstruction_loss_arguments(draw: Any) -> Any:
     values = st.just("unit") if loss == "bce" else TAME
     tensors = autoencoder(draw, values)
     options = {
-        "loss": loss,
+        "reconstruction": loss,
         "activation": draw(st.sampled_from(ACTIVATIONS)),
         "output_activation": "sigmoid" if loss == "bce" else draw(st.sampled_from(ACTIVATIONS)),
         "reduction": draw(st.sampled_from(["mean", "sum", "none"])),

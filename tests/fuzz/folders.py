@@ -23,7 +23,7 @@ from aefast import data, nn
 from aefast.messages import OneLineError
 from aefast.training import checkpoint, loop, models, run
 from aefast.training.checkpoint import Checkpoint
-from aefast.training.config import Progress
+from aefast.training.config import RunProgress
 from aefast.training.engines import DivergenceError
 from tests.fuzz.files import CHANGES, change, check_message, in_time, npy
 from tests.training import runs
@@ -58,7 +58,7 @@ def trained(model: str, **options: Any) -> Contents:
         dataset = data.load(path / "rows.npy")
         settings = {"batch_size": 8, "epochs": 3, **runs.SMALL[model], **options, "model": model}
         config = run.configure(settings, dataset)
-        begin = Checkpoint(config, Progress(), models.build(config), {})
+        begin = Checkpoint(config, RunProgress(), models.build(config), {})
         trainer = loop.Trainer(begin, dataset)
         runs.proceed(trainer, until=9)
         checkpoint.save(path, trainer.checkpoint())

@@ -32,7 +32,7 @@ def test_the_likelihood_is_that_of_the_decoders_distribution(kind, x):
 def test_the_loss_is_the_likelihood_at_a_code_with_noise(kind, x):
     model = StochasticAutoencoder(12, 5, decoder_kind=kind, code_noise=0.4)
     mean = model.encode(x)
-    code = mean + 0.4 * random.normal(5, *mean.shape, step=random.Step.CODE_NOISE)
+    code = mean + 0.4 * random.normal(5, *mean.shape, step=random.DrawStep.CODE_NOISE)
     if kind == "bernoulli":
         expected = 12 * F.binary_cross_entropy(model.decode(code), x)
     else:

@@ -21,7 +21,7 @@ def new_model(**options):
 
 
 def noise(model, rows, samples, seed):
-    drawn = random.normal(seed, rows * samples, model.latent, step=random.Step.REPARAMETERIZE)
+    drawn = random.normal(seed, rows * samples, model.latent, step=random.DrawStep.REPARAMETERIZE)
     return drawn.reshape(rows, samples, model.latent)
 
 

@@ -48,17 +48,19 @@ def check_as_exact_as_torch(op, definition, tensors, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("loss", ["mse", "bce"])
-def test_a_reconstruction_loss(kernel_device, dtype, loss, monkeypatch):
+@pytest.mark.parametrize("reconstruction", ["mse", "bce"])
+def test_a_reconstruction_loss(kernel_device, dtype, reconstruction, monkeypatch):
     ran = []
     run = reconstruction_op._run
     monkeypatch.setattr(reconstruction_op, "_run", lambda *a: (ran.append(1), run(*a))[1])
     output_activation, compare = "identity", F.mse_loss
-    if loss == "bce":
+    if reconstruction == "bce":
         output_activation, compare = "sigmoid", F.binary_cross_entropy_with_logits
 
     def op(x, *layers):
-        return reconstruction_loss(x, *layers, loss=loss, output_activation=output_activation)
+        return reconstruction_loss(
+            x, *layers, reconstruction=reconstruction, output_activation=output_activation
+        )
 
     def definition(x, encoder, bias, decoder, decoder_bias):
         code = torch.sigmoid(F.linear(x, encoder, bias))

@@ -55,7 +55,7 @@ def test_gaussian_is_as_accurate_as_torchs_float32(kernel_device, shape, dtype):
     x = torch.randn(shape, device=kernel_device, dtype=dtype)
     columns = shape[-1] if shape else 1
     rows = math.prod(shape) // max(columns, 1)
-    device = {"step": random.Step.GAUSSIAN, "device": kernel_device}
+    device = {"step": random.DrawStep.GAUSSIAN, "device": kernel_device}
     words = random.words(9, rows, columns + columns % 2, **device)
     u, v = (words[:, 0::2].float() + 0.5) * 2.0**-32, (words[:, 1::2] >> 8).float() * 2.0**-24
     radius, angle = torch.sqrt(-2 * torch.log(u)), 2 * math.pi * v
@@ -63,7 +63,7 @@ def test_gaussian_is_as_accurate_as_torchs_float32(kernel_device, shape, dtype):
     z = z.reshape(rows, 2 * u.shape[1])[:, :columns].reshape(shape)
     in_float32 = (x.float() + 0.7 * z).to(dtype)
     in_float64 = eager.corrupt(
-        x.double(), Noise("gaussian", 0.7, 0.0, 1.0, 9, 0, random.Step.GAUSSIAN)
+        x.double(), Noise("gaussian", 0.7, 0.0, 1.0, 9, 0, random.DrawStep.GAUSSIAN)
     )
     assert_as_accurate_as_torch(corrupt(x, "gaussian", 0.7, seed=9), in_float32, in_float64)
 

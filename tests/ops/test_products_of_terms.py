@@ -123,7 +123,7 @@ CASES = {
     "tied cross-entropy": (
         lambda x, *rest, **settings: reconstruction_loss(x.sigmoid(), *rest, **settings),
         [(33, 21), (13, 21), (13,)],
-        {"activation": "tanh", "output_activation": "sigmoid", "loss": "bce"},
+        {"activation": "tanh", "output_activation": "sigmoid", "reconstruction": "bce"},
     ),
 }
 

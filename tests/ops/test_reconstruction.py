@@ -57,7 +57,7 @@ def definition(
     *,
     activation="sigmoid",
     output_activation="identity",
-    loss="mse",
+    reconstruction="mse",
     corruption=None,
     corruption_level=0.0,
     reduction="mean",
@@ -68,7 +68,7 @@ def definition(
     settings = LossSettings(
         activation,
         output_activation,
-        loss,
+        reconstruction,
         corruption,
         corruption_level,
         seed,
@@ -100,31 +100,42 @@ def assert_right(inputs, **options):
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
-@pytest.mark.parametrize("loss", ["mse", "bce"])
+@pytest.mark.parametrize("reconstruction", ["mse", "bce"])
 @pytest.mark.interpreted(shape=[(5, 3, 7)])
-@pytest.mark.interpreted(shape=[(33, 47, 31)], tied=[True], loss=["bce"])
+@pytest.mark.interpreted(shape=[(33, 47, 31)], tied=[True], reconstruction=["bce"])
 def test_loss_and_gradients_are_as_accurate_as_torchs(
-    kernel_device, small_panels, shape, tied, loss
+    kernel_device, small_panels, shape, tied, reconstruction
 ):
     inputs = autoencoder(kernel_device, *shape, tied=tied)
-    assert_right(inputs, loss=loss, output_activation="sigmoid")
+    assert_right(inputs, reconstruction=reconstruction, output_activation="sigmoid")
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize(("loss", "output_activation"), OUTPUTS, ids="-".join)
+@pytest.mark.parametrize(("reconstruction", "output_activation"), OUTPUTS, ids="-".join)
 @pytest.mark.interpreted(activation=["sigmoid"], output_activation=["identity", "gelu", "sigmoid"])
-def test_every_activation(device, activation, loss, output_activation):
+def test_every_activation(device, activation, reconstruction, output_activation):
     if is_interpreted(device) and activation not in ("sigmoid", "gelu"):
         pytest.skip("the interpreter is slow, and the activation is the other tests'")
     inputs = autoencoder(device, 9, 7, 6)
-    assert_right(inputs, activation=activation, loss=loss, output_activation=output_activation)
+    assert_right(
+        inputs,
+        activation=activation,
+        reconstruction=reconstruction,
+        output_activation=output_activation,
+    )
 
 
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512", "amx"])
-@pytest.mark.parametrize(("loss", "output_activation"), OUTPUTS, ids="-".join)
-def test_every_instruction_set(instruction_set, small_panels, isa, loss, output_activation):
+@pytest.mark.parametrize(("reconstruction", "output_activation"), OUTPUTS, ids="-".join)
+def test_every_instruction_set(
+    instruction_set, small_panels, isa, reconstruction, output_activation
+):
     instruction_set(isa)
-    assert_right(autoencoder("cpu", 70, 130, 90), loss=loss, output_activation=output_activation)
+    assert_right(
+        autoencoder("cpu", 70, 130, 90),
+        reconstruction=reconstruction,
+        output_activation=output_activation,
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -188,11 +199,18 @@ def test_contraction_of_the_gradients_asked_for_alone(device, name):
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-@pytest.mark.parametrize(("loss", "output_activation"), [("mse", "tanh"), ("bce", "sigmoid")])
+@pytest.mark.parametrize(
+    ("reconstruction", "output_activation"), [("mse", "tanh"), ("bce", "sigmoid")]
+)
 @pytest.mark.interpreted(reduction=["none"])
-def test_reductions(device, reduction, loss, output_activation):
+def test_reductions(device, reduction, reconstruction, output_activation):
     inputs = autoencoder(device, 12, 7, 5)
-    assert_right(inputs, reduction=reduction, loss=loss, output_activation=output_activation)
+    assert_right(
+        inputs,
+        reduction=reduction,
+        reconstruction=reconstruction,
+        output_activation=output_activation,
+    )
 
 
 @not_interpreted
@@ -202,17 +220,19 @@ def test_cross_entropy_of_another_output_than_a_sigmoids_is_torchs(device):
         decoder_weight=inputs.decoder_weight.detach().abs().mul(0.1).requires_grad_(),
         decoder_bias=inputs.decoder_bias.detach().sigmoid().mul(0.2).requires_grad_(),
     )
-    assert_right(inputs, loss="bce", output_activation="relu")
+    assert_right(inputs, reconstruction="bce", output_activation="relu")
     with pytest.raises(RuntimeError, match="between 0 and 1"):
-        call(autoencoder(device, 6, 4, 5), loss="bce", output_activation="identity")
+        call(autoencoder(device, 6, 4, 5), reconstruction="bce", output_activation="identity")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize(("loss", "output_activation"), [("mse", "gelu"), ("bce", "sigmoid")])
+@pytest.mark.parametrize(
+    ("reconstruction", "output_activation"), [("mse", "gelu"), ("bce", "sigmoid")]
+)
 @pytest.mark.interpreted(dtype=[torch.bfloat16])
-def test_half_precisions(kernel_device, small_panels, dtype, loss, output_activation):
+def test_half_precisions(kernel_device, small_panels, dtype, reconstruction, output_activation):
     inputs = autoencoder(kernel_device, 40, 31, 27, dtype)
-    assert_right(inputs, loss=loss, output_activation=output_activation)
+    assert_right(inputs, reconstruction=reconstruction, output_activation=output_activation)
 
 
 @not_interpreted
@@ -267,8 +287,12 @@ def test_the_loss_alone(kernel_device, matmul_precision, dtype, precision, round
     """Where no gradient is wanted a GPU has a kernel of its own, for codes of any width."""
     matmul_precision(precision)
     inputs = autoencoder(kernel_device, 130, 37, hidden, dtype, tied=tied, target=True)
-    for loss, output_activation in (("mse", "gelu"), ("bce", "sigmoid")):
-        options = {"loss": loss, "output_activation": output_activation, "reduction": "sum"}
+    for reconstruction, output_activation in (("mse", "gelu"), ("bce", "sigmoid")):
+        options = {
+            "reconstruction": reconstruction,
+            "output_activation": output_activation,
+            "reduction": "sum",
+        }
         with torch.no_grad():
             actual, same_dtype = call(inputs, **options), definition(inputs, **options)
         exact = definition(doubled(inputs), **options)
@@ -338,7 +362,11 @@ def test_a_confident_and_right_prediction_keeps_its_small_loss(kernel_device):
             torch.tensor([logit, -logit], device=kernel_device) - torch.tensor(1.0),
             torch.tensor([[1.0, 0.0]], device=kernel_device),
         )
-        options = {"activation": "identity", "output_activation": "sigmoid", "loss": "bce"}
+        options = {
+            "activation": "identity",
+            "output_activation": "sigmoid",
+            "reconstruction": "bce",
+        }
         inputs = inputs._replace(
             encoder_bias=torch.zeros(2, device=kernel_device),
             encoder_weight=torch.zeros(2, 2, device=kernel_device),
@@ -349,13 +377,15 @@ def test_a_confident_and_right_prediction_keeps_its_small_loss(kernel_device):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize(("loss", "output_activation"), [("mse", "identity"), ("bce", "sigmoid")])
+@pytest.mark.parametrize(
+    ("reconstruction", "output_activation"), [("mse", "identity"), ("bce", "sigmoid")]
+)
 @pytest.mark.interpreted(value=[math.nan])
-def test_nan_and_infinity_reach_the_loss(kernel_device, value, loss, output_activation):
+def test_nan_and_infinity_reach_the_loss(kernel_device, value, reconstruction, output_activation):
     inputs = autoencoder(kernel_device, 40, 6, 5)
     with torch.no_grad():
         inputs.decoder_bias[3] = value
-    options = {"loss": loss, "output_activation": output_activation}
+    options = {"reconstruction": reconstruction, "output_activation": output_activation}
     assert str(call(inputs, **options).item()) == str(definition(inputs, **options).item())
 
 
@@ -393,10 +423,17 @@ def test_a_tensor_that_is_input_and_target_at_once(device):
         pytest.param(True, True, id="tied-target", marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize(("loss", "output_activation"), [("mse", "tanh"), ("bce", "sigmoid")])
-def test_gradcheck_and_gradgradcheck_in_float64(tied, target, loss, output_activation):
+@pytest.mark.parametrize(
+    ("reconstruction", "output_activation"), [("mse", "tanh"), ("bce", "sigmoid")]
+)
+def test_gradcheck_and_gradgradcheck_in_float64(tied, target, reconstruction, output_activation):
     inputs = doubled(autoencoder("cpu", 4, 3, 5, tied=tied, target=target))
-    options = {"corruption": "masking", "corruption_level": 0.3, "seed": 2, "loss": loss}
+    options = {
+        "corruption": "masking",
+        "corruption_level": 0.3,
+        "seed": 2,
+        "reconstruction": reconstruction,
+    }
     options["contraction"] = 0.2
 
     def function(*tensors):
@@ -410,11 +447,13 @@ def test_gradcheck_and_gradgradcheck_in_float64(tied, target, loss, output_activ
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize(("loss", "output_activation"), OUTPUTS, ids="-".join)
+@pytest.mark.parametrize(("reconstruction", "output_activation"), OUTPUTS, ids="-".join)
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
-def test_the_definitions_gradients_are_its_losss(activation, loss, output_activation, tied):
+def test_the_definitions_gradients_are_its_losss(
+    activation, reconstruction, output_activation, tied
+):
     inputs = doubled(autoencoder("cpu", 6, 4, 5, tied=tied))
-    settings = LossSettings(activation, output_activation, loss, "masking", 0.3, 7, 0)
+    settings = LossSettings(activation, output_activation, reconstruction, "masking", 0.3, 7, 0)
     summed = eager.reconstruction_loss(inputs, settings, "sum")
     leaves = [tensor for tensor in inputs if tensor is not None]
     expected = torch.autograd.grad(summed, leaves)
@@ -424,12 +463,18 @@ def test_the_definitions_gradients_are_its_losss(activation, loss, output_activa
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize(("loss", "output_activation"), [("mse", "gelu"), ("bce", "sigmoid")])
+@pytest.mark.parametrize(
+    ("reconstruction", "output_activation"), [("mse", "gelu"), ("bce", "sigmoid")]
+)
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @not_interpreted
-def test_second_order_gradients(kernel_device, loss, output_activation, tied):
+def test_second_order_gradients(kernel_device, reconstruction, output_activation, tied):
     """A score-matching loss: the squared gradient by x, differentiated again."""
-    options = {"loss": loss, "output_activation": output_activation, "reduction": "sum"}
+    options = {
+        "reconstruction": reconstruction,
+        "output_activation": output_activation,
+        "reduction": "sum",
+    }
 
     def twice(function, inputs):
         (grad,) = torch.autograd.grad(function(inputs, **options), inputs.x, create_graph=True)
@@ -517,13 +562,17 @@ def test_opcheck(device, tied, dtype):
     torch.library.opcheck(torch.ops.aefast.reconstruction_loss, (*inputs, *arguments))
 
 
-@pytest.mark.parametrize(("loss", "output_activation"), [("mse", "gelu"), ("bce", "sigmoid")])
+@pytest.mark.parametrize(
+    ("reconstruction", "output_activation"), [("mse", "gelu"), ("bce", "sigmoid")]
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @same_on_numba
 @not_interpreted
-def test_torch_compile_in_one_graph_gives_the_same(kernel_device, loss, output_activation, dtype):
+def test_torch_compile_in_one_graph_gives_the_same(
+    kernel_device, reconstruction, output_activation, dtype
+):
     inputs = autoencoder(kernel_device, 6, 4, 5, dtype)
-    options = {"loss": loss, "output_activation": output_activation, "seed": 3}
+    options = {"reconstruction": reconstruction, "output_activation": output_activation, "seed": 3}
     options |= {"corruption": "masking", "corruption_level": 0.3}
     if is_interpreted(kernel_device) and dtype == torch.bfloat16:
         pytest.skip("a graph for a CPU takes the kernels of the parts in half precisions")
@@ -538,10 +587,10 @@ def test_compiled_losses_without_a_fused_kernel():
     inputs = autoencoder("cpu", 6, 4, 5)
     for options in (
         {"reduction": "none", "corruption": "masking", "corruption_level": 0.3},
-        {"loss": "bce", "output_activation": "softplus", "reduction": "none"},
+        {"reconstruction": "bce", "output_activation": "softplus", "reduction": "none"},
     ):
         torch.compiler.reset()
-        if options.get("loss") == "bce":
+        if options.get("reconstruction") == "bce":
             inputs = inputs._replace(decoder_bias=torch.full((4,), -9.0))
         compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
         assert compiled(inputs, **options).shape == (6, 4)
@@ -710,7 +759,11 @@ def test_shapes_that_do_not_fit_name_both(change, message):
         ),
         ({"activation": "swish"}, ValueError, "activation is 'swish'; it takes one of identity"),
         ({"output_activation": None}, ValueError, "output_activation is None"),
-        ({"loss": "mae"}, ValueError, "loss is 'mae'; it takes one of mse, bce"),
+        (
+            {"reconstruction": "mae"},
+            ValueError,
+            "reconstruction is 'mae'; it takes one of mse, bce",
+        ),
         ({"reduction": "max"}, ValueError, "reduction is 'max'; it takes one of mean, sum, none"),
         ({"corruption": "dropout"}, ValueError, "corruption is 'dropout'; it takes one of masking"),
         (
@@ -745,8 +798,11 @@ def registered_arguments():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({8: "mae"}, "loss is 'mae'"),
-        ({8: "bce"}, "output_activation is 'tanh'; with loss 'bce' the registered op takes"),
+        ({8: "mae"}, "reconstruction is 'mae'"),
+        (
+            {8: "bce"},
+            "output_activation is 'tanh'; with reconstruction 'bce' the registered op takes",
+        ),
         ({11: torch.tensor(1.5)}, "seed is"),
         ({14: "none"}, "reduction is 'none'"),
         ({15: [True]}, "needs_grad has 1 flags; it takes 6"),

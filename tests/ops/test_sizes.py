@@ -43,7 +43,7 @@ def reconstruction(tied, loss, activation, corruption=None):
         output = {"mse": "identity", "bce": "sigmoid"}[loss]
         return F.reconstruction_loss(
             x, weight, bias, decoder, decoder_bias, activation=activation,
-            output_activation=output, loss=loss, seed=1, **noise,
+            output_activation=output, reconstruction=loss, seed=1, **noise,
         )  # fmt: skip
 
     return inputs, call

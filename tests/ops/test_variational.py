@@ -48,7 +48,7 @@ def box_muller(shape, seed, device):
     """The generator's normals as torch's float32 makes them."""
     columns = shape[-1] if shape else 1
     rows = math.prod(shape) // max(columns, 1)
-    draws = {"step": random.Step.REPARAMETERIZE, "device": device}
+    draws = {"step": random.DrawStep.REPARAMETERIZE, "device": device}
     words = random.words(seed, rows, columns + columns % 2, **draws)
     u, v = (words[:, 0::2].float() + 0.5) * 2.0**-32, (words[:, 1::2] >> 8).float() * 2.0**-24
     radius, angle = torch.sqrt(-2 * torch.log(u)), 2 * math.pi * v
@@ -148,7 +148,7 @@ def test_samples_have_the_mean_and_the_variance():
 
 def test_the_noise_is_the_random_modules(device):
     zeros = torch.zeros(6, 10, device=device)
-    step = random.Step.REPARAMETERIZE
+    step = random.DrawStep.REPARAMETERIZE
     expected = random.normal(4, 6, 10, step=step, row_offset=2**40, device=device)
     actual = reparameterize(zeros, zeros, seed=4, row_offset=2**40)
     torch.testing.assert_close(actual, expected, rtol=0, atol=2**-20)

@@ -8,7 +8,7 @@ import numpy as np
 from aefast.data import Dataset
 from aefast.training import loop, models, run
 from aefast.training.checkpoint import Checkpoint
-from aefast.training.config import Progress
+from aefast.training.config import RunProgress
 from aefast.training.loop import Trainer, train
 
 ROWS, VISIBLE = 50, 12
@@ -42,7 +42,7 @@ def new(model: str, **options: Any) -> Trainer:
     """A run of 7 batches an epoch, the last of them smaller."""
     options = {"batch_size": 8, "epochs": 3, **SMALL[model], **options, "model": model}
     config = run.configure(options, dataset())
-    return Trainer(Checkpoint(config, Progress(), models.build(config), {}), dataset())
+    return Trainer(Checkpoint(config, RunProgress(), models.build(config), {}), dataset())
 
 
 def proceed(trainer: Trainer, *, until: int | None = None) -> list[dict[str, Any]]:

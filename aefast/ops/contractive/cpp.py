@@ -54,7 +54,7 @@ class _Primitives(PenaltyPrimitives):
 
     def penalty(self, saved: Tensor, activation: str, lengths: RowLengths) -> Tensor:
         penalty = saved.new_empty(saved.shape[0])
-        _C.contract(
+        _C.layer_penalty(
             shared.as_matrix(saved),
             *_addresses(lengths),
             penalty.data_ptr(),

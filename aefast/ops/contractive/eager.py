@@ -16,7 +16,7 @@ from aefast.ops.corrupt.eager import corrupt as defined_noise
 from aefast.ops.corrupt.noise import Noise
 from aefast.ops.linear_act.eager import ACTIVATIONS, DERIVATIVES
 from aefast.ops.shared.autograd import aliases_of
-from aefast.random import Step
+from aefast.random import DrawStep
 
 
 def contractive_penalty(
@@ -111,7 +111,7 @@ def draw_probes(
     """[B, R, H] of 1 and -1, evenly."""
     batch, probes = x.shape[0], settings.probes
     rows = x.new_empty(batch * probes, hidden)
-    stream = settings.seed, settings.row_offset * probes, Step.PROBES.value
+    stream = settings.seed, settings.row_offset * probes, DrawStep.PROBES.value
     rows = corrupt(rows, Noise("salt_and_pepper", 1.0, -1.0, 1.0, *stream))
     return rows.reshape(batch, probes, hidden)
 
@@ -120,7 +120,7 @@ def with_noise(
     x: Tensor, settings: PenaltySettings, corrupt: Callable[..., Tensor] = defined_noise
 ) -> Tensor:
     """x and normal noise, of another seed for every row."""
-    stream = settings.seed, settings.row_offset, Step.HESSIAN_NOISE.value
+    stream = settings.seed, settings.row_offset, DrawStep.HESSIAN_NOISE.value
     return corrupt(x, Noise("gaussian", settings.hessian_noise, 0.0, 1.0, *stream))
 
 

@@ -51,7 +51,9 @@ def leading_directions(
 
     width = layers[-1].weight.shape[0] if from_code else x.shape[1]
     rows = min(n + MORE, width)
-    block = random.normal(0, rows, width, step=random.Step.TANGENTS, device=x.device).to(x.dtype)
+    block = random.normal(0, rows, width, step=random.DrawStep.TANGENTS, device=x.device).to(
+        x.dtype
+    )
     block = _orthonormal(block.expand(x.shape[0], *block.shape))
     image = multiply(block)
     values = torch.linalg.vector_norm(image, dim=2)

@@ -4,13 +4,13 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from aefast.random import Step
+from aefast.random import DrawStep
 
 # The step that each kind is drawn at.
 STEPS = {
-    "masking": Step.MASKING.value,
-    "salt_and_pepper": Step.SALT_AND_PEPPER.value,
-    "gaussian": Step.GAUSSIAN.value,
+    "masking": DrawStep.MASKING.value,
+    "salt_and_pepper": DrawStep.SALT_AND_PEPPER.value,
+    "gaussian": DrawStep.GAUSSIAN.value,
 }
 KINDS = tuple(STEPS)
 

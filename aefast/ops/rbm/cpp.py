@@ -84,8 +84,8 @@ class BitMatrix:
         return BitMatrix(words, columns)
 
     @property
-    def view(self) -> _C.BinaryView:
-        return _C.BinaryView(self.words.data_ptr(), *self.shape)
+    def view(self) -> _C.BitMatrixView:
+        return _C.BitMatrixView(self.words.data_ptr(), *self.shape)
 
     @staticmethod
     def pack(values: Tensor) -> tuple["BitMatrix", Tensor]:
@@ -186,7 +186,7 @@ class _BitPrimitives(_Primitives):
             return total.add_(self.add_product(probabilities, states, None))
         columns, width = probabilities.shape[1], states.shape[1]
         output = probabilities.new_empty(columns, width) if total is None else total
-        _C.transposed_binary_product(
+        _C.transposed_bit_matrix_product(
             states.transposed[0].view,
             shared.as_matrix(probabilities.t()),
             output.data_ptr(),
@@ -203,7 +203,7 @@ def _bit_matrix_product(left: BitMatrix, matrix: Tensor, bias: Tensor | None) ->
     """left [B, K] @ matrix.T + bias."""
     output = matrix.new_empty(left.shape[0], matrix.shape[0])
     bias = None if bias is None else bias.contiguous()
-    _C.binary_product(
+    _C.bit_matrix_product(
         left.view,
         shared.as_matrix(matrix),
         0 if bias is None else bias.data_ptr(),

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from aefast.deprecation import renamed_argument
 from aefast.ops.linear_act.op import ACTIVATIONS
 from aefast.ops.linear_act.op import run as linear_act
 from aefast.ops.reconstruction import eager
@@ -31,7 +32,7 @@ def reconstruction_loss(
     *,
     activation: str = "sigmoid",
     output_activation: str = "identity",
-    loss: str = "mse",
+    reconstruction: str = "mse",
     target: Tensor | None = None,
     corruption: str | None = None,
     corruption_level: float = 0.0,
@@ -40,6 +41,7 @@ def reconstruction_loss(
     seed: int | None = None,
     generator: torch.Generator | None = None,
     row_offset: int = 0,
+    loss: str | None = None,
 ) -> Tensor:
     """The loss of an autoencoder's reconstruction, from the input to the number in one op.
 
@@ -80,9 +82,9 @@ def reconstruction_loss(
         decoder_bias: c, ``[D]``, or None.
         activation: the code's, one of :func:`linear_act`'s.
         output_activation: the reconstruction's, likewise.
-        loss: ``"mse"`` or ``"bce"``, which takes targets in [0, 1]. They are not looked at: of a
-            small batch a pass over them takes over 1 % of the loss. The models, estimators and
-            commands do look.
+        reconstruction: ``"mse"`` or ``"bce"``, which takes targets in [0, 1]. They are not looked
+            at: of a small batch a pass over them takes over 1 % of the loss. The models, estimators
+            and commands do look.
         target: what the reconstruction is compared with, of x's shape; None takes x as it came
             in. Gradients flow into it, too.
         corruption: what noise the encoder sees, one of :func:`corrupt`'s kinds, salt and pepper
@@ -94,6 +96,7 @@ def reconstruction_loss(
         seed: an int in [0, 2**63); None draws one from ``generator``, if there is corruption.
         generator: a ``torch.Generator``; None takes torch's default one.
         row_offset: the number of x's first row, as :func:`corrupt` takes it.
+        loss: the old name of ``reconstruction``, which warns.
 
     Returns:
         A scalar, or with ``reduction="none"`` ``[..., D]``; of x's dtype and device.
@@ -113,11 +116,12 @@ def reconstruction_loss(
     >>> reconstruction_loss(x, weight, None, activation="relu", target=2 * x, reduction="sum")
     tensor(2.)
     """
+    reconstruction = renamed_argument("loss", loss, "reconstruction", reconstruction, "mse")
     inputs = LossInputs(x, encoder_weight, encoder_bias, decoder_weight, decoder_bias, target)
     check_tensors(inputs)
     checks.check_choice(activation, "activation", ACTIVATIONS)
     checks.check_choice(output_activation, "output_activation", ACTIVATIONS)
-    checks.check_choice(loss, "loss", LOSSES)
+    checks.check_choice(reconstruction, "reconstruction", LOSSES)
     checks.check_choice(reduction, "reduction", REDUCTIONS)
     corruption_level = check_corruption(x, corruption, corruption_level)
     contraction = check_contraction(contraction, reduction)
@@ -130,7 +134,7 @@ def reconstruction_loss(
     settings = LossSettings(
         activation,
         output_activation,
-        loss,
+        reconstruction,
         corruption,
         corruption_level,
         resolved_seed,

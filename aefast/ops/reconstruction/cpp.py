@@ -87,7 +87,7 @@ class _Primitives:
             0 if grad_bias is None else grad_bias.data_ptr(),
             sums.data_ptr(),
             needs_grad.output or needs_grad.bias,
-            getattr(_C.Loss, settings.loss),
+            getattr(_C.Loss, settings.reconstruction),
             shared.ACTIVATIONS[settings.output_activation],
             scale,
             torch.get_num_threads(),

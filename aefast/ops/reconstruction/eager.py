@@ -53,7 +53,7 @@ def reconstruction_loss(
     target = x if target is None else target
     if settings.corruption is not None:
         x = corrupt(x, noise_of(settings))
-    from_logits = settings.loss == "bce" and settings.output_activation == "sigmoid"
+    from_logits = settings.reconstruction == "bce" and settings.output_activation == "sigmoid"
     output_activation = "identity" if from_logits else settings.output_activation
     output, _ = autoencode(
         x,
@@ -65,7 +65,7 @@ def reconstruction_loss(
         output_activation,
         linear_act,
     )
-    if settings.loss == "mse":
+    if settings.reconstruction == "mse":
         loss = F.mse_loss(output, target, reduction=reduction)
     elif from_logits:
         loss = F.binary_cross_entropy_with_logits(output, target, reduction=reduction)
@@ -96,7 +96,7 @@ def gradients(inputs: LossInputs, settings: LossSettings) -> PerInput[Tensor]:
     code = ACTIVATIONS[settings.activation](hidden)
     output = F.linear(code, decoder_weight, decoder_bias)
 
-    if settings.loss == "mse":
+    if settings.reconstruction == "mse":
         difference = 2 * (ACTIVATIONS[settings.output_activation](output) - clean)
         grad_output = activation_backward(settings.output_activation, difference, output)
         grad_target = -difference

@@ -65,10 +65,10 @@ class _Primitives:
         scale: float,
         needs_grad: panels.ComparisonGradients,
     ) -> panels.Compared:
-        activation = "identity" if settings.loss == "bce" else settings.output_activation
+        activation = "identity" if settings.reconstruction == "bce" else settings.output_activation
         output, preactivation = self.layer.forward(code, weight, bias, activation, True)
         saved = saved_for_backward(activation, output, preactivation)
-        kernel = _cross_entropy if settings.loss == "bce" else _squared_error
+        kernel = _cross_entropy if settings.reconstruction == "bce" else _squared_error
         loss, grad, grad_target = _compare(kernel, output, target, scale)
         if saved is not None and (needs_grad.output or needs_grad.bias):
             grad = shared.map_elements(shared.activation_backward(activation), grad, saved)

@@ -128,7 +128,9 @@ def check_contraction(contraction: float, reduction: str) -> float:
 
 def _is_fused(inputs: LossInputs, settings: LossSettings, reduction: str, traced: bool) -> bool:
     x, dtype = inputs.x, inputs.x.dtype
-    if reduction == "none" or (settings.loss == "bce" and settings.output_activation != "sigmoid"):
+    if reduction == "none" or (
+        settings.reconstruction == "bce" and settings.output_activation != "sigmoid"
+    ):
         return False
     if settings.autocast is not None:
         dtypes = {tensor.dtype for tensor in inputs if tensor is not None}
@@ -311,7 +313,7 @@ def _registered(
     target: Tensor | None,
     activation: str,
     output_activation: str,
-    loss: str,
+    reconstruction: str,
     corruption: str | None,
     corruption_level: float,
     seed: Tensor,
@@ -325,7 +327,7 @@ def _registered(
     settings = LossSettings(
         activation,
         output_activation,
-        loss,
+        reconstruction,
         corruption,
         corruption_level,
         seed,
@@ -362,14 +364,14 @@ def _check_registered(
     check_tensors(inputs)
     checks.check_choice(settings.activation, "activation", ACTIVATIONS)
     checks.check_choice(settings.output_activation, "output_activation", ACTIVATIONS)
-    checks.check_choice(settings.loss, "loss", LOSSES)
+    checks.check_choice(settings.reconstruction, "reconstruction", LOSSES)
     checks.check_choice(reduction, "reduction", REDUCTIONS[:2])
     check_corruption(inputs.x, settings.corruption, settings.corruption_level)
     check_contraction(settings.contraction, reduction)
-    if settings.loss == "bce" and settings.output_activation != "sigmoid":
+    if settings.reconstruction == "bce" and settings.output_activation != "sigmoid":
         raise ValueError(
             f"output_activation is {settings.output_activation!r}; "
-            "with loss 'bce' the registered op takes 'sigmoid'"
+            "with reconstruction 'bce' the registered op takes 'sigmoid'"
         )
     if inputs.x.dim() != 2:
         raise ValueError(f"x has shape {list(inputs.x.shape)}; the registered op takes [B, D]")

@@ -13,7 +13,7 @@ def cases() -> list[Case]:
     denoising = partial(
         reconstruction_loss,
         output_activation="sigmoid",
-        loss="bce",
+        reconstruction="bce",
         corruption="masking",
         corruption_level=0.3,
         **SEED,

@@ -38,7 +38,7 @@ class LossSettings(NamedTuple):
 
     activation: str
     output_activation: str
-    loss: str  # "mse" or "bce"
+    reconstruction: str  # "mse" or "bce"
     corruption: str | None
     corruption_level: float
     seed: int | Tensor

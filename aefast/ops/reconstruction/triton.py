@@ -136,7 +136,7 @@ def _loss_alone(inputs: LossInputs, settings: LossSettings, tile: LossTile) -> T
             hidden=hidden,
             encoder_bias_size=0 if encoder_bias is None else hidden,
             decoder_bias_size=0 if decoder_bias is None else columns,
-            loss=LOSSES[settings.loss],
+            loss=LOSSES[settings.reconstruction],
             activation=ACTIVATIONS[settings.activation],
             output_activation=ACTIVATIONS[settings.output_activation],
         )
@@ -242,7 +242,7 @@ class _Primitives:
         float32 = partial(code.new_empty, dtype=torch.float32)
         losses = float32(row_tiles, cdiv(columns, EPILOGUE_COLUMNS))
         grad_bias = float32(row_tiles, columns) if needs_grad.bias else None
-        compared = settings.loss, settings.output_activation
+        compared = settings.reconstruction, settings.output_activation
         chosen = _compare_variant(
             generation, code.dtype, read.left.dtype, read.kind, tile, read.layout, *compared
         )

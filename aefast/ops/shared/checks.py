@@ -132,12 +132,12 @@ def check_seed_tensor(seed: Tensor) -> None:
 
 
 def check_unit_interval(
-    value: Tensor, argument: str, takers: str, is_computed: bool = False
+    value: Tensor, argument: str, reason: str, is_computed: bool = False
 ) -> None:
     """The elements lie in [0, 1]. Not checked while a graph is traced, nor on a GPU, which would
     have to be waited for.
 
-    ``takers`` says what takes such numbers: "Bernoulli units take". What a model computed may be
+    ``reason`` says what takes such numbers: "Bernoulli units take". What a model computed may be
     NaN, too: then so is its loss, by which training shows that it diverges.
     """
     if value.device.type != "cpu" or value.numel() == 0:
@@ -146,14 +146,14 @@ def check_unit_interval(
         return
     low, high = (bound.item() for bound in torch.aminmax(value.detach()))
     if not (is_computed and math.isnan(low)):
-        check_bounds(low, high, argument, takers)
+        check_bounds(low, high, argument, reason)
 
 
-def check_bounds(low: float, high: float, argument: str, takers: str) -> None:
+def check_bounds(low: float, high: float, argument: str, reason: str) -> None:
     """The smallest and the largest element lie in [0, 1]."""
     if not (low >= 0 and high <= 1):  # NaN is neither
         wrong = high if low >= 0 else low
-        raise ValueError(f"{argument} holds {shown_outside(wrong)}; {takers} numbers in [0, 1]")
+        raise ValueError(f"{argument} holds {shown_outside(wrong)}; {reason} numbers in [0, 1]")
 
 
 def shown_outside(number: float) -> str:

@@ -243,7 +243,7 @@ def _jit_function(kernel: str) -> Any:
         if error.name != "triton":
             raise
         raise BackendUnavailableError(
-            f"no ready-made binary serves {function} here, and triton, which would compile it, is "
+            f"no ready-made cubin serves {function} here, and triton, which would compile it, is "
             "not installed: pip install triton"
         ) from error
 

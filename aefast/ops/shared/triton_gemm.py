@@ -89,7 +89,7 @@ STEPS_PER_SPLIT = 16  # with fewer, writing and adding partial sums takes longer
 
 
 @dataclass(frozen=True)
-class Plan:
+class ProductPlan:
     """The kernel, tile and number of splits of one product."""
 
     variant: Variant
@@ -323,7 +323,7 @@ def plan(
     layout: tuple[bool, bool],
     output_dtype: torch.dtype | None = None,
     activation: str = "identity",
-) -> Plan:
+) -> ProductPlan:
     """Choose the tile and the number of splits of one product.
 
     Only a weight's gradient, both of whose operands are stored by depth, is split along the depth.
@@ -338,7 +338,7 @@ def plan(
             tile, splits = large, most
     output_dtype = torch.float32 if splits > 1 else output_dtype or dtype
     variant = _variant(generation, dtype, output_dtype, kind, tile, layout, activation)
-    return Plan(variant, tile, splits)
+    return ProductPlan(variant, tile, splits)
 
 
 def variants(generation: int) -> Iterator[Variant]:
@@ -471,7 +471,7 @@ def _add_factors(read: Factors, total: Tensor | None) -> Tensor:
     return _first_columns(product, columns) if total is None else total.add_(product[:, :columns])
 
 
-def _is_output(total: Tensor, chosen: Plan, read: Factors) -> bool:
+def _is_output(total: Tensor, chosen: ProductPlan, read: Factors) -> bool:
     """Whether the kernel can add to ``total`` in place.
 
     Only its form for two operands stored by depth adds to its output; the others end in a bias and
@@ -487,7 +487,7 @@ def _is_output(total: Tensor, chosen: Plan, read: Factors) -> bool:
     )
 
 
-def _output(chosen: Plan, read: Factors, dtype: torch.dtype) -> Tensor:
+def _output(chosen: ProductPlan, read: Factors, dtype: torch.dtype) -> Tensor:
     """Memory for the output, [rows, padded columns]; for several splits [splits, rows, padded
     columns]."""
     rows, columns = read.shape[0], padded(read.shape[1], read.left.dtype)
@@ -497,7 +497,7 @@ def _output(chosen: Plan, read: Factors, dtype: torch.dtype) -> Tensor:
 
 
 def _launch(
-    chosen: Plan,
+    chosen: ProductPlan,
     read: Factors,
     output: Tensor,
     preactivation: Tensor | None,

@@ -5,9 +5,9 @@ from torch import Tensor
 
 from aefast.ops.shared.cpp import ELEMENT_TYPES
 from aefast.ops.shared.extension import _C
-from aefast.random import Step
+from aefast.random import DrawStep
 
-STEP = Step.REPARAMETERIZE.value
+STEP = DrawStep.REPARAMETERIZE.value
 
 
 def reparameterize(mean: Tensor, log_var: Tensor, seed: int | Tensor, row_offset: int) -> Tensor:

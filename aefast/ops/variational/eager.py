@@ -47,7 +47,7 @@ def _noise(like: Tensor, seed: int | Tensor, row_offset: int) -> Tensor:
         seed,
         rows,
         columns,
-        step=random.Step.REPARAMETERIZE,
+        step=random.DrawStep.REPARAMETERIZE,
         row_offset=row_offset,
         device=like.device,
     )

@@ -8,7 +8,7 @@ from numba import njit
 from torch import Tensor
 
 from aefast.ops.shared import numba as shared
-from aefast.random import Step
+from aefast.random import DrawStep
 
 # What a kernel draws at a time, in columns: the words stay in the first-level cache.
 STRETCH = 4096
@@ -34,7 +34,7 @@ def _scaled_noise(
 ) -> Tensor:
     output = torch.empty(log_var.shape, dtype=torch.float32, device="cpu")
     arrays = [_rows(tensor) for tensor in (operand, log_var, output)]
-    step = Step.REPARAMETERIZE.value
+    step = DrawStep.REPARAMETERIZE.value
 
     def task(rows: slice) -> None:
         blocks = (array[rows] for array in arrays)

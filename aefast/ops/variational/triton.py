@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from aefast.ops.shared.triton import TYPE_NAMES, Variant, cdiv, device_of, seed_arguments
-from aefast.random import Step
+from aefast.random import DrawStep
 
 # Units for each program. With 4 warps a thread has four aligned units, each one access. An
 # unaligned vector is several accesses: four of these took 254 registers for each thread.
@@ -100,7 +100,7 @@ def _scaled_noise(
             output_pointer=output,
             **seed_arguments(seed, first.device),
             row_offset=row_offset,
-            step=Step.REPARAMETERIZE.value,
+            step=DrawStep.REPARAMETERIZE.value,
             unit_count=unit_count,
             units_per_row=units_per_row,
             columns=first.shape[2],

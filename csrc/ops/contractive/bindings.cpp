@@ -34,13 +34,14 @@ void bind(py::module_& module) {
         },
         py::arg("weight"), py::arg("squares"), py::arg("threads"));
     module.def(
-        "contract",
+        "layer_penalty",
         [](const Matrix& saved, uintptr_t squares, uintptr_t scales, uintptr_t penalty,
            Activation activation, int threads) {
             check_block(saved, threads);
-            AEFAST_RUN(contract, {saved.dense<const float>("saved"), pointer<const float*>(squares),
-                                  pointer<const float*>(scales), pointer<float*>(penalty),
-                                  saved.rows, saved.columns, activation, threads});
+            AEFAST_RUN(layer_penalty,
+                       {saved.dense<const float>("saved"), pointer<const float*>(squares),
+                        pointer<const float*>(scales), pointer<float*>(penalty), saved.rows,
+                        saved.columns, activation, threads});
         },
         py::arg("saved"), py::arg("squares"), py::arg("scales"), py::arg("penalty"),
         py::arg("activation"), py::arg("threads"));

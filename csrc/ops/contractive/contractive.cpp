@@ -131,7 +131,7 @@ bool row_lengths(const RowLengthsArguments& a) {
                        [](float square) { return std::isfinite(square); });
 }
 
-void contract(const ContractArguments& a) {
+void layer_penalty(const LayerPenaltyArguments& a) {
     const int64_t blocks = row_blocks(a.rows);
     const int threads = a.rows * a.columns <= kElementsPerTask ? 1 : a.threads;
     parallel_for(threads, blocks, [&](int64_t block) {

@@ -28,7 +28,7 @@ struct RowLengthsArguments {
 
 // The penalty of one layer, sum_j (act'_j scale_j)^2 square_j: saved is [rows, columns], squares
 // and scales [columns], penalty [rows]; scales may be null, where all are 1.
-struct ContractArguments {
+struct LayerPenaltyArguments {
     const float* saved;
     const float* squares;
     const float* scales;
@@ -102,7 +102,7 @@ struct DotRowsArguments {
 
 AEFAST_DECLARE_KERNELS(void slopes(const SlopesArguments&);
                        bool row_lengths(const RowLengthsArguments&);  // whether all are finite
-                       void contract(const ContractArguments&);
+                       void layer_penalty(const LayerPenaltyArguments&);
                        void slope_backward(const SlopeBackwardArguments&);
                        void expand(const ExpandArguments&);
                        void expand_backward(const ExpandBackwardArguments&);

@@ -28,7 +28,7 @@ void bind(py::module_& module) {
         py::arg("stream"), py::arg("threads"));
     module.def(
         "draw_bits",
-        [](const BinaryView& left, const Matrix& right, uintptr_t bias, uintptr_t beta,
+        [](const BitMatrixView& left, const Matrix& right, uintptr_t bias, uintptr_t beta,
            uintptr_t words, uintptr_t means, const RandomStream& stream, int threads) {
             check_block(left.rows, right.rows, threads);
             check_columns("right", right, left.columns);

@@ -208,7 +208,7 @@ void draw(const DrawArguments& a) {
 }
 
 void draw_bits(const DrawBitsArguments& a) {
-    for_each_binary_product(
+    for_each_bit_matrix_product(
         a.left, a.right, a.threads, [&](Range rows, int64_t column, const float* sums) {
             alignas(64) float bias[kPanelColumns] = {};
             if (a.bias)

@@ -29,7 +29,7 @@ struct DrawArguments {
 // Draws units from binary states: left [rows, K] and right [columns, K], whose product and bias
 // [columns] are the Bernoulli units' inputs. words, all 0 at first, takes the states, as bits.
 struct DrawBitsArguments {
-    BinaryView left;
+    BitMatrixView left;
     MatrixView right;
     const float* bias;
     const float* beta;

@@ -85,23 +85,23 @@ inline float largest_magnitude(const float* values, int64_t count) {
 }
 
 // The rows of a matrix at a vector's nonzero elements.
-struct ChosenRows {
+struct SelectedRows {
     const float* matrix;
     int64_t row_stride;
-    const int32_t* chosen;
+    const int32_t* selected;
     int64_t count;
 };
 
-// target = sum over the chosen rows r of values[r] times the row, of so many vectors of columns.
+// target = sum over the selected rows r of values[r] times the row, of so many vectors of columns.
 // Even and odd rows have separate sums: in one chain each addition would wait for the last.
 template <int vectors>
-inline void add_rows_tile(const ChosenRows& rows, const float* values, float* target) {
+inline void add_rows_tile(const SelectedRows& rows, const float* values, float* target) {
     Vector sums[2][vectors] = {};
     int64_t i = 0;
     for (; i + 1 < rows.count; i += 2) {
 #pragma GCC unroll 2
         for (int half = 0; half < 2; ++half) {
-            const int64_t r = rows.chosen[i + half];
+            const int64_t r = rows.selected[i + half];
             const float* row = rows.matrix + r * rows.row_stride;
 #pragma GCC unroll 4
             for (int v = 0; v < vectors; ++v)
@@ -109,7 +109,7 @@ inline void add_rows_tile(const ChosenRows& rows, const float* values, float* ta
         }
     }
     if (i < rows.count) {
-        const int64_t r = rows.chosen[i];
+        const int64_t r = rows.selected[i];
         const float* row = rows.matrix + r * rows.row_stride;
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; ++v) sums[0][v] += values[r] * load(row + v * kFloatLanes);
@@ -119,7 +119,7 @@ inline void add_rows_tile(const ChosenRows& rows, const float* values, float* ta
 }
 
 // Adds the rows in all columns, a multiple of kLanes.
-void add_rows(ChosenRows rows, const float* values, int64_t columns, float* target) {
+void add_rows(SelectedRows rows, const float* values, int64_t columns, float* target) {
     int64_t vectors = columns / kFloatLanes;
     for (; vectors >= 4; vectors -= 4) {
         add_rows_tile<4>(rows, values, target);
@@ -131,10 +131,10 @@ void add_rows(ChosenRows rows, const float* values, int64_t columns, float* targ
     if (vectors == 1) add_rows_tile<1>(rows, values, target);
 }
 
-int64_t choose_nonzeros(const float* values, int64_t count, int32_t* chosen) {
+int64_t select_nonzeros(const float* values, int64_t count, int32_t* selected) {
     int64_t nonzeros = 0;
     for (int64_t i = 0; i < count; ++i) {
-        chosen[nonzeros] = static_cast<int32_t>(i);
+        selected[nonzeros] = static_cast<int32_t>(i);
         nonzeros += values[i] != 0.f;
     }
     return nonzeros;
@@ -155,13 +155,13 @@ struct Problem {
     const float* gram;
     int64_t gram_row_stride;
     Point current;
-    float* residual;  // correlation - product, which the duality gap is made from
-    int32_t* chosen;  // room for the numbers of the nonzero codes
+    float* residual;    // correlation - product, which the duality gap is made from
+    int32_t* selected;  // room for the numbers of the nonzero codes
 };
 
 void multiply(const Problem& p, const Point& point) {
-    const int64_t count = choose_nonzeros(point.code, p.atoms, p.chosen);
-    add_rows({p.gram, p.gram_row_stride, p.chosen, count}, point.code, p.atoms, point.product);
+    const int64_t count = select_nonzeros(point.code, p.atoms, p.selected);
+    add_rows({p.gram, p.gram_row_stride, p.selected, count}, point.code, p.atoms, point.product);
 }
 
 // The duality gap of the current code, with the dual point scale (x - z D). It is a sum of terms
@@ -330,17 +330,17 @@ class Row {
             multiply(all_, all_.current);
             const double gap = duality_gap(all_);
             if (gap <= allowed_gap || steps_left == 0 || !goes_on) break;
-            goes_on = minimize_part(choose_atoms(), kInnerShare * gap, &steps_left);
+            goes_on = minimize_part(select_atoms(), kInnerShare * gap, &steps_left);
         }
         std::copy_n(all_.current.code, a_.atoms, code_);
     }
 
   private:
     // The nonzero codes' atoms and, of those that would become nonzero, the most correlated ones.
-    int64_t choose_atoms() {
+    int64_t select_atoms() {
         const float* code = all_.current.code;
         const float* residual = all_.residual;
-        const int64_t nonzeros = choose_nonzeros(code, all_.atoms, working_);
+        const int64_t nonzeros = select_nonzeros(code, all_.atoms, working_);
         int64_t count = nonzeros;
         for (int64_t i = 0; i < a_.atoms; ++i)
             if (code[i] == 0.f && std::fabs(residual[i]) > a_.penalty)
@@ -368,13 +368,13 @@ class Row {
         const Point current = vectors.take_point(), previous = vectors.take_point(),
                     next = vectors.take_point();
         float* residual = vectors.take();
-        auto* chosen = reinterpret_cast<int32_t*>(vectors.take());
+        auto* selected = reinterpret_cast<int32_t*>(vectors.take());
         gather(all_.correlation, count, correlation);
         gather(all_.current.code, count, current.code);
         gather(all_.current.product, count, current.product);
         const float* gram = is_whole ? all_.gram : gather_gram(count);
         Problem part = {atoms, a_.penalty, all_.energy, correlation, gram,
-                        atoms, current,    residual,    chosen};
+                        atoms, current,    residual,    selected};
         const bool goes_on =
             minimize(part, previous, next, allowed_gap, &largest_curvature_, steps_left);
         for (int64_t i = 0; i < count; ++i) all_.current.code[working_[i]] = part.current.code[i];

@@ -30,7 +30,7 @@ void compare_row(const SparseReconstructionArguments& a, int64_t row) {
     };
     sum_rows(a.code.k, value_at, latent_at, a.columns, a.bias, residual);
     a.squares[row] = subtract(a.target + row * a.target_row_stride, a.columns, residual);
-    dot_chosen_rows(residual, a.code.k, latent_at, a.columns, a.slopes + row * a.code.k);
+    dot_selected_rows(residual, a.code.k, latent_at, a.columns, a.slopes + row * a.code.k);
 }
 
 }  // namespace

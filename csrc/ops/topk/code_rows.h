@@ -107,8 +107,8 @@ void dot_rows(const float* left, const float* const* rows, int64_t columns, floa
 
 // products[i] = left * row i, of `count` rows.
 template <class RowAt>
-void dot_chosen_rows(const float* left, int64_t count, const RowAt& row_at, int64_t columns,
-                     float* products) {
+void dot_selected_rows(const float* left, int64_t count, const RowAt& row_at, int64_t columns,
+                       float* products) {
     const float* rows[kStreams];
     int64_t i = 0;
     for (; i + kStreams <= count; i += kStreams) {

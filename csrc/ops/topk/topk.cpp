@@ -296,7 +296,7 @@ void sampled_product(const SampledProductArguments& a) {
         for (int64_t row = task * rows; row < smaller((task + 1) * rows, a.rows); ++row) {
             const float* left = a.left + row * a.left_row_stride;
             const int64_t* indices = a.indices + row * a.k;
-            dot_chosen_rows(
+            dot_selected_rows(
                 left, a.k, [=](int64_t i) { return a.weight + indices[i] * a.weight_row_stride; },
                 a.columns, a.products + row * a.k);
         }

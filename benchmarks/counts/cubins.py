@@ -1,7 +1,7 @@
-"""What the compiler made of the Triton kernels, against the budgets of ``binaries.json``.
+"""What the compiler made of the Triton kernels, against the budgets of ``cubins.json``.
 
-``PYTHONPATH=.:benchmarks python -m counts.binaries FOLDER [--write]``, where FOLDER is what
-``python -m aefast.aot --cubins FOLDER`` wrote. No GPU is asked. Of each binary are counted its
+``PYTHONPATH=.:benchmarks python -m counts.cubins FOLDER [--write]``, where FOLDER is what
+``python -m aefast.aot --cubins FOLDER`` wrote. No GPU is asked. Of each cubin are counted its
 registers, its shared memory and its instructions by kind; those on local memory are spills. It
 ends with 1 where a count is more than 2 % over its budget.
 """
@@ -21,7 +21,7 @@ from aefast import aot, cubins
 from counts import budgets
 from counts.budgets import Counts
 
-FILE = Path(__file__).with_name("binaries.json")
+FILE = Path(__file__).with_name("cubins.json")
 
 # By the first part of an instruction's name in the machine code of sm_80 to sm_120.
 KINDS = {
@@ -38,7 +38,7 @@ INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z]\w*)", r
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="counts.binaries", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="counts.cubins", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="what `python -m aefast.aot --cubins` wrote")
     parser.add_argument("--write", action="store_true", help="make the counts the budgets")
     options = parser.parse_args()
@@ -57,7 +57,7 @@ def main() -> int:
 
 
 def count(folder: Path, record: cubins.Record) -> dict[str, int]:
-    """The counts of one binary of the manifest; shared memory is what a launch asks for."""
+    """The counts of one cubin of the manifest; shared memory is what a launch asks for."""
     with NamedTemporaryFile(suffix=".cubin") as cubin:
         cubin.write(zlib.decompress((folder / record["file"]).read_bytes()))
         cubin.flush()

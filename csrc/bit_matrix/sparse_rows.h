@@ -17,27 +17,27 @@
 namespace aefast::AEFAST_ISA {
 
 // The sums of a row stay in eight registers while the selected rows are added.
-constexpr int64_t kChosenPanels = 4, kChosenColumns = kChosenPanels * kPanelColumns;
+constexpr int64_t kSelectedPanels = 4, kSelectedColumns = kSelectedPanels * kPanelColumns;
 
 // With more rows, tables and packed products are faster; with a weight that exceeds the L2 cache,
 // and is read again for each row, they are so for fewer rows.
-constexpr int64_t kMostChoosingRows = 128, kMostChoosingFromLarge = 48, kLargeWeight = 1 << 17;
+constexpr int64_t kMostSparseRows = 128, kMostSparseRowsOfLarge = 48, kLargeWeight = 1 << 17;
 
-inline int64_t most_choosing_rows(int64_t weight_size) {
-    return weight_size < kLargeWeight ? kMostChoosingRows : kMostChoosingFromLarge;
+inline int64_t most_sparse_rows(int64_t weight_size) {
+    return weight_size < kLargeWeight ? kMostSparseRows : kMostSparseRowsOfLarge;
 }
 
 // Rows whose elements are bits; or where `values` is not null those numbers, which are 0 where a
 // bit is.
-struct ChoosingRows {
-    BinaryView bits;
+struct SparseRows {
+    BitMatrixView bits;
     const float* values;
     int64_t row_stride, column_stride;
 };
 
 // A matrix [N, K] whose rows are added up in panels of its N columns: element (n, k) lies at
 // n / kPanelColumns * panel_stride + k * row_stride + n % kPanelColumns.
-struct ChosenMatrix {
+struct PanelMatrix {
     const float* data;
     int64_t columns, row_stride, panel_stride;
 };
@@ -52,7 +52,7 @@ inline int64_t panel_floats(const MatrixView& right) {
 }
 
 // memory holds panel_floats(); it is null where the matrix has that layout already.
-inline ChosenMatrix chosen_matrix(const MatrixView& right, float* memory, int threads) {
+inline PanelMatrix panel_matrix(const MatrixView& right, float* memory, int threads) {
     if (lies_in_panels(right)) return {right.data, right.rows, right.column_stride, kPanelColumns};
     const int64_t panel_stride = right.columns * kPanelColumns;
     parallel_for(threads, ceil_divide(right.rows, kPanelColumns), [&](int64_t panel) {
@@ -90,8 +90,8 @@ inline void add_rows(uint64_t word, const float* elements, int64_t stride, const
 
 // Some panels of some rows of the product, beginning at the first column of `matrix`.
 template <int panels, bool is_binary>
-inline void add_chosen_rows(const ChoosingRows& left, Range rows, const ChosenMatrix& right,
-                            const float* matrix, float* sums) {
+inline void add_selected_rows(const SparseRows& left, Range rows, const PanelMatrix& right,
+                              const float* matrix, float* sums) {
     const int64_t row_words = left.bits.row_words();
     // 64 rows of the panels stay in the L1 cache while all rows of left select from them.
     for (int64_t word = 0; word < row_words; ++word, matrix += kWordBits * right.row_stride)
@@ -101,68 +101,68 @@ inline void add_chosen_rows(const ChoosingRows& left, Range rows, const ChosenMa
                                                     word * kWordBits * left.column_stride;
             add_rows<panels, is_binary>(
                 left.bits.words[row * row_words + word], elements, left.column_stride, matrix,
-                right.row_stride, right.panel_stride, sums + (row - rows.begin) * kChosenColumns);
+                right.row_stride, right.panel_stride, sums + (row - rows.begin) * kSelectedColumns);
         }
 }
 
-using AddChosenRows = void (*)(const ChoosingRows&, Range rows, const ChosenMatrix&,
-                               const float* matrix, float* sums);
+using AddSelectedRows = void (*)(const SparseRows&, Range rows, const PanelMatrix&,
+                                 const float* matrix, float* sums);
 
 template <bool is_binary>
-AddChosenRows add_chosen_rows_of(int64_t width) {
-    static constexpr AddChosenRows kernels[] = {
-        add_chosen_rows<1, is_binary>, add_chosen_rows<2, is_binary>, add_chosen_rows<3, is_binary>,
-        add_chosen_rows<4, is_binary>};
-    static_assert(sizeof kernels == kChosenPanels * sizeof kernels[0], "one kernel a width");
+AddSelectedRows add_selected_rows_of(int64_t width) {
+    static constexpr AddSelectedRows kernels[] = {
+        add_selected_rows<1, is_binary>, add_selected_rows<2, is_binary>,
+        add_selected_rows<3, is_binary>, add_selected_rows<4, is_binary>};
+    static_assert(sizeof kernels == kSelectedPanels * sizeof kernels[0], "one kernel a width");
     return kernels[ceil_divide(width, kPanelColumns) - 1];
 }
 
 // The sums of so many rows stay in the L1 cache, together with the rows that are added.
-constexpr int64_t kChoosingRowsAtOnce = 32;
+constexpr int64_t kSparseRowsAtOnce = 32;
 
 // finish(rows, column, width, sums) for every block of left [M, K] * right [N, K]^T: sums is
-// [rows, kChosenColumns], from `column` on, of which `width` exist.
+// [rows, kSelectedColumns], from `column` on, of which `width` exist.
 template <class Finish>
-void for_each_chosen_product(const ChoosingRows& left, const ChosenMatrix& right, int threads,
+void for_each_sparse_product(const SparseRows& left, const PanelMatrix& right, int threads,
                              const Finish& finish) {
-    const int64_t column_blocks = ceil_divide(right.columns, kChosenColumns);
-    const EvenParts parts(left.bits.rows, ceil_divide(left.bits.rows, kChoosingRowsAtOnce));
+    const int64_t column_blocks = ceil_divide(right.columns, kSelectedColumns);
+    const EvenParts parts(left.bits.rows, ceil_divide(left.bits.rows, kSparseRowsAtOnce));
     parallel_for(threads, parts.count() * column_blocks, [&](int64_t task) {
-        alignas(64) float sums[kChoosingRowsAtOnce * kChosenColumns];
+        alignas(64) float sums[kSparseRowsAtOnce * kSelectedColumns];
         const Range rows = parts[task / column_blocks];
-        const int64_t block = task % column_blocks, column = block * kChosenColumns;
-        const int64_t width = smaller(kChosenColumns, right.columns - column);
-        std::fill_n(sums, (rows.end - rows.begin) * kChosenColumns, 0.f);
+        const int64_t block = task % column_blocks, column = block * kSelectedColumns;
+        const int64_t width = smaller(kSelectedColumns, right.columns - column);
+        std::fill_n(sums, (rows.end - rows.begin) * kSelectedColumns, 0.f);
         const auto add =
-            left.values ? add_chosen_rows_of<false>(width) : add_chosen_rows_of<true>(width);
-        add(left, rows, right, right.data + block * kChosenPanels * right.panel_stride, sums);
+            left.values ? add_selected_rows_of<false>(width) : add_selected_rows_of<true>(width);
+        add(left, rows, right, right.data + block * kSelectedPanels * right.panel_stride, sums);
         finish(rows, column, width, sums);
     });
 }
 
 // output [M, N] = left [M, K] * right [N, K]^T + bias.
-inline void multiply_chosen(const ChoosingRows& left, const ChosenMatrix& right, const float* bias,
+inline void multiply_sparse(const SparseRows& left, const PanelMatrix& right, const float* bias,
                             float* output, int threads) {
-    for_each_chosen_product(
+    for_each_sparse_product(
         left, right, threads, [&](Range rows, int64_t column, int64_t width, const float* sums) {
-            for (int64_t row = rows.begin; row < rows.end; ++row, sums += kChosenColumns)
+            for (int64_t row = rows.begin; row < rows.end; ++row, sums += kSelectedColumns)
                 for (int64_t i = 0; i < width; ++i)
                     output[row * right.columns + column + i] = sums[i] + bias[column + i];
         });
 }
 
 // output [N, M] = the transpose of left [M, K] * right [N, K]^T, or += with accumulate.
-inline void multiply_chosen_transposed(const ChoosingRows& left, const ChosenMatrix& right,
+inline void multiply_sparse_transposed(const SparseRows& left, const PanelMatrix& right,
                                        bool accumulate, float* output, int threads) {
     const int64_t stride = left.bits.rows;
-    for_each_chosen_product(
+    for_each_sparse_product(
         left, right, threads, [&](Range rows, int64_t column, int64_t width, const float* sums) {
             for (int64_t row = rows.begin; row < rows.end; row += kPanelColumns) {
                 const int64_t height = smaller(kPanelColumns, rows.end - row);
                 for (int64_t c = 0; c < width; c += kPanelColumns)
-                    store_transposed(sums + (row - rows.begin) * kChosenColumns + c, kChosenColumns,
-                                     height, smaller(kPanelColumns, width - c), accumulate,
-                                     output + (column + c) * stride + row, stride);
+                    store_transposed(sums + (row - rows.begin) * kSelectedColumns + c,
+                                     kSelectedColumns, height, smaller(kPanelColumns, width - c),
+                                     accumulate, output + (column + c) * stride + row, stride);
             }
         });
 }
