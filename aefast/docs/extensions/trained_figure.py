@@ -46,7 +46,7 @@ class TrainedFigure(FigureDirective):
         parts = [self.image(name, title), nodes.caption(sentence, sentence)]
         figure = nodes.figure("", *parts, classes=["trained"], ids=[f"figure-{name}"])
         label = f"figure-{name}"
-        self.env.domains.standard_domain.labels[label] = self.env.docname, label, title
+        self.env.domains.standard_domain.anonlabels[label] = self.env.docname, label
         return [figure]
 
 
