@@ -52,7 +52,7 @@ def test_forward_backward(
     compare(
         Case(
             op="sparse_reconstruction_loss",
-            name=f"b{rows} {width}-{latents} k{k} fwd+bwd float32",
+            name=f"{rows}x{width}-{latents} k{k} fwd+bwd float32",
             device=device,
             dtype=torch.float32,
             make_inputs=lambda: inputs(*size),

@@ -51,7 +51,7 @@ def test_gaussian(
     result = torch.empty(rows, columns, device=device)
     compare(
         Case(
-            op="gaussian",
+            op="variational",
             name=f"{function} {rows}x{columns} float32 {run}",
             device=device,
             dtype=torch.float32,
@@ -72,7 +72,7 @@ def test_gaussian(
 def test_call_overhead(compare: Callable[[Case], None], function: str, device: str) -> None:
     compare(
         Case(
-            op="gaussian",
+            op="variational",
             name=f"{function} 8x8 float32",
             device=device,
             dtype=torch.float32,
