@@ -163,7 +163,9 @@ def sequential(visible: int, hidden: int, *output: nn.Module) -> nn.Sequential:
 
 
 KINDS = [plain, denoising, contractive, sparse, stochastic, variational, deep, rbm]
-# The kinds of a large model's cases, which take seconds each.
+# The kinds whose fit is measured at every shape of the grid; the others' at those of CROSS. A large
+# model's cases take seconds each.
+KINDS_OF_GRID = [plain, denoising, variational, deep, rbm]
 KINDS_OF_LARGE = [plain, denoising, rbm]
 
 
@@ -209,12 +211,19 @@ def restored_generator() -> Iterator[None]:
     torch.set_rng_state(state)
 
 
+def kinds_at(shape: Shape) -> list[Kind]:
+    """The models that are measured at a shape."""
+    if shape in LARGE:
+        return KINDS_OF_LARGE
+    return KINDS if shape in CROSS else KINDS_OF_GRID
+
+
 def each_model(shapes: Iterable[Shape]) -> pytest.MarkDecorator:
     """Every model at each of its shapes."""
     cases = [
         pytest.param(kind, shape, id=f"{shape}-{kind.__name__}")
         for shape in shapes
-        for kind in (KINDS_OF_LARGE if shape in LARGE else KINDS)
+        for kind in kinds_at(shape)
     ]
     return pytest.mark.parametrize(("kind", "shape"), cases)
 

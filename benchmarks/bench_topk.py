@@ -16,6 +16,7 @@ from torch import Tensor
 
 from aefast.functional import linear_act, topk_encode
 from aefast.nn import TopKSparseAutoencoder
+from aefast.nn.dictionary import SparseDictionary
 
 LEARNING_RATE = 1e-4
 
@@ -66,13 +67,14 @@ class Size:
 
 
 STEPS = [Size(1024, width, latents, 32) for width, latents in WIDTHS]
+STEPS += [Size(1024, 512, 8192, 128)]
 SMALL = Size(50, 20, 90, 5)
 
 
 class Training:
     """One contender's model and optimizer; a call is a step."""
 
-    def __init__(self, model: TopKSparseAutoencoder, loss: Callable[..., Tensor]) -> None:
+    def __init__(self, model: SparseDictionary, loss: Callable[..., Tensor]) -> None:
         self.model, self.loss = model, loss
         self.optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE, fused=True)
 
@@ -84,7 +86,7 @@ class Training:
         return loss.detach()
 
 
-def our_loss(model: TopKSparseAutoencoder, x: Tensor) -> Tensor:
+def our_loss(model: SparseDictionary, x: Tensor) -> Tensor:
     return model.loss(x)
 
 

@@ -13,18 +13,22 @@ from typing import Any
 from results import Record, Result, setting_of
 
 # What a curve is drawn against, and from how many points on.
-FEWEST_POINTS = {"batch": 3, "weights": 3, "k": 2, "threads": 2}
+FEWEST_POINTS = {"batch": 3, "weights": 3, "latents": 2, "k": 2, "threads": 2}
 # How a curve's name tells what its cases have in common.
 LABELS = {
     "op": "{}",
+    "device": "{}",
     "setting": "{}",
     "widths": "{}",
+    "width": "width {}",
     "batch": "batch {}",
     "k": "k={}",
     "threads": "threads: {}",
 }
 K = re.compile(r"\bk=?(\d+)\b")
 ONE_THREAD = ", 1 thread"
+# The ops of sparse codes over many latents, whose widths are a row's and the latents'.
+OF_LATENTS = ("topk", "dictionary", "sparse_reconstruction_loss")
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Curve:
 
     Attributes:
         case: what they have in common.
-        variable: ``"batch"``, ``"weights"``, ``"k"`` or ``"threads"``.
+        variable: ``"batch"``, ``"weights"``, ``"latents"``, ``"k"`` or ``"threads"``.
         values: of the variable, rising.
         ours: seconds a step, at each value.
         theirs: eager PyTorch's.
@@ -115,22 +119,29 @@ def point_of(case: Record, result: Result) -> tuple[dict[str, Any], Record] | No
     name = setting_of(case["case"])
     k = K.search(name)
     threads = 1 if ONE_THREAD in name else result["machine"]["threads"]
-    setting = K.sub("", name.replace(ONE_THREAD, "")).strip(" ,")
+    setting = " ".join(K.sub("", name.replace(ONE_THREAD, "")).split()).strip(" ,")
     coordinates: dict[str, Any] = {
         "op": case["op"],
+        "device": None if case["device"] == "cpu" else case["device"],
         "setting": setting,
         "widths": "-".join(map(str, widths)),
         "weights": sum(a * b for a, b in itertools.pairwise(widths)) or widths[0],
+        "width": widths[0] if case["op"] in OF_LATENTS else None,
+        "latents": widths[-1] if case["op"] in OF_LATENTS else None,
         "batch": batch,
         "k": int(k[1]) if k else None,
-        "threads": threads,
+        "threads": threads if case["device"] == "cpu" else None,
     }
     return coordinates, case
 
 
 def varies(name: str, variable: str) -> bool:
-    """Whether a coordinate goes with the variable: the widths say what the weights are."""
-    return name == variable or name == "weights" or (name == "widths" and variable == "weights")
+    """Whether a coordinate goes with the variable: the widths say what weights and latents are."""
+    if name == "width":  # the widths tell it, unless they vary with the latents
+        return variable != "latents"
+    if name in ("weights", "latents"):
+        return True
+    return name == variable or (name == "widths" and variable in ("weights", "latents"))
 
 
 HEADING = ["case", "against", "aefast", "eager", "bend"]

@@ -9,6 +9,7 @@ from pathlib import Path
 from string import Template
 from typing import TypeVar
 
+import explanations
 import growth
 import report
 from results import Record, Result, label, ratios, read, setting_of, worst
@@ -30,6 +31,7 @@ def render(results: Sequence[Result]) -> str:
         loss=color(0.5),
         win=color(2.0),
         heat_maps="\n".join(heat_maps(results)),
+        losses=loss_list(results),
         cases=case_table(results),
         overheads=overhead_tables(results),
         growth=growth_tables(results),
@@ -69,12 +71,19 @@ def heat_maps(results: Sequence[Result]) -> Iterable[str]:
         of_op = [[case for case in cases if case["op"] == op] for cases in shaped]
         batches = sorted({case["shape"][0] for cases in of_op for case in cases})
         maps = "".join(
-            heat_map(cases, batches, label(result["machine"]))
+            heat_map([case for case in cases if case["device"] == device], batches, caption)
             for cases, result in zip(of_op, results, strict=True)
-            if cases
+            for device, caption in captions(cases, result)
         )
         summary = f"<summary>{escape(op)}</summary>"
         yield f'<details open>{summary}<div class="beside">{maps}</div></details>'
+
+
+def captions(cases: Iterable[Record], result: Result) -> Iterable[tuple[str, str]]:
+    """The devices that a machine's cases ran on, each with its map's caption."""
+    for device in unique(case["device"] for case in cases):
+        machine = label(result["machine"])
+        yield device, f"{machine}: {device.upper()}" if result["machine"]["gpus"] else machine
 
 
 def heat_map(cases: list[Record], batches: list[int], caption: str) -> str:
@@ -108,6 +117,29 @@ def color(ratio: float) -> str:
         (6, 90, 82 - 20 * depth) if ratio < 1 else (150, 45, 92 - 28 * depth)
     )
     return f"background:hsl({hue} {saturation}% {lightness:.0f}%)"
+
+
+def loss_list(results: Sequence[Result]) -> str:
+    """The cases that are slower than a baseline, a machine after the other, by their cause."""
+    parts = []
+    for result in results:
+        causes = explanations.losses(result["cases"])
+        items = "".join(
+            f"<li>{escape(cause or 'No cause was found.')}<details><summary>{len(cases)} "
+            f"case{'s' * (len(cases) > 1)}</summary>{'<br>'.join(map(loss_line, cases))}"
+            "</details></li>"
+            for cause, cases in causes.items()
+        )
+        if items:
+            heading = f'<h3 class="faint">{escape(label(result["machine"]))}</h3>'
+            parts.append(f'{heading}<ul class="causes">{items}</ul>')
+    if not parts:
+        return ""
+    return "<h2>Where it is slower, and why</h2>" + "".join(parts)
+
+
+def loss_line(case: Record) -> str:
+    return escape(f"{short(worst(case))}: {case['op']} {case['case']}")
 
 
 def case_table(results: Sequence[Result]) -> str:

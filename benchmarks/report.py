@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import explanations
 import growth
 from results import Record, Result, Spread, read
 
@@ -44,15 +45,18 @@ def render(result: Result) -> str:
         "Ratios are medians of paired rounds, with quartiles: above 1x aefast is the faster. "
         "Peak memory: aefast / eager."
     )
+    parts += [
+        f"Slower in {len(cases)} of {len(result['cases'])} cases. {cause or 'No cause was found.'}"
+        for cause, cases in explanations.losses(result["cases"]).items()
+    ]
     if curves := growth.rows(result):
         parts += [table([growth.HEADING, *curves]), GROWTH]
     parts += [f"No number: {reason}" for reason in missing_numbers(result)]
     return "\n\n".join(parts) + "\n"
 
 
-def render_file(path: Path) -> str:
-    """The report of one file, with its commit and date."""
-    result = read(path)
+def render_dated(result: Result) -> str:
+    """The report of a run that was kept, with its commit and date."""
     return f"Measured {origin(result)}.\n\n{render(result)}"
 
 
@@ -118,7 +122,7 @@ def limits(result: Result) -> list[list[str]]:
     if not by_threads:
         return []
     names = dict.fromkeys(name for measured in by_threads.values() for name in measured)
-    heading = ["limit", *(f"{count} thread" + "s" * (count != "1") for count in by_threads)]
+    heading = ["limit", *map(threads, by_threads)]
     return [
         heading,
         *(
@@ -126,6 +130,11 @@ def limits(result: Result) -> list[list[str]]:
             for name in names
         ),
     ]
+
+
+def threads(count: str) -> str:
+    """What limits are of: a number of threads, or a GPU."""
+    return f"{count} thread" + "s" * (count != "1") if count.isdigit() else count
 
 
 def rate(measured: dict[str, Any] | None) -> str:
@@ -173,4 +182,4 @@ def table(rows: list[list[str]]) -> str:
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python benchmarks/report.py RESULT.json")
-    print(render_file(Path(sys.argv[1])), end="")
+    print(render_dated(read(Path(sys.argv[1]))), end="")

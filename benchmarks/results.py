@@ -8,8 +8,11 @@ pytest-benchmark writes, take a hundred times the room and are left out.
 import json
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from gpu_check import journal
 
 Result = dict[str, Any]
 Record = dict[str, Any]
@@ -38,6 +41,28 @@ def compact(raw: dict[str, Any]) -> Result:
         "failed": raw["failed"],
         "limits": limits,
         "cases": [with_share_of_peak(case, limits) for case in cases],
+    }
+
+
+def of_check(lines: Sequence[journal.Line]) -> Result:
+    """What gpu_check has measured on a GPU, and its limits."""
+    dates = [line["measured"] for line in lines if "measured" in line]
+    limits = [line for line in lines if line["stage"] == "limits"]
+    machines = [line["machine"] for line in limits if "machine" in line]
+    return {
+        "measured": dates[0],
+        "commit": "unknown",
+        "local_changes": False,
+        "machine": machines[0],
+        "failed": [line["case"] for line in lines if "failed" in line],
+        "limits": {
+            "GPU": {
+                line["case"]: {"rate": line["rate"], "unit": line["unit"]}
+                for line in limits
+                if "rate" in line
+            }
+        },
+        "cases": [record for line in lines for record in line.get("records", [])],
     }
 
 
@@ -119,12 +144,14 @@ def as_json(result: Result) -> str:
 
 
 def read(path: Path) -> Result:
-    """The result in a file, of this form or pytest-benchmark's.
+    """The result in a file, of this form, pytest-benchmark's, or ``results.jsonl`` of gpu_check.
 
     Raises:
         ValueError: it is neither.
     """
     try:
+        if path.suffix == ".jsonl":
+            return of_check(journal.read(path))
         content = json.loads(path.read_text())
         if "benchmarks" in content:
             return compact(content)

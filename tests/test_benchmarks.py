@@ -26,6 +26,7 @@ sys.path.insert(0, str(SUITE))
 harness = importlib.import_module("harness")
 memory = importlib.import_module("memory")
 comparison = importlib.import_module("comparison")
+explanations = importlib.import_module("explanations")
 growth = importlib.import_module("growth")
 page = importlib.import_module("page")
 readme = importlib.import_module("readme")
@@ -453,6 +454,29 @@ def test_growth_is_the_exponent_of_what_the_cases_differ_in() -> None:
     assert growth.rows(RESULT) == []
 
 
+def test_growth_has_an_axis_of_latents() -> None:
+    def case(latents: int) -> dict[str, Any]:
+        times = {"seconds": [1e-6 * latents] * 3, "shape": [1024, 512, latents]}
+        name = f"step 1024x512-{latents} k32 float32"
+        return {**LOST, **times, "op": "topk", "case": name}
+
+    (row,) = growth.rows({**RESULT, "cases": [case(4096), case(8192)]})
+    assert row[:3] == [
+        "topk, step float32, width 512, batch 1024, k=32, threads: 2",
+        "latents, 4096 to 8192",
+        "1.00",
+    ]
+
+
+def test_a_gpus_cases_are_no_points_of_a_cpus_curve() -> None:
+    result = powers()
+    result["cases"] = [
+        {**case, "device": "cuda"} if case["shape"][0] == 16 else case for case in result["cases"]
+    ]
+    shared = [row[0] for row in growth.rows(result) if row[1].startswith("batch")]
+    assert shared == []
+
+
 def test_growth_names_how_far_a_time_is_from_the_power() -> None:
     bent = growth.Curve("case", "batch", [1, 10, 100], [1.0, 20.0, 100.0], [1.0, 1.0, 1.0])
     assert bent.exponent == pytest.approx(1)
@@ -466,9 +490,42 @@ def test_a_result_is_written_a_case_a_line_and_read_back(tmp_path: Path) -> None
     assert sum('"op"' in line for line in file.read_text().splitlines()) == 2
 
 
+def test_what_a_gpu_check_measured_is_a_result(tmp_path: Path) -> None:
+    speed = importlib.import_module("gpu_check.speed")
+    case = make_case(op="linear_act", name="sigmoid fwd 8192x4096->4096", device="cpu")
+    times = {
+        **{name: [1e-3, 1.1e-3, 0.9e-3] for name in ("aefast", "eager")},
+        **{f"{name} plain": [2e-3, 2.1e-3, 1.9e-3] for name in ("aefast", "eager")},
+    }
+    lines = [
+        {"stage": "check", "measured": "2026-01-02", "seconds": 480},
+        {"stage": "limits", "job": "limits", "case": "machine", "machine": MACHINE},
+        {"stage": "limits", "job": "limits", "case": "copy", "rate": 4300.0, "unit": "GB/s"},
+        {
+            **{"stage": "speed", "job": "linear", "case": "linear_act sigmoid"},
+            "records": list(speed.records(case, times, {})),
+        },
+        {"stage": "speed", "job": "gibbs", "case": "gibbs k=1", "failed": "RuntimeError: no"},
+    ]
+    file = tmp_path / "results.jsonl"
+    file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    result = results.read(file)
+    replayed, called = result["cases"]
+    assert replayed["seconds"][1] == 1e-3
+    assert called["seconds"][1] == 2e-3
+    assert replayed["shape"] == [8192, 4096, 4096]
+    assert called["case"].endswith("a call and a wait")
+    assert result["failed"] == ["gibbs k=1"]
+    text = page.render([result])
+    assert "copy 4.3e+03 GB/s" in text
+    assert "limits, GPU" in text
+    assert "| copy  | 4.3e+03 GB/s |" in report.render(result)
+
+
+@pytest.mark.parametrize("name", ["result.json", "results.jsonl"])
 @pytest.mark.parametrize("text", ["", "[]", "{}", "1", '{"benchmarks": [{}]}', "\x00"])
-def test_what_is_no_result_is_one_error(text: str, tmp_path: Path) -> None:
-    file = tmp_path / "result.json"
+def test_what_is_no_result_is_one_error(text: str, name: str, tmp_path: Path) -> None:
+    file = tmp_path / name
     file.write_text(text)
     with pytest.raises(ValueError, match="is no result of aefast bench"):
         results.read(file)
@@ -569,6 +626,29 @@ def test_a_heat_map_has_a_row_a_width_and_a_column_a_batch() -> None:
         ("784", 1, 1),
         ("784-64", 1, 1),
     ]
+
+
+def test_a_machines_gpu_has_a_heat_map_of_its_own() -> None:
+    on_gpu = {**LOST, "device": "cuda"}
+    text = "".join(page.heat_maps([{**RESULT, "cases": [LOST, on_gpu]}]))
+    assert text.count("<table") == 2
+    assert ": CPU</caption>" in text
+    assert ": CUDA</caption>" in text
+
+
+def test_a_loss_is_listed_with_its_cause() -> None:
+    known = {**LOST, "case": "masking 128x64", "shape": [128, 64]}
+    text = page.loss_list([{**RESULT, "cases": [known, LOST, *won()["cases"]]}])
+    assert text.count("<li>") == 2
+    assert "own cost" in text
+    assert "No cause was found." in text
+    assert page.loss_list([won()]) == ""
+
+
+@pytest.mark.parametrize("path", sorted(readme.RESULTS.glob("*.json")), ids=lambda path: path.stem)
+def test_each_loss_in_the_committed_results_has_a_cause(path: Path) -> None:
+    causes = explanations.losses(results.read(path)["cases"])
+    assert [case["case"] for case in causes.get(None, [])] == []
 
 
 def test_every_row_of_the_page_has_each_machines_columns() -> None:

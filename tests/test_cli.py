@@ -247,9 +247,25 @@ def test_the_suite_has_a_file_for_every_op() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("rbm", "bench_rbm.py"),
+        ("gibbs", "bench_rbm.py"),
+        ("contrastive_divergence", "bench_rbm.py"),
+        ("gaussian_kl", "bench_variational.py"),
+        ("fit", "bench_step.py"),
+        ("product", "bench_products.py"),
+        ("jumprelu_encode", "bench_cases.py"),
+    ],
+)
+def test_a_benchmark_is_found_by_the_names_that_users_see(name: str, file: str) -> None:
+    assert cli.bench.benchmarks(cli.bench.find_suite())[name].name == file
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("bench", "fft"), "OP is 'fft'; it takes one of accelerate, allocator, cases, contr"),
+        (("bench", "fft"), "OP is 'fft'; it takes one of accelerate, allocator, autoenco"),
         (("bench", "--device", "tpu"), "--device is 'tpu'; it takes one of cpu, cuda"),
         (("bench", "--json", "nowhere/result.json"), "--json is 'nowhere/result.json'"),
         (("bench", "rbm", "fft"), "OP is 'fft'; it takes one of "),

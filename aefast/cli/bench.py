@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -112,7 +113,7 @@ def report(
         fail(f"--out is {str(out)!r}, one of FILES; it takes another file")
     if out.suffix == ".md":
         text = rendered(
-            lambda: "\n".join(map(import_from_suite("report").render, results)), "FILES"
+            lambda: "\n".join(map(import_from_suite("report").render_dated, results)), "FILES"
         )
     else:
         text = rendered(lambda: import_from_suite("page").render(results), "FILES")
@@ -120,12 +121,26 @@ def report(
     echo(f"wrote {out}")
 
 
+# How a benchmark names the op that its cases are of, as the report shows it.
+OP_OF_CASES = re.compile(r'\bop="(\w+)"')
+
+
 def benchmarks(suite: Path) -> dict[str, Path]:
-    """The file that measures each op; an op without one is measured by its self-test's cases."""
-    cases = suite / "bench_cases.py"
-    files = dict.fromkeys(names_with("selftest"), cases)
-    files |= {path.stem.removeprefix("bench_"): path for path in suite.glob("bench_*.py")}
-    return {name: files[name] for name in sorted(files)}
+    """The file that measures each op, by the op's folder, by the names of its functions and by what
+    the report calls its cases; an op without a file is measured by its self-test's cases."""
+    measured = {path.stem.removeprefix("bench_"): path for path in suite.glob("bench_*.py")}
+    folders = {op: measured.get(op, suite / "bench_cases.py") for op in names_with("selftest")}
+    functions = {
+        name: path
+        for op, path in folders.items()
+        for name in importlib.import_module(f"aefast.ops.{op}").__all__
+    }
+    reported = {
+        op: path
+        for path in measured.values()
+        for op in OP_OF_CASES.findall(path.read_text(encoding="utf-8"))
+    }
+    return dict(sorted((reported | functions | folders | measured).items()))
 
 
 def read(file: Path, argument: str) -> Any:

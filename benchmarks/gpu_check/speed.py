@@ -20,6 +20,7 @@ import bench_reconstruction
 import bench_step
 import bench_variational
 import harness
+import results
 import torch
 from harness import Case, Run
 from shapes import Shape
@@ -205,7 +206,22 @@ def measure(case: Case, compiles: bool) -> dict[str, Any]:
         if series is not ours:
             ratios = harness.paired_ratio(series, ours)
             measured["ratio"][name] = [round(value, 3) for value in ratios.values()]
+    measured["records"] = list(records(case, times, skipped))
     return measured | ({"skipped": skipped} if skipped else {})
+
+
+def records(
+    case: Case, times: dict[str, list[float]], skipped: dict[str, str]
+) -> Iterator[dict[str, Any]]:
+    """The case as ``aefast bench`` writes it: the graph's replays; and plain calls, with a wait."""
+    plain = {name.removesuffix(" plain"): s for name, s in times.items() if name.endswith(" plain")}
+    graphed = {name: s for name, s in times.items() if not name.endswith(" plain")}
+    as_called = replace(case, name=f"{case.name}, a call and a wait", limit=None)
+    for each, series in ((case, graphed), (as_called, plain)):
+        if "aefast" in series:
+            lower, median, upper = statistics.quantiles(series["aefast"], method="inclusive")
+            summary = harness.summarize(each, series, {}, skipped)
+            yield results.record(summary, {"q1": lower, "median": median, "q3": upper})
 
 
 def contenders(

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import date
 from functools import partial
 from pathlib import Path
 
@@ -135,7 +136,8 @@ def check(out: Path, seconds: float, names: Sequence[str], rehearsal: bool) -> N
     if rehearsal:
         os.environ |= {"GPU_CHECK_REHEARSAL": "1", "TRITON_INTERPRET": "1"}
     write = partial(journal.write, results)
-    write({"stage": "check", "seconds": seconds, "stages": list(names), "rehearsal": rehearsal})
+    write({"stage": "check", "measured": str(date.today()), "seconds": seconds})
+    write({"stage": "check", "stages": list(names), "rehearsal": rehearsal})
     if BINARIES in names and not rehearsal:
         bring_binaries(seconds / 2, log, write)
     left = [stage for stage in stages(rehearsal) if stage.name in names]

@@ -1,0 +1,125 @@
+"""Why a case is slower than its quickest baseline: the causes found, and the cases of each.
+
+What no cause names is listed on the report's page without one, and fails a test where it is in a
+committed result.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from results import Record, setting_of, worst
+
+# Medians of two runs on one machine differ by so much: what is nearer to 1 is no loss.
+NOISE = 0.05
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A cause.
+
+    Args:
+        text: the cause.
+        op: of its cases, as a regular expression.
+        setting: of its cases, likewise.
+        rows, columns: the most that its cases have.
+        overhead: whether it is of the cases that measure a call's own cost.
+    """
+
+    text: str
+    op: str
+    setting: str = ".*"
+    rows: float = float("inf")
+    columns: float = float("inf")
+    overhead: bool = False
+
+
+OWN_CALL = (
+    "A call's own cost. A differentiable op checks its arguments, finds its backend and has its "
+    "node in autograd's graph in Python: 20 us forward and as much backward, on a Zen 4. Eager "
+    "PyTorch's operators have theirs in C++. In a model's loss a whole step is one such call, in "
+    "aefast.fit an epoch is."
+)
+OPS = "linear_act|mlp|contractive_penalty|reconstruction_loss|variational|sparsity|jumprelu|corrupt"
+EXPLANATIONS = (
+    Explanation(OWN_CALL, ".*", overhead=True),
+    Explanation(OWN_CALL, f"{OPS}|gibbs|soft_threshold", rows=128),
+    Explanation(
+        "An RBM's step by loss and backward: its statistics are the gradients, which the plain "
+        "step writes without autograd. aefast.fit does so, too.",
+        "step",
+        "rbm.*",
+    ),
+    Explanation(OWN_CALL, f"{OPS}|step", rows=1024, columns=64),
+    Explanation(
+        "One row a step: the time is that of reading the weights and their moments, on one thread.",
+        "step|fit",
+        rows=1,
+    ),
+    Explanation(
+        "Both sides take the vendor's bfloat16 product, or ours where it is the faster; what is "
+        "left is the conversion of the operands.",
+        "linear_act|reconstruction_loss|product",
+        ".*(medium|bfloat16).*",
+    ),
+    Explanation(
+        "The product that a call takes is the faster of ours and the vendor's. This row is ours "
+        "alone, where the vendor's serves.",
+        "product",
+    ),
+    Explanation(
+        "The kernel takes e^x - 1 - x and sums over a row so that nothing cancels, in float64; "
+        "what torch.compile makes of the formula does neither, and half the arithmetic.",
+        "variational|sparsity",
+        "(gaussian_kl|l1|kl) .*",
+    ),
+    Explanation(
+        "The contraction itself: the loss that it is compared with has none.",
+        "reconstruction_loss",
+        ".*eager is ours without it.*",
+    ),
+    Explanation(
+        "torch's own pass over memory; since this was measured, it serves on CPUs.",
+        "soft_threshold",
+    ),
+    Explanation(
+        "What is served is a layer or two of few rows, beside the user's own code and a check of "
+        "the model at each call.",
+        "accelerate",
+    ),
+    Explanation(
+        "A patched class asks first whether it serves the call: 50 us, of some milliseconds.",
+        "patch",
+    ),
+    Explanation(
+        "A millisecond of work: the rows are centered twice, so that data far from 0 lose nothing.",
+        "quality",
+        "PCA.*",
+    ),
+    Explanation(
+        "Whole epochs by the command's loop, with its metrics and checkpoints, against bare steps.",
+        "training",
+        ".*bare steps",
+    ),
+)
+
+
+def explanation_of(case: Record) -> str | None:
+    """The cause of a case that is slower; None where none was found."""
+    rows, *widths = case.get("shape", [1])
+    setting = setting_of(case["case"])
+    for cause in EXPLANATIONS:
+        is_named = re.fullmatch(cause.op, case["op"]) and re.fullmatch(cause.setting, setting)
+        is_small = rows <= cause.rows and max(widths, default=0) <= cause.columns
+        if is_named and is_small and cause.overhead == case["overhead"]:
+            return cause.text
+    return None
+
+
+def losses(cases: Iterable[Record]) -> dict[str | None, list[Record]]:
+    """The cases that are slower than a baseline by more than noise, by their cause."""
+    by_cause: dict[str | None, list[Record]] = {}
+    for case in cases:
+        if worst(case) < 1 - NOISE:
+            by_cause.setdefault(explanation_of(case), []).append(case)
+    return by_cause
