@@ -48,6 +48,11 @@ class ElementType:
     bfloat16: ClassVar[ElementType]
     float16: ClassVar[ElementType]
 
+class Estimator:
+    __members__: ClassVar[Mapping[str, Estimator]]
+    rectangle: ClassVar[Estimator]
+    tanh: ClassVar[Estimator]
+
 class Loss:
     __members__: ClassVar[Mapping[str, Loss]]
     mse: ClassVar[Loss]
@@ -354,6 +359,28 @@ class MappingGuard:
     def is_cut(self) -> bool: ...
 
 def instruction_set() -> str: ...
+def jumprelu(
+    preactivation: _Matrix,
+    threshold: int,
+    values: int,
+    active: int,
+    counts: int,
+    element_type: ElementType,
+    threads: int,
+) -> None: ...
+def jumprelu_backward(
+    grad_values: _Matrix,
+    grad_active: _Matrix,
+    preactivation: _Matrix,
+    threshold: int,
+    grad_preactivation: int,
+    grad_threshold: int,
+    partial_sums: int,
+    element_type: ElementType,
+    bandwidth: float,
+    estimator: Estimator,
+    threads: int,
+) -> None: ...
 def kl_sparsity(
     values: _Matrix,
     partial_sums: int,

@@ -6,6 +6,7 @@ latents of thousands, and the others have neither a value nor a gradient. So a s
 product with all latents, which finds the candidates, where it took six to eight.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 # The most candidates of a row, as a share of the latents. With more of them products with all
 # latents are quicker: at 1024x256-4096 from a share of 1/4 on, and memory is less up to half of it.
 MOST_CANDIDATES = 1 / 8
+ROWS_ASKED_FIRST = 4
 
 
 class Candidates(NamedTuple):
@@ -59,19 +61,28 @@ def serves(model: "SparseDictionary", x: Tensor) -> bool:
     return backend.select(x.device, x.dtype) != "eager"
 
 
-def candidates(x: Tensor, weight: Tensor, is_candidate: Tensor) -> Candidates | None:
-    """The candidates ``[B, L]`` of rows ``[B, D]``; None where a row has too many.
+def candidates(
+    x: Tensor, weight: Tensor, preactivation: Tensor, is_candidate: Callable[[Tensor], Tensor]
+) -> Candidates | None:
+    """The candidates of rows ``[B, D]``; None where a row has too many.
 
     Args:
         x: what is encoded.
         weight: the encoder's ``[L, D]``.
-        is_candidate: bool ``[B, L]``.
+        preactivation: their products, ``[B, L]``.
+        is_candidate: of some rows' products, which are candidates: bool.
     """
-    counts = is_candidate.sum(1)
+    most = MOST_CANDIDATES * len(weight)
+    with torch.no_grad():
+        # Where most rows have too many, the first ones do: it takes no pass over all of them.
+        if is_candidate(preactivation[:ROWS_ASKED_FIRST]).sum(1).max() > most:
+            return None
+        are_candidates = is_candidate(preactivation)
+    counts = are_candidates.sum(1)
     width = max(1, int(counts.max()))
-    if width > MOST_CANDIDATES * len(weight):
+    if width > most:
         return None
-    rows, latents = is_candidate.nonzero(as_tuple=True)
+    rows, latents = are_candidates.nonzero(as_tuple=True)
     first = counts.cumsum(0) - counts
     numbers = torch.arange(len(rows), dtype=torch.int64, device=x.device)
     indices = latents.new_zeros(len(x), width)

@@ -85,28 +85,32 @@ class GatedSparseAutoencoder(SparseDictionary):
 
     def encode(self, x: Tensor) -> Tensor:
         """The code of x, ``[..., L]``: 0 for a latent that is not active."""
-        return self._encode(x)[0]
+        return self._gated(self._product(x))[0]
 
-    def _encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The code, and the gates before their step."""
+    def _product(self, x: Tensor) -> Tensor:
         renew_weights(self)
-        product = linear_act(self._centered(x), self.encoder_weight)
+        return linear_act(self._centered(x), self.encoder_weight)
+
+    def _gated(self, product: Tensor) -> tuple[Tensor, Tensor]:
+        """The code, and the gates before their step."""
         gate = product + self.encoder_bias
         magnitude = (product * self.magnitude_scale.exp() + self.magnitude_bias).relu()
         return torch.where(gate <= 0, 0, magnitude), gate
 
     def _objective(self, x: Tensor, target: Tensor) -> tuple[Tensor, Code, Tensor]:
-        return self._sparse_objective(x, target) or self._dense_objective(x, target)
+        product = self._product(x)
+        return self._sparse_objective(x, product, target) or self._dense_objective(product, target)
 
-    def _sparse_objective(self, x: Tensor, target: Tensor) -> tuple[Tensor, Code, Tensor] | None:
+    def _sparse_objective(
+        self, x: Tensor, product: Tensor, target: Tensor
+    ) -> tuple[Tensor, Code, Tensor] | None:
         """The same of the latents alone whose gate is open; None where that does not serve."""
         if not self._serves_candidates(x, GatedSparseAutoencoder):
             return None
-        renew_weights(self)
         rows = as_rows(self._centered(x))
-        with torch.no_grad():
-            gates = linear_act(rows, self.encoder_weight, self.encoder_bias)
-        chosen = candidates(rows, self.encoder_weight, ~(gates <= 0))
+        chosen = candidates(
+            rows, self.encoder_weight, as_rows(product), lambda z: ~(z + self.encoder_bias <= 0)
+        )
         if chosen is None:
             return None
         gate = chosen.product + chosen.of_latents(self.encoder_bias)
@@ -120,8 +124,8 @@ class GatedSparseAutoencoder(SparseDictionary):
         penalty = self.sparsity_weight * opened.values.sum(-1).mean()
         return error + penalty + by_gates, code, residual
 
-    def _dense_objective(self, x: Tensor, target: Tensor) -> tuple[Tensor, Code, Tensor]:
-        code, gate = self._encode(x)
+    def _dense_objective(self, product: Tensor, target: Tensor) -> tuple[Tensor, Code, Tensor]:
+        code, gate = self._gated(product)
         output = self.decode(code)
         opened = gate.relu()
         weight, bias = self.decoder_weight.detach(), self.decoder_bias.detach()

@@ -6,12 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aefast.functional import jumprelu_encode, linear_act
+from aefast.functional import linear_act
 from aefast.nn.candidates import candidates
 from aefast.nn.dictionary import ENCODER_START, Code, DictionaryOptions, SparseDictionary
 from aefast.nn.reparametrized import renew_weights
 from aefast.nn.settings import choice, number, positive
-from aefast.ops.jumprelu.op import ESTIMATORS, JumpReLUCode, jumprelu
+from aefast.ops.jumprelu import eager
+from aefast.ops.jumprelu.op import ESTIMATORS, counted, jumprelu
 from aefast.ops.shared import dispatch
 from aefast.ops.topk.op import as_rows
 
@@ -95,35 +96,42 @@ class JumpReLUSparseAutoencoder(SparseDictionary):
 
     def encode(self, x: Tensor) -> Tensor:
         """The code of x, ``[..., L]``: 0 for a latent that is not active."""
-        return self._encode(x).values
+        return jumprelu(*self._operands(self._preactivation(x))).values
 
-    def _encode(self, x: Tensor) -> JumpReLUCode:
+    def _preactivation(self, x: Tensor) -> Tensor:
         renew_weights(self)
-        centered, threshold = self._centered(x), self.threshold.clamp(min=0)
-        weight, bias = self.encoder_weight, self.encoder_bias
-        return jumprelu_encode(centered, weight, bias, threshold, self.bandwidth, self.estimator)
+        return linear_act(self._centered(x), self.encoder_weight, self.encoder_bias)
+
+    def _operands(self, preactivation: Tensor) -> tuple[Tensor, Tensor, float, str]:
+        """What :func:`jumprelu` takes."""
+        threshold = self.threshold.clamp(min=0).to(preactivation.dtype)  # autocast's
+        return preactivation, threshold, self.bandwidth, self.estimator
 
     def _objective(self, x: Tensor, target: Tensor) -> tuple[Tensor, Code, Tensor]:
         if self.training:
             self._raise_thresholds()
-        return self._sparse_objective(x, target) or self._dense_objective(x, target)
+        preactivation = self._preactivation(x)
+        return self._sparse_objective(x, preactivation, target) or self._dense_objective(
+            preactivation, target
+        )
 
-    def _sparse_objective(self, x: Tensor, target: Tensor) -> tuple[Tensor, Code, Tensor] | None:
+    def _sparse_objective(
+        self, x: Tensor, preactivation: Tensor, target: Tensor
+    ) -> tuple[Tensor, Code, Tensor] | None:
         """The same of the latents alone that are active, or whose threshold has a gradient; None
         where that does not serve. The slope of tanh has no bounds."""
         if self.estimator != "rectangle" or not self._serves_candidates(
             x, JumpReLUSparseAutoencoder
         ):
             return None
-        renew_weights(self)
         rows, threshold = as_rows(self._centered(x)), self.threshold.clamp(min=0)
-        with torch.no_grad():
-            preactivation = linear_act(rows, self.encoder_weight, self.encoder_bias)
-            is_candidate = ~(preactivation <= threshold - self.bandwidth / 2)
-        chosen = candidates(rows, self.encoder_weight, is_candidate)
+        least = threshold.detach() - self.bandwidth / 2
+        chosen = candidates(
+            rows, self.encoder_weight, as_rows(preactivation), lambda z: ~(z <= least)
+        )
         if chosen is None:
             return None
-        values, active = jumprelu(
+        values, active = eager.jumprelu(
             chosen.product + chosen.of_latents(self.encoder_bias),
             chosen.of_latents(threshold),
             self.bandwidth,
@@ -134,12 +142,12 @@ class JumpReLUSparseAutoencoder(SparseDictionary):
         count = chosen.code(active).values.sum(-1).mean()
         return error + self.sparsity_weight * count, code, residual
 
-    def _dense_objective(self, x: Tensor, target: Tensor) -> tuple[Tensor, Code, Tensor]:
-        values, active = self._encode(x)
+    def _dense_objective(
+        self, preactivation: Tensor, target: Tensor
+    ) -> tuple[Tensor, Code, Tensor]:
+        values, count = counted(*self._operands(preactivation))
         output = self.decode(values)
-        # In float32: a half precision does not count so far.
-        count = active.sum(-1, dtype=torch.promote_types(active.dtype, torch.float32)).mean()
-        loss = F.mse_loss(output, target) + self.sparsity_weight * count.to(x.dtype)
+        loss = F.mse_loss(output, target) + self.sparsity_weight * count.mean().to(values.dtype)
         return loss, values, (output - target).detach()
 
     def _raise_thresholds(self) -> None:

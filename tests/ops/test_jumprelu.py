@@ -1,10 +1,20 @@
 """Codes whose latents each have a threshold: values, and the gradients that are estimated."""
 
+import math
+
 import pytest
 import torch
 
+import aefast
 from aefast.functional import jumprelu_encode
+from aefast.ops.jumprelu import eager
+from aefast.ops.jumprelu.op import ESTIMATORS, counted, jumprelu
+from tests.accuracy import assert_as_accurate_as_torch
 from tests.backends import not_interpreted
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+SHAPES = [(1, 1), (7,), (5, 3), (3, 5, 7), (257, 131), (1, 300), (70, 1100)]
+each_estimator = pytest.mark.parametrize("estimator", ESTIMATORS)
 
 
 def tensors(device, dtype=torch.float32):
@@ -119,3 +129,208 @@ def test_bad_arguments_are_named(change, error, message):
     right = {"x": torch.ones(2, 3), "weight": torch.ones(7, 3), "bias": None}
     with pytest.raises(error, match=f"^{message}"):
         jumprelu_encode(**right | {"threshold": torch.ones(7), "bandwidth": 0.1} | change)
+
+
+def preactivations(*shape, device, dtype=torch.float32):
+    """Pre-activations and thresholds, of which many are near each other."""
+    return torch.randn(shape).to(device, dtype), torch.rand(shape[-1:]).to(device, dtype)
+
+
+def code_and_gradients(function, preactivation, threshold, estimator, grads, bandwidth=0.5):
+    """Values and active of a function like jumprelu, and the gradients by what it took."""
+    leaves = preactivation.detach().requires_grad_(), threshold.detach().requires_grad_()
+    code = function(*leaves, bandwidth, estimator)
+    return *(part.detach() for part in code), *torch.autograd.grad(tuple(code), leaves, grads)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+@each_estimator
+@not_interpreted
+def test_code_and_gradients_are_as_accurate_as_torchs(kernel_device, shape, dtype, estimator):
+    z, threshold = preactivations(*shape, device=kernel_device, dtype=dtype)
+    grads = tuple(torch.randn(2, *shape).to(kernel_device, dtype))
+    actual = code_and_gradients(jumprelu, z, threshold, estimator, grads)
+    plain, exact = (
+        code_and_gradients(
+            lambda *a: eager.jumprelu(*a),
+            z.to(kind),
+            threshold.to(kind),
+            estimator,
+            tuple(grad.to(kind) for grad in grads),
+        )
+        for kind in (torch.float32, torch.float64)
+    )
+    for kernel, definition in zip(actual[:3], plain[:3], strict=True):
+        assert torch.equal(kernel, definition.to(dtype))
+    assert_as_accurate_as_torch(actual[3], plain[3].to(dtype), exact[3])
+
+
+@each_estimator
+def test_the_definition_gives_the_kernels_numbers(kernel_device, estimator):
+    z, threshold = preactivations(40, 30, device=kernel_device)
+    grads = tuple(torch.randn(2, 40, 30, device=kernel_device))
+    operands = *grads, z, threshold, 0.5, estimator
+    _, _, *actual = code_and_gradients(jumprelu, z, threshold, estimator, grads)
+    for kernel, definition in zip(actual, eager.backward(*operands), strict=True):
+        torch.testing.assert_close(kernel, definition)
+
+
+@each_estimator
+@not_interpreted
+def test_any_strides_give_the_same_result(kernel_device, estimator):
+    base, all_thresholds = preactivations(24, 37, device=kernel_device)
+    for z in (base.t(), base[::2, 3:20], base[:, ::3], base[:1].expand(5, 37), base[:, :1]):
+        threshold = all_thresholds[: z.shape[1]]
+        rows, columns = z.shape
+        wide = torch.randn(2, columns, rows, device=kernel_device).transpose(1, 2)
+        alike = torch.randn(2, rows, 1, device=kernel_device).expand(2, rows, columns)
+        for grads in (wide, alike, wide[:, :1].expand(2, rows, columns)):
+            strided = code_and_gradients(jumprelu, z, threshold, estimator, tuple(grads))
+            copies = tuple(grad.contiguous() for grad in grads)
+            dense = code_and_gradients(jumprelu, z.contiguous(), threshold, estimator, copies)
+            for a, b in zip(strided, dense, strict=True):
+                assert torch.equal(a, b)
+
+
+@each_estimator
+@not_interpreted
+def test_thresholds_of_any_stride(kernel_device, estimator):
+    z, threshold = preactivations(9, 12, device=kernel_device)
+    grads = tuple(torch.randn(2, 9, 12, device=kernel_device))
+    expected = code_and_gradients(jumprelu, z, threshold, estimator, grads)
+    strided = threshold.repeat_interleave(3)[::3]
+    for a, b in zip(
+        code_and_gradients(jumprelu, z, strided, estimator, grads), expected, strict=True
+    ):
+        assert torch.equal(a, b)
+
+
+@each_estimator
+@not_interpreted
+def test_nan_and_infinity_are_the_definitions(kernel_device, estimator):
+    special = torch.tensor([math.nan, math.inf, -math.inf, 0.0, -0.0, 0.1], device=kernel_device)
+    z = special[:, None].expand(6, 6).contiguous()
+    grads = tuple(torch.randn(2, 6, 6, device=kernel_device))
+    for threshold in (special, special.flip(0)):
+        actual = code_and_gradients(jumprelu, z, threshold, estimator, grads)
+        with torch.no_grad():
+            code = eager.jumprelu(z, threshold, 0.5, estimator)
+        expected = *code, *eager.backward(*grads, z, threshold, 0.5, estimator)
+        for a, b in zip(actual, expected, strict=True):
+            torch.testing.assert_close(a, b, equal_nan=True)
+        assert torch.equal(actual[0].signbit(), code[0].signbit())
+
+
+@each_estimator
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@not_interpreted
+def test_a_gradient_of_what_is_not_active_or_near_is_dropped(kernel_device, estimator, bad):
+    """The tanh's slope is nowhere 0 but far away."""
+    z = torch.tensor([[-9.0], [0.25]], device=kernel_device)
+    threshold = torch.tensor([0.2], device=kernel_device)
+    grads = tuple(torch.tensor([[[bad], [1.0]]] * 2, device=kernel_device))
+    _, _, by_z, by_threshold = code_and_gradients(jumprelu, z, threshold, estimator, grads)
+    assert by_z.tolist() == [[0], [1]]
+    assert by_threshold.isfinite().item() == (estimator == "rectangle")
+
+
+@each_estimator
+@pytest.mark.parametrize("part", [0, 1])
+@not_interpreted
+def test_one_part_of_a_code_alone_has_the_gradients_of_it(kernel_device, estimator, part):
+    z, threshold = preactivations(9, 12, device=kernel_device)
+    leaves = z.requires_grad_(), threshold.requires_grad_()
+    grad = torch.randn(9, 12, device=kernel_device)
+    actual = torch.autograd.grad(jumprelu(*leaves, 0.5, estimator)[part], leaves, grad)
+    grads = [torch.zeros_like(grad)] * 2
+    grads[part] = grad
+    expected = code_and_gradients(jumprelu, z, threshold, estimator, tuple(grads))[2:]
+    for a, b in zip(actual, expected, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@each_estimator
+@not_interpreted
+def test_counted_latents_are_the_sum_of_the_active(device, dtype, estimator):
+    z, threshold = (
+        t.requires_grad_() for t in preactivations(4, 5, 600, device=device, dtype=dtype)
+    )
+    values, count = counted(z, threshold, 0.5, estimator)
+    code = jumprelu(z, threshold, 0.5, estimator)
+    assert torch.equal(values, code.values)
+    assert count.dtype == torch.promote_types(dtype, torch.float32)
+    assert torch.equal(count, code.active.sum(-1, dtype=count.dtype))
+    factors = torch.randn(4, 5, device=device, dtype=count.dtype)
+    losses = (
+        (values.square().sum() + (number * factors).sum())
+        for values, number in ((values, count), (code.values, code.active.to(count.dtype).sum(-1)))
+    )
+    for a, b in zip(*(torch.autograd.grad(loss, (z, threshold)) for loss in losses), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@each_estimator
+@not_interpreted
+def test_one_and_two_threads_give_the_same_bits(kernel_device, threads, estimator):
+    z, threshold = preactivations(700, 65, device=kernel_device)
+    grads = tuple(torch.randn(2, 700, 65, device=kernel_device))
+    results = []
+    for count in (1, 2, 2):
+        threads(count)
+        results.append(code_and_gradients(jumprelu, z, threshold, estimator, grads))
+    for result in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(result, results[0], strict=True))
+
+
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+def test_every_instruction_set_gives_the_same_numbers(isa, instruction_set):
+    z, threshold = preactivations(300, 131, device="cpu")
+    grads = tuple(torch.randn(2, 300, 131))
+    expected = code_and_gradients(jumprelu, z, threshold, "rectangle", grads)
+    instruction_set(isa)
+    actual = code_and_gradients(jumprelu, z, threshold, "rectangle", grads)
+    assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
+
+
+@each_estimator
+@not_interpreted
+def test_the_second_order_gradient_is_the_definitions(kernel_device, estimator):
+    z, threshold = preactivations(9, 5, device=kernel_device)
+    seconds = []
+    for name in (None, "eager"):
+        leaves = z.clone().requires_grad_(), threshold.clone().requires_grad_()
+        with aefast.use_backend(name) if name else torch.enable_grad():
+            values, active = jumprelu(leaves[0].sin(), leaves[1], 0.5, estimator)
+            loss = values.square().sum() + active.sum() ** 2
+            first = torch.autograd.grad(loss, leaves, create_graph=True)
+            squares = sum(gradient.square().sum() for gradient in first)
+            seconds.append(torch.autograd.grad(squares, leaves))
+    for a, b in zip(*seconds, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@not_interpreted
+def test_torch_func_grad_and_vmap(device):
+    z, threshold = preactivations(3, 4, 6, device=device)
+
+    def loss(z, threshold):
+        values, active = jumprelu(z, threshold, 0.5, "rectangle")
+        return values.square().sum() + active.sum()
+
+    leaf = threshold.clone().requires_grad_()
+    expected = torch.stack([torch.autograd.grad(loss(part, leaf), leaf)[0] for part in z])
+    slope = torch.func.grad(loss, argnums=1)
+    torch.testing.assert_close(slope(z[0], threshold), expected[0])
+    torch.testing.assert_close(torch.func.vmap(slope, (0, None))(z, threshold), expected)
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (4, 0), (0,)])
+@not_interpreted
+def test_no_rows_and_no_latents_have_no_gradient(device, shape):
+    z, threshold = (t.requires_grad_() for t in preactivations(*shape, device=device))
+    values, count = counted(z, threshold, 0.5, "rectangle")
+    assert (values.shape, count.shape) == (shape, shape[:-1])
+    (gradient,) = torch.autograd.grad(values.sum() + count.sum(), threshold)
+    assert torch.equal(gradient, torch.zeros_like(threshold))

@@ -1,15 +1,30 @@
-"""JumpReLU codes, a threshold a latent: checks, and the straight-through gradient of the step.
+"""JumpReLU codes, a threshold a latent: checks and autograd.
 
-It has no kernel of its own: linear_act computes the product.
+linear_act computes the product. What follows it is a pass over the pre-activations, and one in
+backward. A trace records the definition, whose operators a compiler fuses into such passes.
+
+A backend module has two functions, on pre-activations ``[B, L]`` and thresholds ``[L]``:
+
+``forward(preactivation, threshold, counted) -> (values, active)``
+    both ``[B, L]``; where ``counted``, the second is the number of active latents of each row
+    instead, ``[B]`` in float32.
+``backward(grad_values, grad_active, preactivation, threshold, bandwidth, estimator,
+threshold_needed) -> (grad_preactivation, grad_threshold or None)``
+    gradients of any strides, ``[B, L]``.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from aefast.ops.shared import checks
+from aefast import backend
+from aefast.ops.jumprelu import eager
+from aefast.ops.shared import checks, dispatch
+from aefast.ops.shared.autograd import Context, KernelFunction, connected
+from aefast.ops.shared.precision import upcast
 from aefast.ops.shared.public import result
+from aefast.ops.topk.op import as_rows, in_shape_of
 
 
 @result
@@ -21,6 +36,7 @@ class JumpReLUCode(NamedTuple):
 
 
 ESTIMATORS = ("rectangle", "tanh")
+KERNELS = ("cpp", "numba")  # of the backends: the others take the definition
 
 
 def check_threshold(threshold: Tensor, weight: Tensor, x: Tensor) -> None:
@@ -36,20 +52,101 @@ def check_threshold(threshold: Tensor, weight: Tensor, x: Tensor) -> None:
 def jumprelu(
     preactivation: Tensor, threshold: Tensor, bandwidth: float, estimator: str
 ) -> JumpReLUCode:
-    """The terms that are added for the gradient's estimate are 0: only their gradients count."""
-    is_off = preactivation <= threshold  # so that NaN is on
-    values = torch.where(is_off, 0, preactivation)
-    active = torch.where(is_off, preactivation.new_zeros(()), 1)
-    if not (torch.is_grad_enabled() and threshold.requires_grad):
-        return JumpReLUCode(values, active)
-    held = threshold.detach()
-    distance = preactivation.detach() - held
-    squared = (threshold.square() - held.square()) / (2 * bandwidth)
-    linear = (threshold - held) / bandwidth
-    if estimator == "tanh":
-        density = (1 - (2 * distance / bandwidth).tanh().square()).masked_fill(distance.isnan(), 0)
-        return JumpReLUCode(values - density * squared, active - density * linear)
-    is_near = distance.abs() < bandwidth / 2
-    return JumpReLUCode(
-        values - torch.where(is_near, squared, 0), active - torch.where(is_near, linear, 0)
-    )
+    """The code of pre-activations ``[..., L]``."""
+    name = _kernels(preactivation, threshold)
+    if name is None:
+        return JumpReLUCode(*eager.jumprelu(preactivation, threshold, bandwidth, estimator))
+    code = _run(as_rows(preactivation), threshold, bandwidth, estimator, name, False)
+    return JumpReLUCode(*(in_shape_of(preactivation, part) for part in code))
+
+
+def counted(
+    preactivation: Tensor, threshold: Tensor, bandwidth: float, estimator: str
+) -> tuple[Tensor, Tensor]:
+    """The values of pre-activations ``[..., L]``, and how many are active, ``[...]``, in float32 at
+    least: a half precision does not count so far."""
+    name = _kernels(preactivation, threshold)
+    if name is None:
+        values, active = eager.jumprelu(preactivation, threshold, bandwidth, estimator)
+        return values, upcast(active).sum(-1)
+    values, count = _run(as_rows(preactivation), threshold, bandwidth, estimator, name, True)
+    return in_shape_of(preactivation, values), count.view(preactivation.shape[:-1])
+
+
+def _kernels(preactivation: Tensor, threshold: Tensor) -> str | None:
+    """The backend that serves; None for the definition."""
+    tensors = preactivation, threshold
+    if dispatch.is_traced(*tensors) or preactivation.numel() == 0:
+        return None
+    name = backend.select(preactivation.device, preactivation.dtype)
+    if name not in KERNELS or dispatch.is_transformed(*tensors):
+        return None
+    return name
+
+
+def _run(
+    preactivation: Tensor,
+    threshold: Tensor,
+    bandwidth: float,
+    estimator: str,
+    name: str,
+    is_counted: bool,
+) -> tuple[Tensor, Tensor]:
+    arguments = preactivation, threshold, bandwidth, estimator, name, is_counted
+    if dispatch.is_differentiated(preactivation, threshold):
+        return _JumpReLU.apply(*arguments)
+    return _JumpReLU.forward(*arguments)
+
+
+class _JumpReLU(KernelFunction):
+    @staticmethod
+    def forward(
+        preactivation: Tensor,
+        threshold: Tensor,
+        bandwidth: float,
+        estimator: str,
+        name: str,
+        is_counted: bool,
+    ) -> tuple[Tensor, Tensor]:
+        preactivation = dispatch.materialize(preactivation, "the pre-activation")
+        threshold = dispatch.materialize(threshold, "threshold")
+        kernels = backend.implementation("jumprelu", name)
+        return kernels.forward(preactivation, threshold, is_counted)
+
+    @staticmethod
+    def setup_context(ctx: Context, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> None:
+        preactivation, threshold, ctx.bandwidth, ctx.estimator, ctx.name, ctx.is_counted = inputs
+        ctx.save_for_backward(preactivation, threshold)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(
+        ctx: Context, grad_values: Tensor | None, grad_active: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        if grad_values is None and grad_active is None:
+            return (None,) * 6
+        preactivation, threshold = ctx.saved_tensors
+        if grad_active is not None and ctx.is_counted:
+            grad_active = grad_active[:, None]
+        grads = [
+            preactivation.new_zeros(()) if grad is None else grad.to(preactivation.dtype)
+            for grad in (grad_values, grad_active)
+        ]
+        by_values, by_active = (grad.expand_as(preactivation) for grad in grads)
+        operands = by_values, by_active, preactivation, threshold
+        gradients: Any
+        if torch.is_grad_enabled() or dispatch.is_transformed(*grads) or dispatch.is_traced(*grads):
+            gradients = eager.backward(*operands, ctx.bandwidth, ctx.estimator)
+            gradients = connected(gradients, operands)
+        else:
+            kernels = backend.implementation("jumprelu", ctx.name)
+            gradients = kernels.backward(
+                dispatch.materialize(by_values, "the incoming gradient"),
+                dispatch.materialize(by_active, "the incoming gradient"),
+                dispatch.materialize(preactivation, "the pre-activation"),
+                dispatch.materialize(threshold, "threshold"),
+                ctx.bandwidth,
+                ctx.estimator,
+                ctx.needs_input_grad[1],
+            )
+        return *gradients, None, None, None, None

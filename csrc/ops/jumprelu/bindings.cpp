@@ -1,0 +1,68 @@
+// aefast._C's part of ops/jumprelu.
+#include <pybind11/pybind11.h>
+
+#include "bindings/binding.h"
+#include "ops/jumprelu/jumprelu.h"
+#include "shared/pages.h"
+
+namespace py = pybind11;
+
+namespace aefast {
+namespace {
+
+// The elements of a row lie side by side, or are one.
+RowsView rows_of(const char* name, const Matrix& matrix, const Matrix& shape) {
+    check_shape(name, matrix, shape.rows, shape.columns);
+    if (matrix.column_stride != 0) matrix.by_rows<const void>(name);
+    return {pointer<const void*>(matrix.address), matrix.row_stride, matrix.column_stride};
+}
+
+void bind(py::module_& module) {
+    py::enum_<Estimator>(module, "Estimator")
+        .value("rectangle", Estimator::rectangle)
+        .value("tanh", Estimator::tanh);
+    module.def(
+        "jumprelu",
+        [](const Matrix& preactivation, uintptr_t threshold, uintptr_t values, uintptr_t active,
+           uintptr_t counts, ElementType element_type, int threads) {
+            const int64_t rows = preactivation.rows, columns = preactivation.columns;
+            check_block(preactivation, threads);
+            for (uintptr_t output : {values, active})
+                if (output)
+                    advise_huge_pages(pointer<void*>(output),
+                                      rows * columns * size_of(element_type));
+            AEFAST_RUN(jumprelu, {rows_of("preactivation", preactivation, preactivation),
+                                  pointer<const void*>(threshold), pointer<void*>(values),
+                                  pointer<void*>(active), pointer<float*>(counts), element_type,
+                                  rows, columns, threads});
+        },
+        py::arg("preactivation"), py::arg("threshold"), py::arg("values"), py::arg("active"),
+        py::arg("counts"), py::arg("element_type"), py::arg("threads"));
+    module.def(
+        "jumprelu_backward",
+        [](const Matrix& grad_values, const Matrix& grad_active, const Matrix& preactivation,
+           uintptr_t threshold, uintptr_t grad_preactivation, uintptr_t grad_threshold,
+           uintptr_t partial_sums, ElementType element_type, double bandwidth, Estimator estimator,
+           int threads) {
+            const int64_t rows = preactivation.rows, columns = preactivation.columns;
+            check_block(preactivation, threads);
+            advise_huge_pages(pointer<void*>(grad_preactivation),
+                              rows * columns * size_of(element_type));
+            AEFAST_RUN(jumprelu_backward,
+                       {rows_of("grad_values", grad_values, preactivation),
+                        rows_of("grad_active", grad_active, preactivation),
+                        rows_of("preactivation", preactivation, preactivation),
+                        pointer<const void*>(threshold), pointer<void*>(grad_preactivation),
+                        pointer<void*>(grad_threshold), pointer<double*>(partial_sums),
+                        element_type, rows, columns, bandwidth, estimator, threads});
+        },
+        py::arg("grad_values"), py::arg("grad_active"), py::arg("preactivation"),
+        py::arg("threshold"), py::arg("grad_preactivation"), py::arg("grad_threshold"),
+        py::arg("partial_sums"), py::arg("element_type"), py::arg("bandwidth"),
+        py::arg("estimator"), py::arg("threads"));
+}
+
+const Binding binding(bind);
+
+}  // namespace
+}  // namespace aefast
