@@ -35,8 +35,7 @@ def jumprelu_encode(
         K(u) = 1 where |u| < 1/2, else 0      "rectangle"
         K(u) = 1 - tanh(2 u) ** 2             "tanh", the slope of (1 + tanh(2 u)) / 2
 
-    and ``d values / d z = active``, ``d active / d z = 0``. The product is a :func:`linear_act`, on
-    whichever backend; what follows it is PyTorch's own operators on all of them.
+    and ``d values / d z = active``, ``d active / d z = 0``. The product is a :func:`linear_act`.
 
     Args:
         x: ``[..., D]``; float32, bfloat16, float16 or float64.
