@@ -120,6 +120,7 @@ def leads_somewhere(page: Path, link: str) -> bool:
 def test_the_site_is_built_without_a_warning_and_takes_nothing_from_a_network(tmp_path):
     for package in ("sphinx", "furo", "myst_parser", "latex2mathml", "matplotlib", "sklearn"):
         pytest.importorskip(package)
+    figures = importlib.import_module("aefast.figures")
     stand_ins(tmp_path / "figures")
     site = tmp_path / "site"
     options = ["-W", "--keep-going", "-q", "-D", f"trained_figures={tmp_path / 'figures'}"]
@@ -144,6 +145,9 @@ def test_the_site_is_built_without_a_warning_and_takes_nothing_from_a_network(tm
         assert (
             '<math xmlns="http://www.w3.org/1998/Math/MathML" display="block"' in guide.read_text()
         )
+    gallery = (site / "gallery.html").read_text(encoding="utf-8")
+    links = re.findall(r'<a [^>]*href="guide/[\w-]+\.html#figure-(\w+)"><span><img ', gallery)
+    assert links == list(figures.NAMES)
     assert (site / "searchindex.js").is_file()
     api = (site / "api" / "functional.html").read_text(encoding="utf-8")
     assert api.count("viewcode-link") == len(aefast.functional.__all__)

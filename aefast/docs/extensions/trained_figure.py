@@ -9,7 +9,9 @@ from typing import Any
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.util.docutils import SphinxDirective
+from sphinx.util.nodes import make_refnode
 
+REFERENCE = "trained-figure"
 SECTION = re.compile(r'<section id="(\w+)">\s*<h2>(.*?)</h2>\s*<p>(.*?)</p>', re.DOTALL)
 
 
@@ -57,14 +59,25 @@ class TrainedGallery(FigureDirective):
         items = []
         for name, (title, _) in self.figures().items():
             shown = nodes.inline("", "", self.image(name, title), nodes.inline(title, title))
-            target = {"refdomain": "std", "reftype": "ref", "reftarget": f"figure-{name}"}
-            link = addnodes.pending_xref("", shown, refexplicit=True, refwarn=True, **target)
+            link = addnodes.pending_xref(
+                "", shown, reftype=REFERENCE, reftarget=name, refdoc=self.env.docname, refwarn=True
+            )
             items.append(nodes.paragraph("", "", link))
         return [nodes.container("", *items, classes=["gallery"])]
+
+
+def link_to_figure(app: Any, env: Any, node: Any, shown: nodes.Node) -> nodes.Node | None:
+    """The gallery's link. A reference of Sphinx's own would keep the words of it alone."""
+    label = f"figure-{node['reftarget']}"
+    if node["reftype"] != REFERENCE or label not in env.domains.standard_domain.anonlabels:
+        return None
+    page, _ = env.domains.standard_domain.anonlabels[label]
+    return make_refnode(app.builder, node["refdoc"], page, label, shown)
 
 
 def setup(app: Any) -> dict[str, bool]:
     app.add_config_value("trained_figures", "", "env")
     app.add_directive("trained-figure", TrainedFigure)
     app.add_directive("trained-gallery", TrainedGallery)
+    app.connect("missing-reference", link_to_figure)
     return {"parallel_read_safe": False, "parallel_write_safe": True}
