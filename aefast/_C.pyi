@@ -159,6 +159,8 @@ class ParameterUpdate:
         count: int = 0,
         is_cumulative: bool = False,
         batches: int = 0,
+        columns: int = 0,
+        has_unit_rows: bool = False,
     ) -> None: ...
 
 class StepDropout:

@@ -7,6 +7,7 @@ from aefast.nn.compression import CompressedCode
 from aefast.nn.contractive import ContractiveAutoencoder
 from aefast.nn.denoising import DenoisingAutoencoder
 from aefast.nn.dictionary import SparseDictionary
+from aefast.nn.dictionary_adam import DictionaryAdam
 from aefast.nn.dictionary_modules import DictionaryDecoder as DictionaryDecoder
 from aefast.nn.dictionary_modules import DictionaryEncoder as DictionaryEncoder
 from aefast.nn.gated import GatedSparseAutoencoder
@@ -32,6 +33,7 @@ __all__ = [
     "ContractiveAutoencoder",
     "DeepBeliefStack",
     "DenoisingAutoencoder",
+    "DictionaryAdam",
     "GatedSparseAutoencoder",
     "JumpReLUSparseAutoencoder",
     "Layers",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from aefast.functional import linear_act, sparse_decode, topk_encode
 from aefast.nn.autoencoder import check_draw
 from aefast.nn.candidates import serves
+from aefast.nn.dictionary_adam import DictionaryAdam
 from aefast.nn.dictionary_modules import DictionaryDecoder, DictionaryEncoder
 from aefast.nn.linear import Device
 from aefast.nn.reparametrized import renew_weights
@@ -285,18 +286,33 @@ class SparseDictionary(HasSettings, Shardable):
 
     def keep_unit_norm(self, optimizer: torch.optim.Optimizer) -> None:
         """Have every step of an optimizer project the decoder's gradient before it, and bring the
-        directions back to unit norm after it; a JumpReLU's thresholds to 0 or more, too.
+        directions back to unit norm after it; a JumpReLU's thresholds to 0 or more, too. By hooks
+        on the step; a :class:`DictionaryAdam` does it in the same pass.
 
         Raises:
             RuntimeError: as :meth:`normalize_decoder`.
         """
         self._check_directions()
+        if isinstance(optimizer, DictionaryAdam):
+            optimizer.dictionaries += (self,)
+            return
         optimizer.register_step_pre_hook(lambda *_: self.project_decoder_gradient())
         optimizer.register_step_post_hook(lambda *_: self._constrain())
 
     def _constrain(self) -> None:
         """Bring the parameters back to where they may be, after an optimizer's step."""
         self.normalize_decoder()
+        self._constrain_encoder()
+
+    def _constrain_encoder(self) -> None:
+        """Those of the encoder."""
+
+    def _own_directions(self) -> Tensor | None:
+        """The directions, where an optimizer may keep their norm: no subclass does it its way."""
+        methods = "normalize_decoder", "project_decoder_gradient"
+        if all(self._has_method_of(SparseDictionary, name) for name in methods):
+            return self._parameters.get("decoder_weight")
+        return None
 
     @torch.no_grad()
     def _active(self, code: Code) -> Tensor:

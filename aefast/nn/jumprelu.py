@@ -163,8 +163,7 @@ class JumpReLUSparseAutoencoder(SparseDictionary):
             # the same numbers, for it raised them itself.
             self.threshold.data.clamp_(min=0)
 
-    def _constrain(self) -> None:
-        super()._constrain()
+    def _constrain_encoder(self) -> None:
         self._raise_thresholds()
 
     def extra_repr(self) -> str:

@@ -41,7 +41,7 @@ def refusal(optimizer: Optimizer, parameters: Sequence[Tensor]) -> str | None:
             if id(parameter) not in parameter_ids and parameter.requires_grad:
                 return "the optimizer holds parameters that are none of the step's"
             state = optimizer.state.get(parameter)
-            if state and not _is_plain(state, parameter, AVERAGES[type(optimizer)]):
+            if state and not is_plain(state, parameter, AVERAGES[type(optimizer)]):
                 return "the optimizer's state is not what it keeps: float32 like the parameter"
     if not any(p.requires_grad for group in optimizer.param_groups for p in group["params"]):
         return "none of the optimizer's parameters requires a gradient"
@@ -56,7 +56,7 @@ def _has_hooks(optimizer: Optimizer) -> bool:
     )
 
 
-def _unprofiled(step: Any) -> Any:
+def unprofiled(step: Any) -> Any:
     """A class's ``step`` as it was defined: its first instance puts torch's profiler around it."""
     return step.__wrapped__ if getattr(step, "hooked", False) else step
 
@@ -80,7 +80,7 @@ def _steps_as_its_class(optimizer: Optimizer) -> bool:
         return False
     if _STEPS[cls] is cls.step:
         return True
-    if _unprofiled(cls.step) is not _unprofiled(_STEPS[cls]):
+    if unprofiled(cls.step) is not unprofiled(_STEPS[cls]):
         return False
     _STEPS[cls] = cls.step
     return True
@@ -92,7 +92,7 @@ def _has_gradient_hooks(parameter: Tensor) -> bool:
     )
 
 
-def _is_plain(state: dict[str, object], parameter: Tensor, averages: Sequence[str]) -> bool:
+def is_plain(state: dict[str, object], parameter: Tensor, averages: Sequence[str]) -> bool:
     """Whether the kernels can read a parameter's state: a loaded state dict may hold anything.
 
     A parameter on a GPU may have its count of steps there or on the CPU.
@@ -143,7 +143,7 @@ class OptimizerSteps:
             for parameter in group["params"]
             if id(parameter) in numbers and parameter.requires_grad
         ]
-        make = _adam if type(self.optimizer) is not SGD else _sgd
+        make = adam_update if type(self.optimizer) is not SGD else _sgd
         self._without_state = [p for _, p, _ in self.trained if not self.optimizer.state.get(p)]
         kind = getattr(extension().OptimizerKind, KINDS[type(self.optimizer)])
         return [
@@ -166,9 +166,17 @@ class OptimizerSteps:
         self.optimizer._opt_called = True  # type: ignore[attr-defined]
 
 
-def _adam(
-    kind: "_C.OptimizerKind", group: Group, parameter: Tensor, states: States
+def adam_update(
+    kind: "_C.OptimizerKind",
+    group: Group,
+    parameter: Tensor,
+    states: States,
+    columns: int = 0,
+    has_unit_rows: bool = False,
 ) -> "_C.ParameterUpdate":
+    """Adam's or AdamW's update of a parameter, whose state is made where there is none. With
+    ``columns`` nothing is written to rows of so many elements that do not move; ``has_unit_rows``
+    keeps their norm."""
     state = states[parameter]
     if not state:
         averages = (torch.zeros_like(parameter) for _ in range(2))
@@ -190,6 +198,8 @@ def _adam(
         epsilon=float(group["eps"]),
         step=int(state["step"]) + 1,
         count=state["step"].data_ptr(),
+        columns=columns,
+        has_unit_rows=has_unit_rows,
     )
 
 

@@ -17,7 +17,7 @@ from aefast.data.minibatches import epoch_order, order_of
 from aefast.data.pairs import PairedRows
 from aefast.distributed.group import current
 from aefast.messages import cut
-from aefast.nn import RBM, DeepBeliefStack
+from aefast.nn import RBM, DeepBeliefStack, DictionaryAdam
 from aefast.nn.dictionary import SparseDictionary
 from aefast.nn.trainable import Trainable
 from aefast.step.minibatch_schedule import MinibatchSchedule
@@ -40,8 +40,10 @@ CHUNK_SECONDS = 0.05  # the most that a call of the kernels takes before Ctrl-C 
 SAVE_SECONDS = 30.0
 
 # The tensors of an optimizer's state: True where one has its parameter's shape, False for a scalar.
+ADAM_STATE = {"step": False, "exp_avg": True, "exp_avg_sq": True}
 OPTIMIZER_STATE: dict[type[torch.optim.Optimizer], dict[str, bool]] = {
-    torch.optim.Adam: {"step": False, "exp_avg": True, "exp_avg_sq": True},
+    torch.optim.Adam: ADAM_STATE,
+    DictionaryAdam: ADAM_STATE,
     torch.optim.SGD: {"momentum_buffer": True},
 }
 

@@ -15,6 +15,7 @@ from aefast.nn import (
     ContractiveAutoencoder,
     DeepBeliefStack,
     DenoisingAutoencoder,
+    DictionaryAdam,
     GatedSparseAutoencoder,
     JumpReLUSparseAutoencoder,
     MatryoshkaSparseAutoencoder,
@@ -47,6 +48,10 @@ Sampler = Callable[[Any, int, int], Tensor]
 
 def adam(parameters: Parameters, learning_rate: float) -> torch.optim.Optimizer:
     return torch.optim.Adam(parameters, learning_rate, fused=True)
+
+
+def dictionary_adam(parameters: Parameters, learning_rate: float) -> torch.optim.Optimizer:
+    return DictionaryAdam(parameters, learning_rate, fused=True)
 
 
 def gradient_descent(parameters: Parameters, learning_rate: float) -> torch.optim.Optimizer:
@@ -113,6 +118,7 @@ def dictionary(module: type[SparseDictionary], **options: object) -> Kind:
         {**options, **DICTIONARY},
         None,
         learning_rate=3e-4,
+        optimizer=dictionary_adam,
         hidden=(16384,),
         rows="tokens",
     )

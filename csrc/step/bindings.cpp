@@ -227,7 +227,10 @@ void bind_updates(py::module_& module) {
                          int64_t size, double learning_rate, double weight_decay, double momentum,
                          double dampening, bool nesterov, bool maximize, bool is_first,
                          double beta1, double beta2, double epsilon, int64_t step, uintptr_t count,
-                         bool is_cumulative, uintptr_t batches) {
+                         bool is_cumulative, uintptr_t batches, int64_t columns,
+                         bool has_unit_rows) {
+                 if (columns < (has_unit_rows ? 1 : 0) || (columns > 0 && size % columns != 0))
+                     throw std::invalid_argument("columns takes the length of a matrix's rows");
                  return ParameterUpdate{kind,
                                         reinterpret_cast<float*>(parameter),
                                         nullptr,
@@ -247,7 +250,9 @@ void bind_updates(py::module_& module) {
                                         step,
                                         reinterpret_cast<float*>(count),
                                         is_cumulative,
-                                        reinterpret_cast<int64_t*>(batches)};
+                                        reinterpret_cast<int64_t*>(batches),
+                                        columns,
+                                        has_unit_rows};
              }),
              py::kw_only(), py::arg("kind"), py::arg("parameter"), py::arg("first") = 0,
              py::arg("second") = 0, py::arg("size"), py::arg("learning_rate") = 0.,
@@ -255,7 +260,7 @@ void bind_updates(py::module_& module) {
              py::arg("nesterov") = false, py::arg("maximize") = false, py::arg("is_first") = false,
              py::arg("beta1") = 0., py::arg("beta2") = 0., py::arg("epsilon") = 0.,
              py::arg("step") = 1, py::arg("count") = 0, py::arg("is_cumulative") = false,
-             py::arg("batches") = 0);
+             py::arg("batches") = 0, py::arg("columns") = 0, py::arg("has_unit_rows") = false);
     py::class_<DataRows>(module, "DataRows")
         .def(py::init([](uintptr_t rows, bool are_bytes, float scale, int64_t columns,
                          int64_t row_stride) {

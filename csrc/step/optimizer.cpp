@@ -1,8 +1,10 @@
 // torch.optim's SGD, Adam and AdamW: one pass over a parameter, its gradient and its state.
+#include <algorithm>
 #include <cmath>
 
 #include "shared/parallel.h"
 #include "step/step.h"
+#include "step/unit_row.h"
 
 namespace aefast::AEFAST_ISA {
 namespace {
@@ -18,6 +20,7 @@ struct AdamFactors {
     float step_size, second_scale, epsilon;
     float decay;         // AdamW: what a parameter is multiplied with first
     float weight_decay;  // Adam: this times the parameter is added to the gradient
+    bool leaves_zeros;   // nothing changes where a gradient and its averages are 0
 
     explicit AdamFactors(const ParameterUpdate& u) {
         const double step = static_cast<double>(u.step);
@@ -32,21 +35,85 @@ struct AdamFactors {
         const bool decoupled = u.kind == OptimizerKind::adamw;
         decay = decoupled ? static_cast<float>(1 - u.learning_rate * u.weight_decay) : 1.f;
         weight_decay = decoupled ? 0.f : static_cast<float>(u.weight_decay);
+        leaves_zeros = u.weight_decay == 0 && epsilon > 0 && std::isfinite(step_size);
     }
 };
 
-void adam(const ParameterUpdate& u, const AdamFactors& f, int64_t begin, int64_t end) {
+// Of the elements [begin, end). slope(gradient, element) is the gradient that Adam takes.
+template <class Slope>
+void adam(const ParameterUpdate& u, const AdamFactors& f, int64_t begin, int64_t end,
+          const Slope& slope) {
     float* __restrict parameter = u.parameter;
     float* __restrict first = u.first;
     float* __restrict second = u.second;
     const float* __restrict gradients = u.gradient;
     const float sign = u.maximize ? -1.f : 1.f;
     for (int64_t i = begin; i < end; ++i) {
-        const float gradient = sign * gradients[i] + f.weight_decay * parameter[i];
+        const float gradient =
+            sign * slope(gradients[i], parameter[i]) + f.weight_decay * parameter[i];
         first[i] += f.add_first * (gradient - first[i]);
         second[i] = f.keep_second * second[i] + f.add_second * gradient * gradient;
         const float scale = std::sqrt(second[i]) / f.second_scale + f.epsilon;
         parameter[i] = f.decay * parameter[i] - f.step_size * first[i] / scale;
+    }
+}
+
+void adam(const ParameterUpdate& u, const AdamFactors& f, int64_t begin, int64_t end) {
+    adam(u, f, begin, end, [](float gradient, float) { return gradient; });
+}
+
+// Looks at a block at a time: of a row that is not 0 at the first.
+bool is_zero(const float* values, int64_t count) {
+    constexpr int64_t kBlock = 64;
+    for (int64_t begin = 0; begin < count; begin += kBlock) {
+        const int64_t end = std::min(begin + kBlock, count);
+        int others = 0;
+        for (int64_t i = begin; i < end; ++i) others |= values[i] != 0;
+        if (others) return false;
+    }
+    return true;
+}
+
+// A row that nothing moves, as those of latents that were never active, is read and not written.
+bool is_still(const ParameterUpdate& u, const AdamFactors& f, int64_t begin) {
+    return f.leaves_zeros && is_zero(u.gradient + begin, u.columns) &&
+           is_zero(u.first + begin, u.columns) && is_zero(u.second + begin, u.columns);
+}
+
+void adam_by_rows(const ParameterUpdate& u, const AdamFactors& f, int64_t begin, int64_t end) {
+    for (; begin < end; begin += u.columns)
+        if (!is_still(u, f, begin)) adam(u, f, begin, begin + u.columns);
+}
+
+// The projection of gradients, Adam and the norm, one after the other for as many rows as stay in
+// cache: of one short row each waits for the sum before it.
+void adam_by_unit_rows(const ParameterUpdate& u, const AdamFactors& f, int64_t begin, int64_t end) {
+    constexpr int64_t kMostRows = 16, kElements = 1 << 9;
+    const int64_t at_once = std::clamp<int64_t>(kElements / u.columns, 1, kMostRows);
+    bool still[kMostRows];
+    double factors[kMostRows];
+    for (int64_t last; begin < end; begin = last) {
+        last = std::min(begin + at_once * u.columns, end);
+        const auto for_rows = [&](const auto& row) {
+            for (int64_t r = 0, at = begin; at < last; ++r, at += u.columns) row(r, at);
+        };
+        for_rows([&](int64_t r, int64_t at) {
+            still[r] = is_still(u, f, at);
+            if (!still[r]) factors[r] = factor_along(u.gradient + at, u.parameter + at, u.columns);
+        });
+        for_rows([&](int64_t r, int64_t at) {
+            if (still[r]) return;
+            adam(u, f, at, at + u.columns, [along = factors[r]](float gradient, float element) {
+                return projected(gradient, along, element);
+            });
+        });
+        for_rows([&](int64_t r, int64_t at) {
+            factors[r] = unit_factor(u.parameter + at, u.columns);
+            if (still[r] && std::abs(factors[r] - 1) <= kUnitRounding) factors[r] = 1;
+        });
+        for_rows([&](int64_t r, int64_t at) {
+            if (factors[r] != 1) scale(u.parameter + at, factors[r], u.columns);
+        });
     }
 }
 
@@ -85,16 +152,22 @@ void average(const ParameterUpdate& u, int64_t begin, int64_t end) {
 }  // namespace
 
 void update(ParameterUpdate& u, int threads) {
-    const int64_t tasks = (u.size + kElementsPerTask - 1) / kElementsPerTask;
+    const int64_t whole = std::max<int64_t>(1, u.columns);
+    const int64_t per_task = std::max<int64_t>(1, kElementsPerTask / whole) * whole;
+    const int64_t tasks = (u.size + per_task - 1) / per_task;
     const AdamFactors factors(u);
     const bool pays_threads = current_crew || tasks >= kFewestTasks;
     parallel_for(pays_threads ? threads : 1, tasks, [&](int64_t task) {
-        const int64_t begin = task * kElementsPerTask;
-        const int64_t end = begin + kElementsPerTask < u.size ? begin + kElementsPerTask : u.size;
+        const int64_t begin = task * per_task;
+        const int64_t end = std::min(begin + per_task, u.size);
         if (u.kind == OptimizerKind::sgd)
             sgd(u, begin, end);
         else if (u.kind == OptimizerKind::average)
             average(u, begin, end);
+        else if (u.has_unit_rows)
+            adam_by_unit_rows(u, factors, begin, end);
+        else if (u.columns > 0)
+            adam_by_rows(u, factors, begin, end);
         else
             adam(u, factors, begin, end);
     });

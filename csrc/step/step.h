@@ -115,6 +115,8 @@ struct ParameterUpdate {
     float* count;        // Adam: torch's own count of the steps, or null
     bool is_cumulative;  // average: of all batches alike, as many as steps
     int64_t* batches;    // average: torch's own count of them, or null
+    int64_t columns;     // Adam: of a matrix, whose rows are looked at; 0 takes elements
+    bool has_unit_rows;  // they are directions: their gradients are projected
 };
 
 // Rows of numbers, as a dataset holds them: samples are rows / scale.

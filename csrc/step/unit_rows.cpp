@@ -3,10 +3,9 @@
 #include "step/unit_rows.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "shared/parallel.h"
-#include "shared/row_sums.h"
+#include "step/unit_row.h"
 
 namespace aefast::AEFAST_ISA {
 namespace {
@@ -25,20 +24,12 @@ void for_rows(const UnitRowsArguments& a, const Row& row) {
     });
 }
 
-double dot(const float* left, const float* right, int64_t count) {
-    Sum sum;
-    sum.add(count, [=](int64_t i) { return double(left[i]) * right[i]; });
-    return sum.total();
-}
-
 }  // namespace
 
 void normalize_rows(const UnitRowsArguments& a) {
     for_rows(a, [&](int64_t r) {
         float* row = a.rows + r * a.row_stride;
-        const double norm = std::sqrt(dot(row, row, a.columns));
-        const double factor = 1 / (norm < kSmallestNorm ? kSmallestNorm : norm);
-        for (int64_t i = 0; i < a.columns; ++i) row[i] = static_cast<float>(factor * row[i]);
+        scale(row, unit_factor(row, a.columns), a.columns);
     });
 }
 
@@ -46,11 +37,9 @@ void project_rows(const ProjectRowsArguments& a) {
     for_rows(a.of, [&](int64_t r) {
         const float* row = a.of.rows + r * a.of.row_stride;
         float* gradient = a.gradient + r * a.gradient_stride;
-        const double norm = std::sqrt(dot(row, row, a.of.columns));
-        const double divisor = norm < kSmallestNorm ? kSmallestNorm : norm;
-        const double along = dot(gradient, row, a.of.columns) / divisor / divisor;
+        const double along = factor_along(gradient, row, a.of.columns);
         for (int64_t i = 0; i < a.of.columns; ++i)
-            gradient[i] = static_cast<float>(gradient[i] - along * row[i]);
+            gradient[i] = projected(gradient[i], along, row[i]);
     });
 }
 
