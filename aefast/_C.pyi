@@ -225,6 +225,9 @@ class StepPlan:
 def activate(
     values: int, element_type: ElementType, count: int, activation: Activation, threads: int
 ) -> None: ...
+def active_latents(
+    values: _Matrix, active: int, element_type: ElementType, threads: int
+) -> None: ...
 def activation_backward(
     gradient: _Matrix,
     saved: int,
@@ -442,6 +445,9 @@ def packed_bytes(rows: int, depth: int, precision: Precision) -> int: ...
 def project_rows(gradient: _Matrix, rows: _Matrix, threads: int) -> None: ...
 def sampled_product(
     left: _Matrix, weight: _Matrix, indices: int, k: int, products: int, threads: int
+) -> None: ...
+def row_sum(
+    matrix: _Matrix, result: int, partial_sums: int, element_type: ElementType, threads: int
 ) -> None: ...
 def scaled_noise(
     use: NoiseUse,

@@ -17,6 +17,8 @@ from aefast.nn.reparametrized import renew_weights
 from aefast.nn.replicas import check_replica
 from aefast.nn.settings import HasSettings, integer, number, setting
 from aefast.nn.sharded import Shardable
+from aefast.ops.jumprelu.op import active_latents
+from aefast.ops.linear_act.centered import centered_linear
 from aefast.ops.shared import checks, dispatch
 from aefast.ops.sparse_reconstruction_loss.op import loss_and_residual
 from aefast.ops.topk.op import SparseCode, as_rows
@@ -318,7 +320,7 @@ class SparseDictionary(HasSettings, Shardable):
     def _active(self, code: Code) -> Tensor:
         """bool ``[L]``: the latents that some row's code has above 0."""
         if isinstance(code, Tensor):
-            return (code.reshape(-1, self.latents) > 0).any(0)
+            return active_latents(code)
         values, indices = code
         # One that is not active goes into a slot past the last.
         slots = torch.where(values > 0, indices, self.latents).contiguous().view(-1)
@@ -362,9 +364,20 @@ class SparseDictionary(HasSettings, Shardable):
 
     def _centered(self, x: Tensor) -> Tensor:
         """The rows ``[..., D]`` that are encoded: a transcoder's bias is its targets'."""
+        x = self._checked_rows(x)
+        return x if self.is_transcoder else x - self.decoder_bias
+
+    def _checked_rows(self, x: Tensor) -> Tensor:
         checks.check_tensor(x, "x")
         self._check_width(x, "x", self.visible)
-        return x if self.is_transcoder else x - self.decoder_bias
+        return x
+
+    def _products(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """The products of rows ``[..., D]`` with all latents' encoders, ``[..., L]``, and a bias's
+        sum."""
+        if self.is_transcoder:
+            return linear_act(self._checked_rows(x), self.encoder_weight, bias)
+        return centered_linear(self._checked_rows(x), self.decoder_bias, self.encoder_weight, bias)
 
     def _checked_target(self, x: Tensor, target: Tensor | None) -> Tensor:
         if target is None:

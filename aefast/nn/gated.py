@@ -89,7 +89,7 @@ class GatedSparseAutoencoder(SparseDictionary):
 
     def _product(self, x: Tensor) -> Tensor:
         renew_weights(self)
-        return linear_act(self._centered(x), self.encoder_weight)
+        return self._products(x, None)
 
     def _gated(self, product: Tensor) -> tuple[Tensor, Tensor]:
         """The code, and the gates before their step."""

@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aefast.functional import linear_act
 from aefast.nn.candidates import candidates
 from aefast.nn.dictionary import ENCODER_START, Code, DictionaryOptions, SparseDictionary
 from aefast.nn.reparametrized import renew_weights
@@ -100,7 +99,7 @@ class JumpReLUSparseAutoencoder(SparseDictionary):
 
     def _preactivation(self, x: Tensor) -> Tensor:
         renew_weights(self)
-        return linear_act(self._centered(x), self.encoder_weight, self.encoder_bias)
+        return self._products(x, self.encoder_bias)
 
     def _operands(self, preactivation: Tensor) -> tuple[Tensor, Tensor, float, str]:
         """What :func:`jumprelu` takes."""

@@ -8,7 +8,7 @@ import torch
 import aefast
 from aefast.functional import jumprelu_encode
 from aefast.ops.jumprelu import eager
-from aefast.ops.jumprelu.op import ESTIMATORS, KERNELS, counted, jumprelu
+from aefast.ops.jumprelu.op import ESTIMATORS, KERNELS, active_latents, counted, jumprelu
 from tests.accuracy import assert_as_accurate_as_torch
 from tests.backends import not_interpreted
 
@@ -336,3 +336,18 @@ def test_no_rows_and_no_latents_have_no_gradient(device, shape):
     assert (values.shape, count.shape) == (shape, shape[:-1])
     (gradient,) = torch.autograd.grad(values.sum() + count.sum(), threshold)
     assert torch.equal(gradient, torch.zeros_like(threshold))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(3, 5), (4, 7, 30), (70, 1100), (1,), (0, 4), (4, 0)])
+def test_active_latents_are_those_above_zero_in_some_row(device, shape, dtype):
+    code = (torch.randn(shape) - 2).to(device, dtype)
+    for values in (code, code.transpose(0, -1), torch.zeros_like(code)):
+        rows = values[None].flatten(0, -2)
+        assert torch.equal(active_latents(values), (rows > 0).any(0))
+
+
+def test_a_latent_that_is_nan_in_one_row_is_active_in_another(device):
+    nan, inf = math.nan, math.inf
+    code = torch.tensor([[nan, nan, 1.0, -inf, inf], [1.0, nan, nan, -0.0, 0.0]], device=device)
+    assert active_latents(code).tolist() == [True, False, True, False, True]

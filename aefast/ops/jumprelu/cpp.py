@@ -56,6 +56,18 @@ def backward(
     return grad_preactivation, grad_threshold
 
 
+def active_latents(values: Tensor) -> Tensor:
+    values = _by_rows(values)
+    active = torch.BoolTensor(values.shape[1])
+    _C.active_latents(
+        as_matrix(values),
+        active.data_ptr(),
+        ELEMENT_TYPES[values.dtype],
+        torch.get_num_threads(),
+    )
+    return active
+
+
 def _by_rows(matrix: Tensor) -> Tensor:
     """A matrix whose elements are 0 or 1 element apart in a row."""
     return matrix if matrix.stride(1) in (0, 1) else matrix.contiguous()

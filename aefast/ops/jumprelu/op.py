@@ -73,6 +73,17 @@ def counted(
     return in_shape_of(preactivation, values), count.view(preactivation.shape[:-1])
 
 
+@torch.no_grad()
+def active_latents(values: Tensor) -> Tensor:
+    """bool ``[L]``: the latents that some row of values ``[..., L]`` has above 0."""
+    rows = as_rows(values)
+    if _kernels(rows, rows) == "cpp":
+        return backend.implementation("jumprelu", "cpp").active_latents(
+            dispatch.materialize(rows, "values")
+        )
+    return (rows > 0).any(0)
+
+
 def _kernels(preactivation: Tensor, threshold: Tensor) -> str | None:
     """The backend that serves; None for the definition."""
     tensors = preactivation, threshold

@@ -33,7 +33,7 @@ def run(
 ) -> Tensor:
     """A layer whose activation is known: casts, checks of the tensors, and dispatch."""
     x, weight, bias = dispatch.cast_operands(x, weight, bias)
-    _check_tensors(x, weight, bias)
+    check_tensors(x, weight, bias)
     if dispatch.is_traced(x, weight, bias):
         if dispatch.is_defined_in_trace(x):
             return eager.linear_act(x, weight, bias, activation)
@@ -49,7 +49,7 @@ def run(
     return output.reshape(*x.shape[:-1], weight.shape[0])
 
 
-def _check_tensors(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+def check_tensors(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     checks.check_like(weight, "weight", x, "x")
     if weight.dim() != 2:
         raise ValueError(f"weight has shape {list(weight.shape)}; it takes [H, D]")
@@ -71,10 +71,10 @@ def _check_tensors(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
 def _run_rows(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, name: str) -> Tensor:
     if dispatch.is_differentiated(x, weight, bias):
         return _LinearAct.apply(x, weight, bias, activation, name)[0]
-    return _forward(x, weight, bias, activation, name, False)[0]
+    return forward(x, weight, bias, activation, name, False)[0]
 
 
-def _forward(
+def forward(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -89,7 +89,7 @@ def _forward(
     )
 
 
-def _backward(
+def backward(
     grad: Tensor,
     x: Tensor | None,
     weight: Tensor | None,
@@ -124,7 +124,7 @@ class _LinearAct(KernelFunction):
     def forward(
         x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, name: str
     ) -> tuple[Tensor, Tensor | None]:
-        return _forward(x, weight, bias, activation, name, activation in FROM_PREACTIVATION)
+        return forward(x, weight, bias, activation, name, activation in FROM_PREACTIVATION)
 
     @staticmethod
     def setup_context(ctx: Context, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> None:
@@ -143,14 +143,14 @@ class _LinearAct(KernelFunction):
             return (None,) * 5
         x, weight, saved = ctx.saved_tensors
         bias_needed = ctx.needs_input_grad[2]
-        if grad is None or grad_preactivation is not None or _is_defined(grad):
+        if grad is None or grad_preactivation is not None or is_defined(grad):
             gradients = _defined_gradients(ctx, grad, grad_preactivation, x, weight, saved)
         else:
-            gradients = _backward(grad, x, weight, saved, ctx.activation, ctx.name, bias_needed)
+            gradients = backward(grad, x, weight, saved, ctx.activation, ctx.name, bias_needed)
         return *gradients, None, None
 
 
-def _is_defined(grad: Tensor) -> bool:
+def is_defined(grad: Tensor) -> bool:
     """Whether the gradient is to be differentiated again, batched or traced: the definition's
     can."""
     return torch.is_grad_enabled() or dispatch.is_transformed(grad) or dispatch.is_traced(grad)
@@ -183,7 +183,7 @@ def _registered(
 ) -> tuple[Tensor, Tensor]:
     checks.check_choice(activation, "activation", ACTIVATIONS)
     checks.check_tensor(x, "x")
-    _check_tensors(x, weight, bias)
+    check_tensors(x, weight, bias)
     if x.dim() != 2:
         raise ValueError(f"x has shape {list(x.shape)}; the registered op takes [B, D]")
     name = backend.select(x.device, x.dtype)
@@ -192,7 +192,7 @@ def _registered(
         preactivation = eager.linear_act(x, weight, bias, "identity")
         output = eager.ACTIVATIONS[activation](preactivation)
         return output, preactivation if keep_preactivation else x.new_empty(0)
-    output, saved = _forward(x, weight, bias, activation, name, keep_preactivation)
+    output, saved = forward(x, weight, bias, activation, name, keep_preactivation)
     return output, x.new_empty(0) if saved is None else saved
 
 
@@ -213,7 +213,7 @@ def _registered_backward(
     activation: str,
     needs_grad: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    _check_tensors(x, weight, bias)
+    check_tensors(x, weight, bias)
     checks.check_like(grad, "grad", x, "x")
     if x.dim() != 2 or grad.shape != (x.shape[0], weight.shape[0]):
         raise ValueError(
@@ -226,7 +226,7 @@ def _registered_backward(
         gradients = eager.backward(grad, x, weight, bias, activation)
     else:
         x_needed, weight_needed, bias_needed = needs_grad
-        gradients = _backward(
+        gradients = backward(
             grad,
             x if weight_needed else None,
             weight if x_needed else None,

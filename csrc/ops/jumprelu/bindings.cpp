@@ -60,6 +60,14 @@ void bind(py::module_& module) {
         py::arg("threshold"), py::arg("grad_preactivation"), py::arg("grad_threshold"),
         py::arg("partial_sums"), py::arg("element_type"), py::arg("bandwidth"),
         py::arg("estimator"), py::arg("threads"));
+    module.def(
+        "active_latents",
+        [](const Matrix& values, uintptr_t active, ElementType element_type, int threads) {
+            check_block(values, threads);
+            AEFAST_RUN(active_latents, {rows_of("values", values, values), pointer<bool*>(active),
+                                        element_type, values.rows, values.columns, threads});
+        },
+        py::arg("values"), py::arg("active"), py::arg("element_type"), py::arg("threads"));
 }
 
 const Binding binding(bind);

@@ -174,6 +174,21 @@ void jumprelu_backward_as(const JumpReLUBackwardArguments& a) {
     });
 }
 
+template <class Element>
+void active_latents_as(const ActiveLatentsArguments& a) {
+    parallel_for(a.threads, (a.columns + kChunk - 1) / kChunk, [&](int64_t chunk) {
+        alignas(64) float buffer[kChunk], largest[kChunk] = {};
+        const int64_t column = chunk * kChunk, count = std::min(kChunk, a.columns - column);
+        for (int64_t row = 0; row < a.rows; ++row) {
+            if (interrupted_at(row * kChunk)) return;
+            const float* row_values = chunk_of<Element>(a.values, row, column, count, buffer);
+            for (int64_t i = 0; i < count; ++i)
+                largest[i] = row_values[i] > largest[i] ? row_values[i] : largest[i];
+        }
+        for (int64_t i = 0; i < count; ++i) a.active[column + i] = largest[i] > 0.f;
+    });
+}
+
 }  // namespace
 
 void jumprelu(const JumpReLUArguments& a) {
@@ -182,6 +197,10 @@ void jumprelu(const JumpReLUArguments& a) {
 
 void jumprelu_backward(const JumpReLUBackwardArguments& a) {
     with_element(a.element_type, [&](auto element) { jumprelu_backward_as<decltype(element)>(a); });
+}
+
+void active_latents(const ActiveLatentsArguments& a) {
+    with_element(a.element_type, [&](auto element) { active_latents_as<decltype(element)>(a); });
 }
 
 }  // namespace aefast::AEFAST_ISA

@@ -44,7 +44,17 @@ struct JumpReLUBackwardArguments {
     int threads;
 };
 
+// active [columns]: whether some row of values has a number above 0 there.
+struct ActiveLatentsArguments {
+    RowsView values;
+    bool* active;
+    ElementType element_type;
+    int64_t rows, columns;
+    int threads;
+};
+
 AEFAST_DECLARE_KERNELS(void jumprelu(const JumpReLUArguments&);
-                       void jumprelu_backward(const JumpReLUBackwardArguments&);)
+                       void jumprelu_backward(const JumpReLUBackwardArguments&);
+                       void active_latents(const ActiveLatentsArguments&);)
 
 }  // namespace aefast
