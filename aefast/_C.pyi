@@ -324,6 +324,25 @@ def fit(
     precision: Precision,
     threads: int,
 ) -> tuple[int, bool]: ...
+def gated(
+    product: _Matrix,
+    parameters: Sequence[int],
+    values: int,
+    opened: int,
+    totals: int,
+    threads: int,
+) -> None: ...
+def gated_backward(
+    product: _Matrix,
+    parameters: Sequence[int],
+    grad_values: int,
+    grad_opened: int,
+    grad_totals: int,
+    grad_product: int,
+    grad_parameters: int,
+    partial_sums: int,
+    threads: int,
+) -> None: ...
 def gaussian_kl(
     mean: _Samples,
     log_var: _Samples,

@@ -11,6 +11,7 @@ from aefast.nn.candidates import candidates
 from aefast.nn.dictionary import ENCODER_START, Code, DictionaryOptions, SparseDictionary
 from aefast.nn.reparametrized import renew_weights
 from aefast.nn.settings import number
+from aefast.ops.jumprelu.gated import gated
 from aefast.ops.topk.op import as_rows
 
 
@@ -91,11 +92,10 @@ class GatedSparseAutoencoder(SparseDictionary):
         renew_weights(self)
         return self._products(x, None)
 
-    def _gated(self, product: Tensor) -> tuple[Tensor, Tensor]:
-        """The code, and the gates before their step."""
-        gate = product + self.encoder_bias
-        magnitude = (product * self.magnitude_scale.exp() + self.magnitude_bias).relu()
-        return torch.where(gate <= 0, 0, magnitude), gate
+    def _gated(self, product: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The code, what opens the gates, and the sum of that in each row."""
+        scale = self.magnitude_scale.exp()
+        return gated(product, self.encoder_bias, scale, self.magnitude_bias)
 
     def _objective(self, x: Tensor, target: Tensor) -> tuple[Tensor, Code, Tensor]:
         product = self._product(x)
@@ -125,12 +125,11 @@ class GatedSparseAutoencoder(SparseDictionary):
         return error + penalty + by_gates, code, residual
 
     def _dense_objective(self, product: Tensor, target: Tensor) -> tuple[Tensor, Code, Tensor]:
-        code, gate = self._gated(product)
+        code, opened, totals = self._gated(product)
         output = self.decode(code)
-        opened = gate.relu()
         weight, bias = self.decoder_weight.detach(), self.decoder_bias.detach()
         by_gates = linear_act(opened, weight.t(), bias)
-        penalty = self.sparsity_weight * opened.sum(-1).mean()
+        penalty = self.sparsity_weight * totals.mean().to(opened.dtype)
         loss = F.mse_loss(output, target) + penalty + F.mse_loss(by_gates, target)
         return loss, code, (output - target).detach()
 

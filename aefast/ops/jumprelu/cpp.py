@@ -1,4 +1,6 @@
-"""JumpReLU codes in C++: csrc/ops/jumprelu/jumprelu.cpp."""
+"""JumpReLU and gated codes in C++: csrc/ops/jumprelu/."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -54,6 +56,44 @@ def backward(
         torch.get_num_threads(),
     )
     return grad_preactivation, grad_threshold
+
+
+def gated(product: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    product, parameters = product.contiguous(), tuple(p.contiguous() for p in parameters)
+    values, opened = product.new_empty(product.shape), product.new_empty(product.shape)
+    totals = torch.FloatTensor(len(product))
+    _C.gated(
+        as_matrix(product),
+        [p.data_ptr() for p in parameters],
+        values.data_ptr(),
+        opened.data_ptr(),
+        totals.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return values, opened, totals
+
+
+def gated_backward(
+    grads: Sequence[Tensor | None], product: Tensor, *parameters: Tensor
+) -> tuple[Tensor, ...]:
+    product, parameters = product.contiguous(), tuple(p.contiguous() for p in parameters)
+    by_values, by_opened, by_totals = (None if g is None else g.contiguous() for g in grads)
+    grad_product = product.new_empty(product.shape)
+    rows, columns = product.shape
+    grad_parameters = product.new_empty(3, columns)
+    sums = partial_sums(rows, 3 * columns)
+    _C.gated_backward(
+        as_matrix(product),
+        [p.data_ptr() for p in parameters],
+        0 if by_values is None else by_values.data_ptr(),
+        0 if by_opened is None else by_opened.data_ptr(),
+        0 if by_totals is None else by_totals.data_ptr(),
+        grad_product.data_ptr(),
+        grad_parameters.data_ptr(),
+        sums.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return grad_product, *grad_parameters.unbind()
 
 
 def active_latents(values: Tensor) -> Tensor:

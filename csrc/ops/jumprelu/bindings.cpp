@@ -1,7 +1,11 @@
 // aefast._C's part of ops/jumprelu.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
 
 #include "bindings/binding.h"
+#include "ops/jumprelu/gated.h"
 #include "ops/jumprelu/jumprelu.h"
 #include "shared/pages.h"
 
@@ -17,7 +21,54 @@ RowsView rows_of(const char* name, const Matrix& matrix, const Matrix& shape) {
     return {pointer<const void*>(matrix.address), matrix.row_stride, matrix.column_stride};
 }
 
+// Addresses of the gates' biases, the magnitudes' scales, and their biases.
+using Parameters = std::array<uintptr_t, 3>;
+
+GatedCode gated_code(const Matrix& product, const Parameters& parameters, int threads) {
+    check_block(product, threads);
+    const auto parameter = [&](int i) { return pointer<const float*>(parameters[i]); };
+    return {product.dense<const float>("product"),
+            parameter(0),
+            parameter(1),
+            parameter(2),
+            product.rows,
+            product.columns,
+            threads};
+}
+
+void bind_gated(py::module_& module) {
+    module.def(
+        "gated",
+        [](const Matrix& product, const Parameters& parameters, uintptr_t values, uintptr_t opened,
+           uintptr_t totals, int threads) {
+            const GatedCode code = gated_code(product, parameters, threads);
+            for (uintptr_t output : {values, opened})
+                advise_huge_pages(pointer<void*>(output), code.rows * code.columns * 4);
+            AEFAST_RUN(gated, code,
+                       {pointer<float*>(values), pointer<float*>(opened), pointer<float*>(totals)});
+        },
+        py::arg("product"), py::arg("parameters"), py::arg("values"), py::arg("opened"),
+        py::arg("totals"), py::arg("threads"));
+    module.def(
+        "gated_backward",
+        [](const Matrix& product, const Parameters& parameters, uintptr_t grad_values,
+           uintptr_t grad_opened, uintptr_t grad_totals, uintptr_t grad_product,
+           uintptr_t grad_parameters, uintptr_t partial_sums, int threads) {
+            const GatedCode code = gated_code(product, parameters, threads);
+            advise_huge_pages(pointer<void*>(grad_product), code.rows * code.columns * 4);
+            AEFAST_RUN(gated_backward, code,
+                       {pointer<const float*>(grad_values), pointer<const float*>(grad_opened),
+                        pointer<const float*>(grad_totals)},
+                       pointer<float*>(grad_product), pointer<float*>(grad_parameters),
+                       pointer<double*>(partial_sums));
+        },
+        py::arg("product"), py::arg("parameters"), py::arg("grad_values"), py::arg("grad_opened"),
+        py::arg("grad_totals"), py::arg("grad_product"), py::arg("grad_parameters"),
+        py::arg("partial_sums"), py::arg("threads"));
+}
+
 void bind(py::module_& module) {
+    bind_gated(module);
     py::enum_<Estimator>(module, "Estimator")
         .value("rectangle", Estimator::rectangle)
         .value("tanh", Estimator::tanh);
