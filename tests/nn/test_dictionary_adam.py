@@ -161,6 +161,22 @@ def test_rows_that_nothing_moves_keep_their_bits_and_those_with_moments_move():
     assert_close(*models, rtol=1e-5, atol=1e-6)
 
 
+def test_rows_that_nothing_moves_are_not_written():
+    """To write a moment of -0 would make it 0."""
+    (model, _), (optimizer, _) = pair()
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    moments = [optimizer.state[p]["exp_avg"] for p in model.parameters() if p.dim() == 2]
+    for moment in moments:
+        moment[: L // 2] = -0.0
+        moment[L // 2 :] = 1.0
+    optimizer.step()
+    for moment in moments:
+        assert moment[: L // 2].signbit().all()
+        torch.testing.assert_close(moment[L // 2 :], torch.full_like(moment[L // 2 :], 0.9))
+
+
 def test_rows_that_nothing_moves_come_to_unit_norm():
     (ours, theirs), optimizers = pair()
     with torch.no_grad():
