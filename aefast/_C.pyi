@@ -465,9 +465,6 @@ def project_rows(gradient: _Matrix, rows: _Matrix, threads: int) -> None: ...
 def sampled_product(
     left: _Matrix, weight: _Matrix, indices: int, k: int, products: int, threads: int
 ) -> None: ...
-def row_sum(
-    matrix: _Matrix, result: int, partial_sums: int, element_type: ElementType, threads: int
-) -> None: ...
 def scaled_noise(
     use: NoiseUse,
     operand: _Samples,

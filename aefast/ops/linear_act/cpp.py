@@ -25,7 +25,7 @@ def backward(
     if saved is not None:
         grad, grad_bias = shared.activation_backward(grad, saved, activation, bias_needed)
     elif bias_needed:
-        grad_bias = shared.row_sum(grad)
+        grad_bias = grad.sum(0)
     operand = weight if x is None else x
     if operand is None:
         return None, None, grad_bias

@@ -147,21 +147,6 @@ def activation_backward(
     return grad_preactivation, grad_bias
 
 
-def row_sum(matrix: Tensor) -> Tensor:
-    """The sum of a matrix's rows. torch takes 4 ms for 1024 of 4096 elements, this a quarter."""
-    if matrix.stride(1) != 1:
-        matrix = matrix.contiguous()
-    total, sums = matrix.new_empty(matrix.shape[1]), partial_sums(*matrix.shape)
-    _C.row_sum(
-        as_matrix(matrix),
-        total.data_ptr(),
-        sums.data_ptr(),
-        ELEMENT_TYPES[matrix.dtype],
-        torch.get_num_threads(),
-    )
-    return total
-
-
 def partial_sums(rows: int, columns: int) -> Tensor:
     """Memory for a kernel's sums of each block of rows."""
     blocks = -(-rows // _C.ROWS_PER_PARTIAL_SUM)

@@ -49,17 +49,6 @@ void bind(py::module_& module) {
         py::arg("gradient"), py::arg("saved"), py::arg("grad_preactivation"), py::arg("grad_bias"),
         py::arg("partial_sums"), py::arg("element_type"), py::arg("activation"),
         py::arg("threads"));
-    module.def(
-        "row_sum",
-        [](const Matrix& matrix, uintptr_t result, uintptr_t partial_sums, ElementType element_type,
-           int threads) {
-            check_block(matrix, threads);
-            AEFAST_RUN(row_sum, {matrix.by_rows<const void>("matrix"), matrix.row_stride,
-                                 pointer<void*>(result), pointer<double*>(partial_sums),
-                                 element_type, matrix.rows, matrix.columns, threads});
-        },
-        py::arg("matrix"), py::arg("result"), py::arg("partial_sums"), py::arg("element_type"),
-        py::arg("threads"));
     module.attr("ROWS_PER_PARTIAL_SUM") = kRowsPerPartialSum;
 }
 

@@ -6,7 +6,6 @@
 #include <type_traits>
 
 #include "shared/activation.h"
-#include "shared/column_sums.h"
 #include "shared/element.h"
 #include "shared/parallel.h"
 #include "shared/row_sums.h"
@@ -86,13 +85,6 @@ void activation_backward_as(const ActivationBackwardArguments& a) {
         add_partial_sums(a.partial_sums, blocks, a.columns, static_cast<Element*>(a.grad_bias));
 }
 
-template <class Element>
-void row_sum_as(const RowSumArguments& a) {
-    column_sums(static_cast<const Element*>(a.matrix), a.row_stride, a.rows, a.columns,
-                a.partial_sums, a.threads);
-    add_partial_sums(a.partial_sums, 1, a.columns, static_cast<Element*>(a.result));
-}
-
 }  // namespace
 
 void activate(const ActivateArguments& a) {
@@ -102,10 +94,6 @@ void activate(const ActivateArguments& a) {
 void activation_backward(const ActivationBackwardArguments& a) {
     with_element(a.element_type,
                  [&](auto element) { activation_backward_as<decltype(element)>(a); });
-}
-
-void row_sum(const RowSumArguments& a) {
-    with_element(a.element_type, [&](auto element) { row_sum_as<decltype(element)>(a); });
 }
 
 }  // namespace aefast::AEFAST_ISA

@@ -34,20 +34,7 @@ struct ActivationBackwardArguments {
     int threads;
 };
 
-// result [columns] = the sum of the rows of matrix [rows, columns], its rows row_stride elements
-// apart; partial_sums as above.
-struct RowSumArguments {
-    const void* matrix;
-    int64_t row_stride;
-    void* result;
-    double* partial_sums;
-    ElementType element_type;
-    int64_t rows, columns;
-    int threads;
-};
-
 AEFAST_DECLARE_KERNELS(void activate(const ActivateArguments&);
-                       void activation_backward(const ActivationBackwardArguments&);
-                       void row_sum(const RowSumArguments&);)
+                       void activation_backward(const ActivationBackwardArguments&);)
 
 }  // namespace aefast

@@ -5,13 +5,60 @@
 #include <cmath>
 #include <limits>
 
-#include "shared/column_sums.h"
 #include "shared/element.h"
 #include "shared/parallel.h"
 #include "shared/row_sums.h"
 
 namespace aefast::AEFAST_ISA {
 namespace {
+
+// Fewer elements are summed sooner by one thread than a second one wakes up.
+constexpr int64_t kFewElements = 1 << 14;
+
+// Calls body(begin, end) for a row's chunks, until signals end the task.
+template <class Body>
+void for_each_chunk(int64_t columns, const Body& body) {
+    for (int64_t begin = 0; begin < columns; begin += kElementsBetweenSignalChecks) {
+        if (interrupted_at(begin)) return;
+        body(begin, std::min(begin + kElementsBetweenSignalChecks, columns));
+    }
+}
+
+// Calls body(begin, end) for a row's chunks outside of a task, in order on this thread.
+template <class Body>
+void in_chunks(int64_t columns, const Body& body) {
+    parallel_for(1, (columns + kElementsBetweenSignalChecks - 1) / kElementsBetweenSignalChecks,
+                 [&](int64_t chunk) {
+                     const int64_t begin = chunk * kElementsBetweenSignalChecks;
+                     body(begin, std::min(begin + kElementsBetweenSignalChecks, columns));
+                 });
+}
+
+// Column sums, in blocks of rows that are added in their order; the first block holds the result.
+template <class Element>
+void column_sums(const SparsityArguments& a) {
+    const int64_t blocks = row_blocks(a.rows);
+    const int threads = a.rows * a.columns <= kFewElements ? 1 : a.threads;
+    parallel_for(threads, blocks, [&](int64_t block) {
+        double* __restrict sums = a.partial_sums + block * a.columns;
+        for_each_chunk(a.columns, [&](int64_t begin, int64_t end) {
+            std::fill(sums + begin, sums + end, 0.0);
+        });
+        const int64_t last = std::min((block + 1) * kRowsPerPartialSum, a.rows);
+        for (int64_t row = block * kRowsPerPartialSum; row < last; ++row) {
+            const auto* values = static_cast<const Element*>(a.values) + row * a.row_stride;
+            for_each_chunk(a.columns, [&](int64_t begin, int64_t end) {
+                for (int64_t i = begin; i < end; ++i) sums[i] += to_float(values[i]);
+            });
+        }
+    });
+    in_chunks(a.columns, [&](int64_t begin, int64_t end) {
+        for (int64_t block = 1; block < blocks; ++block) {
+            const double* sums = a.partial_sums + block * a.columns;
+            for (int64_t i = begin; i < end; ++i) a.partial_sums[i] += sums[i];
+        }
+    });
+}
 
 // The sum of all magnitudes in each block of rows.
 template <class Element>
@@ -68,10 +115,7 @@ void scaled_sign_as(const ScaledSignArguments& a) {
 }  // namespace
 
 double kl_sparsity(const SparsityArguments& a, double target, float* slope) {
-    with_element(a.element_type, [&](auto element) {
-        column_sums(static_cast<const decltype(element)*>(a.values), a.row_stride, a.rows,
-                    a.columns, a.partial_sums, a.threads);
-    });
+    with_element(a.element_type, [&](auto element) { column_sums<decltype(element)>(a); });
     const double rows = static_cast<double>(a.rows), other = 1 - target;
     double penalty = 0;
     bool is_activity = true;
