@@ -24,7 +24,7 @@ class GatedSparseAutoencoder(SparseDictionary):
 
     The loss adds ``sparsity_weight`` times the mean over rows of the sum of ``relu(gate)``, and, so
     that the gates learn to reconstruct, the mean squared error of what ``relu(gate)`` reconstructs
-    with a decoder that is held.
+    with a decoder that is held. SAELens' loss trains the decoder by that error, too.
 
     Args:
         visible: D, the size of each input row.
