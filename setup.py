@@ -170,7 +170,7 @@ class PureWheel(bdist_wheel):
         self.root_is_pure = True
 
 
-def cuda_binaries(*arguments, **options):
+def compile_cubins(*arguments, **options):
     """Compiles for AEFAST_CUDA_ARCHS; what stands against it ends the build with one line."""
     if os.environ.get("AEFAST_BUILD_CPP") == "0":
         raise SystemExit("aefast: AEFAST_CUDA_ARCHS needs the extension: unset AEFAST_BUILD_CPP")
@@ -188,22 +188,22 @@ def cuda_binaries(*arguments, **options):
 
 
 def local_version():
-    """Which CUDA the binaries are of, as "+cu131"; an sdist carries none."""
+    """Which CUDA the cubins are of, as "+cu131"; an sdist carries none."""
     if not CUDA_ARCHS or "sdist" in sys.argv:
         return ""
-    return "+cu" + cuda_binaries("--assembler", stdout=subprocess.PIPE).strip().replace(".", "")
+    return "+cu" + compile_cubins("--assembler", stdout=subprocess.PIPE).strip().replace(".", "")
 
 
 class LocalVersion(egg_info):
-    """Adds to the metadata's version which CUDA the binaries are of."""
+    """Adds to the metadata's version which CUDA the cubins are of."""
 
     def finalize_options(self):
         self.tag_build = LOCAL_VERSION  # goes before what an sdist's setup.cfg says: nothing
         super().finalize_options()
 
 
-class BuildWithBinaries(build_py):
-    """Adds the CUDA binaries, and to the version which CUDA they are of."""
+class BuildWithCubins(build_py):
+    """Adds the cubins, and to the version which CUDA they are of."""
 
     def run(self):
         if CUDA_ARCHS and self.editable_mode:
@@ -217,14 +217,14 @@ class BuildWithBinaries(build_py):
         (package / "version.py").write_text(version)
         shutil.rmtree(package / "cubins", ignore_errors=True)
         if CUDA_ARCHS:
-            cuda_binaries("--cubins", str(package / "cubins"), "--jobs", str(os.cpu_count()))
+            compile_cubins("--cubins", str(package / "cubins"), "--jobs", str(os.cpu_count()))
 
 
 CUDA_ARCHS = os.environ.get("AEFAST_CUDA_ARCHS", "").split()
 LOCAL_VERSION = local_version()
 
 arguments = extension_arguments()
-arguments["cmdclass"] |= {"build_py": BuildWithBinaries, "egg_info": LocalVersion}
+arguments["cmdclass"] |= {"build_py": BuildWithCubins, "egg_info": LocalVersion}
 # Folders with an __init__.py, found by looking: a list would leave out the next new one.
 arguments["packages"] = [*find_packages(include=["aefast", "aefast.*"]), "aefast._benchmarks"]
 # The pages' sources, which MANIFEST.in gives to an sdist.

@@ -70,7 +70,7 @@ class CompiledKernel:
         return f"sm_{self.arch}/{self.symbol}-{digest[:12]}.cubin.z"
 
     @property
-    def launch(self) -> cubins.Record:
+    def launch(self) -> cubins.ManifestEntry:
         """The file's entry in the manifest."""
         return {
             "file": self.file,
@@ -235,7 +235,7 @@ def write_cubins(compiled: Sequence[CompiledKernel], folder: Path) -> None:
     Raises:
         RuntimeError: two variants that differ have the same name.
     """
-    kernels: dict[str, dict[str, cubins.Record]] = {}
+    kernels: dict[str, dict[str, cubins.ManifestEntry]] = {}
     for kernel in compiled:
         launch = kernel.launch
         if kernels.setdefault(str(kernel.arch), {}).setdefault(kernel.variant, launch) != launch:

@@ -78,7 +78,7 @@ def select(device: torch.device, dtype: torch.dtype) -> str:
 
 
 def is_forced(name: str | None = None) -> bool:
-    """Whether a backend, or this one, was chosen by name: then none steps aside for a quicker."""
+    """True if a backend, or this one, was chosen by name: it runs even where another is quicker."""
     forced = _forced.get() or _environment_choice()
     return forced is not None if name is None else forced == name
 

@@ -29,7 +29,7 @@ FOLDER = Path(__file__).parent / "cubins"
 _loaded: "dict[tuple[tuple[int, int], str], CudaKernel | None]" = {}  # by capability and variant
 
 
-class Launch(TypedDict):
+class CubinLaunch(TypedDict):
     """What a launch needs beside the cubin."""
 
     symbol: str  # the kernel's name in the cubin
@@ -39,7 +39,7 @@ class Launch(TypedDict):
     descriptors: list[dict[str, object]]  # how each tensor descriptor among them is encoded
 
 
-class Record(Launch):
+class ManifestEntry(CubinLaunch):
     """An entry of the manifest, whose file lies beside it, compressed."""
 
     file: str
@@ -121,7 +121,7 @@ def capability(device: int) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device)
 
 
-def _records(capability: tuple[int, int]) -> dict[str, Record]:
+def _records(capability: tuple[int, int]) -> dict[str, ManifestEntry]:
     """The manifest's entries for a chip, by variant."""
     return _kernels().get(architecture(capability) or "", {})
 
@@ -138,7 +138,7 @@ def may_launch() -> bool:
 
 
 @cache
-def _kernels() -> dict[str, dict[str, Record]]:
+def _kernels() -> dict[str, dict[str, ManifestEntry]]:
     """The manifest's entries for each architecture; none where nothing can launch them."""
     if not may_launch():
         return {}
@@ -154,7 +154,7 @@ def _kernels() -> dict[str, dict[str, Record]]:
         return {}
 
 
-def _load(record: Record) -> "CudaKernel | None":
+def _load(record: ManifestEntry) -> "CudaKernel | None":
     """The kernel of one of the manifest's entries; None where it is broken."""
     file = "manifest.json"
     try:
@@ -173,7 +173,7 @@ def _load(record: Record) -> "CudaKernel | None":
         return None
 
 
-def _read(record: Record) -> bytes:
+def _read(record: ManifestEntry) -> bytes:
     compressed = (FOLDER / record["file"]).read_bytes()
     if hashlib.sha256(compressed).hexdigest() != record["sha256"]:
         raise ValueError("its checksum is not the manifest's")

@@ -1,9 +1,10 @@
 """Every differentiable op as a function.
 
-Shapes: B batch, D visible or input units, H hidden units; weights are ``[out, in]``, as in
-``torch.nn.Linear``. Each op runs on the backend that :mod:`aefast.backend` names, obeys autograd
-(twice), ``torch.compile``, ``torch.export``, autocast and ``torch.func``. In float64, under
-``torch.vmap`` and in forward-mode differentiation the eager definition runs.
+Shapes: B batch, D visible or input units, H hidden units, L latents of a sparse code, k of them a
+row; weights are ``[out, in]``, as in ``torch.nn.Linear``. Each op runs on the backend that
+:mod:`aefast.backend` names, obeys autograd (twice), ``torch.compile``, ``torch.export``, autocast
+and ``torch.func``. In float64, under ``torch.vmap`` and in forward-mode differentiation the eager
+definition runs.
 
 A function stands in the folder of its op, ``aefast/ops/<op>/__init__.py``; here they are collected,
 with the classes that they return.

@@ -1,7 +1,7 @@
-"""Every private name of torch that this package reads: the rest of it reads them here.
+"""The private names of torch that this package reads.
 
 torch offers no public way to ask these questions, and may rename the answers in any release. A test
-holds the names to the torch that is installed.
+holds the names to the torch that is installed, and lists the few files that read one themselves.
 """
 
 import sys
@@ -30,9 +30,10 @@ try:
 
     torch.ops.aten.relu_.default._schema.is_mutable  # noqa: B018
 
-    # Modes that see functions as torch.nn.functional's, before autograd; torch.device is one.
     # torch.func's transforms, and those of autograd.grad(is_grads_batched=True) and forward mode.
     from torch._C import _are_functorch_transforms_active as has_transforms
+
+    # Modes that see functions as torch.nn.functional's, before autograd; torch.device is one.
     from torch._C import _len_torch_function_stack as count_function_modes
     from torch._C._functorch import TransformType, is_legacy_batchedtensor, unwrap_if_dead
     from torch._C._functorch import get_interpreter_stack as transforms
@@ -42,10 +43,12 @@ try:
     forward_ad._current_level  # noqa: B018  (-1 outside forward-mode differentiation)
 
     # Which backward pass runs, -1 for none.
-    # Whether autocast is on for any device: asked before a device's own, which takes longer.
-    # Both generations of the switches of float32 products.
     from torch._C import _current_graph_task_id as current_graph_task
+
+    # Both generations of the switches of float32 products.
     from torch._C import _get_fp32_precision_getter as fp32_precision
+
+    # Whether autocast is on for any device: asked before a device's own, which takes longer.
     from torch._C import _is_any_autocast_enabled as is_autocast_enabled_anywhere
 
     # torch.utils.checkpoint is told by its hooks on saved tensors.

@@ -21,7 +21,7 @@ LEARNING_RATE = 0.05
 
 
 class Machine:
-    """Binary visible states and a machine's parameters."""
+    """Bernoulli visible states and a machine's parameters."""
 
     def __init__(self, device: str, batch: int, visible: int, hidden: int, k: int = 1) -> None:
         self.device, self.batch, self.visible, self.hidden, self.k = (

@@ -588,7 +588,7 @@ class Other(Named):
 
 planned = dict(zip(Named.parameters, arguments))
 device = torch.device("cuda", 2)
-ready, missing = (shared.Launch(kind(), 5, planned) for kind in (Named, Other))
+ready, missing = (shared.PlannedLaunch(kind(), 5, planned) for kind in (Named, Other))
 shared.launch_in_turn([ready, ready], device, 4, 2)
 shared.launch_in_turn([ready, missing], device, 4, 2)
 """

@@ -5,6 +5,8 @@ from typing import Protocol, TypeVar
 
 
 class Lock(Protocol):
+    """threading's locks, of either kind."""
+
     def acquire(self) -> bool: ...
 
     def release(self) -> None: ...

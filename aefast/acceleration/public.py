@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 from torch import Tensor, nn
 
-from aefast.acceleration.serving import Record, bind, unbind
+from aefast.acceleration.serving import AcceleratedState, bind, unbind
 from aefast.acceleration.table import Report, ReportRow
 from aefast.acceleration.tracing import KEY, is_leaf
 
@@ -109,7 +109,7 @@ def _candidates(model: nn.Module) -> Iterator[nn.Module]:
             yield module
 
 
-def _rows(name: str, record: Record) -> Iterator[ReportRow]:
+def _rows(name: str, record: AcceleratedState) -> Iterator[ReportRow]:
     for operation, counter in record.counters.items():
         yield ReportRow(
             name,

@@ -105,7 +105,7 @@ class AcceleratedGraph:
         self.replaced[node] = new
 
 
-class Record:
+class AcceleratedState:
     """An accelerated module's graphs, its counts of calls and what was set on the instance.
 
     Attributes:
@@ -246,9 +246,9 @@ def _deepcopy(self: nn.Module, memo: dict[int, object]) -> nn.Module:
     return clone
 
 
-def bind(module: nn.Module, loss: Callable[..., Tensor] | None) -> Record:
+def bind(module: nn.Module, loss: Callable[..., Tensor] | None) -> AcceleratedState:
     """Accelerate a module. If no kernel serves any part of it, its forward stays its own."""
-    record = Record(module, loss)
+    record = AcceleratedState(module, loss)
     methods: dict[str, Callable[..., object]] = {
         "__reduce_ex__": _reduce,
         "__deepcopy__": _deepcopy,

@@ -43,11 +43,11 @@ def availability(name: str) -> str:
 def choice(device: str) -> str:
     """The backend that an op on float32 tensors takes; of a GPU that takes none, why."""
     try:
-        chosen = backend.select(torch.device(device), torch.float32)
+        name = backend.select(torch.device(device), torch.float32)
     except backend.BackendUnavailableError as error:
         return str(error)
     reason = backend.unavailable("triton", device) if device != "cpu" else None
-    return f"runs {chosen}" + (f" on {device}: {reason}" if reason else "")
+    return f"runs {name}" + (f" on {device}: {reason}" if reason else "")
 
 
 def choices() -> str:

@@ -81,36 +81,36 @@ def train(
     """
     for package in ("safetensors", "tensorboard"):
         require(package, "train")
-    chosen = config_of(context.params)
+    settings = config_of(context.params)
     from aefast.distributed.world import is_restarted
     from aefast.training import run
 
     is_resumed = resume or (is_restarted() and run.is_run(out))
-    train_with_ranks(out, chosen, is_resumed, lambda: device or run.device_of(out), backend)
+    train_with_ranks(out, settings, is_resumed, lambda: device or run.device_of(out), backend)
 
 
 def config_of(named: "Options") -> "Options":
     """The options of the run that are on the command line, by name."""
     of_command = ("out", "resume", "backend")
-    chosen = {
+    settings = {
         name: value for name, value in named.items() if value is not None and name not in of_command
     }
-    if "loss" in chosen:
-        if "reconstruction" in chosen:
+    if "loss" in settings:
+        if "reconstruction" in settings:
             fail("--loss is the old name of --reconstruction; it takes one of them")
-        chosen["reconstruction"] = chosen.pop("loss")
+        settings["reconstruction"] = settings.pop("loss")
         note(["--loss is an old name and will be removed: use --reconstruction"])
     for name in ("hidden", "prefixes"):
-        if name in chosen:
-            chosen[name] = parse_sizes(chosen[name], f"--{name}")
-    if "device" in chosen:
-        check_device(chosen["device"])
-    return chosen
+        if name in settings:
+            settings[name] = parse_sizes(settings[name], f"--{name}")
+    if "device" in settings:
+        check_device(settings["device"])
+    return settings
 
 
 def train_with_ranks(
     out: Path,
-    chosen: "Options",
+    settings: "Options",
     is_resumed: bool,
     device_of_run: Callable[[], str],
     backend: str | None,
@@ -124,7 +124,7 @@ def train_with_ranks(
     saved = f"{out} holds the run as last saved"
     try:
         with joined(device_of_run, backend) as world, ended_by_signals():
-            begin(world, out, chosen, is_resumed)
+            begin(world, out, settings, is_resumed)
         return
     except (DivergenceError, FloatingPointError) as error:
         line = world.final_line(f"{error}; {saved}; a lower --learning-rate may help")
@@ -143,12 +143,12 @@ def train_with_ranks(
     raise typer.Exit(2)
 
 
-def begin(world: "World", out: Path, chosen: "Options", is_resumed: bool) -> None:
+def begin(world: "World", out: Path, settings: "Options", is_resumed: bool) -> None:
     """Train in a run's folder, which the first rank locks."""
     from aefast.training import run
 
     with run.claimed(out) if world.is_first else contextlib.nullcontext() as warning:
-        trainer = (run.resume if is_resumed else run.start)(out, chosen)
+        trainer = (run.resume if is_resumed else run.start)(out, settings)
         if world.is_first:
             note([*trainer.dataset.notes, *filter(None, [warning])])
         if trainer.is_finished:

@@ -1,4 +1,4 @@
-"""What the elements of a user's array are: times and what a mask hides are no numbers."""
+"""Checks of the elements of a user's array: times and masked elements are refused as numbers."""
 
 from collections.abc import Iterable, Iterator
 

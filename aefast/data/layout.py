@@ -45,7 +45,8 @@ FEWEST_EVEN_STEPS = 8
 
 @dataclass(frozen=True)
 class Layout:
-    """
+    """How a table's file is written: its delimiter, header and columns.
+
     Attributes:
         delimiter: between columns.
         has_header: whether the first line names the columns.

@@ -118,7 +118,8 @@ def _check_size(
     name: str,
     unread: str = "",
 ) -> None:
-    """
+    """Check that a file is as long as its header says.
+
     Args:
         unread: what to say of a file of which not all was read.
     """

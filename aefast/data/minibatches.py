@@ -117,43 +117,43 @@ def buffered_order(count: int, block: int, blocks: int, seed: int, epoch: int) -
 
 
 def gathered(
-    dataset: Dataset, chosen: Sequence[Tensor], device: str | torch.device = "cpu"
+    dataset: Dataset, batch_indices: Sequence[Tensor], device: str | torch.device = "cpu"
 ) -> Iterator[Tensor]:
-    """Minibatches of the ``chosen`` rows, float32 ``[B, D]`` on ``device``."""
-    largest = max([1, *map(len, chosen)])
+    """Minibatches of the rows that ``batch_indices`` name, float32 ``[B, D]`` on ``device``."""
+    largest = max([1, *map(len, batch_indices)])
     together = max(1, AHEAD_BYTES // (4 * largest * dataset.rows.shape[1]))
     if torch.device(device).type == "cuda":
-        pinned = _ahead(lambda indices: dataset.take(indices).pin_memory(), chosen, together)
+        pinned = _ahead(lambda indices: dataset.take(indices).pin_memory(), batch_indices, together)
         return (rows.to(device, non_blocking=True) for rows in pinned)
     if isinstance(dataset.rows, np.memmap) or isinstance(dataset, ShardedDataset):
-        return _ahead(dataset.take, chosen, together)
-    return map(dataset.take, chosen)
+        return _ahead(dataset.take, batch_indices, together)
+    return map(dataset.take, batch_indices)
 
 
 def minibatches_of(
     dataset: Dataset | TensorRows,
-    chosen: Sequence[Tensor],
+    batch_indices: Sequence[Tensor],
     device: torch.device,
     dtype: torch.dtype,
 ) -> Iterator[Tensor]:
-    """Minibatches of the ``chosen`` rows as a model takes them, ``[B, D]``."""
+    """Minibatches of the rows that ``batch_indices`` name as a model takes them, ``[B, D]``."""
     if isinstance(dataset, TensorRows):
-        rows: Iterator[Tensor] = map(dataset.take, chosen)
+        rows: Iterator[Tensor] = map(dataset.take, batch_indices)
     else:
-        rows = gathered(dataset, chosen, device)
+        rows = gathered(dataset, batch_indices, device)
     return (x.to(device, dtype) for x in rows)
 
 
 def pairs_of(
-    dataset: PairedRows, chosen: Sequence[Tensor], device: torch.device, dtype: torch.dtype
+    dataset: PairedRows, batch_indices: Sequence[Tensor], device: torch.device, dtype: torch.dtype
 ) -> Iterator[Pair]:
-    """Minibatches of the ``chosen`` pairs, as :func:`minibatches_of`."""
+    """Minibatches of the pairs that ``batch_indices`` name, as :func:`minibatches_of`."""
     sides = (dataset.inputs, dataset.targets)
-    return map(Pair, *(minibatches_of(side, chosen, device, dtype) for side in sides))
+    return map(Pair, *(minibatches_of(side, batch_indices, device, dtype) for side in sides))
 
 
 def _ahead(
-    gather: Callable[[Tensor], Tensor], chosen: Sequence[Tensor], together: int
+    gather: Callable[[Tensor], Tensor], batch_indices: Sequence[Tensor], together: int
 ) -> Iterator[Tensor]:
     """``map`` in a thread that works ahead while the caller uses the last results.
 
@@ -161,8 +161,8 @@ def _ahead(
     """
     with ThreadPoolExecutor(1, thread_name_prefix="aefast-data") as thread:
         ready: list[Tensor] = []
-        for first in range(0, len(chosen), together):
-            coming = thread.submit(list, map(gather, chosen[first : first + together]))
+        for first in range(0, len(batch_indices), together):
+            coming = thread.submit(list, map(gather, batch_indices[first : first + together]))
             yield from ready
             ready = coming.result()
         yield from ready

@@ -42,11 +42,11 @@ class SharedSteps(Protocol):
         of the rank's earlier rows."""
         ...
 
-    def add_up(self, figures: list[float]) -> list[float]:
-        """Sum the gradients, and some figures, over the ranks."""
+    def add_up(self, scalars: list[float]) -> list[float]:
+        """Sum the gradients, and some scalars, over the ranks."""
         ...
 
-    def take(self) -> None:
+    def optimizer_step(self) -> None:
         """Take the optimizer's step."""
         ...
 
@@ -131,13 +131,13 @@ class GroupEngine:
             raise
         except Exception as raised:  # the others wait for this rank
             self._error = raised
-        figures = [value, float(time.perf_counter() >= end), float(self._error is not None)]
-        value, over, errors = self.steps.add_up(figures)
+        scalars = [value, float(time.perf_counter() >= end), float(self._error is not None)]
+        value, over, errors = self.steps.add_up(scalars)
         if errors:
             self.group.raise_first(self._error)
         if math.isfinite(value):
             try:
-                self.steps.take()
+                self.steps.optimizer_step()
             except Exception as raised:  # raised by a hook
                 self._error = raised
         return value, over > 0

@@ -45,8 +45,8 @@ class GradientSum:
             hook.remove()
         self._hooks = []
 
-    def take(self, figures: list[float]) -> list[float]:
-        """Sum each parameter's gradient, and some figures.
+    def all_reduce(self, scalars: list[float]) -> list[float]:
+        """Sum each parameter's gradient, and some scalars.
 
         A parameter without a gradient on any rank stays without one: an optimizer leaves it alone.
 
@@ -59,7 +59,7 @@ class GradientSum:
         self._ready.clear()
         have = [float(parameter.grad is not None) for parameter in self.parameters]
         device = self.parameters[0].device
-        totals = torch.tensor([*figures, *have], dtype=torch.float64, device=device)
+        totals = torch.tensor([*scalars, *have], dtype=torch.float64, device=device)
         self.group.all_reduce(totals).wait()
         for bucket, (flat, under_way) in zip(self.buckets, sums, strict=True):
             under_way.wait()
@@ -67,10 +67,10 @@ class GradientSum:
             for parameter, gradient in zip(bucket, gradients, strict=True):
                 parameter.grad = gradient.view_as(parameter)
         numbers = totals.tolist()
-        for parameter, count in zip(self.parameters, numbers[len(figures) :], strict=True):
+        for parameter, count in zip(self.parameters, numbers[len(scalars) :], strict=True):
             if count == 0:
                 parameter.grad = None
-        return numbers[: len(figures)]
+        return numbers[: len(scalars)]
 
     def _note(self, parameter: Tensor) -> None:
         """Called by backward once a parameter has its gradient."""

@@ -20,7 +20,7 @@ LINE = 16
 
 
 class SentBlock(NamedTuple):
-    """A block of float32 numbers that becomes its sum over the ranks, with a step's figures behind
+    """A block of float32 numbers that becomes its sum over the ranks, with a step's scalars behind
     it: as :class:`~aefast.distributed.shared_memory.SharedBlocks`, over the network.
 
     Attributes:
@@ -44,17 +44,17 @@ class SentBlock(NamedTuple):
     def total(self) -> Tensor:
         return self.local
 
-    def add_up(self, figures: list[float]) -> list[float]:
-        """Sum the block, and the figures, over the ranks."""
+    def add_up(self, scalars: list[float]) -> list[float]:
+        """Sum the block, and the scalars, over the ranks."""
         tail = self.block[-FIGURES:]
-        tail.copy_(torch.tensor(figures, dtype=torch.float32, device="cpu"))
+        tail.copy_(torch.tensor(scalars, dtype=torch.float32, device="cpu"))
         self.group.all_reduce(self.block).wait()
         return tail.tolist()
 
 
 class KernelSteps:
     """Steps in C++. All gradients lie in one block, which the ranks sum: in memory that they share,
-    or with the step's figures behind them over the network.
+    or with the step's scalars behind them over the network.
 
     Args:
         model: what is trained.
@@ -117,11 +117,11 @@ class KernelSteps:
             local.add_(block, alpha=shard.weight)
         return shard.weight * loss
 
-    def add_up(self, figures: list[float]) -> list[float]:
+    def add_up(self, scalars: list[float]) -> list[float]:
         assert self.sum is not None
-        return self.sum.add_up(figures)
+        return self.sum.add_up(scalars)
 
-    def take(self) -> None:
+    def optimizer_step(self) -> None:
         from aefast.step import cpp
 
         cpp.update(self.updates, self.pointers)

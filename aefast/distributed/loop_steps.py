@@ -43,10 +43,10 @@ class LoopSteps:
         loss.backward()
         return loss.item()
 
-    def add_up(self, figures: list[float]) -> list[float]:
-        return self.gradients.take(figures)
+    def add_up(self, scalars: list[float]) -> list[float]:
+        return self.gradients.all_reduce(scalars)
 
-    def take(self) -> None:
+    def optimizer_step(self) -> None:
         self.optimizer.step()
 
     def end(self, steps: int) -> None:

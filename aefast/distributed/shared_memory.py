@@ -41,16 +41,16 @@ class SharedBlocks(NamedTuple):
         """This rank's block."""
         return self.blocks[self.group.rank]
 
-    def add_up(self, figures: list[float]) -> list[float]:
-        """Sum the blocks, and some figures of each rank.
+    def add_up(self, scalars: list[float]) -> list[float]:
+        """Sum the blocks, and some scalars of each rank.
 
-        Each number is summed by one rank alone, in the order of the ranks. The figures' sum waits
+        Each number is summed by one rank alone, in the order of the ranks. The scalars' sum waits
         for the blocks of all ranks, and the second one for all parts of the total.
 
         Raises:
             LostRankError: a rank is gone.
         """
-        sums = torch.tensor(figures, dtype=torch.float32, device="cpu")
+        sums = torch.tensor(scalars, dtype=torch.float32, device="cpu")
         self.group.all_reduce(sums).wait()
         segment = self.group.rows_of(len(self.total))
         first, *others = (block[segment] for block in self.blocks)

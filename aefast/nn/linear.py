@@ -106,7 +106,8 @@ class TiedLinearAct(HasSettings):
     """``y = act(x W + b)``: a decoder's layer with the weight of an encoder's, transposed.
 
     The weight stays that layer's alone, in the state dict too; the bias is this one's. The tie is
-    to the layer: put another one in its place in a model, and this one keeps to the first.
+    to the layer: put another one in its place in a model, and this one keeps to the first. The
+    bias has the weight's device and dtype.
 
     Args:
         layer: whose weight W it is, ``[H, D]``.

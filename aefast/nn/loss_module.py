@@ -42,11 +42,23 @@ class LossModule(nn.Module):
         seed: int | None = None,
         generator: torch.Generator | None = None,
         row_offset: int = 0,
+        *,
+        target: Tensor | None = None,
     ) -> Tensor:
         """The model's loss of x ``[..., D]``, a scalar; the arguments are those of its ``loss``.
 
         Processes that share a batch pass the same ``seed``, and as ``row_offset`` the number of
         their first row: then they draw what one process would.
+
+        Args:
+            target: what a transcoder's output is compared with, ``[..., O]``; None for all other
+                models.
+
+        Raises:
+            TypeError: there is a target, and the model's ``loss`` takes none.
+            ValueError, TypeError: as the model's ``loss``.
         """
-        loss: Tensor = self.model.loss(x, seed=seed, generator=generator, row_offset=row_offset)  # type: ignore[operator]
+        options = {} if target is None else {"target": target}
+        draws = {"seed": seed, "generator": generator, "row_offset": row_offset}
+        loss: Tensor = self.model.loss(x, **draws, **options)  # type: ignore[operator]
         return loss

@@ -5,13 +5,14 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-# PyTorch's pruning and its older reparametrizations. The newer ones, parametrizations, are made
-# anew whenever the weight is read.
-_MAKERS = (BasePruningMethod, SpectralNorm, WeightNorm)
+# PyTorch's pruning and its older reparametrizations. The newer ones, parametrizations, compute the
+# weight whenever it is read.
+_WEIGHT_HOOKS = (BasePruningMethod, SpectralNorm, WeightNorm)
 
 
 def renew_weights(module: nn.Module) -> None:
-    """Make such weights of a module as a call of it would: for methods that are no forward."""
+    """Run the hooks that compute pruned or normalized weights. A module's call runs them itself;
+    methods such as ``encode``, ``decode`` and ``loss`` do not."""
     for hook in module._forward_pre_hooks.values():
-        if isinstance(hook, _MAKERS):
+        if isinstance(hook, _WEIGHT_HOOKS):
             hook(module, ())

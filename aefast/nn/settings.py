@@ -1,7 +1,8 @@
 """A model's settings: numbers and choices that its loss reads, and that may change in training."""
 
+import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack, get_args, get_origin
 
 from torch import nn
 
@@ -28,11 +29,34 @@ class HasSettings(nn.Module):
     ValueError: contraction is -1; it takes a finite number, at least 0
     """
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__init__" in cls.__dict__:
+            constructor: Any = cls.__init__
+            constructor.__signature__ = _whole_signature(cls)
+
     def __setattr__(self, name: str, value: Any) -> None:
         setting = getattr(type(self), name, None)
         if isinstance(setting, Setting):
             value = setting.check(self, value, name)
         super().__setattr__(name, value)
+
+
+def _whole_signature(cls: type[nn.Module]) -> inspect.Signature:
+    """The signature of a class's constructor, for ``help`` and the pages. In the place of
+    ``**options: Unpack[Options]`` stand the base class's arguments of these names."""
+    own = inspect.signature(cls.__init__)
+    *named, last = own.parameters.values()
+    if last.kind is not inspect.Parameter.VAR_KEYWORD or get_origin(last.annotation) is not Unpack:
+        return own
+    names = get_args(last.annotation)[0].__annotations__
+    inherited = inspect.signature(cls.__mro__[1].__init__).parameters.values()  # type: ignore[misc]
+    more = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for parameter in inherited
+        if parameter.name in names and parameter.name not in own.parameters
+    ]
+    return own.replace(parameters=[*named, *more])
 
 
 def setting(check: Check) -> Any:

@@ -25,7 +25,8 @@ Batches = Callable[[], Iterable[Tensor | tuple[Tensor, Tensor]]]
 def rows_or_pairs(
     data: object, argument: str, model: nn.Module
 ) -> Dataset | TensorRows | PairedRows:
-    """
+    """The rows to train on; or the inputs and targets of a transcoder, given as a pair.
+
     Raises:
         TypeError, ValueError: as :func:`rows_of`; or a pair is given, and the model's loss takes no
             target, or the pair's rows are not as many.
@@ -91,7 +92,8 @@ def _kind(data: Tensor) -> str:
 
 
 def check_function(data: Callable[..., object]) -> None:
-    """
+    """Check that a function that gives an epoch's batches takes no arguments.
+
     Raises:
         TypeError: data cannot be called without arguments.
     """
@@ -126,8 +128,8 @@ def with_loss(model: nn.Module, loss: str | Callable[..., Tensor] | None) -> Tra
     if not has_loss and plain is None:
         raise TypeError(
             f"model is a {type(model).__name__} without a loss method; it takes one whose "
-            "loss(x, seed=...) is a scalar, as the models of aefast.nn have it, or a plain module "
-            "and its loss"
+            "loss(x, seed=...) is a scalar, as aefast.nn's autoencoders and RBM have it, or a "
+            "plain module and its loss; a DeepBeliefStack has a fit of its own"
         )
     return plain or cast(Trainable, model)
 

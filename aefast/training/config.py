@@ -61,7 +61,8 @@ def _typed(value: object, kind: Any, name: str) -> Any:
 
 
 def _check(values: object, limits: dict[str, Limit]) -> None:
-    """
+    """Check each field of a dataclass.
+
     Args:
         limits: for each field a condition, and its wording in the message.
 

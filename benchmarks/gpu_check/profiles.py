@@ -93,7 +93,7 @@ def export(profiler: profile, trace: Path) -> None:
 
 
 def launch_times() -> dict[str, Any]:
-    """A ready-made binary's and Triton's launch of the same kernel."""
+    """A ready-made cubin's and Triton's launch of the same kernel."""
     import launches
 
     return {"microseconds": launches.launch_times(cubins.FOLDER)}

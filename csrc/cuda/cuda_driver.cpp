@@ -1,3 +1,4 @@
+// CUDA's driver, opened at the first launch: the extension links no CUDA library.
 #include "cuda/cuda_driver.h"
 
 #include <dlfcn.h>

@@ -1,3 +1,4 @@
+// A kernel of a cubin: loaded once a context, its arguments converted from Python's, launched.
 #include "cuda/cuda_kernel.h"
 
 #include <cstring>

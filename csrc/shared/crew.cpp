@@ -1,3 +1,4 @@
+// The threads of a crew, and how they share the tasks of many small loops.
 #include "shared/crew.h"
 
 #include <chrono>

@@ -1,3 +1,4 @@
+// The instruction sets that the processor and the system have, and which of them is in use.
 #include "shared/isa.h"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// The handler of SIGBUS that puts zeros where a mapped file was cut.
 #include "shared/mapped_file.h"
 
 #include <mutex>

@@ -1,3 +1,4 @@
+// Asks Linux for huge pages; elsewhere it does nothing.
 #include "shared/pages.h"
 
 #ifdef __linux__

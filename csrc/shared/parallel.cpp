@@ -1,3 +1,4 @@
+// Parallel loops on OpenMP's threads, which hear signals and survive forks.
 #include "shared/parallel.h"
 
 #include <chrono>

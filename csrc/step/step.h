@@ -134,7 +134,7 @@ struct FitArguments {
     DataRows data;
     const int64_t* order;
     int64_t count, epoch_rows, batch_size;
-    bool is_even;           // an epoch's minibatches have the same number of rows, to one
+    bool is_even;           // an epoch's minibatches differ by one row at most
     const uint64_t* seeds;  // of each epoch: step n draws with its n-th child
     int64_t first_step;     // of the first epoch, counted from 0
     // Not vectors: a kernel's object, compiled for one instruction set, shares no symbol.

@@ -34,11 +34,11 @@ void normalize_rows(const UnitRowsArguments& a) {
 }
 
 void project_rows(const ProjectRowsArguments& a) {
-    for_rows(a.of, [&](int64_t r) {
-        const float* row = a.of.rows + r * a.of.row_stride;
+    for_rows(a.rows, [&](int64_t r) {
+        const float* row = a.rows.rows + r * a.rows.row_stride;
         float* gradient = a.gradient + r * a.gradient_stride;
-        const double along = factor_along(gradient, row, a.of.columns);
-        for (int64_t i = 0; i < a.of.columns; ++i)
+        const double along = factor_along(gradient, row, a.rows.columns);
+        for (int64_t i = 0; i < a.rows.columns; ++i)
             gradient[i] = projected(gradient[i], along, row[i]);
     });
 }

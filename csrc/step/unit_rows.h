@@ -17,9 +17,9 @@ struct UnitRowsArguments {
     int threads;
 };
 
-// gradient [count, columns], of the rows.
+// gradient [count, columns]: the loss's, by the rows.
 struct ProjectRowsArguments {
-    UnitRowsArguments of;
+    UnitRowsArguments rows;
     float* gradient;
     int64_t gradient_stride;
 };

@@ -349,7 +349,7 @@ def test_verbose_prints_a_line_an_epoch(data, capsys):
     assert equal(first.module_, estimator("Autoencoder", n_iter=2).fit(data).module_)
 
 
-BINARY = {
+UNIT_INTERVAL = {
     "Autoencoder": (
         {"output_activation": "sigmoid", "reconstruction": "bce"},
         "the cross-entropy takes",
@@ -360,19 +360,19 @@ BINARY = {
 
 
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
-@pytest.mark.parametrize("kind", BINARY)
+@pytest.mark.parametrize("kind", UNIT_INTERVAL)
 def test_numbers_outside_the_range_of_the_loss_are_refused(data, kind, method):
-    options, takers = BINARY[kind]
+    options, reason = UNIT_INTERVAL[kind]
     model = estimator(kind, **options)
     for wrong, X in (("-2", data * -2), ("1.5", data * 1.5)):
-        with pytest.raises(ValueError, match=rf"^X holds {wrong}; {takers} numbers in \[0, 1\]$"):
+        with pytest.raises(ValueError, match=rf"^X holds {wrong}; {reason} numbers in \[0, 1\]$"):
             getattr(model, method)(X)
         with pytest.raises(NotFittedError):
             model.transform(data)
     model.fit(data.astype(np.float64) * (1 + 2e-16))  # as a scaler rounds
-    with pytest.raises(ValueError, match=rf"^X holds -2; {takers} numbers in"):
+    with pytest.raises(ValueError, match=rf"^X holds -2; {reason} numbers in"):
         model.score(data * -2)
-    with pytest.raises(ValueError, match=rf"^X holds -2; {takers} numbers in"):
+    with pytest.raises(ValueError, match=rf"^X holds -2; {reason} numbers in"):
         model.partial_fit(data * -2)
 
 

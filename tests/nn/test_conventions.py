@@ -134,3 +134,21 @@ def test_where_the_loss_draws_nothing_on_the_way_forward_draws_nothing(name):
 def test_a_step_s_fields_have_the_types_of_its_plan():
     planned = {name: Plan.__annotations__[name] for name in StepFields.__annotations__}
     assert StepFields.__annotations__ == planned
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_constructor_shows_each_of_its_arguments(name):
+    """In help() and on the pages, and by its own name: no ``**options``."""
+    parameters = inspect.signature(getattr(nn, name)).parameters
+    kinds = {parameter.kind for parameter in parameters.values()}
+    assert not kinds & {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}
+    assert {"device", "dtype"} <= set(parameters)
+
+
+def test_a_users_own_constructor_has_its_own_signature():
+    class Wider(nn.Autoencoder):
+        def __init__(self, visible, *, factor=2, **options):
+            super().__init__(visible, factor * visible, **options)
+
+    assert list(inspect.signature(Wider).parameters) == ["visible", "factor", "options"]
+    assert Wider(4, tied=True)(torch.rand(2, 4)).shape == (2, 4)

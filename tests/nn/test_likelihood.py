@@ -135,7 +135,7 @@ SIGMOID = {"output_activation": "sigmoid", "reconstruction": "bce"}
 
 @pytest.mark.parametrize("value", [255.0, -0.01, float("nan")])
 @pytest.mark.parametrize(
-    ("model", "taker"),
+    ("model", "reason"),
     [
         *((kind(8, 3, **SIGMOID), "the cross-entropy takes") for kind in (Autoencoder,
             ContractiveAutoencoder, DenoisingAutoencoder, SparseAutoencoder)),
@@ -146,11 +146,11 @@ SIGMOID = {"output_activation": "sigmoid", "reconstruction": "bce"}
         (RBM(8, 3), "Bernoulli units take"),
     ],
 )  # fmt: skip
-def test_a_cross_entropy_of_targets_outside_the_unit_interval_is_refused(model, taker, value, x):
+def test_a_cross_entropy_of_targets_outside_the_unit_interval_is_refused(model, reason, value, x):
     model.loss(x.round())
     x[1, 2] = value
     number = f"{value:g}".replace(".", r"\.")
-    with pytest.raises(ValueError, match=rf"holds {number}; {taker} numbers in \[0, 1\]"):
+    with pytest.raises(ValueError, match=rf"holds {number}; {reason} numbers in \[0, 1\]"):
         model.loss(x)
 
 

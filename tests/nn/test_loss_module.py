@@ -15,6 +15,8 @@ from aefast.nn import (
     Autoencoder,
     ContractiveAutoencoder,
     DenoisingAutoencoder,
+    GatedSparseAutoencoder,
+    JumpReLUSparseAutoencoder,
     LossModule,
     SparseAutoencoder,
     StochasticAutoencoder,
@@ -35,6 +37,8 @@ FAMILIES = {
     "stochastic": lambda: StochasticAutoencoder(8, 4, decoder_kind="gaussian"),
     "variational": lambda: VariationalAutoencoder(8, 4, layers=[5]),
     "top-k": lambda: TopKSparseAutoencoder(8, 12, 3),
+    "JumpReLU": lambda: JumpReLUSparseAutoencoder(8, 12),
+    "gated": lambda: GatedSparseAutoencoder(8, 12),
     "machine": lambda: RBM(8, 4),
 }
 
@@ -159,3 +163,12 @@ def test_its_state_is_the_models_under_a_prefix():
 def test_a_module_without_a_loss_is_refused():
     with pytest.raises(TypeError, match="model is a Linear; it takes a module with a loss"):
         LossModule(nn.Linear(3, 2))
+
+
+def test_a_transcoders_target_goes_to_its_loss():
+    torch.manual_seed(0)
+    model, x, target = TopKSparseAutoencoder(8, 12, 3, outputs=5), batch(), torch.rand(12, 5)
+    loss = LossModule(model.eval())(x, target=target)
+    assert torch.equal(loss, model.loss(x, target=target))
+    with pytest.raises(TypeError, match="target"):
+        LossModule(Autoencoder(8, 4))(x, target=x)

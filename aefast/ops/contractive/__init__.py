@@ -52,12 +52,12 @@ def contractive_penalty(
     and with ``hessian_noise`` the second-order term of CAE+H is added,
     ``hessian_weight ||J(x) - J(x + hessian_noise z)||^2`` for a standard normal z a row.
 
-    One layer shares the encoder's product with ``return_code``, and costs hardly more than the
-    code. Deeper ones go through the Gram matrix of the first layer, or from the input's end,
-    whichever takes fewer products, over samples that stay in cache: J is never written. The
-    definition writes it, which serves deep encoders in float64 and half precisions, under
-    ``torch.vmap``, and where gradients are to be differentiated again. Under autocast the kernels
-    serve as :func:`reconstruction_loss`'s do; the penalty is float32 then.
+    The penalty of one layer shares the encoder's product with ``return_code``, and costs hardly
+    more than the code. That of several layers is computed without writing J, over samples that stay
+    in cache: either by the Gram matrix of the first weight or by products from the code's end,
+    whichever multiplies less. The definition, which writes J, serves deep encoders in float64 and
+    half precisions, under ``torch.vmap``, and where gradients are differentiated again. Under
+    autocast the kernels serve as :func:`reconstruction_loss`'s do; the penalty is float32 then.
     Gradients flow into x, weights and biases, through penalty and code. Where they will be asked
     for, a deep encoder's are made along with the penalty; call it under ``torch.no_grad()`` where
     none is wanted: that takes less than half the time.

@@ -43,7 +43,8 @@ LEAST_NORMAL = 2.0**-100
 
 
 class Stage(NamedTuple):
-    """A step of the rows' way: times a weight, or its transpose, then times a layer's slopes."""
+    """One factor of the product D_L W_L ... D_1 W_1: a weight, or its transpose, then a layer's
+    slopes."""
 
     weight: int | None  # None: the start
     transposed: bool
@@ -51,7 +52,7 @@ class Stage(NamedTuple):
 
 
 class Route(NamedTuple):
-    """The rows' way."""
+    """The factors of the Jacobian's product, in the order of fewest multiplications."""
 
     from_code: bool
     stages: list[Stage]

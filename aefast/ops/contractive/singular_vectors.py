@@ -20,10 +20,15 @@ MORE = 8
 
 @result
 class Tangents(NamedTuple):
-    """What :func:`aefast.functional.tangents` returns."""
+    """What :func:`aefast.functional.tangents` returns.
 
-    vectors: Tensor  # [..., n, D], orthonormal rows
-    values: Tensor  # [..., n], falling
+    Attributes:
+        vectors: ``[..., n, D]``, orthonormal rows.
+        values: ``[..., n]``, falling.
+    """
+
+    vectors: Tensor
+    values: Tensor
 
 
 @torch.no_grad()

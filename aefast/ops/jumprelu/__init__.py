@@ -41,7 +41,7 @@ def jumprelu_encode(
         x: ``[..., D]``; float32, bfloat16, float16 or float64.
         weight: a latent a row, ``[L, D]``, of the same dtype and device, as bias and threshold.
         bias: ``[L]``, or None.
-        threshold: ``[L]``, mostly 0 or more.
+        threshold: ``[L]``, any finite numbers; a model's are 0 or more.
         bandwidth: above 0, in units of a pre-activation.
         estimator: ``"rectangle"``, or ``"tanh"``, which is as high and as large, and has a gradient
             for a threshold that no pre-activation is near, too.

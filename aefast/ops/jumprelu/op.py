@@ -29,7 +29,12 @@ from aefast.ops.topk.op import as_rows, in_shape_of
 
 @result
 class JumpReLUCode(NamedTuple):
-    """A dense code, and which of its latents are active, as numbers; both ``[..., L]``."""
+    """A dense code, and which of its latents are active.
+
+    Attributes:
+        values: ``[..., L]``.
+        active: ``[..., L]``, of the same dtype: 1 where a latent is active, else 0.
+    """
 
     values: Tensor
     active: Tensor

@@ -1,8 +1,8 @@
 """Gibbs sampling in C++: csrc/ops/rbm/, around the products of csrc/bit_matrix/ and csrc/gemm/.
 
-Binary states travel as bits, and a product with them adds up the weights that they choose: three
+Bernoulli states travel as bits, and a product with them adds up the weights that they choose: three
 times the rate of multiply-adds, and float32's accuracy without matrix units. A row that is not
-binary, of grey data, takes the ordinary product. Which of the two a row takes depends on that row
+0 and 1, of grey data, takes the ordinary product. Which of the two a row takes depends on that row
 alone, so that a batch may be split anywhere.
 """
 

@@ -21,6 +21,9 @@ Probabilities = Any
 
 
 class ChainPrimitives:
+    """The operations that Gibbs steps are composed of. A backend overrides those that it has
+    kernels for; these are PyTorch's."""
+
     # Whether bernoulli_steps is implemented.
     takes_bernoulli_steps = False
 

@@ -33,11 +33,18 @@ class ChainSettings(NamedTuple):
 
 @result
 class Sample(NamedTuple):
-    """What :func:`aefast.functional.gibbs` returns."""
+    """What :func:`aefast.functional.gibbs` returns.
 
-    visible: Tensor  # [B, D], drawn from visible_prob
-    hidden: Tensor  # [B, H], drawn from hidden_prob
-    # Of the last step: P(v given hidden), or the mean of Gaussian units, and P(h given the visible
-    # units that the step began with); None unless they are asked for.
+    Attributes:
+        visible: ``[B, D]``, drawn from visible_prob.
+        hidden: ``[B, H]``, drawn from hidden_prob.
+        visible_prob: ``[B, D]``, of the last step: P(v given hidden), or Gaussian units' means;
+            None unless it is asked for.
+        hidden_prob: ``[B, H]``, of the last step: P(h given the visible units that it began with);
+            None unless it is asked for.
+    """
+
+    visible: Tensor
+    hidden: Tensor
     visible_prob: Tensor | None
     hidden_prob: Tensor | None

@@ -20,7 +20,7 @@ from aefast.ops.rbm.settings import ChainSettings, Machine
 from aefast.ops.shared import triton_gemm, triton_terms
 from aefast.ops.shared.precision import product_level
 from aefast.ops.shared.triton import (
-    Launch,
+    PlannedLaunch,
     Variant,
     cdiv,
     device_of,
@@ -246,7 +246,7 @@ class _BernoulliPrimitives(_Primitives):
         values: Tensor | None,
         settings: ChainSettings | None,
         step: int,
-    ) -> Launch:
+    ) -> PlannedLaunch:
         """To sample ``states`` with the settings, or to write the sums into ``values``."""
         shape = left.shape[0], right.shape[0], right.shape[1]
         device = right.matrix.device
@@ -256,7 +256,7 @@ class _BernoulliPrimitives(_Primitives):
         read = triton_gemm.factors_of_terms(left, right, (False, False), "bernoulli", shape)
         seed = 0 if settings is None else settings.seed
         unread = right.matrix.new_empty(1, dtype=torch.float32)
-        return Launch(
+        return PlannedLaunch(
             _half_step_variant(generation, tile, self.terms),
             cdiv(shape[0], tile.rows) * cdiv(shape[1], tile.columns),
             {

@@ -68,11 +68,10 @@ def reconstruction_loss(
     units float32 products are the quicker ones too, except where a CPU's vector units multiply
     bfloat16 (AVX512-BF16): there PyTorch's own run under autocast.
 
-    Not so fused are ``reduction="none"``, bce of another output than a sigmoid's, half precisions
-    on a CPU, and graphs of torch.compile under autocast, which take the kernels of the parts one
-    after the other; and on a CPU eager PyTorch serves where that is quicker: a loss so small that
-    setting up takes longer than the work, or one of few rows where the vendor's product is the
-    fastest.
+    These are computed by the kernels of the parts, one after the other: ``reduction="none"``; bce
+    of another output than a sigmoid's; half precisions on a CPU; graphs of torch.compile under
+    autocast. On a CPU eager PyTorch serves where it is quicker: for a loss so small that setting up
+    takes longer than the work, or one of few rows where the vendor's product is the fastest.
 
     Args:
         x: ``[..., D]``; float32, bfloat16, float16 or float64.

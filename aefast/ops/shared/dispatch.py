@@ -111,7 +111,8 @@ def is_sharded(x: Tensor) -> bool:
 
 
 def refuse_onnx(fact: str) -> None:
-    """
+    """Refuse what ONNX has no graph of.
+
     Raises:
         RuntimeError: a model is exported to ONNX, which cannot be because of ``fact``.
     """
@@ -146,8 +147,8 @@ def is_recomputed() -> bool:
 
 
 def is_run_ahead() -> bool:
-    """Whether the reentrant form of ``torch.utils.checkpoint`` runs this call its first time:
-    without gradients, which a call in the backward pass will make."""
+    """True in the first of the two forward passes of reentrant ``torch.utils.checkpoint``. It runs
+    without gradients; the second, in the backward pass, makes them."""
     checkpoint = sys.modules.get("torch.utils.checkpoint")
     if checkpoint is None or torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False

@@ -181,7 +181,7 @@ class Variant:
         )
 
 
-class Launch(NamedTuple):
+class PlannedLaunch(NamedTuple):
     """A launch that is planned: its kernel, programs and arguments by name."""
 
     variant: Variant
@@ -193,7 +193,7 @@ class Launch(NamedTuple):
 
 
 def launch_in_turn(
-    launches: Sequence[Launch], device: torch.device, first_step: int, rounds: int
+    launches: Sequence[PlannedLaunch], device: torch.device, first_step: int, rounds: int
 ) -> None:
     """Launch kernels one after the other, so many rounds: each is a step, numbered from
     ``first_step`` on.

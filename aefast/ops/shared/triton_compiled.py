@@ -85,7 +85,7 @@ def compile_for(variant: "Variant", arch: int) -> Any:
     )
 
 
-def launch_record(variant: "Variant", compiled: Any) -> cubins.Launch:
+def launch_record(variant: "Variant", compiled: Any) -> cubins.CubinLaunch:
     """The description of a compiled kernel that a launch needs beside its cubin."""
     metadata = compiled.metadata
     return {

@@ -65,7 +65,7 @@ def batch_topk_encode(x: Tensor, weight: Tensor, bias: Tensor | None, k: float) 
     """The largest pre-activations of a whole batch, k a row on the average: one row may have more
     of them than another::
 
-        torch.topk((x @ weight.T + bias).flatten(), int(k * B))
+        torch.topk((x @ weight.T + bias).flatten(), max(1, int(k * B)))
 
     in the form of :func:`topk_encode`, whose rows are as long as the longest: what a row has less
     is 0. A row's largest goes first; of equal ones the lower row, and in it the lower latent, is

@@ -22,7 +22,12 @@ from aefast.torch_private import exports_to_onnx
 
 @result
 class SparseCode(NamedTuple):
-    """k latents of each row and their values, both ``[..., k]``."""
+    """k latents of each row and their values.
+
+    Attributes:
+        values: ``[..., k]``.
+        indices: ``[..., k]``, int64: the latents.
+    """
 
     values: Tensor
     indices: Tensor

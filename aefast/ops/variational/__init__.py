@@ -51,7 +51,7 @@ def reparameterize(
             argument is of a wrong type.
         ValueError: shapes or devices differ, or seed or row_offset is outside its range.
 
-    References:
+    Reference:
         Kingma, Welling, "Auto-encoding variational Bayes", ICLR 2014, section 2.4. Goodfellow,
         Bengio, Courville, "Deep Learning", MIT Press, 2016, section 20.9.
 
@@ -90,7 +90,7 @@ def gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:
         TypeError: mean or log_var is not a floating-point tensor, or their dtypes differ.
         ValueError: mean has no dimension, or shapes or devices differ.
 
-    References:
+    Reference:
         Kingma, Welling, "Auto-encoding variational Bayes", ICLR 2014, appendix B. Goodfellow,
         Bengio, Courville, "Deep Learning", MIT Press, 2016, section 20.10.3.
 

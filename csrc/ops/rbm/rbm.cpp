@@ -1,5 +1,5 @@
 // Half a step of Gibbs sampling: from the units' inputs to their sampled states in one pass. If the
-// other layer's units are binary, the product (bit_product.h) includes the sampling, and states
+// other layer's units are 0 or 1, the product (bit_product.h) includes the sampling, and states
 // stay bits between half steps. Otherwise products are gemm.cpp's or the vendor's.
 #include "ops/rbm/rbm.h"
 

@@ -26,7 +26,7 @@ struct DrawArguments {
     int threads;
 };
 
-// Draws units from binary states: left [rows, K] and right [columns, K], whose product and bias
+// Draws units from states of 0 and 1: left [rows, K] and right [columns, K], whose product and bias
 // [columns] are the Bernoulli units' inputs. words, all 0 at first, takes the states, as bits.
 struct DrawBitsArguments {
     BitMatrixView left;
