@@ -56,7 +56,7 @@ def main() -> int:
     return status
 
 
-def count(folder: Path, record: cubins.Record) -> dict[str, int]:
+def count(folder: Path, record: cubins.ManifestEntry) -> dict[str, int]:
     """The counts of one cubin of the manifest; shared memory is what a launch asks for."""
     with NamedTemporaryFile(suffix=".cubin") as cubin:
         cubin.write(zlib.decompress((folder / record["file"]).read_bytes()))
