@@ -75,7 +75,15 @@ class Ours:
         self.model: SparseDictionary
         self.penalty = PENALTIES.get(kind, 0.0) / DIMENSIONS
         if kind == "topk":
-            self.model = TopKSparseAutoencoder(DIMENSIONS, features, ACTIVE)
+            # The dead latents' loss as SAELens has it by default.
+            self.model = TopKSparseAutoencoder(
+                DIMENSIONS,
+                features,
+                ACTIVE,
+                aux_k=DIMENSIONS // 2,
+                aux_weight=1,
+                dead_after=1000 * BATCH,
+            )
         else:
             make = {"gated": GatedSparseAutoencoder, "jumprelu": JumpReLUSparseAutoencoder}[kind]
             self.model = make(DIMENSIONS, features, sparsity_weight=0)
