@@ -1,7 +1,7 @@
 """A module whose ``forward`` is a model's loss."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 
 class LossModule(nn.Module):
@@ -58,7 +58,9 @@ class LossModule(nn.Module):
             TypeError: there is a target, and the model's ``loss`` takes none.
             ValueError, TypeError: as the model's ``loss``.
         """
-        options = {} if target is None else {"target": target}
+        # torch.fx traces an argument that is left out as a Proxy; the loss says what it takes.
+        is_absent = target is None or isinstance(target, fx.Proxy)
+        options = {} if is_absent else {"target": target}
         draws = {"seed": seed, "generator": generator, "row_offset": row_offset}
         loss: Tensor = self.model.loss(x, **draws, **options)  # type: ignore[operator]
         return loss
