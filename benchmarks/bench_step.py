@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from harness import Case, relative_error
 from samples import samples
-from shapes import COMPILED, CROSS, LARGE, SHAPES, Shape
+from shapes import COMPILED, CROSS, LARGE, SHAPES, SMALL, Shape
 from torch import Tensor, nn
 
 import aefast
@@ -103,9 +103,10 @@ def stochastic(visible: int, hidden: int) -> tuple[Any, nn.Module, Loss]:
     return model, nn.ModuleList([encoder, decoder]), loss
 
 
-def variational(visible: int, hidden: int) -> tuple[Any, nn.Module, Loss]:
-    """A variational autoencoder whose code has an eighth of the hidden layer's units."""
-    latent = max(2, hidden // 8)
+def variational(visible: int, hidden: int, latent: int = 0) -> tuple[Any, nn.Module, Loss]:
+    """A variational autoencoder whose code has an eighth of the hidden layer's units, unless it
+    is said."""
+    latent = latent or max(2, hidden // 8)
     encoder = nn.Sequential(nn.Linear(visible, hidden), nn.Tanh(), nn.Linear(hidden, 2 * latent))
     decoder = nn.Sequential(nn.Linear(latent, hidden), nn.Tanh(), nn.Linear(hidden, visible))
 
@@ -120,9 +121,10 @@ def variational(visible: int, hidden: int) -> tuple[Any, nn.Module, Loss]:
     return model, nn.ModuleList([encoder, decoder]), loss
 
 
-def deep(visible: int, hidden: int) -> tuple[Any, nn.Module, Loss]:
-    """A deep autoencoder whose second layer has half the first one's units."""
-    sizes = [visible, hidden, hidden // 2]
+def deep(visible: int, hidden: int, *narrower: int) -> tuple[Any, nn.Module, Loss]:
+    """A deep autoencoder whose second layer has half the first one's units, unless the layers are
+    said."""
+    sizes = [visible, hidden, *(narrower or [hidden // 2])]
     layers: list[nn.Module] = []
     for below, above in itertools.pairwise([*sizes, *reversed(sizes[:-1])]):
         layers += [nn.Linear(below, above), nn.Tanh()]
@@ -167,6 +169,14 @@ KINDS = [plain, denoising, contractive, sparse, stochastic, variational, deep, r
 # model's cases take seconds each.
 KINDS_OF_GRID = [plain, denoising, variational, deep, rbm]
 KINDS_OF_LARGE = [plain, denoising, rbm]
+
+
+# Besides the grid: batches of 32, and models of widths of their own.
+TABLES, DIGITS = Shape(32, (30, 16)), Shape(32, SMALL)
+MORE_FITS = [(plain, TABLES), (plain, DIGITS), (plain, Shape(4096, (784, 1024)))]
+MORE_FITS += [(variational, Shape(128, (64, 32, 2))), (variational, Shape(128, (784, 200, 20)))]
+MORE_FITS += [(deep, Shape(128, (64, 128, 64, 2)))]
+MORE_STEPS = [(kind, DIGITS) for kind in KINDS]
 
 
 class Run:
@@ -218,18 +228,17 @@ def kinds_at(shape: Shape) -> list[Kind]:
     return KINDS if shape in CROSS else KINDS_OF_GRID
 
 
-def each_model(shapes: Iterable[Shape]) -> pytest.MarkDecorator:
-    """Every model at each of its shapes."""
+def each_model(shapes: Iterable[Shape], more: Iterable[tuple[Kind, Shape]]) -> pytest.MarkDecorator:
+    """Every model at each of its shapes, and some more."""
+    pairs = [(kind, shape) for shape in shapes for kind in kinds_at(shape)]
     cases = [
-        pytest.param(kind, shape, id=f"{shape}-{kind.__name__}")
-        for shape in shapes
-        for kind in kinds_at(shape)
+        pytest.param(kind, shape, id=f"{shape}-{kind.__name__}") for kind, shape in [*pairs, *more]
     ]
     return pytest.mark.parametrize(("kind", "shape"), cases)
 
 
 @pytest.mark.parametrize("device", ["cpu"])
-@each_model([*SHAPES, *LARGE])
+@each_model([*SHAPES, *LARGE], MORE_FITS)
 def test_fit(
     compare: Callable[[Case], None],
     restored_generator: None,
@@ -241,7 +250,7 @@ def test_fit(
 
 
 @pytest.mark.parametrize("device", ["cpu"])
-@each_model(CROSS)
+@each_model(CROSS, MORE_STEPS)
 def test_step(
     compare: Callable[[Case], None],
     restored_generator: None,

@@ -43,6 +43,7 @@ BOTH = r"fwd\+bwd"
 LAYERS, CHAINS = "layers and losses with their gradients", "Gibbs chains and their updates"
 PENALTIES, PRODUCTS = "a code's divergences and penalties", "products in bfloat16"
 DICTIONARIES = "sparse autoencoders over many latents"
+ESTIMATORS = "`aefast.estimators`, against scikit-learn's"
 YOURS, PATCHED = "your model under `aefast.accelerate`", "peers under `aefast.patch`"
 ROWS = [
     Row("whole training by `aefast.fit`", "`aefast.fit`", "fit", "|".join(MODELS)),
@@ -117,6 +118,14 @@ ROWS = [
     Row(PENALTIES, "`soft_threshold`", "soft_threshold", ".*"),
     Row(YOURS, "your own training loop, a step", "accelerate", ".*the loop's step.*"),
     Row(YOURS, "`aefast.fit` instead of the loop", "accelerate", "aefast.fit.*"),
+    Row(ESTIMATORS, "`BernoulliRBM`, against scikit-learn's", "estimators", "BernoulliRBM.*"),
+    Row(ESTIMATORS, "`Autoencoder`, against MLPRegressor", "estimators", "Autoencoder.*"),
+    Row(
+        ESTIMATORS,
+        "`PCA` and `FactorAnalysis` of 784 features, against scikit-learn's",
+        "estimators",
+        "(PCA|FactorAnalysis).*",
+    ),
     Row(PATCHED, "scikit-learn's BernoulliRBM", "patch", "BernoulliRBM.*"),
     Row(PATCHED, "its PCA and FactorAnalysis", "patch", "(PCA|FactorAnalysis).*"),
     Row(PATCHED, "its MiniBatchDictionaryLearning", "patch", "MiniBatch.*"),
