@@ -107,6 +107,13 @@ ROWS = [
     Row(DICTIONARIES, "the same, against `embedding_bag`", "topk", "step against embedding_bag.*"),
     Row(DICTIONARIES, "`topk_encode`, against `topk` of all", "topk", "topk_encode.*"),
     Row(
+        DICTIONARIES,
+        "a batch top-k or matryoshka one's, against dense codes",
+        "dictionary",
+        "(b|m).*",
+    ),
+    Row(DICTIONARIES, "a JumpReLU or gated one's", "dictionary", "(J|g).*"),
+    Row(
         "a Gaussian code's samples",
         "`reparameterize` and its gradients",
         "variational",
