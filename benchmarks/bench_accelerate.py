@@ -174,6 +174,35 @@ def test_fit(
     )
 
 
+@pytest.mark.parametrize("device", ["cpu"])
+def test_compile(compare: Callable[[Case], None], restored_generator: None, device: str) -> None:
+    """A step of a model that torch.compile compiles, by either backend."""
+    model = Denoising(784, 512)
+    ours, theirs = Run(model), Run(copy.deepcopy(model))
+    for run, name in ((ours, "aefast"), (theirs, "inductor")):
+        run.model = torch.compile(run.model, backend=name)
+    compare(
+        Case(
+            op="accelerate",
+            name="torch.compile(backend='aefast'), Denoising 784-512 b1024, eager is inductor's",
+            device=device,
+            dtype=torch.float32,
+            make_inputs=lambda: (samples(1024, 784),),
+            ours=ours.step,
+            eager=theirs.step,
+            check=lambda: check_compiled(model),
+            compiles=False,
+        )
+    )
+
+
+def check_compiled(model: nn.Module) -> None:
+    """Check the backend's outputs against the model's own, without noise: inductor draws its own."""
+    x, plain_model = samples(64, 784), copy.deepcopy(model).eval()
+    compiled = torch.compile(plain_model, backend="aefast")
+    torch.testing.assert_close(compiled(x), plain_model(x), rtol=1e-4, atol=1e-6)
+
+
 def check_curve(model: nn.Module, visible: int) -> None:
     """Check that an accelerated copy and a plain one have the same losses over some steps."""
     x = samples(64, visible)

@@ -228,7 +228,9 @@ def kinds_at(shape: Shape) -> list[Kind]:
     return KINDS if shape in CROSS else KINDS_OF_GRID
 
 
-def each_model(shapes: Iterable[Shape], more: Iterable[tuple[Kind, Shape]]) -> pytest.MarkDecorator:
+def each_model(
+    shapes: Iterable[Shape], more: Iterable[tuple[Kind, Shape]] = ()
+) -> pytest.MarkDecorator:
     """Every model at each of its shapes, and some more."""
     pairs = [(kind, shape) for shape in shapes for kind in kinds_at(shape)]
     cases = [
