@@ -197,7 +197,7 @@ def test_compile(compare: Callable[[Case], None], restored_generator: None, devi
 
 
 def check_compiled(model: nn.Module) -> None:
-    """Check the backend's outputs against the model's own, without noise: inductor draws its own."""
+    """Check the backend's outputs against the model's own, without noise, which inductor draws."""
     x, plain_model = samples(64, 784), copy.deepcopy(model).eval()
     compiled = torch.compile(plain_model, backend="aefast")
     torch.testing.assert_close(compiled(x), plain_model(x), rtol=1e-4, atol=1e-6)

@@ -225,7 +225,8 @@ def check(
     ours: Layer,
     eager: Layer,
 ) -> None:
-    """Every result's error against float64 is at most twice torch's own, or its format's rounding.
+    """Every result's error against float64 is at most twice torch's own and the rounding of the
+    result itself, or its format's rounding.
 
     Errors are relative, in the Frobenius norm.
     """
@@ -239,6 +240,7 @@ def check(
     )
     for index, (expected, actual, torch_actual) in enumerate(results):
         error = relative_error(actual, expected)
-        allowed = max(2 * relative_error(torch_actual, expected), rounding)
+        result_rounding = torch.finfo(actual.dtype).eps / 2
+        allowed = max(2 * relative_error(torch_actual, expected) + result_rounding, rounding)
         name = "loss" if index == 0 else f"gradient of parameter {index - 1}"
         assert error <= allowed, f"{name}: error {error:.2e}, allowed {allowed:.2e}"

@@ -97,6 +97,12 @@ EXPLANATIONS = (
         "PCA.*",
     ),
     Explanation(
+        "Eigenvectors of the covariance are float64's; scikit-learn takes them in float32, and in "
+        "factor analysis by a randomized SVD.",
+        "estimators",
+        "(PCA|FactorAnalysis).*",
+    ),
+    Explanation(
         "Whole epochs by the command's loop, with its metrics and checkpoints, against bare steps.",
         "training",
         ".*bare steps",
