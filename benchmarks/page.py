@@ -45,7 +45,7 @@ def merged(results: Sequence[Result]) -> list[Result]:
     for result in results:
         for runs in machines:
             is_same = label(runs[0]["machine"]) == label(result["machine"])
-            if is_same and keys_of(result).isdisjoint(*map(keys_of, runs)):
+            if is_same and all(keys_of(result).isdisjoint(keys_of(run)) for run in runs):
                 runs.append(result)
                 break
         else:

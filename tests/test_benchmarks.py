@@ -720,6 +720,9 @@ def test_runs_of_one_machine_are_one_unless_they_share_a_case() -> None:
     assert together["cases"] == [*RESULT["cases"], *other["cases"]]
     text = page.render([RESULT, other])
     assert "commit 0123456789 with local changes; 2026-01-02, commit 9876543210" in text
+    third = {**RESULT, "cases": [{**LOST, "case": "masking 16x64"}]}
+    assert len(page.merged([RESULT, other, third])) == 1
+    assert len(page.merged([RESULT, other, RESULT])) == 2
     assert len(page.merged([RESULT, RESULT])) == 2
     assert len(RESULT["cases"]) == 2  # what is merged is no argument's own
 
@@ -765,6 +768,14 @@ def test_no_page_has_a_speed_but_of_the_results(page: Path) -> None:
     # A prediction's row ends in what was measured of it: nothing so far.
     text = re.sub(r"^\|.*\| not yet \|$", "", text, flags=re.M)
     assert re.findall(r"\d+\.\d+x|\w+ times (?:as fast|faster)", text) == []
+
+
+@needs_results
+def test_the_committed_results_are_one_page() -> None:
+    measured = readme.committed()
+    merged = page.merged(measured)
+    assert len(merged) == len({results.label(result["machine"]) for result in measured})
+    assert page.render(measured).count('<h3 class="faint">') >= len(merged)
 
 
 @needs_results
