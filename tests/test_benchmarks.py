@@ -773,9 +773,9 @@ def test_no_page_has_a_speed_but_of_the_results(page: Path) -> None:
 @needs_results
 def test_the_committed_results_are_one_page() -> None:
     measured = readme.committed()
-    merged = page.merged(measured)
-    assert len(merged) == len({results.label(result["machine"]) for result in measured})
-    assert page.render(measured).count('<h3 class="faint">') >= len(merged)
+    text = page.render(measured)
+    assert all(results.label(result["machine"]) in text for result in measured)
+    assert len(page.merged(measured)) < len(measured)
 
 
 @needs_results
