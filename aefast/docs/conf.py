@@ -71,7 +71,8 @@ def module_of_source(app: Any, module: str, name: str) -> str | None:
     """An op stands in its folder, not in aefast.functional, which collects them."""
     if module != "aefast.functional":
         return None
-    source = inspect.getmodule(inspect.unwrap(getattr(functional, name)).__code__)
+    documented = inspect.unwrap(getattr(functional, name.partition(".")[0]))
+    source = inspect.getmodule(getattr(documented, "__code__", documented))
     return None if source is None else source.__name__
 
 
