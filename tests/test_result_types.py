@@ -54,3 +54,7 @@ def test_result_types_are_beside_the_functions(name):
                 types = [vars(scope).get(kind.__name__) for scope in (module, aefast, aefast.nn)]
                 assert kind in types, f"{label} returns {kind.__module__}.{kind.__name__}"
     assert count or name == "aefast.estimators"
+
+
+def test_a_results_signature_names_its_fields():
+    assert list(inspect.signature(aefast.functional.SparseCode).parameters) == ["values", "indices"]

@@ -46,6 +46,7 @@ def result(cls: Class) -> Class:
     """
     of_fields = cls.__new__
 
+    @functools.wraps(of_fields)  # its signature names the fields
     def new(cls: Any, *fields: Any, **named: Any) -> Any:
         if len(fields) == 1 and isinstance(fields[0], Iterator):
             fields = tuple(fields[0])
