@@ -22,6 +22,10 @@ from aefast.nn import (
 )
 from aefast.sae_folders import FolderError
 
+# A batch top-k model is saved as a JumpReLU one: both codes have one bit pattern where one product
+# serves both.
+pytestmark = pytest.mark.usefixtures("our_product")
+
 D, L, K = 6, 20, 3
 
 MODELS = {
