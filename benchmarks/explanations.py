@@ -97,6 +97,12 @@ EXPLANATIONS = (
         "PCA.*",
     ),
     Explanation(
+        "SPAMS follows the path of least angles, which ends at the exact code in about as many steps "
+        "as that has nonzeros; ours are first-order steps.",
+        "quality",
+        ".*against spams",
+    ),
+    Explanation(
         "Eigenvectors of the covariance are float64's; scikit-learn takes them in float32, and in "
         "factor analysis by a randomized SVD.",
         "estimators",
