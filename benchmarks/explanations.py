@@ -97,8 +97,8 @@ EXPLANATIONS = (
         "PCA.*",
     ),
     Explanation(
-        "SPAMS follows the path of least angles, which ends at the exact code in about as many steps "
-        "as that has nonzeros; ours are first-order steps.",
+        "SPAMS follows the path of least angles, which ends at the exact code in about as many "
+        "steps as that has nonzeros; ours are first-order steps.",
         "quality",
         ".*against spams",
     ),
