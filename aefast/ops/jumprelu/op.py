@@ -100,18 +100,11 @@ def _kernels(preactivation: Tensor, threshold: Tensor) -> str | None:
     return name
 
 
-def _run(
-    preactivation: Tensor,
-    threshold: Tensor,
-    bandwidth: float,
-    estimator: str,
-    name: str,
-    is_counted: bool,
-) -> tuple[Tensor, Tensor]:
-    arguments = preactivation, threshold, bandwidth, estimator, name, is_counted
-    if dispatch.is_differentiated(preactivation, threshold):
-        return _JumpReLU.apply(*arguments)
-    return _JumpReLU.forward(*arguments)
+def _run(preactivation: Tensor, threshold: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
+    """The kernel's pass; ``settings`` are those of :meth:`_JumpReLU.forward`."""
+    is_differentiated = dispatch.is_differentiated(preactivation, threshold)
+    function = _JumpReLU.apply if is_differentiated else _JumpReLU.forward
+    return function(preactivation, threshold, *settings)
 
 
 class _JumpReLU(KernelFunction):
