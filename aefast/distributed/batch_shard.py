@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from aefast.distributed.group import Group
@@ -58,9 +57,3 @@ class BatchShard(NamedTuple):
         batch_mean = local_mean.detach() * self.weight
         self.group.all_reduce(batch_mean).wait()
         return batch_mean + (local_mean - local_mean.detach())
-
-    def is_any_of_batch(self, flags: Tensor) -> Tensor:
-        """Whether each flag is set on any rank."""
-        counts = flags.to(torch.float32)
-        self.group.all_reduce(counts).wait()
-        return counts > 0

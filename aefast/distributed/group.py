@@ -39,6 +39,21 @@ class Group(NamedTuple):
         with _named_errors():
             return Sum(dist.all_reduce(tensor, group=self.handle, async_op=True))
 
+    def total(self, count: int) -> int:
+        """The sum of the ranks' counts."""
+        if self.size == 1:
+            return count
+        total = torch.tensor(count, dtype=torch.int64, device=self._device())
+        self.all_reduce(total).wait()
+        return int(total)
+
+    def numbers(self, number: Tensor) -> Tensor:
+        """Every rank's scalar, ``[size]``."""
+        numbers = number.new_zeros(self.size)
+        numbers[self.rank] = number
+        self.all_reduce(numbers).wait()
+        return numbers
+
     def any(self, *flags: bool) -> list[bool]:
         """Whether each flag is set on any rank."""
         if self.size == 1:
@@ -46,6 +61,14 @@ class Group(NamedTuple):
         counts = torch.tensor(flags, dtype=torch.float32, device=self._device())
         self.all_reduce(counts).wait()
         return [count > 0 for count in counts.tolist()]
+
+    def any_of(self, flags: Tensor) -> Tensor:
+        """Whether each flag of a tensor is set on any rank."""
+        if self.size == 1:
+            return flags
+        counts = flags.to(torch.float32)
+        self.all_reduce(counts).wait()
+        return counts > 0
 
     def gather(self, value: Result) -> list[Result]:
         """Every rank's value, which pickle takes."""

@@ -97,10 +97,13 @@ def check_model(model: Trainable | nn.Module) -> None:
             "model has sharded parameters, as fully_shard leaves them; a training in a process "
             "group takes whole ones, and a loop of your own trains sharded ones"
         )
-    if isinstance(model, BatchTopKSparseAutoencoder):
+    if isinstance(model, BatchTopKSparseAutoencoder) and not (
+        _has_loss_of(model, SparseDictionary)
+        and model._has_method_of(BatchTopKSparseAutoencoder, "encode")
+    ):
         raise ValueError(
-            f"model is a {type(model).__name__}, which chooses among the latents of a whole "
-            "minibatch; it takes one process"
+            f"model is a {type(model).__name__}, which has a loss or an encode of its own; in a "
+            "process group or in parts the code of a batch takes BatchTopKSparseAutoencoder's"
         )
 
 
@@ -244,11 +247,16 @@ def _chain_ends(model: RBM, start: Tensor, seed: int, row_offset: int) -> Tensor
 def _dictionary_loss(
     model: SparseDictionary, x: Tensor, seed: int, shard: BatchShard
 ) -> Tensor | None:
-    """Dead latents are counted over the minibatch: a latent is active if it is on any rank."""
+    """Dead latents are counted over the minibatch: a latent is active if it is on any rank. So are
+    the largest latents that a batch top-k code takes."""
     target = model._checked_target(x, None)
-    loss, code, residual = shard.group.together(lambda: model._objective(x, target))
+    objective = functools.partial(model._objective, x, target)
+    if isinstance(model, BatchTopKSparseAutoencoder) and model.training:
+        shared_code = model._encode_shared(x, shard.group)
+        objective = functools.partial(model._objective_of, shared_code, target)
+    loss, code, residual = shard.group.together(objective)
     if model.training:
-        model._count_rows(shard.batch_rows, shard.is_any_of_batch(model._active(code)))
+        model._count(code, shard.group)
     if len(x) == 0:
         return None
     return shard.weight * model._with_auxiliary(loss, x, residual)

@@ -1,12 +1,13 @@
 """Sparse autoencoders whose code is the largest latents of a whole batch."""
 
 from collections.abc import Sequence
-from typing import Unpack
+from typing import Unpack, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from aefast.distributed.group import Group
 from aefast.functional import batch_topk_encode, sparse_decode
 from aefast.nn.dictionary import Code, DictionaryOptions, SparseDictionary
 from aefast.nn.reparametrized import renew_weights
@@ -90,15 +91,32 @@ class BatchTopKSparseAutoencoder(SparseDictionary):
             values, indices = batch.encode(rows, weight, bias, self.k, self.threshold)
         return SparseCode(in_shape_of(x, values).relu(), in_shape_of(x, indices))
 
+    def _encode_shared(self, x: Tensor, group: Group) -> SparseCode:
+        """In training the code of this rank's rows ``[..., D]`` of a batch that a group shares: the
+        largest are those of all ranks' rows."""
+
+        def operands() -> tuple[Tensor, Tensor, Tensor]:
+            renew_weights(self)
+            centered = as_rows(self._centered(x))
+            tensors = dispatch.cast_operands(centered, self.encoder_weight, self.encoder_bias)
+            return cast(tuple[Tensor, Tensor, Tensor], tensors)
+
+        rows, weight, bias = group.together(operands)
+        with dispatch.without_autocast(x.device):
+            values, indices = batch.encode_shared(rows, weight, bias, self.k, group)
+        return SparseCode(in_shape_of(x, values).relu(), in_shape_of(x, indices))
+
     @torch.no_grad()
-    def _count(self, code: Code) -> None:
-        super()._count(code)
+    def _count(self, code: Code, group: Group) -> None:
+        super()._count(code, group)
         assert not isinstance(code, Tensor)
         active = torch.where(code.values > 0, code.values, torch.inf)
         # A cast model's threshold may be in half precision. It moves in float32 at least.
         dtype = torch.promote_types(self.threshold.dtype, torch.float32)
         threshold = self.threshold.to(dtype)
-        least = active.amin().to(dtype) if active.numel() else threshold
+        least = active.amin().to(dtype) if active.numel() else torch.full_like(threshold, torch.inf)
+        if group.size > 1:
+            least = group.numbers(least).amin()
         moved = threshold.lerp(least, THRESHOLD_RATE)
         self.threshold.copy_(torch.where(least.isfinite(), moved, threshold))
 
@@ -154,8 +172,8 @@ class MatryoshkaSparseAutoencoder(BatchTopKSparseAutoencoder):
         halves = sorted({max(1, self.latents >> n) for n in range(5)})
         self.prefixes = halves if prefixes is None else prefixes
 
-    def _objective(self, x: Tensor, target: Tensor) -> tuple[Tensor, Code, Tensor]:
-        code = self.encode(x)
+    def _objective_of(self, code: Code, target: Tensor) -> tuple[Tensor, Code, Tensor]:
+        assert not isinstance(code, Tensor)
         output, begin, losses = self.decoder_bias.expand_as(target), 0, []
         for end in self.prefixes:
             is_inside = (code.indices >= begin) & (code.indices < end)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from aefast.distributed.group import Group
 from aefast.functional import linear_act, sparse_decode, topk_encode
 from aefast.nn.autoencoder import check_draw
 from aefast.nn.candidates import serves
@@ -224,7 +225,7 @@ class SparseDictionary(HasSettings, Shardable):
             )
         loss, code, residual = self._objective(x, self._checked_target(x, target))
         if counts and not (dispatch.is_recomputed() or dispatch.is_in_backward()):
-            self._count(code)
+            self._count(code, Group())
         return self._with_auxiliary(loss, x, residual)
 
     def _with_auxiliary(self, loss: Tensor, x: Tensor, residual: Tensor) -> Tensor:
@@ -236,7 +237,10 @@ class SparseDictionary(HasSettings, Shardable):
     def _objective(self, x: Tensor, target: Tensor) -> tuple[Tensor, Code, Tensor]:
         """The loss without the dead latents', the code, and the residual: the reconstruction less
         the target, without a gradient."""
-        code = self.encode(x)
+        return self._objective_of(self.encode(x), target)
+
+    def _objective_of(self, code: Code, target: Tensor) -> tuple[Tensor, Code, Tensor]:
+        """The same of rows that are encoded."""
         if isinstance(code, Tensor) or not self._has_method_of(SparseDictionary, "decode"):
             output = self.decode(code)
             return F.mse_loss(output, target), code, (output - target).detach()
@@ -328,15 +332,11 @@ class SparseDictionary(HasSettings, Shardable):
         return active[:-1]
 
     @torch.no_grad()
-    def _count(self, code: Code) -> None:
-        """The rows of a code, in training."""
+    def _count(self, code: Code, group: Group) -> None:
+        """The rows of a code, in training, and those of the other ranks of a group."""
         values = code if isinstance(code, Tensor) else code.values
-        self._count_rows(math.prod(values.shape[:-1]), self._active(code))
-
-    def _count_rows(self, rows: int, active: Tensor) -> None:
-        """Count so many rows of training, in which these latents, bool ``[L]``, were active."""
-        self.idle += rows
-        self.idle.masked_fill_(active, 0)
+        self.idle += group.total(math.prod(values.shape[:-1]))
+        self.idle.masked_fill_(group.any_of(self._active(code)), 0)
 
     def _auxiliary_loss(self, x: Tensor, residual: Tensor) -> Tensor:
         """The mean squared error of the residual's reconstruction by dead latents; 0 for none."""

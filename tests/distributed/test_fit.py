@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 import aefast
+from aefast import nn
 from aefast.distributed import gradients
 from aefast.distributed.group import Group, Sum
 from tests.distributed import training, worlds
@@ -94,6 +95,8 @@ def test_sums_begin_in_backward_in_the_order_of_the_buckets(monkeypatch):
 WHOLE = (
     "sparse kl",
     "topk",
+    "batchtopk",
+    "matryoshka",
     "jumprelu",
     "gated",
     "rbm",
@@ -115,6 +118,21 @@ def test_micro_batches_are_a_whole_minibatch(name):
 def test_what_looks_at_a_whole_minibatch_takes_no_parts(name):
     with pytest.raises(ValueError, match="whose step looks at a whole minibatch; micro_batch_size"):
         training.trained(name, 12, micro_batch_size=7)
+
+
+@pytest.mark.parametrize("method", ["encode", "loss"])
+def test_a_batch_code_of_ones_own_is_refused(method):
+    """Its largest latents would be those of a rank's rows."""
+
+    class Own(nn.BatchTopKSparseAutoencoder):
+        pass
+
+    setattr(Own, method, lambda self, x, **options: getattr(super(Own, self), method)(x, **options))
+    model = Own(12, 40, 3)
+    with pytest.raises(
+        ValueError, match="model is a Own, which has a loss or an encode of its own"
+    ):
+        aefast.fit(model, training.rows(), torch.optim.SGD(model.parameters()), micro_batch_size=7)
 
 
 def test_what_parts_do_not_add_up_to_is_refused():

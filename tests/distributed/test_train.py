@@ -29,10 +29,18 @@ def data(tmp_path):
     return tmp_path / "rows.npy"
 
 
+def word(value):
+    return ",".join(map(str, value)) if isinstance(value, list) else value
+
+
+# Of a row with one active latent a tied start's gradient is 0 but for rounding, and Adam makes a
+# whole step of it: with k = 3 there is such a row.
+OPTIONS = {**SMALL, "matryoshka": {**SMALL["matryoshka"], "k": 8}}
+
+
 def arguments(model, data, out, *more, epochs=2):
-    sizes = ",".join(map(str, SMALL[model]["hidden"]))
-    options = {f"--{name.replace('_', '-')}": value for name, value in SMALL[model].items()}
-    options |= {"--hidden": sizes, "--epochs": epochs}
+    options = {f"--{name.replace('_', '-')}": word(value) for name, value in OPTIONS[model].items()}
+    options["--epochs"] = epochs
     words = [word for option in options.items() for word in option]
     common = ["--data", data, "--batch-size", 7, "--validation", 0.2, "--learning-rate", 0.01]
     return ["train", model, *common, *words, "--out", out, *more]
@@ -74,12 +82,8 @@ def test_two_ranks_make_one_process_s_run_which_one_goes_on_with(data, tmp_path)
     check_run("sae", data, tmp_path, 2, 1)
 
 
-# These choose among the latents of a whole minibatch, and are refused.
-OF_ONE_PROCESS = {"batchtopk", "matryoshka"}
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("model", sorted(MODELS.keys() - {"dbn"} - OF_ONE_PROCESS))
+@pytest.mark.parametrize("model", sorted(MODELS.keys() - {"dbn"}))
 @pytest.mark.parametrize(("size", "resumed_on"), [(1, 2), (2, 4), (4, 1)])
 def test_every_model_on_any_number_of_ranks(model, data, tmp_path, size, resumed_on):
     check_run(model, data, tmp_path, size, resumed_on)

@@ -46,6 +46,12 @@ MODELS: dict[str, Any] = {
         VISIBLE, layers=[8], latent=3, bound="importance", samples=3
     ),
     "topk": lambda: models.TopKSparseAutoencoder(VISIBLE, 40, 3, aux_k=4, dead_after=60),
+    "batchtopk": lambda: models.BatchTopKSparseAutoencoder(
+        VISIBLE, 40, 2.5, aux_k=4, dead_after=60
+    ),
+    "matryoshka": lambda: models.MatryoshkaSparseAutoencoder(
+        VISIBLE, 40, 3, prefixes=[8, 40], aux_k=4, dead_after=60
+    ),
     "jumprelu": lambda: models.JumpReLUSparseAutoencoder(VISIBLE, 40, aux_k=4, dead_after=60),
     "gated": lambda: models.GatedSparseAutoencoder(VISIBLE, 40, aux_k=4, dead_after=60),
     "rbm": lambda: models.RBM(VISIBLE, 8),

@@ -5,6 +5,7 @@ doubled until no row's last one is selected. So every backend serves, and none s
 [rows, latents]. The code's width depends on the data, which costs one synchronization a call.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor
 
 from aefast import backend
+from aefast.distributed import selection
+from aefast.distributed.group import Group
 from aefast.ops.shared import checks, dispatch
 from aefast.ops.shared.autograd import Context, KernelFunction
 from aefast.ops.shared.precision import upcast
@@ -55,28 +58,51 @@ def encode(
     if name == "eager" or 0 in (x.numel(), weight.numel()) or dispatch.is_transformed(x):
         return eager.batch_topk_encode(*arguments)[:2]
     if dispatch.is_differentiated(x, weight, bias):
-        return _BatchTopKEncode.apply(*arguments)[:2]
-    return _run(*arguments)[:2]
+        return _BatchTopKEncode.apply(*arguments, Group())[:2]
+    return _run(*arguments, Group())[:2]
+
+
+def encode_shared(
+    x: Tensor, weight: Tensor, bias: Tensor | None, k: float, group: Group
+) -> tuple[Tensor, Tensor]:
+    """As :func:`encode` of a batch of which each rank has some rows ``[B, D]``, or none: this
+    rank's values and latents, ``[B, m]``, of the largest of all ranks' rows.
+
+    Raises:
+        OtherRankError: another rank has an error.
+    """
+    return _BatchTopKEncode.apply(x, weight, bias, k, None, group)[:2]
 
 
 def _run(
-    x: Tensor, weight: Tensor, bias: Tensor | None, k: float, threshold: Tensor | None
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    k: float,
+    threshold: Tensor | None,
+    group: Group,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Values, latents, and how many of each row are wanted ``[B]``."""
-    if backend.select(x.device, x.dtype) == "eager" or 0 in (x.numel(), weight.numel()):
+    is_defined = backend.select(x.device, x.dtype) == "eager" or 0 in (x.numel(), weight.numel())
+    if is_defined and group.size == 1:
         return eager.batch_topk_encode(x, weight, bias, k, threshold)
     # Ranked, as every encoding, before it is rounded to a half precision.
     inputs = upcast(x), upcast(weight), None if bias is None else upcast(bias)
-    rows, latents = len(x), len(weight)
+    count, latents = eager.batch_count(k, group.total(len(x))), len(weight)
     width = min(latents, FIRST_WIDTH * math.ceil(k))
     while True:
-        values, indices = run_kernel("topk_encode", *inputs, width)
-        counts = eager.selected_counts(values, eager.batch_count(k, rows), threshold)
-        most = max(1, int(counts.max()))
-        if most < width or width == latents:
+        largest = functools.partial(run_kernel, "topk_encode", *inputs, width)
+        values, indices = group.together(largest)
+        if group.size > 1:
+            counts = selection.selected_counts(values, count, group)
+        else:
+            counts = eager.selected_counts(values, count, threshold)
+        most = int(counts.max()) if len(counts) else 0
+        (is_cut,) = group.any(most == width)
+        if not is_cut or width == latents:
             break
         width = min(latents, 2 * width)
-    return *eager.trimmed(values.to(x.dtype), indices, counts, most), counts
+    return *eager.trimmed(values.to(x.dtype), indices, counts, max(1, most)), counts
 
 
 class _BatchTopKEncode(KernelFunction):
@@ -102,14 +128,14 @@ class _BatchTopKEncode(KernelFunction):
         if needs_weight or needs_bias:
             sums, totals = latent_sums(grad, indices, x, weight.shape[0])
         gradients = grad_x, sums if needs_weight else None, totals if needs_bias else None
-        return *gradients, None, None
+        return *gradients, *[None] * (len(ctx.needs_input_grad) - len(gradients))
 
 
 @registered("aefast::batch_topk_encode")
 def _registered(
     x: Tensor, weight: Tensor, bias: Tensor | None, k: float, threshold: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _run(x, weight, bias, k, threshold)
+    return _run(x, weight, bias, k, threshold, Group())
 
 
 @_registered.register_fake
