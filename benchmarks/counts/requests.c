@@ -3,4 +3,4 @@
 
 void start(void) { CALLGRIND_START_INSTRUMENTATION; }
 void begin(void) { CALLGRIND_ZERO_STATS; }
-void end(const char *name) { CALLGRIND_DUMP_STATS_AT(name); }
+void end(const char* name) { CALLGRIND_DUMP_STATS_AT(name); }
