@@ -131,25 +131,30 @@ def gathered(
 
 
 def minibatches_of(
+    dataset: Dataset | TensorRows | PairedRows,
+    batch_indices: Sequence[Tensor],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Iterator[Tensor | Pair]:
+    """Minibatches of the rows, or pairs, that ``batch_indices`` name as a model takes them,
+    ``[B, D]``."""
+    if isinstance(dataset, PairedRows):
+        sides = (dataset.inputs, dataset.targets)
+        return map(Pair, *(_rows_of(side, batch_indices, device, dtype) for side in sides))
+    return _rows_of(dataset, batch_indices, device, dtype)
+
+
+def _rows_of(
     dataset: Dataset | TensorRows,
     batch_indices: Sequence[Tensor],
     device: torch.device,
     dtype: torch.dtype,
 ) -> Iterator[Tensor]:
-    """Minibatches of the rows that ``batch_indices`` name as a model takes them, ``[B, D]``."""
     if isinstance(dataset, TensorRows):
         rows: Iterator[Tensor] = map(dataset.take, batch_indices)
     else:
         rows = gathered(dataset, batch_indices, device)
     return (x.to(device, dtype) for x in rows)
-
-
-def pairs_of(
-    dataset: PairedRows, batch_indices: Sequence[Tensor], device: torch.device, dtype: torch.dtype
-) -> Iterator[Pair]:
-    """Minibatches of the pairs that ``batch_indices`` name, as :func:`minibatches_of`."""
-    sides = (dataset.inputs, dataset.targets)
-    return map(Pair, *(minibatches_of(side, batch_indices, device, dtype) for side in sides))
 
 
 def _ahead(

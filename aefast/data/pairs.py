@@ -18,6 +18,10 @@ class Pair(NamedTuple):
         """Both tensors, converted by ``torch.Tensor.to``."""
         return Pair(self.inputs.to(*args, **kwargs), self.targets.to(*args, **kwargs))
 
+    def part(self, rows: slice) -> "Pair":
+        """Some of its rows."""
+        return Pair(self.inputs[rows], self.targets[rows])
+
 
 class PairedRows:
     """The rows of two datasets, in pairs.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from aefast.data import Dataset
+from aefast.data.pairs import PairedRows
 from aefast.data.tensor_rows import TensorRows
 from aefast.distributed.group import Group
 from aefast.messages import cut
@@ -39,8 +40,15 @@ def agree(group: Group, facts: dict[str, object]) -> None:
                 )
 
 
-def data_facts(data: Dataset | TensorRows) -> dict[str, object]:
-    """Facts of all rows: each rank has the whole data, and takes its rows of them."""
+def data_facts(data: Dataset | TensorRows | PairedRows) -> dict[str, object]:
+    """Facts of all rows, or pairs: each rank has the whole data, and takes its rows of them."""
+    if isinstance(data, PairedRows):
+        sides = {"inputs": data.inputs, "targets": data.targets}
+        return {
+            f"{name} of {side}": value
+            for side, rows in sides.items()
+            for name, value in data_facts(rows).items()
+        }
     rows = torch.linspace(0, len(data) - 1, COMPARED_ROWS, dtype=torch.float64, device="cpu").long()
     compared_rows = data.take(rows).to("cpu", torch.float32)
     checksum = zlib.crc32(compared_rows.numpy().tobytes())

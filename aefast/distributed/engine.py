@@ -11,6 +11,7 @@ from torch import Tensor
 from aefast import random
 from aefast.data import Dataset
 from aefast.data.minibatches import minibatches_of
+from aefast.data.pairs import Pair, PairedRows
 from aefast.data.tensor_rows import TensorRows
 from aefast.distributed.batch_shard import BatchShard
 from aefast.distributed.group import Group, LostRankError
@@ -37,9 +38,9 @@ class SharedSteps(Protocol):
         """Called before some steps: read the optimizer's settings, which may have changed."""
         ...
 
-    def compute(self, x: Tensor, seed: int, shard: BatchShard) -> float:
-        """The part of the loss of a shard's rows x ``[B, D]``. Their gradients are added to those
-        of the rank's earlier rows."""
+    def compute(self, x: Tensor | Pair, seed: int, shard: BatchShard) -> float:
+        """The part of the loss of a shard's rows x ``[B, D]``, or pairs. Their gradients are added
+        to those of the rank's earlier rows."""
         ...
 
     def add_up(self, scalars: list[float]) -> list[float]:
@@ -71,7 +72,7 @@ class GroupEngine:
     def __init__(
         self,
         steps: SharedSteps,
-        dataset: Dataset | TensorRows,
+        dataset: Dataset | TensorRows | PairedRows,
         group: Group,
         micro_batch_size: int | None = None,
     ) -> None:
@@ -119,7 +120,7 @@ class GroupEngine:
             step = 0
 
     def _step(
-        self, inputs: Iterator[Tensor], seed: int, shard: BatchShard, end: float
+        self, inputs: Iterator[Tensor | Pair], seed: int, shard: BatchShard, end: float
     ) -> tuple[float, bool]:
         """Take a step, if its loss is finite. Returns the minibatch's loss, and whether the time is
         over on any rank."""
@@ -142,12 +143,14 @@ class GroupEngine:
                 self._error = raised
         return value, over > 0
 
-    def _compute(self, x: Tensor, seed: int, shard: BatchShard) -> float:
-        """The rank's part of the loss, of its rows x ``[B, D]``; its gradients are added up."""
+    def _compute(self, x: Tensor | Pair, seed: int, shard: BatchShard) -> float:
+        """The rank's part of the loss, of its rows x ``[B, D]`` or pairs; its gradients are added
+        up."""
         first, value = shard.first, 0.0
         for micro_batch in shard.micro_batches(self.micro_batch_size):
             rows = slice(micro_batch.rows.start - first, micro_batch.rows.stop - first)
-            value += self.steps.compute(x[rows], seed, micro_batch)
+            part = x.part(rows) if isinstance(x, Pair) else x[rows]
+            value += self.steps.compute(part, seed, micro_batch)
         return value
 
     def _raise_local_error(self) -> None:

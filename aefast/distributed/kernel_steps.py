@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from aefast.data.pairs import Pair
 from aefast.distributed.batch_shard import BatchShard
 from aefast.distributed.group import Group
 from aefast.distributed.shared_memory import SharedBlocks, shared_blocks
@@ -96,10 +97,11 @@ class KernelSteps:
             for start, parameter in zip(self.starts, self.planned.parameters, strict=False)
         ]
 
-    def compute(self, x: Tensor, seed: int, shard: BatchShard) -> float:
+    def compute(self, x: Tensor | Pair, seed: int, shard: BatchShard) -> float:
         from aefast.step import cpp
 
         assert self.sum is not None  # begin() has made it
+        assert isinstance(x, Tensor)  # of pairs the loop takes the steps
         local = self.sum.local
         if len(x) == 0:
             local.zero_()

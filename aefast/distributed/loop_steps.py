@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from aefast.data.pairs import Pair
 from aefast.distributed.batch_shard import BatchShard
 from aefast.distributed.gradients import GradientSum
 from aefast.distributed.group import Group
@@ -33,7 +34,7 @@ class LoopSteps:
     def begin(self) -> None:
         self.gradients.watch()
 
-    def compute(self, x: Tensor, seed: int, shard: BatchShard) -> float:
+    def compute(self, x: Tensor | Pair, seed: int, shard: BatchShard) -> float:
         if shard.micro_batch == 0:
             self.optimizer.zero_grad()
         self.gradients.is_last_backward = shard.micro_batch == shard.micro_batch_count - 1

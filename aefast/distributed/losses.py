@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeGuard, TypeVar
 import torch
 from torch import Tensor, nn
 
+from aefast.data.pairs import Pair
 from aefast.distributed.batch_shard import BatchShard
 from aefast.functional import gibbs
 from aefast.nn import RBM, BatchTopKSparseAutoencoder, SparseAutoencoder
@@ -46,8 +47,10 @@ class WithCriterion(Trainable, Protocol):
     objective: str | None
 
 
-def loss_of_shard(model: Trainable, x: Tensor, seed: int, shard: BatchShard) -> Tensor | None:
-    """The part of the loss of a shard's rows x ``[B, D]``; None without rows.
+def loss_of_shard(
+    model: Trainable, x: Tensor | Pair, seed: int, shard: BatchShard
+) -> Tensor | None:
+    """The part of the loss of a shard's rows x ``[B, D]``, or pairs; None without rows.
 
     What a model draws is what one process would draw for the whole minibatch, where its ``loss``
     takes a ``row_offset``, as those of :mod:`aefast.nn` do.
@@ -55,15 +58,19 @@ def loss_of_shard(model: Trainable, x: Tensor, seed: int, shard: BatchShard) -> 
     loss_of = _loss_of_minibatch(model)
     if loss_of is not None:
         return loss_of(x, seed, shard)
+    options: dict[str, Any] = {"seed": seed}
+    if isinstance(x, Pair):
+        x, options["target"] = x
     if len(x) == 0:
         return None
-    options = {"row_offset": shard.first} if takes_row_offset(model) else {}
-    return shard.weight * model.loss(x, seed=seed, **options)
+    if takes_row_offset(model):
+        options["row_offset"] = shard.first
+    return shard.weight * model.loss(x, **options)
 
 
 def _loss_of_minibatch(
     model: Trainable,
-) -> Callable[[Tensor, int, BatchShard], Tensor | None] | None:
+) -> Callable[[Any, int, BatchShard], Tensor | None] | None:
     """The function of a shard's part, for a loss that is not a mean over rows; else None."""
     if _has_loss_of(model, RBM):
         return functools.partial(_machine_loss, model)
@@ -245,11 +252,12 @@ def _chain_ends(model: RBM, start: Tensor, seed: int, row_offset: int) -> Tensor
 
 
 def _dictionary_loss(
-    model: SparseDictionary, x: Tensor, seed: int, shard: BatchShard
+    model: SparseDictionary, x: Tensor | Pair, seed: int, shard: BatchShard
 ) -> Tensor | None:
     """Dead latents are counted over the minibatch: a latent is active if it is on any rank. So are
     the largest latents that a batch top-k code takes."""
-    target = model._checked_target(x, None)
+    x, target = x if isinstance(x, Pair) else (x, None)
+    target = model._checked_target(x, target)
     objective = functools.partial(model._objective, x, target)
     if isinstance(model, BatchTopKSparseAutoencoder) and model.training:
         shared_code = model._encode_shared(x, shard.group)

@@ -11,7 +11,7 @@ from torch import Tensor
 from aefast import random
 from aefast.data import Dataset
 from aefast.data.dataset import reading
-from aefast.data.minibatches import minibatches_of, pairs_of
+from aefast.data.minibatches import minibatches_of
 from aefast.data.pairs import Pair, PairedRows
 from aefast.data.shards import ShardedDataset
 from aefast.data.tensor_rows import TensorRows
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 Loss = Callable[[Tensor | Pair, int | Tensor], Tensor]
 
 HAS_LOSS = "the model has a loss of its own"
+HAS_TARGETS = "the rows have targets"
 
 
 class DivergenceError(ArithmeticError):
@@ -74,11 +75,11 @@ def choose_engine(
     its rows of it in parts, one after the other.
     """
     group = group or Group()
-    if isinstance(dataset, PairedRows):
-        return LoopEngine(model, dataset, optimizer, loss, "the rows have targets")
     if group.size > 1 or micro_batch_size is not None:
         shared = _shared_steps(model, dataset, optimizer, group)
         return GroupEngine(shared, dataset, group, micro_batch_size)
+    if isinstance(dataset, PairedRows):
+        return LoopEngine(model, dataset, optimizer, loss, HAS_TARGETS)
     if "loss" in model.__dict__:
         step: Engine | str = HAS_LOSS
     elif isinstance(dataset, ShardedDataset):
@@ -119,10 +120,12 @@ def _example_of(model: Trainable) -> Tensor:
 
 def _shared_steps(
     model: Trainable,
-    dataset: Dataset | TensorRows,
+    dataset: Dataset | TensorRows | PairedRows,
     optimizer: torch.optim.Optimizer,
     group: Group,
 ) -> SharedSteps:
+    if isinstance(dataset, PairedRows):
+        return loop_steps.LoopSteps(model, optimizer, group, HAS_TARGETS)
     planned = HAS_LOSS if "loss" in model.__dict__ else _planned(model, dataset, optimizer)
     reason = planned if isinstance(planned, str) else kernel_steps.refusal(planned)
     if isinstance(planned, PlannedStep) and reason is None:
@@ -284,9 +287,7 @@ class LoopEngine(TrainingLoop):
             first_step = 0
         return [float(loss) for loss in losses]
 
-    def _minibatches(self, chosen: Sequence[Tensor]) -> Iterator[Tensor] | Iterator[Pair]:
-        if isinstance(self.dataset, PairedRows):
-            return pairs_of(self.dataset, chosen, self.device, self.dtype)
+    def _minibatches(self, chosen: Sequence[Tensor]) -> Iterator[Tensor | Pair]:
         return minibatches_of(self.dataset, chosen, self.device, self.dtype)
 
 

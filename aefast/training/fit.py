@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from aefast import random
 from aefast.data import Dataset
 from aefast.data.pairs import Pair, PairedRows
-from aefast.data.tensor_rows import TensorRows
 from aefast.distributed.agreement import (
     agree,
     check_batch_size,
@@ -141,7 +140,7 @@ def fit(
             on its device, and keeps its dtype, for a model that is not float32 on a CPU. A
             transcoder takes pairs: a tuple ``(inputs, targets)`` of such rows, ``[N, D]`` and
             ``[N, O]``, or a function whose batches are tuples. The loop above trains on them, with
-            ``target=`` in the loss, in one process, without ``micro_batch_size``.
+            ``target=`` in the loss.
         optimizer: of the model's parameters. Its settings are read at the start of each epoch. Its
             state is as if it had taken the steps itself.
         epochs: passes over the data, at least 0.
@@ -283,14 +282,12 @@ def _check_parts(model: Trainable, dataset: Samples | None) -> None:
     """
     if dataset is None:
         raise TypeError("data is a function, which gives its own batches; micro_batch_size is None")
-    if isinstance(dataset, PairedRows):
-        raise TypeError("data is a pair of inputs and targets; micro_batch_size is None")
     check_micro_batches(model)
     _check_mean(model, dataset)
 
 
-def _check_mean(model: Trainable, dataset: Dataset | TensorRows) -> None:
-    if isinstance(model, PlainModel):
+def _check_mean(model: Trainable, dataset: Samples) -> None:
+    if isinstance(model, PlainModel) and not isinstance(dataset, PairedRows):
         first = torch.arange(min(2, len(dataset)), dtype=torch.int64, device="cpu")
         check_plain_model(model, dataset.take(first).to(next(model.parameters())))
 
@@ -310,8 +307,6 @@ def _begin_together(group: Group, call: _Call, optimizer: torch.optim.Optimizer)
 def _facts(call: _Call, optimizer: torch.optim.Optimizer) -> dict[str, object]:
     if call.dataset is None:
         raise TypeError("data is a function; in a process group it takes rows")
-    if isinstance(call.dataset, PairedRows) or isinstance(call.held_out, PairedRows):
-        raise TypeError("data or validation is a pair; in a process group both take rows alone")
     check_model(call.model)
     _check_mean(call.model, call.dataset)
     planned = plan_of(call.model)

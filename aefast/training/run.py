@@ -193,12 +193,10 @@ def _rows(dataset: Dataset, targets: Dataset | None) -> Dataset | PairedRows:
     """The rows, or the pairs of rows and targets, that a run is trained on.
 
     Raises:
-        RunError: the rows and the targets are not as many, or a process group has targets.
+        RunError: the rows and the targets are not as many.
     """
     if targets is None:
         return dataset
-    if current().size > 1:
-        raise RunError("--targets is given; a process group trains autoencoders")
     if len(dataset) != len(targets):
         raise RunError(
             f"--data has {len(dataset)} rows and --targets {len(targets)}; a transcoder takes a "
@@ -299,8 +297,8 @@ def _together(group: Group, begin: Callable[[], Trainer]) -> Trainer:
 def _facts(trainer: Trainer) -> dict[str, object]:
     """What must be equal on all ranks. The data's path may differ."""
     settings = {**vars(trainer.config), **trainer.config.options}
-    data = settings.pop("data")
-    del settings["options"], settings["targets"]
+    data, targets = settings.pop("data"), settings.pop("targets")
+    del settings["options"]
     parameters = 0
     for tensor in trainer.model.state_dict().values():
         parameters = zlib.crc32(tensor.cpu().numpy().tobytes(), parameters)
@@ -308,6 +306,8 @@ def _facts(trainer: Trainer) -> dict[str, object]:
         **{flag(name): value for name, value in settings.items()},
         "the shape of --data": (data.rows, data.visible),
         "the checksum of --data": data.checksum,
+        "the shape of --targets": None if targets is None else (targets.rows, targets.visible),
+        "the checksum of --targets": None if targets is None else targets.checksum,
         "the run's step": trainer.progress.step,
         "the checksum of its parameters": parameters,
     }

@@ -12,7 +12,17 @@ from tests.distributed import training
 WAYS = ("root", "layers", "mixed")
 TIED_OR_CONTRACTIVE = ("deep, tied, dropout", "contractive", "deep contractive")
 # Ranks have mean activities, dead latents and chains of their own; fully_shard takes no scalar.
-LEFT_OUT = ("topk", "sparse kl", "rbm sparse", "rbm chains", "rbm gaussian", "vae gaussian")
+LEFT_OUT = (
+    "topk",
+    "batchtopk",
+    "matryoshka",
+    *training.OF_PAIRS,
+    "sparse kl",
+    "rbm sparse",
+    "rbm chains",
+    "rbm gaussian",
+    "vae gaussian",
+)
 
 
 def gradients(names: list[str], way: str) -> dict[str, dict[str, Any]]:

@@ -97,6 +97,8 @@ WHOLE = (
     "topk",
     "batchtopk",
     "matryoshka",
+    "transcoder",
+    "batch transcoder",
     "jumprelu",
     "gated",
     "rbm",

@@ -65,11 +65,11 @@ def same(out, other) -> None:
             assert np.isclose(other[name], line[name], rtol=1e-5, atol=1e-5), (line, other)
 
 
-def check_run(model, data, tmp_path, size, resumed_on):
+def check_run(model, data, tmp_path, size, resumed_on, *more):
     """A run of one process, and one of ranks that is taken up by other ones."""
-    assert invoke(*arguments(model, data, tmp_path / "one")).exit_code == 0
+    assert invoke(*arguments(model, data, tmp_path / "one", *more)).exit_code == 0
     several = tmp_path / "several"
-    ended = worlds.command(*[arguments(model, data, several, epochs=1)] * size)
+    ended = worlds.command(*[arguments(model, data, several, *more, epochs=1)] * size)
     assert ended.codes == [0] * size, ended.lines
     assert len(ended.lines) == 1
     more = ["train", "--resume", "--out", several, "--epochs", 2]
@@ -87,6 +87,20 @@ def test_two_ranks_make_one_process_s_run_which_one_goes_on_with(data, tmp_path)
 @pytest.mark.parametrize(("size", "resumed_on"), [(1, 2), (2, 4), (4, 1)])
 def test_every_model_on_any_number_of_ranks(model, data, tmp_path, size, resumed_on):
     check_run(model, data, tmp_path, size, resumed_on)
+
+
+@pytest.mark.slow
+def test_a_transcoder_with_the_same_targets_on_all_ranks(data, tmp_path):
+    targets, other = tmp_path / "targets.npy", tmp_path / "other.npy"
+    np.save(targets, rows()[:, :5] + rows()[:, 5:10])
+    np.save(other, rows()[:, :5])
+    ranks = [
+        arguments("batchtopk", data, tmp_path / "none", "--targets", file)
+        for file in (targets, other)
+    ]
+    ended = worlds.command(*ranks)
+    assert re.match(r"aefast: the checksum of --targets is \d+ on rank 1, and", ended.lines[0])
+    check_run("batchtopk", data, tmp_path, 2, 3, "--targets", targets)
 
 
 @pytest.mark.slow

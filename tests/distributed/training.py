@@ -20,6 +20,11 @@ def rows() -> Tensor:
     return (torch.rand(ROWS, VISIBLE, generator=generator) < 0.4).float()
 
 
+class Regression(torch.nn.Linear):
+    def loss(self, x: Tensor, *, target: Tensor, seed: int | None = None) -> Tensor:
+        return torch.nn.functional.mse_loss(self(x), target)
+
+
 MODELS: dict[str, Any] = {
     "ae": lambda: models.Autoencoder(VISIBLE, 8),
     "deep, tied, dropout": lambda: models.Autoencoder(
@@ -54,6 +59,13 @@ MODELS: dict[str, Any] = {
     ),
     "jumprelu": lambda: models.JumpReLUSparseAutoencoder(VISIBLE, 40, aux_k=4, dead_after=60),
     "gated": lambda: models.GatedSparseAutoencoder(VISIBLE, 40, aux_k=4, dead_after=60),
+    "transcoder": lambda: models.TopKSparseAutoencoder(
+        VISIBLE, 40, 3, outputs=5, aux_k=4, dead_after=60
+    ),
+    "batch transcoder": lambda: models.BatchTopKSparseAutoencoder(
+        VISIBLE, 40, 3, outputs=5, aux_k=4, dead_after=60
+    ),
+    "own loss with a target": lambda: Regression(VISIBLE, 5),
     "rbm": lambda: models.RBM(VISIBLE, 8),
     "rbm sparse": lambda: models.RBM(VISIBLE, 8, sparsity_target=0.1),
     "rbm chains": lambda: models.RBM(VISIBLE, 8, chains=7, k=2),
@@ -65,6 +77,14 @@ MODELS: dict[str, Any] = {
 
 # Whose shares are computed in parts: by the kernels and by the loop.
 IN_PARTS = ("masking", "vae", "vae gaussian")
+
+# Which learn targets of their inputs.
+OF_PAIRS = ("transcoder", "batch transcoder", "own loss with a target")
+
+
+def data_of(name: str) -> Any:
+    x = rows()
+    return (x, x[:, :5] - x[:, 5:10]) if name in OF_PAIRS else x
 
 
 def new(name: str) -> Any:
@@ -80,7 +100,7 @@ def trained(
     optimizer = torch.optim.SGD(model.parameters(), rate)
     epochs = -(-steps // -(-ROWS // batch_size))
     options = {"epochs": epochs, "batch_size": batch_size, "seed": 5, **options}
-    history = aefast.fit(model, rows(), optimizer, **options)
+    history = aefast.fit(model, data_of(name), optimizer, **options)
     return {"losses": history.losses, "engine": history.engine, **model.state_dict()}
 
 
