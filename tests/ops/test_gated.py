@@ -8,45 +8,62 @@ import torch
 import aefast
 from aefast.ops.jumprelu.gated import definition, gated
 from tests.accuracy import assert_as_accurate_as_torch
+from tests.backends import not_interpreted
 
-SHAPES = [(1, 1), (7,), (5, 3), (3, 5, 7), (257, 131), (1, 300), (70, 1100)]
-
-
-def operands(*shape):
-    return [torch.randn(shape), *(torch.randn(shape[-1:]) for _ in range(3))]
-
-
-def gradients_of_each(shape):
-    return torch.randn(shape), torch.randn(shape), torch.randn(shape[:-1])
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+SHAPES = [(1, 1), (7,), (5, 3), (3, 5, 7), (257, 131), (1, 300), (140, 256), (70, 1100)]
+INTERPRETED = [(1, 1), (3, 5, 7), (257, 131), (140, 256)]
 
 
-def code_and_gradients(function, tensors, grads, dtype=torch.float32):
-    leaves = [t.detach().to(dtype).requires_grad_() for t in tensors]
+def operands(*shape, device="cpu"):
+    sizes = shape, *3 * [shape[-1:]]
+    return [torch.randn(size, device=device) for size in sizes]
+
+
+def gradients_of_each(shape, device="cpu"):
+    return [torch.randn(size, device=device) for size in (shape, shape, shape[:-1])]
+
+
+def code_and_gradients(function, tensors, grads, dtype=None):
+    """In this dtype, or in those of the tensors."""
+    leaves = [t.detach().to(dtype or t.dtype).requires_grad_() for t in tensors]
     code = function(*leaves)
-    grads = [grad.to(dtype) for grad in grads]
+    grads = [grad.to(part.dtype) for grad, part in zip(grads, code, strict=True)]
     return [part.detach() for part in code], torch.autograd.grad(code, leaves, grads)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_codes_are_the_definitions_and_gradients_as_accurate_as_torchs(shape):
-    tensors, grads = operands(*shape), gradients_of_each(shape)
+@pytest.mark.interpreted(shape=INTERPRETED)
+def test_codes_and_gradients_are_as_accurate_as_torchs(kernel_device, shape, dtype):
+    tensors, grads = (
+        [t.to(dtype) for t in each]
+        for each in (
+            operands(*shape, device=kernel_device),
+            gradients_of_each(shape, kernel_device),
+        )
+    )
     code, gradients = code_and_gradients(gated, tensors, grads)
     plain, plain_gradients = code_and_gradients(definition, tensors, grads)
     exact, exact_gradients = code_and_gradients(definition, tensors, grads, torch.float64)
-    assert torch.equal(code[0], plain[0])
+    if kernel_device.type == "cpu" and dtype == torch.float32:  # a GPU rounds a magnitude once
+        assert torch.equal(code[0], plain[0])
     assert torch.equal(code[1], plain[1])
-    assert_as_accurate_as_torch(code[2], plain[2], exact[2])
-    for ours, theirs, reference in zip(gradients, plain_gradients, exact_gradients, strict=True):
+    for ours, theirs, reference in zip(
+        (*code, *gradients), (*plain, *plain_gradients), (*exact, *exact_gradients), strict=True
+    ):
         assert_as_accurate_as_torch(ours, theirs, reference)
 
 
-def test_any_strides_give_the_same_result():
-    base = torch.randn(24, 37)
-    for product in (base.t(), base[::2, 3:20], base[:, ::3], base[:1].expand(5, 37)):
-        parameters = [torch.randn(3 * product.shape[1])[::3] for _ in range(3)]
+def test_any_strides_give_the_same_result(kernel_device):
+    base = torch.randn(23, 37, device=kernel_device)
+    for product in (base.t(), base[::2, 3:20], base[:, ::3], base[:1].expand(5, 37), base[:, :1]):
         rows, columns = product.shape
-        alike = torch.randn(rows, 1).expand(rows, columns)
-        grads = torch.randn(columns, rows).t(), alike, torch.randn(1).expand(rows)
+        parameters = operands(3 * columns, device=kernel_device)[1:]
+        parameters = [parameter[::3] for parameter in parameters]
+        wide, one = (torch.randn(n, device=kernel_device) for n in (rows * columns, 1))
+        alike = wide[:rows, None].expand(rows, columns)
+        grads = wide.view(columns, rows).t(), alike, one.expand(rows)
         actual = code_and_gradients(gated, [product, *parameters], grads)
         dense = [t.contiguous() for t in (product, *parameters)]
         expected = code_and_gradients(gated, dense, [grad.contiguous() for grad in grads])
@@ -54,21 +71,35 @@ def test_any_strides_give_the_same_result():
             assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_aligned_rows_of_a_wider_matrix_give_the_same_result(kernel_device, dtype):
+    """Kernels read their rows 16 bytes at a time."""
+    product, *parameters = (t.to(dtype) for t in operands(20, 64, device=kernel_device))
+    product, parameters = product[:, 16:48], [parameter[16:48] for parameter in parameters]
+    by_values, by_opened = torch.randn(2, 20, 96, device=kernel_device).to(dtype)[..., 32:64]
+    grads = by_values, by_opened, torch.randn(20, device=kernel_device)
+    strided = code_and_gradients(gated, [product, *parameters], grads)
+    copies = [t.contiguous() for t in (product, *parameters)]
+    dense = code_and_gradients(gated, copies, [grad.contiguous() for grad in grads])
+    for a, b in zip([*strided[0], *strided[1]], [*dense[0], *dense[1]], strict=True):
+        assert torch.equal(a, b)
+
+
 @pytest.mark.parametrize("changed", range(4))
-def test_nan_and_infinity_are_the_definitions(changed):
-    tensors = operands(6, 6)
-    special = torch.tensor([math.nan, math.inf, -math.inf, 0.0, -0.0, 0.1])
+def test_nan_and_infinity_are_the_definitions(kernel_device, changed):
+    tensors = operands(6, 6, device=kernel_device)
+    special = torch.tensor([math.nan, math.inf, -math.inf, 0.0, -0.0, 0.1], device=kernel_device)
     tensors[changed] = special[:, None].expand(6, 6) if changed == 0 else special
-    grads = gradients_of_each((6, 6))
+    grads = gradients_of_each((6, 6), kernel_device)
     actual, expected = (code_and_gradients(f, tensors, grads) for f in (gated, definition))
     for a, b in zip([*actual[0], *actual[1]], [*expected[0], *expected[1]], strict=True):
         torch.testing.assert_close(a, b, equal_nan=True)
 
 
 @pytest.mark.parametrize("part", range(3))
-def test_one_part_of_a_code_alone_has_the_gradients_of_it(part):
-    leaves = [t.requires_grad_() for t in operands(9, 12)]
-    grads = [torch.zeros_like(grad) for grad in gradients_of_each((9, 12))]
+def test_one_part_of_a_code_alone_has_the_gradients_of_it(kernel_device, part):
+    leaves = [t.requires_grad_() for t in operands(9, 12, device=kernel_device)]
+    grads = [torch.zeros_like(grad) for grad in gradients_of_each((9, 12), kernel_device)]
     grads[part] = torch.randn_like(grads[part])
     actual = torch.autograd.grad(gated(*leaves)[part], leaves, grads[part])
     expected = code_and_gradients(definition, leaves, grads)[1]
@@ -76,9 +107,10 @@ def test_one_part_of_a_code_alone_has_the_gradients_of_it(part):
         torch.testing.assert_close(a, b)
 
 
-def test_the_second_order_gradient_is_the_definitions():
+@not_interpreted
+def test_the_second_order_gradient_is_the_definitions(kernel_device):
     seconds = []
-    start = operands(9, 5)
+    start = operands(9, 5, device=kernel_device)
     for function in (gated, definition):
         leaves = [t.clone().requires_grad_() for t in start]
         values, opened, totals = function(leaves[0].sin(), *leaves[1:])
@@ -90,8 +122,10 @@ def test_the_second_order_gradient_is_the_definitions():
         torch.testing.assert_close(a, b)
 
 
-def test_one_and_two_threads_give_the_same_bits(threads):
-    tensors, grads = operands(700, 650), gradients_of_each((700, 650))
+@not_interpreted
+def test_one_and_two_threads_give_the_same_bits(kernel_device, threads):
+    tensors = operands(700, 650, device=kernel_device)
+    grads = gradients_of_each((700, 650), kernel_device)
     results = []
     for count in (1, 2, 2):
         threads(count)
@@ -110,6 +144,19 @@ def test_every_instruction_set_gives_the_same_code(isa, instruction_set):
     assert all(torch.equal(a, b) for a, b in zip(actual[0], expected[0], strict=True))
     for a, b in zip(actual[1], expected[1], strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_products_of_autocast_are_promoted_as_pytorchs_operators_do(kernel_device):
+    """The products are of a half precision then, and the parameters in float32."""
+    product, *parameters = operands(9, 12, device=kernel_device)
+    mixed, grads = [product.bfloat16(), *parameters], gradients_of_each((9, 12), kernel_device)
+    exact, exact_gradients = code_and_gradients(definition, mixed, grads, torch.float64)
+    ours, theirs = (code_and_gradients(f, mixed, grads) for f in (gated, definition))
+    assert [part.dtype for part in ours[0]] == 3 * [torch.float32]
+    for a, b, reference in zip(
+        (*ours[0], *ours[1]), (*theirs[0], *theirs[1]), (*exact, *exact_gradients), strict=True
+    ):
+        assert_as_accurate_as_torch(a, b, reference)
 
 
 def test_other_dtypes_backends_and_transforms_take_the_definition():

@@ -10,6 +10,7 @@ import torch
 from aefast import functional as F
 from aefast import use_backend
 from aefast.ops.contractive import rows
+from aefast.ops.jumprelu.gated import gated
 from aefast.ops.reconstruction import panels
 from tests.accuracy import assert_as_accurate_as_torch
 from tests.backends import is_interpreted
@@ -151,6 +152,16 @@ OPS = {
         lambda batch, visible, hidden, _: [matrix(batch, visible), matrix(hidden, visible)],
         lambda x, weight: F.batch_topk_encode(x, weight, None, min(3, len(weight))).values,
     ),
+    "jumprelu_encode": (
+        lambda batch, visible, hidden, _: [
+            matrix(batch, visible), matrix(hidden, visible), torch.rand(hidden),
+        ],
+        lambda x, weight, threshold: F.jumprelu_encode(x, weight, None, threshold, 2.0),
+    ),
+    "gated": (
+        lambda batch, visible, *_: [matrix(batch, visible), *matrix(3, visible)],
+        gated,
+    ),
 }  # fmt: skip
 
 
@@ -193,6 +204,8 @@ def panels_of_two_rows(monkeypatch):
         "kl_sparsity",
         "l1_sparsity",
         "soft_threshold",
+        "jumprelu_encode",
+        "gated",
     ]
 )
 def test_every_op_at_sizes_one_to_four(kernel_device, panels_of_two_rows, op):

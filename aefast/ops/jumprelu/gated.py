@@ -3,7 +3,14 @@
     gate = z + b,    magnitude = relu(s z + m),    opened = relu(gate)
     values = magnitude where gate > 0, else 0
 
-On a CPU in float32 a pass over the products z, and one in backward; else PyTorch's operators.
+A pass over the products z, and one in backward; on a CPU in float32, else PyTorch's operators.
+
+A backend module has two functions, on products ``[B, L]`` of any strides and parameters ``[L]``:
+
+``gated(product, gate_bias, scale, magnitude_bias) -> (values, opened, totals)``
+    ``[B, L]`` twice and, in float32, ``[B]``.
+``gated_backward(grads, product, gate_bias, scale, magnitude_bias) -> gradients``
+    of the operands. ``grads`` are those of the three results, of any strides, or None.
 """
 
 from typing import Any
@@ -23,14 +30,17 @@ Gated = tuple[Tensor, Tensor, Tensor]
 def gated(product: Tensor, gate_bias: Tensor, scale: Tensor, magnitude_bias: Tensor) -> Gated:
     """The values and what opens the gates, of products ``[..., L]``, and the sum ``[...]`` of what
     opens those of a row, in float32 at least. The parameters are ``[L]``."""
+    # PyTorch's operators do so, too, under autocast.
+    product = product.to(torch.promote_types(product.dtype, gate_bias.dtype))
     tensors = product, gate_bias, scale, magnitude_bias
-    if not _serves(*tensors):
+    name = _kernels(*tensors)
+    if name is None:
         return definition(*tensors)
     operands = tuple(
         dispatch.materialize(tensor, "an operand") for tensor in (as_rows(product), *tensors[1:])
     )
     function = _Gated.apply if dispatch.is_differentiated(*tensors) else _Gated.forward
-    values, opened, totals = function(*operands)
+    values, opened, totals = function(name, *operands)
     shape = product.shape[:-1]
     return in_shape_of(product, values), in_shape_of(product, opened), totals.view(shape)
 
@@ -42,23 +52,28 @@ def definition(product: Tensor, gate_bias: Tensor, scale: Tensor, magnitude_bias
     return torch.where(gate <= 0, 0, magnitude), opened, upcast(opened).sum(-1)
 
 
-def _serves(product: Tensor, *parameters: Tensor) -> bool:
+def _kernels(product: Tensor, *parameters: Tensor) -> str | None:
+    """The backend that serves; None for the definition."""
     tensors = product, *parameters
     if dispatch.is_traced(*tensors) or dispatch.is_in_functorch() or product.numel() == 0:
-        return False
-    if dispatch.is_transformed(*tensors) or any(t.dtype != torch.float32 for t in tensors):
-        return False
-    return backend.select(product.device, product.dtype) == "cpp"
+        return None
+    if dispatch.is_transformed(*tensors) or any(t.dtype != product.dtype for t in parameters):
+        return None
+    name = backend.select(product.device, product.dtype)
+    # On a CPU a pass over copies in float32 takes as long as the half precision's operators.
+    is_served = name == "triton" or product.dtype == torch.float32
+    return name if name != "eager" and is_served else None
 
 
 class _Gated(KernelFunction):
     @staticmethod
-    def forward(*operands: Tensor) -> Gated:
-        return backend.implementation("jumprelu", "cpp").gated(*operands)
+    def forward(name: str, *operands: Tensor) -> Gated:
+        return backend.implementation("jumprelu", name).gated(*operands)
 
     @staticmethod
     def setup_context(ctx: Context, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> None:
-        ctx.save_for_backward(*inputs)
+        ctx.name, *operands = inputs
+        ctx.save_for_backward(*operands)
         ctx.set_materialize_grads(False)
 
     @staticmethod
@@ -66,13 +81,13 @@ class _Gated(KernelFunction):
         given = [grad for grad in grads if grad is not None]
         operands = ctx.saved_tensors
         if not given:
-            return (None,) * 4
+            return (None,) * 5
         if torch.is_grad_enabled() or dispatch.is_transformed(*given) or dispatch.is_traced(*given):
-            return tuple(connected(_defined_gradients(grads, *operands), (*given, *operands)))
-        cpp = backend.implementation("jumprelu", "cpp")
+            gradients = connected(_defined_gradients(grads, *operands), (*given, *operands))
+            return None, *gradients
+        kernels = backend.implementation("jumprelu", ctx.name)
         dense = [None if g is None else dispatch.materialize(g, "the gradient") for g in grads]
-        gradients: tuple[Tensor, ...] = cpp.gated_backward(dense, *operands)
-        return gradients
+        return None, *kernels.gated_backward(dense, *operands)
 
 
 def _defined_gradients(

@@ -11,6 +11,8 @@ A backend module has two functions, on pre-activations ``[B, L]`` and thresholds
 ``backward(grad_values, grad_active, preactivation, threshold, bandwidth, estimator,
 threshold_needed) -> (grad_preactivation, grad_threshold or None)``
     gradients of any strides, ``[B, L]``.
+
+``cpp`` and ``triton`` have ``active_latents(values) -> bool [L]``, too.
 """
 
 from typing import Any, NamedTuple
@@ -41,7 +43,6 @@ class JumpReLUCode(NamedTuple):
 
 
 ESTIMATORS = ("rectangle", "tanh")
-KERNELS = ("cpp", "numba")  # of the backends: the others take the definition
 
 
 def check_threshold(threshold: Tensor, weight: Tensor, x: Tensor) -> None:
@@ -82,8 +83,9 @@ def counted(
 def active_latents(values: Tensor) -> Tensor:
     """bool ``[L]``: the latents that some row of values ``[..., L]`` has above 0."""
     rows = as_rows(values)
-    if _kernels(rows, rows) == "cpp":
-        return backend.implementation("jumprelu", "cpp").active_latents(
+    name = _kernels(rows, rows)
+    if name in ("cpp", "triton"):
+        return backend.implementation("jumprelu", name).active_latents(
             dispatch.materialize(rows, "values")
         )
     return (rows > 0).any(0)
@@ -95,9 +97,7 @@ def _kernels(preactivation: Tensor, threshold: Tensor) -> str | None:
     if dispatch.is_traced(*tensors) or preactivation.numel() == 0:
         return None
     name = backend.select(preactivation.device, preactivation.dtype)
-    if name not in KERNELS or dispatch.is_transformed(*tensors):
-        return None
-    return name
+    return None if name == "eager" or dispatch.is_transformed(*tensors) else name
 
 
 def _run(preactivation: Tensor, threshold: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
