@@ -172,11 +172,17 @@ KINDS_OF_LARGE = [plain, denoising, rbm]
 
 
 # Besides the grid: batches of 32, and models of widths of their own.
-TABLES, DIGITS = Shape(32, (30, 16)), Shape(32, SMALL)
-MORE_FITS = [(plain, TABLES), (plain, DIGITS), (plain, Shape(4096, (784, 1024)))]
-MORE_FITS += [(variational, Shape(128, (64, 32, 2))), (variational, Shape(128, (784, 200, 20)))]
-MORE_FITS += [(deep, Shape(128, (64, 128, 64, 2)))]
+TABLES, DIGITS, MORE_DIGITS = Shape(32, (30, 16)), Shape(32, SMALL), Shape(128, SMALL)
+TWO_LAYERS = [(variational, Shape(128, (64, 32, 2))), (deep, Shape(128, (64, 128, 64, 2)))]
+MORE_FITS = [(plain, Shape(4096, (784, 1024))), (variational, Shape(128, (784, 200, 20)))]
+MORE_FITS += TWO_LAYERS
 MORE_STEPS = [(kind, DIGITS) for kind in KINDS]
+# A call has a cost of its own, about a millisecond, in which a small model takes a hundred steps:
+# these models are measured in long calls, which show the step, beside the short ones.
+LONG_CALL = 1000
+CALLS = [(plain, shape, count) for shape in (TABLES, DIGITS) for count in (MOST_STEPS, LONG_CALL)]
+CALLS += [(kind, MORE_DIGITS, LONG_CALL) for kind in (plain, denoising, contractive, sparse)]
+CALLS += [(*model, LONG_CALL) for model in TWO_LAYERS]
 
 
 class Run:
@@ -251,6 +257,23 @@ def test_fit(
     compare(fit_case(kind, shape))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("device", ["cpu"])
+@pytest.mark.parametrize(
+    ("kind", "shape", "count"),
+    [pytest.param(*call, id=f"{call[1]}-{call[0].__name__}-{call[2]}") for call in CALLS],
+)
+def test_call(
+    compare: Callable[[Case], None],
+    restored_generator: None,
+    kind: Kind,
+    shape: Shape,
+    count: int,
+    device: str,
+) -> None:
+    compare(fit_case(kind, shape, count))
+
+
 @pytest.mark.parametrize("device", ["cpu"])
 @each_model(CROSS, MORE_STEPS)
 def test_step(
@@ -263,8 +286,10 @@ def test_step(
     compare(step_case(kind, shape))
 
 
-def fit_case(kind: Kind, shape: Shape) -> Case:
-    """An epoch by ``aefast.fit``, and by the ordinary loop."""
+def fit_case(kind: Kind, shape: Shape, count: int | None = None) -> Case:
+    """An epoch by ``aefast.fit``, and by the ordinary loop: of ``count`` steps, which the case's
+    name then says."""
+    in_call = steps(shape) if count is None else count
     model, theirs, compiled = contenders(kind, shape)
     optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE, fused=True)
 
@@ -273,17 +298,17 @@ def fit_case(kind: Kind, shape: Shape) -> Case:
 
     return Case(
         op="fit",
-        name=f"{kind.__name__} {shape}",
+        name=f"{kind.__name__} {shape}" + ("" if count is None else f", {count} steps"),
         device="cpu",
         dtype=torch.float32,
-        make_inputs=lambda: (rows_of(steps(shape) * shape.batch, shape, kind),),
+        make_inputs=lambda: (rows_of(in_call * shape.batch, shape, kind),),
         ours=lambda data: aefast.fit(model, data, optimizer, batch_size=shape.batch),
         eager=loop(theirs),
-        compiles=compiled is not None,
+        compiles=compiled is not None and count is None,
         compiled=compiled and loop(compiled),
         check=lambda: check_fit(model, shape, kind),
         training=True,
-        steps=steps(shape),
+        steps=in_call,
     )
 
 

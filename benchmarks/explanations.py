@@ -43,6 +43,23 @@ OWN_CALL = (
 OPS = "linear_act|mlp|contractive_penalty|reconstruction_loss|variational|sparsity|jumprelu|corrupt"
 EXPLANATIONS = (
     Explanation(OWN_CALL, ".*", overhead=True),
+    Explanation(
+        "The baseline is the same call without the busy program, which takes a core's time.",
+        "fit",
+        ".*beside a busy program.*",
+    ),
+    Explanation(
+        "The baseline is the same call without a process group.",
+        "distributed",
+        ".*one rank.*",
+    ),
+    Explanation(
+        "Without the C++ extension a loss is some ops, each with a call's own cost, and the "
+        "products are the vendor's on both sides. numba's passes of an activation take longer than "
+        "torch's.",
+        "step",
+        ".*numba alone",
+    ),
     Explanation(OWN_CALL, f"{OPS}|gibbs|soft_threshold", rows=128),
     Explanation(
         "An RBM's step by loss and backward: its statistics are the gradients, which the plain "

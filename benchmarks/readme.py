@@ -46,7 +46,12 @@ DICTIONARIES = "sparse autoencoders over many latents"
 ESTIMATORS = "`aefast.estimators`, against scikit-learn's"
 YOURS, PATCHED = "your model under `aefast.accelerate`", "peers under `aefast.patch`"
 ROWS = [
-    Row("whole training by `aefast.fit`", "`aefast.fit`", "fit", "|".join(MODELS)),
+    Row(
+        "whole training by `aefast.fit`",
+        "`aefast.fit`",
+        "fit",
+        rf"({'|'.join(MODELS)})(, \d+ steps)?",
+    ),
     Row("whole training by `aefast.fit`", "`aefast.fit` of an RBM", "fit", "rbm"),
     Row("single steps", "loss, backward and Adam", "step", "|".join(MODELS)),
     Row("single steps", "the same of an RBM", "step", "rbm"),

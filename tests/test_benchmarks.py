@@ -34,7 +34,9 @@ report = importlib.import_module("report")
 results = importlib.import_module("results")
 selection = importlib.import_module("selection")
 shapes = importlib.import_module("shapes")
+bench_busy = importlib.import_module("bench_busy")
 bench_corrupt = importlib.import_module("bench_corrupt")
+bench_distributed = importlib.import_module("bench_distributed")
 bench_linear_act = importlib.import_module("bench_linear_act")
 bench_contractive = importlib.import_module("bench_contractive")
 bench_reconstruction = importlib.import_module("bench_reconstruction")
@@ -891,6 +893,45 @@ def test_a_models_twin_has_its_loss(kind: Callable[..., Any]) -> None:
     ours, theirs = (draw.mean() for draw in draws)
     spread = sum(draw.var() / 400 for draw in draws) ** 0.5
     assert abs(ours - theirs) < 5 * spread + 1e-6 * ours
+
+
+def test_a_long_call_has_its_steps_in_its_name_and_in_its_rows() -> None:
+    shape = shapes.Shape(32, (30, 16))
+    short, long = (bench_step.fit_case(bench_step.plain, shape, count) for count in (None, 70))
+    assert (short.name, long.name) == ("plain 32x30-16", "plain 32x30-16, 70 steps")
+    assert [len(case.make_inputs()[0]) for case in (short, long)] == [64 * 32, 70 * 32]
+    assert (short.steps, long.steps) == (64, 70)
+    long.ours(*long.make_inputs())
+    assert results.setting_of(long.name) == "plain, 70 steps"
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="Linux tells a process's state")
+def test_the_busy_program_is_at_work_only_beside_a_call() -> None:
+    program = bench_busy.BusyProgram()
+
+    def state() -> str:
+        status = Path(f"/proc/{program.process.pid}/status").read_text()
+        return re.findall(r"State:\s+(\w)", status)[0]
+
+    try:
+        assert state() == "T"  # stopped
+        with program.at_work():
+            assert state() != "T"
+        assert state() == "T"
+        with pytest.raises(RuntimeError), program.at_work():  # as of a fit that fails
+            raise RuntimeError
+        assert state() == "T"
+    finally:
+        program.end()
+    assert program.process.returncode is not None
+
+
+def test_ranks_that_trained_otherwise_than_one_process_fail_their_check() -> None:
+    alone = SimpleNamespace(losses=torch.tensor([0.3, 0.2], dtype=torch.float64))
+    bench_distributed.check(alone.losses * (1 + 1e-6), alone)
+    for other in (alone.losses * (1 + 1e-4), alone.losses[:1]):
+        with pytest.raises(AssertionError):
+            bench_distributed.check(other, alone)
 
 
 def test_the_quick_suite_has_all_of_it_in_few_cases() -> None:
