@@ -17,6 +17,7 @@ from aefast.nn.linear import LinearAct, TiedLinearAct
 from aefast.nn.loss_module import LossModule
 from aefast.nn.partition import LogPartition, annealed_importance_sampling, exact_log_partition
 from aefast.nn.rbm import RBM
+from aefast.nn.shared_batch import shared_batch
 from aefast.nn.sparse import SparseAutoencoder
 from aefast.nn.step_fields import StepFields as StepFields
 from aefast.nn.stochastic import StochasticAutoencoder
@@ -51,4 +52,5 @@ __all__ = [
     "VariationalAutoencoder",
     "annealed_importance_sampling",
     "exact_log_partition",
+    "shared_batch",
 ]

@@ -12,6 +12,7 @@ from aefast.functional import batch_topk_encode, sparse_decode
 from aefast.nn.dictionary import Code, DictionaryOptions, SparseDictionary
 from aefast.nn.reparametrized import renew_weights
 from aefast.nn.settings import setting
+from aefast.nn.shared_batch import group_of_batch, warn_if_alone
 from aefast.ops.shared import checks, dispatch
 from aefast.ops.topk import batch
 from aefast.ops.topk.op import SparseCode, as_rows, in_shape_of
@@ -26,6 +27,10 @@ class BatchTopKSparseAutoencoder(SparseDictionary):
 
     In evaluation a row's code must not depend on the others of its batch: active is what is above
     ``threshold``, which follows the smallest active value of the batches of training.
+
+    Ranks that share a batch select over all of its rows: in :func:`aefast.fit`, inside
+    ``DistributedDataParallel``, and inside :func:`shared_batch`. Elsewhere a rank selects among its
+    own rows, and a loss warns once that it does.
 
     Args:
         visible: D, the size of each input row.
@@ -83,6 +88,10 @@ class BatchTopKSparseAutoencoder(SparseDictionary):
         renew_weights(self)
         centered, weight, bias = self._centered(x), self.encoder_weight, self.encoder_bias
         if self.training:
+            group = group_of_batch()
+            if group.size > 1:
+                return self._encode_shared(x, group)
+            warn_if_alone()
             values, indices = batch_topk_encode(centered, weight, bias, self.k)
             return SparseCode(values.relu(), indices)
         centered, weight, bias = dispatch.cast_operands(centered, weight, bias)
@@ -93,7 +102,22 @@ class BatchTopKSparseAutoencoder(SparseDictionary):
 
     def _encode_shared(self, x: Tensor, group: Group) -> SparseCode:
         """In training the code of this rank's rows ``[..., D]`` of a batch that a group shares: the
-        largest are those of all ranks' rows."""
+        largest are those of all ranks' rows.
+
+        Raises:
+            OtherRankError: another rank has an error.
+            RuntimeError: something traces or transforms the call, or computes it twice.
+        """
+        if dispatch.is_traced(x, *self.parameters()) or dispatch.is_in_functorch():
+            raise RuntimeError(
+                "the ranks select a batch's latents together, which no graph holds: it takes a "
+                "model outside torch.compile, traces and torch.func"
+            )
+        if dispatch.is_checkpointed() or dispatch.is_run_ahead():
+            raise RuntimeError(
+                "the ranks select a batch's latents together, which torch.utils.checkpoint would "
+                "do twice; it takes a loss outside it"
+            )
 
         def operands() -> tuple[Tensor, Tensor, Tensor]:
             renew_weights(self)

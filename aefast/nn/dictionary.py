@@ -18,6 +18,7 @@ from aefast.nn.reparametrized import renew_weights
 from aefast.nn.replicas import check_replica
 from aefast.nn.settings import HasSettings, integer, number, setting
 from aefast.nn.sharded import Shardable
+from aefast.nn.shared_batch import group_of_batch
 from aefast.ops.jumprelu.op import active_latents
 from aefast.ops.linear_act.centered import centered_linear
 from aefast.ops.shared import checks, dispatch
@@ -225,7 +226,7 @@ class SparseDictionary(HasSettings, Shardable):
             )
         loss, code, residual = self._objective(x, self._checked_target(x, target))
         if counts and not (dispatch.is_recomputed() or dispatch.is_in_backward()):
-            self._count(code, Group())
+            self._count(code, Group() if dispatch.is_traced(x) else group_of_batch())
         return self._with_auxiliary(loss, x, residual)
 
     def _with_auxiliary(self, loss: Tensor, x: Tensor, residual: Tensor) -> Tensor:

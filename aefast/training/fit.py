@@ -22,6 +22,7 @@ from aefast.distributed.agreement import (
 from aefast.distributed.group import Group, current, group_of
 from aefast.distributed.interrupts import noted_interrupts
 from aefast.distributed.losses import check_micro_batches, check_model, check_plain_model
+from aefast.nn.shared_batch import shared_batch
 from aefast.nn.step_plan import plan_of
 from aefast.nn.trainable import Trainable
 from aefast.ops.shared import checks
@@ -238,7 +239,9 @@ class _Call(NamedTuple):
         return held_out_loss(self.model, self.held_out, self.settings.batch_size)
 
     def loss(self, x: Tensor | Pair, seed: int | Tensor) -> Tensor:
-        return loss_of(self.model, x, seed)
+        """Of a process that trains alone."""
+        with shared_batch(None):
+            return loss_of(self.model, x, seed)
 
 
 def _checked_settings(

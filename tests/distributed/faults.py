@@ -62,6 +62,15 @@ class BrokenCode(training.models.SparseAutoencoder):
         return super().encode(x)
 
 
+class BrokenBatch(training.models.BatchTopKSparseAutoencoder):
+    """What it selects from, which the ranks do together, fails on one rank."""
+
+    def _centered(self, x: Any) -> Any:
+        if is_second():
+            raise RuntimeError("out of memory")
+        return super()._centered(x)
+
+
 def stop(progress: Any) -> bool:
     return is_second()
 
@@ -212,6 +221,7 @@ CASES: dict[str, Callable[[], Any]] = {
     "a last batch below the ranks": lambda: fit(data=ROWS[:21]),
     "a loss that fails": lambda: fit(Broken(12, 8)),
     "a code that fails": lambda: fit(BrokenCode(12, 8)),
+    "a batch's code that fails": lambda: fit(BrokenBatch(12, 40, 3)),
     "an optimizer's hook that fails": lambda: fit(optimizer=hooked),
     "a callback that stops": lambda: fit(callback=stop, epochs=ENDLESS),
     "a callback that fails": lambda: fit(callback=fail, epochs=ENDLESS),

@@ -6,16 +6,14 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from aefast.nn import LinearAct
+from aefast.nn import LinearAct, shared_batch
 from tests.distributed import training
 
 WAYS = ("root", "layers", "mixed")
 TIED_OR_CONTRACTIVE = ("deep, tied, dropout", "contractive", "deep contractive")
-# Ranks have mean activities, dead latents and chains of their own; fully_shard takes no scalar.
+# Ranks have mean activities and chains of their own; pairs take a target; fully_shard takes no
+# scalar.
 LEFT_OUT = (
-    "topk",
-    "batchtopk",
-    "matryoshka",
     *training.OF_PAIRS,
     "sparse kl",
     "rbm sparse",
@@ -49,7 +47,8 @@ def gradients(names: list[str], way: str) -> dict[str, dict[str, Any]]:
         if way == "mixed" and size == 1:
             model = model.bfloat16()
         loss: Any = model.loss
-        loss(x, seed=3, row_offset=rank * share).backward()
+        with shared_batch():
+            loss(x, seed=3, row_offset=rank * share).backward()
         results[name] = {key: _whole(parameter.grad) for key, parameter in model.named_parameters()}
     return results
 

@@ -49,6 +49,7 @@ EXPECTED: dict[str, tuple[str, ...]] = {
     "a last batch below the ranks": ("2 steps by group",),
     "a loss that fails": (OTHER.format("out of memory"), "RuntimeError: out of memory"),
     "a code that fails": (OTHER.format("out of memory"), "RuntimeError: out of memory"),
+    "a batch's code that fails": (OTHER.format("out of memory"), "RuntimeError: out of memory"),
     "an optimizer's hook that fails": (
         OTHER.format("a hook's own"),
         "RuntimeError: a hook's own",
