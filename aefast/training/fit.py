@@ -22,6 +22,7 @@ from aefast.distributed.agreement import (
 from aefast.distributed.group import Group, current, group_of
 from aefast.distributed.interrupts import noted_interrupts
 from aefast.distributed.losses import check_micro_batches, check_model, check_plain_model
+from aefast.nn.dictionary import SparseDictionary
 from aefast.nn.shared_batch import shared_batch
 from aefast.nn.step_plan import plan_of
 from aefast.nn.trainable import Trainable
@@ -321,8 +322,14 @@ def _facts(call: _Call, optimizer: torch.optim.Optimizer) -> dict[str, object]:
         **facts,
         "the model": type(getattr(call.model, "module", call.model)).__name__,
         **{f"the model's {name}": value for name, value in fields.items()},
+        "the model's options": _dictionary_options(call.model),
         "validation is None": call.held_out is None,
     }
+
+
+def _dictionary_options(model: Trainable) -> str:
+    """A sparse dictionary's sizes and settings, which no plan has."""
+    return model.extra_repr() if isinstance(model, SparseDictionary) else ""
 
 
 def _new_run(

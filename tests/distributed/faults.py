@@ -213,6 +213,7 @@ CASES: dict[str, Callable[[], Any]] = {
     ),
     "an optimizer with a past": lambda: fit(optimizer=with_momentum),
     "a function": lambda: fit(data=lambda: iter([ROWS])),
+    "another k": lambda: fit(training.models.BatchTopKSparseAutoencoder(12, 40, 3 + is_second())),
     "a width that is not the model's": lambda: fit(data=ROWS[:, 1:]),
     "numbers outside [0, 1]": lambda: fit(
         training.models.VariationalAutoencoder(12, 3, layers=[8]), data=ROWS * 2

@@ -43,6 +43,7 @@ EXPECTED: dict[str, tuple[str, ...]] = {
     "another corruption": (DIFFERS.format("the model's noise_level"),),
     "an optimizer with a past": (DIFFERS.format("the optimizer's state"),),
     "a function": ("TypeError: data is a function; in a process group it takes rows",),
+    "another k": (DIFFERS.format("the model's options"),),
     "a width that is not the model's": ("ValueError: data has rows of 11 numbers",),
     "numbers outside [0, 1]": ("ValueError: x holds 2; Bernoulli units take numbers in",),
     "fewer rows than ranks": ("1 steps by group",),
