@@ -123,7 +123,7 @@ def loss_list(results: Sequence[Result]) -> str:
     """The cases that are slower than a baseline, a machine after the other, by their cause."""
     parts = []
     for result in results:
-        causes = explanations.losses(result["cases"])
+        causes = explanations.losses(result)
         items = "".join(
             f"<li>{escape(cause or 'No cause was found.')}<details><summary>{len(cases)} "
             f"case{'s' * (len(cases) > 1)}</summary>{'<br>'.join(map(loss_line, cases))}"

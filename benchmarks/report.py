@@ -47,7 +47,7 @@ def render(result: Result) -> str:
     )
     parts += [
         f"Slower in {len(cases)} of {len(result['cases'])} cases. {cause or 'No cause was found.'}"
-        for cause, cases in explanations.losses(result["cases"]).items()
+        for cause, cases in explanations.losses(result).items()
     ]
     if curves := growth.rows(result):
         parts += [table([growth.HEADING, *curves]), GROWTH]

@@ -647,9 +647,23 @@ def test_a_loss_is_listed_with_its_cause() -> None:
     assert page.loss_list([won()]) == ""
 
 
+def test_a_cause_is_of_the_sizes_the_processor_and_the_ratios_that_it_was_found_in() -> None:
+    def cause(shape: list[int], instruction_set: str = "amx", ratio: float = 0.9) -> str | None:
+        baselines = {"eager": {"seconds": 1e-3, "ratio": [ratio] * 3}}
+        case = {**LOST, "op": "step", "case": "plain", "shape": shape, "baselines": baselines}
+        return explanations.explanation_of(case, instruction_set)
+
+    assert "MKL" in cause([128, 784, 1024])
+    assert cause([128, 784, 1024], "avx512") is None
+    assert cause([128, 784, 1024], ratio=0.6) is None  # that products do not account for
+    assert "one thread" in cause([16, 784, 256])
+    assert cause([32, 784, 256]) is None
+    assert "own cost" in cause([128, 64, 32])
+
+
 @pytest.mark.parametrize("path", sorted(readme.RESULTS.glob("*.json")), ids=lambda path: path.stem)
 def test_each_loss_in_the_committed_results_has_a_cause(path: Path) -> None:
-    causes = explanations.losses(results.read(path)["cases"])
+    causes = explanations.losses(results.read(path))
     assert [case["case"] for case in causes.get(None, [])] == []
 
 
