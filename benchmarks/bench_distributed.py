@@ -22,9 +22,10 @@ pytestmark = pytest.mark.skipif(
     not (dist.is_available() and dist.is_gloo_available()), reason="this torch has no gloo"
 )
 
-# The rows of a rank's minibatch, and its steps in a call.
-SHAPE, STEPS = Shape(512, (784, 512)), 16
+SHAPE = Shape(512, (784, 512))  # of a rank's minibatch
 RANKS = 2
+# The steps of all ranks in a call: enough that the exchange of parameters before them is small.
+STEPS = 16
 # A rank that does not answer for so long never will.
 SECONDS_TO_ANSWER = 120
 
@@ -100,7 +101,7 @@ def group_of_one() -> Iterator[None]:
 @pytest.fixture
 def data() -> Tensor:
     """The rows that all contenders train on; ranks map them."""
-    return samples(STEPS * SHAPE.batch, SHAPE.widths[0]).share_memory_()
+    return samples(STEPS * RANKS * SHAPE.batch, SHAPE.widths[0]).share_memory_()
 
 
 @pytest.fixture
