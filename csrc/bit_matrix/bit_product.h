@@ -158,7 +158,7 @@ inline void store_transposed(const float* sums, int64_t sums_stride, int64_t row
     alignas(64) float transposed[kPanelColumns * kPanelColumns];
     for (int r = 0; r < kPanelColumns; r += kFloatLanes)
         for (int c = 0; c < kPanelColumns; c += kFloatLanes)
-            transpose_square(sums + r * sums_stride + c, sums_stride,
+            transpose_square(sums + r * sums_stride + c, sums_stride, kFloatLanes,
                              transposed + c * kPanelColumns + r, kPanelColumns);
     for (int64_t column = 0; column < columns; ++column) {
         const float* source = transposed + column * kPanelColumns;

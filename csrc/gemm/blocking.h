@@ -160,10 +160,14 @@ inline float* sums_of(const GemmArguments& arguments) {
 inline void activate_rows(const GemmArguments& arguments, Range rows) {
     const float* sums = sums_of(arguments);
     if (arguments.activation == Activation::identity && sums == arguments.output) return;
-    for (int64_t row = rows.begin; row < rows.end; ++row) {
+    // Rows that lie together are one array: of short ones the last elements, which fill no vector,
+    // took most of the time.
+    const bool is_dense = arguments.output_row_stride == arguments.right.rows;
+    const int64_t rows_at_once = is_dense ? rows.end - rows.begin : 1;
+    for (int64_t row = rows.begin; row < rows.end; row += rows_at_once) {
         const int64_t offset = row * arguments.output_row_stride;
         activate(arguments.activation, sums + offset, arguments.output + offset,
-                 arguments.right.rows);
+                 rows_at_once * arguments.right.rows);
     }
 }
 

@@ -57,14 +57,13 @@ void pack_left_tile(const MatrixView& left, Range rows, Range depth, float* pack
     const int64_t height = rows.end - rows.begin, count = depth.end - depth.begin;
     if (Layout::kDepthStride == 1 && left.column_stride == 1) {
         for (int64_t r = 0; r < height; ++r)
-            std::memcpy(packed + r * Layout::kRowStride, source + r * left.row_stride,
-                        sizeof(float) * count);
-    } else if (Layout::kRowStride == 1 && left.row_stride == 1 &&
-               rows.begin + Layout::kDepthStride <= left.rows) {
-        // Whole vectors: rows past the tile's are never read.
+            copy_row(source + r * left.row_stride, count, packed + r * Layout::kRowStride);
+    } else if (Layout::kRowStride == 1 && left.row_stride == 1) {
+        // Whole vectors, but for the last tile: rows past the tile's are never read.
+        const bool is_whole = rows.begin + Layout::kDepthStride <= left.rows;
+        const int64_t copied = is_whole ? Layout::kDepthStride : height;
         for (int64_t k = 0; k < count; ++k)
-            std::memcpy(packed + k * Layout::kDepthStride, source + k * left.column_stride,
-                        sizeof(float) * Layout::kDepthStride);
+            copy_row(source + k * left.column_stride, copied, packed + k * Layout::kDepthStride);
     } else {
         for (int64_t k = 0; k < count; ++k)
             for (int64_t r = 0; r < height; ++r)
@@ -143,8 +142,7 @@ void multiply_ragged_tile(int64_t rows, int64_t width, int64_t depth, const floa
                           TilePointer<float> target) {
     alignas(64) float copy[kTileRows * kPanelColumns] = {};
     for (int64_t r = 0; r < rows; ++r)
-        std::memcpy(copy + r * kPanelColumns, addend.data + r * addend.row_stride,
-                    sizeof(float) * width);
+        copy_row(addend.data + r * addend.row_stride, width, copy + r * kPanelColumns);
     const auto multiply = width <= kFloatLanes ? multiply_tile_of<Layout, 1>(rows)
                                                : multiply_tile_of<Layout, 2>(rows);
     const EvenParts quarters(depth, 4);
@@ -154,8 +152,7 @@ void multiply_ragged_tile(int64_t rows, int64_t width, int64_t depth, const floa
                  right + k.begin * kPanelColumns, {copy, kPanelColumns}, {copy, kPanelColumns});
     }
     for (int64_t r = 0; r < rows; ++r)
-        std::memcpy(target.data + r * target.row_stride, copy + r * kPanelColumns,
-                    sizeof(float) * width);
+        copy_row(copy + r * kPanelColumns, width, target.data + r * target.row_stride);
 }
 
 // ------------------------------------------------------------------------------------- one block

@@ -17,8 +17,8 @@ constexpr int64_t kElementsPerTask = 32768;
 // Copies of a chunk this long stay in the first-level cache.
 constexpr int64_t kChunk = 1024;
 
-// Part of a row.
-struct RowChunk {
+// Elements that lie together: part of a row, or some rows.
+struct Chunk {
     float* output;  // z, and then dz
     const float* target;
     float* grad_target;  // or null
@@ -26,7 +26,7 @@ struct RowChunk {
 };
 
 // (r - t)^2 for r = act(z).
-void compare_squared(const CompareArguments& a, const RowChunk& chunk, Sum& loss) {
+void compare_squared(const CompareArguments& a, const Chunk& chunk, Sum& loss) {
     const bool from_preactivation = reads_preactivation(a.output_activation);
     alignas(64) float reconstruction[kChunk], difference[kChunk];
     activate(a.output_activation, chunk.output, reconstruction, chunk.count);
@@ -47,7 +47,7 @@ void compare_squared(const CompareArguments& a, const RowChunk& chunk, Sum& loss
 }
 
 // -t ln r - (1 - t) ln(1 - r) for r = sigmoid(z), from z and summed as torch does it.
-void compare_logits(const CompareArguments& a, const RowChunk& chunk, Sum& loss) {
+void compare_logits(const CompareArguments& a, const Chunk& chunk, Sum& loss) {
     alignas(64) float terms[kChunk], probabilities[kChunk];
 #pragma GCC ivdep
     for (int64_t i = 0; i < chunk.count; ++i) {
@@ -64,18 +64,32 @@ void compare_logits(const CompareArguments& a, const RowChunk& chunk, Sum& loss)
             chunk.output[i] = a.scale * (probabilities[i] - chunk.target[i]);
 }
 
-void compare_row(const CompareArguments& a, int64_t row, double* sums, Sum& loss) {
-    for (int64_t column = 0; column < a.columns; column += kChunk) {
-        const int64_t offset = row * a.columns + column;
-        const RowChunk chunk = {a.output + offset, a.target + row * a.target_row_stride + column,
-                                a.grad_target ? a.grad_target + offset : nullptr,
-                                std::min(kChunk, a.columns - column)};
-        if (a.loss == Loss::squared_error)
-            compare_squared(a, chunk, loss);
-        else
-            compare_logits(a, chunk, loss);
-        if (sums)
-            for (int64_t i = 0; i < chunk.count; ++i) sums[column + i] += chunk.output[i];
+void compare_chunk(const CompareArguments& a, const Chunk& chunk, Sum& loss) {
+    if (a.loss == Loss::squared_error)
+        compare_squared(a, chunk, loss);
+    else
+        compare_logits(a, chunk, loss);
+}
+
+// As many short rows at once as a chunk holds: a row by itself ends in elements that fill no vector.
+void compare_rows(const CompareArguments& a, int64_t first, int64_t last, double* sums, Sum& loss) {
+    const bool is_dense = a.target_row_stride == a.columns;
+    const int64_t rows_at_once = is_dense ? std::max<int64_t>(1, kChunk / a.columns) : 1;
+    for (int64_t row = first; row < last; row += rows_at_once) {
+        const int64_t count = std::min(rows_at_once, last - row) * a.columns;
+        for (int64_t begin = 0; begin < count; begin += kChunk) {
+            const int64_t offset = row * a.columns + begin;
+            compare_chunk(a,
+                          {a.output + offset, a.target + row * a.target_row_stride + begin,
+                           a.grad_target ? a.grad_target + offset : nullptr,
+                           std::min(kChunk, count - begin)},
+                          loss);
+        }
+        if (!sums) continue;
+        for (int64_t i = 0; i < count; i += a.columns) {
+            const float* gradient = a.output + row * a.columns + i;
+            for (int64_t column = 0; column < a.columns; ++column) sums[column] += gradient[column];
+        }
     }
 }
 
@@ -89,8 +103,7 @@ double compare(const CompareArguments& a) {
         if (sums) std::fill_n(sums, a.columns, 0.0);
         Sum loss;
         const int64_t last = std::min((block + 1) * kRowsPerPartialSum, a.rows);
-        for (int64_t row = block * kRowsPerPartialSum; row < last; ++row)
-            compare_row(a, row, sums, loss);
+        compare_rows(a, block * kRowsPerPartialSum, last, sums, loss);
         a.losses[block] = loss.total();
     });
     if (a.grad_bias) add_partial_sums(a.partial_sums, blocks, a.columns, a.grad_bias);
