@@ -1,5 +1,5 @@
 """The processor, as Linux describes it: its name, and its kind by the numbers of family and model,
-since a virtual machine's name may not tell."""
+since a virtual machine's name may not tell; or, where these may not either, by what it can do."""
 
 import platform
 from functools import cache
@@ -27,6 +27,8 @@ def name() -> str:
 def kind() -> str | None:
     """This processor's kind, ``"AMD Zen 3"``; None of one that is not in the list."""
     fields = _fields()
+    if fields.get("vendor_id") == "GenuineIntel" and "amx_tile" in fields.get("flags", "").split():
+        return "Intel Xeon with AMX"
     numbers = fields.get("cpu family", ""), fields.get("model", "")
     if not all(map(str.isdigit, numbers)):
         return None

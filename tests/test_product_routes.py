@@ -37,6 +37,7 @@ def test_any_other_processor_and_setting_has_none():
     assert product_routes.measured(None, "avx2", "highest") == ()
     assert product_routes.measured("AMD Zen 3", "avx2", "medium") == ()
     assert product_routes.measured("AMD Zen 3", "baseline", "highest") == ()
+    assert product_routes.measured("Intel Xeon with AMX", "avx512", "highest") == ()
 
 
 @needs_cpp
@@ -61,6 +62,8 @@ def test_the_size_of_the_weight_decides(monkeypatch):
     assert not product_routes.outpaces_vendor(11_000)
     instruction_set[0] = "amx"
     assert product_routes.outpaces_vendor(1)
+    monkeypatch.setattr(product_routes, "product_level", lambda device: "highest")
+    assert not product_routes.outpaces_vendor(11_000)
     product_routes._outpaces.cache_clear()
 
 
@@ -72,6 +75,8 @@ def test_the_kind_and_the_name_are_read_from_what_linux_says(monkeypatch, tmp_pa
     zen_4 = "vendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n"
     file.write_text(zen_4 + "\n" + zen_4.replace("25", "26"))
     assert (processors.kind.__wrapped__(), processors.name()) == ("AMD Zen 4", "AMD EPYC")
+    file.write_text("vendor_id: GenuineIntel\ncpu family: 6\nmodel: 143\nflags: avx2 amx_tile\n")
+    assert processors.kind.__wrapped__() == "Intel Xeon with AMX"
     file.write_text("Processor: ARMv8\nmodel name: Neoverse\n")
     assert (processors.kind.__wrapped__(), processors.name()) == (None, "Neoverse")
 

@@ -1,7 +1,7 @@
 // A float32 as a sum of bfloat16 numbers, sixteen at a time.
 //
 // Each term is the nearest bfloat16 to what the terms before it leave over, which is exact in
-// float32. A term carries 8 bits, so three of them are the whole float32.
+// float32. A term carries 8 bits.
 #pragma once
 
 #include "shared/isa.h"

@@ -17,7 +17,8 @@ struct MatrixView {
     int64_t column_stride;
 };
 
-// The levels of torch.set_float32_matmul_precision(). Only matrix units make use of the lower two.
+// The levels of torch.set_float32_matmul_precision(). Matrix units make use of the lower two, and
+// serve no other.
 enum class Precision { highest, high, medium };
 
 // A right operand as the matrix units read it, made by pack_tiles() for one precision.
@@ -50,7 +51,7 @@ void gemm(const GemmArguments& arguments);
 // gemm() by float32 multiply-adds, whatever the precision and the matrix units.
 void gemm_float32(const GemmArguments& arguments);
 
-// gemm() on bfloat16 matrix units, in gemm_amx.cpp. False where an output is not finite: the output
+// gemm() on bfloat16 matrix units at `high` or `medium`, in gemm_amx.cpp. False where an output is not finite: the output
 // is then unspecified, and gemm_float32 computes it.
 bool gemm_tiles(const GemmArguments& arguments);
 

@@ -1,8 +1,13 @@
-// GEMM on bfloat16 matrix units, at float32's accuracy where that is asked for.
+// GEMM on bfloat16 matrix units, where less than float32's precision is asked for.
 //
 // Both operands are split into bfloat16 terms (bfloat16.h), and the products of terms are summed in
-// float32: six products of three terms for `highest`, three of two for `high`, one for `medium`.
-// What is left out is smaller than the last place that is kept.
+// float32: three products of two terms for `high`, one for `medium`. What is left out is smaller
+// than the last place that is kept.
+//
+// `highest` takes multiply-adds. Six products of three terms were as accurate, but faster only for
+// 256 rows and more of both operands (by 1.25 at most), and half as fast for 32 (Xeon with AMX, one
+// thread). A rule by the number of rows is none: Gibbs samples must not depend on how a batch is
+// split.
 //
 // Infinities and NaNs: an infinity, or a number that bfloat16 rounds to one, leaves infinities and
 // NaNs in its lower terms, where eager arithmetic has one infinity. So an output that is not finite
@@ -83,13 +88,13 @@ void split_tile(const float* source, int64_t line_stride, bool contiguous_in_k, 
     for (int line = 0; line < kTileSide; ++line) {
         Floats16 low = load_floats(source + line * line_stride);
         Floats16 high = load_floats(source + line * line_stride + second);
-#pragma GCC unroll 3
+#pragma GCC unroll 2
         for (int term = 0; term < terms; ++term) {
             const Words16 low_term = split_bfloat16(low);
             words[term][line] = pair_bfloat16(low_term, split_bfloat16(high));
         }
     }
-#pragma GCC unroll 3
+#pragma GCC unroll 2
     for (int term = 0; term < terms; ++term) {
         if (transposed) transpose(words[term]);
         std::memcpy(packed + term * term_bytes, words[term], kTileBytes);
@@ -322,17 +327,11 @@ class TileProduct {
     Range packed_blocks_;
 };
 
-// Calls body with the number of terms as a constant.
+// Calls body with the number of terms as a constant: that of `high` or `medium`.
 template <class Body>
 auto with_terms(Precision precision, const Body& body) {
-    switch (precision) {
-        case Precision::highest:
-            return body(std::integral_constant<int, 3>());
-        case Precision::high:
-            return body(std::integral_constant<int, 2>());
-        default:
-            return body(std::integral_constant<int, 1>());
-    }
+    if (precision == Precision::high) return body(std::integral_constant<int, 2>());
+    return body(std::integral_constant<int, 1>());
 }
 
 bool multiply_block(const GemmArguments& arguments) {
@@ -384,7 +383,8 @@ bool gemm_tiles(const GemmArguments& arguments) {
 }
 
 void gemm(const GemmArguments& arguments) {
-    const bool fits_tiles = fills_a_panel(arguments.left) && fills_a_panel(arguments.right) &&
+    const bool fits_tiles = arguments.precision != Precision::highest &&
+                            fills_a_panel(arguments.left) && fills_a_panel(arguments.right) &&
                             (!arguments.accumulate || may_accumulate(arguments));
     if (fits_tiles && gemm_tiles(arguments)) return;
     gemm_float32(arguments);

@@ -72,7 +72,7 @@ def packed_operand(matrix: Tensor) -> RightOperand:
 
 def packing_pays(operand: RightOperand) -> bool:
     """Whether packing an operand beforehand makes its products faster."""
-    return operand.precision is not None and _C.has_matrix_units()
+    return operand.precision not in (None, _C.Precision.highest) and _C.has_matrix_units()
 
 
 def fingerprint(matrix: Tensor) -> int:

@@ -6,9 +6,10 @@ threads either: Gibbs sampling draws from a product's rounded sums, and samples 
 them.
 
 :mod:`aefast.ops.shared.product_ratios` holds the measured ratios. A weight takes the ratio of the
-measured weight that is nearest in size. With matrix units (AMX) our product is always taken. On a
-processor that was not measured the vendor's is taken, except on AMD's: the vendor's library uses no
-more than AVX2 on any of them, so the figures of the nearest generation apply.
+measured weight that is nearest in size. Below "highest" our product is always taken with matrix
+units (AMX). On a processor that was not measured the vendor's is taken, except on AMD's: the
+vendor's library uses no more than AVX2 on any of them, so the figures of the nearest generation
+apply.
 """
 
 import math
@@ -47,7 +48,7 @@ def level_of_ours(weight_size: int) -> str | None:
 
 @cache
 def _outpaces(instruction_set: str, precision: str, weight_size: int, least_ratio: float) -> bool:
-    if instruction_set == "amx":
+    if instruction_set == "amx" and precision != "highest":
         return True
     if instruction_set != "avx512":  # without bfloat16 units all precisions are one product
         precision = "highest"
@@ -65,13 +66,18 @@ def measured(processor: str | None, instruction_set: str, precision: str) -> Rat
         for (name, *setting), ratios in RATIOS.items()
         if setting == [instruction_set, precision]
     }
-    if processor is None or not known:
+    if processor is None:
         return ()
-    nearest = min(known, key=lambda name: abs(_generation(name) - _generation(processor)))
-    return known[nearest]
+    if processor in known:
+        return known[processor]
+    generation = _generation(processor)
+    amds = [name for name in known if _generation(name)]
+    if not generation or not amds:
+        return ()
+    return known[min(amds, key=lambda name: abs(_generation(name) - generation))]
 
 
 def _generation(processor: str) -> int:
-    """The generation of AMD's Zen: 1 for the first one, which bears no number."""
-    number = processor.removeprefix("AMD Zen").strip()
-    return int(number or 1)
+    """The generation of AMD's Zen: 1 for the first one, which bears no number; 0 of any other."""
+    maker, _, number = processor.partition("AMD Zen")
+    return 0 if maker else int(number or 1)
