@@ -51,8 +51,8 @@ void gemm(const GemmArguments& arguments);
 // gemm() by float32 multiply-adds, whatever the precision and the matrix units.
 void gemm_float32(const GemmArguments& arguments);
 
-// gemm() on bfloat16 matrix units at `high` or `medium`, in gemm_amx.cpp. False where an output is not finite: the output
-// is then unspecified, and gemm_float32 computes it.
+// gemm() on bfloat16 matrix units at `high` or `medium`, in gemm_amx.cpp. False where an output is
+// not finite: the output is then unspecified, and gemm_float32 computes it.
 bool gemm_tiles(const GemmArguments& arguments);
 
 // What pack_tiles() fills for a right operand [N, K].

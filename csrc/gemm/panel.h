@@ -46,8 +46,8 @@ inline void transpose_square(const float* source, int64_t source_stride, int64_t
     for (int r = 0; r < kFloatLanes; ++r) store(target + r * target_stride, rows[r]);
 }
 
-// Some columns that are each contiguous, transposed in squares. The last square ends with the depth:
-// it shares some rows of the panel with the one before.
+// Some columns that are each contiguous, transposed in squares. The last square ends with the
+// depth: it shares some rows of the panel with the one before.
 inline void pack_columns_apart(const float* source, int64_t stride, int64_t width, int64_t depth,
                                float* packed) {
     for (int64_t done = 0; done < depth; done += kFloatLanes) {
@@ -59,8 +59,8 @@ inline void pack_columns_apart(const float* source, int64_t stride, int64_t widt
 }
 
 // Rows of a few columns that lie side by side.
-inline void pack_columns_together(const float* source, int64_t stride, int64_t width,
-                                  int64_t depth, float* packed) {
+inline void pack_columns_together(const float* source, int64_t stride, int64_t width, int64_t depth,
+                                  float* packed) {
     for (int64_t k = 0; k < depth; ++k, packed += kPanelColumns) {
         std::memset(packed, 0, sizeof(float) * kPanelColumns);
         copy_row(source + k * stride, width, packed);

@@ -71,7 +71,8 @@ void compare_chunk(const CompareArguments& a, const Chunk& chunk, Sum& loss) {
         compare_logits(a, chunk, loss);
 }
 
-// As many short rows at once as a chunk holds: a row by itself ends in elements that fill no vector.
+// As many short rows at once as a chunk holds: a row by itself ends in elements that fill no
+// vector.
 void compare_rows(const CompareArguments& a, int64_t first, int64_t last, double* sums, Sum& loss) {
     const bool is_dense = a.target_row_stride == a.columns;
     const int64_t rows_at_once = is_dense ? std::max<int64_t>(1, kChunk / a.columns) : 1;
@@ -79,11 +80,11 @@ void compare_rows(const CompareArguments& a, int64_t first, int64_t last, double
         const int64_t count = std::min(rows_at_once, last - row) * a.columns;
         for (int64_t begin = 0; begin < count; begin += kChunk) {
             const int64_t offset = row * a.columns + begin;
-            compare_chunk(a,
-                          {a.output + offset, a.target + row * a.target_row_stride + begin,
-                           a.grad_target ? a.grad_target + offset : nullptr,
-                           std::min(kChunk, count - begin)},
-                          loss);
+            compare_chunk(
+                a,
+                {a.output + offset, a.target + row * a.target_row_stride + begin,
+                 a.grad_target ? a.grad_target + offset : nullptr, std::min(kChunk, count - begin)},
+                loss);
         }
         if (!sums) continue;
         for (int64_t i = 0; i < count; i += a.columns) {
