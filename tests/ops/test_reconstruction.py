@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch.autograd import gradcheck, gradgradcheck
 from torch.utils.flop_counter import FlopCounterMode
 
-from aefast import use_backend
+from aefast import backend, use_backend
 from aefast.functional import autoencode, contractive_penalty, corrupt, reconstruction_loss
 from aefast.ops.linear_act.op import ACTIVATIONS
 from aefast.ops.reconstruction import eager, panels
@@ -490,8 +490,11 @@ def test_second_order_gradients(kernel_device, reconstruction, output_activation
 
 
 @pytest.mark.parametrize("kind", [None, "masking"])
+@pytest.mark.usefixtures("our_product")
 @not_interpreted
 def test_one_and_two_threads_give_the_same_bits(kernel_device, threads, kind):
+    if backend.select(kernel_device, torch.float32) == "numba":
+        pytest.skip("torch's product serves numba: its sums may depend on the threads")
     shape = (40, 30, 20) if is_interpreted(kernel_device) else (1500, 130, 190)
     inputs = autoencoder(kernel_device, *shape)
     options = {"corruption": kind, "corruption_level": 0.3 if kind else 0.0, "seed": 1}
