@@ -255,7 +255,8 @@ def test_the_suite_has_a_file_for_every_op() -> None:
         ("gaussian_kl", "bench_variational.py"),
         ("fit", "bench_step.py"),
         ("product", "bench_products.py"),
-        ("jumprelu_encode", "bench_cases.py"),
+        ("jumprelu_encode", "bench_jumprelu.py"),
+        ("mlp", "bench_cases.py"),
     ],
 )
 def test_a_benchmark_is_found_by_the_names_that_users_see(name: str, file: str) -> None:

@@ -1,0 +1,72 @@
+"""JumpReLU codes of pre-activations, with the gradients by the product's operands and thresholds.
+
+A model's whole step is in bench_dictionaries.py.
+"""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from bench_dictionaries import BANDWIDTH, JumpReLU
+from harness import Case
+from torch import Tensor
+
+from aefast.functional import jumprelu_encode
+
+
+def loss_of(values: Tensor, active: Tensor) -> Tensor:
+    return values.square().mean() + active.sum(-1).mean()
+
+
+def ours(x: Tensor, weight: Tensor, bias: Tensor, threshold: Tensor) -> Tensor:
+    return loss_of(*jumprelu_encode(x, weight, bias, threshold, BANDWIDTH))
+
+
+def eager(x: Tensor, weight: Tensor, bias: Tensor, threshold: Tensor) -> Tensor:
+    return loss_of(*JumpReLU.apply(F.linear(x, weight, bias), threshold))
+
+
+def forward_backward(loss: Callable[..., Tensor], *inputs: Tensor) -> tuple[Tensor, ...]:
+    output = loss(*inputs)
+    return output, *torch.autograd.grad(output, inputs[1:])
+
+
+def check(*inputs: Tensor) -> None:
+    """Check the loss and its gradients against plain PyTorch's, of a few rows and latents."""
+    x, *parameters = inputs
+    few = x[:64], *(tensor[:300].detach().requires_grad_() for tensor in parameters)
+    torch.testing.assert_close(forward_backward(ours, *few), forward_backward(eager, *few))
+
+
+@pytest.mark.parametrize(
+    ("device", "rows", "width", "latents"),
+    [
+        *(("cpu", 128, 512, 8192), ("cpu", 1024, 512, 8192), ("cpu", 1024, 256, 4096)),
+        *(("cuda", 4096, 512, 8192), ("cuda", 4096, 2688, 86016)),
+    ],
+)
+def test_encode(
+    compare: Callable[[Case], None], device: str, rows: int, width: int, latents: int
+) -> None:
+    def make_inputs() -> tuple[Tensor, ...]:
+        x = torch.randn(rows, width, device=device)
+        weight = torch.randn(latents, width, device=device) / width**0.5
+        # Some two of a hundred latents are active.
+        threshold = torch.full((latents,), 2.0, device=device)
+        bias = torch.zeros(latents, device=device)
+        return x, *(tensor.requires_grad_() for tensor in (weight, bias, threshold))
+
+    compare(
+        Case(
+            op="jumprelu",
+            name=f"jumprelu_encode {rows}x{width}-{latents} float32 forward and backward",
+            device=device,
+            dtype=torch.float32,
+            make_inputs=make_inputs,
+            ours=ours,
+            eager=eager,
+            run=forward_backward,
+            check=lambda: check(*make_inputs()),
+        )
+    )
