@@ -99,11 +99,11 @@ EXPLANATIONS = (
         rows=1,
     ),
     Explanation(
-        "Where the largest product has fewer than 4 million multiplications a step takes one "
+        "Where the largest product has fewer than 1.5 million multiplications a step takes one "
         "thread, so that another program on a core slows it less. Eager PyTorch takes all; on one "
         "thread it is not the faster.",
         "step",
-        products=(0, 2**22),
+        products=(0, 3 * 2**19),
     ),
     Explanation(
         "The step's float32 products are our own on a processor with matrix units, which do not "

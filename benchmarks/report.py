@@ -23,7 +23,7 @@ HEADING = [
 GROWTH = (
     "Growth: the exponent of a step's time as a power of what the cases differ in, fitted; and how "
     "far a time is from that power at most. A curve bends where a call's own cost ends to count, "
-    "where a second thread joins (from 4 million multiplications in a product on), and where the "
+    "where a second thread joins (from 1.5 million multiplications in a product on), and where the "
     "parameters leave a cache."
 )
 OVERHEAD_HEADING = ["call overhead", "on", "aefast", "eager", "aefast - eager", "compile"]
