@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from aefast import backend
 from aefast.nn.linear import LinearAct, TiedLinearAct
 from aefast.nn.plain import global_hooks, has_own_methods, own_hooks
 from aefast.ops.shared import checks, dispatch
@@ -330,7 +331,9 @@ def loss_in_one_call(
     not serve."""
     if torch.compiler.is_compiling() or not isinstance(x, Tensor) or x.dim() == 0:
         return None
-    if x.device.type != "cpu" or x.dtype != torch.float32 or dispatch.is_traced(x):
+    if x.dtype != torch.float32 or backend.select(x.device, x.dtype) != "cpp":
+        return None
+    if dispatch.is_traced(x):
         return None
     step = plan_of(model)
     if not isinstance(step, PlannedStep):
