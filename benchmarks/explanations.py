@@ -79,9 +79,8 @@ EXPLANATIONS = (
         ".*one rank.*",
     ),
     Explanation(
-        "Without the C++ extension a loss is some ops, each with a call's own cost, and the "
-        "products are the vendor's on both sides. numba's passes of an activation take longer than "
-        "torch's.",
+        "Without the C++ extension a loss is some ops, each with a call's own cost. Products and "
+        "activations are torch's on both sides.",
         "step",
         ".*numba alone",
     ),
