@@ -1,7 +1,9 @@
 """A linear layer with its activation: checks, autograd and the registered ops.
 
-A backend module has two functions, on ``x [B, D]`` and ``weight [H, D]``:
+A backend module has three functions, on ``x [B, D]`` and ``weight [H, D]``:
 
+``pays(x, weight) -> bool``
+    whether the layer, forward and backward, is quicker than torch's operators.
 ``forward(x, weight, bias, activation, keep_preactivation) -> (output, preactivation or None)``
     both ``[B, H]``; the pre-activation where it is asked for.
 ``backward(grad, x, weight, saved, activation, bias_needed) -> (grad_x, grad_weight, grad_bias)``
@@ -41,7 +43,7 @@ def run(
         output = torch.ops.aefast.linear_act(x.reshape(rows, x.shape[-1]), weight, bias, activation)
         return output[0].reshape(*x.shape[:-1], weight.shape[0])
     name = backend.select(x.device, x.dtype)
-    if not _pays(name) or 0 in (x.numel(), weight.numel()) or dispatch.is_transformed(x):
+    if 0 in (x.numel(), weight.numel()) or dispatch.is_transformed(x) or not _pays(x, weight, name):
         return eager.linear_act(x, weight, bias, activation)
     if x.dim() == 2:
         return _run_rows(x, weight, bias, activation, name)
@@ -49,11 +51,12 @@ def run(
     return output.reshape(*x.shape[:-1], weight.shape[0])
 
 
-def _pays(name: str) -> bool:
-    """Whether a backend's kernel is quicker than the definition, or was asked for by name. numba's
-    is a pass around the vendor's product: forward and backward it was 0.4 to 0.9 times as fast
-    (Xeon, two threads, 32x30-16 to 4096x784-1024)."""
-    return name != "eager" and (name != "numba" or backend.is_forced())
+def _pays(x: Tensor, weight: Tensor, name: str) -> bool:
+    """Whether a backend's kernels are quicker than the definition, or were asked for by name."""
+    if name == "eager" or backend.is_forced():
+        return name != "eager"
+    pays: bool = backend.implementation("linear_act", name).pays(x, weight)
+    return pays
 
 
 def check_tensors(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
