@@ -648,14 +648,17 @@ def test_a_loss_is_listed_with_its_cause() -> None:
 
 
 def test_a_cause_is_of_the_sizes_the_processor_and_the_ratios_that_it_was_found_in() -> None:
-    def cause(shape: list[int], instruction_set: str = "amx", ratio: float = 0.9) -> str | None:
+    def cause(
+        shape: list[int], op: str = "step", instruction_set: str = "amx", ratio: float = 0.9
+    ) -> str | None:
         baselines = {"eager": {"seconds": 1e-3, "ratio": [ratio] * 3}}
-        case = {**LOST, "op": "step", "case": "plain", "shape": shape, "baselines": baselines}
+        case = {**LOST, "op": op, "case": "plain", "shape": shape, "baselines": baselines}
         return explanations.explanation_of(case, instruction_set)
 
-    assert "MKL" in cause([128, 784, 1024])
-    assert cause([128, 784, 1024], "avx512") is None
-    assert cause([128, 784, 1024], ratio=0.6) is None  # that products do not account for
+    assert "MKL" in cause([1024, 784, 512], "mlp")
+    assert cause([1024, 784, 512], "mlp", "avx512") is None
+    assert cause([1024, 784, 512], "mlp", ratio=0.6) is None  # that products do not account for
+    assert cause([1024, 784, 512]) is None
     assert "one thread" in cause([4, 784, 256])
     assert cause([32, 784, 256]) is None
     assert "own cost" in cause([128, 64, 32])

@@ -59,6 +59,10 @@ RATIOS: dict[tuple[str, str, str], tuple[tuple[int, float], ...]] = {
         (401408, 1.89),
         (802816, 1.92),
     ),
+    ("Intel Xeon with AMX", "amx", "high"): (
+        (401408, 1.01),
+        (802816, 1.17),
+    ),
     ("Intel Xeon with AMX", "amx", "highest"): (
         (480, 0.544),
         (2048, 0.763),
