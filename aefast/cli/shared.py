@@ -23,12 +23,11 @@ OTHER_RANKS_SECONDS = 3.0
 
 
 def fail(message: str) -> NoReturn:
-    """End the command with one line and exit code 2. Of several ranks, which all have the same
-    error, the first one prints it."""
-    if os.environ.get("RANK", "0") == "0":
-        say(message)
-    else:
-        time.sleep(OTHER_RANKS_SECONDS)  # torchrun ends all ranks when the first one has ended
+    """End the command with one line and exit code 2. Of several ranks with the same error the first
+    one prints it: when it has ended, torchrun ends the others."""
+    if os.environ.get("RANK", "0") != "0":
+        time.sleep(OTHER_RANKS_SECONDS)  # a rank that is still alive then has an error of its own
+    say(message)
     raise typer.Exit(2)
 
 

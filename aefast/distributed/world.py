@@ -115,7 +115,8 @@ def joined(device_of_run: Callable[[], str], backend: str | None) -> Iterator[Wo
         backend: one of :data:`BACKENDS`; None takes gloo on a CPU, and nccl on GPUs.
 
     Raises:
-        ValueError: the backend is unknown, not available, or does not fit the device.
+        ValueError: the backend is unknown, not available, or does not fit the device; or there is
+            no such device.
     """
     is_world = all(name in os.environ for name in VARIABLES)
     if backend is not None and backend not in BACKENDS:
@@ -124,6 +125,8 @@ def joined(device_of_run: Callable[[], str], backend: str | None) -> Iterator[Wo
         yield World.alone()
         return
     device = device_of_run()
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("the run is on cuda, but torch sees no CUDA device; --device cpu moves it")
     backend = backend or ("nccl" if device == "cuda" else "gloo")
     if backend == "nccl" and device != "cuda":
         raise ValueError("--backend is 'nccl', which takes --device cuda")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from aefast.distributed.group import current
 from aefast.nn.linear import Device, FactoryOptions, LinearAct
 from aefast.nn.plain import known_by_its_parameters
 from aefast.nn.progress import track
@@ -108,6 +109,9 @@ class DeepBeliefStack(nn.Module):
         """Train each machine by stochastic gradient descent, on the probabilities of the hidden
         units of the one below; loops of your own may do it otherwise, machine by machine.
 
+        Each machine is trained by :func:`aefast.fit`. So in a process group all ranks make the call
+        with the same data, and rank 0 draws the seeds.
+
         Args:
             data: ``[N, D]``.
             epochs: passes over the data for each machine, at least 1.
@@ -139,7 +143,7 @@ class DeepBeliefStack(nn.Module):
         with torch.enable_grad(), dispatch.without_autocast(data.device):
             for number, machine in enumerate(self, start=1):
                 optimizer = _optimizer(machine, learning_rate, momentum, weight_decay)
-                seed = int(draw_seed(generator, data.device))
+                seed = current().broadcast_object(int(draw_seed(generator, data.device)))
                 label = f"machine {number} of {len(self.machines)}"
                 with _in_training(machine):
                     for _ in track(range(epochs), label, progress=progress):

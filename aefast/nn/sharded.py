@@ -24,11 +24,14 @@ class Shardable(nn.Module):
 def _gathering(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     @wraps(loss)
     def call(self: Any, *arguments: object, **options: object) -> Tensor:
-        if "loss" in self.__dict__:  # called by what was registered: the parameters are there
-            return loss(self, *arguments, **options)
-        from torch.distributed.fsdp import register_fsdp_forward_method
+        if "loss" not in self.__dict__:
+            from torch.distributed.fsdp import register_fsdp_forward_method
 
-        register_fsdp_forward_method(self, "loss")
+            self.loss = loss.__get__(self)
+            register_fsdp_forward_method(self, "loss")
+            self._gathers = True
+        elif not hasattr(self, "_gathers"):  # called by what the user registered
+            return loss(self, *arguments, **options)
         return self.loss(*arguments, **options)
 
     return call

@@ -53,6 +53,15 @@ def test_two_ranks_are_one_process_of_every_model():
             assert key == "engine" or torch.equal(value, second[name][key]), (name, key)
 
 
+def test_a_stack_of_machines_draws_rank_0_s_seeds():
+    first, second = worlds.run(2, training.stacked)
+    (one,) = worlds.run(1, training.stacked)
+    for name, value in first.items():
+        assert torch.equal(second[name], value), name
+        tolerance = 0 if name.endswith("training_steps") else 1e-6
+        torch.testing.assert_close(value, one[name], rtol=0, atol=tolerance, msg=name)
+
+
 def test_sums_in_shared_memory_are_the_networks_and_all_ranks_share_it_or_none(tmp_path):
     for (shared, sent), outcomes in worlds.run(2, training.in_shared_memory, tmp_path):
         for name, value in shared.items():

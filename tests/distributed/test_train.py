@@ -5,6 +5,7 @@ import os
 import random
 import re
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ pytest.importorskip("tensorboard")
 
 from safetensors.torch import load_file
 
+from aefast.training.checkpoint import load, save
 from aefast.training.models import MODELS
 from tests.cli.command import invoke
 from tests.distributed import worlds
@@ -118,11 +120,12 @@ WRONG = {
         r"the checksum of --data is \d+ on rank 1, and \d+ on rank 0",
     ),
     "options": (["--seed", 3], "--seed is 3 on rank 1, and 0 on rank 0; it takes the same"),
+    "its own sizes": (["--hidden", "x"], "--hidden is 'x'; it takes sizes such as"),
     "a file": (["--data", "missing.npy"], "on rank 1: .*missing.npy: No such file"),
     "a backend": (["--backend", "mpi"], "--backend is 'mpi'; it takes one of gloo, nccl"),
     "its device": (["--backend", "nccl"], "--backend is 'nccl', which takes --device cuda"),
 }
-OF_ONE_RANK = ("data", "options", "a file")
+OF_ONE_RANK = ("data", "options", "its own sizes", "a file")
 QUICK = ("a backend",)
 
 
@@ -142,6 +145,21 @@ def test_what_is_wrong_is_one_line_and_leaves_nothing(case, data, tmp_path):
     assert len(ended.lines) == 1, ended.lines
     assert re.match(f"aefast: {line}", ended.lines[0]), ended.lines
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_ranks_that_resume_a_run_on_gpus_without_one_say_so_once(data, tmp_path):
+    out = tmp_path / "run"
+    assert invoke(*arguments("ae", data, out)).exit_code == 0
+    saved = load(out)
+    save(out, replace(saved, config=replace(saved.config, device="cuda")))
+    before = "torch.cuda.is_available = lambda: False"
+    ended = worlds.command(*[["train", "--resume", "--out", out]] * 2, before=before)
+    assert ended.lines == [
+        "aefast: the run is on cuda, but torch sees no CUDA device; --device cpu moves it"
+    ]
+    more = ["train", "--resume", "--out", out, "--device", "cpu", "--epochs", 3]
+    assert worlds.command(*[more] * 2).codes == [0, 0]
 
 
 KILL = """

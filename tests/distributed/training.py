@@ -112,6 +112,15 @@ def trained_of_all(steps: int, names: list[str]) -> dict[str, dict[str, Any]]:
     return states
 
 
+def stacked() -> dict[str, Any]:
+    """A stack's state, of machines that began otherwise on each rank, and of seeds that each rank
+    would draw otherwise."""
+    torch.manual_seed(current().rank)
+    stack = models.DeepBeliefStack([VISIBLE, 8, 4])
+    stack.fit(rows(), epochs=2, batch_size=20)
+    return stack.state_dict()
+
+
 def in_shared_memory(folder: Path) -> tuple[list[dict[str, Any]], dict[str, bool]]:
     """A training with gradients summed in shared memory, and over the network; and what
     :func:`shares_memory` says."""

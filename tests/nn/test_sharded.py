@@ -90,6 +90,17 @@ def test_the_loss_of_a_sharded_model_gathers_its_parameters(kind, is_registered,
             torch.testing.assert_close(actual.grad.full_tensor(), expected.grad)
 
 
+def test_a_loss_that_is_kept_gathers_in_every_step(mesh, x):
+    model = Autoencoder(8, 4)
+    fsdp.fully_shard(model, mesh=mesh)
+    loss = model.loss
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for _ in range(2):
+        loss(x).backward()
+        optimizer.step()
+    assert loss(x).item() == model.loss(x).item()
+
+
 def test_weights_that_are_not_there_are_refused(mesh, x):
     """A tied decoder reads a weight that its layer has put away."""
     tied = LossModule(Autoencoder(8, 4, tied=True))
