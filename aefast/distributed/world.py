@@ -103,7 +103,21 @@ def _line(errors: dict[int, str], group: Group, advice: str) -> str | None:
 
 def is_restarted() -> bool:
     """Whether torchrun has restarted the ranks, after one of them failed."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    return _restarts() > 0
+
+
+def _restarts() -> int:
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+
+
+def _store_of_attempt(store: dist.Store) -> dist.Store:
+    """The store without what ranks left there before a restart, their addresses among it.
+
+    torchrun restarts the ranks of one machine with the same store. Those of several machines get a
+    new one, and may count the restarts differently.
+    """
+    is_one_machine = os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
+    return dist.PrefixStore(f"attempt {_restarts() if is_one_machine else 0}", store)
 
 
 @contextlib.contextmanager
@@ -135,7 +149,8 @@ def joined(device_of_run: Callable[[], str], backend: str | None) -> Iterator[Wo
     if device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     try:
-        store, rank, size = next(iter(dist.rendezvous("env://", timeout=TIMEOUT)))
+        common_store, rank, size = next(iter(dist.rendezvous("env://", timeout=TIMEOUT)))
+        store = _store_of_attempt(common_store)
         dist.init_process_group(
             backend,
             store=dist.PrefixStore("group", store),

@@ -5,6 +5,9 @@ import os
 import random
 import re
 import signal
+import subprocess
+import sys
+import textwrap
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +23,7 @@ from safetensors.torch import load_file
 
 from aefast.training.checkpoint import load, save
 from aefast.training.models import MODELS
+from tests import fresh
 from tests.cli.command import invoke
 from tests.distributed import worlds
 from tests.training.runs import SMALL, rows
@@ -190,6 +194,37 @@ def test_a_rank_that_is_killed_ends_the_others_which_go_on(rank, data, tmp_path)
     assert worlds.command(*own, restarts=1).codes == [0, 0]
     assert invoke(*arguments("ae", data, tmp_path / "one")).exit_code == 0
     same(tmp_path / "one", out)
+
+
+RESTARTED = """
+import os, runpy, signal, sys
+rank = int(os.environ["RANK"])
+if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+{kill}
+sys.argv[1:] = {arguments}
+runpy.run_module("aefast", run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+def test_torchrun_restarts_ranks_of_which_one_was_killed(data, tmp_path):
+    """It gives them the store that holds the addresses of those before."""
+    kill = textwrap.indent(KILL.format(rank=1, signal="SIGKILL"), "    ")
+    words = list(map(str, arguments("ae", data, tmp_path / "run")))
+    program = tmp_path / "program.py"
+    program.write_text(RESTARTED.format(kill=kill, arguments=words))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*torchrun, "--max-restarts", "1", str(program)],
+        env={**os.environ, "PYTHONPATH": str(fresh.ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=worlds.LONGEST,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "aefast: rank 1 is gone" in done.stderr
+    assert invoke(*arguments("ae", data, tmp_path / "one")).exit_code == 0
+    same(tmp_path / "one", tmp_path / "run")
 
 
 def test_ranks_that_are_asked_to_stop_save_and_say_so_once(data, tmp_path):
