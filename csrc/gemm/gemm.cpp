@@ -61,9 +61,14 @@ void pack_left_tile(const MatrixView& left, Range rows, Range depth, float* pack
     } else if (Layout::kRowStride == 1 && left.row_stride == 1) {
         // Whole vectors, but for the last tile: rows past the tile's are never read.
         const bool is_whole = rows.begin + Layout::kDepthStride <= left.rows;
-        const int64_t copied = is_whole ? Layout::kDepthStride : height;
-        for (int64_t k = 0; k < count; ++k)
-            copy_row(source + k * left.column_stride, copied, packed + k * Layout::kDepthStride);
+        for (int64_t k = 0; k < count; ++k) {
+            float* target = packed + k * Layout::kDepthStride;
+            if (is_whole)
+                std::memcpy(target, source + k * left.column_stride,
+                            sizeof(float) * Layout::kDepthStride);
+            else
+                copy_row(source + k * left.column_stride, height, target);
+        }
     } else {
         for (int64_t k = 0; k < count; ++k)
             for (int64_t r = 0; r < height; ++r)

@@ -52,9 +52,14 @@ inline void pack_columns_apart(const float* source, int64_t stride, int64_t widt
                                float* packed) {
     for (int64_t done = 0; done < depth; done += kFloatLanes) {
         const int64_t k = smaller(done, depth - kFloatLanes);
-        for (int64_t c = 0; c < kPanelColumns; c += kFloatLanes)
-            transpose_square(source + smaller(c, width) * stride + k, stride, width - c,
-                             packed + k * kPanelColumns + c, kPanelColumns);
+        for (int64_t c = 0; c < kPanelColumns; c += kFloatLanes) {
+            const float* square = source + smaller(c, width) * stride + k;
+            float* target = packed + k * kPanelColumns + c;
+            if (width - c >= kFloatLanes)  // the usual height as a constant
+                transpose_square(square, stride, kFloatLanes, target, kPanelColumns);
+            else
+                transpose_square(square, stride, width - c, target, kPanelColumns);
+        }
     }
 }
 
