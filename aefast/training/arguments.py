@@ -107,6 +107,22 @@ def check_function(data: Callable[..., object]) -> None:
         ) from None
 
 
+def _check_no_wrapper(model: nn.Module) -> None:
+    """A DistributedDataParallel or a LossModule hides the model's loss method.
+
+    Raises:
+        TypeError: the model is in one.
+    """
+    for name in ("module", "model"):
+        inner = getattr(model, name, None)
+        if isinstance(inner, nn.Module) and callable(getattr(inner, "loss", None)):
+            raise TypeError(
+                f"model is a {type(model).__name__} around a {type(inner).__name__}; it takes "
+                f"model.{name} itself: in a process group the ranks' gradients are averaged "
+                "without a wrapper"
+            )
+
+
 def with_loss(model: nn.Module, loss: str | Callable[..., Tensor] | None) -> Trainable:
     """The model, if it has a loss method; else a :class:`PlainModel` of it with ``loss``.
 
@@ -126,6 +142,7 @@ def with_loss(model: nn.Module, loss: str | Callable[..., Tensor] | None) -> Tra
         raise TypeError(f"loss is a {type(loss).__name__}; it takes a name, a function or a module")
     plain = None if has_loss else plain_model(model, loss)
     if not has_loss and plain is None:
+        _check_no_wrapper(model)
         raise TypeError(
             f"model is a {type(model).__name__} without a loss method; it takes one whose "
             "loss(x, seed=...) is a scalar, as aefast.nn's autoencoders and RBM have it, or a "

@@ -410,6 +410,10 @@ def test_an_optimizer_that_the_kernels_do_not_take(make, reason):
         ({"data": torch.rand(5, 12).cfloat()}, "data has dtype complex64"),
         ({"validation": torch.rand(12)}, "validation has shape"),
         ({"model": torch.nn.Linear(2, 2)}, "without a loss method"),
+        (
+            {"model": nn.LossModule(nn.Autoencoder(12, 5))},
+            "a LossModule around a Autoencoder; it takes model.model itself",
+        ),
         ({"optimizer": None}, "optimizer is a NoneType"),
         ({"optimizer": torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])}, "none of the model"),
         ({"data": torch.ones(3, 12, device="meta")}, "data is a meta tensor"),
