@@ -112,6 +112,7 @@ class AcceleratedState:
         module: the module.
         loss: the loss that ``accelerate`` was given; or None.
         states: a graph for each state that the module was called in.
+        kept_trace: the graph that ``aefast.fit`` planned its steps from; None before.
         counters: counts of calls, by the name of the operation.
         reason: why no kernel serves the module; None where one does.
         bound: the attributes that were set on the instance. Another value of such a name is the
@@ -122,6 +123,7 @@ class AcceleratedState:
         self.module = module
         self.loss = loss
         self.states: list[AcceleratedGraph] = []
+        self.kept_trace: Trace | None = None
         self.counters: dict[str, CallCounter] = {}
         self.reason: str | None = None
         self.bound: dict[str, object] = {}

@@ -7,7 +7,7 @@ from torch import Tensor, fx, nn
 
 from aefast.acceleration.objective import NAMED, objective_of
 from aefast.acceleration.recognition import RecognizedBlock, block_of, reads_parameter
-from aefast.acceleration.tracing import KEY, own_forward, trace
+from aefast.acceleration.tracing import KEY, Trace, own_forward, trace
 from aefast.acceleration.writes import is_write
 from aefast.nn.plain import has_hooks
 from aefast.nn.step_plan import NOT_TOGETHER, Numbering, PlannedStep, fits_together
@@ -30,6 +30,7 @@ class PlainModel:
         self.module = module
         self.criterion = loss
         self.objective = objective_of(loss)
+        self.kept_trace: Trace | None = None
 
     @property
     def training(self) -> bool:
@@ -67,8 +68,20 @@ class PlainModel:
             return "hooks stand on the model"
         if own_forward(self.module.__dict__) is not None:
             return "the model has a forward of its own"
-        blocks = blocks_of(self.module)
+        traced = self._trace()
+        blocks = traced if isinstance(traced, str) else _blocks_in(traced, self.module)
         return blocks if isinstance(blocks, str) else _planned(blocks, self.objective)
+
+    def _trace(self) -> Trace | str:
+        """The module's graph. To trace it takes as long as some hundred steps of a small model, so
+        an accelerated one's is kept from call to call, while the module is in the same state."""
+        keeper = self.module.__dict__.get(KEY, self)
+        if keeper.kept_trace is None or not keeper.kept_trace.guard.holds():
+            traced = trace(self.module)
+            if isinstance(traced, str):
+                return traced
+            keeper.kept_trace = traced
+        return keeper.kept_trace
 
 
 def plain_model(model: nn.Module, loss: str | Callable[..., Tensor] | None) -> PlainModel | None:
@@ -85,8 +98,10 @@ def plain_model(model: nn.Module, loss: str | Callable[..., Tensor] | None) -> P
 def blocks_of(module: nn.Module) -> list[RecognizedBlock] | str:
     """The layers of a model that is a chain of layers; or the reason why it is not."""
     traced = trace(module)
-    if isinstance(traced, str):
-        return traced
+    return traced if isinstance(traced, str) else _blocks_in(traced, module)
+
+
+def _blocks_in(traced: Trace, module: nn.Module) -> list[RecognizedBlock] | str:
     recognized = [
         block for node in traced.graph.nodes if (block := block_of(node, module)) is not None
     ]

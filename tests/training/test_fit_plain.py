@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 import aefast
 from aefast import data, use_backend
+from aefast.acceleration import tracing
+from aefast.training import plain_model
 from aefast.training.arguments import rows_of
 from tests.accelerate.models import VAE, Denoising, EncoderDecoder, Tied, sequential, vae_loss
 
@@ -39,6 +41,26 @@ def loop(model: nn.Module, loss: Callable[..., Tensor]) -> Tensor:
 def fit(model: nn.Module, **options: Any) -> aefast.training.fit.History:
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     return aefast.fit(model, ROWS, optimizer, epochs=3, batch_size=16, seed=1, **options)
+
+
+def test_an_accelerated_model_is_traced_anew_only_where_it_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    traced = []
+
+    def counted(module: nn.Module) -> Any:
+        traced.append(module)
+        return tracing.trace(module)
+
+    monkeypatch.setattr(plain_model, "trace", counted)
+    model = nn.Sequential(nn.Linear(20, 9), nn.Tanh(), nn.Linear(9, 20))
+    aefast.accelerate(model)
+    assert [fit(model).engine for _ in range(3)] == ["step"] * 3
+    assert len(traced) == 1
+    model[1] = nn.Sigmoid()
+    expected = loop(copy.deepcopy(aefast.restore(copy.deepcopy(model))), F.mse_loss)
+    torch.testing.assert_close(torch.as_tensor(fit(model).losses), expected, check_dtype=False)
+    assert len(traced) == 2
 
 
 def mean_square(output: Tensor, x: Tensor) -> Tensor:
