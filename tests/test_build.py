@@ -150,8 +150,7 @@ def pack(tree):
         (packed,) = (tree / "dist").iterdir()
         packages.append(packed.read_bytes())
         if kind == "sdist":
-            with tarfile.open(packed) as archive:
-                archive.extractall(tree / "unpacked", filter="data")
+            shutil.unpack_archive(packed, tree / "unpacked")
             (tree,) = (tree / "unpacked").iterdir()
     assert int.from_bytes(packages[0][4:8], "little") == date  # gzip's own, in seconds
     return packages
