@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from bench_topk import LEARNING_RATE, Training, our_loss
+from bench_topk import SMALL, Training, compare_steps, our_loss
 from harness import Case
 from torch import Tensor
 
@@ -108,7 +108,6 @@ KINDS = {
     ),
     "gated": Kind(nn.GatedSparseAutoencoder, gated_loss),
 }
-SMALL = (50, 20, 90)
 
 
 def contenders(kind: Kind, width: int, latents: int, device: str) -> tuple[Training, Training]:
@@ -120,13 +119,8 @@ def contenders(kind: Kind, width: int, latents: int, device: str) -> tuple[Train
 
 def check_steps(kind: Kind, device: str) -> None:
     """Check the losses and parameters of three steps of a small model against PyTorch's."""
-    rows, width, latents = SMALL
-    ours, theirs = contenders(kind, width, latents, device)
-    for _ in range(3):
-        x = torch.randn(rows, width, device=device)
-        torch.testing.assert_close(ours(x), theirs(x))
-    for a, b in zip(ours.model.parameters(), theirs.model.parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-3, atol=LEARNING_RATE / 10)
+    ours, theirs = contenders(kind, SMALL.width, SMALL.latents, device)
+    compare_steps((ours, ours.model), (theirs, theirs.model), device)
 
 
 @pytest.mark.parametrize("size", [(1024, 256, 4096), (1024, 512, 8192)], ids=str)

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from bench_dictionaries import BANDWIDTH, JumpReLU
+from bench_reconstruction import forward_backward
 from harness import Case
 from torch import Tensor
 
@@ -25,11 +26,6 @@ def ours(x: Tensor, weight: Tensor, bias: Tensor, threshold: Tensor) -> Tensor:
 
 def eager(x: Tensor, weight: Tensor, bias: Tensor, threshold: Tensor) -> Tensor:
     return loss_of(*JumpReLU.apply(F.linear(x, weight, bias), threshold))
-
-
-def forward_backward(loss: Callable[..., Tensor], *inputs: Tensor) -> tuple[Tensor, ...]:
-    output = loss(*inputs)
-    return output, *torch.autograd.grad(output, inputs[1:])
 
 
 def check(*inputs: Tensor) -> None:

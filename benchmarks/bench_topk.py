@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from harness import Case, Limit
-from torch import Tensor
+from torch import Tensor, nn
 
 from aefast.functional import linear_act, topk_encode
 from aefast.nn import TopKSparseAutoencoder
@@ -21,6 +21,7 @@ from aefast.nn.dictionary import SparseDictionary
 LEARNING_RATE = 1e-4
 
 Reconstruct = Callable[[TopKSparseAutoencoder, Tensor, Tensor], Tensor]
+Contender = tuple[Callable[[Tensor], Tensor], nn.Module]  # takes a step, and the model it trains
 
 
 def dense_decoder(model: TopKSparseAutoencoder, values: Tensor, indices: Tensor) -> Tensor:
@@ -101,10 +102,16 @@ def contenders(size: Size, device: str, decoder: str) -> tuple[Training, Trainin
 def check_steps(decoder: str, device: str) -> None:
     """Check the losses and parameters of three steps of a small model against PyTorch's."""
     ours, theirs = contenders(SMALL, device, decoder)
+    compare_steps((ours, ours.model), (theirs, theirs.model), device)
+
+
+def compare_steps(ours: Contender, theirs: Contender, device: str) -> None:
+    """Compare the losses of three steps on small data, and the models' parameters after them."""
+    (our_step, our_model), (their_step, their_model) = ours, theirs
     for _ in range(3):
         x = SMALL.rows_of_data(device)
-        torch.testing.assert_close(ours(x), theirs(x))
-    for a, b in zip(ours.model.parameters(), theirs.model.parameters(), strict=True):
+        torch.testing.assert_close(our_step(x), their_step(x))
+    for a, b in zip(our_model.parameters(), their_model.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=LEARNING_RATE / 10)
 
 

@@ -15,7 +15,8 @@ from aefast.ops.shared.autograd import (
     is_one,
     versions_of,
 )
-from aefast.ops.shared.precision import LARGEST, in_float32, product_level
+from aefast.ops.shared.precision import LARGEST, in_float32
+from aefast.ops.shared.product_routes import takes_matrix_units
 from aefast.step import machine_eager
 from aefast.step.machine_plan import MachinePlan
 from aefast.torch_private import scale_finite
@@ -31,7 +32,7 @@ def refusal(
         return "the call is traced or transformed"
     if backend.select(x.device, x.dtype) != "cpp":
         return f"backend {backend.select(x.device, x.dtype)!r} serves, and not the C++ kernels"
-    if _takes_matrix_units():
+    if takes_matrix_units():
         return "at this precision the products of the matrix units are faster"
     if dispatch.autocast_dtype(x.device) is not None:
         return "autocast is on"
@@ -51,11 +52,6 @@ def refusal(
     if chain is not None and chain.dim() != 2:
         return "the chains are no matrix"
     return None
-
-
-def _takes_matrix_units() -> bool:
-    rounded = product_level("cpu") != "highest"
-    return rounded and backend.extension().has_matrix_units()
 
 
 def machine_loss(

@@ -9,9 +9,9 @@
 
 namespace aefast {
 
-// Where the largest product has fewer multiplications than this, a second thread saves a tenth of
-// the time (200-50, 128 rows; a quarter of 784-64, 32 rows: Xeon with AVX-512), and takes half of
-// the speed where another program wants its core.
+// Where the largest product has fewer multiplications than this, a second thread saves little, and
+// takes half of the speed where another program wants its core. Just below, it saved a tenth of the
+// time (200-50, 128 rows), just above a quarter (784-64, 32 rows; Xeon with AVX-512).
 constexpr int64_t kFewestProducts = 3 << 19;
 
 // Batch normalization of what a layer's activation is applied to, or of what that gives. Numbers

@@ -15,15 +15,14 @@ from aefast.ops.rbm.primitives import ChainPrimitives, Operand, States
 from aefast.ops.rbm.settings import ChainSettings, Machine
 from aefast.ops.shared import cpp as shared
 from aefast.ops.shared.extension import _C
-from aefast.ops.shared.precision import product_level
+from aefast.ops.shared.product_routes import takes_matrix_units
 
 WORD_BITS = 64
 
 
 def primitives(machine: Machine, settings: ChainSettings) -> ChainPrimitives:
     # Below "highest" the matrix units take one or three products, fewer than any other way.
-    rounded = product_level("cpu") != "highest"
-    return _Primitives() if rounded and _C.has_matrix_units() else _BitPrimitives()
+    return _Primitives() if takes_matrix_units() else _BitPrimitives()
 
 
 class _Primitives(ChainPrimitives):

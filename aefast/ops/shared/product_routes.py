@@ -47,9 +47,18 @@ def level_of_ours(weight_size: int) -> str | None:
     return level if serves else None
 
 
+def takes_matrix_units() -> bool:
+    """Whether our product is made on matrix units: below "highest", where there are any."""
+    return _are_matrix_units(extension().instruction_set(), product_level("cpu"))
+
+
+def _are_matrix_units(instruction_set: str, precision: str) -> bool:
+    return instruction_set == "amx" and precision != "highest"
+
+
 @cache
 def _outpaces(instruction_set: str, precision: str, weight_size: int, least_ratio: float) -> bool:
-    if instruction_set == "amx" and precision != "highest":
+    if _are_matrix_units(instruction_set, precision):
         return True
     if instruction_set != "avx512":  # without bfloat16 units all precisions are one product
         precision = "highest"
