@@ -9,9 +9,14 @@ from torch import Tensor
 
 from aefast.functional import contractive_penalty, tangents
 from aefast.nn.autoencoder import Architecture, Autoencoder, check_draw
-from aefast.nn.plain import calls_only_its_own, known_by_its_parameters
+from aefast.nn.plain import (
+    calls_only_its_own,
+    calls_only_its_own_once_gathered,
+    known_by_its_parameters,
+)
 from aefast.nn.replicas import check_replica
 from aefast.nn.settings import number
+from aefast.nn.sharded import gathered
 from aefast.nn.step_fields import StepFields
 from aefast.nn.step_plan import loss_in_one_call
 from aefast.ops.contractive.singular_vectors import Tangents, turned
@@ -93,14 +98,14 @@ class ContractiveAutoencoder(Autoencoder):
         """
         if not self._encodes_plainly():
             return jacobian_of_calls(self.encode, x).square().sum((-2, -1))
-        penalty = contractive_penalty(x, *self._layers())
+        penalty = contractive_penalty(x, *self._layers(x))
         assert isinstance(penalty, Tensor)
         return penalty
 
     def tangents(self, x: Tensor, n: int = 1) -> Tangents:
         """The n directions that the code changes most with: :func:`aefast.functional.tangents`."""
         if self._encodes_plainly():
-            return tangents(x, *self._layers(), n=n)
+            return tangents(x, *self._layers(x), n=n)
         most = min(self.visible, self.hidden)
         n = checks.check_integer(n, "n", most + 1, low=1)
         with torch.no_grad():
@@ -108,13 +113,15 @@ class ContractiveAutoencoder(Autoencoder):
         return Tangents(turned(vectors[..., :n, :]), values[..., :n])
 
     def _encodes_plainly(self) -> bool:
-        return self._calls_its_own("encode") and calls_only_its_own(self.encoder)
+        return self._calls_its_own("encode") and (
+            calls_only_its_own(self.encoder) or calls_only_its_own_once_gathered(self.encoder)
+        )
 
-    def _layers(self) -> tuple[list[Tensor], list[Tensor | None], list[str]]:
+    def _layers(self, x: Tensor) -> tuple[list[Tensor], list[Tensor | None], list[str]]:
         layers = self.encoder
         return (
-            [layer.weight for layer in layers],
-            [layer.bias for layer in layers],
+            [gathered(layer.weight, x) for layer in layers],
+            [None if layer.bias is None else gathered(layer.bias, x) for layer in layers],
             [layer.activation for layer in layers],
         )
 

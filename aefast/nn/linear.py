@@ -10,6 +10,7 @@ from aefast.functional import linear_act
 from aefast.nn.plain import has_hooks, has_own_forward, known_by_its_parameters
 from aefast.nn.reparametrized import renew_weights
 from aefast.nn.settings import HasSettings, choice
+from aefast.nn.sharded import gathered, only_gathers
 from aefast.ops.linear_act.op import ACTIVATIONS
 from aefast.ops.shared import checks
 from aefast.torch_private import FORWARD_HOOKS
@@ -148,8 +149,10 @@ class TiedLinearAct(HasSettings):
 
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
         """``[..., H]`` to ``[..., D]``, in x's dtype; with the activation given, or the layer's."""
-        renew_weights(self._tied[0])
-        return linear_act(x, self.weight, self.bias, activation or self.activation)
+        layer = self._tied[0]
+        renew_weights(layer)
+        weight = gathered(layer.weight, x).t()
+        return linear_act(x, weight, self.bias, activation or self.activation)
 
     def extra_repr(self) -> str:
         in_features, out_features = self.weight.shape[1], self.weight.shape[0]
@@ -184,7 +187,7 @@ def stack_preactivation(layers: nn.Module, x: Tensor, activation: str) -> Tensor
 
 
 def _ends_in_its_activation(layer: nn.Module) -> bool:
-    if layer._forward_hooks or FORWARD_HOOKS:
+    if FORWARD_HOOKS or not all(map(only_gathers, layer._forward_hooks.values())):
         return False
     return type(layer).forward in _OWN_FORWARDS and "forward" not in layer.__dict__
 

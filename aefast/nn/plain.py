@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from aefast.nn.sharded import only_gathers, unsharded_class
 from aefast.torch_private import MODULE_HOOKS
 
 Class = TypeVar("Class", bound=type[nn.Module])
@@ -77,6 +78,27 @@ def calls_only_its_own(module: nn.Module) -> bool:
     """Whether a module is plain as :func:`is_plain` says, but for hooks of torch's counters of
     FLOPs, which may watch all modules."""
     return _is_bare(module) and not any(map(_changes_calls, MODULE_HOOKS))
+
+
+def calls_only_its_own_once_gathered(module: nn.Module) -> bool:
+    """Whether a module with sharded parameters (FSDP2), or one below it, is what
+    :func:`calls_only_its_own` says but for these, and for the hooks that gather them."""
+    if any(map(_changes_calls, MODULE_HOOKS)):
+        return False
+    return all(map(_is_bare_once_gathered, module.modules()))
+
+
+def _is_bare_once_gathered(module: nn.Module) -> bool:
+    """The same of a module, and not of those below it."""
+    cls = unsharded_class(type(module))
+    hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+    return (
+        module._parameters.keys() == _CLASSES.get(cls)
+        and all(map(only_gathers, hooks))
+        and not (module._backward_pre_hooks or module._backward_hooks)
+        and "forward" not in module.__dict__
+        and type(module).forward is _FORWARDS[cls]
+    )
 
 
 def has_hooks(module: nn.Module) -> bool:

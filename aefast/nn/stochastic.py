@@ -50,7 +50,7 @@ class StochasticAutoencoder(EncoderDecoder):
         dtype: of the parameters; None takes torch's default one.
 
     Attributes:
-        log_var: the log of the Gaussian decoder's variance, a scalar; None for Bernoulli.
+        log_var: the log of the Gaussian decoder's variance, ``[1]``; None for Bernoulli.
 
     Raises:
         TypeError, ValueError: as :class:`aefast.nn.Autoencoder`.
@@ -98,7 +98,7 @@ class StochasticAutoencoder(EncoderDecoder):
         )
         self.decoder_kind = decoder_kind
         self.code_noise = code_noise
-        log_var = torch.zeros((), device=device, dtype=dtype)
+        log_var = torch.zeros(1, device=device, dtype=dtype)
         self.register_parameter(
             "log_var", nn.Parameter(log_var) if decoder_kind == "gaussian" else None
         )

@@ -109,7 +109,7 @@ class VariationalAutoencoder(HasSettings, Shardable):
         encoder: from x to the code, the mean of q(z | x); with ``with_log_var=True``, to the mean
             and the log variance, as :meth:`loss` calls it.
         decoder: from the code to the mean of p(x | z).
-        log_var: the log of the Gaussian decoder's variance, a scalar or ``[D]``; None for
+        log_var: the log of the Gaussian decoder's variance, ``[1]`` or ``[D]``; None for
             Bernoulli.
 
     Raises:
@@ -176,7 +176,7 @@ class VariationalAutoencoder(HasSettings, Shardable):
             *_layers(sizes[:-1], activation, factory_options),
             LinearAct(sizes[-2], visible, activation=self.output_activation, **factory_options),
         )
-        log_var = torch.zeros(() if variance == "shared" else (visible,), **factory_options)
+        log_var = torch.zeros(1 if variance == "shared" else visible, **factory_options)
         self.register_parameter(
             "log_var", nn.Parameter(log_var) if decoder_kind == "gaussian" else None
         )

@@ -7,19 +7,18 @@ import torch.distributed as dist
 from torch import nn
 
 from aefast.nn import LinearAct, shared_batch
+from aefast.nn.linear import TiedLinearAct
 from tests.distributed import training
 
-WAYS = ("root", "layers", "mixed")
-TIED_OR_CONTRACTIVE = ("deep, tied, dropout", "contractive", "deep contractive")
-# Ranks have mean activities and chains of their own; pairs take a target; fully_shard takes no
-# scalar.
+# What is sharded, and in which dtype it is computed.
+WAYS = ("root", "layers", "root in bfloat16", "layers in bfloat16")
+# Ranks have mean activities and chains of their own; pairs take a target.
 LEFT_OUT = (
     *training.OF_PAIRS,
     "sparse kl",
     "rbm sparse",
     "rbm chains",
     "rbm gaussian",
-    "vae gaussian",
 )
 
 
@@ -30,22 +29,20 @@ def gradients(names: list[str], way: str) -> dict[str, dict[str, Any]]:
     results = {}
     rows = training.rows()[:100]
     rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    share = len(rows) // size
+    share, is_mixed = len(rows) // size, way.endswith("bfloat16")
     for name in names:
         model: nn.Module = training.new(name)
         if size > 1:
             options: Any = {}
-            if way == "mixed":
-                policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32)
-                options["mp_policy"] = policy
-            for layer in list(model.modules()) if way == "layers" else ():
-                if isinstance(layer, LinearAct):
-                    fully_shard(layer)
+            if is_mixed:
+                options["mp_policy"] = MixedPrecisionPolicy(torch.bfloat16, torch.float32)
+            for layer in list(model.modules()) if way.startswith("layers") else ():
+                if isinstance(layer, LinearAct | TiedLinearAct):
+                    fully_shard(layer, **options)
             fully_shard(model, **options)
-        x = rows[rank * share : (rank + 1) * share]
-        x = x.bfloat16() if way == "mixed" else x
-        if way == "mixed" and size == 1:
+        elif is_mixed:
             model = model.bfloat16()
+        x = rows[rank * share : (rank + 1) * share].to(torch.bfloat16 if is_mixed else rows.dtype)
         loss: Any = model.loss
         with shared_batch():
             loss(x, seed=3, row_offset=rank * share).backward()

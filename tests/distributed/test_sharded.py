@@ -5,41 +5,40 @@ import torch
 
 from tests.distributed import sharding, training, worlds
 
-
-def names_of(way):
-    names = [name for name in training.MODELS if name not in sharding.LEFT_OUT]
-    if way == "layers":
-        names = [name for name in names if name not in sharding.TIED_OR_CONTRACTIVE]
-    return names
+NAMES = [name for name in training.MODELS if name not in sharding.LEFT_OUT]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["root", "layers"])
 def test_gradients_are_one_process_s(way):
-    names = names_of(way)
-    whole = sharding.gradients(names, way)
-    for rank in worlds.run(2, sharding.gradients, names, way):
-        for name in names:
+    whole = sharding.gradients(NAMES, way)
+    for rank in worlds.run(2, sharding.gradients, NAMES, way):
+        for name in NAMES:
             # As one vector: a machine's are differences, and a small one has few of its digits.
             expected, actual = (_joined(gradients[name]) for gradients in (whole, rank))
-            assert (actual - expected).norm() <= 1e-6 * expected.norm(), name
+            # By a shared variance it is a sum over all elements, of which one process rounds more.
+            most = 1e-5 if name == "vae gaussian" else 1e-6
+            assert (actual - expected).norm() <= most * expected.norm(), name
 
 
 def _joined(gradients):
     return torch.cat([gradients[name].flatten() for name in sorted(gradients)])
 
 
+IN_BFLOAT16 = ("ae", "masking", "vae", "deep, tied, dropout", "contractive", "deep contractive")
+
+
 @pytest.mark.slow
-def test_mixed_precision_rounds_as_one_process_in_bfloat16_does():
-    names = ["ae", "masking", "vae"]
-    whole = sharding.gradients(names, "mixed")
+@pytest.mark.parametrize("sharded", ["root", "layers"])
+def test_mixed_precision_rounds_as_one_process_in_bfloat16_does(sharded):
+    names, way = list(IN_BFLOAT16), f"{sharded} in bfloat16"
+    whole = sharding.gradients(names, way)
     exact = sharding.gradients(names, "root")
-    for rank in worlds.run(2, sharding.gradients, names, "mixed"):
+    for rank in worlds.run(2, sharding.gradients, names, way):
         for name in names:
-            for key, expected in exact[name].items():
-                error = (rank[name][key] - expected).norm()
-                rounding = (whole[name][key] - expected).norm()
-                assert error <= 2 * rounding + 1e-6, (name, key, error, rounding)
+            expected, rounded, actual = (_joined(of[name]) for of in (exact, whole, rank))
+            error, rounding = (actual - expected).norm(), (rounded - expected).norm()
+            assert error <= 2 * rounding, (name, error, rounding)
 
 
 @pytest.mark.slow

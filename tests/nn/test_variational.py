@@ -76,7 +76,7 @@ def test_the_bounds_are_those_of_torch_distributions(options, x):
     model = new_model(**options)
     if model.log_var is not None:
         with torch.no_grad():
-            model.log_var.add_(torch.linspace(-1, 1, 12) if model.log_var.dim() else 0.3)
+            model.log_var.add_(torch.linspace(-1, 1, 12) if len(model.log_var) > 1 else 0.3)
     mean, log_var = model.posterior(x)
     deviation = (0.5 * log_var).exp()
     z = mean[:, None] + deviation[:, None] * noise(model, 9, 4, seed=5)
