@@ -312,7 +312,7 @@ class RbmStep {
         const bool is_short = units.rows < kFewestTransposed;
         const bool takes_bits = !is_short && (units.is_binary || are_few(units));
         if (takes_bits) transpose_bits({units.bits(), transposed_, counts_, batch_.threads});
-        if (takes_bits && units.is_binary)
+        if (takes_bits && units.is_binary && !plan_.is_gaussian)  // whose squares are no counts
             for (int64_t i = 0; i < plan_.visible; ++i)
                 means[i] = static_cast<double>(counts_[i]) / units.rows;
         else

@@ -82,6 +82,20 @@ def test_gaussian_visible_units(rows, chains, options):
 
 
 @pytest.mark.parametrize("rows", [10, 100])
+def test_gaussian_units_whose_rows_are_zeros_and_ones(rows):
+    """They are multiplied as bits, but their squares count, too."""
+    plan = MachinePlan(37, 23, **LEARNED)
+    parameters, x = parameters_of(plan), rows_of(MachinePlan(37, 23), rows, False)
+    with torch.no_grad():
+        parameters[3].zero_()  # a variance of 1 leaves them zeros and ones
+    results, _ = kernel(plan, parameters, x, None)
+    exact, _ = definition(plan, parameters, x, None, torch.float64)
+    same, _ = definition(plan, parameters, x, None, torch.float32)
+    for actual, expected, reference in zip(results, same, exact, strict=True):
+        assert_as_accurate_as_torch(actual, expected, reference)
+
+
+@pytest.mark.parametrize("rows", [10, 100])
 @pytest.mark.parametrize("is_grey", [False, True])
 def test_units_drawn_to_a_mean_activity(rows, is_grey):
     assert_right(MachinePlan(37, 23, **SPARSE), rows, is_grey=is_grey)
