@@ -2,8 +2,6 @@
 
 from typing import NamedTuple
 
-from torch import Tensor
-
 from aefast.distributed.group import Group
 
 
@@ -46,14 +44,3 @@ class BatchShard(NamedTuple):
     def weight(self) -> float:
         """The fraction of the minibatch's rows: the weight of its mean in the minibatch's mean."""
         return (self.rows.stop - self.rows.start) / self.batch_rows
-
-    def mean_of_batch(self, values: Tensor) -> Tensor:
-        """The minibatch's mean ``[H]``, of which ``values`` ``[B, H]`` are the shard's rows.
-
-        Its gradient is that of the shard's own mean. Where each rank's loss has the shard's weight,
-        the ranks' gradients add up to that of the minibatch's mean.
-        """
-        local_mean = values.mean(0) if len(values) else values.new_zeros(values.shape[1])
-        batch_mean = local_mean.detach() * self.weight
-        self.group.all_reduce(batch_mean).wait()
-        return batch_mean + (local_mean - local_mean.detach())

@@ -161,10 +161,5 @@ class GroupEngine:
     def _gather_chains(self) -> None:
         """Give each rank all persistent chains, of which each rank has updated its own."""
         chain = chains_of(self.steps.model)
-        if chain is None:
-            return
-        rows = self.group.rows_of(len(chain))
-        all_chains = torch.zeros_like(chain)
-        all_chains[rows] = chain[rows]
-        self.group.all_reduce(all_chains).wait()
-        chain.copy_(all_chains)
+        if chain is not None:
+            self.group.gather_rows(chain)

@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from aefast.ops.shared.precision import upcast
+
 Result = TypeVar("Result")
 
 
@@ -69,6 +71,27 @@ class Group(NamedTuple):
         counts = flags.to(torch.float32)
         self.all_reduce(counts).wait()
         return counts > 0
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean ``[H]`` of all ranks' rows, of which ``values`` ``[B, H]`` are this rank's, none
+        perhaps.
+
+        Its gradient is that of the mean of this rank's rows: weighted by their share of all rows,
+        the ranks' gradients add up to the whole mean's.
+        """
+        rows = upcast(values)
+        own_mean = rows.mean(0) if len(rows) else rows.new_zeros(rows.shape[1])
+        sums = torch.cat([rows.detach().sum(0), rows.new_tensor([len(rows)])])
+        self.all_reduce(sums).wait()
+        return sums[:-1] / sums[-1] + (own_mean - own_mean.detach())
+
+    def gather_rows(self, tensor: Tensor) -> None:
+        """Give each rank all rows of a tensor, of which it has those of :meth:`rows_of`."""
+        rows = self.rows_of(len(tensor))
+        all_rows = torch.zeros_like(tensor)
+        all_rows[rows] = tensor[rows]
+        self.all_reduce(all_rows).wait()
+        tensor.copy_(all_rows)
 
     def gather(self, value: Result) -> list[Result]:
         """Every rank's value, which pickle takes."""

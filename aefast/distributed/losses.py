@@ -15,13 +15,11 @@ from torch import Tensor, nn
 
 from aefast.data.pairs import Pair
 from aefast.distributed.batch_shard import BatchShard
-from aefast.functional import gibbs
 from aefast.nn import RBM, BatchTopKSparseAutoencoder, SparseAutoencoder
 from aefast.nn.autoencoder import check_draw
 from aefast.nn.dictionary import SparseDictionary
 from aefast.nn.trainable import Trainable
 from aefast.ops.shared import dispatch
-from aefast.ops.sparsity.eager import divergence
 from aefast.thread_local_generator import ThreadLocalGenerator
 
 BATCH_NORMS = (
@@ -74,7 +72,7 @@ def _loss_of_minibatch(
     """The function of a shard's part, for a loss that is not a mean over rows; else None."""
     if _has_loss_of(model, RBM):
         return functools.partial(_machine_loss, model)
-    if _has_loss_of(model, SparseAutoencoder) and model.penalty_kind == "kl":
+    if _has_loss_of(model, SparseAutoencoder) and model.exchanges:
         return functools.partial(_sparse_loss, model)
     if _has_loss_of(model, SparseDictionary):
         return functools.partial(_dictionary_loss, model)
@@ -203,52 +201,19 @@ def _sparse_loss(
 ) -> Tensor | None:
     """The divergence is a function of the units' mean activity over the minibatch."""
     check_draw(seed, None, shard.first)
-    code = shard.group.together(lambda: model.encode(x))
-    activity = shard.mean_of_batch(code)
-    if len(x) == 0:
-        return None
-    error = model.compare(model._drop(code, seed, None, shard.first), x)
-    penalty = divergence(activity, model.sparsity_target).sum()
-    return shard.weight * (error + model.sparsity_weight * penalty)
+    loss = model._shared_loss(x, shard.group, seed, None, shard.first)
+    return shard.weight * loss if len(x) else None
 
 
 def _machine_loss(model: RBM, x: Tensor, seed: int, shard: BatchShard) -> Tensor | None:
-    """The energy of the chains is a mean over chains: a rank's part of them may differ from its
-    part of the rows."""
-    chain, target = model.chain, model.sparsity_target
-    if chain is None and target is None:
-        loss = shard.weight * model.loss(x, seed=seed, row_offset=shard.first) if len(x) else None
-        if loss is None:
-            model.training_steps += 1
-        return loss
-    terms: list[Tensor] = []
-    if target is not None:
-        penalty = divergence(
-            shard.mean_of_batch(shard.group.together(lambda: model(x))), target
-        ).sum()
-        if len(x):
-            terms.append(shard.weight * model.sparsity_weight * penalty)
-    rows = slice(shard.first, shard.first + len(x))
-    if chain is not None:
-        rows = shard.group.rows_of(len(chain))
-    start = x if chain is None else chain[rows]
-    weight = shard.weight if chain is None else len(start) / len(chain)
-    if len(x):
-        terms.append(shard.weight * model.free_energy(x).mean())
-    if len(start):
-        end = _chain_ends(model, start, seed, rows.start)
-        terms.append(-weight * model.free_energy(end).mean())
-        if chain is not None:
-            chain[rows] = end
+    """A rank's part of the chains may differ from its part of the rows."""
+    if len(x) and not model.exchanges:
+        return shard.weight * model.loss(x, seed=seed, row_offset=shard.first)
+    loss = None
+    if model.exchanges:
+        loss = model._part_of_loss(x, shard.group, shard.weight, seed, shard.first)
     model.training_steps += 1
-    return torch.stack(terms).sum() if terms else None
-
-
-@torch.no_grad()
-def _chain_ends(model: RBM, start: Tensor, seed: int, row_offset: int) -> Tensor:
-    parameters = model.weight, model.visible_bias, model.hidden_bias
-    options: Any = {"visible_kind": model.visible_kind, "log_var": model.log_var}
-    return gibbs(start, *parameters, model.k, seed=seed, row_offset=row_offset, **options).visible
+    return loss
 
 
 def _dictionary_loss(

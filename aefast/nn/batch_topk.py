@@ -12,7 +12,7 @@ from aefast.functional import batch_topk_encode, sparse_decode
 from aefast.nn.dictionary import Code, DictionaryOptions, SparseDictionary
 from aefast.nn.reparametrized import renew_weights
 from aefast.nn.settings import setting
-from aefast.nn.shared_batch import group_of_batch, warn_if_alone
+from aefast.nn.shared_batch import group_of_batch, refuse_traces, warn_if_alone
 from aefast.ops.shared import checks, dispatch
 from aefast.ops.topk import batch
 from aefast.ops.topk.op import SparseCode, as_rows, in_shape_of
@@ -108,11 +108,7 @@ class BatchTopKSparseAutoencoder(SparseDictionary):
             OtherRankError: another rank has an error.
             RuntimeError: something traces or transforms the call, or computes it twice.
         """
-        if dispatch.is_traced(x, *self.parameters()) or dispatch.is_in_functorch():
-            raise RuntimeError(
-                "the ranks select a batch's latents together, which no graph holds: it takes a "
-                "model outside torch.compile, traces and torch.func"
-            )
+        refuse_traces("select a batch's latents", x, *self.parameters())
         if dispatch.is_checkpointed() or dispatch.is_run_ahead():
             raise RuntimeError(
                 "the ranks select a batch's latents together, which torch.utils.checkpoint would "

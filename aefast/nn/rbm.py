@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from aefast import functional, random
 from aefast.capture import is_captured
+from aefast.distributed.group import Group
 from aefast.functional import contrastive_divergence, kl_sparsity, linear_act
 from aefast.nn.likelihood import floored
 from aefast.nn.linear import Device
@@ -17,9 +18,11 @@ from aefast.nn.reparametrized import renew_weights
 from aefast.nn.replicas import check_replica
 from aefast.nn.settings import HasSettings, fixed_choice, inside_unit_interval, number, setting
 from aefast.nn.sharded import Shardable
+from aefast.nn.shared_batch import group_of_training, refuse_traces
 from aefast.nn.step_plan import NOT_TOGETHER, PlannedMachine
 from aefast.ops.rbm.op import VISIBLE_KINDS, check_states, check_steps
 from aefast.ops.shared import checks, dispatch
+from aefast.ops.sparsity.eager import divergence
 from aefast.step.machine_loss import machine_loss
 from aefast.step.machine_plan import MachinePlan
 
@@ -45,8 +48,9 @@ class RBM(HasSettings, Shardable):
 
     :meth:`loss` is contrastive divergence. It takes any torch optimizer, and with it momentum and
     weight decay: plain gradients climb the likelihood. DistributedDataParallel takes it in a
-    :class:`aefast.nn.LossModule`; give each rank its ``row_offset`` and, where chains persist, pass
-    ``broadcast_buffers=False``.
+    :class:`aefast.nn.LossModule`; give each rank its ``row_offset``. Inside it, and inside
+    :func:`shared_batch`, each rank moves some of the persistent chains, and the mean activity is
+    that of all ranks' rows. Elsewhere a rank's chains and mean activity are its own.
 
     Args:
         visible: D, the number of visible units.
@@ -213,6 +217,10 @@ class RBM(HasSettings, Shardable):
                 "the loss counts the training steps, and moves persistent chains, which it cannot "
                 "inside a transform of torch.func; it takes model.eval()"
             )
+        if self.exchanges:
+            group = group_of_training(self)
+            if group.size > 1:
+                return self._shared_loss(visible, group, seed, generator, row_offset)
         fused = self._loss_in_one_call(visible, seed, generator, row_offset)
         loss, chain = fused or self._loss_op_by_op(visible, seed, generator, row_offset)
         # Last of all: where anything above was interrupted, no step was taken.
@@ -221,6 +229,85 @@ class RBM(HasSettings, Shardable):
                 self.chain.copy_(chain)
             self.training_steps.add_(1)
         return loss
+
+    @property
+    def exchanges(self) -> bool:
+        """Whether the loss of a batch is no mean over its rows, so that ranks that share it
+        exchange what it is a function of: the persistent chains, or the mean activity."""
+        return self.chain is not None or self.sparsity_target is not None
+
+    def _shared_loss(
+        self,
+        visible: Tensor,
+        group: Group,
+        seed: int | None,
+        generator: torch.Generator | None,
+        row_offset: int,
+    ) -> Tensor:
+        """The loss of this rank's rows ``[..., D]`` of a batch that a group shares: the mean of the
+        ranks' losses is the batch's.
+
+        Raises:
+            OtherRankError: another rank has an error.
+            RuntimeError: something traces or transforms the call.
+        """
+        refuse_traces("move a machine's chains and take its mean activity", visible)
+
+        def checked_rows() -> tuple[Tensor, int]:
+            self.check_finite()
+            self._check_visible(visible)
+            checks.check_seed_arguments(seed, generator)
+            rows = visible.reshape(-1, visible.shape[-1])
+            return rows, int(dispatch.resolve_seed(seed, generator, visible.device, False))
+
+        rows, drawn = group.together(checked_rows)
+        weight = len(rows) / group.total(len(rows))
+        part = self._part_of_loss(rows, group, weight, drawn, row_offset)
+        if self.chain is not None:
+            group.gather_rows(self.chain)
+        if not dispatch.is_recomputed():
+            self.training_steps.add_(1)
+        return rows.new_zeros(()) if part is None else group.size * part
+
+    def _part_of_loss(
+        self, visible: Tensor, group: Group, weight: float, seed: int, row_offset: int
+    ) -> Tensor | None:
+        """This rank's part of the loss of a batch that a group shares: the parts sum to it. Of the
+        persistent chains it moves its own, those of :meth:`Group.rows_of`. None without rows and
+        chains.
+
+        Args:
+            visible: this rank's rows, ``[B, D]``; there may be none.
+            weight: their share of the batch's rows.
+        """
+        terms: list[Tensor] = []
+        if self.sparsity_target is not None:
+            code = group.together(lambda: self(visible))
+            penalty = divergence(group.mean(code), self.sparsity_target).sum()
+            if len(visible):
+                terms.append(weight * self.sparsity_weight * penalty)
+        start, first, chains_weight = visible, row_offset, weight
+        if self.chain is not None:
+            own = group.rows_of(len(self.chain))
+            start, first = self.chain[own].to(visible.dtype), own.start
+            chains_weight = len(start) / len(self.chain)
+        if len(visible):
+            terms.append(weight * self.free_energy(visible).mean())
+        if len(start):
+            end = self._chain_ends(start, seed, first)
+            terms.append(-chains_weight * self.free_energy(end).mean())
+            if self.chain is not None:
+                self.chain[own] = end.to(self.chain.dtype)
+        return torch.stack(terms).sum() if terms else None
+
+    @torch.no_grad()
+    def _chain_ends(self, start: Tensor, seed: int, row_offset: int) -> Tensor:
+        parameters = self.weight, self.visible_bias, self.hidden_bias
+        options: Any = {"visible_kind": self.visible_kind, "log_var": self.log_var}
+        chain = functional.gibbs(
+            start, *parameters, self.k, seed=seed, row_offset=row_offset, **options
+        )
+        return chain.visible
 
     def _loss_in_one_call(
         self,
@@ -255,13 +342,15 @@ class RBM(HasSettings, Shardable):
         row_offset: int,
     ) -> tuple[Tensor, Tensor]:
         self.check_finite()
+        # FSDP2 may compute in another dtype than the chains', which are no parameters.
+        chain = None if self.chain is None else self.chain.to(visible.dtype)
         loss, end = contrastive_divergence(
             visible,
             self.weight,
             self.visible_bias,
             self.hidden_bias,
             self.k,
-            chain=self.chain,
+            chain=chain,
             visible_kind=self.visible_kind,
             log_var=self.log_var,
             seed=seed,

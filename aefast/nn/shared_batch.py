@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor, nn
 
 from aefast.distributed.group import Group, current, group_of
+from aefast.ops.shared import dispatch
 from aefast.torch_private import active_data_parallel
 
 if TYPE_CHECKING:
@@ -24,10 +26,12 @@ _shared: Group | None = None
 def shared_batch(process_group: "ProcessGroup | str | None" = "default") -> Iterator[None]:
     """Inside it the rows of a training loss are this rank's part of a batch that ranks share.
 
-    A batch top-k model selects its latents over the whole batch, and sparse dictionaries count over
-    it which latents are active: as one process would that has the ranks' rows, rank 0's first. All
-    ranks call each loss, also one without rows. For FSDP2, and for loops that average gradients
-    themselves; inside ``DistributedDataParallel`` and :func:`aefast.fit` it is so without.
+    A batch top-k model selects its latents over the whole batch, sparse dictionaries count over it
+    which latents are active, KL penalties are of its mean activity, and of an RBM's persistent
+    chains each rank moves some: as one process would that has the ranks' rows, rank 0's first. All
+    ranks call each loss; a dictionary's also without rows, and other models' with as many rows
+    each. For FSDP2, and for loops that average gradients themselves; inside
+    ``DistributedDataParallel`` and :func:`aefast.fit` it is so without.
 
     Args:
         process_group: the ranks: ``"default"``, torch's default group where there is one; a
@@ -57,6 +61,23 @@ def group_of_batch() -> Group:
         return _shared
     wrapper = active_data_parallel()
     return Group() if wrapper is None else group_of(wrapper.process_group)
+
+
+def group_of_training(model: nn.Module) -> Group:
+    """The same of a loss that trains: an evaluation is each rank's own."""
+    return group_of_batch() if model.training and torch.is_grad_enabled() else Group()
+
+
+def refuse_traces(what: str, *tensors: Tensor) -> None:
+    """
+    Raises:
+        RuntimeError: something traces or transforms a call in which the ranks do ``what``.
+    """
+    if dispatch.is_traced(*tensors) or dispatch.is_in_functorch():
+        raise RuntimeError(
+            f"the ranks {what} together, which no graph holds: it takes a model outside "
+            "torch.compile, traces and torch.func"
+        )
 
 
 def warn_if_alone() -> None:

@@ -5,14 +5,17 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
+from aefast.distributed.group import Group
 from aefast.functional import kl_sparsity, l1_sparsity
 from aefast.nn.autoencoder import Architecture, Autoencoder, check_draw
 from aefast.nn.plain import known_by_its_parameters
 from aefast.nn.replicas import check_replica
 from aefast.nn.settings import inside_unit_interval, number, setting
+from aefast.nn.shared_batch import group_of_training, refuse_traces
 from aefast.nn.step_fields import StepFields
 from aefast.nn.step_plan import loss_in_one_call
 from aefast.ops.shared import checks
+from aefast.ops.sparsity.eager import divergence
 
 PENALTIES = ("kl", "l1")
 
@@ -84,17 +87,51 @@ class SparseAutoencoder(Autoencoder):
     ) -> Tensor:
         """The mean error of the reconstruction plus the weighted penalty; a scalar.
 
+        Ranks that share a batch, as inside ``DistributedDataParallel`` or :func:`shared_batch`,
+        take the KL penalty of the mean activity over all of its rows.
+
         On a CPU it holds the parameters' gradients until its backward pass, as
         :meth:`aefast.nn.Autoencoder.loss` does.
         """
         check_replica(self)
         check_draw(seed, generator, row_offset)
+        if self.exchanges:
+            group = group_of_training(self)
+            if group.size > 1:
+                refuse_traces("take a batch's mean activity", x)
+                return self._shared_loss(x, group, seed, generator, row_offset)
         loss = loss_in_one_call(self, x, seed, generator, row_offset)
         if loss is not None:
             return loss
         code = self.encode(x)
         error = self.compare(self._drop(code, seed, generator, row_offset), x)
         return error + self.sparsity_weight * self.penalty(code)
+
+    @property
+    def exchanges(self) -> bool:
+        """Whether the penalty is of a batch's mean activity, which its ranks exchange."""
+        is_own = "penalty" in self.__dict__ or type(self).penalty is not SparseAutoencoder.penalty
+        return self.penalty_kind == "kl" and not is_own
+
+    def _shared_loss(
+        self,
+        x: Tensor,
+        group: Group,
+        seed: int | None,
+        generator: torch.Generator | None,
+        row_offset: int,
+    ) -> Tensor:
+        """The loss of this rank's rows x, with the KL penalty of the mean activity of all ranks'
+        rows.
+
+        Raises:
+            OtherRankError: another rank has an error.
+        """
+        code = group.together(lambda: self.encode(x))
+        activity = group.mean(code.reshape(-1, code.shape[-1]))
+        error = self.compare(self._drop(code, seed, generator, row_offset), x)
+        penalty = divergence(activity, self.sparsity_target).sum().to(code.dtype)
+        return error + self.sparsity_weight * penalty
 
     def penalty(self, code: Tensor) -> Tensor:
         """The penalty of a batch's code ``[..., H]``: a scalar, without its factor.

@@ -13,6 +13,9 @@ from aefast.nn import LossModule, shared_batch
 from tests.distributed import training
 
 DICTIONARIES = ("topk", "batchtopk", "matryoshka", "jumprelu")
+# Whose losses are no means over rows.
+MACHINES = ("rbm chains", "rbm sparse", "rbm gaussian")
+SHARING = (*DICTIONARIES, *MACHINES, "sparse kl")
 STEPS, BATCH = 12, 20
 
 
@@ -26,13 +29,14 @@ def trained(name: str) -> dict[str, Any]:
     for number in range(STEPS):
         x = data[(5 * number) % 80 :][:BATCH]
         optimizer.zero_grad()
-        step(x[group.rows_of(BATCH)]).backward()
+        rows = group.rows_of(BATCH)
+        step(x[rows], seed=number, row_offset=rows.start).backward()
         optimizer.step()
     return dict(model.state_dict())
 
 
 def trained_of_all() -> dict[str, dict[str, Any]]:
-    return {name: trained(name) for name in DICTIONARIES}
+    return {name: trained(name) for name in SHARING}
 
 
 def losses(counts: list[int]) -> list[tuple[float, int, torch.Tensor]]:
@@ -75,6 +79,8 @@ def warned_and_refused() -> dict[str, list[str]]:
         "alone": lambda: inside(None),
         "fit alone": fit_alone,
         "top-k": lambda: training.new("topk").loss(x),
+        "a penalty": lambda: training.new("sparse kl").loss(x),
+        "chains": lambda: training.new("rbm chains").loss(x),
     }
     for name, case in cases.items():
         with warnings.catch_warnings(record=True) as caught:
@@ -83,6 +89,12 @@ def warned_and_refused() -> dict[str, list[str]]:
         results[name] = [str(warning.message) for warning in caught]
     refused: dict[str, Any] = {
         "compiled": lambda: torch.compile(loss, backend="eager")(),
+        "compiled penalty": lambda: torch.compile(training.new("sparse kl").loss, backend="eager")(
+            x
+        ),
+        "compiled chains": lambda: torch.compile(training.new("rbm chains").loss, backend="eager")(
+            x
+        ),
         "checkpointed": lambda: torch.utils.checkpoint.checkpoint(loss, use_reentrant=False),
     }
     model.aux_k = 0  # dead latents are refused under checkpoint themselves

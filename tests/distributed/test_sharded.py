@@ -25,7 +25,16 @@ def _joined(gradients):
     return torch.cat([gradients[name].flatten() for name in sorted(gradients)])
 
 
-IN_BFLOAT16 = ("ae", "masking", "vae", "deep, tied, dropout", "contractive", "deep contractive")
+IN_BFLOAT16 = (
+    "ae",
+    "masking",
+    "vae",
+    "deep, tied, dropout",
+    "contractive",
+    "deep contractive",
+    "sparse kl",
+    "rbm chains",
+)
 
 
 @pytest.mark.slow

@@ -6,13 +6,16 @@ import torch
 from tests.distributed import sharing, worlds
 
 
-def test_dictionaries_inside_the_wrapper_are_one_process_s():
-    """Selected and dead latents, thresholds and all."""
+def test_models_inside_the_wrapper_are_one_process_s():
+    """Selected and dead latents, thresholds, chains, mean activities and all."""
     one = sharing.trained_of_all()
     for rank in worlds.run(2, sharing.trained_of_all):
         for name, state in one.items():
             for key, expected in state.items():
-                tolerance = 0 if key == "idle" else 1e-6
+                is_state = key in ("idle", "training_steps") or (
+                    key == "chain" and name != "rbm gaussian"
+                )
+                tolerance = 0 if is_state else 1e-6
                 torch.testing.assert_close(
                     rank[name][key], expected, rtol=0, atol=tolerance, msg=f"{name} {key}"
                 )
@@ -32,7 +35,9 @@ def test_a_loss_of_one_rank_s_rows_warns_and_what_no_graph_holds_is_refused():
     for results in worlds.run(2, sharing.warned_and_refused):
         (warning,) = results.pop("nothing")
         assert warning.startswith("a loss selects latents among the rows of this process, one of 2")
-        (compiled,), (checkpointed,) = results.pop("compiled"), results.pop("checkpointed")
-        assert "which no graph holds" in compiled
+        (checkpointed,) = results.pop("checkpointed")
+        for case in ("compiled", "compiled penalty", "compiled chains"):
+            (compiled,) = results.pop(case)
+            assert "which no graph holds" in compiled
         assert "which torch.utils.checkpoint would do twice" in checkpointed
         assert not any(results.values()), results
