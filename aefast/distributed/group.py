@@ -1,5 +1,7 @@
 """The processes that train one model together: a process group of torch.distributed."""
 
+import os
+import warnings
 from collections.abc import Callable
 from types import TracebackType
 from typing import NamedTuple, TypeVar
@@ -212,6 +214,19 @@ def current() -> Group:
     if not (dist.is_available() and dist.is_initialized()):
         return Group()
     return Group(dist.get_rank(), dist.get_world_size())
+
+
+def warn_of_forgotten_group() -> None:
+    """Warn where a launcher, such as torchrun, has started other ranks, and nothing joins them."""
+    size = os.environ.get("WORLD_SIZE", "1")
+    if "RANK" not in os.environ or size == "1" or (dist.is_available() and dist.is_initialized()):
+        return
+    warnings.warn(
+        f"WORLD_SIZE is {size}, and this process trains alone: it takes "
+        "torch.distributed.init_process_group() before aefast.fit to train with the others; "
+        "process_group=None says that it is meant",
+        stacklevel=3,
+    )
 
 
 def group_of(process_group: object) -> Group:

@@ -1,7 +1,7 @@
 """Sparse coding with a learned dictionary as a scikit-learn transformer."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -163,6 +163,53 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             return self
 
     @in_default_modes
+    def merge(self, other: "SparseCoding") -> "SparseCoding":
+        """Take this estimator's last step with the rows of another one's last step, too.
+
+        A step's sums over its rows add up where both began at the same dictionary. So copies of one
+        estimator, each after one ``partial_fit`` on a part of a batch, anywhere, by joblib or Dask,
+        are merged in any order to what one ``partial_fit`` on the whole batch gives, to rounding.
+        Estimators that learned on their own from there are not: their codes are of other
+        dictionaries. An atom that no row uses is drawn from this estimator's rows.
+
+        Args:
+            other: a copy of what this was before its last step, after a step of its own; it stays
+                as it is.
+
+        Raises:
+            TypeError, ValueError: it is not, or has other parameters.
+
+        >>> import copy
+        >>> import numpy as np
+        >>> from aefast.estimators import SparseCoding
+        >>> X = np.random.default_rng(0).normal(size=(60, 4))
+        >>> before = SparseCoding(n_components=3, penalty=0.1, random_state=0).partial_fit(X[:20])
+        >>> first, second, whole = (copy.deepcopy(before) for _ in range(3))
+        >>> merged = first.partial_fit(X[20:40]).merge(second.partial_fit(X[40:]))
+        >>> np.allclose(merged.components_, whole.partial_fit(X[20:]).components_, atol=1e-5)
+        True
+        """
+        if type(other) is not type(self):
+            raise TypeError(
+                f"other is a {type(other).__name__}; it takes a {type(self).__name__}, as this is"
+            )
+        for name, model in (("this estimator", self), ("other", other)):
+            if not hasattr(model, "_last_step"):
+                raise ValueError(f"{name} has taken no step; it takes one after partial_fit")
+        for name, value in self.get_params().items():
+            if name != "random_state" and getattr(other, name) != value:
+                raise ValueError(f"{name} of other is {getattr(other, name)}, and {value} here")
+        step, other_step = self._last_step, other._last_step
+        if not step.begins_as(other_step):
+            raise ValueError(
+                "other's last step began at another dictionary; it takes copies of one estimator, "
+                "each after one partial_fit"
+            )
+        own_atoms = as_tensor(self.components_)
+        self._take(step.with_rows_of(other_step), lambda unused: own_atoms[unused])
+        return self
+
+    @in_default_modes
     def transform(self, X: MatrixLike) -> np.ndarray:
         """The codes of the rows of X: ``(n_samples, n_components)``, in X's dtype.
 
@@ -235,28 +282,72 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         self._data_products = np.zeros_like(self.components_)
 
     def _step(self, rows: DistributedRows, rng: np.random.RandomState) -> None:
-        dictionary = as_tensor(self.components_).clone()
-        codes = rows.group.together(lambda: self._encode(rows.local, dictionary))
-        self.n_steps_ += 1
+        codes = rows.group.together(lambda: self._encode(rows.local, as_tensor(self.components_)))
+        step = _Step(
+            self.components_,
+            self._code_products,
+            self._data_products,
+            self.n_steps_,
+            rows.sum(codes.t() @ codes).numpy(),
+            rows.sum(codes.t() @ rows.local).numpy(),
+            rows.count,
+        )
+        self._take(step, lambda unused: _drawn_atoms(rows, int(unused.sum()), rng))
+
+    def _take(self, step: "_Step", atoms_for: Callable[[Tensor], Tensor]) -> None:
+        """Take a step, whose unused atoms, a boolean ``[K]``, give way to other ones."""
+        self.n_steps_ = step.n_steps + 1
         fading = _fading(self.n_steps_, self.batch_size)
-        code_products = fading * as_tensor(self._code_products) + (
-            rows.sum(codes.t() @ codes) / rows.count
+        code_products = fading * as_tensor(step.code_products) + (
+            as_tensor(step.code_sums) / step.rows
         )
-        data_products = fading * as_tensor(self._data_products) + (
-            rows.sum(codes.t() @ rows.local) / rows.count
+        data_products = fading * as_tensor(step.data_products) + (
+            as_tensor(step.data_sums) / step.rows
         )
+        dictionary = as_tensor(step.dictionary).clone()
         weights = code_products.diagonal()
         used = weights > UNUSED * weights.max()
         _update(dictionary, code_products, data_products, used.nonzero().flatten().tolist())
         if not used.all():
-            dictionary[~used] = _drawn_atoms(rows, int((~used).sum()), rng)
+            dictionary[~used] = atoms_for(~used)
         arrays = (tensor.numpy() for tensor in (dictionary, code_products, data_products))
         self.components_, self._code_products, self._data_products = arrays
+        self._last_step = step
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+
+class _Step(NamedTuple):
+    """What a step begins with, and its sums over the rows.
+
+    Attributes:
+        dictionary, code_products, data_products, n_steps: the estimator's before the step.
+        code_sums: zt z, ``[K, K]``.
+        data_sums: zt x, ``[K, D]``.
+        rows: the number of rows.
+    """
+
+    dictionary: np.ndarray
+    code_products: np.ndarray
+    data_products: np.ndarray
+    n_steps: int
+    code_sums: np.ndarray
+    data_sums: np.ndarray
+    rows: int
+
+    def begins_as(self, other: "_Step") -> bool:
+        pairs = zip(self[:4], other[:4], strict=True)
+        return all(np.array_equal(one, another) for one, another in pairs)
+
+    def with_rows_of(self, other: "_Step") -> "_Step":
+        return self._replace(
+            code_sums=self.code_sums + other.code_sums,
+            data_sums=self.data_sums + other.data_sums,
+            rows=self.rows + other.rows,
+        )
 
 
 def _check_size(X: np.ndarray) -> None:

@@ -19,7 +19,7 @@ from aefast.distributed.agreement import (
     settings_of,
     start_alike,
 )
-from aefast.distributed.group import Group, current, group_of
+from aefast.distributed.group import Group, current, group_of, warn_of_forgotten_group
 from aefast.distributed.interrupts import noted_interrupts
 from aefast.distributed.losses import check_micro_batches, check_model, check_plain_model
 from aefast.nn.dictionary import SparseDictionary
@@ -130,7 +130,8 @@ def fit(
     the parameters, which begin as rank 0's, end as one process's, to rounding. Noise and persistent
     chains are one process's to the bit. A plain module's draws are each rank's own. An error, a
     callback that ends the training, or Ctrl-C on one rank ends it on all. ``process_group=None``
-    trains on this rank alone.
+    trains on this rank alone. A process that ``torchrun`` started, and that initialized no group,
+    trains alone, too, and warns.
 
     Args:
         model: whose ``loss(x, seed=...)`` is minimized, as the models of :mod:`aefast.nn` have it;
@@ -189,6 +190,8 @@ def fit(
     >>> len(history.losses), bool(history.losses[-1] < history.losses[0])
     (54, True)
     """
+    if process_group == "default":
+        warn_of_forgotten_group()
     group = current() if process_group == "default" else group_of(process_group)
 
     def begin() -> _Call:

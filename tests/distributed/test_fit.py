@@ -1,5 +1,6 @@
 """``aefast.fit`` in a process group: one process's numbers, for each kind of model."""
 
+import warnings
 from typing import Any
 
 import pytest
@@ -144,6 +145,20 @@ def test_a_batch_code_of_ones_own_is_refused(method):
         ValueError, match="model is a Own, which has a loss or an encode of its own"
     ):
         aefast.fit(model, training.rows(), torch.optim.SGD(model.parameters()), micro_batch_size=7)
+
+
+def test_a_rank_that_joined_no_group_warns(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    with pytest.warns(UserWarning, match="WORLD_SIZE is 2, and this process trains alone") as seen:
+        training.trained("ae", 1)
+    (warning,) = seen
+    assert warning.filename == training.__file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        training.trained("ae", 1, process_group=None)
+        monkeypatch.setenv("WORLD_SIZE", "1")
+        training.trained("ae", 1)
 
 
 def test_what_parts_do_not_add_up_to_is_refused():
