@@ -4,6 +4,7 @@ import copy
 import warnings
 from collections.abc import Callable
 from functools import wraps
+from time import perf_counter
 from types import MethodType
 from typing import SupportsIndex
 
@@ -27,6 +28,9 @@ from aefast.ops.shared.dispatch import is_in_function_mode
 # A forward is traced again after the model changed: its mode, a level of noise, a submodule. After
 # so many traces the model is taken to change at every call, and its own code runs.
 MOST_TRACES = 8
+
+# Shapes of calls that do not pay are forgotten once there are so many.
+MOST_SHAPES = 64
 
 # A single linear layer with fewer weights is left to torch, which computes one product and one
 # activation as fast: there a call of the kernels costs more than it saves.
@@ -114,6 +118,9 @@ class AcceleratedState:
         states: a graph for each state that the module was called in.
         kept_trace: the graph that ``aefast.fit`` planned its steps from; None before.
         counters: counts of calls, by the name of the operation.
+        not_paying: the mode, the number of threads and the inputs' shapes of calls all of whose
+            operations fell back for their shape, with their reasons. Such calls take the module's
+            own code from then on: the graph would add 20 us to them.
         reason: why no kernel serves the module; None where one does.
         bound: the attributes that were set on the instance. Another value of such a name is the
             user's.
@@ -125,6 +132,7 @@ class AcceleratedState:
         self.states: list[AcceleratedGraph] = []
         self.kept_trace: Trace | None = None
         self.counters: dict[str, CallCounter] = {}
+        self.not_paying: dict[tuple[object, ...], list[tuple[CallCounter, str]]] = {}
         self.reason: str | None = None
         self.bound: dict[str, object] = {}
         self.has_warned = False
@@ -157,28 +165,48 @@ class AcceleratedState:
         return self.states[-1]
 
     def serve(self, arguments: tuple[Tensor, ...]) -> object:
-        """Call the forward: the graph, or the model's own code where no graph is valid."""
+        """Call the forward: the graph, or the model's own code where no graph is valid, or where
+        none of the kernels pays."""
+        key = (
+            self.module.training,
+            torch.get_num_threads(),
+            *[argument.shape for argument in arguments],
+        )
+        if key in self.not_paying:
+            return self._serve_without_kernels(arguments, self.not_paying[key])
         state = self.current
         if state is None or not state.guard.holds():
             state = self.current = self._graph_now()
         if state is None or len(arguments) != state.inputs:
             return type(self.module).forward(self.module, *arguments)
         result = state.run(*arguments)
-        if not self.has_warned:
-            for operation in state.operations:
-                if operation.counter.reasons:
-                    self._warn(state)
+        counters = [operation.counter for operation in state.operations]
+        if any(counter.last_reason is not None for counter in counters):
+            self._note_fallbacks(key, counters)
         return result
 
-    def _warn(self, state: AcceleratedGraph) -> None:
-        reasons = {
-            r for operation in state.operations for r in operation.counter.reasons
-        } - EXPECTED
-        if reasons and not self.has_warned:
+    def _serve_without_kernels(
+        self, arguments: tuple[Tensor, ...], counted: list[tuple[CallCounter, str]]
+    ) -> object:
+        start = perf_counter()
+        result = type(self.module).forward(self.module, *arguments)
+        for counter, reason in counted:
+            counter.count(reason, start)
+        return result
+
+    def _note_fallbacks(self, key: tuple[object, ...], counters: list[CallCounter]) -> None:
+        """Remember a call that nothing served, and warn, once, of one that should have been."""
+        fallbacks = [(one, one.last_reason) for one in counters if one.last_reason is not None]
+        unexpected = {reason for _, reason in fallbacks} - EXPECTED
+        if len(fallbacks) == len(counters) and not unexpected:
+            if len(self.not_paying) == MOST_SHAPES:
+                self.not_paying.clear()
+            self.not_paying[key] = fallbacks
+        if unexpected and not self.has_warned:
             self.has_warned = True
             warnings.warn(
                 f"aefast: a call of the accelerated {type(self.module).__name__} ran as plain "
-                f"PyTorch: {min(reasons)}; aefast.report(model) counts such calls",
+                f"PyTorch: {min(unexpected)}; aefast.report(model) counts such calls",
                 stacklevel=5,
             )
 

@@ -1,12 +1,13 @@
-"""Fixture: our kernels draw however few the numbers are."""
+"""Fixture: our kernels serve however small a call is."""
 
 import pytest
 
-from aefast.acceleration import draws
+from aefast.acceleration import draws, stack
 
 
 @pytest.fixture(autouse=True)
-def small_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch draws few numbers faster, so the kernels leave these to it; not in these tests."""
-    monkeypatch.setattr(draws, "FEWEST_OF_DROPOUT", 0)
+def small_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch is faster at small calls, which are left to it; not in these tests."""
     monkeypatch.setattr(draws, "FEWEST", 0)
+    monkeypatch.setattr(stack, "FEWEST_PRODUCTS", 0)
+    monkeypatch.setattr(stack, "outpaces_vendor", lambda size: True)

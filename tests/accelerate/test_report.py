@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 import aefast
 from aefast import use_backend
+from aefast.acceleration import stack
 from aefast.acceleration.draws import draws_as_torch
+from aefast.acceleration.tracing import KEY
 from tests.accelerate.models import VAE, Denoising, EncoderDecoder, sequential
 
 
@@ -66,6 +68,35 @@ def test_what_a_shape_tells_is_no_surprise() -> None:
         warnings.simplefilter("error")
         model(torch.rand(0, 20))
         model(torch.rand(2, 20))
+
+
+def test_calls_that_do_not_pay_take_the_models_own_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph runs once for a shape, to see that nothing in it pays."""
+    model = sequential(20, 12, 20)
+    aefast.accelerate(model)
+    few, many = torch.rand(4, 20), torch.rand(64, 20)
+    monkeypatch.setattr(stack, "FEWEST_PRODUCTS", 64 * 2 * 20 * 12)
+    called: list[int] = []
+    call = stack.Stack.__call__
+    monkeypatch.setattr(
+        stack.Stack, "__call__", lambda self, x: called.append(len(x)) or call(self, x)
+    )
+    for x in (few, many, few, many, few):
+        assert torch.allclose(model(x), type(model).forward(model, x), atol=1e-6)
+    assert called == [4, 64, 64]
+    row = aefast.report(model).rows[0]
+    assert (row.served, row.fallbacks, row.reason) == (2, 3, stack.NOT_PAYING)
+
+
+def test_a_shape_that_does_not_pay_in_one_mode_may_in_another() -> None:
+    model = Denoising()
+    aefast.accelerate(model)
+    record, x = model.__dict__[KEY], torch.rand(32, 20)
+    record.not_paying[(False, torch.get_num_threads(), x.shape)] = []
+    model(x)
+    assert aefast.report(model).rows[0].served == 1
+    model.eval()(x)
+    assert aefast.report(model).rows[0].served == 1
 
 
 class Effects(nn.Module):
