@@ -18,8 +18,8 @@ from aefast.acceleration.locks import free_after_fork
 from aefast.ops.shared import checks, dispatch
 
 # Fewer numbers are left to torch. Our kernel copies the generator's state first, which takes 7 us,
-# and a graph adds 20 us to a call. On a Xeon 4096 numbers save 18 us of dropout's 59, but nothing of
-# any other's 13; 8192 save 40 us and 3 to 9 us.
+# and a graph adds 20 us to a call. On a Xeon 4096 numbers save 18 us of dropout's 59, and none of
+# the others' 13; 8192 save 40 us and 3 to 9 us.
 FEWEST = 8192
 CPU = torch.device("cpu")
 # Between the default generator's state and the next no other thread of ours draws the same numbers.
