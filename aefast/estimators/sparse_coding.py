@@ -339,8 +339,12 @@ class _Step(NamedTuple):
     rows: int
 
     def begins_as(self, other: "_Step") -> bool:
-        pairs = zip(self[:4], other[:4], strict=True)
-        return all(np.array_equal(one, another) for one, another in pairs)
+        return (
+            self.n_steps == other.n_steps
+            and np.array_equal(self.dictionary, other.dictionary)
+            and np.array_equal(self.code_products, other.code_products)
+            and np.array_equal(self.data_products, other.data_products)
+        )
 
     def with_rows_of(self, other: "_Step") -> "_Step":
         return self._replace(
