@@ -152,6 +152,9 @@ def half_step_kernel(
     )
     left_terms = tl.load(count_pointer)
     accumulator = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), dtype=tl.float32)
+    # Two sums, as in multiply_tile: the tensor cores add the lower terms' products up, which need
+    # not be waited for one by one.
+    lower = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), dtype=tl.float32)
     for term in range(left_terms):
         # A tile past the last row of a term reads the next term's rows. They are never stored.
         left_start = (left_terms - 1 - term) * left_term_rows + row_start
@@ -161,22 +164,24 @@ def half_step_kernel(
                 left_terms * left_term_rows, depth, BLOCK_ROWS, BLOCK_DEPTH, ALIGNMENT, DESCRIPTORS,
             )  # fmt: skip
             left_tile = as_operand(left_tile, tl.bfloat16)
-            product = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), dtype=tl.float32)
-            # The smallest term first, so that only the last sum is rounded at the result's size.
-            for right_term in tl.static_range(TERMS):
-                right_start = (TERMS - 1 - right_term) * right_term_rows + column_start
+            for right_term in tl.static_range(TERMS - 1, -1, -1):  # the smallest term first
                 right_tile = load_tile(
-                    right, right_row_stride, right_start, block * BLOCK_DEPTH,
-                    TERMS * right_term_rows, depth, BLOCK_COLUMNS, BLOCK_DEPTH, ALIGNMENT,
-                    DESCRIPTORS,
+                    right, right_row_stride, right_term * right_term_rows + column_start,
+                    block * BLOCK_DEPTH, TERMS * right_term_rows, depth, BLOCK_COLUMNS, BLOCK_DEPTH,
+                    ALIGNMENT, DESCRIPTORS,
                 ).T  # fmt: skip
-                product = tl.dot(left_tile, as_operand(right_tile, tl.bfloat16), product)
-            accumulator += product
+                right_tile = as_operand(right_tile, tl.bfloat16)
+                if TERMS == 1:
+                    accumulator = tl.dot(left_tile, right_tile, accumulator)
+                elif right_term > 0:
+                    lower = tl.dot(left_tile, right_tile, lower)
+                else:
+                    accumulator += tl.dot(left_tile, right_tile, max_num_imprecise_acc=1)
         if term < left_terms - 1:
             # An infinite weight counts in the product with the left operand's first term alone.
             accumulator = tl.where(tl.abs(accumulator) < float("inf"), accumulator, 0.0)
     _draw_tile(
-        accumulator, row_start, column_start, rows, columns, states_pointer, values_pointer,
+        accumulator + lower, row_start, column_start, rows, columns, states_pointer, values_pointer,
         bias_pointer, factor_pointer, load_seed(seed, seed_address), row_offset, step, bias_size,
         has_factor, draws, keeps_means, ALIGNMENT,
     )  # fmt: skip
