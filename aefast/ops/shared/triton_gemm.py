@@ -84,6 +84,13 @@ SPLIT_IN_MEMORY = (90,)
 # Operands are split in memory where their elements are used in at least so many sums, counted over
 # both. With fewer, writing and reading the terms takes longer than splitting in the loops.
 LEAST_USES = 512
+# Hopper's tensor cores take TF32 by rows alone: an operand stored by depth is transposed through
+# shared memory, for which they wait 200 to 350 of 700 to 850 cycles at each step. It is transposed
+# once, in memory, where each of its elements is used in at least so many sums: twice as many as
+# make up for the 8 bytes that are read and written for an element.
+TRANSPOSE_IN_MEMORY = (90,)
+LEAST_USES_TRANSPOSED = 4096
+TRANSPOSED_SIZE = 64  # rows and columns that a program transposes
 LAYOUTS = ((False, False), (False, True), (True, True))  # which operands are stored by depth
 STEPS_PER_SPLIT = 16  # with fewer, writing and adding partial sums takes longer than it saves
 
@@ -156,9 +163,12 @@ def factors(left: Tensor, right: Tensor, *, plain: bool, kind: str | None = None
     if kind is None and kind_of(left) == "float32" and splits_in_memory(left.device, shape):
         terms = triton_terms.split(left, 3), triton_terms.split(right, 3)
         return factors_of_terms(*terms, layout, "terms", shape)
+    kind = kind or kind_of(left)
+    if kind == "tf32" and layout == (False, True) and transposes_in_memory(left.device, shape):
+        right, layout = transposed(right), (False, False)
     left, right = aligned(left), aligned(right)
     term_rows = left.shape[0], right.shape[0]
-    return Factors(left, right, layout, kind or kind_of(left), shape, term_rows)
+    return Factors(left, right, layout, kind, shape, term_rows)
 
 
 def factors_of_terms(
@@ -173,6 +183,15 @@ def splits_in_memory(device: torch.device, shape: tuple[int, int, int]) -> bool:
     """Whether the operands of a float32 product are split once, not in its loop."""
     rows, columns, _ = shape
     return chip(device)[0] in SPLIT_IN_MEMORY and rows * columns >= LEAST_USES * (rows + columns)
+
+
+def transposes_in_memory(device: torch.device, shape: tuple[int, int, int]) -> bool:
+    """Whether the right operand of a TF32 product, stored by depth, is transposed before it.
+
+    Not so a weight's gradient, both of whose operands would have to be: it uses each of their
+    elements as often as the layer has units, and not as often as the batch has rows.
+    """
+    return chip(device)[0] in TRANSPOSE_IN_MEMORY and shape[0] >= LEAST_USES_TRANSPOSED
 
 
 def kind_of(factor: Tensor) -> str:
@@ -354,6 +373,8 @@ def variants(generation: int) -> Iterator[Variant]:
                                 generation, dtype, output_dtype, kind, tile, layout, activation
                             )
     yield from _variants_of_terms(generation)
+    if generation in TRANSPOSE_IN_MEMORY:
+        yield _transpose_variant()
 
 
 def _variants_of_terms(generation: int) -> Iterator[Variant]:
@@ -396,6 +417,31 @@ def aligned(tensor: Tensor) -> Tensor:
     copy = tensor.new_zeros(rows, padded(columns, tensor.dtype))
     copy[:, :columns] = tensor
     return copy
+
+
+@cache
+def _transpose_variant() -> Variant:
+    types = {"source_pointer": "*fp32", "output_pointer": "*fp32"}
+    constants = {"SIZE": TRANSPOSED_SIZE, "ALIGNMENT": alignment(torch.float32)}
+    return Variant("shared.triton_gemm_kernels.transpose_kernel", types, constants)
+
+
+def transposed(source: Tensor) -> Tensor:
+    """A copy of source.T, whose rows are padded with zeros to whole units. Those of source are
+    contiguous."""
+    rows, columns = source.shape
+    output = source.new_empty(columns, padded(rows, source.dtype))
+    with device_of(source):
+        _transpose_variant().launch(
+            cdiv(output.shape[1], TRANSPOSED_SIZE) * cdiv(columns, TRANSPOSED_SIZE),
+            source_pointer=source,
+            output_pointer=output,
+            source_row_stride=source.stride(0),
+            rows=rows,
+            columns=columns,
+            padded_rows=output.shape[1],
+        )
+    return output
 
 
 def multiply(

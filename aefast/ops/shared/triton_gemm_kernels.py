@@ -20,7 +20,7 @@ the FP32 theoretical peak performance", IJHPCA 36, 2022.
 import triton
 import triton.language as tl
 
-from aefast.ops.shared.triton_device import INTERPRETED, activate, round_to
+from aefast.ops.shared.triton_device import INTERPRETED, activate, round_to, store_tile
 
 GROUP = tl.constexpr(8)  # row tiles that share a column tile's right operand in the L2
 
@@ -387,3 +387,26 @@ def gemm_kernel(
             output_pointer, preactivation_pointer, bias_pointer,
             bias_size, keep_preactivation, accumulate, not LEFT_BY_DEPTH, ACTIVATION,
         )  # fmt: skip
+
+
+@triton.jit(
+    do_not_specialize=["source_row_stride", "rows", "columns", "padded_rows"],
+    do_not_specialize_on_alignment=["source_pointer", "output_pointer"],
+)
+def transpose_kernel(
+    source_pointer,  # [rows, columns]
+    output_pointer,  # [columns, padded_rows]
+    source_row_stride: tl.int64,
+    rows: tl.int32,
+    columns: tl.int32,
+    padded_rows: tl.int32,  # rows, rounded up to whole units of 16 bytes
+    SIZE: tl.constexpr,
+    ALIGNMENT: tl.constexpr,
+):
+    """output = source.T, and zeros in its padding."""
+    row_blocks = tl.cdiv(padded_rows, SIZE)
+    row = (tl.program_id(0) % row_blocks) * SIZE + tl.arange(0, SIZE)
+    column = (tl.program_id(0) // row_blocks) * SIZE + tl.arange(0, SIZE)
+    source = source_pointer + row.to(tl.int64)[:, None] * source_row_stride + column[None, :]
+    tile = tl.load(source, mask=(row < rows)[:, None] & (column < columns)[None, :], other=0.0)
+    store_tile(output_pointer, tile.T, column, row, columns, padded_rows, ALIGNMENT)
