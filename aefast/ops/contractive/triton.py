@@ -10,7 +10,7 @@ from aefast.ops.contractive.primitives import PenaltyPrimitives
 from aefast.ops.contractive.row_lengths import RowLengths
 from aefast.ops.linear_act.op import FROM_PREACTIVATION
 from aefast.ops.shared import triton_activation, triton_gemm
-from aefast.ops.shared.triton import ACTIVATIONS, TYPE_NAMES, Variant, cdiv, device_of
+from aefast.ops.shared.triton import ACTIVATIONS, TYPE_NAMES, Variant, cdiv, device_of, strides_of
 
 SCALE_COLUMNS = 256
 CONTRACT_ROWS, CONTRACT_COLUMNS = 4, 256
@@ -101,8 +101,7 @@ class _Primitives(PenaltyPrimitives):
                 weight_pointer=weight,
                 squares_pointer=squares,
                 scales_pointer=scales,
-                weight_row_stride=weight.stride(0),
-                weight_column_stride=weight.stride(1),
+                **strides_of(weight=weight),
                 columns=weight.shape[1],
             )
         return RowLengths(squares, scales)

@@ -14,7 +14,14 @@ from torch import Tensor
 
 from aefast import random
 from aefast.ops.corrupt.noise import Noise
-from aefast.ops.shared.triton import TYPE_NAMES, Variant, cdiv, device_of, seed_arguments
+from aefast.ops.shared.triton import (
+    TYPE_NAMES,
+    Variant,
+    cdiv,
+    device_of,
+    seed_arguments,
+    strides_of,
+)
 
 UNITS = 512  # units for each program: with 4 warps, four independent accesses for each thread
 
@@ -63,8 +70,7 @@ def corrupt(x: Tensor, noise: Noise) -> Tensor:
         "unit_count": rows * units_per_row,
         "units_per_row": units_per_row,
         "columns": columns,
-        "x_row_stride": flat.stride(0),
-        "x_column_stride": flat.stride(1),
+        **strides_of(x=flat),
     }
     programs = cdiv(rows * units_per_row, UNITS)
     with device_of(x):

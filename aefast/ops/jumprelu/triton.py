@@ -10,7 +10,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from aefast.ops.shared.triton import TYPE_NAMES, Variant, cdiv, device_of
+from aefast.ops.shared.triton import TYPE_NAMES, Variant, cdiv, device_of, strides_of
 from aefast.ops.shared.triton_gemm import alignment, is_aligned
 
 ROWS, COLUMNS = 8, 128  # the tile that a program computes at a time
@@ -119,8 +119,7 @@ def forward(preactivation: Tensor, threshold: Tensor, counted: bool) -> tuple[Te
             active_pointer=active,
             rows=rows,
             columns=columns,
-            row_stride=preactivation.stride(0),
-            column_stride=preactivation.stride(1),
+            **strides_of(preactivation=preactivation),
         )
     return values, active.sum(1) if counted else active
 
@@ -153,12 +152,9 @@ def backward(
             partial_pointer=partials,
             rows=rows,
             columns=columns,
-            grad_values_row_stride=grad_values.stride(0),
-            grad_values_column_stride=grad_values.stride(1),
-            grad_active_row_stride=grad_active.stride(0),
-            grad_active_column_stride=grad_active.stride(1),
-            row_stride=preactivation.stride(0),
-            column_stride=preactivation.stride(1),
+            **strides_of(
+                grad_values=grad_values, grad_active=grad_active, preactivation=preactivation
+            ),
             bandwidth=bandwidth,
             estimator=ESTIMATORS[estimator if threshold_needed else None],
         )
@@ -223,10 +219,7 @@ def gated_backward(
             grad_totals_pointer=by_totals,
             grad_product_pointer=grad_product,
             partial_pointer=partials,
-            grad_values_row_stride=by_values.stride(0),
-            grad_values_column_stride=by_values.stride(1),
-            grad_opened_row_stride=by_opened.stride(0),
-            grad_opened_column_stride=by_opened.stride(1),
+            **strides_of(grad_values=by_values, grad_opened=by_opened),
             grad_totals_stride=by_totals.stride(0),
         )
     return grad_product, *partials.sum(0).to(product.dtype).unbind()
@@ -238,8 +231,7 @@ def _gates(product: Tensor, *parameters: Tensor) -> dict[str, Tensor | int]:
     return dict(zip(GATES, (product, *dense), strict=True)) | {
         "rows": product.shape[0],
         "columns": product.shape[1],
-        "row_stride": product.stride(0),
-        "column_stride": product.stride(1),
+        **strides_of(product=product),
     }
 
 
@@ -254,7 +246,6 @@ def active_latents(values: Tensor) -> Tensor:
             counts_pointer=counts,
             rows=rows,
             columns=columns,
-            row_stride=values.stride(0),
-            column_stride=values.stride(1),
+            **strides_of(values=values),
         )
     return counts.any(0)

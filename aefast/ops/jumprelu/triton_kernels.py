@@ -13,8 +13,12 @@ INTEGERS = [
     "rows",
     "columns",
     "row_blocks",
-    "row_stride",
-    "column_stride",
+    "preactivation_row_stride",
+    "preactivation_column_stride",
+    "product_row_stride",
+    "product_column_stride",
+    "values_row_stride",
+    "values_column_stride",
     "grad_values_row_stride",
     "grad_values_column_stride",
     "grad_active_row_stride",
@@ -106,8 +110,8 @@ def jumprelu_kernel(
     active_pointer,  # as values; if COUNTED float32 [rows, column blocks]
     rows: tl.int32,
     columns: tl.int32,
-    row_stride: tl.int64,
-    column_stride: tl.int64,
+    preactivation_row_stride: tl.int64,
+    preactivation_column_stride: tl.int64,
     COUNTED: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -118,7 +122,10 @@ def jumprelu_kernel(
     row_block, column, column_block, column_blocks = locate(columns, COLUMNS)
     row = row_block * ROWS + tl.arange(0, ROWS)
     mask = inside(row, rows, column, columns, ALIGNMENT, ALIGNED)
-    z = load(preactivation_pointer, row, column, row_stride, column_stride, mask, ALIGNED)
+    z = load(
+        preactivation_pointer, row, column, preactivation_row_stride,
+        preactivation_column_stride, mask, ALIGNED,
+    )  # fmt: skip
     is_off = z <= load_row(threshold_pointer, column, columns)
     store(values_pointer, tl.where(is_off, 0.0, z), row, column, columns, mask, ALIGNED)
     active = tl.where(is_off, 0.0, 1.0)
@@ -160,8 +167,8 @@ def jumprelu_backward_kernel(
     grad_values_column_stride: tl.int64,
     grad_active_row_stride: tl.int64,
     grad_active_column_stride: tl.int64,
-    row_stride: tl.int64,
-    column_stride: tl.int64,
+    preactivation_row_stride: tl.int64,
+    preactivation_column_stride: tl.int64,
     bandwidth: tl.float32,
     estimator: tl.int32,  # 0: no sums
     ROWS: tl.constexpr,
@@ -179,7 +186,10 @@ def jumprelu_backward_kernel(
     for step in range(STEPS):
         row = (row_block * STEPS + step) * ROWS + tl.arange(0, ROWS)
         mask = inside(row, rows, column, columns, ALIGNMENT, ALIGNED)
-        z = load(preactivation_pointer, row, column, row_stride, column_stride, mask, ALIGNED)
+        z = load(
+            preactivation_pointer, row, column, preactivation_row_stride,
+            preactivation_column_stride, mask, ALIGNED,
+        )  # fmt: skip
         grad_values = load(
             grad_values_pointer, row, column,
             grad_values_row_stride, grad_values_column_stride, mask, ALIGNED,
@@ -240,8 +250,8 @@ def gated_kernel(
     totals_pointer,  # float32 [rows, column blocks]
     rows: tl.int32,
     columns: tl.int32,
-    row_stride: tl.int64,
-    column_stride: tl.int64,
+    product_row_stride: tl.int64,
+    product_column_stride: tl.int64,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     ALIGNMENT: tl.constexpr,
@@ -251,7 +261,9 @@ def gated_kernel(
     row_block, column, column_block, column_blocks = locate(columns, COLUMNS)
     row = row_block * ROWS + tl.arange(0, ROWS)
     mask = inside(row, rows, column, columns, ALIGNMENT, ALIGNED)
-    product = load(product_pointer, row, column, row_stride, column_stride, mask, ALIGNED)
+    product = load(
+        product_pointer, row, column, product_row_stride, product_column_stride, mask, ALIGNED
+    )
     gate = product + load_row(gate_bias_pointer, column, columns)
     scale = load_row(scale_pointer, column, columns)
     magnitude = product * scale + load_row(magnitude_bias_pointer, column, columns)
@@ -281,8 +293,8 @@ def gated_backward_kernel(
     grad_opened_row_stride: tl.int64,
     grad_opened_column_stride: tl.int64,
     grad_totals_stride: tl.int64,
-    row_stride: tl.int64,
-    column_stride: tl.int64,
+    product_row_stride: tl.int64,
+    product_column_stride: tl.int64,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     STEPS: tl.constexpr,
@@ -300,7 +312,9 @@ def gated_backward_kernel(
     for step in range(STEPS):
         row = (row_block * STEPS + step) * ROWS + tl.arange(0, ROWS)
         mask = inside(row, rows, column, columns, ALIGNMENT, ALIGNED)
-        product = load(product_pointer, row, column, row_stride, column_stride, mask, ALIGNED)
+        product = load(
+            product_pointer, row, column, product_row_stride, product_column_stride, mask, ALIGNED
+        )
         grad_values = load(
             grad_values_pointer, row, column,
             grad_values_row_stride, grad_values_column_stride, mask, ALIGNED,
@@ -335,8 +349,8 @@ def active_latents_kernel(
     counts_pointer,  # float32 [row blocks, columns]
     rows: tl.int32,
     columns: tl.int32,
-    row_stride: tl.int64,
-    column_stride: tl.int64,
+    values_row_stride: tl.int64,
+    values_column_stride: tl.int64,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     STEPS: tl.constexpr,
@@ -347,7 +361,9 @@ def active_latents_kernel(
     for step in range(STEPS):
         row = (row_block * STEPS + step) * ROWS + tl.arange(0, ROWS)
         mask = inside(row, rows, column, columns, 1, False)
-        values = load(values_pointer, row, column, row_stride, column_stride, mask, False)
+        values = load(
+            values_pointer, row, column, values_row_stride, values_column_stride, mask, False
+        )
         counts += tl.where(values > 0.0, 1.0, 0.0)
     pointers = counts_pointer + row_block * columns + column
     tl.store(pointers, tl.sum(counts, axis=0), mask=column < columns)

@@ -41,6 +41,8 @@ DTYPES = {name: dtype for dtype, name in TYPE_NAMES.items()} | {
     "i64": torch.int64,
 }
 
+DIMENSIONS = ("sample", "row", "column")  # of tensors that kernels take with any strides
+
 
 @dataclass(frozen=True)
 class Descriptor:
@@ -293,6 +295,16 @@ def device_of(tensor: torch.Tensor) -> contextlib.AbstractContextManager[object]
     if tensor.device.type == "cuda":
         return torch.cuda.device(tensor.device)
     return contextlib.nullcontext()
+
+
+def strides_of(**tensors: torch.Tensor) -> dict[str, int]:
+    """The arguments ``NAME_row_stride`` and ``NAME_column_stride`` of a launch for each matrix, and
+    before them ``NAME_sample_stride`` for a tensor of three dimensions."""
+    return {
+        f"{name}_{dimension}_stride": stride
+        for name, tensor in tensors.items()
+        for dimension, stride in zip(DIMENSIONS[-tensor.dim() :], tensor.stride(), strict=True)
+    }
 
 
 def seed_arguments(seed: int | torch.Tensor, device: torch.device) -> dict[str, int]:

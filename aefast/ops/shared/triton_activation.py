@@ -5,7 +5,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from aefast.ops.shared.triton import ACTIVATIONS, TYPE_NAMES, Variant, cdiv, device_of
+from aefast.ops.shared.triton import ACTIVATIONS, TYPE_NAMES, Variant, cdiv, device_of, strides_of
 from aefast.ops.shared.triton_gemm import alignment, is_aligned, padded
 
 GRADIENT_ROWS, GRADIENT_COLUMNS, GRADIENT_STEPS = 16, 128, 8
@@ -51,10 +51,7 @@ def activation_backward(grad: Tensor, saved: Tensor, activation: str) -> tuple[T
                 rows=rows,
                 columns=columns,
                 padded_columns=padded_columns,
-                grad_row_stride=grad.stride(0),
-                grad_column_stride=grad.stride(1),
-                saved_row_stride=saved.stride(0),
-                saved_column_stride=saved.stride(1),
+                **strides_of(grad=grad, saved=saved),
                 activation=ACTIVATIONS[activation],
             )
     return grad_preactivation, partials

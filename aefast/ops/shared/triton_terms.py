@@ -6,7 +6,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from aefast.ops.shared.triton import Variant, cdiv, device_of
+from aefast.ops.shared.triton import Variant, cdiv, device_of, strides_of
 
 ALIGNMENT = 8  # bfloat16 numbers in 16 bytes
 UNITS = 256  # that a program splits
@@ -53,8 +53,7 @@ def split(values: Tensor, terms: int, counts: bool = False) -> Terms:
             source_pointer=values,
             terms_pointer=matrix,
             count_pointer=matrix.view(torch.int32) if count is None else count,
-            row_stride=values.stride(0),
-            column_stride=values.stride(1),
+            **strides_of(source=values),
             rows=rows,
             columns=columns,
             term_rows=term_rows,

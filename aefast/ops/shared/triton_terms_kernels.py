@@ -22,7 +22,7 @@ def next_term(x):
 
 @triton.jit(
     do_not_specialize=[
-        *("row_stride", "column_stride", "rows", "columns"),
+        *("source_row_stride", "source_column_stride", "rows", "columns"),
         *("term_rows", "unit_count", "units_per_row"),
     ],
     do_not_specialize_on_alignment=["source_pointer", "terms_pointer", "count_pointer"],
@@ -31,8 +31,8 @@ def split_kernel(
     source_pointer,  # [rows, columns]
     terms_pointer,  # [TERMS, term_rows, columns padded to whole units], bfloat16
     count_pointer,  # [1], 1 at first: TERMS if any term past the first is not 0. Only if COUNTS
-    row_stride: tl.int64,
-    column_stride: tl.int64,
+    source_row_stride: tl.int64,
+    source_column_stride: tl.int64,
     rows: tl.int64,
     columns: tl.int64,
     term_rows: tl.int64,  # at least rows
@@ -48,9 +48,9 @@ def split_kernel(
     row, _, column, mask = locate_units(unit_count, units_per_row, columns, UNITS, WIDTH, ALIGNED)
     wide_row = row[:, None]
     if ALIGNED:
-        source = tl.multiple_of(source_pointer + wide_row * row_stride + column, [1, 16])
+        source = tl.multiple_of(source_pointer + wide_row * source_row_stride + column, [1, 16])
     else:
-        source = source_pointer + wide_row * row_stride + column * column_stride
+        source = source_pointer + wide_row * source_row_stride + column * source_column_stride
     remainder = tl.load(source, mask=mask & (wide_row < rows), other=0.0)
     stored = (wide_row < term_rows) & (column >= 0)
     is_inexact = tl.zeros((UNITS, WIDTH), tl.int32)

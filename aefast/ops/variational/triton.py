@@ -10,7 +10,14 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from aefast.ops.shared.triton import TYPE_NAMES, Variant, cdiv, device_of, seed_arguments
+from aefast.ops.shared.triton import (
+    TYPE_NAMES,
+    Variant,
+    cdiv,
+    device_of,
+    seed_arguments,
+    strides_of,
+)
 from aefast.random import DrawStep
 
 # Units for each program. With 4 warps a thread has four aligned units, each one access. An
@@ -104,7 +111,8 @@ def _scaled_noise(
             unit_count=unit_count,
             units_per_row=units_per_row,
             columns=first.shape[2],
-            **_layout(first, log_var),
+            sample_rows=first.shape[1],
+            **strides_of(first=first, log_var=log_var),
             scale=scale,
         )
     return output
@@ -123,7 +131,8 @@ def gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:
             divergence_pointer=divergence,
             rows=divergence.numel(),
             columns=columns,
-            **_layout(mean, log_var),
+            sample_rows=mean.shape[1],
+            **strides_of(first=mean, log_var=log_var),
         )
     return divergence
 
@@ -146,7 +155,8 @@ def gaussian_kl_backward(grad: Tensor, mean: Tensor, log_var: Tensor) -> tuple[T
             unit_count=unit_count,
             units_per_row=units_per_row,
             columns=mean.shape[2],
-            **_layout(mean, log_var),
+            sample_rows=mean.shape[1],
+            **strides_of(first=mean, log_var=log_var),
         )
     return grad_mean, grad_log_var
 
@@ -173,17 +183,3 @@ def _count_units(samples: Tensor, variant: Variant) -> tuple[int, int]:
     """The number of units in all, and in a row."""
     units_per_row = cdiv(samples.shape[2], variant.constants["WIDTH"])
     return samples.shape[0] * samples.shape[1] * units_per_row, units_per_row
-
-
-def _layout(first: Tensor, log_var: Tensor) -> dict[str, int]:
-    """The kernels' arguments for reading [samples, rows, columns] with any strides."""
-    first_strides, log_var_strides = first.stride(), log_var.stride()
-    return {
-        "sample_rows": first.shape[1],
-        "first_sample_stride": first_strides[0],
-        "first_row_stride": first_strides[1],
-        "first_column_stride": first_strides[2],
-        "log_var_sample_stride": log_var_strides[0],
-        "log_var_row_stride": log_var_strides[1],
-        "log_var_column_stride": log_var_strides[2],
-    }
