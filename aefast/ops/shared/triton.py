@@ -44,8 +44,7 @@ DTYPES = {name: dtype for dtype, name in TYPE_NAMES.items()} | {
 DIMENSIONS = ("sample", "row", "column")  # of tensors that kernels take with any strides
 
 
-@dataclass(frozen=True)
-class Descriptor:
+class Descriptor(NamedTuple):
     """A matrix with contiguous rows that a kernel reads in blocks by tensor memory accelerator."""
 
     tensor: torch.Tensor

@@ -13,7 +13,8 @@ takes longest.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -95,8 +96,7 @@ LAYOUTS = ((False, False), (False, True), (True, True))  # which operands are st
 STEPS_PER_SPLIT = 16  # with fewer, writing and adding partial sums takes longer than it saves
 
 
-@dataclass(frozen=True)
-class ProductPlan:
+class ProductPlan(NamedTuple):
     """The kernel, tile and number of splits of one product."""
 
     variant: Variant
@@ -104,8 +104,7 @@ class ProductPlan:
     splits: int
 
 
-@dataclass(frozen=True)
-class Factors:
+class Factors(NamedTuple):
     """The operands of a product, left [rows, depth] and right [columns, depth], in memory that a
     kernel can read: each one or several terms, one below the other.
 
@@ -333,6 +332,7 @@ def choose_tile(
     return (large if 2 * tiles >= multiprocessors else small), tiles
 
 
+@lru_cache(maxsize=1024)  # batches may have any number of rows
 def plan(
     generation: int,
     multiprocessors: int,
