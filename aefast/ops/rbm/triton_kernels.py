@@ -180,8 +180,10 @@ def half_step_kernel(
         if term < left_terms - 1:
             # An infinite weight counts in the product with the left operand's first term alone.
             accumulator = tl.where(tl.abs(accumulator) < float("inf"), accumulator, 0.0)
+    if TERMS > 1:
+        accumulator += lower
     _draw_tile(
-        accumulator + lower, row_start, column_start, rows, columns, states_pointer, values_pointer,
+        accumulator, row_start, column_start, rows, columns, states_pointer, values_pointer,
         bias_pointer, factor_pointer, load_seed(seed, seed_address), row_offset, step, bias_size,
         has_factor, draws, keeps_means, ALIGNMENT,
     )  # fmt: skip
