@@ -89,8 +89,10 @@ def check(machine: Machine) -> None:
     many steps the chains' numbers may differ, and their activity may not."""
     inputs = machine()
     if machine.k > 1:
-        activity = ours(machine.k)(*inputs).mean()
-        assert abs(activity - sampler(with_rand, machine.k)(*inputs).mean()) < 0.02
+        states = ours(machine.k)(*inputs)
+        by_chance = 3.5 / states.numel() ** 0.5  # five standard deviations of independent states
+        expected_activity = sampler(with_rand, machine.k)(*inputs).mean()
+        assert abs(states.mean() - expected_activity) < 0.02 + by_chance
     actual = gibbs(*inputs, seed=3).visible
     with use_backend("eager"):
         expected = gibbs(*inputs, seed=3).visible
