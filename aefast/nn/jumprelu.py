@@ -103,7 +103,7 @@ class JumpReLUSparseAutoencoder(SparseDictionary):
 
     def _operands(self, preactivation: Tensor) -> tuple[Tensor, Tensor, float, str]:
         """What :func:`jumprelu` takes."""
-        threshold = self.threshold.clamp(min=0).to(preactivation.dtype)  # autocast's
+        threshold = self.threshold.clamp(min=0.0).to(preactivation.dtype)  # autocast's
         return preactivation, threshold, self.bandwidth, self.estimator
 
     def _objective(self, x: Tensor, target: Tensor) -> tuple[Tensor, Code, Tensor]:
@@ -123,7 +123,8 @@ class JumpReLUSparseAutoencoder(SparseDictionary):
             x, JumpReLUSparseAutoencoder
         ):
             return None
-        rows, threshold = as_rows(self._centered(x)), self.threshold.clamp(min=0)
+        # Not an int: torch 2.11 exports none to ONNX where a float is meant.
+        rows, threshold = as_rows(self._centered(x)), self.threshold.clamp(min=0.0)
         least = threshold.detach() - self.bandwidth / 2
         chosen = candidates(
             rows, self.encoder_weight, as_rows(preactivation), lambda z: ~(z <= least)
