@@ -156,8 +156,32 @@ def begin(world: "World", out: Path, settings: "Options", is_resumed: bool) -> N
             if world.is_first:
                 typer.echo(f"{summary(trainer)}: nothing is left{more_epochs}")
             return
-        with matmul_precision(trainer.config.precision):
+        with matmul_precision(trainer.config.precision), naming_what_was_saved(out):
             proceed(trainer, out, world)
+
+
+@contextlib.contextmanager
+def naming_what_was_saved(out: Path) -> Iterator[None]:
+    """A full disk or a lost folder ends a training: its message says how to go on.
+
+    Raises:
+        ValueError: in the place of an OSError.
+    """
+    from aefast.training import run
+
+    try:
+        yield
+    except OSError as error:
+        try:
+            is_there = run.is_run(out)
+        except OSError:  # such as a stale handle of a network's folder
+            is_there = False
+        way_on = (
+            f"{out} holds the run as last saved; --resume goes on with it"
+            if is_there
+            else f"{out} holds no run now: once it does, --resume goes on with it"
+        )
+        raise ValueError(f"{error}; {way_on}") from error
 
 
 def parse_sizes(text: str, option: str) -> list[int]:

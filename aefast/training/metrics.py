@@ -1,6 +1,7 @@
 """A run's metrics: a file of JSON lines, and TensorBoard's events."""
 
 import json
+import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -48,7 +49,15 @@ class Metrics:
             self._events.add_scalar(name, line[name], line["step"])
 
     def __enter__(self) -> Self:
+        self._excepthook = threading.excepthook
+        threading.excepthook = self._print_error
         return self
+
+    def _print_error(self, arguments: threading.ExceptHookArgs) -> None:
+        """Print an error of a thread, but not TensorBoard's, of a full disk for one: its thread
+        keeps it, and the next write raises it."""
+        if not type(arguments.thread).__module__.startswith("tensorboard."):
+            self._excepthook(arguments)
 
     def __exit__(
         self,
@@ -56,8 +65,11 @@ class Metrics:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.close()
-        self._events.close()
+        try:
+            self._file.close()
+            self._events.close()
+        finally:
+            threading.excepthook = self._excepthook
 
 
 def _is_up_to(line: bytes, step: int) -> bool:

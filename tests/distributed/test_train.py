@@ -196,6 +196,62 @@ def test_a_rank_that_is_killed_ends_the_others_which_go_on(rank, data, tmp_path)
     same(tmp_path / "one", out)
 
 
+# In the ninth step; a run is saved often.
+FAULT = """
+import shutil
+import aefast.training.loop as loop
+loop.SAVE_SECONDS = loop.STATUS_SECONDS = 0.0
+if rank == 0:
+    from aefast.distributed.engine import GroupEngine
+    take, steps = GroupEngine._step, []
+    def step(*arguments):
+        steps.append(1)
+        if len(steps) == 9:
+            {fault}
+        return take(*arguments)
+    GroupEngine._step = step
+"""
+FULL = """
+            import errno
+            def full(descriptor):
+                raise OSError(errno.ENOSPC, "No space left on device")
+            os.fsync = full
+"""
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_line_and_the_run_goes_on_from_the_last_checkpoint(data, tmp_path):
+    out = tmp_path / "run"
+    own = [arguments("ae", data, out)] * 2
+    ended = worlds.command(*own, before=FAULT.format(fault=FULL.strip()))
+    assert 2 in ended.codes, ended
+    assert {*ended.codes} <= {2, -signal.SIGTERM}, ended
+    assert len(ended.lines) == 1, ended
+    line = ended.lines[0]
+    assert line.startswith("aefast: [Errno 28] No space left on device: "), line
+    assert line.endswith(f"; {out} holds the run as last saved; --resume goes on with it"), line
+    assert 0 < load(out).progress.step < 9
+    assert worlds.command(*[["train", "--resume", "--out", out]] * 2).codes == [0, 0]
+    assert invoke(*arguments("ae", data, tmp_path / "one")).exit_code == 0
+    same(tmp_path / "one", out)
+
+
+@pytest.mark.slow
+def test_a_folder_that_is_lost_is_one_line(data, tmp_path):
+    out = tmp_path / "run"
+    lose = f"shutil.move({str(out)!r}, {str(tmp_path / 'lost')!r})"
+    ended = worlds.command(*[arguments("ae", data, out)] * 2, before=FAULT.format(fault=lose))
+    assert 2 in ended.codes, ended
+    assert len(ended.lines) == 1, ended
+    line = ended.lines[0]
+    assert line.startswith("aefast: [Errno 2] No such file or directory: "), line
+    assert line.endswith(f"; {out} holds no run now: once it does, --resume goes on with it"), line
+    (tmp_path / "lost").rename(out)
+    assert worlds.command(*[["train", "--resume", "--out", out]] * 2).codes == [0, 0]
+    assert invoke(*arguments("ae", data, tmp_path / "one")).exit_code == 0
+    same(tmp_path / "one", out)
+
+
 RESTARTED = """
 import os, runpy, signal, sys
 rank = int(os.environ["RANK"])
