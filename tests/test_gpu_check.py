@@ -299,3 +299,24 @@ def test_a_wrong_kernel_fails_and_the_next_case_runs(capsys: Any) -> None:
     assert records[1]["failed"].startswith("RuntimeError: ")
     assert "failed" not in records[2]
     capsys.readouterr()
+
+
+@pytest.mark.skipif(bool(backend.unavailable("triton", "cpu")), reason="needs the interpreter")
+def test_products_at_tf32_may_lose_bits_as_tf32_does_and_no_more(monkeypatch: Any) -> None:
+    linear = next(case for case in correctness.selftest.cases() if case.op == "linear_act")
+    assert correctness.at_tf32(linear)["value"] < 1e-5  # the interpreter multiplies in float32
+    exact = correctness.results_of
+    for bits, is_well in ((11, True), (8, False)):  # TF32's, bfloat16's
+
+        def rounded(*arguments: Any, bits: int = bits) -> list[torch.Tensor]:
+            assert torch.get_float32_matmul_precision() == "high"
+            mantissas, exponents = zip(*map(torch.frexp, exact(*arguments)), strict=True)
+            unit = 2.0**bits
+            return [
+                torch.ldexp((mantissa * unit).round() / unit, exponent)
+                for mantissa, exponent in zip(mantissas, exponents, strict=True)
+            ]
+
+        monkeypatch.setattr(correctness, "results_of", rounded)
+        assert ("failed" not in correctness.at_tf32(linear)) == is_well
+        assert torch.get_float32_matmul_precision() == "highest"

@@ -23,6 +23,9 @@ TARGET = selftest.Target("triton", DEVICE)
 ROWS, INPUTS, UNITS, CODES = (33, 37, 40, 257), (47, 129, 131), (31, 19), (13,)
 # Of states that are drawn, those whose uniform lies next to the probability may differ.
 TIES = 1e-4
+# Ops whose float32 products are TF32 at "high". Its 11 bits leave an error of 2^-12 in a factor.
+PRODUCTS = ("linear_act", "mlp", "reconstruction", "contractive")
+TF32_ERROR = 2.0**-10
 
 
 def sizes(rows: int, inputs: int, units: int, codes: int) -> dict[int, int]:
@@ -38,8 +41,10 @@ SIZES = {
     "large and odd": sizes(1027, 785, 515, 131),
     "one tile too many": sizes(128 * 133, 64, 256, 16),  # than an H100 has multiprocessors
 }
+TF32_SIZES = sizes(4099, 785, 515, 131)  # rows for which a right operand is transposed
 if REHEARSAL:
     SIZES = {"one unit": SIZES["one unit"]}
+    TF32_SIZES = sizes(33, 47, 31, 13)
 
 
 def work(op: str, record: Record) -> None:
@@ -50,6 +55,8 @@ def work(op: str, record: Record) -> None:
             for dtype in one.dtypes:
                 label = f"{name}, {str(dtype).removeprefix('torch.')}"
                 attempt(record, label, lambda one=one, dtype=dtype: against_float64(one, dtype))
+        if op in PRODUCTS:
+            attempt(record, f"{case.name}, TF32", lambda c=case: at_tf32(resized(c, TF32_SIZES)))
         if case.same_bits:
             attempt(record, f"{case.name}, the CPU's bits", lambda case=case: cpu_bits(case))
         if not REHEARSAL:
@@ -105,6 +112,25 @@ def against_float64(case: Case, dtype: torch.dtype) -> dict[str, Any]:
         differing = (computed != defined).double().mean().item()
         return judged(differing, TIES if computed.numel() > 1 / TIES else 0.0, "share that differs")
     return judged(error(case, dtype), selftest.LIMIT, "error")
+
+
+def at_tf32(case: Case) -> dict[str, Any]:
+    """The largest error at "high" of an output or a gradient, as a share of its norm.
+
+    PyTorch's is no measure: for sizes that suit no TF32 kernel cuBLAS takes a float32 one.
+    """
+    torch.set_float32_matmul_precision("high")
+    try:
+        computed = results_of("triton", case, torch.float32)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    truth = selftest.results(case, selftest.Target("eager", DEVICE), torch.float32, torch.float64)
+    shares = [
+        ((actual - expected).norm() / expected.norm()).item()
+        for actual, expected in zip(computed, truth, strict=True)
+        if expected.any()
+    ]
+    return judged(max(shares), TF32_ERROR, "relative error")
 
 
 def error(case: Case, dtype: torch.dtype) -> float:
