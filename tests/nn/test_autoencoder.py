@@ -166,7 +166,7 @@ def test_a_contractive_ones_tangents_are_the_jacobians_first_singular_vectors(x)
     torch.testing.assert_close(values, singular[:, :2], rtol=1e-4, atol=1e-6)
     alignment = (vectors * right[:, :2]).sum(-1).abs()
     torch.testing.assert_close(alignment, torch.ones_like(alignment), rtol=1e-4, atol=0)
-    weights, biases, activations = model._layers()
+    weights, biases, activations = model._layers(x)
     assert torch.equal(model.penalty(x), contractive_penalty(x, weights, biases, activations))
 
 
