@@ -115,6 +115,21 @@ class DataRows:
         self, *, rows: int, are_bytes: bool, scale: float, columns: int, row_stride: int
     ) -> None: ...
 
+class DictionaryPlan:
+    def __init__(
+        self,
+        *,
+        visible: int,
+        outputs: int,
+        latents: int,
+        k: int,
+        is_transcoder: bool,
+        aux_k: int,
+        aux_weight: float,
+        dead_after: int,
+        idle: int,
+    ) -> None: ...
+
 class MachinePlan:
     def __init__(
         self,
@@ -307,8 +322,9 @@ def expand_backward(
 def fingerprint(values: _Matrix, threads: int) -> int: ...
 def fit(
     *,
-    plan: StepPlan | MachinePlan,
+    plan: StepPlan | MachinePlan | DictionaryPlan,
     data: DataRows,
+    targets: DataRows | None,
     order: int,
     count: int,
     epoch_rows: int,

@@ -23,6 +23,7 @@ from aefast.nn import (
 )
 from aefast.nn.dictionary import SparseDictionary
 from aefast.nn.initialization import outlined
+from aefast.nn.topk import positive_norms
 from aefast.ops.shared.checks import FLOATING
 
 if TYPE_CHECKING:
@@ -125,7 +126,8 @@ def save_saelens(model: SparseDictionary, folder: "str | PathLike[str]") -> None
     """Write a model as a folder that ``sae_lens.SAE.load_from_disk`` takes.
 
     A batch top-k or Matryoshka model becomes what SAELens saves it as: ``jumprelu``, with its one
-    threshold for all latents. A threshold below 0 is saved as 0, which it counts as.
+    threshold for all latents. A threshold below 0 is saved as 0, which it counts as. A top-k model
+    with ``rescale_acts_by_decoder_norm`` has its directions' norms multiplied into the encoder.
 
     Args:
         model: top-k, batch top-k, Matryoshka, JumpReLU or gated.
@@ -140,24 +142,25 @@ def save_saelens(model: SparseDictionary, folder: "str | PathLike[str]") -> None
     if not isinstance(model, SparseDictionary):
         raise TypeError(f"model is a {type(model).__name__}; it takes a sparse dictionary")
     _check_autoencoder(model)
+    encoder_weight, encoder_bias, directions = _with_unit_norm(model)
     tensors: Tensors = {
-        "W_enc": model.encoder_weight.t(),
-        "W_dec": model.decoder_weight,
+        "W_enc": encoder_weight.t(),
+        "W_dec": directions,
         "b_dec": model.decoder_bias,
     }
     extra_settings: dict[str, object] = {}
     if isinstance(model, GatedSparseAutoencoder):
         architecture = "gated"
-        tensors |= {"b_gate": model.encoder_bias, "b_mag": model.magnitude_bias}
+        tensors |= {"b_gate": encoder_bias, "b_mag": model.magnitude_bias}
         tensors["r_mag"] = model.magnitude_scale
     elif isinstance(model, TopKSparseAutoencoder):
         architecture, extra_settings = "topk", {"k": model.k, "rescale_acts_by_decoder_norm": False}
-        tensors["b_enc"] = model.encoder_bias
+        tensors["b_enc"] = encoder_bias
     else:
         assert isinstance(model, JumpReLUSparseAutoencoder | BatchTopKSparseAutoencoder)
         architecture = "jumprelu"
-        threshold = model.threshold.clamp(min=0).to(model.encoder_bias).expand(model.latents)
-        tensors |= {"b_enc": model.encoder_bias, "threshold": threshold}
+        threshold = model.threshold.clamp(min=0).to(encoder_bias).expand(model.latents)
+        tensors |= {"b_enc": encoder_bias, "threshold": threshold}
     versions = {"sae_lens_version": SAELENS_VERSION, "sae_lens_training_version": None}
     config = {
         "d_in": model.visible,
@@ -213,7 +216,8 @@ def load_sparsify(folder: "str | PathLike[str]") -> TopKSparseAutoencoder:
 
 
 def save_sparsify(model: TopKSparseAutoencoder, folder: "str | PathLike[str]") -> None:
-    """Write a top-k model as a folder that ``sparsify.SparseCoder.load_from_disk`` takes.
+    """Write a top-k model as a folder that ``sparsify.SparseCoder.load_from_disk`` takes. One with
+    ``rescale_acts_by_decoder_norm`` is converted as by :func:`save_saelens`.
 
     Args:
         model: top-k.
@@ -239,13 +243,25 @@ def save_sparsify(model: TopKSparseAutoencoder, folder: "str | PathLike[str]") -
         "transcode": False,
         "d_in": model.visible,
     }
+    encoder_weight, encoder_bias, directions = _with_unit_norm(model)
     tensors: Tensors = {
-        "W_dec": model.decoder_weight,
+        "W_dec": directions,
         "b_dec": model.decoder_bias,
-        "encoder.bias": model.encoder_bias,
-        "encoder.weight": model.encoder_weight,
+        "encoder.bias": encoder_bias,
+        "encoder.weight": encoder_weight,
     }
     _write(Path(folder), config, SPARSIFY_WEIGHTS, tensors)
+
+
+@torch.no_grad()
+def _with_unit_norm(model: SparseDictionary) -> tuple[Tensor, Tensor, Tensor]:
+    """A dictionary's encoder, its bias and the directions as other packages save them: where the
+    directions' norms are part of the selection, they are in the encoder."""
+    weight, bias, directions = model.encoder_weight, model.encoder_bias, model.decoder_weight
+    if not (isinstance(model, TopKSparseAutoencoder) and model.rescale_acts_by_decoder_norm):
+        return weight, bias, directions
+    norms = positive_norms(directions)
+    return weight * norms[:, None], bias * norms, directions / norms[:, None]
 
 
 def _read(folder: Path, weights: str) -> tuple[dict[str, object], Tensors]:

@@ -90,6 +90,23 @@ def test_a_sparsify_folder_has_the_models_numbers(tmp_path):
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize(
+    ("save", "load"),
+    [
+        (aefast.save_saelens, aefast.load_saelens),
+        (aefast.save_sparsify, aefast.load_sparsify),
+    ],
+)
+def test_norms_that_latents_are_selected_by_are_saved_in_the_encoder(save, load, tmp_path):
+    model, x = trained("topk"), torch.randn(7, D)
+    model.rescale_acts_by_decoder_norm = True
+    save(model, tmp_path)
+    loaded = load(tmp_path)
+    assert not loaded.rescale_acts_by_decoder_norm
+    torch.testing.assert_close(loaded.decoder_weight.norm(dim=1), torch.ones(L))
+    torch.testing.assert_close(loaded(x), model(x))
+
+
 @pytest.mark.parametrize("name", ["topk", "gated", "jumprelu"])
 def test_inputs_that_are_not_centered_and_ranks_by_norm_are_brought_to_one_form(name, tmp_path):
     model = trained(name)

@@ -9,7 +9,7 @@ from aefast.data.pairs import Pair
 from aefast.distributed.batch_shard import BatchShard
 from aefast.distributed.group import Group
 from aefast.distributed.shared_memory import SharedBlocks, shared_blocks
-from aefast.nn.step_plan import PlannedMachine, PlannedStep
+from aefast.nn.step_plan import AnyPlanned, PlannedDictionary, PlannedMachine, PlannedStep
 from aefast.nn.trainable import Trainable
 from aefast.ops.shared import checks
 from aefast.step import optimizers
@@ -132,10 +132,12 @@ class KernelSteps:
         self.steps.advance(steps)
 
 
-def refusal(planned: PlannedStep | PlannedMachine) -> str | None:
+def refusal(planned: AnyPlanned) -> str | None:
     """Why the kernels do not compute a rank's part of a planned step; None if they do."""
     if isinstance(planned, PlannedMachine):
         return "the ranks exchange a machine's chains, or its mean activity"
+    if isinstance(planned, PlannedDictionary):
+        return "the ranks exchange the counts of idle latents"
     if planned.has_norm_or_dropout:
         return "batch normalization and dropout between layers are each rank's own"
     if planned.plan.penalty == "kl":

@@ -25,7 +25,7 @@ from aefast.ops.shared import checks, dispatch
 from aefast.ops.sparse_reconstruction_loss.op import loss_and_residual
 from aefast.ops.topk.op import SparseCode, as_rows
 from aefast.random import most_precise
-from aefast.step.unit_rows import normalize_rows, project_rows
+from aefast.step.unit_rows import UnitNorm, normalize_rows, project_rows
 
 Code = SparseCode | Tensor
 
@@ -303,8 +303,9 @@ class SparseDictionary(HasSettings, Shardable):
         if isinstance(optimizer, DictionaryAdam):
             optimizer.dictionaries += (self,)
             return
-        optimizer.register_step_pre_hook(lambda *_: self.project_decoder_gradient())
-        optimizer.register_step_post_hook(lambda *_: self._constrain())
+        hooks = UnitNorm(self)
+        optimizer.register_step_pre_hook(hooks.before)
+        optimizer.register_step_post_hook(hooks.after)
 
     def _constrain(self) -> None:
         """Bring the parameters back to where they may be, after an optimizer's step."""
@@ -345,16 +346,24 @@ class SparseDictionary(HasSettings, Shardable):
         # A product with all latents waits for no count of them, which a graph could not hold.
         if residual.device.type != "cpu" or dispatch.is_traced(x):
             bias = self.encoder_bias.masked_fill(~self.dead, -torch.inf)
-            values, indices = topk_encode(centered, self.encoder_weight, bias, self.aux_k)
-            reconstruction = sparse_decode(values.relu(), indices, self.decoder_weight)
+            encoder = self.encoder_weight, bias, self.decoder_weight
+            code = self._largest(centered, *encoder, self.aux_k)
+            reconstruction = sparse_decode(*code, self.decoder_weight)
             return F.mse_loss(reconstruction, residual) * self.dead.any()
         dead = self.dead.nonzero().squeeze(1)
         if len(dead) == 0:
             return residual.new_zeros(())
-        weight, bias = self.encoder_weight[dead], self.encoder_bias[dead]
-        values, indices = topk_encode(centered, weight, bias, min(self.aux_k, len(dead)))
-        reconstruction = sparse_decode(values.relu(), indices, self.decoder_weight[dead])
-        return F.mse_loss(reconstruction, residual)
+        parameters = self.encoder_weight, self.encoder_bias, self.decoder_weight
+        weight, bias, directions = (parameter[dead] for parameter in parameters)
+        code = self._largest(centered, weight, bias, directions, min(self.aux_k, len(dead)))
+        return F.mse_loss(sparse_decode(*code, directions), residual)
+
+    def _largest(
+        self, centered: Tensor, weight: Tensor, bias: Tensor, directions: Tensor, k: int
+    ) -> SparseCode:
+        """The code of the k largest of some latents, which have these parameters."""
+        values, indices = topk_encode(centered, weight, bias, k)
+        return SparseCode(values.relu(), indices)
 
     def _check_directions(self) -> None:
         if "decoder_weight" not in self._parameters:

@@ -11,7 +11,14 @@ from aefast import backend
 from aefast.backend import extension
 from aefast.ops.shared import dispatch
 from aefast.step import kernels
-from aefast.step.optimizers import AVERAGES, Group, adam_update, is_plain, unprofiled
+from aefast.step.optimizers import (
+    AVERAGES,
+    Group,
+    adam_update,
+    is_plain,
+    note_alike,
+    unprofiled,
+)
 
 if TYPE_CHECKING:
     from aefast.nn.dictionary import SparseDictionary
@@ -126,6 +133,9 @@ class DictionaryAdam(Adam):
             gradients.append(dispatch.materialize(parameter.grad, "a gradient").contiguous())
         kernels().update(updates, [gradient.data_ptr() for gradient in gradients])
         torch.autograd.graph.increment_version([parameter for _, parameter in trained])
+
+
+note_alike(DictionaryAdam, Adam)
 
 
 def _is_plain(parameter: Tensor) -> bool:

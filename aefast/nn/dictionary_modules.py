@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from aefast.nn.layers import Renamed
+from aefast.nn.plain import known_by_its_parameters
 from aefast.ops.topk.op import SparseCode
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class _ParametersByPrefix(Renamed[nn.Parameter | None]):
         }
 
 
+@known_by_its_parameters("weight", "bias")
 class DictionaryEncoder(DictionaryModule):
     """The encoder, from rows to codes: a call computes what the model's ``encode`` does.
 
@@ -71,6 +73,7 @@ class DictionaryEncoder(DictionaryModule):
         return self.model.encode(x)
 
 
+@known_by_its_parameters("weight", "bias")
 class DictionaryDecoder(DictionaryModule):
     """The decoder, from codes to rows: a call computes what the model's ``decode`` does.
 

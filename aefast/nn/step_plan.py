@@ -11,11 +11,12 @@ from aefast import backend
 from aefast.nn.linear import LinearAct, TiedLinearAct
 from aefast.nn.plain import global_hooks, has_own_methods, own_hooks
 from aefast.ops.shared import checks, dispatch
-from aefast.step import machine_loss
+from aefast.step import dictionary_plan, machine_loss, optimizers
+from aefast.step.dictionary_plan import DictionaryPlan
 from aefast.step.loss import refusal, step_loss
 from aefast.step.machine_plan import MachinePlan
 from aefast.step.plan import Plan, PlannedLayer
-from aefast.step.statistics import TrackedNorm
+from aefast.step.statistics import TrackedNorm, Updates, WithStatistics
 
 if TYPE_CHECKING:
     from aefast import _C
@@ -56,6 +57,11 @@ class PlannedStep(NamedTuple):
         from aefast.step import cpp
 
         return cpp.kernel_plan(self.plan)
+
+    def updates(self, optimizer: torch.optim.Optimizer) -> Updates:
+        """What moves the parameters after each step."""
+        steps = optimizers.OptimizerSteps(optimizer, self.parameters)
+        return WithStatistics(steps, self.parameters, self.norms) if self.norms else steps
 
     def advance(self, steps: int) -> None:
         """Called after so many steps: only the parameters change, so there is nothing to do."""
@@ -129,13 +135,54 @@ class PlannedMachine(NamedTuple):
             checks.check_unit_interval(self.chain, "chain", self.unit_interval_reason)
         return machine_cpp.kernel_plan(self.plan, self.chain, self.chain)
 
+    def updates(self, optimizer: torch.optim.Optimizer) -> Updates:
+        return optimizers.OptimizerSteps(optimizer, self.parameters)
+
     def advance(self, steps: int) -> None:
         self.training_steps.add_(steps)
         if self.chain is not None and steps:
             torch.autograd.graph.increment_version([self.chain])
 
 
-def check_width(width: int, step: PlannedStep | PlannedMachine) -> None:
+class PlannedDictionary(NamedTuple):
+    """A planned step of a sparse dictionary.
+
+    Attributes:
+        idle: the rows since each latent was active, int64 ``[L]``, which the steps move in place.
+    """
+
+    plan: DictionaryPlan
+    parameters: list[Tensor]
+    idle: Tensor
+
+    @property
+    def width(self) -> int:
+        return self.plan.visible
+
+    @property
+    def unit_interval_reason(self) -> str | None:
+        return None
+
+    def refusal(self, x: Tensor) -> str | None:
+        return dictionary_plan.refusal(self.parameters, self.idle)
+
+    def kernel_plan(self) -> "_C.DictionaryPlan":
+        from aefast.step import dictionary_cpp
+
+        return dictionary_cpp.kernel_plan(self.plan, self.idle)
+
+    def updates(self, optimizer: torch.optim.Optimizer) -> Updates:
+        return optimizers.OptimizerSteps(optimizer, self.parameters, by_rows=True)
+
+    def advance(self, steps: int) -> None:
+        if steps:
+            torch.autograd.graph.increment_version([self.idle])
+
+
+AnyPlanned = PlannedStep | PlannedMachine | PlannedDictionary
+
+
+def check_width(width: int, step: AnyPlanned) -> None:
     """
     Raises:
         ValueError: the model takes rows of another width.
@@ -144,7 +191,7 @@ def check_width(width: int, step: PlannedStep | PlannedMachine) -> None:
         raise ValueError(f"data has rows of {width} numbers; the model takes {step.width}")
 
 
-def plan_of(model: Any) -> PlannedStep | PlannedMachine | str:
+def plan_of(model: Any) -> AnyPlanned | str:
     """The step of a model as it stands; or why the kernels cannot take it in one call.
 
     A class says with ``step_fields`` what its loss adds to its layers, or with ``planned_step`` all

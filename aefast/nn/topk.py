@@ -2,15 +2,20 @@
 
 from typing import Unpack
 
+import torch
 from torch import Tensor
 
 from aefast.functional import topk_encode
 from aefast.nn.dictionary import DictionaryOptions, SparseDictionary, check_active
+from aefast.nn.plain import has_own_methods, is_plain, known_by_its_parameters
 from aefast.nn.reparametrized import renew_weights
 from aefast.nn.settings import setting
+from aefast.nn.step_plan import NOT_TOGETHER, PlannedDictionary
 from aefast.ops.topk.op import SparseCode
+from aefast.step.dictionary_plan import DictionaryPlan
 
 
+@known_by_its_parameters("encoder_weight", "encoder_bias", "decoder_weight", "decoder_bias")
 class TopKSparseAutoencoder(SparseDictionary):
     """A wide autoencoder, of whose latents k are active in each row: a sparse autoencoder over the
     activations of a language model.
@@ -21,6 +26,12 @@ class TopKSparseAutoencoder(SparseDictionary):
     same bits for any thread count. It starts tied: a latent's encoder is its decoder's direction,
     of unit norm, and the biases are 0; :meth:`start_from` puts c at the data's geometric median.
 
+    Where nothing keeps the directions at unit norm, a latent with a small direction needs a large
+    pre-activation for the same effect, and is selected too often. With
+    ``rescale_acts_by_decoder_norm``, SAELens' default, the k largest are selected by pre-activation
+    times the direction's norm, and their values stay the pre-activations. At unit norm it changes
+    nothing.
+
     A latent that was inactive for more than ``dead_after`` rows of training is dead. With ``aux_k``
     the dead ones learn to reconstruct what the others leave: the loss gets ``aux_weight`` times the
     mean squared error of the ``aux_k`` largest dead latents' reconstruction of the residual.
@@ -29,6 +40,8 @@ class TopKSparseAutoencoder(SparseDictionary):
         visible: D, the size of each input row.
         latents: L, the size of the code, mostly far above D.
         k: how many latents are active in a row, in [1, L].
+        rescale_acts_by_decoder_norm: whether latents are selected by their part in the
+            reconstruction, as above, and not by their pre-activations alone.
         options: as :class:`SparseDictionary`'s: ``outputs`` of a transcoder, ``aux_k``,
             ``aux_weight``, ``dead_after``, ``device`` and ``dtype``.
 
@@ -63,19 +76,65 @@ class TopKSparseAutoencoder(SparseDictionary):
         visible: int,
         latents: int,
         k: int,
+        *,
+        rescale_acts_by_decoder_norm: bool = False,
         **options: Unpack[DictionaryOptions],
     ) -> None:
         super().__init__(visible, latents, **options)
         self.k = k
+        self.rescale_acts_by_decoder_norm = rescale_acts_by_decoder_norm
         self.reset_parameters()
 
     def encode(self, x: Tensor) -> SparseCode:
         """The code of x ``[..., D]``: values and latents, ``[..., k]``, the largest first."""
         renew_weights(self)
-        values, indices = topk_encode(
-            self._centered(x), self.encoder_weight, self.encoder_bias, self.k
+        encoder = self.encoder_weight, self.encoder_bias, self.decoder_weight
+        return self._largest(self._centered(x), *encoder, self.k)
+
+    def _largest(
+        self, centered: Tensor, weight: Tensor, bias: Tensor, directions: Tensor, k: int
+    ) -> SparseCode:
+        if not self.rescale_acts_by_decoder_norm:
+            return super()._largest(centered, weight, bias, directions, k)
+        # The code does not depend on the norms but for the selection, which has no gradient.
+        norms = positive_norms(directions.detach())
+        values, indices = topk_encode(centered, weight * norms[:, None], bias * norms, k)
+        return SparseCode(values.relu() / norms[indices], indices)
+
+    def planned_step(self) -> PlannedDictionary | str:
+        """The training step for the kernels; or why they cannot take it in one call."""
+        if torch.compiler.is_compiling() or not is_plain(self) or has_own_methods(self):
+            return "it has a hook, a parametrization or a method of its own, or is being traced"
+        if self.rescale_acts_by_decoder_norm:
+            return "the latents' norms are part of the selection"
+        weight, bias = self.encoder_weight, self.encoder_bias
+        directions, decoder_bias, idle = self.decoder_weight, self.decoder_bias, self.idle
+        shapes = {
+            weight: (self.latents, self.visible),
+            bias: (self.latents,),
+            directions: (self.latents, self.outputs),
+            decoder_bias: (self.outputs,),
+            idle: (self.latents,),
+        }
+        if any(tensor.shape != shape for tensor, shape in shapes.items()):
+            return NOT_TOGETHER
+        plan = DictionaryPlan(
+            self.visible,
+            self.outputs,
+            self.latents,
+            self.k,
+            is_transcoder=self.is_transcoder,
+            aux_k=self.aux_k,
+            aux_weight=self.aux_weight,
+            dead_after=self.dead_after,
         )
-        return SparseCode(values.relu(), indices)
+        return PlannedDictionary(plan, [weight, bias, directions, decoder_bias], idle)
 
     def extra_repr(self) -> str:
-        return f"k={self.k}, {super().extra_repr()}"
+        ranking = "rescale_acts_by_decoder_norm=True, " * self.rescale_acts_by_decoder_norm
+        return f"k={self.k}, {ranking}{super().extra_repr()}"
+
+
+def positive_norms(directions: Tensor) -> Tensor:
+    """The norms of directions ``[L, D]``, by which a code may be divided."""
+    return directions.norm(dim=1).clamp(min=torch.finfo(directions.dtype).tiny)

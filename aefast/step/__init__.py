@@ -2,7 +2,8 @@
 
 A model of :mod:`aefast.nn` describes itself as a :class:`~aefast.step.plan.Plan`. One C++ call then
 takes a batch from the rows to the loss and all gradients (``model.loss``), or takes many steps with
-the optimizer inside (:func:`aefast.fit`). What a plan cannot say runs op by op.
+the optimizer inside (:func:`aefast.fit`). What a plan cannot say runs op by op. Boltzmann machines
+and top-k dictionaries have plans of their own.
 """
 
 import importlib

@@ -178,16 +178,18 @@ def rows_of(memory: np.ndarray, scale: float) -> Rows | str:
 
 
 def fit(
-    plan: _C.StepPlan | _C.MachinePlan,
+    plan: _C.StepPlan | _C.MachinePlan | _C.DictionaryPlan,
     parameters: Sequence[Tensor],
     optimizer: Updates,
-    rows: Rows,
     schedule: MinibatchSchedule,
     seconds: float,
+    rows: Rows,
+    targets: Rows | None = None,
 ) -> list[float]:
     """Take a step for each minibatch of the schedule, or stop after ``seconds``.
 
-    ``plan`` is from :func:`kernel_plan` here, or in :mod:`aefast.step.machine_cpp`.
+    ``plan`` is from :func:`kernel_plan` here, in :mod:`aefast.step.machine_cpp`, or in
+    :mod:`aefast.step.dictionary_cpp`. Only a dictionary has targets, a row for each of ``rows``.
 
     Returns:
         the loss of each step. If the last loss is not finite, its step was not taken.
@@ -197,6 +199,7 @@ def fit(
     steps, is_finite = _C.fit(
         plan=plan,
         data=rows.data,
+        targets=None if targets is None else targets.data,
         order=schedule.order.data_ptr(),
         count=len(schedule.order),
         epoch_rows=schedule.epoch_rows,

@@ -81,11 +81,11 @@ class PlainSteps:
             machine_cpp.kernel_plan(self.plan, self.chain, self.chain),
             self.parameters,
             _Updates(self.parameters, self.learning_rate),
-            data,
             MinibatchSchedule(
                 order[step * batch_size :], batch_size, len(rows), seeds, first_step + step
             ),
             CHUNK_SECONDS,
+            data,
         )
         return sum(map(math.isfinite, losses))
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from aefast.backend import extension
+from aefast.step.unit_rows import Dictionary, UnitNorm
 from aefast.torch_private import OPTIMIZER_HOOKS, is_scheduled
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ def refusal(optimizer: Optimizer, parameters: Sequence[Tensor]) -> str | None:
         return f"the optimizer is {name}; the kernels take SGD, Adam and AdamW"
     if _has_hooks(optimizer) or not _steps_as_its_class(optimizer):
         return "hooks stand on the optimizer's step"
+    if not {id(directions) for directions in _unit_rows(optimizer)} <= _trained(
+        optimizer, parameters
+    ):
+        return "the optimizer keeps the norm of directions that are none of the step's"
     if any(map(_has_gradient_hooks, parameters)):
         return "hooks stand on a parameter's gradient"
     parameter_ids = {id(parameter) for parameter in parameters}
@@ -49,11 +54,30 @@ def refusal(optimizer: Optimizer, parameters: Sequence[Tensor]) -> str | None:
 
 
 def _has_hooks(optimizer: Optimizer) -> bool:
-    return bool(
-        optimizer._optimizer_step_pre_hooks
-        or optimizer._optimizer_step_post_hooks
-        or any(OPTIMIZER_HOOKS)
-    )
+    """Whether there are hooks other than those that keep a dictionary's directions at unit norm."""
+    hooks = *_hooks(optimizer), *(hook for kind in OPTIMIZER_HOOKS for hook in kind.values())
+    return not all(isinstance(getattr(hook, "__self__", None), UnitNorm) for hook in hooks)
+
+
+def _hooks(optimizer: Optimizer) -> list[Callable[..., object]]:
+    """Those on an optimizer's step."""
+    before, after = optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks
+    return [*before.values(), *after.values()]
+
+
+def _unit_rows(optimizer: Optimizer) -> list[Tensor | None]:
+    """The parameters whose rows an optimizer's steps keep at unit norm, for dictionaries; None for
+    one that does it its own way."""
+    dictionaries: list[Dictionary] = [*getattr(optimizer, "dictionaries", ())]
+    dictionaries += [hook.__self__.dictionary for hook in _hooks(optimizer)]  # type: ignore[attr-defined]
+    return [dictionary._own_directions() for dictionary in dictionaries]
+
+
+def _trained(optimizer: Optimizer, parameters: Sequence[Tensor]) -> set[int]:
+    """The ids of those of the parameters that an optimizer moves."""
+    ids = {id(parameter) for parameter in parameters}
+    held = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    return {id(one) for one in held if one.requires_grad and id(one) in ids}
 
 
 def unprofiled(step: Any) -> Any:
@@ -67,6 +91,11 @@ States = Mapping[Tensor, dict[str, Tensor]]
 
 # Each class's step, with the profiler or without: the class's attribute may be replaced later.
 _STEPS: dict[type, Callable[..., object]] = {cls: cls.step for cls in (SGD, Adam, AdamW)}
+
+
+def note_alike(cls: type[Optimizer], known: type[Optimizer]) -> None:
+    """Note a class whose steps and state are those of a known one, to rounding."""
+    KINDS[cls], AVERAGES[cls], _STEPS[cls] = KINDS[known], AVERAGES[known], cls.step
 
 
 def _steps_as_its_class(optimizer: Optimizer) -> bool:
@@ -121,10 +150,14 @@ class OptimizerSteps:
         optimizer: one for which :func:`refusal` returned None.
         parameters: the step's parameters. Those that the optimizer does not hold, or that require
             no gradient, are not updated.
+        by_rows: whether many rows of the matrices do not move, as a sparse dictionary's.
     """
 
-    def __init__(self, optimizer: Optimizer, parameters: Sequence[Tensor]) -> None:
+    def __init__(
+        self, optimizer: Optimizer, parameters: Sequence[Tensor], by_rows: bool = False
+    ) -> None:
         self.optimizer = optimizer
+        self.by_rows = by_rows
         self._parameter_numbers = {id(p): number for number, p in enumerate(parameters)}
         self.trained: list[tuple[Group, Tensor, int]] = []
         self._without_state: list[Tensor] = []  # parameters whose state updates() created
@@ -143,11 +176,19 @@ class OptimizerSteps:
             for parameter in group["params"]
             if id(parameter) in numbers and parameter.requires_grad
         ]
+        unit_rows = {id(directions) for directions in _unit_rows(self.optimizer)}
         make = adam_update if type(self.optimizer) is not SGD else _sgd
         self._without_state = [p for _, p, _ in self.trained if not self.optimizer.state.get(p)]
         kind = getattr(extension().OptimizerKind, KINDS[type(self.optimizer)])
         return [
-            make(kind, group, parameter, self.optimizer.state)
+            make(
+                kind,
+                group,
+                parameter,
+                self.optimizer.state,
+                parameter.shape[1] if self.by_rows and parameter.dim() == 2 else 0,
+                id(parameter) in unit_rows,
+            )
             for group, parameter, _ in self.trained
         ]
 
@@ -204,7 +245,12 @@ def adam_update(
 
 
 def _sgd(
-    kind: "_C.OptimizerKind", group: Group, parameter: Tensor, states: States
+    kind: "_C.OptimizerKind",
+    group: Group,
+    parameter: Tensor,
+    states: States,
+    columns: int,
+    has_unit_rows: bool,
 ) -> "_C.ParameterUpdate":
     momentum = float(group["momentum"])
     buffer, is_first = None, False
@@ -226,4 +272,6 @@ def _sgd(
         nesterov=bool(group["nesterov"]),
         maximize=bool(group["maximize"]),
         is_first=is_first,
+        columns=columns,
+        has_unit_rows=has_unit_rows,
     )

@@ -1,6 +1,8 @@
 """Rows of a parameter that keep a norm of 1, a dictionary's directions: by the C++ kernels in one
 pass, elsewhere in PyTorch's operators."""
 
+from typing import NamedTuple, Protocol
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -8,6 +10,29 @@ from torch import Tensor
 from aefast import backend
 from aefast.ops.shared import dispatch
 from aefast.step import kernels
+
+
+class Dictionary(Protocol):
+    """A model whose directions an optimizer's step keeps at unit norm."""
+
+    def project_decoder_gradient(self) -> None: ...
+
+    def _constrain(self) -> None: ...
+
+    def _own_directions(self) -> Tensor | None: ...
+
+
+class UnitNorm(NamedTuple):
+    """The hooks on an optimizer's step that keep a dictionary's directions at unit norm: kernels
+    that take whole steps know them, and do the same in the step's pass over the directions."""
+
+    dictionary: Dictionary
+
+    def before(self, *_: object) -> None:
+        self.dictionary.project_decoder_gradient()
+
+    def after(self, *_: object) -> None:
+        self.dictionary._constrain()
 
 
 @torch.no_grad()

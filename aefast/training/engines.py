@@ -3,7 +3,8 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -18,12 +19,17 @@ from aefast.data.tensor_rows import TensorRows
 from aefast.distributed import kernel_steps, loop_steps
 from aefast.distributed.engine import GroupEngine, SharedSteps
 from aefast.distributed.group import Group
-from aefast.nn.step_plan import PlannedMachine, PlannedStep, check_width, plan_of
+from aefast.nn.step_plan import (
+    AnyPlanned,
+    PlannedDictionary,
+    PlannedStep,
+    check_width,
+    plan_of,
+)
 from aefast.nn.trainable import Trainable
 from aefast.ops.shared import checks
 from aefast.step import optimizers
 from aefast.step.minibatch_schedule import MinibatchSchedule
-from aefast.step.statistics import Updates, WithStatistics
 from aefast.training.graph_engine import graph_engine
 
 if TYPE_CHECKING:
@@ -78,14 +84,16 @@ def choose_engine(
     if group.size > 1 or micro_batch_size is not None:
         shared = _shared_steps(model, dataset, optimizer, group)
         return GroupEngine(shared, dataset, group, micro_batch_size)
-    if isinstance(dataset, PairedRows):
-        return LoopEngine(model, dataset, optimizer, loss, HAS_TARGETS)
     if "loss" in model.__dict__:
         step: Engine | str = HAS_LOSS
-    elif isinstance(dataset, ShardedDataset):
+    elif any(isinstance(side, ShardedDataset) for side in _sides_of(dataset)):
         step = "the data lie in several files"
     elif _example_of(model).device.type == "cuda":
-        step = graph_engine(model, dataset, optimizer, loss)
+        step = (
+            HAS_TARGETS
+            if isinstance(dataset, PairedRows)
+            else graph_engine(model, dataset, optimizer, loss)
+        )
     else:
         step = _kernel_step(model, dataset, optimizer)
     return LoopEngine(model, dataset, optimizer, loss, step) if isinstance(step, str) else step
@@ -99,18 +107,22 @@ def choice_key(
     A callback changes it where it puts a hook on a layer, anneals a weight of the loss, or replaces
     a parameter.
     """
-    if isinstance(dataset, PairedRows):
-        return []
     planned = plan_of(model)
     if isinstance(planned, str):
         return [planned]
-    tensors = [*planned.parameters, getattr(planned, "chain", None)]
+    states = (getattr(planned, name, None) for name in ("chain", "idle"))
+    tensors = [*planned.parameters, *states]
     return [
         planned.plan,
         "loss" in model.__dict__,
         [*map(id, tensors)],
         _refusal(planned, dataset, optimizer),
     ]
+
+
+def _sides_of(dataset: Dataset | TensorRows | PairedRows) -> tuple[Dataset | TensorRows, ...]:
+    """The rows; of pairs the inputs, then the targets."""
+    return (dataset.inputs, dataset.targets) if isinstance(dataset, PairedRows) else (dataset,)
 
 
 def _example_of(model: Trainable) -> Tensor:
@@ -134,8 +146,8 @@ def _shared_steps(
 
 
 def _planned(
-    model: Trainable, dataset: Dataset | TensorRows, optimizer: torch.optim.Optimizer
-) -> PlannedStep | PlannedMachine | str:
+    model: Trainable, dataset: Dataset | TensorRows | PairedRows, optimizer: torch.optim.Optimizer
+) -> AnyPlanned | str:
     """The step that the kernels take with this optimizer; or why they do not."""
     planned = plan_of(model)
     if isinstance(planned, str):
@@ -144,12 +156,19 @@ def _planned(
 
 
 def _refusal(
-    planned: PlannedStep | PlannedMachine,
-    dataset: Dataset | TensorRows,
+    planned: AnyPlanned,
+    dataset: Dataset | TensorRows | PairedRows,
     optimizer: torch.optim.Optimizer,
 ) -> str | None:
     """Why the kernels do not take a planned step with this optimizer; None where they do."""
-    check_width(dataset.rows.shape[1], planned)
+    inputs, *targets = _sides_of(dataset)
+    if targets and not isinstance(planned, PlannedDictionary):
+        return HAS_TARGETS
+    check_width(inputs.rows.shape[1], planned)
+    if isinstance(planned, PlannedDictionary):
+        widths = [side.rows.shape[1] for side in targets]
+        if widths != [planned.plan.outputs] and (widths or planned.plan.is_transcoder):
+            return "the rows have no targets of the model's width"
     example = torch.empty(1, planned.width, dtype=torch.float32, device="cpu")
     for parameter in planned.parameters:
         if parameter.device.type != "cpu":
@@ -160,21 +179,31 @@ def _refusal(
 
 
 def _kernel_step(
-    model: Trainable, dataset: Dataset | TensorRows, optimizer: torch.optim.Optimizer
+    model: Trainable, dataset: Dataset | TensorRows | PairedRows, optimizer: torch.optim.Optimizer
 ) -> "StepEngine | str":
     planned = _planned(model, dataset, optimizer)
     if isinstance(planned, str):
         return planned
-    if isinstance(dataset, TensorRows):
-        return "the data are no float32 on a CPU"
     from aefast.step import cpp
 
-    rows = cpp.rows_of(dataset.rows, dataset.scale)
-    if isinstance(rows, str):
-        return rows
-    if planned.unit_interval_reason is not None:
-        _check_unit_interval(dataset, planned.unit_interval_reason)
-    return StepEngine(model, planned, dataset, rows, optimizer)
+    sides: list[_Side] = []
+    for side in _sides_of(dataset):
+        if isinstance(side, TensorRows):
+            return "the data are no float32 on a CPU"
+        rows = cpp.rows_of(side.rows, side.scale)
+        if isinstance(rows, str):
+            return rows
+        if planned.unit_interval_reason is not None:
+            _check_unit_interval(side, planned.unit_interval_reason)
+        sides.append(_Side(side, rows))
+    return StepEngine(model, planned, sides, optimizer)
+
+
+class _Side(NamedTuple):
+    """A dataset, and its rows as the kernels gather them."""
+
+    dataset: Dataset
+    rows: "cpp.Rows"
 
 
 def _check_unit_interval(dataset: Dataset, reason: str) -> None:
@@ -198,30 +227,28 @@ class StepEngine:
     def __init__(
         self,
         model: Trainable,
-        planned: PlannedStep | PlannedMachine,
-        dataset: Dataset,
-        rows: "cpp.Rows",
+        planned: AnyPlanned,
+        sides: "Sequence[_Side]",
         optimizer: torch.optim.Optimizer,
     ) -> None:
         self.model = model
         self.planned = planned
-        self.dataset = dataset
-        self.rows = rows
-        self.steps: Updates = optimizers.OptimizerSteps(optimizer, planned.parameters)
-        if isinstance(planned, PlannedStep) and planned.norms:
-            self.steps = WithStatistics(self.steps, planned.parameters, planned.norms)
+        self.sides = sides
+        self.steps = planned.updates(optimizer)
 
     def run(self, schedule: MinibatchSchedule, seconds: float) -> list[float]:
         from aefast.step import cpp
 
-        with reading(self.dataset.rows, self.dataset.name):
+        with ExitStack() as files:
+            for dataset, _ in self.sides:
+                files.enter_context(reading(dataset.rows, dataset.name))
             losses = cpp.fit(
                 self.planned.kernel_plan(),
                 self.planned.parameters,
                 self.steps,
-                self.rows,
                 schedule,
                 seconds,
+                *(rows for _, rows in self.sides),
             )
         if not losses and isinstance(self.planned, PlannedStep):
             raise ValueError(self.planned.one_row_error)

@@ -13,7 +13,8 @@ from torch import Tensor
 from aefast.data import Dataset
 from aefast.data.dataset import reading
 from aefast.data.tensor_rows import TensorRows
-from aefast.nn.step_plan import PlannedStep, check_width, plan_of
+from aefast.nn.dictionary_adam import DictionaryAdam
+from aefast.nn.step_plan import PlannedDictionary, PlannedStep, check_width, plan_of
 from aefast.nn.trainable import Trainable
 from aefast.step import optimizers
 from aefast.step.minibatch_schedule import MinibatchSchedule
@@ -328,8 +329,12 @@ def graph_engine(
 ) -> GraphEngine | str:
     """The engine for a model on a CUDA device; or why its step cannot be captured."""
     planned = plan_of(model)
+    if isinstance(planned, PlannedDictionary):
+        return "on a GPU a dictionary's step is its kernels' alone"
     if isinstance(planned, str):
         return planned
+    if type(optimizer) is DictionaryAdam:
+        return "the optimizer is DictionaryAdam, of which a graph has no form"
     check_width(dataset.rows.shape[1], planned)
     if isinstance(planned, PlannedStep) and planned.has_norm_or_dropout:
         return "batch normalization and dropout between layers are torch's on a GPU"

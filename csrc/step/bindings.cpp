@@ -2,9 +2,11 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <optional>
 #include <stdexcept>
 
 #include "bindings/binding.h"
+#include "step/dictionary_step.h"
 #include "step/rbm_step.h"
 #include "step/step.h"
 #include "step/unit_rows.h"
@@ -43,6 +45,8 @@ double run_step(const Plan& plan, const Matrix& x, uint64_t seed, int64_t row_of
     const StepBatch batch = {x.by_rows<const float>("x"),
                              x.rows,
                              x.row_stride,
+                             x.by_rows<const float>("x"),
+                             x.row_stride,
                              seed,
                              row_offset,
                              values.data(),
@@ -54,9 +58,9 @@ double run_step(const Plan& plan, const Matrix& x, uint64_t seed, int64_t row_of
 }
 
 template <class Plan>
-py::tuple run_fit(const Plan& plan, const DataRows& data, uintptr_t order, int64_t count,
-                  int64_t epoch_rows, int64_t batch_size, bool is_even,
-                  const std::vector<uint64_t>& seeds, int64_t first_step,
+py::tuple run_fit(const Plan& plan, const DataRows& data, const std::optional<DataRows>& targets,
+                  uintptr_t order, int64_t count, int64_t epoch_rows, int64_t batch_size,
+                  bool is_even, const std::vector<uint64_t>& seeds, int64_t first_step,
                   const std::vector<uintptr_t>& parameters, std::vector<ParameterUpdate> updates,
                   const std::vector<int>& updated, uintptr_t losses, double seconds,
                   Precision precision, int threads) {
@@ -71,10 +75,11 @@ py::tuple run_fit(const Plan& plan, const DataRows& data, uintptr_t order, int64
     std::vector<float*> gradients(parameters.size());
     const FitResult result = without_gil([&] {
         return active_kernel<Fit<Plan>>(AEFAST_EACH(fit))(
-            plan, {data, reinterpret_cast<const int64_t*>(order), count, epoch_rows, batch_size,
-                   is_even, seeds.data(), first_step, updates.data(), updated.data(),
-                   static_cast<int64_t>(updates.size()), values.data(), gradients.data(),
-                   reinterpret_cast<double*>(losses), seconds, active_gemm(), precision, threads});
+            plan,
+            {data, targets ? &*targets : nullptr, reinterpret_cast<const int64_t*>(order), count,
+             epoch_rows, batch_size, is_even, seeds.data(), first_step, updates.data(),
+             updated.data(), static_cast<int64_t>(updates.size()), values.data(), gradients.data(),
+             reinterpret_cast<double*>(losses), seconds, active_gemm(), precision, threads});
     });
     return py::make_tuple(result.steps, result.is_finite);
 }
@@ -216,6 +221,31 @@ void bind_machine(py::module_& module) {
              py::arg("sparsity_target"), py::arg("start"), py::arg("end"), py::arg("chains"));
 }
 
+void bind_dictionary(py::module_& module) {
+    py::class_<DictionaryPlan>(module, "DictionaryPlan")
+        .def(py::init([](int64_t visible, int64_t outputs, int64_t latents, int64_t k,
+                         bool is_transcoder, int64_t aux_k, double aux_weight, int64_t dead_after,
+                         uintptr_t idle) {
+                 if (visible < 1 || outputs < 1 || (!is_transcoder && outputs != visible))
+                     throw std::invalid_argument("a dictionary takes inputs and outputs");
+                 if (k < 1 || k > latents || aux_k < 0 || aux_k > latents || idle == 0)
+                     throw std::invalid_argument("k must be from 1 to the latents");
+                 return DictionaryPlan{visible,
+                                       outputs,
+                                       latents,
+                                       k,
+                                       is_transcoder,
+                                       aux_k,
+                                       aux_weight,
+                                       dead_after,
+                                       reinterpret_cast<int64_t*>(idle),
+                                       {latents * visible, latents, latents * outputs, outputs}};
+             }),
+             py::kw_only(), py::arg("visible"), py::arg("outputs"), py::arg("latents"),
+             py::arg("k"), py::arg("is_transcoder"), py::arg("aux_k"), py::arg("aux_weight"),
+             py::arg("dead_after"), py::arg("idle"));
+}
+
 void bind_updates(py::module_& module) {
     py::enum_<OptimizerKind>(module, "OptimizerKind")
         .value("sgd", OptimizerKind::sgd)
@@ -292,24 +322,32 @@ void bind_unit_rows(py::module_& module) {
 }
 
 template <class Plan>
-void bind_runs(py::module_& module) {
+void bind_step(py::module_& module) {
     module.def("step", run_step<Plan>, py::arg("plan"), py::arg("x"), py::arg("seed"),
                py::arg("row_offset"), py::arg("parameters"), py::arg("gradients"),
                py::arg("precision"), py::arg("threads"));
+}
+
+template <class Plan>
+void bind_fit(py::module_& module) {
     module.def("fit", run_fit<Plan>, py::kw_only(), py::arg("plan"), py::arg("data"),
-               py::arg("order"), py::arg("count"), py::arg("epoch_rows"), py::arg("batch_size"),
-               py::arg("is_even"), py::arg("seeds"), py::arg("first_step"), py::arg("parameters"),
-               py::arg("updates"), py::arg("updated"), py::arg("losses"), py::arg("seconds"),
-               py::arg("precision"), py::arg("threads"));
+               py::arg("targets"), py::arg("order"), py::arg("count"), py::arg("epoch_rows"),
+               py::arg("batch_size"), py::arg("is_even"), py::arg("seeds"), py::arg("first_step"),
+               py::arg("parameters"), py::arg("updates"), py::arg("updated"), py::arg("losses"),
+               py::arg("seconds"), py::arg("precision"), py::arg("threads"));
 }
 
 void bind(py::module_& module) {
     bind_plan(module);
     bind_machine(module);
+    bind_dictionary(module);
     bind_updates(module);
     bind_unit_rows(module);
-    bind_runs<StepPlan>(module);
-    bind_runs<MachinePlan>(module);
+    bind_step<StepPlan>(module);
+    bind_step<MachinePlan>(module);
+    bind_fit<StepPlan>(module);
+    bind_fit<MachinePlan>(module);
+    bind_fit<DictionaryPlan>(module);
     module.def("update", run_updates, py::arg("updates"), py::arg("gradients"), py::arg("threads"));
 }
 

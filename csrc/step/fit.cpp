@@ -9,13 +9,14 @@
 #include "shared/parallel.h"
 #include "shared/philox.h"
 #include "shared/scratch.h"
+#include "step/dictionary_step.h"
 #include "step/rbm_step.h"
 #include "step/step.h"
 
 namespace aefast::AEFAST_ISA {
 namespace {
 
-thread_local Scratch batch_scratch, gradient_scratch;
+thread_local Scratch batch_scratch, target_scratch, gradient_scratch;
 
 // Fewer numbers than this are copied before a second thread would start.
 constexpr int64_t kElementsPerTask = 1 << 15;
@@ -68,8 +69,12 @@ template <class Plan>
 FitResult take_steps(const Plan& plan, const FitArguments& a) {
     using Clock = std::chrono::steady_clock;
     const auto start = Clock::now();
-    auto* rows =
-        static_cast<float*>(batch_scratch.reserve(sizeof(float) * a.batch_size * a.data.columns));
+    const auto room = [&](Scratch& scratch, const DataRows& data) {
+        return static_cast<float*>(scratch.reserve(sizeof(float) * a.batch_size * data.columns));
+    };
+    float* rows = room(batch_scratch, a.data);
+    float* targets = a.targets ? room(target_scratch, *a.targets) : rows;
+    const int64_t target_columns = a.targets ? a.targets->columns : a.data.columns;
     place_gradients(plan.sizes, a.gradients);
     for (int64_t i = 0; i < a.trained; ++i) a.updates[i].gradient = a.gradients[a.updated[i]];
     int64_t steps_taken = 0, step_of_epoch = a.first_step;
@@ -82,12 +87,14 @@ FitResult take_steps(const Plan& plan, const FitArguments& a) {
         const int64_t left = (a.count - position - 1) % a.epoch_rows + 1;
         const int64_t size = minibatch_rows(a, step_of_epoch, left);
         if (size < fewest_rows(plan)) break;
-        gather(a.data, a.order + position, size, rows, useful_threads(plan, size, a.threads));
+        const int threads = useful_threads(plan, size, a.threads);
+        gather(a.data, a.order + position, size, rows, threads);
+        if (a.targets) gather(*a.targets, a.order + position, size, targets, threads);
         const uint64_t seed = child_seed(*epoch_seed, static_cast<uint64_t>(step_of_epoch));
         // Rounded to float32, like the loss of a step outside this call.
-        const float loss =
-            static_cast<float>(step(plan, {rows, size, a.data.columns, seed, 0, a.parameters,
-                                           a.gradients, a.multiply, a.precision, a.threads}));
+        const float loss = static_cast<float>(
+            step(plan, {rows, size, a.data.columns, targets, target_columns, seed, 0, a.parameters,
+                        a.gradients, a.multiply, a.precision, a.threads}));
         for_whole_steps.emplace();
         a.losses[steps_taken] = loss;
         if (!std::isfinite(loss)) return {steps_taken, false};
@@ -117,6 +124,9 @@ FitResult take_steps_together(const Plan& plan, const FitArguments& a) {
 
 FitResult fit(const StepPlan& plan, const FitArguments& a) { return take_steps_together(plan, a); }
 FitResult fit(const MachinePlan& plan, const FitArguments& a) {
+    return take_steps_together(plan, a);
+}
+FitResult fit(const DictionaryPlan& plan, const FitArguments& a) {
     return take_steps_together(plan, a);
 }
 

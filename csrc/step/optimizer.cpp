@@ -39,6 +39,9 @@ struct AdamFactors {
     }
 };
 
+// The gradient that an optimizer takes, of a parameter whose rows' norms may change.
+constexpr auto kWholeGradient = [](float gradient, float) { return gradient; };
+
 // Of the elements [begin, end). slope(gradient, element) is the gradient that Adam takes.
 template <class Slope>
 void adam(const ParameterUpdate& u, const AdamFactors& f, int64_t begin, int64_t end,
@@ -56,10 +59,6 @@ void adam(const ParameterUpdate& u, const AdamFactors& f, int64_t begin, int64_t
         const float scale = std::sqrt(second[i]) / f.second_scale + f.epsilon;
         parameter[i] = f.decay * parameter[i] - f.step_size * first[i] / scale;
     }
-}
-
-void adam(const ParameterUpdate& u, const AdamFactors& f, int64_t begin, int64_t end) {
-    adam(u, f, begin, end, [](float gradient, float) { return gradient; });
 }
 
 // Looks at a block at a time: of a row that is not 0 at the first.
@@ -82,12 +81,15 @@ bool is_still(const ParameterUpdate& u, const AdamFactors& f, int64_t begin) {
 
 void adam_by_rows(const ParameterUpdate& u, const AdamFactors& f, int64_t begin, int64_t end) {
     for (; begin < end; begin += u.columns)
-        if (!is_still(u, f, begin)) adam(u, f, begin, begin + u.columns);
+        if (!is_still(u, f, begin)) adam(u, f, begin, begin + u.columns, kWholeGradient);
 }
 
-// The projection of gradients, Adam and the norm, one after the other for as many rows as stay in
-// cache: of one short row each waits for the sum before it.
-void adam_by_unit_rows(const ParameterUpdate& u, const AdamFactors& f, int64_t begin, int64_t end) {
+// The projection of gradients, the update and the norm, one after the other for as many rows as
+// stay in cache: of one short row each waits for the sum before it. move(begin, end, slope) updates
+// a row that is not still.
+template <class IsStill, class Move>
+void by_unit_rows(const ParameterUpdate& u, int64_t begin, int64_t end, const IsStill& is_still,
+                  const Move& move) {
     constexpr int64_t kMostRows = 16, kElements = 1 << 9;
     const int64_t at_once = std::clamp<int64_t>(kElements / u.columns, 1, kMostRows);
     bool still[kMostRows];
@@ -98,12 +100,12 @@ void adam_by_unit_rows(const ParameterUpdate& u, const AdamFactors& f, int64_t b
             for (int64_t r = 0, at = begin; at < last; ++r, at += u.columns) row(r, at);
         };
         for_rows([&](int64_t r, int64_t at) {
-            still[r] = is_still(u, f, at);
+            still[r] = is_still(at);
             if (!still[r]) factors[r] = factor_along(u.gradient + at, u.parameter + at, u.columns);
         });
         for_rows([&](int64_t r, int64_t at) {
             if (still[r]) return;
-            adam(u, f, at, at + u.columns, [along = factors[r]](float gradient, float element) {
+            move(at, at + u.columns, [along = factors[r]](float gradient, float element) {
                 return projected(gradient, along, element);
             });
         });
@@ -117,7 +119,14 @@ void adam_by_unit_rows(const ParameterUpdate& u, const AdamFactors& f, int64_t b
     }
 }
 
-void sgd(const ParameterUpdate& u, int64_t begin, int64_t end) {
+void adam_by_unit_rows(const ParameterUpdate& u, const AdamFactors& f, int64_t begin, int64_t end) {
+    by_unit_rows(
+        u, begin, end, [&](int64_t at) { return is_still(u, f, at); },
+        [&](int64_t first, int64_t last, const auto& slope) { adam(u, f, first, last, slope); });
+}
+
+template <class Slope>
+void sgd(const ParameterUpdate& u, int64_t begin, int64_t end, const Slope& slope) {
     const float sign = u.maximize ? -1.f : 1.f;
     const float learning_rate = static_cast<float>(u.learning_rate);
     const float weight_decay = static_cast<float>(u.weight_decay);
@@ -125,7 +134,8 @@ void sgd(const ParameterUpdate& u, int64_t begin, int64_t end) {
     const float* __restrict gradients = u.gradient;
     if (u.first == nullptr) {
         for (int64_t i = begin; i < end; ++i)
-            parameter[i] -= learning_rate * (sign * gradients[i] + weight_decay * parameter[i]);
+            parameter[i] -= learning_rate * (sign * slope(gradients[i], parameter[i]) +
+                                             weight_decay * parameter[i]);
         return;
     }
     float* __restrict buffer = u.first;
@@ -134,11 +144,18 @@ void sgd(const ParameterUpdate& u, int64_t begin, int64_t end) {
     const float ahead = u.nesterov ? static_cast<float>(u.momentum) : 0.f;
     const float direct = u.nesterov ? 1.f : 0.f, through = u.nesterov ? ahead : 1.f;
     for (int64_t i = begin; i < end; ++i) {
-        const float gradient = sign * gradients[i] + weight_decay * parameter[i];
+        const float gradient =
+            sign * slope(gradients[i], parameter[i]) + weight_decay * parameter[i];
         const float before = u.is_first ? 0.f : buffer[i];
         buffer[i] = keep * before + add * gradient;
         parameter[i] -= learning_rate * (direct * gradient + through * buffer[i]);
     }
+}
+
+void sgd_by_unit_rows(const ParameterUpdate& u, int64_t begin, int64_t end) {
+    by_unit_rows(
+        u, begin, end, [](int64_t) { return false; },
+        [&](int64_t first, int64_t last, const auto& slope) { sgd(u, first, last, slope); });
 }
 
 // A batch normalization's running average, rounded as torch does: in float64, once a number.
@@ -160,8 +177,10 @@ void update(ParameterUpdate& u, int threads) {
     parallel_for(pays_threads ? threads : 1, tasks, [&](int64_t task) {
         const int64_t begin = task * per_task;
         const int64_t end = std::min(begin + per_task, u.size);
-        if (u.kind == OptimizerKind::sgd)
-            sgd(u, begin, end);
+        if (u.kind == OptimizerKind::sgd && u.has_unit_rows)
+            sgd_by_unit_rows(u, begin, end);
+        else if (u.kind == OptimizerKind::sgd)
+            sgd(u, begin, end, kWholeGradient);
         else if (u.kind == OptimizerKind::average)
             average(u, begin, end);
         else if (u.has_unit_rows)
@@ -169,7 +188,7 @@ void update(ParameterUpdate& u, int threads) {
         else if (u.columns > 0)
             adam_by_rows(u, factors, begin, end);
         else
-            adam(u, factors, begin, end);
+            adam(u, factors, begin, end, kWholeGradient);
     });
     ++u.step;
     if (u.count) *u.count += 1.f;

@@ -82,10 +82,13 @@ struct StepPlan {
 };
 
 // x [rows, visible], its rows row_stride apart. gradients holds a pointer for each parameter, or is
-// null where only the loss is needed.
+// null where only the loss is needed. A dictionary reconstructs the target, which may be x; other
+// plans reconstruct x.
 struct StepBatch {
     const float* x;
     int64_t rows, row_stride;
+    const float* target;
+    int64_t target_row_stride;
     uint64_t seed;
     int64_t row_offset;
     const float* const* parameters;
@@ -133,6 +136,7 @@ struct DataRows {
 // normalization, they end before a minibatch of one row.
 struct FitArguments {
     DataRows data;
+    const DataRows* targets;  // as many, in the same order; null: the rows themselves
     const int64_t* order;
     int64_t count, epoch_rows, batch_size;
     bool is_even;           // an epoch's minibatches differ by one row at most

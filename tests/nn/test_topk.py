@@ -47,6 +47,50 @@ def test_reconstruction_loss_and_gradients_are_the_dense_ones(device):
         torch.testing.assert_close(a, b)
 
 
+@not_interpreted
+@pytest.mark.parametrize("aux_k", [0, 5])
+def test_selected_by_norm_a_code_does_not_depend_on_how_a_latent_is_scaled(device, aux_k):
+    """Its reconstruction is that of the same model with directions of unit norm."""
+    options = {"aux_k": aux_k, "dead_after": 10, "rescale_acts_by_decoder_norm": True}
+    model, x = trained(device, **options), torch.randn(30, D, device=device)
+    unit = copy.deepcopy(model)
+    scale = torch.rand(L, 1, device=device) + 0.2
+    with torch.no_grad():
+        model.decoder_weight *= scale
+        model.encoder_weight /= scale
+        model.encoder_bias /= scale[:, 0]
+        unit.idle[::2] = model.idle[::2] = 1000
+        norms = unit.decoder_weight.norm(dim=1, keepdim=True)
+        unit.decoder_weight /= norms
+        unit.encoder_weight *= norms
+        unit.encoder_bias *= norms[:, 0]
+    unit.rescale_acts_by_decoder_norm = False
+    torch.testing.assert_close(model(x), unit(x))
+    torch.testing.assert_close(
+        model.encode_dense(x) * norms[:, 0] * scale[:, 0], unit.encode_dense(x)
+    )
+    losses = model.loss(x), unit.loss(x)
+    torch.testing.assert_close(*losses)
+    of_model, of_unit = (
+        torch.autograd.grad(loss, one.encoder_weight)[0]
+        for loss, one in zip(losses, (model, unit), strict=True)
+    )
+    torch.testing.assert_close(of_model / (norms * scale), of_unit)
+    model.rescale_acts_by_decoder_norm = False
+    assert not torch.equal(model.encode(x).indices, unit.encode(x).indices)
+    assert "rescale" not in repr(model)
+
+
+def test_a_direction_of_zeros_has_no_part_in_a_code():
+    model = trained(rescale_acts_by_decoder_norm=True)
+    with torch.no_grad():
+        model.decoder_weight[7] = 0
+        model.encoder_bias[7] = 1e10
+    x = torch.randn(9, D)
+    assert not (model.encode(x).indices == 7).any()
+    assert model(x).isfinite().all()
+
+
 def test_a_latent_below_zero_is_not_active():
     model = trained()
     with torch.no_grad():

@@ -1,0 +1,219 @@
+"""A top-k dictionary's training step in one call, against the ordinary loop."""
+
+import copy
+import signal
+import threading
+import time
+
+import pytest
+import torch
+
+import aefast
+from aefast import backend
+from aefast.nn import BatchTopKSparseAutoencoder, DictionaryAdam, TopKSparseAutoencoder
+from aefast.nn.step_plan import plan_of
+
+pytestmark = pytest.mark.skipif(
+    backend.unavailable("cpp", "cpu") is not None, reason="the C++ extension is not here"
+)
+
+D, OUTPUTS, L, K, ROWS, BATCH = 24, 17, 96, 5, 150, 32
+
+OPTIMIZERS = {
+    "dictionary_adam": lambda parameters: DictionaryAdam(parameters, lr=1e-2),
+    "adam": lambda parameters: torch.optim.Adam(parameters, lr=1e-2, weight_decay=0.01),
+    "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=1e-2),
+    "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.1, weight_decay=0.01),
+    "momentum": lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9, nesterov=True),
+}
+
+
+def pair(make="dictionary_adam", *, keeps_norm=True, **options):
+    """A model with an optimizer."""
+    torch.manual_seed(0)
+    model = TopKSparseAutoencoder(D, L, K, **options)
+    optimizer = OPTIMIZERS[make](model.parameters())
+    if keeps_norm:
+        model.keep_unit_norm(optimizer)
+    return model, optimizer
+
+
+def rows_of(width=D, count=ROWS):
+    return torch.randn(count, 8).relu() @ torch.randn(8, width)
+
+
+def by_loop(model):
+    """The model, which the ordinary loop trains: it has a loss of its own."""
+    model.loss = model.loss
+    return model
+
+
+def assert_trained_alike(pairs, data, **options):
+    """Train the first pair by the kernels and the second by the loop."""
+    histories = [
+        aefast.fit(model, data, optimizer, epochs=4, batch_size=BATCH, seed=0, **options)
+        for model, optimizer in pairs
+    ]
+    assert [history.engine for history in histories] == ["step", "loop"]
+    losses, expected = (history.losses for history in histories)
+    torch.testing.assert_close(losses, expected, rtol=1e-5, atol=1e-6)
+    (model, optimizer), (other, other_optimizer) = pairs
+    assert torch.equal(model.idle, other.idle)
+    for a, b in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+        for name, state in optimizer.state[a].items():
+            torch.testing.assert_close(state, other_optimizer.state[b][name], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("keeps_norm", [False, True])
+@pytest.mark.parametrize("make", OPTIMIZERS)
+@pytest.mark.parametrize("aux_k", [0, 8])
+@pytest.mark.parametrize("is_transcoder", [False, True])
+def test_it_trains_as_the_loop_does(make, keeps_norm, aux_k, is_transcoder):
+    options = {"keeps_norm": keeps_norm, "aux_k": aux_k, "aux_weight": 0.5, "dead_after": 40}
+    outputs = OUTPUTS if is_transcoder else None
+    pairs = [pair(make, outputs=outputs, **options) for _ in range(2)]
+    by_loop(pairs[1][0])
+    inputs, targets = rows_of(), rows_of(OUTPUTS)
+    for model, _ in pairs:
+        model.start_from(targets if is_transcoder else inputs)
+    assert_trained_alike(pairs, (inputs, targets) if is_transcoder else inputs)
+    model = pairs[0][0]
+    assert model.dead.any()
+    if keeps_norm:
+        torch.testing.assert_close(model.decoder_weight.norm(dim=1), torch.ones(L))
+
+
+def test_dead_latents_learn_from_what_the_others_leave():
+    (model, optimizer), (without, other_optimizer) = pair(aux_k=8, dead_after=40), pair()
+    data = rows_of()
+    for one, its in ((model, optimizer), (without, other_optimizer)):
+        aefast.fit(one, data, its, epochs=4, batch_size=BATCH, seed=0)
+    never = without.idle == 4 * ROWS
+    assert never.any()
+    assert torch.equal(without.encoder_weight[never], pair()[0].encoder_weight[never])
+    assert not torch.equal(model.encoder_weight[never], without.encoder_weight[never])
+
+
+def test_an_autoencoder_takes_targets_and_bytes_too():
+    pairs = [pair(), pair()]
+    by_loop(pairs[1][0])
+    clean = (256 * torch.rand(ROWS, D)).to(torch.uint8)
+    assert_trained_alike(pairs, (torch.rand(ROWS, D), clean), shuffle=False)
+
+
+def test_parameters_that_are_frozen_stay():
+    pairs = [pair("adam", keeps_norm=False) for _ in range(2)]
+    by_loop(pairs[1][0])
+    for model, _ in pairs:
+        model.encoder.requires_grad_(False)
+    assert_trained_alike(pairs, rows_of())
+    assert torch.equal(pairs[0][0].encoder_weight, pair()[0].encoder_weight)
+
+
+@pytest.mark.parametrize("make", ["dictionary_adam", "momentum"])
+def test_the_same_bits_by_any_threads_however_epochs_are_split(threads, make):
+    data = rows_of(count=1000)  # of steps that several threads share
+
+    def trained(count, *parts):
+        threads(count)
+        model, optimizer = pair(make, aux_k=8, dead_after=300)
+        histories = [
+            aefast.fit(model, data, optimizer, epochs=epochs, batch_size=700, seed=0)
+            for epochs in parts
+        ]
+        assert {history.engine for history in histories} == {"step"}
+        return [torch.cat([history.losses for history in histories]), *model.state_dict().values()]
+
+    expected = trained(1, 6)
+    for actual in (trained(2, 6), trained(3, 1, 2, 3)):
+        assert all(map(torch.equal, actual, expected))
+
+
+def test_a_loss_that_is_not_finite_leaves_all_as_it_was():
+    model, optimizer = pair(aux_k=8, dead_after=40)
+    data = rows_of()
+    aefast.fit(model, data, optimizer, batch_size=BATCH, seed=0)
+    before = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+    with pytest.raises(ArithmeticError, match="the loss of step 1 is"):
+        aefast.fit(model, data * 1e30, optimizer, batch_size=BATCH, seed=0)
+    torch.testing.assert_close((model.state_dict(), optimizer.state_dict()), before, rtol=0, atol=0)
+
+
+def test_an_interrupt_leaves_whole_steps():
+    model = TopKSparseAutoencoder(64, 4096, 16)
+    optimizer = DictionaryAdam(model.parameters())
+    model.keep_unit_norm(optimizer)
+    data = rows_of(64, 2048)
+
+    def interrupt_once_a_step_was_taken():
+        while not model.idle.any():
+            time.sleep(0.01)
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    thread = threading.Thread(target=interrupt_once_a_step_was_taken)
+    thread.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            aefast.fit(model, data, optimizer, epochs=10**6, batch_size=1024, seed=0)
+    finally:
+        thread.join()
+        signal.signal(signal.SIGINT, before)
+    (steps,) = {int(state["step"]) for state in optimizer.state.values()}
+    assert int(model.idle.max()) == 1024 * steps  # a latent that was never active
+    aefast.fit(model, data, optimizer, batch_size=1024, seed=0)  # and it goes on
+
+
+class Subclass(TopKSparseAutoencoder):
+    def encode(self, x):
+        return super().encode(2 * x)
+
+
+def with_hook(model, optimizer):
+    optimizer.register_step_post_hook(lambda *_: None)
+
+
+def with_norms_of_another(model, optimizer):
+    TopKSparseAutoencoder(D, L, K).keep_unit_norm(optimizer)
+
+
+def with_frozen_directions(model, optimizer):
+    model.decoder_weight.requires_grad_(False)
+
+
+def with_own_encode(model, optimizer):
+    model.encode = model.encode
+
+
+def with_pruning(model, optimizer):
+    torch.nn.utils.prune.l1_unstructured(model, "encoder_weight", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (with_hook, "hooks stand on the optimizer's step"),
+        (with_norms_of_another, "keeps the norm of directions that are none of the step's"),
+        (with_frozen_directions, "keeps the norm of directions that are none of the step's"),
+        (with_own_encode, "a method of its own"),
+        (with_pruning, "a parametrization"),
+    ],
+)
+@pytest.mark.parametrize("make", ["dictionary_adam", "adam"])
+def test_what_the_kernels_do_not_do_the_loop_does(make, change, reason):
+    model, optimizer = pair(make)
+    change(model, optimizer)
+    history = aefast.fit(model, rows_of(), optimizer, batch_size=BATCH)
+    assert history.engine == "loop"
+    assert reason in history.reason
+
+
+def test_other_models_have_no_plan_yet():
+    for model in (Subclass(D, L, K), BatchTopKSparseAutoencoder(D, L, K)):
+        assert plan_of(model) == f"{type(model).__name__} has no plan of its step"
+    ranked = TopKSparseAutoencoder(D, L, K, rescale_acts_by_decoder_norm=True)
+    assert plan_of(ranked) == "the latents' norms are part of the selection"
+    model, optimizer = pair(outputs=OUTPUTS)
+    with pytest.raises(ValueError, match=r"^target is None; a transcoder takes"):
+        aefast.fit(model, rows_of(), optimizer)
