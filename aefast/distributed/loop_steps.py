@@ -12,7 +12,8 @@ from aefast.nn.trainable import Trainable
 
 
 class LoopSteps:
-    """Serves every model; gradients go over the network in buckets while backward is under way.
+    """Serves every model; gradients go over the network in buckets while backward is under way, or
+    through memory that the ranks share.
 
     Args:
         model: what is trained.

@@ -50,7 +50,7 @@ class SharedBlocks(NamedTuple):
         Raises:
             LostRankError: a rank is gone.
         """
-        sums = torch.tensor(scalars, dtype=torch.float32, device="cpu")
+        sums = torch.tensor(scalars, dtype=torch.float64, device="cpu")
         self.group.all_reduce(sums).wait()
         segment = self.group.rows_of(len(self.total))
         first, *others = (block[segment] for block in self.blocks)

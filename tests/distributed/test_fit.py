@@ -66,7 +66,10 @@ def test_a_stack_of_machines_draws_rank_0_s_seeds():
 def test_sums_in_shared_memory_are_the_networks_and_all_ranks_share_it_or_none(tmp_path):
     for (shared, sent), outcomes in worlds.run(2, training.in_shared_memory, tmp_path):
         for name, value in shared.items():
-            assert name == "engine" or torch.equal(value, sent[name]), name
+            if name.endswith("losses"):  # sent in float32 behind the gradients
+                torch.testing.assert_close(value, sent[name], rtol=1e-6, atol=0)
+            else:
+                assert name.endswith("engine") or torch.equal(value, sent[name]), name
         assert [name for name, is_shared in outcomes.items() if is_shared] == ["a folder"]
     assert not list(tmp_path.iterdir())
 

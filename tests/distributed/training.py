@@ -122,12 +122,15 @@ def stacked() -> dict[str, Any]:
 
 
 def in_shared_memory(folder: Path) -> tuple[list[dict[str, Any]], dict[str, bool]]:
-    """A training with gradients summed in shared memory, and over the network; and what
-    :func:`shares_memory` says."""
+    """Trainings with gradients summed in shared memory, and over the network, by the kernels and by
+    the loop; and what :func:`shares_memory` says."""
     results = []
     for folder_of_blocks in (folder, folder / "missing"):
         with mock.patch.object(shared_memory, "FOLDER", folder_of_blocks):
-            results.append(trained("vae", 12))
+            states = {name: trained(name, 12) for name in ("vae", "topk")}
+        results.append(
+            {f"{name} {key}": value for name, of in states.items() for key, value in of.items()}
+        )
     return results, shares_memory(folder)
 
 
