@@ -146,9 +146,8 @@ def jacobian_of_calls(encode: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """
     if torch.compiler.is_exporting():
         raise RuntimeError(
-            "the penalty of an encoder whose layers are called (with strict=False all are, else "
-            "those with hooks or adapters on them) takes backward passes, which no export records; "
-            "it takes strict=True and plain layers"
+            "the penalty of an encoder with hooks or adapters on its layers takes backward passes, "
+            "which no export records; it takes plain layers"
         )
     create_graph = torch.is_grad_enabled()
     with contextlib.ExitStack() as modes:
