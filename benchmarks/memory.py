@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-SLOW_SECONDS = 0.25
+SLOW_SECONDS = 0.05
 
 
 def keep_freed_memory() -> None:

@@ -290,7 +290,7 @@ def _closed_backward(
     slope_scaled = lengths.scaled(slope)
     change = settings.hessian_weight * lengths.scaled(difference)
     factor = 2 * grad[:, None] * lengths.squares
-    grad_lengths = grad @ (slope_scaled * slope + change * difference)
+    grad_lengths = (grad[:, None] * (slope_scaled * slope + change * difference)).sum(0)
     return rows.NormGradients(
         [lengths.scaled(factor * (slope_scaled + change))],
         [lengths.scaled(-factor * change)],

@@ -106,7 +106,8 @@ class PenaltyPrimitives:
         scaled_slopes = lengths.scaled(slopes)
         grad_slope = lengths.scaled(2 * grad_penalty[:, None] * scaled_slopes * lengths.squares)
         grad, grad_bias = self.slope_backward(saved, activation, grad_code, grad_slope)
-        return grad, grad_bias, grad_penalty @ (scaled_slopes * slopes)
+        # torch's sum adds in pairs: a matrix-vector product lost three times as much to rounding.
+        return grad, grad_bias, (grad_penalty[:, None] * scaled_slopes * slopes).sum(0)
 
     def expand(self, start: Tensor, row_slope: Tensor | None, slope: Tensor) -> Tensor:
         """row_slope [P, R] start slope [P, K]; start is [R, K] for all, or [P, R, K]."""
