@@ -180,6 +180,27 @@ def test_contraction_adds_the_penalty_of_what_the_encoder_sees(
     torch.testing.assert_close(actual, call(inputs, **options) + 0.4 * penalty)
 
 
+@pytest.mark.parametrize("name", ["cpp", "numba", "eager"])
+def test_contraction_of_many_rows_is_as_near_to_float64_as_the_closed_form(name):
+    """The squared slopes of 1024 rows are a sum of positive numbers, in which rounding adds up."""
+    inputs = autoencoder("cpu", 1024, 60, 40)
+
+    def closed_form(inputs):
+        x, weight, bias, decoder_weight, decoder_bias, _ = inputs
+        code = torch.sigmoid(F.linear(x, weight, bias))
+        penalty = ((code * (1 - code)).square() * weight.square().sum(1)).sum(1)
+        return F.mse_loss(F.linear(code, decoder_weight, decoder_bias), x) + penalty.mean()
+
+    def gradient(function, inputs):
+        return torch.autograd.grad(function(inputs), inputs.encoder_weight)[0]
+
+    exact = gradient(closed_form, doubled(inputs))
+    with use_backend(name):
+        actual = gradient(lambda inputs: call(inputs, contraction=1.0), inputs)
+    errors = [(g.double() - exact).norm() for g in (actual, gradient(closed_form, inputs))]
+    assert errors[0] < 1.3 * errors[1]
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.interpreted(dtype=[torch.bfloat16])
 def test_contraction_in_half_precisions(kernel_device, dtype):
