@@ -85,7 +85,8 @@ def check_micro_batches(model: Trainable) -> None:
         ValueError: parts of a minibatch do not add up to its loss.
     """
     check_model(model)
-    if _loss_of_minibatch(model) is not None:
+    is_mean = _has_loss_of(model, RBM) and not model.exchanges
+    if _loss_of_minibatch(model) is not None and not is_mean:
         raise ValueError(
             f"model is a {type(model).__name__}, whose step looks at a whole minibatch; "
             "micro_batch_size takes None"
@@ -207,12 +208,14 @@ def _sparse_loss(
 
 def _machine_loss(model: RBM, x: Tensor, seed: int, shard: BatchShard) -> Tensor | None:
     """A rank's part of the chains may differ from its part of the rows."""
-    if len(x) and not model.exchanges:
-        return shard.weight * model.loss(x, seed=seed, row_offset=shard.first)
-    loss = None
     if model.exchanges:
-        loss = model._part_of_loss(x, shard.group, shard.weight, seed, shard.first)
-    model.training_steps += 1
+        model.training_steps += 1
+        return model._part_of_loss(x, shard.group, shard.weight, seed, shard.first)
+    steps = model.training_steps.clone()
+    loss = shard.weight * model.loss(x, seed=seed, row_offset=shard.first) if len(x) else None
+    if shard.micro_batch == 0:  # a step is counted once
+        steps += 1
+    model.training_steps.copy_(steps)
     return loss
 
 

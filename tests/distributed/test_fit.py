@@ -114,7 +114,6 @@ WHOLE = (
     "batch transcoder",
     "jumprelu",
     "gated",
-    "rbm",
     "rbm sparse",
     "rbm chains",
     "rbm gaussian",
