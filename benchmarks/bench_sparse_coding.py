@@ -19,7 +19,7 @@ needs_scikit_learn = pytest.mark.skipif(
     reason="needs scikit-learn, and Pillow for its photographs",
 )
 
-ROWS = 1000
+ROWS = 500
 # A patch's side, and how many atoms.
 SIZES = [(8, 128), (12, 288), (64, 256), (64, 512)]
 # What the other problems are measured at.

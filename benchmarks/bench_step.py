@@ -179,8 +179,12 @@ MORE_FITS += TWO_LAYERS
 MORE_STEPS = [(kind, DIGITS) for kind in KINDS]
 # A call has a cost of its own, about a millisecond, in which a small model takes a hundred steps:
 # these models are measured in long calls, which show the step, beside the short ones.
-LONG_CALL = 1000
-CALLS = [(plain, shape, count) for shape in (TABLES, DIGITS) for count in (MOST_STEPS, LONG_CALL)]
+LONG_CALL, LONGEST_CALL = 1000, 4000
+CALLS = [
+    (plain, shape, count)
+    for shape in (TABLES, DIGITS)
+    for count in (MOST_STEPS, LONG_CALL, LONGEST_CALL)
+]
 CALLS += [(kind, MORE_DIGITS, LONG_CALL) for kind in (plain, denoising, contractive, sparse)]
 CALLS += [(*model, LONG_CALL) for model in TWO_LAYERS]
 
