@@ -218,8 +218,10 @@ def current() -> Group:
 
 def warn_of_forgotten_group() -> None:
     """Warn where a launcher, such as torchrun, has started other ranks, and nothing joins them."""
-    size = os.environ.get("WORLD_SIZE", "1")
-    if "RANK" not in os.environ or size == "1" or (dist.is_available() and dist.is_initialized()):
+    if "WORLD_SIZE" not in os.environ or "RANK" not in os.environ:
+        return
+    size = os.environ["WORLD_SIZE"]
+    if size == "1" or (dist.is_available() and dist.is_initialized()):
         return
     warnings.warn(
         f"WORLD_SIZE is {size}, and this process trains alone: it takes "
