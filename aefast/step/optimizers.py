@@ -31,9 +31,8 @@ def refusal(optimizer: Optimizer, parameters: Sequence[Tensor]) -> str | None:
         return f"the optimizer is {name}; the kernels take SGD, Adam and AdamW"
     if _has_hooks(optimizer) or not _steps_as_its_class(optimizer):
         return "hooks stand on the optimizer's step"
-    if not {id(directions) for directions in _unit_rows(optimizer)} <= _trained(
-        optimizer, parameters
-    ):
+    unit_rows = {id(directions) for directions in _unit_rows(optimizer)}
+    if unit_rows and not unit_rows <= _trained(optimizer, parameters):
         return "the optimizer keeps the norm of directions that are none of the step's"
     if any(map(_has_gradient_hooks, parameters)):
         return "hooks stand on a parameter's gradient"

@@ -318,6 +318,7 @@ def fit(model: Any, data: Matrix) -> Call:
     return lambda: c.fit(
         plan=model.plan,
         data=rows_of_data,
+        targets=None,
         order=order,
         count=rows,
         epoch_rows=rows,
