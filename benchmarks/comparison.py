@@ -5,11 +5,16 @@ Times of two runs differ with the machine's clocks and neighbours; the ratios to
 took turns with them much less. So both are shown, and a change is one of the ratio.
 """
 
+import statistics
 import sys
 from pathlib import Path
 
 from report import duration, table
 from results import Record, Result, Spread, label, read
+
+# Two runs agree on a ratio if it differs by at most so much. Shorter calls than LONG_SECONDS are
+# left out: their noise is the clock's and the caches'.
+AGREEMENT, LONG_SECONDS = 0.05, 1e-3
 
 HEADING = ["case", "baseline", "time", "time, new / old", "times as fast", "new / old", ""]
 
@@ -20,6 +25,7 @@ def render(old: Result, new: Result) -> str:
     rows = [row for key in after if key in before for row in case_rows(before[key], after[key])]
     changed = sum(row[-1] != "" for row in rows)
     parts = [f"{changed} of {len(rows)} ratios changed by more than their quartiles."]
+    parts += agreement([(before[key], after[key]) for key in after if key in before])
     if label(old["machine"]) != label(new["machine"]):
         parts.append(f"Two machines: {label(old['machine'])}; {label(new['machine'])}.")
     if rows:
@@ -27,6 +33,29 @@ def render(old: Result, new: Result) -> str:
     parts += [f"Only in the old: {' '.join(key)}" for key in before if key not in after]
     parts += [f"Only in the new: {' '.join(key)}" for key in after if key not in before]
     return "\n\n".join(parts) + "\n"
+
+
+def agreement(pairs: list[tuple[Record, Record]]) -> list[str]:
+    """How many of the long calls' ratios are the same in both runs, as a sentence."""
+    changes = [
+        baseline["ratio"][1] / old["baselines"][name]["ratio"][1]
+        for old, new in pairs
+        for name, baseline in new["baselines"].items()
+        if min(old["seconds"][1], new["seconds"][1]) >= LONG_SECONDS
+        and "ratio" in baseline
+        and "ratio" in old["baselines"].get(name, {})
+    ]
+    if not changes:
+        return []
+    shares = [
+        sum(1 - limit <= change <= 1 + limit for change in changes) / len(changes)
+        for limit in (AGREEMENT, 2 * AGREEMENT)
+    ]
+    return [
+        f"Of {len(changes)} ratios of calls above {duration(LONG_SECONDS)}, {shares[0]:.0%} agree "
+        f"within {AGREEMENT:.0%} and {shares[1]:.0%} within {2 * AGREEMENT:.0%}; "
+        f"new / old is {statistics.median(changes):.3f} in the median."
+    ]
 
 
 def case_rows(old: Record, new: Record) -> list[list[str]]:

@@ -6,6 +6,7 @@ the peer that is named: the lowest and the highest of the cases that a row stand
 """
 
 import re
+import statistics
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -199,7 +200,12 @@ def _table(kinds: dict[str, list[Row]], results: Sequence[Result]) -> str:
         for machine, of_machine in machines(results).items()
         if ratios(of_machine, ROWS) or small_calls(of_machine)
     }
-    lines = [["", *columns]]
+    counts = [
+        len(ratios(of_machine, ROWS)) + len(small_calls(of_machine))
+        for of_machine in columns.values()
+    ]
+    headings = [f"{name}: {count} cases" for name, count in zip(columns, counts, strict=True)]
+    lines = [["", *headings]]
     for words, rows in kinds.items():
         ratios_of_kind = [ratios(machine, rows) for machine in columns.values()]
         if any(ratios_of_kind):
@@ -249,9 +255,11 @@ def rows_of(group: str) -> list[Row]:
 
 
 def cell(ratios: list[float]) -> str:
+    """The span of the cases' ratios, and the median in brackets; bold where one is a loss."""
     if not ratios:
         return "-"
-    return f"**{span(ratios)}**" if ratios[0] < 1 else span(ratios)
+    text = f"**{span(ratios)}**" if ratios[0] < 1 else span(ratios)
+    return text if len(ratios) == 1 else f"{text} ({shown(statistics.median(ratios))})"
 
 
 def span(ratios: list[float]) -> str:

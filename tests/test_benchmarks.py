@@ -699,6 +699,21 @@ def test_a_comparison_flags_only_what_is_outside_of_the_noise() -> None:
     assert compared(0.38, 0.4, 0.44) == ["0.80", "slower"]
 
 
+def test_a_comparison_says_how_many_ratios_of_long_calls_agree() -> None:
+    def pair(ratio: float, seconds: float) -> tuple[dict[str, Any], dict[str, Any]]:
+        new = copy.deepcopy(LOST)
+        new["baselines"]["eager"]["ratio"][1], new["seconds"][1] = ratio, seconds
+        return LOST, new
+
+    near, further, far, short = pair(0.52, 2e-3), pair(0.54, 2e-3), pair(0.9, 2e-3), pair(9, 5e-4)
+    (sentence,) = comparison.agreement([near, further, far, short])
+    assert sentence.startswith(
+        "Of 3 ratios of calls above 1 ms, 33% agree within 5% and 67% within 10%"
+    )
+    assert sentence.endswith("new / old is 1.080 in the median.")
+    assert comparison.agreement([short]) == []
+
+
 def test_a_comparison_names_what_only_one_run_has_and_two_machines() -> None:
     text = comparison.render(RESULT, won())
     assert text.startswith("1 of 1 ratios changed")
@@ -720,12 +735,16 @@ def cells(table: str) -> list[list[str]]:
     return [[cell.strip() for cell in row.split("|")[1:-1]] for row in (head, *rows)]
 
 
-def test_readmes_figures_are_the_lowest_and_the_highest_of_each_machine() -> None:
+def test_readmes_figures_are_the_span_and_the_median_of_each_machine() -> None:
     measured = [figures(2.0), figures(12.4), figures(0.5, threads=1, gpus=[])]
     assert cells(readme.summary(measured)) == [
-        ["", "Some CPU, 2 threads, AVX-512, Some GPU", "Some CPU, 1 thread, AVX-512"],
-        ["noise", "2.0 to 12x", "**0.50x**"],
-        [readme.SMALL, "**0.50x**", "**0.50x**"],
+        [
+            "",
+            "Some CPU, 2 threads, AVX-512, Some GPU: 4 cases",
+            "Some CPU, 1 thread, AVX-512: 2 cases",
+        ],
+        ["noise", "2.0 to 12x (7.2)", "**0.50x**"],
+        [readme.SMALL, "**0.50x** (0.50)", "**0.50x**"],
     ]
     detailed = cells(readme.figure_table(measured))  # the other rows have no case
     assert [row[0] for row in detailed] == ["", "`corrupt`, masking", readme.SMALL]
