@@ -20,10 +20,11 @@ from aefast.acceleration.recognition import (
     stacks_of,
     torch_draws_of,
 )
-from aefast.acceleration.stack import NO_ROWS, NOT_PAYING, Stack, stack_of
+from aefast.acceleration.stack import NO_ROWS, NOT_PAYING, TOO_SMALL, Stack, stack_of
 from aefast.acceleration.tracing import KEY, TRACING, Trace, is_plain_tensor, trace
 from aefast.nn.plain import global_hooks
 from aefast.ops.shared.dispatch import is_in_function_mode
+from aefast.ops.shared.precision import product_level
 
 # A forward is traced again after the model changed: its mode, a level of noise, a submodule. After
 # so many traces the model is taken to change at every call, and its own code runs.
@@ -38,7 +39,7 @@ FEWEST_ALONE = 1 << 18
 
 Operation = Stack | Draw
 # Reasons that depend on a call's shape alone: such calls are counted without a warning.
-EXPECTED = {NO_ROWS, NOT_PAYING, TOO_FEW}
+EXPECTED = {NO_ROWS, NOT_PAYING, TOO_FEW, TOO_SMALL}
 # The methods of torch's by which DataParallel and torch.jit.script copy a module.
 REPLICATE, SCRIPT = "_replicate_for_data_parallel", "__prepare_scriptable__"
 
@@ -54,6 +55,9 @@ class AcceleratedGraph:
         single_layers: the number of single linear layers that were left to torch.
         torch_draws: the names of the draws that were left to torch.
         run: calls the graph.
+        not_paying: the inputs' shapes and dtypes of calls all of whose operations fell back for
+            their shape, with their reasons. Such calls take the module's own code from then on: the
+            graph would add 20 us to them.
     """
 
     def __init__(self, module: nn.Module, traced: Trace, counters: dict[str, CallCounter]) -> None:
@@ -64,6 +68,7 @@ class AcceleratedGraph:
         self.replaced: dict[fx.Node, fx.Node] = {}
         self.torch_draws: list[str] = []
         self.run = self._compiled(module, traced)
+        self.not_paying: dict[tuple[object, ...], list[tuple[CallCounter, str]]] = {}
         self._share_counters(counters)
 
     def _share_counters(self, counters: dict[str, CallCounter]) -> None:
@@ -118,9 +123,6 @@ class AcceleratedState:
         states: a graph for each state that the module was called in.
         kept_trace: the graph that ``aefast.fit`` planned its steps from; None before.
         counters: counts of calls, by the name of the operation.
-        not_paying: the mode, the number of threads and the inputs' shapes of calls all of whose
-            operations fell back for their shape, with their reasons. Such calls take the module's
-            own code from then on: the graph would add 20 us to them.
         reason: why no kernel serves the module; None where one does.
         bound: the attributes that were set on the instance. Another value of such a name is the
             user's.
@@ -132,7 +134,6 @@ class AcceleratedState:
         self.states: list[AcceleratedGraph] = []
         self.kept_trace: Trace | None = None
         self.counters: dict[str, CallCounter] = {}
-        self.not_paying: dict[tuple[object, ...], list[tuple[CallCounter, str]]] = {}
         self.reason: str | None = None
         self.bound: dict[str, object] = {}
         self.has_warned = False
@@ -167,41 +168,43 @@ class AcceleratedState:
     def serve(self, arguments: tuple[Tensor, ...]) -> object:
         """Call the forward: the graph, or the model's own code where no graph is valid, or where
         none of the kernels pays."""
-        key = (
-            self.module.training,
-            torch.get_num_threads(),
-            *[argument.shape for argument in arguments],
-        )
-        if key in self.not_paying:
-            return self._serve_without_kernels(arguments, self.not_paying[key])
         state = self.current
         if state is None or not state.guard.holds():
             state = self.current = self._graph_now()
-        if state is None or len(arguments) != state.inputs:
+        if state is None or len(arguments) != state.inputs or not state.operations:
             return type(self.module).forward(self.module, *arguments)
+        key = product_level("cpu"), *[(one.shape, one.dtype) for one in arguments]
+        fallbacks = state.not_paying.get(key)
+        if fallbacks is not None:
+            return self._serve_without_kernels(arguments, fallbacks)
         result = state.run(*arguments)
         counters = [operation.counter for operation in state.operations]
-        if any(counter.last_reason is not None for counter in counters):
-            self._note_fallbacks(key, counters)
+        if any(counter.last.reason is not None for counter in counters):
+            self._note_fallbacks(state, key, counters)
         return result
 
     def _serve_without_kernels(
-        self, arguments: tuple[Tensor, ...], counted: list[tuple[CallCounter, str]]
+        self, arguments: tuple[Tensor, ...], fallbacks: list[tuple[CallCounter, str]]
     ) -> object:
+        """Call the model's own code, whose time is counted once, at the first operation."""
         start = perf_counter()
         result = type(self.module).forward(self.module, *arguments)
-        for counter, reason in counted:
+        for counter, reason in fallbacks:
             counter.count(reason, start)
+            start = perf_counter()
         return result
 
-    def _note_fallbacks(self, key: tuple[object, ...], counters: list[CallCounter]) -> None:
+    def _note_fallbacks(
+        self, state: AcceleratedGraph, key: tuple[object, ...], counters: list[CallCounter]
+    ) -> None:
         """Remember a call that nothing served, and warn, once, of one that should have been."""
-        fallbacks = [(one, one.last_reason) for one in counters if one.last_reason is not None]
+        reasons = [(counter, counter.last.reason) for counter in counters]
+        fallbacks = [(counter, reason) for counter, reason in reasons if reason is not None]
         unexpected = {reason for _, reason in fallbacks} - EXPECTED
         if len(fallbacks) == len(counters) and not unexpected:
-            if len(self.not_paying) == MOST_SHAPES:
-                self.not_paying.clear()
-            self.not_paying[key] = fallbacks
+            if len(state.not_paying) >= MOST_SHAPES:
+                state.not_paying.clear()
+            state.not_paying[key] = fallbacks
         if unexpected and not self.has_warned:
             self.has_warned = True
             warnings.warn(

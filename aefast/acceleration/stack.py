@@ -109,11 +109,10 @@ class Stack:
             return "x is a negative view, or has no memory"
         if backend.select(x.device, x.dtype) != "cpp":
             return "the C++ kernels do not serve here"
-        return None if self._pays(x.numel() // x.shape[-1]) else NOT_PAYING
-
-    def _pays(self, rows: int) -> bool:
-        is_large = rows > 1 and rows * self.products_of_row >= FEWEST_PRODUCTS
-        return is_large and outpaces_vendor(self.largest_product)
+        rows = x.numel() // x.shape[-1]
+        if rows == 1 or rows * self.products_of_row < FEWEST_PRODUCTS:
+            return TOO_SMALL
+        return None if outpaces_vendor(self.largest_product) else NOT_PAYING
 
     def _run(self, x: Tensor, parameters: list[Tensor]) -> Tensor:
         if dispatch.is_differentiated(x, *parameters):
@@ -183,7 +182,8 @@ class Stack:
 
 
 NO_ROWS = "x has no row, or is of another width"
-NOT_PAYING = "torch's own products are faster at this shape on this processor"
+TOO_SMALL = "so few rows of so small layers torch computes as fast"
+NOT_PAYING = "torch's own products are faster for these layers on this processor"
 
 
 class _Stack(KernelFunction):

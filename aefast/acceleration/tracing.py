@@ -262,8 +262,11 @@ class Guard:
         state: list[object] = [list(map(type, self.modules[1:])), list(map(bool, self.hooks))]
         state.append([type(child).forward for child in self.modules])
         for attributes in self.attributes:
-            forward = "forward" in attributes and own_forward(attributes)
-            state += attributes.get("training"), forward, [*attributes["_modules"].values()]
+            state += (
+                attributes.get("training"),
+                own_forward(attributes),
+                [*attributes["_modules"].values()],
+            )
         for tensors in self.tensors:
             for name, tensor in tensors.items():
                 state += name, tensor is None

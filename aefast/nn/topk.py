@@ -11,6 +11,7 @@ from aefast.nn.plain import has_own_methods, is_plain, known_by_its_parameters
 from aefast.nn.reparametrized import renew_weights
 from aefast.nn.settings import setting
 from aefast.nn.step_plan import NOT_TOGETHER, PlannedDictionary
+from aefast.ops.shared import checks
 from aefast.ops.topk.op import SparseCode
 from aefast.step.dictionary_plan import DictionaryPlan
 
@@ -70,6 +71,9 @@ class TopKSparseAutoencoder(SparseDictionary):
     """
 
     k: int = setting(lambda model, value, name: check_active(value, name, 1, model.latents))
+    rescale_acts_by_decoder_norm: bool = setting(
+        lambda model, value, name: checks.check_flag(value, name)
+    )
 
     def __init__(
         self,
@@ -109,14 +113,19 @@ class TopKSparseAutoencoder(SparseDictionary):
             return "the latents' norms are part of the selection"
         weight, bias = self.encoder_weight, self.encoder_bias
         directions, decoder_bias, idle = self.decoder_weight, self.decoder_bias, self.idle
-        shapes = {
-            weight: (self.latents, self.visible),
-            bias: (self.latents,),
-            directions: (self.latents, self.outputs),
-            decoder_bias: (self.outputs,),
-            idle: (self.latents,),
-        }
-        if any(tensor.shape != shape for tensor, shape in shapes.items()):
+        tensors = weight, bias, directions, decoder_bias, idle
+        if any(tensor is None for tensor in tensors):
+            return "a parameter is None"
+        if len({id(tensor) for tensor in tensors}) < len(tensors):
+            return "two layers share a parameter"
+        shapes = [
+            (self.latents, self.visible),
+            (self.latents,),
+            (self.latents, self.outputs),
+            (self.outputs,),
+            (self.latents,),
+        ]
+        if [tensor.shape for tensor in tensors] != shapes:
             return NOT_TOGETHER
         plan = DictionaryPlan(
             self.visible,

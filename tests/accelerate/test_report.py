@@ -13,7 +13,6 @@ import aefast
 from aefast import use_backend
 from aefast.acceleration import stack
 from aefast.acceleration.draws import draws_as_torch
-from aefast.acceleration.tracing import KEY
 from tests.accelerate.models import VAE, Denoising, EncoderDecoder, sequential
 
 
@@ -85,18 +84,30 @@ def test_calls_that_do_not_pay_take_the_models_own_code(monkeypatch: pytest.Monk
         assert torch.allclose(model(x), type(model).forward(model, x), atol=1e-6)
     assert called == [4, 64, 64]
     row = aefast.report(model).rows[0]
-    assert (row.served, row.fallbacks, row.reason) == (2, 3, stack.NOT_PAYING)
+    assert (row.served, row.fallbacks, row.reason) == (2, 3, stack.TOO_SMALL)
 
 
-def test_a_shape_that_does_not_pay_in_one_mode_may_in_another() -> None:
-    model = Denoising()
+def test_a_call_that_does_not_pay_says_nothing_of_other_calls(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another mode, layers, precision or dtype is looked at anew."""
+    model, x = Denoising(), torch.rand(32, 20)
     aefast.accelerate(model)
-    record, x = model.__dict__[KEY], torch.rand(32, 20)
-    record.not_paying[(False, torch.get_num_threads(), x.shape)] = []
-    model(x)
-    assert aefast.report(model).rows[0].served == 1
+    monkeypatch.setattr(stack, "FEWEST_PRODUCTS", 1 << 40)
     model.eval()(x)
+    monkeypatch.setattr(stack, "FEWEST_PRODUCTS", 0)
+    model(x)
+    assert aefast.report(model).rows[0].served == 0
+    model.train()(x)
     assert aefast.report(model).rows[0].served == 1
+    torch.set_float32_matmul_precision("medium")
+    try:
+        model.eval()(x)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert aefast.report(model).rows[0].served == 2
+    with pytest.warns(UserWarning, match="ran as plain PyTorch: it takes float32"):
+        model.double()(x.double())
 
 
 class Effects(nn.Module):

@@ -217,3 +217,20 @@ def test_other_models_have_no_plan_yet():
     model, optimizer = pair(outputs=OUTPUTS)
     with pytest.raises(ValueError, match=r"^target is None; a transcoder takes"):
         aefast.fit(model, rows_of(), optimizer)
+
+
+def test_a_shared_weight_and_a_missing_bias_take_the_loop():
+    """The kernels number the parameters: of one that is two of them a gradient would be lost."""
+    shared, optimizer = pair("adam", keeps_norm=False)
+    shared.decoder_weight = shared.encoder_weight
+    optimizer = torch.optim.Adam(shared.parameters(), lr=1e-2)
+    assert plan_of(shared) == "two layers share a parameter"
+    assert aefast.fit(shared, rows_of(), optimizer, seed=0).engine == "loop"
+    bare, _ = pair("adam", keeps_norm=False)
+    bare.encoder_bias = None
+    assert plan_of(bare) == "a parameter is None"
+
+
+def test_rescaling_is_true_or_false():
+    with pytest.raises(TypeError, match="rescale_acts_by_decoder_norm is 'no'; it takes True or"):
+        TopKSparseAutoencoder(D, L, K, rescale_acts_by_decoder_norm="no")

@@ -62,6 +62,13 @@ def _check_device(value: Tensor, argument: str, reference: Tensor, reference_arg
         )
 
 
+def check_flag(value: object, argument: str) -> bool:
+    """True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{argument} is {value!r}; it takes True or False")
+    return value
+
+
 def check_number(
     value: object, argument: str, low: float = -LARGEST, high: float = LARGEST
 ) -> float:
