@@ -31,9 +31,9 @@ def agree(group: Group, facts: dict[str, object]) -> None:
     """
     first, *others = group.gather(facts)
     for rank, other in enumerate(others, start=1):
-        for name in first:
-            if name not in other or other[name] != first[name]:
-                first_value, other_value = cut(repr(first[name])), cut(repr(other.get(name)))
+        for name in dict.fromkeys((*first, *other)):
+            if name not in first or name not in other or other[name] != first[name]:
+                first_value, other_value = cut(repr(first.get(name))), cut(repr(other.get(name)))
                 raise DisagreementError(
                     f"{name} is {other_value} on rank {rank}, and {first_value} on rank 0; it "
                     "takes the same on each rank"

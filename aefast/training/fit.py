@@ -323,6 +323,7 @@ def _facts(call: _Call, optimizer: torch.optim.Optimizer) -> dict[str, object]:
     if call.held_out is not None:
         facts |= {f"validation {name}": one for name, one in data_facts(call.held_out).items()}
     return {
+        "what takes a step": planned if isinstance(planned, str) else "the kernels",
         **facts,
         "the model": type(getattr(call.model, "module", call.model)).__name__,
         **{f"the model's {name}": value for name, value in fields.items()},

@@ -139,6 +139,21 @@ def hooked(parameters: Any, rate: float) -> Any:
     return optimizer
 
 
+def with_hook(on_first: bool) -> Any:
+    """A model whose layer has a hook on one rank, which takes the ordinary loop there."""
+    model = training.MODELS["ae"]()
+    if is_second() != on_first:
+        next(model.children()).register_forward_hook(lambda *arguments: None)
+    return model
+
+
+def frozen() -> Any:
+    """A dictionary whose encoder's bias is not trained on one rank."""
+    model = training.models.TopKSparseAutoencoder(12, 40, 3)
+    model.encoder_bias.requires_grad_(not is_second())
+    return model
+
+
 def with_momentum(parameters: Any, rate: float) -> Any:
     """One rank's optimizer has a past."""
     parameters = list(parameters)
@@ -214,6 +229,9 @@ CASES: dict[str, Callable[[], Any]] = {
     "an optimizer with a past": lambda: fit(optimizer=with_momentum),
     "a function": lambda: fit(data=lambda: iter([ROWS])),
     "another k": lambda: fit(training.models.BatchTopKSparseAutoencoder(12, 40, 3 + is_second())),
+    "a hook on one rank": lambda: fit(with_hook(on_first=True)),
+    "a hook on the other rank": lambda: fit(with_hook(on_first=False)),
+    "a frozen weight on one rank": lambda: fit(frozen()),
     "a width that is not the model's": lambda: fit(data=ROWS[:, 1:]),
     "numbers outside [0, 1]": lambda: fit(
         training.models.VariationalAutoencoder(12, 3, layers=[8]), data=ROWS * 2
