@@ -14,6 +14,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import programs  # noqa: E402
 
+from aefast.acceleration import draws, stack  # noqa: E402
+
 # Programs that draw other numbers with the line: the relative difference of the losses allowed.
 IN_DISTRIBUTION = {
     "A pyod pipeline": 0.25,
@@ -30,6 +32,14 @@ def _restored_generator():
     state = torch.get_rng_state()
     yield
     torch.set_rng_state(state)
+
+
+@pytest.fixture(autouse=True)
+def small_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The programs are small, and torch is as fast at their calls: here the kernels serve them."""
+    monkeypatch.setattr(draws, "FEWEST", 0)
+    monkeypatch.setattr(stack, "FEWEST_PRODUCTS", 0)
+    monkeypatch.setattr(stack, "outpaces_vendor", lambda size: True)
 
 
 def test_there_are_ten_with_one_line_each():
