@@ -47,6 +47,8 @@ def test_no_setting_takes_what_it_has_no_meaning_for(kind):
     for name in settings_of(model):
         before = getattr(model, name)
         for value in (*wrong, torch.nn.Parameter(torch.tensor(0.5))):
+            if value is True and type(before) is bool:
+                continue  # a flag
             with pytest.raises((TypeError, ValueError), match=r"(?s) is .*(takes|made with)"):
                 setattr(model, name, value)
             assert getattr(model, name) is before

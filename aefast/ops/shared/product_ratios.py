@@ -60,8 +60,8 @@ RATIOS: dict[tuple[str, str, str], tuple[tuple[int, float], ...]] = {
         (802816, 1.92),
     ),
     ("Intel Xeon with AMX", "amx", "high"): (
-        (401408, 1.01),
-        (802816, 1.17),
+        (401408, 1),
+        (802816, 1.09),
     ),
     ("Intel Xeon with AMX", "amx", "highest"): (
         (480, 0.544),
