@@ -7,6 +7,7 @@ took turns with them much less. So both are shown, and a change is one of the ra
 
 import statistics
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from report import duration, table
@@ -38,12 +39,10 @@ def render(old: Result, new: Result) -> str:
 def agreement(pairs: list[tuple[Record, Record]]) -> list[str]:
     """How many of the long calls' ratios are the same in both runs, as a sentence."""
     changes = [
-        baseline["ratio"][1] / old["baselines"][name]["ratio"][1]
+        later["ratio"][1] / earlier["ratio"][1]
         for old, new in pairs
-        for name, baseline in new["baselines"].items()
         if min(old["seconds"][1], new["seconds"][1]) >= LONG_SECONDS
-        and "ratio" in baseline
-        and "ratio" in old["baselines"].get(name, {})
+        for _, earlier, later in baselines_of_both(old, new)
     ]
     if not changes:
         return []
@@ -58,24 +57,30 @@ def agreement(pairs: list[tuple[Record, Record]]) -> list[str]:
     ]
 
 
+def baselines_of_both(old: Record, new: Record) -> Iterator[tuple[str, Record, Record]]:
+    """Each baseline that ran both times: its name, then and now."""
+    for name, later in new["baselines"].items():
+        earlier = old["baselines"].get(name, {})
+        if "ratio" in later and "ratio" in earlier:
+            yield name, earlier, later
+
+
 def case_rows(old: Record, new: Record) -> list[list[str]]:
     """A row for each baseline that ran both times."""
     rows = []
-    for name, baseline in new["baselines"].items():
-        earlier = old["baselines"].get(name, {})
-        if "ratio" in baseline and "ratio" in earlier:
-            change = quotient(earlier["ratio"], baseline["ratio"])
-            rows.append(
-                [
-                    f"{new['op']} {new['case']}",
-                    name,
-                    duration(new["seconds"][1]),
-                    shown(quotient(old["seconds"], new["seconds"])),
-                    f"{baseline['ratio'][1]:.2f}x",
-                    shown(change),
-                    verdict(change),
-                ]
-            )
+    for name, earlier, later in baselines_of_both(old, new):
+        change = quotient(earlier["ratio"], later["ratio"])
+        rows.append(
+            [
+                f"{new['op']} {new['case']}",
+                name,
+                duration(new["seconds"][1]),
+                shown(quotient(old["seconds"], new["seconds"])),
+                f"{later['ratio'][1]:.2f}x",
+                shown(change),
+                verdict(change),
+            ]
+        )
     return rows
 
 

@@ -8,8 +8,7 @@ Of each model and number of ranks, in milliseconds a step:
     together   aefast.fit in the group
     apart      the same processes at the same time, each with process_group=None: what they reach
                without a word between them, the ceiling of this machine
-    predicted  apart, and what the sum of gradients takes: its memory traffic and three waits, one
-               of them for the slowest rank
+    predicted  apart, and what the sum of gradients takes: its memory traffic and two waits
     buckets    DistributedDataParallel, whose buckets are summed while backward is under way
     at once    the same loop with one all-reduce after backward
 """

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from aefast import backend
+from aefast.acceleration import draws, stack
 
 # For tests that do not depend on the kernel: the interpreter is slow, other backends run them.
 not_interpreted = pytest.mark.interpreted(device=[])
@@ -21,3 +22,10 @@ same_on_numba = pytest.mark.same_on_numba
 on_backends = pytest.mark.parametrize(
     "name", ["cpp", pytest.param("numba", marks=pytest.mark.slow), "eager"]
 )
+
+
+def serve_small_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the kernels serve an accelerated model's calls however small, where torch is faster."""
+    monkeypatch.setattr(draws, "FEWEST", 0)
+    monkeypatch.setattr(stack, "FEWEST_PRODUCTS", 0)
+    monkeypatch.setattr(stack, "outpaces_vendor", lambda size: True)

@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import programs  # noqa: E402
 
-from aefast.acceleration import draws, stack  # noqa: E402
+from tests.backends import serve_small_calls  # noqa: E402
 
 # Programs that draw other numbers with the line: the relative difference of the losses allowed.
 IN_DISTRIBUTION = {
@@ -37,9 +37,7 @@ def _restored_generator():
 @pytest.fixture(autouse=True)
 def small_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     """The programs are small, and torch is as fast at their calls: here the kernels serve them."""
-    monkeypatch.setattr(draws, "FEWEST", 0)
-    monkeypatch.setattr(stack, "FEWEST_PRODUCTS", 0)
-    monkeypatch.setattr(stack, "outpaces_vendor", lambda size: True)
+    serve_small_calls(monkeypatch)
 
 
 def test_there_are_ten_with_one_line_each():

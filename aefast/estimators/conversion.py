@@ -58,6 +58,23 @@ def in_default_modes(method: Callable[P, R]) -> Callable[P, R]:
     return run
 
 
+def check_mergeable(estimator: BaseEstimator, other: object, learned: str, missing: str) -> None:
+    """Check that another estimator is of the same class, and that both have the attribute that
+    ``merge`` adds up.
+
+    Raises:
+        TypeError: it is of another class.
+        ValueError: one lacks it; ``missing`` says what that means.
+    """
+    if type(other) is not type(estimator):
+        raise TypeError(
+            f"other is a {type(other).__name__}; it takes a {type(estimator).__name__}, as this is"
+        )
+    for name, one in (("this estimator", estimator), ("other", other)):
+        if not hasattr(one, learned):
+            raise ValueError(f"{name} {missing}")
+
+
 @contextlib.contextmanager
 def all_or_nothing(estimator: BaseEstimator) -> Iterator[None]:
     """If the block raises, restore the estimator's attributes and the states of its generators.

@@ -27,6 +27,7 @@ from aefast.estimators.conversion import (
     RandomState,
     all_or_nothing,
     check_codes,
+    check_mergeable,
     draw_sample_seed,
     in_default_modes,
     row_blocks,
@@ -174,13 +175,8 @@ class LinearFactorModel(FloatTransformer):
         >>> np.allclose(merged.components_, PCA().fit(X).components_)
         True
         """
-        if type(other) is not type(self):
-            raise TypeError(
-                f"other is a {type(other).__name__}; it takes a {type(self).__name__}, as this is"
-            )
-        for name, model in (("this estimator", self), ("other", other)):
-            if not hasattr(model, "_moments"):
-                raise ValueError(f"{name} has seen no rows; it takes one after fit or partial_fit")
+        missing = "has seen no rows; it takes one after fit or partial_fit"
+        check_mergeable(self, other, "_moments", missing)
         moments, other_moments = self._moments, other._moments
         if len(moments.mean) != len(other_moments.mean):
             raise ValueError(

@@ -23,6 +23,7 @@ from aefast.estimators.conversion import (
     RandomState,
     all_or_nothing,
     as_tensor,
+    check_mergeable,
     in_default_modes,
     largest,
     row_blocks,
@@ -189,13 +190,8 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         >>> np.allclose(merged.components_, whole.partial_fit(X[20:]).components_, atol=1e-5)
         True
         """
-        if type(other) is not type(self):
-            raise TypeError(
-                f"other is a {type(other).__name__}; it takes a {type(self).__name__}, as this is"
-            )
-        for name, model in (("this estimator", self), ("other", other)):
-            if not hasattr(model, "_last_step"):
-                raise ValueError(f"{name} has taken no step; it takes one after partial_fit")
+        missing = "has taken no step; it takes one after partial_fit"
+        check_mergeable(self, other, "_last_step", missing)
         for name, value in self.get_params().items():
             if name != "random_state" and getattr(other, name) != value:
                 raise ValueError(f"{name} of other is {getattr(other, name)}, and {value} here")

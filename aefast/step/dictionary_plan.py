@@ -9,6 +9,7 @@ from torch import Tensor
 
 from aefast import backend
 from aefast.ops.shared import dispatch
+from aefast.step.parameters import unsuitable
 
 
 class DictionaryPlan(NamedTuple):
@@ -42,19 +43,17 @@ class DictionaryPlan(NamedTuple):
 def refusal(parameters: Sequence[Tensor], idle: Tensor) -> str | None:
     """Why the kernels do not take a step of these parameters and counts ``[L]``; None where they
     do."""
-    if any(parameter.dtype != torch.float32 or not parameter.is_cpu for parameter in parameters):
-        return "a parameter is not float32 on the CPU"
-    if idle.dtype != torch.int64 or not idle.is_cpu:
-        return "the counts of idle rows are not int64 on the CPU"
-    tensors = (*parameters, idle)
-    if any(not tensor.is_contiguous() or tensor.is_neg() for tensor in tensors):
-        return "a parameter is not contiguous, or a negative view"
-    if not all(tensor.data_ptr() for tensor in tensors):
-        return "a parameter has no memory: its storage was freed"
+    reason = unsuitable(parameters)
+    if reason is not None:
+        return reason
+    if idle.dtype != torch.int64 or not idle.is_cpu or not idle.is_contiguous():
+        return "the counts of idle rows are not int64 on the CPU, one after the other"
+    if not idle.data_ptr():
+        return "the counts of idle rows have no memory: their storage was freed"
     name = backend.select(parameters[0].device, parameters[0].dtype)
     if name != "cpp":
         return f"backend {name!r} serves, and not the C++ kernels"
-    if dispatch.is_traced(*tensors) or dispatch.is_in_functorch():
+    if dispatch.is_traced(*parameters, idle) or dispatch.is_in_functorch():
         return "the call is traced or transformed"
     if dispatch.autocast_dtype(parameters[0].device) is not None:
         return "autocast is on"

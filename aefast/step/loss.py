@@ -20,6 +20,7 @@ from aefast.ops.shared.autograd import (
 from aefast.ops.shared.precision import LARGEST, in_float32
 from aefast.ops.shared.product_routes import LEAST_RATIO_OF_STEP, outpaces_vendor
 from aefast.step import eager, kernels
+from aefast.step.parameters import unsuitable
 from aefast.step.plan import Plan
 from aefast.torch_private import scale_finite
 
@@ -49,13 +50,11 @@ def refusal(plan: Plan, parameters: Sequence[Tensor], x: Tensor) -> str | None:
         return "x requires a gradient"
     if x.dim() != 2 or x.shape[1] != plan.encoder[0].inputs or x.stride(1) != 1 or not len(x):
         return "x is no dense matrix [B, D] of one row or more"
-    for parameter in parameters:
-        if parameter.dtype != torch.float32 or not parameter.is_cpu:
-            return "a parameter is not float32 on the CPU"
-        if not parameter.is_contiguous() or parameter.is_neg():
-            return "a parameter is not contiguous, or a negative view"
-    if not all(tensor.data_ptr() for tensor in (x, *parameters)):
-        return "x or a parameter has no memory: its storage was freed"
+    if not x.data_ptr():
+        return "x has no memory: its storage was freed"
+    reason = unsuitable(parameters)
+    if reason is not None:
+        return reason
     if not _outpaces_torch(plan, len(x)):
         return "the vendor's products are faster on this processor"
     return None

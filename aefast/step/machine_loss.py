@@ -19,6 +19,7 @@ from aefast.ops.shared.precision import LARGEST, in_float32
 from aefast.ops.shared.product_routes import takes_matrix_units
 from aefast.step import machine_eager
 from aefast.step.machine_plan import MachinePlan
+from aefast.step.parameters import unsuitable
 from aefast.torch_private import scale_finite
 
 
@@ -42,13 +43,10 @@ def refusal(
         return "x is no dense matrix [B, D] of one row or more"
     if not x.data_ptr() or x.is_neg():
         return "x has no memory, or is a negative view, whose memory holds other numbers"
-    for tensor in parameters if chain is None else (*parameters, chain):
-        if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
-            return "a parameter, or the chains, are not float32 on the CPU"
-        if not tensor.is_contiguous() or tensor.is_neg():
-            return "a parameter, or the chains, are not contiguous, or a negative view"
-        if not tensor.data_ptr():
-            return "a parameter, or the chains, have no memory"
+    held = parameters if chain is None else (*parameters, chain)
+    reason = unsuitable(held, "a parameter or the chains' state")
+    if reason is not None:
+        return reason
     if chain is not None and chain.dim() != 2:
         return "the chains are no matrix"
     return None

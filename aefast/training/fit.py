@@ -144,7 +144,7 @@ def fit(
             on its device, and keeps its dtype, for a model that is not float32 on a CPU. A
             transcoder takes pairs: a tuple ``(inputs, targets)`` of such rows, ``[N, D]`` and
             ``[N, O]``, or a function whose batches are tuples. The loop above trains on them, with
-            ``target=`` in the loss.
+            ``target=`` in the loss, or C++ where it takes the model's steps.
         optimizer: of the model's parameters. Its settings are read at the start of each epoch. Its
             state is as if it had taken the steps itself.
         epochs: passes over the data, at least 0.

@@ -229,7 +229,8 @@ void bind_dictionary(py::module_& module) {
                  if (visible < 1 || outputs < 1 || (!is_transcoder && outputs != visible))
                      throw std::invalid_argument("a dictionary takes inputs and outputs");
                  if (k < 1 || k > latents || aux_k < 0 || aux_k > latents || idle == 0)
-                     throw std::invalid_argument("k must be from 1 to the latents");
+                     throw std::invalid_argument(
+                         "k and aux_k must be at most the latents, and idle an address");
                  return DictionaryPlan{visible,
                                        outputs,
                                        latents,

@@ -13,6 +13,7 @@
 #include "shared/parallel.h"
 #include "shared/row_sums.h"
 #include "shared/scratch.h"
+#include "step/take_step.h"
 
 namespace aefast::AEFAST_ISA {
 namespace {
@@ -275,15 +276,9 @@ int useful_threads(const DictionaryPlan& plan, int64_t rows, int threads) {
 
 int64_t fewest_rows(const DictionaryPlan&) { return 1; }
 
-double step(const DictionaryPlan& plan, const StepBatch& whole) {
-    StepBatch batch = whole;
-    batch.threads = useful_threads(plan, batch.rows, batch.threads);
-    Arena measured(nullptr);
-    DictionaryStep(plan, batch, measured);
-    Arena arena(static_cast<char*>(dictionary_scratch.reserve(measured.used())));
-    double loss;
-    with_crew(batch.threads, [&] { loss = DictionaryStep(plan, batch, arena).run(); });
-    return loss;
+double step(const DictionaryPlan& plan, const StepBatch& batch) {
+    const int threads = useful_threads(plan, batch.rows, batch.threads);
+    return take_step<DictionaryStep>(plan, batch, threads, dictionary_scratch);
 }
 
 }  // namespace aefast::AEFAST_ISA

@@ -18,6 +18,7 @@
 #include "shared/parallel.h"
 #include "shared/row_sums.h"
 #include "shared/scratch.h"
+#include "step/take_step.h"
 
 namespace aefast::AEFAST_ISA {
 namespace {
@@ -433,15 +434,9 @@ int useful_threads(const MachinePlan& plan, int64_t rows, int threads) {
 
 int64_t fewest_rows(const MachinePlan&) { return 1; }
 
-double step(const MachinePlan& plan, const StepBatch& whole) {
-    StepBatch batch = whole;
-    batch.threads = useful_threads(plan, batch.rows, batch.threads);
-    Arena measured(nullptr);
-    RbmStep(plan, batch, measured);
-    Arena arena(static_cast<char*>(rbm_scratch.reserve(measured.used())));
-    double loss;
-    with_crew(batch.threads, [&] { loss = RbmStep(plan, batch, arena).run(); });
-    return loss;
+double step(const MachinePlan& plan, const StepBatch& batch) {
+    const int threads = useful_threads(plan, batch.rows, batch.threads);
+    return take_step<RbmStep>(plan, batch, threads, rbm_scratch);
 }
 
 }  // namespace aefast::AEFAST_ISA

@@ -2,12 +2,9 @@
 
 import pytest
 
-from aefast.acceleration import draws, stack
+from tests.backends import serve_small_calls
 
 
 @pytest.fixture(autouse=True)
 def small_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch is faster at small calls, which are left to it; not in these tests."""
-    monkeypatch.setattr(draws, "FEWEST", 0)
-    monkeypatch.setattr(stack, "FEWEST_PRODUCTS", 0)
-    monkeypatch.setattr(stack, "outpaces_vendor", lambda size: True)
+    serve_small_calls(monkeypatch)

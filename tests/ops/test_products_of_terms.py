@@ -6,6 +6,7 @@ import torch
 from aefast import backend
 from aefast.functional import linear_act, reconstruction_loss
 from tests.accuracy import assert_as_accurate_as_torch
+from tests.launched import note_launches
 
 pytestmark = pytest.mark.skipif(
     backend.unavailable("triton", "cpu") is not None and not torch.cuda.is_available(),
@@ -24,14 +25,7 @@ INFINITY = float("inf")
 @pytest.fixture
 def launched(monkeypatch):
     """Products of any size are of terms; the value is the names of what is launched."""
-    names = []
-    launch = triton_gemm.Variant.launch_in_order
-
-    def noted(variant, *arguments):
-        names.append(variant.name)
-        launch(variant, *arguments)
-
-    monkeypatch.setattr(triton_gemm.Variant, "launch_in_order", noted)
+    names = note_launches(monkeypatch)
     monkeypatch.setattr(triton_gemm, "LEAST_USES", 0)
     return names
 

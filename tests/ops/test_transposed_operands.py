@@ -5,6 +5,7 @@ import torch
 
 from aefast import backend
 from aefast.functional import linear_act
+from tests.launched import note_launches
 
 pytestmark = pytest.mark.skipif(
     backend.unavailable("triton", "cpu") is not None and not torch.cuda.is_available(),
@@ -20,14 +21,7 @@ ROWS = 70
 @pytest.fixture
 def launched(monkeypatch, matmul_precision):
     """Operands used in ROWS sums are transposed; the value is the names of what is launched."""
-    names = []
-    launch = triton_gemm.Variant.launch_in_order
-
-    def noted(variant, *arguments):
-        names.append(variant.name)
-        launch(variant, *arguments)
-
-    monkeypatch.setattr(triton_gemm.Variant, "launch_in_order", noted)
+    names = note_launches(monkeypatch)
     monkeypatch.setattr(triton_gemm, "chip", lambda device: (90, 4))
     monkeypatch.setattr(triton_gemm, "LEAST_USES_TRANSPOSED", ROWS)
     matmul_precision("high")
