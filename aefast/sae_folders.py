@@ -5,11 +5,12 @@ numbers, bit for bit.
 """
 
 import json
+import math
 import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,8 +22,9 @@ from aefast.nn import (
     JumpReLUSparseAutoencoder,
     TopKSparseAutoencoder,
 )
-from aefast.nn.dictionary import SparseDictionary
+from aefast.nn.dictionary import DictionaryOptions, SparseDictionary
 from aefast.nn.initialization import outlined
+from aefast.nn.input_normalization import BY_ROW, MEASURED
 from aefast.nn.topk import positive_norms
 from aefast.ops.shared.checks import FLOATING
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
 CONFIG = "cfg.json"
+SCALER = "activation_scaler.json"
 SAELENS_WEIGHTS = "sae_weights.safetensors"
 SPARSIFY_WEIGHTS = "sae.safetensors"
 
@@ -48,17 +51,18 @@ def load_saelens(folder: "str | PathLike[str]") -> SparseDictionary:
     """The model that a SAELens folder holds, in evaluation mode.
 
     Read are its architectures ``topk``, ``jumprelu``, which it saves a batch top-k one as, and
-    ``gated``. Encoders that expect rows without the decoder's bias subtracted, and latents that are
-    ranked by their directions' norms, are brought to this package's form by SAELens' own formulas;
-    a threshold below 0 is 0, which gives the same code; all other numbers are the file's, bit for
-    bit.
+    ``gated``. A checkpoint whose rows are to be scaled by one factor has it beside the weights, in
+    ``activation_scaler.json``. Encoders that expect rows without the decoder's bias subtracted, and
+    latents that are ranked by their directions' norms, are brought to this package's form by
+    SAELens' own formulas, to rounding; a threshold below 0 is 0, which gives the same code; all
+    other numbers are the file's, bit for bit.
 
     Args:
         folder: with ``cfg.json`` and ``sae_weights.safetensors``.
 
     Raises:
         FolderError: a file is missing, damaged or of another kind, or the model does
-            what none of this package's does, such as to normalize its input.
+            what none of this package's does, such as to reshape its input.
         ModuleNotFoundError: safetensors is missing: ``pip install 'aefast[train]'``.
 
     >>> import pathlib, tempfile, torch, aefast
@@ -71,29 +75,30 @@ def load_saelens(folder: "str | PathLike[str]") -> SparseDictionary:
     path = Path(folder)
     config, tensors = _read(path, SAELENS_WEIGHTS)
     width, latents = _sizes(config, path, "d_in", "d_sae")
-    for name, value in (("normalize_activations", "none"), ("reshape_activations", "none")):
-        _check_setting(config, name, value, path)
+    _check_setting(config, "reshape_activations", "none", path)
+    normalization = _normalization(config, path)
     expected = {
         "encoder_weight": ("W_enc", (width, latents)),
         "decoder_weight": ("W_dec", (latents, width)),
         "decoder_bias": ("b_dec", (width,)),
     }
+    options: DictionaryOptions = {"normalize_activations": normalization}
     make: Callable[[], SparseDictionary]
     architecture = config.get("architecture")
     if architecture == "topk":
         k = _active(config, path, latents)
         expected["encoder_bias"] = ("b_enc", (latents,))
-        make = partial(TopKSparseAutoencoder, width, latents, k)
+        make = partial(TopKSparseAutoencoder, width, latents, k, **options)
     elif architecture == "jumprelu":
         expected |= {"encoder_bias": ("b_enc", (latents,)), "threshold": ("threshold", (latents,))}
-        make = partial(JumpReLUSparseAutoencoder, width, latents)
+        make = partial(JumpReLUSparseAutoencoder, width, latents, **options)
     elif architecture == "gated":
         expected |= {
             "encoder_bias": ("b_gate", (latents,)),
             "magnitude_bias": ("b_mag", (latents,)),
             "magnitude_scale": ("r_mag", (latents,)),
         }
-        make = partial(GatedSparseAutoencoder, width, latents)
+        make = partial(GatedSparseAutoencoder, width, latents, **options)
     else:
         raise FolderError(
             f"{path / CONFIG}: architecture is {cut(repr(architecture))}; it takes topk, jumprelu "
@@ -119,6 +124,8 @@ def load_saelens(folder: "str | PathLike[str]") -> SparseDictionary:
                 f"{path}: the settings in {CONFIG} make the {name} infinite or NaN, as a latent's "
                 "direction of norm 0 does where activations are rescaled by the norms"
             )
+    if normalization in MEASURED:
+        state["input_factor"] = state["decoder_bias"].new_tensor(_scaling_factor(path))
     return _filled(make, state)
 
 
@@ -126,8 +133,11 @@ def save_saelens(model: SparseDictionary, folder: "str | PathLike[str]") -> None
     """Write a model as a folder that ``sae_lens.SAE.load_from_disk`` takes.
 
     A batch top-k or Matryoshka model becomes what SAELens saves it as: ``jumprelu``, with its one
-    threshold for all latents. A threshold below 0 is saved as 0, which it counts as. A top-k model
-    with ``rescale_acts_by_decoder_norm`` has its directions' norms multiplied into the encoder.
+    threshold for all latents. A threshold below 0 is saved as 0, which it counts as. Other numbers
+    are the model's, bit for bit, but for two conversions, which give the same code to rounding. Of
+    a top-k model with ``rescale_acts_by_decoder_norm`` the directions' norms are multiplied into
+    the encoder. What ``normalize_activations`` multiplies all rows by is multiplied into it, too,
+    and directions and decoder bias are divided by it, as SAELens does at the end of a training.
 
     Args:
         model: top-k, batch top-k, Matryoshka, JumpReLU or gated.
@@ -142,25 +152,25 @@ def save_saelens(model: SparseDictionary, folder: "str | PathLike[str]") -> None
     if not isinstance(model, SparseDictionary):
         raise TypeError(f"model is a {type(model).__name__}; it takes a sparse dictionary")
     _check_autoencoder(model)
-    encoder_weight, encoder_bias, directions = _with_unit_norm(model)
+    folded = _folded(model)
     tensors: Tensors = {
-        "W_enc": encoder_weight.t(),
-        "W_dec": directions,
-        "b_dec": model.decoder_bias,
+        "W_enc": folded.encoder_weight.t(),
+        "W_dec": folded.directions,
+        "b_dec": folded.decoder_bias,
     }
     extra_settings: dict[str, object] = {}
     if isinstance(model, GatedSparseAutoencoder):
         architecture = "gated"
-        tensors |= {"b_gate": encoder_bias, "b_mag": model.magnitude_bias}
+        tensors |= {"b_gate": folded.encoder_bias, "b_mag": model.magnitude_bias}
         tensors["r_mag"] = model.magnitude_scale
     elif isinstance(model, TopKSparseAutoencoder):
         architecture, extra_settings = "topk", {"k": model.k, "rescale_acts_by_decoder_norm": False}
-        tensors["b_enc"] = encoder_bias
+        tensors["b_enc"] = folded.encoder_bias
     else:
         assert isinstance(model, JumpReLUSparseAutoencoder | BatchTopKSparseAutoencoder)
         architecture = "jumprelu"
-        threshold = model.threshold.clamp(min=0).to(encoder_bias).expand(model.latents)
-        tensors |= {"b_enc": encoder_bias, "threshold": threshold}
+        threshold = model.threshold.clamp(min=0).to(folded.encoder_bias).expand(model.latents)
+        tensors |= {"b_enc": folded.encoder_bias, "threshold": threshold}
     versions = {"sae_lens_version": SAELENS_VERSION, "sae_lens_training_version": None}
     config = {
         "d_in": model.visible,
@@ -168,7 +178,7 @@ def save_saelens(model: SparseDictionary, folder: "str | PathLike[str]") -> None
         "dtype": str(model.decoder_weight.dtype).removeprefix("torch."),
         "device": "cpu",
         "apply_b_dec_to_input": True,
-        "normalize_activations": "none",
+        "normalize_activations": _normalization_by_row(model),
         "reshape_activations": "none",
         "metadata": versions,
         **extra_settings,
@@ -217,7 +227,8 @@ def load_sparsify(folder: "str | PathLike[str]") -> TopKSparseAutoencoder:
 
 def save_sparsify(model: TopKSparseAutoencoder, folder: "str | PathLike[str]") -> None:
     """Write a top-k model as a folder that ``sparsify.SparseCoder.load_from_disk`` takes. One with
-    ``rescale_acts_by_decoder_norm`` is converted as by :func:`save_saelens`.
+    ``rescale_acts_by_decoder_norm``, or whose rows are all multiplied by one factor, is converted
+    as by :func:`save_saelens`.
 
     Args:
         model: top-k.
@@ -225,13 +236,18 @@ def save_sparsify(model: TopKSparseAutoencoder, folder: "str | PathLike[str]") -
 
     Raises:
         TypeError: the model is another one.
-        ValueError: the model is a transcoder.
+        ValueError: the model is a transcoder, or normalizes each row by itself.
         FolderError: the folder holds a model already.
         ModuleNotFoundError: safetensors is missing: ``pip install 'aefast[train]'``.
     """
     if not isinstance(model, TopKSparseAutoencoder):
         raise TypeError(f"model is a {type(model).__name__}; it takes a TopKSparseAutoencoder")
     _check_autoencoder(model)
+    normalization = _normalization_by_row(model)
+    if normalization != "none":
+        raise ValueError(
+            f"model has normalize_activations={normalization!r}; sparsify normalizes no rows"
+        )
     config = {
         "activation": "topk",
         "expansion_factor": 32,
@@ -243,46 +259,108 @@ def save_sparsify(model: TopKSparseAutoencoder, folder: "str | PathLike[str]") -
         "transcode": False,
         "d_in": model.visible,
     }
-    encoder_weight, encoder_bias, directions = _with_unit_norm(model)
+    folded = _folded(model)
     tensors: Tensors = {
-        "W_dec": directions,
-        "b_dec": model.decoder_bias,
-        "encoder.bias": encoder_bias,
-        "encoder.weight": encoder_weight,
+        "W_dec": folded.directions,
+        "b_dec": folded.decoder_bias,
+        "encoder.bias": folded.encoder_bias,
+        "encoder.weight": folded.encoder_weight,
     }
     _write(Path(folder), config, SPARSIFY_WEIGHTS, tensors)
 
 
+class _Folded(NamedTuple):
+    """A dictionary's parameters as other packages save them."""
+
+    encoder_weight: Tensor
+    encoder_bias: Tensor
+    directions: Tensor
+    decoder_bias: Tensor
+
+
 @torch.no_grad()
-def _with_unit_norm(model: SparseDictionary) -> tuple[Tensor, Tensor, Tensor]:
-    """A dictionary's encoder, its bias and the directions as other packages save them: where the
-    directions' norms are part of the selection, they are in the encoder."""
-    weight, bias, directions = model.encoder_weight, model.encoder_bias, model.decoder_weight
-    if not (isinstance(model, TopKSparseAutoencoder) and model.rescale_acts_by_decoder_norm):
-        return weight, bias, directions
-    norms = positive_norms(directions)
-    return weight * norms[:, None], bias * norms, directions / norms[:, None]
+def _folded(model: SparseDictionary) -> _Folded:
+    """A dictionary's parameters, with what its rows are multiplied by, and where the directions'
+    norms are part of the selection these, in the encoder."""
+    weight, bias, directions, decoder_bias = (
+        parameter.detach()
+        for parameter in (
+            model.encoder_weight,
+            model.encoder_bias,
+            model.decoder_weight,
+            model.decoder_bias,
+        )
+    )
+    if isinstance(model, TopKSparseAutoencoder) and model.rescale_acts_by_decoder_norm:
+        norms = positive_norms(directions)
+        weight, bias, directions = (
+            weight * norms[:, None],
+            bias * norms,
+            directions / norms[:, None],
+        )
+    if model.normalize_activations in MEASURED:
+        factor = model.input_factor
+        if factor.isnan():
+            raise ValueError("the rows' scale was not measured: model.start_from(rows) does it")
+        weight, directions, decoder_bias = (
+            weight * factor,
+            directions / factor,
+            decoder_bias / factor,
+        )
+    return _Folded(weight, bias, directions, decoder_bias)
+
+
+def _normalization_by_row(model: SparseDictionary) -> str:
+    """A normalization of each row by itself, which no parameter can take in; else none."""
+    name = model.normalize_activations
+    return name if name in BY_ROW else "none"
+
+
+def _normalization(config: dict[str, object], folder: Path) -> str:
+    name = config.get("normalize_activations", "none")
+    takes = "none", "expected_average_only_in", *BY_ROW
+    if name not in takes:
+        raise FolderError(
+            f"{folder / CONFIG}: normalize_activations is {cut(repr(name))}; it takes "
+            f"{', '.join(takes)}"
+        )
+    return str(name)
+
+
+def _scaling_factor(folder: Path) -> float:
+    """What the rows of a checkpoint are multiplied by."""
+    factor = _read_json(folder / SCALER).get("scaling_factor")
+    if not isinstance(factor, float) or not 0 < factor < math.inf:
+        raise FolderError(
+            f"{folder / SCALER}: scaling_factor is {cut(repr(factor))}; it takes a number above 0"
+        )
+    return factor
 
 
 def _read(folder: Path, weights: str) -> tuple[dict[str, object], Tensors]:
     from aefast.training.checkpoint import CheckpointError, read_tensors  # of an extra
 
-    file = folder / CONFIG
+    config = _read_json(folder / CONFIG)
+    try:
+        return config, read_tensors(folder / weights)[1]
+    except CheckpointError as error:
+        raise FolderError(str(error)) from error
+
+
+def _read_json(file: Path) -> dict[str, object]:
     try:
         if file.exists() and not file.is_file():  # a pipe, which would not end
             raise FolderError(f"{file} cannot be read: it is no regular file")
-        config = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(config, dict):
-            raise FolderError(f"{file} holds no settings")
-        return config, read_tensors(folder / weights)[1]
+        settings = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise FolderError(f"{file} cannot be read: {error.strerror or error}") from error
     except FolderError:
         raise
-    except CheckpointError as error:
-        raise FolderError(str(error)) from error
     except (ValueError, RecursionError) as error:
         raise FolderError(f"{file} is no JSON: {cut(error)}") from error
+    if not isinstance(settings, dict):
+        raise FolderError(f"{file} holds no settings")
+    return settings
 
 
 def _write(folder: Path, config: dict[str, object], weights: str, tensors: Tensors) -> None:
@@ -337,6 +415,8 @@ def _filled(make: Callable[[], Model], state: Tensors) -> Model:
     """The model of these tensors, which had no memory before."""
     model = outlined(make)
     for name, buffer in model.named_buffers():
+        if name in state:
+            continue
         state[name] = torch.zeros(buffer.shape, dtype=buffer.dtype, device="cpu")
     model.load_state_dict(state, assign=True)
     return model.eval()

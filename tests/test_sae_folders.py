@@ -146,6 +146,51 @@ def test_settings_that_leave_no_finite_model_are_refused(settings, value, tmp_pa
         aefast.load_saelens(tmp_path)
 
 
+@pytest.mark.parametrize("normalization", ["constant_norm_rescale", "layer_norm"])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_normalization_of_each_row_is_kept(name, normalization, tmp_path):
+    model, x = trained(name, normalize_activations=normalization), 3 * torch.randn(7, D) + 1
+    aefast.save_saelens(model, tmp_path)
+    loaded = aefast.load_saelens(tmp_path)
+    assert loaded.normalize_activations == normalization
+    assert torch.equal(loaded.encode_dense(x), model.encode_dense(x))
+    torch.testing.assert_close(loaded(x), model(x))
+    with pytest.raises(ValueError, match=f"normalize_activations='{normalization}'; sparsify norm"):
+        aefast.save_sparsify(trained("topk", normalize_activations=normalization), tmp_path)
+
+
+@pytest.mark.parametrize("normalization", ["expected_average_only_in", "unit_mean_squared_norm"])
+@pytest.mark.parametrize("name", MODELS)
+def test_one_scale_of_all_rows_is_saved_in_the_parameters(name, normalization, tmp_path):
+    model, x = trained(name, normalize_activations=normalization), 3 * torch.randn(7, D) + 1
+    pairs = [(aefast.save_saelens, aefast.load_saelens)]
+    pairs += [(aefast.save_sparsify, aefast.load_sparsify)] * (name == "topk")
+    for number, (save, load) in enumerate(pairs):
+        if number == 0:
+            with pytest.raises(ValueError, match="the rows' scale was not measured"):
+                save(model, tmp_path / "none")
+            assert not (tmp_path / "none").exists()
+            model.start_from(x)
+        save(model, tmp_path / str(number))
+        loaded = load(tmp_path / str(number))
+        assert loaded.normalize_activations == "none"
+        torch.testing.assert_close(loaded.encode_dense(x), model.encode_dense(x))
+        torch.testing.assert_close(loaded(x), model(x))
+
+
+def test_a_checkpoints_scale_is_read(tmp_path):
+    model, x = trained("topk"), torch.randn(7, D)
+    aefast.save_saelens(model, tmp_path)
+    change_config(tmp_path, normalize_activations="expected_average_only_in")
+    scaler = tmp_path / "activation_scaler.json"
+    scaler.write_text(json.dumps({"scaling_factor": 0.5, "has_whitening": False}))
+    torch.testing.assert_close(aefast.load_saelens(tmp_path)(x), 2 * model(0.5 * x))
+    for wrong in (None, 0, "1", True):
+        scaler.write_text(json.dumps({"scaling_factor": wrong}))
+        with pytest.raises(FolderError, match=r"activation_scaler.json: scaling_factor is .*; it"):
+            aefast.load_saelens(tmp_path)
+
+
 def change_config(folder, **changes):
     config = json.loads((folder / "cfg.json").read_text())
     (folder / "cfg.json").write_text(json.dumps(config | changes))
@@ -168,7 +213,12 @@ def test_nothing_is_overwritten(tmp_path):
             "architecture is 'standard'; it takes topk, jumprelu or gated",
         ),
         ({"architecture": ["topk"]}, "architecture is"),
-        ({"normalize_activations": "layer_norm"}, "normalize_activations is 'layer_norm'"),
+        (
+            {"normalize_activations": "covariance_whitening"},
+            "normalize_activations is 'covariance_whitening'; it takes none, expected_average_only",
+        ),
+        ({"normalize_activations": "expected_average_only_in"}, "activation_scaler.json cannot be"),
+        ({"reshape_activations": "hook_z"}, "reshape_activations is 'hook_z'"),
         ({"k": L + 1}, "k is 21, above its 20 latents"),
         ({"k": 0}, "k is 0; it takes a size"),
         ({"d_sae": 10**9}, "W_enc has shape"),
@@ -278,6 +328,45 @@ def test_saelens_reads_what_is_written_and_writes_the_same_bytes(name, tmp_path)
     assert (tmp_path / "theirs" / file).read_bytes() == (tmp_path / "ours" / file).read_bytes()
     configs = [json.loads((tmp_path / f / "cfg.json").read_text()) for f in ("ours", "theirs")]
     assert configs[0] == configs[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("normalization", ["constant_norm_rescale", "layer_norm"])
+@pytest.mark.parametrize("name", MODELS)
+def test_saelens_normalizes_as_we_do(name, normalization, tmp_path):
+    sae_lens = pytest.importorskip("sae_lens", reason="sae-lens is not here: aefast[sae]")
+    model, x = trained(name, normalize_activations=normalization), 3 * torch.randn(50, D) + 1
+    aefast.save_saelens(model, tmp_path / "ours")
+    peer = sae_lens.SAE.load_from_disk(tmp_path / "ours")
+    torch.testing.assert_close(peer.encode(x), model.encode_dense(x))
+    torch.testing.assert_close(peer(x), model(x))
+    peer.save_model(tmp_path / "theirs")
+    configs = [json.loads((tmp_path / f / "cfg.json").read_text()) for f in ("ours", "theirs")]
+    assert configs[0] == configs[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["topk", "batchtopk", "jumprelu", "gated"])
+def test_saelens_folds_the_scale_of_all_rows_as_we_do(architecture, tmp_path):
+    sae_lens = pytest.importorskip("sae_lens", reason="sae-lens is not here: aefast[sae]")
+    from sae_lens.training.activation_scaler import ActivationScaler
+
+    x = 3 * torch.randn(50, D) + 1
+    scaler = ActivationScaler()
+    scaler.estimate_scaling_factor(D, iter([x]), 1)
+    model = trained(architecture, normalize_activations="expected_average_only_in")
+    model.start_from(x)
+    assert model.input_factor.item() == pytest.approx(scaler.scaling_factor, rel=1e-6)
+    aefast.save_saelens(model, tmp_path / "folded")
+    file = "sae_weights.safetensors"
+    with torch.no_grad():
+        model.input_factor.fill_(1)
+    aefast.save_saelens(model, tmp_path / "unfolded")
+    peer = sae_lens.SAE.load_from_disk(tmp_path / "unfolded")
+    peer.fold_activation_norm_scaling_factor(scaler.scaling_factor)
+    expected = load_file(tmp_path / "folded" / file)
+    for name, tensor in peer.state_dict().items():
+        torch.testing.assert_close(tensor, expected[name])
 
 
 @pytest.mark.slow

@@ -74,6 +74,8 @@ def train(
     dead_after: options.DeadAfter = None,
     bandwidth: options.Bandwidth = None,
     prefixes: options.Prefixes = None,
+    normalize_activations: options.NormalizeActivations = None,
+    rescale_acts_by_decoder_norm: options.RescaleActsByDecoderNorm = None,
 ) -> None:
     """Train a model, and keep it, its metrics and all that it takes to go on, in a folder.
 

@@ -136,3 +136,16 @@ Bandwidth = Annotated[float | None, typer.Option(help="jumprelu: of the estimate
 Prefixes = Annotated[
     str | None, typer.Option(help="matryoshka: latents that reconstruct alone: 1024,16384.")
 ]
+NormalizeActivations = Annotated[
+    str | None,
+    typer.Option(
+        help="topk and kin: the rows' scale: none, expected_average_only_in, "
+        "unit_mean_squared_norm, constant_norm_rescale or layer_norm."
+    ),
+]
+RescaleActsByDecoderNorm = Annotated[
+    bool | None,
+    typer.Option(
+        "--rescale-acts-by-decoder-norm", help="topk: select by the part in the reconstruction."
+    ),
+]

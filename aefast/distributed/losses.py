@@ -224,8 +224,8 @@ def _dictionary_loss(
 ) -> Tensor | None:
     """Dead latents are counted over the minibatch: a latent is active if it is on any rank. So are
     the largest latents that a batch top-k code takes."""
-    x, target = x if isinstance(x, Pair) else (x, None)
-    target = model._checked_target(x, target)
+    x, given = x if isinstance(x, Pair) else (x, None)
+    target = model._checked_target(x, given)
     objective = functools.partial(model._objective, x, target)
     if isinstance(model, BatchTopKSparseAutoencoder) and model.training:
         shared_code = model._encode_shared(x, shard.group)

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from typing import Unpack, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from aefast.distributed.group import Group
 from aefast.functional import batch_topk_encode, sparse_decode
 from aefast.nn.dictionary import Code, DictionaryOptions, SparseDictionary
+from aefast.nn.input_normalization import Target
 from aefast.nn.reparametrized import renew_weights
 from aefast.nn.settings import setting
 from aefast.nn.shared_batch import group_of_batch, refuse_traces, warn_if_alone
@@ -37,7 +37,7 @@ class BatchTopKSparseAutoencoder(SparseDictionary):
         latents: L, the size of the code.
         k: how many latents a row has on the average, in (0, L]; 0.5 is one in two rows.
         options: as :class:`SparseDictionary`'s: ``outputs`` of a transcoder, ``aux_k``,
-            ``aux_weight``, ``dead_after``, ``device`` and ``dtype``.
+            ``aux_weight``, ``dead_after``, ``normalize_activations``, ``device`` and ``dtype``.
 
     Attributes:
         encoder_weight, encoder_bias, decoder_weight, decoder_bias, idle: as those of
@@ -192,16 +192,17 @@ class MatryoshkaSparseAutoencoder(BatchTopKSparseAutoencoder):
         halves = sorted({max(1, self.latents >> n) for n in range(5)})
         self.prefixes = halves if prefixes is None else prefixes
 
-    def _objective_of(self, code: Code, target: Tensor) -> tuple[Tensor, Code, Tensor]:
+    def _objective_of(self, code: Code, target: Target) -> tuple[Tensor, Code, Tensor]:
         assert not isinstance(code, Tensor)
-        output, begin, losses = self.decoder_bias.expand_as(target), 0, []
+        output, begin, losses = self.decoder_bias.expand_as(target.rows), 0, []
         for end in self.prefixes:
             is_inside = (code.indices >= begin) & (code.indices < end)
             values = torch.where(is_inside, code.values, 0)
             output = output + sparse_decode(values, code.indices, self.decoder_weight)
-            losses.append(F.mse_loss(output, target))
+            loss, residual = target.error(output)
+            losses.append(loss)
             begin = end
-        return torch.stack(losses).mean(), code, (output - target).detach()
+        return torch.stack(losses).mean(), code, residual
 
     def extra_repr(self) -> str:
         return f"prefixes={self.prefixes}, {super().extra_repr()}"

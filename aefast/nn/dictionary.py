@@ -13,17 +13,25 @@ from aefast.nn.autoencoder import check_draw
 from aefast.nn.candidates import serves
 from aefast.nn.dictionary_adam import DictionaryAdam
 from aefast.nn.dictionary_modules import DictionaryDecoder, DictionaryEncoder
+from aefast.nn.input_normalization import (
+    BY_ROW,
+    MEASURED,
+    NORMALIZATIONS,
+    Normalized,
+    Target,
+    by_row,
+    measured_factor,
+)
 from aefast.nn.linear import Device
 from aefast.nn.reparametrized import renew_weights
 from aefast.nn.replicas import check_replica
-from aefast.nn.settings import HasSettings, integer, number, setting
+from aefast.nn.settings import HasSettings, fixed_choice, integer, number, setting
 from aefast.nn.sharded import Shardable
 from aefast.nn.shared_batch import group_of_batch
 from aefast.ops.jumprelu.op import active_latents
 from aefast.ops.linear_act.centered import centered_linear
 from aefast.ops.shared import checks, dispatch
-from aefast.ops.sparse_reconstruction_loss.op import loss_and_residual
-from aefast.ops.topk.op import SparseCode, as_rows
+from aefast.ops.topk.op import SparseCode
 from aefast.random import most_precise
 from aefast.step.unit_rows import UnitNorm, normalize_rows, project_rows
 
@@ -41,6 +49,7 @@ class DictionaryOptions(TypedDict, total=False):
     aux_k: int
     aux_weight: float
     dead_after: int
+    normalize_activations: str
     device: Device
     dtype: torch.dtype | None
 
@@ -60,6 +69,14 @@ class SparseDictionary(HasSettings, Shardable):
         aux_k: how many dead latents reconstruct the residual; 0 for none.
         aux_weight: the factor of their loss, 0 or more.
         dead_after: rows after which an inactive latent is dead.
+        normalize_activations: how rows are brought to one scale before they are encoded, by
+            SAELens' names: ``"none"``; by one factor, which :meth:`start_from` measures,
+            ``"expected_average_only_in"``, so that rows have a mean norm of the square root of D,
+            or ``"unit_mean_squared_norm"``, dictionary_learning's; or each row by itself,
+            ``"constant_norm_rescale"`` to a norm of the square root of D, or ``"layer_norm"`` to
+            mean 0 and standard deviation 1. :meth:`decode` gives normalized rows, and
+            :meth:`restore` their reconstruction, as a call of the model does. A transcoder's
+            targets stay as they are.
         device: of the parameters; None takes torch's default one.
         dtype: of the parameters; None takes torch's default one.
 
@@ -69,6 +86,8 @@ class SparseDictionary(HasSettings, Shardable):
         decoder_weight: V ``[L, O]``, a latent's direction a row.
         decoder_bias: c ``[O]``.
         idle: int64 ``[L]``: the rows of training since each latent was active.
+        input_factor: a scalar that rows are multiplied by, NaN until it is measured; only where
+            ``normalize_activations`` takes one.
 
     Raises:
         TypeError: an argument is of a wrong type.
@@ -79,6 +98,8 @@ class SparseDictionary(HasSettings, Shardable):
     ENCODER_ALSO: ClassVar[tuple[str, ...]] = ()
 
     idle: Tensor
+    input_factor: Tensor
+    normalize_activations: str = fixed_choice(NORMALIZATIONS)
     aux_k: int = setting(lambda model, value, name: check_active(value, name, 0, model.latents))
     aux_weight: float = number(0)
     dead_after: int = integer(0, 2**62)
@@ -92,6 +113,7 @@ class SparseDictionary(HasSettings, Shardable):
         aux_k: int = 0,
         aux_weight: float = 1 / 32,
         dead_after: int = 10_000_000,
+        normalize_activations: str = "none",
         device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -111,6 +133,11 @@ class SparseDictionary(HasSettings, Shardable):
         self.decoder_bias = nn.Parameter(torch.zeros_like(directions[0]))
         idle = torch.zeros(latents, dtype=torch.int64, device=directions.device)
         self.register_buffer("idle", idle)
+        self.normalize_activations = normalize_activations
+        if normalize_activations == "layer_norm" and visible == 1:
+            raise ValueError("visible is 1; normalize_activations='layer_norm' takes 2 or more")
+        if normalize_activations in MEASURED:
+            self.register_buffer("input_factor", torch.full_like(self.decoder_bias[0], torch.nan))
         self._make_modules()
 
     def _make_modules(self) -> None:
@@ -155,12 +182,37 @@ class SparseDictionary(HasSettings, Shardable):
             tensor.zero_()
 
     @torch.no_grad()
-    def start_from(self, x: Tensor) -> None:
-        """Put the decoder's bias at the geometric median of rows ``[..., O]``, before training: of
-        the data, or of a transcoder's targets."""
+    def start_from(self, x: Tensor, inputs: Tensor | None = None) -> None:
+        """Put the decoder's bias at the geometric median of rows, before training, and measure what
+        ``normalize_activations`` takes of all rows.
+
+        Args:
+            x: ``[..., O]``: of the data, or of a transcoder's targets.
+            inputs: ``[..., D]``: a transcoder's input rows, where their scale is to be measured.
+
+        Raises:
+            ValueError: a shape is wrong, inputs are missing, or all rows are 0.
+        """
         checks.check_tensor(x, "x")
         self._check_width(x, "x", self.outputs)
-        self.decoder_bias.copy_(geometric_median(x.reshape(-1, self.outputs)))
+        if self.normalize_activations in MEASURED:
+            self._measure(x if inputs is None and not self.is_transcoder else inputs)
+        rows = x if self.is_transcoder else self._normalized(x).rows
+        self.decoder_bias.copy_(geometric_median(rows.reshape(-1, self.outputs)))
+
+    def _measure(self, rows: Tensor | None) -> None:
+        if rows is None:
+            raise ValueError(
+                f"inputs is None; normalize_activations={self.normalize_activations!r} measures a "
+                f"transcoder's input rows, [..., {self.visible}]"
+            )
+        rows = self._checked_rows(rows)
+        factor = measured_factor(rows.reshape(-1, self.visible), self.normalize_activations)
+        if not factor.isfinite():
+            raise ValueError(
+                f"the rows' norms give a factor of {factor.item()}; it takes some not 0"
+            )
+        self.input_factor.copy_(factor)
 
     def encode(self, x: Tensor) -> Code:
         """The code of x ``[..., D]``."""
@@ -183,7 +235,26 @@ class SparseDictionary(HasSettings, Shardable):
 
     def forward(self, x: Tensor) -> Tensor:
         """The reconstruction ``[..., O]`` of x ``[..., D]``; training draws nothing."""
-        return self.decode(self.encode(x))
+        return self.restore(self.decode(self.encode(x)), x)
+
+    def restore(self, reconstruction: Tensor, x: Tensor | None = None) -> Tensor:
+        """Bring what :meth:`decode` gave of a code of rows x ``[..., D]`` to their scale. Where
+        ``normalize_activations`` is ``"none"``, and of a transcoder, it is as it was.
+
+        Raises:
+            ValueError: x is None, and each row has a scale of its own.
+        """
+        if self.normalize_activations == "none" or self.is_transcoder:
+            return reconstruction
+        if self.normalize_activations in MEASURED:
+            return reconstruction / self._measured_factor(reconstruction)
+        if x is None:
+            raise ValueError(
+                f"x is None; with normalize_activations={self.normalize_activations!r} each row "
+                "has a scale of its own, which its code does not hold"
+            )
+        _, scale, shift = self._normalized(x)
+        return reconstruction * scale + shift
 
     def loss(
         self,
@@ -235,17 +306,17 @@ class SparseDictionary(HasSettings, Shardable):
             loss = loss + self.aux_weight * self._auxiliary_loss(x, -residual.to(x.dtype))
         return loss
 
-    def _objective(self, x: Tensor, target: Tensor) -> tuple[Tensor, Code, Tensor]:
+    def _objective(self, x: Tensor, target: Target) -> tuple[Tensor, Code, Tensor]:
         """The loss without the dead latents', the code, and the residual: the reconstruction less
         the target, without a gradient."""
         return self._objective_of(self.encode(x), target)
 
-    def _objective_of(self, code: Code, target: Tensor) -> tuple[Tensor, Code, Tensor]:
+    def _objective_of(self, code: Code, target: Target) -> tuple[Tensor, Code, Tensor]:
         """The same of rows that are encoded."""
         if isinstance(code, Tensor) or not self._has_method_of(SparseDictionary, "decode"):
-            output = self.decode(code)
-            return F.mse_loss(output, target), code, (output - target).detach()
-        loss, residual = loss_and_residual(*code, self.decoder_weight, self.decoder_bias, target)
+            loss, residual = target.error(self.decode(code))
+        else:
+            loss, residual = target.error_of(code, self.decoder_weight, self.decoder_bias)
         return loss, code, residual
 
     def _serves_candidates(self, x: Tensor, cls: type["SparseDictionary"]) -> bool:
@@ -257,12 +328,6 @@ class SparseDictionary(HasSettings, Shardable):
     def _has_method_of(self, cls: type["SparseDictionary"], name: str) -> bool:
         """Whether a method is that of ``cls``, which no subclass overrides and nothing replaces."""
         return getattr(type(self), name) is getattr(cls, name) and name not in self.__dict__
-
-    def _error(self, code: SparseCode, target: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean squared error of what codes ``[B, m]`` reconstruct, and the residual."""
-        decoder = self.decoder_weight, self.decoder_bias
-        error, residual = loss_and_residual(*code, *decoder, as_rows(target))
-        return error, residual.view(target.shape)
 
     @property
     def dead(self) -> Tensor:
@@ -348,15 +413,22 @@ class SparseDictionary(HasSettings, Shardable):
             bias = self.encoder_bias.masked_fill(~self.dead, -torch.inf)
             encoder = self.encoder_weight, bias, self.decoder_weight
             code = self._largest(centered, *encoder, self.aux_k)
-            reconstruction = sparse_decode(*code, self.decoder_weight)
-            return F.mse_loss(reconstruction, residual) * self.dead.any()
+            return self._error_by(code, self.decoder_weight, x, residual) * self.dead.any()
         dead = self.dead.nonzero().squeeze(1)
         if len(dead) == 0:
             return residual.new_zeros(())
         parameters = self.encoder_weight, self.encoder_bias, self.decoder_weight
         weight, bias, directions = (parameter[dead] for parameter in parameters)
         code = self._largest(centered, weight, bias, directions, min(self.aux_k, len(dead)))
-        return F.mse_loss(sparse_decode(*code, directions), residual)
+        return self._error_by(code, directions, x, residual)
+
+    def _error_by(
+        self, code: SparseCode, directions: Tensor, x: Tensor, residual: Tensor
+    ) -> Tensor:
+        """The mean squared error of what a code of x and some directions give of the residual."""
+        reconstruction = sparse_decode(*code, directions)
+        scale = self._target_of(x, residual).scale
+        return F.mse_loss(reconstruction if scale is None else reconstruction * scale, residual)
 
     def _largest(
         self, centered: Tensor, weight: Tensor, bias: Tensor, directions: Tensor, k: int
@@ -374,8 +446,36 @@ class SparseDictionary(HasSettings, Shardable):
 
     def _centered(self, x: Tensor) -> Tensor:
         """The rows ``[..., D]`` that are encoded: a transcoder's bias is its targets'."""
-        x = self._checked_rows(x)
+        x = self._normalized(x).rows
         return x if self.is_transcoder else x - self.decoder_bias
+
+    def _normalized(self, x: Tensor) -> Normalized:
+        """Rows ``[..., D]`` on the scale of those that are encoded."""
+        x = self._checked_rows(x)
+        if self.normalize_activations in BY_ROW:
+            return by_row(x, self.normalize_activations)
+        if self.normalize_activations == "none":
+            return Normalized(x)
+        return Normalized(x * self._measured_factor(x))
+
+    def _measured_factor(self, x: Tensor) -> Tensor:
+        is_known = x.device.type != "cpu" or dispatch.is_traced(x, self.input_factor)
+        if not is_known and math.isnan(self.input_factor.item()):
+            raise RuntimeError(
+                f"normalize_activations is {self.normalize_activations!r}, and the rows' scale was "
+                "not measured: model.start_from(rows) does it"
+            )
+        return self.input_factor
+
+    def _target_of(self, x: Tensor, target: Tensor) -> Target:
+        """What x's reconstruction is compared with, of targets ``[..., O]``: on the scale of the
+        rows that are encoded, where they all have one, and on that of x where each has its own."""
+        if self.normalize_activations == "none" or self.is_transcoder:
+            return Target(target)
+        if self.normalize_activations in BY_ROW:
+            _, scale, shift = self._normalized(x)
+            return Target(target, scale, shift)
+        return Target(target * self._measured_factor(x))
 
     def _checked_rows(self, x: Tensor) -> Tensor:
         checks.check_tensor(x, "x")
@@ -385,15 +485,16 @@ class SparseDictionary(HasSettings, Shardable):
     def _products(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """The products of rows ``[..., D]`` with all latents' encoders, ``[..., L]``, and a bias's
         sum."""
+        rows = self._normalized(x).rows
         if self.is_transcoder:
-            return linear_act(self._checked_rows(x), self.encoder_weight, bias)
-        return centered_linear(self._checked_rows(x), self.decoder_bias, self.encoder_weight, bias)
+            return linear_act(rows, self.encoder_weight, bias)
+        return centered_linear(rows, self.decoder_bias, self.encoder_weight, bias)
 
-    def _checked_target(self, x: Tensor, target: Tensor | None) -> Tensor:
+    def _checked_target(self, x: Tensor, target: Tensor | None) -> Target:
         if target is None:
             if self.is_transcoder:
                 raise ValueError(f"target is None; a transcoder takes [..., {self.outputs}]")
-            return x
+            return self._target_of(self._checked_rows(x), x)
         checks.check_like(target, "target", x, "x")
         self._check_width(target, "target", self.outputs)
         if target.shape[:-1] != x.shape[:-1]:
@@ -401,7 +502,7 @@ class SparseDictionary(HasSettings, Shardable):
                 f"target has shape {list(target.shape)}; with x's shape {list(x.shape)} it takes "
                 f"{[*x.shape[:-1], self.outputs]}"
             )
-        return target
+        return self._target_of(x, target)
 
     def _check_width(self, rows: Tensor, argument: str, width: int) -> None:
         if rows.dim() < 1 or rows.shape[-1] != width:
@@ -409,9 +510,12 @@ class SparseDictionary(HasSettings, Shardable):
 
     def extra_repr(self) -> str:
         outputs = f"outputs={self.outputs}, " if self.is_transcoder else ""
+        normalization = ""
+        if self.normalize_activations != "none":
+            normalization = f", normalize_activations={self.normalize_activations!r}"
         return (
             f"visible={self.visible}, latents={self.latents}, {outputs}aux_k={self.aux_k}, "
-            f"aux_weight={self.aux_weight}, dead_after={self.dead_after}"
+            f"aux_weight={self.aux_weight}, dead_after={self.dead_after}{normalization}"
         )
 
 

@@ -3,12 +3,12 @@
 from typing import Unpack
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aefast.functional import linear_act, sparse_reconstruction_loss
+from aefast.functional import linear_act
 from aefast.nn.candidates import candidates
 from aefast.nn.dictionary import ENCODER_START, Code, DictionaryOptions, SparseDictionary
+from aefast.nn.input_normalization import Target
 from aefast.nn.reparametrized import renew_weights
 from aefast.nn.settings import number
 from aefast.ops.jumprelu.gated import gated
@@ -33,7 +33,7 @@ class GatedSparseAutoencoder(SparseDictionary):
             transcoder 1/O: SAELens' default, for its errors are sums over a row. It suits active
             values of about 1 and more.
         options: as :class:`SparseDictionary`'s: ``outputs`` of a transcoder, ``aux_k``,
-            ``aux_weight``, ``dead_after``, ``device`` and ``dtype``.
+            ``aux_weight``, ``dead_after``, ``normalize_activations``, ``device`` and ``dtype``.
 
     Attributes:
         encoder_weight, decoder_weight, decoder_bias, idle: as those of
@@ -97,12 +97,12 @@ class GatedSparseAutoencoder(SparseDictionary):
         scale = self.magnitude_scale.exp()
         return gated(product, self.encoder_bias, scale, self.magnitude_bias)
 
-    def _objective(self, x: Tensor, target: Tensor) -> tuple[Tensor, Code, Tensor]:
+    def _objective(self, x: Tensor, target: Target) -> tuple[Tensor, Code, Tensor]:
         product = self._product(x)
         return self._sparse_objective(x, product, target) or self._dense_objective(product, target)
 
     def _sparse_objective(
-        self, x: Tensor, product: Tensor, target: Tensor
+        self, x: Tensor, product: Tensor, target: Target
     ) -> tuple[Tensor, Code, Tensor] | None:
         """The same of the latents alone whose gate is open; None where that does not serve."""
         if not self._serves_candidates(x, GatedSparseAutoencoder):
@@ -118,20 +118,19 @@ class GatedSparseAutoencoder(SparseDictionary):
         magnitude = (chosen.product * scale + chosen.of_latents(self.magnitude_bias)).relu()
         code = chosen.code(torch.where(gate <= 0, 0, magnitude))
         opened = chosen.code(gate.relu())
-        error, residual = self._error(code, target)
-        weight, bias = self.decoder_weight.detach(), self.decoder_bias.detach()
-        by_gates = sparse_reconstruction_loss(*opened, weight, bias, as_rows(target))
+        error, residual = target.error_of(code, self.decoder_weight, self.decoder_bias)
+        held = self.decoder_weight.detach(), self.decoder_bias.detach()
+        by_gates, _ = target.error_of(opened, *held)
         penalty = self.sparsity_weight * opened.values.sum(-1).mean()
         return error + penalty + by_gates, code, residual
 
-    def _dense_objective(self, product: Tensor, target: Tensor) -> tuple[Tensor, Code, Tensor]:
+    def _dense_objective(self, product: Tensor, target: Target) -> tuple[Tensor, Code, Tensor]:
         code, opened, totals = self._gated(product)
-        output = self.decode(code)
+        error, residual = target.error(self.decode(code))
         weight, bias = self.decoder_weight.detach(), self.decoder_bias.detach()
-        by_gates = linear_act(opened, weight.t(), bias)
+        by_gates, _ = target.error(linear_act(opened, weight.t(), bias))
         penalty = self.sparsity_weight * totals.mean().to(opened.dtype)
-        loss = F.mse_loss(output, target) + penalty + F.mse_loss(by_gates, target)
-        return loss, code, (output - target).detach()
+        return error + penalty + by_gates, code, residual
 
     def extra_repr(self) -> str:
         return f"sparsity_weight={self.sparsity_weight}, {super().extra_repr()}"

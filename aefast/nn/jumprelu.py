@@ -3,11 +3,11 @@
 from typing import Unpack
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aefast.nn.candidates import candidates
 from aefast.nn.dictionary import ENCODER_START, Code, DictionaryOptions, SparseDictionary
+from aefast.nn.input_normalization import Target
 from aefast.nn.reparametrized import renew_weights
 from aefast.nn.settings import choice, number, positive
 from aefast.ops.jumprelu import eager
@@ -35,7 +35,7 @@ class JumpReLUSparseAutoencoder(SparseDictionary):
             :func:`aefast.functional.jumprelu_encode` has them.
         initial_threshold: of each latent, 0 or more.
         options: as :class:`SparseDictionary`'s: ``outputs`` of a transcoder, ``aux_k``,
-            ``aux_weight``, ``dead_after``, ``device`` and ``dtype``.
+            ``aux_weight``, ``dead_after``, ``normalize_activations``, ``device`` and ``dtype``.
 
     Attributes:
         encoder_weight, encoder_bias, decoder_weight, decoder_bias, idle: as those of
@@ -106,7 +106,7 @@ class JumpReLUSparseAutoencoder(SparseDictionary):
         threshold = self.threshold.clamp(min=0.0).to(preactivation.dtype)  # autocast's
         return preactivation, threshold, self.bandwidth, self.estimator
 
-    def _objective(self, x: Tensor, target: Tensor) -> tuple[Tensor, Code, Tensor]:
+    def _objective(self, x: Tensor, target: Target) -> tuple[Tensor, Code, Tensor]:
         if self.training:
             self._raise_thresholds()
         preactivation = self._preactivation(x)
@@ -115,7 +115,7 @@ class JumpReLUSparseAutoencoder(SparseDictionary):
         )
 
     def _sparse_objective(
-        self, x: Tensor, preactivation: Tensor, target: Tensor
+        self, x: Tensor, preactivation: Tensor, target: Target
     ) -> tuple[Tensor, Code, Tensor] | None:
         """The same of the latents alone that are active, or whose threshold has a gradient; None
         where that does not serve. The slope of tanh has no bounds."""
@@ -138,17 +138,17 @@ class JumpReLUSparseAutoencoder(SparseDictionary):
             self.estimator,
         )
         code = chosen.code(values)
-        error, residual = self._error(code, target)
+        error, residual = target.error_of(code, self.decoder_weight, self.decoder_bias)
         count = chosen.code(active).values.sum(-1).mean()
         return error + self.sparsity_weight * count, code, residual
 
     def _dense_objective(
-        self, preactivation: Tensor, target: Tensor
+        self, preactivation: Tensor, target: Target
     ) -> tuple[Tensor, Code, Tensor]:
         values, count = counted(*self._operands(preactivation))
-        output = self.decode(values)
-        loss = F.mse_loss(output, target) + self.sparsity_weight * count.mean().to(values.dtype)
-        return loss, values, (output - target).detach()
+        error, residual = target.error(self.decode(values))
+        loss = error + self.sparsity_weight * count.mean().to(values.dtype)
+        return loss, values, residual
 
     def _raise_thresholds(self) -> None:
         # torch.compile makes of a write to an alias a loss without a gradient. A trace has no

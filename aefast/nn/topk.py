@@ -44,7 +44,7 @@ class TopKSparseAutoencoder(SparseDictionary):
         rescale_acts_by_decoder_norm: whether latents are selected by their part in the
             reconstruction, as above, and not by their pre-activations alone.
         options: as :class:`SparseDictionary`'s: ``outputs`` of a transcoder, ``aux_k``,
-            ``aux_weight``, ``dead_after``, ``device`` and ``dtype``.
+            ``aux_weight``, ``dead_after``, ``normalize_activations``, ``device`` and ``dtype``.
 
     Attributes:
         encoder_weight: W ``[L, D]``.
@@ -109,6 +109,8 @@ class TopKSparseAutoencoder(SparseDictionary):
         """The training step for the kernels; or why they cannot take it in one call."""
         if torch.compiler.is_compiling() or not is_plain(self) or has_own_methods(self):
             return "it has a hook, a parametrization or a method of its own, or is being traced"
+        if self.normalize_activations != "none":
+            return "its rows are normalized"
         if self.rescale_acts_by_decoder_norm:
             return "the latents' norms are part of the selection"
         weight, bias = self.encoder_weight, self.encoder_bias

@@ -36,6 +36,9 @@ FORMAT = 2
 
 OptimizerState = dict[int, dict[str, Tensor]]
 
+# Options that older checkpoints lack. Their defaults do what was done without.
+LATER_OPTIONS = "kl_weight", "normalize_activations", "rescale_acts_by_decoder_norm"
+
 
 class CheckpointError(OneLineError):
     """A checkpoint cannot be read; the message, one line, names the file and the fault."""
@@ -103,8 +106,9 @@ def load(path: Path) -> Checkpoint:
                 f"{file} has format {cut(header['format'])}; aefast {__version__} reads {FORMAT}"
             )
         config = Config.from_json(header["config"])
-        if config.model == "vae":  # older checkpoints have no weight
-            config.options.setdefault("kl_weight", 1.0)
+        of_model = MODELS[config.model].options if config.model in MODELS else {}
+        for name in {*of_model} & {*LATER_OPTIONS}:
+            config.options.setdefault(name, of_model[name])
         if "loss" in config.options:  # the option's old name
             config.options["reconstruction"] = config.options.pop("loss")
         progress = RunProgress.from_json(header["progress"])

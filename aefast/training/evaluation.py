@@ -43,7 +43,7 @@ def dictionary_metrics(
     rows = dataset.take(_evaluated(indices)).to(model.decoder_bias)
     x, target = rows if isinstance(rows, Pair) else (rows, rows)
     code = model.encode(x)
-    residual = (target - model.decode(code)).square().sum()
+    residual = (target - model.restore(model.decode(code), x)).square().sum()
     values = code if isinstance(code, Tensor) else code.values
     spread = (target - target.mean(0)).square().sum()
     model.train(was_training)

@@ -38,7 +38,7 @@ ARCHITECTURE = {
     "code_dropout": 0.0,
     "reconstruction": "mse",
 }
-DICTIONARY = {"aux_k": 0, "dead_after": 10_000_000}
+DICTIONARY = {"aux_k": 0, "dead_after": 10_000_000, "normalize_activations": "none"}
 MACHINE = {"visible_kind": "bernoulli", "learn_variance": False, "k": 1, "chains": 0}
 
 Parameters = Iterable[nn.Parameter]
@@ -186,7 +186,7 @@ MODELS = {
         sample=sample_stack,
         hidden=(128, 64),
     ),
-    "topk": dictionary(TopKSparseAutoencoder, k=32),
+    "topk": dictionary(TopKSparseAutoencoder, k=32, rescale_acts_by_decoder_norm=False),
     "batchtopk": dictionary(BatchTopKSparseAutoencoder, k=32),
     "jumprelu": dictionary(JumpReLUSparseAutoencoder, sparsity_weight=None, bandwidth=0.05),
     "gated": dictionary(GatedSparseAutoencoder, sparsity_weight=None),
@@ -230,7 +230,13 @@ def encode(model: Any, x: Tensor) -> Tensor:
 
 
 def decode(model: Any, code: Tensor) -> Tensor:
-    """The reconstruction, or the visible units' mean: ``[B, H]`` to ``[B, D]``."""
+    """The reconstruction, or the visible units' mean: ``[B, H]`` to ``[B, D]``.
+
+    Raises:
+        ValueError: a dictionary normalizes each row by itself.
+    """
+    if isinstance(model, SparseDictionary):
+        return model.restore(model.decode(code))
     if not isinstance(model, RBM | DeepBeliefStack):
         return model.decode(code)
     machines = [model] if isinstance(model, RBM) else list(model)

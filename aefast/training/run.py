@@ -173,7 +173,11 @@ def _new(folder: Path | None, options: Options) -> Trainer:
     trainer = Trainer(Checkpoint(config, RunProgress(), model, {}), rows)
     if isinstance(model, SparseDictionary):
         chosen = trainer.trained[:: -(-len(trainer.trained) // MEDIAN_ROWS)]
-        model.start_from((targets or dataset).take(chosen).to(model.decoder_bias))
+        inputs = dataset.take(chosen).to(model.decoder_bias)
+        if targets is None:
+            model.start_from(inputs)
+        else:
+            model.start_from(targets.take(chosen).to(model.decoder_bias), inputs)
     return trainer
 
 

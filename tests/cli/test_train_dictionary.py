@@ -142,6 +142,10 @@ def test_wrong_targets_are_one_line_and_leave_no_folder(shards, tmp_path):
         (["--k", L + 1], "k is 41; of 40 latents it takes an int in [1, 40]; the model is topk"),
         (["--aux-k", L + 1], "aux_k is 41; of 40 latents it takes an int in [0, 40]"),
         (["--hidden", 5], "--latents and --hidden are both given"),
+        (
+            ["--normalize-activations", "batch"],
+            "normalize_activations is 'batch'; it takes one of none",
+        ),
         (["--activation", "tanh"], "topk takes no --activation; it is for"),
     ],
 )
@@ -170,6 +174,29 @@ def test_its_kin_train_and_go_on(shards, tmp_path, model, more):
     assert aefast.load(out).encode_dense(torch.zeros(2, D)).shape == (2, L)
     wrong = refused("train", model, "--data", shards, "--out", tmp_path / "x", "--chains", 3)
     assert f"{model} takes no --chains" in wrong
+
+
+def test_rows_are_scaled_and_norms_are_part_of_the_selection(shards, tmp_path):
+    more = ["--epochs", 1, "--rescale-acts-by-decoder-norm", "--normalize-activations"]
+    rows = aefast.data.load(shards).take(torch.arange(240))
+    for name in ("expected_average_only_in", "layer_norm"):
+        out = tmp_path / name
+        result = invoke(*train(shards, out, *more, name))
+        assert result.exit_code == 0, result.output
+        model = aefast.load(out)
+        assert (model.normalize_activations, model.rescale_acts_by_decoder_norm) == (name, True)
+        assert (
+            invoke("encode", out, "--data", shards, "--out", tmp_path / "code.npy").exit_code == 0
+        )
+        back = "decode", out, "--data", tmp_path / "code.npy", "--out", tmp_path / "back.npy"
+        if name == "layer_norm":
+            assert "which its code does not hold" in refused(*back)
+            continue
+        assert invoke(*back).exit_code == 0
+        expected = model(rows).detach()
+        torch.testing.assert_close(torch.from_numpy(np.load(tmp_path / "back.npy")), expected)
+        factor = D**0.5 / rows.norm(dim=1).mean()
+        torch.testing.assert_close(model.input_factor, factor)
 
 
 def test_wrong_prefixes_are_one_line(shards, tmp_path):

@@ -119,7 +119,7 @@ def test_a_loss_of_the_few_candidates_is_that_of_all_latents(name, outputs, devi
         losses[share] = loss, *gradients(model, loss), model.idle.clone()
     for dense, sparse in zip(*losses.values(), strict=True):
         torch.testing.assert_close(sparse, dense)
-    objective = model._objective(x, x if target is None else target)
+    objective = model._objective(x, model._checked_target(x, target))
     is_kernel = x.device.type == "cpu" and aefast.backend.select(x.device, x.dtype) != "eager"
     assert isinstance(objective[1], SparseCode) == is_kernel
     x.requires_grad_()
