@@ -14,7 +14,8 @@ from torch import fx, nn
 
 from aefast import backend, use_backend
 from aefast.acceleration import compiling
-from aefast.functional import linear_act
+from aefast.functional import corrupt, linear_act
+from aefast.nn import DenoisingAutoencoder
 from tests.accelerate.models import VAE, Denoising, EncoderDecoder, Tied
 
 pytestmark = pytest.mark.skipif(
@@ -142,6 +143,56 @@ def test_inductor_does_the_rest() -> None:
         torch.testing.assert_close(actual.grad, expected.grad, rtol=2e-5, atol=2e-6)
     with torch.no_grad():
         torch.testing.assert_close(call(x), twin(x))
+
+
+class Annealed(nn.Module):
+    """Noise whose level is an attribute: as plain PyTorch writes it, by our op, or in our model."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+        self.level = 0.3
+        kind = "gaussian" if way == "our gaussian loss" else "masking"
+        self.net = DenoisingAutoencoder(20, 12, corruption=kind)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.way in ("our loss", "our gaussian loss"):
+            return self.net.loss(x)
+        if self.way == "our model":
+            return self.net(x)
+        if self.way == "plain gaussian":
+            x = x + self.level * torch.randn_like(x)
+        elif self.way == "plain masking":
+            x = x * (torch.rand_like(x) > self.level)
+        else:
+            x = corrupt(x, "salt_and_pepper", self.level)
+        return self.net.decode(self.net.encode(x))
+
+
+@pytest.mark.parametrize(
+    "way",
+    ["plain gaussian", "plain masking", "op", "our model", "our loss", "our gaussian loss"],
+)
+def test_annealing_a_level_compiles_nothing_anew(way: str) -> None:
+    """But for the second level, from which on torch.compile takes the number for an input."""
+    model, compilations = Annealed(way), []
+    x = torch.rand(8, 20)
+
+    def counting(graph_module: fx.GraphModule, inputs: Any) -> Any:
+        compilations.append(graph_module)
+        return compiling.aefast(graph_module, inputs)
+
+    call = torch.compile(model, backend=counting, fullgraph=True)
+    levels = (0.3, 0.25, 0.2, 0.1, 0.0)
+    for level in levels:
+        model.level = model.net.corruption_level = level
+        output = call(x)
+        output.sum().backward()
+    assert len(compilations) <= 2
+    model.eval()
+    with torch.no_grad():
+        expected = model.net.loss(x) if "loss" in way else model.net(x)
+    torch.testing.assert_close(output.detach(), expected)  # of level 0, not of an earlier one
 
 
 def test_it_is_found_by_its_name() -> None:

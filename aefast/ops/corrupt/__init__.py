@@ -46,7 +46,8 @@ def corrupt(
         kind: ``"masking"``, ``"salt_and_pepper"`` or ``"gaussian"``.
         level: the probability of touching an element, in [0, 1]; for ``"gaussian"`` the
             standard deviation, at least 0. A probability is rounded to float32. Under
-            ``torch.compile`` it is a constant of the graph: each new one compiles anew.
+            ``torch.compile`` on a CPU it is an input of the graph from its second value on; on a
+            GPU a constant, and each new one compiles anew.
         low: the value of salt and pepper's lower half.
         high: the value of its upper half.
         seed: an int in [0, 2**63); None draws one from ``generator``.

@@ -36,13 +36,21 @@ def run(x: Tensor, noise: Noise, traced: bool) -> Tensor:
     if traced:
         if dispatch.is_defined_in_trace(x):
             return eager.corrupt(x, noise)
-        return torch.ops.aefast.corrupt(x, *noise._replace(seed=random.seed_tensor(noise.seed)))
+        return _in_graph(x, noise, dispatch.level_in_graph(noise.level, x.device))
     name = backend.select(x.device, x.dtype)
     if name == "eager" or x.numel() == 0 or dispatch.is_transformed(x):
         return eager.corrupt(x, noise)
     if dispatch.is_differentiated(x):
         return _Corrupt.apply(x, noise, name)
     return _run_kernel(x, noise, name)
+
+
+def _in_graph(x: Tensor, noise: Noise, level: Tensor | None) -> Tensor:
+    """The registered op. ``level``, where it is a tensor, stands for the noise's own."""
+    seed = random.seed_tensor(noise.seed)
+    noise = noise._replace(seed=seed, level=noise.level if level is None else 0.0)
+    noised: Tensor = torch.ops.aefast.corrupt(x, *noise, level)
+    return noised
 
 
 def _run_kernel(x: Tensor, noise: Noise, name: str) -> Tensor:
@@ -80,10 +88,11 @@ def _registered(
     seed: Tensor,
     row_offset: int,
     step: int,
+    level_tensor: Tensor | None = None,
 ) -> Tensor:
-    check_noise(x, kind, level)
+    noise = _noise_of(kind, level, low, high, seed, row_offset, step, level_tensor)
+    check_noise(x, kind, noise.level)
     checks.check_seed_tensor(seed)
-    noise = Noise(kind, level, low, high, seed, row_offset, step)
     name = backend.select(x.device, x.dtype)
     if name == "eager" or x.numel() == 0:
         return eager.corrupt(x, noise)
@@ -96,17 +105,17 @@ def _(x: Tensor, *_: Any) -> Tensor:
 
 
 def _setup_context(ctx: Context, inputs: tuple[Any, ...], output: Tensor) -> None:
-    noise = Noise._make(inputs[1:])
-    assert isinstance(noise.seed, Tensor)
-    ctx.save_for_backward(noise.seed)
-    ctx.noise = noise._replace(seed=0)
+    *noise, level_tensor = inputs[1:]
+    ctx.noise = Noise._make(noise)
+    ctx.save_for_backward(ctx.noise.seed, level_tensor)
+    ctx.noise = ctx.noise._replace(seed=0)
 
 
 def _backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
     if ctx.noise.kind != "gaussian":
-        (seed,) = ctx.saved_tensors
-        grad = torch.ops.aefast.corrupt(grad, *ctx.noise._replace(seed=seed).masking())
-    return grad, *(None,) * 7
+        seed, level_tensor = ctx.saved_tensors
+        grad = _in_graph(grad, ctx.noise._replace(seed=seed).masking(), level_tensor)
+    return grad, *(None,) * 8
 
 
 _registered.register_autograd(_backward, setup_context=_setup_context)
@@ -114,6 +123,14 @@ _registered.register_autograd(_backward, setup_context=_setup_context)
 
 @_registered.register_vmap
 def _(info: object, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
-    return torch.vmap(lambda x, *noise: eager.corrupt(x, Noise._make(noise)), in_dims)(
-        *arguments
-    ), 0
+    def corrupt(x: Tensor, *noise: Any) -> Tensor:
+        return eager.corrupt(x, _noise_of(*noise))
+
+    return torch.vmap(corrupt, in_dims)(*arguments), 0
+
+
+def _noise_of(*fields: Any) -> Noise:
+    """The noise from the registered op's arguments after x; ``level_tensor`` may be left out."""
+    noise = Noise._make(fields[:7])
+    (level_tensor,) = fields[7:] or (None,)
+    return noise if level_tensor is None else noise._replace(level=level_tensor.item())

@@ -60,8 +60,10 @@ def run(inputs: LossInputs, settings: LossSettings, reduction: str, traced: bool
     if traced:
         seed_tensor = random.seed_tensor(settings.seed)
         flags = list(needs_grad)
+        level = dispatch.level_in_graph(settings.corruption_level, inputs.x.device)
         return torch.ops.aefast.reconstruction_loss(
-            *inputs, *settings[:5], seed_tensor, *settings[6:8], reduction, flags,
+            *inputs, *settings[:4], settings.corruption_level if level is None else 0.0, seed_tensor,
+            *settings[6:8], reduction, flags, level,
         )[0]  # fmt: skip
     name = backend.select(inputs.x.device, inputs.x.dtype)
     if dispatch.is_differentiated(*inputs):
@@ -321,6 +323,7 @@ def _registered(
     contraction: float,
     reduction: str,
     needs_grad: list[bool],
+    level_tensor: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The loss and, float32, its gradients by the inputs that are needed; the others empty."""
     inputs = LossInputs(x, encoder_weight, encoder_bias, decoder_weight, decoder_bias, target)
@@ -329,7 +332,7 @@ def _registered(
         output_activation,
         reconstruction,
         corruption,
-        corruption_level,
+        corruption_level if level_tensor is None else level_tensor.item(),
         seed,
         row_offset,
         contraction,
@@ -382,7 +385,7 @@ def _check_registered(
 
 @_registered.register_fake
 def _(x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-    inputs, needs_grad = (x, *arguments[:5]), arguments[-1]
+    inputs, needs_grad = (x, *arguments[:5]), arguments[14]
     gradients = (
         torch.empty_like(tensor, memory_format=torch.contiguous_format) if need else None
         for tensor, need in zip(inputs, needs_grad, strict=True)
@@ -391,17 +394,17 @@ def _(x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
 
 
 def _setup_context(ctx: Context, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors_and_settings, ctx.reduction, ctx.needs_grad = inputs
+    *tensors_and_settings, ctx.reduction, ctx.needs_grad, level_tensor = inputs
     tensors, (*ctx.settings, seed, ctx.row_offset, ctx.contraction) = (
         tensors_and_settings[:6],
         tensors_and_settings[6:],
     )
     ctx.mark_non_differentiable(*output[1:])
-    ctx.save_for_backward(seed, *tensors, *output[1:])
+    ctx.save_for_backward(seed, level_tensor, *tensors, *output[1:])
 
 
 def _registered_gradients(ctx: Context, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    seed, *saved = ctx.saved_tensors
+    seed, level_tensor, *saved = ctx.saved_tensors
     inputs, gradients_at_one = LossInputs(*saved[:6]), saved[6:]
     if any(
         needs_gradient and not computed
@@ -410,10 +413,12 @@ def _registered_gradients(ctx: Context, grad: Tensor, *_: Any) -> tuple[Tensor |
         raise ValueError("needs_grad names fewer inputs than require a gradient")
     if torch.is_grad_enabled():  # they are to be differentiated again
         settings = LossSettings._make((*ctx.settings, seed, ctx.row_offset, ctx.contraction, None))
+        if level_tensor is not None:
+            settings = settings._replace(corruption_level=level_tensor.item())
         gradients = _definition_gradients(inputs, settings, grad, ctx.reduction)
     else:
         gradients = _times_incoming(PerInput(*gradients_at_one), grad, inputs.x, ctx.reduction)
-    return *_only(gradients, PerInput(*ctx.needs_grad)), *(None,) * 10
+    return *_only(gradients, PerInput(*ctx.needs_grad)), *(None,) * 11
 
 
 _registered.register_autograd(_registered_gradients, setup_context=_setup_context)

@@ -87,6 +87,20 @@ def is_traced(*tensors: Tensor | None) -> bool:
     return count_dispatch_modes() > 0 or includes_dispatch_key(PRE_DISPATCH) or is_jit_tracing()
 
 
+def level_in_graph(level: float, device: torch.device) -> Tensor | None:
+    """A level of noise as an input of the graph that torch.compile makes, so that another level
+    compiles nothing anew: a float64 tensor, which a registered op takes in the number's place.
+
+    None outside torch.compile, and on a GPU: a CUDA graph holds no tensor of the host's.
+    """
+    if not torch.compiler.is_dynamo_compiling() or torch.compiler.is_exporting():
+        return None
+    if device.type != "cpu":
+        return None
+    # torch.full would have torch.compile take the level for a constant.
+    return torch.ones((), dtype=torch.float64, device="cpu") * level
+
+
 def is_defined_in_trace(
     x: Tensor, registered: tuple[torch.dtype, ...] = backend.KERNEL_DTYPES
 ) -> bool:
