@@ -61,9 +61,9 @@ def run(inputs: LossInputs, settings: LossSettings, reduction: str, traced: bool
         seed_tensor = random.seed_tensor(settings.seed)
         flags = list(needs_grad)
         level = dispatch.level_in_graph(settings.corruption_level, inputs.x.device)
+        constant = settings.corruption_level if level is None else 0.0
         return torch.ops.aefast.reconstruction_loss(
-            *inputs, *settings[:4], settings.corruption_level if level is None else 0.0, seed_tensor,
-            *settings[6:8], reduction, flags, level,
+            *inputs, *settings[:4], constant, seed_tensor, *settings[6:8], reduction, flags, level,
         )[0]  # fmt: skip
     name = backend.select(inputs.x.device, inputs.x.dtype)
     if dispatch.is_differentiated(*inputs):
