@@ -28,11 +28,15 @@ class SharedSteps(Protocol):
         model: what is trained.
         name: ``"loop"`` or ``"step"``, what computes.
         reason: why it is this one.
+        way: how gradients are summed over the ranks; empty before the first step, and for one rank.
     """
 
     model: Trainable
     name: str
     reason: str
+
+    @property
+    def way(self) -> str: ...
 
     def begin(self) -> None:
         """Called before some steps: read the optimizer's settings, which may have changed."""
@@ -81,11 +85,14 @@ class GroupEngine:
         self.group = group
         self.micro_batch_size = micro_batch_size
         self.name = "group" if group.size > 1 else steps.name
-        sums = f"{group.size} ranks" if group.size > 1 else "micro-batches"
-        self.reason = f"gradients are summed over {sums}; {steps.reason}"
         example = next(steps.model.parameters())
         self.device, self.dtype = example.device, example.dtype
         self._error: Exception | None = None  # of the last step, not yet known to the other ranks
+
+    @property
+    def reason(self) -> str:
+        parts = f"{self.group.size} ranks" if self.group.size > 1 else "micro-batches"
+        return f"gradients are summed over {parts}{self.steps.way}; {self.steps.reason}"
 
     def run(self, schedule: MinibatchSchedule, seconds: float) -> list[float]:
         """As :meth:`aefast.training.engines.Engine.run`, and at the same step on each rank.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from aefast.distributed.group import Group, Sum
-from aefast.distributed.shared_memory import SharedBlocks, shared_blocks
+from aefast.distributed.shared_memory import SharedBlocks, shared_blocks, way_of
 
 # The size of a bucket: large enough that a message's fixed cost is small.
 BUCKET_BYTES = 1 << 25
@@ -28,6 +28,9 @@ class GradientSum:
     Args:
         parameters: in the same order on each rank.
         group: the ranks.
+
+    Attributes:
+        way: how the sum is made, for a message; empty before :meth:`watch`, and for one rank.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], group: Group) -> None:
@@ -35,6 +38,7 @@ class GradientSum:
         self.buckets = list(_buckets(self.parameters[::-1]))
         self.group = group
         self.is_last_backward = True
+        self.way = ""
         self._shared: SharedBlocks | None = None
         self._is_begun = False
         self._ready: set[int] = set()
@@ -45,7 +49,9 @@ class GradientSum:
         """Let backward begin the sums from now on, where it is the step's last one."""
         if not self._is_begun:  # at the same call on all ranks
             self._is_begun = True
-            self._shared = self._shared_memory()
+            shared = self._shared_memory()
+            self.way = way_of(shared, self.group)
+            self._shared = None if isinstance(shared, str) else shared
         if self._shared is not None:
             return
         self._hooks = [
@@ -82,11 +88,11 @@ class GradientSum:
                 parameter.grad = gradient.view_as(parameter)
         return self._without_gradients(totals.tolist(), len(scalars))
 
-    def _shared_memory(self) -> SharedBlocks | None:
-        """Memory for all gradients, where the ranks run on one machine's CPUs."""
+    def _shared_memory(self) -> SharedBlocks | str:
+        """Memory for all gradients, where the ranks run on one machine's CPUs; or why not."""
         kinds = {(parameter.dtype, parameter.device.type) for parameter in self.parameters}
         if self.group.size == 1 or kinds != {(torch.float32, "cpu")}:
-            return None
+            return "the parameters are no float32 on a CPU"
         return shared_blocks(self.group, sum(parameter.numel() for parameter in self.parameters))
 
     @torch.no_grad()

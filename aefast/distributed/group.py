@@ -172,9 +172,14 @@ class Group(NamedTuple):
         """The number of rank 0 among all processes."""
         return 0 if self.handle is None else dist.get_global_rank(self.handle, 0)
 
+    @property
+    def backend(self) -> str:
+        """What torch.distributed sends with: ``"gloo"`` or ``"nccl"``."""
+        return str(dist.get_backend(self.handle))
+
     def _device(self) -> torch.device:
         """The device on which small tensors are exchanged."""
-        return torch.device("cuda" if dist.get_backend(self.handle) == "nccl" else "cpu")
+        return torch.device("cuda" if self.backend == "nccl" else "cpu")
 
 
 class Sum(NamedTuple):

@@ -8,7 +8,7 @@ from torch import Tensor
 from aefast.data.pairs import Pair
 from aefast.distributed.batch_shard import BatchShard
 from aefast.distributed.group import Group
-from aefast.distributed.shared_memory import SharedBlocks, shared_blocks
+from aefast.distributed.shared_memory import SharedBlocks, shared_blocks, way_of
 from aefast.nn.step_plan import AnyPlanned, PlannedDictionary, PlannedMachine, PlannedStep
 from aefast.nn.trainable import Trainable
 from aefast.ops.shared import checks
@@ -79,12 +79,14 @@ class KernelSteps:
             starts.append(starts[-1] + -(-parameter.numel() // LINE) * LINE)
         self.starts = starts
         self.sum: SharedBlocks | SentBlock | None = None
+        self.way = ""
 
     def begin(self) -> None:
         if self.sum is None:  # at the same call on all ranks
             size = self.starts[-1]
-            shared = shared_blocks(self.group, size) if self.group.size > 1 else None
-            self.sum = shared or SentBlock.of(self.group, size)
+            shared = shared_blocks(self.group, size) if self.group.size > 1 else ""
+            self.way = way_of(shared, self.group)
+            self.sum = SentBlock.of(self.group, size) if isinstance(shared, str) else shared
             self.gradients = self._gradient_views(self.sum.local)
         totals = self._gradient_views(self.sum.total)
         self.updates = self.steps.updates()

@@ -32,6 +32,10 @@ class LoopSteps:
         self.gradients = GradientSum(model.parameters(), group)
         self.reason = reason
 
+    @property
+    def way(self) -> str:
+        return self.gradients.way
+
     def begin(self) -> None:
         self.gradients.watch()
 

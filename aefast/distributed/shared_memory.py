@@ -6,7 +6,6 @@ gloo's all-reduce uses sockets, even within a machine: with two ranks on a Zen 3
 
 import os
 import secrets
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,12 +14,12 @@ from torch import Tensor
 
 from aefast.distributed.group import Group
 
-# Linux's folder of files in memory.
-FOLDER = Path("/dev/shm")
-
-# The file begins with a random token: another machine may have a file of the same name. The token's
-# size keeps the numbers behind it aligned.
+# The memory begins with a random token: a process of another machine may have the same number. The
+# token's size keeps the numbers behind it aligned.
 TOKEN_BYTES = 64
+
+MEMORY_INFO = Path("/proc/meminfo")
+CONTAINER = Path("/sys/fs/cgroup")  # what a container may use, of control groups' second version
 
 
 class SharedBlocks(NamedTuple):
@@ -61,57 +60,85 @@ class SharedBlocks(NamedTuple):
         return sums.tolist()
 
 
-def shared_blocks(group: Group, count: int) -> SharedBlocks | None:
-    """Memory for a sum of ``count`` numbers over the ranks, which all call this; None where one of
-    them cannot map it: it runs on another machine, or too little memory can be shared."""
-    file_bytes = TOKEN_BYTES + 4 * count * (group.size + 1)
-    path = None
+def shared_blocks(group: Group, count: int) -> SharedBlocks | str:
+    """Memory for a sum of ``count`` numbers over the ranks, which all call this; or why there is
+    none: a rank runs on another machine, or too little memory is free."""
+    memory_bytes = TOKEN_BYTES + 4 * count * (group.size + 1)
+    memory = _new_memory(memory_bytes) if group.rank == 0 else ""
     try:
-        if group.rank == 0:
-            path = _new_file(file_bytes)
-        file = group.broadcast_object(None if path is None else (path.name, _token(path)))
-        numbers = None if file is None else _mapped(FOLDER / file[0], file[1], file_bytes)
-        (is_missing,) = group.any(numbers is None)  # and all have opened it: its name may go
+        offer = group.broadcast_object(memory if isinstance(memory, str) else _address(memory))
+        numbers = offer if isinstance(offer, str) else _mapped(*offer, memory_bytes)
+        refusals = group.gather(numbers if isinstance(numbers, str) else None)
     finally:
-        if path is not None:
-            path.unlink(missing_ok=True)
-    if numbers is None or is_missing:
-        return None
+        if not isinstance(memory, str):
+            os.close(memory)  # all have mapped it: it goes with the last of them
+    if isinstance(numbers, str) or any(refusals):
+        rank, refusal = next((n, why) for n, why in enumerate(refusals) if why is not None)
+        return f"no memory is shared with rank {rank}: {refusal}" if rank else refusal
     *blocks, total = numbers.split(count)
     return SharedBlocks(group, blocks, total)
 
 
-def _new_file(file_bytes: int) -> Path | None:
-    """A file of a token and zeros. It is allocated at once: to run out of memory later would end
+def way_of(shared: SharedBlocks | str, group: Group) -> str:
+    """How the ranks sum, for a message."""
+    if group.size == 1:
+        return ""
+    return f" by {group.backend} ({shared})" if isinstance(shared, str) else " in shared memory"
+
+
+def _new_memory(memory_bytes: int) -> int | str:
+    """The file descriptor of zeros in memory, which no folder has and a killed process leaves
+    nothing of; or why there is none. It is allocated at once: to run out of memory later would end
     the process with SIGBUS."""
-    try:
-        descriptor, name = tempfile.mkstemp(prefix="aefast-", dir=FOLDER)
-    except OSError:  # not Linux, or read-only
-        return None
+    if not hasattr(os, "memfd_create"):
+        return "memory without a file takes Linux"
+    free_bytes = _free_bytes()
+    if memory_bytes > free_bytes / 2:
+        return (
+            f"the sum takes {memory_bytes / 2**30:.1f} GiB, more than half of the "
+            f"{free_bytes / 2**30:.1f} GiB that are free"
+        )
+    descriptor = os.memfd_create("aefast-gradients")
     try:
         os.write(descriptor, secrets.token_bytes(TOKEN_BYTES))
-        os.posix_fallocate(descriptor, 0, file_bytes)
-    except OSError:
-        os.unlink(name)
-        return None
-    finally:
+        os.posix_fallocate(descriptor, 0, memory_bytes)
+    except OSError as error:
         os.close(descriptor)
-    return Path(name)
+        return f"{memory_bytes / 2**30:.1f} GiB of shared memory: {error.strerror}"
+    return descriptor
 
 
-def _token(path: Path) -> bytes:
-    with path.open("rb") as file:
+def _free_bytes() -> float:
+    """The memory that this machine and this container have left."""
+    lines = MEMORY_INFO.read_text().splitlines()
+    kibibytes = {name: number.split()[0] for name, _, number in (x.partition(":") for x in lines)}
+    free_bytes = 1024.0 * int(kibibytes["MemAvailable"])
+    try:
+        limit, used = ((CONTAINER / f"memory.{n}").read_text() for n in ("max", "current"))
+        return min(free_bytes, float(limit) - float(used))
+    except (OSError, ValueError):  # no container, or one without a limit: "max"
+        return free_bytes
+
+
+def _address(descriptor: int) -> tuple[str, bytes]:
+    """How other processes of the machine open a file of this one, and the token in it."""
+    path = f"/proc/{os.getpid()}/fd/{descriptor}"
+    return path, _token(path)
+
+
+def _token(path: str) -> bytes:
+    with open(path, "rb") as file:
         return file.read(TOKEN_BYTES)
 
 
-def _mapped(path: Path, token: bytes, file_bytes: int) -> Tensor | None:
-    """The numbers of a file, if it is the one with this token."""
+def _mapped(path: str, token: bytes, memory_bytes: int) -> Tensor | str:
+    """The numbers of a file, if it is the one with this token; else why not."""
     try:
         if _token(path) != token:
-            return None
+            return "it runs on another machine"
         floats = torch.from_file(
-            str(path), shared=True, size=file_bytes // 4, dtype=torch.float32, device="cpu"
+            path, shared=True, size=memory_bytes // 4, dtype=torch.float32, device="cpu"
         )
-    except (OSError, RuntimeError):
-        return None
+    except (OSError, RuntimeError) as error:
+        return f"it cannot open rank 0's: {str(error).splitlines()[0]}"
     return floats[TOKEN_BYTES // 4 :]

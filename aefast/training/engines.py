@@ -55,7 +55,9 @@ class Engine(Protocol):
     """
 
     name: str
-    reason: str
+
+    @property
+    def reason(self) -> str: ...
 
     def run(self, schedule: MinibatchSchedule, seconds: float) -> list[float]:
         """Take a step for each minibatch of the schedule; the losses.

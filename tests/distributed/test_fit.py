@@ -1,5 +1,8 @@
 """``aefast.fit`` in a process group: one process's numbers, for each kind of model."""
 
+import os
+import re
+import signal
 import warnings
 from typing import Any
 
@@ -9,11 +12,12 @@ from torch import Tensor
 
 import aefast
 from aefast import nn
-from aefast.distributed import gradients
+from aefast.distributed import gradients, shared_memory
 from aefast.distributed.group import Group, Sum
 from tests.distributed import training, worlds
 
 STATES = ("idle", "chain", "training_steps")
+WORDS = ("engine", "reason")
 
 
 def check_same(one: dict[str, Any], other: dict[str, Any]) -> None:
@@ -37,7 +41,7 @@ def check_same(one: dict[str, Any], other: dict[str, Any]) -> None:
 
 
 def _parameters(state: dict[str, Any]) -> Tensor:
-    names = [name for name in state if name.split(".")[-1] not in (*STATES, "losses", "engine")]
+    names = [name for name in state if name.split(".")[-1] not in (*STATES, "losses", *WORDS)]
     return torch.cat([state[name].double().flatten() for name in names])
 
 
@@ -51,7 +55,7 @@ def test_two_ranks_are_one_process_of_every_model():
         check_same(training.trained(name, 12), first[f"{name} in parts"])
     for name in first:
         for key, value in first[name].items():
-            assert key == "engine" or torch.equal(value, second[name][key]), (name, key)
+            assert key in WORDS or torch.equal(value, second[name][key]), (name, key)
 
 
 def test_a_stack_of_machines_draws_rank_0_s_seeds():
@@ -63,15 +67,51 @@ def test_a_stack_of_machines_draws_rank_0_s_seeds():
         torch.testing.assert_close(value, one[name], rtol=0, atol=tolerance, msg=name)
 
 
-def test_sums_in_shared_memory_are_the_networks_and_all_ranks_share_it_or_none(tmp_path):
-    for (shared, sent), outcomes in worlds.run(2, training.in_shared_memory, tmp_path):
-        for name, value in shared.items():
-            if name.endswith("losses"):  # sent in float32 behind the gradients
-                torch.testing.assert_close(value, sent[name], rtol=1e-6, atol=0)
-            else:
-                assert name.endswith("engine") or torch.equal(value, sent[name]), name
-        assert [name for name, is_shared in outcomes.items() if is_shared] == ["a folder"]
-    assert not list(tmp_path.iterdir())
+def test_two_ranks_over_the_network_are_one_process_of_every_model():
+    names = list(training.MODELS)
+    first, second = worlds.run(2, training.trained_over_the_network, names)
+    for name in names:
+        assert "summed over 2 ranks by gloo (a test's); " in first[name]["reason"]
+        check_same(training.trained(name, 12), first[name])
+        for key, value in first[name].items():
+            assert key in WORDS or torch.equal(value, second[name][key]), (name, key)
+
+
+def test_memory_is_shared_by_all_ranks_or_by_none_and_the_reason_is_said():
+    expected = {
+        "one machine": " in shared memory",
+        "no space": r" by gloo \(0\.0 GiB of shared memory: No space left on device\)",
+        "little memory": r" by gloo \(the sum takes 0\.0 GiB, more than half of the 0\.0 GiB that",
+        "several machines": " by gloo (no memory is shared with rank 1: it runs on another machine)",
+        "hidden processes": r" by gloo \(it cannot open rank 0's: .*No such file or directory",
+    }
+    for rank in worlds.run(2, training.reasons):
+        assert rank.keys() == expected.keys()
+        for case, reason in rank.items():
+            assert re.match(expected[case], reason) or reason == expected[case], (case, reason)
+
+
+def test_a_process_that_is_killed_leaves_no_memory_behind():
+    """Nor a file, at whatever moment."""
+    before = sorted(os.listdir("/dev/shm"))
+    child = os.fork()
+    if child == 0:
+        shared_memory._new_memory(1 << 20)
+        os.kill(os.getpid(), signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert sorted(os.listdir("/dev/shm")) == before
+
+
+@pytest.mark.parametrize(("limit", "expected"), [("max", 3000 * 1024), ("2000000", 1000000)])
+def test_memory_is_what_the_machine_and_the_container_have(limit, expected, tmp_path, monkeypatch):
+    (tmp_path / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable: 3000 kB\n")
+    (tmp_path / "memory.max").write_text(f"{limit}\n")
+    (tmp_path / "memory.current").write_text("1000000\n")
+    monkeypatch.setattr(shared_memory, "MEMORY_INFO", tmp_path / "meminfo")
+    monkeypatch.setattr(shared_memory, "CONTAINER", tmp_path)
+    assert shared_memory._free_bytes() == min(expected, 3000 * 1024)
+    monkeypatch.setattr(shared_memory, "CONTAINER", tmp_path / "none")
+    assert shared_memory._free_bytes() == 3000 * 1024
 
 
 def test_sums_begin_in_backward_in_the_order_of_the_buckets(monkeypatch):

@@ -1,6 +1,5 @@
 """What the ranks of a test's process group train; without pytest, which they do without."""
 
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -9,7 +8,7 @@ from torch import Tensor
 
 import aefast
 from aefast import nn as models
-from aefast.distributed import shared_memory
+from aefast.distributed import gradients, shared_memory
 from aefast.distributed.group import current
 
 ROWS, VISIBLE = 101, 12
@@ -101,7 +100,12 @@ def trained(
     epochs = -(-steps // -(-ROWS // batch_size))
     options = {"epochs": epochs, "batch_size": batch_size, "seed": 5, **options}
     history = aefast.fit(model, data_of(name), optimizer, **options)
-    return {"losses": history.losses, "engine": history.engine, **model.state_dict()}
+    return {
+        "losses": history.losses,
+        "engine": history.engine,
+        "reason": history.reason,
+        **model.state_dict(),
+    }
 
 
 def trained_of_all(steps: int, names: list[str]) -> dict[str, dict[str, Any]]:
@@ -121,36 +125,33 @@ def stacked() -> dict[str, Any]:
     return stack.state_dict()
 
 
-def in_shared_memory(folder: Path) -> tuple[list[dict[str, Any]], dict[str, bool]]:
-    """Trainings with gradients summed in shared memory, and over the network, by the kernels and by
-    the loop; and what :func:`shares_memory` says."""
-    results = []
-    for folder_of_blocks in (folder, folder / "missing"):
-        with mock.patch.object(shared_memory, "FOLDER", folder_of_blocks):
-            states = {name: trained(name, 12) for name in ("vae", "topk")}
-        results.append(
-            {f"{name} {key}": value for name, of in states.items() for key, value in of.items()}
-        )
-    return results, shares_memory(folder)
+def trained_over_the_network(names: list[str]) -> dict[str, dict[str, Any]]:
+    """With gradients summed by gloo, in buckets of a parameter or two."""
+    with (
+        mock.patch.object(shared_memory, "_new_memory", lambda count: "a test's"),
+        mock.patch.object(gradients, "BUCKET_BYTES", 300),
+    ):
+        return {name: trained(name, 12) for name in names}
 
 
-def shares_memory(folder: Path) -> dict[str, bool]:
-    """Whether each rank has shared memory: in a folder, where there is none, or too little of it,
-    and where each rank has a file of its own."""
+def reasons() -> dict[str, str]:
+    """Why memory is shared or not: always, with too little of it, and where ranks are on several
+    machines."""
 
-    def is_shared() -> bool:
-        return shared_memory.shared_blocks(current(), 5) is not None
+    def reason() -> str:
+        return shared_memory.way_of(shared_memory.shared_blocks(current(), 5), current())
 
-    def own_file(path: Path) -> bytes:
+    def own_token(path: str) -> bytes:
         return bytes([current().rank]) * shared_memory.TOKEN_BYTES
 
-    outcomes = {}
-    with mock.patch.object(shared_memory, "FOLDER", folder):
-        outcomes["a folder"] = is_shared()
-        with mock.patch("os.posix_fallocate", side_effect=OSError(28, "No space left")):
-            outcomes["too little memory"] = is_shared()
-        with mock.patch.object(shared_memory, "_token", own_file):
-            outcomes["another machine"] = is_shared()
-    with mock.patch.object(shared_memory, "FOLDER", folder / "missing"):
-        outcomes["no folder"] = is_shared()
+    outcomes = {"one machine": reason()}
+    with mock.patch("os.posix_fallocate", side_effect=OSError(28, "No space left on device")):
+        outcomes["no space"] = reason()
+    with mock.patch.object(shared_memory, "_free_bytes", lambda: 100.0):
+        outcomes["little memory"] = reason()
+    with mock.patch.object(shared_memory, "_token", own_token):
+        outcomes["several machines"] = reason()
+    with mock.patch.object(shared_memory, "_address", lambda n: ("/proc/0/fd/0", b"")):
+        outcomes["hidden processes"] = reason()
     return outcomes
+
