@@ -118,7 +118,7 @@ def train_with_ranks(
     backend: str | None,
 ) -> None:
     """Train, alone or as one of torchrun's ranks. An error is one line, printed by one rank."""
-    from aefast.distributed.group import LostRankError
+    from aefast.distributed.group import LateRankError, LostRankError
     from aefast.distributed.world import World, joined
     from aefast.training.loop import DivergenceError
 
@@ -130,8 +130,9 @@ def train_with_ranks(
         return
     except (DivergenceError, FloatingPointError) as error:
         line = world.final_line(f"{error}; {saved}; a lower --learning-rate may help")
-    except LostRankError:
-        line = world.final_line(None, f"{saved}; --resume goes on with it")
+    except LostRankError as error:
+        is_late = isinstance(error, LateRankError)
+        line = world.final_line(None, f"{saved}; --resume goes on with it", is_late=is_late)
     except (ValueError, OSError, BackendUnavailableError) as error:
         line = world.final_line(str(error))
     except SystemExit:

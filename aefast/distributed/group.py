@@ -16,7 +16,11 @@ Result = TypeVar("Result")
 
 
 class LostRankError(RuntimeError):
-    """A collective operation did not end: another rank is gone."""
+    """A collective operation did not end: another rank is gone, or did not answer in time."""
+
+
+class LateRankError(LostRankError):
+    """Another rank did not answer within the group's timeout: it hangs, or did not make the call."""
 
 
 class OtherRankError(ValueError):
@@ -210,8 +214,15 @@ class _named_errors:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if isinstance(error, RuntimeError):
-            raise LostRankError(str(error).splitlines()[0]) from error
+        if not isinstance(error, RuntimeError):
+            return
+        reason = str(error).splitlines()[0]
+        if "timed out" in reason.lower() or "timeout" in reason.lower():
+            raise LateRankError(
+                "a rank did not answer within the process group's timeout, which "
+                f"init_process_group(timeout=) sets: {reason}"
+            ) from error
+        raise LostRankError(reason) from error
 
 
 def current() -> Group:

@@ -19,7 +19,8 @@ from aefast.distributed.group import Group, current
 
 BACKENDS = ("gloo", "nccl")
 
-# A collective operation waits so long for a rank that is still computing, evaluating or saving.
+# A collective operation waits so long for a rank that is still reading its data, computing,
+# evaluating or saving. One that is killed is noticed at once, and one that hangs only then.
 TIMEOUT = timedelta(minutes=10)
 
 # A rank that is alive answers within so long after another one ended.
@@ -51,7 +52,11 @@ class World:
         return self.group.rank == 0
 
     def final_line(
-        self, message: str | None, advice: str = "", is_signalled: bool = False
+        self,
+        message: str | None,
+        advice: str = "",
+        is_signalled: bool = False,
+        is_late: bool = False,
     ) -> str | None:
         """The line that this rank prints at the end; None if another rank prints it.
 
@@ -59,6 +64,7 @@ class World:
             message: this rank's error; None if it only knows that another rank is gone.
             advice: what to do where a rank is gone.
             is_signalled: whether a signal ended this rank, and perhaps all ranks.
+            is_late: whether this rank waited for another one until the timeout.
         """
         if self.store is None:
             return message
@@ -70,7 +76,7 @@ class World:
             return message or f"rank 0 is gone, or torchrun is: the others end; {advice}"
         if is_signalled and len(errors) == self.group.size:
             return None
-        return _line(errors, self.group, advice)
+        return _line(errors, self.group, advice, is_late)
 
     def _key(self, rank: int) -> str:
         return f"error/{rank}"
@@ -86,7 +92,7 @@ class World:
         return {rank: self.store.get(self._key(rank)).decode() for rank in answers}
 
 
-def _line(errors: dict[int, str], group: Group, advice: str) -> str | None:
+def _line(errors: dict[int, str], group: Group, advice: str, is_late: bool) -> str | None:
     """The line of this rank, if it prints one. The first rank with an error prints it; if there is
     none, the first rank says which ranks are gone."""
     speaker = next((rank for rank, error in errors.items() if error), min(errors))
@@ -98,7 +104,8 @@ def _line(errors: dict[int, str], group: Group, advice: str) -> str | None:
     if not gone:
         return f"the ranks lost each other: the network between them failed; {advice}"
     which = f"rank {gone[0]} is" if len(gone) == 1 else f"ranks {', '.join(gone)} are"
-    return f"{which} gone, and the others end; {advice}"
+    how = f"without an answer for {TIMEOUT.total_seconds() / 60:g} minutes" if is_late else "gone"
+    return f"{which} {how}, and the others end; {advice}"
 
 
 def is_restarted() -> bool:

@@ -179,8 +179,8 @@ def fit(
         aefast.distributed.agreement.DisagreementError: a rank has other data or arguments.
         aefast.distributed.group.OtherRankError: a rank has an error, which it raises itself; it is
             a ValueError.
-        aefast.distributed.group.LostRankError: a rank is gone, or did not make the call before the
-            group's timeout.
+        aefast.distributed.group.LostRankError: a rank is gone; or, as a LateRankError, it did not
+            make the call or hangs, and the group's timeout is over, torch's 10 minutes or another.
         KeyboardInterrupt: after a whole step, and on all ranks.
 
     >>> import torch, aefast

@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -255,6 +256,14 @@ CASES: dict[str, Callable[[], Any]] = {
     "an interrupt of an estimator": interrupted_estimator,
     "afterwards": fit,
 }
+
+
+def late() -> str:
+    """A rank that makes no call until the group's timeout."""
+    ranks = dist.new_group(timeout=timedelta(seconds=1))
+    result = "nothing" if is_second() else outcome(lambda: fit(process_group=ranks))
+    dist.barrier()
+    return result
 
 
 def outcomes() -> dict[str, str]:

@@ -79,3 +79,12 @@ def test_each_rank_has_a_result_or_one_clear_error():
     for name, expected in EXPECTED.items():
         assert re.match(expected[0], first[name]), (name, first[name])
         assert re.match(expected[-1], second[name]), (name, second[name])
+
+
+def test_a_rank_that_does_not_make_the_call_is_waited_for_until_the_timeout():
+    first, second = worlds.run(2, faults.late)
+    assert first.startswith(
+        "LateRankError: a rank did not answer within the process group's timeout, which "
+        "init_process_group(timeout=) sets: "
+    )
+    assert second == "nothing"

@@ -196,6 +196,34 @@ def test_a_rank_that_is_killed_ends_the_others_which_go_on(rank, data, tmp_path)
     same(tmp_path / "one", out)
 
 
+HANG = """
+import datetime, time
+import aefast.distributed.world as world
+world.TIMEOUT, world.ANSWER_SECONDS = datetime.timedelta(seconds=3), 1.0
+if rank == 1:
+    from aefast.distributed.engine import GroupEngine
+    take, steps = GroupEngine._step, []
+    def step(*arguments):
+        steps.append(1)
+        if len(steps) == 9:
+            time.sleep(30)
+        return take(*arguments)
+    GroupEngine._step = step
+"""
+
+
+@pytest.mark.slow
+def test_a_rank_that_hangs_is_waited_for_until_the_timeout(data, tmp_path):
+    out = tmp_path / "run"
+    ended = worlds.command(*[arguments("ae", data, out)] * 2, before=HANG)
+    assert ended.codes[0] == 2, ended
+    assert ended.seconds < 30, ended
+    assert ended.lines[0] == (
+        "aefast: rank 1 is without an answer for 0.05 minutes, and the others end; "
+        f"{out} holds the run as last saved; --resume goes on with it"
+    )
+
+
 # In the ninth step; a run is saved often.
 FAULT = """
 import shutil
