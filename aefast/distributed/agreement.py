@@ -114,7 +114,7 @@ def start_alike(group: Group, model: Any, optimizer: torch.optim.Optimizer) -> N
     state_tensors = [
         value for state in states for value in state.values() if isinstance(value, Tensor)
     ]
-    facts = {
+    facts: dict[str, object] = {
         "the model's parameters and buffers": _shapes(tensors),
         "the optimizer's state": names,
         "the state's shapes": _shapes(state_tensors),

@@ -20,7 +20,7 @@ class LostRankError(RuntimeError):
 
 
 class LateRankError(LostRankError):
-    """Another rank did not answer within the group's timeout: it hangs, or did not make the call."""
+    """Another rank did not answer within the group's timeout: it hangs, or made no call."""
 
 
 class OtherRankError(ValueError):
@@ -70,13 +70,10 @@ class Group(NamedTuple):
         self.all_reduce(counts).wait()
         return [count > 0 for count in counts.tolist()]
 
-    def any_of(self, flags: Tensor) -> Tensor:
-        """Whether each flag of a tensor is set on any rank."""
-        if self.size == 1:
-            return flags
-        counts = flags.to(torch.float32)
-        self.all_reduce(counts).wait()
-        return counts > 0
+    def summed(self, tensor: Tensor) -> Tensor:
+        """A tensor's sum over the ranks, in place."""
+        self.all_reduce(tensor).wait()
+        return tensor
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean ``[H]`` of all ranks' rows, of which ``values`` ``[B, H]`` are this rank's, none
@@ -225,9 +222,14 @@ class _named_errors:
         raise LostRankError(reason) from error
 
 
+def is_in_group() -> bool:
+    """Whether this process has joined torch.distributed's default group."""
+    return dist.is_available() and dist.is_initialized()
+
+
 def current() -> Group:
     """The default group of this process, which may be alone."""
-    if not (dist.is_available() and dist.is_initialized()):
+    if not is_in_group():
         return Group()
     return Group(dist.get_rank(), dist.get_world_size())
 
@@ -237,7 +239,7 @@ def warn_of_forgotten_group() -> None:
     if "WORLD_SIZE" not in os.environ or "RANK" not in os.environ:
         return
     size = os.environ["WORLD_SIZE"]
-    if size == "1" or (dist.is_available() and dist.is_initialized()):
+    if size == "1" or is_in_group():
         return
     warnings.warn(
         f"WORLD_SIZE is {size}, and this process trains alone: it takes "

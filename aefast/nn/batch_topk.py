@@ -127,7 +127,7 @@ class BatchTopKSparseAutoencoder(SparseDictionary):
         return SparseCode(in_shape_of(x, values).relu(), in_shape_of(x, indices))
 
     @torch.no_grad()
-    def _count(self, code: Code, group: Group) -> None:
+    def _count(self, code: Code, group: Group | None) -> None:
         super()._count(code, group)
         assert not isinstance(code, Tensor)
         active = torch.where(code.values > 0, code.values, torch.inf)
@@ -135,7 +135,7 @@ class BatchTopKSparseAutoencoder(SparseDictionary):
         dtype = torch.promote_types(self.threshold.dtype, torch.float32)
         threshold = self.threshold.to(dtype)
         least = active.amin().to(dtype) if active.numel() else torch.full_like(threshold, torch.inf)
-        if group.size > 1:
+        if group is not None and group.size > 1:
             least = group.numbers(least).amin()
         moved = threshold.lerp(least, THRESHOLD_RATE)
         self.threshold.copy_(torch.where(least.isfinite(), moved, threshold))

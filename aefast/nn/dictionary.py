@@ -27,7 +27,7 @@ from aefast.nn.reparametrized import renew_weights
 from aefast.nn.replicas import check_replica
 from aefast.nn.settings import HasSettings, fixed_choice, integer, number, setting
 from aefast.nn.sharded import Shardable
-from aefast.nn.shared_batch import group_of_batch
+from aefast.nn.shared_batch import active_on_any_rank, group_of_batch
 from aefast.ops.jumprelu.op import active_latents
 from aefast.ops.linear_act.centered import centered_linear
 from aefast.ops.shared import checks, dispatch
@@ -297,7 +297,7 @@ class SparseDictionary(HasSettings, Shardable):
             )
         loss, code, residual = self._objective(x, self._checked_target(x, target))
         if counts and not (dispatch.is_recomputed() or dispatch.is_in_backward()):
-            self._count(code, Group() if dispatch.is_traced(x) else group_of_batch())
+            self._count(code, None if dispatch.is_traced(x) else group_of_batch())
         return self._with_auxiliary(loss, x, residual)
 
     def _with_auxiliary(self, loss: Tensor, x: Tensor, residual: Tensor) -> Tensor:
@@ -399,11 +399,14 @@ class SparseDictionary(HasSettings, Shardable):
         return active[:-1]
 
     @torch.no_grad()
-    def _count(self, code: Code, group: Group) -> None:
-        """The rows of a code, in training, and those of the other ranks of a group."""
+    def _count(self, code: Code, group: Group | None) -> None:
+        """The rows of a code, in training, and those of the other ranks of a group; None in a
+        graph, which asks for the ranks each time it runs."""
         values = code if isinstance(code, Tensor) else code.values
-        self.idle += group.total(math.prod(values.shape[:-1]))
-        self.idle.masked_fill_(group.any_of(self._active(code)), 0)
+        rows = math.prod(values.shape[:-1])
+        active, rows_of_all = active_on_any_rank(self._active(code), rows, group)
+        self.idle += rows_of_all
+        self.idle.masked_fill_(active, 0)
 
     def _auxiliary_loss(self, x: Tensor, residual: Tensor) -> Tensor:
         """The mean squared error of the residual's reconstruction by dead latents; 0 for none."""

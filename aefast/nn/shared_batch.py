@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from aefast.distributed.group import Group, current, group_of
+from aefast.distributed.group import Group, current, group_of, is_in_group
 from aefast.ops.shared import dispatch
+from aefast.ops.shared.registered import registered
 from aefast.torch_private import active_data_parallel
 
 if TYPE_CHECKING:
@@ -66,6 +67,33 @@ def group_of_batch() -> Group:
 def group_of_training(model: nn.Module) -> Group:
     """The same of a loss that trains: an evaluation is each rank's own."""
     return group_of_batch() if model.training and torch.is_grad_enabled() else Group()
+
+
+def active_on_any_rank(
+    active: Tensor, rows: int, group: Group | None
+) -> tuple[Tensor, Tensor | int]:
+    """Which latents, bool ``[L]``, are active on any rank, and the number of the ranks' rows.
+
+    Args:
+        active: those of this rank's rows.
+        rows: how many it has.
+        group: the ranks; None in a graph, which asks for them each time it runs.
+    """
+    is_alone = not is_in_group() if group is None else group.size == 1
+    if is_alone:
+        return active, rows
+    counts = torch.cat([active.long(), active.new_full((1,), rows, dtype=torch.int64)])
+    totals = _registered_total(counts) if group is None else group.summed(counts)
+    return totals[:-1] > 0, totals[-1]
+
+
+@registered("aefast::total_of_batch")
+def _registered_total(counts: Tensor) -> Tensor:
+    """Counts, summed over the ranks that share the batch of a graph that runs now."""
+    return group_of_batch().summed(counts.clone())
+
+
+_registered_total.register_fake(torch.empty_like)
 
 
 def refuse_traces(what: str, *tensors: Tensor) -> None:

@@ -128,7 +128,7 @@ def stacked() -> dict[str, Any]:
 def trained_over_the_network(names: list[str]) -> dict[str, dict[str, Any]]:
     """With gradients summed by gloo, in buckets of a parameter or two."""
     with (
-        mock.patch.object(shared_memory, "_new_memory", lambda count: "a test's"),
+        mock.patch.object(shared_memory, "_new_memory", return_value="a test's"),
         mock.patch.object(gradients, "BUCKET_BYTES", 300),
     ):
         return {name: trained(name, 12) for name in names}
@@ -147,11 +147,10 @@ def reasons() -> dict[str, str]:
     outcomes = {"one machine": reason()}
     with mock.patch("os.posix_fallocate", side_effect=OSError(28, "No space left on device")):
         outcomes["no space"] = reason()
-    with mock.patch.object(shared_memory, "_free_bytes", lambda: 100.0):
+    with mock.patch.object(shared_memory, "_free_bytes", return_value=100.0):
         outcomes["little memory"] = reason()
     with mock.patch.object(shared_memory, "_token", own_token):
         outcomes["several machines"] = reason()
-    with mock.patch.object(shared_memory, "_address", lambda n: ("/proc/0/fd/0", b"")):
+    with mock.patch.object(shared_memory, "_address", return_value=("/proc/0/fd/0", b"")):
         outcomes["hidden processes"] = reason()
     return outcomes
-
