@@ -122,13 +122,22 @@ class DictionaryPlan:
         visible: int,
         outputs: int,
         latents: int,
-        k: int,
+        selection: LatentSelection,
+        k: float,
+        ranks_by_norm: bool,
+        prefixes: Sequence[int],
         is_transcoder: bool,
         aux_k: int,
         aux_weight: float,
         dead_after: int,
         idle: int,
+        threshold: int,
+        threshold_rate: float,
     ) -> None: ...
+
+class LatentSelection:
+    batch_topk: LatentSelection
+    topk: LatentSelection
 
 class MachinePlan:
     def __init__(

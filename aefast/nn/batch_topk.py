@@ -1,7 +1,7 @@
 """Sparse autoencoders whose code is the largest latents of a whole batch."""
 
 from collections.abc import Sequence
-from typing import Unpack, cast
+from typing import Any, Unpack, cast
 
 import torch
 from torch import Tensor
@@ -10,9 +10,11 @@ from aefast.distributed.group import Group
 from aefast.functional import batch_topk_encode, sparse_decode
 from aefast.nn.dictionary import Code, DictionaryOptions, SparseDictionary
 from aefast.nn.input_normalization import Target
+from aefast.nn.plain import known_by_its_parameters
 from aefast.nn.reparametrized import renew_weights
 from aefast.nn.settings import setting
 from aefast.nn.shared_batch import group_of_batch, refuse_traces, warn_if_alone
+from aefast.nn.step_plan import PlannedDictionary
 from aefast.ops.shared import checks, dispatch
 from aefast.ops.topk import batch
 from aefast.ops.topk.op import SparseCode, as_rows, in_shape_of
@@ -21,6 +23,7 @@ from aefast.ops.topk.op import SparseCode, as_rows, in_shape_of
 THRESHOLD_RATE = 0.01
 
 
+@known_by_its_parameters("encoder_weight", "encoder_bias", "decoder_weight", "decoder_bias")
 class BatchTopKSparseAutoencoder(SparseDictionary):
     """A sparse autoencoder of whose latents k a row are active on the average: in training those
     are the largest of the whole batch, and a row that is hard to reconstruct has more of them.
@@ -140,10 +143,21 @@ class BatchTopKSparseAutoencoder(SparseDictionary):
         moved = threshold.lerp(least, THRESHOLD_RATE)
         self.threshold.copy_(torch.where(least.isfinite(), moved, threshold))
 
+    def planned_step(self) -> PlannedDictionary | str:
+        """The training step for the kernels; or why they cannot take it in one call."""
+        return self._planned_batch()
+
+    def _planned_batch(self, **fields: Any) -> PlannedDictionary | str:
+        if not self.training:
+            return "in evaluation mode a code has what is above the threshold"
+        fields |= {"selection": "batch_topk", "k": self.k, "threshold_rate": THRESHOLD_RATE}
+        return self._planned(self.threshold, **fields)
+
     def extra_repr(self) -> str:
         return f"k={self.k}, {super().extra_repr()}"
 
 
+@known_by_its_parameters("encoder_weight", "encoder_bias", "decoder_weight", "decoder_bias")
 class MatryoshkaSparseAutoencoder(BatchTopKSparseAutoencoder):
     """A batch top-k sparse autoencoder whose first latents reconstruct alone, too: general features
     come early, and are not split up by the special ones after them.
@@ -203,6 +217,10 @@ class MatryoshkaSparseAutoencoder(BatchTopKSparseAutoencoder):
             losses.append(loss)
             begin = end
         return torch.stack(losses).mean(), code, residual
+
+    def planned_step(self) -> PlannedDictionary | str:
+        """The training step for the kernels; or why they cannot take it in one call."""
+        return self._planned_batch(prefixes=tuple(self.prefixes))
 
     def extra_repr(self) -> str:
         return f"prefixes={self.prefixes}, {super().extra_repr()}"

@@ -1,7 +1,7 @@
 """What the sparse autoencoders over a language model's activations share."""
 
 import math
-from typing import ClassVar, Self, TypedDict, cast
+from typing import Any, ClassVar, Self, TypedDict, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,16 +23,19 @@ from aefast.nn.input_normalization import (
     measured_factor,
 )
 from aefast.nn.linear import Device
+from aefast.nn.plain import has_own_methods, is_plain
 from aefast.nn.reparametrized import renew_weights
 from aefast.nn.replicas import check_replica
 from aefast.nn.settings import HasSettings, fixed_choice, integer, number, setting
 from aefast.nn.sharded import Shardable
 from aefast.nn.shared_batch import active_on_any_rank, group_of_batch
+from aefast.nn.step_plan import NOT_TOGETHER, PlannedDictionary
 from aefast.ops.jumprelu.op import active_latents
 from aefast.ops.linear_act.centered import centered_linear
 from aefast.ops.shared import checks, dispatch
 from aefast.ops.topk.op import SparseCode
 from aefast.random import most_precise
+from aefast.step.dictionary_plan import DictionaryPlan
 from aefast.step.unit_rows import UnitNorm, normalize_rows, project_rows
 
 Code = SparseCode | Tensor
@@ -439,6 +442,43 @@ class SparseDictionary(HasSettings, Shardable):
         """The code of the k largest of some latents, which have these parameters."""
         values, indices = topk_encode(centered, weight, bias, k)
         return SparseCode(values.relu(), indices)
+
+    def _planned(
+        self, threshold: Tensor | None = None, **selection: Any
+    ) -> PlannedDictionary | str:
+        """The training step for the kernels, with fields of its :class:`DictionaryPlan`; or why
+        they cannot take it in one call."""
+        if torch.compiler.is_compiling() or not is_plain(self) or has_own_methods(self):
+            return "it has a hook, a parametrization or a method of its own, or is being traced"
+        if self.normalize_activations != "none":
+            return "its rows are normalized"
+        parameters: list[Tensor] = [self.encoder_weight, self.encoder_bias]
+        parameters += [self.decoder_weight, self.decoder_bias]
+        tensors = [*parameters, self.idle]
+        if any(tensor is None for tensor in tensors):
+            return "a parameter is None"
+        if len({id(tensor) for tensor in tensors}) < len(tensors):
+            return "two layers share a parameter"
+        shapes = [
+            (self.latents, self.visible),
+            (self.latents,),
+            (self.latents, self.outputs),
+            (self.outputs,),
+            (self.latents,),
+        ]
+        if [tensor.shape for tensor in tensors] != shapes:
+            return NOT_TOGETHER
+        plan = DictionaryPlan(
+            self.visible,
+            self.outputs,
+            self.latents,
+            **selection,
+            is_transcoder=self.is_transcoder,
+            aux_k=self.aux_k,
+            aux_weight=self.aux_weight,
+            dead_after=self.dead_after,
+        )
+        return PlannedDictionary(plan, parameters, self.idle, threshold)
 
     def _check_directions(self) -> None:
         if "decoder_weight" not in self._parameters:

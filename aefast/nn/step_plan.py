@@ -149,11 +149,13 @@ class PlannedDictionary(NamedTuple):
 
     Attributes:
         idle: the rows since each latent was active, int64 ``[L]``, which the steps move in place.
+        threshold: a scalar, which they move as well; or None.
     """
 
     plan: DictionaryPlan
     parameters: list[Tensor]
     idle: Tensor
+    threshold: Tensor | None = None
 
     @property
     def width(self) -> int:
@@ -164,19 +166,20 @@ class PlannedDictionary(NamedTuple):
         return None
 
     def refusal(self, x: Tensor) -> str | None:
-        return dictionary_plan.refusal(self.parameters, self.idle)
+        return dictionary_plan.refusal(self.parameters, self.idle, self.threshold)
 
     def kernel_plan(self) -> "_C.DictionaryPlan":
         from aefast.step import dictionary_cpp
 
-        return dictionary_cpp.kernel_plan(self.plan, self.idle)
+        return dictionary_cpp.kernel_plan(self.plan, self.idle, self.threshold)
 
     def updates(self, optimizer: torch.optim.Optimizer) -> Updates:
         return optimizers.OptimizerSteps(optimizer, self.parameters, by_rows=True)
 
     def advance(self, steps: int) -> None:
         if steps:
-            torch.autograd.graph.increment_version([self.idle])
+            moved = [self.idle] if self.threshold is None else [self.idle, self.threshold]
+            torch.autograd.graph.increment_version(moved)
 
 
 AnyPlanned = PlannedStep | PlannedMachine | PlannedDictionary

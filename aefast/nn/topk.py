@@ -7,13 +7,12 @@ from torch import Tensor
 
 from aefast.functional import topk_encode
 from aefast.nn.dictionary import DictionaryOptions, SparseDictionary, check_active
-from aefast.nn.plain import has_own_methods, is_plain, known_by_its_parameters
+from aefast.nn.plain import known_by_its_parameters
 from aefast.nn.reparametrized import renew_weights
 from aefast.nn.settings import setting
-from aefast.nn.step_plan import NOT_TOGETHER, PlannedDictionary
+from aefast.nn.step_plan import PlannedDictionary
 from aefast.ops.shared import checks
 from aefast.ops.topk.op import SparseCode
-from aefast.step.dictionary_plan import DictionaryPlan
 
 
 @known_by_its_parameters("encoder_weight", "encoder_bias", "decoder_weight", "decoder_bias")
@@ -107,39 +106,9 @@ class TopKSparseAutoencoder(SparseDictionary):
 
     def planned_step(self) -> PlannedDictionary | str:
         """The training step for the kernels; or why they cannot take it in one call."""
-        if torch.compiler.is_compiling() or not is_plain(self) or has_own_methods(self):
-            return "it has a hook, a parametrization or a method of its own, or is being traced"
-        if self.normalize_activations != "none":
-            return "its rows are normalized"
-        if self.rescale_acts_by_decoder_norm:
-            return "the latents' norms are part of the selection"
-        weight, bias = self.encoder_weight, self.encoder_bias
-        directions, decoder_bias, idle = self.decoder_weight, self.decoder_bias, self.idle
-        tensors = weight, bias, directions, decoder_bias, idle
-        if any(tensor is None for tensor in tensors):
-            return "a parameter is None"
-        if len({id(tensor) for tensor in tensors}) < len(tensors):
-            return "two layers share a parameter"
-        shapes = [
-            (self.latents, self.visible),
-            (self.latents,),
-            (self.latents, self.outputs),
-            (self.outputs,),
-            (self.latents,),
-        ]
-        if [tensor.shape for tensor in tensors] != shapes:
-            return NOT_TOGETHER
-        plan = DictionaryPlan(
-            self.visible,
-            self.outputs,
-            self.latents,
-            self.k,
-            is_transcoder=self.is_transcoder,
-            aux_k=self.aux_k,
-            aux_weight=self.aux_weight,
-            dead_after=self.dead_after,
+        return self._planned(
+            selection="topk", k=self.k, ranks_by_norm=self.rescale_acts_by_decoder_norm
         )
-        return PlannedDictionary(plan, [weight, bias, directions, decoder_bias], idle)
 
     def extra_repr(self) -> str:
         ranking = "rescale_acts_by_decoder_norm=True, " * self.rescale_acts_by_decoder_norm

@@ -1,5 +1,4 @@
-"""What a training step of a sparse dictionary computes, whose code is each row's k largest
-latents."""
+"""What a training step of a sparse dictionary computes."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,7 +12,7 @@ from aefast.step.parameters import unsuitable
 
 
 class DictionaryPlan(NamedTuple):
-    """A step of a top-k sparse autoencoder.
+    """A step of a sparse dictionary.
 
     The parameters are the encoder's weight ``[L, D]`` and bias, the latents' directions ``[L, O]``
     and the decoder's bias.
@@ -22,27 +21,38 @@ class DictionaryPlan(NamedTuple):
         visible: D.
         outputs: O.
         latents: L.
+        selection: which latents are active: ``"topk"``, each row's k largest, or ``"batch_topk"``,
+            as many a row on the average, the largest of the batch.
         k: how many latents are active in a row.
+        ranks_by_norm: whether the largest are those by pre-activation times the direction's norm.
+        prefixes: rising numbers of latents, the last of them L: the loss is the mean over what so
+            many first latents reconstruct. Empty for all latents alone.
         is_transcoder: whether the rows have targets of their own, which the decoder's bias belongs
             to. Otherwise it is subtracted from the input.
         aux_k: how many dead latents reconstruct the residual; 0 for none.
         aux_weight: the factor of their loss.
         dead_after: rows after which an inactive latent is dead.
+        threshold_rate: how far a step moves the threshold towards the batch's smallest active
+            value; 0 where there is none.
     """
 
     visible: int
     outputs: int
     latents: int
-    k: int
+    selection: str
+    k: float
+    ranks_by_norm: bool = False
+    prefixes: tuple[int, ...] = ()
     is_transcoder: bool = False
     aux_k: int = 0
     aux_weight: float = 0.0
     dead_after: int = 0
+    threshold_rate: float = 0.0
 
 
-def refusal(parameters: Sequence[Tensor], idle: Tensor) -> str | None:
-    """Why the kernels do not take a step of these parameters and counts ``[L]``; None where they
-    do."""
+def refusal(parameters: Sequence[Tensor], idle: Tensor, threshold: Tensor | None) -> str | None:
+    """Why the kernels do not take a step of these parameters, counts ``[L]`` and threshold; None
+    where they do."""
     reason = unsuitable(parameters)
     if reason is not None:
         return reason
@@ -50,6 +60,9 @@ def refusal(parameters: Sequence[Tensor], idle: Tensor) -> str | None:
         return "the counts of idle rows are not int64 on the CPU, one after the other"
     if not idle.data_ptr():
         return "the counts of idle rows have no memory: their storage was freed"
+    reason = None if threshold is None else unsuitable([threshold], "the threshold")
+    if reason is not None:
+        return reason
     name = backend.select(parameters[0].device, parameters[0].dtype)
     if name != "cpp":
         return f"backend {name!r} serves, and not the C++ kernels"

@@ -112,7 +112,7 @@ def choice_key(
     planned = plan_of(model)
     if isinstance(planned, str):
         return [planned]
-    states = (getattr(planned, name, None) for name in ("chain", "idle"))
+    states = (getattr(planned, name, None) for name in ("chain", "idle", "threshold"))
     tensors = [*planned.parameters, *states]
     return [
         planned.plan,

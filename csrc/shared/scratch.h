@@ -17,11 +17,11 @@ class Scratch {
     Scratch() = default;
     Scratch(const Scratch&) = delete;
     Scratch& operator=(const Scratch&) = delete;
-    ~Scratch() { std::free(data_); }
+    ~Scratch() { release(); }
 
     void* reserve(int64_t bytes) {
         if (bytes > capacity_) {
-            std::free(data_);
+            release();
             capacity_ = (bytes + 63) / 64 * 64;
             data_ = std::aligned_alloc(64, capacity_);
             if (data_ == nullptr) {
@@ -30,6 +30,12 @@ class Scratch {
             }
         }
         return data_;
+    }
+
+    void release() {
+        std::free(data_);
+        data_ = nullptr;
+        capacity_ = 0;
     }
 
   private:

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "gemm/blocking.h"
 #include "ops/sparse_reconstruction_loss/sparse_reconstruction_loss.h"
@@ -13,18 +14,31 @@
 #include "shared/parallel.h"
 #include "shared/row_sums.h"
 #include "shared/scratch.h"
+#include "step/dictionary_code.h"
 #include "step/take_step.h"
+#include "step/unit_row.h"
 
 namespace aefast::AEFAST_ISA {
 namespace {
 
-thread_local Scratch dictionary_scratch, dead_scratch;
+thread_local Scratch dictionary_scratch, dead_scratch, ranking_scratch, part_scratch;
+thread_local CodeRows code_rows;
 
 // Latents that reconstruct, and where their gradients go: all of a dictionary's, or the dead ones.
 struct Latents {
     int64_t count;
     const float *encoder, *bias, *directions;
     float *encoder_gradient, *bias_gradient, *direction_gradients;
+};
+
+// The part of a code that is of some of the latents, which are numbered from the first of them.
+struct CodePart {
+    int64_t first, count;  // latents
+    int64_t width;
+    float *values, *slopes;  // [rows, width], and the gradients by the values
+    int64_t* indices;
+    float* residual;  // what these and the latents before them reconstruct, less the target
+    int64_t filled;   // so many of a row, while a code is split
 };
 
 // The latents are summed over in at most so many blocks, whatever the thread count.
@@ -34,36 +48,46 @@ int64_t latents_per_block(int64_t latents) {
     return larger(kFewestLatentsPerBlock, ceil_divide(latents, kMostLatentBlocks));
 }
 
+// body(i) for each of count latents.
+template <class Body>
+void for_latents(int threads, int64_t count, const Body& body) {
+    constexpr int64_t kLatentsPerTask = 64;
+    parallel_for(threads, ceil_divide(count, kLatentsPerTask), [&](int64_t task) {
+        const int64_t last = smaller((task + 1) * kLatentsPerTask, count);
+        for (int64_t i = task * kLatentsPerTask; i < last; ++i) body(i);
+    });
+}
+
 class DictionaryStep {
   public:
     DictionaryStep(const DictionaryPlan& plan, const StepBatch& batch, Arena& arena)
-        : plan_(plan), batch_(batch) {
-        const int64_t rows = batch.rows, most_active = larger(plan.k, plan.aux_k);
+        : plan_(plan), batch_(batch), code_(code_rows) {
+        const int64_t rows = batch.rows;
         if (!plan.is_transcoder) centered_ = arena.take<float>(rows * plan.visible);
-        residual_ = arena.take<float>(rows * plan.outputs);
+        residuals_ = arena.take<float>(parts() * rows * plan.outputs);
         if (plan.aux_k > 0) missing_ = arena.take<float>(rows * plan.outputs);
-        values_ = arena.take<float>(rows * most_active);
-        slopes_ = arena.take<float>(rows * most_active);
-        indices_ = arena.take<int64_t>(rows * most_active);
         squares_ = arena.take<double>(rows);
         totals_ = arena.take<float>(plan.latents);
         idle_ = arena.take<int64_t>(plan.latents);
         if (plan.aux_k > 0) dead_ = arena.take<int64_t>(plan.latents);
         bias_sums_ = arena.take<double>(bias_blocks() * plan.outputs);
+        parts_ = arena.take<CodePart>(parts());
     }
 
     double run() {
         if (!plan_.is_transcoder) center();
-        double loss =
-            reconstruct(all(), plan_.k, decoder_bias(), batch_.target, batch_.target_row_stride);
+        encode(all());
         count_idle();
-        find_gradients(all(), 1);
+        double loss = plan_.prefixes.size() > 1 ? reconstruct_by_prefixes() : reconstruct_by_all();
         sum_residuals();
         if (plan_.aux_k > 0 && plan_.aux_weight != 0)
             loss += plan_.aux_weight * reconstruct_by_dead();
         find_decoder_bias_gradient();
         // The counts move with a step, which is not taken if its loss is not finite.
-        if (std::isfinite(static_cast<float>(loss))) std::copy_n(idle_, plan_.latents, plan_.idle);
+        if (std::isfinite(static_cast<float>(loss))) {
+            std::copy_n(idle_, plan_.latents, plan_.idle);
+            move_threshold();
+        }
         return loss;
     }
 
@@ -74,6 +98,8 @@ class DictionaryStep {
                 batch_.gradients[2]};
     }
     const float* decoder_bias() const { return batch_.parameters[3]; }
+    int64_t parts() const { return larger(1, static_cast<int64_t>(plan_.prefixes.size())); }
+    double elements() const { return static_cast<double>(batch_.rows) * plan_.outputs; }
 
     MatrixView encoded() const {
         if (plan_.is_transcoder)
@@ -89,69 +115,219 @@ class DictionaryStep {
         }
     }
 
-    // The mean squared error of what each row's k largest of the latents reconstruct. Leaves the
-    // code, the residuals, and their products with the directions of the code's latents.
-    double reconstruct(const Latents& latents, int64_t k, const float* start, const float* target,
-                       int64_t target_row_stride) {
-        k_ = k;
-        topk_encode({encoded(),
-                     {latents.encoder, latents.count, plan_.visible, plan_.visible, 1},
-                     latents.bias,
-                     k,
-                     values_,
-                     indices_,
-                     batch_.multiply,
-                     batch_.precision,
-                     batch_.threads});
-        for (int64_t i = 0; i < batch_.rows * k; ++i) values_[i] = values_[i] <= 0 ? 0 : values_[i];
-        sparse_reconstruction_loss({{values_, indices_, batch_.rows, k},
-                                    latents.directions,
-                                    plan_.outputs,
-                                    start,
-                                    target,
-                                    target_row_stride,
-                                    squares_,
-                                    residual_,
-                                    slopes_,
-                                    plan_.outputs,
-                                    batch_.threads});
+    // --------------------------------------------------------------------------------- the code
+
+    void encode(const Latents& latents) {
+        const Ranking ranking = ranked(latents);
+        if (plan_.selection == LatentSelection::topk)
+            encode_topk(arguments(latents, ranking), static_cast<int64_t>(plan_.k), code_);
+        else
+            encode_batch_topk(arguments(latents, ranking), plan_.k, code_);
+        finish_code(ranking);
+        least_active_ = std::numeric_limits<float>::infinity();
+        for (int64_t i = 0; i < code_.size(); ++i)
+            if (code_.values[i] > 0) least_active_ = std::min(least_active_, code_.values[i]);
+    }
+
+    // What latents are ranked by: their parameters, or these times the directions' norms.
+    struct Ranking {
+        const float *encoder, *bias;
+        const float* norms;  // null for none
+    };
+
+    Ranking ranked(const Latents& latents) const {
+        if (!plan_.ranks_by_norm) return {latents.encoder, latents.bias, nullptr};
+        const int64_t columns = plan_.visible, size = latents.count * (columns + 2);
+        auto* encoder = static_cast<float*>(ranking_scratch.reserve(sizeof(float) * size));
+        float* bias = encoder + latents.count * columns;
+        float* norms = bias + latents.count;
+        for_latents(batch_.threads, latents.count, [&](int64_t i) {
+            const double square =
+                squared_norm(latents.directions + i * plan_.outputs, plan_.outputs);
+            norms[i] =
+                std::max(static_cast<float>(std::sqrt(square)), std::numeric_limits<float>::min());
+            for (int64_t c = i * columns; c < (i + 1) * columns; ++c)
+                encoder[c] = latents.encoder[c] * norms[i];
+            bias[i] = latents.bias[i] * norms[i];
+        });
+        return {encoder, bias, norms};
+    }
+
+    TopKEncodeArguments arguments(const Latents& latents, const Ranking& ranking) const {
+        return {encoded(),       {ranking.encoder, latents.count, plan_.visible, plan_.visible, 1},
+                ranking.bias,    0,
+                nullptr,         nullptr,
+                batch_.multiply, batch_.precision,
+                batch_.threads};
+    }
+
+    // The values of what is selected: not below 0, and without the norms.
+    void finish_code(const Ranking& ranking) {
+        for (int64_t i = 0; i < code_.size(); ++i) {
+            float& value = code_.values[i];
+            if (value <= 0) value = 0;
+            if (ranking.norms) value /= ranking.norms[code_.indices[i]];
+        }
+    }
+
+    void count_idle() {
+        for (int64_t i = 0; i < plan_.latents; ++i) idle_[i] = plan_.idle[i] + batch_.rows;
+        for (int64_t i = 0; i < code_.size(); ++i)
+            if (code_.values[i] > 0) idle_[code_.indices[i]] = 0;
+    }
+
+    void move_threshold() const {
+        if (plan_.threshold == nullptr || !std::isfinite(least_active_)) return;
+        const auto rate = static_cast<float>(plan_.threshold_rate);
+        *plan_.threshold += rate * (least_active_ - *plan_.threshold);
+    }
+
+    // ------------------------------------------------------------------------------- the losses
+
+    double reconstruct_by_all() {
+        parts_[0] = whole_code(plan_.latents);
+        const double loss =
+            compare(parts_[0], all(), decoder_bias(), batch_.target, batch_.target_row_stride);
+        find_gradients(parts_[0], all(), 1);
+        return loss;
+    }
+
+    CodePart whole_code(int64_t latents) {
+        return {0, latents, code_.width, code_.values, code_.slopes, code_.indices, residuals_};
+    }
+
+    // The mean squared error of what a part reconstructs by itself. Leaves the residuals, and their
+    // products with the directions of the part's latents.
+    double compare(const CodePart& part, const Latents& latents, const float* start,
+                   const float* target, int64_t target_row_stride) const {
+        sparse_reconstruction_loss({sparse(part, part.values), latents.directions, plan_.outputs,
+                                    start, target, target_row_stride, squares_, part.residual,
+                                    part.slopes, plan_.outputs, batch_.threads});
         double total = 0;
         for (int64_t row = 0; row < batch_.rows; ++row) total += squares_[row];
         return total / elements();
     }
 
-    // Those of that error, times the weight, by the latents' parameters.
-    void find_gradients(const Latents& latents, double weight) {
+    // Those of that error, times the weight, by the parameters of the part's latents.
+    void find_gradients(const CodePart& part, const Latents& latents, double weight) const {
         const float factor = static_cast<float>(2 * weight / elements());
-        for (int64_t i = 0; i < batch_.rows * k_; ++i) {
-            slopes_[i] = values_[i] == 0 ? 0 : factor * slopes_[i];
-            values_[i] *= factor;
+        for (int64_t i = 0; i < batch_.rows * part.width; ++i) {
+            part.slopes[i] = part.values[i] == 0 ? 0 : factor * part.slopes[i];
+            part.values[i] *= factor;
         }
         const MatrixView x = encoded();
-        latent_sums({{slopes_, indices_, batch_.rows, k_},
-                     x.data,
-                     x.row_stride,
-                     latents.encoder_gradient,
-                     latents.bias_gradient,
-                     latents.count,
-                     plan_.visible,
+        latent_sums({sparse(part, part.slopes), x.data, x.row_stride,
+                     latents.encoder_gradient + part.first * plan_.visible,
+                     latents.bias_gradient + part.first, part.count, plan_.visible,
                      batch_.threads});
-        latent_sums({{values_, indices_, batch_.rows, k_},
-                     residual_,
-                     plan_.outputs,
-                     latents.direction_gradients,
-                     totals_,
-                     latents.count,
-                     plan_.outputs,
-                     batch_.threads});
+        latent_sums({sparse(part, part.values), part.residual, plan_.outputs,
+                     latents.direction_gradients + part.first * plan_.outputs, totals_, part.count,
+                     plan_.outputs, batch_.threads});
     }
 
-    double elements() const { return static_cast<double>(batch_.rows) * plan_.outputs; }
+    SparseCode sparse(const CodePart& part, const float* values) const {
+        return {values, part.indices, batch_.rows, part.width};
+    }
 
-    void count_idle() {
-        for (int64_t i = 0; i < plan_.latents; ++i) idle_[i] = plan_.idle[i] + batch_.rows;
-        for (int64_t i = 0; i < batch_.rows * k_; ++i)
-            if (values_[i] > 0) idle_[indices_[i]] = 0;
+    // The mean over the prefixes of the error of what so many first latents reconstruct.
+    double reconstruct_by_prefixes() {
+        const Latents latents = all();
+        split_code();
+        double loss = 0;
+        for (int64_t n = 0; n < parts(); ++n)
+            loss += compare_prefix(n) / static_cast<double>(parts());
+        // A latent is in the reconstruction by its own prefix and by all longer ones.
+        for (int64_t n = parts() - 2; n >= 0; --n)
+            for_rows([&](int64_t row) {
+                const float* longer = parts_[n + 1].residual + row * plan_.outputs;
+                float* residual = parts_[n].residual + row * plan_.outputs;
+                for (int64_t i = 0; i < plan_.outputs; ++i) residual[i] += longer[i];
+            });
+        for (int64_t n = 0; n < parts(); ++n) {
+            const CodePart& part = parts_[n];
+            const float* directions = latents.directions + part.first * plan_.outputs;
+            sampled_product({part.residual, plan_.outputs, directions, plan_.outputs, part.indices,
+                             part.slopes, batch_.rows, part.width, plan_.outputs, batch_.threads});
+            find_gradients(part, latents, 1 / static_cast<double>(parts()));
+        }
+        return loss;
+    }
+
+    // A part for the latents of each prefix that no shorter one has.
+    void split_code() {
+        const auto part_of = [&](int64_t latent) {
+            int64_t n = 0;
+            while (latent >= plan_.prefixes[n]) ++n;
+            return n;
+        };
+        // body(part, place in it) for each element of the code that is not 0.
+        const auto for_elements = [&](const auto& body) {
+            for (int64_t i = 0; i < code_.size(); ++i) {
+                if (i % code_.width == 0)
+                    for (int64_t n = 0; n < parts(); ++n) parts_[n].filled = 0;
+                if (code_.values[i] != 0) body(parts_[part_of(code_.indices[i])], i);
+            }
+        };
+        for (int64_t n = 0; n < parts(); ++n) {
+            const int64_t first = n == 0 ? 0 : plan_.prefixes[n - 1];
+            parts_[n] = {first, plan_.prefixes[n] - first, 1};
+        }
+        for_elements(
+            [](CodePart& part, int64_t) { part.width = larger(part.width, ++part.filled); });
+        place_parts();
+        for_elements([&](CodePart& part, int64_t i) {
+            const int64_t place = i / code_.width * part.width + part.filled++;
+            part.values[place] = code_.values[i];
+            part.indices[place] = code_.indices[i] - part.first;
+        });
+    }
+
+    void place_parts() {
+        const auto place = [&](Arena arena) {
+            for (int64_t n = 0; n < parts(); ++n) {
+                const int64_t size = batch_.rows * parts_[n].width;
+                parts_[n].values = arena.take<float>(size);
+                parts_[n].slopes = arena.take<float>(size);
+                parts_[n].indices = arena.take<int64_t>(size);
+                parts_[n].residual = residuals_ + n * batch_.rows * plan_.outputs;
+            }
+            return arena.used();
+        };
+        const int64_t bytes = place(Arena(nullptr));
+        auto* memory = static_cast<char*>(part_scratch.reserve(bytes));
+        std::fill_n(memory, bytes, 0);
+        place(Arena(memory));
+    }
+
+    // The mean squared error of the n-th prefix, whose last part is the n-th.
+    double compare_prefix(int64_t n) const {
+        const CodePart& part = parts_[n];
+        sparse_decode({sparse(part, part.values), all().directions + part.first * plan_.outputs,
+                       plan_.outputs, n == 0 ? decoder_bias() : nullptr, part.residual,
+                       plan_.outputs, batch_.threads});
+        for_rows([&](int64_t row) {
+            float* residual = part.residual + row * plan_.outputs;
+            const float* target = batch_.target + row * batch_.target_row_stride;
+            const float* shorter = n == 0 ? nullptr : parts_[n - 1].residual + row * plan_.outputs;
+            for (int64_t i = 0; i < plan_.outputs; ++i)
+                residual[i] = n == 0 ? residual[i] - target[i] : residual[i] + shorter[i];
+            Sum squares;
+            squares.add(plan_.outputs,
+                        [=](int64_t i) { return double(residual[i]) * residual[i]; });
+            squares_[row] = squares.total();
+        });
+        double total = 0;
+        for (int64_t row = 0; row < batch_.rows; ++row) total += squares_[row];
+        return total / elements();
+    }
+
+    template <class Body>
+    void for_rows(const Body& body) const {
+        constexpr int64_t kRowsPerTask = 32;
+        parallel_for(batch_.threads, ceil_divide(batch_.rows, kRowsPerTask), [&](int64_t task) {
+            const int64_t last = smaller((task + 1) * kRowsPerTask, batch_.rows);
+            for (int64_t row = task * kRowsPerTask; row < last; ++row) body(row);
+        });
     }
 
     // --------------------------------------------------------------------------- dead latents
@@ -162,14 +338,19 @@ class DictionaryStep {
         for (int64_t i = 0; i < plan_.latents; ++i)
             if (idle_[i] > plan_.dead_after) dead_[count++] = i;
         if (count == 0) return 0;
-        for (int64_t i = 0; i < batch_.rows * plan_.outputs; ++i) missing_[i] = -residual_[i];
+        const float* residual = residuals_ + (parts() - 1) * batch_.rows * plan_.outputs;
+        for (int64_t i = 0; i < batch_.rows * plan_.outputs; ++i) missing_[i] = -residual[i];
         const Latents dead = gathered(count);
-        const double loss =
-            reconstruct(dead, smaller(plan_.aux_k, count), nullptr, missing_, plan_.outputs);
-        find_gradients(dead, plan_.aux_weight);
+        const Ranking ranking = ranked(dead);
+        encode_topk(arguments(dead, ranking), smaller(plan_.aux_k, count), code_);
+        finish_code(ranking);
+        const CodePart part = whole_code(count);
+        const double loss = compare(part, dead, nullptr, missing_, plan_.outputs);
+        find_gradients(part, dead, plan_.aux_weight);
         // None of them was active in these rows: their gradients were 0.
         const Latents everything = all();
-        for_dead(count, [&](int64_t i, int64_t latent) {
+        for_latents(batch_.threads, count, [&](int64_t i) {
+            const int64_t latent = dead_[i];
             copy_row(dead.encoder_gradient, i, everything.encoder_gradient, latent, plan_.visible);
             copy_row(dead.bias_gradient, i, everything.bias_gradient, latent, 1);
             copy_row(dead.direction_gradients, i, everything.direction_gradients, latent,
@@ -178,35 +359,34 @@ class DictionaryStep {
         return loss;
     }
 
-    Latents gathered(int64_t count) {
+    Latents gathered(int64_t count) const {
+        struct Memory {
+            float *encoder, *bias, *directions, *encoder_gradient, *bias_gradient,
+                *direction_gradients;
+        };
         const auto taken_from = [&](Arena& arena) {
             const auto take = [&](int64_t width) { return arena.take<float>(count * width); };
-            return Latents{
-                count,   take(plan_.visible), take(1), take(plan_.outputs), take(plan_.visible),
-                take(1), take(plan_.outputs)};
+            return Memory{take(plan_.visible), take(1), take(plan_.outputs),
+                          take(plan_.visible), take(1), take(plan_.outputs)};
         };
         Arena measured(nullptr);
         taken_from(measured);
         Arena arena(static_cast<char*>(dead_scratch.reserve(measured.used())));
-        const Latents dead = taken_from(arena), everything = all();
-        for_dead(count, [&](int64_t i, int64_t latent) {
-            copy_row(everything.encoder, latent, const_cast<float*>(dead.encoder), i,
-                     plan_.visible);
-            copy_row(everything.bias, latent, const_cast<float*>(dead.bias), i, 1);
-            copy_row(everything.directions, latent, const_cast<float*>(dead.directions), i,
-                     plan_.outputs);
+        const Memory dead = taken_from(arena);
+        const Latents everything = all();
+        for_latents(batch_.threads, count, [&](int64_t i) {
+            const int64_t latent = dead_[i];
+            copy_row(everything.encoder, latent, dead.encoder, i, plan_.visible);
+            copy_row(everything.bias, latent, dead.bias, i, 1);
+            copy_row(everything.directions, latent, dead.directions, i, plan_.outputs);
         });
-        return dead;
-    }
-
-    // body(i, the i-th dead latent) for each.
-    template <class Body>
-    void for_dead(int64_t count, const Body& body) const {
-        constexpr int64_t kLatentsPerTask = 64;
-        parallel_for(batch_.threads, ceil_divide(count, kLatentsPerTask), [&](int64_t task) {
-            const int64_t last = smaller((task + 1) * kLatentsPerTask, count);
-            for (int64_t i = task * kLatentsPerTask; i < last; ++i) body(i, dead_[i]);
-        });
+        return {count,
+                dead.encoder,
+                dead.bias,
+                dead.directions,
+                dead.encoder_gradient,
+                dead.bias_gradient,
+                dead.direction_gradients};
     }
 
     static void copy_row(const float* from, int64_t from_row, float* to, int64_t to_row,
@@ -224,18 +404,18 @@ class DictionaryStep {
         return row_blocks(batch_.rows) + of_latents;
     }
 
-    void sum_residuals() {
-        const double factor = 2 / elements();
+    void sum_residuals() const {
+        const double factor = 2 / (elements() * static_cast<double>(parts()));
         parallel_for(batch_.threads, row_blocks(batch_.rows), [&](int64_t block) {
             const int64_t last = smaller((block + 1) * kRowsPerPartialSum, batch_.rows);
             double* sums = bias_sums_ + block * plan_.outputs;
             std::fill_n(sums, plan_.outputs, 0.0);
             for (int64_t row = block * kRowsPerPartialSum; row < last; ++row)
-                add(factor, residual_ + row * plan_.outputs, sums);
+                add(factor, residuals_ + row * plan_.outputs, sums);
         });
     }
 
-    void find_decoder_bias_gradient() {
+    void find_decoder_bias_gradient() const {
         const int64_t first = row_blocks(batch_.rows), per_block = latents_per_block(plan_.latents);
         const float* slopes = batch_.gradients[1];
         parallel_for(batch_.threads, bias_blocks() - first, [&](int64_t block) {
@@ -255,17 +435,17 @@ class DictionaryStep {
 
     const DictionaryPlan& plan_;
     const StepBatch& batch_;
+    CodeRows& code_;
     float* centered_ = nullptr;  // the rows less the decoder's bias
-    float* residual_;            // the reconstruction less the target
+    float* residuals_;           // of each part: the reconstruction less the target
     float* missing_ = nullptr;   // what the active latents leave to the dead ones
-    float *values_, *slopes_;    // of the code, [rows, k], and the gradients by it
-    int64_t* indices_;
-    int64_t k_ = 0;    // of the code
-    double* squares_;  // of each row's residual
+    double* squares_;            // of each row's residual
     float* totals_;
     int64_t* idle_;  // the counts after this step
     int64_t* dead_ = nullptr;
     double* bias_sums_;  // of blocks of rows, then of blocks of latents
+    CodePart* parts_;
+    float least_active_ = 0;
 };
 
 }  // namespace

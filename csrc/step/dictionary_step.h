@@ -1,5 +1,5 @@
-// A training step of a sparse dictionary as one call: codes of each row's k largest latents, the
-// error of what they reconstruct, and all gradients.
+// A training step of a sparse dictionary as one call: codes of few active latents, the error of
+// what they reconstruct, and all gradients.
 #pragma once
 
 #include <cstdint>
@@ -9,15 +9,24 @@
 
 namespace aefast {
 
+// Which latents are active: each row's k largest, or the k rows largest of all rows.
+enum class LatentSelection { topk, batch_topk };
+
 // The parameters are the encoder's weight [latents, visible] and bias, the latents' directions
 // [latents, outputs], and the decoder's bias.
 struct DictionaryPlan {
-    int64_t visible, outputs, latents, k;
-    bool is_transcoder;  // the decoder's bias belongs to other rows than the input
-    int64_t aux_k;       // dead latents that reconstruct the residual; 0 for none
+    int64_t visible, outputs, latents;
+    LatentSelection selection;
+    double k;                       // active latents of a row; of a batch on the average
+    bool ranks_by_norm;             // latents are ranked by pre-activation times direction's norm
+    std::vector<int64_t> prefixes;  // so many first latents reconstruct alone; the last are all
+    bool is_transcoder;             // the decoder's bias belongs to other rows than the input
+    int64_t aux_k;                  // dead latents that reconstruct the residual; 0 for none
     double aux_weight;
-    int64_t dead_after;  // a latent is dead if it was inactive for more rows
-    int64_t* idle;       // [latents]: the rows since each was active, which a step moves
+    int64_t dead_after;     // a latent is dead if it was inactive for more rows
+    int64_t* idle;          // [latents]: the rows since each was active, which a step moves
+    float* threshold;       // moves towards the smallest active value of a batch; null for none
+    double threshold_rate;  // by this share of the way
     std::vector<int64_t> sizes;
 };
 

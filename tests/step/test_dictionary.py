@@ -1,4 +1,4 @@
-"""A top-k dictionary's training step in one call, against the ordinary loop."""
+"""A dictionary's training step in one call, against the ordinary loop."""
 
 import copy
 import signal
@@ -10,7 +10,12 @@ import torch
 
 import aefast
 from aefast import backend
-from aefast.nn import BatchTopKSparseAutoencoder, DictionaryAdam, TopKSparseAutoencoder
+from aefast.nn import (
+    BatchTopKSparseAutoencoder,
+    DictionaryAdam,
+    MatryoshkaSparseAutoencoder,
+    TopKSparseAutoencoder,
+)
 from aefast.nn.step_plan import plan_of
 
 pytestmark = pytest.mark.skipif(
@@ -28,10 +33,21 @@ OPTIMIZERS = {
 }
 
 
-def pair(make="dictionary_adam", *, keeps_norm=True, **options):
+MODELS = {
+    "topk": lambda **options: TopKSparseAutoencoder(D, L, K, **options),
+    "ranked": lambda **options: TopKSparseAutoencoder(
+        D, L, K, rescale_acts_by_decoder_norm=True, **options
+    ),
+    "batch": lambda **options: BatchTopKSparseAutoencoder(D, L, 2.3, **options),
+    "matryoshka": lambda **options: MatryoshkaSparseAutoencoder(D, L, K, **options),
+    "one_prefix": lambda **options: MatryoshkaSparseAutoencoder(D, L, K, prefixes=[L], **options),
+}
+
+
+def pair(make="dictionary_adam", *, model="topk", keeps_norm=True, **options):
     """A model with an optimizer."""
     torch.manual_seed(0)
-    model = TopKSparseAutoencoder(D, L, K, **options)
+    model = MODELS[model](**options)
     optimizer = OPTIMIZERS[make](model.parameters())
     if keeps_norm:
         model.keep_unit_norm(optimizer)
@@ -59,6 +75,8 @@ def assert_trained_alike(pairs, data, **options):
     torch.testing.assert_close(losses, expected, rtol=1e-5, atol=1e-6)
     (model, optimizer), (other, other_optimizer) = pairs
     assert torch.equal(model.idle, other.idle)
+    for name, buffer in model.named_buffers():
+        torch.testing.assert_close(buffer, other.get_buffer(name), rtol=1e-5, atol=1e-6)
     for a, b in zip(model.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
         for name, state in optimizer.state[a].items():
@@ -82,6 +100,48 @@ def test_it_trains_as_the_loop_does(make, keeps_norm, aux_k, is_transcoder):
     assert model.dead.any()
     if keeps_norm:
         torch.testing.assert_close(model.decoder_weight.norm(dim=1), torch.ones(L))
+
+
+@pytest.mark.parametrize("is_transcoder", [False, True])
+@pytest.mark.parametrize("aux_k", [0, 8])
+@pytest.mark.parametrize("keeps_norm", [False, True])
+@pytest.mark.parametrize("model", [name for name in MODELS if name != "topk"])
+def test_its_kin_train_as_the_loop_does(model, keeps_norm, aux_k, is_transcoder):
+    options = {"keeps_norm": keeps_norm, "aux_k": aux_k, "aux_weight": 0.5, "dead_after": 40}
+    outputs = OUTPUTS if is_transcoder else None
+    pairs = [pair(model=model, outputs=outputs, **options) for _ in range(2)]
+    by_loop(pairs[1][0])
+    inputs, targets = rows_of(), rows_of(OUTPUTS)
+    for one, _ in pairs:
+        with torch.no_grad():
+            one.decoder_weight.mul_(
+                0.5 + torch.rand(L, 1, generator=torch.Generator().manual_seed(1))
+            )
+    assert_trained_alike(pairs, (inputs, targets) if is_transcoder else inputs)
+
+
+def test_a_row_may_have_all_latents_of_a_batch():
+    """More than the widths that a batch top-k code is tried with at first."""
+    pairs = [pair(model="batch"), pair(model="batch")]
+    by_loop(pairs[1][0])
+    data = 0.01 * rows_of(count=64)
+    data[::32] *= 10_000
+    for model, _ in pairs:
+        model.k = 3
+        with torch.no_grad():
+            model.encoder_bias.copy_(torch.linspace(0, 1, L))
+    assert_trained_alike(pairs, data, shuffle=False)
+    code = pairs[0][0].train().encode(data[:32])
+    assert code.values.shape[1] > 4 * 3 * 2
+
+
+def test_equal_values_are_those_of_lower_rows():
+    pairs = [pair(model="batch"), pair(model="batch")]
+    by_loop(pairs[1][0])
+    for model, _ in pairs:
+        torch.nn.init.zeros_(model.encoder_weight)
+        torch.nn.init.ones_(model.encoder_bias)
+    assert_trained_alike(pairs, rows_of(), shuffle=False)
 
 
 def test_dead_latents_learn_from_what_the_others_leave():
@@ -111,13 +171,16 @@ def test_parameters_that_are_frozen_stay():
     assert torch.equal(pairs[0][0].encoder_weight, pair()[0].encoder_weight)
 
 
-@pytest.mark.parametrize("make", ["dictionary_adam", "momentum"])
-def test_the_same_bits_by_any_threads_however_epochs_are_split(threads, make):
+@pytest.mark.parametrize(
+    ("model", "make"), [("topk", "momentum"), *((model, "dictionary_adam") for model in MODELS)]
+)
+def test_the_same_bits_by_any_threads_however_epochs_are_split(threads, model, make):
+    kind = model
     data = rows_of(count=1000)  # of steps that several threads share
 
     def trained(count, *parts):
         threads(count)
-        model, optimizer = pair(make, aux_k=8, dead_after=300)
+        model, optimizer = pair(make, model=kind, aux_k=8, dead_after=300)
         histories = [
             aefast.fit(model, data, optimizer, epochs=epochs, batch_size=700, seed=0)
             for epochs in parts
@@ -210,10 +273,9 @@ def test_what_the_kernels_do_not_do_the_loop_does(make, change, reason):
 
 
 def test_other_models_have_no_plan_yet():
-    for model in (Subclass(D, L, K), BatchTopKSparseAutoencoder(D, L, K)):
-        assert plan_of(model) == f"{type(model).__name__} has no plan of its step"
-    ranked = TopKSparseAutoencoder(D, L, K, rescale_acts_by_decoder_norm=True)
-    assert plan_of(ranked) == "the latents' norms are part of the selection"
+    assert plan_of(Subclass(D, L, K)) == "Subclass has no plan of its step"
+    batch = MODELS["batch"]().eval()
+    assert plan_of(batch) == "in evaluation mode a code has what is above the threshold"
     model, optimizer = pair(outputs=OUTPUTS)
     with pytest.raises(ValueError, match=r"^target is None; a transcoder takes"):
         aefast.fit(model, rows_of(), optimizer)
