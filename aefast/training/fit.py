@@ -114,7 +114,7 @@ def fit(
 
     On a CPU C++ takes the whole step where the model is one of :mod:`aefast.nn` with nothing on its
     layers, its parameters and the data are float32 (or uint8), and the optimizer is ``SGD``,
-    ``Adam``, ``AdamW`` or ``DictionaryAdam``; of the sparse dictionaries it is the top-k one. On a
+    ``Adam``, ``AdamW`` or ``DictionaryAdam``; of the sparse dictionaries it is the top-k ones. On a
     CUDA device such a step is captured as a CUDA graph, which is replayed for each minibatch: rows,
     seeds and learning rates are read from the GPU's memory, and the data lie there, where they take
     no more than a quarter of what is free; a dictionary's is not. Elsewhere the loop above runs.

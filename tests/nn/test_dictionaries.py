@@ -18,6 +18,7 @@ from aefast.nn import (
     candidates,
 )
 from aefast.nn.dictionary import geometric_median
+from aefast.nn.input_normalization import Target
 from aefast.ops.topk.op import SparseCode
 from tests.backends import not_interpreted
 
@@ -136,7 +137,7 @@ def test_a_loss_of_the_few_candidates_is_that_of_all_latents(name, outputs, devi
 def test_candidates_are_not_asked_where_a_code_is_another(name, monkeypatch):
     monkeypatch.setattr(candidates, "MOST_CANDIDATES", 1)
     model, x = trained(name), torch.randn(9, D)
-    assert isinstance(model._objective(x, x)[1], SparseCode)
+    assert isinstance(model._objective(x, Target(x))[1], SparseCode)
     x[0, 0] = torch.nan
     assert model.loss(x).isnan()
     for changed in (
@@ -145,12 +146,12 @@ def test_candidates_are_not_asked_where_a_code_is_another(name, monkeypatch):
     ):
         other = trained(name)
         other.__class__ = type("Changed", (type(other),), changed)
-        assert isinstance(other._objective(x, x)[1], torch.Tensor)
+        assert isinstance(other._objective(x, Target(x))[1], torch.Tensor)
     with torch.autocast("cpu", torch.bfloat16):
-        assert isinstance(model._objective(x, x)[1], torch.Tensor)
+        assert isinstance(model._objective(x, Target(x))[1], torch.Tensor)
     if name == "jumprelu":
         model.estimator = "tanh"
-        assert isinstance(model._objective(x, x)[1], torch.Tensor)
+        assert isinstance(model._objective(x, Target(x))[1], torch.Tensor)
 
 
 @pytest.mark.parametrize("name", MODELS)
