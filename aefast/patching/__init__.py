@@ -6,12 +6,21 @@ Each library has a folder here, with the functions that are replaced.
 import importlib
 import importlib.util
 import threading
+import warnings
 from dataclasses import dataclass, field
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING
 
 from aefast.deprecation import OldAttribute, renamed_global
-from aefast.patching.replacement import Calls, Installed, Replacement, UnknownVersionError
+from aefast.patching.replacement import (
+    Calls,
+    Installed,
+    Replacement,
+    UnknownVersionError,
+    install,
+    remove,
+)
+from aefast.patching.versions import check_trial, untested_version
 
 __all__ = ["Patch", "PatchStatus", "UnknownVersionError", "patch", "patched", "unpatch"]
 
@@ -93,7 +102,11 @@ def patch(*packages: str) -> Patch:
         ValueError: a package is none of these.
         ModuleNotFoundError: a package is not installed.
         aefast.patching.UnknownVersionError: a package's version has other methods than those that
-            are known. No package is patched then.
+            are known; or it is not among those that were tested, and gave other results on small
+            data than unpatched. No package is patched then.
+
+    Warns:
+        UserWarning: a version that was not tested gave the same results, and is patched.
 
     >>> import aefast
     >>> from sklearn.decomposition import PCA
@@ -109,8 +122,14 @@ def patch(*packages: str) -> Patch:
         new = [name for name in dict.fromkeys(packages) if name not in _installed]
         # All are checked before the first one is patched.
         replacements_by_package = {name: _replacements(name) for name in new}
+        untested = _tried(replacements_by_package)
+        installed = install(
+            [one for replacements in replacements_by_package.values() for one in replacements]
+        )
         for name, replacements in replacements_by_package.items():
-            _installed[name] = [Installed(replacement) for replacement in replacements]
+            _installed[name] = [one for one in installed if one.replacement in replacements]
+    for line in untested:
+        warnings.warn(f"aefast: {line}; a trial of it gave the same results", stacklevel=2)
     return Patch(new)
 
 
@@ -144,8 +163,7 @@ def unpatch(*packages: str) -> None:
                 raise RuntimeError(
                     f"{owner}.{name} was replaced by another since aefast.patch; undo that first"
                 )
-        for function in installed:
-            function.remove()
+        remove(installed)
         for name in names:
             del _installed[name]
 
@@ -212,6 +230,22 @@ def _replacements(package: str) -> list[Replacement]:
     for replacement in replacements:
         replacement.check(package)
     return replacements
+
+
+def _tried(replacements_by_package: dict[str, list[Replacement]]) -> list[str]:
+    """A line for each package of a version that was not tested. It has passed a trial.
+
+    Raises:
+        UnknownVersionError: one has not.
+    """
+    lines = []
+    for name, replacements in replacements_by_package.items():
+        untested = untested_version(PEERS[name], _peer(name).VERSIONS)
+        if untested is not None:
+            trial = importlib.import_module(f"aefast.patching.{name}.trial").trial
+            check_trial(untested, trial, replacements)
+            lines.append(untested)
+    return lines
 
 
 def _peer(package: str) -> ModuleType:

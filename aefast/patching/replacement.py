@@ -11,7 +11,6 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib import metadata
 from types import ModuleType
 
 
@@ -24,19 +23,6 @@ class UnsupportedCall(Exception):
 
 class UnknownVersionError(RuntimeError):
     """A peer library is of a version that this package does not know."""
-
-
-def check_version(package: str, known: tuple[str, ...]) -> None:
-    """Check that an installed package's version is of one of these series, such as "0.5".
-
-    Raises:
-        UnknownVersionError: it is of another.
-    """
-    version = metadata.version(package)
-    if not any(version == series or version.startswith(f"{series}.") for series in known):
-        raise UnknownVersionError(
-            f"{package} is {version}; aefast.patch takes {' and '.join(known)}; nothing was patched"
-        )
 
 
 @dataclass
@@ -101,6 +87,24 @@ class Replacement:
                     f"{package}'s {self.owner.__name__}.{name} is not there in this version; "
                     "nothing was patched"
                 )
+
+
+def install(replacements: list[Replacement]) -> list["Installed"]:
+    """Put all of these in effect; if one raises an error, none."""
+    installed: list[Installed] = []
+    try:
+        for replacement in replacements:
+            installed.append(Installed(replacement))
+    except BaseException:
+        remove(installed)
+        raise
+    return installed
+
+
+def remove(installed: list["Installed"]) -> None:
+    """Take replacements back, in the other order than they were put in effect."""
+    for function in reversed(installed):
+        function.remove()
 
 
 class Installed:

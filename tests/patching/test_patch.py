@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 sklearn = pytest.importorskip("sklearn")
 from sklearn.base import clone  # noqa: E402
@@ -14,8 +15,8 @@ from sklearn.neural_network import BernoulliRBM  # noqa: E402
 
 import aefast  # noqa: E402
 from aefast import patching  # noqa: E402
-from aefast.patching import replacement  # noqa: E402
 from aefast.patching import sklearn as peer  # noqa: E402
+from aefast.patching import versions  # noqa: E402
 
 CLASSES = [BernoulliRBM, PCA, FactorAnalysis]
 RBM = "sklearn.neural_network.BernoulliRBM"
@@ -169,13 +170,71 @@ def test_nothing_is_half_patched_where_a_version_is_unknown(monkeypatch):
         assert not aefast.patched()[RBM].served
 
 
-def test_a_version_that_was_not_tested_is_unknown(monkeypatch):
-    monkeypatch.setattr(replacement.metadata, "version", lambda package: "0.50.1")
-    with pytest.raises(patching.UnknownVersionError) as error:
-        replacement.check_version("rbms", ("0.4", "0.5"))
-    assert str(error.value) == "rbms is 0.50.1; aefast.patch takes 0.4 and 0.5; nothing was patched"
-    monkeypatch.setattr(replacement.metadata, "version", lambda package: "0.5.1")
-    replacement.check_version("rbms", ("0.5",))
+def test_if_one_replacement_raises_none_stays(monkeypatch):
+    put = patching.Installed.__init__
+    done = []
+
+    def second_raises(self, one):
+        if len(done) == 1:
+            raise KeyboardInterrupt
+        done.append(one)
+        put(self, one)
+
+    before = everything()
+    monkeypatch.setattr(patching.Installed, "__init__", second_raises)
+    with pytest.raises(KeyboardInterrupt):
+        aefast.patch("sklearn")
+    assert is_same(before, everything())
+    assert not aefast.patched()[RBM].served
+
+
+def test_which_versions_were_tested(monkeypatch):
+    monkeypatch.setattr(versions.metadata, "version", lambda distribution: "0.50.1")
+    line = "rbms is 0.50.1; aefast.patch was tested with 0.4, 0.5"
+    assert versions.untested_version("rbms", ("0.4", "0.5")) == line
+    monkeypatch.setattr(versions.metadata, "version", lambda distribution: "0.5.1")
+    assert versions.untested_version("rbms", ("0.4", "0.5")) is None
+
+
+def test_an_untested_version_is_patched_after_a_trial_and_says_so(monkeypatch, X):
+    monkeypatch.setattr(peer, "VERSIONS", ("0.1",))
+    state = np.random.get_state()[1].copy(), torch.get_rng_state()
+    with pytest.warns(UserWarning, match="tested with 0.1; a trial of it gave the same") as warned:
+        aefast.patch("sklearn")
+    assert warned[0].filename == __file__
+    assert np.array_equal(np.random.get_state()[1], state[0])
+    assert torch.equal(torch.get_rng_state(), state[1])
+    assert aefast.patched()[RBM] == patching.PatchStatus(True, peer.PUBLIC_NAMES[RBM], 0, {})
+
+
+def upside_down(fit_full):
+    def serve(self, X, *options):
+        result = fit_full(self, X, *options)
+        self.components_ = -self.components_
+        return result
+
+    return serve
+
+
+@pytest.mark.parametrize(
+    ("serve", "message"),
+    [
+        (upside_down(PCA._fit_full), "in a trial of this version PCA .* gave other results"),
+        (lambda *_: 1 / 0, r"a trial of this version failed \(division by zero\)"),
+    ],
+)
+def test_an_untested_version_that_differs_is_not_patched(monkeypatch, serve, message):
+    changed = [
+        replace(one, serve=serve) if one.name == "_fit_full" else one for one in peer.replacements()
+    ]
+    monkeypatch.setattr(peer, "replacements", lambda: changed)
+    monkeypatch.setattr(peer, "VERSIONS", ("0.1",))
+    before = everything()
+    with pytest.raises(patching.UnknownVersionError, match=message) as error:
+        aefast.patch("sklearn")
+    assert str(error.value).endswith("; nothing was patched")
+    assert "\n" not in str(error.value)
+    assert is_same(before, everything())
 
 
 def test_a_version_that_lacks_a_module_is_unknown(monkeypatch):

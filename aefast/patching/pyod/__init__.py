@@ -1,8 +1,8 @@
 """pyod: the functions that ``aefast.patch("pyod")`` replaces."""
 
-from aefast.patching.replacement import Replacement, check_version
+from aefast.patching.replacement import Replacement
 
-# Versions whose code was read, and whose results are tested.
+# Versions whose code was read, and whose results were tested.
 VERSIONS = ("3.6",)
 
 METHODS = "fit and decision_function, on a CPU"
@@ -13,7 +13,6 @@ PUBLIC_NAMES = {
 
 
 def replacements() -> list[Replacement]:
-    check_version("pyod", VERSIONS)
     # Here, because it imports pyod.
     from aefast.patching.pyod import detectors
 

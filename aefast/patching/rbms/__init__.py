@@ -1,8 +1,8 @@
 """rbms: the functions that ``aefast.patch("rbms")`` replaces."""
 
-from aefast.patching.replacement import Replacement, check_version
+from aefast.patching.replacement import Replacement
 
-# Versions whose code was read, and whose results are tested.
+# Versions whose code was read, and whose results were tested.
 VERSIONS = ("0.5",)
 
 PUBLIC_NAMES = {
@@ -13,7 +13,6 @@ PUBLIC_NAMES = {
 
 
 def replacements() -> list[Replacement]:
-    check_version("rbms", VERSIONS)
     # Here, because it imports rbms.
     from aefast.patching.rbms import bernoulli
 

@@ -2,6 +2,9 @@
 
 from aefast.patching.replacement import Replacement
 
+# Versions whose code was read, and whose results were tested.
+VERSIONS = ("1.6", "1.7", "1.8", "1.9")
+
 # The classes and functions that get faster, and which of their calls do.
 PUBLIC_NAMES = {
     "sklearn.neural_network.BernoulliRBM": "fit, on dense rows in [0, 1]",
