@@ -1,23 +1,19 @@
 """Old names, which warn for one version."""
 
-import os
 import sys
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TypeVar
 
-PACKAGE = f"{Path(__file__).parent}{os.sep}"
+from aefast.messages import PACKAGE, level_outside
 
 Value = TypeVar("Value")
 
 
 def warn_of_old_name(old: str, new: str) -> None:
     """One DeprecationWarning, at the line outside this package that used the name."""
-    level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(PACKAGE):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(f"{old} is an old name and will be removed: use {new}", DeprecationWarning, level)
+    message = f"{old} is an old name and will be removed: use {new}"
+    warnings.warn(message, DeprecationWarning, level_outside(PACKAGE))
 
 
 def renamed_argument(

@@ -1,6 +1,11 @@
 """Text for one-line messages: control characters escaped, long names shortened."""
 
+import os
+import sys
+from pathlib import Path
+
 SHOWN = 80
+PACKAGE = f"{Path(__file__).parent}{os.sep}"
 
 
 class OneLineError(ValueError):
@@ -18,6 +23,15 @@ def printable(text: str) -> str:
     'a\\nb\\x1b[2J'
     """
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def level_outside(*folders: str) -> int:
+    """The ``stacklevel`` of a warning in the function that asks, which names the nearest line that
+    is in none of these folders."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(folders):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def cut(value: object, limit: int = SHOWN) -> str:

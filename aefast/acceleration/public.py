@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from aefast.acceleration.serving import AcceleratedState, bind, unbind
 from aefast.acceleration.table import Report, ReportRow
-from aefast.acceleration.tracing import KEY, is_leaf
+from aefast.acceleration.tracing import KEY, has_other_code
 
 
 def accelerate(model: nn.Module, *, loss: Callable[..., Tensor] | None = None) -> Report:
@@ -52,10 +52,15 @@ def accelerate(model: nn.Module, *, loss: Callable[..., Tensor] | None = None) -
         raise TypeError(f"loss is a {type(loss).__name__}; it takes a function or a module")
     if next(accelerated_in(model), None) is not None:
         raise ValueError("model is accelerated already; aefast.restore(model) undoes it")
-    for module in _candidates(model):
-        record = bind(module, loss if module is model else None)
-        if not record.counters and module is not model:
+    try:
+        for module in _candidates(model):
+            record = bind(module, loss if module is model else None)
+            if not record.counters and module is not model:
+                unbind(module)
+    except BaseException:  # nothing stays bound
+        for module in list(accelerated_in(model)):
             unbind(module)
+        raise
     done = report(model)
     if not done.replaced and not any(isinstance(child, nn.Linear) for child in model.modules()):
         restore(model)
@@ -105,7 +110,7 @@ def accelerated_in(model: nn.Module) -> Iterator[nn.Module]:
 def _candidates(model: nn.Module) -> Iterator[nn.Module]:
     """The model, and each ``nn.Sequential`` in it, which may be called on its own."""
     for module in model.modules():
-        if module is model or (type(module) is nn.Sequential and not is_leaf(module)):
+        if module is model or (type(module) is nn.Sequential and not has_other_code(module)):
             yield module
 
 
@@ -124,6 +129,8 @@ def _rows(name: str, record: AcceleratedState) -> Iterator[ReportRow]:
     if record.reason is not None:
         yield ReportRow(name, type(record.module).__name__, False, record.reason)
     for state in record.states[:1]:
+        for target, reason in state.altered.items():
+            yield ReportRow(f"{name}.{target}".lstrip("."), "Linear", False, reason)
         if state.single_layers:
             layers = f"{state.single_layers} x Linear alone"
             yield ReportRow(name, layers, False, "torch's own is as fast")

@@ -227,6 +227,24 @@ def is_plain_linear(layer: nn.Module) -> bool:
     )
 
 
+def is_altered(layer: nn.Module) -> bool:
+    """Whether something stands on an nn.Linear: hooks, a parametrization, another class."""
+    return isinstance(layer, nn.Linear) and not is_plain_linear(layer)
+
+
+def altered_layers(graph: fx.Graph, module: nn.Module) -> dict[str, str]:
+    """The altered linear layers that a graph calls, by name, with what stands on them."""
+    names = [str(node.target) for node in graph.nodes if node.op == "call_module"]
+    called = {name: module.get_submodule(name) for name in names}
+    return {
+        name: "hooks stand on it"
+        if own_hooks(layer.__dict__)
+        else f"it is a {type(layer).__name__}"
+        for name, layer in called.items()
+        if is_altered(layer)
+    }
+
+
 def _untransposed(node: object) -> tuple[object, bool]:
     """The node that a transpose transposes, and True; any other node itself, and False."""
     if not isinstance(node, fx.Node):

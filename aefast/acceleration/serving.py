@@ -1,30 +1,30 @@
 """Replaces the forward of one module instance by a graph in which the kernels compute layers."""
 
 import copy
+import os
 import warnings
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from time import perf_counter
 from types import MethodType
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor, fx, nn
 
 from aefast import backend
 from aefast.acceleration.call_counter import CallCounter
-from aefast.acceleration.draws import TOO_FEW, Draw, draws_as_torch
-from aefast.acceleration.recognition import (
-    draws_of,
-    reads_parameter,
-    stacks_of,
-    torch_draws_of,
-)
-from aefast.acceleration.stack import NO_ROWS, NOT_PAYING, TOO_SMALL, Stack, stack_of
+from aefast.acceleration.draws import TOO_FEW
+from aefast.acceleration.graph import AcceleratedGraph, Fallbacks
+from aefast.acceleration.recognition import is_altered
+from aefast.acceleration.stack import NO_ROWS, NOT_PAYING, TOO_SMALL, Stack
 from aefast.acceleration.tracing import KEY, TRACING, Trace, is_plain_tensor, trace
-from aefast.nn.plain import global_hooks
+from aefast.messages import PACKAGE, level_outside
+from aefast.nn.plain import global_hooks, own_hooks
 from aefast.ops.shared.dispatch import is_in_function_mode
 from aefast.ops.shared.precision import product_level
+from aefast.torch_private import count_dispatch_modes
 
 # A forward is traced again after the model changed: its mode, a level of noise, a submodule. After
 # so many traces the model is taken to change at every call, and its own code runs.
@@ -33,85 +33,15 @@ MOST_TRACES = 8
 # Shapes of calls that do not pay are forgotten once there are so many.
 MOST_SHAPES = 64
 
-# A single linear layer with fewer weights is left to torch, which computes one product and one
-# activation as fast: there a call of the kernels costs more than it saves.
-FEWEST_ALONE = 1 << 18
-
-Operation = Stack | Draw
-# Reasons that depend on a call's shape alone: such calls are counted without a warning.
-EXPECTED = {NO_ROWS, NOT_PAYING, TOO_FEW, TOO_SMALL}
+MORE_ARGUMENTS = "the call passes arguments that have a default"
+# Reasons that depend on a call's shape or arguments alone: such calls are counted without a
+# warning.
+EXPECTED = {MORE_ARGUMENTS, NO_ROWS, NOT_PAYING, TOO_FEW, TOO_SMALL}
+NOT_PLAIN = "an argument is no plain tensor"
+WATCHED = "hooks of all modules, or a function mode, see the call"
+TORCH = f"{Path(torch.__file__).parent}{os.sep}"
 # The methods of torch's by which DataParallel and torch.jit.script copy a module.
 REPLICATE, SCRIPT = "_replicate_for_data_parallel", "__prepare_scriptable__"
-
-
-class AcceleratedGraph:
-    """The graph of a module in one state, training or evaluation mode for instance, with the
-    kernels in it.
-
-    Attributes:
-        guard: checks that the module is still in that state.
-        inputs: the number of tensors that the graph takes.
-        operations: the kernels' calls in it.
-        single_layers: the number of single linear layers that were left to torch.
-        torch_draws: the names of the draws that were left to torch.
-        run: calls the graph.
-        not_paying: the inputs' shapes and dtypes of calls all of whose operations fell back for
-            their shape, with their reasons. Such calls take the module's own code from then on: the
-            graph would add 20 us to them.
-    """
-
-    def __init__(self, module: nn.Module, traced: Trace, counters: dict[str, CallCounter]) -> None:
-        self.guard = traced.guard
-        self.inputs = traced.inputs
-        self.operations: list[Operation] = []
-        self.single_layers = 0
-        self.replaced: dict[fx.Node, fx.Node] = {}
-        self.torch_draws: list[str] = []
-        self.run = self._compiled(module, traced)
-        self.not_paying: dict[tuple[object, ...], list[tuple[CallCounter, str]]] = {}
-        self._share_counters(counters)
-
-    def _share_counters(self, counters: dict[str, CallCounter]) -> None:
-        """Give equal operations one counter: a report counts training and evaluation together."""
-        names: list[str] = []
-        for operation in self.operations:
-            number = names.count(str(operation)) + 1
-            names.append(str(operation))
-            name = names[-1] if number == 1 else f"{names[-1]}, number {number}"
-            operation.counter = counters.setdefault(name, operation.counter)
-
-    def _compiled(self, module: nn.Module, traced: Trace) -> Callable[..., object]:
-        graph = traced.graph
-        for layers in stacks_of(graph, module):
-            stack = stack_of(layers)
-            if len(layers) == 1 and stack.largest_product < FEWEST_ALONE:
-                self.single_layers += 1
-                continue
-            nodes = [node for layer in layers for node in layer.nodes]
-            self._replace(nodes[-1], stack, layers[0].input)
-            for node in reversed(nodes):
-                graph.erase_node(node)
-        for draw in list(draws_of(graph, module)) if draws_as_torch() else ():
-            self._replace(draw.node, Draw(draw.kind, draw.level), draw.x)
-            graph.erase_node(draw.node)
-        self.torch_draws = torch_draws_of(graph)
-        # Remove reads of weights that only the replaced layers had. All other nodes stay, even
-        # without readers: they may write.
-        graph.eliminate_dead_code(lambda node: not reads_parameter(node))
-        python = graph.python_code("self")
-        namespace = dict(python.globals)
-        # Lines before the definition wrap functions for torch.fx; only tracing would need them.
-        exec(python.src[python.src.index("def forward") :], namespace)
-        return MethodType(namespace["forward"], module)
-
-    def _replace(self, node: fx.Node, operation: Operation, argument: fx.Node) -> None:
-        """Put a kernel's call in a node's place. Its argument may have been replaced before."""
-        self.operations.append(operation)
-        argument = self.replaced.get(argument, argument)
-        with node.graph.inserting_before(node):
-            new = node.graph.call_function(operation, (argument,))
-        node.replace_all_uses_with(new)
-        self.replaced[node] = new
 
 
 class AcceleratedState:
@@ -162,8 +92,46 @@ class AcceleratedState:
             self.reason = traced
             return None
         self.reason = None
-        self.states.append(AcceleratedGraph(self.module, traced, self.counters))
-        return self.states[-1]
+        state = AcceleratedGraph(self.module, traced, self.counters)
+        state.missing = self._missing(state) if self.states else []
+        self.states.append(state)
+        return state
+
+    def _missing(self, state: AcceleratedGraph) -> Fallbacks:
+        """The stacks of the first graph that a new one lacks because the model was changed."""
+        stacks = [one for one in self.states[0].operations if isinstance(one, Stack)]
+        reason = self._change(state)
+        if reason is None:
+            return []
+        counters = [operation.counter for operation in state.operations]
+        return [(one.counter, reason) for one in stacks if one.counter not in counters]
+
+    def _change(self, state: AcceleratedGraph) -> str | None:
+        """What was done to the model's modules since its first graph, so that the kernels compute
+        less of it; None for nothing."""
+        for name, child in self.module.named_modules():
+            if child is not self.module and own_hooks(child.__dict__):
+                return f"a hook stands on {name}"
+        modules = list(self.module.modules())
+        has_stacks = any(isinstance(one, Stack) for one in state.operations)
+        is_other = list(map(id, modules)) != list(map(id, self.states[0].guard.modules))
+        if is_other and not has_stacks:
+            return "a module was put in another's place"
+        changed = (name for name, child in self.module.named_modules() if is_altered(child))
+        return next((f"{name} is no plain Linear any more" for name in changed), None)
+
+    def as_positional(
+        self, arguments: tuple[object, ...], keywords: dict[str, object]
+    ) -> tuple[tuple[object, ...], dict[str, object]]:
+        """A call's arguments, without keywords where these are all that the graph takes besides."""
+        names = self.states[0].inputs[len(arguments) :]
+        if keywords.keys() != set(names):
+            return arguments, keywords
+        return (*arguments, *(keywords[name] for name in names)), {}
+
+    def is_given_more(self, arguments: tuple[object, ...]) -> bool:
+        """Whether a call passes more than the tensors that the graphs take."""
+        return len(arguments) > len(self.states[0].inputs)
 
     def serve(self, arguments: tuple[Tensor, ...]) -> object:
         """Call the forward: the graph, or the model's own code where no graph is valid, or where
@@ -171,47 +139,77 @@ class AcceleratedState:
         state = self.current
         if state is None or not state.guard.holds():
             state = self.current = self._graph_now()
-        if state is None or len(arguments) != state.inputs or not state.operations:
-            return type(self.module).forward(self.module, *arguments)
+        if state is None:
+            return self.serve_without_kernels(arguments, {}, self._all_by(str(self.reason)))
+        if len(arguments) < len(state.inputs):  # which raises the forward's own error
+            return self.serve_without_kernels(arguments, {}, [])
+        if not state.operations:
+            return self.serve_without_kernels(arguments, {}, state.missing)
         key = product_level("cpu"), *[(one.shape, one.dtype) for one in arguments]
         fallbacks = state.not_paying.get(key)
         if fallbacks is not None:
-            return self._serve_without_kernels(arguments, fallbacks)
+            return self.serve_without_kernels(arguments, {}, fallbacks)
         result = state.run(*arguments)
         counters = [operation.counter for operation in state.operations]
-        if any(counter.last.reason is not None for counter in counters):
+        if state.missing or any(counter.last.reason is not None for counter in counters):
             self._note_fallbacks(state, key, counters)
         return result
 
-    def _serve_without_kernels(
-        self, arguments: tuple[Tensor, ...], fallbacks: list[tuple[CallCounter, str]]
+    def serve_without_kernels(
+        self, arguments: tuple[object, ...], keywords: dict[str, object], fallbacks: Fallbacks
     ) -> object:
         """Call the model's own code, whose time is counted once, at the first operation."""
         start = perf_counter()
-        result = type(self.module).forward(self.module, *arguments)
-        for counter, reason in fallbacks:
-            counter.count(reason, start)
-            start = perf_counter()
+        result = type(self.module).forward(self.module, *arguments, **keywords)
+        self._count(fallbacks, start)
         return result
+
+    def refuse(
+        self, arguments: tuple[object, ...], keywords: dict[str, object], reason: str
+    ) -> object:
+        """Call the model's own code, for this reason."""
+        return self.serve_without_kernels(arguments, keywords, self._all_by(reason))
+
+    def _all_by(self, reason: str) -> Fallbacks:
+        """Each operation of the current graph, or of the first one, with this reason."""
+        state = self.current or next(iter(self.states), None)
+        return [] if state is None else [(one.counter, reason) for one in state.operations]
 
     def _note_fallbacks(
         self, state: AcceleratedGraph, key: tuple[object, ...], counters: list[CallCounter]
     ) -> None:
-        """Remember a call that nothing served, and warn, once, of one that should have been."""
+        """Remember a call that nothing served, and count what the graph no longer has."""
         reasons = [(counter, counter.last.reason) for counter in counters]
         fallbacks = [(counter, reason) for counter, reason in reasons if reason is not None]
-        unexpected = {reason for _, reason in fallbacks} - EXPECTED
-        if len(fallbacks) == len(counters) and not unexpected:
+        is_expected = {reason for _, reason in fallbacks} <= EXPECTED
+        if len(fallbacks) == len(counters) and is_expected:
             if len(state.not_paying) >= MOST_SHAPES:
                 state.not_paying.clear()
-            state.not_paying[key] = fallbacks
+            state.not_paying[key] = fallbacks + state.missing
+        self._count(state.missing, perf_counter())
+        self._warn(fallbacks)
+
+    def _count(self, fallbacks: Fallbacks, start: float) -> None:
+        for counter, reason in fallbacks:
+            counter.count(reason, start)
+            start = perf_counter()
+        self._warn(fallbacks)
+
+    def _warn(self, fallbacks: Fallbacks) -> None:
+        """Warn, once, of a call that fell back where the report said that kernels compute it."""
+        unexpected = {reason for _, reason in fallbacks} - EXPECTED
         if unexpected and not self.has_warned:
             self.has_warned = True
             warnings.warn(
                 f"aefast: a call of the accelerated {type(self.module).__name__} ran as plain "
                 f"PyTorch: {min(unexpected)}; aefast.report(model) counts such calls",
-                stacklevel=5,
+                stacklevel=level_outside(PACKAGE, TORCH),
             )
+
+
+def is_traced_call(arguments: tuple[object, ...]) -> bool:
+    """Whether arguments that are no plain tensors are a trace's: placeholders, fake tensors."""
+    return count_dispatch_modes() > 0 or any(isinstance(one, fx.Proxy) for one in arguments)
 
 
 def _forward_like(original: Callable[..., object]) -> Callable[..., object]:
@@ -219,14 +217,21 @@ def _forward_like(original: Callable[..., object]) -> Callable[..., object]:
     it for the names of the arguments."""
 
     @wraps(original)
-    def forward(self: nn.Module, *arguments: object, **keywords: object) -> object:
-        is_seen = torch.compiler.is_compiling() or global_hooks() or is_in_function_mode()
-        if is_seen or keywords or not all(map(is_plain_tensor, arguments)):
+    def forward(self: nn.Module, *arguments: Any, **keywords: Any) -> object:
+        if torch.compiler.is_compiling() or KEY not in self.__dict__:  # restored, yet called
             return type(self).forward(self, *arguments, **keywords)
-        record = self.__dict__.get(KEY)
-        if record is None:  # restored, while someone holds this forward
+        record: AcceleratedState = self.__dict__[KEY]
+        if keywords:
+            arguments, keywords = record.as_positional(arguments, keywords)
+        if global_hooks() or is_in_function_mode():
+            return record.refuse(arguments, keywords, WATCHED)
+        if keywords or record.is_given_more(arguments):
+            return record.refuse(arguments, keywords, MORE_ARGUMENTS)
+        if all(map(is_plain_tensor, arguments)):
+            return record.serve(arguments)
+        if is_traced_call(arguments):
             return type(self).forward(self, *arguments)
-        return record.serve(arguments)
+        return record.refuse(arguments, keywords, NOT_PLAIN)
 
     return forward
 

@@ -49,11 +49,11 @@ class Trace:
 
     Attributes:
         graph: the operations. Calls of torch's own modules, and of modules with hooks, are nodes.
-        inputs: the number of tensors that it takes.
+        inputs: the names of the tensors that it takes.
         guard: checks that the graph is still what the forward computes.
     """
 
-    def __init__(self, graph: fx.Graph, inputs: int, guard: "Guard") -> None:
+    def __init__(self, graph: fx.Graph, inputs: list[str], guard: "Guard") -> None:
         self.graph = graph
         self.inputs = inputs
         self.guard = guard
@@ -89,7 +89,7 @@ def trace(module: nn.Module) -> Trace | str:
     except Exception as problem:  # user code, run on placeholders, may raise anything
         line = (str(problem).strip() or type(problem).__name__).splitlines()[0].split(". ")[0]
         return f"{type(module).__name__}: torch.fx cannot trace its forward ({line})"
-    return Trace(graph, len(required), Guard(module, reads))
+    return Trace(graph, required, Guard(module, reads))
 
 
 def _required_arguments(module: nn.Module) -> list[str]:
@@ -118,12 +118,16 @@ def _own_code(module: nn.Module) -> list[nn.Module]:
 def is_leaf(module: nn.Module) -> bool:
     """Whether a module's call is one node of the graph: torch's own modules, those with hooks or
     with a forward on the instance, and those that were compiled."""
-    attributes = module.__dict__
-    if own_hooks(attributes) or own_forward(attributes) is not None:
-        return True
-    if attributes.get("_compiled_call_impl") is not None:
+    if own_hooks(module.__dict__) or has_other_code(module):
         return True
     return is_torchs(module) and type(module) not in CONTAINERS
+
+
+def has_other_code(module: nn.Module) -> bool:
+    """Whether a call of a module does not run its class's forward: it was compiled, or someone set
+    a forward on it."""
+    attributes = module.__dict__
+    return own_forward(attributes) is not None or attributes.get("_compiled_call_impl") is not None
 
 
 def own_forward(attributes: dict[str, Any]) -> object:

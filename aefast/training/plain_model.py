@@ -116,7 +116,7 @@ def _blocks_in(traced: Trace, module: nn.Module) -> list[RecognizedBlock] | str:
         return "the model is more than layers one after the other"
     layer_nodes = {node for block in blocks for node in block.layer.nodes}
     if (
-        traced.inputs != 1
+        len(traced.inputs) != 1
         or not _is_input(node, module)
         or _does_more(traced.graph, layer_nodes, module)
     ):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import aefast
 from aefast import use_backend
-from aefast.acceleration import stack
+from aefast.acceleration import public, stack
 from aefast.acceleration.draws import draws_as_torch
 from tests.accelerate.models import VAE, Denoising, EncoderDecoder, sequential
 
@@ -58,6 +58,123 @@ def test_one_warning_once() -> None:
         warnings.simplefilter("error")
         model(torch.rand(4, 20).double())
     assert aefast.report(model).rows[0].fallbacks == 2
+
+
+def test_a_warning_names_the_line_that_calls() -> None:
+    model = sequential(20, 12, 20)
+    aefast.accelerate(model)
+    with use_backend("eager"), pytest.warns(UserWarning, match="ran as plain") as warned:
+        model(torch.rand(4, 20))
+    assert warned[0].filename == __file__
+
+
+class Scaled(nn.Module):
+    """Takes a tensor, and a number that has a default."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = sequential(20, 12, 20)
+
+    def forward(self, x: Tensor, scale: float = 1.0) -> Tensor:
+        return self.net(x) * scale
+
+
+def test_calls_by_keyword_are_served_and_counted() -> None:
+    model, x = Scaled(), torch.rand(4, 20)
+    aefast.accelerate(model)
+    torch.testing.assert_close(model(x=x), type(model).forward(model, x))
+    assert aefast.report(model).rows[0].served == 1
+    model(x=x, scale=2.0)
+    model(x, 2.0)
+    row = aefast.report(model).rows[0]
+    assert (row.served, row.fallbacks) == (1, 2)
+    assert row.reason == "the call passes arguments that have a default"
+    with pytest.raises(TypeError, match="unexpected keyword argument 'y'"):
+        model(y=x)
+    assert aefast.report(model).rows[0].fallbacks == 2
+
+
+class Adapter(nn.Module):
+    """Stands in a layer's place, as LoRA's does."""
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base, self.down, self.up = base, nn.Linear(20, 2), nn.Linear(2, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) + self.up(self.down(x) * 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda net: net[0].register_forward_hook(lambda *_: None), "a hook stands on 0"),
+        (
+            lambda net: nn.utils.parametrizations.weight_norm(net[2]),
+            "another's place|2 is no plain",
+        ),
+        (lambda net: net.__setitem__(0, Adapter(net[0])), "a module was put in another's place"),
+    ],
+)
+def test_calls_of_a_model_that_was_changed_are_counted(change: Any, reason: str) -> None:
+    model, x = sequential(20, 12, 20), torch.rand(4, 20)
+    aefast.accelerate(model)
+    model(x)
+    change(model)
+    with pytest.warns(UserWarning, match=f"ran as plain PyTorch: .*({reason})"):
+        torch.testing.assert_close(model(x), type(model).forward(model, x))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(x)
+    row = aefast.report(model).rows[0]
+    assert (row.served, row.fallbacks) == (1, 2)
+    assert re.search(reason, row.reason)
+
+
+def test_tensors_of_other_classes_and_hooks_of_all_modules_are_counted() -> None:
+    class Tagged(Tensor):
+        pass
+
+    model, x = sequential(20, 12, 20), torch.rand(4, 20)
+    aefast.accelerate(model)
+    with pytest.warns(UserWarning, match="no plain tensor"):
+        model(x.as_subclass(Tagged))
+    hook = nn.modules.module.register_module_forward_hook(lambda *_: None)
+    model(x)
+    hook.remove()
+    model(x)
+    row = aefast.report(model).rows[0]
+    assert (row.served, row.fallbacks) == (1, 2)
+
+
+def test_layers_with_hooks_stand_in_the_table_and_a_hooked_sequential_is_served() -> None:
+    model = EncoderDecoder()
+    codes: list[Tensor] = []
+    model.encoder.register_forward_hook(lambda module, inputs, output: codes.append(output))
+    model.decoder[0].register_forward_hook(lambda *_: None)
+    lines = str(aefast.accelerate(model))
+    assert re.search(r"decoder\.0 +Linear +no .*hooks stand on it", lines)
+    model(torch.rand(4, 20))
+    assert len(codes) == 1
+    served = {row.name: row.served for row in aefast.report(model).replaced}
+    assert served["encoder"] == 1
+
+
+def test_nothing_stays_bound_if_binding_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = EncoderDecoder()
+    before = [dict(vars(module)) for module in model.modules()]
+    bind, bound = public.bind, []
+
+    def second_raises(module: nn.Module, loss: Any) -> Any:
+        if bound:
+            raise KeyboardInterrupt
+        bound.append(module)
+        return bind(module, loss)
+
+    monkeypatch.setattr(public, "bind", second_raises)
+    with pytest.raises(KeyboardInterrupt):
+        aefast.accelerate(model)
+    assert [vars(module) for module in model.modules()] == before
 
 
 def test_what_a_shape_tells_is_no_surprise() -> None:

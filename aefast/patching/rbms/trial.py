@@ -8,8 +8,9 @@ from aefast.patching.versions import Results
 
 
 def trial() -> Results:
-    rows = (torch.arange(60).reshape(10, 6) % 7 < 3).float()
-    model = BBRBM(torch.linspace(-1, 1, 24).reshape(6, 4), torch.zeros(6), torch.zeros(4))
+    rows = (torch.arange(60, dtype=torch.int64, device="cpu").reshape(10, 6) % 7 < 3).float()
+    weight = rows.new_tensor(range(-12, 12)).reshape(6, 4) / 12
+    model = BBRBM(weight, rows.new_zeros(6), rows.new_zeros(4))
     model.init_grad()
     chains = model.init_chains(len(rows), start_v=1 - rows)
     drawn = model.sample_state(chains, 2)
