@@ -160,6 +160,12 @@ class Mlp:
     @property
     def saved_columns(self) -> int: ...
 
+class PackedLaunch:
+    def __init__(
+        self, kernel: CudaKernel, programs: int, device: int, arguments: tuple[object, ...]
+    ) -> None: ...
+    def launch(self, stream: int, *tensors: object) -> None: ...
+
 class ParameterUpdate:
     def __init__(
         self,

@@ -257,6 +257,39 @@ def test_launches_in_turn_are_those_of_the_steps_one_by_one(record):
     assert [launch["shared"] for launch in launches[:4]] == [1000, 2000, 1000, 2000]
 
 
+PACKED = """
+kernel = make(1000)
+packed = _C.PackedLaunch(kernel, 7, 3, arguments)
+del kernel
+other, matrix = Tensor(0x7F9900000000), Tensor(0x7E0000, 300, 72)
+packed.launch(99, other, matrix)
+packed.launch(98, arguments[0], arguments[4].tensor)
+moved = types.SimpleNamespace(tensor=matrix, round_to_tf32=False)
+make(1000).launch(7, 99, 3, (other, *arguments[1:4], moved))
+make(1000).launch(7, 98, 3, arguments)
+_C.PackedLaunch(make(), 0, 3, arguments).launch(99, other, matrix)
+"""
+
+
+def test_a_packed_launch_takes_other_memory_and_keeps_the_rest(record):
+    launches = record(PACKED).launches
+    assert len(launches) == 4
+    assert launches[:2] == launches[2:]
+    assert {launch["context"] for launch in launches} == {0x1003}
+
+
+def test_a_packed_launchs_maps_round_as_the_first_did(record):
+    encoded = record(
+        """
+rounding = (*arguments[:4], descriptor(300, 72, tf32=True))
+packed = _C.PackedLaunch(make(elem_type=7, elem_size=4), 1, 0, rounding)
+packed.launch(0, arguments[0], Tensor(0x7E0000, 300, 72))
+"""
+    ).named("cuTensorMapEncodeTiled")
+    assert [call["type"] for call in encoded] == [11, 11]
+    assert [call["address"] for call in encoded] == [0x7F0000, 0x7E0000]
+
+
 def failure(call):
     return f"""
 try:
@@ -372,6 +405,18 @@ def test_arguments_and_programs_are_counted():
         kernel("i32", "i32").launch(1, 0, 0, (1,))
     with pytest.raises(ValueError, match="programs is 2147483648; it takes"):
         kernel().launch(2**31, 0, 0, ())
+
+
+def test_a_packed_launchs_tensors_are_checked():
+    packed = backend.extension().PackedLaunch(kernel("i32", "*fp32"), 1, 0, (1, torch.zeros(4)))
+    with pytest.raises(TypeError, match="kernel takes 1 tensors, not 0"):
+        packed.launch(0)
+    with pytest.raises(TypeError, match="argument 1 of kernel is of type Tensor; it takes \\*fp32"):
+        packed.launch(0, torch.zeros(4, dtype=torch.float64))
+    with pytest.raises(AttributeError, match="argument 1 of kernel is of type str"):
+        packed.launch(0, "x")
+    with pytest.raises(TypeError, match="kernel takes 2 arguments, not 1"):
+        backend.extension().PackedLaunch(kernel("i32", "i32"), 1, 0, (1,))
 
 
 def test_launches_in_turn_are_checked_before_the_first():

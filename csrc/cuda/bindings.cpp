@@ -43,6 +43,10 @@ void bind(py::module_& module) {
              py::arg("arguments"), py::arg("descriptors"))
         .def("launch", &CudaKernel::launch, py::arg("programs"), py::arg("stream"),
              py::arg("device"), py::arg("arguments"));
+    py::class_<PackedLaunch>(module, "PackedLaunch")
+        .def(py::init<CudaKernel&, int64_t, int, const py::tuple&>(), py::keep_alive<1, 2>(),
+             py::arg("kernel"), py::arg("programs"), py::arg("device"), py::arg("arguments"))
+        .def("launch", &PackedLaunch::launch, py::arg("stream"));
     module.def(
         "launch_in_turn",
         [](const std::vector<std::tuple<CudaKernel*, int64_t, py::tuple, size_t>>& launches,

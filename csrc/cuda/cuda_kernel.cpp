@@ -156,9 +156,15 @@ void CudaKernel::pack(int64_t programs, const py::tuple& values, Parameters& par
             refuse(i, value);
         }
     }
-    for (size_t i = 0; i < offsets_.size(); ++i) parameters.pointers[i] = storage + offsets_[i];
     for (size_t i = offsets_.size() - kScratchPointers; i < offsets_.size(); ++i) {
         store<uint64_t>(storage + offsets_[i], 0);
+    }
+    point(parameters);
+}
+
+void CudaKernel::point(Parameters& parameters) const {
+    for (size_t i = 0; i < offsets_.size(); ++i) {
+        parameters.pointers[i] = parameters.storage + offsets_[i];
     }
 }
 
@@ -192,6 +198,56 @@ void launch_in_turn(const std::vector<LaunchInTurn>& launches, uintptr_t stream,
                                                  stream, device, packed[i].pointers);
         }
     }
+}
+
+PackedLaunch::PackedLaunch(CudaKernel& kernel, int64_t programs, int device,
+                           const py::tuple& arguments)
+    : kernel_(kernel), programs_(programs), device_(device) {
+    CudaKernel::Parameters parameters;
+    kernel.pack(programs, arguments, parameters);
+    values_.assign(parameters.storage, parameters.storage + kernel.bytes_);
+    for (size_t i = 0; i < kernel.arguments_.size(); ++i) {
+        CudaKernel::Argument& argument = kernel.arguments_[i];
+        if (argument.kind == CudaKernel::Kind::pointer) memory_.push_back({i, {}});
+        if (argument.kind != CudaKernel::Kind::descriptor) continue;
+        const size_t rank = kernel.descriptors_[argument.descriptor].block.size();
+        PyObject* descriptor = PyTuple_GET_ITEM(arguments.ptr(), i);
+        memory_.push_back({i, CudaKernel::global_tensor(argument, descriptor, rank)});
+    }
+}
+
+void PackedLaunch::launch(uintptr_t stream, const py::args& tensors) {
+    if (tensors.size() != memory_.size()) {
+        throw py::type_error(kernel_.function_.symbol() + " takes " +
+                             std::to_string(memory_.size()) + " tensors, not " +
+                             std::to_string(tensors.size()));
+    }
+    if (programs_ == 0) return;
+    CudaKernel::Parameters parameters;
+    std::memcpy(parameters.storage, values_.data(), values_.size());
+    for (size_t i = 0; i < memory_.size(); ++i) {
+        CudaKernel::Argument& argument = kernel_.arguments_[memory_[i].argument];
+        unsigned char* destination = parameters.storage + kernel_.offsets_[argument.parameter];
+        PyObject* value = PyTuple_GET_ITEM(tensors.ptr(), i);
+        try {
+            CudaKernel::check_dtype(argument, value);
+            const uint64_t address = to_address(value);
+            if (argument.kind == CudaKernel::Kind::pointer) {
+                store(destination, address);
+                continue;
+            }
+            GlobalTensor tensor = memory_[i].tensor;
+            tensor.address = address;
+            encode_tensor_map(tensor, kernel_.descriptors_[argument.descriptor], destination);
+        } catch (py::error_already_set& error) {
+            error.restore();
+            kernel_.refuse(memory_[i].argument, value);
+        }
+    }
+    kernel_.point(parameters);
+    py::gil_scoped_release release;
+    kernel_.function_.launch(static_cast<unsigned>(programs_), stream, device_,
+                             parameters.pointers);
 }
 
 // A tensor's dtype is the signature's.
@@ -233,6 +289,16 @@ void CudaKernel::unpack_descriptor(Argument& argument, PyObject* value,
                                    unsigned char* storage) const {
     const BlockLayout& layout = descriptors_[argument.descriptor];
     const size_t rank = layout.block.size();
+    const GlobalTensor tensor = global_tensor(argument, value, rank);
+    const size_t* offset = &offsets_[argument.parameter];
+    for (size_t i = 0; i < rank; ++i) {
+        store(storage + offset[1 + i], static_cast<int32_t>(tensor.shape[i]));
+        store(storage + offset[1 + rank + i], tensor.strides[i]);
+    }
+    encode_tensor_map(tensor, layout, storage + offset[0]);
+}
+
+GlobalTensor CudaKernel::global_tensor(Argument& argument, PyObject* value, size_t rank) {
     const auto descriptor = py::reinterpret_borrow<py::object>(value);
     const py::object tensor = descriptor.attr("tensor");
     check_dtype(argument, tensor.ptr());
@@ -246,14 +312,11 @@ void CudaKernel::unpack_descriptor(Argument& argument, PyObject* value,
     GlobalTensor global = {};
     global.address = to_address(tensor.ptr());
     global.round_to_tf32 = PyObject_IsTrue(descriptor.attr("round_to_tf32").ptr()) == 1;
-    const size_t* offset = &offsets_[argument.parameter];
     for (size_t i = 0; i < rank; ++i) {
-        global.shape[i] = to_int64(PyTuple_GET_ITEM(shape.ptr(), i));
+        global.shape[i] = to_int32(PyTuple_GET_ITEM(shape.ptr(), i));
         global.strides[i] = to_int64(PyTuple_GET_ITEM(strides.ptr(), i));
-        store(storage + offset[1 + i], to_int32(PyTuple_GET_ITEM(shape.ptr(), i)));
-        store(storage + offset[1 + rank + i], global.strides[i]);
     }
-    encode_tensor_map(global, layout, storage + offset[0]);
+    return global;
 }
 
 // The error that Python has at hand, of the same type, with the argument's name.

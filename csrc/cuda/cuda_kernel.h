@@ -12,6 +12,7 @@
 namespace aefast {
 
 struct LaunchInTurn;
+class PackedLaunch;
 
 // The arguments' types are those of a Triton signature: "*fp32" for a pointer to it, "i32",
 // "i64", "fp32", "tensordesc<bf16[128, 64]>". A pointer is given as an int or as anything with
@@ -27,6 +28,7 @@ class CudaKernel {
     void launch(int64_t programs, uintptr_t stream, int device, const pybind11::tuple& arguments);
 
   private:
+    friend class PackedLaunch;
     friend void launch_in_turn(const std::vector<LaunchInTurn>& launches, uintptr_t stream,
                                int device, int32_t first_step, int64_t rounds);
 
@@ -46,11 +48,13 @@ class CudaKernel {
     };
 
     void pack(int64_t programs, const pybind11::tuple& arguments, Parameters& parameters);
+    void point(Parameters& parameters) const;
     static Kind kind_of(const std::string& type);
     static void check_dtype(Argument& argument, PyObject* tensor);
     void append(size_t bytes, size_t alignment);
     void unpack(Argument& argument, PyObject* value, unsigned char* storage) const;
     void unpack_descriptor(Argument& argument, PyObject* value, unsigned char* storage) const;
+    static GlobalTensor global_tensor(Argument& argument, PyObject* descriptor, size_t rank);
     [[noreturn]] void refuse(size_t index, PyObject* value) const;
 
     CudaFunction function_;
@@ -58,6 +62,32 @@ class CudaKernel {
     std::vector<BlockLayout> descriptors_;
     std::vector<size_t> offsets_;  // of each parameter in the launch's storage
     size_t bytes_ = 0;
+};
+
+// A launch that is made again and again: only where its tensors lie changes. What it passes besides
+// is packed once.
+class PackedLaunch {
+  public:
+    // The arguments are those of CudaKernel::launch. The kernel must outlive this.
+    PackedLaunch(CudaKernel& kernel, int64_t programs, int device,
+                 const pybind11::tuple& arguments);
+
+    // With these in the place of the pointers and the descriptors' tensors, in the same order.
+    // Their shapes and strides must be those of the first.
+    void launch(uintptr_t stream, const pybind11::args& tensors);
+
+  private:
+    // An argument that is memory.
+    struct Memory {
+        size_t argument;
+        GlobalTensor tensor;  // of a descriptor
+    };
+
+    CudaKernel& kernel_;
+    const int64_t programs_;
+    const int device_;
+    std::vector<unsigned char> values_;
+    std::vector<Memory> memory_;
 };
 
 // One of several launches that take turns.

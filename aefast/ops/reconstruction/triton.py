@@ -11,6 +11,7 @@ Sums are deterministic: each tile writes a partial sum, and these are added in t
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,9 +22,17 @@ from aefast.ops.corrupt.noise import Noise
 from aefast.ops.linear_act.op import FROM_PREACTIVATION, saved_for_backward
 from aefast.ops.reconstruction import panels
 from aefast.ops.reconstruction.settings import Gradients, LossInputs, LossSettings, PerInput
-from aefast.ops.shared import triton_activation, triton_gemm
-from aefast.ops.shared.triton import ACTIVATIONS, TYPE_NAMES, Variant, cdiv, device_of
-from aefast.ops.shared.triton_gemm import Tile
+from aefast.ops.shared import triton_activation, triton_gemm, triton_packed
+from aefast.ops.shared.triton import (
+    ACTIVATIONS,
+    TYPE_NAMES,
+    PlannedLaunch,
+    Variant,
+    cdiv,
+    device_of,
+)
+from aefast.ops.shared.triton_gemm import Factors, Tile
+from aefast.ops.shared.triton_packed import PackedLaunches
 
 # The columns that the epilogue takes at a time: it needs registers for every element in flight.
 EPILOGUE_COLUMNS = 32
@@ -198,6 +207,45 @@ def pays(inputs: LossInputs) -> bool:
     return True
 
 
+class _Memory(NamedTuple):
+    """What a comparison writes: padded gradients [rows, columns], and partial sums."""
+
+    grad_output: Tensor | None
+    grad_target: Tensor | None
+    grad_bias: Tensor | None  # [row tiles, columns]
+    losses: Tensor  # [row tiles, pieces of columns]
+
+    def pointers(self, unwritten: Tensor) -> tuple[Tensor, ...]:
+        """In the kernel's order. ``unwritten`` stands for gradients that are not needed."""
+        return (
+            unwritten if self.grad_output is None else self.grad_output,
+            unwritten if self.grad_target is None else self.grad_target,
+            self.losses if self.grad_bias is None else self.grad_bias,
+            self.losses,
+        )
+
+
+def _memory(
+    code: Tensor, columns: int, row_tiles: int, needs_grad: panels.ComparisonGradients
+) -> _Memory:
+    rows, padded_columns = code.shape[0], triton_gemm.padded(columns, code.dtype)
+    float32 = partial(code.new_empty, dtype=torch.float32)
+    return _Memory(
+        code.new_empty(rows, padded_columns) if needs_grad.output else None,
+        code.new_empty(rows, padded_columns) if needs_grad.target else None,
+        float32(row_tiles, columns) if needs_grad.bias else None,
+        float32(row_tiles, cdiv(columns, EPILOGUE_COLUMNS)),
+    )
+
+
+_packed = PackedLaunches()
+# The kernel's pointers besides the factors, in its order.
+POINTERS = tuple(
+    f"{name}_pointer"
+    for name in ("target", "bias", "grad_output", "grad_target", "grad_bias", "loss")
+)
+
+
 class _Primitives:
     """Implements panels.LossPrimitives."""
 
@@ -227,42 +275,26 @@ class _Primitives:
         scale: float,
         needs_grad: panels.ComparisonGradients,
     ) -> panels.Compared:
-        read = triton_gemm.factors(code, weight, plain=False)
-        rows, columns, _ = read.shape
-        generation, multiprocessors = triton_gemm.chip(code.device)
-        tile, _ = triton_gemm.choose_tile(
-            tiles(generation, read.kind, settings.output_activation), multiprocessors, read.shape
+        columns, target = weight.shape[0], triton_gemm.aligned(target)
+        device = triton_packed.gpu_of(code)
+        key = (
+            *(device, *map(triton_packed.layout, (code, weight, target)), code.dtype),
+            *(bias is None, settings.reconstruction, settings.output_activation, scale),
+            *(needs_grad, triton_gemm.kind_of(code)),
         )
-        row_tiles = cdiv(rows, tile.rows)
-        target = triton_gemm.aligned(target)
-        padded_columns = triton_gemm.padded(columns, code.dtype)
-        unwritten = code  # for pointers that the kernel does not write to
-        grad_output = code.new_empty(rows, padded_columns) if needs_grad.output else None
-        grad_target = code.new_empty(rows, padded_columns) if needs_grad.target else None
-        float32 = partial(code.new_empty, dtype=torch.float32)
-        losses = float32(row_tiles, cdiv(columns, EPILOGUE_COLUMNS))
-        grad_bias = float32(row_tiles, columns) if needs_grad.bias else None
-        compared = settings.reconstruction, settings.output_activation
-        chosen = _compare_variant(
-            generation, code.dtype, read.left.dtype, read.kind, tile, read.layout, *compared
-        )
-        with device_of(code):
-            chosen.launch(
-                row_tiles * cdiv(columns, tile.columns),
-                **read.arguments(generation, tile),
-                target_pointer=target,
-                bias_pointer=unwritten if bias is None else bias.contiguous(),
-                grad_output_pointer=unwritten if grad_output is None else grad_output,
-                grad_target_pointer=unwritten if grad_target is None else grad_target,
-                grad_bias_pointer=losses if grad_bias is None else grad_bias,
-                loss_pointer=losses,
-                target_row_stride=target.stride(0),
-                bias_size=0 if bias is None else columns,
-                scale=scale,
-                wants_output=int(needs_grad.output),
-                wants_bias=int(needs_grad.bias),
-                wants_target=int(needs_grad.target),
-            )
+        packed = _packed.find(key)
+        if packed is not None:
+            memory = _memory(code, columns, packed.sizes[0], needs_grad)
+            bias = code if bias is None else bias.contiguous()
+            packed.run(code, weight, target, bias, *memory.pointers(code))
+        else:
+            read = triton_gemm.factors(code, weight, plain=False)
+            planned, memory = _planned(read, code, bias, target, settings, scale, needs_grad)
+            with device_of(code):
+                planned.run()
+            if device is not None and read.is_of(code, weight):
+                _packed.add(key, device, planned, memory.losses.shape[0])
+        grad_output, grad_target, grad_bias, losses = memory
         return panels.Compared(
             losses.sum(dtype=torch.float64),
             None if grad_output is None else grad_output[:, :columns],
@@ -293,3 +325,37 @@ class _Primitives:
 
     def add_product(self, left: Tensor, right: Tensor, total: Tensor | None) -> Tensor:
         return triton_gemm.add_product(left.t(), right.t(), total)
+
+
+def _planned(
+    read: Factors,
+    code: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    settings: LossSettings,
+    scale: float,
+    needs_grad: panels.ComparisonGradients,
+) -> tuple[PlannedLaunch, _Memory]:
+    """A comparison's launch, and what it writes."""
+    rows, columns, _ = read.shape
+    generation, multiprocessors = triton_gemm.chip(code.device)
+    compared = settings.reconstruction, settings.output_activation
+    pair = tiles(generation, read.kind, settings.output_activation)
+    tile, _ = triton_gemm.choose_tile(pair, multiprocessors, read.shape)
+    variant = _compare_variant(
+        generation, code.dtype, read.left.dtype, read.kind, tile, read.layout, *compared
+    )
+    row_tiles = cdiv(rows, tile.rows)
+    memory = _memory(code, columns, row_tiles, needs_grad)
+    pointers = target, code if bias is None else bias.contiguous(), *memory.pointers(code)
+    arguments = {
+        **read.arguments(generation, tile),
+        **dict(zip(POINTERS, pointers, strict=True)),
+        "target_row_stride": target.stride(0),
+        "bias_size": 0 if bias is None else columns,
+        "scale": scale,
+        "wants_output": int(needs_grad.output),
+        "wants_bias": int(needs_grad.bias),
+        "wants_target": int(needs_grad.target),
+    }
+    return PlannedLaunch(variant, row_tiles * cdiv(columns, tile.columns), arguments), memory

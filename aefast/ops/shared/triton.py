@@ -289,11 +289,14 @@ def cdiv(dividend: int, divisor: int) -> int:
     return -(-dividend // divisor)
 
 
+_HERE = contextlib.nullcontext()
+
+
 def device_of(tensor: torch.Tensor) -> contextlib.AbstractContextManager[object]:
     """A context in which the tensor's device is current: Triton launches on the current device."""
-    if tensor.device.type == "cuda":
+    if tensor.is_cuda and tensor.get_device() != torch.cuda.current_device():
         return torch.cuda.device(tensor.device)
-    return contextlib.nullcontext()
+    return _HERE
 
 
 def strides_of(**tensors: torch.Tensor) -> dict[str, int]:

@@ -5,10 +5,22 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from aefast.ops.shared.triton import ACTIVATIONS, TYPE_NAMES, Variant, cdiv, device_of, strides_of
+from aefast.ops.shared import triton_packed
+from aefast.ops.shared.triton import (
+    ACTIVATIONS,
+    TYPE_NAMES,
+    PlannedLaunch,
+    Variant,
+    cdiv,
+    device_of,
+    strides_of,
+)
 from aefast.ops.shared.triton_gemm import alignment, is_aligned, padded
+from aefast.ops.shared.triton_packed import PackedLaunches
 
 GRADIENT_ROWS, GRADIENT_COLUMNS, GRADIENT_STEPS = 16, 128, 8
+
+_packed = PackedLaunches()
 
 
 @cache
@@ -36,22 +48,32 @@ def activation_backward(grad: Tensor, saved: Tensor, activation: str) -> tuple[T
     rows, columns = grad.shape
     padded_columns = padded(columns, grad.dtype)
     row_blocks = cdiv(rows, GRADIENT_ROWS * GRADIENT_STEPS)
-    column_blocks = cdiv(columns, GRADIENT_COLUMNS)
     grad_preactivation = grad.new_empty(rows, padded_columns)
     partials = grad.new_empty(row_blocks, columns, dtype=torch.float32)
-    if grad.numel() > 0:
-        chosen = variant(grad.dtype, is_aligned(grad) and is_aligned(saved))
-        with device_of(grad):
-            chosen.launch(
-                row_blocks * column_blocks,
-                grad_pointer=grad,
-                saved_pointer=saved,
-                grad_preactivation_pointer=grad_preactivation,
-                partial_pointer=partials,
-                rows=rows,
-                columns=columns,
-                padded_columns=padded_columns,
-                **strides_of(grad=grad, saved=saved),
-                activation=ACTIVATIONS[activation],
-            )
+    device = triton_packed.gpu_of(grad)
+    key = device, triton_packed.layout(grad), triton_packed.layout(saved), grad.dtype, activation
+    packed = _packed.find(key)
+    if packed is not None:
+        packed.run(grad, saved, grad_preactivation, partials)
+        return grad_preactivation, partials
+    if grad.numel() == 0:
+        return grad_preactivation, partials
+    column_blocks = cdiv(columns, GRADIENT_COLUMNS)
+    arguments = {
+        "grad_pointer": grad,
+        "saved_pointer": saved,
+        "grad_preactivation_pointer": grad_preactivation,
+        "partial_pointer": partials,
+        "rows": rows,
+        "columns": columns,
+        "padded_columns": padded_columns,
+        **strides_of(grad=grad, saved=saved),
+        "activation": ACTIVATIONS[activation],
+    }
+    chosen = variant(grad.dtype, is_aligned(grad) and is_aligned(saved))
+    planned = PlannedLaunch(chosen, row_blocks * column_blocks, arguments)
+    with device_of(grad):
+        planned.run()
+    if device is not None:
+        _packed.add(key, device, planned)
     return grad_preactivation, partials

@@ -20,16 +20,18 @@ import torch
 from torch import Tensor
 
 from aefast import backend
-from aefast.ops.shared import triton_terms
+from aefast.ops.shared import triton_packed, triton_terms
 from aefast.ops.shared.precision import product_level
 from aefast.ops.shared.triton import (
     ACTIVATIONS,
     TYPE_NAMES,
     Descriptor,
+    PlannedLaunch,
     Variant,
     cdiv,
     device_of,
 )
+from aefast.ops.shared.triton_packed import PackedLaunches
 from aefast.ops.shared.triton_terms import Terms
 
 
@@ -118,6 +120,11 @@ class Factors(NamedTuple):
     kind: str  # of TILES
     shape: tuple[int, int, int]  # rows, columns, depth
     term_rows: tuple[int, int]  # stored rows of a term of each
+
+    def is_of(self, left: Tensor, right: Tensor) -> bool:
+        """Whether the kernel reads these tensors where they lie, and no copies of them."""
+        pairs = (self.left, left), (self.right, right)
+        return all(read.data_ptr() == tensor.data_ptr() for read, tensor in pairs)
 
     def arguments(self, generation: int, tile: Tile) -> dict[str, Tensor | Descriptor | int]:
         """The arguments that every product kernel takes: operands, strides and shape."""
@@ -457,6 +464,40 @@ def multiply(
     if rows == 0 or columns == 0:
         output = left.new_empty(rows, columns)
         return output, output if keep_preactivation else None
+    output, preactivation = _product(
+        left, right, bias, activation, keep_preactivation, kind, left.dtype
+    )
+    return (
+        _first_columns(output, columns),
+        None if preactivation is None else _first_columns(preactivation, columns),
+    )
+
+
+_packed = PackedLaunches()
+
+
+def _product(
+    left: Tensor,
+    right: Tensor,
+    bias: Tensor | None,
+    activation: str,
+    keep_preactivation: bool,
+    kind: str | None,
+    output_dtype: torch.dtype,
+) -> tuple[Tensor, Tensor | None]:
+    """act(left @ right.T + bias) with padded columns, and the pre-activation or None."""
+    device = triton_packed.gpu_of(left)
+    key = (
+        *(device, triton_packed.layout(left), triton_packed.layout(right), left.dtype),
+        *(output_dtype, bias is None, activation, keep_preactivation, kind, kind_of(left)),
+    )
+    packed = _packed.find(key)
+    if packed is not None:
+        output = left.new_empty(packed.sizes, dtype=output_dtype)
+        preactivation = torch.empty_like(output) if keep_preactivation else None
+        written = output, output if preactivation is None else preactivation
+        packed.run(left, right, *written, left if bias is None else bias.contiguous())
+        return output, preactivation
     plain = bias is None and activation == "identity"
     read = factors(left, right, plain=plain, kind=kind)
     chosen = plan(
@@ -465,17 +506,19 @@ def multiply(
         read.kind,
         read.shape,
         read.layout,
-        left.dtype,
+        output_dtype,
         activation,
     )
-    output = _output(chosen, read, left.dtype)
+    output = _output(chosen, read, output_dtype)
     preactivation = torch.empty_like(output) if keep_preactivation else None
-    _launch(chosen, read, output, preactivation, bias, accumulate=False)
-    result = output.sum(0).to(left.dtype) if chosen.splits > 1 else output
-    return (
-        _first_columns(result, columns),
-        None if preactivation is None else _first_columns(preactivation, columns),
-    )
+    planned = _planned(chosen, read, output, preactivation, bias, accumulate=False)
+    with device_of(left):
+        planned.run()
+    if chosen.splits > 1:
+        return output.sum(0).to(output_dtype), preactivation
+    if device is not None and read.is_of(left, right):
+        _packed.add(key, device, planned, *output.shape)
+    return output, preactivation
 
 
 def _first_columns(matrix: Tensor, columns: int) -> Tensor:
@@ -489,6 +532,9 @@ def _first_columns(matrix: Tensor, columns: int) -> Tensor:
 def add_product(left: Tensor, right: Tensor, total: Tensor | None) -> Tensor:
     """total + left @ right.T in float32, written into ``total`` if there is one, whatever its
     strides."""
+    if total is None:
+        product, _ = _product(left, right, None, "identity", False, None, torch.float32)
+        return _first_columns(product, right.shape[0])
     return _add_factors(factors(left, right, plain=True), total)
 
 
@@ -509,10 +555,10 @@ def _add_factors(read: Factors, total: Tensor | None) -> Tensor:
         torch.float32,
     )
     if total is not None and _is_output(total, chosen, read):
-        _launch(chosen, read, total, None, None, accumulate=True)
+        _launch(chosen, read, total, accumulate=True)
         return total
     output = _output(chosen, read, torch.float32)
-    _launch(chosen, read, output, None, None, accumulate=False)
+    _launch(chosen, read, output, accumulate=False)
     product = output.sum(0) if chosen.splits > 1 else output
     return _first_columns(product, columns) if total is None else total.add_(product[:, :columns])
 
@@ -542,30 +588,34 @@ def _output(chosen: ProductPlan, read: Factors, dtype: torch.dtype) -> Tensor:
     return read.left.new_empty(rows, columns, dtype=dtype)
 
 
-def _launch(
+def _planned(
     chosen: ProductPlan,
     read: Factors,
     output: Tensor,
     preactivation: Tensor | None,
     bias: Tensor | None,
     accumulate: bool,
-) -> None:
+) -> PlannedLaunch:
     generation, multiprocessors = chip(read.left.device)
     tile = chosen.tile
     rows, columns, _ = read.shape
     tasks = cdiv(rows, tile.rows) * cdiv(columns, tile.columns) * chosen.splits
+    arguments = read.arguments(generation, tile) | {
+        "output_pointer": output,
+        "preactivation_pointer": output if preactivation is None else preactivation,
+        "bias_pointer": _unread_bias(read, output) if bias is None else bias.contiguous(),
+        "splits": chosen.splits,
+        "bias_size": 0 if bias is None else columns,
+        "keep_preactivation": int(preactivation is not None),
+        "accumulate": int(accumulate),
+    }
+    programs = min(tasks, multiprocessors) if tile.flatten else tasks
+    return PlannedLaunch(chosen.variant, programs, arguments)
+
+
+def _launch(chosen: ProductPlan, read: Factors, output: Tensor, accumulate: bool) -> None:
     with device_of(read.left):
-        chosen.variant.launch(
-            min(tasks, multiprocessors) if tile.flatten else tasks,
-            **read.arguments(generation, tile),
-            output_pointer=output,
-            preactivation_pointer=output if preactivation is None else preactivation,
-            bias_pointer=_unread_bias(read, output) if bias is None else bias.contiguous(),
-            splits=chosen.splits,
-            bias_size=0 if bias is None else columns,
-            keep_preactivation=int(preactivation is not None),
-            accumulate=int(accumulate),
-        )
+        _planned(chosen, read, output, None, None, accumulate).run()
 
 
 def _unread_bias(read: Factors, output: Tensor) -> Tensor:
