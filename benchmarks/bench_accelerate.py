@@ -196,6 +196,38 @@ def test_compile(compare: Callable[[Case], None], restored_generator: None, devi
     )
 
 
+@pytest.mark.parametrize("device", ["cpu"])
+def test_itself(compare: Callable[[Case], None], restored_generator: None, device: str) -> None:
+    """What the line costs, once for a model: it traces the model, and looks at what it found."""
+    model = Variational(784, 200)
+
+    def accelerated(_: Tensor) -> None:
+        aefast.accelerate(model)
+        aefast.restore(model)
+
+    compare(
+        Case(
+            op="accelerate",
+            name="accelerate itself, Variational 784-200, eager is torch.fx's trace",
+            device=device,
+            dtype=torch.float32,
+            make_inputs=lambda: (samples(1, 784),),
+            ours=accelerated,
+            eager=lambda _: torch.fx.symbolic_trace(model),
+            check=lambda: check_report(model),
+            compiles=False,
+        )
+    )
+
+
+def check_report(model: nn.Module) -> None:
+    """Check that something was replaced, and that nothing of it stays."""
+    before = set(model.__dict__)
+    assert len(aefast.accelerate(model).replaced) > 0
+    aefast.restore(model)
+    assert set(model.__dict__) == before
+
+
 def check_compiled(model: nn.Module) -> None:
     """Check the backend's outputs against the model's own, without noise, which inductor draws."""
     x, plain_model = samples(64, 784), copy.deepcopy(model).eval()

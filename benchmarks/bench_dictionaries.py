@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from bench_topk import SMALL, Training, compare_steps, our_loss
-from harness import Case
+from bench_topk import Training, compare_steps, our_loss
+from harness import Case, Inputs
 from torch import Tensor
 
 from aefast import nn
@@ -117,12 +117,6 @@ def contenders(kind: Kind, width: int, latents: int, device: str) -> tuple[Train
     return Training(model, our_loss), Training(twin, kind.loss)
 
 
-def check_steps(kind: Kind, device: str) -> None:
-    """Check the losses and parameters of three steps of a small model against PyTorch's."""
-    ours, theirs = contenders(kind, SMALL.width, SMALL.latents, device)
-    compare_steps((ours, ours.model), (theirs, theirs.model), device)
-
-
 @pytest.mark.parametrize("size", [(1024, 256, 4096), (1024, 512, 8192)], ids=str)
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -131,16 +125,23 @@ def test_step(
 ) -> None:
     rows, width, latents = size
     ours, theirs = contenders(KINDS[name], width, latents, device)
+
+    def make_inputs() -> Inputs:
+        return (torch.randn(rows, width, device=device),)
+
+    def check() -> None:
+        compare_steps((ours, ours.model), (theirs, theirs.model), *make_inputs())
+
     compare(
         Case(
             op="dictionary",
             name=f"{name} step {rows}x{width}-{latents} float32",
             device=device,
             dtype=torch.float32,
-            make_inputs=lambda: (torch.randn(rows, width, device=device),),
+            make_inputs=make_inputs,
             ours=ours,
             eager=theirs,
-            check=lambda: check_steps(KINDS[name], device),
+            check=check,
             compiles=False,
         )
     )

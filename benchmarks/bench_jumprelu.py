@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from bench_dictionaries import BANDWIDTH, JumpReLU
 from bench_reconstruction import forward_backward
-from harness import Case
+from harness import Case, assert_mostly_close
 from torch import Tensor
 
 from aefast.functional import jumprelu_encode
@@ -29,10 +29,13 @@ def eager(x: Tensor, weight: Tensor, bias: Tensor, threshold: Tensor) -> Tensor:
 
 
 def check(*inputs: Tensor) -> None:
-    """Check the loss and its gradients against plain PyTorch's, of a few rows and latents."""
-    x, *parameters = inputs
-    few = x[:64], *(tensor[:300].detach().requires_grad_() for tensor in parameters)
-    torch.testing.assert_close(forward_backward(ours, *few), forward_backward(eager, *few))
+    """Check the loss and its gradients against plain PyTorch's."""
+    (loss, *actual), (expected_loss, *expected) = (
+        forward_backward(layer, *inputs) for layer in (ours, eager)
+    )
+    torch.testing.assert_close(loss, expected_loss, rtol=1e-4, atol=0.0)
+    for gradient, plain in zip(actual, expected, strict=True):
+        assert_mostly_close([gradient], [plain], rtol=1e-3, atol=1e-3 * plain.abs().mean().item())
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from shapes import MIDDLE, SMALL, Shape
 
 from aefast import backend
 
-SHAPES = [bench_step.TABLES, bench_step.DIGITS, Shape(128, SMALL), Shape(128, MIDDLE)]
-SHAPES += [Shape(1024, (784, 512))]
+SHAPES = [bench_step.TABLES, bench_step.DIGITS, bench_step.LARGE_LAYER]
+SHAPES += [Shape(128, widths) for widths in (SMALL, (200, 50), (784, 64), MIDDLE)]
 KINDS = [bench_step.plain, bench_step.denoising, bench_step.variational]
 
 

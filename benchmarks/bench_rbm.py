@@ -2,19 +2,22 @@
 
 import importlib.util
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from harness import Case, Inputs, Layer, Limit
+from bench_reconstruction import ROUNDING, RUNS
+from bench_reconstruction import check as check_loss
+from harness import Case, Inputs, Layer, Limit, relative_error
 from samples import samples
 from shapes import MORE_OP_SHAPES
 from shapes import OP_SHAPES as CPU_SHAPES
 from torch import Tensor
 
-from aefast import use_backend
-from aefast.functional import contrastive_divergence, gibbs
+from aefast import backend, use_backend
+from aefast.functional import contrastive_divergence, free_energy, gibbs
 
 GPU_SHAPES = [("cuda", 16384, 784, 1024)]
 LEARNING_RATE = 0.05
@@ -115,7 +118,8 @@ def test_one_step(
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("k", [1, 10, 100])
 def test_many_steps(compare: Callable[[Case], None], device: str, k: int) -> None:
-    compare(case(Machine(device, 512, 784, 500, k), "torch.bernoulli"))
+    steps = case(Machine(device, 512, 784, 500, k), "torch.bernoulli")
+    compare(replace(steps, compiles=False))
 
 
 @pytest.mark.parametrize(("device", "batch", "visible", "hidden"), CPU_SHAPES + GPU_SHAPES)
@@ -139,13 +143,27 @@ def test_persistent_contrastive_divergence(
     compare(update_case(Machine(device, batch, visible, hidden), eager, None))
 
 
-def update(data: Tensor, *parameters: Tensor) -> Tensor:
+def update(data: Tensor, *parameters: Tensor, seed: int | None = None) -> Tensor:
     leaves = [parameter.requires_grad_() for parameter in parameters]
-    loss, chain = contrastive_divergence(data, *leaves, chain=data)
+    loss, chain = contrastive_divergence(data, *leaves, chain=data, seed=seed)
     gradients = torch.autograd.grad(loss, leaves)
     with torch.no_grad():
         torch._foreach_add_(leaves, gradients, alpha=-LEARNING_RATE)
     return chain
+
+
+def check_update(machine: Machine) -> None:
+    """Check an update against the definition's with the same random numbers, but for states whose
+    uniform number is next to their probability."""
+    data, *parameters = machine()
+    changes = []
+    for name in (backend.select(data.device, data.dtype), "eager"):
+        trained = [parameter.clone() for parameter in parameters]
+        with use_backend(name):
+            update(data, *trained, seed=3)
+        changes.append([a.detach() - b for a, b in zip(trained, parameters, strict=True)])
+    for ours, theirs in zip(*changes, strict=True):
+        assert relative_error(ours, theirs.double()) < 0.05
 
 
 def update_case(machine: Machine, theirs: Layer, peer: str | None) -> Case:
@@ -160,7 +178,7 @@ def update_case(machine: Machine, theirs: Layer, peer: str | None) -> Case:
         make_inputs=machine,
         ours=update,
         eager=theirs,
-        check=lambda: check(machine),
+        check=lambda: check_update(machine),
         compiles=False,
     )
 
@@ -212,6 +230,36 @@ def test_rbms_update(
         optimizer.step()
 
     compare(update_case(machine, theirs, "rbms"))
+
+
+def plain_energy(visible: Tensor, weight: Tensor, bias: Tensor, hidden_bias: Tensor) -> Tensor:
+    return -(visible @ bias) - F.softplus(F.linear(visible, weight, hidden_bias)).sum(1)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("run", RUNS)
+def test_free_energy(compare: Callable[[Case], None], device: str, run: str) -> None:
+    machine = Machine(device, 1024, 784, 512)
+
+    def make_inputs() -> Inputs:
+        states, *parameters = machine()
+        return states, *(parameter.requires_grad_() for parameter in parameters)
+
+    compare(
+        Case(
+            op="free_energy",
+            name=f"{run} 1024x784-512 highest",
+            device=device,
+            dtype=torch.float32,
+            make_inputs=make_inputs,
+            ours=free_energy,
+            eager=plain_energy,
+            check=lambda: check_loss(
+                RUNS[run], make_inputs(), ROUNDING["highest"], free_energy, plain_energy
+            ),
+            run=RUNS[run],
+        )
+    )
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from bench_topk import LEARNING_RATE, SMALL, STEPS, Size, compare_steps
+from bench_topk import LEARNING_RATE, STEPS, Size, compare_steps
 from harness import Case
 
 Trainer = Any
@@ -56,16 +56,12 @@ def test_step(compare: Callable[[Case], None], device: str, size: Size) -> None:
             make_inputs=lambda: (size.rows_of_data(device),),
             ours=ours.step,
             eager=theirs.step,
-            check=lambda: check(device),
+            check=lambda: compare_steps(
+                (lambda x: ours.step(x).loss, ours.sae),
+                (lambda x: theirs.step(x).loss, theirs.sae),
+                size.rows_of_data(device),
+            ),
             compiles=False,
             training=True,
         )
-    )
-
-
-def check(device: str) -> None:
-    """Check the losses and parameters of three steps of a small model against SAELens' own."""
-    ours, theirs = trainers(SMALL, device)
-    compare_steps(
-        (lambda x: ours.step(x).loss, ours.sae), (lambda x: theirs.step(x).loss, theirs.sae), device
     )

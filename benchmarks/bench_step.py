@@ -173,10 +173,11 @@ KINDS_OF_LARGE = [plain, denoising, rbm]
 
 # Besides the grid: batches of 32, and models of widths of their own.
 TABLES, DIGITS, MORE_DIGITS = Shape(32, (30, 16)), Shape(32, SMALL), Shape(128, SMALL)
+LARGE_LAYER = Shape(1024, (784, 512))
 TWO_LAYERS = [(variational, Shape(128, (64, 32, 2))), (deep, Shape(128, (64, 128, 64, 2)))]
 MORE_FITS = [(plain, Shape(4096, (784, 1024))), (variational, Shape(128, (784, 200, 20)))]
 MORE_FITS += TWO_LAYERS
-MORE_STEPS = [(kind, DIGITS) for kind in KINDS]
+MORE_STEPS = [(kind, shape) for shape in (DIGITS, LARGE_LAYER) for kind in KINDS]
 # A call has a cost of its own, about a millisecond, in which a small model takes a hundred steps:
 # these models are measured in long calls, which show the step, beside the short ones.
 LONG_CALL, LONGEST_CALL = 1000, 4000
@@ -222,6 +223,15 @@ def contenders(kind: Kind, shape: Shape) -> tuple[Any, Run, Run | None]:
 def rows_of(count: int, shape: Shape, kind: Kind) -> Tensor:
     """Rows for a model; an RBM's are 0 or 1."""
     return samples(count, shape.widths[0], binary=kind is rbm)
+
+
+def operations(model: nn.Module, shape: Shape) -> float | None:
+    """In the products of a step: each weight's with the rows, and its gradients' two; nobody asks
+    for the rows' own. Of an RBM they are not counted: they go through the chain."""
+    if isinstance(model, RBM):
+        return None
+    weights = [parameter.numel() for parameter in model.parameters() if parameter.dim() > 1]
+    return 2.0 * shape.batch * (3 * sum(weights) - weights[0])
 
 
 @pytest.fixture
@@ -297,6 +307,8 @@ def fit_case(kind: Kind, shape: Shape, count: int | None = None) -> Case:
     model, theirs, compiled = contenders(kind, shape)
     optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE, fused=True)
 
+    counted = operations(model, shape)
+
     def loop(run: Run) -> Callable[[Tensor], None]:
         return lambda data: run.epoch(data, shape.batch)
 
@@ -313,6 +325,7 @@ def fit_case(kind: Kind, shape: Shape, count: int | None = None) -> Case:
         check=lambda: check_fit(model, shape, kind),
         training=True,
         steps=in_call,
+        operations=counted and in_call * counted,
     )
 
 
@@ -333,6 +346,7 @@ def step_case(kind: Kind, shape: Shape) -> Case:
         check=lambda: check_step(model, shape, kind),
         calls_in_round=min(20, steps(shape)),
         training=True,
+        operations=operations(model, shape),
     )
 
 

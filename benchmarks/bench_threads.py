@@ -1,5 +1,6 @@
 """Whole steps and hot paths on one thread; their other cases take all threads."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -41,7 +42,7 @@ OPS = ("corrupt", "linear_act", "reconstruction", "contractive", "gibbs")
 
 @pytest.mark.parametrize("device", ["cpu"])
 @pytest.mark.parametrize("measured", bench_step.CASES)
-@bench_step.each_model(ONE_THREAD)
+@bench_step.each_model([], itertools.product(bench_step.KINDS_OF_GRID, ONE_THREAD))
 def test_model(
     compare: Callable[[Case], None],
     kind: bench_step.Kind,

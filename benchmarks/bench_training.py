@@ -82,7 +82,7 @@ class Script:
 
 @pytest.mark.parametrize(
     ("device", "visible", "hidden", "batch", "batches"),
-    [("cpu", 64, 128, 128, 128), ("cpu", 784, 512, 1024, 16), ("cuda", 784, 512, 1024, 64)],
+    [("cpu", 64, 128, 128, 128), ("cpu", 784, 512, 1024, 8), ("cuda", 784, 512, 1024, 64)],
 )
 @pytest.mark.parametrize("against", ["DataLoader", "bare steps"])
 def test_training(

@@ -2,8 +2,11 @@
 
 import contextlib
 import gc
+import itertools
 import os
 import sys
+from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -24,7 +27,7 @@ if (cap := os.environ.get("AEFAST_CPU_ISA")) in EAGER_CAPS:
 # would take a core from whoever has the next turn. 4 is the shortest wait that it knows.
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
 
-from collections.abc import Callable, Iterator  # noqa: E402
+from collections.abc import Callable, Iterable, Iterator  # noqa: E402
 from dataclasses import replace  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -133,6 +136,14 @@ def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, A
         output_json["limits"] = limits.measure()
 
 
+def seconds_by_file(reports: Iterable[Any]) -> str:
+    """Where a run's seconds went."""
+    seconds: Counter[str] = Counter()
+    for each in reports:
+        seconds[Path(each.nodeid.split("::")[0]).stem] += each.duration
+    return ", ".join(f"{name} {total:.0f}" for name, total in seconds.most_common())
+
+
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     if records := config.stash[RECORDS]:
         terminalreporter.section("aefast against its baselines")
@@ -140,3 +151,6 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(
             report.render({"machine": machine, "cases": records, "failed": failed})
         )
+        reports = itertools.chain(*terminalreporter.stats.values())
+        timed = (each for each in reports if isinstance(each, pytest.TestReport))
+        terminalreporter.write_line(f"Seconds: {seconds_by_file(timed)}")

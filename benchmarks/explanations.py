@@ -65,7 +65,10 @@ OWN_CALL = (
     "PyTorch's operators have theirs in C++. In a model's loss a whole step is one such call, in "
     "aefast.fit an epoch is."
 )
-OPS = "linear_act|mlp|contractive_penalty|reconstruction_loss|variational|sparsity|jumprelu|corrupt"
+OPS = (
+    "linear_act|mlp|autoencode|reconstruction_loss|contractive_penalty|jacobian|free_energy|"
+    "variational|sparsity|jumprelu|corrupt"
+)
 EXPLANATIONS = (
     Explanation(OWN_CALL, ".*", overhead=True),
     Explanation(
@@ -151,6 +154,16 @@ EXPLANATIONS = (
         "Few rows take the model's own code, after a check of the model and of their shape. Until "
         "a Xeon was measured the kernels took them.",
         "accelerate",
+    ),
+    Explanation(
+        "The baseline traces the model alone. Ours also looks at what it found, once for a model.",
+        "accelerate",
+        "accelerate itself.*",
+    ),
+    Explanation(
+        "Subspace iteration, which takes any encoder and never writes J. Of so narrow a code the "
+        "eigenvectors of J J^T are the quicker way.",
+        "tangents",
     ),
     Explanation(
         "A patched class asks first whether it serves the call: 50 us, of some milliseconds.",

@@ -10,7 +10,7 @@ import gc
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +78,7 @@ class Case:
         training: whether a call is a step or more of training, whatever its length.
         steps: of training, in one call.
         states: how many random states one call draws, where that is what it is for.
+        operations: in the products of one call, where its share of the processor's peak counts.
         compiles: whether torch.compile of ``eager`` is a baseline; not where that is a peer
             library's own function.
         compiled: that baseline, where it is not torch.compile of the whole of ``eager``.
@@ -98,6 +99,7 @@ class Case:
     training: bool = False
     steps: int = 1
     states: int | None = None
+    operations: float | None = None
     compiles: bool = True
     compiled: Layer | None = None
     threads: int | None = None
@@ -264,6 +266,8 @@ def summarize(
         record["steps"] = case.steps
     if case.states is not None:
         record["states_per_second"] = case.states / statistics.median(ours)
+    if case.operations is not None:
+        record["operations"] = case.operations
     if case.limit is not None:
         scale = {"GB/s": 1e9, "TFLOP/s": 1e12}[case.limit.unit]
         record["limit"] = {
@@ -283,6 +287,16 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
     """The error's share in the whole, in the Frobenius norm."""
     difference = torch.linalg.norm(actual.detach().double() - expected)
     return (difference / torch.linalg.norm(expected)).item()
+
+
+def assert_mostly_close(
+    actual: Iterable[Tensor], expected: Iterable[Tensor], rtol: float, atol: float
+) -> None:
+    """Check that of each pair nearly all elements are close. Where two numbers are nearly equal,
+    rounding decides which one is selected, or on which side of a threshold it is."""
+    for ours, theirs in zip(actual, expected, strict=True):
+        share = torch.isclose(ours, theirs, rtol=rtol, atol=atol).double().mean().item()
+        assert share > 0.999, f"{share:.4%} of {tuple(ours.shape)} are close"
 
 
 def _bind(

@@ -2,6 +2,7 @@
 ``python benchmarks/page.py RESULT.json... > report.html``."""
 
 import math
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -12,7 +13,8 @@ from typing import TypeVar
 import explanations
 import growth
 import report
-from results import Record, Result, label, ratios, read, setting_of, worst
+import targets
+from results import PEAK_SHARES, Record, Result, label, ratios, read, setting_of, worst
 
 TEMPLATE = Path(__file__).with_name("page.html")
 COLORS = {"aefast": "#0b8a6f", "eager": "#8b98a5", "compile": "#c7b3e0"}
@@ -31,6 +33,7 @@ def render(results: Sequence[Result]) -> str:
         loss=color(0.5),
         win=color(2.0),
         heat_maps="\n".join(heat_maps(results)),
+        targets=target_table(results),
         losses=loss_list(results),
         cases=case_table(results),
         overheads=overhead_tables(results),
@@ -142,9 +145,54 @@ def loss_line(case: Record) -> str:
     return escape(f"{short(worst(case))}: {case['op']} {case['case']}")
 
 
+def target_table(results: Sequence[Result]) -> str:
+    """What was asked of the first release: a row a target, a column a machine."""
+    machines = targets.verdicts(results)
+    if not machines:
+        return ""
+    names = "".join(f"<th>{escape(machine)}</th>" for machine in machines)
+    rows = [f"<tr><th></th><th>asked</th>{names}</tr>"]
+    group = ""
+    for verdicts in zip(*machines.values(), strict=True):
+        target = verdicts[0].target
+        if target.group != group:
+            group = target.group
+            span = len(machines) + 2
+            rows.append(f'<tr><th class="setting" colspan="{span}">{coded(group)}</th></tr>')
+        short_of = any(verdict.is_short for verdict in verdicts)
+        why = f"<details><summary>why</summary>{coded(target.why)}</details>" if short_of else ""
+        cells = "".join(map(target_cell, verdicts))
+        asked = escape(target.heading())
+        rows.append(f"<tr><th>{coded(target.words)}{why}</th><td>{asked}</td>{cells}</tr>")
+    reached = "; ".join(f"{machine}: {tally(found)}" for machine, found in machines.items())
+    explained = (
+        "<p>How many times as fast as plain PyTorch, or as the peer that is named, the first "
+        "release was to be, on a processor with AVX2 / with AVX-512. Of several cases the worst "
+        "counts.</p>"
+        f"<p>Reached: {escape(reached)}. A dash was not measured.</p>"
+    )
+    body = f'<div class="wide"><table class="targets">{"".join(rows)}</table></div>'
+    return f"<h2>What was asked</h2>{explained}{body}"
+
+
+def target_cell(verdict: targets.Verdict) -> str:
+    kind = "short" if verdict.is_short else "reached" if verdict.is_reached else "none"
+    return f'<td class="{kind}">{escape(verdict.shown())}</td>'
+
+
+def tally(found: Sequence[targets.Verdict]) -> str:
+    measured = [verdict for verdict in found if verdict.value is not None]
+    return f"{sum(verdict.is_reached for verdict in measured)} of {len(measured)}"
+
+
+def coded(words: str) -> str:
+    """Words as HTML, what stands between backticks as code."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", escape(words))
+
+
 def case_table(results: Sequence[Result]) -> str:
     """Every timed case, a machine's columns beside the other's."""
-    columns = ["time", "&times; eager", "&times; compile", "of the limit"]
+    columns = ["time", "&times; eager", "&times; compile", "memory", "of the limit"]
     names = "".join(
         f'<th class="first" colspan="{len(columns)}">{escape(label(result["machine"]))}</th>'
         for result in results
@@ -167,17 +215,34 @@ def first(column: int) -> str:
 
 
 def case_cells(case: Record | None) -> str:
-    """Time, ratios and share of the limit on one machine."""
+    """Time, ratios, peak memory and share of the limit on one machine."""
     if case is None:
-        return f'<td class="first" data-value=""></td>{3 * "<td data-value=></td>"}'
+        return f'<td class="first" data-value=""></td>{4 * "<td data-value=></td>"}'
     seconds = report.median(case["seconds"])
-    share = case["limit"]["share"][1] if "limit" in case else ""
-    limit = f"<small>{escape(report.limit(case.get('limit')))}</small>"
+    share = limit_share(case) or ""
+    limit = f"<small>{escape(report.limit(case))}</small>"
     return (
         f'<td class="first" data-value="{seconds}">{report.duration(seconds)}</td>'
         + "".join(ratio_cell(case["baselines"].get(name)) for name in ("eager", "compile"))
+        + memory_cell(case)
         + f'<td class="bars" data-value="{share}">{bars(case)}{limit}</td>'
     )
+
+
+def limit_share(case: Record) -> float | None:
+    """How much of what this machine does at best a case reaches."""
+    if PEAK_SHARES in case:
+        return case[PEAK_SHARES]["aefast"]
+    return case["limit"]["share"][1] if "limit" in case else None
+
+
+def memory_cell(case: Record) -> str:
+    """The most that a call held beyond its inputs, and eager PyTorch's, in MiB."""
+    ours, theirs = (side.get("peak_bytes") for side in (case, case["baselines"]["eager"]))
+    if ours is None:
+        return '<td data-value="">-</td>'
+    eager = report.mebibytes(theirs)
+    return f'<td data-value="{ours}">{report.mebibytes(ours)}<br><small>{eager}</small></td>'
 
 
 def ratio_cell(baseline: Record | None) -> str:
@@ -195,7 +260,8 @@ def ratio_cell(baseline: Record | None) -> str:
 def bars(case: Record) -> str:
     """The contenders' speeds, and as a line the limit's."""
     speeds = {"aefast": 1.0} | {name: 1 / times["ratio"][1] for name, times in ratios(case).items()}
-    limit = 1 / case["limit"]["share"][1] if "limit" in case else 0.0
+    share = limit_share(case)
+    limit = 1 / share if share else 0.0
     scale = (WIDTH - 2) / max(*speeds.values(), limit)
     height = len(speeds) * (BAR + GAP)
     drawn = "".join(

@@ -12,11 +12,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import targets
 from report import table
 from results import Result, label, read, setting_of, worst
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", ROOT / "aefast" / "docs" / "measured.md")
+DOCS = ROOT / "aefast" / "docs"
+PAGES = (ROOT / "README.md", DOCS / "measured.md", DOCS / "targets.md")
 RESULTS = ROOT / "benchmarks" / "results"
 
 SMALL = "single calls on 8x8 matrices"
@@ -156,7 +158,13 @@ ROWS = [
 
 def fill(text: str, results: Sequence[Result]) -> str:
     """The text with the figures of ``results`` between its markers."""
-    figures_of = {"headline": headline, "summary": summary, "table": figure_table}
+    figures_of = {
+        "headline": headline,
+        "summary": summary,
+        "table": figure_table,
+        "targets": target_table,
+        "reasons": reasons,
+    }
     for name, render in figures_of.items():
         begin, end = f"<!-- {name}: filled by `make readme` -->\n", f"<!-- end of {name} -->"
         if begin not in text:
@@ -211,6 +219,34 @@ def _table(kinds: dict[str, list[Row]], results: Sequence[Result]) -> str:
         if any(ratios_of_kind):
             lines.append([words, *map(cell, ratios_of_kind)])
     return table([*lines, [SMALL, *(cell(small_calls(machine)) for machine in columns.values())]])
+
+
+def target_table(results: Sequence[Result]) -> str:
+    """What was asked of the first release, a column a machine; what is less is bold."""
+    found = targets.verdicts(results)
+    rows = [["", "asked, AVX2 / AVX-512", *found]]
+    group = ""
+    for verdicts in zip(*found.values(), strict=True):
+        target = verdicts[0].target
+        if target.group != group:
+            group = target.group
+            rows.append([f"*{group}*", *[""] * (1 + len(found))])
+        shown = (f"**{each.shown()}**" if each.is_short else each.shown() for each in verdicts)
+        rows.append([target.words, target.heading(), *shown])
+    return table(rows)
+
+
+def reasons(results: Sequence[Result]) -> str:
+    """Why a target is not reached, a paragraph a reason."""
+    words: dict[str, list[str]] = {}
+    for verdicts in zip(*targets.verdicts(results).values(), strict=True):
+        if any(each.is_short for each in verdicts):
+            target = verdicts[0].target
+            words.setdefault(target.why, []).append(f"{target.group}: {target.words}")
+    return "\n".join(
+        f"- {why}\n" + "\n".join(f"  - {each}" for each in of_reason)
+        for why, of_reason in words.items()
+    )
 
 
 def machines(results: Sequence[Result]) -> dict[str, list[Result]]:

@@ -9,7 +9,8 @@ from typing import Any
 
 import explanations
 import growth
-from results import Record, Result, Spread, read
+import targets
+from results import PEAK_SHARES, Record, Result, Spread, read
 
 HEADING = [
     "case",
@@ -49,6 +50,7 @@ def render(result: Result) -> str:
         f"Slower in {len(cases)} of {len(result['cases'])} cases. {cause or 'No cause was found.'}"
         for cause, cases in explanations.losses(result).items()
     ]
+    parts += asked(result)
     if curves := growth.rows(result):
         parts += [table([growth.HEADING, *curves]), GROWTH]
     parts += [f"No number: {reason}" for reason in missing_numbers(result)]
@@ -76,6 +78,23 @@ def describe_machine(machine: dict[str, Any]) -> str:
     return "\n".join([f"- {line}" for line in (processor, *machine["gpus"], versions)])
 
 
+def asked(result: Result) -> list[str]:
+    """What was asked of the measured cases, as a table, and why some of it is not reached."""
+    found = [each for each in targets.judge([result]) if each.value is not None]
+    if not found:
+        return []
+    rows = [
+        [each.target.words, each.target.measure.asked(each.asked), each.shown(), verdict(each)]
+        for each in found
+    ]
+    reasons = dict.fromkeys(each.target.why for each in found if each.is_short)
+    return [table([["asked of the first release", "asked", "measured", ""], *rows]), *reasons]
+
+
+def verdict(target: targets.Verdict) -> str:
+    return "short" if target.is_short else "reached"
+
+
 def case_row(record: Record) -> list[str]:
     eager = record["baselines"]["eager"]
     return [
@@ -84,7 +103,7 @@ def case_row(record: Record) -> list[str]:
         duration(median(record["seconds"])) + states(record.get("states_per_second")),
         ratio(eager),
         ratio(record["baselines"].get("compile")),
-        limit(record.get("limit")),
+        limit(record),
         f"{mebibytes(record.get('peak_bytes'))} / {mebibytes(eager.get('peak_bytes'))}",
     ]
 
@@ -108,9 +127,14 @@ def ratio(baseline: dict[str, Any] | None) -> str:
     return f"{middle:.2f}x ({lower:.2f}-{upper:.2f})"
 
 
-def limit(measured: dict[str, Any] | None) -> str:
-    if measured is None:
+def limit(record: Record) -> str:
+    """The share of the limit that a case is measured beside, and of the processor's peak."""
+    if PEAK_SHARES in record:
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in record[PEAK_SHARES].items())
+        return f"of the peak: {shares}"
+    if "limit" not in record:
         return "-"
+    measured = record["limit"]
     rate = f"{measured['name']} at {measured['rate']:.3g} {measured['unit']}"
     peak = f", {measured['share_of_peak']:.0%} of the peak" if "share_of_peak" in measured else ""
     return f"{median(measured['share']):.0%} of {rate}{peak}"

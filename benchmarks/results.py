@@ -25,6 +25,8 @@ DIGITS = 4
 KEYS = ("measured", "commit", "local_changes", "machine", "failed", "cases")
 # The limit that a share of the peak is of, as limits.py names it.
 PEAK = "multiply-adds alone"
+# A case's shares of it, each contender's: of a call whose products were counted.
+PEAK_SHARES = "shares_of_peak"
 
 
 def compact(raw: dict[str, Any]) -> Result:
@@ -82,13 +84,21 @@ def record(measured: Record, stats: dict[str, float]) -> Record:
 
 
 def with_share_of_peak(case: Record, limits: dict[str, Any]) -> Record:
-    """A case whose limit is a product's rate gets its share of the processor's multiply-adds."""
-    limit = case.get("limit")
+    """A case whose limit is a product's rate, or whose products were counted, gets its share of the
+    processor's multiply-adds."""
     peak = limits.get(str(case.get("threads")), {}).get(PEAK)
-    if limit is None or peak is None or case["device"] != "cpu" or limit["unit"] != peak["unit"]:
+    if peak is None or case["device"] != "cpu":
         return case
-    share = limit["rate"] * limit["share"][1] / peak["rate"]
-    return {**case, "limit": {**limit, "share_of_peak": rounded(share)}}
+    limit, operations = case.get("limit"), case.get("operations")
+    if operations is not None:
+        rate = operations / (1e12 * peak["rate"])
+        seconds = {name: times["seconds"] for name, times in ratios(case).items()}
+        seconds["aefast"] = case["seconds"][1]
+        case = {**case, PEAK_SHARES: rounded({name: rate / s for name, s in seconds.items()})}
+    if limit is not None and limit["unit"] == peak["unit"]:
+        share = limit["rate"] * limit["share"][1] / peak["rate"]
+        case = {**case, "limit": {**limit, "share_of_peak": rounded(share)}}
+    return case
 
 
 def rounded(value: Any) -> Any:

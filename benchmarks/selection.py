@@ -3,6 +3,8 @@
 import pytest
 from shapes import QUICK
 
+PRECISIONS = ("highest", "high", "medium")
+
 
 def quick(items: list[pytest.Item]) -> list[pytest.Item]:
     """The cases of a quick run: of whole steps the shapes that are marked so, of any other function
@@ -20,10 +22,11 @@ def quick(items: list[pytest.Item]) -> list[pytest.Item]:
 
 def compiled(items: list[pytest.Item]) -> list[pytest.Item]:
     """The cases with torch.compile as a baseline: of a function at each of its settings its first
-    shape, and every whole step, whose case says it itself."""
+    shape and precision, and every whole step, whose case says it itself."""
     first: dict[object, pytest.Item] = {}
     for item in items:
-        settings = [value for value in item.callspec.params.values() if isinstance(value, str)]
+        values = item.callspec.params.values()
+        settings = [v for v in values if isinstance(v, str) and v not in PRECISIONS]
         is_step = item.path.stem == "bench_step"
         first.setdefault(item if is_step else (item.path, item.originalname, *settings), item)
     return list(first.values())

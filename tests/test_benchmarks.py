@@ -39,6 +39,8 @@ bench_corrupt = importlib.import_module("bench_corrupt")
 bench_distributed = importlib.import_module("bench_distributed")
 bench_linear_act = importlib.import_module("bench_linear_act")
 bench_contractive = importlib.import_module("bench_contractive")
+bench_rbm = importlib.import_module("bench_rbm")
+bench_topk = importlib.import_module("bench_topk")
 bench_reconstruction = importlib.import_module("bench_reconstruction")
 bench_step = importlib.import_module("bench_step")
 
@@ -337,6 +339,41 @@ def test_the_jacobians_limit_is_called(run: str, widths: tuple[int, ...]) -> Non
     with torch.no_grad():
         limit.call(*inputs())
     assert limit.work > 0
+
+
+def test_a_wrong_step_of_a_dictionary_is_caught() -> None:
+    def contenders() -> tuple[Any, Any]:
+        torch.manual_seed(0)
+        return bench_topk.contenders(bench_topk.SMALL, "cpu", "dense")
+
+    def compare(ours: Any, theirs: Any) -> None:
+        x = bench_topk.SMALL.rows_of_data("cpu")
+        bench_topk.compare_steps((ours, ours.model), (theirs, theirs.model), x)
+
+    compare(*contenders())
+    ours, theirs = contenders()
+    ours.loss = lambda model, x: model.loss(x) * 1.001
+    with pytest.raises(AssertionError, match="not close"):
+        compare(ours, theirs)
+    ours, theirs = contenders()
+    ours.optimizer.param_groups[0]["lr"] *= 1.2
+    with pytest.raises(AssertionError, match="are close"):
+        compare(ours, theirs)
+
+
+def test_a_wrong_update_of_a_machine_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    machine = bench_rbm.Machine("cpu", 40, 30, 20)
+    bench_rbm.check_update(machine)
+    right = bench_rbm.contrastive_divergence
+
+    def wrong(data: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+        loss, chain = right(data, *arguments, **options)
+        return loss * (1.1 if not bench_rbm.backend.is_forced("eager") else 1.0), chain
+
+    monkeypatch.setattr(bench_rbm, "contrastive_divergence", wrong)
+    with pytest.raises(AssertionError):
+        bench_rbm.check_update(machine)
 
 
 def test_the_report_shows_a_loss_its_spread_and_the_limit() -> None:
@@ -674,8 +711,8 @@ def test_every_row_of_the_page_has_each_machines_columns() -> None:
     text = page.case_table([RESULT, won()])
     body = text[text.index("<tbody>") :]
     rows = body.split("</tr>")[:-1]
-    assert [row.count("<td") for row in rows] == [9, 9]  # an overhead is not among them
-    assert [row.count('data-value=""') + row.count("data-value=>") for row in rows] == [2, 5]
+    assert [row.count("<td") for row in rows] == [11, 11]  # an overhead is not among them
+    assert [row.count('data-value=""') + row.count("data-value=>") for row in rows] == [2, 6]
 
 
 def test_the_limit_is_a_line_where_the_speed_is() -> None:
@@ -786,7 +823,8 @@ needs_results = pytest.mark.skipif(not readme.RESULTS.exists(), reason="needs th
     ("page", "name"),
     [
         (readme.PAGES[0], "headline"),
-        *zip(readme.PAGES, ("summary", "table"), strict=True),
+        *zip(readme.PAGES, ("summary", "table", "targets"), strict=True),
+        (readme.PAGES[2], "reasons"),
     ],
 )
 def test_the_figures_are_the_committed_results(page: Path, name: str) -> None:

@@ -1,0 +1,614 @@
+"""What the first release was to reach: the asked figure of a case, or of the worst of some, and
+what a result has of it, reached or not.
+
+A target that is not reached has its reason here, as far as one was found.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from results import PEAK_SHARES, Record, Result, label
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What of a case is asked.
+
+    Args:
+        of: its value in a case's record; None where that was not measured.
+        shown: a value, as the tables show it.
+        is_floor: whether the asked value is the lowest that will do; else it is the highest.
+    """
+
+    of: Callable[[Record], float | None]
+    shown: Callable[[float], str]
+    is_floor: bool = True
+
+    def worst(self, values: Sequence[float]) -> float:
+        return min(values) if self.is_floor else max(values)
+
+    def is_reached(self, value: float, asked: float) -> bool:
+        return value >= asked if self.is_floor else value <= asked
+
+    def asked(self, value: float) -> str:
+        return f"{'' if self.is_floor else 'at most '}{self.shown(value)}"
+
+
+def ratio(case: Record) -> float | None:
+    """To eager PyTorch, or to the peer that the case names."""
+    spread = case["baselines"]["eager"].get("ratio")
+    return None if spread is None else spread[1]
+
+
+def share_of_limit(case: Record) -> float | None:
+    return case["limit"]["share"][1] if "limit" in case else None
+
+
+def over_limit(case: Record) -> float | None:
+    share = share_of_limit(case)
+    return None if share is None else 1 / share
+
+
+def share_of_peak(case: Record) -> float | None:
+    return case.get(PEAK_SHARES, {}).get("aefast")
+
+
+def times(value: float) -> str:
+    return f"{value:.2f}x" if value < 9.995 else f"{value:.3g}x"
+
+
+RATIO = Measure(ratio, times)
+SHARE_OF_LIMIT = Measure(share_of_limit, "{:.0%}".format)
+OVER_LIMIT = Measure(over_limit, times, is_floor=False)
+SHARE_OF_PEAK = Measure(share_of_peak, "{:.0%}".format)
+SECONDS = Measure(lambda case: case["seconds"][1], lambda s: f"{1e3 * s:.3g} ms", is_floor=False)
+MEMORY = Measure(
+    lambda case: case.get("peak_bytes"), lambda count: f"{count / 2**20:.1f} MiB", is_floor=False
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A line of the table.
+
+    Args:
+        group: what it is one of.
+        words: what is asked, in words.
+        op: of its cases.
+        cases: their names, as the tables have them; the worst of them counts.
+        avx2: the asked value on a processor with AVX2.
+        avx512: on one with AVX-512; None where that is the same.
+        measure: what is asked of the cases.
+        why: the reason where it is not reached.
+        device: which the cases run on.
+    """
+
+    group: str
+    words: str
+    op: str
+    cases: tuple[str, ...]
+    avx2: float
+    avx512: float | None = None
+    measure: Measure = RATIO
+    why: str = "No reason was found."
+    device: str = "cpu"
+
+    def asked(self, instruction_set: str) -> float:
+        """The asked value on a processor: AMX comes with AVX-512."""
+        is_wide = instruction_set in ("avx512", "amx")
+        return self.avx512 if is_wide and self.avx512 is not None else self.avx2
+
+    def measured(self, results: Iterable[Result]) -> float | None:
+        """The worst of its cases in the results of one machine; None unless all were measured."""
+        by_name = {
+            case["case"]: case
+            for result in results
+            for case in result["cases"]
+            if case["op"] == self.op and case["device"] == self.device
+        }
+        values = [self.measure.of(by_name[name]) for name in self.cases if name in by_name]
+        known = [value for value in values if value is not None]
+        return self.measure.worst(known) if len(known) == len(self.cases) else None
+
+    def heading(self) -> str:
+        """What is asked, with AVX2 and with AVX-512 where they differ."""
+        asked = [self.avx2] if self.avx512 is None else [self.avx2, self.avx512]
+        return " / ".join(map(self.measure.asked, asked))
+
+
+FIT, STEP, YOURS = "`aefast.fit`", "Single steps", "Your model"
+PEERS, DICTIONARIES = "Peers", "Sparse autoencoders"
+RANKS, GPU = "Several processes", "On a GPU"
+
+PYTHON_IS_FASTER = (
+    "Asked after a processor on which plain PyTorch takes 0.42 ms a step of the smallest model. "
+    "Where its calls take less, there is less to gain: a step of ours is its products, its "
+    "numbers' exponentials and Adam."
+)
+PEAK_IS_NEAR = (
+    "Both sides are near the processor's peak: plain PyTorch's step takes some 70 % of its "
+    "multiply-adds, so that 1.4x would be all of them. An AMD Zen 4 takes 512 bits in two halves: "
+    "its peak is that of AVX2. On an Intel Xeon MKL's product is the faster one."
+)
+SAME_PRODUCTS = "Most of the time is the same products on both sides, at the same rate."
+OWN_CALLS = (
+    "zero_grad and torch's Adam are 140 us of a single step of 330, on both sides, and an autograd "
+    "function in Python 80 us, whatever it computes. aefast.fit takes many steps in one call."
+)
+OWN_CODE = (
+    "Layers called one by one do not pay at so few rows: the model's own code serves, after a "
+    "check of the model and of the rows' shape."
+)
+FLOAT64_SPECTRUM = (
+    "The covariance is added in float64, and its eigenvectors are float64's; scikit-learn's are "
+    "float32's, or found by a randomized SVD."
+)
+RANDOM_NUMBERS = (
+    "At 64 units a step is its units' exponentials and random numbers more than its products, and "
+    "a fit of three epochs has a millisecond of checks besides."
+)
+MEMORYS_RATE = (
+    "Adam, which both sides take, reads and writes all parameters, gradients and moments at the "
+    "rate of memory, and an Intel Xeon's was measured as half of an AMD Zen 4's."
+)
+
+
+def step_names(kinds: Iterable[str], *shapes: str) -> tuple[str, ...]:
+    return tuple(f"{kind} {shape}" for shape in shapes for kind in kinds)
+
+
+MODELS = ("plain", "denoising", "contractive", "sparse", "stochastic", "variational", "deep", "rbm")
+FOUR_SIZES = ("32x64-32", "128x64-32", "128x784-64", "1024x784-512")
+NUMBA_SIZES = ("32x30-16", "32x64-32", "128x64-32", "128x200-50", "128x784-64", "128x784-256")
+NUMBA_SIZES += ("1024x784-512",)
+LARGE = ("plain 1024x784-512", "plain 4096x784-1024")
+SAE_STEP, WIDE_STEP = "1024x512-8192 k32 float32", "1024x768-16384 k32 float32"
+TARGETS = (
+    Target(FIT, "30-16, 32 rows", "fit", ("plain 32x30-16, 4000 steps",), 50, why=PYTHON_IS_FASTER),
+    Target(FIT, "64-32, 32 rows", "fit", ("plain 32x64-32, 4000 steps",), 25, why=PYTHON_IS_FASTER),
+    Target(
+        FIT, "64-32, 128 rows", "fit", ("plain 128x64-32, 1000 steps",), 8, why=PYTHON_IS_FASTER
+    ),
+    Target(FIT, "200-50, 128 rows", "fit", ("plain 128x200-50",), 3.5, 4, why=PEAK_IS_NEAR),
+    Target(FIT, "784-64, 128 rows", "fit", ("plain 128x784-64",), 2.2, 3, why=PEAK_IS_NEAR),
+    Target(FIT, "784-256, 128 rows", "fit", ("plain 128x784-256",), 1.4, 2, why=PEAK_IS_NEAR),
+    Target(FIT, "784-512, 1024 rows; 784-1024, 4096", "fit", LARGE, 1.15, 2, why=PEAK_IS_NEAR),
+    Target(
+        FIT,
+        "784-512, 784-1024: share of the peak of multiply-adds",
+        "fit",
+        LARGE,
+        0.8,
+        0.7,
+        SHARE_OF_PEAK,
+        why="Products alone take some 80 % of the peak; the rest of a step is memory's.",
+    ),
+    Target(
+        FIT,
+        "denoising, contractive, sparse: 64-32, 128 rows",
+        "fit",
+        tuple(f"{kind} 128x64-32, 1000 steps" for kind in ("denoising", "contractive", "sparse")),
+        8,
+        why=PYTHON_IS_FASTER,
+    ),
+    Target(
+        FIT,
+        "variational 64-32-2, 128 rows",
+        "fit",
+        ("variational 128x64-32-2, 1000 steps",),
+        10,
+        why=PYTHON_IS_FASTER,
+    ),
+    Target(
+        FIT,
+        "variational 784-200-20, 128 rows",
+        "fit",
+        ("variational 128x784-200-20",),
+        1.8,
+        2.5,
+        why=PEAK_IS_NEAR,
+    ),
+    Target(
+        FIT,
+        "deep 64-128-64-2, 128 rows",
+        "fit",
+        ("deep 128x64-128-64-2, 1000 steps",),
+        5,
+        6,
+        why=PYTHON_IS_FASTER,
+    ),
+    Target(
+        FIT,
+        "64-32 beside a busy program, against alone",
+        "fit",
+        tuple(
+            f"plain {rows}x64-32, 1000 steps, beside a busy program, eager is fit alone"
+            for rows in (32, 128)
+        ),
+        1 / 1.5,
+    ),
+    Target(
+        STEP,
+        "plain, denoising, contractive, sparse: 64-32, 32 rows",
+        "step",
+        step_names(MODELS[:4], "32x64-32"),
+        1.4,
+        why=OWN_CALLS,
+    ),
+    Target(
+        STEP,
+        "variational, deep: 64-32, 32 rows",
+        "step",
+        step_names(("variational", "deep"), "32x64-32"),
+        2,
+        why=OWN_CALLS,
+    ),
+    Target(
+        STEP,
+        "every model: 64-32, 32 and 128 rows; 784-64, 128; 784-512, 1024",
+        "step",
+        step_names(MODELS, *FOUR_SIZES),
+        1,
+        why="The lowest is an RBM's: its plain step writes its gradients without autograd.",
+    ),
+    Target(
+        STEP,
+        "numba alone: plain, denoising, variational at seven sizes",
+        "step",
+        tuple(
+            f"{kind} {shape}, numba alone"
+            for shape in NUMBA_SIZES
+            for kind in ("plain", "denoising", "variational")
+        ),
+        0.95,
+        why="A loss is some ops, each with a call's own cost; products are torch's on both sides.",
+    ),
+    Target(
+        YOURS,
+        "`accelerate`, your own loop: denoising 784-512, 1024 rows",
+        "accelerate",
+        ("1 x the loop's step, Denoising 784-512 b1024",),
+        1.15,
+        1.8,
+        why=SAME_PRODUCTS,
+    ),
+    Target(
+        YOURS,
+        "`accelerate`, your own loop: denoising and plain 64-32, 32 rows",
+        "accelerate",
+        tuple(f"50 x the loop's step, {kind} 64-32 b32" for kind in ("Denoising", "plain")),
+        1.3,
+        why=OWN_CODE,
+    ),
+    Target(
+        YOURS,
+        "`accelerate`, your own loop: variational 784-200-20, 128 rows",
+        "accelerate",
+        ("1 x the loop's step, Variational 784-200 b128",),
+        1.1,
+        1.5,
+        why=OWN_CODE,
+    ),
+    Target(
+        YOURS,
+        "`aefast.fit` instead of the loop, 64-32, 32 rows",
+        "accelerate",
+        ("aefast.fit, an epoch of 8192 rows, plain 64-32 b32",),
+        20,
+        why=PYTHON_IS_FASTER,
+    ),
+    Target(
+        YOURS,
+        "`aefast.fit` instead of the loop, 784-256, 128 rows",
+        "accelerate",
+        ("aefast.fit, an epoch of 2048 rows, plain 784-256 b128",),
+        1.35,
+        2,
+        why=PEAK_IS_NEAR,
+    ),
+    Target(
+        YOURS,
+        "a model with nothing to replace",
+        "accelerate",
+        (
+            "50 x the loop's step, nothing 64-32 b32",
+            "1 x the loop's step, nothing 784-256 b128",
+        ),
+        1,
+        why="What is below is the noise of a run: the model's own code is called.",
+    ),
+    Target(
+        YOURS,
+        "`accelerate` itself",
+        "accelerate",
+        ("accelerate itself, Variational 784-200, eager is torch.fx's trace",),
+        0.05,
+        measure=SECONDS,
+    ),
+    Target(
+        YOURS,
+        '`torch.compile(backend="aefast")`, against inductor: denoising 784-512, 1024 rows',
+        "accelerate",
+        ("torch.compile(backend='aefast'), Denoising 784-512 b1024, eager is inductor's",),
+        1.1,
+        1.6,
+        why=SAME_PRODUCTS,
+    ),
+    Target(
+        PEERS,
+        "`estimators.BernoulliRBM` on digits, batches of 10",
+        "estimators",
+        tuple(f"BernoulliRBM 64-{hidden} b10" for hidden in (64, 256)),
+        6,
+        why=RANDOM_NUMBERS,
+    ),
+    Target(
+        PEERS,
+        "`estimators.BernoulliRBM` on digits, batches of 100",
+        "estimators",
+        tuple(f"BernoulliRBM 64-{hidden} b100" for hidden in (64, 256)),
+        4,
+        why=RANDOM_NUMBERS,
+    ),
+    Target(
+        PEERS,
+        "`estimators.Autoencoder` 64-32, 32 rows, against MLPRegressor",
+        "estimators",
+        ("Autoencoder 64-32 b32, MLPRegressor",),
+        15,
+        why="Asked where scikit-learn takes 0.53 ms a step; here it takes 0.18 to 0.24.",
+    ),
+    Target(
+        PEERS,
+        "`estimators.PCA` 20000x784, 10 and 100 components",
+        "estimators",
+        ("PCA(10), 20000x784", "PCA(100), 20000x784"),
+        1.1,
+        1.5,
+        why=FLOAT64_SPECTRUM,
+    ),
+    Target(
+        PEERS,
+        "`estimators.FactorAnalysis` 5000x784",
+        "estimators",
+        ("FactorAnalysis(10), 5000x784",),
+        1.1,
+        1.5,
+        why=FLOAT64_SPECTRUM,
+    ),
+    Target(
+        PEERS,
+        "patched BernoulliRBM on digits, its defaults",
+        "patch",
+        ("BernoulliRBM on digits",),
+        5,
+        why=RANDOM_NUMBERS,
+    ),
+    Target(
+        PEERS,
+        "patched BernoulliRBM 784-256, 128 rows",
+        "patch",
+        ("BernoulliRBM 784-256 b128",),
+        4,
+    ),
+    Target(
+        PEERS,
+        "patched PCA, FactorAnalysis, dictionary learning at scikit-learn's examples",
+        "patch",
+        (
+            "PCA(2) on digits",
+            "PCA(50), 2560x256",
+            "PCA(0.95) on digits",
+            "PCA(svd_solver='full') on digits",
+            "PCA(6, svd_solver='randomized')",
+            "FactorAnalysis(7) on digits",
+            "FactorAnalysis(2, 'varimax'), 150x4",
+            "MiniBatchDictionaryLearning(50) on patches",
+            "MiniBatchDictionaryLearning(6), b3",
+        ),
+        0.95,
+        why="A patched class asks first whether it serves the call: 50 us, of some milliseconds.",
+    ),
+    Target(
+        PEERS,
+        "patched rbms, PCD-100, 784-500, 512 chains",
+        "patch",
+        ("rbms PCD k=100, 784-500, 512 chains",),
+        3,
+        8,
+        why=(
+            "The chains' states are bits, whose products run at twice the rate of multiply-adds: "
+            "what is left is mostly draws."
+        ),
+    ),
+    Target(
+        PEERS,
+        "patched pyod's AutoEncoder, 5000x30",
+        "patch",
+        ("pyod AutoEncoder, 5000x30",),
+        10,
+    ),
+    Target(
+        RANKS,
+        "a group of one rank, against none",
+        "distributed",
+        ("fit 512x784-512, a group of one rank, eager is without it",),
+        0.98,
+        why="What is below is the noise of a run.",
+    ),
+    Target(
+        RANKS,
+        "rows a second of two ranks of one thread, against one process of one",
+        "distributed",
+        ("fit 512x784-512 a rank, 2 ranks, eager is one process",),
+        1.8,
+        why=(
+            "Two processes that exchange nothing reach 1.9x on two cores; a call of 16 steps "
+            "has an exchange of parameters before them."
+        ),
+    ),
+    Target(
+        DICTIONARIES,
+        "top-k, a step of 512-8192, against dense codes",
+        "topk",
+        (f"step against dense, {SAE_STEP}",),
+        3.5,
+        why=MEMORYS_RATE,
+    ),
+    Target(
+        DICTIONARIES,
+        "top-k, a step of 512-8192, against embedding_bag",
+        "topk",
+        (f"step against embedding_bag, {SAE_STEP}",),
+        2,
+        why=MEMORYS_RATE,
+    ),
+    Target(
+        DICTIONARIES,
+        "top-k, a step of 768-16384, against dense codes",
+        "topk",
+        (f"step against dense, {WIDE_STEP}",),
+        3.5,
+        why=MEMORYS_RATE,
+    ),
+    Target(
+        DICTIONARIES,
+        "top-k, a step of 768-16384, against embedding_bag",
+        "topk",
+        (f"step against embedding_bag, {WIDE_STEP}",),
+        2,
+        why=MEMORYS_RATE,
+    ),
+    Target(
+        DICTIONARIES,
+        "top-k, both steps: time over that of the encoder's product",
+        "topk",
+        (f"step against dense, {SAE_STEP}", f"step against dense, {WIDE_STEP}"),
+        1.9,
+        measure=OVER_LIMIT,
+        why=MEMORYS_RATE,
+    ),
+    Target(
+        DICTIONARIES,
+        "`topk_encode` of 65,536 latents, 4096 rows: memory, 3 % of all pre-activations",
+        "topk",
+        ("topk_encode 4096x64-65536 k32 float32",),
+        0.03 * 4 * 4096 * 65536,
+        measure=MEMORY,
+    ),
+    Target(
+        DICTIONARIES,
+        "SAELens' trainer with the registered class, against its own",
+        "saelens",
+        (f"its trainer's step {SAE_STEP}, eager is its own class",),
+        2,
+    ),
+    Target(
+        GPU,
+        "`corrupt`, masking: share of a copy's rate",
+        "corrupt",
+        ("masking 8192x8192 float32",),
+        0.85,
+        measure=SHARE_OF_LIMIT,
+        device="cuda",
+    ),
+    *(
+        Target(
+            GPU,
+            f"`linear_act` at {precision}: share of cuBLAS's rate",
+            "linear_act",
+            (f"sigmoid fwd+bwd 8192x4096->4096 {precision}",),
+            asked,
+            measure=SHARE_OF_LIMIT,
+            device="cuda",
+        )
+        for precision, asked in (("bfloat16", 0.95), ("high", 0.9))
+    ),
+    *(
+        Target(
+            GPU,
+            f"`reconstruction_loss` at {precision} and its gradients",
+            "reconstruction_loss",
+            (f"fwd+bwd 16384x784-1024-784 {precision}",),
+            asked,
+            device="cuda",
+        )
+        for precision, asked in (("bfloat16", 1.0), ("highest", 1.5))
+    ),
+    *(
+        Target(
+            GPU,
+            f"Gibbs chains, k = {k}",
+            "gibbs",
+            (f"k={k} {shape}, eager draws by torch.bernoulli",),
+            4,
+            device="cuda",
+        )
+        for k, shape in ((1, "16384x784-1024"), (100, "512x784-500"))
+    ),
+    Target(
+        GPU,
+        "a PCD-1 update",
+        "contrastive_divergence",
+        ("PCD-1 update 16384x784-1024",),
+        2.5,
+        device="cuda",
+    ),
+    Target(
+        GPU,
+        "a contractive penalty of two layers and its gradients",
+        "contractive_penalty",
+        ("fwd+bwd 4096x784-512-256 highest, eager is batched products",),
+        2,
+        device="cuda",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A target on one machine.
+
+    Attributes:
+        value: what was measured; None where something of it was not.
+        asked: what was asked there.
+    """
+
+    target: Target
+    value: float | None
+    asked: float
+
+    @property
+    def is_reached(self) -> bool:
+        return self.value is not None and self.target.measure.is_reached(self.value, self.asked)
+
+    @property
+    def is_short(self) -> bool:
+        return self.value is not None and not self.is_reached
+
+    def shown(self) -> str:
+        """The value; with what was asked where it is less."""
+        if self.value is None:
+            return "-"
+        text = self.target.measure.shown(self.value)
+        return text if self.is_reached else f"{text} of {self.target.measure.shown(self.asked)}"
+
+
+def verdicts(results: Iterable[Result]) -> dict[str, list[Verdict]]:
+    """Each machine's, in the targets' order; without machines that measured none of them."""
+    by_machine: dict[str, list[Result]] = {}
+    for result in results:
+        by_machine.setdefault(label(result["machine"]), []).append(result)
+    judged = {machine: list(judge(of_machine)) for machine, of_machine in by_machine.items()}
+    return {
+        machine: found
+        for machine, found in judged.items()
+        if any(verdict.value is not None for verdict in found)
+    }
+
+
+def judge(results: Sequence[Result]) -> Iterator[Verdict]:
+    """The targets on the machine of these results."""
+    instruction_set = results[0]["machine"]["cpu_isa"]
+    for target in TARGETS:
+        yield Verdict(target, target.measured(results), target.asked(instruction_set))
