@@ -92,7 +92,7 @@ def drawn(like: Tensor, kind: str, keep_probability: float = 1.0) -> Tensor:
 
     For dropout these are its factors: 0 or 1 / keep_probability.
     """
-    numbers = torch.FloatTensor(like.shape)
+    numbers = torch.FloatTensor(*like.shape)
     with _DRAWING:
         _draw(torch.default_generator, numbers, kind, keep_probability)
     return numbers

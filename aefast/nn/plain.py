@@ -30,6 +30,9 @@ METHODS = (
     "log_likelihood",
 )
 
+# A module's attributes that hold its hooks.
+HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+
 # Each class's methods of these names, as they were defined.
 _METHODS: dict[type, dict[str, Callable[..., object]]] = {}
 
@@ -119,6 +122,7 @@ def _changes_calls(hooks: dict[int, Callable[..., object]]) -> bool:
 
 def own_hooks(attributes: dict[str, Any]) -> bool:
     """Whether the module with these attributes has hooks of its own."""
+    # One by one: a loop over HOOKS takes three times as long.
     return bool(
         attributes["_forward_pre_hooks"]
         or attributes["_forward_hooks"]

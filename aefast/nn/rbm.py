@@ -323,13 +323,14 @@ class RBM(HasSettings, Shardable):
         rows = visible.reshape(-1, visible.shape[-1]) if visible.dim() > 2 else visible
         if step.refusal(rows) is not None:
             return None
-        for states in (visible, self.chain):
-            if states is not None:
-                check_states(states, "visible" if states is visible else "chain", self.visible_kind)
+        chain = step.chain
+        check_states(visible, "visible", self.visible_kind)
+        if chain is not None:
+            check_states(chain, "chain", self.visible_kind)
         row_offset = checks.check_integer(row_offset, "row_offset", 2**62)
         checks.check_seed_arguments(seed, generator)
         drawn = int(dispatch.resolve_seed(seed, generator, visible.device, False))
-        loss, end = machine_loss(step.plan, step.parameters, rows, self.chain, drawn, row_offset)
+        loss, end = machine_loss(step.plan, step.parameters, rows, chain, drawn, row_offset)
         if not math.isfinite(loss.item()):
             self.check_finite()
         return loss, end

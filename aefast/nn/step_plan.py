@@ -1,6 +1,6 @@
 """A model's training step as a plan, for the kernels that take it in one call."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from aefast import backend
 from aefast.nn.linear import LinearAct, TiedLinearAct
-from aefast.nn.plain import global_hooks, has_own_methods, own_hooks
 from aefast.ops.shared import checks, dispatch
 from aefast.step import dictionary_plan, machine_loss, optimizers
 from aefast.step.dictionary_plan import DictionaryPlan
-from aefast.step.loss import refusal, step_loss
+from aefast.step.loss import refusal, step_loss, unsuitable_memory
 from aefast.step.machine_plan import MachinePlan
+from aefast.step.parameters import unsuitable_call
 from aefast.step.plan import Plan, PlannedLayer
 from aefast.step.statistics import TrackedNorm, Updates, WithStatistics
 
@@ -199,7 +199,7 @@ def plan_of(model: Any) -> AnyPlanned | str:
 
     A class says with ``step_fields`` what its loss adds to its layers, or with ``planned_step`` all
     of it. A subclass, whose loss may be another, says it anew. A plan is kept until something about
-    the model is another one: to look takes 4 us, to plan 20.
+    the model is another one.
     """
     if "planned_step" in type(model).__dict__:
         return model.planned_step()
@@ -219,81 +219,11 @@ def plan_of(model: Any) -> AnyPlanned | str:
     step = _planned(encoder, decoder, model._parameters.get("log_var"), fields)
     if isinstance(step, str):
         return step
-    model.__dict__["_kept_step"] = CachedStep(step, fields, model)
+    if backend.cpu_isa() != "none":
+        from aefast.nn.cached_step import CachedStep
+
+        model.__dict__["_kept_step"] = CachedStep(step, fields, model)
     return step
-
-
-class CachedStep:
-    """A model's planned step, and what it was made from. Copies and pickles of it are empty."""
-
-    def __init__(self, step: PlannedStep, fields: dict[str, Any], model: nn.Module) -> None:
-        self.step = step
-        self.fields = fields
-        self.watched = [_Watched(module) for module in _all_modules(model)]
-
-    def __reduce__(self) -> Any:
-        return type(None), ()
-
-    def is_current(self, model: nn.Module, fields: dict[str, Any]) -> bool:
-        """Whether the model is the same, still plain, and has the same parameters."""
-        if self.watched[0].module is not model or fields != self.fields or global_hooks():
-            return False
-        if has_own_methods(model):
-            return False
-        return all(map(_Watched.is_current, self.watched))
-
-
-class _Watched:
-    """The state of one module of a plain model that a plan depends on."""
-
-    __slots__ = (
-        "activation",
-        "attributes",
-        "cls",
-        "forward",
-        "module",
-        "modules",
-        "parameters",
-        "shapes",
-        "tied",
-    )
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-        self.cls = type(module)
-        self.forward = self.cls.forward
-        self.attributes = module.__dict__
-        self.parameters = list(self.attributes["_parameters"].values())
-        self.shapes = [p.shape for p in self.parameters if p is not None]
-        self.modules = list(self.attributes["_modules"].values())
-        self.activation = self.attributes.get("activation")
-        self.tied = self.attributes.get("_tied")
-
-    def is_current(self) -> bool:
-        attributes = self.attributes
-        return (
-            type(self.module) is self.cls
-            and not own_hooks(attributes)
-            and "forward" not in attributes
-            and self.cls.forward is self.forward
-            and attributes.get("activation") is self.activation
-            and attributes.get("_tied") is self.tied
-            and are_same(attributes["_parameters"].values(), self.parameters)
-            and [p.shape for p in self.parameters if p is not None] == self.shapes
-            and are_same(attributes["_modules"].values(), self.modules)
-        )
-
-
-def are_same(values: Iterable[object], others: Sequence[object]) -> bool:
-    """Whether both hold the same objects; tensors are not compared by their elements."""
-    return list(map(id, values)) == list(map(id, others))
-
-
-def _all_modules(module: nn.Module) -> Iterable[nn.Module]:
-    yield module
-    for child in module.__dict__.get("_encoder_decoder") or module._modules.values():
-        if child is not None:
-            yield from _all_modules(child)
 
 
 def _share_parameters(layers: Iterable[nn.Module]) -> bool:
@@ -381,18 +311,16 @@ def loss_in_one_call(
     not serve."""
     if torch.compiler.is_compiling() or not isinstance(x, Tensor) or x.dim() == 0:
         return None
-    if x.dtype != torch.float32 or backend.select(x.device, x.dtype) != "cpp":
-        return None
-    if dispatch.is_traced(x):
+    if unsuitable_call(x) is not None:
         return None
     step = plan_of(model)
     if not isinstance(step, PlannedStep):
         return None
     plan, parameters, _ = step
     rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
-    if refusal(plan, parameters, rows) is not None:
+    if unsuitable_memory(plan, parameters, rows) is not None:
         return None
     if step.unit_interval_reason is not None:
         checks.check_unit_interval(rows, "x", step.unit_interval_reason)
-    drawn = dispatch.resolve_seed(seed, generator, x.device, False) if plan.draws else 0
-    return step_loss(plan, parameters, rows, int(drawn), row_offset)
+    drawn = int(dispatch.resolve_seed(seed, generator, x.device, False)) if plan.draws else 0
+    return step_loss(plan, parameters, rows, drawn, row_offset)

@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aefast import backend
-from aefast.ops.shared import checks, dispatch
+from aefast.ops.shared import dispatch
 from aefast.ops.shared.autograd import (
     Context,
     KernelFunction,
@@ -20,7 +19,7 @@ from aefast.ops.shared.autograd import (
 from aefast.ops.shared.precision import LARGEST, in_float32
 from aefast.ops.shared.product_routes import LEAST_RATIO_OF_STEP, outpaces_vendor
 from aefast.step import eager, kernels
-from aefast.step.parameters import unsuitable
+from aefast.step.parameters import unsuitable, unsuitable_call, unsuitable_rows
 from aefast.step.plan import Plan
 from aefast.torch_private import scale_finite
 
@@ -32,32 +31,15 @@ MOST_PRODUCTS = 1 << 24
 
 def refusal(plan: Plan, parameters: Sequence[Tensor], x: Tensor) -> str | None:
     """Why the kernels do not serve this call; None where they do."""
-    device, dtype = x.device, x.dtype
-    if dtype != torch.float32 or device.type != "cpu":
-        return f"the step takes float32 on a CPU, not {checks.dtype_name(x)} on {device.type}"
-    name = backend.select(device, dtype)
-    if name != "cpp":
-        return f"backend {name!r} serves, and not the C++ kernels"
-    if dispatch.is_traced(x, *parameters) or dispatch.is_transformed(x):
-        return "the call is traced or transformed"
-    if dispatch.is_in_functorch():
-        return "a torch.func transform is at work"
-    if torch.is_autocast_enabled("cpu"):
-        return "autocast is on"
-    if x.is_neg():
-        return "x is a negative view, whose memory holds other numbers"
-    if x.requires_grad:
-        return "x requires a gradient"
-    if x.dim() != 2 or x.shape[1] != plan.encoder[0].inputs or x.stride(1) != 1 or not len(x):
-        return "x is no dense matrix [B, D] of one row or more"
-    if not x.data_ptr():
-        return "x has no memory: its storage was freed"
-    reason = unsuitable(parameters)
-    if reason is not None:
-        return reason
-    if not _outpaces_torch(plan, len(x)):
+    return unsuitable_call(x) or unsuitable_memory(plan, parameters, x)
+
+
+def unsuitable_memory(plan: Plan, parameters: Sequence[Tensor], x: Tensor) -> str | None:
+    """Why the kernels do not serve these tensors in a call that they serve."""
+    reason = unsuitable_rows(x, plan.encoder[0].inputs) or unsuitable(parameters)
+    if reason is None and not _outpaces_torch(plan, len(x)):
         return "the vendor's products are faster on this processor"
-    return None
+    return reason
 
 
 def _outpaces_torch(plan: Plan, rows: int) -> bool:

@@ -1,6 +1,7 @@
 """Calls the C++ kernel of a Boltzmann machine's training step: csrc/step/rbm_step.cpp."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from torch import Tensor
 
@@ -30,6 +31,15 @@ def loss_and_gradients(
 
 def kernel_plan(plan: MachinePlan, chain: Tensor | None, end: Tensor | None) -> _C.MachinePlan:
     """The plan as a C++ object, with the memory where the chains start and end."""
+    return _without_chains(plan).with_chains(
+        0 if chain is None else chain.data_ptr(),
+        0 if end is None else end.data_ptr(),
+        0 if chain is None else chain.shape[0],
+    )
+
+
+@lru_cache(maxsize=256)
+def _without_chains(plan: MachinePlan) -> _C.MachinePlan:
     return _C.MachinePlan(
         visible=plan.visible,
         hidden=plan.hidden,
@@ -38,7 +48,4 @@ def kernel_plan(plan: MachinePlan, chain: Tensor | None, end: Tensor | None) -> 
         k=plan.k,
         sparsity_weight=plan.sparsity_weight,
         sparsity_target=plan.sparsity_target,
-        start=0 if chain is None else chain.data_ptr(),
-        end=0 if end is None else end.data_ptr(),
-        chains=0 if chain is None else chain.shape[0],
     )

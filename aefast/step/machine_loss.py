@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from aefast import backend
-from aefast.ops.shared import checks, dispatch
+from aefast.ops.shared import dispatch
 from aefast.ops.shared.autograd import (
     Context,
     KernelFunction,
@@ -19,7 +18,7 @@ from aefast.ops.shared.precision import LARGEST, in_float32
 from aefast.ops.shared.product_routes import takes_matrix_units
 from aefast.step import machine_eager
 from aefast.step.machine_plan import MachinePlan
-from aefast.step.parameters import unsuitable
+from aefast.step.parameters import unsuitable, unsuitable_call, unsuitable_rows
 from aefast.torch_private import scale_finite
 
 
@@ -27,29 +26,16 @@ def refusal(
     plan: MachinePlan, parameters: Sequence[Tensor], x: Tensor, chain: Tensor | None = None
 ) -> str | None:
     """Why the kernels do not serve this call; None where they do."""
-    if x.dtype != torch.float32 or x.device.type != "cpu":
-        return f"the step takes float32 on a CPU, not {checks.dtype_name(x)} on {x.device.type}"
-    if dispatch.is_traced(x, chain, *parameters) or dispatch.is_in_functorch():
-        return "the call is traced or transformed"
-    if backend.select(x.device, x.dtype) != "cpp":
-        return f"backend {backend.select(x.device, x.dtype)!r} serves, and not the C++ kernels"
-    if takes_matrix_units():
-        return "at this precision the products of the matrix units are faster"
-    if dispatch.autocast_dtype(x.device) is not None:
-        return "autocast is on"
-    if x.requires_grad or dispatch.is_transformed(x):
-        return "x requires a gradient"
-    if x.dim() != 2 or x.shape[1] != plan.visible or x.stride(1) != 1 or not len(x):
-        return "x is no dense matrix [B, D] of one row or more"
-    if not x.data_ptr() or x.is_neg():
-        return "x has no memory, or is a negative view, whose memory holds other numbers"
-    held = parameters if chain is None else (*parameters, chain)
-    reason = unsuitable(held, "a parameter or the chains' state")
+    reason = unsuitable_call(x) or unsuitable_rows(x, plan.visible)
     if reason is not None:
         return reason
-    if chain is not None and chain.dim() != 2:
+    if takes_matrix_units():
+        return "at this precision the products of the matrix units are faster"
+    held = parameters if chain is None else (*parameters, chain)
+    reason = unsuitable(held, "a parameter or the chains' state")
+    if reason is None and chain is not None and chain.dim() != 2:
         return "the chains are no matrix"
-    return None
+    return reason
 
 
 def machine_loss(
@@ -65,7 +51,7 @@ def machine_loss(
     Call it only if :func:`refusal` returned None. ``chain`` ``[C, D]`` holds persistent chains,
     float32 and contiguous; without it the chains start at x.
     """
-    end = torch.FloatTensor(x.shape) if chain is None else torch.empty_like(chain)
+    end = torch.FloatTensor(*x.shape) if chain is None else torch.empty_like(chain)
     call = plan, x, chain, end, seed, row_offset
     if dispatch.is_differentiated(*parameters):
         return _MachineLoss.apply(call, *parameters), end

@@ -1,4 +1,5 @@
-// aefast._C's instruction sets, signals, forks, mapped files, and the rate of multiply-adds.
+// aefast._C's instruction sets, signals, forks, mapped files, check of numbers in [0, 1], and rate
+// of multiply-adds.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -10,6 +11,7 @@
 #include "shared/mapped_file.h"
 #include "shared/multiply_adds.h"
 #include "shared/parallel.h"
+#include "shared/unit_interval.h"
 
 namespace py = pybind11;
 
@@ -69,8 +71,18 @@ void bind_multiply_adds(py::module_& module) {
         py::arg("rounds"), py::arg("threads"));
 }
 
+void bind_unit_interval(py::module_& module) {
+    module.def(
+        "lie_in_unit_interval",
+        [](uintptr_t address, int64_t count) {
+            return AEFAST_RUN(lie_in_unit_interval, reinterpret_cast<const float*>(address), count);
+        },
+        py::arg("address"), py::arg("count"));
+}
+
 const Binding process(bind_process), instruction_sets(bind_instruction_sets),
-    mapped_files(bind_mapped_files), multiply_adds(bind_multiply_adds);
+    mapped_files(bind_mapped_files), multiply_adds(bind_multiply_adds),
+    unit_interval(bind_unit_interval);
 
 }  // namespace
 }  // namespace aefast

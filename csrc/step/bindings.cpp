@@ -198,27 +198,30 @@ void bind_plan(py::module_& module) {
 void bind_machine(py::module_& module) {
     py::class_<MachinePlan>(module, "MachinePlan")
         .def(py::init([](int64_t visible, int64_t hidden, bool is_gaussian, bool has_log_var,
-                         int64_t k, double sparsity_weight, double sparsity_target, uintptr_t start,
-                         uintptr_t end, int64_t chains) {
-                 if (visible < 1 || hidden < 1 || k < 1 || (start != 0 && chains < 1))
-                     throw std::invalid_argument("a machine takes units, steps and chains");
+                         int64_t k, double sparsity_weight, double sparsity_target) {
+                 if (visible < 1 || hidden < 1 || k < 1)
+                     throw std::invalid_argument("a machine takes units and steps");
                  std::vector<int64_t> sizes = {hidden * visible, visible, hidden};
                  if (has_log_var) sizes.push_back(visible);
-                 return MachinePlan{visible,
-                                    hidden,
-                                    is_gaussian,
-                                    has_log_var,
-                                    k,
-                                    sparsity_weight,
-                                    sparsity_target,
-                                    reinterpret_cast<const float*>(start),
-                                    reinterpret_cast<float*>(end),
-                                    chains,
+                 return MachinePlan{visible,         hidden,          is_gaussian, has_log_var, k,
+                                    sparsity_weight, sparsity_target, nullptr,     nullptr,     0,
                                     std::move(sizes)};
              }),
              py::kw_only(), py::arg("visible"), py::arg("hidden"), py::arg("is_gaussian"),
              py::arg("has_log_var"), py::arg("k"), py::arg("sparsity_weight"),
-             py::arg("sparsity_target"), py::arg("start"), py::arg("end"), py::arg("chains"));
+             py::arg("sparsity_target"))
+        .def(
+            "with_chains",
+            [](const MachinePlan& plan, uintptr_t start, uintptr_t end, int64_t chains) {
+                if (start != 0 && chains < 1)
+                    throw std::invalid_argument("persistent chains are one or more");
+                MachinePlan placed = plan;
+                placed.start = reinterpret_cast<const float*>(start);
+                placed.end = reinterpret_cast<float*>(end);
+                placed.chains = chains;
+                return placed;
+            },
+            py::arg("start"), py::arg("end"), py::arg("chains"));
 }
 
 void bind_dictionary(py::module_& module) {

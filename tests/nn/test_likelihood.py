@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.utils import prune
@@ -18,6 +19,7 @@ from aefast.nn import (
     annealed_importance_sampling,
     exact_log_partition,
 )
+from aefast.ops.shared.checks import check_unit_interval
 
 
 @pytest.fixture
@@ -152,6 +154,21 @@ def test_a_cross_entropy_of_targets_outside_the_unit_interval_is_refused(model, 
     number = f"{value:g}".replace(".", r"\.")
     with pytest.raises(ValueError, match=rf"holds {number}; {reason} numbers in \[0, 1\]"):
         model.loss(x)
+
+
+@pytest.mark.parametrize("value", [math.nextafter(1, 2), -1e-45, math.inf, math.nan])
+@pytest.mark.parametrize("count", [1, 3, 16, 17, 67, 1 << 15, (1 << 15) + 1])
+def test_one_number_outside_the_unit_interval_is_found_wherever_it_stands(count, value):
+    value = float(np.nextafter(np.float32(1), np.float32(2))) if 1 < value < 2 else value
+    inside = torch.rand(count)
+    inside[0], inside[-1] = 1.0, -0.0
+    check_unit_interval(inside, "x", "Bernoulli units take")
+    for place in {0, count // 2, count - 1}:
+        x = inside.clone()
+        x[place] = value
+        for outside in (x, x.flip(0), x.expand(2, count).t()):
+            with pytest.raises(ValueError, match="x holds"):
+                check_unit_interval(outside, "x", "Bernoulli units take")
 
 
 @pytest.mark.parametrize(("value", "shown"), [(1.5, "1.5"), (-0.5, "-0.5")])

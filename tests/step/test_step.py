@@ -1,7 +1,10 @@
 """The fused training step: every kind of plan against its definition in float64."""
 
 import copy
+import gc
 import pickle
+import weakref
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -305,6 +308,40 @@ def test_a_hook_after_a_first_loss_is_called():
         assert model.loss(x) != before
         handle.remove()
         assert model.loss(x) == before
+
+
+def replace_hooks(model):
+    model.encoder[0]._forward_hooks = OrderedDict({0: lambda module, inputs, output: 2 * output})
+
+
+def replace_method(model):
+    model.decode = lambda code: 2 * type(model).decode(model, code)
+
+
+@pytest.mark.parametrize("replace", [replace_hooks, replace_method])
+def test_what_is_replaced_after_a_first_loss_is_called(replace):
+    model, x = MODELS["plain"](20, 7), torch.rand(9, 20)
+    before = model.loss(x)
+    replace(model)
+    assert model.loss(x) != before
+
+
+def test_a_class_whose_method_is_replaced_after_a_first_loss_calls_it(monkeypatch):
+    model, x = MODELS["plain"](20, 7), torch.rand(9, 20)
+    before = model.loss(x)
+    defined = nn.LinearAct.forward
+    monkeypatch.setattr(nn.LinearAct, "forward", lambda self, x: 2 * defined(self, x))
+    assert model.loss(x) != before
+
+
+def test_a_model_with_a_kept_plan_is_collected():
+    model = MODELS["plain"](20, 7)
+    model.loss(torch.rand(9, 20))
+    assert "_kept_step" in model.__dict__
+    reference = weakref.ref(model)
+    del model
+    gc.collect()
+    assert reference() is None
 
 
 def test_a_model_with_a_kept_plan_is_copied_and_pickled():

@@ -10,8 +10,11 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor
 
-from aefast import random
+from aefast import backend, random
 from aefast.ops.shared import dispatch
+
+# Up to so many numbers torch looks at them on one thread, as our kernel does.
+FEW = 1 << 15
 
 LARGEST = sys.float_info.max
 
@@ -151,9 +154,22 @@ def check_unit_interval(
         return
     if dispatch.is_traced(value) or dispatch.is_transformed(value):
         return
+    if value.numel() <= FEW and _lie_in_unit_interval(value):
+        return
     low, high = (bound.item() for bound in torch.aminmax(value.detach()))
     if not (is_computed and math.isnan(low)):
         check_bounds(low, high, argument, reason)
+
+
+def _lie_in_unit_interval(value: Tensor) -> bool:
+    """Whether the C++ kernels say so. They take a quarter of torch's time for few numbers."""
+    if dispatch.is_in_functorch() or value.dtype != torch.float32:
+        return False
+    if backend.select(value.device, value.dtype) != "cpp":
+        return False
+    if not value.is_contiguous() or value.is_neg() or not value.data_ptr():
+        return False
+    return backend.extension().lie_in_unit_interval(value.data_ptr(), value.numel())
 
 
 def check_bounds(low: float, high: float, argument: str, reason: str) -> None:

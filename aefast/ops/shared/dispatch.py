@@ -35,7 +35,8 @@ from aefast.torch_private import (
     transforms,
 )
 
-_PLAIN = (Tensor, torch.nn.Parameter, type(None))
+# The classes of tensors that the kernels read.
+PLAIN = (Tensor, torch.nn.Parameter, type(None))
 
 # Asked once: torch.compile traces no call that asks, in torch before 2.12.
 _AUTOCAST_DEVICES = frozenset(
@@ -82,7 +83,7 @@ def is_traced(*tensors: Tensor | None) -> bool:
     if torch.compiler.is_compiling():
         return True
     for tensor in tensors:
-        if type(tensor) not in _PLAIN:
+        if type(tensor) not in PLAIN:
             return True
     return count_dispatch_modes() > 0 or includes_dispatch_key(PRE_DISPATCH) or is_jit_tracing()
 

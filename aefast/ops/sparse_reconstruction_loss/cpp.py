@@ -15,8 +15,8 @@ def sparse_reconstruction_loss(
     latents, target = by_rows(weight), by_rows(target)
     start = None if bias is None else bias.float().contiguous()
     squares = torch.DoubleTensor(code.shape[0])
-    residual = torch.FloatTensor(target.shape)
-    slopes = torch.FloatTensor(code.shape)
+    residual = torch.FloatTensor(*target.shape)
+    slopes = torch.FloatTensor(*code.shape)
     _C.sparse_reconstruction_loss(
         as_matrix(code),
         indices.data_ptr(),

@@ -44,7 +44,7 @@ def sparse_decode(values: Tensor, indices: Tensor, weight: Tensor, bias: Tensor 
 
 def sampled_product(left: Tensor, weight: Tensor, indices: Tensor) -> Tensor:
     dense, rows, indices = by_rows(left), by_rows(weight), indices.contiguous()
-    products = torch.FloatTensor(indices.shape)
+    products = torch.FloatTensor(*indices.shape)
     _C.sampled_product(
         as_matrix(dense),
         as_matrix(rows),
