@@ -129,6 +129,9 @@ class DictionaryPlan:
         is_transcoder: bool,
         aux_k: int,
         aux_weight: float,
+        sparsity_weight: float,
+        bandwidth: float,
+        estimator: Estimator,
         dead_after: int,
         idle: int,
         threshold: int,
@@ -137,6 +140,8 @@ class DictionaryPlan:
 
 class LatentSelection:
     batch_topk: LatentSelection
+    gated: LatentSelection
+    jumprelu: LatentSelection
     topk: LatentSelection
 
 class MachinePlan:

@@ -151,7 +151,7 @@ class BatchTopKSparseAutoencoder(SparseDictionary):
         if not self.training:
             return "in evaluation mode a code has what is above the threshold"
         fields |= {"selection": "batch_topk", "k": self.k, "threshold_rate": THRESHOLD_RATE}
-        return self._planned(self.threshold, **fields)
+        return self._planned(threshold=self.threshold, **fields)
 
     def extra_repr(self) -> str:
         return f"k={self.k}, {super().extra_repr()}"

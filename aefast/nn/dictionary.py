@@ -97,8 +97,7 @@ class SparseDictionary(HasSettings, Shardable):
         ValueError: a number is outside its range.
     """
 
-    # What the names of the encoder's further parameters begin with.
-    ENCODER_ALSO: ClassVar[tuple[str, ...]] = ()
+    ENCODER: ClassVar[type[DictionaryEncoder]] = DictionaryEncoder
 
     idle: Tensor
     input_factor: Tensor
@@ -145,10 +144,7 @@ class SparseDictionary(HasSettings, Shardable):
 
     def _make_modules(self) -> None:
         # In a tuple, which hides them from the modules: their parameters are the model's.
-        self._encoder_decoder = (
-            DictionaryEncoder(self, "encoder_", self.ENCODER_ALSO),
-            DictionaryDecoder(self, "decoder_"),
-        )
+        self._encoder_decoder = self.ENCODER(self), DictionaryDecoder(self)
 
     @property
     def encoder(self) -> DictionaryEncoder:
@@ -444,16 +440,16 @@ class SparseDictionary(HasSettings, Shardable):
         return SparseCode(values.relu(), indices)
 
     def _planned(
-        self, threshold: Tensor | None = None, **selection: Any
+        self, *further: Tensor, threshold: Tensor | None = None, **selection: Any
     ) -> PlannedDictionary | str:
-        """The training step for the kernels, with fields of its :class:`DictionaryPlan`; or why
-        they cannot take it in one call."""
+        """The training step for the kernels, with further parameters ``[L]`` and fields of its
+        :class:`DictionaryPlan`; or why they cannot take it in one call."""
         if torch.compiler.is_compiling() or not is_plain(self) or has_own_methods(self):
             return "it has a hook, a parametrization or a method of its own, or is being traced"
         if self.normalize_activations != "none":
             return "its rows are normalized"
         parameters: list[Tensor] = [self.encoder_weight, self.encoder_bias]
-        parameters += [self.decoder_weight, self.decoder_bias]
+        parameters += [self.decoder_weight, self.decoder_bias, *further]
         tensors = [*parameters, self.idle]
         if any(tensor is None for tensor in tensors):
             return "a parameter is None"
@@ -464,7 +460,7 @@ class SparseDictionary(HasSettings, Shardable):
             (self.latents,),
             (self.latents, self.outputs),
             (self.outputs,),
-            (self.latents,),
+            *((self.latents,),) * (len(further) + 1),
         ]
         if [tensor.shape for tensor in tensors] != shapes:
             return NOT_TOGETHER

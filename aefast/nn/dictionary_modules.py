@@ -1,6 +1,6 @@
 """The encoder and the decoder of a sparse dictionary as modules of their own."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
 
@@ -68,9 +68,29 @@ class DictionaryEncoder(DictionaryModule):
     torch.Size([5, 8])
     """
 
+    # What the names of further parameters begin with.
+    OTHER_PREFIXES: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, model: "SparseDictionary") -> None:
+        super().__init__(model, "encoder_", self.OTHER_PREFIXES)
+
     def forward(self, x: Tensor) -> SparseCode | Tensor:
         """The code of x ``[..., D]``."""
         return self.model.encode(x)
+
+
+@known_by_its_parameters("weight", "bias", "threshold")
+class JumpReLUEncoder(DictionaryEncoder):
+    """An encoder with a threshold for each latent."""
+
+    OTHER_PREFIXES = ("threshold",)
+
+
+@known_by_its_parameters("weight", "bias", "magnitude_bias", "magnitude_scale")
+class GatedEncoder(DictionaryEncoder):
+    """An encoder with a path for the gates and one for the magnitudes."""
+
+    OTHER_PREFIXES = ("magnitude_",)
 
 
 @known_by_its_parameters("weight", "bias")
@@ -83,6 +103,9 @@ class DictionaryDecoder(DictionaryModule):
     >>> model.decoder(model.encode(torch.randn(5, 64))).shape
     torch.Size([5, 64])
     """
+
+    def __init__(self, model: "SparseDictionary") -> None:
+        super().__init__(model, "decoder_")
 
     def forward(self, code: SparseCode | tuple[Tensor, Tensor] | Tensor) -> Tensor:
         """The reconstruction ``[..., D]`` of a code."""

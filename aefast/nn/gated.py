@@ -8,13 +8,20 @@ from torch import Tensor, nn
 from aefast.functional import linear_act
 from aefast.nn.candidates import candidates
 from aefast.nn.dictionary import ENCODER_START, Code, DictionaryOptions, SparseDictionary
+from aefast.nn.dictionary_modules import GatedEncoder
 from aefast.nn.input_normalization import Target
+from aefast.nn.plain import known_by_its_parameters
 from aefast.nn.reparametrized import renew_weights
 from aefast.nn.settings import number
+from aefast.nn.step_plan import PlannedDictionary
 from aefast.ops.jumprelu.gated import gated
 from aefast.ops.topk.op import as_rows
 
 
+@known_by_its_parameters(
+    *("encoder_weight", "encoder_bias", "decoder_weight", "decoder_bias"),
+    *("magnitude_bias", "magnitude_scale"),
+)
 class GatedSparseAutoencoder(SparseDictionary):
     """A sparse autoencoder in which a gate says which latents are active, and another path how
     much: the penalty, which makes few active, does not shrink what they say. ::
@@ -58,7 +65,7 @@ class GatedSparseAutoencoder(SparseDictionary):
     >>> model.loss(x).backward()
     """
 
-    ENCODER_ALSO = ("magnitude_",)
+    ENCODER = GatedEncoder
 
     sparsity_weight: float = number(0)
 
@@ -131,6 +138,15 @@ class GatedSparseAutoencoder(SparseDictionary):
         by_gates, _ = target.error(linear_act(opened, weight.t(), bias))
         penalty = self.sparsity_weight * totals.mean().to(opened.dtype)
         return error + penalty + by_gates, code, residual
+
+    def planned_step(self) -> PlannedDictionary | str:
+        """The training step for the kernels; or why they cannot take it in one call."""
+        return self._planned(
+            self.magnitude_bias,
+            self.magnitude_scale,
+            selection="gated",
+            sparsity_weight=self.sparsity_weight,
+        )
 
     def extra_repr(self) -> str:
         return f"sparsity_weight={self.sparsity_weight}, {super().extra_repr()}"

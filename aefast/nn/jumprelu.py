@@ -7,15 +7,21 @@ from torch import Tensor, nn
 
 from aefast.nn.candidates import candidates
 from aefast.nn.dictionary import ENCODER_START, Code, DictionaryOptions, SparseDictionary
+from aefast.nn.dictionary_modules import JumpReLUEncoder
 from aefast.nn.input_normalization import Target
+from aefast.nn.plain import known_by_its_parameters
 from aefast.nn.reparametrized import renew_weights
 from aefast.nn.settings import choice, number, positive
+from aefast.nn.step_plan import PlannedDictionary
 from aefast.ops.jumprelu import eager
 from aefast.ops.jumprelu.op import ESTIMATORS, counted, jumprelu
 from aefast.ops.shared import dispatch
 from aefast.ops.topk.op import as_rows
 
 
+@known_by_its_parameters(
+    "encoder_weight", "encoder_bias", "decoder_weight", "decoder_bias", "threshold"
+)
 class JumpReLUSparseAutoencoder(SparseDictionary):
     """A sparse autoencoder whose latents are active above a threshold that each of them learns.
 
@@ -59,7 +65,7 @@ class JumpReLUSparseAutoencoder(SparseDictionary):
     >>> model.loss(x).backward()
     """
 
-    ENCODER_ALSO = ("threshold",)
+    ENCODER = JumpReLUEncoder
 
     sparsity_weight: float = number(0)
     bandwidth: float = positive()
@@ -165,6 +171,17 @@ class JumpReLUSparseAutoencoder(SparseDictionary):
 
     def _constrain_encoder(self) -> None:
         self._raise_thresholds()
+
+    def planned_step(self) -> PlannedDictionary | str:
+        """The training step for the kernels; or why they cannot take it in one call."""
+        return self._planned(
+            self.threshold,
+            threshold=self.threshold,
+            selection="jumprelu",
+            sparsity_weight=self.sparsity_weight,
+            bandwidth=self.bandwidth,
+            estimator=self.estimator,
+        )
 
     def extra_repr(self) -> str:
         return (

@@ -149,7 +149,8 @@ class PlannedDictionary(NamedTuple):
 
     Attributes:
         idle: the rows since each latent was active, int64 ``[L]``, which the steps move in place.
-        threshold: a scalar, which they move as well; or None.
+        threshold: a batch's, which they move as well; or a JumpReLU's, which count as 0 where they
+            are below; or None.
     """
 
     plan: DictionaryPlan
@@ -180,6 +181,8 @@ class PlannedDictionary(NamedTuple):
         if steps:
             moved = [self.idle] if self.threshold is None else [self.idle, self.threshold]
             torch.autograd.graph.increment_version(moved)
+        if self.plan.selection == "jumprelu":
+            self.parameters[-1].detach().clamp_(min=0)  # as the next loss would
 
 
 AnyPlanned = PlannedStep | PlannedMachine | PlannedDictionary

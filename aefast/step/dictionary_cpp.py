@@ -10,5 +10,6 @@ def kernel_plan(plan: DictionaryPlan, idle: Tensor, threshold: Tensor | None) ->
     """The plan as a C++ object, with the counts ``[L]`` and the threshold that its steps move."""
     fields = plan._asdict()
     fields["selection"] = getattr(_C.LatentSelection, plan.selection)
+    fields["estimator"] = getattr(_C.Estimator, plan.estimator)
     address = 0 if threshold is None else threshold.data_ptr()
     return _C.DictionaryPlan(**fields, idle=idle.data_ptr(), threshold=address)

@@ -15,15 +15,17 @@ class DictionaryPlan(NamedTuple):
     """A step of a sparse dictionary.
 
     The parameters are the encoder's weight ``[L, D]`` and bias, the latents' directions ``[L, O]``
-    and the decoder's bias.
+    and the decoder's bias; then JumpReLU's thresholds, or of gated codes the magnitudes' bias and
+    the logarithm of their scale, ``[L]`` each.
 
     Attributes:
         visible: D.
         outputs: O.
         latents: L.
         selection: which latents are active: ``"topk"``, each row's k largest, or ``"batch_topk"``,
-            as many a row on the average, the largest of the batch.
-        k: how many latents are active in a row.
+            as many a row on the average, the largest of the batch; ``"jumprelu"``, those above a
+            threshold that each learns; or ``"gated"``.
+        k: how many latents are active in a row; 0 where nothing limits them.
         ranks_by_norm: whether the largest are those by pre-activation times the direction's norm.
         prefixes: rising numbers of latents, the last of them L: the loss is the mean over what so
             many first latents reconstruct. Empty for all latents alone.
@@ -31,6 +33,9 @@ class DictionaryPlan(NamedTuple):
             to. Otherwise it is subtracted from the input.
         aux_k: how many dead latents reconstruct the residual; 0 for none.
         aux_weight: the factor of their loss.
+        sparsity_weight: the factor of the number of active latents, or of what opens the gates.
+        bandwidth: of the thresholds' gradient.
+        estimator: of that, ``"rectangle"`` or ``"tanh"``.
         dead_after: rows after which an inactive latent is dead.
         threshold_rate: how far a step moves the threshold towards the batch's smallest active
             value; 0 where there is none.
@@ -40,12 +45,15 @@ class DictionaryPlan(NamedTuple):
     outputs: int
     latents: int
     selection: str
-    k: float
+    k: float = 0.0
     ranks_by_norm: bool = False
     prefixes: tuple[int, ...] = ()
     is_transcoder: bool = False
     aux_k: int = 0
     aux_weight: float = 0.0
+    sparsity_weight: float = 0.0
+    bandwidth: float = 0.0
+    estimator: str = "rectangle"
     dead_after: int = 0
     threshold_rate: float = 0.0
 

@@ -227,21 +227,27 @@ void bind_machine(py::module_& module) {
 void bind_dictionary(py::module_& module) {
     py::enum_<LatentSelection>(module, "LatentSelection")
         .value("topk", LatentSelection::topk)
-        .value("batch_topk", LatentSelection::batch_topk);
+        .value("batch_topk", LatentSelection::batch_topk)
+        .value("jumprelu", LatentSelection::jumprelu)
+        .value("gated", LatentSelection::gated);
     py::class_<DictionaryPlan>(module, "DictionaryPlan")
         .def(py::init([](int64_t visible, int64_t outputs, int64_t latents,
                          LatentSelection selection, double k, bool ranks_by_norm,
                          std::vector<int64_t> prefixes, bool is_transcoder, int64_t aux_k,
-                         double aux_weight, int64_t dead_after, uintptr_t idle, uintptr_t threshold,
-                         double threshold_rate) {
+                         double aux_weight, double sparsity_weight, double bandwidth,
+                         Estimator estimator, int64_t dead_after, uintptr_t idle,
+                         uintptr_t threshold, double threshold_rate) {
                  if (visible < 1 || outputs < 1 || (!is_transcoder && outputs != visible))
                      throw std::invalid_argument("a dictionary takes inputs and outputs");
-                 if (!(k > 0) || k > static_cast<double>(latents) || aux_k < 0 || aux_k > latents ||
-                     idle == 0)
+                 const bool is_topk = selection == LatentSelection::topk;
+                 const bool has_k = is_topk || selection == LatentSelection::batch_topk;
+                 if (has_k && !(k >= (is_topk ? 1 : 0) && k <= static_cast<double>(latents)))
+                     throw std::invalid_argument("k must be at most the latents");
+                 if (aux_k < 0 || aux_k > latents || idle == 0)
                      throw std::invalid_argument(
-                         "k and aux_k must be at most the latents, and idle an address");
-                 if (selection == LatentSelection::topk && k < 1)
-                     throw std::invalid_argument("k must be 1 or more");
+                         "aux_k must be at most the latents, and idle an address");
+                 if (selection == LatentSelection::jumprelu && (threshold == 0 || !(bandwidth > 0)))
+                     throw std::invalid_argument("JumpReLU takes thresholds and a bandwidth");
                  int64_t before = 0;
                  for (const int64_t prefix : prefixes) {
                      if (prefix <= before) throw std::invalid_argument("prefixes must rise");
@@ -249,6 +255,10 @@ void bind_dictionary(py::module_& module) {
                  }
                  if (!prefixes.empty() && before != latents)
                      throw std::invalid_argument("the last prefix must be all latents");
+                 std::vector<int64_t> sizes = {latents * visible, latents, latents * outputs,
+                                               outputs};
+                 const int further = has_k ? 0 : selection == LatentSelection::gated ? 2 : 1;
+                 sizes.insert(sizes.end(), further, latents);
                  return DictionaryPlan{visible,
                                        outputs,
                                        latents,
@@ -259,15 +269,19 @@ void bind_dictionary(py::module_& module) {
                                        is_transcoder,
                                        aux_k,
                                        aux_weight,
+                                       sparsity_weight,
+                                       bandwidth,
+                                       estimator,
                                        dead_after,
                                        reinterpret_cast<int64_t*>(idle),
                                        reinterpret_cast<float*>(threshold),
                                        threshold_rate,
-                                       {latents * visible, latents, latents * outputs, outputs}};
+                                       std::move(sizes)};
              }),
              py::kw_only(), py::arg("visible"), py::arg("outputs"), py::arg("latents"),
              py::arg("selection"), py::arg("k"), py::arg("ranks_by_norm"), py::arg("prefixes"),
              py::arg("is_transcoder"), py::arg("aux_k"), py::arg("aux_weight"),
+             py::arg("sparsity_weight"), py::arg("bandwidth"), py::arg("estimator"),
              py::arg("dead_after"), py::arg("idle"), py::arg("threshold"),
              py::arg("threshold_rate"));
 }

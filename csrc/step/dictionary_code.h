@@ -5,11 +5,13 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 
 #include "gemm/blocking.h"
 #include "ops/topk/topk.h"
 #include "shared/arena.h"
 #include "shared/scratch.h"
+#include "step/dictionary_products.h"
 
 namespace aefast::AEFAST_ISA {
 namespace {
@@ -118,6 +120,39 @@ void encode_batch_topk(const TopKEncodeArguments& arguments, double k, CodeRows&
         code.trim(counts);
         return;
     }
+}
+
+// The latents of each row that may be active, whose products are in `products` [rows, latents]:
+// those of which may_be_active(product, latent) says so. Their products are the code's values,
+// -infinity where a row has less. False where a row has more than an eighth of the latents: then
+// products with all of them are quicker.
+template <class MayBeActive>
+bool select_candidates(const float* products, int64_t rows, int64_t latents, int threads,
+                       const MayBeActive& may_be_active, CodeRows& code) {
+    static thread_local Scratch room;
+    auto* counts = static_cast<int64_t*>(room.reserve(rows * sizeof(int64_t)));
+    for_rows(threads, rows, [&](int64_t row) {
+        counts[row] = 0;
+        for (int64_t i = 0; i < latents; ++i)
+            counts[row] += may_be_active(products[row * latents + i], i);
+    });
+    const int64_t width = larger(1, largest(counts, rows));
+    if (width > latents / 8) return false;
+    code.reserve(rows, width);
+    for_rows(threads, rows, [&](int64_t row) {
+        float* values = code.values + row * width;
+        int64_t* indices = code.indices + row * width;
+        std::fill_n(values, width, -std::numeric_limits<float>::infinity());
+        std::fill_n(indices, width, 0);
+        int64_t filled = 0;
+        for (int64_t i = 0; i < latents; ++i) {
+            const float product = products[row * latents + i];
+            if (!may_be_active(product, i)) continue;
+            values[filled] = product;
+            indices[filled++] = i;
+        }
+    });
+    return true;
 }
 
 }  // namespace

@@ -8,20 +8,22 @@
 #include <limits>
 
 #include "gemm/blocking.h"
-#include "ops/sparse_reconstruction_loss/sparse_reconstruction_loss.h"
 #include "ops/topk/topk.h"
+#include "shared/activation.h"
 #include "shared/arena.h"
 #include "shared/parallel.h"
 #include "shared/row_sums.h"
 #include "shared/scratch.h"
 #include "step/dictionary_code.h"
+#include "step/dictionary_products.h"
 #include "step/take_step.h"
 #include "step/unit_row.h"
 
 namespace aefast::AEFAST_ISA {
 namespace {
 
-thread_local Scratch dictionary_scratch, dead_scratch, ranking_scratch, part_scratch;
+thread_local Scratch dictionary_scratch, dead_scratch, ranking_scratch, part_scratch,
+    product_scratch, penalty_scratch;
 thread_local CodeRows code_rows;
 
 // Latents that reconstruct, and where their gradients go: all of a dictionary's, or the dead ones.
@@ -72,13 +74,16 @@ class DictionaryStep {
         if (plan.aux_k > 0) dead_ = arena.take<int64_t>(plan.latents);
         bias_sums_ = arena.take<double>(bias_blocks() * plan.outputs);
         parts_ = arena.take<CodePart>(parts());
+        if (plan.selection == LatentSelection::gated) {
+            gate_residual_ = arena.take<float>(rows * plan.outputs);
+            scales_ = arena.take<float>(plan.latents);
+            product_sums_ = arena.take<float>(plan.latents);
+        }
     }
 
     double run() {
         if (!plan_.is_transcoder) center();
-        encode(all());
-        count_idle();
-        double loss = plan_.prefixes.size() > 1 ? reconstruct_by_prefixes() : reconstruct_by_all();
+        double loss = reconstruct();
         sum_residuals();
         if (plan_.aux_k > 0 && plan_.aux_weight != 0)
             loss += plan_.aux_weight * reconstruct_by_dead();
@@ -170,19 +175,29 @@ class DictionaryStep {
         }
     }
 
-    void count_idle() {
+    void count_idle(const float* values, const ActiveLatents& latents) {
         for (int64_t i = 0; i < plan_.latents; ++i) idle_[i] = plan_.idle[i] + batch_.rows;
-        for (int64_t i = 0; i < code_.size(); ++i)
-            if (code_.values[i] > 0) idle_[code_.indices[i]] = 0;
+        for (int64_t i = 0; i < batch_.rows * latents.width; ++i)
+            if (values[i] > 0) idle_[latents.at(i)] = 0;
     }
 
     void move_threshold() const {
-        if (plan_.threshold == nullptr || !std::isfinite(least_active_)) return;
+        const bool has_one = plan_.selection == LatentSelection::batch_topk && plan_.threshold;
+        if (!has_one || !std::isfinite(least_active_)) return;
         const auto rate = static_cast<float>(plan_.threshold_rate);
         *plan_.threshold += rate * (least_active_ - *plan_.threshold);
     }
 
     // ------------------------------------------------------------------------------- the losses
+
+    // The loss without the dead latents', and its gradients but that by the decoder's bias.
+    double reconstruct() {
+        if (plan_.selection == LatentSelection::jumprelu) return reconstruct_by_jumps();
+        if (plan_.selection == LatentSelection::gated) return reconstruct_by_gates();
+        encode(all());
+        count_idle(code_.values, {code_.width, code_.indices});
+        return plan_.prefixes.size() > 1 ? reconstruct_by_prefixes() : reconstruct_by_all();
+    }
 
     double reconstruct_by_all() {
         parts_[0] = whole_code(plan_.latents);
@@ -200,29 +215,48 @@ class DictionaryStep {
     // products with the directions of the part's latents.
     double compare(const CodePart& part, const Latents& latents, const float* start,
                    const float* target, int64_t target_row_stride) const {
-        sparse_reconstruction_loss({sparse(part, part.values), latents.directions, plan_.outputs,
-                                    start, target, target_row_stride, squares_, part.residual,
-                                    part.slopes, plan_.outputs, batch_.threads});
-        double total = 0;
-        for (int64_t row = 0; row < batch_.rows; ++row) total += squares_[row];
+        const double total =
+            compare_code({sparse(part, part.values), latents.directions, plan_.outputs, start,
+                          target, target_row_stride, squares_, part.residual, part.slopes,
+                          plan_.outputs, batch_.threads},
+                         batch_);
         return total / elements();
     }
 
     // Those of that error, times the weight, by the parameters of the part's latents.
     void find_gradients(const CodePart& part, const Latents& latents, double weight) const {
-        const float factor = static_cast<float>(2 * weight / elements());
+        const float factor = factor_of(weight);
         for (int64_t i = 0; i < batch_.rows * part.width; ++i) {
             part.slopes[i] = part.values[i] == 0 ? 0 : factor * part.slopes[i];
             part.values[i] *= factor;
         }
+        sum_encoder_gradients(part, latents, latents.bias_gradient);
+        sum_direction_gradients(part, latents);
+    }
+
+    float factor_of(double weight) const { return static_cast<float>(2 * weight / elements()); }
+
+    // Of slopes by the latents' products with the rows.
+    void sum_encoder_gradients(const CodePart& part, const Latents& latents, float* totals) const {
         const MatrixView x = encoded();
-        latent_sums({sparse(part, part.slopes), x.data, x.row_stride,
-                     latents.encoder_gradient + part.first * plan_.visible,
-                     latents.bias_gradient + part.first, part.count, plan_.visible,
-                     batch_.threads});
-        latent_sums({sparse(part, part.values), part.residual, plan_.outputs,
-                     latents.direction_gradients + part.first * plan_.outputs, totals_, part.count,
-                     plan_.outputs, batch_.threads});
+        sum_by_latent({sparse(part, part.slopes), x.data, x.row_stride,
+                       latents.encoder_gradient + part.first * plan_.visible, totals + part.first,
+                       part.count, plan_.visible, batch_.threads},
+                      batch_);
+    }
+
+    // Of values that are multiplied by the factor.
+    void sum_direction_gradients(const CodePart& part, const Latents& latents) const {
+        sum_by_latent({sparse(part, part.values), part.residual, plan_.outputs,
+                       latents.direction_gradients + part.first * plan_.outputs, totals_,
+                       part.count, plan_.outputs, batch_.threads},
+                      batch_);
+    }
+
+    void sum_totals(const CodePart& part, const float* values, float* totals) const {
+        sum_by_latent(
+            {sparse(part, values), nullptr, 0, nullptr, totals, part.count, 0, batch_.threads},
+            batch_);
     }
 
     SparseCode sparse(const CodePart& part, const float* values) const {
@@ -238,7 +272,7 @@ class DictionaryStep {
             loss += compare_prefix(n) / static_cast<double>(parts());
         // A latent is in the reconstruction by its own prefix and by all longer ones.
         for (int64_t n = parts() - 2; n >= 0; --n)
-            for_rows([&](int64_t row) {
+            for_rows(batch_.threads, batch_.rows, [&](int64_t row) {
                 const float* longer = parts_[n + 1].residual + row * plan_.outputs;
                 float* residual = parts_[n].residual + row * plan_.outputs;
                 for (int64_t i = 0; i < plan_.outputs; ++i) residual[i] += longer[i];
@@ -305,7 +339,7 @@ class DictionaryStep {
         sparse_decode({sparse(part, part.values), all().directions + part.first * plan_.outputs,
                        plan_.outputs, n == 0 ? decoder_bias() : nullptr, part.residual,
                        plan_.outputs, batch_.threads});
-        for_rows([&](int64_t row) {
+        for_rows(batch_.threads, batch_.rows, [&](int64_t row) {
             float* residual = part.residual + row * plan_.outputs;
             const float* target = batch_.target + row * batch_.target_row_stride;
             const float* shorter = n == 0 ? nullptr : parts_[n - 1].residual + row * plan_.outputs;
@@ -316,19 +350,160 @@ class DictionaryStep {
                         [=](int64_t i) { return double(residual[i]) * residual[i]; });
             squares_[row] = squares.total();
         });
-        double total = 0;
-        for (int64_t row = 0; row < batch_.rows; ++row) total += squares_[row];
-        return total / elements();
+        return total_of(squares_, batch_.rows) / elements();
     }
 
+    // ------------------------------------------------------------------------- with a penalty
+
+    // Latents that may be active, or all of them, and what a step computes of each: [rows, width].
+    struct Penalized {
+        ActiveLatents latents;
+        float* products;
+        float *values, *slopes, *opened, *opened_slopes;
+
+        CodePart part(int64_t count, float* residual) const {
+            return {0, count, latents.width, values, slopes, latents.indices, residual};
+        }
+    };
+
+    // bias: what the products get; null for none.
+    template <class MayBeActive>
+    Penalized penalized(const float* bias, bool takes_all, const MayBeActive& may_be_active) {
+        const int64_t rows = batch_.rows, latents = plan_.latents;
+        auto* products =
+            static_cast<float*>(product_scratch.reserve(sizeof(float) * rows * latents));
+        batch_.multiply({encoded(),
+                         {all().encoder, latents, plan_.visible, plan_.visible, 1},
+                         {},
+                         bias,
+                         Activation::identity,
+                         products,
+                         latents,
+                         nullptr,
+                         false,
+                         batch_.precision,
+                         batch_.threads});
+        const bool is_sparse =
+            !takes_all &&
+            select_candidates(products, rows, latents, batch_.threads, may_be_active, code_);
+        Penalized made{{is_sparse ? code_.width : latents, is_sparse ? code_.indices : nullptr},
+                       is_sparse ? code_.values : products};
+        const auto place = [&](Arena arena) {
+            const int64_t size = rows * made.latents.width;
+            made.values = arena.take<float>(size);
+            made.slopes = arena.take<float>(size);
+            if (plan_.selection == LatentSelection::gated) {
+                made.opened = arena.take<float>(size);
+                made.opened_slopes = arena.take<float>(size);
+            }
+            return arena.used();
+        };
+        const int64_t bytes = place(Arena(nullptr));
+        place(Arena(static_cast<char*>(penalty_scratch.reserve(bytes))));
+        return made;
+    }
+
+    // body(element, its latent), a row's after the other.
     template <class Body>
-    void for_rows(const Body& body) const {
-        constexpr int64_t kRowsPerTask = 32;
-        parallel_for(batch_.threads, ceil_divide(batch_.rows, kRowsPerTask), [&](int64_t task) {
-            const int64_t last = smaller((task + 1) * kRowsPerTask, batch_.rows);
-            for (int64_t row = task * kRowsPerTask; row < last; ++row) body(row);
+    void for_elements(const Penalized& code, const Body& body) const {
+        for_rows(batch_.threads, batch_.rows, [&](int64_t row) {
+            const int64_t first = row * code.latents.width;
+            for (int64_t i = first; i < first + code.latents.width; ++i)
+                body(i, code.latents.indices ? code.latents.indices[i] : i - first);
         });
     }
+
+    // The slope of the step that stands for [z > threshold], times the bandwidth.
+    float density(float distance) const {
+        if (plan_.estimator == Estimator::rectangle)
+            return std::fabs(distance) < static_cast<float>(plan_.bandwidth / 2) ? 1.f : 0.f;
+        const float step = tanh(2 * distance / static_cast<float>(plan_.bandwidth));
+        return 1 - step * step;
+    }
+
+    double reconstruct_by_jumps() {
+        float* threshold = plan_.threshold;
+        for (int64_t i = 0; i < plan_.latents; ++i) threshold[i] = std::max(threshold[i], 0.f);
+        const auto reach = static_cast<float>(plan_.bandwidth / 2);
+        const Penalized code =
+            penalized(all().bias, plan_.estimator == Estimator::tanh,
+                      [=](float z, int64_t latent) { return !(z <= threshold[latent] - reach); });
+        for_elements(code, [&](int64_t i, int64_t latent) {
+            const float z = code.products[i];
+            code.values[i] = z <= threshold[latent] ? 0 : z;
+        });
+        count_idle(code.values, code.latents);
+        int64_t active = 0;
+        for (int64_t i = 0; i < batch_.rows * code.latents.width; ++i)
+            active += code.values[i] != 0;
+        const CodePart part = code.part(plan_.latents, residuals_);
+        const double error =
+            compare(part, all(), decoder_bias(), batch_.target, batch_.target_row_stride);
+        const float factor = factor_of(1);
+        const auto by_count = static_cast<float>(by_row());
+        const auto bandwidth = static_cast<float>(plan_.bandwidth);
+        for_elements(code, [&](int64_t i, int64_t latent) {
+            const float slope = factor * code.slopes[i], t = threshold[latent];
+            const float near = density(code.products[i] - t);
+            code.products[i] = near == 0 ? 0 : -near * (slope * t + by_count) / bandwidth;
+            code.slopes[i] = code.values[i] == 0 ? 0 : slope;
+            code.values[i] *= factor;
+        });
+        sum_encoder_gradients(part, all(), batch_.gradients[1]);
+        sum_direction_gradients(part, all());
+        sum_totals(part, code.products, batch_.gradients[4]);
+        return error + by_row() * static_cast<double>(active);
+    }
+
+    // The penalty's factor of a row.
+    double by_row() const { return plan_.sparsity_weight / static_cast<double>(batch_.rows); }
+
+    double reconstruct_by_gates() {
+        const float *bias = all().bias, *magnitude_bias = batch_.parameters[4];
+        for (int64_t i = 0; i < plan_.latents; ++i) scales_[i] = std::exp(batch_.parameters[5][i]);
+        const Penalized code = penalized(
+            nullptr, false, [=](float z, int64_t latent) { return !(z + bias[latent] <= 0); });
+        for_elements(code, [&](int64_t i, int64_t latent) {
+            const float gate = code.products[i] + bias[latent];
+            const float magnitude = code.products[i] * scales_[latent] + magnitude_bias[latent];
+            code.opened[i] = gate <= 0 ? 0 : gate;
+            code.values[i] = gate <= 0 || magnitude <= 0 ? 0 : magnitude;
+        });
+        count_idle(code.values, code.latents);
+        double opened = 0;
+        for (int64_t i = 0; i < batch_.rows * code.latents.width; ++i) opened += code.opened[i];
+        const CodePart part = code.part(plan_.latents, residuals_);
+        CodePart gates = code.part(plan_.latents, gate_residual_);
+        gates.values = code.opened;
+        gates.slopes = code.opened_slopes;
+        double error = 0;
+        for (const CodePart& one : {part, gates})
+            error += compare(one, all(), decoder_bias(), batch_.target, batch_.target_row_stride);
+        const float factor = factor_of(1);
+        const auto by_opening = static_cast<float>(by_row());
+        // What is done with no longer makes room for the terms of the scales' gradient.
+        for_elements(code, [&](int64_t i, int64_t latent) {
+            const float by_magnitude = code.values[i] == 0 ? 0 : factor * code.slopes[i];
+            const float by_gate =
+                code.opened[i] == 0 ? 0 : factor * code.opened_slopes[i] + by_opening;
+            const float by_scaled = by_magnitude * scales_[latent];
+            code.products[i] = by_magnitude == 0 ? 0 : by_scaled * code.products[i];
+            code.opened[i] = by_magnitude;
+            code.opened_slopes[i] = by_gate;
+            code.slopes[i] = by_gate + by_scaled;
+            code.values[i] *= factor;
+        });
+        sum_encoder_gradients(part, all(), product_gradients());
+        sum_direction_gradients(part, all());
+        sum_totals(part, code.opened_slopes, batch_.gradients[1]);
+        sum_totals(part, code.opened, batch_.gradients[4]);
+        sum_totals(part, code.products, batch_.gradients[5]);
+        return error + by_row() * opened;
+    }
+
+    // The sums of the gradients by the latents' products with the rows; but of gated codes they are
+    // those by the encoder's bias.
+    float* product_gradients() const { return product_sums_ ? product_sums_ : batch_.gradients[1]; }
 
     // --------------------------------------------------------------------------- dead latents
 
@@ -347,14 +522,15 @@ class DictionaryStep {
         const CodePart part = whole_code(count);
         const double loss = compare(part, dead, nullptr, missing_, plan_.outputs);
         find_gradients(part, dead, plan_.aux_weight);
-        // None of them was active in these rows: their gradients were 0.
+        // None of them was active in these rows. All that is left of their gradients is by gates.
         const Latents everything = all();
         for_latents(batch_.threads, count, [&](int64_t i) {
             const int64_t latent = dead_[i];
-            copy_row(dead.encoder_gradient, i, everything.encoder_gradient, latent, plan_.visible);
-            copy_row(dead.bias_gradient, i, everything.bias_gradient, latent, 1);
-            copy_row(dead.direction_gradients, i, everything.direction_gradients, latent,
-                     plan_.outputs);
+            add_row(dead.encoder_gradient, i, everything.encoder_gradient, latent, plan_.visible);
+            add_row(dead.bias_gradient, i, everything.bias_gradient, latent, 1);
+            if (product_sums_) add_row(dead.bias_gradient, i, product_sums_, latent, 1);
+            add_row(dead.direction_gradients, i, everything.direction_gradients, latent,
+                    plan_.outputs);
         });
         return loss;
     }
@@ -394,10 +570,16 @@ class DictionaryStep {
         std::copy_n(from + from_row * columns, columns, to + to_row * columns);
     }
 
+    static void add_row(const float* from, int64_t from_row, float* to, int64_t to_row,
+                        int64_t columns) {
+        for (int64_t i = 0; i < columns; ++i)
+            to[to_row * columns + i] += from[from_row * columns + i];
+    }
+
     // ----------------------------------------------------------------- the decoder's bias
 
     // It is added to each reconstruction and, but for a transcoder's, taken from each input: its
-    // gradient is the sum of the residuals' less that of the encoder's bias times the encoder.
+    // gradient is the sum of the residuals' less that of the rows' products times the encoder.
     int64_t bias_blocks() const {
         const int64_t of_latents =
             plan_.is_transcoder ? 0 : ceil_divide(plan_.latents, latents_per_block(plan_.latents));
@@ -417,7 +599,7 @@ class DictionaryStep {
 
     void find_decoder_bias_gradient() const {
         const int64_t first = row_blocks(batch_.rows), per_block = latents_per_block(plan_.latents);
-        const float* slopes = batch_.gradients[1];
+        const float* slopes = product_gradients();
         parallel_for(batch_.threads, bias_blocks() - first, [&](int64_t block) {
             const int64_t last = smaller((block + 1) * per_block, plan_.latents);
             double* sums = bias_sums_ + (first + block) * plan_.outputs;
@@ -446,6 +628,10 @@ class DictionaryStep {
     double* bias_sums_;  // of blocks of rows, then of blocks of latents
     CodePart* parts_;
     float least_active_ = 0;
+    // Of gated codes.
+    float* gate_residual_ = nullptr;
+    float* scales_ = nullptr;        // of the magnitudes
+    float* product_sums_ = nullptr;  // of the gradients by the latents' products with the rows
 };
 
 }  // namespace

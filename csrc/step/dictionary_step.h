@@ -5,15 +5,18 @@
 #include <cstdint>
 #include <vector>
 
+#include "ops/jumprelu/jumprelu.h"
 #include "step/step.h"
 
 namespace aefast {
 
-// Which latents are active: each row's k largest, or the k rows largest of all rows.
-enum class LatentSelection { topk, batch_topk };
+// Which latents are active: each row's k largest, the k rows largest of all rows, those above a
+// threshold that each learns, or those that a gate lets through.
+enum class LatentSelection { topk, batch_topk, jumprelu, gated };
 
 // The parameters are the encoder's weight [latents, visible] and bias, the latents' directions
-// [latents, outputs], and the decoder's bias.
+// [latents, outputs], and the decoder's bias; then, [latents] each, JumpReLU's thresholds, or of a
+// gated code the magnitudes' bias and the logarithm of their scale.
 struct DictionaryPlan {
     int64_t visible, outputs, latents;
     LatentSelection selection;
@@ -23,9 +26,13 @@ struct DictionaryPlan {
     bool is_transcoder;             // the decoder's bias belongs to other rows than the input
     int64_t aux_k;                  // dead latents that reconstruct the residual; 0 for none
     double aux_weight;
-    int64_t dead_after;     // a latent is dead if it was inactive for more rows
-    int64_t* idle;          // [latents]: the rows since each was active, which a step moves
-    float* threshold;       // moves towards the smallest active value of a batch; null for none
+    double sparsity_weight;  // of the number of active latents, or of what opens the gates
+    double bandwidth;        // JumpReLU's, of the thresholds' gradient
+    Estimator estimator;
+    int64_t dead_after;  // a latent is dead if it was inactive for more rows
+    int64_t* idle;       // [latents]: the rows since each was active, which a step moves
+    float* threshold;    // of a batch: moves towards its smallest active value; JumpReLU's:
+                       // [latents], raised to 0; null for none
     double threshold_rate;  // by this share of the way
     std::vector<int64_t> sizes;
 };

@@ -13,6 +13,8 @@ from aefast import backend
 from aefast.nn import (
     BatchTopKSparseAutoencoder,
     DictionaryAdam,
+    GatedSparseAutoencoder,
+    JumpReLUSparseAutoencoder,
     MatryoshkaSparseAutoencoder,
     TopKSparseAutoencoder,
 )
@@ -40,6 +42,13 @@ MODELS = {
     ),
     "batch": lambda **options: BatchTopKSparseAutoencoder(D, L, 2.3, **options),
     "matryoshka": lambda **options: MatryoshkaSparseAutoencoder(D, L, K, **options),
+    "jumprelu": lambda **options: JumpReLUSparseAutoencoder(
+        D, L, sparsity_weight=0.03, bandwidth=0.3, initial_threshold=0.3, **options
+    ),
+    "tanh": lambda **options: JumpReLUSparseAutoencoder(
+        D, L, sparsity_weight=0.03, bandwidth=0.3, estimator="tanh", **options
+    ),
+    "gated": lambda **options: GatedSparseAutoencoder(D, L, sparsity_weight=0.03, **options),
     "one_prefix": lambda **options: MatryoshkaSparseAutoencoder(D, L, K, prefixes=[L], **options),
 }
 
@@ -77,6 +86,7 @@ def assert_trained_alike(pairs, data, **options):
     assert torch.equal(model.idle, other.idle)
     for name, buffer in model.named_buffers():
         torch.testing.assert_close(buffer, other.get_buffer(name), rtol=1e-5, atol=1e-6)
+    other._constrain_encoder()
     for a, b in zip(model.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
         for name, state in optimizer.state[a].items():
@@ -118,6 +128,37 @@ def test_its_kin_train_as_the_loop_does(model, keeps_norm, aux_k, is_transcoder)
                 0.5 + torch.rand(L, 1, generator=torch.Generator().manual_seed(1))
             )
     assert_trained_alike(pairs, (inputs, targets) if is_transcoder else inputs)
+
+
+@pytest.mark.parametrize("aux_k", [0, 8])
+@pytest.mark.parametrize("model", ["jumprelu", "gated"])
+def test_few_latents_that_may_be_active_are_multiplied_alone(model, aux_k, threads):
+    """Thresholds so high that no row has more than an eighth of the latents."""
+
+    def pair_with_few():
+        one, optimizer = pair(model=model, aux_k=aux_k, aux_weight=0.5, dead_after=40)
+        with torch.no_grad():
+            one.encoder_weight.div_(one.encoder_weight.norm(dim=1, keepdim=True))
+            if model == "jumprelu":
+                one.threshold.fill_(2.0)
+            else:
+                one.encoder_bias.fill_(-2.0)
+        return one, optimizer
+
+    data = rows_of()
+    pairs = [pair_with_few() for _ in range(2)]
+    by_loop(pairs[1][0])
+    assert_trained_alike(pairs, data)
+    active = (pairs[0][0].encode_dense(data) > 0).sum(1)
+    assert 0 < active.max() < L / 8
+    trained = []
+    for count in (1, 2, 3):
+        threads(count)
+        one, optimizer = pair_with_few()
+        losses = aefast.fit(one, data.repeat(5, 1), optimizer, batch_size=750, seed=0).losses
+        trained.append([losses, *one.state_dict().values()])
+    for other in trained[1:]:
+        assert all(map(torch.equal, trained[0], other))
 
 
 def test_a_row_may_have_all_latents_of_a_batch():
