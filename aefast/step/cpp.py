@@ -70,6 +70,11 @@ def update(updates: Sequence[_C.ParameterUpdate], gradients: Sequence[int]) -> N
     _C.update(updates, gradients, torch.get_num_threads())
 
 
+def release_memory() -> None:
+    """Give back the memory that this thread's steps work in, which is kept from step to step."""
+    _C.release_step_memory()
+
+
 def precision() -> _C.Precision:
     """The precision of float32 matrix products, from torch's settings."""
     level: _C.Precision = getattr(_C.Precision, product_level("cpu"))

@@ -258,6 +258,15 @@ class StepEngine:
         return losses
 
 
+def release_memory(engine: object) -> None:
+    """Give back what C++ keeps between an engine's calls: as much as the gradients and the rows of
+    a minibatch take, and more."""
+    if isinstance(engine, StepEngine):
+        from aefast.step import cpp
+
+        cpp.release_memory()
+
+
 class TrainingLoop:
     """The ordinary training step: the loss, backward, and the optimizer's step."""
 

@@ -37,6 +37,7 @@ from aefast.training.arguments import (
 )
 from aefast.training.engines import (
     TrainingLoop,
+    release_memory,
 )
 from aefast.training.evaluation import held_out_loss, loss_of
 from aefast.training.fit_steps import (
@@ -114,7 +115,7 @@ def fit(
 
     On a CPU C++ takes the whole step where the model is one of :mod:`aefast.nn` with nothing on its
     layers, its parameters and the data are float32 (or uint8), and the optimizer is ``SGD``,
-    ``Adam``, ``AdamW`` or ``DictionaryAdam``; of the sparse dictionaries it is the top-k ones. On a
+    ``Adam``, ``AdamW`` or ``DictionaryAdam``. On a
     CUDA device such a step is captured as a CUDA graph, which is replayed for each minibatch: rows,
     seeds and learning rates are read from the GPU's memory, and the data lie there, where they take
     no more than a quarter of what is free; a dictionary's is not. Elsewhere the loop above runs.
@@ -207,7 +208,10 @@ def fit(
         _begin_together(group, call, optimizer)
     run = _new_run(call, data, optimizer, group, callback)
     start = time.perf_counter()
-    held_out_losses = _train(run, call)
+    try:
+        held_out_losses = _train(run, call)
+    finally:
+        release_memory(run.engine)
     return History(
         torch.tensor(run.losses, dtype=torch.float64, device="cpu"),
         torch.tensor(held_out_losses, dtype=torch.float64, device="cpu"),

@@ -388,6 +388,8 @@ void bind(py::module_& module) {
     bind_fit<StepPlan>(module);
     bind_fit<MachinePlan>(module);
     bind_fit<DictionaryPlan>(module);
+    module.def("release_step_memory",
+               [] { active_kernel<void()>(AEFAST_EACH(release_step_memory))(); });
     module.def("update", run_updates, py::arg("updates"), py::arg("gradients"), py::arg("threads"));
 }
 

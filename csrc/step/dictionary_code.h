@@ -103,14 +103,13 @@ void encode_topk(TopKEncodeArguments arguments, int64_t k, CodeRows& code) {
 void encode_batch_topk(const TopKEncodeArguments& arguments, double k, CodeRows& code) {
     // As aefast/ops/topk/batch.py has it.
     constexpr int64_t kFirstWidth = 4;
-    static thread_local Scratch room;
     const int64_t rows = arguments.x.rows, latents = arguments.weight.rows;
     const int64_t count = larger(1, static_cast<int64_t>(k * static_cast<double>(rows)));
     int64_t width = smaller(latents, kFirstWidth * static_cast<int64_t>(std::ceil(k)));
     while (true) {
         encode_topk(arguments, width, code);
         Arena arena(static_cast<char*>(
-            room.reserve(rows * (sizeof(int64_t) + width * sizeof(float)) + 64)));
+            memory.counts.reserve(rows * (sizeof(int64_t) + width * sizeof(float)) + 64)));
         int64_t* counts = arena.take<int64_t>(rows);
         count_selected(code, count, arena.take<float>(code.size()), counts);
         if (width < latents && largest(counts, rows) == width) {
@@ -129,8 +128,7 @@ void encode_batch_topk(const TopKEncodeArguments& arguments, double k, CodeRows&
 template <class MayBeActive>
 bool select_candidates(const float* products, int64_t rows, int64_t latents, int threads,
                        const MayBeActive& may_be_active, CodeRows& code) {
-    static thread_local Scratch room;
-    auto* counts = static_cast<int64_t*>(room.reserve(rows * sizeof(int64_t)));
+    auto* counts = static_cast<int64_t*>(memory.counts.reserve(rows * sizeof(int64_t)));
     for_rows(threads, rows, [&](int64_t row) {
         counts[row] = 0;
         for (int64_t i = 0; i < latents; ++i)

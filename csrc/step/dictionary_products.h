@@ -17,14 +17,23 @@
 namespace aefast::AEFAST_ISA {
 namespace {
 
-thread_local Scratch column_scratch;
+// The memory of this thread's steps.
+struct DictionaryMemory {
+    Scratch step, ranking, parts, products, penalty, dead, counts, columns;
+
+    void release() {
+        for (Scratch* one :
+             {&step, &ranking, &parts, &products, &penalty, &dead, &counts, &columns})
+            one->release();
+    }
+};
+
+thread_local DictionaryMemory memory;
 
 // The latents of each row: their numbers [rows, width]; null where they are all, in their order.
 struct ActiveLatents {
     int64_t width;
     int64_t* indices;
-
-    int64_t at(int64_t element) const { return indices ? indices[element] : element % width; }
 };
 
 template <class Body>
@@ -91,7 +100,7 @@ double compare_code(const SparseReconstructionArguments& a, const StepBatch& bat
 // sums [columns] of values [rows, columns] over the rows, in blocks of rows.
 void sum_columns(const float* values, int64_t rows, int64_t columns, int threads, float* sums) {
     const int64_t blocks = row_blocks(rows);
-    auto* partial = static_cast<double*>(column_scratch.reserve(sizeof(double) * blocks * columns));
+    auto* partial = static_cast<double*>(memory.columns.reserve(sizeof(double) * blocks * columns));
     parallel_for(threads, blocks, [&](int64_t block) {
         double* block_sums = partial + block * columns;
         std::fill_n(block_sums, columns, 0.0);

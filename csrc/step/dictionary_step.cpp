@@ -22,8 +22,6 @@
 namespace aefast::AEFAST_ISA {
 namespace {
 
-thread_local Scratch dictionary_scratch, dead_scratch, ranking_scratch, part_scratch,
-    product_scratch, penalty_scratch;
 thread_local CodeRows code_rows;
 
 // Latents that reconstruct, and where their gradients go: all of a dictionary's, or the dead ones.
@@ -143,7 +141,7 @@ class DictionaryStep {
     Ranking ranked(const Latents& latents) const {
         if (!plan_.ranks_by_norm) return {latents.encoder, latents.bias, nullptr};
         const int64_t columns = plan_.visible, size = latents.count * (columns + 2);
-        auto* encoder = static_cast<float*>(ranking_scratch.reserve(sizeof(float) * size));
+        auto* encoder = static_cast<float*>(memory.ranking.reserve(sizeof(float) * size));
         float* bias = encoder + latents.count * columns;
         float* norms = bias + latents.count;
         for_latents(batch_.threads, latents.count, [&](int64_t i) {
@@ -177,8 +175,10 @@ class DictionaryStep {
 
     void count_idle(const float* values, const ActiveLatents& latents) {
         for (int64_t i = 0; i < plan_.latents; ++i) idle_[i] = plan_.idle[i] + batch_.rows;
-        for (int64_t i = 0; i < batch_.rows * latents.width; ++i)
-            if (values[i] > 0) idle_[latents.at(i)] = 0;
+        for (int64_t row = 0; row < batch_.rows; ++row, values += latents.width)
+            for (int64_t i = 0; i < latents.width; ++i)
+                if (values[i] > 0)
+                    idle_[latents.indices ? latents.indices[row * latents.width + i] : i] = 0;
     }
 
     void move_threshold() const {
@@ -328,9 +328,9 @@ class DictionaryStep {
             return arena.used();
         };
         const int64_t bytes = place(Arena(nullptr));
-        auto* memory = static_cast<char*>(part_scratch.reserve(bytes));
-        std::fill_n(memory, bytes, 0);
-        place(Arena(memory));
+        auto* zeros = static_cast<char*>(memory.parts.reserve(bytes));
+        std::fill_n(zeros, bytes, 0);
+        place(Arena(zeros));
     }
 
     // The mean squared error of the n-th prefix, whose last part is the n-th.
@@ -371,7 +371,7 @@ class DictionaryStep {
     Penalized penalized(const float* bias, bool takes_all, const MayBeActive& may_be_active) {
         const int64_t rows = batch_.rows, latents = plan_.latents;
         auto* products =
-            static_cast<float*>(product_scratch.reserve(sizeof(float) * rows * latents));
+            static_cast<float*>(memory.products.reserve(sizeof(float) * rows * latents));
         batch_.multiply({encoded(),
                          {all().encoder, latents, plan_.visible, plan_.visible, 1},
                          {},
@@ -399,7 +399,7 @@ class DictionaryStep {
             return arena.used();
         };
         const int64_t bytes = place(Arena(nullptr));
-        place(Arena(static_cast<char*>(penalty_scratch.reserve(bytes))));
+        place(Arena(static_cast<char*>(memory.penalty.reserve(bytes))));
         return made;
     }
 
@@ -547,7 +547,7 @@ class DictionaryStep {
         };
         Arena measured(nullptr);
         taken_from(measured);
-        Arena arena(static_cast<char*>(dead_scratch.reserve(measured.used())));
+        Arena arena(static_cast<char*>(memory.dead.reserve(measured.used())));
         const Memory dead = taken_from(arena);
         const Latents everything = all();
         for_latents(batch_.threads, count, [&](int64_t i) {
@@ -644,7 +644,12 @@ int64_t fewest_rows(const DictionaryPlan&) { return 1; }
 
 double step(const DictionaryPlan& plan, const StepBatch& batch) {
     const int threads = useful_threads(plan, batch.rows, batch.threads);
-    return take_step<DictionaryStep>(plan, batch, threads, dictionary_scratch);
+    return take_step<DictionaryStep>(plan, batch, threads, memory.step);
+}
+
+void release_dictionary_memory() {
+    memory.release();
+    code_rows.release();
 }
 
 }  // namespace aefast::AEFAST_ISA

@@ -29,10 +29,10 @@ struct DictionaryPlan {
     double sparsity_weight;  // of the number of active latents, or of what opens the gates
     double bandwidth;        // JumpReLU's, of the thresholds' gradient
     Estimator estimator;
-    int64_t dead_after;  // a latent is dead if it was inactive for more rows
-    int64_t* idle;       // [latents]: the rows since each was active, which a step moves
-    float* threshold;    // of a batch: moves towards its smallest active value; JumpReLU's:
-                       // [latents], raised to 0; null for none
+    int64_t dead_after;     // a latent is dead if it was inactive for more rows
+    int64_t* idle;          // [latents]: the rows since each was active, which a step moves
+    float* threshold;       // of a batch: moves towards its smallest active value; JumpReLU's:
+                            // [latents], raised to 0; null for none
     double threshold_rate;  // by this share of the way
     std::vector<int64_t> sizes;
 };
@@ -40,6 +40,7 @@ struct DictionaryPlan {
 AEFAST_DECLARE_KERNELS(int useful_threads(const DictionaryPlan&, int64_t rows, int threads);
                        int64_t fewest_rows(const DictionaryPlan&);
                        double step(const DictionaryPlan&, const StepBatch&);
-                       FitResult fit(const DictionaryPlan&, const FitArguments&);)
+                       FitResult fit(const DictionaryPlan&, const FitArguments&);
+                       void release_dictionary_memory();)
 
 }  // namespace aefast

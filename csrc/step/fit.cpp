@@ -130,4 +130,12 @@ FitResult fit(const DictionaryPlan& plan, const FitArguments& a) {
     return take_steps_together(plan, a);
 }
 
+void release_step_memory() {
+    for (Scratch* scratch : {&batch_scratch, &target_scratch, &gradient_scratch})
+        scratch->release();
+    release_layer_memory();
+    release_machine_memory();
+    release_dictionary_memory();
+}
+
 }  // namespace aefast::AEFAST_ISA

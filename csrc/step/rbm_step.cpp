@@ -439,4 +439,6 @@ double step(const MachinePlan& plan, const StepBatch& batch) {
     return take_step<RbmStep>(plan, batch, threads, rbm_scratch);
 }
 
+void release_machine_memory() { rbm_scratch.release(); }
+
 }  // namespace aefast::AEFAST_ISA

@@ -25,6 +25,7 @@ struct MachinePlan {
 AEFAST_DECLARE_KERNELS(int useful_threads(const MachinePlan&, int64_t rows, int threads);
                        int64_t fewest_rows(const MachinePlan&);
                        double step(const MachinePlan&, const StepBatch&);
-                       FitResult fit(const MachinePlan&, const FitArguments&);)
+                       FitResult fit(const MachinePlan&, const FitArguments&);
+                       void release_machine_memory();)
 
 }  // namespace aefast

@@ -529,4 +529,6 @@ double step(const StepPlan& plan, const StepBatch& whole) {
     return loss;
 }
 
+void release_layer_memory() { step_scratch.release(); }
+
 }  // namespace aefast::AEFAST_ISA

@@ -164,6 +164,7 @@ AEFAST_DECLARE_KERNELS(int useful_threads(const StepPlan&, int64_t rows, int thr
                        int64_t fewest_rows(const StepPlan&);
                        double step(const StepPlan&, const StepBatch&);
                        void update(ParameterUpdate&, int threads);
-                       FitResult fit(const StepPlan&, const FitArguments&);)
+                       FitResult fit(const StepPlan&, const FitArguments&);
+                       void release_layer_memory(); void release_step_memory();)
 
 }  // namespace aefast

@@ -4,6 +4,7 @@ import copy
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -234,6 +235,58 @@ def test_the_same_bits_by_any_threads_however_epochs_are_split(threads, model, m
         assert all(map(torch.equal, actual, expected))
 
 
+def time_of_other_threads():
+    """What this process's threads but this one took so far: seconds of a processor, and turns."""
+    own = threading.get_native_id()
+    files = [f for f in Path("/proc/self/task").glob("*/schedstat") if int(f.parent.name) != own]
+    statistics = [[*map(int, file.read_text().split())] for file in files]
+    return torch.tensor([sum(s[0] for s in statistics) / 1e9, sum(s[2] for s in statistics)])
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="Linux counts threads' turns")
+@pytest.mark.parametrize("engine", ["step", "loop"])
+@pytest.mark.parametrize("model", ["topk", "batch", "matryoshka", "jumprelu", "gated"])
+def test_a_hundred_steps_by_two_threads_have_the_bits_of_one(
+    model, engine, threads, our_product, monkeypatch
+):
+    """Of a size that a second thread takes its part of."""
+    monkeypatch.setitem(globals(), "L", 1024)
+    data = rows_of(count=400)
+
+    def trained(count):
+        threads(count)
+        one, optimizer = pair(model=model, aux_k=8, dead_after=1000)
+        if engine == "loop":
+            by_loop(one)
+        before = time_of_other_threads()
+        history = aefast.fit(one, data, optimizer, epochs=25, batch_size=100, seed=0)
+        assert (history.engine, len(history.losses)) == (engine, 100)
+        seconds, turns = (time_of_other_threads() - before).tolist()
+        # A second thread takes one of them where a processor is free, both where others want it.
+        return seconds > 0.01 or turns > 5, [history.losses, *one.state_dict().values()]
+
+    one_is_shared, expected = trained(1)
+    two_are_shared, actual = trained(2)
+    assert (one_is_shared, two_are_shared) == (False, True)
+    assert all(map(torch.equal, actual, expected))
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="Linux counts pages")
+def test_the_memory_of_steps_is_given_back():
+    resource = pytest.importorskip("resource")
+    model = TopKSparseAutoencoder(256, 16384, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    data = torch.randn(8, 256)
+    pages = []
+    for _ in range(2):
+        aefast.fit(model, data[:1], optimizer, epochs=0)
+        pages.append(int(Path("/proc/self/statm").read_text().split()[1]))
+        assert aefast.fit(model, data, optimizer, batch_size=8).engine == "step"
+    pages.append(int(Path("/proc/self/statm").read_text().split()[1]))
+    gradients = 2 * model.encoder_weight.numel() * 4
+    assert (pages[-1] - pages[0]) * resource.getpagesize() < gradients / 2
+
+
 def test_a_loss_that_is_not_finite_leaves_all_as_it_was():
     model, optimizer = pair(aux_k=8, dead_after=40)
     data = rows_of()
@@ -313,7 +366,7 @@ def test_what_the_kernels_do_not_do_the_loop_does(make, change, reason):
     assert reason in history.reason
 
 
-def test_other_models_have_no_plan_yet():
+def test_a_subclass_and_evaluation_have_no_plan():
     assert plan_of(Subclass(D, L, K)) == "Subclass has no plan of its step"
     batch = MODELS["batch"]().eval()
     assert plan_of(batch) == "in evaluation mode a code has what is above the threshold"
