@@ -69,6 +69,8 @@ class Size:
 
 STEPS = [Size(1024, width, latents, 32) for width, latents in WIDTHS]
 STEPS += [Size(1024, 512, 8192, 128)]
+# A third number of latents, and a third k, for the curves of growth.
+BETWEEN = [Size(1024, 768, 8192, 32), Size(1024, 512, 8192, 8)]
 SMALL = Size(50, 20, 90, 5)
 
 
@@ -109,8 +111,14 @@ def compare_steps(ours: Contender, theirs: Contender, x: Tensor) -> None:
     )
 
 
-@pytest.mark.parametrize("size", STEPS, ids=str)
-@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize(
+    ("decoder", "size"),
+    [
+        *((decoder, size) for decoder in DECODERS for size in STEPS),
+        *(("embedding_bag", size) for size in BETWEEN),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_step(compare: Callable[[Case], None], device: str, decoder: str, size: Size) -> None:
     ours, theirs = contenders(size, device, decoder)

@@ -12,8 +12,12 @@ from typing import Any
 
 from results import Record, Result, setting_of
 
-# What a curve is drawn against, and from how many points on.
-FEWEST_POINTS = {"batch": 3, "weights": 3, "latents": 2, "k": 2, "threads": 2}
+# What a curve is drawn against, and from how many points on: threads are one and all.
+FEWEST_POINTS = {"batch": 3, "weights": 3, "latents": 3, "k": 3, "threads": 2}
+# A curve bends where a time is farther than this from the fitted power.
+STRAIGHT = 1.25
+# No work of a step grows faster than this power of the batch or the weights.
+OUT_OF_CACHE = 1.1
 # How a curve's name tells what its cases have in common.
 LABELS = {
     "op": "{}",
@@ -66,11 +70,47 @@ class Curve:
             for value, seconds in zip(self.values, self.ours, strict=True)
         )
 
+    @property
+    def pieces(self) -> tuple[float, int, float]:
+        """The exponents below and above the value at which two powers fit best."""
+
+        def fit(middle: int) -> tuple[float, float, float]:
+            parts = slice(middle + 1), slice(middle, None)
+            below, above = ((self.values[part], self.ours[part]) for part in parts)
+            return misfit(*below) + misfit(*above), line(*below)[0], line(*above)[0]
+
+        middle = min(range(1, len(self.values) - 1), key=lambda index: fit(index)[0])
+        _, lower, upper = fit(middle)
+        return lower, self.values[middle], upper
+
+    @property
+    def why(self) -> str:
+        """How it bends, and why; empty of one that hardly does."""
+        if len(self.values) < 3 or self.bend < STRAIGHT:
+            return ""
+        lower, at, upper = self.pieces
+        if upper < lower:
+            cause = "above, another thread joins"
+        elif upper > OUT_OF_CACHE:
+            cause = "above, the tensors leave a cache"
+        elif self.variable == "batch":
+            cause = "below, the call and reading the weights take most"
+        else:
+            cause = "below, the call takes most"
+        return f"{lower:.2f} up to {at}, {upper:.2f} from there: {cause}"
+
 
 def line(values: list[int], seconds: list[float]) -> tuple[float, float]:
     """Slope and intercept of log(seconds) over log(values), by least squares."""
     fitted = statistics.linear_regression(map_log(values), map_log(seconds))
     return fitted.slope, fitted.intercept
+
+
+def misfit(values: list[int], seconds: list[float]) -> float:
+    """The squared distances of the points from the fitted power."""
+    slope, intercept = line(values, seconds)
+    points = zip(map_log(values), map_log(seconds), strict=True)
+    return sum((y - intercept - slope * x) ** 2 for x, y in points)
 
 
 def map_log(values: list[Any]) -> list[float]:
@@ -144,7 +184,7 @@ def varies(name: str, variable: str) -> bool:
     return name == variable or (name == "widths" and variable in ("weights", "latents"))
 
 
-HEADING = ["case", "against", "aefast", "eager", "bend"]
+HEADING = ["case", "against", "aefast", "eager", "bend", "why"]
 
 
 def rows(result: Result) -> list[list[str]]:
@@ -155,7 +195,8 @@ def rows(result: Result) -> list[list[str]]:
             f"{line.variable}, {line.values[0]} to {line.values[-1]}",
             f"{line.exponent:.2f}",
             f"{line.their_exponent:.2f}",
-            f"{line.bend:.2f}x",
+            f"{line.bend:.2f}x" if len(line.values) > 2 else "-",
+            line.why,
         ]
         for line in curves(result)
     ]

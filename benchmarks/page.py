@@ -176,8 +176,12 @@ def target_table(results: Sequence[Result]) -> str:
 
 
 def target_cell(verdict: targets.Verdict) -> str:
-    kind = "short" if verdict.is_short else "reached" if verdict.is_reached else "none"
-    return f'<td class="{kind}">{escape(verdict.shown())}</td>'
+    """Red where it is less than asked, the deeper the less."""
+    if verdict.value is None:
+        return '<td class="faint">-</td>'
+    share = verdict.value / verdict.asked
+    style = color(share if verdict.target.measure.is_floor else 1 / share)
+    return f'<td style="{style}">{escape(verdict.shown())}</td>'
 
 
 def tally(found: Sequence[targets.Verdict]) -> str:
@@ -304,8 +308,8 @@ def growth_tables(results: Sequence[Result]) -> str:
         rows = [
             f'<tr><td class="case" data-value="{escape(name)}">{escape(name)}</td>'
             + "".join(f'<td data-value="{escape(cell.rstrip("x"))}">{cell}</td>' for cell in cells)
-            + "</tr>"
-            for name, *cells in growth.rows(result)
+            + f'<td class="why" data-value="{escape(why)}">{escape(why)}</td></tr>'
+            for name, *cells, why in growth.rows(result)
         ]
         if rows:
             headings = "".join(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import targets
-from report import table
+from report import origin, table
 from results import Result, label, read, setting_of, worst
 
 ROOT = Path(__file__).parents[1]
@@ -164,6 +164,7 @@ def fill(text: str, results: Sequence[Result]) -> str:
         "table": figure_table,
         "targets": target_table,
         "reasons": reasons,
+        "origins": origins,
     }
     for name, render in figures_of.items():
         begin, end = f"<!-- {name}: filled by `make readme` -->\n", f"<!-- end of {name} -->"
@@ -246,6 +247,14 @@ def reasons(results: Sequence[Result]) -> str:
     return "\n".join(
         f"- {why}\n" + "\n".join(f"  - {each}" for each in of_reason)
         for why, of_reason in words.items()
+    )
+
+
+def origins(results: Sequence[Result]) -> str:
+    """When each machine was measured, and at which commits."""
+    return "\n".join(
+        f"- {machine}: {'; '.join(dict.fromkeys(map(origin, of_machine)))}"
+        for machine, of_machine in machines(results).items()
     )
 
 

@@ -22,10 +22,9 @@ HEADING = [
     "peak MiB",
 ]
 GROWTH = (
-    "Growth: the exponent of a step's time as a power of what the cases differ in, fitted; and how "
-    "far a time is from that power at most. A curve bends where a call's own cost ends to count, "
-    "where a second thread joins (from 1.5 million multiplications in a product on), and where the "
-    "parameters leave a cache."
+    "Growth: the exponent of a step's time as a power of what the cases differ in, fitted; how far "
+    "a time is from that power at most; where it is farther than a quarter, the two powers that fit "
+    "better, and why. A second thread joins from 1.5 million multiplications in a product on."
 )
 OVERHEAD_HEADING = ["call overhead", "on", "aefast", "eager", "aefast - eager", "compile"]
 

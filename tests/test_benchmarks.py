@@ -472,7 +472,7 @@ def powers() -> dict[str, Any]:
     for batch, hidden, k, threads in (
         *((batch, 10, 1, 2) for batch in (16, 64, 256)),
         *((16, hidden, 1, 2) for hidden in (20, 80)),
-        (16, 10, 4, 2),
+        *((16, 10, k, 2) for k in (2, 4)),
         (16, 10, 1, 1),
     ):
         seconds = 1e-6 * batch**0.5 * (64 * hidden) ** 1.5 * k / threads**0.75
@@ -485,10 +485,17 @@ def powers() -> dict[str, Any]:
 
 def test_growth_is_the_exponent_of_what_the_cases_differ_in() -> None:
     assert growth.rows(powers()) == [
-        ["fit, plain, 64-10, k=1, threads: 2", "batch, 16 to 256", "0.50", "1.00", "1.00x"],
-        ["fit, plain, batch 16, k=1, threads: 2", "weights, 640 to 5120", "1.50", "0.00", "1.00x"],
-        ["fit, plain, 64-10, batch 16, threads: 2", "k, 1 to 4", "1.00", "0.00", "1.00x"],
-        ["fit, plain, 64-10, batch 16, k=1", "threads, 1 to 2", "-0.75", "0.00", "1.00x"],
+        ["fit, plain, 64-10, k=1, threads: 2", "batch, 16 to 256", "0.50", "1.00", "1.00x", ""],
+        [
+            "fit, plain, batch 16, k=1, threads: 2",
+            "weights, 640 to 5120",
+            "1.50",
+            "0.00",
+            "1.00x",
+            "",
+        ],
+        ["fit, plain, 64-10, batch 16, threads: 2", "k, 1 to 4", "1.00", "0.00", "1.00x", ""],
+        ["fit, plain, 64-10, batch 16, k=1", "threads, 1 to 2", "-0.75", "0.00", "-", ""],
     ]
     assert growth.rows(RESULT) == []
 
@@ -499,10 +506,11 @@ def test_growth_has_an_axis_of_latents() -> None:
         name = f"step 1024x512-{latents} k32 float32"
         return {**LOST, **times, "op": "topk", "case": name}
 
-    (row,) = growth.rows({**RESULT, "cases": [case(4096), case(8192)]})
+    found = growth.rows({**RESULT, "cases": [case(4096), case(8192), case(16384)]})
+    (row,) = (row for row in found if row[1].startswith("latents"))
     assert row[:3] == [
         "topk, step float32, width 512, batch 1024, k=32, threads: 2",
-        "latents, 4096 to 8192",
+        "latents, 4096 to 16384",
         "1.00",
     ]
 
@@ -520,6 +528,19 @@ def test_growth_names_how_far_a_time_is_from_the_power() -> None:
     bent = growth.Curve("case", "batch", [1, 10, 100], [1.0, 20.0, 100.0], [1.0, 1.0, 1.0])
     assert bent.exponent == pytest.approx(1)
     assert bent.bend == pytest.approx(2 ** (2 / 3))  # log 20 is a third of log 2 above, and so on
+
+
+@pytest.mark.parametrize(
+    ("seconds", "why"),
+    [
+        ([1, 2, 4, 8], ""),
+        ([8, 8, 16, 32], "0.00 up to 2, 1.00 from there: below, the call takes most"),
+        ([8, 16, 16, 16], "1.00 up to 2, 0.00 from there: above, another thread joins"),
+        ([1, 1, 4, 16], "0.00 up to 2, 2.00 from there: above, the tensors leave a cache"),
+    ],
+)
+def test_growth_says_where_a_curve_bends_and_why(seconds: list[float], why: str) -> None:
+    assert growth.Curve("case", "weights", [1, 2, 4, 8], seconds, seconds).why == why
 
 
 def test_a_result_is_written_a_case_a_line_and_read_back(tmp_path: Path) -> None:
@@ -824,6 +845,7 @@ needs_results = pytest.mark.skipif(not readme.RESULTS.exists(), reason="needs th
     [
         (readme.PAGES[0], "headline"),
         *zip(readme.PAGES, ("summary", "table", "targets"), strict=True),
+        (readme.PAGES[1], "origins"),
         (readme.PAGES[2], "reasons"),
     ],
 )

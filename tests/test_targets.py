@@ -126,7 +126,8 @@ def test_the_report_and_the_pages_show_what_is_asked_and_why_it_is_less(
     assert "\n\nBecause.\n" in text
     assert "Because." not in report.render(better)
     html = page.target_table([measured, better])
-    assert '<td class="short">1.50x of 2.00x</td><td class="reached">2.50x</td>' in html
+    assert f'<td style="{page.color(0.75)}">1.50x of 2.00x</td>' in html
+    assert f'<td style="{page.color(1.25)}">2.50x</td>' in html
     assert "Other CPU, 2 threads, AVX2: 1 of 1" in html
     assert "Because." in html
     (*_, last) = readme.target_table([measured, better]).splitlines()
