@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import aefast
+from tests.distributed import paging, worlds
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "aefast" / "docs"
@@ -44,12 +45,26 @@ def test_every_block_of_a_page_runs(page, tmp_path, monkeypatch):
     for package in ("sklearn", "safetensors"):
         pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)
+    for name, value in worlds.environment(0, 1, worlds.free_port()).items():
+        monkeypatch.setenv(name, value)  # what torchrun sets
     names: dict[str, object] = {}
     for block in blocks(page, "python"):
         if not lacking(block):
             exec(block, names)
     if "dist" in names:
         time.sleep(0.2)  # gloo's thread frees its last work, for which it needs the interpreter
+
+
+@pytest.mark.skipif(not DOCS.exists(), reason="needs the source tree")
+def test_the_page_on_several_devices_runs_as_written_on_two_ranks(tmp_path):
+    """Its loops train as one process does."""
+    program = blocks(DOCS / "how-to" / "several-devices.md", "python")
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    (one,) = worlds.run(1, paging.states, program, tmp_path / "one")
+    for rank in worlds.run(2, paging.states, program, tmp_path / "two"):
+        for name, value in one.items():
+            assert (rank[name] - value).norm() <= 1e-6 * value.norm(), name
 
 
 def lacking(block: str) -> list[str]:

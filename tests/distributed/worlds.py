@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import socket
 import tempfile
 import textwrap
 from collections.abc import Callable
@@ -64,6 +65,19 @@ def run(size: int, part: Callable[..., Any], *arguments: Any) -> list[Any]:
         done = fresh.run(program, dict(os.environ))
         assert done.returncode == 0, done.stdout + done.stderr
         return [torch.load(Path(folder) / str(n), weights_only=False) for n in range(size)]
+
+
+def environment(rank: int, size: int, port: int) -> dict[str, str]:
+    """What torchrun tells a rank."""
+    ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+    texts = {name: str(number) for name, number in ranks.items()}
+    return {**texts, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 # As torchrun does: the store is neither rank's, and what ends one ends the others.
