@@ -133,6 +133,7 @@ __all__ = [
     "saved_tensors_hooks",
     "scale_finite",
     "search_when_tracing",
+    "timeout",
     "trace_apart",
     "transforms",
     "unwrap_if_dead",
@@ -148,6 +149,14 @@ def active_data_parallel() -> DistributedDataParallel | None:
     """The DistributedDataParallel whose forward is running, if any."""
     active: DistributedDataParallel | None = DistributedDataParallel._active_ddp_module
     return active
+
+
+def timeout(process_group: Any) -> float:
+    """The seconds that a process group waits for a rank."""
+    seconds: float = process_group._get_backend(
+        torch.device("cpu")
+    ).options._timeout.total_seconds()
+    return seconds
 
 
 def cuda_stream(device: int) -> int:

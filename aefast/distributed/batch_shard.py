@@ -29,6 +29,12 @@ class BatchShard(NamedTuple):
             rank_rows.start + count * (self.micro_batch + 1) // self.micro_batch_count,
         )
 
+    @property
+    def rank_weights(self) -> list[float]:
+        """Each rank's fraction of the minibatch's rows."""
+        rows = [self.group.rows_of(self.batch_rows, rank) for rank in range(self.group.size)]
+        return [(own.stop - own.start) / self.batch_rows for own in rows]
+
     def micro_batches(self, most_rows: int | None) -> "list[BatchShard]":
         """The rank's rows in micro-batches of at most ``most_rows``."""
         rows = self.rows.stop - self.rows.start

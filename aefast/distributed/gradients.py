@@ -14,6 +14,8 @@ from torch.utils.hooks import RemovableHandle
 from aefast.distributed.group import Group, Sum
 from aefast.distributed.shared_memory import SharedBlocks, shared_blocks, way_of
 
+SCALARS = 3  # that a step has summed with its gradients, at most
+
 # The size of a bucket: large enough that a message's fixed cost is small.
 BUCKET_BYTES = 1 << 25
 
@@ -93,7 +95,8 @@ class GradientSum:
         kinds = {(parameter.dtype, parameter.device.type) for parameter in self.parameters}
         if self.group.size == 1 or kinds != {(torch.float32, "cpu")}:
             return "the parameters are no float32 on a CPU"
-        return shared_blocks(self.group, sum(parameter.numel() for parameter in self.parameters))
+        count = sum(parameter.numel() for parameter in self.parameters)
+        return shared_blocks(self.group, count, SCALARS + len(self.parameters))
 
     @torch.no_grad()
     def _sum_in(self, shared: SharedBlocks, scalars: list[float]) -> list[float]:
@@ -104,7 +107,7 @@ class GradientSum:
                 block.zero_()
             else:
                 block.view_as(parameter).copy_(parameter.grad)
-        numbers = shared.add_up([*scalars, *self._have()])
+        numbers = shared.add_up([*scalars, *self._have()], [1.0] * self.group.size)
         for parameter, total in zip(self.parameters, shared.total.split(sizes), strict=True):
             if parameter.grad is None:
                 parameter.grad = torch.empty_like(parameter)

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from aefast import torch_private
 from aefast.ops.shared.precision import upcast
 
 Result = TypeVar("Result")
@@ -172,6 +173,11 @@ class Group(NamedTuple):
     def _first(self) -> int:
         """The number of rank 0 among all processes."""
         return 0 if self.handle is None else dist.get_global_rank(self.handle, 0)
+
+    @property
+    def timeout(self) -> float:
+        """The seconds that a collective operation waits for a rank."""
+        return torch_private.timeout(self.handle or dist.group.WORLD)
 
     @property
     def backend(self) -> str:

@@ -1,5 +1,6 @@
 """A share of a step in C++: its gradients in one call, their sum, and the optimizer's step."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -45,8 +46,10 @@ class SentBlock(NamedTuple):
     def total(self) -> Tensor:
         return self.local
 
-    def add_up(self, scalars: list[float]) -> list[float]:
-        """Sum the block, and the scalars, over the ranks."""
+    def add_up(self, scalars: list[float], weights: Sequence[float]) -> list[float]:
+        """Sum the block, times this rank's weight, and the scalars, over the ranks."""
+        if self.group.size > 1:
+            self.local.mul_(weights[self.group.rank])
         tail = self.block[-FIGURES:]
         tail.copy_(torch.tensor(scalars, dtype=torch.float32, device="cpu"))
         self.group.all_reduce(self.block).wait()
@@ -80,11 +83,12 @@ class KernelSteps:
         self.starts = starts
         self.sum: SharedBlocks | SentBlock | None = None
         self.way = ""
+        self.weights: list[float] = [0.0] * group.size  # the ranks' shares of the minibatch
 
     def begin(self) -> None:
         if self.sum is None:  # at the same call on all ranks
             size = self.starts[-1]
-            shared = shared_blocks(self.group, size) if self.group.size > 1 else ""
+            shared = shared_blocks(self.group, size, FIGURES) if self.group.size > 1 else ""
             self.way = way_of(shared, self.group)
             self.sum = SentBlock.of(self.group, size) if isinstance(shared, str) else shared
             self.gradients = self._gradient_views(self.sum.local)
@@ -105,25 +109,27 @@ class KernelSteps:
         assert self.sum is not None  # begin() has made it
         assert isinstance(x, Tensor)  # of pairs the loop takes the steps
         local = self.sum.local
+        self.weights = shard.rank_weights
         if len(x) == 0:
             local.zero_()
             return 0.0
         if self.planned.unit_interval_reason is not None:
             checks.check_unit_interval(x, "x", self.planned.unit_interval_reason)
         plan, parameters, _ = self.planned
-        if shard.micro_batch == 0:
+        if shard.micro_batch_count == 1:
             loss = cpp.loss_and_gradients(plan, parameters, x, seed, shard.first, self.gradients)
-            local *= shard.weight
-        else:
-            block = torch.zeros_like(local)
-            views = self._gradient_views(block)
-            loss = cpp.loss_and_gradients(plan, parameters, x, seed, shard.first, views)
-            local.add_(block, alpha=shard.weight)
+            return shard.weight * loss
+        if shard.micro_batch == 0:
+            local.zero_()
+        block = torch.zeros_like(local)
+        views = self._gradient_views(block)
+        loss = cpp.loss_and_gradients(plan, parameters, x, seed, shard.first, views)
+        local.add_(block, alpha=shard.weight / self.weights[self.group.rank])
         return shard.weight * loss
 
     def add_up(self, scalars: list[float]) -> list[float]:
         assert self.sum is not None
-        return self.sum.add_up(scalars)
+        return self.sum.add_up(scalars, self.weights)
 
     def optimizer_step(self) -> None:
         from aefast.step import cpp

@@ -6,17 +6,22 @@ gloo's all-reduce uses sockets, even within a machine: with two ranks on a Zen 3
 
 import os
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from aefast import backend
+from aefast.distributed.barrier import COUNT_STRIDE, Barrier
 from aefast.distributed.group import Group
 
-# The memory begins with a random token: a process of another machine may have the same number. The
-# token's size keeps the numbers behind it aligned.
+# The memory begins with a random token: a process of another machine may have the same number.
 TOKEN_BYTES = 64
+
+# What each rank writes begins in a cache line of its own.
+LINE_BYTES = 64
 
 MEMORY_INFO = Path("/proc/meminfo")
 CONTAINER = Path("/sys/fs/cgroup")  # what a container may use, of control groups' second version
@@ -26,57 +31,100 @@ class SharedBlocks(NamedTuple):
     """A block of float32 numbers of each rank, and their sum, mapped by all of the ranks.
 
     Attributes:
-        group: the ranks.
+        barrier: of the ranks.
+        scalars: numbers that each rank writes, float64 ``[size, S]``.
         blocks: each rank's ``[count]``, which it alone writes.
         total: ``[count]``.
     """
 
-    group: Group
+    barrier: Barrier
+    scalars: Tensor
     blocks: list[Tensor]
     total: Tensor
 
     @property
     def local(self) -> Tensor:
         """This rank's block."""
-        return self.blocks[self.group.rank]
+        return self.blocks[self.barrier.group.rank]
 
-    def add_up(self, scalars: list[float]) -> list[float]:
-        """Sum the blocks, and some scalars of each rank.
+    def add_up(self, scalars: list[float], weights: Sequence[float]) -> list[float]:
+        """Sum the blocks, each times its rank's weight, and at most S scalars of each rank.
 
-        Each number is summed by one rank alone, in the order of the ranks. The scalars' sum waits
-        for the blocks of all ranks, and the second one for all parts of the total.
+        Each number is summed by one rank alone, in the order of the ranks: at the first barrier the
+        blocks of all ranks are ready, and at the second one all parts of the total.
 
         Raises:
             LostRankError: a rank is gone.
         """
-        sums = torch.tensor(scalars, dtype=torch.float64, device="cpu")
-        self.group.all_reduce(sums).wait()
-        segment = self.group.rows_of(len(self.total))
+        group, count = self.barrier.group, len(scalars)
+        self.scalars[group.rank, :count] = torch.tensor(scalars, dtype=torch.float64, device="cpu")
+        self.barrier.wait()
+        sums: list[float] = self.scalars[:, :count].sum(0).tolist()
+        segment = group.rows_of(len(self.total))
         first, *others = (block[segment] for block in self.blocks)
-        total = self.total[segment].copy_(first)
-        for block in others:
-            total += block
-        self.group.all_reduce(torch.zeros(1, dtype=torch.float32, device="cpu")).wait()
-        return sums.tolist()
+        total = torch.mul(first, weights[0], out=self.total[segment])
+        for block, weight in zip(others, weights[1:], strict=True):
+            total.add_(block, alpha=weight)
+        self.barrier.wait()
+        return sums
 
 
-def shared_blocks(group: Group, count: int) -> SharedBlocks | str:
-    """Memory for a sum of ``count`` numbers over the ranks, which all call this; or why there is
-    none: a rank runs on another machine, or too little memory is free."""
-    memory_bytes = TOKEN_BYTES + 4 * count * (group.size + 1)
-    memory = _new_memory(memory_bytes) if group.rank == 0 else ""
+def shared_blocks(group: Group, count: int, scalars: int) -> SharedBlocks | str:
+    """Memory for a sum of ``count`` numbers and some scalars over the ranks, which all call this;
+    or why there is none: a rank runs on another machine, or too little memory is free."""
+    layout = Layout(group.size, count, scalars)
+    memory = _new_memory(layout.end) if group.rank == 0 else ""
     try:
-        offer = group.broadcast_object(memory if isinstance(memory, str) else _address(memory))
-        numbers = offer if isinstance(offer, str) else _mapped(*offer, memory_bytes)
-        refusals = group.gather(numbers if isinstance(numbers, str) else None)
+        address = memory if isinstance(memory, str) else _address(memory)
+        processes = group.gather((os.getpid(), address))
+        offer = processes[0][1]
+        mapped = offer if isinstance(offer, str) else _mapped(*offer, layout.end)
+        pids = [pid for pid, _ in processes]
+        blocks = mapped if isinstance(mapped, str) else _laid_out(mapped, layout, group, pids)
+        refusals = group.gather(blocks if isinstance(blocks, str) else None)
     finally:
         if not isinstance(memory, str):
             os.close(memory)  # all have mapped it: it goes with the last of them
-    if isinstance(numbers, str) or any(refusals):
+    if isinstance(blocks, str) or any(refusals):
         rank, refusal = next((n, why) for n, why in enumerate(refusals) if why is not None)
         return f"no memory is shared with rank {rank}: {refusal}" if rank else refusal
-    *blocks, total = numbers.split(count)
-    return SharedBlocks(group, blocks, total)
+    return blocks
+
+
+class Layout:
+    """Where each part of the shared memory begins, in bytes.
+
+    Args:
+        ranks: how many.
+        count: the numbers of a block.
+        scalars: those of each rank.
+    """
+
+    def __init__(self, ranks: int, count: int, scalars: int) -> None:
+        self.ranks, self.count = ranks, count
+        self.scalars = _rounded_up(8 * scalars) // 8
+        self.first_count = TOKEN_BYTES
+        self.first_scalar = self.first_count + ranks * 8 * COUNT_STRIDE
+        self.first_block = self.first_scalar + ranks * 8 * self.scalars
+        self.block_bytes = _rounded_up(4 * count)
+        self.end = self.first_block + (ranks + 1) * self.block_bytes
+
+
+def _rounded_up(size: int) -> int:
+    return -(-size // LINE_BYTES) * LINE_BYTES
+
+
+def _laid_out(memory: Tensor, layout: Layout, group: Group, pids: list[int]) -> SharedBlocks | str:
+    """The parts of shared memory, uint8; or why this rank cannot wait for the others."""
+    counts = memory[layout.first_count : layout.first_scalar].view(torch.int64)
+    scalars = memory[layout.first_scalar : layout.first_block].view(torch.float64)
+    blocks = memory[layout.first_block :].view(torch.float32).view(layout.ranks + 1, -1)
+    *own, total = blocks[:, : layout.count].unbind(0)
+    try:
+        barrier = Barrier(group, counts.view(layout.ranks, COUNT_STRIDE), pids)
+    except OSError as error:
+        return f"it cannot watch the other ranks' processes: {error.strerror}"
+    return SharedBlocks(barrier, scalars.view(layout.ranks, -1), own, total)
 
 
 def way_of(shared: SharedBlocks | str, group: Group) -> str:
@@ -92,6 +140,9 @@ def _new_memory(memory_bytes: int) -> int | str:
     the process with SIGBUS."""
     if not hasattr(os, "memfd_create"):
         return "memory without a file takes Linux"
+    no_kernels = backend.unavailable("cpp", "cpu")
+    if no_kernels is not None:
+        return no_kernels
     free_bytes = _free_bytes()
     if memory_bytes > free_bytes / 2:
         return (
@@ -132,13 +183,13 @@ def _token(path: str) -> bytes:
 
 
 def _mapped(path: str, token: bytes, memory_bytes: int) -> Tensor | str:
-    """The numbers of a file, if it is the one with this token; else why not."""
+    """The bytes of a file, uint8, if it is the one with this token; else why not."""
     try:
         if _token(path) != token:
             return "it runs on another machine"
-        floats = torch.from_file(
-            path, shared=True, size=memory_bytes // 4, dtype=torch.float32, device="cpu"
+        memory = torch.from_file(
+            path, shared=True, size=memory_bytes, dtype=torch.uint8, device="cpu"
         )
     except (OSError, RuntimeError) as error:
         return f"it cannot open rank 0's: {str(error).splitlines()[0]}"
-    return floats[TOKEN_BYTES // 4 :]
+    return memory

@@ -232,7 +232,8 @@ class EngineChoice(NamedTuple):
 
 
 class DatasetSteps(CallSteps):
-    """Takes the steps over a dataset's rows, in chunks of ``CHUNK_SECONDS``."""
+    """Takes the steps over a dataset's rows, in chunks of ``CHUNK_SECONDS``; in a group, whose
+    ranks wait for each other three times a chunk, of ``CALLBACK_SECONDS``."""
 
     engine: Engine
 
@@ -258,8 +259,9 @@ class DatasetSteps(CallSteps):
             order, self.batch_size, self.rows, [epoch.draws for epoch in epochs]
         )
         first, remaining = len(self.losses), schedule
+        seconds = CHUNK_SECONDS if self.group.size == 1 else CALLBACK_SECONDS
         while len(remaining.order) and not self.is_stopped:
-            losses = self.engine.run(remaining, CHUNK_SECONDS)
+            losses = self.engine.run(remaining, seconds)
             check_finite(losses, len(self.losses))
             self.losses += losses
             remaining = schedule.after(len(self.losses) - first)

@@ -445,9 +445,11 @@ def train(
             the step. What was saved last is finite.
     """
     meter = _Meter(trainer.progress)
+    # In a group the ranks wait for each other after each chunk.
+    seconds = CHUNK_SECONDS if trainer.group.size == 1 else STATUS_SECONDS
     saved = meter.last_status
     while not trainer.is_finished:
-        meter.unread += trainer.take(LINE_STEPS - trainer.progress.step % LINE_STEPS, CHUNK_SECONDS)
+        meter.unread += trainer.take(LINE_STEPS - trainer.progress.step % LINE_STEPS, seconds)
         is_line = (
             trainer.progress.step % LINE_STEPS == 0
             or trainer.is_stage_over

@@ -1,5 +1,5 @@
-// aefast._C's instruction sets, signals, forks, mapped files, check of numbers in [0, 1], and rate
-// of multiply-adds.
+// aefast._C's instruction sets, signals, forks, mapped files, barrier of processes, check of
+// numbers in [0, 1], and rate of multiply-adds.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -11,6 +11,7 @@
 #include "shared/mapped_file.h"
 #include "shared/multiply_adds.h"
 #include "shared/parallel.h"
+#include "shared/process_barrier.h"
 #include "shared/unit_interval.h"
 
 namespace py = pybind11;
@@ -53,6 +54,17 @@ void bind_instruction_sets(py::module_& module) {
         py::arg("cap"));
 }
 
+void bind_barrier(py::module_& module) {
+    module.def(
+        "wait_at_barrier",
+        [](uintptr_t counts, int64_t rank, int64_t ranks, int64_t number, double seconds) {
+            if (rank < 0 || rank >= ranks) throw std::invalid_argument("rank is none of the ranks");
+            return wait_at_barrier(pointer<int64_t*>(counts), rank, ranks, number, seconds);
+        },
+        py::arg("counts"), py::arg("rank"), py::arg("ranks"), py::arg("number"), py::arg("seconds"),
+        py::call_guard<py::gil_scoped_release>());
+}
+
 void bind_mapped_files(py::module_& module) {
     py::class_<MappingGuard>(module, "MappingGuard")
         .def(py::init<uintptr_t, uintptr_t>(), py::arg("first"), py::arg("bytes"))
@@ -80,7 +92,7 @@ void bind_unit_interval(py::module_& module) {
         py::arg("address"), py::arg("count"));
 }
 
-const Binding process(bind_process), instruction_sets(bind_instruction_sets),
+const Binding process(bind_process), instruction_sets(bind_instruction_sets), barrier(bind_barrier),
     mapped_files(bind_mapped_files), multiply_adds(bind_multiply_adds),
     unit_interval(bind_unit_interval);
 

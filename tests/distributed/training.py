@@ -139,7 +139,7 @@ def reasons() -> dict[str, str]:
     machines."""
 
     def reason() -> str:
-        return shared_memory.way_of(shared_memory.shared_blocks(current(), 5), current())
+        return shared_memory.way_of(shared_memory.shared_blocks(current(), 5, 1), current())
 
     def own_token(path: str) -> bytes:
         return bytes([current().rank]) * shared_memory.TOKEN_BYTES
