@@ -100,31 +100,36 @@ def _plain(value: object) -> object:
     return value if isinstance(value, int | float | str | None) else repr(value)
 
 
+def state_facts(model: Any, optimizer: torch.optim.Optimizer) -> dict[str, object]:
+    """Which tensors :func:`start_alike` makes the same on all ranks."""
+    named_states = [(number, *state) for number, state in enumerate(_states(optimizer)) if state]
+    return {
+        "the model's parameters and buffers": _shapes([*model.parameters(), *model.buffers()]),
+        "the optimizer's state": named_states,
+        "the state's shapes": _shapes(_state_tensors(optimizer)),
+    }
+
+
 @torch.no_grad()
 def start_alike(group: Group, model: Any, optimizer: torch.optim.Optimizer) -> None:
-    """Give each rank the parameters, the buffers and the optimizer's state of rank 0.
-
-    Raises:
-        DisagreementError: on each rank, that one has others than rank 0.
-    """
-    tensors: list[Tensor] = [*model.parameters(), *model.buffers()]
-    optimized = [parameter for each in optimizer.param_groups for parameter in each["params"]]
-    states = [optimizer.state.get(parameter, {}) for parameter in optimized]
-    names = [(number, *state) for number, state in enumerate(states) if state]
-    state_tensors = [
-        value for state in states for value in state.values() if isinstance(value, Tensor)
-    ]
-    facts: dict[str, object] = {
-        "the model's parameters and buffers": _shapes(tensors),
-        "the optimizer's state": names,
-        "the state's shapes": _shapes(state_tensors),
-    }
-    agree(group, facts)
-    tensors += state_tensors
+    """Give each rank the parameters, the buffers and the optimizer's state of rank 0, whose
+    :func:`state_facts` are the same."""
+    tensors: list[Tensor] = [*model.parameters(), *model.buffers(), *_state_tensors(optimizer)]
     if all(tensor.is_cpu for tensor in tensors) and _are_equal(group, tensors):
         return
     for tensor in tensors:
         group.broadcast(tensor)
+
+
+def _states(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """An optimizer's state of each of its parameters."""
+    optimized = [parameter for each in optimizer.param_groups for parameter in each["params"]]
+    return [optimizer.state.get(parameter, {}) for parameter in optimized]
+
+
+def _state_tensors(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    values = [value for state in _states(optimizer) for value in state.values()]
+    return [value for value in values if isinstance(value, Tensor)]
 
 
 def _are_equal(group: Group, tensors: list[Tensor]) -> bool:

@@ -18,6 +18,7 @@ from aefast.distributed.agreement import (
     data_facts,
     settings_of,
     start_alike,
+    state_facts,
 )
 from aefast.distributed.group import Group, current, group_of, warn_of_forgotten_group
 from aefast.distributed.interrupts import noted_interrupts
@@ -333,6 +334,7 @@ def _facts(call: _Call, optimizer: torch.optim.Optimizer) -> dict[str, object]:
         **{f"the model's {name}": value for name, value in fields.items()},
         "the model's options": _dictionary_options(call.model),
         "validation is None": call.held_out is None,
+        **state_facts(call.model, optimizer),
     }
 
 
