@@ -24,27 +24,29 @@ pytestmark = pytest.mark.skipif(
 
 SHAPE = Shape(512, (784, 512))  # of a rank's minibatch
 RANKS = 2
-# The steps of all ranks in a call: enough that the exchange of parameters before them is small.
+# The minibatches of one process, and how often a call takes them: as people train, for many steps.
+# Before a call's first step two ranks compare their data and parameters, some 40 ms.
 STEPS = 16
+EPOCHS = 8
 # A rank that does not answer for so long never will.
 SECONDS_TO_ANSWER = 120
 
 
 class Training:
-    """A model that each call trains for one more epoch. All begin with the same parameters."""
+    """A model that each call trains for some more epochs. All begin with the same parameters."""
 
     def __init__(self, batch: int, **options: Any) -> None:
         torch.manual_seed(0)
         self.model = aefast.nn.Autoencoder(*SHAPE.widths)
         self.optimizer = torch.optim.Adam(self.model.parameters(), fused=True)
-        self.options = {"batch_size": batch, "seed": 0, **options}
+        self.options = {"batch_size": batch, "seed": 0, "epochs": EPOCHS, **options}
 
     def __call__(self, data: Tensor) -> aefast.History:
         return aefast.fit(self.model, data, self.optimizer, **self.options)
 
 
 def serve(rank: int, store: str, data: Tensor, pipe: Connection) -> None:
-    """What a rank does: it trains an epoch whenever it is asked to, until nobody can ask."""
+    """What a rank does: it trains for some epochs whenever it is asked to, until nobody can ask."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", store=dist.FileStore(store, RANKS), rank=rank, world_size=RANKS)
     train = Training(RANKS * SHAPE.batch)
@@ -75,9 +77,9 @@ class Ranks:
             self.processes.append(process)
 
     def __call__(self) -> Tensor:
-        """The losses of an epoch, once all ranks have finished it."""
+        """The losses of some epochs, once all ranks have finished them."""
         for pipe in self.pipes:
-            pipe.send("an epoch")
+            pipe.send("some epochs")
         losses = []
         for pipe in self.pipes:
             assert pipe.poll(SECONDS_TO_ANSWER), "a rank does not answer"
@@ -162,5 +164,5 @@ def case(name: str, data: Tensor, **contenders: Any) -> Case:
 
 
 def check(losses: Tensor, alone: aefast.History) -> None:
-    """Check the losses of an epoch against those of one process with the same minibatches."""
+    """Check the losses of a call against those of one process with the same minibatches."""
     torch.testing.assert_close(losses, alone.losses, rtol=1e-5, atol=0.0)

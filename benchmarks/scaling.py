@@ -15,10 +15,12 @@ Of each model and number of ranks, in milliseconds a step:
 
 import contextlib
 import os
+import signal
 import statistics
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +31,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import aefast
 from aefast.distributed.group import Group, current
+from aefast.distributed.shared_memory import SharedBlocks, shared_blocks
 
 # The rows of a rank's minibatch, and the model.
 MODELS: dict[str, tuple[int, Callable[[], Any]]] = {
@@ -37,6 +40,7 @@ MODELS: dict[str, tuple[int, Callable[[], Any]]] = {
     "top-k 256-4096": (128, lambda: aefast.nn.TopKSparseAutoencoder(256, 4096, 32)),
 }
 RANKS = (1, 2, 4)
+LONGEST = 600  # seconds of a rank
 # A step's time is the difference of two calls: what a call takes before its first step is no part.
 SHORT, LONG, REPEATS = 4, 12, 5
 
@@ -100,12 +104,13 @@ def sum_at_once(model: Any, group: Group) -> None:
 
 
 def wait_seconds(group: Group) -> float:
-    """An all-reduce of three numbers."""
-    numbers = torch.zeros(3)
+    """A barrier in memory that the ranks share."""
+    shared = shared_blocks(group, 16, 1)
+    assert isinstance(shared, SharedBlocks), shared
 
     def call(steps: int) -> None:
         for _ in range(10 * steps):
-            group.all_reduce(numbers).wait()
+            shared.barrier.wait()
 
     return median_seconds(call, group) / 10
 
@@ -150,13 +155,23 @@ def measure(name: str, size: int) -> str:
 
 
 def rank_main(name: str, size: int, rank: int, folder: str) -> None:
+    """What a child does, and all that it does: its exit code says whether it could."""
+    try:
+        measure_as(name, size, rank, folder)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)  # without gloo's destructors, which may wait for other ranks
+
+
+def measure_as(name: str, size: int, rank: int, folder: str) -> None:
+    signal.alarm(LONGEST)  # where another rank has failed
     torch.set_num_threads(1)
     store = dist.FileStore(f"{folder}/store", size)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
     line = measure(name, size)
     if rank == 0:
         print(line, flush=True)
-    os._exit(0)  # without gloo's destructors, which may wait for other ranks
 
 
 def main() -> None:
@@ -169,8 +184,9 @@ def main() -> None:
                     if child == 0:
                         rank_main(name, size, rank, folder)
                     children.append(child)
-                for child in children:
-                    os.waitpid(child, 0)
+                codes = [os.waitstatus_to_exitcode(os.waitpid(n, 0)[1]) for n in children]
+            if any(codes):
+                sys.exit(f"{name}, {size} ranks: they ended with the codes {codes}")
 
 
 if __name__ == "__main__":
