@@ -15,6 +15,7 @@ from aefast.acceleration.recognition import (
     torch_draws_of,
 )
 from aefast.acceleration.stack import Stack, stack_of
+from aefast.acceleration.topk import TopK, topk_codes_of
 from aefast.acceleration.tracing import Trace
 from aefast.messages import PACKAGE
 
@@ -22,7 +23,7 @@ from aefast.messages import PACKAGE
 # activation as fast: there a call of the kernels costs more than it saves.
 FEWEST_ALONE = 1 << 18
 
-Operation = Stack | Draw
+Operation = Stack | Draw | TopK
 # Counts of calls that fell back, with the reasons.
 Fallbacks = list[tuple[CallCounter, str]]
 
@@ -70,6 +71,10 @@ class AcceleratedGraph:
 
     def _compiled(self, module: nn.Module, traced: Trace) -> Callable[..., object]:
         graph = traced.graph
+        for code in topk_codes_of(graph, module):
+            self._replace(code.nodes[-1], TopK(code), code.input)
+            for node in reversed(code.nodes):
+                graph.erase_node(node)
         for layers in stacks_of(graph, module):
             stack = stack_of(layers)
             if len(layers) == 1 and stack.largest_product < FEWEST_ALONE:

@@ -17,7 +17,8 @@ def accelerate(model: nn.Module, *, loss: Callable[..., Tensor] | None = None) -
     instance's ``forward`` is replaced, until :func:`restore`.
 
     The kernels compute linear layers with their activations, however ``forward`` writes them,
-    dropout, ``torch.rand_like`` and ``torch.randn_like``, of float32 tensors on a CPU. The model's
+    top-k codes by ``torch.topk`` and ``scatter``, dropout, ``torch.rand_like`` and
+    ``torch.randn_like``, of float32 tensors on a CPU. The model's
     own code runs in calls where PyTorch is faster, and in those that are compiled, traced, cast or
     on another device; likewise for a layer with a hook, a parametrization or an adapter. A
     ``forward`` that torch.fx cannot trace, or that has side effects, stays as it is, and the

@@ -121,7 +121,7 @@ def stacks_of(graph: fx.Graph, module: nn.Module) -> list[list[RecognizedLayer]]
 
 
 def _layer(node: fx.Node, module: nn.Module, writes: Writes) -> RecognizedLayer | None:
-    linear = _linear(node, module)
+    linear = linear_of(node, module)
     if linear is None:
         return None
     nodes, activation = [node], "identity"
@@ -137,7 +137,7 @@ def _layer(node: fx.Node, module: nn.Module, writes: Writes) -> RecognizedLayer 
 
 def block_of(node: fx.Node, module: nn.Module) -> RecognizedBlock | None:
     """The longest block that begins with a node; None where the node is no linear layer."""
-    linear = _linear(node, module)
+    linear = linear_of(node, module)
     if linear is None:
         return None
     nodes, activation, norm, norm_follows, dropout = [node], "identity", None, False, 0.0
@@ -178,7 +178,7 @@ def _batch_norm(node: fx.Node, module: nn.Module) -> nn.BatchNorm1d | None:
     return called if called.training and is_plain and is_whole else None
 
 
-def _linear(node: fx.Node, module: nn.Module) -> tuple[fx.Node, Slot, Slot | None, bool] | None:
+def linear_of(node: fx.Node, module: nn.Module) -> tuple[fx.Node, Slot, Slot | None, bool] | None:
     """A linear layer's input, weight and bias, and whether the weight is used transposed."""
     if node.op == "call_module":
         layer = module.get_submodule(str(node.target))

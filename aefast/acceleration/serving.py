@@ -19,6 +19,7 @@ from aefast.acceleration.draws import TOO_FEW
 from aefast.acceleration.graph import AcceleratedGraph, Fallbacks
 from aefast.acceleration.recognition import is_altered
 from aefast.acceleration.stack import NO_ROWS, NOT_PAYING, TOO_SMALL, Stack
+from aefast.acceleration.topk import DENSE, FEW_ROWS
 from aefast.acceleration.tracing import KEY, TRACING, Trace, is_plain_tensor, trace
 from aefast.messages import PACKAGE, level_outside
 from aefast.nn.plain import global_hooks, own_hooks
@@ -36,7 +37,7 @@ MOST_SHAPES = 64
 MORE_ARGUMENTS = "the call passes arguments that have a default"
 # Reasons that depend on a call's shape or arguments alone: such calls are counted without a
 # warning.
-EXPECTED = {MORE_ARGUMENTS, NO_ROWS, NOT_PAYING, TOO_FEW, TOO_SMALL}
+EXPECTED = {DENSE, FEW_ROWS, MORE_ARGUMENTS, NO_ROWS, NOT_PAYING, TOO_FEW, TOO_SMALL}
 NOT_PLAIN = "an argument is no plain tensor"
 WATCHED = "hooks of all modules, or a function mode, see the call"
 TORCH = f"{Path(torch.__file__).parent}{os.sep}"

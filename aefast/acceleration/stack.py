@@ -90,25 +90,11 @@ class Stack:
 
     def refusal(self, x: Tensor, parameters: list[Tensor]) -> str | None:
         """Why the kernels do not serve a call; None where they do."""
-        if dispatch.is_traced(x, *parameters) or dispatch.is_transformed(x):
-            return "the call is traced or transformed"
-        if x.dtype != torch.float32 or not x.is_cpu:
-            return f"it takes float32 on a CPU, not {checks.dtype_name(x)} on {x.device.type}"
-        if is_autocast_enabled_anywhere() or dispatch.is_in_functorch():
-            return "autocast or a torch.func transform is at work"
-        for parameter, shape in zip(parameters, self.shapes, strict=True):
-            if parameter.dtype != torch.float32 or not parameter.is_cpu:
-                return "a parameter is not float32 on the CPU"
-            if parameter.shape != shape or not parameter.is_contiguous() or parameter.is_neg():
-                return "a parameter has another layout than it had"
-            if not parameter.data_ptr():
-                return "a parameter has no memory: its storage was freed"
-        if x.dim() < 1 or x.shape[-1] != self.layers[0].inputs or not x.numel():
+        reason = refusal_of(x, parameters, self.shapes)
+        if reason is not None:
+            return reason
+        if x.dim() < 1 or x.shape[-1] != self.layers[0].inputs:
             return NO_ROWS
-        if x.is_neg() or not x.data_ptr():
-            return "x is a negative view, or has no memory"
-        if backend.select(x.device, x.dtype) != "cpp":
-            return "the C++ kernels do not serve here"
         rows = x.numel() // x.shape[-1]
         if rows == 1 or rows * self.products_of_row < FEWEST_PRODUCTS:
             return TOO_SMALL
@@ -179,6 +165,30 @@ class Stack:
             torch.get_num_threads(),
         )
         return gradients
+
+
+def refusal_of(x: Tensor, parameters: list[Tensor], shapes: list[torch.Size]) -> str | None:
+    """Why no kernel serves a call with x, and with parameters that had these shapes; else None."""
+    if dispatch.is_traced(x, *parameters) or dispatch.is_transformed(x):
+        return "the call is traced or transformed"
+    if x.dtype != torch.float32 or not x.is_cpu:
+        return f"it takes float32 on a CPU, not {checks.dtype_name(x)} on {x.device.type}"
+    if is_autocast_enabled_anywhere() or dispatch.is_in_functorch():
+        return "autocast or a torch.func transform is at work"
+    for parameter, shape in zip(parameters, shapes, strict=True):
+        if parameter.dtype != torch.float32 or not parameter.is_cpu:
+            return "a parameter is not float32 on the CPU"
+        if parameter.shape != shape or not parameter.is_contiguous() or parameter.is_neg():
+            return "a parameter has another layout than it had"
+        if not parameter.data_ptr():
+            return "a parameter has no memory: its storage was freed"
+    if not x.numel():
+        return NO_ROWS
+    if x.is_neg() or not x.data_ptr():
+        return "x is a negative view, or has no memory"
+    if backend.select(x.device, x.dtype) != "cpp":
+        return "the C++ kernels do not serve here"
+    return None
 
 
 NO_ROWS = "x has no row, or is of another width"

@@ -74,7 +74,10 @@ class Encoder:
         follows_path = options.get("algorithm", "lasso_lars") == "lasso_lars"
         reach = KNOT_REACH * rows.shape[1] if follows_path else 0.0
         codes, is_solved = _encode(rows, atoms, penalty, atoms @ atoms.T, correlations, reach)
-        codes = codes.astype(X.dtype, copy=False)
+        if (
+            X.dtype.kind == "f"
+        ):  # scikit-learn before 1.8 passes integers on, whose codes are float64
+            codes = codes.astype(X.dtype, copy=False)
         if not is_solved.all():
             codes[~is_solved] = self._original_codes(X, dictionary, options, ~is_solved)
         return codes

@@ -1,0 +1,223 @@
+"""Top-k codes: a linear layer whose k largest outputs a row are kept, and the layer after it.
+
+Recognized is ``torch.topk`` of the layer's outputs, scattered into zeros, with ReLU before, between
+or after: all three give the same code. Where a linear layer alone reads the code, no array of all
+latents is made.
+"""
+
+import operator
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from aefast.acceleration.call_counter import CallCounter
+from aefast.acceleration.recognition import activation_of, linear_of
+from aefast.acceleration.stack import NO_ROWS, Slot, refusal_of
+from aefast.acceleration.writes import Writes
+from aefast.functional import sparse_decode, topk_encode
+
+# With fewer rows, or codes that are denser than one latent in 16, torch is as fast: on a Zen 4 with
+# 512 rows a forward pass took 1.1 to 2.0 times as long without the kernels, and with 256 rows 0.75
+# to 1.05 times (64-256 to 512-4096 latents).
+FEWEST_ROWS = 512
+LEAST_SPARSITY = 16
+FEW_ROWS = "so few rows torch selects as fast"
+DENSE = "so many of the latents are kept that torch computes as fast"
+
+
+class RecognizedCode(NamedTuple):
+    """A top-k code.
+
+    Attributes:
+        nodes: the nodes that it replaces, in order; the last one is its output.
+        input: the node that the encoder reads.
+        k: how many latents a row keeps.
+        has_relu: whether negative values become 0.
+        dim: the dimension of the latents, as it was written: -1 or 1.
+        encoder: the weight and the bias.
+        decoder: likewise, and whether the weight is used transposed; None where the code itself is
+            the output.
+    """
+
+    nodes: list[fx.Node]
+    input: fx.Node
+    k: int
+    has_relu: bool
+    dim: int
+    encoder: tuple[Slot, Slot | None]
+    decoder: tuple[Slot, Slot | None, bool] | None
+
+
+class TopK:
+    """A recognized code, called with the encoder's input.
+
+    Attributes:
+        counter: counts the calls.
+    """
+
+    def __init__(self, code: RecognizedCode) -> None:
+        self.__name__ = "topk"  # torch.fx writes it into the graph's code
+        self.code = code
+        self.latents, self.inputs = code.encoder[0].tensor.shape
+        self.slots = [*code.encoder, *(code.decoder[:2] if code.decoder is not None else ())]
+        self.shapes = [None if slot is None else slot.tensor.shape for slot in self.slots]
+        self.counter = CallCounter()
+
+    def __str__(self) -> str:
+        code = f"{self.inputs}-{self.latents} top {self.code.k}"
+        return code if self.code.decoder is None else f"{code}-{self._outputs}"
+
+    @property
+    def _outputs(self) -> int:
+        assert self.code.decoder is not None
+        weight, _, is_tied = self.code.decoder
+        return weight.tensor.shape[1 if is_tied else 0]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        parameters = [None if slot is None else slot.tensor for slot in self.slots]
+        start = perf_counter()
+        reason = self.refusal(x, parameters)
+        weight, bias, *decoder = parameters
+        assert weight is not None
+        if reason is not None:
+            output = self._decoded(self._plain_code(x, weight, bias), decoder)
+        else:
+            output = self._run(x, weight, bias, decoder)
+        self.counter.count(reason, start)
+        return output
+
+    def refusal(self, x: Tensor, parameters: list[Tensor | None]) -> str | None:
+        """Why the kernels do not serve a call; None where they do."""
+        given = [tensor for tensor in parameters if tensor is not None]
+        shapes = [shape for shape in self.shapes if shape is not None]
+        reason = refusal_of(x, given, shapes)
+        if reason is not None:
+            return reason
+        if x.dim() < 1 or x.shape[-1] != self.inputs or (self.code.dim == 1 and x.dim() != 2):
+            return NO_ROWS
+        if x.numel() < FEWEST_ROWS * self.inputs:
+            return FEW_ROWS
+        return DENSE if self.code.k * LEAST_SPARSITY > self.latents else None
+
+    def _run(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, decoder: list[Tensor | None]
+    ) -> Tensor:
+        values, indices = topk_encode(x, weight, bias, self.code.k)
+        values = F.relu(values) if self.code.has_relu else values
+        if not decoder:
+            return values.new_zeros(*x.shape[:-1], self.latents).scatter(-1, indices, values)
+        decoder_weight, decoder_bias = decoder
+        assert decoder_weight is not None
+        assert self.code.decoder is not None
+        is_tied = self.code.decoder[2]
+        directions = decoder_weight if is_tied else decoder_weight.t()
+        return sparse_decode(values, indices, directions, decoder_bias)
+
+    def _plain_code(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        latents = F.linear(x, weight, bias)
+        values, indices = torch.topk(latents, self.code.k, self.code.dim)
+        values = F.relu(values) if self.code.has_relu else values
+        return torch.zeros_like(latents).scatter(self.code.dim, indices, values)
+
+    def _decoded(self, code: Tensor, decoder: list[Tensor | None]) -> Tensor:
+        """The layer after the code, by PyTorch; without one the code."""
+        if not decoder or self.code.decoder is None:
+            return code
+        weight, bias = decoder
+        assert weight is not None
+        return F.linear(code, weight.t() if self.code.decoder[2] else weight, bias)
+
+
+def topk_codes_of(graph: fx.Graph, module: nn.Module) -> list[RecognizedCode]:
+    """The top-k codes of a graph."""
+    writes = Writes(graph, module)
+    codes = [_code(node, module) for node in graph.nodes if _is(node, torch.topk, "topk")]
+    return [code for code in codes if code is not None and not writes.are_among(code.nodes)]
+
+
+def _is(node: fx.Node, function: Callable[..., object], *methods: str) -> bool:
+    is_function = node.op == "call_function" and node.target is function
+    return is_function or (node.op == "call_method" and node.target in methods)
+
+
+def _code(topk: fx.Node, module: nn.Module) -> RecognizedCode | None:
+    """The code that a call of ``topk`` selects; None where it is not written as expected."""
+    selected = _arguments(topk, "input", "k", "dim", "largest", "sorted")
+    latents, k, dim = selected.get("input"), selected.get("k"), selected.get("dim", -1)
+    if not (isinstance(latents, fx.Node) and type(k) is int and dim in (-1, 1)):
+        return None
+    if selected.get("largest", True) is not True:
+        return None
+    layer, relus = latents, []
+    if activation_of(latents, module) == "relu" and isinstance(latents.args[0], fx.Node):
+        layer, relus = latents.args[0], [latents]
+    encoder = linear_of(layer, module)
+    if encoder is None or encoder[3] or not 1 <= k <= encoder[1].tensor.shape[0]:
+        return None
+    between = _up_to_scatter(topk, latents, dim, module)
+    if not between or (relus and set(layer.users) != {latents}):
+        return None
+    nodes = [layer, *relus, *between, *_relu_after(between[-1], module)]
+    has_relu = any(activation_of(node, module) == "relu" for node in nodes)
+    decoder = _decoder(nodes[-1], module)
+    nodes += nodes[-1].users if decoder is not None else ()
+    order = {node: number for number, node in enumerate(topk.graph.nodes)}
+    nodes.sort(key=order.__getitem__)
+    return RecognizedCode(nodes, encoder[0], k, has_relu, dim, encoder[1:3], decoder)
+
+
+def _relu_after(node: fx.Node, module: nn.Module) -> list[fx.Node]:
+    """The ReLU that alone reads a node; empty where there is none."""
+    return [
+        user
+        for user in node.users
+        if len(node.users) == 1 and activation_of(user, module) == "relu"
+    ]
+
+
+def _up_to_scatter(topk: fx.Node, latents: fx.Node, dim: int, module: nn.Module) -> list[fx.Node]:
+    """The nodes from a call of ``topk`` to the scatter of its values into zeros. Empty where there
+    is none, or where another node reads any of them."""
+    values, indices = _part(topk, 0, "values"), _part(topk, 1, "indices")
+    if values is None or indices is None or len(topk.users) != 2:
+        return []
+    selected = [values, *_relu_after(values, module)]
+    if len(indices.users) != 1 or set(selected[-1].users) != set(indices.users):
+        return []
+    (scatter,) = indices.users
+    written = _arguments(scatter, "input", "dim", "index", "src")
+    zeros = written.pop("input", None)
+    if not _is(scatter, torch.scatter, "scatter", "scatter_") or not isinstance(zeros, fx.Node):
+        return []
+    is_of_zeros = _is(zeros, torch.zeros_like) and zeros.args == (latents,) and not zeros.kwargs
+    if not is_of_zeros or written != {"dim": dim, "index": indices, "src": selected[-1]}:
+        return []
+    are_alone = set(latents.users) == {topk, zeros} and len(zeros.users) == 1
+    return [topk, *selected, indices, zeros, scatter] if are_alone else []
+
+
+def _part(topk: fx.Node, number: int, name: str) -> fx.Node | None:
+    """The node that reads the values or the indices, where there is one."""
+    parts = [
+        node
+        for node in topk.users
+        if node.op == "call_function"
+        and (node.target, node.args[1]) in ((operator.getitem, number), (getattr, name))
+    ]
+    return parts[0] if len(parts) == 1 else None
+
+
+def _decoder(code: fx.Node, module: nn.Module) -> tuple[Slot, Slot | None, bool] | None:
+    """The linear layer that alone reads a code; None where there is none."""
+    if len(code.users) != 1:
+        return None
+    decoder = linear_of(next(iter(code.users)), module)
+    return decoder[1:] if decoder is not None and decoder[0] is code else None
+
+
+def _arguments(node: fx.Node, *names: str) -> dict[str, Any]:
+    return dict(zip(names, node.args, strict=False)) | node.kwargs

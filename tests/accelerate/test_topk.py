@@ -1,0 +1,165 @@
+"""Top-k codes in plain PyTorch models: recognized in each spelling, with the same numbers."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import aefast
+from aefast import backend
+from aefast.acceleration import topk
+
+pytestmark = pytest.mark.skipif(
+    backend.select(torch.device("cpu"), torch.float32) != "cpp",
+    reason="the C++ kernels do not serve here",
+)
+
+
+@pytest.fixture(autouse=True)
+def _few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(topk, "FEWEST_ROWS", 0)
+    monkeypatch.setattr(topk, "LEAST_SPARSITY", 1)
+
+
+def scattered(latents: Tensor, k: int) -> Tensor:
+    values, indices = torch.topk(latents, k, dim=-1)
+    return torch.zeros_like(latents).scatter_(-1, indices, values)
+
+
+def with_relu_between(latents: Tensor, k: int) -> Tensor:
+    top = latents.topk(k, dim=-1, sorted=False)
+    return torch.zeros_like(latents).scatter(dim=-1, index=top.indices, src=F.relu(top.values))
+
+
+def with_relu_before(latents: Tensor, k: int) -> Tensor:
+    latents = torch.relu(latents)
+    values, indices = latents.topk(k)
+    return torch.scatter(torch.zeros_like(latents), -1, indices, values)
+
+
+def with_relu_after(latents: Tensor, k: int) -> Tensor:
+    values, indices = torch.topk(latents, k, 1)
+    return F.relu(torch.zeros_like(latents).scatter_(1, indices, values))
+
+
+WAYS = [scattered, with_relu_between, with_relu_before, with_relu_after]
+
+
+class TopKAutoencoder(nn.Module):
+    def __init__(
+        self, select: Callable[[Tensor, int], Tensor], is_tied: bool = False, reads: str = ""
+    ) -> None:
+        super().__init__()
+        self.encoder = nn.Linear(20, 32)
+        self.decoder = nn.Linear(32, 20)
+        self.select, self.is_tied, self.reads, self.k = select, is_tied, reads, 4
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        latents = self.encoder(x - self.decoder.bias)
+        code = self.select(latents, self.k)
+        if self.is_tied:
+            return F.linear(code, self.encoder.weight.t(), self.decoder.bias)
+        if self.reads == "code":
+            return self.decoder(code), code
+        return (self.decoder(code), latents) if self.reads == "latents" else self.decoder(code)
+
+
+def assert_same(model: nn.Module, twin: nn.Module, x: Tensor) -> None:
+    inputs, outputs = [x.clone().requires_grad_() for _ in range(2)], []
+    for net, rows in zip((model, twin), inputs, strict=True):
+        output = net(rows)
+        outputs.append(output if isinstance(output, tuple) else (output,))
+        sum(one.square().sum() for one in outputs[-1]).backward()
+    for actual, expected in zip(*outputs, strict=True):
+        torch.testing.assert_close(actual, expected)
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad, rtol=2e-5, atol=2e-5)
+    for actual, expected in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(actual.grad, expected.grad, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("select", WAYS)
+@pytest.mark.parametrize("is_tied", [False, True])
+@pytest.mark.parametrize("reads", ["", "code"])
+def test_a_code_is_served(
+    select: Callable[[Tensor, int], Tensor], is_tied: bool, reads: str
+) -> None:
+    torch.manual_seed(0)
+    model = TopKAutoencoder(select, is_tied, reads)
+    twin = copy.deepcopy(model)
+    report = aefast.accelerate(model)
+    expected = "20-32 top 4" if reads and not is_tied else "20-32 top 4-20"
+    assert [row.operation for row in report.replaced] == [expected]
+    assert_same(model, twin, torch.randn(9, 20))
+    row = aefast.report(model).replaced[0]
+    assert (row.served, row.fallbacks) == (1, 0)
+
+
+def test_leading_dimensions_and_calls_that_fall_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = TopKAutoencoder(scattered)
+    twin = copy.deepcopy(model)
+    aefast.accelerate(model)
+    x = torch.randn(3, 5, 20)
+    assert_same(model, twin, x)
+    monkeypatch.setattr(topk, "LEAST_SPARSITY", 16)
+    assert_same(model, twin, x[:2])
+    monkeypatch.setattr(topk, "FEWEST_ROWS", 512)
+    assert_same(model, twin, x[:1])
+    row = aefast.report(model).replaced[0]
+    assert (row.served, row.fallbacks) == (1, 2)
+    assert row.reason == "; ".join(sorted([topk.DENSE, topk.FEW_ROWS]))
+
+
+def test_a_dimension_by_number_is_the_rows_one_only_of_matrices() -> None:
+    model = TopKAutoencoder(with_relu_after)
+    twin = copy.deepcopy(model)
+    aefast.accelerate(model)
+    x = torch.randn(2, 6, 20)  # dimension 1 is the rows'
+    torch.testing.assert_close(model(x), twin(x))
+    assert aefast.report(model).replaced[0].fallbacks == 1
+
+
+def smallest(latents: Tensor, k: int) -> Tensor:
+    values, indices = torch.topk(latents, k, largest=False)
+    return torch.zeros_like(latents).scatter_(-1, indices, values)
+
+
+def into_ones(latents: Tensor, k: int) -> Tensor:
+    values, indices = torch.topk(latents, k)
+    return torch.ones_like(latents).scatter_(-1, indices, values)
+
+
+def with_values_twice(latents: Tensor, k: int) -> Tensor:
+    values, indices = torch.topk(latents, k)
+    return torch.zeros_like(latents).scatter_(-1, indices, values) * values.sum()
+
+
+def of_tanh(latents: Tensor, k: int) -> Tensor:
+    return scattered(torch.tanh(latents), k)
+
+
+@pytest.mark.parametrize("select", [smallest, into_ones, with_values_twice, of_tanh])
+def test_other_selections_are_left_alone(select: Callable[[Tensor, int], Tensor]) -> None:
+    torch.manual_seed(0)
+    model = TopKAutoencoder(select)
+    twin = copy.deepcopy(model)
+    report = aefast.accelerate(model)
+    assert not any("top" in row.operation for row in report.rows)
+    assert_same(model, twin, torch.randn(9, 20))
+
+
+def test_latents_that_are_read_are_left_alone() -> None:
+    report = aefast.accelerate(TopKAutoencoder(scattered, reads="latents"))
+    assert not report.replaced
+
+
+def test_what_the_kernels_took_away_comes_back() -> None:
+    model, x = TopKAutoencoder(with_relu_between), torch.randn(9, 20)
+    before = model(x)
+    aefast.accelerate(model)
+    aefast.restore(model)
+    assert "forward" not in vars(model)
+    assert torch.equal(model(x), before)
