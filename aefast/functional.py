@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from aefast.ops.contractive.singular_vectors import Tangents as Tangents
     from aefast.ops.corrupt import *
     from aefast.ops.jumprelu import *
+    from aefast.ops.jumprelu.gated import GatedCode as GatedCode
     from aefast.ops.jumprelu.op import JumpReLUCode as JumpReLUCode
     from aefast.ops.linear_act import *
     from aefast.ops.mlp import *

@@ -122,6 +122,7 @@ CALLS = {
     "soft_threshold": lambda x, w, b: F.soft_threshold(x, 0.5),
     "sparse_encode": lambda x, w, b: F.sparse_encode(x, w, 0.5, tolerance=1e-3),
     "topk_encode": lambda x, w, b: F.topk_encode(x, w, b, 3).values,
+    "gated_encode": lambda x, w, b: F.gated_encode(x, w, b, b, b).values,
     "jumprelu_encode": lambda x, w, b: F.jumprelu_encode(x, w, b, b.abs(), 0.5).values,
     "sparse_decode": lambda x, w, b: F.sparse_decode(*F.topk_encode(x, w, b, 3), w),
     "sparse_reconstruction_loss": lambda x, w, b: F.sparse_reconstruction_loss(

@@ -256,6 +256,7 @@ def test_the_suite_has_a_file_for_every_op() -> None:
         ("fit", "bench_step.py"),
         ("product", "bench_products.py"),
         ("jumprelu_encode", "bench_jumprelu.py"),
+        ("gated_encode", "bench_jumprelu.py"),
         ("mlp", "bench_cases.py"),
     ],
 )

@@ -133,9 +133,43 @@ def machine_arguments(draw: Any) -> Any:
     }
 
 
+def _dictionary(draw: Any, latents: int) -> dict[str, Any]:
+    """Options of all dictionaries. Few rows make a latent dead, so that some are."""
+    return {
+        "aux_k": draw(st.integers(0, latents)),
+        "aux_weight": draw(st.sampled_from([0.03, 0.5])),
+        "dead_after": draw(st.sampled_from([0, 10, 100])),
+        "normalize_activations": draw(st.sampled_from(["none", "none", "constant_norm_rescale"])),
+    }
+
+
 def topk_arguments(draw: Any) -> Any:
     latents = draw(WIDTHS)
-    return (draw(WIDTHS), latents, draw(st.integers(1, latents))), {}
+    options = {"rescale_acts_by_decoder_norm": draw(st.booleans())}
+    sizes = draw(WIDTHS), latents, draw(st.integers(1, latents))
+    return sizes, options | _dictionary(draw, latents)
+
+
+def batch_topk_arguments(draw: Any) -> Any:
+    latents = draw(WIDTHS)
+    sizes = draw(WIDTHS), latents, draw(st.sampled_from([0.5, 1.0, float(latents)]))
+    return sizes, _dictionary(draw, latents)
+
+
+def jumprelu_arguments(draw: Any) -> Any:
+    latents = draw(WIDTHS)
+    options = {
+        "sparsity_weight": draw(st.sampled_from([0.0, 0.1])),
+        "bandwidth": draw(st.sampled_from([0.05, 1.0])),
+        "estimator": draw(st.sampled_from(["rectangle", "tanh"])),
+    }
+    return (draw(WIDTHS), latents), options | _dictionary(draw, latents)
+
+
+def gated_arguments(draw: Any) -> Any:
+    latents = draw(WIDTHS)
+    options = {"sparsity_weight": draw(st.sampled_from([0.0, 0.1]))}
+    return (draw(WIDTHS), latents), options | _dictionary(draw, latents)
 
 
 MODELS = {
@@ -147,6 +181,10 @@ MODELS = {
     "VariationalAutoencoder": variational_arguments,
     "RBM": machine_arguments,
     "TopKSparseAutoencoder": topk_arguments,
+    "BatchTopKSparseAutoencoder": batch_topk_arguments,
+    "MatryoshkaSparseAutoencoder": batch_topk_arguments,
+    "JumpReLUSparseAutoencoder": jumprelu_arguments,
+    "GatedSparseAutoencoder": gated_arguments,
 }
 
 

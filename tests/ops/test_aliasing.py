@@ -9,6 +9,7 @@ from aefast.functional import (
     contrastive_divergence,
     corrupt,
     free_energy,
+    gated_encode,
     gaussian_kl,
     gibbs,
     jacobian,
@@ -58,6 +59,9 @@ OPS = {
     "topk_encode": lambda x: topk_encode(x, EYE.to(x.device), None, 4),
     "jumprelu_encode": lambda x: jumprelu_encode(
         x, EYE.to(x.device), None, EYE[0].to(x.device) - 1e9, 0.5
+    ),
+    "gated_encode": lambda x: gated_encode(
+        x, EYE.to(x.device), *(EYE[0].to(x.device) for _ in range(3))
     ),
     "sparse_decode": lambda x: sparse_decode(x, torch.zeros_like(x).long(), EYE.to(x.device)),
 }

@@ -175,3 +175,63 @@ def test_other_dtypes_backends_and_transforms_take_the_definition():
 def test_no_rows_and_no_latents(shape):
     values, opened, totals = gated(*operands(*shape))
     assert (values.shape, opened.shape, totals.shape) == (shape, shape, shape[:1])
+
+
+def encoder(rows=7):
+    x, weight = torch.randn(rows, 5), torch.randn(11, 5)
+    return [x, weight, torch.randn(11), torch.rand(11) + 0.5, torch.randn(11)]
+
+
+def encoded(x, weight, bias, scale, magnitude_bias):
+    """As the equations read."""
+    z = x @ weight.t()
+    magnitude = (scale * z + magnitude_bias).relu()
+    return torch.where(z + bias > 0, magnitude, 0), (z + bias).relu()
+
+
+def test_the_public_function_has_the_equations_numbers_and_gradients(device):
+    inputs = [tensor.to(device).requires_grad_() for tensor in encoder()]
+    code = aefast.functional.gated_encode(*inputs)
+    assert type(code).__name__ == "GatedCode"
+    for part, expected in zip(code, encoded(*inputs), strict=True):
+        torch.testing.assert_close(part, expected)
+        actual, gradients = (
+            torch.autograd.grad(p.square().sum(), inputs, retain_graph=True, materialize_grads=True)
+            for p in (part, expected)
+        )
+        torch.testing.assert_close(actual, gradients, rtol=1e-4, atol=1e-4)
+
+
+def test_it_is_differentiated_twice():
+    inputs = [tensor.double().requires_grad_() for tensor in encoder(3)]
+    assert torch.autograd.gradgradcheck(aefast.functional.gated_encode, inputs)
+
+
+def test_it_is_exported_and_compiled_as_its_definition():
+    """It has no registered op, which opcheck would look at: a trace records its operators."""
+
+    class Encoder(torch.nn.Module):
+        def forward(self, *inputs):
+            return tuple(aefast.functional.gated_encode(*inputs))
+
+    inputs = encoder()
+    expected = encoded(*inputs)
+    rows = {0: torch.export.Dim("rows", min=2)}
+    shapes = {"inputs": (rows, *[None] * 4)}
+    exported = torch.export.export(Encoder(), tuple(inputs), dynamic_shapes=shapes)
+    for call in (exported.module(), torch.compile(Encoder(), fullgraph=True, backend="aot_eager")):
+        torch.testing.assert_close(call(*inputs), expected)
+        longer = encoder(9)
+        torch.testing.assert_close(call(*longer), encoded(*longer))
+
+
+@pytest.mark.parametrize("name", ["bias", "magnitude_scale", "magnitude_bias"])
+def test_a_wrong_parameter_is_named(name):
+    number = ["bias", "magnitude_scale", "magnitude_bias"].index(name) + 2
+    inputs = encoder()
+    inputs[number] = torch.zeros(4)
+    with pytest.raises(ValueError, match=rf"^{name} has shape \[4\]; with weight's shape"):
+        aefast.functional.gated_encode(*inputs)
+    inputs[number] = None
+    with pytest.raises(TypeError, match=f"^{name} is a NoneType"):
+        aefast.functional.gated_encode(*inputs)

@@ -58,6 +58,7 @@ OPS = {
     "topk_encode": lambda x: F.topk_encode(x, WEIGHT, BIAS, 2),
     "batch_topk_encode": lambda x: F.batch_topk_encode(x, WEIGHT, BIAS, 2),
     "jumprelu_encode": lambda x: F.jumprelu_encode(x, WEIGHT, BIAS, BIAS.abs(), 0.5),
+    "gated_encode": lambda x: F.gated_encode(x, WEIGHT, BIAS, BIAS.exp(), BIAS),
     "sparse_decode": lambda x: F.sparse_decode(x[:, :2], torch.ones_like(x[:, :2]).long(), WEIGHT),
     "sparse_reconstruction_loss": lambda x: F.sparse_reconstruction_loss(
         x[:, :2], torch.ones_like(x[:, :2]).long(), WEIGHT, None, x

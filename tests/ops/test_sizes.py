@@ -158,6 +158,12 @@ OPS = {
         ],
         lambda x, weight, threshold: F.jumprelu_encode(x, weight, None, threshold, 2.0),
     ),
+    "gated_encode": (
+        lambda batch, visible, hidden, _: [
+            matrix(batch, visible), matrix(hidden, visible), *matrix(3, hidden),
+        ],
+        F.gated_encode,
+    ),
     "gated": (
         lambda batch, visible, *_: [matrix(batch, visible), *matrix(3, visible)],
         gated,

@@ -13,7 +13,7 @@ A backend module has two functions, on products ``[B, L]`` of any strides and pa
     of the operands. ``grads`` are those of the three results, of any strides, or None.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,9 +22,23 @@ from aefast import backend
 from aefast.ops.shared import dispatch
 from aefast.ops.shared.autograd import Context, KernelFunction, connected
 from aefast.ops.shared.precision import upcast
+from aefast.ops.shared.public import result
 from aefast.ops.topk.op import as_rows, in_shape_of
 
 Gated = tuple[Tensor, Tensor, Tensor]
+
+
+@result
+class GatedCode(NamedTuple):
+    """A dense code, and what opens its gates.
+
+    Attributes:
+        values: ``[..., L]``.
+        opened: ``[..., L]``: 0 where a gate is shut.
+    """
+
+    values: Tensor
+    opened: Tensor
 
 
 def gated(product: Tensor, gate_bias: Tensor, scale: Tensor, magnitude_bias: Tensor) -> Gated:

@@ -45,12 +45,13 @@ class JumpReLUCode(NamedTuple):
 ESTIMATORS = ("rectangle", "tanh")
 
 
-def check_threshold(threshold: Tensor, weight: Tensor, x: Tensor) -> None:
-    checks.check_like(threshold, "threshold", x, "x")
+def check_of_latents(parameter: Tensor, name: str, weight: Tensor, x: Tensor) -> None:
+    """Check a parameter ``[L]``."""
+    checks.check_like(parameter, name, x, "x")
     checks.check_tensor(weight, "weight")
-    if threshold.shape != weight.shape[:1]:
+    if parameter.shape != weight.shape[:1]:
         raise ValueError(
-            f"threshold has shape {list(threshold.shape)}; "
+            f"{name} has shape {list(parameter.shape)}; "
             f"with weight's shape {list(weight.shape)} it takes {list(weight.shape[:1])}"
         )
 
