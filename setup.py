@@ -93,7 +93,7 @@ def extension_arguments():
     from setuptools.command.build_ext import build_ext
 
     class BuildPerInstructionSet(build_ext):
-        """Compiles the kernels' objects first; setuptools then links them with the rest."""
+        """Compiles on all cores, the kernels for each instruction set; setuptools then links."""
 
         def build_extension(self, extension):
             check_compiler()
@@ -101,28 +101,30 @@ def extension_arguments():
             extension.extra_compile_args += ["-DAEFAST_X86"] if IS_X86 else []
             extension.extra_compile_args += ["-DAEFAST_AMX"] if has_amx else []
             build = Path(self.build_temp)
-            jobs = [
-                (source, build / name, ["-DAEFAST_ISA=" + name, *flags])
+            rest, extension.sources = extension.sources, []
+            jobs = [(source, build, []) for source in rest]
+            jobs += [
+                (source, build / name, [*KERNEL_FLAGS, "-DAEFAST_ISA=" + name, *flags])
                 for source in KERNELS
                 if not source.stem.endswith("_amx")
                 for name, flags in INSTRUCTION_SETS.items()
             ]
             if has_amx:
-                flags = ["-DAEFAST_ISA=amx", *AMX]
+                flags = [*KERNEL_FLAGS, "-DAEFAST_ISA=amx", *AMX]
                 jobs += [(source, build / "amx", flags) for source in AMX_KERNELS]
 
-            def compile_kernel(job):
+            def compile_one(job):
                 source, folder, flags = job
                 return self.compiler.compile(
                     [str(source)],
                     output_dir=str(folder),
                     include_dirs=extension.include_dirs,
-                    extra_postargs=[*extension.extra_compile_args, *KERNEL_FLAGS, *flags],
+                    extra_postargs=[*extension.extra_compile_args, *flags],
                     depends=extension.depends,
                 )
 
             with ThreadPoolExecutor(os.cpu_count()) as pool:
-                for objects in pool.map(compile_kernel, jobs):
+                for objects in pool.map(compile_one, jobs):
                     extension.extra_objects += objects
             super().build_extension(extension)
 

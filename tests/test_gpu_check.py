@@ -177,10 +177,22 @@ def test_an_earlier_checks_files_are_replaced_and_no_others(
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(sys, "argv", ["gpu_check", "--out", str(tmp_path)])
     monkeypatch.setattr(command.stages, "check", lambda *_: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert command.main() == 1
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["mine", "notes.txt", "summary.txt"]
     assert capsys.readouterr().out == "no results\n"
+
+
+def test_without_a_gpu_there_is_one_line_and_what_was_there_stays(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    journal.write(tmp_path / journal.NAME, {"stage": "check", "end": True})
+    monkeypatch.setattr(sys, "argv", ["gpu_check", "--out", str(tmp_path)])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match=r"^gpu-check: torch sees no CUDA GPU\. .* --rehearse"):
+        command.main()
+    assert lines_of(tmp_path)
 
 
 def wait_until(condition: Any, seconds: float = 30) -> None:

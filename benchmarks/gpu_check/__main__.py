@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+import torch
+
 from gpu_check import journal, stages, summary
 
 STAGES = ("binaries", "limits", "correctness", "speed", "profiles", "sanitize")
@@ -27,6 +29,11 @@ def main() -> int:
     if options.summarize is not None:
         print(summary.text(journal.read(options.summarize / journal.NAME)))
         return 0
+    if not options.rehearse and not torch.cuda.is_available():
+        raise SystemExit(
+            "gpu-check: torch sees no CUDA GPU. Without one there is --rehearse: small cases on "
+            "the processor, by Triton's interpreter"
+        )
     out: Path = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     for name in (journal.NAME, "log.txt", SUMMARY, "trace-*.json*"):
