@@ -28,7 +28,7 @@ def refusal(optimizer: Optimizer, parameters: Sequence[Tensor]) -> str | None:
     """Why the kernels cannot take this optimizer's steps; None where they can."""
     name = type(optimizer).__name__
     if type(optimizer) not in KINDS:
-        return f"the optimizer is {name}; the kernels take SGD, Adam and AdamW"
+        return f"the optimizer is {name}; the kernels take SGD, Adam, AdamW and DictionaryAdam"
     if _has_hooks(optimizer) or not _steps_as_its_class(optimizer):
         return "hooks stand on the optimizer's step"
     unit_rows = {id(directions) for directions in _unit_rows(optimizer)}
