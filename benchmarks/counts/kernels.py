@@ -206,6 +206,65 @@ def sparse_codes(c: ModuleType) -> dict[str, Call]:
     }
 
 
+def learned_codes(c: ModuleType) -> dict[str, Call]:
+    """JumpReLU and gated codes, and the loss of a sparse code, each with its gradients."""
+    float32, k, latents = c.ElementType.float32, 5, OUTPUTS
+    product, grad = matrix(ROWS, latents), matrix(ROWS, latents)
+    threshold, grad_threshold = floats(latents, 0.0), floats(latents)
+    values, active, grad_product = (floats(ROWS * latents) for _ in range(3))
+    counts, sums = floats(ROWS), zeros(ROWS * 3 * latents)
+    gates, grad_gates = [floats(latents) for _ in range(3)], floats(3 * latents)
+    code, indices = matrix(ROWS, k), integers(ROWS * k, latents)
+    weight, target = matrix(latents, INPUTS), matrix(ROWS, INPUTS)
+    squares, residual, slopes = zeros(ROWS), floats(ROWS * INPUTS), floats(ROWS * k)
+    return {
+        "jumprelu": lambda: c.jumprelu(product, threshold, values, 0, counts, float32, 1),
+        "jumprelu_backward": lambda: c.jumprelu_backward(
+            *(grad, grad, product, threshold, grad_product, grad_threshold, sums, float32),
+            *(0.1, c.Estimator.rectangle, 1),
+        ),
+        "gated": lambda: c.gated(product, gates, values, active, counts, 1),
+        "gated_backward": lambda: c.gated_backward(
+            product, gates, grad[0], grad[0], counts, grad_product, grad_gates, sums, 1
+        ),
+        "sparse_reconstruction_loss": lambda: c.sparse_reconstruction_loss(
+            code, indices, weight, 0, target, squares, residual, slopes, 1
+        ),
+    }
+
+
+def layer(c: ModuleType, first: int, inputs: int, outputs: int, activation: Any) -> Any:
+    """A layer whose weight and bias are the parameters ``first`` and the next."""
+    return c.StepLayer(
+        inputs=inputs,
+        outputs=outputs,
+        activation=activation,
+        weight=first,
+        bias=first + 1,
+        is_tied=False,
+        log_var_weight=-1,
+        log_var_bias=-1,
+        norm=None,
+        dropout=None,
+    )
+
+
+def stack(c: ModuleType) -> dict[str, Call]:
+    """Two layers that an accelerated model's own call takes at once."""
+    sigmoid, precision = c.Activation.sigmoid, c.Precision.highest
+    mlp = c.Mlp([layer(c, 0, INPUTS, OUTPUTS, sigmoid), layer(c, 2, OUTPUTS, INPUTS, sigmoid)])
+    sizes = [OUTPUTS * INPUTS, OUTPUTS, INPUTS * OUTPUTS, INPUTS]
+    x, grad, output = matrix(ROWS, INPUTS), matrix(ROWS, INPUTS), floats(ROWS * INPUTS)
+    parameters, gradients = [floats(size, -0.1, 0.1) for size in sizes], [*map(floats, sizes)]
+    saved, grad_x = floats(ROWS * mlp.saved_columns), floats(ROWS * INPUTS)
+    return {
+        "mlp_forward": lambda: c.mlp_forward(mlp, x, parameters, saved, output, precision, 1),
+        "mlp_backward": lambda: c.mlp_backward(
+            mlp, x, parameters, saved, output, grad, grad_x, gradients, precision, 1
+        ),
+    }
+
+
 class Model:
     """An encoder-decoder's plan, with memory for its parameters, gradients and Adam's moments."""
 
@@ -248,20 +307,9 @@ class Model:
         self.gradients = [floats(size) for size in self.sizes]
 
     def _layer(self, inputs: int, outputs: int, activation: Any) -> Any:
-        number = len(self.sizes)
+        first = len(self.sizes)
         self.sizes += [inputs * outputs, outputs]
-        return self.c.StepLayer(
-            inputs=inputs,
-            outputs=outputs,
-            activation=activation,
-            weight=number,
-            bias=number + 1,
-            is_tied=False,
-            log_var_weight=-1,
-            log_var_bias=-1,
-            norm=None,
-            dropout=None,
-        )
+        return layer(self.c, first, inputs, outputs, activation)
 
     def step(self, x: Matrix) -> Any:
         return self.c.step(
@@ -275,7 +323,7 @@ class Machine:
     def __init__(self, c: ModuleType, visible: int, hidden: int, k: int) -> None:
         self.c = c
         self.sizes = [hidden * visible, visible, hidden]
-        self.plan = c.MachinePlan(
+        plan = c.MachinePlan(
             visible=visible,
             hidden=hidden,
             is_gaussian=False,
@@ -283,14 +331,45 @@ class Machine:
             k=k,
             sparsity_weight=0.0,
             sparsity_target=0.0,
-            start=0,
-            end=zeros(BATCH * visible, "f"),
-            chains=0,
         )
+        self.plan = plan.with_chains(start=0, end=zeros(BATCH * visible, "f"), chains=0)
         self.parameters = [floats(size, -0.1, 0.1) for size in self.sizes]
         self.gradients = [floats(size) for size in self.sizes]
 
     step = Model.step
+
+
+class Dictionary:
+    """A sparse dictionary's plan, its parameters, and the counts that its steps move."""
+
+    def __init__(self, c: ModuleType, selection: str, more: int = 0, **changes: Any) -> None:
+        self.c = c
+        latents = OUTPUTS
+        settings = {
+            "k": 5.0,
+            "ranks_by_norm": False,
+            "prefixes": [],
+            "is_transcoder": False,
+            "aux_k": 0,
+            "aux_weight": 0.0,
+            "sparsity_weight": 0.0,
+            "bandwidth": 0.0,
+            "estimator": c.Estimator.rectangle,
+            "dead_after": 0,
+            "threshold_rate": 0.0,
+        }
+        self.plan = c.DictionaryPlan(
+            visible=VISIBLE,
+            outputs=VISIBLE,
+            latents=latents,
+            selection=getattr(c.LatentSelection, selection),
+            idle=zeros(latents, "q"),
+            threshold=zeros(1, "f"),
+            **(settings | changes),
+        )
+        products = latents * VISIBLE
+        self.sizes = [products, latents, products, VISIBLE, *[latents] * more]
+        self.parameters = [floats(size, 0.0, 0.1) for size in self.sizes]
 
 
 def fit(model: Any, data: Matrix) -> Call:
@@ -359,6 +438,16 @@ def training(c: ModuleType) -> dict[str, Call]:
     calls["step, rbm"] = lambda: machine.step(states)
     calls["fit, plain"] = fit(models["plain"], x)
     calls["fit, rbm"] = fit(machine, states)
+    learned = {"k": 0.0, "sparsity_weight": 0.01, "bandwidth": 0.1}
+    dictionaries = {
+        "top-k": Dictionary(c, "topk"),
+        "top-k with dead latents": Dictionary(c, "topk", aux_k=8, aux_weight=0.03, dead_after=1),
+        "batch top-k": Dictionary(c, "batch_topk", threshold_rate=0.01),
+        "matryoshka": Dictionary(c, "batch_topk", prefixes=[OUTPUTS // 2, OUTPUTS]),
+        "JumpReLU": Dictionary(c, "jumprelu", more=1, **learned),
+        "gated": Dictionary(c, "gated", more=2, **learned),
+    }
+    calls |= {f"fit, {name}": fit(model, x) for name, model in dictionaries.items()}
     return calls
 
 
@@ -371,6 +460,8 @@ FAMILIES = (
     gaussian_codes,
     chains,
     sparse_codes,
+    learned_codes,
+    stack,
     training,
 )
 
