@@ -5,7 +5,6 @@ loop with torch's Adam as it comes, on the same rows.
 """
 
 import copy
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -152,33 +151,6 @@ def test_loop(
             eager=lambda x: [theirs.step(x) for _ in range(steps)],
             run=lambda loop, x: loop(x),
             check=lambda: check_curve(model, sizes[0]),
-            compiles=False,
-        )
-    )
-
-
-@pytest.mark.parametrize("device", ["cpu"])
-def test_cost(compare: Callable[[Case], None], device: str) -> None:
-    """Accelerating a model; beside it 50 ms, the most that it may take."""
-    model = Variational(784, 200)
-
-    def accelerate(x: Tensor) -> object:
-        aefast.accelerate(model)
-        return aefast.restore(model)
-
-    def fifty_milliseconds(x: Tensor) -> None:
-        time.sleep(0.05)
-
-    compare(
-        Case(
-            op="accelerate",
-            name="accelerate itself, Variational 784-200, eager is 50 ms",
-            device=device,
-            dtype=torch.float32,
-            make_inputs=lambda: (samples(1, 784),),
-            ours=accelerate,
-            eager=fifty_milliseconds,
-            check=lambda: None,
             compiles=False,
         )
     )

@@ -147,7 +147,7 @@ EXPLANATIONS = (
         ".*eager is ours without it.*",
     ),
     Explanation(
-        "torch's own pass over memory; since this was measured, it serves on CPUs.",
+        "One pass over memory, which is torch's own on CPUs; an earlier commit's was ours.",
         "soft_threshold",
     ),
     Explanation(

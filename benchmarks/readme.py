@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import explanations
 import targets
 from report import origin, table
 from results import Result, label, read, setting_of, worst
@@ -165,6 +166,7 @@ def fill(text: str, results: Sequence[Result]) -> str:
         "targets": target_table,
         "reasons": reasons,
         "origins": origins,
+        "losses": losses,
     }
     for name, render in figures_of.items():
         begin, end = f"<!-- {name}: filled by `make readme` -->\n", f"<!-- end of {name} -->"
@@ -255,6 +257,22 @@ def origins(results: Sequence[Result]) -> str:
     return "\n".join(
         f"- {machine}: {'; '.join(dict.fromkeys(map(origin, of_machine)))}"
         for machine, of_machine in machines(results).items()
+    )
+
+
+def losses(results: Sequence[Result]) -> str:
+    """Where aefast is slower by more than noise: a paragraph a cause, a line a machine."""
+    found: dict[str | None, list[str]] = {}
+    for machine, of_machine in machines(results).items():
+        by_cause: dict[str | None, list[float]] = {}
+        for result in of_machine:
+            for cause, cases in explanations.losses(result).items():
+                by_cause.setdefault(cause, []).extend(map(worst, cases))
+        for cause, slower in by_cause.items():
+            of_cause = f"{len(slower)} case{'s' * (len(slower) > 1)}, {cell(sorted(slower))}"
+            found.setdefault(cause, []).append(f"  - {machine}: {of_cause}".replace("**", ""))
+    return "\n".join(
+        f"- {cause or 'No cause was found.'}\n" + "\n".join(lines) for cause, lines in found.items()
     )
 
 

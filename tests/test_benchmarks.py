@@ -846,6 +846,7 @@ needs_results = pytest.mark.skipif(not readme.RESULTS.exists(), reason="needs th
         (readme.PAGES[0], "headline"),
         *zip(readme.PAGES, ("summary", "table", "targets"), strict=True),
         (readme.PAGES[1], "origins"),
+        (readme.PAGES[1], "losses"),
         (readme.PAGES[2], "reasons"),
     ],
 )

@@ -345,6 +345,9 @@ class Dictionary:
     def __init__(self, c: ModuleType, selection: str, more: int = 0, **changes: Any) -> None:
         self.c = c
         latents = OUTPUTS
+        products = latents * VISIBLE
+        self.sizes = [products, latents, products, VISIBLE, *[latents] * more]
+        self.parameters = [floats(size, 0.0, 0.1) for size in self.sizes]
         settings = {
             "k": 5.0,
             "ranks_by_norm": False,
@@ -364,12 +367,10 @@ class Dictionary:
             latents=latents,
             selection=getattr(c.LatentSelection, selection),
             idle=zeros(latents, "q"),
-            threshold=zeros(1, "f"),
+            # Of JumpReLU, whose steps move a parameter, it is that; else a number beside them.
+            threshold=self.parameters[-1] if selection == "jumprelu" else zeros(1, "f"),
             **(settings | changes),
         )
-        products = latents * VISIBLE
-        self.sizes = [products, latents, products, VISIBLE, *[latents] * more]
-        self.parameters = [floats(size, 0.0, 0.1) for size in self.sizes]
 
 
 def fit(model: Any, data: Matrix) -> Call:
