@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 SOURCES := aefast benchmarks tests setup.py .ci/install-matrix
 CPP := $(shell find csrc tests/csrc -name "*.h" -o -name "*.cpp")
 
-.PHONY: setup demo test test-all test-oldest test-peers peers docs fuzz sanitize lint format bench counts counts-gpu results readme wheel install-matrix gpu-check gpu-bundle clean
+.PHONY: setup demo test test-all test-oldest test-peers peers bench-peers bench-with-peers docs fuzz sanitize lint format bench counts counts-gpu results readme wheel install-matrix gpu-check gpu-bundle clean
 
 setup: $(VENV)/built $(VENV)/tools
 
@@ -62,6 +62,15 @@ test-peers:
 peers: setup
 	$(EXTRAS) ".[programs]"
 	$(BIN)/python -m pytest $(PARALLEL) tests/patching tests/test_programs.py tests/test_pages.py
+
+# The benchmarks against other libraries, with all of these in the same .venv-peers, and their page.
+bench-peers:
+	$(MAKE) bench-with-peers VENV=.venv-peers CONSTRAINTS=constraints-peers.txt
+
+bench-with-peers: setup
+	$(EXTRAS) ".[peers,sae]"
+	$(BIN)/aefast bench quality patch rbm saelens --json bench-peers.json
+	$(BIN)/aefast bench report bench-peers.json --out bench-peers.html
 
 # The pages, which open from disk: build/docs/index.html. Their figures are trained on this machine, in
 # minutes, and again when the code that makes them changes.

@@ -63,6 +63,9 @@ def calls_of_ops() -> dict[str, Call]:
     mean, log_var = (torch.randn(BATCH, HIDDEN).requires_grad_() for _ in range(2))
     code = torch.rand(BATCH, HIDDEN).requires_grad_()
     machine = weight, visible_bias, bias
+    atoms = torch.randn(HIDDEN, VISIBLE).requires_grad_()
+    few, threshold = torch.rand(BATCH, 4).requires_grad_(), torch.full((HIDDEN,), 0.1)
+    latents, threshold = torch.randint(HIDDEN, (BATCH, 4)), threshold.requires_grad_()
     return {
         "corrupt": lambda: functional.corrupt(x, "masking", 0.3, seed=7),
         "linear_act": gradients(
@@ -86,6 +89,17 @@ def calls_of_ops() -> dict[str, Call]:
         "topk_encode": gradients(
             lambda w, b: functional.topk_encode(x, w, b, 4).values.sum(), weight, bias
         ),
+        "sparse_reconstruction_loss": gradients(
+            lambda v, w: functional.sparse_reconstruction_loss(v, latents, w, None, x), few, atoms
+        ),
+        "jumprelu_encode": gradients(
+            lambda w, b, t: functional.jumprelu_encode(x, w, b, t, 0.1).values.sum(),
+            *(weight, bias, threshold),
+        ),
+        "mlp": gradients(
+            lambda w, b, v, c: functional.mlp(x, [w, v], [b, c], ["sigmoid"] * 2).sum(),
+            *(weight, bias, decoder, visible_bias),
+        ),
     }
 
 
@@ -96,6 +110,8 @@ MODELS: dict[str, Callable[[], Any]] = {
     "sparse": lambda: nn.SparseAutoencoder(VISIBLE, HIDDEN),
     "variational": lambda: nn.VariationalAutoencoder(VISIBLE, 8, layers=[HIDDEN]),
     "rbm": lambda: nn.RBM(VISIBLE, HIDDEN),
+    "top-k": lambda: nn.TopKSparseAutoencoder(VISIBLE, HIDDEN, 4),
+    "gated": lambda: nn.GatedSparseAutoencoder(VISIBLE, HIDDEN),
 }
 
 
