@@ -22,7 +22,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -33,11 +33,25 @@ import aefast
 from aefast.distributed.group import Group, current
 from aefast.distributed.shared_memory import SharedBlocks, shared_blocks
 
-# The rows of a rank's minibatch, and the model.
-MODELS: dict[str, tuple[int, Callable[[], Any]]] = {
-    "784-512": (512, lambda: aefast.nn.Autoencoder(784, 512)),
-    "64-32": (512, lambda: aefast.nn.Autoencoder(64, 32)),
-    "top-k 256-4096": (128, lambda: aefast.nn.TopKSparseAutoencoder(256, 4096, 32)),
+
+class Training(NamedTuple):
+    """What is trained.
+
+    Attributes:
+        rows: of a rank's minibatch.
+        passes: over the rows of a call: as many as make a call of short steps long.
+        model: makes it.
+    """
+
+    rows: int
+    passes: int
+    model: Callable[[], Any]
+
+
+MODELS = {
+    "784-512": Training(512, 1, lambda: aefast.nn.Autoencoder(784, 512)),
+    "64-32": Training(512, 50, lambda: aefast.nn.Autoencoder(64, 32)),
+    "top-k 256-4096": Training(128, 1, lambda: aefast.nn.TopKSparseAutoencoder(256, 4096, 32)),
 }
 RANKS = (1, 2, 4)
 LONGEST = 600  # seconds of a rank
@@ -62,29 +76,30 @@ def median_seconds(call: Callable[[int], None], group: Group) -> float:
 
 def new(name: str) -> tuple[Any, Any]:
     torch.manual_seed(0)
-    model = MODELS[name][1]()
+    model = MODELS[name].model()
     return model, torch.optim.Adam(model.parameters(), fused=True)
 
 
 def fit_seconds(name: str, data: Tensor, group: Group, is_apart: bool) -> float:
     model, optimizer = new(name)
-    rows = MODELS[name][0]
+    rows, passes, _ = MODELS[name]
     size = rows if is_apart else rows * group.size
     options: dict[str, Any] = {"process_group": None} if is_apart else {}
 
     def call(steps: int) -> None:
-        aefast.fit(model, data[: steps * size], optimizer, batch_size=size, seed=0, **options)
+        part = data[: steps * size]
+        aefast.fit(model, part, optimizer, batch_size=size, seed=0, epochs=passes, **options)
 
-    return median_seconds(call, group)
+    return median_seconds(call, group) / passes
 
 
 def loop_seconds(name: str, data: Tensor, group: Group, in_buckets: bool) -> float:
     model, optimizer = new(name)
     step = DistributedDataParallel(aefast.nn.LossModule(model), bucket_cap_mb=1)
-    rows = MODELS[name][0]
+    rows, passes, _ = MODELS[name]
 
     def call(steps: int) -> None:
-        for x in data[: steps * rows].split(rows):
+        for x in passes * data[: steps * rows].split(rows):
             optimizer.zero_grad()
             with contextlib.nullcontext() if in_buckets else step.no_sync():
                 step(x).backward()
@@ -92,7 +107,7 @@ def loop_seconds(name: str, data: Tensor, group: Group, in_buckets: bool) -> flo
                 sum_at_once(model, group)
             optimizer.step()
 
-    return median_seconds(call, group)
+    return median_seconds(call, group) / passes
 
 
 def sum_at_once(model: Any, group: Group) -> None:
@@ -134,7 +149,7 @@ def traffic_seconds(name: str, group: Group) -> float:
 
 def measure(name: str, size: int) -> str:
     group = current()
-    rows, model = MODELS[name]
+    rows, _, model = MODELS[name]
     data = torch.rand(LONG * size * rows, model().visible)
     apart = fit_seconds(name, data, group, is_apart=True)
     together = fit_seconds(name, data, group, is_apart=False)
