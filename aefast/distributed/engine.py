@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -40,6 +40,10 @@ class SharedSteps(Protocol):
 
     def begin(self) -> None:
         """Called before some steps: read the optimizer's settings, which may have changed."""
+        ...
+
+    def look_ahead(self, parts: Sequence[Tensor | Pair]) -> None:
+        """Take what the parts of a minibatch depend on, of all ranks' rows, before the first."""
         ...
 
     def compute(self, x: Tensor | Pair, seed: int, shard: BatchShard) -> float:
@@ -153,12 +157,14 @@ class GroupEngine:
     def _compute(self, x: Tensor | Pair, seed: int, shard: BatchShard) -> float:
         """The rank's part of the loss, of its rows x ``[B, D]`` or pairs; its gradients are added
         up."""
-        first, value = shard.first, 0.0
-        for micro_batch in shard.micro_batches(self.micro_batch_size):
-            rows = slice(micro_batch.rows.start - first, micro_batch.rows.stop - first)
-            part = x.part(rows) if isinstance(x, Pair) else x[rows]
-            value += self.steps.compute(part, seed, micro_batch)
-        return value
+        first = shard.first
+        micro_batches = shard.micro_batches(self.micro_batch_size)
+        rows = [slice(one.rows.start - first, one.rows.stop - first) for one in micro_batches]
+        parts = [x.part(own) if isinstance(x, Pair) else x[own] for own in rows]
+        if self.micro_batch_size is not None:
+            self.steps.look_ahead(parts)
+        shares = zip(parts, micro_batches, strict=True)
+        return sum(self.steps.compute(part, seed, one) for part, one in shares)
 
     def _raise_local_error(self) -> None:
         if self._error is not None:

@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import NamedTuple, TypeVar
 
@@ -83,11 +83,14 @@ class Group(NamedTuple):
         Its gradient is that of the mean of this rank's rows: weighted by their share of all rows,
         the ranks' gradients add up to the whole mean's.
         """
-        rows = upcast(values)
-        own_mean = rows.mean(0) if len(rows) else rows.new_zeros(rows.shape[1])
-        sums = torch.cat([rows.detach().sum(0), rows.new_tensor([len(rows)])])
-        self.all_reduce(sums).wait()
-        return sums[:-1] / sums[-1] + (own_mean - own_mean.detach())
+        return with_gradient_of(self.mean_of_parts([values.detach()]), values)
+
+    def mean_of_parts(self, parts: Sequence[Tensor]) -> Tensor:
+        """The mean ``[H]`` of all ranks' rows, of which this rank has some parts, ``[B, H]``."""
+        rows = [upcast(part) for part in parts]
+        sums = torch.stack([part.sum(0) for part in rows]).sum(0)
+        totals = self.summed(torch.cat([sums, sums.new_tensor([sum(map(len, rows))])]))
+        return totals[:-1] / totals[-1]
 
     def gather_rows(self, tensor: Tensor) -> None:
         """Give each rank all rows of a tensor, of which it has those of :meth:`rows_of`."""
@@ -187,6 +190,13 @@ class Group(NamedTuple):
     def _device(self) -> torch.device:
         """The device on which small tensors are exchanged."""
         return torch.device("cuda" if self.backend == "nccl" else "cpu")
+
+
+def with_gradient_of(mean: Tensor, values: Tensor) -> Tensor:
+    """The mean ``[H]`` of many rows, with the gradient of the mean of those ``[B, H]`` of them."""
+    rows = upcast(values)
+    own_mean = rows.mean(0) if len(rows) else rows.new_zeros(rows.shape[1])
+    return mean + (own_mean - own_mean.detach())
 
 
 class Sum(NamedTuple):

@@ -1,5 +1,7 @@
 """A rank's share of an ordinary training step: the loss, backward, and the optimizer's step."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -7,7 +9,7 @@ from aefast.data.pairs import Pair
 from aefast.distributed.batch_shard import BatchShard
 from aefast.distributed.gradients import GradientSum
 from aefast.distributed.group import Group
-from aefast.distributed.losses import loss_of_shard
+from aefast.distributed.losses import Statistics, look_ahead, loss_of_shard
 from aefast.nn.trainable import Trainable
 
 
@@ -31,6 +33,7 @@ class LoopSteps:
         self.optimizer = optimizer
         self.gradients = GradientSum(model.parameters(), group)
         self.reason = reason
+        self.statistics: Statistics | None = None
 
     @property
     def way(self) -> str:
@@ -39,11 +42,14 @@ class LoopSteps:
     def begin(self) -> None:
         self.gradients.watch()
 
+    def look_ahead(self, parts: Sequence[Tensor | Pair]) -> None:
+        self.statistics = look_ahead(self.model, parts, self.gradients.group)
+
     def compute(self, x: Tensor | Pair, seed: int, shard: BatchShard) -> float:
         if shard.micro_batch == 0:
             self.optimizer.zero_grad()
         self.gradients.is_last_backward = shard.micro_batch == shard.micro_batch_count - 1
-        loss = loss_of_shard(self.model, x, seed, shard)
+        loss = loss_of_shard(self.model, x, seed, shard, self.statistics)
         if loss is None:
             return 0.0
         loss.backward()

@@ -8,13 +8,14 @@ what the loss is a function of.
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeGuard, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from aefast.data.pairs import Pair
 from aefast.distributed.batch_shard import BatchShard
+from aefast.distributed.group import Group, with_gradient_of
 from aefast.nn import RBM, BatchTopKSparseAutoencoder, SparseAutoencoder
 from aefast.nn.autoencoder import check_draw
 from aefast.nn.dictionary import SparseDictionary
@@ -45,17 +46,35 @@ class WithCriterion(Trainable, Protocol):
     objective: str | None
 
 
+class Statistics(NamedTuple):
+    """What the loss of a minibatch's part depends on beside its rows, of the whole minibatch.
+
+    Attributes:
+        activity: the mean activity ``[H]``, where a penalty is of it.
+    """
+
+    activity: Tensor | None
+
+
 def loss_of_shard(
-    model: Trainable, x: Tensor | Pair, seed: int, shard: BatchShard
+    model: Trainable,
+    x: Tensor | Pair,
+    seed: int,
+    shard: BatchShard,
+    statistics: Statistics | None = None,
 ) -> Tensor | None:
     """The part of the loss of a shard's rows x ``[B, D]``, or pairs; None without rows.
 
     What a model draws is what one process would draw for the whole minibatch, where its ``loss``
     takes a ``row_offset``, as those of :mod:`aefast.nn` do.
+
+    Args:
+        statistics: those of :func:`look_ahead`, where the ranks compute their rows in parts; None
+            where they exchange them here.
     """
     loss_of = _loss_of_minibatch(model)
     if loss_of is not None:
-        return loss_of(x, seed, shard)
+        return loss_of(x, seed, shard, statistics)
     options: dict[str, Any] = {"seed": seed}
     if isinstance(x, Pair):
         x, options["target"] = x
@@ -68,7 +87,7 @@ def loss_of_shard(
 
 def _loss_of_minibatch(
     model: Trainable,
-) -> Callable[[Any, int, BatchShard], Tensor | None] | None:
+) -> Callable[[Any, int, BatchShard, Statistics | None], Tensor | None] | None:
     """The function of a shard's part, for a loss that is not a mean over rows; else None."""
     if _has_loss_of(model, RBM):
         return functools.partial(_machine_loss, model)
@@ -79,17 +98,40 @@ def _loss_of_minibatch(
     return None
 
 
+@torch.no_grad()
+def look_ahead(model: Trainable, parts: Sequence[Tensor | Pair], group: Group) -> Statistics:
+    """The statistics of a minibatch, of which this rank has the rows of some parts; all ranks call
+    this, before the first part. Of a dictionary it counts the idle latents.
+
+    The parts are encoded once more for it, without gradients.
+
+    Raises:
+        OtherRankError: another rank has an error.
+    """
+    rows = [part.inputs if isinstance(part, Pair) else part for part in parts]
+    if _has_loss_of(model, SparseDictionary):
+        dictionary = model
+        active = group.together(lambda: [dictionary._active(dictionary.encode(x)) for x in rows])
+        model._count_active(torch.stack(active).any(0), sum(map(len, rows)), group)
+    if _has_loss_of(model, SparseAutoencoder) and model.exchanges:
+        encode: Callable[[Tensor], Tensor] = model.encode
+    elif _has_loss_of(model, RBM) and model.sparsity_target is not None:
+        encode = model
+    else:
+        return Statistics(None)
+    return Statistics(group.mean_of_parts(group.together(lambda: [encode(x) for x in rows])))
+
+
 def check_micro_batches(model: Trainable) -> None:
     """
     Raises:
         ValueError: parts of a minibatch do not add up to its loss.
     """
     check_model(model)
-    is_mean = _has_loss_of(model, RBM) and not model.exchanges
-    if _loss_of_minibatch(model) is not None and not is_mean:
+    if isinstance(model, BatchTopKSparseAutoencoder):
         raise ValueError(
-            f"model is a {type(model).__name__}, whose step looks at a whole minibatch; "
-            "micro_batch_size takes None"
+            f"model is a {type(model).__name__}, which selects latents among all codes of a "
+            "minibatch; micro_batch_size takes None"
         )
 
 
@@ -198,29 +240,51 @@ def _has_loss_of(model: Trainable, cls: type[Model]) -> TypeGuard[Model]:
 
 
 def _sparse_loss(
-    model: SparseAutoencoder, x: Tensor, seed: int, shard: BatchShard
+    model: SparseAutoencoder,
+    x: Tensor,
+    seed: int,
+    shard: BatchShard,
+    statistics: Statistics | None,
 ) -> Tensor | None:
     """The divergence is a function of the units' mean activity over the minibatch."""
     check_draw(seed, None, shard.first)
-    loss = model._shared_loss(x, shard.group, seed, None, shard.first)
+    if statistics is None:
+        code = shard.group.together(lambda: model.encode(x))
+        activity = shard.group.mean(code)
+    else:
+        assert statistics.activity is not None
+        code = model.encode(x)
+        activity = with_gradient_of(statistics.activity, code)
+    loss = model._loss_of(x, code, activity, seed, None, shard.first)
     return shard.weight * loss if len(x) else None
 
 
-def _machine_loss(model: RBM, x: Tensor, seed: int, shard: BatchShard) -> Tensor | None:
-    """A rank's part of the chains may differ from its part of the rows."""
+def _machine_loss(
+    model: RBM, x: Tensor, seed: int, shard: BatchShard, statistics: Statistics | None
+) -> Tensor | None:
+    """A rank's part of the chains may differ from its part of the rows: its first part of them
+    moves them."""
+    is_first = shard.micro_batch == 0
     if model.exchanges:
-        model.training_steps += 1
-        return model._part_of_loss(x, shard.group, shard.weight, seed, shard.first)
+        mean_of = None
+        if statistics is not None and statistics.activity is not None:
+            mean_of = functools.partial(with_gradient_of, statistics.activity)
+        model.training_steps += int(is_first)
+        own = shard.group, shard.weight, seed, shard.first
+        return model._part_of_loss(x, *own, mean_of, moves_chains=is_first)
     steps = model.training_steps.clone()
     loss = shard.weight * model.loss(x, seed=seed, row_offset=shard.first) if len(x) else None
-    if shard.micro_batch == 0:  # a step is counted once
-        steps += 1
+    steps += int(is_first)  # a step is counted once
     model.training_steps.copy_(steps)
     return loss
 
 
 def _dictionary_loss(
-    model: SparseDictionary, x: Tensor | Pair, seed: int, shard: BatchShard
+    model: SparseDictionary,
+    x: Tensor | Pair,
+    seed: int,
+    shard: BatchShard,
+    statistics: Statistics | None,
 ) -> Tensor | None:
     """Dead latents are counted over the minibatch: a latent is active if it is on any rank. So are
     the largest latents that a batch top-k code takes."""
@@ -230,9 +294,14 @@ def _dictionary_loss(
     if isinstance(model, BatchTopKSparseAutoencoder) and model.training:
         shared_code = model._encode_shared(x, shard.group)
         objective = functools.partial(model._objective_of, shared_code, target)
-    loss, code, residual = shard.group.together(objective)
-    if model.training:
-        model._count(code, shard.group)
+    if statistics is not None and len(x) == 0:
+        return None
+    if statistics is None:
+        loss, code, residual = shard.group.together(objective)
+        if model.training:
+            model._count(code, shard.group)
+    else:
+        loss, _, residual = objective()
     if len(x) == 0:
         return None
     return shard.weight * model._with_auxiliary(loss, x, residual)

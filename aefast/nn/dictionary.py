@@ -402,8 +402,12 @@ class SparseDictionary(HasSettings, Shardable):
         """The rows of a code, in training, and those of the other ranks of a group; None in a
         graph, which asks for the ranks each time it runs."""
         values = code if isinstance(code, Tensor) else code.values
-        rows = math.prod(values.shape[:-1])
-        active, rows_of_all = active_on_any_rank(self._active(code), rows, group)
+        self._count_active(self._active(code), math.prod(values.shape[:-1]), group)
+
+    @torch.no_grad()
+    def _count_active(self, active: Tensor, rows: int, group: Group | None) -> None:
+        """The same of the latents, bool ``[L]``, that are active in so many rows."""
+        active, rows_of_all = active_on_any_rank(active, rows, group)
         self.idle += rows_of_all
         self.idle.masked_fill_(active, 0)
 

@@ -1,6 +1,7 @@
 """The restricted Boltzmann machine."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -270,7 +271,14 @@ class RBM(HasSettings, Shardable):
         return rows.new_zeros(()) if part is None else group.size * part
 
     def _part_of_loss(
-        self, visible: Tensor, group: Group, weight: float, seed: int, row_offset: int
+        self,
+        visible: Tensor,
+        group: Group,
+        weight: float,
+        seed: int,
+        row_offset: int,
+        mean_of: Callable[[Tensor], Tensor] | None = None,
+        moves_chains: bool = True,
     ) -> Tensor | None:
         """This rank's part of the loss of a batch that a group shares: the parts sum to it. Of the
         persistent chains it moves its own, those of :meth:`Group.rows_of`. None without rows and
@@ -279,16 +287,20 @@ class RBM(HasSettings, Shardable):
         Args:
             visible: this rank's rows, ``[B, D]``; there may be none.
             weight: their share of the batch's rows.
+            mean_of: the batch's mean activity ``[H]``, from that of these rows ``[B, H]``; None
+                asks the group.
+            moves_chains: False for the later parts of a rank's rows.
         """
         terms: list[Tensor] = []
         if self.sparsity_target is not None:
-            code = group.together(lambda: self(visible))
-            penalty = divergence(group.mean(code), self.sparsity_target).sum()
+            code = group.together(lambda: self(visible)) if mean_of is None else self(visible)
+            activity = (mean_of or group.mean)(code)
+            penalty = divergence(activity, self.sparsity_target).sum()
             if len(visible):
                 terms.append(weight * self.sparsity_weight * penalty)
         start, first, chains_weight = visible, row_offset, weight
         if self.chain is not None:
-            own = group.rows_of(len(self.chain))
+            own = group.rows_of(len(self.chain)) if moves_chains else slice(0, 0)
             start, first = self.chain[own].to(visible.dtype), own.start
             chains_weight = len(start) / len(self.chain)
         if len(visible):

@@ -5,7 +5,6 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from aefast.distributed.group import Group
 from aefast.functional import kl_sparsity, l1_sparsity
 from aefast.nn.autoencoder import Architecture, Autoencoder, check_draw
 from aefast.nn.plain import known_by_its_parameters
@@ -99,7 +98,9 @@ class SparseAutoencoder(Autoencoder):
             group = group_of_training(self)
             if group.size > 1:
                 refuse_traces("take a batch's mean activity", x)
-                return self._shared_loss(x, group, seed, generator, row_offset)
+                code = group.together(lambda: self.encode(x))
+                activity = group.mean(code.reshape(-1, code.shape[-1]))
+                return self._loss_of(x, code, activity, seed, generator, row_offset)
         loss = loss_in_one_call(self, x, seed, generator, row_offset)
         if loss is not None:
             return loss
@@ -113,22 +114,17 @@ class SparseAutoencoder(Autoencoder):
         is_own = "penalty" in self.__dict__ or type(self).penalty is not SparseAutoencoder.penalty
         return self.penalty_kind == "kl" and not is_own
 
-    def _shared_loss(
+    def _loss_of(
         self,
         x: Tensor,
-        group: Group,
+        code: Tensor,
+        activity: Tensor,
         seed: int | None,
         generator: torch.Generator | None,
         row_offset: int,
     ) -> Tensor:
-        """The loss of this rank's rows x, with the KL penalty of the mean activity of all ranks'
-        rows.
-
-        Raises:
-            OtherRankError: another rank has an error.
-        """
-        code = group.together(lambda: self.encode(x))
-        activity = group.mean(code.reshape(-1, code.shape[-1]))
+        """The loss of some rows x of a batch, with the KL penalty of the whole batch's mean
+        activity ``[H]``."""
         error = self.compare(self._drop(code, seed, generator, row_offset), x)
         penalty = divergence(activity, self.sparsity_target).sum().to(code.dtype)
         return error + self.sparsity_weight * penalty

@@ -75,7 +75,11 @@ MODELS: dict[str, Any] = {
 
 
 # Whose shares are computed in parts: by the kernels and by the loop.
-IN_PARTS = ("masking", "vae", "vae gaussian")
+IN_PARTS = (
+    *("masking", "vae", "vae gaussian"),
+    *("sparse kl", "topk", "jumprelu", "gated", "transcoder"),
+    *("rbm sparse", "rbm chains", "rbm gaussian"),
+)
 
 # Which learn targets of their inputs.
 OF_PAIRS = ("transcoder", "batch transcoder", "own loss with a target")
