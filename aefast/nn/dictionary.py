@@ -139,7 +139,10 @@ class SparseDictionary(HasSettings, Shardable):
         if normalize_activations == "layer_norm" and visible == 1:
             raise ValueError("visible is 1; normalize_activations='layer_norm' takes 2 or more")
         if normalize_activations in MEASURED:
-            self.register_buffer("input_factor", torch.full_like(self.decoder_bias[0], torch.nan))
+            # In float32 at least: a scalar does not change the dtype of the rows.
+            factor = torch.full_like(directions[0, 0], torch.nan)
+            precise = torch.promote_types(factor.dtype, torch.float32)
+            self.register_buffer("input_factor", factor.to(precise))
         self._make_modules()
 
     def _make_modules(self) -> None:

@@ -193,6 +193,20 @@ def test_fit_trains_it(name, normalization):
     assert losses[-6:].mean() < 0.9 * losses[:6].mean()
 
 
+@pytest.mark.parametrize("normalization", BY_ROW + MEASURED)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_dtypes_and_compiled_losses(normalization, dtype):
+    x = rows()
+    model = model_of("topk", normalization, dtype=dtype)
+    model.start_from(x.to(dtype))
+    if normalization in MEASURED:
+        assert model.input_factor.dtype == torch.promote_types(dtype, torch.float32)
+    assert model.encode(x.to(dtype)).values.dtype == model(x.to(dtype)).dtype == dtype
+    loss = model.loss(x.to(dtype))
+    compiled = torch.compile(model.loss, backend="aot_eager", fullgraph=True)(x.to(dtype))
+    torch.testing.assert_close(compiled, loss, rtol=1e-2, atol=0)
+
+
 def test_wrong_normalizations_are_named():
     with pytest.raises(
         ValueError, match="normalize_activations is 'batch'; it takes one of none, exp"
