@@ -481,7 +481,7 @@ class DictionaryStep {
             error += compare(one, all(), decoder_bias(), batch_.target, batch_.target_row_stride);
         const float factor = factor_of(1);
         const auto by_opening = static_cast<float>(by_row());
-        // What is done with no longer makes room for the terms of the scales' gradient.
+        // Arrays that are done with take the terms of the parameters' gradients.
         for_elements(code, [&](int64_t i, int64_t latent) {
             const float by_magnitude = code.values[i] == 0 ? 0 : factor * code.slopes[i];
             const float by_gate =
