@@ -40,9 +40,6 @@ class AcceleratedGraph:
         altered: linear layers that torch computes, by name, with the reason.
         torch_draws: the names of the draws that were left to torch.
         run: calls the graph.
-        not_paying: the inputs' shapes and dtypes of calls all of whose operations fell back for
-            their shape, with their reasons. Such calls take the module's own code from then on: the
-            graph would add 20 us to them.
         missing: counts of what earlier graphs computed by kernels and this one does not, for the
             model was changed, with the reason.
     """
@@ -57,7 +54,6 @@ class AcceleratedGraph:
         self.torch_draws: list[str] = []
         self.run = self._compiled(module, traced)
         self.missing: Fallbacks = []
-        self.not_paying: dict[tuple[object, ...], Fallbacks] = {}
         self._share_counters(counters)
 
     def _share_counters(self, counters: dict[str, CallCounter]) -> None:
