@@ -1,9 +1,9 @@
 """The ten programs of the page "Your program, and one line", with the line and without.
 
-    python benchmarks/programs.py [--rounds 5]
+    python benchmarks/programs.py [--rounds 5] [--write]
 
-It prints the seconds of both, medians over rounds in which they take turns, and their last losses.
-Of a program whose libraries are not installed it names these.
+It prints the seconds of both, medians over rounds in which they take turns, and their last losses;
+``--write`` puts them into the page. Of a program whose libraries are not installed it names these.
 """
 
 import argparse
@@ -18,9 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import aefast
+from aefast import processors
 
 PAGE = Path(aefast.__file__).parent / "docs" / "how-to" / "your-program.md"
+BEGIN = "<!-- programs: filled by `python benchmarks/programs.py --write` -->\n"
+END = "<!-- end of programs -->"
 LINE = re.compile(r".*# the line\n")
 LIBRARIES = ("lightning", "pyod", "rbms", "sklearn", "skorch", "transformers")
 
@@ -78,23 +83,44 @@ def _seconds(text: str) -> tuple[float, float]:
     return time.perf_counter() - start, losses[-1]
 
 
+def row_of(program: Program, rounds: int) -> str:
+    """The program's line of the table: medians over rounds in which both ways take turns."""
+    if program.missing:
+        return f"| {program.name} | {', '.join(program.missing)} not installed | | | | |"
+    _seconds(program.before), _seconds(program.text)  # what is imported and compiled once
+    pairs = [(_seconds(program.before), _seconds(program.text)) for _ in range(rounds)]
+    before, after = (statistics.median(run[0] for run in runs) for runs in zip(*pairs, strict=True))
+    ratio = statistics.median(old[0] / new[0] for old, new in pairs)
+    (_, last_before), (_, last_after) = pairs[-1]
+    times = f"{before:.2f} | {after:.2f} | {ratio:.2f}x"
+    return f"| {program.name} | {times} | {last_before:.4f} | {last_after:.4f} |"
+
+
+def table(rows: list[str]) -> str:
+    kind = f"{processors.kind() or processors.name()}, {torch.get_num_threads()} threads"
+    head = f"Seconds and last losses on this processor: {kind}.\n\n"
+    names = "| program | before, s | after, s | ratio | loss before | loss after |\n"
+    return "\n".join([head + names + "| --- | ---: | ---: | ---: | ---: | ---: |", *rows, ""])
+
+
+def write(page: str, table: str) -> str:
+    """The page with this table between its two marks."""
+    before, rest = page.split(BEGIN)
+    return f"{before}{BEGIN}{table}{END}{rest.split(END)[1]}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
-    print(f"{'program':50}{'before':>10}{'after':>10}{'ratio':>8}  last loss before, after")
+    parser.add_argument("--write", action="store_true", help="put the table into the page")
+    arguments = parser.parse_args()
+    rows = []
     for program in programs():
-        if program.missing:
-            print(f"{program.name:50}{', '.join(program.missing)} not installed")
-            continue
-        _seconds(program.before), _seconds(program.text)  # what is imported and compiled once
-        pairs = [(_seconds(program.before), _seconds(program.text)) for _ in range(rounds)]
-        before, after = (
-            statistics.median(run[0] for run in runs) for runs in zip(*pairs, strict=True)
-        )
-        ratio = statistics.median(old[0] / new[0] for old, new in pairs)
-        ends = f"{pairs[-1][0][1]:.4f}, {pairs[-1][1][1]:.4f}"
-        print(f"{program.name:50}{before:9.3f}s{after:9.3f}s{ratio:8.2f}  {ends}")
+        rows.append(row_of(program, arguments.rounds))
+        print(rows[-1], flush=True)
+    if arguments.write:
+        page = PAGE.read_text(encoding="utf-8")
+        PAGE.write_text(write(page, table(rows)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -48,6 +48,17 @@ def test_there_are_ten_with_one_line_each():
     assert {p.name for p in PROGRAMS} >= IN_DISTRIBUTION.keys() | QUICK
 
 
+def test_the_table_has_a_line_for_each_and_can_be_written_again():
+    page = programs.PAGE.read_text(encoding="utf-8")
+    table = page.split(programs.BEGIN)[1].split(programs.END)[0]
+    lines = table.strip().splitlines()
+    assert lines[0].startswith("Seconds and last losses on this processor: ")
+    assert [line.split(" | ")[0].removeprefix("| ") for line in lines[4:]] == [
+        program.name for program in PROGRAMS
+    ]
+    assert programs.write(page, table) == page
+
+
 @pytest.mark.parametrize(
     "program",
     [
