@@ -49,6 +49,8 @@ def test_no_setting_takes_what_it_has_no_meaning_for(kind):
         for value in (*wrong, torch.nn.Parameter(torch.tensor(0.5))):
             if value is True and type(before) is bool:
                 continue  # a flag
+            if isinstance(value, str) and value == before:
+                continue  # a choice
             with pytest.raises((TypeError, ValueError), match=r"(?s) is .*(takes|made with)"):
                 setattr(model, name, value)
             assert getattr(model, name) is before
