@@ -224,7 +224,7 @@ def test_itself(compare: Callable[[Case], None], restored_generator: None, devic
     compare(
         Case(
             op="accelerate",
-            name="accelerate itself, Variational 784-200, eager is torch.fx's trace",
+            name="itself, Variational 784-200, eager is torch.fx's trace",
             device=device,
             dtype=torch.float32,
             make_inputs=lambda: (samples(1, 784),),

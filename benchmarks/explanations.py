@@ -151,14 +151,14 @@ EXPLANATIONS = (
         "soft_threshold",
     ),
     Explanation(
+        "The baseline traces the model alone. Ours also looks at what it found, once for a model.",
+        "accelerate",
+        "itself.*",
+    ),
+    Explanation(
         "Few rows take the model's own code, after a check of the model and of their shape. Until "
         "a Xeon was measured the kernels took them.",
         "accelerate",
-    ),
-    Explanation(
-        "The baseline traces the model alone. Ours also looks at what it found, once for a model.",
-        "accelerate",
-        "accelerate itself.*",
     ),
     Explanation(
         "Subspace iteration, which takes any encoder and never writes J. Of so narrow a code the "

@@ -321,7 +321,7 @@ TARGETS = (
         YOURS,
         "`accelerate` itself",
         "accelerate",
-        ("accelerate itself, Variational 784-200, eager is torch.fx's trace",),
+        ("itself, Variational 784-200, eager is torch.fx's trace",),
         0.05,
         measure=SECONDS,
     ),
