@@ -3,6 +3,7 @@ trace runs for each minibatch. A value that the step reads from Python is a cons
 as it would be of the graph."""
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -265,3 +266,20 @@ def test_a_loss_that_is_not_finite_leaves_model_and_optimizer_as_before_it():
     assert len(losses) == len(expected) == 3
     assert not torch.tensor(losses[-1]).isfinite()
     assert_same_state(models, optimizers)
+
+
+def test_a_loss_that_is_not_finite_leaves_chains_as_before_it():
+    """They move whatever the rows are. The third step's row is infinite; the loop takes two."""
+    values = torch.rand(ROWS, WIDTH, generator=torch.manual_seed(5))
+    values[int(schedule().order[BATCH * 2])] = torch.inf
+    graph, loop, models, _ = engines(
+        lambda: nn.RBM(WIDTH, 5, chains=7, visible_kind="gaussian"),
+        OPTIMIZERS["adam"],
+        TensorRows(values),
+    )
+    losses = graph.run(schedule(), 10.0)
+    losses += graph.run(schedule().after(len(losses)), 10.0)
+    assert [math.isfinite(loss) for loss in losses] == [True, True, False]
+    for taken in range(2):
+        loop.run(schedule().after(taken), 0.0)
+    torch.testing.assert_close(models[0].chain, models[1].chain)
