@@ -143,13 +143,16 @@ def _new_memory(memory_bytes: int) -> int | str:
     no_kernels = backend.unavailable("cpp", "cpu")
     if no_kernels is not None:
         return no_kernels
-    free_bytes = _free_bytes()
-    if memory_bytes > free_bytes / 2:
-        return (
-            f"the sum takes {memory_bytes / 2**30:.1f} GiB, more than half of the "
-            f"{free_bytes / 2**30:.1f} GiB that are free"
-        )
-    descriptor = os.memfd_create("aefast-gradients")
+    try:
+        free_bytes = _free_bytes()
+        if memory_bytes > free_bytes / 2:
+            return (
+                f"the sum takes {memory_bytes / 2**30:.1f} GiB, more than half of the "
+                f"{free_bytes / 2**30:.1f} GiB that are free"
+            )
+        descriptor = os.memfd_create("aefast-gradients")
+    except OSError as error:
+        return f"memory cannot be shared: {error}"
     try:
         os.write(descriptor, secrets.token_bytes(TOKEN_BYTES))
         os.posix_fallocate(descriptor, 0, memory_bytes)
@@ -171,10 +174,14 @@ def _free_bytes() -> float:
         return free_bytes
 
 
-def _address(descriptor: int) -> tuple[str, bytes]:
-    """How other processes of the machine open a file of this one, and the token in it."""
+def _address(descriptor: int) -> tuple[str, bytes] | str:
+    """How other processes of the machine open a file of this one, and the token in it; or why they
+    cannot."""
     path = f"/proc/{os.getpid()}/fd/{descriptor}"
-    return path, _token(path)
+    try:
+        return path, _token(path)
+    except OSError as error:
+        return f"memory cannot be shared: {error}"
 
 
 def _token(path: str) -> bytes:

@@ -82,6 +82,7 @@ def test_memory_is_shared_by_all_ranks_or_by_none_and_the_reason_is_said():
         "one machine": " in shared memory",
         "no space": r" by gloo \(0\.0 GiB of shared memory: No space left on device\)",
         "little memory": r" by gloo \(the sum takes 0\.0 GiB, more than half of the 0\.0 GiB that",
+        "no /proc": r" by gloo \(memory cannot be shared: .*No such file or directory",
         "several machines": r" by gloo \(no memory is shared with rank 1: it runs on another mach",
         "hidden processes": r" by gloo \(it cannot open rank 0's: .*No such file or directory",
     }

@@ -1,5 +1,6 @@
 """What the ranks of a test's process group train; without pytest, which they do without."""
 
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -153,6 +154,8 @@ def reasons() -> dict[str, str]:
         outcomes["no space"] = reason()
     with mock.patch.object(shared_memory, "_free_bytes", return_value=100.0):
         outcomes["little memory"] = reason()
+    with mock.patch.object(shared_memory, "MEMORY_INFO", Path("/proc/none")):
+        outcomes["no /proc"] = reason()
     with mock.patch.object(shared_memory, "_token", own_token):
         outcomes["several machines"] = reason()
     with mock.patch.object(shared_memory, "_address", return_value=("/proc/0/fd/0", b"")):
