@@ -200,7 +200,7 @@ def _state(package: str, public_name: str) -> PatchStatus:
 
 def _check_names(packages: tuple[str, ...]) -> None:
     for name in packages:
-        if name not in PEERS:
+        if name not in tuple(PEERS):  # a list is no key of a dict
             raise ValueError(f"package is {name!r}; it takes {_choice()}")
 
 

@@ -276,6 +276,7 @@ def test_an_inherited_method_is_inherited_again(monkeypatch, X):
     ("call", "error", "message"),
     [
         (lambda: aefast.patch("skl"), ValueError, "package is 'skl'; it takes 'sklearn'"),
+        (lambda: aefast.patch(["sklearn"]), ValueError, r"package is \['sklearn'\]; it takes"),
         (lambda: aefast.patch(), ValueError, "patch takes one package or more: 'sklearn'"),
         (lambda: aefast.unpatch("skl"), ValueError, "package is 'skl'; it takes 'sklearn'"),
         (lambda: aefast.unpatch("sklearn"), ValueError, "sklearn is not patched; aefast.patched"),
