@@ -13,6 +13,7 @@ from sklearn.base import clone
 
 import aefast
 from aefast.ops.variational.eager import reparameterize
+from aefast.patching import pyod as peer
 from aefast.patching.pyod.variational import Variational
 from aefast.step import eager
 from aefast.training.engines import TrainingLoop
@@ -245,3 +246,10 @@ def test_a_program_that_one_may_not_edit(tmp_path):
     done = fresh.run_aefast(["patch", "pyod", "--", program], tmp_path)
     assert done.returncode == 0, done.stderr
     assert "pyod.models.auto_encoder.AutoEncoder: 2 calls served" in done.stderr
+
+
+def test_a_trial_of_this_version_finds_the_same_results(monkeypatch):
+    monkeypatch.setattr(peer, "VERSIONS", ("0.1",))
+    with pytest.warns(UserWarning, match="a trial of it gave the same results"):
+        aefast.patch("pyod")
+    assert calls(AutoEncoder).calls == 0

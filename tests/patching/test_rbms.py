@@ -13,6 +13,7 @@ from rbms.sampling.pt import swap_configurations
 from rbms.training.pcd import fit_batch_pcd
 
 import aefast
+from aefast.patching import rbms as peer
 
 pytestmark = pytest.mark.slow
 NAME = "rbms.bernoulli_bernoulli.BBRBM"
@@ -229,3 +230,10 @@ def test_unpatch_leaves_no_trace():
     with aefast.patch("rbms"):
         assert vars(BBRBM).keys() >= {"sample_state"}
     assert list(vars(BBRBM).items()) == before
+
+
+def test_a_trial_of_this_version_finds_the_same_results(monkeypatch):
+    monkeypatch.setattr(peer, "VERSIONS", ("0.1",))
+    with pytest.warns(UserWarning, match="a trial of it gave the same results"):
+        aefast.patch("rbms")
+    assert calls().calls == 0
