@@ -784,11 +784,6 @@ def test_a_transcoder_learns_from_pairs_of_rows_as_from_its_loss_with_a_target(t
         ({"data": torch.ones(9, 6)}, ValueError, "target is None; a transcoder takes"),
         ({"data": lambda: [(torch.ones(9, 6),)]}, ValueError, "data gave a tuple of 1"),
         (
-            {"micro_batch_size": 3},
-            ValueError,
-            "model is a TopKSparseAutoencoder, whose step looks at a whole minibatch",
-        ),
-        (
             {"model": nn.Autoencoder(6, 4)},
             TypeError,
             "data is a pair of inputs and targets; the loss of a Autoencoder takes no target",
