@@ -54,6 +54,10 @@ try:
     # torch.utils.checkpoint is told by its hooks on saved tensors.
     from torch._C._autograd import _top_saved_tensors_default_hooks as saved_tensors_hooks
 
+    # Whether torch.export traces. Under Dynamo, torch.compiler.is_exporting() is always True before
+    # torch 2.12.
+    torch.compiler._is_exporting_flag  # noqa: B018
+
     # The hooks of all modules, by their kind, and of all optimizers' steps.
     FORWARD_HOOKS = module._global_forward_hooks
     MODULE_HOOKS = (
@@ -124,6 +128,7 @@ __all__ = [
     "includes_dispatch_key",
     "inductor",
     "is_autocast_enabled_anywhere",
+    "is_exporting",
     "is_jit_tracing",
     "is_legacy_batchedtensor",
     "is_scheduled",
@@ -180,15 +185,19 @@ def scale_finite(gradients: list[Tensor], factor: Tensor) -> bool:
     return found_inf.item() == 0
 
 
+def is_exporting() -> bool:
+    """Whether torch.export traces."""
+    exporting: bool = torch.compiler._is_exporting_flag
+    return exporting
+
+
 def exports_to_onnx() -> bool:
     """Whether a model is exported to ONNX. Where Dynamo traces, torch's public answer is a
     constant."""
     if not torch.compiler.is_dynamo_compiling():
         return "torch.onnx" in sys.modules and torch.onnx.is_in_onnx_export()
     exporting: bool = (
-        torch.compiler.is_exporting()
-        and ONNX_FLAGS in sys.modules
-        and sys.modules[ONNX_FLAGS]._is_onnx_exporting
+        is_exporting() and ONNX_FLAGS in sys.modules and sys.modules[ONNX_FLAGS]._is_onnx_exporting
     )
     return exporting
 

@@ -21,6 +21,7 @@ from aefast.nn.step_fields import StepFields
 from aefast.nn.step_plan import loss_in_one_call
 from aefast.ops.contractive.singular_vectors import Tangents, turned
 from aefast.ops.shared import checks
+from aefast.torch_private import is_exporting
 
 
 @known_by_its_parameters()
@@ -144,7 +145,7 @@ def jacobian_of_calls(encode: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         TypeError: what it calls has no derivative, as quantized layers have none.
         RuntimeError: under ``torch.export``, which records no backward pass.
     """
-    if torch.compiler.is_exporting():
+    if is_exporting():
         raise RuntimeError(
             "the penalty of an encoder with hooks or adapters on its layers takes backward passes, "
             "which no export records; it takes plain layers"

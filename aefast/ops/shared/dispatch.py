@@ -28,6 +28,7 @@ from aefast.torch_private import (
     has_transforms,
     includes_dispatch_key,
     is_autocast_enabled_anywhere,
+    is_exporting,
     is_jit_tracing,
     is_legacy_batchedtensor,
     is_zero_tensor,
@@ -94,7 +95,7 @@ def level_in_graph(level: float, device: torch.device) -> Tensor | None:
 
     None outside torch.compile, and on a GPU: a CUDA graph holds no tensor of the host's.
     """
-    if not torch.compiler.is_dynamo_compiling() or torch.compiler.is_exporting():
+    if not torch.compiler.is_dynamo_compiling() or is_exporting():
         return None
     if device.type != "cpu":
         return None
