@@ -43,7 +43,7 @@ EXPECTED: dict[str, tuple[str, ...]] = {
     "another corruption": (DIFFERS.format("the model's noise_level"),),
     "an optimizer with a past": (DIFFERS.format("the optimizer's state"),),
     "a function": ("TypeError: data is a function; in a process group it takes rows",),
-    "another k": (DIFFERS.format("the model's options"),),
+    "another k": (DIFFERS.format("the model's k"),),
     "a hook on one rank": (DIFFERS.format("what takes a step"),),
     "a hook on the other rank": (DIFFERS.format("what takes a step"),),
     "a frozen weight on one rank": (DIFFERS.format("which parameters train"),),
