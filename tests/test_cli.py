@@ -108,10 +108,9 @@ def test_bench_without_an_op_runs_the_whole_suite(commands: list[list[str]]) -> 
     assert str(cli.bench.find_suite()) in commands[0]
 
 
-def test_bench_quick_takes_few_cases_and_little_time(commands: list[list[str]]) -> None:
+def test_bench_quick_takes_few_cases(commands: list[list[str]]) -> None:
     invoke("bench", "rbm", "--quick")
-    assert commands[0][-3:] == ["--benchmark-max-time", cli.bench.QUICK_SECONDS, "--quick"]
-    assert float(cli.bench.QUICK_SECONDS) < float(cli.bench.SECONDS)
+    assert commands[0][-3:] == ["--benchmark-max-time", cli.bench.SECONDS, "--quick"]
 
 
 RESULT = {
