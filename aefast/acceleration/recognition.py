@@ -257,7 +257,7 @@ def _untransposed(node: object) -> tuple[object, bool]:
     is_attribute = node.op == "call_function" and node.target is getattr
     if is_attribute and node.args[1] in ("T", "mT"):
         return node.args[0], True
-    if node.op == "call_function" and node.target is torch.t:
+    if node.op == "call_function" and node.target is torch.t and len(node.args) == 1:
         return node.args[0], True
     return node, False
 

@@ -153,8 +153,8 @@ def _code(topk: fx.Node, module: nn.Module) -> RecognizedCode | None:
     if selected.get("largest", True) is not True:
         return None
     layer, relus = latents, []
-    if activation_of(latents, module) == "relu" and isinstance(latents.args[0], fx.Node):
-        layer, relus = latents.args[0], [latents]
+    if activation_of(latents, module) == "relu":
+        layer, relus = _arguments(latents, "input")["input"], [latents]
     encoder = linear_of(layer, module)
     if encoder is None or encoder[3] or not 1 <= k <= encoder[1].tensor.shape[0]:
         return None
@@ -163,7 +163,7 @@ def _code(topk: fx.Node, module: nn.Module) -> RecognizedCode | None:
         return None
     nodes = [layer, *relus, *between, *_relu_after(between[-1], module)]
     has_relu = any(activation_of(node, module) == "relu" for node in nodes)
-    decoder = _decoder(nodes[-1], module)
+    decoder = _decoder(nodes[-1], encoder[1].tensor.shape[0], module)
     nodes += nodes[-1].users if decoder is not None else ()
     order = {node: number for number, node in enumerate(topk.graph.nodes)}
     nodes.sort(key=order.__getitem__)
@@ -205,18 +205,23 @@ def _part(topk: fx.Node, number: int, name: str) -> fx.Node | None:
     parts = [
         node
         for node in topk.users
-        if node.op == "call_function"
-        and (node.target, node.args[1]) in ((operator.getitem, number), (getattr, name))
+        if node.target in (operator.getitem, getattr) and node.args[1] in (number, name)
     ]
     return parts[0] if len(parts) == 1 else None
 
 
-def _decoder(code: fx.Node, module: nn.Module) -> tuple[Slot, Slot | None, bool] | None:
-    """The linear layer that alone reads a code; None where there is none."""
+def _decoder(
+    code: fx.Node, latents: int, module: nn.Module
+) -> tuple[Slot, Slot | None, bool] | None:
+    """The linear layer that alone reads a code; None where there is none, or where its width does
+    not fit: then torch's own operation says so."""
     if len(code.users) != 1:
         return None
     decoder = linear_of(next(iter(code.users)), module)
-    return decoder[1:] if decoder is not None and decoder[0] is code else None
+    if decoder is None or decoder[0] is not code:
+        return None
+    _, weight, bias, is_tied = decoder
+    return (weight, bias, is_tied) if weight.tensor.shape[int(not is_tied)] == latents else None
 
 
 def _arguments(node: fx.Node, *names: str) -> dict[str, Any]:

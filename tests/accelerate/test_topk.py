@@ -156,6 +156,34 @@ def test_latents_that_are_read_are_left_alone() -> None:
     assert not report.replaced
 
 
+@pytest.mark.parametrize("width", [30, 34])
+def test_a_decoder_of_another_width_raises_torchs_error(width: int) -> None:
+    model = TopKAutoencoder(scattered)
+    model.decoder = nn.Linear(width, 20)
+    report = aefast.accelerate(model)
+    assert [row.operation for row in report.replaced] == ["20-32 top 4"]
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        model(torch.randn(9, 20))
+
+
+def with_relu_by_keyword(latents: Tensor, k: int) -> Tensor:
+    return scattered(F.relu(input=latents), k)
+
+
+def stacked(latents: Tensor, k: int) -> Tensor:
+    top = torch.topk(latents, k)
+    return torch.zeros_like(latents).scatter_(-1, top[1], torch.stack(top)[0])
+
+
+@pytest.mark.parametrize("select", [with_relu_by_keyword, stacked])
+def test_arguments_by_keyword_and_other_readers(select: Callable[[Tensor, int], Tensor]) -> None:
+    torch.manual_seed(0)
+    model = TopKAutoencoder(select)
+    twin = copy.deepcopy(model)
+    aefast.accelerate(model)
+    assert_same(model, twin, torch.randn(9, 20))
+
+
 def test_what_the_kernels_took_away_comes_back() -> None:
     model, x = TopKAutoencoder(with_relu_between), torch.randn(9, 20)
     before = model(x)
