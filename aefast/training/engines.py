@@ -17,6 +17,7 @@ from aefast.data.pairs import Pair, PairedRows
 from aefast.data.shards import ShardedDataset
 from aefast.data.tensor_rows import TensorRows
 from aefast.distributed import kernel_steps, loop_steps
+from aefast.distributed.agreement import agree
 from aefast.distributed.engine import GroupEngine, SharedSteps
 from aefast.distributed.group import Group
 from aefast.nn.step_plan import (
@@ -99,6 +100,22 @@ def choose_engine(
     else:
         step = _kernel_step(model, dataset, optimizer)
     return LoopEngine(model, dataset, optimizer, loss, step) if isinstance(step, str) else step
+
+
+def choose_together(group: Group, choose: Callable[[], Engine]) -> Engine:
+    """The engine that :func:`choose_engine` gives each rank, which all call together.
+
+    Raises:
+        DisagreementError: the ranks' engines or trained parameters differ, and so would what they
+            send each other: gloo ends a process that receives other sizes.
+        OtherRankError: another rank has an error.
+    """
+    engine = group.together(choose)
+    if isinstance(engine, GroupEngine):
+        trained = [parameter.requires_grad for parameter in engine.steps.model.parameters()]
+        steps = engine.steps.name
+        agree(group, {"what takes a step": steps, "which parameters train": trained})
+    return engine
 
 
 def choice_key(

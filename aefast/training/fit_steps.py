@@ -12,7 +12,6 @@ from aefast import random
 from aefast.data.minibatches import order_of
 from aefast.data.pairs import Pair
 from aefast.distributed.agreement import agree, settings_of
-from aefast.distributed.engine import GroupEngine
 from aefast.distributed.group import Group
 from aefast.nn.trainable import Trainable
 from aefast.ops.shared import checks
@@ -25,6 +24,7 @@ from aefast.training.engines import (
     check_finite,
     choice_key,
     choose_engine,
+    choose_together,
 )
 from aefast.training.held_out import Samples
 
@@ -215,17 +215,7 @@ class EngineChoice(NamedTuple):
     micro_batch_size: int | None
 
     def engine(self) -> Engine:
-        """
-        Raises:
-            DisagreementError: the ranks' engines or trained parameters differ, and so would what
-                they send each other: gloo ends a process that receives other sizes.
-        """
-        engine = self.group.together(lambda: choose_engine(*self))
-        if isinstance(engine, GroupEngine):
-            trained = [parameter.requires_grad for parameter in self.model.parameters()]
-            steps = engine.steps.name
-            agree(self.group, {"what takes a step": steps, "which parameters train": trained})
-        return engine
+        return choose_together(self.group, lambda: choose_engine(*self))
 
     def key(self) -> list[object]:
         return self.group.together(lambda: choice_key(self.model, self.dataset, self.optimizer))

@@ -23,7 +23,14 @@ from aefast.nn.trainable import Trainable
 from aefast.step.minibatch_schedule import MinibatchSchedule
 from aefast.training.checkpoint import Checkpoint
 from aefast.training.config import Config, RunProgress
-from aefast.training.engines import DivergenceError, Engine, Loss, check_finite, choose_engine
+from aefast.training.engines import (
+    DivergenceError,
+    Engine,
+    Loss,
+    check_finite,
+    choose_engine,
+    choose_together,
+)
 from aefast.training.evaluation import (
     early_stopping_metric,
     held_out_loss,
@@ -342,13 +349,14 @@ class Trainer:
         # An engine reads the weight of the KL divergence once, when it is made.
         key = self.progress.stage, getattr(self.model, "kl_weight", 1.0)
         if self._engine_of != key:
-            rows = features(self.dataset, self.stage.below)
-            self._stage_engine = choose_engine(
-                self.stage.module, rows, self.optimizer, self.stage.loss, self.group
-            )
-            self._stage_rows = rows
+            self._stage_engine = choose_together(self.group, self._new_engine)
             self._engine_of = key
         return self._stage_engine
+
+    def _new_engine(self) -> Engine:
+        self._stage_rows = features(self.dataset, self.stage.below)
+        stage = self.stage
+        return choose_engine(stage.module, self._stage_rows, self.optimizer, stage.loss, self.group)
 
     def _epoch_order(self) -> Tensor:
         """The numbers of the current epoch's rows, in their shuffled order."""

@@ -151,6 +151,19 @@ def test_what_is_wrong_is_one_line_and_leaves_nothing(case, data, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_ranks_whose_steps_are_taken_by_other_engines_do_not_train(data, tmp_path):
+    """They would lay out the memory that they share differently."""
+    pytest.importorskip("aefast._C", reason="both take the loop")
+    before = "os.environ.update(AEFAST_BACKEND='eager' if rank else '')"
+    ended = worlds.command(*[arguments("ae", data, tmp_path / "run")] * 2, before=before)
+    assert 2 in ended.codes, ended
+    assert {*ended.codes} <= {2, -signal.SIGTERM}, ended
+    assert ended.lines == [
+        "aefast: what takes a step is 'loop' on rank 1, and 'step' on rank 0; it takes the same on "
+        "each rank"
+    ]
+
+
 @pytest.mark.slow
 def test_ranks_that_resume_a_run_on_gpus_without_one_say_so_once(data, tmp_path):
     out = tmp_path / "run"
