@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aefast.ops.sparse_reconstruction_loss.op import loss_and_residual
-from aefast.ops.topk.op import SparseCode, as_rows
+from aefast.ops.topk.op import SparseCode, as_rows, in_shape_of
 from aefast.random import most_precise
 
 # One scale for all rows, which is measured before training.
@@ -40,7 +40,8 @@ def by_row(x: Tensor, normalization: str) -> Normalized:
     if normalization == "layer_norm":
         mean = x.mean(dim=-1, keepdim=True)
         centered = x - mean
-        deviation = centered.std(dim=-1, keepdim=True)
+        # Not std, which warns of no rows.
+        deviation = centered.norm(dim=-1, keepdim=True) / (x.shape[-1] - 1) ** 0.5
         return Normalized(centered / (deviation + LAYER_NORM_EPSILON), deviation, mean)
     length, norm = x.shape[-1] ** 0.5, x.norm(dim=-1, keepdim=True)
     factor = length / torch.where(norm == 0, length, norm)
@@ -82,7 +83,7 @@ class Target(NamedTuple):
         rows, start = self.rows, cast(Tensor | None, bias)
         if self.scale is not None:
             rows, start = rows - self.shift - self.scale * bias, None
-            values = (values.view(*rows.shape[:-1], -1) * self.scale).view(values.shape)
+            values = (in_shape_of(rows, values) * self.scale).view(values.shape)
         if values.dim() != rows.dim():
             rows = as_rows(rows)
         loss, residual = loss_and_residual(values, indices, weight, start, rows)

@@ -168,6 +168,20 @@ def test_a_row_of_zeros_stays_finite(normalization):
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("shape", [(0, D), (2, 0, D)])
+@pytest.mark.parametrize("normalization", BY_ROW)
+@pytest.mark.parametrize("name", MODELS)
+def test_no_rows_have_the_loss_that_they_have_without(name, normalization, shape):
+    """A rank of a process group has none of a last minibatch smaller than the group."""
+    x = torch.zeros(shape)
+    for model in (model_of(name, normalization), model_of(name, "none")):
+        loss = model.loss(x)
+        loss.backward()
+        assert loss.isnan()
+        assert model(x).shape == shape
+        assert all((parameter.grad == 0).all() for parameter in model.parameters())
+
+
 @pytest.mark.parametrize("normalization", MEASURED)
 def test_a_scale_is_kept_and_one_that_was_not_measured_is_an_error(normalization):
     model, x = model_of("topk", normalization), rows()
