@@ -14,7 +14,7 @@ from aefast.nn.plain import known_by_its_parameters
 from aefast.nn.reparametrized import renew_weights
 from aefast.nn.settings import setting
 from aefast.nn.shared_batch import group_of_batch, refuse_traces, warn_if_alone
-from aefast.nn.step_plan import PlannedDictionary
+from aefast.nn.step_plan import NOT_TOGETHER, PlannedDictionary
 from aefast.ops.shared import checks, dispatch
 from aefast.ops.topk import batch
 from aefast.ops.topk.op import SparseCode, as_rows, in_shape_of
@@ -150,6 +150,8 @@ class BatchTopKSparseAutoencoder(SparseDictionary):
     def _planned_batch(self, **fields: Any) -> PlannedDictionary | str:
         if not self.training:
             return "in evaluation mode a code has what is above the threshold"
+        if self.threshold.numel() != 1:
+            return NOT_TOGETHER
         fields |= {"selection": "batch_topk", "k": self.k, "threshold_rate": THRESHOLD_RATE}
         return self._planned(threshold=self.threshold, **fields)
 

@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <cmath>
 #include <optional>
 #include <stdexcept>
 
@@ -31,6 +32,23 @@ void check_sizes(const Plan& plan, size_t parameters) {
 
 int64_t inputs(const StepPlan& plan) { return plan.encoder.front().inputs; }
 int64_t inputs(const MachinePlan& plan) { return plan.visible; }
+int64_t inputs(const DictionaryPlan& plan) { return plan.visible; }
+int64_t outputs(const StepPlan& plan) { return plan.decoder.back().outputs; }
+int64_t outputs(const MachinePlan& plan) { return plan.visible; }
+int64_t outputs(const DictionaryPlan& plan) { return plan.outputs; }
+bool has_own_targets(const StepPlan&) { return false; }
+bool has_own_targets(const MachinePlan&) { return false; }
+bool has_own_targets(const DictionaryPlan& plan) { return plan.is_transcoder; }
+
+template <class Plan>
+void check_data(const Plan& plan, const DataRows& data, const std::optional<DataRows>& targets) {
+    if (!targets && has_own_targets(plan))
+        throw std::invalid_argument("a transcoder takes targets");
+    if (data.columns != inputs(plan))
+        throw std::invalid_argument("data takes as many columns as the plan has inputs");
+    if ((targets ? *targets : data).columns != outputs(plan))
+        throw std::invalid_argument("targets take as many columns as the plan has outputs");
+}
 
 template <class Plan>
 double run_step(const Plan& plan, const Matrix& x, uint64_t seed, int64_t row_offset,
@@ -65,8 +83,12 @@ py::tuple run_fit(const Plan& plan, const DataRows& data, const std::optional<Da
                   const std::vector<int>& updated, uintptr_t losses, double seconds,
                   Precision precision, int threads) {
     check_sizes(plan, parameters.size());
+    check_data(plan, data, targets);
     if (updates.size() != updated.size())
         throw std::invalid_argument("updates and updated differ in length");
+    for (const int number : updated)
+        if (number < 0 || number >= static_cast<int>(parameters.size()))
+            throw std::invalid_argument("updated takes numbers of parameters");
     if (batch_size < 1 || epoch_rows < 1 || threads < 1)
         throw std::invalid_argument("batch_size, epoch_rows and threads must be positive");
     if (static_cast<int64_t>(seeds.size()) < (count + epoch_rows - 1) / epoch_rows)
@@ -239,10 +261,13 @@ void bind_dictionary(py::module_& module) {
                          uintptr_t threshold, double threshold_rate) {
                  if (visible < 1 || outputs < 1 || (!is_transcoder && outputs != visible))
                      throw std::invalid_argument("a dictionary takes inputs and outputs");
+                 if (latents < 1) throw std::invalid_argument("a dictionary takes latents");
                  const bool is_topk = selection == LatentSelection::topk;
                  const bool has_k = is_topk || selection == LatentSelection::batch_topk;
-                 if (has_k && !(k >= (is_topk ? 1 : 0) && k <= static_cast<double>(latents)))
-                     throw std::invalid_argument("k must be at most the latents");
+                 if (has_k && !(k > 0 && k <= static_cast<double>(latents)))
+                     throw std::invalid_argument("k must be above 0 and at most the latents");
+                 if (is_topk && k != std::floor(k))
+                     throw std::invalid_argument("k of each row must be whole");
                  if (aux_k < 0 || aux_k > latents || idle == 0)
                      throw std::invalid_argument(
                          "aux_k must be at most the latents, and idle an address");

@@ -19,7 +19,10 @@ from aefast.nn import (
     MatryoshkaSparseAutoencoder,
     TopKSparseAutoencoder,
 )
-from aefast.nn.step_plan import plan_of
+from aefast.nn.step_plan import NOT_TOGETHER, plan_of
+from aefast.step import cpp
+from aefast.step.dictionary_cpp import kernel_plan
+from aefast.step.minibatch_schedule import MinibatchSchedule
 
 pytestmark = pytest.mark.skipif(
     backend.unavailable("cpp", "cpu") is not None, reason="the C++ extension is not here"
@@ -376,6 +379,67 @@ def test_a_shared_weight_and_a_missing_bias_take_the_loop():
     bare, _ = pair("adam", keeps_norm=False)
     bare.encoder_bias = None
     assert plan_of(bare) == "a parameter is None"
+
+
+@pytest.mark.parametrize(("model", "shape"), [("batch", (L,)), ("jumprelu", ())])
+def test_a_threshold_of_another_shape_has_no_plan(model, shape):
+    """The kernels read as many numbers as their plan says."""
+    model, _ = pair(model=model)
+    model.threshold.data = torch.zeros(shape)
+    assert plan_of(model) == NOT_TOGETHER
+
+
+@pytest.mark.parametrize(
+    ("model", "change", "message"),
+    [
+        ("batch", {"k": 0.0}, "k must be above 0"),
+        ("topk", {"k": 1.5}, "k of each row must be whole"),
+        ("topk", {"k": L + 1.0}, "k must be above 0 and at most the latents"),
+        ("gated", {"latents": 0}, "a dictionary takes latents"),
+    ],
+)
+def test_the_kernels_take_no_plan_that_would_not_end(model, change, message):
+    planned = plan_of(pair(model=model)[0])
+    with pytest.raises(ValueError, match=message):
+        kernel_plan(planned.plan._replace(**change), planned.idle, planned.threshold)
+
+
+class OneUpdate:
+    """The update of one parameter, by the number that it is said to have."""
+
+    def __init__(self, parameter, number):
+        self.parameter, self.numbers = parameter, [number]
+
+    def updates(self):
+        size, address = self.parameter.numel(), self.parameter.data_ptr()
+        kind = cpp._C.OptimizerKind.sgd
+        return [cpp._C.ParameterUpdate(kind=kind, parameter=address, size=size)]
+
+
+@pytest.mark.parametrize(
+    ("width", "targets", "number", "message"),
+    [
+        (D - 1, OUTPUTS, 0, "data takes as many columns as the plan has inputs"),
+        (D, OUTPUTS - 1, 0, "targets take as many columns as the plan has outputs"),
+        (D, None, 0, "a transcoder takes targets"),
+        (D, OUTPUTS, 4, "updated takes numbers of parameters"),
+        (D, OUTPUTS, -1, "updated takes numbers of parameters"),
+    ],
+)
+def test_the_kernels_take_no_rows_or_parameters_beyond_the_plan(width, targets, number, message):
+    planned = plan_of(pair(outputs=OUTPUTS)[0])
+    order = torch.arange(ROWS)
+    schedule = MinibatchSchedule(
+        order=order, batch_size=BATCH, epoch_rows=ROWS, seeds=[0], first_step=0
+    )
+    data, targets = (
+        None if width is None else cpp.rows_of(rows_of(width).numpy(), 1.0)
+        for width in (width, targets)
+    )
+    plan = kernel_plan(planned.plan, planned.idle, None)
+    update = OneUpdate(planned.parameters[0], number)
+    with pytest.raises(ValueError, match=message):
+        cpp.fit(plan, planned.parameters, update, schedule, 1.0, data, targets)
 
 
 def test_rescaling_is_true_or_false():
