@@ -193,14 +193,27 @@ class SparseDictionary(HasSettings, Shardable):
             inputs: ``[..., D]``: a transcoder's input rows, where their scale is to be measured.
 
         Raises:
-            ValueError: a shape is wrong, inputs are missing, or all rows are 0.
+            ValueError: a shape is wrong, inputs are missing, there are no rows or all are 0, or a
+                number is infinite or NaN.
         """
-        checks.check_tensor(x, "x")
-        self._check_width(x, "x", self.outputs)
+        self._check_start(x, "x", self.outputs)
+        if inputs is not None:
+            self._check_start(inputs, "inputs", self.visible)
         if self.normalize_activations in MEASURED:
             self._measure(x if inputs is None and not self.is_transcoder else inputs)
         rows = x if self.is_transcoder else self._normalized(x).rows
         self.decoder_bias.copy_(geometric_median(rows.reshape(-1, self.outputs)))
+
+    def _check_start(self, rows: Tensor, argument: str, width: int) -> None:
+        checks.check_tensor(rows, argument)
+        self._check_width(rows, argument, width)
+        if rows.numel() == 0:
+            raise ValueError(f"{argument} has shape {list(rows.shape)}; it takes one row or more")
+        is_wrong = ~rows.isfinite()
+        if is_wrong.any():
+            raise ValueError(
+                f"{argument} holds {rows[is_wrong][0].item()}; it takes finite numbers"
+            )
 
     def _measure(self, rows: Tensor | None) -> None:
         if rows is None:
@@ -208,7 +221,6 @@ class SparseDictionary(HasSettings, Shardable):
                 f"inputs is None; normalize_activations={self.normalize_activations!r} measures a "
                 f"transcoder's input rows, [..., {self.visible}]"
             )
-        rows = self._checked_rows(rows)
         factor = measured_factor(rows.reshape(-1, self.visible), self.normalize_activations)
         if not factor.isfinite():
             raise ValueError(

@@ -245,6 +245,22 @@ def test_bad_arguments_are_named(change, error, message):
         TopKSparseAutoencoder(**{"visible": D, "latents": L, "k": K} | change)
 
 
+@pytest.mark.parametrize(
+    ("x", "inputs", "message"),
+    [
+        (torch.zeros(0, 4), None, r"x has shape \[0, 4\]; it takes one row or more"),
+        (torch.tensor([[0, 1, torch.nan, 3]]), None, "x holds nan; it takes finite numbers"),
+        (torch.ones(3, 4), torch.ones(3, 4), r"inputs has shape \[3, 4\]; it takes \[..., 6\]"),
+        (torch.ones(3, 4), torch.full((1, 6), -torch.inf), "inputs holds -inf; it takes finite"),
+    ],
+)
+def test_rows_that_give_no_start_are_named(x, inputs, message):
+    model = TopKSparseAutoencoder(6, 40, 3, outputs=4)
+    with pytest.raises(ValueError, match=f"^{message}"):
+        model.start_from(x, inputs)
+    assert not model.decoder_bias.any()
+
+
 def test_rows_of_another_width_are_named():
     model = trained()
     for call in (model, model.encode, model.loss, model.start_from):
