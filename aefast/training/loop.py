@@ -17,7 +17,7 @@ from aefast.data.minibatches import epoch_order, order_of
 from aefast.data.pairs import PairedRows
 from aefast.distributed.group import current
 from aefast.messages import cut
-from aefast.nn import RBM, DeepBeliefStack, DictionaryAdam
+from aefast.nn import RBM, DeepBeliefStack, DictionaryAdam, TopKSparseAutoencoder
 from aefast.nn.dictionary import SparseDictionary
 from aefast.nn.trainable import Trainable
 from aefast.step.minibatch_schedule import MinibatchSchedule
@@ -371,7 +371,11 @@ class Trainer:
     def _make_optimizer(self) -> torch.optim.Optimizer:
         module = self.stage.module
         optimizer = self.kind.optimizer(module.parameters(), self.config.learning_rate)
-        if isinstance(module, SparseDictionary):
+        # Latents that norms have a part in selecting have directions of free norm.
+        is_by_norm = isinstance(module, TopKSparseAutoencoder) and (
+            module.rescale_acts_by_decoder_norm
+        )
+        if isinstance(module, SparseDictionary) and not is_by_norm:
             module.keep_unit_norm(optimizer)
         return optimizer
 

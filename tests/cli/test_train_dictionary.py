@@ -185,6 +185,7 @@ def test_rows_are_scaled_and_norms_are_part_of_the_selection(shards, tmp_path):
         assert result.exit_code == 0, result.output
         model = aefast.load(out)
         assert (model.normalize_activations, model.rescale_acts_by_decoder_norm) == (name, True)
+        assert ((model.decoder_weight.norm(dim=1) - 1).abs() > 1e-4).any()
         assert (
             invoke("encode", out, "--data", shards, "--out", tmp_path / "code.npy").exit_code == 0
         )
