@@ -1,7 +1,7 @@
 """Sparse autoencoders in the folders of other packages: SAELens' and sparsify's.
 
 Both lay a ``cfg.json`` beside one safetensors file. What is loaded and saved again has the same
-numbers, bit for bit.
+numbers, bit for bit; but for thresholds in another dtype than the weights, which are rounded.
 """
 
 import json
@@ -36,6 +36,10 @@ SCALER = "activation_scaler.json"
 SAELENS_WEIGHTS = "sae_weights.safetensors"
 SPARSIFY_WEIGHTS = "sae.safetensors"
 
+# Of checkpoints that aefast.saelens trains.
+FAST_TOPK = "aefast_topk"
+TOPK = "topk", FAST_TOPK
+
 # The release whose folders these are: SAELens reads those without one as of before its version 6.
 SAELENS_VERSION = "6.54.12"
 
@@ -50,12 +54,13 @@ class FolderError(OneLineError):
 def load_saelens(folder: "str | PathLike[str]") -> SparseDictionary:
     """The model that a SAELens folder holds, in evaluation mode.
 
-    Read are its architectures ``topk``, ``jumprelu``, which it saves a batch top-k one as, and
-    ``gated``. A checkpoint whose rows are to be scaled by one factor has it beside the weights, in
-    ``activation_scaler.json``. Encoders that expect rows without the decoder's bias subtracted, and
-    latents that are ranked by their directions' norms, are brought to this package's form by
-    SAELens' own formulas, to rounding; a threshold below 0 is 0, which gives the same code; all
-    other numbers are the file's, bit for bit.
+    Read are its architectures ``topk``, as which those of :mod:`aefast.saelens`' checkpoints count,
+    ``jumprelu``, which it saves a batch top-k one as, and ``gated``. A checkpoint whose rows are to
+    be scaled by one factor has it beside the weights, in ``activation_scaler.json``. Encoders that
+    expect rows without the decoder's bias subtracted, and latents that are ranked by their
+    directions' norms, are brought to this package's form by SAELens' own formulas, to rounding; a
+    threshold below 0 is 0, which gives the same code, and one in another dtype than the weights is
+    rounded to theirs; all other numbers are the file's, bit for bit.
 
     Args:
         folder: with ``cfg.json`` and ``sae_weights.safetensors``.
@@ -85,7 +90,7 @@ def load_saelens(folder: "str | PathLike[str]") -> SparseDictionary:
     options: DictionaryOptions = {"normalize_activations": normalization}
     make: Callable[[], SparseDictionary]
     architecture = config.get("architecture")
-    if architecture == "topk":
+    if architecture in TOPK:
         k = _active(config, path, latents)
         expected["encoder_bias"] = ("b_enc", (latents,))
         make = partial(TopKSparseAutoencoder, width, latents, k, **options)
@@ -133,11 +138,12 @@ def save_saelens(model: SparseDictionary, folder: "str | PathLike[str]") -> None
     """Write a model as a folder that ``sae_lens.SAE.load_from_disk`` takes.
 
     A batch top-k or Matryoshka model becomes what SAELens saves it as: ``jumprelu``, with its one
-    threshold for all latents. A threshold below 0 is saved as 0, which it counts as. Other numbers
-    are the model's, bit for bit, but for two conversions, which give the same code to rounding. Of
-    a top-k model with ``rescale_acts_by_decoder_norm`` the directions' norms are multiplied into
-    the encoder. What ``normalize_activations`` multiplies all rows by is multiplied into it, too,
-    and directions and decoder bias are divided by it, as SAELens does at the end of a training.
+    threshold for all latents, in the weights' dtype. A threshold below 0 is saved as 0, which it
+    counts as. Other numbers are the model's, bit for bit, but for two conversions, which give the
+    same code to rounding. Of a top-k model with ``rescale_acts_by_decoder_norm`` the directions'
+    norms are multiplied into the encoder. What ``normalize_activations`` multiplies all rows by is
+    multiplied into it, too, and directions and decoder bias are divided by it, as SAELens does at
+    the end of a training.
 
     Args:
         model: top-k, batch top-k, Matryoshka, JumpReLU or gated.

@@ -19,8 +19,7 @@ from sae_lens.saes.topk_sae import (
 from torch import Tensor
 
 from aefast.functional import sparse_decode, topk_encode
-
-ARCHITECTURE = "aefast_topk"
+from aefast.sae_folders import FAST_TOPK
 
 
 @dataclass
@@ -29,7 +28,7 @@ class FastTopKTrainingSAEConfig(TopKTrainingSAEConfig):
 
     @classmethod
     def architecture(cls) -> str:
-        return ARCHITECTURE
+        return FAST_TOPK
 
 
 class FastTopKTrainingSAE(TopKTrainingSAE):
@@ -127,5 +126,5 @@ def _sparse(values: Tensor, latents: Tensor, count: int) -> Tensor:
     )
 
 
-register_sae_class(ARCHITECTURE, TopKSAE, TopKSAEConfig)
-register_sae_training_class(ARCHITECTURE, FastTopKTrainingSAE, FastTopKTrainingSAEConfig)
+register_sae_class(FAST_TOPK, TopKSAE, TopKSAEConfig)
+register_sae_training_class(FAST_TOPK, FastTopKTrainingSAE, FastTopKTrainingSAEConfig)

@@ -191,6 +191,15 @@ def test_a_checkpoints_scale_is_read(tmp_path):
             aefast.load_saelens(tmp_path)
 
 
+def test_a_checkpoint_of_our_own_class_in_saelens_is_topk(tmp_path):
+    model = trained("topk")
+    aefast.save_saelens(model, tmp_path)
+    change_config(tmp_path, architecture="aefast_topk")
+    loaded = aefast.load_saelens(tmp_path)
+    assert isinstance(loaded, TopKSparseAutoencoder)
+    assert torch.equal(loaded.encoder_weight, model.encoder_weight)
+
+
 def change_config(folder, **changes):
     config = json.loads((folder / "cfg.json").read_text())
     (folder / "cfg.json").write_text(json.dumps(config | changes))
