@@ -54,7 +54,10 @@ Epochs = Annotated[
     typer.Option(min=1, help="Passes over the data, of a dbn for each machine; 100."),
 ]
 BatchSize = Annotated[int | None, typer.Option(min=1, max=LARGEST, help="Rows a step; 128.")]
-LearningRate = Annotated[float | None, typer.Option(help="Of Adam, 0.003; of an rbm or dbn, 0.1.")]
+LearningRate = Annotated[
+    float | None,
+    typer.Option(help="Of Adam, 0.003, of topk and its kin 0.0003; of an rbm or dbn, 0.1."),
+]
 LearningRateDecay = Annotated[
     float | None, typer.Option(help="What it is multiplied by after each epoch; 1.")
 ]
