@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import aefast
 from aefast import use_backend
-from aefast.acceleration import public, stack
+from aefast.acceleration import public, serving, stack
 from aefast.acceleration.draws import draws_as_torch
 from tests.accelerate.models import VAE, Denoising, EncoderDecoder, sequential
 
@@ -201,6 +201,30 @@ def test_calls_that_do_not_pay_take_the_models_own_code(monkeypatch: pytest.Monk
     assert called == [4, 64, 64]
     row = aefast.report(model).rows[0]
     assert (row.served, row.fallbacks, row.reason) == (2, 3, stack.TOO_SMALL)
+
+
+def test_a_changed_model_that_pays_is_served_from_the_next_check_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, x = sequential(20, 12, 20), torch.rand(4, 20)
+    aefast.accelerate(model)
+    monkeypatch.setattr(stack, "FEWEST_PRODUCTS", 4 * 2 * 20 * 300)
+    monkeypatch.setattr(serving, "CALLS_TRUSTED", 4)
+    model(x)
+    model[0], model[2] = nn.Linear(20, 300), nn.Linear(300, 20)
+    for _ in range(12):
+        torch.testing.assert_close(model(x), type(model).forward(model, x))
+    assert sum(row.served for row in aefast.report(model).replaced) == 9
+    assert sum(row.fallbacks for row in aefast.report(model).replaced) == 1 + 3
+
+
+def test_a_call_without_arguments_raises_torchs_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = sequential(20, 12, 20)
+    aefast.accelerate(model)
+    monkeypatch.setattr(stack, "FEWEST_PRODUCTS", 1 << 40)
+    model(torch.rand(4, 20))
+    with pytest.raises(TypeError, match="missing 1 required positional argument"):
+        model()
 
 
 def test_a_call_that_does_not_pay_says_nothing_of_other_calls(

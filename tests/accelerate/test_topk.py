@@ -151,6 +151,18 @@ def test_other_selections_are_left_alone(select: Callable[[Tensor, int], Tensor]
     assert_same(model, twin, torch.randn(9, 20))
 
 
+@pytest.mark.parametrize("name", ["encoder", "decoder"])
+def test_a_hook_on_its_layers_is_counted(name: str) -> None:
+    model, x = TopKAutoencoder(scattered), torch.randn(9, 20)
+    aefast.accelerate(model)
+    model(x)
+    model.get_submodule(name).register_forward_hook(lambda *_: None)
+    with pytest.warns(UserWarning, match=f"ran as plain PyTorch: a hook stands on {name}"):
+        model(x)
+    row = aefast.report(model).replaced[0]
+    assert (row.served, row.fallbacks) == (1, 1)
+
+
 def test_latents_that_are_read_are_left_alone() -> None:
     report = aefast.accelerate(TopKAutoencoder(scattered, reads="latents"))
     assert not report.replaced
