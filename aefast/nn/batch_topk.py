@@ -237,7 +237,7 @@ def _check_mean_active(value: object, name: str, latents: int) -> float:
     return k
 
 
-def _check_prefixes(prefixes: Sequence[int], latents: int) -> list[int]:
+def _check_prefixes(prefixes: Sequence[int], latents: int) -> tuple[int, ...]:
     if isinstance(prefixes, str | Tensor) or not isinstance(prefixes, Sequence):
         raise TypeError(f"prefixes is a {type(prefixes).__name__}; it takes a list of ints")
     sizes = [checks.check_integer(size, "prefixes", 2**31, low=1) for size in prefixes]
@@ -245,4 +245,4 @@ def _check_prefixes(prefixes: Sequence[int], latents: int) -> list[int]:
         raise ValueError(
             f"prefixes is {sizes}; it takes rising numbers, the last of them {latents}"
         )
-    return sizes
+    return tuple(sizes)

@@ -38,15 +38,17 @@ def dictionary_metrics(
 ) -> dict[str, float]:
     """The fraction of the rows' variance, or of their targets', that is left unexplained, the
     mean number of active latents a row (L0), and the share of latents that are dead."""
-    was_training = model.training
-    model.eval()
     rows = dataset.take(_evaluated(indices)).to(model.decoder_bias)
     x, target = rows if isinstance(rows, Pair) else (rows, rows)
-    code = model.encode(x)
-    residual = (target - model.restore(model.decode(code), x)).square().sum()
+    was_training = model.training
+    model.eval()
+    try:
+        code = model.encode(x)
+        residual = (target - model.restore(model.decode(code), x)).square().sum()
+    finally:
+        model.train(was_training)
     values = code if isinstance(code, Tensor) else code.values
     spread = (target - target.mean(0)).square().sum()
-    model.train(was_training)
     return {
         "fraction_of_variance_unexplained": (residual / spread).item(),
         "l0": (values > 0).sum().item() / len(x),

@@ -1,6 +1,7 @@
 """A run's metrics: a file of JSON lines, and TensorBoard's events."""
 
 import json
+import math
 import threading
 from pathlib import Path
 from types import TracebackType
@@ -42,8 +43,13 @@ class Metrics:
         self._events = SummaryWriter(str(folder), purge_step=step + 1)
 
     def write(self, line: Line) -> None:
-        """Append one line, of which :data:`CURVES` are curves over the steps too."""
-        self._file.write(json.dumps(line) + "\n")
+        """Append one line, of which :data:`CURVES` are curves over the steps too. What is no
+        number, as the variance unexplained of rows that are all alike, is null: JSON has no NaN."""
+        numbers = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in line.items()
+        }
+        self._file.write(json.dumps(numbers) + "\n")
         self._file.flush()
         for name in line.keys() & set(CURVES):
             self._events.add_scalar(name, line[name], line["step"])

@@ -434,6 +434,13 @@ def test_bad_arguments_are_named(make, error, message):
         make()
 
 
+def test_prefixes_change_only_where_they_are_checked():
+    prefixes = [7, L]
+    model = MatryoshkaSparseAutoencoder(D, L, K, prefixes=prefixes)
+    prefixes[0] = L + 1
+    assert model.prefixes == (7, L)
+
+
 @pytest.mark.parametrize("reparametrize", [spectral_norm, prune.identity])
 @pytest.mark.parametrize("name", MODELS)
 def test_a_weight_that_a_hook_makes_is_made_for_each_loss(name, reparametrize):

@@ -33,6 +33,13 @@ def write(folder, behind, lines):
             metrics.write(line(step, loss))
 
 
+def test_what_is_no_number_is_null(tmp_path):
+    with Metrics(tmp_path, 0) as metrics:
+        metrics.write(line(100, 5.0) | {"fraction_of_variance_unexplained": float("nan")})
+    text = (tmp_path / METRICS_FILE).read_text()
+    assert json.loads(text) == line(100, 5.0) | {"fraction_of_variance_unexplained": None}
+
+
 def test_lines_past_the_checkpoint_are_taken_again(tmp_path):
     write(tmp_path, 0, [(100, 5.0), (200, 4.0), (300, 3.0)])
     write(tmp_path, 250, [(300, 2.0)])
