@@ -6,16 +6,19 @@ gloo's all-reduce uses sockets, even within a machine: with two ranks on a Zen 3
 
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from aefast import backend
+from aefast.distributed.agreement import agree
 from aefast.distributed.barrier import COUNT_STRIDE, Barrier
 from aefast.distributed.group import Group
+
+Result = TypeVar("Result")
 
 # The memory begins with a random token: a process of another machine may have the same number.
 TOKEN_BYTES = 64
@@ -71,16 +74,23 @@ class SharedBlocks(NamedTuple):
 
 def shared_blocks(group: Group, count: int, scalars: int) -> SharedBlocks | str:
     """Memory for a sum of ``count`` numbers and some scalars over the ranks, which all call this;
-    or why there is none: a rank runs on another machine, or too little memory is free."""
+    or why there is none: a rank runs on another machine, or too little memory is free.
+
+    Raises:
+        DisagreementError: the ranks' sizes differ, and so would their layouts of the memory.
+    """
+    agree(group, {"the size of the sum": [count, scalars]})
     layout = Layout(group.size, count, scalars)
-    memory = _new_memory(layout.end) if group.rank == 0 else ""
+    memory = _or_refusal(lambda: _new_memory(layout.end)) if group.rank == 0 else ""
     try:
-        address = memory if isinstance(memory, str) else _address(memory)
+        address = memory if isinstance(memory, str) else _or_refusal(lambda: _address(memory))
         processes = group.gather((os.getpid(), address))
-        offer = processes[0][1]
-        mapped = offer if isinstance(offer, str) else _mapped(*offer, layout.end)
-        pids = [pid for pid, _ in processes]
-        blocks = mapped if isinstance(mapped, str) else _laid_out(mapped, layout, group, pids)
+        offer, pids = processes[0][1], [pid for pid, _ in processes]
+        blocks = (
+            offer
+            if isinstance(offer, str)
+            else _or_refusal(lambda: _joined(offer, layout, group, pids))
+        )
         refusals = group.gather(blocks if isinstance(blocks, str) else None)
     finally:
         if not isinstance(memory, str):
@@ -89,6 +99,29 @@ def shared_blocks(group: Group, count: int, scalars: int) -> SharedBlocks | str:
         rank, refusal = next((n, why) for n, why in enumerate(refusals) if why is not None)
         return f"no memory is shared with rank {rank}: {refusal}" if rank else refusal
     return blocks
+
+
+def _or_refusal(action: Callable[[], Result]) -> Result | str:
+    """What an action gives, or its error as a reason: the other ranks wait for this one."""
+    try:
+        return action()
+    except Exception as error:
+        return f"memory cannot be shared: {error}".splitlines()[0]
+
+
+def _joined(
+    offer: tuple[str, bytes], layout: "Layout", group: Group, pids: list[int]
+) -> SharedBlocks | str:
+    """The parts of rank 0's memory, which this rank maps; or why it does not."""
+    mapped = _unsupported() or _mapped(*offer, layout.end)
+    return mapped if isinstance(mapped, str) else _laid_out(mapped, layout, group, pids)
+
+
+def _unsupported() -> str | None:
+    """What this rank lacks to share memory; None if nothing."""
+    if not (hasattr(os, "memfd_create") and hasattr(os, "pidfd_open")):
+        return "memory without a file, and watching other processes, take Linux"
+    return backend.unavailable("cpp", "cpu")  # whose barrier it is
 
 
 class Layout:
@@ -138,21 +171,16 @@ def _new_memory(memory_bytes: int) -> int | str:
     """The file descriptor of zeros in memory, which no folder has and a killed process leaves
     nothing of; or why there is none. It is allocated at once: to run out of memory later would end
     the process with SIGBUS."""
-    if not hasattr(os, "memfd_create"):
-        return "memory without a file takes Linux"
-    no_kernels = backend.unavailable("cpp", "cpu")
-    if no_kernels is not None:
-        return no_kernels
-    try:
-        free_bytes = _free_bytes()
-        if memory_bytes > free_bytes / 2:
-            return (
-                f"the sum takes {memory_bytes / 2**30:.1f} GiB, more than half of the "
-                f"{free_bytes / 2**30:.1f} GiB that are free"
-            )
-        descriptor = os.memfd_create("aefast-gradients")
-    except OSError as error:
-        return f"memory cannot be shared: {error}"
+    unsupported = _unsupported()
+    if unsupported is not None:
+        return unsupported
+    free_bytes = _free_bytes()
+    if memory_bytes > free_bytes / 2:
+        return (
+            f"the sum takes {memory_bytes / 2**30:.1f} GiB, more than half of the "
+            f"{free_bytes / 2**30:.1f} GiB that are free"
+        )
+    descriptor = os.memfd_create("aefast-gradients")
     try:
         os.write(descriptor, secrets.token_bytes(TOKEN_BYTES))
         os.posix_fallocate(descriptor, 0, memory_bytes)
@@ -166,6 +194,8 @@ def _free_bytes() -> float:
     """The memory that this machine and this container have left."""
     lines = MEMORY_INFO.read_text().splitlines()
     kibibytes = {name: number.split()[0] for name, _, number in (x.partition(":") for x in lines)}
+    if "MemAvailable" not in kibibytes:
+        raise OSError(f"{MEMORY_INFO} has no MemAvailable")
     free_bytes = 1024.0 * int(kibibytes["MemAvailable"])
     try:
         limit, used = ((CONTAINER / f"memory.{n}").read_text() for n in ("max", "current"))
@@ -174,14 +204,10 @@ def _free_bytes() -> float:
         return free_bytes
 
 
-def _address(descriptor: int) -> tuple[str, bytes] | str:
-    """How other processes of the machine open a file of this one, and the token in it; or why they
-    cannot."""
+def _address(descriptor: int) -> tuple[str, bytes]:
+    """How other processes of the machine open a file of this one, and the token in it."""
     path = f"/proc/{os.getpid()}/fd/{descriptor}"
-    try:
-        return path, _token(path)
-    except OSError as error:
-        return f"memory cannot be shared: {error}"
+    return path, _token(path)
 
 
 def _token(path: str) -> bytes:

@@ -85,6 +85,11 @@ def test_memory_is_shared_by_all_ranks_or_by_none_and_the_reason_is_said():
         "no /proc": r" by gloo \(memory cannot be shared: .*No such file or directory",
         "several machines": r" by gloo \(no memory is shared with rank 1: it runs on another mach",
         "hidden processes": r" by gloo \(it cannot open rank 0's: .*No such file or directory",
+        "odd numbers": r" by gloo \(memory cannot be shared: 'a number'\)",
+        "an older Python": r" by gloo \(no memory is shared with rank 1: memory without a file",
+        "no extension": r" by gloo \(no memory is shared with rank 1: it was not built\)",
+        "another torch": r" by gloo \(memory cannot be shared: no timeout\)",
+        "other sizes": r"DisagreementError: the size of the sum is \[6, 1\] on rank 1, and",
     }
     for rank in worlds.run(2, training.reasons):
         assert rank.keys() == expected.keys()

@@ -1,5 +1,6 @@
 """What the ranks of a test's process group train; without pytest, which they do without."""
 
+import os
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 import aefast
+from aefast import backend, torch_private
 from aefast import nn as models
 from aefast.distributed import gradients, shared_memory
 from aefast.distributed.group import current
@@ -140,11 +142,15 @@ def trained_over_the_network(names: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def reasons() -> dict[str, str]:
-    """Why memory is shared or not: always, with too little of it, and where ranks are on several
-    machines."""
+    """Why memory is shared or not: always, with too little of it, where ranks are on several
+    machines, and where one of them lacks something."""
+    is_second = current().rank == 1
 
-    def reason() -> str:
-        return shared_memory.way_of(shared_memory.shared_blocks(current(), 5, 1), current())
+    def reason(count: int = 5) -> str:
+        try:
+            return shared_memory.way_of(shared_memory.shared_blocks(current(), count, 1), current())
+        except ValueError as error:
+            return f"{type(error).__name__}: {error}"
 
     def own_token(path: str) -> bytes:
         return bytes([current().rank]) * shared_memory.TOKEN_BYTES
@@ -160,4 +166,16 @@ def reasons() -> dict[str, str]:
         outcomes["several machines"] = reason()
     with mock.patch.object(shared_memory, "_address", return_value=("/proc/0/fd/0", b"")):
         outcomes["hidden processes"] = reason()
+    with mock.patch.object(shared_memory, "_free_bytes", side_effect=KeyError("a number")):
+        outcomes["odd numbers"] = reason()
+    with mock.patch.object(os, "pidfd_open", os.pidfd_open):
+        if is_second:
+            del os.pidfd_open
+        outcomes["an older Python"] = reason()
+    unbuilt = "it was not built" if is_second else None
+    with mock.patch.object(backend, "unavailable", return_value=unbuilt):
+        outcomes["no extension"] = reason()
+    with mock.patch.object(torch_private, "timeout", side_effect=AttributeError("no timeout")):
+        outcomes["another torch"] = reason()
+    outcomes["other sizes"] = reason(5 + is_second)
     return outcomes
