@@ -8,6 +8,8 @@ from aefast.acceleration.serving import AcceleratedState, bind, unbind
 from aefast.acceleration.table import Report, ReportRow
 from aefast.acceleration.tracing import KEY, has_other_code
 
+OTHER_TOPK = "not the k largest of a linear layer, scattered into zeros_like, read by nothing else"
+
 
 def accelerate(model: nn.Module, *, loss: Callable[..., Tensor] | None = None) -> Report:
     """Let this package's kernels compute a plain PyTorch model's layers, in place.
@@ -135,6 +137,8 @@ def _rows(name: str, record: AcceleratedState) -> Iterator[ReportRow]:
         if state.single_layers:
             layers = f"{state.single_layers} x Linear alone"
             yield ReportRow(name, layers, False, "torch's own is as fast")
+        if state.other_topk:
+            yield ReportRow(name, f"{state.other_topk} x topk", False, OTHER_TOPK)
         for draw in state.torch_draws:
             yield ReportRow(name, draw, False, "torch draws these numbers itself")
 

@@ -200,7 +200,7 @@ class AcceleratedState:
         return not_paying if not_paying is not None and not_paying.is_trusted() else None
 
     def _key(self, arguments: tuple[Tensor, ...]) -> tuple[object, ...]:
-        if len(arguments) == 1:  # in 0.6 times the time of the general case
+        if len(arguments) == 1:  # 0.5 us instead of 1.4
             inputs: tuple[object, ...] = arguments[0].shape, arguments[0].dtype
         else:
             inputs = tuple([(one.shape, one.dtype) for one in arguments])

@@ -37,7 +37,8 @@ class RecognizedCode(NamedTuple):
         input: the node that the encoder reads.
         k: how many latents a row keeps.
         has_relu: whether negative values become 0.
-        dim: the dimension of the latents, as it was written: -1 or 1.
+        dims: the dimension of the latents, -1 or 1, as it was written for ``topk`` and for the
+            scatter.
         encoder: the weight and the bias.
         decoder: likewise, and whether the weight is used transposed; None where the code itself is
             the output.
@@ -47,7 +48,7 @@ class RecognizedCode(NamedTuple):
     input: fx.Node
     k: int
     has_relu: bool
-    dim: int
+    dims: tuple[int, int]
     encoder: tuple[Slot, Slot | None]
     decoder: tuple[Slot, Slot | None, bool] | None
 
@@ -97,7 +98,7 @@ class TopK:
         reason = refusal_of(x, given, shapes)
         if reason is not None:
             return reason
-        if x.dim() < 1 or x.shape[-1] != self.inputs or (self.code.dim == 1 and x.dim() != 2):
+        if x.dim() < 1 or x.shape[-1] != self.inputs or (1 in self.code.dims and x.dim() != 2):
             return NO_ROWS
         if x.numel() < FEWEST_ROWS * self.inputs:
             return FEW_ROWS
@@ -119,9 +120,9 @@ class TopK:
 
     def _plain_code(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         latents = F.linear(x, weight, bias)
-        values, indices = torch.topk(latents, self.code.k, self.code.dim)
+        values, indices = torch.topk(latents, self.code.k, self.code.dims[0])
         values = F.relu(values) if self.code.has_relu else values
-        return torch.zeros_like(latents).scatter(self.code.dim, indices, values)
+        return torch.zeros_like(latents).scatter(self.code.dims[1], indices, values)
 
     def _decoded(self, code: Tensor, decoder: list[Tensor | None]) -> Tensor:
         """The layer after the code, by PyTorch; without one the code."""
@@ -134,9 +135,29 @@ class TopK:
 
 def topk_codes_of(graph: fx.Graph, module: nn.Module) -> list[RecognizedCode]:
     """The top-k codes of a graph."""
+    _read_results_of_scatter(graph)
     writes = Writes(graph, module)
-    codes = [_code(node, module) for node in graph.nodes if _is(node, torch.topk, "topk")]
+    codes = [_code(node, module) for node in graph.nodes if _is_topk(node)]
     return [code for code in codes if code is not None and not writes.are_among(code.nodes)]
+
+
+def count_topk(graph: fx.Graph) -> int:
+    """How often a graph calls ``topk``."""
+    return sum(map(_is_topk, graph.nodes))
+
+
+def _is_topk(node: fx.Node) -> bool:
+    return _is(node, torch.topk, "topk")
+
+
+def _read_results_of_scatter(graph: fx.Graph) -> None:
+    """Let nodes after ``zeros.scatter_(...)`` that read ``zeros`` read its result, the same tensor:
+    so the statement and the expression become one graph."""
+    before: set[fx.Node] = set()
+    for node in graph.nodes:
+        before.add(node)
+        if node.op == "call_method" and node.target == "scatter_":
+            node.args[0].replace_all_uses_with(node, lambda user: user not in before)
 
 
 def _is(node: fx.Node, function: Callable[..., object], *methods: str) -> bool:
@@ -158,16 +179,17 @@ def _code(topk: fx.Node, module: nn.Module) -> RecognizedCode | None:
     encoder = linear_of(layer, module)
     if encoder is None or encoder[3] or not 1 <= k <= encoder[1].tensor.shape[0]:
         return None
-    between = _up_to_scatter(topk, latents, dim, module)
+    between = _up_to_scatter(topk, latents, module)
     if not between or (relus and set(layer.users) != {latents}):
         return None
     nodes = [layer, *relus, *between, *_relu_after(between[-1], module)]
     has_relu = any(activation_of(node, module) == "relu" for node in nodes)
     decoder = _decoder(nodes[-1], encoder[1].tensor.shape[0], module)
     nodes += nodes[-1].users if decoder is not None else ()
+    dims = (dim, _arguments(between[-1], "input", "dim")["dim"])
     order = {node: number for number, node in enumerate(topk.graph.nodes)}
     nodes.sort(key=order.__getitem__)
-    return RecognizedCode(nodes, encoder[0], k, has_relu, dim, encoder[1:3], decoder)
+    return RecognizedCode(nodes, encoder[0], k, has_relu, dims, encoder[1:3], decoder)
 
 
 def _relu_after(node: fx.Node, module: nn.Module) -> list[fx.Node]:
@@ -179,7 +201,7 @@ def _relu_after(node: fx.Node, module: nn.Module) -> list[fx.Node]:
     ]
 
 
-def _up_to_scatter(topk: fx.Node, latents: fx.Node, dim: int, module: nn.Module) -> list[fx.Node]:
+def _up_to_scatter(topk: fx.Node, latents: fx.Node, module: nn.Module) -> list[fx.Node]:
     """The nodes from a call of ``topk`` to the scatter of its values into zeros. Empty where there
     is none, or where another node reads any of them."""
     values, indices = _part(topk, 0, "values"), _part(topk, 1, "indices")
@@ -194,7 +216,9 @@ def _up_to_scatter(topk: fx.Node, latents: fx.Node, dim: int, module: nn.Module)
     if not _is(scatter, torch.scatter, "scatter", "scatter_") or not isinstance(zeros, fx.Node):
         return []
     is_of_zeros = _is(zeros, torch.zeros_like) and zeros.args == (latents,) and not zeros.kwargs
-    if not is_of_zeros or written != {"dim": dim, "index": indices, "src": selected[-1]}:
+    if not is_of_zeros or written.pop("dim", None) not in (-1, 1):
+        return []
+    if written != {"index": indices, "src": selected[-1]}:
         return []
     are_alone = set(latents.users) == {topk, zeros} and len(zeros.users) == 1
     return [topk, *selected, indices, zeros, scatter] if are_alone else []
