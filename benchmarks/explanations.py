@@ -156,8 +156,8 @@ EXPLANATIONS = (
         "itself.*",
     ),
     Explanation(
-        "Few rows take the model's own code, after a check of the model and of their shape. Until "
-        "a Xeon was measured the kernels took them.",
+        "Few rows take the model's own code, after a look-up of their shape; the model is checked "
+        "in one of 64 such calls.",
         "accelerate",
     ),
     Explanation(

@@ -137,7 +137,7 @@ OWN_CALLS = (
 )
 OWN_CODE = (
     "Layers called one by one do not pay at so few rows: the model's own code serves, after a "
-    "check of the model and of the rows' shape."
+    "look-up of the rows' shape; the model is checked in one of 64 such calls."
 )
 FLOAT64_SPECTRUM = (
     "The covariance is added in float64, and its eigenvectors are float64's; scikit-learn's are "

@@ -20,11 +20,12 @@ def accelerate(model: nn.Module, *, loss: Callable[..., Tensor] | None = None) -
 
     The kernels compute linear layers with their activations, however ``forward`` writes them,
     top-k codes by ``torch.topk`` and ``scatter``, dropout, ``torch.rand_like`` and
-    ``torch.randn_like``, of float32 tensors on a CPU. The model's
-    own code runs in calls where PyTorch is faster, and in those that are compiled, traced, cast or
-    on another device; likewise for a layer with a hook, a parametrization or an adapter. A
-    ``forward`` that torch.fx cannot trace, or that has side effects, stays as it is, and the
-    kernels compute each ``nn.Sequential`` in it.
+    ``torch.randn_like``, of float32 tensors on a CPU. Where torch draws by MKL, as on Intel
+    processors, all draws are torch's own. The model's own code runs in calls where PyTorch is
+    faster, and in those that are compiled or traced. PyTorch's operations compute the same layers
+    in calls that are cast or on another device, and each layer with a hook, a parametrization or an
+    adapter. A ``forward`` that torch.fx cannot trace, or that has side effects, stays as it is, and
+    the kernels compute each ``nn.Sequential`` in it.
 
     Args:
         model: any module. It may be wrapped, moved, cast or compiled before or after.

@@ -3,7 +3,7 @@
 A graph holds operations on tensors only. Side effects (storing, printing, drawing random numbers,
 asking which mode is on) would be lost. A value that the code reads would stay as it was when the
 graph was made. So a forward with side effects keeps its own code, and for any other the values
-that it reads are compared at each call.
+that it reads are compared before each call of the graph.
 """
 
 import builtins

@@ -235,7 +235,8 @@ class _Tracer(ThreadsTracer):
 class Guard:
     """The state that a graph was made from: its modules, and the values that their code reads.
 
-    A graph is valid while none of these has changed; :meth:`holds` compares them at every call.
+    A graph is valid while none of these has changed; :meth:`holds` compares them, before each call
+    of the graph.
     """
 
     def __init__(self, module: nn.Module, reads: list[Read]) -> None:
