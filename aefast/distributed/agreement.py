@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from aefast.data import Dataset
 from aefast.data.dataset import CHUNK_BYTES, chunks
@@ -100,6 +100,16 @@ def _plain(value: object) -> object:
     return value if isinstance(value, int | float | str | None) else repr(value)
 
 
+def module_facts(model: nn.Module) -> dict[str, object]:
+    """The settings of a model and of each module in it, as their ``repr`` says them."""
+    return {
+        f"the model's {name + ' ' if name else ''}options": (
+            f"{type(module).__name__}({module.extra_repr()})"
+        )
+        for name, module in model.named_modules()
+    }
+
+
 def state_facts(model: Any, optimizer: torch.optim.Optimizer) -> dict[str, object]:
     """Which tensors :func:`start_alike` makes the same on all ranks."""
     named_states = [(number, *state) for number, state in enumerate(_states(optimizer)) if state]
@@ -144,5 +154,6 @@ def _are_equal(group: Group, tensors: list[Tensor]) -> bool:
     return all(other == first for other in others)
 
 
-def _shapes(tensors: list[Tensor]) -> list[tuple[tuple[int, ...], str]]:
-    return [(tuple(tensor.shape), str(tensor.dtype)) for tensor in tensors]
+def _shapes(tensors: list[Tensor]) -> list[tuple[tuple[int, ...], str, str]]:
+    """With the kinds of numbers and devices."""
+    return [(tuple(tensor.shape), str(tensor.dtype), tensor.device.type) for tensor in tensors]

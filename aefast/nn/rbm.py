@@ -613,7 +613,15 @@ class RBM(HasSettings, Shardable):
     def extra_repr(self) -> str:
         hidden, visible = self.weight.shape
         chains = 0 if self.chain is None else len(self.chain)
-        return f"{visible}, {hidden}, visible_kind={self.visible_kind!r}, k={self.k}, {chains=}"
+        sparsity = ""
+        if self.sparsity_target is not None:
+            sparsity = (
+                f", sparsity_target={self.sparsity_target}, sparsity_weight={self.sparsity_weight}"
+            )
+        return (
+            f"{visible}, {hidden}, visible_kind={self.visible_kind!r}, k={self.k}, {chains=}"
+            f"{sparsity}"
+        )
 
 
 def pseudo_log_likelihood(

@@ -123,16 +123,19 @@ def choice_key(
 ) -> list[object]:
     """Everything that :func:`choose_engine` depends on: another key may mean another engine.
 
-    A callback changes it where it puts a hook on a layer, anneals a weight of the loss, or replaces
-    a parameter.
+    A callback changes it where it puts a hook on a layer, anneals a weight of the loss, replaces a
+    parameter, or lets one train that did not.
     """
     planned = plan_of(model)
+    # Which parameters there are and train: those that the ranks of a group sum gradients of.
+    trained = [(id(parameter), parameter.requires_grad) for parameter in model.parameters()]
     if isinstance(planned, str):
-        return [planned]
+        return [planned, trained]
     states = (getattr(planned, name, None) for name in ("chain", "idle", "threshold"))
     tensors = [*planned.parameters, *states]
     return [
         planned.plan,
+        trained,
         "loss" in model.__dict__,
         [*map(id, tensors)],
         _refusal(planned, dataset, optimizer),

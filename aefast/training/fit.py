@@ -16,6 +16,7 @@ from aefast.distributed.agreement import (
     agree,
     check_batch_size,
     data_facts,
+    module_facts,
     settings_of,
     start_alike,
     state_facts,
@@ -23,7 +24,6 @@ from aefast.distributed.agreement import (
 from aefast.distributed.group import Group, current, group_of, warn_of_forgotten_group
 from aefast.distributed.interrupts import noted_interrupts
 from aefast.distributed.losses import check_micro_batches, check_model, check_plain_model
-from aefast.nn.dictionary import SparseDictionary
 from aefast.nn.shared_batch import shared_batch
 from aefast.nn.step_plan import plan_of
 from aefast.nn.trainable import Trainable
@@ -322,6 +322,7 @@ def _facts(call: _Call, optimizer: torch.optim.Optimizer) -> dict[str, object]:
         raise TypeError("data is a function; in a process group it takes rows")
     check_model(call.model)
     _check_mean(call.model, call.dataset)
+    model: Any = call.model.module if isinstance(call.model, PlainModel) else call.model
     planned = plan_of(call.model)
     fields = {} if isinstance(planned, str) else planned.plan._asdict()
     facts = {**data_facts(call.dataset), **call.settings._asdict(), **settings_of(optimizer)}
@@ -330,17 +331,21 @@ def _facts(call: _Call, optimizer: torch.optim.Optimizer) -> dict[str, object]:
     return {
         "what takes a step": planned if isinstance(planned, str) else "the kernels",
         **facts,
-        "the model": type(getattr(call.model, "module", call.model)).__name__,
+        "the model": type(model).__name__,
+        "loss": _loss_name(call.model),
         **{f"the model's {name}": value for name, value in fields.items()},
-        "the model's options": _dictionary_options(call.model),
+        **module_facts(model),
         "validation is None": call.held_out is None,
         **state_facts(call.model, optimizer),
     }
 
 
-def _dictionary_options(model: Trainable) -> str:
-    """A sparse dictionary's sizes and settings, which no plan has."""
-    return model.extra_repr() if isinstance(model, SparseDictionary) else ""
+def _loss_name(model: Trainable) -> str:
+    """The name of a plain module's loss."""
+    if not isinstance(model, PlainModel):
+        return "the model's own"
+    loss = model.criterion
+    return model.objective or str(getattr(loss, "__qualname__", type(loss).__name__))
 
 
 def _new_run(

@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -13,7 +14,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import aefast
+from aefast.distributed.group import current
 from aefast.estimators import PCA, SparseCoding
+from aefast.training import fit_steps
 from tests.distributed import training
 
 ROWS = training.rows()
@@ -170,6 +173,24 @@ def plain() -> nn.Module:
     return nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 12))
 
 
+def without_plan() -> Any:
+    """A model that takes the ordinary loop, with another corruption on one rank."""
+    level = 0.4 if is_second() else 0.1
+    model = training.models.DenoisingAutoencoder(12, 8, corruption_level=level)
+    next(model.children()).register_forward_hook(lambda *arguments: None)
+    return model
+
+
+def unfrozen() -> str:
+    """A callback of each rank lets a bias train, of a model that takes the ordinary loop."""
+    model = nn.Sequential(nn.Linear(12, 12), nn.Softmax(1))
+    bias = model[0].bias.requires_grad_(False)
+    with mock.patch.object(fit_steps, "CALLBACK_SECONDS", 0.0):
+        fit(model, callback=lambda progress: bias.requires_grad_(True) is None, epochs=2)
+    first, second = current().gather(bias.tolist())
+    return "the same" if first == second else "other biases"
+
+
 def on_first_only(case: Callable[[], Any]) -> str:
     """Rank 0 makes a call, and the other one waits for it somewhere else."""
     result = "nothing" if is_second() else str(case())
@@ -230,6 +251,13 @@ CASES: dict[str, Callable[[], Any]] = {
     "an optimizer with a past": lambda: fit(optimizer=with_momentum),
     "a function": lambda: fit(data=lambda: iter([ROWS])),
     "another k": lambda: fit(training.models.BatchTopKSparseAutoencoder(12, 40, 3 + is_second())),
+    "another corruption without a plan": lambda: fit(without_plan()),
+    "another dropout without a plan": lambda: fit(
+        nn.Sequential(nn.Linear(12, 12), nn.Dropout(0.4 if is_second() else 0.1), nn.Softmax(1))
+    ),
+    "another loss without a plan": lambda: fit(
+        nn.Sequential(nn.Linear(12, 12), nn.Softmax(1)), loss="bce" if is_second() else "mse"
+    ),
     "a hook on one rank": lambda: fit(with_hook(on_first=True)),
     "a hook on the other rank": lambda: fit(with_hook(on_first=False)),
     "a frozen weight on one rank": lambda: fit(frozen()),
@@ -246,6 +274,7 @@ CASES: dict[str, Callable[[], Any]] = {
     "a callback that stops": lambda: fit(callback=stop, epochs=ENDLESS),
     "a callback that fails": lambda: fit(callback=fail, epochs=ENDLESS),
     "a callback that changes the rate": changing_rate,
+    "a callback that unfreezes": unfrozen,
     "an interrupt": interrupted,
     "a sum": lambda: fit(plain(), loss=nn.MSELoss(reduction="sum")),
     "a partial sum": lambda: fit(plain(), loss=lambda y, x: F.mse_loss(y, x, reduction="sum")),
