@@ -15,7 +15,7 @@ from aefast.data.pairs import Pair, PairedRows
 from aefast.data.tensor_rows import TensorRows
 from aefast.distributed.batch_shard import BatchShard
 from aefast.distributed.group import Group, LostRankError
-from aefast.distributed.losses import chains_of
+from aefast.distributed.losses import chains_of, exchanges
 from aefast.nn.trainable import Trainable
 from aefast.step.minibatch_schedule import MinibatchSchedule
 
@@ -137,8 +137,7 @@ class GroupEngine:
         over on any rank."""
         value = 0.0
         try:
-            self._raise_local_error()
-            value = self._compute(next(inputs), seed, shard)
+            value = self._compute(self._next(inputs), seed, shard)
         except LostRankError:
             raise
         except Exception as raised:  # the others wait for this rank
@@ -153,6 +152,16 @@ class GroupEngine:
             except Exception as raised:  # raised by a hook
                 self._error = raised
         return value, over > 0
+
+    def _next(self, inputs: Iterator[Tensor | Pair]) -> Tensor | Pair:
+        """The rank's next rows. Where the ranks exchange something in the loss, a rank that has an
+        error before it says so first: the others would wait for it there."""
+
+        def read() -> Tensor | Pair:
+            self._raise_local_error()
+            return next(inputs)
+
+        return self.group.together(read) if exchanges(self.steps.model) else read()
 
     def _compute(self, x: Tensor | Pair, seed: int, shard: BatchShard) -> float:
         """The rank's part of the loss, of its rows x ``[B, D]`` or pairs; its gradients are added

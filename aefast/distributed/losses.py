@@ -18,7 +18,7 @@ from aefast.distributed.batch_shard import BatchShard
 from aefast.distributed.group import Group, with_gradient_of
 from aefast.nn import RBM, BatchTopKSparseAutoencoder, SparseAutoencoder
 from aefast.nn.autoencoder import check_draw
-from aefast.nn.dictionary import SparseDictionary
+from aefast.nn.dictionary import Code, SparseDictionary
 from aefast.nn.trainable import Trainable
 from aefast.ops.shared import dispatch
 from aefast.thread_local_generator import ThreadLocalGenerator
@@ -96,6 +96,13 @@ def _loss_of_minibatch(
     if _has_loss_of(model, SparseDictionary):
         return functools.partial(_dictionary_loss, model)
     return None
+
+
+def exchanges(model: Trainable) -> bool:
+    """Whether the ranks exchange something in the loss, which all of them reach or none."""
+    if _loss_of_minibatch(model) is None:
+        return False
+    return model.exchanges if isinstance(model, RBM) else True
 
 
 @torch.no_grad()
@@ -289,9 +296,12 @@ def _dictionary_loss(
     """Dead latents are counted over the minibatch: a latent is active if it is on any rank. So are
     the largest latents that a batch top-k code takes."""
     x, given = x if isinstance(x, Pair) else (x, None)
-    target = model._checked_target(x, given)
-    objective = functools.partial(model._objective, x, target)
+
+    def objective() -> tuple[Tensor, Code, Tensor]:
+        return model._objective(x, model._checked_target(x, given))
+
     if isinstance(model, BatchTopKSparseAutoencoder) and model.training:
+        target = shard.group.together(lambda: model._checked_target(x, given))
         shared_code = model._encode_shared(x, shard.group)
         objective = functools.partial(model._objective_of, shared_code, target)
     if statistics is not None and len(x) == 0:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import aefast
+from aefast.distributed import engine
 from aefast.distributed.group import current
 from aefast.estimators import PCA, SparseCoding
 from aefast.training import fit_steps
@@ -191,6 +192,20 @@ def unfrozen() -> str:
     return "the same" if first == second else "other biases"
 
 
+def unread(name: str) -> str:
+    """Some rows cannot be read on one rank, of a model whose loss the ranks exchange sums in."""
+    read = engine.minibatches_of
+
+    def unreadable(*arguments: Any) -> Any:
+        if is_second():
+            raise OSError("a bad sector")
+        yield from read(*arguments)
+
+    ranks = dist.new_group(timeout=timedelta(seconds=8))
+    with mock.patch.object(engine, "minibatches_of", unreadable):
+        return fit(training.MODELS[name](), process_group=ranks)
+
+
 def on_first_only(case: Callable[[], Any]) -> str:
     """Rank 0 makes a call, and the other one waits for it somewhere else."""
     result = "nothing" if is_second() else str(case())
@@ -271,6 +286,11 @@ CASES: dict[str, Callable[[], Any]] = {
     "a code that fails": lambda: fit(BrokenCode(12, 8)),
     "a batch's code that fails": lambda: fit(BrokenBatch(12, 40, 3)),
     "an optimizer's hook that fails": lambda: fit(optimizer=hooked),
+    "rows that cannot be read": lambda: unread("topk"),
+    "rows of a machine that cannot be read": lambda: unread("rbm sparse"),
+    "a dictionary's optimizer's hook that fails": lambda: fit(
+        training.MODELS["topk"](), optimizer=hooked
+    ),
     "a callback that stops": lambda: fit(callback=stop, epochs=ENDLESS),
     "a callback that fails": lambda: fit(callback=fail, epochs=ENDLESS),
     "a callback that changes the rate": changing_rate,

@@ -61,6 +61,15 @@ EXPECTED: dict[str, tuple[str, ...]] = {
         OTHER.format("a hook's own"),
         "RuntimeError: a hook's own",
     ),
+    "rows that cannot be read": (OTHER.format("a bad sector"), "OSError: a bad sector"),
+    "rows of a machine that cannot be read": (
+        OTHER.format("a bad sector"),
+        "OSError: a bad sector",
+    ),
+    "a dictionary's optimizer's hook that fails": (
+        OTHER.format("a hook's own"),
+        "RuntimeError: a hook's own",
+    ),
     "a callback that stops": (r"\d+ steps by group",),
     "a callback that fails": (OTHER.format("\"a callback's own"), "KeyError: \"a callback's own"),
     "a callback that changes the rate": (DIFFERS.format("the optimizer's lr"),),
