@@ -24,8 +24,9 @@ pytestmark = pytest.mark.skipif(
 
 SHAPE = Shape(512, (784, 512))  # of a rank's minibatch
 RANKS = 2
-# The minibatches of one process, and how often a call takes them: as people train, for many steps.
-# Before a call's first step two ranks compare their data and parameters, some 40 ms.
+# The group's steps an epoch, of which one process alone takes RANKS times as many, and a call's
+# epochs: as people train, for many steps. Before a call's first step two ranks
+# compare their data and parameters, some 40 ms.
 STEPS = 16
 EPOCHS = 8
 # A rank that does not answer for so long never will.
