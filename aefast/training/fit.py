@@ -182,8 +182,8 @@ def fit(
         aefast.distributed.group.OtherRankError: a rank has an error, which it raises itself; it is
             a ValueError.
         aefast.distributed.group.LostRankError: a rank is gone; or, as a LateRankError, it did not
-            make the call or hangs, and the group's timeout is over: 10 minutes, or half an hour with
-            gloo, or what ``init_process_group(timeout=)`` set.
+            make the call or hangs, and the group's timeout is over: 10 minutes, or half an hour
+            with gloo, or what ``init_process_group(timeout=)`` set.
         KeyboardInterrupt: after a whole step, and on all ranks.
 
     >>> import torch, aefast
