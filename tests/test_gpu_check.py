@@ -316,7 +316,8 @@ def test_a_wrong_kernel_fails_and_the_next_case_runs(capsys: Any) -> None:
 @pytest.mark.skipif(bool(backend.unavailable("triton", "cpu")), reason="needs the interpreter")
 def test_products_at_tf32_may_lose_bits_as_tf32_does_and_no_more(monkeypatch: Any) -> None:
     linear = next(case for case in correctness.selftest.cases() if case.op == "linear_act")
-    assert correctness.at_tf32(linear)["value"] < 1e-5  # the interpreter multiplies in float32
+    # The interpreter multiplies in float32, and rounds to TF32 before that in Triton 3.6.
+    assert correctness.at_tf32(linear)["value"] < 2.0**-11
     exact = correctness.results_of
     for bits, is_well in ((11, True), (8, False)):  # TF32's, bfloat16's
 
