@@ -36,13 +36,23 @@ struct ActiveLatents {
     int64_t* indices;
 };
 
+// body(i) for each of count things, so many of them a task.
+template <int64_t kPerTask, class Body>
+void for_each(int threads, int64_t count, const Body& body) {
+    parallel_for(threads, ceil_divide(count, kPerTask), [&](int64_t task) {
+        const int64_t last = smaller((task + 1) * kPerTask, count);
+        for (int64_t i = task * kPerTask; i < last; ++i) body(i);
+    });
+}
+
 template <class Body>
 void for_rows(int threads, int64_t rows, const Body& body) {
-    constexpr int64_t kRowsPerTask = 32;
-    parallel_for(threads, ceil_divide(rows, kRowsPerTask), [&](int64_t task) {
-        const int64_t last = smaller((task + 1) * kRowsPerTask, rows);
-        for (int64_t row = task * kRowsPerTask; row < last; ++row) body(row);
-    });
+    for_each<32>(threads, rows, body);
+}
+
+template <class Body>
+void for_latents(int threads, int64_t latents, const Body& body) {
+    for_each<64>(threads, latents, body);
 }
 
 // residual -= target, element by element; the squared norm of what is left.

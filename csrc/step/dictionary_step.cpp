@@ -48,16 +48,6 @@ int64_t latents_per_block(int64_t latents) {
     return larger(kFewestLatentsPerBlock, ceil_divide(latents, kMostLatentBlocks));
 }
 
-// body(i) for each of count latents.
-template <class Body>
-void for_latents(int threads, int64_t count, const Body& body) {
-    constexpr int64_t kLatentsPerTask = 64;
-    parallel_for(threads, ceil_divide(count, kLatentsPerTask), [&](int64_t task) {
-        const int64_t last = smaller((task + 1) * kLatentsPerTask, count);
-        for (int64_t i = task * kLatentsPerTask; i < last; ++i) body(i);
-    });
-}
-
 class DictionaryStep {
   public:
     DictionaryStep(const DictionaryPlan& plan, const StepBatch& batch, Arena& arena)
