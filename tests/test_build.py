@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
 from pathlib import Path
@@ -251,3 +252,24 @@ def test_kernels_share_no_symbol_between_instruction_sets(kernel, tmp_path):
         and not name.startswith("DW.ref.")
     ]
     assert shared == []
+
+
+# Their kernels have the names of functions that they are made of.
+OVERLOADED = ("contractive", "linear_act")
+CALLERS = [
+    pytest.param(
+        path.relative_to(ROOT), marks=[pytest.mark.slow] * (path.parent.name not in OVERLOADED)
+    )
+    for path in sorted((ROOT / "csrc").rglob("*.cpp"))
+    if "AEFAST_RUN(" in path.read_text() or "AEFAST_EACH(" in path.read_text()
+]
+
+
+@needs_source
+@pytest.mark.parametrize("caller", CALLERS, ids=str)
+def test_kernels_are_called_on_processors_with_one_instruction_set(caller):
+    """ARM's builds have no AEFAST_X86: there the baseline kernels are the only ones."""
+    pybind11 = pytest.importorskip("pybind11")
+    includes = [pybind11.get_include(), sysconfig.get_path("include"), "csrc"]
+    command = ["g++", "-std=c++17", "-fopenmp", "-fsyntax-only", *(f"-I{path}" for path in includes)]
+    subprocess.run([*command, caller], cwd=ROOT, check=True)

@@ -15,9 +15,14 @@
 #define AEFAST_EACH(kernel) baseline::kernel
 #endif
 
-// Runs the active instruction set's kernel of this name on the arguments, without the GIL.
+// Runs the active instruction set's kernel of this name on the arguments, without the GIL. Where
+// there is one set alone it is called: some functions that kernels are made of have their names.
+#ifdef AEFAST_X86
 #define AEFAST_RUN(kernel, ...) \
     without_gil([&] { return active_kernel(AEFAST_EACH(kernel))(__VA_ARGS__); })
+#else
+#define AEFAST_RUN(kernel, ...) without_gil([&] { return baseline::kernel(__VA_ARGS__); })
+#endif
 
 namespace aefast {
 
