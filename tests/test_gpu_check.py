@@ -62,12 +62,14 @@ def test_a_line_that_a_kill_cut_off_is_left_out(tmp_path: Path) -> None:
 
 def test_a_stage_goes_on_after_a_fault_a_crash_and_a_failure(tmp_path: Path) -> None:
     jobs = [
+        stages.Job("missing", ["no-such-program"], 20, {}),
         job("fault", f"raise SystemExit({process.FAULT})"),
         job("crash", "import os; os.kill(os.getpid(), 11)"),
         job("failure", "raise SystemExit(3)"),
         job("well", "print('well')"),
     ]
-    endings = ["CUDA fault", "killed by SIGSEGV", "exit code 3", "passed"]
+    missing = "no-such-program does not start: No such file or directory"
+    endings = [missing, "CUDA fault", "killed by SIGSEGV", "exit code 3", "passed"]
     assert run_jobs(tmp_path, jobs) == endings
     assert "well" in (tmp_path / "log.txt").read_text()
 

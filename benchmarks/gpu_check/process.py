@@ -27,16 +27,21 @@ def run(
         ``"passed"``, or in a few words how else it ended.
     """
     with log.open("ab") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'benchmarks'}"} | (environment or {}),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-            preexec_fn=end_with_parent,
-        )
+        try:
+            process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=os.environ
+                | {"PYTHONPATH": f"{ROOT}:{ROOT / 'benchmarks'}"}
+                | (environment or {}),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                preexec_fn=end_with_parent,
+            )
+        except OSError as error:
+            return f"{command[0]} does not start: {error.strerror}"
     try:
         return ending(process.wait(seconds))
     except subprocess.TimeoutExpired:

@@ -44,7 +44,8 @@ SPEED_SECONDS = {
     "compile corrupt": 30,
 }
 PROFILED = ("linear", "reconstruction", "gibbs", "contractive", "corrupt", "launches")
-MEMORY_CHECK = ("compute-sanitizer", "--tool", "memcheck", "--error-exitcode", "1")
+MEMORY_CHECK = ("--tool", "memcheck", "--error-exitcode", "1")
+CUDA = Path("/usr/local/cuda/bin")  # where it is, though not on every PATH
 
 # A process that has less time than this does not get as far as its first case.
 LEAST_SECONDS = 3.0
@@ -108,8 +109,14 @@ def worker(rehearsal: bool, stage: str, name: str, seconds: float) -> Job:
     if stage == "sanitize":
         # Tensors that share a block of torch's memory would hide what is read beside one of them.
         environment["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
-        command = command if rehearsal else [*MEMORY_CHECK, *command]
+        command = command if rehearsal else [memory_checker(), *MEMORY_CHECK, *command]
     return Job(name, command, seconds, environment)
+
+
+def memory_checker() -> str:
+    """CUDA's compute-sanitizer."""
+    name = "compute-sanitizer"
+    return shutil.which(name) or shutil.which(name, path=str(CUDA)) or name
 
 
 def test_files(rehearsal: bool) -> list[str]:
@@ -149,14 +156,15 @@ def check(out: Path, seconds: float, names: Sequence[str], rehearsal: bool) -> N
 
 def bring_binaries(seconds: float, log: Path, write: Write) -> None:
     """The extension and the kernels for this GPU: the bundle's, or compiled on all cores."""
-    verify = worker(False, BINARIES, "verify", 30)
+    # A new machine may take half a minute to read torch from its disk; what is wrong ends at once.
+    verify = worker(False, BINARIES, "verify", 120)
     there = binaries.install(binaries.BUNDLE, binaries.PACKAGE)
-    if there and run_job(BINARIES, verify, 30, log, write) == process.PASSED:
+    if there and run_job(BINARIES, verify, seconds, log, write) == process.PASSED:
         return
     shutil.rmtree(binaries.PACKAGE / "cubins", ignore_errors=True)
     compiled = [Job(name, command, seconds, {}) for name, command in binaries.COMPILE.items()]
     run_stage(Stage(BINARIES, 0, len(compiled), compiled), seconds, log, write)
-    run_job(BINARIES, verify, 30, log, write)
+    run_job(BINARIES, verify, seconds, log, write)
 
 
 def run_stage(stage: Stage, seconds: float, log: Path, write: Write) -> None:
