@@ -270,6 +270,7 @@ CALLERS = [
 def test_kernels_are_called_on_processors_with_one_instruction_set(caller):
     """ARM's builds have no AEFAST_X86: there the baseline kernels are the only ones."""
     pybind11 = pytest.importorskip("pybind11")
-    includes = [pybind11.get_include(), sysconfig.get_path("include"), "csrc"]
-    command = ["g++", "-std=c++17", "-fopenmp", "-fsyntax-only", *(f"-I{path}" for path in includes)]
-    subprocess.run([*command, caller], cwd=ROOT, check=True)
+    folders = pybind11.get_include(), sysconfig.get_path("include"), "csrc"
+    includes = [f"-I{folder}" for folder in folders]
+    command = ["g++", "-std=c++17", "-fopenmp", "-fsyntax-only", *includes, caller]
+    subprocess.run(command, cwd=ROOT, check=True)
