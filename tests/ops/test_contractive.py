@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from aefast import capture, use_backend
 from aefast.functional import contractive_penalty, jacobian, tangents
-from aefast.ops.contractive import eager, passes, primitives, rows, triton
+from aefast.ops.contractive import eager, passes, primitives, rows, singular_vectors, triton
 from aefast.ops.contractive.settings import EncoderLayer
 from aefast.ops.linear_act.op import ACTIVATIONS
 from aefast.ops.shared import triton_gemm
@@ -605,9 +605,12 @@ def test_autocast_computes_as_the_definition_does():
 
 
 @pytest.mark.parametrize("widths", [(12, 9), (9, 12), (12, 20, 8)], ids=str)
+@pytest.mark.parametrize("widest", [0, 128], ids=["by iteration", "by Gram matrix"])
 @not_interpreted
-def test_tangents_are_the_leading_singular_vectors(device, widths):
+def test_tangents_are_the_leading_singular_vectors(device, widths, widest, monkeypatch):
     skip_when_interpreted(device, widths != (12, 9))
+    monkeypatch.setattr(singular_vectors, "WIDEST_GRAM", widest)
+    monkeypatch.setattr(singular_vectors, "PANEL_BYTES", 8 * 3 * 9 * 20)
     x, weights, biases = encoder(device, widths, batch=4)
     vectors, values = tangents(x, weights, biases, "tanh", 3)
     with use_backend("eager"):
@@ -617,6 +620,15 @@ def test_tangents_are_the_leading_singular_vectors(device, widths):
     torch.testing.assert_close(overlap, torch.ones_like(overlap), rtol=0, atol=1e-4)
     largest = vectors.gather(2, vectors.abs().argmax(2, keepdim=True))
     assert (largest > 0).all()
+
+
+def test_small_values_are_as_exact_as_the_largest():
+    """Singular values that fall by ten orders of magnitude."""
+    exact = torch.logspace(0, -10, 8, dtype=torch.float64)
+    left, right = (torch.linalg.qr(torch.randn(n, 8, dtype=torch.float64)).Q for n in (8, 20))
+    weight = (left * exact @ right.t()).float()
+    _, values = tangents(torch.zeros(1, 20), weight, None, "identity", 8)
+    torch.testing.assert_close(values[0].double(), exact, rtol=0, atol=1e-7)
 
 
 def test_tangents_of_no_rows(device):

@@ -173,8 +173,9 @@ def tangents(
 
     These are the right singular vectors of the Jacobian with the largest singular values. In a
     contractive autoencoder they span the tangent plane of the data's manifold, and how fast the
-    values fall tells its dimension. They are found by subspace iteration, from products with the
-    Jacobian that never write it.
+    values fall tells its dimension. Where the code or x has at most 128 columns, they are made of
+    the eigenvectors of the Jacobian's Gram matrix, in float64; else, and of float64, they are found
+    by subspace iteration, from products with the Jacobian that never write it.
 
     Args:
         x: ``[..., D]``; float32, bfloat16, float16 or float64.
@@ -182,7 +183,8 @@ def tangents(
         biases: likewise.
         activation: likewise.
         n: how many, in [1, min(D, H)].
-        iterations: at most so many; it ends before where the values stand still.
+        iterations: of subspace iteration at most so many; it ends before where the values stand
+            still.
 
     Returns:
         A named tuple of ``vectors [..., n, D]``, orthonormal, each one's largest component
