@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from results import Record, Result, setting_of
+from results import Record, Result, ratios, setting_of
 
 # What a curve is drawn against, and from how many points on: threads are one and all.
 FEWEST_POINTS = {"batch": 3, "weights": 3, "latents": 3, "k": 3, "threads": 2}
@@ -151,7 +151,7 @@ def curve(name: str, variable: str, by_value: dict[int, Record]) -> Curve:
 def point_of(case: Record, result: Result) -> tuple[dict[str, Any], Record] | None:
     """A case's coordinates on the axes, and the case; None of one that has no widths."""
     is_epoch = case["op"] == "fit" and "steps" not in case  # of a number of steps that it varies
-    if "shape" not in case or case["overhead"] or is_epoch:
+    if "shape" not in case or case["overhead"] or is_epoch or "eager" not in ratios(case):
         return None
     batch, *widths = case["shape"]
     if not widths:

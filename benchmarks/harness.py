@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from memory import peak_bytes
+from results import OUT_OF_MEMORY
 from torch import Tensor
 
 from aefast import backend
@@ -164,12 +165,21 @@ def warm_calls(case: Case, rotation: Iterator[Inputs]) -> tuple[dict[str, Run], 
         try:
             _warm_up(call)
         except Exception as error:  # the compiler may be missing, or fail in any of many ways
-            if name != "compile":
+            if name != "aefast" and is_out_of_memory(error):
+                skipped[name] = OUT_OF_MEMORY
+            elif name == "compile":
+                skipped[name] = str(error).strip().splitlines()[0]
+            else:
                 raise
-            skipped[name] = str(error).strip().splitlines()[0]
         else:
             calls[name] = call
     return calls, skipped
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """On a GPU, or of torch's allocator on a CPU, whose error has no class of its own."""
+    of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return of_memory or "can't allocate memory" in str(error)
 
 
 def peak_memory(calls: dict[str, Run], device: str) -> dict[str, int | None]:

@@ -14,7 +14,17 @@ import explanations
 import growth
 import report
 import targets
-from results import PEAK_SHARES, Record, Result, label, ratios, read, setting_of, worst
+from results import (
+    OUT_OF_MEMORY,
+    PEAK_SHARES,
+    Record,
+    Result,
+    label,
+    ratios,
+    read,
+    setting_of,
+    worst,
+)
 
 TEMPLATE = Path(__file__).with_name("page.html")
 COLORS = {"aefast": "#0b8a6f", "eager": "#8b98a5", "compile": "#c7b3e0"}
@@ -110,6 +120,8 @@ def heat_cell(case: Record | None) -> str:
     against = [f"{name} {report.ratio(times)}" for name, times in ratios(case).items()]
     title = escape("; ".join([report.duration(report.median(case["seconds"])), *against]))
     ratio = worst(case)
+    if math.isinf(ratio):
+        return f'<td title="{title}">{OUT_OF_MEMORY}</td>'
     return f'<td style="{color(ratio)}" title="{title}">{short(ratio)}</td>'
 
 
@@ -251,7 +263,7 @@ def memory_cell(case: Record) -> str:
 
 def ratio_cell(baseline: Record | None) -> str:
     if baseline is None or "skipped" in baseline:
-        return '<td data-value="">-</td>'
+        return f'<td data-value="">{report.missing(baseline)}</td>'
     lower, middle, upper = baseline["ratio"]
     loss = ' class="loss"' if middle < 1 else ""
     quartiles = f"({short(lower)}&ndash;{short(upper)})"

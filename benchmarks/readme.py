@@ -5,6 +5,7 @@ A figure is the median ratio to the quickest of a case's baselines, eager PyTorc
 the peer that is named: the lowest and the highest of the cases that a row stands for.
 """
 
+import math
 import re
 import statistics
 import textwrap
@@ -164,6 +165,7 @@ def fill(text: str, results: Sequence[Result]) -> str:
         "summary": summary,
         "table": figure_table,
         "targets": target_table,
+        "untimed": lambda _: untimed_target_table(),
         "reasons": reasons,
         "origins": origins,
         "losses": losses,
@@ -239,6 +241,16 @@ def target_table(results: Sequence[Result]) -> str:
     return table(rows)
 
 
+def untimed_target_table() -> str:
+    """What was asked that no case measures."""
+    heading = ["", "asked", "found", "by"]
+    rows = [
+        [f"{target.group}: {target.words}", target.asked, target.found, f"`{target.by}`"]
+        for target in targets.UNTIMED_TARGETS
+    ]
+    return table([heading, *rows])
+
+
 def reasons(results: Sequence[Result]) -> str:
     """Why a target is not reached, a paragraph a reason."""
     words: dict[str, list[str]] = {}
@@ -292,6 +304,7 @@ def ratios(results: Iterable[Result], rows: Iterable[Row]) -> list[float]:
         for case in result["cases"]
         if not case["overhead"]
         and case["device"] == "cpu"
+        and math.isfinite(worst(case))
         and any(
             case["op"] == row.op and re.fullmatch(row.setting, setting_of(case["case"]))
             for row in rows

@@ -10,7 +10,7 @@ from typing import Any
 import explanations
 import growth
 import targets
-from results import PEAK_SHARES, Record, Result, Spread, read
+from results import OUT_OF_MEMORY, PEAK_SHARES, Record, Result, Spread, read
 
 HEADING = [
     "case",
@@ -121,9 +121,15 @@ def overhead_row(record: Record) -> list[str]:
 
 def ratio(baseline: dict[str, Any] | None) -> str:
     if baseline is None or "skipped" in baseline:
-        return "-"
+        return missing(baseline)
     lower, middle, upper = baseline["ratio"]
     return f"{middle:.2f}x ({lower:.2f}-{upper:.2f})"
+
+
+def missing(baseline: dict[str, Any] | None) -> str:
+    """What stands in place of a ratio: one line below the tables has a longer reason."""
+    is_short = baseline is not None and baseline["skipped"] == OUT_OF_MEMORY
+    return OUT_OF_MEMORY if is_short else "-"
 
 
 def limit(record: Record) -> str:
@@ -186,7 +192,7 @@ def missing_numbers(result: Result) -> list[str]:
         f"{name}, {baseline['skipped']}"
         for record in result["cases"]
         for name, baseline in record["baselines"].items()
-        if "skipped" in baseline
+        if "skipped" in baseline and baseline["skipped"] != OUT_OF_MEMORY
     }
     return [f"{name} failed" for name in result["failed"]] + sorted(reasons)
 

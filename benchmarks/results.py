@@ -6,6 +6,7 @@ pytest-benchmark writes, take a hundred times the room and are left out.
 """
 
 import json
+import math
 import re
 import sys
 from collections.abc import Sequence
@@ -25,6 +26,8 @@ DIGITS = 4
 KEYS = ("measured", "commit", "local_changes", "machine", "failed", "cases")
 # The limit that a share of the peak is of, as limits.py names it.
 PEAK = "multiply-adds alone"
+# Why a baseline has no number, where its operators take more memory than there is.
+OUT_OF_MEMORY = "out of memory"
 # A case's shares of it, each contender's: of a call whose products were counted.
 PEAK_SHARES = "shares_of_peak"
 
@@ -142,8 +145,9 @@ def ratios(case: Record) -> dict[str, Record]:
 
 
 def worst(case: Record) -> float:
-    """The median ratio to the quickest baseline."""
-    return min(times["ratio"][1] for times in ratios(case).values())
+    """The median ratio to the quickest baseline; of a case whose baselines all ran out of memory
+    there is nothing that it could be slower than."""
+    return min((times["ratio"][1] for times in ratios(case).values()), default=math.inf)
 
 
 def as_json(result: Result) -> str:

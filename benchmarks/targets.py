@@ -1,5 +1,5 @@
 """What the first release was to reach: the asked figure of a case, or of the worst of some, and
-what a result has of it, reached or not.
+what a result has of it, reached or not; and what was asked that no case measures.
 
 A target that is not reached has its reason here, as far as one was found.
 """
@@ -61,6 +61,7 @@ RATIO = Measure(ratio, times)
 SHARE_OF_LIMIT = Measure(share_of_limit, "{:.0%}".format)
 OVER_LIMIT = Measure(over_limit, times, is_floor=False)
 SHARE_OF_PEAK = Measure(share_of_peak, "{:.0%}".format)
+RUNS = Measure(lambda case: case["seconds"][1] and 1.0, lambda _: "runs")
 SECONDS = Measure(lambda case: case["seconds"][1], lambda s: f"{1e3 * s:.3g} ms", is_floor=False)
 MEMORY = Measure(
     lambda case: case.get("peak_bytes"), lambda count: f"{count / 2**20:.1f} MiB", is_floor=False
@@ -573,6 +574,111 @@ TARGETS = (
         ("fwd+bwd 4096x784-512-256 highest, eager is batched products",),
         2,
         device="cuda",
+    ),
+    *(
+        Target(
+            GPU,
+            f"top-k, {latents} latents of 2688, {words}: the seconds published for an H100",
+            "topk",
+            (f"4096x2688-{latents} k32 {passes} float32, eager in parts of rows",),
+            published,
+            measure=SECONDS,
+            device="cuda",
+        )
+        for latents, words, passes, published in (
+            (344064, "the loss", "fwd", 0.054),
+            (344064, "the loss and its gradients", "fwd+bwd", 0.134),
+            (688128, "the loss", "fwd", 0.110),
+            (688128, "the loss and its gradients", "fwd+bwd", 0.264),
+        )
+    ),
+    Target(
+        GPU,
+        "top-k, 1048576 latents of 2688, the loss and its gradients: published as out of memory",
+        "topk",
+        ("4096x2688-1048576 k32 fwd+bwd float32, eager in parts of rows",),
+        1,
+        measure=RUNS,
+        device="cuda",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class UntimedTarget:
+    """What was asked that no case of the suite measures.
+
+    Args:
+        group: what it is one of.
+        words: what is asked, in words.
+        asked: the figure.
+        found: what was found of it; "-" where nothing could be.
+        by: the file that finds it: a test or a program.
+    """
+
+    group: str
+    words: str
+    asked: str
+    found: str
+    by: str
+
+
+UNTIMED_TARGETS = (
+    UntimedTarget(
+        RANKS,
+        "every kind of model on 1, 2 and 4 processes, 50 steps, against one process",
+        "parameters within 1e-6, draws to the bit",
+        "reached",
+        "tests/distributed/test_fit.py",
+    ),
+    UntimedTarget(
+        RANKS,
+        "random ranks killed at random moments, runs resumed on 1, 2 or 4",
+        "100 kills, each run at the uninterrupted one's numbers, no rank past 30 s",
+        "110 kills, reached",
+        "tests/distributed/test_train.py",
+    ),
+    UntimedTarget(
+        RANKS,
+        "FSDP2: the root, by layer, in mixed precision",
+        "gradients equal one process's",
+        "reached",
+        "tests/distributed/test_sharded.py",
+    ),
+    UntimedTarget(
+        DICTIONARIES,
+        "4096 synthetic features, 2000 steps: F1 of top-k latents beside SAELens' model",
+        "not 0.01 below, in half the time",
+        "0.654 beside 0.656 and 0.658 beside 0.655 (two seeds), in an eighth to a sixth",
+        "benchmarks/features.py",
+    ),
+    UntimedTarget(
+        DICTIONARIES,
+        "training, on 1 and 2 threads",
+        "the same bits",
+        "reached",
+        "tests/nn/test_topk.py",
+    ),
+    UntimedTarget(
+        GPU,
+        "the host's time of a linear layer with its gradients, of a loss, of Gibbs k = 100",
+        "60, 100, 300 us",
+        "- (120, 278, 198 us with a driver that launches nothing, on a Zen 4)",
+        "benchmarks/gpu_check/profiles.py",
+    ),
+    UntimedTarget(
+        GPU,
+        "noise",
+        "the CPU's bits",
+        "reached in Triton's interpreter",
+        "tests/ops/test_corrupt.py",
+    ),
+    UntimedTarget(
+        GPU,
+        "gpu-check killed at ten moments",
+        "what was done is there",
+        "reached",
+        "tests/test_gpu_check.py",
     ),
 )
 

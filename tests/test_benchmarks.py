@@ -194,6 +194,23 @@ def test_a_compiler_that_fails_leaves_its_reason(monkeypatch: pytest.MonkeyPatch
     assert "ratio" in record["baselines"]["eager"]
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError])
+def test_a_baseline_that_takes_too_much_memory_has_a_row_that_says_so(error: Any) -> None:
+    def too_large(*_: object) -> None:
+        raise error("CUDA out of memory")
+
+    case = make_case(eager=too_large, compiles=False)
+    record = harness.race(case, FakeBenchmark(), seconds=0.0)
+    assert record["baselines"] == {"eager": {"skipped": "out of memory"}}
+    kept = results.record(record, {"q1": 0.9, "median": 1, "q3": 1.1}) | {"shape": [1, 2, 3]}
+    assert report.case_row(kept)[3] == "out of memory"
+    result = {**RESULT, "cases": [kept]}
+    assert "out of memory" in page.render([result])
+    assert "out of memory" in report.render(result)
+    with pytest.raises(error):
+        harness.race(make_case(ours=too_large), FakeBenchmark(), seconds=0.0)
+
+
 def test_a_broken_eager_baseline_is_an_error() -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("broken")

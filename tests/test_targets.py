@@ -85,6 +85,7 @@ def test_the_asked_figure_is_the_instruction_sets() -> None:
         (targets.RATIO, 2, 1.99, False),
         (targets.SECONDS, 0.05, 0.05, True),
         (targets.SECONDS, 0.05, 0.051, False),
+        (targets.RUNS, 1, 1.0, True),
         (targets.OVER_LIMIT, 1.9, 1.8, True),
         (targets.OVER_LIMIT, 1.9, 2.0, False),
     ],
@@ -167,6 +168,13 @@ def test_every_target_names_cases_of_the_suite(named: set[tuple[str, str]]) -> N
         if target.device == "cpu" and not any(peer in name for peer in PEERS)
     }
     assert asked - named == set()
+
+
+@pytest.mark.parametrize("target", targets.UNTIMED_TARGETS, ids=lambda target: target.words)
+def test_what_no_case_measures_is_found_by_a_file_and_shown(target: Any) -> None:
+    assert (ROOT / target.by).is_file()
+    page = (ROOT / "aefast/docs/targets.md").read_text()
+    assert f"{target.group}: {target.words}" in page
 
 
 def test_every_function_has_a_case() -> None:
