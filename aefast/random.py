@@ -187,21 +187,29 @@ def draw_seed(
     """A fresh seed from ``generator``, or from torch's default one.
 
     It is drawn on the host, so that no device is waited for. Three cases keep it a tensor: where
-    the caller asks (a graph is traced), while a CUDA graph is captured (a replay must draw anew),
-    and where the generator itself lives on a device.
+    the caller asks (a graph is traced: there torch's default generator of the device draws it),
+    while a CUDA graph is captured (a replay must draw anew), and where the generator itself lives
+    on a device.
     """
     if generator is not None and generator.device.type != "cpu":
         return torch.empty(1, dtype=torch.int64, device=generator.device).random_(
             generator=generator
         )
     if as_tensor:
+        home = _in_graph(device) if generator is None else CPU
         return torch.randint(
-            SEED_LIMIT - 1, (1,), generator=generator, dtype=torch.int64, device="cpu"
+            SEED_LIMIT - 1, (1,), generator=generator, dtype=torch.int64, device=home
         )
     if is_captured(device):
         return torch.empty(1, dtype=torch.int64, device=device).random_()
     # This constructor takes half the time of torch.empty, and is on the CPU whatever the default.
     return int(torch.LongTensor(1).random_(generator=generator).item())
+
+
+def _in_graph(device: torch.device) -> torch.device:
+    """Where a seed is, in what is traced for a device: in torch.compile's graph for a GPU it is
+    there, since CUDA graphs hold no tensor of the host's."""
+    return device if device.type == "cuda" and torch.compiler.is_compiling() else CPU
 
 
 def child_seed(seed: int, child: int) -> int:
@@ -246,10 +254,8 @@ def _child(seed: int, child: Any) -> Any:
     return (high << 32 | low) & (SEED_LIMIT - 1)
 
 
-def seed_tensor(seed: int | Tensor) -> Tensor:
-    """A seed as the registered ops take it, an int64 tensor of one element."""
-    return (
-        seed
-        if isinstance(seed, Tensor)
-        else torch.scalar_tensor(seed, dtype=torch.int64, device="cpu")
-    )
+def seed_tensor(seed: int | Tensor, device: torch.device) -> Tensor:
+    """A seed as the registered ops on a device take it, an int64 tensor of one element."""
+    if isinstance(seed, Tensor):
+        return seed
+    return torch.scalar_tensor(seed, dtype=torch.int64, device=_in_graph(device))

@@ -5,6 +5,7 @@ holds the names to the torch that is installed, and lists the few files that rea
 """
 
 import sys
+from collections.abc import Callable
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -170,12 +171,10 @@ def cuda_stream(device: int) -> int:
     return stream
 
 
-def inductor() -> tuple[ModuleType, Any]:
-    """torch.compile's own compiler and its entry, which take seconds to import."""
-    from torch import _inductor
-    from torch._inductor.compile_fx import compile_fx
-
-    return _inductor, compile_fx
+def inductor(mode: str | None, options: dict[str, Any] | None) -> Callable[..., Any]:
+    """torch.compile's own compiler, in one of its modes or with its options, which it checks."""
+    compiler: Callable[..., Any] = torch._TorchCompileInductorWrapper(mode, options, None)
+    return compiler
 
 
 def scale_finite(gradients: list[Tensor], factor: Tensor) -> bool:

@@ -31,12 +31,9 @@ def aefast(
     A linear layer becomes one op where that is faster. Inductor compiles the rest, with its own
     modes and options.
     """
-    inductor, compile_fx = torch_private.inductor()
+    inductor = torch_private.inductor(mode, options)
     put_ops_in(graph_module)
-    patches = inductor.list_mode_options(mode) if mode else {}
-    compiled: Callable[..., object] = compile_fx(
-        graph_module, example_inputs, config_patches=patches | (options or {})
-    )
+    compiled: Callable[..., object] = inductor(graph_module, example_inputs)
     return compiled
 
 

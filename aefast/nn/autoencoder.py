@@ -194,14 +194,18 @@ class Autoencoder(EncoderDecoder):
     def step_fields(self) -> StepFields | str:
         """What a step's plan says beside its layers; or why the kernels cannot run this step."""
         fields: StepFields = {"objective": self.reconstruction}
-        if self.training and self.code_dropout:
+        if self._drops:
             fields |= {"code_stage": "dropout", "code_level": self.code_dropout}
         return fields
 
     @property
+    def _drops(self) -> bool:
+        return self.training and self.code_dropout > 0
+
+    @property
     def is_one_op(self) -> bool:
         """Whether the loss is one :func:`aefast.functional.reconstruction_loss`."""
-        return self.depth == 1 and not (self.training and self.code_dropout) and self.is_plain
+        return self.depth == 1 and not self._drops and self.is_plain
 
     def fused_loss(
         self,
@@ -253,7 +257,7 @@ class Autoencoder(EncoderDecoder):
         generator: torch.Generator | None,
         row_offset: int,
     ) -> Tensor:
-        if not (self.training and self.code_dropout):
+        if not self._drops:
             return code
         draws = seed, generator, row_offset, DrawStep.DROPOUT
         return sample_noise(code, "masking", self.code_dropout, *draws) / (1 - self.code_dropout)

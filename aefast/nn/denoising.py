@@ -116,7 +116,7 @@ class DenoisingAutoencoder(Autoencoder):
                 row_offset=row_offset,
             )
         drawn: Any = seed
-        if self.code_dropout:  # the noise and the dropout are of one seed, as in one call
+        if self.code_dropout > 0:  # the noise and the dropout are of one seed, as in one call
             checks.check_tensor(x, "x")
             drawn = dispatch.resolve_seed(seed, generator, x.device, dispatch.is_traced(x))
             generator = None

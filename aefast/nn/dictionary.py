@@ -316,7 +316,7 @@ class SparseDictionary(HasSettings, Shardable):
 
     def _with_auxiliary(self, loss: Tensor, x: Tensor, residual: Tensor) -> Tensor:
         """A loss with that of the dead latents, of x whose reconstruction is target + residual."""
-        if self.aux_k and self.aux_weight:
+        if self.aux_k and self.aux_weight > 0:
             loss = loss + self.aux_weight * self._auxiliary_loss(x, -residual.to(x.dtype))
         return loss
 

@@ -11,11 +11,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
+from torch._subclasses import FakeTensorMode
 
 from aefast import backend, use_backend
 from aefast.acceleration import compiling
-from aefast.functional import corrupt, linear_act
-from aefast.nn import DenoisingAutoencoder
+from aefast.functional import contractive_penalty, corrupt, linear_act
+from aefast.nn import (
+    RBM,
+    Autoencoder,
+    ContractiveAutoencoder,
+    DenoisingAutoencoder,
+    SparseAutoencoder,
+    TopKSparseAutoencoder,
+    VariationalAutoencoder,
+)
 from tests.accelerate.models import VAE, Denoising, EncoderDecoder, Tied
 
 pytestmark = pytest.mark.skipif(
@@ -145,6 +154,10 @@ def test_inductor_does_the_rest() -> None:
         torch.testing.assert_close(call(x), twin(x))
 
 
+# What torch does between Dynamo and a compiler, where numbers become tensors or constants.
+AOT_EAGER = torch._dynamo.lookup_backend("aot_eager")
+
+
 class Annealed(nn.Module):
     """Noise whose level is an attribute: as plain PyTorch writes it, by our op, or in our model."""
 
@@ -164,6 +177,8 @@ class Annealed(nn.Module):
             x = x + self.level * torch.randn_like(x)
         elif self.way == "plain masking":
             x = x * (torch.rand_like(x) > self.level)
+        elif self.way == "dropout":
+            x = corrupt(x, "masking", self.level) / (1 - self.level)
         else:
             x = corrupt(x, "salt_and_pepper", self.level)
         return self.net.decode(self.net.encode(x))
@@ -171,16 +186,22 @@ class Annealed(nn.Module):
 
 @pytest.mark.parametrize(
     "way",
-    ["plain gaussian", "plain masking", "op", "our model", "our loss", "our gaussian loss"],
+    [
+        *("plain gaussian", "plain masking", "op", "dropout", "our model", "our loss"),
+        "our gaussian loss",
+    ],
 )
 def test_annealing_a_level_compiles_nothing_anew(way: str) -> None:
     """But for the second level, from which on torch.compile takes the number for an input."""
     model, compilations = Annealed(way), []
     x = torch.rand(8, 20)
 
+    by_inductor = way in ("plain gaussian", "our loss")
+    compiler = compiling.aefast if by_inductor else AOT_EAGER
+
     def counting(graph_module: fx.GraphModule, inputs: Any) -> Any:
         compilations.append(graph_module)
-        return compiling.aefast(graph_module, inputs)
+        return compiler(graph_module, inputs)
 
     call = torch.compile(model, backend=counting, fullgraph=True)
     levels = (0.3, 0.25, 0.2, 0.1, 0.0)
@@ -193,6 +214,138 @@ def test_annealing_a_level_compiles_nothing_anew(way: str) -> None:
     with torch.no_grad():
         expected = model.net.loss(x) if "loss" in way else model.net(x)
     torch.testing.assert_close(output.detach(), expected)  # of level 0, not of an earlier one
+
+
+class Smooth(nn.Module):
+    """A penalty of the second order, CAE+H, on a code of our layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(20, 12)
+        self.noise = self.weight = 0.3
+
+    def loss(self, x: torch.Tensor) -> torch.Tensor:
+        weight, bias = self.layer.weight, self.layer.bias
+        noise = {"hessian_noise": self.noise, "hessian_weight": self.weight}
+        penalty = contractive_penalty(x, weight, bias, **noise, seed=3)
+        return penalty.mean()
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: Autoencoder(20, 12, code_dropout=0.3), "code_dropout"),
+        (lambda: DenoisingAutoencoder(20, 12, code_dropout=0.3), "code_dropout"),
+        (lambda: ContractiveAutoencoder(20, 12), "contraction"),
+        (lambda: SparseAutoencoder(20, 12), "sparsity_weight"),
+        (lambda: SparseAutoencoder(20, 12), "sparsity_target"),
+        (lambda: TopKSparseAutoencoder(20, 40, 4, aux_k=4, dead_after=1), "aux_weight"),
+        (Smooth, "noise"),
+        (Smooth, "weight"),
+    ],
+)
+def test_annealing_a_penalty_compiles_nothing_anew(make: Callable[[], Any], name: str) -> None:
+    torch.manual_seed(0)
+    model, compilations = make(), []
+    x = torch.rand(8, 20)
+
+    def counting(graph_module: fx.GraphModule, inputs: Any) -> Any:
+        compilations.append(graph_module)
+        return AOT_EAGER(graph_module, inputs)
+
+    call = torch.compile(model.loss, backend=counting, fullgraph=True)
+    for value in (0.3, 0.25, 0.2, 0.1):
+        setattr(model, name, value)
+        results = []
+        for loss in (call, model.loss):
+            torch.manual_seed(1)
+            model.zero_grad()
+            value = loss(x)
+            value.backward()
+            results.append([value.detach(), *(p.grad for p in model.parameters())])
+        torch.testing.assert_close(*results)
+    assert len(compilations) <= 2
+
+
+def test_seeds_are_inputs_of_the_graph() -> None:
+    compilations = []
+
+    def counting(graph_module: fx.GraphModule, inputs: Any) -> Any:
+        compilations.append(graph_module)
+        return AOT_EAGER(graph_module, inputs)
+
+    def noised(x: torch.Tensor, seed: int) -> torch.Tensor:
+        return corrupt(x, "masking", 0.3, seed=seed)
+
+    call = torch.compile(noised, backend=counting, fullgraph=True)
+    x = torch.rand(8, 20)
+    for seed in range(3, 8):
+        assert torch.equal(call(x, seed), noised(x, seed))
+    assert len(compilations) <= 2
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: DenoisingAutoencoder(20, 12),
+        lambda: Autoencoder(20, 12, code_dropout=0.3),
+        lambda: ContractiveAutoencoder(20, 12),
+        lambda: VariationalAutoencoder(20, 4),
+        lambda: RBM(20, 12),
+    ],
+)
+@pytest.mark.parametrize("seed", [None, 3])
+def test_a_graph_for_a_gpu_holds_no_tensor_of_the_hosts(
+    make: Callable[[], Any], seed: int | None
+) -> None:
+    """So that reduce-overhead makes a CUDA graph of it. A forward pass of tensors without memory
+    needs no GPU."""
+    model, graphs = make(), []
+
+    def kept(graph_module: fx.GraphModule, inputs: Any) -> Any:
+        graphs.append(graph_module.graph)
+        return graph_module.forward
+
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for module in model.modules():
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                on_gpu = torch.empty(parameter.shape, device="cuda")
+                module._parameters[name] = nn.Parameter(on_gpu, requires_grad=False)
+            for name, buffer in list(module.named_buffers(recurse=False)):
+                module._buffers[name] = torch.empty(buffer.shape, device="cuda")
+        loss = torch.compile(model.loss, backend=kept, fullgraph=True)
+        loss(torch.empty(8, 20, device="cuda"), seed=seed)
+    values = [node.meta.get("example_value") for graph in graphs for node in graph.nodes]
+    devices = [value.device.type for value in values if isinstance(value, torch.Tensor)]
+    assert len(devices) > 4
+    assert set(devices) == {"cuda"}
+
+
+def test_modes_and_options_are_inductors(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._inductor import compile_fx
+
+    patches = []
+
+    def compiled_by_inductor(graph_module: fx.GraphModule, inputs: Any, **settings: Any) -> Any:
+        patches.append(settings["config_patches"])
+        return graph_module.forward
+
+    monkeypatch.setattr(compile_fx, "compile_fx", compiled_by_inductor)
+    layer = nn.Linear(20, 12)
+    for settings in (
+        {"mode": "reduce-overhead"},
+        {"mode": "max-autotune"},
+        {"options": {"max-autotune": True}},
+        {},
+    ):
+        torch.compiler.reset()
+        torch.compile(layer, backend=compiling.aefast, **settings)(torch.rand(8, 20))
+    assert patches[0] == {"triton.cudagraphs": True}
+    assert patches[1]["max_autotune"]
+    assert patches[2:] == [{"max_autotune": True}, {}]
+    torch.compiler.reset()
+    with pytest.raises(Exception, match="Unrecognized mode=quick"):
+        torch.compile(layer, backend=compiling.aefast, mode="quick")(torch.rand(8, 20))
 
 
 def test_it_is_found_by_its_name() -> None:

@@ -556,14 +556,15 @@ def test_opcheck(name, widths, options):
     noise = options.get("hessian_noise", 0.0)
     settings = (",".join(["tanh"] * len(weights)), probes, noise, 0.7, torch.tensor(3), 2)
     with use_backend(name):
-        torch.library.opcheck(torch.ops.aefast.contractive_penalty, (x, weights, biases, *settings))
+        forward = torch.ops.aefast.contractive_penalty
+        torch.library.opcheck(forward, (x, weights, biases, *settings, None))
         detached = [x.detach()], [w.detach() for w in weights], [b.detach() for b in biases]
         (x,), weights, biases = detached
         needs_grad = [True] * (1 + 2 * len(weights))
         grads = torch.randn(len(x)), torch.randn(len(x), weights[-1].shape[0])
         torch.library.opcheck(
             torch.ops.aefast.contractive_penalty_backward,
-            (*grads, x, weights, biases, *settings, needs_grad),
+            (*grads, x, weights, biases, *settings, needs_grad, None),
         )
 
 

@@ -129,9 +129,14 @@ def penalty_of(
             weight.new_zeros(weight.shape[0]) if bias is None else bias
             for weight, bias, _ in layers
         ]
-        seed = random.seed_tensor(settings.seed)
+        settings = settings._replace(seed=random.seed_tensor(settings.seed, x.device))
+        hessian = dispatch.numbers_in_graph(
+            x.device, settings.hessian_noise, settings.hessian_weight
+        )
+        if hessian is not None:
+            settings = settings._replace(hessian_noise=0.0, hessian_weight=0.0)
         return torch.ops.aefast.contractive_penalty(
-            x, weights, biases, ",".join(activations), *settings._replace(seed=seed)
+            x, weights, biases, ",".join(activations), *settings, hessian
         )
     primitives = _primitives(x)
     primitives.autocast = autocast
@@ -321,9 +326,12 @@ def _registered(
     hessian_weight: float,
     seed: Tensor,
     row_offset: int,
+    hessian: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The penalty, the standard error (empty without one) and the code."""
+    """The penalty, the standard error (empty without one) and the code. ``hessian``, where it is a
+    tensor, holds ``hessian_noise`` and ``hessian_weight``."""
     settings = PenaltySettings(probes, hessian_noise, hessian_weight, seed, row_offset)
+    settings = _with_numbers(settings, hessian)
     layers = _check_registered(x, weights, biases, activations, settings)
     primitives = _primitives_or_plain(x, layers, settings)
     penalty, error, saved_pass = _forward(primitives, x, layers, settings, False)
@@ -353,9 +361,11 @@ def _registered_backward(
     seed: Tensor,
     row_offset: int,
     needs_grad: Sequence[bool],
+    hessian: Tensor | None,
 ) -> list[Tensor]:
     """The gradients by x, the weights and the biases; empty those that are not needed."""
     settings = PenaltySettings(probes, hessian_noise, hessian_weight, seed, row_offset)
+    settings = _with_numbers(settings, hessian)
     layers = _check_registered(x, weights, biases, activations, settings)
     count = len(layers)
     if len(needs_grad) != 1 + 2 * count:
@@ -374,14 +384,27 @@ def _(
     x: Tensor,
     weights: Sequence[Tensor],
     biases: Any,
-    *arguments: Any,
+    activations: str,
+    probes: int,
+    hessian_noise: float,
+    hessian_weight: float,
+    seed: Tensor,
+    row_offset: int,
+    needs_grad: Sequence[bool],
+    *_: Any,
 ) -> list[Tensor]:
     widths = [weight.shape[:1] for weight in weights]
     shapes = [x.shape, *(weight.shape for weight in weights), *widths]
     return [
-        x.new_empty(shape if need else (0,))
-        for shape, need in zip(shapes, arguments[-1], strict=True)
+        x.new_empty(shape if need else (0,)) for shape, need in zip(shapes, needs_grad, strict=True)
     ]
+
+
+def _with_numbers(settings: PenaltySettings, hessian: Tensor | None) -> PenaltySettings:
+    if hessian is None:
+        return settings
+    noise, weight = hessian.tolist()
+    return settings._replace(hessian_noise=noise, hessian_weight=weight)
 
 
 def _check_registered(
@@ -400,32 +423,34 @@ def _check_registered(
 
 
 def _setup_context(ctx: Context, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, weights, biases, ctx.activations, *ctx.settings, seed, ctx.row_offset = inputs
+    x, weights, biases, ctx.activations, *ctx.settings, seed, ctx.row_offset, hessian = inputs
     ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(seed, x, *weights, *biases)
+    ctx.save_for_backward(seed, hessian, x, *weights, *biases)
     ctx.count = len(weights)
 
 
 def _registered_gradients(
     ctx: Context, grad_penalty: Tensor, _: Tensor, grad_code: Tensor
 ) -> tuple[Any, ...]:
-    seed, x, *parameters = ctx.saved_tensors
+    seed, hessian, x, *parameters = ctx.saved_tensors
     weights, biases = parameters[: ctx.count], parameters[ctx.count :]
     tensors = [x, *weights, *biases]
     settings = PenaltySettings._make((*ctx.settings, seed, ctx.row_offset))
     if torch.is_grad_enabled():  # the gradients are to be differentiated again
+        settings = _with_numbers(settings, hessian)
         layers = _layers(parameters, ctx.activations.split(","))
         gradients = eager.gradients(grad_penalty, grad_code, x, layers, settings)
         gradients = connected(gradients, (grad_penalty, grad_code, *tensors))
-        return gradients[0], gradients[1 : 1 + ctx.count], gradients[1 + ctx.count :], *(None,) * 6
+        return gradients[0], gradients[1 : 1 + ctx.count], gradients[1 + ctx.count :], *(None,) * 7
     needs_grad = [tensor is not None and tensor.requires_grad for tensor in tensors]
     gradients = torch.ops.aefast.contractive_penalty_backward(
         grad_penalty, grad_code, x, weights, biases, ctx.activations, *settings, needs_grad,
+        hessian,
     )  # fmt: skip
     grad_x, *other_gradients = (
         g if need else None for g, need in zip(gradients, needs_grad, strict=True)
     )
-    return grad_x, other_gradients[: ctx.count], other_gradients[ctx.count :], *(None,) * 6
+    return grad_x, other_gradients[: ctx.count], other_gradients[ctx.count :], *(None,) * 7
 
 
 _registered.register_autograd(_registered_gradients, setup_context=_setup_context)

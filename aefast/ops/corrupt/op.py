@@ -36,7 +36,7 @@ def run(x: Tensor, noise: Noise, traced: bool) -> Tensor:
     if traced:
         if dispatch.is_defined_in_trace(x):
             return eager.corrupt(x, noise)
-        return _in_graph(x, noise, dispatch.level_in_graph(noise.level, x.device))
+        return _in_graph(x, noise, dispatch.numbers_in_graph(x.device, noise.level))
     name = backend.select(x.device, x.dtype)
     if name == "eager" or x.numel() == 0 or dispatch.is_transformed(x):
         return eager.corrupt(x, noise)
@@ -47,7 +47,7 @@ def run(x: Tensor, noise: Noise, traced: bool) -> Tensor:
 
 def _in_graph(x: Tensor, noise: Noise, level: Tensor | None) -> Tensor:
     """The registered op. ``level``, where it is a tensor, stands for the noise's own."""
-    seed = random.seed_tensor(noise.seed)
+    seed = random.seed_tensor(noise.seed, x.device)
     noise = noise._replace(seed=seed, level=noise.level if level is None else 0.0)
     noised: Tensor = torch.ops.aefast.corrupt(x, *noise, level)
     return noised

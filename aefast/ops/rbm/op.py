@@ -394,7 +394,7 @@ def _registered_call(visible: Tensor, machine: Machine, settings: ChainSettings)
     k, beta, clamp_mask, return_probs, seed, row_offset = settings
     drawn, hidden, visible_prob, hidden_prob = torch.ops.aefast.gibbs(
         visible, weight, visible_bias, hidden_bias, log_var, k, beta, clamp_mask, return_probs,
-        random.seed_tensor(seed), row_offset,
+        random.seed_tensor(seed, visible.device), row_offset,
     )  # fmt: skip
     if not return_probs:
         return Sample(drawn, hidden, None, None)

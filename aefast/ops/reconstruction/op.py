@@ -58,12 +58,15 @@ def run(inputs: LossInputs, settings: LossSettings, reduction: str, traced: bool
     if not traced and not _pays(inputs, settings):
         return eager.reconstruction_loss(inputs, settings, reduction, corrupt=corrupt_with)
     if traced:
-        seed_tensor = random.seed_tensor(settings.seed)
+        seed_tensor = random.seed_tensor(settings.seed, inputs.x.device)
         flags = list(needs_grad)
-        level = dispatch.level_in_graph(settings.corruption_level, inputs.x.device)
-        constant = settings.corruption_level if level is None else 0.0
+        level, contraction = settings.corruption_level, settings.contraction
+        numbers = dispatch.numbers_in_graph(inputs.x.device, level, contraction)
+        if numbers is not None:
+            level = contraction = 0.0
         return torch.ops.aefast.reconstruction_loss(
-            *inputs, *settings[:4], constant, seed_tensor, *settings[6:8], reduction, flags, level,
+            *inputs, *settings[:4], level, seed_tensor, settings.row_offset, contraction, reduction,
+            flags, numbers,
         )[0]  # fmt: skip
     name = backend.select(inputs.x.device, inputs.x.dtype)
     if dispatch.is_differentiated(*inputs):
@@ -323,16 +326,21 @@ def _registered(
     contraction: float,
     reduction: str,
     needs_grad: list[bool],
-    level_tensor: Tensor | None = None,
+    numbers: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The loss and, float32, its gradients by the inputs that are needed; the others empty."""
+    """The loss and, float32, its gradients by the inputs that are needed; the others empty.
+
+    ``numbers``, where it is a tensor, holds ``corruption_level`` and ``contraction``.
+    """
     inputs = LossInputs(x, encoder_weight, encoder_bias, decoder_weight, decoder_bias, target)
+    if numbers is not None:
+        corruption_level, contraction = numbers.tolist()
     settings = LossSettings(
         activation,
         output_activation,
         reconstruction,
         corruption,
-        corruption_level if level_tensor is None else level_tensor.item(),
+        corruption_level,
         seed,
         row_offset,
         contraction,
@@ -394,17 +402,17 @@ def _(x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
 
 
 def _setup_context(ctx: Context, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors_and_settings, ctx.reduction, ctx.needs_grad, level_tensor = inputs
+    *tensors_and_settings, ctx.reduction, ctx.needs_grad, numbers = inputs
     tensors, (*ctx.settings, seed, ctx.row_offset, ctx.contraction) = (
         tensors_and_settings[:6],
         tensors_and_settings[6:],
     )
     ctx.mark_non_differentiable(*output[1:])
-    ctx.save_for_backward(seed, level_tensor, *tensors, *output[1:])
+    ctx.save_for_backward(seed, numbers, *tensors, *output[1:])
 
 
 def _registered_gradients(ctx: Context, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    seed, level_tensor, *saved = ctx.saved_tensors
+    seed, numbers, *saved = ctx.saved_tensors
     inputs, gradients_at_one = LossInputs(*saved[:6]), saved[6:]
     if any(
         needs_gradient and not computed
@@ -413,8 +421,9 @@ def _registered_gradients(ctx: Context, grad: Tensor, *_: Any) -> tuple[Tensor |
         raise ValueError("needs_grad names fewer inputs than require a gradient")
     if torch.is_grad_enabled():  # they are to be differentiated again
         settings = LossSettings._make((*ctx.settings, seed, ctx.row_offset, ctx.contraction, None))
-        if level_tensor is not None:
-            settings = settings._replace(corruption_level=level_tensor.item())
+        if numbers is not None:
+            level, contraction = numbers.tolist()
+            settings = settings._replace(corruption_level=level, contraction=contraction)
         gradients = _definition_gradients(inputs, settings, grad, ctx.reduction)
     else:
         gradients = _times_incoming(PerInput(*gradients_at_one), grad, inputs.x, ctx.reduction)

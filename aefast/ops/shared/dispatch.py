@@ -89,9 +89,10 @@ def is_traced(*tensors: Tensor | None) -> bool:
     return count_dispatch_modes() > 0 or includes_dispatch_key(PRE_DISPATCH) or is_jit_tracing()
 
 
-def level_in_graph(level: float, device: torch.device) -> Tensor | None:
-    """A level of noise as an input of the graph that torch.compile makes, so that another level
-    compiles nothing anew: a float64 tensor, which a registered op takes in the number's place.
+def numbers_in_graph(device: torch.device, *numbers: float) -> Tensor | None:
+    """Numbers that training anneals, a level of noise or a penalty's factor, as inputs of the graph
+    that torch.compile makes, so that others compile nothing anew: a float64 tensor, which a
+    registered op takes in the numbers' place.
 
     None outside torch.compile, and on a GPU: a CUDA graph holds no tensor of the host's.
     """
@@ -99,8 +100,9 @@ def level_in_graph(level: float, device: torch.device) -> Tensor | None:
         return None
     if device.type != "cpu":
         return None
-    # torch.full would have torch.compile take the level for a constant.
-    return torch.ones((), dtype=torch.float64, device="cpu") * level
+    # torch.full would have torch.compile take a number for a constant.
+    one = torch.ones((), dtype=torch.float64, device="cpu")
+    return torch.stack([one * number for number in numbers])
 
 
 def is_defined_in_trace(

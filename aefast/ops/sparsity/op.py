@@ -32,7 +32,8 @@ def run(code: Tensor, target: float | None) -> Tensor:
             return _defined(code, target)
         if target is None:
             return torch.ops.aefast.l1_sparsity(code)
-        return torch.ops.aefast.kl_sparsity(code, target)[0]
+        number = dispatch.numbers_in_graph(code.device, target)
+        return torch.ops.aefast.kl_sparsity(code, target if number is None else 0.0, number)[0]
     name = backend.select(code.device, code.dtype)
     if name == "eager" or code.numel() == 0 or dispatch.is_transformed(code):
         if target is not None:
@@ -128,8 +129,12 @@ class _L1Sparsity(KernelFunction):
 
 
 @registered("aefast::kl_sparsity")
-def _registered_kl(code: Tensor, target: float) -> tuple[Tensor, Tensor]:
-    """The penalty, and its gradient by any row's code."""
+def _registered_kl(
+    code: Tensor, target: float, number: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The penalty, and its gradient by any row's code. ``number``, where it is a tensor, holds the
+    target."""
+    target = _target_of(target, number)
     check_code(code)
     checks.check_number(target, "target", 0, 1)
     name = backend.select(code.device, code.dtype)
@@ -139,23 +144,27 @@ def _registered_kl(code: Tensor, target: float) -> tuple[Tensor, Tensor]:
     return _run_kl(code, target, name)
 
 
+def _target_of(target: float, number: Tensor | None = None) -> float:
+    return target if number is None else number.item()
+
+
 @_registered_kl.register_fake
-def _(code: Tensor, target: float) -> tuple[Tensor, Tensor]:
+def _(code: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     slope_dtype = torch.promote_types(code.dtype, torch.float32)
     return code.new_empty(()), code.new_empty(code.shape[-1:], dtype=slope_dtype)
 
 
 def _setup_kl(ctx: Context, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    code, ctx.target = inputs
+    code, ctx.target, number = inputs
     ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(code, output[1])
+    ctx.save_for_backward(code, output[1], number)
 
 
-def _backward_kl(ctx: Context, grad: Tensor, _: Tensor) -> tuple[Tensor, None]:
-    code, slope = ctx.saved_tensors
+def _backward_kl(ctx: Context, grad: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
+    code, slope, number = ctx.saved_tensors
     if torch.is_grad_enabled():
-        slope = eager.slope(code, ctx.target)
-    return _expanded(slope, grad, code), None
+        slope = eager.slope(code, _target_of(ctx.target, number))
+    return _expanded(slope, grad, code), None, None
 
 
 _registered_kl.register_autograd(_backward_kl, setup_context=_setup_kl)
@@ -163,7 +172,10 @@ _registered_kl.register_autograd(_backward_kl, setup_context=_setup_kl)
 
 @_registered_kl.register_vmap
 def _(info: object, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
-    definition = lambda *a: (eager.kl_sparsity(*a), eager.slope(*a))  # noqa: E731
+    def definition(code: Tensor, *numbers: Any) -> tuple[Tensor, Tensor]:
+        target = _target_of(*numbers)
+        return eager.kl_sparsity(code, target), eager.slope(code, target)
+
     return torch.vmap(definition, in_dims)(*arguments), (0, 0)
 
 

@@ -30,7 +30,8 @@ def sample(
     if traced:
         if dispatch.is_defined_in_trace(mean):
             return eager.reparameterize(mean, log_var, seed, row_offset)
-        return torch.ops.aefast.reparameterize(mean, log_var, random.seed_tensor(seed), row_offset)
+        seed = random.seed_tensor(seed, mean.device)
+        return torch.ops.aefast.reparameterize(mean, log_var, seed, row_offset)
     name = backend.select(mean.device, mean.dtype)
     if name == "eager" or mean.numel() == 0 or dispatch.is_transformed(mean, log_var):
         return eager.reparameterize(mean, log_var, seed, row_offset)
