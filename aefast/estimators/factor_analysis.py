@@ -8,9 +8,10 @@ from sklearn.utils.extmath import svd_flip
 from torch import Tensor
 
 from aefast.estimators.conversion import RandomState
-from aefast.estimators.linear_factor import LinearFactorModel, leading_axes
+from aefast.estimators.linear_factor import LinearFactorModel
 from aefast.estimators.moments import Moments, as_double
 from aefast.estimators.rotation import ROTATIONS, rotated
+from aefast.estimators.spectrum import leading_axes
 from aefast.ops.shared import checks
 
 LEAST_NOISE = 1e-12

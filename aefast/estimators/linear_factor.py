@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from scipy.linalg import eigh
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
@@ -78,14 +77,6 @@ def log_density(centered: Tensor, weight: Tensor, noise: Tensor) -> Tensor:
     residual = (centered - latent @ weight) / noise.sqrt()
     quadratic = residual.square().sum(1) + latent.square().sum(1)
     return -0.5 * (quadratic + log_det + len(noise) * math.log(2 * math.pi))
-
-
-def leading_axes(symmetric: np.ndarray, count: int) -> tuple[Tensor, Tensor]:
-    """The largest eigenvalues ``[count]``, the largest first and none below 0, and their
-    eigenvectors, a row each. 50 of 784 take a quarter of the time of all."""
-    size = len(symmetric)
-    values, vectors = eigh(symmetric, subset_by_index=(size - count, size - 1), check_finite=False)
-    return as_double(values).flip(0).clamp(min=0), as_double(vectors.T).flip(0)
 
 
 class LinearFactorModel(FloatTransformer):

@@ -4,6 +4,7 @@ Of fewer samples than features the scatter is kept as a root, with a row a sampl
 with many features no ``[D, D]`` matrix is ever made.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
 
@@ -73,17 +74,17 @@ class Moments:
                 element ij of the scatter is off by at most 4096 u sqrt(scatter_ii scatter_jj).
                 Rows whose products leave float32's range are taken in float64.
         """
-        moments = self
-        if X.shape[0] == 0:  # a rank may have no rows
-            return moments
+        samples, features = X.shape
+        if samples == 0:  # a rank may have no rows
+            return self
+        if self.count + samples < features:
+            return self._with_few(as_double(X).numpy())
         blocks = (
             row_blocks(X, torch.float32, 2 * ROWS_AT_ONCE)
             if single
             else row_blocks(X, torch.float64, ROWS_AT_ONCE)
         )
-        for rows in blocks:
-            moments = moments._with(rows.numpy())
-        return moments
+        return self.merged(_moments_of_blocks(features, blocks))
 
     def merged(self, other: "Moments") -> "Moments":
         """The moments of both's rows: to rounding those of all rows taken at once."""
@@ -103,29 +104,38 @@ class Moments:
         """The scatter, ``[D, D]``."""
         return self.scatter if self.scatter is not None else _products(self._root())
 
-    def _with(self, rows: np.ndarray) -> "Moments":
+    def _with_few(self, rows: np.ndarray) -> "Moments":
+        """The moments with these float64 rows, of which there are still fewer than features."""
         before, count = self.count, self.count + len(rows)
-        is_few = count < rows.shape[1]
-        if is_few:
-            center, spread = _centered(rows.astype(np.float64, copy=False))
-        else:
-            center, spread, products = _centered_products(rows)
+        center, spread = _centered(rows)
         shift = center - self.mean
-        mean = self.mean + shift * (len(rows) / count)
-        if is_few:
-            # Centered rows sum to 0: their scatter and that of what is added do not mix.
-            spread += (before / count) ** 0.5 * shift
-            return Moments(count, mean, np.concatenate([self._root(), spread]), None)
-        rounding = center - center.astype(spread.dtype)
-        both = np.stack([shift, rounding])
-        scatter = (both.T * [before * (len(rows) / count), -len(rows)]) @ both
-        scatter += products
-        scatter += self._products()
-        return Moments(count, mean, None, scatter)
+        # Centered rows sum to 0: their scatter and that of what is added do not mix.
+        spread += (before / count) ** 0.5 * shift
+        root = np.concatenate([self._root(), spread])
+        return Moments(count, self.mean + shift * (len(rows) / count), root, None)
 
     def _root(self) -> np.ndarray:
         assert self.root is not None
         return self.root
+
+
+def _moments_of_blocks(features: int, blocks: Iterable[Tensor]) -> Moments:
+    """The moments of all blocks' rows, with their scatter: that within the blocks, and that of
+    their centers."""
+    counts, centers, roundings = [], [], []
+    scatter = np.zeros((features, features))
+    for rows in blocks:
+        center, rounding, products = _centered_products(rows.numpy())
+        counts.append(len(rows))
+        centers.append(center)
+        roundings.append(rounding)
+        scatter += products
+    sizes = np.array(counts, np.float64)
+    count = sum(counts)
+    mean = sizes @ np.stack(centers) / count
+    both = np.concatenate([centers - mean, roundings])
+    scatter += (both.T * np.concatenate([sizes, -sizes])) @ both
+    return Moments(count, mean, None, scatter)
 
 
 def _centered(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -146,8 +156,8 @@ def _products(spread: np.ndarray) -> np.ndarray:
 
 
 def _centered_products(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The rows less their mean, as :func:`_centered` has them, and the products of the centered
-    rows; in float64 where those of float32 rows leave its range."""
+    """The rows' mean, by how much the center that was taken from them is another, and the products
+    of the centered rows; in float64 where those of float32 rows leave its range."""
     with np.errstate(over="ignore", invalid="ignore"):
         center, spread = _centered(rows)
         products = _products(spread)
@@ -155,7 +165,7 @@ def _centered_products(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nda
         sums = products.diagonal()
         if not np.isfinite(sums).all() or spread[:, sums < LEAST_SUM].any():
             return _centered_products(rows.astype(np.float64))
-    return center, spread, products
+    return center, center - center.astype(rows.dtype), products
 
 
 def shape_of_all_ranks(group: Group, X: Matrix) -> tuple[int, int]:

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from aefast.estimators.conversion import Matrix, RandomState
 from aefast.estimators.dimension import by_likelihood, by_share
-from aefast.estimators.linear_factor import LinearFactorModel, leading_axes
+from aefast.estimators.linear_factor import LinearFactorModel
 from aefast.estimators.moments import Moments, as_double
+from aefast.estimators.spectrum import leading_axes
 from aefast.ops.shared import checks
 
 SOLVERS = ("auto", "full", "covariance_eigh", "arpack", "randomized")
