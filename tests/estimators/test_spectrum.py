@@ -1,4 +1,4 @@
-"""The largest eigenvalues and their eigenvectors, of matrices that are hard for one way or another."""
+"""The largest eigenvalues and their eigenvectors, of matrices that are hard for one of the ways."""
 
 import numpy as np
 import pytest
