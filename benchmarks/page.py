@@ -28,6 +28,8 @@ from results import (
 
 TEMPLATE = Path(__file__).with_name("page.html")
 COLORS = {"aefast": "#0b8a6f", "eager": "#8b98a5", "compile": "#c7b3e0"}
+# What people take the package for has its maps first.
+TRAINING = ("fit", "step")
 # A bar's height, the gap below it, and the drawing's width, in pixels.
 BAR, GAP, WIDTH = 6, 2, 160
 
@@ -42,6 +44,7 @@ def render(results: Sequence[Result]) -> str:
         COLORS,
         loss=color(0.5),
         win=color(2.0),
+        noise=color(1 - explanations.NOISE),
         heat_maps="\n".join(heat_maps(results)),
         targets=target_table(results),
         losses=loss_list(results),
@@ -80,7 +83,8 @@ def joined(runs: Sequence[Result]) -> Result:
 def heat_maps(results: Sequence[Result]) -> Iterable[str]:
     """A map an op, its machines side by side."""
     shaped = [[case for case in timed(result) if "shape" in case] for result in results]
-    for op in unique(case["op"] for cases in shaped for case in cases):
+    measured = unique(case["op"] for cases in shaped for case in cases)
+    for op in sorted(measured, key=lambda op: op not in TRAINING):
         of_op = [[case for case in cases if case["op"] == op] for cases in shaped]
         batches = sorted({case["shape"][0] for cases in of_op for case in cases})
         maps = "".join(
@@ -126,11 +130,15 @@ def heat_cell(case: Record | None) -> str:
 
 
 def color(ratio: float) -> str:
-    """Red below 1, green above, the deeper the farther: four times either way is the deepest."""
+    """Red below 1, pale where it is noise, green above, the deeper the farther: four times either
+    way is the deepest."""
     depth = min(1.0, abs(math.log2(ratio)) / 2)
-    hue, saturation, lightness = (
-        (6, 90, 82 - 20 * depth) if ratio < 1 else (150, 45, 92 - 28 * depth)
-    )
+    if ratio >= 1:
+        hue, saturation, lightness = 150, 45, 92 - 28 * depth
+    elif ratio >= 1 - explanations.NOISE:
+        hue, saturation, lightness = 6, 70, 95.0
+    else:
+        hue, saturation, lightness = 6, 90, 82 - 20 * depth
     return f"background:hsl({hue} {saturation}% {lightness:.0f}%)"
 
 
