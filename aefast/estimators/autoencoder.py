@@ -231,28 +231,26 @@ class BaseAutoencoder(FloatTransformer):
         options = self.get_params(deep=False)
         return {name: value for name, value in options.items() if name not in shared}
 
-    def _module_options(self, X: Matrix) -> dict[str, Any]:
-        """The module's arguments, which may depend on the rows of X."""
-        return self._options()
+    def _module_options(self, options: dict[str, Any], X: Matrix) -> dict[str, Any]:
+        """The module's arguments: the options, which may depend on the rows of X."""
+        return options
 
     def _prepare(self, X: Matrix, goes_on: bool) -> None:
         """Set the module and its optimizer: new ones, or with ``goes_on`` those of the last fit."""
-        architecture = {
-            "hidden_layer_sizes": check_layer_sizes(self.hidden_layer_sizes),
-            **self._options(),
-        }
+        sizes, options = check_layer_sizes(self.hidden_layer_sizes), self._options()
+        architecture = {"hidden_layer_sizes": sizes, **options}
         if goes_on:
             self._check_same(architecture)
             module, random_state = self.module_, self._random_state
         else:
             random_state = check_random_state(self.random_state)
-            sizes = [X.shape[1], *architecture["hidden_layer_sizes"]]
             seed = int(random_state.randint(LARGEST_SEED))
-            module = initialized(partial(self._new_module, sizes, self._module_options(X)), seed)
+            options = self._module_options(options, X)
+            module = initialized(partial(self._new_module, [X.shape[1], *sizes], options), seed)
         self._check_range(X, module)
         self._largest = max(largest(X), self._largest if goes_on else 0.0)
         self._random_state, self._architecture = random_state, architecture
-        self._n_features_out = architecture["hidden_layer_sizes"][-1]
+        self._n_features_out = sizes[-1]
         self._optimizer = self._placed(module, self._optimizer if goes_on else None)
         self.module_ = module.eval()
 

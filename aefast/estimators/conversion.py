@@ -16,6 +16,7 @@ from torch import Tensor
 
 from aefast.data.dataset import reading
 from aefast.data.elements import check_elements
+from aefast.nn.initialization import on_cpu
 from aefast.ops.shared import checks
 
 DTYPES = (np.float64, np.float32)
@@ -47,12 +48,9 @@ def in_default_modes(method: Callable[P, R]) -> Callable[P, R]:
     @wraps(method)
     def run(*arguments: P.args, **options: P.kwargs) -> R:
         plain = torch.autocast("cpu", enabled=False)
-        # Under torch.device each call of torch takes 5 us more, a third of a small step.
-        is_plain = torch.get_default_device().type == "cpu"
-        device = contextlib.nullcontext() if is_plain else torch.device("cpu")
         X = arguments[place] if len(arguments) > place else options.get(first)
         check_elements(X, first)
-        with torch.inference_mode(False), torch.enable_grad(), plain, device, reading(X, first):
+        with torch.inference_mode(False), torch.enable_grad(), plain, on_cpu(), reading(X, first):
             return method(*arguments, **options)
 
     return run

@@ -62,11 +62,10 @@ class GenerativeAutoencoder(BaseAutoencoder):
         row_blocks = rows.split(ROWS_SCORED_AT_ONCE)
         return floored(torch.cat([self._score_draws(module, block, noise) for block in row_blocks]))
 
-    def _module_options(self, X: Matrix) -> dict[str, Any]:
-        options = super()._module_options(X)
+    def _module_options(self, options: dict[str, Any], X: Matrix) -> dict[str, Any]:
         if self.decoder_kind == "auto":
             is_binary = outside_unit_interval(X) is None
-            options["decoder_kind"] = "bernoulli" if is_binary else "gaussian"
+            return options | {"decoder_kind": "bernoulli" if is_binary else "gaussian"}
         return options
 
     def _unit_interval_reason(self, module: Any) -> str | None:

@@ -4,7 +4,9 @@ A constructor draws from torch's default generator, as ``nn.Linear``'s does; her
 one of their own.
 """
 
+import contextlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import torch
@@ -18,6 +20,16 @@ Built = TypeVar("Built", bound=nn.Module)
 
 # What takes torch's default dtype where none is named.
 _ALLOCATIONS = (torch.ops.aten.empty, torch.ops.aten.zeros, torch.ops.aten.ones)
+
+
+def on_cpu() -> AbstractContextManager[object]:
+    """New tensors are on the CPU, unless a device is named.
+
+    Under ``torch.device`` each call of torch takes 5 us more, a third of a small step: where the
+    CPU is the default already, nothing is done.
+    """
+    is_default = torch.get_default_device().type == "cpu"
+    return contextlib.nullcontext() if is_default else torch.device("cpu")
 
 
 class _Float32Draws(ThreadLocalGenerator):
@@ -47,7 +59,7 @@ def initialized(make: Callable[[], Built], seed: int) -> Built:
     >>> torch.equal(layer.weight, again.weight)
     True
     """
-    with torch.device("cpu"), _Float32Draws(torch.device("cpu"), seed):
+    with on_cpu(), _Float32Draws(torch.device("cpu"), seed):
         return make().float()
 
 
