@@ -134,8 +134,9 @@ def _scaled_axes(moments: Moments, scale: Tensor, count: int) -> tuple[Tensor, T
     """The leading eigenvalues ``[count]``, at least 1, and eigenvectors ``[count, D]`` of the
     covariance of the data divided by ``scale [D]``."""
     if moments.scatter is not None:
-        scales = (moments.count * scale)[:, None] * scale
-        values, axes = leading_axes((as_double(moments.scatter) / scales).numpy(), count)
+        # By numpy, on one thread: two of torch's would wait for those of numpy's products.
+        rows, columns = (moments.count * scale).numpy()[:, None], scale.numpy()
+        values, axes = leading_axes(moments.scatter / rows / columns, count)
         return values.clamp(min=1), axes
     scaled = as_double(moments.root) / (moments.count**0.5 * scale)
     # A A^T has A^T A's eigenvalues but for zeros, and A^T u / sqrt(L) is an eigenvector.

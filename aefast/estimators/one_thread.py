@@ -8,9 +8,17 @@ from functools import cache
 
 from threadpoolctl import ThreadpoolController
 
+# Of a larger matrix, two threads take less time.
+LARGEST = 1000
+
 _lock = threading.Lock()
 _limits = contextlib.ExitStack()
 _users = 0
+
+
+def one_thread_if_small(size: int) -> contextlib.AbstractContextManager[None]:
+    """One thread for the eigenvalues of a matrix with so many rows, if they take less time so."""
+    return one_thread() if size <= LARGEST else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

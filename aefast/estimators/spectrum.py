@@ -1,16 +1,11 @@
 """The largest eigenvalues of a symmetric matrix, and their eigenvectors, by LAPACK."""
 
-import contextlib
-
 import numpy as np
 from scipy.linalg import eigh, lapack
 from torch import Tensor
 
 from aefast.estimators.moments import as_double
-from aefast.estimators.one_thread import one_thread
-
-# Of a larger matrix, two threads take less time.
-LARGEST_OF_ONE_THREAD = 1000
+from aefast.estimators.one_thread import one_thread_if_small
 
 # The shares of all eigenvectors from which on another way takes less time: 49 and 392 of 784.
 SOME, MOST = 1 / 16, 1 / 2
@@ -19,8 +14,7 @@ SOME, MOST = 1 / 16, 1 / 2
 def leading_axes(symmetric: np.ndarray, count: int) -> tuple[Tensor, Tensor]:
     """The largest eigenvalues ``[count]``, the largest first and none below 0, and their
     eigenvectors, a row each."""
-    is_small = len(symmetric) <= LARGEST_OF_ONE_THREAD
-    with one_thread() if is_small else contextlib.nullcontext():
+    with one_thread_if_small(len(symmetric)):
         values, vectors = _leading_pairs(symmetric, count)
     return as_double(values).flip(0).clamp(min=0), as_double(vectors.T).flip(0)
 

@@ -8,6 +8,7 @@ from scipy import linalg, sparse
 from sklearn.decomposition import PCA
 from sklearn.utils.extmath import svd_flip
 
+from aefast.estimators.one_thread import one_thread_if_small
 from aefast.patching.replacement import Replacement, UnsupportedCall
 
 # With at least so many rows for each feature, QR and the SVD of its R are faster than the SVD of
@@ -116,6 +117,7 @@ def _by_covariance(
     covariance /= samples - 1
     total = covariance.trace()
     indices = features - n_components, features - 1
-    values, vectors = linalg.eigh(covariance, subset_by_index=indices, check_finite=False)
+    with one_thread_if_small(features):
+        values, vectors = linalg.eigh(covariance, subset_by_index=indices, check_finite=False)
     variances = values[::-1].clip(min=0)
     return variances, np.sqrt(variances * (samples - 1)), vectors.T[::-1], total
