@@ -12,7 +12,7 @@ from aefast.ops.reconstruction.settings import LossInputs, LossSettings, PerInpu
 from aefast.ops.shared import triton as shared
 from aefast.ops.shared import triton_activation, triton_compiled, triton_gemm, triton_packed
 from aefast.ops.shared.triton import Descriptor, Variant
-from aefast.ops.shared.triton_packed import PackedLaunches
+from aefast.ops.shared.triton_packed import ByKey, PackedLaunches
 
 GPU = torch.device("cuda", 0)
 
@@ -73,10 +73,20 @@ def launches(monkeypatch):
     monkeypatch.setattr(cubins, "extension", launched.extension)
     for module in (triton_gemm, triton_activation, reconstruction):
         monkeypatch.setattr(module, "_packed", PackedLaunches())
+    monkeypatch.setattr(triton_activation, "_packed_sums", PackedLaunches())
+    monkeypatch.setattr(linear_act, "_packed", ByKey())
     return launched
 
 
-def layer(rows=48, inputs=64, units=32, dtype=torch.bfloat16, activation="tanh", **changed):
+def layer(
+    rows=48,
+    inputs=64,
+    units=32,
+    dtype=torch.bfloat16,
+    activation="tanh",
+    needs=("x", "weight"),
+    **changed,
+):
     """A layer's call, forward and backward."""
     generator = torch.Generator().manual_seed(0)
     x, weight, bias, grad = (
@@ -92,6 +102,7 @@ def layer(rows=48, inputs=64, units=32, dtype=torch.bfloat16, activation="tanh",
         output, preactivation = linear_act.forward(x, weight, bias, activation, keeps)
         saved = None if activation == "identity" else preactivation if keeps else output
         saved = saved if given is None else given
+        x, weight = x if "weight" in needs else None, weight if "x" in needs else None
         linear_act.backward(grad, x, weight, saved, activation, bias is not None)
 
     return call
@@ -136,6 +147,9 @@ CALLS = {
     "no activation": layer(activation="identity"),
     "no bias": layer(bias=None),
     "bias with strides": layer(bias=torch.rand(64).bfloat16()[::2]),
+    "weight's gradient alone": layer(needs=("weight",)),
+    "x's gradient alone": layer(needs=("x",)),
+    "bias's gradient alone": layer(needs=()),
     "x with strides": layer(x=every_other(48, 64)),
     "x by columns": layer(x=torch.rand(64, 48).bfloat16().t()),
     "x shifted": layer(x=shifted(48, 64)),

@@ -76,3 +76,27 @@ def gradient_kernel(
         )
     partial = partial_pointer + row_block.to(tl.int64) * columns + column
     tl.store(partial, tl.sum(total, axis=0), mask=column < columns)
+
+
+@triton.jit(
+    do_not_specialize=["blocks", "columns"],
+    do_not_specialize_on_alignment=["partial_pointer", "sum_pointer"],
+)
+def add_blocks_kernel(
+    partial_pointer,  # [blocks, columns] float32
+    sum_pointer,  # [columns]
+    blocks: tl.int32,
+    columns: tl.int32,
+    BLOCKS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """The sums over the blocks of rows, always in the same order."""
+    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    total = tl.zeros((BLOCKS, COLUMNS), dtype=tl.float32)
+    for start in range(0, blocks, BLOCKS):
+        block = start + tl.arange(0, BLOCKS)
+        pointers = partial_pointer + block.to(tl.int64)[:, None] * columns + column[None, :]
+        mask = (block < blocks)[:, None] & (column < columns)[None, :]
+        total += tl.load(pointers, mask=mask, other=0.0)
+    sums = round_to(tl.sum(total, axis=0), sum_pointer.dtype.element_ty)
+    tl.store(sum_pointer + column, sums, mask=column < columns)

@@ -11,7 +11,7 @@ their elements are used often enough; else in the product's loop, whose arithmet
 takes longest.
 """
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import NamedTuple
@@ -31,7 +31,7 @@ from aefast.ops.shared.triton import (
     cdiv,
     device_of,
 )
-from aefast.ops.shared.triton_packed import PackedLaunches
+from aefast.ops.shared.triton_packed import Packed, PackedLaunches
 from aefast.ops.shared.triton_terms import Terms
 
 
@@ -476,6 +476,20 @@ def multiply(
 _packed = PackedLaunches()
 
 
+def _key(left: Tensor, right: Tensor, output_dtype: torch.dtype, *settings: Hashable) -> Hashable:
+    layouts = triton_packed.layout(left), triton_packed.layout(right)
+    kinds_of = kind_of(left), left.dtype, output_dtype
+    return triton_packed.gpu_of(left), *layouts, *kinds_of, *settings
+
+
+def packed(left: Tensor, right: Tensor) -> Packed | None:
+    """The launch of left @ right.T, if an earlier one was packed. It writes a matrix without
+    padding, as its third and its fourth tensor; the fifth is not read."""
+    found = _packed.find(_key(left, right, left.dtype, True, "identity", False, None))
+    is_whole = found is not None and found.sizes == (left.shape[0], right.shape[0])
+    return found if is_whole else None
+
+
 def _product(
     left: Tensor,
     right: Tensor,
@@ -487,16 +501,14 @@ def _product(
 ) -> tuple[Tensor, Tensor | None]:
     """act(left @ right.T + bias) with padded columns, and the pre-activation or None."""
     device = triton_packed.gpu_of(left)
-    key = (
-        *(device, triton_packed.layout(left), triton_packed.layout(right), left.dtype),
-        *(output_dtype, bias is None, activation, keep_preactivation, kind, kind_of(left)),
-    )
-    packed = _packed.find(key)
-    if packed is not None:
-        output = left.new_empty(packed.sizes, dtype=output_dtype)
+    settings = bias is None, activation, keep_preactivation, kind
+    key = _key(left, right, output_dtype, *settings)
+    found = _packed.find(key)
+    if found is not None:
+        output = left.new_empty(found.sizes, dtype=output_dtype)
         preactivation = torch.empty_like(output) if keep_preactivation else None
         written = output, output if preactivation is None else preactivation
-        packed.run(left, right, *written, left if bias is None else bias.contiguous())
+        found.run(left, right, *written, left if bias is None else bias.contiguous())
         return output, preactivation
     plain = bias is None and activation == "identity"
     read = factors(left, right, plain=plain, kind=kind)

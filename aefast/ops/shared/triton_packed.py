@@ -7,7 +7,7 @@ a tensor starts at a multiple of 16 bytes, and settings.
 """
 
 from collections.abc import Hashable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from aefast._C import PackedLaunch
 
 MOST = 1024  # batches may have any number of rows
+
+Kept = TypeVar("Kept")
 
 
 def gpu_of(tensor: Tensor) -> torch.device | None:
@@ -52,14 +54,23 @@ class Packed(NamedTuple):
             self.launch.launch(cuda_stream(self.device.index), *tensors)
 
 
-class PackedLaunches:
-    """The launches of one function, by key."""
+class ByKey(Generic[Kept]):
+    """What calls of one function found out, by key."""
 
     def __init__(self) -> None:
-        self._by_key: dict[Hashable, Packed] = {}
+        self._by_key: dict[Hashable, Kept] = {}
 
-    def find(self, key: Hashable) -> Packed | None:
+    def find(self, key: Hashable) -> Kept | None:
         return self._by_key.get(key)
+
+    def keep(self, key: Hashable, found: Kept) -> None:
+        if len(self._by_key) >= MOST:
+            self._by_key.clear()
+        self._by_key[key] = found
+
+
+class PackedLaunches(ByKey[Packed]):
+    """The launches of one function, by key."""
 
     def add(self, key: Hashable, device: torch.device, planned: PlannedLaunch, *sizes: int) -> None:
         """Keep a launch that was made, if the extension made it: Triton launches the others."""
@@ -67,9 +78,7 @@ class PackedLaunches:
         kernel = triton_compiled.loaded(variant, device)
         if kernel is None:
             return
-        if len(self._by_key) >= MOST:
-            self._by_key.clear()
         launch = cubins.extension().PackedLaunch(
             kernel, programs, device.index, variant.in_order(arguments)
         )
-        self._by_key[key] = Packed(launch, device, sizes)
+        self.keep(key, Packed(launch, device, sizes))
