@@ -44,8 +44,9 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     commands: list[list[str]] = []
 
     def wait_for(command: list[str]) -> int:
-        assert command[-2] == "--benchmark-json"  # into a folder that is gone by then
-        commands.append(command[:-2])
+        # Into a folder that is gone by then.
+        assert [command[-4], command[-2]] == ["--benchmark-storage", "--benchmark-json"]
+        commands.append(command[:-4])
         return 7
 
     monkeypatch.setattr(cli.bench, "wait_for", wait_for)

@@ -79,6 +79,8 @@ def run(
     command += ["--quick"] if quick else []
     with tempfile.TemporaryDirectory() as folder:
         rounds = Path(folder, "rounds.json")
+        # pytest-benchmark makes a folder for what it may save, by itself in the current one.
+        command += ["--benchmark-storage", f"file://{folder}/saved"]
         status = wait_for([*command, "--benchmark-json", str(rounds)])
         if rounds.exists() and rounds.stat().st_size > 0:  # something was measured
             new = read(rounds, "--benchmark-json")
