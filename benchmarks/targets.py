@@ -167,9 +167,9 @@ EXACT_EIGENVECTORS = (
 RANDOM_NUMBERS = (
     "Of a step of 100 rows and 64 units 40 % are sums of the weights of units that are on, 23 % "
     "random numbers and states, 18 % probabilities and the loss, each at the rate of its "
-    "instructions; a fit of three epochs has half a millisecond of checks besides, of five. Without "
-    "the loss, of which fit only asks whether it is finite, a step took 8 % less; with tables of "
-    "sums instead of rows that are added, 3 % less."
+    "instructions; a fit of three epochs has half a millisecond of checks besides, of five. "
+    "Without the loss, of which fit only asks whether it is finite, a step took 8 % less; with "
+    "tables of sums instead of rows that are added, 3 % less."
 )
 BITS_AND_DRAWS = (
     "Beside its products a step is chains of bits, exponentials and random numbers. A core of an "
