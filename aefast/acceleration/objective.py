@@ -28,6 +28,19 @@ MODULES: dict[type, str] = {
 note_forwards(*MODULES)
 
 
+def check_loss(loss: object, taken: str) -> None:
+    """Check a loss that is no name; ``taken`` says what the argument takes.
+
+    Raises:
+        TypeError: it cannot be called with an output, or is a class: a call would make a module.
+    """
+    if isinstance(loss, type):
+        name = loss.__name__
+        raise TypeError(f"loss is the class {name}; it takes {taken}, such as {name}()")
+    if loss is not None and not callable(loss):
+        raise TypeError(f"loss is a {type(loss).__name__}; it takes {taken}")
+
+
 def objective_of(loss: Callable[..., Tensor]) -> str | None:
     """The name of a loss that kernels compute, as a mean over all elements of ``loss(output, x)``.
 

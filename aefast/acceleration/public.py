@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Iterator
 
+import torch
 from torch import Tensor, nn
 
+from aefast.acceleration.objective import check_loss
 from aefast.acceleration.serving import AcceleratedState, bind, unbind
 from aefast.acceleration.table import Report, ReportRow
 from aefast.acceleration.tracing import KEY, has_other_code
+from aefast.nn.linear import LinearAct
 
 OTHER_TOPK = "not the k largest of a linear layer, scattered into zeros_like, read by nothing else"
 
@@ -36,7 +39,7 @@ def accelerate(model: nn.Module, *, loss: Callable[..., Tensor] | None = None) -
         what was replaced, and what was not and why; printed, it is a table.
 
     Raises:
-        TypeError: ``model`` is no module, or ``loss`` is not callable.
+        TypeError: ``model`` is no module, or of torch.jit; ``loss`` is not callable, or a class.
         ValueError: it holds no ``nn.Linear``, or is accelerated already.
 
     >>> import torch, aefast
@@ -52,8 +55,11 @@ def accelerate(model: nn.Module, *, loss: Callable[..., Tensor] | None = None) -
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}; it takes a torch.nn.Module")
-    if loss is not None and not callable(loss):
-        raise TypeError(f"loss is a {type(loss).__name__}; it takes a function or a module")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError(
+            f"model is a {type(model).__name__} of torch.jit; it takes the module that was compiled"
+        )
+    check_loss(loss, "a function or a module")
     if next(accelerated_in(model), None) is not None:
         raise ValueError("model is accelerated already; aefast.restore(model) undoes it")
     try:
@@ -68,9 +74,11 @@ def accelerate(model: nn.Module, *, loss: Callable[..., Tensor] | None = None) -
     done = report(model)
     if not done.replaced and not any(isinstance(child, nn.Linear) for child in model.modules()):
         restore(model)
+        is_ours = any(isinstance(child, LinearAct) for child in model.modules())
+        hint = "; the layers of aefast.nn run on the kernels as they are" if is_ours else ""
         raise ValueError(
             f"model is a {type(model).__name__} without a linear layer; it takes one that holds an "
-            "nn.Linear"
+            f"nn.Linear{hint}"
         )
     return done
 

@@ -1,9 +1,11 @@
 """A module's forward as a graph, by torch.fx, and the conditions under which the graph is valid."""
 
+import dis
 import inspect
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from types import FrameType
 from typing import Any
 
 import torch
@@ -70,6 +72,8 @@ def trace(module: nn.Module) -> Trace | str:
     try:
         required = _required_arguments(module)
         tree = list(module.modules())
+        if any(isinstance(child, torch.jit.ScriptModule) for child in tree):
+            raise ImpureError("it holds a module of torch.jit")
         own_code = _own_code(module)
         for child in own_code:
             if child is not module and type(child).__call__ is not nn.Module.__call__:
@@ -161,13 +165,54 @@ for _name, _function in AUGMENTED.items():
     setattr(_Augmented, f"__{_name}__", _augmented(_function))
 
 
-class _Attribute(_Augmented, fx.proxy.Attribute):
+class _Unpacked(fx.Proxy):
+    def __iter__(self) -> Iterator[fx.Proxy]:
+        """The parts of ``a, b = x``. The graph compares their number, as Python does: torch.fx
+        alone would take the first two of any number. ``topk`` has always two."""
+        count = _count_unpacked(inspect.currentframe())
+        if count is None:
+            parts: Iterator[fx.Proxy] = self.tracer.iter(self)
+            return parts
+        target = self.node.target
+        whole: Any = self
+        if getattr(target, "__name__", target) != "topk":
+            whole = self.tracer.create_proxy("call_function", unpacked, (self, count), {})
+        return iter([whole[index] for index in range(count)])
+
+
+class _Attribute(_Augmented, _Unpacked, fx.proxy.Attribute):
     pass
 
 
-class _Proxy(_Augmented, fx.Proxy):
+class _Proxy(_Augmented, _Unpacked):
     def __getattr__(self, name: str) -> fx.proxy.Attribute:
         return _Attribute(self, name)
+
+
+def _count_unpacked(frame: FrameType | None) -> int | None:
+    """The number of names that the caller of a frame gives the parts of what it unpacks; None where
+    it does something else."""
+    caller = frame.f_back if frame is not None else None
+    if caller is None:
+        return None
+    for instruction in dis.get_instructions(caller.f_code):
+        if instruction.offset == caller.f_lasti and instruction.opname == "UNPACK_SEQUENCE":
+            return int(instruction.argval)
+    return None
+
+
+def unpacked(parts: Iterable[object], count: int) -> tuple[object, ...]:
+    """The parts, of which there must be so many.
+
+    Raises:
+        ValueError: there are more or fewer, with Python's own message.
+    """
+    parts = tuple(parts)
+    if len(parts) < count:
+        raise ValueError(f"not enough values to unpack (expected {count}, got {len(parts)})")
+    if len(parts) > count:
+        raise ValueError(f"too many values to unpack (expected {count})")
+    return parts
 
 
 class _NoDraws(ThreadLocalGenerator):

@@ -146,7 +146,10 @@ def has_own_methods(module: nn.Module) -> bool:
 def has_own_forward(module: nn.Module) -> bool:
     """Whether a module's forward is not the one that its class was defined with."""
     cls = type(module)
-    return "forward" in module.__dict__ or _FORWARDS.get(cls, cls.forward) is not cls.forward
+    if "forward" in module.__dict__:
+        return True
+    known = _FORWARDS.get(cls)
+    return known is not None and cls.forward is not known
 
 
 def _methods_of(cls: type) -> dict[str, Callable[..., object]]:

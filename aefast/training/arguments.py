@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from aefast.acceleration.objective import NAMED
+from aefast.acceleration.objective import NAMED, check_loss
 from aefast.data import Dataset
 from aefast.data.dataset import from_array
 from aefast.data.elements import check_elements
@@ -138,8 +138,8 @@ def with_loss(model: nn.Module, loss: str | Callable[..., Tensor] | None) -> Tra
         )
     if isinstance(loss, str):
         checks.check_choice(loss, "loss", tuple(NAMED))
-    elif loss is not None and not callable(loss):
-        raise TypeError(f"loss is a {type(loss).__name__}; it takes a name, a function or a module")
+    else:
+        check_loss(loss, "a name, a function or a module")
     plain = None if has_loss else plain_model(model, loss)
     if not has_loss and plain is None:
         _check_no_wrapper(model)

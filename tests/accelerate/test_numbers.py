@@ -359,3 +359,36 @@ def test_writes_that_no_layer_waits_over_are_served() -> None:
     for actual, expected in zip(run(model, x := torch.rand(64, 20)), run(twin, x), strict=True):
         torch.testing.assert_close(actual, expected, rtol=2e-5, atol=2e-6)
     assert aefast.report(model).replaced[0].served == 1
+
+
+class Unpacking(nn.Module):
+    """Names parts whose number hangs on the number of rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = sequential(20, 16, 12)
+        self.output = nn.Linear(6, 20)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, columns = x.shape
+        first, second = x.split(4)
+        left, right = torch.relu(self.hidden(torch.cat([first, second]))).chunk(2, -1)
+        return self.output(left + right).view(rows, columns)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [(8, None), (9, "too many values to unpack"), (3, r"not enough .* \(expected 2, got 1\)")],
+)
+def test_as_many_parts_as_names(rows: int, message: str | None) -> None:
+    model = Unpacking()
+    twin = copy.deepcopy(model)
+    aefast.accelerate(model)
+    x = torch.rand(rows, 20)
+    for net in (twin, model):
+        if message is None:
+            torch.testing.assert_close(net(x), twin(x))
+        else:
+            with pytest.raises(ValueError, match=message):
+                net(x)
+    assert aefast.report(model).replaced

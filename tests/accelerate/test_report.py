@@ -384,6 +384,21 @@ def test_a_global_is_read_anew(monkeypatch: pytest.MonkeyPatch) -> None:
         (lambda: aefast.accelerate(3), TypeError, "model is a int; it takes a torch.nn.Module"),
         (lambda: aefast.accelerate(nn.ReLU()), ValueError, "ReLU without a linear layer"),
         (lambda: aefast.accelerate(sequential(4, 3), loss=1), TypeError, "loss is a int"),
+        (
+            lambda: aefast.accelerate(sequential(4, 3), loss=nn.MSELoss),
+            TypeError,
+            r"loss is the class MSELoss; it takes a function or a module, such as MSELoss\(\)",
+        ),
+        (
+            lambda: aefast.accelerate(torch.jit.trace(nn.Linear(4, 4), torch.rand(2, 4))),
+            TypeError,
+            "of torch.jit; it takes the module that was compiled",
+        ),
+        (
+            lambda: aefast.accelerate(aefast.nn.Autoencoder(4, 2)),
+            ValueError,
+            "the layers of aefast.nn run on the kernels as they are",
+        ),
         (lambda: aefast.restore(sequential(4, 3)), ValueError, "is not accelerated"),
         (lambda: aefast.report(sequential(4, 3)), ValueError, "is not accelerated"),
         (lambda: aefast.restore("model"), TypeError, "model is a str"),

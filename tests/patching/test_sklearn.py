@@ -367,6 +367,7 @@ def test_a_machine_prints_what_the_originals_prints(digits, capsys):
     [
         ({}, sparse.csr_matrix, "sparse rows"),
         ({"batch_size": 51}, np.asarray, "fewer rows than a batch"),
+        ({"n_iter": 0}, np.asarray, "no iteration"),
         ({}, lambda X: X * 2, "numbers outside [0, 1]"),
         ({"learning_rate": 3e38, "n_iter": 5}, np.asarray, "a step that is not finite"),
         ({"learning_rate": 1e39}, np.asarray, "a learning rate beyond float32"),
@@ -383,6 +384,7 @@ def test_a_machine_steps_aside_and_draws_what_the_original_draws(digits, options
         actual = BernoulliRBM(**options, random_state=np.random.RandomState(0)).fit(data)
         assert reason("neural_network.BernoulliRBM") == why
     assert np.array_equal(actual.components_, expected.components_, equal_nan=True)
+    assert np.array_equal(actual.h_samples_, expected.h_samples_, equal_nan=True)
 
 
 def test_without_the_cpp_kernels_a_machine_is_the_originals(digits):

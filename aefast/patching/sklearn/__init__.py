@@ -16,6 +16,9 @@ PUBLIC_NAMES = {
         "the algorithms 'lasso_lars' and 'lasso_cd', for all that calls it: SparseCoder, "
         "DictionaryLearning and MiniBatchDictionaryLearning too"
     ),
+    "sklearn.decomposition.MiniBatchDictionaryLearning": (
+        "fit and transform, in their sparse codes, which are counted as sparse_encode's"
+    ),
 }
 
 

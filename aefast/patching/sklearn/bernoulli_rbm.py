@@ -49,6 +49,8 @@ def fit(self: BernoulliRBM, X: ArrayLike, y: ArrayLike | None = None) -> Bernoul
     data: np.ndarray = validate_data(self, X, dtype=DTYPES)
     if len(data) < self.batch_size:
         raise UnsupportedCall("fewer rows than a batch")
+    if self.n_iter == 0:
+        raise UnsupportedCall("no iteration")
     if outside_unit_interval(data) is not None:
         raise UnsupportedCall("numbers outside [0, 1]")
     if self.learning_rate > np.finfo(np.float32).max:
