@@ -167,13 +167,13 @@ EXPLANATIONS = (
         ".*nothing.*",
     ),
     Explanation(
-        "Few rows take the model's own code, after a look-up of their shape. The run is of an "
-        "earlier commit, in which the kernels took them.",
+        "Few rows take the model's own code, after a look-up of their shape; the kernels took them "
+        "in runs of earlier commits.",
         "accelerate",
     ),
     Explanation(
-        "Eigenvectors of J J^T in float64, those of the plain way in float32. A run of an earlier "
-        "commit has subspace iteration there.",
+        "Eigenvectors of J J^T in float64, those of the plain way in float32; runs of earlier commits "
+        "had subspace iteration.",
         "tangents",
     ),
     Explanation(
