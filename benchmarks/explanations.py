@@ -172,8 +172,8 @@ EXPLANATIONS = (
         "accelerate",
     ),
     Explanation(
-        "Eigenvectors of J J^T in float64, those of the plain way in float32; runs of earlier commits "
-        "had subspace iteration.",
+        "Eigenvectors of J J^T in float64, those of the plain way in float32; runs of earlier "
+        "commits had subspace iteration.",
         "tangents",
     ),
     Explanation(
