@@ -15,7 +15,7 @@ from aefast.acceleration.recognition import (
     torch_draws_of,
 )
 from aefast.acceleration.stack import Stack, stack_of
-from aefast.acceleration.topk import TopK, count_topk, topk_codes_of
+from aefast.acceleration.topk import TopK, other_topk_of, topk_codes_of
 from aefast.acceleration.tracing import Trace
 from aefast.messages import PACKAGE
 
@@ -37,7 +37,7 @@ class AcceleratedGraph:
         inputs: the names of the tensors that the graph takes.
         operations: the kernels' calls in it.
         single_layers: the number of single linear layers that were left to torch.
-        other_topk: the number of calls of ``topk`` that are no such code as the kernels compute.
+        other_topk: for each call of ``topk`` that is left to torch, why.
         altered: linear layers that torch computes, by name, with the reason.
         torch_draws: the names of the draws that were left to torch.
         run: calls the graph.
@@ -50,7 +50,7 @@ class AcceleratedGraph:
         self.inputs = traced.inputs
         self.operations: list[Operation] = []
         self.single_layers = 0
-        self.other_topk = 0
+        self.other_topk: list[str] = []
         self.altered: dict[str, str] = {}
         self.replaced: dict[fx.Node, fx.Node] = {}
         self.torch_draws: list[str] = []
@@ -73,7 +73,7 @@ class AcceleratedGraph:
             self._replace(code.nodes[-1], TopK(code), code.input)
             for node in reversed(code.nodes):
                 graph.erase_node(node)
-        self.other_topk = count_topk(graph)
+        self.other_topk = other_topk_of(graph)
         for layers in stacks_of(graph, module):
             stack = stack_of(layers)
             if len(layers) == 1 and stack.largest_product < FEWEST_ALONE:

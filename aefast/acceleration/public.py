@@ -1,5 +1,6 @@
 """``accelerate``, ``restore`` and ``report``: the kernels in a plain PyTorch model, in place."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import torch
@@ -10,8 +11,6 @@ from aefast.acceleration.serving import AcceleratedState, bind, unbind
 from aefast.acceleration.table import Report, ReportRow
 from aefast.acceleration.tracing import KEY, has_other_code
 from aefast.nn.linear import LinearAct
-
-OTHER_TOPK = "not the k largest of a linear layer, scattered into zeros_like, read by nothing else"
 
 
 def accelerate(model: nn.Module, *, loss: Callable[..., Tensor] | None = None) -> Report:
@@ -146,8 +145,8 @@ def _rows(name: str, record: AcceleratedState) -> Iterator[ReportRow]:
         if state.single_layers:
             layers = f"{state.single_layers} x Linear alone"
             yield ReportRow(name, layers, False, "torch's own is as fast")
-        if state.other_topk:
-            yield ReportRow(name, f"{state.other_topk} x topk", False, OTHER_TOPK)
+        for reason, count in Counter(state.other_topk).items():
+            yield ReportRow(name, f"{count} x topk", False, reason)
         for draw in state.torch_draws:
             yield ReportRow(name, draw, False, "torch draws these numbers itself")
 

@@ -1,8 +1,8 @@
 """Top-k codes: a linear layer whose k largest outputs a row are kept, and the layer after it.
 
-Recognized is ``torch.topk`` of the layer's outputs, scattered into zeros, with ReLU before, between
-or after: all three give the same code. Where a linear layer alone reads the code, no array of all
-latents is made.
+Recognized is ``torch.topk`` of the layer's outputs, scattered into zeros, or the outputs times a
+mask of ones at its indices, with ReLU before, between or after: all give the same code. Where a
+linear layer alone reads the code, no array of all latents is made.
 """
 
 import operator
@@ -27,6 +27,13 @@ FEWEST_ROWS = 512
 LEAST_SPARSITY = 16
 FEW_ROWS = "so few rows torch selects as fast"
 DENSE = "so many of the latents are kept that torch computes as fast"
+OTHER = "not the k largest of a linear layer, scattered into its zeros, read by nothing else"
+THRESHOLD = "a threshold keeps all latents that are equal to the k-th; the kernels keep k of them"
+COMPARISONS = {
+    *(operator.ge, operator.gt, operator.le, operator.lt, torch.ge, torch.gt, torch.le, torch.lt),
+    *("ge", "gt", "le", "lt"),
+}
+SHAPING = ("unsqueeze", "min", "amin", "view", "reshape", "expand", "expand_as", "detach")
 
 
 class RecognizedCode(NamedTuple):
@@ -141,9 +148,20 @@ def topk_codes_of(graph: fx.Graph, module: nn.Module) -> list[RecognizedCode]:
     return [code for code in codes if code is not None and not writes.are_among(code.nodes)]
 
 
-def count_topk(graph: fx.Graph) -> int:
-    """How often a graph calls ``topk``."""
-    return sum(map(_is_topk, graph.nodes))
+def other_topk_of(graph: fx.Graph) -> list[str]:
+    """For each call of ``topk`` in a graph, why the kernels do not compute it."""
+    return [THRESHOLD if _is_threshold(node) else OTHER for node in graph.nodes if _is_topk(node)]
+
+
+def _is_threshold(topk: fx.Node) -> bool:
+    """Whether what is read of the values goes into a comparison."""
+    nodes = [topk]
+    for node in nodes:
+        if node.target in COMPARISONS:
+            return True
+        if node is topk or node.target in (operator.getitem, getattr, *SHAPING):
+            nodes += node.users
+    return False
 
 
 def _is_topk(node: fx.Node) -> bool:
@@ -160,7 +178,7 @@ def _read_results_of_scatter(graph: fx.Graph) -> None:
             node.args[0].replace_all_uses_with(node, lambda user: user not in before)
 
 
-def _is(node: fx.Node, function: Callable[..., object], *methods: str) -> bool:
+def _is(node: fx.Node, function: Callable[..., object] | None, *methods: str) -> bool:
     is_function = node.op == "call_function" and node.target is function
     return is_function or (node.op == "call_method" and node.target in methods)
 
@@ -179,14 +197,15 @@ def _code(topk: fx.Node, module: nn.Module) -> RecognizedCode | None:
     encoder = linear_of(layer, module)
     if encoder is None or encoder[3] or not 1 <= k <= encoder[1].tensor.shape[0]:
         return None
-    between = _up_to_scatter(topk, latents, module)
-    if not between or (relus and set(layer.users) != {latents}):
+    found = _up_to_scatter(topk, latents, module) or _up_to_mask(topk, latents)
+    if found is None or (relus and set(layer.users) != {latents}):
         return None
+    between, scatter_dim = found
     nodes = [layer, *relus, *between, *_relu_after(between[-1], module)]
     has_relu = any(activation_of(node, module) == "relu" for node in nodes)
     decoder = _decoder(nodes[-1], encoder[1].tensor.shape[0], module)
     nodes += nodes[-1].users if decoder is not None else ()
-    dims = (dim, _arguments(between[-1], "input", "dim")["dim"])
+    dims = (dim, scatter_dim)
     order = {node: number for number, node in enumerate(topk.graph.nodes)}
     nodes.sort(key=order.__getitem__)
     return RecognizedCode(nodes, encoder[0], k, has_relu, dims, encoder[1:3], decoder)
@@ -201,27 +220,93 @@ def _relu_after(node: fx.Node, module: nn.Module) -> list[fx.Node]:
     ]
 
 
-def _up_to_scatter(topk: fx.Node, latents: fx.Node, module: nn.Module) -> list[fx.Node]:
-    """The nodes from a call of ``topk`` to the scatter of its values into zeros. Empty where there
+# Nodes of a graph, and the dimension of the latents as a scatter among them has it.
+Between = tuple[list[fx.Node], int]
+
+
+def _up_to_scatter(topk: fx.Node, latents: fx.Node, module: nn.Module) -> Between | None:
+    """The nodes from a call of ``topk`` to the scatter of its values into zeros. None where there
     is none, or where another node reads any of them."""
     values, indices = _part(topk, 0, "values"), _part(topk, 1, "indices")
     if values is None or indices is None or len(topk.users) != 2:
-        return []
+        return None
     selected = [values, *_relu_after(values, module)]
-    if len(indices.users) != 1 or set(selected[-1].users) != set(indices.users):
-        return []
+    if set(selected[-1].users) != set(indices.users):
+        return None
+    scattered = _scattered(indices, selected[-1], latents)
+    if scattered is None:
+        return None
+    zeros, dim = scattered
+    are_alone = set(latents.users) == {topk, *_readers(latents, zeros)}
+    return ([topk, *selected, indices, *zeros], dim) if are_alone else None
+
+
+def _up_to_mask(topk: fx.Node, latents: fx.Node) -> Between | None:
+    """The nodes from a call of ``topk`` to the product of the latents and a mask, ones scattered
+    into zeros at its indices. None where there is none, or where another node reads any of them."""
+    values, indices = _part(topk, 0, "values"), _part(topk, 1, "indices")
+    unread = [] if values is None else [values]
+    scattered = None if indices is None else _scattered(indices, 1, latents)
+    if scattered is None or indices is None or set(topk.users) != {indices, *unread}:
+        return None
+    zeros, dim = scattered
+    product = next(iter(zeros[-1].users), None)
+    if product is None or len(zeros[-1].users) != 1 or any(node.users for node in unread):
+        return None
+    is_product = _is(product, operator.mul, "mul") or _is(product, torch.mul)
+    are_alone = set(latents.users) == {topk, product, *_readers(latents, zeros)}
+    if not is_product or {*product.args} != {latents, zeros[-1]} or not are_alone:
+        return None
+    return [topk, *unread, indices, *zeros, product], dim
+
+
+def _scattered(indices: fx.Node, source: fx.Node | int, latents: fx.Node) -> Between | None:
+    """The nodes that scatter a source at the indices into zeros of the latents' shape."""
+    if len(indices.users) != 1:
+        return None
     (scatter,) = indices.users
-    written = _arguments(scatter, "input", "dim", "index", "src")
-    zeros = written.pop("input", None)
+    name = "value" if "value" in scatter.kwargs else "src"
+    written = _arguments(scatter, "input", "dim", "index", name)
+    zeros, dim = written.pop("input", None), written.pop("dim", None)
     if not _is(scatter, torch.scatter, "scatter", "scatter_") or not isinstance(zeros, fx.Node):
+        return None
+    made = _zeros_like(zeros, latents)
+    if not made or len(zeros.users) != 1 or dim not in (-1, 1):
+        return None
+    return ([*made, scatter], dim) if written == {"index": indices, name: source} else None
+
+
+def _zeros_like(zeros: fx.Node, latents: fx.Node) -> list[fx.Node]:
+    """The nodes that make zeros of the latents' shape, dtype and device; empty where it is another
+    tensor."""
+    if _is(zeros, torch.zeros_like):
+        return [zeros] if zeros.args == (latents,) and not zeros.kwargs else []
+    if _is(zeros, torch.zeros) and zeros.kwargs.keys() in ({"device"}, {"dtype", "device"}):
+        sizes, options = zeros.args, zeros.kwargs
+    elif _is(zeros, None, "new_zeros") and zeros.args[0] is latents:
+        sizes, options = zeros.args[1:], zeros.kwargs
+    else:
         return []
-    is_of_zeros = _is(zeros, torch.zeros_like) and zeros.args == (latents,) and not zeros.kwargs
-    if not is_of_zeros or written.pop("dim", None) not in (-1, 1):
-        return []
-    if written != {"index": indices, "src": selected[-1]}:
-        return []
-    are_alone = set(latents.users) == {topk, zeros} and len(zeros.users) == 1
-    return [topk, *selected, indices, zeros, scatter] if are_alone else []
+    arguments = {"shape": sizes[0] if len(sizes) == 1 else None, **options}
+    reads = [
+        node
+        for name, node in arguments.items()
+        if isinstance(node, fx.Node) and _reads(node, latents, name)
+    ]
+    return [*reads, zeros] if len(reads) == len(arguments) else []
+
+
+def _reads(node: fx.Node, latents: fx.Node, name: str) -> bool:
+    """Whether a node reads this attribute of the latents, for a single other node."""
+    if len(node.users) != 1:
+        return False
+    if name == "shape" and _is(node, None, "size"):
+        return node.args == (latents,) and not node.kwargs
+    return _is(node, getattr) and node.args == (latents, name)
+
+
+def _readers(latents: fx.Node, nodes: list[fx.Node]) -> list[fx.Node]:
+    return [node for node in nodes if latents in node.all_input_nodes]
 
 
 def _part(topk: fx.Node, number: int, name: str) -> fx.Node | None:

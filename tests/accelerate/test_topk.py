@@ -58,9 +58,34 @@ def of_mixed_dimensions(latents: Tensor, k: int) -> Tensor:
     return torch.zeros_like(latents).scatter_(1, indices, values)
 
 
+def into_new_zeros(latents: Tensor, k: int) -> Tensor:
+    values, indices = latents.topk(k)
+    return latents.new_zeros(latents.shape).scatter_(-1, indices, values.relu())
+
+
+def into_zeros_of_its_size(latents: Tensor, k: int) -> Tensor:
+    values, indices = latents.topk(k)
+    zeros = torch.zeros(latents.size(), device=latents.device, dtype=latents.dtype)
+    return zeros.scatter(-1, indices, values)
+
+
+def by_a_mask(latents: Tensor, k: int) -> Tensor:
+    _, indices = torch.topk(latents, k, dim=-1)
+    mask = torch.zeros_like(latents)
+    mask.scatter_(-1, indices, 1.0)
+    return latents * mask
+
+
+def by_a_mask_after_relu(latents: Tensor, k: int) -> Tensor:
+    latents = F.relu(latents)
+    indices = latents.topk(k, dim=1).indices
+    return latents.new_zeros(latents.shape).scatter(1, indices, value=1).mul(latents)
+
+
 WAYS = [
     *(scattered, with_relu_between, with_relu_before, with_relu_after),
-    *(as_a_statement, of_mixed_dimensions),
+    *(as_a_statement, of_mixed_dimensions, into_new_zeros, into_zeros_of_its_size),
+    *(by_a_mask, by_a_mask_after_relu),
 ]
 
 
@@ -188,11 +213,37 @@ def viewed_before_the_statement(latents: Tensor, k: int) -> Tensor:
     return view
 
 
+def by_a_threshold(latents: Tensor, k: int) -> Tensor:
+    """Keeps all of several equal latents."""
+    return latents * (latents >= latents.topk(k).values[..., -1:])
+
+
+def by_a_mask_that_is_read(latents: Tensor, k: int) -> Tensor:
+    mask = torch.zeros_like(latents).scatter_(-1, latents.topk(k).indices, 1.0)
+    return latents * mask + mask
+
+
+def by_a_mask_of_twos(latents: Tensor, k: int) -> Tensor:
+    return latents * torch.zeros_like(latents).scatter_(-1, latents.topk(k).indices, 2.0)
+
+
+def by_a_mask_of_others(latents: Tensor, k: int) -> Tensor:
+    mask = torch.zeros_like(latents).scatter_(-1, latents.topk(k).indices, 1.0)
+    return torch.tanh(latents) * mask
+
+
+def into_zeros_of_others(latents: Tensor, k: int) -> Tensor:
+    values, indices = latents.topk(k)
+    return latents.new_zeros((2 * latents).shape).scatter_(-1, indices, values)
+
+
 @pytest.mark.parametrize(
     "select",
     [
         *(smallest, into_ones, with_values_twice, of_tanh),
         *(read_before_the_statement, viewed_before_the_statement),
+        *(by_a_threshold, by_a_mask_that_is_read, by_a_mask_of_twos, by_a_mask_of_others),
+        into_zeros_of_others,
     ],
 )
 def test_other_selections_are_left_alone(select: Callable[[Tensor, int], Tensor]) -> None:
@@ -201,7 +252,8 @@ def test_other_selections_are_left_alone(select: Callable[[Tensor, int], Tensor]
     twin = copy.deepcopy(model)
     report = aefast.accelerate(model)
     assert not any("top" in row.operation for row in report.replaced)
-    assert "1 x topk" in [row.operation for row in report.rows]
+    reasons = [row.reason for row in report.rows if row.operation == "1 x topk"]
+    assert reasons == [topk.THRESHOLD if select is by_a_threshold else topk.OTHER]
     assert_same(model, twin, torch.randn(9, 20))
 
 
