@@ -49,6 +49,6 @@ def test_no_more_threads_take_part_than_a_job_asks_for(crew):
     assert crew(1000, 7, threads=1, helpers=3) == (0, 0)
 
 
-def test_a_helper_takes_part(crew):
-    """Two tasks that wait for each other end: they run on two threads."""
-    crew.together()
+def test_a_helper_takes_part_and_begins_with_its_own_tasks(crew):
+    """Threads that wait for each other end. Of four tasks the first two are the leader's."""
+    assert crew.together() == 2

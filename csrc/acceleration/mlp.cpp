@@ -42,7 +42,7 @@ int threads_of(const Mlp& mlp, const MlpRows& a) {
     int64_t largest = 0;
     for (const StepLayer& layer : mlp.layers)
         largest = std::max(largest, layer.inputs * layer.outputs);
-    return a.rows * largest < kFewestProducts ? 1 : a.threads;
+    return useful_threads(a.rows * largest, a.threads);
 }
 
 // The weight as the right operand of x W^T, or of a gradient times W.

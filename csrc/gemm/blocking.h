@@ -100,7 +100,7 @@ class BlockGrid {
 
     // No more threads than have work that is worth starting them for.
     int useful_threads() const {
-        constexpr double kProductsPerThread = 1 << 18;
+        const double kProductsPerThread = current_crew ? 1 << 16 : 1 << 18;
         const double useful = products() / kProductsPerThread;
         if (useful >= arguments_.threads) return arguments_.threads;
         return useful < 1 ? 1 : static_cast<int>(useful);

@@ -1,6 +1,7 @@
 // The threads of a crew, and how they share the tasks of many small loops.
 #include "shared/crew.h"
 
+#include <algorithm>
 #include <chrono>
 #include <exception>
 #include <thread>
@@ -38,26 +39,31 @@ thread_local Crew* current_crew = nullptr;
 
 void Crew::run(int threads, int64_t tasks, Task task, const void* body,
                Interruption& interruption) {
-    threads_ = threads;
-    tasks_ = tasks;
+    threads_ = std::min(threads, static_cast<int>(parts_.size()));
+    for (int i = 0; i < threads_; ++i) {
+        parts_[i].next = tasks * i / threads_;
+        parts_[i].end = tasks * (i + 1) / threads_;
+    }
     task_ = task;
     body_ = body;
     interruption_ = &interruption;
-    next_task_ = 0;
     ++jobs_;
     is_open_ = true;
     current_crew = nullptr;
-    take_tasks();
+    take_tasks(0);
     is_open_ = false;
     wait_for_helpers();
     current_crew = this;
 }
 
-void Crew::take_tasks() {
-    while (!interruption_->has_come()) {
-        const int64_t task = next_task_++;
-        if (task >= tasks_) return;
-        task_(body_, task);
+void Crew::take_tasks(int number) {
+    for (int i = 0; i < threads_; ++i) {
+        Part& part = parts_[(number + i) % threads_];
+        while (!interruption_->has_come()) {
+            const int64_t task = part.next++;
+            if (task >= part.end) break;
+            task_(body_, task);
+        }
     }
 }
 
@@ -76,7 +82,7 @@ void Crew::serve() {
         ++at_work_;
         if (is_open_) {
             last_job = jobs_;
-            if (number < threads_) take_tasks();
+            if (number < threads_) take_tasks(number);
         }
         --at_work_;
         backoff = Backoff();
@@ -84,7 +90,7 @@ void Crew::serve() {
 }
 
 void lead_crew(int threads, void (*call)(const void*), const void* argument) {
-    Crew crew;
+    Crew crew(threads);
     std::exception_ptr thrown;  // an exception must not leave an OpenMP region
     const std::thread::id leader = std::this_thread::get_id();
 #pragma omp parallel num_threads(threads)

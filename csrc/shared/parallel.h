@@ -126,6 +126,12 @@ void with_crew(int threads, const Call& call) {
         threads, [](const void* argument) { (*static_cast<const Call*>(argument))(); }, &call);
 }
 
+// The threads of a loop over so many elements: one where it is done before a second has woken. A
+// crew's are awake.
+inline int threads_for(int64_t elements, int threads) {
+    return elements <= (current_crew ? 1 << 12 : 1 << 15) ? 1 : threads;
+}
+
 // The elements of a task of one pass over memory: few enough to share a small batch between
 // threads, and enough for long blocks of memory. A block larger than the cache took 22 ms in
 // tasks of 64 KiB, which two threads took in turn, and 12 ms in tasks of 1 MiB.

@@ -626,14 +626,14 @@ class DictionaryStep {
 
 }  // namespace
 
-int useful_threads(const DictionaryPlan& plan, int64_t rows, int threads) {
-    return rows * plan.latents * plan.visible < kFewestProducts ? 1 : threads;
+int64_t largest_product(const DictionaryPlan& plan, int64_t rows) {
+    return rows * plan.latents * plan.visible;
 }
 
 int64_t fewest_rows(const DictionaryPlan&) { return 1; }
 
 double step(const DictionaryPlan& plan, const StepBatch& batch) {
-    const int threads = useful_threads(plan, batch.rows, batch.threads);
+    const int threads = useful_threads(largest_product(plan, batch.rows), batch.threads);
     return take_step<DictionaryStep>(plan, batch, threads, memory.step);
 }
 

@@ -37,7 +37,7 @@ struct DictionaryPlan {
     std::vector<int64_t> sizes;
 };
 
-AEFAST_DECLARE_KERNELS(int useful_threads(const DictionaryPlan&, int64_t rows, int threads);
+AEFAST_DECLARE_KERNELS(int64_t largest_product(const DictionaryPlan&, int64_t rows);
                        int64_t fewest_rows(const DictionaryPlan&);
                        double step(const DictionaryPlan&, const StepBatch&);
                        FitResult fit(const DictionaryPlan&, const FitArguments&);

@@ -19,10 +19,19 @@ namespace {
 thread_local Scratch batch_scratch, target_scratch, gradient_scratch;
 
 // Fewer numbers than this are copied before a second thread would start.
-constexpr int64_t kElementsPerTask = 1 << 15;
+constexpr int64_t kElementsPerTask = 1 << 12;
+
+// Rows lie anywhere in memory: each is asked for while the ones before it are copied.
+void prefetch_row(const DataRows& data, int64_t index) {
+    const int64_t size = data.are_bytes ? sizeof(uint8_t) : sizeof(float);
+    const char* row = static_cast<const char*>(data.rows) + index * data.row_stride * size;
+    for (int64_t byte = 0; byte < data.columns * size; byte += 64) __builtin_prefetch(row + byte);
+}
 
 void gather_rows(const DataRows& data, const int64_t* indices, int64_t count, float* batch) {
+    constexpr int64_t kRowsAhead = 8;
     for (int64_t row = 0; row < count; ++row, batch += data.columns) {
+        if (row + kRowsAhead < count) prefetch_row(data, indices[row + kRowsAhead]);
         const int64_t offset = indices[row] * data.row_stride;
         if (data.are_bytes) {
             const auto* source = static_cast<const uint8_t*>(data.rows) + offset;
@@ -87,7 +96,7 @@ FitResult take_steps(const Plan& plan, const FitArguments& a) {
         const int64_t left = (a.count - position - 1) % a.epoch_rows + 1;
         const int64_t size = minibatch_rows(a, step_of_epoch, left);
         if (size < fewest_rows(plan)) break;
-        const int threads = useful_threads(plan, size, a.threads);
+        const int threads = useful_threads(largest_product(plan, size), a.threads);
         gather(a.data, a.order + position, size, rows, threads);
         if (a.targets) gather(*a.targets, a.order + position, size, targets, threads);
         const uint64_t seed = child_seed(*epoch_seed, static_cast<uint64_t>(step_of_epoch));
@@ -116,7 +125,8 @@ FitResult take_steps(const Plan& plan, const FitArguments& a) {
 template <class Plan>
 FitResult take_steps_together(const Plan& plan, const FitArguments& a) {
     FitResult result;
-    with_crew(useful_threads(plan, a.batch_size, a.threads), [&] { result = take_steps(plan, a); });
+    const bool pays = largest_product(plan, a.batch_size) >= kFewestProductsOfCrew;
+    with_crew(pays ? a.threads : 1, [&] { result = take_steps(plan, a); });
     return result;
 }
 

@@ -9,15 +9,13 @@
 namespace aefast::AEFAST_ISA {
 namespace {
 
-constexpr int64_t kElementsPerTask = 1 << 13;
-
-// A parameter of fewer tasks is updated before a second thread has woken; a crew's are awake.
-constexpr int64_t kFewestTasks = 16;
+// The elements of a task are a sixteenth of a parameter's, within these bounds.
+constexpr int64_t kFewestElements = 1 << 11, kMostElements = 1 << 18;
 
 // Adam's factors as torch rounds them: from float64, once a step.
 struct AdamFactors {
     float add_first, keep_second, add_second;
-    float step_size, second_scale, epsilon;
+    float step_size, second_factor, epsilon;
     float decay;         // AdamW: what a parameter is multiplied with first
     float weight_decay;  // Adam: this times the parameter is added to the gradient
     bool leaves_zeros;   // nothing changes where a gradient and its averages are 0
@@ -30,7 +28,7 @@ struct AdamFactors {
         keep_second = static_cast<float>(u.beta2);
         add_second = static_cast<float>(1 - u.beta2);
         step_size = static_cast<float>(u.learning_rate / first_correction);
-        second_scale = static_cast<float>(std::sqrt(second_correction));
+        second_factor = static_cast<float>(1 / std::sqrt(second_correction));
         epsilon = static_cast<float>(u.epsilon);
         const bool decoupled = u.kind == OptimizerKind::adamw;
         decay = decoupled ? static_cast<float>(1 - u.learning_rate * u.weight_decay) : 1.f;
@@ -56,7 +54,7 @@ void adam(const ParameterUpdate& u, const AdamFactors& f, int64_t begin, int64_t
             sign * slope(gradients[i], parameter[i]) + f.weight_decay * parameter[i];
         first[i] += f.add_first * (gradient - first[i]);
         second[i] = f.keep_second * second[i] + f.add_second * gradient * gradient;
-        const float scale = std::sqrt(second[i]) / f.second_scale + f.epsilon;
+        const float scale = std::sqrt(second[i]) * f.second_factor + f.epsilon;
         parameter[i] = f.decay * parameter[i] - f.step_size * first[i] / scale;
     }
 }
@@ -169,12 +167,13 @@ void average(const ParameterUpdate& u, int64_t begin, int64_t end) {
 }  // namespace
 
 void update(ParameterUpdate& u, int threads) {
-    const int64_t whole = std::max<int64_t>(1, u.columns);
-    const int64_t per_task = std::max<int64_t>(1, kElementsPerTask / whole) * whole;
+    constexpr int64_t kLine = 16;  // of a cache
+    const int64_t whole = u.columns > 0 ? u.columns : kLine;
+    const int64_t elements = std::clamp(u.size / 16, kFewestElements, kMostElements);
+    const int64_t per_task = std::max<int64_t>(1, elements / whole) * whole;
     const int64_t tasks = (u.size + per_task - 1) / per_task;
     const AdamFactors factors(u);
-    const bool pays_threads = current_crew || tasks >= kFewestTasks;
-    parallel_for(pays_threads ? threads : 1, tasks, [&](int64_t task) {
+    parallel_for(threads_for(u.size, threads), tasks, [&](int64_t task) {
         const int64_t begin = task * per_task;
         const int64_t end = std::min(begin + per_task, u.size);
         if (u.kind == OptimizerKind::sgd && u.has_unit_rows)

@@ -427,15 +427,14 @@ class RbmStep {
 
 }  // namespace
 
-int useful_threads(const MachinePlan& plan, int64_t rows, int threads) {
-    const int64_t most = std::max(rows, plan.start ? plan.chains : 0);
-    return most * plan.visible * plan.hidden < kFewestProducts ? 1 : threads;
+int64_t largest_product(const MachinePlan& plan, int64_t rows) {
+    return std::max(rows, plan.start ? plan.chains : 0) * plan.visible * plan.hidden;
 }
 
 int64_t fewest_rows(const MachinePlan&) { return 1; }
 
 double step(const MachinePlan& plan, const StepBatch& batch) {
-    const int threads = useful_threads(plan, batch.rows, batch.threads);
+    const int threads = useful_threads(largest_product(plan, batch.rows), batch.threads);
     return take_step<RbmStep>(plan, batch, threads, rbm_scratch);
 }
 

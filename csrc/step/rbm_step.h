@@ -22,7 +22,7 @@ struct MachinePlan {
     std::vector<int64_t> sizes;
 };
 
-AEFAST_DECLARE_KERNELS(int useful_threads(const MachinePlan&, int64_t rows, int threads);
+AEFAST_DECLARE_KERNELS(int64_t largest_product(const MachinePlan&, int64_t rows);
                        int64_t fewest_rows(const MachinePlan&);
                        double step(const MachinePlan&, const StepBatch&);
                        FitResult fit(const MachinePlan&, const FitArguments&);

@@ -502,12 +502,12 @@ int64_t panel_rows(const StepPlan& plan, int64_t rows) {
 
 }  // namespace
 
-int useful_threads(const StepPlan& plan, int64_t rows, int threads) {
+int64_t largest_product(const StepPlan& plan, int64_t rows) {
     int64_t largest = 0;
     for (const auto* stack : {&plan.encoder, &plan.decoder})
         for (const StepLayer& layer : *stack)
             largest = std::max(largest, layer.inputs * layer.outputs);
-    return rows * largest < kFewestProducts ? 1 : threads;
+    return rows * largest;
 }
 
 // Batch normalization needs two rows, for a variance.
@@ -515,7 +515,7 @@ int64_t fewest_rows(const StepPlan& plan) { return has_norm(plan) ? 2 : 1; }
 
 double step(const StepPlan& plan, const StepBatch& whole) {
     StepBatch batch = whole;
-    batch.threads = useful_threads(plan, batch.rows, batch.threads);
+    batch.threads = useful_threads(largest_product(plan, batch.rows), batch.threads);
     const int64_t rows = panel_rows(plan, batch.rows);
     Arena measured(nullptr);
     Panel(plan, batch, rows, measured);

@@ -6,13 +6,15 @@
 
 #include "gemm/gemm.h"
 #include "ops/corrupt/corrupt.h"
+#include "shared/crew.h"
 
 namespace aefast {
 
 // Where the largest product has fewer multiplications than this, a second thread saves little, and
 // takes half of the speed where another program wants its core. Just below, it saved a tenth of the
-// time (200-50, 128 rows), just above a quarter (784-64, 32 rows; Xeon with AVX-512).
-constexpr int64_t kFewestProducts = 3 << 19;
+// time (200-50, 128 rows), just above a quarter (784-64, 32 rows; Xeon with AVX-512). Threads that
+// stay for many steps save a third there (Zen 4).
+constexpr int64_t kFewestProducts = 3 << 19, kFewestProductsOfCrew = 1 << 20;
 
 // Batch normalization of what a layer's activation is applied to, or of what that gives. Numbers
 // are of the plan's parameters, -1 for none. The running statistics are parameters whose
@@ -160,7 +162,16 @@ struct FitResult {
     bool is_finite;  // false: the loss of the step after them is not, and nothing of it was applied
 };
 
-AEFAST_DECLARE_KERNELS(int useful_threads(const StepPlan&, int64_t rows, int threads);
+namespace AEFAST_ISA {
+
+// `products` are the multiplications in a step's largest product.
+inline int useful_threads(int64_t products, int threads) {
+    return products < (current_crew ? kFewestProductsOfCrew : kFewestProducts) ? 1 : threads;
+}
+
+}  // namespace AEFAST_ISA
+
+AEFAST_DECLARE_KERNELS(int64_t largest_product(const StepPlan&, int64_t rows);
                        int64_t fewest_rows(const StepPlan&);
                        double step(const StepPlan&, const StepBatch&);
                        void update(ParameterUpdate&, int threads);

@@ -10,7 +10,7 @@ using namespace aefast;
 // Runs `jobs` jobs of `tasks` tasks, each for up to `threads` threads, with so many helpers.
 // Returns how many jobs did not run each task once; `helped` is how many tasks helpers took.
 extern "C" long run_jobs(long jobs, long tasks, int threads, int helpers, long* helped) {
-    Crew crew;
+    Crew crew(1 + helpers);
     std::vector<std::thread> serving;
     for (int i = 0; i < helpers; ++i) serving.emplace_back([&] { crew.serve(); });
     const std::thread::id leader = std::this_thread::get_id();
@@ -36,18 +36,23 @@ extern "C" long run_jobs(long jobs, long tasks, int threads, int helpers, long* 
     return wrong;
 }
 
-// Whether a job of two tasks, the second of which ends only when the first has run on another
-// thread, ends: it does not where a helper takes no part.
-extern "C" void run_together() {
-    Crew crew;
+// The first task that a helper took of a job of four. No thread goes on before both have begun one:
+// the job does not end where a helper takes no part.
+extern "C" long run_together() {
+    Crew crew(2);
     std::thread helper([&] { crew.serve(); });
-    std::atomic<int> begun{0};
+    const std::thread::id leader = std::this_thread::get_id();
+    std::atomic<bool> has_leader{false}, has_helper{false};
+    std::atomic<long> first{-1};
     current_crew = &crew;
-    parallel_for(2, 2, [&](int64_t) {
-        ++begun;
-        while (begun < 2) std::this_thread::yield();
+    parallel_for(2, 4, [&](int64_t task) {
+        const bool is_leader = std::this_thread::get_id() == leader;
+        if (!is_leader && first < 0) first = task;
+        (is_leader ? has_leader : has_helper) = true;
+        while (!has_leader || !has_helper) std::this_thread::yield();
     });
     current_crew = nullptr;
     crew.dismiss();
     helper.join();
+    return first;
 }

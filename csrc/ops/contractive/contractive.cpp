@@ -133,7 +133,7 @@ bool row_lengths(const RowLengthsArguments& a) {
 
 void layer_penalty(const LayerPenaltyArguments& a) {
     const int64_t blocks = row_blocks(a.rows);
-    const int threads = a.rows * a.columns <= kElementsPerTask ? 1 : a.threads;
+    const int threads = threads_for(a.rows * a.columns, a.threads);
     parallel_for(threads, blocks, [&](int64_t block) {
         alignas(64) float slope[kChunk];
         const int64_t last = std::min((block + 1) * kRowsPerPartialSum, a.rows);
@@ -153,7 +153,7 @@ void layer_penalty(const LayerPenaltyArguments& a) {
 
 void slope_backward(const SlopeBackwardArguments& a) {
     const int64_t blocks = row_blocks(a.rows);
-    const int threads = a.rows * a.columns <= kElementsPerTask ? 1 : a.threads;
+    const int threads = threads_for(a.rows * a.columns, a.threads);
     parallel_for(threads, blocks, [&](int64_t block) {
         double* sums = a.partial_sums + block * 2 * a.columns;
         std::fill_n(sums, 2 * a.columns, 0.0);
@@ -199,7 +199,7 @@ void expand_backward(const ExpandBackwardArguments& a) {
 
 void dot_rows(const DotRowsArguments& a) {
     const int64_t blocks = row_blocks(a.rows);
-    const int threads = a.rows * a.columns <= kElementsPerTask ? 1 : a.threads;
+    const int threads = threads_for(a.rows * a.columns, a.threads);
     parallel_for(threads, blocks, [&](int64_t block) {
         const int64_t last = std::min((block + 1) * kRowsPerPartialSum, a.rows);
         for (int64_t row = block * kRowsPerPartialSum; row < last; ++row) {

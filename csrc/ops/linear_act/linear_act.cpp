@@ -67,7 +67,7 @@ void backward_chunk(const ActivationBackwardArguments& a, int64_t row, int64_t c
 template <class Element>
 void activation_backward_as(const ActivationBackwardArguments& a) {
     const int64_t blocks = row_blocks(a.rows);
-    const int threads = a.rows * a.columns <= kElementsPerTask ? 1 : a.threads;
+    const int threads = threads_for(a.rows * a.columns, a.threads);
     parallel_for(threads, blocks, [&](int64_t block) {
         double* sums = a.grad_bias ? a.partial_sums + block * a.columns : nullptr;
         const int64_t first = block * kRowsPerPartialSum;

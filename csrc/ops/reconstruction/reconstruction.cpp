@@ -11,9 +11,6 @@
 namespace aefast::AEFAST_ISA {
 namespace {
 
-// Fewer elements than this are done before a second thread has woken.
-constexpr int64_t kElementsPerTask = 32768;
-
 // Copies of a chunk this long stay in the first-level cache.
 constexpr int64_t kChunk = 1024;
 
@@ -98,7 +95,7 @@ void compare_rows(const CompareArguments& a, int64_t first, int64_t last, double
 
 double compare(const CompareArguments& a) {
     const int64_t blocks = row_blocks(a.rows);
-    const int threads = a.rows * a.columns <= kElementsPerTask ? 1 : a.threads;
+    const int threads = threads_for(a.rows * a.columns, a.threads);
     parallel_for(threads, blocks, [&](int64_t block) {
         double* sums = a.grad_bias ? a.partial_sums + block * a.columns : nullptr;
         if (sums) std::fill_n(sums, a.columns, 0.0);

@@ -12,9 +12,6 @@
 namespace aefast::AEFAST_ISA {
 namespace {
 
-// Fewer elements are summed sooner by one thread than a second one wakes up.
-constexpr int64_t kFewElements = 1 << 14;
-
 // Calls body(begin, end) for a row's chunks, until signals end the task.
 template <class Body>
 void for_each_chunk(int64_t columns, const Body& body) {
@@ -38,7 +35,7 @@ void in_chunks(int64_t columns, const Body& body) {
 template <class Element>
 void column_sums(const SparsityArguments& a) {
     const int64_t blocks = row_blocks(a.rows);
-    const int threads = a.rows * a.columns <= kFewElements ? 1 : a.threads;
+    const int threads = threads_for(a.rows * a.columns, a.threads);
     parallel_for(threads, blocks, [&](int64_t block) {
         double* __restrict sums = a.partial_sums + block * a.columns;
         for_each_chunk(a.columns, [&](int64_t begin, int64_t end) {
@@ -63,7 +60,7 @@ void column_sums(const SparsityArguments& a) {
 // The sum of all magnitudes in each block of rows.
 template <class Element>
 void magnitudes(const SparsityArguments& a) {
-    const int threads = a.rows * a.columns <= kFewElements ? 1 : a.threads;
+    const int threads = threads_for(a.rows * a.columns, a.threads);
     parallel_for(threads, row_blocks(a.rows), [&](int64_t block) {
         Sum sum;
         const int64_t last = std::min((block + 1) * kRowsPerPartialSum, a.rows);
