@@ -24,7 +24,7 @@ HEADING = [
 GROWTH = (
     "Growth: the exponent of a step's time as a power of what the cases differ in, fitted; how far "
     "a time is from that power at most; where that is over a quarter, the two powers that fit "
-    "better, and why. A second thread joins from 1.5 million multiplications in a product on."
+    "better, and why. A second thread joins from a million multiplications in a product on."
 )
 OVERHEAD_HEADING = ["call overhead", "on", "aefast", "eager", "aefast - eager", "compile"]
 
