@@ -99,7 +99,7 @@ def test_bench_runs_the_suite_in_a_process_of_its_own(
     assert result.exit_code == 7  # pytest's own exit code comes through
     suites = [str(cli.bench.find_suite() / f"bench_{name}.py") for name in ("corrupt", "step")]
     expected = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--disable-warnings"]
-    expected += ["-c", os.devnull, "--rootdir", str(cli.bench.find_suite())]
+    expected += ["-rs", "-c", os.devnull, "--rootdir", str(cli.bench.find_suite())]
     expected += [*suites, "--device", "cpu", "--benchmark-max-time", cli.bench.SECONDS]
     assert commands == [expected]
 

@@ -70,10 +70,10 @@ def run(
 
     paths = list(dict.fromkeys(str(files[op]) for op in ops or [])) or [str(suite)]
     # A process of its own: the suite caps eager PyTorch's instruction set before torch is loaded.
-    # A peer's warnings about its own steps would fill pages.
+    # A peer's warnings about its own steps would fill pages; a line says which peers are missing.
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--disable-warnings"]
     # Without the settings of a project in whose folder aefast is installed or called.
-    command += ["-c", os.devnull, "--rootdir", str(suite), *paths]
+    command += ["-rs", "-c", os.devnull, "--rootdir", str(suite), *paths]
     command += [] if device is None else ["--device", device]
     command += ["--benchmark-max-time", SECONDS]
     command += ["--quick"] if quick else []
