@@ -31,8 +31,9 @@ def render(old: Result, new: Result) -> str:
         parts.append(f"Two machines: {label(old['machine'])}; {label(new['machine'])}.")
     if rows:
         parts.append(table([HEADING, *rows]))
-    parts += [f"Only in the old: {' '.join(key)}" for key in before if key not in after]
-    parts += [f"Only in the new: {' '.join(key)}" for key in after if key not in before]
+    for run, own, other in (("old", before, after), ("new", after, before)):
+        if names := [" ".join(key) for key in own if key not in other]:
+            parts.append(f"Only in the {run}: {'; '.join(names)}")
     return "\n\n".join(parts) + "\n"
 
 
