@@ -1,5 +1,6 @@
 """Finds in a graph what the kernels compute: stacks of linear layers, and random draws."""
 
+import operator
 from collections.abc import Iterator
 from types import BuiltinFunctionType
 from typing import Any, NamedTuple
@@ -38,6 +39,9 @@ FUNCTIONS: dict[object, tuple[str, dict[str, object]]] = {
     F.gelu: ("gelu", {"approximate": "none"}),
     F.silu: ("silu", {}),
 }
+# The names of a matrix product and of a sum: functions, and methods of a tensor.
+PRODUCTS = (operator.matmul, torch.matmul, "matmul")
+SUMS = (operator.add, torch.add, "add")
 STATISTICS = {"running_mean", "running_var", "num_batches_tracked"}
 METHODS = {"relu": "relu", "sigmoid": "sigmoid", "tanh": "tanh", "relu_": "relu"}
 
@@ -176,6 +180,49 @@ def _batch_norm(node: fx.Node, module: nn.Module) -> nn.BatchNorm1d | None:
     is_plain = all(tensor is None or type(tensor) in TENSORS for tensor in tensors)
     is_whole = parameters.keys() == {"weight", "bias"} and buffers.keys() == STATISTICS
     return called if called.training and is_plain and is_whole else None
+
+
+def write_products_as_linear(graph: fx.Graph, module: nn.Module) -> None:
+    """Write ``x @ weight.t() + bias`` and ``x @ weight``, as tied decoders are often written, as
+    the linear layers that they are."""
+    writes = Writes(graph, module)
+    for node in list(graph.nodes):
+        if node.target not in PRODUCTS or len(node.args) != 2 or node.kwargs:
+            continue
+        x, matrix = node.args
+        read, is_transposed = _untransposed(matrix)
+        weight = _parameter(read, module)
+        if weight is None or weight.tensor.dim() != 2:
+            continue
+        x, read = _node(x), _node(read)
+        outputs = weight.tensor.shape[:1] if is_transposed else weight.tensor.shape[1:]
+        last, bias = _with_bias(node, outputs, module)
+        if writes.are_among([node, last]):
+            last, bias = node, None
+        with graph.inserting_before(last):
+            transposed = read if is_transposed else graph.call_method("t", (read,))
+            linear = graph.call_function(F.linear, (x, transposed, bias))
+        last.replace_all_uses_with(linear)
+        for old in {last: None, node: None}:
+            graph.erase_node(old)
+        if is_transposed and not _node(matrix).users:  # a node without readers is taken for a write
+            graph.erase_node(_node(matrix))
+
+
+def _with_bias(
+    product: fx.Node, outputs: torch.Size, module: nn.Module
+) -> tuple[fx.Node, fx.Node | None]:
+    """The node that alone reads a product and adds a bias, and the bias; the product itself and
+    None where there is none."""
+    (after,) = product.users if len(product.users) == 1 else (product,)
+    if after.target not in SUMS or len(after.args) != 2 or after.kwargs:
+        return product, None
+    others = [argument for argument in after.args if argument is not product]
+    bias = others[0] if len(others) == 1 else None
+    slot = _parameter(bias, module)
+    if not isinstance(bias, fx.Node) or slot is None or slot.tensor.shape != outputs:
+        return product, None
+    return after, bias
 
 
 def linear_of(node: fx.Node, module: nn.Module) -> tuple[fx.Node, Slot, Slot | None, bool] | None:

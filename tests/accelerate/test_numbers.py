@@ -392,3 +392,70 @@ def test_as_many_parts_as_names(rows: int, message: str | None) -> None:
             with pytest.raises(ValueError, match=message):
                 net(x)
     assert aefast.report(model).replaced
+
+
+class Products(nn.Module):
+    """Layers that are written as matrix products."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(20, 12)
+        self.offset = nn.Parameter(torch.randn(20))
+        self.second = nn.Parameter(torch.randn(20, 12))
+        self.way = way
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.hidden.weight, self.hidden.bias
+        if self.way == "tied":
+            code = torch.relu(x @ weight.t() + bias)
+            return torch.sigmoid(code @ weight + self.offset)
+        if self.way == "functions":
+            code = torch.tanh(torch.add(bias, torch.matmul(x, weight.T)))
+            return code.matmul(weight).add(self.offset)
+        if self.way == "two layers":
+            code = torch.relu(x @ weight.t() + bias)
+            return code @ self.second.t() + self.offset
+        if self.way == "a write between":
+            product = x @ weight.t()
+            x.mul_(2)
+            return torch.relu(product + bias) @ weight + x
+        if self.way == "read twice":
+            product = x @ weight.t()
+            return torch.relu(product + bias) @ weight + product.sum()
+        if self.way == "scaled":
+            return torch.relu(torch.add(x @ weight.t(), bias, alpha=3)) @ weight
+        return torch.relu(x @ weight.t() + bias[:1]) @ weight + self.hidden(x).sum()
+
+
+@pytest.mark.parametrize(
+    ("way", "replaced"),
+    [
+        ("tied", ["20-12-20 relu, sigmoid"]),
+        ("functions", ["20-12-20 tanh, identity"]),
+        ("two layers", ["20-12-20 relu, identity"]),
+        ("a write between", None),
+        ("read twice", None),
+        ("scaled", None),
+        ("another bias", None),
+    ],
+)
+def test_matrix_products_are_layers(way: str, replaced: list[str] | None) -> None:
+    torch.manual_seed(0)
+    model = Products(way)
+    twin = copy.deepcopy(model)
+    report = aefast.accelerate(model)
+    if replaced is not None:
+        assert [row.operation for row in report.replaced] == replaced
+    for shape in ((7, 20), (2, 3, 20)):
+        x = torch.rand(shape)
+        outputs = []
+        for net in (model, twin):
+            rows = x.clone()
+            with torch.set_grad_enabled(way != "a write between"):
+                output = net(rows)
+            if output.requires_grad:
+                output.square().sum().backward()
+            outputs.append((output.detach(), rows))
+        torch.testing.assert_close(*outputs)
+    for actual, expected in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(actual.grad, expected.grad, rtol=2e-5, atol=2e-5)

@@ -16,10 +16,9 @@ DIFFERENT = {
     "test_fit_gibbs": "its numbers are those of one stream of random numbers",
 }
 
-# The slowest are the arpack solver's, which stays scikit-learn's own.
 FILES = {
     "neural_network/tests/test_rbm.py": "",
-    "decomposition/tests/test_pca.py": "not sparse",
+    "decomposition/tests/test_pca.py": "",
     "decomposition/tests/test_factor_analysis.py": "",
     "decomposition/tests/test_dict_learning.py": "",
 }
